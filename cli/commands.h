@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The commands for people. ARGV[0] is the command's name; each returns the exit status.
+ */
+#ifndef FF_CLI_COMMANDS_H
+#define FF_CLI_COMMANDS_H
+
+/* farfault migrate SRC-QMP DST-QMP */
+int ff_cli_migrate(int argc, char **argv);
+/* farfault status QMP */
+int ff_cli_status(int argc, char **argv);
+/* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
+int ff_cli_dump(int argc, char **argv);
+/* farfault doctor */
+int ff_cli_doctor(int argc, char **argv);
+
+#endif

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * `farfault doctor`: what works on this host and what to do about the rest, one line each.
+ *
+ * Every answer is found by trying (a userfaultfd is made, as each user, in a child that became
+ * that user), not from version numbers, where trying is possible. Changes nothing.
+ *
+ * Threads: the only one.
+ * System calls: userfaultfd, ioctl(USERFAULTFD_IOC_NEW, UFFDIO_API), memfd_create, fork, setuid.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <grp.h>
+#include <linux/userfaultfd.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "qemu/paths.h"
+#include "uffd/uffd.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+/* A guest that cannot migrate by postcopy, as against one that does it worse. */
+typedef enum { OK, WARN, FAIL } Verdict;
+
+static bool failed;
+
+/* One line: what was looked at, how it is, and what to do. FIX is NULL when all is well. */
+static void say(Verdict verdict, const char *subject, const char *fix, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
+static void say(Verdict verdict, const char *subject, const char *fix, const char *format, ...)
+{
+    static const char *const words[] = {"ok", "warn", "FAIL"};
+    va_list ap;
+    va_start(ap, format);
+    g_autofree char *text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    printf("%-4s  %-16s %s%s%s\n", words[verdict], subject, text, fix ? ": " : "", fix ?: "");
+    failed |= verdict == FAIL;
+}
+
+/* The first line of FILE, "" if it cannot be read. */
+static char *first_line(const char *file)
+{
+    g_autofree char *text = NULL;
+    if (!g_file_get_contents(file, &text, NULL, NULL)) {
+        return g_strdup("");
+    }
+    text[strcspn(text, "\n")] = 0;
+    return g_steal_pointer(&text);
+}
+
+static bool contains(const char *file, const char *part)
+{
+    g_autofree char *text = NULL;
+    return g_file_get_contents(file, &text, NULL, NULL) && strstr(text, part);
+}
+
+/* Returns a userfaultfd that may also wait for the kernel's faults, or -errno. */
+static int make_uffd(void)
+{
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    int fd = device >= 0 ? ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC) : -1;
+    if (device >= 0) {
+        close(device);
+    }
+    if (fd < 0) {
+        fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    }
+    return fd >= 0 ? fd : -errno;
+}
+
+static void check_features(int uffd, const char *release)
+{
+    uint64_t have = 0;
+    const uint64_t needed = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS;
+    int err = ff_uffd_init(uffd, 0, &have);
+    if (err < 0 || (have & needed) != needed) {
+        say(FAIL, "kernel", "use Linux 5.7 or newer",
+            "Linux %s cannot hand over faults in shared memory", release);
+        return;
+    }
+    say(OK, "kernel", NULL, "Linux %s: postcopy of shared memory and hugepages", release);
+    if ((have & FF_UFFD_TRACKING) == FF_UFFD_TRACKING) {
+        say(OK, "precopy", NULL, "write tracking from outside (WP_ASYNC)");
+    } else {
+        say(WARN, "precopy", "Linux 6.7 or newer has it",
+            "no write tracking from outside, migrations have a postcopy phase only");
+    }
+}
+
+static void check_kernel(void)
+{
+    struct utsname name;
+    uname(&name);
+    int uffd = make_uffd();
+    if (uffd >= 0) {
+        check_features(uffd, name.release);
+        close(uffd);
+    } else if (uffd == -ENOSYS) {
+        say(FAIL, "kernel", "use one with CONFIG_USERFAULTFD", "Linux %s has no userfaultfd",
+            name.release);
+    } else {
+        say(WARN, "kernel", "run farfault doctor as root",
+            "Linux %s: features not examined, this user may not use userfaultfd", name.release);
+    }
+}
+
+/* Becomes PW for good and returns 0, or the errno of what this user is refused. */
+static int try_as(const struct passwd *pw)
+{
+    if (initgroups(pw->pw_name, pw->pw_gid) < 0 || setgid(pw->pw_gid) < 0 ||
+        setuid(pw->pw_uid) < 0) {
+        return errno;
+    }
+    int fd = make_uffd();
+    return fd >= 0 ? 0 : -fd;
+}
+
+static void check_permission(const struct passwd *pw)
+{
+    g_autofree char *subject = g_strdup_printf("user %s", pw->pw_name);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(pw->pw_uid == getuid() ? MAX(0, -make_uffd()) : try_as(pw));
+    }
+    int status = 0;
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
+        say(WARN, subject, "try again", "could not be examined");
+    } else if (WEXITSTATUS(status) == 0) {
+        say(OK, subject, NULL, "may use userfaultfd");
+    } else {
+        say(FAIL, subject,
+            access("/dev/userfaultfd", F_OK) == 0
+                ? "give it the device (scripts/install-host), or set "
+                  "vm.unprivileged_userfaultfd=1"
+                : "set vm.unprivileged_userfaultfd=1 (Linux 6.1 or newer has a device instead)",
+            "may not use userfaultfd (%s), postcopy is refused", g_strerror(WEXITSTATUS(status)));
+    }
+}
+
+/* The users that run QEMU under libvirt, by distribution, and whoever asks. */
+static void check_permissions(void)
+{
+    static const char *const names[] = {"libvirt-qemu", "qemu"};
+    const struct passwd *self = getpwuid(getuid());
+    if (self) {
+        check_permission(self);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        const struct passwd *pw = getpwnam(names[i]);
+        if (!pw || pw->pw_uid == getuid()) {
+            continue;
+        }
+        if (geteuid() == 0) {
+            check_permission(pw);
+        } else {
+            say(WARN, names[i], "run farfault doctor as root", "not examined");
+        }
+    }
+}
+
+static void check_shmem_thp(void)
+{
+    g_autofree char *mode = first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    char *begin = strchr(mode, '['), *end = strchr(mode, ']');
+    if (!begin || !end) {
+        say(WARN, "huge pages", "use <memoryBacking><hugepages/> where speed matters",
+            "this kernel has none for shared memory");
+        return;
+    }
+    *end = 0;
+    if (strcmp(begin + 1, "never") == 0 || strcmp(begin + 1, "deny") == 0) {
+        say(WARN, "huge pages",
+            "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled, or use hugepages",
+            "shmem_enabled is %s: guests not started by root have no transparent huge pages",
+            begin + 1);
+    } else {
+        say(OK, "huge pages", NULL, "shmem_enabled is %s", begin + 1);
+    }
+}
+
+/* The first line that PROGRAM --version prints, NULL if it cannot be run. */
+static char *version_of(const char *program)
+{
+    g_autofree char *out = NULL;
+    char *argv[] = {(char *)program, (char *)"--version", NULL};
+    int status = 0;
+    if (!g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDERR_TO_DEV_NULL, NULL,
+                      NULL, &out, NULL, &status, NULL) ||
+        status != 0) {
+        return NULL;
+    }
+    out[strcspn(out, "\n")] = 0;
+    return g_steal_pointer(&out);
+}
+
+static void check_qemu(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *qemu = ff_find_real_qemu("qemu-system-x86_64", &error);
+    if (!qemu) {
+        say(FAIL, "QEMU", NULL, "%s", error->message);
+        return;
+    }
+    g_autofree char *version = version_of(qemu);
+    unsigned major = 0, minor = 0;
+    if (!version || sscanf(version, "QEMU emulator version %u.%u", &major, &minor) != 2) {
+        say(FAIL, "QEMU", "install QEMU again", "%s does not tell its version", qemu);
+    } else if (major < 7 || (major == 7 && minor < 2)) {
+        say(FAIL, "QEMU", "install 7.2 or newer", "%s is %u.%u", qemu, major, minor);
+    } else if (!ff_is_elf(qemu)) {
+        say(WARN, "QEMU",
+            "name the program itself in [qemu] binary=", "%s is %u.%u, behind a script", qemu,
+            major, minor);
+    } else {
+        say(OK, "QEMU", NULL, "%s is %u.%u", qemu, major, minor);
+    }
+}
+
+static void check_parts(void)
+{
+    static const char *const parts[] = {"farfault-relay", "farfault-engine", "farfault-agent.so"};
+    for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
+        g_autofree char *path = ff_find_helper(parts[i]);
+        if (!path) {
+            say(FAIL, "farfault", "install farfault again", "%s is missing", parts[i]);
+        }
+    }
+    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *dir = exe ? g_path_get_dirname(exe) : NULL;
+    g_autofree char *link =
+        dir ? g_build_filename(dir, "../lib/farfault/qemu-system-x86_64", NULL) : NULL;
+    if (link && access(link, X_OK) == 0) {
+        g_autofree char *path = g_canonicalize_filename(link, NULL);
+        say(OK, "farfault", NULL, "for libvirt: <emulator>%s</emulator>", path);
+    } else {
+        say(WARN, "farfault", "meson install puts the emulator for libvirt in place",
+            "not installed, it runs from a build folder");
+    }
+}
+
+static void check_config(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *policy = ff_config_get("migration", "policy", &error);
+    if (error) {
+        say(FAIL, "settings", "correct the file", "%s", error->message);
+    } else {
+        say(OK, "settings", NULL, "policy %s", policy ?: "auto (the default)");
+    }
+}
+
+/* libvirt from 10.1 on lets its guests see the device by itself. Older ones have to be told. */
+static void check_libvirt_device(unsigned major, unsigned minor)
+{
+    static const char file[] = "/etc/libvirt/qemu.conf";
+    g_autofree char *sysctl = first_line("/proc/sys/vm/unprivileged_userfaultfd");
+    if (major > 10 || (major == 10 && minor >= 1) || strcmp(sysctl, "1") == 0) {
+        return;
+    }
+    if (access(file, R_OK) < 0) {
+        say(WARN, "libvirt's /dev", "run farfault doctor as root", "%s cannot be read", file);
+    } else if (contains(file, "\"/dev/userfaultfd\"")) {
+        say(OK, "libvirt's /dev", NULL, "guests see /dev/userfaultfd");
+    } else {
+        say(FAIL, "libvirt's /dev",
+            "add it to cgroup_device_acl in /etc/libvirt/qemu.conf (scripts/install-host), or set "
+            "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
+            "guests of libvirt %u.%u do not see /dev/userfaultfd", major, minor);
+    }
+}
+
+static void check_libvirt(void)
+{
+    g_autofree char *version = version_of("libvirtd");
+    unsigned major = 0, minor = 0;
+    if (!version) {
+        version = version_of("virtqemud");
+    }
+    const char *number = version ? strrchr(version, ' ') : NULL;
+    if (!number || sscanf(number, " %u.%u", &major, &minor) != 2) {
+        say(WARN, "libvirt", "install libvirt-daemon-system to use virsh", "not found");
+        return;
+    }
+    say(OK, "libvirt", NULL, "%u.%u", major, minor);
+    check_libvirt_device(major, minor);
+}
+
+static void check_confinement(void)
+{
+    g_autofree char *apparmor = first_line("/sys/module/apparmor/parameters/enabled");
+    g_autofree char *enforce = first_line("/sys/fs/selinux/enforce");
+    if (strcmp(apparmor, "Y") == 0) {
+        if (contains("/etc/apparmor.d/local/abstractions/libvirt-qemu", "farfault")) {
+            say(OK, "AppArmor", NULL, "guests of libvirt may use farfault");
+        } else {
+            say(FAIL, "AppArmor", "scripts/install-host adds the rules",
+                "the profile of libvirt's guests does not know farfault");
+        }
+    }
+    if (strcmp(enforce, "1") == 0) {
+        say(WARN, "SELinux", "if guests do not start, look into the audit log",
+            "enforcing, which has not been tried with farfault");
+    }
+}
+
+int ff_cli_doctor(int argc, char **argv)
+{
+    if (argc > 1) {
+        fprintf(stderr, "farfault: doctor: takes no arguments; see farfault help doctor\n");
+        return FF_CLI_USAGE_STATUS;
+    }
+    check_kernel();
+    check_permissions();
+    check_shmem_thp();
+    check_parts();
+    check_config();
+    check_qemu();
+    check_libvirt();
+    check_confinement();
+    return failed ? 1 : 0;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The command line's entry: which sub-command is meant, and what help there is.
+ *
+ * Called by a name that begins with "qemu-system-" it is that QEMU (cli/run.c); else the first
+ * argument names a row of the table of commands.
+ *
+ * Threads: the only one.
+ */
+#include <glib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/help.h"
+
+typedef struct {
+    const char *name;
+    int (*main)(int argc, char **argv);
+    const char *summary; /* one line */
+    const char *usage;   /* what --help prints, ends with a newline */
+} Command;
+
+/* A new command is one row here. */
+static const Command commands[] = {
+    {"run", ff_cli_run, "start QEMU so that farfault can migrate the guest", ff_help_run},
+    {"migrate", ff_cli_migrate, "move a running guest to another QEMU", ff_help_migrate},
+    {"status", ff_cli_status, "say how a guest and its migration stand", ff_help_status},
+    {"dump", ff_cli_dump, "write half of a paused migration into files", ff_help_dump},
+    {"doctor", ff_cli_doctor, "say what works on this host, and what to do", ff_help_doctor},
+};
+
+static const Command *find_command(const char *name)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+/* Number of letters to insert, remove or replace to make B of A (Levenshtein). */
+static unsigned distance(const char *a, const char *b)
+{
+    size_t n = strlen(b);
+    g_autofree unsigned *row = g_new(unsigned, n + 1);
+    for (size_t j = 0; j <= n; j++) {
+        row[j] = j;
+    }
+    for (size_t i = 0; a[i]; i++) {
+        unsigned diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < n; j++) {
+            unsigned replace = diagonal + (a[i] != b[j]);
+            diagonal = row[j + 1];
+            row[j + 1] = MIN(replace, MIN(row[j], row[j + 1]) + 1);
+        }
+    }
+    return row[n];
+}
+
+static int unknown_command(const char *name)
+{
+    const char *nearest = NULL;
+    unsigned best = 3; /* further away is no typo */
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
+        unsigned d = distance(name, commands[i].name);
+        if (d < best) {
+            best = d;
+            nearest = commands[i].name;
+        }
+    }
+    if (g_str_has_prefix(name, "qemu-system-")) {
+        fprintf(stderr, "farfault: to start QEMU: farfault run %s ...\n", name);
+    } else if (nearest) {
+        fprintf(stderr, "farfault: there is no command \"%s\", did you mean \"%s\"?\n", name,
+                nearest);
+    } else {
+        fprintf(stderr, "farfault: there is no command \"%s\", see farfault --help\n", name);
+    }
+    return FF_CLI_USAGE_STATUS;
+}
+
+static int print_help(void)
+{
+    printf("Usage: farfault COMMAND ...\n"
+           "\n"
+           "Postcopy live migration for stock QEMU, from outside.\n"
+           "\n"
+           "Commands:\n");
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
+        printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    }
+    printf("  %-10s %s\n", "help", "what a command takes: farfault help COMMAND");
+    printf("\n"
+           "  --version  print the version\n"
+           "  --help     print this text\n");
+    return 0;
+}
+
+static int print_command_help(const char *name)
+{
+    const Command *command = find_command(name);
+    if (!command) {
+        return unknown_command(name);
+    }
+    fputs(command->usage, stdout);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    const char *self = argc > 0 ? (slash ? slash + 1 : argv[0]) : "farfault";
+    if (g_str_has_prefix(self, "qemu-system-")) {
+        return ff_cli_run_as_qemu(argv);
+    }
+    if (argc < 2) {
+        fprintf(stderr, "farfault: name a command, see farfault --help\n");
+        return FF_CLI_USAGE_STATUS;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--version") == 0) {
+        printf("farfault %s\n", FARFAULT_VERSION);
+        return 0;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        return argc > 2 ? print_command_help(argv[2]) : print_help();
+    }
+    const Command *command = find_command(name);
+    if (!command) {
+        return unknown_command(name);
+    }
+    if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
+        return print_command_help(name);
+    }
+    return command->main(argc - 1, argv + 1);
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Numbers for people, and numbers from people; the latency histogram in text.
+ */
+#include "cli/format.h"
+#include "cli/json.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BAR_WIDTH 40 /* columns */
+
+char *ff_format_bytes(double bytes)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    unsigned i = 0;
+
+    while (bytes >= 1024 && i + 1 < G_N_ELEMENTS(unit)) {
+        bytes /= 1024;
+        i++;
+    }
+    return i ? g_strdup_printf("%.1f %s", bytes, unit[i]) : g_strdup_printf("%.0f B", bytes);
+}
+
+char *ff_format_duration(int64_t ms)
+{
+    int64_t s = ms / 1000;
+
+    if (ms < 1000) {
+        return g_strdup_printf("%" G_GINT64_FORMAT " ms", (gint64)ms);
+    }
+    if (s < 60) {
+        return g_strdup_printf("%.2f s", ms / 1000.0);
+    }
+    if (s < 3600) {
+        return g_strdup_printf("%" G_GINT64_FORMAT " min %" G_GINT64_FORMAT " s", (gint64)(s / 60),
+                               (gint64)(s % 60));
+    }
+    return g_strdup_printf("%" G_GINT64_FORMAT " h %" G_GINT64_FORMAT " min", (gint64)(s / 3600),
+                           (gint64)(s % 3600 / 60));
+}
+
+char *ff_format_us(double us)
+{
+    if (us < 1000) {
+        return g_strdup_printf("%.0f us", us);
+    }
+    if (us < 1000000) {
+        return g_strdup_printf("%.1f ms", us / 1000);
+    }
+    return g_strdup_printf("%.2f s", us / 1000000);
+}
+
+int ff_parse_size(const char *text, uint64_t *bytes)
+{
+    static const char suffixes[] = "KMGT";
+    const char *found;
+    char *end;
+    guint64 value;
+    unsigned shift = 0;
+
+    if (!g_ascii_isdigit(*text)) {
+        return -EINVAL;
+    }
+    errno = 0;
+    value = g_ascii_strtoull(text, &end, 10);
+    if (errno) {
+        return -ERANGE;
+    }
+    if (*end) {
+        found = strchr(suffixes, g_ascii_toupper(*end));
+        if (!found || end[1]) {
+            return -EINVAL;
+        }
+        shift = 10 * (unsigned)(found - suffixes + 1);
+    }
+    if (value > ((guint64)G_MAXINT64 >> shift)) {
+        return -ERANGE;
+    }
+    *bytes = value << shift;
+    return 0;
+}
+
+/* One bucket of the histogram; FALSE if ENTRY is not [low, count]. */
+static bool bucket(JsonArray *list, guint i, gint64 *low, gint64 *count)
+{
+    JsonNode *node = json_array_get_element(list, i);
+    JsonArray *pair = JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    if (!pair || json_array_get_length(pair) != 2) {
+        return false;
+    }
+    *low = json_array_get_int_element(pair, 0);
+    *count = json_array_get_int_element(pair, 1);
+    return true;
+}
+
+static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, gint64 total)
+{
+    g_autofree char *from = ff_format_us(low);
+    g_autofree char *to = ff_format_us(low ? 2.0 * low : 2.0);
+    g_autofree char *bar = g_strnfill(count ? MAX(count * BAR_WIDTH / most, 1) : 0, '#');
+
+    fprintf(out, "  %8s .. %-8s |%-*s| %8" G_GINT64_FORMAT "  %5.1f %%\n", from, to, BAR_WIDTH, bar,
+            count, 100.0 * count / total);
+}
+
+bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
+{
+    JsonArray *list = ff_json_array(x_farfault, "latency-us");
+    guint n = list ? json_array_get_length(list) : 0;
+    guint first = n, last = 0;
+    gint64 low, count, most = 0, total = 0;
+
+    for (guint i = 0; i < n; i++) {
+        if (!bucket(list, i, &low, &count)) {
+            return false;
+        }
+        if (count > 0) {
+            first = MIN(first, i);
+            last = i;
+            most = MAX(most, count);
+            total += count;
+        }
+    }
+    if (!total) {
+        return false;
+    }
+    for (guint i = first; i <= last; i++) {
+        bucket(list, i, &low, &count);
+        print_row(out, low, count, most, total);
+    }
+    return true;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Numbers for people, and numbers from people. Pure functions; any thread.
+ */
+#ifndef FF_CLI_FORMAT_H
+#define FF_CLI_FORMAT_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* "790.1 MiB". Free with g_free(). */
+char *ff_format_bytes(double bytes);
+/* "12 ms", "1.23 s", "2 min 5 s". */
+char *ff_format_duration(int64_t ms);
+/* "64 us", "1.5 ms". */
+char *ff_format_us(double us);
+/* A size as "64M", "1G", "4096": bytes, suffixes K M G T of 1024. -EINVAL or -ERANGE if not. */
+int ff_parse_size(const char *text, uint64_t *bytes);
+
+/*
+ * Draws the latency histogram of an "x-farfault" object ("latency-us": [[low, count], ...]) in
+ * text, one row for each power of two between the first and the last that occurred. Returns
+ * FALSE, having written nothing, if there is none.
+ */
+bool ff_print_histogram(FILE *out, JsonObject *x_farfault);
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What farfault status says of a migration whose guest is in two halves: what is where, who waits,
+ * since when, and what to type next. One thread.
+ */
+#include "cli/half.h"
+
+#include <string.h>
+
+#include "cli/format.h"
+#include "cli/json.h"
+#include "cli/report.h"
+
+static void print_pages(FILE *out, JsonObject *half, bool source)
+{
+    gint64 total = ff_json_int(half, "pages-total", 0);
+    gint64 there = ff_json_int(half, "pages-destination", 0);
+    bool broken = ff_json_get(half, "broken-ms", JSON_NODE_VALUE);
+
+    if (source) {
+        ff_report_row(
+            out, "memory",
+            "%s %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " pages are at the destination; %s",
+            broken ? "at most" : "about", there, total,
+            ff_json_bool(half, "released") ? "what it has acknowledged was given up here"
+                                           : "all are kept here, as they were at the switch");
+    } else {
+        ff_report_row(out, "memory",
+                      "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
+                      " pages are here; %" G_GINT64_FORMAT " are still at the source",
+                      there, total, MAX(0, total - there));
+    }
+}
+
+static void print_waits(FILE *out, JsonObject *half)
+{
+    JsonArray *waits = ff_json_array(half, "waits");
+
+    for (guint i = 0; waits && i < json_array_get_length(waits); i++) {
+        JsonObject *w = ff_json_node_object(json_array_get_element(waits, i));
+        g_autofree char *since = ff_format_duration(ff_json_int(w, "ms", 0));
+        gint64 vcpu = ff_json_int(w, "vcpu", -1);
+        g_autofree char *who =
+            vcpu >= 0 ? g_strdup_printf("vCPU %d", (int)vcpu) : g_strdup("QEMU itself");
+
+        ff_report_row(out, i ? "" : "waiting", "%s, for %s, for 0x%" G_GINT64_MODIFIER "x of '%s'",
+                      who, since, (guint64)ff_json_int(w, "offset", 0),
+                      ff_json_string(w, "block", "?"));
+    }
+    if (waits && !json_array_get_length(waits)) {
+        ff_report_row(out, "waiting", "nobody waits for a page");
+    }
+}
+
+static void next_at_source(FILE *out, JsonObject *half)
+{
+    const char *peer = ff_json_string(half, "peer", NULL);
+
+    ff_report_row(out, "next",
+                  "{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\", "
+                  "\"resume\": true}}",
+                  peer ? peer : "tcp:DESTINATION:PORT");
+    ff_report_row(out, "",
+                  "if the destination says it was not granted the guest, it can be taken "
+                  "back: x-farfault-revoke");
+}
+
+static void next_at_destination(FILE *out, JsonObject *half)
+{
+    const char *listens = ff_json_string(half, "listens", NULL);
+
+    if (!ff_json_bool(half, "may-run")) {
+        ff_report_row(out, "guest",
+                      "is loaded, and was not granted to this side: it does not run "
+                      "here. If the source says \"failed\" the guest runs there: end this QEMU");
+    }
+    if (listens) {
+        ff_report_row(out, "next",
+                      "at the source: {\"execute\": \"migrate\", \"arguments\": "
+                      "{\"uri\": \"%s\", \"resume\": true}}",
+                      listens);
+    }
+    ff_report_row(out, listens ? "" : "next",
+                  "%s{\"execute\": \"migrate-recover\", \"arguments\": "
+                  "{\"uri\": \"tcp:ADDRESS:PORT\"}}, then resume at the source",
+                  listens ? "over another network: " : "");
+}
+
+bool ff_half_lacks_pages(JsonObject *info)
+{
+    JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
+
+    return !strcmp(ff_json_string(half, "role", ""), "destination");
+}
+
+void ff_half_print(FILE *out, JsonObject *info)
+{
+    JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
+    const char *status = ff_json_string(info, "status", "");
+    gint64 broken = ff_json_int(half, "broken-ms", -1);
+
+    if (!half) {
+        return;
+    }
+    bool source = !strcmp(ff_json_string(half, "role", ""), "source");
+
+    print_pages(out, half, source);
+    if (!source) {
+        print_waits(out, half);
+    }
+    if (broken >= 0) {
+        g_autofree char *since = ff_format_duration(broken);
+
+        ff_report_row(out, "broken", "for %s", since);
+    }
+    if (strcmp(status, "postcopy-paused")) {
+        return;
+    }
+    if (source) {
+        next_at_source(out, half);
+    } else {
+        next_at_destination(out, half);
+    }
+    ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The --help texts. Keep them in step with docs/man.
+ */
+#include "cli/help.h"
+
+const char ff_help_migrate[] =
+    "Usage: farfault migrate [OPTION]... SRC-QMP DST-QMP\n"
+    "Move a running guest from one QEMU to another, by postcopy, through their QMP monitors.\n"
+    "Works with stock QEMU, and with QEMU under farfault.\n"
+    "\n"
+    "SRC-QMP, DST-QMP   a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT. The destination\n"
+    "                   has to be started with -incoming (defer, or an address).\n"
+    "\n"
+    "When to switch the guest over:\n"
+    "  --postcopy-now           at once (the default)\n"
+    "  --postcopy-after-pass    when one pass over the guest's memory is through; at once, if the\n"
+    "                           source's engine makes none\n"
+    "  --postcopy-after N|Ns    when N passes are through, or after N seconds\n"
+    "  --precopy                when little enough is left; without postcopy\n"
+    "\n"
+    "The way:\n"
+    "  --uri URI                where the destination listens, if it does not yet\n"
+    "                           (default tcp:127.0.0.1:0, or the host of DST-QMP)\n"
+    "  --connect URI            what the source connects to, if that is not the same\n"
+    "  --bandwidth N[KMG]       limit before the switch, bytes per second\n"
+    "  --postcopy-bandwidth N[KMG]   limit after it\n"
+    "  --preempt                QEMU's postcopy-preempt\n"
+    "  --parameter NAME=VALUE   set a migration parameter on both sides; can be repeated\n"
+    "  --capability NAME[=off]  set a migration capability on both sides; can be repeated\n"
+    "\n"
+    "Other:\n"
+    "  --no-cont                leave the guest paused if the destination was started with -S\n"
+    "  --timeout SECONDS        before the switch: cancel then; after it: leave\n"
+    "  --quiet, -q              no progress\n"
+    "  --json                   print the result as JSON\n"
+    "  --help, -h               this text\n"
+    "\n"
+    "Ctrl-C cancels before the switch. Exit status: 0 completed, 1 failed or cancelled (the\n"
+    "guest is at the source), 2 usage, 3 postcopy paused, 4 left while it goes on.\n";
+
+const char ff_help_status[] =
+    "Usage: farfault status [OPTION]... QMP\n"
+    "Say in words how a guest and its migration stand.\n"
+    "\n"
+    "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
+    "  --json         print QEMU's own answers as JSON\n"
+    "  --help, -h     this text\n";
+
+const char ff_help_dump[] =
+    "Usage: farfault dump QMP DIRECTORY\n"
+    "       farfault dump --check DIRECTORY DIRECTORY\n"
+    "Write this side's half of a paused migration into files: memory, the list of its pages, the\n"
+    "device state if this side has it, and what the migration knows. The user that QEMU runs as\n"
+    "has to be able to write there.\n"
+    "\n"
+    "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
+    "DIRECTORY        is made if it is not there; no file in it is overwritten\n"
+    "  --check        say whether the dumps of both sides together have every page\n"
+    "  --help, -h     this text\n";
+
+const char ff_help_run[] =
+    "Usage: farfault run [--policy=auto|always|never] [--] qemu-system-ARCH ARG...\n"
+    "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
+    "status. Guest memory becomes shared memory, and farfault answers the migration commands on\n"
+    "the QMP monitors. An invocation that starts no guest (-version, -machine help, ...) goes to\n"
+    "QEMU as it is.\n"
+    "\n"
+    "  --policy=P     which migrations farfault does itself: auto (those with the capability\n"
+    "                 postcopy-ram; the default), always, never (QEMU does them all)\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"
+    "symlink), farfault does the same for the next QEMU of that name on PATH.\n"
+    "\n"
+    "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY.\n"
+    "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=. The option\n"
+    "wins over the environment, the environment over the file.\n";
+
+const char ff_help_doctor[] =
+    "Usage: farfault doctor\n"
+    "Say what works on this host, one line each: kernel, userfaultfd for each user that runs\n"
+    "QEMU, huge pages, farfault's own parts and settings, QEMU, libvirt, AppArmor. What does not\n"
+    "work is followed by what to do. Run it as root to have other users examined.\n"
+    "\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 if postcopy works, 1 if a line says FAIL, 2 usage.\n";

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The --help texts of all commands, in one place; the man pages in docs/man say more.
+ */
+#ifndef FF_CLI_HELP_H
+#define FF_CLI_HELP_H
+
+extern const char ff_help_migrate[];
+extern const char ff_help_status[];
+extern const char ff_help_dump[];
+extern const char ff_help_run[];
+extern const char ff_help_doctor[];
+
+#endif

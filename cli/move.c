@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The course of a migration that is driven from outside.
+ *
+ * States are learnt from events alone: MIGRATION and MIGRATION_PASS of both sides, STOP at the
+ * source, RESUME at the destination. A timer refreshes the display. Nothing waits for an answer
+ * of the destination: its main loop may be waiting for a page while postcopy runs.
+ *
+ * A cancel is sent only before migrate-start-postcopy was: QEMU 7.2 takes migrate_cancel in
+ * postcopy too, and the guest is lost then (tried).
+ *
+ * One thread: the GLib main loop of the default context.
+ */
+#include "cli/move.h"
+#include "cli/json.h"
+
+#include <glib-unix.h>
+#include <string.h>
+
+#define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
+#define CLOSING_TIMEOUT 5000 /* ms for the last questions, and for the slower side */
+
+typedef struct {
+    const FfMoveOptions *o;
+    FfMoveEnds *ends;
+    FfProgress *progress;
+    FfMoveResult *result;
+    GMainLoop *loop;
+    gint64 started;      /* monotonic us */
+    gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
+    bool switch_asked;   /* migrate-start-postcopy was sent */
+    bool cancel_asked;
+    bool warned; /* the first signal after the switch was answered */
+    bool src_completed, dst_completed, dst_gone;
+    bool grace;  /* the source is through, the destination has time to say so */
+    bool over;   /* the outcome is known; last questions are being asked */
+    bool asking; /* query-migrate for the display is under way */
+    bool cont_asking, cont_sent;
+    unsigned questions; /* of the closing round, not answered yet */
+    GPtrArray *sources; /* GSource *, attached */
+} Move;
+
+const char *ff_outcome_name(FfOutcome outcome)
+{
+    static const char *const name[] = {"completed", "failed", "cancelled", "paused", "left"};
+
+    return name[outcome];
+}
+
+void ff_move_result_clear(FfMoveResult *result)
+{
+    g_clear_pointer(&result->reason, g_free);
+    g_clear_pointer(&result->source_info, json_node_unref);
+    g_clear_pointer(&result->destination_info, json_node_unref);
+    g_clear_pointer(&result->guest_state, g_free);
+}
+
+static void attach(Move *m, GSource *source, GSourceFunc function)
+{
+    g_source_set_callback(source, function, m, NULL);
+    g_source_attach(source, NULL);
+    g_ptr_array_add(m->sources, source);
+}
+
+/* --- the end ------------------------------------------------------------------------------ */
+
+static gboolean on_closing_timeout(gpointer opaque)
+{
+    Move *m = opaque;
+
+    g_main_loop_quit(m->loop);
+    return G_SOURCE_REMOVE;
+}
+
+static void answered(Move *m)
+{
+    if (!--m->questions) {
+        g_main_loop_quit(m->loop);
+    }
+}
+
+static void on_source_info(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    if (result) {
+        g_clear_pointer(&m->result->source_info, json_node_unref);
+        m->result->source_info = json_node_copy(result);
+    }
+    answered(m);
+}
+
+static void on_destination_info(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    m->result->destination_info = result ? json_node_copy(result) : NULL;
+    answered(m);
+}
+
+static void on_guest_state(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    m->result->guest_state = g_strdup(ff_json_string(ff_json_node_object(result), "status", NULL));
+    answered(m);
+}
+
+/* The outcome is known: asks for the last numbers, and ends the loop when they are there. */
+static void finish(Move *m, FfOutcome outcome, const char *reason)
+{
+    FfCliQmp *src = m->ends->src, *dst = m->ends->dst;
+
+    if (m->over) {
+        return;
+    }
+    m->over = true;
+    m->result->outcome = outcome;
+    m->result->reason = g_strdup(reason);
+    m->result->total_ms = (g_get_monotonic_time() - m->started) / 1000;
+    if (outcome == FF_OUTCOME_LEFT) {
+        g_main_loop_quit(m->loop);
+        return;
+    }
+    m->questions = 1;
+    m->questions += ff_cli_qmp_send(src, "query-migrate", NULL, on_source_info, m, NULL);
+    if (!m->dst_gone) {
+        m->questions += ff_cli_qmp_send(dst, "query-migrate", NULL, on_destination_info, m, NULL);
+        m->questions += ff_cli_qmp_send(dst, "query-status", NULL, on_guest_state, m, NULL);
+    }
+    attach(m, g_timeout_source_new(CLOSING_TIMEOUT), on_closing_timeout);
+    answered(m);
+}
+
+static gboolean on_destination_silent(gpointer opaque)
+{
+    finish(opaque, FF_OUTCOME_COMPLETED, NULL);
+    return G_SOURCE_REMOVE;
+}
+
+static void check_completed(Move *m)
+{
+    if (!m->src_completed || m->over) {
+        return;
+    }
+    if (m->dst_completed && m->cont_asking) {
+        return; /* its answer comes back here, after a cont that the last questions follow */
+    }
+    if (m->dst_completed) {
+        finish(m, FF_OUTCOME_COMPLETED, NULL);
+    } else if (m->dst_gone) {
+        finish(m, FF_OUTCOME_FAILED,
+               "the source has sent everything, but the destination ended before it had loaded "
+               "it: see the destination's error output; \"cont\" at the source goes on there");
+    } else if (!m->grace) {
+        m->grace = true;
+        /* It completes a moment after the source; if it cannot say so, the numbers are still
+         * worth showing. */
+        attach(m, g_timeout_source_new(CLOSING_TIMEOUT), on_destination_silent);
+    }
+}
+
+/* --- the guest at the destination --------------------------------------------------------- */
+
+static void on_cont_state(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+    const char *state = ff_json_string(ff_json_node_object(result), "status", "");
+
+    m->cont_asking = false;
+    if (!strcmp(state, "paused") && !m->cont_sent && !m->resume) {
+        m->cont_sent = ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL, NULL);
+        ff_progress_say(m->progress, false, "the destination was started with -S: sent cont");
+    }
+    check_completed(m);
+}
+
+/*
+ * A destination that was started with -S stays paused, with no event that says so, and the
+ * guest's downtime runs: if the guest ran at the source, it is to run again. cont cannot be
+ * sent earlier: QEMU activates the disks for it even while a migration is coming in.
+ */
+static void look_for_paused(Move *m)
+{
+    if (m->o->no_cont || !m->ends->was_running || m->resume || m->cont_sent || m->cont_asking ||
+        m->dst_gone) {
+        return;
+    }
+    m->cont_asking = ff_cli_qmp_send(m->ends->dst, "query-status", NULL, on_cont_state, m, NULL);
+}
+
+static gboolean on_paused_time(gpointer opaque)
+{
+    Move *m = opaque;
+
+    look_for_paused(m);
+    return m->resume || m->cont_sent || m->over ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
+}
+
+/* --- events ------------------------------------------------------------------------------- */
+
+static gint64 event_time(JsonObject *event)
+{
+    JsonObject *stamp = ff_json_object(event, "timestamp");
+
+    return ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC +
+           ff_json_int(stamp, "microseconds", 0);
+}
+
+static void on_switch_reply(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    if (error && !m->over) {
+        /* Not switched: a cancel is safe again. */
+        m->switch_asked = false;
+        ff_progress_say(m->progress, true, "the source refused to switch to postcopy: %s",
+                        error->message);
+    }
+}
+
+static void switch_over(Move *m)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (m->switch_asked || m->cancel_asked || m->over) {
+        return;
+    }
+    m->switch_asked = true;
+    if (!ff_cli_qmp_send(m->ends->src, "migrate-start-postcopy", NULL, on_switch_reply, m,
+                         &error)) {
+        ff_progress_say(m->progress, true, "%s", error->message);
+    }
+}
+
+static gboolean on_switch_time(gpointer opaque)
+{
+    switch_over(opaque);
+    return G_SOURCE_REMOVE;
+}
+
+static void fail_with_reason(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+    const char *desc = ff_json_string(ff_json_node_object(result), "error-desc", NULL);
+    g_autofree char *reason = g_strdup_printf(
+        "the source says: %s", desc ? desc : "nothing more; see both QEMUs' error output");
+
+    finish(m, FF_OUTCOME_FAILED, reason);
+}
+
+static void source_status(Move *m, const char *status)
+{
+    if (!strcmp(status, "postcopy-active")) {
+        m->result->postcopy = true;
+        attach(m, g_timeout_source_new(PAUSED_INTERVAL), on_paused_time);
+        ff_progress_say(m->progress, false, "switched to postcopy: the guest moves now");
+    } else if (!strcmp(status, "pre-switchover")) {
+        JsonObject *arguments = json_object_new();
+
+        json_object_set_string_member(arguments, "state", status);
+        ff_cli_qmp_send(m->ends->src, "migrate-continue", arguments, NULL, NULL, NULL);
+    } else if (!strcmp(status, "completed")) {
+        m->src_completed = true;
+        check_completed(m);
+    } else if (!strcmp(status, "cancelled")) {
+        finish(m, FF_OUTCOME_CANCELLED, "the guest goes on at the source");
+    } else if (!strcmp(status, "failed")) {
+        if (!ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m, NULL)) {
+            fail_with_reason(NULL, NULL, m);
+        }
+    } else if (!strcmp(status, "postcopy-paused")) {
+        finish(m, FF_OUTCOME_PAUSED,
+               "the connection broke after the switch; both sides keep the guest's memory: "
+               "migrate-recover at the destination, then migrate with resume=true at the source");
+    }
+}
+
+static void on_source_event(Move *m, JsonObject *event)
+{
+    const char *name = ff_json_string(event, "event", "");
+    JsonObject *data = ff_json_object(event, "data");
+
+    if (!strcmp(name, "MIGRATION")) {
+        source_status(m, ff_json_string(data, "status", ""));
+    } else if (!strcmp(name, "MIGRATION_PASS")) {
+        if (m->o->mode == FF_MOVE_AFTER_PASSES && ff_json_int(data, "pass", 0) > m->o->after) {
+            switch_over(m);
+        }
+    } else if (!strcmp(name, "STOP") && !m->stop) {
+        m->stop = event_time(event);
+    }
+}
+
+static void on_destination_event(Move *m, JsonObject *event)
+{
+    const char *name = ff_json_string(event, "event", "");
+    const char *status = ff_json_string(ff_json_object(event, "data"), "status", "");
+
+    if (!strcmp(name, "RESUME") && !m->resume) {
+        m->resume = event_time(event);
+    } else if (!strcmp(name, "MIGRATION") && !strcmp(status, "completed")) {
+        m->dst_completed = true;
+        look_for_paused(m);
+        check_completed(m);
+    }
+}
+
+static gboolean on_source_readable(GSocket *socket, GIOCondition condition, gpointer opaque)
+{
+    Move *m = opaque;
+    g_autoptr(GError) error = NULL;
+    bool open = ff_cli_qmp_pump(m->ends->src, &error);
+    JsonObject *event;
+
+    while ((event = ff_cli_qmp_take_event(m->ends->src))) {
+        on_source_event(m, event);
+        json_object_unref(event);
+    }
+    if (!open) {
+        finish(m, m->switch_asked ? FF_OUTCOME_LEFT : FF_OUTCOME_FAILED, error->message);
+    }
+    return open;
+}
+
+static gboolean on_destination_readable(GSocket *socket, GIOCondition condition, gpointer opaque)
+{
+    Move *m = opaque;
+    bool open = ff_cli_qmp_pump(m->ends->dst, NULL);
+    JsonObject *event;
+
+    while ((event = ff_cli_qmp_take_event(m->ends->dst))) {
+        on_destination_event(m, event);
+        json_object_unref(event);
+    }
+    if (!open) {
+        /* The source's own status follows and has the reason. */
+        m->dst_gone = true;
+        check_completed(m);
+    }
+    return open;
+}
+
+/* --- the display, signals, time ----------------------------------------------------------- */
+
+/* An engine of farfault that is active and has sent no page by the first look sends none before
+ * the switch: the event that would end the wait never comes. */
+static void check_passes(Move *m, JsonObject *info)
+{
+    JsonObject *ram = ff_json_object(info, "ram");
+
+    if (m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
+        ff_json_object(info, "x-farfault") &&
+        !strcmp(ff_json_string(info, "status", ""), "active") && !ff_json_int(ram, "normal", 0) &&
+        !ff_json_int(ram, "duplicate", 0)) {
+        ff_progress_say(m->progress, true,
+                        "the source's engine makes no pass before the switch: "
+                        "switching now");
+        switch_over(m);
+    }
+}
+
+static void on_display(JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    m->asking = false;
+    if (!result || m->over) {
+        return;
+    }
+    g_clear_pointer(&m->result->source_info, json_node_unref);
+    m->result->source_info = json_node_copy(result);
+    ff_progress_update(m->progress, ff_json_node_object(result));
+    check_passes(m, ff_json_node_object(result));
+}
+
+static gboolean on_refresh(gpointer opaque)
+{
+    Move *m = opaque;
+
+    if (m->over) {
+        return G_SOURCE_REMOVE;
+    }
+    if (!m->asking) {
+        m->asking = ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_display, m, NULL);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void cancel(Move *m, const char *why)
+{
+    m->cancel_asked = true;
+    ff_progress_say(m->progress, true, "%s: cancelling; the guest stays at the source", why);
+    ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL, NULL);
+}
+
+static void leave(Move *m, const char *why)
+{
+    g_autofree char *reason =
+        g_strdup_printf("%s; look at it with farfault status %s", why, m->o->source);
+
+    finish(m, FF_OUTCOME_LEFT, reason);
+}
+
+static gboolean on_signal(gpointer opaque)
+{
+    Move *m = opaque;
+
+    if (m->over) {
+        g_main_loop_quit(m->loop);
+    } else if (!m->switch_asked) {
+        if (!m->cancel_asked) {
+            cancel(m, "interrupted");
+        } else {
+            leave(m, "the cancel is not through yet");
+        }
+    } else if (!m->warned) {
+        m->warned = true;
+        ff_progress_say(m->progress, true,
+                        "the guest has been switched and cannot go back: the migration goes on, "
+                        "also without this program (farfault status %s shows it); Ctrl-C again "
+                        "leaves",
+                        m->o->source);
+    } else {
+        leave(m, "left on request");
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean on_timeout(gpointer opaque)
+{
+    Move *m = opaque;
+
+    if (m->over) {
+        return G_SOURCE_REMOVE;
+    }
+    if (m->switch_asked) {
+        leave(m, "the time is up");
+    } else {
+        cancel(m, "the time is up");
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void watch(Move *m, FfCliQmp *qmp, GSocketSourceFunc function)
+{
+    GSource *source = g_socket_create_source(ff_cli_qmp_socket(qmp), G_IO_IN, NULL);
+
+    attach(m, source, G_SOURCE_FUNC(function));
+}
+
+static void attach_all(Move *m)
+{
+    watch(m, m->ends->src, on_source_readable);
+    watch(m, m->ends->dst, on_destination_readable);
+    attach(m, g_unix_signal_source_new(SIGINT), on_signal);
+    attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
+    attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
+    if (m->o->timeout) {
+        attach(m, g_timeout_source_new_seconds(m->o->timeout), on_timeout);
+    }
+    if (m->o->mode == FF_MOVE_AFTER_SECONDS) {
+        attach(m, g_timeout_source_new_seconds(m->o->after), on_switch_time);
+    }
+}
+
+static void detach_all(Move *m)
+{
+    for (guint i = 0; i < m->sources->len; i++) {
+        GSource *source = g_ptr_array_index(m->sources, i);
+
+        g_source_destroy(source);
+        g_source_unref(source);
+    }
+    g_ptr_array_unref(m->sources);
+}
+
+static bool start(Move *m, GError **error)
+{
+    JsonObject *arguments = json_object_new();
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) started = NULL;
+
+    m->started = g_get_monotonic_time();
+    json_object_set_string_member(arguments, "uri", m->ends->uri);
+    started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);
+    if (!started) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&local),
+                                   "the source refused to migrate to %s: ", m->ends->uri);
+        return false;
+    }
+    if (m->o->mode == FF_MOVE_NOW) {
+        switch_over(m);
+    }
+    return true;
+}
+
+bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *progress,
+                 FfMoveResult *result, GError **error)
+{
+    g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+    Move m = {.o = options, .ends = ends, .progress = progress, .result = result, .loop = loop};
+    bool local = !ff_cli_qmp_host(ends->src) && !ff_cli_qmp_host(ends->dst);
+
+    result->stopped_us = -1;
+    if (!start(&m, error)) {
+        return false;
+    }
+    m.sources = g_ptr_array_new();
+    attach_all(&m);
+    /* Events that came before the sources were attached sit in the clients' queues. */
+    on_source_readable(NULL, 0, &m);
+    on_destination_readable(NULL, 0, &m);
+    g_main_loop_run(loop);
+    detach_all(&m);
+    ff_progress_clear(progress);
+    if (local && m.stop && m.resume >= m.stop) {
+        result->stopped_us = m.resume - m.stop;
+    }
+    return true;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One migration driven from outside through two QMP monitors: its options, its course and its
+ * result. Works on stock QEMU and through farfault alike. One thread.
+ */
+#ifndef FF_CLI_MOVE_H
+#define FF_CLI_MOVE_H
+
+#include "cli/progress.h"
+#include "cli/qmp.h"
+
+#include <stdint.h>
+
+typedef enum {
+    FF_MOVE_NOW,           /* switch to postcopy at once */
+    FF_MOVE_AFTER_PASSES,  /* when .after passes over memory are through */
+    FF_MOVE_AFTER_SECONDS, /* .after seconds after the start */
+    FF_MOVE_PRECOPY,       /* never switch */
+} FfMoveMode;
+
+typedef struct {
+    const char *source, *destination; /* QMP addresses */
+    FfMoveMode mode;
+    unsigned after;
+    char *listen;  /* URI for migrate-incoming; NULL: chosen here */
+    char *connect; /* URI for migrate; NULL: follows from where the destination listens */
+    uint64_t bandwidth, postcopy_bandwidth; /* bytes per second; 0: left as they are */
+    char **parameters;                      /* NAME=VALUE; can be NULL */
+    char **capabilities;                    /* NAME[=on|off]; can be NULL */
+    bool preempt, no_cont;
+    unsigned timeout; /* seconds; 0: none */
+} FfMoveOptions;
+
+typedef enum {
+    FF_OUTCOME_COMPLETED,
+    FF_OUTCOME_FAILED,    /* the guest is still at the source */
+    FF_OUTCOME_CANCELLED, /* the same, on request */
+    FF_OUTCOME_PAUSED,    /* postcopy-paused: waits for recovery */
+    FF_OUTCOME_LEFT,      /* goes on without us */
+} FfOutcome;
+
+typedef struct {
+    FfOutcome outcome;
+    char *reason;                             /* one line; NULL if completed */
+    bool postcopy;                            /* the switch happened */
+    JsonNode *source_info, *destination_info; /* last query-migrate of each; can be NULL */
+    char *guest_state;                        /* query-status of the destination; NULL if unknown */
+    int64_t total_ms;                         /* from migrate to the end, as seen from here */
+    int64_t stopped_us; /* from STOP at the source to RESUME at the destination, by QEMU's own
+                           event times; -1 if not both on this host or not both seen */
+} FfMoveResult;
+void ff_move_result_clear(FfMoveResult *result);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfMoveResult, ff_move_result_clear)
+
+/* "completed", "failed", ... */
+const char *ff_outcome_name(FfOutcome outcome);
+
+/* Both ends of a migration, ready for migrate. */
+typedef struct {
+    FfCliQmp *src, *dst;
+    bool was_running; /* the source's guest, before */
+    char *uri;        /* what the source connects to */
+} FfMoveEnds;
+void ff_move_ends_clear(FfMoveEnds *ends);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfMoveEnds, ff_move_ends_clear)
+
+/* Connects to both sides, checks that they can, sets capabilities and parameters, has the
+ * destination listen. Changes nothing about the guest. */
+bool ff_move_prepare(const FfMoveOptions *options, FfMoveEnds *ends, GError **error);
+
+/*
+ * Moves the guest and waits for the end. SIGINT or SIGTERM cancels before the switch; after it,
+ * the first is answered with a word on how to look at the migration and the second leaves.
+ * Returns FALSE with ERROR only if the migration could not be started.
+ */
+bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *progress,
+                 FfMoveResult *result, GError **error);
+
+#endif

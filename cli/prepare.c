@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Before a migration: both monitors, what stands against it, capabilities, parameters, and the
+ * destination's listening address.
+ *
+ * Every question is asked before anything is changed, so that a refusal leaves both QEMUs as
+ * they were. Capabilities and parameters go to both sides (they have to agree); only the
+ * bandwidth is the source's alone. One thread.
+ */
+#include "cli/move.h"
+#include "cli/json.h"
+#include "cli/format.h"
+#include "cli/uri.h"
+
+#include <string.h>
+
+void ff_move_ends_clear(FfMoveEnds *ends)
+{
+    g_clear_pointer(&ends->src, ff_cli_qmp_free);
+    g_clear_pointer(&ends->dst, ff_cli_qmp_free);
+    g_clear_pointer(&ends->uri, g_free);
+}
+
+/* What to do about a refusal of QEMU that people meet often; "" if nothing is known. */
+static const char *remedy(const char *message)
+{
+    static const struct {
+        const char *part, *remedy;
+    } table[] = {
+        {"Postcopy is not supported",
+         ": QEMU may not use userfaultfd: run it as root or set vm.unprivileged_userfaultfd=1"},
+        {"userfault", ": run QEMU as root or set vm.unprivileged_userfaultfd=1"},
+        {"preempt must be set before incoming",
+         ": start the destination with -incoming defer for --preempt"},
+        {"preempt not supported", ": leave out --preempt"},
+        {"'postcopy-preempt'", ": this QEMU is too old for --preempt"},
+        {"'-incoming' was not specified", ": start the destination with -incoming defer"},
+        {"already been started", ": start the destination anew; each serves one migration"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (strstr(message, table[i].part)) {
+            return table[i].remedy;
+        }
+    }
+    return "";
+}
+
+/* A command that must succeed; ERROR says who refused what, and the remedy. */
+static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObject *arguments,
+                 GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) result = ff_cli_qmp_call(qmp, command, arguments, &local);
+
+    if (result) {
+        return true;
+    }
+    if (g_error_matches(local, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED)) {
+        g_set_error(error, local->domain, local->code, "%s refused %s: %s%s", role, command,
+                    local->message, remedy(local->message));
+    } else {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return false;
+}
+
+static char *run_state(FfCliQmp *qmp, GError **error)
+{
+    g_autoptr(JsonNode) result = ff_cli_qmp_call(qmp, "query-status", NULL, error);
+
+    return result ? g_strdup(ff_json_string(ff_json_node_object(result), "status", "unknown"))
+                  : NULL;
+}
+
+static bool check_source(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
+{
+    g_autofree char *state = run_state(ends->src, error);
+    g_autoptr(JsonNode) info = NULL;
+    const char *status;
+
+    if (!state) {
+        return false;
+    }
+    if (!strcmp(state, "inmigrate")) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "source %s waits for an incoming migration itself: are source and "
+                    "destination swapped?",
+                    o->source);
+        return false;
+    }
+    if (!strcmp(state, "postmigrate")) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "source %s has given its guest away already (postmigrate)", o->source);
+        return false;
+    }
+    info = ff_cli_qmp_call(ends->src, "query-migrate", NULL, error);
+    if (!info) {
+        return false;
+    }
+    status = ff_json_string(ff_json_node_object(info), "status", "none");
+    if (!g_strv_contains((const char *const[]){"none", "completed", "failed", "cancelled", NULL},
+                         status)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "source %s is migrating already (%s): look at it with farfault status %s",
+                    o->source, status, o->source);
+        return false;
+    }
+    ends->was_running = !strcmp(state, "running");
+    return true;
+}
+
+static bool check_destination(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
+{
+    g_autofree char *state = run_state(ends->dst, error);
+
+    if (!state) {
+        return false;
+    }
+    if (strcmp(state, "inmigrate")) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "destination %s does not wait for a migration (its guest is %s): start it "
+                    "with -incoming defer",
+                    o->destination, state);
+        return false;
+    }
+    return true;
+}
+
+static void add_capability(JsonArray *list, const char *name, bool state)
+{
+    JsonObject *one = json_object_new();
+
+    json_object_set_string_member(one, "capability", name);
+    json_object_set_boolean_member(one, "state", state);
+    json_array_add_object_element(list, one);
+}
+
+static bool set_capabilities(FfCliQmp *qmp, const char *role, const FfMoveOptions *o,
+                             GError **error)
+{
+    JsonArray *list = json_array_new();
+    JsonObject *arguments = json_object_new();
+
+    json_object_set_array_member(arguments, "capabilities", list);
+    add_capability(list, "events", true);
+    if (o->mode != FF_MOVE_PRECOPY) {
+        add_capability(list, "postcopy-ram", true);
+    }
+    if (o->preempt) {
+        add_capability(list, "postcopy-preempt", true);
+    }
+    for (char **c = o->capabilities; c && *c; c++) {
+        g_auto(GStrv) part = g_strsplit(*c, "=", 2);
+        add_capability(list, part[0], !part[1] || strcmp(part[1], "off"));
+    }
+    return must(qmp, role, "migrate-set-capabilities", arguments, error);
+}
+
+/* VALUE as QMP wants it: on/off and true/false, numbers, else a string. */
+static JsonNode *parameter_value(const char *value)
+{
+    gint64 number;
+
+    if (!strcmp(value, "on") || !strcmp(value, "true")) {
+        return json_node_init_boolean(json_node_alloc(), TRUE);
+    }
+    if (!strcmp(value, "off") || !strcmp(value, "false")) {
+        return json_node_init_boolean(json_node_alloc(), FALSE);
+    }
+    if (g_ascii_string_to_signed(value, 10, G_MININT64, G_MAXINT64, &number, NULL)) {
+        return json_node_init_int(json_node_alloc(), number);
+    }
+    return json_node_init_string(json_node_alloc(), value);
+}
+
+static bool set_parameters(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
+{
+    g_autoptr(JsonObject) both = json_object_new();
+    g_autoptr(JsonObject) source = json_object_new();
+
+    for (char **p = o->parameters; p && *p; p++) {
+        g_auto(GStrv) part = g_strsplit(*p, "=", 2);
+        json_object_set_member(both, part[0], parameter_value(part[1]));
+    }
+    if (o->bandwidth) {
+        json_object_set_int_member(source, "max-bandwidth", o->bandwidth);
+    }
+    if (o->postcopy_bandwidth) {
+        json_object_set_int_member(source, "max-postcopy-bandwidth", o->postcopy_bandwidth);
+    }
+    if (json_object_get_size(both) &&
+        (!must(ends->dst, "destination", "migrate-set-parameters", json_object_ref(both), error) ||
+         !must(ends->src, "source", "migrate-set-parameters", json_object_ref(both), error))) {
+        return false;
+    }
+    return !json_object_get_size(source) ||
+           must(ends->src, "source", "migrate-set-parameters", g_steal_pointer(&source), error);
+}
+
+/* Where the destination listens now; NULL without ERROR if it does not yet. */
+static bool listening(FfCliQmp *dst, char **uri, GError **error)
+{
+    g_autoptr(JsonNode) info = ff_cli_qmp_call(dst, "query-migrate", NULL, error);
+
+    if (!info) {
+        return false;
+    }
+    *uri = ff_uri_from_info(ff_json_node_object(info));
+    return true;
+}
+
+static bool listen_at(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
+{
+    const char *dst_host = ff_cli_qmp_host(ends->dst);
+    g_autofree char *wanted = NULL, *actual = NULL;
+    JsonObject *arguments;
+
+    if (!listening(ends->dst, &actual, error)) {
+        return false;
+    }
+    if (!actual) {
+        wanted = o->listen ? g_strdup(o->listen)
+                           : ff_uri_default_listen(ff_cli_qmp_host(ends->src), dst_host, error);
+        if (!wanted) {
+            return false;
+        }
+        arguments = json_object_new();
+        json_object_set_string_member(arguments, "uri", wanted);
+        if (!must(ends->dst, "destination", "migrate-incoming", arguments, error) ||
+            !listening(ends->dst, &actual, error)) {
+            return false;
+        }
+    }
+    if (o->connect) {
+        ends->uri = g_strdup(o->connect);
+    } else if (o->listen && !ff_uri_any_port(o->listen)) {
+        ends->uri = ff_uri_for_source(o->listen, dst_host);
+    } else if (actual) {
+        ends->uri = ff_uri_for_source(actual, dst_host);
+    } else {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "destination %s does not say where it listens: say what the source is to "
+                    "connect to with --connect URI",
+                    o->destination);
+        return false;
+    }
+    return true;
+}
+
+bool ff_move_prepare(const FfMoveOptions *o, FfMoveEnds *ends, GError **error)
+{
+    ends->src = ff_cli_qmp_open(o->source, "source", error);
+    if (!ends->src) {
+        return false;
+    }
+    ends->dst = ff_cli_qmp_open(o->destination, "destination", error);
+    if (!ends->dst) {
+        return false;
+    }
+    return check_source(ends, o, error) && check_destination(ends, o, error) &&
+           set_capabilities(ends->dst, "destination", o, error) &&
+           set_capabilities(ends->src, "source", o, error) && set_parameters(ends, o, error) &&
+           listen_at(ends, o, error);
+}

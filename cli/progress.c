@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The progress display of farfault migrate.
+ *
+ * The rate is taken from the bytes transferred between two looks and smoothed; the time left
+ * from how fast "remaining" falls, because zero pages cost few bytes. While a guest writes faster
+ * than its memory is sent, "remaining" does not fall, and no time is shown. One thread.
+ */
+#include "cli/progress.h"
+#include "cli/format.h"
+#include "cli/json.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define SMOOTHING 0.3 /* weight of the newest look */
+
+struct FfProgress {
+    bool quiet, terminal, shown;
+    gint64 when; /* monotonic us of the last look; 0 = none yet */
+    gint64 transferred, remaining;
+    double rate, fall; /* bytes per second */
+};
+
+FfProgress *ff_progress_new(bool quiet)
+{
+    FfProgress *p = g_new0(FfProgress, 1);
+
+    p->quiet = quiet;
+    p->terminal = isatty(STDERR_FILENO);
+    return p;
+}
+
+void ff_progress_free(FfProgress *p)
+{
+    if (p) {
+        ff_progress_clear(p);
+        g_free(p);
+    }
+}
+
+unsigned ff_progress_interval(const FfProgress *p)
+{
+    return p->terminal && !p->quiet ? 200 : 1000;
+}
+
+void ff_progress_clear(FfProgress *p)
+{
+    if (p->shown) {
+        fputs("\r\033[K", stderr);
+        fflush(stderr);
+        p->shown = false;
+    }
+}
+
+void ff_progress_say(FfProgress *p, bool important, const char *format, ...)
+{
+    va_list args;
+
+    if (p->quiet && !important) {
+        return;
+    }
+    ff_progress_clear(p);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+static void smooth(double *value, double newest)
+{
+    *value = *value ? *value + SMOOTHING * (newest - *value) : newest;
+}
+
+static void measure(FfProgress *p, gint64 transferred, gint64 remaining)
+{
+    gint64 now = g_get_monotonic_time();
+    double seconds = (now - p->when) / (double)G_TIME_SPAN_SECOND;
+
+    if (p->when && seconds > 0.01) {
+        smooth(&p->rate, MAX(transferred - p->transferred, 0) / seconds);
+        smooth(&p->fall, (p->remaining - remaining) / seconds);
+    }
+    p->when = now;
+    p->transferred = transferred;
+    p->remaining = remaining;
+}
+
+/* Empty after the first look, which has nothing to compare with. */
+static char *rate_text(const FfProgress *p)
+{
+    g_autofree char *bytes = ff_format_bytes(p->rate);
+
+    return p->rate > 0 ? g_strdup_printf("%s/s, ", bytes) : g_strdup("");
+}
+
+static char *eta_text(const FfProgress *p)
+{
+    g_autofree char *left = NULL;
+
+    if (p->fall <= 0) {
+        return g_strdup("");
+    }
+    left = ff_format_duration((int64_t)(1000 * (p->remaining / p->fall)));
+    return g_strdup_printf(", ETA %s", left);
+}
+
+static int terminal_columns(void)
+{
+    struct winsize size;
+
+    return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
+}
+
+void ff_progress_update(FfProgress *p, JsonObject *info)
+{
+    JsonObject *ram = ff_json_object(info, "ram");
+    gint64 total = ff_json_int(ram, "total", 0);
+    gint64 remaining = ff_json_int(ram, "remaining", 0);
+    g_autofree char *rate = NULL, *left = NULL, *eta = NULL, *facts = NULL;
+    const char *status = ff_json_string(info, "status", "");
+    double done;
+
+    if (!ram || total <= 0) {
+        return;
+    }
+    measure(p, ff_json_int(ram, "transferred", 0), remaining);
+    if (p->quiet) {
+        return;
+    }
+    done = CLAMP(1.0 - (double)remaining / total, 0.0, 1.0);
+    rate = rate_text(p);
+    left = ff_format_bytes(remaining);
+    eta = eta_text(p);
+    facts = g_strdup_printf("%3.0f %%  %s%s remaining%s", 100 * done, rate, left, eta);
+    if (p->terminal) {
+        int width = CLAMP(terminal_columns() - 62, 10, 50);
+        g_autofree char *full = g_strnfill((gsize)(width * done), '#');
+
+        fprintf(stderr, "\r\033[K%-15s [%-*s] %s", status, width, full, facts);
+        fflush(stderr);
+        p->shown = true;
+    } else {
+        fprintf(stderr, "%s: %s\n", status, g_strchug(facts));
+    }
+}

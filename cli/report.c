@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The final report of farfault migrate, and the parts of it that farfault status shares.
+ *
+ * Numbers are shown where QEMU or farfault gave them and left out where not: stock QEMU knows
+ * nothing of requests' latency. No state; any thread.
+ */
+#include "cli/report.h"
+#include "cli/format.h"
+#include "cli/json.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+void ff_report_row(FILE *out, const char *name, const char *format, ...)
+{
+    va_list args;
+
+    fprintf(out, "  %-12s ", name);
+    va_start(args, format);
+    vfprintf(out, format, args);
+    va_end(args);
+    fputc('\n', out);
+}
+
+void ff_report_ram(FILE *out, JsonObject *info)
+{
+    JsonObject *ram = ff_json_object(info, "ram");
+    g_autofree char *sent = NULL, *total = NULL;
+    g_autofree char *rate = NULL;
+    double mbps = ff_json_double(ram, "mbps", 0);
+
+    if (!ram) {
+        return;
+    }
+    sent = ff_format_bytes(ff_json_int(ram, "transferred", 0));
+    total = ff_format_bytes(ff_json_int(ram, "total", 0));
+    rate = mbps > 0 ? g_strdup_printf(", %.0f Mbit/s", mbps) : g_strdup("");
+    ff_report_row(out, "transferred", "%s for %s of RAM%s", sent, total, rate);
+    ff_report_row(out, "pages",
+                  "%" G_GINT64_FORMAT " with data, %" G_GINT64_FORMAT " zero, %" G_GINT64_FORMAT
+                  " requested by the destination",
+                  ff_json_int(ram, "normal", 0), ff_json_int(ram, "duplicate", 0),
+                  ff_json_int(ram, "postcopy-requests", 0));
+}
+
+static void print_pages(FILE *out, JsonObject *x, bool source)
+{
+    gint64 bulk = ff_json_int(x, "pages-bulk", 0);
+    gint64 urgent = ff_json_int(x, "pages-urgent", 0);
+
+    if (bulk || urgent) {
+        ff_report_row(out, source ? "sent" : "placed",
+                      "%" G_GINT64_FORMAT " pages by bulk, %" G_GINT64_FORMAT
+                      " urgent; %" G_GINT64_FORMAT " of them zero, %" G_GINT64_FORMAT " twice",
+                      bulk, urgent, ff_json_int(x, "pages-zero", 0),
+                      ff_json_int(x, "pages-duplicate", 0));
+    }
+    if (ff_json_bool(x, "urgent-shared")) {
+        ff_report_row(out, "channels", "urgent pages share the main connection");
+    }
+}
+
+void ff_report_latency(FILE *out, JsonObject *info)
+{
+    JsonObject *x = ff_json_object(info, "x-farfault");
+    bool source = ff_json_object(info, "ram"); /* a destination's answer has none */
+    gint64 requests = ff_json_int(x, "requests", 0);
+    g_autofree char *mean = NULL, *p99 = NULL;
+
+    if (!x) {
+        return;
+    }
+    print_pages(out, x, source);
+    if (!requests) {
+        return;
+    }
+    mean = ff_format_us(ff_json_double(x, "latency-mean-us", 0));
+    p99 = ff_format_us(ff_json_double(x, "latency-p99-us", 0));
+    ff_report_row(out, "requests", "%" G_GINT64_FORMAT ", %s: mean %s, p99 up to %s", requests,
+                  source ? "from request to answer written" : "from fault to page placed", mean,
+                  p99);
+    ff_print_histogram(out, x);
+}
+
+static void print_downtime(FILE *out, const FfMoveResult *r, JsonObject *info)
+{
+    gint64 downtime = ff_json_int(info, "downtime", -1);
+    g_autofree char *said = downtime >= 0 ? ff_format_duration(downtime) : NULL;
+    g_autofree char *seen = r->stopped_us >= 0 ? ff_format_us(r->stopped_us) : NULL;
+
+    if (said && seen) {
+        ff_report_row(out, "downtime", "%s (STOP to RESUME: %s)", said, seen);
+    } else if (said || seen) {
+        ff_report_row(out, "downtime", "%s", said ? said : seen);
+    }
+}
+
+void ff_report_text(FILE *out, const FfMoveResult *r)
+{
+    JsonObject *info = ff_json_node_object(r->source_info);
+    gint64 total_ms = ff_json_int(info, "total-time", r->total_ms);
+    g_autofree char *total = ff_format_duration(total_ms);
+
+    if (r->outcome == FF_OUTCOME_COMPLETED) {
+        fprintf(out, "migration completed by %s; the guest is %s at the destination\n",
+                r->postcopy ? "postcopy" : "precopy",
+                r->guest_state ? r->guest_state : "(unknown)");
+        ff_report_row(out, "total time", "%s", total);
+        print_downtime(out, r, info);
+    } else {
+        fprintf(out, "migration %s: %s\n",
+                r->outcome == FF_OUTCOME_LEFT ? "goes on without this program"
+                                              : ff_outcome_name(r->outcome),
+                r->reason);
+        ff_report_row(out, "after", "%s", total);
+    }
+    ff_report_ram(out, info);
+    ff_report_latency(out, ff_json_node_object(r->destination_info));
+}
+
+void ff_report_json(FILE *out, const FfMoveResult *r)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    g_autofree char *text = NULL;
+    JsonObject *o = json_object_new();
+    JsonObject *info = ff_json_node_object(r->source_info);
+
+    json_node_take_object(root, o);
+    json_object_set_string_member(o, "outcome", ff_outcome_name(r->outcome));
+    if (r->reason) {
+        json_object_set_string_member(o, "reason", r->reason);
+    }
+    json_object_set_boolean_member(o, "postcopy", r->postcopy);
+    json_object_set_int_member(o, "total-ms", ff_json_int(info, "total-time", r->total_ms));
+    if (ff_json_int(info, "downtime", -1) >= 0) {
+        json_object_set_int_member(o, "downtime-ms", ff_json_int(info, "downtime", 0));
+    }
+    if (r->stopped_us >= 0) {
+        json_object_set_int_member(o, "stopped-us", r->stopped_us);
+    }
+    if (r->guest_state) {
+        json_object_set_string_member(o, "guest", r->guest_state);
+    }
+    if (r->source_info) {
+        json_object_set_member(o, "source", json_node_copy(r->source_info));
+    }
+    if (r->destination_info) {
+        json_object_set_member(o, "destination", json_node_copy(r->destination_info));
+    }
+    text = json_to_string(root, FALSE);
+    fprintf(out, "%s\n", text);
+}

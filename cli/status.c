@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault status: how a guest and its migration stand, in words. Only asks, changes nothing.
+ * One thread.
+ */
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/half.h"
+#include "cli/help.h"
+#include "cli/json.h"
+#include "cli/qmp.h"
+#include "cli/report.h"
+
+#include <string.h>
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+/* What is asked, in the order of .answer[]. */
+static const char *const question[] = {"query-migrate", "query-status", "query-name"};
+enum { MIGRATE, STATUS, NAME, QUESTIONS };
+
+static const char *guest_words(const char *state)
+{
+    static const struct {
+        const char *state, *words;
+    } table[] = {
+        {"inmigrate", "waits for an incoming migration"},
+        {"postmigrate", "has moved away; it does not run here any more"},
+        {"finish-migrate", "is stopped here while its migration ends"},
+        {"prelaunch", "was started with -S and has not run yet"},
+        {"running", "runs"},
+        {"paused", "is paused"},
+        {"suspended", "sleeps (suspended to RAM)"},
+        {"shutdown", "has shut down"},
+        {"io-error", "is stopped by an I/O error"},
+        {"guest-panicked", "has panicked"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (!strcmp(state, table[i].state)) {
+            return table[i].words;
+        }
+    }
+    return state;
+}
+
+static const char *migration_words(const char *status)
+{
+    static const struct {
+        const char *status, *words;
+    } table[] = {
+        {"none", "none so far"},
+        {"setup", "is being set up"},
+        {"active", "runs; the guest has not been switched over"},
+        {"pre-switchover", "waits for migrate-continue before the switch"},
+        {"device", "moves the device state"},
+        {"postcopy-active", "runs by postcopy: the guest has been switched over, and its memory "
+                            "follows"},
+        {"postcopy-paused",
+         "is paused after the switch: the connection broke, and nothing is lost"},
+        {"postcopy-recover", "is recovering after a pause"},
+        {"completed", "completed"},
+        {"failed", "failed"},
+        {"cancelling", "is being cancelled"},
+        {"cancelled", "was cancelled"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (!strcmp(status, table[i].status)) {
+            return table[i].words;
+        }
+    }
+    return status;
+}
+
+static void print_times(JsonObject *info)
+{
+    gint64 total = ff_json_int(info, "total-time", -1);
+    gint64 downtime = ff_json_int(info, "downtime", ff_json_int(info, "expected-downtime", -1));
+    g_autofree char *total_text = total >= 0 ? ff_format_duration(total) : NULL;
+    g_autofree char *down_text = downtime >= 0 ? ff_format_duration(downtime) : NULL;
+
+    if (total_text) {
+        ff_report_row(stdout, "time", "%s", total_text);
+    }
+    if (down_text) {
+        ff_report_row(stdout, "downtime", "%s%s", down_text,
+                      ff_json_get(info, "downtime", JSON_NODE_VALUE) ? "" : " (expected)");
+    }
+}
+
+static void print_remaining(JsonObject *info)
+{
+    JsonObject *ram = ff_json_object(info, "ram");
+    gint64 total = ff_json_int(ram, "total", 0);
+    gint64 remaining = ff_json_int(ram, "remaining", 0);
+    g_autofree char *left = ff_format_bytes(remaining);
+
+    if (total > 0 && remaining > 0) {
+        ff_report_row(stdout, "remaining", "%s, %.0f %% done", left,
+                      100 * CLAMP(1.0 - (double)remaining / total, 0.0, 1.0));
+    }
+}
+
+static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
+{
+    JsonObject *info = ff_json_node_object(answer[MIGRATE]);
+    const char *name = ff_json_string(ff_json_node_object(answer[NAME]), "name", NULL);
+    const char *state = ff_json_string(ff_json_node_object(answer[STATUS]), "status", "unknown");
+    const char *status = ff_json_string(info, "status", "none");
+    const char *why = ff_json_string(info, "error-desc", NULL);
+
+    printf("guest%s%s %s (%s, QEMU %s)\n", name ? " " : "", name ? name : "", guest_words(state),
+           state, ff_cli_qmp_version(qmp));
+    if (!strcmp(status, "none")) {
+        printf("migration: %s\n", migration_words(status));
+        return;
+    }
+    printf("migration %s (%s)%s%s\n", migration_words(status), status, why ? ": " : "",
+           why ? why : "");
+    print_times(info);
+    print_remaining(info);
+    ff_half_print(stdout, info);
+    ff_report_ram(stdout, info);
+    ff_report_latency(stdout, info);
+}
+
+static void print_json(FfCliQmp *qmp, JsonNode *const answer[])
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    JsonObject *object = json_object_new();
+    g_autofree char *text = NULL;
+
+    json_node_take_object(root, object);
+    json_object_set_string_member(object, "version", ff_cli_qmp_version(qmp));
+    for (int i = 0; i < QUESTIONS; i++) {
+        if (answer[i]) {
+            json_object_set_member(object, question[i], json_node_copy(answer[i]));
+        }
+    }
+    text = json_to_string(root, FALSE);
+    printf("%s\n", text);
+}
+
+static int show(const char *address, bool json)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, NULL, &error);
+    JsonNode *answer[QUESTIONS] = {NULL};
+
+    for (int i = 0; qmp && !error && i < QUESTIONS; i++) {
+        if (i != NAME || !ff_half_lacks_pages(ff_json_node_object(answer[MIGRATE]))) {
+            answer[i] = ff_cli_qmp_call(qmp, question[i], NULL, &error);
+        }
+    }
+    if (error) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+    } else if (json) {
+        print_json(qmp, answer);
+    } else {
+        print_text(qmp, answer);
+    }
+    for (int i = 0; i < QUESTIONS; i++) {
+        g_clear_pointer(&answer[i], json_node_unref);
+    }
+    return error ? EXIT_FAILED : EXIT_OK;
+}
+
+int ff_cli_status(int argc, char **argv)
+{
+    gboolean help = FALSE, json = FALSE;
+    g_auto(GStrv) positional = NULL;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"json", 0, 0, G_OPTION_ARG_NONE, &json, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_option_context_set_help_enabled(context, FALSE);
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault status --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (help) {
+        fputs(ff_help_status, stdout);
+        return EXIT_OK;
+    }
+    if (!positional || g_strv_length(positional) != 1) {
+        fprintf(stderr, "farfault: give one QMP address: farfault status QMP\n");
+        return EXIT_USAGE;
+    }
+    return show(positional[0], json);
+}

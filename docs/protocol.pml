@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The right to run, as a model for spin: switchover, cancel, failure, the death of either engine
+ * at any step, adoption by the next engine, network loss, recovery with epochs, revoke.
+ *
+ *   scripts/check-model         checks every property below, and that the model can fail
+ *
+ * Names that begin with FF_ are those of the code (relay/state.h, migration/migration.h,
+ * net/frame.h); scripts/check-model compares them. One process is one side: its sequence of
+ * engines, since an engine that dies is followed by one that knows what is stored (s_phase,
+ * s_right, s_epoch; d_phase, d_right, d_epoch, have) and what is real (who runs, what is in
+ * memory), and nothing else. A step between two MAY_DIE() is what the code does in one go.
+ *
+ * Abstractions: a guest has two pages; a lost connection shows on both sides, some time; what
+ * was on the way is delivered up to a point and then lost; requests and bulk are one (a page is
+ * sent at any time); QEMU and the relay do not die, but see RELAY_DIES, where it is only asked
+ * that nothing starts by itself; the operator (or x-farfault-auto-recover, which does the same and
+ * changes nothing but who does it) repeats migrate-recover and resume as long as it helps, may
+ * revoke in place of it, and ends a side that the other one's end has made superfluous. A peer of
+ * whom nothing is heard is a lost connection, whoever of the two finds it first.
+ *
+ * HOLE_* take one safety out each: spin has to find that.
+ */
+#ifndef DEATHS
+#define DEATHS 2 /* of engines, both sides together */
+#endif
+#ifndef CUTS
+#define CUTS 2 /* of the connection */
+#endif
+
+#define ALL 3 /* both pages */
+
+mtype = {
+    FF_PHASE_IDLE, FF_PHASE_SETUP, FF_PHASE_STOPPED, FF_PHASE_LOADING, FF_PHASE_LOADED,
+    FF_PHASE_GRANTED, FF_PHASE_DONE, FF_PHASE_DEAD,
+    FF_RUN_NONE, FF_RUN_MINE, FF_RUN_GIVEN,
+    FF_STATUS_SETUP, FF_STATUS_ACTIVE, FF_STATUS_DEVICE, FF_STATUS_POSTCOPY_ACTIVE,
+    FF_STATUS_POSTCOPY_PAUSED, FF_STATUS_POSTCOPY_RECOVER, FF_STATUS_COMPLETED, FF_STATUS_FAILED,
+    FF_FRAME_PREPARE, FF_FRAME_READY, FF_FRAME_DEVICE, FF_FRAME_LOADED, FF_FRAME_GRANT,
+    FF_FRAME_RUNNING, FF_FRAME_PAGES, FF_FRAME_ACK, FF_FRAME_DONE, FF_FRAME_FINISHED,
+    FF_FRAME_ABORT,
+    FF_FRAME_RESUME, FF_FRAME_RESUME_REPLY, FF_FRAME_HAVE, FF_FRAME_RESUMED,
+    FF_FRAME_REVOKE, FF_FRAME_REVOKED
+}
+
+/* Stored in the state memfd. */
+mtype s_phase = FF_PHASE_IDLE, s_right = FF_RUN_NONE;
+mtype d_phase = FF_PHASE_IDLE, d_right = FF_RUN_NONE;
+byte s_epoch = 1, d_epoch = 1;
+byte have = 0;               /* received at the destination; never cleared */
+/* What is real. */
+bool s_runs = true, d_runs = false;
+byte s_mem = ALL;            /* pages that the source has not released */
+/* What the client sees. */
+mtype s_status = FF_STATUS_SETUP, d_status = FF_STATUS_SETUP;
+bool cancel = false;
+bool s_end = false, d_end = false;  /* this side's migration is over */
+bool s_quit = false, d_quit = false; /* the operator ends a side that has become superfluous */
+bool s_force = false;        /* the operator has seen that the destination is dead */
+bool s_gone = false, d_gone = false; /* its relay, and so its engine, is dead */
+/* The connection. */
+bool up = true;
+bool listening = false;      /* the destination takes RESUME */
+byte cuts = 0, deaths = 0;
+chan to_d = [2] of { mtype, byte, mtype }; /* frame, epoch or pages, phase */
+chan to_s = [2] of { mtype, byte, mtype };
+
+#define SEND_D(f, n) if :: atomic { up && nfull(to_d) -> to_d!f(n, FF_PHASE_IDLE) } :: !up fi
+#define SEND_S(f, n, p) if :: atomic { up && nfull(to_s) -> to_s!f(n, p) } :: !up fi
+
+#ifdef RELAY_DIES
+#define MAY_DIE(who) \
+    if :: deaths < DEATHS -> atomic { deaths++; up = false; goto who##_died } \
+       :: deaths < DEATHS -> atomic { deaths++; up = false; who##_gone = true; goto who##_over } \
+       :: skip fi
+#else
+#define MAY_DIE(who) \
+    if :: deaths < DEATHS -> atomic { deaths++; up = false; goto who##_died } :: skip fi
+#endif
+
+/* What the code does in one go, after which the engine may die. */
+#define STEP(who, does) atomic { does; MAY_DIE(who) }
+
+/* ---- source: migration/source.c, source-recover.c, adopt.c -------------------------------------- */
+
+active proctype Source()
+{
+    byte dirty = ALL, n;
+    mtype phase;
+    bool refused = false; /* the guest runs there */
+    bool doubt = false;   /* a destination may wait for a grant that will not come */
+
+    /* agree() */
+    STEP(s, s_right = FF_RUN_MINE);
+    STEP(s, s_phase = FF_PHASE_SETUP; s_status = FF_STATUS_ACTIVE);
+    SEND_D(FF_FRAME_PREPARE, 0);
+    do
+    :: to_s?FF_FRAME_READY(_, _) -> break
+    :: to_s?FF_FRAME_ABORT(_, _) -> goto s_roll_back
+    :: !up || cancel -> goto s_roll_back
+    od;
+    /* stop_guest() */
+    STEP(s, s_phase = FF_PHASE_STOPPED);
+    STEP(s, s_runs = false; s_status = FF_STATUS_DEVICE);
+    /* send_device_state(); loading it may need pages */
+    SEND_D(FF_FRAME_DEVICE, 0);
+    do
+    :: to_s?FF_FRAME_LOADED(_, _) -> break
+    :: to_s?FF_FRAME_ACK(_, _)
+    :: to_s?FF_FRAME_ABORT(_, _) -> goto s_roll_back
+    :: !up || cancel -> goto s_roll_back
+    :: dirty & 1 -> dirty = dirty & 2; SEND_D(FF_FRAME_PAGES, 1)
+    od;
+    MAY_DIE(s);
+    /* give(): looks at cancel and stores GIVEN under one lock */
+#ifdef HOLE_GRANT_FIRST
+    SEND_D(FF_FRAME_GRANT, 0);
+    MAY_DIE(s);
+#endif
+    atomic {
+        if
+        :: cancel -> goto s_roll_back
+        :: else -> s_right = FF_RUN_GIVEN
+        fi
+    }
+    MAY_DIE(s);
+    STEP(s, s_phase = FF_PHASE_GRANTED);
+#ifndef HOLE_GRANT_FIRST
+    SEND_D(FF_FRAME_GRANT, 0);
+#endif
+
+s_postcopy:
+    s_status = FF_STATUS_POSTCOPY_ACTIVE;
+    do
+    :: dirty & 1 -> dirty = dirty & 2; SEND_D(FF_FRAME_PAGES, 1)
+    :: dirty & 2 -> dirty = dirty & 1; SEND_D(FF_FRAME_PAGES, 2)
+    :: to_s?FF_FRAME_ACK(n, _) ->
+        atomic { assert((have & n) == n); s_mem = s_mem & (ALL - n); n = 0 } /* release-ram */
+    :: to_s?FF_FRAME_RUNNING(_, _)
+    :: to_s?FF_FRAME_DONE(_, _) -> goto s_let_go
+    :: !up -> break
+    :: atomic { deaths < DEATHS -> deaths++; up = false; goto s_died }
+    od;
+
+s_paused:
+    assert(s_right == FF_RUN_GIVEN && !s_runs);
+    STEP(s, up = false; s_status = FF_STATUS_POSTCOPY_PAUSED);
+    if
+    :: atomic {
+        listening && !up ->
+        do :: to_d?_(_, _) :: to_s?_(_, _) :: empty(to_d) && empty(to_s) -> break od;
+        listening = false;
+        up = true
+    }
+    :: s_quit ->
+        assert(s_phase != FF_PHASE_DONE); /* who has heard DONE needs no operator */
+        s_end = true;
+        goto s_over
+    :: s_force -> goto s_take_back
+    fi;
+    STEP(s, s_status = FF_STATUS_POSTCOPY_RECOVER);
+    /* release-ram: memory that is not here any more cannot be gone back to. */
+    if
+    :: s_phase != FF_PHASE_DONE && s_mem == ALL && !refused -> goto s_revoke
+    :: skip
+    fi;
+    SEND_D(FF_FRAME_RESUME, s_epoch + 1);
+    if
+    :: to_s?FF_FRAME_RESUME_REPLY(n, phase) -> atomic { assert(n > s_epoch); s_epoch = n; n = 0 }
+    :: !up -> goto s_paused
+    fi;
+    MAY_DIE(s);
+    if
+    :: to_s?FF_FRAME_HAVE(n, _) ->
+#ifdef HOLE_HAVE
+        skip
+#else
+        dirty = ALL - n; n = 0
+#endif
+    :: !up -> goto s_paused
+    fi;
+    assert((dirty & s_mem) == dirty); /* what is asked for can be sent */
+    if
+    :: phase == FF_PHASE_DONE -> goto s_let_go
+    :: else
+    fi;
+    SEND_D(FF_FRAME_RESUMED, s_epoch);
+    MAY_DIE(s);
+    if
+    :: phase == FF_PHASE_LOADED -> SEND_D(FF_FRAME_GRANT, 0)
+    :: else
+    fi;
+    goto s_postcopy;
+
+s_revoke:
+#ifdef HOLE_REVOKE_BLIND
+    goto s_take_back;
+#endif
+    SEND_D(FF_FRAME_REVOKE, 0);
+    if
+    :: to_s?FF_FRAME_REVOKED(n, _) ->
+        if
+        :: n == 0 -> goto s_take_back
+        :: else -> n = 0; refused = true; goto s_paused
+        fi
+    :: !up -> goto s_paused
+    fi;
+
+s_take_back: /* take_back(), then roll back */
+    STEP(s, s_phase = FF_PHASE_STOPPED);
+    STEP(s, s_right = FF_RUN_MINE);
+    goto s_roll_back;
+
+s_let_go:
+    assert(have == ALL);
+    STEP(s, s_phase = FF_PHASE_DONE);
+    /* SHUT(0), undo */
+    SEND_D(FF_FRAME_FINISHED, 0);
+    MAY_DIE(s);
+    up = false;
+    s_phase = FF_PHASE_IDLE;
+    s_status = FF_STATUS_COMPLETED;
+    s_end = true;
+    goto s_over;
+
+s_roll_back:
+    assert(s_right != FF_RUN_GIVEN);
+    STEP(s, s_runs = true);
+    SEND_D(FF_FRAME_ABORT, 0);
+    MAY_DIE(s);
+    up = false;
+    STEP(s, s_right = FF_RUN_NONE);
+    s_phase = FF_PHASE_IDLE;
+    s_status = FF_STATUS_FAILED;
+    doubt = true;
+    s_end = true;
+    goto s_over;
+
+s_died: /* adopt_source() */
+    atomic { s_epoch = s_epoch + 1; n = 0 };
+    if
+    :: s_right == FF_RUN_GIVEN ->
+        dirty = ALL;
+        if
+#ifndef HOLE_ADOPT_DONE
+        :: s_phase == FF_PHASE_DONE -> goto s_let_go
+#endif
+        :: else -> goto s_paused
+        fi
+    :: else -> goto s_roll_back
+    fi;
+
+s_over:
+    /* Nobody reads any more; ff_source_tell_roll_back(): it says what ABORT may not have. */
+    do
+    :: to_s?_(_, _)
+    :: atomic { doubt && listening && !up ->
+        do :: to_d?_(_, _) :: to_s?_(_, _) :: empty(to_d) && empty(to_s) -> break od;
+        listening = false;
+        doubt = false;
+        up = true;
+        to_d!FF_FRAME_REVOKE(0, FF_PHASE_IDLE) }
+    :: empty(to_s) && !up && d_end -> break
+#ifdef RELAY_DIES
+    :: d_gone -> break
+    :: s_gone -> break
+#endif
+    od
+}
+
+/* ---- destination: migration/destination.c, dest-recover.c, adopt.c ------------------------------- */
+
+active proctype Destination()
+{
+    byte n;
+
+    STEP(d, d_phase = FF_PHASE_SETUP; d_status = FF_STATUS_ACTIVE);
+    if
+    :: to_d?FF_FRAME_PREPARE(_, _)
+    :: to_d?FF_FRAME_ABORT(_, _) -> goto d_give_up
+    :: !up -> goto d_give_up
+    fi;
+    /* prepare_load(): RAM is emptied and armed */
+    STEP(d, d_phase = FF_PHASE_LOADING);
+    SEND_S(FF_FRAME_READY, 0, FF_PHASE_IDLE);
+    do
+    :: to_d?FF_FRAME_DEVICE(_, _) -> break
+    :: to_d?FF_FRAME_ABORT(_, _) -> goto d_give_up
+    :: !up -> goto d_give_up
+    od;
+    do
+    :: to_d?FF_FRAME_PAGES(n, _) -> atomic { have = have | n; n = 0 }
+    :: to_d?FF_FRAME_ABORT(_, _) -> goto d_give_up
+    :: !up -> goto d_give_up
+    :: break /* SHUT(0): loaded */
+    :: goto d_give_up /* QEMU cannot load it */
+    od;
+    MAY_DIE(d);
+    STEP(d, d_phase = FF_PHASE_LOADED);
+    SEND_S(FF_FRAME_LOADED, 0, FF_PHASE_IDLE);
+
+d_loaded: /* may not run, and cannot know whether the source may */
+    do
+    :: to_d?FF_FRAME_GRANT(_, _) -> break
+    :: to_d?FF_FRAME_PAGES(n, _) -> atomic { have = have | n; n = 0 }
+    :: to_d?FF_FRAME_ABORT(_, _) -> goto d_give_up
+    :: !up -> goto d_paused
+    :: atomic { deaths < DEATHS -> deaths++; up = false; goto d_died }
+    od;
+    /* take_over() */
+    STEP(d, d_right = FF_RUN_MINE);
+    STEP(d, d_phase = FF_PHASE_GRANTED);
+
+d_resume:
+    STEP(d, d_runs = true);
+    SEND_S(FF_FRAME_RUNNING, 0, FF_PHASE_IDLE);
+
+d_postcopy:
+    d_status = FF_STATUS_POSTCOPY_ACTIVE;
+    do
+    :: to_d?FF_FRAME_PAGES(n, _) ->
+        MAY_DIE(d); /* read, not placed */
+        STEP(d, have = have | n);
+        SEND_S(FF_FRAME_ACK, n, FF_PHASE_IDLE);
+        n = 0
+    :: have == ALL -> goto d_complete
+    :: !up -> goto d_paused
+    :: atomic { deaths < DEATHS -> deaths++; up = false; goto d_died }
+    od;
+
+d_complete:
+    STEP(d, d_phase = FF_PHASE_DONE);
+    d_status = FF_STATUS_COMPLETED;
+    SEND_S(FF_FRAME_DONE, 0, FF_PHASE_IDLE);
+    do
+    :: to_d?FF_FRAME_FINISHED(_, _) -> goto d_finished
+    :: to_d?FF_FRAME_PAGES(n, _) -> atomic { assert((have & n) == n); n = 0 } /* dropped */
+    :: !up -> break
+    :: atomic { deaths < DEATHS -> deaths++; up = false; goto d_died }
+    od;
+    goto d_paused; /* ff_dest_linger(): the source is told when it comes back */
+
+d_finished:
+    atomic { d_phase = FF_PHASE_IDLE; up = false; listening = false; d_end = true };
+    goto d_over;
+
+d_paused:
+    atomic { up = false; n = 0;
+    if
+    :: d_phase == FF_PHASE_DONE -> d_status = FF_STATUS_COMPLETED
+    :: else -> d_status = FF_STATUS_POSTCOPY_PAUSED
+    fi;
+    MAY_DIE(d);
+    listening = true };
+    if
+    :: !listening /* somebody has connected */
+    :: atomic { d_quit && listening -> listening = false };
+        goto d_give_up
+    /* The source does not come back in time: nothing is lost by it. */
+    :: atomic { d_phase == FF_PHASE_DONE && listening -> listening = false }; goto d_finished
+    :: deaths < DEATHS -> atomic { deaths++; up = false; goto d_died }
+    fi;
+    if
+    :: to_d?FF_FRAME_RESUME(n, _) ->
+        if
+        :: n > d_epoch -> atomic { d_epoch = n; n = 0 }
+        :: else -> atomic { d_epoch = d_epoch + 1; n = 0 }
+        fi
+    :: to_d?FF_FRAME_REVOKE(_, _) ->
+        if
+        :: d_phase == FF_PHASE_LOADED -> goto d_revoked
+        :: else -> SEND_S(FF_FRAME_REVOKED, 1, FF_PHASE_IDLE); !up; goto d_paused
+        fi
+    :: !up -> goto d_paused
+    fi;
+    MAY_DIE(d);
+    SEND_S(FF_FRAME_RESUME_REPLY, d_epoch, d_phase);
+    MAY_DIE(d);
+    SEND_S(FF_FRAME_HAVE, have, FF_PHASE_IDLE);
+    if
+    :: d_phase == FF_PHASE_DONE ->
+        if
+        :: to_d?FF_FRAME_FINISHED(_, _) -> goto d_finished
+        :: !up -> goto d_paused
+        fi
+    :: else
+    fi;
+    d_status = FF_STATUS_POSTCOPY_RECOVER;
+    if
+    :: to_d?FF_FRAME_RESUMED(n, _) -> atomic { assert(n == d_epoch); n = 0 }
+    :: !up -> goto d_paused
+    fi;
+    MAY_DIE(d);
+    if
+    :: d_phase == FF_PHASE_LOADED -> goto d_loaded
+    :: else -> goto d_postcopy
+    fi;
+
+d_revoked: /* ff_dest_take_revoke(): dead first, then its QEMU ends, then it says so */
+    STEP(d, d_phase = FF_PHASE_DEAD);
+    SEND_S(FF_FRAME_REVOKED, 0, FF_PHASE_IDLE);
+    goto d_give_up;
+
+d_give_up: /* abandon(): this QEMU ends, it never runs */
+    assert(!d_runs);
+    d_phase = FF_PHASE_DEAD;
+    d_status = FF_STATUS_FAILED;
+    SEND_S(FF_FRAME_ABORT, 0, FF_PHASE_IDLE);
+    up = false;
+    d_end = true;
+    goto d_over;
+
+d_died: /* adopt_destination() */
+    listening = false;
+    atomic { d_epoch = d_epoch + 1; n = 0 };
+    if
+    :: d_phase == FF_PHASE_GRANTED && !d_runs ->
+#ifndef HOLE_NOT_STARTED
+        d_runs = true;
+#endif
+        goto d_paused
+    :: d_phase == FF_PHASE_GRANTED && d_runs -> goto d_paused
+    :: d_phase == FF_PHASE_LOADED -> goto d_paused
+    :: d_phase == FF_PHASE_DONE -> d_status = FF_STATUS_COMPLETED; goto d_finished
+    :: d_phase == FF_PHASE_SETUP || d_phase == FF_PHASE_LOADING -> goto d_give_up
+    :: d_phase == FF_PHASE_DEAD -> /* its QEMU lives still */
+#ifdef HOLE_DEAD_LIVES
+        up = false;
+        d_runs = true; /* the client's cont */
+#endif
+        goto d_give_up
+    fi;
+
+d_over:
+    do
+    :: to_d?_(_, _)
+    :: empty(to_d) && !up && s_end -> break
+#ifdef RELAY_DIES
+    :: s_gone -> break
+    :: d_gone -> break
+#endif
+    od
+}
+
+/* ---- the world ----------------------------------------------------------------------------------- */
+
+active proctype Network()
+{
+    do
+    :: cuts < CUTS && up -> atomic { cuts++; up = false }
+    :: s_end && d_end -> break
+#ifdef RELAY_DIES
+    :: s_gone || d_gone -> break
+#endif
+    od
+}
+
+active proctype Operator()
+{
+    do
+    :: !cancel && s_status != FF_STATUS_POSTCOPY_ACTIVE -> cancel = true
+    /* "the guest goes on here", at the source: the loaded copy is superfluous. */
+    :: s_status == FF_STATUS_FAILED && d_status == FF_STATUS_POSTCOPY_PAUSED && !d_quit -> d_quit = true
+    /* "the source has taken the guest back", at the destination, and the source does not know. */
+    :: d_end && d_status == FF_STATUS_FAILED && s_status == FF_STATUS_POSTCOPY_PAUSED && !s_force ->
+        s_force = true
+    :: d_end && d_status == FF_STATUS_COMPLETED && s_status == FF_STATUS_POSTCOPY_PAUSED && !s_quit ->
+        s_quit = true
+    :: s_end && d_end -> break
+#ifdef RELAY_DIES
+    :: s_gone || d_gone -> goto lost
+#endif
+    od;
+    /* However it went, the guest runs at one side, with all of its memory. */
+    assert(s_runs + d_runs == 1 && (d_runs -> have == ALL : 1));
+#ifdef RELAY_DIES
+lost:
+    skip
+#endif
+}
+
+/* ---- properties ----------------------------------------------------------------------------------
+ *
+ * Beside these two: no deadlock (every run that ends has both sides at their end), no run goes on
+ * for ever, and Operator's assertion. The three together: there is always a way forward, and it
+ * leads to a guest that runs.
+ */
+
+/* One guest runs at most once, and only with the right to. */
+ltl never_two { [] (!(s_runs && d_runs) && !(s_runs && s_right == FF_RUN_GIVEN) &&
+                    !(d_runs && s_right == FF_RUN_MINE)) }
+/* Every page is on one of the sides; a guest that runs at the source has all of them there. */
+ltl pages_kept { [] ((s_mem | have) == ALL && (s_runs -> s_mem == ALL)) }

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Named points at which a test makes the engine fail. Only where meson was told -Dfaults=true;
+ * otherwise each of the macros is nothing, or the call that it is about.
+ *
+ * The environment variable FARFAULT_FAULTS says what happens where: DIR;POINT=ACTION;...
+ *
+ *   POINT   SIDE/STATE/PLACE/NAME, each perhaps with wildcards (fnmatch):
+ *             SIDE   source, destination
+ *             STATE  the migration's status (migration/states.c)
+ *             PLACE  main, urgent: before a message is written there, NAME is the frame's
+ *                    at:           a moment in the code
+ *                    call:         a system call or an allocation
+ *           followed by #N: not before it is reached the Nth time
+ *   ACTION  kill, abort         the process dies (SIGKILL, SIGABRT)
+ *           stop:MS, delay:MS   the process, or this thread, stands still
+ *           cut:N               the connection is shut down after N bytes of the message
+ *           dup                 the message is written twice
+ *           flip:N              bit 0 of the message's byte N is inverted
+ *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
+ *
+ * Each happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
+ * engine that is started anew goes on unharmed, and a test sees that the point was reached.
+ *
+ * Any thread; no lock.
+ */
+#ifndef FF_FAULT_H
+#define FF_FAULT_H
+
+#ifdef FF_FAULTS
+
+#include <stdbool.h>
+#include <sys/uio.h>
+
+void ff_fault_side(const char *side);
+void ff_fault_state(const char *state);
+void ff_fault_at(const char *name);
+/* TRUE: the call is not to be made; errno is set. */
+bool ff_fault_call(const char *name);
+/* A message is about to be written to FD. 0: write it. 1: it has been written. -errno. */
+int ff_fault_message(const char *channel, const char *name, int fd, const struct iovec *iov, int n);
+
+#define FF_FAULT_SIDE(side) ff_fault_side(side)
+#define FF_FAULT_STATE(state) ff_fault_state(state)
+#define FF_FAULT_AT(name) ff_fault_at(name)
+#define FF_FAULT_CALL(name, call) (ff_fault_call(name) ? -1 : (call))
+#define FF_FAULT_MAP(name, call) (ff_fault_call(name) ? MAP_FAILED : (call))
+
+#else
+
+#define FF_FAULT_SIDE(side) ((void)0)
+#define FF_FAULT_STATE(state) ((void)0)
+#define FF_FAULT_AT(name) ((void)0)
+#define FF_FAULT_CALL(name, call) (call)
+#define FF_FAULT_MAP(name, call) (call)
+
+#endif
+#endif

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's readers: the main one, which is the migration thread (bulk runs, control,
+ * device state), those of further bulk connections, and the urgent one, so that the answer to a
+ * request never waits behind a bulk run. What a frame may be in each moment is decided here, before
+ * anything is done with it.
+ *
+ * Threads: one per channel, each with a buffer of its own; no lock.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Device state that QEMU has not taken yet (bytes): more is a hostile or broken source. */
+#define DEVICE_QUEUE_MAX (512ull << 20)
+/* An acknowledgement each so many page frames (8 MiB of full runs). */
+#define ACK_EVERY 64
+
+typedef struct {
+    FfMigration *m;
+    FfChannel *ch;
+    unsigned index;
+    uint8_t *buf; /* FF_FRAME_MAX_DATA, page aligned */
+    uint64_t frames;
+    bool prepared; /* PREPARE came: no page until the last stale one is dropped */
+} Reader;
+
+static int protocol_error(Reader *r, const FfFrame *f, const char *why)
+{
+    ff_m_dead(r->m, "the source sent '%s': %s", ff_frame_name(f->type), why);
+    return -EBADMSG;
+}
+
+static int acknowledge(Reader *r)
+{
+    if (++r->frames % ACK_EVERY) {
+        return 0;
+    }
+    FfFrame ack = ff_frame(FF_FRAME_ACK, 0);
+    ack.flags = r->index;
+    ack.page = r->frames;
+    return ff_channel_send(r->m->main, ack, NULL, false);
+}
+
+static int take_run(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+    const char *why;
+    int rc;
+
+    bool precopy = !g_atomic_int_get(&m->frozen);
+    if (precopy && (r->prepared || r->index != FF_INDEX_MAIN)) {
+        return protocol_error(r, f, "no page was expected yet");
+    }
+    if (ff_frame_check_run(f, m->frame_blocks, m->n_blocks, &why) < 0) {
+        return protocol_error(r, f, why);
+    }
+    if (f->epoch != (uint32_t)m->epoch) {
+        return protocol_error(r, f, "it belongs to an earlier connection");
+    }
+    bool zero = f->type == FF_FRAME_ZERO;
+    rc = zero ? 0 : ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    if (rc == 0) {
+        rc = precopy ? ff_dest_write(m, f, zero ? NULL : r->buf)
+             : zero  ? ff_dest_place_zero(m, f->block, f->page, f->n_pages)
+                     : ff_dest_place(m, f->block, f->page, f->n_pages, r->buf);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (r->index == FF_INDEX_URGENT) {
+        ff_count(m->stats.pages_urgent, f->n_pages);
+    } else {
+        ff_count(m->stats.pages_bulk, f->n_pages);
+    }
+    return acknowledge(r);
+}
+
+static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
+{
+    const FfMigration *m = r->m;
+
+    for (unsigned i = 0; i < f->n_pages; i++) {
+        FfFrame run = ff_frame(FF_FRAME_STALE, 0);
+        const char *why;
+        runs[i].block = run.block = GUINT32_FROM_LE(runs[i].block);
+        runs[i].n_pages = run.n_pages = GUINT32_FROM_LE(runs[i].n_pages);
+        runs[i].page = run.page = GUINT64_FROM_LE(runs[i].page);
+        if (ff_frame_check_run(&run, m->frame_blocks, m->n_blocks, &why) < 0) {
+            return protocol_error(r, f, why);
+        }
+    }
+    return 0;
+}
+
+/* The guest is stopped and every stale page is gone. Only now faults are looked at: a page that is
+ * zero and received must not be put back between its STALE and its drop. */
+static void freeze(FfMigration *m)
+{
+    g_atomic_int_set(&m->frozen, 1);
+    m->fault_thread = g_thread_new("ff-fault", ff_dest_fault, m);
+    if (ff_counted(m->done_pages) == m->total_pages) {
+        ff_m_event(m, FF_EV_ALL);
+    }
+}
+
+static int take_stale(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+    FfStaleRun *runs = (FfStaleRun *)r->buf;
+    bool armed = g_atomic_int_get(&m->armed), last = f->flags & FF_STALE_LAST;
+
+    if (g_atomic_int_get(&m->frozen) || (r->prepared ? !armed : last)) {
+        return protocol_error(r, f, "it was not expected now");
+    }
+    if (f->n_pages > FF_STALE_MAX_RUNS || f->length != f->n_pages * sizeof(FfStaleRun)) {
+        return protocol_error(r, f, "a payload that is not as long as its runs");
+    }
+    int rc = ff_channel_read_all(r->ch, runs, f->length, -1);
+    if (rc == 0) {
+        rc = check_stale(r, f, runs);
+    }
+    if (rc == 0) {
+        rc = ff_dest_stale(m, runs, f->n_pages, armed);
+    }
+    if (rc == 0 && last) {
+        freeze(m);
+    }
+    if (rc == 0 && f->flags & FF_STALE_TELL) {
+        FfFrame ready = ff_frame(FF_FRAME_READY, 0);
+        ready.page = 1;
+        rc = ff_channel_send(m->main, ready, NULL, true);
+    }
+    return rc;
+}
+
+static int take_prepare(Reader *r, FfFrame *f)
+{
+    if (r->prepared || g_atomic_int_get(&r->m->frozen)) {
+        return protocol_error(r, f, "it came already");
+    }
+    r->prepared = true;
+    ff_priority_urgent(); /* the guest stands still, until GRANT */
+    /* Observer: the coordinator, after the event. */
+    r->m->whole = f->flags & FF_PREPARE_WHOLE;
+    ff_m_event(r->m, FF_EV_PREPARE);
+    return 0;
+}
+
+static int take_device(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+
+    if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT) {
+        return protocol_error(r, f, "no device state is expected now");
+    }
+    if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
+        return protocol_error(r, f, "more device state than QEMU takes");
+    }
+    int rc = ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    if (rc < 0) {
+        return rc;
+    }
+    ff_count(m->device_queued, f->length);
+    ff_count(m->stats.device_bytes, f->length);
+    ff_m_copy_device(m, r->buf, f->length);
+    GBytes *bytes = g_bytes_new(r->buf, f->length);
+    ff_tsan_publish(bytes);
+    g_async_queue_push(m->device_queue, bytes);
+    return 0;
+}
+
+static int take_grant(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+    char text[32] = "";
+
+    /* LOADED is stored before it is sent: an honest grant finds it. */
+    if (__atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_LOADED ||
+        ff_m_events(m) & FF_EV_GRANT) {
+        return protocol_error(r, f, "nothing was loaded that could be granted");
+    }
+    int rc = ff_channel_read_all(r->ch, text, f->length, -1);
+    if (rc < 0) {
+        return rc;
+    }
+    ff_mutex_lock(&m->lock);
+    m->granted_state = g_strdup(text);
+    ff_mutex_unlock(&m->lock);
+    ff_m_event(m, FF_EV_GRANT);
+    ff_priority_bulk();
+    return 0;
+}
+
+static int take_shared(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+
+    ff_mutex_lock(&m->lock);
+    bool ok = m->want_channel;
+    m->want_channel = false;
+    m->channel_shared = ok;
+    ff_mutex_unlock(&m->lock);
+    if (!ok) {
+        return protocol_error(r, f, "the channels were agreed on already");
+    }
+    ff_m_event(m, FF_EV_CHANNEL);
+    return 0;
+}
+
+static int take_abort(Reader *r, FfFrame *f)
+{
+    char text[FF_FRAME_MAX_TEXT + 1] = "";
+    int rc = ff_channel_read_all(r->ch, text, f->length, -1);
+
+    if (rc == 0) {
+        ff_m_event(r->m, FF_EV_ABORTED);
+        ff_m_dead(r->m, "the source gave up: %s", text);
+    }
+    return rc < 0 ? rc : -ECANCELED;
+}
+
+/* END: nothing more comes from bulk. What is missing now must be on the urgent channel's way. */
+static int dispatch(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+
+    if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO) {
+        return take_run(r, f);
+    }
+    if (f->type == FF_FRAME_ALIVE) {
+        return 0;
+    }
+    if (r->index != FF_INDEX_MAIN) {
+        return f->type == FF_FRAME_END ? 0
+                                       : protocol_error(r, f, "only pages belong on this channel");
+    }
+    if (f->type == FF_FRAME_PAUSED && m->peer_features & FF_FEATURE_ALIVE) {
+        ff_m_event(m, FF_EV_PAUSE);
+        ff_m_dead(m, "Postcopy migration is paused by the user of the source");
+        return -ECANCELED;
+    }
+    switch (f->type) {
+    case FF_FRAME_SHARED:
+        return take_shared(r, f);
+    case FF_FRAME_PREPARE:
+        return take_prepare(r, f);
+    case FF_FRAME_STALE:
+        return take_stale(r, f);
+    case FF_FRAME_DEVICE:
+        return take_device(r, f);
+    case FF_FRAME_GRANT:
+        return take_grant(r, f);
+    case FF_FRAME_END:
+        return 0;
+    case FF_FRAME_FINISHED:
+        ff_m_event(m, FF_EV_FINISHED);
+        return 0;
+    case FF_FRAME_ABORT:
+        return take_abort(r, f);
+    default:
+        return protocol_error(r, f, "it does not belong here");
+    }
+}
+
+static void read_frames(Reader *r)
+{
+    const char *why;
+    FfFrame f;
+    int rc;
+
+    r->buf =
+        mmap(NULL, FF_FRAME_MAX_DATA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (r->buf == MAP_FAILED) {
+        ff_m_dead(r->m, "no memory for a receive buffer: %s", g_strerror(errno));
+        return;
+    }
+    do {
+        why = NULL;
+        rc = ff_channel_read_frame(r->ch, &f, -1, &why);
+    } while (rc == 0 && (rc = dispatch(r, &f)) == 0);
+    if (why) {
+        ff_m_dead(r->m, "the source sent %s: protocol error", why);
+    } else {
+        ff_m_dead(r->m, "lost the connection to the source: %s",
+                  rc == -EPIPE ? "the peer closed it" : g_strerror(-rc));
+    }
+    munmap(r->buf, FF_FRAME_MAX_DATA);
+}
+
+gpointer ff_dest_main_reader(gpointer p)
+{
+    FfMigration *m = p;
+    Reader r = {.m = m, .ch = m->main, .index = FF_INDEX_MAIN};
+
+    ff_priority_bulk();
+    read_frames(&r);
+    ff_m_event(m, FF_EV_MAIN_ENDED);
+    return NULL;
+}
+
+gpointer ff_dest_urgent_reader(gpointer p)
+{
+    FfMigration *m = p;
+    Reader r = {.m = m, .ch = m->urgent, .index = FF_INDEX_URGENT};
+
+    ff_priority_urgent();
+    read_frames(&r);
+    return NULL;
+}
+
+gpointer ff_dest_extra_reader(gpointer p)
+{
+    FfExtra *x = p;
+    Reader r = {.m = x->m, .ch = x->ch, .index = x->index};
+
+    ff_priority_bulk();
+    read_frames(&r);
+    return NULL;
+}

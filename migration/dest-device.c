@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Device state into the destination QEMU, and what QEMU answers.
+ *
+ * The feeder is a thread of its own because QEMU stops reading while it waits for a page, and
+ * that page may have to come through the very reader that got the device state. The return path
+ * carries one word that matters: SHUT, loaded (0) or not.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* QEMU's return path (migration/migration.h): be16 type, be16 length, payload. */
+#define RP_SHUT 1
+#define RP_MAX_PAYLOAD 512
+
+gpointer ff_dest_feeder(gpointer p)
+{
+    FfMigration *m = p;
+
+    ff_priority_urgent();
+    for (;;) {
+        g_autoptr(GBytes) bytes = g_async_queue_pop(m->device_queue);
+        ff_tsan_receive(bytes);
+        size_t len;
+        const void *data = g_bytes_get_data(bytes, &len);
+        if (len == 0) {
+            return NULL;
+        }
+        struct iovec iov = {(void *)data, len};
+        int rc = ff_channel_write_all(m->inner, &iov, 1, false);
+        if (rc < 0) {
+            if (!(ff_m_events(m) & FF_EV_SHUT)) {
+                ff_m_dead(m, "QEMU did not take the device state: %s; see this QEMU's log",
+                          g_strerror(-rc));
+            }
+            return NULL;
+        }
+        __atomic_fetch_sub(&m->device_queued, len, __ATOMIC_RELAXED);
+    }
+}
+
+gpointer ff_dest_return_path(gpointer p)
+{
+    FfMigration *m = p;
+    uint8_t payload[RP_MAX_PAYLOAD];
+
+    ff_priority_urgent();
+    for (;;) {
+        uint16_t head[2];
+        if (ff_channel_read_all(m->inner, head, sizeof(head), -1) < 0) {
+            break;
+        }
+        uint16_t type = GUINT16_FROM_BE(head[0]), len = GUINT16_FROM_BE(head[1]);
+        if (len > sizeof(payload) || ff_channel_read_all(m->inner, payload, len, -1) < 0) {
+            break;
+        }
+        if (type == RP_SHUT && len == 4) {
+            uint32_t value;
+            memcpy(&value, payload, sizeof(value));
+            if (value) {
+                break;
+            }
+            ff_m_event(m, FF_EV_SHUT);
+            return NULL;
+        }
+    }
+    ff_m_dead(m, "QEMU could not load the device state: see this QEMU's log for the device");
+    return NULL;
+}

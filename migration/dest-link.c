@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's side of the connections: listen, tell a farfault source from anything else,
+ * compare its guest with ours, attach the urgent channel.
+ *
+ * Threads: the acceptor takes connections one after the other; ff_dest_greet() is the
+ * coordinator's. A connection that is neither a farfault source nor one of its channels is
+ * closed with a line in the log, and the wait goes on: a port scanner must not end a guest.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define GREETING_DEADLINE_MS 20000
+#define FIRST_BYTES_DEADLINE_MS 10000
+
+bool ff_dest_listen(FfMigration *m, GError **error)
+{
+    m->listen_address = ff_address_parse(m->cfg.uri, error);
+    if (!m->listen_address) {
+        return false;
+    }
+    m->listen_fd = ff_address_listen(m->listen_address, error);
+    if (m->listen_fd < 0) {
+        return false;
+    }
+    m->socket_address = ff_address_of_listener(m->listen_address, m->listen_fd);
+    return true;
+}
+
+/* ---- the acceptor ------------------------------------------------------------------------- */
+
+/* The coordinator waits for it, puts it in its place, or frees it: nothing is done with it here
+ * once it is handed over. */
+static void hand_over_urgent(FfMigration *m, FfChannel *ch)
+{
+    ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
+    ff_mutex_lock(&m->lock);
+    m->accepting = NULL;
+    if (m->want_channel) {
+        m->want_channel = false;
+        m->arrived_urgent = g_steal_pointer(&ch);
+        m->events |= FF_EV_CHANNEL;
+        ff_cond_broadcast(&m->changed);
+    }
+    ff_mutex_unlock(&m->lock);
+    ff_channel_free(ch); /* the attempt is over */
+}
+
+static void attach_urgent(FfMigration *m, FfChannel *ch)
+{
+    ff_channel_set_urgent(ch);
+    ff_mutex_lock(&m->lock);
+    bool recovering = m->recovering;
+    if (!recovering) {
+        m->urgent = ch;
+        m->want_channel = false;
+        m->accepting = NULL;
+    }
+    ff_mutex_unlock(&m->lock);
+    if (recovering) {
+        hand_over_urgent(m, ch);
+        return;
+    }
+    if (ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true) < 0) {
+        ff_m_dead(m, "the urgent channel closed at once");
+        return;
+    }
+    m->urgent_thread = g_thread_new("ff-urgent", ff_dest_urgent_reader, m);
+    ff_m_event(m, FF_EV_CHANNEL);
+}
+
+/* The epoch that a further channel must have; 0: none is expected. Under the lock. */
+static uint64_t wanted_epoch(const FfMigration *m)
+{
+    return !m->want_channel ? 0 : m->recovering ? m->want_epoch : m->epoch;
+}
+
+/* The answer comes first: once it is attached, the coordinator may free it at any time. In a
+ * recovery its reader is started when the whole connection stands. */
+static const char *attach_extra(FfMigration *m, FfChannel **ch, uint64_t epoch)
+{
+    ff_channel_send(*ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
+    ff_mutex_lock(&m->lock);
+    bool recovering = m->recovering;
+    bool ok = wanted_epoch(m) == epoch && m->n_extra < FF_MAX_EXTRA;
+    if (ok) {
+        m->accepting = NULL;
+        ff_extra_add_locked(m, g_steal_pointer(ch));
+    }
+    ff_mutex_unlock(&m->lock);
+    if (!ok) {
+        return "no further channel is expected now";
+    }
+    if (!recovering) {
+        FfExtra *x = &m->extra[m->n_extra - 1];
+        x->thread = g_thread_new("ff-bulk", ff_dest_extra_reader, x);
+    }
+    return NULL;
+}
+
+/* Compares in a time that does not depend on where they differ. */
+static bool same_secret(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    uint8_t diff = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        diff |= a[i] ^ b[i];
+    }
+    return diff == 0;
+}
+
+/* The first bytes are a frame: a further channel of the migration under way. */
+static const char *take_channel(FfMigration *m, FfChannel **ch, const GByteArray *first)
+{
+    FfFrame f;
+    FfChannelHello h;
+    const char *why = NULL;
+
+    memcpy(&f, first->data, first->len);
+    if (ff_channel_read_all(*ch, (char *)&f + first->len, sizeof(f) - first->len,
+                            FIRST_BYTES_DEADLINE_MS) < 0 ||
+        ff_frame_decode(&f, &why) < 0 || f.type != FF_FRAME_CHANNEL ||
+        ff_channel_read_all(*ch, &h, sizeof(h), FIRST_BYTES_DEADLINE_MS) < 0) {
+        return why ? why : "not a migration stream";
+    }
+    ff_mutex_lock(&m->lock);
+    uint64_t epoch = wanted_epoch(m);
+    ff_mutex_unlock(&m->lock);
+    uint32_t kind = GUINT32_FROM_LE(h.kind);
+    if (!epoch || (kind != FF_CHANNEL_URGENT && kind != FF_CHANNEL_BULK)) {
+        return "no channel is expected now";
+    }
+    if (!same_secret(h.session, m->session, sizeof(h.session)) ||
+        !same_secret(h.secret, m->secret, sizeof(h.secret))) {
+        return "it does not belong to this migration (wrong secret)";
+    }
+    if (GUINT32_FROM_LE(h.epoch) != (uint32_t)epoch) {
+        return "it belongs to an earlier connection";
+    }
+    if (kind == FF_CHANNEL_BULK) {
+        return attach_extra(m, ch, epoch);
+    }
+    attach_urgent(m, g_steal_pointer(ch));
+    return NULL;
+}
+
+/* A source's main channel; FIRST (can be NULL) was read of it, and it is a QEMU without farfault.
+ */
+static const char *take_main(FfMigration *m, FfChannel **ch, GByteArray *first)
+{
+    ff_mutex_lock(&m->lock);
+    /* A paused migration is farfault's: no QEMU can bring it to its end. */
+    bool taken =
+        m->arrived || (m->main && !m->recovering) || (first && (m->recovering || m->given));
+    if (!taken) {
+        m->arrived = g_steal_pointer(ch);
+        m->accepting = NULL; /* the coordinator may free it at any time from here on */
+        m->stock_first = first ? g_byte_array_ref(first) : NULL;
+    }
+    ff_mutex_unlock(&m->lock);
+    if (taken) {
+        return "a migration is under way already";
+    }
+    ff_m_event(m, FF_EV_MAIN);
+    return NULL;
+}
+
+static const char *take_connection(FfMigration *m, FfChannel **ch)
+{
+    g_autoptr(GByteArray) first = g_byte_array_new();
+    uint32_t magic;
+
+    g_byte_array_set_size(first, FF_PROLOGUE_HEADER);
+    int rc = ff_channel_read_all(*ch, first->data, first->len, FIRST_BYTES_DEADLINE_MS);
+    if (rc < 0) {
+        return rc == -ETIMEDOUT ? "nothing came in time" : "it ended before it said anything";
+    }
+    memcpy(&magic, first->data, sizeof(magic));
+    if (GUINT32_FROM_LE(magic) == FF_FRAME_MAGIC) {
+        return take_channel(m, ch, first);
+    }
+    switch (ff_dest_recognise(*ch, first, FIRST_BYTES_DEADLINE_MS, &rc)) {
+    case FF_PEER_FARFAULT:
+        return take_main(m, ch, NULL);
+    case FF_PEER_STOCK_QEMU:
+        if (m->cfg.stock_deadline_ms) {
+            return take_main(m, ch, first);
+        }
+        return "a QEMU without farfault, and x-farfault-peer is require: start the source through "
+               "farfault";
+    default:
+        return "not a migration stream";
+    }
+}
+
+/* A stranger that says nothing must not hold up the end: shutdown reaches this channel, too. */
+static void set_accepting(FfMigration *m, FfChannel *ch)
+{
+    ff_mutex_lock(&m->lock);
+    m->accepting = ch;
+    if (ch && g_cancellable_is_cancelled(m->cancel)) {
+        ff_channel_shutdown(ch); /* the end had come before */
+    }
+    ff_mutex_unlock(&m->lock);
+}
+
+gpointer ff_dest_acceptor(gpointer p)
+{
+    FfMigration *m = p;
+
+    for (;;) {
+        g_autoptr(GError) error = NULL;
+        int fd = ff_address_accept(m->listen_fd, m->cancel, &error);
+        if (fd < 0) {
+            if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+                ff_m_dead(m, "cannot accept connections: %s", error->message);
+            }
+            return NULL;
+        }
+        g_autoptr(FfChannel) ch = ff_m_channel_new(m, fd, FF_CHANNEL_MAIN);
+        const char *why = NULL;
+        set_accepting(m, ch);
+        if (!ff_m_secure(m, ch, &error)) {
+            g_message("connection refused: %s", error->message);
+        } else if ((why = take_connection(m, &ch))) {
+            g_message("connection from %s refused: %s", ff_channel_peer(ch), why);
+        }
+        set_accepting(m, NULL);
+        if (m->stock_first) {
+            return NULL; /* its further channels are for QEMU */
+        }
+    }
+}
+
+/* ---- greeting ------------------------------------------------------------------------------- */
+
+static bool lost(GError **error, const FfChannel *ch, int rc, const char *why)
+{
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch),
+                why                ? why
+                : rc == -ETIMEDOUT ? "no answer in time"
+                : rc == -EPIPE     ? "the source closed the connection"
+                                   : ff_channel_strerror(ch, rc));
+    return false;
+}
+
+static char *uuid_text(const uint8_t *u)
+{
+    GString *s = g_string_new(NULL);
+
+    for (int i = 0; i < 16; i++) {
+        g_string_append_printf(s, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", u[i]);
+    }
+    return g_string_free(s, FALSE);
+}
+
+/* In QEMU's words. Who has none is not asked for it. */
+static char *compare_uuid(const FfMigration *m, const uint8_t *received)
+{
+    static const uint8_t none[16];
+
+    if (!memcmp(received, m->vm_uuid, 16) || !memcmp(received, none, 16) ||
+        !memcmp(m->vm_uuid, none, 16)) {
+        return NULL;
+    }
+    g_autofree char *theirs = uuid_text(received), *ours = uuid_text(m->vm_uuid);
+    return g_strdup_printf("UUID received is %s and local is %s", theirs, ours);
+}
+
+static const FfBlock *find_block(const FfMigration *m, const char *id)
+{
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        if (strcmp(m->blocks[i].info.id, id) == 0) {
+            return &m->blocks[i];
+        }
+    }
+    return NULL;
+}
+
+/* NULL if the source's block fits to ours, else why not, with both sides' values; g_free. */
+static char *compare_block(const FfMigration *m, FfHelloBlock *hb)
+{
+    hb->id[sizeof(hb->id) - 1] = '\0';
+    const FfBlock *b = find_block(m, hb->id);
+    uint64_t size = GUINT64_FROM_LE(hb->size), ps = GUINT64_FROM_LE(hb->page_size);
+    uint64_t gpa = GUINT64_FROM_LE(hb->gpa);
+
+    if (!b) {
+        g_autofree char *id = g_str_to_ascii(hb->id, NULL);
+        return g_strdup_printf("the source has a memory backend '%s', this side has none", id);
+    }
+    if (size != b->info.size) {
+        return g_strdup_printf("size of memory backend '%s': %" G_GUINT64_FORMAT
+                               " bytes at the source, %" G_GUINT64_FORMAT
+                               " here: start both with the same -m",
+                               b->info.id, size, b->info.size);
+    }
+    if (ps != b->info.page_size) {
+        return g_strdup_printf("page size of memory backend '%s': %" G_GUINT64_FORMAT
+                               " bytes at the source, %" G_GUINT64_FORMAT
+                               " here: use the same hugepages on both",
+                               b->info.id, ps, b->info.page_size);
+    }
+    if (gpa != b->info.gpa) {
+        return g_strdup_printf("address of memory backend '%s': 0x%" G_GINT64_MODIFIER
+                               "x at the source, 0x%" G_GINT64_MODIFIER "x here",
+                               b->info.id, gpa, b->info.gpa);
+    }
+    return NULL;
+}
+
+/* Puts our blocks into the order of the source's list: an index on the wire then means the same
+ * on both sides. No other thread uses the array
+ * yet but the driver, for the totals. */
+static void order_blocks(FfMigration *m, const FfHelloBlock *hb)
+{
+    ff_mutex_lock(&m->lock);
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        unsigned j = find_block(m, hb[i].id) - m->blocks;
+        FfBlock b = m->blocks[i];
+        FfFrameBlock fb = m->frame_blocks[i];
+        FfStateBlock sb = m->cfg.state->block[i];
+        m->blocks[i] = m->blocks[j];
+        m->blocks[j] = b;
+        m->frame_blocks[i] = m->frame_blocks[j];
+        m->frame_blocks[j] = fb;
+        m->cfg.state->block[i] = m->cfg.state->block[j];
+        m->cfg.state->block[j] = sb;
+    }
+    ff_mutex_unlock(&m->lock);
+}
+
+static char *compare(FfMigration *m, const FfFrame *f, uint8_t *payload)
+{
+    FfHello *h = (FfHello *)payload;
+    FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
+    uint32_t version = GUINT32_FROM_LE(h->version);
+
+    if (version != FF_WIRE_VERSION) {
+        return g_strdup_printf("wire version %u at the source, %u here: install the same "
+                               "farfault on both",
+                               version, FF_WIRE_VERSION);
+    }
+    if (f->n_pages > FF_MAX_BLOCKS ||
+        f->length != sizeof(FfHello) + f->n_pages * sizeof(FfHelloBlock)) {
+        return g_strdup("malformed hello");
+    }
+    if (GUINT32_FROM_LE(h->features) & FF_FEATURE_VALIDATE_UUID) {
+        char *why = compare_uuid(m, h->vm_uuid);
+        if (why) {
+            return why;
+        }
+    }
+    for (unsigned i = 0; i < f->n_pages; i++) {
+        char *why = compare_block(m, &hb[i]);
+        if (why) {
+            return why;
+        }
+        for (unsigned j = 0; j < i; j++) {
+            if (strcmp(hb[i].id, hb[j].id) == 0) {
+                return g_strdup("a memory backend is named twice");
+            }
+        }
+    }
+    if (f->n_pages != m->n_blocks) {
+        return g_strdup_printf("%u memory backends at the source, %u here", f->n_pages,
+                               m->n_blocks);
+    }
+    m->peer_features = GUINT32_FROM_LE(h->features);
+    memcpy(m->session, h->session, sizeof(m->session));
+    m->epoch = GUINT64_FROM_LE(h->epoch);
+    order_blocks(m, hb);
+    return NULL;
+}
+
+static bool say_greeting(FfMigration *m, GError **error)
+{
+    FfGreeting g = {
+        .version = GUINT32_TO_LE(FF_WIRE_VERSION),
+        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
+    };
+
+    int rc = ff_channel_send(m->main, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g, true);
+    return rc < 0 ? lost(error, m->main, rc, NULL) : true;
+}
+
+/* The source of a migration that was here before: this one waits for its own. */
+static bool send_away(FfMigration *m, const FfFrame *f, GError **error)
+{
+    static const char why[] = "the migration that you look for is not here any more";
+    FfFrame reply = ff_frame(f->type == FF_FRAME_RESUME ? FF_FRAME_RESUME_REPLY : FF_FRAME_REVOKED,
+                             strlen(why));
+
+    reply.page = 1;
+    ff_channel_send_last(m->main, reply, why);
+    g_set_error(error, FF_M_ERROR, FF_M_ERROR_STRAY, "%s looks for another migration",
+                ff_channel_peer(m->main));
+    return false;
+}
+
+static bool answer_hello(FfMigration *m, GError **error)
+{
+    const char *why = NULL;
+    FfFrame f;
+    int rc = ff_channel_read_frame(m->main, &f, GREETING_DEADLINE_MS, &why);
+
+    if (rc == 0 && (f.type == FF_FRAME_RESUME || f.type == FF_FRAME_REVOKE)) {
+        return send_away(m, &f, error);
+    }
+    if (rc < 0 || f.type != FF_FRAME_HELLO) {
+        return lost(error, m->main, rc, rc < 0 ? why : "no hello after the greeting");
+    }
+    g_autofree uint8_t *payload = g_malloc(f.length);
+    rc = ff_channel_read_all(m->main, payload, f.length, GREETING_DEADLINE_MS);
+    if (rc < 0) {
+        return lost(error, m->main, rc, NULL);
+    }
+    m->refusal = compare(m, &f, payload);
+    if (m->refusal) {
+        /* The coordinator tells the source, when QEMU has ended. */
+        g_set_error(error, FF_M_ERROR, 0, "the guests differ: %s", m->refusal);
+        return false;
+    }
+    if (getrandom(m->secret, sizeof(m->secret), 0) != sizeof(m->secret)) {
+        return lost(error, m->main, -errno, NULL);
+    }
+    ff_mutex_lock(&m->lock);
+    m->want_channel = true;
+    ff_mutex_unlock(&m->lock);
+    rc = ff_channel_send(m->main, ff_frame(FF_FRAME_HELLO_REPLY, sizeof(FfHelloReply)), m->secret,
+                         true);
+    return rc < 0 ? lost(error, m->main, rc, NULL) : true;
+}
+
+bool ff_dest_greet(FfMigration *m, GError **error)
+{
+    ff_mutex_lock(&m->lock);
+    m->main = g_steal_pointer(&m->arrived);
+    bool cancelled = m->events & (FF_EV_QUIT | FF_EV_WANT_CANCEL);
+    ff_mutex_unlock(&m->lock);
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
+        return false;
+    }
+    if (!say_greeting(m, error) || !answer_hello(m, error)) {
+        return false;
+    }
+    m->main_reader = g_thread_new("ff-main", ff_dest_main_reader, m);
+    return true;
+}

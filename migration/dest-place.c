@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Placing pages in the destination's guest RAM, and the arming and disarming of its uffd.
+ *
+ * UFFDIO_COPY is atomic towards faults and never overwrites: a page that is there stays, since
+ * the guest may have changed it (EEXIST: drop ours, wake). The order for each page is: placed,
+ * then woken (by the same ioctl), then marked received; the mark is never taken back.
+ *
+ * Threads: main reader, urgent reader, fault thread, all at once; no lock.
+ * System calls: ioctl(UFFDIO_*), lseek(SEEK_DATA, SEEK_HOLE).
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "uffd/uffd.h"
+
+#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+/* Taking a range out of the uffd splits QEMU's mapping, and QEMU has 65530 of them at most (trap
+ * in the design): only big ranges, and few. */
+#define UNREGISTER_MIN_BYTES (2ull << 20)
+#define UNREGISTER_MAX_RANGES 1000
+#define UNREGISTER_AGAIN_US (100 * 1000)
+/* Zero pages placed by one ioctl (bytes): the guest's mmap lock is held meanwhile. */
+#define ZERO_CHUNK (2ull << 20)
+
+/* ---- arming --------------------------------------------------------------------------------- */
+
+static bool register_all(FfMigration *m, GError **error)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(m->regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        int rc = ff_uffd_register_missing(m->uffd, r[i].addr, r[i].len);
+        if (rc < 0) {
+            g_set_error(error, FF_M_ERROR, 0,
+                        "userfaultfd cannot be registered over guest RAM '%s': %s",
+                        m->blocks[r[i].file].info.id, g_strerror(-rc));
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Before Linux 6.4 khugepaged makes a huge page out of a range with holes in it, userfaultfd or
+ * not: the guest would find zeros there that nobody was asked for. */
+static bool khugepaged_is_safe(GError **error)
+{
+    g_autofree char *text = NULL;
+    struct utsname u;
+    unsigned major, minor;
+
+    if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
+        (major > 6 || (major == 6 && minor >= 4))) {
+        return true;
+    }
+    if (!g_file_get_contents(SHMEM_ENABLED, &text, NULL, NULL) || strstr(text, "[never]") ||
+        strstr(text, "[deny]")) {
+        return true;
+    }
+    g_set_error(error, FF_M_ERROR, 0,
+                "this kernel (%s) may fill missing memory with huge pages: update to Linux 6.4, or "
+                "echo never > " SHMEM_ENABLED,
+                u.release);
+    return false;
+}
+
+static bool arm(FfMigration *m, bool again, GError **error)
+{
+    if (!khugepaged_is_safe(error)) {
+        return false;
+    }
+    g_autofree int *fds = g_new(int, m->n_blocks);
+    g_autofree uint64_t *sizes = g_new(uint64_t, m->n_blocks);
+    uint64_t features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_THREAD_ID;
+
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        fds[i] = m->blocks[i].info.memfd;
+        sizes[i] = m->blocks[i].info.size;
+        if (m->blocks[i].info.page_size > 4096) {
+            features |= UFFD_FEATURE_MISSING_HUGETLBFS;
+        }
+    }
+    m->zero_page = mmap(NULL, FF_FRAME_MAX_DATA, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m->zero_page == MAP_FAILED) {
+        m->zero_page = NULL;
+        g_set_error(error, FF_M_ERROR, 0, "mmap: %s", g_strerror(errno));
+        return false;
+    }
+    /* The kernel takes UFFDIO_API once: the engine before us has done it. */
+    int rc = again ? 0 : ff_uffd_init(m->uffd, features, NULL);
+    if (rc < 0) {
+        g_set_error(error, FF_M_ERROR, 0,
+                    "userfaultfd lacks what guest RAM needs (%s): Linux 5.7 or newer is needed",
+                    g_strerror(-rc));
+        return false;
+    }
+    m->regions = ff_regions_new(m->cfg.maps_fd, fds, sizes, m->n_blocks, error);
+    /* The firmware of this side has touched RAM, and a page that is there must never be taken for
+     * one that was received: everything else goes. */
+    if (!m->regions || (!again && !ff_dest_drop_missing(m, error)) || !register_all(m, error)) {
+        return false;
+    }
+    /* Once more: QEMU's main loop may have touched a page between the two. From the registration on
+     * it cannot. Nearly always this only looks. */
+    if (!again && !ff_dest_drop_missing(m, error)) {
+        return false;
+    }
+    g_atomic_int_set(&m->armed, 1);
+    return true;
+}
+
+bool ff_dest_arm(FfMigration *m, GError **error)
+{
+    return arm(m, false, error);
+}
+
+/* Pages that were placed, and whose marks the dead engine did not come to: nothing but
+ * placing makes a page in registered memory. (hugetlbfs cannot tell: there the page comes once
+ * more, and is found to be there.) */
+static void mark_present(FfMigration *m, unsigned block)
+{
+    FfBlock *b = &m->blocks[block];
+    off_t hole = 0, data;
+
+    if (b->info.page_size > 4096) {
+        return;
+    }
+    while ((data = lseek(b->info.memfd, hole, SEEK_DATA)) >= 0) {
+        hole = lseek(b->info.memfd, data, SEEK_HOLE);
+        if (hole <= data || data % b->info.page_size) {
+            return;
+        }
+        ff_bitmap_set_run(&b->bitmap, data / b->info.page_size,
+                          MIN((uint64_t)hole / b->info.page_size, b->n_pages) -
+                              data / b->info.page_size);
+    }
+}
+
+bool ff_dest_arm_again(FfMigration *m, GError **error)
+{
+    /* Registers also what had been taken out as a hole: zeros come from here then. */
+    if (!arm(m, true, error)) {
+        return false;
+    }
+    g_atomic_int_set(&m->frozen, 1);
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        mark_present(m, i);
+    }
+    /* A message that the dead engine had read is not delivered again by itself. */
+    ff_dest_wake_all(m);
+    return true;
+}
+
+void ff_dest_wake_all(FfMigration *m)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(m->regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        int rc = ff_uffd_wake(m->uffd, r[i].addr, r[i].len);
+        if (rc < 0) {
+            g_warning("userfaultfd: waiters cannot be woken: %s", g_strerror(-rc));
+        }
+    }
+}
+
+/* Memory that stays registered when nobody answers any more would stop whoever touches a hole in
+ * it, for ever. The kernel runs out of memory for a moment, and there is no event for its end;
+ * faults are still answered until then. */
+static int unregister_region(FfMigration *m, const FfRegion *r)
+{
+    int rc;
+
+    while ((rc = ff_uffd_unregister(m->uffd, r->addr, r->len)) == -ENOMEM &&
+           !ff_m_wait_until(m, FF_EV_QUIT, g_get_monotonic_time() + UNREGISTER_AGAIN_US)) {
+        g_message("userfaultfd: no memory to unregister it, trying again");
+    }
+    return rc;
+}
+
+void ff_dest_disarm(FfMigration *m)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(m->regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        int rc = unregister_region(m, &r[i]);
+        if (rc < 0) {
+            g_warning("userfaultfd cannot be unregistered: %s", g_strerror(-rc));
+        }
+    }
+}
+
+/* ---- accounting ------------------------------------------------------------------------------ */
+
+static void received(FfMigration *m, unsigned block, uint64_t page, uint64_t n, bool zero)
+{
+    FfBlock *b = &m->blocks[block];
+    uint64_t fresh = ff_bitmap_set_run(&b->bitmap, page, n);
+
+    /* The fault thread notes a wait and then looks at the bitmap; here it is the other way round,
+     * and all four are sequentially consistent: one of the two sees the other. */
+    ff_stats_wait_end(&m->stats, block, page, n, g_get_monotonic_time());
+    if (zero) {
+        ff_count(m->stats.pages_zero, fresh);
+    } else {
+        ff_count(m->stats.pages_normal, fresh);
+    }
+    ff_count(m->done_bytes, fresh * b->info.page_size);
+    if (fresh && __atomic_add_fetch(&m->done_pages, fresh, __ATOMIC_ACQ_REL) == m->total_pages) {
+        ff_m_event(m, FF_EV_ALL);
+    }
+}
+
+static int cannot(FfMigration *m, unsigned block, uint64_t page, int rc)
+{
+    ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be placed: %s%s", page,
+              m->blocks[block].info.id, g_strerror(-rc),
+              rc == -ENOMEM ? " (free memory or hugepages on this host)" : "");
+    return rc;
+}
+
+/* ---- placing ------------------------------------------------------------------------------------
+ */
+
+/* One ioctl's worth: as much of the run as lies in one mapping. DATA NULL: zeros. *DONE pages
+ * were placed (or were there). */
+static int place_some(FfMigration *m, unsigned block, uint64_t page, uint64_t n, const void *data,
+                      uint64_t *done)
+{
+    uint64_t ps = m->blocks[block].info.page_size, run, bytes;
+    uint64_t addr = ff_regions_addr(m->regions, block, page * ps, &run);
+    int rc;
+
+    if (data) {
+        rc = ff_uffd_copy(m->uffd, addr, data, MIN(n * ps, run), &bytes);
+    } else if (ps > 4096) {
+        rc = ff_uffd_copy(m->uffd, addr, m->zero_page, ps, &bytes);
+    } else {
+        rc = ff_uffd_zero(m->uffd, addr, MIN(n * ps, MIN(run, ZERO_CHUNK)), &bytes);
+    }
+    *done = bytes / ps;
+    if (*done) {
+        FF_FAULT_AT("placed");
+        received(m, block, page, *done, !data);
+    }
+    if (rc == -EEXIST) {
+        ff_count(m->stats.pages_duplicate, 1);
+        ff_uffd_wake(m->uffd, addr + bytes, ps);
+        received(m, block, page + *done, 1, !data);
+        *done += 1;
+        rc = 0;
+    }
+    return rc < 0 ? cannot(m, block, page + *done, rc) : 0;
+}
+
+/* A run of which nothing was received before (the usual case, and without recovery the only
+ * one). */
+static bool is_fresh(const FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        if (ff_bitmap_test(&m->blocks[block].bitmap, page + i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int ff_dest_place(FfMigration *m, unsigned block, uint64_t page, uint64_t n, const void *data)
+{
+    uint64_t ps = m->blocks[block].info.page_size;
+    bool fresh = is_fresh(m, block, page, n);
+
+    for (uint64_t i = 0, done; i < n; i += done) {
+        done = 1;
+        if (!fresh && ff_bitmap_test(&m->blocks[block].bitmap, page + i)) {
+            /* Received, maybe punched by the guest since: an old copy must not come back. */
+            ff_count(m->stats.pages_duplicate, 1);
+            continue;
+        }
+        int rc =
+            place_some(m, block, page + i, fresh ? n - i : 1, (const char *)data + i * ps, &done);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* A big hole becomes ordinary memory again: no page is allocated for it. */
+static bool unregister_hole(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+{
+    uint64_t ps = m->blocks[block].info.page_size, run;
+    uint64_t addr = ff_regions_addr(m->regions, block, page * ps, &run);
+
+    if (n * ps < UNREGISTER_MIN_BYTES || run < n * ps ||
+        __atomic_fetch_add(&m->unregistered, 1, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) {
+        return false;
+    }
+    /* Unregistering wakes who waits there; the page that they then find is a fresh zero page of
+     * shared memory, which is what the source has. */
+    int rc = ff_uffd_unregister(m->uffd, addr, n * ps);
+    if (rc < 0) {
+        return false;
+    }
+    received(m, block, page, n, true);
+    return true;
+}
+
+int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+{
+    if (is_fresh(m, block, page, n) && unregister_hole(m, block, page, n)) {
+        return 0;
+    }
+    for (uint64_t i = 0, done; i < n; i += done) {
+        done = 1;
+        if (ff_bitmap_test(&m->blocks[block].bitmap, page + i)) {
+            ff_count(m->stats.pages_duplicate, 1);
+            continue;
+        }
+        int rc = place_some(m, block, page + i, n - i, NULL, &done);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page)
+{
+    uint64_t ps = m->blocks[block].info.page_size, run, done;
+    uint64_t addr = ff_regions_addr(m->regions, block, page * ps, &run);
+    int rc = ps > 4096 ? ff_uffd_copy(m->uffd, addr, m->zero_page, ps, &done)
+                       : ff_uffd_zero(m->uffd, addr, ps, &done);
+
+    if (rc == -EEXIST) {
+        rc = ff_uffd_wake(m->uffd, addr, ps);
+    }
+    /* ENOENT: taken out of the uffd meanwhile, which woke everybody. ESRCH: QEMU is gone. */
+    return rc == -ENOENT || rc == -ESRCH ? 0 : rc;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's precopy: pages that come while the guest still runs at the source.
+ *
+ * The uffd is not armed yet, so a page is written over what was there, as often as it comes. The
+ * received bitmap says what is valid; what is stale leaves it, and at the switch everything that is
+ * not in it leaves memory, in runs, before the uffd is armed: a fault must find a hole. That a
+ * range really is empty is looked at, because the kernel may keep a part of a big folio, zeroed,
+ * when it cannot split it, and such a page would never be asked for.
+ *
+ * Threads: the main reader; ff_dest_drop_missing() is the coordinator's, while the main reader
+ * takes no page. System calls: pwrite, fallocate, lseek(SEEK_DATA).
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Somebody may hold a folio for a moment, so that it cannot be split just now. */
+#define DROP_TRIES 100
+
+static int punch(const FfRamBlock *b, uint64_t start, uint64_t end)
+{
+    int rc;
+
+    do {
+        rc = FF_FAULT_CALL("punch", fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                              start, end - start));
+    } while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+/* hugetlb cannot be asked, and drops whole pages only. */
+static bool is_empty(const FfRamBlock *b, uint64_t start, uint64_t end)
+{
+    off_t data = lseek(b->memfd, start, SEEK_DATA);
+
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= end;
+}
+
+static int drop(const FfRamBlock *b, uint64_t page, uint64_t n)
+{
+    uint64_t start = page * b->page_size, end = start + n * b->page_size;
+    bool huge = b->page_size > 4096;
+
+    if (!huge && is_empty(b, start, end)) {
+        return 0;
+    }
+    for (int i = 0; i < DROP_TRIES; i++) {
+        int rc = punch(b, start, end);
+        if (rc < 0 || huge || is_empty(b, start, end)) {
+            return rc;
+        }
+    }
+    return -EBUSY;
+}
+
+bool ff_dest_drop_missing(FfMigration *m, GError **error)
+{
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        const FfBlock *b = &m->blocks[i];
+        uint64_t first, n;
+        for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->bitmap, at, false, &first));
+             at = first + n) {
+            int rc = drop(&b->info, first, n);
+            if (rc < 0) {
+                g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be emptied: %s",
+                            b->info.id, g_strerror(-rc));
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* The firmware of this side has touched RAM; a run of zeros is then only a mark. */
+static int empty_all(FfMigration *m)
+{
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        FfBlock *b = &m->blocks[i];
+        int rc = punch(&b->info, 0, b->info.size);
+        if (rc < 0) {
+            return rc;
+        }
+        if (b->info.page_size > 4096) {
+            void *p =
+                mmap(NULL, b->info.size, PROT_READ | PROT_WRITE, MAP_SHARED, b->info.memfd, 0);
+            if (p == MAP_FAILED) {
+                return -errno;
+            }
+            madvise(p, b->info.size, MADV_DONTDUMP);
+            b->map = p;
+        }
+    }
+    return 0;
+}
+
+static int write_shmem(int fd, const char *data, uint64_t at, uint64_t len)
+{
+    while (len) {
+        ssize_t n = FF_FAULT_CALL("write-ram", pwrite(fd, data, len, at));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n < 0 ? -errno : -ENOSPC;
+        }
+        data += n;
+        at += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* hugetlbfs has no write(). A page that cannot be had must be an error, not a signal: reserved
+ * first. */
+static int write_huge(const FfBlock *b, const char *data, uint64_t at, uint64_t len)
+{
+    if (fallocate(b->info.memfd, 0, at, len) < 0) {
+        return -errno;
+    }
+    memcpy((char *)b->map + at, data, len);
+    return 0;
+}
+
+static int write_run(const FfBlock *b, const FfFrame *f, const void *data)
+{
+    uint64_t ps = b->info.page_size, at = f->page * ps, len = f->n_pages * ps, first;
+
+    if (data) {
+        return b->map ? write_huge(b, data, at, len) : write_shmem(b->info.memfd, data, at, len);
+    }
+    /* Zeros over a page that was received: it becomes a hole. Else it is one. */
+    uint64_t n = ff_bitmap_next_run(&b->bitmap, f->page, true, &first);
+    return n && first < f->page + f->n_pages ? punch(&b->info, at, at + len) : 0;
+}
+
+int ff_dest_write(FfMigration *m, const FfFrame *f, const void *data)
+{
+    FfBlock *b = &m->blocks[f->block];
+    int rc = m->emptied ? 0 : empty_all(m);
+
+    m->emptied = true;
+    if (rc == 0) {
+        rc = write_run(b, f, data);
+    }
+    if (rc < 0) {
+        ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s", f->page,
+                  b->info.id, g_strerror(-rc),
+                  rc == -ENOMEM || rc == -ENOSPC ? " (free memory or hugepages on this host)" : "");
+        return rc;
+    }
+    uint64_t fresh = ff_bitmap_set_run(&b->bitmap, f->page, f->n_pages);
+    if (data) {
+        ff_count(m->stats.pages_normal, f->n_pages);
+    } else {
+        ff_count(m->stats.pages_zero, f->n_pages);
+    }
+    ff_count(m->done_bytes, fresh * b->info.page_size);
+    ff_count(m->done_pages, fresh);
+    return 0;
+}
+
+int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop_now)
+{
+    for (unsigned i = 0; i < n; i++) {
+        FfBlock *b = &m->blocks[runs[i].block];
+        uint64_t had = ff_bitmap_clear_run(&b->bitmap, runs[i].page, runs[i].n_pages);
+        __atomic_sub_fetch(&m->done_pages, had, __ATOMIC_RELAXED);
+        __atomic_sub_fetch(&m->done_bytes, had * b->info.page_size, __ATOMIC_RELAXED);
+        int rc = drop_now ? drop(&b->info, runs[i].page, runs[i].n_pages) : 0;
+        if (rc < 0) {
+            ff_m_dead(m, "guest RAM '%s' cannot be emptied: %s", b->info.id, g_strerror(-rc));
+            return rc;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One migration, as its driver (qapi/) sees it: start, switch over, cancel, look at.
+ *
+ * All functions are called from the main loop's thread and none of them blocks. The callbacks
+ * of FfMigrationOps come on the main loop's thread too, by g_main_context_invoke order, so the
+ * driver needs no lock. Knows nothing of QMP text.
+ */
+#ifndef FF_MIGRATION_MIGRATION_H
+#define FF_MIGRATION_MIGRATION_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migration/vmm.h"
+#include "net/channel.h"
+#include "relay/state.h"
+
+/* QEMU's MigrationStatus; ff_status_name() gives QEMU's string. */
+typedef enum {
+    FF_STATUS_NONE,
+    FF_STATUS_SETUP,
+    FF_STATUS_CANCELLING,
+    FF_STATUS_CANCELLED,
+    FF_STATUS_ACTIVE,
+    FF_STATUS_POSTCOPY_ACTIVE,
+    FF_STATUS_POSTCOPY_PAUSED,
+    FF_STATUS_POSTCOPY_RECOVER_SETUP, /* QEMU 9.1 and newer */
+    FF_STATUS_POSTCOPY_RECOVER,
+    FF_STATUS_COMPLETED,
+    FF_STATUS_FAILED,
+    FF_STATUS_PRE_SWITCHOVER,
+    FF_STATUS_DEVICE,
+    FF_STATUS__MAX
+} FfStatus;
+const char *ff_status_name(FfStatus status);
+
+/* One thread of QEMU that waits for a page. */
+typedef struct {
+    int vcpu; /* index, -1: another thread */
+    char *block;
+    uint64_t offset; /* in it, bytes */
+    int64_t ms;      /* since then */
+} FfHalfWait;
+
+/* What one side of a migration between the switch and its end has and waits for. */
+typedef struct {
+    FfPhase phase;
+    uint64_t epoch;
+    bool may_run;               /* destination: it was granted the guest */
+    int64_t broken_ms;          /* since the connection broke, -1: it stands */
+    uint64_t pages_total;       /* of all guest RAM */
+    uint64_t pages_destination; /* destination: that are here. Source: that are there, at most:
+                                   what was on its way when the connection broke counts */
+    bool released;              /* source: memory was given up that the destination has */
+    bool device_state;          /* a copy of it is here, for a dump */
+    char *peer_uri;             /* source: where the destination listens; can be NULL */
+    FfHalfWait *waits;
+    unsigned n_waits; /* at most 64 are named */
+} FfHalf;
+
+#define FF_LATENCY_BUCKETS 32
+#define FF_MAX_VCPUS 512
+
+/* A snapshot for query-migrate and for the summary. Times in milliseconds unless said. */
+typedef struct {
+    FfRole role;
+    FfStatus status;
+    char *error_desc;                                   /* NULL if none */
+    int64_t total_time, setup_time, downtime;           /* downtime -1: not known yet */
+    uint64_t ram_total, ram_remaining, ram_transferred; /* bytes */
+    uint64_t page_size;                                 /* bytes, of the first block */
+    uint64_t pages_normal, pages_zero;                  /* sent (source) or placed (destination) */
+    uint64_t pages_bulk, pages_urgent;                  /* the same pages by the way they took */
+    uint64_t pages_duplicate;                           /* arrived twice; 0 without recovery */
+    uint64_t requests;                                  /* requests sent (D) or received (S) */
+    uint64_t dirty_sync_count;
+    uint64_t bytes_wire;   /* all channels, both directions' payload */
+    uint64_t device_bytes; /* device state */
+    uint64_t postcopy_bytes;
+    uint64_t dirty_pages_rate; /* pages that the guest wrote per second, in the last round */
+    int64_t expected_downtime; /* if the rest were sent now; -1: not known yet */
+    char *untracked;           /* source: why there is no precopy; NULL: there is */
+    double mbps;               /* megabits per second, recent */
+    /* Destination: time from reading a fault to its page placed; [i] counts latencies in
+     * [2^i, 2^(i+1)) microseconds ([0]: below 2). Source: from request to answer written. */
+    uint64_t latency[FF_LATENCY_BUCKETS];
+    double latency_mean_us;
+    double latency_p99_us; /* upper edge of the bucket that holds it */
+    uint32_t blocktime_ms; /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
+    uint32_t n_vcpus;
+    uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */
+    bool urgent_shared;          /* urgent pages share the main connection */
+    char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
+    FfHalf *half;                /* NULL: the guest is whole */
+} FfMigrationInfo;
+void ff_migration_info_free(FfMigrationInfo *info);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfMigrationInfo, ff_migration_info_free)
+
+/* A peer that is a QEMU without farfault; valid during the callback. */
+typedef struct {
+    FfChannel *channel; /* the connection, perhaps under TLS; the callee's */
+    /* For its further connections, borrowed; NULL: in the clear. HOSTNAME can be NULL. */
+    FfTls *tls;
+    const char *tls_hostname;
+    /* Source: what the peer was sent. QEMU's own stream begins with the same, but for the PING,
+     * and perhaps without the command before it. */
+    GBytes *opening;
+    bool answered;     /* source: the PONG to that PING was read already, else it may still come */
+    bool postcopy;     /* source: the switch was asked for */
+    GByteArray *first; /* destination: what was read of the peer's stream */
+    bool run;          /* destination: the guest is to run when it has arrived */
+    bool run_changed;  /* the client has said so since the start */
+} FfStockPeer;
+
+typedef struct {
+    /* The status changed (once per change, in order). */
+    void (*status)(FfStatus status, void *opaque);
+    /* A new round of dirty bitmap sync began (MIGRATION_PASS). */
+    void (*pass)(uint64_t pass, void *opaque);
+    /* The migration is over (completed, failed, cancelled); the object may be freed. */
+    void (*done)(void *opaque);
+    /* QEMU must die: why, one line. */
+    void (*kill_vmm)(const char *why, void *opaque);
+    /* In place of done(): the peer is a QEMU without farfault. Nothing was changed in the guest;
+     * the object may be freed. Can be NULL: then such a peer is a failure. */
+    void (*stock)(const FfStockPeer *peer, void *opaque);
+    /* Keep a duplicate of FD under NAME beyond a crash of this process; drop it again. The fd is
+     * borrowed. Both can be NULL; they come from the coordinator's thread. */
+    void (*hold)(const char *name, int fd, void *opaque);
+    void (*drop)(const char *name, void *opaque);
+    /* After done(), of a migration that lives on: now it may be freed. NULL: none ever does. */
+    void (*parted)(void *opaque);
+    void *opaque;
+} FfMigrationOps;
+
+typedef struct {
+    FfRole role;
+    char *uri;         /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
+    int fd;            /* connected socket (source, or destination); -1 if uri is given.
+                          Destination: also a listening socket whose first connection waits to
+                          be accepted: the driver listens itself, since only then it is known
+                          who carries the migration. Ownership goes to the migration. */
+    int device_fd;     /* adopting: what was held as "device", -1: nothing; taken */
+    int listen_fd;     /* destination that adopts: the listening socket that was held as
+                          "listener", -1: none; taken */
+    bool start_paused; /* destination: -S was given: wait for the client's cont */
+    bool pause_before_switchover;
+    bool release_ram;
+    bool validate_uuid; /* source: a guest with another UUID is refused */
+    bool blocktime;
+    /* A peer may be a QEMU without farfault, and (source) is taken for one when it has not
+     * answered for so long; 0: it has to be a farfault. */
+    unsigned stock_deadline_ms;
+    unsigned auto_recover_s;  /* after a break both sides reconnect by themselves for so long,
+                                 before they are postcopy-paused */
+    unsigned peer_timeout_ms; /* a peer of whom nothing is heard for so long is gone; 0: it is
+                                 waited for as long as the connection stands */
+    uint64_t max_bandwidth;   /* bytes per second; 0 = no limit */
+    uint64_t max_postcopy_bandwidth; /* bytes per second; 0 = no limit */
+    unsigned channels;               /* bulk connections; 0 is 1 */
+    uint64_t downtime_limit;         /* ms: what is left and fits into it is sent with the guest
+                                        stopped, and the migration ends without postcopy */
+    uint64_t switchover_bandwidth;   /* bytes per second to reckon that with; 0 = as measured */
+    bool auto_postcopy;              /* switch by itself when the rounds do not converge */
+    bool client_switches; /* somebody will ask for the switch (else, where writes cannot be
+                             tracked, it comes at once) */
+    FfStateHeader *state;
+    int state_fd; /* to make room for the bitmaps; borrowed */
+    int *uffds;   /* from the agent; [0] write protection, [1..] missing; borrowed */
+    unsigned n_uffds;
+    int pagemap_fd, maps_fd, pidfd; /* borrowed */
+    FfVmm *vmm;
+    FfTls *tls;         /* NULL: in the clear; a reference is taken */
+    char *tls_refusal;  /* adopting: why the credentials that it had are gone; can be NULL. No
+                           connection is made or accepted then */
+    char *tls_hostname; /* source: whom the destination's certificate has to name; can be NULL */
+} FfMigrationConfig;
+
+typedef struct FfMigration FfMigration;
+
+/* Starts a migration by CONFIG (copied). For a destination with a URI it listens at once, so an
+ * address in use is an error here. Returns NULL and sets ERROR if it cannot start. */
+FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrationOps *ops,
+                                GError **error);
+/*
+ * For an engine that finds a migration under way whose engine died (state->phase is not IDLE):
+ * rolls it back, pauses it, or ends it, as the phase says; then statuses and done() come as from
+ * any migration. CONFIG's fd is the device-state socket that was held as "inner", or -1.
+ */
+FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrationOps *ops,
+                                GError **error);
+/* Asks for the switch to postcopy; at any moment after the start. */
+bool ff_migration_start_postcopy(FfMigration *m, GError **error);
+/* migrate-continue: leave pre-switchover. */
+bool ff_migration_continue(FfMigration *m, FfStatus from, GError **error);
+/* Before the grant: rolls back, status goes cancelling -> cancelled. After it: error. */
+bool ff_migration_cancel(FfMigration *m, GError **error);
+/* Postcopy or recovery only: breaks the channels on purpose -> postcopy-paused. */
+bool ff_migration_pause(FfMigration *m, GError **error);
+/* Source, postcopy-paused: connects to URI, or goes on over FD (taken; -1 with a URI). What
+ * comes of it is told by the status: postcopy-active, or postcopy-paused again. RECOVER_SETUP:
+ * the client knows postcopy-recover-setup. */
+bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_setup,
+                         GError **error);
+/* Live change of auto_recover_s. */
+void ff_migration_set_auto_recover(FfMigration *m, unsigned seconds);
+/* Source, postcopy-paused: takes the guest back from a destination that has loaded it and never
+ * ran it. What comes of it is told by the status: failed (the guest goes on here), or
+ * postcopy-paused again. URI NULL, FD -1: where the connection was. FORCE: the client knows that
+ * the destination has ended without having run it; nobody is asked. */
+bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error);
+/* After done(): TRUE if the object is to live on until parted(), since its peer is still to be told
+ * of the end. It may be freed at any time. */
+bool ff_migration_lives_on(FfMigration *m);
+/* A peer waits for the word that this side's VMM has ended: this process has to live until done().
+ */
+bool ff_migration_speaks(FfMigration *m);
+/* Destination, postcopy-paused: listens at URI, or waits for the source on FD (taken; -1 with a
+ * URI), in place of where it listened before. */
+bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error);
+/* A destination that is completed, but waits for its source to know it, waits no more. */
+void ff_migration_stop_waiting(FfMigration *m);
+/* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;
+ * else it is remembered and carried out after the grant. */
+bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error);
+/* The client's stop while the guest stands still anyway: it is not to run afterwards, neither at
+ * the destination nor here after a rollback. */
+void ff_migration_client_stop(FfMigration *m);
+/* QEMU says that the guest runs again. TRUE: somebody else's doing (a monitor that is QEMU's own),
+ * while it has no right to run here: the caller stops it. A source that may still roll back does
+ * so. */
+bool ff_migration_resumed(FfMigration *m);
+/* QEMU says that it has given its own migration up. A source that may still roll back does so: the
+ * end of the device state may never come, since QEMU 7.2 leaves its return path waiting. */
+void ff_migration_vmm_failed(FfMigration *m);
+/* TRUE while the guest may not run here because of this migration (S: from stop on; D: until the
+ * grant). */
+bool ff_migration_holds_guest(FfMigration *m);
+void ff_migration_set_bandwidth(FfMigration *m, uint64_t max_bandwidth,
+                                uint64_t max_postcopy_bandwidth);
+/* Live changes of the parameters of the same name in the configuration. */
+void ff_migration_set_switchover(FfMigration *m, uint64_t downtime_limit,
+                                 uint64_t switchover_bandwidth, bool auto_postcopy);
+FfMigrationInfo *ff_migration_info(FfMigration *m);
+/* Joins the threads, closes everything. Only after done(). */
+void ff_migration_free(FfMigration *m);
+
+#endif

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source's bulk thread: everything that nobody has asked for, over the main channel.
+ *
+ * Holes of the memfd go first, as runs of zero pages (some frames for most of an idle guest's
+ * RAM; precopy has sent them already). Then data: around the last request (the pivot), since pages
+ * that belong together are likely to be wanted next; what the guest wrote just before the stop;
+ * the rest. A run is claimed only when the socket takes it at once and the rate
+ * allows it: what is claimed cannot be asked for any more, so it must not lie around.
+ *
+ * System calls: lseek(SEEK_DATA, SEEK_HOLE).
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Around a request so many runs are sent (2 MiB) before bulk returns to its order. */
+#define NEAR_RUNS 16
+/* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
+#define TRIAL_RUNS 32
+
+typedef struct {
+    FfMigration *m;
+    FfChannel *ch;
+    unsigned index; /* of this sender among all of them, 0: the main channel's */
+    unsigned near;  /* runs that are still sent around the last request */
+    guint hot;      /* where the search in m->hot goes on */
+    unsigned block; /* where the search goes on */
+    uint64_t page;
+    bool prompt;   /* ff_priority_link() holds */
+    unsigned runs; /* sent so far */
+} Bulk;
+
+/* Waits until the rate limit allows more. FALSE if the migration cannot go on. */
+static bool pace(Bulk *k)
+{
+    FfMigration *m = k->m;
+    bool ok;
+
+    ff_mutex_lock(&m->lock);
+    while ((ok = !(m->events & (FF_EV_DEAD | FF_EV_QUIT))) && m->max_postcopy_bandwidth &&
+           !m->whole && m->bulk_next_us > g_get_monotonic_time()) {
+        /* Changed limits and the end of the migration wake this up as well. */
+        uint64_t limit = m->max_postcopy_bandwidth;
+        ff_cond_wait_until(&m->changed, &m->lock, m->bulk_next_us);
+        if (m->max_postcopy_bandwidth != limit) {
+            m->bulk_next_us = 0;
+        }
+    }
+    ff_mutex_unlock(&m->lock);
+    return ok;
+}
+
+static void charge(FfMigration *m, uint64_t bytes)
+{
+    int64_t now = g_get_monotonic_time();
+
+    ff_mutex_lock(&m->lock);
+    /* The rest of a plain precopy is sent with the guest stopped: as fast as it goes. */
+    uint64_t rate = m->whole ? 0 : m->max_postcopy_bandwidth;
+    if (rate) {
+        m->bulk_next_us = MAX(m->bulk_next_us, now) + bytes * G_USEC_PER_SEC / rate;
+    }
+    ff_mutex_unlock(&m->lock);
+}
+
+/* Sends what is left of the hole [FIRST, END) of BLOCK. */
+static int send_hole(FfMigration *m, unsigned block, uint64_t first, uint64_t end)
+{
+    uint64_t run, n;
+
+    while ((n = ff_bitmap_claim_run(&m->blocks[block].bitmap, first, end, UINT32_MAX, &run))) {
+        int rc = ff_source_send_zero(m, m->main, block, run, n, false);
+        if (rc < 0) {
+            return rc;
+        }
+        first = run + n;
+    }
+    return 0;
+}
+
+static int send_block_holes(FfMigration *m, unsigned block)
+{
+    const FfBlock *b = &m->blocks[block];
+    uint64_t ps = b->info.page_size, at = 0;
+
+    while (at < b->info.size) {
+        off_t data = lseek(b->info.memfd, at, SEEK_DATA);
+        uint64_t end = data < 0 ? b->info.size : MIN((uint64_t)data, b->info.size);
+        if (data < 0 && errno != ENXIO) {
+            return 0; /* no holes told: zero pages are found by reading */
+        }
+        /* A page that is a hole only in part has data: huge pages are never split here. */
+        int rc = send_hole(m, block, (at + ps - 1) / ps, end / ps);
+        if (rc < 0) {
+            return rc;
+        }
+        if (data < 0) {
+            break;
+        }
+        off_t hole = lseek(b->info.memfd, data, SEEK_HOLE);
+        at = hole < 0 ? b->info.size : (uint64_t)hole;
+    }
+    return 0;
+}
+
+int ff_source_send_holes(FfMigration *m)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < m->n_blocks && rc == 0; i++) {
+        rc = send_block_holes(m, i);
+    }
+    m->holes_sent = true;
+    return rc;
+}
+
+static void follow_pivot(Bulk *k)
+{
+    uint64_t pivot = __atomic_exchange_n(&k->m->pivot, 0, __ATOMIC_ACQ_REL);
+
+    if (pivot) {
+        k->block = pivot >> 48;
+        k->page = (pivot & ((1ull << 48) - 1)) - 1;
+        k->near = NEAR_RUNS;
+    }
+}
+
+/* The next run of what was written just before the stop. */
+static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
+{
+    FfMigration *m = k->m;
+
+    while (m->hot && k->hot < m->hot->len) {
+        const FfRun *r = &g_array_index(m->hot, FfRun, k->hot);
+        FfBlock *b = &m->blocks[r->block];
+        uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
+        uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, r->first + r->n, max, first);
+        if (n) {
+            *block = r->block;
+            return n;
+        }
+        k->hot++;
+    }
+    return 0;
+}
+
+/* Claims the next run at or after the cursor, around the end if need be. 0: nothing is left. */
+static uint64_t claim_here(Bulk *k, uint64_t *first)
+{
+    FfMigration *m = k->m;
+
+    for (unsigned i = 0; i <= m->n_blocks; i++) {
+        FfBlock *b = &m->blocks[k->block];
+        uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
+        uint64_t n = ff_bitmap_claim_run(&b->bitmap, k->page, b->n_pages, max, first);
+        if (n) {
+            k->page = *first + n;
+            return n;
+        }
+        k->block = (k->block + 1) % m->n_blocks;
+        k->page = 0;
+    }
+    return 0;
+}
+
+static uint64_t claim_next(Bulk *k, unsigned *block, uint64_t *first)
+{
+    if (k->near) {
+        k->near--;
+    } else {
+        uint64_t n = claim_hot(k, block, first);
+        if (n) {
+            return n;
+        }
+    }
+    uint64_t n = claim_here(k, first);
+    *block = k->block;
+    return n;
+}
+
+/* Each begins in a part of its own. */
+static void set_out(Bulk *k)
+{
+    const FfMigration *m = k->m;
+
+    k->page = m->total_pages / (1 + m->n_extra) * k->index;
+    while (k->page >= m->blocks[k->block].n_pages) {
+        k->page -= m->blocks[k->block++].n_pages;
+    }
+}
+
+/* A link that is the limit runs dry when its short queue is not filled in time, and then costs
+ * this thread little. Where the processor is the limit, bulk is the one to wait. */
+static void set_priority(Bulk *k)
+{
+    bool prompt = ff_channel_bounded(k->ch);
+
+    if (prompt != k->prompt) {
+        k->prompt = prompt;
+        if (prompt) {
+            ff_priority_link();
+        } else {
+            ff_priority_bulk();
+        }
+    }
+}
+
+static void set_narrow(FfMigration *m, bool narrow)
+{
+    ff_mutex_lock(&m->lock);
+    if (m->narrow != narrow) {
+        m->narrow = narrow;
+        ff_cond_broadcast(&m->changed);
+    }
+    ff_mutex_unlock(&m->lock);
+}
+
+/* The main connection finds out what the limit is. While it is the link, further connections would
+ * only queue more in front of urgent packets: they wait. FALSE if the migration cannot go on. */
+static bool take_part(Bulk *k)
+{
+    FfMigration *m = k->m;
+
+    if (k->ch == m->main) {
+        set_narrow(m, k->prompt || k->runs < TRIAL_RUNS);
+        return true;
+    }
+    ff_mutex_lock(&m->lock);
+    while (m->narrow && !(m->events & (FF_EV_DEAD | FF_EV_QUIT))) {
+        ff_cond_wait(&m->changed, &m->lock);
+    }
+    bool ok = !(m->events & (FF_EV_DEAD | FF_EV_QUIT));
+    ff_mutex_unlock(&m->lock);
+    return ok;
+}
+
+static int send_all(Bulk *k)
+{
+    FfMigration *m = k->m;
+    int rc = 0;
+
+    set_out(k);
+    for (;;) {
+        uint64_t first;
+        unsigned block;
+        set_priority(k);
+        if (!take_part(k) || !pace(k)) {
+            return -ECANCELED;
+        }
+        rc = ff_channel_wait_writable(k->ch);
+        if (rc < 0) {
+            return rc;
+        }
+        follow_pivot(k);
+        uint64_t n = claim_next(k, &block, &first);
+        if (!n) {
+            return 0;
+        }
+        rc = ff_source_send_run(m, k->ch, block, first, n, false);
+        if (rc < 0) {
+            return rc;
+        }
+        charge(m, n * m->blocks[block].info.page_size);
+        k->runs++;
+    }
+}
+
+static void send_bulk(Bulk *k)
+{
+    ff_priority_bulk();
+    int rc = send_all(k);
+
+    if (rc == 0) {
+        rc = ff_channel_send(k->ch, ff_frame(FF_FRAME_END, 0), NULL, false);
+    }
+    if (rc < 0 && rc != -ECANCELED) {
+        ff_m_dead(k->m, "lost the connection to the destination: %s", g_strerror(-rc));
+    }
+}
+
+static gpointer send_extra(gpointer p)
+{
+    FfExtra *x = p;
+    Bulk k = {.m = x->m, .ch = x->ch, .index = x->index - FF_INDEX_URGENT};
+
+    send_bulk(&k);
+    return NULL;
+}
+
+gpointer ff_source_bulk(gpointer p)
+{
+    FfMigration *m = p;
+    Bulk k = {.m = m, .ch = m->main};
+
+    ff_priority_bulk();
+    int rc = m->holes_sent ? 0 : ff_source_send_holes(m);
+
+    if (rc < 0) {
+        ff_m_dead(m, "lost the connection to the destination: %s", g_strerror(-rc));
+        return NULL;
+    }
+    /* Not before the holes are claimed: looking at one fills it. */
+    if (!m->whole) {
+        set_narrow(m, true);
+        ff_extra_start(m, send_extra);
+    }
+    send_bulk(&k);
+    set_narrow(m, false); /* nothing is left for them, and they say so */
+    return NULL;
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a claimed run to frames on a channel, straight out of the mapped guest RAM; and the
+ * release of sent pages that the peer has placed (release-ram).
+ *
+ * Threads: bulk and urgent send; the main reader acknowledges. FfSentLog.lock is a leaf.
+ * System calls: fallocate.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include "migration/zero.h"
+
+#define MAX_GROUPS (FF_RUN_MAX_BYTES / 4096)
+
+typedef struct {
+    unsigned block;
+    uint64_t first, n;
+} FfSentRun;
+
+/* ---- release-ram ------------------------------------------------------------------------ */
+
+static void log_sent(FfMigration *m, unsigned index, unsigned block, uint64_t first, uint64_t n)
+{
+    FfSentLog *log = &m->sent[index];
+
+    ff_mutex_lock(&log->lock);
+    if (!g_atomic_int_get(&m->frozen)) {
+        /* Precopy: the page may be written and sent again, so it is kept. The peer counts it. */
+        log->acked++;
+        ff_mutex_unlock(&log->lock);
+        return;
+    }
+    g_queue_push_tail(&log->runs, g_memdup2(&(FfSentRun){block, first, n}, sizeof(FfSentRun)));
+    ff_mutex_unlock(&log->lock);
+}
+
+void ff_source_acked(FfMigration *m, unsigned index, uint64_t count)
+{
+    FfSentLog *log = &m->sent[index];
+
+    ff_mutex_lock(&m->lock);
+    bool given = m->given;
+    ff_mutex_unlock(&m->lock);
+    /* Before the grant a roll back still needs every page; the count is cumulative, so the next
+     * acknowledgement after it releases these as well. */
+    if (!m->cfg.release_ram || !given) {
+        return;
+    }
+    for (;;) {
+        ff_mutex_lock(&log->lock);
+        g_autofree FfSentRun *run = log->acked < count ? g_queue_pop_head(&log->runs) : NULL;
+        log->acked += run != NULL;
+        ff_mutex_unlock(&log->lock);
+        if (!run) {
+            return;
+        }
+        const FfRamBlock *b = &m->blocks[run->block].info;
+        g_atomic_int_set(&m->released, 1);
+        fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run->first * b->page_size,
+                  run->n * b->page_size);
+    }
+}
+
+void ff_source_forget_sent(FfMigration *m)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(m->sent); i++) {
+        g_queue_clear_full(&m->sent[i].runs, g_free);
+    }
+}
+
+/* ---- sending ------------------------------------------------------------------------------- */
+
+static unsigned index_of(const FfMigration *m, const FfChannel *ch)
+{
+    if (ch == m->main || ch == m->urgent) {
+        return ch == m->main ? FF_INDEX_MAIN : FF_INDEX_URGENT;
+    }
+    for (unsigned i = 0; i < m->n_extra; i++) {
+        if (m->extra[i].ch == ch) {
+            return m->extra[i].index;
+        }
+    }
+    g_assert_not_reached();
+}
+
+static void account(FfMigration *m, const FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
+                    bool zero, bool urgent)
+{
+    if (zero) {
+        ff_count(m->stats.pages_zero, n);
+    } else {
+        ff_count(m->stats.pages_normal, n);
+    }
+    if (urgent) {
+        ff_count(m->stats.pages_urgent, n);
+    } else {
+        ff_count(m->stats.pages_bulk, n);
+    }
+    ff_count(m->done_pages, n);
+    ff_count(m->done_bytes, n * m->blocks[block].info.page_size);
+    /* Two threads that share the main channel log in another order than they write. */
+    if (m->cfg.release_ram && m->urgent) {
+        log_sent(m, index_of(m, ch), block, first, n);
+    }
+}
+
+static FfFrame run_frame(const FfMigration *m, bool zero, unsigned block, uint64_t first,
+                         uint64_t n)
+{
+    FfFrame f = ff_frame(zero ? FF_FRAME_ZERO : FF_FRAME_PAGES,
+                         zero ? 0 : n * m->blocks[block].info.page_size);
+
+    f.epoch = m->epoch;
+    f.block = block;
+    f.page = first;
+    f.n_pages = n;
+    return f;
+}
+
+int ff_source_send_zero(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
+                        bool urgent)
+{
+    int rc = ff_channel_send(ch, run_frame(m, true, block, first, n), NULL, urgent);
+
+    if (rc == 0) {
+        account(m, ch, block, first, n, true, urgent);
+    }
+    return rc;
+}
+
+/* Length (pages) of the group of all-zero or all-data pages that begins at FIRST. */
+static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero)
+{
+    uint64_t ps = b->info.page_size, p = first;
+    const char *map = b->map;
+
+    *zero = ff_is_zero(map + p * ps, ps);
+    do {
+        p++;
+    } while (p < end && ff_is_zero(map + p * ps, ps) == *zero);
+    return p - first;
+}
+
+int ff_source_send_run(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
+                       bool urgent)
+{
+    const FfBlock *b = &m->blocks[block];
+    struct iovec iov[2 * MAX_GROUPS];
+    FfFrame frames[MAX_GROUPS];
+    struct {
+        uint64_t first, n;
+        bool zero;
+    } groups[MAX_GROUPS];
+    int n_groups = 0, n_iov = 0;
+
+    for (uint64_t p = first, len; p < first + n; p += len) {
+        bool zero;
+        len = group(b, p, first + n, &zero);
+        frames[n_groups] = run_frame(m, zero, block, p, len);
+        iov[n_iov++] = (struct iovec){&frames[n_groups], sizeof(FfFrame)};
+        if (!zero) {
+            iov[n_iov++] =
+                (struct iovec){(char *)b->map + p * b->info.page_size, len * b->info.page_size};
+        }
+        ff_frame_encode(&frames[n_groups]);
+        groups[n_groups].first = p;
+        groups[n_groups].n = len;
+        groups[n_groups++].zero = zero;
+    }
+    int rc = ff_channel_write_all(ch, iov, n_iov, urgent);
+    for (int i = 0; rc == 0 && i < n_groups; i++) {
+        account(m, ch, block, groups[i].first, groups[i].n, groups[i].zero, urgent);
+    }
+    return rc;
+}

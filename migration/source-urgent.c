@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source's urgent thread: answers requests at once, over the second socket (or, when there
+ * is none, in front of bulk on the main one), and while no request is there sends what the guest
+ * is likely to want next: where requests make a stream (prefetch.h), pages ahead of it.
+ *
+ * A page that was asked for is a frame of its own, so it does not wait for those ahead. Those go
+ * in small pieces, only while the socket has next to nothing unsent, and a request that comes in
+ * between is answered first.
+ *
+ * It is started after stop's reply: before that a page could still change. No allocation, no
+ * log, no lock but its own channel's writer lock.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "migration/prefetch.h"
+
+#define BATCH 64
+/* Streams with pages to be sent ahead; one more takes the place of the oldest. */
+#define AHEAD 16
+/* Pages of one piece of them. */
+#define PIECE 8
+
+typedef struct {
+    FfMigration *m;
+    FfFrame frames[BATCH];
+    size_t have; /* bytes of them */
+    FfPrefetch prefetch;
+    FfAhead ahead[AHEAD]; /* a ring; served from its newest end: that stream waits now */
+    unsigned newest, n_ahead;
+} Urgent;
+
+/* Waits for requests, or for room to send ahead. FALSE at the end. */
+static bool wait_for_work(Urgent *u, bool *request)
+{
+    FfMigration *m = u->m;
+    struct pollfd p[3] = {{.fd = ff_channel_fd(m->urgent_in), .events = POLLIN},
+                          {.fd = m->urgent_wake, .events = POLLIN},
+                          {.fd = -1, .events = POLLOUT}};
+
+    if (u->n_ahead) {
+        p[2].fd = ff_channel_fd(m->urgent);
+    }
+    /* Decrypted requests are looked at first; the end is seen with or without them. */
+    bool pending = ff_channel_pending(m->urgent_in);
+    while (poll(p, 3, pending ? 0 : -1) < 0) {
+        if (errno != EINTR) {
+            return false;
+        }
+    }
+    *request = pending || p[0].revents;
+    return !(p[1].revents & POLLIN);
+}
+
+/* Claims what is left of a run and sends it. */
+static int send_run(FfMigration *m, unsigned block, uint64_t page, uint64_t end, bool *sent)
+{
+    FfBlock *b = &m->blocks[block];
+    uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size), first, n;
+
+    while ((n = ff_bitmap_claim_run(&b->bitmap, page, end, max, &first))) {
+        int rc = ff_source_send_run(m, ff_m_urgent_channel(m), block, first, n, true);
+        if (rc < 0) {
+            return rc;
+        }
+        page = first + n;
+        *sent = true;
+    }
+    return 0;
+}
+
+/* Bulk goes on where streams are; single requests do not draw it from its order. */
+static void lead_bulk(FfMigration *m, const FfAhead *a)
+{
+    int64_t last = (int64_t)m->blocks[a->block].n_pages - 1;
+    int64_t page = a->first + (a->step > 0 ? a->step * a->n : -FF_PREFETCH_MAX_STRIDE);
+
+    if (ABS(a->step) == 1) {
+        /* Observer: the bulk thread. */
+        __atomic_store_n(&m->pivot, (uint64_t)a->block << 48 | (CLAMP(page, 0, last) + 1),
+                         __ATOMIC_RELEASE);
+    }
+}
+
+static void look_ahead(Urgent *u, const FfFrame *f)
+{
+    FfMigration *m = u->m;
+    FfAhead a;
+
+    if (!ff_prefetch_request(&u->prefetch, f->block, f->page, &a) || !a.n) {
+        return;
+    }
+    lead_bulk(m, &a);
+    if (m->urgent && m->blocks[f->block].info.page_size <= 4096) {
+        u->newest = (u->newest + 1) % AHEAD;
+        u->ahead[u->newest] = a;
+        u->n_ahead = MIN(u->n_ahead + 1, AHEAD);
+    }
+}
+
+/* One piece of the newest. */
+static int send_ahead(Urgent *u)
+{
+    FfMigration *m = u->m;
+    FfAhead *a = &u->ahead[u->newest];
+    int64_t n_pages = m->blocks[a->block].n_pages;
+    unsigned n = ABS(a->step) == 1 ? MIN(a->n, PIECE) : 1;
+    int64_t last = a->first + (int64_t)(n - 1) * a->step;
+    int64_t low = MAX(0, MIN(a->first, last)), high = MIN(n_pages - 1, MAX(a->first, last));
+    bool sent = false;
+
+    a->first = last + a->step;
+    a->n -= n;
+    if (!a->n) {
+        u->newest = (u->newest + AHEAD - 1) % AHEAD;
+        u->n_ahead--;
+    }
+    return low <= high ? send_run(m, a->block, low, high + 1, &sent) : 0;
+}
+
+static int answer(Urgent *u, const FfFrame *f)
+{
+    FfMigration *m = u->m;
+    bool sent = false;
+    int rc = send_run(m, f->block, f->page, f->page + f->n_pages, &sent);
+
+    ff_count(m->stats.requests, 1);
+    if (!sent) {
+        ff_count(m->stats.late_requests, 1); /* bulk had it: it is on its way */
+    }
+    return rc;
+}
+
+static int check(const FfMigration *m, FfFrame *f, const char **why)
+{
+    int rc = ff_frame_decode(f, why);
+
+    if (rc == 0 && f->type == FF_FRAME_ALIVE) {
+        return 0;
+    }
+    if (rc == 0 && f->type != FF_FRAME_REQUEST) {
+        *why = "something else than a request on the urgent channel";
+        rc = -EBADMSG;
+    }
+    if (rc == 0 && f->epoch != (uint32_t)m->epoch) {
+        *why = "a request that belongs to an earlier connection";
+        rc = -EBADMSG;
+    }
+    return rc < 0 ? rc : ff_frame_check_run(f, m->frame_blocks, m->n_blocks, why);
+}
+
+static int answer_batch(Urgent *u, unsigned n, const char **why)
+{
+    int64_t begin = g_get_monotonic_time();
+
+    for (unsigned i = 0; i < n; i++) {
+        int rc = check(u->m, &u->frames[i], why);
+        if (rc == 0 && u->frames[i].type == FF_FRAME_ALIVE) {
+            continue;
+        }
+        if (rc == 0) {
+            rc = answer(u, &u->frames[i]);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        ff_stats_latency(&u->m->stats, g_get_monotonic_time() - begin);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (u->frames[i].type == FF_FRAME_REQUEST) {
+            look_ahead(u, &u->frames[i]);
+        }
+    }
+    return 0;
+}
+
+static int take_requests(Urgent *u, const char **why)
+{
+    size_t got;
+    FfIo io = ff_channel_read(u->m->urgent_in, (char *)u->frames + u->have,
+                              sizeof(u->frames) - u->have, &got);
+
+    if (io != FF_IO_DONE) {
+        return io == FF_IO_AGAIN ? 0 : -EPIPE;
+    }
+    u->have += got;
+    unsigned whole = u->have / sizeof(FfFrame);
+    int rc = answer_batch(u, whole, why);
+    u->have -= whole * sizeof(FfFrame);
+    memmove(u->frames, u->frames + whole, u->have);
+    return rc;
+}
+
+gpointer ff_source_urgent(gpointer p)
+{
+    FfMigration *m = p;
+    Urgent u = {.m = m};
+    const char *why = NULL;
+    bool request;
+    int rc = 0;
+
+    ff_priority_urgent();
+    while (rc == 0 && wait_for_work(&u, &request)) {
+        rc = request ? take_requests(&u, &why) : send_ahead(&u);
+    }
+    if (rc < 0) {
+        ff_m_dead(m, "lost the urgent channel: %s", why ? why : g_strerror(-rc));
+    }
+    return NULL;
+}

@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source's coordinator: agree with the peer, wait for the switch, hand over the right to
+ * run, send pages, let go. The protocol is that of docs/architecture.md ("The right to run");
+ * the one line that matters most is the store of FF_RUN_GIVEN: before it every failure rolls
+ * back to a guest that runs here, after it nothing ever starts the guest here again.
+ *
+ * Threads: the coordinator; device_thread (device state out of QEMU).
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* A destination that has the grant starts the guest in a few milliseconds. A QEMU that hangs there
+ * gets its pages all the same. */
+#define RUNNING_DEADLINE_MS 1000
+
+/* MIG_RP_MSG_SHUT with a status, as QEMU's destination sends it (migration/migration.c). */
+static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
+static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
+
+/* Stored with release order: the observer is the engine (or the relay) that comes after a
+ * crash of this one. */
+static void store_phase(FfMigration *m, FfPhase phase)
+{
+    __atomic_store_n(&m->cfg.state->phase, phase, __ATOMIC_RELEASE);
+}
+
+static void store_right(FfMigration *m, FfRunRight right)
+{
+    __atomic_store_n(&m->cfg.state->run_right, right, __ATOMIC_RELEASE);
+}
+
+/* ---- device state ------------------------------------------------------------------------ */
+
+/* QEMU's stream goes to the peer as it comes; its end need not be parsed: the peer's QEMU knows
+ * it, and says so by SHUT, which becomes LOADED. */
+static gpointer device_thread(gpointer p)
+{
+    FfMigration *m = p;
+    g_autofree uint8_t *buf = g_malloc(FF_RUN_MAX_BYTES);
+
+    ff_priority_urgent();
+    for (;;) {
+        size_t n;
+        FfIo io = ff_channel_read(m->inner, buf, FF_RUN_MAX_BYTES, &n);
+        if (io == FF_IO_AGAIN) {
+            int rc = ff_channel_wait_readable(m->inner, -1);
+            if (rc < 0) {
+                break;
+            }
+            continue;
+        }
+        if (io == FF_IO_DEAD) {
+            break;
+        }
+        if (ff_m_events(m) & FF_EV_LOADED) {
+            continue; /* the destination has all of it; the channel may be exchanged by now */
+        }
+        if (ff_channel_send(m->main, ff_frame(FF_FRAME_DEVICE, n), buf, true) < 0) {
+            return NULL; /* the reader of that channel says why it broke */
+        }
+        ff_count(m->stats.device_bytes, n);
+        ff_m_copy_device(m, buf, n);
+    }
+    if (!(ff_m_events(m) & (FF_EV_LOADED | FF_EV_DEAD | FF_EV_WANT_CANCEL))) {
+        ff_m_dead(m, "QEMU ended its device state early: see the log of the source QEMU");
+    }
+    return NULL;
+}
+
+/* ---- before the switch --------------------------------------------------------------------- */
+
+bool ff_source_map_blocks(FfMigration *m, GError **error)
+{
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        FfBlock *b = &m->blocks[i];
+        void *p = FF_FAULT_MAP("map-ram",
+                               mmap(NULL, b->info.size, PROT_READ, MAP_SHARED, b->info.memfd, 0));
+        if (p == MAP_FAILED) {
+            g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be mapped: %s", b->info.id,
+                        g_strerror(errno));
+            return false;
+        }
+        madvise(p, b->info.size, MADV_DONTDUMP);
+        b->map = p;
+        ff_bitmap_init(&b->bitmap, b->n_pages, true);
+    }
+    return true;
+}
+
+static bool agree(FfMigration *m, GError **error)
+{
+    FfVmm *vmm = m->cfg.vmm;
+    GPtrArray *blocks = NULL;
+
+    /* From the first step on, so that the engine that comes after a crash says "failed". */
+    store_right(m, FF_RUN_MINE);
+    m->cfg.state->run_state[0] = 0; /* that of an older migration is not to be restored */
+    store_phase(m, FF_PHASE_SETUP);
+    FF_FAULT_AT("setup");
+    if (!vmm->check(vmm, FF_ROLE_SOURCE, &blocks, m->vm_uuid, error) ||
+        !ff_m_set_blocks(m, blocks, error) || !ff_source_map_blocks(m, error) ||
+        !ff_source_connect(m, error)) {
+        return false;
+    }
+    FF_FAULT_AT("connected");
+    ff_recovery_store_session(m);
+    ff_recovery_store_blocks(m);
+    ff_stamp(m->setup_us);
+    ff_m_set_status(m, FF_STATUS_ACTIVE);
+    FF_FAULT_AT("active");
+    ff_m_new_pass(m);
+    return true;
+}
+
+/* ---- the switchover ---------------------------------------------------------------------------
+ */
+
+static bool stop_guest(FfMigration *m, GError **error)
+{
+    FfVmm *vmm = m->cfg.vmm;
+
+    /* Not earlier: with x-ignore-shared on, a snapshot (or a migration from a monitor that is
+     * QEMU's) would lack the guest's memory. While the guest runs: it takes four questions. */
+    if (!vmm->prepare(vmm, FF_ROLE_SOURCE, error)) {
+        return false;
+    }
+    FF_FAULT_AT("prepared");
+    store_phase(m, FF_PHASE_STOPPED);
+    FF_FAULT_AT("stopping");
+    ff_mutex_lock(&m->lock);
+    m->stopped = true;
+    ff_mutex_unlock(&m->lock);
+    ff_stamp(m->stop_us);
+    if (!vmm->stop(vmm, &m->run_state, error)) {
+        return false;
+    }
+    FF_FAULT_AT("stopped");
+    ff_mutex_lock(&m->lock);
+    m->standing = true;
+    ff_mutex_unlock(&m->lock);
+    g_strlcpy(m->cfg.state->run_state, m->run_state, sizeof(m->cfg.state->run_state));
+    return true;
+}
+
+static bool send_device_state(FfMigration *m, GError **error)
+{
+    int fd = -1;
+
+    /* From here on QEMU may have begun its inner migration, whatever save() returns. */
+    m->saving = true;
+    if (!m->cfg.vmm->save(m->cfg.vmm, &fd, error)) {
+        return false;
+    }
+    FF_FAULT_AT("saving");
+    if (m->ops.hold) {
+        /* If this process dies, QEMU must not see the end of this socket: the next engine
+         * decides, by run_right, which SHUT it gets. */
+        m->ops.hold("inner", fd, m->ops.opaque);
+    }
+    FF_FAULT_AT("saving-held");
+    m->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
+    m->device_thread = g_thread_new("ff-device", device_thread, m);
+    return true;
+}
+
+/* The commit point. After TRUE the guest is the peer's. */
+static bool give(FfMigration *m, GError **error)
+{
+    FF_FAULT_AT("loaded");
+    ff_mutex_lock(&m->lock);
+    bool cancelled = m->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT), resumed = m->resumed;
+    if (!cancelled && !resumed) {
+        if (m->cfg.start_paused && !strcmp(m->run_state, "running")) {
+            /* the client has said stop meanwhile */
+            g_free(m->run_state);
+            m->run_state = g_strdup("paused");
+        }
+        /* GIVEN is stored before GRANT can leave, so that no crash between the two can be taken
+         * for a guest that is still ours. Cancel looks at `given` under the same lock. */
+        store_right(m, FF_RUN_GIVEN);
+        store_phase(m, FF_PHASE_GRANTED);
+        m->given = true;
+    }
+    ff_mutex_unlock(&m->lock);
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
+        return false;
+    }
+    if (resumed) {
+        g_set_error_literal(error, FF_M_ERROR, 0, "the guest was resumed"); /* m->error says more */
+        return false;
+    }
+    FF_FAULT_AT("given");
+    int rc = ff_channel_send(m->main, ff_frame(FF_FRAME_GRANT, strlen(m->run_state)), m->run_state,
+                             true);
+    FF_FAULT_AT("granted");
+    if (rc < 0) {
+        ff_m_dead(m, "the connection broke while the right to run was handed over: %s",
+                  g_strerror(-rc));
+    }
+    return true;
+}
+
+/* The destination drops what is stale and arms while the guest still runs here. Twice: dropping
+ * much takes a while, in which the guest goes on writing; the second time it is little. */
+static bool prepare_peer(FfMigration *m, GError **error)
+{
+    FfFrame f = ff_frame(FF_FRAME_PREPARE, 0);
+
+    ff_m_begin_device_copy(m);
+    if (!ff_precopy_tell(m, error)) {
+        return false;
+    }
+    f.flags = m->whole ? FF_PREPARE_WHOLE : 0;
+    /* A failed send is followed by the reader's word of why. */
+    ff_channel_send(m->main, f, NULL, true);
+    return ff_m_await(m, FF_EV_READY, error) && ff_precopy_tell_again(m, error);
+}
+
+static bool switch_over(FfMigration *m, GError **error)
+{
+    if (!ff_precopy_run(m, error) || !prepare_peer(m, error) || !stop_guest(m, error) ||
+        !ff_precopy_freeze(m, error)) {
+        return false;
+    }
+    ff_fingerprint_take(m);
+    FF_FAULT_AT("frozen");
+    /* RAM is frozen: requests may be answered from now on. */
+    m->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, m);
+    if (m->whole) {
+        m->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, m);
+    }
+    if (m->cfg.pause_before_switchover) {
+        ff_m_set_status(m, FF_STATUS_PRE_SWITCHOVER);
+        if (!ff_m_await(m, FF_EV_WANT_CONTINUE, error)) {
+            return false;
+        }
+    }
+    ff_m_set_status(m, FF_STATUS_DEVICE);
+    ff_m_new_pass(m);
+    return send_device_state(m, error) && ff_m_await(m, FF_EV_LOADED, error) && give(m, error);
+}
+
+/* ---- roll back
+ * ----------------------------------------------------------------------------------- */
+
+static void end_threads(FfMigration *m)
+{
+    ff_m_shutdown_channels(m);
+    if (m->inner) {
+        ff_channel_shutdown(m->inner);
+    }
+    ff_m_join(&m->device_thread);
+    ff_source_end_connection(m);
+}
+
+static void tell_peer(FfMigration *m, const char *why)
+{
+    size_t len = MIN(strlen(why), FF_FRAME_MAX_TEXT);
+
+    if (m->main && len) {
+        ff_channel_send_last(m->main, ff_frame(FF_FRAME_ABORT, len), why);
+    }
+}
+
+static void restart_guest(FfMigration *m)
+{
+    FF_FAULT_AT("rolling-back");
+    FfVmm *vmm = m->cfg.vmm;
+    g_autoptr(GError) error = NULL;
+    bool running = false;
+
+    if (m->saving) {
+        if (m->inner) {
+            struct iovec iov = {(void *)shut_bad, sizeof(shut_bad)};
+            ff_channel_write_all(m->inner, &iov, 1, true);
+            /* QEMU may sit in a write that nobody reads any more. */
+            ff_channel_shutdown(m->inner);
+        }
+        if (!vmm->wait_saved(vmm, 1, &error)) {
+            g_warning("roll back: %s", error->message);
+            g_clear_error(&error);
+        }
+    }
+    if (m->run_state &&
+        !vmm->resume(vmm, m->run_state, !ff_m_client_stopped(m), &running, &error)) {
+        g_warning("roll back: the guest could not be resumed: %s", error->message);
+        g_clear_error(&error);
+    }
+    if (running) {
+        vmm->announce(vmm);
+    }
+    ff_mutex_lock(&m->lock);
+    m->stopped = false;
+    ff_mutex_unlock(&m->lock);
+}
+
+void ff_source_roll_back(FfMigration *m, const GError *why)
+{
+    g_autoptr(GError) error = NULL;
+    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED);
+
+    ff_mutex_lock(&m->lock);
+    m->standing = false;
+    ff_mutex_unlock(&m->lock);
+    if (cancelled) {
+        ff_m_set_status(m, FF_STATUS_CANCELLING);
+    } else {
+        ff_m_set_error(m, why->message);
+    }
+    if (m->stopped) {
+        restart_guest(m);
+    }
+    /* A lost connection carries no ABORT. */
+    m->in_doubt =
+        m->saving && !m->revoked && (ff_m_events(m) & (FF_EV_DEAD | FF_EV_ABORTED)) == FF_EV_DEAD;
+    tell_peer(m, why->message);
+    end_threads(m);
+    ff_precopy_end(m);
+    ff_m_end_device_copy(m);
+    if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
+        g_warning("roll back: %s", error->message);
+    }
+    if (m->ops.drop && m->saving) {
+        m->ops.drop("inner", m->ops.opaque);
+    }
+    store_right(m, FF_RUN_NONE);
+    store_phase(m, FF_PHASE_IDLE);
+    ff_m_set_status(m, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
+}
+
+/* ---- postcopy
+ * --------------------------------------------------------------------------------------- */
+
+/* Everything is at the destination: QEMU may end its migration. */
+static void let_go(FfMigration *m)
+{
+    g_autoptr(GError) error = NULL;
+    FfVmm *vmm = m->cfg.vmm;
+    struct iovec iov = {(void *)shut_good, sizeof(shut_good)};
+
+    store_phase(m, FF_PHASE_DONE);
+    FF_FAULT_AT("done");
+    if (!m->inner || ff_channel_write_all(m->inner, &iov, 1, true) < 0 ||
+        !vmm->wait_saved(vmm, 0, &error)) {
+        g_warning("the source QEMU did not end its migration: %s",
+                  error ? error->message : "its socket is closed");
+        g_clear_error(&error);
+    }
+    FF_FAULT_AT("saved");
+    if (!vmm->undo(vmm, &error)) {
+        g_warning("%s", error->message);
+    }
+    FF_FAULT_AT("undone");
+    ff_m_event(m, FF_EV_FINISHED);
+    if (m->main) {
+        ff_channel_send(m->main, ff_frame(FF_FRAME_FINISHED, 0), NULL, true);
+    }
+    ff_m_end_device_copy(m);
+    if (m->ops.drop) {
+        m->ops.drop("inner", m->ops.opaque);
+    }
+}
+
+void ff_source_see_through(FfMigration *m)
+{
+    ff_fingerprint_take(m); /* an engine that adopted has none yet */
+    /* Not at the end: whoever is told that the destination is whole may end QEMU at once. */
+    ff_precopy_end(m);
+    if (!ff_source_persist(m)) {
+        if (m->revoked) {
+            g_autoptr(GError) why =
+                g_error_new_literal(FF_M_ERROR, 0, "the guest was taken back from the destination");
+            ff_source_roll_back(m, why);
+        } else {
+            end_threads(m);
+        }
+        return;
+    }
+    ff_fingerprint_check(m);
+    let_go(m);
+    FF_FAULT_AT("finished");
+    end_threads(m);
+    store_phase(m, FF_PHASE_IDLE);
+    ff_m_set_status(m, FF_STATUS_COMPLETED);
+}
+
+gpointer ff_source_coordinator(gpointer p)
+{
+    FfMigration *m = p;
+    g_autoptr(GError) error = NULL;
+
+    if (agree(m, &error) && switch_over(m, &error)) {
+        if (!m->whole) {
+            ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
+            /* Bulk would take processor and link from the last steps of the blackout: they are
+             * short, and what they need is asked for. */
+            ff_m_wait_until(m, FF_EV_RUNNING | FF_EV_DEAD | FF_EV_QUIT,
+                            g_get_monotonic_time() + RUNNING_DEADLINE_MS * 1000LL);
+            FF_FAULT_AT("running");
+            m->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, m);
+        }
+        ff_source_see_through(m);
+    } else if (!ff_m_hand_over(m, error)) {
+        ff_source_roll_back(m, error);
+    }
+    return NULL;
+}

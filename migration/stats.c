@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Counters and waits of a migration; see stats.h for the threads. No locks, no system calls. */
+#include "migration/stats.h"
+
+void ff_stats_latency(FfStats *s, uint64_t us)
+{
+    unsigned bucket = us < 2 ? 0 : 63 - __builtin_clzll(us);
+
+    ff_count(s->latency[MIN(bucket, FF_LATENCY_BUCKETS - 1)], 1);
+    ff_count(s->latency_sum_us, us);
+    ff_count(s->latency_count, 1);
+}
+
+static uint64_t key_of(unsigned block, uint64_t page)
+{
+    return ((uint64_t)(block + 1) << 48) | page;
+}
+
+static int vcpu_of(const FfStats *s, int32_t tid)
+{
+    for (uint32_t i = 0; i < s->n_vcpus; i++) {
+        if (s->vcpu_tid[i] == tid) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid, int64_t now_us)
+{
+    for (uint32_t i = 0; i < FF_MAX_WAITS; i++) {
+        FfWait *w = &s->wait[i];
+        if (__atomic_load_n(&w->key, __ATOMIC_ACQUIRE)) {
+            continue;
+        }
+        int vcpu = vcpu_of(s, tid);
+        __atomic_store_n(&w->since_us, now_us, __ATOMIC_RELAXED);
+        __atomic_store_n(&w->vcpu, vcpu, __ATOMIC_RELAXED);
+        if (vcpu >= 0 && __atomic_add_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL) == 1 &&
+            __atomic_add_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL) == s->n_vcpus) {
+            __atomic_store_n(&s->all_blocked_since_us, now_us, __ATOMIC_RELEASE);
+        }
+        if (i >= s->wait_high) {
+            __atomic_store_n(&s->wait_high, i + 1, __ATOMIC_SEQ_CST);
+        }
+        /* Who sees the key (a placing thread) sees the rest of the slot. Sequentially consistent
+         * with the bitmap that the fault thread looks at next. */
+        __atomic_store_n(&w->key, key_of(block, page), __ATOMIC_SEQ_CST);
+        return;
+    }
+    /* More waiters than slots: this wait goes uncounted. Observer: recovery, which then wakes
+     * everybody, for the kernel to tell it anew. */
+    __atomic_store_n(&s->wait_overflow, 1, __ATOMIC_RELEASE);
+}
+
+static void end_one(FfStats *s, int vcpu, int64_t since, int64_t now)
+{
+    ff_stats_latency(s, MAX(0, now - since));
+    if (vcpu < 0) {
+        return;
+    }
+    ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now - since));
+    if (__atomic_sub_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL)) {
+        return;
+    }
+    int64_t all = __atomic_exchange_n(&s->all_blocked_since_us, 0, __ATOMIC_ACQ_REL);
+    /* Not before the exchange: a wait that begins in between finds one too many blocked, and is
+     * taken up here. */
+    uint32_t left = __atomic_sub_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL);
+    if (all) {
+        ff_count(s->all_blocked_us, MAX(0, now - all));
+    }
+    if (left == s->n_vcpus) {
+        __atomic_store_n(&s->all_blocked_since_us, now, __ATOMIC_RELEASE);
+    }
+}
+
+void ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us)
+{
+    uint64_t lo = key_of(block, page), hi = lo + n_pages;
+    uint32_t n = __atomic_load_n(&s->wait_high, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < n; i++) {
+        FfWait *w = &s->wait[i];
+        uint64_t key = __atomic_load_n(&w->key, __ATOMIC_SEQ_CST);
+        if (key < lo || key >= hi) {
+            continue;
+        }
+        int64_t since = __atomic_load_n(&w->since_us, __ATOMIC_RELAXED);
+        int32_t vcpu = __atomic_load_n(&w->vcpu, __ATOMIC_RELAXED);
+        if (__atomic_compare_exchange_n(&w->key, &key, 0, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED)) {
+            end_one(s, vcpu, since, now_us);
+        }
+    }
+}
+
+bool ff_stats_waiting(const FfStats *s, uint32_t i, unsigned *block, uint64_t *page)
+{
+    uint64_t key = __atomic_load_n(&s->wait[i].key, __ATOMIC_SEQ_CST);
+
+    *block = (key >> 48) - 1;
+    *page = key & ((1ull << 48) - 1);
+    return key != 0;
+}
+
+static void fill_latency(const FfStats *s, FfMigrationInfo *info)
+{
+    uint64_t total = 0, seen = 0;
+
+    for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
+        info->latency[i] = ff_counted(s->latency[i]);
+        total += info->latency[i];
+    }
+    uint64_t n = ff_counted(s->latency_count);
+    info->latency_mean_us = n ? (double)ff_counted(s->latency_sum_us) / n : 0;
+    for (unsigned i = 0; i < FF_LATENCY_BUCKETS && total; i++) {
+        seen += info->latency[i];
+        if (seen * 100 >= total * 99) {
+            info->latency_p99_us = (double)(2ull << i);
+            break;
+        }
+    }
+}
+
+void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)
+{
+    info->pages_normal = ff_counted(s->pages_normal);
+    info->pages_zero = ff_counted(s->pages_zero);
+    info->pages_bulk = ff_counted(s->pages_bulk);
+    info->pages_urgent = ff_counted(s->pages_urgent);
+    info->pages_duplicate = ff_counted(s->pages_duplicate);
+    info->requests = ff_counted(s->requests);
+    info->device_bytes = ff_counted(s->device_bytes);
+    fill_latency(s, info);
+    info->blocktime_ms = ff_counted(s->all_blocked_us) / 1000;
+    info->n_vcpus = ff_counted(s->n_vcpus);
+    info->vcpu_blocktime_ms = g_new0(uint32_t, MAX(1, info->n_vcpus));
+    for (uint32_t i = 0; i < info->n_vcpus; i++) {
+        info->vcpu_blocktime_ms[i] = ff_counted(s->vcpu_blocked_us[i]) / 1000;
+    }
+}

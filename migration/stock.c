@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A peer without farfault: how it is told apart, and how its connection is given back to the
+ * driver, for QEMU to carry the migration over it.
+ *
+ * The source opens with what QEMU itself would send: header, configuration section, and the
+ * commands OPEN_RETURN_PATH and PING. QEMU echoes the PING's value, our token, in a PONG; farfault
+ * answers with its greeting. Nothing has been changed in the guest then, on either side, so QEMU
+ * can begin as if nothing had been: the source's QEMU is spliced in behind what was sent, the
+ * destination's QEMU gets first what was read. Under TLS the session stays with the engine: QEMU
+ * could not go on inside it, so it is given the plain text on a private socket.
+ *
+ * A QEMU with postcopy-preempt (before 8.0) reads nothing before its second channel is there, so
+ * silence for stock_deadline_ms means the same as a PONG. If it was a slow farfault after all, it
+ * gets QEMU's stream where a frame belongs and gives up, and QEMU's migration fails with the guest
+ * still here.
+ *
+ * Threads: the coordinator; the destination's acceptor; give_back() is the main loop's.
+ */
+#include "migration/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A peer that has begun to speak goes on within this time (milliseconds). */
+#define SPEAK_DEADLINE_MS 10000
+
+bool ff_m_is_stock(const GError *error)
+{
+    return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STOCK);
+}
+
+static bool zeros(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (p[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- source -------------------------------------------------------------------------------- */
+
+GBytes *ff_source_opening(FfMigration *m)
+{
+    uint8_t configuration[FF_CONFIGURATION_MAX], out[FF_PROLOGUE_MAX];
+    FfVmm *vmm = m->cfg.vmm;
+    g_autofree char *machine = vmm->machine ? vmm->machine(vmm) : NULL;
+    bool uuid = m->cfg.validate_uuid && !zeros(m->vm_uuid, sizeof(m->vm_uuid));
+    size_t n =
+        machine ? ff_configuration_encode(configuration, machine, uuid ? m->vm_uuid : NULL) : 0;
+
+    return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
+}
+
+int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError **error)
+{
+    bool may = m->cfg.stock_deadline_ms > 0;
+    int deadline = may ? (int)m->cfg.stock_deadline_ms : 2 * SPEAK_DEADLINE_MS;
+    uint8_t pong[FF_PONG_SIZE];
+    int rc = ff_channel_wait_readable(m->main, deadline);
+
+    if (rc == -ETIMEDOUT && may) {
+        g_set_error(error, FF_M_ERROR, FF_M_ERROR_STOCK, "%s has not answered within %u ms",
+                    ff_channel_peer(m->main), m->cfg.stock_deadline_ms);
+        return 0;
+    }
+    if (rc == 0 && !ff_m_check_clear(m, m->main, SPEAK_DEADLINE_MS, error)) {
+        return 0;
+    }
+    if (rc == 0) {
+        rc = ff_channel_read_all(m->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    ff_pong_encode(pong);
+    if (memcmp(first, pong, sizeof(pong)) == 0) {
+        m->stock_answered = true;
+        g_set_error(error, FF_M_ERROR, may ? FF_M_ERROR_STOCK : 0,
+                    "%s is a QEMU without farfault%s", ff_channel_peer(m->main),
+                    may ? "" : ", and x-farfault-peer is require");
+    }
+    return 0;
+}
+
+/* ---- destination --------------------------------------------------------------------------- */
+
+FfPeer ff_dest_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
+{
+    size_t need = first->len;
+    FfPeer peer;
+
+    *rc = 0;
+    while ((peer = ff_prologue_decode(first->data, first->len, &need)) == FF_PEER_MORE) {
+        guint have = first->len;
+
+        g_byte_array_set_size(first, need);
+        *rc = ff_channel_read_all(ch, first->data + have, need - have, deadline_ms);
+        if (*rc < 0) {
+            return FF_PEER_UNKNOWN;
+        }
+    }
+    return peer;
+}
+
+bool ff_dest_recognise_passed(FfMigration *m, GError **error)
+{
+    g_autoptr(GByteArray) first = g_byte_array_new();
+    int rc;
+
+    if (m->listen_fd >= 0) {
+        return true;
+    }
+    if (!ff_m_secure(m, m->arrived, error)) {
+        return false;
+    }
+    switch (ff_dest_recognise(m->arrived, first, -1, &rc)) {
+    case FF_PEER_FARFAULT:
+        return true;
+    case FF_PEER_STOCK_QEMU:
+        m->stock_first = m->cfg.stock_deadline_ms ? g_byte_array_ref(first) : NULL;
+        if (m->stock_first) {
+            return true;
+        }
+        break;
+    default:
+        break;
+    }
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(m->arrived),
+                rc == -EPIPE ? "the source closed the connection"
+                : rc < 0     ? g_strerror(-rc)
+                             : "not a stream of a farfault source");
+    return false;
+}
+
+bool ff_dest_no_stock(FfMigration *m, GError **error)
+{
+    if (m->stock_first) {
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_STOCK,
+                            "the source is a QEMU without farfault");
+    }
+    return !m->stock_first;
+}
+
+/* ---- both ------------------------------------------------------------------------------------ */
+
+bool ff_m_hand_over(FfMigration *m, const GError *error)
+{
+    if (!ff_m_is_stock(error) || !m->ops.stock) {
+        return false;
+    }
+    ff_mutex_lock(&m->lock);
+    FfChannel **at = m->main ? &m->main : &m->arrived;
+    m->stock_channel = g_steal_pointer(at);
+    ff_mutex_unlock(&m->lock);
+    m->stock = true;
+    /* Nothing here is an engine's to adopt any more: it would call QEMU's migration failed. */
+    __atomic_store_n(&m->cfg.state->run_right, FF_RUN_NONE, __ATOMIC_RELEASE);
+    __atomic_store_n(&m->cfg.state->phase, FF_PHASE_IDLE, __ATOMIC_RELEASE);
+    g_message("%s: QEMU carries the migration", error->message);
+    return true;
+}
+
+void ff_m_give_back(FfMigration *m)
+{
+    FfStockPeer peer = {
+        .opening = m->opening,
+        .answered = m->stock_answered,
+        .first = m->stock_first,
+        .tls = m->cfg.tls,
+        .tls_hostname = m->cfg.tls_hostname,
+    };
+
+    ff_mutex_lock(&m->lock);
+    peer.channel = g_steal_pointer(&m->stock_channel);
+    peer.postcopy = m->events & FF_EV_WANT_POSTCOPY;
+    peer.run = m->client_cont || !m->cfg.start_paused;
+    peer.run_changed = peer.run == m->began_paused;
+    ff_mutex_unlock(&m->lock);
+    m->ops.stock(&peer, m->ops.opaque);
+}
+
+void ff_m_stock_free(FfMigration *m)
+{
+    g_clear_pointer(&m->stock_channel, ff_channel_free);
+    g_clear_pointer(&m->opening, g_bytes_unref);
+    g_clear_pointer(&m->stock_first, g_byte_array_unref);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Is this memory all zero? With vector instructions, and an early end for the usual no. */
+#ifndef FF_MIGRATION_ZERO_H
+#define FF_MIGRATION_ZERO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* P is aligned to 64 bytes, LEN (bytes) a multiple of 256. Any thread. */
+bool ff_is_zero(const void *p, size_t len);
+
+#endif

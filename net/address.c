@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Addresses of migrations. No state; any thread.
+ * System calls: socket, bind, listen, accept4, connect, getsockname, getpeername, unlink.
+ */
+#include "net/address.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gunixsocketaddress.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* A host that is there answers within this time; the kernel would try for two minutes. */
+#define CONNECT_DEADLINE_S 20
+
+void ff_address_free(FfAddress *a)
+{
+    if (a) {
+        g_free(a->path);
+        g_free(a->host);
+        g_free(a->port);
+        g_free(a);
+    }
+}
+
+static bool parse_tcp(FfAddress *a, const char *s, const char *uri, GError **error)
+{
+    const char *colon;
+
+    if (*s == '[') {
+        const char *end = strchr(s, ']');
+        if (!end || end[1] != ':') {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
+                        "malformed address '%s': expected tcp:[ADDRESS]:PORT", uri);
+            return false;
+        }
+        a->host = g_strndup(s + 1, end - s - 1);
+        colon = end + 1;
+    } else {
+        colon = strchr(s, ':');
+        if (!colon) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
+                        "error parsing address '%s': expected tcp:HOST:PORT", uri);
+            return false;
+        }
+        a->host = g_strndup(s, colon - s);
+    }
+    /* QEMU allows options behind the port (",to=", ",ipv4"): none of them concerns us. */
+    a->port = g_strndup(colon + 1, strcspn(colon + 1, ","));
+    guint64 port;
+    if (!g_ascii_string_to_unsigned(a->port, 10, 0, 65535, &port, NULL)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
+                    "address '%s' has no valid port: expected 0 to 65535", uri);
+        return false;
+    }
+    return true;
+}
+
+FfAddress *ff_address_parse(const char *uri, GError **error)
+{
+    g_autoptr(FfAddress) a = g_new0(FfAddress, 1);
+
+    if (g_str_has_prefix(uri, "unix:")) {
+        a->is_unix = true;
+        a->path = g_strdup(uri + strlen("unix:"));
+        if (!*a->path || strlen(a->path) >= sizeof(((struct sockaddr_un *)0)->sun_path)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
+                        "UNIX socket path '%s' is empty or too long (at most %zu bytes)", a->path,
+                        sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+            return NULL;
+        }
+        return g_steal_pointer(&a);
+    }
+    if (g_str_has_prefix(uri, "tcp:")) {
+        return parse_tcp(a, uri + strlen("tcp:"), uri, error) ? g_steal_pointer(&a) : NULL;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "unknown migration protocol: %s",
+                uri);
+    return NULL;
+}
+
+char *ff_address_uri(const FfAddress *a)
+{
+    if (a->is_unix) {
+        return g_strdup_printf("unix:%s", a->path);
+    }
+    return g_strdup_printf(strchr(a->host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", a->host, a->port);
+}
+
+int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
+{
+    g_autoptr(GSocketClient) client = g_socket_client_new();
+    g_autoptr(GSocketConnectable) to = NULL;
+
+    g_socket_client_set_enable_proxy(client, FALSE);
+    g_socket_client_set_timeout(client, CONNECT_DEADLINE_S);
+    if (a->is_unix) {
+        to = G_SOCKET_CONNECTABLE(g_unix_socket_address_new(a->path));
+    } else {
+        to = g_network_address_new(*a->host ? a->host : "localhost",
+                                   g_ascii_strtoull(a->port, NULL, 10));
+    }
+    g_autoptr(GError) local = NULL;
+    g_autoptr(GSocketConnection) c = g_socket_client_connect(client, to, cancel, &local);
+    if (!c) {
+        if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+        } else {
+            g_set_error(error, local->domain, local->code, "Failed to connect to '%s%s%s': %s",
+                        a->is_unix ? a->path : a->host, a->is_unix ? "" : ":",
+                        a->is_unix ? "" : a->port, local->message);
+        }
+        return -1;
+    }
+    /* GLib keeps its own fd; ours is a duplicate with a life of its own. */
+    int fd = fcntl(g_socket_get_fd(g_socket_connection_get_socket(c)), F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "dup: %s", g_strerror(errno));
+    }
+    return fd;
+}
+
+FfAddress *ff_address_of_peer(int fd)
+{
+    union {
+        struct sockaddr sa;
+        struct sockaddr_un un;
+        struct sockaddr_storage st;
+    } u = {0};
+    socklen_t len = sizeof(u);
+
+    if (getpeername(fd, &u.sa, &len) < 0) {
+        return NULL;
+    }
+    if (u.sa.sa_family == AF_UNIX) {
+        struct stat st;
+        size_t n = len > offsetof(struct sockaddr_un, sun_path)
+                       ? len - offsetof(struct sockaddr_un, sun_path)
+                       : 0;
+        g_autofree char *path = g_strndup(u.un.sun_path, n);
+        if (!*path || stat(path, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+            return NULL;
+        }
+        FfAddress *a = g_new0(FfAddress, 1);
+        a->is_unix = true;
+        a->path = g_steal_pointer(&path);
+        return a;
+    }
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    if (getnameinfo(&u.sa, len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        return NULL;
+    }
+    FfAddress *a = g_new0(FfAddress, 1);
+    a->host = g_strdup(host);
+    a->port = g_strdup(port);
+    return a;
+}
+
+static int listen_error(GError **error, const char *where, int err)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "Failed to listen on '%s': %s",
+                where, g_strerror(err));
+    return -1;
+}
+
+static int listen_unix(const FfAddress *a, GError **error)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0) {
+        return listen_error(error, a->path, errno);
+    }
+    g_strlcpy(un.sun_path, a->path, sizeof(un.sun_path));
+    if ((unlink(a->path) < 0 && errno != ENOENT) ||
+        bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 || chmod(a->path, 0600) < 0 ||
+        listen(fd, 16) < 0) {
+        int err = errno;
+        close(fd);
+        return listen_error(error, a->path, err);
+    }
+    return fd;
+}
+
+static int listen_on(const struct addrinfo *ai)
+{
+    int one = 1, zero = 0;
+    int fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC, ai->ai_protocol);
+
+    if (fd < 0) {
+        return -errno;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (ai->ai_family == AF_INET6) {
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+    }
+    if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, 16) < 0) {
+        int err = errno;
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+int ff_address_listen(const FfAddress *a, GError **error)
+{
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
+
+    if (a->is_unix) {
+        return listen_unix(a, error);
+    }
+    g_autofree char *where = g_strdup_printf("%s:%s", a->host, a->port);
+    int rc = getaddrinfo(*a->host ? a->host : NULL, a->port, &hints, &list);
+    if (rc != 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
+                    "address resolution failed for %s: %s", where, gai_strerror(rc));
+        return -1;
+    }
+    int fd = -EADDRNOTAVAIL;
+    /* IPv6 first where any address is meant: such a socket takes IPv4 as well. */
+    for (int pass = 0; pass < 2 && fd < 0; pass++) {
+        for (struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+            if ((ai->ai_family == AF_INET6) == (pass == 0)) {
+                fd = listen_on(ai);
+            }
+        }
+    }
+    freeaddrinfo(list);
+    return fd < 0 ? listen_error(error, where, -fd) : fd;
+}
+
+char *ff_address_of_listener(const FfAddress *a, int fd)
+{
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_storage st;
+    } u = {0};
+    socklen_t len = sizeof(u);
+
+    if (a->is_unix) {
+        return g_strdup_printf("unix:%s", a->path);
+    }
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    if (getsockname(fd, &u.sa, &len) < 0 ||
+        getnameinfo(&u.sa, len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        return g_strdup_printf("tcp:%s:%s", a->host, a->port);
+    }
+    return g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+}
+
+int ff_address_accept(int listen_fd, GCancellable *cancel, GError **error)
+{
+    for (;;) {
+        GPollFD p[2] = {{.fd = listen_fd, .events = G_IO_IN}};
+        int n = 1 + (cancel && g_cancellable_make_pollfd(cancel, &p[1]));
+        gint rc = g_poll(p, n, -1);
+        int err = errno;
+        if (n == 2) {
+            g_cancellable_release_fd(cancel);
+        }
+        if (g_cancellable_set_error_if_cancelled(cancel, error)) {
+            return -1;
+        }
+        if (rc > 0) {
+            int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            if (fd >= 0) {
+                return fd;
+            }
+            err = errno;
+        } else if (rc == 0) {
+            continue;
+        }
+        if (err != EINTR && err != ECONNABORTED && err != EAGAIN) {
+            g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "accept: %s",
+                        g_strerror(err));
+            return -1;
+        }
+    }
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where a migration goes to or comes from: parsing of "tcp:HOST:PORT" and "unix:PATH" as QEMU
+ * writes them, connecting and listening. Blocking calls take a GCancellable. Any thread.
+ */
+#ifndef FF_NET_ADDRESS_H
+#define FF_NET_ADDRESS_H
+
+#include <gio/gio.h>
+#include <stdbool.h>
+
+typedef struct {
+    bool is_unix;
+    char *path;        /* unix */
+    char *host, *port; /* tcp; host "" = any address */
+} FfAddress;
+
+/* NULL and ERROR if URI is neither kind or malformed. "tcp:[::1]:PORT" has brackets. */
+FfAddress *ff_address_parse(const char *uri, GError **error);
+void ff_address_free(FfAddress *a);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfAddress, ff_address_free)
+
+/* Connects; returns an fd (close-on-exec), or -1 and ERROR. */
+int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error);
+/* As it was parsed; g_free. */
+char *ff_address_uri(const FfAddress *a);
+/* The address of the peer of FD, to connect to once more; NULL if it has none that can be
+ * connected to (socketpair, unlinked or unnamed unix socket). */
+FfAddress *ff_address_of_peer(int fd);
+
+/* Listens (a unix path is unlinked first, as QEMU does). Returns an fd, or -1 and ERROR. */
+int ff_address_listen(const FfAddress *a, GError **error);
+/* The URI under which FD (listening) is reached, with the port that the kernel chose. */
+char *ff_address_of_listener(const FfAddress *a, int fd);
+/* Waits for a connection. Returns an fd, or -1 and ERROR (G_IO_ERROR_CANCELLED). */
+int ff_address_accept(int listen_fd, GCancellable *cancel, GError **error);
+
+#endif

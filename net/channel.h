@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One connection between two engines: stream sockets of any kind (TCP, unix, a passed fd), plain
+ * or under TLS, behind one interface, with three-way results (done, again, dead).
+ *
+ * The socket is non-blocking; the *_all() calls wait by poll(). Reading is one thread's
+ * business, so no lock; writing may be several threads': whole frames go out under the
+ * channel's writer lock, at which urgent writers pass waiting bulk writers.
+ * ff_channel_shutdown() may come from any thread and wakes everybody.
+ */
+#ifndef FF_NET_CHANNEL_H
+#define FF_NET_CHANNEL_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "net/frame.h"
+
+typedef enum { FF_IO_DONE, FF_IO_AGAIN, FF_IO_DEAD } FfIo;
+
+typedef struct FfChannel FfChannel;
+typedef struct FfTls FfTls; /* net/tls.h */
+
+/* Takes over FD (a connected stream socket). URGENT sets what a latency-bound socket wants.
+ * Never fails. */
+FfChannel *ff_channel_new(int fd, FfChannelKind kind);
+/* What was taken for a bulk channel is an urgent one. */
+void ff_channel_set_urgent(FfChannel *ch);
+/* Closes the socket. No thread may be inside. */
+void ff_channel_free(FfChannel *ch);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfChannel, ff_channel_free)
+/* Frees it without closing: returns the socket, blocking, for somebody who copies bytes. */
+int ff_channel_release(FfChannel *ch);
+/* Ends both directions: every blocked or later call returns dead. Any thread. */
+void ff_channel_shutdown(FfChannel *ch);
+int ff_channel_fd(const FfChannel *ch);
+/* errno-style reason of the death (positive), 0 if it was an orderly end. */
+int ff_channel_error(const FfChannel *ch);
+/* Why it is dead, for messages, when a call has returned RC (-errno). Never NULL. */
+const char *ff_channel_strerror(const FfChannel *ch, int rc);
+/* "tcp 127.0.0.1:49152", "unix /x": for messages. Never NULL. */
+const char *ff_channel_peer(const FfChannel *ch);
+
+/* The first byte that the peer says in the clear, without taking it. 0 or an error as of
+ * ff_channel_read_all(). Before any other thread uses the channel, and before TLS. */
+int ff_channel_peek(FfChannel *ch, uint8_t *first, int deadline_ms);
+/* Puts TLS under the channel: handshake, and who the peer is (net/tls.h). Before any other thread
+ * uses the channel but for ff_channel_shutdown(). FALSE and ERROR: the channel is of no use any
+ * more. HOSTNAME can be NULL. */
+bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int deadline_ms,
+                          GError **error);
+/* "TLSv1.3 ..." (g_free), NULL in the clear. */
+char *ff_channel_tls(const FfChannel *ch);
+
+/* One attempt to read up to LEN bytes; *DONE bytes were read (>= 1 when done). */
+FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done);
+/* Reads exactly LEN bytes. DEADLINE_MS from now, or -1 for none. Returns 0, -EPIPE at an orderly
+ * end before the first byte, -ECONNRESET in the middle or by reset, -ETIMEDOUT, or -errno. */
+int ff_channel_read_all(FfChannel *ch, void *buf, size_t len, int deadline_ms);
+/* Reads one frame header (checked by ff_frame_decode). Additionally -EBADMSG with *WHY. */
+int ff_channel_read_frame(FfChannel *ch, FfFrame *f, int deadline_ms, const char **why);
+
+/* Writes frames: IOV (changed by the call) is a whole number of frames, headers in wire order.
+ * Waits as long as it takes. URGENT passes those who wait with !URGENT. 0 or -errno. */
+int ff_channel_write_all(FfChannel *ch, struct iovec *iov, int n, bool urgent);
+/* Encodes and writes one frame. */
+int ff_channel_send(FfChannel *ch, FfFrame f, const void *payload, bool urgent);
+/* The last words before a shutdown: sent if nobody is writing and the socket takes them at once,
+ * else not. Never waits: a peer that does not read must not hold up a roll back. */
+void ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload);
+/* Ends what this side writes: the peer reads an orderly end. Reading may go on. */
+void ff_channel_finish(FfChannel *ch);
+/* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
+ * claim made after it goes out at once. 0 or -errno. */
+int ff_channel_wait_writable(FfChannel *ch);
+/* The link is slower than this side: what is on its way is being kept short. */
+bool ff_channel_bounded(FfChannel *ch);
+/* Waits for data or the end. TIMEOUT_MS or -1. 0, -ETIMEDOUT or -errno. */
+int ff_channel_wait_readable(FfChannel *ch, int timeout_ms);
+/* Bytes that were received are still to be read though poll() on the socket may not tell. For who
+ * polls it together with others. */
+bool ff_channel_pending(FfChannel *ch);
+/* Bytes read and written since the beginning; any thread. */
+uint64_t ff_channel_bytes(const FfChannel *ch);
+/* Those that were read. */
+uint64_t ff_channel_received(const FfChannel *ch);
+/* A peer that takes nothing for MS milliseconds while somebody writes is gone: -ETIMEDOUT, and the
+ * channel is shut down. 0: no deadline, which is how a channel begins. Any thread. */
+void ff_channel_set_deadline(FfChannel *ch, int ms);
+/* Writes one frame without payload if nobody is writing and the socket takes it now; never waits.
+ * Else there is no need: what is on its way says as much. */
+void ff_channel_try_send(FfChannel *ch, FfFrame f);
+
+#endif

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Scheduling of the threads of engine and relay. Where there are fewer processors than vCPUs and
+ * bulk threads, a request passes four threads, each of which would wait for its turn.
+ *
+ * Linux 6.12 and newer take a slice for SCHED_OTHER in sched_runtime: who asks for a short one
+ * preempts who runs on a longer one (EEVDF, PREEMPT_SHORT), without privilege. With CAP_SYS_NICE
+ * the nice value helps on older kernels as well.
+ * System calls: sched_setattr, getpriority.
+ */
+#include "net/priority.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define URGENT_SLICE_NS 100000 /* the least that the kernel takes */
+#define URGENT_NICE_STEP 10
+/* linux/sched.h: threads that this one starts are ordinary again. */
+#define RESET_ON_FORK 0x01
+
+/* linux/sched/types.h, which glibc's sched.h of Debian 12 cannot be included with. */
+typedef struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+} SchedAttr;
+
+static int base_nice; /* of the process before any thread was raised */
+
+static void remember_base(void)
+{
+    base_nice = getpriority(PRIO_PROCESS, 0);
+}
+
+static int base(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, remember_base);
+    return base_nice;
+}
+
+static int set(uint32_t policy, int nice, uint64_t slice_ns)
+{
+    SchedAttr a = {.size = sizeof(a),
+                   .policy = policy,
+                   .flags = RESET_ON_FORK,
+                   .nice = nice < -20 ? -20 : nice,
+                   .runtime = slice_ns};
+
+    return syscall(SYS_sched_setattr, 0, &a, 0) < 0 ? -errno : 0;
+}
+
+void ff_priority_urgent(void)
+{
+    if (set(SCHED_OTHER, base() - URGENT_NICE_STEP, URGENT_SLICE_NS) < 0) {
+        set(SCHED_OTHER, base(), URGENT_SLICE_NS);
+    }
+}
+
+void ff_priority_link(void)
+{
+    set(SCHED_OTHER, base(), URGENT_SLICE_NS);
+}
+
+void ff_priority_bulk(void)
+{
+    set(SCHED_BATCH, base(), 0);
+}

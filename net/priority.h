@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How the kernel's scheduler is to treat the calling thread. Best effort: what is not permitted
+ * or not known to this kernel is left as it is.
+ */
+#ifndef FF_NET_PRIORITY_H
+#define FF_NET_PRIORITY_H
+
+/* Somebody waits for what this thread does: it runs shortly, and soon after it wakes up. Threads
+ * that it starts are ordinary. The first call has to come before any thread is started. */
+void ff_priority_urgent(void);
+/* This thread moves much data and nobody waits for it: it never preempts others. */
+void ff_priority_bulk(void);
+/* A bulk thread that only has to wake in time: it works for some microseconds, then waits. */
+void ff_priority_link(void);
+
+#endif

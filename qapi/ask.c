@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Questions that a command has to ask before it can be answered: to QEMU on the private monitor,
+ * and to the relay for what only it can do. Each answer comes later and goes on with the
+ * function that was given. Main loop's thread.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+
+/* Seconds that QEMU may take for one of our own commands; object-add may take what it needs: it
+ * may have to clear hundreds of GiB first. */
+#define INNER_DEADLINE 10
+
+/* --- asking QEMU ------------------------------------------------------------------------ */
+
+typedef struct {
+    FfCall *call; /* NULL: the deadline has passed, nobody waits any more */
+    FfCallInner next;
+    guint deadline;
+} InnerWait;
+
+static gboolean inner_deadline(gpointer opaque)
+{
+    InnerWait *wait = opaque;
+    FfCall *call = g_steal_pointer(&wait->call);
+    g_autoptr(GError) error =
+        g_error_new(FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC,
+                    "QEMU has not answered for %d s: its main loop is busy or waits for guest "
+                    "memory; try again when query-migrate shows progress",
+                    INNER_DEADLINE);
+
+    wait->deadline = 0;
+    wait->next(call, NULL, error);
+    return G_SOURCE_REMOVE;
+}
+
+static void inner_reply(JsonNode *result, const GError *error, gpointer data)
+{
+    InnerWait *wait = data;
+
+    if (wait->deadline) {
+        g_source_remove(wait->deadline);
+    }
+    if (wait->call) {
+        wait->next(wait->call, result, error);
+    }
+    g_free(wait);
+}
+
+void ff_call_inner_fd(FfCall *call, const char *command, JsonObject *args, int fd, FfCallInner next)
+{
+    FfDriver *d = call->driver;
+    InnerWait *wait = g_new0(InnerWait, 1);
+
+    wait->call = call;
+    wait->next = next;
+    if (!call->addition) {
+        wait->deadline = g_timeout_add_seconds(INNER_DEADLINE, inner_deadline, wait);
+    }
+    d->config.port->inner(d->config.port_opaque, command, args, fd, inner_reply, wait);
+    g_clear_pointer(&args, json_object_unref);
+}
+
+void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallInner next)
+{
+    ff_call_inner_fd(call, command, args, -1, next);
+}
+
+/* --- what only the relay can do ---------------------------------------------------------- */
+
+typedef struct {
+    FfCall *call;
+    FfHandler next;      /* TAKE_FD */
+    FfCallInner replied; /* INJECT */
+} RelayWait;
+
+static void ask_relay(FfCall *call, FfLinkType type, const char *payload, FfHandler next,
+                      FfCallInner replied)
+{
+    FfDriver *d = call->driver;
+    RelayWait *wait = g_new0(RelayWait, 1);
+    uint32_t seq = ++d->next_seq;
+
+    wait->call = call;
+    wait->next = next;
+    wait->replied = replied;
+    g_hash_table_insert(d->waiting, GUINT_TO_POINTER(seq), wait);
+    ff_driver_send(d, type, call->mon, seq, payload, strlen(payload));
+}
+
+void ff_call_take_fd(FfCall *call, const char *name, FfHandler next)
+{
+    ask_relay(call, FF_LINK_TAKE_FD, name, next, NULL);
+}
+
+void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next)
+{
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    g_autoptr(GString) line = g_string_new(NULL);
+
+    g_string_printf(line, "{\"execute\": \"%s\", \"arguments\": ", command);
+    json_node_take_object(node, args ? args : json_object_new());
+    ff_json_print(line, node,
+                  ff_qapi_command(command) ? ff_qapi_command(command)->arguments : NULL);
+    g_string_append_c(line, '}');
+    ask_relay(call, FF_LINK_INJECT, line->str, NULL, next);
+}
+
+/* QEMU's whole reply to an injected command, as a result or an error. */
+static void injected_reply(FfCall *call, FfCallInner next, const char *text, gsize length)
+{
+    g_autoptr(JsonNode) node = length ? ff_json_parse(text, length, NULL, NULL) : NULL;
+    JsonObject *object = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    JsonNode *result = object ? json_object_get_member(object, "return") : NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!result) {
+        JsonNode *member = object ? json_object_get_member(object, "error") : NULL;
+        JsonObject *why =
+            member && JSON_NODE_HOLDS_OBJECT(member) ? json_node_get_object(member) : NULL;
+        const char *desc = why ? ff_json_string(why, "desc") : NULL;
+        gboolean not_found = why && !g_strcmp0(ff_json_string(why, "class"), "CommandNotFound");
+
+        error = g_error_new_literal(FF_DRIVER_ERROR,
+                                    not_found ? FF_DRIVER_ERROR_COMMAND_NOT_FOUND
+                                              : FF_DRIVER_ERROR_GENERIC,
+                                    desc ? desc : "the connection to QEMU is gone");
+    }
+    next(call, result, error);
+}
+
+void ff_driver_relay_answer(FfDriver *d, uint32_t seq, const char *payload, gsize length, int fd)
+{
+    RelayWait *wait = g_hash_table_lookup(d->waiting, GUINT_TO_POINTER(seq));
+
+    if (!wait) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+    FfCall *call = wait->call;
+    FfHandler next = wait->next;
+    FfCallInner replied = wait->replied;
+
+    g_hash_table_remove(d->waiting, GUINT_TO_POINTER(seq));
+    if (fd >= 0) {
+        call->fd = fd;
+    }
+    if (replied) {
+        injected_reply(call, replied, payload, length);
+    } else {
+        next(call);
+    }
+}

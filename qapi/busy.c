@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What QEMU must not do by itself while the engine migrates its guest.
+ *
+ * For QEMU no migration is under way then, so it would obey: a snapshot that is taken while
+ * x-ignore-shared is on lacks the guest's memory, and a device that is plugged is not at the
+ * destination. The clients get QEMU's own words. When QEMU's settings could not be put back after
+ * a migration, that is tried again before QEMU may save anything (settle.c). Main loop's thread.
+ */
+#include <string.h>
+
+#include "qapi/driver-private.h"
+
+#define MIGRATING "There's a migration process in progress"
+
+/* Commands of the schema of QEMU alone; the human monitor's are told by hmp.c. */
+static const struct {
+    const char *name, *text;
+    bool saves; /* guest memory; else it is refused at the source only */
+} refused[] = {
+    {"snapshot-save", MIGRATING, true},
+    {"snapshot-load", MIGRATING, true},
+    {"xen-save-devices-state", MIGRATING, true},
+    {"device_add", "device_add not allowed while migrating", false},
+    {"device_del", "device_del not allowed while migrating", false},
+};
+
+/* --- the refusal --------------------------------------------------------------------------------
+ */
+
+bool ff_busy(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
+        if (strcmp(refused[i].name, call->name)) {
+            continue;
+        }
+        if (d->migration && (refused[i].saves || d->config.state->role == FF_ROLE_SOURCE)) {
+            ff_call_error(call, "%s", refused[i].text);
+        } else if (refused[i].saves && !d->migration) {
+            ff_call_restore(call, ff_call_pass);
+        } else {
+            ff_call_pass(call);
+        }
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The client's capabilities: migrate-set-capabilities and query-migrate-capabilities.
+ *
+ * postcopy-ram, postcopy-preempt and postcopy-blocktime are farfault's: kept in the state memfd
+ * and hidden from QEMU, unless QEMU itself carries a migration for which they are set. All
+ * others are QEMU's; while the engine has changed QEMU's for the inner migration, the client's
+ * view of them is in the undo log. Main loop's thread.
+ */
+#include <string.h>
+
+#include "qapi/caps-check.h"
+#include "qapi/driver-private.h"
+
+static const struct {
+    const char *name;
+    uint32_t flag;
+} ours[] = {
+    {"postcopy-ram", FF_CLIENT_CAP_POSTCOPY_RAM},
+    {"postcopy-preempt", FF_CLIENT_CAP_POSTCOPY_PREEMPT},
+    {"postcopy-blocktime", FF_CLIENT_CAP_POSTCOPY_BLOCKTIME},
+};
+
+static uint32_t our_flag(const char *name)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
+        if (!strcmp(ours[i].name, name)) {
+            return ours[i].flag;
+        }
+    }
+    return 0;
+}
+
+const char *ff_driver_refusal(FfDriver *d)
+{
+    if (d->config.engine_refused) {
+        return d->config.engine_refused;
+    }
+    /* A source needs none. */
+    return d->config.incoming ? d->config.uffd_error : NULL;
+}
+
+static JsonObject *status_new(const char *name, bool state)
+{
+    JsonObject *status = json_object_new();
+
+    json_object_set_boolean_member(status, "state", state);
+    json_object_set_string_member(status, "capability", name);
+    return status;
+}
+
+/* The status of NAME in a list as query-migrate-capabilities returns it, or NULL. */
+static JsonObject *find_status(JsonArray *list, const char *name)
+{
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        JsonNode *element = json_array_get_element(list, i);
+
+        if (JSON_NODE_HOLDS_OBJECT(element) &&
+            !g_strcmp0(ff_json_string(json_node_get_object(element), "capability"), name)) {
+            return json_node_get_object(element);
+        }
+    }
+    return NULL;
+}
+
+static bool array_capability(JsonArray *list, const char *name)
+{
+    JsonObject *status = find_status(list, name);
+
+    return status && ff_json_bool(status, "state");
+}
+
+bool ff_capability(JsonNode *capabilities, const char *name)
+{
+    return array_capability(json_node_get_array(capabilities), name);
+}
+
+/* QEMU's list as the client is to see it: a copy with ours put in their places. */
+static JsonNode *client_list(FfDriver *d, JsonArray *inner)
+{
+    JsonArray *list = json_array_new();
+    JsonNode *node = json_node_new(JSON_NODE_ARRAY);
+
+    for (guint i = 0; i < json_array_get_length(inner); i++) {
+        JsonNode *element = json_array_get_element(inner, i);
+        const char *name = JSON_NODE_HOLDS_OBJECT(element)
+                               ? ff_json_string(json_node_get_object(element), "capability")
+                               : NULL;
+
+        if (name) {
+            uint32_t flag = our_flag(name);
+
+            json_array_add_object_element(
+                list,
+                status_new(name, flag ? (d->config.state->client_flags & flag) != 0
+                                      : ff_json_bool(json_node_get_object(element), "state")));
+        }
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
+        if (!find_status(list, ours[i].name)) {
+            json_array_add_object_element(
+                list, status_new(ours[i].name, d->config.state->client_flags & ours[i].flag));
+        }
+    }
+    json_node_take_array(node, list);
+    return node;
+}
+
+static void got_list(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+        return;
+    }
+    if (!result || !JSON_NODE_HOLDS_ARRAY(result)) {
+        ff_call_error(call, "QEMU's answer to query-migrate-capabilities is no list");
+        return;
+    }
+    g_clear_pointer(&call->inner_capabilities, json_node_unref);
+    g_clear_pointer(&call->capabilities, json_node_unref);
+    call->inner_capabilities = json_node_copy(result);
+    call->capabilities = client_list(call->driver, json_node_get_array(result));
+    call->next(call);
+}
+
+void ff_call_get_capabilities(FfCall *call, FfHandler next)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    call->next = next;
+    if (view) {
+        got_list(call, view, NULL);
+    } else {
+        ff_call_inner(call, "query-migrate-capabilities", NULL, got_list);
+    }
+}
+
+static void query_answer(FfCall *call)
+{
+    ff_call_return(call, g_steal_pointer(&call->capabilities));
+}
+
+void ff_handle_query_capabilities(FfCall *call)
+{
+    ff_call_get_capabilities(call, query_answer);
+}
+
+/* --- setting ----------------------------------------------------------------------------- */
+
+static bool is_native(FfDriver *d)
+{
+    return d->config.state->policy == FF_POLICY_NEVER ||
+           d->config.state->driver_flags & FF_DRIVER_NATIVE_INCOMING;
+}
+
+static JsonArray *changes_of(FfCall *call)
+{
+    return json_object_get_array_member(call->args, "capabilities");
+}
+
+/* What CALL asks for, for the checks. */
+static FfCapsCheck check_of(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    return (FfCapsCheck){
+        .changes = changes_of(call),
+        .current = json_node_get_array(call->capabilities),
+        .version = ff_driver_version(d),
+        .incoming_started =
+            d->incoming || (d->migration && d->config.state->role == FF_ROLE_DESTINATION),
+        .one_channel = !d->socket_address,
+    };
+}
+
+/* Stores the client's wish for ours: from here on it is what queries show. */
+static void commit(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    uint32_t flags = d->config.state->client_flags;
+    FfCapsCheck check = check_of(call);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
+        bool on = ff_caps_after(&check, ours[i].name);
+
+        flags = on ? flags | ours[i].flag : flags & ~ours[i].flag;
+    }
+    d->config.state->client_flags = flags;
+    d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
+    if (d->migration || d->incoming) {
+        ff_driver_want_events(d, ff_caps_after(&check, "events"));
+    }
+    ff_call_return(call, NULL);
+}
+
+/* What QEMU is to be told: all that is not ours; ours only where QEMU carries the migration, or
+ * has one on that the client now wants off. */
+static JsonArray *to_forward(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    JsonArray *changes = changes_of(call);
+    JsonArray *list = json_array_new();
+
+    for (guint i = 0; i < json_array_get_length(changes); i++) {
+        JsonObject *status = json_array_get_object_element(changes, i);
+        const char *name = ff_json_string(status, "capability");
+        bool state = ff_json_bool(status, "state");
+
+        if (!our_flag(name) || is_native(d) ||
+            (!state && ff_capability(call->inner_capabilities, name))) {
+            json_array_add_object_element(list, status_new(name, state));
+        }
+    }
+    return list;
+}
+
+static void set_view(FfCall *call, JsonArray *list)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(JsonNode) changes = json_node_new(JSON_NODE_ARRAY);
+    g_autoptr(GError) error = NULL;
+
+    json_node_take_array(changes, list);
+    if (d->config.port->set_view(d->config.port_opaque, false, changes, &error)) {
+        commit(call);
+    } else {
+        ff_call_gerror(call, error);
+    }
+}
+
+static void forwarded(FfCall *call, JsonNode *result, const GError *error)
+{
+    g_autoptr(JsonNode) view =
+        call->driver->config.port->view(call->driver->config.port_opaque, false);
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (view && ff_driver_splices(call->driver)) {
+        set_view(call, to_forward(call)); /* what is put back at the end is this */
+    } else {
+        commit(call);
+    }
+}
+
+/* NULL: nothing that QEMU would not say itself is wrong. */
+static const char *check_ours(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    FfCapsCheck check = check_of(call);
+
+    if (ff_caps_after(&check, "postcopy-ram") &&
+        !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) && !is_native(d) &&
+        ff_driver_refusal(d)) {
+        return ff_driver_refusal(d);
+    }
+    return ff_caps_check(&check);
+}
+
+static void set_checked(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    FfCapsCheck check = check_of(call);
+    const char *unknown = ff_caps_unknown(&check);
+    const char *wrong = unknown ? NULL : check_ours(call);
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    if (unknown && view) {
+        ff_call_error(call, "Parameter 'capability' does not accept value '%s'", unknown);
+        return;
+    }
+    if (wrong) {
+        ff_call_error(call, "%s", wrong);
+        return;
+    }
+    JsonArray *list = to_forward(call);
+
+    if (!json_array_get_length(list)) {
+        json_array_unref(list);
+        commit(call);
+    } else if (view && !ff_driver_splices(d)) {
+        set_view(call, list);
+    } else {
+        JsonObject *args = json_object_new();
+
+        json_object_set_array_member(args, "capabilities", list);
+        ff_call_inner(call, "migrate-set-capabilities", args, forwarded);
+    }
+}
+
+void ff_handle_set_capabilities(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (d->migration && d->config.state->role == FF_ROLE_SOURCE) {
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
+    ff_call_get_capabilities(call, set_checked);
+}
+
+/* --- a migration that QEMU carries -------------------------------------------------------- */
+
+void ff_call_give_capabilities(FfCall *call, FfCallInner next)
+{
+    FfDriver *d = call->driver;
+    JsonObject *args = json_object_new();
+    JsonArray *list = json_array_new();
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
+        json_array_add_object_element(
+            list, status_new(ours[i].name, d->config.state->client_flags & ours[i].flag));
+    }
+    json_object_set_array_member(args, "capabilities", list);
+    ff_call_inner(call, "migrate-set-capabilities", args, next);
+}
+
+static void native_set(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+    } else {
+        ff_call_pass(call);
+    }
+}
+
+static void pass_native(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    ff_driver_store_info(d, NULL); /* an older migration's: from now on QEMU answers */
+    ff_driver_filter(d, 0);
+    if (!d->config.state->client_flags) {
+        ff_call_pass(call); /* none is on in QEMU either */
+    } else {
+        ff_call_give_capabilities(call, native_set);
+    }
+}
+
+void ff_call_pass_native(FfCall *call)
+{
+    ff_call_restore(call, pass_native);
+}

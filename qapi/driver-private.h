@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Inside the driver: the object, one command under way (FfCall), and what its files share.
+ *
+ * All of it belongs to the main loop's thread.
+ */
+#ifndef FF_QAPI_DRIVER_PRIVATE_H
+#define FF_QAPI_DRIVER_PRIVATE_H
+
+#include "migration/migration.h"
+#include "qapi/driver.h"
+#include "qapi/json.h"
+#include "qapi/schema.h"
+#include "qapi/target.h"
+#include "qapi/tls.h"
+
+typedef struct FfCall FfCall;
+typedef struct FfIncoming FfIncoming;
+typedef struct FfOutgoing FfOutgoing;
+
+struct FfDriver {
+    FfDriverConfig config;
+    GHashTable *clients; /* mon -> GQueue of FfCall: one runs at a time, in order */
+    GHashTable *waiting; /* seq of TAKE_FD and INJECT -> what waits for the answer */
+    uint32_t next_seq;
+    unsigned calls;  /* under way */
+    uint32_t filter; /* the relay's, as told last */
+    guint linger;    /* source of the one-shot timer; 0: not running */
+
+    FfMigration *migration;                         /* NULL: none under way */
+    FfIncoming *incoming;                           /* NULL: we do not listen for a source */
+    FfMigration *parting;                           /* over, but its peer is to be told; NULL */
+    FfOutgoing *outgoing;                           /* NULL: QEMU carries none that we splice */
+    char *uri;                                      /* where the migration goes to; NULL: an fd */
+    FfStatus status;                                /* as last reported */
+    bool events;                                    /* the client wants MIGRATION events */
+    guint paused_timer;                             /* postcopy-paused is said later; 0: no */
+    FfCall *resuming;                               /* its answer waits for the peer; NULL */
+    guint resume_timer;                             /* no longer than this; 0: no resuming */
+    bool resume_begun;                              /* the status has left postcopy-paused */
+    bool blocktime;                                 /* the client asked for postcopy-blocktime */
+    bool has_singlestep;                            /* this QEMU's query-status has that member */
+    char *globals;                                  /* first lines of "info migrate"; NULL */
+    uint64_t downtime_limit;                        /* ms, the client's */
+    uint64_t switchover_bandwidth;                  /* avail-switchover-bandwidth, the client's */
+    uint64_t max_bandwidth, max_postcopy_bandwidth; /* the client's; bytes per second */
+    JsonArray *socket_address;                      /* where this destination listens; NULL */
+    bool settling;                                  /* QEMU's settings are being put back */
+    GQueue waiting_settled;                         /* what waits for that; settle.c */
+};
+
+typedef void (*FfHandler)(FfCall *call);
+typedef void (*FfCallInner)(FfCall *call, JsonNode *result, const GError *error);
+
+/* One command of a client, from its arrival to its answer. */
+struct FfCall {
+    FfDriver *driver;
+    unsigned mon;
+    uint32_t seq;
+    char *id;   /* text of its id; NULL: none */
+    char *name; /* "migrate", ...; of the QMP command also when it came by HMP */
+    JsonObject *args;
+    bool oob;
+    bool gone; /* the client is: nobody wants the answer */
+    /* By HMP: how to write a result as text (NULL: nothing is written). */
+    bool hmp;
+    void (*render)(GString *out, JsonNode *result);
+    char *preface; /* stands before the text; NULL */
+
+    /* Collected on the way by the handlers of migrate and migrate-incoming. */
+    FfTarget target;
+    JsonNode *inner_capabilities; /* QEMU's, or the undo log's */
+    JsonNode *capabilities;       /* the client's */
+    JsonNode *parameters;
+    FfHandler next;
+    FfHandler restored; /* of ff_call_restore() */
+    int fd;
+    FfTlsChoice tls;
+    gpointer addition; /* object-add's own, objects.c; NULL */
+};
+
+/* The answer; each ends CALL and frees it. RESULT is taken, NULL is {}. */
+void ff_call_return(FfCall *call, JsonNode *result);
+void ff_call_error(FfCall *call, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void ff_call_gerror(FfCall *call, const GError *error);
+/* Text of the human monitor, as QEMU has given it. */
+void ff_call_text(FfCall *call, const char *text);
+/* QEMU answers what the client wrote. */
+void ff_call_pass(FfCall *call);
+/* QEMU's answer to a command of ours becomes the client's (FfCallInner). */
+void ff_call_forward(FfCall *call, JsonNode *result, const GError *error);
+
+/* Asks QEMU on the private monitor and goes on with NEXT. ARGS is taken (may be NULL). A QEMU
+ * that does not answer in time is an error. */
+void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
+/* The same, with FD (borrowed). */
+void ff_call_inner_fd(FfCall *call, const char *command, JsonObject *args, int fd,
+                      FfCallInner next);
+/* A call of our own, that no client waits for: its answer goes nowhere. */
+FfCall *ff_call_new_own(FfDriver *driver);
+
+/* Takes the fd that the client gave with getfd NAME; goes on with NEXT, call->fd is it or -1. */
+void ff_call_take_fd(FfCall *call, const char *name, FfHandler next);
+/* Runs COMMAND for QEMU on the client's own connection; ARGS is taken. */
+void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
+
+/* Runs the handler of call->name. */
+void ff_call_dispatch(FfCall *call);
+/* human-monitor-command: hmp.c. */
+void ff_hmp_command(FfCall *call);
+
+/* One frame to the relay, without an fd. */
+void ff_driver_send(FfDriver *driver, FfLinkType type, unsigned mon, uint32_t seq,
+                    const char *payload, gsize length);
+/* FD_REPLY or INJECT_REPLY has come. Takes FD. ask.c. */
+void ff_driver_relay_answer(FfDriver *driver, uint32_t seq, const char *payload, gsize length,
+                            int fd);
+/* An event for the clients; DATA is taken. */
+void ff_driver_event(FfDriver *driver, const char *name, JsonObject *data);
+void ff_driver_filter(FfDriver *driver, uint32_t filter);
+/* Something began or ended: the linger timer is set or stopped. */
+void ff_driver_touch(FfDriver *driver);
+/* QEMU's; the oldest that is served while it is not known. Versions differ in words. */
+unsigned ff_driver_version(FfDriver *driver);
+#define FF_QEMU_7_2 70200
+#define FF_QEMU_8_2 80200
+#define FF_QEMU_9_1 90100
+void ff_driver_log(FfDriver *driver, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* capabilities.c. Collects call->capabilities and call->inner_capabilities, then NEXT; errors end
+ * CALL. */
+void ff_call_get_capabilities(FfCall *call, FfHandler next);
+bool ff_capability(JsonNode *capabilities, const char *name);
+/* Gives QEMU the client's postcopy capabilities, then NEXT. */
+void ff_call_give_capabilities(FfCall *call, FfCallInner next);
+/* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
+void ff_call_pass_native(FfCall *call);
+void ff_handle_set_capabilities(FfCall *call);
+void ff_handle_query_capabilities(FfCall *call);
+/* The one line why postcopy is refused on this side, NULL if it is not. */
+const char *ff_driver_refusal(FfDriver *driver);
+
+/* parameters.c */
+void ff_call_get_parameters(FfCall *call, FfHandler next);
+void ff_handle_set_parameters(FfCall *call);
+void ff_handle_query_parameters(FfCall *call);
+/* Takes max-bandwidth, downtime-limit, ... of PARAMETERS into the driver. */
+void ff_driver_take_parameters(FfDriver *driver, JsonObject *parameters);
+/* Seconds. */
+unsigned ff_driver_peer_timeout(const FfDriver *driver);
+
+/* tls-ask.c. Fills call->tls by what tls-creds, tls-hostname and tls-authz of call->parameters
+ * name, if they do and the engine fits; then NEXT, which looks for call->tls.error. */
+void ff_call_get_tls(FfCall *call, bool server, FfHandler next);
+/* Gives CONFIG the credentials of CALL, and has them kept beyond a crash. */
+void ff_driver_use_tls(FfCall *call, FfMigrationConfig *config);
+/* The same for a migration whose engine died. */
+void ff_driver_adopt_tls(FfDriver *driver, FfMigrationConfig *config, FfTlsChoice *choice);
+/* The migration is over. */
+void ff_driver_forget_tls(FfDriver *driver);
+
+/* query.c */
+void ff_handle_query_migrate(FfCall *call);
+/* What decides about the members beside the migration itself. */
+typedef struct {
+    unsigned version;          /* QEMU's */
+    uint64_t downtime_limit;   /* ms, the client's */
+    bool blocktime;            /* the client asked for postcopy-blocktime */
+    JsonArray *socket_address; /* where this destination listens; NULL */
+} FfInfoView;
+JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view);
+char *ff_info_summary(const FfMigrationInfo *info);
+/* Keeps INFO in the state memfd for queries after the migration; NULL forgets it. */
+void ff_driver_store_info(FfDriver *driver, const FfMigrationInfo *info);
+/* Status of the last migration that the engine carried, "none" if it carried none (g_free). */
+char *ff_driver_stored_status(FfDriver *driver);
+void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
+
+/* commands.c */
+/* Whether the engine can carry what the client has set up; else WHY (static) says what not. */
+bool ff_engine_fits(FfDriver *driver, JsonNode *capabilities, JsonNode *parameters,
+                    const char **why);
+/* Starts the migration; CONFIG's URI, fd and role are set. The answer of ff_migration_start. */
+bool ff_driver_start(FfDriver *driver, FfMigrationConfig *config, JsonNode *capabilities,
+                     GError **error);
+/* Takes over the migration of an engine that died, as the state memfd has it. */
+void ff_driver_adopt(FfDriver *driver);
+/* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
+void ff_driver_keep(FfDriver *driver, const char *name, int fd);
+void ff_handle_migrate(FfCall *call);
+void ff_handle_start_postcopy(FfCall *call);
+void ff_handle_cancel(FfCall *call);
+void ff_handle_continue(FfCall *call);
+
+/* report.c */
+/* Whether the client has the capability "events"; an engine that adopts must know. */
+void ff_driver_want_events(FfDriver *driver, bool on);
+/* A migration begins, whose STATUS needs no event. */
+void ff_driver_report_anew(FfDriver *driver, FfStatus status);
+/* Reports STATUS: the event, if the client wants it and it is a change. */
+void ff_driver_report(FfDriver *driver, FfStatus status);
+/* The client has asked for the status; has said cont or stop. */
+void ff_driver_client_looked(FfDriver *driver);
+void ff_driver_client_runs(FfDriver *driver, bool run);
+/* CALL is answered when the resumed migration stands, or has failed again. */
+void ff_driver_hold_resume(FfCall *call);
+void ff_driver_report_clear(FfDriver *driver);
+
+/* recover.c */
+void ff_handle_pause(FfCall *call);
+void ff_handle_recover(FfCall *call);
+void ff_handle_revoke(FfCall *call);
+/* dump.c */
+void ff_handle_dump(FfCall *call);
+/* INFO has a half. */
+JsonObject *ff_half_to_json(const FfMigrationInfo *info);
+/* migrate with resume=true; driver->migration is there. */
+void ff_resume_migration(FfCall *call);
+
+/* incoming.c */
+void ff_handle_incoming(FfCall *call);
+void ff_driver_start_incoming(FfDriver *driver, uint32_t seq, const char *uri);
+void ff_incoming_free(FfIncoming *incoming);
+/* The client's cont or stop while nobody has connected yet. */
+/* QEMU carries it over connections that we splice. */
+bool ff_incoming_is_native(const FfIncoming *incoming);
+void ff_incoming_set_paused(FfIncoming *incoming, bool paused);
+
+/* The source is a QEMU without farfault. */
+void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
+
+/* outgoing.c */
+/* The destination is a QEMU without farfault; URI: where, NULL if it cannot be connected to. */
+void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
+void ff_outgoing_free(FfOutgoing *outgoing);
+/* TRUE: CALL waits until QEMU has begun, and is dispatched again then. */
+bool ff_outgoing_holds(FfOutgoing *outgoing, FfCall *call);
+
+/* runstate.c */
+void ff_handle_cont(FfCall *call);
+void ff_handle_stop(FfCall *call);
+void ff_handle_reset(FfCall *call);
+void ff_handle_wakeup(FfCall *call);
+void ff_handle_query_status(FfCall *call);
+
+/* busy.c */
+/* Answers CALL if it is something that QEMU must not do during a migration. */
+bool ff_busy(FfCall *call);
+
+/* settle.c */
+/* QEMU is about to be given a connection that is under TLS already: takes its tls-creds away, until
+ * ff_driver_settle(); then NEXT. */
+void ff_call_unset_tls(FfCall *call, FfCallInner next);
+/* QEMU carries a migration over connections that we splice, or is about to. */
+bool ff_driver_splices(FfDriver *driver);
+/* A migration that QEMU carried is over: QEMU's settings are put back if the undo log has some. */
+void ff_driver_settle(FfDriver *driver);
+/* NEXT, as soon as that is not under way. */
+void ff_call_when_settled(FfCall *call, FfHandler next);
+/* NEXT, after QEMU's own settings are back: the undo log of a migration that is over may have been
+ * left behind. If they cannot be put back, an error ends CALL. */
+void ff_call_restore(FfCall *call, FfHandler next);
+
+/* objects.c */
+void ff_handle_object_add(FfCall *call);
+void ff_handle_object_del(FfCall *call);
+/* object_add of the human monitor; TEXT is its argument. */
+void ff_hmp_object_add(FfCall *call, const char *text);
+
+#endif

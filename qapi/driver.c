@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver's core: frames in, commands in order, answers out.
+ *
+ * Commands of one client run one after the other, as in QEMU; those of several clients, and
+ * out-of-band ones, do not wait for each other. A handler ends its call with exactly one of
+ * ff_call_return(), ff_call_error(), ff_call_gerror() and ff_call_pass(), at once or from a
+ * continuation. Everything runs on the main loop's thread.
+ */
+#include "qapi/driver.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+
+G_DEFINE_QUARK(ff - driver - error - quark, ff_driver_error)
+
+static const struct {
+    const char *name;
+    FfHandler handler;
+} handlers[] = {
+    {"query-migrate", ff_handle_query_migrate},
+    {"migrate-set-capabilities", ff_handle_set_capabilities},
+    {"query-migrate-capabilities", ff_handle_query_capabilities},
+    {"migrate-set-parameters", ff_handle_set_parameters},
+    {"query-migrate-parameters", ff_handle_query_parameters},
+    {"migrate-start-postcopy", ff_handle_start_postcopy},
+    {"migrate_cancel", ff_handle_cancel},
+    {"migrate-continue", ff_handle_continue},
+    {"migrate", ff_handle_migrate},
+    {"migrate-incoming", ff_handle_incoming},
+    {"migrate-recover", ff_handle_recover},
+    {"migrate-pause", ff_handle_pause},
+    {"x-farfault-revoke", ff_handle_revoke},
+    {"x-farfault-dump", ff_handle_dump},
+    {"query-status", ff_handle_query_status},
+    {"cont", ff_handle_cont},
+    {"stop", ff_handle_stop},
+    {"system_reset", ff_handle_reset},
+    {"system_wakeup", ff_handle_wakeup},
+    {"object-add", ff_handle_object_add},
+    {"object-del", ff_handle_object_del},
+    {"human-monitor-command", ff_hmp_command},
+};
+
+/* --- frames out ------------------------------------------------------------------------- */
+
+void ff_driver_send(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
+                    gsize length)
+{
+    d->config.port->send(d->config.port_opaque, type, mon, seq, payload, length, -1);
+}
+
+void ff_driver_filter(FfDriver *d, uint32_t filter)
+{
+    if (filter == d->filter) {
+        return;
+    }
+    d->filter = filter;
+    ff_driver_send(d, FF_LINK_FILTER, 0, 0, (const char *)&filter, sizeof(filter));
+}
+
+void ff_driver_event(FfDriver *d, const char *name, JsonObject *data)
+{
+    g_autoptr(GString) line = g_string_new(NULL);
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    int64_t now = g_get_real_time();
+
+    g_string_printf(line,
+                    "{\"timestamp\": {\"seconds\": %" G_GINT64_FORMAT
+                    ", \"microseconds\": %" G_GINT64_FORMAT "}, \"event\": \"%s\", \"data\": ",
+                    now / G_USEC_PER_SEC, now % G_USEC_PER_SEC, name);
+    json_node_take_object(node, data);
+    ff_json_print(line, node, ff_qapi_event(name)->data);
+    g_string_append_c(line, '}');
+    ff_driver_send(d, FF_LINK_EVENT, 0, 0, line->str, line->len);
+}
+
+unsigned ff_driver_version(FfDriver *d)
+{
+    unsigned version = d->config.port->version ? d->config.port->version(d->config.port_opaque) : 0;
+
+    return version ? version : FF_QEMU_7_2;
+}
+
+void ff_driver_log(FfDriver *d, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *line = g_strdup_vprintf(format, args);
+
+    va_end(args);
+    d->config.port->log(d->config.port_opaque, line);
+}
+
+/* --- lingering -------------------------------------------------------------------------- */
+
+static gboolean linger_over(gpointer opaque)
+{
+    FfDriver *d = opaque;
+
+    d->linger = 0;
+    ff_driver_send(d, FF_LINK_IDLE, 0, 0, NULL, 0);
+    return G_SOURCE_REMOVE;
+}
+
+void ff_driver_touch(FfDriver *d)
+{
+    if (d->linger) {
+        g_source_remove(d->linger);
+        d->linger = 0;
+    }
+    if (!d->calls && !d->migration && !d->incoming && !d->outgoing && !d->parting) {
+        d->linger = g_timeout_add_seconds(FF_DRIVER_LINGER, linger_over, d);
+    }
+}
+
+/* --- the life of a call ----------------------------------------------------------------- */
+
+static void call_free(FfCall *call)
+{
+    g_free(call->id);
+    g_free(call->name);
+    g_free(call->preface);
+    g_clear_pointer(&call->args, json_object_unref);
+    g_clear_pointer(&call->inner_capabilities, json_node_unref);
+    g_clear_pointer(&call->capabilities, json_node_unref);
+    g_clear_pointer(&call->parameters, json_node_unref);
+    ff_target_clear(&call->target);
+    ff_tls_choice_clear(&call->tls);
+    if (call->fd >= 0) {
+        close(call->fd);
+    }
+    g_free(call);
+}
+
+static void call_destroy(gpointer call)
+{
+    call_free(call);
+}
+
+FfCall *ff_call_new_own(FfDriver *d)
+{
+    FfCall *call = g_new0(FfCall, 1);
+
+    call->driver = d;
+    call->mon = UINT_MAX;
+    call->gone = true;
+    call->fd = -1;
+    call->name = g_strdup("");
+    d->calls++;
+    return call;
+}
+
+/* CALL has its answer: the next one of the same client runs. */
+static void call_end(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    GQueue *queue = g_hash_table_lookup(d->clients, GUINT_TO_POINTER(call->mon));
+    FfCall *next = NULL;
+
+    if (queue && g_queue_peek_head(queue) == call) {
+        g_queue_pop_head(queue);
+        next = g_queue_peek_head(queue);
+    }
+    call_free(call);
+    d->calls--;
+    ff_driver_touch(d);
+    if (next) {
+        ff_call_dispatch(next);
+    }
+}
+
+static void call_reply(FfCall *call, GString *line)
+{
+    if (!call->gone) {
+        ff_driver_send(call->driver, FF_LINK_REPLY, call->mon, call->seq, line->str, line->len);
+    }
+    call_end(call);
+}
+
+static void finish_return(FfCall *call, JsonNode *result, const FfQapiType *type)
+{
+    g_autoptr(GString) line = g_string_new("{\"return\": ");
+
+    if (result) {
+        ff_json_print(line, result, type);
+    } else {
+        g_string_append(line, "{}");
+    }
+    if (call->id) {
+        g_string_append_printf(line, ", \"id\": %s", call->id);
+    }
+    g_string_append_c(line, '}');
+    call_reply(call, line);
+}
+
+void ff_call_text(FfCall *call, const char *text)
+{
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_VALUE);
+
+    json_node_set_string(node, text);
+    finish_return(call, node, NULL);
+}
+
+/* The monitor ends its lines with "\r\n", and human-monitor-command returns them so. */
+static void finish_text(FfCall *call, const char *text)
+{
+    g_autoptr(GString) out = g_string_new(NULL);
+
+    for (const char *p = text; *p; p++) {
+        if (*p == '\n') {
+            g_string_append_c(out, '\r');
+        }
+        g_string_append_c(out, *p);
+    }
+    ff_call_text(call, out->str);
+}
+
+void ff_call_return(FfCall *call, JsonNode *result)
+{
+    g_autoptr(JsonNode) node = result;
+
+    if (call->hmp) {
+        g_autoptr(GString) text = g_string_new(call->preface);
+
+        if (call->render) {
+            call->render(text, result);
+        }
+        finish_text(call, text->str);
+        return;
+    }
+    const FfQapiCommand *command = ff_qapi_command(call->name);
+
+    finish_return(call, node, command ? command->returns : NULL);
+}
+
+static void finish_error(FfCall *call, const char *class, const char *desc)
+{
+    if (call->hmp) {
+        g_autofree char *text = g_strdup_printf("Error: %s\n", desc);
+
+        finish_text(call, text);
+        return;
+    }
+    g_autoptr(GString) line = g_string_new("{");
+
+    if (call->id) {
+        g_string_append_printf(line, "\"id\": %s, ", call->id);
+    }
+    g_string_append_printf(line, "\"error\": {\"class\": \"%s\", \"desc\": ", class);
+    ff_json_print_string(line, desc);
+    g_string_append(line, "}}");
+    call_reply(call, line);
+}
+
+void ff_call_error(FfCall *call, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *desc = g_strdup_vprintf(format, args);
+
+    va_end(args);
+    finish_error(call, "GenericError", desc);
+}
+
+void ff_call_gerror(FfCall *call, const GError *error)
+{
+    gboolean not_found = g_error_matches(error, FF_DRIVER_ERROR, FF_DRIVER_ERROR_COMMAND_NOT_FOUND);
+
+    finish_error(call, not_found ? "CommandNotFound" : "GenericError", error->message);
+}
+
+void ff_call_pass(FfCall *call)
+{
+    if (!call->gone) {
+        ff_driver_send(call->driver, FF_LINK_PASS, call->mon, call->seq, NULL, 0);
+    }
+    call_end(call);
+}
+
+void ff_call_forward(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+    } else {
+        ff_call_return(call, json_node_copy(result));
+    }
+}
+
+/* --- commands in ------------------------------------------------------------------------- */
+
+/* Arguments that our schema refuses are refused by QEMU, too, each version in its own words; but
+ * for our own members, and while QEMU may not be able to answer. */
+static bool qemu_refuses(FfCall *call)
+{
+    g_autoptr(GList) names = call->args ? json_object_get_members(call->args) : NULL;
+
+    for (GList *l = names; l; l = l->next) {
+        if (g_str_has_prefix(l->data, "x-farfault-")) {
+            return false;
+        }
+    }
+    return !call->driver->migration && !g_str_has_prefix(call->name, "x-farfault-");
+}
+
+void ff_call_dispatch(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(handlers); i++) {
+        if (!strcmp(handlers[i].name, call->name)) {
+            const FfQapiCommand *command = ff_qapi_command(call->name);
+            g_autofree char *error = ff_qapi_check_arguments(command, call->args);
+
+            if (call->oob && !command->allow_oob) {
+                ff_call_error(call, "The command %s does not support OOB", call->name);
+            } else if (error && qemu_refuses(call)) {
+                ff_call_pass(call);
+            } else if (error) {
+                ff_call_error(call, "%s", error);
+            } else if (d->outgoing && ff_outgoing_holds(d->outgoing, call)) {
+                return;
+            } else {
+                handlers[i].handler(call);
+            }
+            return;
+        }
+    }
+    if (!ff_busy(call)) {
+        ff_call_pass(call); /* not ours after all */
+    }
+}
+
+/* QEMU's qmp_dispatch_check_obj(): NULL if OBJECT is a command, else the error. */
+static char *check_envelope(JsonObject *object, const char **command, bool *oob)
+{
+    JsonObjectIter iter;
+    const char *name, *key = NULL;
+    JsonNode *value;
+
+    json_object_iter_init_ordered(&iter, object);
+    while (json_object_iter_next_ordered(&iter, &name, &value)) {
+        if (!strcmp(name, "execute") || !strcmp(name, "exec-oob")) {
+            if (!ff_json_string(object, name)) {
+                return g_strdup_printf("QMP input member '%s' must be a string", name);
+            }
+            if (key) {
+                return g_strdup_printf("QMP input member '%s' clashes with '%s'", name, key);
+            }
+            key = name;
+            *command = ff_json_string(object, name);
+            *oob = !strcmp(name, "exec-oob");
+        } else if (!strcmp(name, "arguments")) {
+            if (!JSON_NODE_HOLDS_OBJECT(value)) {
+                return g_strdup("QMP input member 'arguments' must be an object");
+            }
+        } else if (strcmp(name, "id")) {
+            return g_strdup_printf("QMP input member '%s' is unexpected", name);
+        }
+    }
+    return key ? NULL : g_strdup("QMP input lacks member 'execute'");
+}
+
+static void enqueue(FfDriver *d, FfCall *call)
+{
+    GQueue *queue = g_hash_table_lookup(d->clients, GUINT_TO_POINTER(call->mon));
+
+    if (!queue) {
+        queue = g_queue_new();
+        g_hash_table_insert(d->clients, GUINT_TO_POINTER(call->mon), queue);
+    }
+    g_queue_push_tail(queue, call);
+    if (g_queue_get_length(queue) == 1) {
+        ff_call_dispatch(call);
+    }
+}
+
+static void command_frame(FfDriver *d, unsigned mon, uint32_t seq, const char *payload,
+                          gsize length)
+{
+    FfCall *call = g_new0(FfCall, 1);
+    g_autoptr(JsonNode) node = ff_json_parse(payload, length, &call->id, NULL);
+
+    call->driver = d;
+    call->mon = mon;
+    call->seq = seq;
+    call->fd = -1;
+    d->calls++;
+    ff_driver_touch(d);
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        ff_call_pass(call); /* QEMU says what is wrong with it */
+        return;
+    }
+    JsonObject *object = json_node_get_object(node);
+    const char *name = NULL;
+    g_autofree char *error = check_envelope(object, &name, &call->oob);
+
+    if (error) {
+        ff_call_error(call, "%s", error);
+        return;
+    }
+    call->name = g_strdup(name);
+    if (json_object_has_member(object, "arguments")) {
+        call->args = json_object_ref(json_object_get_object_member(object, "arguments"));
+    }
+    if (call->oob) {
+        ff_call_dispatch(call);
+    } else {
+        enqueue(d, call);
+    }
+}
+
+static void client_gone(FfDriver *d, unsigned mon)
+{
+    GQueue *queue = g_hash_table_lookup(d->clients, GUINT_TO_POINTER(mon));
+
+    /* The one that runs ends by itself, its answer goes nowhere; the others never begin. */
+    while (queue && g_queue_get_length(queue) > 1) {
+        call_free(g_queue_pop_tail(queue));
+        d->calls--;
+    }
+    if (queue && g_queue_peek_head(queue)) {
+        ((FfCall *)g_queue_peek_head(queue))->gone = true;
+    }
+}
+
+void ff_driver_frame(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
+                     size_t length, int fd)
+{
+    switch (type) {
+    case FF_LINK_COMMAND:
+        command_frame(d, mon, seq, payload, length);
+        break;
+    case FF_LINK_FD_REPLY:
+    case FF_LINK_INJECT_REPLY:
+        ff_driver_relay_answer(d, seq, payload, length, fd);
+        return;
+    case FF_LINK_CLIENT_GONE:
+        client_gone(d, mon);
+        break;
+    case FF_LINK_START_INCOMING: {
+        g_autofree char *uri = g_strndup(payload, length);
+
+        ff_driver_start_incoming(d, seq, uri);
+        break;
+    }
+    default:
+        break; /* a newer relay's: nothing to answer */
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+/* --- life -------------------------------------------------------------------------------- */
+
+FfDriver *ff_driver_new(const FfDriverConfig *config)
+{
+    FfDriver *d = g_new0(FfDriver, 1);
+
+    d->config = *config;
+    d->clients = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_queue_free);
+    d->waiting = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    d->downtime_limit = 300;
+    ff_driver_touch(d);
+    if (d->config.state->phase == FF_PHASE_DEAD) {
+        /* The engine that gave it up died before it had ended, and it must never run. */
+        static const char why[] = "the incoming migration was given up";
+
+        ff_driver_send(d, FF_LINK_KILL_QEMU, 0, 0, why, strlen(why));
+    } else if (d->config.state->phase != FF_PHASE_IDLE) {
+        ff_driver_adopt(d);
+    } else if (d->config.state->phase == FF_PHASE_IDLE) {
+        ff_driver_settle(d); /* what an engine left that died while QEMU carried a migration */
+    }
+    return d;
+}
+
+static gboolean too_late(gpointer late)
+{
+    *(bool *)late = true;
+    return G_SOURCE_REMOVE;
+}
+
+void ff_driver_last_words(FfDriver *d)
+{
+    bool late = false;
+
+    g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
+    /* QEMU's last answer may still have to be read, for the coordinator to go on. */
+    while (!late && d->migration && ff_migration_speaks(d->migration)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+}
+
+void ff_driver_free(FfDriver *d)
+{
+    GHashTableIter iter;
+    gpointer queue;
+
+    if (d->linger) {
+        g_source_remove(d->linger);
+    }
+    ff_driver_report_clear(d);
+    g_clear_pointer(&d->incoming, ff_incoming_free);
+    g_clear_pointer(&d->outgoing, ff_outgoing_free);
+    g_clear_pointer(&d->parting, ff_migration_free);
+    g_free(d->uri);
+    g_clear_pointer(&d->socket_address, json_array_unref);
+    g_hash_table_iter_init(&iter, d->clients);
+    while (g_hash_table_iter_next(&iter, NULL, &queue)) {
+        g_queue_clear_full(queue, call_destroy);
+    }
+    g_hash_table_unref(d->clients);
+    g_hash_table_unref(d->waiting);
+    g_queue_clear_full(&d->waiting_settled, g_free);
+    g_free(d->globals);
+    g_free(d);
+}

@@ -1,0 +1,685 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The incoming side: listening, and who carries what arrives.
+ *
+ * migrate-incoming of a migration that QEMU carries passes to QEMU as it came. All else is
+ * listened for here, and decided when the first connection waits (not accepted yet), because
+ * with "-incoming URI" the client sets its capabilities only after QEMU has begun to listen:
+ * the engine is given the listening socket; QEMU is given the one connection with getfd, or,
+ * with multifd, listens on a private socket and native.c carries the bytes. Main loop's thread.
+ *
+ * System calls: pidfd_getfd.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+#include "qapi/listen.h"
+#include "qapi/native.h"
+
+#define FD_NAME "farfault-incoming"
+
+struct FfIncoming {
+    FfDriver *driver;
+    GArray *fds;        /* of int: listening sockets, or one connected */
+    GPtrArray *sources; /* GSource: wait for the first connection */
+    char *path;         /* unix socket to be removed at the end; NULL */
+    char *private_dir;  /* where QEMU's own socket lies; NULL */
+    char *private_path;
+    FfNative *native;        /* NULL unless QEMU carries it over several connections */
+    bool paused;             /* the guest is not to run when it has arrived */
+    FfEnd *stock;            /* connection of a source without farfault; NULL */
+    FfTls *stock_tls;        /* that it is under; NULL */
+    GByteArray *stock_first; /* what was read of it */
+    bool keep_failed;        /* exit-on-error is false */
+    int ready;               /* index in fds of the one that has a connection */
+};
+
+static void source_free(gpointer source)
+{
+    g_source_destroy(source);
+    g_source_unref(source);
+}
+
+void ff_incoming_free(FfIncoming *in)
+{
+    g_ptr_array_unref(in->sources);
+    g_clear_pointer(&in->native, ff_native_free);
+    for (guint i = 0; i < in->fds->len; i++) {
+        if (g_array_index(in->fds, int, i) >= 0) {
+            close(g_array_index(in->fds, int, i));
+        }
+    }
+    g_array_unref(in->fds);
+    if (in->path) {
+        g_unlink(in->path);
+    }
+    if (in->private_dir) {
+        g_unlink(in->private_path);
+        g_rmdir(in->private_dir);
+    }
+    ff_end_free(in->stock);
+    ff_tls_unref(in->stock_tls);
+    g_clear_pointer(&in->stock_first, g_byte_array_unref);
+    g_free(in->path);
+    g_free(in->private_dir);
+    g_free(in->private_path);
+    g_free(in);
+}
+
+bool ff_incoming_is_native(const FfIncoming *in)
+{
+    return in->native;
+}
+
+void ff_incoming_set_paused(FfIncoming *in, bool paused)
+{
+    in->paused = paused;
+}
+
+static FfIncoming *incoming_new(FfDriver *d)
+{
+    FfIncoming *in = g_new0(FfIncoming, 1);
+
+    in->driver = d;
+    in->fds = g_array_new(FALSE, FALSE, sizeof(int));
+    in->sources = g_ptr_array_new_with_free_func(source_free);
+    in->paused = d->config.start_paused;
+    return in;
+}
+
+/* Listening is over, nobody is carried by us. */
+static void forget(FfDriver *d)
+{
+    d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    g_clear_pointer(&d->incoming, ff_incoming_free);
+    g_clear_pointer(&d->socket_address, json_array_unref);
+    ff_driver_filter(d, 0);
+    ff_driver_touch(d);
+}
+
+static void set_native(FfDriver *d)
+{
+    d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    d->config.state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+}
+
+/* QEMU is to carry what was listened for here: its events are the clients' from here on, but for
+ * the first one, which they have had. */
+static void give_qemu(FfDriver *d)
+{
+    ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_SETUP_EVENTS);
+    set_native(d);
+}
+
+typedef struct {
+    FfVmm *vmm;
+    char *why;
+} Abandon;
+
+static gpointer abandon_thread(gpointer opaque)
+{
+    Abandon *abandon = opaque;
+
+    abandon->vmm->abandon(abandon->vmm, abandon->why);
+    g_free(abandon->why);
+    g_free(abandon);
+    return NULL;
+}
+
+/* What QEMU does with an incoming migration that cannot begin: it ends, with status 1. To make it
+ * do so takes answers from QEMU, so it is not for the main loop's thread. */
+static void give_up(FfDriver *d, const char *why)
+{
+    Abandon *abandon = g_new0(Abandon, 1);
+
+    abandon->vmm = d->config.port->vmm(d->config.port_opaque);
+    abandon->why = g_strdup(why);
+    ff_driver_store_failure(d, FF_ROLE_DESTINATION, why);
+    ff_driver_report(d, FF_STATUS_FAILED);
+    ff_driver_log(d, "farfault: migration destination failed: %s", why);
+    forget(d);
+    g_thread_unref(g_thread_new("abandon", abandon_thread, abandon));
+}
+
+/* --- QEMU carries it ------------------------------------------------------------------------ */
+
+static JsonObject *uri_argument(const FfIncoming *in, const char *uri)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "uri", uri);
+    if (in && in->keep_failed) {
+        json_object_set_boolean_member(args, "exit-on-error", FALSE);
+    }
+    return args;
+}
+
+static void native_failed(FfCall *call, const GError *error)
+{
+    give_up(call->driver, error->message);
+    ff_call_return(call, NULL);
+}
+
+static void native_over(gpointer opaque)
+{
+    forget(opaque);
+    ff_driver_settle(opaque);
+}
+
+/* What was read of the first connection goes to QEMU before the rest of it. */
+static void join_stock(FfIncoming *in)
+{
+    FfNativeBegun begun = {.first = in->stock_first};
+    int qemu = in->stock ? ff_native_connect(in->private_path) : -1;
+
+    if (qemu >= 0) {
+        ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
+    }
+}
+
+static void native_listens(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        native_failed(call, error);
+        return;
+    }
+    FfIncoming *in = d->incoming;
+
+    in->native = ff_native_new(native_over, d);
+    ff_native_set_tls(in->native, in->stock_tls, NULL);
+    ff_native_accept_peers(in->native, in->fds, in->private_path);
+    ff_driver_filter(d, 0);
+    join_stock(in);
+    ff_call_return(call, NULL);
+}
+
+/* Several connections: QEMU has to accept them itself. */
+static void native_many(FfCall *call)
+{
+    FfIncoming *in = call->driver->incoming;
+    g_autoptr(GError) error = NULL;
+
+    in->private_dir = g_dir_make_tmp("farfault-XXXXXX", &error);
+    if (!in->private_dir) {
+        native_failed(call, error);
+        return;
+    }
+    in->private_path = g_build_filename(in->private_dir, "incoming", NULL);
+    g_autofree char *uri = g_strdup_printf("unix:%s", in->private_path);
+
+    ff_call_inner(call, "migrate-incoming", uri_argument(in, uri), native_listens);
+}
+
+static void native_begun(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        native_failed(call, error);
+        return;
+    }
+    forget(call->driver); /* the socket is QEMU's now */
+    ff_call_return(call, NULL);
+}
+
+static void native_given(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        native_failed(call, error);
+    } else {
+        ff_call_inner(call, "migrate-incoming", uri_argument(call->driver->incoming, "fd:" FD_NAME),
+                      native_begun);
+    }
+}
+
+/* One connection: QEMU gets the socket itself. */
+static void native_one(FfCall *call)
+{
+    FfIncoming *in = call->driver->incoming;
+    int fd = g_array_index(in->fds, int, in->ready);
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+    JsonObject *args;
+
+    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    if (listening) {
+        call->fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+    } else {
+        call->fd = fd;
+        g_array_index(in->fds, int, in->ready) = -1;
+    }
+    if (call->fd < 0) {
+        g_autoptr(GError) error =
+            g_error_new(FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC, "accept: %s", g_strerror(errno));
+
+        native_failed(call, error);
+        return;
+    }
+    args = json_object_new();
+    json_object_set_string_member(args, "fdname", FD_NAME);
+    ff_call_inner_fd(call, "getfd", args, call->fd, native_given);
+}
+
+static void native_flags_set(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        native_failed(call, error);
+        return;
+    }
+    give_qemu(call->driver);
+    if (ff_capability(call->capabilities, "multifd") ||
+        ff_capability(call->capabilities, "postcopy-preempt")) {
+        native_many(call);
+    } else {
+        native_one(call);
+    }
+}
+
+/* --- a source without farfault -------------------------------------------------------------- */
+
+static void stock_settings_made(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        native_failed(call, error);
+        return;
+    }
+    give_qemu(call->driver);
+    native_many(call);
+}
+
+static void stock_flags_set(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error && call->driver->incoming->stock_tls) {
+        ff_call_unset_tls(call, stock_settings_made);
+    } else {
+        stock_settings_made(call, result, error);
+    }
+}
+
+static void stock_run_set(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        /* cont opens the disks for writing, and the source has them still. */
+        ff_driver_log(call->driver, "farfault: the guest will be paused when it has arrived: %s",
+                      error->message);
+    }
+    ff_call_give_capabilities(call, stock_flags_set);
+}
+
+void ff_incoming_stock(FfDriver *d, const FfStockPeer *peer)
+{
+    FfIncoming *in = d->incoming;
+
+    in->stock = ff_end_new_channel(peer->channel);
+    in->stock_tls = ff_tls_ref(peer->tls);
+    in->stock_first = g_byte_array_ref(peer->first);
+    d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+    ff_driver_log(d, "farfault: the source is a QEMU without farfault: QEMU carries the migration");
+    /* What the client has said about running since the engine began: QEMU was not told. */
+    if (peer->run_changed) {
+        ff_call_inner(ff_call_new_own(d), peer->run ? "cont" : "stop", NULL, stock_run_set);
+    } else {
+        ff_call_give_capabilities(ff_call_new_own(d), stock_flags_set);
+    }
+}
+
+/* --- who carries it ------------------------------------------------------------------------- */
+
+static void engine(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    FfIncoming *in = d->incoming;
+    g_autoptr(GError) error = NULL;
+    FfMigrationConfig config = {
+        .role = FF_ROLE_DESTINATION,
+        .fd = g_array_index(in->fds, int, in->ready),
+        .start_paused = in->paused,
+    };
+
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+
+    /* A listener stays here too: a source without farfault may have more channels for QEMU. */
+    getsockopt(config.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    g_array_index(in->fds, int, in->ready) = listening ? fcntl(config.fd, F_DUPFD_CLOEXEC, 0) : -1;
+    d->config.port->vmm(d->config.port_opaque)->keep_failed = in->keep_failed;
+    ff_driver_use_tls(call, &config);
+    ff_driver_take_parameters(d, json_node_get_object(call->parameters));
+    if (!ff_driver_start(d, &config, call->capabilities, &error)) {
+        give_up(d, error->message);
+    }
+    ff_call_return(call, NULL);
+}
+
+static void status_known(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error && result && JSON_NODE_HOLDS_OBJECT(result)) {
+        call->driver->has_singlestep =
+            json_object_has_member(json_node_get_object(result), "singlestep");
+    }
+    engine(call);
+}
+
+static void decide(FfCall *call)
+{
+    const char *why;
+
+    if (!call->driver->incoming) {
+        ff_call_return(call, NULL);
+    } else if (call->tls.error) {
+        give_up(call->driver, call->tls.error->message);
+        ff_call_return(call, NULL);
+    } else if (ff_engine_fits(call->driver, call->capabilities, call->parameters, &why) &&
+               !call->tls.native) {
+        ff_call_inner(call, "query-status", NULL, status_known);
+    } else {
+        ff_call_give_capabilities(call, native_flags_set);
+    }
+}
+
+static void got_parameters(FfCall *call)
+{
+    ff_call_get_tls(call, true, decide);
+}
+
+static void got_capabilities(FfCall *call)
+{
+    ff_call_get_parameters(call, got_parameters);
+}
+
+/* The first connection waits. */
+static gboolean on_ready(gint fd, GIOCondition condition, gpointer opaque)
+{
+    FfIncoming *in = opaque;
+
+    for (guint i = 0; i < in->fds->len; i++) {
+        if (g_array_index(in->fds, int, i) == fd) {
+            in->ready = (int)i;
+        }
+    }
+    g_ptr_array_set_size(in->sources, 0);
+    ff_call_get_capabilities(ff_call_new_own(in->driver), got_capabilities);
+    return G_SOURCE_REMOVE;
+}
+
+static void watch(FfIncoming *in)
+{
+    for (guint i = 0; i < in->fds->len; i++) {
+        GSource *source = g_unix_fd_source_new(g_array_index(in->fds, int, i), G_IO_IN);
+
+        g_source_set_callback(source, G_SOURCE_FUNC(on_ready), in, NULL);
+        g_source_attach(source, NULL);
+        g_ptr_array_add(in->sources, source);
+    }
+}
+
+/* From here on the run state is ours, and QEMU's events are not the clients' business. */
+static void begin(FfDriver *d, FfIncoming *in)
+{
+    d->incoming = in;
+    ff_driver_report_anew(d, FF_STATUS_SETUP);
+    d->config.state->role = FF_ROLE_DESTINATION;
+    d->config.state->driver_flags |= FF_DRIVER_LISTENS;
+    ff_driver_store_info(d, NULL);
+    ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
+    /* An older QEMU sends this one whether the client wants events or not. */
+    if (d->events || ff_driver_version(d) < FF_QEMU_8_2) {
+        JsonObject *data = json_object_new();
+
+        json_object_set_string_member(data, "status", "setup");
+        ff_driver_event(d, "MIGRATION", data);
+    }
+    watch(in);
+    ff_driver_touch(d);
+}
+
+static bool begin_listening(FfDriver *d, const FfTarget *target, bool keep_failed, GError **error)
+{
+    JsonArray *addresses = NULL;
+    GArray *fds = ff_listen(target, &addresses, error);
+
+    if (!fds) {
+        return false;
+    }
+    FfIncoming *in = incoming_new(d);
+
+    g_array_unref(in->fds);
+    in->fds = fds;
+    in->keep_failed = keep_failed;
+    in->path = g_strdup(target->kind == FF_TARGET_UNIX ? target->path : NULL);
+    g_clear_pointer(&d->socket_address, json_array_unref);
+    d->socket_address = addresses;
+    begin(d, in);
+    return true;
+}
+
+static void begin_connected(FfDriver *d, int fd, bool keep_failed)
+{
+    FfIncoming *in = incoming_new(d);
+
+    in->keep_failed = keep_failed;
+    g_array_append_val(in->fds, fd);
+    begin(d, in);
+}
+
+static bool is_socket(int fd)
+{
+    struct stat st;
+
+    return fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode);
+}
+
+static bool wants_to_live(FfCall *call)
+{
+    JsonNode *node = json_object_get_member(call->args, "exit-on-error");
+
+    return node && !json_node_get_boolean(node);
+}
+
+/* --- migrate-incoming ----------------------------------------------------------------------- */
+
+static void native_answered(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error) {
+        set_native(call->driver);
+        ff_driver_store_info(call->driver, NULL);
+    }
+    ff_call_forward(call, result, error);
+}
+
+static void native_prepared(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+    } else {
+        ff_driver_filter(call->driver, 0);
+        /* Not passed but injected: whether it succeeds decides about the next one. */
+        ff_call_inject(call, "migrate-incoming", json_object_ref(call->args), native_answered);
+    }
+}
+
+static void pass_native(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, true);
+
+    if (view) {
+        ff_call_pass(call); /* the relay refuses it until QEMU's settings are restored */
+    } else if (d->config.state->client_flags) {
+        ff_call_give_capabilities(call, native_prepared);
+    } else {
+        native_prepared(call, NULL, NULL);
+    }
+}
+
+static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    int fd = call->fd;
+
+    call->fd = -1;
+    begin_connected(call->driver, fd, wants_to_live(call));
+    ff_call_return(call, NULL);
+}
+
+static void got_fd(FfCall *call)
+{
+    if (is_socket(call->fd)) {
+        JsonObject *args = json_object_new();
+
+        json_object_set_string_member(args, "fdname", call->target.name);
+        ff_call_inject(call, "closefd", args, fd_closed);
+        return;
+    }
+    if (call->fd >= 0) {
+        close(call->fd);
+        call->fd = -1;
+    }
+    pass_native(call); /* a pipe or a file; or no such name, QEMU says so */
+}
+
+static void command_decide(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    const char *why;
+
+    d->events = ff_capability(call->capabilities, "events");
+    if (d->incoming || d->migration) {
+        ff_call_error(call, "The incoming migration has already been started");
+    } else if (!ff_engine_fits(d, call->capabilities, call->parameters, &why) || call->tls.native) {
+        pass_native(call);
+    } else if (call->tls.error) {
+        ff_call_error(call, "%s", call->tls.error->message);
+    } else if (call->target.kind == FF_TARGET_FD) {
+        ff_call_take_fd(call, call->target.name, got_fd);
+    } else if (begin_listening(d, &call->target, wants_to_live(call), &error)) {
+        ff_call_return(call, NULL);
+    } else {
+        ff_call_error(call, "%s", error->message);
+    }
+}
+
+static void command_parameters(FfCall *call)
+{
+    ff_call_get_tls(call, true, command_decide);
+}
+
+static void command_capabilities(FfCall *call)
+{
+    ff_call_get_parameters(call, command_parameters);
+}
+
+static void command_status(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *object =
+        result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (!object || g_strcmp0(ff_json_string(object, "status"), "inmigrate")) {
+        ff_call_pass(call); /* too late or too early: QEMU says which */
+    } else {
+        ff_call_get_capabilities(call, command_capabilities);
+    }
+}
+
+void ff_handle_incoming(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    const FfDriverConfig *config = &d->config;
+
+    if (d->incoming || (d->migration && config->state->role == FF_ROLE_DESTINATION)) {
+        ff_call_error(call, "The incoming migration has already been started");
+        return;
+    }
+    if (d->migration) {
+        /* A source; QEMU's own migration commands are locked now. */
+        ff_call_error(call, config->incoming ? "The incoming migration has already been started"
+                                             : "'-incoming' was not specified on the command line");
+        return;
+    }
+    if (config->state->role == FF_ROLE_DESTINATION && config->state->info_len) {
+        ff_call_error(call, "The incoming migration has already been started");
+        return;
+    }
+    if (ff_driver_version(d) < FF_QEMU_9_1 && json_object_has_member(call->args, "exit-on-error")) {
+        ff_call_pass(call); /* QEMU does not know it, and says so */
+        return;
+    }
+    ff_target_from_arguments(&call->target, call->args);
+    if (!config->incoming || (strcmp(config->incoming, "defer") && !config->incoming_taken) ||
+        call->target.kind == FF_TARGET_NONE || config->state->info_len ||
+        config->state->driver_flags & FF_DRIVER_NATIVE_INCOMING) {
+        ff_call_pass(call); /* QEMU refuses it, and knows why */
+    } else if (strcmp(config->incoming, "defer")) {
+        ff_call_error(call, "The incoming migration has already been started");
+    } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_TARGET_OTHER ||
+               (call->target.kind == FF_TARGET_FD && g_ascii_isdigit(call->target.name[0]))) {
+        pass_native(call);
+    } else {
+        ff_call_inner(call, "query-status", NULL, command_status);
+    }
+}
+
+/* --- -incoming URI -------------------------------------------------------------------------- */
+
+static void started(FfDriver *d, uint32_t seq)
+{
+    d->config.port->send(d->config.port_opaque, FF_LINK_REPLY, 0, seq, NULL, 0, -1);
+}
+
+/* An fd that QEMU inherited: a copy of it is ours if it is a socket. */
+static int steal_fd(FfDriver *d, const char *name)
+{
+    int number = (int)g_ascii_strtoll(name, NULL, 10);
+
+    return (int)syscall(SYS_pidfd_getfd, d->config.pidfd, number, 0);
+}
+
+static void qemu_listens(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        give_up(call->driver, error->message);
+    }
+    ff_call_return(call, NULL);
+}
+
+void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
+{
+    g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
+    g_autoptr(GError) error = NULL;
+
+    ff_target_from_uri(&target, uri);
+    if (target.kind == FF_TARGET_FD) {
+        int fd = steal_fd(d, target.name);
+
+        if (is_socket(fd)) {
+            begin_connected(d, fd, false);
+            started(d, seq);
+            return;
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+        target.kind = FF_TARGET_OTHER;
+    }
+    if (target.kind == FF_TARGET_OTHER) {
+        set_native(d);
+        ff_call_inner(ff_call_new_own(d), "migrate-incoming", uri_argument(NULL, uri),
+                      qemu_listens);
+    } else if (!begin_listening(d, &target, false, &error)) {
+        /* QEMU prints this and ends. */
+        g_autofree char *why = g_strdup_printf("-incoming %s: %s", uri, error->message);
+
+        give_up(d, why);
+    }
+    started(d, seq);
+}

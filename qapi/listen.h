@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Listening sockets as QEMU makes them for -incoming and migrate-incoming.
+ *
+ * Any thread; resolving a host name may block.
+ */
+#ifndef FF_QAPI_LISTEN_H
+#define FF_QAPI_LISTEN_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+
+#include "qapi/target.h"
+
+/*
+ * Listens at TARGET (TCP: at every address of the host; unix: at the path, removed first).
+ * Returns the fds (of int, non-blocking, close-on-exec) and sets *ADDRESSES to what
+ * query-migrate shows as socket-address; NULL and ERROR (QEMU's text) if none could be made.
+ */
+GArray *ff_listen(const FfTarget *target, JsonArray **addresses, GError **error);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * object-add and object-del: a memory backend that is plugged later is guest RAM, too, and has to
+ * be a shared file over a memfd that the relay holds. All other objects are QEMU's.
+ *
+ * The rewritten command runs on the private monitor, since only its success decides whether the
+ * memory is kept. Main loop's thread.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+
+typedef struct {
+    FfCall *call;
+    char *text, *id;
+    uint64_t size, page_size;
+    int memfd;
+    int64_t fdset;
+} Addition;
+
+static void addition_free(Addition *a)
+{
+    if (a->memfd >= 0) {
+        close(a->memfd);
+    }
+    g_free(a->text);
+    g_free(a->id);
+    g_free(a);
+}
+
+static void drop(FfDriver *d, const char *id)
+{
+    g_autofree char *name = g_strdup_printf("ram:%s", id);
+
+    d->config.port->send(d->config.port_opaque, FF_LINK_DROP, 0, 0, name, strlen(name), -1);
+    d->config.port->ram_changed(d->config.port_opaque, id, 0, 0, -1);
+}
+
+static void hold(FfDriver *d, const Addition *a)
+{
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    g_autoptr(JsonObject) held = json_object_new();
+    g_autoptr(GString) text = g_string_new(NULL);
+    g_autofree char *name = g_strdup_printf("ram:%s", a->id);
+
+    json_object_set_string_member(held, "name", name);
+    json_object_set_int_member(held, "size", (gint64)a->size);
+    json_object_set_int_member(held, "page-size", (gint64)a->page_size);
+    json_node_set_object(node, held);
+    ff_json_print(text, node, NULL);
+    d->config.port->send(d->config.port_opaque, FF_LINK_HOLD, 0, 0, text->str, text->len, a->memfd);
+    /* The relay tells the next engine; this one may be the one that migrates. */
+    d->config.port->ram_changed(d->config.port_opaque, a->id, a->size, a->page_size, a->memfd);
+}
+
+/* QEMU has answered; RESULT is a text if the command went by the human monitor. */
+static void added(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    Addition *a = call->addition;
+    const char *text = result && JSON_NODE_HOLDS_VALUE(result) ? json_node_get_string(result) : "";
+
+    if (!error && !(text && *text)) {
+        hold(d, a);
+    }
+    d->config.port->object_added(d->config.port_opaque, a->fdset);
+    call->addition = NULL;
+    addition_free(a);
+    if (!error && call->hmp) {
+        ff_call_text(call, text ? text : "");
+    } else {
+        ff_call_forward(call, result, error);
+    }
+}
+
+static void give_to_qemu(FfCall *call)
+{
+    Addition *a = call->addition;
+
+    if (call->hmp) {
+        g_autofree char *line = g_strdup_printf("object_add %s", a->text);
+        JsonObject *args = json_object_new();
+
+        json_object_set_string_member(args, "command-line", line);
+        ff_call_inner(call, "human-monitor-command", args, added);
+        return;
+    }
+    g_autoptr(JsonNode) node = ff_json_parse(a->text, strlen(a->text), NULL, NULL);
+
+    g_assert(node && JSON_NODE_HOLDS_OBJECT(node)); /* our own rewriting */
+    ff_call_inner(call, "object-add", json_object_ref(json_node_get_object(node)), added);
+}
+
+static void rewritten(const FfPortObject *object, const GError *error, gpointer data)
+{
+    FfCall *call = data;
+
+    if (error) {
+        ff_call_error(call, "%s", error->message);
+    } else if (!object->text) {
+        ff_call_pass(call);
+    } else {
+        Addition *a = g_new0(Addition, 1);
+
+        a->text = g_strdup(object->text);
+        a->id = g_strdup(object->id);
+        a->size = object->size;
+        a->page_size = object->page_size;
+        a->memfd = object->memfd;
+        a->fdset = object->fdset;
+        call->addition = a;
+        give_to_qemu(call);
+    }
+}
+
+void ff_hmp_object_add(FfCall *call, const char *text)
+{
+    FfDriver *d = call->driver;
+
+    d->config.port->object_add(d->config.port_opaque, text, rewritten, call);
+}
+
+void ff_handle_object_add(FfCall *call)
+{
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    g_autoptr(GString) text = g_string_new(NULL);
+    const char *type = ff_json_string(call->args, "qom-type");
+
+    if (!type || !g_str_has_prefix(type, "memory-backend-")) {
+        ff_call_pass(call);
+        return;
+    }
+    json_node_set_object(node, call->args);
+    ff_json_print(text, node, NULL);
+    ff_hmp_object_add(call, text->str);
+}
+
+static void del_done(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error) {
+        /* QEMU has unmapped it. A name that the relay does not hold is no harm. */
+        drop(call->driver, ff_json_string(call->args, "id"));
+    }
+    ff_call_forward(call, result, error);
+}
+
+void ff_handle_object_del(FfCall *call)
+{
+    ff_call_inner(call, "object-del", json_object_ref(call->args), del_done);
+}

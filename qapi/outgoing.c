@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A migration that the engine began and QEMU carries, because the destination is a QEMU without
+ * farfault: QEMU's own migration is started into a private socket and joined to the connection
+ * behind what the peer has been sent already (native.c). With postcopy-preempt QEMU opens more
+ * than one channel, so it connects to a private listening socket; else it is given a socketpair.
+ *
+ * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Main loop's
+ * thread.
+ */
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+#include "qapi/listen.h"
+#include "qapi/native.h"
+
+#define FD_NAME "farfault-outgoing"
+
+struct FfOutgoing {
+    FfDriver *driver;
+    FfNative *native;
+    FfNativeBegun begun;
+    FfEnd *peer;     /* NULL: native's */
+    bool tls;        /* it is under TLS */
+    char *uri;       /* of the peer; NULL: none that can be connected to */
+    bool postcopy;   /* the switch was asked for already */
+    bool started;    /* QEMU has its migration */
+    bool ended;      /* the connections are over, before it had */
+    GQueue waiting;  /* FfCall: until it has */
+    int listener;    /* for QEMU's channels; -1 */
+    char *directory; /* where that lies; NULL */
+    char *path;
+};
+
+void ff_outgoing_free(FfOutgoing *out)
+{
+    g_clear_pointer(&out->native, ff_native_free);
+    ff_end_free(out->peer);
+    if (out->listener >= 0) {
+        close(out->listener);
+        g_unlink(out->path);
+    }
+    if (out->directory) {
+        g_rmdir(out->directory);
+    }
+    g_clear_pointer(&out->begun.opening, g_bytes_unref);
+    g_queue_clear(&out->waiting);
+    g_free(out->directory);
+    g_free(out->path);
+    g_free(out->uri);
+    g_free(out);
+}
+
+bool ff_outgoing_holds(FfOutgoing *out, FfCall *call)
+{
+    if (out->started) {
+        return false;
+    }
+    g_queue_push_tail(&out->waiting, call);
+    return true;
+}
+
+/* QEMU answers from now on. */
+static void let_calls_go(FfDriver *d, GQueue *waiting)
+{
+    FfCall *call;
+
+    while ((call = g_queue_pop_head(waiting))) {
+        ff_call_dispatch(call);
+    }
+}
+
+static void end(FfDriver *d)
+{
+    g_clear_pointer(&d->outgoing, ff_outgoing_free);
+    ff_driver_settle(d);
+    ff_driver_touch(d);
+}
+
+static void over(gpointer opaque)
+{
+    FfDriver *d = opaque;
+
+    if (d->outgoing->started) {
+        end(d);
+    } else {
+        d->outgoing->ended = true; /* somebody waits for QEMU's answer still */
+    }
+}
+
+static void failed(FfCall *call, const char *why)
+{
+    FfDriver *d = call->driver;
+    GQueue waiting = d->outgoing->waiting;
+
+    g_queue_init(&d->outgoing->waiting);
+    d->config.state->driver_flags &= ~FF_DRIVER_STOCK_PEER;
+    ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
+    ff_driver_report(d, FF_STATUS_FAILED);
+    ff_driver_log(d, "farfault: migration source failed: %s", why);
+    end(d);
+    ff_call_return(call, NULL);
+    let_calls_go(d, &waiting);
+}
+
+static void asked_for_postcopy(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_driver_log(call->driver, "farfault: migrate-start-postcopy: %s", error->message);
+    }
+    ff_call_return(call, NULL);
+}
+
+static void started(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    GQueue waiting = d->outgoing->waiting;
+    bool postcopy = d->outgoing->postcopy;
+
+    if (error) {
+        failed(call, error->message);
+        return;
+    }
+    d->outgoing->started = true;
+    g_queue_init(&d->outgoing->waiting);
+    ff_driver_log(d, "farfault: the destination is a QEMU without farfault: QEMU carries the "
+                     "migration");
+    if (postcopy) {
+        ff_call_inner(call, "migrate-start-postcopy", NULL, asked_for_postcopy);
+    } else {
+        ff_call_return(call, NULL);
+    }
+    if (d->outgoing->ended) {
+        end(d);
+    }
+    let_calls_go(d, &waiting);
+}
+
+static void migrate(FfCall *call, char *uri)
+{
+    JsonObject *args = json_object_new();
+
+    /* The migration's events are QEMU's, and so is the guest's run state. */
+    ff_driver_filter(call->driver, 0);
+    json_object_set_string_member(args, "uri", uri);
+    g_free(uri);
+    ff_call_inner(call, "migrate", args, started);
+}
+
+static void fd_given(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        failed(call, error->message);
+    } else {
+        migrate(call, g_strdup("fd:" FD_NAME));
+    }
+}
+
+/* One channel: a socketpair. */
+static void give_socket(FfCall *call)
+{
+    FfOutgoing *out = call->driver->outgoing;
+    JsonObject *args;
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        failed(call, "no socket pair for QEMU can be made");
+        return;
+    }
+    ff_native_join(out->native, g_steal_pointer(&out->peer), pair[0], &out->begun);
+    call->fd = pair[1];
+    args = json_object_new();
+    json_object_set_string_member(args, "fdname", FD_NAME);
+    ff_call_inner_fd(call, "getfd", args, call->fd, fd_given);
+}
+
+/* Several channels: QEMU connects to a socket of ours. */
+static void let_connect(FfCall *call)
+{
+    FfOutgoing *out = call->driver->outgoing;
+    g_auto(FfTarget) target = {.kind = FF_TARGET_UNIX};
+    g_autoptr(JsonArray) addresses = NULL;
+    g_autoptr(GArray) fds = NULL;
+    g_autoptr(GError) error = NULL;
+
+    out->directory = g_dir_make_tmp("farfault-XXXXXX", &error);
+    if (out->directory) {
+        out->path = g_build_filename(out->directory, "outgoing", NULL);
+        target.path = g_strdup(out->path);
+        fds = ff_listen(&target, &addresses, &error);
+    }
+    if (!fds) {
+        failed(call, error->message);
+        return;
+    }
+    out->listener = g_array_index(fds, int, 0);
+    ff_native_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
+                          out->uri);
+    migrate(call, g_strdup_printf("unix:%s", out->path));
+}
+
+static void settings_made(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        failed(call, error->message);
+    } else if (d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_PREEMPT && d->outgoing->uri) {
+        let_connect(call);
+    } else {
+        give_socket(call);
+    }
+}
+
+static void capabilities_set(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error && call->driver->outgoing->tls) {
+        ff_call_unset_tls(call, settings_made);
+    } else {
+        settings_made(call, result, error);
+    }
+}
+
+void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
+{
+    FfOutgoing *out = g_new0(FfOutgoing, 1);
+
+    out->driver = d;
+    out->native = ff_native_new(over, d);
+    ff_native_set_tls(out->native, peer->tls, peer->tls_hostname);
+    out->peer = ff_end_new_channel(peer->channel);
+    out->tls = peer->tls;
+    out->begun.opening = g_bytes_ref(peer->opening);
+    out->begun.pong = !peer->answered;
+    out->uri = g_strdup(uri);
+    out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
+    out->listener = -1;
+    g_queue_init(&out->waiting);
+    d->outgoing = out;
+    ff_driver_store_info(d, NULL);
+    d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+    ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
+}

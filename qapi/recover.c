@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * migrate-pause, migrate-recover, and migrate with resume=true: a lost connection is made anew.
+ *
+ * At the destination nothing here waits for QEMU: its main loop may sit in a page fault, and
+ * recovery is what ends that. Main loop's thread.
+ */
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+
+/* postcopy-recover-setup came with QEMU 9.1. */
+#define RECOVER_SETUP_SINCE 9001
+
+static void answer(FfCall *call, bool ok, const GError *error)
+{
+    if (ok) {
+        ff_call_return(call, NULL);
+    } else {
+        ff_call_error(call, "%s", error->message);
+    }
+}
+
+void ff_handle_pause(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+
+    if (!d->migration) {
+        ff_call_pass(call);
+        return;
+    }
+    bool ok = ff_migration_pause(d->migration, &error);
+
+    if (!ok && ff_driver_version(d) < FF_QEMU_8_2) {
+        ff_call_error(call, "migrate-pause is currently only supported during postcopy-active "
+                            "state");
+    } else {
+        answer(call, ok, error);
+    }
+}
+
+/* --- what the client's URI names ------------------------------------------------------------- */
+
+static void closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_return(call, NULL);
+}
+
+/* QEMU's copy of an fd that is ours now. The client's own command does not wait for it. */
+static void close_qemus_copy(FfCall *call)
+{
+    FfCall *own = ff_call_new_own(call->driver);
+    JsonObject *args = json_object_new();
+
+    own->mon = call->mon;
+    json_object_set_string_member(args, "fdname", call->target.name);
+    ff_call_inject(own, "closefd", args, closed);
+}
+
+static bool take_socket(FfCall *call, int *fd)
+{
+    struct stat st;
+
+    *fd = call->fd;
+    if (*fd < 0) {
+        ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
+        return false;
+    }
+    if (fstat(*fd, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+        ff_call_error(call, "File descriptor named '%s' is no socket", call->target.name);
+        return false;
+    }
+    call->fd = -1;
+    close_qemus_copy(call);
+    return true;
+}
+
+static bool is_ours(FfCall *call)
+{
+    if (call->target.kind == FF_TARGET_TCP || call->target.kind == FF_TARGET_UNIX ||
+        call->target.kind == FF_TARGET_FD) {
+        return true;
+    }
+    ff_call_error(call, "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
+    return false;
+}
+
+/* --- migrate-recover ------------------------------------------------------------------------ */
+
+/* What query-migrate shows, with the port that was chosen. */
+static void show_address(FfDriver *d, FfTargetKind kind)
+{
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
+    g_auto(FfTarget) at = {.kind = FF_TARGET_NONE};
+
+    g_clear_pointer(&d->socket_address, json_array_unref);
+    if (kind == FF_TARGET_FD || !info->socket_address) {
+        return;
+    }
+    ff_target_from_uri(&at, info->socket_address);
+    JsonObject *address = json_object_new();
+
+    if (at.kind == FF_TARGET_TCP) {
+        json_object_set_string_member(address, "port", at.port);
+        json_object_set_string_member(address, "host", at.host);
+        json_object_set_string_member(address, "type", "inet");
+    } else {
+        json_object_set_string_member(address, "path", at.path ? at.path : "");
+        json_object_set_string_member(address, "type", "unix");
+    }
+    d->socket_address = json_array_new();
+    json_array_add_object_element(d->socket_address, address);
+}
+
+static void recover(FfCall *call, const char *uri, int fd)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+
+    if (!d->migration) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        ff_call_error(call, "Migrate recover can only be run when postcopy is paused.");
+        return;
+    }
+    bool ok = ff_migration_recover(d->migration, uri, fd, &error);
+
+    if (ok) {
+        show_address(d, call->target.kind);
+    }
+    answer(call, ok, error);
+}
+
+static void recover_by_fd(FfCall *call)
+{
+    int fd;
+
+    if (take_socket(call, &fd)) {
+        recover(call, NULL, fd);
+    }
+}
+
+void ff_handle_recover(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!d->migration) {
+        ff_call_restore(call, ff_call_pass); /* QEMU is to listen with its own tls-creds */
+        return;
+    }
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
+
+    if (info->role != FF_ROLE_DESTINATION ||
+        (info->status != FF_STATUS_POSTCOPY_PAUSED && info->status != FF_STATUS_COMPLETED)) {
+        ff_call_error(call, "Migrate recover can only be run when postcopy is paused.");
+        return;
+    }
+    ff_target_from_uri(&call->target, ff_json_string(call->args, "uri"));
+    if (!is_ours(call)) {
+        return;
+    }
+    if (call->target.kind == FF_TARGET_FD) {
+        ff_call_take_fd(call, call->target.name, recover_by_fd);
+    } else {
+        recover(call, call->target.uri, -1);
+    }
+}
+
+/* --- x-farfault-revoke ----------------------------------------------------------------------- */
+
+static void take_back(FfCall *call, const char *uri, int fd)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+
+    if (!d->migration) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        ff_call_error(call, "There is no paused migration from which the guest could be taken "
+                            "back");
+        return;
+    }
+    bool ok = ff_migration_revoke(d->migration, uri, fd, ff_json_bool(call->args, "force"), &error);
+
+    answer(call, ok, error);
+}
+
+static void revoke_by_fd(FfCall *call)
+{
+    int fd;
+
+    if (take_socket(call, &fd)) {
+        take_back(call, NULL, fd);
+    }
+}
+
+void ff_handle_revoke(FfCall *call)
+{
+    const char *uri = ff_json_string(call->args, "uri");
+
+    if (!uri || ff_json_bool(call->args, "force")) {
+        take_back(call, NULL, -1);
+        return;
+    }
+    ff_target_from_uri(&call->target, uri);
+    if (!is_ours(call)) {
+        return;
+    }
+    if (call->target.kind == FF_TARGET_FD) {
+        ff_call_take_fd(call, call->target.name, revoke_by_fd);
+    } else {
+        take_back(call, uri, -1);
+    }
+}
+
+/* --- migrate with resume=true --------------------------------------------------------------- */
+
+static bool knows_recover_setup(JsonNode *version)
+{
+    JsonObject *object =
+        version && JSON_NODE_HOLDS_OBJECT(version) ? json_node_get_object(version) : NULL;
+    JsonNode *node = object ? json_object_get_member(object, "qemu") : NULL;
+
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        return false;
+    }
+    object = json_node_get_object(node);
+    return json_object_get_int_member_with_default(object, "major", 0) * 1000 +
+               json_object_get_int_member_with_default(object, "minor", 0) >=
+           RECOVER_SETUP_SINCE;
+}
+
+static void got_version(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) own = NULL;
+    bool by_fd = call->target.kind == FF_TARGET_FD;
+    int fd = -1;
+
+    if (!d->migration) {
+        ff_call_error(call, "Cannot resume if there is no paused migration");
+        return;
+    }
+    if (by_fd && !take_socket(call, &fd)) {
+        return;
+    }
+    bool ok = ff_migration_resume(d->migration, by_fd ? NULL : call->target.uri, fd,
+                                  knows_recover_setup(result), &own);
+
+    if (ok) {
+        ff_driver_hold_resume(call);
+    } else {
+        ff_call_error(call, "%s", own->message);
+    }
+}
+
+static void ask_version(FfCall *call)
+{
+    ff_call_inner(call, "query-version", NULL, got_version);
+}
+
+void ff_resume_migration(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
+
+    if (info->role != FF_ROLE_SOURCE || info->status != FF_STATUS_POSTCOPY_PAUSED) {
+        ff_call_error(call, "Cannot resume if there is no paused migration");
+        return;
+    }
+    ff_target_from_arguments(&call->target, call->args);
+    if (!is_ours(call)) {
+        return;
+    }
+    if (call->target.kind == FF_TARGET_FD) {
+        ff_call_take_fd(call, call->target.name, ask_version);
+    } else {
+        ask_version(call);
+    }
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * MIGRATION events, at the pace of a client that acts on the last one it saw.
+ *
+ * libvirt keeps no list of events, only the last status, and two of its steps look at it late:
+ *
+ *   the switch   Its source side calls the destination when it sees postcopy-active, its
+ * destination side says cont then. Who finds postcopy-paused in that place takes the migration for
+ *                one that failed before the guest could run: libvirt destroys the destination,
+ * which has the right to run, and the guest is lost. So postcopy-active is always said, and
+ *                postcopy-paused not before the client has gone on (source: query-migrate,
+ *                destination: cont), or after a while in which nobody did.
+ *   the resume   Its source side calls the destination when it sees postcopy-recover behind the
+ *                answer to migrate with resume=true; a destination that has not said as much by
+ * then is taken for failed again. So the answer waits until the destination has agreed.
+ *
+ * query-migrate shows the true status at any time. Main loop's thread.
+ */
+#include "qapi/driver-private.h"
+
+/* How long postcopy-paused is kept from a client that does not go on (seconds). libvirt's
+ * destination is called by way of the client, which takes a connection for dead after 30 s. */
+#define SOURCE_FOLLOWS_S 3
+#define DESTINATION_FOLLOWS_S 30
+/* A destination that is there agrees in a few round trips (seconds). */
+#define AGREES_S 3
+
+void ff_driver_want_events(FfDriver *d, bool on)
+{
+    uint32_t flags = d->config.state->driver_flags;
+
+    d->events = on;
+    d->config.state->driver_flags = on ? flags | FF_DRIVER_EVENTS : flags & ~FF_DRIVER_EVENTS;
+}
+
+void ff_driver_report_anew(FfDriver *d, FfStatus status)
+{
+    d->status = status;
+    d->config.state->driver_flags &=
+        ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT);
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static void say(FfDriver *d, FfStatus status)
+{
+    JsonObject *data = json_object_new();
+
+    json_object_set_string_member(data, "status", ff_status_name(status));
+    ff_driver_event(d, "MIGRATION", data);
+    if (status == FF_STATUS_POSTCOPY_ACTIVE) {
+        d->config.state->driver_flags |= FF_DRIVER_SWITCHED;
+    }
+}
+
+static void say_paused(FfDriver *d)
+{
+    g_source_remove(d->paused_timer);
+    d->paused_timer = 0;
+    say(d, FF_STATUS_POSTCOPY_PAUSED);
+}
+
+static gboolean nobody_follows(gpointer opaque)
+{
+    say_paused(opaque);
+    return G_SOURCE_REMOVE;
+}
+
+/* TRUE: postcopy-paused is said later. */
+static bool hold_paused(FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+    bool source = state->role == FF_ROLE_SOURCE;
+
+    if (!(state->driver_flags & FF_DRIVER_SWITCHED)) {
+        say(d, FF_STATUS_POSTCOPY_ACTIVE);
+    }
+    if (state->driver_flags & FF_DRIVER_FOLLOWED || (!source && !d->config.start_paused)) {
+        return false;
+    }
+    d->paused_timer =
+        g_timeout_add_seconds(source ? SOURCE_FOLLOWS_S : DESTINATION_FOLLOWS_S, nobody_follows, d);
+    return true;
+}
+
+static void followed(FfDriver *d)
+{
+    d->config.state->driver_flags |= FF_DRIVER_FOLLOWED;
+    if (d->paused_timer) {
+        say_paused(d);
+    }
+}
+
+void ff_driver_client_looked(FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+
+    if (state->role == FF_ROLE_SOURCE && state->driver_flags & FF_DRIVER_SWITCHED) {
+        followed(d);
+    }
+}
+
+void ff_driver_client_runs(FfDriver *d, bool run)
+{
+    FfStateHeader *state = d->config.state;
+
+    if (state->role != FF_ROLE_DESTINATION) {
+        return;
+    }
+    state->driver_flags = run ? state->driver_flags | FF_DRIVER_CLIENT_CONT
+                              : state->driver_flags & ~FF_DRIVER_CLIENT_CONT;
+    followed(d);
+}
+
+/* ---- the answer to migrate with resume=true ---------------------------------------------------
+ */
+
+static void answer_resume(FfDriver *d)
+{
+    FfCall *call = g_steal_pointer(&d->resuming);
+
+    g_source_remove(d->resume_timer);
+    d->resume_timer = 0;
+    ff_call_return(call, NULL);
+}
+
+static gboolean nobody_agrees(gpointer opaque)
+{
+    answer_resume(opaque);
+    return G_SOURCE_REMOVE;
+}
+
+void ff_driver_hold_resume(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (d->resuming) {
+        ff_call_return(call, NULL); /* another client's, which waits already */
+        return;
+    }
+    d->resuming = call;
+    d->resume_begun = false;
+    d->resume_timer = g_timeout_add_seconds(AGREES_S, nobody_agrees, d);
+}
+
+static void resume_goes_on(FfDriver *d, FfStatus status)
+{
+    bool under_way =
+        status == FF_STATUS_POSTCOPY_RECOVER_SETUP || status == FF_STATUS_POSTCOPY_RECOVER;
+
+    if (!d->resuming) {
+        return;
+    }
+    /* The pause before it may be heard late. */
+    if (under_way) {
+        d->resume_begun = true;
+    } else if (d->resume_begun) {
+        answer_resume(d);
+    }
+}
+
+/* ---- both ------------------------------------------------------------------------------------ */
+
+void ff_driver_report(FfDriver *d, FfStatus status)
+{
+    if (status == d->status) {
+        return;
+    }
+    d->status = status;
+    if (d->paused_timer) {
+        say_paused(d);
+    }
+    if (d->events && !(status == FF_STATUS_POSTCOPY_PAUSED && hold_paused(d))) {
+        say(d, status);
+    }
+    resume_goes_on(d, status);
+}
+
+void ff_driver_report_clear(FfDriver *d)
+{
+    g_clear_handle_id(&d->paused_timer, g_source_remove);
+    g_clear_handle_id(&d->resume_timer, g_source_remove);
+}

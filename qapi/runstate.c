@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * cont, stop, system_reset, system_wakeup and query-status while a migration is under way.
+ *
+ * The relay sends them here from the start of a migration to its end. As long as the guest may
+ * not run on this side (source: from the stop on; destination: until the grant), QEMU must not
+ * see them: it would answer from a state that is the engine's own doing, or, worse, obey. Main
+ * loop's thread.
+ */
+#include <string.h>
+
+#include "qapi/driver-private.h"
+
+static bool holds(FfDriver *d)
+{
+    return d->migration && ff_migration_holds_guest(d->migration);
+}
+
+static bool is_source(FfDriver *d)
+{
+    return d->config.state->role == FF_ROLE_SOURCE;
+}
+
+void ff_handle_cont(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    bool now = false;
+
+    ff_driver_client_runs(d, true);
+    if (d->incoming && !d->migration) {
+        /* Not known yet who carries the migration: QEMU and we both remember it. */
+        ff_incoming_set_paused(d->incoming, false);
+        ff_call_pass(call);
+    } else if (!holds(d)) {
+        ff_call_pass(call);
+    } else if (is_source(d)) {
+        ff_call_error(call, "Migration is not finalized yet");
+    } else if (!ff_migration_client_cont(d->migration, &now, &error)) {
+        ff_call_error(call, "%s", error->message);
+    } else if (now) {
+        ff_call_pass(call);
+    } else {
+        ff_call_return(call, NULL); /* carried out after the grant */
+    }
+}
+
+void ff_handle_stop(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    ff_driver_client_runs(d, false);
+    if (d->incoming && !d->migration) {
+        ff_incoming_set_paused(d->incoming, true);
+        ff_call_pass(call);
+    } else if (!holds(d)) {
+        ff_call_pass(call);
+    } else {
+        ff_migration_client_stop(d->migration);
+        ff_call_return(call, NULL); /* it is stopped */
+    }
+}
+
+/* A reset writes to guest RAM (firmware, tables), which belongs to the other side now. */
+void ff_handle_reset(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!holds(d)) {
+        ff_call_pass(call);
+    } else {
+        ff_call_error(call, is_source(d) ? "Migration is not finalized yet"
+                                         : "Guest is waiting for an incoming migration");
+    }
+}
+
+void ff_handle_wakeup(FfCall *call)
+{
+    if (!holds(call->driver)) {
+        ff_call_pass(call);
+    } else {
+        ff_call_error(call, "Unable to wake up: guest is not in suspended state");
+    }
+}
+
+static void stopped(JsonNode *result, const GError *error, gpointer opaque)
+{
+    if (error) {
+        ff_driver_log(opaque, "farfault: the guest could not be stopped: %s", error->message);
+    }
+}
+
+/* The human monitors are QEMU's own, and it obeys them: what it does is seen, and undone. */
+void ff_driver_qemu_event(FfDriver *d, const char *name, const char *status)
+{
+    if (!strcmp(name, "MIGRATION") && !g_strcmp0(status, "failed") && d->migration) {
+        ff_migration_vmm_failed(d->migration);
+    }
+    if (!strcmp(name, "RESUME") && d->migration && ff_migration_resumed(d->migration)) {
+        ff_driver_log(d,
+                      "farfault: somebody resumed the guest here, which may run on the other side "
+                      "only: it is stopped again; leave cont to the QMP monitor");
+        d->config.port->inner(d->config.port_opaque, "stop", NULL, -1, stopped, d);
+    }
+}
+
+/* Answered without QEMU: on the destination its main loop may wait for a page. */
+void ff_handle_query_status(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    JsonObject *status;
+    JsonNode *node;
+
+    if (!holds(d)) {
+        ff_call_pass(call);
+        return;
+    }
+    status = json_object_new();
+    json_object_set_string_member(status, "status", is_source(d) ? "finish-migrate" : "inmigrate");
+    if (d->has_singlestep) {
+        json_object_set_boolean_member(status, "singlestep", FALSE);
+    }
+    json_object_set_boolean_member(status, "running", FALSE);
+    node = json_node_new(JSON_NODE_OBJECT);
+    json_node_take_object(node, status);
+    ff_call_return(call, node);
+}

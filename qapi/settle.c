@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU's own settings around a migration, for the driver: taken away while QEMU carries a migration
+ * inside a TLS session of ours, and put back when a migration is over.
+ *
+ * QEMU with tls-creds set would begin TLS once more inside the connection that it is given. So
+ * they are unset, in the undo log first, and put back as soon as its connections are over: in
+ * between QEMU has no migration that it could begin in the clear, and afterwards none begins
+ * before they are back. A log that could not be undone is undone before QEMU saves anything.
+ *
+ * Main loop's thread, but for the threads that wait for QEMU: their answers are read by the main
+ * loop's.
+ */
+#include "qapi/driver-private.h"
+
+typedef struct {
+    FfCall *call;
+    FfHandler next;
+} Waiting;
+
+/* --- work that waits for QEMU ---------------------------------------------------------------- */
+
+typedef bool (*WorkFunc)(FfVmm *vmm, GError **error);
+
+typedef struct {
+    FfCall *call;
+    FfVmm *vmm;
+    WorkFunc func;
+    FfCallInner next;
+    GError *error;
+    GThread *thread;
+} Work;
+
+static gboolean work_over(gpointer opaque)
+{
+    g_autofree Work *work = opaque;
+    g_autoptr(GError) error = work->error;
+
+    g_thread_join(work->thread);
+    work->next(work->call, NULL, error);
+    return G_SOURCE_REMOVE;
+}
+
+static gpointer work_thread(gpointer opaque)
+{
+    Work *work = opaque;
+
+    work->func(work->vmm, &work->error);
+    g_idle_add(work_over, work);
+    return NULL;
+}
+
+static void start_work(FfCall *call, FfVmm *vmm, WorkFunc func, FfCallInner next)
+{
+    Work *work = g_new0(Work, 1);
+
+    work->call = call;
+    work->vmm = vmm;
+    work->func = func;
+    work->next = next;
+    work->thread = g_thread_new("settings", work_thread, work);
+}
+
+static FfVmm *vmm_of(FfDriver *d)
+{
+    return d->config.port->vmm(d->config.port_opaque);
+}
+
+static bool has_log(FfDriver *d)
+{
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    return view;
+}
+
+/* --- for a connection under TLS -------------------------------------------------------------- */
+
+void ff_call_unset_tls(FfCall *call, FfCallInner next)
+{
+    FfVmm *vmm = vmm_of(call->driver);
+
+    start_work(call, vmm, vmm->unset_tls, next);
+}
+
+bool ff_driver_splices(FfDriver *d)
+{
+    return !d->migration && (d->outgoing || d->incoming) &&
+           d->config.state->driver_flags & FF_DRIVER_STOCK_PEER;
+}
+
+/* --- back again ------------------------------------------------------------------------------- */
+
+static void settled(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    Waiting *w;
+
+    if (error) {
+        /* The log stays, and nothing is saved or migrated by QEMU before it is undone. */
+        ff_driver_log(d, "farfault: QEMU's settings are not restored yet: %s", error->message);
+    }
+    d->settling = false;
+    ff_call_return(call, NULL);
+    while (!d->settling && (w = g_queue_pop_head(&d->waiting_settled))) {
+        w->next(w->call);
+        g_free(w);
+    }
+}
+
+void ff_driver_settle(FfDriver *d)
+{
+    if (!d->settling && has_log(d)) {
+        FfVmm *vmm = vmm_of(d);
+
+        d->settling = true;
+        start_work(ff_call_new_own(d), vmm, vmm->undo, settled);
+    }
+}
+
+void ff_call_when_settled(FfCall *call, FfHandler next)
+{
+    if (!call->driver->settling) {
+        next(call);
+        return;
+    }
+    Waiting *w = g_new0(Waiting, 1);
+
+    *w = (Waiting){call, next};
+    g_queue_push_tail(&call->driver->waiting_settled, w);
+}
+
+static void restored(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+    } else {
+        call->restored(call);
+    }
+}
+
+static void restore(FfCall *call)
+{
+    FfVmm *vmm;
+
+    if (!has_log(call->driver)) {
+        call->restored(call);
+        return;
+    }
+    vmm = vmm_of(call->driver);
+    start_work(call, vmm, vmm->undo, restored);
+}
+
+void ff_call_restore(FfCall *call, FfHandler next)
+{
+    call->restored = next;
+    ff_call_when_settled(call, restore);
+}

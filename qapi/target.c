@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reads the URI or the channels of migrate and migrate-incoming.
+ *
+ * Whatever the engine does not carry, or QEMU would refuse, becomes FF_TARGET_OTHER: it goes to
+ * QEMU, which has the right error text. Pure; any thread.
+ */
+#include "qapi/target.h"
+
+#include <string.h>
+
+#include "qapi/json.h"
+
+void ff_target_clear(FfTarget *target)
+{
+    g_free(target->uri);
+    g_free(target->host);
+    g_free(target->port);
+    g_free(target->path);
+    g_free(target->name);
+    *target = (FfTarget){.kind = FF_TARGET_NONE};
+}
+
+static void set_inet(FfTarget *target, const char *host, const char *port)
+{
+    target->kind = FF_TARGET_TCP;
+    target->host = g_strdup(host);
+    target->port = g_strdup(port);
+    target->uri = g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+}
+
+/* One of the options after the port; FALSE: none that we know. */
+static gboolean inet_option(FfTarget *target, const char *option)
+{
+    if (!strcmp(option, "ipv4") || !strcmp(option, "ipv4=on")) {
+        target->ipv4 = TRUE;
+    } else if (!strcmp(option, "ipv6") || !strcmp(option, "ipv6=on")) {
+        target->ipv6 = TRUE;
+    } else {
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static void parse_inet(FfTarget *target, const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+    const char *colon = parts[0] ? strrchr(parts[0], ':') : NULL;
+
+    target->kind = FF_TARGET_OTHER;
+    if (!colon) {
+        return;
+    }
+    g_autofree char *host = g_strndup(parts[0], (gsize)(colon - parts[0]));
+    gsize length = strlen(host);
+    gboolean brackets = length >= 2 && host[0] == '[' && host[length - 1] == ']';
+
+    if (brackets) {
+        host[length - 1] = 0;
+        memmove(host, host + 1, length - 1);
+    } else if (strchr(host, ':')) {
+        return;
+    }
+    if (!colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1)) {
+        return;
+    }
+    for (char **option = parts + 1; *option; option++) {
+        if (!inet_option(target, *option)) {
+            return;
+        }
+    }
+    set_inet(target, host, colon + 1);
+}
+
+void ff_target_from_uri(FfTarget *target, const char *uri)
+{
+    ff_target_clear(target);
+    target->kind = FF_TARGET_OTHER;
+    if (g_str_has_prefix(uri, "tcp:")) {
+        parse_inet(target, uri + strlen("tcp:"));
+    } else if (g_str_has_prefix(uri, "unix:") && uri[strlen("unix:")] && !strchr(uri, ',')) {
+        target->kind = FF_TARGET_UNIX;
+        target->path = g_strdup(uri + strlen("unix:"));
+        target->uri = g_strdup(uri);
+    } else if (g_str_has_prefix(uri, "fd:") && uri[strlen("fd:")]) {
+        target->kind = FF_TARGET_FD;
+        target->name = g_strdup(uri + strlen("fd:"));
+        target->uri = g_strdup(uri);
+    }
+}
+
+static void from_address(FfTarget *target, JsonObject *addr)
+{
+    const char *type = ff_json_string(addr, "type");
+
+    if (g_strcmp0(ff_json_string(addr, "transport"), "socket") || !type) {
+        return;
+    }
+    if (!strcmp(type, "inet") && !json_object_has_member(addr, "to") &&
+        !json_object_has_member(addr, "mptcp") && !ff_json_bool(addr, "keep-alive")) {
+        target->ipv4 = ff_json_bool(addr, "ipv4");
+        target->ipv6 = ff_json_bool(addr, "ipv6");
+        set_inet(target, ff_json_string(addr, "host"), ff_json_string(addr, "port"));
+    } else if (!strcmp(type, "unix") && !ff_json_bool(addr, "abstract")) {
+        target->kind = FF_TARGET_UNIX;
+        target->path = g_strdup(ff_json_string(addr, "path"));
+        target->uri = g_strdup_printf("unix:%s", target->path);
+    } else if (!strcmp(type, "fd")) {
+        target->kind = FF_TARGET_FD;
+        target->name = g_strdup(ff_json_string(addr, "str"));
+        target->uri = g_strdup_printf("fd:%s", target->name);
+    }
+}
+
+void ff_target_from_arguments(FfTarget *target, JsonObject *args)
+{
+    const char *uri = ff_json_string(args, "uri");
+    gboolean has_channels = args && json_object_has_member(args, "channels");
+
+    ff_target_clear(target);
+    if (!uri && !has_channels) {
+        return;
+    }
+    target->kind = FF_TARGET_OTHER;
+    if (uri && has_channels) {
+        return; /* QEMU refuses that */
+    }
+    if (uri) {
+        ff_target_from_uri(target, uri);
+        return;
+    }
+    JsonArray *channels = json_object_get_array_member(args, "channels");
+
+    if (json_array_get_length(channels) == 1) {
+        JsonObject *channel = json_array_get_object_element(channels, 0);
+
+        if (!g_strcmp0(ff_json_string(channel, "channel-type"), "main")) {
+            from_address(target, json_object_get_object_member(channel, "addr"));
+        }
+    }
+}

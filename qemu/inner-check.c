@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Finds what stands against a migration before anything is stopped, at both ends.
+ *
+ * Guest RAM moves outside of QEMU's stream, and x-ignore-shared leaves out every shared block, so
+ * all shared memory must be ours. And nobody but QEMU may write to guest memory or hold pages of
+ * it pinned: no assigned devices, no other process that maps guest RAM. That is found by looking at
+ * QEMU's open files, device tree, net clients and block drivers, not by option names. A command
+ * that this QEMU does not have means that it cannot have the thing either.
+ *
+ * Threads: the coordinator's. No lock.
+ */
+#include "qemu/inner-internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A start of a name, and what to tell the user. */
+typedef struct {
+    const char *prefix;
+    const char *what;
+    const char *fix;
+} Forbidden;
+
+#define DETACH "remove the device before the migration"
+#define OTHER_PROCESS "another process maps the guest's memory through it"
+
+/* What /proc/PID/fd/N says. */
+static const Forbidden forbidden_files[] = {
+    {"/dev/vfio/", "a device is assigned to the guest (VFIO)", "detach it before the migration"},
+    {"anon_inode:[vfio", "a device is assigned to the guest (VFIO)",
+     "detach it before the migration"},
+    {"/dev/iommu", "a device is assigned to the guest (iommufd)", "detach it before the migration"},
+    {"/dev/vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
+    {"/dev/vhost-scsi", "the kernel's vhost-scsi target writes to guest memory directly", DETACH},
+    {"/dev/infiniband/", "an RDMA device has guest memory pinned", DETACH},
+};
+
+/* Types of devices and objects. */
+static const Forbidden forbidden_types[] = {
+    {"vfio-", "it is an assigned device", "detach it before the migration"},
+    {"vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
+    {"vhost-scsi", "the kernel's vhost-scsi target writes to guest memory directly", DETACH},
+    {"vhost-user", OTHER_PROCESS, DETACH},
+    {"cryptodev-vhost-user", OTHER_PROCESS, DETACH},
+    {"x-pci-proxy-dev", OTHER_PROCESS, DETACH},
+    {"x-remote-object", OTHER_PROCESS, DETACH},
+    {"x-vfio-user-server", OTHER_PROCESS, DETACH},
+    {"ivshmem-doorbell", "its memory is shared with other guests", DETACH},
+    {"xen-pci-passthrough", "it is an assigned device", "detach it before the migration"},
+    {"sev-", "the guest's memory is encrypted (SEV)", "such a guest cannot be migrated"},
+    {"tdx-guest", "the guest's memory is encrypted (TDX)", "such a guest cannot be migrated"},
+};
+
+/* "type=" of HMP's "info network". */
+static const Forbidden forbidden_nets[] = {
+    {"vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
+    {"vhost-user", OTHER_PROCESS, DETACH},
+};
+
+/* Block drivers that hand guest memory to a device or another process. */
+static const Forbidden forbidden_drivers[] = {
+    {"nvme", "its driver writes to guest memory past the kernel", "use the host's block device"},
+    {"io_uring", "its driver (libblkio) keeps guest memory registered",
+     "use the driver host_device"},
+    {"virtio-blk-v", "its driver (libblkio) hands guest memory to another process or device",
+     "use another block driver"},
+};
+
+static const Forbidden *forbidden(const Forbidden *table, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (g_str_has_prefix(name, table[i].prefix)) {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+G_GNUC_PRINTF(2, 3) static bool refuse(GError **error, const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    g_clear_error(error);
+    *error = g_error_new_valist(FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, format, ap);
+    va_end(ap);
+    ff_qmp_one_line((*error)->message);
+    return false;
+}
+
+static bool check_run_state(FfInner *inner, FfRole role, GError **error)
+{
+    /* States that QEMU itself refuses to migrate from, or aborts on at the destination. */
+    static const char *const no_source[] = {"inmigrate",  "postmigrate", "finish-migrate",
+                                            "restore-vm", "save-vm",     "colo",
+                                            "debug",      "preconfig"};
+    g_autofree char *state = ff_inner_run_state(inner, false, error);
+
+    if (!state) {
+        return false;
+    }
+    if (role == FF_ROLE_DESTINATION) {
+        return strcmp(state, "inmigrate") == 0 ||
+               refuse(error,
+                      "the guest is not waiting for a migration (it is \"%s\"): start QEMU "
+                      "with -incoming defer",
+                      state);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(no_source); i++) {
+        if (strcmp(state, no_source[i]) == 0) {
+            return refuse(error,
+                          "a guest that is \"%s\" cannot be migrated: bring it to \"running\" "
+                          "or \"paused\" first (cont, stop)",
+                          state);
+        }
+    }
+    /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */
+    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(inner->qmp) < 90000) {
+        return refuse(error, "the guest is suspended, and this QEMU (before 9.0) would wake it up "
+                             "by migrating: wake it first (system_wakeup)");
+    }
+    return true;
+}
+
+static bool check_blockers(FfInner *inner, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_call(inner, "query-migrate", NULL, error);
+    JsonObject *o = ff_json_object(node);
+    JsonArray *reasons = o ? ff_json_member_array(o, "blocked-reasons") : NULL;
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    if (!node) {
+        return false;
+    }
+    for (guint i = 0; reasons && i < json_array_get_length(reasons); i++) {
+        JsonNode *r = json_array_get_element(reasons, i);
+        if (JSON_NODE_HOLDS_VALUE(r) && json_node_get_value_type(r) == G_TYPE_STRING) {
+            g_string_append_printf(text, "%s%s", text->len ? "; " : "", json_node_get_string(r));
+        }
+    }
+    return text->len == 0 || refuse(error, "QEMU cannot migrate this guest: %s", text->str);
+}
+
+static FfRamBlock *find_block(FfInner *inner, const char *id)
+{
+    for (guint i = 0; i < inner->blocks->len; i++) {
+        FfRamBlock *b = inner->blocks->pdata[i];
+        if (strcmp(b->id, id) == 0) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+/* One element of query-memdev; marks what was seen in SEEN (FfRamBlock *). */
+static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GError **error)
+{
+    const char *id = ff_json_member_string(dev, "id");
+    uint64_t size = ff_json_member_int(dev, "size");
+    FfRamBlock *block = id ? find_block(inner, id) : NULL;
+
+    if (!block) {
+        return refuse(error,
+                      "memory backend \"%s\" (%" G_GUINT64_FORMAT " MiB%s) was not made by "
+                      "farfault: use memory-backend-ram or memory-backend-memfd for it",
+                      id ? id : "(without id)", size >> 20,
+                      ff_json_member_bool(dev, "share") ? ", shared" : "");
+    }
+    if (!ff_json_member_bool(dev, "share")) {
+        return refuse(error,
+                      "memory backend \"%s\" is private to QEMU though farfault made its "
+                      "memory: do not set share=off",
+                      id);
+    }
+    if (size != block->size) {
+        return refuse(error,
+                      "memory backend \"%s\" has %" G_GUINT64_FORMAT
+                      " bytes in QEMU but %" G_GUINT64_FORMAT " in farfault",
+                      id, size, block->size);
+    }
+    g_hash_table_add(seen, block);
+    return true;
+}
+
+static bool check_memory(FfInner *inner, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_call(inner, "query-memdev", NULL, error);
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    if (!node) {
+        return false;
+    }
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *dev = ff_json_object(json_array_get_element(list, i));
+        if (dev && !check_memdev(inner, dev, seen, error)) {
+            return false;
+        }
+    }
+    for (guint i = 0; i < inner->blocks->len; i++) {
+        FfRamBlock *b = inner->blocks->pdata[i];
+        if (!g_hash_table_contains(seen, b)) {
+            return refuse(error,
+                          "QEMU has no memory backend \"%s\" (%" G_GUINT64_FORMAT
+                          " MiB), which farfault made",
+                          b->id, b->size >> 20);
+        }
+    }
+    return inner->blocks->len > 0 ||
+           refuse(error, "the guest has no memory that farfault made: start it with farfault run");
+}
+
+/* Guest addresses of DIMMs and the like, so that both ends can compare them. */
+static bool read_addresses(FfInner *inner, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_call_optional(inner, "query-memory-devices", NULL, error);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    if (!node && *error) {
+        return false;
+    }
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *dev = ff_json_object(json_array_get_element(list, i));
+        JsonObject *data = dev ? ff_json_member_object(dev, "data") : NULL;
+        const char *memdev = data ? ff_json_member_string(data, "memdev") : NULL;
+        const char *slash = memdev ? strrchr(memdev, '/') : NULL;
+        FfRamBlock *block = memdev ? find_block(inner, slash ? slash + 1 : memdev) : NULL;
+        if (block) {
+            block->gpa = json_object_has_member(data, "addr") ? ff_json_member_int(data, "addr")
+                                                              : ff_json_member_int(data, "memaddr");
+        }
+    }
+    return true;
+}
+
+static bool check_files(FfInner *inner, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", inner->qemu_pid);
+    g_autoptr(GDir) dir = inner->qemu_pid ? g_dir_open(path, 0, NULL) : NULL;
+    const char *name;
+
+    /* A QEMU that changed its user cannot be looked at; its device tree still can. */
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(path, name, NULL);
+        g_autofree char *target = g_file_read_link(link, NULL);
+        const Forbidden *f =
+            target ? forbidden(forbidden_files, G_N_ELEMENTS(forbidden_files), target) : NULL;
+        if (f) {
+            return refuse(error, "QEMU has %s open: %s; %s", target, f->what, f->fix);
+        }
+    }
+    return true;
+}
+
+/* The children of PATH by their type; qom-list says "child<TYPE>". */
+static bool check_types(FfInner *inner, const char *path, GError **error)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(JsonNode) node = NULL;
+    JsonArray *list;
+
+    json_object_set_string_member(args, "path", path);
+    node = ff_inner_call(inner, "qom-list", args, error);
+    list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *child = ff_json_object(json_array_get_element(list, i));
+        const char *type = child ? ff_json_member_string(child, "type") : NULL;
+        const char *name = child ? ff_json_member_string(child, "name") : NULL;
+        const Forbidden *f;
+        if (!type || !g_str_has_prefix(type, "child<")) {
+            continue;
+        }
+        type += strlen("child<");
+        f = forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
+        if (f) {
+            return refuse(error, "%s \"%s\" (%.*s): %s; %s",
+                          strcmp(path, "/objects") == 0 ? "object" : "device", name ? name : "?",
+                          (int)strcspn(type, ">"), type, f->what, f->fix);
+        }
+    }
+    return node != NULL;
+}
+
+/* Lines such as "net0: index=0,type=vhost-user,...": there is no QMP command that tells. */
+static bool check_nets(FfInner *inner, GError **error)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(JsonNode) node = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    json_object_set_string_member(args, "command-line", "info network");
+    node = ff_inner_call_optional(inner, "human-monitor-command", args, error);
+    if (!node) {
+        return *error == NULL;
+    }
+    if (!JSON_NODE_HOLDS_VALUE(node) || json_node_get_value_type(node) != G_TYPE_STRING) {
+        return true;
+    }
+    lines = g_strsplit(json_node_get_string(node), "\n", -1);
+    for (char **l = lines; *l; l++) {
+        const char *type = strstr(*l, ",type=");
+        const Forbidden *f =
+            type ? forbidden(forbidden_nets, G_N_ELEMENTS(forbidden_nets), type + strlen(",type="))
+                 : NULL;
+        if (f) {
+            const char *name = *l + strspn(*l, " \\");
+            return refuse(error, "net client \"%.*s\": %s; %s", (int)strcspn(name, ":"), name,
+                          f->what, f->fix);
+        }
+    }
+    return true;
+}
+
+static bool check_drivers(FfInner *inner, GError **error)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(JsonNode) node = NULL;
+    JsonArray *list;
+
+    json_object_set_boolean_member(args, "flat", TRUE);
+    node = ff_inner_call_optional(inner, "query-named-block-nodes", args, error);
+    list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *n = ff_json_object(json_array_get_element(list, i));
+        const char *driver = n ? ff_json_member_string(n, "drv") : NULL;
+        const char *name = n ? ff_json_member_string(n, "node-name") : NULL;
+        const Forbidden *f =
+            driver ? forbidden(forbidden_drivers, G_N_ELEMENTS(forbidden_drivers), driver) : NULL;
+        if (f) {
+            return refuse(error, "disk \"%s\" (driver %s): %s; %s", name ? name : "?", driver,
+                          f->what, f->fix);
+        }
+    }
+    return node || *error == NULL;
+}
+
+/* SEV before its object had a type of its own, and any other confidential guest. */
+static bool check_confidential(FfInner *inner, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) sev = ff_inner_call_optional(inner, "query-sev", NULL, &local);
+    g_autoptr(JsonNode) cgs = NULL;
+    JsonObject *args;
+
+    if (!sev && local && local->code != FF_QMP_ERROR_GENERIC) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    /* A QEMU without SEV may answer "SEV is not available" as well. */
+    if (sev && ff_json_object(sev) && ff_json_member_bool(ff_json_object(sev), "enabled")) {
+        return refuse(error, "the guest's memory is encrypted (SEV): it cannot be migrated");
+    }
+    args = json_object_new();
+    json_object_set_string_member(args, "path", "/machine");
+    json_object_set_string_member(args, "property", "confidential-guest-support");
+    /* No such property: this machine has no confidential guests. */
+    cgs = ff_inner_call(inner, "qom-get", args, NULL);
+    if (cgs && JSON_NODE_HOLDS_VALUE(cgs) && json_node_get_value_type(cgs) == G_TYPE_STRING &&
+        *json_node_get_string(cgs)) {
+        return refuse(error, "the guest is a confidential one (%s): it cannot be migrated",
+                      json_node_get_string(cgs));
+    }
+    return true;
+}
+
+static bool read_uuid(FfInner *inner, uint8_t uuid[16], GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_call_optional(inner, "query-uuid", NULL, error);
+    const char *text =
+        ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "UUID") : NULL;
+    unsigned n = 0;
+
+    memset(uuid, 0, 16);
+    for (; text && text[0] && n < 32; text++) {
+        if (*text != '-') {
+            int digit = g_ascii_xdigit_value(*text);
+            if (digit < 0) {
+                return refuse(error, "QEMU says a UUID that is none");
+            }
+            uuid[n / 2] = uuid[n / 2] << 4 | digit;
+            n++;
+        }
+    }
+    return node || *error == NULL;
+}
+
+bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(GError) local = NULL;
+    bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local) &&
+              check_run_state(inner, role, &local) && check_blockers(inner, &local) &&
+              check_memory(inner, &local) && read_addresses(inner, &local) &&
+              check_files(inner, &local) && check_types(inner, "/machine/peripheral", &local) &&
+              check_types(inner, "/machine/peripheral-anon", &local) &&
+              check_types(inner, "/objects", &local) && check_nets(inner, &local) &&
+              check_drivers(inner, &local) && check_confidential(inner, &local) &&
+              read_uuid(inner, uuid, &local);
+
+    if (!ok) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    *blocks = inner->blocks;
+    return true;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Makes the memory that a client plugs in ours: object-add's arguments are rewritten by the same
+ * rules as the command line, over a new memfd.
+ *
+ * QEMU gets the memfd with add-fd on the private monitor and opens it by the number that this
+ * returns. A file descriptor set belongs to QEMU and not to one monitor, so the command itself may
+ * come on the client's connection.
+ *
+ * Threads: the caller's and that of the QMP client's context. No lock: the request is owned by one
+ * of them at a time.
+ */
+#include "qemu/argv-rewrite.h"
+#include "qemu/inner-internal.h"
+
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    FfQmpClient *qmp;
+    FfObjectAdd ops;
+    char *text;
+    FfPlanRam ram;
+    int memfd;
+} Request;
+
+char *ff_object_add_rewrite(const char *text, const FfArgvSystem *sys, bool incoming,
+                            FfPlanRam *ram, char **why)
+{
+    FfArg arg = {.value = text};
+    bool broken;
+    g_autoptr(FfBackend) backend = ff_backend_new(&arg, &broken);
+
+    *why = NULL;
+    if (!backend) {
+        return NULL;
+    }
+    *why = ff_backend_check(backend, sys);
+    if (*why) {
+        return NULL;
+    }
+    ff_backend_rewrite(backend, 0, incoming ? FF_BACKEND_INCOMING : FF_BACKEND_ADDED);
+    *ram = (FfPlanRam){.id = g_strdup(backend->id),
+                       .size = backend->size,
+                       .page_size = backend->page_size,
+                       .seal = backend->seal};
+    return arg.new_value;
+}
+
+static void request_free(Request *r)
+{
+    ff_qmp_client_unref(r->qmp);
+    g_free(r->text);
+    g_free(r->ram.id);
+    if (r->memfd >= 0) {
+        close(r->memfd);
+    }
+    g_free(r);
+}
+
+/* The answer to add-fd: {"fdset-id": n, "fd": n}. */
+static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Request *r = opaque;
+    JsonObject *o = ff_json_object(result);
+    const char *path = strstr(r->text, FF_OBJECT_ADD_PATH);
+    g_autofree char *text = NULL;
+    int memfd = r->memfd;
+
+    if (!o) {
+        g_autoptr(GError) local =
+            g_error_new(FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        "QEMU did not take the memory of backend \"%s\": %s", r->ram.id,
+                        error ? error->message : "add-fd returned no object");
+        r->ops.done(NULL, &r->ram, -1, -1, local, r->ops.opaque);
+        request_free(r);
+        return;
+    }
+    text = g_strdup_printf("%.*s/proc/self/fd/%" G_GINT64_FORMAT "%s", (int)(path - r->text),
+                           r->text, ff_json_member_int(o, "fd"), path + strlen(FF_OBJECT_ADD_PATH));
+    r->memfd = -1;
+    r->ops.done(text, &r->ram, memfd, ff_json_member_int(o, "fdset-id"), NULL, r->ops.opaque);
+    request_free(r);
+}
+
+void ff_inner_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
+{
+    g_autofree char *why = NULL;
+    g_autofree char *new_text = NULL;
+    g_autoptr(JsonObject) args = NULL;
+    g_autoptr(GError) error = NULL;
+    FfPlanRam ram = {0};
+    Request *r;
+
+    new_text = ff_object_add_rewrite(text, ops->sys, ops->incoming, &ram, &why);
+    if (!new_text) {
+        if (why) {
+            g_message("a plugged memory backend %s; while it is there, only QEMU itself can "
+                      "migrate this guest",
+                      why);
+        }
+        ops->done(NULL, NULL, -1, -1, NULL, ops->opaque);
+        return;
+    }
+    r = g_new0(Request, 1);
+    r->qmp = ff_qmp_client_ref(qmp);
+    r->ops = *ops;
+    r->text = g_steal_pointer(&new_text);
+    r->ram = ram;
+    r->memfd = ops->make_ram(&ram, &error, ops->opaque);
+    if (r->memfd < 0) {
+        ops->done(NULL, &r->ram, -1, -1, error, ops->opaque);
+        request_free(r);
+        return;
+    }
+    args = json_object_new();
+    json_object_set_string_member(args, "opaque", "farfault");
+    ff_qmp_call(qmp, "add-fd", args, &r->memfd, 1, on_add_fd, r);
+}
+
+void ff_inner_object_add_done(FfQmpClient *qmp, int64_t fdset)
+{
+    g_autoptr(JsonObject) args = json_object_new();
+
+    json_object_set_int_member(args, "fdset-id", fdset);
+    ff_qmp_call(qmp, "remove-fd", args, NULL, 0, NULL, NULL);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The object behind FfVmm, shared by its files: inner.c (the switchover), inner-check.c (what
+ * stands against a migration), inner-track.c (what precopy asks) and inner-undo.c (undo log,
+ * capabilities, parameters). */
+#ifndef FF_QEMU_INNER_INTERNAL_H
+#define FF_QEMU_INNER_INTERNAL_H
+
+#include "net/sync.h"
+#include "qemu/inner.h"
+
+typedef struct {
+    FfVmm vmm; /* first: an FfVmm * is an FfInner * */
+    FfQmpClient *qmp;
+    FfStateHeader *state;
+    GPtrArray *blocks; /* FfRamBlock *, owned */
+    char *name;
+    int qemu_pid;
+    GCancellable *cancel;
+    unsigned deadline_ms;
+    int stream;        /* our copy of what save()/load() returned; -1 = none */
+    bool loading;      /* load() handed QEMU its stream */
+    FfMutex undo_lock; /* the undo log's text and its length */
+} FfInner;
+
+/* Sends COMMAND and waits; ERROR is prefixed with the command's name. ARGS can be NULL and is
+ * released here. */
+JsonNode *ff_inner_call(FfInner *inner, const char *command, JsonObject *args, GError **error);
+/* The same without the config's cancel: for what must be carried out on every path. */
+JsonNode *ff_inner_call_firm(FfInner *inner, const char *command, JsonObject *args, GError **error);
+/* The same without a deadline: for what takes as long as the storage does. */
+JsonNode *ff_inner_call_patient(FfInner *inner, const char *command, JsonObject *args,
+                                GError **error);
+/* The same as ff_inner_call() for a command that older or other QEMUs lack: NULL without ERROR. */
+JsonNode *ff_inner_call_optional(FfInner *inner, const char *command, JsonObject *args,
+                                 GError **error);
+/* query-status' "status" (g_free). */
+char *ff_inner_run_state(FfInner *inner, bool firm, GError **error);
+
+/* Readers of untrusted JSON: NULL (0, FALSE) when the member is missing or of another type. */
+JsonObject *ff_json_object(JsonNode *node);
+JsonObject *ff_json_member_object(JsonObject *o, const char *name);
+JsonArray *ff_json_member_array(JsonObject *o, const char *name);
+const char *ff_json_member_string(JsonObject *o, const char *name);
+int64_t ff_json_member_int(JsonObject *o, const char *name);
+bool ff_json_member_bool(JsonObject *o, const char *name);
+
+bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error);
+bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error);
+bool ff_inner_unset_tls(FfVmm *vmm, GError **error);
+bool ff_inner_undo(FfVmm *vmm, GError **error);
+bool ff_inner_drain(FfVmm *vmm, GError **error);
+char *ff_inner_untrackable(FfVmm *vmm);
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What precopy asks of QEMU: whether writes to the guest's memory can be tracked from outside at
+ * all, and to drain the reads from disks that are under way.
+ *
+ * A page that a disk is read into past the page cache is marked as written when it is pinned, not
+ * when the data lands; docs/precopy.md says why a drain between scan and copy is enough, and when
+ * none is needed. "aio_flush" of qemu-io is blk_drain_all(): the same that stop does, for every
+ * disk, with the vCPUs running.
+ *
+ * Threads: the coordinator's. No lock.
+ */
+#include "qemu/inner-internal.h"
+
+#include <string.h>
+
+/* Reads of these go to the device without the page cache, whatever their cache mode says. */
+static const char *const direct_drivers[] = {"host_device", "host_cdrom"};
+
+static bool is_direct(JsonObject *node)
+{
+    JsonObject *cache = ff_json_member_object(node, "cache");
+    const char *driver = ff_json_member_string(node, "drv");
+
+    for (unsigned i = 0; driver && i < G_N_ELEMENTS(direct_drivers); i++) {
+        if (strcmp(driver, direct_drivers[i]) == 0) {
+            return true;
+        }
+    }
+    return !cache || ff_json_member_bool(cache, "direct");
+}
+
+/* The name of a node that reads past the page cache (g_free); NULL if there is none, or ERROR. */
+static char *direct_node(FfInner *inner, GError **error)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_boolean_member(args, "flat", TRUE);
+    g_autoptr(JsonNode) node =
+        ff_inner_call_optional(inner, "query-named-block-nodes", args, error);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *n = ff_json_object(json_array_get_element(list, i));
+        const char *name = n ? ff_json_member_string(n, "node-name") : NULL;
+        if (name && is_direct(n)) {
+            return g_strdup(name);
+        }
+    }
+    return NULL;
+}
+
+bool ff_inner_drain(FfVmm *vmm, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(GError) local = NULL;
+    /* Each time: a disk may have been plugged since. One that comes after this answer has nothing
+     * under way that is older than it. */
+    g_autofree char *name = direct_node(inner, &local);
+
+    if (!name) {
+        if (local) {
+            g_propagate_error(error, g_steal_pointer(&local));
+        }
+        return *error == NULL;
+    }
+    JsonObject *args = json_object_new();
+    g_autofree char *line = g_strdup_printf("qemu-io %s \"aio_flush\"", name);
+    json_object_set_string_member(args, "command-line", line);
+    g_autoptr(JsonNode) reply = ff_inner_call_patient(inner, "human-monitor-command", args, error);
+    if (!reply) {
+        return false;
+    }
+    const char *text =
+        JSON_NODE_HOLDS_VALUE(reply) && json_node_get_value_type(reply) == G_TYPE_STRING
+            ? json_node_get_string(reply)
+            : "no text";
+    if (*text) {
+        g_autofree char *what = g_strdelimit(g_strdup(text), "\r\n", ' ');
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU cannot drain its disks (%s): use cache=writeback for this migration, or "
+                    "switch to postcopy at once",
+                    g_strstrip(what));
+        ff_qmp_one_line((*error)->message);
+        return false;
+    }
+    return true;
+}
+
+/* The boolean property NAME of the object at PATH; FALSE if it has none. */
+static bool qom_bool(FfInner *inner, const char *path, const char *name)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "path", path);
+    json_object_set_string_member(args, "property", name);
+    g_autoptr(JsonNode) node = ff_inner_call(inner, "qom-get", args, NULL);
+    return node && JSON_NODE_HOLDS_VALUE(node) &&
+           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
+}
+
+/* Under KVM a nested hypervisor's pages stay pinned (its VMCS and what it points to), and the
+ * kernel writes to them without a fault. */
+char *ff_inner_untrackable(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(JsonNode) kvm = ff_inner_call_optional(inner, "query-kvm", NULL, NULL);
+
+    if (!ff_json_object(kvm) || !ff_json_member_bool(ff_json_object(kvm), "enabled")) {
+        return NULL;
+    }
+    g_autoptr(JsonNode) cpus = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
+    JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
+    JsonObject *cpu = list && json_array_get_length(list)
+                          ? ff_json_object(json_array_get_element(list, 0))
+                          : NULL;
+    const char *path = cpu ? ff_json_member_string(cpu, "qom-path") : NULL;
+    if (!path) {
+        return g_strdup("QEMU does not say what its vCPUs are");
+    }
+    /* All vCPUs of a machine have one model. */
+    const char *feature = qom_bool(inner, path, "vmx")   ? "vmx"
+                          : qom_bool(inner, path, "svm") ? "svm"
+                                                         : NULL;
+    return feature
+               ? g_strdup_printf("the vCPUs can run nested guests (%s), whose memory is written "
+                                 "past the tracking: start the guest with -cpu ...,%s=off",
+                                 feature, feature)
+               : NULL;
+}

@@ -1,0 +1,628 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The switchover as QEMU sees it: stop, device state out, device state in, run, roll back.
+ *
+ * The inner migration runs over a socketpair of which QEMU has one end (getfd on the private
+ * monitor) and the caller the other. A copy of the caller's end stays here: it hangs up when QEMU
+ * has closed its end, which is the last thing that an outgoing migration does, after the run state
+ * and the disks are as they will stay. There is no event for that, so this is what is waited for.
+ * QEMU's end must have no other copy.
+ *
+ * Threads: the coordinator's; the answers are read by the thread that runs the QMP client's
+ * context. No lock here.
+ */
+#include "qemu/inner-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define STREAM_NAME "farfault-inner"
+/* For QEMUs that are to die anyway and may hang in a page fault. */
+#define ABANDON_DEADLINE_MS 2000
+/* See leave_finish_migrate(). */
+#define SETTLE_DEADLINE_MS 10000
+#define SETTLE_STEP_MS 2
+
+JsonObject *ff_json_object(JsonNode *node)
+{
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+JsonObject *ff_json_member_object(JsonObject *o, const char *name)
+{
+    return ff_json_object(json_object_get_member(o, name));
+}
+
+JsonArray *ff_json_member_array(JsonObject *o, const char *name)
+{
+    JsonNode *node = json_object_get_member(o, name);
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+}
+
+static JsonNode *value_member(JsonObject *o, const char *name, GType type)
+{
+    JsonNode *node = json_object_get_member(o, name);
+    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == type ? node
+                                                                                         : NULL;
+}
+
+const char *ff_json_member_string(JsonObject *o, const char *name)
+{
+    JsonNode *node = value_member(o, name, G_TYPE_STRING);
+    return node ? json_node_get_string(node) : NULL;
+}
+
+int64_t ff_json_member_int(JsonObject *o, const char *name)
+{
+    JsonNode *node = value_member(o, name, G_TYPE_INT64);
+    return node ? json_node_get_int(node) : 0;
+}
+
+bool ff_json_member_bool(JsonObject *o, const char *name)
+{
+    JsonNode *node = value_member(o, name, G_TYPE_BOOLEAN);
+    return node && json_node_get_boolean(node);
+}
+
+static JsonNode *call(FfInner *inner, const char *command, JsonObject *args, int fd,
+                      unsigned deadline_ms, GCancellable *cancel, GError **error)
+{
+    JsonNode *result = ff_qmp_call_sync(inner->qmp, command, args, &fd, fd >= 0 ? 1 : 0,
+                                        deadline_ms, cancel, error);
+
+    if (args) {
+        json_object_unref(args);
+    }
+    if (!result) {
+        g_prefix_error(error, "%s: ", command);
+    }
+    return result;
+}
+
+JsonNode *ff_inner_call(FfInner *inner, const char *command, JsonObject *args, GError **error)
+{
+    return call(inner, command, args, -1, inner->deadline_ms, inner->cancel, error);
+}
+
+JsonNode *ff_inner_call_firm(FfInner *inner, const char *command, JsonObject *args, GError **error)
+{
+    return call(inner, command, args, -1, 0, NULL, error);
+}
+
+JsonNode *ff_inner_call_patient(FfInner *inner, const char *command, JsonObject *args,
+                                GError **error)
+{
+    return call(inner, command, args, -1, 0, inner->cancel, error);
+}
+
+JsonNode *ff_inner_call_optional(FfInner *inner, const char *command, JsonObject *args,
+                                 GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    JsonNode *result = ff_inner_call(inner, command, args, &local);
+
+    if (!result && !g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return result;
+}
+
+/* For commands whose failure changes nothing any more. */
+static void call_and_forget(FfInner *inner, const char *command, JsonObject *args,
+                            unsigned deadline_ms)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) reply = call(inner, command, args, -1, deadline_ms, NULL, &error);
+
+    if (!reply) {
+        g_message("%s: %s", inner->name, error->message);
+    }
+}
+
+static char *run_state(FfInner *inner, unsigned deadline_ms, GCancellable *cancel, GError **error)
+{
+    g_autoptr(JsonNode) node = call(inner, "query-status", NULL, -1, deadline_ms, cancel, error);
+    const char *state =
+        ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "status") : NULL;
+
+    if (node && !state) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
+                            "query-status: QEMU named no status");
+    }
+    return g_strdup(state);
+}
+
+char *ff_inner_run_state(FfInner *inner, bool firm, GError **error)
+{
+    return run_state(inner, firm ? 0 : inner->deadline_ms, firm ? NULL : inner->cancel, error);
+}
+
+/* query-migrate's status and, if it has one, its error text (both g_free). */
+static bool migrate_status(FfInner *inner, char **status, char **desc, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate", NULL, error);
+    JsonObject *o = ff_json_object(node);
+
+    if (!node) {
+        return false;
+    }
+    *status = g_strdup(o ? ff_json_member_string(o, "status") : NULL);
+    *desc = g_strdup(o ? ff_json_member_string(o, "error-desc") : NULL);
+    return true;
+}
+
+/* What a command that nobody waits for by itself has answered. */
+typedef struct {
+    JsonNode *result;
+    GError *error;
+} Answer;
+
+static void keep_answer(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Answer *a = opaque;
+
+    a->result = result ? json_node_ref(result) : NULL;
+    a->error = error ? g_error_copy(error) : NULL;
+}
+
+static void answer_clear(Answer *a)
+{
+    g_clear_pointer(&a->result, json_node_unref);
+    g_clear_error(&a->error);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Answer, answer_clear)
+
+static const char *status_of(JsonNode *query_status)
+{
+    JsonObject *o = ff_json_object(query_status);
+
+    return o ? ff_json_member_string(o, "status") : NULL;
+}
+
+static bool inner_stop(FfVmm *vmm, char **before, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_auto(Answer) was = {0}, stop = {0};
+    /* While the guest still runs: for the engine that comes after a crash of this one between stop
+     * and the return. */
+    g_autofree char *first = ff_inner_run_state(inner, false, error);
+
+    if (!first) {
+        return false;
+    }
+    g_strlcpy(inner->state->run_state, first, sizeof(inner->state->run_state));
+    /* In one go, since the guest's network goes quiet here: QEMU answers in order, so the first two
+     * answers are there when the last one is. No deadline: QEMU answers stop when all I/O is
+     * drained, however long the storage takes; and no cancel, as the answers are kept on this
+     * stack. */
+    ff_qmp_call(inner->qmp, "query-status", NULL, NULL, 0, keep_answer, &was);
+    ff_qmp_call(inner->qmp, "stop", NULL, NULL, 0, keep_answer, &stop);
+    g_autofree char *is = ff_inner_run_state(inner, true, error);
+    if (!is) {
+        return false;
+    }
+    if (stop.error) {
+        g_propagate_error(error, g_steal_pointer(&stop.error));
+        g_prefix_error(error, "stop: ");
+        return false;
+    }
+    if (!status_of(was.result)) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
+                            "query-status: QEMU named no status");
+        return false;
+    }
+    if (strcmp(is, "running") == 0 || strcmp(is, "suspended") == 0) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU is still \"%s\" after stop: resume the guest and try again", is);
+        return false;
+    }
+    /* A guest that was not running keeps its state ("io-error", ...), and the blob carries it. */
+    *before = strcmp(is, "paused") == 0 ? g_strdup(status_of(was.result)) : g_steal_pointer(&is);
+    return true;
+}
+
+/* Gives QEMU one end of a new socketpair by the name STREAM_NAME and returns the other, of which
+ * a copy is kept. */
+static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(JsonNode) reply = NULL;
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        json_object_unref(args);
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "cannot make a socket pair for the device state: %s", g_strerror(errno));
+        return -1;
+    }
+    json_object_set_string_member(args, "fdname", STREAM_NAME);
+    reply = call(inner, "getfd", args, pair[1], 0, cancel, error);
+    close(pair[1]);
+    if (!reply) {
+        close(pair[0]);
+        return -1;
+    }
+    ff_inner_adopt_stream(&inner->vmm, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));
+    return pair[0];
+}
+
+static void take_back_stream(FfInner *inner)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", STREAM_NAME);
+    call_and_forget(inner, "closefd", args, ABANDON_DEADLINE_MS);
+    ff_inner_adopt_stream(&inner->vmm, -1);
+}
+
+/* COMMAND is "migrate" or "migrate-incoming". */
+static bool start_stream(FfInner *inner, const char *command, GCancellable *cancel, int *fd,
+                         GError **error)
+{
+    JsonObject *args;
+    g_autoptr(JsonNode) reply = NULL;
+    int stream = give_stream(inner, cancel, error);
+
+    if (stream < 0) {
+        return false;
+    }
+    args = json_object_new();
+    json_object_set_string_member(args, "uri", "fd:" STREAM_NAME);
+    if (inner->vmm.keep_failed) {
+        json_object_set_boolean_member(args, "exit-on-error", FALSE);
+    }
+    reply = call(inner, command, args, -1, 0, cancel, error);
+    if (!reply) {
+        close(stream);
+        take_back_stream(inner);
+        return false;
+    }
+    *fd = stream;
+    return true;
+}
+
+static bool inner_save(FfVmm *vmm, int *fd, GError **error)
+{
+    /* No cancel, as for stop: what was sent to QEMU is carried out. */
+    return start_stream((FfInner *)vmm, "migrate", NULL, fd, error);
+}
+
+static bool inner_load(FfVmm *vmm, int *fd, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    /* While QEMU waits, stop means: do not start by yourself when the state is loaded, whatever
+     * run state the blob names. The right to run comes later, with the grant. */
+    g_autoptr(JsonNode) reply = ff_inner_call(inner, "stop", NULL, error);
+
+    if (!reply || !start_stream(inner, "migrate-incoming", inner->cancel, fd, error)) {
+        return false;
+    }
+    inner->loading = true;
+    return true;
+}
+
+static bool is_over(const char *status)
+{
+    return g_strcmp0(status, "completed") == 0 || g_strcmp0(status, "failed") == 0 ||
+           g_strcmp0(status, "cancelled") == 0;
+}
+
+/* Waits until the inner migration is over, as *STATUS says then (with *DESC, both g_free). */
+static bool wait_over(FfInner *inner, char **status, char **desc, GError **error)
+{
+    /* Made before the query, so that an end after it is not missed. */
+    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
+
+    for (;;) {
+        g_autoptr(JsonNode) event = NULL;
+        if (!migrate_status(inner, status, desc, error)) {
+            return false;
+        }
+        if (is_over(*status)) {
+            return true;
+        }
+        g_clear_pointer(status, g_free);
+        g_clear_pointer(desc, g_free);
+        event = ff_qmp_watch_next(watch, 0, NULL, error);
+        if (!event) {
+            return false;
+        }
+    }
+}
+
+/* Waits until QEMU has closed its end of the stream, and throws away what it still writes: a QEMU
+ * that cannot write would never come to the end. Also ends when QEMU dies. */
+static void wait_hangup(FfInner *inner)
+{
+    struct pollfd pfd = {.fd = inner->stream, .events = POLLIN};
+    char waste[4096];
+    ssize_t n;
+
+    if (inner->stream < 0) {
+        return;
+    }
+    do {
+        n = poll(&pfd, 1, -1);
+        if (n > 0) {
+            n = recv(inner->stream, waste, sizeof(waste), MSG_DONTWAIT);
+        }
+    } while (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)));
+    /* 0: closed; another error: closed with data unread. */
+    ff_inner_adopt_stream(&inner->vmm, -1);
+}
+
+/* QEMU says that the migration is over a moment before it sets the run state (and, 10.x, opens
+ * the disks again). Who saw the stream's end need not wait here. But when somebody else shut the
+ * stream down, or there is none (its engine died), nothing tells that moment: ask again, slowly,
+ * until a deadline. */
+static bool leave_finish_migrate(FfInner *inner, FfQmpWatch *watch, GError **error)
+{
+    gint64 end = g_get_monotonic_time() + SETTLE_DEADLINE_MS * G_TIME_SPAN_MILLISECOND;
+
+    for (;;) {
+        g_autofree char *state = ff_inner_run_state(inner, true, error);
+        g_autoptr(JsonNode) event = NULL;
+        if (!state || strcmp(state, "finish-migrate") != 0) {
+            return state != NULL;
+        }
+        if (g_get_monotonic_time() > end) {
+            break;
+        }
+        event = ff_qmp_watch_next(watch, SETTLE_STEP_MS, NULL, NULL);
+    }
+    g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        "QEMU does not leave \"finish-migrate\"");
+    return false;
+}
+
+static bool inner_wait_saved(FfVmm *vmm, int status, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    const char *expected = status == 0 ? "completed" : "failed";
+    g_autofree char *result = NULL;
+    g_autofree char *desc = NULL;
+    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, NULL);
+
+    if (status != 0 && inner->stream >= 0) {
+        /* The end of the stream means failure just as SHUT(1) does. */
+        shutdown(inner->stream, SHUT_WR);
+    }
+    /* First this, as QEMU may not get to the end before it has written everything. */
+    wait_hangup(inner);
+    if (!wait_over(inner, &result, &desc, error)) {
+        return false;
+    }
+    if ((strcmp(result, "completed") == 0) != (status == 0)) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "the inner migration is \"%s\" instead of \"%s\"%s%s", result, expected,
+                    desc ? ": " : "", desc ? desc : "");
+        return false;
+    }
+    return leave_finish_migrate(inner, watch, error);
+}
+
+static bool inner_wait_loaded(FfVmm *vmm, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
+
+    for (;;) {
+        g_autofree char *state = ff_inner_run_state(inner, false, error);
+        g_autoptr(JsonNode) event = NULL;
+        if (!state) {
+            return false;
+        }
+        if (strcmp(state, "inmigrate") != 0) {
+            /* The watch sees the event of the end only after QEMU changed its run state. */
+            return true;
+        }
+        event = ff_qmp_watch_next(watch, 0, inner->cancel, error);
+        if (!event) {
+            return false;
+        }
+    }
+}
+
+static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *running, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autofree char *now = NULL;
+
+    *running = false;
+    /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
+     * suspended, and cont brings it back to that. All other states came with the blob. */
+    if (start && (strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0)) {
+        g_autoptr(JsonNode) reply = ff_inner_call_firm(inner, "cont", NULL, error);
+        if (!reply) {
+            return false;
+        }
+    }
+    now = ff_inner_run_state(inner, true, error);
+    *running = now && strcmp(now, "running") == 0;
+    return now != NULL;
+}
+
+static void inner_announce(FfVmm *vmm)
+{
+    static const char *const names[][2] = {{"announce-initial", "initial"},
+                                           {"announce-max", "max"},
+                                           {"announce-rounds", "rounds"},
+                                           {"announce-step", "step"}};
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate-parameters", NULL, NULL);
+    JsonObject *have = ff_json_object(node), *args;
+
+    if (!have) {
+        return;
+    }
+    args = json_object_new();
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        json_object_set_int_member(args, names[i][1], ff_json_member_int(have, names[i][0]));
+    }
+    call_and_forget(inner, "announce-self", args, 0);
+}
+
+static void inner_doom(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+    int fd = -1;
+
+    if (!inner->loading && !vmm->keep_failed) {
+        /* QEMU ends with status 1 when its stream ends early: here before the first byte. */
+        inner_load(vmm, &fd, NULL);
+    }
+    if (inner->stream >= 0) {
+        shutdown(inner->stream, SHUT_RDWR);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static void inner_abandon(FfVmm *vmm, const char *why)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autofree char *state = NULL;
+
+    g_message("%s: the incoming migration is given up: %s", inner->name, why);
+    inner_doom(vmm); /* again is as good: it loads by now, or could not */
+    state = run_state(inner, ABANDON_DEADLINE_MS, NULL, NULL);
+    if (state && strcmp(state, "inmigrate") != 0) {
+        /* Already loaded: there is no way to make QEMU exit with another status than 0. */
+        call_and_forget(inner, "quit", NULL, ABANDON_DEADLINE_MS);
+    } else if (state && vmm->keep_failed) {
+        g_autoptr(GError) error = NULL;
+
+        if (!ff_inner_undo(vmm, &error)) {
+            g_message("%s: %s", inner->name, error->message);
+        }
+    }
+}
+
+static int compare_index(const void *a, const void *b)
+{
+    const int64_t *x = a, *y = b;
+    return x[0] < y[0] ? -1 : x[0] > y[0];
+}
+
+static GArray *inner_vcpu_threads(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(JsonNode) node = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    g_autoptr(GArray) cpus = g_array_new(FALSE, FALSE, 2 * sizeof(int64_t));
+    GArray *threads = g_array_new(FALSE, FALSE, sizeof(int32_t));
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *cpu = ff_json_object(json_array_get_element(list, i));
+        if (cpu) {
+            int64_t pair[2] = {ff_json_member_int(cpu, "cpu-index"),
+                               ff_json_member_int(cpu, "thread-id")};
+            g_array_append_val(cpus, pair);
+        }
+    }
+    g_array_sort(cpus, compare_index);
+    for (guint i = 0; i < cpus->len; i++) {
+        int32_t tid = ((int64_t *)(void *)cpus->data)[2 * i + 1];
+        g_array_append_val(threads, tid);
+    }
+    return threads;
+}
+
+static GPtrArray *inner_blocks(FfVmm *vmm)
+{
+    return ((FfInner *)vmm)->blocks;
+}
+
+static char *inner_machine(FfVmm *vmm)
+{
+    static const char suffix[] = "-machine";
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "path", "/machine");
+    json_object_set_string_member(args, "property", "type");
+    g_autoptr(JsonNode) node = ff_inner_call((FfInner *)vmm, "qom-get", args, NULL);
+    const char *type =
+        node && json_node_get_value_type(node) == G_TYPE_STRING ? json_node_get_string(node) : NULL;
+
+    if (!type || !g_str_has_suffix(type, suffix)) {
+        return NULL;
+    }
+    return g_strndup(type, strlen(type) - strlen(suffix));
+}
+
+static void block_free(void *data)
+{
+    FfRamBlock *block = data;
+    g_free(block->id);
+    g_free(block);
+}
+
+FfVmm *ff_inner_new(const FfInnerConfig *config)
+{
+    FfInner *inner = g_new0(FfInner, 1);
+
+    inner->vmm = (FfVmm){
+        .check = ff_inner_check,
+        .blocks = inner_blocks,
+        .prepare = ff_inner_prepare,
+        .stop = inner_stop,
+        .save = inner_save,
+        .load = inner_load,
+        .wait_saved = inner_wait_saved,
+        .wait_loaded = inner_wait_loaded,
+        .resume = inner_resume,
+        .unset_tls = ff_inner_unset_tls,
+        .undo = ff_inner_undo,
+        .announce = inner_announce,
+        .abandon = inner_abandon,
+        .doom = inner_doom,
+        .drain = ff_inner_drain,
+        .untrackable = ff_inner_untrackable,
+        .vcpu_threads = inner_vcpu_threads,
+        .machine = inner_machine,
+    };
+    inner->qmp = ff_qmp_client_ref(config->qmp);
+    inner->state = config->state;
+    inner->blocks = g_ptr_array_new_with_free_func(block_free);
+    for (guint i = 0; config->ram && i < config->ram->len; i++) {
+        FfRamBlock *copy = g_memdup2(config->ram->pdata[i], sizeof(FfRamBlock));
+        copy->id = g_strdup(copy->id);
+        copy->gpa = 0;
+        g_ptr_array_add(inner->blocks, copy);
+    }
+    inner->name = g_strdup(config->name ? config->name : "guest");
+    inner->qemu_pid = config->qemu_pid;
+    inner->cancel = config->cancel ? g_object_ref(config->cancel) : NULL;
+    inner->deadline_ms = config->deadline_ms;
+    inner->stream = -1;
+    ff_mutex_init(&inner->undo_lock);
+    return &inner->vmm;
+}
+
+void ff_inner_adopt_stream(FfVmm *vmm, int fd)
+{
+    FfInner *inner = (FfInner *)vmm;
+
+    if (inner->stream >= 0) {
+        close(inner->stream);
+    }
+    inner->stream = fd;
+}
+
+void ff_inner_free(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+
+    ff_inner_adopt_stream(vmm, -1);
+    g_ptr_array_unref(inner->blocks);
+    g_free(inner->name);
+    g_clear_object(&inner->cancel);
+    ff_qmp_client_unref(inner->qmp);
+    ff_mutex_clear(&inner->undo_lock);
+    g_free(inner);
+}

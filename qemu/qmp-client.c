@@ -1,0 +1,617 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Owns one connection to a QMP monitor and the commands under way on it.
+ *
+ * One GSource on the given context reads and writes the non-blocking socket. Commands are queued
+ * as finished lines under the lock by any thread; the source writes them. Each command is in
+ * "pending" by its number until its reply came, also when nobody waits for it any more (a
+ * deadline passed), so that a late reply is recognised. What QEMU says is not trusted: the length
+ * of a line and the depth of its nesting are bounded before it is parsed, and anything that QMP
+ * does not allow ends the connection.
+ *
+ * Threads: any. The lock is a leaf: no callback runs and nothing else is locked under it.
+ */
+#include "qemu/qmp-client-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LINE_MAX_BYTES (64u << 20) /* QEMU's own limit for a JSON text */
+#define NESTING_MAX 1024           /* QEMU's own limit */
+#define READ_CHUNK (64 * 1024)
+#define MAX_FDS 16 /* QEMU takes at most 16 fds with one message */
+
+G_DEFINE_QUARK(ff - qmp - error - quark, ff_qmp_error)
+
+typedef struct {
+    GString *text; /* one line; text->str[done..] is still to be written */
+    size_t done;
+    uint64_t id;
+    int fds[MAX_FDS]; /* go with the first byte */
+    unsigned n_fds;
+} Message;
+
+typedef struct {
+    FfQmpReplyFunc func; /* can be NULL */
+    void *opaque;
+    bool take; /* FUNC owns the result */
+} Pending;
+
+struct FfQmpClientSource {
+    GSource base;
+    FfQmpClient *client; /* holds a reference while the connection lives */
+    gpointer tag;
+};
+
+static void message_free(Message *m)
+{
+    for (unsigned i = 0; i < m->n_fds; i++) {
+        close(m->fds[i]);
+    }
+    g_string_free(m->text, TRUE);
+    g_free(m);
+}
+
+int ff_qmp_connect(int fd, GError **error)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (sock < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "cannot make a socket for QEMU's monitor: %s", g_strerror(errno));
+        return -1;
+    }
+    /* The kernel resolves the link of /proc/self/fd to the socket's inode itself, so neither its
+     * name nor its length matters, and an unlinked socket can be reached. */
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
+    if (connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "cannot connect to QEMU's private monitor: %s (is QEMU still running?)",
+                    g_strerror(errno));
+        close(sock);
+        return -1;
+    }
+    return sock;
+}
+
+FfQmpClient *ff_qmp_client_ref(FfQmpClient *client)
+{
+    g_atomic_ref_count_inc(&client->refs);
+    return client;
+}
+
+void ff_qmp_client_unref(FfQmpClient *client)
+{
+    if (!g_atomic_ref_count_dec(&client->refs)) {
+        return;
+    }
+    close(client->fd);
+    g_byte_array_unref(client->in);
+    g_queue_clear_full(&client->out, (GDestroyNotify)message_free);
+    g_hash_table_unref(client->pending);
+    ff_mutex_clear(&client->lock);
+    ff_cond_clear(&client->cond);
+    g_free(client->why);
+    if (client->context) {
+        g_main_context_unref(client->context);
+    }
+    g_free(client);
+}
+
+static GError *gone_error(FfQmpClient *client)
+{
+    return g_error_new(FF_QMP_ERROR, FF_QMP_ERROR_GONE, "%s", client->why);
+}
+
+/* Marks the connection dead and fails what is under way. Called without the lock, once or more,
+ * from any thread; callbacks of asynchronous calls run in this thread then. */
+static void client_gone(FfQmpClient *client, const char *why)
+{
+    g_autoptr(GPtrArray) calls = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GError) error = NULL;
+    GHashTableIter iter;
+    void *key, *value;
+
+    ff_mutex_lock(&client->lock);
+    if (client->state == FF_QMP_STATE_GONE) {
+        ff_mutex_unlock(&client->lock);
+        return;
+    }
+    client->state = FF_QMP_STATE_GONE;
+    client->why = g_strdup(why);
+    error = gone_error(client);
+    g_hash_table_iter_init(&iter, client->pending);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        g_ptr_array_add(calls, value);
+        g_hash_table_iter_steal(&iter);
+        g_free(key);
+    }
+    ff_cond_broadcast(&client->cond);
+    ff_mutex_unlock(&client->lock);
+
+    shutdown(client->fd, SHUT_RDWR);
+    for (unsigned i = 0; i < calls->len; i++) {
+        Pending *p = calls->pdata[i];
+        if (p->func) {
+            p->func(client, NULL, error, p->opaque);
+        }
+    }
+    if (client->on_gone) {
+        client->on_gone(client, why, client->opaque);
+    }
+}
+
+static int send_some(FfQmpClient *client, Message *m)
+{
+    struct iovec iov = {m->text->str + m->done, m->text->len - m->done};
+    union {
+        char buf[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } control = {0};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (m->n_fds && m->done == 0) {
+        struct cmsghdr *c;
+        msg.msg_control = control.buf;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * m->n_fds);
+        c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int) * m->n_fds);
+        memcpy(CMSG_DATA(c), m->fds, sizeof(int) * m->n_fds);
+    }
+    for (;;) {
+        ssize_t n = sendmsg(client->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0) {
+            m->done += n;
+            return 0;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+}
+
+/* Under the lock: writes what the socket takes. Returns 0, or -errno when the connection is dead.
+ */
+static int flush_locked(FfQmpClient *client)
+{
+    GIOCondition want = G_IO_IN;
+    int ret = 0;
+
+    while (client->state != FF_QMP_STATE_GONE) {
+        Message *m = g_queue_peek_head(&client->out);
+        if (!m || (m->id != 0 && client->state != FF_QMP_STATE_READY)) {
+            break;
+        }
+        /* QEMU keeps only the fds of the last message that had any, so a second such message has
+         * to wait until the first command has taken its own. */
+        if (m->n_fds && m->done == 0 && client->fds_flying) {
+            break;
+        }
+        ret = send_some(client, m);
+        if (ret == -EAGAIN) {
+            want |= G_IO_OUT;
+            ret = 0;
+            break;
+        }
+        if (ret < 0) {
+            break;
+        }
+        if (m->n_fds) {
+            client->fds_flying = m->id;
+        }
+        if (m->done == m->text->len) {
+            message_free(g_queue_pop_head(&client->out));
+        }
+    }
+    if (client->source) {
+        /* Safe in any thread: it takes the context's own lock and wakes its poll. */
+        g_source_modify_unix_fd(&client->source->base, client->source->tag, want);
+    }
+    return ret;
+}
+
+/* Under the lock: queues COMMAND under ID; the text is a finished line. */
+static void queue_locked(FfQmpClient *client, const char *command, JsonObject *args, uint64_t id,
+                         const int *fds, unsigned n_fds)
+{
+    Message *m = g_new0(Message, 1);
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    g_autoptr(JsonObject) o = json_object_new();
+    g_autofree char *text = NULL;
+
+    json_object_set_string_member(o, "execute", command);
+    if (args) {
+        json_object_set_object_member(o, "arguments", json_object_ref(args));
+    }
+    json_object_set_int_member(o, "id", id);
+    json_node_set_object(node, o);
+    text = json_to_string(node, FALSE);
+    m->text = g_string_new(text);
+    g_string_append_c(m->text, '\n');
+    m->id = id;
+    for (unsigned i = 0; i < n_fds; i++) {
+        m->fds[m->n_fds++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+    }
+    if (id == 0) {
+        g_queue_push_head(&client->out, m);
+    } else {
+        g_queue_push_tail(&client->out, m);
+    }
+}
+
+void ff_qmp_call(FfQmpClient *client, const char *command, JsonObject *args, const int *fds,
+                 unsigned n_fds, FfQmpReplyFunc reply, void *opaque)
+{
+    ff_qmp_call_full(client, command, args, fds, n_fds, reply, opaque, false);
+}
+
+void ff_qmp_call_full(FfQmpClient *client, const char *command, JsonObject *args, const int *fds,
+                      unsigned n_fds, FfQmpReplyFunc reply, void *opaque, bool take)
+{
+    Pending *p = g_new(Pending, 1);
+    uint64_t *key = g_new(uint64_t, 1);
+    g_autoptr(GError) error = NULL;
+    int ret = 0;
+
+    g_assert(n_fds <= MAX_FDS);
+    *p = (Pending){reply, opaque, take};
+    ff_mutex_lock(&client->lock);
+    if (client->state == FF_QMP_STATE_GONE) {
+        error = gone_error(client);
+        ff_mutex_unlock(&client->lock);
+        g_free(key);
+        g_free(p);
+        if (reply) {
+            reply(client, NULL, error, opaque);
+        }
+        return;
+    }
+    *key = client->next_id++;
+    g_hash_table_insert(client->pending, key, p);
+    queue_locked(client, command, args, *key, fds, n_fds);
+    ret = flush_locked(client);
+    ff_mutex_unlock(&client->lock);
+    /* A failed write needs no handling here: the source sees the hang-up and ends the connection
+     * on its own thread. Unless only writing failed: end both directions. */
+    if (ret < 0) {
+        shutdown(client->fd, SHUT_RDWR);
+    }
+}
+
+/* Counts brackets outside strings: json-glib's parser recurses, and has no limit of its own. */
+static bool nesting_ok(const char *text, size_t len)
+{
+    unsigned depth = 0;
+    bool in_string = false;
+
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\') {
+                i++;
+            } else if (c == '"') {
+                in_string = false;
+            }
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > NESTING_MAX) {
+                return false;
+            }
+        } else if ((c == '}' || c == ']') && depth) {
+            depth--;
+        }
+    }
+    return true;
+}
+
+static JsonNode *member(JsonObject *o, const char *name, JsonNodeType type)
+{
+    JsonNode *node = json_object_get_member(o, name);
+    return node && JSON_NODE_TYPE(node) == type ? node : NULL;
+}
+
+static const char *string_member(JsonObject *o, const char *name)
+{
+    JsonNode *node = member(o, name, JSON_NODE_VALUE);
+    return node && json_node_get_value_type(node) == G_TYPE_STRING ? json_node_get_string(node)
+                                                                   : NULL;
+}
+
+static unsigned parse_version(JsonObject *greeting)
+{
+    static const char *const parts[] = {"major", "minor", "micro"};
+    JsonNode *node = member(greeting, "QMP", JSON_NODE_OBJECT);
+    unsigned version = 0;
+
+    node = node ? member(json_node_get_object(node), "version", JSON_NODE_OBJECT) : NULL;
+    node = node ? member(json_node_get_object(node), "qemu", JSON_NODE_OBJECT) : NULL;
+    if (!node) {
+        return 0;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        JsonNode *n = member(json_node_get_object(node), parts[i], JSON_NODE_VALUE);
+        gint64 v = n ? json_node_get_int(n) : 0;
+        version = version * 100 + CLAMP(v, 0, 99);
+    }
+    return version;
+}
+
+static const char *handle_greeting(FfQmpClient *client, JsonObject *o)
+{
+    int ret;
+
+    ff_mutex_lock(&client->lock);
+    if (client->state != FF_QMP_STATE_GREETING) {
+        ff_mutex_unlock(&client->lock);
+        return "QEMU's monitor greeted twice";
+    }
+    client->version = parse_version(o);
+    client->state = FF_QMP_STATE_NEGOTIATING;
+    queue_locked(client, "qmp_capabilities", NULL, 0, NULL, 0);
+    ret = flush_locked(client);
+    ff_mutex_unlock(&client->lock);
+    return ret < 0 ? "QEMU closed its monitor" : NULL;
+}
+
+static void handle_event(FfQmpClient *client, const char *name, JsonNode *root, const char *text)
+{
+    ff_mutex_lock(&client->lock);
+    for (GList *l = client->watches; l; l = l->next) {
+        FfQmpWatch *w = l->data;
+        if (!w->name || strcmp(w->name, name) == 0) {
+            /* One of its own: json-glib's objects are not made for two threads. */
+            g_queue_push_tail(&w->events, json_from_string(text, NULL));
+        }
+    }
+    ff_cond_broadcast(&client->cond);
+    ff_mutex_unlock(&client->lock);
+    if (client->on_event) {
+        client->on_event(client, name, json_node_get_object(root), client->opaque);
+    }
+}
+
+void ff_qmp_one_line(char *text)
+{
+    for (; *text; text++) {
+        if (g_ascii_iscntrl(*text)) {
+            *text = ' ';
+        }
+    }
+}
+
+static GError *error_from_reply(JsonNode *node)
+{
+    JsonObject *e = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    const char *class = e ? string_member(e, "class") : NULL;
+    const char *desc = e ? string_member(e, "desc") : NULL;
+    FfQmpErrorCode code = g_strcmp0(class, "CommandNotFound") == 0 ? FF_QMP_ERROR_COMMAND_NOT_FOUND
+                                                                   : FF_QMP_ERROR_GENERIC;
+
+    GError *error = g_error_new(FF_QMP_ERROR, code, "%s", desc ? desc : "QEMU gave no reason");
+
+    ff_qmp_one_line(error->message);
+    return error;
+}
+
+static const char *handle_reply(FfQmpClient *client, JsonObject *o)
+{
+    JsonNode *id = member(o, "id", JSON_NODE_VALUE);
+    g_autoptr(JsonNode) result = json_object_dup_member(o, "return");
+    g_autoptr(GError) error = NULL;
+    g_autofree Pending *p = NULL;
+    g_autofree uint64_t *key = NULL;
+    uint64_t n;
+    int ret;
+
+    if (!id || json_node_get_value_type(id) != G_TYPE_INT64) {
+        return "QEMU's monitor answered without an id";
+    }
+    if (!result) {
+        error = error_from_reply(json_object_get_member(o, "error"));
+    }
+    n = json_node_get_int(id);
+    /* Out of the tree, so that who takes it shares nothing with this thread. */
+    if (result) {
+        json_object_remove_member(o, "return");
+    }
+    ff_mutex_lock(&client->lock);
+    if (n == 0 && client->state == FF_QMP_STATE_NEGOTIATING) {
+        if (error) {
+            ff_mutex_unlock(&client->lock);
+            return "QEMU's monitor refused qmp_capabilities";
+        }
+        client->state = FF_QMP_STATE_READY;
+        ff_cond_broadcast(&client->cond);
+    } else if (!g_hash_table_steal_extended(client->pending, &n, (gpointer *)&key,
+                                            (gpointer *)&p)) {
+        ff_mutex_unlock(&client->lock);
+        return "QEMU's monitor answered a command that was not given";
+    }
+    if (client->fds_flying == n) {
+        client->fds_flying = 0;
+    }
+    ret = flush_locked(client);
+    ff_mutex_unlock(&client->lock);
+    if (p && p->func) {
+        bool take = p->take;
+        p->func(client, result, error, p->opaque);
+        if (take) {
+            g_steal_pointer(&result);
+        }
+    }
+    return ret < 0 ? "QEMU closed its monitor" : NULL;
+}
+
+/* Returns NULL, or why the connection has to end. */
+static const char *handle_line(FfQmpClient *client, const char *text, size_t len)
+{
+    g_autoptr(JsonParser) parser = NULL;
+    JsonNode *root;
+    JsonObject *o;
+    const char *name;
+
+    while (len && g_ascii_isspace(text[len - 1])) {
+        len--;
+    }
+    if (len == 0) {
+        return NULL;
+    }
+    if (!nesting_ok(text, len)) {
+        return "QEMU's monitor sent JSON that is nested too deeply";
+    }
+    parser = json_parser_new();
+    if (!json_parser_load_from_data(parser, text, len, NULL)) {
+        return "QEMU's monitor sent something that is not JSON";
+    }
+    root = json_parser_get_root(parser);
+    if (!root || !JSON_NODE_HOLDS_OBJECT(root)) {
+        return "QEMU's monitor sent JSON that is no object";
+    }
+    o = json_node_get_object(root);
+    if (json_object_has_member(o, "QMP")) {
+        return handle_greeting(client, o);
+    }
+    name = string_member(o, "event");
+    if (name) {
+        g_autofree char *copy = g_strndup(text, len);
+        handle_event(client, name, root, copy);
+        return NULL;
+    }
+    if (json_object_has_member(o, "return") || json_object_has_member(o, "error")) {
+        return handle_reply(client, o);
+    }
+    return "QEMU's monitor sent neither a reply nor an event";
+}
+
+static const char *handle_input(FfQmpClient *client)
+{
+    size_t start = 0;
+
+    while (client->scanned < client->in->len) {
+        const char *data = (const char *)client->in->data;
+        const char *nl = memchr(data + client->scanned, '\n', client->in->len - client->scanned);
+        const char *why;
+        if (!nl) {
+            client->scanned = client->in->len;
+            break;
+        }
+        client->scanned = nl - data + 1;
+        why = handle_line(client, data + start, nl - data - start);
+        if (why) {
+            return why;
+        }
+        start = client->scanned;
+    }
+    if (start) {
+        g_byte_array_remove_range(client->in, 0, start);
+        explicit_bzero(client->in->data + client->in->len, start); /* answers may tell secrets */
+        client->scanned -= start;
+    }
+    return client->in->len > LINE_MAX_BYTES ? "QEMU's monitor sent a line of more than 64 MiB"
+                                            : NULL;
+}
+
+/* Returns NULL, or why the connection has to end. */
+static const char *receive(FfQmpClient *client)
+{
+    size_t old = client->in->len;
+    ssize_t n;
+
+    g_byte_array_set_size(client->in, old + READ_CHUNK);
+    do {
+        /* recv() and not recvmsg(): the kernel drops any fds that a hostile QEMU would attach. */
+        n = recv(client->fd, client->in->data + old, READ_CHUNK, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    g_byte_array_set_size(client->in, old + MAX(n, 0));
+    if (n < 0) {
+        return errno == EAGAIN ? NULL : "the connection to QEMU's monitor broke";
+    }
+    return n == 0 ? "QEMU closed its monitor" : handle_input(client);
+}
+
+static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
+{
+    FfQmpClientSource *source = (FfQmpClientSource *)base;
+    FfQmpClient *client;
+    GIOCondition cond;
+    const char *why = NULL;
+
+    ff_tsan_receive(base);
+    client = source->client;
+    cond = g_source_query_unix_fd(base, source->tag);
+
+    if (cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) {
+        why = receive(client);
+    }
+    if (!why && (cond & G_IO_OUT)) {
+        ff_mutex_lock(&client->lock);
+        if (flush_locked(client) < 0) {
+            why = "QEMU closed its monitor";
+        }
+        ff_mutex_unlock(&client->lock);
+    }
+    if (why) {
+        client_gone(client, why);
+        return G_SOURCE_REMOVE;
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void source_finalize(GSource *base)
+{
+    FfQmpClient *client;
+
+    ff_tsan_receive(base);
+    client = ((FfQmpClientSource *)base)->client;
+    ff_mutex_lock(&client->lock);
+    client->source = NULL;
+    ff_mutex_unlock(&client->lock);
+    ff_qmp_client_unref(client);
+}
+
+static GSourceFuncs source_funcs = {.dispatch = source_dispatch, .finalize = source_finalize};
+
+FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
+                               FfQmpGoneFunc gone, void *opaque)
+{
+    FfQmpClient *client = g_new0(FfQmpClient, 1);
+    GSource *source;
+
+    g_atomic_ref_count_init(&client->refs);
+    client->fd = fd;
+    client->context = context ? g_main_context_ref(context) : NULL;
+    client->on_event = event;
+    client->on_gone = gone;
+    client->opaque = opaque;
+    client->in = g_byte_array_new();
+    client->next_id = 1;
+    client->pending = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
+    ff_mutex_init(&client->lock);
+    ff_cond_init(&client->cond);
+    g_queue_init(&client->out);
+    g_unix_set_fd_nonblocking(fd, TRUE, NULL);
+
+    client->source = (FfQmpClientSource *)g_source_new(&source_funcs, sizeof(FfQmpClientSource));
+    client->source->client = ff_qmp_client_ref(client);
+    g_source_set_name(&client->source->base, "qmp-client");
+    client->source->tag = g_source_add_unix_fd(&client->source->base, fd, G_IO_IN);
+    source = &client->source->base;
+    ff_tsan_publish(source); /* by the context's lock */
+    g_source_attach(source, context);
+    g_source_unref(source);
+    return client;
+}
+
+void ff_qmp_client_close(FfQmpClient *client)
+{
+    client_gone(client, "the connection to QEMU's monitor was closed");
+}

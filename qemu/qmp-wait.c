@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The waiting side of the QMP client: synchronous calls, collected events, readiness.
+ *
+ * A waiter sleeps on the client's condition, which is signalled for every reply, event, change of
+ * state and cancel, and looks at its own condition again. Deadlines are absolute, so wake-ups for
+ * others do not extend them.
+ *
+ * Threads: any but the one that runs the client's context. Lock: the client's, a leaf.
+ */
+#include "qemu/qmp-client-internal.h"
+
+#include <string.h>
+
+typedef struct {
+    gatomicrefcount refs; /* the waiter's and the pending reply's */
+    FfQmpClient *client;
+    bool done; /* under client->lock, as are the next two */
+    JsonNode *result;
+    GError *error;
+} Call;
+
+typedef struct {
+    FfQmpClient *client;
+    GCancellable *cancel;
+    gulong handler;
+    gint64 end; /* monotonic microseconds; 0 = none */
+} Wait;
+
+static void call_unref(Call *call)
+{
+    if (g_atomic_ref_count_dec(&call->refs)) {
+        g_clear_pointer(&call->result, json_node_unref);
+        g_clear_error(&call->error);
+        ff_qmp_client_unref(call->client);
+        g_free(call);
+    }
+}
+
+static void cancelled(GCancellable *cancel, gpointer data)
+{
+    FfQmpClient *client = data;
+
+    /* The lock orders this after a waiter's look at the cancellable and before its sleep ends. */
+    ff_mutex_lock(&client->lock);
+    ff_cond_broadcast(&client->cond);
+    ff_mutex_unlock(&client->lock);
+}
+
+/* Without the lock: g_cancellable_connect() may call the handler at once. */
+static bool wait_begin(Wait *w, FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
+                       GError **error)
+{
+    GMainContext *context = client->context ? client->context : g_main_context_default();
+
+    *w = (Wait){.client = client, .cancel = cancel};
+    if (g_main_context_is_owner(context)) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                            "a thread cannot wait for the QMP answers that it reads itself");
+        return false;
+    }
+    if (deadline_ms) {
+        w->end = g_get_monotonic_time() + deadline_ms * G_TIME_SPAN_MILLISECOND;
+    }
+    if (cancel) {
+        w->handler = g_cancellable_connect(cancel, G_CALLBACK(cancelled), client, NULL);
+    }
+    return true;
+}
+
+static void wait_end(Wait *w)
+{
+    if (w->cancel) {
+        g_cancellable_disconnect(w->cancel, w->handler);
+    }
+}
+
+/* Under the lock: sleeps once. FALSE and ERROR when there is no more reason to wait for WHAT. */
+static bool wait_once(Wait *w, const char *what, GError **error)
+{
+    FfQmpClient *client = w->client;
+
+    if (client->state == FF_QMP_STATE_GONE) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE, "%s", client->why);
+        return false;
+    }
+    if (g_cancellable_is_cancelled(w->cancel)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_CANCELLED,
+                    "cancelled while waiting for QEMU (%s)", what);
+        return false;
+    }
+    if (!w->end) {
+        ff_cond_wait(&client->cond, &client->lock);
+    } else if (g_get_monotonic_time() >= w->end) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT, "QEMU did not answer in time (%s)",
+                    what);
+        return false;
+    } else {
+        ff_cond_wait_until(&client->cond, &client->lock, w->end);
+    }
+    return true;
+}
+
+static void call_reply(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Call *call = opaque;
+
+    ff_mutex_lock(&client->lock);
+    call->result = result; /* ours */
+    call->error = error ? g_error_copy(error) : NULL;
+    call->done = true;
+    ff_cond_broadcast(&client->cond);
+    ff_mutex_unlock(&client->lock);
+    call_unref(call);
+}
+
+JsonNode *ff_qmp_call_sync(FfQmpClient *client, const char *command, JsonObject *args,
+                           const int *fds, unsigned n_fds, unsigned deadline_ms,
+                           GCancellable *cancel, GError **error)
+{
+    JsonNode *result = NULL;
+    Call *call;
+    Wait w;
+
+    if (!wait_begin(&w, client, deadline_ms, cancel, error)) {
+        return NULL;
+    }
+    call = g_new0(Call, 1);
+    g_atomic_ref_count_init(&call->refs);
+    g_atomic_ref_count_inc(&call->refs);
+    call->client = ff_qmp_client_ref(client);
+    ff_qmp_call_full(client, command, args, fds, n_fds, call_reply, call, true);
+
+    ff_mutex_lock(&client->lock);
+    while (!call->done && wait_once(&w, command, error)) {
+    }
+    if (call->done) {
+        result = g_steal_pointer(&call->result);
+        if (!result) {
+            g_propagate_error(error, g_steal_pointer(&call->error));
+        }
+    }
+    ff_mutex_unlock(&client->lock);
+    wait_end(&w);
+    call_unref(call);
+    return result;
+}
+
+bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
+                              GError **error)
+{
+    bool ok = true;
+    Wait w;
+
+    if (!wait_begin(&w, client, deadline_ms, cancel, error)) {
+        return false;
+    }
+    ff_mutex_lock(&client->lock);
+    while (ok && client->state != FF_QMP_STATE_READY) {
+        ok = wait_once(&w, "greeting", error);
+    }
+    ff_mutex_unlock(&client->lock);
+    wait_end(&w);
+    return ok;
+}
+
+unsigned ff_qmp_client_version(FfQmpClient *client)
+{
+    unsigned version;
+
+    ff_mutex_lock(&client->lock);
+    version = client->version;
+    ff_mutex_unlock(&client->lock);
+    return version;
+}
+
+FfQmpWatch *ff_qmp_watch_new(FfQmpClient *client, const char *name)
+{
+    FfQmpWatch *watch = g_new0(FfQmpWatch, 1);
+
+    watch->client = ff_qmp_client_ref(client);
+    watch->name = g_strdup(name);
+    g_queue_init(&watch->events);
+    ff_mutex_lock(&client->lock);
+    client->watches = g_list_prepend(client->watches, watch);
+    ff_mutex_unlock(&client->lock);
+    return watch;
+}
+
+JsonNode *ff_qmp_watch_next(FfQmpWatch *watch, unsigned deadline_ms, GCancellable *cancel,
+                            GError **error)
+{
+    FfQmpClient *client = watch->client;
+    JsonNode *event;
+    Wait w;
+
+    if (!wait_begin(&w, client, deadline_ms, cancel, error)) {
+        return NULL;
+    }
+    ff_mutex_lock(&client->lock);
+    while (!(event = g_queue_pop_head(&watch->events)) &&
+           wait_once(&w, watch->name ? watch->name : "event", error)) {
+    }
+    ff_mutex_unlock(&client->lock);
+    wait_end(&w);
+    return event;
+}
+
+void ff_qmp_watch_free(FfQmpWatch *watch)
+{
+    FfQmpClient *client = watch->client;
+
+    ff_mutex_lock(&client->lock);
+    client->watches = g_list_remove(client->watches, watch);
+    ff_mutex_unlock(&client->lock);
+    g_queue_clear_full(&watch->events, (GDestroyNotify)json_node_unref);
+    g_free(watch->name);
+    ff_qmp_client_unref(client);
+    g_free(watch);
+}

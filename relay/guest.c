@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU's process: its end by pidfd, and what the agent hands over.
+ *
+ * -daemonize: the process that the launcher became ends when its child stands; the agent in
+ * the child has handed over anew before that (its atfork handler runs first), so whenever a
+ * pidfd says "ended" the hand-over socket is looked at before that is believed. Without an
+ * agent the child still holds the other end of the socket, whose end is then QEMU's.
+ *
+ * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg.
+ */
+#include "relay/relay.h"
+
+#include <errno.h>
+#include <glib-unix.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HELLO_FDS (FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS)
+
+static void source_clear(GSource **source)
+{
+    if (*source) {
+        g_source_destroy(*source);
+        g_source_unref(*source);
+        *source = NULL;
+    }
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+static gboolean guest_ended(gint fd, GIOCondition condition, gpointer data)
+{
+    FfRelay *relay = data;
+    FfGuest *guest = &relay->guest;
+
+    ff_guest_look(relay);
+    if (guest->pidfd != fd) {
+        return G_SOURCE_REMOVE; /* daemonized: another process counts now */
+    }
+    if (relay->plan->daemonize && !guest->hello && guest->agent_source) {
+        source_clear(&guest->pid_source);
+        close_fd(&guest->pidfd);
+        return G_SOURCE_REMOVE;
+    }
+    ff_relay_end(relay);
+    return G_SOURCE_REMOVE;
+}
+
+static void guest_watch(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+
+    source_clear(&guest->pid_source);
+    guest->pid_source = g_unix_fd_source_new(guest->pidfd, G_IO_IN);
+    g_source_set_callback(guest->pid_source, G_SOURCE_FUNC(guest_ended), relay, NULL);
+    g_source_attach(guest->pid_source, NULL);
+}
+
+static char *uffd_error_text(int error)
+{
+    if (error == EPERM || error == EACCES) {
+        return g_strdup_printf("no userfaultfd for this user (%s): set "
+                               "vm.unprivileged_userfaultfd=1 or give the user access to "
+                               "/dev/userfaultfd",
+                               error == EPERM ? "EPERM" : "EACCES");
+    }
+    if (error == ENOSYS) {
+        return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");
+    }
+    return g_strdup_printf("no userfaultfd: %s", g_strerror(error));
+}
+
+static void guest_refuse(FfRelay *relay, char *why)
+{
+    g_free(relay->guest.uffd_error);
+    relay->guest.uffd_error = why;
+    ff_relay_log(relay, "%s; the guest runs, postcopy migration is refused", why);
+}
+
+/* A hand-over replaces the one before it whole. */
+static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
+{
+    FfGuest *guest = &relay->guest;
+
+    close_fd(&guest->pidfd);
+    close_fd(&guest->pagemap);
+    close_fd(&guest->maps);
+    for (unsigned i = 0; i < guest->n_uffds; i++) {
+        close_fd(&guest->uffds[i]);
+    }
+    guest->pid = hello->pid;
+    guest->pidfd = fds[FF_AGENT_FD_PIDFD];
+    guest->pagemap = fds[FF_AGENT_FD_PAGEMAP];
+    guest->maps = fds[FF_AGENT_FD_MAPS];
+    guest->n_uffds = hello->uffd_errno ? 0 : hello->n_uffds;
+    memcpy(guest->uffds, fds + FF_AGENT_FD_UFFD0, guest->n_uffds * sizeof(int));
+    g_clear_pointer(&guest->uffd_error, g_free);
+    if (hello->uffd_errno) {
+        guest_refuse(relay, uffd_error_text(hello->uffd_errno));
+    }
+    guest->hello = true;
+    guest_watch(relay);
+}
+
+/* One message. Returns its size, 0 at the end, or -errno. */
+static ssize_t guest_receive(FfRelay *relay)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * HELLO_FDS)];
+    } control;
+    FfAgentHello hello;
+    struct iovec iov = {&hello, sizeof(hello)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    int fds[HELLO_FDS];
+    unsigned n_fds = 0, want;
+    struct cmsghdr *cmsg;
+    ssize_t n = recvmsg(relay->plan->agent_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+    if (n <= 0) {
+        return n < 0 ? -errno : 0;
+    }
+    cmsg = CMSG_FIRSTHDR(&msg);
+    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+        n_fds = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
+    }
+    want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
+    if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != 1 ||
+        hello.n_uffds > FF_AGENT_UFFDS || n_fds != want) {
+        for (unsigned i = 0; i < n_fds; i++) {
+            close(fds[i]);
+        }
+        guest_refuse(relay, g_strdup("the agent in QEMU is of another version: install relay "
+                                     "and agent from one build"));
+        return n;
+    }
+    guest_adopt(relay, &hello, fds);
+    return n;
+}
+
+void ff_guest_look(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+    ssize_t n;
+
+    if (!guest->agent_source) {
+        return;
+    }
+    do {
+        n = guest_receive(relay);
+    } while (n > 0 || n == -EINTR);
+    if (n == -EAGAIN) {
+        return;
+    }
+    source_clear(&guest->agent_source);
+    close(relay->plan->agent_fd);
+    if (guest->pidfd < 0) {
+        ff_relay_end(relay); /* the daemon that held the other end */
+    }
+}
+
+static gboolean guest_agent(gint fd, GIOCondition condition, gpointer data)
+{
+    FfRelay *relay = data;
+
+    ff_guest_look(relay);
+    return relay->guest.agent_source ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
+}
+
+void ff_guest_is_up(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+
+    ff_guest_look(relay);
+    if (!guest->hello && !guest->uffd_error) {
+        guest_refuse(relay,
+                     g_strdup("QEMU did not load farfault-agent.so: use a dynamically linked "
+                              "QEMU without setuid and file capabilities"));
+    }
+}
+
+void ff_guest_hung_up(FfRelay *relay)
+{
+    if (relay->guest.pidfd < 0 && !relay->guest.agent_source) {
+        ff_relay_end(relay); /* the only sign that is left of a daemon without an agent */
+    }
+}
+
+bool ff_guest_has_ended(const FfRelay *relay)
+{
+    struct pollfd pfd = {relay->guest.pidfd, POLLIN, 0};
+
+    return relay->guest.pidfd >= 0 && poll(&pfd, 1, 0) == 1;
+}
+
+void ff_guest_kill(FfRelay *relay, const char *why)
+{
+    ff_relay_log(relay, "QEMU is killed: %s", why);
+    if (relay->guest.pidfd < 0 || pidfd_send_signal(relay->guest.pidfd, SIGKILL, NULL, 0) < 0) {
+        ff_relay_log(relay, "QEMU cannot be killed: %s", g_strerror(errno));
+    }
+}
+
+bool ff_guest_start(FfRelay *relay, GError **error)
+{
+    FfGuest *guest = &relay->guest;
+
+    guest->pagemap = guest->maps = -1;
+    for (unsigned i = 0; i < FF_AGENT_UFFDS; i++) {
+        guest->uffds[i] = -1;
+    }
+    guest->pid = relay->plan->qemu_pid;
+    guest->pidfd = pidfd_open(guest->pid, 0);
+    if (guest->pidfd < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "pidfd of QEMU: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    guest_watch(relay);
+    if (relay->plan->agent_fd >= 0) {
+        guest->agent_source = g_unix_fd_source_new(relay->plan->agent_fd, G_IO_IN);
+        g_source_set_callback(guest->agent_source, G_SOURCE_FUNC(guest_agent), relay, NULL);
+        g_source_attach(guest->agent_source, NULL);
+    }
+    return true;
+}

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One client monitor: a client's commands on their way to QEMU or to the engine.
+ *
+ * Each client has a connection to QEMU of its own, so greeting, negotiation and the end of the
+ * input are QEMU's. Commands are passed as they come. One that the engine owns waits until QEMU
+ * has answered every in-band command before it, and the in-band commands behind it wait for its
+ * answer: QMP answers in order. Out-of-band commands overtake, once the client has enabled them.
+ * Whether the client has negotiated is known only when QEMU has answered, hence the same wait
+ * decides it; until then nothing is owned, and QEMU refuses what it must.
+ *
+ * A client that reads slowly or writes fast is read no further (limits below); the others are
+ * not touched by that. One thread; no locks.
+ */
+#include "relay/monitor.h"
+
+#include "relay/owned.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define MAX_TO_QEMU (256 << 10)  /* bytes that QEMU has not read */
+#define MAX_TODO_BYTES (1 << 20) /* of commands that wait for an owned one */
+#define MAX_TODO 64
+#define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
+#define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
+#define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
+
+void ff_item_free(FfItem *item)
+{
+    for (unsigned i = 0; i < item->n_fds; i++) {
+        close(item->fds[i]);
+    }
+    g_free(item->fds);
+    g_clear_pointer(&item->command, ff_qmp_command_free);
+    g_bytes_unref(item->raw);
+    g_free(item);
+}
+
+void ff_sent_free(FfSent *sent)
+{
+    if (sent->getfd_copy >= 0) {
+        close(sent->getfd_copy);
+    }
+    g_free(sent->id);
+    g_free(sent->getfd);
+    g_free(sent->closefd);
+    g_free(sent);
+}
+
+static void close_client(FfMonitor *mon);
+
+static void update_reading(FfMonitor *mon)
+{
+    if (mon->client) {
+        ff_conn_set_reading(
+            mon->client, !mon->client_ended && mon->todo_bytes < MAX_TODO_BYTES &&
+                             mon->todo.length < MAX_TODO && mon->owned_oob.length < MAX_OWNED_OOB &&
+                             (!mon->qemu || ff_conn_queued(mon->qemu) < MAX_TO_QEMU));
+    }
+    if (mon->qemu) {
+        /* The engine must not wait for a client that does not read. */
+        ff_conn_set_reading(mon->qemu,
+                            !mon->client || ff_inject_pending(mon) ||
+                                ff_conn_queued(mon->client) + mon->insert_bytes < MAX_TO_CLIENT);
+    }
+}
+
+static char *json_quote(const char *text)
+{
+    GString *out = g_string_new("\"");
+
+    for (; *text; text++) {
+        if ((unsigned char)*text < 0x20) {
+            g_string_append_printf(out, "\\u%04x", *text);
+        } else {
+            if (*text == '"' || *text == '\\') {
+                g_string_append_c(out, '\\');
+            }
+            g_string_append_c(out, *text);
+        }
+    }
+    g_string_append_c(out, '"');
+    return g_string_free(out, FALSE);
+}
+
+static void reply_error(FfMonitor *mon, const FfItem *item, const char *desc)
+{
+    const char *id = item->command ? item->command->id : NULL;
+    g_autofree char *quoted = json_quote(desc);
+    g_autofree char *line = NULL;
+
+    line = g_strdup_printf("{%s%s%s\"error\": {\"class\": \"GenericError\", \"desc\": %s}}",
+                           id ? "\"id\": " : "", id ? id : "", id ? ", " : "", quoted);
+    if (mon->client) {
+        ff_answer_insert(mon, line, strlen(line));
+    }
+}
+
+/* Takes ITEM. TEXT (plain JSON of COMMAND) goes in its place if it is not NULL. */
+static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
+{
+    const FfQmpCommand *command = instead ? instead : item->command;
+    FfSent *sent = g_new0(FfSent, 1);
+    gsize len;
+    const char *raw = g_bytes_get_data(item->raw, &len);
+
+    sent->getfd_copy = -1;
+    sent->since = g_get_monotonic_time();
+    sent->id = command ? g_strdup(command->id) : NULL;
+    sent->negotiates = command && !g_strcmp0(command->name, "qmp_capabilities");
+    sent->enables_oob = command && command->enable_oob;
+    ff_fds_note(mon, item, sent);
+    g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);
+    ff_overdue_watch(mon);
+    if (instead) {
+        ff_conn_write(mon->qemu, instead->json->str, instead->json->len, item->fds, item->n_fds);
+    } else {
+        ff_conn_write(mon->qemu, raw, len, item->fds, item->n_fds);
+    }
+    item->n_fds = 0; /* the connection has them */
+    ff_item_free(item);
+}
+
+/* Takes ITEM, an owned command whose turn has come. */
+static void own_item(FfMonitor *mon, FfItem *item)
+{
+    const char *desc = NULL;
+
+    item->seq = ++mon->relay->last_seq;
+    switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command->json->str, &desc)) {
+    case FF_ENGINE_SENT:
+        if (item->command->oob && mon->oob_enabled) {
+            g_queue_push_tail(&mon->owned_oob, item);
+        } else {
+            mon->owned = item;
+        }
+        break;
+    case FF_ENGINE_ABSENT:
+        pass_item(mon, item, NULL);
+        break;
+    case FF_ENGINE_BROKEN:
+        reply_error(mon, item, desc);
+        ff_item_free(item);
+        break;
+    }
+}
+
+/* An undo log that was left behind: QEMU may save nothing before the engine has put its settings
+ * back. */
+static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    bool left = __atomic_load_n(&mon->relay->state->undo_len, __ATOMIC_ACQUIRE);
+
+    return ff_owned(command, mon->relay->filters | (left ? FF_FILTER_RUN_STATE : 0));
+}
+
+/* Whether ITEM can be judged only when all before it is answered. */
+static bool needs_wait(const FfMonitor *mon, const FfItem *item)
+{
+    return is_owned(mon, item->command) || (item->command && item->command->oob);
+}
+
+void ff_monitor_pump(FfMonitor *mon)
+{
+    FfItem *item;
+
+    while (mon->qemu && !mon->owned && (item = g_queue_peek_head(&mon->todo))) {
+        bool wait = needs_wait(mon, item);
+
+        if (wait && ff_overdue_waits(mon)) {
+            break;
+        }
+        g_queue_pop_head(&mon->todo);
+        mon->todo_bytes -= g_bytes_get_size(item->raw);
+        if (mon->kept && !mon->negotiated) {
+            ff_overdue_negotiate(mon, item);
+        } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
+                   (!item->command->oob || mon->oob_enabled)) {
+            own_item(mon, item);
+        } else {
+            pass_item(mon, item, NULL);
+        }
+    }
+    if (mon->client_ended && mon->client && mon->qemu && !mon->owned &&
+        g_queue_is_empty(&mon->todo) && g_queue_is_empty(&mon->owned_oob)) {
+        if (!mon->may_be_overdue || g_queue_is_empty(&mon->inband)) {
+            ff_conn_finish(mon->qemu);
+        } else if (!ff_overdue_waits(mon) && !ff_conn_queued(mon->client)) {
+            close_client(mon); /* it has all its answers, and QEMU does not see the end */
+        }
+    }
+    update_reading(mon);
+}
+
+static void command_came(FfMonitor *mon, GBytes *raw)
+{
+    FfItem *item = g_new0(FfItem, 1);
+    gsize len;
+    const char *text = g_bytes_get_data(raw, &len);
+
+    item->raw = raw;
+    item->command = ff_qmp_command_parse(text, len);
+    item->fds = g_steal_pointer(&mon->fds);
+    item->n_fds = mon->n_fds;
+    mon->n_fds = 0;
+    if (mon->qemu && mon->oob_enabled && item->command && item->command->oob) {
+        if (is_owned(mon, item->command)) {
+            own_item(mon, item);
+        } else {
+            pass_item(mon, item, NULL);
+        }
+        return;
+    }
+    g_queue_push_tail(&mon->todo, item);
+    mon->todo_bytes += len;
+    ff_monitor_pump(mon);
+}
+
+/* QEMU keeps only the fds that came last. */
+static void keep_fds(FfMonitor *mon, const int *fds, unsigned n_fds)
+{
+    for (unsigned i = 0; i < mon->n_fds; i++) {
+        close(mon->fds[i]);
+    }
+    g_free(mon->fds);
+    mon->fds = n_fds ? g_memdup2(fds, n_fds * sizeof(int)) : NULL;
+    mon->n_fds = n_fds;
+}
+
+static void client_data(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds,
+                        void *opaque)
+{
+    FfMonitor *mon = opaque;
+    GBytes *message;
+
+    if (n_fds) {
+        size_t used = ff_qmp_framer_feed(mon->framer, buf, 1, &message);
+
+        /* A message that ends before the byte that brought the fds has no part in them. */
+        if (used == 0) {
+            command_came(mon, message);
+            ff_qmp_framer_feed(mon->framer, buf, 1, &message);
+        }
+        keep_fds(mon, fds, n_fds);
+        if (message) {
+            command_came(mon, message);
+        }
+        buf++;
+        len--;
+    }
+    while (len) {
+        size_t used = ff_qmp_framer_feed(mon->framer, buf, len, &message);
+
+        if (message) {
+            command_came(mon, message);
+        }
+        buf += used;
+        len -= used;
+    }
+    update_reading(mon);
+}
+
+static void drop_commands(FfMonitor *mon)
+{
+    g_queue_clear_full(&mon->todo, (GDestroyNotify)ff_item_free);
+    g_queue_clear_full(&mon->owned_oob, (GDestroyNotify)ff_item_free);
+    g_clear_pointer(&mon->owned, ff_item_free);
+    mon->todo_bytes = 0;
+    keep_fds(mon, NULL, 0);
+    ff_fds_reset(mon);
+}
+
+/* Client and connection to QEMU are both gone. */
+static void session_over(FfMonitor *mon)
+{
+    mon->event_filters = mon->relay->filters;
+    mon->barriers = 0;
+    ff_answer_reset(mon);
+    g_clear_pointer(&mon->framer, ff_qmp_framer_free);
+    g_clear_pointer(&mon->greeting, g_byte_array_unref);
+    mon->negotiated = mon->oob_enabled = mon->client_ended = mon->kept = mon->qemu_oob = false;
+    if (mon->accept && !mon->accepting) {
+        ff_accept_next(mon->accept);
+    }
+}
+
+static void close_client(FfMonitor *mon)
+{
+    ff_conn_free(g_steal_pointer(&mon->client));
+    ff_inject_give_up(mon);
+    drop_commands(mon);
+    ff_engine_client_gone(mon->relay, mon->index);
+    if (mon->qemu && ff_overdue_keep(mon)) {
+        update_reading(mon);
+    } else if (mon->qemu) {
+        /* QEMU still executes what was passed, as it does for a client that leaves at once;
+         * its closing, which makes room for the next client, is waited for. */
+        ff_conn_finish(mon->qemu);
+        update_reading(mon);
+    } else {
+        session_over(mon);
+    }
+}
+
+static void client_end(FfConn *conn, bool gone, void *opaque)
+{
+    FfMonitor *mon = opaque;
+
+    mon->client_ended = true;
+    if (gone) {
+        close_client(mon);
+    } else {
+        ff_monitor_pump(mon);
+    }
+}
+
+static void client_drained(FfConn *conn, void *opaque)
+{
+    FfMonitor *mon = opaque;
+
+    if (!mon->qemu && !mon->relay->clients_wait) {
+        close_client(mon); /* that was the rest of what QEMU said */
+    } else {
+        update_reading(mon);
+    }
+}
+
+static void qemu_data(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds,
+                      void *opaque)
+{
+    FfMonitor *mon = opaque;
+
+    for (unsigned i = 0; i < n_fds; i++) {
+        close(fds[i]); /* no QMP command returns fds */
+    }
+    ff_answer_data(mon, buf, len);
+    ff_monitor_pump(mon);
+}
+
+static void qemu_end(FfConn *conn, bool gone, void *opaque)
+{
+    FfMonitor *mon = opaque;
+    bool asked = mon->client_ended;
+
+    ff_inject_give_up(mon);
+    ff_overdue_end(mon);
+    ff_conn_free(g_steal_pointer(&mon->qemu));
+    g_queue_clear_full(&mon->inband, (GDestroyNotify)ff_sent_free);
+    g_queue_clear_full(&mon->oob, (GDestroyNotify)ff_sent_free);
+    if (!mon->client) {
+        session_over(mon);
+    } else if (ff_conn_queued(mon->client)) {
+        mon->client_ended = true;
+        update_reading(mon);
+    } else {
+        close_client(mon);
+    }
+    if (!asked) {
+        ff_guest_hung_up(mon->relay);
+    }
+}
+
+static void qemu_drained(FfConn *conn, void *opaque)
+{
+    update_reading(opaque);
+}
+
+static const FfConnOps client_ops = {client_data, client_end, client_drained};
+static const FfConnOps qemu_ops = {qemu_data, qemu_end, qemu_drained};
+
+/* connect() by the O_PATH fd: the socket's name is gone from the file system. */
+static int connect_qemu(int fd)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
+    if (s >= 0 && connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        int ret = -errno;
+
+        close(s);
+        return ret;
+    }
+    return s < 0 ? -errno : s;
+}
+
+static void open_qemu(FfMonitor *mon)
+{
+    int fd = connect_qemu(mon->plan->qemu);
+
+    if (fd < 0) {
+        ff_relay_log(mon->relay, "monitor '%s': QEMU does not take the connection: %s",
+                     mon->plan->id, g_strerror(-fd));
+        close_client(mon);
+        return;
+    }
+    mon->greeting = g_byte_array_new();
+    mon->qemu = ff_conn_new(fd, fd, &qemu_ops, mon);
+    ff_monitor_pump(mon);
+}
+
+void ff_monitor_client(FfMonitor *mon, int in, int out)
+{
+    mon->accepting = false;
+    mon->framer = ff_qmp_framer_new();
+    mon->client = ff_conn_new(in, out, &client_ops, mon);
+    if (mon->qemu) {
+        ff_overdue_greet(mon);
+        return;
+    }
+    mon->splitter = ff_qmp_splitter_new();
+    if (!mon->relay->clients_wait) {
+        open_qemu(mon);
+    }
+}
+
+void ff_monitor_go(FfMonitor *mon)
+{
+    if (mon->client && !mon->qemu) {
+        open_qemu(mon);
+    }
+}
+
+FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
+{
+    FfMonitor *mon = g_new0(FfMonitor, 1);
+
+    mon->relay = relay;
+    mon->index = index;
+    mon->plan = relay->plan->monitors->pdata[index];
+    mon->held = g_byte_array_new();
+    mon->batch = g_byte_array_new();
+    mon->accept = ff_accept_new(relay, mon->plan, mon);
+    return mon;
+}
+
+/* Takes the command SEQ out of those that the engine has. */
+static FfItem *take_owned(FfMonitor *mon, uint32_t seq)
+{
+    if (mon->owned && mon->owned->seq == seq) {
+        return g_steal_pointer(&mon->owned);
+    }
+    for (GList *l = mon->owned_oob.head; l; l = l->next) {
+        FfItem *item = l->data;
+
+        if (item->seq == seq) {
+            g_queue_delete_link(&mon->owned_oob, l);
+            return item;
+        }
+    }
+    return NULL;
+}
+
+void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
+{
+    FfItem *item = take_owned(mon, seq);
+    gsize len;
+    const char *text = g_bytes_get_data(line, &len);
+
+    if (item) {
+        ff_answer_insert(mon, text, len);
+        ff_item_free(item);
+        ff_monitor_pump(mon);
+    }
+}
+
+void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
+{
+    FfItem *item = take_owned(mon, seq);
+    g_autoptr(FfQmpCommand) command = NULL;
+
+    if (!item) {
+        return;
+    }
+    if (instead) {
+        gsize len;
+        const char *text = g_bytes_get_data(instead, &len);
+
+        command = ff_qmp_command_parse(text, len);
+    }
+    if (instead && !command) {
+        reply_error(mon, item, "the migration engine passed on something that is no command");
+        ff_item_free(item);
+    } else if (ff_starts_migration(command ? command : item->command) &&
+               __atomic_load_n(&mon->relay->state->undo_len, __ATOMIC_ACQUIRE)) {
+        /* QEMU would migrate with x-ignore-shared: without the guest's memory. */
+        reply_error(mon, item,
+                    "QEMU's own migration is locked: its settings are not restored after the "
+                    "last migration; repeat the command");
+        ff_item_free(item);
+    } else if (mon->qemu) {
+        pass_item(mon, item, command);
+    } else {
+        ff_item_free(item);
+    }
+    ff_monitor_pump(mon);
+}
+
+void ff_monitor_event(FfMonitor *mon, GBytes *line)
+{
+    gsize len;
+    const char *text = g_bytes_get_data(line, &len);
+
+    if (mon->client && mon->negotiated &&
+        ff_conn_queued(mon->client) + mon->insert_bytes < MAX_EVENTS_TO_CLIENT) {
+        ff_answer_insert(mon, text, len);
+        update_reading(mon);
+    }
+}
+
+bool ff_monitor_has_pending(const FfMonitor *mon)
+{
+    return mon->owned || !g_queue_is_empty((GQueue *)&mon->owned_oob);
+}
+
+void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
+{
+    FfItem *item;
+
+    for (GList *l = mon->inband.head; l; l = l->next) {
+        FfSent *sent = l->data;
+
+        sent->lost |= sent->injected;
+    }
+    GQueue lost = G_QUEUE_INIT;
+
+    while ((item = g_queue_pop_head(&mon->owned_oob)) || (item = g_steal_pointer(&mon->owned))) {
+        g_queue_push_tail(&lost, item);
+    }
+    while ((item = g_queue_pop_head(&lost))) {
+        /* Said twice they change nothing, and the new engine knows the answer. (libvirt destroys a
+         * guest that came in and whose cont fails.) What another command that does something had
+         * done when the engine died, only its user can find out. */
+        if (g_str_has_prefix(item->command->name, "query-") ||
+            !strcmp(item->command->name, "cont") || !strcmp(item->command->name, "stop")) {
+            own_item(mon, item);
+        } else {
+            reply_error(mon, item, desc);
+            ff_item_free(item);
+        }
+    }
+}
+
+void ff_monitor_end(FfMonitor *mon)
+{
+    FfAccept *accept = g_steal_pointer(&mon->accept); /* no further client */
+
+    if (mon->qemu) {
+        ff_conn_read_rest(mon->qemu);
+    }
+    if (mon->client) {
+        close_client(mon);
+    }
+    ff_overdue_end(mon);
+    if (mon->qemu) {
+        ff_conn_free(g_steal_pointer(&mon->qemu));
+    }
+    if (accept) {
+        ff_accept_end(accept);
+    }
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Which commands belong to the engine. Pure functions; any thread. */
+#ifndef FF_RELAY_OWNED_H
+#define FF_RELAY_OWNED_H
+
+#include "relay/qmp-frame.h"
+
+/* Whether the engine answers COMMAND (may be NULL) while FILTERS (FF_FILTER_*) hold. */
+bool ff_owned(const FfQmpCommand *command, unsigned filters);
+/* Whether QEMU, given COMMAND, would start a migration of its own. */
+bool ff_starts_migration(const FfQmpCommand *command);
+/* Whether NAME stands in TEXT as a whole word: "migrate" does in "fd:migrate", not in
+ * "migrate-set-parameters". */
+bool ff_mentions(const char *text, size_t len, const char *name);
+
+#endif

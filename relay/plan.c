@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading of the launcher's plan. The launcher is the relay's own parent and trusted; the
+ * checks here catch a launcher of another version. One thread, once, at the start.
+ */
+#include "relay/plan.h"
+
+#include <errno.h>
+#include <json-glib/json-glib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char *read_all(int fd, gsize *len, GError **error)
+{
+    struct stat st;
+    g_autofree char *text = NULL;
+    size_t done = 0;
+
+    if (fstat(fd, &st) < 0 || st.st_size > 16 << 20) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "the plan cannot be read");
+        return NULL;
+    }
+    text = g_malloc(st.st_size + 1);
+    while (done < (size_t)st.st_size) {
+        ssize_t n = pread(fd, text + done, st.st_size - done, done);
+
+        if (n <= 0 && errno != EINTR) {
+            g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_IO, "the plan cannot be read");
+            return NULL;
+        }
+        done += MAX(n, 0);
+    }
+    *len = done;
+    return g_steal_pointer(&text);
+}
+
+static int get_fd(FfRelayPlan *plan, JsonObject *o, const char *name)
+{
+    int fd = json_object_get_int_member_with_default(o, name, -1);
+
+    if (fd >= 0) {
+        g_array_append_val(plan->fds, fd);
+    }
+    return fd;
+}
+
+static char *get_text(JsonObject *o, const char *name)
+{
+    JsonNode *node = json_object_get_member(o, name);
+
+    return node && JSON_NODE_HOLDS_VALUE(node) ? g_strdup(json_node_get_string(node)) : NULL;
+}
+
+static bool get_bool(JsonObject *o, const char *name)
+{
+    return json_object_get_boolean_member_with_default(o, name, FALSE);
+}
+
+static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
+{
+    static const char *const kinds[] = {"listen",      "connected", "connect-unix",
+                                        "connect-tcp", "stdio",     NULL};
+    FfRelayMonitor *mon = g_new0(FfRelayMonitor, 1);
+    g_autofree char *kind = get_text(o, "kind");
+    struct stat st;
+
+    mon->id = get_text(o, "id");
+    mon->qemu = get_fd(plan, o, "qemu");
+    mon->fd = get_fd(plan, o, "fd");
+    mon->in = get_fd(plan, o, "in");
+    mon->out = get_fd(plan, o, "out");
+    mon->path = get_text(o, "path");
+    mon->abstract = get_bool(o, "abstract");
+    mon->host = get_text(o, "host");
+    mon->port = get_text(o, "port");
+    mon->reconnect = json_object_get_int_member_with_default(o, "reconnect", 0);
+    mon->unlink = get_text(o, "unlink");
+    if (mon->unlink && stat(mon->unlink, &st) == 0) {
+        mon->unlink_dev = st.st_dev;
+        mon->unlink_ino = st.st_ino;
+    }
+    for (int i = 0; kind && kinds[i]; i++) {
+        if (!strcmp(kind, kinds[i])) {
+            mon->kind = i;
+            return mon;
+        }
+    }
+    g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                "the plan has a monitor of the unknown kind '%s'", kind ? kind : "");
+    return mon;
+}
+
+static bool read_monitors(FfRelayPlan *plan, JsonObject *root, GError **error)
+{
+    JsonArray *array = json_object_has_member(root, "monitors")
+                           ? json_object_get_array_member(root, "monitors")
+                           : NULL;
+    GError *wrong = NULL;
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        FfRelayMonitor *mon = read_monitor(plan, json_array_get_object_element(array, i), &wrong);
+
+        g_ptr_array_add(plan->monitors, mon);
+        if (wrong) {
+            g_propagate_error(error, wrong);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void read_ram(FfRelayPlan *plan, JsonObject *root)
+{
+    JsonArray *array =
+        json_object_has_member(root, "ram") ? json_object_get_array_member(root, "ram") : NULL;
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonObject *o = json_array_get_object_element(array, i);
+        FfRelayRam *ram = g_new0(FfRelayRam, 1);
+
+        ram->id = get_text(o, "id");
+        ram->size = json_object_get_int_member_with_default(o, "size", 0);
+        ram->page_size = json_object_get_int_member_with_default(o, "page-size", 4096);
+        ram->fd = get_fd(plan, o, "fd");
+        g_ptr_array_add(plan->ram, ram);
+    }
+}
+
+static FfPolicy read_policy(JsonObject *root)
+{
+    g_autofree char *text = get_text(root, "policy");
+
+    return !g_strcmp0(text, "always")  ? FF_POLICY_ALWAYS
+           : !g_strcmp0(text, "never") ? FF_POLICY_NEVER
+                                       : FF_POLICY_AUTO;
+}
+
+FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
+{
+    FfRelayPlan *plan = g_new0(FfRelayPlan, 1); /* lives as long as the process */
+    g_autoptr(JsonNode) node = NULL;
+    g_autofree char *text = NULL;
+    JsonObject *root;
+    gsize len;
+
+    text = read_all(fd, &len, error);
+    close(fd);
+    if (!text) {
+        return NULL;
+    }
+    text[len] = 0;
+    node = json_from_string(text, error);
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        if (error && !*error) {
+            g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "the plan is no JSON object");
+        }
+        return NULL;
+    }
+    root = json_node_get_object(node);
+    plan->fds = g_array_new(FALSE, FALSE, sizeof(int));
+    plan->monitors = g_ptr_array_new();
+    plan->ram = g_ptr_array_new();
+    plan->qemu_pid = json_object_get_int_member_with_default(root, "qemu-pid", 0);
+    plan->agent_fd = get_fd(plan, root, "agent-fd");
+    plan->ready_fd = get_fd(plan, root, "ready-fd");
+    plan->stderr_fd = get_fd(plan, root, "stderr-fd");
+    plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
+    plan->engine = get_text(root, "engine");
+    plan->name = get_text(root, "name");
+    plan->incoming = get_text(root, "incoming");
+    plan->engine_refused = get_text(root, "engine-refused");
+    plan->policy = read_policy(root);
+    plan->daemonize = get_bool(root, "daemonize");
+    plan->start_paused = get_bool(root, "start-paused");
+    plan->incoming_taken = get_bool(root, "incoming-taken");
+    read_ram(plan, root);
+    if (!read_monitors(plan, root, error)) {
+        return NULL;
+    }
+    if (plan->qemu_pid <= 0 || !plan->engine) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "the plan lacks \"qemu-pid\" or \"engine\"");
+        return NULL;
+    }
+    return plan;
+}

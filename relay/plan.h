@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the launcher tells the relay: a JSON text in a memfd, and the fds it names. */
+#ifndef FF_RELAY_PLAN_H
+#define FF_RELAY_PLAN_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/types.h>
+
+#include "relay/state.h"
+
+typedef enum {
+    FF_RELAY_LISTEN,       /* fd: accept clients, one at a time */
+    FF_RELAY_CONNECTED,    /* fd: the one client */
+    FF_RELAY_CONNECT_UNIX, /* connect to path; fd >= 0: the first connection is made already */
+    FF_RELAY_CONNECT_TCP,  /* connect to host, port */
+    FF_RELAY_STDIO,        /* in, out */
+} FfRelayKind;
+
+typedef struct {
+    char *id;
+    int qemu; /* O_PATH of QEMU's private listening socket */
+    FfRelayKind kind;
+    int fd, in, out;          /* -1 where it does not apply */
+    char *path, *host, *port; /* can be NULL */
+    bool abstract;            /* PATH is in the abstract namespace */
+    unsigned reconnect;       /* seconds; 0: never */
+    char *unlink;             /* socket to remove at QEMU's end; can be NULL */
+    dev_t unlink_dev;         /* it is removed only while it is still this inode */
+    ino_t unlink_ino;
+} FfRelayMonitor;
+
+typedef struct {
+    char *id;
+    uint64_t size, page_size;
+    int fd;
+} FfRelayRam;
+
+typedef struct {
+    pid_t qemu_pid;
+    int agent_fd, ready_fd, stderr_fd; /* -1: none */
+    int qemu_monitor;                  /* O_PATH of the private monitor's listening socket */
+    char *engine;
+    char *name, *incoming, *engine_refused; /* can be NULL */
+    FfPolicy policy;
+    bool daemonize, start_paused, incoming_taken;
+    GPtrArray *monitors; /* FfRelayMonitor * */
+    GPtrArray *ram;      /* FfRelayRam * */
+    GArray *fds;         /* of int: every fd that the text names */
+} FfRelayPlan;
+
+/* Reads the plan from FD and closes FD. NULL and ERROR if it is not one. */
+FfRelayPlan *ff_relay_plan_read(int fd, GError **error);
+
+#endif

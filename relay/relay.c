@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The relay: start, the object that its parts share, and the end.
+ *
+ * It stands in the path of the guest's QMP monitors for the guest's whole life; libvirt takes
+ * its death for the guest's. So it does little: one thread, one main loop, nothing allocated
+ * while it idles, no timer unless a migration is paused. It is started by the launcher before QEMU
+ * is (exec of "farfault-relay FD", FD the plan), is nobody's child, and ends when QEMU ends.
+ *
+ * One thread; no locks. System calls: setsid, chdir, umask, close_range.
+ */
+#include "relay/relay.h"
+#include "sandbox/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "net/priority.h"
+
+void ff_relay_log(FfRelay *relay, const char *format, ...)
+{
+    g_autofree char *text = NULL, *line = NULL;
+    va_list args;
+
+    if (relay->plan->stderr_fd < 0) {
+        return;
+    }
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    line = g_strdup_printf("farfault: %s\n", text);
+    /* One write: it may share the file with QEMU. A log that cannot be written is no reason to
+     * do anything. */
+    if (write(relay->plan->stderr_fd, line, strlen(line)) < 0) {
+        return;
+    }
+}
+
+/* The loop ends after this turn, so whoever calls this may go on with its objects. */
+void ff_relay_end(FfRelay *relay)
+{
+    g_main_loop_quit(relay->loop);
+}
+
+/* QEMU has ended: what it still said is delivered, then everybody is let go at once. */
+static void relay_finish(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_end(relay->monitors->pdata[i]);
+    }
+    ff_engine_end(relay);
+}
+
+static int compare_ints(gconstpointer a, gconstpointer b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Keeps the plan's fds (close-on-exec from now on), and /dev/null where stdio is not among
+ * them; closes all others: the guest's log, libvirt's locked pid file, ... */
+static bool keep_fds(const FfRelayPlan *plan)
+{
+    unsigned next = 0;
+
+    g_array_sort(plan->fds, compare_ints);
+    for (guint i = 0; i < plan->fds->len; i++) {
+        unsigned fd = g_array_index(plan->fds, int, i);
+
+        if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+            return false;
+        }
+        if (fd > next) {
+            close_range(next, fd - 1, 0);
+        }
+        next = fd + 1;
+    }
+    close_range(next, ~0u, 0);
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The user is QEMU's already: the launcher does what -runas says before exec. */
+static bool harden(GError **error)
+{
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    /* Who stops the machine stops QEMU; the relay follows it. Ending before would look like a
+     * crash of the guest. */
+    signal(SIGTERM, SIG_IGN);
+    setsid();
+    umask(077);
+    if (chdir("/") < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "set-up: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+/* A guest is not lost for that. */
+static void give_up_rights(FfRelay *relay)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_sandbox_enter(FF_SANDBOX_RELAY, &error)) {
+        ff_relay_log(relay, "the relay goes on with more rights than it needs: %s", error->message);
+    }
+}
+
+/* --- -incoming: the engine starts when QEMU's main loop runs --- */
+
+/* The private monitor's greeting says so. The connection is closed then: the engine makes its
+ * own. */
+static gboolean qemu_greets(gint fd, GIOCondition condition, gpointer data)
+{
+    FfRelay *relay = data;
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return G_SOURCE_CONTINUE;
+    }
+    close(fd);
+    if (n > 0) {
+        ff_guest_is_up(relay);
+        ff_engine_start_incoming(relay);
+    } /* else QEMU ended: its pidfd says it, too */
+    return G_SOURCE_REMOVE;
+}
+
+static bool wait_for_qemu(FfRelay *relay, GError **error)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", relay->plan->qemu_monitor);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                    "QEMU's private monitor: %s", g_strerror(errno));
+        return false;
+    }
+    g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, qemu_greets, relay);
+    relay->clients_wait = true;
+    return true;
+}
+
+static bool relay_start(FfRelay *relay, GError **error)
+{
+    const FfRelayPlan *plan = relay->plan;
+
+    relay->loop = g_main_loop_new(NULL, FALSE);
+    relay->state_fd = ff_state_create(plan->policy);
+    relay->state = ff_state_map(relay->state_fd, error);
+    if (!relay->state || !ff_guest_start(relay, error)) {
+        return false;
+    }
+    relay->engine = ff_engine_new(relay);
+    if (plan->incoming_taken && plan->incoming && !wait_for_qemu(relay, error)) {
+        return false;
+    }
+    relay->monitors = g_ptr_array_new();
+    for (guint i = 0; i < plan->monitors->len; i++) {
+        g_ptr_array_add(relay->monitors, ff_monitor_new(relay, i));
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    static FfRelay relay; /* lives as long as the process, and all that hangs on it */
+    char *end;
+    long fd = argc == 2 ? strtol(argv[1], &end, 10) : -1;
+
+    if (fd < 0 || *end) {
+        fprintf(stderr, "farfault-relay: is started by farfault, not by hand\n");
+        return 2;
+    }
+    relay.plan = ff_relay_plan_read(fd, &error);
+    if (!relay.plan) {
+        fprintf(stderr, "farfault-relay: %s\n", error->message);
+        return 1;
+    }
+    if (!keep_fds(relay.plan)) {
+        return 1;
+    }
+    /* Each command and each answer waits for this process to have its turn, and libvirt's start
+     * of a guest has 400 of them. */
+    ff_priority_urgent();
+    if (!relay_start(&relay, &error) || !harden(&error)) {
+        ff_relay_log(&relay, "relay: %s", error->message);
+        return 1;
+    }
+    give_up_rights(&relay);
+    if (relay.plan->ready_fd >= 0) {
+        if (write(relay.plan->ready_fd, "", 1) != 1) {
+            return 1; /* the launcher is gone */
+        }
+        close(relay.plan->ready_fd);
+    }
+    g_main_loop_run(relay.loop);
+    relay_finish(&relay);
+    return 0;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The state memfd: what must outlive a crash of the engine. Made by the relay, mapped by the
+ * relay and by the engine, never inherited by QEMU. One writer at a time: the engine while one
+ * is attached, else the relay. Stores that decide about the right to run are single aligned
+ * words with release order; the observer is the next engine (or the relay) after a crash.
+ */
+#ifndef FF_RELAY_STATE_H
+#define FF_RELAY_STATE_H
+
+#include <assert.h>
+#include <glib.h>
+#include <stdint.h>
+
+#define FF_STATE_MAGIC 0x4554415453464600ull
+#define FF_STATE_VERSION 2u
+#define FF_STATE_MAX_BLOCKS 128
+#define FF_STATE_UNDO_MAX (128 * 1024)
+#define FF_STATE_INFO_MAX (32 * 1024)
+
+typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
+/* Who may run the guest, as this side knows it (design: "the right to run"). */
+typedef enum { FF_RUN_NONE, FF_RUN_MINE, FF_RUN_GIVEN } FfRunRight;
+/* Phase of the switchover, for the destination and for an adopting engine. */
+typedef enum {
+    FF_PHASE_IDLE,    /* nothing under way; nothing to undo */
+    FF_PHASE_SETUP,   /* undo log is valid; guest not stopped yet */
+    FF_PHASE_STOPPED, /* S: guest stopped by us, device state on its way */
+    FF_PHASE_LOADING, /* D: device state is being fed */
+    FF_PHASE_LOADED,  /* D: loaded, may not run */
+    FF_PHASE_GRANTED, /* D: may run. S: the grant was given */
+    FF_PHASE_DONE,    /* all pages received */
+    FF_PHASE_DEAD,    /* D: revoked, QEMU reaped */
+} FfPhase;
+
+typedef struct {
+    char id[128];
+    uint64_t size, page_size, gpa;
+    uint64_t bitmap_offset; /* of the received bitmap in the memfd; 64-bit words */
+} FfStateBlock;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t role;      /* FfRole */
+    uint32_t phase;     /* FfPhase, atomic */
+    uint32_t run_right; /* FfRunRight, atomic */
+    uint64_t epoch;
+    uint8_t uuid[16];   /* of the migration session */
+    char run_state[32]; /* original run state of the source ("running", ...) */
+    uint32_t n_blocks;
+    uint32_t undo_len;     /* bytes of the undo log in use; 0 = nothing to undo. Atomic: stored
+                              after the text, cleared before the text is reused. */
+    uint32_t info_len;     /* bytes of the last query-migrate (JSON) */
+    uint32_t client_flags; /* client's capabilities that QEMU never sees, FF_CLIENT_CAP_* */
+    uint32_t policy;       /* FfPolicy */
+    uint32_t driver_flags; /* FF_DRIVER_*, what qapi/ must know of an earlier engine's time */
+    uint8_t secret[32];    /* of the session: proves to the peer that a new connection is ours */
+    uint32_t resumed;      /* D: the guest was given its run state; stored after it was */
+    uint32_t peer;         /* FfPeerWish */
+    uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
+    uint32_t channels;     /* x-farfault-channels; 0 is 1 */
+    uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
+    uint32_t reserved;
+    char peer_uri[256]; /* S: where the destination listens; empty if that is not known */
+    FfStateBlock block[FF_STATE_MAX_BLOCKS];
+    char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
+    char info[FF_STATE_INFO_MAX];
+} FfStateHeader;
+static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
+
+enum {
+    FF_CLIENT_CAP_POSTCOPY_RAM = 1 << 0,
+    FF_CLIENT_CAP_POSTCOPY_PREEMPT = 1 << 1,
+    FF_CLIENT_CAP_POSTCOPY_BLOCKTIME = 1 << 2,
+};
+enum {
+    /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
+    FF_DRIVER_NATIVE_INCOMING = 1 << 0,
+    FF_DRIVER_AUTO_POSTCOPY = 1 << 1, /* x-farfault-auto-postcopy */
+    /* The migration under way has TLS: whoever adopts it must not go on in the clear. */
+    FF_DRIVER_TLS = 1 << 2,
+    FF_DRIVER_EVENTS = 1 << 3, /* the client wants MIGRATION events of this migration */
+    /* -incoming URI: nobody has come yet. The relay, too, looks at it. */
+    FF_DRIVER_LISTENS = 1 << 4,
+    /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
+    FF_DRIVER_STOCK_PEER = 1 << 6,
+    /* What the client has been told of the switch, and done: qapi/report.c. */
+    FF_DRIVER_SWITCHED = 1 << 7,    /* postcopy-active was said */
+    FF_DRIVER_FOLLOWED = 1 << 8,    /* the client has gone on from there */
+    FF_DRIVER_CLIENT_CONT = 1 << 9, /* D: its last word on running was cont */
+};
+/* x-farfault-peer-timeout as long as nobody has set it (seconds). */
+#define FF_PEER_TIMEOUT 30
+/* x-farfault-peer: which peers are accepted. */
+typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
+typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;
+
+/* Makes a new state memfd (close-on-exec, not executable). Returns the fd or -errno. */
+int ff_state_create(FfPolicy policy);
+/* Maps it; the header is checked. Returns NULL and sets ERROR when it is not one. */
+FfStateHeader *ff_state_map(int fd, GError **error);
+
+#endif

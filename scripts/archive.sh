@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Packages that are not of this machine's own sources: apt with a configuration of its own, which
+# changes neither /etc/apt nor the lists in /var. Sourced after lib.sh, never run.
+# shellcheck shell=bash
+
+# shellcheck disable=SC2154 # lib.sh sets it
+archive_dir=$root/.cache/apt
+archive_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# private_apt COMMAND [ARGUMENT...]: apt-get or apt-cache on the private lists.
+private_apt() {
+    local command=$1
+    shift
+    LC_ALL=C "$command" -q -o Dir::Etc::sourcelist="$archive_dir/sources.list" \
+        -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=- -o Dir::Etc::preferences=- \
+        -o Dir::State::lists="$archive_dir/lists" -o Dir::Cache="$archive_dir/cache" \
+        -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+# archive_of SUITE: where this machine gets SUITE from; nothing if it does not.
+# shellcheck disable=SC2016 # apt's own variable
+archive_of() {
+    apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Component: main' \
+        "Codename: $1" 2>/dev/null | sort -u | head -n 1
+}
+
+# update_archive: the lists of this Debian release, its security archive and its backports, with
+# sources. Returns 1 and prints the reason when they cannot be had.
+update_archive() {
+    local codename suite where log=$archive_dir/update.log
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+    if [ -z "$codename" ] || [ ! -r "$archive_keyring" ]; then
+        say "this is no Debian with $archive_keyring"
+        return 1
+    fi
+    mkdir -p "$archive_dir/lists/partial" "$archive_dir/cache/archives/partial"
+    for suite in "$codename" "$codename-backports" "$codename-security"; do
+        where=$(archive_of "$suite")
+        # Backports lie beside the release.
+        [ -n "$where" ] || [ "$suite" = "$codename-security" ] || where=$(archive_of "$codename")
+        [ -n "$where" ] || continue
+        printf '%s [signed-by=%s] %s %s main\n' deb "$archive_keyring" "$where" "$suite" \
+            deb-src "$archive_keyring" "$where" "$suite"
+    done >"$archive_dir/sources.list"
+    # Lists of the last day are good enough.
+    [ -z "$(find "$archive_dir/update.log" -mtime -1 2>/dev/null)" ] || return 0
+    private_apt apt-get update >"$log.new" 2>&1 || {
+        tail -n 1 "$log.new"
+        return 1
+    }
+    mv "$log.new" "$log"
+}

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The bench: QEMU's own postcopy, its postcopy-preempt, and farfault, in turn, in one run.
+ *
+ * Each round starts a pair of QEMUs for each engine, lets the Linux guest come up and work,
+ * switches over at once, and takes down what QEMU and the guest say. Rounds are interleaved, so
+ * that what else the machine does meets all engines alike. The guest checks all of its memory
+ * after each migration. Results: a table on stdout, one JSON line for each migration in
+ * DIR/results.jsonl. With --tracking only precopy is looked at (tracking.h).
+ *
+ * One thread, the default main context.
+ */
+#include "cli/json.h"
+#include "cli/move.h"
+#include "sample.h"
+#include "tracking.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *name;
+    bool farfault, preempt;
+    char *parameter; /* NAME=VALUE; can be NULL */
+} Engine;
+
+static const Engine engine_table[] = {
+    {"plain", false, false},
+    {"preempt", false, true},
+    {"farfault", true, false},
+    {"farfault-4", true, false, "x-farfault-channels=4"},
+};
+#define ENGINES G_N_ELEMENTS(engine_table)
+
+static struct {
+    gint rounds, mem, hot, vcpus, write, tracking, bandwidth;
+    char *engines, *link, *out, *guest, *farfault, *qemu, *mode;
+    char *src_prefix, *dst_prefix, *listen, *with, *tls;
+} opt = {.rounds = 3, .mem = 1024, .vcpus = 1, .write = 50, .bandwidth = 100};
+
+static const GOptionEntry entries[] = {
+    {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
+    {"mem", 0, 0, G_OPTION_ARG_INT, &opt.mem, "RAM of the guest (1024)", "MIB"},
+    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4)", "MIB"},
+    {"vcpus", 0, 0, G_OPTION_ARG_INT, &opt.vcpus, "vCPUs (1)", "N"},
+    {"write", 0, 0, G_OPTION_ARG_INT, &opt.write, "Steps that write (50)", "PERCENT"},
+    {"tracking", 0, 0, G_OPTION_ARG_INT, &opt.tracking,
+     "Measure the guest's speed in so many seconds of precopy instead", "S"},
+    {"bandwidth", 0, 0, G_OPTION_ARG_INT, &opt.bandwidth, "The precopy's max-bandwidth (100)",
+     "MB/s"},
+    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode, "random, seq, zipf", "MODE"},
+    {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, "plain,preempt,farfault", "LIST"},
+    {"link", 0, 0, G_OPTION_ARG_STRING, &opt.link, "Name of the link, for the results", "NAME"},
+    {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
+    {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
+    {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
+    {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &opt.qemu, "QEMU", "PATH"},
+    {"src-prefix", 0, 0, G_OPTION_ARG_STRING, &opt.src_prefix, "Words before the source", "WORDS"},
+    {"dst-prefix", 0, 0, G_OPTION_ARG_STRING, &opt.dst_prefix, "the same", "WORDS"},
+    {"with", 0, 0, G_OPTION_ARG_STRING, &opt.with, "Words for both QEMUs: \"-vga std\"", "WORDS"},
+    {"tls", 0, 0, G_OPTION_ARG_FILENAME, &opt.tls, "TLS, with the keys.psk of a folder", "DIR"},
+    {"listen", 0, 0, G_OPTION_ARG_STRING, &opt.listen, "Where the destination listens", "URI"},
+    G_OPTION_ENTRY_NULL,
+};
+
+static void add(GPtrArray *argv, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static void add(GPtrArray *argv, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(argv, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+static void add_words(GPtrArray *argv, const char *words)
+{
+    g_auto(GStrv) word = g_strsplit(words ? words : "", " ", -1);
+
+    for (char **w = word; *w; w++) {
+        if (**w) {
+            add(argv, "%s", *w);
+        }
+    }
+}
+
+static GPtrArray *command_line(const Engine *engine, bool destination, const char *qmp)
+{
+    GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
+
+    add_words(argv, destination ? opt.dst_prefix : opt.src_prefix);
+    if (engine->farfault) {
+        add(argv, "%s", opt.farfault);
+        add_words(argv, "run --");
+    }
+    add(argv, "%s", opt.qemu);
+    add_words(argv, "-accel tcg -name bench,debug-threads=on -nodefaults -display none -no-reboot");
+    add(argv, "-m");
+    add(argv, "%d", opt.mem);
+    add(argv, "-smp");
+    add(argv, "%d", opt.vcpus);
+    add(argv, "-kernel");
+    add(argv, "%s/vmlinuz", opt.guest);
+    add(argv, "-initrd");
+    add(argv, "%s/initrd.img", opt.guest);
+    add(argv, "-append");
+    /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
+    add(argv, "console=ttyS0 quiet pti=on ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s", opt.hot,
+        opt.hot, opt.write, opt.mode);
+    add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
+    add(argv, "unix:%s,server=on,wait=off", qmp);
+    add_words(argv, opt.with);
+    if (opt.tls) {
+        add(argv, "-object");
+        add(argv, "tls-creds-psk,id=tls0,dir=%s,endpoint=%s", opt.tls,
+            destination ? "server" : "client");
+    }
+    if (destination) {
+        add_words(argv, "-incoming defer");
+    }
+    g_ptr_array_add(argv, NULL);
+    return argv;
+}
+
+static BenchGuest *start_guest(const Engine *engine, bool destination, const char *run_dir,
+                               GError **error)
+{
+    const char *role = destination ? "destination" : "source";
+    g_autofree char *qmp = g_strdup_printf("%s/%s.qmp", run_dir, role);
+    g_autofree char *log = g_strdup_printf("%s/%s-%s.log", opt.out, engine->name, role);
+    g_autoptr(GPtrArray) argv = command_line(engine, destination, qmp);
+
+    return bench_guest_start((const char *const *)argv->pdata, qmp, log, error);
+}
+
+static bool reports_reached(const BenchGuest *guest, void *opaque)
+{
+    return guest->ready && guest->reports >= *(unsigned *)opaque;
+}
+
+static bool verdict_given(const BenchGuest *guest, void *opaque)
+{
+    return guest->verdict >= 0;
+}
+
+/* Lets GUEST print MORE lines. */
+static bool let_work(BenchGuest *guest, unsigned more, unsigned seconds, GError **error)
+{
+    unsigned target = guest->reports + more;
+
+    /* The destination's guest said "ready" at the source. */
+    return bench_guest_wait(guest, reports_reached, &target, seconds, "the guest's report", error);
+}
+
+typedef struct {
+    uint64_t hist[BENCH_BUCKETS]; /* touches from the switch on */
+    GArray *track;                /* BenchPoint of both sides; can be NULL */
+    int64_t start_us;             /* of the migration */
+} BenchSeries;
+
+static void clear_series(BenchSeries *series)
+{
+    g_clear_pointer(&series->track, g_array_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(BenchSeries, clear_series)
+
+static void take_series(const BenchGuest *src, const BenchGuest *dst, const BenchReport *before,
+                        BenchSeries *series)
+{
+    for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
+        series->hist[b] = dst->last.hist[b] - MIN(before->hist[b], dst->last.hist[b]);
+    }
+    series->track = g_array_copy(src->track);
+    g_array_append_vals(series->track, dst->track->data, dst->track->len);
+}
+
+typedef struct {
+    double speed;
+    unsigned most; /* reports that are waited for */
+} Recovery;
+
+static bool recovered(const BenchGuest *guest, void *opaque)
+{
+    const Recovery *r = opaque;
+
+    return guest->reports >= 2 &&
+           (guest->track->len >= r->most ||
+            bench_recovered((const BenchPoint *)guest->track->data, guest->track->len, r->speed));
+}
+
+/* Waits until DST works as SRC did; what it has not done until then is lost. */
+static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GError **error)
+{
+    const BenchPoint *before = (const BenchPoint *)src->track->data, *after;
+    unsigned n = src->track->len;
+    Recovery r = {.speed = bench_speed(before, n), .most = 20};
+
+    if (!bench_guest_wait(dst, recovered, &r, 60, "the guest's report", error)) {
+        return false;
+    }
+    after = (const BenchPoint *)dst->track->data;
+    unsigned end = bench_recovered(after, dst->track->len, r.speed);
+    s->lost_ms = end ? bench_lost(&before[n - 1], &after[end], r.speed) : NAN;
+    return true;
+}
+
+static void take_numbers(const FfMoveResult *result, BenchSample *s)
+{
+    JsonObject *src = ff_json_node_object(result->source_info);
+    JsonObject *x = ff_json_object(ff_json_node_object(result->destination_info), "x-farfault");
+
+    s->total_ms = ff_json_double(src, "total-time", NAN);
+    s->downtime_ms = ff_json_double(src, "downtime", NAN);
+    s->gap_ms = result->stopped_us >= 0 ? result->stopped_us / 1000.0 : NAN;
+    s->mib = ff_json_double(ff_json_object(src, "ram"), "transferred", NAN) / (1 << 20);
+    s->engine_mean_us = ff_json_double(x, "latency-mean-us", NAN);
+    s->engine_p99_us = ff_json_double(x, "latency-p99-us", NAN);
+}
+
+static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMoveResult *result,
+                    GError **error)
+{
+    g_autoptr(FfProgress) progress = ff_progress_new(true);
+    g_auto(FfMoveEnds) ends = {0};
+    /* The list ends where one is not given. */
+    char *parameters[] = {opt.tls ? (char *)"tls-creds=tls0" : engine->parameter,
+                          opt.tls ? engine->parameter : NULL, NULL};
+    FfMoveOptions options = {.source = src->qmp,
+                             .destination = dst->qmp,
+                             .mode = FF_MOVE_NOW,
+                             .listen = opt.listen,
+                             .preempt = engine->preempt,
+                             .parameters = parameters,
+                             .timeout = 120};
+
+    if (!ff_move_prepare(&options, &ends, error) ||
+        !ff_move_run(&options, &ends, progress, result, error)) {
+        return false;
+    }
+    if (result->outcome != FF_OUTCOME_COMPLETED) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the migration %s: %s",
+                    ff_outcome_name(result->outcome), result->reason);
+        return false;
+    }
+    return true;
+}
+
+/* One migration, from two fresh QEMUs to the guest's verdict. */
+static bool measure(const Engine *engine, const char *run_dir, BenchSample *sample,
+                    BenchSeries *series, JsonNode **raw, GError **error)
+{
+    g_autoptr(BenchGuest) src = start_guest(engine, false, run_dir, error);
+    g_autoptr(BenchGuest) dst = NULL;
+    g_auto(FfMoveResult) result = {0};
+    BenchReport before;
+
+    if (!src || !let_work(src, 3, 120, error)) {
+        return false;
+    }
+    dst = start_guest(engine, true, run_dir, error);
+    /* A line just before the start keeps the window that is compared short. */
+    if (!dst || !let_work(src, 1, 60, error)) {
+        return false;
+    }
+    before = src->last;
+    dst->ready = true;
+    series->start_us = g_get_monotonic_time();
+    if (!migrate(engine, src, dst, &result, error) || !take_lost(src, dst, sample, error)) {
+        return false;
+    }
+    take_numbers(&result, sample);
+    bench_waits(&before, &dst->last, sample);
+    sample->stall_ms = dst->worst_ms;
+    take_series(src, dst, &before, series);
+    if (!bench_guest_key(dst, 'v', error) ||
+        !bench_guest_wait(dst, verdict_given, NULL, 180, "the guest's verdict", error) ||
+        !let_work(dst, 1, 60, error)) {
+        return false;
+    }
+    sample->bad = dst->last.bad;
+    *raw = result.destination_info ? json_node_copy(result.destination_info) : NULL;
+    return true;
+}
+
+/* What the plots are made of: touches by duration, and the guest's work over time. */
+static void add_series(JsonObject *o, const BenchSeries *series)
+{
+    JsonArray *hist = json_array_new(), *track = json_array_new();
+
+    for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
+        json_array_add_int_element(hist, series->hist[b]);
+    }
+    for (guint i = 0; series->track && i < series->track->len; i++) {
+        const BenchPoint *p = &g_array_index(series->track, BenchPoint, i);
+        JsonArray *pair = json_array_new();
+        json_array_add_double_element(pair, (p->us - series->start_us) / 1000.0);
+        json_array_add_int_element(pair, p->steps);
+        json_array_add_array_element(track, pair);
+    }
+    json_object_set_array_member(o, "touches", hist);
+    json_object_set_array_member(o, "track", track);
+}
+
+static void write_json(FILE *out, const Engine *engine, gint round, const BenchSample *s,
+                       const BenchSeries *series, JsonNode *raw)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    g_autofree char *text = NULL;
+    JsonObject *o = json_object_new();
+
+    json_node_take_object(root, o);
+    json_object_set_string_member(o, "engine", engine->name);
+    json_object_set_string_member(o, "link", opt.link);
+    json_object_set_int_member(o, "round", round);
+    json_object_set_int_member(o, "mem-mib", opt.mem);
+    json_object_set_int_member(o, "hot-mib", opt.hot);
+    json_object_set_int_member(o, "vcpus", opt.vcpus);
+    json_object_set_int_member(o, "write-percent", opt.write);
+    json_object_set_string_member(o, "mode", opt.mode);
+    json_object_set_boolean_member(o, "tls", opt.tls != NULL);
+    for (size_t f = 0; f < BENCH_SAMPLE_FIELDS; f++) {
+        double v = ((const double *)s)[f];
+        if (!isnan(v)) {
+            json_object_set_double_member(o, bench_column[f].name, v);
+        }
+    }
+    json_object_set_string_member(o, "with", opt.with ? opt.with : "");
+    add_series(o, series);
+    if (raw) {
+        json_object_set_member(o, "destination", raw);
+    }
+    text = json_to_string(root, FALSE);
+    fprintf(out, "%s\n", text);
+    fflush(out);
+}
+
+static void print_setting(void)
+{
+    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes\n", opt.link, opt.mem,
+           opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write);
+}
+
+static void print_head(void)
+{
+    print_setting();
+    bench_print_row(stdout, "", NULL);
+    fflush(stdout);
+}
+
+static bool run_all(const Engine *const *engine, unsigned n, FILE *json, const char *run_dir)
+{
+    g_autofree BenchSample *sample = g_new0(BenchSample, n * opt.rounds);
+    g_autofree unsigned *taken = g_new0(unsigned, n);
+    bool all = true;
+
+    print_head();
+    for (gint round = 0; round < opt.rounds; round++) {
+        for (unsigned e = 0; e < n; e++) {
+            BenchSample *s = &sample[e * opt.rounds + taken[e]];
+            g_autoptr(GError) error = NULL;
+            g_auto(BenchSeries) series = {0};
+            JsonNode *raw = NULL;
+
+            if (!measure(engine[e], run_dir, s, &series, &raw, &error)) {
+                g_printerr("bench: %s, round %d: %s\n", engine[e]->name, round + 1, error->message);
+                all = false;
+                continue;
+            }
+            write_json(json, engine[e], round, s, &series, raw);
+            bench_print_row(stdout, engine[e]->name, s);
+            fflush(stdout);
+            taken[e]++;
+        }
+    }
+    printf("median of %d\n", opt.rounds);
+    for (unsigned e = 0; e < n; e++) {
+        BenchSample median = bench_median(&sample[e * opt.rounds], taken[e]);
+        if (taken[e]) {
+            bench_print_row(stdout, engine[e]->name, &median);
+        }
+    }
+    return all;
+}
+
+/* The same guest and link, with QEMU's dirty logging and farfault's tracking. */
+static bool track_one(const Engine *engine, const char *run_dir, BenchTracking *result,
+                      GError **error)
+{
+    g_autoptr(BenchGuest) src = start_guest(engine, false, run_dir, error);
+    g_autoptr(BenchGuest) dst = NULL;
+
+    if (!src || !let_work(src, 2, 120, error)) {
+        return false;
+    }
+    dst = start_guest(engine, true, run_dir, error);
+    return dst && bench_track(src, dst, opt.listen, opt.bandwidth * 1000000ull, opt.tracking,
+                              result, error);
+}
+
+static bool track_all(const Engine *const *engine, unsigned n, const char *run_dir)
+{
+    g_autofree BenchTracking *result = g_new0(BenchTracking, n * opt.rounds);
+    g_autofree unsigned *taken = g_new0(unsigned, n);
+    bool all = true;
+
+    printf("precopy at %d MB/s, %d s; ", opt.bandwidth, opt.tracking);
+    print_setting();
+    bench_print_tracking(stdout, "", NULL);
+    for (gint i = 0; i < opt.rounds * (gint)n; i++) {
+        unsigned e = i % n;
+        BenchTracking *r = &result[e * opt.rounds + taken[e]];
+        g_autoptr(GError) error = NULL;
+
+        if (!track_one(engine[e], run_dir, r, &error)) {
+            g_printerr("bench: %s: %s\n", engine[e]->name, error->message);
+            all = false;
+            continue;
+        }
+        bench_print_tracking(stdout, engine[e]->name, r);
+        fflush(stdout);
+        taken[e]++;
+    }
+    printf("median of %d\n", opt.rounds);
+    for (unsigned e = 0; e < n; e++) {
+        BenchTracking median = bench_median_tracking(&result[e * opt.rounds], taken[e]);
+        bench_print_tracking(stdout, engine[e]->name, &median);
+    }
+    return all;
+}
+
+static bool choose_engines(const Engine **engine, unsigned *n, GError **error)
+{
+    g_auto(GStrv) name = g_strsplit(opt.engines, ",", -1);
+
+    *n = 0;
+    for (char **p = name; *p; p++) {
+        const Engine *found = NULL;
+        for (unsigned e = 0; e < ENGINES; e++) {
+            found = strcmp(engine_table[e].name, *p) ? found : &engine_table[e];
+        }
+        if (!found || *n == ENGINES) {
+            g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                        "--engines %s: known are plain, preempt, farfault, farfault-4",
+                        opt.engines);
+            return false;
+        }
+        engine[(*n)++] = found;
+    }
+    return true;
+}
+
+static void set_default(char **option, const char *value)
+{
+    *option = *option ? *option : g_strdup(value);
+}
+
+static bool settle(GError **error)
+{
+    set_default(&opt.engines, "plain,preempt,farfault");
+    set_default(&opt.link, "loopback");
+    set_default(&opt.mode, "random");
+    set_default(&opt.qemu, "qemu-system-x86_64");
+    set_default(&opt.out, ".");
+    opt.hot = opt.hot ? opt.hot : opt.mem / 4 * 3;
+    if (opt.rounds < 1 || opt.vcpus < 1 || opt.mem < 128 || opt.hot < 1 || opt.hot >= opt.mem) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "numbers out of range: rounds and vcpus from 1, mem from 128, hot below mem");
+        return false;
+    }
+    if (!opt.guest || (strstr(opt.engines, "farfault") && !opt.farfault)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "give --guest and --farfault, or start it by scripts/bench");
+        return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new("- compare postcopy engines");
+    g_autoptr(GError) error = NULL;
+    const Engine *engine[ENGINES];
+    unsigned n;
+    g_autofree char *results = NULL, *run_dir = NULL;
+    FILE *json;
+    bool good;
+
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error) || !settle(&error) ||
+        !choose_engines(engine, &n, &error)) {
+        g_printerr("bench: %s\n", error->message);
+        return 2;
+    }
+    results = g_build_filename(opt.out, "results.jsonl", NULL);
+    json = fopen(results, "ae");
+    run_dir = g_dir_make_tmp("farfault-bench-XXXXXX", &error);
+    if (!json || !run_dir) {
+        g_printerr("bench: cannot write to %s\n", json ? error->message : results);
+        return 1;
+    }
+    good = opt.tracking ? track_all(engine, n, run_dir) : run_all(engine, n, json, run_dir);
+    fclose(json);
+    rmdir(run_dir);
+    return good ? 0 : 1;
+}

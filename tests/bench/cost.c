@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What farfault costs a guest that does not migrate, side by side with plain QEMU: start time,
+ * QMP round trip, the relay's CPU time and memory while nothing happens, the guest's speed.
+ *
+ * QEMU connects to a socket that is listened on here: its greeting ends the start. The relay of a
+ * QEMU is the one that holds a pidfd of it. The guests of
+ * the speed test are both up all the time and run in turn, by cont and stop; their work is
+ * related to the CPU time of QEMU, so that others on the machine matter little.
+ *
+ * One thread, the default main context.
+ */
+#include "cli/json.h"
+#include "cli/qmp.h"
+#include "guest.h"
+
+#include <gio/gunixsocketaddress.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct {
+    gint starts, calls, idle, turns, mem;
+    char *guest, *farfault, *qemu;
+} opt = {.starts = 20, .calls = 1000, .idle = 10, .turns = 10, .mem = 512};
+
+static const GOptionEntry entries[] = {
+    {"starts", 0, 0, G_OPTION_ARG_INT, &opt.starts, "Starts that are timed (20)", "N"},
+    {"calls", 0, 0, G_OPTION_ARG_INT, &opt.calls, "QMP round trips (1000)", "N"},
+    {"idle", 0, 0, G_OPTION_ARG_INT, &opt.idle, "Seconds of idleness (10)", "S"},
+    {"turns", 0, 0, G_OPTION_ARG_INT, &opt.turns, "Turns of each guest (10)", "N"},
+    {"mem", 0, 0, G_OPTION_ARG_INT, &opt.mem, "RAM of the guest (512)", "MIB"},
+    {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
+    {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
+    {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &opt.qemu, "QEMU", "PATH"},
+    G_OPTION_ENTRY_NULL,
+};
+
+/* One QEMU with a monitor, and with the Linux guest if .guest. */
+typedef struct {
+    GSubprocess *process; /* without the Linux guest */
+    BenchGuest *guest;    /* with it */
+    GSocket *socket;
+    FfCliQmp *qmp;
+    pid_t peer; /* who is at the other end of the monitor */
+    double start_ms;
+} Vm;
+
+static void vm_clear(Vm *vm)
+{
+    g_clear_pointer(&vm->qmp, ff_cli_qmp_free);
+    g_clear_object(&vm->socket);
+    g_clear_pointer(&vm->guest, bench_guest_free);
+    if (vm->process) {
+        g_subprocess_force_exit(vm->process);
+        g_subprocess_wait(vm->process, NULL, NULL);
+        g_clear_object(&vm->process);
+    }
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Vm, vm_clear)
+
+static void add_words(GPtrArray *argv, const char *words)
+{
+    g_auto(GStrv) word = g_strsplit(words, " ", -1);
+
+    for (char **w = word; *w; w++) {
+        g_ptr_array_add(argv, g_strdup(*w));
+    }
+}
+
+static GPtrArray *command_line(bool farfault, const char *monitor)
+{
+    GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
+
+    if (farfault) {
+        g_ptr_array_add(argv, g_strdup(opt.farfault));
+        add_words(argv, "run --");
+    }
+    g_ptr_array_add(argv, g_strdup(opt.qemu));
+    add_words(argv, "-accel tcg -nodefaults -display none -m");
+    g_ptr_array_add(argv, g_strdup_printf("%d", opt.mem));
+    g_ptr_array_add(argv, g_strdup("-qmp"));
+    g_ptr_array_add(argv, g_strdup(monitor));
+    return argv;
+}
+
+static GSocket *listen_at(const char *path, GError **error)
+{
+    g_autoptr(GSocket) socket =
+        g_socket_new(G_SOCKET_FAMILY_UNIX, G_SOCKET_TYPE_STREAM, G_SOCKET_PROTOCOL_DEFAULT, error);
+    g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
+
+    if (!socket || !g_socket_bind(socket, address, TRUE, error) ||
+        !g_socket_listen(socket, error)) {
+        return NULL;
+    }
+    return g_steal_pointer(&socket);
+}
+
+static double now_ms(void)
+{
+    return g_get_monotonic_time() / 1000.0;
+}
+
+/* Starts QEMU with its monitor connected to us, and times it up to the greeting. */
+static bool vm_start(Vm *vm, bool farfault, const char *dir, GError **error)
+{
+    g_autofree char *path = g_build_filename(dir, "monitor", NULL);
+    g_autofree char *monitor = g_strdup_printf("unix:%s", path);
+    g_autoptr(GSocket) listener = listen_at(path, error);
+    g_autoptr(GPtrArray) argv = command_line(farfault, monitor);
+    double start = now_ms();
+
+    g_ptr_array_add(argv, NULL);
+    if (!listener) {
+        return false;
+    }
+    vm->process =
+        g_subprocess_newv((const char *const *)argv->pdata, G_SUBPROCESS_FLAGS_NONE, error);
+    if (!vm->process) {
+        unlink(path);
+        return false;
+    }
+    g_socket_set_timeout(listener, 30);
+    vm->socket = g_socket_accept(listener, NULL, error);
+    unlink(path);
+    if (!vm->socket) {
+        return false;
+    }
+    vm->qmp = ff_cli_qmp_open_socket(vm->socket, path, "cost", error);
+    vm->start_ms = now_ms() - start;
+    return vm->qmp != NULL;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *value, unsigned n)
+{
+    qsort(value, n, sizeof(*value), compare);
+    return n % 2 ? value[n / 2] : (value[n / 2 - 1] + value[n / 2]) / 2;
+}
+
+static void print_pair(const char *what, double plain, double farfault, const char *unit)
+{
+    printf("%-34s %10.2f %10.2f  %s\n", what, plain, farfault, unit);
+    fflush(stdout);
+}
+
+static bool measure_start(const char *dir, GError **error)
+{
+    g_autofree double *plain = g_new(double, opt.starts);
+    g_autofree double *wrapped = g_new(double, opt.starts);
+
+    for (gint i = 0; i < 2 * opt.starts; i++) {
+        g_auto(Vm) vm = {0};
+
+        if (!vm_start(&vm, i % 2, dir, error)) {
+            return false;
+        }
+        (i % 2 ? wrapped : plain)[i / 2] = vm.start_ms;
+    }
+    print_pair("start to the QMP greeting", median(plain, opt.starts), median(wrapped, opt.starts),
+               "ms, median");
+    return true;
+}
+
+static bool round_trips(Vm *vm, double *us, GError **error)
+{
+    for (gint i = 0; i < opt.calls; i++) {
+        gint64 start = g_get_monotonic_time();
+        g_autoptr(JsonNode) answer = ff_cli_qmp_call(vm->qmp, "query-name", NULL, error);
+
+        if (!answer) {
+            return false;
+        }
+        us[i] = g_get_monotonic_time() - start;
+    }
+    return true;
+}
+
+/* Nanoseconds on a CPU (first field of schedstat), or the number after NAME in FILE. */
+static double proc_number(pid_t pid, const char *file, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)pid, file);
+    g_autofree char *text = NULL;
+    const char *at;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return NAN;
+    }
+    at = name ? strstr(text, name) : text;
+    return at ? g_ascii_strtod(at + (name ? strlen(name) : 0), NULL) : NAN;
+}
+
+static gboolean quit_loop(gpointer loop)
+{
+    g_main_loop_quit(loop);
+    return G_SOURCE_REMOVE;
+}
+
+/* The time of the measurement itself; nothing is waited for. */
+static void let_idle(unsigned seconds)
+{
+    g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+
+    g_timeout_add_seconds(seconds, quit_loop, loop);
+    g_main_loop_run(loop);
+}
+
+/* TRUE if process PID is a relay that holds a pidfd of QEMU. */
+static bool is_relay_of(const char *pid, const char *qemu)
+{
+    g_autofree char *comm_path = g_strdup_printf("/proc/%s/comm", pid);
+    g_autofree char *info_path = g_strdup_printf("/proc/%s/fdinfo", pid);
+    g_autofree char *comm = NULL;
+    g_autofree char *wanted = g_strdup_printf("\nPid:\t%s\n", qemu);
+    g_autoptr(GDir) dir = NULL;
+    const char *name;
+
+    if (!g_file_get_contents(comm_path, &comm, NULL, NULL) || strcmp(comm, "farfault-relay\n")) {
+        return false;
+    }
+    dir = g_dir_open(info_path, 0, NULL);
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(info_path, name, NULL);
+        g_autofree char *text = NULL;
+
+        if (g_file_get_contents(path, &text, NULL, NULL) && strstr(text, wanted)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The relay of VM, or -1. */
+static pid_t relay_of(const Vm *vm)
+{
+    const char *qemu = g_subprocess_get_identifier(vm->process);
+    g_autoptr(GDir) dir = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        if (g_ascii_isdigit(*name) && is_relay_of(name, qemu)) {
+            return atoi(name);
+        }
+    }
+    return -1;
+}
+
+static void measure_idle(const Vm *vm)
+{
+    pid_t relay = relay_of(vm);
+    double cpu = proc_number(relay, "schedstat", NULL);
+    double woken = proc_number(relay, "status", "\nvoluntary_ctxt_switches:");
+
+    let_idle(opt.idle);
+    printf("relay: %.0f us of CPU and %.0f wake-ups in %d s; RSS %.0f KiB, PSS %.0f KiB\n",
+           (proc_number(relay, "schedstat", NULL) - cpu) / 1000,
+           proc_number(relay, "status", "\nvoluntary_ctxt_switches:") - woken, opt.idle,
+           proc_number(relay, "smaps_rollup", "\nRss:"),
+           proc_number(relay, "smaps_rollup", "\nPss:"));
+}
+
+static bool measure_monitor(const char *dir, GError **error)
+{
+    g_auto(Vm) plain = {0};
+    g_auto(Vm) wrapped = {0};
+    g_autofree double *a = g_new(double, opt.calls);
+    g_autofree double *b = g_new(double, opt.calls);
+
+    if (!vm_start(&plain, false, dir, error) || !round_trips(&plain, a, error)) {
+        return false;
+    }
+    vm_clear(&plain);
+    if (!vm_start(&wrapped, true, dir, error) || !round_trips(&wrapped, b, error)) {
+        return false;
+    }
+    print_pair("QMP round trip (query-name)", median(a, opt.calls), median(b, opt.calls),
+               "us, median");
+    measure_idle(&wrapped);
+    return true;
+}
+
+/* --- the guest's speed -------------------------------------------------------------------- */
+
+typedef struct {
+    Vm vm;
+    double *rate; /* writes per second of QEMU's CPU time, one for each turn */
+    double *wall; /* writes per second of the guest's clock */
+} Runner;
+
+static void runner_clear(Runner *r)
+{
+    vm_clear(&r->vm);
+    g_free(r->rate);
+    g_free(r->wall);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Runner, runner_clear)
+
+static bool reports_reached(const BenchGuest *guest, void *opaque)
+{
+    return guest->ready && guest->reports >= *(unsigned *)opaque;
+}
+
+static bool let_work(BenchGuest *guest, unsigned more, GError **error)
+{
+    unsigned target = guest->reports + more;
+
+    return bench_guest_wait(guest, reports_reached, &target, 120, "the guest's report", error);
+}
+
+static bool runner_start(Runner *r, bool farfault, const char *dir, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s", dir, farfault ? "farfault" : "plain");
+    g_autofree char *log = g_strdup_printf("%s.log", path);
+    g_autofree char *monitor = g_strdup_printf("unix:%s,server=on,wait=off", path);
+    g_autoptr(GPtrArray) argv = command_line(farfault, monitor);
+
+    r->rate = g_new0(double, opt.turns);
+    r->wall = g_new0(double, opt.turns);
+    add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console -kernel");
+    g_ptr_array_add(argv, g_strdup_printf("%s/vmlinuz", opt.guest));
+    g_ptr_array_add(argv, g_strdup("-initrd"));
+    g_ptr_array_add(argv, g_strdup_printf("%s/initrd.img", opt.guest));
+    g_ptr_array_add(argv, g_strdup("-append"));
+    g_ptr_array_add(argv, g_strdup_printf("console=ttyS0 quiet pti=on ff.mib=%d", opt.mem / 4 * 3));
+    g_ptr_array_add(argv, NULL);
+    r->vm.guest = bench_guest_start((const char *const *)argv->pdata, path, log, error);
+    unlink(log);
+    if (!r->vm.guest || !let_work(r->vm.guest, 2, error)) {
+        return false;
+    }
+    r->vm.qmp = ff_cli_qmp_open(path, "cost", error);
+    return r->vm.qmp != NULL;
+}
+
+static bool command(Runner *r, const char *name, GError **error)
+{
+    g_autoptr(JsonNode) answer = ff_cli_qmp_call(r->vm.qmp, name, NULL, error);
+
+    return answer != NULL;
+}
+
+/* CPU time of all threads, seconds. */
+static double cpu_seconds(const Runner *r)
+{
+    g_autofree char *path =
+        g_strdup_printf("/proc/%s/stat", g_subprocess_get_identifier(r->vm.guest->process));
+    g_autofree char *text = NULL;
+    g_auto(GStrv) field = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL) || !strrchr(text, ')')) {
+        return NAN;
+    }
+    /* Behind the name in brackets: state is field 3, utime and stime are 14 and 15. */
+    field = g_strsplit(strrchr(text, ')') + 2, " ", -1);
+    return (g_ascii_strtod(field[11], NULL) + g_ascii_strtod(field[12], NULL)) /
+           sysconf(_SC_CLK_TCK);
+}
+
+static bool take_turn(Runner *r, gint turn, GError **error)
+{
+    BenchGuest *guest = r->vm.guest;
+    uint64_t writes;
+    double cpu;
+
+    /* The first report of a turn covers the pause; the next three are measured. */
+    if (!command(r, "cont", error) || !let_work(guest, 1, error)) {
+        return false;
+    }
+    writes = guest->last.writes;
+    cpu = cpu_seconds(r);
+    if (!let_work(guest, 3, error)) {
+        return false;
+    }
+    r->rate[turn] = (guest->last.writes - writes) / (cpu_seconds(r) - cpu);
+    r->wall[turn] = (guest->last.writes - writes) / 3.0;
+    return command(r, "stop", error);
+}
+
+static bool measure_speed(const char *dir, GError **error)
+{
+    g_auto(Runner) plain = {0};
+    g_auto(Runner) wrapped = {0};
+    double a, b;
+
+    if (!runner_start(&plain, false, dir, error) || !command(&plain, "stop", error) ||
+        !runner_start(&wrapped, true, dir, error) || !command(&wrapped, "stop", error)) {
+        return false;
+    }
+    for (gint turn = 0; turn < opt.turns; turn++) {
+        /* Each begins in turn: what the machine does in waves meets both. */
+        if (!take_turn(turn % 2 ? &wrapped : &plain, turn, error) ||
+            !take_turn(turn % 2 ? &plain : &wrapped, turn, error)) {
+            return false;
+        }
+    }
+    print_pair("guest's writes per second", median(plain.wall, opt.turns),
+               median(wrapped.wall, opt.turns), "median of turns");
+    a = median(plain.rate, opt.turns);
+    b = median(wrapped.rate, opt.turns);
+    print_pair("the same per second of CPU", a, b, "median of turns");
+    printf("guest speed under farfault: %+.2f %%\n", 100 * (b / a - 1));
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new("- what an idle farfault costs");
+    g_autoptr(GError) error = NULL;
+    g_autofree char *dir = NULL;
+
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        g_printerr("cost: %s\n", error->message);
+        return 2;
+    }
+    if (!opt.guest || !opt.farfault || opt.starts < 1 || opt.calls < 1 || opt.turns < 1) {
+        g_printerr("cost: give --guest and --farfault and counts from 1, or use scripts/cost\n");
+        return 2;
+    }
+    opt.qemu = opt.qemu ? opt.qemu : g_strdup("qemu-system-x86_64");
+    dir = g_dir_make_tmp("farfault-cost-XXXXXX", &error);
+    printf("%-34s %10s %10s\n", "", "plain", "farfault");
+    if (!dir || !measure_start(dir, &error) || !measure_monitor(dir, &error) ||
+        !measure_speed(dir, &error)) {
+        g_printerr("cost: %s\n", error->message);
+        return 1;
+    }
+    rmdir(dir);
+    return 0;
+}

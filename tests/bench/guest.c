@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One QEMU of the bench: its process, and its guest's lines as they come.
+ *
+ * The monitor's socket is there when the file monitor says so; the process gets a death signal,
+ * so that a bench that is killed leaves no guest. One thread, the default main context.
+ */
+#include "guest.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+static bool number_after(const char *line, const char *name, double *value)
+{
+    const char *at = strstr(line, name);
+
+    if (!at) {
+        return false;
+    }
+    *value = g_ascii_strtod(at + strlen(name), NULL);
+    return true;
+}
+
+static void parse_hist(const char *text, uint64_t *hist)
+{
+    while (g_ascii_isdigit(*text)) {
+        char *end;
+        guint64 bucket = g_ascii_strtoull(text, &end, 10);
+
+        if (*end != ':') {
+            return;
+        }
+        guint64 count = g_ascii_strtoull(end + 1, &end, 10);
+        if (bucket < BENCH_BUCKETS) {
+            hist[bucket] = count;
+        }
+        text = *end == ',' ? end + 1 : "";
+    }
+}
+
+bool bench_parse_report(const char *line, BenchReport *report)
+{
+    double writes, checks, bad, stall;
+    const char *hist = strstr(line, " hist=");
+
+    if (!g_str_has_prefix(line, "FF t=") || !hist || !number_after(line, " writes=", &writes) ||
+        !number_after(line, " checks=", &checks) || !number_after(line, " bad=", &bad) ||
+        !number_after(line, " stall_ms=", &stall)) {
+        return false;
+    }
+    *report = (BenchReport){.writes = writes, .checks = checks, .bad = bad, .stall_ms = stall};
+    parse_hist(hist + strlen(" hist="), report->hist);
+    return true;
+}
+
+static void take_line(BenchGuest *g, const char *line)
+{
+    if (bench_parse_report(line, &g->last)) {
+        BenchPoint point = {g_get_monotonic_time(), g->last.writes + g->last.checks};
+        g_array_append_val(g->track, point);
+        g->reports++;
+        g->worst_ms = MAX(g->worst_ms, g->last.stall_ms);
+    } else if (g_str_has_prefix(line, "FF ready")) {
+        g->ready = true;
+    } else if (g_str_has_prefix(line, "FF verdict ")) {
+        g->verdict = g_str_has_prefix(line, "FF verdict ok");
+    } else if (g_str_has_prefix(line, "FF bad") || g_str_has_prefix(line, "FF error")) {
+        g_printerr("guest: %s\n", line);
+    }
+}
+
+static void on_line(GObject *object, GAsyncResult *result, gpointer opaque)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *line =
+        g_data_input_stream_read_line_finish(G_DATA_INPUT_STREAM(object), result, NULL, &error);
+    BenchGuest *g = opaque;
+
+    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        return; /* the guest is being freed: opaque may be gone */
+    }
+    if (!line) {
+        g->ended = true;
+        return;
+    }
+    take_line(g, g_strchomp(line));
+    g_data_input_stream_read_line_async(g->lines, G_PRIORITY_DEFAULT, g->cancel, on_line, g);
+}
+
+static gboolean set_true(gpointer opaque)
+{
+    *(bool *)opaque = true;
+    return G_SOURCE_REMOVE;
+}
+
+bool bench_guest_wait(BenchGuest *g, bool (*done)(const BenchGuest *guest, void *opaque),
+                      void *opaque, unsigned seconds, const char *what, GError **error)
+{
+    bool late = false;
+    g_autoptr(GSource) timer = g_timeout_source_new_seconds(seconds);
+
+    g_source_set_callback(timer, set_true, &late, NULL);
+    g_source_attach(timer, NULL);
+    while (!done(g, opaque) && !g->ended && !late) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_source_destroy(timer);
+    if (done(g, opaque)) {
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s did not come: %s", what,
+                g->ended ? "QEMU ended; its log says why" : "the time is up");
+    return false;
+}
+
+static void die_with_parent(gpointer opaque)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static void on_file(GFileMonitor *monitor, GFile *file, GFile *other, GFileMonitorEvent event,
+                    gpointer opaque)
+{
+    /* Nothing to do: the wait looks again because the loop has turned. */
+}
+
+static bool monitor_is_there(const BenchGuest *g, void *opaque)
+{
+    return g_file_test(g->qmp, G_FILE_TEST_EXISTS);
+}
+
+static bool wait_monitor(BenchGuest *g, GFileMonitor *watch, GError **error)
+{
+    g_signal_connect(watch, "changed", G_CALLBACK(on_file), NULL);
+    return bench_guest_wait(g, monitor_is_there, NULL, 20, "QEMU's monitor", error);
+}
+
+BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const char *log,
+                              GError **error)
+{
+    g_autoptr(BenchGuest) g = g_new0(BenchGuest, 1);
+    g_autoptr(GSubprocessLauncher) launcher =
+        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDIN_PIPE | G_SUBPROCESS_FLAGS_STDOUT_PIPE);
+    g_autoptr(GFile) file = g_file_new_for_path(qmp);
+    g_autoptr(GFileMonitor) watch = NULL;
+
+    g->qmp = g_strdup(qmp);
+    g->cancel = g_cancellable_new();
+    g->track = g_array_new(FALSE, FALSE, sizeof(BenchPoint));
+    g->verdict = -1;
+    g_file_delete(file, NULL, NULL);
+    if (!g_file_set_contents(log, "", 0, error)) {
+        return NULL;
+    }
+    watch = g_file_monitor_file(file, G_FILE_MONITOR_NONE, NULL, error);
+    if (!watch) {
+        return NULL;
+    }
+    g_subprocess_launcher_set_stderr_file_path(launcher, log);
+    g_subprocess_launcher_set_child_setup(launcher, die_with_parent, NULL, NULL);
+    g->process = g_subprocess_launcher_spawnv(launcher, argv, error);
+    if (!g->process) {
+        return NULL;
+    }
+    g->lines = g_data_input_stream_new(g_subprocess_get_stdout_pipe(g->process));
+    g_data_input_stream_set_newline_type(g->lines, G_DATA_STREAM_NEWLINE_TYPE_ANY);
+    g_data_input_stream_read_line_async(g->lines, G_PRIORITY_DEFAULT, g->cancel, on_line, g);
+    if (!wait_monitor(g, watch, error)) {
+        return NULL;
+    }
+    return g_steal_pointer(&g);
+}
+
+void bench_guest_free(BenchGuest *g)
+{
+    if (!g) {
+        return;
+    }
+    if (g->process) {
+        g_subprocess_force_exit(g->process);
+        g_subprocess_wait(g->process, NULL, NULL);
+    }
+    g_cancellable_cancel(g->cancel);
+    /* Lets the cancelled read deliver its end before what it points to goes. */
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+    g_clear_object(&g->lines);
+    g_clear_object(&g->process);
+    g_clear_object(&g->cancel);
+    g_clear_pointer(&g->track, g_array_unref);
+    g_free(g->qmp);
+    g_free(g);
+}
+
+bool bench_guest_key(BenchGuest *g, char key, GError **error)
+{
+    GOutputStream *console = g_subprocess_get_stdin_pipe(g->process);
+
+    return g_output_stream_write_all(console, &key, 1, NULL, NULL, error) &&
+           g_output_stream_flush(console, NULL, error);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One QEMU of the bench, and what its guest says of itself on the serial console.
+ *
+ * Everything runs on the GLib main loop of the default context, one thread: the lines are read
+ * while a migration is driven on the same loop.
+ */
+#ifndef FF_BENCH_GUEST_H
+#define FF_BENCH_GUEST_H
+
+#include <gio/gio.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BENCH_BUCKETS 32
+
+/* One line of the guest's report; counts since its start but .stall_ms. */
+typedef struct {
+    uint64_t writes, checks, bad;
+    double stall_ms;              /* longest step since the line before */
+    uint64_t hist[BENCH_BUCKETS]; /* first touches of a page, by powers of two of us */
+} BenchReport;
+
+/* Its work so far, when a report came. */
+typedef struct {
+    int64_t us; /* the host's monotonic clock */
+    uint64_t steps;
+} BenchPoint;
+
+typedef struct {
+    GSubprocess *process;
+    GDataInputStream *lines;
+    GCancellable *cancel;
+    char *qmp; /* path of its monitor */
+    bool ready, ended;
+    unsigned reports; /* lines seen */
+    BenchReport last;
+    GArray *track;   /* BenchPoint, one for each report */
+    double worst_ms; /* largest .stall_ms since it was set to 0 */
+    int verdict;     /* -1 none yet, 0 bad, 1 ok */
+} BenchGuest;
+
+/* Starts ARGV with the serial console on its stdin and stdout; what it writes to stderr goes to
+ * LOG. QMP is the path that ARGV has it make its monitor at: returns when it can be connected
+ * to. */
+BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const char *log,
+                              GError **error);
+/* Kills it and waits for its end. */
+void bench_guest_free(BenchGuest *guest);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchGuest, bench_guest_free)
+
+/* Types a key on its console. */
+bool bench_guest_key(BenchGuest *guest, char key, GError **error);
+
+/* Runs the main loop until DONE says so. FALSE with ERROR when GUEST ends first, or after
+ * SECONDS; WHAT completes "... did not come". */
+bool bench_guest_wait(BenchGuest *guest, bool (*done)(const BenchGuest *guest, void *opaque),
+                      void *opaque, unsigned seconds, const char *what, GError **error);
+
+/* Reads one line of the guest's report; FALSE if it is another line. */
+bool bench_parse_report(const char *line, BenchReport *report);
+
+#endif

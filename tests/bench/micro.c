@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Micro-benches of what a migration is made of, each alone: zero scan, claims, placement, a
+ * request's round trip, and how many faults per second N threads get served over S userfaultfds
+ * with one reader each (the destination's fault and placing threads in one, against threads that
+ * stand for vCPUs).
+ *
+ *   farfault-micro [--seconds S] [NAME...]      one line of JSON for each result
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "migration/bitmap.h"
+#include "migration/zero.h"
+#include "net/frame.h"
+#include "uffd/uffd.h"
+
+#define PAGE 4096ull
+#define REGION (256ull << 20)
+
+static double seconds_each = 1;
+
+static double now(void)
+{
+    return g_get_monotonic_time() / 1e6;
+}
+
+static void *map_region(int *memfd)
+{
+    *memfd = memfd_create("farfault-micro", MFD_CLOEXEC);
+    if (*memfd < 0 || ftruncate(*memfd, REGION) < 0) {
+        g_error("memfd: %s", g_strerror(errno));
+    }
+    void *p = mmap(NULL, REGION, PROT_READ | PROT_WRITE, MAP_SHARED, *memfd, 0);
+    if (p == MAP_FAILED) {
+        g_error("mmap: %s", g_strerror(errno));
+    }
+    return p;
+}
+
+static void empty_region(int memfd)
+{
+    fallocate(memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, REGION);
+}
+
+static int make_uffd(void)
+{
+    int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 || ff_uffd_init(fd, UFFD_FEATURE_MISSING_SHMEM, NULL) < 0) {
+        g_error("userfaultfd: %s: run it as root", g_strerror(errno));
+    }
+    return fd;
+}
+
+static void print_rate(const char *name, const char *what, double n, const char *unit)
+{
+    printf("{\"bench\": \"%s\", %s, \"%s\": %.3f}\n", name, what, unit, n);
+    fflush(stdout);
+}
+
+/* ---- zero scan, claims --------------------------------------------------------------------- */
+
+static void bench_zero(void)
+{
+    static const char *const kind[] = {"zero", "data", "data at the end"};
+    char *page = g_aligned_alloc0(256, PAGE, PAGE);
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(kind); k++) {
+        uint64_t n = 0, zeros = 0;
+        memset(page, 0, 256 * PAGE);
+        for (unsigned i = 0; k && i < 256; i++) {
+            page[i * PAGE + (k == 1 ? 0 : PAGE - 64)] = 1;
+        }
+        double begin = now();
+        while (now() - begin < seconds_each) {
+            for (unsigned i = 0; i < 256; i++) {
+                zeros += ff_is_zero(page + i * PAGE, PAGE);
+            }
+            n += 256;
+        }
+        g_autofree char *what =
+            g_strdup_printf("\"pages\": \"%s\", \"found\": %.2f", kind[k], (double)zeros / n);
+        print_rate("zero-scan", what, n * PAGE / (now() - begin) / 1e9, "GB/s");
+    }
+    g_aligned_free(page);
+}
+
+static void bench_claim(void)
+{
+    static const uint64_t max[] = {1, 32, 512};
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(max); k++) {
+        uint64_t claimed = 0;
+        double begin = now();
+        do {
+            FfBitmap bm;
+            uint64_t first = 0, n, at = 0;
+            ff_bitmap_init(&bm, 1 << 20, true);
+            while ((n = ff_bitmap_claim_run(&bm, at, 1 << 20, max[k], &first))) {
+                claimed += n;
+                at = first + n;
+            }
+            ff_bitmap_clear(&bm);
+        } while (now() - begin < seconds_each);
+        g_autofree char *what = g_strdup_printf("\"run\": %" G_GUINT64_FORMAT, max[k]);
+        print_rate("claim", what, claimed / (now() - begin) / 1e6, "Mpages/s");
+    }
+}
+
+/* ---- placement ------------------------------------------------------------------------------- */
+
+static void bench_place(void)
+{
+    static const uint64_t run[] = {1, 8, 32, 128, 512};
+    int memfd, uffd = make_uffd();
+    char *p = map_region(&memfd), *data = g_aligned_alloc0(512, PAGE, PAGE);
+
+    memset(data, 0x5a, 512 * PAGE);
+    ff_uffd_register_missing(uffd, (uintptr_t)p, REGION);
+    for (unsigned k = 0; k < G_N_ELEMENTS(run); k++) {
+        uint64_t bytes = 0;
+        double spent = 0;
+        while (spent < seconds_each) {
+            empty_region(memfd);
+            double begin = now();
+            for (uint64_t at = 0; at < REGION; at += run[k] * PAGE) {
+                uint64_t done;
+                if (ff_uffd_copy(uffd, (uintptr_t)p + at, data, run[k] * PAGE, &done) < 0) {
+                    g_error("UFFDIO_COPY: %s", g_strerror(errno));
+                }
+            }
+            spent += now() - begin;
+            bytes += REGION;
+        }
+        g_autofree char *what = g_strdup_printf("\"pages per ioctl\": %" G_GUINT64_FORMAT, run[k]);
+        print_rate("UFFDIO_COPY", what, bytes / spent / 1e9, "GB/s");
+    }
+    close(uffd);
+    munmap(p, REGION);
+    close(memfd);
+    g_aligned_free(data);
+}
+
+/* ---- a request's round trip ------------------------------------------------------------------ */
+
+static bool read_whole(int fd, void *buf, size_t len)
+{
+    for (size_t have = 0; have < len;) {
+        ssize_t n = read(fd, (char *)buf + have, len - have);
+        if (n <= 0) {
+            return false;
+        }
+        have += n;
+    }
+    return true;
+}
+
+static gpointer answer(gpointer fd)
+{
+    char request[sizeof(FfFrame)], reply[sizeof(FfFrame) + PAGE] = {0};
+
+    while (read_whole(GPOINTER_TO_INT(fd), request, sizeof(request))) {
+        if (write(GPOINTER_TO_INT(fd), reply, sizeof(reply)) != sizeof(reply)) {
+            break;
+        }
+    }
+    return NULL;
+}
+
+static void bench_round_trip(void)
+{
+    char request[sizeof(FfFrame)] = {0}, reply[sizeof(FfFrame) + PAGE];
+    uint64_t n = 0;
+    int sv[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, sv) < 0) {
+        g_error("socketpair: %s", g_strerror(errno));
+    }
+    GThread *peer = g_thread_new("answer", answer, GINT_TO_POINTER(sv[1]));
+    double begin = now();
+    while (now() - begin < seconds_each) {
+        if (write(sv[0], request, sizeof(request)) < 0 ||
+            !read_whole(sv[0], reply, sizeof(reply))) {
+            g_error("round trip: %s", g_strerror(errno));
+        }
+        n++;
+    }
+    double dt = now() - begin;
+    shutdown(sv[0], SHUT_RDWR);
+    g_thread_join(peer);
+    close(sv[0]);
+    close(sv[1]);
+    print_rate("round-trip", "\"over\": \"socketpair\"", dt / n * 1e6, "us");
+}
+
+/* ---- faults per second ------------------------------------------------------------------------
+ */
+
+typedef struct {
+    int uffd, wake;
+    uint64_t served;
+    GThread *thread;
+} Reader;
+
+typedef struct {
+    char *base;              /* of the whole region */
+    uint64_t first, step, n; /* pages */
+    uint64_t *touched;       /* atomic; of all threads */
+} Toucher;
+
+static char fault_page[PAGE] __attribute__((aligned(4096)));
+
+static gpointer serve(gpointer p)
+{
+    Reader *r = p;
+    struct uffd_msg msg[64];
+
+    for (;;) {
+        struct pollfd fd[2] = {{.fd = r->uffd, .events = POLLIN},
+                               {.fd = r->wake, .events = POLLIN}};
+        poll(fd, 2, -1);
+        if (fd[1].revents) {
+            return NULL;
+        }
+        int n = ff_uffd_read(r->uffd, msg, G_N_ELEMENTS(msg));
+        for (int i = 0; i < n; i++) {
+            uint64_t done, addr = msg[i].arg.pagefault.address & ~(PAGE - 1);
+            if (ff_uffd_copy(r->uffd, addr, fault_page, PAGE, &done) == -EEXIST) {
+                ff_uffd_wake(r->uffd, addr, PAGE);
+            }
+            r->served++;
+        }
+    }
+}
+
+static gpointer touch(gpointer p)
+{
+    Toucher *t = p;
+
+    for (uint64_t i = 0; i < t->n; i++) {
+        *(volatile char *)(t->base + (t->first + i * t->step) * PAGE);
+    }
+    return NULL;
+}
+
+/* One pass over the region by THREADS, page by page in turn, so that all of them wait in all
+ * shards; SHARDS interleaved pieces of the region, each with a uffd and a reader. */
+static double fault_rate(unsigned threads, unsigned shards)
+{
+    enum { PIECES = 64 }; /* of the region, dealt out to the shards */
+    g_autofree Toucher *t = g_new0(Toucher, threads);
+    g_autofree GThread **th = g_new0(GThread *, threads);
+    g_autofree Reader *r = g_new0(Reader, shards);
+    uint64_t pages = REGION / PAGE, one = 1;
+    int memfd;
+    char *p = map_region(&memfd);
+
+    for (unsigned i = 0; i < shards; i++) {
+        r[i].uffd = make_uffd();
+        r[i].wake = eventfd(0, EFD_CLOEXEC);
+    }
+    for (unsigned i = 0; i < PIECES; i++) {
+        int rc = ff_uffd_register_missing(r[i % shards].uffd, (uintptr_t)p + REGION / PIECES * i,
+                                          REGION / PIECES);
+        if (rc < 0) {
+            g_error("register: %s", g_strerror(-rc));
+        }
+    }
+    for (unsigned i = 0; i < shards; i++) {
+        r[i].thread = g_thread_new("reader", serve, &r[i]);
+    }
+    double begin = now();
+    for (unsigned i = 0; i < threads; i++) {
+        uint64_t each = pages / threads;
+        t[i] = (Toucher){.base = p, .first = i * each, .step = 1, .n = each};
+        th[i] = g_thread_new("touch", touch, &t[i]);
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        g_thread_join(th[i]);
+    }
+    double dt = now() - begin;
+    for (unsigned i = 0; i < shards; i++) {
+        G_GNUC_UNUSED ssize_t n = write(r[i].wake, &one, sizeof(one));
+        g_thread_join(r[i].thread);
+        close(r[i].wake);
+        close(r[i].uffd);
+    }
+    munmap(p, REGION);
+    close(memfd);
+    return pages / threads * threads / dt;
+}
+
+static void bench_faults(void)
+{
+    static const unsigned threads[] = {1, 4, 16, 64, 256}, shards[] = {1, 2, 4, 8, 16};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
+        for (unsigned k = 0; k < G_N_ELEMENTS(shards); k++) {
+            double rate = fault_rate(threads[i], shards[k]);
+            g_autofree char *what =
+                g_strdup_printf("\"threads\": %u, \"uffds\": %u", threads[i], shards[k]);
+            print_rate("faults", what, rate / 1e3, "kfaults/s");
+        }
+    }
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} benches[] = {
+    {"zero-scan", bench_zero},        {"claim", bench_claim},   {"place", bench_place},
+    {"round-trip", bench_round_trip}, {"faults", bench_faults},
+};
+
+static bool wanted(char **names, const char *name)
+{
+    return !names || !*names || g_strv_contains((const char *const *)names, name);
+}
+
+int main(int argc, char **argv)
+{
+    g_auto(GStrv) names = NULL;
+    const GOptionEntry entries[] = {
+        {"seconds", 0, 0, G_OPTION_ARG_DOUBLE, &seconds_each, "Of each (1)", "S"},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &names, NULL, "NAME..."},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GOptionContext) context = g_option_context_new("- micro-benches");
+    g_autoptr(GError) error = NULL;
+
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        g_printerr("farfault-micro: %s\n", error->message);
+        return 2;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(benches); i++) {
+        if (wanted(names, benches[i].name)) {
+            benches[i].run();
+        }
+    }
+    return 0;
+}

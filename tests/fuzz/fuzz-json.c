@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* JSON as QEMU reads it: what is accepted is written as JSON that reads the same, and what the
+ * engine accepts the relay does. */
+#include "tests/fuzz/fuzz.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "qapi/json.h"
+#include "qapi/schema.h"
+#include "relay/qmp-frame.h"
+
+static void check_arguments(JsonNode *node)
+{
+    JsonObject *o = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    const char *name = o ? ff_json_string(o, "execute") : NULL;
+    const FfQapiCommand *command = name ? ff_qapi_command(name) : NULL;
+    JsonNode *args = o ? json_object_get_member(o, "arguments") : NULL;
+
+    if (command && (!args || JSON_NODE_HOLDS_OBJECT(args))) {
+        g_free(ff_qapi_check_arguments(command, args ? json_node_get_object(args) : NULL));
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    g_autofree char *id = NULL, *id2 = NULL;
+    g_autoptr(GError) error = NULL;
+
+    fuzz_quiet();
+    g_autofree char *text = g_strndup((const char *)data, size);
+    size = strlen(text);
+    g_autofree char *strict = ff_json_strict(text, size, &id, &error);
+    g_autofree char *plain = ff_qmp_plain_json(text, size);
+    g_assert_true((strict != NULL) == (error == NULL));
+    /* The relay's framer has refused what its lexer refuses before its parser sees it, so that
+     * one may take more, but never less. */
+    g_assert_true(!strict || plain);
+    if (!strict) {
+        return 0;
+    }
+    g_autofree char *again = ff_json_strict(strict, strlen(strict), &id2, NULL);
+    g_assert_cmpstr(strict, ==, again);
+    g_autoptr(JsonNode) node = ff_json_parse(text, size, NULL, NULL);
+    g_assert_nonnull(node);
+    GString *out = g_string_new(NULL);
+    ff_json_print(out, node, NULL);
+    g_string_free(out, TRUE);
+    check_arguments(node);
+    return 0;
+}

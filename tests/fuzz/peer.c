@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See peer.h. The harness is the fuzzer's thread; what the side says is drained by a thread. */
+#include "tests/fuzz/peer.h"
+
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/frame.h"
+
+/* A side that is in step answers at once; one that is not does not answer at all. */
+#define ANSWER_MS 20
+
+Side *fuzz_side(FfRole role, int *peer)
+{
+    uint64_t size = FUZZ_RAM_BYTES;
+    int sv[2];
+
+    fuzz_quiet();
+    Side *s = side_new(role, &size, 1);
+    s->lenient = true;
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    *peer = sv[1];
+    side_start(s, NULL, sv[0]);
+    return s;
+}
+
+/* Reads what the side says until a frame of TYPE is in it. */
+static void hear(int fd, uint16_t type)
+{
+    uint8_t buf[4096];
+    FfFrame f = ff_frame(type, 0);
+
+    ff_frame_encode(&f);
+    for (;;) {
+        struct pollfd p = {fd, POLLIN, 0};
+        if (poll(&p, 1, ANSWER_MS) <= 0) {
+            return;
+        }
+        ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
+        if (n <= 0 || memmem(buf, n, &f, 6)) { /* magic and type */
+            return;
+        }
+    }
+}
+
+static bool say(int fd, const uint8_t *data, size_t size)
+{
+    while (size) {
+        ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+        if (n <= 0) {
+            return false; /* it has hung up: an answer too */
+        }
+        data += n;
+        size -= n;
+    }
+    return true;
+}
+
+void fuzz_be_source(int peer, const uint8_t *data, size_t size)
+{
+    size_t n = MIN(size, FF_PROLOGUE_SIZE), device = 0;
+
+    if (!say(peer, data, n)) {
+        return;
+    }
+    for (data += n, size -= n; size; data += n, size -= n) {
+        const char *why;
+        FfFrame f;
+
+        n = MIN(size, sizeof(f));
+        if (n == sizeof(f)) {
+            memcpy(&f, data, sizeof(f));
+            if (ff_frame_decode(&f, &why) == 0) {
+                n = MIN(size, sizeof(f) + f.length);
+                device += f.type == FF_FRAME_DEVICE ? f.length : 0;
+            } else {
+                f.type = 0;
+            }
+        } else {
+            f.type = 0;
+        }
+        if (!say(peer, data, n)) {
+            return;
+        }
+        if (f.type == FF_FRAME_PREPARE) {
+            hear(peer, FF_FRAME_READY);
+        } else if (f.type == FF_FRAME_DEVICE && device >= SIDE_LENIENT_BYTES) {
+            hear(peer, FF_FRAME_LOADED);
+        } else if (f.type == FF_FRAME_GRANT) {
+            hear(peer, FF_FRAME_RUNNING);
+        }
+    }
+}
+
+static gpointer drain(gpointer p)
+{
+    uint8_t buf[4096];
+
+    while (recv(GPOINTER_TO_INT(p), buf, sizeof(buf), 0) > 0) {
+    }
+    return NULL;
+}
+
+void fuzz_end(Side *s, int peer)
+{
+    shutdown(peer, SHUT_WR);
+    GThread *t = g_thread_new("drain", drain, GINT_TO_POINTER(peer));
+    /* A destination that has everything waits for its source to know it. */
+    side_run_until(s->done || s->status == FF_STATUS_POSTCOPY_PAUSED ||
+                   s->status == FF_STATUS_COMPLETED);
+    bool runs = g_atomic_int_get(&s->runs);
+    if (s->role == FF_ROLE_SOURCE) {
+        /* Rolled back and running, or the peer's. */
+        g_assert_cmpint(runs, ==, s->status == FF_STATUS_FAILED);
+    } else {
+        g_assert_true(s->status != FF_STATUS_FAILED || !runs);
+        g_assert_true(!runs || s->state->run_right == FF_RUN_MINE);
+    }
+    shutdown(peer, SHUT_RDWR);
+    g_thread_join(t);
+    close(peer);
+    side_free(s);
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+}

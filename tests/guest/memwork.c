@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The init program of the test guest: keeps its memory busy, and knows what every page of it
+ * must contain.
+ *
+ * ff.mib= MiB are filled with a pattern made from seed, page number and version. Then one worker
+ * thread per vCPU rewrites and checks pages for ever; the version that each page must show is
+ * kept beside the pages, in guest memory too. A page is owned by one worker (number modulo
+ * workers), so neighbours are written from different vCPUs and no lock is needed. Before a page
+ * is rewritten its old content is checked, word by word; the other checks walk over all pages.
+ *
+ * Parameters, from the kernel command line (as process 1) or from the arguments:
+ *   ff.mib=N       MiB to use; default: what is free, less 48
+ *   ff.hot=N       MiB that are rewritten; default: all
+ *   ff.mode=M      which page is rewritten next: random, seq, zipf
+ *   ff.write=N     percentage of operations that rewrite a page; default 50
+ *   ff.seed=N      of the pattern and of the choice of pages
+ *   ff.threads=N   default: one per vCPU
+ *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
+ *   ff.net=PORT    as process 1: and a TCP connection
+ *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
+ *
+ * Lines on the console, one per second and all numbers since the start, but stall_ms:
+ *   FF ready pages=N threads=N fill_ms=N
+ *   FF t=S writes=N checks=N passes=N bad=N stall_ms=X max_ms=X hist=B:N,...
+ *   FF io disk=N net=N bad=N               with ff.disk= or ff.net=
+ *   FF direct reads=N bad=N                with ff.direct=
+ *   FF bad page=N ...                      the first ten wrong pages
+ *   FF verdict ok|bad pages=N checks=N writes=N bad=N
+ * stall_ms is the longest time a worker needed for one step since the last line, max_ms since the
+ * start. hist counts the first touch of a page per step: B:N means N touches of [2^B, 2^(B+1))
+ * microseconds, B = 0 also those below.
+ *
+ * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
+ * same, then powers off; 'x' damages one word of a page, to show that it is found.
+ *
+ * Threads: main reports and reads keys; workers never print more than a bad page.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "directio.h"
+#include "iowork.h"
+
+enum {
+    PAGE = 4096,
+    WORDS = PAGE / 8,
+    BUCKETS = 32,
+    MAX_THREADS = 64,
+    MAX_BAD_LINES = 10,
+    RESERVED_MIB = 48,   /* left to the kernel when ff.mib is not given */
+    CLOCK_STEPS = 1 << 6 /* steps between two looks at the request for a verdict */
+};
+
+typedef enum { MODE_RANDOM, MODE_SEQ, MODE_ZIPF } Mode;
+
+static struct {
+    uint64_t mib, hot;
+    Mode mode;
+    unsigned write_percent;
+    uint64_t seed;
+    unsigned threads;
+    bool disk;
+    unsigned port;   /* 0: no network */
+    unsigned direct; /* MiB; 0: no reads past the page cache */
+} opt = {.write_percent = 50, .seed = 1};
+
+typedef struct {
+    _Alignas(64) pthread_t thread;
+    unsigned index;
+    uint64_t rng;
+    uint64_t n_own, n_hot;       /* pages of this worker: all, and those it rewrites */
+    uint64_t write_at, check_at; /* cursors, in own pages */
+    /* Read by main at any moment; only this worker adds (stall: main swaps in 0). */
+    _Atomic uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
+    _Atomic unsigned verified; /* the last request for a verdict that it has served */
+} Worker;
+
+static uint64_t (*pages)[WORDS];
+static uint32_t *version; /* of each page; stored only by the page's owner */
+static uint64_t n_pages;
+static Worker workers[MAX_THREADS];
+static double ticks_per_us;
+static _Atomic unsigned verdict_request, bad_lines;
+static _Atomic uint64_t damage_request; /* page number + 1; 0 = none */
+static pthread_barrier_t filled;
+static pthread_mutex_t verified_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t verified_cond = PTHREAD_COND_INITIALIZER;
+
+/* One write(2) per line, so that lines of several threads do not mix. */
+__attribute__((format(printf, 1, 2))) static void line(const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text - 1, format, args);
+    va_end(args);
+    if (n < 0)
+        return;
+    if (n > (int)sizeof text - 2)
+        n = sizeof text - 2;
+    text[n++] = '\n';
+    for (int done = 0; done < n;) {
+        ssize_t w = write(STDOUT_FILENO, text + done, n - done);
+        if (w < 0 && errno != EINTR && errno != EAGAIN)
+            return;
+        done += w > 0 ? w : 0;
+    }
+}
+
+static void end(int status)
+{
+    if (getpid() == 1) {
+        tcdrain(STDOUT_FILENO);
+        reboot(RB_POWER_OFF);
+    }
+    _exit(status);
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static uint64_t next_random(Worker *w)
+{
+    w->rng += 0x9e3779b97f4a7c15u;
+    return mix(w->rng);
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+/* Word 0 names the page, word 1 the version, the others depend on both. */
+static uint64_t pattern_key(uint64_t page, uint32_t v)
+{
+    return mix(mix(opt.seed + page) + v);
+}
+
+static void fill_page(uint64_t page, uint32_t v)
+{
+    uint64_t *word = pages[page], key = pattern_key(page, v);
+    word[0] = page ^ opt.seed;
+    word[1] = v;
+    for (unsigned i = 2; i < WORDS; i++)
+        word[i] = key + i * 0x9e3779b97f4a7c15u;
+}
+
+/* Returns the first wrong word's index, or WORDS if the page is as it must be. */
+static unsigned wrong_word(uint64_t page, uint32_t v)
+{
+    const uint64_t *word = pages[page];
+    uint64_t key = pattern_key(page, v), wrong = 0;
+    for (unsigned i = 2; i < WORDS; i++)
+        wrong |= word[i] ^ (key + i * 0x9e3779b97f4a7c15u);
+    if (word[0] == (page ^ opt.seed) && word[1] == v && !wrong)
+        return WORDS;
+    for (unsigned i = 2; i < WORDS; i++)
+        if (word[i] != key + i * 0x9e3779b97f4a7c15u)
+            return i;
+    return word[0] != (page ^ opt.seed) ? 0 : 1;
+}
+
+static void report_bad(uint64_t page, unsigned at)
+{
+    if (atomic_fetch_add(&bad_lines, 1) >= MAX_BAD_LINES)
+        return;
+    const uint64_t *word = pages[page];
+    unsigned zeros = 0;
+    for (unsigned i = 0; i < WORDS; i++)
+        zeros += word[i] == 0;
+    line("FF bad page=%llu address=%#llx expected_version=%u found_version=%llu first_wrong_word=%u"
+         " zero_words=%u",
+         (unsigned long long)page, (unsigned long long)(uintptr_t)word, version[page],
+         (unsigned long long)word[1], at, zeros);
+}
+
+/* Checks one page. A wrong one is counted once: it gets a new version and a right content. */
+static void check_page(Worker *w, uint64_t page)
+{
+    unsigned at = wrong_word(page, version[page]);
+    atomic_fetch_add_explicit(&w->checks, 1, memory_order_relaxed);
+    if (at == WORDS)
+        return;
+    report_bad(page, at);
+    atomic_fetch_add_explicit(&w->bad, 1, memory_order_relaxed);
+    fill_page(page, ++version[page]);
+}
+
+static uint64_t own_page(const Worker *w, uint64_t i)
+{
+    return i * opt.threads + w->index;
+}
+
+/* Ranks follow Zipf's law with exponent 1: each power of two of ranks is equally likely. The
+ * multiplication by a prime above any n spreads neighbouring ranks over the pages. */
+static uint64_t zipf(Worker *w, uint64_t n)
+{
+    unsigned octaves = 64 - __builtin_clzll(n);
+    uint64_t rank;
+    do {
+        uint64_t r = next_random(w);
+        unsigned octave = (r >> 48) % octaves;
+        rank = (1ull << octave) + (r & ((1ull << octave) - 1));
+    } while (rank > n);
+    return (rank - 1) * 2654435761u % n;
+}
+
+static uint64_t choose_page(Worker *w)
+{
+    switch (opt.mode) {
+    case MODE_SEQ:
+        w->write_at = w->write_at + 1 < w->n_hot ? w->write_at + 1 : 0;
+        return own_page(w, w->write_at);
+    case MODE_ZIPF:
+        return own_page(w, zipf(w, w->n_hot));
+    default:
+        return own_page(w, next_random(w) % w->n_hot);
+    }
+}
+
+static unsigned bucket(double us)
+{
+    uint64_t n = us < 1 ? 1 : (uint64_t)us;
+    unsigned b = 63 - __builtin_clzll(n);
+    return b < BUCKETS ? b : BUCKETS - 1;
+}
+
+/* The first access to a page in a step, timed: what a missing page costs the guest. */
+static void touch(Worker *w, uint64_t page)
+{
+    volatile const uint64_t *word = pages[page];
+    uint64_t before = __rdtsc();
+    (void)word[0];
+    double us = (__rdtsc() - before) / ticks_per_us;
+    atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
+}
+
+static void note_stall(Worker *w, uint64_t ticks)
+{
+    uint64_t old = atomic_load_explicit(&w->stall, memory_order_relaxed);
+    while (ticks > old && !atomic_compare_exchange_weak(&w->stall, &old, ticks))
+        ;
+}
+
+static void step(Worker *w)
+{
+    uint64_t page;
+    bool rewrite = (next_random(w) >> 32) % 100 < opt.write_percent;
+    if (rewrite) {
+        page = choose_page(w);
+    } else {
+        page = own_page(w, w->check_at);
+        if (++w->check_at == w->n_own) {
+            w->check_at = 0;
+            atomic_fetch_add_explicit(&w->passes, 1, memory_order_relaxed);
+        }
+    }
+    touch(w, page);
+    check_page(w, page);
+    if (!rewrite)
+        return;
+    fill_page(page, ++version[page]);
+    atomic_fetch_add_explicit(&w->writes, 1, memory_order_relaxed);
+}
+
+static void serve_requests(Worker *w)
+{
+    uint64_t damage = atomic_load(&damage_request);
+    if (damage && (damage - 1) % opt.threads == w->index) {
+        pages[damage - 1][WORDS / 2] ^= 1;
+        atomic_store(&damage_request, 0);
+    }
+    unsigned request = atomic_load(&verdict_request);
+    if (request == atomic_load(&w->verified))
+        return;
+    for (uint64_t i = 0; i < w->n_own; i++)
+        check_page(w, own_page(w, i));
+    pthread_mutex_lock(&verified_lock);
+    atomic_store(&w->verified, request);
+    pthread_cond_broadcast(&verified_cond);
+    pthread_mutex_unlock(&verified_lock);
+}
+
+static void *work(void *arg)
+{
+    Worker *w = arg;
+    cpu_set_t cpu;
+    CPU_ZERO(&cpu);
+    CPU_SET(w->index, &cpu);
+    /* Where there are fewer processors than threads this fails, and nothing is lost. */
+    pthread_setaffinity_np(pthread_self(), sizeof cpu, &cpu);
+
+    for (uint64_t i = 0; i < w->n_own; i++)
+        fill_page(own_page(w, i), 0);
+    pthread_barrier_wait(&filled); /* all pages stand */
+    pthread_barrier_wait(&filled); /* main has calibrated the clock and said so */
+
+    uint64_t last = __rdtsc();
+    for (unsigned n = 0;; n++) {
+        step(w);
+        uint64_t now = __rdtsc();
+        note_stall(w, now - last);
+        last = now;
+        if (n % CLOCK_STEPS == 0) {
+            serve_requests(w);
+            last = __rdtsc();
+        }
+    }
+    return NULL;
+}
+
+typedef struct {
+    uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
+} Sums;
+
+/* Adds up all workers; the longest stall is taken away from them. */
+static Sums sum_up(void)
+{
+    Sums s = {.passes = UINT64_MAX};
+    for (unsigned i = 0; i < opt.threads; i++) {
+        Worker *w = &workers[i];
+        uint64_t stall = atomic_exchange(&w->stall, 0);
+        s.writes += atomic_load(&w->writes);
+        s.checks += atomic_load(&w->checks);
+        s.bad += atomic_load(&w->bad);
+        if (atomic_load(&w->passes) < s.passes)
+            s.passes = atomic_load(&w->passes);
+        if (stall > s.stall)
+            s.stall = stall;
+        for (unsigned b = 0; b < BUCKETS; b++)
+            s.hist[b] += atomic_load(&w->hist[b]);
+    }
+    return s;
+}
+
+static void report(double seconds)
+{
+    static double max_ms;
+    Sums s = sum_up();
+    double stall_ms = s.stall / ticks_per_us / 1e3;
+    char hist[BUCKETS * 24] = "", *p = hist;
+    for (unsigned b = 0; b < BUCKETS; b++)
+        if (s.hist[b])
+            p += sprintf(p, "%s%u:%llu", p == hist ? "" : ",", b, (unsigned long long)s.hist[b]);
+    if (stall_ms > max_ms)
+        max_ms = stall_ms;
+    line("FF t=%.0f writes=%llu checks=%llu passes=%llu bad=%llu stall_ms=%.2f max_ms=%.2f hist=%s",
+         seconds, (unsigned long long)s.writes, (unsigned long long)s.checks,
+         (unsigned long long)s.passes, (unsigned long long)s.bad, stall_ms, max_ms, hist);
+    if (opt.disk || opt.port) {
+        IoCounts io = io_counts();
+        line("FF io disk=%llu net=%llu bad=%llu", (unsigned long long)io.disk,
+             (unsigned long long)io.net, (unsigned long long)io.bad);
+    }
+    if (opt.direct) {
+        DirectCounts direct = direct_counts();
+        line("FF direct reads=%llu bad=%llu", (unsigned long long)direct.reads,
+             (unsigned long long)direct.bad);
+    }
+}
+
+/* Has every page checked by its owner, then says how all checks so far came out. */
+static bool verdict(void)
+{
+    unsigned request = atomic_fetch_add(&verdict_request, 1) + 1;
+    pthread_mutex_lock(&verified_lock);
+    for (unsigned i = 0; i < opt.threads; i++)
+        while (atomic_load(&workers[i].verified) != request)
+            pthread_cond_wait(&verified_cond, &verified_lock);
+    pthread_mutex_unlock(&verified_lock);
+    direct_verify();
+    uint64_t writes = 0, checks = 0, bad = io_counts().bad + direct_counts().bad;
+    for (unsigned i = 0; i < opt.threads; i++) {
+        writes += atomic_load(&workers[i].writes);
+        checks += atomic_load(&workers[i].checks);
+        bad += atomic_load(&workers[i].bad);
+    }
+    line("FF verdict %s pages=%llu checks=%llu writes=%llu bad=%llu", bad ? "bad" : "ok",
+         (unsigned long long)n_pages, (unsigned long long)checks, (unsigned long long)writes,
+         (unsigned long long)bad);
+    return bad == 0;
+}
+
+/* Reports every second, and serves the keys between. A console that is at its end has no keys. */
+static void report_and_listen(void)
+{
+    double start = now_us(), next = start + 1e6;
+    struct pollfd console = {.fd = STDIN_FILENO, .events = POLLIN};
+    for (;;) {
+        double left = next - now_us();
+        if (left <= 0) {
+            report((next - start) / 1e6);
+            /* A guest that was stopped for long does not catch up on lines. */
+            next += left < -1e6 ? 1e6 * (uint64_t)(1 - left / 1e6) : 1e6;
+            continue;
+        }
+        if (poll(&console, 1, (int)(left / 1e3) + 1) <= 0)
+            continue;
+        char key;
+        ssize_t n = read(STDIN_FILENO, &key, 1);
+        if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+            console.fd = -1;
+        else if (n == 1 && key == 'v')
+            verdict();
+        else if (n == 1 && key == 'x')
+            atomic_store(&damage_request, n_pages / 2 + 1);
+        else if (n == 1 && key == 'q')
+            end(verdict() ? 0 : 1);
+    }
+}
+
+static void parse_mode(const char *text)
+{
+    static const char *const names[] = {
+        [MODE_RANDOM] = "random", [MODE_SEQ] = "seq", [MODE_ZIPF] = "zipf"};
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!strcmp(text, names[i])) {
+            opt.mode = i;
+            return;
+        }
+    }
+    line("FF error: ff.mode=%s is unknown; known: random, seq, zipf", text);
+    end(2);
+}
+
+static void parse_option(char *word)
+{
+    char *value = strchr(word, '=');
+    if (strncmp(word, "ff.", 3) || !value)
+        return;
+    *value++ = 0;
+    const char *name = word + 3;
+    if (!strcmp(name, "mode")) {
+        parse_mode(value);
+        return;
+    }
+    char *rest;
+    uint64_t n = strtoull(value, &rest, 0);
+    if (rest == value || *rest) {
+        line("FF error: ff.%s=%s is not a number", name, value);
+        end(2);
+    }
+    if (!strcmp(name, "mib"))
+        opt.mib = n;
+    else if (!strcmp(name, "hot"))
+        opt.hot = n;
+    else if (!strcmp(name, "write"))
+        opt.write_percent = n > 100 ? 100 : n;
+    else if (!strcmp(name, "seed"))
+        opt.seed = n;
+    else if (!strcmp(name, "threads"))
+        opt.threads = n;
+    else if (!strcmp(name, "disk"))
+        opt.disk = n;
+    else if (!strcmp(name, "net"))
+        opt.port = n;
+    else if (!strcmp(name, "direct"))
+        opt.direct = n;
+    else
+        line("FF warning: ff.%s is unknown", name);
+}
+
+static void be_init(void)
+{
+    mkdir("/proc", 0755);
+    mkdir("/dev", 0755);
+    mount("proc", "/proc", "proc", 0, NULL);
+    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+    int console = open("/dev/console", O_RDWR);
+    if (console >= 0) {
+        for (int fd = 0; fd < 3; fd++)
+            dup2(console, fd);
+        struct termios t;
+        if (!tcgetattr(STDIN_FILENO, &t)) {
+            /* Keys come one by one, and are not echoed into the lines. */
+            t.c_lflag &= ~(ICANON | ECHO);
+            tcsetattr(STDIN_FILENO, TCSANOW, &t);
+        }
+    }
+    char text[4096] = "";
+    int fd = open("/proc/cmdline", O_RDONLY);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    text[n > 0 ? n : 0] = 0;
+    for (char *save, *word = strtok_r(text, " \n", &save); word;
+         word = strtok_r(NULL, " \n", &save))
+        parse_option(word);
+}
+
+static void settle_sizes(void)
+{
+    struct sysinfo info;
+    sysinfo(&info);
+    uint64_t free_mib = ((uint64_t)info.freeram * info.mem_unit) >> 20;
+    if (!opt.mib)
+        opt.mib = free_mib > 2 * RESERVED_MIB ? free_mib - RESERVED_MIB : free_mib / 2;
+    if (!opt.threads)
+        opt.threads = sysconf(_SC_NPROCESSORS_ONLN);
+    if (opt.threads > MAX_THREADS)
+        opt.threads = MAX_THREADS;
+    if (!opt.hot || opt.hot > opt.mib)
+        opt.hot = opt.mib;
+    if (!opt.mib || opt.mib >= free_mib) {
+        line("FF error: ff.mib=%llu does not fit into the %llu MiB that are free",
+             (unsigned long long)opt.mib, (unsigned long long)free_mib);
+        end(2);
+    }
+    n_pages = opt.mib << 8;
+}
+
+static void start_workers(void)
+{
+    uint64_t hot = opt.hot << 8;
+    pthread_barrier_init(&filled, NULL, opt.threads + 1);
+    for (unsigned i = 0; i < opt.threads; i++) {
+        Worker *w = &workers[i];
+        w->index = i;
+        w->rng = mix(opt.seed) + i;
+        w->n_own = (n_pages - i + opt.threads - 1) / opt.threads;
+        w->n_hot = (hot - i + opt.threads - 1) / opt.threads;
+        if (pthread_create(&w->thread, NULL, work, w)) {
+            line("FF error: no thread for worker %u", i);
+            end(2);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (getpid() == 1)
+        be_init();
+    for (int i = 1; i < argc; i++)
+        parse_option(argv[i]);
+    settle_sizes();
+    pages = mmap(NULL, n_pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    version = mmap(NULL, n_pages * sizeof *version, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED || version == MAP_FAILED) {
+        line("FF error: mmap of %llu MiB: %s", (unsigned long long)opt.mib, strerror(errno));
+        end(2);
+    }
+    double start = now_us();
+    uint64_t ticks = __rdtsc();
+    start_workers();
+    pthread_barrier_wait(&filled);
+    double took = now_us() - start;
+    /* Filling takes milliseconds at least: long enough to know the counter's rate. A guest's own
+     * clock would need an exit to QEMU for each reading where the kernel distrusts the TSC. */
+    ticks_per_us = (__rdtsc() - ticks) / took;
+    line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages, opt.threads,
+         took / 1e3);
+    pthread_barrier_wait(&filled);
+    if (opt.disk || opt.port || opt.direct)
+        io_load_modules();
+    const char *error = opt.direct ? direct_start(opt.direct) : NULL;
+    error = error ? error : io_start(opt.disk, opt.port);
+    if (error) {
+        line("FF error: %s", error);
+        end(2);
+    }
+    report_and_listen();
+}

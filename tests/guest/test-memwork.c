@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guest's init program, run on the host: it counts, its verdict is right, and it finds a
+ * damaged word. Keys go in by one end of a socket, lines come out of it.
+ */
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/stream.h"
+#include "tests/lib/vm.h"
+
+typedef struct {
+    Stream *console;
+    pid_t pid;
+} Memwork;
+
+static Memwork start(const char *const *options)
+{
+    int ends[2];
+    g_autofree char *path = vm_build_path("tests/guest/memwork");
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+    Memwork m;
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+    g_ptr_array_add(argv, path);
+    for (unsigned i = 0; options[i]; i++)
+        g_ptr_array_add(argv, (char *)options[i]);
+    g_ptr_array_add(argv, NULL);
+    g_spawn_async_with_pipes_and_fds(NULL, (const char *const *)argv->pdata, NULL,
+                                     G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, ends[1], ends[1], -1,
+                                     NULL, NULL, 0, &m.pid, NULL, NULL, NULL, &error);
+    g_assert_no_error(error);
+    close(ends[1]);
+    m.console = stream_new(ends[0], "memwork");
+    return m;
+}
+
+/* The next line that begins with PREFIX. */
+static char *line_with(Memwork *m, const char *prefix)
+{
+    for (;;) {
+        char *line = stream_read_line(m->console, prefix, test_deadline(TEST_TIMEOUT));
+        if (!line)
+            test_fail("memwork ended before \"%s\"", prefix);
+        if (g_str_has_prefix(line, prefix))
+            return line;
+        g_free(line);
+    }
+}
+
+static void key(Memwork *m, const char *k)
+{
+    stream_send(m->console, k, 1, NULL, 0);
+}
+
+static int end(Memwork *m)
+{
+    int status;
+    g_assert_cmpint(waitpid(m->pid, &status, 0), ==, m->pid);
+    stream_free(m->console);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static uint64_t number(const char *line, const char *name)
+{
+    g_autofree char *key_text = g_strconcat(" ", name, "=", NULL);
+    const char *at = strstr(line, key_text);
+    if (!at)
+        test_fail("no %s in \"%s\"", name, line);
+    return g_ascii_strtoull(at + strlen(key_text), NULL, 10);
+}
+
+static void test_mode(gconstpointer mode)
+{
+    g_autofree char *option = g_strconcat("ff.mode=", mode, NULL);
+    /* 3 workers: the pages do not divide evenly. */
+    const char *options[] = {"ff.mib=4", "ff.hot=1", "ff.threads=3", option, NULL};
+    Memwork m = start(options);
+    g_autofree char *ready = line_with(&m, "FF ready");
+    g_assert_cmpuint(number(ready, "pages"), ==, 1024);
+    g_autofree char *first = line_with(&m, "FF t=");
+    g_autofree char *second = line_with(&m, "FF t=");
+    g_assert_cmpuint(number(second, "writes"), >, number(first, "writes"));
+    g_assert_cmpuint(number(second, "checks"), >, number(first, "checks"));
+    g_assert_cmpuint(number(second, "bad"), ==, 0);
+    key(&m, "v");
+    g_autofree char *verdict = line_with(&m, "FF verdict");
+    g_assert_true(g_str_has_prefix(verdict, "FF verdict ok pages=1024 "));
+    /* It goes on after a verdict. */
+    g_free(line_with(&m, "FF t="));
+    key(&m, "q");
+    g_free(line_with(&m, "FF verdict ok"));
+    g_assert_cmpint(end(&m), ==, 0);
+}
+
+static void test_damage(void)
+{
+    const char *options[] = {"ff.mib=4", "ff.hot=1", "ff.threads=2", NULL};
+    Memwork m = start(options);
+    g_free(line_with(&m, "FF ready"));
+    key(&m, "x");
+    g_autofree char *bad = line_with(&m, "FF bad");
+    g_assert_cmpuint(number(bad, "page"), ==, 512);
+    g_assert_cmpuint(number(bad, "first_wrong_word"), ==, 256);
+    key(&m, "q");
+    g_autofree char *verdict = line_with(&m, "FF verdict");
+    g_assert_true(g_str_has_prefix(verdict, "FF verdict bad "));
+    g_assert_cmpuint(number(verdict, "bad"), ==, 1);
+    g_assert_cmpint(end(&m), ==, 1);
+}
+
+static void test_options(void)
+{
+    static const struct {
+        const char *option, *error;
+    } rows[] = {
+        {"ff.mode=zigzag", "FF error: ff.mode=zigzag is unknown"},
+        {"ff.mib=many", "FF error: ff.mib=many is not a number"},
+        {"ff.mib=1000000000", "FF error: ff.mib=1000000000 does not fit"},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        const char *options[] = {rows[i].option, NULL};
+        Memwork m = start(options);
+        g_free(line_with(&m, rows[i].error));
+        g_assert_cmpint(end(&m), ==, 2);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/memwork/random", "random", test_mode);
+    g_test_add_data_func("/memwork/seq", "seq", test_mode);
+    g_test_add_data_func("/memwork/zipf", "zipf", test_mode);
+    g_test_add_func("/memwork/damage", test_damage);
+    g_test_add_func("/memwork/options", test_options);
+    return g_test_run();
+}

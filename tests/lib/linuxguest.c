@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Command line and console of the Linux guest. One thread.
+ */
+#include "tests/lib/linuxguest.h"
+
+#include <string.h>
+
+static char *guest_file(const char *name)
+{
+    return g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest", name, NULL);
+}
+
+bool linux_guest_available(const char **why)
+{
+    g_autofree char *initrd = guest_file("initrd.img");
+
+    if (g_file_test(initrd, G_FILE_TEST_EXISTS))
+        return true;
+    *why = "the guest is not built: run scripts/build-guest";
+    return false;
+}
+
+Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
+                      const char *incoming)
+{
+    g_autofree char *memory = g_strdup_printf("%uK", guest->ram_kib);
+    g_autofree char *smp = g_strdup_printf("%u", guest->n_cpus);
+    g_autofree char *kernel = guest_file("vmlinuz"), *initrd = guest_file("initrd.img");
+    /* no_timer_check: a vCPU that gets no processor for long fails that check, and panics. */
+    g_autofree char *append =
+        g_strdup_printf("console=ttyS0 quiet panic=-1 pti=on no_timer_check %s", guest->load);
+    g_autofree char *drive =
+        g_strdup_printf("if=virtio,format=raw,cache=none,aio=%s,file=%s",
+                        guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
+    const char *args[] = {"-machine", "pc",   "-smp",       smp,
+                          "-kernel",  kernel, "-initrd",    initrd,
+                          "-append",  append, "-no-reboot", guest->disk ? "-drive" : NULL,
+                          drive,      NULL};
+
+    return vm_start(&(VmConfig){
+        .name = name, .launcher = launcher, .memory = memory, .args = args, .incoming = incoming});
+}
+
+void linux_guest_assert_intact(Vm *vm, const char *when)
+{
+    vm_type_serial(vm, "v");
+    g_autofree char *line = vm_serial_line(vm, "FF verdict ");
+
+    g_test_message("%s: %s", when, line);
+    if (!strstr(line, "verdict ok "))
+        test_fail("%s the guest says: %s", when, line);
+}
+
+void linux_guest_finish(Vm *vm)
+{
+    vm_type_serial(vm, "q");
+    vm_wait_serial(vm, "FF verdict ok");
+    g_assert_cmpint(vm_wait_exit(vm), ==, 0);
+    vm_end(vm);
+}

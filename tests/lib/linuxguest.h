@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The Linux guest of scripts/build-guest in a QEMU: it keeps its memory (and a disk) busy and knows
+ * what must be in it.
+ */
+#ifndef FF_TESTS_LINUXGUEST_H
+#define FF_TESTS_LINUXGUEST_H
+
+#include "tests/lib/vm.h"
+
+typedef struct {
+    unsigned ram_kib, n_cpus;
+    const char *load; /* parameters of the guest's init: tests/guest/memwork.c */
+    const char *disk; /* image for virtio-blk, past the page cache; NULL: none */
+    const char *aio;  /* how QEMU reads it: threads, native, io_uring */
+} LinuxGuest;
+
+/* TRUE if it has been built; else *WHY (static). */
+bool linux_guest_available(const char **why);
+/* INCOMING: as in VmConfig; can be NULL. */
+Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
+                      const char *incoming);
+/* Has the guest check all of its memory, while it is being moved or after. WHEN is for the
+ * message. */
+void linux_guest_assert_intact(Vm *vm, const char *when);
+/* The same for the last time: it powers off. VM is freed. */
+void linux_guest_finish(Vm *vm);
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The steps that all tests of a migration share. One thread.
+ */
+#include "tests/lib/move.h"
+
+#include <string.h>
+
+#include "tests/lib/certs.h"
+
+/* Bytes per second before the switch. */
+#define PRECOPY_BANDWIDTH "8388608"
+
+bool move_stock(void)
+{
+    return g_strcmp0(g_getenv("FF_TEST_STOCK"), "1") == 0;
+}
+
+void move_prepare(Vm *source, Vm *destination)
+{
+    Vm *both[] = {source, destination};
+    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
+        qmp_set_capability(vm_qmp(both[i]), "events", true);
+        qmp_set_capability(vm_qmp(both[i]), "postcopy-ram", true);
+    }
+    qmp_ok(vm_qmp(source), "migrate-set-parameters", "{'max-bandwidth': " PRECOPY_BANDWIDTH "}");
+}
+
+void move_set_tls(Vm *vm, const char *dir, const char *kind, bool server, const char *passwordid)
+{
+    const char *side = server ? "server" : "client";
+    bool x509 = !strcmp(kind, "x509");
+    g_autofree char *password =
+        passwordid ? g_strdup_printf(", 'passwordid': '%s'", passwordid) : NULL;
+
+    qmp_ok(vm_qmp(vm), "object-add",
+           "{'qom-type': 'tls-creds-%s', 'id': 'tls0', 'dir': '%s/%s-%s', 'endpoint': '%s'%s%s}",
+           kind, dir, kind, side, side, x509 ? ", 'verify-peer': true" : "",
+           password ? password : "");
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'tls-creds': 'tls0'}");
+    if (x509 && !server)
+        qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'tls-hostname': '" CERTS_HOST "'}");
+}
+
+char *move_listen_uri(Vm *destination)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(destination), "query-migrate", NULL);
+    if (!json_object_has_member(info, "socket-address"))
+        test_fail("the destination does not say where it listens");
+    JsonArray *all = json_object_get_array_member(info, "socket-address");
+    JsonObject *first = json_array_get_object_element(all, 0);
+    const char *host = json_object_get_string_member(first, "host");
+    g_assert_cmpstr(json_object_get_string_member(first, "type"), ==, "inet");
+    return g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host,
+                           json_object_get_string_member(first, "port"));
+}
+
+void move_wait_completed(Vm *source, Vm *destination)
+{
+    qmp_expect_migration(vm_qmp(source), "completed");
+    qmp_expect_migration(vm_qmp(destination), "completed");
+}
+
+int64_t move_ram_count(Vm *source, const char *name)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    if (!json_object_has_member(info, "ram"))
+        return 0;
+    return json_object_get_int_member(json_object_get_object_member(info, "ram"), name);
+}
+
+char *move_check_counts(Vm *source, uint64_t ram)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    const char *status = json_object_get_string_member_with_default(info, "status", "none");
+    if (strcmp(status, "completed"))
+        return g_strdup_printf("query-migrate says \"%s\" at the end", status);
+    if (!json_object_has_member(info, "ram"))
+        return g_strdup("query-migrate has no \"ram\"");
+    JsonObject *counts = json_object_get_object_member(info, "ram");
+    int64_t remaining = json_object_get_int_member(counts, "remaining");
+    if (remaining)
+        return g_strdup_printf("%" G_GINT64_FORMAT " bytes remain at the end", remaining);
+    if (!ram)
+        return NULL;
+    int64_t total = json_object_get_int_member(counts, "total");
+    int64_t pages = total / json_object_get_int_member(counts, "page-size");
+    int64_t sent = json_object_get_int_member(counts, "normal") +
+                   json_object_get_int_member(counts, "duplicate");
+    /* Precopy may have sent some more than once. */
+    if (total < (int64_t)ram || sent < pages)
+        return g_strdup_printf("%" G_GINT64_FORMAT " pages were sent of %" G_GINT64_FORMAT
+                               " (total %" G_GINT64_FORMAT " bytes)",
+                               sent, pages, total);
+    return NULL;
+}
+
+char *move_check_summary(Vm *vm)
+{
+    qmp_ok(vm_qmp(vm), "quit", NULL);
+    int status = vm_wait_exit(vm);
+    g_autofree char *text = vm_stderr(vm);
+    if (status)
+        return g_strdup_printf("QEMU ended with status %d: %s", status, text);
+    if (!strstr(text, "farfault: migration"))
+        return g_strdup_printf("no summary in stderr: \"%s\"", text);
+    return NULL;
+}

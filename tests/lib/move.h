@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The steps that all tests of a migration share. The checks return NULL if all is right, else one
+ * line (g_free).
+ */
+#ifndef FF_TESTS_MOVE_H
+#define FF_TESTS_MOVE_H
+
+#include "tests/lib/vm.h"
+
+/* FF_TEST_STOCK=1: QEMU's own postcopy in place of farfault's. */
+bool move_stock(void);
+/* Events and postcopy on at both sides; precopy slow enough not to end before it is switched. */
+void move_prepare(Vm *source, Vm *destination);
+/* Puts the next migration of VM under TLS: object tls0 and the parameters, with the credentials of
+ * KIND ("psk", "x509") in DIR of certs_new_pair(). PASSWORDID can be NULL. */
+void move_set_tls(Vm *vm, const char *dir, const char *kind, bool server, const char *passwordid);
+/* Where a destination that was told tcp:HOST:0 listens: the URI for the source (g_free). */
+char *move_listen_uri(Vm *destination);
+/* Waits until both sides say "completed". */
+void move_wait_completed(Vm *source, Vm *destination);
+/* NAME of "ram" in the source's query-migrate; 0 while there is none. */
+int64_t move_ram_count(Vm *source, const char *name);
+/* The source's query-migrate after the end: nothing remains, and (RAM not 0) every page of at
+ * least RAM bytes was sent, as data or as zeros. */
+char *move_check_counts(Vm *source, uint64_t ram);
+/* Ends QEMU by "quit"; farfault's summary must stand in its stderr then. */
+char *move_check_summary(Vm *vm);
+
+#endif

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See operator.h. Errors of commands are no failures: an engine may die under each of them. What
+ * is asserted: never two running copies, and a side that ends without having been killed.
+ */
+#include "tests/lib/operator.h"
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/lib/move.h"
+
+#define LOOK_MS 250 /* an event may lie in a buffer already: look again */
+
+void operator_init(Operator *o, Vm *s, Vm *d)
+{
+    *o = (Operator){.s = s, .d = d, .wake = -1};
+    o->s_pidfd = pidfd_open(vm_pid(s), 0);
+    o->d_pidfd = pidfd_open(vm_pid(d), 0);
+}
+
+static bool ended(int pidfd)
+{
+    return test_wait_readable(pidfd, 0);
+}
+
+static int pidfd_of(const Operator *o, const Vm *vm)
+{
+    return vm == o->s ? o->s_pidfd : o->d_pidfd;
+}
+
+/* The answer's "return", or NULL: an error (an engine that died under the command), or no QEMU. */
+static JsonObject *ask(Operator *o, Vm *vm, const char *command)
+{
+    g_autoptr(JsonObject) answer =
+        ended(pidfd_of(o, vm)) ? NULL : qmp_call(vm_qmp(vm), command, NULL);
+
+    return answer && json_object_has_member(answer, "return")
+               ? json_object_ref(json_object_get_object_member(answer, "return"))
+               : NULL;
+}
+
+/* The member "status" of COMMAND's answer, or "" (g_free). */
+static char *ask_status(Operator *o, Vm *vm, const char *command)
+{
+    g_autoptr(JsonObject) object = ask(o, vm, command);
+
+    return g_strdup(object ? json_object_get_string_member_with_default(object, "status", "none")
+                           : "");
+}
+
+char *operator_run_state(Operator *o, Vm *vm)
+{
+    return ask_status(o, vm, "query-status");
+}
+
+bool operator_try(Operator *o, Vm *vm, const char *command, const char *args)
+{
+    g_autoptr(JsonObject) answer =
+        ended(pidfd_of(o, vm)) ? NULL : qmp_call(vm_qmp(vm), command, args ? "%s" : NULL, args);
+
+    if (answer && json_object_has_member(answer, "error")) {
+        JsonObject *error = json_object_get_object_member(answer, "error");
+        g_print("# %s: %s\n", command, json_object_get_string_member(error, "desc"));
+    }
+    return answer && json_object_has_member(answer, "return");
+}
+
+/* The destination first: a source that runs after it ran is one guest too many. */
+static void never_two(Operator *o)
+{
+    g_autofree char *d = operator_run_state(o, o->d), *s = operator_run_state(o, o->s);
+
+    if (!strcmp(d, "running") && !strcmp(s, "running")) {
+        g_error("the guest runs at both sides");
+    }
+}
+
+/* Where the destination listens, for the source; 0: it does not say. */
+static unsigned target(Operator *o)
+{
+    g_autoptr(JsonObject) info = ask(o, o->d, "query-migrate");
+
+    if (!info || !json_object_has_member(info, "socket-address")) {
+        return 0;
+    }
+    JsonArray *all = json_object_get_array_member(info, "socket-address");
+    JsonObject *first = json_array_get_object_element(all, 0);
+    unsigned port = atoi(json_object_get_string_member(first, "port"));
+    o->source_port = o->port ? o->port(port, o->opaque) : port;
+    return o->source_port;
+}
+
+void operator_begin(Operator *o, bool switch_at_once)
+{
+    operator_try(o, o->d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    unsigned port = target(o);
+    /* Its engine died: nobody listens there, and the source is to find that out. */
+    g_autofree char *args = g_strdup_printf("{'uri': 'tcp:127.0.0.1:%u'}", port ? port : 1);
+    operator_try(o, o->s, "migrate", args);
+    if (switch_at_once) {
+        o->switched = operator_try(o, o->s, "migrate-start-postcopy", NULL);
+    }
+}
+
+static void resume(Operator *o)
+{
+    g_autofree char *args =
+        g_strdup_printf("{'uri': 'tcp:127.0.0.1:%u', 'resume': true}", o->source_port);
+
+    o->recoveries++;
+    operator_try(o, o->s, "migrate", args);
+}
+
+static void recover(Operator *o)
+{
+    if (operator_try(o, o->d, "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}") && target(o)) {
+        resume(o);
+    }
+}
+
+void operator_wait(Operator *o)
+{
+    struct pollfd fds[] = {
+        {o->wake, POLLIN, 0},
+        {o->s_pidfd, POLLIN, 0},
+        {o->d_ended ? -1 : o->d_pidfd, POLLIN, 0},
+        {stream_fd(qmp_stream(vm_qmp(o->s))), POLLIN, 0},
+        {o->d_ended ? -1 : stream_fd(qmp_stream(vm_qmp(o->d))), POLLIN, 0},
+    };
+    uint64_t n;
+
+    poll(fds, G_N_ELEMENTS(fds), LOOK_MS);
+    if (fds[0].revents) {
+        G_GNUC_UNUSED ssize_t got = read(o->wake, &n, sizeof(n));
+    }
+}
+
+static bool one_of(const char *status, const char *a, const char *b)
+{
+    return !strcmp(status, a) || !strcmp(status, b);
+}
+
+static void note(Operator *o, const char *s, const char *d)
+{
+    g_autofree char *now = g_strdup_printf("%s / %s%s", s, d, o->d_ended ? " (ended)" : "");
+
+    if (g_strcmp0(now, o->seen)) {
+        g_print("# %s\n", now);
+        g_free(o->seen);
+        o->seen = g_steal_pointer(&now);
+    }
+}
+
+OperatorEnd operator_look(Operator *o)
+{
+    g_autofree char *d = ask_status(o, o->d, "query-migrate");
+    g_autofree char *s = ask_status(o, o->s, "query-migrate");
+    int killed = g_atomic_int_get(&o->qemu_killed);
+
+    o->d_ended = ended(o->d_pidfd);
+    note(o, s, d);
+    if (ended(o->s_pidfd)) {
+        g_assert_true(killed & 1);
+        /* Its pages are lost with it, unless they are all there. */
+        return !strcmp(d, "completed") ? OPERATOR_DESTINATION
+               : o->d_ended || *d      ? OPERATOR_LOST
+                                       : OPERATOR_GO_ON;
+    }
+    if (one_of(s, "failed", "cancelled")) {
+        return OPERATOR_SOURCE;
+    }
+    if (!strcmp(d, "completed") && one_of(s, "completed", "postcopy-paused")) {
+        return OPERATOR_DESTINATION;
+    }
+    if (o->d_ended && !strcmp(s, "postcopy-paused")) {
+        g_assert_true(killed & 2);
+        return OPERATOR_LOST;
+    }
+    if (!strcmp(s, "active") && !o->switched) {
+        o->switched = operator_try(o, o->s, "migrate-start-postcopy", NULL);
+    }
+    if (!strcmp(s, "postcopy-paused") && !strcmp(d, "postcopy-paused")) {
+        recover(o);
+    }
+    never_two(o);
+    return OPERATOR_GO_ON;
+}
+
+OperatorEnd operator_run(Operator *o)
+{
+    OperatorEnd end;
+
+    while ((end = operator_look(o)) == OPERATOR_GO_ON) {
+        operator_wait(o);
+    }
+    never_two(o);
+    return end;
+}
+
+static unsigned free_port(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&a, sizeof(a)), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&a, &len), ==, 0);
+    close(fd);
+    return ntohs(a.sin_port);
+}
+
+void operator_finish_source(Operator *o)
+{
+    for (;;) {
+        g_autofree char *s = ask_status(o, o->s, "query-migrate");
+        if (!strcmp(s, "completed")) {
+            return;
+        }
+        if (!strcmp(s, "postcopy-paused")) {
+            /* A completed destination does not say where it listens. */
+            unsigned port = free_port();
+            g_autofree char *uri = g_strdup_printf("{'uri': 'tcp:127.0.0.1:%u'}", port);
+            if (operator_try(o, o->d, "migrate-recover", uri)) {
+                o->source_port = o->port ? o->port(port, o->opaque) : port;
+                resume(o);
+            }
+        }
+        operator_wait(o);
+    }
+}
+
+static void end_vm(Vm *vm, int pidfd, bool by_force)
+{
+    if (by_force && !ended(pidfd)) {
+        kill(vm_pid(vm), SIGKILL);
+    }
+    if (by_force || ended(pidfd)) {
+        vm_wait_exit(vm);
+    }
+    vm_end(vm);
+    close(pidfd);
+}
+
+void operator_end(Operator *o, OperatorEnd end)
+{
+    end_vm(o->d, o->d_pidfd, end != OPERATOR_DESTINATION);
+    end_vm(o->s, o->s_pidfd, end != OPERATOR_SOURCE);
+    g_free(o->seen);
+}

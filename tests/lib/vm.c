@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starts, watches and reaps QEMU processes for tests.
+ *
+ * The test program is a child subreaper: relay and engine, which are no children of QEMU, become
+ * its children when their own parents end. So what is left over after the last VM ended is
+ * exactly the set of its children. A report of a sanitizer in the stderr of any of them fails the
+ * test. One thread.
+ */
+#include "tests/lib/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct Vm {
+    char *name, *dir;
+    pid_t pid; /* 0 once reaped */
+    int pidfd;
+    int status; /* as of vm_wait_exit() */
+    bool expected_end, ram_changes;
+    GHashTable *known; /* names of files in DIR that are the test's */
+    Qmp *qmp;
+    Qtest *qtest;
+    Stream *serial;
+};
+
+/* Seconds in which relay and engine must be gone once QEMU is. */
+enum { LEFTOVER_SECONDS = 10 };
+
+static GPtrArray *live; /* Vm * */
+
+static void show_all(void)
+{
+    for (unsigned i = 0; live && i < live->len; i++) {
+        Vm *vm = live->pdata[i];
+        g_autofree char *text = vm_stderr(vm);
+        if (*text)
+            g_printerr("# stderr of %s:\n%s\n", vm->name, text);
+    }
+}
+
+char *vm_build_path(const char *relative)
+{
+    const char *build = g_getenv("FF_BUILD");
+    if (!build)
+        test_fail("FF_BUILD is not set: run this with meson test, or set it to the build folder");
+    return g_build_filename(build, relative, NULL);
+}
+
+bool vm_farfault_available(const char **why)
+{
+    static const char *const parts[] = {"cli/farfault", "relay/farfault-relay",
+                                        "qapi/farfault-engine", "uffd/farfault-agent.so"};
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        g_autofree char *path = vm_build_path(parts[i]);
+        if (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+            g_autofree char *text = g_strconcat(parts[i], " is not in the build folder", NULL);
+            *why = g_intern_string(text);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool vm_faults_available(const char **why)
+{
+#ifdef FF_FAULTS
+    return vm_farfault_available(why);
+#else
+    *why = "this build has no fault points: meson configure -Dfaults=true";
+    return false;
+#endif
+}
+
+static int listen_at(Vm *vm, const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *path = vm_path(vm, name);
+    g_assert_cmpuint(strlen(path), <, sizeof address.sun_path);
+    strcpy(address.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4))
+        test_fail("%s: %s", path, g_strerror(errno));
+    return fd;
+}
+
+/* Accepts one connection; QEMU's end before that fails the test. Closes LISTENER. */
+static int accept_from(Vm *vm, int listener, const char *what)
+{
+    struct pollfd p[] = {{.fd = listener, .events = POLLIN}, {.fd = vm->pidfd, .events = POLLIN}};
+    int n;
+    do
+        n = poll(p, 2, TEST_TIMEOUT * 1000);
+    while (n < 0 && errno == EINTR);
+    if (!(p[0].revents & POLLIN))
+        test_fail("%s: %s before it connected its %s socket", vm->name,
+                  n ? "QEMU ended" : "too much time went by", what);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0)
+        test_fail("%s: accept: %s", vm->name, g_strerror(errno));
+    close(listener);
+    return fd;
+}
+
+static void add(GPtrArray *argv, const char *first, ...)
+{
+    va_list args;
+    va_start(args, first);
+    for (const char *arg = first; arg; arg = va_arg(args, const char *))
+        g_ptr_array_add(argv, g_strdup(arg));
+    va_end(args);
+}
+
+static const char *qemu_binary(void)
+{
+    const char *qemu = g_getenv("FF_QEMU");
+    return qemu ? qemu : "qemu-system-x86_64";
+}
+
+static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
+{
+    if (config->launcher == VM_PLAIN) {
+        /* Another version as the peer. */
+        const char *peer = g_getenv("FF_PEER_QEMU");
+        add(argv, config->qemu ? config->qemu : peer ? peer : qemu_binary(), NULL);
+        return;
+    }
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    if (config->launcher == VM_RUN) {
+        add(argv, farfault, "run", "--", config->qemu ? config->qemu : qemu_binary(), NULL);
+        return;
+    }
+    g_autofree char *link = vm_path(vm, "qemu-system-x86_64");
+    if (symlink(farfault, link))
+        test_fail("%s: %s", link, g_strerror(errno));
+    add(argv, link, NULL);
+}
+
+static GPtrArray *command_line(Vm *vm, const VmConfig *config)
+{
+    GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
+    add_launcher(vm, config, argv);
+    g_autofree char *qmp = g_strdup_printf("socket,id=qmp0,path=%s/qmp", vm->dir);
+    g_autofree char *qtest = g_strdup_printf("unix:%s/qtest", vm->dir);
+    g_autofree char *serial = g_strdup_printf("socket,id=serial0,path=%s/serial", vm->dir);
+    g_autofree char *name = g_strdup_printf("%s,debug-threads=on", vm->name);
+    add(argv, "-name", name, "-nodefaults", "-display", "none", "-accel", "tcg", "-chardev", qmp,
+        "-mon", "chardev=qmp0,mode=control", "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev",
+        serial, "-serial", "chardev:serial0", NULL);
+    if (config->memory)
+        add(argv, "-m", config->memory, NULL);
+    if (config->boot) {
+        g_autofree char *image = vm_path(vm, "disk");
+        bootsect_write(config->boot, image);
+        g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
+        /* SeaBIOS boots one sector from AHCI only where the geometry is given. */
+        add(argv, "-drive", drive, "-device", "ide-hd,drive=disk0,secs=1,cyls=1,heads=1", NULL);
+    }
+    for (unsigned i = 0; config->args && config->args[i]; i++)
+        add(argv, config->args[i], NULL);
+    if (config->paused)
+        add(argv, "-S", NULL);
+    if (config->incoming)
+        add(argv, "-incoming", config->incoming, NULL);
+    g_ptr_array_add(argv, NULL);
+    return argv;
+}
+
+/* The child: only calls that are safe after fork. */
+G_NORETURN static void become_qemu(char **argv, char **env, const int *fds, int err, pid_t parent)
+{
+    sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(127);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    dup2(open("/dev/null", O_RDWR), STDIN_FILENO);
+    dup2(err, STDOUT_FILENO);
+    dup2(err, STDERR_FILENO);
+    for (; fds && *fds >= 0; fds++)
+        fcntl(*fds, F_SETFD, 0);
+    execvpe(argv[0], argv, env);
+    dprintf(STDERR_FILENO, "cannot start %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+/* Engines are told of the faults by the environment, which they get from QEMU's launcher. */
+static char **environment(Vm *vm, const VmConfig *config)
+{
+    char **env = g_get_environ();
+    if (!config->faults)
+        return env;
+    g_autofree char *value = g_strdup_printf("%s;%s", vm->dir, config->faults);
+    g_auto(GStrv) parts = g_strsplit(config->faults, ";", -1);
+    for (unsigned i = 0; parts[i]; i++) {
+        g_autofree char *mark = g_strdup_printf("fault-%u", i);
+        g_free(vm_path(vm, mark));
+    }
+    return g_environ_setenv(env, "FARFAULT_FAULTS", value, TRUE);
+}
+
+bool vm_fault_happened(Vm *vm, unsigned i)
+{
+    g_autofree char *path = g_strdup_printf("%s/fault-%u", vm->dir, i);
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+static void spawn(Vm *vm, const VmConfig *config)
+{
+    g_autoptr(GPtrArray) argv = command_line(vm, config);
+    g_auto(GStrv) env = environment(vm, config);
+    g_autofree char *path = vm_path(vm, "stderr");
+    int err = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    g_assert_cmpint(err, >=, 0);
+    pid_t parent = getpid();
+    vm->pid = fork();
+    if (vm->pid == 0)
+        become_qemu((char **)argv->pdata, env, config->fds, err, parent);
+    close(err);
+    g_assert_cmpint(vm->pid, >, 0);
+    vm->pidfd = syscall(SYS_pidfd_open, vm->pid, 0);
+    g_assert_cmpint(vm->pidfd, >=, 0);
+    fcntl(vm->pidfd, F_SETFD, FD_CLOEXEC);
+}
+
+Vm *vm_start(const VmConfig *config)
+{
+    g_autoptr(GError) error = NULL;
+    Vm *vm = g_new0(Vm, 1);
+    if (!live) {
+        live = g_ptr_array_new();
+        test_fail_hook = show_all;
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+        g_setenv("FARFAULT_DEBUG_HASH", "1", FALSE);
+    }
+    vm->name = g_strdup(config->name);
+    vm->known = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    vm->dir = g_dir_make_tmp("ff-XXXXXX", &error);
+    g_assert_no_error(error);
+    g_ptr_array_add(live, vm);
+
+    int qmp = listen_at(vm, "qmp"), qtest = listen_at(vm, "qtest");
+    int serial = listen_at(vm, "serial");
+    spawn(vm, config);
+    vm->serial = stream_new(accept_from(vm, serial, "serial"), vm->name);
+    vm->qtest = qtest_new(accept_from(vm, qtest, "qtest"), vm->name);
+    vm->qmp = qmp_new(accept_from(vm, qmp, "QMP"), vm->name, config->oob);
+    return vm;
+}
+
+static void reap(Vm *vm)
+{
+    int status;
+    g_assert_cmpint(waitpid(vm->pid, &status, 0), ==, vm->pid);
+    vm->pid = 0;
+    vm->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int vm_wait_exit(Vm *vm)
+{
+    if (vm->pid) {
+        if (!test_wait_readable(vm->pidfd, test_deadline(TEST_TIMEOUT)))
+            test_fail("%s: QEMU did not end", vm->name);
+        reap(vm);
+    }
+    vm->expected_end = true;
+    return vm->status;
+}
+
+void vm_kill(Vm *vm)
+{
+    kill(vm->pid, SIGKILL);
+    vm_wait_exit(vm);
+}
+
+static pid_t parent_of(const char *pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%s/stat", pid);
+    g_autofree char *text = NULL;
+    int parent;
+    /* "PID (NAME) S PPID": the name may hold anything, its last parenthesis ends it. */
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    const char *end = strrchr(text, ')');
+    return end && sscanf(end + 1, " %*c %d", &parent) == 1 ? parent : 0;
+}
+
+/* All children of this program. */
+static GArray *children(void)
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+    while ((name = g_dir_read_name(proc))) {
+        pid_t pid = atoi(name);
+        if (pid > 0 && parent_of(name) == getpid())
+            g_array_append_val(pids, pid);
+    }
+    return pids;
+}
+
+/* Waits for one left-over process; true if it ended in time. */
+static bool gone_in_time(pid_t pid, int64_t deadline)
+{
+    int fd = syscall(SYS_pidfd_open, pid, 0);
+    bool gone = fd < 0 || test_wait_readable(fd, deadline);
+    if (!gone) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/cmdline", pid);
+        g_autofree char *text = NULL;
+        g_file_get_contents(path, &text, NULL, NULL);
+        g_test_message("left over: process %d: %s", pid, text ? text : "?");
+        kill(pid, SIGKILL);
+    }
+    if (fd >= 0)
+        close(fd);
+    waitpid(pid, NULL, 0);
+    return gone;
+}
+
+/* When no VM lives any more, no child may be left. An engine becomes a child only when its relay
+ * ended, so look again until there is none. */
+static void check_processes(void)
+{
+    int64_t deadline = test_deadline(LEFTOVER_SECONDS);
+    for (;;) {
+        g_autoptr(GArray) pids = children();
+        if (!pids->len)
+            return;
+        for (unsigned i = 0; i < pids->len; i++)
+            if (!gone_in_time(g_array_index(pids, pid_t, i), deadline))
+                g_test_fail_printf("a process of farfault outlived QEMU");
+    }
+}
+
+static void check_files(Vm *vm)
+{
+    g_autoptr(GDir) dir = g_dir_open(vm->dir, 0, NULL);
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir))) {
+        if (!g_hash_table_contains(vm->known, name))
+            g_test_fail_printf("%s: file %s was left in the guest's directory", vm->name, name);
+        g_autofree char *path = g_build_filename(vm->dir, name, NULL);
+        unlink(path);
+    }
+    rmdir(vm->dir);
+}
+
+/* Programs of a sanitizer build write their reports to QEMU's stderr, and the engine says there
+ * whether the RAM of the stopped source stayed as it was. */
+static void check_reports(Vm *vm)
+{
+    static const char *const signs[] = {"Sanitizer:", "runtime error:", VM_RAM_CHANGED};
+    g_autofree char *text = vm_stderr(vm);
+    for (unsigned i = 0; i < G_N_ELEMENTS(signs) - vm->ram_changes; i++) {
+        if (strstr(text, signs[i])) {
+            g_test_fail_printf("%s: %s: stderr: %s", vm->name, signs[i], text);
+            return;
+        }
+    }
+}
+
+void vm_expect_ram_change(Vm *vm)
+{
+    vm->ram_changes = true;
+}
+
+void vm_end(Vm *vm)
+{
+    if (!vm)
+        return;
+    if (vm->pid) {
+        kill(vm->pid, SIGTERM);
+        if (!test_wait_readable(vm->pidfd, test_deadline(TEST_TIMEOUT)))
+            test_fail("%s: QEMU did not end at SIGTERM", vm->name);
+        reap(vm);
+    }
+    if (vm->status && !vm->expected_end) {
+        g_autofree char *text = vm_stderr(vm);
+        g_test_fail_printf("%s: exit status %d; stderr: %s", vm->name, vm->status, text);
+    }
+    g_ptr_array_remove(live, vm);
+    qmp_free(vm->qmp);
+    qtest_free(vm->qtest);
+    stream_free(vm->serial);
+    close(vm->pidfd);
+    if (!live->len)
+        check_processes();
+    check_reports(vm);
+    check_files(vm);
+    g_hash_table_unref(vm->known);
+    g_free(vm->name);
+    g_free(vm->dir);
+    g_free(vm);
+}
+
+pid_t vm_pid(const Vm *vm)
+{
+    return vm->pid;
+}
+
+const char *vm_dir(const Vm *vm)
+{
+    return vm->dir;
+}
+
+char *vm_path(Vm *vm, const char *name)
+{
+    g_hash_table_add(vm->known, g_strdup(name));
+    return g_build_filename(vm->dir, name, NULL);
+}
+
+Qmp *vm_qmp(Vm *vm)
+{
+    return vm->qmp;
+}
+
+Qtest *vm_qtest(Vm *vm)
+{
+    return vm->qtest;
+}
+
+void vm_wait_serial(Vm *vm, const char *text)
+{
+    if (!stream_wait_text(vm->serial, text, test_deadline(TEST_TIMEOUT)))
+        test_fail("%s: the console was closed before \"%s\" came", vm->name, text);
+}
+
+void vm_wait_new_serial(Vm *vm, const char *text)
+{
+    stream_drain(vm->serial);
+    vm_wait_serial(vm, text);
+}
+
+char *vm_serial_line(Vm *vm, const char *text)
+{
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+    for (;;) {
+        char *line = stream_read_line(vm->serial, text, deadline);
+        if (!line)
+            test_fail("%s: the console was closed before \"%s\" came", vm->name, text);
+        if (strstr(line, text))
+            return line;
+        g_free(line);
+    }
+}
+
+void vm_type_serial(Vm *vm, const char *text)
+{
+    stream_send(vm->serial, text, strlen(text), NULL, 0);
+}
+
+char *vm_stderr(Vm *vm)
+{
+    g_autofree char *path = g_build_filename(vm->dir, "stderr", NULL);
+    char *text = NULL;
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return g_strdup("");
+    return text;
+}
+
+pid_t vm_find_engine(Vm *vm)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *exe_link = g_build_filename("/proc", name, "exe", NULL);
+        g_autofree char *err_link = g_build_filename("/proc", name, "fd", "2", NULL);
+        g_autofree char *exe = g_file_read_link(exe_link, NULL);
+        g_autofree char *err = exe ? g_file_read_link(err_link, NULL) : NULL;
+        if (err && g_str_has_suffix(exe, "/farfault-engine") && g_str_has_prefix(err, vm_dir(vm))) {
+            return atoi(name);
+        }
+    }
+    return 0;
+}
+
+pid_t vm_engine(Vm *vm)
+{
+    pid_t pid = vm_find_engine(vm);
+    if (!pid)
+        g_error("no engine works for %s", vm_dir(vm));
+    return pid;
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A real QEMU for a test: plain, or started by farfault. Own temporary directory; QMP, qtest and
+ * the serial console are sockets that the test listens on before QEMU starts, so there is nothing
+ * to wait for but their accept. QEMU dies with the test program. At the end it is reaped, and
+ * nothing may be left of it: no process (the relay and engine become children of this program),
+ * no file in its directory.
+ */
+#ifndef FF_TESTS_VM_H
+#define FF_TESTS_VM_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "tests/lib/bootsect.h"
+#include "tests/lib/qmp.h"
+#include "tests/lib/qtestproto.h"
+#include "tests/lib/stream.h"
+
+typedef enum {
+    VM_PLAIN, /* QEMU itself */
+    VM_RUN,   /* farfault run -- QEMU */
+    VM_LINK,  /* a symlink qemu-system-x86_64 to farfault */
+} VmLauncher;
+
+typedef struct {
+    const char *name; /* for messages; also QEMU's -name */
+    VmLauncher launcher;
+    const char *qemu;           /* the binary; NULL: FF_QEMU, or what is installed */
+    const char *memory;         /* value of -m; NULL: no -m here, ARGS have what is needed */
+    const char *const *args;    /* more arguments, NULL-terminated; can be NULL */
+    const BootsectConfig *boot; /* boot sector on the first disk; NULL: no disk */
+    const char *incoming;       /* URI of -incoming; can be NULL */
+    bool paused;                /* -S */
+    bool oob;                   /* out-of-band on the monitor */
+    const int *fds;             /* inherited under the same numbers, ended by -1; can be NULL */
+    const char *faults;         /* POINT=ACTION;... (fault/fault.h); can be NULL */
+} VmConfig;
+
+typedef struct Vm Vm;
+Vm *vm_start(const VmConfig *config);
+/* Ends QEMU by SIGTERM (if it runs), checks that nothing is left, and that the exit status is 0.
+ * A VM that was reaped by vm_wait_exit() is only checked. */
+void vm_end(Vm *vm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Vm, vm_end)
+/* Waits until QEMU ends by itself. Returns its exit status, or -SIGNAL. */
+int vm_wait_exit(Vm *vm);
+/* SIGKILL to QEMU; reaped. */
+void vm_kill(Vm *vm);
+
+pid_t vm_pid(const Vm *vm);
+/* The engine of VM: it writes to VM's stderr. Fails the test if there is none. */
+pid_t vm_engine(Vm *vm);
+/* The same; 0 if none runs. */
+pid_t vm_find_engine(Vm *vm);
+/* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
+const char *vm_dir(const Vm *vm);
+/* A path in it for the test's own use (g_free); what lies there at the end is removed. */
+char *vm_path(Vm *vm, const char *name);
+Qmp *vm_qmp(Vm *vm);
+Qtest *vm_qtest(Vm *vm);
+/* Waits for TEXT on the serial console; what came before it is dropped. */
+void vm_wait_serial(Vm *vm, const char *text);
+/* Waits for TEXT that is written from now on. */
+void vm_wait_new_serial(Vm *vm, const char *text);
+/* The next whole line of the console that has TEXT in it (g_free). */
+char *vm_serial_line(Vm *vm, const char *text);
+void vm_type_serial(Vm *vm, const char *text);
+/* What the engine says if the RAM of a source has changed after it was stopped: each test of a
+ * migration fails then, unless it does so itself and says it here. */
+#define VM_RAM_CHANGED "RAM at stop and at the end: DIFFERENT"
+void vm_expect_ram_change(Vm *vm);
+/* The fault number I (from 0) of VmConfig.faults has happened. */
+bool vm_fault_happened(Vm *vm, unsigned i);
+/* What QEMU, relay and engine wrote to stderr so far (g_free). */
+char *vm_stderr(Vm *vm);
+
+/* TRUE if farfault is in the build folder, whole; else *WHY (static) says what is missing. */
+bool vm_farfault_available(const char **why);
+/* TRUE if farfault is there and was built with the points of fault/fault.h. */
+bool vm_faults_available(const char **why);
+/* Path of an executable of the build folder, e.g. "cli/farfault" (g_free). */
+char *vm_build_path(const char *relative);
+
+#endif

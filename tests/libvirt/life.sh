@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What else virsh does with a guest, before and after migrations, and what must survive.
+# shellcheck shell=bash
+# shellcheck disable=SC2154
+
+# QEMU's own migrations to files pass through, memory and all.
+case_save_restore() {
+    local file=/var/lib/libvirt/qemu/save/$VM.save
+    start_guest A
+    virsh_on A save "$VM" "$file"
+    [ "$(stat -c %s "$hosts/A/lib/qemu/save/$VM.save")" -gt $((96 << 20)) ] ||
+        fail "the file cannot hold the guest's memory"
+    virsh_on A restore "$file"
+    check_guest A "running (restored)"
+    move A
+    check_guest B
+    virsh_on B save "$VM" "$file"
+    virsh_on B restore "$file"
+    check_guest B "running (restored)"
+    rm "$hosts"/?/lib/qemu/save/"$VM.save"
+}
+
+case_managedsave() {
+    start_guest A
+    virsh_on A managedsave "$VM"
+    is "state" "$(state A)" "shut off (saved)"
+    virsh_on A start "$VM"
+    check_guest A "running (restored)"
+    move A
+    check_guest B
+}
+
+case_dump() {
+    local file=/var/lib/libvirt/qemu/dump/$VM.elf
+    start_guest A
+    virsh_on A dump --memory-only --live "$VM" "$file"
+    is "magic" "$(head -c 4 "$hosts/A/lib/qemu/dump/$VM.elf" | tail -c 3)" ELF
+    rm "$hosts/A/lib/qemu/dump/$VM.elf"
+    move A
+    check_guest B
+    virsh_on B dump --memory-only "$VM" "$file"
+    is "magic" "$(head -c 4 "$hosts/B/lib/qemu/dump/$VM.elf" | tail -c 3)" ELF
+    rm "$hosts/B/lib/qemu/dump/$VM.elf"
+    check_guest B "running (unpaused)"
+}
+
+# libvirt does not migrate a guest that has snapshots.
+case_snapshots() {
+    with_disk
+    start_guest A
+    virsh_on A snapshot-create-as "$VM" before
+    refused 'cannot migrate domain with 1 snapshots' \
+        virsh_on A migrate --live --postcopy --unsafe "$VM" "${uri[B]}"
+    check_guest A "running (unpaused)"
+    virsh_on A snapshot-revert "$VM" before
+    virsh_on A snapshot-delete "$VM" before
+    check_guest A "running (from snapshot)"
+    move A --unsafe
+    check_guest B
+    virsh_on B snapshot-create-as "$VM" behind
+    check_guest B "running (unpaused)"
+    virsh_on B snapshot-revert "$VM" behind
+    virsh_on B snapshot-delete "$VM" behind
+    check_guest B "running (from snapshot)"
+    rm "$disk"
+}
+
+# A qcow2 image that both hosts see.
+with_disk() {
+    mkdir -p "$hosts/shared"
+    chmod 777 "$hosts/shared"
+    disk=$hosts/shared/$VM.qcow2
+    qemu-img create -q -f qcow2 "$disk" 64M
+    chmod 666 "$disk"
+    export DEVICE_XML="<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+        <source file='$disk'/><target dev='vda' bus='virtio'/></disk>"
+}
+
+case_suspend_resume() {
+    start_guest A
+    virsh_on A suspend "$VM"
+    is "state" "$(state A)" "paused (user)"
+    virsh_on A resume "$VM"
+    check_guest A "running (unpaused)"
+    move A
+    virsh_on B suspend "$VM"
+    virsh_on B resume "$VM"
+    check_guest B "running (unpaused)"
+}
+
+case_hotplug_disk() {
+    local extra=$scratch/disk.xml
+    mkdir -p "$hosts/shared"
+    chmod 777 "$hosts/shared"
+    qemu-img create -q -f raw "$hosts/shared/plug.img" 16M
+    chmod 666 "$hosts/shared/plug.img"
+    cat >"$extra" <<E
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>
+  <source file='$hosts/shared/plug.img'/><target dev='sda' bus='usb'/></disk>
+E
+    start_guest A
+    virsh_on A attach-device "$VM" "$extra"
+    move A --unsafe
+    check_guest B
+    virsh_on B detach-device "$VM" "$extra"
+    move B
+    check_guest A
+    rm "$hosts/shared/plug.img"
+}
+
+case_hotplug_nic() {
+    start_guest A
+    virsh_on A attach-interface "$VM" bridge br0 --model e1000e --mac 52:54:00:00:00:07
+    move A
+    check_guest B
+    virsh_on B domiflist "$VM" | grep 52:54:00:00:00:07
+    move B
+    check_guest A
+}
+
+# The DIMM is new memory of the running guest, and migrates with it.
+case_hotplug_dimm() {
+    local dimm=$scratch/dimm.xml
+    cat >"$dimm" <<E
+<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>
+E
+    MEMORY_XML="<maxMemory slots='4' unit='MiB'>1024</maxMemory>
+        <cpu><numa><cell id='0' cpus='0' memory='256' unit='MiB'/></numa></cpu>" start_guest A
+    virsh_on A attach-device "$VM" "$dimm"
+    move A
+    check_guest B
+    is "memory" "$(virsh_on B dominfo "$VM" | awk '/^Max memory/{print $3}')" $((384 << 10))
+    move B
+    check_guest A
+}
+
+# farfault is upgraded: new files in the old ones' places. The guest keeps the engine that it was
+# started with; who starts now gets the new one.
+case_upgrade_while_a_guest_runs() {
+    local file running
+    start_guest A
+    for file in "$prefix"/bin/farfault "$prefix"/lib/farfault/farfault-*; do
+        cp "$file" "$file.new"
+        mv "$file.new" "$file"
+    done
+    start_move A --bandwidth 16
+    running=$(engine_program A)
+    [[ $running = *" (deleted)" ]] || fail "the guest's engine is the new $running"
+    is "engine at B" "$(engine_program B)" "$prefix/lib/farfault/farfault-engine"
+    virsh_on A migrate-postcopy "$VM"
+    finish_move
+    check_guest B
+    move B
+    check_guest A
+}
+# shellcheck disable=SC2016 # the host's own
+engine_program() { on "$1" sh -c 'readlink /proc/$(pgrep -x farfault-engine)/exe'; }
+
+# libvirt asks an emulator what it can do when its file has changed, and only then.
+case_capability_cache() {
+    start_guest A
+    virsh_on A destroy "$VM"
+    mark A
+    virsh_on A start "$VM"
+    virsh_on A destroy "$VM"
+    probed && fail "libvirt asked again without need"
+    touch "$prefix/bin/farfault"
+    mark A
+    virsh_on A start "$VM"
+    probed || fail "libvirt did not notice the new farfault"
+    console A 60 '^FF t=' >/dev/null
+    check_guest A "running (booted)"
+}
+probed() {
+    tail -n "+$(cat "$scratch/mark-A")" "$hosts/A/log/libvirtd.log" | grep query-qmp-schema >/dev/null
+}
+
+# Runs COMMAND and prints how many milliseconds it took.
+took() {
+    local from
+    from=$(date +%s%N)
+    "$@" >/dev/null
+    echo $((($(date +%s%N) - from) / 1000000))
+}
+
+# Ended by force in the middle, on either side: end_guest looks for what is left.
+case_destroy_in_the_middle() {
+    start_guest A
+    start_move A --bandwidth 16
+    virsh_on A destroy "$VM"
+    finish_move && fail "the migration cannot have succeeded"
+    is "domains at B" "$(virsh_on B list --all --name)" ""
+    end_guest
+    start_guest A
+    begin_slow_move
+    virsh_on B destroy "$VM"
+    finish_move && fail "the migration cannot have succeeded"
+    is "state at A" "$(state A)" "paused (post-copy failed)"
+}
+
+# Eleven pairs, one after the other in turn: the medians differ by at most 100 ms.
+case_start_time() {
+    local with=() without=() ended_with=() ended_without=() a b
+    for _ in $(seq 12); do
+        EMULATOR=/usr/bin/qemu-system-x86_64 start_timed without
+        start_timed with
+    done
+    a=$(median "${ended_without[@]}")
+    b=$(median "${ended_with[@]}")
+    echo "virsh destroy: $a ms without farfault, $b ms with it" | tee -a "$scratch/remarks"
+    # libvirt waits a second for a process that stays in the guest's cgroup.
+    [ $((b - a)) -le 400 ] || fail "virsh destroy takes $((b - a)) ms longer"
+    a=$(median "${without[@]}")
+    b=$(median "${with[@]}")
+    echo "virsh start: $a ms without farfault, $b ms with it" | tee -a "$scratch/remarks"
+    [ $((b - a)) -le 100 ] || [ "$a" -le 800 ] ||
+        skip "the machine is too busy to tell: $a ms without farfault, $b ms with it"
+    [ $((b - a)) -le 100 ] || fail "virsh start takes $((b - a)) ms longer"
+}
+# The first has to be probed by libvirt, and does not count.
+median() {
+    shift
+    printf '%s\n' "$@" | sort -n | sed -n 6p
+}
+start_timed() {
+    local -n list=$1 ended=ended_$1
+    "$root/scripts/libvirt-hosts" xml >"$scratch/start.xml"
+    virsh_on A define "$scratch/start.xml" >/dev/null
+    list+=("$(took virsh_on A start "$VM")")
+    ended+=("$(took virsh_on A destroy "$VM")")
+}
+
+# Where the user may not use userfaultfd the guest runs, and postcopy is refused, by one line.
+case_no_permission() {
+    [ "$user" != root ] || skip "root has the permission always"
+    [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] || skip "everybody has the permission: vm.unprivileged_userfaultfd=1"
+    on A chmod 600 /dev/userfaultfd
+    start_guest A
+    refused 'no userfaultfd for this user' virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
+    on A chmod 660 /dev/userfaultfd
+    is "domains at B" "$(virsh_on B list --all --name)" ""
+    check_guest A "running (booted)"
+    virsh_on A migrate --live "$VM" "${uri[B]}"
+    check_guest B
+}

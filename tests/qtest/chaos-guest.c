@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See chaos-guest.h. One thread.
+ */
+#include "tests/qtest/chaos-guest.h"
+
+#include <string.h>
+
+#include "tests/lib/check.h"
+
+#define RAM "64M"
+#define RAM_BYTES (64ull << 20)
+
+/* ---- the boot sector: counters in each page ------------------------------------------------- */
+
+static BootsectConfig boot_config(void)
+{
+    return bootsect_config(RAM_BYTES, 32 << 20, 1);
+}
+
+static Vm *boot_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    BootsectConfig boot = boot_config();
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = &boot,
+                                .incoming = incoming,
+                                .faults = faults});
+}
+
+static void boot_wait(Vm *vm)
+{
+    vm_wait_serial(vm, "B");
+}
+
+static void boot_check(Vm *vm)
+{
+    BootsectConfig boot = boot_config();
+
+    vm_wait_new_serial(vm, "B");
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    g_autofree char *wrong = check_counters(vm, &boot);
+    if (wrong) {
+        g_error("%s", wrong);
+    }
+}
+
+/* ---- Linux: two processors that write at random, each page checked by the guest ---------------
+ */
+
+static char *guest_file(const char *name)
+{
+    return g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest", name, NULL);
+}
+
+static Vm *linux_start(const char *name, const char *incoming, const char *faults)
+{
+    g_autofree char *kernel = guest_file("vmlinuz"), *initrd = guest_file("initrd.img");
+    const char *args[] = {
+        "-machine",   "pc",
+        "-smp",       "2",
+        "-kernel",    kernel,
+        "-initrd",    initrd,
+        "-append",    "console=ttyS0 quiet panic=-1 pti=on ff.mib=96 ff.mode=random ff.write=60",
+        "-no-reboot", NULL};
+
+    /* No multiple of 256 KiB, as in test-linux.c. */
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = "196616K",
+                                .args = args,
+                                .incoming = incoming,
+                                .faults = faults});
+}
+
+static void linux_wait(Vm *vm)
+{
+    vm_wait_serial(vm, "FF ready");
+}
+
+static void linux_check(Vm *vm)
+{
+    vm_type_serial(vm, "v");
+    g_autofree char *line = vm_serial_line(vm, "FF verdict ");
+    if (!strstr(line, "verdict ok ")) {
+        g_error("the guest says: %s", line);
+    }
+}
+
+static const ChaosGuest guests[] = {
+    {"bootsect", 25.5, 0, boot_start, boot_wait, boot_check},
+    {"linux", 28.5, 200000000, linux_start, linux_wait, linux_check},
+};
+
+const ChaosGuest *chaos_guest(const char *name)
+{
+    g_autofree char *initrd = guest_file("initrd.img");
+
+    if (!name || !strcmp(name, "bootsect")) {
+        return &guests[0];
+    }
+    return !strcmp(name, "linux") && g_file_test(initrd, G_FILE_TEST_EXISTS) ? &guests[1] : NULL;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guests of chaos: both verify their memory.
+ */
+#ifndef FF_TESTS_CHAOS_GUEST_H
+#define FF_TESTS_CHAOS_GUEST_H
+
+#include "tests/lib/vm.h"
+
+typedef struct {
+    const char *name;
+    double bits;        /* binary logarithm of the bytes that a migration sends, about */
+    unsigned bandwidth; /* max-bandwidth before the switch; 0: that of move_prepare() */
+    Vm *(*start)(const char *name, const char *incoming, const char *faults);
+    void (*wait)(Vm *vm);  /* until it is up */
+    void (*check)(Vm *vm); /* it lives, and its memory is right; ends the test otherwise */
+} ChaosGuest;
+
+/* NAME: "bootsect" (NULL), "linux". NULL: it is not built, or there is no such guest. */
+const ChaosGuest *chaos_guest(const char *name);
+
+#endif

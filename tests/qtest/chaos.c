@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Random migrations of a guest that verifies its memory, with random faults. chaos --seed S
+ * --runs N [--guest linux]: run i has the seed S + i, which decides about everything: how the
+ * migration is made, which faults come, in which order, after how many bytes of which direction,
+ * at which named point of which engine (chaos-points.c). Each run is a process of its own; one
+ * line of TAP a run, with its seed.
+ *
+ * The operator (tests/lib/operator.h, main thread of a run) goes on as the statuses say. It holds
+ * all the time: never two running copies; and at the end: a guest that runs at exactly one side
+ * (unless its own QEMU was killed), with its memory right, and nothing left over: no process, not
+ * even one that nobody knows of (cgroup), no descriptor, no file.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/certs.h"
+#include "tests/lib/move.h"
+#include "tests/lib/operator.h"
+#include "tests/lib/vm.h"
+#include "tests/qtest/chaos-guest.h"
+#include "tests/qtest/chaos-left.h"
+#include "tests/qtest/chaos-points.h"
+#include "tests/qtest/chaos-proxy.h"
+
+#define MAX_FAULTS 4
+#define RUN_SECONDS 150 /* of a run that cannot come to its end */
+#define KEY "000102030405060708090a0b0c0d0e0f"
+
+typedef enum {
+    DO_CUT,
+    DO_HALF_CUT,
+    DO_STALL,
+    DO_CORRUPT,
+    DO_KILL_SOURCE_ENGINE,
+    DO_KILL_DESTINATION_ENGINE,
+    DO_KILL_BOTH_ENGINES,
+    DO_KILL_SOURCE_QEMU,
+    DO_KILL_DESTINATION_QEMU,
+    DO_CANCEL,
+    DO_PAUSE_SOURCE,
+    DO_PAUSE_DESTINATION,
+    DO__MAX
+} Deed;
+
+static const struct {
+    const char *name;
+    FaultKind kind;
+    unsigned weight;
+} deeds[DO__MAX] = {
+    [DO_CUT] = {"cut", FAULT_CUT, 4},
+    [DO_HALF_CUT] = {"half-cut", FAULT_HALF_CUT, 2},
+    [DO_STALL] = {"stall", FAULT_STALL, 2},
+    [DO_CORRUPT] = {"corrupt", FAULT_CORRUPT, 2},
+    [DO_KILL_SOURCE_ENGINE] = {"kill-source-engine", FAULT_CALL, 3},
+    [DO_KILL_DESTINATION_ENGINE] = {"kill-destination-engine", FAULT_CALL, 3},
+    [DO_KILL_BOTH_ENGINES] = {"kill-both-engines", FAULT_CALL, 2},
+    [DO_KILL_SOURCE_QEMU] = {"kill-source-qemu", FAULT_CALL, 1},
+    [DO_KILL_DESTINATION_QEMU] = {"kill-destination-qemu", FAULT_CALL, 1},
+    [DO_CANCEL] = {"cancel", FAULT_CALL, 2},
+    [DO_PAUSE_SOURCE] = {"pause-source", FAULT_CALL, 2},
+    [DO_PAUSE_DESTINATION] = {"pause-destination", FAULT_CALL, 1},
+};
+
+typedef struct Run Run;
+typedef struct {
+    Run *run;
+    Deed deed;
+} Order;
+
+struct Run {
+    GRand *rand;
+    const ChaosGuest *guest;
+    Operator o;
+    Proxy *proxy;
+    Fault faults[MAX_FAULTS];
+    Order orders[MAX_FAULTS];
+    unsigned n_faults;
+    char *points[2]; /* for the source's engine, the destination's; can be NULL */
+    int wake;        /* eventfd: the proxy's threads ask for something */
+    gint asked;      /* atomic; bits by Deed, for the operator */
+    bool tls;
+    char *keys; /* folder of the TLS key; can be NULL */
+    GString *plan;
+};
+
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+static void kill_engine(Vm *vm)
+{
+    pid_t pid = vm_find_engine(vm);
+
+    if (pid) {
+        kill(pid, SIGKILL);
+    }
+}
+
+/* In a thread of the proxy. */
+static void obey(void *opaque)
+{
+    Order *o = opaque;
+    Run *r = o->run;
+    uint64_t one = 1;
+
+    switch (o->deed) {
+    case DO_KILL_SOURCE_ENGINE:
+        kill_engine(r->o.s);
+        break;
+    case DO_KILL_DESTINATION_ENGINE:
+        kill_engine(r->o.d);
+        break;
+    case DO_KILL_BOTH_ENGINES:
+        kill_engine(r->o.s);
+        kill_engine(r->o.d);
+        break;
+    case DO_KILL_SOURCE_QEMU:
+        g_atomic_int_or((guint *)&r->o.qemu_killed, 1);
+        pidfd_send_signal(r->o.s_pidfd, SIGKILL, NULL, 0);
+        break;
+    case DO_KILL_DESTINATION_QEMU:
+        g_atomic_int_or((guint *)&r->o.qemu_killed, 2);
+        pidfd_send_signal(r->o.d_pidfd, SIGKILL, NULL, 0);
+        break;
+    default:
+        g_atomic_int_or((guint *)&r->asked, 1u << o->deed);
+    }
+    G_GNUC_UNUSED ssize_t n = write(r->wake, &one, sizeof(one));
+}
+
+static Deed draw_deed(Run *r)
+{
+    int total = 0;
+
+    for (unsigned i = 0; i < DO__MAX; i++) {
+        total += deeds[i].weight;
+    }
+    int at = g_rand_int_range(r->rand, 0, total);
+    for (unsigned i = 0;; i++) {
+        at -= deeds[i].weight;
+        if (at < 0) {
+            return i;
+        }
+    }
+}
+
+/* Small numbers have their share: the handshake is short, and matters. */
+static uint64_t draw_bytes(Run *r, bool to_source)
+{
+    double least = g_rand_boolean(r->rand) ? 4 : to_source ? 9 : 15;
+    double bits = g_rand_double_range(r->rand, least, to_source ? 14 : r->guest->bits);
+    uint64_t whole = (uint64_t)bits;
+
+    return (uint64_t)((1 + (bits - whole)) * (1ull << whole));
+}
+
+static void draw_plan(Run *r)
+{
+    static const char *const sides[] = {"source", "destination"};
+    bool with_points = chaos_points_built() && g_rand_int_range(r->rand, 0, 3) > 0;
+
+    r->tls = g_rand_int_range(r->rand, 0, 4) == 0;
+    r->n_faults = g_rand_int_range(r->rand, with_points ? 0 : 1, MAX_FAULTS + 1);
+    for (unsigned i = 0; i < r->n_faults; i++) {
+        Deed deed = draw_deed(r);
+        Fault *f = &r->faults[i];
+        r->orders[i] = (Order){r, deed};
+        f->kind = deeds[deed].kind;
+        f->to_source = g_rand_int_range(r->rand, 0, 3) == 0;
+        f->at = draw_bytes(r, f->to_source);
+        f->ms = g_rand_int_range(r->rand, 20, 600);
+        f->call = obey;
+        f->opaque = &r->orders[i];
+        /* Without TLS nobody can tell that a byte is another one. */
+        r->tls |= deed == DO_CORRUPT;
+        g_string_append_printf(r->plan, " %s@%s%" G_GUINT64_FORMAT, deeds[deed].name,
+                               f->to_source ? "<" : ">", f->at);
+    }
+    for (unsigned side = 0; side < 2; side++) {
+        unsigned n = with_points ? g_rand_int_range(r->rand, 0, 3) : 0;
+        r->points[side] = chaos_points_draw(r->rand, sides[side], n);
+        g_string_append_printf(r->plan, "%s%s", n ? " " : "", n ? r->points[side] : "");
+    }
+    g_string_append(r->plan, r->tls ? " tls" : "");
+}
+
+/* ---- the operator's beginning ------------------------------------------------------------------
+ */
+
+static unsigned by_the_proxy(unsigned port, void *opaque)
+{
+    Run *r = opaque;
+
+    proxy_to(r->proxy, port);
+    return proxy_port(r->proxy);
+}
+
+static void give_keys(Run *r, Vm *vm, bool server)
+{
+    qmp_ok(vm_qmp(vm), "object-add",
+           "{'qom-type': 'tls-creds-psk', 'id': 'tls0', 'dir': '%s/psk', 'endpoint': '%s', "
+           "'verify-peer': false}",
+           r->keys, server ? "server" : "client");
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'tls-creds': 'tls0'}");
+}
+
+static void begin(Run *r)
+{
+    Qmp *sq = vm_qmp(r->o.s);
+
+    move_prepare(r->o.s, r->o.d);
+    if (r->tls) {
+        r->keys = g_dir_make_tmp("ff-keys-XXXXXX", NULL);
+        g_free(certs_psk(r->keys, "psk", "qemu:" KEY "\n"));
+        give_keys(r, r->o.s, false);
+        give_keys(r, r->o.d, true);
+    }
+    if (r->guest->bandwidth) {
+        qmp_ok(sq, "migrate-set-parameters", "{'max-bandwidth': %u}", r->guest->bandwidth);
+    }
+    if (g_rand_boolean(r->rand)) {
+        qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 67108864}");
+    }
+    if (g_rand_int_range(r->rand, 0, 4) == 0) {
+        qmp_set_capability(sq, "release-ram", true);
+        g_string_append(r->plan, " release-ram");
+    }
+    bool early = g_rand_boolean(r->rand);
+    g_print("# plan:%s\n", r->plan->str);
+    operator_begin(&r->o, early);
+}
+
+static void obey_orders(Run *r)
+{
+    unsigned asked = g_atomic_int_and((guint *)&r->asked, 0);
+
+    if (asked & 1u << DO_CANCEL) {
+        operator_try(&r->o, r->o.s, "migrate_cancel", NULL);
+    }
+    if (asked & 1u << DO_PAUSE_SOURCE) {
+        operator_try(&r->o, r->o.s, "migrate-pause", NULL);
+    }
+    if (asked & 1u << DO_PAUSE_DESTINATION) {
+        operator_try(&r->o, r->o.d, "migrate-pause", NULL);
+    }
+}
+
+static void check_end(Run *r, OperatorEnd end)
+{
+    Vm *vm = end == OPERATOR_SOURCE ? r->o.s : r->o.d;
+
+    if (end == OPERATOR_LOST ||
+        (end == OPERATOR_DESTINATION && g_atomic_int_get(&r->o.qemu_killed) & 2)) {
+        return;
+    }
+    g_autofree char *state = operator_run_state(&r->o, vm);
+    g_assert_cmpstr(state, ==, "running");
+    r->guest->check(vm);
+}
+
+static void run_one(gconstpointer data)
+{
+    static const char *const ends[] = {"", "at the source", "at the destination",
+                                       "QEMU was killed"};
+    const char *name = g_getenv("FF_CHAOS_GUEST");
+    Run r = {.rand = g_rand_new_with_seed(GPOINTER_TO_UINT(data)),
+             .plan = g_string_new(NULL),
+             .guest = chaos_guest(name),
+             .wake = eventfd(0, EFD_CLOEXEC)};
+    OperatorEnd end;
+
+    draw_plan(&r);
+    Vm *s = r.guest->start("source", NULL, r.points[0]);
+    Vm *d = r.guest->start("destination", "defer", r.points[1]);
+    operator_init(&r.o, s, d);
+    r.o.wake = r.wake;
+    r.o.port = by_the_proxy;
+    r.o.opaque = &r;
+    r.proxy = proxy_new(r.faults, r.n_faults);
+    r.guest->wait(s);
+    begin(&r);
+    while ((end = operator_look(&r.o)) == OPERATOR_GO_ON) {
+        obey_orders(&r);
+        operator_wait(&r.o);
+    }
+    check_end(&r, end);
+    g_print("# end: %s, %u recoveries\n", ends[end], r.o.recoveries);
+    operator_end(&r.o, end);
+    proxy_free(r.proxy);
+    if (r.keys) {
+        certs_remove(r.keys);
+    }
+    g_free(r.keys);
+    close(r.wake);
+    g_rand_free(r.rand);
+    g_free(r.points[0]);
+    g_free(r.points[1]);
+    g_string_free(r.plan, TRUE);
+}
+
+/* ---- runs --------------------------------------------------------------------------------------
+ */
+
+/* FALSE: it failed; *TEXT (g_free) is what it wrote. */
+static bool spawn_run(const char *self, unsigned seed, char **text)
+{
+    g_autofree char *name = NULL;
+    g_autofree char *number = g_strdup_printf("%u", seed);
+    int out = g_file_open_tmp("chaos-XXXXXX", &name, NULL), status = -1;
+
+    g_assert_cmpint(out, >=, 0);
+    /* Everything that makes a temporary file makes it here: the test, the launcher, the engine. */
+    g_autofree char *folder = g_dir_make_tmp("chaos-XXXXXX", NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        g_setenv("TMPDIR", folder, TRUE);
+        g_unsetenv("XDG_RUNTIME_DIR");
+        dup2(out, 1);
+        dup2(out, 2);
+        execl(self, self, "--one", number, NULL);
+        _exit(127);
+    }
+    int pidfd = pidfd_open(pid, 0);
+    bool in_time = test_wait_readable(pidfd, test_deadline(RUN_SECONDS));
+    if (!in_time) {
+        kill(pid, SIGKILL); /* its QEMUs die with it */
+    }
+    waitpid(pid, &status, 0);
+    close(pidfd);
+    close(out);
+    g_file_get_contents(name, text, NULL, NULL);
+    unlink(name);
+    g_autofree char *left = chaos_left_files(folder);
+    if (!in_time || left) {
+        char *more = g_strconcat(*text, in_time ? "left over: files" : "it did not come to an end",
+                                 left, "\n", NULL);
+        g_free(*text);
+        *text = more;
+    }
+    return in_time && !left && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* The comments that begin with WHAT, in one line. */
+static char *comment(const char *text, const char *what)
+{
+    const char *at = strstr(text, what);
+
+    return at ? g_strndup(at + strlen(what), strcspn(at + strlen(what), "\n")) : g_strdup("");
+}
+
+static int run_all(const char *self, unsigned seed, unsigned runs)
+{
+    unsigned bad = 0;
+
+    printf("1..%u\n", runs);
+    for (unsigned i = 0; i < runs; i++) {
+        g_autofree char *text = NULL;
+        bool ok = spawn_run(self, seed + i, &text);
+        g_autofree char *plan = comment(text, "# plan:"), *end = comment(text, "# end: ");
+
+        printf("%s %u - chaos/seed-%u:%s; %s\n", ok ? "ok" : "not ok", i + 1, seed + i, plan, end);
+        if (!ok) {
+            g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+            for (unsigned l = 0; lines[l]; l++) {
+                printf("# %s\n", lines[l]);
+            }
+            bad++;
+        }
+        fflush(stdout);
+    }
+    return bad != 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *why;
+    unsigned seed = 1, runs = 3;
+
+    if (!vm_farfault_available(&why)) {
+        printf("1..0 # SKIP %s\n", why);
+        return 0;
+    }
+    if (argc == 3 && !strcmp(argv[1], "--one")) {
+        seed = strtoul(argv[2], NULL, 10);
+        argc = 1;
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_data_func("/chaos", GUINT_TO_POINTER(seed), run_one);
+        return chaos_left_run(g_test_run);
+    }
+    for (int i = 1; i + 1 < argc; i += 2) {
+        unsigned *value = !strcmp(argv[i], "--seed") ? &seed : &runs;
+        if (!strcmp(argv[i], "--guest")) {
+            g_setenv("FF_CHAOS_GUEST", argv[i + 1], TRUE);
+        } else {
+            *value = strtoul(argv[i + 1], NULL, 10);
+        }
+    }
+    if (!chaos_guest(g_getenv("FF_CHAOS_GUEST"))) {
+        printf("1..0 # SKIP the guest is not built: run scripts/build-guest\n");
+        return 0;
+    }
+    return run_all("/proc/self/exe", seed, runs);
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * kill -9 of the engine, at either side, at every phase of a migration that can be held still.
+ *
+ * Before the grant: at the source the guest goes on as if nothing had happened, and can be
+ * migrated again; a destination ends. After it: both sides are postcopy-paused, the guest is the
+ * destination's, and QEMU at the source refuses to run it; then it is recovered, and every page
+ * is compared. The clients keep their connections.
+ */
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+
+#define RAM "64M"
+#define RAM_BYTES (64ull << 20)
+
+typedef enum { ACTIVE, PRE_SWITCHOVER, POSTCOPY, PAUSED } Moment;
+
+typedef struct {
+    const char *name;
+    Moment moment;
+    bool destination; /* whose engine dies */
+    bool both;        /* both engines die */
+} Row;
+
+static const Row rows[] = {
+    {"source/active", ACTIVE, false},
+    {"source/pre-switchover", PRE_SWITCHOVER, false},
+    {"source/postcopy", POSTCOPY, false},
+    {"destination/active", ACTIVE, true},
+    {"destination/pre-switchover", PRE_SWITCHOVER, true},
+    {"destination/postcopy", POSTCOPY, true},
+    {"source/paused", PAUSED, false},
+    {"destination/paused", PAUSED, true},
+    {"both/postcopy", POSTCOPY, true, .both = true},
+};
+
+static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming});
+}
+
+static void begin(Vm *s, Vm *d, Moment moment)
+{
+    Qmp *sq = vm_qmp(s), *dq = vm_qmp(d);
+
+    move_prepare(s, d);
+    if (moment == PRE_SWITCHOVER) {
+        qmp_set_capability(sq, "pause-before-switchover", true);
+    }
+    /* So that postcopy lasts. */
+    qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
+    qmp_ok(dq, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(d);
+    qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(sq, "active");
+    qmp_expect_migration(dq, "active");
+    if (moment == ACTIVE) {
+        return;
+    }
+    qmp_ok(sq, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(sq, moment >= POSTCOPY ? "postcopy-active" : "pre-switchover");
+    if (moment >= POSTCOPY) {
+        qmp_expect(dq, "RESUME");
+    }
+    if (moment == PAUSED) {
+        qmp_ok(sq, "migrate-pause", NULL);
+        qmp_expect_migration(sq, "postcopy-paused");
+        qmp_expect_migration(dq, "postcopy-paused");
+    }
+}
+
+/* The source's guest is alive and well, and can be migrated. */
+static void check_guest_stayed(Vm *s, const BootsectConfig *boot)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(s));
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_new_serial(s, "B");
+    Vm *again = start("again", boot, "defer");
+    Qmp *sq = vm_qmp(s), *dq = vm_qmp(again);
+    move_prepare(s, again);
+    qmp_set_capability(sq, "pause-before-switchover", false);
+    qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(dq, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(again);
+    qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(sq, "migrate-start-postcopy", NULL);
+    qmp_expect(dq, "RESUME");
+    move_wait_completed(s, again);
+    vm_wait_new_serial(again, "B");
+    vm_end(again);
+}
+
+/* The guest is the destination's; the source keeps its pages and never runs it. */
+static void check_paused(Vm *s, Vm *d)
+{
+    g_autofree char *ss = qmp_migrate_status(vm_qmp(s)), *ds = qmp_migrate_status(vm_qmp(d));
+    g_autofree char *error = qmp_error(vm_qmp(s), "cont", NULL);
+
+    g_assert_cmpstr(ss, ==, "postcopy-paused");
+    g_assert_cmpstr(ds, ==, "postcopy-paused");
+    g_assert_cmpstr(error, ==, "Migration is not finalized yet");
+    g_assert_false(qmp_has_event(vm_qmp(s), "RESUME"));
+}
+
+static void assert_right(char *wrong)
+{
+    if (wrong) {
+        g_error("%s", wrong);
+    }
+}
+
+static void recover(Vm *s, Vm *d, const BootsectConfig *boot)
+{
+    g_autofree char *path = vm_path(d, "recover.sock");
+
+    qmp_ok(vm_qmp(d), "migrate-recover", "{'uri': 'unix:%s'}", path);
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': 'unix:%s', 'resume': true}", path);
+    qmp_expect_migration(vm_qmp(s), "postcopy-active");
+    qmp_expect_migration(vm_qmp(d), "postcopy-active");
+    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(s, d);
+    vm_wait_new_serial(d, "B");
+    qmp_ok(vm_qmp(d), "stop", NULL);
+    assert_right(check_counters(d, boot));
+    assert_right(check_moved(s, d, boot, RAM_BYTES));
+    g_autofree char *state = qmp_run_state(vm_qmp(s));
+    g_assert_cmpstr(state, ==, "postmigrate");
+}
+
+/* No write protection is left on the memory of QEMU: "uw" among the flags of a mapping. */
+static void assert_untracked(Vm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/smaps", vm_pid(vm)), *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_false(g_regex_match_simple("^VmFlags:.* uw", text, G_REGEX_MULTILINE, 0));
+}
+
+static void test_kill(gconstpointer data)
+{
+    const Row *row = data;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Vm *s = start("source", &boot, NULL), *d = start("destination", &boot, "defer");
+    vm_wait_serial(s, "B");
+    begin(s, d, row->moment);
+    pid_t other = row->both ? vm_engine(s) : 0;
+    kill(vm_engine(row->destination ? d : s), SIGKILL);
+    if (other) {
+        kill(other, SIGKILL);
+    }
+    if (row->moment >= POSTCOPY) {
+        if (row->moment == POSTCOPY || !row->destination) {
+            qmp_expect_migration(vm_qmp(s), "postcopy-paused");
+        }
+        if (row->moment == POSTCOPY || row->destination) {
+            qmp_expect_migration(vm_qmp(d), "postcopy-paused");
+        }
+        check_paused(s, d);
+        recover(s, d, &boot);
+    } else {
+        /* An orderly rejection at the destination is exit 1; after a crash there it is killed. */
+        int status = vm_wait_exit(d);
+        g_assert_true(status == (row->destination ? -SIGKILL : 1));
+        qmp_expect_migration(vm_qmp(s), "failed");
+        assert_untracked(s);
+        check_guest_stayed(s, &boot);
+    }
+    vm_end(d);
+    vm_end(s);
+}
+
+/* -incoming URI: the engine dies before anybody has come. The next one listens again. */
+static void test_listening(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Vm *s = start("source", &boot, NULL), *d = start("destination", &boot, "tcp:127.0.0.1:0");
+    vm_wait_serial(s, "B");
+    move_prepare(s, d);
+    kill(vm_engine(d), SIGKILL);
+    /* Answered, with an error or not, when the relay knows of the death. */
+    json_object_unref(qmp_call(vm_qmp(d), "query-migrate", NULL));
+    g_autofree char *uri = move_listen_uri(d);
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(s), "migrate-start-postcopy", NULL);
+    move_wait_completed(s, d);
+    vm_wait_new_serial(d, "B");
+    vm_end(d);
+    vm_end(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strconcat("/crash/", rows[i].name, NULL);
+        g_test_add_data_func(path, &rows[i], test_kill);
+    }
+    g_test_add_func("/crash/listening", test_listening);
+    return g_test_run();
+}

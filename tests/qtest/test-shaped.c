@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A guest that writes its memory faster than the link carries it, over a real, shaped link: with
+ * x-farfault-auto-postcopy nobody needs to end its precopy, and what goes over the link stays below
+ * twice its RAM.
+ */
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/shapednet.h"
+#include "tests/lib/vm.h"
+
+#define RAM_MIB 64
+#define BUSY_MIB 48
+#define LINK_MEGABITS 200
+
+typedef struct {
+    ShapedNet *net;
+    BootsectConfig boot;
+    Vm *source, *destination;
+} Hosts;
+
+static Vm *start(const Hosts *h, ShapedPlace place, const char *name, const char *incoming)
+{
+    static const char *const args[] = {"-machine", "pc", "-smp", "2", NULL};
+
+    shaped_net_enter(h->net, place);
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = G_STRINGIFY(RAM_MIB) "M",
+                                .args = args,
+                                .boot = &h->boot,
+                                .incoming = incoming});
+}
+
+static void migrate(Hosts *h)
+{
+    Qmp *s = vm_qmp(h->source), *d = vm_qmp(h->destination);
+
+    vm_wait_serial(h->source, "AB");
+    move_prepare(h->source, h->destination);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:" SHAPED_ADDRESS_DESTINATION ":0'}");
+    g_autofree char *uri = move_listen_uri(h->destination);
+    qmp_ok(s, "migrate-set-parameters",
+           "{'max-bandwidth': 0, 'downtime-limit': 10, 'x-farfault-auto-postcopy': true}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "postcopy-active");
+    qmp_expect(d, "RESUME");
+    move_wait_completed(h->source, h->destination);
+}
+
+static void check(Hosts *h)
+{
+    int64_t limit = 2ll * RAM_MIB << 20, said = move_ram_count(h->source, "transferred");
+    int64_t sent = shaped_net_sent(h->net, SHAPED_SOURCE);
+
+    g_test_message("%d MiB of RAM, %d written: %" G_GINT64_FORMAT " KiB sent, %" G_GINT64_FORMAT
+                   " KiB on the link",
+                   RAM_MIB, BUSY_MIB, said >> 10, sent >> 10);
+    g_assert_cmpint(said, >, (int64_t)BUSY_MIB << 20);
+    g_assert_cmpint(sent, >=, said);
+    g_assert_cmpint(sent, <, limit);
+    vm_wait_new_serial(h->destination, "B");
+    qmp_ok(vm_qmp(h->destination), "stop", NULL);
+    g_autofree char *counters = check_counters(h->destination, &h->boot);
+    g_assert_cmpstr(counters, ==, NULL);
+    g_autofree char *memory =
+        check_moved(h->source, h->destination, &h->boot, (uint64_t)RAM_MIB << 20);
+    g_assert_cmpstr(memory, ==, NULL);
+}
+
+static void test_auto(void)
+{
+    const char *why = NULL;
+    Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2)};
+
+    if (vm_farfault_available(&why))
+        h.net = shaped_net_new(LINK_MEGABITS, &why);
+    if (!h.net) {
+        g_test_skip(why);
+        return;
+    }
+    h.source = start(&h, SHAPED_SOURCE, "source", NULL);
+    h.destination = start(&h, SHAPED_DESTINATION, "destination", "defer");
+    migrate(&h);
+    check(&h);
+    vm_end(h.source);
+    vm_end(h.destination);
+    shaped_net_free(h.net);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/shaped/auto-postcopy", test_auto);
+    return g_test_run();
+}

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Processes and connections that do not end, but hang, or end at the worst moment, with real QEMUs:
+ * an engine that is stopped, a QEMU that is stopped or killed, a relay that is killed, a connection
+ * that breaks while the right to run is handed over. Whatever it is, the other side notices, no
+ * guest runs twice, and what can go on goes on.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/check.h"
+#include "tests/lib/cutter.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+
+#define RAM "64M"
+#define RAM_BYTES (64ull << 20)
+
+typedef struct {
+    BootsectConfig boot;
+    Vm *s, *d;
+    Qmp *sq, *dq;
+    char *uri;
+    Cutter *c; /* NULL: none is between */
+} Test;
+
+static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming});
+}
+
+static bool begin(Test *t)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    t->boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    t->s = start("source", &t->boot, NULL);
+    t->d = start("destination", &t->boot, "defer");
+    t->sq = vm_qmp(t->s);
+    t->dq = vm_qmp(t->d);
+    vm_wait_serial(t->s, "B");
+    move_prepare(t->s, t->d);
+    qmp_ok(t->sq, "migrate-set-parameters",
+           "{'max-postcopy-bandwidth': 4096, 'x-farfault-peer-timeout': 5}");
+    qmp_ok(t->dq, "migrate-set-parameters", "{'x-farfault-peer-timeout': 5}");
+    qmp_ok(t->dq, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    t->uri = move_listen_uri(t->d);
+    return true;
+}
+
+static void go(Test *t, const char *uri)
+{
+    qmp_ok(t->sq, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(t->sq, "active");
+    qmp_expect_migration(t->dq, "active");
+}
+
+static void go_postcopy(Test *t)
+{
+    go(t, t->uri);
+    qmp_ok(t->sq, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(t->sq, "postcopy-active");
+    qmp_expect(t->dq, "RESUME");
+}
+
+static void end(Test *t)
+{
+    g_clear_pointer(&t->c, cutter_free);
+    g_clear_pointer(&t->d, vm_end);
+    g_clear_pointer(&t->s, vm_end);
+    g_free(t->uri);
+}
+
+static void assert_right(char *wrong)
+{
+    if (wrong) {
+        g_error("%s", wrong);
+    }
+}
+
+static void check_moved_whole(Test *t)
+{
+    qmp_ok(t->sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(t->s, t->d);
+    vm_wait_new_serial(t->d, "B");
+    qmp_ok(t->dq, "stop", NULL);
+    assert_right(check_counters(t->d, &t->boot));
+    assert_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+}
+
+static void check_stayed(Test *t)
+{
+    g_autofree char *state = qmp_run_state(t->sq);
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_new_serial(t->s, "B");
+}
+
+/* ---- the grant is lost ----------------------------------------------------------------------- */
+
+static void go_cut(Test *t, FfFrameType type)
+{
+    t->c = cutter_new(t->uri, -1);
+    g_atomic_int_set(&t->c->type, type);
+    g_atomic_int_set(&t->c->once, true);
+    go(t, t->c->uri);
+    qmp_ok(t->sq, "migrate-start-postcopy", NULL);
+}
+
+/* The source goes on, and the destination learns it. */
+static void test_loaded(void)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_cut(&t, FF_FRAME_LOADED);
+    qmp_expect_migration(t.sq, "failed");
+    vm_wait_exit(t.d);
+    check_stayed(&t);
+    end(&t);
+}
+
+static void test_revoke(void)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_cut(&t, FF_FRAME_GRANT);
+    qmp_expect_migration(t.sq, "postcopy-paused");
+    qmp_expect_migration(t.dq, "postcopy-paused");
+    qmp_ok(t.sq, "x-farfault-revoke", NULL);
+    qmp_expect_migration(t.sq, "failed");
+    vm_wait_exit(t.d);
+    check_stayed(&t);
+    end(&t);
+}
+
+/* ---- by themselves ------------------------------------------------------------------------------
+ */
+
+/* Both engines die, and nobody types anything. */
+static void test_auto_recover(void)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    qmp_ok(t.sq, "migrate-set-parameters", "{'x-farfault-auto-recover': 60}");
+    qmp_ok(t.dq, "migrate-set-parameters", "{'x-farfault-auto-recover': 60}");
+    go_postcopy(&t);
+    kill(vm_engine(t.d), SIGKILL);
+    qmp_expect_migration(t.sq, "postcopy-recover");
+    qmp_expect_migration(t.sq, "postcopy-active");
+    kill(vm_engine(t.s), SIGKILL);
+    qmp_expect_migration(t.sq, "postcopy-recover");
+    qmp_expect_migration(t.sq, "postcopy-active");
+    check_moved_whole(&t);
+    end(&t);
+}
+
+/* ---- an engine is stopped
+ * -------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    bool destination, postcopy;
+} StopRow;
+
+static const StopRow engine_rows[] = {
+    {"source/postcopy", false, true},
+    {"destination/postcopy", true, true},
+    {"destination/active", true, false},
+};
+
+static void test_engine_stopped(gconstpointer data)
+{
+    const StopRow *row = data;
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    if (row->postcopy) {
+        go_postcopy(&t);
+    } else {
+        go(&t, t.uri);
+    }
+    pid_t engine = vm_engine(row->destination ? t.d : t.s);
+    kill(engine, SIGSTOP);
+    qmp_expect_migration(row->destination ? t.sq : t.dq,
+                         row->postcopy ? "postcopy-paused" : "failed");
+    kill(engine, SIGCONT);
+    if (row->postcopy) {
+        qmp_expect_migration(row->destination ? t.dq : t.sq, "postcopy-paused");
+        qmp_ok(t.sq, "migrate", "{'uri': '%s', 'resume': true}", t.uri);
+        qmp_expect_migration(t.sq, "postcopy-active");
+        check_moved_whole(&t);
+    } else {
+        vm_wait_exit(t.d);
+        check_stayed(&t);
+    }
+    end(&t);
+}
+
+/* ---- a QEMU is stopped or killed
+ * ---------------------------------------------------------------------- */
+
+static void test_qemu_killed(gconstpointer at_source)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_postcopy(&t);
+    vm_kill(at_source ? t.s : t.d);
+    qmp_expect_migration(at_source ? t.dq : t.sq, "postcopy-paused");
+    if (!at_source) {
+        g_autofree char *error = qmp_error(t.sq, "cont", NULL);
+        g_assert_cmpstr(error, ==, "Migration is not finalized yet");
+    } else {
+        vm_kill(t.d); /* it waits for pages that nobody has any more */
+    }
+    end(&t);
+}
+
+/* ---- a relay is killed ------------------------------------------------------------------------
+ */
+
+static const StopRow relay_rows[] = {
+    {"source/active", false, false},
+    {"source/postcopy", false, true},
+    {"destination/postcopy", true, true},
+};
+
+static pid_t relay_of(Vm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)vm_engine(vm));
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    return (pid_t)g_ascii_strtoll(strstr(text, "PPid:") + strlen("PPid:"), NULL, 10);
+}
+
+/* Nobody can ask that QEMU anything any more. Its guest does not start by itself, and one that
+ * waits for pages is not shown zeros: it would stop with a letter of its own. */
+static void test_relay_killed(gconstpointer data)
+{
+    const StopRow *row = data;
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    if (row->postcopy) {
+        go_postcopy(&t);
+    } else {
+        go(&t, t.uri);
+    }
+    kill(relay_of(row->destination ? t.d : t.s), SIGKILL);
+    if (!row->postcopy) {
+        vm_wait_exit(t.d);
+        vm_wait_new_serial(t.s, "B");
+    } else if (row->destination) {
+        qmp_expect_migration(t.sq, "postcopy-paused");
+        g_autofree char *error = qmp_error(t.sq, "cont", NULL);
+        g_assert_cmpstr(error, ==, "Migration is not finalized yet");
+        vm_kill(t.d);
+    } else {
+        qmp_expect_migration(t.dq, "postcopy-paused");
+        vm_kill(t.d);
+    }
+    if (!row->destination) {
+        vm_kill(t.s);
+    }
+    end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/stalls/loaded", test_loaded);
+    g_test_add_func("/stalls/revoke", test_revoke);
+    g_test_add_func("/stalls/auto-recover", test_auto_recover);
+    for (unsigned i = 0; i < G_N_ELEMENTS(engine_rows); i++) {
+        g_autofree char *path = g_strconcat("/stalls/engine-stopped/", engine_rows[i].name, NULL);
+        g_test_add_data_func(path, &engine_rows[i], test_engine_stopped);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(relay_rows); i++) {
+        g_autofree char *path = g_strconcat("/stalls/relay-killed/", relay_rows[i].name, NULL);
+        g_test_add_data_func(path, &relay_rows[i], test_relay_killed);
+    }
+    g_test_add_data_func("/stalls/qemu-killed/source", "source", test_qemu_killed);
+    g_test_add_data_func("/stalls/qemu-killed/destination", NULL, test_qemu_killed);
+    return g_test_run();
+}

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One side has farfault, the other is a QEMU without it: QEMU carries the migration over the
+ * connection that the engine began, or accepted. Every row ends with the guest running at the
+ * destination and its memory checked; FF_PEER_QEMU is the QEMU without farfault, if it is to be
+ * another one.
+ *
+ * Under TLS the connections go through a tap that looks for the guest's memory; and QEMU's own
+ * settings, which are changed meanwhile, are back afterwards, whatever happened.
+ */
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/address.h"
+#include "net/channel.h"
+#include "tests/lib/certs.h"
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+#include "tests/lib/wiretap.h"
+
+/* No multiple of 256 KiB: QEMU 7.2 under TCG loses dirty pages of a busy guest otherwise. */
+#define MEMORY "65544K"
+#define RAM (65544u * 1024)
+
+typedef struct {
+    const char *name;
+    bool source_stock;      /* else the destination */
+    const char *caps[3];    /* beside postcopy-ram: of both sides */
+    bool unix_socket;       /* else TCP */
+    bool passed;            /* a socket that somebody else connected, by getfd on both sides */
+    bool incoming_argument; /* -incoming URI */
+    bool switch_early;      /* migrate-start-postcopy at once */
+    bool always;            /* policy always, no postcopy-ram at all */
+    const char *creds;      /* "psk", "x509": TLS, through a tap; NULL: in the clear */
+    bool tap;               /* in the clear, but through the tap */
+    bool engine_dies;       /* after the end: the next one has nothing to adopt */
+    bool recovers;          /* is interrupted, and goes on by QEMU's own recovery */
+} Row;
+
+static const Row rows[] = {
+    {"to-stock/tcp"},
+    {"to-stock/unix", .unix_socket = true},
+    {"to-stock/getfd", .passed = true},
+    {"to-stock/getfd/always", .passed = true, .always = true},
+    {"to-stock/switch-early", .switch_early = true},
+    {"to-stock/incoming-argument", .incoming_argument = true},
+    {"to-stock/return-path", .caps = {"return-path"}},
+    {"to-stock/preempt", .caps = {"postcopy-preempt"}},
+    {"to-stock/multifd", .caps = {"multifd"}, .always = true},
+    {"to-stock/validate-uuid", .caps = {"validate-uuid"}},
+    {"to-stock/later-engine", .engine_dies = true},
+    {"to-stock/always", .always = true},
+    {"to-stock/always/return-path", .always = true, .caps = {"return-path"}},
+    {"from-stock/tcp", .source_stock = true},
+    {"from-stock/unix", .source_stock = true, .unix_socket = true},
+    {"from-stock/getfd", .source_stock = true, .passed = true},
+    {"from-stock/getfd/always", .source_stock = true, .passed = true, .always = true},
+    {"from-stock/switch-early", .source_stock = true, .switch_early = true},
+    {"from-stock/incoming-argument", .source_stock = true, .incoming_argument = true},
+    {"from-stock/return-path", .source_stock = true, .caps = {"return-path"}},
+    {"from-stock/preempt", .source_stock = true, .caps = {"postcopy-preempt"}},
+    {"from-stock/multifd", .source_stock = true, .caps = {"multifd"}, .always = true},
+    {"from-stock/always", .source_stock = true, .always = true},
+    {"from-stock/always/return-path", .source_stock = true, .always = true,
+     .caps = {"return-path"}},
+};
+
+/* Skipped where there is no openssl command. */
+static const Row tls_rows[] = {
+    {"to-stock/clear-tap", .tap = true},
+    {"to-stock/psk", .creds = "psk"},
+    {"to-stock/psk/preempt", .creds = "psk", .caps = {"postcopy-preempt"}},
+    {"to-stock/psk/recovery", .creds = "psk", .recovers = true},
+    {"to-stock/x509", .creds = "x509"},
+    {"to-stock/x509/preempt", .creds = "x509", .caps = {"postcopy-preempt"}},
+    {"to-stock/x509/always/return-path", .creds = "x509", .always = true, .caps = {"return-path"}},
+    {"from-stock/psk", .creds = "psk", .source_stock = true},
+    {"from-stock/psk/preempt", .creds = "psk", .source_stock = true, .caps = {"postcopy-preempt"}},
+    {"from-stock/psk/always", .creds = "psk", .source_stock = true, .always = true},
+    {"from-stock/psk/recovery", .creds = "psk", .source_stock = true, .recovers = true},
+    {"from-stock/x509", .creds = "x509", .source_stock = true},
+    {"from-stock/x509/incoming-argument", .creds = "x509", .source_stock = true,
+     .incoming_argument = true},
+    {"from-stock/x509/preempt", .creds = "x509", .source_stock = true,
+     .caps = {"postcopy-preempt"}},
+};
+
+static char *credentials; /* of certs_new_pair(); NULL: no openssl */
+
+static Vm *start_vm(const char *name, bool stock, const BootsectConfig *boot, const char *incoming)
+{
+    static const char *const args[] = {"-machine", "pc-i440fx-7.2", "-uuid",
+                                       "6c0b1f62-1f7c-4c0e-9d57-6b1f3e5d8a11", NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = stock ? VM_PLAIN : VM_RUN,
+                                .memory = MEMORY,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming});
+}
+
+static void set_up(const Row *row, Vm *vm, bool stock)
+{
+    Qmp *q = vm_qmp(vm);
+
+    qmp_set_capability(q, "events", true);
+    if (!row->always)
+        qmp_set_capability(q, "postcopy-ram", true);
+    for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++)
+        qmp_set_capability(q, row->caps[i], true);
+    if (row->always && !stock)
+        qmp_ok(q, "migrate-set-parameters", "{'x-farfault-policy': 'always'}");
+}
+
+/* A connection between both, known to each as "moved". */
+static void pass_socket(Qmp *source, Qmp *destination)
+{
+    int pair[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    qmp_getfd(source, "moved", pair[0]);
+    qmp_getfd(destination, "moved", pair[1]);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void check_carrier(Vm *vm)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+
+    if (!json_object_has_member(info, "x-farfault"))
+        test_fail("query-migrate does not say who carried it");
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "qemu");
+}
+
+/* Part of the boot sector, which lies in the guest's memory. */
+static Wiretap *tap_new(const BootsectConfig *boot, const char *at, const char *to)
+{
+    static uint8_t sector[BOOTSECT_SIZE];
+    Wiretap *tap = wiretap_new(at, to);
+
+    bootsect_make(boot, sector);
+    wiretap_look_for(tap, sector, 32);
+    return tap;
+}
+
+static void tap_finish(Wiretap *tap, const Row *row, const char *uri)
+{
+    WiretapCounts counts = wiretap_finish(tap);
+
+    g_unlink(uri + strlen("unix:"));
+
+    if (row->creds)
+        g_assert_cmpuint(counts.found, ==, 0);
+    else
+        g_assert_cmpuint(counts.found, >, 0);
+    g_assert_cmpuint(counts.connections, ==, g_strcmp0(row->caps[0], "postcopy-preempt") ? 1 : 2);
+}
+
+/* The client never sees that QEMU's credentials were taken away. */
+static void check_parameters(Vm *vm)
+{
+    g_autoptr(JsonObject) all = qmp_return(vm_qmp(vm), "query-migrate-parameters", NULL);
+
+    g_assert_cmpstr(json_object_get_string_member(all, "tls-creds"), ==, "tls0");
+}
+
+/* QEMU begins TLS itself then, on both sides: its credentials are back in time. Through a tap of
+ * its own. */
+static void recover(const Row *row, Vm *source, Vm *destination, const BootsectConfig *boot)
+{
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+    g_autofree char *path = vm_path(source, "again");
+    g_autofree char *listen = g_strdup_printf("unix:%s", path);
+    g_autofree char *uri = g_strdup_printf("unix:%s.tap", path);
+
+    qmp_expect(d, "RESUME"); /* earlier QEMU gives up */
+    qmp_ok(s, "migrate-pause", NULL);
+    qmp_expect_migration(s, "postcopy-paused");
+    qmp_expect_migration(d, "postcopy-paused");
+    qmp_ok(d, "migrate-recover", "{'uri': '%s'}", listen);
+    Wiretap *tap = tap_new(boot, uri, listen);
+
+    qmp_ok(s, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(s, "migrate", "{'uri': '%s', 'resume': true}", uri);
+    move_wait_completed(source, destination);
+    tap_finish(tap, row, uri);
+}
+
+static void move(const void *opaque)
+{
+    const Row *row = opaque;
+    Wiretap *tap = NULL;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start_vm("source", row->source_stock, &boot, NULL);
+    g_autofree char *path = vm_path(source, "migration");
+    g_autofree char *listen = row->unix_socket ? g_strdup_printf("unix:%s", path)
+                              : row->passed    ? g_strdup("fd:moved")
+                                               : g_strdup("tcp:127.0.0.1:0");
+    g_autoptr(Vm) destination = start_vm("destination", !row->source_stock, &boot,
+                                         row->incoming_argument ? listen : "defer");
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "B");
+    set_up(row, source, row->source_stock);
+    set_up(row, destination, !row->source_stock);
+    if (row->creds) {
+        move_set_tls(source, credentials, row->creds, false, NULL);
+        move_set_tls(destination, credentials, row->creds, true, NULL);
+    }
+    if (row->passed)
+        pass_socket(s, d);
+    if (!row->incoming_argument)
+        qmp_ok(d, "migrate-incoming", "{'uri': '%s'}", listen);
+    g_autofree char *to =
+        row->unix_socket || row->passed ? g_strdup(listen) : move_listen_uri(destination);
+    g_autofree char *uri =
+        row->creds || row->tap ? g_strdup_printf("unix:%s.tap", path) : g_strdup(to);
+
+    if (row->creds || row->tap)
+        tap = tap_new(&boot, uri, to);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': %s}",
+           row->always ? "1000000000" : "33554432");
+    if (row->always)
+        qmp_ok(s, "migrate-set-parameters", "{'downtime-limit': 20000}");
+    if (row->recovers)
+        qmp_ok(s, "migrate-set-parameters", "{'max-postcopy-bandwidth': 65536}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    if (!row->always) {
+        if (!row->switch_early)
+            qmp_expect_migration(s, "active");
+        qmp_ok(s, "migrate-start-postcopy", NULL);
+    }
+    if (row->recovers)
+        recover(row, source, destination, &boot);
+    else
+        move_wait_completed(source, destination);
+    g_autofree char *here = qmp_run_state(s);
+    g_autofree char *there = qmp_run_state(d);
+
+    /* QEMU says that it is over a moment before it sets the run state. */
+    if (strcmp(here, "finish-migrate"))
+        g_assert_cmpstr(here, ==, "postmigrate");
+    g_assert_cmpstr(there, ==, "running");
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    g_autofree char *wrong = check_moved(source, destination, &boot, RAM);
+
+    g_assert_cmpstr(wrong, ==, NULL);
+    pid_t engine = row->engine_dies ? vm_find_engine(source) : 0;
+
+    if (engine)
+        g_assert_cmpint(kill(engine, SIGKILL), ==, 0);
+    /* Multifd is QEMU's from the beginning, the engine never takes part. */
+    if (g_strcmp0(row->caps[0], "multifd"))
+        check_carrier(row->source_stock ? destination : source);
+    if (row->creds)
+        check_parameters(row->source_stock ? destination : source);
+    if (tap)
+        tap_finish(tap, row, uri);
+}
+
+/* x-farfault-peer: require refuses; the guest goes on at the source. */
+static void test_require(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 8 << 20, 1);
+    g_autoptr(Vm) source = start_vm("source", false, &boot, NULL);
+    g_autoptr(Vm) destination = start_vm("destination", true, &boot, "tcp:127.0.0.1:0");
+    Qmp *s = vm_qmp(source);
+    g_autofree char *uri = move_listen_uri(destination);
+
+    qmp_set_capability(s, "events", true);
+    qmp_set_capability(s, "postcopy-ram", true);
+    qmp_ok(s, "migrate-set-parameters", "{'x-farfault-peer': 'require'}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "failed");
+    g_autoptr(JsonObject) info = qmp_return(s, "query-migrate", NULL);
+
+    g_assert_nonnull(
+        strstr(json_object_get_string_member(info, "error-desc"), "x-farfault-peer is require"));
+    g_autofree char *state = qmp_run_state(s);
+
+    g_assert_cmpstr(state, ==, "running");
+    g_assert_cmpint(vm_wait_exit(destination), ==, 1);
+}
+
+/* What ends a migration that QEMU carries under our TLS before it is complete. */
+typedef enum { CANCELLED, ENGINE_KILLED, PEER_KILLED } End;
+
+/* QEMU's own credentials are set again: a migration that is QEMU's alone finds a stock QEMU that
+ * takes none without. */
+static void test_settings(const void *opaque)
+{
+    End end = GPOINTER_TO_INT(opaque);
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 8 << 20, 1);
+    g_autoptr(Vm) source = start_vm("source", false, &boot, NULL);
+    g_autoptr(Vm) first = start_vm("first", true, &boot, "defer");
+    g_autoptr(Vm) second = start_vm("second", true, &boot, "defer");
+    Vm *destinations[] = {first, second};
+    Qmp *s = vm_qmp(source);
+
+    qmp_set_capability(s, "events", true);
+    qmp_set_capability(s, "postcopy-ram", true);
+    move_set_tls(source, credentials, "psk", false, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(destinations); i++) {
+        Qmp *d = vm_qmp(destinations[i]);
+
+        qmp_set_capability(d, "events", true);
+        qmp_set_capability(d, "postcopy-ram", true);
+        move_set_tls(destinations[i], credentials, "psk", true, NULL);
+        qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    }
+    g_autofree char *uri = move_listen_uri(first), *other = move_listen_uri(second);
+
+    vm_wait_serial(source, "B");
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 4194304}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "active");
+    /* The client's changes reach QEMU's migration, and are the client's afterwards. */
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 2097152}");
+    switch (end) {
+    case CANCELLED:
+        qmp_ok(s, "migrate_cancel", NULL);
+        qmp_expect_migration(s, "cancelled");
+        break;
+    case ENGINE_KILLED:
+        g_assert_cmpint(kill(vm_engine(source), SIGKILL), ==, 0);
+        qmp_expect_migration(s, "failed");
+        break;
+    case PEER_KILLED:
+        vm_kill(first);
+        qmp_expect_migration(s, "failed");
+    }
+    if (end != PEER_KILLED)
+        g_assert_cmpint(vm_wait_exit(first), ==, 1);
+    check_parameters(source);
+    g_autoptr(JsonObject) all = qmp_return(s, "query-migrate-parameters", NULL);
+
+    g_assert_cmpint(json_object_get_int_member(all, "max-bandwidth"), ==, 2097152);
+    qmp_ok(s, "migrate-set-parameters", "{'x-farfault-policy': 'never', 'max-bandwidth': %d}",
+           1 << 30);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", other);
+    qmp_expect_migration(s, "active");
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    move_wait_completed(source, second);
+    qmp_ok(vm_qmp(second), "stop", NULL);
+    g_autofree char *wrong = check_moved(source, second, &boot, RAM);
+
+    g_assert_cmpstr(wrong, ==, NULL);
+}
+
+/* Whoever connects while QEMU waits for a further channel under our TLS is not let through to it
+ * without. */
+static void test_stranger(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 8 << 20, 1);
+    g_autoptr(Vm) source = start_vm("source", true, &boot, NULL);
+    g_autoptr(Vm) destination = start_vm("destination", false, &boot, "defer");
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+    char answer[64];
+
+    vm_wait_serial(source, "B");
+    move_prepare(source, destination);
+    move_set_tls(source, credentials, "psk", false, NULL);
+    move_set_tls(destination, credentials, "psk", true, NULL);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "active");
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
+    g_autoptr(FfChannel) stranger =
+        ff_channel_new(ff_address_connect(address, NULL, NULL), FF_CHANNEL_MAIN);
+    struct iovec iov = {(char[]){"QEVM\0\0\0\3"}, 8};
+
+    g_assert_cmpint(ff_channel_write_all(stranger, &iov, 1, true), ==, 0);
+    while (ff_channel_read_all(stranger, answer, 1, 20000) == 0) {
+        /* at most an alert */
+    }
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    qmp_ok(d, "stop", NULL);
+    g_autofree char *wrong = check_moved(source, destination, &boot, RAM);
+
+    g_assert_cmpstr(wrong, ==, NULL);
+    g_autofree char *log = vm_stderr(destination);
+
+    g_assert_nonnull(strstr(log, "connection refused: TLS handshake"));
+}
+
+static void add_tls(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(tls_rows); i++) {
+        g_autofree char *path = g_strdup_printf("/stock/tls/%s", tls_rows[i].name);
+
+        g_test_add_data_func(path, &tls_rows[i], move);
+    }
+    g_test_add_data_func("/stock/tls/settings/cancelled", GINT_TO_POINTER(CANCELLED),
+                         test_settings);
+    g_test_add_data_func("/stock/tls/settings/engine-killed", GINT_TO_POINTER(ENGINE_KILLED),
+                         test_settings);
+    g_test_add_data_func("/stock/tls/settings/peer-killed", GINT_TO_POINTER(PEER_KILLED),
+                         test_settings);
+    g_test_add_func("/stock/tls/stranger", test_stranger);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    credentials = certs_new_pair();
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strdup_printf("/stock/%s", rows[i].name);
+
+        g_test_add_data_func(path, &rows[i], move);
+    }
+    g_test_add_func("/stock/require", test_require);
+    if (credentials)
+        add_tls();
+    int rc = g_test_run();
+
+    if (credentials)
+        certs_remove(credentials);
+    g_free(credentials);
+    return rc;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a new engine at the source makes of what the dead one has stored: phase and right decide
+ * which word QEMU gets and whether the guest runs here.
+ */
+#include <string.h>
+#include <sys/socket.h>
+
+#include "tests/lib/side.h"
+
+#define RAM_BYTES (1ull << 20)
+
+typedef struct {
+    const char *name;
+    FfPhase phase;
+    FfRunRight right;
+    FfStatus status; /* that comes of it */
+    int shut;        /* QEMU is given; -1: nothing */
+    bool runs;       /* here */
+} Row;
+
+static const Row rows[] = {
+    {"setup", FF_PHASE_SETUP, FF_RUN_MINE, FF_STATUS_FAILED, -1, true},
+    {"stopped", FF_PHASE_STOPPED, FF_RUN_MINE, FF_STATUS_FAILED, 1, true},
+    /* between the two stores of the commit point */
+    {"stopped-given", FF_PHASE_STOPPED, FF_RUN_GIVEN, FF_STATUS_POSTCOPY_PAUSED, -1, false},
+    {"given", FF_PHASE_GRANTED, FF_RUN_GIVEN, FF_STATUS_POSTCOPY_PAUSED, -1, false},
+    {"done", FF_PHASE_DONE, FF_RUN_GIVEN, FF_STATUS_COMPLETED, 0, false},
+};
+
+/* As an engine that died in ROW's phase has left it. */
+static void store(Side *s, const Row *row)
+{
+    FfStateHeader *h = s->state;
+    const FfRamBlock *b = s->blocks->pdata[0];
+
+    h->role = FF_ROLE_SOURCE;
+    h->phase = row->phase;
+    h->run_right = row->right;
+    h->epoch = 1;
+    strcpy(h->run_state, "running");
+    h->n_blocks = 1;
+    strcpy(h->block[0].id, b->id);
+    h->block[0].size = b->size;
+    h->block[0].page_size = b->page_size;
+}
+
+static void test_source(gconstpointer data)
+{
+    const Row *row = data;
+    uint64_t size = RAM_BYTES;
+    int inner = -1;
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    s->lenient = true;
+    store(s, row);
+    if (row->phase != FF_PHASE_SETUP) {
+        g_atomic_int_set(&s->runs, 0);
+        char device[SIDE_LENIENT_BYTES]; /* the dead engine has read it */
+        g_assert_true(s->vmm.save(&s->vmm, &inner, NULL));
+        g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
+    }
+    side_adopt(s, inner);
+    side_run_until(s->done || s->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpint(s->status, ==, row->status);
+    g_assert_cmpint(g_atomic_int_get(&s->runs), ==, row->runs);
+    g_assert_cmpint(g_atomic_int_get(&s->saved_status), ==, row->shut);
+    g_assert_cmpuint(s->state->epoch, ==, 2);
+    if (row->status != FF_STATUS_POSTCOPY_PAUSED) {
+        g_assert_cmpuint(s->state->phase, ==, FF_PHASE_IDLE);
+        g_assert_true(g_atomic_int_get(&s->undone));
+    } else {
+        g_assert_cmpuint(s->state->run_right, ==, FF_RUN_GIVEN);
+        g_assert_false(g_atomic_int_get(&s->undone));
+    }
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    g_assert_true((info->error_desc == NULL) == (row->status == FF_STATUS_COMPLETED));
+    side_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strdup_printf("/adopt/source/%s", rows[i].name);
+        g_test_add_data_func(path, &rows[i], test_source);
+    }
+    return g_test_run();
+}

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The rewriting of command lines, word by word: real ones (QEMU's documentation, libvirt, QEMU's
+ * own migration tests), what must be left alone, and random ones that must not crash. The tables
+ * are in argv-cases-*.c.
+ */
+#include "qemu/argv-opts.h"
+#include "qemu/argv.h"
+#include "tests/unit/argv-cases.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ an invented system */
+
+static char fake_fs_kind(const char *path, uint64_t *page_size, void *opaque)
+{
+    static const struct {
+        const char *path;
+        char kind;
+        uint64_t page_size;
+    } places[] = {
+        {"/dev/shm/.", 't', 0},
+        {"/dev/shm/file", 't', 0},
+        {"/dev/hugepages/.", 'h', 2048 << 10},
+        {"/dev/hugepages/libvirt/.", 'h', 2048 << 10},
+        {"/dev/hugepages/file", 'h', 2048 << 10},
+        {"/hp1g/.", 'h', 1 << 30},
+        {"/var/.", 'r', 0},
+        {"/var/file", 'r', 0},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(places); i++) {
+        if (g_str_equal(places[i].path, path)) {
+            if (places[i].kind == 'h') {
+                *page_size = places[i].page_size;
+            }
+            return places[i].kind;
+        }
+    }
+    return 0;
+}
+
+static bool fake_fd_is_listening(int fd, void *opaque)
+{
+    return fd >= 30 && fd < 40;
+}
+
+static char *fake_read_file(const char *path, GError **error, void *opaque)
+{
+    static const struct {
+        const char *path, *text;
+    } files[] = {
+        {"/plain.cfg", "# a comment\n[machine]\n  type = \"q35\"\n  accel = \"tcg\"\n"
+                       "[memory]\n  size = \"256\"\n[device \"d\"]\n driver = \"e1000\"\n"},
+        {"/object.cfg", "[object \"m0\"]\n qom-type = \"memory-backend-ram\"\n size = \"1G\"\n"},
+        {"/mon.cfg", "[chardev \"c\"]\n backend = \"socket\"\n[mon \"m\"]\n chardev = \"c\"\n"
+                     " mode = \"control\"\n"},
+        {"/hmp.cfg", "[mon \"m\"]\n chardev = \"c\"\n mode = \"readline\"\n"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
+        if (g_str_equal(files[i].path, path)) {
+            return g_strdup(files[i].text);
+        }
+    }
+    g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOENT, "no such file: %s", path);
+    return NULL;
+}
+
+static const FfArgvSystem fake = {
+    .fs_kind = fake_fs_kind,
+    .fd_is_listening = fake_fd_is_listening,
+    .read_file = fake_read_file,
+    .default_hugepage_size = 2048 << 10,
+};
+
+/* ------------------------------------------------------------------ what a plan says, in text */
+
+static void monitor_summary(GString *text, const FfPlanMonitor *mon)
+{
+    static const char *const kinds[] = {
+        [FF_CLIENT_LISTEN_UNIX] = "listen-unix",
+        [FF_CLIENT_LISTEN_TCP] = "listen-tcp",
+        [FF_CLIENT_LISTEN_FD] = "listen-fd",
+        [FF_CLIENT_CONNECT_UNIX] = "connect-unix",
+        [FF_CLIENT_CONNECT_TCP] = "connect-tcp",
+        [FF_CLIENT_CONNECTED_FD] = "connected-fd",
+        [FF_CLIENT_STDIO] = "stdio",
+    };
+
+    g_string_append_printf(text, "mon=%s:%s", mon->chardev_id, kinds[mon->kind]);
+    if (mon->path) {
+        g_string_append_printf(text, ":%s", mon->path);
+    }
+    if (mon->port) {
+        g_string_append_printf(text, ":[%s]:%s", mon->host, mon->port);
+    }
+    if (mon->kind == FF_CLIENT_LISTEN_FD || mon->kind == FF_CLIENT_CONNECTED_FD) {
+        g_string_append_printf(text, ":%d", mon->fd);
+    }
+    if (mon->to) {
+        g_string_append_printf(text, ":to%u", mon->to);
+    }
+    if (mon->reconnect) {
+        g_string_append_printf(text, ":re%u", mon->reconnect);
+    }
+    g_string_append_printf(text, "%s%s%s%s ", mon->ipv4 ? ":v4" : "", mon->ipv6 ? ":v6" : "",
+                           mon->abstract ? ":abstract" : "", mon->wait ? ":wait" : "");
+}
+
+static char *summary(const FfPlan *plan)
+{
+    GString *text = g_string_new(plan->passthrough ? "passthrough " : NULL);
+
+    for (guint i = 0; i < plan->ram->len; i++) {
+        const FfPlanRam *ram = plan->ram->pdata[i];
+
+        g_string_append_printf(text, "ram=%s:%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT "%s ",
+                               ram->id, ram->size, ram->page_size, ram->seal ? ":seal" : "");
+    }
+    for (guint i = 0; i < plan->monitors->len; i++) {
+        monitor_summary(text, plan->monitors->pdata[i]);
+    }
+    if (plan->incoming) {
+        g_string_append_printf(text, "%s=%s ", plan->incoming_taken ? "takes" : "incoming",
+                               plan->incoming);
+    }
+    if (plan->name) {
+        g_string_append_printf(text, "name=%s ", plan->name);
+    }
+    if (plan->runas) {
+        g_string_append_printf(text, "runas=%s ", plan->runas);
+    }
+    g_string_append_printf(text, "%s%s", plan->start_paused ? "S " : "",
+                           plan->daemonize ? "daemonize " : "");
+    return g_string_free(text, FALSE);
+}
+
+static char **split(const char *line)
+{
+    g_autoptr(GError) err = NULL;
+    char **argv = NULL;
+
+    g_shell_parse_argv(line, NULL, &argv, &err);
+    g_assert_no_error(err);
+    return argv;
+}
+
+static void check_words(const FfPlan *plan, const char *expected)
+{
+    g_auto(GStrv) words = split(expected);
+
+    for (guint i = 0; words[i] || plan->argv->pdata[i]; i++) {
+        g_assert_cmpstr(plan->argv->pdata[i], ==, words[i]);
+    }
+    g_assert_cmpuint(plan->argv->len, ==, g_strv_length(words) + 1);
+}
+
+/* A file for huge pages is of use only to RAM that is mapped at multiples of one; no destination
+ * may have either. */
+static void check_thp(const FfPlan *plan)
+{
+    g_autofree char *all = g_strjoinv(" ", (char **)plan->argv->pdata);
+
+    for (guint i = 0; i < plan->ram->len; i++) {
+        const FfPlanRam *ram = plan->ram->pdata[i];
+
+        g_assert_false(ram->thp && (plan->incoming || ram->seal || ram->page_size > 4096));
+        g_assert_true(!ram->thp || strstr(all, "align"));
+    }
+}
+
+static void test_case(gconstpointer data)
+{
+    const ArgvCase *c = data;
+    g_autoptr(GError) err = NULL;
+    g_auto(GStrv) argv = split(c->in);
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &fake, &err);
+
+    g_assert_no_error(err);
+    g_autofree char *text = summary(plan);
+    check_words(plan, c->out ? c->out : c->in);
+    g_assert_cmpstr(text, ==, c->summary);
+    check_thp(plan);
+    if (c->refused) {
+        g_assert_nonnull(plan->engine_refused);
+        g_assert_nonnull(strstr(plan->engine_refused, c->refused));
+        g_assert_null(strchr(plan->engine_refused, '\n'));
+    } else {
+        g_assert_cmpstr(plan->engine_refused, ==, NULL);
+    }
+    g_assert_cmpuint(plan->warnings->len, ==, c->warning ? 1 : 0);
+    if (c->warning) {
+        g_assert_nonnull(strstr(plan->warnings->pdata[0], c->warning));
+    }
+}
+
+/* ------------------------------------------------------------------ the tables */
+
+static const char *const no_guest[] = {
+    "-version",
+    "--version",
+    "-h",
+    "-help",
+    "--help",
+    "-machine help",
+    "-M ?",
+    "-M pc,help",
+    "-machine type=help",
+    "-cpu help",
+    "-cpu ?",
+    "-device help",
+    "-device virtio-net-pci,help",
+    "-device ?",
+    "-device driver=help",
+    "-accel help",
+    "-object help",
+    "-object memory-backend-file,help",
+    "-netdev help",
+    "-chardev help",
+    "-audiodev help",
+    "-audio help",
+    "-audio-help",
+    "-d help",
+    "-d ?",
+    "-d trace:help",
+    "-trace help",
+    "-trace enable=help",
+    "-drive file=x,format=?",
+    "-drive format=help",
+    "-L help",
+    "-vga help",
+    "-display help",
+    "-smp help",
+    "-nic user,model=help",
+    "-net nic,model=?",
+    "-machine none",
+    "-M none,accel=kvm:tcg",
+    "-machine accel=tcg -M none",
+    "-dump-vmstate /x",
+    "-m 1G -qmp stdio -device help",
+    "-m",
+    "-m 1G -name",
+    "-tpmdev help",
+    "-M q35 -M none",
+    /* libvirt's probe of an emulator */
+    "-S -no-user-config -nodefaults -nographic -machine none,accel=kvm:tcg "
+    "-qmp unix:/var/lib/libvirt/qemu/qmp-1/qmp.monitor,server=on,wait=off "
+    "-pidfile /var/lib/libvirt/qemu/qmp-1/qmp.pid -daemonize",
+    /* probe of QEMU 10.0's migration-test */
+    "-qtest unix:/tmp/qtest-1.sock -qtest-log /dev/null "
+    "-chardev socket,path=/tmp/qtest-1.qmp,id=char0 -mon chardev=char0,mode=control "
+    "-display none -audio none -machine none -accel qtest",
+};
+
+/* ------------------------------------------------------------------ other tests */
+
+static void test_no_guest(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(no_guest); i++) {
+        g_autofree char *line = g_strconcat(Q, no_guest[i], NULL);
+        ArgvCase c = {no_guest[i], line, NULL, "passthrough "};
+
+        test_case(&c);
+    }
+}
+
+/* Refused memory, or monitors that QEMU keeps: the words stay, with the private monitor behind. */
+static void test_left(gconstpointer data)
+{
+    ArgvCase c = *(const ArgvCase *)data;
+    bool hmp = !strstr(c.in, "-mon") && !strstr(c.in, "-qmp");
+    bool nographic = strstr(c.in, "-nographic") != NULL;
+    g_autofree char *out =
+        g_strconcat(c.in, c.refused ? "" : PC128, hmp && !nographic ? HMP : "", PRIV, NULL);
+
+    c.out = out;
+    test_case(&c);
+}
+
+static void test_nothing(void)
+{
+    static const char *const argv[] = {NULL};
+    g_autoptr(GError) err = NULL;
+
+    g_assert_null(ff_plan_new(argv, &fake, &err));
+    g_assert_nonnull(err);
+}
+
+static void test_render(void)
+{
+    g_auto(GStrv) argv = split(Q "-qmp unix:/a,server=on -object memory-backend-ram,id=m,size=64M "
+                                 "-append 'fd=@FF_MON1@ @FF_RAM0@' -name @FF_PRIV@,fd=@FF_RAMx@");
+    int ram[] = {10, 11}, mon[] = {12};
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &fake, NULL);
+    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
+    g_auto(GStrv) expected = split(
+        Q
+        "-chardev socket,id=compat_monitor0,fd=12,server=on,wait=on -qmp chardev:compat_monitor0"
+        " -object memory-backend-file,id=m,size=64M,mem-path=/proc/self/fd/10,share=on,"
+        "x-use-canonical-path-for-ramblock-id=off,align=2097152 -append 'fd=@FF_MON1@ @FF_RAM0@' "
+        "-name @FF_PRIV@,fd=@FF_RAMx@ -object memory-backend-file,id=pc.ram,size=134217728,"
+        "mem-path=/proc/self/fd/11,share=on,x-use-canonical-path-for-ramblock-id=off,align=2097152 "
+        "-machine memory-backend=pc.ram -chardev socket,id=farfault-private,fd=13,server=on,"
+        "wait=off -mon chardev=farfault-private,mode=control");
+
+    for (guint i = 0; out[i] || expected[i]; i++) {
+        g_assert_cmpstr(out[i], ==, expected[i]);
+    }
+}
+
+static void test_sizes(void)
+{
+    static const struct {
+        const char *text;
+        char suffix;
+        bool ok;
+        uint64_t size;
+    } sizes[] = {
+        {"1", 'B', true, 1},         {"1", 'M', true, 1 << 20},
+        {"0x10", 'B', true, 16},     {"1.5K", 'B', true, 1536},
+        {"2b", 'M', true, 2},        {"1e", 'B', true, 1ull << 60},
+        {"16E", 'B', false, 0},      {"", 'M', false, 0},
+        {"-1", 'M', false, 0},       {"1MB", 'M', false, 0},
+        {"1.5", 'B', false, 0},      {"G", 'M', false, 0},
+        {" 1", 'M', false, 0},       {"0", 'M', true, 0},
+        {"0.1M", 'B', true, 104858}, {"99999999999999999999", 'B', false, 0},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        uint64_t size = 0;
+
+        g_test_message("%s", sizes[i].text);
+        g_assert_cmpint(ff_opt_size(sizes[i].text, sizes[i].suffix, &size), ==, sizes[i].ok);
+        g_assert_cmpuint(size, ==, sizes[i].size);
+    }
+}
+
+/* Words that a pass may leave out or replace: these options, and their arguments. */
+static bool may_change(const char *word, const char *before)
+{
+    static const char *const flags[] = {"mem-prealloc", "mem-path", NULL};
+    static const char *const with_arg[] = {"object",   "chardev",  "qmp", "qmp-pretty",
+                                           "incoming", "mem-path", NULL};
+
+    before += strspn(before, "-");
+    return (word[0] == '-' && g_strv_contains(flags, word + strspn(word, "-"))) ||
+           g_strv_contains(with_arg, before);
+}
+
+/* All other words of the old command line are in the new one, in their order. */
+static void check_kept(const char *const *argv, char **out)
+{
+    for (guint i = 1; argv[i]; i++) {
+        if (may_change(argv[i], argv[i - 1])) {
+            continue;
+        }
+        while (*out && !g_str_equal(*out, argv[i])) {
+            out++;
+        }
+        g_assert_nonnull(*out);
+        out++;
+    }
+}
+
+/* What no rewriting may break, whatever the words are. */
+static void check_invariants(const char *const *argv)
+{
+    g_autoptr(FfPlan) plan = ff_plan_new(argv, &fake, NULL);
+    int ram[64], mon[64];
+
+    g_assert_nonnull(plan);
+    g_assert_cmpuint(plan->ram->len, <, G_N_ELEMENTS(ram));
+    g_assert_cmpuint(plan->monitors->len, <, G_N_ELEMENTS(mon));
+    g_assert_true(!plan->engine_refused || plan->ram->len == 0);
+    g_assert_true(!plan->engine_refused || !plan->incoming_taken);
+    for (guint i = 0; i < plan->ram->len; i++) {
+        const FfPlanRam *block = plan->ram->pdata[i];
+
+        g_assert_cmpuint(block->size, >, 0);
+        g_assert_cmpuint(block->size % block->page_size, ==, 0);
+    }
+    memset(ram, 0, sizeof(ram));
+    memset(mon, 0, sizeof(mon));
+    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 7);
+    if (plan->passthrough) {
+        g_assert_true(g_strv_equal((const char *const *)out, argv));
+    } else {
+        check_kept(argv, out);
+    }
+}
+
+/* Words of all tables, shuffled, cut and with bytes changed. */
+static void test_random(void)
+{
+    static const ArgvCase *const tables[] = {argv_memory_cases, argv_left_memory_cases,
+                                             argv_monitor_cases, argv_left_monitor_cases,
+                                             argv_whole_cases};
+    g_autoptr(GRand) rand = g_rand_new_with_seed(20250101);
+    g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
+
+    for (size_t t = 0; t < G_N_ELEMENTS(tables); t++) {
+        for (const ArgvCase *c = tables[t]; c->name; c++) {
+            g_auto(GStrv) argv = split(c->in);
+
+            for (char **word = argv + 1; *word; word++) {
+                g_ptr_array_add(words, g_strdup(*word));
+            }
+        }
+    }
+    for (int round = 0; round < 3000; round++) {
+        g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
+        int n = g_rand_int_range(rand, 0, 24);
+
+        g_ptr_array_add(argv, g_strdup("qemu-system-x86_64"));
+        for (int i = 0; i < n; i++) {
+            guint pick = (guint)g_rand_int_range(rand, 0, (gint32)words->len);
+            char *word = g_strdup(words->pdata[pick]);
+
+            if (word[0] && g_rand_int_range(rand, 0, 6) == 0) {
+                size_t at = (size_t)g_rand_int_range(rand, 0, (gint32)strlen(word));
+                static const char bytes[] = ",=-{}\"\\:@.0x\xff\x01n";
+
+                word[at] = bytes[g_rand_int_range(rand, 0, sizeof(bytes))];
+            }
+            g_ptr_array_add(argv, word);
+            if (word[0] == '-' && pick + 1 < words->len && g_rand_int_range(rand, 0, 5)) {
+                g_ptr_array_add(argv, g_strdup(words->pdata[pick + 1]));
+            }
+        }
+        g_ptr_array_add(argv, NULL);
+        check_invariants((const char *const *)argv->pdata);
+    }
+}
+
+static void add_table(const char *prefix, const ArgvCase *cases, GTestDataFunc func)
+{
+    for (const ArgvCase *c = cases; c->name; c++) {
+        g_autofree char *path = g_strdup_printf("/argv/%s/%s", prefix, c->name);
+
+        g_test_add_data_func(path, c, func);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add_table("memory", argv_memory_cases, test_case);
+    add_table("left-memory", argv_left_memory_cases, test_left);
+    add_table("monitors", argv_monitor_cases, test_case);
+    add_table("left-monitors", argv_left_monitor_cases, test_left);
+    add_table("whole", argv_whole_cases, test_case);
+    g_test_add_func("/argv/no-guest", test_no_guest);
+    g_test_add_func("/argv/nothing", test_nothing);
+    g_test_add_func("/argv/render", test_render);
+    g_test_add_func("/argv/sizes", test_sizes);
+    g_test_add_func("/argv/random", test_random);
+    return g_test_run();
+}

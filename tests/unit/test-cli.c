@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The command line tools without QEMU: numbers, URIs, the histogram, and the QMP client against
+ * a scripted monitor at the other end of a socketpair, served by a thread of its own.
+ */
+#include "cli/format.h"
+#include "cli/json.h"
+#include "cli/qmp.h"
+#include "cli/uri.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void test_size(void)
+{
+    static const struct {
+        const char *text;
+        int result;
+        uint64_t bytes;
+    } row[] = {
+        {"0", 0, 0},
+        {"4096", 0, 4096},
+        {"1k", 0, 1024},
+        {"100M", 0, 100ull << 20},
+        {"8G", 0, 8ull << 30},
+        {"2T", 0, 2ull << 40},
+        {"", -EINVAL, 0},
+        {"-1", -EINVAL, 0},
+        {"M", -EINVAL, 0},
+        {"1MB", -EINVAL, 0},
+        {"1.5G", -EINVAL, 0},
+        {"99999999999999999999", -ERANGE, 0},
+        {"9223372036854775807K", -ERANGE, 0},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        uint64_t bytes = 0;
+
+        g_test_message("%s", row[i].text);
+        g_assert_cmpint(ff_parse_size(row[i].text, &bytes), ==, row[i].result);
+        g_assert_cmpuint(bytes, ==, row[i].bytes);
+    }
+}
+
+static void test_words(void)
+{
+    g_autofree char *bytes = ff_format_bytes(1536.0 * 1024);
+    g_autofree char *few = ff_format_bytes(17);
+    g_autofree char *ms = ff_format_duration(74);
+    g_autofree char *s = ff_format_duration(1234);
+    g_autofree char *min = ff_format_duration(125000);
+    g_autofree char *us = ff_format_us(1500);
+
+    g_assert_cmpstr(bytes, ==, "1.5 MiB");
+    g_assert_cmpstr(few, ==, "17 B");
+    g_assert_cmpstr(ms, ==, "74 ms");
+    g_assert_cmpstr(s, ==, "1.23 s");
+    g_assert_cmpstr(min, ==, "2 min 5 s");
+    g_assert_cmpstr(us, ==, "1.5 ms");
+}
+
+static void test_uri_for_source(void)
+{
+    static const struct {
+        const char *actual, *host, *expected;
+    } row[] = {
+        {"tcp:127.0.0.1:4444", NULL, "tcp:127.0.0.1:4444"},
+        {"tcp:0.0.0.0:4444", NULL, "tcp:127.0.0.1:4444"},
+        {"tcp:0.0.0.0:4444", "hosta", "tcp:hosta:4444"},
+        {"tcp::4444", "hosta", "tcp:hosta:4444"},
+        {"tcp:[::]:4444", NULL, "tcp:[::1]:4444"},
+        {"tcp:[::]:4444", "fe80::1", "tcp:[fe80::1]:4444"},
+        {"tcp:[fd00::2]:4444", "hosta", "tcp:[fd00::2]:4444"},
+        {"unix:/run/m.sock", "hosta", "unix:/run/m.sock"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_autofree char *uri = ff_uri_for_source(row[i].actual, row[i].host);
+
+        g_assert_cmpstr(uri, ==, row[i].expected);
+    }
+}
+
+static void test_uri_default(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *local = ff_uri_default_listen(NULL, NULL, NULL);
+    g_autofree char *remote = ff_uri_default_listen(NULL, "hostb", NULL);
+    g_autofree char *unknown = ff_uri_default_listen("hosta", NULL, &error);
+
+    g_assert_cmpstr(local, ==, "tcp:127.0.0.1:0");
+    g_assert_cmpstr(remote, ==, "tcp:hostb:0");
+    g_assert_null(unknown);
+    g_assert_nonnull(strstr(error->message, "--uri"));
+    g_assert_true(ff_uri_any_port("tcp:127.0.0.1:0"));
+    g_assert_true(ff_uri_any_port("tcp:[::1]:0"));
+    g_assert_false(ff_uri_any_port("tcp:127.0.0.1:4444"));
+    g_assert_false(ff_uri_any_port("unix:/0"));
+}
+
+static void test_uri_info(void)
+{
+    static const struct {
+        const char *info, *expected;
+    } row[] = {
+        {"{}", NULL},
+        {"{\"socket-address\": 3}", NULL},
+        {"{\"socket-address\": []}", NULL},
+        {"{\"socket-address\": [{\"type\": \"inet\", \"host\": \"127.0.0.1\", \"port\": \"77\"}]}",
+         "tcp:127.0.0.1:77"},
+        {"{\"socket-address\": [{\"type\": \"inet\", \"host\": \"::1\", \"port\": \"77\"}]}",
+         "tcp:[::1]:77"},
+        {"{\"socket-address\": [{\"type\": \"inet\", \"host\": 1}]}", NULL},
+        {"{\"socket-address\": [{\"type\": \"unix\", \"path\": \"/m\"}]}", "unix:/m"},
+        {"{\"socket-address\": [{\"type\": \"fd\", \"str\": \"5\"}]}", NULL},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_autoptr(JsonNode) node = json_from_string(row[i].info, NULL);
+        g_autofree char *uri = ff_uri_from_info(ff_json_node_object(node));
+
+        g_assert_cmpstr(uri, ==, row[i].expected);
+    }
+}
+
+static char *drawn(const char *x_farfault, bool expected)
+{
+    g_autoptr(JsonNode) node = json_from_string(x_farfault, NULL);
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    g_assert_cmpint(ff_print_histogram(out, ff_json_node_object(node)), ==, expected);
+    fclose(out);
+    return text;
+}
+
+static void test_histogram(void)
+{
+    g_autofree char *text =
+        drawn("{\"latency-us\": [[0,0],[64,10],[128,0],[256,30],[512,0]]}", true);
+    g_auto(GStrv) line = g_strsplit(text, "\n", -1);
+
+    /* From the first bucket in use to the last, the empty one between them included. */
+    g_assert_cmpuint(g_strv_length(line), ==, 4);
+    g_assert_nonnull(strstr(line[0], "64 us .. 128 us"));
+    g_assert_nonnull(strstr(line[0], "25.0 %"));
+    g_assert_null(strstr(line[1], "#"));
+    g_assert_nonnull(strstr(line[2], "########################################"));
+    free(drawn("{}", false));
+    free(drawn("{\"latency-us\": [[64,0]]}", false));
+    free(drawn("{\"latency-us\": [7, [1]]}", false));
+}
+
+/* --- the QMP client ----------------------------------------------------------------------- */
+
+#define GREETING                                                                                   \
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7},"              \
+    "\"package\": \"x\"}, \"capabilities\": [\"oob\"]}}\r\n"
+
+/* What the scripted monitor says: .greeting, then one of .reply for each command it reads. */
+typedef struct {
+    int fd;
+    const char *greeting;
+    const char *const *reply; /* NULL-terminated; it closes the connection after the last */
+    bool by_byte;
+} Script;
+
+static void say(const Script *s, const char *text)
+{
+    gsize length = strlen(text);
+
+    for (gsize i = 0; s->by_byte && i < length; i++) {
+        g_assert_cmpint(send(s->fd, text + i, 1, MSG_NOSIGNAL), ==, 1);
+    }
+    if (!s->by_byte) {
+        g_assert_cmpint(send(s->fd, text, length, MSG_NOSIGNAL), ==, (gssize)length);
+    }
+}
+
+static gpointer serve(gpointer opaque)
+{
+    const Script *s = opaque;
+    char c;
+
+    say(s, s->greeting);
+    for (const char *const *reply = s->reply; *reply; reply++) {
+        do {
+            if (read(s->fd, &c, 1) != 1) {
+                goto out;
+            }
+        } while (c != '\n');
+        say(s, *reply);
+    }
+out:
+    close(s->fd);
+    return NULL;
+}
+
+typedef struct {
+    Script script;
+    GThread *thread;
+    FfCliQmp *qmp; /* NULL if .error */
+    GError *error;
+} Monitor;
+
+static void monitor_start(Monitor *m, const char *greeting, const char *const *reply, bool by_byte)
+{
+    int pair[2];
+    g_autoptr(GSocket) socket = NULL;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    m->script = (Script){pair[0], greeting, reply, by_byte};
+    m->error = NULL;
+    socket = g_socket_new_from_fd(pair[1], NULL);
+    m->thread = g_thread_new("monitor", serve, &m->script);
+    m->qmp = ff_cli_qmp_open_socket(socket, "sock", "source", &m->error);
+}
+
+static void monitor_stop(Monitor *m)
+{
+    ff_cli_qmp_free(m->qmp);
+    g_thread_join(m->thread);
+    g_clear_error(&m->error);
+}
+
+static void talk(bool by_byte)
+{
+    static const char *const reply[] = {
+        "{\"return\": {}, \"id\": 1}\r\n",
+        /* An event before the answer, and brackets and quotes inside of strings. */
+        "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5}}\r\n"
+        "{\"return\": {\"a\": \"}]\\\"{\", \"b\": [1, {}]}, \"id\": 2}\r\n",
+        "{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}\r\n",
+        "{\n  \"id\": 4,\n  \"return\": {\n    \"pretty\": true\n  }\n}\n",
+        NULL,
+    };
+    Monitor m;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) second = NULL, third = NULL, fourth = NULL, fifth = NULL;
+    g_autoptr(JsonObject) event = NULL;
+
+    monitor_start(&m, GREETING, reply, by_byte);
+    g_assert_no_error(m.error);
+    g_assert_cmpstr(ff_cli_qmp_version(m.qmp), ==, "7.2.22 (x)");
+    second = ff_cli_qmp_call(m.qmp, "one", NULL, NULL);
+    g_assert_cmpstr(ff_json_string(ff_json_node_object(second), "a", ""), ==, "}]\"{");
+    event = ff_cli_qmp_take_event(m.qmp);
+    g_assert_cmpstr(ff_json_string(event, "event", ""), ==, "STOP");
+    g_assert_null(ff_cli_qmp_take_event(m.qmp));
+    third = ff_cli_qmp_call(m.qmp, "two", NULL, &error);
+    g_assert_null(third);
+    g_assert_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED);
+    g_assert_cmpstr(error->message, ==, "no such thing");
+    g_clear_error(&error);
+    fourth = ff_cli_qmp_call(m.qmp, "three", NULL, NULL);
+    g_assert_true(ff_json_bool(ff_json_node_object(fourth), "pretty"));
+    fifth = ff_cli_qmp_call(m.qmp, "four", NULL, &error);
+    g_assert_null(fifth);
+    g_assert_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_CLOSED);
+    monitor_stop(&m);
+}
+
+static void test_qmp(void)
+{
+    talk(false);
+}
+
+static void test_qmp_by_byte(void)
+{
+    talk(true);
+}
+
+static void test_qmp_foreign(void)
+{
+    static const char *const none[] = {NULL};
+    Monitor m;
+
+    monitor_start(&m, "QEMU 7.2 monitor - type 'help'\r\n(qemu) ", none, false);
+    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_FOREIGN);
+    g_assert_nonnull(strstr(m.error->message, "-qmp"));
+    monitor_stop(&m);
+    monitor_start(&m, "{\"QMP\": }", none, false);
+    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_FOREIGN);
+    monitor_stop(&m);
+}
+
+static void test_qmp_closed(void)
+{
+    static const char *const none[] = {NULL};
+    Monitor m;
+
+    monitor_start(&m, "", none, false);
+    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_CLOSED);
+    monitor_stop(&m);
+}
+
+static void test_qmp_address(void)
+{
+    static const struct {
+        const char *address, *part;
+    } row[] = {
+        {"/nonexistent/qmp.sock", "no such socket"},
+        {"unix:", "names no socket"},
+        {"tcp:localhost", "tcp:HOST:PORT"},
+        {"tcp:localhost:", "tcp:HOST:PORT"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_autoptr(GError) error = NULL;
+
+        g_assert_null(ff_cli_qmp_open(row[i].address, "source", &error));
+        g_assert_nonnull(strstr(error->message, row[i].part));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/cli/size", test_size);
+    g_test_add_func("/cli/words", test_words);
+    g_test_add_func("/cli/uri/for-source", test_uri_for_source);
+    g_test_add_func("/cli/uri/default", test_uri_default);
+    g_test_add_func("/cli/uri/info", test_uri_info);
+    g_test_add_func("/cli/histogram", test_histogram);
+    g_test_add_func("/cli/qmp/talk", test_qmp);
+    g_test_add_func("/cli/qmp/by-byte", test_qmp_by_byte);
+    g_test_add_func("/cli/qmp/foreign", test_qmp_foreign);
+    g_test_add_func("/cli/qmp/closed", test_qmp_closed);
+    g_test_add_func("/cli/qmp/address", test_qmp_address);
+    return g_test_run();
+}

@@ -1,0 +1,1006 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver with everything around it made by the test: the relay (frames are recorded), QEMU's
+ * private monitor (answers are given by the test), the migration (obeys, and reports what it is
+ * told to report).
+ */
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <gio/gunixsocketaddress.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "migration/dump.h"
+#include "migration/migration.h"
+#include "qapi/driver.h"
+#include "qapi/json.h"
+#include "qapi/schema.h"
+
+/* --- the migration -------------------------------------------------------------------------- */
+
+struct FfMigration {
+    FfMigrationOps ops;
+    FfMigrationConfig config;
+    FfMigrationInfo info;
+    bool holds, start_postcopy, cancelled, conted, auto_postcopy;
+    uint64_t downtime_limit;
+    uint64_t bandwidth;
+    char *resumed_at;
+    bool recover_setup;
+};
+
+static FfMigration *migration; /* the one that runs, or NULL */
+static bool refuse_start;
+
+static const char *const names[] = {
+    [FF_STATUS_NONE] = "none",
+    [FF_STATUS_SETUP] = "setup",
+    [FF_STATUS_CANCELLING] = "cancelling",
+    [FF_STATUS_CANCELLED] = "cancelled",
+    [FF_STATUS_ACTIVE] = "active",
+    [FF_STATUS_POSTCOPY_ACTIVE] = "postcopy-active",
+    [FF_STATUS_POSTCOPY_PAUSED] = "postcopy-paused",
+    [FF_STATUS_POSTCOPY_RECOVER_SETUP] = "postcopy-recover-setup",
+    [FF_STATUS_POSTCOPY_RECOVER] = "postcopy-recover",
+    [FF_STATUS_COMPLETED] = "completed",
+    [FF_STATUS_FAILED] = "failed",
+    [FF_STATUS_PRE_SWITCHOVER] = "pre-switchover",
+    [FF_STATUS_DEVICE] = "device",
+};
+
+const char *ff_status_name(FfStatus status)
+{
+    return names[status];
+}
+
+FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrationOps *ops,
+                                GError **error)
+{
+    if (refuse_start) {
+        g_set_error_literal(error, FF_DRIVER_ERROR, 0, "Connection refused");
+        return NULL;
+    }
+    migration = g_new0(FfMigration, 1);
+    migration->ops = *ops;
+    migration->config = *config;
+    migration->config.uri = g_strdup(config->uri);
+    migration->info.role = config->role;
+    migration->info.status = FF_STATUS_SETUP;
+    migration->info.downtime = -1;
+    migration->info.page_size = 4096;
+    migration->bandwidth = config->max_bandwidth;
+    return migration;
+}
+
+FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrationOps *ops,
+                                GError **error)
+{
+    return ff_migration_start(config, ops, error);
+}
+
+bool ff_migration_start_postcopy(FfMigration *m, GError **error)
+{
+    m->start_postcopy = true;
+    return true;
+}
+
+bool ff_migration_continue(FfMigration *m, FfStatus from, GError **error)
+{
+    return m->info.status == from;
+}
+
+bool ff_migration_cancel(FfMigration *m, GError **error)
+{
+    m->cancelled = true;
+    return true;
+}
+
+bool ff_migration_pause(FfMigration *m, GError **error)
+{
+    return true;
+}
+
+bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_setup,
+                         GError **error)
+{
+    m->resumed_at = g_strdup(uri);
+    m->recover_setup = recover_setup;
+    return true;
+}
+
+bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error)
+{
+    g_assert_cmpint(fd, ==, -1);
+    g_free(m->resumed_at);
+    m->resumed_at = g_strconcat("back from ", uri ? uri : "there", NULL);
+    return true;
+}
+
+FfDump *ff_dump_new(FfMigration *m, GError **error)
+{
+    g_set_error_literal(error, G_IO_ERROR, 0, "not paused");
+    return NULL;
+}
+
+bool ff_dump_write(FfDump *dump, const char *directory, uint64_t *bytes, GError **error)
+{
+    g_assert_not_reached();
+}
+
+void ff_dump_free(FfDump *dump)
+{
+}
+
+void ff_migration_set_auto_recover(FfMigration *m, unsigned seconds)
+{
+}
+
+bool ff_migration_lives_on(FfMigration *m)
+{
+    return false;
+}
+
+bool ff_migration_speaks(FfMigration *m)
+{
+    return false;
+}
+
+bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)
+{
+    m->resumed_at = g_strdup(uri);
+    return true;
+}
+
+void ff_migration_stop_waiting(FfMigration *m)
+{
+}
+
+bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
+{
+    m->conted = true;
+    *now = !m->holds;
+    return true;
+}
+
+void ff_migration_client_stop(FfMigration *m)
+{
+    m->conted = false;
+}
+
+bool ff_migration_resumed(FfMigration *m)
+{
+    return m->holds;
+}
+
+void ff_migration_vmm_failed(FfMigration *m)
+{
+}
+
+bool ff_migration_holds_guest(FfMigration *m)
+{
+    return m->holds;
+}
+
+void ff_migration_set_bandwidth(FfMigration *m, uint64_t max_bandwidth,
+                                uint64_t max_postcopy_bandwidth)
+{
+    m->bandwidth = max_bandwidth;
+}
+
+void ff_migration_set_switchover(FfMigration *m, uint64_t downtime_limit,
+                                 uint64_t switchover_bandwidth, bool auto_postcopy)
+{
+    m->downtime_limit = downtime_limit;
+    m->auto_postcopy = auto_postcopy;
+}
+
+FfMigrationInfo *ff_migration_info(FfMigration *m)
+{
+    FfMigrationInfo *info = g_memdup2(&m->info, sizeof(m->info));
+
+    info->error_desc = g_strdup(m->info.error_desc);
+    info->vcpu_blocktime_ms =
+        g_memdup2(m->info.vcpu_blocktime_ms, m->info.n_vcpus * sizeof(uint32_t));
+    return info;
+}
+
+void ff_migration_info_free(FfMigrationInfo *info)
+{
+    g_free(info->error_desc);
+    g_free(info->vcpu_blocktime_ms);
+    g_free(info);
+}
+
+void ff_migration_free(FfMigration *m)
+{
+    if (m->config.fd >= 0) {
+        close(m->config.fd);
+    }
+    g_free(m->config.uri);
+    g_free(m->resumed_at);
+    g_free(m);
+}
+
+static void become(FfStatus status)
+{
+    migration->info.status = status;
+    migration->ops.status(status, migration->ops.opaque);
+}
+
+static void finish(FfStatus status)
+{
+    FfMigration *m = migration;
+
+    become(status);
+    migration = NULL;
+    m->ops.done(m->ops.opaque);
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+}
+
+/* --- the relay and QEMU ---------------------------------------------------------------------- */
+
+typedef struct {
+    char *command;
+    JsonObject *args;
+    FfPortReply reply;
+    gpointer data;
+} Asked;
+
+typedef struct {
+    FfDriver *driver;
+    FfStateHeader *state;
+    GString *out;     /* frames to the relay, one line each */
+    GQueue questions; /* Asked: to QEMU, not answered yet */
+    char *log;
+    char *capabilities; /* the undo log's, or NULL */
+    char *parameters;
+    JsonNode *changed; /* what set_view was given last */
+    uint32_t seq;
+} World;
+
+static const char *frame_name(FfLinkType type)
+{
+    switch (type) {
+    case FF_LINK_REPLY:
+        return "reply";
+    case FF_LINK_PASS:
+        return "pass";
+    case FF_LINK_EVENT:
+        return "event";
+    case FF_LINK_FILTER:
+        return "filter";
+    case FF_LINK_TAKE_FD:
+        return "take-fd";
+    case FF_LINK_INJECT:
+        return "inject";
+    case FF_LINK_IDLE:
+        return "idle";
+    default:
+        return "other";
+    }
+}
+
+static void world_send(void *opaque, FfLinkType type, unsigned mon, uint32_t seq,
+                       const char *payload, size_t length, int fd)
+{
+    World *w = opaque;
+
+    g_string_append_printf(w->out, "%s", frame_name(type));
+    if (type == FF_LINK_FILTER) {
+        uint32_t filter;
+
+        memcpy(&filter, payload, sizeof(filter));
+        g_string_append_printf(w->out, " %u", filter);
+    } else if (type == FF_LINK_EVENT) {
+        /* without the timestamp */
+        g_autofree char *text = g_strndup(payload, length);
+
+        g_string_append_printf(w->out, " %s", strstr(text, "\"event\""));
+    } else if (length) {
+        g_string_append_printf(w->out, " %.*s", (int)length, payload);
+    }
+    g_string_append_c(w->out, '\n');
+}
+
+static void world_inner(void *opaque, const char *command, JsonObject *args, int fd,
+                        FfPortReply reply, gpointer data)
+{
+    World *w = opaque;
+    Asked *asked = g_new0(Asked, 1);
+
+    asked->command = g_strdup(command);
+    asked->args = args ? json_object_ref(args) : NULL;
+    asked->reply = reply;
+    asked->data = data;
+    g_queue_push_tail(&w->questions, asked);
+}
+
+static JsonNode *world_view(void *opaque, bool parameters)
+{
+    World *w = opaque;
+    const char *text = parameters ? w->parameters : w->capabilities;
+
+    return text ? ff_json_parse(text, strlen(text), NULL, NULL) : NULL;
+}
+
+static bool world_set_view(void *opaque, bool parameters, JsonNode *changes, GError **error)
+{
+    World *w = opaque;
+
+    g_clear_pointer(&w->changed, json_node_unref);
+    w->changed = json_node_copy(changes);
+    return true;
+}
+
+static void world_log(void *opaque, const char *line)
+{
+    World *w = opaque;
+
+    g_free(w->log);
+    w->log = g_strdup(line);
+}
+
+static FfVmm *world_vmm(void *opaque)
+{
+    static FfVmm vmm;
+
+    return &vmm;
+}
+
+static const FfDriverPort world_port = {
+    .send = world_send,
+    .inner = world_inner,
+    .view = world_view,
+    .set_view = world_set_view,
+    .vmm = world_vmm,
+    .log = world_log,
+};
+
+static void world_init(World *w, const char *incoming, const char *refused)
+{
+    memset(w, 0, sizeof(*w));
+    w->state = g_new0(FfStateHeader, 1);
+    w->out = g_string_new(NULL);
+    g_queue_init(&w->questions);
+    w->driver = ff_driver_new(&(FfDriverConfig){
+        .port = &world_port,
+        .port_opaque = w,
+        .state = w->state,
+        .state_fd = -1,
+        .pidfd = -1,
+        .incoming = incoming,
+        .engine_refused = refused,
+    });
+    refuse_start = false;
+}
+
+static void world_clear(World *w)
+{
+    g_assert_true(g_queue_is_empty(&w->questions));
+    ff_driver_free(w->driver);
+    g_clear_pointer(&migration, ff_migration_free);
+    g_string_free(w->out, TRUE);
+    g_clear_pointer(&w->changed, json_node_unref);
+    g_free(w->log);
+    g_free(w->capabilities);
+    g_free(w->parameters);
+    g_free(w->state);
+}
+
+static void command(World *w, const char *text)
+{
+    ff_driver_frame(w->driver, FF_LINK_COMMAND, 0, ++w->seq, text, strlen(text), -1);
+}
+
+/* QEMU was asked COMMAND, and answers RESULT (JSON), or an error if that begins with '!'. */
+static void qemu_answers(World *w, const char *name, const char *result)
+{
+    Asked *asked = g_queue_pop_head(&w->questions);
+
+    g_assert_nonnull(asked);
+    g_assert_cmpstr(asked->command, ==, name);
+    if (*result == '!') {
+        g_autoptr(GError) error = g_error_new_literal(FF_DRIVER_ERROR, 0, result + 1);
+
+        asked->reply(NULL, error, asked->data);
+    } else {
+        g_autoptr(JsonNode) node = ff_json_parse(result, strlen(result), NULL, NULL);
+
+        asked->reply(node, NULL, asked->data);
+    }
+    g_free(asked->command);
+    g_clear_pointer(&asked->args, json_object_unref);
+    g_free(asked);
+}
+
+/* All that went to the relay since the last time. */
+static void sent(World *w, const char *expected)
+{
+    g_assert_cmpstr(w->out->str, ==, expected);
+    g_string_truncate(w->out, 0);
+}
+
+#define CAP(name, state) "{'state':" state ",'capability':'" name "'}"
+#define CAPS_EVENTS                                                                                \
+    "[" CAP("xbzrle", "false") "," CAP("events", "true") "," CAP("postcopy-ram", "false") "]"
+#define SET(caps) "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[" caps "]}}"
+#define PARAMETERS "{'max-bandwidth':1000,'downtime-limit':50,'tls-creds':''}"
+
+static void set_postcopy(World *w)
+{
+    command(w, SET(CAP("postcopy-ram", "true") "," CAP("events", "true")));
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    /* QEMU never hears of postcopy-ram. */
+    Asked *asked = g_queue_peek_head(&w->questions);
+    JsonArray *list = json_object_get_array_member(asked->args, "capabilities");
+
+    g_assert_cmpint(json_array_get_length(list), ==, 1);
+    qemu_answers(w, "migrate-set-capabilities", "{}");
+    sent(w, "reply {\"return\": {}}\n");
+}
+
+static void start_source(World *w)
+{
+    set_postcopy(w);
+    command(w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'},'id':'m'}");
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(w, "query-status", "{'status':'running','singlestep':false,'running':true}");
+    qemu_answers(w, "query-migrate", "{}");
+    sent(w, "filter 3\n"
+            "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+            "reply {\"return\": {}, \"id\": \"m\"}\n");
+}
+
+/* --- cases ----------------------------------------------------------------------------------- */
+
+static void test_capabilities(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    set_postcopy(&w);
+    command(&w, "{'execute':'query-migrate-capabilities'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    sent(&w, "reply {\"return\": [{\"state\": false, \"capability\": \"xbzrle\"}, "
+             "{\"state\": true, \"capability\": \"events\"}, "
+             "{\"state\": true, \"capability\": \"postcopy-ram\"}, "
+             "{\"state\": false, \"capability\": \"postcopy-preempt\"}, "
+             "{\"state\": false, \"capability\": \"postcopy-blocktime\"}]}\n");
+    /* What QEMU refuses is not half set. */
+    command(&w, SET(CAP("postcopy-ram", "false") "," CAP("x-colo", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "migrate-set-capabilities", "!no COLO");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"no COLO\"}}\n");
+    g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
+    /* Ours alone: QEMU is not told anything. */
+    command(&w, SET(CAP("postcopy-preempt", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    sent(&w, "reply {\"return\": {}}\n");
+    world_clear(&w);
+}
+
+static void test_refused(void)
+{
+    World w;
+
+    world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
+    command(&w, SET(CAP("postcopy-ram", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"the guest's RAM is a "
+             "regular file; use memory-backend-memfd\"}}\n");
+    g_assert_cmpuint(w.state->client_flags, ==, 0);
+    /* Policy never: QEMU decides, and has it. */
+    w.state->policy = FF_POLICY_NEVER;
+    command(&w, SET(CAP("postcopy-ram", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "reply {\"return\": {}}\n");
+    world_clear(&w);
+}
+
+static void test_order(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, "{'execute':'query-migrate-parameters','id':1}");
+    command(
+        &w,
+        "{'execute':'migrate-continue','id':2}"); /* at once QEMU's to refuse, but not before 1 */
+    sent(&w, "");
+    qemu_answers(&w, "query-migrate-parameters", "{'max-bandwidth':-1}");
+    sent(&w, "reply {\"return\": {\"max-bandwidth\": 18446744073709551615, "
+             "\"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": false, "
+             "\"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
+             "\"x-farfault-channels\": 1, \"x-farfault-auto-recover\": 0}, \"id\": 1}\n"
+             "pass\n");
+    /* A client that goes: the one that runs ends silently, the next never begins. */
+    command(&w, "{'execute':'query-migrate-parameters','id':3}");
+    command(&w, "{'execute':'query-migrate-parameters','id':4}");
+    ff_driver_frame(w.driver, FF_LINK_CLIENT_GONE, 0, 0, "", 0, -1);
+    qemu_answers(&w, "query-migrate-parameters", "{}");
+    sent(&w, "");
+    world_clear(&w);
+}
+
+static void test_source(void)
+{
+    World w;
+    uint32_t latency = 5;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    g_assert_cmpstr(migration->config.uri, ==, "tcp:h:1");
+    g_assert_cmpuint(migration->config.max_bandwidth, ==, 1000);
+    become(FF_STATUS_SETUP); /* reported already */
+    sent(&w, "");
+    command(&w, "{'execute':'query-migrate'}");
+    sent(&w, "reply {\"return\": {\"status\": \"setup\"}}\n");
+    become(FF_STATUS_ACTIVE);
+    migration->ops.pass(1, migration->ops.opaque);
+    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"active\"}}\n"
+             "event \"event\": \"MIGRATION_PASS\", \"data\": {\"pass\": 1}}\n");
+    command(&w, SET(CAP("events", "false")));
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    command(&w, "{'execute':'migrate-start-postcopy'}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"There's a migration process in progress\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"There's a migration process in progress\"}}\n"
+             "reply {\"return\": {}}\n");
+    g_assert_true(migration->start_postcopy);
+    migration->holds = true;
+    command(&w, "{'execute':'cont'}");
+    command(&w, "{'execute':'query-status'}");
+    command(&w, "{'execute':'stop'}");
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':'c'}}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Migration is not finalized yet\"}}\n"
+             "reply {\"return\": {\"status\": \"finish-migrate\", \"singlestep\": false, "
+             "\"running\": false}}\n"
+             "reply {\"return\": {}}\n"
+             "reply {\"return\": \"Error: Migration is not finalized yet\\r\\n\"}\n");
+    migration->info.latency[latency] = 3;
+    migration->info.requests = 3;
+    migration->info.downtime = 7;
+    migration->info.total_time = 70;
+    finish(FF_STATUS_COMPLETED);
+    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n"
+             "filter 2\n");
+    g_assert_true(g_str_has_prefix(w.log, "farfault: migration source completed: total 70 ms, "
+                                          "downtime 7 ms, "));
+    /* From the state memfd, with what QEMU has against another one. */
+    command(&w, "{'execute':'query-migrate'}");
+    qemu_answers(&w, "query-migrate", "{'blocked-reasons':['because']}");
+    g_assert_nonnull(strstr(w.out->str, "\"latency-us\": [[32, 3]]"));
+    g_assert_nonnull(strstr(w.out->str, "\"blocked-reasons\": [\"because\"]"));
+    world_clear(&w);
+}
+
+/* While QEMU runs with the engine's values the client sees and changes its own. */
+static void test_view(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    w.parameters = g_strdup(PARAMETERS);
+    w.capabilities = g_strdup(CAPS_EVENTS);
+    command(&w, "{'execute':'query-migrate-parameters'}");
+    sent(&w, "reply {\"return\": {\"max-bandwidth\": 1000, \"downtime-limit\": 50, "
+             "\"tls-creds\": \"\", \"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": "
+             "false, \"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
+             "\"x-farfault-channels\": 1, \"x-farfault-auto-recover\": 0}}\n");
+    command(&w, "{'execute':'migrate-set-parameters','arguments':{'max-bandwidth':5,"
+                "'downtime-limit':2000001}}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"Parameter "
+             "'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms\"}}\n");
+    g_assert_cmpuint(migration->bandwidth, ==, 1000);
+    command(&w, "{'execute':'migrate-set-parameters','arguments':{'max-bandwidth':5}}");
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_cmpuint(migration->bandwidth, ==, 5);
+    g_assert_cmpint(json_object_get_int_member(json_node_get_object(w.changed), "max-bandwidth"),
+                    ==, 5);
+    command(&w, "{'execute':'human-monitor-command','arguments':"
+                "{'command-line':'migrate_set_parameter max-bandwidth 2'}}");
+    sent(&w, "reply {\"return\": \"\"}\n");
+    g_assert_cmpuint(migration->bandwidth, ==, 2 << 20);
+    g_clear_pointer(&w.parameters, g_free);
+    g_clear_pointer(&w.capabilities, g_free);
+    finish(FF_STATUS_CANCELLED);
+    world_clear(&w);
+}
+
+/* What the engine does not do goes to QEMU, postcopy capabilities first. */
+static void test_native(void)
+{
+    static const char *const foreign[] = {
+        "[" CAP("postcopy-ram", "true") "," CAP("compress", "true") "]",
+        "[" CAP("xbzrle", "true") "]",
+    };
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    sent(&w, "pass\n"); /* no postcopy */
+    set_postcopy(&w);
+    for (unsigned i = 0; i < G_N_ELEMENTS(foreign); i++) {
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", foreign[i]);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
+        sent(&w, "pass\n");
+    }
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", "{'tls-creds':'tls0'}");
+    qemu_answers(&w, "qom-list", "[{'name':'tls0','type':'child<tls-creds-anon>'}]");
+    qemu_answers(&w, "migrate-set-capabilities", "!Postcopy is not supported");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Postcopy is not supported\"}}\n");
+    command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    w.state->policy = FF_POLICY_NEVER;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_null(migration);
+    world_clear(&w);
+}
+
+/* What QEMU says of the objects that the TLS parameters name, and what becomes of it. */
+static const struct {
+    const char *parameters, *objects;
+    const char *properties[8]; /* answers in the order of the questions */
+    const char *error;
+} tls_rows[] = {
+    {"{'tls-creds':'t'}", "[]", {NULL}, "No TLS credentials with id 't'"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<secret>'}]",
+     {"''", "'/nowhere'", "'raw'", "''", "''"},
+     "Object with id 't' is not TLS credentials"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'server'", "'/nowhere'", "''", "''"},
+     "Expected TLS credentials for a client endpoint"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'client'", "'/nowhere'", "''", "''"},
+     "Unable to access credentials /nowhere/keys.psk: No such file or directory"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'client'", "'/nowhere'", "'NORMAL:+NULL'", "''"},
+     "Unable to set TLS session priority NORMAL:+NULL: farfault does not know '+NULL'; it takes "
+     "NORMAL, SECURE128, SECURE192, SECURE256 and +VERS-/-VERS- of TLS1.2 and TLS1.3"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-x509>'}]",
+     {"'client'", "'/nowhere'", "''", "true", "true", "'s'"},
+     "No secret with id 's'"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-x509>'}]",
+     {"'client'", "'/nowhere'", "''", "!no such property"},
+     "the TLS object /objects/t cannot be read from QEMU: no such property"},
+};
+
+static void test_tls(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    set_postcopy(&w);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tls_rows); i++) {
+        g_autofree char *line =
+            g_strdup_printf("reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n",
+                            tls_rows[i].error);
+
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", tls_rows[i].parameters);
+        qemu_answers(&w, "qom-list", tls_rows[i].objects);
+        for (unsigned j = 0; j < 8 && tls_rows[i].properties[j]; j++) {
+            qemu_answers(&w, "qom-get", tls_rows[i].properties[j]);
+        }
+        sent(&w, line);
+    }
+    g_assert_null(migration);
+    world_clear(&w);
+}
+
+static void to_fd_answer(World *w, int fd)
+{
+    set_postcopy(w);
+    command(w, "{'execute':'migrate','arguments':{'uri':'fd:mig'}}");
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+    sent(w, "take-fd mig\n");
+    ff_driver_frame(w->driver, FF_LINK_FD_REPLY, 0, 1, "", 0, fd);
+}
+
+static void test_fd(void)
+{
+    int pair[2], ends[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    g_assert_cmpint(pipe(ends), ==, 0);
+    world_init(&w, NULL, NULL);
+    to_fd_answer(&w, pair[0]);
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    sent(&w, "inject {\"execute\": \"closefd\", \"arguments\": {\"fdname\": \"mig\"}}\n");
+    ff_driver_frame(w.driver, FF_LINK_INJECT_REPLY, 0, 2, "{\"return\": {}}", 14, -1);
+    g_assert_nonnull(strstr(w.out->str, "reply {\"return\": {}}\n"));
+    g_assert_cmpint(migration->config.fd, ==, pair[0]);
+    world_clear(&w);
+    /* A pipe (virsh save) is QEMU's: it still has its own copy. */
+    world_init(&w, NULL, NULL);
+    to_fd_answer(&w, ends[1]);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_cmpint(fcntl(ends[1], F_GETFD), ==, -1); /* ours is closed */
+    world_clear(&w);
+    close(pair[1]);
+    close(ends[0]);
+}
+
+static void test_blocked(void)
+{
+    static const struct {
+        const char *status, *info, *desc;
+    } rows[] = {
+        {"{'status':'inmigrate'}", NULL, "Guest is waiting for an incoming migration"},
+        {"{'status':'postmigrate'}", NULL,
+         "Can't migrate the vm that was paused due to previous migration"},
+        {"{'status':'running'}", "{'blocked-reasons':['b','a']}", "a"},
+        {"{'status':'running'}", "{'blocked-reasons':['a','non-migratable device: /x']}",
+         "State blocked by non-migratable device '/x'"},
+        {"!gone", NULL, "gone"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *expected = g_strdup_printf(
+            "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n", rows[i].desc);
+        World w;
+
+        world_init(&w, NULL, NULL);
+        set_postcopy(&w);
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "query-status", rows[i].status);
+        if (rows[i].info) {
+            qemu_answers(&w, "query-migrate", rows[i].info);
+        }
+        sent(&w, expected);
+        world_clear(&w);
+    }
+}
+
+static void test_start_fails(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    set_postcopy(&w);
+    refuse_start = true;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    sent(&w, "filter 3\nfilter 0\n"
+             "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+             "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"failed\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Connection refused\"}}\n");
+    command(&w, "{'execute':'query-migrate'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    g_assert_nonnull(strstr(w.out->str, "\"error-desc\": \"Connection refused\""));
+    world_clear(&w);
+}
+
+/* Listens, and hands the listening socket over when somebody connects. */
+static void test_incoming(void)
+{
+    static uint32_t vcpus[] = {3, 4};
+    g_autofree char *dir = g_dir_make_tmp("test-driver-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "s", NULL);
+    g_autofree char *line =
+        g_strdup_printf("{'execute':'migrate-incoming','arguments':{'uri':'unix:%s'}}", path);
+    g_autofree char *expected = g_strdup_printf(
+        "reply {\"return\": {\"socket-address\": [{\"path\": \"%s\", \"type\": \"unix\"}]}}\n",
+        path);
+    g_autoptr(GSocketClient) client = g_socket_client_new();
+    g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+    World w;
+
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    command(&w, line);
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    sent(&w, "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+             "reply {\"return\": {}}\n");
+    command(&w, "{'execute':'query-migrate'}");
+    sent(&w, expected);
+    command(&w, line);
+    command(&w, "{'execute':'migrate-start-postcopy'}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"The incoming migration has already been started\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Postcopy must be started after migration has been started\"}}\n");
+    g_autoptr(GSocketConnection) connection =
+        g_socket_client_connect(client, G_SOCKET_CONNECTABLE(address), NULL, NULL);
+
+    g_assert_nonnull(connection);
+    while (g_queue_is_empty(&w.questions)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    g_assert_nonnull(migration);
+    g_assert_cmpint(
+        getsockopt(migration->config.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length), ==, 0);
+    g_assert_cmpint(listening, ==, 1);
+    sent(&w, "");
+    migration->holds = true;
+    command(&w, "{'execute':'cont'}");
+    command(&w, "{'execute':'query-status'}");
+    command(&w, "{'execute':'system_reset'}");
+    sent(&w, "reply {\"return\": {}}\n"
+             "reply {\"return\": {\"status\": \"inmigrate\", \"running\": false}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Guest is waiting for an incoming migration\"}}\n");
+    g_assert_true(migration->conted);
+    migration->holds = false;
+    command(&w, "{'execute':'cont'}");
+    sent(&w, "pass\n");
+    w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
+    migration->info.n_vcpus = 2;
+    migration->info.vcpu_blocktime_ms = vcpus;
+    finish(FF_STATUS_COMPLETED);
+    g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    rmdir(dir);
+    world_clear(&w);
+}
+
+/* A reply for every status, on both sides, fits the schema. */
+static void test_every_status(void)
+{
+    static uint32_t vcpus[] = {3, 4};
+
+    for (int role = FF_ROLE_SOURCE; role <= FF_ROLE_DESTINATION; role++) {
+        for (int status = 0; status < FF_STATUS__MAX; status++) {
+            World w;
+
+            world_init(&w, NULL, NULL);
+            start_source(&w);
+            migration->info.role = role;
+            migration->info.status = status;
+            migration->info.error_desc = (char *)"why";
+            migration->info.ram_total = UINT64_C(1) << 40;
+            migration->info.mbps = 1.5;
+            migration->info.n_vcpus = 2;
+            migration->info.vcpu_blocktime_ms = vcpus;
+            command(&w, "{'execute':'query-migrate'}");
+            const char *text = w.out->str + strlen("reply ");
+            g_autoptr(JsonNode) node = ff_json_parse(text, strlen(text), NULL, NULL);
+            JsonNode *result = json_object_get_member(json_node_get_object(node), "return");
+            g_autofree char *wrong =
+                ff_qapi_check(ff_qapi_command("query-migrate")->returns, result);
+
+            g_assert_cmpstr(wrong, ==, NULL);
+            g_assert_cmpstr(ff_json_string(json_node_get_object(result), "status"), ==,
+                            status == FF_STATUS_NONE ? NULL : names[status]);
+            migration->info.error_desc = NULL;
+            world_clear(&w);
+        }
+    }
+}
+
+/* Pause, and resume by a URI; QEMU's version decides which statuses the client knows. */
+static void test_resume(void)
+{
+    static const struct {
+        const char *version;
+        bool setup;
+    } rows[] = {
+        {"{'qemu':{'major':7,'minor':2,'micro':22},'package':''}", false},
+        {"{'qemu':{'major':10,'minor':0,'micro':2},'package':''}", true},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        World w;
+
+        world_init(&w, NULL, NULL);
+        start_source(&w);
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
+        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                 "\"Cannot resume if there is no paused migration\"}}\n");
+        /* The switch is told first, the pause when the client has gone on. */
+        become(FF_STATUS_POSTCOPY_PAUSED);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n");
+        command(&w, "{'execute':'query-migrate'}");
+        g_assert_true(g_str_has_prefix(w.out->str, "event \"event\": \"MIGRATION\", \"data\": "
+                                                   "{\"status\": \"postcopy-paused\"}}\nreply "));
+        g_string_truncate(w.out, 0);
+        command(&w, "{'execute':'migrate-recover','arguments':{'uri':'tcp:h:2'}}");
+        command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat','resume':true}}");
+        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                 "\"Migrate recover can only be run when postcopy is paused.\"}}\n"
+                 "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"a paused migration "
+                 "goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only\"}}\n");
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
+        qemu_answers(&w, "query-version", rows[i].version);
+        g_assert_cmpstr(migration->resumed_at, ==, "tcp:h:2");
+        /* Answered when the destination has agreed. */
+        sent(&w, "");
+        become(FF_STATUS_POSTCOPY_RECOVER);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-recover\"}}\n");
+        become(FF_STATUS_POSTCOPY_ACTIVE);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n"
+                 "reply {\"return\": {}}\n");
+        g_assert_true(migration->recover_setup == rows[i].setup);
+        finish(FF_STATUS_COMPLETED);
+        world_clear(&w);
+    }
+}
+
+static void test_envelope(void)
+{
+    static const struct {
+        const char *line, *answer;
+    } rows[] = {
+        {"{'execute':'migrate','foo':1}", "QMP input member 'foo' is unexpected"},
+        {"{'execute':5}", "QMP input member 'execute' must be a string"},
+        {"{'execute':'migrate','exec-oob':'migrate'}",
+         "QMP input member 'exec-oob' clashes with 'execute'"},
+        {"{'execute':'migrate','arguments':[]}", "QMP input member 'arguments' must be an object"},
+        {"{'arguments':{}}", "QMP input lacks member 'execute'"},
+        {"{'exec-oob':'query-migrate'}", "The command query-migrate does not support OOB"},
+    };
+    World w;
+
+    world_init(&w, NULL, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *expected = g_strdup_printf(
+            "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n", rows[i].answer);
+
+        command(&w, rows[i].line);
+        sent(&w, expected);
+    }
+    command(&w, "{'execute':'migrate'"); /* QEMU says what is wrong */
+    command(&w, "{'execute':'somebody-elses'}");
+    sent(&w, "pass\npass\n");
+    world_clear(&w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/driver/capabilities", test_capabilities);
+    g_test_add_func("/driver/refused", test_refused);
+    g_test_add_func("/driver/order", test_order);
+    g_test_add_func("/driver/envelope", test_envelope);
+    g_test_add_func("/driver/source", test_source);
+    g_test_add_func("/driver/resume", test_resume);
+    g_test_add_func("/driver/view", test_view);
+    g_test_add_func("/driver/native", test_native);
+    g_test_add_func("/driver/fd", test_fd);
+    g_test_add_func("/driver/tls", test_tls);
+    g_test_add_func("/driver/blocked", test_blocked);
+    g_test_add_func("/driver/start-fails", test_start_fails);
+    g_test_add_func("/driver/incoming", test_incoming);
+    g_test_add_func("/driver/every-status", test_every_status);
+    return g_test_run();
+}

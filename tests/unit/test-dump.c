@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Both halves of a paused migration as files: together they are the guest's memory, byte by byte,
+ * nobody but their owner can read them, and farfault dump --check tells whether a page is in
+ * neither.
+ */
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "migration/dump.h"
+#include "relay/state.h"
+#include "tests/lib/cutter.h"
+#include "tests/lib/pair.h"
+
+typedef struct {
+    Pair p;
+    Cutter *c;
+    char *dir, *half[2]; /* source's, destination's */
+} Test;
+
+static void write_half(Side *s, const char *directory)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfDump) dump = ff_dump_new(s->m, &error);
+    uint64_t bytes;
+
+    g_assert_no_error(error);
+    ff_dump_write(dump, directory, &bytes, &error);
+    g_assert_no_error(error);
+}
+
+/* Cut when some pages have arrived. */
+static Test begin(FfFrameType type, bool after)
+{
+    Test t = {.p = pair_new(0)};
+    g_autofree char *to = pair_address(t.p.d);
+
+    t.c = cutter_new(to, -1);
+    g_atomic_int_set(&t.c->type, type);
+    g_atomic_int_set(&t.c->after, after);
+    side_start(t.p.s, t.c->uri, -1);
+    ff_migration_start_postcopy(t.p.s->m, NULL);
+    side_run_until(pair_over(t.p.s) && pair_over(t.p.d));
+    g_assert_cmpint(t.p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    t.dir = g_dir_make_tmp("ff-dump-XXXXXX", NULL);
+    t.half[0] = g_build_filename(t.dir, "source", NULL);
+    t.half[1] = g_build_filename(t.dir, "destination", NULL);
+    write_half(t.p.s, t.half[0]);
+    write_half(t.p.d, t.half[1]);
+    return t;
+}
+
+static void remove_half(const char *path)
+{
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+        g_assert_cmpint(g_unlink(file), ==, 0);
+    }
+    g_rmdir(path);
+}
+
+static void end(Test *t)
+{
+    remove_half(t->half[0]);
+    remove_half(t->half[1]);
+    g_assert_cmpint(g_rmdir(t->dir), ==, 0);
+    g_free(t->half[0]);
+    g_free(t->half[1]);
+    g_free(t->dir);
+    cutter_free(t->c);
+    pair_free(&t->p);
+}
+
+/* What it prints is not for the reader of this test's output. */
+static int check_dirs(char *one, char *two)
+{
+    char *args[] = {(char *)"dump", (char *)"--check", one, two, NULL};
+    int out = dup(STDOUT_FILENO), none = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    fflush(stdout);
+    dup2(none, STDOUT_FILENO);
+    int rc = ff_cli_dump(4, args);
+    fflush(stdout);
+    dup2(out, STDOUT_FILENO);
+    close(out);
+    close(none);
+    return rc;
+}
+
+static int check(Test *t)
+{
+    return check_dirs(t->half[0], t->half[1]);
+}
+
+static char *contents(const char *half, const char *name, gsize *length)
+{
+    g_autofree char *path = g_build_filename(half, name, NULL);
+    char *data;
+
+    g_assert_true(g_file_get_contents(path, &data, length, NULL));
+    return data;
+}
+
+/* Returns how many pages are the destination's. */
+static unsigned compare(Test *t, unsigned block)
+{
+    g_autofree char *memory = g_strdup_printf("%u.memory", block);
+    g_autofree char *pages = g_strdup_printf("%u.pages", block);
+    gsize n, m;
+    g_autofree char *source = contents(t->half[0], memory, &n);
+    g_autofree char *destination = contents(t->half[1], memory, &m);
+    g_autofree uint64_t *held = (uint64_t *)(void *)contents(t->half[1], pages, &m);
+    unsigned theirs = 0;
+
+    g_assert_cmpuint(n, ==, pair_sizes[block]);
+    for (uint64_t p = 0; p < n / PAGE; p++) {
+        bool is = GUINT64_FROM_LE(held[p / 64]) >> (p % 64) & 1;
+        const char *from = is ? destination : source;
+        g_assert_cmpint(memcmp(from + p * PAGE, t->p.s->map[block] + p * PAGE, PAGE), ==, 0);
+        theirs += is;
+    }
+    return theirs;
+}
+
+static void check_modes(const char *half)
+{
+    g_autoptr(GDir) dir = g_dir_open(half, 0, NULL);
+    const char *name;
+    struct stat st;
+
+    g_assert_cmpint(stat(half, &st), ==, 0);
+    g_assert_cmpint(st.st_mode & 0777, ==, 0700);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(half, name, NULL);
+        g_assert_cmpint(stat(file, &st), ==, 0);
+        g_assert_cmpint(st.st_mode & 0777, ==, 0600);
+    }
+}
+
+static bool has(const char *half, const char *name)
+{
+    g_autofree char *path = g_build_filename(half, name, NULL);
+
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+static void test_whole(void)
+{
+    unsigned theirs = 0;
+
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    for (unsigned i = 0; i < PAIR_BLOCKS; i++) {
+        theirs += compare(&t, i);
+    }
+    g_assert_cmpuint(theirs, >, 0);
+    check_modes(t.half[0]);
+    check_modes(t.half[1]);
+    g_assert_cmpint(check(&t), ==, 0);
+    /* The source has what the guest was at the switch; the destination's guest has gone on. */
+    gsize n;
+    g_autofree char *device = contents(t.half[0], "device-state", &n);
+    g_assert_cmpuint(n, ==, DEVICE_BYTES);
+    g_assert_cmpint(device[1000], ==, (char)(1000 * 31));
+    g_assert_false(has(t.half[1], "device-state"));
+    end(&t);
+}
+
+/* The destination has loaded it, and never ran. */
+static void test_loaded(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_GRANT, false);
+    g_assert_true(has(t.half[0], "device-state") && has(t.half[1], "device-state"));
+    g_assert_cmpint(check(&t), ==, 0);
+    end(&t);
+}
+
+static void set_byte(const char *half, const char *name, off_t at, char value)
+{
+    g_autofree char *path = g_build_filename(half, name, NULL);
+    int fd = open(path, O_WRONLY);
+
+    g_assert_cmpint(pwrite(fd, &value, 1, at), ==, 1);
+    close(fd);
+}
+
+static void test_lacking(void)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t bytes;
+
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    /* Nothing is overwritten. */
+    g_autoptr(FfDump) dump = ff_dump_new(t.p.s->m, NULL);
+    g_assert_false(ff_dump_write(dump, t.half[0], &bytes, &error));
+    g_clear_error(&error);
+    g_assert_false(ff_dump_write(dump, "relative", &bytes, &error));
+    /* Eight pages that neither has. */
+    set_byte(t.half[0], "0.pages", 0, 0);
+    set_byte(t.half[1], "0.pages", 0, 0);
+    g_assert_cmpint(check(&t), ==, 1);
+    /* Twice the same half. */
+    g_assert_cmpint(check_dirs(t.half[0], t.half[0]), ==, 1);
+    end(&t);
+}
+
+/* Not while it goes on. */
+static void test_active(void)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(0);
+    g_assert_null(ff_dump_new(p.d->m, &error));
+    g_assert_nonnull(strstr(error->message, "migrate-pause"));
+    pair_free(&p);
+}
+
+/* What farfault status shows. */
+static void test_half(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_GRANT, false);
+    g_autoptr(FfMigrationInfo) s = ff_migration_info(t.p.s->m), d = ff_migration_info(t.p.d->m);
+    g_assert_cmpint(s->half->phase, ==, FF_PHASE_GRANTED);
+    g_assert_cmpint(d->half->phase, ==, FF_PHASE_LOADED);
+    g_assert_false(d->half->may_run);
+    g_assert_cmpstr(s->half->peer_uri, ==, t.c->uri);
+    g_assert_cmpuint(d->half->pages_destination, <=, s->half->pages_destination);
+    g_assert_cmpuint(s->half->pages_total, ==, (pair_sizes[0] + pair_sizes[1]) / PAGE);
+    g_assert_cmpint(s->half->broken_ms, >=, 0);
+    end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/dump/whole", test_whole);
+    g_test_add_func("/dump/loaded", test_loaded);
+    g_test_add_func("/dump/lacking", test_lacking);
+    g_test_add_func("/dump/active", test_active);
+    g_test_add_func("/dump/half", test_half);
+    return g_test_run();
+}

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Peers that lie: a scripted source against a real destination, and a scripted destination
+ * against a real source. Each row sends one wrong thing at one moment; the engine must fail with
+ * a word about it, never crash, hang, place a page where none belongs, or run a guest twice.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/channel.h"
+#include "relay/state.h"
+#include "tests/lib/side.h"
+#include "tests/unit/peer.h"
+
+/* ---- hostile sources ------------------------------------------------------------------------- */
+
+static void garbage(FfChannel *ch)
+{
+    static const char text[] = "GET / HTTP/1.0\r\nHost: example\r\n\r\n and more than a header";
+    struct iovec iov = {(void *)text, sizeof(text)};
+
+    ff_channel_write_all(ch, &iov, 1, true);
+}
+
+static void hang_up(FfChannel *ch)
+{
+    ff_channel_shutdown(ch);
+}
+
+static void half_a_header(FfChannel *ch)
+{
+    struct iovec iov = {(void *)"FAFR\x0d", 5};
+
+    ff_channel_write_all(ch, &iov, 1, true);
+    ff_channel_shutdown(ch);
+}
+
+static void hello_other_version(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    ((FfHello *)h.hello)->version = GUINT32_TO_LE(77);
+    peer_say_hello(ch, &h, 1);
+}
+
+static void hello_more_blocks_than_bytes(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    peer_say_hello(ch, &h, 2);
+}
+
+static void hello_billions_of_blocks(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    peer_say_hello(ch, &h, UINT32_MAX);
+}
+
+static void hello_unknown_block(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    strcpy(((FfHelloBlock *)(h.hello + sizeof(FfHello)))->id, "other");
+    peer_say_hello(ch, &h, 1);
+}
+
+static void hello_unterminated_name(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    memset(((FfHelloBlock *)(h.hello + sizeof(FfHello)))->id, 0xff, 128);
+    peer_say_hello(ch, &h, 1);
+}
+
+static void hello_no_page_size(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+
+    ((FfHelloBlock *)(h.hello + sizeof(FfHello)))->page_size = 0;
+    peer_say_hello(ch, &h, 1);
+}
+
+static void grant_too_early(FfChannel *ch)
+{
+    peer_say(ch, ff_frame(FF_FRAME_GRANT, 7), "running");
+}
+
+static void page_too_early(FfChannel *ch)
+{
+    uint8_t data[PAGE] = {1};
+
+    peer_say(ch, peer_run(FF_FRAME_PAGES, PAGE, 0, 0, 1), data);
+}
+
+static void device_too_early(FfChannel *ch)
+{
+    peer_say(ch, ff_frame(FF_FRAME_DEVICE, 4), "QEVM");
+}
+
+static void page_outside(FfChannel *ch)
+{
+    uint8_t data[PAGE] = {1};
+
+    peer_say(ch, peer_run(FF_FRAME_PAGES, PAGE, 0, RAM_PAGES, 1), data);
+}
+
+static void zero_run_outside(FfChannel *ch)
+{
+    peer_say(ch, peer_run(FF_FRAME_ZERO, 0, 0, RAM_PAGES - 1, UINT32_MAX), NULL);
+}
+
+static void block_outside(FfChannel *ch)
+{
+    peer_say(ch, peer_run(FF_FRAME_ZERO, 0, 1, 0, 1), NULL);
+}
+
+static void page_of_old_epoch(FfChannel *ch)
+{
+    FfFrame f = peer_run(FF_FRAME_ZERO, 0, 0, 0, 1);
+
+    f.epoch = 9;
+    peer_say(ch, f, NULL);
+}
+
+static void truncated_page(FfChannel *ch)
+{
+    FfFrame f = peer_run(FF_FRAME_PAGES, PAGE, 0, 0, 1);
+    struct iovec iov[2] = {{&f, sizeof(f)}, {(void *)"abc", 3}};
+
+    ff_frame_encode(&f);
+    ff_channel_write_all(ch, iov, 2, true);
+    ff_channel_shutdown(ch);
+}
+
+static void prepare_again(FfChannel *ch)
+{
+    peer_say(ch, ff_frame(FF_FRAME_PREPARE, 0), NULL);
+}
+
+static void stale_outside(FfChannel *ch)
+{
+    peer_say_stale(ch, (FfStaleRun){0, 2, RAM_PAGES - 1}, 0);
+}
+
+static void stale_block(FfChannel *ch)
+{
+    peer_say_stale(ch, (FfStaleRun){7, 1, 0}, 0);
+}
+
+static void stale_empty_run(FfChannel *ch)
+{
+    peer_say_stale(ch, (FfStaleRun){0, 0, 0}, FF_STALE_LAST);
+}
+
+static void stale_length(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_STALE, 8);
+
+    f.n_pages = 1;
+    peer_say(ch, f, "12345678");
+}
+
+static void stale_billions(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_STALE, 0);
+
+    f.n_pages = UINT32_MAX;
+    peer_say(ch, f, NULL);
+}
+
+static void wrong_direction(FfChannel *ch)
+{
+    peer_say(ch, ff_frame(FF_FRAME_LOADED, 0), NULL);
+}
+
+static void grant_twice(FfChannel *ch)
+{
+    peer_say(ch, ff_frame(FF_FRAME_GRANT, 7), "running");
+}
+
+typedef struct {
+    const char *name;
+    Moment moment;
+    void (*send)(FfChannel *ch);
+    const char *error; /* part of the destination's error */
+} SourceRow;
+
+static const SourceRow sources[] = {
+    {"garbage", AT_START, garbage, "not a stream of a farfault source"},
+    {"silence", AT_START, hang_up, "closed the connection"},
+    {"hang-up-at-hello", AT_GREETING, hang_up, "closed the connection"},
+    {"half-a-header", AT_GREETING, half_a_header, "reset"},
+    {"no-frame", AT_GREETING, garbage, "wrong magic"},
+    {"hello-version", AT_GREETING, hello_other_version, "wire version 77 at the source, 1 here"},
+    {"hello-count", AT_GREETING, hello_more_blocks_than_bytes, "malformed hello"},
+    {"hello-billions", AT_GREETING, hello_billions_of_blocks, "malformed hello"},
+    {"hello-unknown-block", AT_GREETING, hello_unknown_block, "'other', this side has none"},
+    {"hello-name", AT_GREETING, hello_unterminated_name, "this side has none"},
+    {"hello-page-size", AT_GREETING, hello_no_page_size, "0 bytes at the source, 4096"},
+    {"early-grant", AT_SHARED, grant_too_early, "nothing was loaded"},
+    {"early-page", AT_READY, page_too_early, "no page was expected"},
+    {"early-device", AT_SHARED, device_too_early, "no device state is expected"},
+    {"early-device-stale", AT_READY, device_too_early, "no device state is expected"},
+    {"early-page-outside", AT_SHARED, page_outside, "outside of its block"},
+    {"early-old-epoch", AT_SHARED, page_of_old_epoch, "earlier connection"},
+    {"early-last-stale", AT_SHARED, peer_stale_last, "not expected now"},
+    {"prepare-twice", AT_READY, prepare_again, "it came already"},
+    {"stale-outside", AT_READY, stale_outside, "outside of its block"},
+    {"stale-block", AT_READY, stale_block, "block index"},
+    {"stale-empty-run", AT_READY, stale_empty_run, "outside of its block"},
+    {"stale-length", AT_READY, stale_length, "not as long as its runs"},
+    {"stale-billions", AT_READY, stale_billions, "not as long as its runs"},
+    {"stale-after-last", AT_FROZEN, peer_stale_last, "not expected now"},
+    {"grant-before-loaded", AT_FROZEN, grant_too_early, "nothing was loaded"},
+    {"page-outside", AT_FROZEN, page_outside, "outside of its block"},
+    {"zero-outside", AT_FROZEN, zero_run_outside, "outside of its block"},
+    {"block-outside", AT_FROZEN, block_outside, "block index"},
+    {"old-epoch", AT_FROZEN, page_of_old_epoch, "earlier connection"},
+    {"truncated", AT_FROZEN, truncated_page, "reset"},
+    {"wrong-direction", AT_FROZEN, wrong_direction, "does not belong here"},
+    /* The grant may be on its way: paused, and never running without it. */
+    {"hang-up-loaded", AT_LOADED, hang_up, "closed"},
+    {"device-after-loaded", AT_LOADED, device_too_early, "no device state is expected"},
+    /* From here on the guest is ours: paused, with everything kept. */
+    {"grant-twice", AT_GRANT, grant_twice, "nothing was loaded"},
+    {"page-outside-later", AT_GRANT, page_outside, "outside of its block"},
+    {"hang-up-later", AT_GRANT, hang_up, "closed"},
+};
+
+static void test_source(gconstpointer data)
+{
+    const SourceRow *row = data;
+    uint64_t size = RAM_BYTES;
+    int sv[2];
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *d = side_new(FF_ROLE_DESTINATION, &size, 1);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    side_start(d, NULL, sv[1]);
+    g_autoptr(FfChannel) ch = ff_channel_new(sv[0], FF_CHANNEL_MAIN);
+    peer_be_source(ch, row->moment);
+    row->send(ch);
+    if (row->moment == AT_LOADED) {
+        side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
+        g_assert_false(g_atomic_int_get(&d->runs));
+        g_assert_false(g_atomic_int_get(&d->abandoned));
+    } else if (row->moment < AT_GRANT) {
+        side_run_until(d->done);
+        g_assert_cmpint(d->status, ==, FF_STATUS_FAILED);
+        g_assert_true(g_atomic_int_get(&d->abandoned));
+        g_assert_false(g_atomic_int_get(&d->runs));
+    } else {
+        side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
+        g_assert_true(g_atomic_int_get(&d->runs));
+        g_assert_false(g_atomic_int_get(&d->abandoned));
+    }
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
+    g_assert_nonnull(info->error_desc);
+    if (!strstr(info->error_desc, row->error)) {
+        g_error("'%s' does not say '%s'", info->error_desc, row->error);
+    }
+    side_free(d);
+}
+
+/* ---- hostile destinations ----------------------------------------------------------------------
+ */
+
+static void d_garbage(FfChannel *ch)
+{
+    garbage(ch);
+}
+
+static void d_hang_up(FfChannel *ch)
+{
+    ff_channel_shutdown(ch);
+}
+
+static void d_pong(FfChannel *ch)
+{
+    /* What a stock QEMU answers to the PING. */
+    struct iovec iov = {(void *)"\0\2\0\4FarF and then it waits for the stream to go on...", 48};
+
+    ff_channel_write_all(ch, &iov, 1, true);
+}
+
+static void d_other_version(FfChannel *ch)
+{
+    FfGreeting g = {.version = GUINT32_TO_LE(9)};
+
+    peer_say(ch, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g);
+}
+
+static void d_refuses(FfChannel *ch)
+{
+    peer_greet(ch);
+    FfFrame f = ff_frame(FF_FRAME_HELLO_REPLY, 6);
+    f.page = 1;
+    peer_say(ch, f, "no way");
+}
+
+static void d_short_secret(FfChannel *ch)
+{
+    peer_greet(ch);
+    peer_say(ch, ff_frame(FF_FRAME_HELLO_REPLY, 3), "abc");
+}
+
+static void d_page(FfChannel *ch)
+{
+    uint8_t data[PAGE] = {0};
+
+    peer_accept_hello(ch);
+    peer_say(ch, peer_run(FF_FRAME_PAGES, PAGE, 0, 0, 1), data);
+}
+
+static void d_aborts(FfChannel *ch)
+{
+    peer_accept_hello(ch);
+    peer_say(ch, ff_frame(FF_FRAME_ABORT, 9), "disk full");
+}
+
+static void d_aborts_cut_off(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_ABORT, 9);
+    struct iovec iov[] = {{&f, sizeof(f)}, {(char[]){"disk"}, 4}};
+
+    peer_accept_hello(ch);
+    ff_frame_encode(&f);
+    ff_channel_write_all(ch, iov, 2, true);
+    ff_channel_shutdown(ch);
+}
+
+static void d_request_outside(FfChannel *ch)
+{
+    peer_until_device(ch);
+    peer_say(ch, peer_run(FF_FRAME_REQUEST, 0, 0, RAM_PAGES, 1), NULL);
+}
+
+static void d_request_block(FfChannel *ch)
+{
+    peer_until_device(ch);
+    peer_say(ch, peer_run(FF_FRAME_REQUEST, 0, 1u << 30, 0, 1), NULL);
+}
+
+static void d_hang_up_in_device(FfChannel *ch)
+{
+    peer_until_device(ch);
+    ff_channel_shutdown(ch);
+}
+
+typedef struct {
+    const char *name;
+    void (*behave)(FfChannel *ch);
+    const char *error; /* part of the source's error */
+} DestinationRow;
+
+static const DestinationRow destinations[] = {
+    {"garbage", d_garbage, "wrong magic"},
+    {"hang-up", d_hang_up, "closed the connection"},
+    {"stock-qemu", d_pong, "a QEMU without farfault"},
+    {"version", d_other_version, "wire version 9, this side 1"},
+    {"refuses", d_refuses, "the destination refused: no way"},
+    {"short-secret", d_short_secret, "malformed reply"},
+    {"page", d_page, "protocol error"},
+    {"aborts", d_aborts, "the destination gave up: disk full"},
+    {"aborts-cut-off", d_aborts_cut_off, "the destination gave up: its reason was cut off"},
+    {"request-outside", d_request_outside, "outside of its block"},
+    {"request-block", d_request_block, "block index"},
+    {"hang-up-in-device", d_hang_up_in_device, "lost the connection"},
+};
+
+typedef struct {
+    const DestinationRow *row;
+    FfChannel *ch;
+} Liar;
+
+static gpointer lie(gpointer p)
+{
+    Liar *l = p;
+
+    l->row->behave(l->ch);
+    return NULL;
+}
+
+static void test_destination(gconstpointer data)
+{
+    uint64_t size = RAM_BYTES;
+    int sv[2];
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    side_fill(s);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    Liar l = {data, ff_channel_new(sv[1], FF_CHANNEL_MAIN)};
+    side_start(s, NULL, sv[0]);
+    ff_migration_start_postcopy(s->m, NULL);
+    GThread *t = g_thread_new("liar", lie, &l);
+    side_run_until(s->done);
+    g_thread_join(t);
+    ff_channel_free(l.ch);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_cmpuint(s->state->run_right, ==, FF_RUN_NONE);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    if (!info->error_desc || !strstr(info->error_desc, l.row->error)) {
+        g_error("'%s' does not say '%s'", info->error_desc, l.row->error);
+    }
+    side_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(sources); i++) {
+        g_autofree char *path = g_strdup_printf("/hostile/source/%s", sources[i].name);
+        g_test_add_data_func(path, &sources[i], test_source);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(destinations); i++) {
+        g_autofree char *path = g_strdup_printf("/hostile/destination/%s", destinations[i].name);
+        g_test_add_data_func(path, &destinations[i], test_destination);
+    }
+    return g_test_run();
+}

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What stands against a migration, as check() finds it: a table over a scripted QEMU that answers
+ * as a healthy guest would, but for one command per case. Devices that no test machine has
+ * (assigned ones, vhost-user, vDPA, encrypted memory) are tried here, and answers of the wrong
+ * shape.
+ *
+ * Threads: the client's context, the scripted QEMU, and the test's function (the coordinator).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "qemu/inner.h"
+
+typedef struct {
+    const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
+    const char *answer;             /* NULL: CommandNotFound; "!text": GenericError */
+} Answer;
+
+/* The first match counts. */
+static const Answer healthy[] = {
+    {"query-status", NULL, "{'status': 'running', 'running': true}"},
+    {"query-migrate", NULL, "{}"},
+    {"query-memdev", NULL,
+     "[{'id': 'pc.ram', 'size': 1048576, 'share': true}, {'id': 'm1', 'size': 4096, 'share': "
+     "true}]"},
+    {"query-memory-devices", NULL,
+     "[{'type': 'dimm', 'data': {'memdev': '/objects/m1', 'addr': 4294967296}}]"},
+    {"qom-list", NULL,
+     "[{'name': 'type', 'type': 'string'}, {'name': 'd0', 'type': 'child<virtio-net-pci>'}]"},
+    {"human-monitor-command", NULL,
+     "'d0: index=0,type=nic,model=virtio-net-pci\\r\\n \\\\ n0: index=0,type=tap,ifname=t\\r\\n'"},
+    {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'drv': 'qcow2'}, {'drv': 'file'}]"},
+    {"query-sev", NULL, "{'enabled': false}"},
+    {"qom-get", NULL, "''"},
+    {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
+};
+
+typedef struct {
+    const char *name;
+    Answer odd;
+    const char *part; /* of the error; NULL: the check passes */
+    const char *version;
+} Case;
+
+static const Case cases[] = {
+    {"healthy", {"none", NULL, NULL}, NULL},
+    /* A QEMU that lacks a command cannot have the thing. */
+    {"no-sev-command", {"query-sev", NULL, NULL}, NULL},
+    {"no-sev", {"query-sev", NULL, "!SEV is not available"}, NULL},
+    {"no-block-command", {"query-named-block-nodes", NULL, NULL}, NULL},
+    {"no-hmp", {"human-monitor-command", NULL, NULL}, NULL},
+    {"no-confidential", {"qom-get", NULL, "!Property not found"}, NULL},
+    {"no-uuid-command", {"query-uuid", NULL, NULL}, NULL},
+    {"no-memory-devices", {"query-memory-devices", NULL, NULL}, NULL},
+    {"sev", {"query-sev", NULL, "{'enabled': true}"}, "encrypted (SEV)"},
+    {"confidential", {"qom-get", NULL, "'/objects/tdx0'"}, "confidential one (/objects/tdx0)"},
+    {"blocked",
+     {"query-migrate", NULL, "{'blocked-reasons': ['one', 'two']}"},
+     "QEMU cannot migrate this guest: one; two"},
+    {"postmigrate", {"query-status", NULL, "{'status': 'postmigrate'}"}, "\"postmigrate\""},
+    {"suspended-old", {"query-status", NULL, "{'status': 'suspended'}"}, "system_wakeup"},
+    {"suspended-new", {"query-status", NULL, "{'status': 'suspended'}"}, NULL, "9"},
+    {"foreign-share",
+     {"query-memdev", NULL, "[{'id': 'x', 'size': 2097152, 'share': true}]"},
+     "memory backend \"x\" (2 MiB, shared) was not made by farfault"},
+    {"forged-line",
+     {"query-memdev", NULL, "[{'id': 'x\\nfarfault: all is well', 'size': 1}]"},
+     "\"x farfault: all is well\""},
+    {"forged-error", {"query-memdev", NULL, "!a\\nb"}, "query-memdev: a b"},
+    {"no-id", {"query-memdev", NULL, "[{'size': 2097152, 'share': true}]"}, "(without id)"},
+    {"private",
+     {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': false}]"},
+     "is private to QEMU"},
+    {"size",
+     {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 4096, 'share': true}]"},
+     "has 4096 bytes in QEMU but 1048576 in farfault"},
+    {"missing",
+     {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"},
+     "QEMU has no memory backend \"m1\""},
+    {"vfio",
+     {"qom-list", "/peripheral\"", "[{'name': 'gpu', 'type': 'child<vfio-pci>'}]"},
+     "device \"gpu\" (vfio-pci): it is an assigned device"},
+    {"vhost-user",
+     {"qom-list", "peripheral-anon", "[{'name': 'device[0]', 'type': 'child<vhost-user-fs-pci>'}]"},
+     "device \"device[0]\" (vhost-user-fs-pci): another process maps"},
+    {"vhost-scsi",
+     {"qom-list", NULL, "[{'name': 's', 'type': 'child<vhost-scsi-pci>'}]"},
+     "vhost-scsi"},
+    {"sev-object",
+     {"qom-list", "/objects", "[{'name': 's', 'type': 'child<sev-guest>'}]"},
+     "object \"s\" (sev-guest)"},
+    {"net-vhost-user",
+     {"human-monitor-command", NULL, "' \\\\ vu0: index=0,type=vhost-user,x\\r\\n'"},
+     "net client \"vu0\": another process"},
+    {"net-vdpa", {"human-monitor-command", NULL, "'v: index=0,type=vhost-vdpa,x\\r\\n'"}, "vDPA"},
+    {"nvme",
+     {"query-named-block-nodes", NULL, "[{'node-name': 'd', 'drv': 'nvme'}]"},
+     "disk \"d\" (driver nvme)"},
+    {"blkio", {"query-named-block-nodes", NULL, "[{'drv': 'virtio-blk-vhost-user'}]"}, "libblkio"},
+    {"io_uring", {"query-named-block-nodes", NULL, "[{'drv': 'io_uring'}]"}, "libblkio"},
+    {"bad-uuid", {"query-uuid", NULL, "{'UUID': 'zz'}"}, "UUID that is none"},
+    {"refused", {"query-memdev", NULL, "!no"}, "query-memdev: no"},
+    /* Answers of the wrong shape: no crash; what cannot be read is not there. */
+    {"odd-status", {"query-status", NULL, "[]"}, "named no status"},
+    {"odd-memdev", {"query-memdev", NULL, "{}"}, "QEMU has no memory backend"},
+    {"odd-memdev-elements", {"query-memdev", NULL, "[1, null, [], {'id': 5}]"}, "(without id)"},
+    {"odd-reasons", {"query-migrate", NULL, "{'blocked-reasons': [1, {}]}"}, NULL},
+    {"odd-qom", {"qom-list", NULL, "[{'name': 1, 'type': []}, 7, 'x']"}, NULL},
+    {"odd-devices",
+     {"query-memory-devices", NULL, "[[], {'data': 1}, {'data': {'memdev': 2}}]"},
+     NULL},
+    {"odd-nodes", {"query-named-block-nodes", NULL, "'x'"}, NULL},
+    {"odd-hmp", {"human-monitor-command", NULL, "{}"}, NULL},
+    {"odd-uuid", {"query-uuid", NULL, "{'UUID': {}}"}, NULL},
+    {"odd-sev", {"query-sev", NULL, "[]"}, NULL},
+};
+
+typedef struct {
+    const Case *c;
+    int fd;
+} Script;
+
+static const Answer *find(const Answer *table, size_t n, const char *line)
+{
+    for (size_t i = 0; i < n; i++) {
+        g_autofree char *name = g_strdup_printf("\"execute\":\"%s\"", table[i].command);
+        if (strstr(line, name) && (!table[i].argument || strstr(line, table[i].argument))) {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+static void answer(Script *s, const char *line)
+{
+    const Answer *a = find(&s->c->odd, 1, line);
+    const char *id = strstr(line, "\"id\":");
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    g_assert_nonnull(id);
+    id += strlen("\"id\":");
+    a = a ? a : find(healthy, G_N_ELEMENTS(healthy), line);
+    if (strstr(line, "qmp_capabilities")) {
+        g_string_append(text, "{'return': {}");
+    } else if (!a || !a->answer) {
+        g_string_append(text, "{'error': {'class': 'CommandNotFound', 'desc': 'not found'}");
+    } else if (a->answer[0] == '!') {
+        g_string_append_printf(text, "{'error': {'class': 'GenericError', 'desc': '%s'}",
+                               a->answer + 1);
+    } else {
+        g_string_append_printf(text, "{'return': %s", a->answer);
+    }
+    g_strdelimit(text->str, "'", '"');
+    g_string_append_printf(text, ", \"id\": %d}\r\n", atoi(id));
+    g_assert_cmpint(write(s->fd, text->str, text->len), ==, text->len);
+}
+
+static void *scripted_qemu(void *data)
+{
+    Script *s = data;
+    g_autofree char *greeting =
+        g_strdup_printf("{\"QMP\": {\"version\": {\"qemu\": {\"major\": %s, \"minor\": 2}}}}\r\n",
+                        s->c->version ? s->c->version : "7");
+    FILE *in = fdopen(dup(s->fd), "r");
+    char *line = NULL;
+    size_t size = 0;
+
+    g_assert_cmpint(write(s->fd, greeting, strlen(greeting)), ==, strlen(greeting));
+    while (getline(&line, &size, in) > 0) {
+        answer(s, line);
+    }
+    free(line);
+    fclose(in);
+    return NULL;
+}
+
+static void *run_loop(void *data)
+{
+    g_main_loop_run(data);
+    return NULL;
+}
+
+static gboolean quit_loop(void *data)
+{
+    g_main_loop_quit(data);
+    return G_SOURCE_REMOVE;
+}
+
+static void check(FfVmm *vmm, const Case *c)
+{
+    g_autoptr(GError) error = NULL;
+    GPtrArray *blocks = NULL;
+    uint8_t uuid[16];
+    bool ok = vmm->check(vmm, FF_ROLE_SOURCE, &blocks, uuid, &error);
+
+    if (c->part) {
+        g_assert_false(ok);
+        g_test_message("%s", error->message);
+        g_assert_nonnull(strstr(error->message, c->part));
+        g_assert_null(strchr(error->message, '\n'));
+        return;
+    }
+    g_assert_no_error(error);
+    g_assert_true(ok);
+    g_assert_cmpuint(blocks->len, ==, 2);
+    if (g_str_equal(c->name, "healthy")) {
+        g_assert_cmpuint(((FfRamBlock *)blocks->pdata[1])->gpa, ==, 4ull << 30);
+        g_assert_cmpuint(uuid[15], ==, 0x55);
+    }
+}
+
+static void test_case(const void *data)
+{
+    FfRamBlock ram[] = {{.id = "pc.ram", .size = 1 << 20, .page_size = 4096},
+                        {.id = "m1", .size = 4096, .page_size = 4096}};
+    g_autoptr(GPtrArray) blocks = g_ptr_array_new();
+    g_autoptr(GMainContext) context = g_main_context_new();
+    g_autoptr(GMainLoop) loop = g_main_loop_new(context, FALSE);
+    GThread *io = g_thread_new("io", run_loop, loop), *qemu;
+    FfStateHeader *state = g_new0(FfStateHeader, 1);
+    FfQmpClient *client;
+    Script script = {.c = data};
+    int pair[2];
+    FfVmm *vmm;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    g_ptr_array_add(blocks, &ram[0]);
+    g_ptr_array_add(blocks, &ram[1]);
+    script.fd = pair[1];
+    qemu = g_thread_new("qemu", scripted_qemu, &script);
+    client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
+    vmm = ff_inner_new(&(FfInnerConfig){
+        .qmp = client, .state = state, .ram = blocks, .qemu_pid = getpid(), .name = "test"});
+    check(vmm, data);
+    ff_inner_free(vmm);
+    ff_qmp_client_close(client);
+    g_thread_join(qemu);
+    g_main_context_invoke(context, quit_loop, loop);
+    g_thread_join(io);
+    ff_qmp_client_unref(client);
+    close(pair[1]);
+    g_free(state);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strdup_printf("/inner-check/%s", cases[i].name);
+        g_test_add_data_func(path, &cases[i], test_case);
+    }
+    return g_test_run();
+}

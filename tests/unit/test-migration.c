@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine without QEMU: a source and a destination in this process, over real sockets and a
+ * real userfaultfd. Every case compares the two memories byte for byte at the end, and counts
+ * pages.
+ */
+#include <gio/gio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "relay/state.h"
+#include "tests/lib/side.h"
+#include "tests/lib/wiretap.h"
+
+/* ---- a pair ---------------------------------------------------------------------------------- */
+
+typedef enum { BY_TCP, BY_TCP6, BY_UNIX, BY_SOCKETPAIR } Transport;
+
+typedef struct {
+    const char *name;
+    Transport transport;
+    uint64_t sizes[MAX_SIDE_BLOCKS];
+    unsigned n_blocks, n_touchers, channels;
+    bool release_ram;
+} Case;
+
+static void start_pair(Side *s, Side *d, Transport t)
+{
+    if (t == BY_SOCKETPAIR) {
+        int sv[2];
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+        side_start(d, NULL, sv[1]);
+        side_start(s, NULL, sv[0]);
+        return;
+    }
+    g_autofree char *path = g_strdup_printf("unix:%s/ff-test-%d.sock", g_get_tmp_dir(), getpid());
+    side_start(d, t == BY_TCP ? "tcp:127.0.0.1:0" : t == BY_TCP6 ? "tcp:[::1]:0" : path, -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
+    side_start(s, info->socket_address, -1);
+}
+
+static void compare(Side *s, Side *d)
+{
+    for (unsigned b = 0; b < s->blocks->len; b++) {
+        g_assert_cmpint(memcmp(s->map[b], d->map[b], ((FfRamBlock *)s->blocks->pdata[b])->size), ==,
+                        0);
+    }
+}
+
+static uint64_t pages_of(Side *s)
+{
+    uint64_t n = 0;
+
+    for (unsigned b = 0; b < s->blocks->len; b++) {
+        n += ((FfRamBlock *)s->blocks->pdata[b])->size / PAGE;
+    }
+    return n;
+}
+
+static void test_moves(gconstpointer data)
+{
+    const Case *c = data;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, c->sizes, c->n_blocks);
+    Side *d = side_new(FF_ROLE_DESTINATION, c->sizes, c->n_blocks);
+    d->n_touchers = c->n_touchers;
+    s->config.channels = c->channels;
+    s->config.release_ram = c->release_ram;
+    side_fill(s);
+    start_pair(s, d, c->transport);
+    g_autoptr(GError) error = NULL;
+    ff_migration_start_postcopy(s->m, &error);
+    g_assert_no_error(error);
+    side_run_until(s->done && d->done);
+
+    g_assert_cmpstr(s->history->str, ==, "setup active device postcopy-active completed");
+    g_assert_cmpstr(d->history->str, ==, "setup active postcopy-active completed");
+    for (unsigned i = 0; i < d->n_touchers; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
+    }
+    if (!c->release_ram) {
+        compare(s, d);
+    }
+    g_assert_false(g_atomic_int_get(&s->runs));
+    g_assert_true(g_atomic_int_get(&d->runs));
+    g_assert_cmpint(s->saved_status, ==, 0);
+    g_assert_true(s->undone && d->undone);
+    g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m), di = ff_migration_info(d->m);
+    g_assert_cmpuint(si->pages_normal + si->pages_zero, ==, pages_of(s));
+    g_assert_cmpuint(di->pages_normal + di->pages_zero, ==, pages_of(s));
+    g_assert_cmpuint(di->pages_duplicate, ==, 0);
+    g_assert_cmpuint(di->pages_bulk + di->pages_urgent, ==, pages_of(s));
+    g_assert_cmpuint(si->ram_remaining, ==, 0);
+    g_assert_cmpuint(di->ram_remaining, ==, 0);
+    g_assert_cmpint(si->urgent_shared, ==, c->transport == BY_SOCKETPAIR);
+    side_free(s);
+    side_free(d);
+}
+
+/* The same through a tap on the wire: no page goes by twice, none is left out. */
+static void test_wire(gconstpointer channels)
+{
+    uint64_t sizes[] = {32 << 20, (3 << 20) + 4096};
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, sizes, 2), *d = side_new(FF_ROLE_DESTINATION, sizes, 2);
+    d->n_touchers = 4;
+    s->config.channels = GPOINTER_TO_UINT(channels);
+    side_fill(s);
+    g_autofree char *tap = g_strdup_printf("unix:%s/ff-tap-%d.sock", g_get_tmp_dir(), getpid());
+    side_start(d, "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
+    Wiretap *w = wiretap_new(tap, info->socket_address);
+    side_start(s, tap, -1);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    for (unsigned i = 0; i < d->n_touchers; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
+    }
+    compare(s, d);
+    g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m), di = ff_migration_info(d->m);
+    uint64_t pages = pages_of(s);
+    side_free(s);
+    side_free(d);
+    WiretapCounts c = wiretap_finish(w);
+    unlink(tap + strlen("unix:"));
+    g_assert_cmpuint(c.connections, ==, 1 + GPOINTER_TO_UINT(channels));
+    g_assert_cmpuint(c.malformed, ==, 0);
+    g_assert_cmpuint(c.pages, ==, pages);
+    g_assert_cmpuint(c.twice, ==, 0);
+    /* A request for a page that bulk has sent can be under way when all is over. */
+    g_assert_cmpuint(c.requests, >=, si->requests);
+    g_assert_cmpuint(c.requests, <=, di->requests);
+}
+
+static void test_refused(void)
+{
+    uint64_t a = 8 << 20, b = 9 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &b, 1);
+    start_pair(s, d, BY_TCP);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(d->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_autoptr(FfMigrationInfo) i = ff_migration_info(s->m);
+    g_assert_nonnull(strstr(i->error_desc, "8388608 bytes at the source, 9437184 here"));
+    side_free(s);
+    side_free(d);
+}
+
+static void test_load_fails(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    side_fill(s);
+    d->refuse_load = true;
+    start_pair(s, d, BY_UNIX);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(s->saved_status, ==, 1);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_false(g_atomic_int_get(&d->runs));
+    g_assert_true(g_atomic_int_get(&d->abandoned));
+    g_assert_cmpuint(s->state->run_right, ==, FF_RUN_NONE);
+    side_free(s);
+    side_free(d);
+}
+
+static void test_cancel(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    start_pair(s, d, BY_TCP);
+    side_run_until(s->status == FF_STATUS_ACTIVE);
+    g_assert_true(ff_migration_cancel(s->m, NULL));
+    side_run_until(s->done && d->done);
+    g_assert_cmpstr(s->history->str, ==, "setup active cancelling cancelled");
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_true(g_atomic_int_get(&d->abandoned));
+    side_free(s);
+    side_free(d);
+}
+
+static GAsyncQueue *late; /* what goes through it means nothing */
+static gint loading;      /* atomic */
+
+static bool load_late(FfVmm *vmm, GError **error)
+{
+    g_atomic_int_set(&loading, 1);
+    g_main_context_wakeup(NULL);
+    g_async_queue_pop(late);
+    return true;
+}
+
+/* The client cancels when the destination has all of the device state and says so too late. It
+ * cannot know then by itself that the guest was not given away, and must be told. */
+static void test_cancel_loaded(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    late = g_async_queue_new();
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    side_fill(s);
+    d->vmm.wait_loaded = load_late;
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(g_atomic_int_get(&loading));
+    g_assert_true(ff_migration_cancel(s->m, NULL));
+    side_run_until(s->done);
+    g_async_queue_push(late, late);
+    side_run_until(d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_CANCELLED);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    g_assert_null(info->error_desc); /* the client's wish is no failure */
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_false(g_atomic_int_get(&d->runs));
+    g_assert_true(g_atomic_int_get(&d->abandoned));
+    side_free(s);
+    side_free(d);
+    g_async_queue_unref(late);
+}
+
+/* The connection breaks in postcopy: both halves keep everything, nobody runs twice. */
+static void test_paused(void)
+{
+    uint64_t a = 64 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    side_fill(s);
+    start_pair(s, d, BY_TCP);
+    ff_migration_set_bandwidth(s->m, 0, 4096);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->status == FF_STATUS_POSTCOPY_ACTIVE &&
+                   d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    g_autoptr(GError) error = NULL;
+    g_assert_false(ff_migration_cancel(s->m, &error));
+    g_assert_nonnull(error);
+    g_assert_true(ff_migration_pause(s->m, NULL));
+    side_run_until(s->status == FF_STATUS_POSTCOPY_PAUSED &&
+                   d->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_false(g_atomic_int_get(&s->runs));
+    g_assert_true(g_atomic_int_get(&d->runs));
+    g_assert_cmpuint(s->state->run_right, ==, FF_RUN_GIVEN);
+    g_assert_cmpint(s->saved_status, ==, -1);
+    side_free(s);
+    side_free(d);
+}
+
+static const Case cases[] = {
+    {"tcp", BY_TCP, {64 << 20}, 1, 2},
+    {"tcp6", BY_TCP6, {16 << 20}, 1, 1},
+    {"unix", BY_UNIX, {64 << 20}, 1, 4},
+    {"shared", BY_SOCKETPAIR, {32 << 20}, 1, 2},
+    {"odd-size", BY_UNIX, {(10 << 20) + 3 * 4096}, 1, 2},
+    {"blocks", BY_TCP, {8 << 20, 4096, (5 << 20) + 4096}, 3, 2},
+    {"nobody-touches", BY_UNIX, {32 << 20}, 1, 0},
+    {"channels", BY_TCP, {64 << 20}, 1, 4, 4},
+    {"channels-blocks", BY_UNIX, {8 << 20, 4096, (5 << 20) + 4096}, 3, 2, 8},
+    {"channels-shared", BY_SOCKETPAIR, {16 << 20}, 1, 2, 4},
+    {"channels-release", BY_TCP, {64 << 20}, 1, 4, 4, true},
+};
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strdup_printf("/migration/moves/%s", cases[i].name);
+        g_test_add_data_func(path, &cases[i], test_moves);
+    }
+    g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
+    g_test_add_data_func("/migration/wire/channels", GUINT_TO_POINTER(4), test_wire);
+    g_test_add_func("/migration/refused", test_refused);
+    g_test_add_func("/migration/load-fails", test_load_fails);
+    g_test_add_func("/migration/cancel", test_cancel);
+    g_test_add_func("/migration/cancel/loaded", test_cancel_loaded);
+    g_test_add_func("/migration/paused", test_paused);
+    return g_test_run();
+}

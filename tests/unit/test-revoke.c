@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Destinations that have loaded the device state and wait for a grant: the source that rolled back
+ * without being able to say so says it later, also when its engine died; the source that gave the
+ * guest away can take it back as long as the destination did not get it; and whoever looks for a
+ * migration at the wrong place disturbs nobody.
+ */
+#include <string.h>
+
+#include "net/channel.h"
+#include "relay/state.h"
+#include "tests/lib/cutter.h"
+#include "tests/lib/pair.h"
+
+/* A pair whose connection broke at the first frame of TYPE (AFTER it). */
+static Pair broken_pair(FfFrameType type, bool after, bool tells, Cutter **c)
+{
+    Pair p = pair_new(0);
+    g_autofree char *to = pair_address(p.d);
+
+    *c = cutter_new(to, -1);
+    g_atomic_int_set(&(*c)->type, type);
+    g_atomic_int_set(&(*c)->after, after);
+    p.s->tells = tells;
+    side_start(p.s, (*c)->uri, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(pair_over(p.s) && pair_over(p.d));
+    return p;
+}
+
+/* The guest is the source's, the destination has ended and never ran. */
+static void check_back(Pair *p)
+{
+    g_assert_cmpint(p->s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(p->d->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&p->s->runs));
+    g_assert_false(g_atomic_int_get(&p->d->runs));
+    g_assert_true(g_atomic_int_get(&p->d->abandoned));
+    g_assert_cmpuint(p->s->state->phase, ==, FF_PHASE_IDLE);
+    g_assert_cmpuint(p->s->state->run_right, ==, FF_RUN_NONE);
+    g_assert_cmpuint(p->d->state->phase, ==, FF_PHASE_DEAD);
+}
+
+static void end(Pair *p, Cutter *c)
+{
+    cutter_free(c);
+    pair_free(p);
+}
+
+/* ---- the source tells what it could not say ----------------------------------------------------
+ */
+
+static void test_told(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_LOADED, false, true, &c);
+    side_run_until(p.d->done && p.s->parted);
+    check_back(&p);
+    end(&p, c);
+}
+
+/* A new engine at the source knows nothing but what the dead one has stored. */
+static void test_told_by_next_engine(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_LOADED, false, false, &c);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    Side *next = side_new(FF_ROLE_SOURCE, pair_sizes, PAIR_BLOCKS);
+    memcpy(next->state, p.s->state, sizeof(*next->state));
+    next->state->phase = FF_PHASE_STOPPED;
+    next->state->run_right = FF_RUN_MINE;
+    next->tells = true;
+    side_adopt(next, -1);
+    side_run_until(p.d->done && next->parted);
+    g_assert_cmpint(next->status, ==, FF_STATUS_FAILED);
+    side_free(next);
+    check_back(&p);
+    end(&p, c);
+}
+
+/* It ends with the object, whatever it is at, and nobody has to listen. */
+static void test_untold(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_LOADED, false, true, &c);
+    side_free(p.d);
+    g_assert_true(ff_migration_lives_on(p.s->m));
+    side_free(p.s);
+    cutter_free(c);
+}
+
+/* ---- the user takes the guest back
+ * --------------------------------------------------------------- */
+
+static void take_back_from(Pair *p, const char *uri, bool force)
+{
+    g_autoptr(GError) error = NULL;
+    gsize before = p->s->history->len;
+
+    ff_migration_revoke(p->s->m, uri, -1, force, &error);
+    g_assert_no_error(error);
+    side_run_until(p->s->history->len > before);
+    side_run_until(pair_over(p->s));
+}
+
+static void take_back(Pair *p, bool force)
+{
+    take_back_from(p, NULL, force);
+}
+
+static void test_taken_back(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpuint(p.s->state->run_right, ==, FF_RUN_GIVEN);
+    g_autofree char *to = pair_address(p.d);
+    take_back_from(&p, "unix:/nonexistent/socket", false); /* nothing has changed */
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_false(g_atomic_int_get(&p.s->runs));
+    take_back_from(&p, to, false);
+    side_run_until(p.d->done);
+    check_back(&p);
+    g_assert_cmpint(g_atomic_int_get(&p.s->saved_status), ==, 1);
+    end(&p, c);
+}
+
+/* The answer is lost: the source cannot know, and keeps its hands off. */
+static void test_answer_lost(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    g_atomic_int_set(&c->type, FF_FRAME_REVOKED);
+    take_back(&p, false);
+    side_run_until(p.d->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpuint(p.s->state->run_right, ==, FF_RUN_GIVEN);
+    g_assert_false(g_atomic_int_get(&p.s->runs));
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_FAILED);
+    /* Who has seen the destination's end says so. */
+    take_back(&p, true);
+    check_back(&p);
+    end(&p, c);
+}
+
+/* The grant had come. */
+static void test_refused(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, true, false, &c);
+    g_atomic_int_set(&c->type, FF_FRAME_FINISHED);
+    take_back(&p, false);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p.s->m);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_nonnull(strstr(info->error_desc, "the guest, which runs there"));
+    g_assert_false(g_atomic_int_get(&p.s->runs));
+    g_autofree char *to = pair_address(p.d);
+    pair_resume_at(&p, to);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
+    end(&p, c);
+}
+
+/* Memory that only the destination has. */
+static void test_released(void)
+{
+    g_autoptr(GError) error = NULL;
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    Side *next = side_new(FF_ROLE_SOURCE, pair_sizes, PAIR_BLOCKS);
+    memcpy(next->state, p.s->state, sizeof(*next->state));
+    next->config.release_ram = true;
+    side_adopt(next, -1);
+    side_run_until(pair_over(next));
+    g_assert_false(ff_migration_revoke(next->m, NULL, -1, false, &error));
+    g_assert_nonnull(strstr(error->message, "release-ram"));
+    side_free(next);
+    end(&p, c);
+}
+
+/* ---- a destination at whose port another one was ------------------------------------------------
+ */
+
+static void say(const char *uri, FfFrameType type, FfFrameType reply)
+{
+    FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION), .epoch = GUINT64_TO_LE(7)};
+    uint8_t prologue[FF_PROLOGUE_SIZE];
+    struct iovec iov = {prologue, ff_prologue_encode(prologue, NULL, 0)};
+    g_autoptr(FfAddress) at = ff_address_parse(uri, NULL);
+    g_autoptr(FfChannel) ch = ff_channel_new(ff_address_connect(at, NULL, NULL), FF_CHANNEL_MAIN);
+    char text[FF_FRAME_MAX_TEXT];
+    const char *why;
+    FfFrame f;
+
+    g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
+    g_assert_cmpint(ff_channel_read_frame(ch, &f, 20000, &why), ==, 0);
+    g_assert_cmpint(ff_channel_read_all(ch, text, f.length, 20000), ==, 0);
+    ff_channel_send(ch, ff_frame(type, sizeof(r)), &r, true);
+    g_assert_cmpint(ff_channel_read_frame(ch, &f, 20000, &why), ==, 0);
+    g_assert_cmpuint(f.type, ==, reply);
+    g_assert_cmpuint(f.page, ==, 1);
+}
+
+static void test_stray(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(1);
+    g_autofree char *to = pair_address(p.d);
+    say(to, FF_FRAME_RESUME, FF_FRAME_RESUME_REPLY);
+    say(to, FF_FRAME_REVOKE, FF_FRAME_REVOKED);
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
+    pair_free(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/revoke/told", test_told);
+    g_test_add_func("/revoke/told-by-next-engine", test_told_by_next_engine);
+    g_test_add_func("/revoke/untold", test_untold);
+    g_test_add_func("/revoke/taken-back", test_taken_back);
+    g_test_add_func("/revoke/answer-lost", test_answer_lost);
+    g_test_add_func("/revoke/refused", test_refused);
+    g_test_add_func("/revoke/released", test_released);
+    g_test_add_func("/revoke/stray", test_stray);
+    return g_test_run();
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A third party at the port of a destination: whatever connects without the session's secret is
+ * refused, before the further channel is there and after it, in the clear and under TLS (where it
+ * has the right credentials), and the migration never learns of it. The source is scripted, so
+ * that the moment is certain: it has said hello, and its further channel is still to come.
+ */
+#include <gio/gio.h>
+#include <signal.h>
+#include <string.h>
+
+#include "net/address.h"
+#include "net/creds.h"
+#include "tests/lib/certs.h"
+#include "tests/lib/side.h"
+
+#define RAM_BYTES (1ull << 20)
+#define DEADLINE_MS 20000
+
+static char *dir; /* of the key */
+
+static FfTls *load(bool server)
+{
+    g_autoptr(GError) error = NULL;
+    FfCredsSpec spec = {.psk = true, .server = server, .dir = dir};
+    FfTls *tls = ff_creds_load(&spec, &error);
+
+    g_assert_no_error(error);
+    return tls;
+}
+
+/* --- the right source ------------------------------------------------------------------------ */
+
+typedef struct {
+    Side *d;
+    FfTls *server, *client; /* NULL: in the clear */
+    FfAddress *address;
+    FfChannel *main;
+    FfChannelHello right; /* what its further channel says */
+} Scene;
+
+static FfChannel *connect_plain(Scene *s, FfChannelKind kind)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = ff_address_connect(s->address, NULL, &error);
+
+    g_assert_no_error(error);
+    return ff_channel_new(fd, kind);
+}
+
+static FfChannel *connect_as_peer(Scene *s, FfChannelKind kind)
+{
+    FfChannel *ch = connect_plain(s, kind);
+    g_autoptr(GError) error = NULL;
+
+    if (s->client) {
+        ff_channel_start_tls(ch, s->client, NULL, DEADLINE_MS, &error);
+        g_assert_no_error(error);
+    }
+    return ch;
+}
+
+static void hear(FfChannel *ch, FfFrameType type, void *payload, size_t cap)
+{
+    const char *why = NULL;
+    FfFrame f;
+
+    g_assert_cmpint(ff_channel_read_frame(ch, &f, DEADLINE_MS, &why), ==, 0);
+    g_assert_cmpstr(ff_frame_name(f.type), ==, ff_frame_name(type));
+    g_assert_cmpuint(f.page, ==, 0);
+    g_assert_cmpuint(f.length, <=, cap);
+    g_assert_cmpint(ff_channel_read_all(ch, payload, f.length, DEADLINE_MS), ==, 0);
+}
+
+static void say_prologue(FfChannel *ch)
+{
+    uint8_t prologue[FF_PROLOGUE_SIZE];
+    struct iovec iov = {prologue, ff_prologue_encode(prologue, NULL, 0)};
+
+    g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
+}
+
+static void say_hello(Scene *s)
+{
+    struct {
+        FfHello hello;
+        FfHelloBlock block;
+    } h = {.hello = {.version = GUINT32_TO_LE(FF_WIRE_VERSION), .epoch = GUINT64_TO_LE(1)},
+           .block = {
+               .id = "ram0", .size = GUINT64_TO_LE(RAM_BYTES), .page_size = GUINT64_TO_LE(PAGE)}};
+    FfFrame f = ff_frame(FF_FRAME_HELLO, sizeof(h));
+    FfGreeting greeting;
+    FfHelloReply reply;
+
+    say_prologue(s->main);
+    hear(s->main, FF_FRAME_GREETING, &greeting, sizeof(greeting));
+    memset(h.hello.vm_uuid, 7, sizeof(h.hello.vm_uuid));
+    memset(h.hello.session, 0x5e, sizeof(h.hello.session));
+    f.n_pages = 1;
+    g_assert_cmpint(ff_channel_send(s->main, f, &h, true), ==, 0);
+    hear(s->main, FF_FRAME_HELLO_REPLY, &reply, sizeof(reply));
+    s->right =
+        (FfChannelHello){.kind = GUINT32_TO_LE(FF_CHANNEL_URGENT), .epoch = GUINT32_TO_LE(1)};
+    memcpy(s->right.session, h.hello.session, sizeof(s->right.session));
+    memcpy(s->right.secret, &reply, sizeof(s->right.secret));
+}
+
+/* --- strangers ---------------------------------------------------------------------------------
+ */
+
+static void flip_secret(FfChannelHello *h)
+{
+    h->secret[31] ^= 1;
+}
+
+static void no_secret(FfChannelHello *h)
+{
+    memset(h->secret, 0, sizeof(h->secret));
+}
+
+static void flip_session(FfChannelHello *h)
+{
+    h->session[0] ^= 0x80;
+}
+
+static void old_epoch(FfChannelHello *h)
+{
+    h->epoch = 0;
+}
+
+static void nothing(FfChannelHello *h)
+{
+}
+
+typedef struct {
+    const char *name;
+    void (*change)(FfChannelHello *h);
+    bool later; /* right while the channel is awaited */
+} Stranger;
+
+static const Stranger strangers[] = {
+    {"secret", flip_secret},  {"no-secret", no_secret},           {"session", flip_session},
+    {"old-epoch", old_epoch}, {"replay", nothing, .later = true},
+};
+
+/* Nothing is said to it: the connection ends. */
+static void expect_closed(FfChannel *ch)
+{
+    char c;
+
+    g_assert_cmpint(ff_channel_read_all(ch, &c, 1, DEADLINE_MS), <, 0);
+}
+
+static void try(Scene *s, const Stranger *stranger)
+{
+    static const FfChannelKind kinds[] = {FF_CHANNEL_URGENT, FF_CHANNEL_BULK};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        FfChannelHello h = s->right;
+        g_autoptr(FfChannel) ch = connect_as_peer(s, kinds[i]);
+
+        h.kind = GUINT32_TO_LE(kinds[i]);
+        stranger->change(&h);
+        ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL, sizeof(h)), &h, true);
+        expect_closed(ch);
+    }
+}
+
+/* A frame of pages in place of who it is; half a hello; another migration. */
+static void try_odd(Scene *s)
+{
+    uint8_t page[PAGE] = {1};
+    FfFrame f = ff_frame(FF_FRAME_PAGES, PAGE);
+    g_autoptr(FfChannel) pages = connect_as_peer(s, FF_CHANNEL_URGENT);
+
+    f.n_pages = 1;
+    f.epoch = 1;
+    ff_channel_send(pages, f, page, true);
+    expect_closed(pages);
+
+    g_autoptr(FfChannel) half = connect_as_peer(s, FF_CHANNEL_URGENT);
+    FfFrame header = ff_frame(FF_FRAME_CHANNEL, sizeof(FfChannelHello));
+    struct iovec iov = {&header, sizeof(header)};
+
+    ff_frame_encode(&header);
+    ff_channel_write_all(half, &iov, 1, true);
+    ff_channel_finish(half);
+    expect_closed(half);
+
+    g_autoptr(FfChannel) other = connect_as_peer(s, FF_CHANNEL_MAIN);
+
+    say_prologue(other);
+    expect_closed(other);
+}
+
+/* Who speaks in the clear where TLS is spoken gets an alert, not a word more. */
+static void try_in_the_clear(Scene *s)
+{
+    g_autoptr(FfChannel) ch = connect_plain(s, FF_CHANNEL_URGENT);
+    uint8_t answer[7];
+
+    ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL, sizeof(s->right)), &s->right, true);
+    g_assert_cmpint(ff_channel_read_all(ch, answer, sizeof(answer), DEADLINE_MS), ==, 0);
+    g_assert_cmpint(answer[0], ==, 21); /* an alert of TLS */
+    expect_closed(ch);
+}
+
+static void test_strangers(gconstpointer data)
+{
+    uint64_t size = RAM_BYTES;
+
+    if (!side_possible()) {
+        return;
+    }
+    g_autoptr(FfTls) server = data ? load(true) : NULL, client = data ? load(false) : NULL;
+    Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1), .server = server, .client = client};
+
+    s.d->tls = server;
+    side_start(s.d, "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s.d->m);
+
+    s.address = ff_address_parse(info->socket_address, NULL);
+    try(&s, &strangers[0]); /* nobody has come yet */
+    s.main = connect_as_peer(&s, FF_CHANNEL_MAIN);
+    say_hello(&s);
+    for (unsigned i = 0; i < G_N_ELEMENTS(strangers); i++) {
+        if (!strangers[i].later) {
+            try(&s, &strangers[i]);
+        }
+    }
+    try_odd(&s);
+    if (client) {
+        try_in_the_clear(&s);
+    }
+    /* Its own channel is let in, and once only. */
+    g_autoptr(FfChannel) urgent = connect_as_peer(&s, FF_CHANNEL_URGENT);
+
+    g_assert_cmpint(
+        ff_channel_send(urgent, ff_frame(FF_FRAME_CHANNEL, sizeof(s.right)), &s.right, true), ==,
+        0);
+    hear(urgent, FF_FRAME_CHANNEL_REPLY, NULL, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(strangers); i++) {
+        try(&s, &strangers[i]);
+    }
+    try_odd(&s);
+    /* And the migration goes on. */
+    g_assert_cmpint(ff_channel_send(s.main, ff_frame(FF_FRAME_PREPARE, 0), NULL, true), ==, 0);
+    hear(s.main, FF_FRAME_READY, NULL, 0);
+    ff_channel_shutdown(s.main);
+    side_run_until(s.d->done);
+    ff_channel_free(s.main);
+    ff_address_free(s.address);
+    side_free(s.d);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    g_autofree char *base = g_dir_make_tmp("ff-stranger-XXXXXX", NULL);
+
+    dir = certs_psk(base, "key", "qemu:00112233445566778899aabbccddeeff\n");
+    g_test_add_data_func("/stranger/clear", NULL, test_strangers);
+    g_test_add_data_func("/stranger/tls", GINT_TO_POINTER(1), test_strangers);
+    int rc = g_test_run();
+
+    certs_remove(base);
+    g_free(dir);
+    return rc;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the agent (preloaded into QEMU) says to the relay: one SOCK_SEQPACKET message per
+ * hand-over, the fds as SCM_RIGHTS in the order of the enum. A later message (QEMU daemonized:
+ * another address space) replaces the earlier one whole.
+ */
+#ifndef FF_UFFD_AGENT_H
+#define FF_UFFD_AGENT_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
+/* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
+#define FF_AGENT_UFFDS 9
+
+/* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
+ * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program
+ * with "qemu-system-" in its file name). In any other process the agent does nothing and leaves
+ * all of them in place. */
+#define FF_AGENT_ENV_FD "FARFAULT_AGENT_FD"
+#define FF_AGENT_ENV_EXE "FARFAULT_AGENT_EXE"
+/* "N,N,...": fds that QEMU needed over exec, but that none of its children may inherit. */
+#define FF_AGENT_ENV_CLOEXEC "FARFAULT_AGENT_CLOEXEC"
+/* "1": QEMU will fork twice (-daemonize); the second child hands over again, once. */
+#define FF_AGENT_ENV_DAEMONIZE "FARFAULT_AGENT_DAEMONIZE"
+
+enum { FF_AGENT_FD_PIDFD, FF_AGENT_FD_PAGEMAP, FF_AGENT_FD_MAPS, FF_AGENT_FD_UFFD0 };
+
+typedef struct {
+    uint32_t magic;
+    uint32_t version;   /* 1 */
+    int32_t pid;        /* of QEMU, in its own pid namespace */
+    int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only three fds follow) */
+    uint32_t n_uffds;
+    uint32_t reserved;
+} FfAgentHello;
+static_assert(sizeof(FfAgentHello) == 24, "FfAgentHello is sent between processes");
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * PAGEMAP_SCAN; see pagemap.h. No state, any thread.
+ *
+ * The masks are exactly those (WRITTEN in category and in return mask, nothing else) for which the
+ * kernel takes its path for userfaultfd: it then reports every entry of a page table that is not
+ * write-protected, an empty one too. That matters: an entry that was written and then lost
+ * (reclaim, MADV_DONTNEED) is empty, and with other masks it would count as clean.
+ *
+ * System calls: ioctl(PAGEMAP_SCAN).
+ */
+#include "uffd/pagemap.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+/* linux/fs.h since 6.7; the headers of the build may be older than the kernel. */
+typedef struct {
+    uint64_t start, end, categories;
+} PageRegion;
+
+typedef struct {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+} ScanArg;
+static_assert(sizeof(ScanArg) == 96, "struct pm_scan_arg of the kernel");
+
+#define SCAN_IOCTL _IOWR('f', 16, ScanArg)
+#define SCAN_WP_MATCHING (1u << 0)
+#define SCAN_CHECK_WPASYNC (1u << 1)
+#define IS_WRITTEN (1u << 1)
+
+#define MAX_REGIONS 1024
+
+static int scan_piece(int fd, ScanArg *arg, FfPagemapFunc fn, void *opaque)
+{
+    PageRegion regions[MAX_REGIONS];
+    uint64_t end = arg->end;
+
+    while (arg->start < end) {
+        arg->vec = (uintptr_t)regions;
+        arg->vec_len = MAX_REGIONS;
+        arg->walk_end = 0;
+        int n = ioctl(fd, SCAN_IOCTL, arg);
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue; /* nothing was reported, hence nothing protected */
+            }
+            return -errno;
+        }
+        for (int i = 0; i < n; i++) {
+            fn(regions[i].start, regions[i].end - regions[i].start, opaque);
+        }
+        if (arg->walk_end <= arg->start && n == 0) {
+            /* Ends without progress only when the target's memory is gone. */
+            return -ESRCH;
+        }
+        arg->start = arg->walk_end;
+    }
+    return 0;
+}
+
+int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
+                    void *opaque)
+{
+    for (uint64_t at = addr, n; at < addr + len; at += n) {
+        n = addr + len - at < FF_PAGEMAP_PIECE ? addr + len - at : FF_PAGEMAP_PIECE;
+        ScanArg arg = {.size = sizeof(arg),
+                       .flags = SCAN_CHECK_WPASYNC | (protect ? SCAN_WP_MATCHING : 0),
+                       .start = at,
+                       .end = at + n,
+                       .category_mask = IS_WRITTEN,
+                       .return_mask = IS_WRITTEN};
+        int rc = scan_piece(pagemap_fd, &arg, fn, opaque);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}

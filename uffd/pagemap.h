@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which pages of another process were written: PAGEMAP_SCAN over its /proc/PID/pagemap, on ranges
+ * that are registered with a userfaultfd for asynchronous write protection (uffd.h).
+ *
+ * A page counts as written from the moment a writer could map it writable, also a writer that
+ * has it pinned for DMA, until a scan with PROTECT has reported it. The kernel may report pages
+ * that nobody wrote (it lost the page table entry); it never leaves one out. Any thread.
+ */
+#ifndef FF_UFFD_PAGEMAP_H
+#define FF_UFFD_PAGEMAP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The target's mmap lock is held for no more than so many bytes of address space at a time: some
+ * milliseconds, in which it can take no new mapping. */
+#define FF_PAGEMAP_PIECE (32ull << 20)
+
+/* A run of written pages: ADDR in the target, LEN in bytes. */
+typedef void (*FfPagemapFunc)(uint64_t addr, uint64_t len, void *opaque);
+
+/*
+ * Calls FN for each run of pages in [ADDR, ADDR + LEN) that was written, in order of address.
+ * PROTECT: write-protects what it reports, atomically with the report: what is written later is
+ * seen by the next scan. Returns 0 or -errno: -EPERM if the range is not registered for
+ * asynchronous write protection, -ENOTTY or -EINVAL if the kernel has no PAGEMAP_SCAN (before
+ * Linux 6.7), -ESRCH if the process has ended.
+ */
+int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
+                    void *opaque);
+
+#endif

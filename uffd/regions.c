@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The map of shared files in another process. Read-only after ff_regions_new(); any thread.
+ * System calls: pread, fstat.
+ */
+#include "uffd/regions.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+struct FfRegions {
+    GArray *list; /* FfRegion, by address */
+};
+
+static char *read_maps(int fd, GError **error)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    char buf[16384];
+    off_t at = 0;
+
+    for (;;) {
+        ssize_t n = pread(fd, buf, sizeof(buf), at);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                        "QEMU's memory map cannot be read: %s", g_strerror(errno));
+            return NULL;
+        }
+        if (n == 0) {
+            return g_string_free(g_steal_pointer(&text), FALSE);
+        }
+        g_string_append_len(text, buf, n);
+        at += n;
+    }
+}
+
+static int by_address(gconstpointer a, gconstpointer b)
+{
+    const FfRegion *x = a, *y = b;
+
+    return x->addr < y->addr ? -1 : x->addr > y->addr;
+}
+
+static void add(GArray *list, FfRegion r)
+{
+    if (list->len) {
+        FfRegion *last = &g_array_index(list, FfRegion, list->len - 1);
+        if (last->file == r.file && last->addr + last->len == r.addr &&
+            last->offset + last->len == r.offset) {
+            last->len += r.len;
+            return;
+        }
+    }
+    g_array_append_val(list, r);
+}
+
+/* Each byte of [0, size) of FILE mapped once: lengths add up and no two regions overlap. */
+static bool covered(GArray *list, unsigned file, uint64_t size)
+{
+    uint64_t sum = 0;
+
+    for (guint i = 0; i < list->len; i++) {
+        const FfRegion *a = &g_array_index(list, FfRegion, i);
+        if (a->file != file) {
+            continue;
+        }
+        if (a->offset > size || a->len > size - a->offset) {
+            return false;
+        }
+        sum += a->len;
+        for (guint j = 0; j < i; j++) {
+            const FfRegion *b = &g_array_index(list, FfRegion, j);
+            if (b->file == file && a->offset < b->offset + b->len &&
+                b->offset < a->offset + a->len) {
+                return false;
+            }
+        }
+    }
+    return sum == size;
+}
+
+FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
+                          GError **error)
+{
+    g_autofree struct stat *st = g_new0(struct stat, n);
+    g_autoptr(FfRegions) r = g_new0(FfRegions, 1);
+
+    r->list = g_array_new(FALSE, FALSE, sizeof(FfRegion));
+    for (unsigned i = 0; i < n; i++) {
+        if (fstat(fds[i], &st[i]) < 0) {
+            g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "guest RAM %u: %s", i,
+                        g_strerror(errno));
+            return NULL;
+        }
+    }
+    g_autofree char *text = read_maps(maps_fd, error);
+    if (!text) {
+        return NULL;
+    }
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **l = lines; *l; l++) {
+        uint64_t start, end, offset, ino;
+        unsigned maj, min;
+        char perms[5];
+        if (sscanf(*l, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
+                   perms, &offset, &maj, &min, &ino) != 7 ||
+            perms[3] != 's') {
+            continue;
+        }
+        for (unsigned i = 0; i < n; i++) {
+            if (ino == st[i].st_ino && makedev(maj, min) == st[i].st_dev) {
+                add(r->list, (FfRegion){i, start, offset, end - start});
+            }
+        }
+    }
+    g_array_sort(r->list, by_address);
+    for (unsigned i = 0; i < n; i++) {
+        if (!covered(r->list, i, sizes[i])) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                        "guest RAM %u is not mapped exactly once in QEMU", i);
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&r);
+}
+
+void ff_regions_free(FfRegions *r)
+{
+    if (r) {
+        g_array_unref(r->list);
+        g_free(r);
+    }
+}
+
+const FfRegion *ff_regions_all(const FfRegions *r, unsigned *n)
+{
+    *n = r->list->len;
+    return (const FfRegion *)r->list->data;
+}
+
+bool ff_regions_find(const FfRegions *r, uint64_t addr, unsigned *file, uint64_t *offset)
+{
+    guint lo = 0, hi = r->list->len;
+
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        const FfRegion *x = &g_array_index(r->list, FfRegion, mid);
+        if (addr < x->addr) {
+            hi = mid;
+        } else if (addr - x->addr >= x->len) {
+            lo = mid + 1;
+        } else {
+            *file = x->file;
+            *offset = x->offset + (addr - x->addr);
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t ff_regions_addr(const FfRegions *r, unsigned file, uint64_t offset, uint64_t *run)
+{
+    for (guint i = 0; i < r->list->len; i++) {
+        const FfRegion *x = &g_array_index(r->list, FfRegion, i);
+        if (x->file == file && offset >= x->offset && offset - x->offset < x->len) {
+            *run = x->len - (offset - x->offset);
+            return x->addr + (offset - x->offset);
+        }
+    }
+    *run = 0;
+    return 0;
+}

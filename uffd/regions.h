@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where another process has memfds mapped: offset in a file <-> address in that process.
+ * Built once from its maps (an fd that its agent opened), then only read: any thread.
+ */
+#ifndef FF_UFFD_REGIONS_H
+#define FF_UFFD_REGIONS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    unsigned file;   /* index into the FDS given to ff_regions_new() */
+    uint64_t addr;   /* in the other process */
+    uint64_t offset; /* in the file */
+    uint64_t len;
+} FfRegion;
+
+typedef struct FfRegions FfRegions;
+
+/* Finds every shared mapping of FDS[0..N) in MAPS_FD (of /proc/PID/maps). SIZES[i] (bytes) must
+ * be mapped exactly once, from 0 to its end; else NULL and ERROR that names FD's index. */
+FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
+                          GError **error);
+void ff_regions_free(FfRegions *r);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRegions, ff_regions_free)
+/* Sorted by address; neighbours in both file and memory are one region. */
+const FfRegion *ff_regions_all(const FfRegions *r, unsigned *n);
+/* ADDR -> file and offset; FALSE if it lies in none. */
+bool ff_regions_find(const FfRegions *r, uint64_t addr, unsigned *file, uint64_t *offset);
+/* Offset -> address; *RUN (bytes) is how far the mapping goes on from there. 0 if unmapped. */
+uint64_t ff_regions_addr(const FfRegions *r, unsigned file, uint64_t offset, uint64_t *run);
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Thin wrappers of the userfaultfd ioctls that turn partial results into progress.
+ * No state; any thread. System calls: ioctl(UFFDIO_*), read.
+ */
+#include "uffd/uffd.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+
+int ff_uffd_init(int uffd, uint64_t features, uint64_t *have)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = features};
+
+    if (ioctl(uffd, UFFDIO_API, &api) < 0) {
+        /* The kernel takes UFFDIO_API once and then answers EINVAL; it also answers EINVAL for
+         * features that it does not know. Registering tells the two apart. */
+        if (have) {
+            *have = 0;
+        }
+        return errno == EINVAL && features == 0 ? 0 : -errno;
+    }
+    if (have) {
+        *have = api.features;
+    }
+    return 0;
+}
+
+int ff_uffd_register_missing(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_register r = {.range = {addr, len}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+
+    return FF_FAULT_CALL("uffd-register", ioctl(uffd, UFFDIO_REGISTER, &r)) < 0 ? -errno : 0;
+}
+
+int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_register r = {.range = {addr, len}, .mode = UFFDIO_REGISTER_MODE_WP};
+
+    return ioctl(uffd, UFFDIO_REGISTER, &r) < 0 ? -errno : 0;
+}
+
+int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_writeprotect w = {.range = {addr, len}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    int rc;
+
+    do {
+        rc = ioctl(uffd, UFFDIO_WRITEPROTECT, &w) < 0 ? -errno : 0;
+    } while (rc == -EAGAIN || rc == -EINTR); /* the mapping was being changed */
+    return rc;
+}
+
+/* Here the kernel says ENOMEM of an address space that is gone, where others say ESRCH
+ * (fs/userfaultfd.c). Taking the write protection off one page, of a range that is to lose it
+ * anyway, tells that from a mapping that cannot be split. */
+static bool is_gone(int uffd, uint64_t addr)
+{
+    struct uffdio_writeprotect w = {.range = {addr, sysconf(_SC_PAGESIZE)}};
+
+    return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) < 0 && errno == ESRCH;
+}
+
+/* The kernel wakes the waiters first and then takes the range out, and a thread that faults under
+ * its mapping's own lock (Linux 6.6 and later) can begin to wait in between: it would wait for
+ * ever. Hence a second wake, after which nobody can come any more. */
+int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_range r = {addr, len};
+
+    if (FF_FAULT_CALL("uffd-unregister", ioctl(uffd, UFFDIO_UNREGISTER, &r)) == 0) {
+        return ff_uffd_wake(uffd, addr, len);
+    }
+    int rc = -errno;
+    return rc == -ENOMEM && is_gone(uffd, addr) ? -ESRCH : rc;
+}
+
+/* EAGAIN after partial progress (a signal, the mapping being changed) just goes on; the kernel
+ * reports what it did in the copy/zeropage member, negative if nothing was done. */
+int ff_uffd_copy(int uffd, uint64_t addr, const void *src, uint64_t len, uint64_t *done)
+{
+    *done = 0;
+    while (*done < len) {
+        struct uffdio_copy c = {
+            .dst = addr + *done, .src = (uintptr_t)src + *done, .len = len - *done};
+        if (FF_FAULT_CALL("uffd-copy", ioctl(uffd, UFFDIO_COPY, &c)) == 0) {
+            *done = len;
+            break;
+        }
+        int err = errno;
+        if (c.copy > 0) {
+            *done += c.copy;
+        } else if (err != EAGAIN && err != EINTR) {
+            return -err;
+        }
+    }
+    return 0;
+}
+
+int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done)
+{
+    *done = 0;
+    while (*done < len) {
+        struct uffdio_zeropage z = {.range = {addr + *done, len - *done}};
+        if (FF_FAULT_CALL("uffd-zero", ioctl(uffd, UFFDIO_ZEROPAGE, &z)) == 0) {
+            *done = len;
+            break;
+        }
+        int err = errno;
+        if (z.zeropage > 0) {
+            *done += z.zeropage;
+        } else if (err != EAGAIN && err != EINTR) {
+            return -err;
+        }
+    }
+    return 0;
+}
+
+int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_range r = {addr, len};
+
+    return ioctl(uffd, UFFDIO_WAKE, &r) < 0 ? -errno : 0;
+}
+
+int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max)
+{
+    ssize_t n;
+
+    do {
+        n = FF_FAULT_CALL("uffd-read", read(uffd, msgs, max * sizeof(*msgs)));
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        return errno == EAGAIN ? 0 : -errno;
+    }
+    return n / sizeof(*msgs);
+}

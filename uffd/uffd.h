@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * userfaultfd of another process, through fds that its agent handed over: register, place,
+ * wake, read. Addresses are that process's virtual addresses; lengths are bytes, multiples of
+ * the backing's page size. All calls: any thread, 0 or -errno. Knows nothing of migration.
+ */
+#ifndef FF_UFFD_UFFD_H
+#define FF_UFFD_UFFD_H
+
+#include <linux/userfaultfd.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* UFFDIO_API once per uffd. FEATURES as in linux/userfaultfd.h; *HAVE (may be NULL) is what the
+ * kernel has. An uffd that was initialised before (by an engine that died) is fine. */
+int ff_uffd_init(int uffd, uint64_t features, uint64_t *have);
+int ff_uffd_register_missing(int uffd, uint64_t addr, uint64_t len);
+/*
+ * Write tracking (pagemap.h reads the result): the features are those of FF_UFFD_TRACKING, Linux
+ * 6.7 or newer. ff_uffd_init() refuses them with -EINVAL on an older kernel, and on a uffd that was
+ * initialised before; registering and a scan tell the two apart. The features are given because
+ * the headers of the build may be older than the kernel.
+ */
+#define FF_UFFD_TRACKING                                                                           \
+    ((1ull << 12) /* WP_HUGETLBFS_SHMEM */ | (1ull << 13) /* WP_UNPOPULATED */ |                   \
+     (1ull << 15) /* WP_ASYNC */)
+int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len);
+/* Write-protects every page of the range, also those that nobody has mapped: their page tables
+ * are made, and huge mappings of shared memory split, so that a scan can miss no page. */
+int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len);
+/* Also wakes every waiter of the range. */
+int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
+/* Places SRC at ADDR and wakes the waiters. *DONE is what was placed. -EEXIST: the page at
+ * ADDR + *DONE was there already, nobody was woken there. */
+int ff_uffd_copy(int uffd, uint64_t addr, const void *src, uint64_t len, uint64_t *done);
+/* The same with zero pages; shmem and anonymous memory only. */
+int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done);
+int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
+/* Reads up to MAX messages without blocking. Returns their number, 0 if there is none now. */
+int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max);
+
+#endif
