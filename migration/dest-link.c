@@ -388,17 +388,29 @@ static bool say_greeting(FfMigration *m, GError **error)
     return rc < 0 ? lost(error, m->main, rc, NULL) : true;
 }
 
-/* The source of a migration that was here before: this one waits for its own. */
+/* The source of a migration that was here before: this one waits for its own, for whom the place
+ * is free before the stray knows that it is sent away. */
 static bool send_away(FfMigration *m, const FfFrame *f, GError **error)
 {
     static const char why[] = "the migration that you look for is not here any more";
     FfFrame reply = ff_frame(f->type == FF_FRAME_RESUME ? FF_FRAME_RESUME_REPLY : FF_FRAME_REVOKED,
                              strlen(why));
+    FfResume r;
 
+    /* What is left unread makes the end a reset, which would overtake the answer. */
+    int rc = ff_channel_read_all(m->main, &r, sizeof(r), GREETING_DEADLINE_MS);
+    if (rc < 0) {
+        return lost(error, m->main, rc, NULL);
+    }
+    ff_mutex_lock(&m->lock);
+    FfChannel *stray = g_steal_pointer(&m->main);
+    m->events &= ~FF_EV_MAIN;
+    ff_mutex_unlock(&m->lock);
     reply.page = 1;
-    ff_channel_send_last(m->main, reply, why);
+    ff_channel_send_last(stray, reply, why);
     g_set_error(error, FF_M_ERROR, FF_M_ERROR_STRAY, "%s looks for another migration",
-                ff_channel_peer(m->main));
+                ff_channel_peer(stray));
+    ff_channel_free(stray);
     return false;
 }
 

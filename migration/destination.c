@@ -135,17 +135,12 @@ static bool await_peer(FfMigration *m, GError **error)
 }
 
 /* TRUE: it was none of ours, and the right one may still come. */
-static bool go_on_waiting(FfMigration *m, const GError *error)
+static bool go_on_waiting(const FfMigration *m, const GError *error)
 {
     if (!g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STRAY) || m->listen_fd < 0) {
         return false;
     }
     g_message("connection refused: %s", error->message);
-    ff_mutex_lock(&m->lock);
-    FfChannel *stray = g_steal_pointer(&m->main);
-    m->events &= ~FF_EV_MAIN;
-    ff_mutex_unlock(&m->lock);
-    ff_channel_free(stray);
     return true;
 }
 
