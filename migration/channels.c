@@ -16,7 +16,7 @@
  */
 #include "migration/internal.h"
 
-void ff_extra_add_locked(FfMigration *m, FfChannel *ch)
+FfExtra *ff_extra_add_locked(FfMigration *m, FfChannel *ch)
 {
     unsigned i = m->n_extra++;
 
@@ -25,6 +25,7 @@ void ff_extra_add_locked(FfMigration *m, FfChannel *ch)
     if (m->events & (FF_EV_DEAD | FF_EV_QUIT)) {
         ff_channel_shutdown(ch); /* the end had come before */
     }
+    return &m->extra[i];
 }
 
 void ff_extra_start(FfMigration *m, GThreadFunc run)

@@ -86,17 +86,16 @@ static const char *attach_extra(FfMigration *m, FfChannel **ch, uint64_t epoch)
     ff_channel_send(*ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
     ff_mutex_lock(&m->lock);
     bool recovering = m->recovering;
-    bool ok = wanted_epoch(m) == epoch && m->n_extra < FF_MAX_EXTRA;
-    if (ok) {
+    FfExtra *x = NULL;
+    if (wanted_epoch(m) == epoch && m->n_extra < FF_MAX_EXTRA) {
         m->accepting = NULL;
-        ff_extra_add_locked(m, g_steal_pointer(ch));
+        x = ff_extra_add_locked(m, g_steal_pointer(ch));
     }
     ff_mutex_unlock(&m->lock);
-    if (!ok) {
+    if (!x) {
         return "no further channel is expected now";
     }
     if (!recovering) {
-        FfExtra *x = &m->extra[m->n_extra - 1];
         x->thread = g_thread_new("ff-bulk", ff_dest_extra_reader, x);
     }
     return NULL;
@@ -377,12 +376,17 @@ static char *compare(FfMigration *m, const FfFrame *f, uint8_t *payload)
     return NULL;
 }
 
-static bool say_greeting(FfMigration *m, GError **error)
+FfGreeting ff_dest_greeting(const FfMigration *m)
 {
-    FfGreeting g = {
+    return (FfGreeting){
         .version = GUINT32_TO_LE(FF_WIRE_VERSION),
         .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
     };
+}
+
+static bool say_greeting(FfMigration *m, GError **error)
+{
+    FfGreeting g = ff_dest_greeting(m);
 
     int rc = ff_channel_send(m->main, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g, true);
     return rc < 0 ? lost(error, m->main, rc, NULL) : true;

@@ -230,10 +230,7 @@ static bool refuse(FfChannel *ch, FfFrameType reply, const char *why, GError **e
  * this side is to end; CH is taken. */
 static bool recognise(FfMigration *m, FfChannel *ch, uint64_t *epoch, bool *revoked, GError **error)
 {
-    FfGreeting g = {
-        .version = GUINT32_TO_LE(FF_WIRE_VERSION),
-        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
-    };
+    FfGreeting g = ff_dest_greeting(m);
     FfResume r = {0};
     FfFrame f;
 

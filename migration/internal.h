@@ -388,8 +388,8 @@ void ff_source_acked(FfMigration *m, unsigned index, uint64_t count);
 void ff_source_forget_sent(FfMigration *m);
 
 /* channels.c */
-/* Takes CH over as the next further bulk connection. FfMigration.lock is held. */
-void ff_extra_add_locked(FfMigration *m, FfChannel *ch);
+/* Takes CH over as the next further bulk connection. FfMigration.lock is held. Its place is M's. */
+FfExtra *ff_extra_add_locked(FfMigration *m, FfChannel *ch);
 /* Starts RUN(FfExtra *) for each. */
 void ff_extra_start(FfMigration *m, GThreadFunc run);
 /* Joins the threads of all and frees them; the channels are shut down already. */
@@ -425,6 +425,8 @@ gpointer ff_dest_coordinator(gpointer m);
 void ff_dest_end_loaded(FfMigration *m);
 void ff_dest_see_through(FfMigration *m);
 gpointer ff_dest_acceptor(gpointer m);
+/* What a destination says first, to a source that comes and to one that comes back. */
+FfGreeting ff_dest_greeting(const FfMigration *m);
 bool ff_dest_greet(FfMigration *m, GError **error);
 gpointer ff_dest_main_reader(gpointer m);
 gpointer ff_dest_urgent_reader(gpointer m);

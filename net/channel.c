@@ -45,8 +45,8 @@ struct FfChannel {
     char *peer;
     gint error;        /* atomic; first errno that killed it. Observer: any thread */
     gint closed;       /* atomic; ff_channel_shutdown was called */
-    uint64_t bytes;    /* atomic, relaxed; observer: statistics */
-    uint64_t received; /* atomic, relaxed; observer: who looks whether the peer lives */
+    uint64_t sent;     /* atomic, relaxed; observer: statistics */
+    uint64_t received; /* the same; observer also: who looks whether the peer lives */
     gint deadline;     /* atomic; ms for a write without any progress, 0: none */
     FfTlsSession *tls; /* NULL: in the clear. Set before other threads use the channel */
     uint8_t *record;   /* [FF_TLS_RECORD]; its user has the turn. NULL: in the clear */
@@ -188,7 +188,7 @@ const char *ff_channel_peer(const FfChannel *ch)
 
 uint64_t ff_channel_bytes(const FfChannel *ch)
 {
-    return __atomic_load_n(&ch->bytes, __ATOMIC_RELAXED);
+    return __atomic_load_n(&ch->sent, __ATOMIC_RELAXED) + ff_channel_received(ch);
 }
 
 uint64_t ff_channel_received(const FfChannel *ch)
@@ -196,14 +196,13 @@ uint64_t ff_channel_received(const FfChannel *ch)
     return __atomic_load_n(&ch->received, __ATOMIC_RELAXED);
 }
 
-static void count(FfChannel *ch, size_t n)
+static void count_sent(FfChannel *ch, size_t n)
 {
-    __atomic_fetch_add(&ch->bytes, n, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&ch->sent, n, __ATOMIC_RELAXED);
 }
 
 static void count_received(FfChannel *ch, size_t n)
 {
-    count(ch, n);
     __atomic_fetch_add(&ch->received, n, __ATOMIC_RELAXED);
 }
 
@@ -392,7 +391,7 @@ static int write_tls(FfChannel *ch, struct iovec *iov, int n)
             died(ch, err ? err : EPIPE);
             return err ? -err : -EPIPE;
         }
-        count(ch, have);
+        count_sent(ch, have);
     }
     return 0;
 }
@@ -425,7 +424,7 @@ static int write_all(FfChannel *ch, struct iovec *iov, int n)
     while (n > 0) {
         ssize_t done = FF_FAULT_CALL("send", send_some(ch, iov, n));
         if (done >= 0) {
-            count(ch, done);
+            count_sent(ch, done);
             advance(&iov, &n, done);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             int rc = wait_for_peer(ch, POLLOUT);
@@ -502,7 +501,7 @@ void ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload)
     } else {
         ssize_t n = sendmsg(ch->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
-            count(ch, n);
+            count_sent(ch, n);
         }
     }
     give_turn(ch);
