@@ -391,16 +391,16 @@ static void give_up(FfMigration *m, const GError *why)
     if (lives_on && m->regions && m->uffd >= 0) {
         ff_dest_disarm(m); /* with empty memory: nothing in it may wait for a page */
     }
+    /* The engine ends with its QEMU, perhaps before it has said more than this. */
+    g_message("the migration cannot come in: %s", why->message);
     if (!lives_on) {
-        /* The engine ends with its QEMU, perhaps before it has said more than this. */
-        g_message("the migration cannot come in: %s", why->message);
         ff_m_set_status(m, FF_STATUS_FAILED);
         end_vmm(m);
     }
     tell_source(m, why->message);
     ff_m_event(m, FF_EV_TOLD);
     g_main_context_wakeup(m->driver_ctx);
-    vmm->abandon(vmm, why->message);
+    vmm->abandon(vmm);
     if (lives_on) {
         store_phase(m, FF_PHASE_IDLE);
     } else {

@@ -67,7 +67,7 @@ struct FfVmm {
     void (*announce)(FfVmm *vmm);
     /* Destination, before the grant: ends QEMU the way a failed incoming migration does
      * (exit status 1). */
-    void (*abandon)(FfVmm *vmm, const char *why);
+    void (*abandon)(FfVmm *vmm);
     /* Its first half, optional: from the return on that status is certain, whatever signal comes
      * now. QEMU may be gone at any moment then, and this process with it. */
     void (*doom)(FfVmm *vmm);

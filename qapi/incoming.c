@@ -119,18 +119,11 @@ static void give_qemu(FfDriver *d)
     set_native(d);
 }
 
-typedef struct {
-    FfVmm *vmm;
-    char *why;
-} Abandon;
-
-static gpointer abandon_thread(gpointer opaque)
+static gpointer abandon(gpointer opaque)
 {
-    Abandon *abandon = opaque;
+    FfVmm *vmm = opaque;
 
-    abandon->vmm->abandon(abandon->vmm, abandon->why);
-    g_free(abandon->why);
-    g_free(abandon);
+    vmm->abandon(vmm);
     return NULL;
 }
 
@@ -138,15 +131,13 @@ static gpointer abandon_thread(gpointer opaque)
  * do so takes answers from QEMU, so it is not for the main loop's thread. */
 static void give_up(FfDriver *d, const char *why)
 {
-    Abandon *abandon = g_new0(Abandon, 1);
+    FfVmm *vmm = d->config.port->vmm(d->config.port_opaque);
 
-    abandon->vmm = d->config.port->vmm(d->config.port_opaque);
-    abandon->why = g_strdup(why);
     ff_driver_store_failure(d, FF_ROLE_DESTINATION, why);
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration destination failed: %s", why);
     forget(d);
-    g_thread_unref(g_thread_new("abandon", abandon_thread, abandon));
+    g_thread_unref(g_thread_new("abandon", abandon, vmm));
 }
 
 /* --- QEMU carries it ------------------------------------------------------------------------ */

@@ -483,12 +483,11 @@ static void inner_doom(FfVmm *vmm)
     }
 }
 
-static void inner_abandon(FfVmm *vmm, const char *why)
+static void inner_abandon(FfVmm *vmm)
 {
     FfInner *inner = (FfInner *)vmm;
     g_autofree char *state = NULL;
 
-    g_message("%s: the incoming migration is given up: %s", inner->name, why);
     inner_doom(vmm); /* again is as good: it loads by now, or could not */
     state = run_state(inner, ABANDON_DEADLINE_MS, NULL, NULL);
     if (state && strcmp(state, "inmigrate") != 0) {

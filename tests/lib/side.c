@@ -296,7 +296,7 @@ static void vmm_announce(FfVmm *v)
 {
 }
 
-static void vmm_abandon(FfVmm *v, const char *why)
+static void vmm_abandon(FfVmm *v)
 {
     g_atomic_int_set(&((Side *)v)->abandoned, 1);
 }

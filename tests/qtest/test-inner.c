@@ -444,7 +444,7 @@ static void roll_back(Pair *p, const Case *c, int out, const char *run_state, co
 {
     bool running;
 
-    p->d.vmm->abandon(p->d.vmm, "the test wants it");
+    p->d.vmm->abandon(p->d.vmm);
     /* A QEMU that has loaded everything can only be told to quit. */
     g_assert_cmpint(vm_wait_exit(p->d.vm), ==, c->fail_at == 2 ? 0 : 1);
     if (c->new_engine) {
@@ -776,7 +776,7 @@ static void test_abandon_idle(void)
 
     pair_open(&p);
     end_start(&p, &p.d, "destination", "defer", false, NULL);
-    p.d.vmm->abandon(p.d.vmm, "the test wants it");
+    p.d.vmm->abandon(p.d.vmm);
     g_assert_cmpint(vm_wait_exit(p.d.vm), ==, 1);
     pair_close(&p);
 }
