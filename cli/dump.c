@@ -7,6 +7,7 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/json.h"
+#include "cli/options.h"
 #include "cli/qmp.h"
 
 #include <inttypes.h>
@@ -204,12 +205,9 @@ int ff_cli_dump(int argc, char **argv)
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
-    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
     g_autoptr(GError) error = NULL;
 
-    g_option_context_set_help_enabled(context, FALSE);
-    g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+    if (!ff_cli_options(entries, argc, argv, &error)) {
         fprintf(stderr, "farfault: %s (farfault dump --help)\n", error->message);
         return EXIT_USAGE;
     }

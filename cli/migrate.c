@@ -7,6 +7,7 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/move.h"
+#include "cli/options.h"
 #include "cli/report.h"
 
 #include <gio/gio.h>
@@ -57,11 +58,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
-    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
 
-    g_option_context_set_help_enabled(context, FALSE);
-    g_option_context_add_main_entries(context, entries, NULL);
-    return g_option_context_parse(context, &argc, &argv, error);
+    return ff_cli_options(entries, argc, argv, error);
 }
 
 static bool usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);

@@ -8,6 +8,7 @@
 #include "cli/half.h"
 #include "cli/help.h"
 #include "cli/json.h"
+#include "cli/options.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
 
@@ -176,12 +177,9 @@ int ff_cli_status(int argc, char **argv)
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
-    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
     g_autoptr(GError) error = NULL;
 
-    g_option_context_set_help_enabled(context, FALSE);
-    g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+    if (!ff_cli_options(entries, argc, argv, &error)) {
         fprintf(stderr, "farfault: %s (farfault status --help)\n", error->message);
         return EXIT_USAGE;
     }

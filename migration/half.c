@@ -8,6 +8,7 @@
  * the only ones to write it.
  */
 #include "migration/internal.h"
+#include "migration/states.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -44,10 +45,7 @@ FfHalf *ff_m_half(FfMigration *m)
     bool source = m->cfg.role == FF_ROLE_SOURCE;
 
     ff_mutex_lock(&m->lock);
-    bool in_two =
-        m->status == FF_STATUS_POSTCOPY_ACTIVE || m->status == FF_STATUS_POSTCOPY_PAUSED ||
-        m->status == FF_STATUS_POSTCOPY_RECOVER_SETUP || m->status == FF_STATUS_POSTCOPY_RECOVER;
-    FfHalf *h = in_two ? g_new0(FfHalf, 1) : NULL;
+    FfHalf *h = ff_state_is_postcopy(m->status) ? g_new0(FfHalf, 1) : NULL;
     if (h) {
         h->peer_uri = source ? g_strdup(m->peer_uri) : NULL;
         h->may_run = !source && m->given;

@@ -27,4 +27,17 @@ bool ff_state_is_final(FfStatus status);
 /* The table as Markdown; g_free. */
 char *ff_states_markdown(void);
 
+/* The guest is at the destination, part of its memory at the source, and the connection is lost. */
+static inline bool ff_state_is_lost(FfStatus status)
+{
+    return status == FF_STATUS_POSTCOPY_PAUSED || status == FF_STATUS_POSTCOPY_RECOVER_SETUP ||
+           status == FF_STATUS_POSTCOPY_RECOVER;
+}
+
+/* The same, whether it is lost or not. */
+static inline bool ff_state_is_postcopy(FfStatus status)
+{
+    return status == FF_STATUS_POSTCOPY_ACTIVE || ff_state_is_lost(status);
+}
+
 #endif

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "migration/states.h"
 #include "net/sync.h"
 #include "qapi/driver-private.h"
 
@@ -30,9 +31,7 @@ static gboolean free_migration(gpointer opaque)
 /* While the connection is lost QEMU's main loop may wait for a page, and answer nobody. */
 static bool is_lost(const FfDriver *d, FfStatus status)
 {
-    return d->config.state->role == FF_ROLE_DESTINATION &&
-           (status == FF_STATUS_POSTCOPY_PAUSED || status == FF_STATUS_POSTCOPY_RECOVER_SETUP ||
-            status == FF_STATUS_POSTCOPY_RECOVER);
+    return d->config.state->role == FF_ROLE_DESTINATION && ff_state_is_lost(status);
 }
 
 static void on_status(FfStatus status, void *opaque)

@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "migration/states.h"
 #include "qapi/driver-private.h"
 
 static JsonObject *ram_to_json(const FfMigrationInfo *info, unsigned version)
@@ -86,12 +87,6 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     return own;
 }
 
-static bool is_postcopy(FfStatus status)
-{
-    return status == FF_STATUS_POSTCOPY_ACTIVE || status == FF_STATUS_POSTCOPY_PAUSED ||
-           status == FF_STATUS_POSTCOPY_RECOVER_SETUP || status == FF_STATUS_POSTCOPY_RECOVER;
-}
-
 static void source_fields(JsonObject *out, const FfMigrationInfo *info, const FfInfoView *view)
 {
     switch (info->status) {
@@ -104,7 +99,7 @@ static void source_fields(JsonObject *out, const FfMigrationInfo *info, const Ff
         break;
     }
     if (info->status == FF_STATUS_COMPLETED ||
-        (view->version >= FF_QEMU_8_2 && is_postcopy(info->status))) {
+        (view->version >= FF_QEMU_8_2 && ff_state_is_postcopy(info->status))) {
         json_object_set_int_member(out, "downtime", MAX(info->downtime, 0));
     } else {
         json_object_set_int_member(out, "expected-downtime",
