@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -468,6 +469,25 @@ char *vm_stderr(Vm *vm)
     if (!g_file_get_contents(path, &text, NULL, NULL))
         return g_strdup("");
     return text;
+}
+
+void vm_wait_stderr(Vm *vm, const char *text)
+{
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+    g_autofree char *path = g_build_filename(vm->dir, "stderr", NULL);
+    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    char sink[4096];
+
+    g_assert_cmpint(inotify_add_watch(fd, path, IN_MODIFY), >=, 0);
+    for (;;) {
+        g_autofree char *log = vm_stderr(vm);
+        if (strstr(log, text))
+            break;
+        if (!test_wait_readable(fd, deadline))
+            test_fail("%s: \"%s\" was not written; stderr: %s", vm->name, text, log);
+        G_GNUC_UNUSED ssize_t n = read(fd, sink, sizeof(sink));
+    }
+    close(fd);
 }
 
 pid_t vm_find_engine(Vm *vm)

@@ -74,6 +74,8 @@ void vm_expect_ram_change(Vm *vm);
 bool vm_fault_happened(Vm *vm, unsigned i);
 /* What QEMU, relay and engine wrote to stderr so far (g_free). */
 char *vm_stderr(Vm *vm);
+/* Waits for TEXT there. */
+void vm_wait_stderr(Vm *vm, const char *text);
 
 /* TRUE if farfault is in the build folder, whole; else *WHY (static) says what is missing. */
 bool vm_farfault_available(const char **why);
