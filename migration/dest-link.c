@@ -168,6 +168,23 @@ static const char *take_main(FfMigration *m, FfChannel **ch, GByteArray *first)
     return NULL;
 }
 
+/* A source that has come in under TLS and then ended the session before its first word has looked
+ * at this side's certificate and does not want it: nobody else can have said so. That is a failed
+ * migration, as it is to QEMU; but not to one that is under way. */
+static void see_declined(FfMigration *m, const FfChannel *ch)
+{
+    ff_mutex_lock(&m->lock);
+    bool waiting = !m->main && !m->arrived && !m->recovering && !m->given;
+    ff_mutex_unlock(&m->lock);
+    /* Only this thread lets a source in, so none has come in between. */
+    if (waiting && ff_channel_declined(ch)) {
+        ff_m_dead(m,
+                  "%s ended the connection behind the TLS handshake: it does not accept this "
+                  "side's certificate, and its log says why",
+                  ff_channel_peer(ch));
+    }
+}
+
 static const char *take_connection(FfMigration *m, FfChannel **ch)
 {
     g_autoptr(GByteArray) first = g_byte_array_new();
@@ -175,6 +192,9 @@ static const char *take_connection(FfMigration *m, FfChannel **ch)
 
     g_byte_array_set_size(first, FF_PROLOGUE_HEADER);
     int rc = ff_channel_read_all(*ch, first->data, first->len, FIRST_BYTES_DEADLINE_MS);
+    if (rc == -EPIPE) {
+        see_declined(m, *ch);
+    }
     if (rc < 0) {
         return rc == -ETIMEDOUT ? "nothing came in time" : "it ended before it said anything";
     }

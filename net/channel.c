@@ -587,8 +587,8 @@ static int64_t left_ms(int64_t end)
     return MAX(0, (end - g_get_monotonic_time() + 999) / 1000);
 }
 
-/* This side has refused the peer, by an alert. A close now would break the connection under a peer
- * that is still writing, and it would never read why. */
+/* This side has refused the peer, by an alert or by TLS's end. A close now would break the
+ * connection under a peer that is still writing, and it would never read it. */
 static void linger(FfChannel *ch)
 {
     int64_t end = g_get_monotonic_time() + LINGER_MS * 1000LL;
@@ -632,6 +632,11 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
                                      "tls-creds on both sides"
                                    : g_strerror(-rc));
     return false;
+}
+
+bool ff_channel_declined(const FfChannel *ch)
+{
+    return ch->tls && ff_tls_declined(ch->tls);
 }
 
 char *ff_channel_tls(const FfChannel *ch)

@@ -51,6 +51,8 @@ int ff_channel_peek(FfChannel *ch, uint8_t *first, int deadline_ms);
  * more. HOSTNAME can be NULL. */
 bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int deadline_ms,
                           GError **error);
+/* Under TLS: the peer has proved who it is, and has said that it writes no more (net/tls.h). */
+bool ff_channel_declined(const FfChannel *ch);
 /* "TLSv1.3 ..." (g_free), NULL in the clear. */
 char *ff_channel_tls(const FfChannel *ch);
 

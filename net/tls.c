@@ -5,8 +5,11 @@
  *
  * Lock: FfTlsSession.lock is a leaf, held around one call of OpenSSL on a non-blocking socket.
  * OpenSSL's error queue is the thread's, so it is emptied before and read after each call inside
- * of the lock. Checks of the peer run inside of the handshake (ff_tls_verify), so that a refused
- * peer gets an alert and not a connection that just closes.
+ * of the lock. The peer's certificate is verified inside of the handshake (ff_tls_verify), so that
+ * a refused peer gets an alert and not a connection that just closes. Only whether it names the
+ * host is looked at when the handshake is over, as GnuTLS does: the server knows by then whom it
+ * talks to, and may believe it when it is told that nothing will come (ff_tls_declined).
+ * Nothing is read or written before a session is `usable`.
  * System calls: read, write (the socket), setsockopt (TCP_ULP, where the kernel has TLS).
  */
 #include "net/tls.h"
@@ -25,7 +28,9 @@ struct FfTlsSession {
     SSL *ssl;       /* lock */
     char *hostname; /* can be NULL */
     FfMutex lock;
+    bool usable;      /* lock; the handshake is over and the peer is who it has to be */
     bool dead;        /* lock; OpenSSL must not be entered any more */
+    bool ended;       /* lock; the peer has said that it writes no more */
     unsigned records; /* lock; written under the current key */
     unsigned keys;    /* lock; that were left behind */
     int err;          /* lock */
@@ -164,6 +169,7 @@ static FfIo failed(FfTlsSession *s, int rc, int sys, short *events)
         *events = POLLOUT;
         return FF_IO_AGAIN;
     case SSL_ERROR_ZERO_RETURN:
+        s->ended = true;
         break;
     case SSL_ERROR_SYSCALL:
         s->err = sys;
@@ -233,16 +239,26 @@ static bool is_host(X509 *cert, const char *name)
            X509_check_host(cert, name, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, NULL) == 1;
 }
 
-static char *why_not(FfTlsSession *s, X509 *cert)
+/* Why a client does not accept the host that CERT names; NULL: it does. g_free. */
+static char *why_not_host(const FfTlsSession *s, X509 *cert)
+{
+    if (!cert) {
+        return g_strdup("Verify failed: No certificate was found.");
+    }
+    if (!s->hostname) {
+        return g_strdup("No hostname for certificate validation: set tls-hostname");
+    }
+    if (!is_host(cert, s->hostname)) {
+        return g_strdup_printf("Certificate does not match the hostname %s", s->hostname);
+    }
+    return NULL;
+}
+
+/* Why a server does not let in whom CERT names; NULL: it does. g_free. */
+static char *why_not_in(const FfTlsSession *s, X509 *cert)
 {
     g_autofree char *name = NULL;
 
-    if (!s->tls->server && !s->hostname) {
-        return g_strdup("No hostname for certificate validation: set tls-hostname");
-    }
-    if (!s->tls->server && !is_host(cert, s->hostname)) {
-        return g_strdup_printf("Certificate does not match the hostname %s", s->hostname);
-    }
     if (s->tls->authz) {
         name = ff_tls_subject(cert);
         if (!ff_authz_allows(s->tls->authz, name)) {
@@ -270,7 +286,7 @@ int ff_tls_verify(X509_STORE_CTX *store, void *opaque)
                                    X509_verify_cert_error_string(code)));
         return 0;
     }
-    why = why_not(s, X509_STORE_CTX_get0_cert(store));
+    why = why_not_in(s, X509_STORE_CTX_get0_cert(store));
     if (why) {
         set_why(s, why);
         X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
@@ -373,16 +389,29 @@ void ff_tls_session_free(FfTlsSession *s)
     }
 }
 
-/* A client with a shared key takes no server that does not know it. */
-static FfIo check_key_used(FfTlsSession *s)
+/* The handshake is over: a client with a shared key takes no server that does not know it, one with
+ * certificates none of another host. Under the lock. */
+static FfIo check_peer(FfTlsSession *s)
 {
-    if (s->tls->psk && !SSL_session_reused(s->ssl)) {
-        set_why(s, g_strdup("the peer did not use the shared key"));
-        s->err = EPROTO;
-        s->dead = true;
-        return FF_IO_DEAD;
+    const FfTls *tls = s->tls;
+    char *why = NULL;
+
+    if (tls->psk && !SSL_session_reused(s->ssl)) {
+        why = g_strdup("the peer did not use the shared key");
+    } else if (!tls->psk && !tls->server && tls->verify_peer) {
+        why = why_not_host(s, SSL_get0_peer_certificate(s->ssl));
     }
-    return FF_IO_DONE;
+    if (!why) {
+        s->usable = true;
+        return FF_IO_DONE;
+    }
+    set_why(s, why);
+    s->err = EPROTO;
+    s->dead = true;
+    /* All that the peer hears: a handshake that is over leaves no alert to be sent. */
+    SSL_shutdown(s->ssl);
+    ERR_clear_error();
+    return FF_IO_DEAD;
 }
 
 FfIo ff_tls_handshake(FfTlsSession *s, short *events)
@@ -395,7 +424,7 @@ FfIo ff_tls_handshake(FfTlsSession *s, short *events)
         ERR_clear_error();
         errno = 0;
         int rc = SSL_do_handshake(s->ssl), sys = errno;
-        io = rc == 1 ? check_key_used(s) : failed(s, rc, sys, events);
+        io = rc == 1 ? check_peer(s) : failed(s, rc, sys, events);
     }
     ff_mutex_unlock(&s->lock);
     return io;
@@ -408,7 +437,7 @@ FfIo ff_tls_read(FfTlsSession *s, void *buf, size_t len, size_t *done, short *ev
     *done = 0;
     *events = 0;
     ff_mutex_lock(&s->lock);
-    if (!s->dead) {
+    if (s->usable && !s->dead) {
         ERR_clear_error();
         errno = 0;
         int rc = SSL_read_ex(s->ssl, buf, len, done), sys = errno;
@@ -463,7 +492,7 @@ FfIo ff_tls_write(FfTlsSession *s, const void *buf, size_t len, short *events)
 
     *events = 0;
     ff_mutex_lock(&s->lock);
-    if (!s->dead) {
+    if (s->usable && !s->dead) {
         ERR_clear_error();
         errno = 0;
         int rc = SSL_write_ex(s->ssl, buf, len, &done), sys = errno;
@@ -500,6 +529,14 @@ bool ff_tls_pending(FfTlsSession *s)
     bool pending = !s->dead && SSL_pending(s->ssl) > 0;
     ff_mutex_unlock(&s->lock);
     return pending;
+}
+
+bool ff_tls_declined(FfTlsSession *s)
+{
+    ff_mutex_lock(&s->lock);
+    bool declined = s->usable && s->ended && (s->tls->psk || s->tls->verify_peer);
+    ff_mutex_unlock(&s->lock);
+    return declined;
 }
 
 char *ff_tls_describe(FfTlsSession *s)

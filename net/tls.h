@@ -37,6 +37,10 @@ FfIo ff_tls_write(FfTlsSession *s, const void *buf, size_t len, short *events);
 FfIo ff_tls_finish(FfTlsSession *s, short *events);
 /* Decrypted bytes wait inside: poll() on the socket does not tell of them. */
 bool ff_tls_pending(FfTlsSession *s);
+/* The peer has proved who it is, and has then said, in words of TLS, that it writes no more. A
+ * connection that just ends is none of it, nor is the end of a peer that nobody has verified. Any
+ * thread. */
+bool ff_tls_declined(FfTlsSession *s);
 /* Why it is dead, one line; NULL while it is not or when it just ended. Any thread. */
 const char *ff_tls_why(FfTlsSession *s);
 /* errno-style (positive): EPROTO with a reason, 0 if the peer just ended. */

@@ -472,7 +472,10 @@ static void inner_doom(FfVmm *vmm)
     int fd = -1;
 
     if (!inner->loading && !vmm->keep_failed) {
-        /* QEMU ends with status 1 when its stream ends early: here before the first byte. */
+        /* QEMU ends with status 1 when its stream ends early, here before the first byte; but not
+         * when a TLS handshake fails. It may have credentials still: who gives up before a source
+         * has come has changed nothing in it. */
+        ff_inner_unset_tls(vmm, NULL);
         inner_load(vmm, &fd, NULL);
     }
     if (inner->stream >= 0) {

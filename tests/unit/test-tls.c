@@ -113,6 +113,7 @@ static const struct {
     bool verify_server, verify_client;     /* verify-peer of the server's, the client's object */
     const char *priority;                  /* of both; NULL: default */
     const char *server_says, *client_says; /* NULL: it succeeds */
+    bool declined;                         /* the server knows the client, who wants no more */
 } x509_cases[] = {
     {"both", "server", "client", "dest.example.org", true, true},
     {"address", "server", "client", "127.0.0.1", true, true},
@@ -121,11 +122,17 @@ static const struct {
     {"strong", "server", "client", "dest.example.org", true, true, "SECURE256"},
     {"anonymous-client", "server", "none", "dest.example.org", false, true},
     {"unverified-server", "server-other", "client", "wrong", true, false},
-    {"wrong-host", "server", "client", "wrong.example.org", true, true, NULL, "refused TLS",
-     "Certificate does not match the hostname wrong.example.org"},
-    {"wrong-address", "server", "client", "127.0.0.2", true, true, NULL, "refused TLS",
-     "Certificate does not match the hostname 127.0.0.2"},
-    {"no-host", "server", "client", NULL, true, true, NULL, "refused TLS", "set tls-hostname"},
+    {"wrong-host", "server", "client", "wrong.example.org", true, true, NULL, "Broken pipe",
+     "Certificate does not match the hostname wrong.example.org", .declined = true},
+    {"wrong-host-12", "server", "client", "wrong.example.org", true, true, "NORMAL:-VERS-TLS1.3",
+     "Broken pipe", "Certificate does not match the hostname wrong.example.org", .declined = true},
+    {"wrong-address", "server", "client", "127.0.0.2", true, true, NULL, "Broken pipe",
+     "Certificate does not match the hostname 127.0.0.2", .declined = true},
+    {"no-host", "server", "client", NULL, true, true, NULL, "Broken pipe", "set tls-hostname",
+     .declined = true},
+    /* Whose end it is nobody knows. */
+    {"wrong-host-anonymous", "server", "none", "wrong.example.org", false, true, NULL,
+     "Broken pipe", "Certificate does not match the hostname wrong.example.org"},
     {"server-of-other-ca", "server-other", "client", "dest.example.org", true, true, NULL,
      "does not know the issuer", "The certificate hasn't got a known issuer"},
     {"client-of-other-ca", "server", "client-other", "dest.example.org", true, true, NULL,
@@ -170,6 +177,8 @@ static void test_x509(gconstpointer data)
     shake(&server, &client);
     expect("server", server.error, x509_cases[i].server_says);
     expect("client", client.error, x509_cases[i].client_says);
+    g_assert_cmpint(ff_channel_declined(server.ch), ==, x509_cases[i].declined);
+    g_assert_false(ff_channel_declined(client.ch));
     if (!client.error) {
         g_autofree char *tls = ff_channel_tls(client.ch);
         bool old = x509_cases[i].priority && strstr(x509_cases[i].priority, "-VERS-TLS1.3");
@@ -177,6 +186,45 @@ static void test_x509(gconstpointer data)
     }
     end_clear(&server);
     end_clear(&client);
+}
+
+/* Nothing is said before it is known who the peer is, nor to one that is somebody else. */
+static void test_not_before(void)
+{
+    g_autofree char *server_dir = sub("server"), *client_dir = sub("client");
+    g_autoptr(FfTls) server =
+        load((FfCredsSpec){.server = true, .verify_peer = true, .dir = server_dir}, NULL);
+    g_autoptr(FfTls) client = load((FfCredsSpec){.verify_peer = true, .dir = client_dir}, NULL);
+    FfIo there = FF_IO_AGAIN, here = FF_IO_AGAIN;
+    size_t done;
+    short events;
+    int sv[2];
+    char c;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), ==, 0);
+    g_autoptr(FfTlsSession) s = ff_tls_session_new(server, sv[0], NULL);
+    g_autoptr(FfTlsSession) c0 = ff_tls_session_new(client, sv[1], "wrong.example.org");
+
+    g_assert_cmpint(ff_tls_write(c0, "hello", 5, &events), ==, FF_IO_DEAD);
+    g_assert_cmpint(ff_tls_read(c0, &c, 1, &done, &events), ==, FF_IO_DEAD);
+    g_assert_cmpint(recv(sv[0], &c, 1, 0), ==, -1);
+    g_assert_cmpint(errno, ==, EAGAIN);
+    while (here == FF_IO_AGAIN || there == FF_IO_AGAIN) {
+        here = here == FF_IO_AGAIN ? ff_tls_handshake(c0, &events) : here;
+        there = there == FF_IO_AGAIN ? ff_tls_handshake(s, &events) : there;
+    }
+    g_assert_cmpint(here, ==, FF_IO_DEAD);
+    g_assert_cmpint(there, ==, FF_IO_DONE);
+    g_assert_cmpint(ff_tls_errno(c0), ==, EPROTO);
+    g_assert_cmpint(ff_tls_write(c0, "hello", 5, &events), ==, FF_IO_DEAD);
+    g_assert_cmpint(ff_tls_read(c0, &c, 1, &done, &events), ==, FF_IO_DEAD);
+    g_assert_false(ff_tls_declined(s)); /* it has not looked yet */
+    g_assert_cmpint(ff_tls_read(s, &c, 1, &done, &events), ==, FF_IO_DEAD);
+    g_assert_true(ff_tls_declined(s));
+    g_assert_cmpint(recv(sv[0], &c, 1, 0), ==, -1);
+    g_assert_cmpint(errno, ==, EAGAIN);
+    close(sv[0]);
+    close(sv[1]);
 }
 
 /* ---- who may come in --------------------------------------------------------------------------
@@ -538,6 +586,7 @@ int main(int argc, char **argv)
         g_autofree char *name = g_strdup_printf("/tls/x509/%s", x509_cases[i].name);
         g_test_add_data_func(name, GUINT_TO_POINTER(i), test_x509);
     }
+    g_test_add_func("/tls/not-before", test_not_before);
     g_test_add_func("/tls/authz", test_authz);
     g_test_add_func("/tls/psk", test_psk);
     g_test_add_func("/tls/kinds", test_kinds);
