@@ -284,8 +284,7 @@ static void read_frames(Reader *r)
     if (why) {
         ff_m_dead(r->m, "the source sent %s: protocol error", why);
     } else {
-        ff_m_dead(r->m, "lost the connection to the source: %s",
-                  rc == -EPIPE ? "the peer closed it" : g_strerror(-rc));
+        ff_m_lost(r->m, r->ch, rc);
     }
     munmap(r->buf, FF_FRAME_MAX_DATA);
 }

@@ -249,6 +249,8 @@ FfChannel *ff_m_channel_new(FfMigration *m, int fd, FfChannelKind kind);
 /* The peer has greeted: from here on it is looked after, until the connection ends. */
 void ff_m_start_pulse(FfMigration *m);
 void ff_m_end_pulse(FfMigration *m);
+/* As ff_m_dead(), for CH, which failed with RC (-errno). */
+void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc);
 
 /* recovery.c: both sides */
 /* As ff_m_wait(), but until END_US (-1: no end); 0 then. */
@@ -419,6 +421,8 @@ int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop)
 bool ff_dest_drop_missing(FfMigration *m, GError **error);
 
 /* destination.c, dest-link.c, dest-bulk.c, dest-place.c, dest-fault.c, dest-device.c */
+/* FD (-1: none) is where it listens from here on; clients are told its address. */
+void ff_dest_set_listener(FfMigration *m, int fd);
 bool ff_dest_listen(FfMigration *m, GError **error);
 gpointer ff_dest_coordinator(gpointer m);
 /* From LOADED to the end; from the grant to the end. */

@@ -283,7 +283,7 @@ static bool sync_dirty(FfMigration *m, GError **error)
 
 static bool broken(FfMigration *m, int rc, GError **error)
 {
-    ff_m_dead(m, "lost the connection to the destination: %s", g_strerror(-rc));
+    ff_m_lost(m, m->main, rc);
     return ff_m_await(m, 0, error);
 }
 

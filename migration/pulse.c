@@ -54,6 +54,32 @@ static const char *peer_name(const FfMigration *m)
     return m->cfg.role == FF_ROLE_SOURCE ? "destination" : "source";
 }
 
+static const char *where(FfMigration *m, const FfChannel *ch)
+{
+    ff_mutex_lock(&m->lock);
+    const char *name = ch == m->main     ? ""
+                       : ch == m->urgent ? " on the urgent channel"
+                                         : " on a bulk channel";
+    ff_mutex_unlock(&m->lock);
+    return name;
+}
+
+static void is_gone(FfMigration *m, const FfChannel *ch)
+{
+    ff_m_dead(m, "nothing came from the %s for %u ms%s: it hangs, or the network does",
+              peer_name(m), m->cfg.peer_timeout_ms, where(m, ch));
+}
+
+void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc)
+{
+    if (rc == -ETIMEDOUT && m->cfg.peer_timeout_ms) {
+        is_gone(m, ch); /* the kernel has looked first (TCP_USER_TIMEOUT) */
+    } else {
+        ff_m_dead(m, "lost the connection to the %s%s: %s", peer_name(m), where(m, ch),
+                  rc == -EPIPE ? "the peer closed it" : ff_channel_strerror(ch, rc));
+    }
+}
+
 /* FALSE: it is time to end. */
 static bool wait_for_look(FfMigration *m, Pulse *p, int64_t next_us)
 {
@@ -118,11 +144,7 @@ static bool look(FfMigration *m, Pulse *p)
     for (unsigned i = 0; i < CHANNELS; i++) {
         bool hears = !source || i < BOTH_WAYS, speaks = source || i < BOTH_WAYS;
         if (p->ch[i] && hears && is_silent(m, p, i)) {
-            ff_m_dead(m, "nothing came from the %s for %u ms%s: it hangs, or the network does",
-                      peer_name(m), m->cfg.peer_timeout_ms,
-                      i == FF_CHANNEL_MAIN     ? ""
-                      : i == FF_CHANNEL_URGENT ? " on the urgent channel"
-                                               : " on a bulk channel");
+            is_gone(m, p->ch[i]);
             end_connection(m, p);
             return false;
         }

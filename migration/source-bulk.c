@@ -277,7 +277,7 @@ static void send_bulk(Bulk *k)
         rc = ff_channel_send(k->ch, ff_frame(FF_FRAME_END, 0), NULL, false);
     }
     if (rc < 0 && rc != -ECANCELED) {
-        ff_m_dead(k->m, "lost the connection to the destination: %s", g_strerror(-rc));
+        ff_m_lost(k->m, k->ch, rc);
     }
 }
 
@@ -299,7 +299,7 @@ gpointer ff_source_bulk(gpointer p)
     int rc = m->holes_sent ? 0 : ff_source_send_holes(m);
 
     if (rc < 0) {
-        ff_m_dead(m, "lost the connection to the destination: %s", g_strerror(-rc));
+        ff_m_lost(m, m->main, rc);
         return NULL;
     }
     /* Not before the holes are claimed: looking at one fills it. */

@@ -328,9 +328,10 @@ gpointer ff_source_main_reader(gpointer p)
             return NULL;
         }
     }
-    ff_m_dead(m, "lost the connection to the destination: %s",
-              why            ? why
-              : rc == -EPIPE ? "the peer closed it"
-                             : ff_channel_strerror(m->main, rc));
+    if (why) {
+        ff_m_dead(m, "the destination sent %s: protocol error", why);
+    } else {
+        ff_m_lost(m, m->main, rc);
+    }
     return NULL;
 }

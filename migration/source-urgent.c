@@ -207,8 +207,10 @@ gpointer ff_source_urgent(gpointer p)
     while (rc == 0 && wait_for_work(&u, &request)) {
         rc = request ? take_requests(&u, &why) : send_ahead(&u);
     }
-    if (rc < 0) {
-        ff_m_dead(m, "lost the urgent channel: %s", why ? why : g_strerror(-rc));
+    if (why) {
+        ff_m_dead(m, "the destination sent %s: protocol error", why);
+    } else if (rc < 0) {
+        ff_m_lost(m, m->urgent, rc);
     }
     return NULL;
 }
