@@ -287,14 +287,6 @@ bool ff_migration_lives_on(FfMigration *m)
     return m->in_doubt && m->ops.parted;
 }
 
-static bool is_listening(int fd)
-{
-    int on = 0;
-    socklen_t len = sizeof(on);
-
-    return fd >= 0 && !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on;
-}
-
 static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigrationOps *ops,
                                   GError **error)
 {
@@ -346,8 +338,8 @@ FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrati
 
     /* Here, before any thread of the migration: the driver reads it without a lock. */
     config->state->role = config->role;
-    if (m && config->role == FF_ROLE_DESTINATION && is_listening(config->fd)) {
-        m->listen_fd = config->fd;
+    if (m && config->role == FF_ROLE_DESTINATION && ff_address_is_listening(config->fd)) {
+        ff_dest_set_listener(m, config->fd);
         m->cfg.fd = -1;
     } else if (m && config->role == FF_ROLE_DESTINATION && config->fd < 0 &&
                !ff_dest_listen(m, error)) {

@@ -17,18 +17,25 @@
 #define GREETING_DEADLINE_MS 20000
 #define FIRST_BYTES_DEADLINE_MS 10000
 
+void ff_dest_set_listener(FfMigration *m, int fd)
+{
+    char *uri = fd >= 0 ? ff_address_of_listener(fd) : NULL;
+
+    m->listen_fd = fd;
+    ff_mutex_lock(&m->lock);
+    g_free(m->socket_address);
+    m->socket_address = uri;
+    ff_mutex_unlock(&m->lock);
+}
+
 bool ff_dest_listen(FfMigration *m, GError **error)
 {
     m->listen_address = ff_address_parse(m->cfg.uri, error);
     if (!m->listen_address) {
         return false;
     }
-    m->listen_fd = ff_address_listen(m->listen_address, error);
-    if (m->listen_fd < 0) {
-        return false;
-    }
-    m->socket_address = ff_address_of_listener(m->listen_address, m->listen_fd);
-    return true;
+    ff_dest_set_listener(m, ff_address_listen(m->listen_address, error));
+    return m->listen_fd >= 0;
 }
 
 /* ---- the acceptor ------------------------------------------------------------------------- */

@@ -105,14 +105,6 @@ void ff_dest_hold_listener(FfMigration *m)
     }
 }
 
-static bool is_listening(int fd)
-{
-    int on = 0;
-    socklen_t len = sizeof(on);
-
-    return !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on;
-}
-
 /* On a passed fd nobody has spoken yet: its first byte is the beginning of a recovery. NULL: the
  * client gave another target meanwhile, or the end. */
 static FfChannel *await_first_byte(FfMigration *m, int fd)
@@ -147,10 +139,11 @@ static FfChannel *change_target(FfMigration *m)
     ff_dest_stop_listening(m, local);
     drop_arrived(m);
     m->listen_path = local ? g_strdup(local + strlen("unix:")) : NULL;
-    if (fd >= 0 && !is_listening(fd)) {
+    if (fd >= 0 && !ff_address_is_listening(fd)) {
+        ff_dest_set_listener(m, -1);
         return await_first_byte(m, fd);
     }
-    m->listen_fd = fd;
+    ff_dest_set_listener(m, fd);
     if (fd >= 0) {
         ff_dest_hold_listener(m);
         m->acceptor = g_thread_new("ff-accept", ff_dest_acceptor, m);
@@ -536,7 +529,7 @@ bool ff_dest_adopt(FfMigration *m, GError **error)
     m->uffd = m->cfg.uffds[1];
     if (m->cfg.listen_fd >= 0) {
         /* The source may come where it came before. */
-        m->listen_fd = m->cfg.listen_fd;
+        ff_dest_set_listener(m, m->cfg.listen_fd);
         m->cfg.listen_fd = -1;
         m->listener_held = m->ops.drop != NULL;
     }

@@ -156,7 +156,8 @@ static bool fail(GError **error, const char *what)
 {
     int err = errno;
 
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", what, g_strerror(err));
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s%s", what, g_strerror(err),
+                err == EEXIST ? ": name a folder that is not there yet" : "");
     return false;
 }
 
@@ -312,6 +313,9 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
         return fail(error, directory);
     }
     bool ok = write_files(d, dir, bytes, error);
+    if (!ok) {
+        g_prefix_error(error, "%s: ", directory);
+    }
     close(dir);
     return ok;
 }

@@ -139,7 +139,7 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
         }
         ff_mutex_lock(&m->lock);
         g_free(m->socket_address);
-        m->socket_address = ff_address_of_listener(address, fd);
+        m->socket_address = ff_address_of_listener(fd);
         ff_mutex_unlock(&m->lock);
     }
     set_target(m, uri, fd, false);

@@ -126,7 +126,8 @@ int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
     return fd;
 }
 
-FfAddress *ff_address_of_peer(int fd)
+/* NAME is getsockname() or getpeername(). */
+static FfAddress *of_socket(int fd, int (*name)(int, struct sockaddr *, socklen_t *))
 {
     union {
         struct sockaddr sa;
@@ -135,7 +136,7 @@ FfAddress *ff_address_of_peer(int fd)
     } u = {0};
     socklen_t len = sizeof(u);
 
-    if (getpeername(fd, &u.sa, &len) < 0) {
+    if (name(fd, &u.sa, &len) < 0) {
         return NULL;
     }
     if (u.sa.sa_family == AF_UNIX) {
@@ -161,6 +162,11 @@ FfAddress *ff_address_of_peer(int fd)
     a->host = g_strdup(host);
     a->port = g_strdup(port);
     return a;
+}
+
+FfAddress *ff_address_of_peer(int fd)
+{
+    return of_socket(fd, getpeername);
 }
 
 static int listen_error(GError **error, const char *where, int err)
@@ -236,26 +242,19 @@ int ff_address_listen(const FfAddress *a, GError **error)
     return fd < 0 ? listen_error(error, where, -fd) : fd;
 }
 
-char *ff_address_of_listener(const FfAddress *a, int fd)
+bool ff_address_is_listening(int fd)
 {
-    union {
-        struct sockaddr sa;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-        struct sockaddr_storage st;
-    } u = {0};
-    socklen_t len = sizeof(u);
+    int on = 0;
+    socklen_t len = sizeof(on);
 
-    if (a->is_unix) {
-        return g_strdup_printf("unix:%s", a->path);
-    }
-    char host[NI_MAXHOST], port[NI_MAXSERV];
-    if (getsockname(fd, &u.sa, &len) < 0 ||
-        getnameinfo(&u.sa, len, host, sizeof(host), port, sizeof(port),
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-        return g_strdup_printf("tcp:%s:%s", a->host, a->port);
-    }
-    return g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+    return fd >= 0 && !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on;
+}
+
+char *ff_address_of_listener(int fd)
+{
+    g_autoptr(FfAddress) a = of_socket(fd, getsockname);
+
+    return a ? ff_address_uri(a) : NULL;
 }
 
 int ff_address_accept(int listen_fd, GCancellable *cancel, GError **error)

@@ -30,8 +30,11 @@ FfAddress *ff_address_of_peer(int fd);
 
 /* Listens (a unix path is unlinked first, as QEMU does). Returns an fd, or -1 and ERROR. */
 int ff_address_listen(const FfAddress *a, GError **error);
-/* The URI under which FD (listening) is reached, with the port that the kernel chose. */
-char *ff_address_of_listener(const FfAddress *a, int fd);
+/* FD (can be -1) is a listening socket. */
+bool ff_address_is_listening(int fd);
+/* The URI under which FD (listening) is reached, with the port that the kernel chose; NULL for a
+ * unix socket that has no name any more. g_free. */
+char *ff_address_of_listener(int fd);
 /* Waits for a connection. Returns an fd, or -1 and ERROR (G_IO_ERROR_CANCELLED). */
 int ff_address_accept(int listen_fd, GCancellable *cancel, GError **error);
 

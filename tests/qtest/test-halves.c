@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A paused migration, looked at and kept by who sits before it: farfault status and farfault dump
+ * at both halves of a real guest. What status says to type next is what the test types.
+ */
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+
+#define RAM "64M"
+#define RAM_BYTES (64ull << 20)
+
+enum { PAGE = 4096 };
+
+typedef struct {
+    Vm *vm;
+    Qmp *q;
+    char *monitor; /* a second one, for the command */
+    char *dump;    /* a folder that it makes */
+} Half;
+
+static Half half_start(const char *name, const char *dir, const BootsectConfig *boot,
+                       const char *incoming)
+{
+    Half h = {.monitor = g_strdup_printf("%s/%s.qmp", dir, name),
+              .dump = g_strdup_printf("%s/%s.dump", dir, name)};
+    g_autofree char *qmp = g_strdup_printf("unix:%s,server=on,wait=off", h.monitor);
+    const char *const args[] = {"-machine", "pc", "-qmp", qmp, NULL};
+
+    h.vm = vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming});
+    h.q = vm_qmp(h.vm);
+    return h;
+}
+
+static void half_end(Half *h)
+{
+    vm_end(h->vm);
+    g_free(h->monitor);
+    g_free(h->dump);
+}
+
+/* farfault ARG...: its exit status, and what it wrote, where wanted. */
+static int farfault(char **out, char **err, const char *const *args)
+{
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autofree char *program = vm_build_path("cli/farfault");
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    g_ptr_array_add(argv, program);
+    for (int i = 0; args[i]; i++) {
+        g_ptr_array_add(argv, (char *)args[i]);
+    }
+    g_ptr_array_add(argv, NULL);
+    g_spawn_sync(NULL, (char **)argv->pdata, NULL,
+                 (out ? 0 : G_SPAWN_STDOUT_TO_DEV_NULL) | (err ? 0 : G_SPAWN_STDERR_TO_DEV_NULL),
+                 NULL, NULL, out, err, &status, &error);
+    g_assert_no_error(error);
+    g_assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+#define FARFAULT(out, err, ...) farfault(out, err, (const char *const[]){__VA_ARGS__, NULL})
+
+static JsonObject *half_of(JsonObject *info)
+{
+    return json_object_get_object_member(json_object_get_object_member(info, "x-farfault"), "half");
+}
+
+/* A third of the guest's walk came, so that each half has what the other one lacks. */
+static bool is_on_its_way(JsonObject *half)
+{
+    return json_object_get_int_member(half, "pages-destination") > (24 << 20) / PAGE + 2048;
+}
+
+static bool is_waited_for(JsonObject *half)
+{
+    JsonArray *waits = json_object_get_array_member(half, "waits");
+
+    for (guint i = 0; i < json_array_get_length(waits); i++) {
+        JsonObject *w = json_array_get_object_element(waits, i);
+        if (json_object_has_member(w, "vcpu")) {
+            g_assert_cmpint(json_object_get_int_member(w, "vcpu"), ==, 0);
+            g_assert_cmpstr(json_object_get_string_member(w, "block"), ==, "pc.ram");
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What no event tells. The guest walks its memory, so it comes. */
+static void await(Half *d, bool (*what)(JsonObject *half))
+{
+    gint64 until = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    bool seen = false;
+
+    while (!seen) {
+        g_autoptr(JsonObject) info = qmp_return(d->q, "query-migrate", NULL);
+        seen = what(half_of(info));
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+    }
+}
+
+static void pause_it(Half *s, Half *d)
+{
+    move_prepare(s->vm, d->vm);
+    qmp_ok(s->q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
+    qmp_ok(d->q, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(d->vm);
+    qmp_ok(s->q, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s->q, "active");
+    qmp_ok(s->q, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(s->q, "postcopy-active");
+    qmp_expect_migration(d->q, "postcopy-active");
+    await(d, is_on_its_way);
+    qmp_ok(s->q, "migrate-pause", NULL);
+    qmp_expect_migration(s->q, "postcopy-paused");
+    qmp_expect_migration(d->q, "postcopy-paused");
+    await(d, is_waited_for);
+}
+
+static void expect_text(const char *text, const char *part)
+{
+    if (!strstr(text, part)) {
+        g_error("not in what it says: %s\n%s", part, text);
+    }
+}
+
+/* The URI of the first "migrate" in TEXT. */
+static char *uri_to_type(const char *text)
+{
+    const char *from = strstr(text, "{\"execute\": \"migrate\",");
+    g_autoptr(JsonParser) parser = json_parser_new();
+    g_autoptr(GError) error = NULL;
+
+    expect_text(text, "{\"execute\": \"migrate\", \"arg");
+    json_parser_load_from_data(parser, from, strcspn(from, "\n"), &error);
+    g_assert_no_error(error);
+    JsonObject *o = json_node_get_object(json_parser_get_root(parser));
+    JsonObject *args = json_object_get_object_member(o, "arguments");
+    g_assert_true(json_object_get_boolean_member(args, "resume"));
+    return g_strdup(json_object_get_string_member(args, "uri"));
+}
+
+/* Returns the URI that both sides say to type. */
+static char *look(Half *s, Half *d)
+{
+    g_autofree char *at_s = NULL, *at_d = NULL, *json = NULL;
+
+    g_assert_cmpint(FARFAULT(&at_s, NULL, "status", s->monitor), ==, 0);
+    expect_text(at_s, "is paused after the switch");
+    expect_text(at_s, "of 16384 pages are at the destination; all are kept here");
+    g_assert_cmpint(FARFAULT(&at_d, NULL, "status", d->monitor), ==, 0);
+    expect_text(at_d, "of 16384 pages are here; ");
+    expect_text(at_d, "vCPU 0, for ");
+    expect_text(at_d, "of 'pc.ram'");
+    expect_text(at_d, "migrate-recover");
+    g_autofree char *uri = uri_to_type(at_s);
+    g_autofree char *same = uri_to_type(at_d);
+    g_assert_cmpstr(uri, ==, same);
+
+    g_assert_cmpint(FARFAULT(&json, NULL, "status", "--json", d->monitor), ==, 0);
+    g_autoptr(JsonNode) root = json_from_string(json, NULL);
+    JsonObject *info = json_object_get_object_member(json_node_get_object(root), "query-migrate");
+    gint64 here = json_object_get_int_member(half_of(info), "pages-destination");
+    g_assert_cmpint(here, >, 0);
+    g_assert_cmpint(here, <, 16384);
+    g_assert_true(json_object_get_boolean_member(half_of(info), "may-run"));
+    return g_steal_pointer(&uri);
+}
+
+static void refused(const char *part, const char *const *args)
+{
+    g_autofree char *out = NULL, *err = NULL;
+
+    g_assert_cmpint(farfault(&out, &err, args), ==, 1);
+    g_assert_true(g_str_has_prefix(err, "farfault: "));
+    g_assert_cmpint(strcspn(err, "\n"), ==, strlen(err) - 1);
+    expect_text(err, part);
+}
+#define REFUSED(part, ...) refused(part, (const char *const[]){__VA_ARGS__, NULL})
+
+static char *file_of(const char *folder, const char *name, gsize *length)
+{
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+    g_autoptr(GError) error = NULL;
+    char *data;
+
+    g_file_get_contents(path, &data, length, &error);
+    g_assert_no_error(error);
+    return data;
+}
+
+static uint32_t counter(const void *page)
+{
+    uint32_t value;
+
+    memcpy(&value, page, sizeof(value));
+    return value;
+}
+
+/* What the source keeps is its memory; what the destination had, its guest had begun with or gone
+ * on from. */
+static void compare_dumps(Half *s, Half *d, const BootsectConfig *boot)
+{
+    gsize length, map_length;
+    g_autofree char *theirs = file_of(s->dump, "0.memory", &length);
+    g_assert_cmpint(length, ==, RAM_BYTES);
+    g_autofree char *ours = file_of(d->dump, "0.memory", &length);
+    g_assert_cmpint(length, ==, RAM_BYTES);
+    g_autofree char *map = file_of(d->dump, "0.pages", &map_length);
+    g_autofree uint8_t *page = g_malloc(PAGE);
+    unsigned held = 0;
+
+    for (uint64_t at = boot->start; at < boot->end; at += PAGE) {
+        qtest_read(vm_qtest(s->vm), at, page, PAGE);
+        g_assert_cmpmem(theirs + at, PAGE, page, PAGE);
+        if (map[at / PAGE / 8] & 1 << at / PAGE % 8) {
+            g_assert_cmpuint(counter(ours + at), >=, counter(page));
+            held++;
+        } else {
+            memset(page, 0, PAGE);
+            g_assert_cmpmem(ours + at, PAGE, page, PAGE);
+        }
+    }
+    g_assert_cmpuint(held, >, 0);
+    g_assert_cmpuint(held, <, (boot->end - boot->start) / PAGE);
+}
+
+static void keep(Half *s, Half *d, const BootsectConfig *boot)
+{
+    g_autofree char *out = NULL;
+    g_autofree char *map = g_build_filename(s->dump, "0.pages", NULL);
+    g_autofree char *none = g_malloc0(RAM_BYTES / PAGE / 8);
+
+    g_assert_cmpint(FARFAULT(NULL, NULL, "dump", s->monitor, s->dump), ==, 0);
+    g_assert_cmpint(FARFAULT(NULL, NULL, "dump", d->monitor, d->dump), ==, 0);
+    REFUSED(s->dump, "dump", s->monitor, s->dump); /* nothing is overwritten */
+    g_assert_cmpint(FARFAULT(&out, NULL, "dump", "--check", s->dump, d->dump), ==, 0);
+    expect_text(out, "every page is in one of them");
+    compare_dumps(s, d, boot);
+    REFUSED("not the two halves", "dump", "--check", s->dump, s->dump);
+    g_assert_cmpint(g_unlink(map), ==, 0);
+    g_assert_true(g_file_set_contents(map, none, RAM_BYTES / PAGE / 8, NULL));
+    REFUSED("pages are in neither of them", "dump", "--check", s->dump, d->dump);
+}
+
+static void forget_dump(const char *folder)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+
+    g_assert_nonnull(dir);
+    for (const char *name; (name = g_dir_read_name(dir));) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        g_assert_cmpint(g_unlink(path), ==, 0);
+    }
+    g_assert_cmpint(g_rmdir(folder), ==, 0);
+}
+
+static void assert_right(char *wrong)
+{
+    if (wrong) {
+        g_error("%s", wrong);
+    }
+}
+
+static void test_halves(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
+    Half s = half_start("source", dir, &boot, NULL);
+    Half d = half_start("destination", dir, &boot, "defer");
+
+    vm_wait_serial(s.vm, "B");
+    REFUSED("no paused migration", "dump", s.monitor, s.dump);
+    pause_it(&s, &d);
+    g_autofree char *uri = look(&s, &d);
+    keep(&s, &d, &boot);
+
+    qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
+    qmp_expect_migration(s.q, "postcopy-active");
+    REFUSED("", "dump", d.monitor, d.dump);
+    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(s.vm, d.vm);
+    vm_wait_new_serial(d.vm, "B");
+    qmp_ok(d.q, "stop", NULL);
+    assert_right(check_counters(d.vm, &boot));
+    assert_right(check_moved(s.vm, d.vm, &boot, RAM_BYTES));
+    forget_dump(s.dump);
+    forget_dump(d.dump);
+    half_end(&d);
+    half_end(&s);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/halves/status-and-dump", test_halves);
+    return g_test_run();
+}
