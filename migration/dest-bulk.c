@@ -217,7 +217,7 @@ static int take_abort(Reader *r, FfFrame *f)
 
     if (rc == 0) {
         ff_m_event(r->m, FF_EV_ABORTED);
-        ff_m_dead(r->m, "the source gave up: %s", text);
+        ff_m_dead(r->m, "the source gave up: %s", ff_peer_text(text));
     }
     return rc < 0 ? rc : -ECANCELED;
 }

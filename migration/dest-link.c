@@ -316,8 +316,8 @@ static char *compare_block(const FfMigration *m, FfHelloBlock *hb)
     uint64_t gpa = GUINT64_FROM_LE(hb->gpa);
 
     if (!b) {
-        g_autofree char *id = g_str_to_ascii(hb->id, NULL);
-        return g_strdup_printf("the source has a memory backend '%s', this side has none", id);
+        return g_strdup_printf("the source has a memory backend '%s', this side has none",
+                               ff_peer_text(hb->id));
     }
     if (size != b->info.size) {
         return g_strdup_printf("size of memory backend '%s': %" G_GUINT64_FORMAT

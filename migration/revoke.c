@@ -53,7 +53,7 @@ static bool say_revoke(FfMigration *m, FfChannel *ch, bool *refused, GError **er
     }
     *refused = f.page != 0;
     if (*refused) {
-        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", text);
+        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(text));
     }
     return !*refused;
 }

@@ -139,7 +139,7 @@ static bool hello(FfMigration *m, GError **error)
         return false;
     }
     if (f.page != 0) {
-        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", reply);
+        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(reply));
         return false;
     }
     if (f.length != sizeof(FfHelloReply)) {
@@ -261,7 +261,7 @@ static bool read_abort(FfMigration *m, const FfFrame *f)
     /* Cut in the middle of its reason, it has given up no less: the coordinator waits for this. */
     int rc = ff_channel_read_all(m->main, text, f->length, GREETING_DEADLINE_MS);
     ff_m_event(m, FF_EV_ABORTED);
-    ff_m_dead(m, "the destination gave up: %s", rc ? "its reason was cut off" : text);
+    ff_m_dead(m, "the destination gave up: %s", rc ? "its reason was cut off" : ff_peer_text(text));
     return false;
 }
 

@@ -111,7 +111,7 @@ static bool say_resume(FfMigration *m, FfChannel *ch, FfPhase *phase, GError **e
         return false;
     }
     if (f.page != 0) {
-        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", u.text);
+        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(u.text));
         return false;
     }
     uint64_t epoch = GUINT64_FROM_LE(u.reply.epoch);

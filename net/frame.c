@@ -228,3 +228,11 @@ int ff_frame_check_have(const FfFrame *f, const FfFrameBlock *blocks, unsigned n
     }
     return 0;
 }
+
+char *ff_peer_text(char *text)
+{
+    for (char *p = text; *p; p++) {
+        *p = g_ascii_isprint(*p) ? *p : '?';
+    }
+    return text;
+}

@@ -202,5 +202,8 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
 int ff_frame_check_have(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                         const char **why);
 const char *ff_frame_name(unsigned type);
+/* Words of a peer, for people: in TEXT what is not printable ASCII becomes '?' (a log is read on
+ * terminals, and QMP is UTF-8). Returns TEXT. */
+char *ff_peer_text(char *text);
 
 #endif

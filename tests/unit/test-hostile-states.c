@@ -114,6 +114,18 @@ static bool over(Side *s)
     return s->done || s->status == FF_STATUS_POSTCOPY_PAUSED || s->status == FF_STATUS_COMPLETED;
 }
 
+/* What a peer says ends on a terminal, and in JSON. */
+static void expect_readable(Side *side)
+{
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(side->m);
+
+    for (const char *p = info->error_desc; p && *p; p++) {
+        if (!g_ascii_isprint(*p)) {
+            g_error("byte 0x%02x in an error: '%s'", (unsigned char)*p, info->error_desc);
+        }
+    }
+}
+
 static void attack_destination(Moment moment, unsigned type, End end)
 {
     g_autoptr(FfChannel) ch = NULL;
@@ -134,6 +146,7 @@ static void attack_destination(Moment moment, unsigned type, End end)
         g_assert_cmpint(d->status, ==, FF_STATUS_FAILED);
         g_assert_true(g_atomic_int_get(&d->abandoned));
     }
+    expect_readable(d);
     side_free(d);
 }
 
@@ -204,6 +217,7 @@ static void attack_source(Step step, unsigned type, End end)
     }
     /* Only who has said that the guest is loaded is given it. */
     g_assert_true(!given || (step == S_DEVICE && type == FF_FRAME_LOADED));
+    expect_readable(s);
     side_free(s);
 }
 
