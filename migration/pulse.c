@@ -140,9 +140,11 @@ static void end_connection(FfMigration *m, const Pulse *p)
 static bool look(FfMigration *m, Pulse *p)
 {
     bool source = m->cfg.role == FF_ROLE_SOURCE;
+    /* Before the guest is stopped nobody reads the urgent channel at the source. */
+    unsigned heard = !source ? CHANNELS : g_atomic_int_get(&m->frozen) ? BOTH_WAYS : 1;
 
     for (unsigned i = 0; i < CHANNELS; i++) {
-        bool hears = !source || i < BOTH_WAYS, speaks = source || i < BOTH_WAYS;
+        bool hears = i < heard, speaks = source || i < BOTH_WAYS;
         if (p->ch[i] && hears && is_silent(m, p, i)) {
             is_gone(m, p->ch[i]);
             end_connection(m, p);

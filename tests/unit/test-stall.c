@@ -141,6 +141,31 @@ static void test_quiet(gconstpointer data)
     pair_free(&p);
 }
 
+/* A precopy that lasts for several timeouts. */
+static void test_quiet_precopy(void)
+{
+    bool waited = false;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = stall_pair(1);
+    g_autofree char *to = pair_address(p.d);
+    p.s->track = true;
+    p.s->config.client_switches = true;
+    p.s->config.max_bandwidth = 100 << 10; /* it would take minutes */
+    side_start(p.s, to, -1);
+    side_run_until(p.s->status == FF_STATUS_ACTIVE);
+    g_timeout_add(3 * TIMEOUT_MS, set, &waited);
+    side_run_until(waited || p.s->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_ACTIVE);
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_ACTIVE);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
+    pair_free(&p);
+}
+
 /* ---- its engine lives, its QEMU does not -------------------------------------------------------
  */
 
@@ -174,6 +199,7 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/stall/quiet/tcp", NULL, test_quiet);
     g_test_add_data_func("/stall/quiet/unix", "unix", test_quiet);
+    g_test_add_func("/stall/quiet/precopy", test_quiet_precopy);
     g_test_add_func("/stall/hanging-load", test_hanging_load);
     return g_test_run();
 }
