@@ -23,7 +23,7 @@
 
 #define MAX_FAULTS 16
 
-typedef enum { A_KILL, A_ABORT, A_STOP, A_DELAY, A_CUT, A_DUP, A_FLIP, A_ERRNO } Action;
+typedef enum { A_KILL, A_ABORT, A_STOP, A_DELAY, A_CUT, A_DUP, A_FLIP, A_ERRNO, A_SKIP } Action;
 
 typedef struct {
     char *point;
@@ -54,6 +54,7 @@ static const struct {
     {"ENOMEM", A_ERRNO, false, ENOMEM},
     {"ENOSPC", A_ERRNO, false, ENOSPC},
     {"EIO", A_ERRNO, false, EIO},
+    {"skip", A_SKIP, false, 0},
 };
 
 G_NORETURN static void bad(const char *what)
@@ -190,6 +191,19 @@ bool ff_fault_call(const char *name)
         bad(f->point);
     }
     errno = f->number;
+    return true;
+}
+
+bool ff_fault_skip(const char *name)
+{
+    const Fault *f = due("step", name);
+
+    if (!f || do_plain(f)) {
+        return false;
+    }
+    if (f->action != A_SKIP) {
+        bad(f->point);
+    }
     return true;
 }
 

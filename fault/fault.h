@@ -11,6 +11,7 @@
  *             PLACE  main, urgent: before a message is written there, NAME is the frame's
  *                    at:           a moment in the code
  *                    call:         a system call or an allocation
+ *                    step:         something that must not be left out
  *           followed by #N: not before it is reached the Nth time
  *   ACTION  kill, abort         the process dies (SIGKILL, SIGABRT)
  *           stop:MS, delay:MS   the process, or this thread, stands still
@@ -18,6 +19,7 @@
  *           dup                 the message is written twice
  *           flip:N              bit 0 of the message's byte N is inverted
  *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
+ *           skip                the step is left out, as if it had been done
  *
  * Each happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
  * engine that is started anew goes on unharmed, and a test sees that the point was reached.
@@ -37,6 +39,8 @@ void ff_fault_state(const char *state);
 void ff_fault_at(const char *name);
 /* TRUE: the call is not to be made; errno is set. */
 bool ff_fault_call(const char *name);
+/* TRUE: the step is to be left out. */
+bool ff_fault_skip(const char *name);
 /* A message is about to be written to FD. 0: write it. 1: it has been written. -errno. */
 int ff_fault_message(const char *channel, const char *name, int fd, const struct iovec *iov, int n);
 
@@ -45,6 +49,7 @@ int ff_fault_message(const char *channel, const char *name, int fd, const struct
 #define FF_FAULT_AT(name) ff_fault_at(name)
 #define FF_FAULT_CALL(name, call) (ff_fault_call(name) ? -1 : (call))
 #define FF_FAULT_MAP(name, call) (ff_fault_call(name) ? MAP_FAILED : (call))
+#define FF_FAULT_STEP(name, step) (ff_fault_skip(name) || (step))
 
 #else
 
@@ -53,6 +58,7 @@ int ff_fault_message(const char *channel, const char *name, int fd, const struct
 #define FF_FAULT_AT(name) ((void)0)
 #define FF_FAULT_CALL(name, call) (call)
 #define FF_FAULT_MAP(name, call) (call)
+#define FF_FAULT_STEP(name, step) (step)
 
 #endif
 #endif

@@ -254,7 +254,7 @@ static uint64_t remaining(FfMigration *m)
 
 static bool drain(FfMigration *m, GError **error)
 {
-    return !m->cfg.vmm->drain || m->cfg.vmm->drain(m->cfg.vmm, error);
+    return FF_FAULT_STEP("drain", !m->cfg.vmm->drain || m->cfg.vmm->drain(m->cfg.vmm, error));
 }
 
 /* Scan, drain, and what they say: the beginning of every round but the first. */
