@@ -19,6 +19,7 @@
  *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
  *   ff.net=PORT    as process 1: and a TCP connection
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
+ *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
  *
  * Lines on the console, one per second and all numbers since the start, but stall_ms:
  *   FF ready pages=N threads=N fill_ms=N
@@ -26,13 +27,15 @@
  *   FF io disk=N net=N bad=N               with ff.disk= or ff.net=
  *   FF direct reads=N bad=N                with ff.direct=
  *   FF bad page=N ...                      the first ten wrong pages
+ *   FF extra taken|given back|refused mib=N
  *   FF verdict ok|bad pages=N checks=N writes=N bad=N
  * stall_ms is the longest time a worker needed for one step since the last line, max_ms since the
  * start. hist counts the first touch of a page per step: B:N means N touches of [2^B, 2^(B+1))
  * microseconds, B = 0 also those below.
  *
  * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
- * same, then powers off; 'x' damages one word of a page, to show that it is found.
+ * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
+ * memory of ff.extra=, which 'x' then damages, and gives it back the next time.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -59,6 +62,7 @@
 #include <x86intrin.h>
 
 #include "directio.h"
+#include "extra.h"
 #include "iowork.h"
 
 enum {
@@ -82,6 +86,7 @@ static struct {
     bool disk;
     unsigned port;   /* 0: no network */
     unsigned direct; /* MiB; 0: no reads past the page cache */
+    unsigned extra;  /* MiB */
 } opt = {.write_percent = 50, .seed = 1};
 
 typedef struct {
@@ -395,7 +400,8 @@ static bool verdict(void)
             pthread_cond_wait(&verified_cond, &verified_lock);
     pthread_mutex_unlock(&verified_lock);
     direct_verify();
-    uint64_t writes = 0, checks = 0, bad = io_counts().bad + direct_counts().bad;
+    uint64_t writes = 0, checks = 0;
+    uint64_t bad = io_counts().bad + direct_counts().bad + extra_verify();
     for (unsigned i = 0; i < opt.threads; i++) {
         writes += atomic_load(&workers[i].writes);
         checks += atomic_load(&workers[i].checks);
@@ -405,6 +411,18 @@ static bool verdict(void)
          (unsigned long long)n_pages, (unsigned long long)checks, (unsigned long long)writes,
          (unsigned long long)bad);
     return bad == 0;
+}
+
+static void take_or_give_back(void)
+{
+    const char *what = "refused";
+    if (extra_taken()) {
+        extra_give_back();
+        what = "given back";
+    } else if (opt.extra && extra_take(opt.extra)) {
+        what = "taken";
+    }
+    line("FF extra %s mib=%u", what, opt.extra);
 }
 
 /* Reports every second, and serves the keys between. A console that is at its end has no keys. */
@@ -428,8 +446,12 @@ static void report_and_listen(void)
             console.fd = -1;
         else if (n == 1 && key == 'v')
             verdict();
+        else if (n == 1 && key == 'x' && extra_taken())
+            extra_damage();
         else if (n == 1 && key == 'x')
             atomic_store(&damage_request, n_pages / 2 + 1);
+        else if (n == 1 && key == 'm')
+            take_or_give_back();
         else if (n == 1 && key == 'q')
             end(verdict() ? 0 : 1);
     }
@@ -482,6 +504,8 @@ static void parse_option(char *word)
         opt.port = n;
     else if (!strcmp(name, "direct"))
         opt.direct = n;
+    else if (!strcmp(name, "extra"))
+        opt.extra = n;
     else
         line("FF warning: ff.%s is unknown", name);
 }
@@ -575,7 +599,7 @@ int main(int argc, char **argv)
     line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages, opt.threads,
          took / 1e3);
     pthread_barrier_wait(&filled);
-    if (opt.disk || opt.port || opt.direct)
+    if (getpid() == 1 && (opt.disk || opt.port || opt.direct || opt.extra))
         io_load_modules();
     const char *error = opt.direct ? direct_start(opt.direct) : NULL;
     error = error ? error : io_start(opt.disk, opt.port);

@@ -112,6 +112,26 @@ static void test_damage(void)
     g_assert_cmpint(end(&m), ==, 1);
 }
 
+/* Memory that is taken is part of the verdict until it is given back. */
+static void test_extra(void)
+{
+    const char *options[] = {"ff.mib=4", "ff.threads=1", "ff.extra=2", NULL};
+    Memwork m = start(options);
+    for (unsigned i = 0; i < 2; i++) {
+        key(&m, "m");
+        g_free(line_with(&m, "FF extra taken mib=2"));
+        key(&m, "v");
+        g_free(line_with(&m, "FF verdict ok"));
+        if (i)
+            key(&m, "x");
+        key(&m, "m");
+        g_free(line_with(&m, "FF extra given back mib=2"));
+    }
+    key(&m, "q");
+    g_free(line_with(&m, "FF verdict bad"));
+    g_assert_cmpint(end(&m), ==, 1);
+}
+
 static void test_options(void)
 {
     static const struct {
@@ -136,6 +156,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/memwork/seq", "seq", test_mode);
     g_test_add_data_func("/memwork/zipf", "zipf", test_mode);
     g_test_add_func("/memwork/damage", test_damage);
+    g_test_add_func("/memwork/extra", test_extra);
     g_test_add_func("/memwork/options", test_options);
     return g_test_run();
 }

@@ -33,11 +33,18 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     g_autofree char *drive =
         g_strdup_printf("if=virtio,format=raw,cache=none,aio=%s,file=%s",
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
-    const char *args[] = {"-machine", "pc",   "-smp",       smp,
-                          "-kernel",  kernel, "-initrd",    initrd,
-                          "-append",  append, "-no-reboot", guest->disk ? "-drive" : NULL,
-                          drive,      NULL};
+    const char *args[16] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
+                            "-initrd",  initrd, "-append", append, "-no-reboot"};
+    unsigned n = 11;
 
+    if (guest->disk) {
+        args[n++] = "-drive";
+        args[n++] = drive;
+    }
+    if (guest->balloon) {
+        args[n++] = "-device";
+        args[n++] = "virtio-balloon-pci";
+    }
     return vm_start(&(VmConfig){
         .name = name, .launcher = launcher, .memory = memory, .args = args, .incoming = incoming});
 }

@@ -13,6 +13,7 @@ typedef struct {
     const char *load; /* parameters of the guest's init: tests/guest/memwork.c */
     const char *disk; /* image for virtio-blk, past the page cache; NULL: none */
     const char *aio;  /* how QEMU reads it: threads, native, io_uring */
+    bool balloon;     /* a virtio-balloon; ff.extra= makes the guest serve it */
 } LinuxGuest;
 
 /* TRUE if it has been built; else *WHY (static). */
