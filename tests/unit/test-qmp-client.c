@@ -24,7 +24,7 @@ typedef struct {
     GMainLoop *loop;
     GThread *io;
     int peer;
-    gint events, gone; /* atomic */
+    gint events, gone, replies; /* atomic */
 } Fixture;
 
 static void on_event(FfQmpClient *client, const char *name, JsonObject *event, void *opaque)
@@ -235,14 +235,13 @@ static void test_fds(Fixture *f, const void *data)
     g_autoptr(JsonObject) args = json_object_new();
     int pipes[2][2], got[2];
     gint64 id[2];
-    gint replies = 0;
     char c;
 
     ready(f);
     json_object_set_string_member(args, "fdname", "x");
     for (unsigned i = 0; i < 2; i++) {
         g_assert_cmpint(pipe(pipes[i]), ==, 0);
-        ff_qmp_call(f->client, "getfd", args, &pipes[i][1], 1, count_reply, &replies);
+        ff_qmp_call(f->client, "getfd", args, &pipes[i][1], 1, count_reply, &f->replies);
         close(pipes[i][1]);
     }
     for (unsigned i = 0; i < 2; i++) {
@@ -292,21 +291,20 @@ static void test_events(Fixture *f, const void *data)
 static void test_deadline(Fixture *f, const void *data)
 {
     g_autoptr(GError) error = NULL;
-    gint replies = 0;
     gint64 late;
 
     ready(f);
     g_assert_null(ff_qmp_call_sync(f->client, "slow", NULL, NULL, 0, 1, NULL, &error));
     g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT);
     late = expect(f, "slow");
-    ff_qmp_call(f->client, "next", NULL, NULL, 0, count_reply, &replies);
+    ff_qmp_call(f->client, "next", NULL, NULL, 0, count_reply, &f->replies);
     answer(f, late, "{}");
     answer(f, expect(f, "next"), "{}");
     answer(f, late, "{}"); /* answered twice: the connection ends */
     g_clear_error(&error);
     g_assert_null(ff_qmp_call_sync(f->client, "x", NULL, NULL, 0, 0, NULL, &error));
     g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
-    g_assert_cmpint(g_atomic_int_get(&replies), ==, 1);
+    g_assert_cmpint(g_atomic_int_get(&f->replies), ==, 1);
 }
 
 static void *canceller(void *data)
