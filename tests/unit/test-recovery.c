@@ -32,9 +32,10 @@ static void test_cut(gconstpointer data)
     for (unsigned i = 0; i < row; i++) {
         g_test_rand_int(); /* each row begins with the same seed */
     }
-    /* The handshake, the device state and the first pages are where the phases are. */
+    /* The handshake, the device state and the first pages are where the phases are. Not less than a
+     * prologue: without it nobody has come yet (test_cut_prologue). */
     int64_t budget =
-        row % 2 ? g_test_rand_int_range(1, 12000) : 300000 + g_test_rand_int_range(0, 7 << 20);
+        row % 2 ? g_test_rand_int_range(FF_PROLOGUE_SIZE, 12000) : 300000 + g_test_rand_int_range(0, 7 << 20);
     unsigned rounds = 0;
     g_autofree char *to = pair_address(p.d);
     Cutter *c = cutter_new(to, budget);
@@ -64,6 +65,32 @@ static void test_cut(gconstpointer data)
         pair_check_moved(&p);
     }
     g_test_message("%s after %u recoveries", p.s->history->str, rounds);
+    pair_free(&p);
+}
+
+/* Who ends before it is known what it is was no source: the right one is waited for. */
+static void test_cut_prologue(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(1);
+    g_autofree char *to = pair_address(p.d);
+    g_autoptr(FfAddress) at = ff_address_parse(to, NULL);
+    uint8_t prologue[FF_PROLOGUE_SIZE];
+
+    g_assert_cmpint(ff_prologue_encode(prologue, NULL, 0), ==, sizeof(prologue));
+    for (size_t n = 0; n < sizeof(prologue); n++) {
+        g_autoptr(FfChannel) ch =
+            ff_channel_new(ff_address_connect(at, NULL, NULL), FF_CHANNEL_MAIN);
+        struct iovec iov = {prologue, n};
+
+        g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
+    }
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
     pair_free(&p);
 }
 
@@ -379,6 +406,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/recovery/cut/%u", i);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_cut);
     }
+    g_test_add_func("/recovery/cut/prologue", test_cut_prologue);
     for (unsigned i = 0; i < G_N_ELEMENTS(frame_rows); i++) {
         g_autofree char *path = g_strconcat("/recovery/frame/", frame_rows[i].name, NULL);
         g_test_add_data_func(path, &frame_rows[i], test_frame);
