@@ -34,8 +34,8 @@ static void test_cut(gconstpointer data)
     }
     /* The handshake, the device state and the first pages are where the phases are. Not less than a
      * prologue: without it nobody has come yet (test_cut_prologue). */
-    int64_t budget =
-        row % 2 ? g_test_rand_int_range(FF_PROLOGUE_SIZE, 12000) : 300000 + g_test_rand_int_range(0, 7 << 20);
+    int64_t budget = row % 2 ? g_test_rand_int_range(FF_PROLOGUE_SIZE, 12000)
+                             : 300000 + g_test_rand_int_range(0, 7 << 20);
     unsigned rounds = 0;
     g_autofree char *to = pair_address(p.d);
     Cutter *c = cutter_new(to, budget);
