@@ -90,3 +90,10 @@ char *check_moved(Vm *source, Vm *destination, const BootsectConfig *boot, uint6
 {
     return compare(source, destination, FROM_MIB << 20, ram, boot);
 }
+
+void check_right(char *wrong)
+{
+    if (wrong)
+        g_test_fail_printf("%s", wrong);
+    g_free(wrong);
+}

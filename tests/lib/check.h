@@ -16,4 +16,7 @@ char *check_equal(Vm *a, Vm *b, uint64_t from, uint64_t to);
  * that stands as it was stopped and a destination that ran on. */
 char *check_moved(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram);
 
+/* Fails the test with WRONG (taken), the answer of one of these; NULL: nothing is wrong. */
+void check_right(char *wrong);
+
 #endif

@@ -115,13 +115,6 @@ static void check_paused(Vm *s, Vm *d)
     g_assert_false(qmp_has_event(vm_qmp(s), "RESUME"));
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong) {
-        g_error("%s", wrong);
-    }
-}
-
 static void recover(Vm *s, Vm *d, const BootsectConfig *boot)
 {
     g_autofree char *path = vm_path(d, "recover.sock");
@@ -134,8 +127,8 @@ static void recover(Vm *s, Vm *d, const BootsectConfig *boot)
     move_wait_completed(s, d);
     vm_wait_new_serial(d, "B");
     qmp_ok(vm_qmp(d), "stop", NULL);
-    assert_right(check_counters(d, boot));
-    assert_right(check_moved(s, d, boot, RAM_BYTES));
+    check_right(check_counters(d, boot));
+    check_right(check_moved(s, d, boot, RAM_BYTES));
     g_autofree char *state = qmp_run_state(vm_qmp(s));
     g_assert_cmpstr(state, ==, "postmigrate");
 }

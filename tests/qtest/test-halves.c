@@ -265,13 +265,6 @@ static void forget_dump(const char *folder)
     g_assert_cmpint(g_rmdir(folder), ==, 0);
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong) {
-        g_error("%s", wrong);
-    }
-}
-
 static void test_halves(void)
 {
     const char *why;
@@ -298,8 +291,8 @@ static void test_halves(void)
     move_wait_completed(s.vm, d.vm);
     vm_wait_new_serial(d.vm, "B");
     qmp_ok(d.q, "stop", NULL);
-    assert_right(check_counters(d.vm, &boot));
-    assert_right(check_moved(s.vm, d.vm, &boot, RAM_BYTES));
+    check_right(check_counters(d.vm, &boot));
+    check_right(check_moved(s.vm, d.vm, &boot, RAM_BYTES));
     forget_dump(s.dump);
     forget_dump(d.dump);
     half_end(&d);

@@ -62,13 +62,6 @@ static void move(Pair *p)
     qmp_ok(d, "stop", NULL);
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong)
-        g_test_fail_printf("%s", wrong);
-    g_free(wrong);
-}
-
 static void assert_found(char *wrong, const char *part)
 {
     g_assert_nonnull(wrong);
@@ -82,8 +75,8 @@ static void test_native_postcopy(gconstpointer n_cpus)
     Pair p;
     pair_start(&p, GPOINTER_TO_UINT(n_cpus));
     move(&p);
-    assert_right(check_counters(p.destination, &p.boot));
-    assert_right(check_moved(p.source, p.destination, &p.boot, RAM));
+    check_right(check_counters(p.destination, &p.boot));
+    check_right(check_moved(p.source, p.destination, &p.boot, RAM));
     pair_end(&p);
 }
 
@@ -118,7 +111,7 @@ static void test_finds_damage(void)
     qtest_write(t, counter, &stale, sizeof stale);
     assert_found(check_counters(p.destination, &p.boot), "vCPU 1, page 100");
     qtest_write(t, counter, &old, sizeof old);
-    assert_right(check_counters(p.destination, &p.boot));
+    check_right(check_counters(p.destination, &p.boot));
 
     uint8_t byte, flipped;
     uint64_t elsewhere = p.boot.start + 4096 * 200 + 2049;
@@ -141,7 +134,7 @@ static void test_equal_when_paused(void)
 {
     g_autoptr(Vm) a = vm_start(&(VmConfig){.name = "a", .memory = "8M", .paused = true});
     g_autoptr(Vm) b = vm_start(&(VmConfig){.name = "b", .memory = "8M", .paused = true});
-    assert_right(check_equal(a, b, 1 << 20, 8 << 20));
+    check_right(check_equal(a, b, 1 << 20, 8 << 20));
     qtest_writeq(vm_qtest(b), (8 << 20) - 8, 1);
     g_assert_cmpuint(qtest_readq(vm_qtest(b), (8 << 20) - 8), ==, 1);
     assert_found(check_equal(a, b, 1 << 20, 8 << 20), "0x7ffff8");

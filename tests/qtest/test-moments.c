@@ -147,13 +147,6 @@ static Vm *start(const char *name, const BootsectConfig *boot, const char *incom
                                 .faults = faults});
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong) {
-        g_error("%s", wrong);
-    }
-}
-
 static void check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot)
 {
     Vm *vm = end == S ? o->s : o->d;
@@ -165,9 +158,9 @@ static void check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot
         operator_finish_source(o);
     }
     qmp_ok(vm_qmp(vm), "stop", NULL);
-    assert_right(check_counters(vm, boot));
+    check_right(check_counters(vm, boot));
     if (end == D) {
-        assert_right(check_moved(o->s, o->d, boot, RAM_BYTES));
+        check_right(check_moved(o->s, o->d, boot, RAM_BYTES));
     }
 }
 

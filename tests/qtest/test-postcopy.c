@@ -222,13 +222,6 @@ static void assert_state(Vm *vm, const char *name, const char *state)
         g_test_fail_printf("%s: run state is \"%s\", not \"%s\"", name, now, state);
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong)
-        g_test_fail_printf("%s", wrong);
-    g_free(wrong);
-}
-
 static void migrate(Move *m)
 {
     Qmp *s = vm_qmp(m->source), *d = vm_qmp(m->destination);
@@ -255,16 +248,16 @@ static void check_memory(Move *m)
     bool ran = m->row->start != CONT_LATE && !m->row->source_paused;
     if (!ran) {
         assert_state(m->destination, "destination", "paused");
-        assert_right(check_equal(m->source, m->destination, 1 << 20, end));
+        check_right(check_equal(m->source, m->destination, 1 << 20, end));
         qmp_ok(d, "cont", NULL);
         qmp_expect(d, "RESUME");
     }
     vm_wait_new_serial(m->destination, "B");
     assert_state(m->destination, "destination", "running");
     qmp_ok(d, "stop", NULL);
-    assert_right(check_counters(m->destination, &m->boot));
+    check_right(check_counters(m->destination, &m->boot));
     if (!m->row->release_ram)
-        assert_right(check_moved(m->source, m->destination, &m->boot, end));
+        check_right(check_moved(m->source, m->destination, &m->boot, end));
     qmp_ok(d, "cont", NULL);
     vm_wait_new_serial(m->destination, "B");
 }
@@ -347,15 +340,15 @@ static void test_row(gconstpointer data)
     start_both(&m);
     prepare(&m);
     migrate(&m);
-    assert_right(move_check_counts(m.source, m.stock ? 0 : m.row->ram_kib << 10));
+    check_right(move_check_counts(m.source, m.stock ? 0 : m.row->ram_kib << 10));
     check_memory(&m);
     /* Last, as QEMU says "completed" a moment before its run state follows. */
     assert_state(m.source, "source", "postmigrate");
     if (!m.stock) {
         if (!m.row->release_ram)
             assert_frozen(m.source);
-        assert_right(move_check_summary(m.source));
-        assert_right(move_check_summary(m.destination));
+        check_right(move_check_summary(m.source));
+        check_right(move_check_summary(m.destination));
     }
     vm_end(m.source);
     vm_end(m.destination);

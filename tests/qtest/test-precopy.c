@@ -83,21 +83,14 @@ static void end_both(Pair *p)
     g_free(p->uri);
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong)
-        g_test_fail_printf("%s", wrong);
-    g_free(wrong);
-}
-
 static void check_memory(Pair *p)
 {
     Qmp *d = vm_qmp(p->destination);
 
     vm_wait_new_serial(p->destination, "B");
     qmp_ok(d, "stop", NULL);
-    assert_right(check_counters(p->destination, &p->boot));
-    assert_right(check_moved(p->source, p->destination, &p->boot, (uint64_t)RAM_MIB << 20));
+    check_right(check_counters(p->destination, &p->boot));
+    check_right(check_moved(p->source, p->destination, &p->boot, (uint64_t)RAM_MIB << 20));
     qmp_ok(d, "cont", NULL);
     vm_wait_new_serial(p->destination, "B");
 }

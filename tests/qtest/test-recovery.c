@@ -216,13 +216,6 @@ static void recover(Test *t)
     qmp_expect_migration(t->dq, "postcopy-active");
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong) {
-        g_error("%s", wrong);
-    }
-}
-
 static void finish(Test *t)
 {
     qmp_ok(t->sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
@@ -231,8 +224,8 @@ static void finish(Test *t)
     g_autofree char *state = qmp_run_state(t->sq);
     g_assert_cmpstr(state, ==, "postmigrate");
     qmp_ok(t->dq, "stop", NULL);
-    assert_right(check_counters(t->d, &t->boot));
-    assert_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+    check_right(check_counters(t->d, &t->boot));
+    check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
     vm_end(t->d);
     vm_end(t->s);
     g_free(t->uri);

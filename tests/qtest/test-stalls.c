@@ -85,21 +85,14 @@ static void end(Test *t)
     g_free(t->uri);
 }
 
-static void assert_right(char *wrong)
-{
-    if (wrong) {
-        g_error("%s", wrong);
-    }
-}
-
 static void check_moved_whole(Test *t)
 {
     qmp_ok(t->sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     move_wait_completed(t->s, t->d);
     vm_wait_new_serial(t->d, "B");
     qmp_ok(t->dq, "stop", NULL);
-    assert_right(check_counters(t->d, &t->boot));
-    assert_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+    check_right(check_counters(t->d, &t->boot));
+    check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
 }
 
 static void check_stayed(Test *t)
