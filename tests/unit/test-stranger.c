@@ -16,6 +16,7 @@
 
 #define RAM_BYTES (1ull << 20)
 #define DEADLINE_MS 20000
+#define SLOW_MS 1500 /* from byte to byte: eight take longer than a destination waits for them */
 
 static char *dir; /* of the key */
 
@@ -253,6 +254,45 @@ static void test_strangers(gconstpointer data)
     side_free(s.d);
 }
 
+/* A byte now and then gains nothing: the first bytes have one deadline, all of them, and behind it
+ * the right source is let in. */
+static void test_slow_bytes(void)
+{
+    uint64_t size = RAM_BYTES;
+    uint8_t prologue[FF_PROLOGUE_SIZE];
+    unsigned sent = 0;
+    char c;
+    int rc;
+
+    if (!side_possible()) {
+        return;
+    }
+    Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1)};
+    side_start(s.d, "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s.d->m);
+    s.address = ff_address_parse(info->socket_address, NULL);
+
+    ff_prologue_encode(prologue, NULL, 0);
+    g_autoptr(FfChannel) slow = connect_plain(&s, FF_CHANNEL_MAIN);
+    do {
+        struct iovec iov = {prologue + sent++, 1};
+
+        ff_channel_write_all(slow, &iov, 1, true);
+        rc = ff_channel_read_all(slow, &c, 1, SLOW_MS);
+    } while (rc == -ETIMEDOUT && sent < sizeof(prologue));
+    g_assert_cmpint(rc, <, 0);
+    g_assert_cmpint(rc, !=, -ETIMEDOUT);
+    g_assert_cmpuint(sent, <, FF_PROLOGUE_HEADER);
+
+    s.main = connect_as_peer(&s, FF_CHANNEL_MAIN);
+    say_hello(&s);
+    ff_channel_shutdown(s.main);
+    side_run_until(s.d->done);
+    ff_channel_free(s.main);
+    ff_address_free(s.address);
+    side_free(s.d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -262,6 +302,7 @@ int main(int argc, char **argv)
     dir = certs_psk(base, "key", "qemu:00112233445566778899aabbccddeeff\n");
     g_test_add_data_func("/stranger/clear", NULL, test_strangers);
     g_test_add_data_func("/stranger/tls", GINT_TO_POINTER(1), test_strangers);
+    g_test_add_func("/stranger/slow-bytes", test_slow_bytes);
     int rc = g_test_run();
 
     certs_remove(base);
