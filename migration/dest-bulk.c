@@ -33,15 +33,18 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
     return -EBADMSG;
 }
 
-static int acknowledge(Reader *r)
+/* When everything is here DONE says so, and the source may end the connection before this reader has
+ * come so far. That this cannot be sent is no reason to read no more: the end of the connection is
+ * seen behind the source's last words, FINISHED perhaps. */
+static void acknowledge(Reader *r)
 {
-    if (++r->frames % ACK_EVERY) {
-        return 0;
+    if (++r->frames % ACK_EVERY || ff_m_events(r->m) & FF_EV_ALL) {
+        return;
     }
     FfFrame ack = ff_frame(FF_FRAME_ACK, 0);
     ack.flags = r->index;
     ack.page = r->frames;
-    return ff_channel_send(r->m->main, ack, NULL, false);
+    ff_channel_send(r->m->main, ack, NULL, false);
 }
 
 static int take_run(Reader *r, FfFrame *f)
@@ -75,7 +78,8 @@ static int take_run(Reader *r, FfFrame *f)
     } else {
         ff_count(m->stats.pages_bulk, f->n_pages);
     }
-    return acknowledge(r);
+    acknowledge(r);
+    return 0;
 }
 
 static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
