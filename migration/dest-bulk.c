@@ -33,9 +33,9 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
     return -EBADMSG;
 }
 
-/* When everything is here DONE says so, and the source may end the connection before this reader has
- * come so far. That this cannot be sent is no reason to read no more: the end of the connection is
- * seen behind the source's last words, FINISHED perhaps. */
+/* When everything is here DONE says so, and the source may end the connection before this reader
+ * has come so far. That this cannot be sent is no reason to read no more: the end of the connection
+ * is seen behind the source's last words, FINISHED perhaps. */
 static void acknowledge(Reader *r)
 {
     if (++r->frames % ACK_EVERY || ff_m_events(r->m) & FF_EV_ALL) {
