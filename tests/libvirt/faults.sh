@@ -105,6 +105,7 @@ kill_engine_at() {
 
 # The source's engine dies at each step of the switch.
 case_source_engine_killed_at_each_step() {
+    kill_engine_at A A '"status": "active"'
     kill_engine_at A A '"event": "STOP"'
     kill_engine_at A A 'Send.*"execute":"migrate-continue"'
     kill_engine_at A A '"status": "device"'
@@ -115,12 +116,48 @@ case_source_engine_killed_at_each_step() {
 }
 
 case_destination_engine_killed_at_each_step() {
+    kill_engine_at B B '"status": "active"'
     kill_engine_at B A '"event": "STOP"'
     kill_engine_at B A '"status": "device"'
     kill_engine_at B A '"status": "postcopy-active"'
     kill_engine_at B B '"status": "postcopy-active"'
     kill_engine_at B B 'Send.*"execute":"cont"'
     kill_engine_at B B '"event": "RESUME"'
+}
+
+# Both engines die at once, behind the switch.
+case_both_engines_killed_behind_the_switch() {
+    local host
+    needs_resume
+    start_guest A
+    begin_slow_move
+    for host in A B; do on $host pkill -KILL -x farfault-engine; done
+    for host in A B; do await_status $host postcopy-paused; done
+    finish_move && fail "the migration cannot have succeeded"
+    is "state at A" "$(state A)" "paused (post-copy failed)"
+    is "state at B" "$(state B)" "running (post-copy failed)"
+    resume_move
+}
+
+# An engine dies while the migration is being recovered: one more recovery.
+case_engine_killed_in_the_recovery() {
+    local victim host
+    for victim in A B; do
+        lose_engine_behind_the_switch
+        needs_resume
+        mark A
+        mark B
+        virsh_on A migrate --live --postcopy --postcopy-resume --postcopy-bandwidth 8 "$VM" "${uri[B]}" >"$scratch/move" 2>&1 &
+        mover=$!
+        await_status A postcopy-recover
+        on $victim pkill -KILL -x farfault-engine
+        finish_move && fail "the recovery cannot have succeeded"
+        for host in A B; do await_status $host postcopy-paused; done
+        is "state at A" "$(state A)" "paused (post-copy failed)"
+        is "state at B" "$(state B)" "running (post-copy failed)"
+        resume_move
+        end_guest
+    done
 }
 
 # The link itself goes: nobody is told, no packet comes back. The user pauses the source, and goes
