@@ -34,13 +34,15 @@ fail() {
 # is WHAT HAVE WANTED
 is() { [ "$2" = "$3" ] || fail "$1 is \"$2\", not \"$3\""; }
 
-# refused REGEX COMMAND...: COMMAND fails, and says what REGEX matches, in one line.
+# refused REGEX COMMAND...: COMMAND fails, and says what REGEX matches, in one line (in front of
+# which virsh may say what it tried).
 refused() {
     local regex=$1 said
     shift
     if said=$("$@" 2>&1); then fail "succeeded, should have been refused: $*"; fi
     printf '%s\n' "$said" | tee -a "$scratch/remarks"
     [[ $said =~ $regex ]] || fail "\"$said\" does not say \"$regex\""
+    is "lines of it" "$(grep -cv '^error: Failed to [a-z]* domain' <<<"$said")" 1
 }
 
 state() { virsh_on "$1" domstate --reason "$VM" | head -n 1; }
@@ -115,19 +117,31 @@ processes_of() {
     on "$1" ps -eo pid=,comm=,args= | grep -E 'farfault|qemu-system' | grep -v grep || true
 }
 
+# What a host has besides libvirt's own: files, sockets, folders, network interfaces.
+things_of() {
+    on "$1" find /var/lib/libvirt /run /dev/shm /dev/hugepages -xdev -not -name '*.log' 2>/dev/null || true
+    on "$1" ip -o link | awk -F '[ @:]+' '{print "interface " $2}'
+}
+# note_things: those that are there before any guest is. left_at HOST: those that came since.
+note_things() {
+    local host
+    for host in A B; do things_of $host | sort >"$scratch/things-$host"; done
+}
+left_at() { things_of "$1" | sort | comm -13 "$scratch/things-$1" -; }
+
 # Ends the guest wherever it is. Nothing of it may be left.
 end_guest() {
     local host left name
     "$root/scripts/libvirt-hosts" heal
-    on A sh -c '[ ! -e /run/echo.pid ] || { kill $(cat /run/echo.pid); rm /run/echo.pid; }' 2>/dev/null || true
     for host in A B; do
+        stop_echo_at $host
         for name in $(virsh_on "$host" list --all --name); do
             virsh_on "$host" destroy "$name" >/dev/null 2>&1 || true
             virsh_on "$host" undefine "$name" --managed-save --snapshots-metadata >/dev/null 2>&1 || true
         done
         left=$(processes_of "$host")
         [ -z "$left" ] || fail "left at host $host: $left"
-        left=$(find "$hosts/$host/lib/qemu" -name 'domain-*')
+        left=$(left_at "$host")
         [ -z "$left" ] || fail "left at host $host: $left"
         left=$(on "$host" find /sys/fs/cgroup -type d -path '*/machine/*.libvirt-qemu*')
         [ -z "$left" ] || fail "left at host $host: $left"

@@ -41,7 +41,7 @@ case_busy_port() {
     start_guest A
     on B python3 "$root/tests/libvirt/echo.py" 49200
     refused_move 'Address already in use|in use' --migrateuri tcp://10.199.7.2:49200
-    on B sh -c 'kill $(cat /run/echo.pid)'
+    stop_echo_at B
 }
 
 case_other_memory_size() {

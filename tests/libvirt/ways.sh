@@ -51,7 +51,7 @@ case_copy_storage_all() {
     check_guest B
     check_io B
     rm "$hosts"/?/lib/images/own.img
-    on A sh -c 'kill $(cat /run/echo.pid); rm /run/echo.pid'
+    stop_echo_at A
 }
 
 # QEMU 8.0 to 10.0 refuse postcopy with it, QEMU 7.2 crashes; the engine's own connections do.
