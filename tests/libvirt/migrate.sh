@@ -55,7 +55,7 @@ job() {
 }
 
 case_domjobinfo() {
-    local total downtime requests normal zero
+    local total downtime requests normal zero sent
     start_guest A
     start_move A --bandwidth 16 --postcopy-bandwidth 16
     job A
@@ -80,6 +80,11 @@ case_domjobinfo() {
     is "what remains" "$(figure 'Memory remaining')" 0
     [ $((normal + zero)) -ge 65536 ] || fail "$normal normal and $zero constant pages of 65536"
     [ "$normal" -ge 24576 ] || fail "$normal normal pages: the guest fills 24576"
+    sent=$(figure 'Memory processed')
+    [ "$sent" -ge $((normal * 4096 >> 20)) ] && [ "$sent" -lt 512 ] || fail "$sent MiB were sent, with $normal pages"
+    is "page size" "$(figure 'Page size')" 4096
+    [ "$(figure 'Setup time')" -lt "$total" ] || fail "setup time"
+    [ "$(figure 'Memory bandwidth')" -gt 0 ] || fail "no bandwidth"
     check_guest B
 }
 
@@ -107,6 +112,21 @@ case_ctrl_c() {
     is "status of virsh migrate" "$status" 1
     is "domains at B" "$(virsh_on B list --all --name)" ""
     check_guest A "running (booted)"
+}
+
+# Behind the switch nothing can be undone: virsh goes on to the end.
+case_ctrl_c_behind_the_switch() {
+    local status=0
+    start_guest A
+    mark A
+    mark B
+    on A python3 "$root/tests/libvirt/ctrl-c.py" virsh migrate --verbose --live --postcopy --bandwidth 16 \
+        --postcopy-bandwidth 16 "$VM" "${uri[B]}" < <(
+        await_status A active && virsh_on A migrate-postcopy "$VM" && await_qmp B '"event": "RESUME"' && echo
+    ) || status=$?
+    is "status of virsh migrate" "$status" 0
+    check_guest B
+    is "running domains at A" "$(virsh_on A list --name)" ""
 }
 
 # libvirt itself refuses postcopy of a suspended guest; without postcopy QEMU migrates natively.
