@@ -31,10 +31,13 @@ case_memory_in_files() {
     rm "$hosts/A/lib/qemu/save/$VM.save"
 }
 
-# reserve_hugepages N: N more free ones than now. They are given back at the end of the case.
+# reserve_hugepages N: N more free ones than now. They are given back at the end of the case. They are
+# the machine's: one run at a time.
 reserve_hugepages() {
-    local pages=/proc/sys/vm/nr_hugepages had free
+    local pages=/proc/sys/vm/nr_hugepages had free lock
     [ -e $pages ] || skip "this kernel has no huge pages"
+    exec {lock}<$pages
+    flock -w 300 "$lock" || skip "another run has the huge pages"
     had=$(cat $pages)
     free=$(awk '/^HugePages_Free/{print $2}' /proc/meminfo)
     echo $((had + $1)) >$pages
@@ -100,18 +103,30 @@ case_balloon() {
 
 # Plugged in where the guest came to, and unplugged where it went on to.
 case_hotplug_behind_a_migration() {
-    local dimm=$scratch/dimm.xml
+    local dimm=$scratch/dimm.xml extra=$scratch/disk.xml image=$hosts/shared/plug.img
     cat >"$dimm" <<X
 <memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>
 X
+    cat >"$extra" <<X
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>
+  <source file='$image'/><target dev='sda' bus='usb'/></disk>
+X
+    mkdir -p "$hosts/shared"
+    chmod 777 "$hosts/shared"
+    new_image raw "$image"
     MEMORY_XML="<maxMemory slots='4' unit='MiB'>1024</maxMemory>
         <cpu><numa><cell id='0' cpus='0' memory='256' unit='MiB'/></numa></cpu>" start_guest A
     move A
     virsh_on B attach-device "$VM" "$dimm"
+    virsh_on B attach-device "$VM" "$extra"
     virsh_on B attach-interface "$VM" bridge br0 --model e1000e --mac 52:54:00:00:00:08
-    move B
+    move B --unsafe
     check_guest A
+    virsh_on A detach-device "$VM" "$extra"
     move A
     check_guest B
     is "memory" "$(virsh_on B dominfo "$VM" | awk '/^Max memory/{print $3}')" $((384 << 10))
+    virsh_on B domblklist "$VM" | grep sda && fail "the disk is still there"
+    virsh_on B domiflist "$VM" | grep 52:54:00:00:00:08
+    rm "$image"
 }
