@@ -153,6 +153,29 @@ case_upgrade_while_a_guest_runs() {
     move B
     check_guest A
 }
+# Another QEMU in the old one's place, as a package's upgrade leaves it: who runs goes on, and goes
+# where it is to go; libvirt asks the new one what it can do once farfault is touched, which the
+# package's trigger does (scripts/deb-test).
+case_qemu_upgraded_while_a_guest_runs() {
+    local qemu=/usr/bin/qemu-system-x86_64
+    trap "on A umount -l /usr/bin; on A umount -l /mnt" EXIT
+    on A mount -t tmpfs tmpfs /mnt
+    on A mkdir /mnt/u /mnt/w
+    on A mount -t overlay -o lowerdir=/usr/bin,upperdir=/mnt/u,workdir=/mnt/w overlay /usr/bin ||
+        skip "this kernel has no overlay filesystem"
+    start_guest A
+    on A sh -c "cp $qemu $qemu.new && mv $qemu.new $qemu"
+    # shellcheck disable=SC2016 # the host's own
+    [[ $(on A sh -c 'readlink /proc/$(cat /run/libvirt/qemu/vm1.pid)/exe') = *" (deleted)" ]] || fail "the guest's QEMU is still in its place"
+    mark A
+    touch "$prefix/bin/farfault"
+    move A
+    check_guest B
+    move B
+    probed || fail "libvirt did not ask the new QEMU"
+    check_guest A
+}
+
 # shellcheck disable=SC2016 # the host's own
 engine_program() { on "$1" sh -c 'readlink /proc/$(pgrep -x farfault-engine)/exe'; }
 
@@ -243,3 +266,51 @@ case_no_permission() {
     virsh_on A migrate --live "$VM" "${uri[B]}"
     check_guest B
 }
+
+doctor() { on "$1" "$prefix/bin/farfault" doctor; }
+says() { grep -qE "$1" "$scratch/doctor" || fail "farfault doctor does not say: $1"; }
+
+# What doctor says of a host is what its guests find.
+case_doctor() {
+    local status=0
+    doctor A | tee "$scratch/doctor"
+    says '^ok +user libvirt-qemu +may use userfaultfd$'
+    says "^ok +farfault +for libvirt: <emulator>$EMULATOR</emulator>$"
+    says '^ok +QEMU +/usr/bin/qemu-system-x86_64 is [0-9.]+$'
+    says '^ok +libvirt +[0-9.]+$'
+    says '^(ok|warn) +huge pages +shmem_enabled is '
+    [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] || skip "everybody has the permission: vm.unprivileged_userfaultfd=1"
+    on A chmod 600 /dev/userfaultfd
+    doctor A >"$scratch/doctor" || status=$?
+    on A chmod 660 /dev/userfaultfd
+    is "status of doctor" $status 1
+    says '^FAIL +user libvirt-qemu may not use userfaultfd .*: give it the device \(.*install-host\), or set vm.unprivileged_userfaultfd=1$'
+}
+
+# install-host on another /etc: a second time it has nothing to do, --undo leaves what was there
+# before, and with what it writes into qemu.conf a guest has the permission.
+case_install_host() {
+    local etc=$scratch/etc conf=$hosts/A/etc/qemu.conf said
+    mkdir -p "$etc"/libvirt "$etc"/apparmor.d/{abstractions,local/abstractions}
+    echo '# mine' | tee "$etc/libvirt/qemu.conf" >"$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    cp -r "$etc" "$scratch/etc-before"
+    install_host "$etc"
+    cmp "$root/packaging/60-farfault.rules" "$etc/udev/rules.d/60-farfault.rules"
+    grep -qF '/usr/lib/farfault/* rmix,' "$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    said=$(install_host "$etc")
+    is "what it says the second time" "$said" ""
+    cp "$conf" "$scratch/qemu.conf"
+    if [ ! -e "$hosts/A/bare" ] && [ ! -e "$hosts/A/over" ]; then
+        { grep -v '^cgroup_device_acl' "$scratch/qemu.conf" && cat "$etc/libvirt/qemu.conf"; } >"$conf"
+        "$root/scripts/libvirt-hosts" restart A
+        start_guest A
+        move A
+        check_guest B
+        cp "$scratch/qemu.conf" "$conf"
+        "$root/scripts/libvirt-hosts" restart A
+    fi
+    install_host "$etc" --undo
+    find "$etc" "$scratch/etc-before" -type d -empty -delete
+    diff -r "$scratch/etc-before" "$etc"
+}
+install_host() { on A env "FF_ETC=$1" "$prefix/sbin/farfault-install-host" "${@:2}"; }
