@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Seconds that anything which must happen may take; generous, as machines are shared. */
-#define TEST_TIMEOUT 60
+#define TEST_TIMEOUT 120
 
 /* Ends the test program with one line; before that the hook (vm.c) shows what the VMs said. */
 G_NORETURN void test_fail(const char *format, ...) G_GNUC_PRINTF(1, 2);
