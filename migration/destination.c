@@ -32,45 +32,47 @@ static void store_phase(FfMigration *m, FfPhase phase)
 /* ---- the received bitmaps, in the state memfd ---------------------------------------------- */
 
 /* Lays the received bitmaps out behind the header. Returns the length of it all. */
-static size_t lay_out_bitmaps(FfMigration *m)
+static size_t lay_out_bitmaps(FfMigration *m, uint64_t *offsets)
 {
     FfStateHeader *s = m->cfg.state;
     size_t page = sysconf(_SC_PAGESIZE), at = (sizeof(*s) + page - 1) / page * page;
 
     for (unsigned i = 0; i < m->n_blocks; i++) {
-        s->block[i].bitmap_offset = at;
+        s->block[i].bitmap_offset = offsets[i] = at;
         at += ff_bitmap_words(m->blocks[i].n_pages) * sizeof(uint64_t);
     }
     return at;
 }
 
-/* The length that the bitmaps of the engine before us need; 0: they are not all there. */
-static size_t length_of_bitmaps(FfMigration *m)
+/* The length that the bitmaps of the engine before us need; 0: they are not all there. OFFSETS is
+ * where they are: read once, as others can write to the state. */
+static size_t length_of_bitmaps(FfMigration *m, uint64_t *offsets)
 {
     const FfStateHeader *s = m->cfg.state;
     struct stat st;
     size_t end = sizeof(*s);
 
     for (unsigned i = 0; i < m->n_blocks; i++) {
-        if (s->block[i].bitmap_offset < sizeof(*s) ||
-            s->block[i].bitmap_offset % sizeof(uint64_t)) {
+        uint64_t at = __atomic_load_n(&s->block[i].bitmap_offset, __ATOMIC_RELAXED);
+
+        if (at < sizeof(*s) || at > INT64_MAX / 2 || at % sizeof(uint64_t)) {
             return 0;
         }
-        end = MAX(end, s->block[i].bitmap_offset +
-                           ff_bitmap_words(m->blocks[i].n_pages) * sizeof(uint64_t));
+        offsets[i] = at;
+        end = MAX(end, at + ff_bitmap_words(m->blocks[i].n_pages) * sizeof(uint64_t));
     }
     return fstat(m->cfg.state_fd, &st) == 0 && (size_t)st.st_size >= end ? end : 0;
 }
 
 bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
 {
-    FfStateHeader *s = m->cfg.state;
+    uint64_t offsets[FF_STATE_MAX_BLOCKS];
     size_t len;
 
     if (fresh) {
         ff_recovery_store_blocks(m);
     }
-    len = fresh ? lay_out_bitmaps(m) : length_of_bitmaps(m);
+    len = fresh ? lay_out_bitmaps(m, offsets) : length_of_bitmaps(m, offsets);
     if (!len || (fresh && FF_FAULT_CALL("grow-state", ftruncate(m->cfg.state_fd, len)) < 0)) {
         g_set_error(error, FF_M_ERROR, 0, "no memory for the received bitmap: %s",
                     len ? g_strerror(errno) : "it is not there any more");
@@ -87,7 +89,7 @@ bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
     m->bitmaps_len = len;
     for (unsigned i = 0; i < m->n_blocks; i++) {
         FfBlock *b = &m->blocks[i];
-        uint64_t *words = (uint64_t *)((char *)p + s->block[i].bitmap_offset);
+        uint64_t *words = (uint64_t *)((char *)p + offsets[i]);
         if (fresh) {
             memset(words, 0, ff_bitmap_words(b->n_pages) * sizeof(uint64_t));
         }

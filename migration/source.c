@@ -162,6 +162,9 @@ static bool send_device_state(FfMigration *m, GError **error)
         m->ops.hold("inner", fd, m->ops.opaque);
     }
     FF_FAULT_AT("saving-held");
+    if (m->cfg.vmm->keep) {
+        m->cfg.vmm->keep(m->cfg.vmm);
+    }
     m->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
     m->device_thread = g_thread_new("ff-device", device_thread, m);
     return true;

@@ -46,6 +46,9 @@ struct FfVmm {
     /* Source: starts the inner migration. *FD is a stream socket, owned by the caller: device
      * state is read from it; an 8-byte SHUT message written to it ends the inner migration. */
     bool (*save)(FfVmm *vmm, int *fd, GError **error);
+    /* Source, optional, after save(): has the VMM itself keep a copy of *FD, so that the inner
+     * migration sees no end when everybody else who holds it dies. Does not wait for the VMM. */
+    void (*keep)(FfVmm *vmm);
     /* Destination: starts the inner incoming migration. *FD is a stream socket, owned by the
      * caller: device state is written to it; the return path (PONG, SHUT) is read from it. */
     bool (*load)(FfVmm *vmm, int *fd, GError **error);

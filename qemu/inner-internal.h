@@ -48,6 +48,8 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
 bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error);
 bool ff_inner_unset_tls(FfVmm *vmm, GError **error);
 bool ff_inner_undo(FfVmm *vmm, GError **error);
+/* The inner migration is over: QEMU closes its copy of the engine's end. */
+void ff_inner_forget_kept(FfInner *inner);
 bool ff_inner_drain(FfVmm *vmm, GError **error);
 char *ff_inner_untrackable(FfVmm *vmm);
 

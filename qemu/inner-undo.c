@@ -358,6 +358,7 @@ bool ff_inner_undo(FfVmm *vmm, GError **error)
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(GError) local = NULL;
 
+    ff_inner_forget_kept(inner);
     for (;;) {
         g_autoptr(JsonNode) log = NULL;
         uint32_t len;

@@ -18,8 +18,10 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#define KEPT_NAME "farfault-kept" /* the copy that QEMU holds of the engine's end */
 #define STREAM_NAME "farfault-inner"
 /* For QEMUs that are to die anyway and may hang in a page fault. */
 #define ABANDON_DEADLINE_MS 2000
@@ -289,6 +291,32 @@ static bool inner_save(FfVmm *vmm, int *fd, GError **error)
 {
     /* No cancel, as for stop: what was sent to QEMU is carried out. */
     return start_stream((FfInner *)vmm, "migrate", NULL, fd, error);
+}
+
+/* Not before somebody else holds the stream: an engine that dies while only QEMU had a copy would
+ * leave QEMU waiting for an end. shutdown() ends it for all copies. */
+static void inner_keep(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(JsonObject) args = json_object_new();
+    struct stat st;
+
+    if (inner->stream < 0 || fstat(inner->stream, &st) < 0) {
+        return;
+    }
+    __atomic_store_n(&inner->state->kept_inner, st.st_ino, __ATOMIC_RELEASE);
+    json_object_set_string_member(args, "fdname", KEPT_NAME);
+    ff_qmp_call(inner->qmp, "getfd", args, &inner->stream, 1, NULL, NULL);
+}
+
+void ff_inner_forget_kept(FfInner *inner)
+{
+    g_autoptr(JsonObject) args = json_object_new();
+
+    if (__atomic_exchange_n(&inner->state->kept_inner, 0, __ATOMIC_ACQ_REL)) {
+        json_object_set_string_member(args, "fdname", KEPT_NAME);
+        ff_qmp_call(inner->qmp, "closefd", args, NULL, 0, NULL, NULL);
+    }
 }
 
 static bool inner_load(FfVmm *vmm, int *fd, GError **error)
@@ -574,6 +602,7 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
         .prepare = ff_inner_prepare,
         .stop = inner_stop,
         .save = inner_save,
+        .keep = inner_keep,
         .load = inner_load,
         .wait_saved = inner_wait_saved,
         .wait_loaded = inner_wait_loaded,

@@ -88,6 +88,17 @@ static void guest_refuse(FfRelay *relay, char *why)
     ff_relay_log(relay, "%s; the guest runs, postcopy migration is refused", why);
 }
 
+static_assert(FF_AGENT_UFFDS <= FF_STATE_MAX_UFFDS, "there is a place for each");
+
+/* For a relay that comes after this one: it can take QEMU's copies (qemu/attach.c). */
+static void note_uffds(FfStateHeader *state, const FfAgentHello *hello)
+{
+    state->agent = hello->uffd_errno ? FF_STATE_AGENT_REFUSED : FF_STATE_AGENT_READY;
+    state->uffd_errno = hello->uffd_errno;
+    state->n_uffds = hello->uffd_errno ? 0 : hello->n_uffds;
+    memcpy(state->uffd_in_qemu, hello->kept, sizeof(hello->kept));
+}
+
 /* A hand-over replaces the one before it whole. */
 static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
 {
@@ -109,6 +120,7 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     if (hello->uffd_errno) {
         guest_refuse(relay, uffd_error_text(hello->uffd_errno));
     }
+    note_uffds(relay->state, hello);
     guest->hello = true;
     guest_watch(relay);
 }
@@ -140,7 +152,7 @@ static ssize_t guest_receive(FfRelay *relay)
         memcpy(fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
     }
     want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
-    if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != 1 ||
+    if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != FF_AGENT_VERSION ||
         hello.n_uffds > FF_AGENT_UFFDS || n_fds != want) {
         for (unsigned i = 0; i < n_fds; i++) {
             close(fds[i]);

@@ -10,6 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -62,6 +64,16 @@ int ff_state_create(FfPolicy policy)
     return fd;
 }
 
+/* What would lead a reader out of the header. */
+static bool is_sound(const FfStateHeader *s)
+{
+    return s->role <= FF_ROLE_DESTINATION && s->phase <= FF_PHASE_DEAD &&
+           s->run_right <= FF_RUN_GIVEN && s->n_blocks <= FF_STATE_MAX_BLOCKS &&
+           s->undo_len <= FF_STATE_UNDO_MAX && s->info_len <= FF_STATE_INFO_MAX &&
+           s->n_uffds <= FF_STATE_MAX_UFFDS && memchr(s->run_state, 0, sizeof(s->run_state)) &&
+           memchr(s->peer_uri, 0, sizeof(s->peer_uri));
+}
+
 FfStateHeader *ff_state_map(int fd, GError **error)
 {
     FfStateHeader *state;
@@ -89,6 +101,12 @@ FfStateHeader *ff_state_map(int fd, GError **error)
                     "state memfd has magic %016llx version %u, expected %016llx version %u",
                     (unsigned long long)state->magic, state->version,
                     (unsigned long long)FF_STATE_MAGIC, FF_STATE_VERSION);
+        munmap(state, sizeof(*state));
+        return NULL;
+    }
+    if (!is_sound(state)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "state memfd is damaged: its header has values that nobody stores");
         munmap(state, sizeof(*state));
         return NULL;
     }

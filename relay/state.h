@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The state memfd: what must outlive a crash of the engine. Made by the relay, mapped by the
- * relay and by the engine, never inherited by QEMU. One writer at a time: the engine while one
+ * The state memfd: what must outlive a crash of the engine, and of the relay. Made by the
+ * launcher, mapped by the relay and by the engine. QEMU holds it, too, and never looks at it: so it
+ * is there for the relay that `farfault attach` starts. One writer at a time: the engine while one
  * is attached, else the relay. Stores that decide about the right to run are single aligned
  * words with release order; the observer is the next engine (or the relay) after a crash.
+ *
+ * Relay and engine have an open file description of their own with a lock on it (flock), which so
+ * lasts until both have ended: no second relay stands beside one that lives.
  */
 #ifndef FF_RELAY_STATE_H
 #define FF_RELAY_STATE_H
@@ -13,10 +17,11 @@
 #include <stdint.h>
 
 #define FF_STATE_MAGIC 0x4554415453464600ull
-#define FF_STATE_VERSION 2u
+#define FF_STATE_VERSION 3u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
 #define FF_STATE_INFO_MAX (32 * 1024)
+#define FF_STATE_MAX_UFFDS 16
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
 /* Who may run the guest, as this side knows it (design: "the right to run"). */
@@ -32,6 +37,9 @@ typedef enum {
     FF_PHASE_DONE,    /* all pages received */
     FF_PHASE_DEAD,    /* D: revoked, QEMU reaped */
 } FfPhase;
+
+/* What the agent in QEMU has handed over. */
+typedef enum { FF_STATE_AGENT_SILENT, FF_STATE_AGENT_REFUSED, FF_STATE_AGENT_READY } FfStateAgent;
 
 typedef struct {
     char id[128];
@@ -61,7 +69,14 @@ typedef struct {
     uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
     uint32_t channels;     /* x-farfault-channels; 0 is 1 */
     uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
+    uint32_t agent;        /* FfStateAgent; with the four that follow, written by the relay alone */
+    int32_t uffd_errno;
+    uint32_t n_uffds;
+    int32_t uffd_in_qemu[FF_STATE_MAX_UFFDS]; /* the fd numbers of QEMU's own copies */
     uint32_t reserved;
+    /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
+     * of QEMU's own that nobody reads); 0: none. */
+    uint64_t kept_inner;
     char peer_uri[256]; /* S: where the destination listens; empty if that is not known */
     FfStateBlock block[FF_STATE_MAX_BLOCKS];
     char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
@@ -98,7 +113,8 @@ typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;
 
 /* Makes a new state memfd (close-on-exec, not executable). Returns the fd or -errno. */
 int ff_state_create(FfPolicy policy);
-/* Maps it; the header is checked. Returns NULL and sets ERROR when it is not one. */
+/* Maps it; the header is checked, as QEMU may have written to it. Returns NULL and sets ERROR when
+ * it is not one. */
 FfStateHeader *ff_state_map(int fd, GError **error);
 
 #endif

@@ -119,11 +119,14 @@ static void send_hello(int sock, int uffd_errno, const int *fds)
 {
     FfAgentHello hello = {
         .magic = FF_AGENT_MAGIC,
-        .version = 1,
+        .version = FF_AGENT_VERSION,
         .pid = getpid(),
         .uffd_errno = uffd_errno,
         .n_uffds = uffd_errno ? 0 : FF_AGENT_UFFDS,
     };
+    for (unsigned i = 0; i < hello.n_uffds; i++) {
+        hello.kept[i] = agent.kept[i];
+    }
     size_t n_bytes = sizeof(int) * (FF_AGENT_FD_UFFD0 + hello.n_uffds);
     union {
         char buf[CMSG_SPACE(sizeof(int) * N_FDS)];

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
+#define FF_AGENT_VERSION 2u
 /* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
 #define FF_AGENT_UFFDS 9
 
@@ -29,12 +30,13 @@ enum { FF_AGENT_FD_PIDFD, FF_AGENT_FD_PAGEMAP, FF_AGENT_FD_MAPS, FF_AGENT_FD_UFF
 
 typedef struct {
     uint32_t magic;
-    uint32_t version;   /* 1 */
+    uint32_t version;   /* FF_AGENT_VERSION */
     int32_t pid;        /* of QEMU, in its own pid namespace */
     int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only three fds follow) */
     uint32_t n_uffds;
-    uint32_t reserved;
+    int32_t kept[FF_AGENT_UFFDS]; /* their numbers in QEMU, which keeps a copy of each */
 } FfAgentHello;
-static_assert(sizeof(FfAgentHello) == 24, "FfAgentHello is sent between processes");
+static_assert(sizeof(FfAgentHello) == 20 + 4 * FF_AGENT_UFFDS,
+              "FfAgentHello is sent between processes");
 
 #endif

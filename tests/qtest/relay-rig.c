@@ -241,7 +241,7 @@ Rig *rig_new(const RigConfig *config)
 void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
 {
     FfAgentHello hello = {.magic = FF_AGENT_MAGIC,
-                          .version = 1,
+                          .version = FF_AGENT_VERSION,
                           .pid = pid,
                           .uffd_errno = uffd_errno,
                           .n_uffds = uffd_errno ? 0 : 2};

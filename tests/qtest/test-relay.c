@@ -50,7 +50,7 @@ static bool take_hello(int sock, HandOver *h)
         return false;
     }
     g_assert_cmpuint(hello.magic, ==, FF_AGENT_MAGIC);
-    g_assert_cmpuint(hello.version, ==, 1);
+    g_assert_cmpuint(hello.version, ==, FF_AGENT_VERSION);
     for (int i = 0; i < h->n_fds; i++) {
         close(h->fds[i]);
     }
