@@ -26,6 +26,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "qemu/attach.h"
 #include "qemu/paths.h"
 #include "uffd/uffd.h"
 
@@ -319,6 +320,17 @@ static void check_confinement(void)
     }
 }
 
+/* Guests whose QMP nobody answers any more. */
+static void check_guests(void)
+{
+    g_autoptr(GArray) pids = ff_attach_orphans();
+    for (guint i = 0; i < pids->len; i++) {
+        int pid = g_array_index(pids, pid_t, i);
+        g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
+        say(WARN, "guests", fix, "QEMU process %d has lost its relay", pid);
+    }
+}
+
 int ff_cli_doctor(int argc, char **argv)
 {
     if (argc > 1) {
@@ -333,5 +345,6 @@ int ff_cli_doctor(int argc, char **argv)
     check_qemu();
     check_libvirt();
     check_confinement();
+    check_guests();
     return failed ? 1 : 0;
 }

@@ -59,6 +59,19 @@ const char ff_help_dump[] =
     "  --check        say whether the dumps of both sides together have every page\n"
     "  --help, -h     this text\n";
 
+const char ff_help_attach[] =
+    "Usage: farfault attach PID|QMP\n"
+    "Start a new relay for a guest whose relay has ended (farfault-relay, killed or crashed). The\n"
+    "QMP monitors answer again; a migration that was under way is taken up as after the end of an\n"
+    "engine. The guest is not touched while there is no relay, and never runs twice.\n"
+    "\n"
+    "PID              the process of QEMU\n"
+    "QMP              the path of its unix QMP socket: PATH or unix:PATH\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Be QEMU's user, or root (always, where kernel.yama.ptrace_scope is not 0). Refused while the\n"
+    "relay or its engine lives. Exit status: 0 attached, 1 refused, 2 usage.\n";
+
 const char ff_help_run[] =
     "Usage: farfault run [--policy=auto|always|never] [--] qemu-system-ARCH ARG...\n"
     "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
@@ -80,8 +93,10 @@ const char ff_help_run[] =
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"
     "Say what works on this host, one line each: kernel, userfaultfd for each user that runs\n"
-    "QEMU, huge pages, farfault's own parts and settings, QEMU, libvirt, AppArmor. What does not\n"
-    "work is followed by what to do. Run it as root to have other users examined.\n"
+    "QEMU, huge pages, farfault's own parts and settings, QEMU, libvirt, AppArmor, guests without "
+    "a\n"
+    "relay. What does not work is followed by what to do. Run it as root to have other users\n"
+    "examined.\n"
     "\n"
     "  --help, -h     this text\n"
     "\n"

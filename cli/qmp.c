@@ -426,7 +426,8 @@ static const char *advice(const GError *error)
         return "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
     }
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {
-        return "connection refused: nobody listens there; has QEMU ended?";
+        return "connection refused: nobody listens there; has QEMU ended? If it runs on, its relay "
+               "has ended: farfault attach";
     }
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
         return "permission denied: run as the user who owns the socket, or as root";

@@ -4,7 +4,7 @@
  * process with a line that says so: a test must not pass because of a slip of the pen.
  *
  * Threads: any. The table is made once, before the first look at it; its counters are atomic.
- * System calls: openat, kill, timer_create, timer_settime, poll, sendto.
+ * System calls: openat, kill, getppid, timer_create, timer_settime, poll, sendto.
  */
 #include "fault/fault.h"
 
@@ -23,7 +23,19 @@
 
 #define MAX_FAULTS 16
 
-typedef enum { A_KILL, A_ABORT, A_STOP, A_DELAY, A_CUT, A_DUP, A_FLIP, A_ERRNO, A_SKIP } Action;
+typedef enum {
+    A_KILL,
+    A_ABORT,
+    A_RELAY,
+    A_BOTH,
+    A_STOP,
+    A_DELAY,
+    A_CUT,
+    A_DUP,
+    A_FLIP,
+    A_ERRNO,
+    A_SKIP
+} Action;
 
 typedef struct {
     char *point;
@@ -45,6 +57,8 @@ static const struct {
 } actions[] = {
     {"kill", A_KILL, false, 0},
     {"abort", A_ABORT, false, 0},
+    {"relay", A_RELAY, false, 0},
+    {"both", A_BOTH, false, 0},
     {"stop", A_STOP, true, 0},
     {"delay", A_DELAY, true, 0},
     {"cut", A_CUT, true, 0},
@@ -160,6 +174,13 @@ static bool do_plain(const Fault *f)
         return true;
     case A_ABORT:
         abort();
+    case A_RELAY:
+        kill(getppid(), SIGKILL);
+        return true;
+    case A_BOTH:
+        kill(getppid(), SIGKILL);
+        kill(getpid(), SIGKILL);
+        return true;
     case A_STOP:
         stop(f->number);
         return true;

@@ -14,6 +14,7 @@
  *                    step:         something that must not be left out
  *           followed by #N: not before it is reached the Nth time
  *   ACTION  kill, abort         the process dies (SIGKILL, SIGABRT)
+ *           relay, both         SIGKILL to its relay; to its relay, then to itself
  *           stop:MS, delay:MS   the process, or this thread, stands still
  *           cut:N               the connection is shut down after N bytes of the message
  *           dup                 the message is written twice

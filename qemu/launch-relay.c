@@ -9,7 +9,8 @@
  * that stayed root would be more than the guest it serves.
  *
  * Threads: the launcher's only thread. Between fork() and exec only the child runs in its copy.
- * System calls: fork, setsid, pipe2, waitpid, prctl(PR_SET_PTRACER), setgid, setgroups, setuid.
+ * System calls: fork, setsid, pipe2, waitpid, prctl(PR_SET_PTRACER), setgid, setgroups, setuid,
+ * flock, setitimer, getsockname.
  */
 #include "qemu/launch-relay.h"
 
@@ -19,10 +20,14 @@
 #include <grp.h>
 #include <json-glib/json-glib.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -115,6 +120,18 @@ static const char *kind_of(const FfPlanMonitor *mon, const FfEndpoint *ep)
     g_assert_not_reached();
 }
 
+/* Where a listening socket is to be made again. */
+static void add_address(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *ep)
+{
+    struct sockaddr_storage address;
+    socklen_t len = sizeof(address);
+    if (strcmp(kind_of(mon, ep), "listen") == 0 &&
+        getsockname(ep->fd, (struct sockaddr *)&address, &len) == 0) {
+        g_autofree char *text = g_base64_encode((const guchar *)&address, len);
+        add_string(b, FF_PLAN_ADDRESS, text);
+    }
+}
+
 static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *ep, int qemu)
 {
     json_builder_begin_object(b->json);
@@ -137,6 +154,7 @@ static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
         add_string(b, "port", mon->port);
     }
     add_int(b, "reconnect", mon->reconnect);
+    add_address(b, mon, ep);
     add_string(b, "unlink", ep->unlink_path);
     json_builder_end_object(b->json);
 }
@@ -183,6 +201,8 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     json_builder_begin_object(json);
     add_int(&b, "qemu-pid", getpid());
     add_fd(&b, "agent-fd", start->agent_fd);
+    add_fd(&b, "state-fd", start->state_fd);
+    add_int(&b, FF_PLAN_KEPT_STATE, start->kept_state);
     add_fd(&b, "ready-fd", ready_fd);
     add_fd(&b, "stderr-fd", stderr_fd);
     add_string(&b, "engine", engine ?: "/nonexistent/farfault-engine");
@@ -203,10 +223,10 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     return json_to_string(root, false);
 }
 
-/* Puts TEXT into a memfd, to be read from its start. Returns the fd or -errno. */
+/* Puts TEXT into a sealed memfd. Returns the fd or -errno. */
 static int text_memfd(const char *text)
 {
-    int fd = ff_fd_high(memfd_create("farfault-plan", MFD_CLOEXEC));
+    int fd = ff_fd_high(memfd_create("farfault-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     size_t len = strlen(text);
     while (fd >= 0 && len) {
         ssize_t n = write(fd, text, len);
@@ -218,10 +238,14 @@ static int text_memfd(const char *text)
         text += n;
         len -= n;
     }
-    return fd >= 0 && lseek(fd, 0, SEEK_SET) == 0 ? fd : -errno;
+    if (fd >= 0 &&
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) == 0) {
+        return fd;
+    }
+    return -errno;
 }
 
-static int become_user(const FfRunas *runas)
+int ff_runas_become(const FfRunas *runas)
 {
     if (runas->uid == (uid_t)-1) {
         return 0;
@@ -232,13 +256,6 @@ static int become_user(const FfRunas *runas)
     int rc = runas->user ? initgroups(runas->user, runas->gid) : setgroups(0, NULL);
     return rc < 0 || setuid(runas->uid) < 0 ? -1 : 0;
 }
-
-/* What is to be executed. */
-typedef struct {
-    const char *path;
-    char **argv, **environment;
-    const GArray *fds; /* of int, inherited */
-} Program;
 
 /* Secrets pass through relay and engine in the texts of commands, in more copies than can be wiped
  * one by one: their allocator overwrites what is freed (glibc; its per-thread cache of small pieces
@@ -254,15 +271,23 @@ static char **relay_environment(void)
     return g_environ_setenv(environment, "GLIBC_TUNABLES", tunables, TRUE);
 }
 
+/* What is to be executed. */
+typedef struct {
+    const FfRelayProgram *program;
+    const char *path;
+    char **argv, **environment;
+} Exec;
+
 /* In the grandchild. stderr stays for a relay that cannot start, unless QEMU will be a daemon:
  * who waits for the end of its stderr must get it. */
-static void G_GNUC_NORETURN become_relay(const FfRelayStart *start, const Program *program)
+static void G_GNUC_NORETURN become_relay(const Exec *e)
 {
-    const GArray *fds = program->fds;
+    const GArray *fds = e->program->fds;
+    const FfRunas *as = e->program->as;
     int null = open("/dev/null", O_RDWR);
     dup2(null, STDIN_FILENO);
     dup2(null, STDOUT_FILENO);
-    if (start->plan->daemonize) {
+    if (e->program->mute) {
         dup2(null, STDERR_FILENO);
     }
     if (null > STDERR_FILENO) {
@@ -271,34 +296,33 @@ static void G_GNUC_NORETURN become_relay(const FfRelayStart *start, const Progra
     for (guint i = 0; i < fds->len; i++) {
         fcntl(g_array_index(fds, int, i), F_SETFD, 0);
     }
-    if (become_user(&start->runas) < 0) {
-        dprintf(STDERR_FILENO, "farfault: -runas %s: %s\n", start->plan->runas, strerror(errno));
+    if (ff_runas_become(as) < 0) {
+        dprintf(STDERR_FILENO, "farfault: cannot become user %u: %s\n", as->uid, strerror(errno));
         _exit(1);
     }
-    execve(program->path, program->argv, program->environment);
-    dprintf(STDERR_FILENO, "farfault: cannot run %s: %s\n", program->path, strerror(errno));
+    execve(e->path, e->argv, e->environment);
+    dprintf(STDERR_FILENO, "farfault: cannot run %s: %s\n", e->path, strerror(errno));
     _exit(1);
 }
 
 /* In the child: forks the relay, tells its PID to the launcher, ends. */
-static void G_GNUC_NORETURN detach_relay(const FfRelayStart *start, const Program *program,
-                                         int pid_fd)
+static void G_GNUC_NORETURN detach_relay(const Exec *e, int pid_fd)
 {
     setsid();
     pid_t pid = fork();
     if (pid == 0) {
-        become_relay(start, program);
+        become_relay(e);
     }
     _exit(pid > 0 && write(pid_fd, &pid, sizeof(pid)) == sizeof(pid) ? 0 : 1);
 }
 
 /* Returns the PID of the relay, or -errno. */
-static pid_t spawn(const FfRelayStart *start, const char *path, const GArray *fds, int plan_fd)
+static pid_t spawn(const FfRelayProgram *program, const char *path, int plan_fd)
 {
     g_autofree char *number = g_strdup_printf("%d", plan_fd);
     char *argv[] = {(char *)"farfault-relay", number, NULL};
     g_auto(GStrv) environment = relay_environment();
-    const Program program = {path, argv, environment, fds};
+    const Exec e = {program, path, argv, environment};
     int pipe_fds[2];
     if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
         return -errno;
@@ -306,7 +330,7 @@ static pid_t spawn(const FfRelayStart *start, const char *path, const GArray *fd
     pid_t relay = -1;
     pid_t child = fork();
     if (child == 0) {
-        detach_relay(start, &program, pipe_fds[1]);
+        detach_relay(&e, pipe_fds[1]);
     }
     if (child < 0) {
         relay = -errno;
@@ -335,43 +359,96 @@ static bool wait_ready(int fd)
     return n == 1;
 }
 
-bool ff_relay_start(const FfRelayStart *start, GError **error)
+int ff_relay_ready(int *ready_fd, GError **error)
 {
-    g_autofree char *path = ff_find_helper("farfault-relay");
-    if (!path) {
-        fail(error, 0, "farfault-relay was not found beside farfault: install farfault again");
-        return false;
-    }
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) < 0) {
         fail(error, errno, "cannot make a pipe");
+        return -1;
+    }
+    *ready_fd = ff_fd_high(ready[1]);
+    return ready[0];
+}
+
+pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int *plan_fd,
+                     GError **error)
+{
+    g_autofree char *path = ff_find_helper("farfault-relay");
+    int fd = path ? text_memfd(program->text) : -1;
+    pid_t relay = fd;
+    if (fd >= 0) {
+        g_array_append_val(program->fds, fd);
+        relay = spawn(program, path, fd);
+    }
+    close(ready_fd);
+    bool stands = relay > 0 && wait_ready(ready);
+    close(ready);
+    if (!path) {
+        fail(error, 0, "farfault-relay was not found beside farfault: install farfault again");
+    } else if (relay < 0) {
+        fail(error, -relay, "cannot start %s", path);
+    } else if (!stands) {
+        fail(error, 0, "%s ended before it was ready, %s", path, program->otherwise);
+    }
+    if (stands && plan_fd) {
+        *plan_fd = fd;
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    return stands ? relay : 0;
+}
+
+bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error)
+{
+    int ready_fd, ready = ff_relay_ready(&ready_fd, error);
+    if (ready < 0) {
         return false;
     }
-    int ready_fd = ff_fd_high(ready[1]);
     int stderr_fd = start->plan->daemonize ? -1 : ff_fd_high(dup(STDERR_FILENO));
     g_autoptr(GArray) fds = g_array_new(false, false, sizeof(int));
     g_autofree char *text = describe(start, ready_fd, stderr_fd, fds);
-    int plan_fd = text_memfd(text);
-    pid_t relay = plan_fd;
-    if (plan_fd >= 0) {
-        g_array_append_val(fds, plan_fd);
-        relay = spawn(start, path, fds, plan_fd);
-        close(plan_fd);
-    }
-    close(ready_fd);
+    const FfRelayProgram program = {text, fds, &start->runas, start->plan->daemonize,
+                                    "the guest was not started"};
+    pid_t relay = ff_relay_spawn(&program, ready, ready_fd, plan_fd, error);
     if (stderr_fd >= 0) {
         close(stderr_fd);
     }
-    bool stands = relay > 0 && wait_ready(ready[0]);
-    close(ready[0]);
-    if (relay < 0) {
-        fail(error, -relay, "cannot start %s", path);
-    } else if (!stands) {
-        fail(error, 0, "%s ended before it was ready, the guest was not started", path);
-    } else {
-        /* Where Yama limits ptrace, the engine (the relay's child) may look at QEMU; the
-         * kernel keeps this over exec. Without Yama: EINVAL. */
-        prctl(PR_SET_PTRACER, (unsigned long)relay, 0, 0, 0);
+    if (!relay) {
+        return false;
     }
-    return stands;
+    /* Where Yama limits ptrace, the engine (the relay's child) may look at QEMU; the
+     * kernel keeps this over exec. Without Yama: EINVAL. */
+    prctl(PR_SET_PTRACER, (unsigned long)relay, 0, 0, 0);
+    return true;
+}
+
+/* ---- the lock ------------------------------------------------------------------------------- */
+
+static void on_alarm(int signal)
+{
+}
+
+/* An open file description of its own is what the lock belongs to: QEMU's copy of FD is none. */
+int ff_relay_lock(int fd, unsigned ms)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    const struct sigaction action = {.sa_handler = on_alarm};   /* no SA_RESTART */
+    const struct itimerval limit = {.it_interval = {0, 100000}, /* the first may come too early */
+                                    .it_value = {ms / 1000, ms % 1000 * 1000}};
+    const struct itimerval off = {0};
+    struct sigaction before;
+    int own = ff_fd_high(open(path, O_RDWR | O_CLOEXEC));
+    if (own < 0) {
+        return -errno;
+    }
+    sigaction(SIGALRM, &action, &before);
+    setitimer(ITIMER_REAL, &limit, NULL); /* 0: off */
+    int ret = flock(own, ms ? LOCK_EX : LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+    setitimer(ITIMER_REAL, &off, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    if (ret < 0) {
+        close(own);
+        return ret == -EINTR ? -EWOULDBLOCK : ret;
+    }
+    return own;
 }

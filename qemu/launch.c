@@ -37,6 +37,7 @@
 #include "qemu/endpoint.h"
 #include "qemu/launch-relay.h"
 #include "qemu/paths.h"
+#include "relay/state.h"
 #include "uffd/agent.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -54,6 +55,8 @@ typedef struct {
     int agent_file;              /* the agent itself, when LD_PRELOAD cannot hold its path; or -1 */
     char *agent_path;            /* for LD_PRELOAD */
     FfRunas runas;
+    int state_fd, kept_state; /* the relay's, QEMU's; -1: none */
+    int plan_fd;              /* what the relay was told, for QEMU to keep; -1: none */
     bool relay_started;
     bool qemu_error; /* the error that stopped it is one that QEMU would have reported */
 } Launch;
@@ -272,6 +275,23 @@ static void prepare_agent(Launch *l)
     l->agent_path = g_steal_pointer(&path);
 }
 
+/*
+ * The state memfd, of which QEMU keeps a copy for the relay that `farfault attach` starts if this
+ * one dies. Without the agent nobody would close QEMU's copies to its children, so there are none.
+ */
+static void make_state(Launch *l)
+{
+    l->state_fd = l->kept_state = l->plan_fd = -1;
+    int fd = l->agent_qemu >= 0 ? ff_fd_high(ff_state_create(FF_POLICY_AUTO)) : -1;
+    int own = fd >= 0 ? ff_relay_lock(fd, 0) : -1;
+    if (own >= 0) {
+        l->state_fd = own;
+        l->kept_state = fd;
+    } else if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static bool start_relay(Launch *l, GError **error)
 {
     FfRelayStart start = {
@@ -282,9 +302,14 @@ static bool start_relay(Launch *l, GError **error)
         .endpoints = l->endpoints,
         .qemu_monitor = &l->monitors[l->plan->monitors->len],
         .agent_fd = l->agent_relay,
+        .state_fd = l->state_fd,
+        .kept_state = l->kept_state,
         .runas = l->runas,
     };
-    l->relay_started = ff_relay_start(&start, error);
+    l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
+    if (l->state_fd >= 0) {
+        close(l->state_fd); /* the lock is the relay's alone */
+    }
     return l->relay_started;
 }
 
@@ -293,6 +318,14 @@ static void give_qemu(int fd, GString *list)
 {
     fcntl(fd, F_SETFD, 0);
     g_string_append_printf(list, "%s%d", list->len ? "," : "", fd);
+}
+
+/* What QEMU only keeps, for a relay that comes after this one (attach.c). */
+static void give_for_attach(const Launch *l, int fd, GString *list)
+{
+    if (l->kept_state >= 0 && fd >= 0) {
+        give_qemu(fd, list);
+    }
 }
 
 /* fds are QEMU's, or not, from here on; only exec may follow. */
@@ -304,11 +337,15 @@ static void sort_fds(Launch *l, GString *list)
     }
     for (guint i = 0; i < n; i++) {
         give_qemu(l->monitors[i].listen_fd, list);
+        give_for_attach(l, l->monitors[i].path_fd, list);
         if (l->endpoints[i].fd >= 0) {
             fcntl(l->endpoints[i].fd, F_SETFD, FD_CLOEXEC); /* an inherited one is the relay's */
         }
     }
     give_qemu(l->monitors[n].listen_fd, list);
+    give_for_attach(l, l->monitors[n].path_fd, list);
+    give_for_attach(l, l->kept_state, list);
+    give_for_attach(l, l->plan_fd, list);
     if (l->agent_file >= 0) {
         give_qemu(l->agent_file, list);
     }
@@ -365,6 +402,7 @@ static bool prepare(Launch *l, GError **error)
         return false;
     }
     prepare_agent(l);
+    make_state(l);
     return start_relay(l, error);
 }
 

@@ -522,6 +522,21 @@ void ff_engine_start_incoming(FfRelay *relay)
     }
 }
 
+bool ff_engine_listens_first(const FfRelay *relay)
+{
+    return relay->plan->incoming_taken && relay->plan->incoming &&
+           (!relay->plan->attached || (must_listen(relay) && !state_busy(relay)));
+}
+
+void ff_engine_take_over(FfRelay *relay)
+{
+    set_filters(relay, filters_of_state(relay));
+    relay->engine->incoming_sent = !ff_engine_listens_first(relay);
+    if (state_busy(relay)) {
+        engine_start(relay);
+    }
+}
+
 void ff_engine_end(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
@@ -562,6 +577,13 @@ FfEngine *ff_engine_new(FfRelay *relay)
         json_builder_end_object(b);
         root = json_builder_get_root(b);
         held->json = json_to_string(root, FALSE);
+        g_ptr_array_add(relay->held, held);
+    }
+    for (guint i = 0; i < relay->plan->held->len; i++) {
+        const FfRelayHeld *had = relay->plan->held->pdata[i];
+        FfHeld *held = g_new0(FfHeld, 1);
+
+        *held = (FfHeld){.name = g_strdup(had->name), .json = g_strdup(had->json), .fd = had->fd};
         g_ptr_array_add(relay->held, held);
     }
     return engine;

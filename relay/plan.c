@@ -127,6 +127,24 @@ static void read_ram(FfRelayPlan *plan, JsonObject *root)
     }
 }
 
+static void read_held(FfRelayPlan *plan, JsonObject *root)
+{
+    JsonArray *array =
+        json_object_has_member(root, "held") ? json_object_get_array_member(root, "held") : NULL;
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonNode *node = json_array_get_element(array, i);
+        JsonObject *o = json_node_get_object(node);
+        FfRelayHeld *held = g_new0(FfRelayHeld, 1);
+
+        held->name = get_text(o, "name");
+        held->fd = get_fd(plan, o, "fd");
+        json_object_remove_member(o, "fd");
+        held->json = json_to_string(node, FALSE);
+        g_ptr_array_add(plan->held, held);
+    }
+}
+
 static FfPolicy read_policy(JsonObject *root)
 {
     g_autofree char *text = get_text(root, "policy");
@@ -161,10 +179,12 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->fds = g_array_new(FALSE, FALSE, sizeof(int));
     plan->monitors = g_ptr_array_new();
     plan->ram = g_ptr_array_new();
+    plan->held = g_ptr_array_new();
     plan->qemu_pid = json_object_get_int_member_with_default(root, "qemu-pid", 0);
     plan->agent_fd = get_fd(plan, root, "agent-fd");
     plan->ready_fd = get_fd(plan, root, "ready-fd");
     plan->stderr_fd = get_fd(plan, root, "stderr-fd");
+    plan->state_fd = get_fd(plan, root, "state-fd");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");
     plan->name = get_text(root, "name");
@@ -174,7 +194,9 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->daemonize = get_bool(root, "daemonize");
     plan->start_paused = get_bool(root, "start-paused");
     plan->incoming_taken = get_bool(root, "incoming-taken");
+    plan->attached = get_bool(root, "attached");
     read_ram(plan, root);
+    read_held(plan, root);
     if (!read_monitors(plan, root, error)) {
         return NULL;
     }

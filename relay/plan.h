@@ -39,15 +39,23 @@ typedef struct {
 } FfRelayRam;
 
 typedef struct {
+    char *name, *json; /* the whole text of HOLD */
+    int fd;
+} FfRelayHeld;
+
+typedef struct {
     pid_t qemu_pid;
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
     int qemu_monitor;                  /* O_PATH of the private monitor's listening socket */
     char *engine;
+    int state_fd; /* the state memfd, with the relay's lock; -1: the relay makes one */
     char *name, *incoming, *engine_refused; /* can be NULL */
     FfPolicy policy;
     bool daemonize, start_paused, incoming_taken;
+    bool attached;       /* QEMU runs already, and lost its relay */
     GPtrArray *monitors; /* FfRelayMonitor * */
     GPtrArray *ram;      /* FfRelayRam * */
+    GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
     GArray *fds;         /* of int: every fd that the text names */
 } FfRelayPlan;
 

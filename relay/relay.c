@@ -164,13 +164,16 @@ static bool relay_start(FfRelay *relay, GError **error)
     const FfRelayPlan *plan = relay->plan;
 
     relay->loop = g_main_loop_new(NULL, FALSE);
-    relay->state_fd = ff_state_create(plan->policy);
+    relay->state_fd = plan->state_fd >= 0 ? plan->state_fd : ff_state_create(plan->policy);
     relay->state = ff_state_map(relay->state_fd, error);
     if (!relay->state || !ff_guest_start(relay, error)) {
         return false;
     }
+    if (!plan->attached) {
+        relay->state->policy = plan->policy;
+    }
     relay->engine = ff_engine_new(relay);
-    if (plan->incoming_taken && plan->incoming && !wait_for_qemu(relay, error)) {
+    if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {
         return false;
     }
     relay->monitors = g_ptr_array_new();
@@ -207,6 +210,9 @@ int main(int argc, char **argv)
         return 1;
     }
     give_up_rights(&relay);
+    if (relay.plan->attached) {
+        ff_engine_take_over(&relay);
+    }
     if (relay.plan->ready_fd >= 0) {
         if (write(relay.plan->ready_fd, "", 1) != 1) {
             return 1; /* the launcher is gone */

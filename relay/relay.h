@@ -119,6 +119,10 @@ void ff_engine_client_gone(FfRelay *relay, unsigned mon);
 /* Handles what the engine has said by now. */
 void ff_engine_read_now(FfRelay *relay);
 void ff_engine_start_incoming(FfRelay *relay);
+/* -incoming URI, and nobody has come yet: the engine starts when QEMU stands. */
+bool ff_engine_listens_first(const FfRelay *relay);
+/* This relay comes after another one: what the state says is under way has an engine again. */
+void ff_engine_take_over(FfRelay *relay);
 void ff_engine_end(FfRelay *relay);
 
 #endif

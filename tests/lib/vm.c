@@ -170,6 +170,14 @@ static GPtrArray *command_line(Vm *vm, const VmConfig *config)
     }
     for (unsigned i = 0; config->args && config->args[i]; i++)
         add(argv, config->args[i], NULL);
+    if (config->listens) {
+        /* The relay removes its file a moment after QEMU has ended, a killed QEMU does not. */
+        g_autofree char *path = vm_path(vm, "server");
+        g_autofree char *server = g_strdup_printf("unix:%s,server=on,wait=off", path);
+        g_autofree char *other = vm_path(vm, "human");
+        g_autofree char *human = g_strdup_printf("unix:%s,server=on,wait=off", other);
+        add(argv, "-qmp", server, "-monitor", human, NULL);
+    }
     if (config->paused)
         add(argv, "-S", NULL);
     if (config->incoming)
@@ -488,6 +496,80 @@ void vm_wait_stderr(Vm *vm, const char *text)
         G_GNUC_UNUSED ssize_t n = read(fd, sink, sizeof(sink));
     }
     close(fd);
+}
+
+/* TRUE if one of the fds of process PID is a file in VM's directory. */
+static bool is_of(const char *pid, Vm *vm)
+{
+    g_autofree char *path = g_build_filename("/proc", pid, "fd", NULL);
+    g_autoptr(GDir) fds = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (fds && (name = g_dir_read_name(fds))) {
+        g_autofree char *fd = g_build_filename(path, name, NULL);
+        g_autofree char *link = g_file_read_link(fd, NULL);
+
+        if (link && g_str_has_prefix(link, vm->dir))
+            return true;
+    }
+    return false;
+}
+
+pid_t vm_relay(Vm *vm)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *exe_link = g_build_filename("/proc", name, "exe", NULL);
+        g_autofree char *exe = g_file_read_link(exe_link, NULL);
+
+        if (exe && g_str_has_suffix(exe, "/farfault-relay") && is_of(name, vm))
+            return atoi(name);
+    }
+    test_fail("%s: it has no relay", vm->name);
+}
+
+void vm_wait_qmp_end(Vm *vm)
+{
+    if (!stream_wait_eof(qmp_stream(vm->qmp), test_deadline(TEST_TIMEOUT)))
+        test_fail("%s: its QMP connection did not end", vm->name);
+}
+
+static int connect_to(Vm *vm, const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *path = g_build_filename(vm->dir, name, NULL);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpuint(strlen(path), <, sizeof address.sun_path);
+    strcpy(address.sun_path, path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
+        test_fail("%s: %s", path, g_strerror(errno));
+    return fd;
+}
+
+void vm_reconnect(Vm *vm)
+{
+    qmp_free(vm->qmp);
+    vm->qmp = qmp_new(connect_to(vm, "server"), vm->name, false);
+}
+
+char *vm_human_state(Vm *vm, bool cont)
+{
+    static const char words[] = "VM status: ";
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+    g_autoptr(Stream) s = stream_new(connect_to(vm, "human"), vm->name);
+
+    const char *text = cont ? "cont\ninfo status\n" : "info status\n";
+    stream_send(s, text, strlen(text), NULL, 0);
+    for (;;) {
+        g_autofree char *line = stream_read_line(s, words, deadline);
+        if (!line)
+            test_fail("%s: the human monitor was closed", vm->name);
+        if (g_str_has_prefix(line, words))
+            return g_strdup(line + strlen(words));
+    }
 }
 
 pid_t vm_find_engine(Vm *vm)

@@ -33,6 +33,7 @@ typedef struct {
     const char *incoming;       /* URI of -incoming; can be NULL */
     bool paused;                /* -S */
     bool oob;                   /* out-of-band on the monitor */
+    bool listens;               /* and two monitors that listen: "server" (QMP), "human" */
     const int *fds;             /* inherited under the same numbers, ended by -1; can be NULL */
     const char *faults;         /* POINT=ACTION;... (fault/fault.h); can be NULL */
 } VmConfig;
@@ -53,6 +54,15 @@ pid_t vm_pid(const Vm *vm);
 pid_t vm_engine(Vm *vm);
 /* The same; 0 if none runs. */
 pid_t vm_find_engine(Vm *vm);
+/* The relay of VM; it must have one. */
+pid_t vm_relay(Vm *vm);
+/* Waits until the connection of vm_qmp() has ended. */
+void vm_wait_qmp_end(Vm *vm);
+/* A new client of VmConfig.listens' QMP monitor takes the place of vm_qmp(), which is freed. */
+void vm_reconnect(Vm *vm);
+/* QEMU's own word about its run state ("running", "paused (...)"), from VmConfig.listens' human
+ * monitor, of which farfault knows nothing (g_free). CONT: it is told "cont" first. */
+char *vm_human_state(Vm *vm, bool cont);
 /* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
 const char *vm_dir(const Vm *vm);
 /* A path in it for the test's own use (g_free); what lies there at the end is removed. */

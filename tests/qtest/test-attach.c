@@ -1,0 +1,633 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * kill -9 of the relay, alone or with its engine, at either side and at each moment of the
+ * switchover; then farfault attach. Until then no guest starts by itself, afterwards everything
+ * goes on as after the death of an engine: the guest is at the side that the moment decides about,
+ * nowhere else, and its memory is right. And what attach must refuse.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "relay/state.h"
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/operator.h"
+#include "tests/lib/vm.h"
+
+#define RAM "24M"
+#define RAM_BYTES (24ull << 20)
+
+typedef struct {
+    BootsectConfig boot;
+    Vm *s, *d;
+} Test;
+
+static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
+                 const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming,
+                                .listens = true,
+                                .faults = faults});
+}
+
+static bool begin(Test *t, const char *source_faults, const char *destination_faults)
+{
+    const char *why;
+
+    if (source_faults || destination_faults ? !vm_faults_available(&why)
+                                            : !vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    t->boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    t->s = start("source", &t->boot, NULL, source_faults);
+    t->d = start("destination", &t->boot, "defer", destination_faults);
+    vm_wait_serial(t->s, "B");
+    return true;
+}
+
+/* Runs farfault COMMAND TARGET (can be NULL). Returns its exit status, *TEXT is all that it printed
+ * (g_free). */
+static int run_farfault(const char *command, const char *target, char **text)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    const char *argv[] = {farfault, command, target, NULL};
+    g_autofree char *out = NULL, *err = NULL;
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_true(WIFEXITED(status));
+    *text = g_strconcat(out, err, NULL);
+    return WEXITSTATUS(status);
+}
+
+static int run_attach(const char *target, char **text)
+{
+    return run_farfault("attach", target, text);
+}
+
+static int attach_pid(Vm *vm, char **text)
+{
+    g_autofree char *target = g_strdup_printf("%d", (int)vm_pid(vm));
+
+    return run_attach(target, text);
+}
+
+static void attach(Vm *vm)
+{
+    g_autofree char *text = NULL;
+    int status = attach_pid(vm, &text);
+
+    if (status) {
+        g_error("attach: %d: %s", status, text);
+    }
+    vm_reconnect(vm);
+}
+
+/* The relay of VM, and its engine if BOTH; returns when its clients know. */
+static void kill_relay(Vm *vm, bool both)
+{
+    pid_t relay = vm_relay(vm), engine = both ? vm_find_engine(vm) : 0;
+
+    kill(relay, SIGKILL);
+    if (engine) {
+        kill(engine, SIGKILL);
+    }
+    vm_wait_qmp_end(vm);
+}
+
+static void expect_status(Vm *vm, const char *expected)
+{
+    g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
+
+    if (g_strcmp0(status, expected)) {
+        qmp_expect_migration(vm_qmp(vm), expected);
+    }
+}
+
+static void check_moved_whole(Test *t)
+{
+    move_wait_completed(t->s, t->d);
+    vm_wait_new_serial(t->d, "B");
+    qmp_ok(vm_qmp(t->d), "stop", NULL);
+    check_right(check_counters(t->d, &t->boot));
+    check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+    g_autofree char *state = qmp_run_state(vm_qmp(t->s));
+    g_assert_cmpstr(state, ==, "postmigrate");
+}
+
+static void move_whole(Test *t)
+{
+    move_prepare(t->s, t->d);
+    qmp_ok(vm_qmp(t->d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(t->d);
+    qmp_ok(vm_qmp(t->s), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(t->s), "migrate-start-postcopy", NULL);
+    qmp_expect(vm_qmp(t->d), "RESUME");
+    check_moved_whole(t);
+}
+
+static void end(Test *t)
+{
+    vm_end(t->d);
+    vm_end(t->s);
+}
+
+/* ---- no migration ---------------------------------------------------------------------------- */
+
+static bool doctor_names(Vm *vm)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *line = g_strdup_printf("QEMU process %d has lost its relay: farfault attach "
+                                            "%d\n",
+                                            (int)vm_pid(vm), (int)vm_pid(vm));
+
+    run_farfault("doctor", NULL, &text);
+    return strstr(text, line);
+}
+
+/* Both sides lose their relays before anything begins; one of them twice. */
+static void test_idle(void)
+{
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_assert_false(doctor_names(t.s));
+    kill_relay(t.s, false);
+    g_assert_true(doctor_names(t.s));
+    vm_wait_new_serial(t.s, "B");
+    attach(t.s);
+    g_assert_false(doctor_names(t.s));
+    g_autofree char *state = qmp_run_state(vm_qmp(t.s));
+    g_assert_cmpstr(state, ==, "running");
+    kill_relay(t.s, false);
+    attach(t.s);
+    kill_relay(t.d, false);
+    attach(t.d);
+    move_whole(&t);
+    end(&t);
+}
+
+/* By the path of the monitor; what the client had set is still there. */
+static void test_path(void)
+{
+    Test t;
+    g_autofree char *text = NULL;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'x-farfault-auto-recover': 77}");
+    kill_relay(t.s, true);
+    g_autofree char *path = g_build_filename(vm_dir(t.s), "server", NULL);
+    g_assert_cmpint(run_attach(path, &text), ==, 0);
+    vm_reconnect(t.s);
+    g_autoptr(JsonObject) p = qmp_return(vm_qmp(t.s), "query-migrate-parameters", NULL);
+    g_assert_cmpint(json_object_get_int_member(p, "x-farfault-auto-recover"), ==, 77);
+    end(&t);
+}
+
+/* -incoming URI, and nobody has come yet: the new relay's engine listens again. */
+static void test_listening(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Test t = {.boot = bootsect_config(RAM_BYTES, 8 << 20, 1)};
+    t.s = start("source", &t.boot, NULL, NULL);
+    t.d = start("destination", &t.boot, "tcp:127.0.0.1:0", NULL);
+    vm_wait_serial(t.s, "B");
+    kill_relay(t.d, true);
+    attach(t.d);
+    move_prepare(t.s, t.d);
+    g_autofree char *uri = move_listen_uri(t.d);
+    qmp_ok(vm_qmp(t.s), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(t.s), "migrate-start-postcopy", NULL);
+    qmp_expect(vm_qmp(t.d), "RESUME");
+    check_moved_whole(&t);
+    /* The same guest once more, its -incoming is long past. */
+    kill_relay(t.d, false);
+    attach(t.d);
+    g_autofree char *state = qmp_run_state(vm_qmp(t.d));
+    g_assert_cmpstr(state, ==, "paused");
+    end(&t);
+}
+
+static Vm *start_with_slot(const char *name, const BootsectConfig *boot, bool incoming)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const plugged[] = {"-machine", "pc",
+                                          "-object",  "memory-backend-ram,id=late,size=16M",
+                                          "-device",  "pc-dimm,id=dimm0,memdev=late",
+                                          NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = RAM ",slots=1,maxmem=1G",
+                                .args = incoming ? plugged : args,
+                                .boot = boot,
+                                .incoming = incoming ? "defer" : NULL,
+                                .listens = true});
+}
+
+/* Memory that is plugged while the guest runs is in no plan: the next relay finds it. */
+static void test_plugged(void)
+{
+    static const uint64_t at = 0x100000000;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Test t = {.boot = bootsect_config(RAM_BYTES, 8 << 20, 1)};
+    t.s = start_with_slot("source", &t.boot, false);
+    t.d = start_with_slot("destination", &t.boot, true);
+    vm_wait_serial(t.s, "B");
+    qmp_ok(vm_qmp(t.s), "object-add",
+           "{'qom-type': 'memory-backend-ram', 'id': 'late', 'size': 16777216}");
+    qmp_ok(vm_qmp(t.s), "device_add", "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'late'}");
+    qtest_writeq(vm_qtest(t.s), at + 4096, 0x1122334455667788);
+    kill_relay(t.s, true);
+    attach(t.s);
+    move_whole(&t);
+    g_assert_cmphex(qtest_readq(vm_qtest(t.d), at + 4096), ==, 0x1122334455667788);
+    end(&t);
+}
+
+/* ---- after the switch -------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    bool source, destination; /* whose relay dies */
+    bool engine;              /* at the same time */
+    bool paused;              /* the migration is, before that */
+} Row;
+
+static const Row rows[] = {
+    {"source/postcopy", .source = true},
+    {"source/postcopy/engine", .source = true, .engine = true},
+    {"source/paused", .source = true, .paused = true},
+    {"destination/postcopy", .destination = true},
+    {"destination/postcopy/engine", .destination = true, .engine = true},
+    {"destination/paused", .destination = true, .paused = true},
+    {"both/postcopy/engine", .source = true, .destination = true, .engine = true},
+};
+
+static void go_postcopy(Test *t)
+{
+    Qmp *sq = vm_qmp(t->s), *dq = vm_qmp(t->d);
+
+    move_prepare(t->s, t->d);
+    qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
+    qmp_ok(dq, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(t->d);
+    qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(sq, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(sq, "postcopy-active");
+    qmp_expect(dq, "RESUME");
+}
+
+static void recover(Test *t)
+{
+    g_autofree char *path = vm_path(t->d, "recover.sock");
+
+    qmp_ok(vm_qmp(t->d), "migrate-recover", "{'uri': 'unix:%s'}", path);
+    qmp_ok(vm_qmp(t->s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(vm_qmp(t->s), "migrate", "{'uri': 'unix:%s', 'resume': true}", path);
+}
+
+/* At a monitor of which no relay knows, QEMU itself refuses to run the guest. */
+static void check_source_stands(Vm *s)
+{
+    g_autofree char *state = vm_human_state(s, true);
+
+    g_assert_cmpstr(state, ==, "paused (finish-migrate)");
+}
+
+static void test_after(gconstpointer data)
+{
+    const Row *row = data;
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    go_postcopy(&t);
+    if (row->paused) {
+        qmp_ok(vm_qmp(t.s), "migrate-pause", NULL);
+        qmp_expect_migration(vm_qmp(t.s), "postcopy-paused");
+        qmp_expect_migration(vm_qmp(t.d), "postcopy-paused");
+    }
+    if (row->source) {
+        kill_relay(t.s, row->engine);
+    }
+    if (row->destination) {
+        kill_relay(t.d, row->engine);
+    }
+    check_source_stands(t.s);
+    if (row->source) {
+        attach(t.s);
+    }
+    if (row->destination) {
+        attach(t.d);
+    }
+    expect_status(t.s, "postcopy-paused");
+    expect_status(t.d, "postcopy-paused");
+    check_source_stands(t.s); /* by now QEMU would have come to an end, if it had seen one */
+    g_autofree char *error = qmp_error(vm_qmp(t.s), "cont", NULL);
+    g_assert_cmpstr(error, ==, "Migration is not finalized yet");
+    recover(&t);
+    check_moved_whole(&t);
+    end(&t);
+}
+
+/* ---- moments of the switchover ------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *fault; /* POINT=ACTION of fault/fault.h */
+    OperatorEnd end;   /* who has the guest then */
+    bool dies;         /* the destination's QEMU: nothing was loaded, so nothing can be granted */
+} Moment;
+
+#define S OPERATOR_SOURCE
+#define D OPERATOR_DESTINATION
+
+static const Moment moments[] = {
+    /* the source's: until GIVEN is stored the guest is its own */
+    {"source/active/at/active=both", S},
+    {"source/active/at/prepared=both", S},
+    {"source/active/at/stopped=both", S},
+    {"source/device/at/saving=both", S},
+    {"source/device/at/saving-held=both", S},
+    {"source/device/main/device=both", S},
+    {"source/device/main/device=relay", S},
+    {"source/device/at/loaded=both", S},
+    {"source/device/at/given=both", D},
+    {"source/device/main/grant=both", D},
+    {"source/device/at/granted=both", D},
+    {"source/device/at/granted=relay", D},
+    {"source/postcopy-active/at/running=both", D},
+    {"source/postcopy-active/main/pages#20=both", D},
+    {"source/postcopy-active/at/done=both", D},
+    {"source/postcopy-active/at/saved=both", D},
+    {"source/postcopy-active/at/undone=both", D},
+    /* the destination's: its guest may run from GRANTED on */
+    {"destination/active/at/active=both", S, true},
+    {"destination/active/at/loading-held=both", S, true},
+    {"destination/active/at/armed=both", S, true},
+    {"destination/active/at/shut=both", S, true},
+    {"destination/active/at/loaded=both", S},
+    {"destination/active/main/loaded=both", S},
+    {"destination/active/at/grant=both", D},
+    {"destination/active/at/granted=both", D},
+    {"destination/active/at/granted=relay", D},
+    {"destination/postcopy-active/at/resumed=both", D},
+    {"destination/postcopy-active/at/placed#50=both", D},
+    {"destination/postcopy-active/at/all=both", D},
+    {"destination/postcopy-active/at/done=both", D},
+};
+
+/* With one side that nobody can ask by QMP, and no main loop that may hang. */
+static void check_one_runs(Test *t, OperatorEnd who)
+{
+    if (who == D) {
+        g_autofree char *s = vm_human_state(t->s, false);
+        g_assert_cmpstr(s, !=, "running");
+    }
+}
+
+static void begin_migration(Test *t, bool source_dies)
+{
+    Qmp *sq = vm_qmp(t->s);
+
+    move_prepare(t->s, t->d);
+    qmp_ok(vm_qmp(t->d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(t->d);
+    if (source_dies) {
+        /* The connection may end under each of them: written at once, answers not awaited. */
+        g_autofree char *both =
+            g_strdup_printf("{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\"}}\n"
+                            "{\"execute\": \"migrate-start-postcopy\"}\n",
+                            uri);
+        stream_send(qmp_stream(sq), both, strlen(both), NULL, 0);
+    } else {
+        qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+        qmp_ok(sq, "migrate-start-postcopy", NULL);
+    }
+}
+
+static void check_guest(Test *t, Operator *o, OperatorEnd who)
+{
+    Vm *vm = who == S ? t->s : t->d;
+    g_autofree char *state = operator_run_state(o, vm);
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_new_serial(vm, "B");
+    if (who == D) {
+        operator_finish_source(o);
+    }
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    check_right(check_counters(vm, &t->boot));
+    if (who == D) {
+        check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+    }
+}
+
+static void test_moment(gconstpointer data)
+{
+    const Moment *row = data;
+    bool at_source = g_str_has_prefix(row->fault, "source");
+    Operator o;
+    Test t;
+
+    if (!begin(&t, at_source ? row->fault : NULL, at_source ? NULL : row->fault)) {
+        return;
+    }
+    Vm *victim = at_source ? t.s : t.d;
+    begin_migration(&t, at_source);
+    vm_wait_qmp_end(victim);
+    g_assert_true(vm_fault_happened(victim, 0));
+    check_one_runs(&t, row->end);
+    operator_init(&o, t.s, t.d);
+    o.switched = true;
+    o.source_port = 1;
+    if (row->dies) {
+        /* By itself, as its device state came to an end, or by the new engine. */
+        g_autofree char *text = NULL;
+        attach_pid(victim, &text);
+        vm_wait_exit(victim);
+        expect_status(t.s, "failed");
+    } else {
+        attach(victim);
+        g_assert_cmpint(operator_run(&o), ==, row->end);
+    }
+    check_guest(&t, &o, row->end);
+    operator_end(&o, row->end);
+}
+
+/* ---- what is refused ----------------------------------------------------------------------------
+ */
+
+static void expect_refusal(const char *target, int status, const char *words)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_cmpint(run_attach(target, &text), ==, status);
+    if (!strstr(text, words)) {
+        g_error("attach %s: %s", target, text);
+    }
+    g_assert_true(strchr(text, '\n') == text + strlen(text) - 1); /* one line */
+}
+
+static void test_not_ours(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *self = g_strdup_printf("%d", (int)getpid());
+    Vm *plain = vm_start(&(VmConfig){.name = "plain", .memory = RAM});
+    g_autofree char *qemu = g_strdup_printf("%d", (int)vm_pid(plain));
+
+    expect_refusal(self, 1, "is no guest that farfault started");
+    expect_refusal(qemu, 1, "is no guest that farfault started");
+    expect_refusal("2147483647", 1, "there is no process 2147483647");
+    expect_refusal("/nonexistent/qmp.sock", 1, "has its QMP socket at /nonexistent/qmp.sock");
+    expect_refusal("--now", 2, "name one guest");
+    vm_end(plain);
+}
+
+static void test_relay_lives(void)
+{
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s));
+    expect_refusal(pid, 1, "lives (or its engine)");
+    move_whole(&t);
+    end(&t);
+}
+
+/* Another user, who is not root. */
+static void test_other_user(void)
+{
+    Test t;
+
+    if (geteuid() != 0) {
+        g_test_skip("needs root to become somebody else");
+        return;
+    }
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    kill_relay(t.s, false);
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s));
+    pid_t child = fork();
+    if (child == 0) {
+        if (setgid(65534) || setuid(65534)) {
+            _exit(1);
+        }
+        expect_refusal(pid, 1, "may not be looked at: be its user, or root");
+        _exit(0);
+    }
+    int status;
+    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
+    g_assert_cmpint(status, ==, 0);
+    attach(t.s);
+    end(&t);
+}
+
+/* FD of QEMU's state memfd, opened anew. */
+static int open_state(Vm *vm)
+{
+    for (int fd = 0; fd < 1024; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
+        g_autofree char *link = g_file_read_link(path, NULL);
+
+        if (link && strstr(link, "farfault-state")) {
+            return open(path, O_RDWR | O_CLOEXEC);
+        }
+    }
+    return -1;
+}
+
+static void check_state_refused(Vm *vm, int state, size_t at, uint32_t value, const char *words)
+{
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
+    uint32_t before;
+
+    g_assert_cmpint(pread(state, &before, sizeof(before), at), ==, sizeof(before));
+    g_assert_cmpint(pwrite(state, &value, sizeof(value), at), ==, sizeof(value));
+    expect_refusal(pid, 1, words);
+    g_assert_cmpint(pwrite(state, &before, sizeof(before), at), ==, sizeof(before));
+}
+
+/* Of another version, or not what anybody stores. */
+static void test_bad_state(void)
+{
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    kill_relay(t.s, false);
+    int state = open_state(t.s);
+    g_assert_cmpint(state, >=, 0);
+    check_state_refused(t.s, state, offsetof(FfStateHeader, version), 2, "version 2, expected");
+    check_state_refused(t.s, state, offsetof(FfStateHeader, n_blocks), 100000, "is damaged");
+    check_state_refused(t.s, state, offsetof(FfStateHeader, undo_len), 1u << 30, "is damaged");
+    check_state_refused(t.s, state, offsetof(FfStateHeader, uffd_in_qemu), 0,
+                        "does not keep its userfaultfds any more");
+    close(state);
+    attach(t.s);
+    move_whole(&t);
+    end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/attach/idle", test_idle);
+    g_test_add_func("/attach/path", test_path);
+    g_test_add_func("/attach/listening", test_listening);
+    g_test_add_func("/attach/plugged", test_plugged);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strconcat("/attach/after/", rows[i].name, NULL);
+        g_test_add_data_func(path, &rows[i], test_after);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(moments); i++) {
+        g_autofree char *name = g_strdelimit(g_strdup(moments[i].fault), "/", '.');
+        g_autofree char *path = g_strconcat("/attach/moment/", name, NULL);
+        g_test_add_data_func(path, &moments[i], test_moment);
+    }
+    g_test_add_func("/attach/refused/not-ours", test_not_ours);
+    g_test_add_func("/attach/refused/relay-lives", test_relay_lives);
+    g_test_add_func("/attach/refused/other-user", test_other_user);
+    g_test_add_func("/attach/refused/state", test_bad_state);
+    return g_test_run();
+}
