@@ -56,22 +56,28 @@ static bool begin(Test *t, const char *source_faults, const char *destination_fa
     return true;
 }
 
-/* Runs farfault COMMAND TARGET (can be NULL). Returns its exit status, *TEXT is all that it printed
- * (g_free). */
-static int run_farfault(const char *command, const char *target, char **text)
+/* Runs ARGV. Returns its exit status, *TEXT is all that it printed (g_free). */
+static int run(const char *const *argv, char **text)
 {
-    g_autofree char *farfault = vm_build_path("cli/farfault");
-    const char *argv[] = {farfault, command, target, NULL};
     g_autofree char *out = NULL, *err = NULL;
     g_autoptr(GError) error = NULL;
     int status;
 
-    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out, &err, &status,
                  &error);
     g_assert_no_error(error);
     g_assert_true(WIFEXITED(status));
     *text = g_strconcat(out, err, NULL);
     return WEXITSTATUS(status);
+}
+
+/* The same with farfault COMMAND TARGET (can be NULL). */
+static int run_farfault(const char *command, const char *target, char **text)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    const char *argv[] = {farfault, command, target, NULL};
+
+    return run(argv, text);
 }
 
 static int run_attach(const char *target, char **text)
@@ -562,6 +568,28 @@ static void test_other_user(void)
     end(&t);
 }
 
+/* A relay there would not reach QEMU's peers. */
+static void test_namespace(void)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *text = NULL, *out = NULL;
+    Test t;
+
+    if (geteuid() != 0 || run((const char *[]){"unshare", "-n", "true", NULL}, &out)) {
+        g_test_skip("needs the right to make a network namespace");
+        return;
+    }
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s));
+    kill_relay(t.s, false);
+    g_assert_cmpint(run((const char *[]){"unshare", "-n", farfault, "attach", pid, NULL}, &text),
+                    ==, 1);
+    g_assert_nonnull(strstr(text, "is in another net namespace: nsenter -t "));
+    end(&t);
+}
+
 /* FD of QEMU's state memfd, opened anew. */
 static int open_state(Vm *vm)
 {
@@ -628,6 +656,7 @@ int main(int argc, char **argv)
     g_test_add_func("/attach/refused/not-ours", test_not_ours);
     g_test_add_func("/attach/refused/relay-lives", test_relay_lives);
     g_test_add_func("/attach/refused/other-user", test_other_user);
+    g_test_add_func("/attach/refused/namespace", test_namespace);
     g_test_add_func("/attach/refused/state", test_bad_state);
     return g_test_run();
 }
