@@ -147,7 +147,7 @@ static void adopt_source(FfMigration *m, FfPhase phase)
     if (phase == FF_PHASE_STOPPED) {
         take_guest_back(m);
     }
-    ff_precopy_end(m);
+    ff_precopy_end(m, false);
     undo(m);
     ff_m_end_device_copy(m);
     store_idle(m);

@@ -44,20 +44,29 @@ bool ff_bitmap_test(const FfBitmap *bm, uint64_t page)
     return __atomic_load_n(&bm->words[page / 64], __ATOMIC_SEQ_CST) >> (page % 64) & 1;
 }
 
-uint64_t ff_bitmap_count(const FfBitmap *bm)
-{
-    uint64_t n = 0;
-
-    for (uint64_t w = 0; w < ff_bitmap_words(bm->n_pages); w++) {
-        n += __builtin_popcountll(load(bm, w));
-    }
-    return n;
-}
-
 /* Bits [from, to) of a word, 0 <= from < to <= 64. */
 static uint64_t span(unsigned from, unsigned to)
 {
     return (~0ull << from) & (~0ull >> (64 - to));
+}
+
+uint64_t ff_bitmap_count_run(const FfBitmap *bm, uint64_t first, uint64_t n)
+{
+    uint64_t count = 0;
+
+    while (n) {
+        unsigned lo = first % 64;
+        unsigned len = MIN(64 - lo, n);
+        count += __builtin_popcountll(load(bm, first / 64) & span(lo, lo + len));
+        first += len;
+        n -= len;
+    }
+    return count;
+}
+
+uint64_t ff_bitmap_count(const FfBitmap *bm)
+{
+    return ff_bitmap_count_run(bm, 0, bm->n_pages);
 }
 
 /*

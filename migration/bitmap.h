@@ -35,6 +35,8 @@ void ff_bitmap_clear(FfBitmap *bm);
 bool ff_bitmap_test(const FfBitmap *bm, uint64_t page);
 /* Number of set bits; exact only while nobody changes it. */
 uint64_t ff_bitmap_count(const FfBitmap *bm);
+/* The same of N pages from FIRST on. */
+uint64_t ff_bitmap_count_run(const FfBitmap *bm, uint64_t first, uint64_t n);
 
 /*
  * Claims the next run at or after FROM, before END, at most MAX pages: the bits were set and

@@ -61,9 +61,11 @@ typedef enum {
 typedef struct {
     FfRamBlock info;
     uint64_t n_pages;
-    void *map;             /* S: the memfd, read-only. D: huge pages only, for precopy */
-    FfBitmap bitmap;       /* S: dirty/sent. D: received, in the state memfd */
-    FfBitmap requested;    /* D: asked for already */
+    void *map;          /* S: the memfd, read-only. D: huge pages only, for precopy */
+    FfBitmap bitmap;    /* S: dirty/sent. D: received, in the state memfd */
+    FfBitmap requested; /* D: asked for already */
+    /* S: coordinator, then bulk; bytes in the memfd that were seen to have no hole. */
+    uint64_t data_first, data_end;
     uint64_t *fingerprint; /* S: coordinator; fingerprint.c; NULL: not wanted */
 } FfBlock;
 
@@ -187,7 +189,7 @@ struct FfMigration {
     char *run_state;                  /* what the guest was before stop */
     bool stopped, saving;
     FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
-    bool holes_sent;    /* coordinator, then bulk */
+    bool holes_sent;    /* all of them; coordinator, then bulk */
     char *untracked;    /* lock; why not; can be NULL */
     GArray *hot; /* FfRun, written just before the stop; set before bulk starts, NULL: none */
     bool whole;  /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
@@ -377,8 +379,9 @@ FfChannel *ff_source_open_channel(FfMigration *m, const FfAddress *address, FfCh
 bool ff_source_feed_urgent(FfMigration *m, GError **error);
 gpointer ff_source_main_reader(gpointer m);
 gpointer ff_source_bulk(gpointer m);
-/* Sends the holes of all memfds as runs of zero pages. */
-int ff_source_send_holes(FfMigration *m);
+/* Sends the holes among N pages from FIRST on, as far as they are dirty, as runs of zero pages.
+ * Before any of these pages is looked at, which would fill it. 0 or -errno. */
+int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint64_t n);
 gpointer ff_source_urgent(gpointer m);
 /* Sends a claimed run over CH; zero pages are found here. 0 or -errno. */
 int ff_source_send_run(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
@@ -408,8 +411,9 @@ bool ff_precopy_tell(FfMigration *m, GError **error);
 bool ff_precopy_tell_again(FfMigration *m, GError **error);
 /* The guest is stopped: the last of that. From here on the dirty bitmap is final. */
 bool ff_precopy_freeze(FfMigration *m, GError **error);
-/* Ends the tracking. Safe to call twice. */
-void ff_precopy_end(FfMigration *m);
+/* Ends the tracking. Safe to call twice. STAYS: the guest goes on here, and gets back what tracking
+ * took from it. */
+void ff_precopy_end(FfMigration *m, bool stays);
 void ff_precopy_free(FfMigration *m);
 
 /* dest-precopy.c */

@@ -2,114 +2,88 @@
 /*
  * The source's precopy: rounds of what the guest wrote, while it runs, until it is time to switch.
  *
- * A round is: scan (which write-protects), drain, copy; docs/precopy.md says why in this order and
- * why nothing is lost. The dirty bitmap is the one that postcopy goes on with: a scan sets bits,
- * sending claims them, so at the switch a clear bit means that the destination has the page as it
- * is now. What it has and what was written since is told to it as runs of stale pages.
+ * A round goes through memory in windows: protect (which tells what was written), drain, copy;
+ * docs/precopy.md says why in this order and why nothing is lost. A window is protected when its
+ * turn comes: what is protected long before it is sent costs the guest the same, and is sent twice.
+ * Between rounds a scan that protects nothing counts what is dirty.
+ *
+ * The dirty bitmap is the one that postcopy goes on with: a scan sets bits, sending claims them, so
+ * at the switch a clear bit means that the destination has the page as it is now. What it has and
+ * what was written since is told to it as runs of stale pages.
  *
  * Thread: the coordinator; no other one claims from the bitmap before the guest is stopped.
- * System calls: ioctl(UFFDIO_*, PAGEMAP_SCAN).
  */
 #include "migration/internal.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "uffd/pagemap.h"
-#include "uffd/uffd.h"
+#include "uffd/tracking.h"
 
-/* Two scans are at least so far apart: each holds up the guest for a moment. */
+/* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
+#define SCAN_SHARE 5
 /* Bandwidth is measured over at least so long. */
 #define MEASURE_US 20000
+/* A window is what is sent in so long, or in so many times what the last drain took: while disks
+ * are drained, they are held up. */
+#define WINDOW_US 250000
+#define DRAIN_SHARE 50
+/* Huge mappings are restored for so long at most, in which the client waits for its answer. */
+#define RESTORE_MS 500
 
 struct FfPrecopy {
-    FfRegions *regions;
-    bool registered;
+    FfTracking *tracking;
+    const FfPiece *pieces;
+    unsigned n_pieces;
     bool started;  /* a page was sent, so there can be stale ones */
     GArray *fresh; /* FfRun that the scan turned from clean to dirty; NULL: not collected */
     uint64_t n_fresh;
     int64_t scan_us; /* when the last scan was */
+    int64_t next_scan_us;
+    int64_t drain_us; /* how long the last one took */
     /* The round under way. */
     int64_t round_us;
     uint64_t round_bytes; /* of the main channel at its beginning */
-    unsigned block;
-    uint64_t page;
-    int64_t next_us;    /* nothing is sent before, by the rate limit */
-    uint64_t bandwidth; /* bytes per second, measured; 0: not yet */
+    int64_t next_us;      /* nothing is sent before, by the rate limit */
+    uint64_t bandwidth;   /* bytes per second, measured; 0: not yet */
 };
 
 /* ---- tracking ------------------------------------------------------------------------------ */
 
-G_GNUC_PRINTF(2, 3) static bool untracked(FfMigration *m, const char *fmt, ...)
+static bool untracked(FfMigration *m, const char *why)
 {
-    va_list ap;
-
-    va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    g_message("no precopy: %s", text);
+    g_message("no precopy: %s", why);
     ff_precopy_free(m);
     ff_mutex_lock(&m->lock);
     g_free(m->untracked);
-    m->untracked = g_steal_pointer(&text);
+    m->untracked = g_strdup(why);
     ff_mutex_unlock(&m->lock);
     return false;
-}
-
-static int for_pieces(int (*fn)(int uffd, uint64_t addr, uint64_t len), int uffd, const FfRegion *r)
-{
-    int rc = 0;
-
-    for (uint64_t at = 0; at < r->len && rc == 0; at += FF_PAGEMAP_PIECE) {
-        rc = fn(uffd, r->addr + at, MIN(FF_PAGEMAP_PIECE, r->len - at));
-    }
-    return rc;
-}
-
-static void unregister(FfMigration *m, const FfRegions *regions)
-{
-    unsigned n;
-    const FfRegion *r = ff_regions_all(regions, &n);
-
-    for (unsigned i = 0; i < n; i++) {
-        /* In pieces from the front: the kernel clears page table entries meanwhile, and the
-         * mapping is in two parts at most. */
-        int rc = for_pieces(ff_uffd_unregister, m->cfg.uffds[0], &r[i]);
-        if (rc == -ESRCH || (rc == -EINVAL && !m->precopy)) {
-            return; /* QEMU has ended; or its userfaultfd was never used */
-        }
-        if (rc < 0) {
-            g_warning("write tracking cannot be ended: %s", g_strerror(-rc));
-        }
-    }
 }
 
 /* Of all RAM that is mapped, whatever the engine knew that died. */
 static void end_left_over(FfMigration *m)
 {
     const GPtrArray *blocks = m->cfg.vmm->blocks(m->cfg.vmm);
-    g_autofree int *fds = g_new(int, blocks->len);
-    g_autofree uint64_t *sizes = g_new(uint64_t, blocks->len);
+    g_autofree FfTrackedFile *files = g_new0(FfTrackedFile, blocks->len);
 
     for (guint i = 0; i < blocks->len; i++) {
         const FfRamBlock *b = blocks->pdata[i];
-        fds[i] = b->memfd;
-        sizes[i] = b->size;
+        files[i] = (FfTrackedFile){.fd = b->memfd, .size = b->size};
     }
-    g_autoptr(FfRegions) regions = ff_regions_new(m->cfg.maps_fd, fds, sizes, blocks->len, NULL);
-    if (regions) {
-        unregister(m, regions);
-    }
+    ff_tracking_end_left_over(files, blocks->len, m->cfg.maps_fd, m->cfg.uffds[0]);
 }
 
-void ff_precopy_end(FfMigration *m)
+void ff_precopy_end(FfMigration *m, bool stays)
 {
     FfPrecopy *p = m->precopy;
 
-    if (p && p->registered) {
-        p->registered = false;
-        unregister(m, p->regions);
+    if (p) {
+        ff_tracking_end(p->tracking);
+        if (stays) {
+            ff_tracking_restore(p->tracking, RESTORE_MS);
+        }
     } else if (m->adopting && m->cfg.n_uffds && m->cfg.maps_fd >= 0) {
         end_left_over(m);
     }
@@ -120,56 +94,16 @@ void ff_precopy_free(FfMigration *m)
     FfPrecopy *p = m->precopy;
 
     if (p) {
-        ff_precopy_end(m);
-        ff_regions_free(p->regions);
+        ff_tracking_free(p->tracking);
         g_clear_pointer(&p->fresh, g_array_unref);
         g_free(p);
         m->precopy = NULL;
     }
 }
 
-static void ignore(uint64_t addr, uint64_t len, void *opaque)
-{
-}
-
-/* Registers and write-protects everything; this is the scan of the first round, which sends all.
- * Probed by doing it: what is missing shows here, and nothing was sent yet. */
-static bool track(FfMigration *m)
-{
-    int uffd = m->cfg.n_uffds ? m->cfg.uffds[0] : -1;
-    FfPrecopy *p = m->precopy;
-    unsigned n;
-    int rc = ff_uffd_init(uffd, FF_UFFD_TRACKING, NULL);
-
-    if (rc < 0 && rc != -EINVAL) {
-        return untracked(m, "userfaultfd: %s", g_strerror(-rc));
-    }
-    /* EINVAL: an older kernel, or used by an earlier migration. Registering tells. */
-    const FfRegion *r = ff_regions_all(p->regions, &n);
-    p->registered = true;
-    for (unsigned i = 0; i < n; i++) {
-        rc = ff_uffd_register_wp(uffd, r[i].addr, r[i].len);
-        if (rc == 0) {
-            rc = for_pieces(ff_uffd_protect, uffd, &r[i]);
-        }
-        if (rc == 0) {
-            rc = ff_pagemap_scan(m->cfg.pagemap_fd, r[i].addr, m->blocks[r[i].file].info.page_size,
-                                 false, ignore, NULL);
-        }
-        if (rc < 0) {
-            return untracked(m,
-                             "writes to '%s' cannot be tracked (%s): Linux 6.7 or newer is "
-                             "needed",
-                             m->blocks[r[i].file].info.id, g_strerror(-rc));
-        }
-    }
-    return true;
-}
-
 static bool begin(FfMigration *m)
 {
-    g_autofree int *fds = g_new(int, m->n_blocks);
-    g_autofree uint64_t *sizes = g_new(uint64_t, m->n_blocks);
+    g_autofree FfTrackedFile *files = g_new(FfTrackedFile, m->n_blocks);
     g_autoptr(GError) error = NULL;
     FfVmm *vmm = m->cfg.vmm;
 
@@ -178,15 +112,21 @@ static bool begin(FfMigration *m)
     }
     g_autofree char *why = vmm->untrackable ? vmm->untrackable(vmm) : NULL;
     if (why) {
-        return untracked(m, "%s", why);
+        return untracked(m, why);
     }
     for (unsigned i = 0; i < m->n_blocks; i++) {
-        fds[i] = m->blocks[i].info.memfd;
-        sizes[i] = m->blocks[i].info.size;
+        const FfRamBlock *b = &m->blocks[i].info;
+        files[i] = (FfTrackedFile){b->memfd, b->size, b->page_size, b->id};
+    }
+    FfTracking *t = ff_tracking_new(files, m->n_blocks, m->cfg.maps_fd, m->cfg.uffds[0],
+                                    m->cfg.pagemap_fd, m->cfg.pidfd, &error);
+    if (!t) {
+        return untracked(m, error->message);
     }
     m->precopy = g_new0(FfPrecopy, 1);
-    m->precopy->regions = ff_regions_new(m->cfg.maps_fd, fds, sizes, m->n_blocks, &error);
-    return m->precopy->regions ? track(m) : untracked(m, "%s", error->message);
+    m->precopy->tracking = t;
+    m->precopy->pieces = ff_tracking_pieces(t, &m->precopy->n_pieces);
+    return true;
 }
 
 /* ---- scanning ------------------------------------------------------------------------------ */
@@ -206,17 +146,12 @@ static void note(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
 }
 
 /* Of the pages that were written those count that had a clear bit. */
-static void note_written(uint64_t addr, uint64_t len, void *opaque)
+static void note_written(unsigned block, uint64_t offset, uint64_t len, void *opaque)
 {
     FfMigration *m = opaque;
-    unsigned block;
-    uint64_t offset;
-
-    if (!ff_regions_find(m->precopy->regions, addr, &block, &offset)) {
-        return; /* only what is registered is scanned, so the kernel never says this */
-    }
     const FfBitmap *bm = &m->blocks[block].bitmap;
     uint64_t ps = m->blocks[block].info.page_size, page = offset / ps, end = page + len / ps;
+
     while (page < end) {
         uint64_t first;
         uint64_t n = ff_bitmap_next_run(bm, page, false, &first);
@@ -229,22 +164,18 @@ static void note_written(uint64_t addr, uint64_t len, void *opaque)
     }
 }
 
+static bool unreadable(int rc, GError **error)
+{
+    g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked any more: %s",
+                g_strerror(-rc));
+    return false;
+}
+
 static bool scan(FfMigration *m, bool protect, GError **error)
 {
-    FfPrecopy *p = m->precopy;
-    unsigned n;
-    const FfRegion *r = ff_regions_all(p->regions, &n);
+    int rc = ff_tracking_scan(m->precopy->tracking, protect, note_written, m);
 
-    p->n_fresh = 0;
-    for (unsigned i = 0; i < n; i++) {
-        int rc = ff_pagemap_scan(m->cfg.pagemap_fd, r[i].addr, r[i].len, protect, note_written, m);
-        if (rc < 0) {
-            g_set_error(error, FF_M_ERROR, 0, "the writes to '%s' cannot be read: %s",
-                        m->blocks[r[i].file].info.id, g_strerror(-rc));
-            return false;
-        }
-    }
-    return true;
+    return rc == 0 || unreadable(rc, error);
 }
 
 static uint64_t remaining(FfMigration *m)
@@ -254,24 +185,31 @@ static uint64_t remaining(FfMigration *m)
 
 static bool drain(FfMigration *m, GError **error)
 {
-    return FF_FAULT_STEP("drain", !m->cfg.vmm->drain || m->cfg.vmm->drain(m->cfg.vmm, error));
+    int64_t begin = g_get_monotonic_time();
+    bool ok = FF_FAULT_STEP("drain", !m->cfg.vmm->drain || m->cfg.vmm->drain(m->cfg.vmm, error));
+
+    m->precopy->drain_us = g_get_monotonic_time() - begin;
+    return ok;
 }
 
-/* Scan, drain, and what they say: the beginning of every round but the first. */
+/* Counts what is dirty now: the end of every round. Nothing is copied for it, so it protects
+ * nothing and drains nothing. */
 static bool sync_dirty(FfMigration *m, GError **error)
 {
     FfPrecopy *p = m->precopy;
     int64_t now = g_get_monotonic_time();
 
     ff_m_new_pass(m);
-    if (!scan(m, true, error) || !drain(m, error)) {
+    if (!scan(m, false, error)) {
         return false;
     }
     if (now > p->scan_us) {
         __atomic_store_n(&m->dirty_rate, p->n_fresh * G_USEC_PER_SEC / (now - p->scan_us),
                          __ATOMIC_RELAXED);
     }
+    p->n_fresh = 0;
     p->scan_us = now;
+    p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * (g_get_monotonic_time() - now));
     if (p->bandwidth) {
         __atomic_store_n(&m->expected_ms, (int64_t)(remaining(m) * 1000 / p->bandwidth),
                          __ATOMIC_RELAXED);
@@ -341,55 +279,84 @@ static void charge(FfMigration *m, uint64_t bytes)
     }
 }
 
-static uint64_t claim(FfMigration *m, uint64_t *first)
-{
-    FfPrecopy *p = m->precopy;
-
-    for (; p->block < m->n_blocks; p->block++, p->page = 0) {
-        FfBlock *b = &m->blocks[p->block];
-        uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
-        uint64_t n = ff_bitmap_claim_run(&b->bitmap, p->page, b->n_pages, max, first);
-        if (n) {
-            p->page = *first + n;
-            return n;
-        }
-    }
-    return 0;
-}
-
 /* TRUE: time to look again (or to switch). */
 static bool round_over(FfMigration *m)
 {
-    FfPrecopy *p = m->precopy;
-
     return ff_m_events(m) & FF_EV_WANT_POSTCOPY ||
-           (p->scan_us + SCAN_INTERVAL_US <= g_get_monotonic_time() && fits(m));
+           (m->precopy->next_scan_us <= g_get_monotonic_time() && fits(m));
+}
+
+/* Sends what is dirty in a piece that is protected and drained. *OVER: the round ended early. */
+static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
+{
+    FfBlock *b = &m->blocks[piece->file];
+    uint64_t ps = b->info.page_size, page = piece->offset / ps, end = page + piece->len / ps;
+    uint64_t max = MAX(1, FF_RUN_MAX_BYTES / ps), first, n;
+    int rc = m->holes_sent ? 0 : ff_source_send_holes_of(m, piece->file, page, end - page);
+
+    while (rc == 0 && !(*over = round_over(m))) {
+        pace(m);
+        rc = ff_channel_wait_writable(m->main);
+        n = rc == 0 ? ff_bitmap_claim_run(&b->bitmap, page, end, max, &first) : 0;
+        if (!n) {
+            break;
+        }
+        uint64_t before = ff_channel_bytes(m->main);
+        rc = ff_source_send_run(m, m->main, piece->file, first, n, false);
+        charge(m, ff_channel_bytes(m->main) - before);
+        measure(m);
+        page = first + n;
+    }
+    return rc;
+}
+
+/* Protects the next pieces in which there is something to send, from *END on, until they are a
+ * window; then drains: [*FIRST, *END) may be copied. */
+static bool open_window(FfMigration *m, unsigned *end, GError **error)
+{
+    FfPrecopy *p = m->precopy;
+    uint64_t us = MAX(WINDOW_US, DRAIN_SHARE * p->drain_us), bytes = 0;
+    uint64_t enough = p->bandwidth / 1000 * us / 1000;
+
+    for (bool any = false; *end < p->n_pieces && (!any || bytes < enough); (*end)++) {
+        const FfPiece *piece = &p->pieces[*end];
+        const FfBlock *b = &m->blocks[piece->file];
+        uint64_t ps = b->info.page_size, first = piece->offset / ps, n = piece->len / ps;
+        if (!ff_bitmap_count_run(&b->bitmap, first, n)) {
+            continue;
+        }
+        int rc = ff_tracking_protect(p->tracking, *end, note_written, m);
+        if (rc < 0) {
+            return unreadable(rc, error);
+        }
+        bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
+        any = true;
+    }
+    return drain(m, error);
 }
 
 static bool send_round(FfMigration *m, GError **error)
 {
     FfPrecopy *p = m->precopy;
-    uint64_t first, n;
+    bool over = false;
+    int rc = 0;
 
-    p->block = 0;
-    p->page = 0;
     p->round_us = g_get_monotonic_time();
     p->round_bytes = ff_channel_bytes(m->main);
     p->started = true;
-    int rc = m->holes_sent ? 0 : ff_source_send_holes(m);
-    while (rc == 0 && !round_over(m)) {
-        pace(m);
-        rc = ff_channel_wait_writable(m->main);
-        n = rc == 0 ? claim(m, &first) : 0;
-        if (!n) {
-            break;
+    for (unsigned at = 0, end = 0; at < p->n_pieces && !over;) {
+        if (!open_window(m, &end, error)) {
+            return false;
         }
-        uint64_t before = ff_channel_bytes(m->main);
-        rc = ff_source_send_run(m, m->main, p->block, first, n, false);
-        charge(m, ff_channel_bytes(m->main) - before);
-        measure(m);
+        for (; at < end && !over; at++) {
+            rc = send_piece(m, &p->pieces[at], &over);
+            if (rc < 0) {
+                return broken(m, rc, error);
+            }
+        }
     }
-    return rc == 0 || broken(m, rc, error);
+    m->holes_sent |= !over;
+    return true;
 }
 
 /* ---- the rounds --------------------------------------------------------------------------------
@@ -401,9 +368,9 @@ static void rest(FfMigration *m)
     FfPrecopy *p = m->precopy;
 
     ff_mutex_lock(&m->lock);
-    while (g_get_monotonic_time() < p->scan_us + SCAN_INTERVAL_US &&
+    while (g_get_monotonic_time() < p->next_scan_us &&
            !(m->events & (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL | FF_EV_WANT_POSTCOPY))) {
-        ff_cond_wait_until(&m->changed, &m->lock, p->scan_us + SCAN_INTERVAL_US);
+        ff_cond_wait_until(&m->changed, &m->lock, p->next_scan_us);
     }
     ff_mutex_unlock(&m->lock);
 }
@@ -428,9 +395,7 @@ bool ff_precopy_run(FfMigration *m, GError **error)
     }
     FfPrecopy *p = m->precopy;
     p->scan_us = g_get_monotonic_time();
-    if (!drain(m, error)) {
-        return false;
-    }
+    p->next_scan_us = p->scan_us + SCAN_INTERVAL_US;
     for (;;) {
         if (!send_round(m, error)) {
             return false;

@@ -81,37 +81,45 @@ static int send_hole(FfMigration *m, unsigned block, uint64_t first, uint64_t en
     return 0;
 }
 
-static int send_block_holes(FfMigration *m, unsigned block)
+/* Where the hole at or after AT begins: END, or more, if there is none before. A search reads all
+ * that comes before it, so one that has gone far serves the calls that follow. */
+static uint64_t next_hole(FfBlock *b, uint64_t at, uint64_t end)
 {
-    const FfBlock *b = &m->blocks[block];
-    uint64_t ps = b->info.page_size, at = 0;
+    if (at < b->data_first || at >= b->data_end) {
+        off_t hole = lseek(b->info.memfd, at, SEEK_HOLE);
+        b->data_first = at;
+        b->data_end = hole < 0 ? end : (uint64_t)hole;
+    }
+    return b->data_end;
+}
 
-    while (at < b->info.size) {
+int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
+{
+    FfBlock *b = &m->blocks[block];
+    uint64_t ps = b->info.page_size, at = first * ps, end = (first + n) * ps;
+
+    while ((at = next_hole(b, at, end)) < end) {
         off_t data = lseek(b->info.memfd, at, SEEK_DATA);
-        uint64_t end = data < 0 ? b->info.size : MIN((uint64_t)data, b->info.size);
         if (data < 0 && errno != ENXIO) {
             return 0; /* no holes told: zero pages are found by reading */
         }
+        uint64_t until = data < 0 ? end : MIN((uint64_t)data, end);
         /* A page that is a hole only in part has data: huge pages are never split here. */
-        int rc = send_hole(m, block, (at + ps - 1) / ps, end / ps);
+        int rc = send_hole(m, block, (at + ps - 1) / ps, until / ps);
         if (rc < 0) {
             return rc;
         }
-        if (data < 0) {
-            break;
-        }
-        off_t hole = lseek(b->info.memfd, data, SEEK_HOLE);
-        at = hole < 0 ? b->info.size : (uint64_t)hole;
+        at = until;
     }
     return 0;
 }
 
-int ff_source_send_holes(FfMigration *m)
+static int send_holes(FfMigration *m)
 {
     int rc = 0;
 
     for (unsigned i = 0; i < m->n_blocks && rc == 0; i++) {
-        rc = send_block_holes(m, i);
+        rc = ff_source_send_holes_of(m, i, 0, m->blocks[i].n_pages);
     }
     m->holes_sent = true;
     return rc;
@@ -296,7 +304,7 @@ gpointer ff_source_bulk(gpointer p)
     Bulk k = {.m = m, .ch = m->main};
 
     ff_priority_bulk();
-    int rc = m->holes_sent ? 0 : ff_source_send_holes(m);
+    int rc = m->holes_sent ? 0 : send_holes(m);
 
     if (rc < 0) {
         ff_m_lost(m, m->main, rc);

@@ -323,7 +323,7 @@ void ff_source_roll_back(FfMigration *m, const GError *why)
         m->saving && !m->revoked && (ff_m_events(m) & (FF_EV_DEAD | FF_EV_ABORTED)) == FF_EV_DEAD;
     tell_peer(m, why->message);
     end_threads(m);
-    ff_precopy_end(m);
+    ff_precopy_end(m, true);
     ff_m_end_device_copy(m);
     if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
         g_warning("roll back: %s", error->message);
@@ -373,7 +373,7 @@ void ff_source_see_through(FfMigration *m)
 {
     ff_fingerprint_take(m); /* an engine that adopted has none yet */
     /* Not at the end: whoever is told that the destination is whole may end QEMU at once. */
-    ff_precopy_end(m);
+    ff_precopy_end(m, false);
     if (!ff_source_persist(m)) {
         if (m->revoked) {
             g_autoptr(GError) why =

@@ -31,6 +31,7 @@ static_assert(sizeof(ScanArg) == 96, "struct pm_scan_arg of the kernel");
 #define SCAN_WP_MATCHING (1u << 0)
 #define SCAN_CHECK_WPASYNC (1u << 1)
 #define IS_WRITTEN (1u << 1)
+#define IS_HUGE (1u << 6)
 
 #define MAX_REGIONS 1024
 
@@ -62,21 +63,34 @@ static int scan_piece(int fd, ScanArg *arg, FfPagemapFunc fn, void *opaque)
     return 0;
 }
 
-int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
-                    void *opaque)
+static int scan_pieces(int fd, uint64_t addr, uint64_t len, uint64_t flags, uint64_t category,
+                       FfPagemapFunc fn, void *opaque)
 {
     for (uint64_t at = addr, n; at < addr + len; at += n) {
         n = addr + len - at < FF_PAGEMAP_PIECE ? addr + len - at : FF_PAGEMAP_PIECE;
         ScanArg arg = {.size = sizeof(arg),
-                       .flags = SCAN_CHECK_WPASYNC | (protect ? SCAN_WP_MATCHING : 0),
+                       .flags = flags,
                        .start = at,
                        .end = at + n,
-                       .category_mask = IS_WRITTEN,
-                       .return_mask = IS_WRITTEN};
-        int rc = scan_piece(pagemap_fd, &arg, fn, opaque);
+                       .category_mask = category,
+                       .return_mask = category};
+        int rc = scan_piece(fd, &arg, fn, opaque);
         if (rc < 0) {
             return rc;
         }
     }
     return 0;
+}
+
+int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
+                    void *opaque)
+{
+    return scan_pieces(pagemap_fd, addr, len, SCAN_CHECK_WPASYNC | (protect ? SCAN_WP_MATCHING : 0),
+                       IS_WRITTEN, fn, opaque);
+}
+
+int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                         void *opaque)
+{
+    return scan_pieces(pagemap_fd, addr, len, 0, IS_HUGE, fn, opaque);
 }

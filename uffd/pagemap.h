@@ -29,5 +29,8 @@ typedef void (*FfPagemapFunc)(uint64_t addr, uint64_t len, void *opaque);
  */
 int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
                     void *opaque);
+/* The same for runs that are mapped by huge pages just now, transparent or hugetlb. */
+int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                         void *opaque);
 
 #endif

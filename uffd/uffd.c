@@ -54,6 +54,29 @@ int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len)
     return rc;
 }
 
+/* linux/userfaultfd.h since 6.4; the headers of the build may be older than the kernel. */
+#define CONTINUE_MODE_WP (1ull << 1)
+
+int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len)
+{
+    for (uint64_t at = addr, end = addr + len; at < end;) {
+        struct uffdio_continue c = {.range = {at, end - at},
+                                    .mode = CONTINUE_MODE_WP | UFFDIO_CONTINUE_MODE_DONTWAKE};
+        if (ioctl(uffd, UFFDIO_CONTINUE, &c) == 0) {
+            break;
+        }
+        int err = errno;
+        if (c.mapped > 0) {
+            at += c.mapped;
+        } else if (err == EEXIST || err == EFAULT) {
+            at += sysconf(_SC_PAGESIZE); /* mapped already; a hole */
+        } else if (err != EAGAIN && err != EINTR) {
+            return -err;
+        }
+    }
+    return 0;
+}
+
 /* Here the kernel says ENOMEM of an address space that is gone, where others say ESRCH
  * (fs/userfaultfd.c). Taking the write protection off one page, of a range that is to lose it
  * anyway, tells that from a mapping that cannot be split. */

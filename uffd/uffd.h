@@ -29,6 +29,10 @@ int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len);
 /* Write-protects every page of the range, also those that nobody has mapped: their page tables
  * are made, and huge mappings of shared memory split, so that a scan can miss no page. */
 int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len);
+/* Maps what shared memory has in the range, write-protected, as ff_uffd_protect() has left it but
+ * that nobody has to fault for it: reads of a mapping that was split would, page by page. Holes,
+ * and what is mapped, are left as they are. Linux 6.4. */
+int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 /* Also wakes every waiter of the range. */
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
 /* Places SRC at ADDR and wakes the waiters. *DONE is what was placed. -EEXIST: the page at

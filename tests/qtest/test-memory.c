@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the kernel makes of guest RAM: transparent huge pages where the guest begins, none where it
- * arrives. One thread.
+ * What the kernel makes of guest RAM: transparent huge pages where the guest begins, also after a
+ * migration that was cancelled, and none where it arrives. One thread.
  */
 #include <stdio.h>
 #include <string.h>
@@ -9,10 +9,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tests/lib/bootsect.h"
+#include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
 /* A size that nothing else in QEMU has. */
 #define RAM_MIB 70
+#define BUSY_MIB 40
 
 /* The line of /proc/PID/smaps that begins the mapping of guest RAM, and what follows (g_free). */
 static char *ram_mapping(const Vm *vm)
@@ -88,10 +91,73 @@ static void test_arrives(void)
     g_assert_nonnull(strstr(mapping, "memfd:farfault-pc.ram"));
 }
 
+static long huge_kib(const Vm *vm)
+{
+    g_autofree char *mapping = ram_mapping(vm);
+    const char *mapped = strstr(mapping, "ShmemPmdMapped:");
+
+    g_assert_nonnull(mapped);
+    return atol(mapped + strlen("ShmemPmdMapped:"));
+}
+
+/* Why there is no precopy (g_free), NULL: there is. */
+static char *untracked(Vm *source)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+
+    return g_strdup(json_object_get_string_member_with_default(own, "no-precopy", NULL));
+}
+
+/* Write tracking splits them, and they are there again when it was for nothing. */
+static void test_stays(void)
+{
+    const char *why = NULL;
+
+    if (!vm_farfault_available(&why) || (why = why_none())) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
+    BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
+    g_autoptr(Vm) s = vm_start(
+        &(VmConfig){.name = "source", .launcher = VM_RUN, .memory = memory, .boot = &boot});
+    g_autoptr(Vm) d = vm_start(&(VmConfig){.name = "destination",
+                                           .launcher = VM_RUN,
+                                           .memory = memory,
+                                           .boot = &boot,
+                                           .incoming = "defer"});
+    vm_wait_serial(s, "AB");
+    move_prepare(s, d);
+    qmp_ok(vm_qmp(d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(d);
+    long before = huge_kib(s);
+    g_assert_cmpint(before, >, 0);
+    qmp_ok(vm_qmp(s), "migrate-set-parameters",
+           "{'max-bandwidth': 200000000, 'downtime-limit': 0}");
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(s), "active");
+    g_autofree char *no = untracked(s);
+    if (!no) {
+        while (move_ram_count(s, "dirty-sync-count") < 2) {
+        }
+        g_assert_cmpint(huge_kib(s), <, before);
+    }
+    qmp_ok(vm_qmp(s), "migrate_cancel", NULL);
+    qmp_expect_migration(vm_qmp(s), "cancelled");
+    g_assert_cmpint(huge_kib(s), >=, before);
+    vm_wait_new_serial(s, "B");
+    g_assert_cmpint(vm_wait_exit(d), ==, 1); /* as a QEMU whose incoming migration fails */
+    if (no) {
+        g_test_skip(no);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/memory/begins", test_begins);
     g_test_add_func("/memory/arrives", test_arrives);
+    g_test_add_func("/memory/stays", test_stays);
     return g_test_run();
 }

@@ -62,6 +62,12 @@ static void test_set_runs(void)
     g_assert_cmpuint(ff_bitmap_set_run(&bm, 0, 300), ==, 100);
     g_assert_false(ff_bitmap_set(&bm, 299));
     g_assert_cmpuint(ff_bitmap_count(&bm), ==, 300);
+    g_assert_cmpuint(ff_bitmap_clear_run(&bm, 63, 3), ==, 3);
+    g_assert_cmpuint(ff_bitmap_count_run(&bm, 0, 300), ==, 297);
+    g_assert_cmpuint(ff_bitmap_count_run(&bm, 62, 3), ==, 1);
+    g_assert_cmpuint(ff_bitmap_count_run(&bm, 64, 64), ==, 62);
+    g_assert_cmpuint(ff_bitmap_count_run(&bm, 299, 1), ==, 1);
+    g_assert_cmpuint(ff_bitmap_count_run(&bm, 70, 0), ==, 0);
     ff_bitmap_clear(&bm);
 }
 

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See tracking.h. A piece's first protection is UFFDIO_WRITEPROTECT, not a scan: it makes page
+ * tables everywhere and splits huge mappings, and a scan does not look where there is no page
+ * table. From then on PAGEMAP_SCAN reads and protects at once.
+ *
+ * What was never protected is not scanned: it counts as written anyway.
+ *
+ * Splitting takes the mapping away, so that each page would fault once more, also for a read: they
+ * are mapped again at once, write-protected, which takes this thread 0.3 us a page, and the faults
+ * took the process 2 to 3. And split mappings of shared memory are only mappings: the page cache
+ * keeps its huge pages. Before the first protection the pagemap tells which there are, and
+ * MADV_COLLAPSE maps them again. It would fill holes, so a range that the guest has given back a
+ * part of meanwhile stays as it is.
+ *
+ * Threads: one, the caller's. System calls: ioctl(UFFDIO_*, PAGEMAP_SCAN), process_madvise,
+ * lseek(SEEK_HOLE).
+ */
+#include "uffd/tracking.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "uffd/uffd.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+#define SMALL_PAGE 4096
+/* Of page tables with 4 KiB pages: a huge mapping is of this size, and so aligned. */
+#define HUGE_PAGE (2ull << 20)
+
+typedef struct {
+    unsigned file;
+    uint64_t addr, offset, len;
+} Huge;
+
+struct FfTracking {
+    FfTrackedFile *files;
+    FfRegions *regions;
+    int uffd, pagemap_fd, pidfd;
+    bool registered;
+    FfPiece *pieces;
+    uint64_t *addr;  /* of each piece */
+    bool *protected; /* each piece */
+    unsigned n_pieces;
+    GArray *huge; /* Huge, in the order of the pieces */
+};
+
+/* ---- regions and pieces -----------------------------------------------------------------------
+ */
+
+static FfRegions *find_regions(const FfTrackedFile *files, unsigned n, int maps_fd, GError **error)
+{
+    g_autofree int *fds = g_new(int, n);
+    g_autofree uint64_t *sizes = g_new(uint64_t, n);
+
+    for (unsigned i = 0; i < n; i++) {
+        fds[i] = files[i].fd;
+        sizes[i] = files[i].size;
+    }
+    return ff_regions_new(maps_fd, fds, sizes, n, error);
+}
+
+static void cut(FfTracking *t)
+{
+    unsigned n, n_pieces = 0;
+    const FfRegion *r = ff_regions_all(t->regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        n_pieces += (r[i].len + FF_PAGEMAP_PIECE - 1) / FF_PAGEMAP_PIECE;
+    }
+    t->pieces = g_new(FfPiece, n_pieces);
+    t->addr = g_new(uint64_t, n_pieces);
+    t->protected = g_new0(bool, n_pieces);
+    for (unsigned i = 0; i < n; i++) {
+        for (uint64_t at = 0; at < r[i].len; at += FF_PAGEMAP_PIECE) {
+            uint64_t len = MIN(FF_PAGEMAP_PIECE, r[i].len - at);
+            t->addr[t->n_pieces] = r[i].addr + at;
+            t->pieces[t->n_pieces++] = (FfPiece){r[i].file, r[i].offset + at, len};
+        }
+    }
+}
+
+const FfPiece *ff_tracking_pieces(const FfTracking *t, unsigned *n)
+{
+    *n = t->n_pieces;
+    return t->pieces;
+}
+
+/* ---- begin and end ----------------------------------------------------------------------------
+ */
+
+static void ignore(uint64_t addr, uint64_t len, void *opaque)
+{
+}
+
+/* Registers everything and looks at one page of each mapping: what is missing shows here, before
+ * anything is split. */
+static int probe(FfTracking *t, const char **name)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(t->regions, &n);
+    int rc = 0;
+
+    for (unsigned i = 0; i < n && rc == 0; i++) {
+        *name = t->files[r[i].file].name;
+        t->registered = true;
+        rc = ff_uffd_register_wp(t->uffd, r[i].addr, r[i].len);
+        if (rc == 0) {
+            rc = ff_pagemap_scan(t->pagemap_fd, r[i].addr, t->files[r[i].file].page_size, false,
+                                 ignore, NULL);
+        }
+    }
+    return rc;
+}
+
+FfTracking *ff_tracking_new(const FfTrackedFile *files, unsigned n, int maps_fd, int uffd,
+                            int pagemap_fd, int pidfd, GError **error)
+{
+    g_autoptr(FfTracking) t = g_new0(FfTracking, 1);
+    const char *name = NULL;
+
+    t->uffd = uffd;
+    t->pagemap_fd = pagemap_fd;
+    t->pidfd = pidfd;
+    t->files = g_memdup2(files, n * sizeof(*files));
+    t->huge = g_array_new(FALSE, FALSE, sizeof(Huge));
+    t->regions = find_regions(files, n, maps_fd, error);
+    if (!t->regions) {
+        return NULL;
+    }
+    cut(t);
+    int rc = ff_uffd_init(uffd, FF_UFFD_TRACKING, NULL);
+    if (rc < 0 && rc != -EINVAL) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "userfaultfd: %s",
+                    g_strerror(-rc));
+        return NULL;
+    }
+    /* EINVAL: an older kernel, or used by an earlier migration. Registering tells. */
+    rc = probe(t, &name);
+    if (rc < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
+                    "writes to '%s' cannot be tracked (%s): Linux 6.7 or newer is needed", name,
+                    g_strerror(-rc));
+        return NULL;
+    }
+    return g_steal_pointer(&t);
+}
+
+/* USED: it is certain that the userfaultfd was. */
+static void unregister(const FfRegions *regions, int uffd, bool used)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        int rc = 0;
+        /* In pieces from the front: the kernel clears page table entries meanwhile, and the
+         * mapping is in two parts at most. */
+        for (uint64_t at = 0; at < r[i].len && rc == 0; at += FF_PAGEMAP_PIECE) {
+            rc = ff_uffd_unregister(uffd, r[i].addr + at, MIN(FF_PAGEMAP_PIECE, r[i].len - at));
+        }
+        if (rc == -ESRCH || (rc == -EINVAL && !used)) {
+            return; /* the process has ended; or its userfaultfd was never used */
+        }
+        if (rc < 0) {
+            g_warning("write tracking cannot be ended: %s", g_strerror(-rc));
+        }
+    }
+}
+
+void ff_tracking_end(FfTracking *t)
+{
+    if (t->registered) {
+        t->registered = false;
+        unregister(t->regions, t->uffd, true);
+    }
+}
+
+void ff_tracking_end_left_over(const FfTrackedFile *files, unsigned n, int maps_fd, int uffd)
+{
+    g_autoptr(FfRegions) regions = find_regions(files, n, maps_fd, NULL);
+
+    if (regions) {
+        unregister(regions, uffd, false);
+    }
+}
+
+void ff_tracking_free(FfTracking *t)
+{
+    if (t) {
+        if (t->regions) {
+            ff_tracking_end(t);
+        }
+        g_clear_pointer(&t->regions, ff_regions_free);
+        g_array_unref(t->huge);
+        g_free(t->files);
+        g_free(t->pieces);
+        g_free(t->addr);
+        g_free(t->protected);
+        g_free(t);
+    }
+}
+
+/* ---- protecting and scanning ------------------------------------------------------------------
+ */
+
+typedef struct {
+    FfTracking *t;
+    unsigned piece;
+    FfTrackingFunc fn;
+    void *opaque;
+} Walk;
+
+static void tell(uint64_t addr, uint64_t len, void *opaque)
+{
+    const Walk *w = opaque;
+    const FfPiece *p = &w->t->pieces[w->piece];
+
+    w->fn(p->file, p->offset + (addr - w->t->addr[w->piece]), len, w->opaque);
+}
+
+static void note_huge(uint64_t addr, uint64_t len, void *opaque)
+{
+    const Walk *w = opaque;
+    const FfPiece *p = &w->t->pieces[w->piece];
+    uint64_t first = (addr + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1),
+             end = (addr + len) & ~(HUGE_PAGE - 1);
+    Huge h = {p->file, first, p->offset + (first - w->t->addr[w->piece]), end - first};
+
+    if (first < end) { /* one that lies in two pieces is just protected */
+        g_array_append_val(w->t->huge, h);
+    }
+}
+
+static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn, void *opaque)
+{
+    Walk w = {t, i, fn, opaque};
+
+    return ff_pagemap_scan(t->pagemap_fd, t->addr[i], t->pieces[i].len, protect, tell, &w);
+}
+
+/* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the
+ * process has to fault for each page that it reads or writes. Where the kernel does not do that, it
+ * faults. */
+static int split(const FfTracking *t, const Huge *h)
+{
+    int rc = 0;
+
+    for (uint64_t at = h->addr; at < h->addr + h->len && rc == 0; at += HUGE_PAGE) {
+        rc = ff_uffd_protect(t->uffd, at, HUGE_PAGE);
+        if (rc == 0) {
+            ff_uffd_map_protected(t->uffd, at, HUGE_PAGE);
+        }
+    }
+    return rc;
+}
+
+static int protect_first(FfTracking *t, unsigned i)
+{
+    const FfPiece *p = &t->pieces[i];
+    Walk w = {.t = t, .piece = i};
+    int rc = 0;
+
+    if (t->files[p->file].page_size == SMALL_PAGE) {
+        guint n = t->huge->len;
+        ff_pagemap_scan_huge(t->pagemap_fd, t->addr[i], p->len, note_huge, &w);
+        for (; n < t->huge->len && rc == 0; n++) {
+            rc = split(t, &g_array_index(t->huge, Huge, n));
+        }
+    }
+    return rc ? rc : ff_uffd_protect(t->uffd, t->addr[i], p->len);
+}
+
+int ff_tracking_protect(FfTracking *t, unsigned i, FfTrackingFunc fn, void *opaque)
+{
+    if (t->protected[i]) {
+        return scan_piece(t, i, true, fn, opaque);
+    }
+    int rc = protect_first(t, i);
+    t->protected[i] = rc == 0;
+    return rc;
+}
+
+int ff_tracking_scan(FfTracking *t, bool protect, FfTrackingFunc fn, void *opaque)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < t->n_pieces && rc == 0; i++) {
+        rc = t->protected[i] ? scan_piece(t, i, protect, fn, opaque) : 0;
+    }
+    return rc;
+}
+
+/* ---- huge mappings ------------------------------------------------------------------------------
+ */
+
+/* One huge page. FALSE: no other one can be had either. */
+static bool collapse(const FfTracking *t, uint64_t addr, uint64_t len)
+{
+    struct iovec iov = {(void *)(uintptr_t)addr, len};
+
+    return syscall(SYS_process_madvise, t->pidfd, &iov, 1, MADV_COLLAPSE, 0) >= 0 ||
+           (errno != EPERM && errno != ESRCH && errno != ENOSYS);
+}
+
+void ff_tracking_restore(FfTracking *t, unsigned ms)
+{
+    int64_t end = g_get_monotonic_time() + ms * 1000ll;
+    uint64_t first = 0, hole = 0; /* in FILE there is none from the one to the other */
+    unsigned file = 0;
+
+    for (guint i = 0; i < t->huge->len; i++) {
+        const Huge *h = &g_array_index(t->huge, Huge, i);
+        for (uint64_t at = h->offset; at < h->offset + h->len; at += HUGE_PAGE) {
+            if (g_get_monotonic_time() >= end) {
+                return;
+            }
+            if (h->file != file || at < first || at >= hole) {
+                off_t found = lseek(t->files[h->file].fd, at, SEEK_HOLE);
+                file = h->file;
+                first = at;
+                hole = found < 0 ? at : (uint64_t)found;
+            }
+            if (at + HUGE_PAGE <= hole && !collapse(t, h->addr + (at - h->offset), HUGE_PAGE)) {
+                return;
+            }
+        }
+    }
+}
