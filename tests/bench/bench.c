@@ -399,6 +399,23 @@ static bool track_one(const Engine *engine, const char *run_dir, BenchTracking *
                               result, error);
 }
 
+static void print_ranks(const Engine *const *engine, unsigned n, const BenchTracking *result,
+                        const unsigned *taken)
+{
+    static const struct {
+        const char *name;
+        double rank;
+    } lines[] = {{"min", 0}, {"median", 0.5}, {"max", 1}};
+
+    for (unsigned e = 0; e < n; e++) {
+        printf("%s, %u rounds\n", engine[e]->name, taken[e]);
+        for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
+            BenchTracking r = bench_rank_tracking(&result[e * opt.rounds], taken[e], lines[l].rank);
+            bench_print_tracking(stdout, lines[l].name, &r);
+        }
+    }
+}
+
 static bool track_all(const Engine *const *engine, unsigned n, const char *run_dir)
 {
     g_autofree BenchTracking *result = g_new0(BenchTracking, n * opt.rounds);
@@ -422,11 +439,7 @@ static bool track_all(const Engine *const *engine, unsigned n, const char *run_d
         fflush(stdout);
         taken[e]++;
     }
-    printf("median of %d\n", opt.rounds);
-    for (unsigned e = 0; e < n; e++) {
-        BenchTracking median = bench_median_tracking(&result[e * opt.rounds], taken[e]);
-        bench_print_tracking(stdout, engine[e]->name, &median);
-    }
+    print_ranks(engine, n, result, taken);
     return all;
 }
 

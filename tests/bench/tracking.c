@@ -23,29 +23,47 @@ static bool verdict_given(const BenchGuest *guest, void *opaque)
     return guest->verdict >= 0;
 }
 
-/* CPU time of the threads that QEMU (with debug-threads=on) calls "CPU N/...". */
-static double vcpu_seconds(const BenchGuest *guest)
+typedef struct {
+    double seconds; /* of CPU time */
+    double faults;
+} Vcpus;
+
+/* Field N of /proc/PID/stat, counted from 1; behind the name, which can hold anything. */
+static double stat_field(const char *stat, unsigned n)
+{
+    const char *at = strrchr(stat, ')');
+
+    for (unsigned i = 2; at && i < n; i++) {
+        at = strchr(at + 1, ' ');
+    }
+    return at ? g_ascii_strtod(at, NULL) : 0;
+}
+
+/* Of the threads that QEMU (with debug-threads=on) calls "CPU N/...". */
+static Vcpus vcpus(const BenchGuest *guest)
 {
     const char *pid = g_subprocess_get_identifier(guest->process);
     g_autofree char *tasks = g_strdup_printf("/proc/%s/task", pid);
     g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
     const char *name;
-    double ns = 0;
+    Vcpus sum = {0};
 
     while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *comm_path = g_strdup_printf("%s/%s/comm", tasks, name);
-        g_autofree char *stat_path = g_strdup_printf("%s/%s/schedstat", tasks, name);
-        g_autofree char *comm = NULL, *stat = NULL;
-        if (g_file_get_contents(comm_path, &comm, NULL, NULL) && g_str_has_prefix(comm, "CPU ") &&
-            g_file_get_contents(stat_path, &stat, NULL, NULL)) {
-            ns += g_ascii_strtod(stat, NULL);
+        g_autofree char *stat_path = g_strdup_printf("%s/%s/stat", tasks, name);
+        g_autofree char *sched_path = g_strdup_printf("%s/%s/schedstat", tasks, name);
+        g_autofree char *stat = NULL, *sched = NULL;
+        if (g_file_get_contents(stat_path, &stat, NULL, NULL) && strstr(stat, "(CPU ") &&
+            g_file_get_contents(sched_path, &sched, NULL, NULL)) {
+            sum.seconds += g_ascii_strtod(sched, NULL) / 1e9;
+            sum.faults += stat_field(stat, 10);
         }
     }
-    return ns / 1e9;
+    return sum;
 }
 
-/* Over so many reports, the first of which begins the window. */
-static bool take_rate(BenchGuest *guest, unsigned seconds, double *rate, GError **error)
+/* Over so many reports, the first of which begins the window. FAULTS can be NULL. */
+static bool take_rate(BenchGuest *guest, unsigned seconds, double *rate, double *faults,
+                      GError **error)
 {
     unsigned target = guest->reports + 1;
 
@@ -53,13 +71,17 @@ static bool take_rate(BenchGuest *guest, unsigned seconds, double *rate, GError 
         return false;
     }
     uint64_t writes = guest->last.writes;
-    double cpu = vcpu_seconds(guest);
+    Vcpus begin = vcpus(guest);
     target += seconds;
     if (!bench_guest_wait(guest, reports_reached, &target, 60 + seconds, "the guest's report",
                           error)) {
         return false;
     }
-    *rate = (guest->last.writes - writes) / (vcpu_seconds(guest) - cpu);
+    Vcpus end = vcpus(guest);
+    *rate = (guest->last.writes - writes) / (end.seconds - begin.seconds);
+    if (faults) {
+        *faults = (end.faults - begin.faults) / 1000;
+    }
     return true;
 }
 
@@ -126,24 +148,27 @@ bool bench_track(BenchGuest *src, BenchGuest *dst, const char *listen, uint64_t 
     g_auto(FfMoveEnds) ends = {0};
 
     if (!ff_move_prepare(&options, &ends, error) ||
-        !take_rate(src, seconds, &result->before, error) || !begin(&ends, bandwidth, error) ||
-        !take_rate(src, seconds, &result->during, error) || !look(&ends, result, error) ||
-        !command(ends.src, "migrate_cancel", NULL, error)) {
+        !take_rate(src, seconds, &result->before, NULL, error) || !begin(&ends, bandwidth, error) ||
+        !take_rate(src, seconds, &result->during, &result->faults, error) ||
+        !look(&ends, result, error) || !command(ends.src, "migrate_cancel", NULL, error) ||
+        !take_rate(src, seconds, &result->after, NULL, error)) {
         return false;
     }
     result->percent = (1 - result->during / result->before) * 100;
+    result->after_percent = (1 - result->after / result->before) * 100;
     return check(src, error);
 }
 
 void bench_print_tracking(FILE *out, const char *name, const BenchTracking *result)
 {
     if (!result) {
-        fprintf(out, "%-20s %12s %12s %8s %8s %8s\n", name, "before/s", "during/s", "less %",
-                "passes", "MiB");
+        fprintf(out, "%-20s %9s %9s %9s %8s %8s %9s %7s %8s\n", name, "before/s", "during/s",
+                "after/s", "less %", "after %", "k faults", "passes", "MiB");
         return;
     }
-    fprintf(out, "%-20s %12.0f %12.0f %8.1f %8.0f %8.0f\n", name, result->before, result->during,
-            result->percent, result->passes, result->mib);
+    fprintf(out, "%-20s %9.0f %9.0f %9.0f %8.1f %8.1f %9.1f %7.0f %8.0f\n", name, result->before,
+            result->during, result->after, result->percent, result->after_percent, result->faults,
+            result->passes, result->mib);
 }
 
 static int compare(const void *a, const void *b)
@@ -153,17 +178,17 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-BenchTracking bench_median_tracking(const BenchTracking *result, unsigned n)
+BenchTracking bench_rank_tracking(const BenchTracking *result, unsigned n, double rank)
 {
-    BenchTracking median = {0};
+    BenchTracking ranked = {0};
     g_autofree double *value = g_new(double, n);
 
-    for (size_t f = 0; n && f < sizeof(median) / sizeof(double); f++) {
+    for (size_t f = 0; n && f < sizeof(ranked) / sizeof(double); f++) {
         for (unsigned i = 0; i < n; i++) {
             value[i] = ((const double *)&result[i])[f];
         }
         qsort(value, n, sizeof(*value), compare);
-        ((double *)&median)[f] = value[n / 2];
+        ((double *)&ranked)[f] = value[(unsigned)(rank * (n - 1) + 0.5)];
     }
-    return median;
+    return ranked;
 }
