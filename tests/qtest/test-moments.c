@@ -19,6 +19,7 @@ typedef struct {
     const char *faults; /* POINT=ACTION;... of fault/fault.h, all of one side */
     OperatorEnd end;    /* who has the guest then */
     bool precopy;       /* nobody asks for postcopy */
+    bool at_once;       /* before precopy has sent what the device state needs */
 } Row;
 
 #define S OPERATOR_SOURCE
@@ -69,7 +70,7 @@ static const Row rows[] = {
     {"destination/active/main/ready=kill", S},
     {"destination/active/main/ready#2=kill", S},
     {"destination/*/*/request=kill", EITHER}, /* of QEMU that loads, or of a vCPU */
-    {"destination/active/at/placed=kill", S},
+    {"destination/active/at/placed=kill", S, .at_once = true},
     {"destination/active/at/shut=kill", S},
     {"destination/active/at/loaded=kill", S},
     {"destination/active/main/loaded=kill", S},
@@ -182,7 +183,7 @@ static void test_row(gconstpointer data)
     vm_wait_serial(s, "B");
     move_prepare(s, d);
     o.switched = row->precopy;
-    operator_begin(&o, false);
+    operator_begin(&o, row->at_once);
     OperatorEnd end = operator_run(&o);
     if (row->end == EITHER) {
         g_assert_true(end == S || end == D);
