@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Micro-benches of what a migration is made of, each alone: zero scan, claims, placement, a
- * request's round trip, and how many faults per second N threads get served over S userfaultfds
- * with one reader each (the destination's fault and placing threads in one, against threads that
- * stand for vCPUs).
+ * request's round trip, compression, and how many faults per second N threads get served over S
+ * userfaultfds with one reader each (the destination's fault and placing threads in one, against
+ * threads that stand for vCPUs).
  *
  *   farfault-micro [--seconds S] [NAME...]      one line of JSON for each result
  */
@@ -25,6 +25,7 @@
 
 #include "migration/bitmap.h"
 #include "migration/zero.h"
+#include "net/compress.h"
 #include "net/frame.h"
 #include "uffd/uffd.h"
 
@@ -70,6 +71,76 @@ static void print_rate(const char *name, const char *what, double n, const char 
 {
     printf("{\"bench\": \"%s\", %s, \"%s\": %.3f}\n", name, what, unit, n);
     fflush(stdout);
+}
+
+/* ---- compressed runs ------------------------------------------------------------------------ */
+
+#define CODEC_BYTES (16ull << 20)
+
+/* Random; words of which each stands there four times; a program's pages (this one's libraries are
+ * not in it, so it is repeated). */
+static void fill_for_codec(uint8_t *p, unsigned kind)
+{
+    g_autofree char *self = NULL;
+    uint64_t x = 88172645463325252ull;
+    gsize len = 0;
+
+    if (kind == 2 && g_file_get_contents("/proc/self/exe", &self, &len, NULL)) {
+        for (uint64_t at = 0; at < CODEC_BYTES; at++) {
+            p[at] = self[at % len];
+        }
+        return;
+    }
+    for (uint64_t i = 0; i < CODEC_BYTES / 8; i++) {
+        if (kind == 0 || i % 4 == 0) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+        }
+        memcpy(p + 8 * i, &x, 8);
+    }
+}
+
+static void bench_codec_level(const uint8_t *data, const char *kind, int level)
+{
+    g_autoptr(FfPacker) p = ff_packer_new(level, FF_RUN_MAX_BYTES);
+    g_autoptr(FfUnpacker) u = ff_unpacker_new();
+    g_autofree uint8_t *out = g_malloc(FF_RUN_MAX_BYTES), *again = g_malloc(FF_RUN_MAX_BYTES);
+    double pack = 0, unpack = 0, begin = now();
+    uint64_t in = 0, packed = 0, unpacked = 0;
+    const char *why;
+
+    for (uint64_t at = 0; now() - begin < seconds_each; at += FF_RUN_MAX_BYTES) {
+        const uint8_t *run = data + at % CODEC_BYTES;
+        double t = now();
+        size_t len = ff_packer_pack(p, run, FF_RUN_MAX_BYTES, out);
+        double packed_at = now();
+        pack += packed_at - t;
+        in += FF_RUN_MAX_BYTES;
+        packed += len ? len : FF_RUN_MAX_BYTES;
+        if (len && ff_unpacker_unpack(u, out, len, again, FF_RUN_MAX_BYTES, &why) == 0) {
+            unpack += now() - packed_at;
+            unpacked += FF_RUN_MAX_BYTES;
+        }
+    }
+    g_autofree char *what =
+        g_strdup_printf("\"data\": \"%s\", \"level\": %d, \"ratio\": %.2f, \"unpack\": %.3f", kind,
+                        level, (double)in / packed, unpack > 0 ? unpacked / unpack / 1e9 : 0);
+    print_rate("codec", what, in / pack / 1e9, "GB/s");
+}
+
+static void bench_codec(void)
+{
+    static const char *const kind[] = {"random", "each word four times", "program"};
+    static const int level[] = {1, 3, 6};
+    g_autofree uint8_t *data = g_malloc(CODEC_BYTES);
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(kind); k++) {
+        fill_for_codec(data, k);
+        for (unsigned l = 0; l < G_N_ELEMENTS(level); l++) {
+            bench_codec_level(data, kind[k], level[l]);
+        }
+    }
 }
 
 /* ---- zero scan, claims --------------------------------------------------------------------- */
@@ -323,7 +394,7 @@ static const struct {
     void (*run)(void);
 } benches[] = {
     {"zero-scan", bench_zero},        {"claim", bench_claim},   {"place", bench_place},
-    {"round-trip", bench_round_trip}, {"faults", bench_faults},
+    {"round-trip", bench_round_trip}, {"faults", bench_faults}, {"codec", bench_codec},
 };
 
 static bool wanted(char **names, const char *name)
