@@ -30,11 +30,13 @@ static const Engine engine_table[] = {
     {"preempt", false, true},
     {"farfault", true, false},
     {"farfault-4", true, false, "x-farfault-channels=4"},
+    {"zstd-auto", true, false, "x-farfault-compress=auto"},
+    {"zstd-on", true, false, "x-farfault-compress=on"},
 };
 #define ENGINES G_N_ELEMENTS(engine_table)
 
 static struct {
-    gint rounds, mem, hot, vcpus, write, tracking, bandwidth;
+    gint rounds, mem, hot, vcpus, write, alike, tracking, bandwidth;
     char *engines, *link, *out, *guest, *farfault, *qemu, *mode;
     char *src_prefix, *dst_prefix, *listen, *with, *tls;
 } opt = {.rounds = 3, .mem = 1024, .vcpus = 1, .write = 50, .bandwidth = 100};
@@ -45,6 +47,8 @@ static const GOptionEntry entries[] = {
     {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4)", "MIB"},
     {"vcpus", 0, 0, G_OPTION_ARG_INT, &opt.vcpus, "vCPUs (1)", "N"},
     {"write", 0, 0, G_OPTION_ARG_INT, &opt.write, "Steps that write (50)", "PERCENT"},
+    {"alike", 0, 0, G_OPTION_ARG_INT, &opt.alike,
+     "Words of its pages stand there 2^N times; 0 (default) does not compress", "N"},
     {"tracking", 0, 0, G_OPTION_ARG_INT, &opt.tracking,
      "Measure the guest's speed in so many seconds of precopy instead", "S"},
     {"bandwidth", 0, 0, G_OPTION_ARG_INT, &opt.bandwidth, "The precopy's max-bandwidth (100)",
@@ -107,8 +111,8 @@ static GPtrArray *command_line(const Engine *engine, bool destination, const cha
     add(argv, "%s/initrd.img", opt.guest);
     add(argv, "-append");
     /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
-    add(argv, "console=ttyS0 quiet pti=on ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s", opt.hot,
-        opt.hot, opt.write, opt.mode);
+    add(argv, "console=ttyS0 quiet pti=on ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s ff.alike=%d",
+        opt.hot, opt.hot, opt.write, opt.mode, opt.alike);
     add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
     add(argv, "unix:%s,server=on,wait=off", qmp);
     add_words(argv, opt.with);
@@ -318,6 +322,7 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
     json_object_set_int_member(o, "hot-mib", opt.hot);
     json_object_set_int_member(o, "vcpus", opt.vcpus);
     json_object_set_int_member(o, "write-percent", opt.write);
+    json_object_set_int_member(o, "alike", opt.alike);
     json_object_set_string_member(o, "mode", opt.mode);
     json_object_set_boolean_member(o, "tls", opt.tls != NULL);
     for (size_t f = 0; f < BENCH_SAMPLE_FIELDS; f++) {
@@ -338,8 +343,9 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
 
 static void print_setting(void)
 {
-    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes\n", opt.link, opt.mem,
-           opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write);
+    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s\n", opt.link,
+           opt.mem, opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write,
+           opt.alike ? ", compressible" : "");
 }
 
 static void print_head(void)
@@ -455,7 +461,8 @@ static bool choose_engines(const Engine **engine, unsigned *n, GError **error)
         }
         if (!found || *n == ENGINES) {
             g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                        "--engines %s: known are plain, preempt, farfault, farfault-4",
+                        "--engines %s: known are plain, preempt, farfault, farfault-4, "
+                        "zstd-auto, zstd-on",
                         opt.engines);
             return false;
         }

@@ -15,6 +15,8 @@
  *   ff.mode=M      which page is rewritten next: random, seq, zipf
  *   ff.write=N     percentage of operations that rewrite a page; default 50
  *   ff.seed=N      of the pattern and of the choice of pages
+ *   ff.alike=N     each word of a page stands there 2^N times (0 to 8; default 0, which does not
+ *                  compress)
  *   ff.threads=N   default: one per vCPU
  *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
  *   ff.net=PORT    as process 1: and a TCP connection
@@ -82,6 +84,7 @@ static struct {
     Mode mode;
     unsigned write_percent;
     uint64_t seed;
+    unsigned alike;
     unsigned threads;
     bool disk;
     unsigned port;   /* 0: no network */
@@ -162,6 +165,11 @@ static double now_us(void)
 }
 
 /* Word 0 names the page, word 1 the version, the others depend on both. */
+static uint64_t word_of(uint64_t key, unsigned i)
+{
+    return key + (i >> opt.alike) * 0x9e3779b97f4a7c15u;
+}
+
 static uint64_t pattern_key(uint64_t page, uint32_t v)
 {
     return mix(mix(opt.seed + page) + v);
@@ -173,7 +181,7 @@ static void fill_page(uint64_t page, uint32_t v)
     word[0] = page ^ opt.seed;
     word[1] = v;
     for (unsigned i = 2; i < WORDS; i++)
-        word[i] = key + i * 0x9e3779b97f4a7c15u;
+        word[i] = word_of(key, i);
 }
 
 /* Returns the first wrong word's index, or WORDS if the page is as it must be. */
@@ -182,11 +190,11 @@ static unsigned wrong_word(uint64_t page, uint32_t v)
     const uint64_t *word = pages[page];
     uint64_t key = pattern_key(page, v), wrong = 0;
     for (unsigned i = 2; i < WORDS; i++)
-        wrong |= word[i] ^ (key + i * 0x9e3779b97f4a7c15u);
+        wrong |= word[i] ^ word_of(key, i);
     if (word[0] == (page ^ opt.seed) && word[1] == v && !wrong)
         return WORDS;
     for (unsigned i = 2; i < WORDS; i++)
-        if (word[i] != key + i * 0x9e3779b97f4a7c15u)
+        if (word[i] != word_of(key, i))
             return i;
     return word[0] != (page ^ opt.seed) ? 0 : 1;
 }
@@ -496,6 +504,8 @@ static void parse_option(char *word)
         opt.write_percent = n > 100 ? 100 : n;
     else if (!strcmp(name, "seed"))
         opt.seed = n;
+    else if (!strcmp(name, "alike"))
+        opt.alike = n > 8 ? 8 : n;
     else if (!strcmp(name, "threads"))
         opt.threads = n;
     else if (!strcmp(name, "disk"))
