@@ -5,7 +5,7 @@
  * request never waits behind a bulk run. What a frame may be in each moment is decided here, before
  * anything is done with it.
  *
- * Threads: one per channel, each with a buffer of its own; no lock.
+ * Threads: one per channel, each with buffers of its own; no lock.
  */
 #include "migration/internal.h"
 
@@ -22,7 +22,10 @@ typedef struct {
     FfMigration *m;
     FfChannel *ch;
     unsigned index;
-    uint8_t *buf; /* FF_FRAME_MAX_DATA, page aligned */
+    uint8_t *buf;    /* FF_FRAME_MAX_DATA, page aligned */
+    uint8_t *packed; /* [packed_size], what is compressed; NULL: not needed yet */
+    size_t packed_size;
+    FfUnpacker *unpacker; /* NULL: not needed yet */
     uint64_t frames;
     bool prepared; /* PREPARE came: no page until the last stale one is dropped */
 } Reader;
@@ -47,6 +50,43 @@ static void acknowledge(Reader *r)
     ff_channel_send(r->m->main, ack, NULL, false);
 }
 
+/* A run is at most as long as one may be, and what it was compressed to is shorter
+ * (ff_frame_check_run). */
+static bool prepare_unpacking(Reader *r, size_t bytes)
+{
+    if (r->packed_size < bytes) {
+        g_free(r->packed);
+        r->packed_size = MAX(bytes, FF_RUN_MAX_BYTES);
+        r->packed = g_try_malloc(r->packed_size);
+    }
+    if (!r->unpacker) {
+        r->unpacker = ff_unpacker_new();
+    }
+    return r->packed && r->unpacker;
+}
+
+/* Reads a compressed run, and leaves it in BUF as it was. Nothing of it is placed if it is not
+ * right as a whole. */
+static int read_packed(Reader *r, FfFrame *f)
+{
+    size_t bytes = f->n_pages * r->m->frame_blocks[f->block].page_size;
+    const char *why;
+
+    if (!prepare_unpacking(r, bytes)) {
+        ff_m_dead(r->m, "no memory to take compressed pages");
+        return -ENOMEM;
+    }
+    int rc = ff_channel_read_all(r->ch, r->packed, f->length, -1);
+    if (rc < 0) {
+        return rc;
+    }
+    if (ff_unpacker_unpack(r->unpacker, r->packed, f->length, r->buf, bytes, &why) < 0) {
+        return protocol_error(r, f, why);
+    }
+    ff_count(r->m->stats.pages_compressed, f->n_pages);
+    return 0;
+}
+
 static int take_run(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
@@ -63,8 +103,8 @@ static int take_run(Reader *r, FfFrame *f)
     if (f->epoch != (uint32_t)m->epoch) {
         return protocol_error(r, f, "it belongs to an earlier connection");
     }
-    bool zero = f->type == FF_FRAME_ZERO;
-    rc = zero ? 0 : ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    bool zero = f->type == FF_FRAME_ZERO, packed = f->type == FF_FRAME_PACKED;
+    rc = zero ? 0 : packed ? read_packed(r, f) : ff_channel_read_all(r->ch, r->buf, f->length, -1);
     if (rc == 0) {
         rc = precopy ? ff_dest_write(m, f, zero ? NULL : r->buf)
              : zero  ? ff_dest_place_zero(m, f->block, f->page, f->n_pages)
@@ -234,6 +274,10 @@ static int dispatch(Reader *r, FfFrame *f)
     if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO) {
         return take_run(r, f);
     }
+    if (f->type == FF_FRAME_PACKED && m->peer_features & FF_FEATURE_ZSTD &&
+        r->index != FF_INDEX_URGENT) {
+        return take_run(r, f);
+    }
     if (f->type == FF_FRAME_ALIVE) {
         return 0;
     }
@@ -291,6 +335,8 @@ static void read_frames(Reader *r)
         ff_m_lost(r->m, r->ch, rc);
     }
     munmap(r->buf, FF_FRAME_MAX_DATA);
+    g_free(r->packed);
+    ff_unpacker_free(r->unpacker);
 }
 
 gpointer ff_dest_main_reader(gpointer p)

@@ -407,7 +407,8 @@ FfGreeting ff_dest_greeting(const FfMigration *m)
 {
     return (FfGreeting){
         .version = GUINT32_TO_LE(FF_WIRE_VERSION),
-        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
+        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD |
+                                  (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
     };
 }
 

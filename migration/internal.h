@@ -21,6 +21,7 @@
 
 #include "fault/fault.h"
 #include "migration/bitmap.h"
+#include "migration/compress.h"
 #include "migration/migration.h"
 #include "migration/stats.h"
 #include "net/address.h"
@@ -145,6 +146,9 @@ struct FfMigration {
     unsigned n_extra;
     int64_t bulk_next_us; /* lock; S: nothing is sent before, by the rate limit */
     bool narrow;          /* lock; S: the link is the limit, one bulk connection is enough */
+    FfCompressPolicy compress_policy; /* S; the sender's on the main channel */
+    gint compressing;    /* atomic; S: bulk runs are compressed. Observers: the further senders */
+    uint64_t data_bytes; /* atomic; S: of the guest, sent as data by all senders */
     GThread *main_reader;
     GThread *urgent_thread; /* S: answers requests. D: places urgent pages */
     GThread *pulse;         /* says that this side lives, looks whether the peer does */
@@ -383,9 +387,15 @@ gpointer ff_source_bulk(gpointer m);
  * Before any of these pages is looked at, which would fill it. 0 or -errno. */
 int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint64_t n);
 gpointer ff_source_urgent(gpointer m);
-/* Sends a claimed run over CH; zero pages are found here. 0 or -errno. */
-int ff_source_send_run(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
-                       bool urgent);
+/* Sends a claimed run over CH; zero pages are found here. PK: the sender's, with which the rest may
+ * be compressed; NULL: it goes as it is. 0 or -errno. */
+int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
+                       uint64_t n, bool urgent);
+/* Decides whether the next run over CH is compressed (PK->on). Between a wait for CH to be writable
+ * and ff_source_send_run(), CH's sender. */
+void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);
+/* What the source says of itself in HELLO and RESUME. */
+uint32_t ff_source_features(const FfMigration *m);
 int ff_source_send_zero(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
                         bool urgent);
 /* The peer has placed COUNT page frames of the channel with INDEX. */

@@ -74,6 +74,7 @@ typedef struct {
     uint64_t pages_normal, pages_zero;                  /* sent (source) or placed (destination) */
     uint64_t pages_bulk, pages_urgent;                  /* the same pages by the way they took */
     uint64_t pages_duplicate;                           /* arrived twice; 0 without recovery */
+    uint64_t pages_compressed;                          /* of pages_normal */
     uint64_t requests;                                  /* requests sent (D) or received (S) */
     uint64_t dirty_sync_count;
     uint64_t bytes_wire;   /* all channels, both directions' payload */
@@ -160,6 +161,8 @@ typedef struct {
     uint64_t max_bandwidth;   /* bytes per second; 0 = no limit */
     uint64_t max_postcopy_bandwidth; /* bytes per second; 0 = no limit */
     unsigned channels;               /* bulk connections; 0 is 1 */
+    FfCompress compress;             /* source: bulk runs, if the peer takes them */
+    unsigned zstd_level;             /* 0: the default one */
     uint64_t downtime_limit;         /* ms: what is left and fits into it is sent with the guest
                                         stopped, and the migration ends without postcopy */
     uint64_t switchover_bandwidth;   /* bytes per second to reckon that with; 0 = as measured */

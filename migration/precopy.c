@@ -45,8 +45,10 @@ struct FfPrecopy {
     /* The round under way. */
     int64_t round_us;
     uint64_t round_bytes; /* of the main channel at its beginning */
+    uint64_t round_saved; /* by compression, since then */
     int64_t next_us;      /* nothing is sent before, by the rate limit */
-    uint64_t bandwidth;   /* bytes per second, measured; 0: not yet */
+    uint64_t bandwidth;   /* bytes of the guest per second, measured; 0: not yet */
+    FfPacking packing;
 };
 
 /* ---- tracking ------------------------------------------------------------------------------ */
@@ -96,6 +98,7 @@ void ff_precopy_free(FfMigration *m)
     if (p) {
         ff_tracking_free(p->tracking);
         g_clear_pointer(&p->fresh, g_array_unref);
+        ff_packing_clear(&p->packing);
         g_free(p);
         m->precopy = NULL;
     }
@@ -225,12 +228,20 @@ static bool broken(FfMigration *m, int rc, GError **error)
     return ff_m_await(m, 0, error);
 }
 
+/* What the round has sent, in bytes of the guest: compression makes the link that much wider. */
+static uint64_t round_sent(const FfMigration *m)
+{
+    const FfPrecopy *p = m->precopy;
+
+    return ff_channel_bytes(m->main) - p->round_bytes + p->round_saved;
+}
+
 /* Bandwidth of the round so far, or of the one before while this one is young. */
 static void measure(FfMigration *m)
 {
     FfPrecopy *p = m->precopy;
     int64_t dt = g_get_monotonic_time() - p->round_us;
-    uint64_t bytes = ff_channel_bytes(m->main) - p->round_bytes;
+    uint64_t bytes = round_sent(m);
 
     if (bytes && (dt >= MEASURE_US || (!p->bandwidth && dt > 0))) {
         p->bandwidth = bytes * G_USEC_PER_SEC / dt;
@@ -289,6 +300,7 @@ static bool round_over(FfMigration *m)
 /* Sends what is dirty in a piece that is protected and drained. *OVER: the round ended early. */
 static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
 {
+    FfPrecopy *p = m->precopy;
     FfBlock *b = &m->blocks[piece->file];
     uint64_t ps = b->info.page_size, page = piece->offset / ps, end = page + piece->len / ps;
     uint64_t max = MAX(1, FF_RUN_MAX_BYTES / ps), first, n;
@@ -302,8 +314,10 @@ static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
             break;
         }
         uint64_t before = ff_channel_bytes(m->main);
-        rc = ff_source_send_run(m, m->main, piece->file, first, n, false);
+        ff_source_decide_packing(m, m->main, &p->packing);
+        rc = ff_source_send_run(m, m->main, &p->packing, piece->file, first, n, false);
         charge(m, ff_channel_bytes(m->main) - before);
+        p->round_saved += p->packing.saved;
         measure(m);
         page = first + n;
     }
@@ -343,6 +357,7 @@ static bool send_round(FfMigration *m, GError **error)
 
     p->round_us = g_get_monotonic_time();
     p->round_bytes = ff_channel_bytes(m->main);
+    p->round_saved = 0;
     p->started = true;
     for (unsigned at = 0, end = 0; at < p->n_pieces && !over;) {
         if (!open_window(m, &end, error)) {
@@ -400,7 +415,7 @@ bool ff_precopy_run(FfMigration *m, GError **error)
         if (!send_round(m, error)) {
             return false;
         }
-        uint64_t sent = ff_channel_bytes(m->main) - p->round_bytes;
+        uint64_t sent = round_sent(m);
         rest(m);
         if (ff_m_events(m) & (FF_EV_WANT_POSTCOPY | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
             return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
     unsigned runs; /* sent so far */
+    FfPacking packing;
 } Bulk;
 
 /* Waits until the rate limit allows more. FALSE if the migration cannot go on. */
@@ -267,11 +268,12 @@ static int send_all(Bulk *k)
         if (!n) {
             return 0;
         }
-        rc = ff_source_send_run(m, k->ch, block, first, n, false);
+        ff_source_decide_packing(m, k->ch, &k->packing);
+        rc = ff_source_send_run(m, k->ch, &k->packing, block, first, n, false);
         if (rc < 0) {
             return rc;
         }
-        charge(m, n * m->blocks[block].info.page_size);
+        charge(m, n * m->blocks[block].info.page_size - k->packing.saved);
         k->runs++;
     }
 }
@@ -281,6 +283,7 @@ static void send_bulk(Bulk *k)
     ff_priority_bulk();
     int rc = send_all(k);
 
+    ff_packing_clear(&k->packing);
     if (rc == 0) {
         rc = ff_channel_send(k->ch, ff_frame(FF_FRAME_END, 0), NULL, false);
     }

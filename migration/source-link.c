@@ -117,8 +117,8 @@ static bool hello(FfMigration *m, GError **error)
         return false;
     }
     h->version = GUINT32_TO_LE(FF_WIRE_VERSION);
-    h->features =
-        GUINT32_TO_LE(FF_FEATURE_ALIVE | (m->cfg.validate_uuid ? FF_FEATURE_VALIDATE_UUID : 0));
+    h->features = GUINT32_TO_LE(ff_source_features(m) |
+                                (m->cfg.validate_uuid ? FF_FEATURE_VALIDATE_UUID : 0));
     h->epoch = GUINT64_TO_LE(m->epoch);
     memcpy(h->session, m->session, sizeof(h->session));
     memcpy(h->vm_uuid, m->vm_uuid, sizeof(h->vm_uuid));

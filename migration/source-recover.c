@@ -96,7 +96,7 @@ bool ff_source_greet_again(FfMigration *m, FfChannel *ch, bool paused, GError **
 static bool say_resume(FfMigration *m, FfChannel *ch, FfPhase *phase, GError **error)
 {
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
-                  .features = GUINT32_TO_LE(FF_FEATURE_ALIVE),
+                  .features = GUINT32_TO_LE(ff_source_features(m)),
                   .epoch = GUINT64_TO_LE(m->epoch + 1)};
     union {
         FfResumeReply reply;

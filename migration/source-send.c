@@ -94,6 +94,7 @@ static void account(FfMigration *m, const FfChannel *ch, unsigned block, uint64_
         ff_count(m->stats.pages_zero, n);
     } else {
         ff_count(m->stats.pages_normal, n);
+        ff_count(m->data_bytes, n * m->blocks[block].info.page_size);
     }
     if (urgent) {
         ff_count(m->stats.pages_urgent, n);
@@ -145,35 +146,108 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
     return p - first;
 }
 
-int ff_source_send_run(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
-                       bool urgent)
+/* ---- compression --------------------------------------------------------------------------- */
+
+uint32_t ff_source_features(const FfMigration *m)
 {
-    const FfBlock *b = &m->blocks[block];
+    bool packs = m->cfg.compress != FF_COMPRESS_NEVER && m->peer_features & FF_FEATURE_ZSTD;
+
+    return FF_FEATURE_ALIVE | (packs ? FF_FEATURE_ZSTD : 0);
+}
+
+static size_t longest_run(const FfMigration *m)
+{
+    size_t max = FF_RUN_MAX_BYTES;
+
+    for (unsigned i = 0; i < m->n_blocks; i++) {
+        max = MAX(max, m->blocks[i].info.page_size);
+    }
+    return max;
+}
+
+void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk)
+{
+    bool on = g_atomic_int_get(&m->compressing);
+
+    if (!(ff_source_features(m) & FF_FEATURE_ZSTD)) {
+        pk->on = false;
+        return;
+    }
+    if (ch == m->main) {
+        on = ff_compress_wanted(&m->compress_policy, m->cfg.compress, ff_channel_bounded(ch),
+                                ff_counted(m->data_bytes), g_get_monotonic_time());
+        g_atomic_int_set(&m->compressing, on);
+    }
+    unsigned level = m->cfg.zstd_level ? m->cfg.zstd_level : FF_ZSTD_LEVEL_DEFAULT;
+    pk->on = on && ff_packing_prepare(pk, level, longest_run(m));
+}
+
+/* ---- a run ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t first, n;
+    bool zero, packed;
+} Group;
+
+typedef struct {
     struct iovec iov[2 * MAX_GROUPS];
     FfFrame frames[MAX_GROUPS];
-    struct {
-        uint64_t first, n;
-        bool zero;
-    } groups[MAX_GROUPS];
-    int n_groups = 0, n_iov = 0;
+    Group groups[MAX_GROUPS];
+    int n_groups, n_iov;
+    size_t packed; /* bytes of FfPacking.out in use */
+} Run;
 
+static void add_group(FfMigration *m, FfPacking *pk, Run *r, unsigned block, Group g)
+{
+    const FfBlock *b = &m->blocks[block];
+    uint64_t ps = b->info.page_size, bytes = g.n * ps;
+    FfFrame *f = &r->frames[r->n_groups];
+    char *data = (char *)b->map + g.first * ps;
+    size_t len = 0;
+
+    *f = run_frame(m, g.zero, block, g.first, g.n);
+    if (pk && pk->on && !g.zero) {
+        /* What is packed is never longer than what it was made of, so OUT suffices for all. */
+        len = ff_packer_pack(pk->packer, data, bytes, pk->out + r->packed);
+    }
+    if (len) {
+        f->type = FF_FRAME_PACKED;
+        f->length = len;
+        data = (char *)pk->out + r->packed;
+        pk->saved += bytes - len;
+        r->packed += len;
+        g.packed = true;
+    }
+    r->iov[r->n_iov++] = (struct iovec){f, sizeof(*f)};
+    if (!g.zero) {
+        r->iov[r->n_iov++] = (struct iovec){data, f->length};
+    }
+    ff_frame_encode(f);
+    r->groups[r->n_groups++] = g;
+}
+
+int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
+                       uint64_t n, bool urgent)
+{
+    const FfBlock *b = &m->blocks[block];
+    Run r;
+
+    r.n_groups = r.n_iov = 0;
+    r.packed = 0;
+    if (pk) {
+        pk->saved = 0;
+    }
     for (uint64_t p = first, len; p < first + n; p += len) {
         bool zero;
         len = group(b, p, first + n, &zero);
-        frames[n_groups] = run_frame(m, zero, block, p, len);
-        iov[n_iov++] = (struct iovec){&frames[n_groups], sizeof(FfFrame)};
-        if (!zero) {
-            iov[n_iov++] =
-                (struct iovec){(char *)b->map + p * b->info.page_size, len * b->info.page_size};
-        }
-        ff_frame_encode(&frames[n_groups]);
-        groups[n_groups].first = p;
-        groups[n_groups].n = len;
-        groups[n_groups++].zero = zero;
+        add_group(m, pk, &r, block, (Group){p, len, zero, false});
     }
-    int rc = ff_channel_write_all(ch, iov, n_iov, urgent);
-    for (int i = 0; rc == 0 && i < n_groups; i++) {
-        account(m, ch, block, groups[i].first, groups[i].n, groups[i].zero, urgent);
+    int rc = ff_channel_write_all(ch, r.iov, r.n_iov, urgent);
+    for (int i = 0; rc == 0 && i < r.n_groups; i++) {
+        account(m, ch, block, r.groups[i].first, r.groups[i].n, r.groups[i].zero, urgent);
+        if (r.groups[i].packed) {
+            ff_count(m->stats.pages_compressed, r.groups[i].n);
+        }
     }
     return rc;
 }

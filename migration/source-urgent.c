@@ -63,7 +63,7 @@ static int send_run(FfMigration *m, unsigned block, uint64_t page, uint64_t end,
     uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size), first, n;
 
     while ((n = ff_bitmap_claim_run(&b->bitmap, page, end, max, &first))) {
-        int rc = ff_source_send_run(m, ff_m_urgent_channel(m), block, first, n, true);
+        int rc = ff_source_send_run(m, ff_m_urgent_channel(m), NULL, block, first, n, true);
         if (rc < 0) {
             return rc;
         }

@@ -130,6 +130,7 @@ void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)
     info->pages_bulk = ff_counted(s->pages_bulk);
     info->pages_urgent = ff_counted(s->pages_urgent);
     info->pages_duplicate = ff_counted(s->pages_duplicate);
+    info->pages_compressed = ff_counted(s->pages_compressed);
     info->requests = ff_counted(s->requests);
     info->device_bytes = ff_counted(s->device_bytes);
     fill_latency(s, info);

@@ -19,7 +19,7 @@ typedef struct {
 } FfWait;
 
 typedef struct {
-    uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate;
+    uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate, pages_compressed;
     uint64_t requests, late_requests, device_bytes;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
     /* waits */

@@ -162,6 +162,7 @@ static const struct {
     [FF_FRAME_REVOKED] = {"revoked", 0, FF_FRAME_MAX_TEXT},
     [FF_FRAME_PAUSED] = {"paused", 0, 0},
     [FF_FRAME_ALIVE] = {"alive", 0, 0},
+    [FF_FRAME_PACKED] = {"packed", 1, FF_FRAME_MAX_DATA - 1},
 };
 
 const char *ff_frame_name(unsigned type)
@@ -200,8 +201,18 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
         *why = "a run outside of its block";
         return -EBADMSG;
     }
-    if (f->type == FF_FRAME_PAGES && f->length != f->n_pages * b->page_size) {
+    uint64_t bytes = f->n_pages * b->page_size;
+    if (f->type == FF_FRAME_PAGES && f->length != bytes) {
         *why = "a payload that is not as long as its run";
+        return -EBADMSG;
+    }
+    if (f->type == FF_FRAME_PACKED &&
+        bytes > MIN(FF_FRAME_MAX_DATA, MAX(FF_RUN_MAX_BYTES, b->page_size))) {
+        *why = "a run that is too long";
+        return -EBADMSG;
+    }
+    if (f->type == FF_FRAME_PACKED && f->length >= bytes) {
+        *why = "a compressed payload that is not shorter than its run";
         return -EBADMSG;
     }
     return 0;

@@ -72,6 +72,8 @@ typedef enum {
     FF_FRAME_REVOKED, /* D->S: page = 0: this QEMU has ended; 1: refused, text */
     FF_FRAME_PAUSED,  /* either way, after the grant: the user paused this side, do not come back */
     FF_FRAME_ALIVE,   /* either way, on each channel: nothing else was to be said for a while */
+    FF_FRAME_PACKED,  /* S->D, not on the urgent channel: a run of pages with data, as one zstd
+                         frame. With FF_FEATURE_ZSTD of both */
     FF_FRAME__MAX
 } FfFrameType;
 
@@ -92,6 +94,7 @@ enum {
     FF_FEATURE_LISTENS = 1 << 0,       /* D accepts further connections at the same address */
     FF_FEATURE_VALIDATE_UUID = 1 << 1, /* S: the guests' UUIDs must be the same */
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
+    FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
 };
 
 typedef struct {
@@ -194,8 +197,9 @@ FfFrame ff_frame(FfFrameType type, uint32_t length);
  * static text: wrong magic, unknown type, a length that this type cannot have. */
 void ff_frame_encode(FfFrame *f);
 int ff_frame_decode(FfFrame *f, const char **why);
-/* PAGES, ZERO, REQUEST: the run lies in one of the blocks, and a PAGES payload has its size.
- * Returns 0 or -EBADMSG with *WHY set. */
+/* PAGES, PACKED, ZERO, REQUEST: the run lies in one of the blocks, and a PAGES payload has its
+ * size; a PACKED one is shorter than its run, which is not longer than one may be. Returns 0 or
+ * -EBADMSG with *WHY set. */
 int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                        const char **why);
 /* HAVE: the same, and a payload of 64-bit words with a bit for each page, or (flags = 1) none. */

@@ -227,6 +227,8 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->auto_recover_s = d->config.state->auto_recover;
     config->peer_timeout_ms = ff_driver_peer_timeout(d) * 1000;
     config->channels = d->config.state->channels;
+    config->compress = d->config.state->compress;
+    config->zstd_level = ff_driver_zstd_level(d);
     /* Before the engine touches QEMU: nothing of what it does there is to reach a client. */
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
 }

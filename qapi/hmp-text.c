@@ -223,6 +223,8 @@ static const struct {
     {"x-farfault-peer-timeout", " s"},
     {"x-farfault-channels", ""},
     {"x-farfault-auto-recover", " s"},
+    {"x-farfault-compress", ""},
+    {"x-farfault-zstd-level", ""},
 };
 
 void ff_hmp_info_parameters(GString *out, JsonNode *result)

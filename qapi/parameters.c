@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "net/compress.h"
 #include "qapi/driver-private.h"
 
 #define POLICY "x-farfault-policy"
@@ -18,6 +19,8 @@
 #define PEER_TIMEOUT "x-farfault-peer-timeout"
 #define CHANNELS "x-farfault-channels"
 #define AUTO_RECOVER "x-farfault-auto-recover"
+#define COMPRESS "x-farfault-compress"
+#define ZSTD_LEVEL "x-farfault-zstd-level"
 
 static const char *const policy_names[] = {
     [FF_POLICY_AUTO] = "auto",
@@ -29,6 +32,12 @@ static const char *const peer_names[] = {
     [FF_PEER_WISH_AUTO] = "auto",
     [FF_PEER_WISH_REQUIRE] = "require",
     [FF_PEER_WISH_NATIVE] = "native",
+};
+
+static const char *const compress_names[] = {
+    [FF_COMPRESS_NEVER] = "never",
+    [FF_COMPRESS_AUTO] = "auto",
+    [FF_COMPRESS_ALWAYS] = "always",
 };
 
 /* One row per check of QEMU's migrate_params_check() that needs no other parameter. */
@@ -60,6 +69,13 @@ unsigned ff_driver_peer_timeout(const FfDriver *d)
     return seconds ? seconds : FF_PEER_TIMEOUT;
 }
 
+unsigned ff_driver_zstd_level(const FfDriver *d)
+{
+    uint8_t level = d->config.state->zstd_level;
+
+    return level ? level : FF_ZSTD_LEVEL_DEFAULT;
+}
+
 static bool get_uint(JsonObject *object, const char *name, uint64_t *value)
 {
     JsonNode *node = object ? json_object_get_member(object, name) : NULL;
@@ -79,6 +95,7 @@ static const struct {
     {PEER_TIMEOUT, 5, 86400},
     {CHANNELS, 1, 8},
     {AUTO_RECOVER, 0, 86400},
+    {ZSTD_LEVEL, FF_ZSTD_LEVEL_MIN, FF_ZSTD_LEVEL_MAX},
 };
 
 static char *check_own_ranges(JsonObject *parameters)
@@ -185,6 +202,10 @@ static void got_parameters(FfCall *call, JsonNode *result, const GError *error)
                                MAX(1, call->driver->config.state->channels));
     json_object_set_int_member(json_node_get_object(call->parameters), AUTO_RECOVER,
                                call->driver->config.state->auto_recover);
+    json_object_set_string_member(json_node_get_object(call->parameters), COMPRESS,
+                                  compress_names[call->driver->config.state->compress]);
+    json_object_set_int_member(json_node_get_object(call->parameters), ZSTD_LEVEL,
+                               ff_driver_zstd_level(call->driver));
     call->next(call);
 }
 
@@ -255,10 +276,20 @@ static void commit(FfCall *call)
             d->config.state->peer = i;
         }
     }
-    uint64_t channels;
+    const char *compress = ff_json_string(call->args, COMPRESS);
 
-    if (get_uint(call->args, CHANNELS, &channels)) {
-        d->config.state->channels = channels;
+    for (unsigned i = 0; compress && i < G_N_ELEMENTS(compress_names); i++) {
+        if (!strcmp(compress, compress_names[i])) {
+            d->config.state->compress = i;
+        }
+    }
+    uint64_t number;
+
+    if (get_uint(call->args, CHANNELS, &number)) {
+        d->config.state->channels = number;
+    }
+    if (get_uint(call->args, ZSTD_LEVEL, &number)) {
+        d->config.state->zstd_level = number;
     }
     ff_driver_take_parameters(d, call->args);
     ff_call_return(call, NULL);

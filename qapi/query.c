@@ -75,6 +75,7 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     json_object_set_int_member(own, "pages-urgent", (gint64)info->pages_urgent);
     json_object_set_int_member(own, "pages-zero", (gint64)info->pages_zero);
     json_object_set_int_member(own, "pages-duplicate", (gint64)info->pages_duplicate);
+    json_object_set_int_member(own, "pages-compressed", (gint64)info->pages_compressed);
     json_object_set_boolean_member(own, "urgent-shared", info->urgent_shared);
     json_object_set_int_member(own, "bytes-wire", (gint64)info->bytes_wire);
     json_object_set_int_member(own, "device-bytes", (gint64)info->device_bytes);

@@ -69,11 +69,13 @@ typedef struct {
     uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
     uint32_t channels;     /* x-farfault-channels; 0 is 1 */
     uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
-    uint32_t agent;        /* FfStateAgent; with the four that follow, written by the relay alone */
+    uint32_t agent;        /* FfStateAgent; this and the next three: written by the relay alone */
     int32_t uffd_errno;
     uint32_t n_uffds;
     int32_t uffd_in_qemu[FF_STATE_MAX_UFFDS]; /* the fd numbers of QEMU's own copies */
-    uint32_t reserved;
+    uint8_t compress;                         /* FfCompress */
+    uint8_t zstd_level;                       /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
+    uint16_t reserved;
     /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;
@@ -107,6 +109,8 @@ enum {
 };
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
 #define FF_PEER_TIMEOUT 30
+/* x-farfault-compress: whether bulk runs are compressed. */
+typedef enum { FF_COMPRESS_NEVER, FF_COMPRESS_AUTO, FF_COMPRESS_ALWAYS } FfCompress;
 /* x-farfault-peer: which peers are accepted. */
 typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
 typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;

@@ -31,7 +31,7 @@ static const Engine engine_table[] = {
     {"farfault", true, false},
     {"farfault-4", true, false, "x-farfault-channels=4"},
     {"zstd-auto", true, false, "x-farfault-compress=auto"},
-    {"zstd-on", true, false, "x-farfault-compress=on"},
+    {"zstd", true, false, "x-farfault-compress=always"},
 };
 #define ENGINES G_N_ELEMENTS(engine_table)
 
@@ -462,7 +462,7 @@ static bool choose_engines(const Engine **engine, unsigned *n, GError **error)
         if (!found || *n == ENGINES) {
             g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
                         "--engines %s: known are plain, preempt, farfault, farfault-4, "
-                        "zstd-auto, zstd-on",
+                        "zstd-auto, zstd",
                         opt.engines);
             return false;
         }

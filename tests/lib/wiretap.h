@@ -14,7 +14,8 @@ typedef struct Wiretap Wiretap;
 
 typedef struct {
     uint64_t connections;
-    uint64_t pages;     /* page frames' pages, PAGES and ZERO */
+    uint64_t pages;     /* page frames' pages, PAGES, PACKED and ZERO */
+    uint64_t packed;    /* of these, PACKED ones' */
     uint64_t twice;     /* of these, pages that had gone by before */
     uint64_t requests;  /* destination to source */
     uint64_t repeated;  /* runs of 64 bytes or more that repeat every 8, as the pages of side.h do:

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "net/channel.h"
+#include "net/compress.h"
 #include "relay/state.h"
 #include "tests/lib/side.h"
 #include "tests/unit/peer.h"
@@ -181,6 +182,119 @@ static void grant_twice(FfChannel *ch)
     peer_say(ch, ff_frame(FF_FRAME_GRANT, 7), "running");
 }
 
+/* ---- compressed runs. All are of pages that nobody touches while device state is loaded. */
+
+#define PACKED_AT 700
+
+/* N pages, compressed; the length. */
+static uint32_t pack(uint8_t *out, unsigned n)
+{
+    g_autofree uint8_t *data = g_malloc(n * PAGE);
+    g_autoptr(FfPacker) p = ff_packer_new(FF_ZSTD_LEVEL_DEFAULT, n * PAGE);
+
+    for (unsigned i = 0; i < n * PAGE; i++) {
+        data[i] = i / 64;
+    }
+    uint32_t len = ff_packer_pack(p, data, n * PAGE, out);
+    g_assert_cmpuint(len, >, 40);
+    return len;
+}
+
+static void say_packed(FfChannel *ch, const uint8_t *packed, uint32_t len, unsigned n)
+{
+    peer_say(ch, peer_run(FF_FRAME_PACKED, len, 0, PACKED_AT, n), packed);
+}
+
+static void packed_garbage(FfChannel *ch)
+{
+    say_packed(ch, (const uint8_t *)"no frame begins like this", 25, 1);
+}
+
+static void packed_damaged(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    uint32_t len = pack(out, 2);
+
+    out[len - 1] ^= 1; /* of the checksum: all pages come out of it first */
+    say_packed(ch, out, len, 2);
+}
+
+static void packed_cut_off(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+
+    say_packed(ch, out, pack(out, 2) - 9, 2);
+}
+
+static void packed_two_frames(FfChannel *ch)
+{
+    uint8_t out[4 * PAGE];
+    uint32_t len = pack(out, 2);
+
+    memcpy(out + len, out, len);
+    say_packed(ch, out, 2 * len, 2);
+}
+
+static void packed_too_little(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+
+    say_packed(ch, out, pack(out, 2), 3);
+}
+
+static void packed_too_much(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+
+    say_packed(ch, out, pack(out, 2), 1);
+}
+
+static void packed_not_shorter(FfChannel *ch)
+{
+    uint8_t data[PAGE] = {1};
+
+    say_packed(ch, data, PAGE, 1);
+}
+
+static void packed_too_long(FfChannel *ch)
+{
+    uint8_t data[100] = {1};
+
+    say_packed(ch, data, sizeof(data), FF_RUN_MAX_BYTES / PAGE + 1);
+}
+
+static void packed_outside(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    uint32_t len = pack(out, 2);
+
+    peer_say(ch, peer_run(FF_FRAME_PACKED, len, 0, RAM_PAGES - 1, 2), out);
+}
+
+static void packed_half(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    FfFrame f = peer_run(FF_FRAME_PACKED, pack(out, 2), 0, PACKED_AT, 2);
+    struct iovec iov[2] = {{&f, sizeof(f)}, {out, f.length - 9}};
+
+    ff_frame_encode(&f);
+    ff_channel_write_all(ch, iov, 2, true);
+    ff_channel_shutdown(ch);
+}
+
+/* A source that has not said that it may. */
+static void packed_not_agreed(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE], buf[FF_FRAME_MAX_TEXT];
+    PeerHello h = peer_hello();
+
+    ((FfHello *)h.hello)->features = 0;
+    peer_say_hello(ch, &h, 1);
+    peer_hear(ch, FF_FRAME_HELLO_REPLY, buf, sizeof(buf));
+    peer_say(ch, ff_frame(FF_FRAME_SHARED, 0), NULL);
+    say_packed(ch, out, pack(out, 2), 2);
+}
+
 typedef struct {
     const char *name;
     Moment moment;
@@ -220,6 +334,20 @@ static const SourceRow sources[] = {
     {"block-outside", AT_FROZEN, block_outside, "block index"},
     {"old-epoch", AT_FROZEN, page_of_old_epoch, "earlier connection"},
     {"truncated", AT_FROZEN, truncated_page, "reset"},
+    {"packed-garbage", AT_FROZEN, packed_garbage, "no zstd frame"},
+    {"packed-damaged", AT_FROZEN, packed_damaged, "is damaged"},
+    {"packed-cut-off", AT_FROZEN, packed_cut_off, "not one whole frame"},
+    {"packed-two-frames", AT_FROZEN, packed_two_frames, "not one whole frame"},
+    {"packed-too-little", AT_FROZEN, packed_too_little, "not of its run's size"},
+    {"packed-too-much", AT_FROZEN, packed_too_much, "not of its run's size"},
+    {"packed-not-shorter", AT_FROZEN, packed_not_shorter, "not shorter than its run"},
+    {"packed-too-long", AT_FROZEN, packed_too_long, "too long"},
+    {"packed-outside", AT_FROZEN, packed_outside, "outside of its block"},
+    {"packed-half", AT_FROZEN, packed_half, "reset"},
+    {"packed-not-agreed", AT_GREETING, packed_not_agreed, "does not belong here"},
+    {"packed-early", AT_READY, packed_garbage, "no page was expected"},
+    {"packed-precopy-garbage", AT_SHARED, packed_garbage, "no zstd frame"},
+    {"packed-precopy-damaged", AT_SHARED, packed_damaged, "is damaged"},
     {"wrong-direction", AT_FROZEN, wrong_direction, "does not belong here"},
     /* The grant may be on its way: paused, and never running without it. */
     {"hang-up-loaded", AT_LOADED, hang_up, "closed"},
@@ -228,7 +356,17 @@ static const SourceRow sources[] = {
     {"grant-twice", AT_GRANT, grant_twice, "nothing was loaded"},
     {"page-outside-later", AT_GRANT, page_outside, "outside of its block"},
     {"hang-up-later", AT_GRANT, hang_up, "closed"},
+    {"packed-damaged-later", AT_GRANT, packed_damaged, "is damaged"},
 };
+
+/* Nothing of a compressed run that is refused was placed. */
+static void assert_not_placed(Side *d)
+{
+    const FfRamBlock *b = d->blocks->pdata[0];
+    off_t data = lseek(b->memfd, PACKED_AT * PAGE, SEEK_DATA);
+
+    g_assert_true(data < 0 || data >= (PACKED_AT + 64) * (off_t)PAGE);
+}
 
 static void test_source(gconstpointer data)
 {
@@ -258,6 +396,9 @@ static void test_source(gconstpointer data)
         side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
         g_assert_true(g_atomic_int_get(&d->runs));
         g_assert_false(g_atomic_int_get(&d->abandoned));
+    }
+    if (g_str_has_prefix(row->name, "packed-")) {
+        assert_not_placed(d);
     }
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
     g_assert_nonnull(info->error_desc);

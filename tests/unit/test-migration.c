@@ -23,6 +23,7 @@ typedef struct {
     uint64_t sizes[MAX_SIDE_BLOCKS];
     unsigned n_blocks, n_touchers, channels;
     bool release_ram;
+    FfCompress compress;
 } Case;
 
 static void start_pair(Side *s, Side *d, Transport t)
@@ -70,6 +71,7 @@ static void test_moves(gconstpointer data)
     d->n_touchers = c->n_touchers;
     s->config.channels = c->channels;
     s->config.release_ram = c->release_ram;
+    s->config.compress = c->compress;
     side_fill(s);
     start_pair(s, d, c->transport);
     g_autoptr(GError) error = NULL;
@@ -94,6 +96,10 @@ static void test_moves(gconstpointer data)
     g_assert_cmpuint(di->pages_normal + di->pages_zero, ==, pages_of(s));
     g_assert_cmpuint(di->pages_duplicate, ==, 0);
     g_assert_cmpuint(di->pages_bulk + di->pages_urgent, ==, pages_of(s));
+    g_assert_cmpuint(si->pages_compressed, ==, di->pages_compressed);
+    /* Who touches pages may have asked for all of them. */
+    g_assert_true(!si->pages_compressed || c->compress == FF_COMPRESS_ALWAYS);
+    g_assert_true(si->pages_compressed || c->compress != FF_COMPRESS_ALWAYS || c->n_touchers);
     g_assert_cmpuint(si->ram_remaining, ==, 0);
     g_assert_cmpuint(di->ram_remaining, ==, 0);
     g_assert_cmpint(si->urgent_shared, ==, c->transport == BY_SOCKETPAIR);
@@ -101,9 +107,13 @@ static void test_moves(gconstpointer data)
     side_free(d);
 }
 
+#define PACKED 0x100u /* compressed */
+
 /* The same through a tap on the wire: no page goes by twice, none is left out. */
-static void test_wire(gconstpointer channels)
+static void test_wire(gconstpointer data)
 {
+    unsigned channels = GPOINTER_TO_UINT(data) & ~PACKED;
+    bool packed = GPOINTER_TO_UINT(data) & PACKED;
     uint64_t sizes[] = {32 << 20, (3 << 20) + 4096};
 
     if (!side_possible()) {
@@ -111,7 +121,8 @@ static void test_wire(gconstpointer channels)
     }
     Side *s = side_new(FF_ROLE_SOURCE, sizes, 2), *d = side_new(FF_ROLE_DESTINATION, sizes, 2);
     d->n_touchers = 4;
-    s->config.channels = GPOINTER_TO_UINT(channels);
+    s->config.channels = channels;
+    s->config.compress = packed ? FF_COMPRESS_ALWAYS : FF_COMPRESS_NEVER;
     side_fill(s);
     g_autofree char *tap = g_strdup_printf("unix:%s/ff-tap-%d.sock", g_get_tmp_dir(), getpid());
     side_start(d, "tcp:127.0.0.1:0", -1);
@@ -130,10 +141,12 @@ static void test_wire(gconstpointer channels)
     side_free(d);
     WiretapCounts c = wiretap_finish(w);
     unlink(tap + strlen("unix:"));
-    g_assert_cmpuint(c.connections, ==, 1 + GPOINTER_TO_UINT(channels));
+    g_assert_cmpuint(c.connections, ==, 1 + channels);
     g_assert_cmpuint(c.malformed, ==, 0);
     g_assert_cmpuint(c.pages, ==, pages);
     g_assert_cmpuint(c.twice, ==, 0);
+    g_assert_cmpuint(c.packed, ==, si->pages_compressed);
+    g_assert_true(packed || !c.packed);
     /* A request for a page that bulk has sent can be under way when all is over. */
     g_assert_cmpuint(c.requests, >=, si->requests);
     g_assert_cmpuint(c.requests, <=, di->requests);
@@ -283,6 +296,19 @@ static const Case cases[] = {
     {"channels-blocks", BY_UNIX, {8 << 20, 4096, (5 << 20) + 4096}, 3, 2, 8},
     {"channels-shared", BY_SOCKETPAIR, {16 << 20}, 1, 2, 4},
     {"channels-release", BY_TCP, {64 << 20}, 1, 4, 4, true},
+    {"compress", BY_TCP, {64 << 20}, 1, 2, .compress = FF_COMPRESS_ALWAYS},
+    {"compress-nobody-touches", BY_TCP, {32 << 20}, 1, 0, 4, .compress = FF_COMPRESS_ALWAYS},
+    {"compress-shared", BY_SOCKETPAIR, {32 << 20}, 1, 2, .compress = FF_COMPRESS_ALWAYS},
+    {"compress-channels",
+     BY_UNIX,
+     {8 << 20, 4096, (5 << 20) + 4096},
+     3,
+     2,
+     8,
+     .compress = FF_COMPRESS_ALWAYS},
+    {"compress-release", BY_TCP, {64 << 20}, 1, 4, 4, true, .compress = FF_COMPRESS_ALWAYS},
+    /* No link is the limit of a unix socket. */
+    {"compress-auto", BY_UNIX, {64 << 20}, 1, 2, .compress = FF_COMPRESS_AUTO},
 };
 
 int main(int argc, char **argv)
@@ -294,6 +320,9 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
     g_test_add_data_func("/migration/wire/channels", GUINT_TO_POINTER(4), test_wire);
+    g_test_add_data_func("/migration/wire/compress", GUINT_TO_POINTER(1 | PACKED), test_wire);
+    g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
+                         test_wire);
     g_test_add_func("/migration/refused", test_refused);
     g_test_add_func("/migration/load-fails", test_load_fails);
     g_test_add_func("/migration/cancel", test_cancel);

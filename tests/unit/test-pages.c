@@ -173,6 +173,8 @@ static void test_frames(void)
     g_assert_cmpint(decode(ff_frame(0xffff, 0), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_REQUEST, 1), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_PAGES, FF_FRAME_MAX_DATA + 1), &why), ==, -EBADMSG);
+    g_assert_cmpint(decode(ff_frame(FF_FRAME_PACKED, FF_FRAME_MAX_DATA), &why), ==, -EBADMSG);
+    g_assert_cmpint(decode(ff_frame(FF_FRAME_PACKED, 0), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_HELLO, 1), &why), ==, -EBADMSG);
 }
 
@@ -190,6 +192,13 @@ static void test_runs(void)
         {FF_FRAME_PAGES, 4096, 0, 1, 256, false},
         {FF_FRAME_PAGES, 2 << 20, 1, 1, 1, true},
         {FF_FRAME_PAGES, 4096, 1, 1, 1, false},
+        {FF_FRAME_PACKED, 4095, 0, 1, 255, true},
+        {FF_FRAME_PACKED, 4096, 0, 1, 255, false},
+        {FF_FRAME_PACKED, 100, 0, 1, 256, false},
+        {FF_FRAME_PACKED, 100, 0, 32, 0, true},
+        {FF_FRAME_PACKED, 100, 0, 33, 0, false},
+        {FF_FRAME_PACKED, 100, 1, 1, 1, true},
+        {FF_FRAME_PACKED, 100, 1, 2, 0, false},
         {FF_FRAME_ZERO, 0, 0, 256, 0, true},
         {FF_FRAME_ZERO, 0, 0, 257, 0, false},
         {FF_FRAME_ZERO, 0, 0, 2, 255, false},

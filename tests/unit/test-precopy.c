@@ -121,12 +121,17 @@ typedef struct {
     unsigned passes, percent;
     unsigned writers, rest_us;
     uint64_t bandwidth;
+    FfCompress compress;
 } Hybrid;
 
 static const Hybrid hybrids[] = {
-    {"first-page", 1, 0, 2, 0, 0},        {"first-pass", 1, 40, 2, 0, 30 * MIB},
-    {"second-pass", 2, 0, 2, 100, 0},     {"busy", 4, 0, 2, 20, 0},
-    {"very-busy", 3, 0, 2, 0, 200 * MIB}, {"slow-link", 2, 0, 1, 300, 20 * MIB},
+    {"first-page", 1, 0, 2, 0, 0},
+    {"first-pass", 1, 40, 2, 0, 30 * MIB},
+    {"second-pass", 2, 0, 2, 100, 0},
+    {"busy", 4, 0, 2, 20, 0},
+    {"very-busy", 3, 0, 2, 0, 200 * MIB},
+    {"slow-link", 2, 0, 1, 300, 20 * MIB},
+    {"compress", 4, 0, 2, 20, 0, FF_COMPRESS_ALWAYS},
 };
 
 static uint64_t sent(Side *s)
@@ -146,6 +151,7 @@ static void test_hybrid(gconstpointer data)
     Side *s = source(h->writers), *d = destination_of(s);
     s->rest_us = h->rest_us;
     s->config.max_bandwidth = h->bandwidth;
+    s->config.compress = h->compress;
     side_run(s);
     connect_to(s, d);
     side_run_until(s->status >= FF_STATUS_ACTIVE && s->passes >= h->passes);

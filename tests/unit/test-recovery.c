@@ -29,13 +29,15 @@ static void test_cut(gconstpointer data)
     }
     Pair p = pair_new(2);
     p.s->config.channels = row / 2 % 2 ? 3 : 1;
+    bool compress = row / 4 % 2;
+    p.s->config.compress = compress ? FF_COMPRESS_ALWAYS : FF_COMPRESS_NEVER;
     for (unsigned i = 0; i < row; i++) {
         g_test_rand_int(); /* each row begins with the same seed */
     }
     /* The handshake, the device state and the first pages are where the phases are. Not less than a
      * prologue: without it nobody has come yet (test_cut_prologue). */
     int64_t budget = row % 2 ? g_test_rand_int_range(FF_PROLOGUE_SIZE, 12000)
-                             : 300000 + g_test_rand_int_range(0, 7 << 20);
+                             : 300000 + g_test_rand_int_range(0, compress ? 1 << 16 : 7 << 20);
     unsigned rounds = 0;
     g_autofree char *to = pair_address(p.d);
     Cutter *c = cutter_new(to, budget);
@@ -47,7 +49,7 @@ static void test_cut(gconstpointer data)
     side_run_until(pair_over(p.s) && (pair_over(p.d) || p.s->done));
     while (!p.s->done) {
         rounds++;
-        budget = rounds > 8 ? -1 : g_test_rand_int_range(1, 2 << 20);
+        budget = rounds > 8 ? -1 : g_test_rand_int_range(1, compress ? 1 << 14 : 2 << 20);
         c = cutter_new(to, budget);
         g_ptr_array_add(cutters, c);
         side_run_until(pair_over(p.d) || p.d->status == FF_STATUS_COMPLETED);

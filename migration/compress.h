@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Whether bulk runs are compressed (x-farfault-compress), and what a sender needs to do it.
+ *
+ * "auto" tries: while the link is the limit, runs go plain for a moment, then compressed, and stay
+ * so if more of the guest's memory moves per second that way. If not, the processor is the limit,
+ * or the memory does not compress; it is tried again later, less and less often. What plain runs
+ * would come to is looked at anew when the link has not been the limit for a while.
+ *
+ * Threads: the policy is the main connection's sender's (the coordinator, then bulk), who decides
+ * for all (FfMigration.compressing). An FfPacking is its sender's alone.
+ */
+#ifndef FF_MIGRATION_COMPRESS_H
+#define FF_MIGRATION_COMPRESS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "net/compress.h"
+#include "relay/state.h"
+
+typedef struct {
+    bool on;
+    uint64_t plain;    /* bytes per second of the guest's that went when nothing was compressed */
+    int64_t window_us; /* when the measurement under way began, monotonic time; 0: none is */
+    uint64_t window_done; /* progress then */
+    unsigned worse;       /* measurements in a row that were no better than that */
+    int64_t free_us;      /* since when the link is not the limit; 0: it is */
+    int64_t retry_us;     /* off, and not turned on before; monotonic time */
+    unsigned failures;    /* in a row */
+} FfCompressPolicy;
+
+/* Whether the next run is to be compressed. LIMITED: the link is the limit. DONE: bytes of the
+ * guest that all senders have sent as data so far. NOW_US: monotonic time. */
+bool ff_compress_wanted(FfCompressPolicy *p, FfCompress mode, bool limited, uint64_t done,
+                        int64_t now_us);
+
+/* What one sender compresses with. All zero: nothing yet. */
+typedef struct {
+    FfPacker *packer; /* can be NULL */
+    uint8_t *out;     /* [max] */
+    size_t max;       /* bytes of the longest run */
+    bool tried;       /* to make them */
+    bool on;          /* for the next run */
+    uint64_t saved;   /* bytes that the last run was made shorter by */
+} FfPacking;
+
+/* Makes what it takes, once. FALSE: it cannot be had, and runs go as they are. */
+bool ff_packing_prepare(FfPacking *pk, int level, size_t max);
+void ff_packing_clear(FfPacking *pk);
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What compression of bulk runs costs and gains, without QEMU: two engines in this process move
+ * memory by postcopy, over loopback or a shaped veth pair, while threads that stand for vCPUs touch
+ * every page at random; each mode in turn, in rounds. Every page is compared by whoever touches it.
+ *
+ *   farfault-compress-bench [--mib N] [--megabits N] [--alike N] [--touchers N] [--rounds N]
+ *
+ * One line for each migration: total time, MiB on the wire, processor seconds of everything (both
+ * engines, the touching threads), how many pages were compressed, requests and their mean latency.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "tests/lib/shapednet.h"
+#include "tests/lib/side.h"
+#include "tests/lib/vm.h"
+
+static gint mib = 256, megabits, alike = 2, touchers = 1, rounds = 3;
+
+static const GOptionEntry entries[] = {
+    {"mib", 0, 0, G_OPTION_ARG_INT, &mib, "Memory (256)", "N"},
+    {"megabits", 0, 0, G_OPTION_ARG_INT, &megabits, "Of the link, each way (0: loopback)", "N"},
+    {"alike", 0, 0, G_OPTION_ARG_INT, &alike,
+     "Each word stands there 2^N times (2); 0 does not compress", "N"},
+    {"touchers", 0, 0, G_OPTION_ARG_INT, &touchers, "Threads that touch pages (1)", "N"},
+    {"rounds", 0, 0, G_OPTION_ARG_INT, &rounds, "Rounds (3)", "N"},
+    G_OPTION_ENTRY_NULL,
+};
+
+static const struct {
+    const char *name;
+    FfCompress compress;
+    unsigned channels;
+} modes[] = {
+    {"never", FF_COMPRESS_NEVER, 1},           {"auto", FF_COMPRESS_AUTO, 1},
+    {"always", FF_COMPRESS_ALWAYS, 1},         {"never, 4 channels", FF_COMPRESS_NEVER, 4},
+    {"auto, 4 channels", FF_COMPRESS_AUTO, 4}, {"always, 4 channels", FF_COMPRESS_ALWAYS, 4},
+};
+
+/* Random, but for words that say the same as the one before. */
+static void fill(Side *s)
+{
+    uint64_t *word = (uint64_t *)s->map[0], x = 88172645463325252ull;
+
+    for (uint64_t i = 0; i < (uint64_t)mib << 17; i++) {
+        if (i % (1u << alike) == 0) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+        }
+        word[i] = x;
+    }
+}
+
+static double cpu_seconds(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
+static void report(const char *name, Side *s, Side *d, double cpu)
+{
+    g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m), di = ff_migration_info(d->m);
+
+    printf("%-20s %6" G_GINT64_FORMAT " ms %7.1f MiB  cpu %5.2f s  compressed %6" G_GUINT64_FORMAT
+           "  requests %6" G_GUINT64_FORMAT "  mean %7.0f us  p99 %7.0f us\n",
+           name, si->total_time, si->bytes_wire / 1048576.0, cpu, si->pages_compressed,
+           di->requests, di->latency_mean_us, di->latency_p99_us);
+    fflush(stdout);
+}
+
+static void move(unsigned mode, const ShapedNet *net)
+{
+    uint64_t size = (uint64_t)mib << 20;
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1), *d = side_new(FF_ROLE_DESTINATION, &size, 1);
+
+    fill(s);
+    d->mirror = s;
+    d->n_touchers = touchers;
+    s->config.compress = modes[mode].compress;
+    s->config.channels = modes[mode].channels;
+    /* What a side starts is where this thread is. */
+    if (net) {
+        shaped_net_enter(net, SHAPED_DESTINATION);
+    }
+    side_start(d, net ? "tcp:" SHAPED_ADDRESS_DESTINATION ":0" : "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
+    if (net) {
+        shaped_net_enter(net, SHAPED_SOURCE);
+    }
+    double cpu = cpu_seconds();
+    side_start(s, info->socket_address, -1);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    for (unsigned i = 0; i < d->n_touchers; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
+    }
+    report(modes[mode].name, s, d, cpu_seconds() - cpu);
+    g_assert_cmpint(memcmp(s->map[0], d->map[0], size), ==, 0);
+    side_free(s);
+    side_free(d);
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new("- what compression costs and gains");
+    g_autoptr(GError) error = NULL;
+    const char *why = NULL;
+    ShapedNet *net = NULL;
+
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        g_printerr("farfault-compress-bench: %s\n", error->message);
+        return 2;
+    }
+    if (mib < 1 || touchers < 0 || touchers > MAX_TOUCHERS || alike < 0 || alike > 8) {
+        g_printerr("farfault-compress-bench: numbers out of range\n");
+        return 2;
+    }
+    if (megabits && !(net = shaped_net_new(megabits, &why))) {
+        g_printerr("farfault-compress-bench: %s\n", why);
+        return 1;
+    }
+    printf("%d MiB, %s, %d Mbit/s (0: loopback), %d touching\n", mib,
+           alike ? "compressible" : "random", megabits, touchers);
+    for (gint round = 0; round < rounds; round++) {
+        for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {
+            move(i, net);
+        }
+    }
+    g_clear_pointer(&net, shaped_net_free);
+    return 0;
+}
