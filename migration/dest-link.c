@@ -189,6 +189,10 @@ static void see_declined(FfMigration *m, const FfChannel *ch)
                   "%s ended the connection behind the TLS handshake: it does not accept this "
                   "side's certificate, and its log says why",
                   ff_channel_peer(ch));
+        /* Who learns from the source that it failed may end this QEMU at once, and expects the
+         * status of a failure: the connection, for whose end the source waits, ends after that
+         * is certain. */
+        ff_m_wait(m, FF_EV_TOLD | FF_EV_QUIT);
     }
 }
 

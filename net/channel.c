@@ -36,8 +36,10 @@
 /* The same for what is sent on the urgent socket though nobody has asked for it yet. */
 #define AHEAD_NOTSENT_LOWAT (16 * 1024)
 
-/* How long a refused peer has to read why (milliseconds). */
-#define LINGER_MS 1000
+/* How long a refused peer has to read why (milliseconds). A server has more than that one to talk
+ * to; a client that has refused its server has all the time that the server may need to end. */
+#define SERVER_LINGER_MS 1000
+#define CLIENT_LINGER_MS 5000
 
 struct FfChannel {
     int fd;
@@ -589,9 +591,9 @@ static int64_t left_ms(int64_t end)
 
 /* This side has refused the peer, by an alert or by TLS's end. A close now would break the
  * connection under a peer that is still writing, and it would never read it. */
-static void linger(FfChannel *ch)
+static void linger(FfChannel *ch, int ms)
 {
-    int64_t end = g_get_monotonic_time() + LINGER_MS * 1000LL;
+    int64_t end = g_get_monotonic_time() + ms * 1000LL;
     char sink[1024];
 
     shutdown(ch->fd, SHUT_WR);
@@ -620,7 +622,7 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
         rc = -ff_tls_errno(ch->tls);
         died(ch, rc ? -rc : EPIPE);
         if (rc == -EPROTO) {
-            linger(ch);
+            linger(ch, ff_tls_is_server(tls) ? SERVER_LINGER_MS : CLIENT_LINGER_MS);
         }
     }
     const char *why = ff_tls_why(ch->tls);

@@ -197,6 +197,10 @@ static void check_failed(const Row *row, Vm *source, Vm *destination)
     Qmp *s = vm_qmp(source);
 
     qmp_expect_migration(s, "failed");
+    if (row->ends) {
+        kill(vm_pid(destination), SIGTERM); /* changes nothing any more */
+        g_assert_cmpint(vm_wait_exit(destination), ==, 1);
+    }
     g_autoptr(JsonObject) info = qmp_return(s, "query-migrate", NULL);
     const char *desc = json_object_get_string_member_with_default(info, "error-desc", "");
     if (!strstr(desc, row->fails)) {
@@ -206,13 +210,11 @@ static void check_failed(const Row *row, Vm *source, Vm *destination)
     g_autofree char *state = qmp_run_state(s);
     g_assert_cmpstr(state, ==, "running");
     vm_wait_new_serial(source, "B");
-    if (row->ends) {
-        g_assert_cmpint(vm_wait_exit(destination), ==, 1);
-    } else {
+    if (!row->ends) {
         g_autofree char *waits = qmp_run_state(vm_qmp(destination));
         g_assert_cmpstr(waits, ==, "inmigrate");
     }
-    vm_wait_stderr(destination, "refused");
+    vm_wait_stderr(destination, row->ends ? "it does not accept this side's" : "refused");
     g_autofree char *log = vm_stderr(source), *other = vm_stderr(destination);
     g_assert_null(strstr(log, KEY));
     g_assert_null(strstr(other, KEY));
