@@ -536,6 +536,7 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     ff_mutex_lock(&m->lock);
     info->role = m->cfg.role;
     info->status = m->status;
+    info->all_here = m->events & FF_EV_ALL;
     info->error_desc = g_strdup(m->error);
     info->socket_address = g_strdup(m->socket_address);
     info->bytes_wire = m->past_bytes + (m->main ? ff_channel_bytes(m->main) : 0) +

@@ -89,6 +89,7 @@ typedef struct {
     uint64_t latency[FF_LATENCY_BUCKETS];
     double latency_mean_us;
     double latency_p99_us; /* upper edge of the bucket that holds it */
+    bool all_here;         /* destination: every page was received */
     uint32_t blocktime_ms; /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
     uint32_t n_vcpus;
     uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */

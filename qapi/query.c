@@ -115,7 +115,12 @@ static void source_fields(JsonObject *out, const FfMigrationInfo *info, const Ff
 
 static void destination_fields(JsonObject *out, const FfMigrationInfo *info, bool blocktime)
 {
-    if (info->status != FF_STATUS_COMPLETED || !blocktime) {
+    /* The source may say "completed" a moment before this side does: whoever has seen it there may
+     * ask here, and with QEMU the two are too near to each other to be told apart. */
+    bool over = info->status == FF_STATUS_COMPLETED ||
+                (info->status == FF_STATUS_POSTCOPY_ACTIVE && info->all_here);
+
+    if (!over || !blocktime) {
         return;
     }
     JsonArray *list = json_array_new();

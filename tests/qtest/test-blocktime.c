@@ -2,15 +2,20 @@
 /*
  * postcopy-blocktime against a stall of known length: the connection is paused while the guest
  * counts in memory that is mostly not there, so its one vCPU waits from then until the recovery.
+ * And a destination that is slower to end than its source has it already.
  */
 #include "tests/lib/move.h"
 
 static const BootsectConfig boot = {.start = 0x100000, .end = 60 << 20, .n_cpus = 1};
 
-static Vm *start(const char *name, const char *incoming)
+static Vm *start(const char *name, const char *incoming, const char *faults)
 {
-    return vm_start(&(VmConfig){
-        .name = name, .launcher = VM_RUN, .memory = "64M", .boot = &boot, .incoming = incoming});
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = "64M",
+                                .boot = &boot,
+                                .incoming = incoming,
+                                .faults = faults});
 }
 
 /* Many answers of another QEMU are the clock; returns how long it took, ms. */
@@ -34,8 +39,8 @@ static void test_pause(void)
         g_test_skip(why);
         return;
     }
-    g_autoptr(Vm) source = start("source", NULL);
-    g_autoptr(Vm) destination = start("destination", "defer");
+    g_autoptr(Vm) source = start("source", NULL, NULL);
+    g_autoptr(Vm) destination = start("destination", "defer", NULL);
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
 
     vm_wait_serial(source, "AB");
@@ -78,9 +83,39 @@ static void test_pause(void)
     g_assert_cmpint(ABS(alone - blocked), <=, 5 + blocked / 20);
 }
 
+static void test_late(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why) || !vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) source = start("source", NULL, NULL);
+    g_autoptr(Vm) destination =
+        start("destination", "defer", "destination/*/at/finished=delay:3000");
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "AB");
+    move_prepare(source, destination);
+    qmp_set_capability(d, "postcopy-blocktime", true);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(s, "completed");
+    g_autoptr(JsonObject) info = qmp_return(d, "query-migrate", NULL);
+
+    g_assert_true(json_object_has_member(info, "postcopy-blocktime"));
+    qmp_expect_migration(d, "completed");
+    g_assert_true(vm_fault_happened(destination, 0));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/blocktime/pause", test_pause);
+    g_test_add_func("/blocktime/late", test_late);
     return g_test_run();
 }
