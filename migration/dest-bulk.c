@@ -266,6 +266,21 @@ static int take_abort(Reader *r, FfFrame *f)
     return rc < 0 ? rc : -ECANCELED;
 }
 
+/* The answer to DONE. Nothing more is read: the source waits for the end of the connection. */
+static int take_finished(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+
+    ff_mutex_lock(&m->lock);
+    bool ok = m->given && m->events & FF_EV_ALL;
+    ff_mutex_unlock(&m->lock);
+    if (!ok) {
+        return protocol_error(r, f, "the migration is not over");
+    }
+    ff_m_event(m, FF_EV_FINISHED);
+    return -ECANCELED;
+}
+
 /* END: nothing more comes from bulk. What is missing now must be on the urgent channel's way. */
 static int dispatch(Reader *r, FfFrame *f)
 {
@@ -304,8 +319,7 @@ static int dispatch(Reader *r, FfFrame *f)
     case FF_FRAME_END:
         return 0;
     case FF_FRAME_FINISHED:
-        ff_m_event(m, FF_EV_FINISHED);
-        return 0;
+        return take_finished(r, f);
     case FF_FRAME_ABORT:
         return take_abort(r, f);
     default:
@@ -331,7 +345,7 @@ static void read_frames(Reader *r)
     } while (rc == 0 && (rc = dispatch(r, &f)) == 0);
     if (why) {
         ff_m_dead(r->m, "the source sent %s: protocol error", why);
-    } else {
+    } else if (rc != -ECANCELED) {
         ff_m_lost(r->m, r->ch, rc);
     }
     munmap(r->buf, FF_FRAME_MAX_DATA);

@@ -383,7 +383,7 @@ static bool agree_again(FfMigration *m, FfChannel *ch, uint64_t epoch, GError **
 
 static void begin(FfMigration *m)
 {
-    ff_recovery_begin(m, FF_EV_DEAD | FF_EV_MAIN_ENDED);
+    ff_recovery_begin(m, FF_EV_DEAD);
     ff_m_set_status(m, FF_STATUS_POSTCOPY_RECOVER);
 }
 

@@ -440,12 +440,21 @@ static void complete(FfMigration *m)
         ff_dest_linger(m);
     }
     FF_FAULT_AT("finished");
+    /* Its end tells the source that this side is completed: whoever sees that the source is may ask
+     * here at once (QEMU's tests do). */
+    ff_mutex_lock(&m->lock);
+    m->keep_main = m->events & FF_EV_FINISHED;
+    ff_mutex_unlock(&m->lock);
     end_threads(m);
     if (m->ops.drop) {
         m->ops.drop("inner", m->ops.opaque);
     }
     store_phase(m, FF_PHASE_IDLE);
     ff_m_set_status(m, FF_STATUS_COMPLETED);
+    ff_mutex_lock(&m->lock);
+    m->keep_main = false;
+    ff_mutex_unlock(&m->lock);
+    ff_m_shutdown_channels(m);
 }
 
 void ff_dest_see_through(FfMigration *m)

@@ -52,7 +52,7 @@ typedef enum {
     /* recovery.c */
     FF_EV_RECOVER = 1 << 24,    /* client: migrate with resume (S), migrate-recover (D) */
     FF_EV_ABORTED = 1 << 25,    /* the peer has given up (D: this guest must never run) */
-    FF_EV_MAIN_ENDED = 1 << 26, /* D: the main reader has ended */
+    FF_EV_MAIN_ENDED = 1 << 26, /* the main reader has ended */
     FF_EV_SETTLED = 1 << 16,    /* S: the peer has dropped the stale pages it was told of */
     FF_EV_PAUSE = 1 << 18,      /* client, here or there: migrate-pause; until it says resume */
     FF_EV_ANSWERED = 1 << 17,   /* D: the source that wanted the guest back has its answer */
@@ -195,8 +195,9 @@ struct FfMigration {
     FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
     bool holes_sent;    /* all of them; coordinator, then bulk */
     char *untracked;    /* lock; why not; can be NULL */
-    GArray *hot; /* FfRun, written just before the stop; set before bulk starts, NULL: none */
-    bool whole;  /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
+    GArray *hot;    /* FfRun, written just before the stop; set before bulk starts, NULL: none */
+    bool keep_main; /* lock; D: ff_m_shutdown_channels() leaves the main one */
+    bool whole;     /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
     uint64_t precopy_bytes; /* atomic; on the wire before the stop */
     uint64_t dirty_rate;    /* atomic; pages per second */
     int64_t expected_ms;    /* atomic; -1: not known */

@@ -173,7 +173,7 @@ unsigned ff_m_wait_until(FfMigration *m, unsigned want, int64_t end_us)
 void ff_recovery_begin(FfMigration *m, unsigned events)
 {
     ff_mutex_lock(&m->lock);
-    m->events &= ~events;
+    m->events &= ~(events | FF_EV_MAIN_ENDED);
     g_clear_pointer(&m->error, g_free);
     ff_mutex_unlock(&m->lock);
 }

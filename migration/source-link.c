@@ -315,17 +315,15 @@ static bool dispatch(FfMigration *m, FfFrame *f)
     return false;
 }
 
-gpointer ff_source_main_reader(gpointer p)
+static void read_frames(FfMigration *m)
 {
-    FfMigration *m = p;
     const char *why;
     FfFrame f;
     int rc;
 
-    ff_priority_urgent(); /* few words, and the guest stands still while some of them are awaited */
     while ((rc = ff_channel_read_frame(m->main, &f, -1, &why)) == 0) {
         if (!dispatch(m, &f)) {
-            return NULL;
+            return;
         }
     }
     if (why) {
@@ -333,5 +331,14 @@ gpointer ff_source_main_reader(gpointer p)
     } else {
         ff_m_lost(m, m->main, rc);
     }
+}
+
+gpointer ff_source_main_reader(gpointer p)
+{
+    FfMigration *m = p;
+
+    ff_priority_urgent(); /* few words, and the guest stands still while some of them are awaited */
+    read_frames(m);
+    ff_m_event(m, FF_EV_MAIN_ENDED);
     return NULL;
 }

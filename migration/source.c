@@ -16,6 +16,8 @@
 /* A destination that has the grant starts the guest in a few milliseconds. A QEMU that hangs there
  * gets its pages all the same. */
 #define RUNNING_DEADLINE_MS 1000
+/* For the destination to say, by the end of the connection, that it is completed. */
+#define COMPLETED_DEADLINE_MS 5000
 
 /* MIG_RP_MSG_SHUT with a status, as QEMU's destination sends it (migration/migration.c). */
 static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
@@ -360,8 +362,10 @@ static void let_go(FfMigration *m)
     }
     FF_FAULT_AT("undone");
     ff_m_event(m, FF_EV_FINISHED);
-    if (m->main) {
-        ff_channel_send(m->main, ff_frame(FF_FRAME_FINISHED, 0), NULL, true);
+    if (m->main && ff_channel_send(m->main, ff_frame(FF_FRAME_FINISHED, 0), NULL, true) == 0) {
+        /* The destination ends the connection when it is completed, and not before. */
+        ff_m_wait_until(m, FF_EV_MAIN_ENDED | FF_EV_QUIT,
+                        g_get_monotonic_time() + COMPLETED_DEADLINE_MS * 1000LL);
     }
     ff_m_end_device_copy(m);
     if (m->ops.drop) {
