@@ -113,6 +113,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->id = command ? g_strdup(command->id) : NULL;
     sent->negotiates = command && !g_strcmp0(command->name, "qmp_capabilities");
     sent->enables_oob = command && command->enable_oob;
+    sent->conts = command && !g_strcmp0(command->name, "cont");
     ff_fds_note(mon, item, sent);
     g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);
     ff_overdue_watch(mon);

@@ -2,8 +2,9 @@
 /*
  * The relay in front of a QEMU whose main loop stands still: that of a destination may wait for a
  * page. Whoever asked QEMU for something is told after a while that it does not answer, and the
- * engine's commands are answered on every monitor, also to a client that comes only now. What
- * QEMU says in the end reaches nobody. Here it is held by a FIFO that nobody reads.
+ * engine's commands are answered on every monitor, also to a client that comes only now. cont
+ * counts as done: QEMU will do it. What QEMU says in the end reaches nobody. Here it is held by a
+ * FIFO that nobody reads.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -75,6 +76,10 @@ static void test_main_loop_stands(void)
     rig_send(other, "{'execute': 'qmp_capabilities', 'id': 'newer'}");
     rig_expect(other, "{\"id\": \"newer\", \"return\": {}}");
     expect_owned(rig, other, 1, "migrate-recover");
+    rig_send(other, "{'execute': 'cont', 'id': 'goes on'}");
+    g_autoptr(RigFrame) cont = rig_frame(rig, FF_LINK_COMMAND);
+    g_assert_nonnull(strstr(cont->text, "cont"));
+    rig_answer(rig, cont, FF_LINK_PASS, NULL);
 
     rig_expect(asks, "{\"id\": \"stands\", \"error\": {\"class\": \"GenericError\", \"desc\": "
                      "\"QEMU has not answered for 10 s");
@@ -82,6 +87,8 @@ static void test_main_loop_stands(void)
     g_assert_nonnull(strstr(recover->text, "migrate-recover"));
     rig_answer(rig, recover, FF_LINK_REPLY, "{\"return\": {}, \"id\": \"behind it\"}");
     rig_expect(asks, "behind it");
+    g_autofree char *goes = rig_line(other);
+    g_assert_cmpstr(goes, ==, "{\"id\": \"goes on\", \"return\": {}}");
 
     /* It goes on. */
     char byte;
