@@ -406,7 +406,13 @@ bool ff_precopy_run(FfMigration *m, GError **error)
         return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
     }
     if (!begin(m)) {
-        return !m->cfg.client_switches || ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+        if (!m->cfg.client_switches) {
+            return true;
+        }
+        /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
+         * for ever: there is nothing that a pass could send. */
+        ff_m_new_pass(m);
+        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
     }
     FfPrecopy *p = m->precopy;
     p->scan_us = g_get_monotonic_time();
