@@ -61,11 +61,12 @@ static Vcpus vcpus(const BenchGuest *guest)
     return sum;
 }
 
-/* Over so many reports, the first of which begins the window. FAULTS can be NULL. */
-static bool take_rate(BenchGuest *guest, unsigned seconds, double *rate, double *faults,
-                      GError **error)
+/* Over so many reports. The window begins at the report that has just come (so that nothing of what
+ * was begun since is left out), or if not JUST_COME at the next one. FAULTS can be NULL. */
+static bool take_rate(BenchGuest *guest, unsigned seconds, bool just_come, double *rate,
+                      double *faults, GError **error)
 {
-    unsigned target = guest->reports + 1;
+    unsigned target = guest->reports + !just_come;
 
     if (!bench_guest_wait(guest, reports_reached, &target, 60, "the guest's report", error)) {
         return false;
@@ -97,7 +98,8 @@ static bool begin(FfMoveEnds *ends, uint64_t bandwidth, GError **error)
     JsonObject *parameters = json_object_new(), *arguments = json_object_new();
 
     json_object_set_int_member(parameters, "max-bandwidth", bandwidth);
-    json_object_set_int_member(parameters, "downtime-limit", 0);
+    /* With 0 QEMU does not look for dirty pages again, and completes after the first pass. */
+    json_object_set_int_member(parameters, "downtime-limit", 1);
     json_object_set_string_member(arguments, "uri", ends->uri);
     bool ok = command(ends->src, "migrate-set-parameters", parameters, error);
     if (!ok) {
@@ -148,10 +150,11 @@ bool bench_track(BenchGuest *src, BenchGuest *dst, const char *listen, uint64_t 
     g_auto(FfMoveEnds) ends = {0};
 
     if (!ff_move_prepare(&options, &ends, error) ||
-        !take_rate(src, seconds, &result->before, NULL, error) || !begin(&ends, bandwidth, error) ||
-        !take_rate(src, seconds, &result->during, &result->faults, error) ||
+        !take_rate(src, seconds, false, &result->before, NULL, error) ||
+        !begin(&ends, bandwidth, error) ||
+        !take_rate(src, seconds, true, &result->during, &result->faults, error) ||
         !look(&ends, result, error) || !command(ends.src, "migrate_cancel", NULL, error) ||
-        !take_rate(src, seconds, &result->after, NULL, error)) {
+        !take_rate(src, seconds, false, &result->after, NULL, error)) {
         return false;
     }
     result->percent = (1 - result->during / result->before) * 100;
