@@ -22,15 +22,6 @@
 #define PLAN_LINK "/memfd:farfault-plan (deleted)"
 #define PLAN_MAX (1 << 20) /* bytes */
 
-static void G_GNUC_PRINTF(2, 3) fail(GError **error, const char *format, ...)
-{
-    va_list ap;
-    va_start(ap, format);
-    g_autofree char *text = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, text);
-}
-
 static int compare_ints(gconstpointer a, gconstpointer b)
 {
     return *(const int *)a - *(const int *)b;
@@ -54,9 +45,9 @@ GArray *ff_attach_fds(pid_t pid, GError **error)
     }
     g_array_unref(fds);
     if (g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
-        fail(error, "there is no process %d", (int)pid);
+        ff_launch_fail(error, "there is no process %d", (int)pid);
     } else {
-        fail(error, "process %d may not be looked at: be its user, or root", (int)pid);
+        ff_launch_fail(error, "process %d may not be looked at: be its user, or root", (int)pid);
     }
     return NULL;
 }
@@ -111,10 +102,11 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
         }
     }
     if (fds) {
-        fail(error,
-             "process %d is no guest that farfault started, or its farfault kept nothing for a new "
-             "relay (no agent, or an older version)",
-             (int)pid);
+        ff_launch_fail(
+            error,
+            "process %d is no guest that farfault started, or its farfault kept nothing for a new "
+            "relay (no agent, or an older version)",
+            (int)pid);
     }
     return NULL;
 }
@@ -211,10 +203,11 @@ pid_t ff_attach_find(const char *target, GError **error)
     pid_t pid = find_by_path(path);
 
     if (!pid) {
-        fail(error,
-             "no guest of farfault that you may look at has its QMP socket at %s: give the process "
-             "id of QEMU, or be its user, or root",
-             path);
+        ff_launch_fail(
+            error,
+            "no guest of farfault that you may look at has its QMP socket at %s: give the process "
+            "id of QEMU, or be its user, or root",
+            path);
     }
     return pid;
 }

@@ -74,15 +74,6 @@ static void attach_clear(Attach *a)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Attach, attach_clear)
 
-static void G_GNUC_PRINTF(2, 3) fail(GError **error, const char *format, ...)
-{
-    va_list ap;
-    va_start(ap, format);
-    g_autofree char *text = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, text);
-}
-
 static void G_GNUC_PRINTF(2, 3) note(Attach *a, const char *format, ...)
 {
     va_list ap;
@@ -134,14 +125,14 @@ static bool find_user(Attach *a, GError **error)
     long uid = effective_id(text, "\nUid:"), gid = effective_id(text, "\nGid:");
     a->as = (FfRunas){.uid = (uid_t)-1, .gid = (gid_t)-1};
     if (uid < 0 || gid < 0) {
-        fail(error, "process %d has ended", (int)a->pid);
+        ff_launch_fail(error, "process %d has ended", (int)a->pid);
         return false;
     }
     if ((uid_t)uid == geteuid()) {
         return true;
     }
     if (geteuid() != 0) {
-        fail(error, "process %d is user %ld's: be that user, or root", (int)a->pid, uid);
+        ff_launch_fail(error, "process %d is user %ld's: be that user, or root", (int)a->pid, uid);
         return false;
     }
     const struct passwd *pw = getpwuid(uid);
@@ -156,7 +147,7 @@ static bool open_process(Attach *a, GError **error)
 
     a->pidfd = pidfd_open(a->pid, 0);
     if (a->pidfd < 0) {
-        fail(error, "there is no process %d", (int)a->pid);
+        ff_launch_fail(error, "there is no process %d", (int)a->pid);
         return false;
     }
     a->node = ff_attach_plan(a->pid, &a->planner, error);
@@ -166,9 +157,9 @@ static bool open_process(Attach *a, GError **error)
     a->plan = json_node_get_object(a->node);
     for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
         if (!same_namespace(a->pid, names[i])) {
-            fail(error,
-                 "process %d is in another %s namespace: nsenter -t %d -n -m farfault attach",
-                 (int)a->pid, names[i], (int)a->pid);
+            ff_launch_fail(
+                error, "process %d is in another %s namespace: nsenter -t %d -n -m farfault attach",
+                (int)a->pid, names[i], (int)a->pid);
             return false;
         }
     }
@@ -182,18 +173,19 @@ static int take(Attach *a, int fd, const char *prefix, const char *what, GError 
     g_autofree char *link = fd >= 0 ? ff_attach_link(a->pid, fd) : NULL;
 
     if (!link || (prefix && !g_str_has_prefix(link, prefix))) {
-        fail(error, "QEMU (process %d) does not keep %s any more, fd %d is %s", (int)a->pid, what,
-             fd, link ? link : "closed");
+        ff_launch_fail(error, "QEMU (process %d) does not keep %s any more, fd %d is %s",
+                       (int)a->pid, what, fd, link ? link : "closed");
         return -1;
     }
     int copy = pidfd_getfd(a->pidfd, fd, 0);
     if (copy < 0 && errno == EPERM) {
-        fail(error,
-             "the fds of process %d may not be taken: be root (kernel.yama.ptrace_scope keeps its "
-             "user from it)",
-             (int)a->pid);
+        ff_launch_fail(
+            error,
+            "the fds of process %d may not be taken: be root (kernel.yama.ptrace_scope keeps its "
+            "user from it)",
+            (int)a->pid);
     } else if (copy < 0) {
-        fail(error, "%s of process %d: %s", what, (int)a->pid, g_strerror(errno));
+        ff_launch_fail(error, "%s of process %d: %s", what, (int)a->pid, g_strerror(errno));
     }
     return copy;
 }
@@ -213,18 +205,20 @@ static bool take_state(Attach *a, GError **error)
     a->state_fd = ff_relay_lock(fd, LOCK_MS);
     close(fd);
     if (a->state_fd == -EWOULDBLOCK) {
-        fail(error, "the relay of process %d lives (or its engine): there is nothing to attach",
-             (int)a->pid);
+        ff_launch_fail(error,
+                       "the relay of process %d lives (or its engine): there is nothing to attach",
+                       (int)a->pid);
         return false;
     }
     if (a->state_fd < 0) {
-        fail(error, "the state memfd of process %d: %s", (int)a->pid, g_strerror(-a->state_fd));
+        ff_launch_fail(error, "the state memfd of process %d: %s", (int)a->pid,
+                       g_strerror(-a->state_fd));
         return false;
     }
     g_array_append_val(a->fds, a->state_fd);
     a->state = ff_state_map(a->state_fd, &why);
     if (!a->state) {
-        fail(error, "process %d: %s", (int)a->pid, why->message);
+        ff_launch_fail(error, "process %d: %s", (int)a->pid, why->message);
         return false;
     }
     json_object_set_int_member(a->plan, "state-fd", a->state_fd);
@@ -241,7 +235,8 @@ static bool check_ram(Attach *a, int fd, const char *id, guint64 size, GError **
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && size > 0 && (guint64)st.st_size >= size) {
         return true;
     }
-    fail(error, "guest RAM '%s' of process %d is not what the launcher made", id, (int)a->pid);
+    ff_launch_fail(error, "guest RAM '%s' of process %d is not what the launcher made", id,
+                   (int)a->pid);
     return false;
 }
 
@@ -406,7 +401,7 @@ static bool speak_for_agent(Attach *a, GError **error)
     fds[FF_AGENT_FD_MAPS] = open_proc(a, "maps");
     ok = fds[FF_AGENT_FD_PAGEMAP] >= 0 && fds[FF_AGENT_FD_MAPS] >= 0;
     if (!ok) {
-        fail(error, "the memory map of process %d may not be read: be root", (int)a->pid);
+        ff_launch_fail(error, "the memory map of process %d may not be read: be root", (int)a->pid);
     }
     for (unsigned i = 0; ok && i < hello.n_uffds; i++) {
         fds[n] = take(a, hello.kept[i], "anon_inode:[userfaultfd]", "its userfaultfds", error);
@@ -414,11 +409,11 @@ static bool speak_for_agent(Attach *a, GError **error)
         n += ok;
     }
     if (ok && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        fail(error, "cannot make a socket pair: %s", g_strerror(errno));
+        ff_launch_fail(error, "cannot make a socket pair: %s", g_strerror(errno));
         ok = false;
     }
     if (ok && send_hello(pair[0], &hello, fds, n) < 0) {
-        fail(error, "the userfaultfds cannot be handed on: %s", g_strerror(errno));
+        ff_launch_fail(error, "the userfaultfds cannot be handed on: %s", g_strerror(errno));
         ok = false;
     }
     json_object_set_int_member(a->plan, "agent-fd", give(a, pair[1]));
@@ -466,11 +461,11 @@ static bool make_room(Attach *a, const struct sockaddr *address, socklen_t len, 
         return true;
     }
     if (!S_ISSOCK(st.st_mode)) {
-        fail(error, "%s is in the way: it is no socket", path);
+        ff_launch_fail(error, "%s is in the way: it is no socket", path);
         return false;
     }
     if (is_listened_on(address, len)) {
-        fail(error, "somebody else listens at %s", path);
+        ff_launch_fail(error, "somebody else listens at %s", path);
         return false;
     }
     unlink(path);
@@ -494,7 +489,7 @@ static int listen_again(Attach *a, const struct sockaddr *address, socklen_t len
     if (fd < 0 || bind(fd, address, len) < 0 ||
         (named && a->as.uid != (uid_t)-1 && lchown(path, a->as.uid, a->as.gid) < 0) ||
         listen(fd, 1) < 0) {
-        fail(error, "monitor '%s' cannot listen again: %s", id, g_strerror(errno));
+        ff_launch_fail(error, "monitor '%s' cannot listen again: %s", id, g_strerror(errno));
         if (fd >= 0) {
             close(fd);
         }
@@ -542,7 +537,7 @@ static int take_name(Attach *a, JsonObject *o, const char *member, GError **erro
     struct stat st;
 
     if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))) {
-        fail(error, "what QEMU keeps as the name of a private monitor is no socket");
+        ff_launch_fail(error, "what QEMU keeps as the name of a private monitor is no socket");
         close(fd);
         fd = -1;
     }
@@ -614,7 +609,7 @@ static bool become_planner(Attach *a, GError **error)
         return true;
     }
     if (ff_runas_become(&a->as) < 0) {
-        fail(error, "cannot become user %u: %s", a->as.uid, g_strerror(errno));
+        ff_launch_fail(error, "cannot become user %u: %s", a->as.uid, g_strerror(errno));
         return false;
     }
     a->as.uid = (uid_t)-1;
@@ -629,7 +624,8 @@ static bool fill_in(Attach *a, int ready_fd, GError **error)
     g_autofree char *engine = ff_find_helper("farfault-engine");
 
     if (!engine) {
-        fail(error, "farfault-engine was not found beside farfault: install farfault again");
+        ff_launch_fail(error,
+                       "farfault-engine was not found beside farfault: install farfault again");
         return false;
     }
     json_object_set_int_member(a->plan, "ready-fd", ready_fd);

@@ -5,8 +5,13 @@
 #ifndef FF_QEMU_LAUNCH_RELAY_H
 #define FF_QEMU_LAUNCH_RELAY_H
 
+#include <gio/gio.h>
+
 #include "qemu/argv.h"
 #include "qemu/endpoint.h"
+
+/* What stops a launch, in printf's words: one line, of which main() makes the program's. */
+#define ff_launch_fail(error, ...) g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__)
 
 /* Whom -runas names. .uid is -1 when there is none. */
 typedef struct {

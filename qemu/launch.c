@@ -76,15 +76,6 @@ static void launch_clear(Launch *l)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Launch, launch_clear)
 
-static void G_GNUC_PRINTF(2, 3) fail(GError **error, const char *format, ...)
-{
-    va_list ap;
-    va_start(ap, format);
-    g_autofree char *text = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, text);
-}
-
 /*
  * Reserves the huge pages of FD. A mapping reserves them for the file, not for the mapper: the
  * reservation outlives the munmap, and QEMU's own mapping cannot fail for want of pages.
@@ -104,10 +95,10 @@ static bool reserve_hugepages(int fd, const FfPlanRam *ram, uint64_t size, GErro
     if (g_file_get_contents(file, &available, NULL, NULL)) {
         g_strchomp(available);
     }
-    fail(error,
-         "memory backend '%s' needs %" PRIu64 " huge pages of %" PRIu64
-         " KiB, %s are free (%s): raise %s/nr_hugepages, or make the guest smaller",
-         ram->id, size / ram->page_size, kib, available ?: "none", g_strerror(err), dir);
+    ff_launch_fail(error,
+                   "memory backend '%s' needs %" PRIu64 " huge pages of %" PRIu64
+                   " KiB, %s are free (%s): raise %s/nr_hugepages, or make the guest smaller",
+                   ram->id, size / ram->page_size, kib, available ?: "none", g_strerror(err), dir);
     return false;
 }
 
@@ -192,24 +183,27 @@ static int make_ram(const FfPlanRam *ram, GError **error)
     int fd = ram_memfd(ram);
     if (fd < 0) {
         if (huge) {
-            fail(error,
-                 "memory backend '%s': this kernel offers no huge pages of %" PRIu64 " KiB (%s)",
-                 ram->id, ram->page_size / 1024, g_strerror(errno));
+            ff_launch_fail(error,
+                           "memory backend '%s': this kernel offers no huge pages of %" PRIu64
+                           " KiB (%s)",
+                           ram->id, ram->page_size / 1024, g_strerror(errno));
         } else {
-            fail(error, "memory backend '%s': memfd_create: %s", ram->id, g_strerror(errno));
+            ff_launch_fail(error, "memory backend '%s': memfd_create: %s", ram->id,
+                           g_strerror(errno));
         }
         return -1;
     }
     if (ftruncate(fd, size) < 0) {
-        fail(error, "memory backend '%s' of %" PRIu64 " bytes: %s", ram->id, size,
-             g_strerror(errno));
+        ff_launch_fail(error, "memory backend '%s' of %" PRIu64 " bytes: %s", ram->id, size,
+                       g_strerror(errno));
         return -1;
     }
     if (huge && !reserve_hugepages(fd, ram, size, error)) {
         return -1;
     }
     if (ram->seal && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
-        fail(error, "memory backend '%s': cannot seal it: %s", ram->id, g_strerror(errno));
+        ff_launch_fail(error, "memory backend '%s': cannot seal it: %s", ram->id,
+                       g_strerror(errno));
         return -1;
     }
     return fd;
@@ -391,7 +385,7 @@ static int exec_qemu(const char *qemu, char **argv)
 static bool prepare(Launch *l, GError **error)
 {
     if (access(l->options->qemu, X_OK) < 0) {
-        fail(error, "cannot run %s: %s", l->options->qemu, g_strerror(errno));
+        ff_launch_fail(error, "cannot run %s: %s", l->options->qemu, g_strerror(errno));
         return false;
     }
     l->runas = (FfRunas){.uid = (uid_t)-1, .gid = (gid_t)-1};
