@@ -65,6 +65,10 @@ static void stop_passing(Cutter *c)
     if (g_atomic_int_get(&c->once)) {
         g_atomic_int_set(&c->type, 0);
     }
+    if (g_atomic_int_get(&c->leaves)) {
+        g_cancellable_cancel(c->cancel);
+        shutdown(c->listen_fd, SHUT_RDWR);
+    }
     cutter_cut(c);
 }
 

@@ -24,6 +24,7 @@ typedef struct {
     gint type;        /* if not 0: cuts at the first frame of this FfFrameType */
     gint after;       /* ... when it has passed, not before */
     gint once;        /* ... and passes everything on connections that come afterwards */
+    gint leaves;      /* ... and nobody listens there any more */
     gint renews;      /* connections that come after a cut have the whole budget again */
     gint freezes;     /* ... and nothing is closed: nothing passes any more */
     bool frozen;      /* lock */
