@@ -37,6 +37,9 @@ static unsigned n_chunks;
 static int disk;
 static _Atomic uint64_t reads, bad;
 static _Atomic unsigned request;
+static _Atomic bool stopping;
+static pthread_t readers[READERS];
+static unsigned n_readers;
 static unsigned verified[READERS]; /* lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
@@ -96,7 +99,7 @@ static void serve_request(unsigned index)
 static void *read_on(void *arg)
 {
     unsigned index = (uintptr_t)arg, seed = index + 1, own = (n_chunks - index - 1) / READERS + 1;
-    for (;;) {
+    while (!atomic_load(&stopping)) {
         unsigned chunk = rand_r(&seed) % own * READERS + index, from = rand_r(&seed) % DISK_CHUNKS;
         if (source[chunk])
             check_page(chunk, rand_r(&seed) % PAGES);
@@ -124,7 +127,6 @@ static bool fill_disk(void)
 
 const char *direct_start(unsigned mib)
 {
-    pthread_t thread;
     n_chunks = mib * ((1 << 20) / CHUNK);
     disk = open("/dev/vda", O_RDWR | O_DIRECT | O_CLOEXEC);
     if (disk < 0)
@@ -136,10 +138,17 @@ const char *direct_start(unsigned mib)
         return "no memory for ff.direct=";
     if (!fill_disk())
         return "/dev/vda cannot be written: it must have 32 MiB";
-    for (uintptr_t i = 0; i < READERS; i++)
-        if (pthread_create(&thread, NULL, read_on, (void *)i))
+    for (; n_readers < READERS; n_readers++)
+        if (pthread_create(&readers[n_readers], NULL, read_on, (void *)(uintptr_t)n_readers))
             return "no thread for reads from the disk";
     return NULL;
+}
+
+void direct_stop(void)
+{
+    atomic_store(&stopping, true);
+    while (n_readers)
+        pthread_join(readers[--n_readers], NULL);
 }
 
 void direct_verify(void)

@@ -17,6 +17,9 @@ const char *direct_start(unsigned mib);
 /* Has the readers check all of that memory; returns when they have. */
 void direct_verify(void);
 
+/* Ends the readers; returns when nothing is under way any more. */
+void direct_stop(void);
+
 typedef struct {
     uint64_t reads; /* of 64 KiB */
     uint64_t bad;   /* wrong pages, failed reads */

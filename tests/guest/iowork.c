@@ -40,6 +40,9 @@ enum {
 static _Atomic uint64_t disk_good, net_good, bad;
 static uint32_t versions[BLOCKS]; /* 0: never written */
 static int direct_fd, buffered_fd, net_fd;
+static pthread_t disk_thread;
+static bool disk_started;
+static _Atomic bool disk_stopping;
 
 IoCounts io_counts(void)
 {
@@ -100,7 +103,7 @@ static void *disk_work(void *arg)
     (void)arg;
     if (posix_memalign((void **)&have, 4096, BLOCK) || posix_memalign((void **)&want, 4096, BLOCK))
         abort();
-    for (unsigned n = 1;; n++) {
+    for (unsigned n = 1; !atomic_load(&disk_stopping); n++) {
         disk_step(next(&rng) % BLOCKS, have, want);
         if (n % BATCH == 0) {
             if (fdatasync(buffered_fd))
@@ -193,14 +196,21 @@ static const char *start_net(unsigned port)
 
 static const char *start_disk(void)
 {
-    pthread_t thread;
     direct_fd = open("/dev/vda", O_RDWR | O_DIRECT | O_CLOEXEC);
     buffered_fd = open("/dev/vda", O_RDWR | O_CLOEXEC);
     if (direct_fd < 0 || buffered_fd < 0)
         return "no /dev/vda: give the guest a virtio-blk device";
     if (lseek(direct_fd, 0, SEEK_END) < (off_t)BLOCKS * BLOCK)
         return "/dev/vda is smaller than 16 MiB";
-    return pthread_create(&thread, NULL, disk_work, NULL) ? "no thread for the disk" : NULL;
+    disk_started = !pthread_create(&disk_thread, NULL, disk_work, NULL);
+    return disk_started ? NULL : "no thread for the disk";
+}
+
+void io_stop_disk(void)
+{
+    atomic_store(&disk_stopping, true);
+    if (disk_started)
+        pthread_join(disk_thread, NULL);
 }
 
 const char *io_start(bool disk, unsigned port)

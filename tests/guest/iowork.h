@@ -18,6 +18,9 @@ void io_load_modules(void);
  */
 const char *io_start(bool disk, unsigned port);
 
+/* Ends the disk's thread; returns when nothing of its is under way any more. */
+void io_stop_disk(void);
+
 typedef struct {
     uint64_t disk; /* blocks read back and found right, from the disk itself */
     uint64_t net;  /* messages that came back as they were sent */

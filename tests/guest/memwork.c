@@ -135,9 +135,12 @@ __attribute__((format(printf, 1, 2))) static void line(const char *format, ...)
     }
 }
 
+/* The disk first: the kernel would take it away from threads that use it, which may last. */
 static void end(int status)
 {
     if (getpid() == 1) {
+        direct_stop();
+        io_stop_disk();
         tcdrain(STDOUT_FILENO);
         reboot(RB_POWER_OFF);
     }
