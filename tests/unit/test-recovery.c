@@ -158,9 +158,11 @@ static void test_frame(gconstpointer data)
         g_assert_false(g_atomic_int_get(&p.d->runs));
     } else {
         if (row->outcome == RECOVERS) {
-            /* Whoever was to get the grant has not run without it. */
-            g_assert_cmpint(g_atomic_int_get(&p.d->runs), ==,
-                            row->type != FF_FRAME_GRANT || row->after);
+            /* Whoever was to get the grant has not run without it. One that is on its way is lost
+             * if the end of another connection overtakes it. */
+            if (row->type != FF_FRAME_GRANT || !row->after) {
+                g_assert_cmpint(g_atomic_int_get(&p.d->runs), ==, row->type != FF_FRAME_GRANT);
+            }
             g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
             g_assert_false(g_atomic_int_get(&p.s->runs));
             pair_resume_at(&p, to);

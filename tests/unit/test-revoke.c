@@ -172,7 +172,7 @@ static void test_refused(void)
     if (!side_possible()) {
         return;
     }
-    Pair p = broken_pair(FF_FRAME_GRANT, true, false, &c);
+    Pair p = broken_pair(FF_FRAME_RUNNING, true, false, &c);
     g_atomic_int_set(&c->type, FF_FRAME_FINISHED);
     take_back(&p, false);
     g_autoptr(FfMigrationInfo) info = ff_migration_info(p.s->m);
