@@ -47,9 +47,11 @@ void ff_dest_end_connection(FfMigration *m)
     ff_m_join(&m->urgent_thread);
     ff_extra_end(m);
     ff_mutex_lock(&m->lock);
+    if (!m->recovering) {
+        m->events &= ~FF_EV_MAIN; /* later it is that of a source that has come already */
+    }
     m->recovering = true;
     m->want_channel = false;
-    m->events &= ~FF_EV_MAIN;
     ff_mutex_unlock(&m->lock);
     if (m->listen_fd >= 0 && !m->acceptor) {
         m->acceptor = g_thread_new("ff-accept", ff_dest_acceptor, m); /* of the engine before us */
