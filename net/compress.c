@@ -105,7 +105,9 @@ int ff_unpacker_unpack(FfUnpacker *u, const void *data, size_t len, void *out, s
 {
     uint32_t magic = 0;
 
-    memcpy(&magic, data, MIN(len, sizeof(magic)));
+    if (len >= sizeof(magic)) {
+        memcpy(&magic, data, sizeof(magic));
+    }
     if (magic != GUINT32_TO_LE(ZSTD_MAGICNUMBER)) {
         *why = "compressed data that is no zstd frame"; /* nor one of the formats before it */
         return -EBADMSG;
