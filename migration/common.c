@@ -239,8 +239,8 @@ void ff_m_shutdown_channels(FfMigration *m)
     ff_mutex_lock(&m->lock);
     FfChannel *all[] = {m->main,       m->urgent,         m->urgent_in, m->arrived,
                         m->connecting, m->arrived_urgent, m->accepting};
-    for (unsigned i = m->keep_main; i < G_N_ELEMENTS(all); i++) {
-        if (all[i]) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (all[i] && !(m->keep_main && all[i] == m->main)) {
             ff_channel_shutdown(all[i]);
         }
     }
