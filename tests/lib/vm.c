@@ -269,6 +269,15 @@ Vm *vm_start(const VmConfig *config)
     return vm;
 }
 
+Vm *vm_start_pc(VmConfig config)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    config.launcher = VM_RUN;
+    config.args = args;
+    return vm_start(&config);
+}
+
 static void reap(Vm *vm)
 {
     int status;

@@ -40,6 +40,8 @@ typedef struct {
 
 typedef struct Vm Vm;
 Vm *vm_start(const VmConfig *config);
+/* The same, by farfault and with "-machine pc", which is all of its arguments. */
+Vm *vm_start_pc(VmConfig config);
 /* Ends QEMU by SIGTERM (if it runs), checks that nothing is left, and that the exit status is 0.
  * A VM that was reaped by vm_wait_exit() is only checked. */
 void vm_end(Vm *vm);

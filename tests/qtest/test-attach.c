@@ -28,16 +28,12 @@ typedef struct {
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
                  const char *faults)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = RAM,
-                                .args = args,
-                                .boot = boot,
-                                .incoming = incoming,
-                                .listens = true,
-                                .faults = faults});
+    return vm_start_pc((VmConfig){.name = name,
+                                  .memory = RAM,
+                                  .boot = boot,
+                                  .incoming = incoming,
+                                  .listens = true,
+                                  .faults = faults});
 }
 
 static bool begin(Test *t, const char *source_faults, const char *destination_faults)

@@ -137,15 +137,8 @@ static const Row rows[] = {
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
                  const char *faults)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = RAM,
-                                .args = args,
-                                .boot = boot,
-                                .incoming = incoming,
-                                .faults = faults});
+    return vm_start_pc((VmConfig){
+        .name = name, .memory = RAM, .boot = boot, .incoming = incoming, .faults = faults});
 }
 
 static void check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot)

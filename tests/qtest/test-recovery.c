@@ -62,15 +62,8 @@ typedef struct {
 
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming, bool oob)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = RAM,
-                                .args = args,
-                                .boot = boot,
-                                .incoming = incoming,
-                                .oob = oob});
+    return vm_start_pc(
+        (VmConfig){.name = name, .memory = RAM, .boot = boot, .incoming = incoming, .oob = oob});
 }
 
 static void begin(Test *t)

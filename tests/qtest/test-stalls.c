@@ -29,14 +29,7 @@ typedef struct {
 
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = RAM,
-                                .args = args,
-                                .boot = boot,
-                                .incoming = incoming});
+    return vm_start_pc((VmConfig){.name = name, .memory = RAM, .boot = boot, .incoming = incoming});
 }
 
 static bool begin(Test *t)
