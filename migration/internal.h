@@ -105,7 +105,8 @@ struct FfMigration {
     GCancellable *cancel; /* wakes connect and accept */
     GThread *coordinator;
     bool adopting;
-    bool freed; /* driver: nothing is told any more */
+    bool tls_set; /* atomic: cfg.tls is there in spite of cfg.tls_refusal */
+    bool freed;   /* driver: nothing is told any more */
     char
         *refusal; /* D, coordinator: what the answer to the source's hello is to say; can be NULL */
     bool began_paused; /* cfg.start_paused as it was given: what QEMU knows */

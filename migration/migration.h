@@ -177,8 +177,8 @@ typedef struct {
     int pagemap_fd, maps_fd, pidfd; /* borrowed */
     FfVmm *vmm;
     FfTls *tls;         /* NULL: in the clear; a reference is taken */
-    char *tls_refusal;  /* adopting: why the credentials that it had are gone; can be NULL. No
-                           connection is made or accepted then */
+    char *tls_refusal;  /* adopting: why the credentials that it had are not there; can be NULL. No
+                           connection is made or accepted then, until ff_migration_set_tls() */
     char *tls_hostname; /* source: whom the destination's certificate has to name; can be NULL */
 } FfMigrationConfig;
 
@@ -221,6 +221,11 @@ bool ff_migration_lives_on(FfMigration *m);
 /* A peer waits for the word that this side's VMM has ended: this process has to live until done().
  */
 bool ff_migration_speaks(FfMigration *m);
+/* TRUE: it had TLS, and FfMigrationConfig.tls_refusal still holds. */
+bool ff_migration_lacks_tls(FfMigration *m);
+/* Gives such a migration its credentials (a reference is taken; HOSTNAME is copied, can be NULL).
+ */
+void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname);
 /* Destination, postcopy-paused: listens at URI, or waits for the source on FD (taken; -1 with a
  * URI), in place of where it listened before. */
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error);

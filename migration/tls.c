@@ -5,7 +5,7 @@
  * way from here back to it.
  *
  * Threads: whoever has made or accepted the connection, before others use it. Blocks, at most for
- * the deadlines; ff_channel_shutdown() ends it.
+ * the deadlines; ff_channel_shutdown() ends it. The driver sets what an adopting engine lacked.
  */
 #include "migration/internal.h"
 
@@ -72,9 +72,23 @@ static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
     return m->cfg.tls ? start(m, ch, error) : true;
 }
 
+bool ff_migration_lacks_tls(FfMigration *m)
+{
+    return m->cfg.tls_refusal && !__atomic_load_n(&m->tls_set, __ATOMIC_ACQUIRE);
+}
+
+/* Nobody has looked at the credentials before tls_set. */
+void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname)
+{
+    m->cfg.tls = ff_tls_ref(tls);
+    g_free(m->cfg.tls_hostname);
+    m->cfg.tls_hostname = g_strdup(hostname);
+    __atomic_store_n(&m->tls_set, true, __ATOMIC_RELEASE);
+}
+
 bool ff_m_secure(FfMigration *m, FfChannel *ch, GError **error)
 {
-    if (m->cfg.tls_refusal) {
+    if (ff_migration_lacks_tls(m)) {
         return fail(error, ch, m->cfg.tls_refusal);
     }
     if (m->cfg.role == FF_ROLE_DESTINATION) {

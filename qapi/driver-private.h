@@ -158,6 +158,9 @@ void ff_call_get_tls(FfCall *call, bool server, FfHandler next);
 void ff_driver_use_tls(FfCall *call, FfMigrationConfig *config);
 /* The same for a migration whose engine died. */
 void ff_driver_adopt_tls(FfDriver *driver, FfMigrationConfig *config, FfTlsChoice *choice);
+/* Before a new connection: credentials that could not be read then may be readable now. FALSE and
+ * ERROR: they are not. */
+bool ff_driver_read_tls_again(FfDriver *driver, GError **error);
 /* The migration is over. */
 void ff_driver_forget_tls(FfDriver *driver);
 

@@ -79,14 +79,21 @@ static bool take_socket(FfCall *call, int *fd)
     return true;
 }
 
-static bool is_ours(FfCall *call)
+static bool is_possible(FfCall *call)
 {
-    if (call->target.kind == FF_TARGET_TCP || call->target.kind == FF_TARGET_UNIX ||
-        call->target.kind == FF_TARGET_FD) {
-        return true;
+    g_autoptr(GError) error = NULL;
+
+    if (call->target.kind != FF_TARGET_TCP && call->target.kind != FF_TARGET_UNIX &&
+        call->target.kind != FF_TARGET_FD) {
+        ff_call_error(call,
+                      "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
+        return false;
     }
-    ff_call_error(call, "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
-    return false;
+    if (!ff_driver_read_tls_again(call->driver, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return false;
+    }
+    return true;
 }
 
 /* --- migrate-recover ------------------------------------------------------------------------ */
@@ -161,7 +168,7 @@ void ff_handle_recover(FfCall *call)
         return;
     }
     ff_target_from_uri(&call->target, ff_json_string(call->args, "uri"));
-    if (!is_ours(call)) {
+    if (!is_possible(call)) {
         return;
     }
     if (call->target.kind == FF_TARGET_FD) {
@@ -203,13 +210,19 @@ static void revoke_by_fd(FfCall *call)
 void ff_handle_revoke(FfCall *call)
 {
     const char *uri = ff_json_string(call->args, "uri");
+    bool force = ff_json_bool(call->args, "force");
+    g_autoptr(GError) error = NULL;
 
-    if (!uri || ff_json_bool(call->args, "force")) {
+    if (!uri && !force && !ff_driver_read_tls_again(call->driver, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
+    if (!uri || force) {
         take_back(call, NULL, -1);
         return;
     }
     ff_target_from_uri(&call->target, uri);
-    if (!is_ours(call)) {
+    if (!is_possible(call)) {
         return;
     }
     if (call->target.kind == FF_TARGET_FD) {
@@ -275,7 +288,7 @@ void ff_resume_migration(FfCall *call)
         return;
     }
     ff_target_from_arguments(&call->target, call->args);
-    if (!is_ours(call)) {
+    if (!is_possible(call)) {
         return;
     }
     if (call->target.kind == FF_TARGET_FD) {

@@ -4,10 +4,11 @@
  * under their names, each property under "PATH PROPERTY", a folder's list under "PATH".
  *
  * Pure but for the files that the objects name and memfd_create(); main loop's thread.
- * System calls: memfd_create, openat, read.
+ * System calls: memfd_create, fchmod, openat, read.
  */
 #include "qapi/tls.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -388,11 +389,14 @@ int ff_tls_keep(JsonObject *answers)
 {
     g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
     g_autoptr(GString) text = g_string_sized_new(4096);
-    int fd = memfd_create("farfault-tls", MFD_CLOEXEC);
+    int fd = memfd_create(FF_TLS_KEPT_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     json_node_set_object(node, answers);
     ff_json_print(text, node, NULL);
-    if (fd >= 0 && write(fd, text->str, text->len) != (gssize)text->len) {
+    /* QEMU holds it, too: for its user's eyes only, and the same for whoever reads it later. */
+    if (fd >= 0 && (fchmod(fd, S_IRUSR | S_IWUSR) < 0 ||
+                    write(fd, text->str, text->len) != (gssize)text->len ||
+                    fcntl(fd, F_ADD_SEALS, FF_TLS_KEPT_SEALS | F_SEAL_SEAL) < 0)) {
         close(fd);
         fd = -1;
     }

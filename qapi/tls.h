@@ -5,7 +5,8 @@
  * asked for their properties when a migration begins. Nothing is kept between migrations.
  *
  * The answers outlive a crash of the engine in a memfd that the relay holds while the migration
- * runs: a QEMU that waits for guest memory answers nothing. Main loop's thread.
+ * runs: a QEMU that waits for guest memory answers nothing. QEMU, whose objects they are, holds
+ * that memfd, too, for the relay that `farfault attach` starts. Main loop's thread.
  */
 #ifndef FF_QAPI_TLS_H
 #define FF_QAPI_TLS_H
@@ -15,6 +16,7 @@
 #include <stdbool.h>
 
 #include "net/tls.h"
+#include "relay/state.h"
 
 typedef struct {
     FfTls *tls;         /* NULL: none wanted, or QEMU has to carry the migration, or ERROR is set */
@@ -38,7 +40,8 @@ void ff_tls_choose(FfTlsChoice *choice, JsonObject *answers);
 /* Wipes what is secret in it. */
 void ff_tls_answers_free(JsonObject *answers);
 
-/* The answers in a memfd (close-on-exec), or -1; and back, NULL if it is none. */
+/* The answers in a memfd (close-on-exec, mode 0600, sealed: relay/state.h has its name), or -1; and
+ * back, NULL if it is none. */
 int ff_tls_keep(JsonObject *answers);
 JsonObject *ff_tls_kept(int fd);
 

@@ -4,9 +4,10 @@
  *
  * QEMU keeps, close-on-exec and unused by itself: the launcher's plan, whose fd numbers are those
  * of QEMU, too; the state memfd; the guest's RAM; the names (O_PATH) of its private monitors; the
- * userfaultfds; and, at the source after the switch, the engine's end of the device-state socket.
- * Each is taken with pidfd_getfd() and looked at before it is believed: QEMU may have been taken
- * over by its guest. What is started runs as QEMU's user, and with this farfault's own programs.
+ * userfaultfds; at the source after the switch, the engine's end of the device-state socket; and
+ * the TLS credentials of a migration under way. Each is taken with pidfd_getfd() and looked at
+ * before it is believed: QEMU may have been taken over by its guest. What is started runs as QEMU's
+ * user, and with this farfault's own programs.
  *
  * The lock on the state memfd (ff_relay_lock()) is taken before anything is made: while a relay or
  * its engine lives nothing happens.
@@ -280,6 +281,18 @@ static bool in_plan(JsonArray *ram, const char *id)
     return false;
 }
 
+static bool is_held(JsonArray *held, const char *name)
+{
+    for (guint i = 0; i < json_array_get_length(held); i++) {
+        JsonObject *o = json_array_get_object_element(held, i);
+
+        if (g_strcmp0(json_object_get_string_member(o, "name"), name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Memory that was plugged later: QEMU keeps the file of a backend open. FD of QEMU is MEMFD NAME.
  */
 static bool take_plugged(Attach *a, JsonArray *ram, JsonArray *held, int fd, const char *link,
@@ -302,17 +315,38 @@ static bool take_plugged(Attach *a, JsonArray *ram, JsonArray *held, int fd, con
     if (own < 0 || fstat(own, &st) < 0 || fstatfs(own, &fs) < 0) {
         return false;
     }
-    for (guint i = 0; i < json_array_get_length(held); i++) {
-        JsonObject *o = json_array_get_object_element(held, i);
-        if (g_strcmp0(json_object_get_string_member(o, "name"), name) == 0) {
-            return true; /* the same once more: QEMU opens it anew */
-        }
+    if (!is_held(held, name)) { /* else the same once more: QEMU opens it anew */
+        hold(a, held, name, own, &st, fs.f_bsize);
     }
-    hold(a, held, name, own, &st, fs.f_bsize);
     return true;
 }
 
-/* RAM, and the socket over which QEMU migrates its device state. */
+/* FD of QEMU is LINK: the device-state socket, or the TLS credentials of the migration under way,
+ * is the new engine's, too. */
+static bool take_kept(Attach *a, JsonArray *held, int fd, const char *link, GError **error)
+{
+    g_autofree char *inner =
+        g_strdup_printf("socket:[%" G_GUINT64_FORMAT "]", (guint64)a->state->kept_inner);
+    bool is_inner = a->state->kept_inner && !strcmp(link, inner);
+    bool is_tls = a->state->driver_flags & FF_DRIVER_TLS &&
+                  g_str_has_prefix(link, "/memfd:" FF_TLS_KEPT_NAME);
+    const char *name = is_inner ? "inner" : "tls";
+
+    if ((!is_inner && !is_tls) || is_held(held, name)) {
+        return true;
+    }
+    int own =
+        give(a, take(a, fd, NULL, is_inner ? "the device-state socket" : "its credentials", error));
+    if (own < 0) {
+        return false;
+    }
+    if (is_inner || (fcntl(own, F_GET_SEALS) & FF_TLS_KEPT_SEALS) == FF_TLS_KEPT_SEALS) {
+        hold(a, held, name, own, NULL, 0);
+    }
+    return true;
+}
+
+/* RAM, and what QEMU keeps of a migration under way. */
 static bool take_memory(Attach *a, GError **error)
 {
     g_autoptr(GArray) fds = ff_attach_fds(a->pid, error);
@@ -320,9 +354,6 @@ static bool take_memory(Attach *a, GError **error)
                          ? json_object_get_array_member(a->plan, "ram")
                          : NULL;
     JsonArray *held = json_array_new();
-    bool has_inner = false;
-    g_autofree char *inner =
-        g_strdup_printf("socket:[%" G_GUINT64_FORMAT "]", (guint64)a->state->kept_inner);
 
     json_object_set_array_member(a->plan, "held", held);
     if (!fds || !ram) {
@@ -341,14 +372,13 @@ static bool take_memory(Attach *a, GError **error)
         if (link && g_str_has_prefix(link, MEMFD) && !take_plugged(a, ram, held, fd, link, error)) {
             return false;
         }
-        if (a->state->kept_inner && !has_inner && g_strcmp0(link, inner) == 0) {
-            int own = give(a, take(a, fd, "socket:", "the device-state socket", error));
-            if (own < 0) {
-                return false;
-            }
-            hold(a, held, "inner", own, NULL, 0);
-            has_inner = true;
+        if (link && !take_kept(a, held, fd, link, error)) {
+            return false;
         }
+    }
+    if (a->state->driver_flags & FF_DRIVER_TLS && !is_held(held, "tls")) {
+        note(a, "the TLS credentials of the migration are lost: it cannot be recovered; farfault "
+                "dump keeps this half of the guest");
     }
     return true;
 }
@@ -662,9 +692,6 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error)
     if (!fill_in(&a, ready_fd, error)) {
         close(ready);
         return 0;
-    }
-    if (a.state->driver_flags & FF_DRIVER_TLS) {
-        note(&a, "the TLS credentials of the migration are lost: it cannot be recovered");
     }
     g_autofree char *text = json_to_string(a.node, FALSE);
     g_autoptr(GArray) inherited = g_array_copy(a.fds);

@@ -107,6 +107,10 @@ enum {
     FF_DRIVER_FOLLOWED = 1 << 8,    /* the client has gone on from there */
     FF_DRIVER_CLIENT_CONT = 1 << 9, /* D: its last word on running was cont */
 };
+/* Name and seals of the memfd with the TLS credentials of a migration under way (FF_DRIVER_TLS), of
+ * which QEMU has a copy. No object of QEMU's can have such an id. */
+#define FF_TLS_KEPT_NAME "farfault:tls"
+#define FF_TLS_KEPT_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
 #define FF_PEER_TIMEOUT 30
 /* x-farfault-compress: whether bulk runs are compressed. */

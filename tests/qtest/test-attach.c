@@ -7,11 +7,14 @@
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "relay/state.h"
+#include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
 #include "tests/lib/operator.h"
@@ -23,7 +26,10 @@
 typedef struct {
     BootsectConfig boot;
     Vm *s, *d;
+    const char *tls; /* "psk" or "x509"; NULL: none */
 } Test;
+
+static char *creds; /* certs_new_pair(); NULL: no openssl command */
 
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
                  const char *faults)
@@ -164,7 +170,7 @@ static bool doctor_names(Vm *vm)
 /* Both sides lose their relays before anything begins; one of them twice. */
 static void test_idle(void)
 {
-    Test t;
+    Test t = {0};
 
     if (!begin(&t, NULL, NULL)) {
         return;
@@ -283,6 +289,7 @@ typedef struct {
     bool source, destination; /* whose relay dies */
     bool engine;              /* at the same time */
     bool paused;              /* the migration is, before that */
+    const char *tls;          /* the migration's; NULL: none */
 } Row;
 
 static const Row rows[] = {
@@ -293,13 +300,32 @@ static const Row rows[] = {
     {"destination/postcopy/engine", .destination = true, .engine = true},
     {"destination/paused", .destination = true, .paused = true},
     {"both/postcopy/engine", .source = true, .destination = true, .engine = true},
+    {"source/tls/psk", .source = true, .engine = true, .tls = "psk"},
+    {"destination/tls/psk", .destination = true, .engine = true, .tls = "psk"},
+    {"both/tls/x509", .source = true, .destination = true, .engine = true, .tls = "x509"},
 };
+
+/* The key of the client's certificate is under a passphrase. */
+static void set_tls(Test *t)
+{
+    bool x509 = !strcmp(t->tls, "x509");
+
+    if (x509) {
+        qmp_ok(vm_qmp(t->s), "object-add",
+               "{'qom-type': 'secret', 'id': 'pass', 'data': 'let me in'}");
+    }
+    move_set_tls(t->s, creds, t->tls, false, x509 ? "pass" : NULL);
+    move_set_tls(t->d, creds, t->tls, true, NULL);
+}
 
 static void go_postcopy(Test *t)
 {
     Qmp *sq = vm_qmp(t->s), *dq = vm_qmp(t->d);
 
     move_prepare(t->s, t->d);
+    if (t->tls) {
+        set_tls(t);
+    }
     qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
     qmp_ok(dq, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(t->d);
@@ -326,15 +352,61 @@ static void check_source_stands(Vm *s)
     g_assert_cmpstr(state, ==, "paused (finish-migrate)");
 }
 
+/* Opens QEMU's fd of the memfd NAME anew; -1 if it has none. */
+static int open_memfd(Vm *vm, const char *name, int flags)
+{
+    for (int fd = 0; fd < 1024; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
+        g_autofree char *link = g_file_read_link(path, NULL);
+
+        if (link && strstr(link, name)) {
+            int copy = open(path, flags | O_CLOEXEC);
+
+            g_assert_cmpint(copy, >=, 0);
+            return copy;
+        }
+    }
+    return -1;
+}
+
+/* QEMU has what the next engine needs of its credentials, for nobody else's eyes. */
+static void check_kept(Vm *vm)
+{
+    int fd = open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY);
+    struct stat st;
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    g_assert_cmphex(st.st_mode & 0777, ==, 0600);
+    g_assert_cmphex(fcntl(fd, F_GET_SEALS) & FF_TLS_KEPT_SEALS, ==, FF_TLS_KEPT_SEALS);
+    close(fd);
+}
+
+/* After the migration it has it no more; an answer of QEMU comes behind what the engine said. */
+static void check_forgotten(Vm *vm)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(vm));
+
+    g_assert_cmpint(open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY), ==, -1);
+}
+
 static void test_after(gconstpointer data)
 {
     const Row *row = data;
-    Test t;
+    Test t = {.tls = row->tls};
 
+    if (row->tls && !creds) {
+        g_test_skip("no openssl command");
+        return;
+    }
     if (!begin(&t, NULL, NULL)) {
         return;
     }
     go_postcopy(&t);
+    if (row->tls) {
+        check_kept(t.s);
+        check_kept(t.d);
+    }
     if (row->paused) {
         qmp_ok(vm_qmp(t.s), "migrate-pause", NULL);
         qmp_expect_migration(vm_qmp(t.s), "postcopy-paused");
@@ -358,6 +430,62 @@ static void test_after(gconstpointer data)
     check_source_stands(t.s); /* by now QEMU would have come to an end, if it had seen one */
     g_autofree char *error = qmp_error(vm_qmp(t.s), "cont", NULL);
     g_assert_cmpstr(error, ==, "Migration is not finalized yet");
+    recover(&t);
+    check_moved_whole(&t);
+    if (row->tls) {
+        check_forgotten(t.s);
+        check_forgotten(t.d);
+    }
+    end(&t);
+}
+
+static void rename_file(const char *dir, const char *from, const char *to)
+{
+    g_autofree char *a = g_build_filename(creds, dir, from, NULL);
+    g_autofree char *b = g_build_filename(creds, dir, to, NULL);
+
+    g_assert_cmpint(rename(a, b), ==, 0);
+}
+
+static void check_unreadable(Vm *vm, const char *command, const char *arguments, const char *file)
+{
+    g_autofree char *error = qmp_error(vm_qmp(vm), command, "%s", arguments);
+
+    if (!strstr(error, file) || !strstr(error, "put that right and repeat this command")) {
+        g_error("%s: %s", command, error);
+    }
+}
+
+/* The files of the credentials are away when a new engine looks for them: what is typed then says
+ * so, and does it when they are back. */
+static void test_unreadable(void)
+{
+    Test t = {.tls = "x509"};
+
+    if (!creds) {
+        g_test_skip("no openssl command");
+        return;
+    }
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    go_postcopy(&t);
+    kill_relay(t.s, true);
+    kill_relay(t.d, true);
+    rename_file("x509-server", "server-key.pem", "away");
+    rename_file("x509-client", "ca-cert.pem", "away");
+    attach(t.s);
+    attach(t.d);
+    expect_status(t.s, "postcopy-paused");
+    expect_status(t.d, "postcopy-paused");
+    g_autofree char *path = vm_path(t.d, "recover.sock");
+    g_autofree char *here = g_strdup_printf("{'uri': 'unix:%s'}", path);
+    g_autofree char *there = g_strdup_printf("{'uri': 'unix:%s', 'resume': true}", path);
+    check_unreadable(t.d, "migrate-recover", here, "x509-server/server-key.pem");
+    check_unreadable(t.s, "migrate", there, "x509-client/ca-cert.pem");
+    check_unreadable(t.s, "x-farfault-revoke", here, "x509-client/ca-cert.pem");
+    rename_file("x509-server", "away", "server-key.pem");
+    rename_file("x509-client", "away", "ca-cert.pem");
     recover(&t);
     check_moved_whole(&t);
     end(&t);
@@ -461,7 +589,7 @@ static void test_moment(gconstpointer data)
     const Moment *row = data;
     bool at_source = g_str_has_prefix(row->fault, "source");
     Operator o;
-    Test t;
+    Test t = {0};
 
     if (!begin(&t, at_source ? row->fault : NULL, at_source ? NULL : row->fault)) {
         return;
@@ -524,7 +652,7 @@ static void test_not_ours(void)
 
 static void test_relay_lives(void)
 {
-    Test t;
+    Test t = {0};
 
     if (!begin(&t, NULL, NULL)) {
         return;
@@ -586,20 +714,6 @@ static void test_namespace(void)
     end(&t);
 }
 
-/* FD of QEMU's state memfd, opened anew. */
-static int open_state(Vm *vm)
-{
-    for (int fd = 0; fd < 1024; fd++) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
-        g_autofree char *link = g_file_read_link(path, NULL);
-
-        if (link && strstr(link, "farfault-state")) {
-            return open(path, O_RDWR | O_CLOEXEC);
-        }
-    }
-    return -1;
-}
-
 static void check_state_refused(Vm *vm, int state, size_t at, uint32_t value, const char *words)
 {
     g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
@@ -614,13 +728,13 @@ static void check_state_refused(Vm *vm, int state, size_t at, uint32_t value, co
 /* Of another version, or not what anybody stores. */
 static void test_bad_state(void)
 {
-    Test t;
+    Test t = {0};
 
     if (!begin(&t, NULL, NULL)) {
         return;
     }
     kill_relay(t.s, false);
-    int state = open_state(t.s);
+    int state = open_memfd(t.s, "farfault-state", O_RDWR);
     g_assert_cmpint(state, >=, 0);
     check_state_refused(t.s, state, offsetof(FfStateHeader, version), 2, "version 2, expected");
     check_state_refused(t.s, state, offsetof(FfStateHeader, n_blocks), 100000, "is damaged");
@@ -636,6 +750,11 @@ static void test_bad_state(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    creds = certs_new_pair();
+    if (creds) {
+        certs_openssl(creds, "pkey -in client-key.pem -aes256 -passout 'pass:let me in'"
+                             " -out x509-client/client-key.pem");
+    }
     g_test_add_func("/attach/idle", test_idle);
     g_test_add_func("/attach/path", test_path);
     g_test_add_func("/attach/listening", test_listening);
@@ -644,6 +763,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/attach/after/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_after);
     }
+    g_test_add_func("/attach/after/unreadable", test_unreadable);
     for (unsigned i = 0; i < G_N_ELEMENTS(moments); i++) {
         g_autofree char *name = g_strdelimit(g_strdup(moments[i].fault), "/", '.');
         g_autofree char *path = g_strconcat("/attach/moment/", name, NULL);
@@ -654,5 +774,10 @@ int main(int argc, char **argv)
     g_test_add_func("/attach/refused/other-user", test_other_user);
     g_test_add_func("/attach/refused/namespace", test_namespace);
     g_test_add_func("/attach/refused/state", test_bad_state);
-    return g_test_run();
+    int rc = g_test_run();
+    if (creds) {
+        certs_remove(creds);
+        g_free(creds);
+    }
+    return rc;
 }

@@ -146,6 +146,16 @@ bool ff_migration_speaks(FfMigration *m)
     return false;
 }
 
+bool ff_migration_lacks_tls(FfMigration *m)
+{
+    return false;
+}
+
+void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname)
+{
+    g_assert_not_reached();
+}
+
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)
 {
     m->resumed_at = g_strdup(uri);
