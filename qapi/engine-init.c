@@ -49,9 +49,12 @@ void ff_engine_init_free(FfEngineInit *init)
     g_free(init);
 }
 
-static uint64_t member_uint(JsonObject *object, const char *name)
+/* 0 if it is absent or no number. */
+static int64_t member_int(JsonObject *object, const char *name)
 {
-    return (uint64_t)json_object_get_int_member_with_default(object, name, 0);
+    JsonNode *node = json_object_get_member(object, name);
+
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_int(node) : 0;
 }
 
 /* The entry of "held" called NAME, or NULL. */
@@ -101,8 +104,8 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         FfRamBlock *block = g_new0(FfRamBlock, 1);
 
         block->id = g_strdup(name + strlen("ram:"));
-        block->size = member_uint(held, "size");
-        block->page_size = member_uint(held, "page-size");
+        block->size = (uint64_t)member_int(held, "size");
+        block->page_size = (uint64_t)member_int(held, "page-size");
         block->memfd = fd;
         g_ptr_array_add(init->ram, block);
         return true;
@@ -189,7 +192,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
     init->uffd_error = g_strdup(ff_json_string(root, "uffd-error"));
     init->name = g_strdup(ff_json_string(root, "name"));
-    init->qemu_pid = (int)json_object_get_int_member_with_default(root, "qemu-pid", 0);
+    init->qemu_pid = (int)member_int(root, "qemu-pid");
     init->state = ff_state_map(init->state_fd, error);
     return init->state ? g_steal_pointer(&init) : NULL;
 }
