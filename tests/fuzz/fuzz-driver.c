@@ -123,7 +123,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_quiet();
     g_autofree char *text = g_strndup((const char *)data, size);
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
+    static FfStateHeader clean, *state;
+    if (!state) {
+        state = g_new(FfStateHeader, 1);
+    }
+    *state = clean;
     g_autoptr(FfDriver) driver = ff_driver_new(&(FfDriverConfig){.port = &port,
                                                                  .state = state,
                                                                  .state_fd = -1,

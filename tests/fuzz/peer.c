@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See peer.h. The harness is the fuzzer's thread; what the side says is drained by a thread. */
+/* See peer.h. The harness is the fuzzer's thread. */
 #include "tests/fuzz/peer.h"
 
+#include <errno.h>
+#include <glib-unix.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,32 +16,37 @@
 
 Side *fuzz_side(FfRole role, int *peer)
 {
-    uint64_t size = FUZZ_RAM_BYTES;
     int sv[2];
 
     fuzz_quiet();
-    Side *s = side_new(role, &size, 1);
-    s->lenient = true;
+    Side *s = side_new_lenient(role, FUZZ_RAM_BYTES);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
     *peer = sv[1];
     side_start(s, NULL, sv[0]);
     return s;
 }
 
-/* Reads what the side says until a frame of TYPE is in it. */
-static void hear(int fd, uint16_t type)
+/* Whether a frame of TYPE is in what the side said. */
+static bool has(const uint8_t *buf, size_t n, uint16_t type)
 {
-    uint8_t buf[4096];
     FfFrame f = ff_frame(type, 0);
 
     ff_frame_encode(&f);
+    return memmem(buf, n, &f, 6); /* magic and type */
+}
+
+/* Reads what the side says until a frame of TYPE is in it, or the word that it has given up. */
+static void hear(int fd, uint16_t type)
+{
+    uint8_t buf[4096];
+
     for (;;) {
         struct pollfd p = {fd, POLLIN, 0};
         if (poll(&p, 1, ANSWER_MS) <= 0) {
             return;
         }
         ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
-        if (n <= 0 || memmem(buf, n, &f, 6)) { /* magic and type */
+        if (n <= 0 || has(buf, n, type) || has(buf, n, FF_FRAME_ABORT)) {
             return;
         }
     }
@@ -94,19 +101,25 @@ void fuzz_be_source(int peer, const uint8_t *data, size_t size)
     }
 }
 
-static gpointer drain(gpointer p)
+static gboolean drain(int fd, GIOCondition events, gpointer source)
 {
-    uint8_t buf[4096];
+    uint8_t buf[16384];
+    ssize_t n;
 
-    while (recv(GPOINTER_TO_INT(p), buf, sizeof(buf), 0) > 0) {
+    while ((n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0) {
     }
-    return NULL;
+    if (n < 0 && errno == EAGAIN) {
+        return G_SOURCE_CONTINUE;
+    }
+    *(guint *)source = 0;
+    return G_SOURCE_REMOVE;
 }
 
 void fuzz_end(Side *s, int peer)
 {
     shutdown(peer, SHUT_WR);
-    GThread *t = g_thread_new("drain", drain, GINT_TO_POINTER(peer));
+    guint source;
+    source = g_unix_fd_add(peer, G_IO_IN | G_IO_HUP, drain, &source);
     /* A destination that has everything waits for its source to know it. */
     side_run_until(s->done || s->status == FF_STATUS_POSTCOPY_PAUSED ||
                    s->status == FF_STATUS_COMPLETED);
@@ -118,8 +131,9 @@ void fuzz_end(Side *s, int peer)
         g_assert_true(s->status != FF_STATUS_FAILED || !runs);
         g_assert_true(!runs || s->state->run_right == FF_RUN_MINE);
     }
-    shutdown(peer, SHUT_RDWR);
-    g_thread_join(t);
+    if (source) {
+        g_source_remove(source);
+    }
     close(peer);
     side_free(s);
     while (g_main_context_iteration(NULL, FALSE)) {

@@ -60,6 +60,8 @@ typedef struct Side {
 
 /* A side with N blocks of SIZES bytes. */
 Side *side_new(FfRole role, const uint64_t *sizes, unsigned n);
+/* For the fuzzer: lenient, with one block of SIZE bytes; nothing of it takes long. */
+Side *side_new_lenient(FfRole role, uint64_t size);
 /* Frees the migration as well. */
 void side_free(Side *s);
 /* Starts the writing vCPUs. They run until the VMM is stopped. */

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See alone.h. What every execution needs and no input can change (guest RAM, the state memfd, the
+ * map of memory) is made once; guest RAM is emptied before each. One thread. */
+#include "tests/fuzz/alone.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "relay/state.h"
+
+#define BYTES (ALONE_PAGES * 4096ul)
+
+static FfRamBlock ram = {.id = (char *)"ram0", .size = BYTES, .page_size = 4096, .memfd = -1};
+static GPtrArray *blocks;
+static int state_fd, maps_fd, uffds[2] = {-1, -1}, peer, silent = -1;
+static FfStateHeader *state;
+
+/* No thread is started; who joins it has waited long enough. */
+GThread *g_thread_new(const char *name, GThreadFunc work, gpointer data)
+{
+    return (GThread *)&ram;
+}
+
+gpointer g_thread_join(GThread *thread)
+{
+    g_assert_true(thread == (GThread *)&ram);
+    return NULL;
+}
+
+static void make_ram(void)
+{
+    struct stat st;
+
+    ram.memfd = memfd_create("ram0", MFD_CLOEXEC);
+    maps_fd = memfd_create("maps", MFD_CLOEXEC);
+    g_assert_true(ram.memfd >= 0 && maps_fd >= 0);
+    g_assert_true(ftruncate(ram.memfd, BYTES) == 0 && fstat(ram.memfd, &st) == 0);
+    char *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ram.memfd, 0);
+    g_assert_true(map != MAP_FAILED);
+    blocks = g_ptr_array_new();
+    g_ptr_array_add(blocks, &ram);
+    g_assert_cmpint(dprintf(maps_fd, "%lx-%lx rw-s 00000000 %02x:%02x %lu /memfd:ram0 (deleted)\n",
+                            (unsigned long)map, (unsigned long)(map + BYTES), major(st.st_dev),
+                            minor(st.st_dev), (unsigned long)st.st_ino),
+                    >, 0);
+}
+
+static void make_once(void)
+{
+    if (ram.memfd >= 0) {
+        return;
+    }
+    make_ram();
+    state_fd = ff_state_create(FF_POLICY_AUTO);
+    state = ff_state_map(state_fd, NULL);
+    g_assert_nonnull(state);
+}
+
+static void on_status(FfStatus status, void *opaque)
+{
+}
+
+static void on_pass(uint64_t pass, void *opaque)
+{
+}
+
+static void on_done(void *opaque)
+{
+}
+
+static bool vmm_check(FfVmm *v, FfRole role, GPtrArray **all, uint8_t uuid[16], GError **error)
+{
+    *all = blocks;
+    return true;
+}
+
+static const FfVmm vmm = {.check = vmm_check};
+
+FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size, bool to_qemu)
+{
+    g_autoptr(GError) error = NULL;
+    FfMigrationOps ops = {.status = on_status, .pass = on_pass, .done = on_done};
+    int sv[2];
+
+    fuzz_quiet();
+    make_once();
+    g_assert_cmpint(fallocate(ram.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, BYTES), ==,
+                    0);
+    state->phase = FF_PHASE_IDLE;
+    state->run_right = FF_RUN_NONE;
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    peer = sv[1];
+    /* All of it at once; the caller has seen to it that it is not more than a socket takes. */
+    g_assert_true(!size || send(peer, data, size, MSG_DONTWAIT) == (ssize_t)size);
+    shutdown(peer, SHUT_WR);
+    FfMigrationConfig c = {.role = role,
+                           .fd = sv[0],
+                           .listen_fd = -1,
+                           .device_fd = -1,
+                           .state = state,
+                           .state_fd = state_fd,
+                           .uffds = uffds,
+                           .n_uffds = 2,
+                           .pagemap_fd = -1,
+                           .maps_fd = maps_fd,
+                           .pidfd = -1,
+                           .vmm = (FfVmm *)&vmm,
+                           .client_switches = true};
+    FfMigration *m = ff_migration_start(&c, &ops, &error);
+    g_assert_no_error(error);
+    if (to_qemu || role == FF_ROLE_DESTINATION) {
+        FfChannel *ch = ff_channel_new(sv[0], FF_CHANNEL_MAIN);
+        m->cfg.fd = -1;
+        *(to_qemu ? &m->inner : &m->arrived) = ch;
+    }
+    return m;
+}
+
+void alone_set_blocks(FfMigration *m)
+{
+    bool ok = ff_m_set_blocks(m, blocks, NULL) &&
+              (m->cfg.role == FF_ROLE_SOURCE ? ff_source_map_blocks(m, NULL)
+                                             : ff_dest_map_bitmaps(m, true, NULL));
+
+    g_assert_true(ok);
+}
+
+FfChannel *alone_silent(void)
+{
+    int sv[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    silent = sv[1];
+    return ff_channel_new(sv[0], FF_CHANNEL_MAIN);
+}
+
+void alone_free(FfMigration *m)
+{
+    if (m->uffd >= 0) {
+        close(m->uffd);
+    }
+    ff_migration_free(m);
+    close(peer);
+    if (silent >= 0) {
+        close(silent);
+        silent = -1;
+    }
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+}
