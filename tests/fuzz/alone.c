@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -21,9 +22,17 @@ static GPtrArray *blocks;
 static int state_fd, maps_fd, uffds[2] = {-1, -1}, peer, silent = -1;
 static FfStateHeader *state;
 
+/* ---- in place of threads ------------------------------------------------------------------- */
+
+static FfMigration *current;
+static GThreadFunc reader; /* a main reader that was started, NULL: none */
+
 /* No thread is started; who joins it has waited long enough. */
 GThread *g_thread_new(const char *name, GThreadFunc work, gpointer data)
 {
+    if (g_str_equal(name, "ff-main")) {
+        reader = work;
+    }
     return (GThread *)&ram;
 }
 
@@ -32,6 +41,44 @@ gpointer g_thread_join(GThread *thread)
     g_assert_true(thread == (GThread *)&ram);
     return NULL;
 }
+
+bool alone_read(FfMigration *m)
+{
+    GThreadFunc work = reader;
+
+    reader = NULL;
+    if (work) {
+        work(m);
+    }
+    return work;
+}
+
+/* Only another thread ends a wait: the main reader, which then reads to the end of what the peer
+ * says; else nobody but the end of the migration, so that comes. */
+static void instead_of_waiting(pthread_mutex_t *lock)
+{
+    g_assert_true(lock == &current->lock);
+    pthread_mutex_unlock(lock);
+    if (!alone_read(current)) {
+        ff_m_event(current, FF_EV_QUIT);
+    }
+    pthread_mutex_lock(lock);
+}
+
+int pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock)
+{
+    instead_of_waiting(lock);
+    return 0;
+}
+
+int pthread_cond_clockwait(pthread_cond_t *cond, pthread_mutex_t *lock, clockid_t clock,
+                           const struct timespec *end)
+{
+    instead_of_waiting(lock);
+    return 0;
+}
+
+/* ---- the migration ------------------------------------------------------------------------- */
 
 static void make_ram(void)
 {
@@ -80,9 +127,14 @@ static bool vmm_check(FfVmm *v, FfRole role, GPtrArray **all, uint8_t uuid[16], 
     return true;
 }
 
-static const FfVmm vmm = {.check = vmm_check};
+static bool vmm_undo(FfVmm *v, GError **error)
+{
+    return true;
+}
 
-FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size, bool to_qemu)
+static const FfVmm vmm = {.check = vmm_check, .undo = vmm_undo};
+
+FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
 {
     g_autoptr(GError) error = NULL;
     FfMigrationOps ops = {.status = on_status, .pass = on_pass, .done = on_done};
@@ -112,13 +164,9 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size, bool to_qe
                            .pidfd = -1,
                            .vmm = (FfVmm *)&vmm,
                            .client_switches = true};
-    FfMigration *m = ff_migration_start(&c, &ops, &error);
+    reader = NULL;
+    FfMigration *m = current = ff_migration_start(&c, &ops, &error);
     g_assert_no_error(error);
-    if (to_qemu || role == FF_ROLE_DESTINATION) {
-        FfChannel *ch = ff_channel_new(sv[0], FF_CHANNEL_MAIN);
-        m->cfg.fd = -1;
-        *(to_qemu ? &m->inner : &m->arrived) = ch;
-    }
     return m;
 }
 
@@ -131,6 +179,14 @@ void alone_set_blocks(FfMigration *m)
     g_assert_true(ok);
 }
 
+int alone_fd(FfMigration *m)
+{
+    int fd = m->cfg.fd;
+
+    m->cfg.fd = -1;
+    return fd;
+}
+
 FfChannel *alone_silent(void)
 {
     int sv[2];
@@ -138,6 +194,15 @@ FfChannel *alone_silent(void)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
     silent = sv[1];
     return ff_channel_new(sv[0], FF_CHANNEL_MAIN);
+}
+
+void alone_pause(FfMigration *m)
+{
+    m->given = true;
+    m->frozen = 1;
+    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_m_set_status(m, FF_STATUS_POSTCOPY_PAUSED);
+    m->events |= FF_EV_DEAD;
 }
 
 void alone_free(FfMigration *m)

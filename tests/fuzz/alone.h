@@ -3,8 +3,9 @@
  * The readers of one side, without its threads: the engine's own functions, called one after the
  * other by the fuzzer's thread on a connection that holds the whole input and then ends. The
  * migration is a real one, with real memory and a real userfaultfd, whose threads are never
- * started: this program's g_thread_new() starts none. So an execution takes microseconds, and what
- * the threads do to each other is for the targets of a whole side.
+ * started: this program's g_thread_new() starts none, and who waits for what another thread would
+ * do has the main reader run in its place. So an execution takes microseconds, and what the threads
+ * do to each other is for the targets of a whole side.
  */
 #ifndef FF_TESTS_FUZZ_ALONE_H
 #define FF_TESTS_FUZZ_ALONE_H
@@ -15,10 +16,16 @@
 #define ALONE_PAGES 16
 
 /* A migration of ROLE with one block, before its coordinator has done anything. SIZE bytes of DATA
- * are what the peer says (TO_QEMU: what QEMU's device-state socket says). */
-FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size, bool to_qemu);
+ * are all that the other end of its connection says. */
+FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size);
+/* Takes the connection, as a coordinator does. */
+int alone_fd(FfMigration *m);
 /* The blocks, and what the coordinator has of them before it greets. */
 void alone_set_blocks(FfMigration *m);
+/* Runs the main reader if one was started. */
+bool alone_read(FfMigration *m);
+/* The right to run was given, and the connection is lost. */
+void alone_pause(FfMigration *m);
 /* A connection on which the peer says nothing. */
 FfChannel *alone_silent(void);
 /* Frees M and closes the peer's ends. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The destination's greeting and its main, urgent and return path readers, without the other
- * threads. The first byte says which, and at what moment of a migration: what the coordinator would
- * have done by then is done before anything is read.
+ * The destination's greeting, its main and urgent readers, and its recovery up to the end of the
+ * migration, without the other threads. The first byte says at what moment of a migration: what the
+ * coordinator would have done by then is done before anything is read.
  */
 #include "tests/fuzz/alone.h"
 
@@ -13,7 +13,7 @@
 
 #include "relay/state.h"
 
-typedef enum { STRANGER, GREETED, ARMED, FROZEN, LOADED, GIVEN, URGENT, MOMENTS } Moment;
+typedef enum { STRANGER, GREETED, ARMED, FROZEN, LOADED, GIVEN, URGENT, PAUSED, MOMENTS } Moment;
 
 static void reach(FfMigration *m, Moment moment)
 {
@@ -33,32 +33,52 @@ static void reach(FfMigration *m, Moment moment)
         m->events |= FF_EV_SHUT;
         m->cfg.state->phase = FF_PHASE_LOADED;
     }
-    if (moment == GIVEN) {
+    if (moment == GIVEN || moment == PAUSED) {
         m->events |= FF_EV_GRANT;
         m->given = true;
         m->cfg.state->phase = FF_PHASE_GRANTED;
     }
 }
 
-static void read_it(FfMigration *m, Moment moment)
+static void meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
+    m->arrived = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
+    if (ff_dest_recognise_passed(m, &error) && ff_dest_no_stock(m, &error) &&
+        ff_dest_greet(m, &error)) {
+        g_assert_true(alone_read(m));
+    } else {
+        g_assert_nonnull(error);
+    }
+}
+
+/* Half of the pages are here. */
+static void recover(FfMigration *m)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpint(ff_dest_place_zero(m, 0, 0, ALONE_PAGES / 2), ==, 0);
+    alone_pause(m);
+    ff_migration_recover(m, NULL, alone_fd(m), &error);
+    g_assert_no_error(error);
+    ff_dest_see_through(m);
+}
+
+static void read_it(FfMigration *m, Moment moment)
+{
     if (moment == STRANGER) {
-        if (!ff_dest_recognise_passed(m, &error) || !ff_dest_no_stock(m, &error) ||
-            !ff_dest_greet(m, &error)) {
-            g_assert_nonnull(error);
-            return;
-        }
+        meet(m);
     } else if (moment == URGENT) {
         m->main = alone_silent();
-        m->urgent = g_steal_pointer(&m->arrived);
+        m->urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
         ff_dest_urgent_reader(m);
-        return;
+    } else if (moment == PAUSED) {
+        recover(m);
     } else {
-        m->main = g_steal_pointer(&m->arrived);
+        m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
+        ff_dest_main_reader(m);
     }
-    ff_dest_main_reader(m);
 }
 
 /* Nothing that a peer says leads beyond the moment it was said in. */
@@ -70,9 +90,11 @@ static void check(FfMigration *m, Moment moment)
     g_assert_cmpuint(m->done_pages, ==, have);
     g_assert_cmpuint(have, <=, ALONE_PAGES);
     g_assert_true(!(events & FF_EV_ALL) || have == ALONE_PAGES);
-    g_assert_true(!(events & FF_EV_GRANT) || moment == LOADED || moment == GIVEN);
+    g_assert_true(!(events & FF_EV_GRANT) || moment == LOADED || moment == GIVEN ||
+                  moment == PAUSED);
     g_assert_true(!m->granted_state || moment == LOADED);
-    g_assert_true(!(events & FF_EV_FINISHED) || moment == GIVEN);
+    g_assert_true(!(events & FF_EV_FINISHED) || moment == GIVEN || moment == PAUSED);
+    g_assert_true(m->status != FF_STATUS_COMPLETED || (moment == PAUSED && have == ALONE_PAGES));
     g_assert_cmpint(m->cfg.state->run_right, ==, FF_RUN_NONE);
 }
 
@@ -82,7 +104,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     Moment moment = data[0] % MOMENTS;
-    FfMigration *m = alone_new(FF_ROLE_DESTINATION, data + 1, size - 1, false);
+    FfMigration *m = alone_new(FF_ROLE_DESTINATION, data + 1, size - 1);
 
     alone_set_blocks(m);
     if (moment != STRANGER) {

@@ -2,24 +2,31 @@
 /*
  * The source's greeting, its main reader and its urgent thread, one after the other: what a hostile
  * destination says is read to its end, then the requests in it are answered. The first byte says
- * where it begins: with the greeting, behind it, or on an urgent connection of its own.
+ * where it begins: with the greeting, behind it, on an urgent connection of its own, or with a
+ * recovery, which then goes on to the end of the migration.
  */
 #include "tests/fuzz/alone.h"
 
 #include <sys/socket.h>
-#include <unistd.h>
 
-typedef enum { STRANGER, GREETED, URGENT, MOMENTS } Moment;
+#include "relay/state.h"
 
-static void greeted(FfMigration *m)
+typedef enum { STRANGER, GREETED, URGENT, PAUSED, MOMENTS } Moment;
+
+static bool meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
+    bool ok = ff_source_connect(m, &error);
 
-    m->main = ff_channel_new(m->cfg.fd, FF_CHANNEL_MAIN);
-    m->cfg.fd = -1;
+    g_assert_true(ok == !error);
+    return ok;
+}
+
+static bool begin_behind(FfMigration *m)
+{
+    m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
     m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD;
-    ff_source_feed_urgent(m, &error);
-    g_assert_no_error(error);
+    return ff_source_feed_urgent(m, NULL);
 }
 
 static void answer_requests(FfMigration *m)
@@ -31,36 +38,53 @@ static void answer_requests(FfMigration *m)
     ff_source_urgent(m);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* Whatever is said, the guest stays the peer's. */
+static void recover(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
+    m->cfg.state->run_right = FF_RUN_GIVEN;
+    m->run_state = g_strdup("running");
+    alone_pause(m);
+    ff_migration_resume(m, NULL, alone_fd(m), false, &error);
+    g_assert_no_error(error);
+    ff_source_see_through(m);
+    g_assert_cmpint(m->cfg.state->run_right, ==, FF_RUN_GIVEN);
+    g_assert_true(m->given && !m->revoked);
+}
+
+static void talk(FfMigration *m, Moment moment)
+{
+    if (moment == URGENT) {
+        m->main = alone_silent();
+        m->urgent = m->urgent_in = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
+    } else if (!(moment == STRANGER ? meet(m) : begin_behind(m))) {
+        return;
+    } else {
+        ff_source_main_reader(m);
+    }
+    answer_requests(m);
+    g_assert_false(m->given);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
     if (!size || size > 64 << 10) {
         return 0;
     }
     Moment moment = data[0] % MOMENTS;
-    FfMigration *m = alone_new(FF_ROLE_SOURCE, data + 1, size - 1, false);
+    FfMigration *m = alone_new(FF_ROLE_SOURCE, data + 1, size - 1);
+
     alone_set_blocks(m);
-    if (moment == STRANGER) {
-        g_assert_true(ff_source_connect(m, &error) == !error);
-    } else if (moment == GREETED) {
-        greeted(m);
+    if (moment == PAUSED) {
+        recover(m);
     } else {
-        m->main = alone_silent();
-        m->urgent = m->urgent_in = ff_channel_new(m->cfg.fd, FF_CHANNEL_URGENT);
-        m->cfg.fd = -1;
-    }
-    if (!error && moment != URGENT) {
-        ff_source_main_reader(m);
-    }
-    if (!error) {
-        answer_requests(m);
+        talk(m, moment);
     }
     uint64_t left = ff_bitmap_count(&m->blocks[0].bitmap);
     g_assert_cmpuint(left, <=, ALONE_PAGES);
     /* What is claimed is sent: the pages are of zeros, each is counted once. */
     g_assert_true(m->stats.pages_zero + m->stats.pages_normal <= ALONE_PAGES - left);
-    g_assert_false(m->given);
     alone_free(m);
     return 0;
 }
