@@ -3,10 +3,12 @@
  * map of memory) is made once; guest RAM is emptied before each. One thread. */
 #include "tests/fuzz/alone.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -76,6 +78,18 @@ int pthread_cond_clockwait(pthread_cond_t *cond, pthread_mutex_t *lock, clockid_
 {
     instead_of_waiting(lock);
     return 0;
+}
+
+static int knocking = -1;
+
+/* One connection comes, and then the port is gone. */
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    int rc = knocking;
+
+    knocking = -1;
+    errno = EBADF;
+    return rc;
 }
 
 /* ---- the migration ------------------------------------------------------------------------- */
@@ -185,6 +199,13 @@ int alone_fd(FfMigration *m)
 
     m->cfg.fd = -1;
     return fd;
+}
+
+void alone_knock(FfMigration *m)
+{
+    knocking = alone_fd(m);
+    m->listen_fd = eventfd(1, EFD_CLOEXEC); /* readable, as a port at which somebody is */
+    ff_dest_acceptor(m);
 }
 
 FfChannel *alone_silent(void)

@@ -22,6 +22,8 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size);
 int alone_fd(FfMigration *m);
 /* The blocks, and what the coordinator has of them before it greets. */
 void alone_set_blocks(FfMigration *m);
+/* Has the acceptor take it, as one that comes to the port. */
+void alone_knock(FfMigration *m);
 /* Runs the main reader if one was started. */
 bool alone_read(FfMigration *m);
 /* The right to run was given, and the connection is lost. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The destination's greeting, its main and urgent readers, and its recovery up to the end of the
- * migration, without the other threads. The first byte says at what moment of a migration: what the
- * coordinator would have done by then is done before anything is read.
+ * The destination's acceptor, its greeting, its main, urgent and bulk readers, and its recovery up
+ * to the end of the migration, without the other threads. The first byte says at what moment of a
+ * migration: what the coordinator would have done by then is done before anything is read.
  */
 #include "tests/fuzz/alone.h"
 
@@ -13,13 +13,24 @@
 
 #include "relay/state.h"
 
-typedef enum { STRANGER, GREETED, ARMED, FROZEN, LOADED, GIVEN, URGENT, PAUSED, MOMENTS } Moment;
+typedef enum {
+    STRANGER,
+    GREETED,
+    ARMED,
+    FROZEN,
+    LOADED,
+    GIVEN,
+    URGENT,
+    PAUSED,
+    KNOCKED,
+    MOMENTS
+} Moment;
 
 static void reach(FfMigration *m, Moment moment)
 {
     m->epoch = 1;
     m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD;
-    m->want_channel = moment == GREETED;
+    m->want_channel = moment == GREETED || moment == KNOCKED;
     if (moment >= ARMED) {
         g_autoptr(GError) error = NULL;
 
@@ -28,8 +39,8 @@ static void reach(FfMigration *m, Moment moment)
         ff_dest_arm(m, &error);
         g_assert_no_error(error);
     }
-    m->frozen = moment >= FROZEN;
-    if (moment >= LOADED) {
+    m->frozen = moment >= FROZEN && moment != KNOCKED;
+    if (moment >= LOADED && moment != KNOCKED) {
         m->events |= FF_EV_SHUT;
         m->cfg.state->phase = FF_PHASE_LOADED;
     }
@@ -44,12 +55,30 @@ static void meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    m->arrived = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
     if (ff_dest_recognise_passed(m, &error) && ff_dest_no_stock(m, &error) &&
         ff_dest_greet(m, &error)) {
         g_assert_true(alone_read(m));
     } else {
         g_assert_nonnull(error);
+    }
+}
+
+/* It is a source, or a further channel of one that is here, or nobody's. */
+static void answer_knock(FfMigration *m)
+{
+    alone_knock(m);
+    if (m->arrived) {
+        m->events = 0; /* that the port is gone */
+        g_clear_pointer(&m->error, g_free);
+        meet(m);
+        return;
+    }
+    m->main = alone_silent();
+    m->frozen = 1;
+    if (m->urgent) {
+        ff_dest_urgent_reader(m);
+    } else if (m->n_extra) {
+        ff_dest_extra_reader(&m->extra[0]);
     }
 }
 
@@ -67,7 +96,10 @@ static void recover(FfMigration *m)
 
 static void read_it(FfMigration *m, Moment moment)
 {
-    if (moment == STRANGER) {
+    if (moment == KNOCKED) {
+        answer_knock(m);
+    } else if (moment == STRANGER) {
+        m->arrived = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
         meet(m);
     } else if (moment == URGENT) {
         m->main = alone_silent();
