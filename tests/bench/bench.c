@@ -29,7 +29,10 @@ static const Engine engine_table[] = {
     {"plain", false, false},
     {"preempt", false, true},
     {"farfault", true, false},
+    {"farfault-1", true, false, "x-farfault-channels=1"},
+    {"farfault-2", true, false, "x-farfault-channels=2"},
     {"farfault-4", true, false, "x-farfault-channels=4"},
+    {"farfault-8", true, false, "x-farfault-channels=8"},
     {"zstd-auto", true, false, "x-farfault-compress=auto"},
     {"zstd", true, false, "x-farfault-compress=always"},
 };
@@ -210,7 +213,8 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     return true;
 }
 
-static void take_numbers(const FfMoveResult *result, BenchSample *s)
+/* The seconds of processor time are those that the two sides took. */
+static void take_numbers(const FfMoveResult *result, double src_cpu, double dst_cpu, BenchSample *s)
 {
     JsonObject *src = ff_json_node_object(result->source_info);
     JsonObject *x = ff_json_object(ff_json_node_object(result->destination_info), "x-farfault");
@@ -219,6 +223,8 @@ static void take_numbers(const FfMoveResult *result, BenchSample *s)
     s->downtime_ms = ff_json_double(src, "downtime", NAN);
     s->gap_ms = result->stopped_us >= 0 ? result->stopped_us / 1000.0 : NAN;
     s->mib = ff_json_double(ff_json_object(src, "ram"), "transferred", NAN) / (1 << 20);
+    s->src_cpu = src_cpu / s->mib * 1024;
+    s->dst_cpu = dst_cpu / s->mib * 1024;
     s->engine_mean_us = ff_json_double(x, "latency-mean-us", NAN);
     s->engine_p99_us = ff_json_double(x, "latency-p99-us", NAN);
 }
@@ -259,10 +265,12 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
     g_autoptr(BenchGuest) dst = NULL;
     g_auto(FfMoveResult) result = {0};
     BenchReport before;
+    double src_cpu, dst_cpu;
 
     if (!src || !let_work(src, 3, 120, error)) {
         return false;
     }
+    bench_guest_note_relays(src);
     dst = start_guest(engine, true, run_dir, error);
     /* A line just before the start keeps the window that is compared short. */
     if (!dst || !let_work(src, 1, 60, error)) {
@@ -270,11 +278,17 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
     }
     before = src->last;
     dst->ready = true;
+    bench_guest_note_relays(dst);
+    src_cpu = bench_guest_cpu(src);
+    dst_cpu = bench_guest_cpu(dst);
     series->start_us = g_get_monotonic_time();
-    if (!migrate(engine, src, dst, &result, error) || !take_lost(src, dst, sample, error)) {
+    if (!migrate(engine, src, dst, &result, error)) {
         return false;
     }
-    take_numbers(&result, sample);
+    take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
+    if (!take_lost(src, dst, sample, error)) {
+        return false;
+    }
     bench_waits(&before, &dst->last, sample);
     sample->stall_ms = dst->worst_ms;
     take_series(src, dst, &before, series);
@@ -461,8 +475,8 @@ static bool choose_engines(const Engine **engine, unsigned *n, GError **error)
         }
         if (!found || *n == ENGINES) {
             g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                        "--engines %s: known are plain, preempt, farfault, farfault-4, "
-                        "zstd-auto, zstd",
+                        "--engines %s: known are plain, preempt, farfault, "
+                        "farfault-1, -2, -4, -8, zstd-auto, zstd",
                         opt.engines);
             return false;
         }

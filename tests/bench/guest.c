@@ -3,13 +3,17 @@
  * One QEMU of the bench: its process, and its guest's lines as they come.
  *
  * The monitor's socket is there when the file monitor says so; the process gets a death signal,
- * so that a bench that is killed leaves no guest. One thread, the default main context.
+ * so that a bench that is killed leaves no guest. The bench is the subreaper of what it starts, so
+ * it knows the relay that belongs to a QEMU. One thread, the default main context.
  */
 #include "guest.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static bool number_after(const char *line, const char *name, double *value)
 {
@@ -114,6 +118,116 @@ bool bench_guest_wait(BenchGuest *g, bool (*done)(const BenchGuest *guest, void 
     return false;
 }
 
+/* ---- processor time ------------------------------------------------------------------------- */
+
+/* Field N of the stat file of a process or thread, counted from 1; behind the name, which can hold
+ * anything. */
+static double stat_field(const char *stat, unsigned n)
+{
+    const char *at = strrchr(stat, ')');
+
+    for (unsigned i = 2; at && i < n; i++) {
+        at = strchr(at + 1, ' ');
+    }
+    return at ? g_ascii_strtod(at, NULL) : 0;
+}
+
+BenchThreads bench_guest_vcpus(const BenchGuest *guest)
+{
+    const char *pid = g_subprocess_get_identifier(guest->process);
+    g_autofree char *tasks = g_strdup_printf("/proc/%s/task", pid);
+    g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
+    const char *name;
+    BenchThreads sum = {0};
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *stat_path = g_strdup_printf("%s/%s/stat", tasks, name);
+        g_autofree char *sched_path = g_strdup_printf("%s/%s/schedstat", tasks, name);
+        g_autofree char *stat = NULL, *sched = NULL;
+        if (g_file_get_contents(stat_path, &stat, NULL, NULL) && strstr(stat, "(CPU ") &&
+            g_file_get_contents(sched_path, &sched, NULL, NULL)) {
+            sum.seconds += g_ascii_strtod(sched, NULL) / 1e9;
+            sum.faults += stat_field(stat, 10);
+        }
+    }
+    return sum;
+}
+
+/* Of the process PARENT. */
+static GArray *children(pid_t parent)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc", 0, NULL);
+    GArray *found = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_strdup_printf("/proc/%s/stat", name);
+        g_autofree char *stat = NULL;
+        pid_t pid = atoi(name);
+        if (pid && g_file_get_contents(path, &stat, NULL, NULL) && stat_field(stat, 4) == parent) {
+            g_array_append_val(found, pid);
+        }
+    }
+    return found;
+}
+
+/* Seconds, user and system; those of its children that it has waited for as well. */
+static double process_cpu(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int)pid);
+    g_autofree char *stat = NULL;
+    double ticks = 0;
+
+    if (g_file_get_contents(path, &stat, NULL, NULL)) {
+        for (unsigned field = 14; field <= 17; field++) {
+            ticks += stat_field(stat, field);
+        }
+    }
+    return ticks / sysconf(_SC_CLK_TCK);
+}
+
+double bench_guest_cpu(const BenchGuest *guest)
+{
+    const char *qemu = g_subprocess_get_identifier(guest->process);
+    double sum = process_cpu(atoi(qemu)) - bench_guest_vcpus(guest).seconds;
+
+    for (guint i = 0; i < guest->relays->len; i++) {
+        pid_t relay = g_array_index(guest->relays, pid_t, i);
+        g_autoptr(GArray) engines = children(relay);
+
+        sum += process_cpu(relay);
+        for (guint e = 0; e < engines->len; e++) {
+            sum += process_cpu(g_array_index(engines, pid_t, e));
+        }
+    }
+    return sum;
+}
+
+static bool contains(const GArray *pids, pid_t pid)
+{
+    for (guint i = 0; i < pids->len; i++) {
+        if (g_array_index(pids, pid_t, i) == pid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void bench_guest_note_relays(BenchGuest *g)
+{
+    g_autoptr(GArray) after = children(getpid());
+    pid_t qemu = atoi(g_subprocess_get_identifier(g->process));
+
+    for (guint i = 0; i < after->len; i++) {
+        pid_t pid = g_array_index(after, pid_t, i);
+        if (pid != qemu && !contains(g->others, pid)) {
+            g_array_append_val(g->relays, pid);
+        }
+    }
+}
+
+/* ---- start and end --------------------------------------------------------------------------- */
+
 static void die_with_parent(gpointer opaque)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -145,6 +259,9 @@ BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const ch
     g_autoptr(GFile) file = g_file_new_for_path(qmp);
     g_autoptr(GFileMonitor) watch = NULL;
 
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    g->others = children(getpid());
+    g->relays = g_array_new(FALSE, FALSE, sizeof(pid_t));
     g->qmp = g_strdup(qmp);
     g->cancel = g_cancellable_new();
     g->track = g_array_new(FALSE, FALSE, sizeof(BenchPoint));
@@ -181,6 +298,9 @@ void bench_guest_free(BenchGuest *g)
         g_subprocess_force_exit(g->process);
         g_subprocess_wait(g->process, NULL, NULL);
     }
+    for (guint i = 0; i < g->relays->len; i++) {
+        waitpid(g_array_index(g->relays, pid_t, i), NULL, 0); /* they end with their QEMU */
+    }
     g_cancellable_cancel(g->cancel);
     /* Lets the cancelled read deliver its end before what it points to goes. */
     while (g_main_context_iteration(NULL, FALSE)) {
@@ -189,6 +309,8 @@ void bench_guest_free(BenchGuest *g)
     g_clear_object(&g->process);
     g_clear_object(&g->cancel);
     g_clear_pointer(&g->track, g_array_unref);
+    g_clear_pointer(&g->relays, g_array_unref);
+    g_clear_pointer(&g->others, g_array_unref);
     g_free(g->qmp);
     g_free(g);
 }

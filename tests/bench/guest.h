@@ -27,8 +27,16 @@ typedef struct {
     uint64_t steps;
 } BenchPoint;
 
+/* Of threads of a guest's QEMU. */
+typedef struct {
+    double seconds; /* of processor time */
+    double faults;  /* minor page faults */
+} BenchThreads;
+
 typedef struct {
     GSubprocess *process;
+    GArray *relays; /* pid_t; see bench_guest_note_relays() */
+    GArray *others; /* pid_t, of the children that the bench had before */
     GDataInputStream *lines;
     GCancellable *cancel;
     char *qmp; /* path of its monitor */
@@ -48,6 +56,15 @@ BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const ch
 /* Kills it and waits for its end. */
 void bench_guest_free(BenchGuest *guest);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchGuest, bench_guest_free)
+
+/* Those that QEMU (with debug-threads=on) calls "CPU N/...": its vCPUs. */
+BenchThreads bench_guest_vcpus(const BenchGuest *guest);
+/* What has been left to the bench since GUEST's start is GUEST's relay: to be called when QEMU
+ * runs, and before another one is started. */
+void bench_guest_note_relays(BenchGuest *guest);
+/* Seconds of processor time so far, of GUEST's QEMU without its vCPUs, its relay and all engines:
+ * what a migration costs beside the guest's own work. To a hundredth of a second. */
+double bench_guest_cpu(const BenchGuest *guest);
 
 /* Types a key on its console. */
 bool bench_guest_key(BenchGuest *guest, char key, GError **error);

@@ -20,6 +20,8 @@ const BenchColumn bench_column[BENCH_SAMPLE_FIELDS] = {
     {"engine-p99-us", "e.p99 us", "%.0f"},
     {"lost-ms", "lost ms", "%.0f"},
     {"mib", "MiB", "%.0f"},
+    {"source-cpu-s-per-gib", "s cpu/GiB", "%.2f"},
+    {"destination-cpu-s-per-gib", "d cpu/GiB", "%.2f"},
     {"bad", "bad", "%.0f"},
 };
 

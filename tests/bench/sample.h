@@ -27,7 +27,9 @@ typedef struct {
     double engine_mean_us, engine_p99_us; /* farfault's own view; NaN for others */
     double lost_ms; /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
     double mib;     /* sent, MiB */
-    double bad;     /* wrong pages that the guest found afterwards */
+    /* Processor time per GiB sent, of all but the vCPUs; see bench_guest_cpu(). */
+    double src_cpu, dst_cpu;
+    double bad; /* wrong pages that the guest found afterwards */
 } BenchSample;
 
 #define BENCH_SAMPLE_FIELDS (sizeof(BenchSample) / sizeof(double))

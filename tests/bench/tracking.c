@@ -23,44 +23,6 @@ static bool verdict_given(const BenchGuest *guest, void *opaque)
     return guest->verdict >= 0;
 }
 
-typedef struct {
-    double seconds; /* of CPU time */
-    double faults;
-} Vcpus;
-
-/* Field N of /proc/PID/stat, counted from 1; behind the name, which can hold anything. */
-static double stat_field(const char *stat, unsigned n)
-{
-    const char *at = strrchr(stat, ')');
-
-    for (unsigned i = 2; at && i < n; i++) {
-        at = strchr(at + 1, ' ');
-    }
-    return at ? g_ascii_strtod(at, NULL) : 0;
-}
-
-/* Of the threads that QEMU (with debug-threads=on) calls "CPU N/...". */
-static Vcpus vcpus(const BenchGuest *guest)
-{
-    const char *pid = g_subprocess_get_identifier(guest->process);
-    g_autofree char *tasks = g_strdup_printf("/proc/%s/task", pid);
-    g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
-    const char *name;
-    Vcpus sum = {0};
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *stat_path = g_strdup_printf("%s/%s/stat", tasks, name);
-        g_autofree char *sched_path = g_strdup_printf("%s/%s/schedstat", tasks, name);
-        g_autofree char *stat = NULL, *sched = NULL;
-        if (g_file_get_contents(stat_path, &stat, NULL, NULL) && strstr(stat, "(CPU ") &&
-            g_file_get_contents(sched_path, &sched, NULL, NULL)) {
-            sum.seconds += g_ascii_strtod(sched, NULL) / 1e9;
-            sum.faults += stat_field(stat, 10);
-        }
-    }
-    return sum;
-}
-
 /* Over so many reports. The window begins at the report that has just come (so that nothing of what
  * was begun since is left out), or if not JUST_COME at the next one. FAULTS can be NULL. */
 static bool take_rate(BenchGuest *guest, unsigned seconds, bool just_come, double *rate,
@@ -72,13 +34,13 @@ static bool take_rate(BenchGuest *guest, unsigned seconds, bool just_come, doubl
         return false;
     }
     uint64_t writes = guest->last.writes;
-    Vcpus begin = vcpus(guest);
+    BenchThreads begin = bench_guest_vcpus(guest);
     target += seconds;
     if (!bench_guest_wait(guest, reports_reached, &target, 60 + seconds, "the guest's report",
                           error)) {
         return false;
     }
-    Vcpus end = vcpus(guest);
+    BenchThreads end = bench_guest_vcpus(guest);
     *rate = (guest->last.writes - writes) / (end.seconds - begin.seconds);
     if (faults) {
         *faults = (end.faults - begin.faults) / 1000;
