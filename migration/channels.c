@@ -68,6 +68,9 @@ bool ff_source_open_extra(FfMigration *m, const FfAddress *address, GError **err
 {
     g_autoptr(GError) local = NULL;
 
+    if (!address || !(m->peer_features & FF_FEATURE_LISTENS)) {
+        return true; /* the urgent channel's attempt, which follows, says so */
+    }
     for (unsigned i = 1; i < MIN(m->cfg.channels, FF_MAX_EXTRA + 1) && !local; i++) {
         FfChannel *ch = ff_source_open_channel(m, address, FF_CHANNEL_BULK, &local);
         if (ch) {

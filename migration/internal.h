@@ -78,7 +78,7 @@ typedef struct {
 } FfSentLog;
 
 /* Further bulk connections, at most (channels.c). */
-#define FF_MAX_EXTRA 7
+#define FF_MAX_EXTRA (FF_CHANNELS_MAX - 1)
 /* Numbers of channels in acknowledgements; the further ones follow. */
 #define FF_INDEX_MAIN 0
 #define FF_INDEX_URGENT 1

@@ -36,6 +36,11 @@ typedef enum {
 } FfStatus;
 const char *ff_status_name(FfStatus status);
 
+/* Bulk connections of postcopy: what is taken where nobody says (docs/performance.md), and at most.
+ */
+#define FF_CHANNELS_DEFAULT 4
+#define FF_CHANNELS_MAX 8
+
 /* One thread of QEMU that waits for a page. */
 typedef struct {
     int vcpu; /* index, -1: another thread */
@@ -161,7 +166,7 @@ typedef struct {
                                  waited for as long as the connection stands */
     uint64_t max_bandwidth;   /* bytes per second; 0 = no limit */
     uint64_t max_postcopy_bandwidth; /* bytes per second; 0 = no limit */
-    unsigned channels;               /* bulk connections; 0 is 1 */
+    unsigned channels;               /* S: bulk connections, up to FF_CHANNELS_MAX; 0 is 1 */
     FfCompress compress;             /* source: bulk runs, if the peer takes them */
     unsigned zstd_level;             /* 0: the default one */
     uint64_t downtime_limit;         /* ms: what is left and fits into it is sent with the guest

@@ -226,7 +226,7 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->vmm = d->config.port->vmm(d->config.port_opaque);
     config->auto_recover_s = d->config.state->auto_recover;
     config->peer_timeout_ms = ff_driver_peer_timeout(d) * 1000;
-    config->channels = d->config.state->channels;
+    config->channels = ff_driver_channels(d);
     config->compress = d->config.state->compress;
     config->zstd_level = ff_driver_zstd_level(d);
     /* Before the engine touches QEMU: nothing of what it does there is to reach a client. */

@@ -148,7 +148,8 @@ void ff_handle_query_parameters(FfCall *call);
 void ff_driver_take_parameters(FfDriver *driver, JsonObject *parameters);
 /* Seconds. */
 unsigned ff_driver_peer_timeout(const FfDriver *driver);
-/* x-farfault-zstd-level. */
+/* x-farfault-channels, x-farfault-zstd-level. */
+unsigned ff_driver_channels(const FfDriver *driver);
 unsigned ff_driver_zstd_level(const FfDriver *driver);
 
 /* tls-ask.c. Fills call->tls by what tls-creds, tls-hostname and tls-authz of call->parameters

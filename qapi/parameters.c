@@ -69,6 +69,13 @@ unsigned ff_driver_peer_timeout(const FfDriver *d)
     return seconds ? seconds : FF_PEER_TIMEOUT;
 }
 
+unsigned ff_driver_channels(const FfDriver *d)
+{
+    uint32_t channels = d->config.state->channels;
+
+    return channels ? channels : FF_CHANNELS_DEFAULT;
+}
+
 unsigned ff_driver_zstd_level(const FfDriver *d)
 {
     uint8_t level = d->config.state->zstd_level;
@@ -93,7 +100,7 @@ static const struct {
     uint64_t min, max;
 } own_ranges[] = {
     {PEER_TIMEOUT, 5, 86400},
-    {CHANNELS, 1, 8},
+    {CHANNELS, 1, FF_CHANNELS_MAX},
     {AUTO_RECOVER, 0, 86400},
     {ZSTD_LEVEL, FF_ZSTD_LEVEL_MIN, FF_ZSTD_LEVEL_MAX},
 };
@@ -199,7 +206,7 @@ static void got_parameters(FfCall *call, JsonNode *result, const GError *error)
     json_object_set_int_member(json_node_get_object(call->parameters), PEER_TIMEOUT,
                                ff_driver_peer_timeout(call->driver));
     json_object_set_int_member(json_node_get_object(call->parameters), CHANNELS,
-                               MAX(1, call->driver->config.state->channels));
+                               ff_driver_channels(call->driver));
     json_object_set_int_member(json_node_get_object(call->parameters), AUTO_RECOVER,
                                call->driver->config.state->auto_recover);
     json_object_set_string_member(json_node_get_object(call->parameters), COMPRESS,

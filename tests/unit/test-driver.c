@@ -525,7 +525,7 @@ static void test_order(void)
     sent(&w, "reply {\"return\": {\"max-bandwidth\": 18446744073709551615, "
              "\"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": false, "
              "\"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
-             "\"x-farfault-channels\": 1, \"x-farfault-auto-recover\": 0, "
+             "\"x-farfault-channels\": 4, \"x-farfault-auto-recover\": 0, "
              "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1}, \"id\": 1}\n"
              "pass\n");
     /* A client that goes: the one that runs ends silently, the next never begins. */
@@ -604,7 +604,7 @@ static void test_view(void)
     sent(&w, "reply {\"return\": {\"max-bandwidth\": 1000, \"downtime-limit\": 50, "
              "\"tls-creds\": \"\", \"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": "
              "false, \"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
-             "\"x-farfault-channels\": 1, \"x-farfault-auto-recover\": 0, "
+             "\"x-farfault-channels\": 4, \"x-farfault-auto-recover\": 0, "
              "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1}}\n");
     command(&w, "{'execute':'migrate-set-parameters','arguments':{'max-bandwidth':5,"
                 "'downtime-limit':2000001}}");
