@@ -435,8 +435,12 @@ static void test_lies(void)
         bool server = i % 2;
         int sv[2];
         g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+        const char *says = server ? lies[i / 2].server_says : lies[i / 2].client_says;
+        /* A lie that is seen has its answer on a busy machine, too. */
+        bool is_seen = strstr(says, "no TLS") || strstr(says, "does not use TLS");
         Liar liar = {sv[1], lies[i / 2].bytes, lies[i / 2].length};
-        End end = {.fd = sv[0], .host = "dest.example.org", .deadline_ms = 300};
+        End end = {
+            .fd = sv[0], .host = "dest.example.org", .deadline_ms = is_seen ? DEADLINE_MS : 300};
 
         end.tls = load((FfCredsSpec){.server = server,
                                      .verify_peer = true,
@@ -444,7 +448,7 @@ static void test_lies(void)
                        NULL);
         GThread *t = g_thread_new("liar", lie, &liar);
         run_end(&end);
-        expect("liar", end.error, server ? lies[i / 2].server_says : lies[i / 2].client_says);
+        expect("liar", end.error, says);
         end_clear(&end);
         g_thread_join(t);
         close(sv[1]);
