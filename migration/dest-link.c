@@ -3,11 +3,13 @@
  * The destination's side of the connections: listen, tell a farfault source from anything else,
  * compare its guest with ours, attach the urgent channel.
  *
- * Threads: the acceptor takes connections one after the other; ff_dest_greet() is the
- * coordinator's. A connection that is neither a farfault source nor one of its channels is
- * closed with a line in the log, and the wait goes on: a port scanner must not end a guest.
+ * Threads: the acceptor takes connections one after the other, in the order in which they speak
+ * (lobby.c); ff_dest_greet() is the coordinator's. A connection that is neither a farfault source
+ * nor one of its channels is closed with a line in the log, and the wait goes on: a port scanner
+ * must not end a guest.
  */
 #include "migration/internal.h"
+#include "migration/lobby.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,7 +17,8 @@
 #include <unistd.h>
 
 #define GREETING_DEADLINE_MS 20000
-#define FIRST_BYTES_DEADLINE_MS 10000
+/* They are there, or come in the first records of TLS. */
+#define FIRST_BYTES_DEADLINE_MS FF_LOBBY_DEADLINE_MS
 
 void ff_dest_set_listener(FfMigration *m, int fd)
 {
@@ -241,10 +244,11 @@ static void set_accepting(FfMigration *m, FfChannel *ch)
 gpointer ff_dest_acceptor(gpointer p)
 {
     FfMigration *m = p;
+    g_autoptr(FfLobby) lobby = ff_lobby_new(m->listen_fd, m->cancel);
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        int fd = ff_address_accept(m->listen_fd, m->cancel, &error);
+        int fd = ff_lobby_next(lobby, &error);
         if (fd < 0) {
             if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
                 ff_m_dead(m, "cannot accept connections: %s", error->message);
@@ -261,7 +265,9 @@ gpointer ff_dest_acceptor(gpointer p)
         }
         set_accepting(m, NULL);
         if (m->stock_first) {
-            return NULL; /* its further channels are for QEMU */
+            /* Its further channels are for QEMU. The coordinator joins this thread first. */
+            m->stock_later = ff_lobby_later(lobby);
+            return NULL;
         }
     }
 }

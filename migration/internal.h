@@ -180,6 +180,7 @@ struct FfMigration {
     /* A peer without farfault (stock.c). Coordinator and acceptor; then the driver. */
     GBytes *opening;         /* S: what was sent first */
     GByteArray *stock_first; /* D: what was read first */
+    GArray *stock_later;     /* D: of int, connections that came behind it; NULL: none */
     FfChannel *stock_channel;
     bool stock, stock_answered;
 

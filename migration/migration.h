@@ -117,8 +117,11 @@ typedef struct {
     bool answered;     /* source: the PONG to that PING was read already, else it may still come */
     bool postcopy;     /* source: the switch was asked for */
     GByteArray *first; /* destination: what was read of the peer's stream */
-    bool run;          /* destination: the guest is to run when it has arrived */
-    bool run_changed;  /* the client has said so since the start */
+    /* Destination: connections that came behind it and have not been looked at, perhaps further
+     * channels of it: of int, non-blocking, with the array the callee's. NULL: none. */
+    GArray *later;
+    bool run;         /* destination: the guest is to run when it has arrived */
+    bool run_changed; /* the client has said so since the start */
 } FfStockPeer;
 
 typedef struct {

@@ -38,6 +38,7 @@ struct FfIncoming {
     FfEnd *stock;            /* connection of a source without farfault; NULL */
     FfTls *stock_tls;        /* that it is under; NULL */
     GByteArray *stock_first; /* what was read of it */
+    GArray *stock_later;     /* of int: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     int ready;               /* index in fds of the one that has a connection */
 };
@@ -68,6 +69,10 @@ void ff_incoming_free(FfIncoming *in)
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
+    for (guint i = 0; in->stock_later && i < in->stock_later->len; i++) {
+        close(g_array_index(in->stock_later, int, i));
+    }
+    g_clear_pointer(&in->stock_later, g_array_unref);
     g_free(in->path);
     g_free(in->private_dir);
     g_free(in->private_path);
@@ -165,7 +170,8 @@ static void native_over(gpointer opaque)
     ff_driver_settle(opaque);
 }
 
-/* What was read of the first connection goes to QEMU before the rest of it. */
+/* What was read of the first connection goes to QEMU before the rest of it; then those who came
+ * behind it, in their order. */
 static void join_stock(FfIncoming *in)
 {
     FfNativeBegun begun = {.first = in->stock_first};
@@ -174,6 +180,10 @@ static void join_stock(FfIncoming *in)
     if (qemu >= 0) {
         ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
     }
+    for (guint i = 0; in->stock_later && i < in->stock_later->len; i++) {
+        ff_native_take_peer(in->native, g_array_index(in->stock_later, int, i));
+    }
+    g_clear_pointer(&in->stock_later, g_array_unref);
 }
 
 static void native_listens(FfCall *call, JsonNode *result, const GError *error)
@@ -312,6 +322,7 @@ void ff_incoming_stock(FfDriver *d, const FfStockPeer *peer)
     in->stock = ff_end_new_channel(peer->channel);
     in->stock_tls = ff_tls_ref(peer->tls);
     in->stock_first = g_byte_array_ref(peer->first);
+    in->stock_later = peer->later;
     d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
     ff_driver_log(d, "farfault: the source is a QEMU without farfault: QEMU carries the migration");
     /* What the client has said about running since the engine began: QEMU was not told. */

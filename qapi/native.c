@@ -281,19 +281,14 @@ static gpointer secure_peer(gpointer opaque)
     return begin(c, qemu >= 0);
 }
 
-static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaque)
+void ff_native_take_peer(FfNative *n, int peer)
 {
-    FfNative *n = opaque;
-    int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-
-    if (peer < 0) {
-        return G_SOURCE_CONTINUE; /* it has given up before we came */
-    }
+    fcntl(peer, F_SETFL, fcntl(peer, F_GETFL) & ~O_NONBLOCK);
     if (n->tls) {
         Connection *c = connection_new(n, ff_end_new_tls(peer), NULL, NULL);
 
         c->threads[1] = g_thread_new("native-out", secure_peer, c);
-        return G_SOURCE_CONTINUE;
+        return;
     }
     int qemu = ff_native_connect(n->path);
 
@@ -301,6 +296,15 @@ static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaq
         close(peer); /* QEMU takes no more channels */
     } else {
         ff_native_join(n, ff_end_new(peer), qemu, NULL);
+    }
+}
+
+static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaque)
+{
+    int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (peer >= 0) { /* else it has given up before we came */
+        ff_native_take_peer(opaque, peer);
     }
     return G_SOURCE_CONTINUE;
 }

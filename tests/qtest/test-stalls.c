@@ -2,15 +2,17 @@
 /*
  * Processes and connections that do not end, but hang, or end at the worst moment, with real QEMUs:
  * an engine that is stopped, a QEMU that is stopped or killed, a relay that is killed, a connection
- * that breaks while the right to run is handed over. Whatever it is, the other side notices, no
- * guest runs twice, and what can go on goes on.
+ * that breaks while the right to run is handed over, strangers who say nothing. Whatever it is, the
+ * other side notices, no guest runs twice, and what can go on goes on.
  */
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "net/address.h"
 #include "tests/lib/check.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/move.h"
@@ -281,6 +283,37 @@ static void test_relay_killed(gconstpointer data)
     end(&t);
 }
 
+/* ---- strangers --------------------------------------------------------------------------------
+ */
+
+#define STRANGERS 8
+
+/* Silent connections at the destination's port keep nobody waiting: the source gets in before one
+ * of them is sent away. */
+static void test_strangers(void)
+{
+    int fd[STRANGERS];
+    Test t = {0};
+    char c;
+
+    if (!begin(&t)) {
+        return;
+    }
+    g_autoptr(FfAddress) address = ff_address_parse(t.uri, NULL);
+    for (unsigned i = 0; i < STRANGERS; i++) {
+        fd[i] = ff_address_connect(address, NULL, NULL);
+        g_assert_cmpint(fd[i], >=, 0);
+    }
+    go_postcopy(&t);
+    for (unsigned i = 0; i < STRANGERS; i++) {
+        g_assert_cmpint(recv(fd[i], &c, 1, MSG_DONTWAIT), <, 0);
+        g_assert_cmpint(errno, ==, EAGAIN);
+        close(fd[i]);
+    }
+    check_moved_whole(&t);
+    end(&t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -295,6 +328,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/stalls/relay-killed/", relay_rows[i].name, NULL);
         g_test_add_data_func(path, &relay_rows[i], test_relay_killed);
     }
+    g_test_add_func("/stalls/strangers", test_strangers);
     g_test_add_data_func("/stalls/qemu-killed/source", "source", test_qemu_killed);
     g_test_add_data_func("/stalls/qemu-killed/destination", NULL, test_qemu_killed);
     return g_test_run();

@@ -8,6 +8,7 @@
  * Under TLS the connections go through a tap that looks for the guest's memory; and QEMU's own
  * settings, which are changed meanwhile, are back afterwards, whatever happened.
  */
+#include <glib-unix.h>
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <string.h>
@@ -418,6 +419,94 @@ static void test_stranger(void)
     vm_wait_stderr(destination, "connection refused: TLS handshake");
 }
 
+/* ---- channels that come before the first has spoken -------------------------------------------
+ */
+
+typedef struct {
+    int from, to;
+} Pipe;
+
+static gpointer pass_on(gpointer opaque)
+{
+    Pipe *p = opaque;
+    char buf[65536];
+    ssize_t n;
+
+    while ((n = recv(p->from, buf, sizeof(buf), 0)) > 0 && send(p->to, buf, n, MSG_NOSIGNAL) == n) {
+    }
+    shutdown(p->to, SHUT_WR);
+    return NULL;
+}
+
+/* QEMU's two channels wait at the destination, which does not know yet who they are, when the first
+ * of them speaks: QEMU gets both, in their order. */
+static void test_waiting_channel(void)
+{
+    Pipe pipes[4];
+    GThread *threads[4];
+    int at[2], from[2];
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 8 << 20, 1);
+    g_autoptr(Vm) source = start_vm("source", true, &boot, NULL);
+    g_autoptr(Vm) destination = start_vm("destination", false, &boot, "defer");
+    const Row row = {.caps = {"postcopy-preempt"}};
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+    char c;
+
+    vm_wait_serial(source, "B");
+    set_up(&row, source, true);
+    set_up(&row, destination, false);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *to = move_listen_uri(destination), *path = vm_path(source, "ahead");
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+    g_autoptr(FfAddress) there = ff_address_parse(to, NULL), here = ff_address_parse(uri, NULL);
+    int listener = ff_address_listen(here, NULL);
+
+    for (unsigned i = 0; i < 2; i++) {
+        at[i] = ff_address_connect(there, NULL, NULL);
+        g_unix_set_fd_nonblocking(at[i], FALSE, NULL);
+    }
+    /* Who is sent away came behind them, so they are in. */
+    int stranger = ff_address_connect(there, NULL, NULL);
+
+    g_unix_set_fd_nonblocking(stranger, FALSE, NULL);
+    g_assert_cmpint(send(stranger, "GET / HTTP/1.0\r\n\r\n", 18, MSG_NOSIGNAL), ==, 18);
+    g_assert_cmpint(recv(stranger, &c, 1, 0), <=, 0);
+    close(stranger);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    for (unsigned i = 0; i < 2; i++) {
+        from[i] = ff_address_accept(listener, NULL, NULL);
+        g_unix_set_fd_nonblocking(from[i], FALSE, NULL);
+        pipes[2 * i] = (Pipe){from[i], at[i]};
+        pipes[2 * i + 1] = (Pipe){at[i], from[i]};
+        threads[2 * i] = g_thread_new("to", pass_on, &pipes[2 * i]);
+        threads[2 * i + 1] = g_thread_new("from", pass_on, &pipes[2 * i + 1]);
+    }
+    qmp_expect_migration(s, "active");
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    g_autofree char *wrong = check_moved(source, destination, &boot, RAM);
+
+    g_assert_cmpstr(wrong, ==, NULL);
+    check_carrier(destination);
+    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
+        g_thread_join(threads[i]);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        close(at[i]);
+        close(from[i]);
+    }
+    close(listener);
+    g_unlink(path);
+}
+
 static void add_tls(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(tls_rows); i++) {
@@ -445,6 +534,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], move);
     }
     g_test_add_func("/stock/require", test_require);
+    g_test_add_func("/stock/from-stock/waiting-channel", test_waiting_channel);
     if (credentials)
         add_tls();
     int rc = g_test_run();

@@ -5,11 +5,15 @@
  * has the right credentials), and the migration never learns of it. The source is scripted, so
  * that the moment is certain: it has said hello, and its further channel is still to come.
  */
+#include <errno.h>
 #include <gio/gio.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "net/address.h"
+#include "migration/lobby.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/side.h"
@@ -293,6 +297,136 @@ static void test_slow_bytes(void)
     side_free(s.d);
 }
 
+/* What a stranger says before it falls silent. */
+static const struct {
+    const char *text;
+    gsize n;
+} beginnings[] = {
+    {"", 0},
+    {"Q", 1},                         /* of a source */
+    {"QEVM\0\0\0\3\7\0\0\0\xff", 13}, /* with a long name of its machine */
+    {"\x16\3\1\2", 4},                /* of TLS */
+    {"\x16\3\1\2\0\1\0", 7},
+};
+
+static FfChannel *connect_silent(Scene *s, unsigned i)
+{
+    FfChannel *ch = connect_plain(s, FF_CHANNEL_MAIN);
+    const char *text = beginnings[i % G_N_ELEMENTS(beginnings)].text;
+    struct iovec iov = {(void *)text, beginnings[i % G_N_ELEMENTS(beginnings)].n};
+
+    if (iov.iov_len) {
+        g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
+    }
+    return ch;
+}
+
+static bool is_open(const FfChannel *ch)
+{
+    char c;
+
+    return recv(ff_channel_fd(ch), &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+/* N strangers who say nothing, or the beginning of something, stand in front of the source: it is
+ * let in while they still wait. A crowd that does not fit in is thinned out. */
+static void come_in(unsigned n, bool under_tls)
+{
+    uint64_t size = RAM_BYTES;
+    g_autoptr(GPtrArray) strangers_in = g_ptr_array_new_with_free_func((void *)ff_channel_free);
+    unsigned waiting = 0;
+
+    if (!side_possible()) {
+        return;
+    }
+    g_autoptr(FfTls) server = under_tls ? load(true) : NULL;
+    g_autoptr(FfTls) client = under_tls ? load(false) : NULL;
+    Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1), .server = server, .client = client};
+
+    s.d->tls = server;
+    side_start(s.d, "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s.d->m);
+
+    s.address = ff_address_parse(info->socket_address, NULL);
+    for (unsigned i = 0; i < n; i++) {
+        g_ptr_array_add(strangers_in, connect_silent(&s, i));
+    }
+    s.main = connect_as_peer(&s, FF_CHANNEL_MAIN);
+    say_hello(&s);
+    g_autoptr(FfChannel) urgent = connect_as_peer(&s, FF_CHANNEL_URGENT);
+
+    g_assert_cmpint(
+        ff_channel_send(urgent, ff_frame(FF_FRAME_CHANNEL, sizeof(s.right)), &s.right, true), ==,
+        0);
+    hear(urgent, FF_FRAME_CHANNEL_REPLY, NULL, 0);
+    for (unsigned i = 0; i < n; i++) {
+        waiting += is_open(strangers_in->pdata[i]);
+    }
+    if (n < FF_LOBBY_PLACES) {
+        g_assert_cmpuint(waiting, ==, n);
+    } else {
+        g_assert_cmpuint(waiting, <=, FF_LOBBY_PLACES);
+    }
+    ff_channel_shutdown(s.main);
+    side_run_until(s.d->done);
+    for (unsigned i = 0; i < n; i++) {
+        expect_closed(strangers_in->pdata[i]); /* nobody is left behind */
+    }
+    ff_channel_free(s.main);
+    ff_address_free(s.address);
+    side_free(s.d);
+}
+
+static void test_silent(gconstpointer data)
+{
+    come_in(10, data);
+}
+
+static void test_crowd(void)
+{
+    come_in(FF_LOBBY_PLACES + 8, false);
+}
+
+/* Who speaks goes first; and who came behind him can be told from who came before. */
+static void test_order(void)
+{
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int listener = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(listener);
+    Scene s = {.address = ff_address_parse(uri, NULL)};
+    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL);
+    FfChannel *ch[4];
+
+    for (unsigned i = 0; i < 3; i++) {
+        ch[i] = connect_plain(&s, FF_CHANNEL_MAIN);
+    }
+    ch[3] = connect_plain(&s, FF_CHANNEL_MAIN);
+    say_prologue(ch[3]);
+    int fd = ff_lobby_next(lobby, NULL);
+    GArray *later = ff_lobby_later(lobby);
+    g_assert_cmpuint(later->len, ==, 0);
+    g_array_unref(later);
+    close(fd);
+    expect_closed(ch[3]); /* it was this one */
+    say_prologue(ch[1]);
+    close(ff_lobby_next(lobby, NULL));
+    expect_closed(ch[1]);
+    later = ff_lobby_later(lobby);
+    g_assert_cmpuint(later->len, ==, 1);
+    close(g_array_index(later, int, 0));
+    g_array_unref(later);
+    expect_closed(ch[2]);
+    g_assert_true(is_open(ch[0]));
+    ff_channel_finish(ch[0]); /* the end is a word, too */
+    close(ff_lobby_next(lobby, NULL));
+    expect_closed(ch[0]);
+    for (unsigned i = 0; i < 4; i++) {
+        ff_channel_free(ch[i]);
+    }
+    ff_address_free(s.address);
+    close(listener);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -303,6 +437,10 @@ int main(int argc, char **argv)
     g_test_add_data_func("/stranger/clear", NULL, test_strangers);
     g_test_add_data_func("/stranger/tls", GINT_TO_POINTER(1), test_strangers);
     g_test_add_func("/stranger/slow-bytes", test_slow_bytes);
+    g_test_add_data_func("/stranger/silent/clear", NULL, test_silent);
+    g_test_add_data_func("/stranger/silent/tls", GINT_TO_POINTER(1), test_silent);
+    g_test_add_func("/stranger/crowd", test_crowd);
+    g_test_add_func("/stranger/order", test_order);
     int rc = g_test_run();
 
     certs_remove(base);
