@@ -65,40 +65,47 @@ static bool say(int fd, const uint8_t *data, size_t size)
     return true;
 }
 
+/* What a source waits for when it has said F; 0: nothing. DEVICE bytes of device state are said. */
+static uint16_t answer_to(const FfFrame *f, size_t device)
+{
+    switch (f->type) {
+    case FF_FRAME_PREPARE:
+        return FF_FRAME_READY;
+    case FF_FRAME_DEVICE:
+        return device >= SIDE_LENIENT_BYTES ? FF_FRAME_LOADED : 0;
+    case FF_FRAME_GRANT:
+        return FF_FRAME_RUNNING;
+    default:
+        return 0;
+    }
+}
+
 void fuzz_be_source(int peer, const uint8_t *data, size_t size)
 {
-    size_t n = MIN(size, FF_PROLOGUE_SIZE), device = 0;
+    size_t at = MIN(size, FF_PROLOGUE_SIZE), device = 0;
+    const char *why;
+    FfFrame f;
 
-    if (!say(peer, data, n)) {
-        return;
-    }
-    for (data += n, size -= n; size; data += n, size -= n) {
-        const char *why;
-        FfFrame f;
-
-        n = MIN(size, sizeof(f));
-        if (n == sizeof(f)) {
-            memcpy(&f, data, sizeof(f));
-            if (ff_frame_decode(&f, &why) == 0) {
-                n = MIN(size, sizeof(f) + f.length);
-                device += f.type == FF_FRAME_DEVICE ? f.length : 0;
-            } else {
-                f.type = 0;
+    while (size - at >= sizeof(f)) {
+        memcpy(&f, data + at, sizeof(f));
+        if (ff_frame_decode(&f, &why) < 0) {
+            at += sizeof(f);
+            continue;
+        }
+        at += MIN(size - at, sizeof(f) + f.length);
+        device += f.type == FF_FRAME_DEVICE ? f.length : 0;
+        uint16_t answer = answer_to(&f, device);
+        if (answer) {
+            if (!say(peer, data, at)) {
+                return;
             }
-        } else {
-            f.type = 0;
-        }
-        if (!say(peer, data, n)) {
-            return;
-        }
-        if (f.type == FF_FRAME_PREPARE) {
-            hear(peer, FF_FRAME_READY);
-        } else if (f.type == FF_FRAME_DEVICE && device >= SIDE_LENIENT_BYTES) {
-            hear(peer, FF_FRAME_LOADED);
-        } else if (f.type == FF_FRAME_GRANT) {
-            hear(peer, FF_FRAME_RUNNING);
+            data += at;
+            size -= at;
+            at = 0;
+            hear(peer, answer);
         }
     }
+    say(peer, data, size);
 }
 
 static gboolean drain(int fd, GIOCondition events, gpointer source)

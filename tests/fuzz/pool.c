@@ -41,7 +41,10 @@ static void *run(void *p)
         w->work = NULL;
         w->result = result;
         w->done = true;
+        /* Not under the lock, for which who is woken would have to wait once more. */
+        g_mutex_unlock(&w->lock);
         g_cond_broadcast(&w->changed);
+        g_mutex_lock(&w->lock);
     }
     return NULL;
 }
@@ -69,8 +72,8 @@ GThread *g_thread_new(const char *name, GThreadFunc work, gpointer data)
     w->data = data;
     w->done = false;
     w->work = work;
-    g_cond_broadcast(&w->changed);
     g_mutex_unlock(&w->lock);
+    g_cond_broadcast(&w->changed);
     return (GThread *)w;
 }
 
