@@ -21,7 +21,7 @@
 
 static FfRamBlock ram = {.id = (char *)"ram0", .size = BYTES, .page_size = 4096, .memfd = -1};
 static GPtrArray *blocks;
-static int state_fd, maps_fd, uffds[2] = {-1, -1}, peer, silent = -1;
+static int state_fd, maps_fd, uffds[2] = {-1, -1}, peer = -1, silent = -1;
 static FfStateHeader *state;
 
 /* ---- in place of threads ------------------------------------------------------------------- */
@@ -148,11 +148,31 @@ static bool vmm_undo(FfVmm *v, GError **error)
 
 static const FfVmm vmm = {.check = vmm_check, .undo = vmm_undo};
 
+int alone_talk(const uint8_t *data, size_t size)
+{
+    int sv[2];
+
+    alone_hang_up();
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    peer = sv[1];
+    /* All of it at once; the caller has seen to it that it is not more than a socket takes. */
+    g_assert_true(!size || send(peer, data, size, MSG_DONTWAIT) == (ssize_t)size);
+    shutdown(peer, SHUT_WR);
+    return sv[0];
+}
+
+void alone_hang_up(void)
+{
+    if (peer >= 0) {
+        close(peer);
+        peer = -1;
+    }
+}
+
 FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
 {
     g_autoptr(GError) error = NULL;
     FfMigrationOps ops = {.status = on_status, .pass = on_pass, .done = on_done};
-    int sv[2];
 
     fuzz_quiet();
     make_once();
@@ -160,13 +180,8 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                     0);
     state->phase = FF_PHASE_IDLE;
     state->run_right = FF_RUN_NONE;
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
-    peer = sv[1];
-    /* All of it at once; the caller has seen to it that it is not more than a socket takes. */
-    g_assert_true(!size || send(peer, data, size, MSG_DONTWAIT) == (ssize_t)size);
-    shutdown(peer, SHUT_WR);
     FfMigrationConfig c = {.role = role,
-                           .fd = sv[0],
+                           .fd = alone_talk(data, size),
                            .listen_fd = -1,
                            .device_fd = -1,
                            .state = state,
@@ -232,7 +247,7 @@ void alone_free(FfMigration *m)
         close(m->uffd);
     }
     ff_migration_free(m);
-    close(peer);
+    alone_hang_up();
     if (silent >= 0) {
         close(silent);
         silent = -1;

@@ -18,6 +18,10 @@
 /* A migration of ROLE with one block, before its coordinator has done anything. SIZE bytes of DATA
  * are all that the other end of its connection says. */
 FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size);
+/* A new connection whose other end says SIZE bytes of DATA and no more. */
+int alone_talk(const uint8_t *data, size_t size);
+/* Closes that end. */
+void alone_hang_up(void);
 /* Takes the connection, as a coordinator does. */
 int alone_fd(FfMigration *m);
 /* The blocks, and what the coordinator has of them before it greets. */
