@@ -351,7 +351,7 @@ static unsigned filters_of_state(const FfRelay *relay)
                : FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS | (lacks ? FF_FILTER_OVERDUE : 0);
 }
 
-static bool state_busy(const FfRelay *relay)
+bool ff_engine_is_needed(const FfRelay *relay)
 {
     return __atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE ||
            __atomic_load_n(&relay->state->undo_len, __ATOMIC_ACQUIRE) != 0;
@@ -382,9 +382,9 @@ static void closed(FfLink *link, const GError *error, void *opaque)
     if (engine->crashes >= MAX_CRASHES) {
         desc = DIED_TOO_OFTEN;
         incoming_done(relay);
-    } else if (state_busy(relay) || engine->incoming_seq || must_listen(relay)) {
+    } else if (ff_engine_is_needed(relay) || engine->incoming_seq || must_listen(relay)) {
         engine->incoming_sent = engine->incoming_sent && !engine->incoming_seq &&
-                                (state_busy(relay) || !must_listen(relay));
+                                (ff_engine_is_needed(relay) || !must_listen(relay));
         engine_start(relay);
     }
     for (guint i = 0; i < relay->monitors->len; i++) {
@@ -480,7 +480,7 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq, con
     }
     if (!engine->link && !engine_start(relay)) {
         *desc = "the migration engine cannot be started: see the log of QEMU";
-        return state_busy(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
+        return ff_engine_is_needed(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
     }
     if (ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0) ==
         -EMSGSIZE) {
@@ -525,14 +525,14 @@ void ff_engine_start_incoming(FfRelay *relay)
 bool ff_engine_listens_first(const FfRelay *relay)
 {
     return relay->plan->incoming_taken && relay->plan->incoming &&
-           (!relay->plan->attached || (must_listen(relay) && !state_busy(relay)));
+           (!relay->plan->attached || (must_listen(relay) && !ff_engine_is_needed(relay)));
 }
 
 void ff_engine_take_over(FfRelay *relay)
 {
     set_filters(relay, filters_of_state(relay));
     relay->engine->incoming_sent = !ff_engine_listens_first(relay);
-    if (state_busy(relay)) {
+    if (ff_engine_is_needed(relay)) {
         engine_start(relay);
     }
 }

@@ -7,7 +7,10 @@
  * pidfd says "ended" the hand-over socket is looked at before that is believed. Without an
  * agent the child still holds the other end of the socket, whose end is then QEMU's.
  *
- * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg.
+ * The agent says farewell when QEMU's main loop is over and waits (uffd/agent.h): unless a
+ * migration is under way, which needs to know that QEMU has ended, the relay ends first.
+ *
+ * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg, sendmsg.
  */
 #include "relay/relay.h"
 
@@ -125,6 +128,36 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     guest_watch(relay);
 }
 
+static void guest_farewell(FfRelay *relay)
+{
+    bool ends = !ff_engine_is_needed(relay);
+    int pidfd = ends ? pidfd_open(getpid(), 0) : -1;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {"", 1};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (pidfd >= 0) {
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(cmsg), &pidfd, sizeof(int));
+    }
+    /* Who is not answered, QEMU waits for a while only. */
+    if (sendmsg(relay->plan->agent_fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(errno));
+    }
+    close_fd(&pidfd);
+    if (ends) {
+        ff_relay_end(relay);
+    }
+}
+
 /* One message. Returns its size, 0 at the end, or -errno. */
 static ssize_t guest_receive(FfRelay *relay)
 {
@@ -150,6 +183,10 @@ static ssize_t guest_receive(FfRelay *relay)
     if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
         n_fds = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
         memcpy(fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
+    }
+    if (n == 1 && !n_fds) {
+        guest_farewell(relay);
+        return n;
     }
     want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
     if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != FF_AGENT_VERSION ||

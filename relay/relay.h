@@ -123,6 +123,8 @@ void ff_engine_start_incoming(FfRelay *relay);
 bool ff_engine_listens_first(const FfRelay *relay);
 /* This relay comes after another one: what the state says is under way has an engine again. */
 void ff_engine_take_over(FfRelay *relay);
+/* A migration is under way, or what one has done to QEMU is not undone yet. */
+bool ff_engine_is_needed(const FfRelay *relay);
 void ff_engine_end(FfRelay *relay);
 
 #endif

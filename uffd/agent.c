@@ -10,13 +10,18 @@
  *
  * -daemonize: QEMU forks, the child calls setsid() and forks again; the second child is the
  * guest. It has a new address space, so it hands over again. "The session changed since the
- * constructor" tells that child from the first one and from every helper that QEMU forks; the
- * hand-over socket is closed behind it, so no later child can take the place of the guest.
- * Without -daemonize the socket is closed at once.
+ * constructor" tells that child from the first one and from every helper that QEMU forks; it is
+ * done once, so no later child can take the place of the guest.
+ *
+ * QEMU's end: relay and engine hold the guest's memory too, and whoever ended it (libvirt) takes
+ * the control group away as soon as QEMU's pid is gone. So the destructor tells the relay, and
+ * waits until it has ended or says that it has something left to do.
  *
  * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
- * process that may have threads: only async-signal-safe calls there.
- * System calls: userfaultfd or openat+ioctl, pidfd_open, fcntl, dup3, sendmsg, close.
+ * process that may have threads: only async-signal-safe calls there. The destructor runs beside
+ * whatever threads QEMU has left.
+ * System calls: userfaultfd or openat+ioctl, pidfd_open, fcntl, dup3, sendmsg, sendto,
+ * recvmsg, poll, close.
  */
 #include "uffd/agent.h"
 
@@ -24,6 +29,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -48,7 +54,9 @@
 
 /* Written by the constructor, later only by the fork handler in the daemon. */
 static struct {
-    int sock;                 /* hand-over socket, -1 when no further hand-over is due */
+    int sock;                 /* hand-over socket; -1: not in a QEMU of farfault */
+    bool due;                 /* the daemon is to hand over again */
+    pid_t guest;              /* who says farewell; 0: -daemonize, not known yet */
     pid_t session;            /* of the process that ran the constructor */
     int kept[FF_AGENT_UFFDS]; /* -1 = none */
 } agent = {.sock = -1};
@@ -181,13 +189,13 @@ static void hand_over(int sock)
 
 static void after_fork_in_child(void)
 {
-    if (agent.sock < 0 || getsid(0) == agent.session) {
+    if (!agent.due || getsid(0) == agent.session) {
         return;
     }
     int saved_errno = errno;
     hand_over(agent.sock);
-    close(agent.sock);
-    agent.sock = -1;
+    agent.due = false;
+    agent.guest = getpid();
     errno = saved_errno;
 }
 
@@ -285,9 +293,52 @@ static void __attribute__((constructor)) farfault_agent(void)
     }
     hand_over(sock);
     agent.session = getsid(0);
-    if (daemonize && pthread_atfork(NULL, NULL, after_fork_in_child) == 0) {
-        agent.sock = sock;
-    } else {
-        close(sock);
+    agent.sock = sock;
+    agent.due = daemonize && pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
+    agent.guest = agent.due ? 0 : getpid();
+}
+
+/* Waits for the relay's answer. Returns its pidfd, -1: it stays, or is not there. */
+static int take_answer(void)
+{
+    union {
+        char buf[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    char byte;
+    int fd = -1;
+    struct iovec iov = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.buf,
+                         .msg_controllen = sizeof(control.buf)};
+    if (recvmsg(agent.sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1) {
+        return -1;
+    }
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+    }
+    return fd;
+}
+
+static void wait_readable(int fd)
+{
+    struct pollfd pfd = {fd, POLLIN, 0};
+    while (poll(&pfd, 1, FF_AGENT_FAREWELL_MS) < 0 && errno == EINTR) {
+    }
+}
+
+static void __attribute__((destructor)) farewell(void)
+{
+    if (agent.sock < 0 || agent.guest != getpid() ||
+        send(agent.sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
+        return;
+    }
+    wait_readable(agent.sock);
+    int pidfd = take_answer();
+    if (pidfd >= 0) {
+        wait_readable(pidfd);
+        close(pidfd);
     }
 }

@@ -3,6 +3,11 @@
  * What the agent (preloaded into QEMU) says to the relay: one SOCK_SEQPACKET message per
  * hand-over, the fds as SCM_RIGHTS in the order of the enum. A later message (QEMU daemonized:
  * another address space) replaces the earlier one whole.
+ *
+ * QEMU keeps its end. When it is about to exit it sends one byte, and is answered by one byte: with
+ * the relay's pidfd, if the relay ends now, which QEMU waits for; without, if it has something left
+ * to do. So what relay and engine hold of the guest's memory is let go before the one process that
+ * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most.
  */
 #ifndef FF_UFFD_AGENT_H
 #define FF_UFFD_AGENT_H
@@ -11,7 +16,8 @@
 #include <stdint.h>
 
 #define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
-#define FF_AGENT_VERSION 2u
+#define FF_AGENT_VERSION 3u
+#define FF_AGENT_FAREWELL_MS 5000
 /* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
 #define FF_AGENT_UFFDS 9
 
