@@ -8,6 +8,7 @@
 #include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -141,12 +142,39 @@ static bool vmm_check(FfVmm *v, FfRole role, GPtrArray **all, uint8_t uuid[16], 
     return true;
 }
 
+static bool runs;
+
+static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *running, GError **error)
+{
+    *running = runs = start && g_str_equal(run_state, "running");
+    return true;
+}
+
+static bool vmm_wait_saved(FfVmm *v, int status, GError **error)
+{
+    return true;
+}
+
 static bool vmm_undo(FfVmm *v, GError **error)
 {
     return true;
 }
 
-static const FfVmm vmm = {.check = vmm_check, .undo = vmm_undo};
+static void vmm_nothing(FfVmm *v)
+{
+}
+
+static const FfVmm vmm = {.check = vmm_check,
+                          .resume = vmm_resume,
+                          .wait_saved = vmm_wait_saved,
+                          .undo = vmm_undo,
+                          .announce = vmm_nothing,
+                          .abandon = vmm_nothing};
+
+bool alone_runs(void)
+{
+    return runs;
+}
 
 int alone_talk(const uint8_t *data, size_t size)
 {
@@ -194,6 +222,7 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                            .vmm = (FfVmm *)&vmm,
                            .client_switches = true};
     reader = NULL;
+    runs = false;
     FfMigration *m = current = ff_migration_start(&c, &ops, &error);
     g_assert_no_error(error);
     return m;
@@ -206,6 +235,20 @@ void alone_set_blocks(FfMigration *m)
                                              : ff_dest_map_bitmaps(m, true, NULL));
 
     g_assert_true(ok);
+}
+
+bool alone_says(const uint8_t *data, size_t size, FfFrameType type, bool zero)
+{
+    for (; size >= sizeof(FfFrame); data++, size--) {
+        const char *why;
+        FfFrame f;
+
+        memcpy(&f, data, sizeof(f));
+        if (ff_frame_decode(&f, &why) == 0 && f.type == type && (!zero || f.page == 0)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int alone_fd(FfMigration *m)
@@ -232,11 +275,11 @@ FfChannel *alone_silent(void)
     return ff_channel_new(sv[0], FF_CHANNEL_MAIN);
 }
 
-void alone_pause(FfMigration *m)
+void alone_pause(FfMigration *m, bool given)
 {
-    m->given = true;
+    m->given = given;
     m->frozen = 1;
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_m_set_status(m, given ? FF_STATUS_POSTCOPY_ACTIVE : FF_STATUS_ACTIVE);
     ff_m_set_status(m, FF_STATUS_POSTCOPY_PAUSED);
     m->events |= FF_EV_DEAD;
 }

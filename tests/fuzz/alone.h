@@ -30,8 +30,12 @@ void alone_set_blocks(FfMigration *m);
 void alone_knock(FfMigration *m);
 /* Runs the main reader if one was started. */
 bool alone_read(FfMigration *m);
-/* The right to run was given, and the connection is lost. */
-void alone_pause(FfMigration *m);
+/* The connection is lost, after the grant (GIVEN) or when it was not yet known here. */
+void alone_pause(FfMigration *m, bool given);
+/* The guest was started here. */
+bool alone_runs(void);
+/* Somewhere in DATA is what begins as a frame of TYPE; ZERO: whose page is 0. */
+bool alone_says(const uint8_t *data, size_t size, FfFrameType type, bool zero);
 /* A connection on which the peer says nothing. */
 FfChannel *alone_silent(void);
 /* Frees M and closes the peer's ends. */

@@ -23,6 +23,7 @@ typedef enum {
     URGENT,
     PAUSED,
     KNOCKED,
+    UNGRANTED, /* paused as well, and the grant was perhaps given */
     MOMENTS
 } Moment;
 
@@ -83,15 +84,19 @@ static void answer_knock(FfMigration *m)
 }
 
 /* Half of the pages are here. */
-static void recover(FfMigration *m)
+static void recover(FfMigration *m, bool given)
 {
     g_autoptr(GError) error = NULL;
 
     g_assert_cmpint(ff_dest_place_zero(m, 0, 0, ALONE_PAGES / 2), ==, 0);
-    alone_pause(m);
+    alone_pause(m, given);
     ff_migration_recover(m, NULL, alone_fd(m), &error);
     g_assert_no_error(error);
-    ff_dest_see_through(m);
+    if (given) {
+        ff_dest_see_through(m);
+    } else {
+        ff_dest_end_loaded(m);
+    }
 }
 
 static void read_it(FfMigration *m, Moment moment)
@@ -105,8 +110,8 @@ static void read_it(FfMigration *m, Moment moment)
         m->main = alone_silent();
         m->urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
         ff_dest_urgent_reader(m);
-    } else if (moment == PAUSED) {
-        recover(m);
+    } else if (moment == PAUSED || moment == UNGRANTED) {
+        recover(m, moment == PAUSED);
     } else {
         m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
         ff_dest_main_reader(m);
@@ -118,16 +123,29 @@ static void check(FfMigration *m, Moment moment)
 {
     unsigned events = ff_m_events(m);
     uint64_t have = ff_bitmap_count(&m->blocks[0].bitmap);
+    bool may_end = moment == PAUSED || moment == UNGRANTED;
 
     g_assert_cmpuint(m->done_pages, ==, have);
     g_assert_cmpuint(have, <=, ALONE_PAGES);
     g_assert_true(!(events & FF_EV_ALL) || have == ALONE_PAGES);
-    g_assert_true(!(events & FF_EV_GRANT) || moment == LOADED || moment == GIVEN ||
-                  moment == PAUSED);
-    g_assert_true(!m->granted_state || moment == LOADED);
-    g_assert_true(!(events & FF_EV_FINISHED) || moment == GIVEN || moment == PAUSED);
-    g_assert_true(m->status != FF_STATUS_COMPLETED || (moment == PAUSED && have == ALONE_PAGES));
-    g_assert_cmpint(m->cfg.state->run_right, ==, FF_RUN_NONE);
+    g_assert_true(!(events & FF_EV_GRANT) || moment == LOADED || moment == GIVEN || may_end);
+    g_assert_true(!m->granted_state || moment == LOADED || moment == UNGRANTED);
+    g_assert_true(!(events & FF_EV_FINISHED) || moment == GIVEN || may_end);
+    g_assert_true(m->status != FF_STATUS_COMPLETED || (may_end && have == ALONE_PAGES));
+}
+
+/* It runs by a grant that was said, and not if it told a source that it never will. */
+static void check_right(FfMigration *m, Moment moment, const uint8_t *data, size_t size)
+{
+    bool granted = m->cfg.state->run_right == FF_RUN_MINE;
+
+    g_assert_true(!alone_runs() || granted);
+    g_assert_true(!granted || (moment == UNGRANTED && m->given && ff_m_events(m) & FF_EV_GRANT &&
+                               alone_says(data, size, FF_FRAME_GRANT, false)));
+    if (ff_m_events(m) & FF_EV_ANSWERED) {
+        g_assert_cmpint(m->cfg.state->phase, ==, FF_PHASE_DEAD);
+        g_assert_false(granted);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -144,6 +162,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     read_it(m, moment);
     check(m, moment);
+    check_right(m, moment, data + 1, size - 1);
     alone_free(m);
     return 0;
 }

@@ -3,7 +3,8 @@
  * The source's greeting, its main reader and its urgent thread, one after the other: what a hostile
  * destination says is read to its end, then the requests in it are answered. The first byte says
  * where it begins: with the greeting, behind it, on an urgent connection of its own, or with a
- * recovery, which then goes on to the end of the migration.
+ * recovery, which then goes on to the end of the migration, or with the user's wish to have the
+ * guest back.
  */
 #include "tests/fuzz/alone.h"
 
@@ -11,7 +12,7 @@
 
 #include "relay/state.h"
 
-typedef enum { STRANGER, GREETED, URGENT, PAUSED, MOMENTS } Moment;
+typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 
 static bool meet(FfMigration *m)
 {
@@ -38,19 +39,38 @@ static void answer_requests(FfMigration *m)
     ff_source_urgent(m);
 }
 
+static void lose_connection(FfMigration *m)
+{
+    m->cfg.state->run_right = FF_RUN_GIVEN;
+    m->run_state = g_strdup("running");
+    alone_pause(m, true);
+}
+
 /* Whatever is said, the guest stays the peer's. */
 static void recover(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    m->cfg.state->run_right = FF_RUN_GIVEN;
-    m->run_state = g_strdup("running");
-    alone_pause(m);
+    lose_connection(m);
     ff_migration_resume(m, NULL, alone_fd(m), false, &error);
     g_assert_no_error(error);
     ff_source_see_through(m);
     g_assert_cmpint(m->cfg.state->run_right, ==, FF_RUN_GIVEN);
-    g_assert_true(m->given && !m->revoked);
+    g_assert_true(m->given && !m->revoked && !alone_runs());
+}
+
+/* The guest comes back by one word only. */
+static void take_back(FfMigration *m, const uint8_t *data, size_t size)
+{
+    g_autoptr(GError) error = NULL;
+
+    lose_connection(m);
+    ff_migration_revoke(m, NULL, alone_fd(m), false, &error);
+    g_assert_no_error(error);
+    ff_source_see_through(m);
+    g_assert_true(!m->revoked || alone_says(data, size, FF_FRAME_REVOKED, true));
+    g_assert_cmpint(m->revoked, ==, alone_runs());
+    g_assert_cmpint(m->cfg.state->run_right, ==, m->revoked ? FF_RUN_NONE : FF_RUN_GIVEN);
 }
 
 static void talk(FfMigration *m, Moment moment)
@@ -78,6 +98,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     alone_set_blocks(m);
     if (moment == PAUSED) {
         recover(m);
+    } else if (moment == REVOKING) {
+        take_back(m, data + 1, size - 1);
     } else {
         talk(m, moment);
     }
