@@ -163,19 +163,15 @@ static void adopt_source(FfMigration *m, FfPhase phase)
 /* The guest runs, or is to run. */
 static void adopt_granted(FfMigration *m)
 {
-    FfVmm *vmm = m->cfg.vmm;
     g_autoptr(GError) error = NULL;
-    bool running;
 
+    ff_m_end_device_copy(m); /* the guest goes on from it, or has gone on */
     if (!ff_dest_adopt(m, &error)) {
         pause_for_ever(m, error);
         return;
     }
     if (!__atomic_load_n(&m->cfg.state->resumed, __ATOMIC_ACQUIRE)) {
-        if (!vmm->resume(vmm, m->cfg.state->run_state, !m->cfg.start_paused, &running, &error)) {
-            g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
-        }
-        __atomic_store_n(&m->cfg.state->resumed, 1, __ATOMIC_RELEASE);
+        ff_dest_start_guest(m, !m->cfg.start_paused);
     }
     if (ff_m_events(m) & FF_EV_ALL) {
         /* Every page is here: there is nothing to recover but the last word. */

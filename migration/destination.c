@@ -287,12 +287,37 @@ static bool await_grant(FfMigration *m, GError **error)
     return true;
 }
 
-/* The commit point of this side. */
-static void take_over(FfMigration *m)
+/* QEMU may be unable to answer before it has a page, which only a connection brings; and who makes
+ * connections is the coordinator. So it does not wait for the answer alone. */
+static gpointer start_guest(gpointer p)
 {
+    FfMigration *m = p;
     g_autoptr(GError) error = NULL;
     bool running = false;
 
+    if (!m->cfg.vmm->resume(m->cfg.vmm, m->cfg.state->run_state, m->starts, &running, &error)) {
+        g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
+        ff_m_set_error(m, error->message);
+    }
+    FF_FAULT_AT("resumed");
+    __atomic_store_n(&m->cfg.state->resumed, 1, __ATOMIC_RELEASE);
+    FF_FAULT_AT("running");
+    ff_stamp(m->running_us);
+    m->runs = running;
+    ff_m_event(m, FF_EV_RESUMED);
+    ff_m_end_device_copy(m); /* the guest goes on from it */
+    return NULL;
+}
+
+void ff_dest_start_guest(FfMigration *m, bool start)
+{
+    m->starts = start;
+    m->starter = g_thread_new("ff-start", start_guest, m);
+}
+
+/* The commit point of this side. */
+static void take_over(FfMigration *m)
+{
     FF_FAULT_AT("grant");
     /* Stored first: an engine that comes after a crash must know that the guest may run. */
     m->cfg.state->run_right = FF_RUN_MINE;
@@ -308,18 +333,12 @@ static void take_over(FfMigration *m)
     if (!m->whole) {
         ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
     }
-    if (!m->cfg.vmm->resume(m->cfg.vmm, m->granted_state, start, &running, &error)) {
-        g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
-        ff_m_set_error(m, error->message);
+    ff_dest_start_guest(m, start);
+    if (ff_m_wait(m, FF_EV_RESUMED | FF_EV_DEAD | FF_EV_QUIT) & FF_EV_RESUMED) {
+        FfFrame f = ff_frame(FF_FRAME_RUNNING, 0);
+        f.page = m->runs;
+        ff_channel_send(m->main, f, NULL, true);
     }
-    FF_FAULT_AT("resumed");
-    __atomic_store_n(&m->cfg.state->resumed, 1, __ATOMIC_RELEASE);
-    FF_FAULT_AT("running");
-    ff_stamp(m->running_us);
-    FfFrame f = ff_frame(FF_FRAME_RUNNING, 0);
-    f.page = running;
-    ff_channel_send(m->main, f, NULL, true);
-    ff_m_end_device_copy(m); /* the guest has gone on from it */
 }
 
 /* ---- the end
@@ -338,6 +357,7 @@ static void end_threads(FfMigration *m)
     G_GNUC_UNUSED ssize_t n = write(m->fault_wake, &one, sizeof(one));
     ff_dest_stop_listening(m, NULL);
     ff_m_end_pulse(m);
+    ff_m_join(&m->starter);
     ff_m_join(&m->main_reader);
     ff_m_join(&m->urgent_thread);
     ff_extra_end(m);
@@ -418,6 +438,7 @@ static void complete(FfMigration *m)
     g_autoptr(GError) error = NULL;
 
     FF_FAULT_AT("all");
+    ff_m_join(&m->starter); /* it waits for nothing here any more */
     ff_dest_disarm(m);
     FF_FAULT_AT("disarmed");
     store_phase(m, FF_PHASE_DONE);

@@ -49,7 +49,7 @@ FfHalf *ff_m_half(FfMigration *m)
     if (h) {
         h->peer_uri = source ? g_strdup(m->peer_uri) : NULL;
         h->may_run = !source && m->given;
-        h->device_state = m->device_copy >= 0;
+        h->device_state = ff_m_device_copy(m) >= 0;
     }
     ff_mutex_unlock(&m->lock);
     if (!h) {
@@ -101,6 +101,11 @@ void ff_m_begin_device_copy(FfMigration *m)
     ff_mutex_lock(&m->lock);
     m->device_copy = fd;
     ff_mutex_unlock(&m->lock);
+}
+
+int ff_m_device_copy(const FfMigration *m)
+{
+    return m->cfg.role == FF_ROLE_DESTINATION && m->given ? -1 : m->device_copy;
 }
 
 void ff_m_copy_device(FfMigration *m, const void *data, size_t len)

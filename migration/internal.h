@@ -8,7 +8,7 @@
  *                 the VMM, the only one that sets the status
  *   main reader   reads the main channel (D: this is the migration thread, it places runs)
  *   S: bulk, urgent, device (device state out of QEMU)
- *   D: acceptor, fault, urgent reader, feeder (device state into QEMU), return path
+ *   D: acceptor, starter, fault, urgent reader, feeder (device state into QEMU), return path
  *
  * Locks: FfMigration.lock is a leaf and guards what stands under it; no I/O under it. The
  * channels' writer locks are leaves too. Bitmaps, counters and waits have none. The fault path
@@ -56,6 +56,7 @@ typedef enum {
     FF_EV_SETTLED = 1 << 16,    /* S: the peer has dropped the stale pages it was told of */
     FF_EV_PAUSE = 1 << 18,      /* client, here or there: migrate-pause; until it says resume */
     FF_EV_ANSWERED = 1 << 17,   /* D: the source that wanted the guest back has its answer */
+    FF_EV_RESUMED = 1 << 20,    /* D: QEMU has answered, the guest is as the grant says */
     FF_EV_TOLD = 1 << 19,       /* D: has given up, and said so if there was somebody to hear it */
 } FfEvent;
 
@@ -208,6 +209,9 @@ struct FfMigration {
     int listen_fd;
     FfAddress *listen_address;
     GThread *acceptor;
+    GThread *starter;     /* starts the guest, after the grant */
+    bool starts;          /* before the starter: the guest is to run */
+    bool runs;            /* before FF_EV_RESUMED: it does */
     FfChannel *accepting; /* lock; the acceptor looks who it is; can be NULL */
     FfChannel *arrived;   /* lock; main channel from the acceptor to the coordinator */
     bool want_channel;    /* lock; the session exists, an urgent channel may come */
@@ -306,6 +310,9 @@ void ff_m_note_break(FfMigration *m, FfStatus status);
 /* A copy of the device state as it comes by, held beyond a crash, until nobody needs it. */
 void ff_m_begin_device_copy(FfMigration *m);
 void ff_m_copy_device(FfMigration *m, const void *data, size_t len);
+/* The copy (an fd, not the caller's) if it is what the guest would go on from, else -1: a guest
+ * that was granted to this side may have gone on. Under the lock. */
+int ff_m_device_copy(const FfMigration *m);
 void ff_m_end_device_copy(FfMigration *m);
 
 /* revoke.c */
@@ -445,6 +452,9 @@ gpointer ff_dest_coordinator(gpointer m);
 /* From LOADED to the end; from the grant to the end. */
 void ff_dest_end_loaded(FfMigration *m);
 void ff_dest_see_through(FfMigration *m);
+/* Starts the guest as the state memfd says, in a thread of its own: FF_EV_RESUMED. START: it is to
+ * run, if it ran before. */
+void ff_dest_start_guest(FfMigration *m, bool start);
 gpointer ff_dest_acceptor(gpointer m);
 /* What a destination says first, to a source that comes and to one that comes back. */
 FfGreeting ff_dest_greeting(const FfMigration *m);

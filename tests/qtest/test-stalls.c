@@ -31,7 +31,8 @@ typedef struct {
 
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming)
 {
-    return vm_start_pc((VmConfig){.name = name, .memory = RAM, .boot = boot, .incoming = incoming});
+    return vm_start_pc((VmConfig){
+        .name = name, .memory = RAM, .boot = boot, .incoming = incoming, .listens = true});
 }
 
 static bool begin(Test *t)
@@ -138,6 +139,72 @@ static void test_revoke(void)
     qmp_expect_migration(t.sq, "failed");
     vm_wait_exit(t.d);
     check_stayed(&t);
+    end(&t);
+}
+
+/* ---- QEMU cannot answer cont -------------------------------------------------------------------
+ */
+
+static bool somebody_waits(Qmp *q)
+{
+    g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
+    JsonObject *half =
+        json_object_get_object_member(json_object_get_object_member(info, "x-farfault"), "half");
+
+    return json_array_get_length(json_object_get_array_member(half, "waits"));
+}
+
+static void await_paused(Test *t)
+{
+    qmp_expect_migration(t->sq, "postcopy-paused");
+    qmp_expect_migration(t->dq, "postcopy-paused");
+}
+
+/* Both sides' next connection, through a cutter at C->uri if there is one. */
+static void connect_again(Test *t, const char *name, FfFrameType type)
+{
+    g_autofree char *path = vm_path(t->d, name);
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+
+    qmp_ok(t->dq, "migrate-recover", "{'uri': '%s'}", uri);
+    g_clear_pointer(&t->c, cutter_free);
+    if (type) {
+        t->c = cutter_new(uri, -1);
+        g_atomic_int_set(&t->c->type, type);
+        g_atomic_int_set(&t->c->after, true);
+        g_atomic_int_set(&t->c->once, true);
+    }
+    qmp_ok(t->sq, "migrate", "{'uri': '%s', 'resume': true}", type ? t->c->uri : uri);
+}
+
+/* QEMU's main loop waits for a page when the grant comes, and the connection breaks behind it: cont
+ * is answered when the page is there, the page comes when there is a connection. So nobody who
+ * makes connections may wait for the answer; nor may a new engine. */
+static void test_cont_waits(gconstpointer engine_dies)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_cut(&t, FF_FRAME_GRANT);
+    await_paused(&t);
+    g_autofree char *monitor = g_strdup_printf("unix:%s/human", vm_dir(t.d));
+    g_autoptr(FfAddress) address = ff_address_parse(monitor, NULL);
+    g_autofree char *read_page = g_strdup_printf("xp /1wx 0x%x\n", (unsigned)t.boot.end - 4096);
+    g_autoptr(Stream) human = stream_new(ff_address_connect(address, NULL, NULL), "human");
+    stream_send(human, read_page, strlen(read_page), NULL, 0);
+    while (!somebody_waits(t.dq)) {
+        /* until QEMU has come to it */
+    }
+    connect_again(&t, "granted.sock", FF_FRAME_GRANT);
+    await_paused(&t);
+    if (engine_dies) {
+        kill(vm_engine(t.d), SIGKILL);
+    }
+    connect_again(&t, "again.sock", 0);
+    qmp_expect(t.dq, "RESUME");
+    check_moved_whole(&t);
     end(&t);
 }
 
@@ -319,6 +386,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/stalls/loaded", test_loaded);
     g_test_add_func("/stalls/revoke", test_revoke);
+    g_test_add_data_func("/stalls/cont-waits/connection", NULL, test_cont_waits);
+    g_test_add_data_func("/stalls/cont-waits/engine", "dies", test_cont_waits);
     g_test_add_func("/stalls/auto-recover", test_auto_recover);
     for (unsigned i = 0; i < G_N_ELEMENTS(engine_rows); i++) {
         g_autofree char *path = g_strconcat("/stalls/engine-stopped/", engine_rows[i].name, NULL);
