@@ -20,6 +20,19 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 /* ---- writing ----------------------------------------------------------------------------------
  */
 
+/* Which part of the guest is not in the files. */
+static const char *device_state_words(JsonObject *dumped)
+{
+    if (ff_json_bool(dumped, "device-state")) {
+        return "device state as it was at the switch";
+    }
+    if (!strcmp(ff_json_string(dumped, "role", ""), "destination")) {
+        return "no device state: the guest was granted to this side, and since then its processors "
+               "and devices are in QEMU alone, and end with it";
+    }
+    return "no device state: no copy of it has been kept";
+}
+
 static int dump(const char *address, const char *directory)
 {
     g_autoptr(GError) error = NULL;
@@ -37,9 +50,10 @@ static int dump(const char *address, const char *directory)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }
-    g_autofree char *bytes = ff_format_bytes(ff_json_int(ff_json_node_object(answer), "bytes", 0));
+    JsonObject *dumped = ff_json_node_object(answer);
+    g_autofree char *bytes = ff_format_bytes(ff_json_int(dumped, "bytes", 0));
 
-    printf("%s of memory in %s\n", bytes, path);
+    printf("%s of memory in %s\n%s\n", bytes, path, device_state_words(dumped));
     return EXIT_OK;
 }
 

@@ -103,7 +103,8 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
 {
     ff_mutex_lock(&m->lock);
     bool paused = m->status == FF_STATUS_POSTCOPY_PAUSED;
-    int device = m->device_copy >= 0 ? fcntl(m->device_copy, F_DUPFD_CLOEXEC, 0) : -1;
+    int copy = ff_m_device_copy(m);
+    int device = copy >= 0 ? fcntl(copy, F_DUPFD_CLOEXEC, 0) : -1;
     ff_mutex_unlock(&m->lock);
     if (!paused || !m->n_blocks) {
         if (device >= 0) {
@@ -128,6 +129,11 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
         g_array_append_val(d->blocks, h);
     }
     return d;
+}
+
+bool ff_dump_has_device_state(const FfDump *d)
+{
+    return d->device_fd >= 0;
 }
 
 void ff_dump_free(FfDump *d)

@@ -17,6 +17,8 @@ typedef struct FfDump FfDump;
 FfDump *ff_dump_new(FfMigration *m, GError **error);
 /* Writes it into DIRECTORY (absolute; made if it is not there). *BYTES of memory were written. */
 bool ff_dump_write(FfDump *dump, const char *directory, uint64_t *bytes, GError **error);
+/* What is written has the device state. */
+bool ff_dump_has_device_state(const FfDump *dump);
 void ff_dump_free(FfDump *dump);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDump, ff_dump_free)
 

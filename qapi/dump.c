@@ -19,6 +19,11 @@ typedef struct {
     GThread *thread;
 } Writing;
 
+static const char *role_name(FfRole role)
+{
+    return role == FF_ROLE_SOURCE ? "source" : "destination";
+}
+
 static gboolean written(gpointer opaque)
 {
     Writing *w = opaque;
@@ -31,6 +36,9 @@ static gboolean written(gpointer opaque)
         JsonObject *object = json_object_new();
 
         json_object_set_int_member(object, "bytes", (gint64)w->bytes);
+        json_object_set_string_member(object, "role",
+                                      role_name(w->call->driver->config.state->role));
+        json_object_set_boolean_member(object, "device-state", ff_dump_has_device_state(w->dump));
         json_node_take_object(node, object);
         ff_call_return(w->call, node);
     }
@@ -96,8 +104,7 @@ JsonObject *ff_half_to_json(const FfMigrationInfo *info)
     const FfHalf *h = info->half;
     JsonObject *out = json_object_new();
 
-    json_object_set_string_member(out, "role",
-                                  info->role == FF_ROLE_SOURCE ? "source" : "destination");
+    json_object_set_string_member(out, "role", role_name(info->role));
     json_object_set_string_member(out, "phase", phases[MIN(h->phase, FF_PHASE_DEAD)]);
     json_object_set_boolean_member(out, "may-run", h->may_run);
     json_object_set_int_member(out, "epoch", (gint64)h->epoch);

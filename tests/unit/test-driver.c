@@ -128,6 +128,11 @@ bool ff_dump_write(FfDump *dump, const char *directory, uint64_t *bytes, GError 
     g_assert_not_reached();
 }
 
+bool ff_dump_has_device_state(const FfDump *dump)
+{
+    return false;
+}
+
 void ff_dump_free(FfDump *dump)
 {
 }
