@@ -357,10 +357,15 @@ bool ff_engine_is_needed(const FfRelay *relay)
            __atomic_load_n(&relay->state->undo_len, __ATOMIC_ACQUIRE) != 0;
 }
 
-/* -incoming URI names no client that would say it again. */
+/* -incoming URI names no client that would say it again: it is listened for until somebody has
+ * come, also if the first engine (or the relay before this one) did not get as far as to listen. */
 static bool must_listen(const FfRelay *relay)
 {
-    return relay->plan->incoming_taken && relay->state->driver_flags & FF_DRIVER_LISTENS;
+    uint32_t flags = relay->state->driver_flags;
+    bool unheard =
+        relay->state->role == FF_ROLE_NONE && !(flags & (uint32_t)FF_DRIVER_NATIVE_INCOMING);
+
+    return relay->plan->incoming_taken && (flags & FF_DRIVER_LISTENS || unheard);
 }
 
 static void closed(FfLink *link, const GError *error, void *opaque)

@@ -154,6 +154,23 @@ static void end(Test *t)
     vm_end(t->s);
 }
 
+/* Opens QEMU's fd of the memfd NAME anew; -1 if it has none. */
+static int open_memfd(Vm *vm, const char *name, int flags)
+{
+    for (int fd = 0; fd < 1024; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
+        g_autofree char *link = g_file_read_link(path, NULL);
+
+        if (link && strstr(link, name)) {
+            int copy = open(path, flags | O_CLOEXEC);
+
+            g_assert_cmpint(copy, >=, 0);
+            return copy;
+        }
+    }
+    return -1;
+}
+
 /* ---- no migration ---------------------------------------------------------------------------- */
 
 static bool doctor_names(Vm *vm)
@@ -210,8 +227,22 @@ static void test_path(void)
     end(&t);
 }
 
-/* -incoming URI, and nobody has come yet: the new relay's engine listens again. */
-static void test_listening(void)
+/* What the state is until somebody listens: as the launcher made it, and QEMU waits. */
+static void forget_listening(Vm *vm)
+{
+    static const uint32_t none;
+    int state = open_memfd(vm, "farfault-state", O_RDWR);
+
+    g_assert_cmpint(pwrite(state, &none, sizeof(none), offsetof(FfStateHeader, role)), ==,
+                    sizeof(none));
+    g_assert_cmpint(pwrite(state, &none, sizeof(none), offsetof(FfStateHeader, driver_flags)), ==,
+                    sizeof(none));
+    close(state);
+}
+
+/* -incoming URI, and nobody has come yet: the new relay's engine listens again; or for the first
+ * time, if the old one died in the first moment of all. */
+static void test_listening(gconstpointer unheard)
 {
     const char *why;
 
@@ -224,6 +255,9 @@ static void test_listening(void)
     t.d = start("destination", &t.boot, "tcp:127.0.0.1:0", NULL);
     vm_wait_serial(t.s, "B");
     kill_relay(t.d, true);
+    if (unheard) {
+        forget_listening(t.d);
+    }
     attach(t.d);
     move_prepare(t.s, t.d);
     g_autofree char *uri = move_listen_uri(t.d);
@@ -350,23 +384,6 @@ static void check_source_stands(Vm *s)
     g_autofree char *state = vm_human_state(s, true);
 
     g_assert_cmpstr(state, ==, "paused (finish-migrate)");
-}
-
-/* Opens QEMU's fd of the memfd NAME anew; -1 if it has none. */
-static int open_memfd(Vm *vm, const char *name, int flags)
-{
-    for (int fd = 0; fd < 1024; fd++) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
-        g_autofree char *link = g_file_read_link(path, NULL);
-
-        if (link && strstr(link, name)) {
-            int copy = open(path, flags | O_CLOEXEC);
-
-            g_assert_cmpint(copy, >=, 0);
-            return copy;
-        }
-    }
-    return -1;
 }
 
 /* QEMU has what the next engine needs of its credentials, for nobody else's eyes. */
@@ -757,7 +774,8 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/attach/idle", test_idle);
     g_test_add_func("/attach/path", test_path);
-    g_test_add_func("/attach/listening", test_listening);
+    g_test_add_data_func("/attach/listening", NULL, test_listening);
+    g_test_add_data_func("/attach/unheard", "unheard", test_listening);
     g_test_add_func("/attach/plugged", test_plugged);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/attach/after/", rows[i].name, NULL);
