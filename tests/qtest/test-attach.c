@@ -515,6 +515,7 @@ typedef struct {
     const char *fault; /* POINT=ACTION of fault/fault.h */
     OperatorEnd end;   /* who has the guest then */
     bool dies;         /* the destination's QEMU: nothing was loaded, so nothing can be granted */
+    bool either;       /* the engine lives, and may have given the guest before it sees the end */
 } Moment;
 
 #define S OPERATOR_SOURCE
@@ -528,7 +529,7 @@ static const Moment moments[] = {
     {"source/device/at/saving=both", S},
     {"source/device/at/saving-held=both", S},
     {"source/device/main/device=both", S},
-    {"source/device/main/device=relay", S},
+    {"source/device/main/device=relay", S, .either = true},
     {"source/device/at/loaded=both", S},
     {"source/device/at/given=both", D},
     {"source/device/main/grant=both", D},
@@ -612,10 +613,11 @@ static void test_moment(gconstpointer data)
         return;
     }
     Vm *victim = at_source ? t.s : t.d;
+    OperatorEnd end = row->end;
     begin_migration(&t, at_source);
     vm_wait_qmp_end(victim);
     g_assert_true(vm_fault_happened(victim, 0));
-    check_one_runs(&t, row->end);
+    check_one_runs(&t, end);
     operator_init(&o, t.s, t.d);
     o.switched = true;
     o.source_port = 1;
@@ -627,10 +629,13 @@ static void test_moment(gconstpointer data)
         expect_status(t.s, "failed");
     } else {
         attach(victim);
-        g_assert_cmpint(operator_run(&o), ==, row->end);
+        end = operator_run(&o);
+        if (end != row->end && !(row->either && end == D)) {
+            g_error("%s: the guest is at side %d, expected %d", row->fault, end, row->end);
+        }
     }
-    check_guest(&t, &o, row->end);
-    operator_end(&o, row->end);
+    check_guest(&t, &o, end);
+    operator_end(&o, end);
 }
 
 /* ---- what is refused ----------------------------------------------------------------------------
