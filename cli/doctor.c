@@ -15,6 +15,7 @@
 #include <linux/userfaultfd.h>
 #include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -320,14 +321,34 @@ static void check_confinement(void)
     }
 }
 
-/* Guests whose QMP nobody answers any more. */
+/* Where it is not 0 a process may be taken from only by who started it, or by root; at 3 by nobody.
+ */
+static void check_yama(void)
+{
+    g_autofree char *scope = first_line("/proc/sys/kernel/yama/ptrace_scope");
+    int level = atoi(scope);
+    if (level > 2) {
+        say(WARN, "Yama", "set kernel.yama.ptrace_scope to 2 or less (it takes a boot)",
+            "ptrace_scope is %d: farfault attach cannot give a guest a new relay", level);
+    } else if (level > 0) {
+        say(OK, "Yama", NULL, "ptrace_scope is %d: farfault attach has to be run by root", level);
+    }
+}
+
+/* Guests that wait for somebody to type something: their QMP is answered by nobody. */
 static void check_guests(void)
 {
-    g_autoptr(GArray) pids = ff_attach_orphans();
+    g_autoptr(GArray) pids = ff_attach_orphans(), stopped = ff_attach_stopped();
     for (guint i = 0; i < pids->len; i++) {
         int pid = g_array_index(pids, pid_t, i);
         g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
         say(WARN, "guests", fix, "QEMU process %d has lost its relay", pid);
+    }
+    for (guint i = 0; i < stopped->len; i++) {
+        int pid = g_array_index(stopped, pid_t, i);
+        g_autofree char *fix = g_strdup_printf("kill -CONT %d", pid);
+        say(WARN, "guests", fix, "QEMU process %d is stopped by a signal, a migration waits for it",
+            pid);
     }
 }
 
@@ -345,6 +366,7 @@ int ff_cli_doctor(int argc, char **argv)
     check_qemu();
     check_libvirt();
     check_confinement();
+    check_yama();
     check_guests();
     return failed ? 1 : 0;
 }

@@ -388,7 +388,8 @@ static bool wait_greeting(FfCliQmp *qmp, GError **error)
         if (!wait_readable(qmp, deadline, "the connection", NULL)) {
             g_set_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_TIMEOUT,
                         "%s%s: no QMP greeting within %d s: another client holds this monitor "
-                        "(QEMU serves one at a time): give the guest a second -qmp",
+                        "(QEMU serves one at a time): give the guest a second -qmp; or QEMU hangs: "
+                        "see farfault doctor",
                         qmp->role, qmp->address, (int)(GREETING_TIMEOUT / G_TIME_SPAN_SECOND));
             return false;
         }

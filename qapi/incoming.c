@@ -668,7 +668,12 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
             started(d, seq);
             return;
         }
-        if (fd >= 0) {
+        if (fd < 0) {
+            ff_driver_log(d,
+                          "farfault: -incoming %s: it cannot be taken from QEMU (%s): QEMU carries "
+                          "the migration",
+                          uri, g_strerror(errno));
+        } else {
             close(fd);
         }
         target.kind = FF_TARGET_OTHER;

@@ -180,11 +180,9 @@ static int take(Attach *a, int fd, const char *prefix, const char *what, GError 
     }
     int copy = pidfd_getfd(a->pidfd, fd, 0);
     if (copy < 0 && errno == EPERM) {
-        ff_launch_fail(
-            error,
-            "the fds of process %d may not be taken: be root (kernel.yama.ptrace_scope keeps its "
-            "user from it)",
-            (int)a->pid);
+        ff_launch_fail(error, "the fds of process %d may not be taken: %s", (int)a->pid,
+                       geteuid() ? "be root (kernel.yama.ptrace_scope keeps its user from it)"
+                                 : "kernel.yama.ptrace_scope=3 keeps everybody from it");
     } else if (copy < 0) {
         ff_launch_fail(error, "%s of process %d: %s", what, (int)a->pid, g_strerror(errno));
     }

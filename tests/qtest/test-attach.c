@@ -736,6 +736,40 @@ static void test_namespace(void)
     end(&t);
 }
 
+/* What doctor says where Yama's setting is SCOPE. */
+static char *doctor_under_yama(const char *scope)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *script =
+        g_strdup_printf("mount -t tmpfs yama /proc/sys/kernel && mkdir /proc/sys/kernel/yama && "
+                        "echo %s >/proc/sys/kernel/yama/ptrace_scope && '%s' doctor; true",
+                        scope, farfault);
+    char *text = NULL;
+
+    run((const char *[]){"unshare", "-m", "sh", "-c", script, NULL}, &text);
+    return text;
+}
+
+static void test_yama(void)
+{
+    g_autofree char *out = NULL;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (geteuid() != 0 || run((const char *[]){"unshare", "-m", "true", NULL}, &out)) {
+        g_test_skip("needs the right to make a mount namespace");
+        return;
+    }
+    g_autofree char *none = doctor_under_yama("0"), *root = doctor_under_yama("1");
+    g_autofree char *never = doctor_under_yama("3");
+    g_assert_null(strstr(none, "Yama"));
+    g_assert_nonnull(strstr(root, "ptrace_scope is 1: farfault attach has to be run by root"));
+    g_assert_nonnull(strstr(never, "ptrace_scope is 3: farfault attach cannot give"));
+}
+
 static void check_state_refused(Vm *vm, int state, size_t at, uint32_t value, const char *words)
 {
     g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
@@ -797,6 +831,7 @@ int main(int argc, char **argv)
     g_test_add_func("/attach/refused/other-user", test_other_user);
     g_test_add_func("/attach/refused/namespace", test_namespace);
     g_test_add_func("/attach/refused/state", test_bad_state);
+    g_test_add_func("/attach/yama", test_yama);
     int rc = g_test_run();
     if (creds) {
         certs_remove(creds);

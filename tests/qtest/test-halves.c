@@ -4,6 +4,7 @@
  * at both halves of a real guest. What status says to type next is what the test types.
  */
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 
@@ -358,10 +359,48 @@ static void test_granted(void)
     g_assert_cmpint(g_rmdir(dir), ==, 0);
 }
 
+/* Somebody has stopped the process that has the guest: nothing breaks, and nothing goes on; who
+ * asks is told why. */
+static void test_stopped(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
+    Half s = half_start("source", dir, &boot, NULL, NULL);
+    Half d = half_start("destination", dir, &boot, "defer", NULL);
+    g_autofree char *before = NULL, *after = NULL;
+    g_autofree char *type = g_strdup_printf("kill -CONT %d\n", (int)vm_pid(d.vm));
+
+    vm_wait_serial(s.vm, "B");
+    pause_it(&s, &d);
+    g_autofree char *uri = look(&s, &d);
+    qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
+    qmp_expect_migration(d.q, "postcopy-active");
+    FARFAULT(&before, NULL, "doctor");
+    g_assert_null(strstr(before, type));
+    kill(vm_pid(d.vm), SIGSTOP);
+    REFUSED("QEMU hangs: see farfault doctor", "status", d.monitor);
+    FARFAULT(&after, NULL, "doctor");
+    expect_text(after, type);
+    kill(vm_pid(d.vm), SIGCONT);
+    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(s.vm, d.vm);
+    vm_wait_new_serial(d.vm, "B");
+    half_end(&d);
+    half_end(&s);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/halves/status-and-dump", test_halves);
     g_test_add_func("/halves/granted", test_granted);
+    g_test_add_func("/halves/stopped", test_stopped);
     return g_test_run();
 }
