@@ -123,11 +123,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_quiet();
     g_autofree char *text = g_strndup((const char *)data, size);
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    static FfStateHeader clean, *state;
+    static FfStateHeader *state;
     if (!state) {
-        state = g_new(FfStateHeader, 1);
+        state = g_new0(FfStateHeader, 1);
     }
-    *state = clean;
+    /* The logs behind it are as long as it says. */
+    memset(state, 0, offsetof(FfStateHeader, block));
     g_autoptr(FfDriver) driver = ff_driver_new(&(FfDriverConfig){.port = &port,
                                                                  .state = state,
                                                                  .state_fd = -1,
