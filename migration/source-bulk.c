@@ -16,16 +16,20 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Around a request so many runs are sent (2 MiB) before bulk returns to its order. */
-#define NEAR_RUNS 16
+/* Around a request so much is sent before bulk returns to its order. */
+#define NEAR_BYTES (2ull << 20)
 /* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
 #define TRIAL_RUNS 32
+
+/* While the link is the limit a run is what it carries in so long, but not less than so much. */
+#define RUN_US 250
+#define RUN_MIN_BYTES (32u * 1024)
 
 typedef struct {
     FfMigration *m;
     FfChannel *ch;
     unsigned index; /* of this sender among all of them, 0: the main channel's */
-    unsigned near;  /* runs that are still sent around the last request */
+    uint64_t near;  /* bytes that are still sent around the last request */
     guint hot;      /* where the search in m->hot goes on */
     unsigned block; /* where the search goes on */
     uint64_t page;
@@ -133,8 +137,20 @@ static void follow_pivot(Bulk *k)
     if (pivot) {
         k->block = pivot >> 48;
         k->page = (pivot & ((1ull << 48) - 1)) - 1;
-        k->near = NEAR_RUNS;
+        k->near = NEAR_BYTES;
     }
+}
+
+/* Pages of a run. Its first one is placed with its last one, and nobody can ask for either
+ * meanwhile: 1 Gbit/s takes a millisecond for 128 KiB. */
+static uint64_t longest(const Bulk *k, const FfBlock *b)
+{
+    uint64_t bytes = FF_RUN_MAX_BYTES;
+
+    if (k->prompt) {
+        bytes = CLAMP(ff_channel_rate(k->ch) * RUN_US / G_USEC_PER_SEC, RUN_MIN_BYTES, bytes);
+    }
+    return MAX(1, bytes / b->info.page_size);
 }
 
 /* The next run of what was written just before the stop. */
@@ -145,7 +161,7 @@ static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
     while (m->hot && k->hot < m->hot->len) {
         const FfRun *r = &g_array_index(m->hot, FfRun, k->hot);
         FfBlock *b = &m->blocks[r->block];
-        uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
+        uint64_t max = longest(k, b);
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, r->first + r->n, max, first);
         if (n) {
             *block = r->block;
@@ -163,7 +179,7 @@ static uint64_t claim_here(Bulk *k, uint64_t *first)
 
     for (unsigned i = 0; i <= m->n_blocks; i++) {
         FfBlock *b = &m->blocks[k->block];
-        uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
+        uint64_t max = longest(k, b);
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, k->page, b->n_pages, max, first);
         if (n) {
             k->page = *first + n;
@@ -177,16 +193,14 @@ static uint64_t claim_here(Bulk *k, uint64_t *first)
 
 static uint64_t claim_next(Bulk *k, unsigned *block, uint64_t *first)
 {
-    if (k->near) {
-        k->near--;
-    } else {
-        uint64_t n = claim_hot(k, block, first);
-        if (n) {
-            return n;
-        }
+    uint64_t n = k->near ? 0 : claim_hot(k, block, first);
+
+    if (n) {
+        return n;
     }
-    uint64_t n = claim_here(k, first);
+    n = claim_here(k, first);
     *block = k->block;
+    k->near -= MIN(k->near, n * k->m->blocks[*block].info.page_size);
     return n;
 }
 

@@ -557,6 +557,11 @@ bool ff_channel_bounded(FfChannel *ch)
     return g_atomic_int_get(&ch->bounded);
 }
 
+uint64_t ff_channel_rate(const FfChannel *ch)
+{
+    return ch->window.rate;
+}
+
 int ff_channel_wait_readable(FfChannel *ch, int timeout_ms)
 {
     if (ff_channel_pending(ch)) {

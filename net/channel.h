@@ -79,6 +79,8 @@ void ff_channel_finish(FfChannel *ch);
 int ff_channel_wait_writable(FfChannel *ch);
 /* The link is slower than this side: what is on its way is being kept short. */
 bool ff_channel_bounded(FfChannel *ch);
+/* Bytes per second that it carried of late, at best; 0: not known. For who waits for room on it. */
+uint64_t ff_channel_rate(const FfChannel *ch);
 /* Waits for data or the end. TIMEOUT_MS or -1. 0, -ETIMEDOUT or -errno. */
 int ff_channel_wait_readable(FfChannel *ch, int timeout_ms);
 /* Bytes that were received are still to be read though poll() on the socket may not tell. For who
