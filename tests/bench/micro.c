@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Micro-benches of what a migration is made of, each alone: zero scan, claims, placement, a
- * request's round trip, compression, and how many faults per second N threads get served over S
- * userfaultfds with one reader each (the destination's fault and placing threads in one, against
- * threads that stand for vCPUs).
+ * request's round trip, compression, ways to send and receive (transports.h), and how many faults
+ * per second N threads get served over S userfaultfds with one reader each (the destination's fault
+ * and placing threads in one, against threads that stand for vCPUs).
  *
  *   farfault-micro [--seconds S] [NAME...]      one line of JSON for each result
  */
@@ -27,6 +27,7 @@
 #include "migration/zero.h"
 #include "net/compress.h"
 #include "net/frame.h"
+#include "tests/bench/transports.h"
 #include "uffd/uffd.h"
 
 #define PAGE 4096ull
@@ -398,12 +399,18 @@ static void bench_faults(void)
     }
 }
 
+static void bench_ways(void)
+{
+    bench_transports(seconds_each);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } benches[] = {
     {"zero-scan", bench_zero},        {"claim", bench_claim},   {"place", bench_place},
     {"round-trip", bench_round_trip}, {"faults", bench_faults}, {"codec", bench_codec},
+    {"transports", bench_ways},
 };
 
 static bool wanted(char **names, const char *name)

@@ -48,7 +48,8 @@ static bool set_up(const char *address, unsigned megabits)
 {
     return run("ip link set lo up") && run("ip address add %s/24 dev veth", address) &&
            run("ip link set veth up") &&
-           run("tc qdisc add dev veth root tbf rate %umbit burst 128kb latency 20ms", megabits);
+           (!megabits ||
+            run("tc qdisc add dev veth root tbf rate %umbit burst 128kb latency 20ms", megabits));
 }
 
 static bool build(ShapedNet *net, unsigned megabits, const char **why)

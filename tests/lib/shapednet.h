@@ -13,7 +13,8 @@ typedef enum { SHAPED_SOURCE, SHAPED_DESTINATION, SHAPED_OUTSIDE, SHAPED_PLACES 
 #define SHAPED_ADDRESS_DESTINATION "10.77.0.2"
 
 typedef struct ShapedNet ShapedNet;
-/* MEGABITS per second, by tbf with 20 ms of queue. NULL and *WHY (static) where that cannot be. */
+/* MEGABITS per second, by tbf with 20 ms of queue; 0: as fast as it goes. NULL and *WHY (static)
+ * where that cannot be. */
 ShapedNet *shaped_net_new(unsigned megabits, const char **why);
 /* What this thread starts from now on is there. */
 void shaped_net_enter(const ShapedNet *net, ShapedPlace place);
