@@ -26,6 +26,11 @@ needs_resume() {
     [ ! -e "$hosts/A/over" ] || skip "libvirtd 11.3 crashes at --postcopy-resume, whatever the emulator"
 }
 
+needs_native_postcopy() {
+    [ "$user" = root ] || [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 1 ] ||
+        skip "QEMU 7.2 itself has no postcopy for this user: vm.unprivileged_userfaultfd=0"
+}
+
 fail() {
     printf '%s\n' "$*" >&2
     exit 1

@@ -64,7 +64,9 @@ case_parallel() {
     stop_echo
 }
 
+# QEMU's own compression: it carries such a migration itself.
 case_compressed() {
+    needs_native_postcopy
     start_guest A
     move A --compressed
     check_guest B
@@ -144,8 +146,7 @@ with_farfault() {
 # QEMU 7.2 under TCG loses dirty pages in its own migration: a guest that writes little meets that
 # rarely (docs/precopy.md), and one that is there after the first pass has nothing to lose.
 case_destination_without_farfault_and_back() {
-    [ "$user" = root ] || [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 1 ] ||
-        skip "QEMU 7.2 itself has no postcopy for this user: vm.unprivileged_userfaultfd=0"
+    needs_native_postcopy
     MEMWORK="ff.mib=64 ff.hot=1 ff.write=1" start_guest A
     with_plain_qemu A
     move A --xml "$scratch/plain.xml"
