@@ -251,6 +251,7 @@ static void write_halves(Half *s, Half *d)
 
     g_assert_cmpint(FARFAULT(&at_s, NULL, "dump", s->monitor, s->dump), ==, 0);
     g_assert_cmpint(FARFAULT(&at_d, NULL, "dump", d->monitor, d->dump), ==, 0);
+    g_test_message("%s%s", at_s, at_d);
     expect_text(at_s, "\ndevice state as it was at the switch\n");
     expect_text(at_d, "\nno device state: the guest was granted to this side");
     g_assert_true(has_device_state(s));
