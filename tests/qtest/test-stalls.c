@@ -201,6 +201,7 @@ static void test_cont_waits(gconstpointer engine_dies)
     await_paused(&t);
     if (engine_dies) {
         kill(vm_engine(t.d), SIGKILL);
+        vm_wait_stderr(t.d, "ended unexpectedly"); /* the next command goes to its successor */
     }
     connect_again(&t, "again.sock", 0);
     qmp_expect(t.dq, "RESUME");
