@@ -336,7 +336,7 @@ static void test_granted(void)
     g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
     Half s = half_start("source", dir, &boot, NULL, NULL);
     Half d = half_start("destination", dir, &boot, "defer",
-                        "destination/postcopy-active/at/resumed=kill");
+                        "destination/postcopy-active/at/running=kill");
 
     vm_wait_serial(s.vm, "B");
     move_prepare(s.vm, d.vm);
