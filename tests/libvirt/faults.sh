@@ -149,7 +149,8 @@ case_engine_killed_in_the_recovery() {
         mark B
         virsh_on A migrate --live --postcopy --postcopy-resume --postcopy-bandwidth 8 "$VM" "${uri[B]}" >"$scratch/move" 2>&1 &
         mover=$!
-        await_status A postcopy-recover
+        # On both: who never left postcopy-paused would not say it again.
+        for host in A B; do await_status $host postcopy-recover; done
         on $victim pkill -KILL -x farfault-engine
         finish_move && fail "the recovery cannot have succeeded"
         for host in A B; do await_status $host postcopy-paused; done
