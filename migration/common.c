@@ -15,6 +15,9 @@
 #include "migration/states.h"
 #include "net/tls.h"
 
+/* The relay answers in microseconds; without one that answers a client may learn things late. */
+#define SYNC_DEADLINE_MS 1000
+
 /* ---- events ------------------------------------------------------------------------- */
 
 void ff_m_event(FfMigration *m, unsigned events)
@@ -100,7 +103,7 @@ typedef struct {
     FfMigration *m;
     FfStatus status;
     uint64_t pass;
-    bool done, stock, parted;
+    bool done, stock, parted, sync;
     char *kill; /* why the VMM must die; can be NULL */
 } Told;
 
@@ -123,6 +126,8 @@ static gboolean tell(gpointer p)
         tell_driver(t->m, (Told){.done = true});
     } else if (t->stock) {
         ff_m_give_back(t->m);
+    } else if (t->sync) {
+        t->m->ops.sync(t->m->ops.opaque);
     } else if (t->parted) {
         t->m->ops.parted(t->m->ops.opaque);
     } else if (t->done) {
@@ -179,6 +184,24 @@ void ff_m_set_status(FfMigration *m, FfStatus status)
         ff_stamp(m->end_us);
     }
     tell_driver(m, (Told){.status = status});
+}
+
+void ff_m_sync(FfMigration *m)
+{
+    if (!m->ops.sync) {
+        return;
+    }
+    ff_mutex_lock(&m->lock);
+    m->events &= ~(unsigned)FF_EV_SYNCED;
+    ff_mutex_unlock(&m->lock);
+    tell_driver(m, (Told){.sync = true});
+    ff_m_wait_until(m, FF_EV_SYNCED | FF_EV_DEAD | FF_EV_QUIT,
+                    g_get_monotonic_time() + SYNC_DEADLINE_MS * 1000);
+}
+
+void ff_migration_synced(FfMigration *m)
+{
+    ff_m_event(m, FF_EV_SYNCED);
 }
 
 void ff_m_new_pass(FfMigration *m)

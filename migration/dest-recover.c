@@ -387,6 +387,8 @@ static void begin(FfMigration *m)
 {
     ff_recovery_begin(m, FF_EV_DEAD);
     ff_m_set_status(m, FF_STATUS_POSTCOPY_RECOVER);
+    /* Who drives both sides asks this one as soon as the other has its answer. */
+    ff_m_sync(m);
 }
 
 /* One source has come. TRUE: the connection stands. On an fd that the client gave, its first

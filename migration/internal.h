@@ -57,6 +57,7 @@ typedef enum {
     FF_EV_PAUSE = 1 << 18,      /* client, here or there: migrate-pause; until it says resume */
     FF_EV_ANSWERED = 1 << 17,   /* D: the source that wanted the guest back has its answer */
     FF_EV_RESUMED = 1 << 20,    /* D: QEMU has answered, the guest is as the grant says */
+    FF_EV_SYNCED = 1 << 21,     /* the client knows what it was told before ff_m_sync() */
     FF_EV_TOLD = 1 << 19,       /* D: has given up, and said so if there was somebody to hear it */
 } FfEvent;
 
@@ -244,6 +245,9 @@ unsigned ff_m_events(FfMigration *m);
 bool ff_m_await(FfMigration *m, unsigned want, GError **error);
 /* The only writer of the status. */
 void ff_m_set_status(FfMigration *m, FfStatus status);
+/* Waits until the client has been told the last status, for a second at most: what the peer learns
+ * behind that comes to the client behind that. */
+void ff_m_sync(FfMigration *m);
 void ff_m_new_pass(FfMigration *m);
 /* Takes over the VMM's blocks. S maps them. */
 bool ff_m_set_blocks(FfMigration *m, GPtrArray *blocks, GError **error);

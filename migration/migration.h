@@ -142,6 +142,9 @@ typedef struct {
     void (*drop)(const char *name, void *opaque);
     /* After done(), of a migration that lives on: now it may be freed. NULL: none ever does. */
     void (*parted)(void *opaque);
+    /* Behind status(): ff_migration_synced() is to be called when the client has been told all that
+     * came before. Can be NULL: nobody waits for that. */
+    void (*sync)(void *opaque);
     void *opaque;
 } FfMigrationOps;
 
@@ -231,6 +234,8 @@ bool ff_migration_lives_on(FfMigration *m);
 bool ff_migration_speaks(FfMigration *m);
 /* TRUE: it had TLS, and FfMigrationConfig.tls_refusal still holds. */
 bool ff_migration_lacks_tls(FfMigration *m);
+/* The answer to FfMigrationOps.sync. */
+void ff_migration_synced(FfMigration *m);
 /* Gives such a migration its credentials (a reference is taken; HOSTNAME is copied, can be NULL).
  */
 void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname);

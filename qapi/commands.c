@@ -43,6 +43,11 @@ static void on_status(FfStatus status, void *opaque)
     ff_driver_report(d, status);
 }
 
+static void on_sync(void *opaque)
+{
+    ff_driver_send(opaque, FF_LINK_SYNC, 0, 0, NULL, 0);
+}
+
 static void on_pass(uint64_t pass, void *opaque)
 {
     FfDriver *d = opaque;
@@ -201,6 +206,7 @@ static const FfMigrationOps *driver_ops(FfDriver *d, FfMigrationOps *ops)
 {
     *ops = (FfMigrationOps){
         .status = on_status,
+        .sync = on_sync,
         .pass = on_pass,
         .done = on_done,
         .stock = on_stock,

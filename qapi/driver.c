@@ -442,6 +442,11 @@ void ff_driver_frame(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, c
     case FF_LINK_CLIENT_GONE:
         client_gone(d, mon);
         break;
+    case FF_LINK_SYNCED:
+        if (d->migration) {
+            ff_migration_synced(d->migration);
+        }
+        break;
     case FF_LINK_START_INCOMING: {
         g_autofree char *uri = g_strndup(payload, length);
 

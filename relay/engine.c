@@ -327,6 +327,9 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     case FF_LINK_IDLE:
         idle(relay);
         break;
+    case FF_LINK_SYNC:
+        ff_link_send(relay->engine->link, FF_LINK_SYNCED, 0, header->seq, NULL, 0, NULL, 0);
+        break;
     case FF_LINK_KILL_QEMU:
         text = g_strndup(data, len);
         ff_guest_kill(relay, text);

@@ -33,6 +33,7 @@ typedef enum {
                                when it listens or has failed: until then the relay keeps
                                QEMU's greeting from the clients, since QEMU, too, listens
                                before it greets */
+    FF_LINK_SYNCED,         /* answer to SYNC */
 
     /* engine -> relay */
     FF_LINK_REPLY = 64, /* the answer to SEQ: one JSON line for the client (no newline) */
@@ -54,6 +55,8 @@ typedef enum {
     FF_LINK_IDLE,       /* nothing is under way: if no command was sent since, the relay closes the
                            link, and the engine ends at EOF */
     FF_LINK_KILL_QEMU,  /* SIGKILL to QEMU by pidfd; payload: why, one line */
+    FF_LINK_SYNC,       /* the relay answers SYNCED when what was sent before is in the clients'
+                           sockets (or waits for a client that reads nothing) */
 } FfLinkType;
 
 enum {

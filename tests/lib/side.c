@@ -491,6 +491,16 @@ static void on_parted(void *opaque)
     ((Side *)opaque)->parted = true;
 }
 
+static void on_sync(void *opaque)
+{
+    Side *s = opaque;
+
+    s->syncing = true;
+    if (!s->slow_client) {
+        ff_migration_synced(s->m);
+    }
+}
+
 static void on_kill(const char *why, void *opaque)
 {
     g_error("kill: %s", why);
@@ -502,6 +512,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     FfMigrationOps ops = {on_status, on_pass, on_done, on_kill, .opaque = s};
     FfMigrationConfig c = s->config;
 
+    ops.sync = on_sync;
     ops.parted = s->tells ? on_parted : NULL;
     c.role = s->role;
     c.uri = (char *)uri;

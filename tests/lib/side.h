@@ -53,8 +53,10 @@ typedef struct Side {
     FfMigration *m;
     FfStatus status;
     bool done;
-    bool tells;  /* source: a destination that was not told of a roll back is told later */
-    bool parted; /* ... and that is over */
+    bool slow_client; /* it does not say by itself that its client was told */
+    bool syncing;     /* it was asked to say so */
+    bool tells;       /* source: a destination that was not told of a roll back is told later */
+    bool parted;      /* ... and that is over */
     GString *history;
 } Side;
 

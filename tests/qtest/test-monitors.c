@@ -474,6 +474,8 @@ static void test_events(void)
     command = rig_frame(rig, FF_LINK_COMMAND);
     rig_filter(rig, FF_FILTER_STOP_RESUME | FF_FILTER_MIGRATION_EVENTS);
     rig_engine_send(rig, FF_LINK_EVENT, 0, 0, "{\"event\": \"OURS\"}");
+    rig_engine_send(rig, FF_LINK_SYNC, 0, 0, NULL);
+    g_autoptr(RigFrame) synced = rig_frame(rig, FF_LINK_SYNCED);
     rig_answer(rig, command, FF_LINK_REPLY, "{\"return\": 1}");
     rig_expect(client, "OURS");
     rig_expect(client, "1");

@@ -23,7 +23,7 @@ struct FfMigration {
     FfMigrationOps ops;
     FfMigrationConfig config;
     FfMigrationInfo info;
-    bool holds, start_postcopy, cancelled, conted, auto_postcopy;
+    bool holds, start_postcopy, cancelled, conted, auto_postcopy, synced;
     uint64_t downtime_limit;
     uint64_t bandwidth;
     char *resumed_at;
@@ -161,6 +161,11 @@ void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname)
     g_assert_not_reached();
 }
 
+void ff_migration_synced(FfMigration *m)
+{
+    m->synced = true;
+}
+
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)
 {
     m->resumed_at = g_strdup(uri);
@@ -292,6 +297,8 @@ static const char *frame_name(FfLinkType type)
         return "inject";
     case FF_LINK_IDLE:
         return "idle";
+    case FF_LINK_SYNC:
+        return "sync";
     default:
         return "other";
     }
@@ -964,6 +971,11 @@ static void test_resume(void)
         sent(&w, "");
         become(FF_STATUS_POSTCOPY_RECOVER);
         sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-recover\"}}\n");
+        migration->ops.sync(migration->ops.opaque);
+        sent(&w, "sync\n");
+        g_assert_false(migration->synced);
+        ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 0, NULL, 0, -1);
+        g_assert_true(migration->synced);
         become(FF_STATUS_POSTCOPY_ACTIVE);
         sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n"
                  "reply {\"return\": {}}\n");

@@ -369,6 +369,27 @@ static void test_failures(void)
     finish(&p);
 }
 
+/* Who drives both sides has the source's answer only when the destination's client was told. */
+static void test_client_is_told(void)
+{
+    g_autofree char *uri = NULL;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = paused_pair(&uri);
+    pause_at(&p, true);
+    p.d->slow_client = true;
+    p.d->syncing = false;
+    pair_resume_at(&p, uri);
+    side_run_until(p.d->syncing);
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_POSTCOPY_RECOVER);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p.s->m);
+    g_assert_cmpint(info->status, ==, FF_STATUS_POSTCOPY_RECOVER);
+    ff_migration_synced(p.d->m);
+    finish(&p);
+}
+
 /* Somebody else comes to the port of a paused migration. */
 static void test_stranger(void)
 {
@@ -411,6 +432,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_cut);
     }
     g_test_add_func("/recovery/cut/prologue", test_cut_prologue);
+    g_test_add_func("/recovery/client-is-told", test_client_is_told);
     for (unsigned i = 0; i < G_N_ELEMENTS(frame_rows); i++) {
         g_autofree char *path = g_strconcat("/recovery/frame/", frame_rows[i].name, NULL);
         g_test_add_data_func(path, &frame_rows[i], test_frame);
