@@ -20,6 +20,7 @@ typedef struct {
     OperatorEnd end;    /* who has the guest then */
     bool precopy;       /* nobody asks for postcopy */
     bool at_once;       /* before precopy has sent what the device state needs */
+    bool alone;         /* the main connection carries all of bulk */
 } Row;
 
 #define S OPERATOR_SOURCE
@@ -51,7 +52,7 @@ static const Row rows[] = {
     {"source/device/at/granted=kill", D},
     {"source/postcopy-active/at/running=kill", D},
     {"source/postcopy-active/urgent/pages=kill", D},
-    {"source/postcopy-active/main/pages#20=kill", D},
+    {"source/postcopy-active/main/pages#3=kill", D, .alone = true},
     {"source/postcopy-active/main/end=kill", D},
     {"source/postcopy-active/at/done=kill", D},
     {"source/postcopy-active/at/saved=kill", D},
@@ -81,7 +82,7 @@ static const Row rows[] = {
     {"destination/postcopy-active/main/running=kill", D},
     {"destination/postcopy-active/*/request=kill", D},
     {"destination/postcopy-active/at/placed#50=kill", D},
-    {"destination/postcopy-active/main/ack=kill", D},
+    {"destination/postcopy-active/main/ack=kill", D, .alone = true},
     {"destination/postcopy-active/at/all=kill", D},
     {"destination/postcopy-active/at/disarmed=kill", D},
     {"destination/postcopy-active/at/done=kill", D},
@@ -130,8 +131,8 @@ static const Row rows[] = {
     {"destination/postcopy-active/main/running=dup", D},
     {"destination/postcopy-active/main/done=cut:20", D},
     {"source/postcopy-active/main/finished=cut:3", D},
-    {"source/postcopy-active/main/pages#9=dup", D},
-    {"source/postcopy-active/main/pages#9=flip:4", D},
+    {"source/postcopy-active/main/pages#3=dup", D, .alone = true},
+    {"source/postcopy-active/main/pages#3=flip:4", D, .alone = true},
 };
 
 static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
@@ -175,6 +176,9 @@ static void test_row(gconstpointer data)
     operator_init(&o, s, d);
     vm_wait_serial(s, "B");
     move_prepare(s, d);
+    if (row->alone) {
+        qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'x-farfault-channels': 1}");
+    }
     o.switched = row->precopy;
     operator_begin(&o, row->at_once);
     OperatorEnd end = operator_run(&o);
