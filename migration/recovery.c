@@ -323,7 +323,7 @@ void ff_recovery_store_session(FfMigration *m)
 {
     FfStateHeader *s = m->cfg.state;
 
-    s->epoch = m->epoch;
+    __atomic_store_n(&s->epoch, m->epoch, __ATOMIC_RELAXED); /* read by ff_m_half() */
     memcpy(s->uuid, m->session, sizeof(s->uuid));
     memcpy(s->secret, m->secret, sizeof(s->secret));
 }

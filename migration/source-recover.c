@@ -122,7 +122,7 @@ static bool say_resume(FfMigration *m, FfChannel *ch, FfPhase *phase, GError **e
         return false;
     }
     m->epoch = epoch;
-    m->cfg.state->epoch = epoch;
+    __atomic_store_n(&m->cfg.state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_m_half() */
     return true;
 }
 
