@@ -184,7 +184,7 @@ struct FfMigration {
     GByteArray *stock_first; /* D: what was read first */
     GArray *stock_later;     /* D: of int, connections that came behind it; NULL: none */
     FfChannel *stock_channel;
-    bool stock, stock_answered;
+    bool stock, stock_answered, stock_acked;
 
     /* source */
     FfChannel *urgent_in; /* requests are read here: urgent, or the end of a socketpair that

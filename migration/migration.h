@@ -114,8 +114,9 @@ typedef struct {
     /* Source: what the peer was sent. QEMU's own stream begins with the same, but for the PING,
      * and perhaps without the command before it. */
     GBytes *opening;
-    bool answered;     /* source: the PONG to that PING was read already, else it may still come */
-    bool postcopy;     /* source: the switch was asked for */
+    bool answered; /* source: the PONG to that PING was read already, else it may still come */
+    bool acked;    /* source: the peer's word that QEMU may switch over was read in front of it */
+    bool postcopy; /* source: the switch was asked for */
     GByteArray *first; /* destination: what was read of the peer's stream */
     /* Destination: connections that came behind it and have not been looked at, perhaps further
      * channels of it: of int, non-blocking, with the array the callee's. NULL: none. */

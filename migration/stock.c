@@ -73,6 +73,11 @@ int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError *
     if (rc == 0) {
         rc = ff_channel_read_all(m->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
     }
+    if (rc == 0 && ff_switchover_ack_take(first)) {
+        m->stock_acked = true;
+        rc = ff_channel_read_all(m->main, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
+                                 FF_SWITCHOVER_ACK_SIZE, SPEAK_DEADLINE_MS);
+    }
     if (rc < 0) {
         return rc;
     }
@@ -169,6 +174,7 @@ void ff_m_give_back(FfMigration *m)
     FfStockPeer peer = {
         .opening = m->opening,
         .answered = m->stock_answered,
+        .acked = m->stock_acked,
         .first = m->stock_first,
         .later = g_steal_pointer(&m->stock_later),
         .tls = m->cfg.tls,

@@ -103,6 +103,25 @@ void ff_pong_encode(uint8_t out[FF_PONG_SIZE])
     memcpy(out + sizeof(head), commands + FF_PROLOGUE_COMMANDS - 4, 4);
 }
 
+void ff_switchover_ack_encode(uint8_t out[FF_SWITCHOVER_ACK_SIZE])
+{
+    static const uint8_t ack[FF_SWITCHOVER_ACK_SIZE] = {0, 7, 0, 0}; /* type, no data */
+
+    memcpy(out, ack, sizeof(ack));
+}
+
+bool ff_switchover_ack_take(uint8_t in[FF_PONG_SIZE])
+{
+    uint8_t ack[FF_SWITCHOVER_ACK_SIZE];
+
+    ff_switchover_ack_encode(ack);
+    if (memcmp(in, ack, sizeof(ack)) != 0) {
+        return false;
+    }
+    memmove(in, in + sizeof(ack), FF_PONG_SIZE - sizeof(ack));
+    return true;
+}
+
 FfFrame ff_frame(FfFrameType type, uint32_t length)
 {
     return (FfFrame){.magic = FF_FRAME_MAGIC, .type = type, .length = length};

@@ -35,6 +35,9 @@
 #define FF_PROLOGUE_MAX (FF_PROLOGUE_SIZE + FF_CONFIGURATION_MAX)
 /* A stock destination's answer to the token: MIG_RP_MSG_PONG. */
 #define FF_PONG_SIZE 8
+/* What stands in front of it with switchover-ack, if no device wants to be asked:
+ * MIG_RP_MSG_SWITCHOVER_ACK (QEMU 8.1). */
+#define FF_SWITCHOVER_ACK_SIZE 4
 
 typedef enum {
     FF_FRAME_GREETING = 1,  /* D->S: version, features (FfGreeting) */
@@ -190,6 +193,10 @@ typedef enum { FF_PEER_FARFAULT, FF_PEER_STOCK_QEMU, FF_PEER_UNKNOWN, FF_PEER_MO
 FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need);
 /* What a stock destination answers to the prologue. */
 void ff_pong_encode(uint8_t out[FF_PONG_SIZE]);
+void ff_switchover_ack_encode(uint8_t out[FF_SWITCHOVER_ACK_SIZE]);
+/* Of IN, the first bytes of an answer: TRUE, and the first FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE
+ * bytes behind it stand at its beginning then. */
+bool ff_switchover_ack_take(uint8_t in[FF_PONG_SIZE]);
 
 /* Fills a header; every field not named is zero. */
 FfFrame ff_frame(FfFrameType type, uint32_t length);

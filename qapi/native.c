@@ -77,12 +77,26 @@ static bool skip_opening(Connection *c)
            ff_end_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
 }
 
+/* QEMU's stream has no OPEN_RETURN_PATH that the peer would answer so. */
+static bool pass_ack_on(Connection *c)
+{
+    uint8_t ack[FF_SWITCHOVER_ACK_SIZE];
+
+    ff_switchover_ack_encode(ack);
+    return ff_end_write_all(c->qemu, ack, sizeof(ack));
+}
+
 static bool swallow_pong(Connection *c)
 {
     uint8_t expected[FF_PONG_SIZE], got[FF_PONG_SIZE];
+    const size_t ack = FF_SWITCHOVER_ACK_SIZE;
 
     ff_pong_encode(expected);
     if (!ff_end_read_all(c->peer, got, sizeof(got))) {
+        return false;
+    }
+    if (ff_switchover_ack_take(got) &&
+        (!pass_ack_on(c) || !ff_end_read_all(c->peer, got + sizeof(got) - ack, ack))) {
         return false;
     }
     if (memcmp(got, expected, sizeof(got)) != 0) {
@@ -121,6 +135,7 @@ static void begun_copy(FfNativeBegun *to, const FfNativeBegun *from)
         to->first = from->first ? g_byte_array_ref(from->first) : NULL;
         to->opening = from->opening ? g_bytes_ref(from->opening) : NULL;
         to->pong = from->pong;
+        to->ack = from->ack;
     }
 }
 
@@ -180,7 +195,7 @@ static gpointer to_qemu(gpointer opaque)
     Connection *c = opaque;
     const GByteArray *first = c->begun.first;
 
-    if ((c->begun.pong && !swallow_pong(c)) ||
+    if ((c->begun.ack && !pass_ack_on(c)) || (c->begun.pong && !swallow_pong(c)) ||
         (first && !ff_end_write_all(c->qemu, first->data, first->len))) {
         break_off(c);
     }

@@ -26,6 +26,7 @@ typedef struct {
      * way, goes on behind it. NULL: nothing was sent. */
     GBytes *opening;
     bool pong; /* the peer's PONG to the opening is still to come */
+    bool ack;  /* SWITCHOVER_ACK in front of it was read already: QEMU is told */
 } FfNativeBegun;
 
 FfNative *ff_native_new(FfNativeDone done, gpointer opaque);

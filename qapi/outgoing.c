@@ -236,6 +236,7 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
     out->tls = peer->tls;
     out->begun.opening = g_bytes_ref(peer->opening);
     out->begun.pong = !peer->answered;
+    out->begun.ack = peer->acked;
     out->uri = g_strdup(uri);
     out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
     out->listener = -1;

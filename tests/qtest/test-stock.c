@@ -51,6 +51,10 @@ static const Row rows[] = {
     {"to-stock/incoming-argument", .incoming_argument = true},
     {"to-stock/return-path", .caps = {"return-path"}},
     {"to-stock/preempt", .caps = {"postcopy-preempt"}},
+    {"to-stock/switchover-ack", .caps = {"return-path", "switchover-ack"}},
+    {"to-stock/switchover-ack/libvirt",
+     .caps = {"return-path", "switchover-ack", "postcopy-preempt"}},
+    {"to-stock/switchover-ack/always", .caps = {"return-path", "switchover-ack"}, .always = true},
     {"to-stock/multifd", .caps = {"multifd"}, .always = true},
     {"to-stock/validate-uuid", .caps = {"validate-uuid"}},
     {"to-stock/later-engine", .engine_dies = true},
@@ -64,6 +68,7 @@ static const Row rows[] = {
     {"from-stock/incoming-argument", .source_stock = true, .incoming_argument = true},
     {"from-stock/return-path", .source_stock = true, .caps = {"return-path"}},
     {"from-stock/preempt", .source_stock = true, .caps = {"postcopy-preempt"}},
+    {"from-stock/switchover-ack", .source_stock = true, .caps = {"return-path", "switchover-ack"}},
     {"from-stock/multifd", .source_stock = true, .caps = {"multifd"}, .always = true},
     {"from-stock/always", .source_stock = true, .always = true},
     {"from-stock/always/return-path", .source_stock = true, .always = true,
@@ -103,6 +108,15 @@ static Vm *start_vm(const char *name, bool stock, const BootsectConfig *boot, co
                                 .args = args,
                                 .boot = boot,
                                 .incoming = incoming});
+}
+
+static bool knows(Qmp *q, const char *capability)
+{
+    g_autoptr(JsonObject) answer =
+        qmp_call(q, "migrate-set-capabilities",
+                 "{'capabilities': [{'capability': '%s', 'state': false}]}", capability);
+
+    return json_object_has_member(answer, "return");
 }
 
 static void set_up(const Row *row, Vm *vm, bool stock)
@@ -215,6 +229,13 @@ static void move(const void *opaque)
                                          row->incoming_argument ? listen : "defer");
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
 
+    for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++) {
+        if (!knows(d, row->caps[i])) {
+            g_autofree char *skip = g_strdup_printf("this QEMU has no %s", row->caps[i]);
+            g_test_skip(skip);
+            return;
+        }
+    }
     vm_wait_serial(source, "B");
     set_up(row, source, row->source_stock);
     set_up(row, destination, !row->source_stock);
