@@ -328,8 +328,6 @@ static void test_require(void)
 /* What ends a migration that QEMU carries under our TLS before it is complete. */
 typedef enum { CANCELLED, ENGINE_KILLED, PEER_KILLED } End;
 
-/* QEMU's own credentials are set again: a migration that is QEMU's alone finds a stock QEMU that
- * takes none without. */
 /* QEMU says that a migration is over before it has cleaned up, and refuses a new one until then. */
 static void migrate_anew(Qmp *q, const char *uri)
 {
@@ -347,6 +345,8 @@ static void migrate_anew(Qmp *q, const char *uri)
     }
 }
 
+/* QEMU's own credentials are set again: a migration that is QEMU's alone finds a stock QEMU that
+ * takes none without. */
 static void test_settings(const void *opaque)
 {
     End end = GPOINTER_TO_INT(opaque);
