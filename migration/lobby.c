@@ -199,10 +199,18 @@ int ff_lobby_next(FfLobby *l, GError **error)
     }
 }
 
+static void close_fd(gpointer fd)
+{
+    if (*(int *)fd >= 0) {
+        close(*(int *)fd);
+    }
+}
+
 GArray *ff_lobby_later(FfLobby *l)
 {
     GArray *later = g_array_new(FALSE, FALSE, sizeof(int));
 
+    g_array_set_clear_func(later, close_fd);
     for (unsigned i = 0; i < l->n;) {
         if (l->guest[i].number > l->taken) {
             int fd = leave(l, i);

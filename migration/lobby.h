@@ -24,7 +24,8 @@ FfLobby *ff_lobby_new(int listen_fd, GCancellable *cancel);
 /* The next one whose first words are there to be read, whole (or whose end is), as a non-blocking
  * fd (the caller's). Nothing has been read of it. -1 and ERROR: cancelled, or accept() failed. */
 int ff_lobby_next(FfLobby *lobby, GError **error);
-/* Those who came after the last one that was taken: an array of int, the caller's. */
+/* Those who came after the last one that was taken: an array of int, the caller's, which closes
+ * them with it. Who takes one out leaves -1. */
 GArray *ff_lobby_later(FfLobby *lobby);
 /* Closes those who wait still. */
 void ff_lobby_free(FfLobby *lobby);

@@ -119,7 +119,7 @@ typedef struct {
     bool postcopy; /* source: the switch was asked for */
     GByteArray *first; /* destination: what was read of the peer's stream */
     /* Destination: connections that came behind it and have not been looked at, perhaps further
-     * channels of it: of int, non-blocking, with the array the callee's. NULL: none. */
+     * channels of it: of int, non-blocking (ff_lobby_later()); the callee's. NULL: none. */
     GArray *later;
     bool run;         /* destination: the guest is to run when it has arrived */
     bool run_changed; /* the client has said so since the start */

@@ -21,7 +21,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A peer that has begun to speak goes on within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
@@ -195,8 +194,5 @@ void ff_m_stock_free(FfMigration *m)
     g_clear_pointer(&m->stock_channel, ff_channel_free);
     g_clear_pointer(&m->opening, g_bytes_unref);
     g_clear_pointer(&m->stock_first, g_byte_array_unref);
-    for (guint i = 0; m->stock_later && i < m->stock_later->len; i++) {
-        close(g_array_index(m->stock_later, int, i));
-    }
     g_clear_pointer(&m->stock_later, g_array_unref);
 }

@@ -69,9 +69,6 @@ void ff_incoming_free(FfIncoming *in)
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
-    for (guint i = 0; in->stock_later && i < in->stock_later->len; i++) {
-        close(g_array_index(in->stock_later, int, i));
-    }
     g_clear_pointer(&in->stock_later, g_array_unref);
     g_free(in->path);
     g_free(in->private_dir);
@@ -181,7 +178,10 @@ static void join_stock(FfIncoming *in)
         ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
     }
     for (guint i = 0; in->stock_later && i < in->stock_later->len; i++) {
-        ff_native_take_peer(in->native, g_array_index(in->stock_later, int, i));
+        int *peer = &g_array_index(in->stock_later, int, i);
+
+        ff_native_take_peer(in->native, *peer);
+        *peer = -1;
     }
     g_clear_pointer(&in->stock_later, g_array_unref);
 }

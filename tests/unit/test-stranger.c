@@ -413,7 +413,6 @@ static void test_order(void)
     expect_closed(ch[1]);
     later = ff_lobby_later(lobby);
     g_assert_cmpuint(later->len, ==, 1);
-    close(g_array_index(later, int, 0));
     g_array_unref(later);
     expect_closed(ch[2]);
     g_assert_true(is_open(ch[0]));
