@@ -79,21 +79,27 @@ static bool take_socket(FfCall *call, int *fd)
     return true;
 }
 
-static bool is_possible(FfCall *call)
+/* Those of the migration, if it has any. */
+static bool has_credentials(FfCall *call)
 {
     g_autoptr(GError) error = NULL;
 
+    if (!ff_driver_read_tls_again(call->driver, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return false;
+    }
+    return true;
+}
+
+static bool is_possible(FfCall *call)
+{
     if (call->target.kind != FF_TARGET_TCP && call->target.kind != FF_TARGET_UNIX &&
         call->target.kind != FF_TARGET_FD) {
         ff_call_error(call,
                       "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
         return false;
     }
-    if (!ff_driver_read_tls_again(call->driver, &error)) {
-        ff_call_error(call, "%s", error->message);
-        return false;
-    }
-    return true;
+    return has_credentials(call);
 }
 
 /* --- migrate-recover ------------------------------------------------------------------------ */
@@ -211,10 +217,8 @@ void ff_handle_revoke(FfCall *call)
 {
     const char *uri = ff_json_string(call->args, "uri");
     bool force = ff_json_bool(call->args, "force");
-    g_autoptr(GError) error = NULL;
 
-    if (!uri && !force && !ff_driver_read_tls_again(call->driver, &error)) {
-        ff_call_error(call, "%s", error->message);
+    if (!uri && !force && !has_credentials(call)) {
         return;
     }
     if (!uri || force) {
