@@ -43,11 +43,30 @@ static Half half_start(const char *name, const char *dir, const BootsectConfig *
     return h;
 }
 
+/* Both in a folder of their own, which is returned (g_free); the guest runs. FAULTS: the
+ * destination's. */
+static char *halves_start(Half *s, Half *d, const BootsectConfig *boot, const char *faults)
+{
+    char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
+
+    *s = half_start("source", dir, boot, NULL, NULL);
+    *d = half_start("destination", dir, boot, "defer", faults);
+    vm_wait_serial(s->vm, "B");
+    return dir;
+}
+
 static void half_end(Half *h)
 {
     vm_end(h->vm);
     g_free(h->monitor);
     g_free(h->dump);
+}
+
+static void halves_end(Half *s, Half *d, const char *dir)
+{
+    half_end(d);
+    half_end(s);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
 }
 
 /* farfault ARG...: its exit status, and what it wrote, where wanted. */
@@ -111,13 +130,20 @@ static void await(Half *d, bool (*what)(JsonObject *half))
     }
 }
 
-static void pause_it(Half *s, Half *d)
+/* Returns where the destination listens (g_free). */
+static char *migrate_slowly(Half *s, Half *d)
 {
     move_prepare(s->vm, d->vm);
     qmp_ok(s->q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
     qmp_ok(d->q, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(d->vm);
+    char *uri = move_listen_uri(d->vm);
     qmp_ok(s->q, "migrate", "{'uri': '%s'}", uri);
+    return uri;
+}
+
+static void pause_it(Half *s, Half *d)
+{
+    g_autofree char *uri = migrate_slowly(s, d);
     qmp_expect_migration(s->q, "active");
     qmp_ok(s->q, "migrate-start-postcopy", NULL);
     qmp_expect_migration(s->q, "postcopy-active");
@@ -296,11 +322,8 @@ static void test_halves(void)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
-    Half s = half_start("source", dir, &boot, NULL, NULL);
-    Half d = half_start("destination", dir, &boot, "defer", NULL);
-
-    vm_wait_serial(s.vm, "B");
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
     REFUSED("no paused migration", "dump", s.monitor, s.dump);
     pause_it(&s, &d);
     g_autofree char *uri = look(&s, &d);
@@ -317,9 +340,7 @@ static void test_halves(void)
     check_right(check_moved(s.vm, d.vm, &boot, RAM_BYTES));
     forget_dump(s.dump);
     forget_dump(d.dump);
-    half_end(&d);
-    half_end(&s);
-    g_assert_cmpint(g_rmdir(dir), ==, 0);
+    halves_end(&s, &d, dir);
 }
 
 /* The engine dies when QEMU has just been told to run: its copy of the device state outlives it,
@@ -333,17 +354,10 @@ static void test_granted(void)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
-    Half s = half_start("source", dir, &boot, NULL, NULL);
-    Half d = half_start("destination", dir, &boot, "defer",
-                        "destination/postcopy-active/at/running=kill");
-
-    vm_wait_serial(s.vm, "B");
-    move_prepare(s.vm, d.vm);
-    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
-    qmp_ok(d.q, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(d.vm);
-    qmp_ok(s.q, "migrate", "{'uri': '%s'}", uri);
+    Half s, d;
+    g_autofree char *dir =
+        halves_start(&s, &d, &boot, "destination/postcopy-active/at/running=kill");
+    g_autofree char *uri = migrate_slowly(&s, &d);
     qmp_ok(s.q, "migrate-start-postcopy", NULL);
     qmp_expect_migration(s.q, "postcopy-paused");
     qmp_expect_migration(d.q, "postcopy-paused");
@@ -355,9 +369,7 @@ static void test_granted(void)
     vm_wait_new_serial(d.vm, "B");
     forget_dump(s.dump);
     forget_dump(d.dump);
-    half_end(&d);
-    half_end(&s);
-    g_assert_cmpint(g_rmdir(dir), ==, 0);
+    halves_end(&s, &d, dir);
 }
 
 /* Somebody has stopped the process that has the guest: nothing breaks, and nothing goes on; who
@@ -371,13 +383,11 @@ static void test_stopped(void)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    g_autofree char *dir = g_dir_make_tmp("halves-XXXXXX", NULL);
-    Half s = half_start("source", dir, &boot, NULL, NULL);
-    Half d = half_start("destination", dir, &boot, "defer", NULL);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
     g_autofree char *before = NULL, *after = NULL;
     g_autofree char *type = g_strdup_printf("kill -CONT %d\n", (int)vm_pid(d.vm));
 
-    vm_wait_serial(s.vm, "B");
     pause_it(&s, &d);
     g_autofree char *uri = look(&s, &d);
     qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
@@ -392,9 +402,7 @@ static void test_stopped(void)
     qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     move_wait_completed(s.vm, d.vm);
     vm_wait_new_serial(d.vm, "B");
-    half_end(&d);
-    half_end(&s);
-    g_assert_cmpint(g_rmdir(dir), ==, 0);
+    halves_end(&s, &d, dir);
 }
 
 int main(int argc, char **argv)
