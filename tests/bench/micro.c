@@ -1,22 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Micro-benches of what a migration is made of, each alone: zero scan, claims, placement, a
- * request's round trip, compression, ways to send and receive (transports.h), and how many faults
- * per second N threads get served over S userfaultfds with one reader each (the destination's fault
- * and placing threads in one, against threads that stand for vCPUs).
+ * request's round trip, compression, ways to send and receive (transports.h), and faults per second
+ * (faults.h).
  *
- *   farfault-micro [--seconds S] [NAME...]      one line of JSON for each result
+ *   farfault-micro [--seconds S] [--rounds N] [NAME...]      one line of JSON for each result
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -27,6 +23,7 @@
 #include "migration/zero.h"
 #include "net/compress.h"
 #include "net/frame.h"
+#include "tests/bench/faults.h"
 #include "tests/bench/transports.h"
 #include "uffd/uffd.h"
 
@@ -34,6 +31,7 @@
 #define REGION (256ull << 20)
 
 static double seconds_each = 1;
+static gint rounds = 5;
 
 static double now(void)
 {
@@ -288,115 +286,9 @@ static void bench_round_trip(void)
     print_rate("round-trip", "\"over\": \"socketpair\"", dt / n * 1e6, "us");
 }
 
-/* ---- faults per second ------------------------------------------------------------------------
- */
-
-typedef struct {
-    int uffd, wake;
-    uint64_t served;
-    GThread *thread;
-} Reader;
-
-typedef struct {
-    char *base;              /* of the whole region */
-    uint64_t first, step, n; /* pages */
-    uint64_t *touched;       /* atomic; of all threads */
-} Toucher;
-
-static char fault_page[PAGE] __attribute__((aligned(4096)));
-
-static gpointer serve(gpointer p)
+static void bench_destination(void)
 {
-    Reader *r = p;
-    struct uffd_msg msg[64];
-
-    for (;;) {
-        struct pollfd fd[2] = {{.fd = r->uffd, .events = POLLIN},
-                               {.fd = r->wake, .events = POLLIN}};
-        poll(fd, 2, -1);
-        if (fd[1].revents) {
-            return NULL;
-        }
-        int n = ff_uffd_read(r->uffd, msg, G_N_ELEMENTS(msg));
-        for (int i = 0; i < n; i++) {
-            uint64_t done, addr = msg[i].arg.pagefault.address & ~(PAGE - 1);
-            if (ff_uffd_copy(r->uffd, addr, fault_page, PAGE, &done) == -EEXIST) {
-                ff_uffd_wake(r->uffd, addr, PAGE);
-            }
-            r->served++;
-        }
-    }
-}
-
-static gpointer touch(gpointer p)
-{
-    Toucher *t = p;
-
-    for (uint64_t i = 0; i < t->n; i++) {
-        *(volatile char *)(t->base + (t->first + i * t->step) * PAGE);
-    }
-    return NULL;
-}
-
-/* One pass over the region by THREADS, page by page in turn, so that all of them wait in all
- * shards; SHARDS interleaved pieces of the region, each with a uffd and a reader. */
-static double fault_rate(unsigned threads, unsigned shards)
-{
-    enum { PIECES = 64 }; /* of the region, dealt out to the shards */
-    g_autofree Toucher *t = g_new0(Toucher, threads);
-    g_autofree GThread **th = g_new0(GThread *, threads);
-    g_autofree Reader *r = g_new0(Reader, shards);
-    uint64_t pages = REGION / PAGE, one = 1;
-    int memfd;
-    char *p = map_region(&memfd);
-
-    for (unsigned i = 0; i < shards; i++) {
-        r[i].uffd = make_uffd();
-        r[i].wake = eventfd(0, EFD_CLOEXEC);
-    }
-    for (unsigned i = 0; i < PIECES; i++) {
-        int rc = ff_uffd_register_missing(r[i % shards].uffd, (uintptr_t)p + REGION / PIECES * i,
-                                          REGION / PIECES);
-        if (rc < 0) {
-            g_error("register: %s", g_strerror(-rc));
-        }
-    }
-    for (unsigned i = 0; i < shards; i++) {
-        r[i].thread = g_thread_new("reader", serve, &r[i]);
-    }
-    double begin = now();
-    for (unsigned i = 0; i < threads; i++) {
-        uint64_t each = pages / threads;
-        t[i] = (Toucher){.base = p, .first = i * each, .step = 1, .n = each};
-        th[i] = g_thread_new("touch", touch, &t[i]);
-    }
-    for (unsigned i = 0; i < threads; i++) {
-        g_thread_join(th[i]);
-    }
-    double dt = now() - begin;
-    for (unsigned i = 0; i < shards; i++) {
-        G_GNUC_UNUSED ssize_t n = write(r[i].wake, &one, sizeof(one));
-        g_thread_join(r[i].thread);
-        close(r[i].wake);
-        close(r[i].uffd);
-    }
-    munmap(p, REGION);
-    close(memfd);
-    return pages / threads * threads / dt;
-}
-
-static void bench_faults(void)
-{
-    static const unsigned threads[] = {1, 4, 16, 64, 256}, shards[] = {1, 2, 4, 8, 16};
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
-        for (unsigned k = 0; k < G_N_ELEMENTS(shards); k++) {
-            double rate = fault_rate(threads[i], shards[k]);
-            g_autofree char *what =
-                g_strdup_printf("\"threads\": %u, \"uffds\": %u", threads[i], shards[k]);
-            print_rate("faults", what, rate / 1e3, "kfaults/s");
-        }
-    }
+    bench_faults(rounds);
 }
 
 static void bench_ways(void)
@@ -408,8 +300,8 @@ static const struct {
     const char *name;
     void (*run)(void);
 } benches[] = {
-    {"zero-scan", bench_zero},        {"claim", bench_claim},   {"place", bench_place},
-    {"round-trip", bench_round_trip}, {"faults", bench_faults}, {"codec", bench_codec},
+    {"zero-scan", bench_zero},        {"claim", bench_claim},        {"place", bench_place},
+    {"round-trip", bench_round_trip}, {"faults", bench_destination}, {"codec", bench_codec},
     {"transports", bench_ways},
 };
 
@@ -423,6 +315,7 @@ int main(int argc, char **argv)
     g_auto(GStrv) names = NULL;
     const GOptionEntry entries[] = {
         {"seconds", 0, 0, G_OPTION_ARG_DOUBLE, &seconds_each, "Of each (1)", "S"},
+        {"rounds", 0, 0, G_OPTION_ARG_INT, &rounds, "Of faults (5)", "N"},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &names, NULL, "NAME..."},
         G_OPTION_ENTRY_NULL,
     };
