@@ -256,6 +256,9 @@ static gpointer touch(gpointer p)
     g_autofree Toucher *t = p;
     uint64_t bad = 0;
 
+    if (t->s->touch) {
+        return t->s->touch(t->s, t->index);
+    }
     for (unsigned b = 0; b < t->s->blocks->len; b++) {
         uint64_t n = ((FfRamBlock *)t->s->blocks->pdata[b])->size / PAGE;
         uint64_t step = 7919 + 2 * t->index;

@@ -12,7 +12,8 @@
 
 #define PAGE 4096ull
 #define MAX_SIDE_BLOCKS 4
-#define MAX_TOUCHERS 4
+#define MAX_TOUCHERS 256
+#define MAX_WRITERS 4
 #define DEVICE_BYTES 300000 /* of device state */
 #define SIDE_LENIENT_BYTES 64
 
@@ -38,11 +39,14 @@ typedef struct Side {
     gint abandoned, undone;
     GThread *touchers[MAX_TOUCHERS];
     unsigned n_touchers;
+    /* What each of them does, and what its thread returns; NULL: touches every page once, and
+     * returns how many were wrong. */
+    gpointer (*touch)(struct Side *s, unsigned index);
     /* Of a guest that writes (the source) and one that is compared with it (the destination). */
     bool track;       /* source: hand over a pagemap, so that there is precopy */
     unsigned writes;  /* source: number of writing vCPUs, from side_run() on */
     unsigned rest_us; /* source: a vCPU pauses so long after each write; 0: writes at full speed */
-    GThread *writers[MAX_TOUCHERS];
+    GThread *writers[MAX_WRITERS];
     bool any;            /* destination: what is read while loading is not looked at */
     struct Side *mirror; /* destination: what is read must be what this (stopped) side has */
     bool (*drain)(FfVmm *vmm, GError **error);
