@@ -45,16 +45,17 @@ struct FfChannel {
     int fd;
     FfChannelKind kind;
     char *peer;
-    gint error;        /* atomic; first errno that killed it. Observer: any thread */
-    gint closed;       /* atomic; ff_channel_shutdown was called */
-    uint64_t sent;     /* atomic, relaxed; observer: statistics */
-    uint64_t received; /* the same; observer also: who looks whether the peer lives */
-    gint deadline;     /* atomic; ms for a write without any progress, 0: none */
-    FfTlsSession *tls; /* NULL: in the clear. Set before other threads use the channel */
-    uint8_t *record;   /* [FF_TLS_RECORD]; its user has the turn. NULL: in the clear */
-    short read_events; /* reader; what a read that is to be repeated waits for */
-    FfWindow window;   /* who waits for room to write bulk, one thread at a time */
-    gint bounded;      /* atomic; window.bytes is not 0. Observer: writers */
+    gint error;         /* atomic; first errno that killed it. Observer: any thread */
+    gint closed;        /* atomic; ff_channel_shutdown was called */
+    uint64_t sent;      /* atomic, relaxed; observer: statistics */
+    uint64_t received;  /* the same; observer also: who looks whether the peer lives */
+    gint deadline;      /* atomic; ms for a write without any progress, 0: none */
+    FfTlsSession *tls;  /* NULL: in the clear. Set before other threads use the channel */
+    uint8_t *record;    /* [FF_TLS_RECORD]; its user has the turn. NULL: in the clear */
+    short read_events;  /* reader; what a read that is to be repeated waits for */
+    GByteArray *unread; /* reader; comes before all else. NULL: nothing */
+    FfWindow window;    /* who waits for room to write bulk, one thread at a time */
+    gint bounded;       /* atomic; window.bytes is not 0. Observer: writers */
     struct {
         FfMutex lock;
         FfCond turn;
@@ -149,6 +150,7 @@ void ff_channel_free(FfChannel *ch)
         return;
     }
     ff_tls_session_free(ch->tls);
+    g_clear_pointer(&ch->unread, g_byte_array_unref);
     if (ch->record) {
         memset(ch->record, 0, FF_TLS_RECORD); /* guest memory in the clear */
         g_free(ch->record);
@@ -269,10 +271,46 @@ static FfIo read_tls(FfChannel *ch, void *buf, size_t len, size_t *done)
     return io;
 }
 
+/* ---- what was read and given back -------------------------------------------------------------
+ */
+
+void ff_channel_unread(FfChannel *ch, const void *bytes, size_t n)
+{
+    if (n) {
+        ch->unread = g_byte_array_append(g_byte_array_new(), bytes, n);
+    }
+}
+
+GByteArray *ff_channel_take_unread(FfChannel *ch)
+{
+    return g_steal_pointer(&ch->unread);
+}
+
+static size_t read_again(FfChannel *ch, void *buf, size_t len)
+{
+    size_t n = MIN(len, ch->unread->len);
+
+    memcpy(buf, ch->unread->data, n);
+    g_byte_array_remove_range(ch->unread, 0, n);
+    if (!ch->unread->len) {
+        g_clear_pointer(&ch->unread, g_byte_array_unref);
+    }
+    return n;
+}
+
+short ff_channel_read_events(const FfChannel *ch)
+{
+    return ch->read_events;
+}
+
 FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done)
 {
     ssize_t n;
 
+    if (ch->unread) {
+        *done = read_again(ch, buf, len);
+        return FF_IO_DONE;
+    }
     if (ch->tls) {
         return read_tls(ch, buf, len, done);
     }
@@ -572,7 +610,7 @@ int ff_channel_wait_readable(FfChannel *ch, int timeout_ms)
 
 bool ff_channel_pending(FfChannel *ch)
 {
-    return ch->tls && ff_tls_pending(ch->tls);
+    return ch->unread || (ch->tls && ff_tls_pending(ch->tls));
 }
 
 /* ---- the beginning ----------------------------------------------------------------------------
@@ -606,31 +644,17 @@ static void linger(FfChannel *ch, int ms)
     }
 }
 
-bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int deadline_ms,
-                          GError **error)
+void ff_channel_begin_tls(FfChannel *ch, FfTls *tls, const char *hostname)
 {
-    int64_t end = g_get_monotonic_time() + deadline_ms * 1000LL;
-    short events;
-    FfIo io;
-    int rc = 0;
-
     ch->record = g_malloc(FF_TLS_RECORD);
     ch->tls = ff_tls_session_new(tls, ch->fd, hostname);
-    /* The deadline is for the whole: a peer that sends a byte now and then gains nothing. */
-    while (rc == 0 && (io = ff_tls_handshake(ch->tls, &events)) == FF_IO_AGAIN) {
-        rc = wait_for(ch, events, left_ms(end));
-    }
-    if (rc == 0 && io == FF_IO_DONE) {
-        return true;
-    }
-    if (rc == 0) {
-        rc = -ff_tls_errno(ch->tls);
-        died(ch, rc ? -rc : EPIPE);
-        if (rc == -EPROTO) {
-            linger(ch, ff_tls_is_server(tls) ? SERVER_LINGER_MS : CLIENT_LINGER_MS);
-        }
-    }
+}
+
+/* RC: 0, the peer just ended; or -errno. */
+static void set_tls_error(const FfChannel *ch, int rc, GError **error)
+{
     const char *why = ff_tls_why(ch->tls);
+
     g_set_error(error, g_quark_from_static_string("farfault-tls"), 0,
                 "TLS handshake with %s failed: %s", ch->peer,
                 why                ? why
@@ -638,7 +662,52 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
                 : rc == 0          ? "the peer closed the connection: see its log, and set "
                                      "tls-creds on both sides"
                                    : g_strerror(-rc));
-    return false;
+}
+
+FfIo ff_channel_step_tls(FfChannel *ch, short *events, GError **error)
+{
+    FfIo io = ff_tls_handshake(ch->tls, events);
+
+    if (io == FF_IO_DEAD) {
+        int err = ff_tls_errno(ch->tls);
+        died(ch, err ? err : EPIPE);
+        set_tls_error(ch, -err, error);
+    }
+    return io;
+}
+
+bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int deadline_ms,
+                          GError **error)
+{
+    int64_t end = g_get_monotonic_time() + deadline_ms * 1000LL;
+    short events;
+    FfIo io;
+
+    if (!ch->tls) {
+        ff_channel_begin_tls(ch, tls, hostname);
+    }
+    /* The deadline is for the whole: a peer that sends a byte now and then gains nothing. */
+    while ((io = ff_channel_step_tls(ch, &events, error)) == FF_IO_AGAIN) {
+        int rc = wait_for(ch, events, left_ms(end));
+        if (rc < 0) {
+            set_tls_error(ch, rc, error);
+            return false;
+        }
+    }
+    if (io == FF_IO_DEAD && ff_channel_error(ch) == EPROTO) {
+        linger(ch, ff_tls_is_server(tls) ? SERVER_LINGER_MS : CLIENT_LINGER_MS);
+    }
+    return io == FF_IO_DONE;
+}
+
+bool ff_channel_has_tls(const FfChannel *ch)
+{
+    return ch->tls;
+}
+
+bool ff_channel_proved(const FfChannel *ch)
+{
+    return ch->tls && ff_tls_proved(ch->tls);
 }
 
 bool ff_channel_declined(const FfChannel *ch)

@@ -31,7 +31,8 @@ void ff_channel_set_urgent(FfChannel *ch);
 /* Closes the socket. No thread may be inside. */
 void ff_channel_free(FfChannel *ch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfChannel, ff_channel_free)
-/* Frees it without closing: returns the socket, blocking, for somebody who copies bytes. */
+/* Frees it without closing: returns the socket, blocking, for somebody who copies bytes. What was
+ * given back by ff_channel_unread() is lost. */
 int ff_channel_release(FfChannel *ch);
 /* Ends both directions: every blocked or later call returns dead. Any thread. */
 void ff_channel_shutdown(FfChannel *ch);
@@ -46,11 +47,19 @@ const char *ff_channel_peer(const FfChannel *ch);
 /* The first byte that the peer says in the clear, without taking it. 0 or an error as of
  * ff_channel_read_all(). Before any other thread uses the channel, and before TLS. */
 int ff_channel_peek(FfChannel *ch, uint8_t *first, int deadline_ms);
-/* Puts TLS under the channel: handshake, and who the peer is (net/tls.h). Before any other thread
- * uses the channel but for ff_channel_shutdown(). FALSE and ERROR: the channel is of no use any
- * more. HOSTNAME can be NULL. */
+/* Puts TLS under the channel: handshake, and who the peer is (net/tls.h); or ends a handshake that
+ * was begun. Before any other thread uses the channel but for ff_channel_shutdown(). FALSE and
+ * ERROR: the channel is of no use any more. HOSTNAME can be NULL. */
 bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int deadline_ms,
                           GError **error);
+/* The same without waiting: begin it, then one attempt after the other. Again: *EVENTS, POLLIN or
+ * POLLOUT, is what the next one waits for. Dead: ERROR is set, and if ff_channel_error() is EPROTO
+ * the peer has been told why and may need a moment to read it. */
+void ff_channel_begin_tls(FfChannel *ch, FfTls *tls, const char *hostname);
+FfIo ff_channel_step_tls(FfChannel *ch, short *events, GError **error);
+bool ff_channel_has_tls(const FfChannel *ch);
+/* Under TLS: the peer has proved who it is (net/tls.h). */
+bool ff_channel_proved(const FfChannel *ch);
 /* Under TLS: the peer has proved who it is, and has said that it writes no more (net/tls.h). */
 bool ff_channel_declined(const FfChannel *ch);
 /* "TLSv1.3 ..." (g_free), NULL in the clear. */
@@ -58,6 +67,13 @@ char *ff_channel_tls(const FfChannel *ch);
 
 /* One attempt to read up to LEN bytes; *DONE bytes were read (>= 1 when done). */
 FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done);
+/* What a read that has to be repeated waits for, POLLIN or POLLOUT. The reader's. */
+short ff_channel_read_events(const FfChannel *ch);
+/* The next reads return these N bytes, which were read of it, then the rest. Only when there are
+ * none of such; the reader's. */
+void ff_channel_unread(FfChannel *ch, const void *bytes, size_t n);
+/* Takes out again what was given back and not read since; NULL: nothing. */
+GByteArray *ff_channel_take_unread(FfChannel *ch);
 /* Reads exactly LEN bytes. DEADLINE_MS from now, or -1 for none. Returns 0, -EPIPE at an orderly
  * end before the first byte, -ECONNRESET in the middle or by reset, -ETIMEDOUT, or -errno. */
 int ff_channel_read_all(FfChannel *ch, void *buf, size_t len, int deadline_ms);

@@ -531,10 +531,23 @@ bool ff_tls_pending(FfTlsSession *s)
     return pending;
 }
 
+static bool proved(const FfTlsSession *s)
+{
+    return s->usable && (s->tls->psk || s->tls->verify_peer);
+}
+
+bool ff_tls_proved(FfTlsSession *s)
+{
+    ff_mutex_lock(&s->lock);
+    bool yes = proved(s);
+    ff_mutex_unlock(&s->lock);
+    return yes;
+}
+
 bool ff_tls_declined(FfTlsSession *s)
 {
     ff_mutex_lock(&s->lock);
-    bool declined = s->usable && s->ended && (s->tls->psk || s->tls->verify_peer);
+    bool declined = s->ended && proved(s);
     ff_mutex_unlock(&s->lock);
     return declined;
 }

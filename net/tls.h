@@ -37,6 +37,9 @@ FfIo ff_tls_write(FfTlsSession *s, const void *buf, size_t len, short *events);
 FfIo ff_tls_finish(FfTlsSession *s, short *events);
 /* Decrypted bytes wait inside: poll() on the socket does not tell of them. */
 bool ff_tls_pending(FfTlsSession *s);
+/* The handshake is over, and in it the peer has proved who it is: by a shared key, or by a
+ * certificate that was verified. Any thread. */
+bool ff_tls_proved(FfTlsSession *s);
 /* The peer has proved who it is, and has then said, in words of TLS, that it writes no more. A
  * connection that just ends is none of it, nor is the end of a peer that nobody has verified. Any
  * thread. */
