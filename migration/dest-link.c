@@ -3,10 +3,10 @@
  * The destination's side of the connections: listen, tell a farfault source from anything else,
  * compare its guest with ours, attach the urgent channel.
  *
- * Threads: the acceptor takes connections one after the other, in the order in which they speak
- * (lobby.c); ff_dest_greet() is the coordinator's. A connection that is neither a farfault source
- * nor one of its channels is closed with a line in the log, and the wait goes on: a port scanner
- * must not end a guest.
+ * Threads: the acceptor takes connections one after the other, in the order in which they have
+ * spoken (lobby.c), under TLS behind the handshake; ff_dest_greet() is the coordinator's. A
+ * connection that is neither a farfault source nor one of its channels is closed with a line in the
+ * log, and the wait goes on: a port scanner must not end a guest.
  */
 #include "migration/internal.h"
 #include "migration/lobby.h"
@@ -17,8 +17,6 @@
 #include <unistd.h>
 
 #define GREETING_DEADLINE_MS 20000
-/* They are there, or come in the first records of TLS. */
-#define FIRST_BYTES_DEADLINE_MS FF_LOBBY_DEADLINE_MS
 
 void ff_dest_set_listener(FfMigration *m, int fd)
 {
@@ -129,11 +127,12 @@ static const char *take_channel(FfMigration *m, FfChannel **ch, const GByteArray
     FfChannelHello h;
     const char *why = NULL;
 
-    memcpy(&f, first->data, first->len);
-    if (ff_channel_read_all(*ch, (char *)&f + first->len, sizeof(f) - first->len,
-                            FIRST_BYTES_DEADLINE_MS) < 0 ||
-        ff_frame_decode(&f, &why) < 0 || f.type != FF_FRAME_CHANNEL ||
-        ff_channel_read_all(*ch, &h, sizeof(h), FIRST_BYTES_DEADLINE_MS) < 0) {
+    if (first->len < sizeof(f) + sizeof(h)) {
+        return "it ended before it had said who it is";
+    }
+    memcpy(&f, first->data, sizeof(f));
+    memcpy(&h, first->data + sizeof(f), sizeof(h));
+    if (ff_frame_decode(&f, &why) < 0 || f.type != FF_FRAME_CHANNEL) {
         return why ? why : "not a migration stream";
     }
     ff_mutex_lock(&m->lock);
@@ -199,24 +198,22 @@ static void see_declined(FfMigration *m, const FfChannel *ch)
     }
 }
 
+/* All of its first words is there that will come. */
 static const char *take_connection(FfMigration *m, FfChannel **ch)
 {
-    g_autoptr(GByteArray) first = g_byte_array_new();
-    uint32_t magic;
+    g_autoptr(GByteArray) first = ff_channel_take_unread(*ch);
+    uint32_t magic = 0;
+    size_t need;
 
-    g_byte_array_set_size(first, FF_PROLOGUE_HEADER);
-    int rc = ff_channel_read_all(*ch, first->data, first->len, FIRST_BYTES_DEADLINE_MS);
-    if (rc == -EPIPE) {
+    if (!first) {
         see_declined(m, *ch);
+        return "it ended before it said anything";
     }
-    if (rc < 0) {
-        return rc == -ETIMEDOUT ? "nothing came in time" : "it ended before it said anything";
-    }
-    memcpy(&magic, first->data, sizeof(magic));
+    memcpy(&magic, first->data, MIN(first->len, sizeof(magic)));
     if (GUINT32_FROM_LE(magic) == FF_FRAME_MAGIC) {
         return take_channel(m, ch, first);
     }
-    switch (ff_dest_recognise(*ch, first, FIRST_BYTES_DEADLINE_MS, &rc)) {
+    switch (ff_prologue_decode(first->data, first->len, &need)) {
     case FF_PEER_FARFAULT:
         return take_main(m, ch, NULL);
     case FF_PEER_STOCK_QEMU:
@@ -225,12 +222,14 @@ static const char *take_connection(FfMigration *m, FfChannel **ch)
         }
         return "a QEMU without farfault, and x-farfault-peer is require: start the source through "
                "farfault";
+    case FF_PEER_MORE:
+        return "it ended before it had said who it is";
     default:
         return "not a migration stream";
     }
 }
 
-/* A stranger that says nothing must not hold up the end: shutdown reaches this channel, too. */
+/* Whom it answers is ended with everything else: shutdown reaches this channel, too. */
 static void set_accepting(FfMigration *m, FfChannel *ch)
 {
     ff_mutex_lock(&m->lock);
@@ -244,23 +243,21 @@ static void set_accepting(FfMigration *m, FfChannel *ch)
 gpointer ff_dest_acceptor(gpointer p)
 {
     FfMigration *m = p;
-    g_autoptr(FfLobby) lobby = ff_lobby_new(m->listen_fd, m->cancel);
+    g_autoptr(FfLobby) lobby = ff_lobby_new(m->listen_fd, m->cancel, ff_m_admit, m);
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        int fd = ff_lobby_next(lobby, &error);
-        if (fd < 0) {
+        g_autoptr(FfChannel) ch = ff_lobby_next(lobby, &error);
+        if (!ch) {
             if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
                 ff_m_dead(m, "cannot accept connections: %s", error->message);
             }
             return NULL;
         }
-        g_autoptr(FfChannel) ch = ff_m_channel_new(m, fd, FF_CHANNEL_MAIN);
-        const char *why = NULL;
+        const char *why;
+        ff_channel_set_deadline(ch, m->cfg.peer_timeout_ms);
         set_accepting(m, ch);
-        if (!ff_m_secure(m, ch, &error)) {
-            g_message("connection refused: %s", error->message);
-        } else if ((why = take_connection(m, &ch))) {
+        if ((why = take_connection(m, &ch))) {
             g_message("connection from %s refused: %s", ff_channel_peer(ch), why);
         }
         set_accepting(m, NULL);

@@ -182,7 +182,7 @@ struct FfMigration {
     /* A peer without farfault (stock.c). Coordinator and acceptor; then the driver. */
     GBytes *opening;         /* S: what was sent first */
     GByteArray *stock_first; /* D: what was read first */
-    GArray *stock_later;     /* D: of int, connections that came behind it; NULL: none */
+    GPtrArray *stock_later;  /* D: of FfChannel, connections that came behind it; NULL: none */
     FfChannel *stock_channel;
     bool stock, stock_answered, stock_acked;
 
@@ -358,6 +358,9 @@ bool ff_dest_adopt(FfMigration *m, GError **error);
 /* tls.c. TLS on CH if this side has credentials, before anything is said on it; a destination
  * without them tells a source that has some from garbage. On FALSE the channel is of no use. */
 bool ff_m_secure(FfMigration *m, FfChannel *ch, GError **error);
+/* D: an FfLobbyAdmit (lobby.h), OPAQUE is the migration. Begins TLS if this side has credentials.
+ */
+bool ff_m_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error);
 /* Source, after its first words in the clear: FALSE and ERROR if the peer answers by TLS. */
 bool ff_m_check_clear(FfMigration *m, FfChannel *ch, int deadline_ms, GError **error);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Who has connected to a destination and has not yet said who he is. Several wait here at once, so
- * that nobody who says nothing, or half a sentence, stands in front of the source.
+ * that nobody who says nothing, or half a sentence, or stops in a handshake of TLS, stands in front
+ * of the source.
  *
  * One thread: the acceptor. All functions are its.
  */
@@ -10,23 +11,32 @@
 
 #include <gio/gio.h>
 
+#include "net/channel.h"
+
 /* So many wait at once. Who comes then takes the place of the one that has waited longest, if that
- * was longer than FF_LOBBY_GRACE_MS; else he waits outside, in the kernel's queue. */
+ * was longer than FF_LOBBY_GRACE_MS; else he waits outside, in the kernel's queue. Whom this side
+ * has refused goes first of all, and who has proved under TLS who he is goes last. */
 #define FF_LOBBY_PLACES 32
 #define FF_LOBBY_GRACE_MS 1000
-/* Who has not spoken by then is sent away. */
+/* Who has not spoken by then is sent away. Under TLS each of these may last so long: until its
+ * handshake begins, the handshake, the first words inside. */
 #define FF_LOBBY_DEADLINE_MS 10000
 
 typedef struct FfLobby FfLobby;
 
-/* LISTEN_FD and CANCEL are borrowed. */
-FfLobby *ff_lobby_new(int listen_fd, GCancellable *cancel);
-/* The next one whose first words are there to be read, whole (or whose end is), as a non-blocking
- * fd (the caller's). Nothing has been read of it. -1 and ERROR: cancelled, or accept() failed. */
-int ff_lobby_next(FfLobby *lobby, GError **error);
-/* Those who came after the last one that was taken: an array of int, the caller's, which closes
- * them with it. Who takes one out leaves -1. */
-GArray *ff_lobby_later(FfLobby *lobby);
+/* Who begins with the byte FIRST, which is not taken: FALSE and ERROR: he is sent away. TRUE: he
+ * may stay; if it has begun TLS on CH (ff_channel_begin_tls()), the lobby does the handshake. */
+typedef bool (*FfLobbyAdmit)(FfChannel *ch, uint8_t first, gpointer opaque, GError **error);
+
+/* LISTEN_FD and CANCEL are borrowed. ADMIT can be NULL: everybody may stay, in the clear. */
+FfLobby *ff_lobby_new(int listen_fd, GCancellable *cancel, FfLobbyAdmit admit, gpointer opaque);
+/* The next one whose first words are there, whole, or whose end is: the caller's. Who reads the
+ * opening of a source, or the greeting of a further channel, from it has not to wait for it. NULL
+ * and ERROR: cancelled, or accept() failed. */
+FfChannel *ff_lobby_next(FfLobby *lobby, GError **error);
+/* Those who came after the last one that was taken: an array of FfChannel, which frees them, the
+ * caller's. A handshake may be begun in them, or over, and what they have said is in them. */
+GPtrArray *ff_lobby_later(FfLobby *lobby);
 /* Closes those who wait still. */
 void ff_lobby_free(FfLobby *lobby);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfLobby, ff_lobby_free)

@@ -118,9 +118,9 @@ typedef struct {
     bool acked;    /* source: the peer's word that QEMU may switch over was read in front of it */
     bool postcopy; /* source: the switch was asked for */
     GByteArray *first; /* destination: what was read of the peer's stream */
-    /* Destination: connections that came behind it and have not been looked at, perhaps further
-     * channels of it: of int, non-blocking (ff_lobby_later()); the callee's. NULL: none. */
-    GArray *later;
+    /* Destination: connections that came behind it and have not said who they are, perhaps further
+     * channels of it: of FfChannel (ff_lobby_later()); the callee's. NULL: none. */
+    GPtrArray *later;
     bool run;         /* destination: the guest is to run when it has arrived */
     bool run_changed; /* the client has said so since the start */
 } FfStockPeer;

@@ -194,5 +194,5 @@ void ff_m_stock_free(FfMigration *m)
     g_clear_pointer(&m->stock_channel, ff_channel_free);
     g_clear_pointer(&m->opening, g_bytes_unref);
     g_clear_pointer(&m->stock_first, g_byte_array_unref);
-    g_clear_pointer(&m->stock_later, g_array_unref);
+    g_clear_pointer(&m->stock_later, g_ptr_array_unref);
 }

@@ -5,7 +5,8 @@
  * way from here back to it.
  *
  * Threads: whoever has made or accepted the connection, before others use it. Blocks, at most for
- * the deadlines; ff_channel_shutdown() ends it. The driver sets what an adopting engine lacked.
+ * the deadlines; ff_channel_shutdown() ends it. ff_m_admit(), the acceptor's, does not: what
+ * follows it is the lobby's (lobby.c). The driver sets what an adopting engine lacked.
  */
 #include "migration/internal.h"
 
@@ -46,16 +47,12 @@ static bool start(FfMigration *m, FfChannel *ch, GError **error)
     return true;
 }
 
-static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
+bool ff_m_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error)
 {
-    uint8_t first = 0;
-    int rc = ff_channel_peek(ch, &first, FIRST_BYTE_DEADLINE_MS);
+    FfMigration *m = opaque;
 
-    if (rc < 0) {
-        return fail(error, ch,
-                    rc == -ETIMEDOUT ? "nothing came in time"
-                    : rc == -EPIPE   ? "it closed the connection before it said anything"
-                                     : g_strerror(-rc));
+    if (ff_migration_lacks_tls(m)) {
+        return fail(error, ch, m->cfg.tls_refusal);
     }
     if (m->cfg.tls && first != RECORD_HANDSHAKE) {
         send_alert(ch);
@@ -69,7 +66,24 @@ static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
                     "it speaks TLS, and this side has no tls-creds: set tls-creds here, too, with "
                     "migrate-set-parameters before migrate-incoming");
     }
-    return m->cfg.tls ? start(m, ch, error) : true;
+    if (m->cfg.tls) {
+        ff_channel_begin_tls(ch, m->cfg.tls, m->cfg.tls_hostname);
+    }
+    return true;
+}
+
+static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
+{
+    uint8_t first = 0;
+    int rc = ff_channel_peek(ch, &first, FIRST_BYTE_DEADLINE_MS);
+
+    if (rc < 0) {
+        return fail(error, ch,
+                    rc == -ETIMEDOUT ? "nothing came in time"
+                    : rc == -EPIPE   ? "it closed the connection before it said anything"
+                                     : g_strerror(-rc));
+    }
+    return ff_m_admit(ch, first, m, error) && (!m->cfg.tls || start(m, ch, error));
 }
 
 bool ff_migration_lacks_tls(FfMigration *m)

@@ -33,22 +33,15 @@ FfEnd *ff_end_new(int fd)
 
 FfEnd *ff_end_new_channel(FfChannel *channel)
 {
-    g_autofree char *tls = ff_channel_tls(channel);
-    FfEnd *end;
-
-    if (!tls) {
-        return ff_end_new(ff_channel_release(channel));
-    }
-    end = ff_end_new(-1);
-    end->channel = channel;
-    return end;
+    return ff_channel_has_tls(channel) ? ff_end_new_tls(channel)
+                                       : ff_end_new(ff_channel_release(channel));
 }
 
-FfEnd *ff_end_new_tls(int fd)
+FfEnd *ff_end_new_tls(FfChannel *channel)
 {
     FfEnd *end = ff_end_new(-1);
 
-    end->channel = ff_channel_new(fd, FF_CHANNEL_MAIN);
+    end->channel = channel;
     return end;
 }
 

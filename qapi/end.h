@@ -19,9 +19,9 @@ typedef struct FfEnd FfEnd;
 FfEnd *ff_end_new(int fd);
 /* Takes CHANNEL; without TLS under it only its socket is kept. */
 FfEnd *ff_end_new_channel(FfChannel *channel);
-/* FD (taken) is to be put under TLS by ff_end_secure(), before anything else. */
-FfEnd *ff_end_new_tls(int fd);
-/* The handshake, which blocks. */
+/* CHANNEL (taken) is to be put under TLS by ff_end_secure(), before anything else. */
+FfEnd *ff_end_new_tls(FfChannel *channel);
+/* The handshake, or what is left of it; blocks. */
 bool ff_end_secure(FfEnd *end, FfTls *tls, const char *hostname, GError **error);
 void ff_end_free(FfEnd *end);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfEnd, ff_end_free)

@@ -38,7 +38,7 @@ struct FfIncoming {
     FfEnd *stock;            /* connection of a source without farfault; NULL */
     FfTls *stock_tls;        /* that it is under; NULL */
     GByteArray *stock_first; /* what was read of it */
-    GArray *stock_later;     /* of int: connections that came behind it; NULL: none */
+    GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     int ready;               /* index in fds of the one that has a connection */
 };
@@ -69,7 +69,7 @@ void ff_incoming_free(FfIncoming *in)
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
-    g_clear_pointer(&in->stock_later, g_array_unref);
+    g_clear_pointer(&in->stock_later, g_ptr_array_unref);
     g_free(in->path);
     g_free(in->private_dir);
     g_free(in->private_path);
@@ -177,13 +177,10 @@ static void join_stock(FfIncoming *in)
     if (qemu >= 0) {
         ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
     }
-    for (guint i = 0; in->stock_later && i < in->stock_later->len; i++) {
-        int *peer = &g_array_index(in->stock_later, int, i);
-
-        ff_native_take_peer(in->native, *peer);
-        *peer = -1;
+    while (in->stock_later && in->stock_later->len) {
+        ff_native_take_peer(in->native, g_ptr_array_steal_index(in->stock_later, 0));
     }
-    g_clear_pointer(&in->stock_later, g_array_unref);
+    g_clear_pointer(&in->stock_later, g_ptr_array_unref);
 }
 
 static void native_listens(FfCall *call, JsonNode *result, const GError *error)

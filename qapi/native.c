@@ -276,7 +276,8 @@ static bool set_peer(Connection *c, int fd, GError **error)
 {
     FfNative *n = c->native;
 
-    set_end(c, &c->peer, n->tls ? ff_end_new_tls(fd) : ff_end_new(fd));
+    set_end(c, &c->peer,
+            n->tls ? ff_end_new_tls(ff_channel_new(fd, FF_CHANNEL_MAIN)) : ff_end_new(fd));
     return !n->tls || ff_end_secure(c->peer, n->tls, n->hostname, error);
 }
 
@@ -296,21 +297,22 @@ static gpointer secure_peer(gpointer opaque)
     return begin(c, qemu >= 0);
 }
 
-void ff_native_take_peer(FfNative *n, int peer)
+void ff_native_take_peer(FfNative *n, FfChannel *peer)
 {
-    fcntl(peer, F_SETFL, fcntl(peer, F_GETFL) & ~O_NONBLOCK);
     if (n->tls) {
         Connection *c = connection_new(n, ff_end_new_tls(peer), NULL, NULL);
 
         c->threads[1] = g_thread_new("native-out", secure_peer, c);
         return;
     }
+    g_autoptr(GByteArray) said = ff_channel_take_unread(peer);
+    const FfNativeBegun begun = {.first = said};
     int qemu = ff_native_connect(n->path);
 
     if (qemu < 0) {
-        close(peer); /* QEMU takes no more channels */
+        ff_channel_free(peer); /* QEMU takes no more channels */
     } else {
-        ff_native_join(n, ff_end_new(peer), qemu, NULL);
+        ff_native_join(n, ff_end_new_channel(peer), qemu, &begun);
     }
 }
 
@@ -319,7 +321,7 @@ static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaq
     int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (peer >= 0) { /* else it has given up before we came */
-        ff_native_take_peer(opaque, peer);
+        ff_native_take_peer(opaque, ff_channel_new(peer, FF_CHANNEL_MAIN));
     }
     return G_SOURCE_CONTINUE;
 }

@@ -44,8 +44,9 @@ int ff_native_connect(const char *path);
 /* Whoever connects to LISTENERS (of int, borrowed until ff_native_free()) gets a connection to
  * PATH, the unix socket at which QEMU listens. */
 void ff_native_accept_peers(FfNative *native, GArray *listeners, const char *path);
-/* The same for PEER (taken), which has connected already; after ff_native_accept_peers(). */
-void ff_native_take_peer(FfNative *native, int peer);
+/* The same for PEER (taken), which has connected already, may have begun its handshake, and may
+ * have spoken (ff_channel_unread()); after ff_native_accept_peers(). */
+void ff_native_take_peer(FfNative *native, FfChannel *peer);
 /* Breaks what is still connected and waits for the threads. */
 void ff_native_free(FfNative *native);
 

@@ -16,6 +16,7 @@
 #include "migration/lobby.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
+#include "tests/lib/clienthello.h"
 #include "tests/lib/side.h"
 
 #define RAM_BYTES (1ull << 20)
@@ -258,12 +259,12 @@ static void test_strangers(gconstpointer data)
     side_free(s.d);
 }
 
-/* A byte now and then gains nothing: the first bytes have one deadline, all of them, and behind it
- * the right source is let in. */
-static void test_slow_bytes(void)
+/* A byte now and then gains nothing: the first bytes have one deadline, all of them, and so has a
+ * handshake; behind it the right source is let in. */
+static void test_slow_bytes(gconstpointer data)
 {
     uint64_t size = RAM_BYTES;
-    uint8_t prologue[FF_PROLOGUE_SIZE];
+    uint8_t slowly[FF_PROLOGUE_SIZE] = {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3};
     unsigned sent = 0;
     char c;
     int rc;
@@ -271,19 +272,24 @@ static void test_slow_bytes(void)
     if (!side_possible()) {
         return;
     }
-    Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1)};
+    g_autoptr(FfTls) server = data ? load(true) : NULL, client = data ? load(false) : NULL;
+    Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1), .server = server, .client = client};
+
+    s.d->tls = server;
     side_start(s.d, "tcp:127.0.0.1:0", -1);
     g_autoptr(FfMigrationInfo) info = ff_migration_info(s.d->m);
     s.address = ff_address_parse(info->socket_address, NULL);
 
-    ff_prologue_encode(prologue, NULL, 0);
+    if (!data) {
+        ff_prologue_encode(slowly, NULL, 0);
+    }
     g_autoptr(FfChannel) slow = connect_plain(&s, FF_CHANNEL_MAIN);
     do {
-        struct iovec iov = {prologue + sent++, 1};
+        struct iovec iov = {slowly + sent++, 1};
 
         ff_channel_write_all(slow, &iov, 1, true);
         rc = ff_channel_read_all(slow, &c, 1, SLOW_MS);
-    } while (rc == -ETIMEDOUT && sent < sizeof(prologue));
+    } while (rc == -ETIMEDOUT && sent < sizeof(slowly));
     g_assert_cmpint(rc, <, 0);
     g_assert_cmpint(rc, !=, -ETIMEDOUT);
     g_assert_cmpuint(sent, <, FF_PROLOGUE_HEADER);
@@ -298,42 +304,82 @@ static void test_slow_bytes(void)
 }
 
 /* What a stranger says before it falls silent. */
+typedef enum { IN_THE_CLEAR, UNDER_TLS, CLIENT_HELLO, WHOLE_HANDSHAKE } Beginning;
+
 static const struct {
     const char *text;
     gsize n;
+    Beginning how; /* for a destination without TLS, or with; and then goes on as is said here */
 } beginnings[] = {
-    {"", 0},
-    {"Q", 1},                         /* of a source */
-    {"QEVM\0\0\0\3\7\0\0\0\xff", 13}, /* with a long name of its machine */
-    {"\x16\3\1\2", 4},                /* of TLS */
-    {"\x16\3\1\2\0\1\0", 7},
+    {"", 0, IN_THE_CLEAR},
+    {"Q", 1, IN_THE_CLEAR},                         /* of a source */
+    {"QEVM\0\0\0\3\7\0\0\0\xff", 13, IN_THE_CLEAR}, /* with a long name of its machine */
+    {"\0", 1, IN_THE_CLEAR},                        /* of nothing */
+    {"", 0, UNDER_TLS},
+    {"\x16\3\1\2", 4, UNDER_TLS},
+    {"\x16\3\1\2\0\1\0", 7, UNDER_TLS},
+    {"", 0, CLIENT_HELLO},
+    {"", 0, WHOLE_HANDSHAKE},
+    {"QEVM\0\0\0\3", 8, WHOLE_HANDSHAKE},
 };
 
-static FfChannel *connect_silent(Scene *s, unsigned i)
+/* The I-th of those that fit to the scene. */
+static Beginning connect_silent(Scene *s, unsigned i, FfChannel **silent)
 {
-    FfChannel *ch = connect_plain(s, FF_CHANNEL_MAIN);
-    const char *text = beginnings[i % G_N_ELEMENTS(beginnings)].text;
-    struct iovec iov = {(void *)text, beginnings[i % G_N_ELEMENTS(beginnings)].n};
+    unsigned first = 0, end = G_N_ELEMENTS(beginnings);
 
+    for (unsigned k = 0; k < G_N_ELEMENTS(beginnings); k++) {
+        first += s->client && beginnings[k].how == IN_THE_CLEAR;
+        end -= !s->client && beginnings[k].how != IN_THE_CLEAR;
+    }
+    unsigned at = first + i % (end - first);
+    FfChannel *ch = connect_plain(s, FF_CHANNEL_MAIN);
+    g_autoptr(GBytes) hello = s->client ? client_hello(s->client) : NULL;
+    struct iovec iov = {(void *)beginnings[at].text, beginnings[at].n};
+    g_autoptr(GError) error = NULL;
+
+    if (beginnings[at].how == CLIENT_HELLO) {
+        iov.iov_base = (void *)g_bytes_get_data(hello, &iov.iov_len);
+    } else if (beginnings[at].how == WHOLE_HANDSHAKE) {
+        ff_channel_start_tls(ch, s->client, NULL, DEADLINE_MS, &error);
+        g_assert_no_error(error);
+    }
     if (iov.iov_len) {
         g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
     }
-    return ch;
+    *silent = ch;
+    return beginnings[at].how;
 }
 
+/* Reads all that still comes. */
+static void expect_end(FfChannel *ch)
+{
+    char sink[256];
+
+    do {
+        g_assert_cmpint(ff_channel_wait_readable(ch, DEADLINE_MS), ==, 0);
+    } while (recv(ff_channel_fd(ch), sink, sizeof(sink), 0) > 0);
+}
+
+/* What has come to it, an answer to its handshake, is not looked at. */
 static bool is_open(const FfChannel *ch)
 {
-    char c;
+    char sink[4096];
+    ssize_t n;
 
-    return recv(ff_channel_fd(ch), &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+    while ((n = recv(ff_channel_fd(ch), sink, sizeof(sink), MSG_DONTWAIT)) > 0) {
+    }
+    return n < 0 && errno == EAGAIN;
 }
 
 /* N strangers who say nothing, or the beginning of something, stand in front of the source: it is
- * let in while they still wait. A crowd that does not fit in is thinned out. */
+ * let in while they still wait. A crowd that does not fit in is thinned out, and who has proved who
+ * he is goes last. */
 static void come_in(unsigned n, bool under_tls)
 {
     uint64_t size = RAM_BYTES;
     g_autoptr(GPtrArray) strangers_in = g_ptr_array_new_with_free_func((void *)ff_channel_free);
+    g_autofree Beginning *how = g_new0(Beginning, n);
     unsigned waiting = 0;
 
     if (!side_possible()) {
@@ -349,8 +395,12 @@ static void come_in(unsigned n, bool under_tls)
 
     s.address = ff_address_parse(info->socket_address, NULL);
     for (unsigned i = 0; i < n; i++) {
-        g_ptr_array_add(strangers_in, connect_silent(&s, i));
+        FfChannel *silent;
+
+        how[i] = connect_silent(&s, i, &silent);
+        g_ptr_array_add(strangers_in, silent);
     }
+    int64_t began = g_get_monotonic_time();
     s.main = connect_as_peer(&s, FF_CHANNEL_MAIN);
     say_hello(&s);
     g_autoptr(FfChannel) urgent = connect_as_peer(&s, FF_CHANNEL_URGENT);
@@ -359,8 +409,14 @@ static void come_in(unsigned n, bool under_tls)
         ff_channel_send(urgent, ff_frame(FF_FRAME_CHANNEL, sizeof(s.right)), &s.right, true), ==,
         0);
     hear(urgent, FF_FRAME_CHANNEL_REPLY, NULL, 0);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, FF_LOBBY_DEADLINE_MS * 1000ll);
     for (unsigned i = 0; i < n; i++) {
-        waiting += is_open(strangers_in->pdata[i]);
+        bool open = is_open(strangers_in->pdata[i]);
+
+        waiting += open;
+        if (how[i] == WHOLE_HANDSHAKE) {
+            g_assert_true(open);
+        }
     }
     if (n < FF_LOBBY_PLACES) {
         g_assert_cmpuint(waiting, ==, n);
@@ -370,7 +426,7 @@ static void come_in(unsigned n, bool under_tls)
     ff_channel_shutdown(s.main);
     side_run_until(s.d->done);
     for (unsigned i = 0; i < n; i++) {
-        expect_closed(strangers_in->pdata[i]); /* nobody is left behind */
+        expect_end(strangers_in->pdata[i]); /* nobody is left behind */
     }
     ff_channel_free(s.main);
     ff_address_free(s.address);
@@ -379,12 +435,12 @@ static void come_in(unsigned n, bool under_tls)
 
 static void test_silent(gconstpointer data)
 {
-    come_in(10, data);
+    come_in(12, data);
 }
 
-static void test_crowd(void)
+static void test_crowd(gconstpointer data)
 {
-    come_in(FF_LOBBY_PLACES + 8, false);
+    come_in(FF_LOBBY_PLACES + 8, data);
 }
 
 /* Who speaks goes first; and who came behind him can be told from who came before. */
@@ -394,7 +450,7 @@ static void test_order(void)
     int listener = ff_address_listen(any, NULL);
     g_autofree char *uri = ff_address_of_listener(listener);
     Scene s = {.address = ff_address_parse(uri, NULL)};
-    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL);
+    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL, NULL, NULL);
     FfChannel *ch[4];
 
     for (unsigned i = 0; i < 3; i++) {
@@ -402,22 +458,24 @@ static void test_order(void)
     }
     ch[3] = connect_plain(&s, FF_CHANNEL_MAIN);
     say_prologue(ch[3]);
-    int fd = ff_lobby_next(lobby, NULL);
-    GArray *later = ff_lobby_later(lobby);
+    FfChannel *first = ff_lobby_next(lobby, NULL);
+    GPtrArray *later = ff_lobby_later(lobby);
     g_assert_cmpuint(later->len, ==, 0);
-    g_array_unref(later);
-    close(fd);
+    g_ptr_array_unref(later);
+    ff_channel_free(first);
     expect_closed(ch[3]); /* it was this one */
     say_prologue(ch[1]);
-    close(ff_lobby_next(lobby, NULL));
+    ff_channel_free(ff_lobby_next(lobby, NULL));
     expect_closed(ch[1]);
     later = ff_lobby_later(lobby);
     g_assert_cmpuint(later->len, ==, 1);
-    g_array_unref(later);
+    g_ptr_array_unref(later);
     expect_closed(ch[2]);
     g_assert_true(is_open(ch[0]));
+    struct iovec half = {"QE", 2};
+    g_assert_cmpint(ff_channel_write_all(ch[0], &half, 1, true), ==, 0);
     ff_channel_finish(ch[0]); /* the end is a word, too */
-    close(ff_lobby_next(lobby, NULL));
+    ff_channel_free(ff_lobby_next(lobby, NULL));
     expect_closed(ch[0]);
     for (unsigned i = 0; i < 4; i++) {
         ff_channel_free(ch[i]);
@@ -435,10 +493,12 @@ int main(int argc, char **argv)
     dir = certs_psk(base, "key", "qemu:00112233445566778899aabbccddeeff\n");
     g_test_add_data_func("/stranger/clear", NULL, test_strangers);
     g_test_add_data_func("/stranger/tls", GINT_TO_POINTER(1), test_strangers);
-    g_test_add_func("/stranger/slow-bytes", test_slow_bytes);
+    g_test_add_data_func("/stranger/slow-bytes/clear", NULL, test_slow_bytes);
+    g_test_add_data_func("/stranger/slow-bytes/tls", GINT_TO_POINTER(1), test_slow_bytes);
     g_test_add_data_func("/stranger/silent/clear", NULL, test_silent);
     g_test_add_data_func("/stranger/silent/tls", GINT_TO_POINTER(1), test_silent);
-    g_test_add_func("/stranger/crowd", test_crowd);
+    g_test_add_data_func("/stranger/crowd/clear", NULL, test_crowd);
+    g_test_add_data_func("/stranger/crowd/tls", GINT_TO_POINTER(1), test_crowd);
     g_test_add_func("/stranger/order", test_order);
     int rc = g_test_run();
 
