@@ -27,8 +27,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* So many who are not known yet may be in their handshakes at once: each has a thread. */
+#define STRANGERS_MAX 32
+
 typedef struct {
     FfNative *native;
+    bool stranger; /* has come to us, and is to be put under TLS */
+    bool sent_away;
     /* Atomic; FfEnd, set once. Observer: connection_free(), which shuts them down. */
     gpointer peer, qemu;
     FfNativeBegun begun;
@@ -297,11 +302,34 @@ static gpointer secure_peer(gpointer opaque)
     return begin(c, qemu >= 0);
 }
 
+/* The one that has been in its handshake for longest makes room. A right one is done with it long
+ * before so many have come. */
+static void make_room(FfNative *n)
+{
+    Connection *oldest = NULL;
+    unsigned waiting = 0;
+
+    for (guint i = 0; i < n->connections->len; i++) {
+        Connection *c = n->connections->pdata[i];
+
+        if (c->stranger && !c->sent_away && !g_atomic_pointer_get(&c->qemu)) {
+            oldest = oldest ? oldest : c;
+            waiting++;
+        }
+    }
+    if (waiting == STRANGERS_MAX) {
+        oldest->sent_away = true;
+        ff_end_shutdown(oldest->peer);
+    }
+}
+
 void ff_native_take_peer(FfNative *n, FfChannel *peer)
 {
     if (n->tls) {
+        make_room(n);
         Connection *c = connection_new(n, ff_end_new_tls(peer), NULL, NULL);
 
+        c->stranger = true;
         c->threads[1] = g_thread_new("native-out", secure_peer, c);
         return;
     }
