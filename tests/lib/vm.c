@@ -129,6 +129,31 @@ static const char *qemu_binary(void)
     return qemu ? qemu : "qemu-system-x86_64";
 }
 
+bool vm_is_qemu(const char *qemu, const char *number)
+{
+    char *argv[] = {(char *)qemu, (char *)"--version", NULL};
+    g_autofree char *text = NULL, *wanted = g_strconcat("version ", number, NULL);
+    int status = -1;
+
+    return g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &text, NULL, &status,
+                        NULL) &&
+           !status && strstr(text, wanted);
+}
+
+char *vm_newer_qemu(void)
+{
+    const char *given = g_getenv("FF_QEMU10");
+    g_autofree char *path =
+        given ? g_strdup(given)
+              : g_build_filename(g_getenv("FF_SOURCE"), ".cache/qemu10/qemu-system-x86_64", NULL);
+
+    if (vm_is_qemu(path, "10.")) {
+        return g_steal_pointer(&path);
+    }
+    g_test_skip("no QEMU 10 is here: run scripts/get-qemu10");
+    return NULL;
+}
+
 static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
 {
     if (config->launcher == VM_PLAIN) {

@@ -51,6 +51,12 @@ int vm_wait_exit(Vm *vm);
 /* SIGKILL to QEMU; reaped. */
 void vm_kill(Vm *vm);
 
+/* QEMU runs and says that it is version NUMBER, or begins so. */
+bool vm_is_qemu(const char *qemu, const char *number);
+/* Path of QEMU 10, the one that scripts/get-qemu10 unpacked, or FF_QEMU10 (g_free). NULL, and the
+ * test is skipped: there is none. */
+char *vm_newer_qemu(void);
+
 pid_t vm_pid(const Vm *vm);
 /* The engine of VM: it writes to VM's stderr. Fails the test if there is none. */
 pid_t vm_engine(Vm *vm);

@@ -4,10 +4,8 @@
  * passes of precopy, and by precopy alone; through farfault, and by QEMU itself, to know that what
  * is asked for is possible.
  *
- * QEMU 10 is the one that scripts/get-qemu10 unpacked, or FF_QEMU10.
+ * QEMU 10 is that of vm_newer_qemu().
  */
-#include <string.h>
-
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
@@ -28,43 +26,13 @@ static const Row rows[] = {
     {"farfault/precopy", VM_RUN, -1},
 };
 
-/* The text that "QEMU --version" begins with (g_free); NULL if it does not run. */
-static char *version_of(const char *qemu)
-{
-    char *argv[] = {(char *)qemu, (char *)"--version", NULL};
-    char *text = NULL;
-    int status = -1;
-
-    if (!g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &text, NULL, &status,
-                      NULL) ||
-        status) {
-        g_clear_pointer(&text, g_free);
-    }
-    return text;
-}
-
-static bool is_version(const char *qemu, const char *number)
-{
-    g_autofree char *text = version_of(qemu), *wanted = g_strconcat("version ", number, NULL);
-
-    return text && strstr(text, wanted);
-}
-
-/* Path of QEMU 10 (g_free); NULL and a skip where there is no such pair. */
+/* As vm_newer_qemu(), where there is such a pair. */
 static char *newer_qemu(void)
 {
-    const char *given = g_getenv("FF_QEMU10");
-    g_autofree char *path =
-        given ? g_strdup(given)
-              : g_build_filename(g_getenv("FF_SOURCE"), ".cache/qemu10/qemu-system-x86_64", NULL);
-
-    if (!is_version("qemu-system-x86_64", "7.2")) {
-        g_test_skip("the installed QEMU is not 7.2");
-    } else if (!is_version(path, "10.")) {
-        g_test_skip("no QEMU 10 is here: run scripts/get-qemu10");
-    } else {
-        return g_steal_pointer(&path);
+    if (vm_is_qemu("qemu-system-x86_64", "7.2")) {
+        return vm_newer_qemu();
     }
+    g_test_skip("the installed QEMU is not 7.2");
     return NULL;
 }
 
