@@ -15,10 +15,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "migration/lobby.h"
 #include "net/address.h"
 #include "net/channel.h"
+#include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
+#include "tests/lib/clienthello.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 #include "tests/lib/wiretap.h"
@@ -26,6 +29,8 @@
 /* No multiple of 256 KiB: QEMU 7.2 under TCG loses dirty pages of a busy guest otherwise. */
 #define MEMORY "65544K"
 #define RAM (65544u * 1024)
+/* More than may wait, and fewer than time is for: one makes room each second at worst. */
+#define STRANGERS (FF_LOBBY_PLACES + 4)
 
 typedef struct {
     const char *name;
@@ -40,7 +45,14 @@ typedef struct {
     bool tap;               /* in the clear, but through the tap */
     bool engine_dies;       /* after the end: the next one has nothing to adopt */
     bool recovers;          /* is interrupted, and goes on by QEMU's own recovery */
+    bool newer;             /* both are QEMU 10 */
+    const char *machine;    /* NULL: OLD_MACHINE */
+    bool strangers;         /* many stop in their handshakes with the destination before */
 } Row;
+
+/* With one of these QEMU from 8.0 on connects its second channel before the first has spoken, and
+ * with a newer one only when the switch is near. */
+#define OLD_MACHINE "pc-i440fx-7.2"
 
 static const Row rows[] = {
     {"to-stock/tcp"},
@@ -68,6 +80,7 @@ static const Row rows[] = {
     {"from-stock/incoming-argument", .source_stock = true, .incoming_argument = true},
     {"from-stock/return-path", .source_stock = true, .caps = {"return-path"}},
     {"from-stock/preempt", .source_stock = true, .caps = {"postcopy-preempt"}},
+    {"from-stock/newer/preempt", .source_stock = true, .caps = {"postcopy-preempt"}, .newer = true},
     {"from-stock/switchover-ack", .source_stock = true, .caps = {"return-path", "switchover-ack"}},
     {"from-stock/multifd", .source_stock = true, .caps = {"multifd"}, .always = true},
     {"from-stock/always", .source_stock = true, .always = true},
@@ -93,21 +106,40 @@ static const Row tls_rows[] = {
      .incoming_argument = true},
     {"from-stock/x509/preempt", .creds = "x509", .source_stock = true,
      .caps = {"postcopy-preempt"}},
+    {"from-stock/newer/psk", .creds = "psk", .source_stock = true, .newer = true},
+    {"from-stock/newer/psk/preempt", .creds = "psk", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .newer = true},
+    {"from-stock/newer/psk/preempt/machine", .creds = "psk", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .newer = true, .machine = "pc"},
+    {"from-stock/newer/x509/preempt", .creds = "x509", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .newer = true},
+    {"from-stock/psk/preempt/strangers", .creds = "psk", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .strangers = true},
+    {"from-stock/newer/psk/preempt/strangers", .creds = "psk", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .newer = true, .strangers = true},
 };
 
 static char *credentials; /* of certs_new_pair(); NULL: no openssl */
 
-static Vm *start_vm(const char *name, bool stock, const BootsectConfig *boot, const char *incoming)
+/* MACHINE and QEMU can be NULL. */
+static Vm *start_vm_as(const char *name, bool stock, const BootsectConfig *boot,
+                       const char *incoming, const char *machine, const char *qemu)
 {
-    static const char *const args[] = {"-machine", "pc-i440fx-7.2", "-uuid",
-                                       "6c0b1f62-1f7c-4c0e-9d57-6b1f3e5d8a11", NULL};
+    const char *const args[] = {"-machine", machine ? machine : OLD_MACHINE, "-uuid",
+                                "6c0b1f62-1f7c-4c0e-9d57-6b1f3e5d8a11", NULL};
 
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = stock ? VM_PLAIN : VM_RUN,
+                                .qemu = qemu,
                                 .memory = MEMORY,
                                 .args = args,
                                 .boot = boot,
                                 .incoming = incoming});
+}
+
+static Vm *start_vm(const char *name, bool stock, const BootsectConfig *boot, const char *incoming)
+{
+    return start_vm_as(name, stock, boot, incoming, NULL, NULL);
 }
 
 static bool knows(Qmp *q, const char *capability)
@@ -209,6 +241,33 @@ static void recover(const Row *row, Vm *source, Vm *destination, const BootsectC
     tap_finish(tap, row, uri);
 }
 
+/* As many as wait at once, and some more: each has said who it is in words of TLS, and no more.
+ * They have come before anybody else. */
+static GPtrArray *add_strangers(const char *uri)
+{
+    GPtrArray *all = g_ptr_array_new_with_free_func((GDestroyNotify)ff_channel_free);
+    g_autofree char *keys = g_build_filename(credentials, "psk-client", NULL);
+    g_autoptr(GError) error = NULL;
+    FfCredsSpec spec = {.psk = true, .dir = keys};
+    g_autoptr(FfTls) tls = ff_creds_load(&spec, &error);
+
+    g_assert_no_error(error);
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
+    g_autoptr(GBytes) hello = client_hello(tls);
+
+    for (unsigned i = 0; i < STRANGERS; i++) {
+        int fd = ff_address_connect(address, NULL, &error);
+        g_assert_no_error(error);
+        FfChannel *ch = ff_channel_new(fd, FF_CHANNEL_MAIN);
+        struct iovec iov;
+
+        iov.iov_base = (void *)g_bytes_get_data(hello, &iov.iov_len);
+        g_assert_cmpint(ff_channel_write_all(ch, &iov, 1, true), ==, 0);
+        g_ptr_array_add(all, ch);
+    }
+    return all;
+}
+
 static void move(const void *opaque)
 {
     const Row *row = opaque;
@@ -219,14 +278,19 @@ static void move(const void *opaque)
         g_test_skip(why);
         return;
     }
+    g_autofree char *qemu = row->newer ? vm_newer_qemu() : NULL;
+    if (row->newer && !qemu)
+        return;
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
-    g_autoptr(Vm) source = start_vm("source", row->source_stock, &boot, NULL);
+    g_autoptr(Vm) source =
+        start_vm_as("source", row->source_stock, &boot, NULL, row->machine, qemu);
     g_autofree char *path = vm_path(source, "migration");
     g_autofree char *listen = row->unix_socket ? g_strdup_printf("unix:%s", path)
                               : row->passed    ? g_strdup("fd:moved")
                                                : g_strdup("tcp:127.0.0.1:0");
-    g_autoptr(Vm) destination = start_vm("destination", !row->source_stock, &boot,
-                                         row->incoming_argument ? listen : "defer");
+    g_autoptr(Vm) destination =
+        start_vm_as("destination", !row->source_stock, &boot,
+                    row->incoming_argument ? listen : "defer", row->machine, qemu);
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++) {
@@ -260,10 +324,16 @@ static void move(const void *opaque)
         qmp_ok(s, "migrate-set-parameters", "{'downtime-limit': 20000}");
     if (row->recovers)
         qmp_ok(s, "migrate-set-parameters", "{'max-postcopy-bandwidth': 65536}");
+    g_autoptr(GPtrArray) strangers = row->strangers ? add_strangers(to) : NULL;
+    int64_t began = g_get_monotonic_time();
+
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     if (!row->always) {
         if (!row->switch_early)
             qmp_expect_migration(s, "active");
+        /* Sooner than the first of them is sent away. */
+        if (row->strangers)
+            g_assert_cmpint(g_get_monotonic_time() - began, <, FF_LOBBY_DEADLINE_MS * 1000ll);
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
     if (row->recovers)
