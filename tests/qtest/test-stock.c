@@ -48,6 +48,7 @@ typedef struct {
     bool newer;             /* both are QEMU 10 */
     const char *machine;    /* NULL: OLD_MACHINE */
     bool strangers;         /* many stop in their handshakes with the destination before */
+    bool late_strangers;    /* while QEMU carries the migration, before its second channel comes */
 } Row;
 
 /* With one of these QEMU from 8.0 on connects its second channel before the first has spoken, and
@@ -115,6 +116,8 @@ static const Row tls_rows[] = {
      .caps = {"postcopy-preempt"}, .newer = true},
     {"from-stock/psk/preempt/strangers", .creds = "psk", .source_stock = true,
      .caps = {"postcopy-preempt"}, .strangers = true},
+    {"from-stock/newer/psk/preempt/late-strangers", .creds = "psk", .source_stock = true,
+     .caps = {"postcopy-preempt"}, .newer = true, .machine = "pc", .late_strangers = true},
     {"from-stock/newer/psk/preempt/strangers", .creds = "psk", .source_stock = true,
      .caps = {"postcopy-preempt"}, .newer = true, .strangers = true},
 };
@@ -268,6 +271,20 @@ static GPtrArray *add_strangers(const char *uri)
     return all;
 }
 
+/* The first of them make room for the last: sooner than they would be sent away. */
+static void expect_room_made(const GPtrArray *strangers)
+{
+    for (guint i = 0; i < strangers->len - FF_LOBBY_PLACES; i++) {
+        int64_t end = g_get_monotonic_time() + FF_LOBBY_DEADLINE_MS * 800ll;
+        char sink[4096];
+
+        do {
+            int left = (int)((end - g_get_monotonic_time()) / 1000);
+            g_assert_cmpint(ff_channel_wait_readable(strangers->pdata[i], MAX(0, left)), ==, 0);
+        } while (recv(ff_channel_fd(strangers->pdata[i]), sink, sizeof(sink), 0) > 0);
+    }
+}
+
 static void move(const void *opaque)
 {
     const Row *row = opaque;
@@ -334,6 +351,10 @@ static void move(const void *opaque)
         /* Sooner than the first of them is sent away. */
         if (row->strangers)
             g_assert_cmpint(g_get_monotonic_time() - began, <, FF_LOBBY_DEADLINE_MS * 1000ll);
+        if (row->late_strangers) {
+            strangers = add_strangers(to);
+            expect_room_made(strangers);
+        }
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
     if (row->recovers)
