@@ -15,6 +15,8 @@
 
 /* Device state that QEMU has not taken yet (bytes): more is a hostile or broken source. */
 #define DEVICE_QUEUE_MAX (512ull << 20)
+/* Bytes that the urgent reader takes at once: what answers one batch of requests. */
+#define READ_AHEAD (256u * 1024)
 /* An acknowledgement each so many page frames (8 MiB of full runs). */
 #define ACK_EVERY 64
 
@@ -91,7 +93,7 @@ static int take_run(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
     const char *why;
-    int rc;
+    int rc = 0;
 
     bool precopy = !g_atomic_int_get(&m->frozen);
     if (precopy && (r->prepared || r->index != FF_INDEX_MAIN)) {
@@ -104,11 +106,17 @@ static int take_run(Reader *r, FfFrame *f)
         return protocol_error(r, f, "it belongs to an earlier connection");
     }
     bool zero = f->type == FF_FRAME_ZERO, packed = f->type == FF_FRAME_PACKED;
-    rc = zero ? 0 : packed ? read_packed(r, f) : ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    const void *data = zero || packed ? NULL : ff_channel_take(r->ch, f->length);
+    if (!data) {
+        data = r->buf;
+        rc = zero     ? 0
+             : packed ? read_packed(r, f)
+                      : ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    }
     if (rc == 0) {
-        rc = precopy ? ff_dest_write(m, f, zero ? NULL : r->buf)
+        rc = precopy ? ff_dest_write(m, f, zero ? NULL : data)
              : zero  ? ff_dest_place_zero(m, f->block, f->page, f->n_pages)
-                     : ff_dest_place(m, f->block, f->page, f->n_pages, r->buf);
+                     : ff_dest_place(m, f->block, f->page, f->n_pages, data);
     }
     if (rc < 0) {
         return rc;
@@ -370,6 +378,7 @@ gpointer ff_dest_urgent_reader(gpointer p)
     Reader r = {.m = m, .ch = m->urgent, .index = FF_INDEX_URGENT};
 
     ff_priority_urgent();
+    ff_channel_read_ahead(r.ch, READ_AHEAD);
     read_frames(&r);
     return NULL;
 }

@@ -6,7 +6,7 @@
  * turn; the session has a lock of its own (tls.h), poll() is outside of it.
  *
  * Locks: writer.lock is a leaf; it is held only to take and give the turn, never over I/O.
- * System calls: sendmsg, recv, poll, shutdown, setsockopt, getsockopt, getpeername, close.
+ * System calls: sendmsg, recv, recvmsg, poll, shutdown, setsockopt, getsockopt, getpeername, close.
  */
 #include "net/channel.h"
 #include "fault/fault.h"
@@ -54,8 +54,12 @@ struct FfChannel {
     uint8_t *record;    /* [FF_TLS_RECORD]; its user has the turn. NULL: in the clear */
     short read_events;  /* reader; what a read that is to be repeated waits for */
     GByteArray *unread; /* reader; comes before all else. NULL: nothing */
-    FfWindow window;    /* who waits for room to write bulk, one thread at a time */
-    gint bounded;       /* atomic; window.bytes is not 0. Observer: writers */
+    struct {            /* reader; NULL: nothing is read ahead */
+        uint8_t *buf;
+        size_t size, at, end;
+    } ahead;
+    FfWindow window; /* who waits for room to write bulk, one thread at a time */
+    gint bounded;    /* atomic; window.bytes is not 0. Observer: writers */
     struct {
         FfMutex lock;
         FfCond turn;
@@ -155,6 +159,7 @@ void ff_channel_free(FfChannel *ch)
         memset(ch->record, 0, FF_TLS_RECORD); /* guest memory in the clear */
         g_free(ch->record);
     }
+    g_free(ch->ahead.buf);
     close(ch->fd);
     ff_mutex_clear(&ch->writer.lock);
     ff_cond_clear(&ch->writer.turn);
@@ -303,6 +308,36 @@ short ff_channel_read_events(const FfChannel *ch)
     return ch->read_events;
 }
 
+/* ---- reading ahead ----------------------------------------------------------------------------
+ */
+
+/* One recv: what was asked for, and behind it what is to be read ahead. */
+static ssize_t receive(FfChannel *ch, void *buf, size_t len)
+{
+    struct iovec iov[2] = {{buf, len}, {ch->ahead.buf, ch->ahead.size}};
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+    ssize_t n;
+
+    if (!ch->ahead.buf) {
+        return recv(ch->fd, buf, len, 0);
+    }
+    n = recvmsg(ch->fd, &m, 0);
+    ch->ahead.at = 0;
+    ch->ahead.end = n > (ssize_t)len ? n - len : 0;
+    return n;
+}
+
+static size_t take_ahead(FfChannel *ch, void *buf, size_t len)
+{
+    size_t n = MIN(len, ch->ahead.end - ch->ahead.at);
+
+    if (n) {
+        memcpy(buf, ch->ahead.buf + ch->ahead.at, n);
+        ch->ahead.at += n;
+    }
+    return n;
+}
+
 FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done)
 {
     ssize_t n;
@@ -314,10 +349,14 @@ FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done)
     if (ch->tls) {
         return read_tls(ch, buf, len, done);
     }
+    *done = take_ahead(ch, buf, len);
+    if (*done) {
+        return FF_IO_DONE;
+    }
     do {
-        n = FF_FAULT_CALL("recv", recv(ch->fd, buf, len, 0));
+        n = FF_FAULT_CALL("recv", receive(ch, buf, len));
     } while (n < 0 && errno == EINTR);
-    *done = n > 0 ? n : 0;
+    *done = n > 0 ? MIN((size_t)n, len) : 0;
     if (n > 0) {
         count_received(ch, n);
         return FF_IO_DONE;
@@ -326,6 +365,23 @@ FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done)
         return FF_IO_AGAIN;
     }
     return n == 0 ? FF_IO_DEAD : died(ch, errno);
+}
+
+void ff_channel_read_ahead(FfChannel *ch, size_t bytes)
+{
+    if (!ch->tls && !ch->ahead.buf) {
+        ch->ahead.buf = g_malloc(bytes);
+        ch->ahead.size = bytes;
+    }
+}
+
+const void *ff_channel_take(FfChannel *ch, size_t len)
+{
+    if (!ch->ahead.buf || ch->ahead.end - ch->ahead.at < len) {
+        return NULL;
+    }
+    ch->ahead.at += len;
+    return ch->ahead.buf + ch->ahead.at - len;
 }
 
 int ff_channel_read_all(FfChannel *ch, void *buf, size_t len, int deadline_ms)
@@ -610,7 +666,7 @@ int ff_channel_wait_readable(FfChannel *ch, int timeout_ms)
 
 bool ff_channel_pending(FfChannel *ch)
 {
-    return ch->unread || (ch->tls && ff_tls_pending(ch->tls));
+    return ch->unread || (ch->tls ? ff_tls_pending(ch->tls) : ch->ahead.end > ch->ahead.at);
 }
 
 /* ---- the beginning ----------------------------------------------------------------------------

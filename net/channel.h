@@ -80,6 +80,15 @@ int ff_channel_read_all(FfChannel *ch, void *buf, size_t len, int deadline_ms);
 /* Reads one frame header (checked by ff_frame_decode). Additionally -EBADMSG with *WHY. */
 int ff_channel_read_frame(FfChannel *ch, FfFrame *f, int deadline_ms, const char **why);
 
+/* From now on what has come is read at once, at most BYTES of it, so that small frames that come
+ * together cost one system call, not two each. Not for a channel whose socket somebody else polls
+ * without asking ff_channel_pending(). Has no effect under TLS, which reads records. The reader,
+ * before its first read. */
+void ff_channel_read_ahead(FfChannel *ch, size_t bytes);
+/* LEN bytes that have been read ahead, not aligned, valid until the next read; NULL: they have not,
+ * and nothing is taken. The reader. */
+const void *ff_channel_take(FfChannel *ch, size_t len);
+
 /* Writes frames: IOV (changed by the call) is a whole number of frames, headers in wire order.
  * Waits as long as it takes. URGENT passes those who wait with !URGENT. 0 or -errno. */
 int ff_channel_write_all(FfChannel *ch, struct iovec *iov, int n, bool urgent);
