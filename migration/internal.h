@@ -75,7 +75,7 @@ typedef struct {
 /* S: page frames that were sent on one channel and not yet acknowledged (release-ram). */
 typedef struct {
     FfMutex lock; /* leaf; S's sender and main reader */
-    GQueue runs;  /* FfSentRun * */
+    GQueue runs;  /* FfRun * */
     uint64_t acked;
 } FfSentLog;
 
@@ -404,10 +404,15 @@ gpointer ff_source_bulk(gpointer m);
  * Before any of these pages is looked at, which would fill it. 0 or -errno. */
 int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint64_t n);
 gpointer ff_source_urgent(gpointer m);
+/* Pages of one write, at most; of small ones FF_RUN_MAX_BYTES. */
+#define FF_SEND_MAX_PAGES (FF_RUN_MAX_BYTES / 4096)
 /* Sends a claimed run over CH; zero pages are found here. PK: the sender's, with which the rest may
  * be compressed; NULL: it goes as it is. 0 or -errno. */
 int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
                        uint64_t n, bool urgent);
+/* Sends N claimed runs, FF_SEND_MAX_PAGES in all or one huge page, by one write in front of what
+ * others wait to write. Does not allocate. 0 or -errno. */
+int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n);
 /* Decides whether the next run over CH is compressed (PK->on). Between a wait for CH to be writable
  * and ff_source_send_run(), CH's sender. */
 void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);

@@ -14,12 +14,7 @@
 
 #include "migration/zero.h"
 
-#define MAX_GROUPS (FF_RUN_MAX_BYTES / 4096)
-
-typedef struct {
-    unsigned block;
-    uint64_t first, n;
-} FfSentRun;
+#define MAX_GROUPS FF_SEND_MAX_PAGES
 
 /* ---- release-ram ------------------------------------------------------------------------ */
 
@@ -34,7 +29,7 @@ static void log_sent(FfMigration *m, unsigned index, unsigned block, uint64_t fi
         ff_mutex_unlock(&log->lock);
         return;
     }
-    g_queue_push_tail(&log->runs, g_memdup2(&(FfSentRun){block, first, n}, sizeof(FfSentRun)));
+    g_queue_push_tail(&log->runs, g_memdup2(&(FfRun){block, first, n}, sizeof(FfRun)));
     ff_mutex_unlock(&log->lock);
 }
 
@@ -52,7 +47,7 @@ void ff_source_acked(FfMigration *m, unsigned index, uint64_t count)
     }
     for (;;) {
         ff_mutex_lock(&log->lock);
-        g_autofree FfSentRun *run = log->acked < count ? g_queue_pop_head(&log->runs) : NULL;
+        g_autofree FfRun *run = log->acked < count ? g_queue_pop_head(&log->runs) : NULL;
         log->acked += run != NULL;
         ff_mutex_unlock(&log->lock);
         if (!run) {
@@ -185,6 +180,7 @@ void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk)
 /* ---- a run ----------------------------------------------------------------------------------- */
 
 typedef struct {
+    unsigned block;
     uint64_t first, n;
     bool zero, packed;
 } Group;
@@ -197,15 +193,15 @@ typedef struct {
     size_t packed; /* bytes of FfPacking.out in use */
 } Run;
 
-static void add_group(FfMigration *m, FfPacking *pk, Run *r, unsigned block, Group g)
+static void add_group(FfMigration *m, FfPacking *pk, Run *r, Group g)
 {
-    const FfBlock *b = &m->blocks[block];
+    const FfBlock *b = &m->blocks[g.block];
     uint64_t ps = b->info.page_size, bytes = g.n * ps;
     FfFrame *f = &r->frames[r->n_groups];
     char *data = (char *)b->map + g.first * ps;
     size_t len = 0;
 
-    *f = run_frame(m, g.zero, block, g.first, g.n);
+    *f = run_frame(m, g.zero, g.block, g.first, g.n);
     if (pk && pk->on && !g.zero) {
         /* What is packed is never longer than what it was made of, so OUT suffices for all. */
         len = ff_packer_pack(pk->packer, data, bytes, pk->out + r->packed);
@@ -226,10 +222,33 @@ static void add_group(FfMigration *m, FfPacking *pk, Run *r, unsigned block, Gro
     r->groups[r->n_groups++] = g;
 }
 
+static void add_run(FfMigration *m, FfPacking *pk, Run *r, unsigned block, uint64_t first,
+                    uint64_t n)
+{
+    for (uint64_t p = first, len; p < first + n; p += len) {
+        bool zero;
+        len = group(&m->blocks[block], p, first + n, &zero);
+        add_group(m, pk, r, (Group){block, p, len, zero, false});
+    }
+}
+
+static int write_groups(FfMigration *m, FfChannel *ch, Run *r, bool urgent)
+{
+    int rc = ff_channel_write_all(ch, r->iov, r->n_iov, urgent);
+
+    for (int i = 0; rc == 0 && i < r->n_groups; i++) {
+        const Group *g = &r->groups[i];
+        account(m, ch, g->block, g->first, g->n, g->zero, urgent);
+        if (g->packed) {
+            ff_count(m->stats.pages_compressed, g->n);
+        }
+    }
+    return rc;
+}
+
 int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
                        uint64_t n, bool urgent)
 {
-    const FfBlock *b = &m->blocks[block];
     Run r;
 
     r.n_groups = r.n_iov = 0;
@@ -237,17 +256,18 @@ int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned bl
     if (pk) {
         pk->saved = 0;
     }
-    for (uint64_t p = first, len; p < first + n; p += len) {
-        bool zero;
-        len = group(b, p, first + n, &zero);
-        add_group(m, pk, &r, block, (Group){p, len, zero, false});
+    add_run(m, pk, &r, block, first, n);
+    return write_groups(m, ch, &r, urgent);
+}
+
+int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n)
+{
+    Run r;
+
+    r.n_groups = r.n_iov = 0;
+    r.packed = 0;
+    for (unsigned i = 0; i < n; i++) {
+        add_run(m, NULL, &r, runs[i].block, runs[i].first, runs[i].n);
     }
-    int rc = ff_channel_write_all(ch, r.iov, r.n_iov, urgent);
-    for (int i = 0; rc == 0 && i < r.n_groups; i++) {
-        account(m, ch, block, r.groups[i].first, r.groups[i].n, r.groups[i].zero, urgent);
-        if (r.groups[i].packed) {
-            ff_count(m->stats.pages_compressed, r.groups[i].n);
-        }
-    }
-    return rc;
+    return write_groups(m, ff_m_urgent_channel(m), &r, true);
 }

@@ -2,7 +2,8 @@
 /*
  * The source's urgent thread: answers requests at once, over the second socket (or, when there
  * is none, in front of bulk on the main one), and while no request is there sends what the guest
- * is likely to want next: where requests make a stream (prefetch.h), pages ahead of it.
+ * is likely to want next: where requests make a stream (prefetch.h), pages ahead of it. Requests
+ * that came together are answered by one write, in order of their pages, neighbours as one run.
  *
  * A page that was asked for is a frame of its own, so it does not wait for those ahead. Those go
  * in small pieces, only while the socket has next to nothing unsent, and a request that comes in
@@ -56,21 +57,43 @@ static bool wait_for_work(Urgent *u, bool *request)
     return !(p[1].revents & POLLIN);
 }
 
-/* Claims what is left of a run and sends it. */
-static int send_run(FfMigration *m, unsigned block, uint64_t page, uint64_t end, bool *sent)
-{
-    FfBlock *b = &m->blocks[block];
-    uint64_t max = MAX(1, FF_RUN_MAX_BYTES / b->info.page_size), first, n;
+/* Claimed runs that go out in one write. */
+typedef struct {
+    FfMigration *m;
+    FfRun runs[FF_SEND_MAX_PAGES];
+    unsigned n;
+    uint64_t bytes;
+} Claims;
 
-    while ((n = ff_bitmap_claim_run(&b->bitmap, page, end, max, &first))) {
-        int rc = ff_source_send_run(m, ff_m_urgent_channel(m), NULL, block, first, n, true);
-        if (rc < 0) {
-            return rc;
+static int send_claims(Claims *c)
+{
+    int rc = c->n ? ff_source_send_urgent(c->m, c->runs, c->n) : 0;
+
+    c->n = c->bytes = 0;
+    return rc;
+}
+
+/* Claims what is left of a run, and sends when a write's worth is together. */
+static int claim(Claims *c, unsigned block, uint64_t page, uint64_t end)
+{
+    FfBlock *b = &c->m->blocks[block];
+    uint64_t ps = b->info.page_size, first, n;
+    int rc = 0;
+
+    while (rc == 0) {
+        uint64_t room = MAX(1, (FF_RUN_MAX_BYTES - c->bytes) / ps);
+        n = ff_bitmap_claim_run(&b->bitmap, page, end, room, &first);
+        if (!n) {
+            break; /* what is left is on its way */
         }
+        c->runs[c->n++] = (FfRun){block, first, n};
+        c->bytes += n * ps;
         page = first + n;
-        *sent = true;
+        if (c->bytes + ps > FF_RUN_MAX_BYTES) {
+            rc = send_claims(c);
+        }
     }
-    return 0;
+    return rc;
 }
 
 /* Bulk goes on where streams are; single requests do not draw it from its order. */
@@ -111,7 +134,7 @@ static int send_ahead(Urgent *u)
     unsigned n = ABS(a->step) == 1 ? MIN(a->n, PIECE) : 1;
     int64_t last = a->first + (int64_t)(n - 1) * a->step;
     int64_t low = MAX(0, MIN(a->first, last)), high = MIN(n_pages - 1, MAX(a->first, last));
-    bool sent = false;
+    Claims c = {.m = m};
 
     a->first = last + a->step;
     a->n -= n;
@@ -119,20 +142,8 @@ static int send_ahead(Urgent *u)
         u->newest = (u->newest + AHEAD - 1) % AHEAD;
         u->n_ahead--;
     }
-    return low <= high ? send_run(m, a->block, low, high + 1, &sent) : 0;
-}
-
-static int answer(Urgent *u, const FfFrame *f)
-{
-    FfMigration *m = u->m;
-    bool sent = false;
-    int rc = send_run(m, f->block, f->page, f->page + f->n_pages, &sent);
-
-    ff_count(m->stats.requests, 1);
-    if (!sent) {
-        ff_count(m->stats.late_requests, 1); /* bulk had it: it is on its way */
-    }
-    return rc;
+    int rc = low <= high ? claim(&c, a->block, low, high + 1) : 0;
+    return rc < 0 ? rc : send_claims(&c);
 }
 
 static int check(const FfMigration *m, FfFrame *f, const char **why)
@@ -153,29 +164,79 @@ static int check(const FfMigration *m, FfFrame *f, const char **why)
     return rc < 0 ? rc : ff_frame_check_run(f, m->frame_blocks, m->n_blocks, why);
 }
 
-static int answer_batch(Urgent *u, unsigned n, const char **why)
+static int by_place(const FfRun *a, const FfRun *b)
 {
-    int64_t begin = g_get_monotonic_time();
+    return a->block != b->block ? (a->block > b->block) - (a->block < b->block)
+                                : (a->first > b->first) - (a->first < b->first);
+}
+
+/* Sorted, so that neighbours become one run: they are few, and nearly always one. */
+static unsigned collect(const Urgent *u, unsigned n, FfRun *runs)
+{
+    unsigned have = 0, merged = 0;
 
     for (unsigned i = 0; i < n; i++) {
-        int rc = check(u->m, &u->frames[i], why);
-        if (rc == 0 && u->frames[i].type == FF_FRAME_ALIVE) {
+        const FfFrame *f = &u->frames[i];
+        FfRun run = {f->block, f->page, f->n_pages};
+        unsigned at = have;
+        if (f->type != FF_FRAME_REQUEST) {
             continue;
         }
-        if (rc == 0) {
-            rc = answer(u, &u->frames[i]);
+        for (; at > 0 && by_place(&runs[at - 1], &run) > 0; at--) {
+            runs[at] = runs[at - 1];
         }
-        if (rc < 0) {
-            return rc;
-        }
-        ff_stats_latency(&u->m->stats, g_get_monotonic_time() - begin);
+        runs[at] = run;
+        have++;
     }
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < have; i++) {
+        FfRun *last = merged ? &runs[merged - 1] : NULL;
+        if (last && last->block == runs[i].block && last->first + last->n == runs[i].first) {
+            last->n += runs[i].n;
+        } else {
+            runs[merged++] = runs[i];
+        }
+    }
+    return merged;
+}
+
+static int answer(Urgent *u, unsigned n)
+{
+    int64_t begin = g_get_monotonic_time();
+    Claims c = {.m = u->m};
+    FfRun runs[BATCH];
+    int rc = 0;
+
+    unsigned n_runs = collect(u, n, runs);
+    for (unsigned i = 0; rc == 0 && i < n_runs; i++) {
+        rc = claim(&c, runs[i].block, runs[i].first, runs[i].first + runs[i].n);
+    }
+    rc = rc < 0 ? rc : send_claims(&c);
+    int64_t took = g_get_monotonic_time() - begin;
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        if (u->frames[i].type == FF_FRAME_REQUEST) {
+            ff_count(u->m->stats.requests, 1);
+            ff_stats_latency(&u->m->stats, took);
+        }
+    }
+    return rc;
+}
+
+static int answer_batch(Urgent *u, unsigned n, const char **why)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        rc = check(u->m, &u->frames[i], why);
+    }
+    if (rc == 0) {
+        rc = answer(u, n);
+    }
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
         if (u->frames[i].type == FF_FRAME_REQUEST) {
             look_ahead(u, &u->frames[i]);
         }
     }
-    return 0;
+    return rc;
 }
 
 static int take_requests(Urgent *u, const char **why)
