@@ -24,7 +24,24 @@ typedef struct {
     unsigned n_blocks, n_touchers, channels;
     bool release_ram;
     FfCompress compress;
+    bool in_turn; /* the vCPUs touch neighbours at once */
 } Case;
+
+/* Of all pages each vCPU touches those that are its turn. Returns how many were wrong. */
+static gpointer touch_in_turn(Side *s, unsigned index)
+{
+    uint64_t bad = 0;
+
+    for (unsigned b = 0; b < s->blocks->len; b++) {
+        uint64_t n = ((FfRamBlock *)s->blocks->pdata[b])->size / PAGE;
+        for (uint64_t page = index; page < n; page += s->n_touchers) {
+            volatile uint64_t *w = (uint64_t *)(s->map[b] + page * PAGE);
+            uint64_t expected = side_page_is_zero(page) ? 0 : side_word(b, page);
+            bad += w[0] != expected || w[PAGE / 8 - 1] != expected;
+        }
+    }
+    return GSIZE_TO_POINTER(bad);
+}
 
 static void start_pair(Side *s, Side *d, Transport t)
 {
@@ -77,6 +94,7 @@ static void test_moves(gconstpointer data)
     Side *s = side_new(FF_ROLE_SOURCE, c->sizes, c->n_blocks);
     Side *d = side_new(FF_ROLE_DESTINATION, c->sizes, c->n_blocks);
     d->n_touchers = c->n_touchers;
+    d->touch = c->in_turn ? touch_in_turn : NULL;
     s->config.channels = c->channels;
     s->config.release_ram = c->release_ram;
     s->config.compress = c->compress;
@@ -301,6 +319,10 @@ static const Case cases[] = {
     {"odd-size", BY_UNIX, {(10 << 20) + 3 * 4096}, 1, 2},
     {"blocks", BY_TCP, {8 << 20, 4096, (5 << 20) + 4096}, 3, 2},
     {"nobody-touches", BY_UNIX, {32 << 20}, 1, 0},
+    {"many-wait", BY_TCP, {8 << 20, 4096, (5 << 20) + 4096}, 3, 64},
+    {"many-wait-in-turn", BY_TCP, {32 << 20}, 1, 64, .in_turn = true},
+    {"many-wait-shared", BY_SOCKETPAIR, {8 << 20}, 1, 64, .in_turn = true},
+    {"many-wait-release", BY_UNIX, {16 << 20}, 1, 64, 4, true, .in_turn = true},
     {"channels", BY_TCP, {64 << 20}, 1, 4, 4},
     {"channels-blocks", BY_UNIX, {8 << 20, 4096, (5 << 20) + 4096}, 3, 2, 8},
     {"channels-shared", BY_SOCKETPAIR, {16 << 20}, 1, 2, 4},
