@@ -249,8 +249,8 @@ static bool prepare_load(FfMigration *m, GError **error)
 
 static bool load(FfMigration *m, GError **error)
 {
-    if (!prepare_load(m, error) || !ff_m_await(m, FF_EV_SHUT, error) ||
-        !m->cfg.vmm->wait_loaded(m->cfg.vmm, error)) {
+    /* QEMU says SHUT when it has left "inmigrate"; resume() looks. */
+    if (!prepare_load(m, error) || !ff_m_await(m, FF_EV_SHUT, error)) {
         return false;
     }
     if (m->whole && !ff_m_await(m, FF_EV_ALL, error)) {

@@ -121,6 +121,40 @@ static bool agree(FfMigration *m, GError **error)
 /* ---- the switchover ---------------------------------------------------------------------------
  */
 
+/* FD: QEMU's device state is read from it. */
+static void hold_stream(FfMigration *m, int fd)
+{
+    if (m->ops.hold) {
+        /* If this process dies, QEMU must not see the end of this socket: the next engine
+         * decides, by run_right, which SHUT it gets. */
+        m->ops.hold("inner", fd, m->ops.opaque);
+    }
+    if (m->cfg.vmm->keep) {
+        m->cfg.vmm->keep(m->cfg.vmm);
+    }
+    m->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
+}
+
+/* What the guest need not stand still for. A client that is to say continue in between has it all
+ * later. */
+static bool offer_stream(FfMigration *m, GError **error)
+{
+    FfVmm *vmm = m->cfg.vmm;
+    int fd = -1;
+
+    if (!vmm->offer || m->cfg.pause_before_switchover) {
+        return true;
+    }
+    if (!vmm->offer(vmm, &fd, error)) {
+        return false;
+    }
+    m->saving = true;
+    FF_FAULT_AT("offered");
+    hold_stream(m, fd);
+    FF_FAULT_AT("offered-held");
+    return true;
+}
+
 static bool stop_guest(FfMigration *m, GError **error)
 {
     FfVmm *vmm = m->cfg.vmm;
@@ -136,8 +170,11 @@ static bool stop_guest(FfMigration *m, GError **error)
     ff_mutex_lock(&m->lock);
     m->stopped = true;
     ff_mutex_unlock(&m->lock);
+    if (!offer_stream(m, error)) {
+        return false;
+    }
     ff_stamp(m->stop_us);
-    if (!vmm->stop(vmm, &m->run_state, error)) {
+    if (!(m->saving ? vmm->stop_and_save : vmm->stop)(vmm, &m->run_state, error)) {
         return false;
     }
     FF_FAULT_AT("stopped");
@@ -152,22 +189,18 @@ static bool send_device_state(FfMigration *m, GError **error)
 {
     int fd = -1;
 
-    /* From here on QEMU may have begun its inner migration, whatever save() returns. */
-    m->saving = true;
-    if (!m->cfg.vmm->save(m->cfg.vmm, &fd, error)) {
-        return false;
+    if (!m->saving) {
+        /* From here on QEMU may have begun its inner migration, whatever save() returns. */
+        m->saving = true;
+        if (!m->cfg.vmm->save(m->cfg.vmm, &fd, error)) {
+            return false;
+        }
     }
     FF_FAULT_AT("saving");
-    if (m->ops.hold) {
-        /* If this process dies, QEMU must not see the end of this socket: the next engine
-         * decides, by run_right, which SHUT it gets. */
-        m->ops.hold("inner", fd, m->ops.opaque);
+    if (!m->inner) {
+        hold_stream(m, fd);
     }
     FF_FAULT_AT("saving-held");
-    if (m->cfg.vmm->keep) {
-        m->cfg.vmm->keep(m->cfg.vmm);
-    }
-    m->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
     m->device_thread = g_thread_new("ff-device", device_thread, m);
     return true;
 }

@@ -46,19 +46,26 @@ struct FfVmm {
     /* Source: starts the inner migration. *FD is a stream socket, owned by the caller: device
      * state is read from it; an 8-byte SHUT message written to it ends the inner migration. */
     bool (*save)(FfVmm *vmm, int *fd, GError **error);
-    /* Source, optional, after save(): has the VMM itself keep a copy of *FD, so that the inner
-     * migration sees no end when everybody else who holds it dies. Does not wait for the VMM. */
+    /* Source, optional: the same in two steps, of which the first is taken while the guest runs.
+     * offer() gives the VMM its end of *FD, which is as save()'s. stop_and_save() is stop() and,
+     * with the guest stopped, save(), in one go. FALSE with *RUN_STATE set: the guest is stopped;
+     * in any case the inner migration may have begun. */
+    bool (*offer)(FfVmm *vmm, int *fd, GError **error);
+    bool (*stop_and_save)(FfVmm *vmm, char **run_state, GError **error);
+    /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
+     * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
+     */
     void (*keep)(FfVmm *vmm);
     /* Destination: starts the inner incoming migration. *FD is a stream socket, owned by the
      * caller: device state is written to it; the return path (PONG, SHUT) is read from it. */
     bool (*load)(FfVmm *vmm, int *fd, GError **error);
     /* Source, after SHUT was written (status 0 or 1) : waits until the inner migration has
-     * ended as "completed" (status 0) or failed/cancelled (status 1). */
+     * ended as "completed" (status 0) or failed/cancelled (status 1; it may also never have
+     * begun). */
     bool (*wait_saved)(FfVmm *vmm, int status, GError **error);
-    /* Destination, after SHUT(0) was seen: waits until QEMU has left "inmigrate". */
-    bool (*wait_loaded)(FfVmm *vmm, GError **error);
-    /* Destination: gives QEMU the run state that the source's guest had; starts it if that was
-     * "running" and START. Source: the same, for a rollback. *RUNNING says if it runs now. */
+    /* Destination, after SHUT(0) was seen: gives QEMU the run state that the source's guest had;
+     * starts it if that was "running" and START. Source: the same, for a rollback. *RUNNING says if
+     * it runs now. */
     bool (*resume)(FfVmm *vmm, const char *run_state, bool start, bool *running, GError **error);
     /* QEMU is about to be given a connection that is under TLS already: writes the undo log, then
      * unsets its TLS credentials. Any thread but the main loop's, while there is no migration. */

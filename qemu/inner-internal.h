@@ -18,6 +18,7 @@ typedef struct {
     GCancellable *cancel;
     unsigned deadline_ms;
     int stream;        /* our copy of what save()/load() returned; -1 = none */
+    bool offered;      /* the stream is QEMU's, and nothing was begun with it */
     bool loading;      /* load() handed QEMU its stream */
     FfMutex undo_lock; /* the undo log's text and its length */
 } FfInner;

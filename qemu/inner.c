@@ -157,11 +157,23 @@ static bool migrate_status(FfInner *inner, char **status, char **desc, GError **
     return true;
 }
 
-/* What a command that nobody waits for by itself has answered. */
+/* What a command that nobody waits for by itself has answered. Counted: if QEMU ends, the thread of
+ * the QMP client may come to it when whoever asked has gone. */
 typedef struct {
+    gatomicrefcount refs;
     JsonNode *result;
     GError *error;
 } Answer;
+
+static void answer_unref(Answer *a)
+{
+    if (g_atomic_ref_count_dec(&a->refs)) {
+        g_clear_pointer(&a->result, json_node_unref);
+        g_clear_error(&a->error);
+        g_free(a);
+    }
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Answer, answer_unref)
 
 static void keep_answer(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -169,14 +181,19 @@ static void keep_answer(FfQmpClient *client, JsonNode *result, const GError *err
 
     a->result = result ? json_node_ref(result) : NULL;
     a->error = error ? g_error_copy(error) : NULL;
+    answer_unref(a);
 }
 
-static void answer_clear(Answer *a)
+/* Sends COMMAND. The answer is there when that to a later command is. */
+static Answer *ask(FfInner *inner, const char *command)
 {
-    g_clear_pointer(&a->result, json_node_unref);
-    g_clear_error(&a->error);
+    Answer *a = g_new0(Answer, 1);
+
+    g_atomic_ref_count_init(&a->refs);
+    g_atomic_ref_count_inc(&a->refs);
+    ff_qmp_call(inner->qmp, command, NULL, NULL, 0, keep_answer, a);
+    return a;
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Answer, answer_clear)
 
 static const char *status_of(JsonNode *query_status)
 {
@@ -185,46 +202,99 @@ static const char *status_of(JsonNode *query_status)
     return o ? ff_json_member_string(o, "status") : NULL;
 }
 
-static bool inner_stop(FfVmm *vmm, char **before, GError **error)
+/* Starts the inner migration (COMMAND: "migrate" or "migrate-incoming") on QEMU's end. */
+static bool begin_stream(FfInner *inner, const char *command, GCancellable *cancel, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
-    g_auto(Answer) was = {0}, stop = {0};
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "uri", "fd:" STREAM_NAME);
+    if (inner->vmm.keep_failed) {
+        json_object_set_boolean_member(args, "exit-on-error", FALSE);
+    }
+    inner->offered = false;
+    g_autoptr(JsonNode) reply = call(inner, command, args, -1, 0, cancel, error);
+    return reply != NULL;
+}
+
+/* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
+ * it; g_free. NULL and ERROR if it does not stand. */
+static char *stopped_state(const Answer *was, const Answer *stop, const Answer *is, GError **error)
+{
+    const char *before = status_of(was->result), *after = status_of(is->result);
+
+    if (stop->error) {
+        g_set_error(error, FF_QMP_ERROR, stop->error->code, "stop: %s", stop->error->message);
+    } else if (!before || !after) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
+                            "query-status: QEMU named no status");
+    } else if (strcmp(after, "running") == 0 || strcmp(after, "suspended") == 0) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU is still \"%s\" after stop: resume the guest and try again", after);
+    } else {
+        /* A guest that was not running keeps its state ("io-error", ...), and the blob carries
+         * it. */
+        return g_strdup(strcmp(after, "paused") == 0 ? before : after);
+    }
+    return NULL;
+}
+
+/* With SAVE also starts the inner migration, on the stream that was offered. */
+static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
+{
+    g_autoptr(FfQmpWatch) resumed = ff_qmp_watch_new(inner->qmp, "RESUME");
     /* While the guest still runs: for the engine that comes after a crash of this one between stop
      * and the return. */
     g_autofree char *first = ff_inner_run_state(inner, false, error);
+    g_autoptr(GError) late = NULL;
+    bool ok;
 
     if (!first) {
         return false;
     }
     g_strlcpy(inner->state->run_state, first, sizeof(inner->state->run_state));
-    /* In one go, since the guest's network goes quiet here: QEMU answers in order, so the first two
-     * answers are there when the last one is. No deadline: QEMU answers stop when all I/O is
-     * drained, however long the storage takes; and no cancel, as the answers are kept on this
-     * stack. */
-    ff_qmp_call(inner->qmp, "query-status", NULL, NULL, 0, keep_answer, &was);
-    ff_qmp_call(inner->qmp, "stop", NULL, NULL, 0, keep_answer, &stop);
-    g_autofree char *is = ff_inner_run_state(inner, true, error);
-    if (!is) {
+    /* In one go, since the guest's network goes quiet here: QEMU carries out and answers one after
+     * the other. No deadline: QEMU answers stop when all I/O is drained, however long the storage
+     * takes; and no cancel: what was sent to QEMU is carried out. */
+    g_autoptr(Answer) was = ask(inner, "query-status");
+    g_autoptr(Answer) stop = ask(inner, "stop");
+    g_autoptr(Answer) is = ask(inner, "query-status");
+    if (save) {
+        ok = begin_stream(inner, "migrate", NULL, &late);
+    } else {
+        g_autofree char *last = ff_inner_run_state(inner, true, &late);
+        ok = last != NULL;
+    }
+    if (g_error_matches(late, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
+        g_propagate_error(error, g_steal_pointer(&late));
         return false;
     }
-    if (stop.error) {
-        g_propagate_error(error, g_steal_pointer(&stop.error));
-        g_prefix_error(error, "stop: ");
+    *before = stopped_state(was, stop, is, error);
+    if (!*before) {
         return false;
     }
-    if (!status_of(was.result)) {
-        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
-                            "query-status: QEMU named no status");
+    if (!ok) {
+        g_propagate_error(error, g_steal_pointer(&late));
         return false;
     }
-    if (strcmp(is, "running") == 0 || strcmp(is, "suspended") == 0) {
-        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                    "QEMU is still \"%s\" after stop: resume the guest and try again", is);
+    /* Between stop and migrate, by another monitor: QEMU would have stopped a running guest by
+     * itself, and would start it again if the stream ended. */
+    if (save && ff_qmp_watch_any(resumed)) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                            "the guest was resumed by another monitor during the switchover: "
+                            "repeat the migration");
         return false;
     }
-    /* A guest that was not running keeps its state ("io-error", ...), and the blob carries it. */
-    *before = strcmp(is, "paused") == 0 ? g_strdup(status_of(was.result)) : g_steal_pointer(&is);
     return true;
+}
+
+static bool inner_stop(FfVmm *vmm, char **before, GError **error)
+{
+    return stop_guest((FfInner *)vmm, false, before, error);
+}
+
+static bool inner_stop_and_save(FfVmm *vmm, char **before, GError **error)
+{
+    return stop_guest((FfInner *)vmm, true, before, error);
 }
 
 /* Gives QEMU one end of a new socketpair by the name STREAM_NAME and returns the other, of which
@@ -261,24 +331,15 @@ static void take_back_stream(FfInner *inner)
     ff_inner_adopt_stream(&inner->vmm, -1);
 }
 
-/* COMMAND is "migrate" or "migrate-incoming". */
 static bool start_stream(FfInner *inner, const char *command, GCancellable *cancel, int *fd,
                          GError **error)
 {
-    JsonObject *args;
-    g_autoptr(JsonNode) reply = NULL;
     int stream = give_stream(inner, cancel, error);
 
     if (stream < 0) {
         return false;
     }
-    args = json_object_new();
-    json_object_set_string_member(args, "uri", "fd:" STREAM_NAME);
-    if (inner->vmm.keep_failed) {
-        json_object_set_boolean_member(args, "exit-on-error", FALSE);
-    }
-    reply = call(inner, command, args, -1, 0, cancel, error);
-    if (!reply) {
+    if (!begin_stream(inner, command, cancel, error)) {
         close(stream);
         take_back_stream(inner);
         return false;
@@ -291,6 +352,15 @@ static bool inner_save(FfVmm *vmm, int *fd, GError **error)
 {
     /* No cancel, as for stop: what was sent to QEMU is carried out. */
     return start_stream((FfInner *)vmm, "migrate", NULL, fd, error);
+}
+
+static bool inner_offer(FfVmm *vmm, int *fd, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+
+    *fd = give_stream(inner, NULL, error);
+    inner->offered = *fd >= 0;
+    return inner->offered;
 }
 
 /* Not before somebody else holds the stream: an engine that dies while only QEMU had a copy would
@@ -333,9 +403,10 @@ static bool inner_load(FfVmm *vmm, int *fd, GError **error)
     return true;
 }
 
+/* None: there was no migration since QEMU began. */
 static bool is_over(const char *status)
 {
-    return g_strcmp0(status, "completed") == 0 || g_strcmp0(status, "failed") == 0 ||
+    return !status || g_strcmp0(status, "completed") == 0 || g_strcmp0(status, "failed") == 0 ||
            g_strcmp0(status, "cancelled") == 0;
 }
 
@@ -407,6 +478,16 @@ static bool leave_finish_migrate(FfInner *inner, FfQmpWatch *watch, GError **err
     return false;
 }
 
+/* A stream that QEMU was offered and has not begun with would never end. With one that it has, the
+ * name is gone, and the command does nothing. */
+static void drop_offer(FfInner *inner)
+{
+    g_autoptr(JsonObject) args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", STREAM_NAME);
+    ff_qmp_call(inner->qmp, "closefd", args, NULL, 0, NULL, NULL);
+}
+
 static bool inner_wait_saved(FfVmm *vmm, int status, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
@@ -418,39 +499,42 @@ static bool inner_wait_saved(FfVmm *vmm, int status, GError **error)
     if (status != 0 && inner->stream >= 0) {
         /* The end of the stream means failure just as SHUT(1) does. */
         shutdown(inner->stream, SHUT_WR);
+        drop_offer(inner);
     }
     /* First this, as QEMU may not get to the end before it has written everything. */
     wait_hangup(inner);
+    if (inner->offered) {
+        inner->offered = false;
+        return true;
+    }
     if (!wait_over(inner, &result, &desc, error)) {
         return false;
     }
-    if ((strcmp(result, "completed") == 0) != (status == 0)) {
+    if ((g_strcmp0(result, "completed") == 0) != (status == 0)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                    "the inner migration is \"%s\" instead of \"%s\"%s%s", result, expected,
-                    desc ? ": " : "", desc ? desc : "");
+                    "the inner migration is \"%s\" instead of \"%s\"%s%s", result ? result : "none",
+                    expected, desc ? ": " : "", desc ? desc : "");
         return false;
     }
     return leave_finish_migrate(inner, watch, error);
 }
 
-static bool inner_wait_loaded(FfVmm *vmm, GError **error)
+/* The run state (g_free), when it is no more "inmigrate". QEMU sends SHUT behind its change of
+ * state, so this has not been seen to wait. */
+static char *settled_state(FfInner *inner, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
 
     for (;;) {
-        g_autofree char *state = ff_inner_run_state(inner, false, error);
+        g_autofree char *state = ff_inner_run_state(inner, true, error);
         g_autoptr(JsonNode) event = NULL;
-        if (!state) {
-            return false;
+        if (!state || strcmp(state, "inmigrate") != 0) {
+            return g_steal_pointer(&state);
         }
-        if (strcmp(state, "inmigrate") != 0) {
-            /* The watch sees the event of the end only after QEMU changed its run state. */
-            return true;
-        }
-        event = ff_qmp_watch_next(watch, 0, inner->cancel, error);
+        /* The watch sees the event of the end only after QEMU changed its run state. */
+        event = ff_qmp_watch_next(watch, 0, NULL, error);
         if (!event) {
-            return false;
+            return NULL;
         }
     }
 }
@@ -469,7 +553,7 @@ static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *runnin
             return false;
         }
     }
-    now = ff_inner_run_state(inner, true, error);
+    now = settled_state(inner, error);
     *running = now && strcmp(now, "running") == 0;
     return now != NULL;
 }
@@ -602,10 +686,11 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
         .prepare = ff_inner_prepare,
         .stop = inner_stop,
         .save = inner_save,
+        .offer = inner_offer,
+        .stop_and_save = inner_stop_and_save,
         .keep = inner_keep,
         .load = inner_load,
         .wait_saved = inner_wait_saved,
-        .wait_loaded = inner_wait_loaded,
         .resume = inner_resume,
         .unset_tls = ff_inner_unset_tls,
         .undo = ff_inner_undo,

@@ -71,6 +71,9 @@ FfQmpWatch *ff_qmp_watch_new(FfQmpClient *client, const char *name);
  * on deadline, cancel or a dead connection. */
 JsonNode *ff_qmp_watch_next(FfQmpWatch *watch, unsigned deadline_ms, GCancellable *cancel,
                             GError **error);
+/* An event was collected that nobody has taken. Does not wait; the events of QEMU come before the
+ * answers to the commands that it carried out after them. */
+bool ff_qmp_watch_any(FfQmpWatch *watch);
 void ff_qmp_watch_free(FfQmpWatch *watch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpWatch, ff_qmp_watch_free)
 

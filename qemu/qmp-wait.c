@@ -206,6 +206,14 @@ JsonNode *ff_qmp_watch_next(FfQmpWatch *watch, unsigned deadline_ms, GCancellabl
     return event;
 }
 
+bool ff_qmp_watch_any(FfQmpWatch *watch)
+{
+    ff_mutex_lock(&watch->client->lock);
+    bool any = !g_queue_is_empty(&watch->events);
+    ff_mutex_unlock(&watch->client->lock);
+    return any;
+}
+
 void ff_qmp_watch_free(FfQmpWatch *watch)
 {
     FfQmpClient *client = watch->client;

@@ -187,6 +187,9 @@ static gpointer inner_destination(gpointer p)
         recv(s->inner_peer, buf, sizeof(buf), 0);
         return NULL;
     }
+    if (s->loaded) {
+        s->loaded();
+    }
     /* Fails when the engine has given up meanwhile. */
     G_GNUC_UNUSED ssize_t sent = send(s->inner_peer, shut, 8, MSG_NOSIGNAL);
     return NULL;
@@ -237,11 +240,6 @@ static bool vmm_wait_saved(FfVmm *v, int status, GError **error)
     if (status == 0) {
         g_assert_cmpint(g_atomic_int_get(&s->saved_status), ==, 0);
     }
-    return true;
-}
-
-static bool vmm_wait_loaded(FfVmm *v, GError **error)
-{
     return true;
 }
 
@@ -321,7 +319,6 @@ static const FfVmm vmm_ops = {
     .save = vmm_inner,
     .load = vmm_inner,
     .wait_saved = vmm_wait_saved,
-    .wait_loaded = vmm_wait_loaded,
     .resume = vmm_resume,
     .undo = vmm_undo,
     .announce = vmm_announce,

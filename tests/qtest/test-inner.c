@@ -347,6 +347,7 @@ typedef struct {
     int fail_at;
     /* The source's engine dies then and another goes on: with the stream, or (rollback) without. */
     bool new_engine;
+    bool offered; /* stop and save in one go, on a stream that QEMU was offered before */
 } Case;
 
 static const Case cases[] = {
@@ -359,6 +360,10 @@ static const Case cases[] = {
     {"rollback-paused", false, true, 1},
     {"commit-new-engine", false, false, 0, true},
     {"rollback-new-engine", true, false, 1, true},
+    {"commit-offered", true, false, 0, .offered = true},
+    {"rollback-offered", false, false, 1, .offered = true},
+    {"rollback-offered-loaded", true, false, 2, .offered = true},
+    {"rollback-offered-new-engine", false, false, 1, true, .offered = true},
 };
 
 static void assert_frozen(End *e)
@@ -500,21 +505,24 @@ static void test_switchover(const void *data)
         qmp_ok(vm_qmp(p.s.vm), "stop", NULL);
     }
     check_both(&p);
+    if (c->offered) {
+        OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    }
     t = g_get_monotonic_time();
-    OK(p.s.vmm->stop(p.s.vmm, &run_state, &error));
+    OK((c->offered ? p.s.vmm->stop_and_save : p.s.vmm->stop)(p.s.vmm, &run_state, &error));
     g_test_message("stop: %.2f ms", since_ms(&t));
     g_assert_cmpstr(run_state, ==, c->paused ? "paused" : "running");
     copy_ram(&p);
     since_ms(&t);
-    OK(p.s.vmm->save(p.s.vmm, &out, &error));
-    g_test_message("save: %.2f ms", since_ms(&t));
+    if (!c->offered) {
+        OK(p.s.vmm->save(p.s.vmm, &out, &error));
+        g_test_message("save: %.2f ms", since_ms(&t));
+    }
     if (c->fail_at != 1) {
         OK(p.d.vmm->load(p.d.vmm, &in, &error));
         g_test_message("load: %.2f ms", since_ms(&t));
         size = pump(out, in);
         g_test_message("blob: %zu bytes in %.2f ms", size, since_ms(&t));
-        OK(p.d.vmm->wait_loaded(p.d.vmm, &error));
-        g_test_message("wait_loaded: %.2f ms", since_ms(&t));
         /* Without the RAM: some hundred KiB. */
         g_assert_cmpuint(size, <, RAM / 8);
         assert_state(&p.d, "paused");
@@ -728,7 +736,6 @@ static void test_suspended(void)
     OK(p.s.vmm->save(p.s.vmm, &out, &error));
     OK(p.d.vmm->load(p.d.vmm, &in, &error));
     pump(out, in);
-    OK(p.d.vmm->wait_loaded(p.d.vmm, &error));
     OK(p.d.vmm->resume(p.d.vmm, run_state, true, &running, &error));
     g_assert_false(running);
     assert_state(&p.d, "suspended");
@@ -909,6 +916,81 @@ static void test_hotplug_del(void)
     g_async_queue_unref(plug.queue);
 }
 
+/* A stream that QEMU was offered and that comes to nothing: what ends one that was begun ends it
+ * too, also for an engine that does not know. The next attempt is a good one. */
+static void test_offer_dropped(const void *data)
+{
+    bool new_engine = GPOINTER_TO_INT(data), running;
+    g_autofree char *run_state = NULL;
+    Pair p = {0};
+    int out;
+
+    pair_open(&p);
+    end_start(&p, &p.s, "source", NULL, false, NULL);
+    vm_wait_serial(p.s.vm, "AB");
+    g_autofree char *before = settings(&p.s);
+    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    if (new_engine) {
+        end_new_vmm(&p.s);
+        ff_inner_adopt_stream(p.s.vmm, dup(out));
+    }
+    OK(p.s.vmm->wait_saved(p.s.vmm, 1, &error));
+    close(out);
+    OK(p.s.vmm->undo(p.s.vmm, &error));
+    assert_restored(&p.s, before);
+    assert_state(&p.s, "running");
+
+    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    OK(p.s.vmm->stop_and_save(p.s.vmm, &run_state, &error));
+    g_assert_cmpstr(run_state, ==, "running");
+    send_shut(out, 1);
+    OK(p.s.vmm->wait_saved(p.s.vmm, 1, &error));
+    close(out);
+    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->resume(p.s.vmm, run_state, true, &running, &error));
+    g_assert_true(running);
+    vm_wait_new_serial(p.s.vm, "B");
+    assert_guest_right(&p, &p.s);
+    pair_close(&p);
+}
+
+/* QEMU refuses the inner migration behind stop: the guest stands, and can go on. */
+static void test_save_refused(void)
+{
+    g_autofree char *run_state = NULL;
+    g_autoptr(GError) refused = NULL;
+    bool running;
+    Pair p = {0};
+    int out;
+
+    pair_open(&p);
+    end_start(&p, &p.s, "source", NULL, false, NULL);
+    vm_wait_serial(p.s.vm, "AB");
+    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    /* It has the name no more. */
+    g_autoptr(GError) none = NULL;
+    g_autoptr(JsonObject) args = json_object_new();
+    json_object_set_string_member(args, "fdname", "farfault-inner");
+    g_autoptr(JsonNode) closed =
+        ff_qmp_call_sync(p.s.client, "closefd", args, NULL, 0, 0, NULL, &none);
+    g_assert_no_error(none);
+    g_assert_false(p.s.vmm->stop_and_save(p.s.vmm, &run_state, &refused));
+    g_assert_nonnull(strstr(refused->message, "migrate: "));
+    g_assert_cmpstr(run_state, ==, "running");
+    assert_state(&p.s, "paused");
+    g_clear_error(&refused);
+    p.s.vmm->wait_saved(p.s.vmm, 1, &refused);
+    close(out);
+    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->resume(p.s.vmm, run_state, true, &running, &error));
+    g_assert_true(running);
+    vm_wait_new_serial(p.s.vm, "B");
+    pair_close(&p);
+}
+
 /* QEMU dies while its end of the migration is waited for: an error, no hang. */
 static void test_death(void)
 {
@@ -947,6 +1029,10 @@ int main(int argc, char **argv)
     g_test_add_func("/inner/identity", test_identity);
     g_test_add_func("/inner/abandon-idle", test_abandon_idle);
     g_test_add_func("/inner/death", test_death);
+    g_test_add_data_func("/inner/offer-dropped", GINT_TO_POINTER(false), test_offer_dropped);
+    g_test_add_data_func("/inner/offer-dropped/new-engine", GINT_TO_POINTER(true),
+                         test_offer_dropped);
+    g_test_add_func("/inner/save-refused", test_save_refused);
     g_test_add_func("/inner/suspended", test_suspended);
     g_test_add_func("/inner/hotplug", test_hotplug);
     g_test_add_func("/inner/hotplug-del", test_hotplug_del);

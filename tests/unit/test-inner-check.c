@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What stands against a migration, as check() finds it: a table over a scripted QEMU that answers
- * as a healthy guest would, but for one command per case. Devices that no test machine has
- * (assigned ones, vhost-user, vDPA, encrypted memory) are tried here, and answers of the wrong
- * shape.
+ * What stands against a migration, as check() finds it, and what can go wrong in stop_and_save()
+ * ("stop/..."): a table over a scripted QEMU that answers as a healthy guest would, but for one
+ * command per case. Devices that no test machine has (assigned ones, vhost-user, vDPA, encrypted
+ * memory) are tried here, answers of the wrong shape, and another monitor's cont in between.
  *
  * Threads: the client's context, the scripted QEMU, and the test's function (the coordinator).
  */
@@ -17,7 +17,7 @@
 
 typedef struct {
     const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
-    const char *answer;             /* NULL: CommandNotFound; "!text": GenericError */
+    const char *answer; /* NULL: CommandNotFound; "!text": GenericError; "^text": after RESUME */
 } Answer;
 
 /* The first match counts. */
@@ -37,7 +37,11 @@ static const Answer healthy[] = {
     {"query-sev", NULL, "{'enabled': false}"},
     {"qom-get", NULL, "''"},
     {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
+    {"stop", NULL, "{}"},
+    {"migrate", "fd:farfault-inner", "{}"},
+    {"getfd", NULL, "{}"},
 };
+static const Answer stopped = {"query-status", NULL, "{'status': 'paused', 'running': false}"};
 
 typedef struct {
     const char *name;
@@ -117,11 +121,21 @@ static const Case cases[] = {
     {"odd-hmp", {"human-monitor-command", NULL, "{}"}, NULL},
     {"odd-uuid", {"query-uuid", NULL, "{'UUID': {}}"}, NULL},
     {"odd-sev", {"query-sev", NULL, "[]"}, NULL},
+    {"stop/good", {"none", NULL, NULL}, NULL},
+    {"stop/resumed", {"migrate", NULL, "^{}"}, "resumed by another monitor"},
+    {"stop/refused", {"stop", NULL, "!no"}, "stop: no"},
+    {"stop/runs-on",
+     {"query-status", NULL, "{'status': 'running'}"},
+     "still \"running\" after stop"},
+    {"stop/save-refused", {"migrate", NULL, "!no"}, "migrate: no"},
+    {"stop/odd-status", {"query-status", NULL, "{'status': 7}"}, "named no status"},
+    {"stop/offer-refused", {"getfd", NULL, "!no"}, "getfd: no"},
 };
 
 typedef struct {
     const Case *c;
     int fd;
+    bool stopped;
 } Script;
 
 static const Answer *find(const Answer *table, size_t n, const char *line)
@@ -143,7 +157,9 @@ static void answer(Script *s, const char *line)
 
     g_assert_nonnull(id);
     id += strlen("\"id\":");
+    a = a ? a : find(&stopped, s->stopped, line);
     a = a ? a : find(healthy, G_N_ELEMENTS(healthy), line);
+    s->stopped |= a && !strcmp(a->command, "stop");
     if (strstr(line, "qmp_capabilities")) {
         g_string_append(text, "{'return': {}");
     } else if (!a || !a->answer) {
@@ -151,6 +167,8 @@ static void answer(Script *s, const char *line)
     } else if (a->answer[0] == '!') {
         g_string_append_printf(text, "{'error': {'class': 'GenericError', 'desc': '%s'}",
                                a->answer + 1);
+    } else if (a->answer[0] == '^') {
+        g_string_append_printf(text, "{'event': 'RESUME'}\r\n{'return': %s", a->answer + 1);
     } else {
         g_string_append_printf(text, "{'return': %s", a->answer);
     }
@@ -213,6 +231,29 @@ static void check(FfVmm *vmm, const Case *c)
     }
 }
 
+static void check_stop(FfVmm *vmm, const Case *c)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *run_state = NULL;
+    int fd = -1;
+    bool ok = vmm->offer(vmm, &fd, &error) && vmm->stop_and_save(vmm, &run_state, &error);
+
+    if (c->part) {
+        g_assert_false(ok);
+        g_test_message("%s", error->message);
+        g_assert_nonnull(strstr(error->message, c->part));
+    } else {
+        g_assert_no_error(error);
+        g_assert_true(ok);
+    }
+    /* A roll back is to know it wherever QEMU stands. */
+    bool stands = !c->part || strcmp(c->odd.command, "migrate") == 0;
+    g_assert_cmpstr(run_state, ==, stands ? "running" : NULL);
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static void test_case(const void *data)
 {
     FfRamBlock ram[] = {{.id = "pc.ram", .size = 1 << 20, .page_size = 4096},
@@ -235,7 +276,7 @@ static void test_case(const void *data)
     client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
     vmm = ff_inner_new(&(FfInnerConfig){
         .qmp = client, .state = state, .ram = blocks, .qemu_pid = getpid(), .name = "test"});
-    check(vmm, data);
+    (g_str_has_prefix(script.c->name, "stop/") ? check_stop : check)(vmm, data);
     ff_inner_free(vmm);
     ff_qmp_client_close(client);
     g_thread_join(qemu);

@@ -243,12 +243,11 @@ static void test_cancel(void)
 static GAsyncQueue *late; /* what goes through it means nothing */
 static gint loading;      /* atomic */
 
-static bool load_late(FfVmm *vmm, GError **error)
+static void load_late(void)
 {
     g_atomic_int_set(&loading, 1);
     g_main_context_wakeup(NULL);
     g_async_queue_pop(late);
-    return true;
 }
 
 /* The client cancels when the destination has all of the device state and says so too late. It
@@ -263,7 +262,7 @@ static void test_cancel_loaded(void)
     late = g_async_queue_new();
     Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
     side_fill(s);
-    d->vmm.wait_loaded = load_late;
+    d->loaded = load_late;
     start_pair(s, d, BY_TCP);
     ff_migration_start_postcopy(s->m, NULL);
     side_run_until(g_atomic_int_get(&loading));
