@@ -215,12 +215,9 @@ static int take_device(Reader *r, FfFrame *f)
     if (rc < 0) {
         return rc;
     }
-    ff_count(m->device_queued, f->length);
+    ff_dest_feed(m, r->buf, f->length);
     ff_count(m->stats.device_bytes, f->length);
     ff_m_copy_device(m, r->buf, f->length);
-    GBytes *bytes = g_bytes_new(r->buf, f->length);
-    ff_tsan_publish(bytes);
-    g_async_queue_push(m->device_queue, bytes);
     return 0;
 }
 

@@ -2,9 +2,11 @@
 /*
  * Device state into the destination QEMU, and what QEMU answers.
  *
- * The feeder is a thread of its own because QEMU stops reading while it waits for a page, and
- * that page may have to come through the very reader that got the device state. The return path
- * carries one word that matters: SHUT, loaded (0) or not.
+ * The reader that got device state gives QEMU what its socket takes at once: the guest stands
+ * still, and each thread that has to wake up first may wait for a processor. The rest is the
+ * feeder's, a thread of its own because QEMU stops reading while it waits for a page, and that page
+ * may have to come through that very reader. The return path carries one word that matters: SHUT,
+ * loaded (0) or not.
  */
 #include "migration/internal.h"
 
@@ -14,6 +16,20 @@
 /* QEMU's return path (migration/migration.h): be16 type, be16 length, payload. */
 #define RP_SHUT 1
 #define RP_MAX_PAYLOAD 512
+
+void ff_dest_feed(FfMigration *m, const uint8_t *data, size_t len)
+{
+    /* Acquire: what the feeder had is written. */
+    bool idle = __atomic_load_n(&m->device_queued, __ATOMIC_ACQUIRE) == 0;
+    size_t done = idle ? ff_channel_write_some(m->inner, data, len) : 0;
+
+    if (done < len) {
+        GBytes *bytes = g_bytes_new(data + done, len - done);
+        ff_count(m->device_queued, len - done);
+        ff_tsan_publish(bytes);
+        g_async_queue_push(m->device_queue, bytes);
+    }
+}
 
 gpointer ff_dest_feeder(gpointer p)
 {
@@ -37,7 +53,7 @@ gpointer ff_dest_feeder(gpointer p)
             }
             return NULL;
         }
-        __atomic_fetch_sub(&m->device_queued, len, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&m->device_queued, len, __ATOMIC_RELEASE);
     }
 }
 

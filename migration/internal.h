@@ -476,6 +476,8 @@ gpointer ff_dest_urgent_reader(gpointer m);
 gpointer ff_dest_extra_reader(gpointer extra);
 gpointer ff_dest_fault(gpointer m);
 gpointer ff_dest_feeder(gpointer m);
+/* Main reader: device state for QEMU. Does not wait. */
+void ff_dest_feed(FfMigration *m, const uint8_t *data, size_t len);
 gpointer ff_dest_return_path(gpointer m);
 /* Drops what is not valid from guest RAM and arms the uffd over it. */
 bool ff_dest_arm(FfMigration *m, GError **error);

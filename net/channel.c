@@ -603,15 +603,35 @@ void ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload)
     give_turn(ch);
 }
 
-void ff_channel_try_send(FfChannel *ch, FfFrame f)
+/* FALSE: somebody is writing, or waits for it. */
+static bool try_turn(FfChannel *ch)
 {
-    struct iovec iov = {&f, sizeof(f)};
-
     ff_mutex_lock(&ch->writer.lock);
     bool mine = !ch->writer.busy && !ch->writer.urgent_waiting;
     ch->writer.busy |= mine;
     ff_mutex_unlock(&ch->writer.lock);
-    if (!mine) {
+    return mine;
+}
+
+size_t ff_channel_write_some(FfChannel *ch, const void *data, size_t len)
+{
+    ssize_t n = 0;
+
+    if (try_turn(ch)) {
+        n = g_atomic_int_get(&ch->closed) ? 0
+                                          : send(ch->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = MAX(n, 0);
+        count_sent(ch, n);
+        give_turn(ch);
+    }
+    return n;
+}
+
+void ff_channel_try_send(FfChannel *ch, FfFrame f)
+{
+    struct iovec iov = {&f, sizeof(f)};
+
+    if (!try_turn(ch)) {
         return;
     }
     /* A socket that is writable takes a header whole. */

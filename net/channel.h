@@ -118,6 +118,9 @@ uint64_t ff_channel_received(const FfChannel *ch);
 /* A peer that takes nothing for MS milliseconds while somebody writes is gone: -ETIMEDOUT, and the
  * channel is shut down. 0: no deadline, which is how a channel begins. Any thread. */
 void ff_channel_set_deadline(FfChannel *ch, int ms);
+/* Writes what the socket takes now of LEN bytes that are no frame; returns how many, 0 as well if
+ * somebody is writing or the channel is dead. Never waits. Not under TLS. */
+size_t ff_channel_write_some(FfChannel *ch, const void *data, size_t len);
 /* Writes one frame without payload if nobody is writing and the socket takes it now; never waits.
  * Else there is no need: what is on its way says as much. */
 void ff_channel_try_send(FfChannel *ch, FfFrame f);

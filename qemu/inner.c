@@ -23,6 +23,9 @@
 
 #define KEPT_NAME "farfault-kept" /* the copy that QEMU holds of the engine's end */
 #define STREAM_NAME "farfault-inner"
+/* Bytes that the stream holds, as far as the system permits: QEMU and engine wake each other less
+ * often while the guest stands still. */
+#define STREAM_BUFFER (1 << 20)
 /* For QEMUs that are to die anyway and may hang in a page fault. */
 #define ABANDON_DEADLINE_MS 2000
 /* See leave_finish_migrate(). */
@@ -310,6 +313,10 @@ static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot make a socket pair for the device state: %s", g_strerror(errno));
         return -1;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        int bytes = STREAM_BUFFER;
+        setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     }
     json_object_set_string_member(args, "fdname", STREAM_NAME);
     reply = call(inner, "getfd", args, pair[1], 0, cancel, error);
