@@ -16,6 +16,12 @@
 /* The link has not been the limit for so long: would it be for plain runs? */
 #define FREE_US (3000 * 1000)
 
+/* A piece of device state that is shorter is not worth it (bytes). */
+#define DEVICE_MIN (8 * 1024)
+/* What the codec is taken to do until it has done much: firmware, level 1. */
+#define DEVICE_GUESS_BYTES (128 * 1024)
+#define DEVICE_GUESS_US 400
+
 static void begin_window(FfCompressPolicy *p, uint64_t done, int64_t now_us)
 {
     p->window_us = now_us;
@@ -72,6 +78,18 @@ bool ff_compress_wanted(FfCompressPolicy *p, FfCompress mode, bool limited, uint
         turn(p, false, done, now_us);
     }
     return p->on;
+}
+
+bool ff_compress_device_wanted(FfDevicePacing *p, size_t n, uint64_t unsent, int64_t now_us)
+{
+    p->began_us = p->began_us ? p->began_us : now_us;
+    if (n < DEVICE_MIN || unsent == 0) {
+        return false;
+    }
+    uint64_t taken = p->sent - MIN(p->sent, unsent), elapsed = now_us - p->began_us;
+    uint64_t pack_us = n * (p->packed_us + DEVICE_GUESS_US) / (p->packed + DEVICE_GUESS_BYTES);
+    /* unsent / (taken / elapsed) >= pack_us */
+    return unsent * elapsed >= pack_us * taken;
 }
 
 bool ff_packing_prepare(FfPacking *pk, int level, size_t max)

@@ -36,6 +36,19 @@ typedef struct {
 bool ff_compress_wanted(FfCompressPolicy *p, FfCompress mode, bool limited, uint64_t done,
                         int64_t now_us);
 
+/* Device state, for which the guest stands still: a piece is compressed if that is done before the
+ * link would have taken it anyhow. All zero: nothing was sent yet. */
+typedef struct {
+    int64_t began_us; /* monotonic time */
+    uint64_t sent;    /* bytes, since */
+    uint64_t packed;  /* bytes that were compressed, and how long it took */
+    uint64_t packed_us;
+} FfDevicePacing;
+
+/* Whether a piece of N bytes is to be compressed when UNSENT bytes stand in front of it that the
+ * link does not take yet. NOW_US: monotonic time. */
+bool ff_compress_device_wanted(FfDevicePacing *p, size_t n, uint64_t unsent, int64_t now_us);
+
 /* What one sender compresses with. All zero: nothing yet. */
 typedef struct {
     FfPacker *packer; /* can be NULL */

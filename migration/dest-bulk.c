@@ -52,8 +52,8 @@ static void acknowledge(Reader *r)
     ff_channel_send(r->m->main, ack, NULL, false);
 }
 
-/* A run is at most as long as one may be, and what it was compressed to is shorter
- * (ff_frame_check_run). */
+/* BYTES are at most what a frame may come to, and what they were compressed to is shorter
+ * (ff_frame_check_run, ff_frame_check_device). */
 static bool prepare_unpacking(Reader *r, size_t bytes)
 {
     if (r->packed_size < bytes) {
@@ -67,15 +67,14 @@ static bool prepare_unpacking(Reader *r, size_t bytes)
     return r->packed && r->unpacker;
 }
 
-/* Reads a compressed run, and leaves it in BUF as it was. Nothing of it is placed if it is not
- * right as a whole. */
-static int read_packed(Reader *r, FfFrame *f)
+/* Reads a compressed payload, and leaves the BYTES that it was in BUF. Nothing may be made of it if
+ * it is not right as a whole. */
+static int unpack(Reader *r, FfFrame *f, size_t bytes)
 {
-    size_t bytes = f->n_pages * r->m->frame_blocks[f->block].page_size;
     const char *why;
 
     if (!prepare_unpacking(r, bytes)) {
-        ff_m_dead(r->m, "no memory to take compressed pages");
+        ff_m_dead(r->m, "no memory to take what is compressed");
         return -ENOMEM;
     }
     int rc = ff_channel_read_all(r->ch, r->packed, f->length, -1);
@@ -85,8 +84,17 @@ static int read_packed(Reader *r, FfFrame *f)
     if (ff_unpacker_unpack(r->unpacker, r->packed, f->length, r->buf, bytes, &why) < 0) {
         return protocol_error(r, f, why);
     }
-    ff_count(r->m->stats.pages_compressed, f->n_pages);
     return 0;
+}
+
+static int read_packed(Reader *r, FfFrame *f)
+{
+    int rc = unpack(r, f, f->n_pages * r->m->frame_blocks[f->block].page_size);
+
+    if (rc == 0) {
+        ff_count(r->m->stats.pages_compressed, f->n_pages);
+    }
+    return rc;
 }
 
 static int take_run(Reader *r, FfFrame *f)
@@ -208,16 +216,25 @@ static int take_device(Reader *r, FfFrame *f)
     if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT) {
         return protocol_error(r, f, "no device state is expected now");
     }
+    const char *why;
+    bool packed = f->flags & FF_DEVICE_PACKED;
+    if (ff_frame_check_device(f, &why) < 0) {
+        return protocol_error(r, f, why);
+    }
+    if (packed && !(m->peer_features & FF_FEATURE_PACKED_DEVICE)) {
+        return protocol_error(r, f, "compressed device state was not agreed on");
+    }
     if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
         return protocol_error(r, f, "more device state than QEMU takes");
     }
-    int rc = ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    size_t bytes = packed ? f->page : f->length;
+    int rc = packed ? unpack(r, f, bytes) : ff_channel_read_all(r->ch, r->buf, bytes, -1);
     if (rc < 0) {
         return rc;
     }
-    ff_dest_feed(m, r->buf, f->length);
-    ff_count(m->stats.device_bytes, f->length);
-    ff_m_copy_device(m, r->buf, f->length);
+    ff_dest_feed(m, r->buf, bytes);
+    ff_count(m->stats.device_bytes, bytes);
+    ff_m_copy_device(m, r->buf, bytes);
     return 0;
 }
 

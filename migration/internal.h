@@ -416,6 +416,9 @@ int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n);
 /* Decides whether the next run over CH is compressed (PK->on). Between a wait for CH to be writable
  * and ff_source_send_run(), CH's sender. */
 void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);
+/* Device thread: N bytes of QEMU's stream, compressed where the link is slow. 0 or -errno. */
+int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, const void *data,
+                          size_t n);
 /* What the source says of itself in HELLO and RESUME. */
 uint32_t ff_source_features(const FfMigration *m);
 int ff_source_send_zero(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,

@@ -43,6 +43,9 @@ static gpointer device_thread(gpointer p)
 {
     FfMigration *m = p;
     g_autofree uint8_t *buf = g_malloc(FF_RUN_MAX_BYTES);
+    FfDevicePacing pacing = {0};
+    FfPacking packing = {0};
+    bool broken = false;
 
     ff_priority_urgent();
     for (;;) {
@@ -61,13 +64,15 @@ static gpointer device_thread(gpointer p)
         if (ff_m_events(m) & FF_EV_LOADED) {
             continue; /* the destination has all of it; the channel may be exchanged by now */
         }
-        if (ff_channel_send(m->main, ff_frame(FF_FRAME_DEVICE, n), buf, true) < 0) {
-            return NULL; /* the reader of that channel says why it broke */
+        if (ff_source_send_device(m, &pacing, &packing, buf, n) < 0) {
+            broken = true; /* the reader of that channel says why */
+            break;
         }
         ff_count(m->stats.device_bytes, n);
         ff_m_copy_device(m, buf, n);
     }
-    if (!(ff_m_events(m) & (FF_EV_LOADED | FF_EV_DEAD | FF_EV_WANT_CANCEL))) {
+    ff_packing_clear(&packing);
+    if (!broken && !(ff_m_events(m) & (FF_EV_LOADED | FF_EV_DEAD | FF_EV_WANT_CANCEL))) {
         ff_m_dead(m, "QEMU ended its device state early: see the log of the source QEMU");
     }
     return NULL;

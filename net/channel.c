@@ -6,7 +6,8 @@
  * turn; the session has a lock of its own (tls.h), poll() is outside of it.
  *
  * Locks: writer.lock is a leaf; it is held only to take and give the turn, never over I/O.
- * System calls: sendmsg, recv, recvmsg, poll, shutdown, setsockopt, getsockopt, getpeername, close.
+ * System calls: sendmsg, recv, recvmsg, poll, shutdown, setsockopt, getsockopt, getpeername, ioctl,
+ * close.
  */
 #include "net/channel.h"
 #include "fault/fault.h"
@@ -17,10 +18,12 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -669,6 +672,13 @@ int ff_channel_wait_writable(FfChannel *ch)
 bool ff_channel_bounded(FfChannel *ch)
 {
     return g_atomic_int_get(&ch->bounded);
+}
+
+uint64_t ff_channel_unsent(const FfChannel *ch)
+{
+    int bytes = 0;
+
+    return ioctl(ch->fd, SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? bytes : 0;
 }
 
 uint64_t ff_channel_rate(const FfChannel *ch)

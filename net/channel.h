@@ -104,6 +104,9 @@ void ff_channel_finish(FfChannel *ch);
 int ff_channel_wait_writable(FfChannel *ch);
 /* The link is slower than this side: what is on its way is being kept short. */
 bool ff_channel_bounded(FfChannel *ch);
+/* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
+ * if that is not known (no TCP). Any thread. */
+uint64_t ff_channel_unsent(const FfChannel *ch);
 /* Bytes per second that it carried of late, at best; 0: not known. For who waits for room on it. */
 uint64_t ff_channel_rate(const FfChannel *ch);
 /* Waits for data or the end. TIMEOUT_MS or -1. 0, -ETIMEDOUT or -errno. */

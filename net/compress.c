@@ -114,7 +114,7 @@ int ff_unpacker_unpack(FfUnpacker *u, const void *data, size_t len, void *out, s
     }
     /* Errors are huge sizes: no frame has them. */
     if (ZSTD_getFrameContentSize(data, len) != n) {
-        *why = "compressed data that is not of its run's size";
+        *why = "compressed data that is not of the size that was said";
         return -EBADMSG;
     }
     if (ZSTD_findFrameCompressedSize(data, len) != len) {

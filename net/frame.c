@@ -237,6 +237,21 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
     return 0;
 }
 
+int ff_frame_check_device(const FfFrame *f, const char **why)
+{
+    bool packed = f->flags == FF_DEVICE_PACKED;
+
+    if (f->flags && !packed) {
+        *why = "flags that it cannot have";
+        return -EBADMSG;
+    }
+    if (packed ? f->page <= f->length || f->page > FF_RUN_MAX_BYTES : f->page != 0) {
+        *why = "a compressed payload of a size that it cannot have";
+        return -EBADMSG;
+    }
+    return 0;
+}
+
 int ff_frame_check_have(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                         const char **why)
 {

@@ -49,7 +49,7 @@ typedef enum {
     FF_FRAME_PREPARE,       /* S->D: empty your RAM of all that is not valid, register, await device
                                state; flags: FF_PREPARE_WHOLE */
     FF_FRAME_READY,         /* D->S: done; page = 1: the answer to STALE with FF_STALE_TELL */
-    FF_FRAME_DEVICE,        /* S->D: a piece of device state */
+    FF_FRAME_DEVICE,        /* S->D: a piece of device state; flags: FF_DEVICE_PACKED */
     FF_FRAME_LOADED,        /* D->S: device state loaded; the guest may not run yet */
     FF_FRAME_GRANT,         /* S->D: the right to run; payload: the guest's run state */
     FF_FRAME_RUNNING,       /* D->S: the guest was given its run state back; page = 1: it runs */
@@ -98,6 +98,7 @@ enum {
     FF_FEATURE_VALIDATE_UUID = 1 << 1, /* S: the guests' UUIDs must be the same */
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
     FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
+    FF_FEATURE_PACKED_DEVICE = 1 << 4, /* D: takes DEVICE with FF_DEVICE_PACKED. S: may say it */
 };
 
 typedef struct {
@@ -129,6 +130,9 @@ static_assert(sizeof(FfHelloReply) == 32, "FfHelloReply is a wire structure");
 
 /* Flags of PREPARE: every page is sent before the grant (no postcopy), so wait for all of them. */
 #define FF_PREPARE_WHOLE 1u
+/* Flags of DEVICE: one zstd frame of `page` bytes, more than it has and at most FF_RUN_MAX_BYTES.
+ */
+#define FF_DEVICE_PACKED 1u
 /* Flags of STALE. LAST: the guest is stopped, and pages that come from now on are final; sent
  * exactly once, perhaps without a run. TELL: answer with READY when it is done. */
 #define FF_STALE_LAST 1u
@@ -209,7 +213,10 @@ int ff_frame_decode(FfFrame *f, const char **why);
  * -EBADMSG with *WHY set. */
 int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                        const char **why);
-/* HAVE: the same, and a payload of 64-bit words with a bit for each page, or (flags = 1) none. */
+/* DEVICE: whether it is compressed is said, and of what size it is. 0 or -EBADMSG with *WHY set. */
+int ff_frame_check_device(const FfFrame *f, const char **why);
+/* HAVE: the same as of a run, and a payload of 64-bit words with a bit for each page, or (flags =
+ * 1) none. */
 int ff_frame_check_have(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                         const char **why);
 const char *ff_frame_name(unsigned type);

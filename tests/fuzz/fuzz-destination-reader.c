@@ -30,7 +30,7 @@ typedef enum {
 static void reach(FfMigration *m, Moment moment)
 {
     m->epoch = 1;
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD;
+    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE;
     m->want_channel = moment == GREETED || moment == KNOCKED;
     if (moment >= ARMED) {
         g_autoptr(GError) error = NULL;

@@ -26,7 +26,7 @@ static bool meet(FfMigration *m)
 static bool begin_behind(FfMigration *m)
 {
     m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD;
+    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE;
     return ff_source_feed_urgent(m, NULL);
 }
 

@@ -2,7 +2,8 @@
 /*
  * A guest that writes its memory faster than the link carries it, over a real, shaped link: with
  * x-farfault-auto-postcopy nobody needs to end its precopy, and what goes over the link stays below
- * twice its RAM.
+ * twice its RAM. And a display's memory, which travels with the device state, while the guest
+ * stands still: compressed where the link is slow.
  */
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
@@ -12,16 +13,20 @@
 #define RAM_MIB 64
 #define BUSY_MIB 48
 #define LINK_MEGABITS 200
+/* Where SeaBIOS puts the display's memory of 16 MiB, and how much of it is used. */
+#define VRAM 0xfd000000ull
+#define VRAM_BYTES (4ll << 20)
 
 typedef struct {
     ShapedNet *net;
     BootsectConfig boot;
+    const char *more[2]; /* words of QEMU's; NULL ends them */
     Vm *source, *destination;
 } Hosts;
 
 static Vm *start(const Hosts *h, ShapedPlace place, const char *name, const char *incoming)
 {
-    static const char *const args[] = {"-machine", "pc", "-smp", "2", NULL};
+    const char *args[] = {"-machine", "pc", "-smp", "2", h->more[0], h->more[1], NULL};
 
     shaped_net_enter(h->net, place);
     return vm_start(&(VmConfig){.name = name,
@@ -88,9 +93,61 @@ static void test_auto(void)
     shaped_net_free(h.net);
 }
 
+static int64_t device_bytes(Vm *vm)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+
+    return json_object_get_int_member(json_object_get_object_member(info, "x-farfault"),
+                                      "device-bytes");
+}
+
+static void test_display(void)
+{
+    const char *why = NULL;
+    Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, 0, 1), .more = {"-vga", "std"}};
+
+    if (vm_farfault_available(&why))
+        h.net = shaped_net_new(LINK_MEGABITS, &why);
+    if (!h.net) {
+        g_test_skip(why);
+        return;
+    }
+    h.source = start(&h, SHAPED_SOURCE, "source", NULL);
+    h.destination = start(&h, SHAPED_DESTINATION, "destination", "defer");
+    vm_wait_serial(h.source, "AB");
+    /* In every page something, most of it zeros. */
+    for (uint64_t at = 0; at < VRAM_BYTES; at += 4096 - 8) {
+        qtest_writeq(vm_qtest(h.source), VRAM + at, ~at);
+    }
+    move_prepare(h.source, h.destination);
+    qmp_ok(vm_qmp(h.destination), "migrate-incoming",
+           "{'uri': 'tcp:" SHAPED_ADDRESS_DESTINATION ":0'}");
+    g_autofree char *uri = move_listen_uri(h.destination);
+    qmp_ok(vm_qmp(h.source), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(h.source), "migrate-start-postcopy", NULL);
+    qmp_expect(vm_qmp(h.destination), "RESUME");
+    move_wait_completed(h.source, h.destination);
+    int64_t pages = move_ram_count(h.source, "normal-bytes"), device = device_bytes(h.source);
+    int64_t sent = move_ram_count(h.source, "transferred");
+    g_test_message("%" G_GINT64_FORMAT " KiB of pages, %" G_GINT64_FORMAT
+                   " KiB of device state: %" G_GINT64_FORMAT " KiB sent",
+                   pages >> 10, device >> 10, sent >> 10);
+    g_assert_cmpint(device, >, VRAM_BYTES);
+    g_assert_cmpint(device_bytes(h.destination), ==, device);
+    g_assert_cmpint(sent, <, pages + pages / 100 + device / 2);
+    vm_wait_new_serial(h.destination, "B");
+    qmp_ok(vm_qmp(h.destination), "stop", NULL);
+    check_right(check_equal(h.source, h.destination, VRAM, VRAM + VRAM_BYTES));
+    check_right(check_moved(h.source, h.destination, &h.boot, (uint64_t)RAM_MIB << 20));
+    vm_end(h.source);
+    vm_end(h.destination);
+    shaped_net_free(h.net);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/shaped/auto-postcopy", test_auto);
+    g_test_add_func("/shaped/display", test_display);
     return g_test_run();
 }

@@ -286,6 +286,52 @@ static void test_policy_loss(void)
     g_assert_cmpint(s.on_us, ==, 300 * MS);
 }
 
+/* Device state over a link of RATE bytes per microsecond, with a codec that does CODEC of them.
+ * Returns how many of N bytes were compressed. */
+static uint64_t send_device(unsigned rate, unsigned codec, uint64_t n)
+{
+    FfDevicePacing p = {0};
+    uint64_t now = 7, unsent = 0;
+    const size_t piece = 128 * 1024;
+
+    for (uint64_t done = 0; done < n; done += piece) {
+        uint64_t us = 20; /* until QEMU has it */
+        size_t len = piece;
+        if (ff_compress_device_wanted(&p, piece, unsent, now)) {
+            us += piece / codec;
+            p.packed += piece;
+            p.packed_us += piece / codec;
+            len /= 2;
+        }
+        p.sent += len;
+        unsent += len;
+        /* The socket takes no more than this at once. */
+        while (us > 0 || unsent > piece) {
+            unsent -= MIN(unsent, rate);
+            now++;
+            us -= us > 0;
+        }
+    }
+    return p.packed;
+}
+
+/* Where the link is slower than the codec, and nowhere else. */
+static void test_device(void)
+{
+    FfDevicePacing p = {0};
+    const uint64_t n = 4 << 20;
+
+    g_assert_cmpuint(send_device(125, 400, n), >=, n * 9 / 10);
+    g_assert_cmpuint(send_device(10, 300, n), >=, n * 9 / 10);
+    g_assert_cmpuint(send_device(3000, 300, n), ==, 0);
+    g_assert_cmpuint(send_device(1250, 300, n), <=, n / 8);
+    /* A codec that turns out slow is left. */
+    g_assert_cmpuint(send_device(125, 40, n), <=, n / 8);
+    /* Short pieces go as they are. */
+    g_assert_false(ff_compress_device_wanted(&p, 100, 1 << 20, 7));
+    g_assert_false(ff_compress_device_wanted(&p, 100, 1 << 20, 1000000));
+}
+
 /* Only to a peer that takes it. */
 static void test_features(void)
 {
@@ -309,6 +355,17 @@ static void test_features(void)
     g_assert_true(pk.on);
     ff_packing_clear(&pk);
     g_assert_true(GUINT32_FROM_LE(ff_dest_greeting(&m).features) & FF_FEATURE_ZSTD);
+
+    /* Device state whatever is said of memory, but under TLS. */
+    m.peer_features = FF_FEATURE_PACKED_DEVICE;
+    m.cfg.compress = FF_COMPRESS_NEVER;
+    g_assert_true(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
+    m.cfg.tls = (FfTls *)&m;
+    g_assert_false(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
+    m.cfg.compress = FF_COMPRESS_AUTO;
+    g_assert_true(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
+    m.peer_features = FF_FEATURE_ZSTD;
+    g_assert_false(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
 }
 
 int main(int argc, char **argv)
@@ -322,6 +379,7 @@ int main(int argc, char **argv)
     g_test_add_func("/compress/policy/free", test_policy_free);
     g_test_add_func("/compress/policy/gain", test_policy_gain);
     g_test_add_func("/compress/policy/loss", test_policy_loss);
+    g_test_add_func("/compress/policy/device", test_device);
     g_test_add_func("/compress/features", test_features);
     return g_test_run();
 }

@@ -295,6 +295,69 @@ static void packed_not_agreed(FfChannel *ch)
     say_packed(ch, out, pack(out, 2), 2);
 }
 
+/* ---- compressed device state */
+
+/* LEN bytes that are said to be SIZE when unpacked. */
+static void say_device(FfChannel *ch, const void *data, uint32_t len, uint64_t size, uint16_t flags)
+{
+    FfFrame f = ff_frame(FF_FRAME_DEVICE, len);
+
+    f.flags = flags;
+    f.page = size;
+    peer_say(ch, f, data);
+}
+
+static void device_garbage(FfChannel *ch)
+{
+    say_device(ch, "no frame begins like this", 25, 4096, FF_DEVICE_PACKED);
+}
+
+static void device_damaged(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    uint32_t len = pack(out, 2);
+
+    out[len - 1] ^= 1;
+    say_device(ch, out, len, 2 * PAGE, FF_DEVICE_PACKED);
+}
+
+static void device_too_much(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+
+    say_device(ch, out, pack(out, 2), 2 * PAGE - 1, FF_DEVICE_PACKED);
+}
+
+static void device_bomb(FfChannel *ch)
+{
+    say_device(ch, "x", 1, FF_RUN_MAX_BYTES + 1, FF_DEVICE_PACKED);
+}
+
+static void device_flags(FfChannel *ch)
+{
+    say_device(ch, "QEVM", 4, 0, FF_DEVICE_PACKED << 1);
+}
+
+static void device_sized(FfChannel *ch)
+{
+    say_device(ch, "QEVM", 4, 4096, 0);
+}
+
+static void device_not_agreed(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+    uint8_t out[2 * PAGE], buf[FF_FRAME_MAX_TEXT];
+
+    ((FfHello *)h.hello)->features = GUINT32_TO_LE(FF_FEATURE_ZSTD);
+    peer_say_hello(ch, &h, 1);
+    peer_hear(ch, FF_FRAME_HELLO_REPLY, buf, sizeof(buf));
+    peer_say(ch, ff_frame(FF_FRAME_SHARED, 0), NULL);
+    peer_say(ch, ff_frame(FF_FRAME_PREPARE, 0), NULL);
+    peer_hear(ch, FF_FRAME_READY, NULL, 0);
+    peer_stale_last(ch);
+    say_device(ch, out, pack(out, 2), 2 * PAGE, FF_DEVICE_PACKED);
+}
+
 typedef struct {
     const char *name;
     Moment moment;
@@ -338,8 +401,8 @@ static const SourceRow sources[] = {
     {"packed-damaged", AT_FROZEN, packed_damaged, "is damaged"},
     {"packed-cut-off", AT_FROZEN, packed_cut_off, "not one whole frame"},
     {"packed-two-frames", AT_FROZEN, packed_two_frames, "not one whole frame"},
-    {"packed-too-little", AT_FROZEN, packed_too_little, "not of its run's size"},
-    {"packed-too-much", AT_FROZEN, packed_too_much, "not of its run's size"},
+    {"packed-too-little", AT_FROZEN, packed_too_little, "not of the size that was said"},
+    {"packed-too-much", AT_FROZEN, packed_too_much, "not of the size that was said"},
     {"packed-not-shorter", AT_FROZEN, packed_not_shorter, "not shorter than its run"},
     {"packed-too-long", AT_FROZEN, packed_too_long, "too long"},
     {"packed-outside", AT_FROZEN, packed_outside, "outside of its block"},
@@ -348,6 +411,13 @@ static const SourceRow sources[] = {
     {"packed-early", AT_READY, packed_garbage, "no page was expected"},
     {"packed-precopy-garbage", AT_SHARED, packed_garbage, "no zstd frame"},
     {"packed-precopy-damaged", AT_SHARED, packed_damaged, "is damaged"},
+    {"device-garbage", AT_FROZEN, device_garbage, "no zstd frame"},
+    {"device-damaged", AT_FROZEN, device_damaged, "is damaged"},
+    {"device-too-much", AT_FROZEN, device_too_much, "not of the size that was said"},
+    {"device-bomb", AT_FROZEN, device_bomb, "a size that it cannot have"},
+    {"device-flags", AT_FROZEN, device_flags, "flags that it cannot have"},
+    {"device-sized", AT_FROZEN, device_sized, "a size that it cannot have"},
+    {"device-not-agreed", AT_GREETING, device_not_agreed, "was not agreed on"},
     {"wrong-direction", AT_FROZEN, wrong_direction, "does not belong here"},
     /* The grant may be on its way: paused, and never running without it. */
     {"hang-up-loaded", AT_LOADED, hang_up, "closed"},

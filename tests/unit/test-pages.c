@@ -221,6 +221,36 @@ static void test_runs(void)
     }
 }
 
+static void test_device(void)
+{
+    static const struct {
+        unsigned length, flags;
+        uint64_t page;
+        bool ok;
+    } rows[] = {
+        {1, 0, 0, true},
+        {FF_RUN_MAX_BYTES, 0, 0, true},
+        {1, 0, 1, false},
+        {1, 2, 0, false},
+        {1, 3, 4096, false},
+        {100, FF_DEVICE_PACKED, 101, true},
+        {100, FF_DEVICE_PACKED, 100, false},
+        {100, FF_DEVICE_PACKED, 0, false},
+        {100, FF_DEVICE_PACKED, FF_RUN_MAX_BYTES, true},
+        {100, FF_DEVICE_PACKED, FF_RUN_MAX_BYTES + 1, false},
+        {100, FF_DEVICE_PACKED, UINT64_MAX, false},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        FfFrame f = ff_frame(FF_FRAME_DEVICE, rows[i].length);
+        const char *why = NULL;
+        f.flags = rows[i].flags;
+        f.page = rows[i].page;
+        g_assert_cmpint(ff_frame_check_device(&f, &why) == 0, ==, rows[i].ok);
+        g_assert_true(rows[i].ok || why);
+    }
+}
+
 /* Decodes byte by byte: what is asked for must be more than there is, and no more than ALL. */
 static FfPeer decode_slowly(const uint8_t *p, size_t all)
 {
@@ -389,6 +419,7 @@ int main(int argc, char **argv)
     g_test_add_func("/zero/every-byte", test_zero);
     g_test_add_func("/frame/round-trip-and-refusals", test_frames);
     g_test_add_func("/frame/runs", test_runs);
+    g_test_add_func("/frame/device", test_device);
     g_test_add_func("/frame/prologue", test_prologue);
     g_test_add_func("/address/parse", test_addresses);
     g_test_add_func("/states/table", test_states);
