@@ -89,6 +89,82 @@ G_GNUC_PRINTF(2, 3) static bool refuse(GError **error, const char *format, ...)
     return false;
 }
 
+/* ---- what QEMU is asked -----------------------------------------------------------------------
+ */
+
+typedef enum {
+    ASK_MIGRATE,
+    ASK_MEMDEV,
+    ASK_MEMORY_DEVICES,
+    ASK_PERIPHERAL,
+    ASK_ANON,
+    ASK_OBJECTS,
+    ASK_NETWORK,
+    ASK_NODES,
+    ASK_SEV,
+    ASK_CONFIDENTIAL,
+    ASK_UUID,
+    ASK__MAX
+} Question;
+
+static const struct {
+    const char *command, *args;
+    bool optional; /* older or other QEMUs lack the command */
+} questions[ASK__MAX] = {
+    [ASK_MIGRATE] = {"query-migrate"},
+    [ASK_MEMDEV] = {"query-memdev"},
+    [ASK_MEMORY_DEVICES] = {"query-memory-devices", NULL, true},
+    [ASK_PERIPHERAL] = {"qom-list", "{\"path\": \"/machine/peripheral\"}"},
+    [ASK_ANON] = {"qom-list", "{\"path\": \"/machine/peripheral-anon\"}"},
+    [ASK_OBJECTS] = {"qom-list", "{\"path\": \"/objects\"}"},
+    [ASK_NETWORK] = {"human-monitor-command", "{\"command-line\": \"info network\"}", true},
+    [ASK_NODES] = {"query-named-block-nodes", "{\"flat\": true}", true},
+    [ASK_SEV] = {"query-sev", NULL, true},
+    [ASK_CONFIDENTIAL] = {"qom-get",
+                          "{\"path\": \"/machine\", \"property\": \"confidential-guest-support\"}"},
+    [ASK_UUID] = {"query-uuid", NULL, true},
+};
+
+typedef struct {
+    FfInner *inner;
+    FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken */
+} Check;
+
+/* All at once: one wait for QEMU's main loop, not a dozen. */
+static void ask_all(Check *c)
+{
+    for (unsigned i = 0; i < ASK__MAX; i++) {
+        g_autoptr(JsonNode) node =
+            questions[i].args ? json_from_string(questions[i].args, NULL) : NULL;
+        JsonObject *args = node ? json_node_get_object(node) : NULL;
+        c->asked[i] = ff_qmp_call_begin(c->inner->qmp, questions[i].command, args, NULL, 0);
+    }
+}
+
+static void forget_answers(Check *c)
+{
+    for (unsigned i = 0; i < ASK__MAX; i++) {
+        g_clear_pointer(&c->asked[i], ff_qmp_call_drop);
+    }
+}
+
+/* NULL without ERROR: this QEMU does not have the command. */
+static JsonNode *answer(Check *c, Question q, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    JsonNode *node = ff_qmp_call_end(g_steal_pointer(&c->asked[q]), c->inner->deadline_ms,
+                                     c->inner->cancel, &local);
+
+    if (!node && !(questions[q].optional &&
+                   g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND))) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&local), "%s: ", questions[q].command);
+    }
+    return node;
+}
+
+/* ---- what is looked for
+ * ----------------------------------------------------------------------- */
+
 static bool check_run_state(FfInner *inner, FfRole role, GError **error)
 {
     /* States that QEMU itself refuses to migrate from, or aborts on at the destination. */
@@ -123,9 +199,9 @@ static bool check_run_state(FfInner *inner, FfRole role, GError **error)
     return true;
 }
 
-static bool check_blockers(FfInner *inner, GError **error)
+static bool check_blockers(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_call(inner, "query-migrate", NULL, error);
+    g_autoptr(JsonNode) node = answer(c, ASK_MIGRATE, error);
     JsonObject *o = ff_json_object(node);
     JsonArray *reasons = o ? ff_json_member_array(o, "blocked-reasons") : NULL;
     g_autoptr(GString) text = g_string_new(NULL);
@@ -183,9 +259,9 @@ static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GErr
     return true;
 }
 
-static bool check_memory(FfInner *inner, GError **error)
+static bool check_memory(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_call(inner, "query-memdev", NULL, error);
+    g_autoptr(JsonNode) node = answer(c, ASK_MEMDEV, error);
     g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 
@@ -194,12 +270,12 @@ static bool check_memory(FfInner *inner, GError **error)
     }
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *dev = ff_json_object(json_array_get_element(list, i));
-        if (dev && !check_memdev(inner, dev, seen, error)) {
+        if (dev && !check_memdev(c->inner, dev, seen, error)) {
             return false;
         }
     }
-    for (guint i = 0; i < inner->blocks->len; i++) {
-        FfRamBlock *b = inner->blocks->pdata[i];
+    for (guint i = 0; i < c->inner->blocks->len; i++) {
+        FfRamBlock *b = c->inner->blocks->pdata[i];
         if (!g_hash_table_contains(seen, b)) {
             return refuse(error,
                           "QEMU has no memory backend \"%s\" (%" G_GUINT64_FORMAT
@@ -207,14 +283,14 @@ static bool check_memory(FfInner *inner, GError **error)
                           b->id, b->size >> 20);
         }
     }
-    return inner->blocks->len > 0 ||
+    return c->inner->blocks->len > 0 ||
            refuse(error, "the guest has no memory that farfault made: start it with farfault run");
 }
 
 /* Guest addresses of DIMMs and the like, so that both ends can compare them. */
-static bool read_addresses(FfInner *inner, GError **error)
+static bool read_addresses(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_call_optional(inner, "query-memory-devices", NULL, error);
+    g_autoptr(JsonNode) node = answer(c, ASK_MEMORY_DEVICES, error);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 
     if (!node && *error) {
@@ -225,7 +301,7 @@ static bool read_addresses(FfInner *inner, GError **error)
         JsonObject *data = dev ? ff_json_member_object(dev, "data") : NULL;
         const char *memdev = data ? ff_json_member_string(data, "memdev") : NULL;
         const char *slash = memdev ? strrchr(memdev, '/') : NULL;
-        FfRamBlock *block = memdev ? find_block(inner, slash ? slash + 1 : memdev) : NULL;
+        FfRamBlock *block = memdev ? find_block(c->inner, slash ? slash + 1 : memdev) : NULL;
         if (block) {
             block->gpa = json_object_has_member(data, "addr") ? ff_json_member_int(data, "addr")
                                                               : ff_json_member_int(data, "memaddr");
@@ -253,16 +329,11 @@ static bool check_files(FfInner *inner, GError **error)
     return true;
 }
 
-/* The children of PATH by their type; qom-list says "child<TYPE>". */
-static bool check_types(FfInner *inner, const char *path, GError **error)
+/* The children of a path by their type; qom-list says "child<TYPE>". */
+static bool check_types(Check *c, Question q, GError **error)
 {
-    JsonObject *args = json_object_new();
-    g_autoptr(JsonNode) node = NULL;
-    JsonArray *list;
-
-    json_object_set_string_member(args, "path", path);
-    node = ff_inner_call(inner, "qom-list", args, error);
-    list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    g_autoptr(JsonNode) node = answer(c, q, error);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *child = ff_json_object(json_array_get_element(list, i));
         const char *type = child ? ff_json_member_string(child, "type") : NULL;
@@ -274,23 +345,19 @@ static bool check_types(FfInner *inner, const char *path, GError **error)
         type += strlen("child<");
         f = forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
         if (f) {
-            return refuse(error, "%s \"%s\" (%.*s): %s; %s",
-                          strcmp(path, "/objects") == 0 ? "object" : "device", name ? name : "?",
-                          (int)strcspn(type, ">"), type, f->what, f->fix);
+            return refuse(error, "%s \"%s\" (%.*s): %s; %s", q == ASK_OBJECTS ? "object" : "device",
+                          name ? name : "?", (int)strcspn(type, ">"), type, f->what, f->fix);
         }
     }
     return node != NULL;
 }
 
 /* Lines such as "net0: index=0,type=vhost-user,...": there is no QMP command that tells. */
-static bool check_nets(FfInner *inner, GError **error)
+static bool check_nets(Check *c, GError **error)
 {
-    JsonObject *args = json_object_new();
-    g_autoptr(JsonNode) node = NULL;
+    g_autoptr(JsonNode) node = answer(c, ASK_NETWORK, error);
     g_auto(GStrv) lines = NULL;
 
-    json_object_set_string_member(args, "command-line", "info network");
-    node = ff_inner_call_optional(inner, "human-monitor-command", args, error);
     if (!node) {
         return *error == NULL;
     }
@@ -312,15 +379,10 @@ static bool check_nets(FfInner *inner, GError **error)
     return true;
 }
 
-static bool check_drivers(FfInner *inner, GError **error)
+static bool check_drivers(Check *c, GError **error)
 {
-    JsonObject *args = json_object_new();
-    g_autoptr(JsonNode) node = NULL;
-    JsonArray *list;
-
-    json_object_set_boolean_member(args, "flat", TRUE);
-    node = ff_inner_call_optional(inner, "query-named-block-nodes", args, error);
-    list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    g_autoptr(JsonNode) node = answer(c, ASK_NODES, error);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *n = ff_json_object(json_array_get_element(list, i));
         const char *driver = n ? ff_json_member_string(n, "drv") : NULL;
@@ -336,12 +398,12 @@ static bool check_drivers(FfInner *inner, GError **error)
 }
 
 /* SEV before its object had a type of its own, and any other confidential guest. */
-static bool check_confidential(FfInner *inner, GError **error)
+static bool check_confidential(Check *c, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(JsonNode) sev = ff_inner_call_optional(inner, "query-sev", NULL, &local);
-    g_autoptr(JsonNode) cgs = NULL;
-    JsonObject *args;
+    g_autoptr(JsonNode) sev = answer(c, ASK_SEV, &local);
+    /* No such property: this machine has no confidential guests. */
+    g_autoptr(JsonNode) cgs = answer(c, ASK_CONFIDENTIAL, NULL);
 
     if (!sev && local && local->code != FF_QMP_ERROR_GENERIC) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -351,11 +413,6 @@ static bool check_confidential(FfInner *inner, GError **error)
     if (sev && ff_json_object(sev) && ff_json_member_bool(ff_json_object(sev), "enabled")) {
         return refuse(error, "the guest's memory is encrypted (SEV): it cannot be migrated");
     }
-    args = json_object_new();
-    json_object_set_string_member(args, "path", "/machine");
-    json_object_set_string_member(args, "property", "confidential-guest-support");
-    /* No such property: this machine has no confidential guests. */
-    cgs = ff_inner_call(inner, "qom-get", args, NULL);
     if (cgs && JSON_NODE_HOLDS_VALUE(cgs) && json_node_get_value_type(cgs) == G_TYPE_STRING &&
         *json_node_get_string(cgs)) {
         return refuse(error, "the guest is a confidential one (%s): it cannot be migrated",
@@ -364,9 +421,9 @@ static bool check_confidential(FfInner *inner, GError **error)
     return true;
 }
 
-static bool read_uuid(FfInner *inner, uint8_t uuid[16], GError **error)
+static bool read_uuid(Check *c, uint8_t uuid[16], GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_call_optional(inner, "query-uuid", NULL, error);
+    g_autoptr(JsonNode) node = answer(c, ASK_UUID, error);
     const char *text =
         ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "UUID") : NULL;
     unsigned n = 0;
@@ -389,15 +446,19 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
 {
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(GError) local = NULL;
+    Check c = {.inner = inner};
     bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local) &&
-              check_run_state(inner, role, &local) && check_blockers(inner, &local) &&
-              check_memory(inner, &local) && read_addresses(inner, &local) &&
-              check_files(inner, &local) && check_types(inner, "/machine/peripheral", &local) &&
-              check_types(inner, "/machine/peripheral-anon", &local) &&
-              check_types(inner, "/objects", &local) && check_nets(inner, &local) &&
-              check_drivers(inner, &local) && check_confidential(inner, &local) &&
-              read_uuid(inner, uuid, &local);
+              check_run_state(inner, role, &local);
 
+    if (ok) {
+        ask_all(&c);
+        ok = check_blockers(&c, &local) && check_memory(&c, &local) && read_addresses(&c, &local) &&
+             check_files(inner, &local) && check_types(&c, ASK_PERIPHERAL, &local) &&
+             check_types(&c, ASK_ANON, &local) && check_types(&c, ASK_OBJECTS, &local) &&
+             check_nets(&c, &local) && check_drivers(&c, &local) &&
+             check_confidential(&c, &local) && read_uuid(&c, uuid, &local);
+        forget_answers(&c);
+    }
     if (!ok) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;

@@ -160,44 +160,6 @@ static bool migrate_status(FfInner *inner, char **status, char **desc, GError **
     return true;
 }
 
-/* What a command that nobody waits for by itself has answered. Counted: if QEMU ends, the thread of
- * the QMP client may come to it when whoever asked has gone. */
-typedef struct {
-    gatomicrefcount refs;
-    JsonNode *result;
-    GError *error;
-} Answer;
-
-static void answer_unref(Answer *a)
-{
-    if (g_atomic_ref_count_dec(&a->refs)) {
-        g_clear_pointer(&a->result, json_node_unref);
-        g_clear_error(&a->error);
-        g_free(a);
-    }
-}
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(Answer, answer_unref)
-
-static void keep_answer(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
-{
-    Answer *a = opaque;
-
-    a->result = result ? json_node_ref(result) : NULL;
-    a->error = error ? g_error_copy(error) : NULL;
-    answer_unref(a);
-}
-
-/* Sends COMMAND. The answer is there when that to a later command is. */
-static Answer *ask(FfInner *inner, const char *command)
-{
-    Answer *a = g_new0(Answer, 1);
-
-    g_atomic_ref_count_init(&a->refs);
-    g_atomic_ref_count_inc(&a->refs);
-    ff_qmp_call(inner->qmp, command, NULL, NULL, 0, keep_answer, a);
-    return a;
-}
-
 static const char *status_of(JsonNode *query_status)
 {
     JsonObject *o = ff_json_object(query_status);
@@ -221,13 +183,11 @@ static bool begin_stream(FfInner *inner, const char *command, GCancellable *canc
 
 /* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
  * it; g_free. NULL and ERROR if it does not stand. */
-static char *stopped_state(const Answer *was, const Answer *stop, const Answer *is, GError **error)
+static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 {
-    const char *before = status_of(was->result), *after = status_of(is->result);
+    const char *before = status_of(was), *after = status_of(is);
 
-    if (stop->error) {
-        g_set_error(error, FF_QMP_ERROR, stop->error->code, "stop: %s", stop->error->message);
-    } else if (!before || !after) {
+    if (!before || !after) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
                             "query-status: QEMU named no status");
     } else if (strcmp(after, "running") == 0 || strcmp(after, "suspended") == 0) {
@@ -241,6 +201,23 @@ static char *stopped_state(const Answer *was, const Answer *stop, const Answer *
     return NULL;
 }
 
+static FfQmpCall *ask(FfInner *inner, const char *command)
+{
+    return ff_qmp_call_begin(inner->qmp, command, NULL, NULL, 0);
+}
+
+/* The answer to what ask() asked. The first of several errors is the one that counts. */
+static JsonNode *take_answer(FfQmpCall *call, const char *command, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    JsonNode *result = ff_qmp_call_end(call, 0, NULL, &local);
+
+    if (!result && !*error) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&local), "%s: ", command);
+    }
+    return result;
+}
+
 /* With SAVE also starts the inner migration, on the stream that was offered. */
 static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
 {
@@ -248,8 +225,8 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     /* While the guest still runs: for the engine that comes after a crash of this one between stop
      * and the return. */
     g_autofree char *first = ff_inner_run_state(inner, false, error);
+    g_autoptr(GError) early = NULL;
     g_autoptr(GError) late = NULL;
-    bool ok;
 
     if (!first) {
         return false;
@@ -258,24 +235,21 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     /* In one go, since the guest's network goes quiet here: QEMU carries out and answers one after
      * the other. No deadline: QEMU answers stop when all I/O is drained, however long the storage
      * takes; and no cancel: what was sent to QEMU is carried out. */
-    g_autoptr(Answer) was = ask(inner, "query-status");
-    g_autoptr(Answer) stop = ask(inner, "stop");
-    g_autoptr(Answer) is = ask(inner, "query-status");
-    if (save) {
-        ok = begin_stream(inner, "migrate", NULL, &late);
-    } else {
-        g_autofree char *last = ff_inner_run_state(inner, true, &late);
-        ok = last != NULL;
-    }
-    if (g_error_matches(late, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
-        g_propagate_error(error, g_steal_pointer(&late));
+    FfQmpCall *asked[] = {ask(inner, "query-status"), ask(inner, "stop"),
+                          ask(inner, "query-status")};
+    bool saves = !save || begin_stream(inner, "migrate", NULL, &late);
+    g_autoptr(JsonNode) was = take_answer(asked[0], "query-status", &early);
+    g_autoptr(JsonNode) stopped = take_answer(asked[1], "stop", &early);
+    g_autoptr(JsonNode) is = take_answer(asked[2], "query-status", &early);
+    if (early) {
+        g_propagate_error(error, g_steal_pointer(&early));
         return false;
     }
-    *before = stopped_state(was, stop, is, error);
+    *before = stopped_state(was, is, error);
     if (!*before) {
         return false;
     }
-    if (!ok) {
+    if (!saves) {
         g_propagate_error(error, g_steal_pointer(&late));
         return false;
     }

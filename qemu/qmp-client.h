@@ -4,8 +4,8 @@
  *
  * All I/O and all callbacks happen on the thread that runs the GMainContext given at creation.
  * Every function may be called from any thread; those that wait (ff_qmp_call_sync(),
- * ff_qmp_watch_next()) must not be called on that thread. Commands given before the greeting
- * are sent after it, in order.
+ * ff_qmp_call_end(), ff_qmp_watch_next()) must not be called on that thread. Commands given before
+ * the greeting are sent after it, in order.
  */
 #ifndef FF_QEMU_QMP_CLIENT_H
 #define FF_QEMU_QMP_CLIENT_H
@@ -17,6 +17,7 @@
 
 typedef struct FfQmpClient FfQmpClient;
 typedef struct FfQmpWatch FfQmpWatch;
+typedef struct FfQmpCall FfQmpCall;
 
 #define FF_QMP_ERROR (ff_qmp_error_quark())
 GQuark ff_qmp_error_quark(void);
@@ -57,6 +58,18 @@ void ff_qmp_client_close(FfQmpClient *client);
  * be NULL. It is called exactly once. */
 void ff_qmp_call(FfQmpClient *client, const char *command, JsonObject *args, const int *fds,
                  unsigned n_fds, FfQmpReplyFunc reply, void *opaque);
+
+/* The same in two steps: several commands can be sent before the first answer is waited for. QEMU
+ * carries them out and answers in order. DEADLINE_MS 0 = none, from ff_qmp_call_end() on; CANCEL
+ * can be NULL. Returns QEMU's "return" (free with json_node_unref()), or NULL and ERROR; frees
+ * CALL. */
+FfQmpCall *ff_qmp_call_begin(FfQmpClient *client, const char *command, JsonObject *args,
+                             const int *fds, unsigned n_fds);
+JsonNode *ff_qmp_call_end(FfQmpCall *call, unsigned deadline_ms, GCancellable *cancel,
+                          GError **error);
+/* Nobody wants the answer any more. */
+void ff_qmp_call_drop(FfQmpCall *call);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpCall, ff_qmp_call_drop)
 
 /* The same, and waits. DEADLINE_MS 0 = none; CANCEL can be NULL. Returns QEMU's "return" (free
  * with json_node_unref()), or NULL and ERROR. */

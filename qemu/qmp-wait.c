@@ -12,13 +12,14 @@
 
 #include <string.h>
 
-typedef struct {
+struct FfQmpCall {
     gatomicrefcount refs; /* the waiter's and the pending reply's */
     FfQmpClient *client;
-    bool done; /* under client->lock, as are the next two */
+    const char *command; /* interned */
+    bool done;           /* under client->lock, as are the next two */
     JsonNode *result;
     GError *error;
-} Call;
+};
 
 typedef struct {
     FfQmpClient *client;
@@ -27,7 +28,7 @@ typedef struct {
     gint64 end; /* monotonic microseconds; 0 = none */
 } Wait;
 
-static void call_unref(Call *call)
+void ff_qmp_call_drop(FfQmpCall *call)
 {
     if (g_atomic_ref_count_dec(&call->refs)) {
         g_clear_pointer(&call->result, json_node_unref);
@@ -103,7 +104,7 @@ static bool wait_once(Wait *w, const char *what, GError **error)
 
 static void call_reply(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
-    Call *call = opaque;
+    FfQmpCall *call = opaque;
 
     ff_mutex_lock(&client->lock);
     call->result = result; /* ours */
@@ -111,39 +112,52 @@ static void call_reply(FfQmpClient *client, JsonNode *result, const GError *erro
     call->done = true;
     ff_cond_broadcast(&client->cond);
     ff_mutex_unlock(&client->lock);
-    call_unref(call);
+    ff_qmp_call_drop(call);
+}
+
+FfQmpCall *ff_qmp_call_begin(FfQmpClient *client, const char *command, JsonObject *args,
+                             const int *fds, unsigned n_fds)
+{
+    FfQmpCall *call = g_new0(FfQmpCall, 1);
+
+    g_atomic_ref_count_init(&call->refs);
+    g_atomic_ref_count_inc(&call->refs);
+    call->client = ff_qmp_client_ref(client);
+    call->command = g_intern_string(command);
+    ff_qmp_call_full(client, command, args, fds, n_fds, call_reply, call, true);
+    return call;
+}
+
+JsonNode *ff_qmp_call_end(FfQmpCall *call, unsigned deadline_ms, GCancellable *cancel,
+                          GError **error)
+{
+    FfQmpClient *client = call->client;
+    JsonNode *result = NULL;
+    Wait w;
+
+    if (wait_begin(&w, client, deadline_ms, cancel, error)) {
+        ff_mutex_lock(&client->lock);
+        while (!call->done && wait_once(&w, call->command, error)) {
+        }
+        if (call->done) {
+            result = g_steal_pointer(&call->result);
+            if (!result) {
+                g_propagate_error(error, g_steal_pointer(&call->error));
+            }
+        }
+        ff_mutex_unlock(&client->lock);
+        wait_end(&w);
+    }
+    ff_qmp_call_drop(call);
+    return result;
 }
 
 JsonNode *ff_qmp_call_sync(FfQmpClient *client, const char *command, JsonObject *args,
                            const int *fds, unsigned n_fds, unsigned deadline_ms,
                            GCancellable *cancel, GError **error)
 {
-    JsonNode *result = NULL;
-    Call *call;
-    Wait w;
-
-    if (!wait_begin(&w, client, deadline_ms, cancel, error)) {
-        return NULL;
-    }
-    call = g_new0(Call, 1);
-    g_atomic_ref_count_init(&call->refs);
-    g_atomic_ref_count_inc(&call->refs);
-    call->client = ff_qmp_client_ref(client);
-    ff_qmp_call_full(client, command, args, fds, n_fds, call_reply, call, true);
-
-    ff_mutex_lock(&client->lock);
-    while (!call->done && wait_once(&w, command, error)) {
-    }
-    if (call->done) {
-        result = g_steal_pointer(&call->result);
-        if (!result) {
-            g_propagate_error(error, g_steal_pointer(&call->error));
-        }
-    }
-    ff_mutex_unlock(&client->lock);
-    wait_end(&w);
-    call_unref(call);
-    return result;
+    return ff_qmp_call_end(ff_qmp_call_begin(client, command, args, fds, n_fds), deadline_ms,
+                           cancel, error);
 }
 
 bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
