@@ -262,8 +262,9 @@ static bool wait_readable(FfCliQmp *qmp, gint64 deadline, const char *doing, GEr
         return false;
     }
     g_set_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_TIMEOUT,
-                "%s%s: no answer to %s: QEMU's main loop is busy or waits for a page", qmp->role,
-                qmp->address, doing);
+                "%s%s: no answer to %s: QEMU's main loop is busy or waits for a page: see farfault "
+                "doctor",
+                qmp->role, qmp->address, doing);
     return false;
 }
 
