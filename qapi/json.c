@@ -385,10 +385,10 @@ void ff_json_print_string(GString *out, const char *string)
         gunichar c = g_utf8_get_char_validated(p, -1);
 
         if (c == (gunichar)-1 || c == (gunichar)-2) {
-            g_string_append(out, "\\uFFFD"); /* as QEMU writes what is not UTF-8 */
+            g_string_append(out, "\\uFFFD"); /* as QEMU writes what is not UTF-8, or no character */
             p++;
         } else {
-            print_char(out, c);
+            print_char(out, is_no_character(c) ? 0xfffd : c);
             p = g_utf8_next_char(p);
         }
     }
