@@ -213,7 +213,9 @@ static int take_device(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
 
-    if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT) {
+    /* An engine that has adopted a loaded guest has not heard SHUT, and has no way to QEMU. */
+    if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT ||
+        __atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_LOADING) {
         return protocol_error(r, f, "no device state is expected now");
     }
     const char *why;

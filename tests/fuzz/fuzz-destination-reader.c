@@ -41,8 +41,13 @@ static void reach(FfMigration *m, Moment moment)
         g_assert_no_error(error);
     }
     m->frozen = moment >= FROZEN && moment != KNOCKED;
+    if (moment == ARMED || moment == FROZEN) {
+        m->cfg.state->phase = FF_PHASE_LOADING;
+        m->inner = alone_silent();
+    }
     if (moment >= LOADED && moment != KNOCKED) {
-        m->events |= FF_EV_SHUT;
+        /* An engine that has adopted the guest has not heard it. */
+        m->events |= moment == PAUSED ? 0 : FF_EV_SHUT;
         m->cfg.state->phase = FF_PHASE_LOADED;
     }
     if (moment == GIVEN || moment == PAUSED) {
