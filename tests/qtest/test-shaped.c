@@ -37,6 +37,29 @@ static Vm *start(const Hosts *h, ShapedPlace place, const char *name, const char
                                 .incoming = incoming});
 }
 
+/* FALSE: the test is skipped. */
+static bool hosts_start(Hosts *h)
+{
+    const char *why = NULL;
+
+    if (vm_farfault_available(&why))
+        h->net = shaped_net_new(LINK_MEGABITS, &why);
+    if (!h->net) {
+        g_test_skip(why);
+        return false;
+    }
+    h->source = start(h, SHAPED_SOURCE, "source", NULL);
+    h->destination = start(h, SHAPED_DESTINATION, "destination", "defer");
+    return true;
+}
+
+static void hosts_end(Hosts *h)
+{
+    vm_end(h->source);
+    vm_end(h->destination);
+    shaped_net_free(h->net);
+}
+
 static void migrate(Hosts *h)
 {
     Qmp *s = vm_qmp(h->source), *d = vm_qmp(h->destination);
@@ -75,22 +98,13 @@ static void check(Hosts *h)
 
 static void test_auto(void)
 {
-    const char *why = NULL;
     Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2)};
 
-    if (vm_farfault_available(&why))
-        h.net = shaped_net_new(LINK_MEGABITS, &why);
-    if (!h.net) {
-        g_test_skip(why);
+    if (!hosts_start(&h))
         return;
-    }
-    h.source = start(&h, SHAPED_SOURCE, "source", NULL);
-    h.destination = start(&h, SHAPED_DESTINATION, "destination", "defer");
     migrate(&h);
     check(&h);
-    vm_end(h.source);
-    vm_end(h.destination);
-    shaped_net_free(h.net);
+    hosts_end(&h);
 }
 
 static int64_t device_bytes(Vm *vm)
@@ -103,17 +117,10 @@ static int64_t device_bytes(Vm *vm)
 
 static void test_display(void)
 {
-    const char *why = NULL;
     Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, 0, 1), .more = {"-vga", "std"}};
 
-    if (vm_farfault_available(&why))
-        h.net = shaped_net_new(LINK_MEGABITS, &why);
-    if (!h.net) {
-        g_test_skip(why);
+    if (!hosts_start(&h))
         return;
-    }
-    h.source = start(&h, SHAPED_SOURCE, "source", NULL);
-    h.destination = start(&h, SHAPED_DESTINATION, "destination", "defer");
     vm_wait_serial(h.source, "AB");
     /* In every page something, most of it zeros. */
     for (uint64_t at = 0; at < VRAM_BYTES; at += 4096 - 8) {
@@ -139,9 +146,7 @@ static void test_display(void)
     qmp_ok(vm_qmp(h.destination), "stop", NULL);
     check_right(check_equal(h.source, h.destination, VRAM, VRAM + VRAM_BYTES));
     check_right(check_moved(h.source, h.destination, &h.boot, (uint64_t)RAM_MIB << 20));
-    vm_end(h.source);
-    vm_end(h.destination);
-    shaped_net_free(h.net);
+    hosts_end(&h);
 }
 
 int main(int argc, char **argv)
