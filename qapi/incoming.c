@@ -609,7 +609,8 @@ void ff_handle_incoming(FfCall *call)
         ff_call_error(call, "The incoming migration has already been started");
         return;
     }
-    if (ff_driver_version(d) < FF_QEMU_9_1 && json_object_has_member(call->args, "exit-on-error")) {
+    if (ff_driver_version(d) < FF_QEMU_9_1 && call->args &&
+        json_object_has_member(call->args, "exit-on-error")) {
         ff_call_pass(call); /* QEMU does not know it, and says so */
         return;
     }
