@@ -279,6 +279,7 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
 
     *running = start && strcmp(run_state, "running") == 0;
     g_atomic_int_set(&s->runs, *running);
+    g_main_context_wakeup(NULL);
     if (s->role == FF_ROLE_SOURCE && *running) {
         side_run(s);
     }
