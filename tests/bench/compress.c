@@ -10,11 +10,8 @@
  * engines, the touching threads), how many pages were compressed, requests and their mean latency.
  */
 #include <stdio.h>
-#include <string.h>
-#include <sys/resource.h>
 
-#include "tests/lib/shapednet.h"
-#include "tests/lib/side.h"
+#include "tests/bench/engines.h"
 #include "tests/lib/vm.h"
 
 static gint mib = 256, megabits, alike = 2, touchers = 1, rounds = 3;
@@ -54,14 +51,6 @@ static void fill(Side *s)
     }
 }
 
-static double cpu_seconds(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-}
-
 static void report(const char *name, Side *s, Side *d, double cpu)
 {
     g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m), di = ff_migration_info(d->m);
@@ -83,24 +72,7 @@ static void move(unsigned mode, const ShapedNet *net)
     d->n_touchers = touchers;
     s->config.compress = modes[mode].compress;
     s->config.channels = modes[mode].channels;
-    /* What a side starts is where this thread is. */
-    if (net) {
-        shaped_net_enter(net, SHAPED_DESTINATION);
-    }
-    side_start(d, net ? "tcp:" SHAPED_ADDRESS_DESTINATION ":0" : "tcp:127.0.0.1:0", -1);
-    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
-    if (net) {
-        shaped_net_enter(net, SHAPED_SOURCE);
-    }
-    double cpu = cpu_seconds();
-    side_start(s, info->socket_address, -1);
-    ff_migration_start_postcopy(s->m, NULL);
-    side_run_until(s->done && d->done);
-    for (unsigned i = 0; i < d->n_touchers; i++) {
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
-    }
-    report(modes[mode].name, s, d, cpu_seconds() - cpu);
-    g_assert_cmpint(memcmp(s->map[0], d->map[0], size), ==, 0);
+    report(modes[mode].name, s, d, engines_move(s, d, net));
     side_free(s);
     side_free(d);
 }

@@ -16,10 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
-#include "tests/lib/shapednet.h"
-#include "tests/lib/side.h"
+#include "tests/bench/engines.h"
 #include "tests/lib/vm.h"
 
 #define WAIT_US 16
@@ -93,14 +91,6 @@ static gpointer touch(Side *s, unsigned index)
     return GSIZE_TO_POINTER(bad);
 }
 
-static double cpu_seconds(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-}
-
 static void report(unsigned n_threads, Side *d, double cpu)
 {
     g_autoptr(FfMigrationInfo) di = ff_migration_info(d->m);
@@ -148,24 +138,7 @@ static void move(const Case *c, unsigned n_threads, const ShapedNet *net)
     s->config.channels = 4;
     /* One run, and no more for hours. */
     s->config.max_postcopy_bandwidth = c->bulk ? 0 : 1;
-    /* What a side starts is where this thread is. */
-    if (net) {
-        shaped_net_enter(net, SHAPED_DESTINATION);
-    }
-    side_start(d, net ? "tcp:" SHAPED_ADDRESS_DESTINATION ":0" : "tcp:127.0.0.1:0", -1);
-    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
-    if (net) {
-        shaped_net_enter(net, SHAPED_SOURCE);
-    }
-    double cpu = cpu_seconds();
-    side_start(s, info->socket_address, -1);
-    ff_migration_start_postcopy(s->m, NULL);
-    side_run_until(s->done && d->done);
-    for (unsigned i = 0; i < d->n_touchers; i++) {
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
-    }
-    report(n_threads, d, cpu_seconds() - cpu);
-    g_assert_cmpint(memcmp(s->map[0], d->map[0], size), ==, 0);
+    report(n_threads, d, engines_move(s, d, net));
     side_free(s);
     side_free(d);
 }
