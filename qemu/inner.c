@@ -274,16 +274,23 @@ static bool inner_stop_and_save(FfVmm *vmm, char **before, GError **error)
     return stop_guest((FfInner *)vmm, true, before, error);
 }
 
+/* The arguments of getfd and closefd. */
+static JsonObject *fd_args(const char *name)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", name);
+    return args;
+}
+
 /* Gives QEMU one end of a new socketpair by the name STREAM_NAME and returns the other, of which
  * a copy is kept. */
 static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
 {
-    JsonObject *args = json_object_new();
     g_autoptr(JsonNode) reply = NULL;
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        json_object_unref(args);
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot make a socket pair for the device state: %s", g_strerror(errno));
         return -1;
@@ -292,8 +299,7 @@ static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
         int bytes = STREAM_BUFFER;
         setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     }
-    json_object_set_string_member(args, "fdname", STREAM_NAME);
-    reply = call(inner, "getfd", args, pair[1], 0, cancel, error);
+    reply = call(inner, "getfd", fd_args(STREAM_NAME), pair[1], 0, cancel, error);
     close(pair[1]);
     if (!reply) {
         close(pair[0]);
@@ -305,10 +311,7 @@ static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
 
 static void take_back_stream(FfInner *inner)
 {
-    JsonObject *args = json_object_new();
-
-    json_object_set_string_member(args, "fdname", STREAM_NAME);
-    call_and_forget(inner, "closefd", args, ABANDON_DEADLINE_MS);
+    call_and_forget(inner, "closefd", fd_args(STREAM_NAME), ABANDON_DEADLINE_MS);
     ff_inner_adopt_stream(&inner->vmm, -1);
 }
 
@@ -349,23 +352,21 @@ static bool inner_offer(FfVmm *vmm, int *fd, GError **error)
 static void inner_keep(FfVmm *vmm)
 {
     FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonObject) args = json_object_new();
+    g_autoptr(JsonObject) args = fd_args(KEPT_NAME);
     struct stat st;
 
     if (inner->stream < 0 || fstat(inner->stream, &st) < 0) {
         return;
     }
     __atomic_store_n(&inner->state->kept_inner, st.st_ino, __ATOMIC_RELEASE);
-    json_object_set_string_member(args, "fdname", KEPT_NAME);
     ff_qmp_call(inner->qmp, "getfd", args, &inner->stream, 1, NULL, NULL);
 }
 
 void ff_inner_forget_kept(FfInner *inner)
 {
-    g_autoptr(JsonObject) args = json_object_new();
+    g_autoptr(JsonObject) args = fd_args(KEPT_NAME);
 
     if (__atomic_exchange_n(&inner->state->kept_inner, 0, __ATOMIC_ACQ_REL)) {
-        json_object_set_string_member(args, "fdname", KEPT_NAME);
         ff_qmp_call(inner->qmp, "closefd", args, NULL, 0, NULL, NULL);
     }
 }
@@ -463,9 +464,8 @@ static bool leave_finish_migrate(FfInner *inner, FfQmpWatch *watch, GError **err
  * name is gone, and the command does nothing. */
 static void drop_offer(FfInner *inner)
 {
-    g_autoptr(JsonObject) args = json_object_new();
+    g_autoptr(JsonObject) args = fd_args(STREAM_NAME);
 
-    json_object_set_string_member(args, "fdname", STREAM_NAME);
     ff_qmp_call(inner->qmp, "closefd", args, NULL, 0, NULL, NULL);
 }
 
