@@ -34,6 +34,12 @@ JsonNode *ff_inner_call_patient(FfInner *inner, const char *command, JsonObject 
 /* The same as ff_inner_call() for a command that older or other QEMUs lack: NULL without ERROR. */
 JsonNode *ff_inner_call_optional(FfInner *inner, const char *command, JsonObject *args,
                                  GError **error);
+/* Sends COMMAND, for ff_inner_answer(): several can be sent before the first answer is waited for.
+ * QEMU carries them out and answers in order. ARGS can be NULL and is released here. */
+FfQmpCall *ff_inner_ask(FfInner *inner, const char *command, JsonObject *args);
+/* Waits for the answer, without deadline and cancel; frees ASKED. Of several errors the first one
+ * counts: ERROR can be set already. */
+JsonNode *ff_inner_answer(FfQmpCall *asked, const char *command, GError **error);
 /* query-status' "status" (g_free). */
 char *ff_inner_run_state(FfInner *inner, bool firm, GError **error);
 

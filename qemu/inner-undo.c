@@ -19,6 +19,11 @@
 
 #include <string.h>
 
+#define QUERY_CAPABILITIES "query-migrate-capabilities"
+#define QUERY_PARAMETERS "query-migrate-parameters"
+#define SET_CAPABILITIES "migrate-set-capabilities"
+#define SET_PARAMETERS "migrate-set-parameters"
+
 typedef struct {
     const char *name;
     bool on;
@@ -26,7 +31,7 @@ typedef struct {
 
 /* Set for the inner migration, as far as this QEMU knows them. What is not named here (events
  * apart: dirty-bitmaps, validate-uuid, ...) stays the client's. */
-static const Capability wanted_capabilities[] = {
+static const Capability capabilities_for_inner[] = {
     {"x-ignore-shared", true},
     {"return-path", true},
     {"late-block-activate", true},
@@ -49,15 +54,29 @@ static const Capability wanted_capabilities[] = {
     {"x-colo", false},
 };
 
-#define DOWNTIME_MAX_MS 2000000 /* the most that QEMU takes */
-
-/* Parameters for the inner migration, as far as this QEMU has them. */
-static JsonObject *wanted_parameters(void)
+static JsonObject *wanted_capabilities(void)
 {
     JsonObject *o = json_object_new();
 
-    json_object_set_int_member(o, "max-bandwidth", G_MAXINT64);
-    json_object_set_int_member(o, "downtime-limit", DOWNTIME_MAX_MS);
+    for (unsigned i = 0; i < G_N_ELEMENTS(capabilities_for_inner); i++) {
+        json_object_set_boolean_member(o, capabilities_for_inner[i].name,
+                                       capabilities_for_inner[i].on);
+    }
+    return o;
+}
+
+#define DOWNTIME_MAX_MS 2000000 /* the most that QEMU takes */
+
+/* Parameters for the inner migration, as far as this QEMU has them. An incoming one knows neither
+ * bandwidth nor downtime, and QEMU takes a while to read what it is told. */
+static JsonObject *wanted_parameters(FfRole role)
+{
+    JsonObject *o = json_object_new();
+
+    if (role == FF_ROLE_SOURCE) {
+        json_object_set_int_member(o, "max-bandwidth", G_MAXINT64);
+        json_object_set_int_member(o, "downtime-limit", DOWNTIME_MAX_MS);
+    }
     json_object_set_string_member(o, "tls-creds", "");
     json_object_set_string_member(o, "mode", "normal");
     return o;
@@ -151,10 +170,30 @@ static bool log_append(FfInner *inner, JsonObject *line, GError **error)
     return true;
 }
 
-/* query-migrate-capabilities as an object NAME -> BOOL. */
-static JsonObject *query_capabilities(FfInner *inner, GError **error)
+/* ---- what QEMU has ---------------------------------------------------------------------------
+ */
+
+/* What QEMU has, or is to have. */
+typedef struct {
+    JsonObject *capabilities; /* NAME -> BOOL */
+    JsonObject *parameters;   /* NAME -> VALUE */
+} Settings;
+
+static void settings_clear(Settings *s)
 {
-    g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate-capabilities", NULL, error);
+    g_clear_pointer(&s->capabilities, json_object_unref);
+    g_clear_pointer(&s->parameters, json_object_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Settings, settings_clear)
+
+static FfQmpCall *ask_capabilities(FfInner *inner)
+{
+    return ff_inner_ask(inner, QUERY_CAPABILITIES, NULL);
+}
+
+static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_inner_answer(asked, QUERY_CAPABILITIES, error);
     JsonArray *list;
     JsonObject *o;
 
@@ -173,24 +212,42 @@ static JsonObject *query_capabilities(FfInner *inner, GError **error)
     return o;
 }
 
-static JsonObject *query_parameters(FfInner *inner, GError **error)
+static JsonObject *parameters_answered(FfQmpCall *asked, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate-parameters", NULL, error);
+    g_autoptr(JsonNode) node = ff_inner_answer(asked, QUERY_PARAMETERS, error);
     JsonObject *o = ff_json_object(node);
 
-    if (node && !o) {
+    if (node && !o && !*error) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
-                            "query-migrate-parameters: QEMU answered no object");
+                            QUERY_PARAMETERS ": QEMU answered no object");
     }
     return o ? json_object_ref(o) : NULL;
 }
 
-/* Sends those of WANT (NAME -> BOOL) that QEMU knows and has otherwise (NOW). */
-static bool set_capabilities(FfInner *inner, JsonObject *now, JsonObject *want, GError **error)
+static bool query_settings(FfInner *inner, Settings *s, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    FfQmpCall *capabilities = ask_capabilities(inner);
+    FfQmpCall *parameters = ff_inner_ask(inner, QUERY_PARAMETERS, NULL);
+
+    s->capabilities = capabilities_answered(capabilities, &local);
+    s->parameters = parameters_answered(parameters, &local);
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    return true;
+}
+
+/* ---- setting it -------------------------------------------------------------------------------
+ */
+
+/* Sends those of WANT (NAME -> BOOL) that QEMU knows and has otherwise (NOW). NULL: there are none.
+ */
+static FfQmpCall *send_capabilities(FfInner *inner, JsonObject *now, JsonObject *want)
 {
     JsonArray *list = json_array_new();
     JsonObject *args;
-    g_autoptr(JsonNode) reply = NULL;
     g_autoptr(GList) names = json_object_get_members(want);
 
     for (GList *l = names; l; l = l->next) {
@@ -204,12 +261,11 @@ static bool set_capabilities(FfInner *inner, JsonObject *now, JsonObject *want, 
     }
     if (json_array_get_length(list) == 0) {
         json_array_unref(list);
-        return true;
+        return NULL;
     }
     args = json_object_new();
     json_object_set_array_member(args, "capabilities", list);
-    reply = ff_inner_call_firm(inner, "migrate-set-capabilities", args, error);
-    return reply != NULL;
+    return ff_inner_ask(inner, SET_CAPABILITIES, args);
 }
 
 /* json-glib has no unsigned integers: QEMU's sizes from 2^63 on come out negative, and would be
@@ -223,10 +279,10 @@ static JsonNode *parameter_for_qemu(JsonNode *value)
     return json_node_copy(value);
 }
 
-static bool set_parameters(FfInner *inner, JsonObject *now, JsonObject *want, GError **error)
+/* As send_capabilities(), for parameters (NAME -> VALUE). */
+static FfQmpCall *send_parameters(FfInner *inner, JsonObject *now, JsonObject *want)
 {
     JsonObject *args = json_object_new();
-    g_autoptr(JsonNode) reply = NULL;
     g_autoptr(GList) names = json_object_get_members(want);
 
     for (GList *l = names; l; l = l->next) {
@@ -238,20 +294,43 @@ static bool set_parameters(FfInner *inner, JsonObject *now, JsonObject *want, GE
     }
     if (json_object_get_size(args) == 0) {
         json_object_unref(args);
+        return NULL;
+    }
+    return ff_inner_ask(inner, SET_PARAMETERS, args);
+}
+
+/* QEMU has taken what was SENT (NULL: nothing had to be). */
+static bool was_set(FfQmpCall *sent, const char *command, GError **error)
+{
+    if (!sent) {
         return true;
     }
-    reply = ff_inner_call_firm(inner, "migrate-set-parameters", args, error);
+    g_autoptr(JsonNode) reply = ff_inner_answer(sent, command, error);
     return reply != NULL;
 }
 
-static bool log_begin(FfInner *inner, JsonObject *capabilities, JsonObject *parameters,
-                      GError **error)
+static bool set_settings(FfInner *inner, const Settings *now, const Settings *want, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    FfQmpCall *capabilities = send_capabilities(inner, now->capabilities, want->capabilities);
+    FfQmpCall *parameters = send_parameters(inner, now->parameters, want->parameters);
+
+    was_set(capabilities, SET_CAPABILITIES, &local);
+    was_set(parameters, SET_PARAMETERS, &local);
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    return true;
+}
+
+static bool log_begin(FfInner *inner, const Settings *now, GError **error)
 {
     g_autoptr(JsonObject) line = json_object_new();
     bool ok = true;
 
-    json_object_set_object_member(line, "capabilities", json_object_ref(capabilities));
-    json_object_set_object_member(line, "parameters", json_object_ref(parameters));
+    json_object_set_object_member(line, "capabilities", json_object_ref(now->capabilities));
+    json_object_set_object_member(line, "parameters", json_object_ref(now->parameters));
     ff_mutex_lock(&inner->undo_lock);
     /* A log that is there already tells what the client had; QEMU now has our values. */
     if (__atomic_load_n(&inner->state->undo_len, __ATOMIC_ACQUIRE) == 0) {
@@ -264,50 +343,42 @@ static bool log_begin(FfInner *inner, JsonObject *capabilities, JsonObject *para
 bool ff_inner_unset_tls(FfVmm *vmm, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonObject) capabilities = query_capabilities(inner, error);
-    g_autoptr(JsonObject) parameters = capabilities ? query_parameters(inner, error) : NULL;
-    g_autoptr(JsonObject) want = json_object_new();
+    g_auto(Settings) now = {0};
+    g_auto(Settings) want = {json_object_new(), json_object_new()};
 
-    json_object_set_string_member(want, "tls-creds", "");
-    return parameters && log_begin(inner, capabilities, parameters, error) &&
-           set_parameters(inner, parameters, want, error);
+    json_object_set_string_member(want.parameters, "tls-creds", "");
+    return query_settings(inner, &now, error) && log_begin(inner, &now, error) &&
+           set_settings(inner, &now, &want, error);
 }
 
 bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonObject) capabilities = query_capabilities(inner, error);
-    g_autoptr(JsonObject) parameters = capabilities ? query_parameters(inner, error) : NULL;
-    g_autoptr(JsonObject) want = NULL;
-    g_autoptr(JsonObject) want_parameters = NULL;
+    g_auto(Settings) now = {0};
+    g_auto(Settings) want = {0};
 
-    if (!parameters) {
+    if (!query_settings(inner, &now, error)) {
         return false;
     }
-    if (!json_object_has_member(capabilities, "x-ignore-shared") ||
-        !json_object_has_member(capabilities, "return-path")) {
+    if (!json_object_has_member(now.capabilities, "x-ignore-shared") ||
+        !json_object_has_member(now.capabilities, "return-path")) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "this QEMU lacks the migration capability x-ignore-shared or "
                             "return-path: use QEMU 7.2 or newer");
         return false;
     }
-    if (!log_begin(inner, capabilities, parameters, error)) {
+    if (!log_begin(inner, &now, error)) {
         return false;
     }
-    want = json_object_new();
-    for (unsigned i = 0; i < G_N_ELEMENTS(wanted_capabilities); i++) {
-        json_object_set_boolean_member(want, wanted_capabilities[i].name,
-                                       wanted_capabilities[i].on);
-    }
-    want_parameters = wanted_parameters();
-    return set_capabilities(inner, capabilities, want, error) &&
-           set_parameters(inner, parameters, want_parameters, error);
+    want.capabilities = wanted_capabilities();
+    want.parameters = wanted_parameters(role);
+    return set_settings(inner, &now, &want, error);
 }
 
 /* One by one, for when QEMU refused the whole: e.g. a QEMU that has loaded a guest takes no more
  * "multifd". What is refused is said once, and stays as it is. */
-static void restore_each(FfInner *inner, JsonObject *now, JsonObject *want,
-                         bool (*set)(FfInner *, JsonObject *, JsonObject *, GError **))
+static void restore_each(FfInner *inner, const char *command, JsonObject *now, JsonObject *want,
+                         FfQmpCall *(*send)(FfInner *, JsonObject *, JsonObject *))
 {
     g_autoptr(GList) names = json_object_get_members(want);
 
@@ -315,36 +386,61 @@ static void restore_each(FfInner *inner, JsonObject *now, JsonObject *want,
         g_autoptr(JsonObject) one = json_object_new();
         g_autoptr(GError) error = NULL;
         json_object_set_member(one, l->data, json_node_copy(json_object_get_member(want, l->data)));
-        if (!set(inner, now, one, &error)) {
+        if (!was_set(send(inner, now, one), command, &error)) {
             g_message("%s: the client's %s could not be restored: %s", inner->name,
                       (const char *)l->data, error->message);
         }
     }
 }
 
+/* Sets both and asks for the capabilities behind that, in one go: QEMU answers in order. Returns
+ * what it has then; NULL and ERROR. */
+static JsonObject *restore_to(FfInner *inner, const Settings *now, const Settings *want,
+                              GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    FfQmpCall *sent_c = send_capabilities(inner, now->capabilities, want->capabilities);
+    FfQmpCall *sent_p = send_parameters(inner, now->parameters, want->parameters);
+    FfQmpCall *asked = ask_capabilities(inner);
+    bool set_c = was_set(sent_c, SET_CAPABILITIES, NULL);
+    bool set_p = was_set(sent_p, SET_PARAMETERS, NULL);
+    g_autoptr(JsonObject) after = capabilities_answered(asked, &local);
+
+    if (!set_c) {
+        restore_each(inner, SET_CAPABILITIES, now->capabilities, want->capabilities,
+                     send_capabilities);
+    }
+    if (!set_p) {
+        restore_each(inner, SET_PARAMETERS, now->parameters, want->parameters, send_parameters);
+    }
+    if (!set_c) {
+        g_clear_pointer(&after, json_object_unref);
+        g_clear_error(&local);
+        after = capabilities_answered(ask_capabilities(inner), &local);
+    }
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return g_steal_pointer(&after);
+}
+
 static bool restore(FfInner *inner, JsonObject *log, GError **error)
 {
-    JsonObject *capabilities = ff_json_member_object(log, "capabilities");
-    JsonObject *parameters = ff_json_member_object(log, "parameters");
-    g_autoptr(JsonObject) now_c = query_capabilities(inner, error);
-    g_autoptr(JsonObject) now_p = now_c ? query_parameters(inner, error) : NULL;
+    /* Borrowed. */
+    const Settings want = {ff_json_member_object(log, "capabilities"),
+                           ff_json_member_object(log, "parameters")};
+    g_auto(Settings) now = {0};
     g_autoptr(JsonObject) after = NULL;
 
-    if (!now_p) {
+    if (!query_settings(inner, &now, error)) {
         return false;
     }
-    if (!set_capabilities(inner, now_c, capabilities, NULL)) {
-        restore_each(inner, now_c, capabilities, set_capabilities);
-    }
-    if (!set_parameters(inner, now_p, parameters, NULL)) {
-        restore_each(inner, now_p, parameters, set_parameters);
-    }
-    after = query_capabilities(inner, error);
+    after = restore_to(inner, &now, &want, error);
     if (!after) {
         return false;
     }
     if (ff_json_member_bool(after, "x-ignore-shared") !=
-        ff_json_member_bool(capabilities, "x-ignore-shared")) {
+        ff_json_member_bool(want.capabilities, "x-ignore-shared")) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "QEMU's x-ignore-shared could not be set back: a native migration or "
                             "save would lose the guest's memory, and is refused");

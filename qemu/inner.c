@@ -201,18 +201,22 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
     return NULL;
 }
 
-static FfQmpCall *ask(FfInner *inner, const char *command)
+FfQmpCall *ff_inner_ask(FfInner *inner, const char *command, JsonObject *args)
 {
-    return ff_qmp_call_begin(inner->qmp, command, NULL, NULL, 0);
+    FfQmpCall *asked = ff_qmp_call_begin(inner->qmp, command, args, NULL, 0);
+
+    if (args) {
+        json_object_unref(args);
+    }
+    return asked;
 }
 
-/* The answer to what ask() asked. The first of several errors is the one that counts. */
-static JsonNode *take_answer(FfQmpCall *call, const char *command, GError **error)
+JsonNode *ff_inner_answer(FfQmpCall *asked, const char *command, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    JsonNode *result = ff_qmp_call_end(call, 0, NULL, &local);
+    JsonNode *result = ff_qmp_call_end(asked, 0, NULL, &local);
 
-    if (!result && !*error) {
+    if (!result && error && !*error) {
         g_propagate_prefixed_error(error, g_steal_pointer(&local), "%s: ", command);
     }
     return result;
@@ -235,12 +239,13 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     /* In one go, since the guest's network goes quiet here: QEMU carries out and answers one after
      * the other. No deadline: QEMU answers stop when all I/O is drained, however long the storage
      * takes; and no cancel: what was sent to QEMU is carried out. */
-    FfQmpCall *asked[] = {ask(inner, "query-status"), ask(inner, "stop"),
-                          ask(inner, "query-status")};
+    FfQmpCall *asked[] = {ff_inner_ask(inner, "query-status", NULL),
+                          ff_inner_ask(inner, "stop", NULL),
+                          ff_inner_ask(inner, "query-status", NULL)};
     bool saves = !save || begin_stream(inner, "migrate", NULL, &late);
-    g_autoptr(JsonNode) was = take_answer(asked[0], "query-status", &early);
-    g_autoptr(JsonNode) stopped = take_answer(asked[1], "stop", &early);
-    g_autoptr(JsonNode) is = take_answer(asked[2], "query-status", &early);
+    g_autoptr(JsonNode) was = ff_inner_answer(asked[0], "query-status", &early);
+    g_autoptr(JsonNode) stopped = ff_inner_answer(asked[1], "stop", &early);
+    g_autoptr(JsonNode) is = ff_inner_answer(asked[2], "query-status", &early);
     if (early) {
         g_propagate_error(error, g_steal_pointer(&early));
         return false;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What stands against a migration, as check() finds it, and what can go wrong in stop_and_save()
- * ("stop/..."): a table over a scripted QEMU that answers as a healthy guest would, but for one
- * command per case. Devices that no test machine has (assigned ones, vhost-user, vDPA, encrypted
- * memory) are tried here, answers of the wrong shape, and another monitor's cont in between.
+ * What stands against a migration, as check() finds it, what can go wrong in stop_and_save()
+ * ("stop/...") and with QEMU's settings ("prepare/...", "undo/..."): a table over a scripted QEMU
+ * that answers as a healthy guest would, but for one command per case. Devices that no test machine
+ * has (assigned ones, vhost-user, vDPA, encrypted memory) are tried here, answers of the wrong
+ * shape, another monitor's cont in between, and settings that QEMU refuses.
  *
  * Threads: the client's context, the scripted QEMU, and the test's function (the coordinator).
  */
@@ -131,12 +132,36 @@ static const Case cases[] = {
     {"stop/save-refused", {"migrate", NULL, "!no"}, "migrate: no"},
     {"stop/odd-status", {"query-status", NULL, "{'status': 7}"}, "named no status"},
     {"stop/offer-refused", {"getfd", NULL, "!no"}, "getfd: no"},
+    {"prepare/capabilities-refused",
+     {"migrate-set-capabilities", "true", "!no"},
+     "migrate-set-capabilities: no"},
+    {"prepare/parameters-refused",
+     {"migrate-set-parameters", "9223372036854775807", "!no"},
+     "migrate-set-parameters: no"},
+    {"prepare/odd-parameters",
+     {"query-migrate-parameters", NULL, "[]"},
+     "query-migrate-parameters: QEMU answered no object"},
+    {"prepare/no-capabilities",
+     {"query-migrate-capabilities", NULL, "!no"},
+     "query-migrate-capabilities: no"},
+    {"undo/good", {"none", NULL, NULL}, NULL},
+    /* With it the whole is refused: the others are set one by one, and looked at behind that. */
+    {"undo/one-refused", {"migrate-set-capabilities", "multifd\",\"state\":true", "!no"}, NULL},
+    {"undo/parameters-refused", {"migrate-set-parameters", ":1}", "!no"}, NULL},
+    {"undo/stuck",
+     {"migrate-set-capabilities", "x-ignore-shared\",\"state\":false", "!no"},
+     "x-ignore-shared could not be set back"},
 };
+
+enum { IGNORE_SHARED, RETURN_PATH, MULTIFD, N_CAPABILITIES };
+static const char *const capabilities[] = {"x-ignore-shared", "return-path", "multifd"};
 
 typedef struct {
     const Case *c;
     int fd;
     bool stopped;
+    bool on[N_CAPABILITIES], wide; /* WIDE: bandwidth without limit */
+    GString *held; /* answers that go out when the next line has come; can be NULL */
 } Script;
 
 static const Answer *find(const Answer *table, size_t n, const char *line)
@@ -150,11 +175,56 @@ static const Answer *find(const Answer *table, size_t n, const char *line)
     return NULL;
 }
 
+/* The settings that QEMU has; g_free, NULL if LINE is not about them. */
+static char *settings_answer(Script *s, const char *line)
+{
+    if (strstr(line, "migrate-set-parameters")) {
+        s->wide = strstr(line, "9223372036854775807");
+        return g_strdup("{}");
+    }
+    if (strstr(line, "query-migrate-parameters")) {
+        return g_strdup_printf("{'max-bandwidth': %s}", s->wide ? "9223372036854775807" : "1");
+    }
+    if (!strstr(line, "migrate-set-capabilities") && !strstr(line, "query-migrate-capabilities")) {
+        return NULL;
+    }
+    g_autoptr(GString) list = g_string_new(NULL);
+    for (unsigned i = 0; i < N_CAPABILITIES; i++) {
+        g_autofree char *set = g_strdup_printf("\"%s\",\"state\":", capabilities[i]);
+        const char *value = strstr(line, set);
+        s->on[i] = value ? g_str_has_prefix(value + strlen(set), "true") : s->on[i];
+        g_string_append_printf(list, "%s{'capability': '%s', 'state': %s}", i ? ", " : "",
+                               capabilities[i], s->on[i] ? "true" : "false");
+    }
+    return strstr(line, "query") ? g_strdup_printf("[%s]", list->str) : g_strdup("{}");
+}
+
+/* What is set is answered when the next line has come: who waits in between waits for ever. */
+static bool is_held(const Script *s, const char *line)
+{
+    return g_str_equal(s->c->name, "undo/good") && strstr(line, "migrate-set-");
+}
+
+static void send_answer(Script *s, const char *line, const GString *text)
+{
+    g_autoptr(GString) all = s->held ? g_steal_pointer(&s->held) : g_string_new(NULL);
+
+    g_string_append_len(all, text->str, text->len);
+    if (is_held(s, line) && !strstr(line, "9223372036854775807")) {
+        s->held = g_steal_pointer(&all);
+        return;
+    }
+    /* Who has found what it looked for wants no more answers. */
+    ssize_t n = send(s->fd, all->str, all->len, MSG_NOSIGNAL);
+    g_assert_true(n == (ssize_t)all->len || (n < 0 && errno == EPIPE));
+}
+
 static void answer(Script *s, const char *line)
 {
     const Answer *a = find(&s->c->odd, 1, line);
     const char *id = strstr(line, "\"id\":");
     g_autoptr(GString) text = g_string_new(NULL);
+    g_autofree char *settings = a ? NULL : settings_answer(s, line);
 
     g_assert_nonnull(id);
     id += strlen("\"id\":");
@@ -163,6 +233,8 @@ static void answer(Script *s, const char *line)
     s->stopped |= a && !strcmp(a->command, "stop");
     if (strstr(line, "qmp_capabilities")) {
         g_string_append(text, "{'return': {}");
+    } else if (settings) {
+        g_string_append_printf(text, "{'return': %s", settings);
     } else if (!a || !a->answer) {
         g_string_append(text, "{'error': {'class': 'CommandNotFound', 'desc': 'not found'}");
     } else if (a->answer[0] == '!') {
@@ -175,9 +247,7 @@ static void answer(Script *s, const char *line)
     }
     g_strdelimit(text->str, "'", '"');
     g_string_append_printf(text, ", \"id\": %d}\r\n", atoi(id));
-    /* Who has found what it looked for wants no more answers. */
-    ssize_t n = send(s->fd, text->str, text->len, MSG_NOSIGNAL);
-    g_assert_true(n == (ssize_t)text->len || (n < 0 && errno == EPIPE));
+    send_answer(s, line, text);
 }
 
 static void *scripted_qemu(void *data)
@@ -257,6 +327,38 @@ static void check_stop(FfVmm *vmm, const Case *c)
     }
 }
 
+/* prepare(), and undo() whatever came of it. */
+static void check_settings(FfVmm *vmm, const Case *c)
+{
+    g_autoptr(GError) unprepared = NULL;
+    g_autoptr(GError) left = NULL;
+    bool prepared = vmm->prepare(vmm, FF_ROLE_SOURCE, &unprepared);
+    bool undone = vmm->undo(vmm, &left);
+    bool undoing = g_str_has_prefix(c->name, "undo/");
+    const GError *error = undoing ? left : unprepared;
+
+    g_assert_true(prepared == (undoing || !c->part));
+    g_assert_true(undone == (!undoing || !c->part));
+    g_assert_true(!c->part == !error);
+    if (c->part) {
+        g_test_message("%s", error->message);
+        g_assert_nonnull(strstr(error->message, c->part));
+    }
+}
+
+/* What QEMU is left with behind that. */
+static void check_left(const Script *s, const FfStateHeader *state)
+{
+    const Answer *odd = &s->c->odd;
+    bool stuck = s->c->part && g_str_has_prefix(s->c->name, "undo/");
+
+    g_assert_true(s->on[IGNORE_SHARED] == stuck);
+    g_assert_true((state->undo_len > 0) == stuck);
+    g_assert_false(s->on[RETURN_PATH]);
+    g_assert_true(s->on[MULTIFD] == (!odd->argument || !strstr(odd->argument, "multifd")));
+    g_assert_true(s->wide == (odd->argument && strcmp(odd->argument, ":1}") == 0));
+}
+
 static void test_case(const void *data)
 {
     FfRamBlock ram[] = {{.id = "pc.ram", .size = 1 << 20, .page_size = 4096},
@@ -267,7 +369,9 @@ static void test_case(const void *data)
     GThread *io = g_thread_new("io", run_loop, loop), *qemu;
     FfStateHeader *state = g_new0(FfStateHeader, 1);
     FfQmpClient *client;
-    Script script = {.c = data};
+    Script script = {.c = data, .on[MULTIFD] = true};
+    bool settings =
+        g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
     int pair[2];
     FfVmm *vmm;
 
@@ -279,10 +383,15 @@ static void test_case(const void *data)
     client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
     vmm = ff_inner_new(&(FfInnerConfig){
         .qmp = client, .state = state, .ram = blocks, .qemu_pid = getpid(), .name = "test"});
-    (g_str_has_prefix(script.c->name, "stop/") ? check_stop : check)(vmm, data);
+    (settings                                    ? check_settings
+     : g_str_has_prefix(script.c->name, "stop/") ? check_stop
+                                                 : check)(vmm, data);
     ff_inner_free(vmm);
     ff_qmp_client_close(client);
     g_thread_join(qemu);
+    if (settings) {
+        check_left(&script, state);
+    }
     g_main_context_invoke(context, quit_loop, loop);
     g_thread_join(io);
     ff_qmp_client_unref(client);
