@@ -157,10 +157,6 @@ static bool agree(FfMigration *m, GError **error)
     /* Stored first: what prepare() leaves half done is the next engine's to undo. */
     store_phase(m, FF_PHASE_SETUP);
     FF_FAULT_AT("setup");
-    if (!m->cfg.vmm->prepare(m->cfg.vmm, FF_ROLE_DESTINATION, error)) {
-        return false;
-    }
-    FF_FAULT_AT("prepared");
     while (!ff_dest_greet(m, &local)) {
         if (!go_on_waiting(m, local)) {
             g_propagate_error(error, g_steal_pointer(&local));
@@ -172,6 +168,12 @@ static bool agree(FfMigration *m, GError **error)
         }
     }
     ff_recovery_store_session(m);
+    FF_FAULT_AT("greeted");
+    /* The source goes on meanwhile: READY, for which it waits, comes later. */
+    if (!m->cfg.vmm->prepare(m->cfg.vmm, FF_ROLE_DESTINATION, error)) {
+        return false;
+    }
+    FF_FAULT_AT("prepared");
     ff_stamp(m->setup_us);
     ff_m_set_status(m, FF_STATUS_ACTIVE);
     FF_FAULT_AT("active");

@@ -195,6 +195,7 @@ struct FfMigration {
     GThread *bulk_thread, *device_thread;
     FfSentLog sent[2 + FF_MAX_EXTRA]; /* by index */
     char *run_state;                  /* what the guest was before stop */
+    bool prepared; /* coordinator; the VMM has the settings for the inner migration */
     bool stopped, saving;
     FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
     bool holes_sent;    /* all of them; coordinator, then bulk */

@@ -16,6 +16,8 @@
 /* A destination that has the grant starts the guest in a few milliseconds. A QEMU that hangs there
  * gets its pages all the same. */
 #define RUNNING_DEADLINE_MS 1000
+/* A destination with nothing to drop is ready in about 10 ms. */
+#define READY_SOON_MS 1000
 /* For the destination to say, by the end of the connection, that it is completed. */
 #define COMPLETED_DEADLINE_MS 5000
 
@@ -160,16 +162,25 @@ static bool offer_stream(FfMigration *m, GError **error)
     return true;
 }
 
+/* While the guest runs, as QEMU takes its time, and right before it is stopped: with
+ * x-ignore-shared on, a snapshot (or a migration from a monitor that is QEMU's) would lack the
+ * guest's memory. */
+static bool prepare(FfMigration *m, GError **error)
+{
+    m->prepared = m->cfg.vmm->prepare(m->cfg.vmm, FF_ROLE_SOURCE, error);
+    if (m->prepared) {
+        FF_FAULT_AT("prepared");
+    }
+    return m->prepared;
+}
+
 static bool stop_guest(FfMigration *m, GError **error)
 {
     FfVmm *vmm = m->cfg.vmm;
 
-    /* Not earlier: with x-ignore-shared on, a snapshot (or a migration from a monitor that is
-     * QEMU's) would lack the guest's memory. While the guest runs: it takes four questions. */
-    if (!vmm->prepare(vmm, FF_ROLE_SOURCE, error)) {
+    if (!m->prepared && !prepare(m, error)) {
         return false;
     }
-    FF_FAULT_AT("prepared");
     store_phase(m, FF_PHASE_STOPPED);
     FF_FAULT_AT("stopping");
     ff_mutex_lock(&m->lock);
@@ -248,6 +259,22 @@ static bool give(FfMigration *m, GError **error)
     return true;
 }
 
+/* While the peer does so as well. Behind precopy that may take long, as there is much to drop. If
+ * it does all the same, QEMU gets its settings back, and ours right before the stop. */
+static bool prepare_meanwhile(FfMigration *m, GError **error)
+{
+    unsigned over = FF_EV_READY | FF_EV_DEAD | FF_EV_WANT_CANCEL | FF_EV_QUIT;
+
+    if (m->precopy) {
+        return true;
+    }
+    if (!prepare(m, error)) {
+        return false;
+    }
+    m->prepared = ff_m_wait_until(m, over, g_get_monotonic_time() + READY_SOON_MS * 1000LL);
+    return m->prepared || m->cfg.vmm->undo(m->cfg.vmm, error);
+}
+
 /* The destination drops what is stale and arms while the guest still runs here. Twice: dropping
  * much takes a while, in which the guest goes on writing; the second time it is little. */
 static bool prepare_peer(FfMigration *m, GError **error)
@@ -261,7 +288,8 @@ static bool prepare_peer(FfMigration *m, GError **error)
     f.flags = m->whole ? FF_PREPARE_WHOLE : 0;
     /* A failed send is followed by the reader's word of why. */
     ff_channel_send(m->main, f, NULL, true);
-    return ff_m_await(m, FF_EV_READY, error) && ff_precopy_tell_again(m, error);
+    return prepare_meanwhile(m, error) && ff_m_await(m, FF_EV_READY, error) &&
+           ff_precopy_tell_again(m, error);
 }
 
 static bool switch_over(FfMigration *m, GError **error)

@@ -571,9 +571,9 @@ static void inner_doom(FfVmm *vmm)
 
     if (!inner->loading && !vmm->keep_failed) {
         /* QEMU ends with status 1 when its stream ends early, here before the first byte; but not
-         * when a TLS handshake fails. It may have credentials still: who gives up before a source
-         * has come has changed nothing in it. */
-        ff_inner_unset_tls(vmm, NULL);
+         * when a TLS handshake fails, nor if it takes no stream at all (multifd). It may have the
+         * client's settings still: who gives up before a source was greeted has changed nothing. */
+        ff_inner_prepare(vmm, FF_ROLE_DESTINATION, NULL);
         inner_load(vmm, &fd, NULL);
     }
     if (inner->stream >= 0) {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gio/gio.h>
 #include <linux/falloc.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +41,15 @@ static GPtrArray *vmm_blocks(FfVmm *v)
 
 static bool vmm_prepare(FfVmm *v, FfRole role, GError **error)
 {
+    Side *s = (Side *)v;
+
+    if (s->refuse_prepare) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "it takes no settings");
+        return false;
+    }
+    if (s->settings) {
+        s->settings(s, true);
+    }
     return true;
 }
 
@@ -223,6 +233,9 @@ static bool vmm_inner(FfVmm *v, int *fd, GError **error)
     Side *s = (Side *)v;
     int sv[2];
 
+    if (s->loading) {
+        s->loading(s);
+    }
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
     *fd = sv[0];
     s->inner_peer = sv[1];
@@ -293,7 +306,12 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
 
 static bool vmm_undo(FfVmm *v, GError **error)
 {
-    g_atomic_int_set(&((Side *)v)->undone, 1);
+    Side *s = (Side *)v;
+
+    g_atomic_int_set(&s->undone, 1);
+    if (s->settings) {
+        s->settings(s, false);
+    }
     return true;
 }
 

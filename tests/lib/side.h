@@ -29,9 +29,13 @@ typedef struct Side {
     GThread *inner_thread;
     FfTls *tls; /* borrowed; NULL: in the clear */
     const char *tls_hostname;
-    bool refuse_load;     /* answer SHUT 1 */
-    bool hang_load;       /* answer nothing at all */
-    void (*loaded)(void); /* D, can be NULL: called right before the answer */
+    bool refuse_prepare;
+    /* Can be NULL: the VMM was given the engine's settings (OURS), or its own back. */
+    void (*settings)(struct Side *s, bool ours);
+    void (*loading)(struct Side *s); /* D, can be NULL: called when it is to load */
+    bool refuse_load;                /* answer SHUT 1 */
+    bool hang_load;                  /* answer nothing at all */
+    void (*loaded)(void);            /* D, can be NULL: called right before the answer */
     bool lenient;     /* fuzzing: any SIDE_LENIENT_BYTES are device state; no page is looked at */
     const void *says; /* D, lenient: what QEMU answers; NULL: SHUT 0 */
     size_t says_len;

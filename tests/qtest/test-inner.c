@@ -783,6 +783,8 @@ static void test_abandon_idle(void)
 
     pair_open(&p);
     end_start(&p, &p.d, "destination", "defer", false, NULL);
+    /* With it QEMU takes no such stream. */
+    qmp_set_capability(vm_qmp(p.d.vm), "multifd", true);
     p.d.vmm->abandon(p.d.vmm);
     g_assert_cmpint(vm_wait_exit(p.d.vm), ==, 1);
     pair_close(&p);

@@ -63,9 +63,10 @@ static const Row rows[] = {
     {"source/postcopy-active/at/finished=kill", D},
     /* the destination's: its guest may run from GRANTED on */
     {"destination/setup/at/setup=kill", S},
-    {"destination/setup/at/prepared=kill", S},
     {"destination/setup/main/greeting=kill", S},
     {"destination/setup/main/hello-reply=kill", S},
+    {"destination/setup/at/greeted=kill", S},
+    {"destination/setup/at/prepared=kill", S},
     {"destination/active/at/active=kill", S},
     {"destination/active/at/loading=kill", S},
     {"destination/active/at/loading-held=kill", S},

@@ -198,6 +198,74 @@ static void test_refused(void)
     side_free(d);
 }
 
+/* A VMM that does not take the settings: after the greeting, at either side; nothing was stopped.
+ */
+static void test_unprepared(const void *destination)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    (destination ? d : s)->refuse_prepare = true;
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL); /* if it is not over by then */
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(d->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_true(g_atomic_int_get(&s->undone));
+    g_assert_true(g_atomic_int_get(&d->abandoned));
+    g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m);
+    g_autoptr(FfMigrationInfo) di = ff_migration_info(d->m);
+    g_assert_cmpstr(si->error_desc, ==,
+                    destination ? "the destination gave up: it takes no settings"
+                                : "it takes no settings");
+    /* Or that a channel has ended. */
+    g_assert_true(!destination || g_str_equal(di->error_desc, "it takes no settings"));
+    side_free(s);
+    side_free(d);
+}
+
+static GAsyncQueue *turns; /* what the source's VMM was given */
+
+static void note_settings(Side *s, bool ours)
+{
+    g_async_queue_push(turns, GINT_TO_POINTER(ours ? 1 : 2));
+}
+
+static void await_own_settings(Side *s)
+{
+    g_assert_cmpint(GPOINTER_TO_INT(g_async_queue_pop(turns)), ==, 1);
+    g_assert_cmpint(GPOINTER_TO_INT(g_async_queue_pop(turns)), ==, 2);
+}
+
+/* While the destination takes long to arm, the source's VMM has its own settings. */
+static void test_ready_late(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    turns = g_async_queue_new();
+    s->settings = note_settings;
+    d->loading = await_own_settings;
+    side_fill(s);
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_COMPLETED);
+    g_assert_cmpint(d->status, ==, FF_STATUS_COMPLETED);
+    await_own_settings(s); /* for the stop, and behind the migration */
+    g_assert_null(g_async_queue_try_pop(turns));
+    side_free(s);
+    side_free(d);
+    g_async_queue_unref(turns);
+}
+
 static void test_load_fails(void)
 {
     uint64_t a = 8 << 20;
@@ -354,6 +422,9 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
                          test_wire);
     g_test_add_func("/migration/refused", test_refused);
+    g_test_add_data_func("/migration/unprepared/source", NULL, test_unprepared);
+    g_test_add_data_func("/migration/unprepared/destination", "", test_unprepared);
+    g_test_add_func("/migration/ready-late", test_ready_late);
     g_test_add_func("/migration/load-fails", test_load_fails);
     g_test_add_func("/migration/cancel", test_cancel);
     g_test_add_func("/migration/cancel/loaded", test_cancel_loaded);
