@@ -180,7 +180,7 @@ void ff_m_set_status(FfMigration *m, FfStatus status)
     FF_FAULT_STATE(ff_status_name(status));
     g_debug("status %s -> %s", ff_status_name(old), ff_status_name(status));
     ff_m_note_break(m, status);
-    if (ff_state_is_final(status)) {
+    if (ff_state_is_final(status) && !ff_counted(m->end_us)) {
         ff_stamp(m->end_us);
     }
     tell_driver(m, (Told){.status = status});

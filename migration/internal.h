@@ -136,9 +136,10 @@ struct FfMigration {
     uint8_t session[16], vm_uuid[16], secret[32];
     uint32_t peer_features;
     FfStats stats;
-    int64_t start_us, setup_us, stop_us, running_us, end_us; /* atomic; 0: not yet */
-    uint64_t pass;                                           /* atomic */
-    uint64_t rate_bytes, rate_x100;                          /* driver: for mbps */
+    /* Atomic; 0: not yet. End: of total-time; S: every page is at the destination. */
+    int64_t start_us, setup_us, stop_us, running_us, end_us;
+    uint64_t pass;                  /* atomic */
+    uint64_t rate_bytes, rate_x100; /* driver: for mbps */
     int64_t rate_us;
 
     /* Set before the threads that use them are started; freed after they are joined. */

@@ -454,6 +454,7 @@ void ff_source_see_through(FfMigration *m)
         }
         return;
     }
+    ff_stamp(m->end_us); /* what follows is QEMU's cleaning up, and ours */
     ff_fingerprint_check(m);
     let_go(m);
     FF_FAULT_AT("finished");

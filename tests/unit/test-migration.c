@@ -266,6 +266,39 @@ static void test_ready_late(void)
     g_async_queue_unref(turns);
 }
 
+static int64_t total_time; /* when the source's VMM is given its settings back */
+
+static void restore_slowly(Side *s, bool ours)
+{
+    if (!ours) {
+        g_autoptr(FfMigrationInfo) i = ff_migration_info(s->m);
+        total_time = i->total_time;
+        g_usleep(20000); /* of work: nothing is waited for */
+    }
+}
+
+/* It ends when every page is at the destination. */
+static void test_total_time(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    s->settings = restore_slowly;
+    side_fill(s);
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_COMPLETED);
+    g_autoptr(FfMigrationInfo) i = ff_migration_info(s->m);
+    g_assert_cmpint(i->total_time, >, 0);
+    g_assert_cmpint(i->total_time, ==, total_time);
+    side_free(s);
+    side_free(d);
+}
+
 static void test_load_fails(void)
 {
     uint64_t a = 8 << 20;
@@ -425,6 +458,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migration/unprepared/source", NULL, test_unprepared);
     g_test_add_data_func("/migration/unprepared/destination", "", test_unprepared);
     g_test_add_func("/migration/ready-late", test_ready_late);
+    g_test_add_func("/migration/total-time", test_total_time);
     g_test_add_func("/migration/load-fails", test_load_fails);
     g_test_add_func("/migration/cancel", test_cancel);
     g_test_add_func("/migration/cancel/loaded", test_cancel_loaded);
