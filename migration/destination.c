@@ -445,13 +445,14 @@ static void complete(FfMigration *m)
     FF_FAULT_AT("disarmed");
     store_phase(m, FF_PHASE_DONE);
     FF_FAULT_AT("done");
+    if (m->main) {
+        ff_channel_send(m->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
+    }
+    /* While the source cleans up as well. It is completed when this side is. */
     if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");
-    if (m->main) {
-        ff_channel_send(m->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
-    }
     /* The source's word comes before the end of the main channel, but perhaps after that of the
      * urgent one. */
     bool known = m->main && ff_m_wait(m, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &

@@ -89,8 +89,8 @@ static const Row rows[] = {
     {"destination/postcopy-active/at/all=kill", D},
     {"destination/postcopy-active/at/disarmed=kill", D},
     {"destination/postcopy-active/at/done=kill", D},
-    {"destination/postcopy-active/at/undone=kill", D},
     {"destination/postcopy-active/main/done=kill", D},
+    {"destination/postcopy-active/at/undone=kill", D},
     {"destination/postcopy-active/at/finished=kill", D},
     /* a recovery, which the first fault makes necessary */
     {"source/*/at/running=kill;source/postcopy-recover/main/resume=kill", D},
