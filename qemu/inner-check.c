@@ -93,6 +93,7 @@ G_GNUC_PRINTF(2, 3) static bool refuse(GError **error, const char *format, ...)
  */
 
 typedef enum {
+    ASK_STATUS,
     ASK_MIGRATE,
     ASK_MEMDEV,
     ASK_MEMORY_DEVICES,
@@ -111,6 +112,7 @@ static const struct {
     const char *command, *args;
     bool optional; /* older or other QEMUs lack the command */
 } questions[ASK__MAX] = {
+    [ASK_STATUS] = {"query-status"},
     [ASK_MIGRATE] = {"query-migrate"},
     [ASK_MEMDEV] = {"query-memdev"},
     [ASK_MEMORY_DEVICES] = {"query-memory-devices", NULL, true},
@@ -165,16 +167,21 @@ static JsonNode *answer(Check *c, Question q, GError **error)
 /* ---- what is looked for
  * ----------------------------------------------------------------------- */
 
-static bool check_run_state(FfInner *inner, FfRole role, GError **error)
+static bool check_run_state(Check *c, FfRole role, GError **error)
 {
     /* States that QEMU itself refuses to migrate from, or aborts on at the destination. */
     static const char *const no_source[] = {"inmigrate",  "postmigrate", "finish-migrate",
                                             "restore-vm", "save-vm",     "colo",
                                             "debug",      "preconfig"};
-    g_autofree char *state = ff_inner_run_state(inner, false, error);
+    g_autoptr(JsonNode) node = answer(c, ASK_STATUS, error);
+    JsonObject *o = ff_json_object(node);
+    const char *state = o ? ff_json_member_string(o, "status") : NULL;
 
-    if (!state) {
+    if (!node) {
         return false;
+    }
+    if (!state) {
+        return refuse(error, "query-status: QEMU named no status");
     }
     if (role == FF_ROLE_DESTINATION) {
         return strcmp(state, "inmigrate") == 0 ||
@@ -192,7 +199,7 @@ static bool check_run_state(FfInner *inner, FfRole role, GError **error)
         }
     }
     /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */
-    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(inner->qmp) < 90000) {
+    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(c->inner->qmp) < 90000) {
         return refuse(error, "the guest is suspended, and this QEMU (before 9.0) would wake it up "
                              "by migrating: wake it first (system_wakeup)");
     }
@@ -447,16 +454,16 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(GError) local = NULL;
     Check c = {.inner = inner};
-    bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local) &&
-              check_run_state(inner, role, &local);
+    bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local);
 
     if (ok) {
         ask_all(&c);
-        ok = check_blockers(&c, &local) && check_memory(&c, &local) && read_addresses(&c, &local) &&
-             check_files(inner, &local) && check_types(&c, ASK_PERIPHERAL, &local) &&
-             check_types(&c, ASK_ANON, &local) && check_types(&c, ASK_OBJECTS, &local) &&
-             check_nets(&c, &local) && check_drivers(&c, &local) &&
-             check_confidential(&c, &local) && read_uuid(&c, uuid, &local);
+        ok = check_run_state(&c, role, &local) && check_blockers(&c, &local) &&
+             check_memory(&c, &local) && read_addresses(&c, &local) && check_files(inner, &local) &&
+             check_types(&c, ASK_PERIPHERAL, &local) && check_types(&c, ASK_ANON, &local) &&
+             check_types(&c, ASK_OBJECTS, &local) && check_nets(&c, &local) &&
+             check_drivers(&c, &local) && check_confidential(&c, &local) &&
+             read_uuid(&c, uuid, &local);
         forget_answers(&c);
     }
     if (!ok) {
