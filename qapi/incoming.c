@@ -41,6 +41,7 @@ struct FfIncoming {
     GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     int ready;               /* index in fds of the one that has a connection */
+    JsonNode *parameters;    /* from its coming until they are looked at; NULL */
 };
 
 static void source_free(gpointer source)
@@ -70,6 +71,7 @@ void ff_incoming_free(FfIncoming *in)
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
     g_clear_pointer(&in->stock_later, g_ptr_array_unref);
+    g_clear_pointer(&in->parameters, json_node_unref);
     g_free(in->path);
     g_free(in->private_dir);
     g_free(in->private_path);
@@ -358,15 +360,6 @@ static void engine(FfCall *call)
     ff_call_return(call, NULL);
 }
 
-static void status_known(FfCall *call, JsonNode *result, const GError *error)
-{
-    if (!error && result && JSON_NODE_HOLDS_OBJECT(result)) {
-        call->driver->has_singlestep =
-            json_object_has_member(json_node_get_object(result), "singlestep");
-    }
-    engine(call);
-}
-
 static void decide(FfCall *call)
 {
     const char *why;
@@ -378,7 +371,7 @@ static void decide(FfCall *call)
         ff_call_return(call, NULL);
     } else if (ff_engine_fits(call->driver, call->capabilities, call->parameters, &why) &&
                !call->tls.native) {
-        ff_call_inner(call, "query-status", NULL, status_known);
+        engine(call);
     } else {
         ff_call_give_capabilities(call, native_flags_set);
     }
@@ -391,7 +384,39 @@ static void got_parameters(FfCall *call)
 
 static void got_capabilities(FfCall *call)
 {
-    ff_call_get_parameters(call, got_parameters);
+    FfIncoming *in = call->driver->incoming;
+
+    if (in && in->parameters) {
+        call->parameters = g_steal_pointer(&in->parameters);
+        got_parameters(call);
+    } else {
+        ff_call_get_parameters(call, got_parameters); /* QEMU has not said them: why? */
+    }
+}
+
+static void parameters_known(FfCall *call)
+{
+    if (call->driver->incoming) {
+        call->driver->incoming->parameters = g_steal_pointer(&call->parameters);
+    }
+    ff_call_return(call, NULL);
+}
+
+static void status_known(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (!error && result && JSON_NODE_HOLDS_OBJECT(result)) {
+        call->driver->has_singlestep =
+            json_object_has_member(json_node_get_object(result), "singlestep");
+    }
+    ff_call_return(call, NULL);
+}
+
+/* The source waits: in one go. QEMU answers in order, the last answer decides. */
+static void ask_all(FfDriver *d)
+{
+    ff_call_inner(ff_call_new_own(d), "query-status", NULL, status_known);
+    ff_call_get_parameters(ff_call_new_own(d), parameters_known);
+    ff_call_get_capabilities(ff_call_new_own(d), got_capabilities);
 }
 
 /* The first connection waits. */
@@ -405,7 +430,7 @@ static gboolean on_ready(gint fd, GIOCondition condition, gpointer opaque)
         }
     }
     g_ptr_array_set_size(in->sources, 0);
-    ff_call_get_capabilities(ff_call_new_own(in->driver), got_capabilities);
+    ask_all(in->driver);
     return G_SOURCE_REMOVE;
 }
 

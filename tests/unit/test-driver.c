@@ -869,9 +869,11 @@ static void test_incoming(void)
     while (g_queue_is_empty(&w.questions)) {
         g_main_context_iteration(NULL, TRUE);
     }
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    g_assert_cmpuint(g_queue_get_length(&w.questions), ==, 3); /* in one go */
     qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    g_assert_null(migration);
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
     g_assert_nonnull(migration);
     g_assert_cmpint(
         getsockopt(migration->config.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length), ==, 0);
