@@ -167,8 +167,8 @@ static const char *status_of(JsonNode *query_status)
     return o ? ff_json_member_string(o, "status") : NULL;
 }
 
-/* Starts the inner migration (COMMAND: "migrate" or "migrate-incoming") on QEMU's end. */
-static bool begin_stream(FfInner *inner, const char *command, GCancellable *cancel, GError **error)
+/* The arguments of what starts the inner migration on QEMU's end. */
+static JsonObject *stream_args(FfInner *inner)
 {
     JsonObject *args = json_object_new();
 
@@ -176,8 +176,15 @@ static bool begin_stream(FfInner *inner, const char *command, GCancellable *canc
     if (inner->vmm.keep_failed) {
         json_object_set_boolean_member(args, "exit-on-error", FALSE);
     }
+    return args;
+}
+
+/* Source: starts the inner migration. No cancel, as for stop: what was sent to QEMU is carried out.
+ */
+static bool begin_stream(FfInner *inner, GError **error)
+{
     inner->offered = false;
-    g_autoptr(JsonNode) reply = call(inner, command, args, -1, 0, cancel, error);
+    g_autoptr(JsonNode) reply = call(inner, "migrate", stream_args(inner), -1, 0, NULL, error);
     return reply != NULL;
 }
 
@@ -242,7 +249,7 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     FfQmpCall *asked[] = {ff_inner_ask(inner, "query-status", NULL),
                           ff_inner_ask(inner, "stop", NULL),
                           ff_inner_ask(inner, "query-status", NULL)};
-    bool saves = !save || begin_stream(inner, "migrate", NULL, &late);
+    bool saves = !save || begin_stream(inner, &late);
     g_autoptr(JsonNode) was = ff_inner_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_inner_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_inner_answer(asked[2], "query-status", &early);
@@ -288,30 +295,28 @@ static JsonObject *fd_args(const char *name)
     return args;
 }
 
-/* Gives QEMU one end of a new socketpair by the name STREAM_NAME and returns the other, of which
- * a copy is kept. */
-static int give_stream(FfInner *inner, GCancellable *cancel, GError **error)
+/* Sends QEMU one end of a new socketpair by the name STREAM_NAME, for which it is yet to be waited.
+ * *FD is the other, of which a copy is kept. NULL and ERROR if there is none. */
+static FfQmpCall *send_stream(FfInner *inner, int *fd, GError **error)
 {
-    g_autoptr(JsonNode) reply = NULL;
+    g_autoptr(JsonObject) args = fd_args(STREAM_NAME);
+    FfQmpCall *asked;
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot make a socket pair for the device state: %s", g_strerror(errno));
-        return -1;
+        return NULL;
     }
     for (unsigned i = 0; i < 2; i++) {
         int bytes = STREAM_BUFFER;
         setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     }
-    reply = call(inner, "getfd", fd_args(STREAM_NAME), pair[1], 0, cancel, error);
+    asked = ff_qmp_call_begin(inner->qmp, "getfd", args, &pair[1], 1);
     close(pair[1]);
-    if (!reply) {
-        close(pair[0]);
-        return -1;
-    }
     ff_inner_adopt_stream(&inner->vmm, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));
-    return pair[0];
+    *fd = pair[0];
+    return asked;
 }
 
 static void take_back_stream(FfInner *inner)
@@ -320,15 +325,32 @@ static void take_back_stream(FfInner *inner)
     ff_inner_adopt_stream(&inner->vmm, -1);
 }
 
-static bool start_stream(FfInner *inner, const char *command, GCancellable *cancel, int *fd,
-                         GError **error)
+/* The source's. */
+static int give_stream(FfInner *inner, GError **error)
 {
-    int stream = give_stream(inner, cancel, error);
+    int fd = -1;
+    FfQmpCall *asked = send_stream(inner, &fd, error);
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) reply = asked ? ff_inner_answer(asked, "getfd", &local) : NULL;
+
+    if (asked && !reply) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        close(fd);
+        ff_inner_adopt_stream(&inner->vmm, -1);
+        return -1;
+    }
+    return fd;
+}
+
+static bool inner_save(FfVmm *vmm, int *fd, GError **error)
+{
+    FfInner *inner = (FfInner *)vmm;
+    int stream = give_stream(inner, error);
 
     if (stream < 0) {
         return false;
     }
-    if (!begin_stream(inner, command, cancel, error)) {
+    if (!begin_stream(inner, error)) {
         close(stream);
         take_back_stream(inner);
         return false;
@@ -337,17 +359,11 @@ static bool start_stream(FfInner *inner, const char *command, GCancellable *canc
     return true;
 }
 
-static bool inner_save(FfVmm *vmm, int *fd, GError **error)
-{
-    /* No cancel, as for stop: what was sent to QEMU is carried out. */
-    return start_stream((FfInner *)vmm, "migrate", NULL, fd, error);
-}
-
 static bool inner_offer(FfVmm *vmm, int *fd, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
 
-    *fd = give_stream(inner, NULL, error);
+    *fd = give_stream(inner, error);
     inner->offered = *fd >= 0;
     return inner->offered;
 }
@@ -376,17 +392,59 @@ void ff_inner_forget_kept(FfInner *inner)
     }
 }
 
+typedef struct {
+    FfQmpCall *asked;
+    const char *command;
+    unsigned deadline_ms;
+} Asked;
+
+/* The answers to N questions, of which none is waited for behind the first failure. */
+static bool take_answers(FfInner *inner, const Asked *a, unsigned n, GError **error)
+{
+    bool ok = true;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (!ok) {
+            ff_qmp_call_drop(a[i].asked);
+            continue;
+        }
+        g_autoptr(JsonNode) reply =
+            ff_qmp_call_end(a[i].asked, a[i].deadline_ms, inner->cancel, error);
+        ok = reply != NULL;
+        if (!ok) {
+            g_prefix_error(error, "%s: ", a[i].command);
+        }
+    }
+    return ok;
+}
+
 static bool inner_load(FfVmm *vmm, int *fd, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
+    int stream = -1;
     /* While QEMU waits, stop means: do not start by yourself when the state is loaded, whatever
-     * run state the blob names. The right to run comes later, with the grant. */
-    g_autoptr(JsonNode) reply = ff_inner_call(inner, "stop", NULL, error);
+     * run state the blob names. The right to run comes later, with the grant. In one go with what
+     * follows: QEMU carries out one after the other, and is given nothing to load before it has
+     * said that it took them all. */
+    FfQmpCall *stop = ff_inner_ask(inner, "stop", NULL);
+    FfQmpCall *getfd = send_stream(inner, &stream, error);
 
-    if (!reply || !start_stream(inner, "migrate-incoming", inner->cancel, fd, error)) {
+    if (!getfd) {
+        ff_qmp_call_drop(stop);
+        return false;
+    }
+    const Asked asked[] = {
+        {stop, "stop", inner->deadline_ms},
+        {getfd, "getfd", 0},
+        {ff_inner_ask(inner, "migrate-incoming", stream_args(inner)), "migrate-incoming", 0}};
+    if (!take_answers(inner, asked, G_N_ELEMENTS(asked), error)) {
+        /* It may have begun to wait: then it ends, as a failed incoming migration does. */
+        close(stream);
+        take_back_stream(inner);
         return false;
     }
     inner->loading = true;
+    *fd = stream;
     return true;
 }
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What stands against a migration, as check() finds it, what can go wrong in stop_and_save()
- * ("stop/...") and with QEMU's settings ("prepare/...", "undo/..."): a table over a scripted QEMU
- * that answers as a healthy guest would, but for one command per case. Devices that no test machine
- * has (assigned ones, vhost-user, vDPA, encrypted memory) are tried here, answers of the wrong
- * shape, another monitor's cont in between, and settings that QEMU refuses.
+ * ("stop/..."), in load() ("load/...") and with QEMU's settings ("prepare/...", "undo/..."): a
+ * table over a scripted QEMU that answers as a healthy guest would, but for one command per case.
+ * Devices that no test machine has (assigned ones, vhost-user, vDPA, encrypted memory) are tried
+ * here, answers of the wrong shape, another monitor's cont in between, and settings that QEMU
+ * refuses.
  *
  * Threads: the client's context, the scripted QEMU, and the test's function (the coordinator).
  */
@@ -41,7 +42,9 @@ static const Answer healthy[] = {
     {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
     {"stop", NULL, "{}"},
     {"migrate", "fd:farfault-inner", "{}"},
+    {"migrate-incoming", "fd:farfault-inner", "{}"},
     {"getfd", NULL, "{}"},
+    {"closefd", NULL, "{}"},
 };
 static const Answer stopped = {"query-status", NULL, "{'status': 'paused', 'running': false}"};
 
@@ -132,6 +135,10 @@ static const Case cases[] = {
     {"stop/save-refused", {"migrate", NULL, "!no"}, "migrate: no"},
     {"stop/odd-status", {"query-status", NULL, "{'status': 7}"}, "named no status"},
     {"stop/offer-refused", {"getfd", NULL, "!no"}, "getfd: no"},
+    {"load/good", {"none", NULL, NULL}, NULL},
+    {"load/stop-refused", {"stop", NULL, "!no"}, "stop: no"},
+    {"load/getfd-refused", {"getfd", NULL, "!no"}, "getfd: no"},
+    {"load/refused", {"migrate-incoming", NULL, "!no"}, "migrate-incoming: no"},
     {"prepare/capabilities-refused",
      {"migrate-set-capabilities", "true", "!no"},
      "migrate-set-capabilities: no"},
@@ -199,10 +206,13 @@ static char *settings_answer(Script *s, const char *line)
     return strstr(line, "query") ? g_strdup_printf("[%s]", list->str) : g_strdup("{}");
 }
 
-/* What is set is answered when the next line has come: who waits in between waits for ever. */
+/* What is set, or begun, is answered when the next line has come: who waits in between waits for
+ * ever. */
 static bool is_held(const Script *s, const char *line)
 {
-    return g_str_equal(s->c->name, "undo/good") && strstr(line, "migrate-set-");
+    return (g_str_equal(s->c->name, "undo/good") && strstr(line, "migrate-set-")) ||
+           (g_str_equal(s->c->name, "load/good") &&
+            (strstr(line, "\"stop\"") || strstr(line, "\"getfd\"")));
 }
 
 static void send_answer(Script *s, const char *line, const GString *text)
@@ -327,6 +337,20 @@ static void check_stop(FfVmm *vmm, const Case *c)
     }
 }
 
+static void check_load(FfVmm *vmm, const Case *c)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = -1;
+    bool ok = vmm->load(vmm, &fd, &error);
+
+    g_assert_true(ok == !c->part);
+    g_assert_true(ok == (fd >= 0));
+    g_assert_cmpstr(error ? error->message : NULL, ==, c->part);
+    if (ok) {
+        close(fd);
+    }
+}
+
 /* prepare(), and undo() whatever came of it. */
 static void check_settings(FfVmm *vmm, const Case *c)
 {
@@ -385,6 +409,7 @@ static void test_case(const void *data)
         .qmp = client, .state = state, .ram = blocks, .qemu_pid = getpid(), .name = "test"});
     (settings                                    ? check_settings
      : g_str_has_prefix(script.c->name, "stop/") ? check_stop
+     : g_str_has_prefix(script.c->name, "load/") ? check_load
                                                  : check)(vmm, data);
     ff_inner_free(vmm);
     ff_qmp_client_close(client);
