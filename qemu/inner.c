@@ -128,6 +128,12 @@ static void call_and_forget(FfInner *inner, const char *command, JsonObject *arg
     }
 }
 
+static void set_no_status(GError **error)
+{
+    g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
+                        "query-status: QEMU named no status");
+}
+
 static char *run_state(FfInner *inner, unsigned deadline_ms, GCancellable *cancel, GError **error)
 {
     g_autoptr(JsonNode) node = call(inner, "query-status", NULL, -1, deadline_ms, cancel, error);
@@ -135,8 +141,7 @@ static char *run_state(FfInner *inner, unsigned deadline_ms, GCancellable *cance
         ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "status") : NULL;
 
     if (node && !state) {
-        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
-                            "query-status: QEMU named no status");
+        set_no_status(error);
     }
     return g_strdup(state);
 }
@@ -195,8 +200,7 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
     const char *before = status_of(was), *after = status_of(is);
 
     if (!before || !after) {
-        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
-                            "query-status: QEMU named no status");
+        set_no_status(error);
     } else if (strcmp(after, "running") == 0 || strcmp(after, "suspended") == 0) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
@@ -563,17 +567,25 @@ static bool inner_wait_saved(FfVmm *vmm, int status, GError **error)
     return leave_finish_migrate(inner, watch, error);
 }
 
-/* The run state (g_free), when it is no more "inmigrate". QEMU sends SHUT behind its change of
- * state, so this has not been seen to wait. */
-static char *settled_state(FfInner *inner, GError **error)
+/* The run state (g_free), when it is no more "inmigrate", ASKED being the first question for it.
+ * QEMU sends SHUT behind its change of state, so this has not been seen to wait for WATCH. */
+static char *settled_state(FfInner *inner, FfQmpWatch *watch, FfQmpCall *asked, GError **error)
 {
-    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
-
-    for (;;) {
-        g_autofree char *state = ff_inner_run_state(inner, true, error);
+    for (;; asked = ff_inner_ask(inner, "query-status", NULL)) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(JsonNode) node = ff_inner_answer(asked, "query-status", &local);
         g_autoptr(JsonNode) event = NULL;
-        if (!state || strcmp(state, "inmigrate") != 0) {
-            return g_steal_pointer(&state);
+        const char *state = status_of(node);
+
+        if (node && !state) {
+            set_no_status(&local);
+        }
+        if (local) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return NULL;
+        }
+        if (strcmp(state, "inmigrate") != 0) {
+            return g_strdup(state);
         }
         /* The watch sees the event of the end only after QEMU changed its run state. */
         event = ff_qmp_watch_next(watch, 0, NULL, error);
@@ -586,18 +598,25 @@ static char *settled_state(FfInner *inner, GError **error)
 static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *running, GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
+    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
+    /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
+     * suspended, and cont brings it back to that. All other states came with the blob. */
+    bool starts = start && (strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0);
+    FfQmpCall *cont = starts ? ff_inner_ask(inner, "cont", NULL) : NULL;
+    FfQmpCall *asked = ff_inner_ask(inner, "query-status", NULL);
     g_autofree char *now = NULL;
 
     *running = false;
-    /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
-     * suspended, and cont brings it back to that. All other states came with the blob. */
-    if (start && (strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0)) {
-        g_autoptr(JsonNode) reply = ff_inner_call_firm(inner, "cont", NULL, error);
+    if (cont) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(JsonNode) reply = ff_inner_answer(cont, "cont", &local);
         if (!reply) {
+            ff_qmp_call_drop(asked);
+            g_propagate_error(error, g_steal_pointer(&local));
             return false;
         }
     }
-    now = settled_state(inner, error);
+    now = settled_state(inner, watch, asked, error);
     *running = now && strcmp(now, "running") == 0;
     return now != NULL;
 }
