@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Further bulk connections (x-farfault-channels), for postcopy: claims, sending, receiving and
- * placing by several threads at once.
+ * Further bulk connections (x-farfault-channels): claims, sending, receiving and placing by several
+ * threads at once.
  *
  * In postcopy a page is final and is claimed once, so the order of frames on different connections
- * does not matter. Before the switch, and while everything is sent before the grant, it does (a
- * page that is sent again, a stale run): then the main connection carries all.
+ * does not matter. In precopy it does, from one round to the next (a page that is sent again, a
+ * stale run): rounds.c keeps it. While everything is sent before the grant the main connection
+ * carries all.
  *
  * The source opens them one after the other before the urgent channel, which ends their time, so
  * both sides count them alike. They live as long as the main connection: when one is lost, all are.
  *
- * Threads: the side's coordinator; the acceptor attaches (D); one sender (S) or reader (D) each.
+ * Threads: the side's coordinator; the acceptor attaches (D); one sender (S; one for precopy, one
+ * for postcopy) or reader (D) each.
  * FfMigration.lock guards m->extra and m->n_extra; who runs as long as the connection reads them
  * without.
  */
@@ -32,6 +34,13 @@ void ff_extra_start(FfMigration *m, GThreadFunc run)
 {
     for (unsigned i = 0; i < m->n_extra; i++) {
         m->extra[i].thread = g_thread_new("ff-bulk", run, &m->extra[i]);
+    }
+}
+
+void ff_extra_join(FfMigration *m)
+{
+    for (unsigned i = 0; i < m->n_extra; i++) {
+        ff_m_join(&m->extra[i].thread);
     }
 }
 

@@ -30,6 +30,7 @@ typedef struct {
     FfUnpacker *unpacker; /* NULL: not needed yet */
     uint64_t frames;
     bool prepared; /* PREPARE came: no page until the last stale one is dropped */
+    bool open;     /* a further one, in precopy: pages came, and their ROUND not yet */
 } Reader;
 
 static int protocol_error(Reader *r, const FfFrame *f, const char *why)
@@ -97,6 +98,60 @@ static int read_packed(Reader *r, FfFrame *f)
     return rc;
 }
 
+/* A page that comes before the switch. The further readers must be done with theirs before the main
+ * one goes on to what they could spoil: that one says so in rounds_over and then looks at
+ * rounds_open, these the other way round, all sequentially consistent. */
+static bool in_round(Reader *r)
+{
+    FfMigration *m = r->m;
+
+    if (r->index == FF_INDEX_MAIN) {
+        return !r->prepared;
+    }
+    if (r->index == FF_INDEX_URGENT || !(m->peer_features & FF_FEATURE_ROUNDS) ||
+        !g_atomic_int_get(&m->emptied)) {
+        return false;
+    }
+    if (!r->open) {
+        r->open = true;
+        g_atomic_int_inc(&m->rounds_open);
+    }
+    return !g_atomic_int_get(&m->rounds_over);
+}
+
+/* FALSE: the source has not waited for the further connections. */
+static bool end_rounds(FfMigration *m)
+{
+    g_atomic_int_set(&m->rounds_over, 1);
+    return g_atomic_int_get(&m->rounds_open) == 0;
+}
+
+/* Everything of a round that this channel carried is placed. */
+static int take_round(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+    FfFrame answer = ff_frame(FF_FRAME_ROUND, 0);
+
+    if (g_atomic_int_get(&m->frozen) || g_atomic_int_get(&m->rounds_over)) {
+        return protocol_error(r, f, "no round is under way");
+    }
+    if (f->epoch != (uint32_t)m->epoch) {
+        return protocol_error(r, f, "it belongs to an earlier connection");
+    }
+    int rc = r->index == FF_INDEX_MAIN ? ff_dest_empty(m) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    if (r->open) {
+        r->open = false;
+        g_atomic_int_add(&m->rounds_open, -1);
+    }
+    answer.flags = r->index;
+    answer.page = f->page;
+    ff_channel_send(m->main, answer, NULL, true); /* its reader says why it cannot */
+    return 0;
+}
+
 static int take_run(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
@@ -104,7 +159,7 @@ static int take_run(Reader *r, FfFrame *f)
     int rc = 0;
 
     bool precopy = !g_atomic_int_get(&m->frozen);
-    if (precopy && (r->prepared || r->index != FF_INDEX_MAIN)) {
+    if (precopy && !in_round(r)) {
         return protocol_error(r, f, "no page was expected yet");
     }
     if (ff_frame_check_run(f, m->frame_blocks, m->n_blocks, &why) < 0) {
@@ -175,6 +230,9 @@ static int take_stale(Reader *r, FfFrame *f)
     if (g_atomic_int_get(&m->frozen) || (r->prepared ? !armed : last)) {
         return protocol_error(r, f, "it was not expected now");
     }
+    if (!end_rounds(m)) {
+        return protocol_error(r, f, "pages of a round are still on their way");
+    }
     if (f->n_pages > FF_STALE_MAX_RUNS || f->length != f->n_pages * sizeof(FfStaleRun)) {
         return protocol_error(r, f, "a payload that is not as long as its runs");
     }
@@ -200,6 +258,9 @@ static int take_prepare(Reader *r, FfFrame *f)
 {
     if (r->prepared || g_atomic_int_get(&r->m->frozen)) {
         return protocol_error(r, f, "it came already");
+    }
+    if (!end_rounds(r->m)) {
+        return protocol_error(r, f, "pages of a round are still on their way");
     }
     r->prepared = true;
     ff_priority_urgent(); /* the guest stands still, until GRANT */
@@ -316,6 +377,10 @@ static int dispatch(Reader *r, FfFrame *f)
     if (f->type == FF_FRAME_PACKED && m->peer_features & FF_FEATURE_ZSTD &&
         r->index != FF_INDEX_URGENT) {
         return take_run(r, f);
+    }
+    if (f->type == FF_FRAME_ROUND && m->peer_features & FF_FEATURE_ROUNDS &&
+        r->index != FF_INDEX_URGENT) {
+        return take_round(r, f);
     }
     if (f->type == FF_FRAME_ALIVE) {
         return 0;

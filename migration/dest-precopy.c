@@ -8,8 +8,8 @@
  * range really is empty is looked at, because the kernel may keep a part of a big folio, zeroed,
  * when it cannot split it, and such a page would never be asked for.
  *
- * Threads: the main reader; ff_dest_drop_missing() is the coordinator's, while the main reader
- * takes no page. System calls: pwrite, fallocate, lseek(SEEK_DATA).
+ * Threads: the main reader and those of the further connections; ff_dest_drop_missing() is the
+ * coordinator's, while no reader takes a page. System calls: pwrite, fallocate, lseek(SEEK_DATA).
  */
 #include "migration/internal.h"
 
@@ -77,7 +77,7 @@ bool ff_dest_drop_missing(FfMigration *m, GError **error)
     return true;
 }
 
-/* The firmware of this side has touched RAM; a run of zeros is then only a mark. */
+/* A run of zeros is then only a mark. */
 static int empty_all(FfMigration *m)
 {
     for (unsigned i = 0; i < m->n_blocks; i++) {
@@ -129,25 +129,39 @@ static int write_huge(const FfBlock *b, const char *data, uint64_t at, uint64_t 
 
 static int write_run(const FfBlock *b, const FfFrame *f, const void *data)
 {
-    uint64_t ps = b->info.page_size, at = f->page * ps, len = f->n_pages * ps, first;
+    uint64_t ps = b->info.page_size, at = f->page * ps, len = f->n_pages * ps;
 
     if (data) {
         return b->map ? write_huge(b, data, at, len) : write_shmem(b->info.memfd, data, at, len);
     }
     /* Zeros over a page that was received: it becomes a hole. Else it is one. */
-    uint64_t n = ff_bitmap_next_run(&b->bitmap, f->page, true, &first);
-    return n && first < f->page + f->n_pages ? punch(&b->info, at, at + len) : 0;
+    return ff_bitmap_count_run(&b->bitmap, f->page, f->n_pages) ? punch(&b->info, at, at + len) : 0;
+}
+
+int ff_dest_empty(FfMigration *m)
+{
+    if (g_atomic_int_get(&m->emptied)) {
+        return 0;
+    }
+    int rc = empty_all(m);
+    if (rc < 0) {
+        ff_m_dead(m, "guest RAM cannot be emptied: %s", g_strerror(-rc));
+        return rc;
+    }
+    /* Observer: the further readers, which use what was mapped. */
+    g_atomic_int_set(&m->emptied, 1);
+    return 0;
 }
 
 int ff_dest_write(FfMigration *m, const FfFrame *f, const void *data)
 {
     FfBlock *b = &m->blocks[f->block];
-    int rc = m->emptied ? 0 : empty_all(m);
+    int rc = ff_dest_empty(m);
 
-    m->emptied = true;
-    if (rc == 0) {
-        rc = write_run(b, f, data);
+    if (rc < 0) {
+        return rc;
     }
+    rc = write_run(b, f, data);
     if (rc < 0) {
         ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s", f->page,
                   b->info.id, g_strerror(-rc),

@@ -99,6 +99,7 @@ typedef struct {
 } FfRun;
 
 typedef struct FfPrecopy FfPrecopy; /* precopy.c */
+typedef struct FfRounds FfRounds;   /* rounds.c */
 
 struct FfMigration {
     FfMigrationConfig cfg;
@@ -199,11 +200,14 @@ struct FfMigration {
     bool prepared; /* coordinator; the VMM has the settings for the inner migration */
     bool stopped, saving;
     FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
-    bool holes_sent;    /* all of them; coordinator, then bulk */
-    char *untracked;    /* lock; why not; can be NULL */
-    GArray *hot;    /* FfRun, written just before the stop; set before bulk starts, NULL: none */
-    bool keep_main; /* lock; D: ff_m_shutdown_channels() leaves the main one */
-    bool whole;     /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
+    FfRounds *rounds;   /* set before its senders start; NULL: there is no precopy */
+    /* lock; by index: how many ROUNDs were said there, and how many are answered */
+    uint64_t asked[2 + FF_MAX_EXTRA], settled[2 + FF_MAX_EXTRA];
+    bool holes_sent; /* all of them; coordinator, then bulk */
+    char *untracked; /* lock; why not; can be NULL */
+    GArray *hot;     /* FfRun, written just before the stop; set before bulk starts, NULL: none */
+    bool keep_main;  /* lock; D: ff_m_shutdown_channels() leaves the main one */
+    bool whole;      /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
     uint64_t precopy_bytes; /* atomic; on the wire before the stop */
     uint64_t dirty_rate;    /* atomic; pages per second */
     int64_t expected_ms;    /* atomic; -1: not known */
@@ -220,11 +224,13 @@ struct FfMigration {
     bool want_channel;    /* lock; the session exists, an urgent channel may come */
     bool channel_shared;  /* lock */
     FfRegions *regions;
-    bool emptied; /* main reader: guest RAM was emptied for precopy */
-    gint armed;   /* atomic; the uffd is armed. Observer: the main reader */
-    gint frozen;  /* atomic. D: the last stale page is dropped, pages that come are final;
-                     observer: the readers. S: the guest is stopped, what is sent is final;
-                     observer: whoever sends */
+    gint emptied;     /* atomic; main reader: guest RAM was emptied for precopy */
+    gint rounds_open; /* atomic; further readers that have pages of a round and not its ROUND */
+    gint rounds_over; /* atomic; main reader: the further ones take no page until `frozen` */
+    gint armed;       /* atomic; the uffd is armed. Observer: the main reader */
+    gint frozen;      /* atomic. D: the last stale page is dropped, pages that come are final;
+                         observer: the readers. S: the guest is stopped, what is sent is final;
+                         observer: whoever sends */
     int uffd, fault_wake;
     GThread *fault_thread, *feeder, *return_path;
     GAsyncQueue *device_queue; /* GBytes *, empty one = end */
@@ -434,10 +440,15 @@ void ff_source_forget_sent(FfMigration *m);
 FfExtra *ff_extra_add_locked(FfMigration *m, FfChannel *ch);
 /* Starts RUN(FfExtra *) for each. */
 void ff_extra_start(FfMigration *m, GThreadFunc run);
+/* Waits for the threads, which are to end by themselves. */
+void ff_extra_join(FfMigration *m);
 /* Joins the threads of all and frees them; the channels are shut down already. */
 void ff_extra_end(FfMigration *m);
 /* S: opens as many as the client wants, or as can be had. FALSE: cancelled. */
 bool ff_source_open_extra(FfMigration *m, const FfAddress *address, GError **error);
+
+/* rounds.c. Main reader: ROUND was answered. FALSE: it was not said. */
+bool ff_source_settled(FfMigration *m, const FfFrame *f);
 
 /* precopy.c; all of it is the coordinator's. */
 /* Sends rounds until it is time to switch: m->whole says how. */
@@ -454,7 +465,11 @@ void ff_precopy_end(FfMigration *m, bool stays);
 void ff_precopy_free(FfMigration *m);
 
 /* dest-precopy.c */
-/* Pages that come while the guest runs at the source: written over what was there. Main reader. */
+/* Empties guest RAM, which this side's firmware has touched, unless that was done. Main reader,
+ * before any other reader takes a page. 0 or -errno (then the migration cannot go on). */
+int ff_dest_empty(FfMigration *m);
+/* Pages that come while the guest runs at the source: written over what was there. Readers; of a
+ * page one at a time. */
 int ff_dest_write(FfMigration *m, const FfFrame *f, const void *data);
 /* Forgets RUNS; DROP: also takes them out of memory. Main reader. */
 int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop);

@@ -11,14 +11,13 @@
  * at the switch a clear bit means that the destination has the page as it is now. What it has and
  * what was written since is told to it as runs of stale pages.
  *
- * Thread: the coordinator; no other one claims from the bitmap before the guest is stopped.
+ * Thread: the coordinator. Before the guest is stopped the senders of rounds.c claim from the
+ * bitmap as well, in a window that is open and at no other time.
  */
-#include "migration/internal.h"
+#include "migration/rounds.h"
 
 #include <errno.h>
 #include <string.h>
-
-#include "uffd/tracking.h"
 
 /* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
@@ -44,11 +43,8 @@ struct FfPrecopy {
     int64_t drain_us; /* how long the last one took */
     /* The round under way. */
     int64_t round_us;
-    uint64_t round_bytes; /* of the main channel at its beginning */
-    uint64_t round_saved; /* by compression, since then */
-    int64_t next_us;      /* nothing is sent before, by the rate limit */
+    uint64_t round_bytes; /* sent before it, in bytes of the guest */
     uint64_t bandwidth;   /* bytes of the guest per second, measured; 0: not yet */
-    FfPacking packing;
 };
 
 /* ---- tracking ------------------------------------------------------------------------------ */
@@ -98,10 +94,10 @@ void ff_precopy_free(FfMigration *m)
     if (p) {
         ff_tracking_free(p->tracking);
         g_clear_pointer(&p->fresh, g_array_unref);
-        ff_packing_clear(&p->packing);
         g_free(p);
         m->precopy = NULL;
     }
+    ff_rounds_free(m);
 }
 
 static bool begin(FfMigration *m)
@@ -148,7 +144,8 @@ static void note(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
     }
 }
 
-/* Of the pages that were written those count that had a clear bit. */
+/* Of the pages that were written those count that had a clear bit. Senders may still claim in the
+ * pieces before: what is said of pages from END on is not looked at. */
 static void note_written(unsigned block, uint64_t offset, uint64_t len, void *opaque)
 {
     FfMigration *m = opaque;
@@ -224,16 +221,21 @@ static bool sync_dirty(FfMigration *m, GError **error)
 
 static bool broken(FfMigration *m, int rc, GError **error)
 {
-    ff_m_lost(m, m->main, rc);
+    if (rc != -ECANCELED) {
+        ff_m_lost(m, m->main, rc);
+    }
     return ff_m_await(m, 0, error);
 }
 
-/* What the round has sent, in bytes of the guest: compression makes the link that much wider. */
+/* In bytes of the guest: compression makes the link that much wider. */
+static uint64_t all_sent(const FfMigration *m)
+{
+    return ff_rounds_bytes(m) + ff_rounds_saved(m);
+}
+
 static uint64_t round_sent(const FfMigration *m)
 {
-    const FfPrecopy *p = m->precopy;
-
-    return ff_channel_bytes(m->main) - p->round_bytes + p->round_saved;
+    return all_sent(m) - m->precopy->round_bytes;
 }
 
 /* Bandwidth of the round so far, or of the one before while this one is young. */
@@ -259,69 +261,12 @@ static bool fits(FfMigration *m)
     return remaining(m) <= bandwidth * limit / 1000;
 }
 
-/* Waits until the rate limit allows more; a new limit counts at once. */
-static void pace(FfMigration *m)
-{
-    FfPrecopy *p = m->precopy;
-
-    ff_mutex_lock(&m->lock);
-    uint64_t limit = m->cfg.max_bandwidth;
-    while (limit && p->next_us > g_get_monotonic_time() &&
-           !(m->events & (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL | FF_EV_WANT_POSTCOPY))) {
-        ff_cond_wait_until(&m->changed, &m->lock, p->next_us);
-        if (m->cfg.max_bandwidth != limit) {
-            p->next_us = 0;
-            limit = m->cfg.max_bandwidth;
-        }
-    }
-    ff_mutex_unlock(&m->lock);
-}
-
-static void charge(FfMigration *m, uint64_t bytes)
-{
-    FfPrecopy *p = m->precopy;
-
-    ff_mutex_lock(&m->lock);
-    uint64_t limit = m->cfg.max_bandwidth;
-    ff_mutex_unlock(&m->lock);
-    if (limit) {
-        int64_t now = g_get_monotonic_time();
-        p->next_us = MAX(p->next_us, now) + bytes * G_USEC_PER_SEC / limit;
-    }
-}
-
 /* TRUE: time to look again (or to switch). */
 static bool round_over(FfMigration *m)
 {
+    measure(m);
     return ff_m_events(m) & FF_EV_WANT_POSTCOPY ||
            (m->precopy->next_scan_us <= g_get_monotonic_time() && fits(m));
-}
-
-/* Sends what is dirty in a piece that is protected and drained. *OVER: the round ended early. */
-static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
-{
-    FfPrecopy *p = m->precopy;
-    FfBlock *b = &m->blocks[piece->file];
-    uint64_t ps = b->info.page_size, page = piece->offset / ps, end = page + piece->len / ps;
-    uint64_t max = MAX(1, FF_RUN_MAX_BYTES / ps), first, n;
-    int rc = m->holes_sent ? 0 : ff_source_send_holes_of(m, piece->file, page, end - page);
-
-    while (rc == 0 && !(*over = round_over(m))) {
-        pace(m);
-        rc = ff_channel_wait_writable(m->main);
-        n = rc == 0 ? ff_bitmap_claim_run(&b->bitmap, page, end, max, &first) : 0;
-        if (!n) {
-            break;
-        }
-        uint64_t before = ff_channel_bytes(m->main);
-        ff_source_decide_packing(m, m->main, &p->packing);
-        rc = ff_source_send_run(m, m->main, &p->packing, piece->file, first, n, false);
-        charge(m, ff_channel_bytes(m->main) - before);
-        p->round_saved += p->packing.saved;
-        measure(m);
-        page = first + n;
-    }
-    return rc;
 }
 
 /* Protects the next pieces in which there is something to send, from *END on, until they are a
@@ -353,25 +298,21 @@ static bool send_round(FfMigration *m, GError **error)
 {
     FfPrecopy *p = m->precopy;
     bool over = false;
-    int rc = 0;
 
     p->round_us = g_get_monotonic_time();
-    p->round_bytes = ff_channel_bytes(m->main);
-    p->round_saved = 0;
+    p->round_bytes = all_sent(m);
     p->started = true;
-    for (unsigned at = 0, end = 0; at < p->n_pieces && !over;) {
+    for (unsigned at = 0, end = 0; at < p->n_pieces && !over; at = end) {
         if (!open_window(m, &end, error)) {
             return false;
         }
-        for (; at < end && !over; at++) {
-            rc = send_piece(m, &p->pieces[at], &over);
-            if (rc < 0) {
-                return broken(m, rc, error);
-            }
+        int rc = ff_rounds_send(m, at, end, &over);
+        if (rc < 0) {
+            return broken(m, rc, error);
         }
     }
     m->holes_sent |= !over;
-    return true;
+    return ff_rounds_settle(m, error);
 }
 
 /* ---- the rounds --------------------------------------------------------------------------------
@@ -400,21 +341,10 @@ static bool diverges(FfMigration *m, uint64_t sent)
     return wanted && remaining(m) > sent / 2;
 }
 
-bool ff_precopy_run(FfMigration *m, GError **error)
+static bool run_rounds(FfMigration *m, GError **error)
 {
-    if (ff_m_events(m) & FF_EV_WANT_POSTCOPY) {
-        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
-    }
-    if (!begin(m)) {
-        if (!m->cfg.client_switches) {
-            return true;
-        }
-        /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
-         * for ever: there is nothing that a pass could send. */
-        ff_m_new_pass(m);
-        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
-    }
     FfPrecopy *p = m->precopy;
+
     p->scan_us = g_get_monotonic_time();
     p->next_scan_us = p->scan_us + SCAN_INTERVAL_US;
     for (;;) {
@@ -437,6 +367,28 @@ bool ff_precopy_run(FfMigration *m, GError **error)
             return true;
         }
     }
+}
+
+bool ff_precopy_run(FfMigration *m, GError **error)
+{
+    if (ff_m_events(m) & FF_EV_WANT_POSTCOPY) {
+        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+    }
+    if (!begin(m)) {
+        if (!m->cfg.client_switches) {
+            return true;
+        }
+        /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
+         * for ever: there is nothing that a pass could send. */
+        ff_m_new_pass(m);
+        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+    }
+    if (!ff_rounds_begin(m, m->precopy->pieces, round_over, error)) {
+        return false;
+    }
+    bool ok = run_rounds(m, error);
+    ff_rounds_end(m, ok);
+    return ok;
 }
 
 /* ---- the switch ---------------------------------------------------------------------------------
@@ -546,7 +498,7 @@ bool ff_precopy_freeze(FfMigration *m, GError **error)
     } else {
         ok = tell(m, none, FF_STALE_LAST, error);
     }
-    __atomic_store_n(&m->precopy_bytes, ff_channel_bytes(m->main), __ATOMIC_RELAXED);
+    __atomic_store_n(&m->precopy_bytes, ff_rounds_bytes(m), __ATOMIC_RELAXED);
     g_atomic_int_set(&m->frozen, 1);
     return ok;
 }

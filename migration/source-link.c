@@ -287,6 +287,11 @@ static bool dispatch(FfMigration *m, FfFrame *f)
         }
         ff_source_acked(m, f->flags, f->page);
         return true;
+    case FF_FRAME_ROUND:
+        if (!ff_source_settled(m, f)) {
+            break;
+        }
+        return true;
     case FF_FRAME_REQUEST:
         if (m->urgent_feed < 0) {
             break;

@@ -156,6 +156,7 @@ uint32_t ff_source_features(const FfMigration *m)
     bool packs = m->cfg.compress != FF_COMPRESS_NEVER && m->peer_features & FF_FEATURE_ZSTD;
 
     return FF_FEATURE_ALIVE | (packs ? FF_FEATURE_ZSTD : 0) |
+           (m->peer_features & FF_FEATURE_ROUNDS) |
            (packs_device(m) ? FF_FEATURE_PACKED_DEVICE : 0);
 }
 

@@ -77,6 +77,10 @@ typedef enum {
     FF_FRAME_ALIVE,   /* either way, on each channel: nothing else was to be said for a while */
     FF_FRAME_PACKED,  /* S->D, not on the urgent channel: a run of pages with data, as one zstd
                          frame. With FF_FEATURE_ZSTD of both */
+    /* S->D, on the main and on further bulk connections, in precopy: what is sent from now on may
+     * be newer than pages before it; page = counts them on this connection. D->S: all that came
+     * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
+    FF_FRAME_ROUND = FF_FRAME_PACKED + 2,
     FF_FRAME__MAX
 } FfFrameType;
 
@@ -99,6 +103,8 @@ enum {
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
     FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
     FF_FEATURE_PACKED_DEVICE = 1 << 4, /* D: takes DEVICE with FF_DEVICE_PACKED. S: may say it */
+    FF_FEATURE_ROUNDS = 1 << 6,        /* D: takes pages of precopy on further bulk connections,
+                                          behind the main one's first ROUND. S: may say them */
 };
 
 typedef struct {
@@ -157,7 +163,8 @@ static_assert(sizeof(FfChannelHello) == 56, "FfChannelHello is a wire structure"
 typedef enum {
     FF_CHANNEL_MAIN,
     FF_CHANNEL_URGENT,
-    FF_CHANNEL_BULK, /* S->D: pages only, after the switch; opened before the urgent one */
+    FF_CHANNEL_BULK, /* S->D: pages only, after the switch, or in rounds with FF_FEATURE_ROUNDS;
+                        opened before the urgent one */
 } FfChannelKind;
 
 typedef struct {
