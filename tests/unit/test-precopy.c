@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "net/sync.h"
+#include "tests/lib/delay.h"
 #include "tests/lib/side.h"
 
 #define MIB (1ull << 20)
@@ -93,14 +94,29 @@ static void finish(Side *s, Side *d)
     side_free(d);
 }
 
+typedef struct {
+    const char *name;
+    unsigned writers, channels;
+} Plain;
+
+static const Plain plains[] = {
+    {"idle", 0, 1},
+    {"writing", 2, 1},
+    {"channels-idle", 0, 4},
+    {"channels-writing", 2, 4},
+};
+
 /* A guest that writes slowly fits into the downtime: no postcopy, and no page is asked for. */
 static void test_plain(gconstpointer data)
 {
+    const Plain *p = data;
+
     if (!side_possible()) {
         return;
     }
-    Side *s = source(GPOINTER_TO_UINT(data));
+    Side *s = source(p->writers);
     Side *d = destination_of(s);
+    s->config.channels = p->channels;
     s->rest_us = 2000;
     s->config.downtime_limit = 300;
     side_run(s);
@@ -122,6 +138,7 @@ typedef struct {
     unsigned writers, rest_us;
     uint64_t bandwidth;
     FfCompress compress;
+    unsigned channels; /* 0: one */
 } Hybrid;
 
 static const Hybrid hybrids[] = {
@@ -132,6 +149,11 @@ static const Hybrid hybrids[] = {
     {"very-busy", 3, 0, 2, 0, 200 * MIB},
     {"slow-link", 2, 0, 1, 300, 20 * MIB},
     {"compress", 4, 0, 2, 20, 0, FF_COMPRESS_ALWAYS},
+    {"channels-first-pass", 1, 40, 2, 0, 30 * MIB, .channels = 4},
+    {"channels-second-pass", 2, 0, 2, 100, 0, .channels = 2},
+    {"channels-busy", 6, 0, 2, 20, 0, .channels = 4},
+    {"channels-very-busy", 4, 0, 2, 0, 200 * MIB, .channels = 8},
+    {"channels-compress", 5, 0, 2, 20, 0, FF_COMPRESS_ALWAYS, 4},
 };
 
 static uint64_t sent(Side *s)
@@ -152,6 +174,7 @@ static void test_hybrid(gconstpointer data)
     s->rest_us = h->rest_us;
     s->config.max_bandwidth = h->bandwidth;
     s->config.compress = h->compress;
+    s->config.channels = h->channels;
     side_run(s);
     connect_to(s, d);
     side_run_until(s->status >= FF_STATUS_ACTIVE && s->passes >= h->passes);
@@ -269,13 +292,19 @@ static bool stop_disk(FfVmm *v, char **run_state, GError **error)
 
 /* Data that lands after its page was copied was submitted after the drain before that copy, hence
  * after the page was protected: it is seen. Without the drain it is not, and pages differ. */
-static void test_disk(void)
+static void test_disk(gconstpointer data)
 {
     if (!side_possible()) {
         return;
     }
+    memset(disk.submitted, 0, sizeof(disk.submitted));
+    memset(disk.landed, 0, sizeof(disk.landed));
+    memset(disk.due, 0, sizeof(disk.due));
+    disk.drains = 0;
+    disk.stopped = false;
     /* A vCPU writes, too, so that there is always something left. */
     Side *s = source(1), *d = destination_of(s);
+    s->config.channels = GPOINTER_TO_UINT(data);
     s->rest_us = 100;
     s->config.downtime_limit = 0;
     disk.stop = s->vmm.stop;
@@ -319,12 +348,13 @@ static void test_auto(void)
 }
 
 /* Cancelled between two rounds; the guest goes on, and is moved after all. */
-static void test_cancel(void)
+static void test_cancel(gconstpointer data)
 {
     if (!side_possible()) {
         return;
     }
     Side *s = source(2), *d = destination_of(s);
+    s->config.channels = GPOINTER_TO_UINT(data);
     s->config.max_bandwidth = 50 * MIB;
     side_run(s);
     connect_to(s, d);
@@ -408,12 +438,13 @@ static void test_live_limits(void)
     finish(s, d);
 }
 
-static void test_release(void)
+static void test_release(gconstpointer data)
 {
     if (!side_possible()) {
         return;
     }
     Side *s = source(2), *d = destination_of(s);
+    s->config.channels = GPOINTER_TO_UINT(data);
     uint64_t words = ram(s) / 8, *copy = g_malloc(ram(s)), at = 0;
     d->mirror = NULL;
     d->any = true;
@@ -445,23 +476,258 @@ static void test_release(void)
     side_free(d);
 }
 
+/* ---- a further connection that is slow ---------------------------------------------------------
+ */
+
+/* Of four: 1 is the first further one, which sets out a quarter into memory. */
+#define SLOW 1
+#define LATE_US 500000
+
+typedef struct {
+    Side *s, *d;
+    Delay *delay;
+} LatePair;
+
+/* Paced, so that all four connections have their share. A guest that writes writes little. */
+static LatePair late_pair(unsigned writers, bool left_out, uint32_t hidden)
+{
+    LatePair p = {.s = source(writers)};
+
+    p.d = destination_of(p.s);
+    p.d->n_touchers = left_out ? 0 : p.d->n_touchers;
+    p.d->any = left_out; /* nobody is to find out before the comparison */
+    p.s->rest_us = 1000;
+    p.s->config.channels = 4;
+    p.s->config.max_bandwidth = 100 * MIB;
+    p.s->config.downtime_limit = 0;
+    side_start(p.d, "tcp:127.0.0.1:0", -1);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p.d->m);
+    p.delay = delay_new(info->socket_address, SLOW);
+    delay_hide(p.delay, hidden);
+    side_run(p.s);
+    side_start(p.s, delay_uri(p.delay), -1);
+    side_run_until(p.s->status >= FF_STATUS_ACTIVE);
+    return p;
+}
+
+static void late_free(LatePair *p)
+{
+    side_free(p->s);
+    side_free(p->d);
+    delay_free(p->delay);
+}
+
+/* The quarter of memory that the slow connection begins with. */
+__attribute__((no_sanitize("thread"))) static void write_again(Side *s)
+{
+    uint64_t bytes = ram(s) / 4, *w = (uint64_t *)(s->map[0] + bytes);
+
+    for (uint64_t i = 0; i < bytes / 8; i++) {
+        w[i] = ~w[i];
+    }
+}
+
+static uint64_t wrong_pages(const LatePair *p)
+{
+    uint64_t wrong = 0;
+
+    for (unsigned b = 0; b < p->s->blocks->len; b++) {
+        uint64_t n = ((FfRamBlock *)p->s->blocks->pdata[b])->size / PAGE;
+        for (uint64_t i = 0; i < n; i++) {
+            wrong += memcmp(p->s->map[b] + i * PAGE, p->d->map[b] + i * PAGE, PAGE) != 0;
+        }
+    }
+    return wrong;
+}
+
+/* Pages of the first round are on their way when the guest writes them again, and the second round
+ * begins: other connections, which are fast, carry most of these. Nothing is late any more when the
+ * guest is switched. */
+static void test_late(gconstpointer data)
+{
+    const char *left_out = data;
+
+    if (!side_possible()) {
+        return;
+    }
+    LatePair p = late_pair(1, left_out, 0);
+    delay_set(p.delay, LATE_US);
+    side_run_until(p.s->passes >= 2);
+    if (!possible(p.s)) {
+        ff_migration_start_postcopy(p.s->m, NULL);
+        finish(p.s, p.d);
+        delay_free(p.delay);
+        return;
+    }
+    g_assert_cmpuint(delay_bytes(p.delay), >, MIB);
+    write_again(p.s);
+    side_run_until(p.s->passes >= 5 && !delay_pending(p.delay));
+    delay_set(p.delay, 0);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_COMPLETED);
+    for (unsigned i = 0; i < p.d->n_touchers; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(p.d->touchers[i])), ==, 0);
+    }
+    uint64_t wrong = wrong_pages(&p);
+    g_test_message("%" G_GUINT64_FORMAT " wrong pages", wrong);
+    g_assert_true(left_out ? wrong > 0 : wrong == 0);
+    late_free(&p);
+}
+
+/* A destination that does not know of rounds: the main connection carries them, and the others
+ * nothing but the greeting; then pages by postcopy, as ever. */
+static void test_older(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    LatePair p = late_pair(1, false, FF_FEATURE_ROUNDS);
+    side_run_until(p.s->passes >= 3);
+    bool tracked = possible(p.s);
+    g_assert_cmpuint(delay_bytes(p.delay), ==, sizeof(FfFrame) + sizeof(FfChannelHello));
+    if (tracked) {
+        write_again(p.s);
+    }
+    ff_migration_start_postcopy(p.s->m, NULL);
+    finish(p.s, p.d);
+    delay_free(p.delay);
+}
+
+/* As test_late(), in a process in which nobody waits at the end of the first two rounds: pages must
+ * be wrong, or that one would prove nothing. */
+static void test_left_out(gconstpointer point)
+{
+#ifdef FF_FAULTS
+    g_autofree char *dir = g_dir_make_tmp("ff-late-XXXXXX", NULL);
+    g_autofree char *faults = g_strdup_printf("%s;%s;%s", dir, (char *)point, (char *)point);
+    g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_FAULTS", faults, TRUE);
+    char *argv[] = {"/proc/self/exe", "-p", "/precopy/late/left-out", NULL};
+    int status;
+
+    if (g_getenv("FARFAULT_FAULTS")) {
+        test_late(point);
+        rmdir(dir);
+        return;
+    }
+    g_autofree char *out = NULL;
+    g_spawn_sync(NULL, argv, env, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, &status, NULL);
+    g_test_message("%s", out); /* a TAP of its own */
+    g_assert_true(g_spawn_check_wait_status(status, NULL));
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *path = g_strdup_printf("%s/fault-%u", dir, i);
+        bool happened = unlink(path) == 0;
+        if (side_possible()) {
+            g_assert_true(happened);
+        }
+    }
+    rmdir(dir);
+#else
+    g_test_skip("built without -Dfaults=true");
+#endif
+}
+
+static bool all_sent(Side *s)
+{
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+
+    return info->ram_remaining == 0;
+}
+
+/* The first round is sent, and the end of it is awaited, which never comes. FALSE: not here. */
+static bool never_ends(LatePair *p)
+{
+    if (!side_possible()) {
+        return false;
+    }
+    *p = late_pair(0, false, 0);
+    delay_set(p->delay, -1);
+    while (p->s->passes < 2 && !(all_sent(p->s) && delay_pending(p->delay))) {
+        g_main_context_iteration(NULL, FALSE);
+    }
+    if (possible(p->s)) {
+        g_assert_cmpuint(p->s->passes, ==, 1);
+        return true;
+    }
+    late_free(p);
+    return false;
+}
+
+static void test_late_cancel(void)
+{
+    LatePair p;
+
+    if (!never_ends(&p)) {
+        return;
+    }
+    ff_migration_cancel(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpstr(p.s->history->str, ==, "setup active cancelling cancelled");
+    g_assert_true(g_atomic_int_get(&p.s->runs));
+    g_assert_true(g_atomic_int_get(&p.d->abandoned));
+    late_free(&p);
+}
+
+/* The engine ends: the object is freed. */
+static void test_late_quit(void)
+{
+    LatePair p;
+
+    if (!never_ends(&p)) {
+        return;
+    }
+    ff_migration_free(g_steal_pointer(&p.s->m));
+    g_assert_true(g_atomic_int_get(&p.s->runs));
+    side_run_until(p.d->done);
+    late_free(&p);
+}
+
+/* The one connection breaks, all others stand: the guest goes on at the source. */
+static void test_late_broken(void)
+{
+    LatePair p;
+
+    if (!never_ends(&p)) {
+        return;
+    }
+    delay_cut(p.delay);
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpstr(p.s->history->str, ==, "setup active failed");
+    g_assert_cmpstr(p.d->history->str, ==, "setup active failed");
+    g_assert_true(g_atomic_int_get(&p.s->runs));
+    g_assert_false(g_atomic_int_get(&p.d->runs));
+    late_free(&p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_data_func("/precopy/plain/idle", GUINT_TO_POINTER(0), test_plain);
-    g_test_add_data_func("/precopy/plain/writing", GUINT_TO_POINTER(2), test_plain);
+    for (unsigned i = 0; i < G_N_ELEMENTS(plains); i++) {
+        g_autofree char *path = g_strdup_printf("/precopy/plain/%s", plains[i].name);
+        g_test_add_data_func(path, &plains[i], test_plain);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(hybrids); i++) {
         g_autofree char *path = g_strdup_printf("/precopy/hybrid/%s", hybrids[i].name);
         g_test_add_data_func(path, &hybrids[i], test_hybrid);
     }
     ff_mutex_init(&disk.lock);
     ff_cond_init(&disk.changed);
-    g_test_add_func("/precopy/disk", test_disk);
+    g_test_add_data_func("/precopy/disk", GUINT_TO_POINTER(1), test_disk);
+    g_test_add_data_func("/precopy/disk/channels", GUINT_TO_POINTER(4), test_disk);
     g_test_add_func("/precopy/auto", test_auto);
-    g_test_add_func("/precopy/cancel", test_cancel);
+    g_test_add_data_func("/precopy/cancel", GUINT_TO_POINTER(1), test_cancel);
+    g_test_add_data_func("/precopy/cancel/channels", GUINT_TO_POINTER(4), test_cancel);
     g_test_add_data_func("/precopy/pause/continue", GUINT_TO_POINTER(0), test_pause);
     g_test_add_data_func("/precopy/pause/cancel", GUINT_TO_POINTER(1), test_pause);
     g_test_add_func("/precopy/live-limits", test_live_limits);
-    g_test_add_func("/precopy/release-ram", test_release);
+    g_test_add_data_func("/precopy/release-ram", GUINT_TO_POINTER(1), test_release);
+    g_test_add_data_func("/precopy/release-ram/channels", GUINT_TO_POINTER(4), test_release);
+    g_test_add_data_func("/precopy/late", NULL, test_late);
+    /* At the end of the first two rounds. */
+    g_test_add_data_func("/precopy/late/left-out", "*/active/step/settle=skip", test_left_out);
+    g_test_add_func("/precopy/late/older", test_older);
+    g_test_add_func("/precopy/late/cancel", test_late_cancel);
+    g_test_add_func("/precopy/late/quit", test_late_quit);
+    g_test_add_func("/precopy/late/broken", test_late_broken);
     return g_test_run();
 }
