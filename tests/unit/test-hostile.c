@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/address.h"
 #include "net/channel.h"
 #include "net/compress.h"
 #include "relay/state.h"
@@ -478,6 +479,221 @@ static void test_source(gconstpointer data)
     side_free(d);
 }
 
+/* ---- hostile sources with a further bulk connection ------------------------------------------
+ */
+
+typedef struct {
+    Side *d;
+    FfChannel *main, *further;
+    FfChannel *urgent; /* NULL: FURTHER is */
+} Further;
+
+static void say_round(FfChannel *ch, uint64_t n)
+{
+    FfFrame f = ff_frame(FF_FRAME_ROUND, 0);
+
+    f.epoch = 1;
+    f.page = n;
+    peer_say(ch, f, NULL);
+}
+
+static void hear_round(const Further *t, unsigned index, uint64_t n)
+{
+    FfFrame f = peer_hear(t->main, FF_FRAME_ROUND, NULL, 0);
+
+    g_assert_cmpuint(f.flags, ==, index);
+    g_assert_cmpuint(f.page, ==, n);
+}
+
+/* In a round, with a page of it placed that came on the further connection. */
+static void place_further(const Further *t)
+{
+    uint64_t placed = 0;
+
+    say_round(t->main, 1);
+    hear_round(t, 0, 1);
+    page_too_early(t->further);
+    while (!placed) {
+        g_autoptr(FfMigrationInfo) info = ff_migration_info(t->d->m);
+        placed = info->pages_bulk;
+        g_main_context_iteration(NULL, FALSE);
+        g_assert_false(t->d->done);
+    }
+}
+
+static void further_page_first(const Further *t)
+{
+    page_too_early(t->further);
+}
+
+static void further_page_outside(const Further *t)
+{
+    place_further(t);
+    page_outside(t->further);
+}
+
+static void further_stale(const Further *t)
+{
+    place_further(t);
+    peer_say_stale(t->main, (FfStaleRun){0, 1, 0}, 0);
+}
+
+static void further_prepare(const Further *t)
+{
+    place_further(t);
+    prepare_again(t->main);
+}
+
+/* The round is ended as it should be. */
+static void end_rounds(const Further *t)
+{
+    place_further(t);
+    say_round(t->further, 1);
+    hear_round(t, 2, 1);
+    peer_say_stale(t->main, (FfStaleRun){0, 1, 0}, 0);
+    prepare_again(t->main);
+    peer_hear(t->main, FF_FRAME_READY, NULL, 0);
+}
+
+static void further_page_later(const Further *t)
+{
+    end_rounds(t);
+    page_too_early(t->further);
+}
+
+static void further_round_later(const Further *t)
+{
+    end_rounds(t);
+    say_round(t->further, 2);
+}
+
+static void further_round_on_main(const Further *t)
+{
+    end_rounds(t);
+    say_round(t->main, 2);
+}
+
+static void further_old_epoch(const Further *t)
+{
+    FfFrame f = ff_frame(FF_FRAME_ROUND, 0);
+
+    f.epoch = 9;
+    peer_say(t->further, f, NULL);
+}
+
+static void further_stale_on_it(const Further *t)
+{
+    peer_say_stale(t->further, (FfStaleRun){0, 1, 0}, 0);
+}
+
+static void further_broken(const Further *t)
+{
+    place_further(t);
+    ff_channel_shutdown(t->further);
+}
+
+static void further_say_round(const Further *t)
+{
+    say_round(t->further, 1);
+}
+
+static void further_main_round(const Further *t)
+{
+    say_round(t->main, 1);
+}
+
+typedef struct {
+    const char *name;
+    void (*send)(const Further *t);
+    const char *error; /* part of the destination's error */
+    bool disagreed;    /* the source has not said that it may */
+    bool urgent;       /* it is the urgent connection */
+} FurtherRow;
+
+static const FurtherRow furthers[] = {
+    {"page-first", further_page_first, "no page was expected yet"},
+    {"page-outside", further_page_outside, "outside of its block"},
+    {"stale-too-early", further_stale, "still on their way"},
+    {"prepare-too-early", further_prepare, "still on their way"},
+    {"page-later", further_page_later, "no page was expected yet"},
+    {"round-later", further_round_later, "no round is under way"},
+    {"round-later-on-main", further_round_on_main, "no round is under way"},
+    {"old-epoch", further_old_epoch, "earlier connection"},
+    {"stale-on-it", further_stale_on_it, "only pages belong on this channel"},
+    {"broken", further_broken, "closed"},
+    {"not-agreed-page", further_page_first, "no page was expected yet", true},
+    {"not-agreed-round", further_say_round, "only pages belong on this channel", true},
+    {"not-agreed-main", further_main_round, "does not belong here", true},
+    {"urgent-page", further_page_first, "no page was expected yet", .urgent = true},
+    {"urgent-round", further_say_round, "only pages belong on this channel", .urgent = true},
+};
+
+static FfChannel *connect_peer(Side *d)
+{
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
+    g_autoptr(FfAddress) address = ff_address_parse(info->socket_address, NULL);
+    int fd = ff_address_connect(address, NULL, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    return ff_channel_new(fd, FF_CHANNEL_MAIN);
+}
+
+static FfChannel *open_further(Side *d, FfChannelHello *h, FfChannelKind kind)
+{
+    FfChannel *ch = connect_peer(d);
+
+    h->kind = GUINT32_TO_LE(kind);
+    peer_say(ch, ff_frame(FF_FRAME_CHANNEL, sizeof(*h)), h);
+    peer_hear(ch, FF_FRAME_CHANNEL_REPLY, NULL, 0);
+    return ch;
+}
+
+static Further further_new(const FurtherRow *row)
+{
+    uint64_t size = RAM_BYTES;
+    Further t = {.d = side_new(FF_ROLE_DESTINATION, &size, 1)};
+    FfChannelHello c = {.epoch = GUINT32_TO_LE(1)};
+    uint8_t buf[FF_FRAME_MAX_TEXT];
+    PeerHello h = peer_hello();
+
+    side_start(t.d, "tcp:127.0.0.1:0", -1);
+    t.main = connect_peer(t.d);
+    peer_be_source(t.main, AT_GREETING);
+    if (row->disagreed) {
+        ((FfHello *)h.hello)->features = 0;
+    }
+    peer_say_hello(t.main, &h, 1);
+    peer_hear(t.main, FF_FRAME_HELLO_REPLY, buf, sizeof(buf));
+    memcpy(c.session, ((FfHello *)h.hello)->session, sizeof(c.session));
+    memcpy(c.secret, buf, sizeof(c.secret));
+    t.further = open_further(t.d, &c, row->urgent ? FF_CHANNEL_URGENT : FF_CHANNEL_BULK);
+    /* One comes after the other: with this one the first is in its place. */
+    t.urgent = row->urgent ? NULL : open_further(t.d, &c, FF_CHANNEL_URGENT);
+    return t;
+}
+
+static void test_further(gconstpointer data)
+{
+    const FurtherRow *row = data;
+
+    if (!side_possible()) {
+        return;
+    }
+    Further t = further_new(row);
+    row->send(&t);
+    side_run_until(t.d->done);
+    g_assert_cmpint(t.d->status, ==, FF_STATUS_FAILED);
+    g_assert_false(g_atomic_int_get(&t.d->runs));
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(t.d->m);
+    if (!info->error_desc || !strstr(info->error_desc, row->error)) {
+        g_error("'%s' does not say '%s'", info->error_desc, row->error);
+    }
+    side_free(t.d);
+    ff_channel_free(t.main);
+    ff_channel_free(t.further);
+    ff_channel_free(t.urgent);
+}
+
 /* ---- hostile destinations ----------------------------------------------------------------------
  */
 
@@ -545,6 +761,26 @@ static void d_aborts_cut_off(FfChannel *ch)
     ff_channel_shutdown(ch);
 }
 
+/* An end of a round that was never said. */
+static void d_round(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_ROUND, 0);
+
+    peer_accept_hello(ch);
+    f.page = 1;
+    peer_say(ch, f, NULL);
+}
+
+static void d_round_of_nobody(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_ROUND, 0);
+
+    peer_accept_hello(ch);
+    f.flags = G_MAXUINT16;
+    f.page = 1;
+    peer_say(ch, f, NULL);
+}
+
 static void d_request_outside(FfChannel *ch)
 {
     peer_until_device(ch);
@@ -579,6 +815,8 @@ static const DestinationRow destinations[] = {
     {"page", d_page, "protocol error"},
     {"aborts", d_aborts, "the destination gave up: disk full"},
     {"aborts-cut-off", d_aborts_cut_off, "the destination gave up: its reason was cut off"},
+    {"round", d_round, "protocol error"},
+    {"round-of-nobody", d_round_of_nobody, "protocol error"},
     {"request-outside", d_request_outside, "outside of its block"},
     {"request-block", d_request_block, "block index"},
     {"hang-up-in-device", d_hang_up_in_device, "lost the connection"},
@@ -628,6 +866,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(sources); i++) {
         g_autofree char *path = g_strdup_printf("/hostile/source/%s", sources[i].name);
         g_test_add_data_func(path, &sources[i], test_source);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(furthers); i++) {
+        g_autofree char *path = g_strdup_printf("/hostile/further/%s", furthers[i].name);
+        g_test_add_data_func(path, &furthers[i], test_further);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(destinations); i++) {
         g_autofree char *path = g_strdup_printf("/hostile/destination/%s", destinations[i].name);
