@@ -24,13 +24,19 @@ typedef enum {
     PAUSED,
     KNOCKED,
     UNGRANTED, /* paused as well, and the grant was perhaps given */
+    FURTHER,   /* in precopy, on a further bulk connection */
     MOMENTS
 } Moment;
 
 static void reach(FfMigration *m, Moment moment)
 {
     m->epoch = 1;
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE;
+    m->peer_features =
+        FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE | FF_FEATURE_ROUNDS;
+    if (moment == FURTHER) {
+        g_assert_cmpint(ff_dest_empty(m), ==, 0);
+        return;
+    }
     m->want_channel = moment == GREETED || moment == KNOCKED;
     if (moment >= ARMED) {
         g_autoptr(GError) error = NULL;
@@ -115,6 +121,10 @@ static void read_it(FfMigration *m, Moment moment)
         m->main = alone_silent();
         m->urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
         ff_dest_urgent_reader(m);
+    } else if (moment == FURTHER) {
+        m->main = alone_silent();
+        ff_dest_extra_reader(ff_extra_add_locked(m, ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN)));
+        g_assert_cmpint(m->rounds_open, <=, 1);
     } else if (moment == PAUSED || moment == UNGRANTED) {
         recover(m, moment == PAUSED);
     } else {

@@ -14,6 +14,8 @@
 
 typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 
+#define ROUNDS 3 /* were said on the main connection */
+
 static bool meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
@@ -26,7 +28,9 @@ static bool meet(FfMigration *m)
 static bool begin_behind(FfMigration *m)
 {
     m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE;
+    m->peer_features =
+        FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE | FF_FEATURE_ROUNDS;
+    m->asked[FF_INDEX_MAIN] = ROUNDS;
     return ff_source_feed_urgent(m, NULL);
 }
 
@@ -84,6 +88,9 @@ static void talk(FfMigration *m, Moment moment)
         ff_source_main_reader(m);
     }
     answer_requests(m);
+    for (unsigned i = 0; i < G_N_ELEMENTS(m->asked); i++) {
+        g_assert_cmpuint(m->settled[i], <=, m->asked[i]);
+    }
     g_assert_false(m->given);
 }
 
