@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Hybrid migration of a busy Linux guest whose disk is read and written past the page cache all the
- * time, in the three ways in which QEMU does that. The switch comes at a random moment of precopy.
- * After each hop the guest checks every page: of the memory that its processors write, of the
- * memory that only the disk writes to, and what it reads back from the disk.
+ * time, in the three ways in which QEMU does that. The switch comes at a random moment of precopy,
+ * over one connection or four. After each hop the guest checks every page: of the memory that its
+ * processors write, of the memory that only the disk writes to, and what it reads back from the
+ * disk.
  *
  * FF_HOPS: number of hops of each guest, default 1. FF_SEED: what the moments are drawn from; it is
  * printed.
@@ -69,6 +70,7 @@ static Vm *hop(const LinuxGuest *guest, Vm *source, unsigned number, uint32_t se
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
     int64_t after = g_rand_int_range(rand, 0, LATEST_MIB) * (1ll << 20);
     int64_t bandwidth = g_rand_int_range(rand, 50, 400) * 1000000ll;
+    unsigned channels = g_rand_boolean(rand) ? 4 : 1;
     Vm *destination = start(guest, number, "defer");
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
 
@@ -76,7 +78,9 @@ static Vm *hop(const LinuxGuest *guest, Vm *source, unsigned number, uint32_t se
     qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(destination);
     qmp_ok(s, "migrate-set-parameters",
-           "{'max-bandwidth': %" G_GINT64_FORMAT ", 'downtime-limit': 0}", bandwidth);
+           "{'max-bandwidth': %" G_GINT64_FORMAT
+           ", 'downtime-limit': 0, 'x-farfault-channels': %u}",
+           bandwidth, channels);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     g_autofree char *why = no_precopy(s);
     if (why)
@@ -85,10 +89,11 @@ static Vm *hop(const LinuxGuest *guest, Vm *source, unsigned number, uint32_t se
     }
     qmp_ok(s, "migrate-start-postcopy", NULL);
     qmp_expect(d, "RESUME");
-    g_autofree char *when = g_strdup_printf(
-        "hop %u, seed %u, %" G_GINT64_FORMAT " MB/s, switched after %" G_GINT64_FORMAT
-        " MiB in pass %" G_GINT64_FORMAT,
-        number, seed, bandwidth / 1000000, after >> 20, move_ram_count(source, "dirty-sync-count"));
+    g_autofree char *when =
+        g_strdup_printf("hop %u, seed %u, %u channels, %" G_GINT64_FORMAT
+                        " MB/s, switched after %" G_GINT64_FORMAT " MiB in pass %" G_GINT64_FORMAT,
+                        number, seed, channels, bandwidth / 1000000, after >> 20,
+                        move_ram_count(source, "dirty-sync-count"));
     move_wait_completed(source, destination);
     g_autofree char *wrong = move_check_counts(source, (uint64_t)guest->ram_kib << 10);
     if (wrong)

@@ -133,7 +133,8 @@ static void test_plain(gconstpointer data)
     end_both(&p);
 }
 
-/* The switch when a random amount has been sent, up to four times the busy memory. */
+/* The switch when a random amount has been sent, up to four times the busy memory; over four
+ * connections and over one in turn. */
 static void test_hybrid(gconstpointer data)
 {
     const char *const *args = data;
@@ -146,7 +147,9 @@ static void test_hybrid(gconstpointer data)
         start_both(&p, args);
         Qmp *s = vm_qmp(p.source), *d = vm_qmp(p.destination);
         int64_t after = g_random_int_range(0, 4 * BUSY_MIB) * (1ll << 20);
-        qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 200000000, 'downtime-limit': 1}");
+        qmp_ok(s, "migrate-set-parameters",
+               "{'max-bandwidth': 200000000, 'downtime-limit': 1, 'x-farfault-channels': %d}",
+               i % 2 ? 1 : 4);
         qmp_ok(s, "migrate", "{'uri': '%s'}", p.uri);
         qmp_expect_migration(s, "active");
         bool ok = tracked(&p);
