@@ -19,12 +19,13 @@ static const char *const destination_at[] = {
     "loaded", "grant",   "granted",  "resumed", "running", "placed",       "all",   "disarmed",
     "done",   "undone",  "finished", NULL};
 static const char *const source_messages[] = {
-    "main/hello", "urgent/channel", "main/prepare", "main/stale",    "main/device", "main/grant",
-    "*/pages",    "*/zero",         "*/end",        "main/finished", "main/resume", "main/resumed",
-    NULL};
+    "main/hello",  "urgent/channel", "main/prepare", "main/stale", "main/device",
+    "main/grant",  "*/pages",        "*/zero",       "*/end",      "main/finished",
+    "main/resume", "main/resumed",   "*/round",      NULL};
 static const char *const destination_messages[] = {"main/greeting",
                                                    "main/hello-reply",
                                                    "urgent/channel-reply",
+                                                   "main/round",
                                                    "main/ready",
                                                    "main/loaded",
                                                    "main/running",
