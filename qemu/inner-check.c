@@ -105,6 +105,7 @@ typedef enum {
     ASK_SEV,
     ASK_CONFIDENTIAL,
     ASK_UUID,
+    ASK_MACHINE, /* of a source; the last */
     ASK__MAX
 } Question;
 
@@ -125,17 +126,18 @@ static const struct {
     [ASK_CONFIDENTIAL] = {"qom-get",
                           "{\"path\": \"/machine\", \"property\": \"confidential-guest-support\"}"},
     [ASK_UUID] = {"query-uuid", NULL, true},
+    [ASK_MACHINE] = {"qom-get", FF_INNER_MACHINE_ARGS},
 };
 
 typedef struct {
     FfInner *inner;
-    FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken */
+    FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
 
 /* All at once: one wait for QEMU's main loop, not a dozen. */
-static void ask_all(Check *c)
+static void ask_all(Check *c, FfRole role)
 {
-    for (unsigned i = 0; i < ASK__MAX; i++) {
+    for (unsigned i = 0; i < (role == FF_ROLE_SOURCE ? ASK__MAX : ASK_MACHINE); i++) {
         g_autoptr(JsonNode) node =
             questions[i].args ? json_from_string(questions[i].args, NULL) : NULL;
         JsonObject *args = node ? json_node_get_object(node) : NULL;
@@ -449,6 +451,16 @@ static bool read_uuid(Check *c, uint8_t uuid[16], GError **error)
     return node || *error == NULL;
 }
 
+/* Its name never changes: for what the source says first. */
+static void read_machine(Check *c)
+{
+    g_autoptr(JsonNode) node = c->asked[ASK_MACHINE] ? answer(c, ASK_MACHINE, NULL) : NULL;
+
+    if (node && !c->inner->machine) {
+        c->inner->machine = ff_inner_machine_name(node);
+    }
+}
+
 bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error)
 {
     FfInner *inner = (FfInner *)vmm;
@@ -457,13 +469,16 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
     bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local);
 
     if (ok) {
-        ask_all(&c);
+        ask_all(&c, role);
         ok = check_run_state(&c, role, &local) && check_blockers(&c, &local) &&
              check_memory(&c, &local) && read_addresses(&c, &local) && check_files(inner, &local) &&
              check_types(&c, ASK_PERIPHERAL, &local) && check_types(&c, ASK_ANON, &local) &&
              check_types(&c, ASK_OBJECTS, &local) && check_nets(&c, &local) &&
              check_drivers(&c, &local) && check_confidential(&c, &local) &&
              read_uuid(&c, uuid, &local);
+        if (ok) {
+            read_machine(&c);
+        }
         forget_answers(&c);
     }
     if (!ok) {

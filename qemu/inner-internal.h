@@ -14,6 +14,7 @@ typedef struct {
     FfStateHeader *state;
     GPtrArray *blocks; /* FfRamBlock *, owned */
     char *name;
+    char *machine; /* coordinator; the name of its type, NULL: not known yet */
     int qemu_pid;
     GCancellable *cancel;
     unsigned deadline_ms;
@@ -50,6 +51,10 @@ JsonArray *ff_json_member_array(JsonObject *o, const char *name);
 const char *ff_json_member_string(JsonObject *o, const char *name);
 int64_t ff_json_member_int(JsonObject *o, const char *name);
 bool ff_json_member_bool(JsonObject *o, const char *name);
+
+/* What qom-get with these arguments says, without "-machine"; g_free, NULL if it cannot be had. */
+#define FF_INNER_MACHINE_ARGS "{\"path\": \"/machine\", \"property\": \"type\"}"
+char *ff_inner_machine_name(JsonNode *answer);
 
 bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error);
 bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error);

@@ -715,21 +715,32 @@ static GPtrArray *inner_blocks(FfVmm *vmm)
     return ((FfInner *)vmm)->blocks;
 }
 
-static char *inner_machine(FfVmm *vmm)
+char *ff_inner_machine_name(JsonNode *answer)
 {
     static const char suffix[] = "-machine";
-    JsonObject *args = json_object_new();
-
-    json_object_set_string_member(args, "path", "/machine");
-    json_object_set_string_member(args, "property", "type");
-    g_autoptr(JsonNode) node = ff_inner_call((FfInner *)vmm, "qom-get", args, NULL);
     const char *type =
-        node && json_node_get_value_type(node) == G_TYPE_STRING ? json_node_get_string(node) : NULL;
+        JSON_NODE_HOLDS_VALUE(answer) && json_node_get_value_type(answer) == G_TYPE_STRING
+            ? json_node_get_string(answer)
+            : NULL;
 
     if (!type || !g_str_has_suffix(type, suffix)) {
         return NULL;
     }
     return g_strndup(type, strlen(type) - strlen(suffix));
+}
+
+static char *inner_machine(FfVmm *vmm)
+{
+    FfInner *inner = (FfInner *)vmm;
+
+    if (!inner->machine) {
+        g_autoptr(JsonNode) args = json_from_string(FF_INNER_MACHINE_ARGS, NULL);
+        g_autoptr(JsonNode) node =
+            ff_inner_call(inner, "qom-get", json_node_dup_object(args), NULL);
+
+        inner->machine = node ? ff_inner_machine_name(node) : NULL;
+    }
+    return g_strdup(inner->machine);
 }
 
 static void block_free(void *data)
@@ -800,6 +811,7 @@ void ff_inner_free(FfVmm *vmm)
     ff_inner_adopt_stream(vmm, -1);
     g_ptr_array_unref(inner->blocks);
     g_free(inner->name);
+    g_free(inner->machine);
     g_clear_object(&inner->cancel);
     ff_qmp_client_unref(inner->qmp);
     ff_mutex_clear(&inner->undo_lock);

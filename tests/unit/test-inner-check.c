@@ -38,6 +38,7 @@ static const Answer healthy[] = {
      "'d0: index=0,type=nic,model=virtio-net-pci\\r\\n \\\\ n0: index=0,type=tap,ifname=t\\r\\n'"},
     {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'drv': 'qcow2'}, {'drv': 'file'}]"},
     {"query-sev", NULL, "{'enabled': false}"},
+    {"qom-get", "\"type\"", "'pc-test-1.0-machine'"},
     {"qom-get", NULL, "''"},
     {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
     {"stop", NULL, "{}"},
@@ -126,6 +127,7 @@ static const Case cases[] = {
     {"odd-hmp", {"human-monitor-command", NULL, "{}"}, NULL},
     {"odd-uuid", {"query-uuid", NULL, "{'UUID': {}}"}, NULL},
     {"odd-sev", {"query-sev", NULL, "[]"}, NULL},
+    {"odd-machine", {"qom-get", "\"type\"", "[]"}, NULL},
     {"stop/good", {"none", NULL, NULL}, NULL},
     {"stop/resumed", {"migrate", NULL, "^{}"}, "resumed by another monitor"},
     {"stop/refused", {"stop", NULL, "!no"}, "stop: no"},
@@ -167,6 +169,7 @@ typedef struct {
     const Case *c;
     int fd;
     bool stopped;
+    unsigned machine;              /* questions for its type */
     bool on[N_CAPABILITIES], wide; /* WIDE: bandwidth without limit */
     GString *held; /* answers that go out when the next line has come; can be NULL */
 } Script;
@@ -241,6 +244,8 @@ static void answer(Script *s, const char *line)
     a = a ? a : find(&stopped, s->stopped, line);
     a = a ? a : find(healthy, G_N_ELEMENTS(healthy), line);
     s->stopped |= a && !strcmp(a->command, "stop");
+    s->machine += strstr(line, "\"type\"") != NULL;
+    g_assert_cmpuint(s->machine, <=, 1);
     if (strstr(line, "qmp_capabilities")) {
         g_string_append(text, "{'return': {}");
     } else if (settings) {
@@ -311,6 +316,8 @@ static void check(FfVmm *vmm, const Case *c)
     if (g_str_equal(c->name, "healthy")) {
         g_assert_cmpuint(((FfRamBlock *)blocks->pdata[1])->gpa, ==, 4ull << 30);
         g_assert_cmpuint(uuid[15], ==, 0x55);
+        g_autofree char *machine = vmm->machine(vmm);
+        g_assert_cmpstr(machine, ==, "pc-test-1.0");
     }
 }
 
