@@ -17,7 +17,7 @@ struct FfRegions {
     GArray *list; /* FfRegion, by address */
 };
 
-static char *read_maps(int fd, GError **error)
+char *ff_maps_read(int fd, GError **error)
 {
     g_autoptr(GString) text = g_string_new(NULL);
     char buf[16384];
@@ -100,7 +100,7 @@ FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, un
             return NULL;
         }
     }
-    g_autofree char *text = read_maps(maps_fd, error);
+    g_autofree char *text = ff_maps_read(maps_fd, error);
     if (!text) {
         return NULL;
     }

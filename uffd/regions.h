@@ -19,6 +19,9 @@ typedef struct {
 
 typedef struct FfRegions FfRegions;
 
+/* The whole text of MAPS_FD (of /proc/PID/maps), g_free; NULL and ERROR. */
+char *ff_maps_read(int maps_fd, GError **error);
+
 /* Finds every shared mapping of FDS[0..N) in MAPS_FD (of /proc/PID/maps). SIZES[i] (bytes) must
  * be mapped exactly once, from 0 to its end; else NULL and ERROR that names FD's index. */
 FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
