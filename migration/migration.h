@@ -187,6 +187,8 @@ typedef struct {
     int *uffds;   /* from the agent; [0] write protection, [1..] missing; borrowed */
     unsigned n_uffds;
     int pagemap_fd, maps_fd, pidfd; /* borrowed */
+    int mem_fd; /* the VMM's memory, for reading; taken, and closed before there is a peer; -1: none
+                 */
     FfVmm *vmm;
     FfTls *tls;         /* NULL: in the clear; a reference is taken */
     char *tls_refusal;  /* adopting: why the credentials that it had are not there; can be NULL. No

@@ -228,6 +228,7 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->n_uffds = d->config.n_uffds;
     config->pagemap_fd = d->config.pagemap_fd;
     config->maps_fd = d->config.maps_fd;
+    config->mem_fd = g_steal_fd(&d->config.mem_fd);
     config->pidfd = d->config.pidfd;
     config->vmm = d->config.port->vmm(d->config.port_opaque);
     config->auto_recover_s = d->config.state->auto_recover;

@@ -510,6 +510,9 @@ void ff_driver_free(FfDriver *d)
     if (d->linger) {
         g_source_remove(d->linger);
     }
+    if (d->config.mem_fd >= 0) {
+        close(d->config.mem_fd);
+    }
     ff_driver_report_clear(d);
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->outgoing, ff_outgoing_free);

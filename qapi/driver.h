@@ -73,6 +73,7 @@ typedef struct {
     int *uffds;
     unsigned n_uffds;
     int pagemap_fd, maps_fd, pidfd;
+    int mem_fd;      /* taken; the first migration has it. -1: none */
     int tls_fd;      /* ff_tls_keep() of that migration, -1: none */
     int inner_fd;    /* of a migration whose engine died, -1: none */
     int device_fd;   /* the same: the copy of its device state, -1: none */

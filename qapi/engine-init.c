@@ -37,6 +37,7 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->pidfd);
     close_fd(init->pagemap_fd);
     close_fd(init->maps_fd);
+    close_fd(init->mem_fd);
     for (guint i = 0; i < init->uffds->len; i++) {
         close_fd(g_array_index(init->uffds, int, i));
     }
@@ -81,11 +82,11 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         const char *name;
         int *place;
     } places[] = {
-        {"state", &init->state_fd},   {"qemu-monitor", &init->monitor_fd},
-        {"pidfd", &init->pidfd},      {"pagemap", &init->pagemap_fd},
-        {"maps", &init->maps_fd},     {"inner", &init->inner_fd},
-        {"tls", &init->tls_fd},       {"listener", &init->listener_fd},
-        {"device", &init->device_fd},
+        {"state", &init->state_fd},       {"qemu-monitor", &init->monitor_fd},
+        {"pidfd", &init->pidfd},          {"pagemap", &init->pagemap_fd},
+        {"maps", &init->maps_fd},         {"mem", &init->mem_fd},
+        {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
+        {"listener", &init->listener_fd}, {"device", &init->device_fd},
     };
     JsonObject *held;
 
@@ -170,7 +171,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     g_autoptr(JsonNode) node = NULL;
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
-        init->maps_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
+        init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
     init->uffds = g_array_new(FALSE, FALSE, sizeof(int));
     init->ram = g_ptr_array_new_with_free_func(ram_free);
     node = ff_json_parse(json, length, NULL, error);

@@ -15,7 +15,7 @@
 
 typedef struct {
     FfStateHeader *state;
-    int state_fd, monitor_fd, pidfd, pagemap_fd, maps_fd; /* -1: not given */
+    int state_fd, monitor_fd, pidfd, pagemap_fd, maps_fd, mem_fd; /* -1: not given */
     int inner_fd;    /* device-state socket of a migration whose engine died; -1: none */
     int device_fd;   /* copy of its device state; -1: none */
     int listener_fd; /* where its source comes to; -1: none */

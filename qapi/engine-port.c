@@ -294,6 +294,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .n_uffds = init->uffds->len,
         .pagemap_fd = init->pagemap_fd,
         .maps_fd = init->maps_fd,
+        .mem_fd = g_steal_fd(&init->mem_fd),
         .pidfd = init->pidfd,
         .inner_fd = init->inner_fd,
         .listener_fd = init->listener_fd,

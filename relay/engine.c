@@ -100,6 +100,7 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
     add_fd(b, fds, "pidfd", guest->pidfd);
     add_fd(b, fds, "pagemap", guest->pagemap);
     add_fd(b, fds, "maps", guest->maps);
+    add_fd(b, fds, "mem", guest->mem);
     for (unsigned i = 0; i < guest->n_uffds; i++) {
         g_autofree char *name = g_strdup_printf("uffd:%u", i);
 

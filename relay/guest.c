@@ -110,6 +110,7 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     close_fd(&guest->pidfd);
     close_fd(&guest->pagemap);
     close_fd(&guest->maps);
+    close_fd(&guest->mem);
     for (unsigned i = 0; i < guest->n_uffds; i++) {
         close_fd(&guest->uffds[i]);
     }
@@ -117,6 +118,7 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     guest->pidfd = fds[FF_AGENT_FD_PIDFD];
     guest->pagemap = fds[FF_AGENT_FD_PAGEMAP];
     guest->maps = fds[FF_AGENT_FD_MAPS];
+    guest->mem = fds[FF_AGENT_FD_MEM];
     guest->n_uffds = hello->uffd_errno ? 0 : hello->n_uffds;
     memcpy(guest->uffds, fds + FF_AGENT_FD_UFFD0, guest->n_uffds * sizeof(int));
     g_clear_pointer(&guest->uffd_error, g_free);
@@ -269,7 +271,7 @@ bool ff_guest_start(FfRelay *relay, GError **error)
 {
     FfGuest *guest = &relay->guest;
 
-    guest->pagemap = guest->maps = -1;
+    guest->pagemap = guest->maps = guest->mem = -1;
     for (unsigned i = 0; i < FF_AGENT_UFFDS; i++) {
         guest->uffds[i] = -1;
     }

@@ -31,7 +31,7 @@ typedef struct FfEngine FfEngine;
 typedef struct {
     pid_t pid;
     int pidfd; /* -1 after QEMU has daemonized without an agent */
-    int pagemap, maps, uffds[FF_AGENT_UFFDS];
+    int pagemap, maps, mem, uffds[FF_AGENT_UFFDS];
     unsigned n_uffds;
     char *uffd_error; /* why there are none, one line with the fix; NULL */
     bool hello;       /* the agent has spoken */

@@ -4,7 +4,7 @@
  *
  * A userfaultfd belongs to the address space that made it, and after QEMU's seccomp filter or
  * -runas none could be made any more, so this runs as a constructor, before main(). It makes
- * FF_AGENT_UFFDS of them, opens pagemap, maps and a pidfd of its own process and sends all of
+ * FF_AGENT_UFFDS of them, opens pagemap, maps, mem and a pidfd of its own process and sends all of
  * them in one message. A copy of each userfaultfd stays open in QEMU: when the last fd of one
  * is closed, the kernel lets whoever waits in it through with zero pages.
  *
@@ -171,6 +171,10 @@ static void hand_over(int sock)
     fds[FF_AGENT_FD_PIDFD] = (int)syscall(SYS_pidfd_open, getpid(), 0);
     fds[FF_AGENT_FD_PAGEMAP] = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     fds[FF_AGENT_FD_MAPS] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    fds[FF_AGENT_FD_MEM] = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    if (fds[FF_AGENT_FD_MEM] < 0) {
+        fds[FF_AGENT_FD_MEM] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    }
 
     int err = make_uffds(fds + FF_AGENT_FD_UFFD0);
     if (!err) {
@@ -181,7 +185,7 @@ static void hand_over(int sock)
         close_all(agent.kept, FF_AGENT_UFFDS);
     }
     if (fds[FF_AGENT_FD_PIDFD] >= 0 && fds[FF_AGENT_FD_PAGEMAP] >= 0 &&
-        fds[FF_AGENT_FD_MAPS] >= 0) {
+        fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0) {
         send_hello(sock, -err, fds);
     }
     close_all(fds, N_FDS);

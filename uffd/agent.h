@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
-#define FF_AGENT_VERSION 3u
+#define FF_AGENT_VERSION 4u
 #define FF_AGENT_FAREWELL_MS 5000
 /* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
 #define FF_AGENT_UFFDS 9
@@ -32,13 +32,20 @@
 /* "1": QEMU will fork twice (-daemonize); the second child hands over again, once. */
 #define FF_AGENT_ENV_DAEMONIZE "FARFAULT_AGENT_DAEMONIZE"
 
-enum { FF_AGENT_FD_PIDFD, FF_AGENT_FD_PAGEMAP, FF_AGENT_FD_MAPS, FF_AGENT_FD_UFFD0 };
+enum {
+    FF_AGENT_FD_PIDFD,
+    FF_AGENT_FD_PAGEMAP,
+    FF_AGENT_FD_MAPS,
+    FF_AGENT_FD_MEM, /* for reading; where that is refused, /proc/self/maps once more */
+    FF_AGENT_FD_UFFD0
+};
 
 typedef struct {
     uint32_t magic;
     uint32_t version;   /* FF_AGENT_VERSION */
     int32_t pid;        /* of QEMU, in its own pid namespace */
-    int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only three fds follow) */
+    int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only the first four fds
+                           follow) */
     uint32_t n_uffds;
     int32_t kept[FF_AGENT_UFFDS]; /* their numbers in QEMU, which keeps a copy of each */
 } FfAgentHello;

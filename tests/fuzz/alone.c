@@ -220,6 +220,7 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                            .uffds = uffds,
                            .n_uffds = 2,
                            .pagemap_fd = -1,
+                           .mem_fd = -1,
                            .maps_fd = maps_fd,
                            .pidfd = -1,
                            .vmm = (FfVmm *)&vmm,

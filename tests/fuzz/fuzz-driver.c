@@ -134,6 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                                  .state_fd = -1,
                                                                  .pagemap_fd = -1,
                                                                  .maps_fd = -1,
+                                                                 .mem_fd = -1,
                                                                  .pidfd = -1,
                                                                  .inner_fd = -1,
                                                                  .listener_fd = -1,

@@ -544,6 +544,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.n_uffds = 2;
     c.pagemap_fd = s->track ? s->pagemap_fd : -1;
     c.maps_fd = s->maps_fd;
+    c.mem_fd = -1;
     c.pidfd = -1;
     c.vmm = &s->vmm;
     c.client_switches = true;

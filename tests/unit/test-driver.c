@@ -392,6 +392,7 @@ static void world_init(World *w, const char *incoming, const char *refused)
         .state = w->state,
         .state_fd = -1,
         .pidfd = -1,
+        .mem_fd = -1,
         .incoming = incoming,
         .engine_refused = refused,
     });
