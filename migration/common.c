@@ -359,6 +359,9 @@ FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrati
 {
     FfMigration *m = migration_new(config, ops, error);
 
+    if (m && config->role == FF_ROLE_DESTINATION) {
+        ff_m_close_mem(m);
+    }
     /* Here, before any thread of the migration: the driver reads it without a lock. */
     config->state->role = config->role;
     if (m && config->role == FF_ROLE_DESTINATION && ff_address_is_listening(config->fd)) {
@@ -379,6 +382,7 @@ FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrati
     if (!m) {
         return NULL;
     }
+    ff_m_close_mem(m);
     m->device_copy = config->device_fd;
     m->cfg.listen_fd = config->role == FF_ROLE_DESTINATION ? config->listen_fd : -1;
     /* Clients that look in this moment must not see a migration begin. */
@@ -612,6 +616,11 @@ static void close_fd(int *fd)
     }
 }
 
+void ff_m_close_mem(FfMigration *m)
+{
+    close_fd(&m->cfg.mem_fd);
+}
+
 static void free_blocks(FfMigration *m)
 {
     for (unsigned i = 0; i < m->n_blocks && m->blocks; i++) {
@@ -655,6 +664,7 @@ void ff_migration_free(FfMigration *m)
     close_fd(&m->new_fd);
     close_fd(&m->cfg.listen_fd);
     close_fd(&m->device_copy);
+    ff_m_close_mem(m);
     ff_m_stock_free(m);
     free_blocks(m);
     ff_regions_free(m->regions);
@@ -686,6 +696,7 @@ void ff_migration_free(FfMigration *m)
     g_free(m->untracked);
     g_clear_pointer(&m->hot, g_array_unref);
     g_free(m->granted_state);
+    ff_delta_free(m->device_base);
     m->freed = true;
     g_atomic_rc_box_release(m);
 }

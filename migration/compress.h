@@ -43,6 +43,7 @@ typedef struct {
     uint64_t sent;    /* bytes, since */
     uint64_t packed;  /* bytes that were compressed, and how long it took */
     uint64_t packed_us;
+    uint8_t *delta; /* [FF_RUN_MAX_BYTES], for deltas; NULL: not needed yet; g_free */
 } FfDevicePacing;
 
 /* Whether a piece of N bytes is to be compressed when UNSENT bytes stand in front of it that the

@@ -280,7 +280,7 @@ static int take_device(Reader *r, FfFrame *f)
         return protocol_error(r, f, "no device state is expected now");
     }
     const char *why;
-    bool packed = f->flags & FF_DEVICE_PACKED;
+    bool packed = f->flags & FF_DEVICE_PACKED, delta = f->flags & FF_DEVICE_DELTA;
     if (ff_frame_check_device(f, &why) < 0) {
         return protocol_error(r, f, why);
     }
@@ -290,15 +290,50 @@ static int take_device(Reader *r, FfFrame *f)
     if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
         return protocol_error(r, f, "more device state than QEMU takes");
     }
+    if (delta && !m->device_base) {
+        return protocol_error(r, f, "a delta without a base");
+    }
     size_t bytes = packed ? f->page : f->length;
     int rc = packed ? unpack(r, f, bytes) : ff_channel_read_all(r->ch, r->buf, bytes, -1);
     if (rc < 0) {
         return rc;
     }
-    ff_dest_feed(m, r->buf, bytes);
+    uint8_t *data = r->buf;
+    if (delta) {
+        /* Behind it in the buffer, which has room for both. */
+        data += FF_RUN_MAX_BYTES;
+        if (ff_delta_decode(m->device_base, r->buf, bytes, data, f->n_pages, &why) < 0) {
+            return protocol_error(r, f, why);
+        }
+        bytes = f->n_pages;
+    }
+    ff_dest_feed(m, data, bytes);
     ff_count(m->stats.device_bytes, bytes);
-    ff_m_copy_device(m, r->buf, bytes);
+    ff_m_copy_device(m, data, bytes);
     return 0;
+}
+
+/* What the guest's device state will be told by. */
+static int take_base(Reader *r, FfFrame *f)
+{
+    FfMigration *m = r->m;
+
+    if (!(m->peer_features & FF_FEATURE_DELTA_DEVICE)) {
+        return protocol_error(r, f, "it was not agreed on");
+    }
+    if (r->prepared || g_atomic_int_get(&m->frozen)) {
+        return protocol_error(r, f, "it was not expected now");
+    }
+    int rc = ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!m->device_base) {
+        m->device_base = ff_delta_new();
+    }
+    return ff_delta_add(m->device_base, r->buf, f->length)
+               ? 0
+               : protocol_error(r, f, "no whole pages, or more than a base may have");
 }
 
 static int take_grant(Reader *r, FfFrame *f)
@@ -319,6 +354,7 @@ static int take_grant(Reader *r, FfFrame *f)
     m->granted_state = g_strdup(text);
     ff_mutex_unlock(&m->lock);
     ff_m_event(m, FF_EV_GRANT);
+    g_clear_pointer(&m->device_base, ff_delta_free);
     ff_priority_bulk();
     return 0;
 }
@@ -401,6 +437,8 @@ static int dispatch(Reader *r, FfFrame *f)
         return take_prepare(r, f);
     case FF_FRAME_STALE:
         return take_stale(r, f);
+    case FF_FRAME_BASE:
+        return take_base(r, f);
     case FF_FRAME_DEVICE:
         return take_device(r, f);
     case FF_FRAME_GRANT:

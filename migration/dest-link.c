@@ -415,7 +415,8 @@ FfGreeting ff_dest_greeting(const FfMigration *m)
     return (FfGreeting){
         .version = GUINT32_TO_LE(FF_WIRE_VERSION),
         .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                                  FF_FEATURE_ROUNDS | (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
+                                  FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS |
+                                  (m->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
     };
 }
 

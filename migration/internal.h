@@ -26,6 +26,7 @@
 #include "migration/stats.h"
 #include "net/address.h"
 #include "net/channel.h"
+#include "net/delta.h"
 #include "net/sync.h"
 #include "net/frame.h"
 #include "net/priority.h"
@@ -199,6 +200,9 @@ struct FfMigration {
     char *run_state;                  /* what the guest was before stop */
     bool prepared; /* coordinator; the VMM has the settings for the inner migration */
     bool stopped, saving;
+    /* What of device state the peer has seen; NULL: nothing. S: coordinator, then the device
+     * thread. D: main reader. */
+    FfDelta *device_base;
     FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
     FfRounds *rounds;   /* set before its senders start; NULL: there is no precopy */
     /* lock; by index: how many ROUNDs were said there, and how many are answered */
@@ -260,6 +264,8 @@ void ff_m_new_pass(FfMigration *m);
 /* Takes over the VMM's blocks. S maps them. */
 bool ff_m_set_blocks(FfMigration *m, GPtrArray *blocks, GError **error);
 void ff_m_set_error(FfMigration *m, const char *text);
+/* Closes FfMigrationConfig.mem_fd. Safe to call twice. */
+void ff_m_close_mem(FfMigration *m);
 /* Shuts every channel down; threads that use them end. */
 void ff_m_shutdown_channels(FfMigration *m);
 void ff_m_join(GThread **thread);
@@ -424,7 +430,16 @@ int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n);
 /* Decides whether the next run over CH is compressed (PK->on). Between a wait for CH to be writable
  * and ff_source_send_run(), CH's sender. */
 void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);
-/* Device thread: N bytes of QEMU's stream, compressed where the link is slow. 0 or -errno. */
+/* source-device.c */
+/* Reads what device state will hold again: firmware, a display's memory. Coordinator, before there
+ * is a peer. */
+void ff_source_read_base(FfMigration *m);
+/* Sends it, if the peer takes it. Coordinator, before PREPARE. A broken channel is the reader's to
+ * tell. */
+void ff_source_send_base(FfMigration *m);
+/* The peer takes device state that is compressed, or a delta. */
+bool ff_source_packs_device(const FfMigration *m);
+/* Device thread: N bytes of QEMU's stream, in the shortest way that is worth it. 0 or -errno. */
 int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, const void *data,
                           size_t n);
 /* What the source says of itself in HELLO and RESUME. */

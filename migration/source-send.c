@@ -143,45 +143,15 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
 
 /* ---- compression --------------------------------------------------------------------------- */
 
-/* Under TLS the length of what is compressed says something of it: only who asks for that has it.
- */
-static bool packs_device(const FfMigration *m)
-{
-    return m->peer_features & FF_FEATURE_PACKED_DEVICE &&
-           (m->cfg.compress != FF_COMPRESS_NEVER || !m->cfg.tls);
-}
-
 uint32_t ff_source_features(const FfMigration *m)
 {
     bool packs = m->cfg.compress != FF_COMPRESS_NEVER && m->peer_features & FF_FEATURE_ZSTD;
 
     return FF_FEATURE_ALIVE | (packs ? FF_FEATURE_ZSTD : 0) |
            (m->peer_features & FF_FEATURE_ROUNDS) |
-           (packs_device(m) ? FF_FEATURE_PACKED_DEVICE : 0);
-}
-
-int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, const void *data,
-                          size_t n)
-{
-    FfFrame f = ff_frame(FF_FRAME_DEVICE, n);
-    int64_t now = g_get_monotonic_time();
-    size_t len = 0;
-
-    if (packs_device(m) && ff_compress_device_wanted(pacing, n, ff_channel_unsent(m->main), now) &&
-        ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
-        len = ff_packer_pack(pk->packer, data, n, pk->out);
-        pacing->packed += n;
-        pacing->packed_us += g_get_monotonic_time() - now;
-    }
-    if (len) {
-        f.flags = FF_DEVICE_PACKED;
-        f.page = n;
-        f.length = len;
-        data = pk->out;
-    }
-    int rc = ff_channel_send(m->main, f, data, true);
-    pacing->sent += f.length;
-    return rc;
+           (ff_source_packs_device(m)
+                ? m->peer_features & (FF_FEATURE_PACKED_DEVICE | FF_FEATURE_DELTA_DEVICE)
+                : 0);
 }
 
 static size_t longest_run(const FfMigration *m)

@@ -74,6 +74,10 @@ static gpointer device_thread(gpointer p)
         ff_m_copy_device(m, buf, n);
     }
     ff_packing_clear(&packing);
+    if (pacing.delta) {
+        explicit_bzero(pacing.delta, FF_RUN_MAX_BYTES);
+        g_free(pacing.delta);
+    }
     if (!broken && !(ff_m_events(m) & (FF_EV_LOADED | FF_EV_DEAD | FF_EV_WANT_CANCEL))) {
         ff_m_dead(m, "QEMU ended its device state early: see the log of the source QEMU");
     }
@@ -110,6 +114,7 @@ static bool agree(FfMigration *m, GError **error)
     m->cfg.state->run_state[0] = 0; /* that of an older migration is not to be restored */
     store_phase(m, FF_PHASE_SETUP);
     FF_FAULT_AT("setup");
+    ff_source_read_base(m);
     if (!vmm->check(vmm, FF_ROLE_SOURCE, &blocks, m->vm_uuid, error) ||
         !ff_m_set_blocks(m, blocks, error) || !ff_source_map_blocks(m, error) ||
         !ff_source_connect(m, error)) {
@@ -285,6 +290,7 @@ static bool prepare_peer(FfMigration *m, GError **error)
     if (!ff_precopy_tell(m, error)) {
         return false;
     }
+    ff_source_send_base(m);
     f.flags = m->whole ? FF_PREPARE_WHOLE : 0;
     /* A failed send is followed by the reader's word of why. */
     ff_channel_send(m->main, f, NULL, true);

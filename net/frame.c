@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "net/delta.h"
+
 /* QEMU's stream: migration/savevm.c (QEMU_VM_FILE_MAGIC, QEMU_VM_COMMAND, MIG_CMD_*). */
 static const uint8_t header[FF_PROLOGUE_HEADER] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
 static const uint8_t commands[FF_PROLOGUE_COMMANDS] = {
@@ -182,6 +184,7 @@ static const struct {
     [FF_FRAME_PAUSED] = {"paused", 0, 0},
     [FF_FRAME_ALIVE] = {"alive", 0, 0},
     [FF_FRAME_PACKED] = {"packed", 1, FF_FRAME_MAX_DATA - 1},
+    [FF_FRAME_BASE] = {"base", FF_DELTA_PAGE, FF_RUN_MAX_BYTES},
     [FF_FRAME_ROUND] = {"round", 0, 0},
 };
 
@@ -240,14 +243,19 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
 
 int ff_frame_check_device(const FfFrame *f, const char **why)
 {
-    bool packed = f->flags == FF_DEVICE_PACKED;
+    bool packed = f->flags & FF_DEVICE_PACKED, delta = f->flags & FF_DEVICE_DELTA;
 
-    if (f->flags && !packed) {
+    if (f->flags & ~(FF_DEVICE_PACKED | FF_DEVICE_DELTA)) {
         *why = "flags that it cannot have";
         return -EBADMSG;
     }
     if (packed ? f->page <= f->length || f->page > FF_RUN_MAX_BYTES : f->page != 0) {
         *why = "a compressed payload of a size that it cannot have";
+        return -EBADMSG;
+    }
+    uint64_t left = packed ? f->page : f->length;
+    if (delta ? f->n_pages <= left || f->n_pages > FF_RUN_MAX_BYTES : f->n_pages != 0) {
+        *why = "a delta of a size that it cannot have";
         return -EBADMSG;
     }
     return 0;

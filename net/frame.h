@@ -49,14 +49,14 @@ typedef enum {
     FF_FRAME_PREPARE,       /* S->D: empty your RAM of all that is not valid, register, await device
                                state; flags: FF_PREPARE_WHOLE */
     FF_FRAME_READY,         /* D->S: done; page = 1: the answer to STALE with FF_STALE_TELL */
-    FF_FRAME_DEVICE,        /* S->D: a piece of device state; flags: FF_DEVICE_PACKED */
-    FF_FRAME_LOADED,        /* D->S: device state loaded; the guest may not run yet */
-    FF_FRAME_GRANT,         /* S->D: the right to run; payload: the guest's run state */
-    FF_FRAME_RUNNING,       /* D->S: the guest was given its run state back; page = 1: it runs */
-    FF_FRAME_PAGES,         /* S->D: a run of pages with data */
-    FF_FRAME_ZERO,          /* S->D: a run of zero pages */
-    FF_FRAME_END,           /* S->D, on each channel: no page will follow on it */
-    FF_FRAME_REQUEST,       /* D->S: a run of pages that somebody waits for */
+    FF_FRAME_DEVICE,   /* S->D: a piece of device state; flags: FF_DEVICE_PACKED, FF_DEVICE_DELTA */
+    FF_FRAME_LOADED,   /* D->S: device state loaded; the guest may not run yet */
+    FF_FRAME_GRANT,    /* S->D: the right to run; payload: the guest's run state */
+    FF_FRAME_RUNNING,  /* D->S: the guest was given its run state back; page = 1: it runs */
+    FF_FRAME_PAGES,    /* S->D: a run of pages with data */
+    FF_FRAME_ZERO,     /* S->D: a run of zero pages */
+    FF_FRAME_END,      /* S->D, on each channel: no page will follow on it */
+    FF_FRAME_REQUEST,  /* D->S: a run of pages that somebody waits for */
     FF_FRAME_ACK,      /* D->S: page = number of page frames placed on channel flags: 0 the main
                           one, 1 the urgent one, then the further ones */
     FF_FRAME_DONE,     /* D->S: every page is here */
@@ -77,10 +77,12 @@ typedef enum {
     FF_FRAME_ALIVE,   /* either way, on each channel: nothing else was to be said for a while */
     FF_FRAME_PACKED,  /* S->D, not on the urgent channel: a run of pages with data, as one zstd
                          frame. With FF_FEATURE_ZSTD of both */
+    FF_FRAME_BASE,    /* S->D, before PREPARE: more of the base of device state, whole pages of
+                         FF_DELTA_PAGE bytes. With FF_FEATURE_DELTA_DEVICE of both */
     /* S->D, on the main and on further bulk connections, in precopy: what is sent from now on may
      * be newer than pages before it; page = counts them on this connection. D->S: all that came
      * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
-    FF_FRAME_ROUND = FF_FRAME_PACKED + 2,
+    FF_FRAME_ROUND,
     FF_FRAME__MAX
 } FfFrameType;
 
@@ -103,6 +105,7 @@ enum {
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
     FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
     FF_FEATURE_PACKED_DEVICE = 1 << 4, /* D: takes DEVICE with FF_DEVICE_PACKED. S: may say it */
+    FF_FEATURE_DELTA_DEVICE = 1 << 5,  /* D: takes BASE, DEVICE with FF_DEVICE_DELTA. S: the same */
     FF_FEATURE_ROUNDS = 1 << 6,        /* D: takes pages of precopy on further bulk connections,
                                           behind the main one's first ROUND. S: may say them */
 };
@@ -139,6 +142,9 @@ static_assert(sizeof(FfHelloReply) == 32, "FfHelloReply is a wire structure");
 /* Flags of DEVICE: one zstd frame of `page` bytes, more than it has and at most FF_RUN_MAX_BYTES.
  */
 #define FF_DEVICE_PACKED 1u
+/* What is then left is a delta (net/delta.h) of `n_pages` bytes, more than it has and at most
+ * FF_RUN_MAX_BYTES. */
+#define FF_DEVICE_DELTA 2u
 /* Flags of STALE. LAST: the guest is stopped, and pages that come from now on are final; sent
  * exactly once, perhaps without a run. TELL: answer with READY when it is done. */
 #define FF_STALE_LAST 1u
@@ -220,7 +226,8 @@ int ff_frame_decode(FfFrame *f, const char **why);
  * -EBADMSG with *WHY set. */
 int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                        const char **why);
-/* DEVICE: whether it is compressed is said, and of what size it is. 0 or -EBADMSG with *WHY set. */
+/* DEVICE: whether it is compressed or a delta is said, and of what sizes it is. 0 or -EBADMSG with
+ * *WHY set. */
 int ff_frame_check_device(const FfFrame *f, const char **why);
 /* HAVE: the same as of a run, and a payload of 64-bit words with a bit for each page, or (flags =
  * 1) none. */

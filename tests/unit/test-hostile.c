@@ -12,6 +12,7 @@
 #include "net/address.h"
 #include "net/channel.h"
 #include "net/compress.h"
+#include "net/delta.h"
 #include "relay/state.h"
 #include "tests/lib/side.h"
 #include "tests/unit/peer.h"
@@ -336,7 +337,7 @@ static void device_bomb(FfChannel *ch)
 
 static void device_flags(FfChannel *ch)
 {
-    say_device(ch, "QEVM", 4, 0, FF_DEVICE_PACKED << 1);
+    say_device(ch, "QEVM", 4, 0, FF_DEVICE_DELTA << 1);
 }
 
 static void device_sized(FfChannel *ch)
@@ -357,6 +358,112 @@ static void device_not_agreed(FfChannel *ch)
     peer_hear(ch, FF_FRAME_READY, NULL, 0);
     peer_stale_last(ch);
     say_device(ch, out, pack(out, 2), 2 * PAGE, FF_DEVICE_PACKED);
+}
+
+/* ---- device state as a delta */
+
+static void say_base(FfChannel *ch, uint32_t len)
+{
+    g_autofree uint8_t *data = g_malloc0(len);
+
+    peer_say(ch, ff_frame(FF_FRAME_BASE, len), data);
+}
+
+static void say_delta(FfChannel *ch, uint32_t word, uint32_t n)
+{
+    FfFrame f = ff_frame(FF_FRAME_DEVICE, sizeof(word));
+
+    f.flags = FF_DEVICE_DELTA;
+    f.n_pages = n;
+    word = GUINT32_TO_LE(word);
+    peer_say(ch, f, &word);
+}
+
+static void base_too_late(FfChannel *ch)
+{
+    say_base(ch, PAGE);
+}
+
+static void base_odd(FfChannel *ch)
+{
+    say_base(ch, PAGE + 1);
+}
+
+static void base_too_much(FfChannel *ch)
+{
+    for (unsigned i = 0; i <= FF_DELTA_BASE_MAX / FF_RUN_MAX_BYTES; i++) {
+        say_base(ch, FF_RUN_MAX_BYTES);
+    }
+}
+
+static void base_not_agreed(FfChannel *ch)
+{
+    PeerHello h = peer_hello();
+    uint8_t buf[FF_FRAME_MAX_TEXT];
+
+    ((FfHello *)h.hello)->features = GUINT32_TO_LE(FF_FEATURE_PACKED_DEVICE);
+    peer_say_hello(ch, &h, 1);
+    peer_hear(ch, FF_FRAME_HELLO_REPLY, buf, sizeof(buf));
+    peer_say(ch, ff_frame(FF_FRAME_SHARED, 0), NULL);
+    say_base(ch, PAGE);
+}
+
+static void delta_without_base(FfChannel *ch)
+{
+    say_delta(ch, FF_DELTA_COPY, PAGE);
+}
+
+/* Of one page of zeros. */
+static void until_delta(FfChannel *ch)
+{
+    say_base(ch, PAGE);
+    peer_say(ch, ff_frame(FF_FRAME_PREPARE, 0), NULL);
+    peer_hear(ch, FF_FRAME_READY, NULL, 0);
+    peer_stale_last(ch);
+}
+
+static void delta_outside(FfChannel *ch)
+{
+    until_delta(ch);
+    say_delta(ch, FF_DELTA_COPY | 1, PAGE);
+}
+
+static void delta_too_little(FfChannel *ch)
+{
+    until_delta(ch);
+    say_delta(ch, FF_DELTA_COPY, PAGE + 1);
+}
+
+static void delta_bomb(FfChannel *ch)
+{
+    say_delta(ch, FF_DELTA_COPY, FF_RUN_MAX_BYTES + 1);
+}
+
+static void delta_not_longer(FfChannel *ch)
+{
+    say_delta(ch, FF_DELTA_COPY, sizeof(uint32_t));
+}
+
+static void delta_sized(FfChannel *ch)
+{
+    FfFrame f = ff_frame(FF_FRAME_DEVICE, 4);
+
+    f.n_pages = PAGE;
+    peer_say(ch, f, "QEVM");
+}
+
+/* It is compressed as well, and what comes out is no delta. */
+static void delta_packed(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    uint32_t len = pack(out, 2);
+    FfFrame f = ff_frame(FF_FRAME_DEVICE, len);
+
+    until_delta(ch);
+    f.flags = FF_DEVICE_PACKED | FF_DEVICE_DELTA;
+    f.page = 2 * PAGE;
+    f.n_pages = 3 * PAGE;
+    peer_say(ch, f, out);
 }
 
 typedef struct {
@@ -419,6 +526,18 @@ static const SourceRow sources[] = {
     {"device-flags", AT_FROZEN, device_flags, "flags that it cannot have"},
     {"device-sized", AT_FROZEN, device_sized, "a size that it cannot have"},
     {"device-not-agreed", AT_GREETING, device_not_agreed, "was not agreed on"},
+    {"base-odd", AT_SHARED, base_odd, "no whole pages"},
+    {"base-too-much", AT_SHARED, base_too_much, "more than a base may have"},
+    {"base-late", AT_READY, base_too_late, "not expected now"},
+    {"base-later", AT_FROZEN, base_too_late, "not expected now"},
+    {"base-not-agreed", AT_GREETING, base_not_agreed, "not agreed on"},
+    {"delta-without-base", AT_FROZEN, delta_without_base, "without a base"},
+    {"delta-outside", AT_SHARED, delta_outside, "cannot have"},
+    {"delta-too-little", AT_SHARED, delta_too_little, "less than was said"},
+    {"delta-bomb", AT_FROZEN, delta_bomb, "a size that it cannot have"},
+    {"delta-not-longer", AT_FROZEN, delta_not_longer, "a size that it cannot have"},
+    {"delta-sized", AT_FROZEN, delta_sized, "a size that it cannot have"},
+    {"delta-packed", AT_SHARED, delta_packed, "cannot have"},
     {"wrong-direction", AT_FROZEN, wrong_direction, "does not belong here"},
     /* The grant may be on its way: paused, and never running without it. */
     {"hang-up-loaded", AT_LOADED, hang_up, "closed"},

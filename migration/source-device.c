@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Device state on its way to the peer, for which the guest stands still.
+ *
+ * QEMU's stream holds the guest memory that is QEMU's own: firmware, a display's memory, some
+ * megabytes, nearly all of which is the same for long. So it is read and sent ahead while the guest
+ * runs, and the stream says of such pages only which ones they are. What counts is QEMU's stream
+ * alone: a page that has changed in between is not found in the base, and goes as it is.
+ *
+ * With what it is read through all of QEMU's memory could be read, its secrets too. So that is done
+ * before the peer is spoken to, who may be hostile, and the fd is closed then.
+ *
+ * Threads: the base is collected by the coordinator, used by the device thread. No lock.
+ */
+#include "migration/internal.h"
+
+#include <string.h>
+
+#include "uffd/private.h"
+
+/* Under TLS the length of what is compressed says something of it: only who asks for that has it.
+ */
+bool ff_source_packs_device(const FfMigration *m)
+{
+    return m->peer_features & FF_FEATURE_PACKED_DEVICE &&
+           (m->cfg.compress != FF_COMPRESS_NEVER || !m->cfg.tls);
+}
+
+/* ---- the base ------------------------------------------------------------------------------ */
+
+static bool add_page(const void *page, void *base)
+{
+    return ff_delta_add(base, page, FF_DELTA_PAGE);
+}
+
+void ff_source_read_base(FfMigration *m)
+{
+    const FfMigrationConfig *c = &m->cfg;
+
+    if (c->mem_fd < 0) {
+        return;
+    }
+    m->device_base = ff_delta_new();
+    /* What cannot be read is not in it: a part is a base as well. */
+    ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, m->device_base);
+    if (!ff_delta_size(m->device_base) || !ff_delta_index(m->device_base)) {
+        g_clear_pointer(&m->device_base, ff_delta_free);
+    }
+    ff_m_close_mem(m);
+}
+
+void ff_source_send_base(FfMigration *m)
+{
+    if (!(ff_source_features(m) & FF_FEATURE_DELTA_DEVICE)) {
+        g_clear_pointer(&m->device_base, ff_delta_free);
+    }
+    const uint8_t *data = m->device_base ? ff_delta_data(m->device_base) : NULL;
+    size_t size = m->device_base ? ff_delta_size(m->device_base) : 0;
+    int rc = 0;
+
+    for (size_t at = 0, n; rc == 0 && at < size; at += n) {
+        n = MIN(size - at, FF_RUN_MAX_BYTES);
+        rc = ff_channel_send(m->main, ff_frame(FF_FRAME_BASE, n), data + at, false);
+    }
+}
+
+/* ---- the stream ----------------------------------------------------------------------------- */
+
+/* TRUE: *DATA, of *N bytes, is a delta now. */
+static bool make_delta(FfMigration *m, FfDevicePacing *pacing, const void **data, size_t *n)
+{
+    if (!m->device_base) {
+        return false;
+    }
+    if (!pacing->delta) {
+        pacing->delta = g_malloc(FF_RUN_MAX_BYTES);
+    }
+    size_t len = ff_delta_encode(m->device_base, *data, *n, pacing->delta);
+    if (len) {
+        *data = pacing->delta;
+        *n = len;
+    }
+    return len > 0;
+}
+
+int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, const void *data,
+                          size_t n)
+{
+    FfFrame f = ff_frame(FF_FRAME_DEVICE, 0);
+    size_t whole = n;
+    int64_t now = g_get_monotonic_time();
+    size_t len = 0;
+
+    if (make_delta(m, pacing, &data, &n)) {
+        f.flags = FF_DEVICE_DELTA;
+        f.n_pages = whole;
+    }
+    f.length = n;
+    if (ff_source_packs_device(m) &&
+        ff_compress_device_wanted(pacing, n, ff_channel_unsent(m->main), now) &&
+        ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
+        len = ff_packer_pack(pk->packer, data, n, pk->out);
+        pacing->packed += n;
+        pacing->packed_us += g_get_monotonic_time() - now;
+    }
+    if (len) {
+        f.flags |= FF_DEVICE_PACKED;
+        f.page = n;
+        f.length = len;
+        data = pk->out;
+    }
+    int rc = ff_channel_send(m->main, f, data, true);
+    pacing->sent += f.length;
+    return rc;
+}
