@@ -270,36 +270,45 @@ static int take_prepare(Reader *r, FfFrame *f)
     return 0;
 }
 
+/* Leaves in BUF what a piece of device state or of its base is, unpacked, of *BYTES bytes. */
+static int read_device(Reader *r, FfFrame *f, size_t *bytes)
+{
+    const char *why;
+    bool packed = f->flags & FF_DEVICE_PACKED;
+
+    if (ff_frame_check_device(f, &why) < 0) {
+        return protocol_error(r, f, why);
+    }
+    if (packed && !(r->m->peer_features & FF_FEATURE_PACKED_DEVICE)) {
+        return protocol_error(r, f, "compressed device state was not agreed on");
+    }
+    *bytes = packed ? f->page : f->length;
+    return packed ? unpack(r, f, *bytes) : ff_channel_read_all(r->ch, r->buf, *bytes, -1);
+}
+
 static int take_device(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
+    uint8_t *data = r->buf;
+    const char *why;
+    size_t bytes;
 
     /* An engine that has adopted a loaded guest has not heard SHUT, and has no way to QEMU. */
     if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT ||
         __atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_LOADING) {
         return protocol_error(r, f, "no device state is expected now");
     }
-    const char *why;
-    bool packed = f->flags & FF_DEVICE_PACKED, delta = f->flags & FF_DEVICE_DELTA;
-    if (ff_frame_check_device(f, &why) < 0) {
-        return protocol_error(r, f, why);
-    }
-    if (packed && !(m->peer_features & FF_FEATURE_PACKED_DEVICE)) {
-        return protocol_error(r, f, "compressed device state was not agreed on");
-    }
     if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
         return protocol_error(r, f, "more device state than QEMU takes");
     }
-    if (delta && !m->device_base) {
-        return protocol_error(r, f, "a delta without a base");
-    }
-    size_t bytes = packed ? f->page : f->length;
-    int rc = packed ? unpack(r, f, bytes) : ff_channel_read_all(r->ch, r->buf, bytes, -1);
+    int rc = read_device(r, f, &bytes);
     if (rc < 0) {
         return rc;
     }
-    uint8_t *data = r->buf;
-    if (delta) {
+    if (f->flags & FF_DEVICE_DELTA) {
+        if (!m->device_base) {
+            return protocol_error(r, f, "a delta without a base");
+        }
         /* Behind it in the buffer, which has room for both. */
         data += FF_RUN_MAX_BYTES;
         if (ff_delta_decode(m->device_base, r->buf, bytes, data, f->n_pages, &why) < 0) {
@@ -309,14 +318,15 @@ static int take_device(Reader *r, FfFrame *f)
     }
     ff_dest_feed(m, data, bytes);
     ff_count(m->stats.device_bytes, bytes);
+    ff_count(m->stats.device_wire, f->length);
     ff_m_copy_device(m, data, bytes);
     return 0;
 }
 
-/* What the guest's device state will be told by. */
 static int take_base(Reader *r, FfFrame *f)
 {
     FfMigration *m = r->m;
+    size_t bytes;
 
     if (!(m->peer_features & FF_FEATURE_DELTA_DEVICE)) {
         return protocol_error(r, f, "it was not agreed on");
@@ -324,14 +334,17 @@ static int take_base(Reader *r, FfFrame *f)
     if (r->prepared || g_atomic_int_get(&m->frozen)) {
         return protocol_error(r, f, "it was not expected now");
     }
-    int rc = ff_channel_read_all(r->ch, r->buf, f->length, -1);
+    if (f->flags & FF_DEVICE_DELTA) {
+        return protocol_error(r, f, "flags that it cannot have");
+    }
+    int rc = read_device(r, f, &bytes);
     if (rc < 0) {
         return rc;
     }
     if (!m->device_base) {
         m->device_base = ff_delta_new();
     }
-    return ff_delta_add(m->device_base, r->buf, f->length)
+    return ff_delta_add(m->device_base, r->buf, bytes)
                ? 0
                : protocol_error(r, f, "no whole pages, or more than a base may have");
 }

@@ -431,9 +431,9 @@ int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n);
  * and ff_source_send_run(), CH's sender. */
 void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);
 /* source-device.c */
-/* Reads what device state will hold again: firmware, a display's memory. Coordinator, before there
- * is a peer. */
-void ff_source_read_base(FfMigration *m);
+/* A thread, before there is a peer: reads what device state will hold again, firmware and a
+ * display's memory. Returns an FfDelta, NULL if there is none. */
+gpointer ff_source_read_base(gpointer m);
 /* Sends it, if the peer takes it. Coordinator, before PREPARE. A broken channel is the reader's to
  * tell. */
 void ff_source_send_base(FfMigration *m);

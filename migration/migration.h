@@ -84,6 +84,7 @@ typedef struct {
     uint64_t dirty_sync_count;
     uint64_t bytes_wire;   /* all channels, both directions' payload */
     uint64_t device_bytes; /* device state */
+    uint64_t device_wire;  /* of it, what was sent while the guest stood still */
     uint64_t postcopy_bytes;
     uint64_t dirty_pages_rate; /* pages that the guest wrote per second, in the last round */
     int64_t expected_downtime; /* if the rest were sent now; -1: not known yet */

@@ -26,6 +26,31 @@ bool ff_source_packs_device(const FfMigration *m)
            (m->cfg.compress != FF_COMPRESS_NEVER || !m->cfg.tls);
 }
 
+/* Sends N bytes as they are or, where the link is slow, compressed. */
+static int send_piece(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, FfFrame f,
+                      const void *data, size_t n)
+{
+    int64_t now = g_get_monotonic_time();
+    size_t len = 0;
+
+    f.length = n;
+    if (ff_source_packs_device(m) &&
+        ff_compress_device_wanted(pacing, n, ff_channel_unsent(m->main), now) &&
+        ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
+        len = ff_packer_pack(pk->packer, data, n, pk->out);
+        pacing->packed += n;
+        pacing->packed_us += g_get_monotonic_time() - now;
+    }
+    if (len) {
+        f.flags |= FF_DEVICE_PACKED;
+        f.page = n;
+        f.length = len;
+        data = pk->out;
+    }
+    pacing->sent += f.length;
+    return ff_channel_send(m->main, f, data, true);
+}
+
 /* ---- the base ------------------------------------------------------------------------------ */
 
 static bool add_page(const void *page, void *base)
@@ -33,20 +58,15 @@ static bool add_page(const void *page, void *base)
     return ff_delta_add(base, page, FF_DELTA_PAGE);
 }
 
-void ff_source_read_base(FfMigration *m)
+gpointer ff_source_read_base(gpointer p)
 {
+    FfMigration *m = p;
     const FfMigrationConfig *c = &m->cfg;
+    g_autoptr(FfDelta) base = ff_delta_new();
 
-    if (c->mem_fd < 0) {
-        return;
-    }
-    m->device_base = ff_delta_new();
     /* What cannot be read is not in it: a part is a base as well. */
-    ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, m->device_base);
-    if (!ff_delta_size(m->device_base) || !ff_delta_index(m->device_base)) {
-        g_clear_pointer(&m->device_base, ff_delta_free);
-    }
-    ff_m_close_mem(m);
+    ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, base);
+    return ff_delta_size(base) && ff_delta_index(base) ? g_steal_pointer(&base) : NULL;
 }
 
 void ff_source_send_base(FfMigration *m)
@@ -56,12 +76,15 @@ void ff_source_send_base(FfMigration *m)
     }
     const uint8_t *data = m->device_base ? ff_delta_data(m->device_base) : NULL;
     size_t size = m->device_base ? ff_delta_size(m->device_base) : 0;
+    FfDevicePacing pacing = {0};
+    FfPacking packing = {0};
     int rc = 0;
 
     for (size_t at = 0, n; rc == 0 && at < size; at += n) {
         n = MIN(size - at, FF_RUN_MAX_BYTES);
-        rc = ff_channel_send(m->main, ff_frame(FF_FRAME_BASE, n), data + at, false);
+        rc = send_piece(m, &pacing, &packing, ff_frame(FF_FRAME_BASE, 0), data + at, n);
     }
+    ff_packing_clear(&packing);
 }
 
 /* ---- the stream ----------------------------------------------------------------------------- */
@@ -88,28 +111,13 @@ int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk,
 {
     FfFrame f = ff_frame(FF_FRAME_DEVICE, 0);
     size_t whole = n;
-    int64_t now = g_get_monotonic_time();
-    size_t len = 0;
+    uint64_t before = pacing->sent;
 
     if (make_delta(m, pacing, &data, &n)) {
         f.flags = FF_DEVICE_DELTA;
         f.n_pages = whole;
     }
-    f.length = n;
-    if (ff_source_packs_device(m) &&
-        ff_compress_device_wanted(pacing, n, ff_channel_unsent(m->main), now) &&
-        ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
-        len = ff_packer_pack(pk->packer, data, n, pk->out);
-        pacing->packed += n;
-        pacing->packed_us += g_get_monotonic_time() - now;
-    }
-    if (len) {
-        f.flags |= FF_DEVICE_PACKED;
-        f.page = n;
-        f.length = len;
-        data = pk->out;
-    }
-    int rc = ff_channel_send(m->main, f, data, true);
-    pacing->sent += f.length;
+    int rc = send_piece(m, pacing, pk, f, data, n);
+    ff_count(m->stats.device_wire, pacing->sent - before);
     return rc;
 }

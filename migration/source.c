@@ -104,9 +104,22 @@ bool ff_source_map_blocks(FfMigration *m, GError **error)
     return true;
 }
 
-static bool agree(FfMigration *m, GError **error)
+/* The base is read while QEMU is asked. */
+static bool check(FfMigration *m, GPtrArray **blocks, GError **error)
 {
     FfVmm *vmm = m->cfg.vmm;
+    GThread *reader = m->cfg.mem_fd >= 0 ? g_thread_new("ff-base", ff_source_read_base, m) : NULL;
+    bool ok = vmm->check(vmm, FF_ROLE_SOURCE, blocks, m->vm_uuid, error);
+
+    if (reader) {
+        m->device_base = g_thread_join(reader);
+        ff_m_close_mem(m);
+    }
+    return ok;
+}
+
+static bool agree(FfMigration *m, GError **error)
+{
     GPtrArray *blocks = NULL;
 
     /* From the first step on, so that the engine that comes after a crash says "failed". */
@@ -114,10 +127,8 @@ static bool agree(FfMigration *m, GError **error)
     m->cfg.state->run_state[0] = 0; /* that of an older migration is not to be restored */
     store_phase(m, FF_PHASE_SETUP);
     FF_FAULT_AT("setup");
-    ff_source_read_base(m);
-    if (!vmm->check(vmm, FF_ROLE_SOURCE, &blocks, m->vm_uuid, error) ||
-        !ff_m_set_blocks(m, blocks, error) || !ff_source_map_blocks(m, error) ||
-        !ff_source_connect(m, error)) {
+    if (!check(m, &blocks, error) || !ff_m_set_blocks(m, blocks, error) ||
+        !ff_source_map_blocks(m, error) || !ff_source_connect(m, error)) {
         return false;
     }
     FF_FAULT_AT("connected");

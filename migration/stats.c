@@ -133,6 +133,7 @@ void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)
     info->pages_compressed = ff_counted(s->pages_compressed);
     info->requests = ff_counted(s->requests);
     info->device_bytes = ff_counted(s->device_bytes);
+    info->device_wire = ff_counted(s->device_wire);
     fill_latency(s, info);
     info->blocktime_ms = ff_counted(s->all_blocked_us) / 1000;
     info->n_vcpus = ff_counted(s->n_vcpus);

@@ -2,10 +2,12 @@
 /*
  * Deltas against a base of pages; see delta.h.
  *
- * The encoder goes through the piece byte by byte. A page is found by two of its words: a bit in a
- * filter, then a table of all pages, then a comparison. What follows a page that was found is tried
- * first with the next page of the base, behind a header of a few bytes: QEMU's stream has the pages
- * of a block in order.
+ * Behind a page that was found the next one is looked for first, and those behind that, where they
+ * would be if some had changed: QEMU's stream has the pages of a block in order, a header of a few
+ * bytes in front of each. Else the encoder goes through the piece byte by byte. A page is found by
+ * two of its words then: a bit in a filter, a table of all pages, a comparison. A page in which
+ * they are the same is not looked for so: patterns, zeros above all, would make of each byte a
+ * comparison.
  */
 #include "net/delta.h"
 
@@ -18,8 +20,11 @@
 #define FILTER_BITS 18
 /* Pages that are compared at one place, at most: pages of one pattern are many. */
 #define TRIES 4
-/* Bytes behind a page in which the next one is looked for. */
+/* Bytes behind a page in which the next one is looked for; the header of QEMU's stream that most
+ * pages have; pages that may have changed in between. */
 #define HEADERS 16
+#define HEADER 8
+#define AHEAD 32
 
 struct FfDelta {
     uint8_t *base; /* [size], allocated in powers of two */
@@ -71,7 +76,7 @@ bool ff_delta_add(FfDelta *d, const void *data, size_t n)
         return false;
     }
     if (d->allocated - d->size < n) {
-        size_t want = MAX(d->allocated, 1u << 18);
+        size_t want = MAX(d->allocated, 1u << 16);
         while (want - d->size < n) {
             want *= 2;
         }
@@ -91,15 +96,16 @@ bool ff_delta_add(FfDelta *d, const void *data, size_t n)
     return true;
 }
 
-/* Of what may be a page that begins at P. */
-static uint64_t hash(const uint8_t *p)
+/* Of what may be a page that begins at P. FALSE: it is not looked for by this. */
+static bool hash(const uint8_t *p, uint64_t *h)
 {
     uint64_t a, b;
 
     memcpy(&a, p, sizeof(a));
     memcpy(&b, p + SECOND, sizeof(b));
-    a ^= (b << 23) | (b >> 41);
-    return a * 0x9e3779b97f4a7c15u; /* 2^64 by the golden ratio: Knuth's multiplicative hashing */
+    /* 2^64 by the golden ratio: Knuth's multiplicative hashing */
+    *h = (a ^ (b << 23 | b >> 41)) * 0x9e3779b97f4a7c15u;
+    return a != b;
 }
 
 bool ff_delta_index(FfDelta *d)
@@ -118,7 +124,10 @@ bool ff_delta_index(FfDelta *d)
     }
     memset(d->first, 0xff, sizeof(*d->first) << d->bits);
     for (uint32_t page = n; page-- > 0;) {
-        uint64_t h = hash(d->base + (size_t)page * FF_DELTA_PAGE);
+        uint64_t h;
+        if (!hash(d->base + (size_t)page * FF_DELTA_PAGE, &h)) {
+            continue;
+        }
         uint32_t bit = h >> (64 - FILTER_BITS);
         int32_t *head = &d->first[h >> (64 - d->bits)];
         d->filter[bit / 64] |= 1ull << bit % 64;
@@ -137,10 +146,13 @@ static bool is_page(const FfDelta *d, uint32_t page, const uint8_t *p)
 /* The page of the base that stands at P, -1: none. */
 static int64_t find(const FfDelta *d, const uint8_t *p)
 {
-    uint64_t h = hash(p);
-    uint32_t bit = h >> (64 - FILTER_BITS);
+    uint64_t h;
     int tries = TRIES;
 
+    if (!hash(p, &h)) {
+        return -1;
+    }
+    uint32_t bit = h >> (64 - FILTER_BITS);
     if (!(d->filter[bit / 64] >> bit % 64 & 1)) {
         return -1;
     }
@@ -181,10 +193,11 @@ static bool put_rest(Out *o, const uint8_t *from, const uint8_t *to)
 static const uint8_t *next_page(const FfDelta *d, const uint8_t *p, const uint8_t *last,
                                 uint32_t *page)
 {
-    for (unsigned i = 0; i < HEADERS && p + i <= last; i++) {
-        if (is_page(d, d->expected, p + i)) {
-            *page = d->expected;
-            return p + i;
+    for (unsigned i = 0; i < AHEAD * HEADERS; i++) {
+        size_t at = i / HEADERS * (FF_DELTA_PAGE + HEADER) + i % HEADERS;
+        if (at <= (size_t)(last - p) && is_page(d, d->expected + i / HEADERS, p + at)) {
+            *page = d->expected + i / HEADERS;
+            return p + at;
         }
     }
     for (; p <= last; p++) {

@@ -78,7 +78,8 @@ typedef enum {
     FF_FRAME_PACKED,  /* S->D, not on the urgent channel: a run of pages with data, as one zstd
                          frame. With FF_FEATURE_ZSTD of both */
     FF_FRAME_BASE,    /* S->D, before PREPARE: more of the base of device state, whole pages of
-                         FF_DELTA_PAGE bytes. With FF_FEATURE_DELTA_DEVICE of both */
+                         FF_DELTA_PAGE bytes; flags: FF_DEVICE_PACKED. With FF_FEATURE_DELTA_DEVICE of
+                         both */
     /* S->D, on the main and on further bulk connections, in precopy: what is sent from now on may
      * be newer than pages before it; page = counts them on this connection. D->S: all that came
      * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
@@ -139,7 +140,8 @@ static_assert(sizeof(FfHelloReply) == 32, "FfHelloReply is a wire structure");
 
 /* Flags of PREPARE: every page is sent before the grant (no postcopy), so wait for all of them. */
 #define FF_PREPARE_WHOLE 1u
-/* Flags of DEVICE: one zstd frame of `page` bytes, more than it has and at most FF_RUN_MAX_BYTES.
+/* Flags of DEVICE and BASE: one zstd frame of `page` bytes, more than it has and at most
+ * FF_RUN_MAX_BYTES.
  */
 #define FF_DEVICE_PACKED 1u
 /* What is then left is a delta (net/delta.h) of `n_pages` bytes, more than it has and at most
@@ -226,8 +228,8 @@ int ff_frame_decode(FfFrame *f, const char **why);
  * -EBADMSG with *WHY set. */
 int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_blocks,
                        const char **why);
-/* DEVICE: whether it is compressed or a delta is said, and of what sizes it is. 0 or -EBADMSG with
- * *WHY set. */
+/* DEVICE, BASE: whether it is compressed or a delta is said, and of what sizes it is. 0 or -EBADMSG
+ * with *WHY set. */
 int ff_frame_check_device(const FfFrame *f, const char **why);
 /* HAVE: the same as of a run, and a payload of 64-bit words with a bit for each page, or (flags =
  * 1) none. */

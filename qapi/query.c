@@ -79,6 +79,7 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     json_object_set_boolean_member(own, "urgent-shared", info->urgent_shared);
     json_object_set_int_member(own, "bytes-wire", (gint64)info->bytes_wire);
     json_object_set_int_member(own, "device-bytes", (gint64)info->device_bytes);
+    json_object_set_int_member(own, "device-bytes-wire", (gint64)info->device_wire);
     if (info->untracked) {
         json_object_set_string_member(own, "no-precopy", info->untracked);
     }

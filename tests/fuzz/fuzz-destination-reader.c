@@ -31,8 +31,8 @@ typedef enum {
 static void reach(FfMigration *m, Moment moment)
 {
     m->epoch = 1;
-    m->peer_features =
-        FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE | FF_FEATURE_ROUNDS;
+    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+                       FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
     if (moment == FURTHER) {
         g_assert_cmpint(ff_dest_empty(m), ==, 0);
         return;
@@ -47,6 +47,12 @@ static void reach(FfMigration *m, Moment moment)
         g_assert_no_error(error);
     }
     m->frozen = moment >= FROZEN && moment != KNOCKED;
+    if (moment == FROZEN) {
+        static const uint8_t page[FF_DELTA_PAGE] = {7};
+
+        m->device_base = ff_delta_new();
+        g_assert_true(ff_delta_add(m->device_base, page, sizeof(page)));
+    }
     if (moment == ARMED || moment == FROZEN) {
         m->cfg.state->phase = FF_PHASE_LOADING;
         m->inner = alone_silent();

@@ -28,8 +28,8 @@ static bool meet(FfMigration *m)
 static bool begin_behind(FfMigration *m)
 {
     m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-    m->peer_features =
-        FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE | FF_FEATURE_ROUNDS;
+    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+                       FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
     m->asked[FF_INDEX_MAIN] = ROUNDS;
     return ff_source_feed_urgent(m, NULL);
 }

@@ -76,11 +76,33 @@ static void check_process(pid_t pid)
 #endif
 }
 
-/* The relay is the engine's parent. */
+/* PID has a way into all of QEMU's memory. */
+static bool sees_qemu(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    g_assert_nonnull(dir);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(path, name, NULL);
+        g_autofree char *target = g_file_read_link(link, NULL);
+        if (target && g_str_has_prefix(target, "/proc/") && g_str_has_suffix(target, "/mem")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The relay is the engine's parent. It talks to no peer, and lends each engine what it has; the
+ * engine has given it up before it talked to one. */
 static void check_both(Vm *vm)
 {
     pid_t engine = vm_engine(vm);
     g_autofree char *relay = status_of(engine, "PPid");
+
+    g_assert_true(sees_qemu(atoi(relay)));
+    g_assert_false(sees_qemu(engine));
 
     check_process(engine);
     check_process(atoi(relay));

@@ -75,6 +75,32 @@ static void test_stream(void)
     g_assert_cmpuint(there_and_back(d, in, n), ==, n / (PAGE + 8) * (4 + 8 + 4));
 }
 
+/* Pages in between have changed, one or many. */
+static void test_gaps(void)
+{
+    g_autoptr(FfDelta) d = ff_delta_new();
+    g_autofree uint8_t *in = g_malloc(ROOM);
+    uint8_t page[PAGE] = {0};
+    size_t n = 0, added = 0;
+
+    for (unsigned i = 0; i < 64; i++) {
+        page[100] = i + 1; /* words by which it would be looked for are the same in all */
+        g_assert_true(ff_delta_add(d, page, sizeof(page)));
+    }
+    g_assert_true(ff_delta_index(d));
+    for (unsigned i = 0; n + 8 + PAGE <= ROOM; i++, n += 8 + PAGE) {
+        bool changed = i % 7 == 3 || (i > 15 && i < 25);
+        memset(in + n, 0, 8 + PAGE);
+        in[n] = 0x55;
+        in[n + 8 + 100] = i + 1;
+        in[n + 8 + 2000] = changed;
+        added += changed ? 8 + PAGE : 8 + 4;
+    }
+    size_t len = there_and_back(d, in, n);
+    g_assert_cmpuint(len, >, added);
+    g_assert_cmpuint(len, <, added + 32 * 4);
+}
+
 /* Wherever it begins, and with anything around it. */
 static void test_anywhere(void)
 {
@@ -133,8 +159,8 @@ static void test_all_the_same(void)
         g_assert_true(ff_delta_add(d, in, ROOM));
     }
     g_assert_true(ff_delta_index(d));
-    fill(in, 100, 1);
-    g_assert_cmpuint(there_and_back(d, in, ROOM), ==, 4 + 100 + 31 * 4 + 4 + PAGE - 100);
+    fill(in, 10, 1);
+    g_assert_cmpuint(there_and_back(d, in, ROOM), ==, 4 + 10 + 31 * 4 + 4 + PAGE - 10);
 }
 
 static void test_room(void)
@@ -301,6 +327,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/delta/stream", test_stream);
+    g_test_add_func("/delta/gaps", test_gaps);
     g_test_add_func("/delta/anywhere", test_anywhere);
     g_test_add_func("/delta/changed", test_changed);
     g_test_add_func("/delta/nothing-alike", test_nothing_alike);

@@ -396,6 +396,30 @@ static void base_too_much(FfChannel *ch)
     }
 }
 
+/* A base cannot be told by one. */
+static void base_delta(FfChannel *ch)
+{
+    uint32_t word = GUINT32_TO_LE(FF_DELTA_COPY);
+    FfFrame f = ff_frame(FF_FRAME_BASE, sizeof(word));
+
+    say_base(ch, PAGE);
+    f.flags = FF_DEVICE_DELTA;
+    f.n_pages = PAGE;
+    peer_say(ch, f, &word);
+}
+
+static void base_damaged(FfChannel *ch)
+{
+    uint8_t out[2 * PAGE];
+    uint32_t len = pack(out, 2);
+    FfFrame f = ff_frame(FF_FRAME_BASE, len);
+
+    out[len - 1] ^= 1;
+    f.flags = FF_DEVICE_PACKED;
+    f.page = 2 * PAGE;
+    peer_say(ch, f, out);
+}
+
 static void base_not_agreed(FfChannel *ch)
 {
     PeerHello h = peer_hello();
@@ -528,6 +552,8 @@ static const SourceRow sources[] = {
     {"device-not-agreed", AT_GREETING, device_not_agreed, "was not agreed on"},
     {"base-odd", AT_SHARED, base_odd, "no whole pages"},
     {"base-too-much", AT_SHARED, base_too_much, "more than a base may have"},
+    {"base-delta", AT_SHARED, base_delta, "flags that it cannot have"},
+    {"base-damaged", AT_SHARED, base_damaged, "is damaged"},
     {"base-late", AT_READY, base_too_late, "not expected now"},
     {"base-later", AT_FROZEN, base_too_late, "not expected now"},
     {"base-not-agreed", AT_GREETING, base_not_agreed, "not agreed on"},
