@@ -245,8 +245,8 @@ void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
                           .pid = pid,
                           .uffd_errno = uffd_errno,
                           .n_uffds = uffd_errno ? 0 : 2};
-    int fds[5] = {pidfd_open(pid, 0)};
-    unsigned n_fds = uffd_errno ? 3 : 5;
+    int fds[FF_AGENT_FD_UFFD0 + 2] = {pidfd_open(pid, 0)};
+    unsigned n_fds = FF_AGENT_FD_UFFD0 + (uffd_errno ? 0 : 2);
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(fds))];

@@ -791,7 +791,7 @@ static void test_agent(void)
     rig_engine_start(rig);
     g_assert_nonnull(strstr(rig->init, "\"uffd-error\":null"));
     g_assert_nonnull(strstr(rig->init, "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
-                                       "\"maps\",\"uffd:0\",\"uffd:1\",\"ram:pc.ram\"]"));
+                                       "\"maps\",\"mem\",\"uffd:0\",\"uffd:1\",\"ram:pc.ram\"]"));
     second = rig_frame(rig, FF_LINK_COMMAND);
     log = rig_log(rig);
     g_assert_nonnull(strstr(log, "postcopy migration is refused"));

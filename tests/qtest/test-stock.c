@@ -554,8 +554,9 @@ static void test_stranger(void)
     g_autofree char *wrong = check_moved(source, destination, &boot, RAM);
 
     g_assert_cmpstr(wrong, ==, NULL);
-    /* Said when the stranger has had its second to read the alert. */
-    vm_wait_stderr(destination, "connection refused: TLS handshake");
+    /* Said when the stranger has had its second to read the alert; or sooner, if the engine had not
+     * given the source's connection to QEMU yet. */
+    vm_wait_stderr(destination, "connection refused: ");
 }
 
 /* ---- channels that come before the first has spoken -------------------------------------------
