@@ -34,6 +34,7 @@ struct FfDelta {
     int32_t *first, *next; /* page by hash, page by page; -1: none */
     unsigned bits;         /* of FIRST */
     uint32_t expected;     /* the page behind the last one that was found */
+    size_t behind;         /* bytes of earlier pieces that came after that one */
 };
 
 FfDelta *ff_delta_new(void)
@@ -189,15 +190,17 @@ static bool put_rest(Out *o, const uint8_t *from, const uint8_t *to)
     return from == to || put(o, to - from, from, to - from);
 }
 
-/* Where the next page of the base begins in [P, LAST], and which it is. NULL: nowhere. */
+/* Where the next page of the base begins in [P, LAST], and which it is. NULL: nowhere. A page that
+ * the last piece ended in is none, but those behind it are where they would be. */
 static const uint8_t *next_page(const FfDelta *d, const uint8_t *p, const uint8_t *last,
                                 uint32_t *page)
 {
     for (unsigned i = 0; i < AHEAD * HEADERS; i++) {
         size_t at = i / HEADERS * (FF_DELTA_PAGE + HEADER) + i % HEADERS;
-        if (at <= (size_t)(last - p) && is_page(d, d->expected + i / HEADERS, p + at)) {
+        if (at >= d->behind && at - d->behind <= (size_t)(last - p) &&
+            is_page(d, d->expected + i / HEADERS, p + at - d->behind)) {
             *page = d->expected + i / HEADERS;
-            return p + at;
+            return p + at - d->behind;
         }
     }
     for (; p <= last; p++) {
@@ -214,20 +217,18 @@ size_t ff_delta_encode(FfDelta *d, const void *in, size_t n, void *out)
 {
     Out o = {out, 0, n};
     const uint8_t *p = in, *end = p + n, *at;
+    bool shorter = d->filter && n >= FF_DELTA_PAGE;
     uint32_t page;
 
-    if (!d->filter || n < FF_DELTA_PAGE) {
-        return 0;
-    }
-    while (end - p >= (ptrdiff_t)FF_DELTA_PAGE &&
+    while (shorter && end - p >= (ptrdiff_t)FF_DELTA_PAGE &&
            (at = next_page(d, p, end - FF_DELTA_PAGE, &page))) {
-        if (!put_rest(&o, p, at) || !put(&o, FF_DELTA_COPY | page, NULL, 0)) {
-            return 0;
-        }
+        shorter = put_rest(&o, p, at) && put(&o, FF_DELTA_COPY | page, NULL, 0);
         d->expected = page + 1;
+        d->behind = 0;
         p = at + FF_DELTA_PAGE;
     }
-    return put_rest(&o, p, end) ? o.len : 0;
+    d->behind += end - p;
+    return shorter && put_rest(&o, p, end) ? o.len : 0;
 }
 
 int ff_delta_decode(const FfDelta *d, const void *delta, size_t len, void *out, size_t n,

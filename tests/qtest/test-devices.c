@@ -121,7 +121,7 @@ static void check_delta(Vm *source, Vm *destination, int64_t at_least)
     g_test_message("device state: %" G_GINT64_FORMAT " bytes, %" G_GINT64_FORMAT " on the wire",
                    bytes, wire);
     g_assert_cmpint(bytes, >=, at_least);
-    g_assert_cmpint(wire, <, bytes - at_least / 2);
+    g_assert_cmpint(wire, <, bytes - at_least * 3 / 4);
     g_assert_cmpint(count(destination, "device-bytes"), ==, bytes);
     g_assert_cmpint(count(destination, "device-bytes-wire"), ==, wire);
 }

@@ -163,6 +163,35 @@ static void test_all_the_same(void)
     g_assert_cmpuint(there_and_back(d, in, ROOM), ==, 4 + 10 + 31 * 4 + 4 + PAGE - 10);
 }
 
+/* A row of pages of one byte, as erased flash has it, in pieces that end anywhere: only a page that
+ * a piece ends in is not found. */
+static void test_pieces(void)
+{
+    enum { PAGES = 120, PIECE = 50000 };
+    g_autoptr(FfDelta) d = ff_delta_new();
+    g_autofree uint8_t *in = g_malloc0(PAGES * (8 + PAGE));
+    size_t n = PAGES * (8 + PAGE), whole = 0, pieces = 0, len = 0;
+
+    for (unsigned i = 0; i < PAGES; i++) {
+        uint8_t *page = in + (size_t)i * (8 + PAGE) + 8;
+        memset(page, 0xff, PAGE);
+        if (i == 0) {
+            fill(page, PAGE, 1);
+        }
+        g_assert_true(ff_delta_add(d, page, PAGE));
+        size_t first = page - in, last = first + PAGE - 1;
+        whole += first / PIECE == last / PIECE;
+    }
+    g_assert_true(ff_delta_index(d));
+    for (size_t at = 0; at < n; at += PIECE, pieces++) {
+        size_t piece = MIN(PIECE, n - at), delta = there_and_back(d, in + at, piece);
+        len += delta ? delta : piece;
+    }
+    /* of a whole page its number is left, and the length of what stands in front of it */
+    g_assert_cmpuint(whole, ==, PAGES - n / PIECE);
+    g_assert_cmpuint(len, <=, n - whole * (PAGE - 8) + pieces * 4);
+}
+
 static void test_room(void)
 {
     g_autoptr(FfDelta) d = ff_delta_new();
@@ -332,6 +361,7 @@ int main(int argc, char **argv)
     g_test_add_func("/delta/changed", test_changed);
     g_test_add_func("/delta/nothing-alike", test_nothing_alike);
     g_test_add_func("/delta/all-the-same", test_all_the_same);
+    g_test_add_func("/delta/pieces", test_pieces);
     g_test_add_func("/delta/room", test_room);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strdup_printf("/delta/refused/%s", rows[i].name);
