@@ -18,6 +18,14 @@
  */
 #include "migration/internal.h"
 
+#define CHANNELS_FEW 2
+#define CHANNELS_MANY 4
+
+unsigned ff_channels_default(void)
+{
+    return CLAMP(g_get_num_processors(), CHANNELS_FEW, CHANNELS_MANY);
+}
+
 FfExtra *ff_extra_add_locked(FfMigration *m, FfChannel *ch)
 {
     unsigned i = m->n_extra++;

@@ -36,10 +36,11 @@ typedef enum {
 } FfStatus;
 const char *ff_status_name(FfStatus status);
 
-/* Bulk connections of postcopy: what is taken where nobody says (docs/performance.md), and at most.
- */
-#define FF_CHANNELS_DEFAULT 4
+/* Bulk connections, at most. */
 #define FF_CHANNELS_MAX 8
+/* Those that are taken where nobody says: as many as this process may use processors, 2 to 4. More
+ * would stand in the way of vCPUs that got their pages (docs/performance.md). Any thread. */
+unsigned ff_channels_default(void);
 
 /* One thread of QEMU that waits for a page. */
 typedef struct {

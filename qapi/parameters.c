@@ -73,7 +73,7 @@ unsigned ff_driver_channels(const FfDriver *d)
 {
     uint32_t channels = d->config.state->channels;
 
-    return channels ? channels : FF_CHANNELS_DEFAULT;
+    return channels ? channels : ff_channels_default();
 }
 
 unsigned ff_driver_zstd_level(const FfDriver *d)

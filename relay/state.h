@@ -67,7 +67,7 @@ typedef struct {
     uint32_t resumed;      /* D: the guest was given its run state; stored after it was */
     uint32_t peer;         /* FfPeerWish */
     uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
-    uint32_t channels;     /* x-farfault-channels; 0: FF_CHANNELS_DEFAULT */
+    uint32_t channels;     /* x-farfault-channels; 0: ff_channels_default() */
     uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
     uint32_t agent;        /* FfStateAgent; this and the next three: written by the relay alone */
     int32_t uffd_errno;

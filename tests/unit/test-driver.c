@@ -49,6 +49,11 @@ static const char *const names[] = {
     [FF_STATUS_DEVICE] = "device",
 };
 
+unsigned ff_channels_default(void)
+{
+    return 4;
+}
+
 const char *ff_status_name(FfStatus status)
 {
     return names[status];

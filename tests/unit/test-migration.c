@@ -5,6 +5,7 @@
  * pages.
  */
 #include <gio/gio.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -442,6 +443,25 @@ static const Case cases[] = {
     {"compress-auto", BY_UNIX, {64 << 20}, 1, 2, .compress = FF_COMPRESS_AUTO},
 };
 
+/* As many as processors, but not one, and not many. */
+static void test_channels_default(void)
+{
+    cpu_set_t all, one;
+    unsigned n = ff_channels_default();
+
+    g_assert_cmpuint(n, ==, CLAMP(g_get_num_processors(), 2, 4));
+    g_assert_cmpint(sched_getaffinity(0, sizeof(all), &all), ==, 0);
+    CPU_ZERO(&one);
+    for (int i = 0; i < CPU_SETSIZE && !CPU_COUNT(&one); i++) {
+        if (CPU_ISSET(i, &all)) {
+            CPU_SET(i, &one);
+        }
+    }
+    g_assert_cmpint(sched_setaffinity(0, sizeof(one), &one), ==, 0);
+    g_assert_cmpuint(ff_channels_default(), ==, 2);
+    g_assert_cmpint(sched_setaffinity(0, sizeof(all), &all), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -450,6 +470,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &cases[i], test_moves);
     }
     g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
+    g_test_add_func("/migration/channels-default", test_channels_default);
     g_test_add_data_func("/migration/wire/channels", GUINT_TO_POINTER(4), test_wire);
     g_test_add_data_func("/migration/wire/compress", GUINT_TO_POINTER(1 | PACKED), test_wire);
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
