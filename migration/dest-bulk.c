@@ -377,8 +377,7 @@ static int take_shared(Reader *r, FfFrame *f)
     FfMigration *m = r->m;
 
     ff_mutex_lock(&m->lock);
-    bool ok = m->want_channel;
-    m->want_channel = false;
+    bool ok = ff_dest_agreed_locked(m);
     m->channel_shared = ok;
     ff_mutex_unlock(&m->lock);
     if (!ok) {

@@ -87,26 +87,51 @@ static uint64_t wanted_epoch(const FfMigration *m)
     return !m->want_channel ? 0 : m->recovering ? m->want_epoch : m->epoch;
 }
 
-/* The answer comes first: once it is attached, the coordinator may free it at any time. In a
+static void attached(FfMigration *m)
+{
+    ff_mutex_lock(&m->lock);
+    m->attaching = false;
+    ff_cond_broadcast(&m->changed);
+    ff_mutex_unlock(&m->lock);
+}
+
+/* The answer comes first: once it is attached, the coordinator may free it at any time. Whoever
+ * ends the time of further channels waits for what was answered (ff_dest_agreed_locked()). In a
  * recovery its reader is started when the whole connection stands. */
 static const char *attach_extra(FfMigration *m, FfChannel **ch, uint64_t epoch)
 {
+    ff_mutex_lock(&m->lock);
+    m->attaching = wanted_epoch(m) == epoch && m->n_extra < FF_MAX_EXTRA;
+    bool wanted = m->attaching;
+    ff_mutex_unlock(&m->lock);
+    if (!wanted) {
+        return "no further channel is expected now";
+    }
     ff_channel_send(*ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
+    FF_FAULT_AT("attaching");
     ff_mutex_lock(&m->lock);
     bool recovering = m->recovering;
     FfExtra *x = NULL;
-    if (wanted_epoch(m) == epoch && m->n_extra < FF_MAX_EXTRA) {
+    if (wanted_epoch(m) == epoch) {
         m->accepting = NULL;
         x = ff_extra_add_locked(m, g_steal_pointer(ch));
     }
     ff_mutex_unlock(&m->lock);
-    if (!x) {
-        return "no further channel is expected now";
-    }
-    if (!recovering) {
+    if (x && !recovering) {
         x->thread = g_thread_new("ff-bulk", ff_dest_extra_reader, x);
     }
-    return NULL;
+    attached(m);
+    return x ? NULL : "no further channel is expected any more";
+}
+
+bool ff_dest_agreed_locked(FfMigration *m)
+{
+    while (m->attaching) {
+        ff_cond_wait(&m->changed, &m->lock);
+    }
+    bool wanted = m->want_channel;
+    m->want_channel = false;
+    return wanted;
 }
 
 /* Compares in a time that does not depend on where they differ. */

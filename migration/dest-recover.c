@@ -329,7 +329,7 @@ static bool await_channels(FfMigration *m, FfChannel *ch, FfChannel **urgent, GE
                         g_get_monotonic_time() + FIRST_BYTES_DEADLINE_MS * 1000LL);
     }
     ff_mutex_lock(&m->lock);
-    m->want_channel = false;
+    ff_dest_agreed_locked(m);
     *urgent = g_steal_pointer(&m->arrived_urgent);
     ff_mutex_unlock(&m->lock);
     if (!*urgent != (f.page != 0)) {

@@ -226,6 +226,7 @@ struct FfMigration {
     FfChannel *accepting; /* lock; the acceptor looks who it is; can be NULL */
     FfChannel *arrived;   /* lock; main channel from the acceptor to the coordinator */
     bool want_channel;    /* lock; the session exists, an urgent channel may come */
+    bool attaching;       /* lock; a further channel was answered, and is not in its place yet */
     bool channel_shared;  /* lock */
     FfRegions *regions;
     gint emptied;     /* atomic; main reader: guest RAM was emptied for precopy */
@@ -503,6 +504,9 @@ void ff_dest_see_through(FfMigration *m);
  * run, if it ran before. */
 void ff_dest_start_guest(FfMigration *m, bool start);
 gpointer ff_dest_acceptor(gpointer m);
+/* The source opens no more channels: FALSE: it had said so before. Under the lock, which it leaves
+ * while one that was answered is put in its place (main reader, coordinator). */
+bool ff_dest_agreed_locked(FfMigration *m);
 /* What a destination says first, to a source that comes and to one that comes back. */
 FfGreeting ff_dest_greeting(const FfMigration *m);
 bool ff_dest_greet(FfMigration *m, GError **error);

@@ -16,11 +16,12 @@
 #define RAM_BYTES (24ull << 20)
 
 typedef struct {
-    const char *faults; /* POINT=ACTION;... of fault/fault.h, all of one side */
+    const char *faults; /* POINT=ACTION;... of fault/fault.h, two at most */
     OperatorEnd end;    /* who has the guest then */
     bool precopy;       /* nobody asks for postcopy */
     bool at_once;       /* before precopy has sent what the device state needs */
     bool alone;         /* the main connection carries all of bulk */
+    bool unnoticed;     /* nothing breaks */
 } Row;
 
 #define S OPERATOR_SOURCE
@@ -141,6 +142,8 @@ static const Row rows[] = {
     {"destination/postcopy-active/main/running=dup", D},
     {"destination/postcopy-active/main/done=cut:20", D},
     {"source/postcopy-active/main/finished=cut:3", D},
+    {"source/setup/urgent/channel=cut:0;destination/*/at/attaching=delay:300", D,
+     .unnoticed = true},
     {"source/postcopy-active/main/pages#3=dup", D, .alone = true},
     {"source/postcopy-active/main/pages#3=flip:4", D, .alone = true},
 };
@@ -178,10 +181,9 @@ static void test_row(gconstpointer data)
         g_test_skip(why);
         return;
     }
-    bool at_source = g_str_has_prefix(row->faults, "source");
     BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
-    Vm *s = start("source", &boot, NULL, at_source ? row->faults : NULL);
-    Vm *d = start("destination", &boot, "defer", at_source ? NULL : row->faults);
+    Vm *s = start("source", &boot, NULL, row->faults);
+    Vm *d = start("destination", &boot, "defer", row->faults);
     Operator o;
     operator_init(&o, s, d);
     vm_wait_serial(s, "B");
@@ -197,9 +199,13 @@ static void test_row(gconstpointer data)
     } else {
         g_assert_cmpint(end, ==, row->end);
     }
-    for (unsigned i = 0; i <= (strchr(row->faults, ';') != NULL); i++) {
-        if (!vm_fault_happened(at_source ? s : d, i)) {
-            g_error("the point was not reached");
+    if (row->unnoticed) {
+        g_assert_cmpuint(o.recoveries, ==, 0);
+    }
+    g_auto(GStrv) faults = g_strsplit(row->faults, ";", -1);
+    for (unsigned i = 0; faults[i]; i++) {
+        if (!vm_fault_happened(g_str_has_prefix(faults[i], "source") ? s : d, i)) {
+            g_error("the point was not reached: %s", faults[i]);
         }
     }
     check_guest(&o, end, &boot);
