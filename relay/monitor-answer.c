@@ -71,8 +71,9 @@ static FfOut decide(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
         return decide_reply(mon, answer, end);
     case FF_QMP_EVENT:
         if (answer->event) {
-            /* On a kept connection QEMU does not know that the client is a new one. */
-            bool early = mon->kept && !mon->negotiated;
+            /* On a kept connection QEMU does not know that the client is a new one; on a new one
+             * its other threads may be quicker than its greeting (monitor_init_qmp()). */
+            bool early = (mon->kept && !mon->negotiated) || !mon->greeting->len;
 
             return early ? FF_OUT_SWALLOW : decide_event(mon, answer->event, end);
         }

@@ -392,12 +392,13 @@ Stream *rig_dial(Rig *rig, int index)
 }
 
 /* QEMU that starts its guest in the moment in which a client comes says RESUME before it greets:
- * the connection stands, and that this client has to negotiate first is not set yet. */
-static void expect_greeting(Stream *client)
+ * the connection stands, and that this client has to negotiate first is not set yet. The relay
+ * does not pass that on. */
+static void expect_greeting(Stream *client, bool direct)
 {
     g_autofree char *line = rig_line(client);
 
-    if (line && strstr(line, "\"RESUME\"")) {
+    if (direct && line && strstr(line, "\"RESUME\"")) {
         g_free(line);
         line = rig_line(client);
     }
@@ -412,7 +413,7 @@ Stream *rig_client(Rig *rig, int index, bool negotiate, bool oob)
     Stream *client;
 
     client = stream_new(dial(rig, name), name);
-    expect_greeting(client);
+    expect_greeting(client, index < 0);
     if (negotiate) {
         rig_send(client, oob ? "{'execute':'qmp_capabilities','arguments':{'enable':['oob']}}\n"
                              : "{'execute':'qmp_capabilities'}\n");
@@ -435,7 +436,7 @@ Stream *rig_peer(Rig *rig)
         client = stream_new(rig->peer, "peer");
         rig->peer = -1;
     }
-    expect_greeting(client);
+    expect_greeting(client, false);
     rig_send(client, "{'execute':'qmp_capabilities'}\n");
     rig_expect(client, "return");
     return client;
