@@ -14,6 +14,8 @@
 #include "tests/bench/engines.h"
 #include "tests/lib/vm.h"
 
+#define NAME "farfault-compress-bench"
+
 static gint mib = 256, megabits, alike = 2, touchers = 1, rounds = 3;
 
 static const GOptionEntry entries[] = {
@@ -36,21 +38,6 @@ static const struct {
     {"auto, 4 channels", FF_COMPRESS_AUTO, 4}, {"always, 4 channels", FF_COMPRESS_ALWAYS, 4},
 };
 
-/* Random, but for words that say the same as the one before. */
-static void fill(Side *s)
-{
-    uint64_t *word = (uint64_t *)s->map[0], x = 88172645463325252ull;
-
-    for (uint64_t i = 0; i < (uint64_t)mib << 17; i++) {
-        if (i % (1u << alike) == 0) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-        }
-        word[i] = x;
-    }
-}
-
 static void report(const char *name, Side *s, Side *d, double cpu)
 {
     g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m), di = ff_migration_info(d->m);
@@ -67,7 +54,7 @@ static void move(unsigned mode, const ShapedNet *net)
     uint64_t size = (uint64_t)mib << 20;
     Side *s = side_new(FF_ROLE_SOURCE, &size, 1), *d = side_new(FF_ROLE_DESTINATION, &size, 1);
 
-    fill(s);
+    engines_fill(s, alike);
     d->mirror = s;
     d->n_touchers = touchers;
     s->config.compress = modes[mode].compress;
@@ -79,22 +66,16 @@ static void move(unsigned mode, const ShapedNet *net)
 
 int main(int argc, char **argv)
 {
-    g_autoptr(GOptionContext) context = g_option_context_new("- what compression costs and gains");
-    g_autoptr(GError) error = NULL;
-    const char *why = NULL;
     ShapedNet *net = NULL;
 
-    g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        g_printerr("farfault-compress-bench: %s\n", error->message);
+    if (!engines_options(NAME, "- what compression costs and gains", entries, &argc, &argv)) {
         return 2;
     }
     if (mib < 1 || touchers < 0 || touchers > MAX_TOUCHERS || alike < 0 || alike > 8) {
-        g_printerr("farfault-compress-bench: numbers out of range\n");
+        g_printerr(NAME ": numbers out of range\n");
         return 2;
     }
-    if (megabits && !(net = shaped_net_new(megabits, &why))) {
-        g_printerr("farfault-compress-bench: %s\n", why);
+    if (megabits && !(net = engines_net(NAME, megabits))) {
         return 1;
     }
     printf("%d MiB, %s, %d Mbit/s (0: loopback), %d touching\n", mib,

@@ -11,10 +11,10 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
-#include "tests/lib/shapednet.h"
-#include "tests/lib/side.h"
+#include "tests/bench/engines.h"
+
+#define NAME "farfault-precopy-bench"
 
 static gint mib = 512, megabits = -1, rounds = 5;
 
@@ -38,54 +38,24 @@ static const struct {
     {"4, compressed", 4, FF_COMPRESS_ALWAYS},
 };
 
-/* Each word four times. */
-static void fill(Side *s)
-{
-    uint64_t *word = (uint64_t *)s->map[0], x = 88172645463325252ull;
-
-    for (uint64_t i = 0; i < (uint64_t)mib << 17; i++) {
-        if (i % 4 == 0) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-        }
-        word[i] = x;
-    }
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-}
-
 static void move(unsigned mode, const ShapedNet *net)
 {
     uint64_t size = (uint64_t)mib << 20;
     Side *s = side_new(FF_ROLE_SOURCE, &size, 1), *d = side_new(FF_ROLE_DESTINATION, &size, 1);
 
-    fill(s);
+    engines_fill(s, 2);
     s->track = true;
     d->mirror = s;
     s->config.compress = modes[mode].compress;
     s->config.channels = modes[mode].channels;
-    if (net) {
-        shaped_net_enter(net, SHAPED_DESTINATION);
-    }
-    side_start(d, net ? "tcp:" SHAPED_ADDRESS_DESTINATION ":0" : "tcp:127.0.0.1:0", -1);
-    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
-    if (net) {
-        shaped_net_enter(net, SHAPED_SOURCE);
-    }
-    side_start(s, info->socket_address, -1);
+    g_autofree char *address = engines_listen(d, net);
+    side_start(s, address, -1);
     side_run_until(s->passes >= 1);
     int64_t begin = g_get_monotonic_time();
-    double cpu = cpu_seconds();
+    double cpu = engines_cpu();
     side_run_until(s->passes >= 2);
     double seconds = (g_get_monotonic_time() - begin) / 1e6;
-    cpu = cpu_seconds() - cpu;
+    cpu = engines_cpu() - cpu;
     side_run_until(s->done && d->done);
     g_assert_cmpint(memcmp(s->map[0], d->map[0], size), ==, 0);
     g_autoptr(FfMigrationInfo) si = ff_migration_info(s->m);
@@ -98,18 +68,12 @@ static void move(unsigned mode, const ShapedNet *net)
 
 int main(int argc, char **argv)
 {
-    g_autoptr(GOptionContext) context = g_option_context_new("- precopy over connections");
-    g_autoptr(GError) error = NULL;
-    const char *why = NULL;
     ShapedNet *net = NULL;
 
-    g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        g_printerr("farfault-precopy-bench: %s\n", error->message);
+    if (!engines_options(NAME, "- precopy over connections", entries, &argc, &argv)) {
         return 2;
     }
-    if (megabits >= 0 && !(net = shaped_net_new(megabits, &why))) {
-        g_printerr("farfault-precopy-bench: %s\n", why);
+    if (megabits >= 0 && !(net = engines_net(NAME, megabits))) {
         return 1;
     }
     printf("%d MiB, %d Mbit/s (-1: loopback, 0: a veth pair that is not shaped)\n", mib, megabits);

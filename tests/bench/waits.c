@@ -20,6 +20,7 @@
 #include "tests/bench/engines.h"
 #include "tests/lib/vm.h"
 
+#define NAME "farfault-fault-bench"
 #define WAIT_US 16
 #define MAX_US 65536
 
@@ -160,22 +161,16 @@ static void run_all(const ShapedNet *net)
 
 int main(int argc, char **argv)
 {
-    g_autoptr(GOptionContext) context = g_option_context_new("- many who wait for pages");
-    g_autoptr(GError) error = NULL;
-    const char *why = NULL;
     ShapedNet *net = NULL;
 
-    g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        g_printerr("farfault-fault-bench: %s\n", error->message);
+    if (!engines_options(NAME, "- many who wait for pages", entries, &argc, &argv)) {
         return 2;
     }
     if (mib < 1 || mib > 4096 || mib & (mib - 1)) {
-        g_printerr("farfault-fault-bench: --mib is a power of two, at most 4096\n");
+        g_printerr(NAME ": --mib is a power of two, at most 4096\n");
         return 2;
     }
-    if (megabits && !(net = shaped_net_new(megabits, &why))) {
-        g_printerr("farfault-fault-bench: %s\n", why);
+    if (megabits && !(net = engines_net(NAME, megabits))) {
         return 1;
     }
     run_all(net);
