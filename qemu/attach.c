@@ -32,6 +32,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "net/rights.h"
 #include "qemu/endpoint.h"
 #include "qemu/launch-relay.h"
 #include "qemu/paths.h"
@@ -393,22 +394,9 @@ static int open_proc(Attach *a, const char *name)
 
 static int send_hello(int sock, const FfAgentHello *hello, const int *fds, unsigned n)
 {
-    union {
-        char buf[CMSG_SPACE(sizeof(int) * (FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS))];
-        struct cmsghdr align;
-    } control = {0};
-    struct iovec iov = {(void *)hello, sizeof(*hello)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buf,
-                         .msg_controllen = CMSG_SPACE(sizeof(int) * n)};
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    ssize_t sent = ff_rights_send(sock, hello, sizeof(*hello), fds, n);
 
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n);
-    memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n);
-    return sendmsg(sock, &msg, MSG_NOSIGNAL) == sizeof(*hello) ? 0 : -errno;
+    return sent == sizeof(*hello) ? 0 : sent < 0 ? (int)sent : -EIO;
 }
 
 /* Says to the relay what the agent said to the first one. *SOCK: the relay's "agent-fd". */

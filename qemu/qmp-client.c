@@ -21,6 +21,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "net/rights.h"
+
 #define LINE_MAX_BYTES (64u << 20) /* QEMU's own limit for a JSON text */
 #define NESTING_MAX 1024           /* QEMU's own limit */
 #define READ_CHUNK (64 * 1024)
@@ -149,33 +151,11 @@ static void client_gone(FfQmpClient *client, const char *why)
 
 static int send_some(FfQmpClient *client, Message *m)
 {
-    struct iovec iov = {m->text->str + m->done, m->text->len - m->done};
-    union {
-        char buf[CMSG_SPACE(sizeof(int) * MAX_FDS)];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n = ff_rights_send(client->fd, m->text->str + m->done, m->text->len - m->done, m->fds,
+                               m->done ? 0 : m->n_fds);
 
-    if (m->n_fds && m->done == 0) {
-        struct cmsghdr *c;
-        msg.msg_control = control.buf;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int) * m->n_fds);
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * m->n_fds);
-        memcpy(CMSG_DATA(c), m->fds, sizeof(int) * m->n_fds);
-    }
-    for (;;) {
-        ssize_t n = sendmsg(client->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n >= 0) {
-            m->done += n;
-            return 0;
-        }
-        if (errno != EINTR) {
-            return -errno;
-        }
-    }
+    m->done += MAX(n, 0);
+    return n < 0 ? n : 0;
 }
 
 /* Under the lock: writes what the socket takes. Returns 0, or -errno when the connection is dead.

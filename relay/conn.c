@@ -19,8 +19,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/rights.h"
+
 #define READ_CHUNK (64 * 1024)
-#define KERNEL_MAX_FDS 253 /* SCM_MAX_FD */
 
 typedef struct {
     GBytes *bytes;
@@ -107,29 +108,13 @@ static void conn_end(FfConn *conn, bool gone)
 /* Sends up to LEN bytes, FDS with the first. Returns bytes or -errno. */
 static ssize_t conn_send(FfConn *conn, const void *buf, size_t len, const int *fds, unsigned n_fds)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * KERNEL_MAX_FDS)];
-    } control;
-    struct iovec iov = {(void *)buf, len};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
 
-    if (n_fds && conn->unix_socket) {
-        struct cmsghdr *cmsg;
-
-        memset(&control, 0, sizeof(control));
-        msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-        memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n_fds);
+    if (conn->socket) {
+        return ff_rights_send(conn->out, buf, len, fds, conn->unix_socket ? n_fds : 0);
     }
     do {
-        n = conn->socket ? sendmsg(conn->out, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
-                         : write(conn->out, buf, len);
+        n = write(conn->out, buf, len);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -242,42 +227,6 @@ void ff_conn_finish(FfConn *conn)
     }
 }
 
-static unsigned take_fds(struct msghdr *msg, int *fds)
-{
-    unsigned n_fds = 0;
-
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-            memcpy(fds + n_fds, CMSG_DATA(c), n * sizeof(int));
-            n_fds += n;
-        }
-    }
-    return n_fds;
-}
-
-/* recvmsg() with room for fds, for LEN bytes. Returns bytes or -errno. */
-static ssize_t conn_recv_fds(FfConn *conn, char *buf, size_t len, int *fds, unsigned *n_fds)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * KERNEL_MAX_FDS)];
-    } control;
-    struct iovec iov = {buf, len};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-    ssize_t n;
-
-    do {
-        n = recvmsg(conn->in, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
-    *n_fds = n > 0 ? take_fds(&msg, fds) : 0;
-    return n < 0 ? -errno : n;
-}
-
 /* How many bytes can be read before the next fds; *FDS_NEXT if fds come within them. */
 static ssize_t conn_peek(FfConn *conn, char *buf, bool *fds_next)
 {
@@ -292,13 +241,13 @@ static ssize_t conn_peek(FfConn *conn, char *buf, bool *fds_next)
     return n < 0 ? -errno : n;
 }
 
-/* One portion. FDS came with its first byte. Returns bytes, 0 at the end, -errno. */
-static ssize_t conn_read(FfConn *conn, char *buf, int *fds, unsigned *n_fds)
+/* One portion. RIGHTS came with its first byte. Returns bytes, 0 at the end, -errno. */
+static ssize_t conn_read(FfConn *conn, char *buf, FfRights *rights)
 {
     bool fds_next;
     ssize_t n;
 
-    *n_fds = 0;
+    rights->n = 0;
     if (!conn->unix_socket) {
         do {
             n = read(conn->in, buf, READ_CHUNK);
@@ -309,7 +258,7 @@ static ssize_t conn_read(FfConn *conn, char *buf, int *fds, unsigned *n_fds)
     if (n <= 0) {
         return n;
     }
-    return conn_recv_fds(conn, buf, fds_next ? 1 : n, fds, n_fds);
+    return ff_rights_receive(conn->in, buf, fds_next ? 1 : n, rights);
 }
 
 /* Whether the peer has closed both directions. */
@@ -330,10 +279,9 @@ static bool conn_read_turn(FfConn *conn, bool all)
     ssize_t n;
 
     do {
-        int fds[KERNEL_MAX_FDS];
-        unsigned n_fds;
+        FfRights rights;
 
-        n = conn_read(conn, buf, fds, &n_fds);
+        n = conn_read(conn, buf, &rights);
         if (n == -EAGAIN) {
             return true;
         }
@@ -345,7 +293,7 @@ static bool conn_read_turn(FfConn *conn, bool all)
             }
             return false;
         }
-        conn->ops->data(conn, buf, n, fds, n_fds, conn->opaque);
+        conn->ops->data(conn, buf, n, rights.fd, rights.n, conn->opaque);
         budget -= MIN(budget, (size_t)n);
         if (!all && n < READ_CHUNK) {
             break; /* most likely that was all: poll() says so for less */

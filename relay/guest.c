@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define HELLO_FDS (FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS)
+#include "net/rights.h"
 
 static void source_clear(GSource **source)
 {
@@ -134,25 +134,11 @@ static void guest_farewell(FfRelay *relay)
 {
     bool ends = !ff_engine_is_needed(relay);
     int pidfd = ends ? pidfd_open(getpid(), 0) : -1;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {"", 1};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (pidfd >= 0) {
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control);
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &pidfd, sizeof(int));
-    }
     /* Who is not answered, QEMU waits for a while only. */
-    if (sendmsg(relay->plan->agent_fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-        ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(errno));
+    ssize_t n = ff_rights_send(relay->plan->agent_fd, "", 1, &pidfd, pidfd >= 0);
+
+    if (n < 0) {
+        ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(-n));
     }
     close_fd(&pidfd);
     if (ends) {
@@ -163,44 +149,28 @@ static void guest_farewell(FfRelay *relay)
 /* One message. Returns its size, 0 at the end, or -errno. */
 static ssize_t guest_receive(FfRelay *relay)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * HELLO_FDS)];
-    } control;
-    FfAgentHello hello;
-    struct iovec iov = {&hello, sizeof(hello)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-    int fds[HELLO_FDS];
-    unsigned n_fds = 0, want;
-    struct cmsghdr *cmsg;
-    ssize_t n = recvmsg(relay->plan->agent_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    FfAgentHello hello = {0};
+    FfRights rights;
+    ssize_t n = ff_rights_receive(relay->plan->agent_fd, &hello, sizeof(hello), &rights);
 
     if (n <= 0) {
-        return n < 0 ? -errno : 0;
+        return n;
     }
-    cmsg = CMSG_FIRSTHDR(&msg);
-    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
-        n_fds = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
-    }
-    if (n == 1 && !n_fds) {
+    if (n == 1 && !rights.n) {
         guest_farewell(relay);
         return n;
     }
-    want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
+    unsigned want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
     if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != FF_AGENT_VERSION ||
-        hello.n_uffds > FF_AGENT_UFFDS || n_fds != want) {
-        for (unsigned i = 0; i < n_fds; i++) {
-            close(fds[i]);
+        hello.n_uffds > FF_AGENT_UFFDS || rights.n != want) {
+        for (unsigned i = 0; i < rights.n; i++) {
+            close(rights.fd[i]);
         }
         guest_refuse(relay, g_strdup("the agent in QEMU is of another version: install relay "
                                      "and agent from one build"));
         return n;
     }
-    guest_adopt(relay, &hello, fds);
+    guest_adopt(relay, &hello, rights.fd);
     return n;
 }
 

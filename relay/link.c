@@ -21,8 +21,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/rights.h"
+
 #define READ_CHUNK (64 * 1024)
-#define KERNEL_MAX_FDS 253 /* SCM_MAX_FD */
 /* Read per wakeup at most; the other sources of the context get their turn then. */
 #define READS_PER_TURN 16
 
@@ -123,32 +124,12 @@ static int link_write(FfLink *link)
     OutFrame *frame;
 
     while ((frame = g_queue_peek_head(&link->out))) {
-        union {
-            struct cmsghdr align;
-            char bytes[CMSG_SPACE(sizeof(int) * FF_LINK_MAX_FDS)];
-        } control;
-        struct iovec iov = {frame->bytes->data + frame->sent, frame->bytes->len - frame->sent};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-        ssize_t n;
+        ssize_t n = ff_rights_send(link->fd, frame->bytes->data + frame->sent,
+                                   frame->bytes->len - frame->sent, frame->fds,
+                                   frame->fds ? frame->n_fds : 0);
 
-        if (frame->fds) {
-            struct cmsghdr *cmsg;
-
-            memset(&control, 0, sizeof(control));
-            msg.msg_control = &control;
-            msg.msg_controllen = CMSG_SPACE(sizeof(int) * frame->n_fds);
-            cmsg = CMSG_FIRSTHDR(&msg);
-            cmsg->cmsg_level = SOL_SOCKET;
-            cmsg->cmsg_type = SCM_RIGHTS;
-            cmsg->cmsg_len = CMSG_LEN(sizeof(int) * frame->n_fds);
-            memcpy(CMSG_DATA(cmsg), frame->fds, sizeof(int) * frame->n_fds);
-        }
-        n = sendmsg(link->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return -errno;
+            return n;
         }
         for (unsigned i = 0; frame->fds && i < frame->n_fds; i++) {
             close(frame->fds[i]);
@@ -172,18 +153,6 @@ static gboolean link_writable(gint fd, GIOCondition condition, gpointer data)
         source_clear(&link->out_source);
     }
     return link->out_source ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
-}
-
-static bool link_take_fds(FfLink *link, struct msghdr *msg)
-{
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-            g_array_append_vals(link->in_fds, CMSG_DATA(c), n);
-        }
-    }
-    return !(msg->msg_flags & MSG_CTRUNC) && link->in_fds->len <= FF_LINK_MAX_FDS + KERNEL_MAX_FDS;
 }
 
 /* Hands out the whole frames of the buffer. FALSE: the link is over. */
@@ -231,32 +200,21 @@ static bool link_dispatch(FfLink *link)
     return true;
 }
 
-/* One recvmsg(). Returns bytes, 0 at the end, or -errno. */
+/* Returns bytes, 0 at the end, or -errno; -EMFILE: fds were lost. */
 static ssize_t link_recv(FfLink *link)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * KERNEL_MAX_FDS)];
-    } control;
     guint len = link->in->len;
-    struct iovec iov;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-    ssize_t n;
+    FfRights rights;
 
     g_byte_array_set_size(link->in, len + READ_CHUNK);
-    iov = (struct iovec){link->in->data + len, READ_CHUNK};
-    do {
-        n = recvmsg(link->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
-    n = n < 0 ? -errno : n;
-    g_byte_array_set_size(link->in, len + (n > 0 ? n : 0));
-    if (n >= 0 && !link_take_fds(link, &msg)) {
-        return -EMFILE;
+    ssize_t n = ff_rights_receive(link->fd, link->in->data + len, READ_CHUNK, &rights);
+    g_byte_array_set_size(link->in, len + MAX(n, 0));
+    if (n < 0) {
+        return n;
     }
-    return n;
+    g_array_append_vals(link->in_fds, rights.fd, rights.n);
+    bool many = link->in_fds->len > FF_LINK_MAX_FDS + FF_RIGHTS_MAX;
+    return rights.lost || many ? -EMFILE : n;
 }
 
 static void link_read_turn(FfLink *link)
