@@ -73,7 +73,7 @@ static FfOut decide(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
         if (answer->event) {
             /* On a kept connection QEMU does not know that the client is a new one; on a new one
              * its other threads may be quicker than its greeting (monitor_init_qmp()). */
-            bool early = (mon->kept && !mon->negotiated) || !mon->greeting->len;
+            bool early = (mon->kept && !mon->negotiated) || !mon->greeted;
 
             return early ? FF_OUT_SWALLOW : decide_event(mon, answer->event, end);
         }
@@ -170,6 +170,7 @@ static void pass(FfMonitor *mon, const FfQmpAnswer *answer, const guint8 *data, 
 {
     g_byte_array_append(mon->batch, data, len);
     mon->inside = true;
+    mon->greeted |= answer->kind == FF_QMP_GREETING;
     if (answer->kind == FF_QMP_GREETING && mon->greeting->len + len <= MAX_GREETING) {
         g_byte_array_append(mon->greeting, data, len);
     }

@@ -283,7 +283,8 @@ static void session_over(FfMonitor *mon)
     ff_answer_reset(mon);
     g_clear_pointer(&mon->framer, ff_qmp_framer_free);
     g_clear_pointer(&mon->greeting, g_byte_array_unref);
-    mon->negotiated = mon->oob_enabled = mon->client_ended = mon->kept = mon->qemu_oob = false;
+    mon->greeted = mon->negotiated = mon->oob_enabled = false;
+    mon->client_ended = mon->kept = mon->qemu_oob = false;
     if (mon->accept && !mon->accepting) {
         ff_accept_next(mon->accept);
     }

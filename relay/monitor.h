@@ -59,6 +59,7 @@ struct FfMonitor {
     GQueue owned_oob;   /* FfItem * */
     bool negotiated, oob_enabled;
     GByteArray *greeting;  /* of this connection to QEMU */
+    bool greeted;          /* it has passed, or begun to */
     bool qemu_oob;         /* what was negotiated on it */
     bool kept;             /* it was a client's that is gone: QEMU owes that one answers */
     bool accepting;        /* the next client may come, though the connection is kept */
