@@ -23,22 +23,32 @@ static void decode(const FfDelta *d, const uint8_t *data, size_t size, size_t n)
     g_assert_true(rc == 0 || (rc == -EBADMSG && why));
 }
 
-static void round_trip(FfDelta *d, const uint8_t *data, size_t size, const uint8_t *page)
+static void round_trip(FfDelta *d, const uint8_t *data, size_t size)
 {
-    /* The input with a page of the base in its middle. */
-    size_t half = size / 2, n = size + PAGE;
-    g_autofree uint8_t *in = g_malloc(n), *delta = g_malloc(n), *out = g_malloc(n);
+    g_autofree uint8_t *in = g_memdup2(data, MAX(size, 1)), *delta = g_malloc(MAX(size, 1));
+    g_autofree uint8_t *out = g_malloc(MAX(size, 1));
     const char *why = NULL;
+    size_t len = ff_delta_encode(d, in, size, delta);
+
+    g_assert_true(len < size || !len);
+    if (len) {
+        g_assert_cmpint(ff_delta_decode(d, delta, len, out, size, &why), ==, 0);
+        g_assert_cmpint(memcmp(in, out, size), ==, 0);
+    }
+}
+
+/* The input with a page of the base in its middle, and again, in two pieces. */
+static void stream(FfDelta *d, const uint8_t *data, size_t size, const uint8_t *page, size_t cut)
+{
+    size_t half = size / 2, n = size + PAGE;
+    g_autofree uint8_t *in = g_malloc(n);
 
     memcpy(in, data, half);
     memcpy(in + half, page, PAGE);
     memcpy(in + half + PAGE, data + half, size - half);
-    size_t len = ff_delta_encode(d, in, n, delta);
-    g_assert_cmpuint(len, <, n);
-    if (len) {
-        g_assert_cmpint(ff_delta_decode(d, delta, len, out, n, &why), ==, 0);
-        g_assert_cmpint(memcmp(in, out, n), ==, 0);
-    }
+    round_trip(d, in, n);
+    round_trip(d, in, cut % n);
+    round_trip(d, in + cut % n, n - cut % n);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -56,6 +66,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(FfDelta) d = ff_delta_new();
     g_assert_true(ff_delta_add(d, pages, sizeof(pages)) && ff_delta_index(d));
     decode(d, data + 4, size - 4, 1 + (data[0] | data[1] << 8) % FF_RUN_MAX_BYTES);
-    round_trip(d, data + 4, size - 4, pages + data[0] % BASE_PAGES * PAGE);
+    stream(d, data + 4, size - 4, pages + data[0] % BASE_PAGES * PAGE, data[1] << 8 | data[3]);
     return 0;
 }
