@@ -21,18 +21,14 @@ static bool is_source(FfDriver *d)
     return d->config.state->role == FF_ROLE_SOURCE;
 }
 
-void ff_handle_cont(FfCall *call)
+static void take_cont(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
     bool now = false;
 
     ff_driver_client_runs(d, true);
-    if (d->incoming && !d->migration) {
-        /* Not known yet who carries the migration: QEMU and we both remember it. */
-        ff_incoming_set_paused(d->incoming, false);
-        ff_call_pass(call);
-    } else if (!holds(d)) {
+    if (!holds(d)) {
         ff_call_pass(call);
     } else if (is_source(d)) {
         ff_call_error(call, "Migration is not finalized yet");
@@ -42,6 +38,36 @@ void ff_handle_cont(FfCall *call)
         ff_call_pass(call);
     } else {
         ff_call_return(call, NULL); /* carried out after the grant */
+    }
+}
+
+/* QEMU 7.2 refuses it where it cannot open its disks, which are the source's still. */
+static void incoming_cont_answered(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (d->migration) {
+        take_cont(call); /* a source has come meanwhile */
+    } else {
+        ff_driver_client_runs(d, true);
+        if (d->incoming) {
+            ff_incoming_set_paused(d->incoming, false);
+        }
+        ff_call_forward(call, result, NULL);
+    }
+}
+
+void ff_handle_cont(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (d->incoming && !d->migration) {
+        /* Not known yet who carries the migration: QEMU and we both remember it. */
+        ff_call_inner(call, "cont", NULL, incoming_cont_answered);
+    } else {
+        take_cont(call);
     }
 }
 

@@ -15,7 +15,7 @@
 #include "net/sync.h"
 
 typedef struct {
-    int64_t due;
+    int64_t came; /* monotonic microseconds */
     size_t n;
     uint8_t data[];
 } Late;
@@ -100,8 +100,8 @@ static gpointer take(gpointer data)
         Late *late = g_malloc(sizeof(*late) + n);
         late->n = n;
         memcpy(late->data, buf, n);
+        late->came = g_get_monotonic_time();
         ff_mutex_lock(&d->lock);
-        late->due = d->us < 0 ? G_MAXINT64 : g_get_monotonic_time() + d->us;
         d->came += n;
         g_queue_push_tail(&d->late, late);
         ff_cond_broadcast(&d->changed);
@@ -120,10 +120,10 @@ static Late *next(Delay *d)
     Late *late;
 
     ff_mutex_lock(&d->lock);
-    while (!d->over &&
-           (!(late = g_queue_peek_head(&d->late)) || late->due > g_get_monotonic_time())) {
-        if (late && late->due < G_MAXINT64) {
-            ff_cond_wait_until(&d->changed, &d->lock, late->due);
+    while (!d->over && (!(late = g_queue_peek_head(&d->late)) || d->us < 0 ||
+                        late->came + d->us > g_get_monotonic_time())) {
+        if (late && d->us >= 0) {
+            ff_cond_wait_until(&d->changed, &d->lock, late->came + d->us);
         } else {
             ff_cond_wait(&d->changed, &d->lock);
         }
@@ -229,6 +229,7 @@ void delay_set(Delay *d, int64_t us)
 {
     ff_mutex_lock(&d->lock);
     d->us = us;
+    ff_cond_broadcast(&d->changed);
     ff_mutex_unlock(&d->lock);
 }
 

@@ -15,7 +15,8 @@ typedef struct Delay Delay;
 /* Listens at delay_uri() and connects to TO for each connection. The one with NUMBER, in the order
  * in which they come (from 0 on), is the slow one. */
 Delay *delay_new(const char *to, unsigned number);
-/* What comes on it from now on is passed on US microseconds later; negative: never. */
+/* What has not been passed on yet, and what comes, is passed on US microseconds after it came;
+ * negative: never. */
 void delay_set(Delay *d, int64_t us);
 const char *delay_uri(const Delay *d);
 /* What the destination says of itself lacks FEATURES (FF_FEATURE_*). Before anybody connects. */
