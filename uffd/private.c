@@ -14,6 +14,7 @@
 
 #define PAGE 4096u
 #define ALIGNMENT (2u << 20) /* QEMU_VMALLOC_ALIGN on x86_64 */
+#define HEAP (64u << 20)     /* glibc: HEAP_MAX_SIZE of a thread's arena; its alignment, too */
 /* Pages that are looked at by one read of each file. */
 #define PIECE 64u
 /* Bits of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
@@ -41,6 +42,13 @@ static int by_size(gconstpointer a, gconstpointer b)
     return x < y ? -1 : x > y;
 }
 
+/* A heap of malloc that is used up but for its last page looks like a block. No block of memory of
+ * a guest is a page less than such a size. */
+static bool may_be_heap(const Block *b)
+{
+    return b->start % HEAP == 0 && (b->end + PAGE) % HEAP == 0;
+}
+
 /* A block is told by what stands behind it. */
 static GArray *find_blocks(int maps_fd)
 {
@@ -53,7 +61,7 @@ static GArray *find_blocks(int maps_fd)
     for (char **l = lines; *l; l++) {
         bool anonymous = parse(*l, &b, perms);
         if (anonymous && !strncmp(perms, "---", 3) && b.end - b.start == PAGE &&
-            last.end == b.start && last.start % ALIGNMENT == 0) {
+            last.end == b.start && last.start % ALIGNMENT == 0 && !may_be_heap(&last)) {
             g_array_append_val(blocks, last);
         }
         last = anonymous && !strncmp(perms, "rw-", 3) ? b : (Block){0};
@@ -78,11 +86,10 @@ static bool all_zero(const uint8_t *p)
     return p[0] == 0 && memcmp(p, p + 1, PAGE - 1) == 0;
 }
 
-/* N pages from ADDR on. 0, 1: FN has enough, or -errno. */
-static int read_piece(int pagemap_fd, int mem_fd, uint64_t addr, unsigned n, FfPrivateFunc fn,
-                      void *opaque)
+/* N pages from ADDR on, by way of DATA. 0, 1: FN has enough, or -errno. */
+static int read_piece(int pagemap_fd, int mem_fd, uint64_t addr, unsigned n, uint8_t *data,
+                      FfPrivateFunc fn, void *opaque)
 {
-    static _Thread_local uint8_t data[PIECE * PAGE];
     uint64_t entries[PIECE];
     int rc = read_at(pagemap_fd, entries, n * sizeof(*entries), addr / PAGE * sizeof(*entries));
 
@@ -103,14 +110,16 @@ static int read_piece(int pagemap_fd, int mem_fd, uint64_t addr, unsigned n, FfP
 int ff_private_read(int maps_fd, int pagemap_fd, int mem_fd, FfPrivateFunc fn, void *opaque)
 {
     g_autoptr(GArray) blocks = find_blocks(maps_fd);
+    g_autofree uint8_t *data = g_malloc(PIECE * PAGE);
     int rc = 0;
 
     for (guint i = 0; rc == 0 && i < blocks->len; i++) {
         const Block *b = &g_array_index(blocks, Block, i);
         for (uint64_t at = b->start; rc == 0 && at < b->end; at += (uint64_t)PIECE * PAGE) {
             unsigned n = MIN(PIECE, (b->end - at) / PAGE);
-            rc = read_piece(pagemap_fd, mem_fd, at, n, fn, opaque);
+            rc = read_piece(pagemap_fd, mem_fd, at, n, data, fn, opaque);
         }
     }
+    explicit_bzero(data, PIECE * PAGE);
     return MIN(rc, 0);
 }

@@ -256,19 +256,24 @@ typedef struct {
     size_t len;
 } Block;
 
-/* LEN bytes at a multiple of 2 MiB, with GUARD_LEN of nothing behind them. */
-static Block make_block(size_t len, size_t guard_len)
+/* LEN bytes at a multiple of ALIGNMENT, with GUARD_LEN of nothing behind them. */
+static Block make_aligned(size_t len, size_t guard_len, size_t alignment)
 {
-    const size_t around = 4 << 20;
+    const size_t around = 2 * alignment;
     Block b = {.len = len};
 
     b.map = mmap(NULL, len + around, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     g_assert_true(b.map != MAP_FAILED);
-    b.at = (uint8_t *)(((uintptr_t)b.map + (2 << 20)) & ~((uintptr_t)(2 << 20) - 1));
+    b.at = (uint8_t *)(((uintptr_t)b.map + alignment) & ~((uintptr_t)alignment - 1));
     g_assert_cmpint(mprotect(b.at, len, PROT_READ | PROT_WRITE), ==, 0);
     g_assert_cmpint(munmap(b.at + len + guard_len, b.map + len + around - (b.at + len + guard_len)),
                     ==, 0);
     return b;
+}
+
+static Block make_block(size_t len, size_t guard_len)
+{
+    return make_aligned(len, guard_len, 2 << 20);
 }
 
 typedef struct {
@@ -319,6 +324,8 @@ static void test_private(void)
 {
     Block large = make_block(300 * PAGE, PAGE), small = make_block(2 * PAGE, PAGE);
     Block arena = make_block(3 * PAGE, 2 * PAGE), bare = make_block(3 * PAGE, 0);
+    /* glibc's heap for a thread, all of it in use but for a page */
+    Block heap = make_aligned((64 << 20) - PAGE, PAGE, 64 << 20);
     const uint64_t all[] = {1, 10, 11, 12, 13}, two[] = {1, 10};
 
     mark(&large, 0, 10);
@@ -329,6 +336,7 @@ static void test_private(void)
     mark(&small, 1, 1);
     mark(&arena, 0, 20);
     mark(&bare, 0, 21);
+    mark(&heap, 0, 22);
     g_autoptr(GArray) seen = read_all(1000);
     assert_numbers(seen, all, G_N_ELEMENTS(all));
     g_autoptr(GArray) some = read_all(2);
