@@ -43,8 +43,12 @@ struct FfPrecopy {
     int64_t drain_us; /* how long the last one took */
     /* The round under way. */
     int64_t round_us;
-    uint64_t round_bytes; /* sent before it, in bytes of the guest */
-    uint64_t bandwidth;   /* bytes of the guest per second, measured; 0: not yet */
+    uint64_t round_bytes;  /* sent before it, in bytes of the guest */
+    uint64_t round_main;   /* of it, by the main connection ... */
+    int64_t round_main_us; /* ... and the time that this took */
+    /* Bytes of the guest per second, measured; 0: not yet. */
+    uint64_t bandwidth; /* over all connections */
+    uint64_t alone;     /* what the main one carries while it sends */
 };
 
 /* ---- tracking ------------------------------------------------------------------------------ */
@@ -178,6 +182,13 @@ static bool scan(FfMigration *m, bool protect, GError **error)
     return rc == 0 || unreadable(rc, error);
 }
 
+/* With the guest stopped the main connection carries all that is left. It may be slower than all of
+ * them; but what a rate limit kept it from does not count. */
+static uint64_t switch_bandwidth(const FfPrecopy *p)
+{
+    return p->alone ? MIN(p->bandwidth, p->alone) : p->bandwidth;
+}
+
 static uint64_t remaining(FfMigration *m)
 {
     return m->total_bytes - MIN(m->total_bytes, ff_counted(m->done_bytes));
@@ -211,7 +222,7 @@ static bool sync_dirty(FfMigration *m, GError **error)
     p->scan_us = now;
     p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * (g_get_monotonic_time() - now));
     if (p->bandwidth) {
-        __atomic_store_n(&m->expected_ms, (int64_t)(remaining(m) * 1000 / p->bandwidth),
+        __atomic_store_n(&m->expected_ms, (int64_t)(remaining(m) * 1000 / switch_bandwidth(p)),
                          __ATOMIC_RELAXED);
     }
     return true;
@@ -248,6 +259,12 @@ static void measure(FfMigration *m)
     if (bytes && (dt >= MEASURE_US || (!p->bandwidth && dt > 0))) {
         p->bandwidth = bytes * G_USEC_PER_SEC / dt;
     }
+    int64_t us;
+    uint64_t main = ff_rounds_main(m, &us) - p->round_main;
+    us -= p->round_main_us;
+    if (main && (us >= MEASURE_US || (!p->alone && us > 0))) {
+        p->alone = main * G_USEC_PER_SEC / us;
+    }
 }
 
 /* What is left goes through within the downtime that the client allows. */
@@ -256,7 +273,7 @@ static bool fits(FfMigration *m)
     ff_mutex_lock(&m->lock);
     uint64_t limit = m->cfg.downtime_limit, given = m->cfg.switchover_bandwidth;
     ff_mutex_unlock(&m->lock);
-    double bandwidth = given ? given : m->precopy->bandwidth;
+    double bandwidth = given ? given : switch_bandwidth(m->precopy);
 
     return remaining(m) <= bandwidth * limit / 1000;
 }
@@ -301,6 +318,7 @@ static bool send_round(FfMigration *m, GError **error)
 
     p->round_us = g_get_monotonic_time();
     p->round_bytes = all_sent(m);
+    p->round_main = ff_rounds_main(m, &p->round_main_us);
     p->started = true;
     for (unsigned at = 0, end = 0; at < p->n_pieces && !over; at = end) {
         if (!open_window(m, &end, error)) {
@@ -386,6 +404,7 @@ bool ff_precopy_run(FfMigration *m, GError **error)
     if (!ff_rounds_begin(m, m->precopy->pieces, round_over, error)) {
         return false;
     }
+    ff_source_send_base(m);
     bool ok = run_rounds(m, error);
     ff_rounds_end(m, ok);
     return ok;

@@ -32,7 +32,9 @@ struct FfRounds {
     const FfPiece *pieces;
     bool (*over)(FfMigration *m);
     unsigned n_senders;      /* on further connections; 0: the main one carries all */
-    unsigned runs;           /* coordinator; that it has sent */
+    unsigned runs;           /* coordinator; that it has sent ... */
+    uint64_t bytes;          /* ... bytes on the main connection, and saved there ... */
+    int64_t us;              /* ... and the time that it took, without waits for the rate limit */
     FfPacking packing;       /* coordinator */
     uint64_t saved;          /* atomic; by compression */
     int64_t next_us;         /* lock; nothing is sent before, by the rate limit */
@@ -60,8 +62,8 @@ typedef struct {
 
 /* ---- the rate limit ----------------------------------------------------------------------- */
 
-/* Waits until the rate limit allows more; a new limit counts at once. */
-static void pace(FfMigration *m)
+/* A new limit counts at once. */
+void ff_rounds_pace(FfMigration *m)
 {
     FfRounds *r = m->rounds;
 
@@ -78,7 +80,7 @@ static void pace(FfMigration *m)
     ff_mutex_unlock(&m->lock);
 }
 
-static void charge(FfMigration *m, uint64_t bytes)
+void ff_rounds_charge(FfMigration *m, uint64_t bytes)
 {
     FfRounds *r = m->rounds;
 
@@ -105,6 +107,12 @@ uint64_t ff_rounds_saved(const FfMigration *m)
     return ff_counted(m->rounds->saved);
 }
 
+uint64_t ff_rounds_main(const FfMigration *m, int64_t *us)
+{
+    *us = m->rounds->us;
+    return m->rounds->bytes;
+}
+
 static int send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
                     uint64_t n)
 {
@@ -112,7 +120,7 @@ static int send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block
 
     ff_source_decide_packing(m, ch, pk);
     int rc = ff_source_send_run(m, ch, pk, block, first, n, false);
-    charge(m, ff_channel_bytes(ch) - before);
+    ff_rounds_charge(m, ff_channel_bytes(ch) - before);
     ff_count(m->rounds->saved, pk->saved);
     return rc;
 }
@@ -241,7 +249,7 @@ static gpointer send_further(gpointer p)
 
     ff_priority_bulk();
     while (rc == 0 && await_window(&k)) {
-        pace(m);
+        ff_rounds_pace(m);
         rc = ff_channel_wait_writable(k.ch);
         if (rc == 0 && enter(&k)) {
             bool sent;
@@ -294,7 +302,9 @@ static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
     uint64_t first, n;
 
     while (!(*over = r->over(m))) {
-        pace(m);
+        ff_rounds_pace(m);
+        int64_t begin = g_get_monotonic_time();
+        uint64_t before = ff_channel_bytes(m->main);
         int rc = ff_m_events(m) & ENDED ? -ECANCELED : ff_channel_wait_writable(m->main);
         if (rc < 0) {
             return rc;
@@ -309,6 +319,8 @@ static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
             return rc;
         }
         r->runs++;
+        r->bytes += ff_channel_bytes(m->main) - before + r->packing.saved;
+        r->us += g_get_monotonic_time() - begin;
         page = first + n;
     }
     return 0;

@@ -25,8 +25,14 @@ bool ff_rounds_settle(FfMigration *m, GError **error);
 void ff_rounds_end(FfMigration *m, bool settled);
 /* When no sender is left. */
 void ff_rounds_free(FfMigration *m);
+/* Waits until the rate limit allows more; then, what was sent. */
+void ff_rounds_pace(FfMigration *m);
+void ff_rounds_charge(FfMigration *m, uint64_t bytes);
 /* Bytes on the bulk connections, and those that compression has saved on them, in precopy. */
 uint64_t ff_rounds_bytes(const FfMigration *m);
 uint64_t ff_rounds_saved(const FfMigration *m);
+/* Of these what the main connection has carried in rounds, and the microseconds that it took
+ * without waits for the rate limit. */
+uint64_t ff_rounds_main(const FfMigration *m, int64_t *us);
 
 #endif

@@ -13,6 +13,7 @@
  * Threads: the base is collected by the coordinator, used by the device thread. No lock.
  */
 #include "migration/internal.h"
+#include "migration/rounds.h"
 
 #include <string.h>
 
@@ -78,11 +79,19 @@ void ff_source_send_base(FfMigration *m)
     size_t size = m->device_base ? ff_delta_size(m->device_base) : 0;
     FfDevicePacing pacing = {0};
     FfPacking packing = {0};
+    const unsigned over = FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL;
     int rc = 0;
 
-    for (size_t at = 0, n; rc == 0 && at < size; at += n) {
+    for (size_t at = 0, n; rc == 0 && at < size && !(ff_m_events(m) & over); at += n) {
+        uint64_t before = pacing.sent;
         n = MIN(size - at, FF_RUN_MAX_BYTES);
+        if (m->rounds) {
+            ff_rounds_pace(m);
+        }
         rc = send_piece(m, &pacing, &packing, ff_frame(FF_FRAME_BASE, 0), data + at, n);
+        if (m->rounds) {
+            ff_rounds_charge(m, pacing.sent - before);
+        }
     }
     ff_packing_clear(&packing);
 }

@@ -301,7 +301,9 @@ static bool prepare_peer(FfMigration *m, GError **error)
     if (!ff_precopy_tell(m, error)) {
         return false;
     }
-    ff_source_send_base(m);
+    if (!m->precopy) {
+        ff_source_send_base(m);
+    }
     f.flags = m->whole ? FF_PREPARE_WHOLE : 0;
     /* A failed send is followed by the reader's word of why. */
     ff_channel_send(m->main, f, NULL, true);
