@@ -5,6 +5,9 @@
  * is out, a connection that is half open, a host that hangs and an engine that was stopped are
  * noticed on every kind of socket and in every state, also when neither side has anything to say.
  *
+ * What cannot be said tells as well: at the source nobody reads a further connection. But the main
+ * one may hold the peer's own word of why, so it has until the next look to be read.
+ *
  * What is counted are looks without a byte, not the time between them: an engine that was stopped
  * itself (or had no processor for a while) does not take its own absence for that of the peer.
  *
@@ -32,6 +35,7 @@ typedef struct {
     FfChannel *ch[CHANNELS]; /* NULL: there is none */
     uint64_t received[CHANNELS];
     unsigned silent[CHANNELS]; /* looks without a byte */
+    unsigned mute[CHANNELS];   /* looks at which nothing could be said */
     uint64_t progress;         /* pages and device state */
     unsigned stuck;            /* looks without any, the guest standing still */
 } Pulse;
@@ -107,6 +111,16 @@ static bool is_silent(FfMigration *m, Pulse *p, unsigned i)
     return p->silent[i] * look_ms(m) >= m->cfg.peer_timeout_ms;
 }
 
+static void say_alive(FfMigration *m, Pulse *p, unsigned i)
+{
+    int rc = ff_channel_try_send(p->ch[i], ff_frame(FF_FRAME_ALIVE, 0));
+
+    p->mute[i] = rc < 0 ? p->mute[i] + 1 : 0;
+    if (p->mute[i] > 1) {
+        ff_m_lost(m, p->ch[i], rc);
+    }
+}
+
 static uint64_t progress(FfMigration *m)
 {
     return ff_counted(m->done_pages) + ff_counted(m->stats.device_bytes) +
@@ -151,7 +165,7 @@ static bool look(FfMigration *m, Pulse *p)
             return false;
         }
         if (p->ch[i] && speaks) {
-            ff_channel_try_send(p->ch[i], ff_frame(FF_FRAME_ALIVE, 0));
+            say_alive(m, p, i);
         }
     }
     if (is_stuck(m, p)) {

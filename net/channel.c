@@ -630,19 +630,23 @@ size_t ff_channel_write_some(FfChannel *ch, const void *data, size_t len)
     return n;
 }
 
-void ff_channel_try_send(FfChannel *ch, FfFrame f)
+int ff_channel_try_send(FfChannel *ch, FfFrame f)
 {
     struct iovec iov = {&f, sizeof(f)};
+    int rc = 0;
 
     if (!try_turn(ch)) {
-        return;
+        return 0;
     }
     /* A socket that is writable takes a header whole. */
     if (!g_atomic_int_get(&ch->closed) && wait_for(ch, POLLOUT, 0) == 0) {
         ff_frame_encode(&f);
-        write_all(ch, &iov, 1);
+        rc = write_all(ch, &iov, 1);
     }
+    /* Who has closed the channel meanwhile knows of it. */
+    rc = g_atomic_int_get(&ch->closed) ? 0 : rc;
     give_turn(ch);
+    return rc;
 }
 
 void ff_channel_finish(FfChannel *ch)

@@ -125,7 +125,7 @@ void ff_channel_set_deadline(FfChannel *ch, int ms);
  * somebody is writing or the channel is dead. Never waits. Not under TLS. */
 size_t ff_channel_write_some(FfChannel *ch, const void *data, size_t len);
 /* Writes one frame without payload if nobody is writing and the socket takes it now; never waits.
- * Else there is no need: what is on its way says as much. */
-void ff_channel_try_send(FfChannel *ch, FfFrame f);
+ * Else there is no need: what is on its way says as much. 0, or -errno: the connection is dead. */
+int ff_channel_try_send(FfChannel *ch, FfFrame f);
 
 #endif

@@ -32,7 +32,9 @@ struct Delay {
     FfCond changed;
     int64_t us;            /* lock */
     uint64_t came, passed; /* lock; bytes of the slow connection */
+    FfFrame tail[8];       /* lock; the last that came, if they were frames */
     bool over;             /* lock; being freed, or nothing more comes */
+    bool near;             /* lock; delay_cut_near() */
     GQueue late;           /* lock; Late * */
     int slow[2];           /* lock; its ends; -1: it has not come yet */
     GPtrArray *pumps;      /* lock; GThread * */
@@ -89,6 +91,15 @@ static gpointer pump(gpointer data)
 
 /* ---- the slow one -------------------------------------------------------------------------- */
 
+static void keep_tail(Delay *d, const uint8_t *data, size_t n)
+{
+    uint8_t *tail = (uint8_t *)d->tail;
+    size_t take = MIN(n, sizeof(d->tail));
+
+    memmove(tail, tail + take, sizeof(d->tail) - take);
+    memcpy(tail + sizeof(d->tail) - take, data + n - take, take);
+}
+
 static gpointer take(gpointer data)
 {
     g_autofree Pump *p = data;
@@ -103,12 +114,13 @@ static gpointer take(gpointer data)
         late->came = g_get_monotonic_time();
         ff_mutex_lock(&d->lock);
         d->came += n;
+        keep_tail(d, buf, n);
         g_queue_push_tail(&d->late, late);
         ff_cond_broadcast(&d->changed);
         ff_mutex_unlock(&d->lock);
     }
     ff_mutex_lock(&d->lock);
-    d->over = true;
+    d->over |= !d->near;
     ff_cond_broadcast(&d->changed);
     ff_mutex_unlock(&d->lock);
     return NULL;
@@ -249,12 +261,34 @@ uint64_t delay_pending(Delay *d)
     return n;
 }
 
+bool delay_ends_with(Delay *d, FfFrameType type)
+{
+    FfFrame f = {.type = FF_FRAME_ALIVE};
+    const char *why;
+
+    ff_mutex_lock(&d->lock);
+    for (unsigned i = G_N_ELEMENTS(d->tail); i-- > 0 && f.type == FF_FRAME_ALIVE;) {
+        f = d->tail[i];
+        f.type = ff_frame_decode(&f, &why) == 0 ? f.type : 0;
+    }
+    ff_mutex_unlock(&d->lock);
+    return f.type == type;
+}
+
 void delay_cut(Delay *d)
 {
     ff_mutex_lock(&d->lock);
     for (unsigned i = 0; i < 2; i++) {
         shutdown(d->slow[i], SHUT_RDWR);
     }
+    ff_mutex_unlock(&d->lock);
+}
+
+void delay_cut_near(Delay *d)
+{
+    ff_mutex_lock(&d->lock);
+    d->near = true;
+    shutdown(d->slow[0], SHUT_RDWR);
     ff_mutex_unlock(&d->lock);
 }
 

@@ -8,7 +8,10 @@
 #define FF_TESTS_DELAY_H
 
 #include <gio/gio.h>
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "net/frame.h"
 
 typedef struct Delay Delay;
 
@@ -24,8 +27,12 @@ void delay_hide(Delay *d, uint32_t features);
 /* Bytes that have come on the slow connection; of them, those that were not passed on yet. */
 uint64_t delay_bytes(Delay *d);
 uint64_t delay_pending(Delay *d);
-/* Breaks the slow connection. */
+/* The last frame that came on it, but for those that say that the source lives, is an empty one of
+ * TYPE. */
+bool delay_ends_with(Delay *d, FfFrameType type);
+/* Breaks the slow connection; or only for who connected, and the other side notices nothing. */
 void delay_cut(Delay *d);
+void delay_cut_near(Delay *d);
 void delay_free(Delay *d);
 
 #endif

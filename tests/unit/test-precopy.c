@@ -482,6 +482,7 @@ static void test_release(gconstpointer data)
 /* Of four: 1 is the first further one, which sets out a quarter into memory. */
 #define SLOW 1
 #define LATE_US 500000
+#define NEVER_MS 3600000
 
 typedef struct {
     Side *s, *d;
@@ -494,6 +495,7 @@ static LatePair late_pair(unsigned writers, bool left_out, uint32_t hidden)
     LatePair p = {.s = source(writers)};
 
     p.d = destination_of(p.s);
+    p.s->config.peer_timeout_ms = p.d->config.peer_timeout_ms = NEVER_MS;
     p.d->n_touchers = left_out ? 0 : p.d->n_touchers;
     p.d->any = left_out; /* nobody is to find out before the comparison */
     p.s->rest_us = 1000;
@@ -699,6 +701,27 @@ static void test_late_broken(void)
     late_free(&p);
 }
 
+/* When the source has said all on it: it reads nothing there, and the destination has it still. */
+static void test_late_half(void)
+{
+    LatePair p;
+
+    if (!never_ends(&p)) {
+        return;
+    }
+    while (!delay_ends_with(p.delay, FF_FRAME_ROUND)) {
+        g_main_context_iteration(NULL, FALSE);
+    }
+    delay_cut_near(p.delay);
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpstr(p.s->history->str, ==, "setup active failed");
+    g_assert_true(g_atomic_int_get(&p.s->runs));
+    g_assert_false(g_atomic_int_get(&p.d->runs));
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p.s->m);
+    g_assert_nonnull(strstr(info->error_desc, "on a bulk channel"));
+    late_free(&p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -729,5 +752,6 @@ int main(int argc, char **argv)
     g_test_add_func("/precopy/late/cancel", test_late_cancel);
     g_test_add_func("/precopy/late/quit", test_late_quit);
     g_test_add_func("/precopy/late/broken", test_late_broken);
+    g_test_add_func("/precopy/late/half", test_late_half);
     return g_test_run();
 }
