@@ -8,6 +8,9 @@
  * two of its words then: a bit in a filter, a table of all pages, a comparison. A page in which
  * they are the same is not looked for so: patterns, zeros above all, would make of each byte a
  * comparison.
+ *
+ * A guest stands still for this, and may hold what is dear to search and in vain. So where nothing
+ * was found for long, it is looked at now and then only; and what is compared in vain is counted.
  */
 #include "net/delta.h"
 
@@ -25,6 +28,13 @@
 #define HEADERS 16
 #define HEADER 8
 #define AHEAD 32
+/* Behind so many bytes without a page only the first WINDOW of each STRIDE are searched, in which a
+ * page begins where pages follow each other. */
+#define PATIENCE (1u << 20)
+#define STRIDE (64u << 10)
+#define WINDOW (FF_DELTA_PAGE + HEADERS)
+/* Comparisons in vain, in one piece, behind which it is not searched any further. */
+#define FAILURES 256
 
 struct FfDelta {
     uint8_t *base; /* [size], allocated in powers of two */
@@ -35,6 +45,7 @@ struct FfDelta {
     unsigned bits;         /* of FIRST */
     uint32_t expected;     /* the page behind the last one that was found */
     size_t behind;         /* bytes of earlier pieces that came after that one */
+    unsigned failures;     /* comparisons in vain in this piece */
 };
 
 FfDelta *ff_delta_new(void)
@@ -145,7 +156,7 @@ static bool is_page(const FfDelta *d, uint32_t page, const uint8_t *p)
 }
 
 /* The page of the base that stands at P, -1: none. */
-static int64_t find(const FfDelta *d, const uint8_t *p)
+static int64_t find(FfDelta *d, const uint8_t *p)
 {
     uint64_t h;
     int tries = TRIES;
@@ -162,6 +173,7 @@ static int64_t find(const FfDelta *d, const uint8_t *p)
         if (is_page(d, page, p)) {
             return page;
         }
+        d->failures++;
     }
     return -1;
 }
@@ -192,9 +204,10 @@ static bool put_rest(Out *o, const uint8_t *from, const uint8_t *to)
 
 /* Where the next page of the base begins in [P, LAST], and which it is. NULL: nowhere. A page that
  * the last piece ended in is none, but those behind it are where they would be. */
-static const uint8_t *next_page(const FfDelta *d, const uint8_t *p, const uint8_t *last,
-                                uint32_t *page)
+static const uint8_t *next_page(FfDelta *d, const uint8_t *p, const uint8_t *last, uint32_t *page)
 {
+    size_t n = last - p + 1;
+
     for (unsigned i = 0; i < AHEAD * HEADERS; i++) {
         size_t at = i / HEADERS * (FF_DELTA_PAGE + HEADER) + i % HEADERS;
         if (at >= d->behind && at - d->behind <= (size_t)(last - p) &&
@@ -203,11 +216,16 @@ static const uint8_t *next_page(const FfDelta *d, const uint8_t *p, const uint8_
             return p + at - d->behind;
         }
     }
-    for (; p <= last; p++) {
-        int64_t found = find(d, p);
+    for (size_t i = 0; i < n && d->failures < FAILURES; i++) {
+        size_t gone = d->behind + i;
+        if (gone >= PATIENCE && gone % STRIDE >= WINDOW) {
+            i += STRIDE - gone % STRIDE - 1;
+            continue;
+        }
+        int64_t found = find(d, p + i);
         if (found >= 0) {
             *page = found;
-            return p;
+            return p + i;
         }
     }
     return NULL;
@@ -220,6 +238,7 @@ size_t ff_delta_encode(FfDelta *d, const void *in, size_t n, void *out)
     bool shorter = d->filter && n >= FF_DELTA_PAGE;
     uint32_t page;
 
+    d->failures = 0;
     while (shorter && end - p >= (ptrdiff_t)FF_DELTA_PAGE &&
            (at = next_page(d, p, end - FF_DELTA_PAGE, &page))) {
         shorter = put_rest(&o, p, at) && put(&o, FF_DELTA_COPY | page, NULL, 0);

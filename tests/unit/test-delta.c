@@ -192,6 +192,52 @@ static void test_pieces(void)
     g_assert_cmpuint(len, <=, n - whole * (PAGE - 8) + pieces * 4);
 }
 
+/* Pieces of what a guest has drawn, then pages of the base: the first ones may be missed, and no
+ * more of them. */
+static void test_long_row(void)
+{
+    enum { PAGES = 64, PIECE = 128 << 10, DRAWN = 16 };
+    g_autoptr(FfDelta) d = base_of(PAGES);
+    const size_t n = (size_t)DRAWN * PIECE + PAGES * (8 + PAGE);
+    g_autofree uint8_t *in = g_malloc0(n);
+    size_t len = 0;
+
+    fill(in, (size_t)DRAWN * PIECE, 4711);
+    for (unsigned i = 0; i < PAGES; i++) {
+        fill(in + (size_t)DRAWN * PIECE + (size_t)i * (8 + PAGE) + 8, PAGE, i);
+    }
+    for (size_t at = 0; at < n; at += PIECE) {
+        size_t piece = MIN(PIECE, n - at), delta = there_and_back(d, in + at, piece);
+        len += delta ? delta : piece;
+    }
+    g_assert_cmpuint(len, >, (size_t)DRAWN * PIECE);
+    /* 16 pages at most until the next look, and the one that each piece ends in */
+    g_assert_cmpuint(len, <, (size_t)DRAWN * PIECE + (16 + 2 + 1) * (PAGE + 8) + PAGES * 16);
+}
+
+/* Nearly a page, all the time: it is given up for this piece, and not for the next. */
+static void test_in_vain(void)
+{
+    g_autoptr(FfDelta) d = ff_delta_new();
+    g_autofree uint8_t *in = g_malloc(ROOM);
+
+    for (unsigned i = 0; i < ROOM; i++) {
+        in[i] = i % 3;
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        uint8_t last = in[PAGE - 1];
+        in[PAGE - 1] = 10 + i;
+        g_assert_true(ff_delta_add(d, in, PAGE));
+        in[PAGE - 1] = last;
+    }
+    uint8_t *page = in + ROOM - PAGE;
+    fill(page, PAGE, 1);
+    g_assert_true(ff_delta_add(d, page, PAGE));
+    g_assert_true(ff_delta_index(d));
+    g_assert_cmpuint(there_and_back(d, in, ROOM), ==, 0);
+    g_assert_cmpuint(there_and_back(d, page, PAGE), ==, 4);
+}
+
 static void test_room(void)
 {
     g_autoptr(FfDelta) d = ff_delta_new();
@@ -370,6 +416,8 @@ int main(int argc, char **argv)
     g_test_add_func("/delta/nothing-alike", test_nothing_alike);
     g_test_add_func("/delta/all-the-same", test_all_the_same);
     g_test_add_func("/delta/pieces", test_pieces);
+    g_test_add_func("/delta/long-row", test_long_row);
+    g_test_add_func("/delta/in-vain", test_in_vain);
     g_test_add_func("/delta/room", test_room);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strdup_printf("/delta/refused/%s", rows[i].name);
