@@ -74,6 +74,8 @@ struct FfCall {
     JsonNode *parameters;
     FfHandler next;
     FfHandler restored; /* of ff_call_restore() */
+    /* In place of an answer that is an error, for a call of our own; NULL. */
+    void (*failed)(FfDriver *d, const char *why);
     int fd;
     FfTlsChoice tls;
     gpointer addition; /* object-add's own, objects.c; NULL */
@@ -118,6 +120,9 @@ void ff_driver_relay_answer(FfDriver *driver, uint32_t seq, const char *payload,
 /* An event for the clients; DATA is taken. */
 void ff_driver_event(FfDriver *driver, const char *name, JsonObject *data);
 void ff_driver_filter(FfDriver *driver, uint32_t filter);
+/* Closes what QEMU's memory could be read through: a peer is to be spoken to. Safe to call twice.
+ */
+void ff_driver_close_mem(FfDriver *driver);
 /* Something began or ended: the linger timer is set or stopped. */
 void ff_driver_touch(FfDriver *driver);
 /* QEMU's; the oldest that is served while it is not known. Versions differ in words. */

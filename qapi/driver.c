@@ -239,6 +239,11 @@ void ff_call_return(FfCall *call, JsonNode *result)
 
 static void finish_error(FfCall *call, const char *class, const char *desc)
 {
+    if (call->failed) {
+        call->failed(call->driver, desc);
+        call_end(call);
+        return;
+    }
     if (call->hmp) {
         g_autofree char *text = g_strdup_printf("Error: %s\n", desc);
 
@@ -502,6 +507,15 @@ void ff_driver_last_words(FfDriver *d)
     }
 }
 
+void ff_driver_close_mem(FfDriver *d)
+{
+    int fd = g_steal_fd(&d->config.mem_fd);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 void ff_driver_free(FfDriver *d)
 {
     GHashTableIter iter;
@@ -510,9 +524,7 @@ void ff_driver_free(FfDriver *d)
     if (d->linger) {
         g_source_remove(d->linger);
     }
-    if (d->config.mem_fd >= 0) {
-        close(d->config.mem_fd);
-    }
+    ff_driver_close_mem(d);
     ff_driver_report_clear(d);
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->outgoing, ff_outgoing_free);

@@ -26,6 +26,9 @@
 
 #define FD_NAME "farfault-incoming"
 
+/* Who says no at once says it again when asked again. */
+#define NO_ANSWER_US G_USEC_PER_SEC
+
 struct FfIncoming {
     FfDriver *driver;
     GArray *fds;        /* of int: listening sockets, or one connected */
@@ -41,6 +44,7 @@ struct FfIncoming {
     GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     int ready;               /* index in fds of the one that has a connection */
+    gint64 asked_us;         /* when it had come, and QEMU was asked */
     JsonNode *parameters;    /* from its coming until they are looked at; NULL */
 };
 
@@ -195,6 +199,7 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     }
     FfIncoming *in = d->incoming;
 
+    ff_driver_close_mem(d);
     in->native = ff_native_new(native_over, d);
     ff_native_set_tls(in->native, in->stock_tls, NULL);
     ff_native_accept_peers(in->native, in->fds, in->private_path);
@@ -411,12 +416,32 @@ static void status_known(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, NULL);
 }
 
+static void watch(FfIncoming *in);
+
+/* QEMU does not answer now: the source, or the next one, is looked at anew. */
+static void not_answered(FfDriver *d, const char *why)
+{
+    if (!d->incoming) {
+        return;
+    }
+    if (g_get_monotonic_time() - d->incoming->asked_us < NO_ANSWER_US) {
+        give_up(d, why); /* but it has answered, and will not say anything else */
+        return;
+    }
+    ff_driver_log(d, "farfault: a source has connected, and waits: %s", why);
+    watch(d->incoming);
+}
+
 /* The source waits: in one go. QEMU answers in order, the last answer decides. */
 static void ask_all(FfDriver *d)
 {
+    FfCall *decides = ff_call_new_own(d);
+
+    decides->failed = not_answered;
+    d->incoming->asked_us = g_get_monotonic_time();
     ff_call_inner(ff_call_new_own(d), "query-status", NULL, status_known);
     ff_call_get_parameters(ff_call_new_own(d), parameters_known);
-    ff_call_get_capabilities(ff_call_new_own(d), got_capabilities);
+    ff_call_get_capabilities(decides, got_capabilities);
 }
 
 /* The first connection waits. */

@@ -230,6 +230,7 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
     FfOutgoing *out = g_new0(FfOutgoing, 1);
 
     out->driver = d;
+    ff_driver_close_mem(d);
     out->native = ff_native_new(over, d);
     ff_native_set_tls(out->native, peer->tls, peer->tls_hostname);
     out->peer = ff_end_new_channel(peer->channel);

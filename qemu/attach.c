@@ -416,6 +416,9 @@ static bool speak_for_agent(Attach *a, GError **error)
     fds[FF_AGENT_FD_PAGEMAP] = open_proc(a, "pagemap");
     fds[FF_AGENT_FD_MAPS] = open_proc(a, "maps");
     fds[FF_AGENT_FD_MEM] = open_proc(a, "mem");
+    if (fds[FF_AGENT_FD_MEM] < 0) {
+        fds[FF_AGENT_FD_MEM] = open_proc(a, "maps"); /* as the agent does */
+    }
     ok = fds[FF_AGENT_FD_PAGEMAP] >= 0 && fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0;
     if (!ok) {
         ff_launch_fail(error, "the memory map of process %d may not be read: be root", (int)a->pid);

@@ -356,6 +356,31 @@ static void test_relay_killed(gconstpointer data)
 
 #define STRANGERS 8
 
+/* A destination whose QEMU did not answer when somebody came takes the next one. */
+static void test_incoming_stopped(void)
+{
+    Test t = {0};
+    g_autoptr(GError) error = NULL;
+
+    if (!begin(&t))
+        return;
+    FfAddress *at = ff_address_parse(t.uri, &error);
+    g_assert_no_error(error);
+    kill(vm_pid(t.d), SIGSTOP);
+    int first = ff_address_connect(at, NULL, &error);
+    g_assert_no_error(error);
+    vm_wait_stderr(t.d, "a source has connected, and waits");
+    kill(vm_pid(t.d), SIGCONT);
+    close(first);
+    ff_address_free(at);
+    qmp_ok(t.sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(t.sq, "migrate", "{'uri': '%s'}", t.uri);
+    qmp_ok(t.sq, "migrate-start-postcopy", NULL);
+    move_wait_completed(t.s, t.d);
+    vm_wait_new_serial(t.d, "B");
+    end(&t);
+}
+
 /* Silent connections at the destination's port keep nobody waiting: the source gets in before one
  * of them is sent away. */
 static void test_strangers(void)
@@ -398,6 +423,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/stalls/relay-killed/", relay_rows[i].name, NULL);
         g_test_add_data_func(path, &relay_rows[i], test_relay_killed);
     }
+    g_test_add_func("/stalls/incoming-stopped", test_incoming_stopped);
     g_test_add_func("/stalls/strangers", test_strangers);
     g_test_add_data_func("/stalls/qemu-killed/source", "source", test_qemu_killed);
     g_test_add_data_func("/stalls/qemu-killed/destination", NULL, test_qemu_killed);
