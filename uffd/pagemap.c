@@ -5,9 +5,12 @@
  * The masks are exactly those (WRITTEN in category and in return mask, nothing else) for which the
  * kernel takes its path for userfaultfd: it then reports every entry of a page table that is not
  * write-protected, an empty one too. That matters: an entry that was written and then lost
- * (reclaim, MADV_DONTNEED) is empty, and with other masks it would count as clean.
+ * (reclaim, MADV_DONTNEED) is empty, and with other masks it would count as clean. Where the page
+ * table itself is lost (CONFIG_PT_RECLAIM, Linux 6.14) some kernels report nothing:
+ * "fs/proc/task_mmu: fix PAGEMAP_SCAN written state for PMD holes", 2026. ff_pagemap_protected()
+ * tells then.
  *
- * System calls: ioctl(PAGEMAP_SCAN).
+ * System calls: ioctl(PAGEMAP_SCAN), pread.
  */
 #include "uffd/pagemap.h"
 
@@ -15,6 +18,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 /* linux/fs.h since 6.7; the headers of the build may be older than the kernel. */
 typedef struct {
@@ -34,6 +38,8 @@ static_assert(sizeof(ScanArg) == 96, "struct pm_scan_arg of the kernel");
 #define IS_HUGE (1u << 6)
 
 #define MAX_REGIONS 1024
+/* An entry of the file itself (Documentation/admin-guide/mm/pagemap.rst). */
+#define ENTRY_UFFD_WP (1ull << 57)
 
 static int scan_piece(int fd, ScanArg *arg, FfPagemapFunc fn, void *opaque)
 {
@@ -87,6 +93,20 @@ int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, F
 {
     return scan_pieces(pagemap_fd, addr, len, SCAN_CHECK_WPASYNC | (protect ? SCAN_WP_MATCHING : 0),
                        IS_WRITTEN, fn, opaque);
+}
+
+int ff_pagemap_protected(int pagemap_fd, uint64_t addr)
+{
+    uint64_t entry;
+    ssize_t n;
+
+    do {
+        n = pread(pagemap_fd, &entry, sizeof(entry), (off_t)(addr / 4096 * sizeof(entry)));
+    } while (n < 0 && errno == EINTR);
+    if (n != sizeof(entry)) {
+        return n < 0 ? -errno : -ESRCH;
+    }
+    return entry & ENTRY_UFFD_WP ? 1 : 0;
 }
 
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,

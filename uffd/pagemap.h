@@ -5,7 +5,8 @@
  *
  * A page counts as written from the moment a writer could map it writable, also a writer that
  * has it pinned for DMA, until a scan with PROTECT has reported it. The kernel may report pages
- * that nobody wrote (it lost the page table entry); it never leaves one out. Any thread.
+ * that nobody wrote (it lost the page table entry); some leave out pages whose whole page table was
+ * lost. Any thread.
  */
 #ifndef FF_UFFD_PAGEMAP_H
 #define FF_UFFD_PAGEMAP_H
@@ -32,5 +33,8 @@ int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, F
 /* The same for runs that are mapped by huge pages just now, transparent or hugetlb. */
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
                          void *opaque);
+/* 1: the page at ADDR is write-protected for tracking, whether it is there or not; 0: it is not, or
+ * there is no page table. -errno. */
+int ff_pagemap_protected(int pagemap_fd, uint64_t addr);
 
 #endif

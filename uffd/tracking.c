@@ -4,7 +4,9 @@
  * tables everywhere and splits huge mappings, and a scan does not look where there is no page
  * table. From then on PAGEMAP_SCAN reads and protects at once.
  *
- * What was never protected is not scanned: it counts as written anyway.
+ * What was never protected is not scanned: it counts as written anyway. A page table that was freed
+ * since, with all that it knew, is one of which the scan may tell nothing: there its first entry is
+ * looked at.
  *
  * Splitting takes the mapping away, so that each page would fault once more, also for a read: they
  * are mapped again at once, write-protected, which takes this thread 0.3 us a page, and the faults
@@ -215,13 +217,25 @@ typedef struct {
     unsigned piece;
     FfTrackingFunc fn;
     void *opaque;
+    uint64_t told; /* a bit for each page table in which something was written */
 } Walk;
+
+/* Page tables of a piece are numbered from that of its first page on. */
+_Static_assert(FF_PAGEMAP_PIECE / HUGE_PAGE + 1 <= 64, "a bit for each");
+
+static uint64_t first_table(const Walk *w)
+{
+    return w->t->addr[w->piece] / HUGE_PAGE;
+}
 
 static void tell(uint64_t addr, uint64_t len, void *opaque)
 {
-    const Walk *w = opaque;
+    Walk *w = opaque;
     const FfPiece *p = &w->t->pieces[w->piece];
 
+    for (uint64_t i = addr / HUGE_PAGE; i <= (addr + len - 1) / HUGE_PAGE; i++) {
+        w->told |= 1ull << (i - first_table(w));
+    }
     w->fn(p->file, p->offset + (addr - w->t->addr[w->piece]), len, w->opaque);
 }
 
@@ -238,11 +252,38 @@ static void note_huge(uint64_t addr, uint64_t len, void *opaque)
     }
 }
 
+/* Where nothing was told all is protected, by its page table; or that is gone, and with it what was
+ * written there. */
+static int tell_lost(Walk *w, bool protect)
+{
+    const FfTracking *t = w->t;
+    uint64_t addr = t->addr[w->piece], end = addr + t->pieces[w->piece].len, next;
+
+    for (; addr < end; addr = next) {
+        next = MIN(end, (addr / HUGE_PAGE + 1) * HUGE_PAGE);
+        if (w->told >> (addr / HUGE_PAGE - first_table(w)) & 1) {
+            continue;
+        }
+        int rc = ff_pagemap_protected(t->pagemap_fd, addr);
+        if (rc == 0) {
+            /* before it is told: what is written from here on is seen by the next scan */
+            rc = protect ? ff_uffd_protect(t->uffd, addr, next - addr) : 0;
+            tell(addr, next - addr, w);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
 static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn, void *opaque)
 {
     Walk w = {t, i, fn, opaque};
+    int rc = ff_pagemap_scan(t->pagemap_fd, t->addr[i], t->pieces[i].len, protect, tell, &w);
 
-    return ff_pagemap_scan(t->pagemap_fd, t->addr[i], t->pieces[i].len, protect, tell, &w);
+    return rc == 0 && t->files[t->pieces[i].file].page_size == SMALL_PAGE ? tell_lost(&w, protect)
+                                                                          : rc;
 }
 
 /* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the
