@@ -23,7 +23,8 @@
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 /* Taking a range out of the uffd splits QEMU's mapping, and QEMU has 65530 of them at most (trap
  * in the design): only big ranges, and few. */
-#define UNREGISTER_MIN_BYTES (2ull << 20)
+#define HUGE_PAGE (2ull << 20) /* of shared memory */
+#define UNREGISTER_MIN_BYTES HUGE_PAGE
 #define UNREGISTER_MAX_RANGES 1000
 #define UNREGISTER_AGAIN_US (100 * 1000)
 /* Zero pages placed by one ioctl (bytes): the guest's mmap lock is held meanwhile. */
@@ -294,31 +295,38 @@ int ff_dest_place(FfMigration *m, unsigned block, uint64_t page, uint64_t n, con
     return 0;
 }
 
-/* A big hole becomes ordinary memory again: no page is allocated for it. */
-static bool unregister_hole(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+/* A big hole becomes ordinary memory again: no page is allocated for it. Returns how many pages,
+ * from *FIRST on: whole huge pages only. A fault there may give the file one (before Linux 6.11
+ * without a look at where the mapping ends), and what stands beside the hole must not be found in
+ * it. */
+static uint64_t unregister_hole(FfMigration *m, unsigned block, uint64_t page, uint64_t n,
+                                uint64_t *first)
 {
     uint64_t ps = m->blocks[block].info.page_size, run;
-    uint64_t addr = ff_regions_addr(m->regions, block, page * ps, &run);
+    uint64_t per_huge = MAX(1, HUGE_PAGE / ps);
 
-    if (n * ps < UNREGISTER_MIN_BYTES || run < n * ps ||
+    *first = (page + per_huge - 1) / per_huge * per_huge;
+    uint64_t end = (page + n) / per_huge * per_huge, len = (end - *first) * ps;
+    if (end <= *first || len < UNREGISTER_MIN_BYTES) {
+        return 0;
+    }
+    uint64_t addr = ff_regions_addr(m->regions, block, *first * ps, &run);
+    if (run < len ||
         __atomic_fetch_add(&m->unregistered, 1, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) {
-        return false;
+        return 0;
     }
     /* Unregistering wakes who waits there; the page that they then find is a fresh zero page of
      * shared memory, which is what the source has. */
-    int rc = ff_uffd_unregister(m->uffd, addr, n * ps);
+    int rc = ff_uffd_unregister(m->uffd, addr, len);
     if (rc < 0) {
-        return false;
-    }
-    received(m, block, page, n, true);
-    return true;
-}
-
-int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
-{
-    if (is_fresh(m, block, page, n) && unregister_hole(m, block, page, n)) {
         return 0;
     }
+    received(m, block, *first, end - *first, true);
+    return end - *first;
+}
+
+static int place_zeros(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+{
     for (uint64_t i = 0, done; i < n; i += done) {
         done = 1;
         if (ff_bitmap_test(&m->blocks[block].bitmap, page + i)) {
@@ -331,6 +339,18 @@ int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n
         }
     }
     return 0;
+}
+
+int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n)
+{
+    uint64_t first,
+        out = is_fresh(m, block, page, n) ? unregister_hole(m, block, page, n, &first) : 0;
+
+    if (!out) {
+        return place_zeros(m, block, page, n);
+    }
+    int rc = place_zeros(m, block, page, first - page);
+    return rc < 0 ? rc : place_zeros(m, block, first + out, page + n - (first + out));
 }
 
 int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page)

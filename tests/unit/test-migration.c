@@ -6,6 +6,8 @@
  */
 #include <gio/gio.h>
 #include <sched.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -444,6 +446,37 @@ static const Case cases[] = {
 };
 
 /* As many as processors, but not one, and not many. */
+/* Of a hole only whole huge pages leave the userfaultfd and stay a hole: beside it the kernel might
+ * find zeros where data is missing. */
+static void test_hole(void)
+{
+    const uint64_t sizes[] = {16ull << 20}, mib = 1ull << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, sizes, 1), *d = side_new(FF_ROLE_DESTINATION, sizes, 1);
+    int from = ((FfRamBlock *)s->blocks->pdata[0])->memfd;
+    int to = ((FfRamBlock *)d->blocks->pdata[0])->memfd;
+    d->n_touchers = 0;
+    d->any = true;
+    memset(s->map[0], 1, sizes[0]);
+    g_assert_cmpint(fallocate(from, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * mib, 6 * mib),
+                    ==, 0);
+    start_pair(s, d, cases[0].transport);
+    ff_migration_start_postcopy(s->m, NULL);
+    await_source(s, d);
+    side_run_until(s->done && d->done);
+    /* Some pages of it may have been asked for. */
+    off_t hole = lseek(to, 0, SEEK_HOLE), behind = lseek(to, 8 * mib, SEEK_HOLE);
+    g_assert_cmpint(hole, >=, 4 * mib);
+    g_assert_cmpint(hole, <, 8 * mib);
+    g_assert_cmpint(behind, ==, sizes[0]);
+    compare(s, d);
+    side_free(s);
+    side_free(d);
+}
+
 static void test_channels_default(void)
 {
     cpu_set_t all, one;
@@ -471,6 +504,7 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
     g_test_add_func("/migration/channels-default", test_channels_default);
+    g_test_add_func("/migration/hole", test_hole);
     g_test_add_data_func("/migration/wire/channels", GUINT_TO_POINTER(4), test_wire);
     g_test_add_data_func("/migration/wire/compress", GUINT_TO_POINTER(1 | PACKED), test_wire);
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
