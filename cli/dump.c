@@ -44,7 +44,8 @@ static int dump(const char *address, const char *directory)
         JsonObject *args = json_object_new();
 
         json_object_set_string_member(args, "directory", path);
-        answer = ff_cli_qmp_call(qmp, "x-farfault-dump", args, &error);
+        /* Answered when all of it is on the disk. */
+        answer = ff_cli_qmp_call_patiently(qmp, "x-farfault-dump", args, &error);
     }
     if (!answer) {
         fprintf(stderr, "farfault: %s\n", error->message);

@@ -36,8 +36,8 @@ const char ff_help_migrate[] =
     "  --json                   print the result as JSON\n"
     "  --help, -h               this text\n"
     "\n"
-    "Ctrl-C cancels before the switch. Exit status: 0 completed, 1 failed or cancelled (the\n"
-    "guest is at the source), 2 usage, 3 postcopy paused, 4 left while it goes on.\n";
+    "Ctrl-C cancels before the switch. Exit status: 0 completed, 1 failed or cancelled (what is\n"
+    "printed says where the guest is), 2 usage, 3 postcopy paused, 4 left: it may go on.\n";
 
 const char ff_help_status[] =
     "Usage: farfault status [OPTION]... QMP\n"

@@ -25,7 +25,6 @@ typedef struct {
     FfMoveEnds *ends;
     FfProgress *progress;
     FfMoveResult *result;
-    GMainLoop *loop;
     gint64 started;      /* monotonic us */
     gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
     bool switch_asked;   /* migrate-start-postcopy was sent */
@@ -34,6 +33,7 @@ typedef struct {
     bool src_completed, dst_completed, dst_gone;
     bool grace;  /* the source is through, the destination has time to say so */
     bool over;   /* the outcome is known; last questions are being asked */
+    bool ended;  /* and answered */
     bool asking; /* query-migrate for the display is under way */
     bool cont_asking, cont_sent;
     unsigned questions; /* of the closing round, not answered yet */
@@ -68,14 +68,14 @@ static gboolean on_closing_timeout(gpointer opaque)
 {
     Move *m = opaque;
 
-    g_main_loop_quit(m->loop);
+    m->ended = true;
     return G_SOURCE_REMOVE;
 }
 
 static void answered(Move *m)
 {
     if (!--m->questions) {
-        g_main_loop_quit(m->loop);
+        m->ended = true;
     }
 }
 
@@ -119,7 +119,7 @@ static void finish(Move *m, FfOutcome outcome, const char *reason)
     m->result->reason = g_strdup(reason);
     m->result->total_ms = (g_get_monotonic_time() - m->started) / 1000;
     if (outcome == FF_OUTCOME_LEFT) {
-        g_main_loop_quit(m->loop);
+        m->ended = true;
         return;
     }
     m->questions = 1;
@@ -132,10 +132,24 @@ static void finish(Move *m, FfOutcome outcome, const char *reason)
     answered(m);
 }
 
+static void leave(Move *m, const char *why)
+{
+    g_autofree char *reason = g_strdup_printf(
+        "%s; the migration may go on: look at it with farfault status %s", why, m->o->source);
+
+    finish(m, FF_OUTCOME_LEFT, reason);
+}
+
 static gboolean on_destination_silent(gpointer opaque)
 {
     finish(opaque, FF_OUTCOME_COMPLETED, NULL);
     return G_SOURCE_REMOVE;
+}
+
+/* The guest runs at the destination, or may have run there. */
+static bool is_there(const Move *m)
+{
+    return m->result->postcopy || m->resume || m->cont_sent;
 }
 
 static void check_completed(Move *m)
@@ -148,10 +162,16 @@ static void check_completed(Move *m)
     }
     if (m->dst_completed) {
         finish(m, FF_OUTCOME_COMPLETED, NULL);
+    } else if (m->dst_gone && is_there(m)) {
+        ff_progress_say(m->progress, true,
+                        "the destination's monitor was closed: the guest is there all the same, or "
+                        "has ended there; do not continue it at the source");
+        finish(m, FF_OUTCOME_COMPLETED, NULL);
     } else if (m->dst_gone) {
         finish(m, FF_OUTCOME_FAILED,
-               "the source has sent everything, but the destination ended before it had loaded "
-               "it: see the destination's error output; \"cont\" at the source goes on there");
+               "the source has sent everything, but the destination's monitor was closed before "
+               "it said that it had loaded it: see its error output; if that QEMU has ended, and "
+               "only then, \"cont\" at the source goes on");
     } else if (!m->grace) {
         m->grace = true;
         /* It completes a moment after the source; if it cannot say so, the numbers are still
@@ -211,7 +231,8 @@ static void on_switch_reply(JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
 
-    if (error && !m->over) {
+    /* No answer is no refusal: it may come to pass. */
+    if (g_error_matches(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED) && !m->over) {
         /* Not switched: a cancel is safe again. */
         m->switch_asked = false;
         ff_progress_say(m->progress, true, "the source refused to switch to postcopy: %s",
@@ -317,8 +338,8 @@ static gboolean on_source_readable(GSocket *socket, GIOCondition condition, gpoi
         on_source_event(m, event);
         json_object_unref(event);
     }
-    if (!open) {
-        finish(m, m->switch_asked ? FF_OUTCOME_LEFT : FF_OUTCOME_FAILED, error->message);
+    if (!open && !m->src_completed) {
+        leave(m, error->message); /* the migration may go on, whoever has closed it */
     }
     return open;
 }
@@ -394,20 +415,12 @@ static void cancel(Move *m, const char *why)
     ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL, NULL);
 }
 
-static void leave(Move *m, const char *why)
-{
-    g_autofree char *reason =
-        g_strdup_printf("%s; look at it with farfault status %s", why, m->o->source);
-
-    finish(m, FF_OUTCOME_LEFT, reason);
-}
-
 static gboolean on_signal(gpointer opaque)
 {
     Move *m = opaque;
 
     if (m->over) {
-        g_main_loop_quit(m->loop);
+        m->ended = true;
     } else if (!m->switch_asked) {
         if (!m->cancel_asked) {
             cancel(m, "interrupted");
@@ -484,6 +497,10 @@ static bool start(Move *m, GError **error)
     m->started = g_get_monotonic_time();
     json_object_set_string_member(arguments, "uri", m->ends->uri);
     started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);
+    if (!started && !g_error_matches(local, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED)) {
+        leave(m, local->message); /* it was sent, and may be carried out */
+        return true;
+    }
     if (!started) {
         g_propagate_prefixed_error(error, g_steal_pointer(&local),
                                    "the source refused to migrate to %s: ", m->ends->uri);
@@ -498,20 +515,24 @@ static bool start(Move *m, GError **error)
 bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *progress,
                  FfMoveResult *result, GError **error)
 {
-    g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
-    Move m = {.o = options, .ends = ends, .progress = progress, .result = result, .loop = loop};
+    Move m = {.o = options, .ends = ends, .progress = progress, .result = result};
     bool local = !ff_cli_qmp_host(ends->src) && !ff_cli_qmp_host(ends->dst);
 
     result->stopped_us = -1;
     if (!start(&m, error)) {
         return false;
     }
+    if (m.over) {
+        return true;
+    }
     m.sources = g_ptr_array_new();
     attach_all(&m);
     /* Events that came before the sources were attached sit in the clients' queues. */
     on_source_readable(NULL, 0, &m);
     on_destination_readable(NULL, 0, &m);
-    g_main_loop_run(loop);
+    while (!m.ended) {
+        g_main_context_iteration(NULL, TRUE);
+    }
     detach_all(&m);
     ff_progress_clear(progress);
     if (local && m.stop && m.resume >= m.stop) {

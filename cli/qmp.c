@@ -247,13 +247,14 @@ JsonObject *ff_cli_qmp_take_event(FfCliQmp *qmp)
     return g_queue_pop_head(qmp->events);
 }
 
-/* Waits until more can be read. Display only: DOING completes "no answer to ...". */
+/* Waits until more can be read; DEADLINE 0: for ever. Display only: DOING completes "no answer to
+ * ...". */
 static bool wait_readable(FfCliQmp *qmp, gint64 deadline, const char *doing, GError **error)
 {
-    gint64 left = deadline - g_get_monotonic_time();
+    gint64 left = deadline ? MAX(deadline - g_get_monotonic_time(), 0) : -1;
     g_autoptr(GError) local = NULL;
 
-    if (left > 0 && g_socket_condition_timed_wait(qmp->socket, G_IO_IN, left, NULL, &local)) {
+    if (left && g_socket_condition_timed_wait(qmp->socket, G_IO_IN, left, NULL, &local)) {
         return true;
     }
     if (local && !g_error_matches(local, G_IO_ERROR, G_IO_ERROR_TIMED_OUT)) {
@@ -343,10 +344,10 @@ static void forget_answer(FfCliQmp *qmp, gint64 id)
     g_hash_table_remove(qmp->pending, GSIZE_TO_POINTER(id));
 }
 
-JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *arguments, GError **error)
+static JsonNode *call_until(FfCliQmp *qmp, const char *command, JsonObject *arguments,
+                            gint64 deadline, GError **error)
 {
     Answer answer = {0};
-    gint64 deadline = g_get_monotonic_time() + CALL_TIMEOUT;
     gint64 id;
 
     if (!ff_cli_qmp_send(qmp, command, arguments, on_answer, &answer, error)) {
@@ -365,6 +366,17 @@ JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *argume
         return NULL;
     }
     return answer.result;
+}
+
+JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *arguments, GError **error)
+{
+    return call_until(qmp, command, arguments, g_get_monotonic_time() + CALL_TIMEOUT, error);
+}
+
+JsonNode *ff_cli_qmp_call_patiently(FfCliQmp *qmp, const char *command, JsonObject *arguments,
+                                    GError **error)
+{
+    return call_until(qmp, command, arguments, 0, error);
 }
 
 static char *version_text(JsonObject *greeting)

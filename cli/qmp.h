@@ -52,6 +52,9 @@ bool ff_cli_qmp_send(FfCliQmp *qmp, const char *command, JsonObject *arguments, 
  * are kept for ff_cli_qmp_take_event(). */
 JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *arguments,
                           GError **error);
+/* The same, and waits as long as it takes. */
+JsonNode *ff_cli_qmp_call_patiently(FfCliQmp *qmp, const char *command, JsonObject *arguments,
+                                    GError **error);
 /* Reads what is there without waiting, delivers replies, keeps events. FALSE at the end of the
  * connection; replies still outstanding have been delivered as errors then. */
 bool ff_cli_qmp_pump(FfCliQmp *qmp, GError **error);

@@ -5,6 +5,7 @@
  */
 #include "cli/format.h"
 #include "cli/json.h"
+#include "cli/move.h"
 #include "cli/qmp.h"
 #include "cli/uri.h"
 
@@ -316,6 +317,102 @@ static void test_qmp_address(void)
     }
 }
 
+/* ---- how a migration ends ----------------------------------------------------------------------
+ */
+
+#define RETURN(id) "{\"return\": {}, \"id\": " #id "}\r\n"
+#define EVENT(status)                                                                              \
+    "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"" status "\"}, \"timestamp\": {}}\r\n"
+#define REFUSED(id) "{\"error\": {\"class\": \"X\", \"desc\": \"not now\"}, \"id\": " #id "}\r\n"
+
+typedef struct {
+    const char *name;
+    FfMoveMode mode;
+    const char *source[6], *destination[4]; /* answers; behind the last one it closes */
+    FfOutcome outcome;
+    const char *reason; /* a part of it; NULL: none */
+    bool refused;       /* it could not be started */
+} EndRow;
+
+static const EndRow ends[] = {
+    {"completed",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed"), RETURN(4)},
+     {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
+     FF_OUTCOME_COMPLETED,
+     NULL},
+    /* The guest is there: nobody is to be told to continue it at the source. */
+    {"postcopy/destination-closed",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed"), RETURN(4)},
+     {RETURN(1)},
+     FF_OUTCOME_COMPLETED,
+     NULL},
+    {"precopy/destination-closed",
+     FF_MOVE_PRECOPY,
+     {RETURN(1), RETURN(2) EVENT("completed"), RETURN(3)},
+     {RETURN(1)},
+     FF_OUTCOME_FAILED,
+     "if that QEMU has ended, and only then"},
+    {"source-closed/precopy",
+     FF_MOVE_PRECOPY,
+     {RETURN(1), RETURN(2)},
+     {RETURN(1), RETURN(2)},
+     FF_OUTCOME_LEFT,
+     "may go on: look at it with farfault status sock"},
+    {"source-closed/switch",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2)},
+     {RETURN(1), RETURN(2)},
+     FF_OUTCOME_LEFT,
+     "may go on"},
+    {"source-closed/migrate",
+     FF_MOVE_NOW,
+     {RETURN(1)},
+     {RETURN(1), RETURN(2)},
+     FF_OUTCOME_LEFT,
+     "may go on"},
+    {"source-closed/completed",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed")},
+     {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
+     FF_OUTCOME_COMPLETED,
+     NULL},
+    {"refused",
+     FF_MOVE_NOW,
+     {RETURN(1), REFUSED(2)},
+     {RETURN(1)},
+     .reason = "not now",
+     .refused = true},
+};
+
+static void test_end(gconstpointer data)
+{
+    const EndRow *row = data;
+    Monitor s, d;
+    g_autoptr(FfProgress) progress = ff_progress_new(true);
+    g_auto(FfMoveResult) result = {0};
+    g_autoptr(GError) error = NULL;
+
+    monitor_start(&s, GREETING, row->source, false);
+    monitor_start(&d, GREETING, row->destination, false);
+    FfMoveOptions options = {
+        .source = "sock", .destination = "sock", .mode = row->mode, .no_cont = true};
+    FfMoveEnds both = {.src = s.qmp, .dst = d.qmp, .uri = "tcp:x:1"};
+    bool started = ff_move_run(&options, &both, progress, &result, &error);
+    g_assert_cmpint(started, ==, !row->refused);
+    const char *why = error ? error->message : result.reason;
+    if (row->reason) {
+        g_assert_nonnull(why);
+        g_assert_nonnull(strstr(why, row->reason));
+    } else {
+        g_assert_null(why);
+    }
+    g_assert_cmpstr(ff_outcome_name(result.outcome), ==, ff_outcome_name(row->outcome));
+    monitor_stop(&s);
+    monitor_stop(&d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -330,5 +427,9 @@ int main(int argc, char **argv)
     g_test_add_func("/cli/qmp/foreign", test_qmp_foreign);
     g_test_add_func("/cli/qmp/closed", test_qmp_closed);
     g_test_add_func("/cli/qmp/address", test_qmp_address);
+    for (size_t i = 0; i < G_N_ELEMENTS(ends); i++) {
+        g_autofree char *path = g_strdup_printf("/cli/end/%s", ends[i].name);
+        g_test_add_data_func(path, &ends[i], test_end);
+    }
     return g_test_run();
 }
