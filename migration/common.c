@@ -695,6 +695,7 @@ void ff_migration_free(FfMigration *m)
     g_free(m->run_state);
     g_free(m->untracked);
     g_clear_pointer(&m->hot, g_array_unref);
+    g_clear_pointer(&m->feed_late, g_array_unref);
     g_free(m->granted_state);
     ff_delta_free(m->device_base);
     m->freed = true;

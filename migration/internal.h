@@ -193,6 +193,7 @@ struct FfMigration {
     FfChannel *urgent_in; /* requests are read here: urgent, or the end of a socketpair that
                              the main reader feeds */
     int urgent_feed;      /* the other end of that socketpair, -1 */
+    GArray *feed_late;    /* lock; of FfFrame: what that had no room for; NULL: nothing ever */
     int urgent_wake;      /* eventfd: the end */
     uint64_t pivot;       /* atomic; where the last request was: block and page + 1, 0 = none */
     GThread *bulk_thread, *device_thread;
@@ -413,6 +414,10 @@ FfChannel *ff_source_open_channel(FfMigration *m, const FfAddress *address, FfCh
                                   GError **error);
 /* Urgent frames use the main channel: makes urgent_feed and urgent_in. */
 bool ff_source_feed_urgent(FfMigration *m, GError **error);
+/* Main reader: hands on a request. FALSE: far more than a destination can mean. */
+bool ff_source_hand_on(FfMigration *m, FfFrame f);
+/* Urgent thread, behind each read: up to N requests that had no room. Returns how many. */
+unsigned ff_source_take_late(FfMigration *m, FfFrame *frames, unsigned n);
 gpointer ff_source_main_reader(gpointer m);
 gpointer ff_source_bulk(gpointer m);
 /* Sends the holes among N pages from FIRST on, as far as they are dirty, as runs of zero pages.

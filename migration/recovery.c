@@ -248,6 +248,7 @@ void ff_recovery_install(FfMigration *m, FfChannel *main, FfChannel *urgent)
         close(m->urgent_feed);
         m->urgent_feed = -1;
     }
+    g_clear_pointer(&m->feed_late, g_array_unref); /* they are asked for again */
     if (m->events & (FF_EV_DEAD | FF_EV_QUIT)) {
         /* Paused in between: the threads that start now are to end at once. */
         ff_channel_shutdown(main);

@@ -15,6 +15,8 @@
 
 /* A peer that is there answers a greeting within this time (milliseconds). */
 #define GREETING_DEADLINE_MS 20000
+/* Requests that wait for the urgent thread: more than any destination has waiters for. */
+#define FEED_LATE_MAX 65536
 
 static bool fail(GError **error, const FfChannel *ch, const char *what, int rc, const char *why)
 {
@@ -182,8 +184,42 @@ FfChannel *ff_source_open_channel(FfMigration *m, const FfAddress *address, FfCh
     return expect(ch, FF_FRAME_CHANNEL_REPLY, &f, NULL, 0, error) ? g_steal_pointer(&ch) : NULL;
 }
 
+bool ff_source_hand_on(FfMigration *m, FfFrame f)
+{
+    bool ok = true;
+
+    ff_frame_encode(&f);
+    ff_mutex_lock(&m->lock);
+    bool late = m->feed_late && m->feed_late->len;
+    /* While it is full, or something is late, the urgent thread has still to look at what is. */
+    if (late || send(m->urgent_feed, &f, sizeof(f), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(f)) {
+        m->feed_late = m->feed_late ? m->feed_late : g_array_new(FALSE, FALSE, sizeof(f));
+        ok = m->feed_late->len < FEED_LATE_MAX;
+        if (ok) {
+            g_array_append_val(m->feed_late, f);
+        }
+    }
+    ff_mutex_unlock(&m->lock);
+    return ok;
+}
+
+unsigned ff_source_take_late(FfMigration *m, FfFrame *frames, unsigned n)
+{
+    ff_mutex_lock(&m->lock);
+    n = MIN(n, m->feed_late ? m->feed_late->len : 0);
+    if (n) {
+        memcpy(frames, m->feed_late->data, n * sizeof(*frames));
+        g_array_remove_range(m->feed_late, 0, n);
+    }
+    ff_mutex_unlock(&m->lock);
+    return n;
+}
+
 bool ff_source_feed_urgent(FfMigration *m, GError **error)
 {
+    /* A vCPU waits for many pages at once where the hypervisor can do something else meanwhile
+     * (KVM's asynchronous page faults): no buffer holds them for sure, so a small one will do. */
+    const int feed_bytes = 16384;
     int sv[2];
 
     /* The main reader hands requests to the urgent thread, which then waits for one fd in both
@@ -192,6 +228,7 @@ bool ff_source_feed_urgent(FfMigration *m, GError **error)
         g_set_error(error, FF_M_ERROR, 0, "socketpair: %s", g_strerror(errno));
         return false;
     }
+    setsockopt(sv[0], SOL_SOCKET, SO_SNDBUF, &feed_bytes, sizeof(feed_bytes));
     ff_mutex_lock(&m->lock);
     m->urgent_feed = sv[0];
     m->urgent_in = ff_channel_new(sv[1], FF_CHANNEL_URGENT);
@@ -296,9 +333,7 @@ static bool dispatch(FfMigration *m, FfFrame *f)
         if (m->urgent_feed < 0) {
             break;
         }
-        ff_frame_encode(f);
-        /* As many requests as threads of QEMU are in it at most: it never fills up. */
-        if (send(m->urgent_feed, f, sizeof(*f), MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(*f)) {
+        if (ff_source_hand_on(m, *f)) {
             return true;
         }
         ff_m_dead(m, "the destination floods this side with requests");

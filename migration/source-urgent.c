@@ -253,6 +253,10 @@ static int take_requests(Urgent *u, const char **why)
     int rc = answer_batch(u, whole, why);
     u->have -= whole * sizeof(FfFrame);
     memmove(u->frames, u->frames + whole, u->have);
+    /* What is fed comes in whole frames. */
+    while (rc == 0 && !u->have && (whole = ff_source_take_late(u->m, u->frames, BATCH))) {
+        rc = answer_batch(u, whole, why);
+    }
     return rc;
 }
 
