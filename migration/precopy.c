@@ -22,6 +22,9 @@
 /* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
 #define SCAN_SHARE 5
+/* What is left of the downtime that the client allows for sending, when the scan takes more: one
+ * part of so many. */
+#define SCAN_LIMIT 4
 /* Bandwidth is measured over at least so long. */
 #define MEASURE_US 20000
 /* A window is what is sent in so long, or in so many times what the last drain took: while disks
@@ -38,7 +41,8 @@ struct FfPrecopy {
     bool started;  /* a page was sent, so there can be stale ones */
     GArray *fresh; /* FfRun that the scan turned from clean to dirty; NULL: not collected */
     uint64_t n_fresh;
-    int64_t scan_us; /* when the last scan was */
+    int64_t scan_us;      /* when the last scan was ... */
+    int64_t scan_took_us; /* ... and how long it took */
     int64_t next_scan_us;
     int64_t drain_us; /* how long the last one took */
     /* The round under way. */
@@ -220,10 +224,13 @@ static bool sync_dirty(FfMigration *m, GError **error)
     }
     p->n_fresh = 0;
     p->scan_us = now;
-    p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * (g_get_monotonic_time() - now));
+    p->scan_took_us = g_get_monotonic_time() - now;
+    p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * p->scan_took_us);
     if (p->bandwidth) {
-        __atomic_store_n(&m->expected_ms, (int64_t)(remaining(m) * 1000 / switch_bandwidth(p)),
-                         __ATOMIC_RELAXED);
+        __atomic_store_n(
+            &m->expected_ms,
+            (int64_t)(remaining(m) * 1000 / switch_bandwidth(p) + p->scan_took_us / 1000),
+            __ATOMIC_RELAXED);
     }
     return true;
 }
@@ -274,8 +281,11 @@ static bool fits(FfMigration *m)
     uint64_t limit = m->cfg.downtime_limit, given = m->cfg.switchover_bandwidth;
     ff_mutex_unlock(&m->lock);
     double bandwidth = given ? given : switch_bandwidth(m->precopy);
+    /* Behind the stop everything is scanned once more. Some time has to be left, or it would never
+     * fit where that takes longer than the client allows. */
+    double us = MAX(limit * 1000.0 - m->precopy->scan_took_us, limit * 1000.0 / SCAN_LIMIT);
 
-    return remaining(m) <= bandwidth * limit / 1000;
+    return remaining(m) <= bandwidth * us / G_USEC_PER_SEC;
 }
 
 /* TRUE: time to look again (or to switch). */
