@@ -50,7 +50,12 @@ static void acknowledge(Reader *r)
     FfFrame ack = ff_frame(FF_FRAME_ACK, 0);
     ack.flags = r->index;
     ack.page = r->frames;
-    ff_channel_send(r->m->main, ack, NULL, false);
+    if (r->index == FF_INDEX_URGENT) {
+        /* Who waits for a page does not wait for a bulk reader's turn; the count is a sum. */
+        ff_channel_try_send(r->m->main, ack);
+    } else {
+        ff_channel_send(r->m->main, ack, NULL, false);
+    }
 }
 
 /* BYTES are at most what a frame may come to, and what they were compressed to is shorter
