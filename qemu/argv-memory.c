@@ -51,10 +51,28 @@ static const char *machine_ram_id(const char *type)
 
 static bool is_x86(const char *program)
 {
+    static const char *const x86[] = {"x86_64", "i386"};
     const char *arch = strstr(program, "qemu-system-");
 
-    /* Other names (qemu-kvm, a wrapper's) are those of x86 distributions. */
-    return !arch || g_str_has_suffix(program, "x86_64") || g_str_has_suffix(program, "i386");
+    if (!arch) {
+        return true; /* other names (qemu-kvm, a wrapper's) are those of x86 distributions */
+    }
+    arch += strlen("qemu-system-");
+    for (size_t i = 0; i < G_N_ELEMENTS(x86); i++) {
+        size_t len = strlen(x86[i]);
+
+        /* Debian has qemu-system-x86_64-spice, Ubuntu qemu-system-x86_64-microvm. */
+        if (strncmp(arch, x86[i], len) == 0 && (arch[len] == '\0' || arch[len] == '-')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The machine without -machine. That of qemu-system-x86_64-microvm knows no other. */
+static const char *default_machine(const char *program)
+{
+    return g_str_has_suffix(program, "-microvm") ? "microvm" : "pc";
 }
 
 /* Machine options that give RAM a meaning which the engine must not change. */
@@ -301,7 +319,7 @@ static void plan_default(FfRewrite *rw, const GPtrArray *backends, DefaultRam *r
         return;
     }
     ram->used = true;
-    ram->id = machine_ram_id(type ? type : "pc");
+    ram->id = machine_ram_id(type ? type : default_machine(rw->plan->argv->pdata[0]));
     if (!ram->id) {
         ff_rewrite_refuse(rw, g_strdup_printf("-machine %s: farfault does not know what this "
                                               "machine calls its RAM: give memory-backend=",
