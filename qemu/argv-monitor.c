@@ -172,6 +172,23 @@ static bool is_stdio(const FfArg *arg)
     }
 }
 
+/* -serial and an isa-serial device take the place of the default serial port. */
+static bool has_default_serial(const FfRewrite *rw)
+{
+    for (guint i = 0; i < rw->args->len; i++) {
+        const FfArg *arg = rw->args->pdata[i];
+
+        if (ff_arg_kind(arg) == FF_OPT_DEVICE) {
+            g_autoptr(FfBackend) device = ff_backend_new_device(arg->value);
+
+            if (device && !g_strcmp0(device->type, "isa-serial")) {
+                return false;
+            }
+        }
+    }
+    return !ff_rewrite_find(rw, FF_OPT_SERIAL);
+}
+
 /* QEMU gives stdin to one chardev only, and none under -daemonize. */
 static bool stdio_is_free(const FfRewrite *rw)
 {
@@ -181,7 +198,7 @@ static bool stdio_is_free(const FfRewrite *rw)
         users += is_stdio(rw->args->pdata[i]);
     }
     users += ff_rewrite_find(rw, FF_OPT_NOGRAPHIC) && !ff_rewrite_find(rw, FF_OPT_NODEFAULTS) &&
-             !ff_rewrite_find(rw, FF_OPT_SERIAL);
+             has_default_serial(rw);
     return users == 1 && !ff_rewrite_find(rw, FF_OPT_DAEMONIZE);
 }
 
@@ -448,23 +465,6 @@ static bool has_default_monitor(const FfRewrite *rw)
         }
     }
     return true;
-}
-
-/* -serial and an isa-serial device take the place of the default serial port. */
-static bool has_default_serial(const FfRewrite *rw)
-{
-    for (guint i = 0; i < rw->args->len; i++) {
-        const FfArg *arg = rw->args->pdata[i];
-
-        if (ff_arg_kind(arg) == FF_OPT_DEVICE) {
-            g_autoptr(FfBackend) device = ff_backend_new_device(arg->value);
-
-            if (device && !g_strcmp0(device->type, "isa-serial")) {
-                return false;
-            }
-        }
-    }
-    return !ff_rewrite_find(rw, FF_OPT_SERIAL);
 }
 
 /*

@@ -61,6 +61,11 @@ const ArgvCase argv_monitor_cases[] = {
      Q "-nographic -serial none " MON("compat_monitor0", 0,
                                       "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
      S128 "mon=compat_monitor0:stdio "},
+    {"qmp-stdio-isa-serial",
+     Q "-nographic -device isa-serial,chardev=s -chardev null,id=s -qmp stdio",
+     Q "-nographic -device isa-serial,chardev=s -chardev null,id=s " MON(
+         "compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     S128 "mon=compat_monitor0:stdio "},
     {"qtest",
      Q "-qtest unix:/q -qtest-log /dev/null -chardev socket,path=/m,id=char0 -mon "
        "chardev=char0,mode=control",
