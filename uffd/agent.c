@@ -210,7 +210,7 @@ static bool is_qemu(const char *wanted)
     if (strcmp(wanted, "*") == 0) {
         char *exe = realpath("/proc/self/exe", NULL);
         const char *base = exe ? strrchr(exe, '/') : NULL;
-        bool yes = base && strstr(base, "qemu-system-");
+        bool yes = base && (strstr(base, "qemu-system-") || strstr(base, "qemu-kvm"));
         free(exe);
         return yes;
     }

@@ -23,8 +23,8 @@
 
 /* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
  * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program
- * with "qemu-system-" in its file name). In any other process the agent does nothing and leaves
- * all of them in place. */
+ * with "qemu-system-" or "qemu-kvm" in its file name). In any other process the agent does nothing
+ * and leaves all of them in place. */
 #define FF_AGENT_ENV_FD "FARFAULT_AGENT_FD"
 #define FF_AGENT_ENV_EXE "FARFAULT_AGENT_EXE"
 /* "N,N,...": fds that QEMU needed over exec, but that none of its children may inherit. */
