@@ -3,13 +3,15 @@
  * Owns the answers of the real system to the rewriter's questions: what kind of file system a
  * path lies on, whether an inherited fd listens, what a configuration file says.
  *
- * Reads only. Any thread. System calls: statfs, getsockopt, open, read.
+ * Reads only, and nothing that can be read once only. Any thread.
+ * System calls: statfs, stat, getsockopt, open, read.
  */
 #include "qemu/argv.h"
 
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
@@ -34,10 +36,18 @@ static bool fd_is_listening(int fd, void *opaque)
     return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens;
 }
 
+/* What is read from a pipe here (<(...), /dev/stdin) is lost to QEMU. */
 static char *read_file(const char *path, GError **error, void *opaque)
 {
     char *text = NULL;
+    struct stat st;
 
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "it can be read only once, by QEMU: write it to a regular file to let "
+                    "farfault migrate this guest");
+        return NULL;
+    }
     return g_file_get_contents(path, &text, NULL, error) ? text : NULL;
 }
 

@@ -73,7 +73,8 @@ typedef struct {
     char (*fs_kind)(const char *path, uint64_t *page_size, void *opaque);
     /* TRUE if FD (inherited) is a listening socket. */
     bool (*fd_is_listening)(int fd, void *opaque);
-    /* Contents of a -readconfig file; NULL and error when unreadable. */
+    /* Contents of a -readconfig file; NULL and error when unreadable, or no regular file: QEMU
+     * reads it, too. */
     char *(*read_file)(const char *path, GError **error, void *opaque);
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
     void *opaque;

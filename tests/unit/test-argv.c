@@ -9,6 +9,7 @@
 #include "tests/unit/argv-cases.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* ------------------------------------------------------------------ an invented system */
 
@@ -278,6 +279,33 @@ static void test_left(gconstpointer data)
     test_case(&c);
 }
 
+/* A pipe is left full for QEMU. */
+static void test_config_pipe(void)
+{
+    static const char text[] = "[machine]\n type = \"q35\"\n";
+    char got[sizeof(text)];
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    g_assert_cmpint(write(fds[1], text, sizeof(text)), ==, sizeof(text));
+    close(fds[1]);
+    g_autofree char *line =
+        g_strdup_printf(Q "-no-user-config -readconfig /dev/fd/%d -nodefaults", fds[0]);
+    g_autofree char *why = g_strdup_printf("-readconfig /dev/fd/%d: it can be read only once, by "
+                                           "QEMU: write it to a regular file to let farfault "
+                                           "migrate this guest",
+                                           fds[0]);
+    g_autofree char *out = g_strconcat(line, PRIV, NULL);
+    g_auto(GStrv) argv = split(line);
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, ff_argv_system_real(), NULL);
+
+    check_words(plan, out);
+    g_assert_cmpstr(plan->engine_refused, ==, why);
+    g_assert_cmpint(read(fds[0], got, sizeof(got)), ==, sizeof(got));
+    g_assert_cmpmem(got, sizeof(got), text, sizeof(text));
+    close(fds[0]);
+}
+
 static void test_nothing(void)
 {
     static const char *const argv[] = {NULL};
@@ -452,6 +480,7 @@ int main(int argc, char **argv)
     add_table("whole", argv_whole_cases, test_case);
     g_test_add_func("/argv/no-guest", test_no_guest);
     g_test_add_func("/argv/nothing", test_nothing);
+    g_test_add_func("/argv/config-pipe", test_config_pipe);
     g_test_add_func("/argv/render", test_render);
     g_test_add_func("/argv/sizes", test_sizes);
     g_test_add_func("/argv/random", test_random);
