@@ -323,5 +323,22 @@ case_install_host() {
     install_host "$etc" --undo
     find "$etc" "$scratch/etc-before" -type d -empty -delete
     diff -r "$scratch/etc-before" "$etc"
+    install_host_odd
+}
+# A file without an end of its last line, a block without an end, a file that cannot be written.
+install_host_odd() {
+    local etc=$scratch/etc-odd
+    mkdir -p "$etc/libvirt" "$etc/apparmor.d/abstractions"
+    printf 'user = "root"' >"$etc/libvirt/qemu.conf"
+    install_host "$etc"
+    grep -qx 'user = "root"' "$etc/libvirt/qemu.conf"
+    install_host "$etc" --undo
+    is "what --undo leaves" "$(cat "$etc/libvirt/qemu.conf")" 'user = "root"'
+    printf '%s\n' '# farfault: begin' 'user = "root"' | tee "$etc/libvirt/qemu.conf" >"$scratch/odd"
+    ! install_host "$etc" --undo || fail "--undo of a block without an end"
+    cmp "$scratch/odd" "$etc/libvirt/qemu.conf"
+    rm -r "$etc/udev"
+    : >"$etc/udev"
+    ! install_host "$etc" || fail "a rule that cannot be written"
 }
 install_host() { on A env "FF_ETC=$1" "$prefix/sbin/farfault-install-host" "${@:2}"; }
