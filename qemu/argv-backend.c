@@ -206,6 +206,7 @@ char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys)
     if (why) {
         return why;
     }
+    backend->unreserved = !prop_bool(backend, "reserve", true);
     if (!prop_size(backend, "size", &backend->size) || backend->size == 0) {
         return g_strdup("has no size that farfault can read: give size= in bytes, M or G");
     }

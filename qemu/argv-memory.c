@@ -395,6 +395,7 @@ void ff_argv_rewrite_memory(FfRewrite *rw)
         ff_backend_rewrite(backend, i, incoming ? FF_BACKEND_INCOMING : FF_BACKEND_WHOLE);
         new->seal = backend->seal;
         new->thp = backend->thp;
+        new->unreserved = backend->unreserved;
     }
     if (ram.used) {
         apply_default(rw, &ram, incoming);

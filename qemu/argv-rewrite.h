@@ -72,7 +72,7 @@ typedef struct {
     char *type, *id; /* id may be NULL */
     uint64_t size;   /* of the new backend, bytes */
     uint64_t page_size;
-    bool seal;
+    bool seal, unreserved;
     bool thp; /* found by ff_backend_rewrite() */
 } FfBackend;
 
@@ -85,7 +85,8 @@ void ff_backend_free(FfBackend *backend);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfBackend, ff_backend_free)
 /* A property as text ("on"/"off" for booleans, digits for numbers); NULL if it is not set. */
 char *ff_backend_get(const FfBackend *backend, const char *key);
-/* Finds size, page_size and seal. Returns NULL if BACKEND can become a memfd, else why not. */
+/* Finds size, page_size, seal and unreserved. Returns NULL if BACKEND can become a memfd, else why
+ * not. */
 char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys);
 /*
  * A transparent huge page on x86_64, bytes. QEMU maps anonymous RAM at multiples of it

@@ -21,6 +21,7 @@ typedef struct {
     uint64_t page_size; /* bytes: 4096, or the huge page size for a hugetlb memfd */
     bool seal;          /* the user asked memory-backend-memfd for sealing */
     bool thp;           /* without farfault it would have transparent huge pages */
+    bool unreserved;    /* reserve=off: its pages need not be there at the start */
 } FfPlanRam;
 
 typedef enum {

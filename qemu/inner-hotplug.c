@@ -43,7 +43,8 @@ char *ff_object_add_rewrite(const char *text, const FfArgvSystem *sys, bool inco
     *ram = (FfPlanRam){.id = g_strdup(backend->id),
                        .size = backend->size,
                        .page_size = backend->page_size,
-                       .seal = backend->seal};
+                       .seal = backend->seal,
+                       .unreserved = backend->unreserved};
     return arg.new_value;
 }
 

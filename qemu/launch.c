@@ -198,7 +198,7 @@ static int make_ram(const FfPlanRam *ram, GError **error)
                        g_strerror(errno));
         return -1;
     }
-    if (huge && !reserve_hugepages(fd, ram, size, error)) {
+    if (huge && !ram->unreserved && !reserve_hugepages(fd, ram, size, error)) {
         return -1;
     }
     if (ram->seal && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {

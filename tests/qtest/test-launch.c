@@ -410,6 +410,18 @@ static void test_hugepages(void)
     g_assert_nonnull(strstr(err, "raise /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"));
 }
 
+/* Huge pages that need not be there at the start. */
+static void test_hugepages_unreserved(void)
+{
+    g_autoptr(Rig) rig = rig_new("tree");
+    rig_run(rig, "-object",
+            "memory-backend-memfd,id=m,hugetlb=on,hugetlbsize=2M,size=1T,reserve=off", NULL);
+    g_assert_true(g_str_has_prefix(json_object_get_string_member(rig_report(rig), "test-greeting"),
+                                   "{\"QMP\""));
+    rig_quit(rig);
+    g_assert_cmpint(rig_wait(rig), ==, 0);
+}
+
 static void check_policy(Rig *rig, const char *option, const char *policy)
 {
     const char *argv[] = {"farfault", "run", option ?: "--", QEMU, "-display", "none", NULL};
@@ -516,6 +528,7 @@ int main(int argc, char **argv)
     g_test_add_func("/launch/missing/relay", test_missing_relay);
     g_test_add_func("/launch/missing/relay-dies", test_relay_dies);
     g_test_add_func("/launch/hugepages", test_hugepages);
+    g_test_add_func("/launch/hugepages-unreserved", test_hugepages_unreserved);
     g_test_add_func("/launch/policy", test_policy);
     return g_test_run();
 }

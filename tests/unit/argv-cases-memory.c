@@ -130,7 +130,17 @@ const ArgvCase argv_memory_cases[] = {
          0) ",x-use-canonical-path-for-ramblock-id=off,align=2097152"
             " -device '{\"driver\":\"virtio-mem-pci\",\"memdev\":\"d0\"}'" RAM("pc.ram", 134217728,
                                                                                1) PRIV,
-     "ram=d0:134217728:4096 ram=pc.ram:134217728:4096 "},
+     "ram=d0:134217728:4096:unreserved ram=pc.ram:134217728:4096 "},
+    {"memfd-huge-unreserved",
+     Q ND
+     "-M memory-backend=m0 -object "
+     "'{\"qom-type\":\"memory-backend-memfd\",\"id\":\"m0\",\"size\":67108864,\"hugetlb\":true,"
+     "\"seal\":false,\"reserve\":false}'",
+     Q ND
+     "-M memory-backend=m0 -object "
+     "'{\"qom-type\":\"memory-backend-file\",\"id\":\"m0\",\"size\":67108864,\"reserve\":false,"
+     "\"mem-path\":\"/proc/self/fd/@FF_RAM0@\",\"share\":true}'" PRIV,
+     "ram=m0:67108864:2097152:unreserved "},
     {"debian-spice", "/usr/bin/qemu-system-x86_64-spice " ND "-m 64",
      "/usr/bin/qemu-system-x86_64-spice " ND "-m 64" PC(67108864) PRIV,
      "ram=pc.ram:67108864:4096 "},

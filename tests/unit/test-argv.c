@@ -116,8 +116,9 @@ static char *summary(const FfPlan *plan)
     for (guint i = 0; i < plan->ram->len; i++) {
         const FfPlanRam *ram = plan->ram->pdata[i];
 
-        g_string_append_printf(text, "ram=%s:%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT "%s ",
-                               ram->id, ram->size, ram->page_size, ram->seal ? ":seal" : "");
+        g_string_append_printf(text, "ram=%s:%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT "%s%s ",
+                               ram->id, ram->size, ram->page_size, ram->seal ? ":seal" : "",
+                               ram->unreserved ? ":unreserved" : "");
     }
     for (guint i = 0; i < plan->monitors->len; i++) {
         monitor_summary(text, plan->monitors->pdata[i]);
