@@ -163,20 +163,23 @@ static void tell_driver(FfMigration *m, Told t)
     g_source_attach(source, m->driver_ctx);
 }
 
-void ff_m_set_status(FfMigration *m, FfStatus status)
+FfStatus ff_m_enter_locked(FfMigration *m, FfStatus status)
 {
-    ff_mutex_lock(&m->lock);
     FfStatus old = m->status;
-    if (old == status) {
-        ff_mutex_unlock(&m->lock);
-        return;
-    }
-    if (!ff_state_may_follow(old, status)) {
+
+    if (old != status && !ff_state_may_follow(old, status)) {
         g_error("migration status %s cannot follow %s", ff_status_name(status),
                 ff_status_name(old));
     }
     m->status = status;
-    ff_mutex_unlock(&m->lock);
+    return old;
+}
+
+void ff_m_entered(FfMigration *m, FfStatus old, FfStatus status)
+{
+    if (old == status) {
+        return;
+    }
     FF_FAULT_STATE(ff_status_name(status));
     g_debug("status %s -> %s", ff_status_name(old), ff_status_name(status));
     ff_m_note_break(m, status);
@@ -184,6 +187,14 @@ void ff_m_set_status(FfMigration *m, FfStatus status)
         ff_stamp(m->end_us);
     }
     tell_driver(m, (Told){.status = status});
+}
+
+void ff_m_set_status(FfMigration *m, FfStatus status)
+{
+    ff_mutex_lock(&m->lock);
+    FfStatus old = ff_m_enter_locked(m, status);
+    ff_mutex_unlock(&m->lock);
+    ff_m_entered(m, old, status);
 }
 
 void ff_m_sync(FfMigration *m)

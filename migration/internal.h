@@ -259,6 +259,10 @@ unsigned ff_m_events(FfMigration *m);
 bool ff_m_await(FfMigration *m, unsigned want, GError **error);
 /* The only writer of the status. */
 void ff_m_set_status(FfMigration *m, FfStatus status);
+/* The same in two steps, for what has to change together with the status: under the lock, which
+ * returns the old one; and behind it, which tells of it. */
+FfStatus ff_m_enter_locked(FfMigration *m, FfStatus status);
+void ff_m_entered(FfMigration *m, FfStatus old, FfStatus status);
 /* Waits until the client has been told the last status, for a second at most: what the peer learns
  * behind that comes to the client behind that. */
 void ff_m_sync(FfMigration *m);

@@ -57,9 +57,8 @@ bool ff_migration_pause(FfMigration *m, GError **error)
 }
 
 /* The coordinator takes them when it comes to it; what nobody took is replaced. */
-static void set_target(FfMigration *m, const char *uri, int fd, bool recover_setup)
+static void set_target_locked(FfMigration *m, const char *uri, int fd, bool recover_setup)
 {
-    ff_mutex_lock(&m->lock);
     if (m->new_fd >= 0) {
         close(m->new_fd);
     }
@@ -74,32 +73,44 @@ static void set_target(FfMigration *m, const char *uri, int fd, bool recover_set
         ff_channel_shutdown(m->connecting);
     }
     ff_cond_broadcast(&m->changed);
+}
+
+/* S: an order is stored only as long as it is certain to be taken in this pause. One that stayed
+ * behind would be carried out at the next break, when the guest may run at the destination: the
+ * coordinator takes it and leaves postcopy-paused in one step. */
+static bool order(FfMigration *m, const char *uri, int fd, bool recover_setup, bool revoke,
+                  bool force)
+{
+    ff_mutex_lock(&m->lock);
+    bool paused = m->cfg.role == FF_ROLE_SOURCE && m->status == FF_STATUS_POSTCOPY_PAUSED;
+    if (paused) {
+        m->want_revoke = revoke;
+        m->force_revoke = force;
+        set_target_locked(m, uri, fd, recover_setup);
+    }
     ff_mutex_unlock(&m->lock);
+    if (!paused && fd >= 0) {
+        close(fd);
+    }
+    return paused;
 }
 
 bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_setup,
                          GError **error)
 {
-    if (m->cfg.role != FF_ROLE_SOURCE || status_of(m) != FF_STATUS_POSTCOPY_PAUSED) {
-        if (fd >= 0) {
-            close(fd);
-        }
-        return refuse(error, "Cannot resume if there is no paused migration");
-    }
-    ff_mutex_lock(&m->lock);
-    m->want_revoke = false;
-    ff_mutex_unlock(&m->lock);
-    set_target(m, uri, fd, recover_setup);
-    return true;
+    return order(m, uri, fd, recover_setup, false, false) ||
+           refuse(error, "Cannot resume if there is no paused migration");
 }
 
 bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error)
 {
+    static const char not_paused[] =
+        "There is no paused migration from which the guest could be taken back";
     g_autofree char *same = !uri && fd < 0 && !force ? ff_m_peer_uri(m) : NULL;
     const char *why = NULL;
 
     if (m->cfg.role != FF_ROLE_SOURCE || status_of(m) != FF_STATUS_POSTCOPY_PAUSED) {
-        why = "There is no paused migration from which the guest could be taken back";
+        why = not_paused;
     } else if (g_atomic_int_get(&m->released)) {
         why = "This side has given up memory that the destination has (release-ram): resume the "
               "migration";
@@ -112,12 +123,7 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
         }
         return refuse(error, why);
     }
-    ff_mutex_lock(&m->lock);
-    m->want_revoke = true;
-    m->force_revoke = force;
-    ff_mutex_unlock(&m->lock);
-    set_target(m, uri ? uri : same, fd, false);
-    return true;
+    return order(m, uri ? uri : same, fd, false, true, force) || refuse(error, not_paused);
 }
 
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)
@@ -142,7 +148,9 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
         m->socket_address = ff_address_of_listener(fd);
         ff_mutex_unlock(&m->lock);
     }
-    set_target(m, uri, fd, false);
+    ff_mutex_lock(&m->lock);
+    set_target_locked(m, uri, fd, false);
+    ff_mutex_unlock(&m->lock);
     return true;
 }
 

@@ -202,6 +202,16 @@ static bool say_resumed(FfMigration *m, FfPhase phase, bool shared, GError **err
                            error);
 }
 
+/* The connection stands: what the client said before that, and nobody took, was for the pause that
+ * is over. At the next break the guest may run at the destination. */
+static void forget_order(FfMigration *m)
+{
+    ff_mutex_lock(&m->lock);
+    m->events &= ~(unsigned)FF_EV_RECOVER;
+    m->want_revoke = m->force_revoke = false;
+    ff_mutex_unlock(&m->lock);
+}
+
 static bool start_again(FfMigration *m, FfPhase phase, FfChannel *main, FfChannel *urgent,
                         GError **error)
 {
@@ -215,6 +225,7 @@ static bool start_again(FfMigration *m, FfPhase phase, FfChannel *main, FfChanne
     if (!urgent && !ff_source_feed_urgent(m, error)) {
         return false;
     }
+    forget_order(m);
     if (!say_resumed(m, phase, !urgent, error)) {
         return false;
     }
@@ -298,14 +309,19 @@ static void try_resume(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    ff_recovery_begin(m, FF_EV_DEAD | FF_EV_RECOVER);
     ff_recovery_reset_cancel(m);
+    /* In one step: from here on no order is stored until the next pause. */
     ff_mutex_lock(&m->lock);
-    bool setup = m->recover_setup, revoke = m->want_revoke, force = revoke && m->force_revoke;
-    m->want_revoke = false;
-    ff_mutex_unlock(&m->lock);
+    m->events &= ~(unsigned)(FF_EV_DEAD | FF_EV_RECOVER | FF_EV_MAIN_ENDED);
+    g_clear_pointer(&m->error, g_free);
+    bool revoke = m->want_revoke, force = revoke && m->force_revoke;
+    m->want_revoke = m->force_revoke = false;
     /* QEMU before 9.1 goes to postcopy-recover at once. */
-    ff_m_set_status(m, setup ? FF_STATUS_POSTCOPY_RECOVER_SETUP : FF_STATUS_POSTCOPY_RECOVER);
+    FfStatus next =
+        m->recover_setup ? FF_STATUS_POSTCOPY_RECOVER_SETUP : FF_STATUS_POSTCOPY_RECOVER;
+    FfStatus old = ff_m_enter_locked(m, next);
+    ff_mutex_unlock(&m->lock);
+    ff_m_entered(m, old, next);
     if (force || (revoke && ff_source_revoke(m, &error))) {
         take_back(m);
     } else if (revoke || !resume(m, &error)) {

@@ -5,8 +5,12 @@
  * guest away can take it back as long as the destination did not get it; and whoever looks for a
  * migration at the wrong place disturbs nobody.
  */
+#include <glib-unix.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "migration/internal.h"
 #include "net/channel.h"
 #include "relay/state.h"
 #include "tests/lib/cutter.h"
@@ -186,6 +190,41 @@ static void test_refused(void)
     end(&p, c);
 }
 
+/* An order that comes while the one before is being taken is taken too, or refused. One that stayed
+ * behind would be carried out at the next break. Nobody answers at the address, so that the attempt
+ * is under way until it is interrupted. */
+static void test_no_order_is_left(void)
+{
+    g_autoptr(FfAddress) at = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    int silent = ff_address_listen(at, NULL);
+    g_autofree char *uri = ff_address_of_listener(silent);
+    g_assert_true(g_unix_set_fd_nonblocking(silent, TRUE, NULL));
+    for (unsigned i = 0; i < 500; i++) {
+        while (ff_migration_resume(p.s->m, uri, -1, false, NULL)) {
+        }
+        g_assert_cmpuint(ff_m_events(p.s->m) & FF_EV_RECOVER, ==, 0);
+        gsize before = p.s->history->len;
+        g_assert_true(ff_migration_pause(p.s->m, NULL));
+        side_run_until(p.s->history->len > before);
+        side_run_until(pair_over(p.s));
+        for (int fd; (fd = accept4(silent, NULL, NULL, SOCK_CLOEXEC)) >= 0;) {
+            close(fd);
+        }
+    }
+    close(silent);
+    g_autofree char *to = pair_address(p.d);
+    take_back_from(&p, to, false);
+    side_run_until(p.d->done);
+    check_back(&p);
+    end(&p, c);
+}
+
 /* Memory that only the destination has. */
 static void test_released(void)
 {
@@ -255,6 +294,7 @@ int main(int argc, char **argv)
     g_test_add_func("/revoke/taken-back", test_taken_back);
     g_test_add_func("/revoke/answer-lost", test_answer_lost);
     g_test_add_func("/revoke/refused", test_refused);
+    g_test_add_func("/revoke/no-order-is-left", test_no_order_is_left);
     g_test_add_func("/revoke/released", test_released);
     g_test_add_func("/revoke/stray", test_stray);
     return g_test_run();
