@@ -243,7 +243,15 @@ static bool give(FfMigration *m, GError **error)
     FF_FAULT_AT("loaded");
     ff_mutex_lock(&m->lock);
     bool cancelled = m->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT), resumed = m->resumed;
-    if (!cancelled && !resumed) {
+    bool dead = m->events & FF_EV_DEAD;
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
+    } else if (resumed) {
+        g_set_error_literal(error, FF_M_ERROR, 0, "the guest was resumed"); /* m->error has more */
+    } else if (dead) {
+        /* The grant would not arrive, and the guest would stand still at both sides. */
+        g_set_error_literal(error, FF_M_ERROR, 0, m->error ? m->error : "the connection was lost");
+    } else {
         if (m->cfg.start_paused && !strcmp(m->run_state, "running")) {
             /* the client has said stop meanwhile */
             g_free(m->run_state);
@@ -256,12 +264,7 @@ static bool give(FfMigration *m, GError **error)
         m->given = true;
     }
     ff_mutex_unlock(&m->lock);
-    if (cancelled) {
-        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
-        return false;
-    }
-    if (resumed) {
-        g_set_error_literal(error, FF_M_ERROR, 0, "the guest was resumed"); /* m->error says more */
+    if (cancelled || resumed || dead) {
         return false;
     }
     FF_FAULT_AT("given");
