@@ -428,8 +428,7 @@ static void give_up(FfMigration *m, const GError *why)
     if (lives_on) {
         store_phase(m, FF_PHASE_IDLE);
     } else {
-        ff_dest_ensure_end(m);
-        ff_dest_answer_revoke(m);
+        ff_dest_answer_revoke(m, ff_dest_ensure_end(m));
     }
     end_threads(m);
     ff_m_set_status(m, FF_STATUS_FAILED);

@@ -347,10 +347,10 @@ void ff_source_tell_roll_back(FfMigration *m);
 /* D: CH is the source's, who says REVOKE. TRUE: it is taken, this side is to end; FALSE: refused.
  */
 bool ff_dest_take_revoke(FfMigration *m, FfChannel *ch, GError **error);
-/* D: returns when the VMM, which was asked to end, has. */
-void ff_dest_ensure_end(FfMigration *m);
-/* D: says so to the source that waits for it. */
-void ff_dest_answer_revoke(FfMigration *m);
+/* D: waits until the VMM, which was asked to end, has. FALSE: that is not certain. */
+bool ff_dest_ensure_end(FfMigration *m);
+/* D: says so to the source that waits for it; if it has not ENDED that gets no answer. */
+void ff_dest_answer_revoke(FfMigration *m, bool ended);
 
 /* source-recover.c */
 /* To where the client said; NULL and ERROR. *ADDRESS can be NULL: it cannot be connected to. */

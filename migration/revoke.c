@@ -118,16 +118,24 @@ void ff_source_tell_roll_back(FfMigration *m)
 
 /* ---- the destination ------------------------------------------------------------------------ */
 
-/* The VMM is asked to end, and made to if it does not (it may hang). */
-void ff_dest_ensure_end(FfMigration *m)
+static bool vmm_ends(const FfMigration *m, int deadline_ms)
 {
     struct pollfd p = {.fd = m->cfg.pidfd, .events = POLLIN};
 
-    if (m->cfg.pidfd < 0 || poll(&p, 1, QUIT_DEADLINE_MS) > 0) {
-        return;
+    return poll(&p, 1, deadline_ms) > 0 && p.revents & POLLIN;
+}
+
+/* The VMM is asked to end, and made to if it does not (it may hang). */
+bool ff_dest_ensure_end(FfMigration *m)
+{
+    if (m->cfg.pidfd < 0) {
+        return false; /* nobody would see it */
+    }
+    if (vmm_ends(m, QUIT_DEADLINE_MS)) {
+        return true;
     }
     ff_m_kill_vmm(m, "it has not ended after a failed incoming migration");
-    poll(&p, 1, KILL_DEADLINE_MS);
+    return vmm_ends(m, KILL_DEADLINE_MS);
 }
 
 bool ff_dest_take_revoke(FfMigration *m, FfChannel *ch, GError **error)
@@ -155,10 +163,17 @@ bool ff_dest_take_revoke(FfMigration *m, FfChannel *ch, GError **error)
     return !given;
 }
 
-void ff_dest_answer_revoke(FfMigration *m)
+void ff_dest_answer_revoke(FfMigration *m, bool ended)
 {
     if (m->revoker) {
-        ff_channel_send(m->revoker, ff_frame(FF_FRAME_REVOKED, 0), NULL, true);
+        if (ended) {
+            ff_channel_send(m->revoker, ff_frame(FF_FRAME_REVOKED, 0), NULL, true);
+        } else {
+            /* Who starts the guest on this answer must be sure that it does not run here. */
+            g_message("the source wants the guest back, and gets no answer: it is not certain that "
+                      "this QEMU has ended");
+            ff_channel_shutdown(m->revoker);
+        }
         ff_m_event(m, FF_EV_ANSWERED);
         g_main_context_wakeup(m->driver_ctx); /* which may wait to end */
     }

@@ -8,6 +8,7 @@
 #include <linux/falloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -321,7 +322,11 @@ static void vmm_announce(FfVmm *v)
 
 static void vmm_abandon(FfVmm *v)
 {
-    g_atomic_int_set(&((Side *)v)->abandoned, 1);
+    Side *s = (Side *)v;
+    uint64_t one = 1;
+
+    g_atomic_int_set(&s->abandoned, 1);
+    g_assert_cmpint(write(s->pidfd, &one, sizeof(one)), ==, sizeof(one));
 }
 
 static GArray *vmm_vcpus(FfVmm *v)
@@ -427,6 +432,7 @@ static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient)
     s->status = FF_STATUS_NONE;
     s->saved_status = -1;
     s->inner_peer = s->listen_fd = -1;
+    s->pidfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->blocks = g_ptr_array_new();
     s->history = g_string_new(NULL);
     for (unsigned i = 0; i < n; i++) {
@@ -478,6 +484,7 @@ void side_free(Side *s)
     g_ptr_array_unref(s->blocks);
     munmap(s->state, sizeof(*s->state));
     close(s->state_fd);
+    close(s->pidfd);
     close(s->maps_fd);
     close(s->pagemap_fd);
     g_string_free(s->history, TRUE);
@@ -545,7 +552,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.pagemap_fd = s->track ? s->pagemap_fd : -1;
     c.maps_fd = s->maps_fd;
     c.mem_fd = -1;
-    c.pidfd = -1;
+    c.pidfd = s->role == FF_ROLE_DESTINATION && !s->unwatched ? s->pidfd : -1;
     c.vmm = &s->vmm;
     c.client_switches = true;
     c.tls = s->tls;

@@ -42,6 +42,8 @@ typedef struct Side {
     gint runs;         /* atomic: the guest runs here */
     gint saved_status; /* atomic: SHUT's status as the source's VMM got it; -1 none */
     gint abandoned, undone;
+    int pidfd;      /* readable when it was abandoned */
+    bool unwatched; /* destination: the engine has no pidfd */
     GThread *touchers[MAX_TOUCHERS];
     unsigned n_touchers;
     /* What each of them does, and what its thread returns; NULL: touches every page once, and

@@ -17,10 +17,14 @@
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 
+static bool unwatched; /* of the next destination */
+
 /* A pair whose connection broke at the first frame of TYPE (AFTER it). */
 static Pair broken_pair(FfFrameType type, bool after, bool tells, Cutter **c)
 {
-    Pair p = pair_new(0);
+    Pair p = pair_idle(0);
+    p.d->unwatched = unwatched;
+    side_start(p.d, "tcp:127.0.0.1:0", -1);
     g_autofree char *to = pair_address(p.d);
 
     *c = cutter_new(to, -1);
@@ -201,6 +205,26 @@ static void test_answer_lost(void)
     end(&p, c);
 }
 
+/* The destination cannot see whether its QEMU has ended: then it does not say so. */
+static void test_end_uncertain(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    unwatched = true;
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    unwatched = false;
+    g_autofree char *to = pair_address(p.d);
+    take_back_from(&p, to, false);
+    side_run_until(p.d->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpuint(p.s->state->run_right, ==, FF_RUN_GIVEN);
+    g_assert_false(g_atomic_int_get(&p.s->runs));
+    end(&p, c);
+}
+
 /* The grant had come. */
 static void test_refused(void)
 {
@@ -327,6 +351,7 @@ int main(int argc, char **argv)
     g_test_add_func("/revoke/untold", test_untold);
     g_test_add_func("/revoke/taken-back", test_taken_back);
     g_test_add_func("/revoke/answer-lost", test_answer_lost);
+    g_test_add_func("/revoke/end-uncertain", test_end_uncertain);
     g_test_add_func("/revoke/refused", test_refused);
     g_test_add_func("/revoke/no-order-is-left", test_no_order_is_left);
     g_test_add_func("/revoke/released", test_released);
