@@ -61,9 +61,9 @@ static const char *peer_name(const FfMigration *m)
 static const char *where(FfMigration *m, const FfChannel *ch)
 {
     ff_mutex_lock(&m->lock);
-    const char *name = ch == m->main     ? ""
-                       : ch == m->urgent ? " on the urgent channel"
-                                         : " on a bulk channel";
+    const char *name = !ch || ch == m->main ? ""
+                       : ch == m->urgent    ? " on the urgent channel"
+                                            : " on a bulk channel";
     ff_mutex_unlock(&m->lock);
     return name;
 }
@@ -80,7 +80,9 @@ void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc)
         is_gone(m, ch); /* the kernel has looked first (TCP_USER_TIMEOUT) */
     } else {
         ff_m_dead(m, "lost the connection to the %s%s: %s", peer_name(m), where(m, ch),
-                  rc == -EPIPE ? "the peer closed it" : ff_channel_strerror(ch, rc));
+                  rc == -EPIPE ? "the peer closed it"
+                  : ch         ? ff_channel_strerror(ch, rc)
+                               : g_strerror(-rc));
     }
 }
 

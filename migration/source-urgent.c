@@ -275,7 +275,7 @@ gpointer ff_source_urgent(gpointer p)
     if (why) {
         ff_m_dead(m, "the destination sent %s: protocol error", why);
     } else if (rc < 0) {
-        ff_m_lost(m, m->urgent, rc);
+        ff_m_lost(m, ff_m_urgent_channel(m), rc);
     }
     return NULL;
 }
