@@ -348,6 +348,9 @@ static void start_again(FfMigration *m, FfChannel *main, FfChannel *urgent, uint
     ff_mutex_lock(&m->lock);
     m->epoch = epoch;
     m->recovering = false;
+    if (!(m->events & FF_EV_DEAD)) {
+        m->events &= ~(unsigned)FF_EV_PAUSE; /* of a connection that is gone, not of this one */
+    }
     bool given = m->given;
     ff_mutex_unlock(&m->lock);
     ff_recovery_store_session(m);
