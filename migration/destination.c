@@ -85,7 +85,6 @@ bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
                     g_strerror(errno));
         return false;
     }
-    m->bitmaps_map = p;
     m->bitmaps_len = len;
     for (unsigned i = 0; i < m->n_blocks; i++) {
         FfBlock *b = &m->blocks[i];
@@ -96,6 +95,9 @@ bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
         ff_bitmap_init_over(&b->bitmap, words, b->n_pages);
         ff_bitmap_init(&b->requested, b->n_pages, false);
     }
+    ff_mutex_lock(&m->lock);
+    m->bitmaps_map = p; /* whole. Observer: who dumps */
+    ff_mutex_unlock(&m->lock);
     return true;
 }
 

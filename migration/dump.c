@@ -103,10 +103,12 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
 {
     ff_mutex_lock(&m->lock);
     bool paused = m->status == FF_STATUS_POSTCOPY_PAUSED;
+    /* A new engine says that it is paused before it has found what was received. */
+    bool known = m->n_blocks && (m->cfg.role == FF_ROLE_SOURCE || m->bitmaps_map);
     int copy = ff_m_device_copy(m);
     int device = copy >= 0 ? fcntl(copy, F_DUPFD_CLOEXEC, 0) : -1;
     ff_mutex_unlock(&m->lock);
-    if (!paused || !m->n_blocks) {
+    if (!paused || !known) {
         if (device >= 0) {
             close(device);
         }
