@@ -200,14 +200,15 @@ static void adopt_done(FfMigration *m)
     undo(m);
     ff_m_set_status(m, FF_STATUS_ACTIVE);
     ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_dest_adopt_listener(m);
     if (ff_recovery_adopt_blocks(m, &error) && ff_dest_map_bitmaps(m, false, &error)) {
         ff_dest_end_connection(m);
         ff_m_set_status(m, FF_STATUS_COMPLETED);
         ff_dest_linger(m);
-        ff_dest_stop_listening(m, NULL);
     } else {
         g_warning("the source cannot be told that every page is here: %s", error->message);
     }
+    ff_dest_stop_listening(m, NULL);
     if (m->ops.drop) {
         m->ops.drop("inner", m->ops.opaque);
     }

@@ -521,6 +521,15 @@ void ff_dest_linger(FfMigration *m)
  * ----------------------------------------------------------------------
  */
 
+void ff_dest_adopt_listener(FfMigration *m)
+{
+    if (m->cfg.listen_fd >= 0) {
+        ff_dest_set_listener(m, m->cfg.listen_fd);
+        m->cfg.listen_fd = -1;
+        m->listener_held = m->ops.drop != NULL;
+    }
+}
+
 bool ff_dest_adopt(FfMigration *m, GError **error)
 {
     uint64_t pages = 0, bytes = 0;
@@ -534,12 +543,7 @@ bool ff_dest_adopt(FfMigration *m, GError **error)
         return false;
     }
     m->uffd = m->cfg.uffds[1];
-    if (m->cfg.listen_fd >= 0) {
-        /* The source may come where it came before. */
-        ff_dest_set_listener(m, m->cfg.listen_fd);
-        m->cfg.listen_fd = -1;
-        m->listener_held = m->ops.drop != NULL;
-    }
+    ff_dest_adopt_listener(m);
     if (!ff_recovery_adopt_blocks(m, error) || !ff_dest_map_bitmaps(m, false, error) ||
         !ff_dest_arm_again(m, error)) {
         return false;

@@ -286,7 +286,7 @@ FfChannel *ff_m_channel_new(FfMigration *m, int fd, FfChannelKind kind);
 /* The peer has greeted: from here on it is looked after, until the connection ends. */
 void ff_m_start_pulse(FfMigration *m);
 void ff_m_end_pulse(FfMigration *m);
-/* As ff_m_dead(), for CH, which failed with RC (-errno). */
+/* As ff_m_dead(), for CH (can be NULL), which failed with RC (-errno). */
 void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc);
 
 /* recovery.c: both sides */
@@ -374,6 +374,8 @@ void ff_dest_end_connection(FfMigration *m);
 void ff_dest_hold_listener(FfMigration *m);
 /* No source comes here any more: the acceptor ends, what it listened on is closed. */
 void ff_dest_stop_listening(FfMigration *m, const char *next_uri);
+/* The source may come where it came before. */
+void ff_dest_adopt_listener(FfMigration *m);
 bool ff_dest_adopt(FfMigration *m, GError **error);
 /* tls.c. TLS on CH if this side has credentials, before anything is said on it; a destination
  * without them tells a source that has some from garbage. On FALSE the channel is of no use. */
