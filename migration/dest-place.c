@@ -4,7 +4,8 @@
  *
  * UFFDIO_COPY is atomic towards faults and never overwrites: a page that is there stays, since
  * the guest may have changed it (EEXIST: drop ours, wake). The order for each page is: placed,
- * then woken (by the same ioctl), then marked received; the mark is never taken back.
+ * then woken (by the same ioctl), then marked received, then woken once more if somebody had been
+ * noted for it; the mark is never taken back.
  *
  * Threads: main reader, urgent reader, fault thread, all at once; no lock.
  * System calls: ioctl(UFFDIO_*), lseek(SEEK_DATA, SEEK_HOLE).
@@ -208,7 +209,14 @@ static void received(FfMigration *m, unsigned block, uint64_t page, uint64_t n, 
 
     /* The fault thread notes a wait and then looks at the bitmap; here it is the other way round,
      * and all four are sequentially consistent: one of the two sees the other. */
-    ff_stats_wait_end(&m->stats, block, page, n, g_get_monotonic_time());
+    if (ff_stats_wait_end(&m->stats, block, page, n, g_get_monotonic_time())) {
+        /* Who waits may have come behind the ioctl that woke the others: the guest dropped the page
+         * (balloon) between that and the mark, and touched it again. He was noted as one who waits
+         * for a page that is still to come, and asked for it in vain; now he is told anew, and
+         * finds the mark. */
+        uint64_t ps = b->info.page_size, run;
+        ff_uffd_wake(m->uffd, ff_regions_addr(m->regions, block, page * ps, &run), n * ps);
+    }
     if (zero) {
         ff_count(m->stats.pages_zero, fresh);
     } else {

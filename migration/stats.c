@@ -75,10 +75,11 @@ static void end_one(FfStats *s, int vcpu, int64_t since, int64_t now)
     }
 }
 
-void ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us)
+bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us)
 {
     uint64_t lo = key_of(block, page), hi = lo + n_pages;
     uint32_t n = __atomic_load_n(&s->wait_high, __ATOMIC_SEQ_CST);
+    bool any = false;
 
     for (uint32_t i = 0; i < n; i++) {
         FfWait *w = &s->wait[i];
@@ -91,8 +92,10 @@ void ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pag
         if (__atomic_compare_exchange_n(&w->key, &key, 0, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_RELAXED)) {
             end_one(s, vcpu, since, now_us);
+            any = true;
         }
     }
+    return any;
 }
 
 bool ff_stats_waiting(const FfStats *s, uint32_t i, unsigned *block, uint64_t *page)

@@ -43,8 +43,9 @@ typedef struct {
 void ff_stats_latency(FfStats *s, uint64_t us);
 /* Somebody (host thread TID) began to wait for PAGE of BLOCK. Only the fault thread. */
 void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid, int64_t now_us);
-/* PAGES of BLOCK from PAGE on are there: ends every wait for them. Any thread that places. */
-void ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us);
+/* PAGES of BLOCK from PAGE on are there: ends every wait for them. Any thread that places.
+ * TRUE: there was one. */
+bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us);
 /* Slot I of the waits: TRUE and who waits for what, FALSE if it is free. */
 bool ff_stats_waiting(const FfStats *s, uint32_t i, unsigned *block, uint64_t *page);
 /* Copies the counters into INFO (latency mean and p99 computed). */

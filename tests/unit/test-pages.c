@@ -397,8 +397,8 @@ static void test_blocktime(void)
     ff_stats_wait_begin(s, 0, 7, 100, 1000000);
     ff_stats_wait_begin(s, 0, 9, 55, 1000000);  /* no vCPU */
     ff_stats_wait_begin(s, 1, 7, 101, 1005000); /* now both wait */
-    ff_stats_wait_end(s, 0, 0, 8, 1008000);
-    ff_stats_wait_end(s, 0, 0, 8, 1009000); /* ended already */
+    g_assert_true(ff_stats_wait_end(s, 0, 0, 8, 1008000));
+    g_assert_false(ff_stats_wait_end(s, 0, 0, 8, 1009000)); /* ended already */
     ff_stats_wait_end(s, 1, 7, 1, 1010000);
     ff_stats_wait_end(s, 0, 9, 1, 1020000);
     ff_stats_fill(s, info);
