@@ -109,6 +109,9 @@ static void take_guest_back(FfMigration *m)
             g_warning("roll back: %s", error->message);
             g_clear_error(&error);
         }
+    } else if (vmm->forget_kept) {
+        /* Nobody else has it any more: while QEMU keeps it, QEMU waits for its own end. */
+        vmm->forget_kept(vmm);
     }
     bool resumed = vmm->resume(vmm, m->cfg.state->run_state, true, &running, &error);
     if (!resumed && !m->inner) {

@@ -56,6 +56,8 @@ struct FfVmm {
      * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
      */
     void (*keep)(FfVmm *vmm);
+    /* Source, optional: takes that copy back, if there is one. */
+    void (*forget_kept)(FfVmm *vmm);
     /* Destination: starts the inner incoming migration. *FD is a stream socket, owned by the
      * caller: device state is written to it; the return path (PONG, SHUT) is read from it. */
     bool (*load)(FfVmm *vmm, int *fd, GError **error);

@@ -61,7 +61,7 @@ bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error);
 bool ff_inner_unset_tls(FfVmm *vmm, GError **error);
 bool ff_inner_undo(FfVmm *vmm, GError **error);
 /* The inner migration is over: QEMU closes its copy of the engine's end. */
-void ff_inner_forget_kept(FfInner *inner);
+void ff_inner_forget_kept(FfVmm *vmm);
 bool ff_inner_drain(FfVmm *vmm, GError **error);
 char *ff_inner_untrackable(FfVmm *vmm);
 

@@ -454,7 +454,7 @@ bool ff_inner_undo(FfVmm *vmm, GError **error)
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(GError) local = NULL;
 
-    ff_inner_forget_kept(inner);
+    ff_inner_forget_kept(vmm);
     for (;;) {
         g_autoptr(JsonNode) log = NULL;
         uint32_t len;

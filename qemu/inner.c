@@ -387,8 +387,9 @@ static void inner_keep(FfVmm *vmm)
     ff_qmp_call(inner->qmp, "getfd", args, &inner->stream, 1, NULL, NULL);
 }
 
-void ff_inner_forget_kept(FfInner *inner)
+void ff_inner_forget_kept(FfVmm *vmm)
 {
+    FfInner *inner = (FfInner *)vmm;
     g_autoptr(JsonObject) args = fd_args(KEPT_NAME);
 
     if (__atomic_exchange_n(&inner->state->kept_inner, 0, __ATOMIC_ACQ_REL)) {
@@ -764,6 +765,7 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
         .stop_and_save = inner_stop_and_save,
         .keep = inner_keep,
         .load = inner_load,
+        .forget_kept = ff_inner_forget_kept,
         .wait_saved = inner_wait_saved,
         .resume = inner_resume,
         .unset_tls = ff_inner_unset_tls,

@@ -78,6 +78,31 @@ static void test_source(gconstpointer data)
     side_free(s);
 }
 
+/* The dead engine's end of the stream is nowhere but at QEMU, which sees no end of it. */
+static unsigned forgotten;
+
+static void forget_kept(FfVmm *vmm)
+{
+    forgotten++;
+}
+
+static void test_kept(void)
+{
+    uint64_t size = RAM_BYTES;
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    s->lenient = true;
+    s->vmm.forget_kept = forget_kept;
+    store(s, &rows[1]);
+    g_atomic_int_set(&s->runs, 0);
+    side_adopt(s, -1);
+    side_run_until(s->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_cmpuint(forgotten, ==, 1);
+    side_free(s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -85,5 +110,6 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/adopt/source/%s", rows[i].name);
         g_test_add_data_func(path, &rows[i], test_source);
     }
+    g_test_add_func("/adopt/kept", test_kept);
     return g_test_run();
 }
