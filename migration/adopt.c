@@ -91,7 +91,13 @@ static void pause_for_ever(FfMigration *m, const GError *why)
 
 /* ---- source -------------------------------------------------------------------------------- */
 
-static void take_guest_back(FfMigration *m)
+static bool is_given(const FfMigration *m)
+{
+    return __atomic_load_n(&m->cfg.state->run_right, __ATOMIC_ACQUIRE) == FF_RUN_GIVEN;
+}
+
+/* FALSE: it is the peer's by now. */
+static bool take_guest_back(FfMigration *m)
 {
     FfVmm *vmm = m->cfg.vmm;
     g_autoptr(GError) error = NULL;
@@ -113,42 +119,69 @@ static void take_guest_back(FfMigration *m)
         /* Nobody else has it any more: while QEMU keeps it, QEMU waits for its own end. */
         vmm->forget_kept(vmm);
     }
+    /* All that took a while. */
+    if (is_given(m)) {
+        return false;
+    }
     bool resumed = vmm->resume(vmm, m->cfg.state->run_state, true, &running, &error);
     if (!resumed && !m->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
-        resumed = vmm->wait_saved(vmm, 1, &error) &&
+        resumed = vmm->wait_saved(vmm, 1, &error) && !is_given(m) &&
                   vmm->resume(vmm, m->cfg.state->run_state, true, &running, &error);
     }
     if (!resumed) {
+        if (is_given(m)) {
+            return false;
+        }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
     if (running) {
         vmm->announce(vmm);
     }
+    return true;
+}
+
+static void adopt_given(FfMigration *m, FfPhase phase)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_source_adopt(m, &error)) {
+        pause_for_ever(m, error);
+        return;
+    }
+    if (phase == FF_PHASE_DONE) {
+        /* The destination has said DONE, and may have been told FINISHED: it waits for nobody, so
+         * nobody may be waited for. */
+        ff_recovery_begin(m, FF_EV_DEAD);
+        ff_m_event(m, FF_EV_DONE);
+    }
+    ff_source_see_through(m);
+}
+
+/* The engine that was taken for dead has given the guest away meanwhile. */
+static void adopt_given_late(FfMigration *m)
+{
+    ff_mutex_lock(&m->lock);
+    m->given = m->stopped = true;
+    ff_mutex_unlock(&m->lock);
+    ff_m_dead(m, DIED);
+    ff_m_set_status(m, FF_STATUS_ACTIVE);
+    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
+    adopt_given(m, FF_PHASE_GRANTED);
 }
 
 static void adopt_source(FfMigration *m, FfPhase phase)
 {
-    if (__atomic_load_n(&m->cfg.state->run_right, __ATOMIC_ACQUIRE) == FF_RUN_GIVEN) {
-        g_autoptr(GError) error = NULL;
-        if (ff_source_adopt(m, &error)) {
-            if (phase == FF_PHASE_DONE) {
-                /* The destination has said DONE, and may have been told FINISHED: it waits for
-                 * nobody, so nobody may be waited for. */
-                ff_recovery_begin(m, FF_EV_DEAD);
-                ff_m_event(m, FF_EV_DONE);
-            }
-            ff_source_see_through(m);
-        } else {
-            pause_for_ever(m, error);
-        }
+    if (is_given(m)) {
+        adopt_given(m, phase);
         return;
     }
-    if (phase == FF_PHASE_STOPPED) {
-        take_guest_back(m);
+    if (phase == FF_PHASE_STOPPED && !take_guest_back(m)) {
+        adopt_given_late(m);
+        return;
     }
     ff_precopy_end(m, false);
     undo(m);

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "tests/lib/side.h"
 
@@ -103,6 +104,33 @@ static void test_kept(void)
     side_free(s);
 }
 
+/* The engine that was replaced lives, and gives the guest away while it is being taken back. */
+static bool give_and_wait(FfVmm *vmm, int status, GError **error)
+{
+    ((Side *)vmm)->state->run_right = FF_RUN_GIVEN;
+    return true;
+}
+
+static void test_given_meanwhile(void)
+{
+    uint64_t size = RAM_BYTES;
+    int inner[2];
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, inner), ==, 0);
+    s->lenient = true;
+    s->vmm.wait_saved = give_and_wait;
+    store(s, &rows[1]);
+    g_atomic_int_set(&s->runs, 0);
+    side_adopt(s, inner[0]);
+    side_run_until(s->done || s->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpint(s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_false(g_atomic_int_get(&s->runs));
+    g_assert_cmpuint(s->state->run_right, ==, FF_RUN_GIVEN);
+    side_free(s);
+    close(inner[1]);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -111,5 +139,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_source);
     }
     g_test_add_func("/adopt/kept", test_kept);
+    g_test_add_func("/adopt/given-meanwhile", test_given_meanwhile);
     return g_test_run();
 }
