@@ -4,7 +4,9 @@
  * let go when it says IDLE, started again when it dies in the middle of something.
  *
  * What the engine may ask for is small (link.h) and every request is checked: the engine talks
- * to the network. It is never killed except when QEMU ends. One thread; no locks.
+ * to the network. It is killed when QEMU ends, and when its link has ended: it may live on behind a
+ * broken one, and no other is started before it is dead, as two would act on one guest. One thread;
+ * no locks.
  *
  * System calls: execve, waitid, wait4, pidfd_open, pidfd_send_signal, vfork.
  */
@@ -25,6 +27,8 @@
 #define MAX_CRASHES 5 /* without an answered command in between */
 #define END_MS 4000   /* how long an engine may take to end when QEMU has ended */
 #define MAX_HELD 64
+/* How long a command waits for the end of an engine that was killed. */
+#define KILLED_MS 1000
 
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
 #define DIED_TOO_OFTEN                                                                             \
@@ -34,6 +38,8 @@
 struct FfEngine {
     FfLink *link; /* NULL: none runs, or it was let go */
     int pidfd;    /* of the current one; -1: none, or it was let go. Its watch closes it */
+    int dying;    /* of one that was killed and is not dead yet; -1: none. As above */
+    bool again;   /* another one is to be started when it is dead */
     unsigned restarts, crashes;
     uint32_t incoming_seq; /* of START_INCOMING until it is answered */
     bool incoming_sent;
@@ -46,13 +52,20 @@ static bool engine_start(FfRelay *relay);
 
 static gboolean engine_reap(gint pidfd, GIOCondition condition, gpointer data)
 {
-    FfEngine *engine = data;
+    FfRelay *relay = data;
+    FfEngine *engine = relay->engine;
     siginfo_t info;
 
     waitid(P_PIDFD, pidfd, &info, WEXITED);
     close(pidfd);
     if (engine->pidfd == pidfd) {
         engine->pidfd = -1;
+    }
+    if (engine->dying == pidfd) {
+        engine->dying = -1;
+        if (engine->again && !engine->link && !ff_guest_has_ended(relay)) {
+            engine_start(relay);
+        }
     }
     return G_SOURCE_REMOVE;
 }
@@ -342,6 +355,28 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
 
 /* --- its death --- */
 
+/* Whether it has ended by itself is not known: what ended is its link. */
+static void make_sure(FfEngine *engine)
+{
+    if (engine->pidfd >= 0) {
+        pidfd_send_signal(engine->pidfd, SIGKILL, NULL, 0);
+        engine->dying = engine->pidfd;
+        engine->pidfd = -1;
+    }
+}
+
+/* FALSE: the one before still lives, which takes a kernel that hangs. */
+static bool is_dead(FfEngine *engine)
+{
+    struct pollfd pfd = {engine->dying, POLLIN, 0};
+
+    if (engine->dying >= 0 && poll(&pfd, 1, KILLED_MS) <= 0) {
+        return false;
+    }
+    engine->dying = -1;
+    return true;
+}
+
 static unsigned filters_of_state(const FfRelay *relay)
 {
     uint32_t phase = __atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE);
@@ -379,10 +414,11 @@ static void closed(FfLink *link, const GError *error, void *opaque)
     const char *desc = DIED;
 
     ff_link_free(g_steal_pointer(&engine->link));
-    engine->pidfd = -1;
     if (ff_guest_has_ended(relay)) {
+        engine->pidfd = -1;
         return; /* the engine has seen it, too */
     }
+    make_sure(engine);
     engine->restarts++;
     engine->crashes++;
     ff_relay_log(relay, "the migration engine ended unexpectedly%s%s", error ? ": " : "",
@@ -394,7 +430,10 @@ static void closed(FfLink *link, const GError *error, void *opaque)
     } else if (ff_engine_is_needed(relay) || engine->incoming_seq || must_listen(relay)) {
         engine->incoming_sent = engine->incoming_sent && !engine->incoming_seq &&
                                 (ff_engine_is_needed(relay) || !must_listen(relay));
-        engine_start(relay);
+        engine->again = engine->dying >= 0;
+        if (!engine->again) {
+            engine_start(relay);
+        }
     }
     for (guint i = 0; i < relay->monitors->len; i++) {
         ff_monitor_engine_lost(relay->monitors->pdata[i], desc);
@@ -421,8 +460,9 @@ static void send_incoming(FfRelay *relay)
     }
 }
 
-static void engine_watch(FfEngine *engine, pid_t pid)
+static void engine_watch(FfRelay *relay, pid_t pid)
 {
+    FfEngine *engine = relay->engine;
     GSource *source;
 
     /* The child is not reaped yet, so the pid is its own. */
@@ -431,7 +471,7 @@ static void engine_watch(FfEngine *engine, pid_t pid)
         return;
     }
     source = g_unix_fd_source_new(engine->pidfd, G_IO_IN);
-    g_source_set_callback(source, G_SOURCE_FUNC(engine_reap), engine, NULL);
+    g_source_set_callback(source, G_SOURCE_FUNC(engine_reap), relay, NULL);
     g_source_attach(source, NULL);
     g_source_unref(source);
 }
@@ -443,6 +483,7 @@ static bool engine_start(FfRelay *relay)
     g_autofree char *init = NULL;
     int sv[2], pid, ret;
 
+    engine->again = false;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
         pid = -errno;
     } else {
@@ -462,7 +503,7 @@ static bool engine_start(FfRelay *relay)
         engine->told_absent = true;
         return false;
     }
-    engine_watch(engine, pid);
+    engine_watch(relay, pid);
     ff_guest_look(relay);
     engine->link = ff_link_new(sv[0], NULL, &link_ops, relay);
     init = init_text(relay, fds);
@@ -485,6 +526,10 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq, con
 
     if (!engine->link && engine->crashes >= MAX_CRASHES) {
         *desc = DIED_TOO_OFTEN;
+        return FF_ENGINE_BROKEN;
+    }
+    if (!engine->link && !is_dead(engine)) {
+        *desc = DIED;
         return FF_ENGINE_BROKEN;
     }
     if (!engine->link && !engine_start(relay)) {
@@ -525,7 +570,7 @@ void ff_engine_start_incoming(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
 
-    if (!engine->link && !engine_start(relay)) {
+    if (!engine->link && !(is_dead(engine) && engine_start(relay))) {
         ff_relay_log(relay, "incoming migration %s: nobody listens", relay->plan->incoming);
         incoming_done(relay);
     }
@@ -568,7 +613,7 @@ FfEngine *ff_engine_new(FfRelay *relay)
 {
     FfEngine *engine = g_new0(FfEngine, 1);
 
-    engine->pidfd = -1;
+    engine->pidfd = engine->dying = -1;
     ff_engine_keep_program(relay);
     relay->held = g_ptr_array_new_with_free_func(held_free);
     for (guint i = 0; i < relay->plan->ram->len; i++) {

@@ -3,6 +3,7 @@
  * The relay in front of a real QEMU. What passes is compared with a direct connection, byte for
  * byte; what is owned goes to an engine that the test plays itself.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -686,6 +687,27 @@ static void test_engine_crash(void)
     __atomic_store_n(&rig->state->phase, FF_PHASE_IDLE, __ATOMIC_RELEASE);
 }
 
+/* An engine whose link has ended may live on: two must not act on one guest. */
+static void test_engine_lives_on(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    g_autoptr(RigFrame) command = NULL;
+
+    rig_send(client, "{'execute':'migrate','id':1}");
+    rig_engine_start(rig);
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    __atomic_store_n(&rig->state->phase, FF_PHASE_STOPPED, __ATOMIC_RELEASE);
+    int process = fcntl(rig->engine, F_DUPFD_CLOEXEC, 0); /* it lives as long as this is open */
+    g_clear_pointer(&rig->link, ff_link_free);
+    rig_expect(client, "it has been restarted");
+    g_assert_true(test_wait_readable(rig->engine_listener, test_deadline(TEST_TIMEOUT)));
+    g_assert_true(test_wait_readable(process, 0));
+    rig_engine_start(rig);
+    close(process);
+    __atomic_store_n(&rig->state->phase, FF_PHASE_IDLE, __ATOMIC_RELEASE);
+}
+
 /* An engine that cannot live is not started for ever. */
 static void test_crash_loop(void)
 {
@@ -943,6 +965,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/client-gone", test_client_gone);
     g_test_add_func("/relay/idle", test_idle);
     g_test_add_func("/relay/engine-crash", test_engine_crash);
+    g_test_add_func("/relay/engine-lives-on", test_engine_lives_on);
     g_test_add_func("/relay/crash-loop", test_crash_loop);
     g_test_add_func("/relay/no-engine", test_no_engine);
     g_test_add_func("/relay/qemu-killed", test_qemu_killed);
