@@ -275,6 +275,8 @@ gpointer ff_dest_acceptor(gpointer p)
         g_autoptr(FfChannel) ch = ff_lobby_next(lobby, &error);
         if (!ch) {
             if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+                /* Observer: ff_dest_end_connection(). */
+                g_atomic_int_set(&m->acceptor_failed, 1);
                 ff_m_dead(m, "cannot accept connections: %s", error->message);
             }
             return NULL;

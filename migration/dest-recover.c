@@ -53,6 +53,9 @@ void ff_dest_end_connection(FfMigration *m)
     m->recovering = true;
     m->want_channel = false;
     ff_mutex_unlock(&m->lock);
+    if (g_atomic_int_compare_and_exchange(&m->acceptor_failed, 1, 0)) {
+        ff_m_join(&m->acceptor);
+    }
     if (m->listen_fd >= 0 && !m->acceptor) {
         m->acceptor = g_thread_new("ff-accept", ff_dest_acceptor, m); /* of the engine before us */
     }
@@ -80,6 +83,7 @@ void ff_dest_stop_listening(FfMigration *m, const char *next_uri)
     }
     ff_mutex_unlock(&m->lock);
     ff_m_join(&m->acceptor);
+    g_atomic_int_set(&m->acceptor_failed, 0);
     g_cancellable_reset(m->cancel);
     if (ff_m_events(m) & FF_EV_QUIT) {
         g_cancellable_cancel(m->cancel);

@@ -221,6 +221,7 @@ struct FfMigration {
     int listen_fd;
     FfAddress *listen_address;
     GThread *acceptor;
+    gint acceptor_failed; /* atomic; the acceptor has ended, and was not told to */
     GThread *starter;     /* starts the guest, after the grant */
     bool starts;          /* before the starter: the guest is to run */
     bool runs;            /* before FF_EV_RESUMED: it does */

@@ -21,6 +21,8 @@
 
 /* How long a refused peer has to read why. */
 #define LINGER_MS 1000
+/* Until somebody is let in again, when there was no fd or no memory for him. */
+#define SHORT_MS 100
 #define WORDS_MAX MAX(FF_PROLOGUE_MAX, sizeof(FfFrame) + sizeof(FfChannelHello))
 
 typedef enum {
@@ -49,6 +51,7 @@ struct FfLobby {
     gpointer opaque;
     Guest guest[FF_LOBBY_PLACES]; /* [n], the oldest first */
     unsigned n, next_number, taken;
+    int64_t not_before; /* nobody is let in; monotonic, us */
 };
 
 FfLobby *ff_lobby_new(int listen_fd, GCancellable *cancel, FfLobbyAdmit admit, gpointer opaque)
@@ -258,9 +261,9 @@ static Guest *next_to_go(FfLobby *l)
 static int64_t when_is_room(FfLobby *l)
 {
     if (l->n < FF_LOBBY_PLACES || next_to_go(l)->stage == REFUSED) {
-        return 0;
+        return l->not_before;
     }
-    return next_to_go(l)->since + FF_LOBBY_GRACE_MS * (int64_t)1000;
+    return MAX(l->not_before, next_to_go(l)->since + FF_LOBBY_GRACE_MS * (int64_t)1000);
 }
 
 static void make_room(FfLobby *l)
@@ -271,6 +274,12 @@ static void make_room(FfLobby *l)
         send_away(g, g->stage == REFUSED ? NULL : "nothing came in time");
         clear_places(l);
     }
+}
+
+/* It is over when others have let go of something, and there is no event for that. */
+static bool is_short(int err)
+{
+    return err == EMFILE || err == ENFILE || err == ENOBUFS || err == ENOMEM;
 }
 
 /* FALSE and ERROR: nobody can come in any more. */
@@ -287,6 +296,8 @@ static bool let_in(FfLobby *l, GError **error)
         enter(g, SILENT, FF_LOBBY_DEADLINE_MS);
         go_on(l, g);
         clear_places(l);
+    } else if (is_short(errno)) {
+        l->not_before = g_get_monotonic_time() + SHORT_MS * (int64_t)1000;
     } else if (errno != EINTR && errno != ECONNABORTED && errno != EAGAIN) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "accept: %s",
                     g_strerror(errno));

@@ -6,10 +6,13 @@
  * that the moment is certain: it has said hello, and its further channel is still to come.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "net/address.h"
@@ -484,6 +487,43 @@ static void test_order(void)
     close(listener);
 }
 
+static struct rlimit files;
+
+static void allow_files(int signal)
+{
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
+/* There is no fd for who comes, for a moment: he is let in when there is one. */
+static void test_short(void)
+{
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int listener = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(listener);
+    Scene s = {.address = ff_address_parse(uri, NULL)};
+    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL, NULL, NULL);
+    g_autoptr(FfChannel) ch = connect_plain(&s, FF_CHANNEL_MAIN);
+    g_autoptr(GError) error = NULL;
+    const struct itimerval soon = {.it_value.tv_usec = 50000};
+
+    say_prologue(ch);
+    int next = fcntl(listener, F_DUPFD_CLOEXEC, 0); /* nothing is free below it */
+    close(next);
+    g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &files), ==, 0);
+    const struct rlimit none = {next, files.rlim_max};
+    signal(SIGALRM, allow_files);
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
+    g_assert_cmpint(setitimer(ITIMER_REAL, &soon, NULL), ==, 0);
+    FfChannel *in = ff_lobby_next(lobby, &error);
+    allow_files(0);
+    signal(SIGALRM, SIG_DFL);
+    g_assert_no_error(error);
+    g_assert_nonnull(in);
+    ff_channel_free(in);
+    ff_address_free(s.address);
+    close(listener);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -500,6 +540,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/stranger/crowd/clear", NULL, test_crowd);
     g_test_add_data_func("/stranger/crowd/tls", GINT_TO_POINTER(1), test_crowd);
     g_test_add_func("/stranger/order", test_order);
+    g_test_add_func("/stranger/short", test_short);
     int rc = g_test_run();
 
     certs_remove(base);
