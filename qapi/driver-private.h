@@ -130,6 +130,9 @@ unsigned ff_driver_version(FfDriver *driver);
 #define FF_QEMU_7_2 70200
 #define FF_QEMU_8_2 80200
 #define FF_QEMU_9_1 90100
+/* The guest's migration is the engine's, or QEMU's settings are not its own: QEMU is given no
+ * command that we have not understood. */
+bool ff_driver_is_engaged(FfDriver *driver);
 void ff_driver_log(FfDriver *driver, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 /* capabilities.c. Collects call->capabilities and call->inner_capabilities, then NEXT; errors end

@@ -95,6 +95,13 @@ void ff_driver_log(FfDriver *d, const char *format, ...)
     d->config.port->log(d->config.port_opaque, line);
 }
 
+bool ff_driver_is_engaged(FfDriver *d)
+{
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    return view || d->migration || (d->incoming && !ff_incoming_is_native(d->incoming));
+}
+
 /* --- lingering -------------------------------------------------------------------------- */
 
 static gboolean linger_over(gpointer opaque)
@@ -397,7 +404,12 @@ static void command_frame(FfDriver *d, unsigned mon, uint32_t seq, const char *p
     d->calls++;
     ff_driver_touch(d);
     if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
-        ff_call_pass(call); /* QEMU says what is wrong with it */
+        /* QEMU says what is wrong with it. But it reads more than we do, and obeys. */
+        if (ff_driver_is_engaged(d) || d->outgoing) {
+            ff_call_error(call, "The command could not be read while a migration is under way");
+        } else {
+            ff_call_pass(call);
+        }
         return;
     }
     JsonObject *object = json_node_get_object(node);

@@ -4,41 +4,64 @@
  * them, run by the handlers of QMP, answered in the monitor's text.
  *
  * A line that is malformed, or names something unknown, passes to QEMU, which says what is
- * wrong. Main loop's thread.
+ * wrong; but not while a migration is under way, since QEMU might obey. Main loop's thread.
  */
 #include <string.h>
 
 #include "qapi/driver-private.h"
 #include "qapi/hmp-text.h"
 
-/* Splits LINE into words as QEMU's get_str() does; NULL if a quote is not closed. */
+#define SPACES " \t\n\v\f\r"
+
+/* What P points to in a quoted word, behind a backslash or not; 0: nothing that QEMU takes. */
+static char quoted(const char **p)
+{
+    static const char escapes[] = "nr\\'\"", means[] = "\n\r\\'\"";
+    const char *escape;
+
+    if (**p != '\\') {
+        return *(*p)++;
+    }
+    escape = (*p)[1] ? strchr(escapes, (*p)[1]) : NULL;
+    if (!escape) {
+        return 0;
+    }
+    *p += 2;
+    return means[escape - escapes];
+}
+
+/* Splits LINE into words, the first as QEMU's get_command_name() does (a slash ends it), the others
+ * as its get_str(); NULL if a quote is not closed. */
 static GPtrArray *split_words(const char *line)
 {
     g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
+    const char *p = line + strspn(line, SPACES);
+    size_t len = strcspn(p, "/" SPACES);
 
-    for (const char *p = line;;) {
+    if (*p) {
+        g_ptr_array_add(words, g_strndup(p, len));
+    }
+    for (p += len;;) {
         g_autoptr(GString) word = g_string_new(NULL);
 
-        while (g_ascii_isspace(*p)) {
-            p++;
-        }
+        p += strspn(p, SPACES);
         if (!*p) {
             return g_steal_pointer(&words);
         }
         if (*p == '"') {
-            for (p++; *p != '"'; p++) {
-                if (*p == '\\' && p[1] && strchr("\\'\"", p[1])) {
-                    p++;
-                } else if (*p == '\\' || !*p) {
+            for (p++; *p != '"';) {
+                char c = quoted(&p);
+
+                if (!c) {
                     return NULL;
                 }
-                g_string_append_c(word, *p);
+                g_string_append_c(word, c);
             }
             p++;
         } else {
-            while (*p && !g_ascii_isspace(*p)) {
-                g_string_append_c(word, *p++);
-            }
+            len = strcspn(p, SPACES);
+            g_string_append_len(word, p, (gssize)len);
+            p += len;
         }
         g_ptr_array_add(words, g_string_free(g_steal_pointer(&word), FALSE));
     }
@@ -310,10 +333,22 @@ static const struct {
     {"device_del", NULL, 0, NULL, do_device},
 };
 
+/* Nobody knows what QEMU would make of it. */
+static void leave_to_qemu(FfCall *call)
+{
+    if (ff_driver_is_engaged(call->driver)) {
+        call->hmp = true;
+        ff_call_error(call, "the command could not be read while a migration is under way");
+    } else {
+        ff_call_pass(call);
+    }
+}
+
 void ff_hmp_command(FfCall *call)
 {
     g_autoptr(GPtrArray) words = split_words(ff_json_string(call->args, "command-line"));
     const char *word = words && words->len ? words->pdata[0] : "";
+    bool harmless = !strcmp(word, "info");
 
     for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
         if (strcmp(word, commands[i].word) && g_strcmp0(word, commands[i].alias)) {
@@ -329,7 +364,13 @@ void ff_hmp_command(FfCall *call)
         if (commands[i].run(call, words)) {
             return;
         }
+        /* A name or a value that is wrong: QEMU's words. */
+        harmless |= commands[i].run != do_migrate;
         break;
     }
-    ff_call_pass(call);
+    if (harmless) {
+        ff_call_pass(call);
+    } else {
+        leave_to_qemu(call);
+    }
 }

@@ -1022,6 +1022,40 @@ static void test_envelope(void)
     world_clear(&w);
 }
 
+/* What only QEMU can read is not for it while a migration is under way. */
+static void test_unread(void)
+{
+    static const char *const hmp[] = {
+        "savevm/x", "cont/", "stop x", "migrate \\\"tcp:h:1", "migrate -x tcp:h:1",
+    };
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, "{'execute':'cont','id':'\\u0000'}");
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':'cont/'}}");
+    sent(&w, "pass\npass\n");
+    start_source(&w);
+    migration->holds = true;
+    command(&w, "{'execute':'cont','id':'\\u0000'}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"The command could not be "
+             "read while a migration is under way\"}}\n");
+    for (unsigned i = 0; i < G_N_ELEMENTS(hmp); i++) {
+        g_autofree char *line =
+            g_strdup_printf("{\"execute\":\"human-monitor-command\",\"arguments\":"
+                            "{\"command-line\":\"%s\"}}",
+                            hmp[i]);
+
+        command(&w, line);
+        g_assert_true(g_str_has_prefix(w.out->str, "reply {\"return\": \"Error: "));
+        g_string_truncate(w.out, 0);
+    }
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':'\\u000bcont'}}");
+    sent(&w, "reply {\"return\": \"Error: Migration is not finalized yet\\r\\n\"}\n");
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':'info nothing'}}");
+    sent(&w, "pass\n");
+    world_clear(&w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -1029,6 +1063,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
+    g_test_add_func("/driver/unread", test_unread);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/resume", test_resume);
     g_test_add_func("/driver/view", test_view);
