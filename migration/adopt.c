@@ -65,10 +65,10 @@ FfStatus ff_m_begin_adoption(FfMigration *m)
     m->given = m->cfg.role == FF_ROLE_SOURCE
                    ? s->run_right == FF_RUN_GIVEN
                    : s->phase == FF_PHASE_GRANTED || s->phase == FF_PHASE_DONE;
+    m->stopped = m->cfg.role == FF_ROLE_SOURCE && (is_lost(s) || s->phase == FF_PHASE_STOPPED);
     if (!is_lost(s)) {
         return FF_STATUS_SETUP;
     }
-    m->stopped = m->cfg.role == FF_ROLE_SOURCE;
     ff_m_dead(m, DIED);
     if (s->phase == FF_PHASE_DONE) {
         return FF_STATUS_POSTCOPY_ACTIVE; /* only the last steps are missing */
@@ -101,7 +101,7 @@ static bool take_guest_back(FfMigration *m)
 {
     FfVmm *vmm = m->cfg.vmm;
     g_autoptr(GError) error = NULL;
-    bool running = false;
+    bool running = false, start = !ff_m_client_stopped(m);
 
     if (m->cfg.fd >= 0) {
         /* MIG_RP_MSG_SHUT with an error; then the end, for a QEMU that sits in a write. */
@@ -123,13 +123,13 @@ static bool take_guest_back(FfMigration *m)
     if (is_given(m)) {
         return false;
     }
-    bool resumed = vmm->resume(vmm, m->cfg.state->run_state, true, &running, &error);
+    bool resumed = vmm->resume(vmm, m->cfg.state->run_state, start, &running, &error);
     if (!resumed && !m->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
         resumed = vmm->wait_saved(vmm, 1, &error) && !is_given(m) &&
-                  vmm->resume(vmm, m->cfg.state->run_state, true, &running, &error);
+                  vmm->resume(vmm, m->cfg.state->run_state, start, &running, &error);
     }
     if (!resumed) {
         if (is_given(m)) {
@@ -141,6 +141,7 @@ static bool take_guest_back(FfMigration *m)
     if (running) {
         vmm->announce(vmm);
     }
+    ff_source_release_guest(m, running);
     return true;
 }
 

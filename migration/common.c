@@ -466,12 +466,21 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return true;
 }
 
-void ff_migration_client_stop(FfMigration *m)
+static bool holds_guest_locked(const FfMigration *m)
+{
+    return m->cfg.role == FF_ROLE_SOURCE ? m->stopped : !m->given;
+}
+
+bool ff_migration_client_stop(FfMigration *m)
 {
     ff_mutex_lock(&m->lock);
-    m->client_cont = false;
-    m->cfg.start_paused = true;
+    bool holds = holds_guest_locked(m);
+    if (holds) {
+        m->client_cont = false;
+        m->cfg.start_paused = true;
+    }
     ff_mutex_unlock(&m->lock);
+    return holds;
 }
 
 bool ff_m_client_stopped(FfMigration *m)
@@ -517,7 +526,7 @@ void ff_migration_vmm_failed(FfMigration *m)
 bool ff_migration_holds_guest(FfMigration *m)
 {
     ff_mutex_lock(&m->lock);
-    bool holds = m->cfg.role == FF_ROLE_SOURCE ? m->stopped : !m->given;
+    bool holds = holds_guest_locked(m);
     ff_mutex_unlock(&m->lock);
     return holds;
 }

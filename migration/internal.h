@@ -414,6 +414,9 @@ gpointer ff_source_coordinator(gpointer m);
 void ff_source_see_through(FfMigration *m);
 /* The guest goes on here; it was never the peer's. */
 void ff_source_roll_back(FfMigration *m, const GError *why);
+/* The client's stop and cont are QEMU's from now on. RUNNING: the guest was started; it is stopped
+ * once more if the client has said so meanwhile. */
+void ff_source_release_guest(FfMigration *m, bool running);
 bool ff_source_connect(FfMigration *m, GError **error);
 bool ff_source_map_blocks(FfMigration *m, GError **error);
 /* A further socket to ADDRESS (can be NULL); NULL if it cannot be had. */

@@ -256,6 +256,8 @@ static bool give(FfMigration *m, GError **error)
             /* the client has said stop meanwhile */
             g_free(m->run_state);
             m->run_state = g_strdup("paused");
+            /* An engine that adopts grants that. */
+            g_strlcpy(m->cfg.state->run_state, m->run_state, sizeof(m->cfg.state->run_state));
         }
         /* GIVEN is stored before GRANT can leave, so that no crash between the two can be taken
          * for a guest that is still ours. Cancel looks at `given` under the same lock. */
@@ -360,6 +362,22 @@ static void tell_peer(FfMigration *m, const char *why)
     }
 }
 
+void ff_source_release_guest(FfMigration *m, bool running)
+{
+    g_autoptr(GError) error = NULL;
+
+    ff_mutex_lock(&m->lock);
+    if (running && m->cfg.start_paused) {
+        ff_mutex_unlock(&m->lock);
+        if (!m->cfg.vmm->halt(m->cfg.vmm, &error)) {
+            g_warning("roll back: the guest could not be stopped again: %s", error->message);
+        }
+        ff_mutex_lock(&m->lock);
+    }
+    m->stopped = false;
+    ff_mutex_unlock(&m->lock);
+}
+
 static void restart_guest(FfMigration *m)
 {
     FF_FAULT_AT("rolling-back");
@@ -387,9 +405,7 @@ static void restart_guest(FfMigration *m)
     if (running) {
         vmm->announce(vmm);
     }
-    ff_mutex_lock(&m->lock);
-    m->stopped = false;
-    ff_mutex_unlock(&m->lock);
+    ff_source_release_guest(m, running);
 }
 
 void ff_source_roll_back(FfMigration *m, const GError *why)

@@ -69,6 +69,8 @@ struct FfVmm {
      * starts it if that was "running" and START. Source: the same, for a rollback. *RUNNING says if
      * it runs now. */
     bool (*resume)(FfVmm *vmm, const char *run_state, bool start, bool *running, GError **error);
+    /* Source, after resume(): stops the guest again. */
+    bool (*halt)(FfVmm *vmm, GError **error);
     /* QEMU is about to be given a connection that is under TLS already: writes the undo log, then
      * unsets its TLS credentials. Any thread but the main loop's, while there is no migration. */
     bool (*unset_tls)(FfVmm *vmm, GError **error);

@@ -281,15 +281,25 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     return true;
 }
 
+/* Whether the guest of an engine that died is to stand: the client's last word, else -S, which is
+ * no matter at a source. */
+static bool adopts_paused(const FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+
+    if (state->driver_flags & (FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP)) {
+        return state->driver_flags & FF_DRIVER_CLIENT_STOP;
+    }
+    return d->config.start_paused && state->role == FF_ROLE_DESTINATION;
+}
+
 void ff_driver_adopt(FfDriver *d)
 {
     FfMigrationConfig config = {.role = d->config.state->role,
                                 .fd = d->config.inner_fd,
                                 .listen_fd = d->config.listener_fd,
                                 .device_fd = d->config.device_fd,
-                                .start_paused =
-                                    d->config.start_paused &&
-                                    !(d->config.state->driver_flags & FF_DRIVER_CLIENT_CONT)};
+                                .start_paused = adopts_paused(d)};
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
     g_autoptr(JsonNode) parameters = d->config.port->view(d->config.port_opaque, true);
     g_autoptr(GError) error = NULL;

@@ -213,7 +213,8 @@ void ff_driver_want_events(FfDriver *driver, bool on);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);
-/* The client has asked for the status; has said cont or stop. */
+/* The client has asked for the status; has said cont or stop, which an engine that adopts must
+ * know. */
 void ff_driver_client_looked(FfDriver *driver);
 void ff_driver_client_runs(FfDriver *driver, bool run);
 /* CALL is answered when the resumed migration stands, or has failed again. */

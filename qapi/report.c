@@ -37,7 +37,7 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
 {
     d->status = status;
     d->config.state->driver_flags &=
-        ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT);
+        ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
 }
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -104,12 +104,11 @@ void ff_driver_client_runs(FfDriver *d, bool run)
 {
     FfStateHeader *state = d->config.state;
 
-    if (state->role != FF_ROLE_DESTINATION) {
-        return;
+    state->driver_flags &= ~(FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
+    state->driver_flags |= run ? FF_DRIVER_CLIENT_CONT : FF_DRIVER_CLIENT_STOP;
+    if (state->role == FF_ROLE_DESTINATION) {
+        followed(d);
     }
-    state->driver_flags = run ? state->driver_flags | FF_DRIVER_CLIENT_CONT
-                              : state->driver_flags & ~FF_DRIVER_CLIENT_CONT;
-    followed(d);
 }
 
 /* ---- the answer to migrate with resume=true ---------------------------------------------------

@@ -27,11 +27,13 @@ static void take_cont(FfCall *call)
     g_autoptr(GError) error = NULL;
     bool now = false;
 
+    if (holds(d) && is_source(d)) {
+        ff_call_error(call, "Migration is not finalized yet");
+        return;
+    }
     ff_driver_client_runs(d, true);
     if (!holds(d)) {
         ff_call_pass(call);
-    } else if (is_source(d)) {
-        ff_call_error(call, "Migration is not finalized yet");
     } else if (!ff_migration_client_cont(d->migration, &now, &error)) {
         ff_call_error(call, "%s", error->message);
     } else if (now) {
@@ -75,15 +77,19 @@ void ff_handle_stop(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    ff_driver_client_runs(d, false);
+    bool holds_it = d->migration && ff_migration_client_stop(d->migration);
+
+    /* At a source that QEMU stops the run state that is noted at the switch says it. */
+    if (holds_it || (!is_source(d) && (d->migration || d->incoming))) {
+        ff_driver_client_runs(d, false);
+    }
     if (d->incoming && !d->migration) {
         ff_incoming_set_paused(d->incoming, true);
-        ff_call_pass(call);
-    } else if (!holds(d)) {
-        ff_call_pass(call);
-    } else {
-        ff_migration_client_stop(d->migration);
+    }
+    if (holds_it) {
         ff_call_return(call, NULL); /* it is stopped */
+    } else {
+        ff_call_pass(call);
     }
 }
 

@@ -622,6 +622,13 @@ static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *runnin
     return now != NULL;
 }
 
+static bool inner_halt(FfVmm *vmm, GError **error)
+{
+    g_autoptr(JsonNode) reply = ff_inner_call_firm((FfInner *)vmm, "stop", NULL, error);
+
+    return reply;
+}
+
 static void inner_announce(FfVmm *vmm)
 {
     static const char *const names[][2] = {{"announce-initial", "initial"},
@@ -768,6 +775,7 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
         .forget_kept = ff_inner_forget_kept,
         .wait_saved = inner_wait_saved,
         .resume = inner_resume,
+        .halt = inner_halt,
         .unset_tls = ff_inner_unset_tls,
         .undo = ff_inner_undo,
         .announce = inner_announce,

@@ -103,9 +103,11 @@ enum {
     /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
     FF_DRIVER_STOCK_PEER = 1 << 6,
     /* What the client has been told of the switch, and done: qapi/report.c. */
-    FF_DRIVER_SWITCHED = 1 << 7,    /* postcopy-active was said */
-    FF_DRIVER_FOLLOWED = 1 << 8,    /* the client has gone on from there */
-    FF_DRIVER_CLIENT_CONT = 1 << 9, /* D: its last word on running was cont */
+    FF_DRIVER_SWITCHED = 1 << 7, /* postcopy-active was said */
+    FF_DRIVER_FOLLOWED = 1 << 8, /* the client has gone on from there */
+    /* Its last word on running, if there was one (S: while the guest stood for the switch). */
+    FF_DRIVER_CLIENT_CONT = 1 << 9,
+    FF_DRIVER_CLIENT_STOP = 1 << 10,
 };
 /* Name and seals of the memfd with the TLS credentials of a migration under way (FF_DRIVER_TLS), of
  * which QEMU has a copy. No object of QEMU's can have such an id. */

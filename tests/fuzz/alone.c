@@ -153,6 +153,12 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
     return true;
 }
 
+static bool vmm_halt(FfVmm *v, GError **error)
+{
+    runs = false;
+    return true;
+}
+
 static bool vmm_wait_saved(FfVmm *v, int status, GError **error)
 {
     return true;
@@ -169,6 +175,7 @@ static void vmm_nothing(FfVmm *v)
 
 static const FfVmm vmm = {.check = vmm_check,
                           .resume = vmm_resume,
+                          .halt = vmm_halt,
                           .wait_saved = vmm_wait_saved,
                           .undo = vmm_undo,
                           .announce = vmm_nothing,

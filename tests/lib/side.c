@@ -291,6 +291,9 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
 {
     Side *s = (Side *)v;
 
+    if (s->resuming) {
+        s->resuming(s);
+    }
     *running = start && strcmp(run_state, "running") == 0;
     g_atomic_int_set(&s->runs, *running);
     g_main_context_wakeup(NULL);
@@ -302,6 +305,12 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
         *t = (Toucher){s, i};
         s->touchers[i] = g_thread_new("vcpu", touch, t);
     }
+    return true;
+}
+
+static bool vmm_halt(FfVmm *v, GError **error)
+{
+    join_writers((Side *)v);
     return true;
 }
 
@@ -344,6 +353,7 @@ static const FfVmm vmm_ops = {
     .load = vmm_inner,
     .wait_saved = vmm_wait_saved,
     .resume = vmm_resume,
+    .halt = vmm_halt,
     .undo = vmm_undo,
     .announce = vmm_announce,
     .abandon = vmm_abandon,

@@ -36,6 +36,8 @@ typedef struct Side {
     bool refuse_load;                /* answer SHUT 1 */
     bool hang_load;                  /* answer nothing at all */
     void (*loaded)(void);            /* D, can be NULL: called right before the answer */
+    void (*resuming)(
+        struct Side *s); /* can be NULL: the guest is about to be given its run state */
     bool lenient;     /* fuzzing: any SIDE_LENIENT_BYTES are device state; no page is looked at */
     const void *says; /* D, lenient: what QEMU answers; NULL: SHUT 0 */
     size_t says_len;

@@ -18,11 +18,13 @@ typedef struct {
     FfStatus status; /* that comes of it */
     int shut;        /* QEMU is given; -1: nothing */
     bool runs;       /* here */
+    bool paused;     /* the client has said stop */
 } Row;
 
 static const Row rows[] = {
     {"setup", FF_PHASE_SETUP, FF_RUN_MINE, FF_STATUS_FAILED, -1, true},
     {"stopped", FF_PHASE_STOPPED, FF_RUN_MINE, FF_STATUS_FAILED, 1, true},
+    {"stopped-by-client", FF_PHASE_STOPPED, FF_RUN_MINE, FF_STATUS_FAILED, 1, false, true},
     /* between the two stores of the commit point */
     {"stopped-given", FF_PHASE_STOPPED, FF_RUN_GIVEN, FF_STATUS_POSTCOPY_PAUSED, -1, false},
     {"given", FF_PHASE_GRANTED, FF_RUN_GIVEN, FF_STATUS_POSTCOPY_PAUSED, -1, false},
@@ -61,6 +63,7 @@ static void test_source(gconstpointer data)
         g_assert_true(s->vmm.save(&s->vmm, &inner, NULL));
         g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
     }
+    s->config.start_paused = row->paused;
     side_adopt(s, inner);
     side_run_until(s->done || s->status == FF_STATUS_POSTCOPY_PAUSED);
     g_assert_cmpint(s->status, ==, row->status);

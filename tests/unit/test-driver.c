@@ -188,9 +188,10 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return true;
 }
 
-void ff_migration_client_stop(FfMigration *m)
+bool ff_migration_client_stop(FfMigration *m)
 {
-    m->conted = false;
+    m->conted = m->conted && !m->holds;
+    return m->holds;
 }
 
 bool ff_migration_resumed(FfMigration *m)
@@ -385,10 +386,11 @@ static const FfDriverPort world_port = {
     .log = world_log,
 };
 
-static void world_init(World *w, const char *incoming, const char *refused)
+static void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
+                        const char *refused)
 {
     memset(w, 0, sizeof(*w));
-    w->state = g_new0(FfStateHeader, 1);
+    w->state = g_memdup2(&state, sizeof(state));
     w->out = g_string_new(NULL);
     g_queue_init(&w->questions);
     w->driver = ff_driver_new(&(FfDriverConfig){
@@ -398,10 +400,19 @@ static void world_init(World *w, const char *incoming, const char *refused)
         .state_fd = -1,
         .pidfd = -1,
         .mem_fd = -1,
+        .inner_fd = -1,
+        .listener_fd = -1,
+        .device_fd = -1,
+        .start_paused = start_paused,
         .incoming = incoming,
         .engine_refused = refused,
     });
     refuse_start = false;
+}
+
+static void world_init(World *w, const char *incoming, const char *refused)
+{
+    world_begin(w, (FfStateHeader){0}, false, incoming, refused);
 }
 
 static void world_clear(World *w)
@@ -1022,6 +1033,51 @@ static void test_envelope(void)
     world_clear(&w);
 }
 
+/* The client's last word on running, as an engine that adopts finds it. */
+static void test_last_word(void)
+{
+    static const struct {
+        FfRole role;
+        bool start_paused; /* -S */
+        uint32_t flags;
+        bool paused;
+    } rows[] = {
+        {FF_ROLE_SOURCE, false, 0, false},
+        {FF_ROLE_SOURCE, true, 0, false},
+        {FF_ROLE_SOURCE, false, FF_DRIVER_CLIENT_STOP, true},
+        {FF_ROLE_SOURCE, true, FF_DRIVER_CLIENT_CONT, false},
+        {FF_ROLE_DESTINATION, false, 0, false},
+        {FF_ROLE_DESTINATION, true, 0, true},
+        {FF_ROLE_DESTINATION, false, FF_DRIVER_CLIENT_STOP, true},
+        {FF_ROLE_DESTINATION, true, FF_DRIVER_CLIENT_CONT, false},
+    };
+    World w;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        FfStateHeader state = {
+            .role = rows[i].role, .phase = FF_PHASE_STOPPED, .driver_flags = rows[i].flags};
+
+        world_begin(&w, state, rows[i].start_paused, NULL, NULL);
+        g_assert_true(migration->config.start_paused == rows[i].paused);
+        world_clear(&w);
+    }
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    command(&w, "{'execute':'stop'}"); /* QEMU's */
+    sent(&w, "pass\n");
+    g_assert_false(w.state->driver_flags & FF_DRIVER_CLIENT_STOP);
+    migration->holds = true;
+    command(&w, "{'execute':'stop'}");
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP);
+    command(&w, "{'execute':'cont'}"); /* refused */
+    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP);
+    migration->holds = false;
+    command(&w, "{'execute':'cont'}");
+    g_assert_false(w.state->driver_flags & FF_DRIVER_CLIENT_STOP);
+    world_clear(&w);
+}
+
 /* What only QEMU can read is not for it while a migration is under way. */
 static void test_unread(void)
 {
@@ -1063,6 +1119,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
+    g_test_add_func("/driver/last-word", test_last_word);
     g_test_add_func("/driver/unread", test_unread);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/resume", test_resume);

@@ -385,6 +385,67 @@ static void test_cancel_loaded(void)
     g_async_queue_unref(late);
 }
 
+static void say_stop(Side *s)
+{
+    g_assert_true(ff_migration_client_stop(s->m));
+}
+
+/* The client says stop while the guest is being started again: it was told that it stands. */
+static void test_cancel_stop(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    late = g_async_queue_new();
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    side_fill(s);
+    d->loaded = load_late;
+    s->resuming = say_stop;
+    g_atomic_int_set(&loading, 0);
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(g_atomic_int_get(&loading));
+    g_assert_true(ff_migration_cancel(s->m, NULL));
+    side_run_until(s->done);
+    g_async_queue_push(late, late);
+    side_run_until(d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_CANCELLED);
+    g_assert_false(g_atomic_int_get(&s->runs));
+    g_assert_false(ff_migration_client_stop(s->m)); /* QEMU's again */
+    side_free(s);
+    side_free(d);
+    g_async_queue_unref(late);
+}
+
+/* The client says stop while the guest stands: whoever adopts the source must not start it. */
+static void test_give_stop(void)
+{
+    uint64_t a = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    late = g_async_queue_new();
+    Side *s = side_new(FF_ROLE_SOURCE, &a, 1), *d = side_new(FF_ROLE_DESTINATION, &a, 1);
+    side_fill(s);
+    d->loaded = load_late;
+    g_atomic_int_set(&loading, 0);
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(g_atomic_int_get(&loading));
+    g_assert_true(ff_migration_client_stop(s->m));
+    g_async_queue_push(late, late);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_COMPLETED);
+    g_assert_cmpstr(s->state->run_state, ==, "paused");
+    g_assert_false(g_atomic_int_get(&d->runs));
+    side_free(s);
+    side_free(d);
+    g_async_queue_unref(late);
+}
+
 /* The connection breaks in postcopy: both halves keep everything, nobody runs twice. */
 static void test_paused(void)
 {
@@ -517,6 +578,8 @@ int main(int argc, char **argv)
     g_test_add_func("/migration/load-fails", test_load_fails);
     g_test_add_func("/migration/cancel", test_cancel);
     g_test_add_func("/migration/cancel/loaded", test_cancel_loaded);
+    g_test_add_func("/migration/cancel/stop", test_cancel_stop);
+    g_test_add_func("/migration/give/stop", test_give_stop);
     g_test_add_func("/migration/paused", test_paused);
     return g_test_run();
 }
