@@ -281,8 +281,14 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     return true;
 }
 
-/* Whether the guest of an engine that died is to stand: the client's last word, else -S, which is
- * no matter at a source. */
+bool ff_driver_begins_paused(const FfDriver *d)
+{
+    uint8_t said = d->config.state->said;
+
+    return said == FF_SAID_NOTHING ? d->config.start_paused : said == FF_SAID_STOP;
+}
+
+/* Whether the guest of an engine that died is to stand: the client's last word. */
 static bool adopts_paused(const FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
@@ -290,7 +296,7 @@ static bool adopts_paused(const FfDriver *d)
     if (state->driver_flags & (FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP)) {
         return state->driver_flags & FF_DRIVER_CLIENT_STOP;
     }
-    return d->config.start_paused && state->role == FF_ROLE_DESTINATION;
+    return state->role == FF_ROLE_DESTINATION && ff_driver_begins_paused(d);
 }
 
 void ff_driver_adopt(FfDriver *d)

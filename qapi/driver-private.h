@@ -201,6 +201,9 @@ bool ff_driver_start(FfDriver *driver, FfMigrationConfig *config, JsonNode *capa
 void ff_driver_adopt(FfDriver *driver);
 /* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
 void ff_driver_keep(FfDriver *driver, const char *name, int fd);
+/* Destination: the guest is not to run when it has arrived, by -S or by what the client has said
+ * before migrate-incoming. */
+bool ff_driver_begins_paused(const FfDriver *driver);
 void ff_handle_migrate(FfCall *call);
 void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);

@@ -99,7 +99,7 @@ static FfIncoming *incoming_new(FfDriver *d)
     in->driver = d;
     in->fds = g_array_new(FALSE, FALSE, sizeof(int));
     in->sources = g_ptr_array_new_with_free_func(source_free);
-    in->paused = d->config.start_paused;
+    in->paused = ff_driver_begins_paused(d);
     return in;
 }
 

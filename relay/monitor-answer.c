@@ -94,6 +94,15 @@ static FfSent *attribute(FfMonitor *mon, const FfQmpAnswer *answer)
     return g_queue_pop_head(&mon->inband);
 }
 
+/* From the beginning of a migration on it is the engine that is told. (An error of the human
+ * monitor's is not seen here.) */
+static void note_said(FfRelay *relay, FfSaid said)
+{
+    if (relay->plan->incoming && relay->state->role == FF_ROLE_NONE) {
+        relay->state->said = said;
+    }
+}
+
 static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
 {
     FfSent *sent = attribute(mon, answer);
@@ -108,6 +117,9 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
     }
     if (sent->barrier && --mon->barriers == 0) {
         mon->event_filters = mon->relay->filters;
+    }
+    if (sent->says != FF_SAID_NOTHING && !answer->is_error) {
+        note_said(mon->relay, sent->says);
     }
     ff_fds_settle(mon, sent, answer->is_error);
     if (sent->injected && !sent->lost) {

@@ -26,7 +26,8 @@ typedef struct {
     char *id;            /* plain JSON; NULL if none */
     uint32_t seq;        /* of an injected one */
     bool negotiates, enables_oob;
-    bool conts;  /* cont, which QEMU carries out when it goes on */
+    bool conts; /* cont, which QEMU carries out when it goes on */
+    FfSaid says;
     char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
     int getfd_copy;
     char *closefd;

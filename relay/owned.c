@@ -103,6 +103,27 @@ bool ff_starts_migration(const FfQmpCommand *command)
     return !strcmp(command->name, "migrate") || !strcmp(command->name, "migrate-incoming");
 }
 
+FfSaid ff_says(const FfQmpCommand *command)
+{
+    static const char *const conts[] = {"cont", "c", NULL}, *const stops[] = {"stop", "s", NULL};
+
+    if (!command || !command->name) {
+        return FF_SAID_NOTHING;
+    }
+    if (!strcmp(command->name, "human-monitor-command") && command->command_line) {
+        const char *line = command->command_line;
+        g_autofree char *word = hmp_word(&line);
+
+        return line[strspn(line, " \t\n\v\f\r")] ? FF_SAID_NOTHING /* it takes no arguments */
+               : g_strv_contains(conts, word)    ? FF_SAID_CONT
+               : g_strv_contains(stops, word)    ? FF_SAID_STOP
+                                                 : FF_SAID_NOTHING;
+    }
+    return !strcmp(command->name, "cont")   ? FF_SAID_CONT
+           : !strcmp(command->name, "stop") ? FF_SAID_STOP
+                                            : FF_SAID_NOTHING;
+}
+
 static bool is_name_byte(char c)
 {
     return g_ascii_isalnum(c) || c == '-' || c == '_' || c == '.';

@@ -4,11 +4,14 @@
 #define FF_RELAY_OWNED_H
 
 #include "relay/qmp-frame.h"
+#include "relay/state.h"
 
 /* Whether the engine answers COMMAND (may be NULL) while FILTERS (FF_FILTER_*) hold. */
 bool ff_owned(const FfQmpCommand *command, unsigned filters);
 /* Whether QEMU, given COMMAND, would start a migration of its own. */
 bool ff_starts_migration(const FfQmpCommand *command);
+/* What COMMAND (may be NULL) says on running. */
+FfSaid ff_says(const FfQmpCommand *command);
 /* Whether NAME stands in TEXT as a whole word: "migrate" does in "fd:migrate", not in
  * "migrate-set-parameters". */
 bool ff_mentions(const char *text, size_t len, const char *name);

@@ -41,6 +41,10 @@ typedef enum {
 /* What the agent in QEMU has handed over. */
 typedef enum { FF_STATE_AGENT_SILENT, FF_STATE_AGENT_REFUSED, FF_STATE_AGENT_READY } FfStateAgent;
 
+/* The client's last word on running that QEMU has obeyed while it waits for an incoming migration
+ * that nobody has begun: it decides in place of -S. */
+typedef enum { FF_SAID_NOTHING, FF_SAID_CONT, FF_SAID_STOP } FfSaid;
+
 typedef struct {
     char id[128];
     uint64_t size, page_size, gpa;
@@ -75,7 +79,8 @@ typedef struct {
     int32_t uffd_in_qemu[FF_STATE_MAX_UFFDS]; /* the fd numbers of QEMU's own copies */
     uint8_t compress;                         /* FfCompress */
     uint8_t zstd_level;                       /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
-    uint16_t reserved;
+    uint8_t said;                             /* FfSaid; written by the relay alone */
+    uint8_t reserved;
     /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;

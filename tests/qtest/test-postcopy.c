@@ -389,6 +389,57 @@ static void test_notices_writes(void)
     vm_wait_stderr(source, VM_RAM_CHANGED ": 1 pages of block 'pc.ram', the first at 0x234000");
 }
 
+/* What is said to a destination that waits for migrate-incoming: QEMU obeys it when the guest has
+ * arrived, whatever -S says. */
+static const struct {
+    const char *name, *option, *command, *args, *state;
+} said[] = {
+    {"stop", NULL, "stop", NULL, "paused"},
+    {"hmp-stop", NULL, "human-monitor-command", "{'command-line': 's'}", "paused"},
+    {"cont", "-S", "cont", NULL, "running"},
+    {"hmp-cont", "-S", "human-monitor-command", "{'command-line': 'cont'}", "running"},
+};
+
+static void test_said(gconstpointer data)
+{
+    unsigned i = GPOINTER_TO_UINT(data);
+    const char *args[] = {said[i].option, NULL};
+    BootsectConfig boot = bootsect_config(64 << 20, 0, 1);
+    VmConfig config = {.name = "source", .launcher = VM_RUN, .memory = "64M", .boot = &boot};
+    const char *why;
+
+    if (!move_stock() && !vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (move_stock()) {
+        config.launcher = VM_PLAIN;
+    }
+    g_autoptr(Vm) source = vm_start(&config);
+    config.name = "destination";
+    config.incoming = "defer";
+    config.args = args;
+    g_autoptr(Vm) destination = vm_start(&config);
+    Qmp *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "A");
+    move_prepare(source, destination);
+    if (said[i].args) {
+        g_autoptr(JsonObject) reply = qmp_call(d, said[i].command, "%s", said[i].args);
+
+        g_assert_false(json_object_has_member(reply, "error"));
+    } else {
+        qmp_ok(d, said[i].command, NULL);
+    }
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+    qmp_ok(vm_qmp(source), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(source), "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    g_autofree char *state = qmp_run_state(d);
+    g_assert_cmpstr(state, ==, said[i].state);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -400,5 +451,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_row);
     }
     g_test_add_func("/postcopy/notices-writes", test_notices_writes);
+    for (unsigned i = 0; i < G_N_ELEMENTS(said); i++) {
+        g_autofree char *path = g_strconcat("/postcopy/said/", said[i].name, NULL);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_said);
+    }
     return g_test_run();
 }

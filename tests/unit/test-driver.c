@@ -1041,6 +1041,7 @@ static void test_last_word(void)
         bool start_paused; /* -S */
         uint32_t flags;
         bool paused;
+        FfSaid said; /* before migrate-incoming */
     } rows[] = {
         {FF_ROLE_SOURCE, false, 0, false},
         {FF_ROLE_SOURCE, true, 0, false},
@@ -1050,12 +1051,18 @@ static void test_last_word(void)
         {FF_ROLE_DESTINATION, true, 0, true},
         {FF_ROLE_DESTINATION, false, FF_DRIVER_CLIENT_STOP, true},
         {FF_ROLE_DESTINATION, true, FF_DRIVER_CLIENT_CONT, false},
+        {FF_ROLE_DESTINATION, true, 0, false, FF_SAID_CONT},
+        {FF_ROLE_DESTINATION, false, 0, true, FF_SAID_STOP},
+        {FF_ROLE_DESTINATION, false, FF_DRIVER_CLIENT_CONT, false, FF_SAID_STOP},
+        {FF_ROLE_SOURCE, false, 0, false, FF_SAID_STOP},
     };
     World w;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
-        FfStateHeader state = {
-            .role = rows[i].role, .phase = FF_PHASE_STOPPED, .driver_flags = rows[i].flags};
+        FfStateHeader state = {.role = rows[i].role,
+                               .phase = FF_PHASE_STOPPED,
+                               .driver_flags = rows[i].flags,
+                               .said = rows[i].said};
 
         world_begin(&w, state, rows[i].start_paused, NULL, NULL);
         g_assert_true(migration->config.start_paused == rows[i].paused);
