@@ -3,9 +3,10 @@
  * What QEMU must not do by itself while the engine migrates its guest.
  *
  * For QEMU no migration is under way then, so it would obey: a snapshot that is taken while
- * x-ignore-shared is on lacks the guest's memory, and a device that is plugged is not at the
- * destination. The clients get QEMU's own words. When QEMU's settings could not be put back after
- * a migration, that is tried again before QEMU may save anything (settle.c). Main loop's thread.
+ * x-ignore-shared is on lacks the guest's memory, a device that is plugged is not at the
+ * destination, and a dump stops the guest and starts it again. The clients get QEMU's own words.
+ * When QEMU's settings could not be put back after a migration, that is tried again before QEMU may
+ * save anything (settle.c). Main loop's thread.
  */
 #include <string.h>
 
@@ -23,6 +24,11 @@ static const struct {
     {"xen-save-devices-state", MIGRATING, true},
     {"device_add", "device_add not allowed while migrating", false},
     {"device_del", "device_del not allowed while migrating", false},
+    /* For QEMU it is a reason not to migrate, while it lasts. */
+    {"dump-guest-memory",
+     "disallowing migration blocker (migration/snapshot in progress) for: Live migration disabled: "
+     "dump-guest-memory in progress",
+     false},
 };
 
 /* --- the refusal --------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ static bool do_snapshot(FfCall *call, GPtrArray *words)
     return true;
 }
 
-static bool do_device(FfCall *call, GPtrArray *words)
+static bool do_as_qmp(FfCall *call, GPtrArray *words)
 {
     use(call, words->pdata[0], NULL, NULL);
     return true;
@@ -329,8 +329,9 @@ static const struct {
     {"object_del", NULL, 2, NULL, do_object_del},
     {"savevm", NULL, 0, NULL, do_snapshot},
     {"loadvm", NULL, 0, NULL, do_snapshot},
-    {"device_add", NULL, 0, NULL, do_device},
-    {"device_del", NULL, 0, NULL, do_device},
+    {"device_add", NULL, 0, NULL, do_as_qmp},
+    {"device_del", NULL, 0, NULL, do_as_qmp},
+    {"dump-guest-memory", NULL, 0, NULL, do_as_qmp},
 };
 
 /* Nobody knows what QEMU would make of it. */

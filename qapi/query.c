@@ -309,8 +309,8 @@ void ff_handle_query_migrate(FfCall *call)
 
     ff_driver_client_looked(d);
     if (d->migration) {
-        /* No question to QEMU: it may hang while it waits for a page. Nothing can have blocked
-         * migration since the start: QEMU refuses to add a blocker while one runs. */
+        /* No question to QEMU: it may hang while it waits for a page. A reason against migration
+         * that has come since the start, which a QEMU that migrates would refuse, is not said. */
         g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
 
         const FfInfoView view = view_of(d);

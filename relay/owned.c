@@ -29,22 +29,14 @@ static const char *const always[] = {
 };
 
 static const char *const run_state[] = {
-    "cont",
-    "stop",
-    "system_reset",
-    "system_wakeup",
-    "query-status",
-    "snapshot-save",
-    "snapshot-load",
-    "xen-save-devices-state",
-    "device_add",
-    "device_del",
-    NULL,
+    "cont",         "stop",          "system_reset",      "system_wakeup",
+    "query-status", "snapshot-save", "snapshot-load",     "xen-save-devices-state",
+    "device_add",   "device_del",    "dump-guest-memory", NULL,
 };
 
 static const char *const hmp_run_state[] = {
-    "c",      "cont",   "s",          "stop",       "system_reset", "system_wakeup",
-    "savevm", "loadvm", "device_add", "device_del", NULL,
+    "c",      "cont",   "s",          "stop",       "system_reset",      "system_wakeup",
+    "savevm", "loadvm", "device_add", "device_del", "dump-guest-memory", NULL,
 };
 
 /* Takes the next word as QEMU's get_command_name() does; *LINE stands behind it afterwards. */

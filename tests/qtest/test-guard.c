@@ -119,6 +119,9 @@ static void check_refused(Pair *p, const char *command, const char *args, const 
 static void test_refused(void)
 {
     static const char busy[] = "There's a migration process in progress";
+    static const char dumping[] =
+        "disallowing migration blocker (migration/snapshot in progress) for: Live migration "
+        "disabled: dump-guest-memory in progress";
     Pair p;
 
     if (!pair_start(&p, false)) {
@@ -130,6 +133,10 @@ static void test_refused(void)
                   "{\"job-id\": \"j\", \"tag\": \"a\", \"vmstate\": \"d\", \"devices\": []}", busy);
     check_refused(&p, "device_add", "{\"driver\": \"virtio-rng-pci\"}",
                   "device_add not allowed while migrating");
+    check_refused(&p, "dump-guest-memory", "{\"paging\": false, \"protocol\": \"file:/dev/null\"}",
+                  dumping);
+    g_autofree char *dump = qmp_hmp(vm_qmp(p.source), "dump-guest-memory /dev/null");
+    g_assert_nonnull(strstr(dump, dumping));
     cancel(&p);
     /* QEMU's own again: it has no snapshot device. */
     g_autofree char *after = qmp_hmp(vm_qmp(p.source), "savevm a");
