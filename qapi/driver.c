@@ -109,6 +109,9 @@ static gboolean linger_over(gpointer opaque)
     FfDriver *d = opaque;
 
     d->linger = 0;
+    if (d->calls) {
+        return G_SOURCE_REMOVE; /* set again when they have ended */
+    }
     ff_driver_send(d, FF_LINK_IDLE, 0, 0, NULL, 0);
     return G_SOURCE_REMOVE;
 }
@@ -158,6 +161,7 @@ FfCall *ff_call_new_own(FfDriver *d)
     call->fd = -1;
     call->name = g_strdup("");
     d->calls++;
+    ff_driver_touch(d);
     return call;
 }
 

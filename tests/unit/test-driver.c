@@ -1085,6 +1085,37 @@ static void test_last_word(void)
     world_clear(&w);
 }
 
+/* Milliseconds until the next timer. */
+static int next_timer(void)
+{
+    GMainContext *context = g_main_context_default();
+    GPollFD fds[16];
+    int priority, timeout;
+
+    g_assert_true(g_main_context_acquire(context));
+    g_main_context_prepare(context, &priority);
+    g_main_context_query(context, priority, &timeout, fds, G_N_ELEMENTS(fds));
+    g_main_context_release(context);
+    return timeout;
+}
+
+/* The engine does not end while it waits for QEMU on its own account. */
+static void test_own_call(void)
+{
+    static const char uri[] = "exec:true";
+    World w;
+
+    world_init(&w, uri, NULL);
+    g_assert_cmpint(next_timer(), <=, (FF_DRIVER_LINGER + 2) * 1000);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 1, uri, strlen(uri), -1);
+    sent(&w, "reply\n");
+    /* That of the question. */
+    g_assert_cmpint(next_timer(), >, (FF_DRIVER_LINGER + 2) * 1000);
+    qemu_answers(&w, "migrate-incoming", "{}");
+    g_assert_cmpint(next_timer(), <=, (FF_DRIVER_LINGER + 2) * 1000);
+    world_clear(&w);
+}
+
 /* What only QEMU can read is not for it while a migration is under way. */
 static void test_unread(void)
 {
@@ -1127,6 +1158,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
     g_test_add_func("/driver/last-word", test_last_word);
+    g_test_add_func("/driver/own-call", test_own_call);
     g_test_add_func("/driver/unread", test_unread);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/resume", test_resume);
