@@ -236,8 +236,9 @@ static void forwarded(FfCall *call, JsonNode *result, const GError *error)
 
     if (error) {
         ff_call_gerror(call, error);
-    } else if (view && ff_driver_splices(call->driver)) {
-        set_view(call, to_forward(call)); /* what is put back at the end is this */
+    } else if (view) {
+        /* What is put back at the end is this: the switchover began meanwhile, or we splice. */
+        set_view(call, to_forward(call));
     } else {
         commit(call);
     }

@@ -655,6 +655,22 @@ static void test_view(void)
     world_clear(&w);
 }
 
+/* The switchover begins while QEMU is told of the client's settings. */
+static void test_view_meanwhile(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, SET(CAP("xbzrle", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    w.capabilities = g_strdup(CAPS_EVENTS);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_nonnull(w.changed);
+    g_assert_cmpint(json_array_get_length(json_node_get_array(w.changed)), ==, 1);
+    world_clear(&w);
+}
+
 /* What the engine does not do goes to QEMU, postcopy capabilities first. */
 static void test_native(void)
 {
@@ -1163,6 +1179,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/resume", test_resume);
     g_test_add_func("/driver/view", test_view);
+    g_test_add_func("/driver/view/meanwhile", test_view_meanwhile);
     g_test_add_func("/driver/native", test_native);
     g_test_add_func("/driver/fd", test_fd);
     g_test_add_func("/driver/tls", test_tls);
