@@ -245,17 +245,23 @@ static void native_given(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
+static bool listens(int fd)
+{
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+
+    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    return listening;
+}
+
 /* One connection: QEMU gets the socket itself. */
 static void native_one(FfCall *call)
 {
     FfIncoming *in = call->driver->incoming;
     int fd = g_array_index(in->fds, int, in->ready);
-    int listening = 0;
-    socklen_t length = sizeof(listening);
     JsonObject *args;
 
-    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
-    if (listening) {
+    if (listens(fd)) {
         call->fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
     } else {
         call->fd = fd;
@@ -279,9 +285,13 @@ static void native_flags_set(FfCall *call, JsonNode *result, const GError *error
         native_failed(call, error);
         return;
     }
+    FfIncoming *in = call->driver->incoming;
+
     give_qemu(call->driver);
-    if (ff_capability(call->capabilities, "multifd") ||
-        ff_capability(call->capabilities, "postcopy-preempt")) {
+    /* Behind a socket that is connected no other connection can come. */
+    if (listens(g_array_index(in->fds, int, in->ready)) &&
+        (ff_capability(call->capabilities, "multifd") ||
+         ff_capability(call->capabilities, "postcopy-preempt"))) {
         native_many(call);
     } else {
         native_one(call);
@@ -350,12 +360,9 @@ static void engine(FfCall *call)
         .start_paused = in->paused,
     };
 
-    int listening = 0;
-    socklen_t length = sizeof(listening);
-
     /* A listener stays here too: a source without farfault may have more channels for QEMU. */
-    getsockopt(config.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
-    g_array_index(in->fds, int, in->ready) = listening ? fcntl(config.fd, F_DUPFD_CLOEXEC, 0) : -1;
+    g_array_index(in->fds, int, in->ready) =
+        listens(config.fd) ? fcntl(config.fd, F_DUPFD_CLOEXEC, 0) : -1;
     d->config.port->vmm(d->config.port_opaque)->keep_failed = in->keep_failed;
     ff_driver_use_tls(call, &config);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));

@@ -933,6 +933,38 @@ static void test_incoming(void)
     world_clear(&w);
 }
 
+/* One connection, which QEMU is to carry: it is given that one, with multifd, too. */
+static void test_incoming_fd(void)
+{
+    int pair[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    command(&w, "{'execute':'migrate-incoming','arguments':{'uri':'fd:mig'}}");
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    sent(&w, "take-fd mig\n");
+    ff_driver_frame(w.driver, FF_LINK_FD_REPLY, 0, 1, "", 0, pair[0]);
+    ff_driver_frame(w.driver, FF_LINK_INJECT_REPLY, 0, 2, "{\"return\": {}}", 14, -1);
+    g_assert_cmpint(write(pair[1], "Q", 1), ==, 1);
+    while (g_queue_is_empty(&w.questions)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(&w, "query-migrate-capabilities",
+                 "[" CAP("xbzrle", "true") "," CAP("multifd", "true") "]");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    qemu_answers(&w, "getfd", "{}");
+    qemu_answers(&w, "migrate-incoming", "{}");
+    g_assert_null(migration);
+    world_clear(&w);
+    close(pair[1]);
+}
+
 /* A reply for every status, on both sides, fits the schema. */
 static void test_every_status(void)
 {
@@ -1186,6 +1218,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/blocked", test_blocked);
     g_test_add_func("/driver/start-fails", test_start_fails);
     g_test_add_func("/driver/incoming", test_incoming);
+    g_test_add_func("/driver/incoming/fd", test_incoming_fd);
     g_test_add_func("/driver/every-status", test_every_status);
     return g_test_run();
 }
