@@ -320,7 +320,7 @@ static void native_set(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         ff_call_gerror(call, error);
-    } else {
+    } else if (!ff_call_too_late(call)) {
         ff_call_pass(call);
     }
 }
@@ -329,6 +329,9 @@ static void pass_native(FfCall *call)
 {
     FfDriver *d = call->driver;
 
+    if (ff_call_too_late(call)) {
+        return;
+    }
     ff_driver_store_info(d, NULL); /* an older migration's: from now on QEMU answers */
     ff_driver_filter(d, 0);
     if (!d->config.state->client_flags) {

@@ -330,13 +330,27 @@ void ff_driver_adopt(FfDriver *d)
     ff_driver_touch(d);
 }
 
+bool ff_call_too_late(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!d->migration && !(d->outgoing && !ff_outgoing_has_begun(d->outgoing))) {
+        return false;
+    }
+    ff_call_error(call, "There's a migration process in progress");
+    return true;
+}
+
 static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
     FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
 
-    if (d->migration) { /* another client was faster */
+    if (ff_call_too_late(call)) {
+        return;
+    }
+    if (d->outgoing) { /* another client's, and QEMU has begun */
         ff_call_error(call, "There's a migration process in progress");
         return;
     }
@@ -413,7 +427,10 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         ff_call_pass_native(call); /* one that QEMU carries: it says that it is in progress */
         return;
     }
-    g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over, or never begun */
+    if (ff_call_too_late(call)) {
+        return;
+    }
+    g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
     if (result && JSON_NODE_HOLDS_OBJECT(result)) {
         g_autofree char *why = blocked_by(json_node_get_object(result));
 

@@ -204,6 +204,8 @@ void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 /* Destination: the guest is not to run when it has arrived, by -S or by what the client has said
  * before migrate-incoming. */
 bool ff_driver_begins_paused(const FfDriver *driver);
+/* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
+bool ff_call_too_late(FfCall *call);
 void ff_handle_migrate(FfCall *call);
 void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);
@@ -251,6 +253,8 @@ void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
 /* The destination is a QEMU without farfault; URI: where, NULL if it cannot be connected to. */
 void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
+/* QEMU has its migration; else it may not be freed, as QEMU's answers are waited for. */
+bool ff_outgoing_has_begun(const FfOutgoing *outgoing);
 /* TRUE: CALL waits until QEMU has begun, and is dispatched again then. */
 bool ff_outgoing_holds(FfOutgoing *outgoing, FfCall *call);
 

@@ -55,6 +55,11 @@ void ff_outgoing_free(FfOutgoing *out)
     g_free(out);
 }
 
+bool ff_outgoing_has_begun(const FfOutgoing *out)
+{
+    return out->started;
+}
+
 bool ff_outgoing_holds(FfOutgoing *out, FfCall *call)
 {
     if (out->started) {

@@ -933,6 +933,43 @@ static void test_incoming(void)
     world_clear(&w);
 }
 
+/* Two clients begin a migration at once: one of them is late, whichever way QEMU is to go. */
+static void test_two(void)
+{
+    static const char *const late = "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                                    "\"There's a migration process in progress\"}}\n";
+    static const char *const lines[] = {
+        "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}",
+        "{'execute':'migrate','arguments':{'uri':'exec:cat'}}",
+    };
+    World w;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
+        bool native = i == 1;
+
+        world_init(&w, NULL, NULL);
+        set_postcopy(&w);
+        command(&w, lines[0]);
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "query-status", "{'status':'running'}");
+        ff_driver_frame(w.driver, FF_LINK_COMMAND, 1, ++w.seq, lines[i], strlen(lines[i]), -1);
+        qemu_answers(&w, "query-migrate", "{}");
+        g_assert_nonnull(migration);
+        g_string_truncate(w.out, 0);
+        if (native) {
+            qemu_answers(&w, "migrate-set-capabilities", "{}");
+        } else {
+            qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+            qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+            qemu_answers(&w, "query-status", "{'status':'running'}");
+            qemu_answers(&w, "query-migrate", "{}");
+        }
+        sent(&w, late);
+        world_clear(&w);
+    }
+}
+
 /* One connection, which QEMU is to carry: it is given that one, with multifd, too. */
 static void test_incoming_fd(void)
 {
@@ -1219,6 +1256,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/start-fails", test_start_fails);
     g_test_add_func("/driver/incoming", test_incoming);
     g_test_add_func("/driver/incoming/fd", test_incoming_fd);
+    g_test_add_func("/driver/two", test_two);
     g_test_add_func("/driver/every-status", test_every_status);
     return g_test_run();
 }
