@@ -9,8 +9,8 @@
 
 #include "qapi/driver-private.h"
 
-/* Seconds that QEMU may take for one of our own commands; object-add may take what it needs: it
- * may have to clear hundreds of GiB first. */
+/* Seconds that QEMU may take for one of our own commands; object-add and object-del may take what
+ * they need: QEMU may have to clear hundreds of GiB first, and what it has done is to be known. */
 #define INNER_DEADLINE 10
 
 /* --- asking QEMU ------------------------------------------------------------------------ */
@@ -56,7 +56,7 @@ void ff_call_inner_fd(FfCall *call, const char *command, JsonObject *args, int f
 
     wait->call = call;
     wait->next = next;
-    if (!call->addition) {
+    if (!call->patient) {
         wait->deadline = g_timeout_add_seconds(INNER_DEADLINE, inner_deadline, wait);
     }
     d->config.port->inner(d->config.port_opaque, command, args, fd, inner_reply, wait);

@@ -78,6 +78,7 @@ struct FfCall {
     void (*failed)(FfDriver *d, const char *why);
     int fd;
     FfTlsChoice tls;
+    bool patient;      /* QEMU may take any time for what it is asked */
     gpointer addition; /* object-add's own, objects.c; NULL */
 };
 

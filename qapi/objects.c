@@ -110,6 +110,7 @@ static void rewritten(const FfPortObject *object, const GError *error, gpointer 
         a->memfd = object->memfd;
         a->fdset = object->fdset;
         call->addition = a;
+        call->patient = true;
         give_to_qemu(call);
     }
 }
@@ -147,5 +148,6 @@ static void del_done(FfCall *call, JsonNode *result, const GError *error)
 
 void ff_handle_object_del(FfCall *call)
 {
+    call->patient = true;
     ff_call_inner(call, "object-del", json_object_ref(call->args), del_done);
 }

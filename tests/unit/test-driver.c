@@ -282,6 +282,7 @@ typedef struct {
     char *log;
     char *capabilities; /* the undo log's, or NULL */
     char *parameters;
+    char *dropped;     /* the backend that the guest's memory lacks now; NULL */
     JsonNode *changed; /* what set_view was given last */
     uint32_t seq;
 } World;
@@ -362,6 +363,16 @@ static bool world_set_view(void *opaque, bool parameters, JsonNode *changes, GEr
     return true;
 }
 
+static void world_ram_changed(void *opaque, const char *id, uint64_t size, uint64_t page_size,
+                              int memfd)
+{
+    World *w = opaque;
+
+    g_assert_cmpint(memfd, ==, -1);
+    g_free(w->dropped);
+    w->dropped = g_strdup(id);
+}
+
 static void world_log(void *opaque, const char *line)
 {
     World *w = opaque;
@@ -382,6 +393,7 @@ static const FfDriverPort world_port = {
     .inner = world_inner,
     .view = world_view,
     .set_view = world_set_view,
+    .ram_changed = world_ram_changed,
     .vmm = world_vmm,
     .log = world_log,
 };
@@ -423,6 +435,7 @@ static void world_clear(World *w)
     g_string_free(w->out, TRUE);
     g_clear_pointer(&w->changed, json_node_unref);
     g_free(w->log);
+    g_free(w->dropped);
     g_free(w->capabilities);
     g_free(w->parameters);
     g_free(w->state);
@@ -1201,6 +1214,21 @@ static void test_own_call(void)
     world_clear(&w);
 }
 
+/* QEMU takes its time, and the client has gone: the memory is dropped all the same. */
+static void test_object_del(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, "{'execute':'object-del','arguments':{'id':'m'}}");
+    g_assert_cmpint(next_timer(), ==, -1); /* no deadline */
+    ff_driver_frame(w.driver, FF_LINK_CLIENT_GONE, 0, 0, "", 0, -1);
+    qemu_answers(&w, "object-del", "{}");
+    sent(&w, "other ram:m\n");
+    g_assert_cmpstr(w.dropped, ==, "m");
+    world_clear(&w);
+}
+
 /* What only QEMU can read is not for it while a migration is under way. */
 static void test_unread(void)
 {
@@ -1244,6 +1272,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/envelope", test_envelope);
     g_test_add_func("/driver/last-word", test_last_word);
     g_test_add_func("/driver/own-call", test_own_call);
+    g_test_add_func("/driver/object-del", test_object_del);
     g_test_add_func("/driver/unread", test_unread);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/resume", test_resume);
