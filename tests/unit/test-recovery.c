@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "net/channel.h"
@@ -424,6 +425,41 @@ static void test_stranger(void)
     finish(&p);
 }
 
+/* The last word did not arrive, and the engine that would repeat it died: the next one listens
+ * where it did. */
+static void test_next_engine_behind_done(void)
+{
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    struct stat st;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(0);
+    g_autofree char *to = pair_address(p.d);
+    Cutter *c = cutter_new(to, -1);
+    g_atomic_int_set(&c->type, FF_FRAME_DONE);
+    side_start(p.s, c->uri, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(pair_over(p.s) && p.d->status == FF_STATUS_COMPLETED);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    Side *next = side_new(FF_ROLE_DESTINATION, pair_sizes, PAIR_BLOCKS);
+    memcpy(next->state, p.d->state, sizeof(*next->state));
+    g_assert_cmpint(fstat(p.d->state_fd, &st), ==, 0);
+    g_assert_cmpint(ftruncate(next->state_fd, st.st_size), ==, 0);
+    next->state->phase = FF_PHASE_DONE;
+    next->listen_fd = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(next->listen_fd);
+    side_adopt(next, -1);
+    side_run_until(next->status == FF_STATUS_COMPLETED);
+    pair_resume_at(&p, uri);
+    side_run_until(pair_over(p.s) && next->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_COMPLETED);
+    side_free(next);
+    cutter_free(c);
+    pair_free(&p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -446,5 +482,6 @@ int main(int argc, char **argv)
     g_test_add_func("/recovery/other-network", test_other_network);
     g_test_add_func("/recovery/failures", test_failures);
     g_test_add_func("/recovery/stranger", test_stranger);
+    g_test_add_func("/recovery/next-engine-behind-done", test_next_engine_behind_done);
     return g_test_run();
 }
