@@ -39,7 +39,7 @@ const char *ff_status_name(FfStatus status);
 /* Bulk connections, at most. */
 #define FF_CHANNELS_MAX 8
 /* Those that are taken where nobody says: as many as this process may use processors, 2 to 4. More
- * would stand in the way of vCPUs that got their pages (docs/performance.md). Any thread. */
+ * would stand in the way of vCPUs that got their pages (docs/decisions.md). Any thread. */
 unsigned ff_channels_default(void);
 
 /* One thread of QEMU that waits for a page. */
