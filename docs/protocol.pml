@@ -78,6 +78,13 @@ chan to_s = [2] of { mtype, byte, mtype };
     if :: deaths < DEATHS -> atomic { deaths++; up = false; goto who##_died } :: skip fi
 #endif
 
+/* Every store is one that the journal allows (migration/journal-steps.h): scripts/check-model makes
+ * these four out of it, in front of this file. */
+#define S_PHASE(to) assert(S_PHASE_MAY(s_phase, to)); s_phase = to
+#define D_PHASE(to) assert(D_PHASE_MAY(d_phase, to)); d_phase = to
+#define S_RIGHT(to) assert(S_RIGHT_MAY(s_phase, s_right, to)); s_right = to
+#define D_RIGHT(to) assert(D_RIGHT_MAY(d_phase, d_right, to)); d_right = to
+
 /* What the code does in one go, after which the engine may die. */
 #define STEP(who, does) atomic { does; MAY_DIE(who) }
 
@@ -91,8 +98,8 @@ active proctype Source()
     bool doubt = false;   /* a destination may wait for a grant that will not come */
 
     /* agree() */
-    STEP(s, s_right = FF_RUN_MINE);
-    STEP(s, s_phase = FF_PHASE_SETUP; s_status = FF_STATUS_ACTIVE);
+    STEP(s, S_RIGHT(FF_RUN_MINE));
+    STEP(s, S_PHASE(FF_PHASE_SETUP); s_status = FF_STATUS_ACTIVE);
     SEND_D(FF_FRAME_PREPARE, 0);
     do
     :: to_s?FF_FRAME_READY(_, _) -> break
@@ -100,7 +107,9 @@ active proctype Source()
     :: !up || cancel -> goto s_roll_back
     od;
     /* stop_guest() */
-    STEP(s, s_phase = FF_PHASE_STOPPED);
+#ifndef HOLE_JOURNAL
+    STEP(s, S_PHASE(FF_PHASE_STOPPED));
+#endif
     STEP(s, s_runs = false; s_status = FF_STATUS_DEVICE);
     /* send_device_state(); loading it may need pages */
     SEND_D(FF_FRAME_DEVICE, 0);
@@ -120,11 +129,11 @@ active proctype Source()
     atomic {
         if
         :: cancel -> goto s_roll_back
-        :: else -> s_right = FF_RUN_GIVEN
+        :: else -> S_RIGHT(FF_RUN_GIVEN)
         fi
     }
     MAY_DIE(s);
-    STEP(s, s_phase = FF_PHASE_GRANTED);
+    STEP(s, S_PHASE(FF_PHASE_GRANTED));
 #ifndef HOLE_GRANT_FIRST
     SEND_D(FF_FRAME_GRANT, 0);
 #endif
@@ -207,18 +216,18 @@ s_revoke:
     fi;
 
 s_take_back: /* take_back(), then roll back */
-    STEP(s, s_phase = FF_PHASE_STOPPED);
-    STEP(s, s_right = FF_RUN_MINE);
+    STEP(s, S_PHASE(FF_PHASE_STOPPED));
+    STEP(s, S_RIGHT(FF_RUN_MINE));
     goto s_roll_back;
 
 s_let_go:
     assert(have == ALL);
-    STEP(s, s_phase = FF_PHASE_DONE);
+    STEP(s, S_PHASE(FF_PHASE_DONE));
     /* SHUT(0), undo */
     SEND_D(FF_FRAME_FINISHED, 0);
     MAY_DIE(s);
     up = false;
-    s_phase = FF_PHASE_IDLE;
+    S_PHASE(FF_PHASE_IDLE);
     s_status = FF_STATUS_COMPLETED;
     s_end = true;
     goto s_over;
@@ -229,8 +238,8 @@ s_roll_back:
     SEND_D(FF_FRAME_ABORT, 0);
     MAY_DIE(s);
     up = false;
-    STEP(s, s_right = FF_RUN_NONE);
-    s_phase = FF_PHASE_IDLE;
+    STEP(s, S_RIGHT(FF_RUN_NONE));
+    S_PHASE(FF_PHASE_IDLE);
     s_status = FF_STATUS_FAILED;
     doubt = true;
     s_end = true;
@@ -274,14 +283,14 @@ active proctype Destination()
 {
     byte n;
 
-    STEP(d, d_phase = FF_PHASE_SETUP; d_status = FF_STATUS_ACTIVE);
+    STEP(d, D_PHASE(FF_PHASE_SETUP); d_status = FF_STATUS_ACTIVE);
     if
     :: to_d?FF_FRAME_PREPARE(_, _)
     :: to_d?FF_FRAME_ABORT(_, _) -> goto d_give_up
     :: !up -> goto d_give_up
     fi;
     /* prepare_load(): RAM is emptied and armed */
-    STEP(d, d_phase = FF_PHASE_LOADING);
+    STEP(d, D_PHASE(FF_PHASE_LOADING));
     SEND_S(FF_FRAME_READY, 0, FF_PHASE_IDLE);
     do
     :: to_d?FF_FRAME_DEVICE(_, _) -> break
@@ -296,7 +305,7 @@ active proctype Destination()
     :: goto d_give_up /* QEMU cannot load it */
     od;
     MAY_DIE(d);
-    STEP(d, d_phase = FF_PHASE_LOADED);
+    STEP(d, D_PHASE(FF_PHASE_LOADED));
     SEND_S(FF_FRAME_LOADED, 0, FF_PHASE_IDLE);
 
 d_loaded: /* may not run, and cannot know whether the source may */
@@ -308,8 +317,8 @@ d_loaded: /* may not run, and cannot know whether the source may */
     :: atomic { deaths < DEATHS -> deaths++; up = false; goto d_died }
     od;
     /* take_over() */
-    STEP(d, d_right = FF_RUN_MINE);
-    STEP(d, d_phase = FF_PHASE_GRANTED);
+    STEP(d, D_RIGHT(FF_RUN_MINE));
+    STEP(d, D_PHASE(FF_PHASE_GRANTED));
 
 d_resume:
     STEP(d, d_runs = true);
@@ -329,7 +338,7 @@ d_postcopy:
     od;
 
 d_complete:
-    STEP(d, d_phase = FF_PHASE_DONE);
+    STEP(d, D_PHASE(FF_PHASE_DONE));
     d_status = FF_STATUS_COMPLETED;
     SEND_S(FF_FRAME_DONE, 0, FF_PHASE_IDLE);
     do
@@ -341,7 +350,7 @@ d_complete:
     goto d_paused; /* ff_dest_linger(): the source is told when it comes back */
 
 d_finished:
-    atomic { d_phase = FF_PHASE_IDLE; up = false; listening = false; d_end = true };
+    atomic { D_PHASE(FF_PHASE_IDLE); up = false; listening = false; d_end = true };
     goto d_over;
 
 d_paused:
@@ -397,13 +406,13 @@ d_paused:
     fi;
 
 d_revoked: /* ff_dest_take_revoke(): dead first, then its QEMU ends, then it says so */
-    STEP(d, d_phase = FF_PHASE_DEAD);
+    STEP(d, D_PHASE(FF_PHASE_DEAD));
     SEND_S(FF_FRAME_REVOKED, 0, FF_PHASE_IDLE);
     goto d_give_up;
 
 d_give_up: /* abandon(): this QEMU ends, it never runs */
     assert(!d_runs);
-    d_phase = FF_PHASE_DEAD;
+    D_PHASE(FF_PHASE_DEAD);
     d_status = FF_STATUS_FAILED;
     SEND_S(FF_FRAME_ABORT, 0, FF_PHASE_IDLE);
     up = false;

@@ -33,25 +33,19 @@ static void undo(FfMigration *m)
     }
 }
 
-static void store_idle(FfMigration *m)
-{
-    __atomic_store_n(&m->cfg.state->run_right, FF_RUN_NONE, __ATOMIC_RELEASE);
-    __atomic_store_n(&m->cfg.state->phase, FF_PHASE_IDLE, __ATOMIC_RELEASE);
-}
-
 /* The engine that died leaves a lost connection, not something to undo. */
 static bool is_lost(const FfStateHeader *s)
 {
-    FfPhase phase = __atomic_load_n(&s->phase, __ATOMIC_ACQUIRE);
+    FfPhase phase = ff_journal_phase(s);
 
-    return s->role == FF_ROLE_SOURCE
-               ? __atomic_load_n(&s->run_right, __ATOMIC_ACQUIRE) == FF_RUN_GIVEN
-               : phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED;
+    return s->role == FF_ROLE_SOURCE ? ff_journal_right(s) == FF_RUN_GIVEN
+                                     : phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED;
 }
 
 FfStatus ff_m_begin_adoption(FfMigration *m)
 {
     FfStateHeader *s = m->cfg.state;
+    FfPhase phase = ff_journal_phase(s);
 
     m->adopting = true;
     m->released = m->cfg.release_ram; /* as far as anybody knows */
@@ -62,15 +56,14 @@ FfStatus ff_m_begin_adoption(FfMigration *m)
                       : NULL;
     /* What is left of the engine that died is of an old epoch from here on. */
     m->epoch = ++s->epoch;
-    m->given = m->cfg.role == FF_ROLE_SOURCE
-                   ? s->run_right == FF_RUN_GIVEN
-                   : s->phase == FF_PHASE_GRANTED || s->phase == FF_PHASE_DONE;
-    m->stopped = m->cfg.role == FF_ROLE_SOURCE && (is_lost(s) || s->phase == FF_PHASE_STOPPED);
+    m->given = m->cfg.role == FF_ROLE_SOURCE ? ff_journal_right(s) == FF_RUN_GIVEN
+                                             : phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
+    m->stopped = m->cfg.role == FF_ROLE_SOURCE && (is_lost(s) || phase == FF_PHASE_STOPPED);
     if (!is_lost(s)) {
         return FF_STATUS_SETUP;
     }
     ff_m_dead(m, DIED);
-    if (s->phase == FF_PHASE_DONE) {
+    if (phase == FF_PHASE_DONE) {
         return FF_STATUS_POSTCOPY_ACTIVE; /* only the last steps are missing */
     }
     bool knows_where = m->peer_uri || m->cfg.listen_fd >= 0;
@@ -93,7 +86,7 @@ static void pause_for_ever(FfMigration *m, const GError *why)
 
 static bool is_given(const FfMigration *m)
 {
-    return __atomic_load_n(&m->cfg.state->run_right, __ATOMIC_ACQUIRE) == FF_RUN_GIVEN;
+    return ff_journal_right(m->cfg.state) == FF_RUN_GIVEN;
 }
 
 /* FALSE: it is the peer's by now. */
@@ -187,7 +180,7 @@ static void adopt_source(FfMigration *m, FfPhase phase)
     ff_precopy_end(m, false);
     undo(m);
     ff_m_end_device_copy(m);
-    store_idle(m);
+    ff_journal_idle(m->cfg.state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     m->in_doubt = phase == FF_PHASE_STOPPED;
     ff_m_set_error(m, DIED ": the guest goes on here, repeat the migration");
@@ -249,7 +242,7 @@ static void adopt_done(FfMigration *m)
     if (m->ops.drop) {
         m->ops.drop("inner", m->ops.opaque);
     }
-    store_idle(m);
+    ff_journal_idle(m->cfg.state);
     ff_m_set_status(m, FF_STATUS_COMPLETED);
 }
 
@@ -267,7 +260,7 @@ static void adopt_destination(FfMigration *m, FfPhase phase)
         return;
     default:
         ff_m_set_error(m, DIED " before the guest could run here");
-        __atomic_store_n(&m->cfg.state->phase, FF_PHASE_DEAD, __ATOMIC_RELEASE);
+        ff_journal_dead(m->cfg.state);
         ff_m_kill_vmm(m, DIED " while the guest was coming in");
         ff_m_set_status(m, FF_STATUS_FAILED);
     }
@@ -275,7 +268,7 @@ static void adopt_destination(FfMigration *m, FfPhase phase)
 
 void ff_m_adopt(FfMigration *m)
 {
-    FfPhase phase = __atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE);
+    FfPhase phase = ff_journal_phase(m->cfg.state);
 
     if (m->cfg.role == FF_ROLE_SOURCE) {
         adopt_source(m, phase);

@@ -300,7 +300,7 @@ static int take_device(Reader *r, FfFrame *f)
 
     /* An engine that has adopted a loaded guest has not heard SHUT, and has no way to QEMU. */
     if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT ||
-        __atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_LOADING) {
+        ff_journal_phase(m->cfg.state) != FF_PHASE_LOADING) {
         return protocol_error(r, f, "no device state is expected now");
     }
     if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
@@ -360,8 +360,7 @@ static int take_grant(Reader *r, FfFrame *f)
     char text[32] = "";
 
     /* LOADED is stored before it is sent: an honest grant finds it. */
-    if (__atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_LOADED ||
-        ff_m_events(m) & FF_EV_GRANT) {
+    if (ff_journal_phase(m->cfg.state) != FF_PHASE_LOADED || ff_m_events(m) & FF_EV_GRANT) {
         return protocol_error(r, f, "nothing was loaded that could be granted");
     }
     int rc = ff_channel_read_all(r->ch, text, f->length, -1);

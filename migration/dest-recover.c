@@ -298,7 +298,7 @@ static bool say_list(FfMigration *m, FfChannel *ch, GError **error)
 
 static bool answer(FfMigration *m, FfChannel *ch, uint64_t epoch, GError **error)
 {
-    uint32_t phase = __atomic_load_n(&m->cfg.state->phase, __ATOMIC_ACQUIRE);
+    uint32_t phase = ff_journal_phase(m->cfg.state);
     FfResumeReply r = {.epoch = GUINT64_TO_LE(epoch), .phase = GUINT32_TO_LE(phase)};
 
     ff_mutex_lock(&m->lock);

@@ -24,11 +24,6 @@
 /* For a QEMU that is to end by itself (milliseconds). */
 #define END_DEADLINE_MS 1000
 
-static void store_phase(FfMigration *m, FfPhase phase)
-{
-    __atomic_store_n(&m->cfg.state->phase, phase, __ATOMIC_RELEASE);
-}
-
 /* ---- the received bitmaps, in the state memfd ---------------------------------------------- */
 
 /* Lays the received bitmaps out behind the header. Returns the length of it all. */
@@ -155,9 +150,8 @@ static bool agree(FfMigration *m, GError **error)
     if (!await_peer(m, error)) {
         return false;
     }
-    m->cfg.state->run_right = FF_RUN_NONE;
     /* Stored first: what prepare() leaves half done is the next engine's to undo. */
-    store_phase(m, FF_PHASE_SETUP);
+    ff_journal_setup(m->cfg.state);
     FF_FAULT_AT("setup");
     while (!ff_dest_greet(m, &local)) {
         if (!go_on_waiting(m, local)) {
@@ -224,7 +218,7 @@ static bool prepare_load(FfMigration *m, GError **error)
         return false;
     }
     know_vcpus(m);
-    store_phase(m, FF_PHASE_LOADING);
+    ff_journal_loading(m->cfg.state);
     FF_FAULT_AT("loading");
     if (!m->cfg.vmm->load(m->cfg.vmm, &fd, error)) {
         return false;
@@ -261,7 +255,7 @@ static bool load(FfMigration *m, GError **error)
         return false;
     }
     FF_FAULT_AT("shut");
-    store_phase(m, FF_PHASE_LOADED);
+    ff_journal_loaded(m->cfg.state);
     FF_FAULT_AT("loaded");
     FfFrame f = ff_frame(FF_FRAME_LOADED, 0);
     f.epoch = m->epoch;
@@ -324,10 +318,7 @@ static void take_over(FfMigration *m)
 {
     FF_FAULT_AT("grant");
     /* Stored first: an engine that comes after a crash must know that the guest may run. */
-    m->cfg.state->run_right = FF_RUN_MINE;
-    m->cfg.state->resumed = 0;
-    g_strlcpy(m->cfg.state->run_state, m->granted_state, sizeof(m->cfg.state->run_state));
-    store_phase(m, FF_PHASE_GRANTED);
+    ff_journal_grant(m->cfg.state, m->granted_state);
     FF_FAULT_AT("granted");
     ff_mutex_lock(&m->lock);
     /* A cont that comes from now on goes to QEMU; one that came before is carried out here. */
@@ -412,8 +403,8 @@ static void give_up(FfMigration *m, const GError *why)
     ff_mutex_lock(&m->lock);
     m->parting = true;
     ff_mutex_unlock(&m->lock);
-    bool lives_on = vmm->keep_failed && m->cfg.state->phase != FF_PHASE_LOADED;
-    store_phase(m, FF_PHASE_DEAD);
+    bool lives_on = vmm->keep_failed && ff_journal_phase(m->cfg.state) != FF_PHASE_LOADED;
+    ff_journal_dead(m->cfg.state);
     if (lives_on && m->regions && m->uffd >= 0) {
         ff_dest_disarm(m); /* with empty memory: nothing in it may wait for a page */
     }
@@ -428,7 +419,7 @@ static void give_up(FfMigration *m, const GError *why)
     g_main_context_wakeup(m->driver_ctx);
     vmm->abandon(vmm);
     if (lives_on) {
-        store_phase(m, FF_PHASE_IDLE);
+        ff_journal_idle(m->cfg.state);
     } else {
         ff_dest_answer_revoke(m, ff_dest_ensure_end(m));
     }
@@ -444,7 +435,7 @@ static void complete(FfMigration *m)
     ff_m_join(&m->starter); /* it waits for nothing here any more */
     ff_dest_disarm(m);
     FF_FAULT_AT("disarmed");
-    store_phase(m, FF_PHASE_DONE);
+    ff_journal_done(m->cfg.state);
     FF_FAULT_AT("done");
     if (m->main) {
         ff_channel_send(m->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
@@ -474,7 +465,7 @@ static void complete(FfMigration *m)
     if (m->ops.drop) {
         m->ops.drop("inner", m->ops.opaque);
     }
-    store_phase(m, FF_PHASE_IDLE);
+    ff_journal_idle(m->cfg.state);
     ff_m_set_status(m, FF_STATUS_COMPLETED);
     ff_mutex_lock(&m->lock);
     m->keep_main = false;

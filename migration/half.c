@@ -56,7 +56,7 @@ FfHalf *ff_m_half(FfMigration *m)
         return NULL;
     }
     int64_t broken = ff_counted(m->broken_us);
-    h->phase = __atomic_load_n(&s->phase, __ATOMIC_ACQUIRE);
+    h->phase = ff_journal_phase(s);
     h->epoch = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED);
     h->broken_ms = broken ? (g_get_monotonic_time() - broken) / 1000 : -1;
     h->pages_total = m->total_pages;

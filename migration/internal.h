@@ -22,6 +22,7 @@
 #include "fault/fault.h"
 #include "migration/bitmap.h"
 #include "migration/compress.h"
+#include "migration/journal.h"
 #include "migration/migration.h"
 #include "migration/stats.h"
 #include "net/address.h"

@@ -293,15 +293,11 @@ static bool resume(FfMigration *m, GError **error)
 /* The destination has ended: the guest may run here again, as before the grant. */
 static void take_back(FfMigration *m)
 {
-    FfStateHeader *s = m->cfg.state;
-
     ff_mutex_lock(&m->lock);
     m->given = false;
     m->stopped = true;
     ff_mutex_unlock(&m->lock);
-    /* In this order: an engine that comes between the two still finds a guest that was given. */
-    __atomic_store_n(&s->phase, FF_PHASE_STOPPED, __ATOMIC_RELEASE);
-    __atomic_store_n(&s->run_right, FF_RUN_MINE, __ATOMIC_RELEASE);
+    ff_journal_take_back(m->cfg.state);
     m->revoked = true;
 }
 

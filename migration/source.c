@@ -25,18 +25,6 @@
 static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
 static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
 
-/* Stored with release order: the observer is the engine (or the relay) that comes after a
- * crash of this one. */
-static void store_phase(FfMigration *m, FfPhase phase)
-{
-    __atomic_store_n(&m->cfg.state->phase, phase, __ATOMIC_RELEASE);
-}
-
-static void store_right(FfMigration *m, FfRunRight right)
-{
-    __atomic_store_n(&m->cfg.state->run_right, right, __ATOMIC_RELEASE);
-}
-
 /* ---- device state ------------------------------------------------------------------------ */
 
 /* QEMU's stream goes to the peer as it comes; its end need not be parsed: the peer's QEMU knows
@@ -123,9 +111,7 @@ static bool agree(FfMigration *m, GError **error)
     GPtrArray *blocks = NULL;
 
     /* From the first step on, so that the engine that comes after a crash says "failed". */
-    store_right(m, FF_RUN_MINE);
-    m->cfg.state->run_state[0] = 0; /* that of an older migration is not to be restored */
-    store_phase(m, FF_PHASE_SETUP);
+    ff_journal_setup(m->cfg.state);
     FF_FAULT_AT("setup");
     if (!check(m, &blocks, error) || !ff_m_set_blocks(m, blocks, error) ||
         !ff_source_map_blocks(m, error) || !ff_source_connect(m, error)) {
@@ -197,7 +183,7 @@ static bool stop_guest(FfMigration *m, GError **error)
     if (!m->prepared && !prepare(m, error)) {
         return false;
     }
-    store_phase(m, FF_PHASE_STOPPED);
+    ff_journal_stopped(m->cfg.state);
     FF_FAULT_AT("stopping");
     ff_mutex_lock(&m->lock);
     m->stopped = true;
@@ -261,8 +247,7 @@ static bool give(FfMigration *m, GError **error)
         }
         /* GIVEN is stored before GRANT can leave, so that no crash between the two can be taken
          * for a guest that is still ours. Cancel looks at `given` under the same lock. */
-        store_right(m, FF_RUN_GIVEN);
-        store_phase(m, FF_PHASE_GRANTED);
+        ff_journal_give(m->cfg.state);
         m->given = true;
     }
     ff_mutex_unlock(&m->lock);
@@ -437,8 +422,7 @@ void ff_source_roll_back(FfMigration *m, const GError *why)
     if (m->ops.drop && m->saving) {
         m->ops.drop("inner", m->ops.opaque);
     }
-    store_right(m, FF_RUN_NONE);
-    store_phase(m, FF_PHASE_IDLE);
+    ff_journal_idle(m->cfg.state);
     ff_m_set_status(m, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
@@ -452,7 +436,7 @@ static void let_go(FfMigration *m)
     FfVmm *vmm = m->cfg.vmm;
     struct iovec iov = {(void *)shut_good, sizeof(shut_good)};
 
-    store_phase(m, FF_PHASE_DONE);
+    ff_journal_done(m->cfg.state);
     FF_FAULT_AT("done");
     if (!m->inner || ff_channel_write_all(m->inner, &iov, 1, true) < 0 ||
         !vmm->wait_saved(vmm, 0, &error)) {
@@ -497,7 +481,7 @@ void ff_source_see_through(FfMigration *m)
     let_go(m);
     FF_FAULT_AT("finished");
     end_threads(m);
-    store_phase(m, FF_PHASE_IDLE);
+    ff_journal_idle(m->cfg.state);
     ff_m_set_status(m, FF_STATUS_COMPLETED);
 }
 

@@ -162,8 +162,7 @@ bool ff_m_hand_over(FfMigration *m, const GError *error)
     ff_mutex_unlock(&m->lock);
     m->stock = true;
     /* Nothing here is an engine's to adopt any more: it would call QEMU's migration failed. */
-    __atomic_store_n(&m->cfg.state->run_right, FF_RUN_NONE, __ATOMIC_RELEASE);
-    __atomic_store_n(&m->cfg.state->phase, FF_PHASE_IDLE, __ATOMIC_RELEASE);
+    ff_journal_idle(m->cfg.state);
     g_message("%s: QEMU carries the migration", error->message);
     return true;
 }
