@@ -79,7 +79,7 @@ static void answered(Move *m)
     }
 }
 
-static void on_source_info(JsonNode *result, const GError *error, void *opaque)
+static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
 
@@ -90,7 +90,8 @@ static void on_source_info(JsonNode *result, const GError *error, void *opaque)
     answered(m);
 }
 
-static void on_destination_info(JsonNode *result, const GError *error, void *opaque)
+static void on_destination_info(FfQmpClient *client, JsonNode *result, const GError *error,
+                                void *opaque)
 {
     Move *m = opaque;
 
@@ -98,7 +99,7 @@ static void on_destination_info(JsonNode *result, const GError *error, void *opa
     answered(m);
 }
 
-static void on_guest_state(JsonNode *result, const GError *error, void *opaque)
+static void on_guest_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
 
@@ -122,11 +123,11 @@ static void finish(Move *m, FfOutcome outcome, const char *reason)
         m->ended = true;
         return;
     }
-    m->questions = 1;
-    m->questions += ff_cli_qmp_send(src, "query-migrate", NULL, on_source_info, m, NULL);
+    m->questions = m->dst_gone ? 2 : 4; /* one of them is this function */
+    ff_cli_qmp_send(src, "query-migrate", NULL, on_source_info, m);
     if (!m->dst_gone) {
-        m->questions += ff_cli_qmp_send(dst, "query-migrate", NULL, on_destination_info, m, NULL);
-        m->questions += ff_cli_qmp_send(dst, "query-status", NULL, on_guest_state, m, NULL);
+        ff_cli_qmp_send(dst, "query-migrate", NULL, on_destination_info, m);
+        ff_cli_qmp_send(dst, "query-status", NULL, on_guest_state, m);
     }
     attach(m, g_timeout_source_new(CLOSING_TIMEOUT), on_closing_timeout);
     answered(m);
@@ -182,14 +183,15 @@ static void check_completed(Move *m)
 
 /* --- the guest at the destination --------------------------------------------------------- */
 
-static void on_cont_state(JsonNode *result, const GError *error, void *opaque)
+static void on_cont_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
     const char *state = ff_json_string(ff_json_node_object(result), "status", "");
 
     m->cont_asking = false;
     if (!strcmp(state, "paused") && !m->cont_sent && !m->resume) {
-        m->cont_sent = ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL, NULL);
+        m->cont_sent = true;
+        ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL);
         ff_progress_say(m->progress, false, "the destination was started with -S: sent cont");
     }
     check_completed(m);
@@ -206,7 +208,8 @@ static void look_for_paused(Move *m)
         m->dst_gone) {
         return;
     }
-    m->cont_asking = ff_cli_qmp_send(m->ends->dst, "query-status", NULL, on_cont_state, m, NULL);
+    m->cont_asking = true;
+    ff_cli_qmp_send(m->ends->dst, "query-status", NULL, on_cont_state, m);
 }
 
 static gboolean on_paused_time(gpointer opaque)
@@ -227,12 +230,13 @@ static gint64 event_time(JsonObject *event)
            ff_json_int(stamp, "microseconds", 0);
 }
 
-static void on_switch_reply(JsonNode *result, const GError *error, void *opaque)
+static void on_switch_reply(FfQmpClient *client, JsonNode *result, const GError *error,
+                            void *opaque)
 {
     Move *m = opaque;
 
     /* No answer is no refusal: it may come to pass. */
-    if (g_error_matches(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED) && !m->over) {
+    if (ff_qmp_refused(error) && !m->over) {
         /* Not switched: a cancel is safe again. */
         m->switch_asked = false;
         ff_progress_say(m->progress, true, "the source refused to switch to postcopy: %s",
@@ -242,16 +246,11 @@ static void on_switch_reply(JsonNode *result, const GError *error, void *opaque)
 
 static void switch_over(Move *m)
 {
-    g_autoptr(GError) error = NULL;
-
     if (m->switch_asked || m->cancel_asked || m->over) {
         return;
     }
     m->switch_asked = true;
-    if (!ff_cli_qmp_send(m->ends->src, "migrate-start-postcopy", NULL, on_switch_reply, m,
-                         &error)) {
-        ff_progress_say(m->progress, true, "%s", error->message);
-    }
+    ff_cli_qmp_send(m->ends->src, "migrate-start-postcopy", NULL, on_switch_reply, m);
 }
 
 static gboolean on_switch_time(gpointer opaque)
@@ -260,7 +259,8 @@ static gboolean on_switch_time(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void fail_with_reason(JsonNode *result, const GError *error, void *opaque)
+static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError *error,
+                             void *opaque)
 {
     Move *m = opaque;
     const char *desc = ff_json_string(ff_json_node_object(result), "error-desc", NULL);
@@ -280,16 +280,14 @@ static void source_status(Move *m, const char *status)
         JsonObject *arguments = json_object_new();
 
         json_object_set_string_member(arguments, "state", status);
-        ff_cli_qmp_send(m->ends->src, "migrate-continue", arguments, NULL, NULL, NULL);
+        ff_cli_qmp_send(m->ends->src, "migrate-continue", arguments, NULL, NULL);
     } else if (!strcmp(status, "completed")) {
         m->src_completed = true;
         check_completed(m);
     } else if (!strcmp(status, "cancelled")) {
         finish(m, FF_OUTCOME_CANCELLED, "the guest goes on at the source");
     } else if (!strcmp(status, "failed")) {
-        if (!ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m, NULL)) {
-            fail_with_reason(NULL, NULL, m);
-        }
+        ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m);
     } else if (!strcmp(status, "postcopy-paused")) {
         finish(m, FF_OUTCOME_PAUSED,
                "the connection broke after the switch; both sides keep the guest's memory: "
@@ -297,11 +295,18 @@ static void source_status(Move *m, const char *status)
     }
 }
 
-static void on_source_event(Move *m, JsonObject *event)
+static void on_source(JsonObject *event, const GError *error, void *opaque)
 {
+    Move *m = opaque;
     const char *name = ff_json_string(event, "event", "");
     JsonObject *data = ff_json_object(event, "data");
 
+    if (!event) {
+        if (!m->src_completed) {
+            leave(m, error->message); /* the migration may go on, whoever has closed it */
+        }
+        return;
+    }
     if (!strcmp(name, "MIGRATION")) {
         source_status(m, ff_json_string(data, "status", ""));
     } else if (!strcmp(name, "MIGRATION_PASS")) {
@@ -313,53 +318,23 @@ static void on_source_event(Move *m, JsonObject *event)
     }
 }
 
-static void on_destination_event(Move *m, JsonObject *event)
+static void on_destination(JsonObject *event, const GError *error, void *opaque)
 {
+    Move *m = opaque;
     const char *name = ff_json_string(event, "event", "");
     const char *status = ff_json_string(ff_json_object(event, "data"), "status", "");
 
-    if (!strcmp(name, "RESUME") && !m->resume) {
+    if (!event) {
+        /* The source's own status follows and has the reason. */
+        m->dst_gone = true;
+        check_completed(m);
+    } else if (!strcmp(name, "RESUME") && !m->resume) {
         m->resume = event_time(event);
     } else if (!strcmp(name, "MIGRATION") && !strcmp(status, "completed")) {
         m->dst_completed = true;
         look_for_paused(m);
         check_completed(m);
     }
-}
-
-static gboolean on_source_readable(GSocket *socket, GIOCondition condition, gpointer opaque)
-{
-    Move *m = opaque;
-    g_autoptr(GError) error = NULL;
-    bool open = ff_cli_qmp_pump(m->ends->src, &error);
-    JsonObject *event;
-
-    while ((event = ff_cli_qmp_take_event(m->ends->src))) {
-        on_source_event(m, event);
-        json_object_unref(event);
-    }
-    if (!open && !m->src_completed) {
-        leave(m, error->message); /* the migration may go on, whoever has closed it */
-    }
-    return open;
-}
-
-static gboolean on_destination_readable(GSocket *socket, GIOCondition condition, gpointer opaque)
-{
-    Move *m = opaque;
-    bool open = ff_cli_qmp_pump(m->ends->dst, NULL);
-    JsonObject *event;
-
-    while ((event = ff_cli_qmp_take_event(m->ends->dst))) {
-        on_destination_event(m, event);
-        json_object_unref(event);
-    }
-    if (!open) {
-        /* The source's own status follows and has the reason. */
-        m->dst_gone = true;
-        check_completed(m);
-    }
-    return open;
 }
 
 /* --- the display, signals, time ----------------------------------------------------------- */
@@ -381,7 +356,7 @@ static void check_passes(Move *m, JsonObject *info)
     }
 }
 
-static void on_display(JsonNode *result, const GError *error, void *opaque)
+static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
 
@@ -403,7 +378,8 @@ static gboolean on_refresh(gpointer opaque)
         return G_SOURCE_REMOVE;
     }
     if (!m->asking) {
-        m->asking = ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_display, m, NULL);
+        m->asking = true;
+        ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_display, m);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -412,7 +388,7 @@ static void cancel(Move *m, const char *why)
 {
     m->cancel_asked = true;
     ff_progress_say(m->progress, true, "%s: cancelling; the guest stays at the source", why);
-    ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL, NULL);
+    ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL);
 }
 
 static gboolean on_signal(gpointer opaque)
@@ -455,17 +431,8 @@ static gboolean on_timeout(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void watch(Move *m, FfCliQmp *qmp, GSocketSourceFunc function)
-{
-    GSource *source = g_socket_create_source(ff_cli_qmp_socket(qmp), G_IO_IN, NULL);
-
-    attach(m, source, G_SOURCE_FUNC(function));
-}
-
 static void attach_all(Move *m)
 {
-    watch(m, m->ends->src, on_source_readable);
-    watch(m, m->ends->dst, on_destination_readable);
     attach(m, g_unix_signal_source_new(SIGINT), on_signal);
     attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
     attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
@@ -479,6 +446,12 @@ static void attach_all(Move *m)
 
 static void detach_all(Move *m)
 {
+    FfCliQmp *const ends[] = {m->ends->src, m->ends->dst};
+
+    for (guint i = 0; i < G_N_ELEMENTS(ends); i++) {
+        ff_cli_qmp_listen(ends[i], NULL, NULL);
+        ff_cli_qmp_forget(ends[i], m);
+    }
     for (guint i = 0; i < m->sources->len; i++) {
         GSource *source = g_ptr_array_index(m->sources, i);
 
@@ -497,7 +470,7 @@ static bool start(Move *m, GError **error)
     m->started = g_get_monotonic_time();
     json_object_set_string_member(arguments, "uri", m->ends->uri);
     started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);
-    if (!started && !g_error_matches(local, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED)) {
+    if (!started && !ff_qmp_refused(local)) {
         leave(m, local->message); /* it was sent, and may be carried out */
         return true;
     }
@@ -527,9 +500,9 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
     }
     m.sources = g_ptr_array_new();
     attach_all(&m);
-    /* Events that came before the sources were attached sit in the clients' queues. */
-    on_source_readable(NULL, 0, &m);
-    on_destination_readable(NULL, 0, &m);
+    /* The events that came meanwhile are delivered at once. */
+    ff_cli_qmp_listen(ends->src, on_source, &m);
+    ff_cli_qmp_listen(ends->dst, on_destination, &m);
     while (!m.ended) {
         g_main_context_iteration(NULL, TRUE);
     }

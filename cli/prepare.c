@@ -56,7 +56,7 @@ static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObjec
     if (result) {
         return true;
     }
-    if (g_error_matches(local, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED)) {
+    if (ff_qmp_refused(local)) {
         g_set_error(error, local->domain, local->code, "%s refused %s: %s%s", role, command,
                     local->message, remedy(local->message));
     } else {

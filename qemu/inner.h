@@ -13,7 +13,7 @@
 
 #include "migration/vmm.h"
 #include "qemu/argv.h"
-#include "qemu/qmp-client.h"
+#include "qmp/client.h"
 
 typedef struct {
     FfQmpClient *qmp;     /* the private monitor; a reference is taken */

@@ -14,6 +14,7 @@
 #include "cli/qmp.h"
 #include "guest.h"
 
+#include <fcntl.h>
 #include <gio/gunixsocketaddress.h>
 #include <math.h>
 #include <stdio.h>
@@ -129,7 +130,8 @@ static bool vm_start(Vm *vm, bool farfault, const char *dir, GError **error)
     if (!vm->socket) {
         return false;
     }
-    vm->qmp = ff_cli_qmp_open_socket(vm->socket, path, "cost", error);
+    vm->qmp = ff_cli_qmp_open_fd(fcntl(g_socket_get_fd(vm->socket), F_DUPFD_CLOEXEC, 3), path,
+                                 "cost", error);
     vm->start_ms = now_ms() - start;
     return vm->qmp != NULL;
 }

@@ -210,14 +210,12 @@ typedef struct {
 static void monitor_start(Monitor *m, const char *greeting, const char *const *reply, bool by_byte)
 {
     int pair[2];
-    g_autoptr(GSocket) socket = NULL;
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
     m->script = (Script){pair[0], greeting, reply, by_byte};
     m->error = NULL;
-    socket = g_socket_new_from_fd(pair[1], NULL);
     m->thread = g_thread_new("monitor", serve, &m->script);
-    m->qmp = ff_cli_qmp_open_socket(socket, "sock", "source", &m->error);
+    m->qmp = ff_cli_qmp_open_fd(pair[1], "sock", "source", &m->error);
 }
 
 static void monitor_stop(Monitor *m)
@@ -225,6 +223,11 @@ static void monitor_stop(Monitor *m)
     ff_cli_qmp_free(m->qmp);
     g_thread_join(m->thread);
     g_clear_error(&m->error);
+}
+
+static void on_event(JsonObject *event, const GError *error, void *opaque)
+{
+    g_string_append_printf(opaque, "%s ", event ? ff_json_string(event, "event", "?") : "end");
 }
 
 static void talk(bool by_byte)
@@ -241,26 +244,27 @@ static void talk(bool by_byte)
     Monitor m;
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) second = NULL, third = NULL, fourth = NULL, fifth = NULL;
-    g_autoptr(JsonObject) event = NULL;
+    g_autoptr(GString) events = g_string_new(NULL);
 
     monitor_start(&m, GREETING, reply, by_byte);
     g_assert_no_error(m.error);
     g_assert_cmpstr(ff_cli_qmp_version(m.qmp), ==, "7.2.22 (x)");
     second = ff_cli_qmp_call(m.qmp, "one", NULL, NULL);
     g_assert_cmpstr(ff_json_string(ff_json_node_object(second), "a", ""), ==, "}]\"{");
-    event = ff_cli_qmp_take_event(m.qmp);
-    g_assert_cmpstr(ff_json_string(event, "event", ""), ==, "STOP");
-    g_assert_null(ff_cli_qmp_take_event(m.qmp));
+    /* It was kept until somebody listens. */
+    ff_cli_qmp_listen(m.qmp, on_event, events);
+    g_assert_cmpstr(events->str, ==, "STOP ");
     third = ff_cli_qmp_call(m.qmp, "two", NULL, &error);
     g_assert_null(third);
-    g_assert_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_REFUSED);
+    g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC);
     g_assert_cmpstr(error->message, ==, "no such thing");
     g_clear_error(&error);
     fourth = ff_cli_qmp_call(m.qmp, "three", NULL, NULL);
     g_assert_true(ff_json_bool(ff_json_node_object(fourth), "pretty"));
     fifth = ff_cli_qmp_call(m.qmp, "four", NULL, &error);
     g_assert_null(fifth);
-    g_assert_error(error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_CLOSED);
+    g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
+    g_assert_cmpstr(events->str, ==, "STOP end ");
     monitor_stop(&m);
 }
 
@@ -280,11 +284,11 @@ static void test_qmp_foreign(void)
     Monitor m;
 
     monitor_start(&m, "QEMU 7.2 monitor - type 'help'\r\n(qemu) ", none, false);
-    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_FOREIGN);
+    g_assert_error(m.error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL);
     g_assert_nonnull(strstr(m.error->message, "-qmp"));
     monitor_stop(&m);
     monitor_start(&m, "{\"QMP\": }", none, false);
-    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_FOREIGN);
+    g_assert_error(m.error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL);
     monitor_stop(&m);
 }
 
@@ -294,7 +298,7 @@ static void test_qmp_closed(void)
     Monitor m;
 
     monitor_start(&m, "", none, false);
-    g_assert_error(m.error, FF_CLI_QMP_ERROR, FF_CLI_QMP_ERROR_CLOSED);
+    g_assert_error(m.error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
     monitor_stop(&m);
 }
 

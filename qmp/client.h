@@ -6,9 +6,13 @@
  * Every function may be called from any thread; those that wait (ff_qmp_call_sync(),
  * ff_qmp_call_end(), ff_qmp_watch_next()) must not be called on that thread. Commands given before
  * the greeting are sent after it, in order.
+ *
+ * There are two kinds. Of a QEMU's private monitor this client is the only one, in a process of
+ * several threads, and QEMU may be hostile. A shared monitor is any that a person names: others use
+ * it too, and this program has one thread, the one that waits.
  */
-#ifndef FF_QEMU_QMP_CLIENT_H
-#define FF_QEMU_QMP_CLIENT_H
+#ifndef FF_QMP_CLIENT_H
+#define FF_QMP_CLIENT_H
 
 #include <gio/gio.h>
 #include <json-glib/json-glib.h>
@@ -28,6 +32,8 @@ typedef enum {
     FF_QMP_ERROR_TIMEOUT,           /* no answer within the deadline; it may come later */
     FF_QMP_ERROR_PROTOCOL,          /* QEMU answered something that QMP does not allow */
 } FfQmpErrorCode;
+/* QEMU has answered, with an error; ERROR can be NULL. */
+bool ff_qmp_refused(const GError *error);
 
 /* RESULT is QEMU's "return" (borrowed), NULL with ERROR set otherwise. */
 typedef void (*FfQmpReplyFunc)(FfQmpClient *client, JsonNode *result, const GError *error,
@@ -35,8 +41,16 @@ typedef void (*FfQmpReplyFunc)(FfQmpClient *client, JsonNode *result, const GErr
 /* EVENT is the whole event object (borrowed): "event", "data", "timestamp". */
 typedef void (*FfQmpEventFunc)(FfQmpClient *client, const char *name, JsonObject *event,
                                void *opaque);
-/* The connection died: WHY, one line. Called once. */
-typedef void (*FfQmpGoneFunc)(FfQmpClient *client, const char *why, void *opaque);
+/* How a connection ended. */
+typedef struct {
+    const char *why;  /* one line */
+    int errnum;       /* the connection broke; 0: one end closed it */
+    bool foreign;     /* what came is not QMP */
+    const char *said; /* how that begins, escaped; can be NULL */
+} FfQmpEnd;
+
+/* The connection died. Called once; END is borrowed. */
+typedef void (*FfQmpGoneFunc)(FfQmpClient *client, const FfQmpEnd *end, void *opaque);
 
 /* Connects to the unix socket whose inode FD refers to (O_PATH; borrowed), also when it is
  * unlinked. Returns a connected close-on-exec fd, or -1 and ERROR. */
@@ -46,6 +60,10 @@ int ff_qmp_connect(int fd, GError **error);
  * "not wanted"; both are called on CONTEXT's thread (GONE on that of ff_qmp_client_close()). */
 FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
                                FfQmpGoneFunc gone, void *opaque);
+/* The same on the default context, for a shared monitor. The functions that wait run the context
+ * meanwhile, so everything belongs to one thread, which must not wait from within a callback. */
+FfQmpClient *ff_qmp_client_new_shared(int fd, FfQmpEventFunc event, FfQmpGoneFunc gone,
+                                      void *opaque);
 FfQmpClient *ff_qmp_client_ref(FfQmpClient *client);
 void ff_qmp_client_unref(FfQmpClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpClient, ff_qmp_client_unref)
@@ -58,6 +76,8 @@ void ff_qmp_client_close(FfQmpClient *client);
  * be NULL. It is called exactly once. */
 void ff_qmp_call(FfQmpClient *client, const char *command, JsonObject *args, const int *fds,
                  unsigned n_fds, FfQmpReplyFunc reply, void *opaque);
+/* No reply goes to OPAQUE any more. On the context's thread only. */
+void ff_qmp_client_forget(FfQmpClient *client, const void *opaque);
 
 /* The same in two steps: several commands can be sent before the first answer is waited for. QEMU
  * carries them out and answers in order. DEADLINE_MS 0 = none, from ff_qmp_call_end() on; CANCEL
@@ -90,7 +110,10 @@ bool ff_qmp_watch_any(FfQmpWatch *watch);
 void ff_qmp_watch_free(FfQmpWatch *watch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpWatch, ff_qmp_watch_free)
 
-/* Waits until QEMU has greeted and negotiation is over. */
+/* Waits until QEMU has greeted. */
+bool ff_qmp_client_wait_greeting(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
+                                 GError **error);
+/* The same, and until negotiation is over. */
 bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
                               GError **error);
 /* Replaces what would break or forge a line of a log: a message may quote what QEMU says. */
@@ -98,5 +121,7 @@ void ff_qmp_one_line(char *text);
 
 /* QEMU's version as major * 10000 + minor * 100 + micro; 0 before the greeting. */
 unsigned ff_qmp_client_version(FfQmpClient *client);
+/* QEMU's greeting, JSON (g_free); NULL before it. */
+char *ff_qmp_client_greeting(FfQmpClient *client);
 
 #endif

@@ -4,11 +4,12 @@
  *
  * A waiter sleeps on the client's condition, which is signalled for every reply, event, change of
  * state and cancel, and looks at its own condition again. Deadlines are absolute, so wake-ups for
- * others do not extend them.
+ * others do not extend them. At a shared monitor there is no other thread: the waiter runs the
+ * context itself in place of sleeping.
  *
  * Threads: any but the one that runs the client's context. Lock: the client's, a leaf.
  */
-#include "qemu/qmp-client-internal.h"
+#include "qmp/client-internal.h"
 
 #include <string.h>
 
@@ -25,7 +26,8 @@ typedef struct {
     FfQmpClient *client;
     GCancellable *cancel;
     gulong handler;
-    gint64 end; /* monotonic microseconds; 0 = none */
+    gint64 end;     /* monotonic microseconds; 0 = none */
+    GSource *timer; /* of a shared monitor: ends an iteration of the context at .end; can be NULL */
 } Wait;
 
 void ff_qmp_call_drop(FfQmpCall *call)
@@ -46,6 +48,25 @@ static void cancelled(GCancellable *cancel, gpointer data)
     ff_mutex_lock(&client->lock);
     ff_cond_broadcast(&client->cond);
     ff_mutex_unlock(&client->lock);
+    if (client->shared) {
+        g_main_context_wakeup(client->context);
+    }
+}
+
+static gboolean timer_due(GSource *timer, GSourceFunc func, gpointer data)
+{
+    g_source_set_ready_time(timer, -1); /* once: it has ended an iteration */
+    return G_SOURCE_CONTINUE;
+}
+
+static GSource *timer_new(GMainContext *context, gint64 end)
+{
+    static GSourceFuncs funcs = {.dispatch = timer_due};
+    GSource *timer = g_source_new(&funcs, sizeof(GSource));
+
+    g_source_set_ready_time(timer, end);
+    g_source_attach(timer, context);
+    return timer;
 }
 
 /* Without the lock: g_cancellable_connect() may call the handler at once. */
@@ -62,6 +83,7 @@ static bool wait_begin(Wait *w, FfQmpClient *client, unsigned deadline_ms, GCanc
     }
     if (deadline_ms) {
         w->end = g_get_monotonic_time() + deadline_ms * G_TIME_SPAN_MILLISECOND;
+        w->timer = client->shared ? timer_new(context, w->end) : NULL;
     }
     if (cancel) {
         w->handler = g_cancellable_connect(cancel, G_CALLBACK(cancelled), client, NULL);
@@ -74,15 +96,42 @@ static void wait_end(Wait *w)
     if (w->cancel) {
         g_cancellable_disconnect(w->cancel, w->handler);
     }
+    if (w->timer) {
+        g_source_destroy(w->timer);
+        g_source_unref(w->timer);
+    }
+}
+
+/* Under the lock, which is not held meanwhile. */
+static void sleep_once(Wait *w)
+{
+    FfQmpClient *client = w->client;
+
+    if (client->shared) {
+        ff_mutex_unlock(&client->lock);
+        g_main_context_iteration(client->context, TRUE);
+        ff_mutex_lock(&client->lock);
+    } else if (w->end) {
+        ff_cond_wait_until(&client->cond, &client->lock, w->end);
+    } else {
+        ff_cond_wait(&client->cond, &client->lock);
+    }
+}
+
+/* Under the lock. */
+static bool wait_living(FfQmpClient *client, GError **error)
+{
+    if (client->state == FF_QMP_STATE_GONE) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE, "%s", client->why);
+        return false;
+    }
+    return true;
 }
 
 /* Under the lock: sleeps once. FALSE and ERROR when there is no more reason to wait for WHAT. */
 static bool wait_once(Wait *w, const char *what, GError **error)
 {
-    FfQmpClient *client = w->client;
-
-    if (client->state == FF_QMP_STATE_GONE) {
-        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE, "%s", client->why);
+    if (!wait_living(w->client, error)) {
         return false;
     }
     if (g_cancellable_is_cancelled(w->cancel)) {
@@ -90,15 +139,12 @@ static bool wait_once(Wait *w, const char *what, GError **error)
                     "cancelled while waiting for QEMU (%s)", what);
         return false;
     }
-    if (!w->end) {
-        ff_cond_wait(&client->cond, &client->lock);
-    } else if (g_get_monotonic_time() >= w->end) {
+    if (w->end && g_get_monotonic_time() >= w->end) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT, "QEMU did not answer in time (%s)",
                     what);
         return false;
-    } else {
-        ff_cond_wait_until(&client->cond, &client->lock, w->end);
     }
+    sleep_once(w);
     return true;
 }
 
@@ -160,8 +206,8 @@ JsonNode *ff_qmp_call_sync(FfQmpClient *client, const char *command, JsonObject 
                            cancel, error);
 }
 
-bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
-                              GError **error)
+static bool wait_state(FfQmpClient *client, FfQmpState state, unsigned deadline_ms,
+                       GCancellable *cancel, GError **error)
 {
     bool ok = true;
     Wait w;
@@ -170,12 +216,25 @@ bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancel
         return false;
     }
     ff_mutex_lock(&client->lock);
-    while (ok && client->state != FF_QMP_STATE_READY) {
+    while (ok && client->state < state) {
         ok = wait_once(&w, "greeting", error);
     }
+    ok = ok && wait_living(client, error);
     ff_mutex_unlock(&client->lock);
     wait_end(&w);
     return ok;
+}
+
+bool ff_qmp_client_wait_ready(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
+                              GError **error)
+{
+    return wait_state(client, FF_QMP_STATE_READY, deadline_ms, cancel, error);
+}
+
+bool ff_qmp_client_wait_greeting(FfQmpClient *client, unsigned deadline_ms, GCancellable *cancel,
+                                 GError **error)
+{
+    return wait_state(client, FF_QMP_STATE_NEGOTIATING, deadline_ms, cancel, error);
 }
 
 unsigned ff_qmp_client_version(FfQmpClient *client)
@@ -186,6 +245,16 @@ unsigned ff_qmp_client_version(FfQmpClient *client)
     version = client->version;
     ff_mutex_unlock(&client->lock);
     return version;
+}
+
+char *ff_qmp_client_greeting(FfQmpClient *client)
+{
+    char *greeting;
+
+    ff_mutex_lock(&client->lock);
+    greeting = g_strdup(client->greeting);
+    ff_mutex_unlock(&client->lock);
+    return greeting;
 }
 
 FfQmpWatch *ff_qmp_watch_new(FfQmpClient *client, const char *name)

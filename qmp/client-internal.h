@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The QMP client's object, shared by its two files: qmp-client.c (input, output) and qmp-wait.c
+/* The QMP client's object, shared by its two files: client.c (input, output) and client-wait.c
  * (waiting). Threads and lock: see there. */
-#ifndef FF_QEMU_QMP_CLIENT_INTERNAL_H
-#define FF_QEMU_QMP_CLIENT_INTERNAL_H
+#ifndef FF_QMP_CLIENT_INTERNAL_H
+#define FF_QMP_CLIENT_INTERNAL_H
 
 #include "net/sync.h"
-#include "qemu/qmp-client.h"
+#include "qmp/client.h"
 
 typedef enum {
     FF_QMP_STATE_GREETING,    /* nothing came yet */
@@ -24,17 +24,22 @@ struct FfQmpClient {
     FfQmpEventFunc on_event;
     FfQmpGoneFunc on_gone;
     void *opaque;
+    bool shared; /* of ff_qmp_client_new_shared() */
 
-    GByteArray *in; /* context thread only, as is the next */
-    size_t scanned; /* in->data[0..scanned) holds no newline */
+    /* Context thread only. */
+    GByteArray *in;
+    size_t scanned; /* bytes of it that the scanner has seen */
+    unsigned depth; /* open brackets at .scanned */
+    bool in_string, escaped;
 
     FfMutex lock; /* guards everything below */
     FfCond cond;  /* a reply, an event, a change of state, a cancel */
     FfQmpState state;
-    char *why; /* of FF_QMP_STATE_GONE */
+    char *why;      /* of FF_QMP_STATE_GONE */
+    char *greeting; /* JSON; NULL before it came */
     unsigned version;
     GQueue out;          /* lines to be sent; before FF_QMP_STATE_READY nothing of it is sent */
-    uint64_t next_id;    /* 0 is qmp_capabilities */
+    uint64_t next_id;    /* 1 is qmp_capabilities */
     uint64_t fds_flying; /* id of the unanswered command that carried fds; 0 = none */
     GHashTable *pending; /* uint64_t * -> Pending * */
     GList *watches;      /* FfQmpWatch * */

@@ -5,13 +5,18 @@
  * One GSource on the given context reads and writes the non-blocking socket. Commands are queued
  * as finished lines under the lock by any thread; the source writes them. Each command is in
  * "pending" by its number until its reply came, also when nobody waits for it any more (a
- * deadline passed), so that a late reply is recognised. What QEMU says is not trusted: the length
- * of a line and the depth of its nesting are bounded before it is parsed, and anything that QMP
- * does not allow ends the connection.
+ * deadline passed), so that a late reply is recognised. What QEMU says is cut into JSON texts by
+ * counting brackets outside of strings. It is not trusted: the length of a text and the depth of
+ * its nesting are bounded before it is parsed, and anything that QMP does not allow ends the
+ * connection.
+ *
+ * A shared monitor is used by others before and after us. It may be pretty-printed, so that a text
+ * has many lines, and QEMU may send the answer that its last client has not waited for: what nobody
+ * asked for is skipped there.
  *
  * Threads: any. The lock is a leaf: no callback runs and nothing else is locked under it.
  */
-#include "qemu/qmp-client-internal.h"
+#include "qmp/client-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,12 +28,22 @@
 
 #include "net/rights.h"
 
-#define LINE_MAX_BYTES (64u << 20) /* QEMU's own limit for a JSON text */
-#define NESTING_MAX 1024           /* QEMU's own limit */
+#define MAX_TEXT (64u << 20) /* bytes; QEMU's own limit for a JSON text */
+#define MAX_NESTING 1024     /* QEMU's own limit */
 #define READ_CHUNK (64 * 1024)
-#define MAX_FDS 16 /* QEMU takes at most 16 fds with one message */
+#define ID_NEGOTIATE 1 /* of qmp_capabilities */
+#define MAX_FDS 16     /* QEMU takes at most 16 fds with one message */
 
 G_DEFINE_QUARK(ff - qmp - error - quark, ff_qmp_error)
+
+bool ff_qmp_refused(const GError *error)
+{
+    return g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC) ||
+           g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND);
+}
+
+static const char not_json[] = "QEMU's monitor sent something that is not JSON";
+static const char not_qmp[] = "QEMU's monitor sent something that is not QMP";
 
 typedef struct {
     GString *text; /* one line; text->str[done..] is still to be written */
@@ -100,6 +115,7 @@ void ff_qmp_client_unref(FfQmpClient *client)
     ff_mutex_clear(&client->lock);
     ff_cond_clear(&client->cond);
     g_free(client->why);
+    g_free(client->greeting);
     if (client->context) {
         g_main_context_unref(client->context);
     }
@@ -113,7 +129,7 @@ static GError *gone_error(FfQmpClient *client)
 
 /* Marks the connection dead and fails what is under way. Called without the lock, once or more,
  * from any thread; callbacks of asynchronous calls run in this thread then. */
-static void client_gone(FfQmpClient *client, const char *why)
+static void client_gone(FfQmpClient *client, const FfQmpEnd *end)
 {
     g_autoptr(GPtrArray) calls = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;
@@ -126,7 +142,7 @@ static void client_gone(FfQmpClient *client, const char *why)
         return;
     }
     client->state = FF_QMP_STATE_GONE;
-    client->why = g_strdup(why);
+    client->why = g_strdup(end->why);
     error = gone_error(client);
     g_hash_table_iter_init(&iter, client->pending);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
@@ -145,7 +161,7 @@ static void client_gone(FfQmpClient *client, const char *why)
         }
     }
     if (client->on_gone) {
-        client->on_gone(client, why, client->opaque);
+        client->on_gone(client, end, client->opaque);
     }
 }
 
@@ -158,16 +174,17 @@ static int send_some(FfQmpClient *client, Message *m)
     return n < 0 ? n : 0;
 }
 
-/* Under the lock: writes what the socket takes. Returns 0, or -errno when the connection is dead.
- */
-static int flush_locked(FfQmpClient *client)
+/* Under the lock: writes what the socket takes. When that fails the source sees a hang-up, and ends
+ * the connection on its own thread. */
+static void flush_locked(FfQmpClient *client)
 {
     GIOCondition want = G_IO_IN;
-    int ret = 0;
 
     while (client->state != FF_QMP_STATE_GONE) {
         Message *m = g_queue_peek_head(&client->out);
-        if (!m || (m->id != 0 && client->state != FF_QMP_STATE_READY)) {
+        int ret;
+
+        if (!m || (m->id != ID_NEGOTIATE && client->state != FF_QMP_STATE_READY)) {
             break;
         }
         /* QEMU keeps only the fds of the last message that had any, so a second such message has
@@ -178,10 +195,10 @@ static int flush_locked(FfQmpClient *client)
         ret = send_some(client, m);
         if (ret == -EAGAIN) {
             want |= G_IO_OUT;
-            ret = 0;
             break;
         }
         if (ret < 0) {
+            shutdown(client->fd, SHUT_RDWR); /* both directions: maybe only writing failed */
             break;
         }
         if (m->n_fds) {
@@ -191,11 +208,10 @@ static int flush_locked(FfQmpClient *client)
             message_free(g_queue_pop_head(&client->out));
         }
     }
-    if (client->source) {
+    if (client->source && client->state != FF_QMP_STATE_GONE) {
         /* Safe in any thread: it takes the context's own lock and wakes its poll. */
         g_source_modify_unix_fd(&client->source->base, client->source->tag, want);
     }
-    return ret;
 }
 
 /* Under the lock: queues COMMAND under ID; the text is a finished line. */
@@ -220,7 +236,7 @@ static void queue_locked(FfQmpClient *client, const char *command, JsonObject *a
     for (unsigned i = 0; i < n_fds; i++) {
         m->fds[m->n_fds++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
     }
-    if (id == 0) {
+    if (id == ID_NEGOTIATE) {
         g_queue_push_head(&client->out, m);
     } else {
         g_queue_push_tail(&client->out, m);
@@ -239,7 +255,6 @@ void ff_qmp_call_full(FfQmpClient *client, const char *command, JsonObject *args
     Pending *p = g_new(Pending, 1);
     uint64_t *key = g_new(uint64_t, 1);
     g_autoptr(GError) error = NULL;
-    int ret = 0;
 
     g_assert(n_fds <= MAX_FDS);
     *p = (Pending){reply, opaque, take};
@@ -257,40 +272,25 @@ void ff_qmp_call_full(FfQmpClient *client, const char *command, JsonObject *args
     *key = client->next_id++;
     g_hash_table_insert(client->pending, key, p);
     queue_locked(client, command, args, *key, fds, n_fds);
-    ret = flush_locked(client);
+    flush_locked(client);
     ff_mutex_unlock(&client->lock);
-    /* A failed write needs no handling here: the source sees the hang-up and ends the connection
-     * on its own thread. Unless only writing failed: end both directions. */
-    if (ret < 0) {
-        shutdown(client->fd, SHUT_RDWR);
-    }
 }
 
-/* Counts brackets outside strings: json-glib's parser recurses, and has no limit of its own. */
-static bool nesting_ok(const char *text, size_t len)
+void ff_qmp_client_forget(FfQmpClient *client, const void *opaque)
 {
-    unsigned depth = 0;
-    bool in_string = false;
+    GHashTableIter iter;
+    void *value;
 
-    for (size_t i = 0; i < len; i++) {
-        char c = text[i];
-        if (in_string) {
-            if (c == '\\') {
-                i++;
-            } else if (c == '"') {
-                in_string = false;
-            }
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > NESTING_MAX) {
-                return false;
-            }
-        } else if ((c == '}' || c == ']') && depth) {
-            depth--;
+    ff_mutex_lock(&client->lock);
+    g_hash_table_iter_init(&iter, client->pending);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        Pending *p = value;
+
+        if (p->opaque == opaque) {
+            p->func = NULL;
         }
     }
-    return true;
+    ff_mutex_unlock(&client->lock);
 }
 
 static JsonNode *member(JsonObject *o, const char *name, JsonNodeType type)
@@ -325,21 +325,21 @@ static unsigned parse_version(JsonObject *greeting)
     return version;
 }
 
-static const char *handle_greeting(FfQmpClient *client, JsonObject *o)
+static const char *handle_greeting(FfQmpClient *client, JsonObject *o, const char *text)
 {
-    int ret;
-
     ff_mutex_lock(&client->lock);
     if (client->state != FF_QMP_STATE_GREETING) {
         ff_mutex_unlock(&client->lock);
-        return "QEMU's monitor greeted twice";
+        return client->shared ? NULL : "QEMU's monitor greeted twice";
     }
+    client->greeting = g_strdup(text);
     client->version = parse_version(o);
     client->state = FF_QMP_STATE_NEGOTIATING;
-    queue_locked(client, "qmp_capabilities", NULL, 0, NULL, 0);
-    ret = flush_locked(client);
+    queue_locked(client, "qmp_capabilities", NULL, ID_NEGOTIATE, NULL, 0);
+    ff_cond_broadcast(&client->cond);
+    flush_locked(client);
     ff_mutex_unlock(&client->lock);
-    return ret < 0 ? "QEMU closed its monitor" : NULL;
+    return NULL;
 }
 
 static void handle_event(FfQmpClient *client, const char *name, JsonNode *root, const char *text)
@@ -390,10 +390,9 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
     g_autofree Pending *p = NULL;
     g_autofree uint64_t *key = NULL;
     uint64_t n;
-    int ret;
 
     if (!id || json_node_get_value_type(id) != G_TYPE_INT64) {
-        return "QEMU's monitor answered without an id";
+        return client->shared ? NULL : "QEMU's monitor answered without an id";
     }
     if (!result) {
         error = error_from_reply(json_object_get_member(o, "error"));
@@ -404,7 +403,7 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
         json_object_remove_member(o, "return");
     }
     ff_mutex_lock(&client->lock);
-    if (n == 0 && client->state == FF_QMP_STATE_NEGOTIATING) {
+    if (n == ID_NEGOTIATE && client->state == FF_QMP_STATE_NEGOTIATING) {
         if (error) {
             ff_mutex_unlock(&client->lock);
             return "QEMU's monitor refused qmp_capabilities";
@@ -414,12 +413,12 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
     } else if (!g_hash_table_steal_extended(client->pending, &n, (gpointer *)&key,
                                             (gpointer *)&p)) {
         ff_mutex_unlock(&client->lock);
-        return "QEMU's monitor answered a command that was not given";
+        return client->shared ? NULL : "QEMU's monitor answered a command that was not given";
     }
     if (client->fds_flying == n) {
         client->fds_flying = 0;
     }
-    ret = flush_locked(client);
+    flush_locked(client);
     ff_mutex_unlock(&client->lock);
     if (p && p->func) {
         bool take = p->take;
@@ -428,29 +427,20 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
             g_steal_pointer(&result);
         }
     }
-    return ret < 0 ? "QEMU closed its monitor" : NULL;
+    return NULL;
 }
 
-/* Returns NULL, or why the connection has to end. */
-static const char *handle_line(FfQmpClient *client, const char *text, size_t len)
+/* TEXT is one JSON text, its nesting bounded (json-glib's parser recurses, and has no limit of its
+ * own). Returns NULL, or why the connection has to end. */
+static const char *handle_text(FfQmpClient *client, const char *text)
 {
-    g_autoptr(JsonParser) parser = NULL;
+    g_autoptr(JsonParser) parser = json_parser_new();
     JsonNode *root;
     JsonObject *o;
     const char *name;
 
-    while (len && g_ascii_isspace(text[len - 1])) {
-        len--;
-    }
-    if (len == 0) {
-        return NULL;
-    }
-    if (!nesting_ok(text, len)) {
-        return "QEMU's monitor sent JSON that is nested too deeply";
-    }
-    parser = json_parser_new();
-    if (!json_parser_load_from_data(parser, text, len, NULL)) {
-        return "QEMU's monitor sent something that is not JSON";
+    if (!json_parser_load_from_data(parser, text, -1, NULL)) {
+        return not_json;
     }
     root = json_parser_get_root(parser);
     if (!root || !JSON_NODE_HOLDS_OBJECT(root)) {
@@ -458,50 +448,107 @@ static const char *handle_line(FfQmpClient *client, const char *text, size_t len
     }
     o = json_node_get_object(root);
     if (json_object_has_member(o, "QMP")) {
-        return handle_greeting(client, o);
+        return handle_greeting(client, o, text);
     }
     name = string_member(o, "event");
     if (name) {
-        g_autofree char *copy = g_strndup(text, len);
-        handle_event(client, name, root, copy);
+        handle_event(client, name, root, text);
         return NULL;
     }
     if (json_object_has_member(o, "return") || json_object_has_member(o, "error")) {
         return handle_reply(client, o);
     }
-    return "QEMU's monitor sent neither a reply nor an event";
+    return client->shared ? NULL : "QEMU's monitor sent neither a reply nor an event";
 }
 
-static const char *handle_input(FfQmpClient *client)
+/* Looks at the next byte; *END: a text ends with it. Returns NULL, or why the connection has to
+ * end. */
+static const char *scan(FfQmpClient *client, char c, bool *end)
 {
-    size_t start = 0;
-
-    while (client->scanned < client->in->len) {
-        const char *data = (const char *)client->in->data;
-        const char *nl = memchr(data + client->scanned, '\n', client->in->len - client->scanned);
-        const char *why;
-        if (!nl) {
-            client->scanned = client->in->len;
-            break;
+    *end = false;
+    if (client->in_string) {
+        if (client->escaped) {
+            client->escaped = false;
+        } else if (c == '\\') {
+            client->escaped = true;
+        } else if (c == '"') {
+            client->in_string = false;
         }
-        client->scanned = nl - data + 1;
-        why = handle_line(client, data + start, nl - data - start);
-        if (why) {
-            return why;
+    } else if (!client->depth && c != '{') {
+        return g_ascii_isspace(c) ? NULL : not_qmp;
+    } else if (c == '"') {
+        client->in_string = true;
+    } else if (c == '{' || c == '[') {
+        if (++client->depth > MAX_NESTING) {
+            return "QEMU's monitor sent JSON that is nested too deeply";
         }
-        start = client->scanned;
+    } else if (c == '}' || c == ']') {
+        *end = --client->depth == 0;
     }
-    if (start) {
-        g_byte_array_remove_range(client->in, 0, start);
-        explicit_bzero(client->in->data + client->in->len, start); /* answers may tell secrets */
-        client->scanned -= start;
-    }
-    return client->in->len > LINE_MAX_BYTES ? "QEMU's monitor sent a line of more than 64 MiB"
-                                            : NULL;
+    return c == '\n' && client->depth && !client->shared ? not_json : NULL;
 }
 
-/* Returns NULL, or why the connection has to end. */
-static const char *receive(FfQmpClient *client)
+/* Returns NULL, or why the connection has to end; *REST is where the text begins then. */
+static const char *cut_texts(FfQmpClient *client, size_t *rest)
+{
+    const char *why = NULL;
+
+    while (!why && client->scanned < client->in->len) {
+        const char *data = (const char *)client->in->data;
+        char c = data[client->scanned++];
+        bool end;
+
+        why = scan(client, c, &end);
+        if (end && !why) {
+            g_autofree char *text = g_strndup(data + *rest, client->scanned - *rest);
+
+            why = handle_text(client, text);
+            explicit_bzero(text, strlen(text)); /* answers may tell secrets */
+        }
+        if (!why && (end || (c == '\n' && !client->depth))) {
+            *rest = client->scanned;
+        }
+    }
+    return why;
+}
+
+/* How the text begins that is no QMP, for people. */
+static char *beginning(FfQmpClient *client, size_t start)
+{
+    size_t len = MIN(client->in->len - start, 40);
+    g_autofree char *text = g_strndup((const char *)client->in->data + start, len);
+
+    g_strdelimit(text, "\r\n", ' ');
+    return g_strescape(g_strstrip(text), NULL);
+}
+
+/* FALSE: the connection has to end. */
+static bool handle_input(FfQmpClient *client)
+{
+    g_autofree char *said = NULL;
+    size_t rest = 0;
+    const char *why = cut_texts(client, &rest);
+
+    if (!why && client->in->len - rest > MAX_TEXT) {
+        why = "QEMU's monitor sent a line of more than 64 MiB";
+        said = beginning(client, rest);
+    } else if (why == not_qmp) {
+        said = beginning(client, rest);
+    }
+    if (why) {
+        client_gone(client, &(FfQmpEnd){.why = why, .foreign = true, .said = said});
+        return false;
+    }
+    if (rest) {
+        g_byte_array_remove_range(client->in, 0, rest);
+        explicit_bzero(client->in->data + client->in->len, rest);
+        client->scanned -= rest;
+    }
+    return true;
+}
+
+/* FALSE: the connection has to end. */
+static bool receive(FfQmpClient *client)
 {
     size_t old = client->in->len;
     ssize_t n;
@@ -512,10 +559,16 @@ static const char *receive(FfQmpClient *client)
         n = recv(client->fd, client->in->data + old, READ_CHUNK, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     g_byte_array_set_size(client->in, old + MAX(n, 0));
-    if (n < 0) {
-        return errno == EAGAIN ? NULL : "the connection to QEMU's monitor broke";
+    if (n > 0) {
+        return handle_input(client);
     }
-    return n == 0 ? "QEMU closed its monitor" : handle_input(client);
+    if (n < 0 && errno == EAGAIN) {
+        return true;
+    }
+    client_gone(client, &(FfQmpEnd){.why = n ? "the connection to QEMU's monitor broke"
+                                             : "QEMU closed its monitor",
+                                    .errnum = n ? errno : 0});
+    return false;
 }
 
 static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
@@ -523,25 +576,18 @@ static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
     FfQmpClientSource *source = (FfQmpClientSource *)base;
     FfQmpClient *client;
     GIOCondition cond;
-    const char *why = NULL;
 
     ff_tsan_receive(base);
     client = source->client;
     cond = g_source_query_unix_fd(base, source->tag);
 
-    if (cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) {
-        why = receive(client);
-    }
-    if (!why && (cond & G_IO_OUT)) {
-        ff_mutex_lock(&client->lock);
-        if (flush_locked(client) < 0) {
-            why = "QEMU closed its monitor";
-        }
-        ff_mutex_unlock(&client->lock);
-    }
-    if (why) {
-        client_gone(client, why);
+    if ((cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) && !receive(client)) {
         return G_SOURCE_REMOVE;
+    }
+    if (cond & G_IO_OUT) {
+        ff_mutex_lock(&client->lock);
+        flush_locked(client);
+        ff_mutex_unlock(&client->lock);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -560,7 +606,7 @@ static void source_finalize(GSource *base)
 
 static GSourceFuncs source_funcs = {.dispatch = source_dispatch, .finalize = source_finalize};
 
-FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
+static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmpEventFunc event,
                                FfQmpGoneFunc gone, void *opaque)
 {
     FfQmpClient *client = g_new0(FfQmpClient, 1);
@@ -572,8 +618,9 @@ FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc eve
     client->on_event = event;
     client->on_gone = gone;
     client->opaque = opaque;
+    client->shared = shared;
     client->in = g_byte_array_new();
-    client->next_id = 1;
+    client->next_id = ID_NEGOTIATE + 1;
     client->pending = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     ff_mutex_init(&client->lock);
     ff_cond_init(&client->cond);
@@ -591,7 +638,24 @@ FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc eve
     return client;
 }
 
+FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
+                               FfQmpGoneFunc gone, void *opaque)
+{
+    return client_new(fd, context, false, event, gone, opaque);
+}
+
+FfQmpClient *ff_qmp_client_new_shared(int fd, FfQmpEventFunc event, FfQmpGoneFunc gone,
+                                      void *opaque)
+{
+    return client_new(fd, NULL, true, event, gone, opaque);
+}
+
 void ff_qmp_client_close(FfQmpClient *client)
 {
-    client_gone(client, "the connection to QEMU's monitor was closed");
+    client_gone(client, &(FfQmpEnd){.why = "the connection to QEMU's monitor was closed"});
+    /* Else the source sees the hang-up, and goes in its own time. Here nobody may run the context
+     * any more, but no other thread can be in it either. */
+    if (client->shared && client->source) {
+        g_source_destroy(&client->source->base);
+    }
 }
