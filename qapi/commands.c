@@ -155,7 +155,7 @@ static gboolean send_kept(gpointer opaque)
     } else {
         g_autoptr(GString) json = g_string_new("{\"name\": ");
 
-        ff_json_print_string(json, kept->name);
+        ff_dialect_print_string(json, kept->name);
         g_string_append_c(json, '}');
         config->port->send(config->port_opaque, FF_LINK_HOLD, 0, 0, json->str, json->len, kept->fd);
     }

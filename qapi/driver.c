@@ -267,7 +267,7 @@ static void finish_error(FfCall *call, const char *class, const char *desc)
         g_string_append_printf(line, "\"id\": %s, ", call->id);
     }
     g_string_append_printf(line, "\"error\": {\"class\": \"%s\", \"desc\": ", class);
-    ff_json_print_string(line, desc);
+    ff_dialect_print_string(line, desc);
     g_string_append(line, "}}");
     call_reply(call, line);
 }

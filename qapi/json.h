@@ -11,13 +11,14 @@
 #include <json-glib/json-glib.h>
 
 #include "qapi/schema.h"
+#include "qmp/dialect.h"
 
 /*
- * Reads one value of LENGTH bytes of TEXT in QEMU's dialect (single-quoted strings, \' as an
- * escape) and returns it as strict JSON on one line, spaced as QEMU spaces it (g_free). *ID_TEXT
- * (g_free; may be NULL) is set to the text of member "id" of an object, or NULL if there is none.
- * What QEMU refuses (repeated keys, control characters, leading zeros, nesting deeper than
- * 1024, ...) gives NULL and ERROR.
+ * Reads one value of LENGTH bytes of TEXT in QEMU's dialect (qmp/dialect.h) and returns it as
+ * strict JSON on one line, as QEMU writes it (g_free). *ID_TEXT (g_free; may be NULL) is set to the
+ * text of member "id" of an object, or NULL if there is none. What QEMU refuses (repeated keys,
+ * control characters, leading zeros, nesting deeper than 1024, ...) and a NUL in a string, which a
+ * C string cannot have, give NULL and ERROR.
  */
 char *ff_json_strict(const char *text, gsize length, char **id_text, GError **error);
 
@@ -27,9 +28,6 @@ JsonNode *ff_json_parse(const char *text, gsize length, char **id_text, GError *
 /* Appends NODE to OUT, spaced and escaped as QEMU writes it. TYPE (may be NULL) tells unsigned
  * numbers from signed ones. */
 void ff_json_print(GString *out, JsonNode *node, const FfQapiType *type);
-
-/* Appends STRING (UTF-8) to OUT as QEMU writes a JSON string, quotes included. */
-void ff_json_print_string(GString *out, const char *string);
 
 /* TRUE if OBJECT has member NAME and it is TRUE. */
 gboolean ff_json_bool(JsonObject *object, const char *name);

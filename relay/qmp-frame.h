@@ -15,9 +15,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "qmp/dialect.h"
+
 #define FF_QMP_MAX_SIZE ((size_t)64 << 20) /* bytes of tokens in one message, as in QEMU */
 #define FF_QMP_MAX_TOKENS ((size_t)2 << 20)
-#define FF_QMP_MAX_NESTING 1024
+#define FF_QMP_MAX_NESTING FF_DIALECT_MAX_NESTING
 
 typedef struct FfQmpFramer FfQmpFramer;
 
@@ -50,8 +52,6 @@ typedef struct {
 FfQmpCommand *ff_qmp_command_parse(const char *text, size_t len);
 void ff_qmp_command_free(FfQmpCommand *command);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpCommand, ff_qmp_command_free)
-/* Any JSON value that QEMU's parser accepts, as plain JSON; NULL if it would not. */
-char *ff_qmp_plain_json(const char *text, size_t len);
 /* Whether two ids in plain JSON are the same value (the order of members does not count). NULL
  * is "no id". */
 bool ff_qmp_id_equal(const char *a, const char *b);

@@ -91,15 +91,15 @@ static bool splitter_value(FfQmpSplitter *s)
     bool told = false;
 
     if (s->keep && s->value->len <= MAX_VALUE) {
-        g_autofree char *text = ff_qmp_plain_json(s->value->str, s->value->len);
-        size_t len = text ? strlen(text) : 0;
+        g_autoptr(GString) text = ff_dialect_read(
+            s->value->str, s->value->len, FF_DIALECT_NUL | FF_DIALECT_NUMBERS, NULL, NULL, NULL);
 
         if (text && !strcmp(s->key, "id")) {
             g_free(s->answer.id);
-            s->answer.id = g_steal_pointer(&text);
-        } else if (len > 2 && text[0] == '"') {
+            s->answer.id = g_string_free(g_steal_pointer(&text), FALSE);
+        } else if (text && text->len > 2 && text->str[0] == '"') {
             g_free(s->answer.event);
-            s->answer.event = g_strndup(text + 1, len - 2);
+            s->answer.event = g_strndup(text->str + 1, text->len - 2);
             told = true;
         }
     }

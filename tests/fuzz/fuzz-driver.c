@@ -109,7 +109,7 @@ static void command(FfDriver *driver, unsigned seq, const char *line)
         g_autofree char *valid = g_utf8_make_valid(line + 1, -1);
         g_string_append(text, "{\"execute\": \"human-monitor-command\", \"arguments\": "
                               "{\"command-line\": ");
-        ff_json_print_string(text, valid);
+        ff_dialect_print_string(text, valid);
         g_string_append(text, "}}");
     } else {
         g_string_append(text, line);

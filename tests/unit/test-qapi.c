@@ -82,11 +82,11 @@ static void test_print(void)
     g_assert_cmpstr(out->str, ==,
                     "{\"a\": [1, -1, 0.10000000000000001, \"\\u0007\\u20AC\", null, {}]}");
     g_string_truncate(out, 0);
-    ff_json_print_string(out, "a\xc3\xff z");
+    ff_dialect_print_string(out, "a\xc3\xff z");
     g_assert_cmpstr(out->str, ==, "\"a\\uFFFD\\uFFFD z\"");
     /* U+FFFF, U+FDD0, U+10FFFE: no reader of QEMU's takes them. */
     g_string_truncate(out, 0);
-    ff_json_print_string(out, "\xef\xbf\xbf\xef\xb7\x90\xf4\x8f\xbf\xbe.");
+    ff_dialect_print_string(out, "\xef\xbf\xbf\xef\xb7\x90\xf4\x8f\xbf\xbe.");
     g_assert_cmpstr(out->str, ==, "\"\\uFFFD\\uFFFD\\uFFFD.\"");
 }
 

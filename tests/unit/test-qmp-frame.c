@@ -149,7 +149,7 @@ static const struct {
     {"{\"execute\":\"cont\",\"arguments\":{\"execute\":\"stop\"}}", "cont", NULL, NULL},
     {"{\"execute\":\"cont\",\"id\":null}", "cont", "null", NULL},
     {"{\"execute\":\"cont\",\"id\":[1e3,-0,18446744073709551615,'\\ud83d\\ude00']}", "cont",
-     "[1000, 0, 18446744073709551615, \"\xF0\x9F\x98\x80\"]", NULL},
+     "[1000, 0, 18446744073709551615, \"\\uD83D\\uDE00\"]", NULL},
     {"{\"execute\":\"a\\u0000b\"}",
      "a\xC0\x80"
      "b",
