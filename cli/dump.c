@@ -6,7 +6,7 @@
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/help.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/options.h"
 #include "cli/qmp.h"
 
@@ -26,7 +26,7 @@ static const char *device_state_words(JsonObject *dumped)
     if (ff_json_bool(dumped, "device-state")) {
         return "device state as it was at the switch";
     }
-    if (!strcmp(ff_json_string(dumped, "role", ""), "destination")) {
+    if (!strcmp(ff_json_string_or(dumped, "role", ""), "destination")) {
         return "no device state: the guest was granted to this side, and since then its processors "
                "and devices are in QEMU alone, and end with it";
     }

@@ -3,7 +3,7 @@
  * Numbers for people, and numbers from people; the latency histogram in text.
  */
 #include "cli/format.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <errno.h>
 #include <string.h>

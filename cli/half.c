@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "cli/format.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/report.h"
 
 static void print_pages(FILE *out, JsonObject *half, bool source)
@@ -45,7 +45,7 @@ static void print_waits(FILE *out, JsonObject *half)
 
         ff_report_row(out, i ? "" : "waiting", "%s, for %s, for 0x%" G_GINT64_MODIFIER "x of '%s'",
                       who, since, (guint64)ff_json_int(w, "offset", 0),
-                      ff_json_string(w, "block", "?"));
+                      ff_json_string_or(w, "block", "?"));
     }
     if (waits && !json_array_get_length(waits)) {
         ff_report_row(out, "waiting", "nobody waits for a page");
@@ -54,7 +54,7 @@ static void print_waits(FILE *out, JsonObject *half)
 
 static void next_at_source(FILE *out, JsonObject *half)
 {
-    const char *peer = ff_json_string(half, "peer", NULL);
+    const char *peer = ff_json_string(half, "peer");
 
     ff_report_row(out, "next",
                   "{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\", "
@@ -67,7 +67,7 @@ static void next_at_source(FILE *out, JsonObject *half)
 
 static void next_at_destination(FILE *out, JsonObject *half)
 {
-    const char *listens = ff_json_string(half, "listens", NULL);
+    const char *listens = ff_json_string(half, "listens");
 
     if (!ff_json_bool(half, "may-run")) {
         ff_report_row(out, "guest",
@@ -90,19 +90,19 @@ bool ff_half_lacks_pages(JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
 
-    return !strcmp(ff_json_string(half, "role", ""), "destination");
+    return !strcmp(ff_json_string_or(half, "role", ""), "destination");
 }
 
 void ff_half_print(FILE *out, JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
-    const char *status = ff_json_string(info, "status", "");
+    const char *status = ff_json_string_or(info, "status", "");
     gint64 broken = ff_json_int(half, "broken-ms", -1);
 
     if (!half) {
         return;
     }
-    bool source = !strcmp(ff_json_string(half, "role", ""), "source");
+    bool source = !strcmp(ff_json_string_or(half, "role", ""), "source");
 
     print_pages(out, half, source);
     if (!source) {

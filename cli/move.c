@@ -12,7 +12,7 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/move.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <glib-unix.h>
 #include <string.h>
@@ -103,7 +103,7 @@ static void on_guest_state(FfQmpClient *client, JsonNode *result, const GError *
 {
     Move *m = opaque;
 
-    m->result->guest_state = g_strdup(ff_json_string(ff_json_node_object(result), "status", NULL));
+    m->result->guest_state = g_strdup(ff_json_string(ff_json_node_object(result), "status"));
     answered(m);
 }
 
@@ -186,7 +186,7 @@ static void check_completed(Move *m)
 static void on_cont_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
-    const char *state = ff_json_string(ff_json_node_object(result), "status", "");
+    const char *state = ff_json_string_or(ff_json_node_object(result), "status", "");
 
     m->cont_asking = false;
     if (!strcmp(state, "paused") && !m->cont_sent && !m->resume) {
@@ -263,7 +263,7 @@ static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError
                              void *opaque)
 {
     Move *m = opaque;
-    const char *desc = ff_json_string(ff_json_node_object(result), "error-desc", NULL);
+    const char *desc = ff_json_string(ff_json_node_object(result), "error-desc");
     g_autofree char *reason = g_strdup_printf(
         "the source says: %s", desc ? desc : "nothing more; see both QEMUs' error output");
 
@@ -298,7 +298,7 @@ static void source_status(Move *m, const char *status)
 static void on_source(JsonObject *event, const GError *error, void *opaque)
 {
     Move *m = opaque;
-    const char *name = ff_json_string(event, "event", "");
+    const char *name = ff_json_string_or(event, "event", "");
     JsonObject *data = ff_json_object(event, "data");
 
     if (!event) {
@@ -308,7 +308,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
         return;
     }
     if (!strcmp(name, "MIGRATION")) {
-        source_status(m, ff_json_string(data, "status", ""));
+        source_status(m, ff_json_string_or(data, "status", ""));
     } else if (!strcmp(name, "MIGRATION_PASS")) {
         if (m->o->mode == FF_MOVE_AFTER_PASSES && ff_json_int(data, "pass", 0) > m->o->after) {
             switch_over(m);
@@ -321,8 +321,8 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
 static void on_destination(JsonObject *event, const GError *error, void *opaque)
 {
     Move *m = opaque;
-    const char *name = ff_json_string(event, "event", "");
-    const char *status = ff_json_string(ff_json_object(event, "data"), "status", "");
+    const char *name = ff_json_string_or(event, "event", "");
+    const char *status = ff_json_string_or(ff_json_object(event, "data"), "status", "");
 
     if (!event) {
         /* The source's own status follows and has the reason. */
@@ -347,8 +347,8 @@ static void check_passes(Move *m, JsonObject *info)
 
     if (m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
         ff_json_object(info, "x-farfault") &&
-        !strcmp(ff_json_string(info, "status", ""), "active") && !ff_json_int(ram, "normal", 0) &&
-        !ff_json_int(ram, "duplicate", 0)) {
+        !strcmp(ff_json_string_or(info, "status", ""), "active") &&
+        !ff_json_int(ram, "normal", 0) && !ff_json_int(ram, "duplicate", 0)) {
         ff_progress_say(m->progress, true,
                         "the source's engine makes no pass before the switch: "
                         "switching now");

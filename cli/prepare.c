@@ -8,7 +8,7 @@
  * bandwidth is the source's alone. One thread.
  */
 #include "cli/move.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/format.h"
 #include "cli/uri.h"
 
@@ -69,7 +69,7 @@ static char *run_state(FfCliQmp *qmp, GError **error)
 {
     g_autoptr(JsonNode) result = ff_cli_qmp_call(qmp, "query-status", NULL, error);
 
-    return result ? g_strdup(ff_json_string(ff_json_node_object(result), "status", "unknown"))
+    return result ? g_strdup(ff_json_string_or(ff_json_node_object(result), "status", "unknown"))
                   : NULL;
 }
 
@@ -98,7 +98,7 @@ static bool check_source(FfMoveEnds *ends, const FfMoveOptions *o, GError **erro
     if (!info) {
         return false;
     }
-    status = ff_json_string(ff_json_node_object(info), "status", "none");
+    status = ff_json_string_or(ff_json_node_object(info), "status", "none");
     if (!g_strv_contains((const char *const[]){"none", "completed", "failed", "cancelled", NULL},
                          status)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,

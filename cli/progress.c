@@ -8,7 +8,7 @@
  */
 #include "cli/progress.h"
 #include "cli/format.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -120,7 +120,7 @@ void ff_progress_update(FfProgress *p, JsonObject *info)
     gint64 total = ff_json_int(ram, "total", 0);
     gint64 remaining = ff_json_int(ram, "remaining", 0);
     g_autofree char *rate = NULL, *left = NULL, *eta = NULL, *facts = NULL;
-    const char *status = ff_json_string(info, "status", "");
+    const char *status = ff_json_string_or(info, "status", "");
     double done;
 
     if (!ram || total <= 0) {

@@ -4,7 +4,7 @@
  * QMP itself is in qmp/client.c. One thread enters this file; it has no locks.
  */
 #include "cli/qmp.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -171,7 +171,7 @@ static char *version_text(FfQmpClient *client)
     JsonObject *version =
         ff_json_object(ff_json_object(ff_json_node_object(greeting), "QMP"), "version");
     JsonObject *qemu = ff_json_object(version, "qemu");
-    const char *package = ff_json_string(version, "package", "");
+    const char *package = ff_json_string_or(version, "package", "");
 
     if (!qemu) {
         return g_strdup("unknown version");

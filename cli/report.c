@@ -7,7 +7,7 @@
  */
 #include "cli/report.h"
 #include "cli/format.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <stdarg.h>
 #include <string.h>

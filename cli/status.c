@@ -7,7 +7,7 @@
 #include "cli/format.h"
 #include "cli/half.h"
 #include "cli/help.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/options.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
@@ -106,10 +106,10 @@ static void print_remaining(JsonObject *info)
 static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
 {
     JsonObject *info = ff_json_node_object(answer[MIGRATE]);
-    const char *name = ff_json_string(ff_json_node_object(answer[NAME]), "name", NULL);
-    const char *state = ff_json_string(ff_json_node_object(answer[STATUS]), "status", "unknown");
-    const char *status = ff_json_string(info, "status", "none");
-    const char *why = ff_json_string(info, "error-desc", NULL);
+    const char *name = ff_json_string(ff_json_node_object(answer[NAME]), "name");
+    const char *state = ff_json_string_or(ff_json_node_object(answer[STATUS]), "status", "unknown");
+    const char *status = ff_json_string_or(info, "status", "none");
+    const char *why = ff_json_string(info, "error-desc");
 
     printf("guest%s%s %s (%s, QEMU %s)\n", name ? " " : "", name ? name : "", guest_words(state),
            state, ff_cli_qmp_version(qmp));

@@ -4,7 +4,7 @@
  * in brackets) and "unix:PATH". Pure functions; any thread.
  */
 #include "cli/uri.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <gio/gio.h>
 #include <string.h>
@@ -40,13 +40,13 @@ char *ff_uri_from_info(JsonObject *info)
         return NULL;
     }
     address = ff_json_node_object(json_array_get_element(list, 0));
-    type = ff_json_string(address, "type", "");
+    type = ff_json_string_or(address, "type", "");
     if (!strcmp(type, "inet")) {
-        host = ff_json_string(address, "host", NULL);
-        port = ff_json_string(address, "port", NULL);
+        host = ff_json_string(address, "host");
+        port = ff_json_string(address, "port");
         return host && port ? tcp_uri(host, port) : NULL;
     }
-    path = ff_json_string(address, "path", NULL);
+    path = ff_json_string(address, "path");
     return !strcmp(type, "unix") && path ? g_strdup_printf("unix:%s", path) : NULL;
 }
 

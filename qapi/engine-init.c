@@ -50,14 +50,6 @@ void ff_engine_init_free(FfEngineInit *init)
     g_free(init);
 }
 
-/* 0 if it is absent or no number. */
-static int64_t member_int(JsonObject *object, const char *name)
-{
-    JsonNode *node = json_object_get_member(object, name);
-
-    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_int(node) : 0;
-}
-
 /* The entry of "held" called NAME, or NULL. */
 static JsonObject *find_held(JsonObject *root, const char *name)
 {
@@ -105,8 +97,8 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         FfRamBlock *block = g_new0(FfRamBlock, 1);
 
         block->id = g_strdup(name + strlen("ram:"));
-        block->size = (uint64_t)member_int(held, "size");
-        block->page_size = (uint64_t)member_int(held, "page-size");
+        block->size = (uint64_t)ff_json_int(held, "size", 0);
+        block->page_size = (uint64_t)ff_json_int(held, "page-size", 0);
         block->memfd = fd;
         g_ptr_array_add(init->ram, block);
         return true;
@@ -193,7 +185,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
     init->uffd_error = g_strdup(ff_json_string(root, "uffd-error"));
     init->name = g_strdup(ff_json_string(root, "name"));
-    init->qemu_pid = (int)member_int(root, "qemu-pid");
+    init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
     init->state = ff_state_map(init->state_fd, error);
     return init->state ? g_steal_pointer(&init) : NULL;
 }

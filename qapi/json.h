@@ -12,6 +12,7 @@
 
 #include "qapi/schema.h"
 #include "qmp/dialect.h"
+#include "qmp/json.h"
 
 /*
  * Reads one value of LENGTH bytes of TEXT in QEMU's dialect (qmp/dialect.h) and returns it as
@@ -28,10 +29,5 @@ JsonNode *ff_json_parse(const char *text, gsize length, char **id_text, GError *
 /* Appends NODE to OUT, spaced and escaped as QEMU writes it. TYPE (may be NULL) tells unsigned
  * numbers from signed ones. */
 void ff_json_print(GString *out, JsonNode *node, const FfQapiType *type);
-
-/* TRUE if OBJECT has member NAME and it is TRUE. */
-gboolean ff_json_bool(JsonObject *object, const char *name);
-/* The string member NAME; NULL if it is absent or no string. */
-const char *ff_json_string(JsonObject *object, const char *name);
 
 #endif

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "qemu/launch-relay.h"
+#include "qmp/json.h"
 
 #define PLAN_LINK "/memfd:farfault-plan (deleted)"
 #define PLAN_MAX (1 << 20) /* bytes */
@@ -113,7 +114,7 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
 
 gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len)
 {
-    const char *text = json_object_get_string_member_with_default(monitor, FF_PLAN_ADDRESS, NULL);
+    const char *text = ff_json_string(monitor, FF_PLAN_ADDRESS);
     gsize n = 0;
     g_autofree guchar *bytes = text ? g_base64_decode(text, &n) : NULL;
 
@@ -128,14 +129,11 @@ gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address
 
 static bool listened_at(JsonObject *plan, const char *path)
 {
-    JsonArray *monitors = json_object_has_member(plan, "monitors")
-                              ? json_object_get_array_member(plan, "monitors")
-                              : NULL;
+    JsonArray *monitors = ff_json_array(plan, "monitors");
 
     for (guint i = 0; monitors && i < json_array_get_length(monitors); i++) {
         JsonObject *monitor = json_array_get_object_element(monitors, i);
-        const char *unlink_path =
-            monitor ? json_object_get_string_member_with_default(monitor, "unlink", NULL) : NULL;
+        const char *unlink_path = monitor ? ff_json_string(monitor, "unlink") : NULL;
 
         if (g_strcmp0(unlink_path, path) == 0) {
             return true;
@@ -163,7 +161,7 @@ static pid_t find_by_path(const char *path)
 /* Whoever starts a relay meanwhile waits for this moment to be over. */
 static bool is_unlocked(pid_t pid, JsonObject *plan)
 {
-    int fd = json_object_get_int_member_with_default(plan, FF_PLAN_KEPT_STATE, -1);
+    int fd = ff_json_int(plan, FF_PLAN_KEPT_STATE, -1);
     g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
     int own = open(path, O_RDONLY | O_CLOEXEC);
     bool is = own >= 0 && flock(own, LOCK_SH | LOCK_NB) == 0;

@@ -38,6 +38,7 @@
 #include "qemu/paths.h"
 #include "relay/state.h"
 #include "uffd/agent.h"
+#include "qmp/json.h"
 
 #define LOCK_MS 5000 /* an engine whose relay died may say last words for 3 s */
 #define MEMFD "/memfd:farfault-"
@@ -195,7 +196,7 @@ static int take(Attach *a, int fd, const char *prefix, const char *what, GError 
 
 static bool take_state(Attach *a, GError **error)
 {
-    int fd = json_object_get_int_member_with_default(a->plan, FF_PLAN_KEPT_STATE, -1);
+    int fd = ff_json_int(a->plan, FF_PLAN_KEPT_STATE, -1);
     g_autoptr(GError) why = NULL;
 
     fd = take(a, fd, MEMFD "state", "the state of its migrations", error);
@@ -242,12 +243,11 @@ static bool check_ram(Attach *a, int fd, const char *id, guint64 size, GError **
 
 static bool take_ram(Attach *a, JsonObject *ram, GError **error)
 {
-    const char *id = json_object_get_string_member_with_default(ram, "id", NULL);
-    int fd = json_object_get_int_member_with_default(ram, "fd", -1);
+    const char *id = ff_json_string(ram, "id");
+    int fd = ff_json_int(ram, "fd", -1);
 
     fd = give(a, take(a, fd, NULL, "guest RAM", error));
-    if (fd < 0 || !id ||
-        !check_ram(a, fd, id, json_object_get_int_member_with_default(ram, "size", 0), error)) {
+    if (fd < 0 || !id || !check_ram(a, fd, id, ff_json_int(ram, "size", 0), error)) {
         return false;
     }
     json_object_set_int_member(ram, "fd", fd);
@@ -273,7 +273,7 @@ static bool in_plan(JsonArray *ram, const char *id)
     for (guint i = 0; i < json_array_get_length(ram); i++) {
         JsonObject *o = json_array_get_object_element(ram, i);
 
-        if (g_strcmp0(json_object_get_string_member_with_default(o, "id", NULL), id) == 0) {
+        if (g_strcmp0(ff_json_string(o, "id"), id) == 0) {
             return true;
         }
     }
@@ -349,9 +349,7 @@ static bool take_kept(Attach *a, JsonArray *held, int fd, const char *link, GErr
 static bool take_memory(Attach *a, GError **error)
 {
     g_autoptr(GArray) fds = ff_attach_fds(a->pid, error);
-    JsonArray *ram = json_object_has_member(a->plan, "ram")
-                         ? json_object_get_array_member(a->plan, "ram")
-                         : NULL;
+    JsonArray *ram = ff_json_array(a->plan, "ram");
     JsonArray *held = json_array_new();
 
     json_object_set_array_member(a->plan, "held", held);
@@ -525,23 +523,22 @@ static int listen_again(Attach *a, const struct sockaddr *address, socklen_t len
 static bool make_endpoint(Attach *a, JsonObject *monitor, const char *id, bool *lost,
                           GError **error)
 {
-    const char *kind = json_object_get_string_member_with_default(monitor, "kind", "");
+    const char *kind = ff_json_string_or(monitor, "kind", "");
     struct sockaddr_storage address;
     socklen_t len;
 
     json_object_remove_member(monitor, "fd");
     if (!strcmp(kind, "stdio")) {
-        *lost = json_object_get_int_member_with_default(monitor, "in", -1) < 0 ||
-                json_object_get_int_member_with_default(monitor, "out", -1) < 0;
+        *lost = ff_json_int(monitor, "in", -1) < 0 || ff_json_int(monitor, "out", -1) < 0;
     } else if (!strcmp(kind, "listen") && ff_attach_address(monitor, &address, &len)) {
         int fd = give(a, listen_again(a, (struct sockaddr *)&address, len, id, error));
         if (fd < 0) {
             return false;
         }
         json_object_set_int_member(monitor, "fd", fd);
-    } else if (json_object_get_string_member_with_default(monitor, "path", NULL)) {
+    } else if (ff_json_string(monitor, "path")) {
         json_object_set_string_member(monitor, "kind", "connect-unix");
-    } else if (json_object_get_string_member_with_default(monitor, "host", NULL)) {
+    } else if (ff_json_string(monitor, "host")) {
         json_object_set_string_member(monitor, "kind", "connect-tcp");
     } else {
         *lost = true;
@@ -552,8 +549,7 @@ static bool make_endpoint(Attach *a, JsonObject *monitor, const char *id, bool *
 /* The name (O_PATH) of a private listening socket of QEMU's. */
 static int take_name(Attach *a, JsonObject *o, const char *member, GError **error)
 {
-    int fd = take(a, json_object_get_int_member_with_default(o, member, -1), NULL,
-                  "the name of a private monitor", error);
+    int fd = take(a, ff_json_int(o, member, -1), NULL, "the name of a private monitor", error);
     struct stat st;
 
     if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))) {
@@ -568,9 +564,7 @@ static int take_name(Attach *a, JsonObject *o, const char *member, GError **erro
 
 static JsonArray *monitors_of(Attach *a)
 {
-    return json_object_has_member(a->plan, "monitors")
-               ? json_object_get_array_member(a->plan, "monitors")
-               : NULL;
+    return ff_json_array(a->plan, "monitors");
 }
 
 /* What QEMU has of them. */
@@ -584,14 +578,14 @@ static bool take_monitors(Attach *a, GError **error)
         if (!monitor || take_name(a, monitor, "qemu", error) < 0) {
             return false;
         }
-        if (!strcmp(json_object_get_string_member_with_default(monitor, "kind", ""), "stdio")) {
+        if (!strcmp(ff_json_string_or(monitor, "kind", ""), "stdio")) {
             json_object_set_int_member(monitor, "in",
                                        give(a, take(a, STDIN_FILENO, NULL, "its stdin", NULL)));
             json_object_set_int_member(monitor, "out",
                                        give(a, take(a, STDOUT_FILENO, NULL, "its stdout", NULL)));
         }
     }
-    if (json_object_get_int_member_with_default(a->plan, "stderr-fd", -1) >= 0) {
+    if (ff_json_int(a->plan, "stderr-fd", -1) >= 0) {
         json_object_set_int_member(a->plan, "stderr-fd",
                                    give(a, take(a, STDERR_FILENO, NULL, "its stderr", NULL)));
     }
@@ -604,7 +598,7 @@ static bool make_endpoints(Attach *a, GError **error)
 
     for (guint i = 0; all && i < json_array_get_length(all); i++) {
         JsonObject *monitor = json_array_get_object_element(all, i);
-        const char *id = json_object_get_string_member_with_default(monitor, "id", "?");
+        const char *id = ff_json_string_or(monitor, "id", "?");
         bool lost = false;
 
         if (!make_endpoint(a, monitor, id, &lost, error)) {

@@ -176,8 +176,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
                                             "restore-vm", "save-vm",     "colo",
                                             "debug",      "preconfig"};
     g_autoptr(JsonNode) node = answer(c, ASK_STATUS, error);
-    JsonObject *o = ff_json_object(node);
-    const char *state = o ? ff_json_member_string(o, "status") : NULL;
+    JsonObject *o = ff_json_node_object(node);
+    const char *state = o ? ff_json_string(o, "status") : NULL;
 
     if (!node) {
         return false;
@@ -211,8 +211,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
 static bool check_blockers(Check *c, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_MIGRATE, error);
-    JsonObject *o = ff_json_object(node);
-    JsonArray *reasons = o ? ff_json_member_array(o, "blocked-reasons") : NULL;
+    JsonObject *o = ff_json_node_object(node);
+    JsonArray *reasons = o ? ff_json_array(o, "blocked-reasons") : NULL;
     g_autoptr(GString) text = g_string_new(NULL);
 
     if (!node) {
@@ -241,8 +241,8 @@ static FfRamBlock *find_block(FfInner *inner, const char *id)
 /* One element of query-memdev; marks what was seen in SEEN (FfRamBlock *). */
 static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GError **error)
 {
-    const char *id = ff_json_member_string(dev, "id");
-    uint64_t size = ff_json_member_int(dev, "size");
+    const char *id = ff_json_string(dev, "id");
+    uint64_t size = ff_json_int(dev, "size", 0);
     FfRamBlock *block = id ? find_block(inner, id) : NULL;
 
     if (!block) {
@@ -250,9 +250,9 @@ static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GErr
                       "memory backend \"%s\" (%" G_GUINT64_FORMAT " MiB%s) was not made by "
                       "farfault: use memory-backend-ram or memory-backend-memfd for it",
                       id ? id : "(without id)", size >> 20,
-                      ff_json_member_bool(dev, "share") ? ", shared" : "");
+                      ff_json_bool(dev, "share") ? ", shared" : "");
     }
-    if (!ff_json_member_bool(dev, "share")) {
+    if (!ff_json_bool(dev, "share")) {
         return refuse(error,
                       "memory backend \"%s\" is private to QEMU though farfault made its "
                       "memory: do not set share=off",
@@ -278,7 +278,7 @@ static bool check_memory(Check *c, GError **error)
         return false;
     }
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *dev = ff_json_object(json_array_get_element(list, i));
+        JsonObject *dev = ff_json_node_object(json_array_get_element(list, i));
         if (dev && !check_memdev(c->inner, dev, seen, error)) {
             return false;
         }
@@ -306,14 +306,14 @@ static bool read_addresses(Check *c, GError **error)
         return false;
     }
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *dev = ff_json_object(json_array_get_element(list, i));
-        JsonObject *data = dev ? ff_json_member_object(dev, "data") : NULL;
-        const char *memdev = data ? ff_json_member_string(data, "memdev") : NULL;
+        JsonObject *dev = ff_json_node_object(json_array_get_element(list, i));
+        JsonObject *data = dev ? ff_json_object(dev, "data") : NULL;
+        const char *memdev = data ? ff_json_string(data, "memdev") : NULL;
         const char *slash = memdev ? strrchr(memdev, '/') : NULL;
         FfRamBlock *block = memdev ? find_block(c->inner, slash ? slash + 1 : memdev) : NULL;
         if (block) {
-            block->gpa = json_object_has_member(data, "addr") ? ff_json_member_int(data, "addr")
-                                                              : ff_json_member_int(data, "memaddr");
+            block->gpa = json_object_has_member(data, "addr") ? ff_json_int(data, "addr", 0)
+                                                              : ff_json_int(data, "memaddr", 0);
         }
     }
     return true;
@@ -344,9 +344,9 @@ static bool check_types(Check *c, Question q, GError **error)
     g_autoptr(JsonNode) node = answer(c, q, error);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *child = ff_json_object(json_array_get_element(list, i));
-        const char *type = child ? ff_json_member_string(child, "type") : NULL;
-        const char *name = child ? ff_json_member_string(child, "name") : NULL;
+        JsonObject *child = ff_json_node_object(json_array_get_element(list, i));
+        const char *type = child ? ff_json_string(child, "type") : NULL;
+        const char *name = child ? ff_json_string(child, "name") : NULL;
         const Forbidden *f;
         if (!type || !g_str_has_prefix(type, "child<")) {
             continue;
@@ -393,9 +393,9 @@ static bool check_drivers(Check *c, GError **error)
     g_autoptr(JsonNode) node = answer(c, ASK_NODES, error);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *n = ff_json_object(json_array_get_element(list, i));
-        const char *driver = n ? ff_json_member_string(n, "drv") : NULL;
-        const char *name = n ? ff_json_member_string(n, "node-name") : NULL;
+        JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
+        const char *driver = n ? ff_json_string(n, "drv") : NULL;
+        const char *name = n ? ff_json_string(n, "node-name") : NULL;
         const Forbidden *f =
             driver ? forbidden(forbidden_drivers, G_N_ELEMENTS(forbidden_drivers), driver) : NULL;
         if (f) {
@@ -419,7 +419,7 @@ static bool check_confidential(Check *c, GError **error)
         return false;
     }
     /* A QEMU without SEV may answer "SEV is not available" as well. */
-    if (sev && ff_json_object(sev) && ff_json_member_bool(ff_json_object(sev), "enabled")) {
+    if (sev && ff_json_node_object(sev) && ff_json_bool(ff_json_node_object(sev), "enabled")) {
         return refuse(error, "the guest's memory is encrypted (SEV): it cannot be migrated");
     }
     if (cgs && JSON_NODE_HOLDS_VALUE(cgs) && json_node_get_value_type(cgs) == G_TYPE_STRING &&
@@ -434,7 +434,7 @@ static bool read_uuid(Check *c, uint8_t uuid[16], GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_UUID, error);
     const char *text =
-        ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "UUID") : NULL;
+        ff_json_node_object(node) ? ff_json_string(ff_json_node_object(node), "UUID") : NULL;
     unsigned n = 0;
 
     memset(uuid, 0, 16);

@@ -63,7 +63,7 @@ static void request_free(Request *r)
 static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Request *r = opaque;
-    JsonObject *o = ff_json_object(result);
+    JsonObject *o = ff_json_node_object(result);
     const char *path = strstr(r->text, FF_OBJECT_ADD_PATH);
     g_autofree char *text = NULL;
     int memfd = r->memfd;
@@ -78,9 +78,9 @@ static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error
         return;
     }
     text = g_strdup_printf("%.*s/proc/self/fd/%" G_GINT64_FORMAT "%s", (int)(path - r->text),
-                           r->text, ff_json_member_int(o, "fd"), path + strlen(FF_OBJECT_ADD_PATH));
+                           r->text, ff_json_int(o, "fd", 0), path + strlen(FF_OBJECT_ADD_PATH));
     r->memfd = -1;
-    r->ops.done(text, &r->ram, memfd, ff_json_member_int(o, "fdset-id"), NULL, r->ops.opaque);
+    r->ops.done(text, &r->ram, memfd, ff_json_int(o, "fdset-id", 0), NULL, r->ops.opaque);
     request_free(r);
 }
 

@@ -7,6 +7,7 @@
 
 #include "net/sync.h"
 #include "qemu/inner.h"
+#include "qmp/json.h"
 
 typedef struct {
     FfVmm vmm; /* first: an FfVmm * is an FfInner * */
@@ -43,14 +44,6 @@ FfQmpCall *ff_inner_ask(FfInner *inner, const char *command, JsonObject *args);
 JsonNode *ff_inner_answer(FfQmpCall *asked, const char *command, GError **error);
 /* query-status' "status" (g_free). */
 char *ff_inner_run_state(FfInner *inner, bool firm, GError **error);
-
-/* Readers of untrusted JSON: NULL (0, FALSE) when the member is missing or of another type. */
-JsonObject *ff_json_object(JsonNode *node);
-JsonObject *ff_json_member_object(JsonObject *o, const char *name);
-JsonArray *ff_json_member_array(JsonObject *o, const char *name);
-const char *ff_json_member_string(JsonObject *o, const char *name);
-int64_t ff_json_member_int(JsonObject *o, const char *name);
-bool ff_json_member_bool(JsonObject *o, const char *name);
 
 /* What qom-get with these arguments says, without "-machine"; g_free, NULL if it cannot be had. */
 #define FF_INNER_MACHINE_ARGS "{\"path\": \"/machine\", \"property\": \"type\"}"

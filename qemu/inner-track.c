@@ -19,15 +19,15 @@ static const char *const direct_drivers[] = {"host_device", "host_cdrom"};
 
 static bool is_direct(JsonObject *node)
 {
-    JsonObject *cache = ff_json_member_object(node, "cache");
-    const char *driver = ff_json_member_string(node, "drv");
+    JsonObject *cache = ff_json_object(node, "cache");
+    const char *driver = ff_json_string(node, "drv");
 
     for (unsigned i = 0; driver && i < G_N_ELEMENTS(direct_drivers); i++) {
         if (strcmp(driver, direct_drivers[i]) == 0) {
             return true;
         }
     }
-    return !cache || ff_json_member_bool(cache, "direct");
+    return !cache || ff_json_bool(cache, "direct");
 }
 
 /* The name of a node that reads past the page cache (g_free); NULL if there is none, or ERROR. */
@@ -40,8 +40,8 @@ static char *direct_node(FfInner *inner, GError **error)
         ff_inner_call_optional(inner, "query-named-block-nodes", args, error);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *n = ff_json_object(json_array_get_element(list, i));
-        const char *name = n ? ff_json_member_string(n, "node-name") : NULL;
+        JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
+        const char *name = n ? ff_json_string(n, "node-name") : NULL;
         if (name && is_direct(n)) {
             return g_strdup(name);
         }
@@ -105,15 +105,15 @@ char *ff_inner_untrackable(FfVmm *vmm)
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(JsonNode) kvm = ff_inner_call_optional(inner, "query-kvm", NULL, NULL);
 
-    if (!ff_json_object(kvm) || !ff_json_member_bool(ff_json_object(kvm), "enabled")) {
+    if (!ff_json_node_object(kvm) || !ff_json_bool(ff_json_node_object(kvm), "enabled")) {
         return NULL;
     }
     g_autoptr(JsonNode) cpus = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
     JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
     JsonObject *cpu = list && json_array_get_length(list)
-                          ? ff_json_object(json_array_get_element(list, 0))
+                          ? ff_json_node_object(json_array_get_element(list, 0))
                           : NULL;
-    const char *path = cpu ? ff_json_member_string(cpu, "qom-path") : NULL;
+    const char *path = cpu ? ff_json_string(cpu, "qom-path") : NULL;
     if (!path) {
         return g_strdup("QEMU does not say what its vCPUs are");
     }

@@ -99,8 +99,8 @@ static void fold_line(JsonObject *o, JsonObject *line)
                                            {"parameter", "parameters"}};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        const char *name = ff_json_member_string(line, kinds[i][0]);
-        JsonObject *to = ff_json_member_object(o, kinds[i][1]);
+        const char *name = ff_json_string(line, kinds[i][0]);
+        JsonObject *to = ff_json_object(o, kinds[i][1]);
         JsonNode *value = json_object_get_member(line, "value");
         if (name && to && value) {
             json_object_set_member(to, name, json_node_copy(value));
@@ -125,19 +125,19 @@ static JsonNode *log_read(FfInner *inner, GError **error)
     while (p < end) {
         const char *nl = memchr(p, '\n', end - p);
         g_autoptr(JsonNode) node = parse(p, (nl ? nl : end) - p);
-        JsonObject *o = ff_json_object(node);
+        JsonObject *o = ff_json_node_object(node);
         if (!o || !nl) {
             break;
         }
         if (!base) {
             base = g_steal_pointer(&node);
         } else {
-            fold_line(ff_json_object(base), o);
+            fold_line(ff_json_node_object(base), o);
         }
         p = nl + 1;
     }
-    if (p != end || !base || !ff_json_member_object(ff_json_object(base), "capabilities") ||
-        !ff_json_member_object(ff_json_object(base), "parameters")) {
+    if (p != end || !base || !ff_json_object(ff_json_node_object(base), "capabilities") ||
+        !ff_json_object(ff_json_node_object(base), "parameters")) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                             "the undo log is damaged: set QEMU's migration capabilities by hand "
                             "(x-ignore-shared must be off)");
@@ -203,10 +203,10 @@ static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
     list = JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     o = json_object_new();
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *c = ff_json_object(json_array_get_element(list, i));
-        const char *name = c ? ff_json_member_string(c, "capability") : NULL;
+        JsonObject *c = ff_json_node_object(json_array_get_element(list, i));
+        const char *name = c ? ff_json_string(c, "capability") : NULL;
         if (name) {
-            json_object_set_boolean_member(o, name, ff_json_member_bool(c, "state"));
+            json_object_set_boolean_member(o, name, ff_json_bool(c, "state"));
         }
     }
     return o;
@@ -215,7 +215,7 @@ static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
 static JsonObject *parameters_answered(FfQmpCall *asked, GError **error)
 {
     g_autoptr(JsonNode) node = ff_inner_answer(asked, QUERY_PARAMETERS, error);
-    JsonObject *o = ff_json_object(node);
+    JsonObject *o = ff_json_node_object(node);
 
     if (node && !o && !*error) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_PROTOCOL,
@@ -251,8 +251,8 @@ static FfQmpCall *send_capabilities(FfInner *inner, JsonObject *now, JsonObject 
     g_autoptr(GList) names = json_object_get_members(want);
 
     for (GList *l = names; l; l = l->next) {
-        bool value = ff_json_member_bool(want, l->data);
-        if (json_object_has_member(now, l->data) && ff_json_member_bool(now, l->data) != value) {
+        bool value = ff_json_bool(want, l->data);
+        if (json_object_has_member(now, l->data) && ff_json_bool(now, l->data) != value) {
             JsonObject *c = json_object_new();
             json_object_set_string_member(c, "capability", l->data);
             json_object_set_boolean_member(c, "state", value);
@@ -427,8 +427,7 @@ static JsonObject *restore_to(FfInner *inner, const Settings *now, const Setting
 static bool restore(FfInner *inner, JsonObject *log, GError **error)
 {
     /* Borrowed. */
-    const Settings want = {ff_json_member_object(log, "capabilities"),
-                           ff_json_member_object(log, "parameters")};
+    const Settings want = {ff_json_object(log, "capabilities"), ff_json_object(log, "parameters")};
     g_auto(Settings) now = {0};
     g_autoptr(JsonObject) after = NULL;
 
@@ -439,8 +438,8 @@ static bool restore(FfInner *inner, JsonObject *log, GError **error)
     if (!after) {
         return false;
     }
-    if (ff_json_member_bool(after, "x-ignore-shared") !=
-        ff_json_member_bool(want.capabilities, "x-ignore-shared")) {
+    if (ff_json_bool(after, "x-ignore-shared") !=
+        ff_json_bool(want.capabilities, "x-ignore-shared")) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "QEMU's x-ignore-shared could not be set back: a native migration or "
                             "save would lose the guest's memory, and is refused");
@@ -472,7 +471,7 @@ bool ff_inner_undo(FfVmm *vmm, GError **error)
             return true;
         }
         /* Not under the lock: the view must answer while QEMU is slow. */
-        if (!restore(inner, ff_json_object(log), error)) {
+        if (!restore(inner, ff_json_node_object(log), error)) {
             return false;
         }
         ff_mutex_lock(&inner->undo_lock);
@@ -497,7 +496,7 @@ static JsonNode *view_of(FfInner *inner, const char *name)
     ff_mutex_lock(&inner->undo_lock);
     log = log_read(inner, NULL);
     ff_mutex_unlock(&inner->undo_lock);
-    o = ff_json_object(log);
+    o = ff_json_node_object(log);
     return o ? json_node_copy(json_object_get_member(o, name)) : NULL;
 }
 
@@ -521,7 +520,7 @@ JsonNode *ff_inner_view_capabilities(FfVmm *vmm)
     for (GList *l = names; l; l = l->next) {
         JsonObject *c = json_object_new();
         json_object_set_boolean_member(c, "state",
-                                       ff_json_member_bool(json_node_get_object(node), l->data));
+                                       ff_json_bool(json_node_get_object(node), l->data));
         json_object_set_string_member(c, "capability", l->data);
         json_array_add_object_element(list, c);
     }
@@ -547,7 +546,7 @@ static bool view_set(FfInner *inner, const char *kind, const char *kinds, const 
         ff_mutex_unlock(&inner->undo_lock);
         return false;
     }
-    old = json_object_get_member(ff_json_member_object(ff_json_object(log), kinds), name);
+    old = json_object_get_member(ff_json_object(ff_json_node_object(log), kinds), name);
     ok = old && json_node_equal(old, value) ? true : log_append(inner, line, error);
     ff_mutex_unlock(&inner->undo_lock);
     return ok;

@@ -32,47 +32,6 @@
 #define SETTLE_DEADLINE_MS 10000
 #define SETTLE_STEP_MS 2
 
-JsonObject *ff_json_object(JsonNode *node)
-{
-    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-}
-
-JsonObject *ff_json_member_object(JsonObject *o, const char *name)
-{
-    return ff_json_object(json_object_get_member(o, name));
-}
-
-JsonArray *ff_json_member_array(JsonObject *o, const char *name)
-{
-    JsonNode *node = json_object_get_member(o, name);
-    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-}
-
-static JsonNode *value_member(JsonObject *o, const char *name, GType type)
-{
-    JsonNode *node = json_object_get_member(o, name);
-    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == type ? node
-                                                                                         : NULL;
-}
-
-const char *ff_json_member_string(JsonObject *o, const char *name)
-{
-    JsonNode *node = value_member(o, name, G_TYPE_STRING);
-    return node ? json_node_get_string(node) : NULL;
-}
-
-int64_t ff_json_member_int(JsonObject *o, const char *name)
-{
-    JsonNode *node = value_member(o, name, G_TYPE_INT64);
-    return node ? json_node_get_int(node) : 0;
-}
-
-bool ff_json_member_bool(JsonObject *o, const char *name)
-{
-    JsonNode *node = value_member(o, name, G_TYPE_BOOLEAN);
-    return node && json_node_get_boolean(node);
-}
-
 static JsonNode *call(FfInner *inner, const char *command, JsonObject *args, int fd,
                       unsigned deadline_ms, GCancellable *cancel, GError **error)
 {
@@ -138,7 +97,7 @@ static char *run_state(FfInner *inner, unsigned deadline_ms, GCancellable *cance
 {
     g_autoptr(JsonNode) node = call(inner, "query-status", NULL, -1, deadline_ms, cancel, error);
     const char *state =
-        ff_json_object(node) ? ff_json_member_string(ff_json_object(node), "status") : NULL;
+        ff_json_node_object(node) ? ff_json_string(ff_json_node_object(node), "status") : NULL;
 
     if (node && !state) {
         set_no_status(error);
@@ -155,21 +114,21 @@ char *ff_inner_run_state(FfInner *inner, bool firm, GError **error)
 static bool migrate_status(FfInner *inner, char **status, char **desc, GError **error)
 {
     g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate", NULL, error);
-    JsonObject *o = ff_json_object(node);
+    JsonObject *o = ff_json_node_object(node);
 
     if (!node) {
         return false;
     }
-    *status = g_strdup(o ? ff_json_member_string(o, "status") : NULL);
-    *desc = g_strdup(o ? ff_json_member_string(o, "error-desc") : NULL);
+    *status = g_strdup(o ? ff_json_string(o, "status") : NULL);
+    *desc = g_strdup(o ? ff_json_string(o, "error-desc") : NULL);
     return true;
 }
 
 static const char *status_of(JsonNode *query_status)
 {
-    JsonObject *o = ff_json_object(query_status);
+    JsonObject *o = ff_json_node_object(query_status);
 
-    return o ? ff_json_member_string(o, "status") : NULL;
+    return o ? ff_json_string(o, "status") : NULL;
 }
 
 /* The arguments of what starts the inner migration on QEMU's end. */
@@ -637,14 +596,14 @@ static void inner_announce(FfVmm *vmm)
                                            {"announce-step", "step"}};
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate-parameters", NULL, NULL);
-    JsonObject *have = ff_json_object(node), *args;
+    JsonObject *have = ff_json_node_object(node), *args;
 
     if (!have) {
         return;
     }
     args = json_object_new();
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
-        json_object_set_int_member(args, names[i][1], ff_json_member_int(have, names[i][0]));
+        json_object_set_int_member(args, names[i][1], ff_json_int(have, names[i][0], 0));
     }
     call_and_forget(inner, "announce-self", args, 0);
 }
@@ -703,10 +662,9 @@ static GArray *inner_vcpu_threads(FfVmm *vmm)
     GArray *threads = g_array_new(FALSE, FALSE, sizeof(int32_t));
 
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *cpu = ff_json_object(json_array_get_element(list, i));
+        JsonObject *cpu = ff_json_node_object(json_array_get_element(list, i));
         if (cpu) {
-            int64_t pair[2] = {ff_json_member_int(cpu, "cpu-index"),
-                               ff_json_member_int(cpu, "thread-id")};
+            int64_t pair[2] = {ff_json_int(cpu, "cpu-index", 0), ff_json_int(cpu, "thread-id", 0)};
             g_array_append_val(cpus, pair);
         }
     }

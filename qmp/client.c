@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "qmp/json.h"
 
 #define MAX_TEXT (64u << 20) /* bytes; QEMU's own limit for a JSON text */
 #define MAX_NESTING 1024     /* QEMU's own limit */
@@ -293,34 +294,15 @@ void ff_qmp_client_forget(FfQmpClient *client, const void *opaque)
     ff_mutex_unlock(&client->lock);
 }
 
-static JsonNode *member(JsonObject *o, const char *name, JsonNodeType type)
-{
-    JsonNode *node = json_object_get_member(o, name);
-    return node && JSON_NODE_TYPE(node) == type ? node : NULL;
-}
-
-static const char *string_member(JsonObject *o, const char *name)
-{
-    JsonNode *node = member(o, name, JSON_NODE_VALUE);
-    return node && json_node_get_value_type(node) == G_TYPE_STRING ? json_node_get_string(node)
-                                                                   : NULL;
-}
-
 static unsigned parse_version(JsonObject *greeting)
 {
     static const char *const parts[] = {"major", "minor", "micro"};
-    JsonNode *node = member(greeting, "QMP", JSON_NODE_OBJECT);
+    JsonObject *qemu =
+        ff_json_object(ff_json_object(ff_json_object(greeting, "QMP"), "version"), "qemu");
     unsigned version = 0;
 
-    node = node ? member(json_node_get_object(node), "version", JSON_NODE_OBJECT) : NULL;
-    node = node ? member(json_node_get_object(node), "qemu", JSON_NODE_OBJECT) : NULL;
-    if (!node) {
-        return 0;
-    }
-    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
-        JsonNode *n = member(json_node_get_object(node), parts[i], JSON_NODE_VALUE);
-        gint64 v = n ? json_node_get_int(n) : 0;
-        version = version * 100 + CLAMP(v, 0, 99);
+    for (unsigned i = 0; qemu && i < G_N_ELEMENTS(parts); i++) {
+        version = version * 100 + CLAMP(ff_json_int(qemu, parts[i], 0), 0, 99);
     }
     return version;
 }
@@ -368,11 +350,10 @@ void ff_qmp_one_line(char *text)
     }
 }
 
-static GError *error_from_reply(JsonNode *node)
+static GError *error_from_reply(JsonObject *e)
 {
-    JsonObject *e = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-    const char *class = e ? string_member(e, "class") : NULL;
-    const char *desc = e ? string_member(e, "desc") : NULL;
+    const char *class = ff_json_string(e, "class");
+    const char *desc = ff_json_string(e, "desc");
     FfQmpErrorCode code = g_strcmp0(class, "CommandNotFound") == 0 ? FF_QMP_ERROR_COMMAND_NOT_FOUND
                                                                    : FF_QMP_ERROR_GENERIC;
 
@@ -384,18 +365,18 @@ static GError *error_from_reply(JsonNode *node)
 
 static const char *handle_reply(FfQmpClient *client, JsonObject *o)
 {
-    JsonNode *id = member(o, "id", JSON_NODE_VALUE);
+    JsonNode *id = ff_json_value(o, "id", G_TYPE_INT64);
     g_autoptr(JsonNode) result = json_object_dup_member(o, "return");
     g_autoptr(GError) error = NULL;
     g_autofree Pending *p = NULL;
     g_autofree uint64_t *key = NULL;
     uint64_t n;
 
-    if (!id || json_node_get_value_type(id) != G_TYPE_INT64) {
+    if (!id) {
         return client->shared ? NULL : "QEMU's monitor answered without an id";
     }
     if (!result) {
-        error = error_from_reply(json_object_get_member(o, "error"));
+        error = error_from_reply(ff_json_object(o, "error"));
     }
     n = json_node_get_int(id);
     /* Out of the tree, so that who takes it shares nothing with this thread. */
@@ -450,7 +431,7 @@ static const char *handle_text(FfQmpClient *client, const char *text)
     if (json_object_has_member(o, "QMP")) {
         return handle_greeting(client, o, text);
     }
-    name = string_member(o, "event");
+    name = ff_json_string(o, "event");
     if (name) {
         handle_event(client, name, root, text);
         return NULL;

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "qmp/json.h"
+
 static char *read_all(int fd, gsize *len, GError **error)
 {
     struct stat st;
@@ -37,7 +39,7 @@ static char *read_all(int fd, gsize *len, GError **error)
 
 static int get_fd(FfRelayPlan *plan, JsonObject *o, const char *name)
 {
-    int fd = json_object_get_int_member_with_default(o, name, -1);
+    int fd = ff_json_int(o, name, -1);
 
     if (fd >= 0) {
         g_array_append_val(plan->fds, fd);
@@ -47,14 +49,7 @@ static int get_fd(FfRelayPlan *plan, JsonObject *o, const char *name)
 
 static char *get_text(JsonObject *o, const char *name)
 {
-    JsonNode *node = json_object_get_member(o, name);
-
-    return node && JSON_NODE_HOLDS_VALUE(node) ? g_strdup(json_node_get_string(node)) : NULL;
-}
-
-static bool get_bool(JsonObject *o, const char *name)
-{
-    return json_object_get_boolean_member_with_default(o, name, FALSE);
+    return g_strdup(ff_json_string(o, name));
 }
 
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
@@ -71,10 +66,10 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->in = get_fd(plan, o, "in");
     mon->out = get_fd(plan, o, "out");
     mon->path = get_text(o, "path");
-    mon->abstract = get_bool(o, "abstract");
+    mon->abstract = ff_json_bool(o, "abstract");
     mon->host = get_text(o, "host");
     mon->port = get_text(o, "port");
-    mon->reconnect = json_object_get_int_member_with_default(o, "reconnect", 0);
+    mon->reconnect = ff_json_int(o, "reconnect", 0);
     mon->unlink = get_text(o, "unlink");
     if (mon->unlink && stat(mon->unlink, &st) == 0) {
         mon->unlink_dev = st.st_dev;
@@ -93,9 +88,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
 
 static bool read_monitors(FfRelayPlan *plan, JsonObject *root, GError **error)
 {
-    JsonArray *array = json_object_has_member(root, "monitors")
-                           ? json_object_get_array_member(root, "monitors")
-                           : NULL;
+    JsonArray *array = ff_json_array(root, "monitors");
     GError *wrong = NULL;
 
     for (guint i = 0; array && i < json_array_get_length(array); i++) {
@@ -112,16 +105,15 @@ static bool read_monitors(FfRelayPlan *plan, JsonObject *root, GError **error)
 
 static void read_ram(FfRelayPlan *plan, JsonObject *root)
 {
-    JsonArray *array =
-        json_object_has_member(root, "ram") ? json_object_get_array_member(root, "ram") : NULL;
+    JsonArray *array = ff_json_array(root, "ram");
 
     for (guint i = 0; array && i < json_array_get_length(array); i++) {
         JsonObject *o = json_array_get_object_element(array, i);
         FfRelayRam *ram = g_new0(FfRelayRam, 1);
 
         ram->id = get_text(o, "id");
-        ram->size = json_object_get_int_member_with_default(o, "size", 0);
-        ram->page_size = json_object_get_int_member_with_default(o, "page-size", 4096);
+        ram->size = ff_json_int(o, "size", 0);
+        ram->page_size = ff_json_int(o, "page-size", 4096);
         ram->fd = get_fd(plan, o, "fd");
         g_ptr_array_add(plan->ram, ram);
     }
@@ -129,8 +121,7 @@ static void read_ram(FfRelayPlan *plan, JsonObject *root)
 
 static void read_held(FfRelayPlan *plan, JsonObject *root)
 {
-    JsonArray *array =
-        json_object_has_member(root, "held") ? json_object_get_array_member(root, "held") : NULL;
+    JsonArray *array = ff_json_array(root, "held");
 
     for (guint i = 0; array && i < json_array_get_length(array); i++) {
         JsonNode *node = json_array_get_element(array, i);
@@ -180,7 +171,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->monitors = g_ptr_array_new();
     plan->ram = g_ptr_array_new();
     plan->held = g_ptr_array_new();
-    plan->qemu_pid = json_object_get_int_member_with_default(root, "qemu-pid", 0);
+    plan->qemu_pid = ff_json_int(root, "qemu-pid", 0);
     plan->agent_fd = get_fd(plan, root, "agent-fd");
     plan->ready_fd = get_fd(plan, root, "ready-fd");
     plan->stderr_fd = get_fd(plan, root, "stderr-fd");
@@ -191,10 +182,10 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->incoming = get_text(root, "incoming");
     plan->engine_refused = get_text(root, "engine-refused");
     plan->policy = read_policy(root);
-    plan->daemonize = get_bool(root, "daemonize");
-    plan->start_paused = get_bool(root, "start-paused");
-    plan->incoming_taken = get_bool(root, "incoming-taken");
-    plan->attached = get_bool(root, "attached");
+    plan->daemonize = ff_json_bool(root, "daemonize");
+    plan->start_paused = ff_json_bool(root, "start-paused");
+    plan->incoming_taken = ff_json_bool(root, "incoming-taken");
+    plan->attached = ff_json_bool(root, "attached");
     read_ram(plan, root);
     read_held(plan, root);
     if (!read_monitors(plan, root, error)) {

@@ -10,7 +10,7 @@
  *
  * One thread, the default main context.
  */
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/move.h"
 #include "sample.h"
 #include "tracking.h"

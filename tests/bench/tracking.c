@@ -8,7 +8,7 @@
  */
 #include "tracking.h"
 
-#include "cli/json.h"
+#include "qmp/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +76,7 @@ static bool look(FfMoveEnds *ends, BenchTracking *result, GError **error)
     g_autoptr(JsonNode) node = ff_cli_qmp_call(ends->src, "query-migrate", NULL, error);
     JsonObject *info = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
     JsonObject *ram = ff_json_object(info, "ram");
-    const char *status = ff_json_string(info, "status", "none");
+    const char *status = ff_json_string_or(info, "status", "none");
 
     if (!node) {
         return false;

@@ -4,7 +4,7 @@
  * a scripted monitor at the other end of a socketpair, served by a thread of its own.
  */
 #include "cli/format.h"
-#include "cli/json.h"
+#include "qmp/json.h"
 #include "cli/move.h"
 #include "cli/qmp.h"
 #include "cli/uri.h"
@@ -227,7 +227,7 @@ static void monitor_stop(Monitor *m)
 
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
-    g_string_append_printf(opaque, "%s ", event ? ff_json_string(event, "event", "?") : "end");
+    g_string_append_printf(opaque, "%s ", event ? ff_json_string_or(event, "event", "?") : "end");
 }
 
 static void talk(bool by_byte)
@@ -250,7 +250,7 @@ static void talk(bool by_byte)
     g_assert_no_error(m.error);
     g_assert_cmpstr(ff_cli_qmp_version(m.qmp), ==, "7.2.22 (x)");
     second = ff_cli_qmp_call(m.qmp, "one", NULL, NULL);
-    g_assert_cmpstr(ff_json_string(ff_json_node_object(second), "a", ""), ==, "}]\"{");
+    g_assert_cmpstr(ff_json_string_or(ff_json_node_object(second), "a", ""), ==, "}]\"{");
     /* It was kept until somebody listens. */
     ff_cli_qmp_listen(m.qmp, on_event, events);
     g_assert_cmpstr(events->str, ==, "STOP ");

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Lenient reads of JSON objects: a member that is absent or of another type yields NULL, FALSE or
+ * the given default. What QEMU sends is not trusted to have any shape. OBJECT and NODE can be NULL;
+ * what is returned is borrowed. No state; any thread.
+ */
+#ifndef FF_QMP_JSON_H
+#define FF_QMP_JSON_H
+
+#include <json-glib/json-glib.h>
+#include <stdbool.h>
+
+static inline JsonNode *ff_json_get(JsonObject *object, const char *name, JsonNodeType type)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && json_node_get_node_type(node) == type ? node : NULL;
+}
+
+static inline JsonNode *ff_json_value(JsonObject *object, const char *name, GType type)
+{
+    JsonNode *node = ff_json_get(object, name, JSON_NODE_VALUE);
+
+    return node && json_node_get_value_type(node) == type ? node : NULL;
+}
+
+static inline JsonObject *ff_json_object(JsonObject *object, const char *name)
+{
+    JsonNode *node = ff_json_get(object, name, JSON_NODE_OBJECT);
+
+    return node ? json_node_get_object(node) : NULL;
+}
+
+static inline JsonArray *ff_json_array(JsonObject *object, const char *name)
+{
+    JsonNode *node = ff_json_get(object, name, JSON_NODE_ARRAY);
+
+    return node ? json_node_get_array(node) : NULL;
+}
+
+static inline gint64 ff_json_int(JsonObject *object, const char *name, gint64 otherwise)
+{
+    JsonNode *node = ff_json_value(object, name, G_TYPE_INT64);
+
+    return node ? json_node_get_int(node) : otherwise;
+}
+
+/* Of any number. */
+static inline double ff_json_double(JsonObject *object, const char *name, double otherwise)
+{
+    JsonNode *node = ff_json_value(object, name, G_TYPE_DOUBLE);
+
+    node = node ? node : ff_json_value(object, name, G_TYPE_INT64);
+    return node ? json_node_get_double(node) : otherwise;
+}
+
+static inline bool ff_json_bool(JsonObject *object, const char *name)
+{
+    JsonNode *node = ff_json_value(object, name, G_TYPE_BOOLEAN);
+
+    return node && json_node_get_boolean(node);
+}
+
+static inline const char *ff_json_string_or(JsonObject *object, const char *name,
+                                            const char *otherwise)
+{
+    JsonNode *node = ff_json_value(object, name, G_TYPE_STRING);
+
+    return node ? json_node_get_string(node) : otherwise;
+}
+
+static inline const char *ff_json_string(JsonObject *object, const char *name)
+{
+    return ff_json_string_or(object, name, NULL);
+}
+
+static inline JsonObject *ff_json_node_object(JsonNode *node)
+{
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+#endif
