@@ -474,7 +474,7 @@ static bool send_away(FfMigration *m, const FfFrame *f, GError **error)
     m->events &= ~FF_EV_MAIN;
     ff_mutex_unlock(&m->lock);
     reply.page = 1;
-    ff_channel_send_last(stray, reply, why);
+    ff_channel_send_last(stray, reply, why, 0);
     g_set_error(error, FF_M_ERROR, FF_M_ERROR_STRAY, "%s looks for another migration",
                 ff_channel_peer(stray));
     ff_channel_free(stray);

@@ -220,7 +220,7 @@ static bool refuse(FfChannel *ch, FfFrameType reply, const char *why, GError **e
     FfFrame f = ff_frame(reply, strlen(why));
 
     f.page = 1;
-    ff_channel_send_last(ch, f, why);
+    ff_channel_send_last(ch, f, why, 0);
     g_set_error(error, FF_M_ERROR, 0, "%s was refused: %s", ff_channel_peer(ch), why);
     return false;
 }

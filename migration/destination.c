@@ -369,7 +369,7 @@ static void tell_source(FfMigration *m, const char *why)
 
     f.page = m->refusal != NULL;
     if (m->main && f.length) {
-        ff_channel_send_last(m->main, f, text);
+        ff_channel_send_last(m->main, f, text, 0);
     }
 }
 

@@ -19,6 +19,8 @@
 
 /* A peer that is there answers within this time (milliseconds). */
 #define ANSWER_DEADLINE_MS 20000
+/* For the word that the user has paused this side, and again for the peer to hear it. */
+#define LAST_WORD_MS 1000
 
 /* ---- the client's commands ------------------------------------------------------------------ */
 
@@ -213,10 +215,16 @@ int64_t ff_recovery_auto_end(FfMigration *m)
     return span ? g_get_monotonic_time() + span : 0;
 }
 
+/* Said on the main channel, while the end of any other is taken for a break, after which the peer
+ * would come back by itself: so the others end when the peer has heard, which ends the main one. */
 void ff_recovery_say_paused(FfMigration *m)
 {
-    if (m->main && ff_m_events(m) & FF_EV_PAUSE && m->peer_features & FF_FEATURE_ALIVE) {
-        ff_channel_send_last(m->main, ff_frame(FF_FRAME_PAUSED, 0), NULL);
+    bool pauses = m->main && m->main_reader && ff_m_events(m) & FF_EV_PAUSE &&
+                  m->peer_features & FF_FEATURE_ALIVE;
+
+    if (pauses && ff_channel_send_last(m->main, ff_frame(FF_FRAME_PAUSED, 0), NULL, LAST_WORD_MS)) {
+        ff_m_wait_until(m, FF_EV_MAIN_ENDED | FF_EV_QUIT,
+                        g_get_monotonic_time() + LAST_WORD_MS * 1000);
     }
 }
 

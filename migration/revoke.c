@@ -156,7 +156,7 @@ bool ff_dest_take_revoke(FfMigration *m, FfChannel *ch, GError **error)
     if (given) {
         FfFrame f = ff_frame(FF_FRAME_REVOKED, strlen(granted));
         f.page = 1;
-        ff_channel_send_last(ch, f, granted);
+        ff_channel_send_last(ch, f, granted, 0);
         g_set_error(error, FF_M_ERROR, 0, "%s wanted the guest back, which runs here",
                     ff_channel_peer(ch));
     }

@@ -343,7 +343,7 @@ static void tell_peer(FfMigration *m, const char *why)
     size_t len = MIN(strlen(why), FF_FRAME_MAX_TEXT);
 
     if (m->main && len) {
-        ff_channel_send_last(m->main, ff_frame(FF_FRAME_ABORT, len), why);
+        ff_channel_send_last(m->main, ff_frame(FF_FRAME_ABORT, len), why, 0);
     }
 }
 

@@ -578,32 +578,64 @@ int ff_channel_send(FfChannel *ch, FfFrame f, const void *payload, bool urgent)
     return ff_channel_write_all(ch, iov, iov[1].iov_len ? 2 : 1, urgent);
 }
 
-void ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload)
+/* The turn for the last words, until END_US. */
+static bool take_last_turn(FfChannel *ch, int64_t end_us)
 {
-    struct iovec iov[2] = {{&f, sizeof(f)}, {(void *)payload, f.length}};
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+    ff_mutex_lock(&ch->writer.lock);
+    ch->writer.urgent_waiting++;
+    while (ch->writer.busy && g_get_monotonic_time() < end_us) {
+        ff_cond_wait_until(&ch->writer.turn, &ch->writer.lock, end_us);
+    }
+    bool mine = !ch->writer.busy;
+    ch->writer.urgent_waiting--;
+    if (mine) {
+        ch->writer.busy = true;
+    } else {
+        ff_cond_broadcast(&ch->writer.turn);
+    }
+    ff_mutex_unlock(&ch->writer.lock);
+    return mine;
+}
+
+/* HAVE bytes of ch->record, with TLS; else of IOV, which moves on. */
+static FfIo write_last(FfChannel *ch, struct iovec **iov, int *n, size_t have, short *events)
+{
+    struct msghdr m = {.msg_iov = *iov, .msg_iovlen = *n};
+
+    if (ch->tls) {
+        return ff_tls_write(ch->tls, ch->record, have, events);
+    }
+    *events = POLLOUT;
+    ssize_t done = sendmsg(ch->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (done < 0) {
+        return errno == EAGAIN || errno == EWOULDBLOCK ? FF_IO_AGAIN : FF_IO_DEAD;
+    }
+    count_sent(ch, done);
+    advance(iov, n, done);
+    return *n > 0 ? FF_IO_AGAIN : FF_IO_DONE;
+}
+
+bool ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload, unsigned within_ms)
+{
+    int64_t end = g_get_monotonic_time() + within_ms * 1000ll;
+    struct iovec parts[2] = {{&f, sizeof(f)}, {(void *)payload, f.length}}, *iov = parts;
+    int n = f.length ? 2 : 1;
+    short events;
+    FfIo io;
 
     ff_frame_encode(&f);
-    ff_mutex_lock(&ch->writer.lock);
-    bool mine = !ch->writer.busy;
-    ch->writer.busy = true;
-    ff_mutex_unlock(&ch->writer.lock);
-    if (!mine) {
-        return;
+    if (!take_last_turn(ch, end)) {
+        return false;
     }
-    if (ch->tls) {
-        struct iovec *v = iov;
-        int left = 2;
-        short events;
-        size_t have = gather(ch->record, &v, &left);
-        ff_tls_write(ch->tls, ch->record, have, &events);
-    } else {
-        ssize_t n = sendmsg(ch->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n > 0) {
-            count_sent(ch, n);
+    size_t have = ch->tls ? gather(ch->record, &iov, &n) : 0;
+    while ((io = write_last(ch, &iov, &n, have, &events)) == FF_IO_AGAIN) {
+        int64_t left = (end - g_get_monotonic_time()) / 1000;
+        if (left <= 0 || wait_for(ch, events, (int)left) < 0) {
+            break;
         }
     }
     give_turn(ch);
+    return io == FF_IO_DONE;
 }
 
 /* FALSE: somebody is writing, or waits for it. */

@@ -94,9 +94,10 @@ const void *ff_channel_take(FfChannel *ch, size_t len);
 int ff_channel_write_all(FfChannel *ch, struct iovec *iov, int n, bool urgent);
 /* Encodes and writes one frame. */
 int ff_channel_send(FfChannel *ch, FfFrame f, const void *payload, bool urgent);
-/* The last words before a shutdown: sent if nobody is writing and the socket takes them at once,
- * else not. Never waits: a peer that does not read must not hold up a roll back. */
-void ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload);
+/* The last words before a shutdown: sent if the turn to write comes and the socket takes them
+ * within WITHIN_MS (0: at once), else not, or in part. A peer that does not read must not hold up a
+ * roll back. TRUE: the socket has taken them. */
+bool ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload, unsigned within_ms);
 /* Ends what this side writes: the peer reads an orderly end. Reading may go on. */
 void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a

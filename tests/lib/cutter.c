@@ -56,6 +56,27 @@ static void wait_frozen(Cutter *c)
     g_mutex_unlock(&c->lock);
 }
 
+static void note_end(Cutter *c)
+{
+    g_mutex_lock(&c->lock);
+    c->ends++;
+    g_cond_broadcast(&c->ended);
+    g_mutex_unlock(&c->lock);
+}
+
+/* A network that is slow just now, on this connection only. */
+static void let_others_end(Cutter *c)
+{
+    int64_t end = g_get_monotonic_time() + CUTTER_LATE_MS * 1000;
+
+    g_atomic_int_set(&c->late, 0);
+    g_mutex_lock(&c->lock);
+    unsigned before = c->ends;
+    while (c->ends < before + 2 && g_cond_wait_until(&c->ended, &c->lock, end)) {
+    }
+    g_mutex_unlock(&c->lock);
+}
+
 static void stop_passing(Cutter *c)
 {
     if (g_atomic_int_get(&c->freezes)) {
@@ -118,6 +139,9 @@ static void pump_frames(Pump *p)
         decoded = f;
         g_assert_cmpint(ff_frame_decode(&decoded, &why), ==, 0);
         here = decoded.type == g_atomic_int_get(&p->c->type);
+        if (decoded.type == g_atomic_int_get(&p->c->late)) {
+            let_others_end(p->c);
+        }
         if (!move_bytes(p, payload, decoded.length, false) ||
             (here && !g_atomic_int_get(&p->c->after))) {
             break;
@@ -141,8 +165,9 @@ static gpointer pump(gpointer data)
     g_autofree uint8_t *buf = g_malloc(65536);
     ssize_t n;
 
-    if (g_atomic_int_get(&p->c->type)) {
+    if (g_atomic_int_get(&p->c->type) || g_atomic_int_get(&p->c->late)) {
         pump_frames(p);
+        note_end(p->c);
         return NULL;
     }
     while ((n = recv(p->from, buf, 65536, 0)) > 0) {
@@ -209,6 +234,7 @@ Cutter *cutter_new(const char *to, int64_t budget)
     c->fds = g_array_new(FALSE, FALSE, sizeof(int));
     g_mutex_init(&c->lock);
     g_cond_init(&c->thawed);
+    g_cond_init(&c->ended);
     c->acceptor = g_thread_new("cutter", accept_all, c);
     return c;
 }
@@ -237,6 +263,7 @@ void cutter_free(Cutter *c)
     ff_address_free(c->to);
     g_mutex_clear(&c->lock);
     g_cond_clear(&c->thawed);
+    g_cond_clear(&c->ended);
     g_free(c->uri);
     g_free(c);
 }

@@ -11,6 +11,8 @@
 #include "net/address.h"
 #include "net/frame.h"
 
+#define CUTTER_LATE_MS 300
+
 typedef struct {
     FfAddress *to;
     char *uri;
@@ -27,8 +29,12 @@ typedef struct {
     gint leaves;      /* ... and nobody listens there any more */
     gint renews;      /* connections that come after a cut have the whole budget again */
     gint freezes;     /* ... and nothing is closed: nothing passes any more */
+    gint late;        /* if not 0: the first frame of this type comes CUTTER_LATE_MS later, or when
+                         another connection has ended and that was passed on; set at the start */
     bool frozen;      /* lock */
     bool over;        /* lock; being freed */
+    unsigned ends;    /* lock; directions that have ended */
+    GCond ended;      /* lock: ends has grown */
     GCond thawed;     /* lock: frozen is over */
     GPtrArray *pumps; /* lock; GThread * */
     GArray *fds;      /* lock; of int: open ends */

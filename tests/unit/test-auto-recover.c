@@ -151,6 +151,37 @@ static void test_pause(gconstpointer at_source)
     pair_free(&p);
 }
 
+/* The word that it is paused comes later than the ends of the other connections would. */
+static void test_pause_late(gconstpointer at_source)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = auto_pair(0, LONG, LONG);
+    g_autofree char *to = pair_address(p.d);
+    Cutter *c = cutter_new(to, -1);
+    g_atomic_int_set(&c->late, FF_FRAME_PAUSED);
+    side_start(p.s, c->uri, -1);
+    ff_migration_set_bandwidth(p.s->m, 0, 65536);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
+                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    ff_migration_pause(at_source ? p.s->m : p.d->m, &error);
+    g_assert_no_error(error);
+    side_run_until(p.s->status != FF_STATUS_POSTCOPY_ACTIVE &&
+                   p.d->status != FF_STATUS_POSTCOPY_ACTIVE);
+    check_history(p.s, "postcopy-active postcopy-paused", "recover");
+    check_history(p.d, "postcopy-active postcopy-paused", "recover");
+    ff_migration_set_bandwidth(p.s->m, 0, 0);
+    pair_resume_at(&p, to);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
+    cutter_free(c);
+    pair_free(&p);
+}
+
 /* What the user has paused and resumed is not paused for good: the next break is nobody's wish. */
 static void test_pause_over(void)
 {
@@ -229,6 +260,8 @@ int main(int argc, char **argv)
     g_test_add_func("/auto-recover/in-vain", test_in_vain);
     g_test_add_data_func("/auto-recover/pause/source", "source", test_pause);
     g_test_add_data_func("/auto-recover/pause/destination", NULL, test_pause);
+    g_test_add_data_func("/auto-recover/pause/late/source", "source", test_pause_late);
+    g_test_add_data_func("/auto-recover/pause/late/destination", NULL, test_pause_late);
     g_test_add_func("/auto-recover/pause/over", test_pause_over);
     g_test_add_func("/auto-recover/pause/between", test_pause_between);
     return g_test_run();
