@@ -34,11 +34,22 @@ static bool is_lost(const FfDriver *d, FfStatus status)
     return d->config.state->role == FF_ROLE_DESTINATION && ff_state_is_lost(status);
 }
 
+/* A source has stopped its guest at the earliest in "active"; what fails before was no migration of
+ * QEMU's. */
+static bool may_begin_inner(const FfDriver *d, FfStatus status)
+{
+    bool earlier = d->status == FF_STATUS_NONE || d->status == FF_STATUS_SETUP;
+
+    return d->config.state->role == FF_ROLE_DESTINATION ||
+           (!earlier && status != FF_STATUS_SETUP && status != FF_STATUS_ACTIVE);
+}
+
 static void on_status(FfStatus status, void *opaque)
 {
     FfDriver *d = opaque;
     uint32_t overdue = is_lost(d, status) ? FF_FILTER_OVERDUE : 0;
 
+    d->inner_begun |= may_begin_inner(d, status);
     ff_driver_filter(d, (d->filter & ~(uint32_t)FF_FILTER_OVERDUE) | overdue);
     ff_driver_report(d, status);
 }
@@ -322,6 +333,7 @@ void ff_driver_adopt(FfDriver *d)
     config.release_ram = view && ff_capability(view, "release-ram");
     ff_driver_adopt_tls(d, &config, &tls);
     fill_config(d, &config);
+    d->inner_begun = true;
     d->migration = ff_migration_adopt(&config, driver_ops(d, &ops), &error);
     ff_tls_choice_clear(&tls);
     if (!d->migration) {

@@ -27,13 +27,14 @@ struct FfDriver {
     uint32_t filter; /* the relay's, as told last */
     guint linger;    /* source of the one-shot timer; 0: not running */
 
-    FfMigration *migration;                         /* NULL: none under way */
-    FfIncoming *incoming;                           /* NULL: we do not listen for a source */
-    FfMigration *parting;                           /* over, but its peer is to be told; NULL */
-    FfOutgoing *outgoing;                           /* NULL: QEMU carries none that we splice */
-    char *uri;                                      /* where the migration goes to; NULL: an fd */
-    FfStatus status;                                /* as last reported */
-    bool events;                                    /* the client wants MIGRATION events */
+    FfMigration *migration; /* NULL: none under way */
+    FfIncoming *incoming;   /* NULL: we do not listen for a source */
+    FfMigration *parting;   /* over, but its peer is to be told; NULL */
+    FfOutgoing *outgoing;   /* NULL: QEMU carries none that we splice */
+    char *uri;              /* where the migration goes to; NULL: an fd */
+    FfStatus status;        /* as last reported */
+    bool events;            /* the client wants MIGRATION events */
+    bool inner_begun; /* QEMU may have said, or say, what nobody is to see: an inner migration's */
     guint paused_timer;                             /* postcopy-paused is said later; 0: no */
     FfCall *resuming;                               /* its answer waits for the peer; NULL */
     guint resume_timer;                             /* no longer than this; 0: no resuming */

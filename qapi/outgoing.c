@@ -131,6 +131,7 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     d->outgoing->started = true;
+    ff_driver_filter(d, 0); /* "setup" was said before this answer */
     g_queue_init(&d->outgoing->waiting);
     ff_driver_log(d, "farfault: the destination is a QEMU without farfault: QEMU carries the "
                      "migration");
@@ -145,12 +146,19 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
     let_calls_go(d, &waiting);
 }
 
+/* The migration's events are QEMU's, and so is the guest's run state. Lifting a filter of all
+ * events takes a while, in which QEMU may say "active": where QEMU has said nothing yet that must
+ * be dropped, it is lifted at once, but for "setup", which the clients have been told already. */
+static void show_events(FfDriver *d)
+{
+    ff_driver_filter(d, d->inner_begun ? 0 : FF_FILTER_SETUP_EVENTS);
+}
+
 static void migrate(FfCall *call, char *uri)
 {
     JsonObject *args = json_object_new();
 
-    /* The migration's events are QEMU's, and so is the guest's run state. */
-    ff_driver_filter(call->driver, 0);
+    show_events(call->driver);
     json_object_set_string_member(args, "uri", uri);
     g_free(uri);
     ff_call_inner(call, "migrate", args, started);
