@@ -118,8 +118,9 @@ move() {
     is "running domains at $from" "$(virsh_on "$from" list --name)" ""
 }
 
+# By the program, not by its arguments: a path in them may have any of these words.
 processes_of() {
-    on "$1" ps -eo pid=,comm=,args= | grep -E 'farfault|qemu-system' | grep -v grep || true
+    on "$1" ps -eo pid=,comm=,args= | awk '$2 ~ /^(farfault|qemu-system)/' || true
 }
 
 # What a host has besides libvirt's own: files, sockets, folders, network interfaces.
