@@ -56,6 +56,7 @@ static void test_pause(void)
     int64_t begin = g_get_monotonic_time();
 
     qmp_expect(d, "RESUME");
+    qmp_expect_migration(s, "postcopy-active"); /* said when the grant is out: perhaps later */
     qmp_ok(s, "migrate-pause", NULL);
     qmp_expect_migration(s, "postcopy-paused");
     qmp_expect_migration(d, "postcopy-paused");
