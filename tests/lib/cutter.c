@@ -85,6 +85,7 @@ static void stop_passing(Cutter *c)
     }
     if (g_atomic_int_get(&c->once)) {
         g_atomic_int_set(&c->type, 0);
+        g_atomic_int_set(&c->also, 0);
     }
     if (g_atomic_int_get(&c->leaves)) {
         g_cancellable_cancel(c->cancel);
@@ -138,7 +139,8 @@ static void pump_frames(Pump *p)
     while (!here && move_bytes(p, &f, sizeof(f), false)) {
         decoded = f;
         g_assert_cmpint(ff_frame_decode(&decoded, &why), ==, 0);
-        here = decoded.type == g_atomic_int_get(&p->c->type);
+        here = decoded.type == g_atomic_int_get(&p->c->type) ||
+               decoded.type == g_atomic_int_get(&p->c->also);
         if (decoded.type == g_atomic_int_get(&p->c->late)) {
             let_others_end(p->c);
         }

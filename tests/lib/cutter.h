@@ -24,6 +24,7 @@ typedef struct {
     int64_t left;   /* lock; of it */
     /* Atomic; set by the test, observer: the pumps. */
     gint type;        /* if not 0: cuts at the first frame of this FfFrameType */
+    gint also;        /* ... or of this one, whichever comes first */
     gint after;       /* ... when it has passed, not before */
     gint once;        /* ... and passes everything on connections that come afterwards */
     gint leaves;      /* ... and nobody listens there any more */
