@@ -407,7 +407,7 @@ static const struct {
     {"c", false, true},
     {"s/", false, true},
     {"info status", false, true},
-    {"dump-guest-memory /x", false, true},
+    {"dump-guest-memory /dev/null/x", false, true},
     {"migrates", false, false},
     {"info migrated", false, false},
     {"cont_", false, false},

@@ -46,6 +46,11 @@ static gpointer touch_in_turn(Side *s, unsigned index)
     return GSIZE_TO_POINTER(bad);
 }
 
+static char *local_path(void)
+{
+    return g_strdup_printf("%s/ff-test-%d.sock", g_get_tmp_dir(), getpid());
+}
+
 static void start_pair(Side *s, Side *d, Transport t)
 {
     if (t == BY_SOCKETPAIR) {
@@ -55,7 +60,8 @@ static void start_pair(Side *s, Side *d, Transport t)
         side_start(s, NULL, sv[0]);
         return;
     }
-    g_autofree char *path = g_strdup_printf("unix:%s/ff-test-%d.sock", g_get_tmp_dir(), getpid());
+    g_autofree char *local = local_path();
+    g_autofree char *path = g_strconcat("unix:", local, NULL);
     side_start(d, t == BY_TCP ? "tcp:127.0.0.1:0" : t == BY_TCP6 ? "tcp:[::1]:0" : path, -1);
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
     side_start(s, info->socket_address, -1);
@@ -581,5 +587,9 @@ int main(int argc, char **argv)
     g_test_add_func("/migration/cancel/stop", test_cancel_stop);
     g_test_add_func("/migration/give/stop", test_give_stop);
     g_test_add_func("/migration/paused", test_paused);
-    return g_test_run();
+    int rc = g_test_run();
+    g_autofree char *path = local_path();
+
+    unlink(path); /* a driver that listens does this */
+    return rc;
 }
