@@ -52,6 +52,25 @@ static void print_waits(FILE *out, JsonObject *half)
     }
 }
 
+/* Neither side can see whether the other one's QEMU has ended: all that it saw is the end of a
+ * connection. */
+static void print_stake(FILE *out, JsonObject *half, bool source)
+{
+    gint64 missing =
+        ff_json_int(half, "pages-total", 0) - ff_json_int(half, "pages-destination", 0);
+
+    if (source) {
+        ff_report_row(out, "at stake",
+                      "nothing while the destination's QEMU lives. If it has ended after it ran "
+                      "the guest, what the guest did there is gone");
+    } else if (missing > 0) {
+        ff_report_row(out, "at stake",
+                      "%" G_GINT64_FORMAT " pages are still at the source. While its QEMU lives "
+                      "nothing is lost; if it has ended, they are lost, and the guest with them",
+                      missing);
+    }
+}
+
 static void next_at_source(FILE *out, JsonObject *half)
 {
     const char *peer = ff_json_string(half, "peer");
@@ -116,6 +135,7 @@ void ff_half_print(FILE *out, JsonObject *info)
     if (strcmp(status, "postcopy-paused")) {
         return;
     }
+    print_stake(out, half, source);
     if (source) {
         next_at_source(out, half);
     } else {

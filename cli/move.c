@@ -270,6 +270,23 @@ static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError
     finish(m, FF_OUTCOME_FAILED, reason);
 }
 
+static void finish_paused(Move *m)
+{
+    g_autofree char *reason =
+        m->dst_gone
+            ? g_strdup_printf(
+                  "the connection broke after the switch, and the destination's monitor "
+                  "is closed: if its QEMU has ended, what the guest did there is lost, "
+                  "and the source does not run it; farfault status %s",
+                  m->o->source)
+            : g_strdup_printf("the connection broke after the switch; the source's QEMU lives: "
+                              "migrate-recover at the destination, then migrate with resume=true "
+                              "at the source (farfault status %s)",
+                              m->o->destination);
+
+    finish(m, FF_OUTCOME_PAUSED, reason);
+}
+
 static void source_status(Move *m, const char *status)
 {
     if (!strcmp(status, "postcopy-active")) {
@@ -289,10 +306,23 @@ static void source_status(Move *m, const char *status)
     } else if (!strcmp(status, "failed")) {
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m);
     } else if (!strcmp(status, "postcopy-paused")) {
-        finish(m, FF_OUTCOME_PAUSED,
-               "the connection broke after the switch; both sides keep the guest's memory: "
-               "migrate-recover at the destination, then migrate with resume=true at the source");
+        finish_paused(m);
     }
+}
+
+/* The source's monitor is closed: it can tell no more, and its QEMU may have ended. */
+static void leave_source(Move *m, const char *why)
+{
+    if (!is_there(m) || m->dst_gone) {
+        leave(m, why);
+        return;
+    }
+    g_autofree char *reason = g_strdup_printf(
+        "%s. The guest has been switched: if the source's QEMU has ended, the pages that are still "
+        "there are lost. Look at the destination: farfault status %s",
+        why, m->o->destination);
+
+    finish(m, FF_OUTCOME_LEFT, reason);
 }
 
 static void on_source(JsonObject *event, const GError *error, void *opaque)
@@ -303,7 +333,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
 
     if (!event) {
         if (!m->src_completed) {
-            leave(m, error->message); /* the migration may go on, whoever has closed it */
+            leave_source(m, error->message); /* the migration may go on, whoever has closed it */
         }
         return;
     }

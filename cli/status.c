@@ -57,8 +57,7 @@ static const char *migration_words(const char *status)
         {"device", "moves the device state"},
         {"postcopy-active", "runs by postcopy: the guest has been switched over, and its memory "
                             "follows"},
-        {"postcopy-paused",
-         "is paused after the switch: the connection broke, and nothing is lost"},
+        {"postcopy-paused", "is paused after the switch: the connection broke"},
         {"postcopy-recover", "is recovering after a pause"},
         {"completed", "completed"},
         {"failed", "failed"},

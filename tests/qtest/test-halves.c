@@ -406,10 +406,43 @@ static void test_stopped(void)
     halves_end(&s, &d, dir);
 }
 
+/* Nobody at the destination can know that the pages which it lacks are gone. It does not say that
+ * nothing is lost. */
+static void test_source_killed(void)
+{
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+    g_autofree char *uri = migrate_slowly(&s, &d);
+    qmp_expect_migration(s.q, "active");
+    qmp_ok(s.q, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(d.q, "postcopy-active");
+    await(&d, is_on_its_way);
+    vm_kill(s.vm);
+    qmp_expect_migration(d.q, "postcopy-paused");
+
+    g_assert_cmpint(FARFAULT(&text, NULL, "status", d.monitor), ==, 0);
+    expect_text(text, "pages are still at the source. While its QEMU lives nothing is lost; if it "
+                      "has ended, they are lost");
+    g_assert_null(strstr(text, "the connection broke, and nothing is lost"));
+    vm_kill(d.vm); /* its vCPU waits for a page for ever */
+    g_unlink(d.monitor);
+    g_unlink(s.monitor);
+    halves_end(&s, &d, dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/halves/status-and-dump", test_halves);
+    g_test_add_func("/halves/source-killed", test_source_killed);
     g_test_add_func("/halves/granted", test_granted);
     g_test_add_func("/halves/stopped", test_stopped);
     return g_test_run();

@@ -376,6 +376,18 @@ static const EndRow ends[] = {
      {RETURN(1), RETURN(2)},
      FF_OUTCOME_LEFT,
      "may go on"},
+    {"source-closed/postcopy",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active"), RETURN(4)},
+     {RETURN(1), RETURN(2), RETURN(3), RETURN(4)},
+     FF_OUTCOME_LEFT,
+     "are lost. Look at the destination: farfault status other"},
+    {"paused",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("postcopy-paused"), RETURN(4)},
+     {RETURN(1), RETURN(2), RETURN(3), RETURN(4)},
+     FF_OUTCOME_PAUSED,
+     "the connection broke after the switch"},
     {"source-closed/completed",
      FF_MOVE_NOW,
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed")},
@@ -401,7 +413,7 @@ static void test_end(gconstpointer data)
     monitor_start(&s, GREETING, row->source, false);
     monitor_start(&d, GREETING, row->destination, false);
     FfMoveOptions options = {
-        .source = "sock", .destination = "sock", .mode = row->mode, .no_cont = true};
+        .source = "sock", .destination = "other", .mode = row->mode, .no_cont = true};
     FfMoveEnds both = {.src = s.qmp, .dst = d.qmp, .uri = "tcp:x:1"};
     bool started = ff_move_run(&options, &both, progress, &result, &error);
     g_assert_cmpint(started, ==, !row->refused);
