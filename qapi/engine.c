@@ -73,6 +73,10 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
         }
         return;
     }
+    if (header->type == FF_LINK_PING) {
+        ff_link_send(link, FF_LINK_PONG, 0, header->seq, NULL, 0, NULL, 0);
+        return;
+    }
     if (header->n_fds) {
         fd = fds[0];
         fds[0] = -1;

@@ -4,18 +4,21 @@
  * let go when it says IDLE, started again when it dies in the middle of something.
  *
  * What the engine may ask for is small (link.h) and every request is checked: the engine talks
- * to the network. It is killed when QEMU ends, and when its link has ended: it may live on behind a
- * broken one, and no other is started before it is dead, as two would act on one guest. One thread;
- * no locks.
+ * to the network. It is killed when QEMU ends, when its link has ended (it may live on behind a
+ * broken one) and when it hangs (ping.c). No other is started before its pidfd says that it is
+ * dead, as two would act on one guest; and none runs that has no pidfd.
  *
- * System calls: execve, waitid, wait4, pidfd_open, pidfd_send_signal, vfork.
+ * While anything is at stake there is no last start (restart.c says when the next one is). A
+ * command that finds no engine starts one, or waits a moment for it (waiting.c).
+ *
+ * One thread; no locks.
+ *
+ * System calls: execve, kill, waitid, wait4, pidfd_open, pidfd_send_signal, vfork.
  */
-#include "relay/relay.h"
+#include "relay/engine.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glib-unix.h>
-#include <json-glib/json-glib.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -24,29 +27,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_CRASHES 5 /* without an answered command in between */
-#define END_MS 4000   /* how long an engine may take to end when QEMU has ended */
-#define MAX_HELD 64
-/* How long a command waits for the end of an engine that was killed. */
-#define KILLED_MS 1000
+#include "fault/fault.h"
+
+#define END_MS 4000 /* how long an engine may take to end when QEMU has ended */
+/* One that was killed is dead by then, but where the kernel holds it. */
+#define DEAD_US G_USEC_PER_SEC
 
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
-#define DIED_TOO_OFTEN                                                                             \
-    "the migration engine ended unexpectedly five times; it is not started again: see the log of " \
-    "QEMU"
 
-struct FfEngine {
-    FfLink *link; /* NULL: none runs, or it was let go */
-    int pidfd;    /* of the current one; -1: none, or it was let go. Its watch closes it */
-    int dying;    /* of one that was killed and is not dead yet; -1: none. As above */
-    bool again;   /* another one is to be started when it is dead */
-    unsigned restarts, crashes;
-    uint32_t incoming_seq; /* of START_INCOMING until it is answered */
-    bool incoming_sent;
-    bool told_absent;
-};
-
-static bool engine_start(FfRelay *relay);
+static void look(FfRelay *relay);
 
 /* --- the process --- */
 
@@ -59,157 +48,35 @@ static gboolean engine_reap(gint pidfd, GIOCondition condition, gpointer data)
     waitid(P_PIDFD, pidfd, &info, WEXITED);
     close(pidfd);
     if (engine->pidfd == pidfd) {
-        engine->pidfd = -1;
+        engine->pidfd = -1; /* the end of its link follows */
     }
-    if (engine->dying == pidfd) {
-        engine->dying = -1;
-        if (engine->again && !engine->link && !ff_guest_has_ended(relay)) {
-            engine_start(relay);
-        }
+    if (engine->ending == pidfd) {
+        engine->ending = -1;
+        look(relay);
     }
     return G_SOURCE_REMOVE;
 }
 
-/* --- INIT --- */
-
-static void add_text(JsonBuilder *b, const char *name, const char *text)
+/* Its pidfd is watched until it says that it is dead. */
+static void let_go(FfEngine *engine)
 {
-    json_builder_set_member_name(b, name);
-    if (text) {
-        json_builder_add_string_value(b, text);
-    } else {
-        json_builder_add_null_value(b);
+    if (engine->pidfd >= 0) {
+        engine->ending = engine->pidfd;
+        engine->ending_since = g_get_monotonic_time();
+        engine->pidfd = -1;
     }
 }
 
-static void add_int(JsonBuilder *b, const char *name, gint64 value)
+static void kill_ending(FfEngine *engine)
 {
-    json_builder_set_member_name(b, name);
-    json_builder_add_int_value(b, value);
-}
-
-static void add_bool(JsonBuilder *b, const char *name, bool value)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_boolean_value(b, value);
-}
-
-static void add_fd(JsonBuilder *b, GArray *fds, const char *name, int fd)
-{
-    if (fd >= 0) {
-        json_builder_add_string_value(b, name);
-        g_array_append_val(fds, fd);
+    if (engine->ending >= 0) {
+        /* It is of our user; and if the kernel forbids it all the same, its link has ended. */
+        (void)FF_FAULT_STEP("kill-engine",
+                            pidfd_send_signal(engine->ending, SIGKILL, NULL, 0) == 0);
     }
-}
-
-static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
-{
-    const FfGuest *guest = &relay->guest;
-
-    json_builder_set_member_name(b, "fds");
-    json_builder_begin_array(b);
-    add_fd(b, fds, "state", relay->state_fd);
-    add_fd(b, fds, "qemu-monitor", relay->plan->qemu_monitor);
-    add_fd(b, fds, "pidfd", guest->pidfd);
-    add_fd(b, fds, "pagemap", guest->pagemap);
-    add_fd(b, fds, "maps", guest->maps);
-    add_fd(b, fds, "mem", guest->mem);
-    for (unsigned i = 0; i < guest->n_uffds; i++) {
-        g_autofree char *name = g_strdup_printf("uffd:%u", i);
-
-        add_fd(b, fds, name, guest->uffds[i]);
-    }
-    for (guint i = 0; i < relay->held->len; i++) {
-        const FfHeld *held = relay->held->pdata[i];
-
-        add_fd(b, fds, held->name, held->fd);
-    }
-    json_builder_end_array(b);
-}
-
-static char *init_text(FfRelay *relay, GArray *fds)
-{
-    static const char *const policies[] = {"auto", "always", "never"};
-    const FfRelayPlan *plan = relay->plan;
-    g_autoptr(JsonBuilder) b = json_builder_new();
-    g_autoptr(JsonNode) root = NULL;
-
-    json_builder_begin_object(b);
-    add_int(b, "engine-restarts", relay->engine->restarts);
-    add_text(b, "policy", policies[plan->policy]);
-    add_bool(b, "start-paused", plan->start_paused);
-    add_text(b, "incoming", plan->incoming);
-    add_bool(b, "incoming-taken", plan->incoming_taken);
-    add_text(b, "engine-refused", plan->engine_refused);
-    add_text(b, "uffd-error", relay->guest.uffd_error);
-    add_text(b, "name", plan->name);
-    add_int(b, "qemu-pid", relay->guest.pid);
-    json_builder_set_member_name(b, "monitors");
-    json_builder_begin_array(b);
-    for (guint i = 0; i < plan->monitors->len; i++) {
-        json_builder_begin_object(b);
-        add_text(b, "id", ((FfRelayMonitor *)plan->monitors->pdata[i])->id);
-        json_builder_end_object(b);
-    }
-    json_builder_end_array(b);
-    init_fds(relay, b, fds);
-    json_builder_set_member_name(b, "held");
-    json_builder_begin_array(b);
-    for (guint i = 0; i < relay->held->len; i++) {
-        json_builder_add_value(b, json_from_string(((FfHeld *)relay->held->pdata[i])->json, NULL));
-    }
-    json_builder_end_array(b);
-    json_builder_end_object(b);
-    root = json_builder_get_root(b);
-    return json_to_string(root, FALSE);
 }
 
 /* --- requests of the engine --- */
-
-static void held_free(void *data)
-{
-    FfHeld *held = data;
-
-    close(held->fd);
-    g_free(held->name);
-    g_free(held->json);
-    g_free(held);
-}
-
-static void drop_held(FfRelay *relay, const char *name)
-{
-    for (guint i = 0; i < relay->held->len; i++) {
-        if (!strcmp(((FfHeld *)relay->held->pdata[i])->name, name)) {
-            g_ptr_array_remove_index(relay->held, i);
-            return;
-        }
-    }
-}
-
-static void hold(FfRelay *relay, char *json, int *fds, unsigned n_fds)
-{
-    g_autofree char *text = json;
-    g_autoptr(JsonNode) node = json_from_string(text, NULL);
-    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-    const char *name = o ? json_object_get_string_member_with_default(o, "name", NULL) : NULL;
-    FfHeld *held;
-
-    if (!name || n_fds != 1) {
-        ff_relay_log(relay, "the engine's HOLD needs a name and one fd");
-        return;
-    }
-    drop_held(relay, name);
-    if (relay->held->len >= MAX_HELD + relay->plan->ram->len) {
-        ff_relay_log(relay, "the engine's HOLD of '%s': too many fds are held", name);
-        return;
-    }
-    held = g_new0(FfHeld, 1);
-    held->name = g_strdup(name);
-    held->json = g_steal_pointer(&text);
-    held->fd = fds[0];
-    fds[0] = -1;
-    g_ptr_array_add(relay->held, held);
-}
 
 static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name)
 {
@@ -229,15 +96,20 @@ static void inject(FfRelay *relay, const FfLinkHeader *header, GBytes *command)
     }
 }
 
-static void incoming_done(FfRelay *relay)
+static void clients_go(FfRelay *relay)
 {
-    relay->engine->incoming_seq = 0;
     if (relay->clients_wait) {
         relay->clients_wait = false;
         for (guint i = 0; i < relay->monitors->len; i++) {
             ff_monitor_go(relay->monitors->pdata[i]);
         }
     }
+}
+
+static void incoming_done(FfRelay *relay)
+{
+    relay->engine->incoming_seq = 0;
+    clients_go(relay);
 }
 
 static bool pending(const FfRelay *relay)
@@ -262,8 +134,10 @@ static void set_filters(FfRelay *relay, unsigned filters)
 static void idle(FfRelay *relay)
 {
     if (!pending(relay)) {
+        ff_ping_end(relay);
         g_clear_pointer(&relay->engine->link, ff_link_free);
-        relay->engine->pidfd = -1; /* the watch that reaps it owns it */
+        let_go(relay->engine);
+        ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
     }
 }
@@ -272,7 +146,6 @@ static void answer(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
 {
     FfMonitor *mon = relay->monitors->pdata[header->mon];
 
-    relay->engine->crashes = 0;
     if (header->type == FF_LINK_REPLY) {
         ff_monitor_reply(mon, header->seq, payload);
     } else {
@@ -332,17 +205,20 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         inject(relay, header, payload);
         break;
     case FF_LINK_HOLD:
-        hold(relay, g_strndup(data, len), fds, header->n_fds);
+        ff_held_add(relay, g_strndup(data, len), fds, header->n_fds);
         break;
     case FF_LINK_DROP:
         text = g_strndup(data, len);
-        drop_held(relay, text);
+        ff_held_drop(relay, text);
         break;
     case FF_LINK_IDLE:
         idle(relay);
         break;
     case FF_LINK_SYNC:
         ff_link_send(relay->engine->link, FF_LINK_SYNCED, 0, header->seq, NULL, 0, NULL, 0);
+        break;
+    case FF_LINK_PONG:
+        ff_ping_answered(relay, header->seq);
         break;
     case FF_LINK_KILL_QEMU:
         text = g_strndup(data, len);
@@ -354,28 +230,6 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
 }
 
 /* --- its death --- */
-
-/* Whether it has ended by itself is not known: what ended is its link. */
-static void make_sure(FfEngine *engine)
-{
-    if (engine->pidfd >= 0) {
-        pidfd_send_signal(engine->pidfd, SIGKILL, NULL, 0);
-        engine->dying = engine->pidfd;
-        engine->pidfd = -1;
-    }
-}
-
-/* FALSE: the one before still lives, which takes a kernel that hangs. */
-static bool is_dead(FfEngine *engine)
-{
-    struct pollfd pfd = {engine->dying, POLLIN, 0};
-
-    if (engine->dying >= 0 && poll(&pfd, 1, KILLED_MS) <= 0) {
-        return false;
-    }
-    engine->dying = -1;
-    return true;
-}
 
 static unsigned filters_of_state(const FfRelay *relay)
 {
@@ -407,40 +261,58 @@ static bool must_listen(const FfRelay *relay)
     return relay->plan->incoming_taken && (flags & FF_DRIVER_LISTENS || unheard);
 }
 
-static void closed(FfLink *link, const GError *error, void *opaque)
+/* Somebody needs an engine, whether or not a client has a command for it. */
+static bool at_stake(const FfRelay *relay)
 {
-    FfRelay *relay = opaque;
-    FfEngine *engine = relay->engine;
-    const char *desc = DIED;
+    return ff_engine_is_needed(relay) || relay->engine->incoming_seq || must_listen(relay);
+}
 
+static void want(FfRelay *relay, gint64 when)
+{
+    relay->engine->due = MIN(relay->engine->due, when);
+    look(relay);
+}
+
+/* WHY it ended. What ended may be its link alone: so it is killed, and is not dead before its pidfd
+ * says so. */
+static void lost(FfRelay *relay, const char *why)
+{
+    FfEngine *engine = relay->engine;
+
+    ff_ping_end(relay);
     ff_link_free(g_steal_pointer(&engine->link));
+    let_go(engine);
     if (ff_guest_has_ended(relay)) {
-        engine->pidfd = -1;
         return; /* the engine has seen it, too */
     }
-    make_sure(engine);
+    kill_ending(engine);
     engine->restarts++;
-    engine->crashes++;
-    ff_relay_log(relay, "the migration engine ended unexpectedly%s%s", error ? ": " : "",
-                 error ? error->message : "");
+    gint64 now = g_get_monotonic_time(), next = ff_restart_failed(&engine->restart, now, true);
+    ff_relay_log(relay, "the migration engine ended unexpectedly%s%s", why ? ": " : "",
+                 why ? why : "");
     set_filters(relay, filters_of_state(relay));
-    if (engine->crashes >= MAX_CRASHES) {
-        desc = DIED_TOO_OFTEN;
-        incoming_done(relay);
-    } else if (ff_engine_is_needed(relay) || engine->incoming_seq || must_listen(relay)) {
+    clients_go(relay);
+    if (at_stake(relay)) {
         engine->incoming_sent = engine->incoming_sent && !engine->incoming_seq &&
                                 (ff_engine_is_needed(relay) || !must_listen(relay));
-        engine->again = engine->dying >= 0;
-        if (!engine->again) {
-            engine_start(relay);
-        }
+        want(relay, next);
     }
     for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_engine_lost(relay->monitors->pdata[i], desc);
+        ff_monitor_engine_lost(relay->monitors->pdata[i], next > now ? NULL : DIED);
     }
     for (guint i = 0; i < relay->monitors->len; i++) {
         ff_monitor_pump(relay->monitors->pdata[i]);
     }
+}
+
+static void closed(FfLink *link, const GError *error, void *opaque)
+{
+    lost(opaque, error ? error->message : NULL);
+}
+
+void ff_engine_hung(FfRelay *relay, const char *why)
+{
+    lost(relay, why);
 }
 
 static const FfLinkOps link_ops = {frame, closed};
@@ -460,87 +332,227 @@ static void send_incoming(FfRelay *relay)
     }
 }
 
-static void engine_watch(FfRelay *relay, pid_t pid)
+/* 0: its end will be known. Else (-errno) it is killed, and counts as alive until it is reaped. */
+static int engine_watch(FfRelay *relay, pid_t pid)
 {
     FfEngine *engine = relay->engine;
     GSource *source;
 
     /* The child is not reaped yet, so the pid is its own. */
-    engine->pidfd = pidfd_open(pid, 0);
+    engine->pidfd = FF_FAULT_CALL("pidfd-open", pidfd_open(pid, 0));
     if (engine->pidfd < 0) {
-        return;
+        int ret = -errno;
+
+        kill(pid, SIGKILL);
+        engine->unwatched = pid;
+        return ret;
     }
     source = g_unix_fd_source_new(engine->pidfd, G_IO_IN);
     g_source_set_callback(source, G_SOURCE_FUNC(engine_reap), relay, NULL);
     g_source_attach(source, NULL);
     g_source_unref(source);
+    return 0;
 }
 
-static bool engine_start(FfRelay *relay)
+/* FALSE: one that was killed by its pid is not dead yet. Nothing tells the moment; it has not been
+ * given anything to act on, and the next start asks again. */
+static bool reap_unwatched(FfEngine *engine)
+{
+    if (engine->unwatched && waitpid(engine->unwatched, NULL, WNOHANG) == 0) {
+        return false;
+    }
+    engine->unwatched = 0;
+    return true;
+}
+
+/* Returns the process, watched, with our end of its link in *LINK; or -errno. */
+static int spawn(FfRelay *relay, int *link)
+{
+    int sv[2], pid, ret;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
+        return -errno;
+    }
+    pid = ff_engine_spawn(relay, sv[1]);
+    close(sv[1]);
+    ret = pid < 0 ? pid : engine_watch(relay, pid);
+    if (ret < 0) {
+        close(sv[0]);
+        return ret;
+    }
+    *link = sv[0];
+    return 0;
+}
+
+/* 0 or -errno: there is none then. */
+static int start_once(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
     g_autofree char *init = NULL;
-    int sv[2], pid, ret;
+    int link = -1, ret;
 
-    engine->again = false;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
-        pid = -errno;
-    } else {
-        pid = ff_engine_spawn(relay, sv[1]);
-        close(sv[1]);
-        if (pid < 0) {
-            close(sv[0]);
-        }
+    if (!reap_unwatched(engine)) {
+        return -EBUSY;
     }
-    if (pid < 0) {
-        if (!engine->told_absent) {
-            ff_relay_log(relay,
-                         "the migration engine %s cannot be started (%s): migrations are QEMU's "
-                         "own",
-                         relay->plan->engine, g_strerror(-pid));
-        }
-        engine->told_absent = true;
-        return false;
+    ret = spawn(relay, &link);
+    if (ret < 0) {
+        return ret;
     }
-    engine_watch(relay, pid);
     ff_guest_look(relay);
-    engine->link = ff_link_new(sv[0], NULL, &link_ops, relay);
-    init = init_text(relay, fds);
+    engine->link = ff_link_new(link, NULL, &link_ops, relay);
+    init = ff_held_init(relay, engine->restarts, fds);
     ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
                        fds->len);
     if (ret < 0) {
-        ff_relay_log(relay, "the migration engine cannot be told what it needs: %s",
-                     g_strerror(-ret));
-        g_clear_pointer(&engine->link, ff_link_free); /* it ends at the link's end */
-        return false;
+        g_clear_pointer(&engine->link, ff_link_free);
+        let_go(engine);
+        kill_ending(engine);
+        return ret;
     }
     send_incoming(relay);
-    return true;
+    ff_waiting_send(relay);
+    ff_ping_start(relay);
+    return 0;
 }
 
-FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq, const char *json,
-                                 const char **desc)
+/* RC: why. Where nothing is under way QEMU is as the client left it, and does without. */
+static void not_started(FfRelay *relay, int rc)
+{
+    FfEngine *engine = relay->engine;
+    gint64 next = ff_restart_failed(&engine->restart, g_get_monotonic_time(), false);
+    bool again = at_stake(relay);
+
+    g_free(engine->absence);
+    engine->absence = g_strdup(g_strerror(-rc));
+    if (!engine->told_absent) {
+        ff_relay_log(relay, "the migration engine %s cannot be started (%s): %s",
+                     relay->plan->engine, engine->absence,
+                     again ? "it is tried again" : "migrations are QEMU's own");
+    }
+    engine->told_absent = true;
+    clients_go(relay);
+    if (again) {
+        want(relay, next);
+    } else {
+        ff_waiting_pass(relay);
+    }
+}
+
+static void stop_timer(FfEngine *engine)
+{
+    if (engine->timer) {
+        g_source_destroy(engine->timer);
+        g_clear_pointer(&engine->timer, g_source_unref);
+    }
+}
+
+/* FALSE: it is not there; what waits for it has been seen to. */
+static bool start(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
 
-    if (!engine->link && engine->crashes >= MAX_CRASHES) {
-        *desc = DIED_TOO_OFTEN;
-        return FF_ENGINE_BROKEN;
+    stop_timer(engine);
+    engine->due = G_MAXINT64;
+    ff_restart_started(&engine->restart, g_get_monotonic_time());
+    int rc = start_once(relay);
+    if (rc < 0) {
+        not_started(relay, rc);
+        return false;
     }
-    if (!engine->link && !is_dead(engine)) {
-        *desc = DIED;
-        return FF_ENGINE_BROKEN;
+    g_clear_pointer(&engine->absence, g_free);
+    engine->told_absent = false;
+    return true;
+}
+
+static gboolean is_due(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    g_clear_pointer(&relay->engine->timer, g_source_unref);
+    look(relay);
+    return G_SOURCE_REMOVE;
+}
+
+/* Starts one that is wanted as soon as that may be. */
+static void look(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+    gint64 now = g_get_monotonic_time();
+
+    stop_timer(engine);
+    if (engine->link || engine->ending >= 0 || engine->due == G_MAXINT64 ||
+        ff_guest_has_ended(relay)) {
+        return;
     }
-    if (!engine->link && !engine_start(relay)) {
-        *desc = "the migration engine cannot be started: see the log of QEMU";
-        return ff_engine_is_needed(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
+    if (engine->due <= now) {
+        start(relay);
+        return;
     }
-    if (ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0) ==
-        -EMSGSIZE) {
+    engine->timer = g_timeout_source_new((engine->due - now + 999) / 1000);
+    g_source_set_callback(engine->timer, is_due, relay, NULL);
+    g_source_attach(engine->timer, NULL);
+}
+
+/* --- what the other parts of the relay ask for --- */
+
+const char *ff_engine_absence(FfRelay *relay)
+{
+    static char text[256];
+    FfEngine *engine = relay->engine;
+    gint64 left = MAX(engine->due - g_get_monotonic_time(), 1);
+    g_autofree char *next =
+        engine->due == G_MAXINT64
+            ? g_strdup("repeat the command")
+            : g_strdup_printf("it is started again in %u s, or at once for a command",
+                              (unsigned)((left + G_USEC_PER_SEC - 1) / G_USEC_PER_SEC));
+
+    if (engine->ending >= 0 && engine->ending_since + DEAD_US < g_get_monotonic_time()) {
+        return "the migration engine was killed and has not ended yet, as the kernel holds it: it "
+               "is started again when it has; repeat the command then";
+    }
+    if (engine->absence) {
+        g_snprintf(text, sizeof(text), "the migration engine cannot be started (%s): %s",
+                   engine->absence, next);
+    } else {
+        g_snprintf(text, sizeof(text), "the migration engine ends unexpectedly again and again: %s",
+                   next);
+    }
+    return text;
+}
+
+/* A client may ask all the time. */
+static bool acts(const FfQmpCommand *command)
+{
+    return !g_str_has_prefix(command->name, "query-");
+}
+
+FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
+                                 const FfQmpCommand *command, const char **desc)
+{
+    FfEngine *engine = relay->engine;
+    const char *json = command->json->str;
+
+    if (command->json->len > FF_LINK_MAX_PAYLOAD) {
         *desc = "the command is too long";
         return FF_ENGINE_BROKEN;
     }
+    if (!engine->link) {
+        gint64 now = g_get_monotonic_time();
+        gint64 when = ff_restart_hurry(&engine->restart, now, acts(command));
+
+        kill_ending(engine); /* it was let go, and needs nothing any more */
+        if (engine->ending >= 0 || when > now) {
+            ff_waiting_add(relay, mon, seq, json);
+            want(relay, when);
+            return FF_ENGINE_SENT;
+        }
+        if (!start(relay)) {
+            *desc = ff_engine_absence(relay);
+            return at_stake(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
+        }
+    }
+    ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0);
     return FF_ENGINE_SENT; /* a dead link is reported by closed(), which answers */
 }
 
@@ -561,18 +573,19 @@ void ff_engine_inject_reply(FfRelay *relay, unsigned mon, uint32_t seq, const ch
 
 void ff_engine_client_gone(FfRelay *relay, unsigned mon)
 {
-    if (relay->engine && relay->engine->link) {
+    if (!relay->engine) {
+        return;
+    }
+    ff_waiting_drop(relay, mon);
+    if (relay->engine->link) {
         ff_link_send(relay->engine->link, FF_LINK_CLIENT_GONE, mon, 0, NULL, 0, NULL, 0);
     }
 }
 
 void ff_engine_start_incoming(FfRelay *relay)
 {
-    FfEngine *engine = relay->engine;
-
-    if (!engine->link && !(is_dead(engine) && engine_start(relay))) {
-        ff_relay_log(relay, "incoming migration %s: nobody listens", relay->plan->incoming);
-        incoming_done(relay);
+    if (!relay->engine->link) {
+        want(relay, g_get_monotonic_time());
     }
 }
 
@@ -587,25 +600,26 @@ void ff_engine_take_over(FfRelay *relay)
     set_filters(relay, filters_of_state(relay));
     relay->engine->incoming_sent = !ff_engine_listens_first(relay);
     if (ff_engine_is_needed(relay)) {
-        engine_start(relay);
+        want(relay, g_get_monotonic_time());
     }
 }
 
 void ff_engine_end(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
-    struct pollfd pfd = {engine->pidfd, POLLIN, 0};
 
-    if (!engine->link) {
-        return;
-    }
+    stop_timer(engine);
+    ff_waiting_end(relay);
+    ff_ping_end(relay);
     g_clear_pointer(&engine->link, ff_link_free);
-    if (engine->pidfd < 0) {
+    let_go(engine);
+    if (engine->ending < 0) {
         return; /* it has ended already */
     }
-    pidfd_send_signal(engine->pidfd, SIGTERM, NULL, 0);
+    struct pollfd pfd = {engine->ending, POLLIN, 0};
+    pidfd_send_signal(engine->ending, SIGTERM, NULL, 0);
     if (poll(&pfd, 1, END_MS) <= 0) {
-        pidfd_send_signal(engine->pidfd, SIGKILL, NULL, 0);
+        pidfd_send_signal(engine->ending, SIGKILL, NULL, 0);
     }
 }
 
@@ -613,32 +627,10 @@ FfEngine *ff_engine_new(FfRelay *relay)
 {
     FfEngine *engine = g_new0(FfEngine, 1);
 
-    engine->pidfd = engine->dying = -1;
+    engine->pidfd = engine->ending = -1;
+    engine->due = G_MAXINT64;
+    g_queue_init(&engine->waiting);
     ff_engine_keep_program(relay);
-    relay->held = g_ptr_array_new_with_free_func(held_free);
-    for (guint i = 0; i < relay->plan->ram->len; i++) {
-        const FfRelayRam *ram = relay->plan->ram->pdata[i];
-        g_autoptr(JsonBuilder) b = json_builder_new();
-        g_autoptr(JsonNode) root = NULL;
-        FfHeld *held = g_new0(FfHeld, 1);
-
-        held->name = g_strdup_printf("ram:%s", ram->id);
-        held->fd = ram->fd;
-        json_builder_begin_object(b);
-        add_text(b, "name", held->name);
-        add_int(b, "size", ram->size);
-        add_int(b, "page-size", ram->page_size);
-        json_builder_end_object(b);
-        root = json_builder_get_root(b);
-        held->json = json_to_string(root, FALSE);
-        g_ptr_array_add(relay->held, held);
-    }
-    for (guint i = 0; i < relay->plan->held->len; i++) {
-        const FfRelayHeld *had = relay->plan->held->pdata[i];
-        FfHeld *held = g_new0(FfHeld, 1);
-
-        *held = (FfHeld){.name = g_strdup(had->name), .json = g_strdup(had->json), .fd = had->fd};
-        g_ptr_array_add(relay->held, held);
-    }
+    ff_held_new(relay);
     return engine;
 }

@@ -34,6 +34,8 @@ typedef enum {
                                QEMU's greeting from the clients, since QEMU, too, listens
                                before it greets */
     FF_LINK_SYNCED,         /* answer to SYNC */
+    FF_LINK_PING,           /* the engine's main loop answers PONG with the same SEQ. An engine that
+                               does not for 30 s is killed, and another one is started */
 
     /* engine -> relay */
     FF_LINK_REPLY = 64, /* the answer to SEQ: one JSON line for the client (no newline) */
@@ -57,6 +59,7 @@ typedef enum {
     FF_LINK_KILL_QEMU,  /* SIGKILL to QEMU by pidfd; payload: why, one line */
     FF_LINK_SYNC,       /* the relay answers SYNCED when what was sent before is in the clients'
                            sockets (or waits for a client that reads nothing) */
+    FF_LINK_PONG,       /* answer to PING */
 } FfLinkType;
 
 enum {

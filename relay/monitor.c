@@ -25,6 +25,7 @@
 #define MAX_TO_QEMU (256 << 10)  /* bytes that QEMU has not read */
 #define MAX_TODO_BYTES (1 << 20) /* of commands that wait for an owned one */
 #define MAX_TODO 64
+#define MAX_LOSSES 3                   /* engines that may die over a command that is asked again */
 #define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
@@ -133,7 +134,7 @@ static void own_item(FfMonitor *mon, FfItem *item)
     const char *desc = NULL;
 
     item->seq = ++mon->relay->last_seq;
-    switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command->json->str, &desc)) {
+    switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command, &desc)) {
     case FF_ENGINE_SENT:
         if (item->command->oob && mon->oob_enabled) {
             g_queue_push_tail(&mon->owned_oob, item);
@@ -503,6 +504,17 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
     ff_monitor_pump(mon);
 }
 
+void ff_monitor_refuse(FfMonitor *mon, uint32_t seq, const char *desc)
+{
+    FfItem *item = take_owned(mon, seq);
+
+    if (item) {
+        reply_error(mon, item, desc);
+        ff_item_free(item);
+        ff_monitor_pump(mon);
+    }
+}
+
 void ff_monitor_event(FfMonitor *mon, GBytes *line)
 {
     gsize len;
@@ -538,11 +550,13 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
         /* Said twice they change nothing, and the new engine knows the answer. (libvirt destroys a
          * guest that came in and whose cont fails.) What another command that does something had
          * done when the engine died, only its user can find out. */
-        if (g_str_has_prefix(item->command->name, "query-") ||
-            !strcmp(item->command->name, "cont") || !strcmp(item->command->name, "stop")) {
+        bool again = g_str_has_prefix(item->command->name, "query-") ||
+                     !strcmp(item->command->name, "cont") || !strcmp(item->command->name, "stop");
+
+        if (again && ++item->losses < MAX_LOSSES) {
             own_item(mon, item);
         } else {
-            reply_error(mon, item, desc);
+            reply_error(mon, item, desc ? desc : ff_engine_absence(mon->relay));
             ff_item_free(item);
         }
     }

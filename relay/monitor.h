@@ -14,7 +14,8 @@ typedef struct {
     FfQmpCommand *command; /* NULL: QEMU's parser will refuse it */
     int *fds;              /* owned */
     unsigned n_fds;
-    uint32_t seq; /* once the engine has it */
+    uint32_t seq;    /* once the engine has it */
+    unsigned losses; /* engines that died over it */
 } FfItem;
 
 /* What QEMU has to answer. */

@@ -25,6 +25,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "net/priority.h"
 
 void ff_relay_log(FfRelay *relay, const char *format, ...)
@@ -190,6 +191,7 @@ int main(int argc, char **argv)
     char *end;
     long fd = argc == 2 ? strtol(argv[1], &end, 10) : -1;
 
+    FF_FAULT_SIDE("relay");
     if (fd < 0 || *end) {
         fprintf(stderr, "farfault-relay: is started by farfault, not by hand\n");
         return 2;

@@ -7,7 +7,7 @@
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
  *   monitor.c   one client monitor: order of commands and replies
  *   accept.c    where a monitor's clients come from
- *   engine.c    the engine's process and its link
+ *   engine.c    the engine's process and its link (with restart.c, waiting.c, held.c, ping.c)
  */
 #ifndef FF_RELAY_RELAY_H
 #define FF_RELAY_RELAY_H
@@ -88,7 +88,9 @@ bool ff_monitor_inject(FfMonitor *mon, uint32_t seq, GBytes *command);
 /* relay->filters have changed. */
 void ff_monitor_filters_changed(FfMonitor *mon);
 bool ff_monitor_has_pending(const FfMonitor *mon);
-/* The engine is gone: what it owed is answered with an error. */
+void ff_monitor_refuse(FfMonitor *mon, uint32_t seq, const char *desc);
+/* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as
+ * ff_engine_absence() says. */
 void ff_monitor_engine_lost(FfMonitor *mon, const char *desc);
 void ff_monitor_pump(FfMonitor *mon); /* goes on with what waits */
 void ff_monitor_end(FfMonitor *mon);
@@ -107,12 +109,12 @@ int ff_engine_spawn(FfRelay *relay, int link);
 /* engine.c */
 FfEngine *ff_engine_new(FfRelay *relay); /* makes relay->held, too */
 typedef enum {
-    FF_ENGINE_SENT,   /* the engine will answer */
+    FF_ENGINE_SENT,   /* the engine will answer, or ff_monitor_pass() or _refuse() come */
     FF_ENGINE_ABSENT, /* it cannot be started, and QEMU is as the client left it */
-    FF_ENGINE_BROKEN, /* it must not be started again; *DESC says why */
+    FF_ENGINE_BROKEN, /* it cannot be had now; *DESC says why, until the next call */
 } FfEngineResult;
-FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq, const char *json,
-                                 const char **desc);
+FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
+                                 const FfQmpCommand *command, const char **desc);
 void ff_engine_inject_reply(FfRelay *relay, unsigned mon, uint32_t seq, const char *reply,
                             size_t len);
 void ff_engine_client_gone(FfRelay *relay, unsigned mon);
@@ -123,6 +125,8 @@ void ff_engine_start_incoming(FfRelay *relay);
 bool ff_engine_listens_first(const FfRelay *relay);
 /* This relay comes after another one: what the state says is under way has an engine again. */
 void ff_engine_take_over(FfRelay *relay);
+/* Why there is no engine, one line for a client. Valid until the next call. */
+const char *ff_engine_absence(FfRelay *relay);
 /* A migration is under way, or what one has done to QEMU is not undone yet. */
 bool ff_engine_is_needed(const FfRelay *relay);
 void ff_engine_end(FfRelay *relay);

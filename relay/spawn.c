@@ -16,6 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 #define LOWEST_FD 10 /* above those that the engine is given by number */
 
 /* A script's interpreter would look for the fd after it is closed. */
@@ -48,6 +50,9 @@ int ff_engine_spawn(FfRelay *relay, int link)
     pid_t pid;
     int ret;
 
+    if (FF_FAULT_CALL("spawn", 0) < 0) {
+        return -errno;
+    }
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);

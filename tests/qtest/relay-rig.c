@@ -190,6 +190,38 @@ static int peer(Rig *rig, RigKind kind)
     return sv[0];
 }
 
+bool rig_has_faults(void)
+{
+#ifdef FF_FAULTS
+    return true;
+#else
+    return false;
+#endif
+}
+
+bool rig_fault_happened(Rig *rig, unsigned i)
+{
+    g_autofree char *path = g_strdup_printf("%s/fault-%u", rig->dir, i);
+
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+static void set_relay_env(const Rig *rig, const RigConfig *config)
+{
+    g_unsetenv("FARFAULT_FAULTS");
+    g_unsetenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
+    if (config->faults) {
+        g_autofree char *faults = g_strdup_printf("%s;%s", rig->dir, config->faults);
+
+        g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    }
+    if (config->hung_ms) {
+        g_autofree char *ms = g_strdup_printf("%u", config->hung_ms);
+
+        g_setenv("FARFAULT_DEBUG_ENGINE_TIMEOUT", ms, TRUE);
+    }
+}
+
 Rig *rig_new(const RigConfig *config)
 {
     static const RigConfig plain = {0};
@@ -208,6 +240,7 @@ Rig *rig_new(const RigConfig *config)
     fcntl(rig->engine_listener, F_SETFD, FD_CLOEXEC);
     engine_path = rig_path(rig, "engine");
     g_setenv("FF_TEST_ENGINE", engine_path, TRUE);
+    set_relay_env(rig, config);
     for (int i = 0; i < RIG_LISTENERS; i++) {
         private[i] = listener(rig, names[i], SOCK_NONBLOCK);
     }
@@ -344,6 +377,11 @@ void rig_free(Rig *rig)
 
         unlink(path);
     }
+    for (unsigned i = 0; rig_fault_happened(rig, i); i++) {
+        g_autofree char *name = g_strdup_printf("fault-%u", i), *path = rig_path(rig, name);
+
+        unlink(path);
+    }
     g_assert_cmpint(rmdir(rig->dir), ==, 0); /* the relay has removed the clients' sockets */
     g_free(rig->dir);
     g_free(rig);
@@ -466,6 +504,13 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
 
+    if (header->type == FF_LINK_PING) {
+        g_free(frame);
+        if (!rig->deaf) {
+            ff_link_send(link, FF_LINK_PONG, 0, header->seq, NULL, 0, NULL, 0);
+        }
+        return;
+    }
     frame->header = *header;
     frame->payload = g_bytes_ref(payload);
     frame->text = g_strndup(data ? data : "", len);
@@ -499,14 +544,16 @@ void rig_frame_free(RigFrame *frame)
     g_free(frame);
 }
 
-static gboolean too_late(gpointer what)
+static gboolean too_late(gpointer rig)
 {
-    test_fail("%s does not come", (const char *)what);
+    g_autofree char *log = rig_log(rig);
+
+    test_fail("a frame, or the link's end, does not come: %s", log);
 }
 
 RigFrame *rig_frame(Rig *rig, FfLinkType type)
 {
-    guint timer = g_timeout_add_seconds(TEST_TIMEOUT, too_late, (gpointer) "a frame");
+    guint timer = g_timeout_add_seconds(TEST_TIMEOUT, too_late, rig);
     RigFrame *frame;
 
     while (g_queue_is_empty(&rig->frames) && !rig->link_closed) {
@@ -521,7 +568,7 @@ RigFrame *rig_frame(Rig *rig, FfLinkType type)
 
 void rig_engine_let_go(Rig *rig)
 {
-    guint timer = g_timeout_add_seconds(TEST_TIMEOUT, too_late, (gpointer) "the link's end");
+    guint timer = g_timeout_add_seconds(TEST_TIMEOUT, too_late, rig);
 
     while (!rig->link_closed) {
         g_main_context_iteration(NULL, TRUE);
@@ -530,6 +577,7 @@ void rig_engine_let_go(Rig *rig)
     engine_forget(rig);
 }
 
+/* -1: there is none. */
 static int receive_fd(int s)
 {
     union {
@@ -544,13 +592,18 @@ static int receive_fd(int s)
                          .msg_controllen = sizeof(control)};
     int fd;
 
-    g_assert_cmpint(recvmsg(s, &msg, MSG_CMSG_CLOEXEC), ==, 1);
+    if (recvmsg(s, &msg, MSG_CMSG_CLOEXEC) != 1) {
+        return -1;
+    }
     memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
     return fd;
 }
 
-void rig_engine_start(Rig *rig)
+/* The link of an engine that was started, or -1: it was killed before it was told anything. */
+static int accept_engine(Rig *rig)
 {
+    char byte;
+
     if (!test_wait_readable(rig->engine_listener, test_deadline(TEST_TIMEOUT))) {
         g_autofree char *log = rig_log(rig);
 
@@ -558,8 +611,22 @@ void rig_engine_start(Rig *rig)
     }
     engine_forget(rig);
     rig->engine = accept4(rig->engine_listener, NULL, NULL, SOCK_CLOEXEC);
+    int link = receive_fd(rig->engine);
+    if (link >= 0 && recv(link, &byte, 1, MSG_PEEK) != 1) {
+        close(link);
+        link = -1;
+    }
+    return link;
+}
+
+void rig_engine_start(Rig *rig)
+{
+    int link;
+
+    while ((link = accept_engine(rig)) < 0) {
+    }
     rig->link_closed = false;
-    rig->link = ff_link_new(receive_fd(rig->engine), NULL, &link_ops, rig);
+    rig->link = ff_link_new(link, NULL, &link_ops, rig);
     rig->init_frame = rig_frame(rig, FF_LINK_INIT);
     rig->init = rig->init_frame->text;
     g_assert_cmpuint(rig->init_frame->header.n_fds, >, 0);
@@ -587,4 +654,16 @@ void rig_filter(Rig *rig, uint32_t filter)
 void rig_engine_crash(Rig *rig)
 {
     engine_forget(rig);
+}
+
+int rig_engine_process(Rig *rig)
+{
+    return fcntl(rig->engine, F_DUPFD_CLOEXEC, 0);
+}
+
+void rig_expect_no_engine(Rig *rig, unsigned ms)
+{
+    int64_t end = g_get_monotonic_time() + ms * G_TIME_SPAN_MILLISECOND;
+
+    g_assert_false(test_wait_readable(rig->engine_listener, end));
 }

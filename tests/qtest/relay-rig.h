@@ -30,6 +30,7 @@ typedef struct {
     bool link_closed;
     GQueue frames; /* RigFrame * */
     FfStateHeader *state;
+    bool deaf; /* PING is not answered; else it is, and is no frame for the test */
     struct RigFrame *init_frame;
     const char *init; /* its text */
 } Rig;
@@ -54,6 +55,8 @@ typedef struct {
     const char *incoming; /* taken over from -incoming; NULL: none */
     const char *engine;   /* path; NULL: the test's own */
     bool quiet_agent;     /* no hello is sent */
+    const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
+    unsigned hung_ms;     /* how long the relay waits for the answer to PING; 0: 30 s */
     int uffd_errno;
 } RigConfig;
 
@@ -61,6 +64,8 @@ Rig *rig_new(const RigConfig *config); /* CONFIG can be NULL */
 /* Ends QEMU and checks that the relay ends too. */
 void rig_free(Rig *rig);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Rig, rig_free)
+bool rig_has_faults(void); /* of this build */
+bool rig_fault_happened(Rig *rig, unsigned i);
 void rig_kill_qemu(Rig *rig);
 /* Waits for the relay's end; returns its exit status, or -SIGNAL. */
 int rig_wait_relay(Rig *rig);
@@ -93,6 +98,11 @@ void rig_answer(Rig *rig, const RigFrame *command, FfLinkType type, const char *
 void rig_engine_send(Rig *rig, FfLinkType type, unsigned mon, uint32_t seq, const char *text);
 void rig_filter(Rig *rig, uint32_t filter);
 void rig_engine_crash(Rig *rig);
+/* The process of the engine; it lives on when it is forgotten by rig_engine_crash(), as long as the
+ * returned fd is open. */
+int rig_engine_process(Rig *rig);
+/* No engine is started for MS. */
+void rig_expect_no_engine(Rig *rig, unsigned ms);
 /* Waits until the relay has closed the link. */
 void rig_engine_let_go(Rig *rig);
 

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Whether the engine hangs: its main loop owes an answer to PING. One that was stopped or does not
+ * come out of a loop would keep every owned command waiting, query-status too, on every monitor.
+ * Its main loop waits for nobody, so after 30 s it is taken for dead, and is killed.
+ *
+ * What is counted are looks without the answer, not time: a relay that was stopped itself, and a
+ * host that was suspended, do not take their own absence for the engine's. Each look reads first
+ * what has come. One that a debugger holds is left alone.
+ *
+ * The timer is there only while an engine is: a guest that does not migrate pays nothing. One
+ * thread; no locks.
+ */
+#include "relay/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HUNG_MS 30000
+#define LOOKS 6
+
+/* For tests: FARFAULT_DEBUG_ENGINE_TIMEOUT, milliseconds. */
+static unsigned hung_ms(void)
+{
+    const char *text = g_getenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
+    unsigned ms = text ? strtoul(text, NULL, 10) : 0;
+
+    return ms ? ms : HUNG_MS;
+}
+
+/* The pid of a process that is dead is no other's before its pidfd is closed. */
+static pid_t pid_of(int pidfd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd);
+    g_autofree char *text = NULL;
+    const char *at;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL) || !(at = strstr(text, "\nPid:"))) {
+        return 0;
+    }
+    return strtol(at + strlen("\nPid:"), NULL, 10);
+}
+
+static bool is_traced(int pidfd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", pid_of(pidfd));
+    g_autofree char *text = NULL;
+    const char *at;
+
+    return g_file_get_contents(path, &text, NULL, NULL) && (at = strstr(text, "\nTracerPid:")) &&
+           strtol(at + strlen("\nTracerPid:"), NULL, 10) != 0;
+}
+
+static gboolean look(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+    FfEngine *engine = relay->engine;
+    GSource *self = g_main_current_source();
+
+    ff_engine_read_now(relay);
+    if (engine->ping.timer != self) {
+        return G_SOURCE_REMOVE; /* it has just ended */
+    }
+    if (!engine->ping.owed) {
+        engine->ping.owed = true;
+        engine->ping.silent = 0;
+        ff_link_send(engine->link, FF_LINK_PING, 0, ++engine->ping.seq, NULL, 0, NULL, 0);
+        return G_SOURCE_CONTINUE;
+    }
+    if (++engine->ping.silent < LOOKS) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (engine->pidfd >= 0 && is_traced(engine->pidfd)) {
+        if (!engine->ping.told) {
+            ff_relay_log(relay, "the migration engine is held by a debugger, and is waited for");
+        }
+        engine->ping.told = true;
+        engine->ping.silent = 0;
+        return G_SOURCE_CONTINUE;
+    }
+    g_autofree char *why =
+        g_strdup_printf("it has not answered for %u s, and is killed", (hung_ms() + 999) / 1000);
+    ff_engine_hung(relay, why);
+    return G_SOURCE_REMOVE;
+}
+
+void ff_ping_start(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+
+    ff_ping_end(relay);
+    engine->ping.owed = engine->ping.told = false;
+    engine->ping.silent = 0;
+    engine->ping.timer = g_timeout_source_new(MAX(1, hung_ms() / LOOKS));
+    g_source_set_callback(engine->ping.timer, look, relay, NULL);
+    g_source_attach(engine->ping.timer, NULL);
+}
+
+void ff_ping_answered(FfRelay *relay, uint32_t seq)
+{
+    if (seq == relay->engine->ping.seq) {
+        relay->engine->ping.owed = false;
+    }
+}
+
+void ff_ping_end(FfRelay *relay)
+{
+    if (relay->engine->ping.timer) {
+        g_source_destroy(relay->engine->ping.timer);
+        g_clear_pointer(&relay->engine->ping.timer, g_source_unref);
+    }
+}

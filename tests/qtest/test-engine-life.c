@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine's life and death as the relay sees it: engines that die again and again, that cannot
+ * be started, that hang, that cannot be watched, and that are not dead although they were killed.
+ * The engine is the test's own (relay-rig.h).
+ */
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/qtest/relay-rig.h"
+
+#define MS(n) ((n)*G_TIME_SPAN_MILLISECOND)
+
+static void set_phase(Rig *rig, FfPhase phase)
+{
+    __atomic_store_n(&rig->state->phase, phase, __ATOMIC_RELEASE);
+}
+
+/* An engine in the middle of something: the guest's memory is at two places. */
+static Rig *granted(const RigConfig *config, Stream **client)
+{
+    Rig *rig = rig_new(config);
+    *client = rig_client(rig, 0, true, false);
+
+    rig_send(*client, "{'execute':'query-migrate'}");
+    rig_engine_start(rig);
+    g_autoptr(RigFrame) command = rig_frame(rig, FF_LINK_COMMAND);
+    rig_filter(rig, FF_FILTER_RUN_STATE);
+    rig_answer(rig, command, FF_LINK_REPLY, "{\"return\": {}}");
+    rig_expect(*client, "return");
+    set_phase(rig, FF_PHASE_GRANTED);
+    return rig;
+}
+
+static void answer_next(Rig *rig, Stream *client, const char *name)
+{
+    g_autoptr(RigFrame) command = rig_frame(rig, FF_LINK_COMMAND);
+
+    g_assert_nonnull(strstr(command->text, name));
+    rig_answer(rig, command, FF_LINK_REPLY, "{\"return\": \"answered\"}");
+    rig_expect(client, "answered");
+}
+
+/* N deaths in a row, each as soon as the engine runs. */
+static void die(Rig *rig, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        rig_engine_crash(rig);
+        if (i + 1 < n) {
+            rig_engine_start(rig);
+        }
+    }
+}
+
+/* However often it dies there is a next one, by itself. */
+static void test_deaths(void)
+{
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+    int64_t begin = g_get_monotonic_time();
+
+    die(rig, 7);
+    rig_engine_start(rig);
+    int64_t took = g_get_monotonic_time() - begin;
+    g_assert_cmpint(took, >=, MS(1000 + 2000 + 4000 - 100)); /* four at once, then 1, 2, 4 s */
+    g_assert_nonnull(strstr(rig->init, "\"engine-restarts\":7"));
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* What a client asks for does not wait for the timer. */
+static void test_hurry(gconstpointer data)
+{
+    const char *name = data;
+    g_autofree char *text = g_strdup_printf("{'execute':'%s','arguments':{'uri':'tcp:h:1'}}", name);
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+
+    die(rig, 7); /* the next one in 4 s */
+    rig_send(client, "{'execute':'query-name','id':'known'}");
+    rig_expect(client, "known"); /* the relay has seen the link's end, too */
+    int64_t begin = g_get_monotonic_time();
+    rig_send(client, text);
+    rig_engine_start(rig);
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, MS(3000));
+    answer_next(rig, client, name);
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* Nothing is at stake: one question does not start engine after engine, and the monitor lives. */
+static void test_nothing_at_stake(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    rig_send(client, "{'execute':'query-migrate'}{'execute':'query-name','id':2}");
+    for (unsigned i = 0; i < 3; i++) {
+        rig_engine_start(rig);
+        g_autoptr(RigFrame) command = rig_frame(rig, FF_LINK_COMMAND);
+        rig_engine_crash(rig);
+    }
+    rig_expect(client, "ended unexpectedly");
+    rig_expect(client, "\"id\": 2");
+    rig_expect_no_engine(rig, 1500);
+}
+
+static bool no_faults(void)
+{
+    if (!rig_has_faults()) {
+        g_test_skip("built without -Dfaults=true");
+    }
+    return !rig_has_faults();
+}
+
+/* No process can be made: it is tried again, and a command is told so. */
+static void test_cannot_start(void)
+{
+    const RigConfig config = {.faults = "relay/*/call/spawn#2=EAGAIN;relay/*/call/spawn#2=EAGAIN"};
+    g_autoptr(Stream) client = NULL;
+
+    if (no_faults()) {
+        return;
+    }
+    g_autoptr(Rig) rig = granted(&config, &client);
+    rig_engine_crash(rig);
+    rig_expect_no_engine(rig, 500);
+    rig_send(client, "{'execute':'migrate-pause','id':1}{'execute':'query-name','id':2}");
+    rig_expect(client, "\"id\": 1, \"error\": {\"class\": \"GenericError\", \"desc\": \"the "
+                       "migration engine cannot be started (Resource temporarily unavailable)");
+    rig_expect(client, "\"id\": 2");
+    rig_engine_start(rig);
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* No engine acts that cannot be watched: with nothing under way the command is QEMU's ... */
+static void test_unwatched(void)
+{
+    const RigConfig config = {.faults = "relay/*/call/pidfd-open=ENOMEM"};
+
+    if (no_faults()) {
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new(&config);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    rig_send(client, "{'execute':'query-migrate-capabilities'}");
+    rig_expect(client, "xbzrle");
+    g_assert_true(rig_fault_happened(rig, 0));
+    rig_send(client, "{'execute':'query-migrate'}");
+    rig_engine_start(rig);
+    answer_next(rig, client, "query-migrate");
+}
+
+/* ... and else there is a next one, which is the only one. */
+static void test_unwatched_at_stake(void)
+{
+    const RigConfig config = {.faults = "relay/*/call/pidfd-open#2=ENOMEM"};
+    g_autoptr(Stream) client = NULL;
+
+    if (no_faults()) {
+        return;
+    }
+    g_autoptr(Rig) rig = granted(&config, &client);
+    rig_engine_crash(rig);
+    rig_engine_start(rig);
+    g_assert_true(rig_fault_happened(rig, 0));
+    rig_expect_no_engine(rig, 100);
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* --- one that hangs --- */
+
+static gboolean over(gpointer flag)
+{
+    *(bool *)flag = true;
+    return G_SOURCE_REMOVE;
+}
+
+/* The engine's main loop runs for so long. */
+static void serve(unsigned ms)
+{
+    bool end = false;
+
+    g_timeout_add(ms, over, &end);
+    while (!end) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+}
+
+static void test_hangs(void)
+{
+    const RigConfig config = {.hung_ms = 600};
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(&config, &client);
+    int process = rig_engine_process(rig);
+    int64_t begin = g_get_monotonic_time();
+
+    rig->deaf = true;
+    rig_send(client, "{'execute':'query-status'}{'execute':'query-name','id':2}");
+    g_assert_true(test_wait_readable(process, test_deadline(TEST_TIMEOUT)));
+    g_assert_cmpint(g_get_monotonic_time() - begin, >=, MS(500));
+    close(process);
+    rig->deaf = false;
+    rig_engine_start(rig);
+    answer_next(rig, client, "query-status"); /* asked again */
+    rig_expect(client, "\"id\": 2");
+    g_autofree char *log = rig_log(rig);
+    g_assert_nonnull(strstr(log, "has not answered for 1 s"));
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* One that answers lives, also when the relay was stopped for longer than the engine may be silent.
+ */
+static void test_answers(void)
+{
+    const RigConfig config = {.hung_ms = 1200};
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(&config, &client);
+    int process = rig_engine_process(rig);
+
+    serve(2500);
+    kill(rig->relay, SIGSTOP);
+    serve(2500);
+    kill(rig->relay, SIGCONT);
+    serve(500);
+    /* It is silent for a while, but comes back in time. */
+    kill(rig->relay, SIGSTOP);
+    g_usleep(MS(1500));
+    kill(rig->relay, SIGCONT);
+    g_usleep(MS(400));
+    serve(300);
+    g_assert_false(test_wait_readable(process, 0));
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    close(process);
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* Killed, and not dead (the kernel holds it): no second one beside it, no command waits for ever.
+ */
+static void test_not_dead(void)
+{
+#define SKIP "relay/*/step/kill-engine=skip"
+    const RigConfig config = {.faults = SKIP ";" SKIP ";" SKIP ";" SKIP};
+    g_autoptr(Stream) client = NULL;
+
+    if (no_faults()) {
+        return;
+    }
+    g_autoptr(Rig) rig = granted(&config, &client);
+    int process = rig_engine_process(rig);
+    rig_engine_crash(rig);
+    rig_expect_no_engine(rig, 300);
+    rig_send(client, "{'execute':'query-migrate','id':1}{'execute':'query-name','id':2}");
+    rig_expect(client, "\"id\": 1, \"error\": {\"class\": \"GenericError\", \"desc\": \"the "
+                       "migration engine was killed and has not ended yet");
+    rig_expect(client, "\"id\": 2");
+    rig_send(client, "{'execute':'migrate-recover','arguments':{'uri':'tcp:h:1'}}");
+    rig_expect_no_engine(rig, 300);
+    close(process);
+    rig_engine_start(rig); /* by itself */
+    answer_next(rig, client, "migrate-recover");
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+/* One that was let go and does not end: the next one waits until it is dead. */
+static void test_let_go(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    rig_send(client, "{'execute':'query-migrate'}");
+    rig_engine_start(rig);
+    answer_next(rig, client, "query-migrate");
+    int process = rig_engine_process(rig);
+    rig_engine_send(rig, FF_LINK_IDLE, 0, 0, NULL);
+    rig_engine_let_go(rig);
+    g_assert_false(test_wait_readable(process, 0));
+    rig_send(client, "{'execute':'query-migrate'}");
+    rig_engine_start(rig);
+    g_assert_true(test_wait_readable(process, 0)); /* it was killed */
+    answer_next(rig, client, "query-migrate");
+    close(process);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/engine-life/deaths", test_deaths);
+    g_test_add_data_func("/engine-life/hurry/recover", "migrate-recover", test_hurry);
+    g_test_add_data_func("/engine-life/hurry/resume", "migrate", test_hurry);
+    g_test_add_data_func("/engine-life/hurry/query", "query-migrate", test_hurry);
+    g_test_add_func("/engine-life/nothing-at-stake", test_nothing_at_stake);
+    g_test_add_func("/engine-life/cannot-start", test_cannot_start);
+    g_test_add_func("/engine-life/unwatched", test_unwatched);
+    g_test_add_func("/engine-life/unwatched/at-stake", test_unwatched_at_stake);
+    g_test_add_func("/engine-life/hangs", test_hangs);
+    g_test_add_func("/engine-life/answers", test_answers);
+    g_test_add_func("/engine-life/not-dead", test_not_dead);
+    g_test_add_func("/engine-life/let-go", test_let_go);
+    return g_test_run();
+}
