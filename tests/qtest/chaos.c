@@ -31,6 +31,8 @@
 
 #define MAX_FAULTS 4
 #define RUN_SECONDS 150 /* of a run that cannot come to its end */
+#define KILLS 6         /* in a row: more than the relay answers at once */
+#define HUNG_MS "4000"  /* how long the relay waits for an engine that was stopped */
 #define KEY "000102030405060708090a0b0c0d0e0f"
 
 typedef enum {
@@ -43,6 +45,10 @@ typedef enum {
     DO_KILL_BOTH_ENGINES,
     DO_KILL_SOURCE_QEMU,
     DO_KILL_DESTINATION_QEMU,
+    DO_STOP_SOURCE_ENGINE,
+    DO_STOP_DESTINATION_ENGINE,
+    DO_FIVE_KILLS_SOURCE,
+    DO_FIVE_KILLS_DESTINATION,
     DO_CANCEL,
     DO_PAUSE_SOURCE,
     DO_PAUSE_DESTINATION,
@@ -63,6 +69,10 @@ static const struct {
     [DO_KILL_BOTH_ENGINES] = {"kill-both-engines", FAULT_CALL, 2},
     [DO_KILL_SOURCE_QEMU] = {"kill-source-qemu", FAULT_CALL, 1},
     [DO_KILL_DESTINATION_QEMU] = {"kill-destination-qemu", FAULT_CALL, 1},
+    [DO_STOP_SOURCE_ENGINE] = {"stop-source-engine", FAULT_CALL, 1},
+    [DO_STOP_DESTINATION_ENGINE] = {"stop-destination-engine", FAULT_CALL, 1},
+    [DO_FIVE_KILLS_SOURCE] = {"five-kills-source", FAULT_CALL, 1},
+    [DO_FIVE_KILLS_DESTINATION] = {"five-kills-destination", FAULT_CALL, 1},
     [DO_CANCEL] = {"cancel", FAULT_CALL, 2},
     [DO_PAUSE_SOURCE] = {"pause-source", FAULT_CALL, 2},
     [DO_PAUSE_DESTINATION] = {"pause-destination", FAULT_CALL, 1},
@@ -92,12 +102,33 @@ struct Run {
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
-static void kill_engine(Vm *vm)
+static void signal_engine(Vm *vm, int signal)
 {
     pid_t pid = vm_find_engine(vm);
 
     if (pid) {
-        kill(pid, SIGKILL);
+        kill(pid, signal);
+    }
+}
+
+static void kill_engine(Vm *vm)
+{
+    signal_engine(vm, SIGKILL);
+}
+
+/* Each as soon as it is there; who has nothing to do any more has no next one. */
+static void kill_engines(Vm *vm)
+{
+    pid_t last = 0;
+
+    for (unsigned n = 0, looks = 0; n < KILLS && looks < 400; looks++) {
+        pid_t pid = vm_find_engine(vm);
+        if (pid && pid != last) {
+            kill(pid, SIGKILL);
+            last = pid;
+            n++;
+        }
+        g_usleep(5000); /* nothing tells that an engine was started */
     }
 }
 
@@ -118,6 +149,18 @@ static void obey(void *opaque)
     case DO_KILL_BOTH_ENGINES:
         kill_engine(r->o.s);
         kill_engine(r->o.d);
+        break;
+    case DO_STOP_SOURCE_ENGINE:
+        signal_engine(r->o.s, SIGSTOP);
+        break;
+    case DO_STOP_DESTINATION_ENGINE:
+        signal_engine(r->o.d, SIGSTOP);
+        break;
+    case DO_FIVE_KILLS_SOURCE:
+        kill_engines(r->o.s);
+        break;
+    case DO_FIVE_KILLS_DESTINATION:
+        kill_engines(r->o.d);
         break;
     case DO_KILL_SOURCE_QEMU:
         g_atomic_int_or((guint *)&r->o.qemu_killed, 1);
@@ -178,6 +221,9 @@ static void draw_plan(Run *r)
         f->opaque = &r->orders[i];
         /* Without TLS nobody can tell that a byte is another one. */
         r->tls |= deed == DO_CORRUPT;
+        if (deed == DO_STOP_SOURCE_ENGINE || deed == DO_STOP_DESTINATION_ENGINE) {
+            g_setenv("FARFAULT_DEBUG_ENGINE_TIMEOUT", HUNG_MS, TRUE);
+        }
         g_string_append_printf(r->plan, " %s@%s%" G_GUINT64_FORMAT, deeds[deed].name,
                                f->to_source ? "<" : ">", f->at);
     }
