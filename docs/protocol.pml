@@ -51,6 +51,8 @@ byte have = 0;               /* received at the destination; never cleared */
 /* What is real. */
 bool s_runs = true, d_runs = false;
 byte s_mem = ALL;            /* pages that the source has not released */
+bool s_stands = false;       /* stopped, and QEMU's own migration has not begun: it obeys cont */
+bool s_resumed = false;      /* somebody did; QEMU has said so, and the guest may have written */
 /* What the client sees. */
 mtype s_status = FF_STATUS_SETUP, d_status = FF_STATUS_SETUP;
 bool cancel = false;
@@ -110,18 +112,22 @@ active proctype Source()
 #ifndef HOLE_JOURNAL
     STEP(s, S_PHASE(FF_PHASE_STOPPED));
 #endif
-    STEP(s, s_runs = false; s_status = FF_STATUS_DEVICE);
+    STEP(s, s_runs = false; s_stands = true; s_status = FF_STATUS_DEVICE);
+    /* Perhaps the client's continue, and what is there to be told first. QEMU's migration stops a
+     * guest that runs. */
+    STEP(s, s_stands = false; s_runs = false);
     /* send_device_state(); loading it may need pages */
     SEND_D(FF_FRAME_DEVICE, 0);
     do
     :: to_s?FF_FRAME_LOADED(_, _) -> break
     :: to_s?FF_FRAME_ACK(_, _)
     :: to_s?FF_FRAME_ABORT(_, _) -> goto s_roll_back
-    :: !up || cancel -> goto s_roll_back
+    :: !up || cancel || s_resumed -> goto s_roll_back
     :: dirty & 1 -> dirty = dirty & 2; SEND_D(FF_FRAME_PAGES, 1)
     od;
     MAY_DIE(s);
-    /* give(): looks at cancel and stores GIVEN under one lock */
+    /* give(): asks QEMU, whose answer comes behind its word of a cont; looks at that and at cancel,
+     * and stores GIVEN, under one lock */
 #ifdef HOLE_GRANT_FIRST
     SEND_D(FF_FRAME_GRANT, 0);
     MAY_DIE(s);
@@ -129,7 +135,12 @@ active proctype Source()
     atomic {
         if
         :: cancel -> goto s_roll_back
-        :: else -> S_RIGHT(FF_RUN_GIVEN)
+#ifndef HOLE_RESUMED
+        :: s_resumed -> goto s_roll_back
+#endif
+        :: else ->
+            assert(!s_resumed); /* what it wrote behind the last scan is nowhere else */
+            S_RIGHT(FF_RUN_GIVEN)
         fi
     }
     MAY_DIE(s);
@@ -234,7 +245,7 @@ s_let_go:
 
 s_roll_back:
     assert(s_right != FF_RUN_GIVEN);
-    STEP(s, s_runs = true);
+    STEP(s, s_runs = true; s_stands = false; s_resumed = false);
     SEND_D(FF_FRAME_ABORT, 0);
     MAY_DIE(s);
     up = false;
@@ -462,6 +473,13 @@ active proctype Network()
     :: s_gone || d_gone -> break
 #endif
     od
+}
+
+/* At a monitor that is QEMU's own. */
+active proctype Human()
+{
+end_human:
+    atomic { s_stands && !s_runs -> s_runs = true; s_resumed = true }
 }
 
 active proctype Operator()

@@ -123,7 +123,7 @@ struct FfMigration {
     FfStatus status;                 /* lock; written by the coordinator only */
     char *error;                     /* lock; the first failure, one line; can be NULL */
     bool given;                      /* lock; S: GIVEN is stored, no way back. D: granted */
-    bool standing;                   /* lock; S: stopped, and nobody may start it but we */
+    bool standing;                   /* lock; S: stop was sent, and nobody may start it but we */
     bool resumed;                    /* lock; S: somebody did */
     bool client_cont;                /* lock; D: cont came before the grant */
     uint64_t max_postcopy_bandwidth; /* lock */

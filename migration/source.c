@@ -192,13 +192,15 @@ static bool stop_guest(FfMigration *m, GError **error)
         return false;
     }
     ff_stamp(m->stop_us);
+    /* Before stop goes out: a cont of somebody else behind it may be told of before its answer is
+     * seen here. (One right in front of it costs a migration, no more.) */
+    ff_mutex_lock(&m->lock);
+    m->standing = true;
+    ff_mutex_unlock(&m->lock);
     if (!(m->saving ? vmm->stop_and_save : vmm->stop)(vmm, &m->run_state, error)) {
         return false;
     }
     FF_FAULT_AT("stopped");
-    ff_mutex_lock(&m->lock);
-    m->standing = true;
-    ff_mutex_unlock(&m->lock);
     g_strlcpy(m->cfg.state->run_state, m->run_state, sizeof(m->cfg.state->run_state));
     return true;
 }
@@ -226,7 +228,11 @@ static bool send_device_state(FfMigration *m, GError **error)
 /* The commit point. After TRUE the guest is the peer's. */
 static bool give(FfMigration *m, GError **error)
 {
+    g_autoptr(GError) moved = NULL;
+
     FF_FAULT_AT("loaded");
+    /* With the answer comes what the VMM has said before: that somebody has resumed the guest. */
+    bool stands = !m->cfg.vmm->stands || m->cfg.vmm->stands(m->cfg.vmm, &moved);
     ff_mutex_lock(&m->lock);
     bool cancelled = m->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT), resumed = m->resumed;
     bool dead = m->events & FF_EV_DEAD;
@@ -237,6 +243,8 @@ static bool give(FfMigration *m, GError **error)
     } else if (dead) {
         /* The grant would not arrive, and the guest would stand still at both sides. */
         g_set_error_literal(error, FF_M_ERROR, 0, m->error ? m->error : "the connection was lost");
+    } else if (!stands) {
+        g_propagate_error(error, g_steal_pointer(&moved));
     } else {
         if (m->cfg.start_paused && !strcmp(m->run_state, "running")) {
             /* the client has said stop meanwhile */
@@ -251,7 +259,7 @@ static bool give(FfMigration *m, GError **error)
         m->given = true;
     }
     ff_mutex_unlock(&m->lock);
-    if (cancelled || resumed || dead) {
+    if (cancelled || resumed || dead || !stands) {
         return false;
     }
     FF_FAULT_AT("given");

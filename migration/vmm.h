@@ -52,6 +52,10 @@ struct FfVmm {
      * in any case the inner migration may have begun. */
     bool (*offer)(FfVmm *vmm, int *fd, GError **error);
     bool (*stop_and_save)(FfVmm *vmm, char **run_state, GError **error);
+    /* Source, optional, right before the right to run is given away: the guest stands still for the
+     * inner migration, and the VMM itself refuses to start it. What the VMM has reported before its
+     * answer has been heard by the return. FALSE and ERROR: else. */
+    bool (*stands)(FfVmm *vmm, GError **error);
     /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
      * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
      */

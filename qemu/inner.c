@@ -228,9 +228,9 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
         g_propagate_error(error, g_steal_pointer(&late));
         return false;
     }
-    /* Between stop and migrate, by another monitor: QEMU would have stopped a running guest by
-     * itself, and would start it again if the stream ended. */
-    if (save && ff_qmp_watch_any(resumed)) {
+    /* Behind stop, by another monitor: memory may have been written since. With SAVE QEMU would
+     * have stopped a running guest by itself, and would start it again if the stream ended. */
+    if (ff_qmp_watch_any(resumed)) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "the guest was resumed by another monitor during the switchover: "
                             "repeat the migration");
@@ -247,6 +247,21 @@ static bool inner_stop(FfVmm *vmm, char **before, GError **error)
 static bool inner_stop_and_save(FfVmm *vmm, char **before, GError **error)
 {
     return stop_guest((FfInner *)vmm, true, before, error);
+}
+
+/* While its migration waits for SHUT, QEMU refuses cont on every monitor. */
+static bool inner_stands(FfVmm *vmm, GError **error)
+{
+    g_autofree char *state = ff_inner_run_state((FfInner *)vmm, false, error);
+
+    if (state && strcmp(state, "finish-migrate") != 0) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU is \"%s\" in place of \"finish-migrate\": another monitor has ended its "
+                    "part of the migration, or resumed the guest: repeat the migration",
+                    state);
+        return false;
+    }
+    return state != NULL;
 }
 
 /* The arguments of getfd and closefd. */
@@ -728,6 +743,7 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
         .save = inner_save,
         .offer = inner_offer,
         .stop_and_save = inner_stop_and_save,
+        .stands = inner_stands,
         .keep = inner_keep,
         .load = inner_load,
         .forget_kept = ff_inner_forget_kept,

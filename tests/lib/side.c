@@ -117,6 +117,20 @@ static bool vmm_stop(FfVmm *v, char **run_state, GError **error)
 {
     *run_state = g_strdup("running");
     join_writers((Side *)v);
+    if (((Side *)v)->stopped) {
+        ((Side *)v)->stopped((Side *)v);
+    }
+    return true;
+}
+
+static bool vmm_stands(FfVmm *v, GError **error)
+{
+    Side *s = (Side *)v;
+
+    if (s->stands && !s->stands(s)) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the guest does not stand");
+        return false;
+    }
     return true;
 }
 
@@ -348,6 +362,7 @@ static const FfVmm vmm_ops = {
     .blocks = vmm_blocks,
     .prepare = vmm_prepare,
     .stop = vmm_stop,
+    .stands = vmm_stands,
     .drain = vmm_drain,
     .save = vmm_inner,
     .load = vmm_inner,

@@ -37,7 +37,9 @@ typedef struct Side {
     bool hang_load;                  /* answer nothing at all */
     void (*loaded)(void);            /* D, can be NULL: called right before the answer */
     void (*resuming)(
-        struct Side *s); /* can be NULL: the guest is about to be given its run state */
+        struct Side *s);             /* can be NULL: the guest is about to be given its run state */
+    void (*stopped)(struct Side *s); /* S, can be NULL: the guest stands, stop is not answered */
+    bool (*stands)(struct Side *s);  /* S, can be NULL: it is asked right before it is given */
     bool lenient;     /* fuzzing: any SIDE_LENIENT_BYTES are device state; no page is looked at */
     const void *says; /* D, lenient: what QEMU answers; NULL: SHUT 0 */
     size_t says_len;

@@ -562,6 +562,63 @@ static void test_channels_default(void)
     g_assert_cmpint(sched_setaffinity(0, sizeof(all), &all), ==, 0);
 }
 
+/* ---- a guest that somebody resumes at the source ----------------------------------------------
+ */
+
+static void resumed_at_stop(Side *s)
+{
+    g_assert_false(ff_migration_resumed(s->m)); /* it is not to be stopped: it goes on here */
+}
+
+static bool resumed_at_give(Side *s)
+{
+    g_assert_false(ff_migration_resumed(s->m));
+    return true;
+}
+
+static bool runs_at_give(Side *s)
+{
+    return false;
+}
+
+static const struct Resumed {
+    const char *name, *why;
+    void (*stopped)(Side *s);
+    bool (*stands)(Side *s);
+} resumed[] = {
+    {"stop", "another monitor", resumed_at_stop, NULL},
+    {"give", "another monitor", NULL, resumed_at_give},
+    {"runs", "does not stand", NULL, runs_at_give},
+};
+
+/* It is told of while stop is answered, or right before the grant, or not told of at all: the guest
+ * is not given away, as its memory may be another one by now. */
+static void test_resumed(gconstpointer data)
+{
+    const struct Resumed *r = data;
+    const uint64_t size = 4 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1), *d = side_new(FF_ROLE_DESTINATION, &size, 1);
+    s->stopped = r->stopped;
+    s->stands = r->stands;
+    side_fill(s);
+    start_pair(s, d, BY_TCP);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(d->status, ==, FF_STATUS_FAILED);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    g_assert_nonnull(strstr(info->error_desc, r->why));
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_false(g_atomic_int_get(&d->runs));
+    g_assert_cmpuint(s->state->run_right, ==, FF_RUN_NONE);
+    side_free(s);
+    side_free(d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -587,6 +644,10 @@ int main(int argc, char **argv)
     g_test_add_func("/migration/cancel/stop", test_cancel_stop);
     g_test_add_func("/migration/give/stop", test_give_stop);
     g_test_add_func("/migration/paused", test_paused);
+    for (unsigned i = 0; i < G_N_ELEMENTS(resumed); i++) {
+        g_autofree char *path = g_strdup_printf("/migration/resumed/%s", resumed[i].name);
+        g_test_add_data_func(path, &resumed[i], test_resumed);
+    }
     int rc = g_test_run();
     g_autofree char *path = local_path();
 
