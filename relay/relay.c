@@ -4,8 +4,9 @@
  *
  * It stands in the path of the guest's QMP monitors for the guest's whole life; libvirt takes
  * its death for the guest's. So it does little: one thread, one main loop, nothing allocated
- * while it idles, no timer unless there is an engine or a migration is paused. It is started by the launcher before QEMU
- * is (exec of "farfault-relay FD", FD the plan), is nobody's child, and ends when QEMU ends.
+ * while it idles, no timer unless there is an engine or a migration is paused. It is started by the
+ * launcher before QEMU is (exec of "farfault-relay FD", FD the plan), is nobody's child, and ends
+ * when QEMU ends.
  *
  * One thread; no locks. System calls: setsid, chdir, umask, close_range.
  */
