@@ -6,7 +6,7 @@
  * that outlives an engine. It then serves the driver on the default main context until the link
  * ends. Threads: the main loop's here; the migration makes its own.
  *
- * System calls: fstat.
+ * System calls: fstat, close_range.
  */
 #include <errno.h>
 #include <gio/gio.h>
@@ -54,6 +54,7 @@ static bool start(Engine *e, const char *json, gsize length, int *fds, unsigned 
         fprintf(stderr, "farfault: engine: %s\n", error->message);
         return false;
     }
+    ff_link_send(e->link, FF_LINK_STARTED, 0, 0, NULL, 0, NULL, 0);
     e->driver = ff_driver_new(ff_engine_port_config(e->port));
     ff_engine_port_set_driver(e->port, e->driver);
     return true;
@@ -126,6 +127,7 @@ int main(int argc, char **argv)
                 FF_LINK_FD);
         return EXIT_FAILURE;
     }
+    close_range(FF_LINK_FD + 1, ~0u, 0); /* the files of kept libraries, which are loaded by now */
     /* The relay starts us by a path that says nothing. */
     prctl(PR_SET_NAME, "farfault-engine", 0, 0, 0);
     shut_doors();

@@ -33,6 +33,9 @@
 /* One that was killed is dead by then, but where the kernel holds it. */
 #define DEAD_US G_USEC_PER_SEC
 
+/* How long commands go to QEMU before an engine that ended at once is tried again. */
+#define ABSENT_US (2 * G_USEC_PER_SEC)
+
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
 
 static void look(FfRelay *relay);
@@ -153,9 +156,18 @@ static void answer(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
     }
 }
 
+static void spoke(FfEngine *engine)
+{
+    engine->spoke = true;
+    engine->told_absent = false;
+    engine->absent_until = 0;
+}
+
 static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int *fds, void *opaque)
 {
     FfRelay *relay = opaque;
+
+    spoke(relay->engine);
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
     g_autofree char *text = NULL;
@@ -179,6 +191,8 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         break;
     }
     switch (header->type) {
+    case FF_LINK_STARTED:
+        break;
     case FF_LINK_REPLY:
     case FF_LINK_PASS:
     case FF_LINK_PASS_AS:
@@ -273,6 +287,61 @@ static void want(FfRelay *relay, gint64 when)
     look(relay);
 }
 
+/* --- one that never worked --- */
+
+static void pump_all(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_pump(relay->monitors->pdata[i]);
+    }
+}
+
+static void tell_absent(FfRelay *relay, const char *why, bool again)
+{
+    FfEngine *engine = relay->engine;
+
+    if (!engine->told_absent) {
+        ff_relay_log(relay, "the migration engine %s cannot be started (%s): %s",
+                     relay->plan->engine, why,
+                     again ? "it is tried again" : "migrations are QEMU's own");
+    }
+    engine->told_absent = true;
+}
+
+/* The engine has ended before it said that it has INIT, or was not even started: its program or a
+ * library is missing. TRUE: another way is to be tried now. */
+static bool try_kept(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+
+    engine->kept = !engine->kept && relay->libraries;
+    if (engine->kept) {
+        ff_relay_log(relay, "the migration engine does not start with the libraries that are "
+                            "installed: it gets those of the guest's start");
+    }
+    return engine->kept;
+}
+
+/* Nothing was done, and nothing is at stake: the commands are repeated, or are QEMU's. */
+static bool stillborn(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+    bool again = !engine->spoke && try_kept(relay);
+
+    if (engine->spoke || at_stake(relay)) {
+        return false;
+    }
+    if (!again) {
+        tell_absent(relay, "it ends at once", false);
+        engine->absent_until = g_get_monotonic_time() + ABSENT_US;
+    }
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_own_again(relay->monitors->pdata[i]);
+    }
+    pump_all(relay);
+    return true;
+}
+
 /* WHY it ended. What ended may be its link alone: so it is killed, and is not dead before its pidfd
  * says so. */
 static void lost(FfRelay *relay, const char *why)
@@ -286,6 +355,9 @@ static void lost(FfRelay *relay, const char *why)
         return; /* the engine has seen it, too */
     }
     kill_ending(engine);
+    if (stillborn(relay)) {
+        return;
+    }
     engine->restarts++;
     gint64 now = g_get_monotonic_time(), next = ff_restart_failed(&engine->restart, now, true);
     ff_relay_log(relay, "the migration engine ended unexpectedly%s%s", why ? ": " : "",
@@ -300,9 +372,7 @@ static void lost(FfRelay *relay, const char *why)
     for (guint i = 0; i < relay->monitors->len; i++) {
         ff_monitor_engine_lost(relay->monitors->pdata[i], next > now ? NULL : DIED);
     }
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_pump(relay->monitors->pdata[i]);
-    }
+    pump_all(relay);
 }
 
 static void closed(FfLink *link, const GError *error, void *opaque)
@@ -373,7 +443,10 @@ static int spawn(FfRelay *relay, int *link)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
         return -errno;
     }
-    pid = ff_engine_spawn(relay, sv[1]);
+    pid = ff_engine_spawn(relay, sv[1], relay->engine->kept);
+    if (pid == -ENOENT && try_kept(relay)) {
+        pid = ff_engine_spawn(relay, sv[1], true);
+    }
     close(sv[1]);
     ret = pid < 0 ? pid : engine_watch(relay, pid);
     if (ret < 0) {
@@ -400,6 +473,7 @@ static int start_once(FfRelay *relay)
         return ret;
     }
     ff_guest_look(relay);
+    engine->spoke = false;
     engine->link = ff_link_new(link, NULL, &link_ops, relay);
     init = ff_held_init(relay, engine->restarts, fds);
     ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
@@ -425,12 +499,7 @@ static void not_started(FfRelay *relay, int rc)
 
     g_free(engine->absence);
     engine->absence = g_strdup(g_strerror(-rc));
-    if (!engine->told_absent) {
-        ff_relay_log(relay, "the migration engine %s cannot be started (%s): %s",
-                     relay->plan->engine, engine->absence,
-                     again ? "it is tried again" : "migrations are QEMU's own");
-    }
-    engine->told_absent = true;
+    tell_absent(relay, engine->absence, again);
     clients_go(relay);
     if (again) {
         want(relay, next);
@@ -461,8 +530,7 @@ static bool start(FfRelay *relay)
         return false;
     }
     g_clear_pointer(&engine->absence, g_free);
-    engine->told_absent = false;
-    return true;
+    return true; /* that it works its first frame says */
 }
 
 static gboolean is_due(gpointer opaque)
@@ -539,6 +607,9 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
     }
     if (!engine->link) {
         gint64 now = g_get_monotonic_time();
+        if (now < engine->absent_until && !at_stake(relay)) {
+            return FF_ENGINE_ABSENT;
+        }
         gint64 when = ff_restart_hurry(&engine->restart, now, acts(command));
 
         kill_ending(engine); /* it was let go, and needs nothing any more */

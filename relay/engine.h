@@ -21,6 +21,9 @@ struct FfEngine {
     uint32_t incoming_seq; /* of START_INCOMING until it is answered */
     bool incoming_sent;
     bool told_absent;
+    bool spoke;             /* the current one has said something */
+    bool kept;              /* with the kept libraries: those that are installed do not do */
+    gint64 absent_until;    /* us: commands are QEMU's until then, as it ends at once */
     char *absence;          /* why there is none, for a client; can be NULL */
     GQueue waiting;         /* waiting.c */
     GSource *waiting_timer; /* for the first of them; NULL: none waits */

@@ -57,9 +57,10 @@ typedef enum {
     FF_LINK_IDLE,       /* nothing is under way: if no command was sent since, the relay closes the
                            link, and the engine ends at EOF */
     FF_LINK_KILL_QEMU,  /* SIGKILL to QEMU by pidfd; payload: why, one line */
-    FF_LINK_SYNC,       /* the relay answers SYNCED when what was sent before is in the clients'
-                           sockets (or waits for a client that reads nothing) */
-    FF_LINK_PONG,       /* answer to PING */
+    FF_LINK_STARTED, /* INIT is understood; the first frame. Who ends before it has done nothing */
+    FF_LINK_SYNC,    /* the relay answers SYNCED when what was sent before is in the clients'
+                        sockets (or waits for a client that reads nothing) */
+    FF_LINK_PONG,    /* answer to PING */
 } FfLinkType;
 
 enum {

@@ -128,6 +128,14 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     ff_item_free(item);
 }
 
+/* COMMAND goes to QEMU for want of an engine. The next engine must know who carries what comes. */
+static void note_native(FfMonitor *mon, const FfQmpCommand *command)
+{
+    if (ff_starts_incoming(command)) {
+        mon->relay->state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+    }
+}
+
 /* Takes ITEM, an owned command whose turn has come. */
 static void own_item(FfMonitor *mon, FfItem *item)
 {
@@ -143,7 +151,12 @@ static void own_item(FfMonitor *mon, FfItem *item)
         }
         break;
     case FF_ENGINE_ABSENT:
-        pass_item(mon, item, NULL);
+        if (mon->qemu) {
+            note_native(mon, item->command);
+            pass_item(mon, item, NULL);
+        } else {
+            ff_item_free(item); /* QEMU has hung up */
+        }
         break;
     case FF_ENGINE_BROKEN:
         reply_error(mon, item, desc);
@@ -532,6 +545,27 @@ bool ff_monitor_has_pending(const FfMonitor *mon)
     return mon->owned || !g_queue_is_empty((GQueue *)&mon->owned_oob);
 }
 
+static GQueue take_all_owned(FfMonitor *mon)
+{
+    GQueue all = G_QUEUE_INIT;
+    FfItem *item;
+
+    while ((item = g_queue_pop_head(&mon->owned_oob)) || (item = g_steal_pointer(&mon->owned))) {
+        g_queue_push_tail(&all, item);
+    }
+    return all;
+}
+
+void ff_monitor_own_again(FfMonitor *mon)
+{
+    GQueue all = take_all_owned(mon);
+    FfItem *item;
+
+    while ((item = g_queue_pop_head(&all))) {
+        own_item(mon, item);
+    }
+}
+
 void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
 {
     FfItem *item;
@@ -541,11 +575,8 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
 
         sent->lost |= sent->injected;
     }
-    GQueue lost = G_QUEUE_INIT;
+    GQueue lost = take_all_owned(mon);
 
-    while ((item = g_queue_pop_head(&mon->owned_oob)) || (item = g_steal_pointer(&mon->owned))) {
-        g_queue_push_tail(&lost, item);
-    }
     while ((item = g_queue_pop_head(&lost))) {
         /* Said twice they change nothing, and the new engine knows the answer. (libvirt destroys a
          * guest that came in and whose cont fails.) What another command that does something had

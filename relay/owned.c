@@ -81,18 +81,39 @@ bool ff_owned(const FfQmpCommand *command, unsigned filters)
            ((filters & FF_FILTER_RUN_STATE) && g_strv_contains(run_state, command->name));
 }
 
-bool ff_starts_migration(const FfQmpCommand *command)
+/* Whether COMMAND is QMP of the human monitor, in LINE; else *LINE is untouched. */
+static bool is_hmp(const FfQmpCommand *command, const char **line)
 {
-    if (!command || !command->name) {
+    if (strcmp(command->name, "human-monitor-command") || !command->command_line) {
         return false;
     }
-    if (!strcmp(command->name, "human-monitor-command") && command->command_line) {
-        const char *line = command->command_line;
+    *line = command->command_line;
+    return true;
+}
+
+bool ff_starts_incoming(const FfQmpCommand *command)
+{
+    const char *line;
+
+    if (command && command->name && is_hmp(command, &line)) {
+        g_autofree char *word = hmp_word(&line);
+
+        return !strcmp(word, "migrate_incoming");
+    }
+    return command && !g_strcmp0(command->name, "migrate-incoming");
+}
+
+bool ff_starts_migration(const FfQmpCommand *command)
+{
+    const char *line;
+
+    if (command && command->name && is_hmp(command, &line)) {
         g_autofree char *word = hmp_word(&line);
 
         return !strcmp(word, "migrate") || !strcmp(word, "migrate_incoming");
     }
-    return !strcmp(command->name, "migrate") || !strcmp(command->name, "migrate-incoming");
+    return command &&
+           (!g_strcmp0(command->name, "migrate") || !g_strcmp0(command->name, "migrate-incoming"));
 }
 
 FfSaid ff_says(const FfQmpCommand *command)

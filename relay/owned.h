@@ -10,6 +10,8 @@
 bool ff_owned(const FfQmpCommand *command, unsigned filters);
 /* Whether QEMU, given COMMAND, would start a migration of its own. */
 bool ff_starts_migration(const FfQmpCommand *command);
+/* The same of one that comes in. */
+bool ff_starts_incoming(const FfQmpCommand *command);
 /* What COMMAND (may be NULL) says on running. */
 FfSaid ff_says(const FfQmpCommand *command);
 /* Whether NAME stands in TEXT as a whole word: "migrate" does in "fd:migrate", not in

@@ -222,6 +222,7 @@ int main(int argc, char **argv)
         }
         close(relay.plan->ready_fd);
     }
+    ff_engine_keep_libraries(&relay); /* while QEMU starts */
     g_main_loop_run(relay.loop);
     relay_finish(&relay);
     return 0;

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "relay/libraries.h"
 #include "relay/link.h"
 #include "relay/plan.h"
 #include "relay/qmp-frame.h"
@@ -52,9 +53,11 @@ struct FfRelay {
     FfGuest guest;
     GPtrArray *monitors; /* FfMonitor *, by index */
     FfEngine *engine;
-    char *program;    /* the engine's, as the relay found it when it started; NULL: by its path */
-    GPtrArray *held;  /* FfHeld * */
-    unsigned filters; /* FF_FILTER_* */
+    char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
+    int program_fd; /* -1: none */
+    FfLibraries *libraries; /* the engine's at that time; NULL: those that are there */
+    GPtrArray *held;        /* FfHeld * */
+    unsigned filters;       /* FF_FILTER_* */
     uint32_t last_seq;
     bool clients_wait; /* -incoming: QEMU's greeting waits until the engine listens */
 };
@@ -92,6 +95,8 @@ void ff_monitor_refuse(FfMonitor *mon, uint32_t seq, const char *desc);
 /* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as
  * ff_engine_absence() says. */
 void ff_monitor_engine_lost(FfMonitor *mon, const char *desc);
+/* The engine has never worked: what it was sent has its turn once more, at another or at QEMU. */
+void ff_monitor_own_again(FfMonitor *mon);
 void ff_monitor_pump(FfMonitor *mon); /* goes on with what waits */
 void ff_monitor_end(FfMonitor *mon);
 
@@ -103,14 +108,16 @@ void ff_accept_end(FfAccept *accept);
 
 /* spawn.c */
 void ff_engine_keep_program(FfRelay *relay);
-/* Starts it with LINK as its fd. Returns the pid or -errno. */
-int ff_engine_spawn(FfRelay *relay, int link);
+void ff_engine_keep_libraries(FfRelay *relay); /* blocks for milliseconds */
+/* Starts it with LINK as its fd. KEPT: with the kept libraries, if there are any. Returns the pid
+ * or -errno. */
+int ff_engine_spawn(FfRelay *relay, int link, bool kept);
 
 /* engine.c */
 FfEngine *ff_engine_new(FfRelay *relay); /* makes relay->held, too */
 typedef enum {
     FF_ENGINE_SENT,   /* the engine will answer, or ff_monitor_pass() or _refuse() come */
-    FF_ENGINE_ABSENT, /* it cannot be started, and QEMU is as the client left it */
+    FF_ENGINE_ABSENT, /* it cannot be started, and QEMU is as the client left it: ask QEMU */
     FF_ENGINE_BROKEN, /* it cannot be had now; *DESC says why, until the next call */
 } FfEngineResult;
 FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,

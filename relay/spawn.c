@@ -3,11 +3,12 @@
  * The engine's program: kept from the relay's start, so that a guest keeps the engine that it was
  * started with. farfault may be upgraded while the guest runs, and what two versions say to each
  * other on the link, or read in the state memfd, is not meant to fit. dpkg and others put the new
- * file in the old one's place; the old one lives on behind our fd.
+ * file in the old one's place; the old one lives on behind our fd. Its libraries: libraries.c.
  *
  * System calls: open, posix_spawn.
  */
 #include "relay/relay.h"
+#include "sandbox/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,12 +39,19 @@ void ff_engine_keep_program(FfRelay *relay)
     }
     /* What is not there now may be later. */
     relay->program = fd < 0 ? NULL : g_strdup_printf("/proc/self/fd/%d", fd);
+    relay->program_fd = fd;
 }
 
-int ff_engine_spawn(FfRelay *relay, int link)
+void ff_engine_keep_libraries(FfRelay *relay)
 {
-    const char *program = relay->program ? relay->program : relay->plan->engine;
-    char *argv[] = {relay->plan->engine, NULL};
+    /* A sanitizer's library wants to be found by its name. */
+    relay->libraries =
+        relay->program && !FF_SANITIZED ? ff_libraries_keep(relay->program_fd) : NULL;
+}
+
+/* PROGRAM: what is started, in place of the engine's own if that is with kept libraries. */
+static int spawn(FfRelay *relay, int link, const char *program, char **argv, bool kept)
+{
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t defaults;
@@ -62,6 +70,10 @@ int ff_engine_spawn(FfRelay *relay, int link)
         posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
     }
     posix_spawn_file_actions_adddup2(&actions, link, FF_LINK_FD);
+    if (kept) {
+        posix_spawn_file_actions_adddup2(&actions, relay->program_fd, relay->program_fd);
+        ff_libraries_inherit(relay->libraries, &actions);
+    }
     posix_spawnattr_init(&attr);
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGPIPE);
@@ -74,4 +86,18 @@ int ff_engine_spawn(FfRelay *relay, int link)
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
     return ret ? -ret : pid;
+}
+
+int ff_engine_spawn(FfRelay *relay, int link, bool kept)
+{
+    const char *program = relay->program ? relay->program : relay->plan->engine;
+    char *argv[] = {relay->plan->engine, NULL};
+
+    if (kept && relay->libraries) {
+        g_autofree char *linker = ff_libraries_linker(relay->libraries);
+        g_auto(GStrv) with = ff_libraries_argv(relay->libraries, argv[0], program);
+
+        return spawn(relay, link, linker, with, true);
+    }
+    return spawn(relay, link, program, argv, false);
 }

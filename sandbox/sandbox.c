@@ -30,17 +30,6 @@
 
 #include "sandbox/syscalls.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 static const unsigned kept[] = {CAP_DAC_OVERRIDE,     CAP_DAC_READ_SEARCH, CAP_KILL,
                                 CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE,      CAP_SYS_NICE};
 
@@ -220,12 +209,12 @@ bool ff_sandbox_enter(FfSandbox kind, GError **error)
     const struct rlimit none = {0, 0};
 
     /* LeakSanitizer looks at its process with ptrace, which is refused otherwise. */
-    if (prctl(PR_SET_DUMPABLE, SANITIZED, 0, 0, 0) < 0 ||
+    if (prctl(PR_SET_DUMPABLE, FF_SANITIZED, 0, 0, 0) < 0 ||
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0) {
         return fail(error, "privileges cannot be given up");
     }
     if (!drop_capabilities(error)) {
         return false;
     }
-    return SANITIZED || filter_calls(kind, error);
+    return FF_SANITIZED || filter_calls(kind, error);
 }

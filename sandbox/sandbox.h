@@ -15,6 +15,17 @@
 #include <glib.h>
 #include <stdbool.h>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FF_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define FF_SANITIZED 1
+#endif
+#endif
+#ifndef FF_SANITIZED
+#define FF_SANITIZED 0 /* 1: the build has a sanitizer, whose library does what no filter knows */
+#endif
+
 typedef enum {
     FF_SANDBOX_RELAY, /* also starts the engine, so it may all that an engine may */
     FF_SANDBOX_ENGINE,

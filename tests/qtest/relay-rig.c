@@ -632,6 +632,9 @@ void rig_engine_start(Rig *rig)
     g_assert_cmpuint(rig->init_frame->header.n_fds, >, 0);
     rig->state = ff_state_map(rig->init_frame->fds[0], NULL);
     g_assert_nonnull(rig->state);
+    if (!rig->mute) {
+        rig_engine_send(rig, FF_LINK_STARTED, 0, 0, NULL);
+    }
 }
 
 void rig_engine_send(Rig *rig, FfLinkType type, unsigned mon, uint32_t seq, const char *text)

@@ -22,6 +22,7 @@ typedef struct {
     int engine_listener;
     int agent; /* the agent's end of the hand-over socket */
     int peer;  /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
+    bool mute; /* engines do not say that they have INIT */
     int log;   /* memfd: QEMU's and the relay's stderr */
 
     /* the engine */
