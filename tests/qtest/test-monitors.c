@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "sandbox/sandbox.h"
 #include "tests/lib/vm.h"
 #include "tests/qtest/relay-rig.h"
 
@@ -732,6 +733,51 @@ static void test_crash_loop(void)
     rig_expect(client, "\"id\": 2");
 }
 
+/* Returns the state, which stays mapped. */
+static FfStateHeader *stillborn_engine(Rig *rig)
+{
+    g_autoptr(RigFrame) command = NULL;
+    FfStateHeader *state;
+
+    rig_engine_start(rig);
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    state = ff_state_map(rig->init_frame->fds[0], NULL);
+    rig_engine_crash(rig);
+    return state;
+}
+
+/* Engines that end before they have said anything: once more with the kept libraries, then the
+ * command is QEMU's; the next ones, too, for a while. But not when something is under way. */
+static void test_stillborn(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    rig->mute = true;
+    rig_send(client, "{'execute':'query-migrate','id':1}{'execute':'query-name','id':2}");
+    FfStateHeader *state = stillborn_engine(rig);
+    if (!FF_SANITIZED) {
+        stillborn_engine(rig);
+    }
+    rig_expect(client, "{\"return\": {}, \"id\": 1}");
+    rig_expect(client, "\"id\": 2");
+    for (int i = 0; i < 5; i++) {
+        rig_send(client, "{'execute':'query-migrate','id':3}");
+        rig_expect(client, "{\"return\": {}, \"id\": 3}");
+    }
+    g_assert_false(test_wait_readable(rig->engine_listener, 0)); /* none was tried */
+    rig_send(client, "{'execute':'migrate-incoming','id':4, 'arguments': {'uri': 'exec:true'}}");
+    rig_expect(client, "\"id\": 4, \"error\""); /* QEMU has no -incoming */
+    g_assert_cmpuint(state->driver_flags & FF_DRIVER_NATIVE_INCOMING, !=, 0);
+    __atomic_store_n(&state->undo_len, 1, __ATOMIC_RELEASE);
+    rig_send(client, "{'execute':'migrate','id':5}");
+    stillborn_engine(rig);
+    rig_expect(client, "it has been restarted");
+    __atomic_store_n(&state->undo_len, 0, __ATOMIC_RELEASE);
+    g_autofree char *log = rig_log(rig);
+    g_assert_nonnull(strstr(log, "cannot be started (it ends at once): migrations are QEMU's own"));
+}
+
 /* No engine at all: QEMU is as the client left it, so it answers itself. */
 static void test_no_engine(void)
 {
@@ -971,6 +1017,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/engine-crash", test_engine_crash);
     g_test_add_func("/relay/engine-lives-on", test_engine_lives_on);
     g_test_add_func("/relay/crash-loop", test_crash_loop);
+    g_test_add_func("/relay/stillborn", test_stillborn);
     g_test_add_func("/relay/no-engine", test_no_engine);
     g_test_add_func("/relay/qemu-killed", test_qemu_killed);
     g_test_add_func("/relay/qemu-quits", test_qemu_quits);
