@@ -185,9 +185,9 @@ static int listen_unix(const FfAddress *a, GError **error)
         return listen_error(error, a->path, errno);
     }
     g_strlcpy(un.sun_path, a->path, sizeof(un.sun_path));
-    if ((unlink(a->path) < 0 && errno != ENOENT) ||
-        bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 || chmod(a->path, 0600) < 0 ||
-        listen(fd, 16) < 0) {
+    /* The name gets the socket's rights. */
+    if ((unlink(a->path) < 0 && errno != ENOENT) || fchmod(fd, 0600) < 0 ||
+        bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 || listen(fd, 16) < 0) {
         int err = errno;
         close(fd);
         return listen_error(error, a->path, err);

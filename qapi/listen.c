@@ -148,7 +148,7 @@ static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError 
     }
     if (unlink(target->path) < 0 && errno != ENOENT) {
         fail(error, "Failed to unlink socket %s", target->path);
-    } else if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || chmod(target->path, 0600) < 0) {
+    } else if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
         fail(error, "Failed to bind socket to %s", target->path);
     } else if (listen(fd, BACKLOG) < 0) {
         fail(error, "Failed to listen on socket");

@@ -82,7 +82,7 @@ static const char *find_linker(void)
     return interpreter ? (const char *)(base + interpreter->p_vaddr) : NULL;
 }
 
-static pid_t start_list(int linker, int program, int out)
+static pid_t start_list(int linker, int program, int null_fd, int out)
 {
     g_autofree char *linker_path = g_strdup_printf("/proc/self/fd/%d", linker);
     g_autofree char *program_path = g_strdup_printf("/proc/self/fd/%d", program);
@@ -93,7 +93,7 @@ static pid_t start_list(int linker, int program, int out)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, program, program); /* survives the exec */
     posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, null_fd, STDERR_FILENO);
     int ret = posix_spawn(&pid, linker_path, &actions, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&actions);
     return ret ? -ret : pid;
@@ -120,7 +120,7 @@ static char *read_list(int fd)
 }
 
 /* What ld.so says of PROGRAM (g_free), or NULL. */
-static char *list(int linker, int program)
+static char *list(int linker, int program, int null_fd)
 {
     int out[2], status = -1;
     pid_t pid;
@@ -128,7 +128,7 @@ static char *list(int linker, int program)
     if (pipe2(out, O_CLOEXEC) < 0) {
         return NULL;
     }
-    pid = start_list(linker, program, out[1]);
+    pid = start_list(linker, program, null_fd, out[1]);
     close(out[1]);
     g_autofree char *text = pid > 0 ? read_list(out[0]) : NULL;
     close(out[0]);
@@ -164,7 +164,7 @@ static bool keep_line(FfLibraries *libraries, const char *line)
     return fd >= 0;
 }
 
-FfLibraries *ff_libraries_keep(int program)
+FfLibraries *ff_libraries_keep(int program, int null_fd)
 {
     FfLibraries *libraries = g_new0(FfLibraries, 1);
     const char *linker = find_linker();
@@ -174,7 +174,7 @@ FfLibraries *ff_libraries_keep(int program)
 
     libraries->fds = g_array_new(FALSE, FALSE, sizeof(int));
     libraries->linker = linker ? open_high(linker) : -1;
-    text = libraries->linker >= 0 ? list(libraries->linker, program) : NULL;
+    text = libraries->linker >= 0 ? list(libraries->linker, program, null_fd) : NULL;
     lines = g_strsplit(text ? text : "", "\n", -1);
     for (unsigned i = 0; ok && lines[i]; i++) {
         ok = keep_line(libraries, lines[i]);

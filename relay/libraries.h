@@ -8,10 +8,10 @@
 
 typedef struct FfLibraries FfLibraries;
 
-/* Opens what the program behind PROGRAM (an fd) is linked with now. Blocks for milliseconds.
- * Returns NULL if that cannot be done: it is linked statically, the dynamic linker is not glibc's,
- * there are no fds left. What is returned lives as long as the process. */
-FfLibraries *ff_libraries_keep(int program);
+/* Opens what the program behind PROGRAM (an fd) is linked with now. NULL_FD: of /dev/null. Blocks
+ * for milliseconds. Returns NULL if that cannot be done: it is linked statically, the dynamic
+ * linker is not glibc's, there are no fds left. What is returned lives as long as the process. */
+FfLibraries *ff_libraries_keep(int program, int null_fd);
 /* The path (g_free) of the dynamic linker, to be started with _argv() (g_strfreev) in place of
  * PROGRAM (a path) by the name NAME; it needs the fds of _inherit(), which stay open there. */
 char *ff_libraries_linker(const FfLibraries *libraries);

@@ -55,6 +55,7 @@ struct FfRelay {
     FfEngine *engine;
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */
+    int null_fd;    /* /dev/null */
     FfLibraries *libraries; /* the engine's at that time; NULL: those that are there */
     GPtrArray *held;        /* FfHeld * */
     unsigned filters;       /* FF_FILTER_* */

@@ -37,6 +37,7 @@ void ff_engine_keep_program(FfRelay *relay)
     if (low >= 0) {
         close(low);
     }
+    relay->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC); /* the sandbox opens none for writing */
     /* What is not there now may be later. */
     relay->program = fd < 0 ? NULL : g_strdup_printf("/proc/self/fd/%d", fd);
     relay->program_fd = fd;
@@ -45,8 +46,9 @@ void ff_engine_keep_program(FfRelay *relay)
 void ff_engine_keep_libraries(FfRelay *relay)
 {
     /* A sanitizer's library wants to be found by its name. */
-    relay->libraries =
-        relay->program && !FF_SANITIZED ? ff_libraries_keep(relay->program_fd) : NULL;
+    relay->libraries = relay->program && !FF_SANITIZED
+                           ? ff_libraries_keep(relay->program_fd, relay->null_fd)
+                           : NULL;
 }
 
 /* PROGRAM: what is started, in place of the engine's own if that is with kept libraries. */
@@ -62,12 +64,12 @@ static int spawn(FfRelay *relay, int link, const char *program, char **argv, boo
         return -errno;
     }
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, relay->null_fd, 0);
+    posix_spawn_file_actions_adddup2(&actions, relay->null_fd, 1);
     if (relay->plan->stderr_fd >= 0) {
         posix_spawn_file_actions_adddup2(&actions, relay->plan->stderr_fd, 2);
     } else {
-        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+        posix_spawn_file_actions_adddup2(&actions, relay->null_fd, 2);
     }
     posix_spawn_file_actions_adddup2(&actions, link, FF_LINK_FD);
     if (kept) {

@@ -7,11 +7,16 @@
  * CAP_NET_BIND_SERVICE, CAP_SYS_NICE for the threads of the fault path, CAP_KILL for QEMU itself,
  * and CAP_SYS_PTRACE: the kernel asks for it at /proc/PID/fd of a QEMU that has more capabilities.
  *
+ * What the filter cannot take from who has them, it takes from openat, fchmod and rename: no file
+ * that is there is opened for writing, given other rights or replaced, be it root's relay and
+ * root's file. It holds for all threads; Landlock would not do (docs/decisions.md).
+ *
  * System calls: capset, capget, seccomp, prctl, setrlimit.
  */
 #include "sandbox/sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
@@ -80,6 +85,38 @@ static bool drop_capabilities(GError **error)
 /* ---- system calls -----------------------------------------------------------------------------
  */
 
+#ifdef FF_FAULTS
+#define NOT_LISTED SECCOMP_RET_TRAP
+#define REFUSED SECCOMP_RET_TRAP
+
+/* Async-signal-safe. */
+G_NORETURN static void on_sigsys(int signal, siginfo_t *info, void *context)
+{
+    char text[] = "farfault: system call 0000 is not on the list of this program\n";
+    unsigned n = info->si_syscall;
+
+    for (char *digit = text + 25; n; n /= 10) {
+        *digit-- = '0' + n % 10;
+    }
+    G_GNUC_UNUSED ssize_t written = write(STDERR_FILENO, text, sizeof(text) - 1);
+    _exit(128 + SIGSYS);
+}
+
+static void watch_calls(void)
+{
+    struct sigaction action = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO};
+
+    sigaction(SIGSYS, &action, NULL);
+}
+#else
+#define NOT_LISTED (SECCOMP_RET_ERRNO | ENOSYS)
+#define REFUSED (SECCOMP_RET_ERRNO | EACCES)
+
+static void watch_calls(void)
+{
+}
+#endif
+
 /* P: struct sock_filter. */
 static void emit(GArray *p, uint16_t code, uint32_t k, uint8_t yes, uint8_t no)
 {
@@ -133,6 +170,33 @@ static void judge_clone(GArray *p, FfSandbox kind)
     answer(p, SECCOMP_RET_ALLOW);
 }
 
+/* A file is opened to be read, or is made here: what is there already is nothing that relay or
+ * engine write to. (What they do write to came to them as an fd.) FLAGS: the argument's number. */
+static void judge_open(GArray *p, unsigned nr, unsigned flags)
+{
+    const uint32_t new = O_CREAT | O_EXCL, writes = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC;
+
+    if_call(p, nr, 8);
+    load(p, ARG(flags));
+    emit(p, BPF_ALU | BPF_AND | BPF_K, new, 0, 0);
+    emit(p, BPF_JMP | BPF_JEQ | BPF_K, new, 0, 1);
+    answer(p, SECCOMP_RET_ALLOW);
+    load(p, ARG(flags));
+    emit(p, BPF_JMP | BPF_JSET | BPF_K, writes, 0, 1);
+    answer(p, REFUSED);
+    answer(p, SECCOMP_RET_ALLOW);
+}
+
+/* For memfds and sockets that are made here: nobody else's rights, no set-user-id. */
+static void judge_fchmod(GArray *p)
+{
+    if_call(p, __NR_fchmod, 4);
+    load(p, ARG(1));
+    emit(p, BPF_JMP | BPF_JSET | BPF_K, ~0600u, 0, 1);
+    answer(p, REFUSED);
+    answer(p, SECCOMP_RET_ALLOW);
+}
+
 static void judge_socket(GArray *p)
 {
     static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
@@ -146,36 +210,6 @@ static void judge_socket(GArray *p)
     answer(p, SECCOMP_RET_ERRNO | EAFNOSUPPORT);
 }
 
-#ifdef FF_FAULTS
-#define NOT_LISTED SECCOMP_RET_TRAP
-
-/* Async-signal-safe. */
-G_NORETURN static void on_sigsys(int signal, siginfo_t *info, void *context)
-{
-    char text[] = "farfault: system call 0000 is not on the list of this program\n";
-    unsigned n = info->si_syscall;
-
-    for (char *digit = text + 25; n; n /= 10) {
-        *digit-- = '0' + n % 10;
-    }
-    G_GNUC_UNUSED ssize_t written = write(STDERR_FILENO, text, sizeof(text) - 1);
-    _exit(128 + SIGSYS);
-}
-
-static void watch_calls(void)
-{
-    struct sigaction action = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO};
-
-    sigaction(SIGSYS, &action, NULL);
-}
-#else
-#define NOT_LISTED (SECCOMP_RET_ERRNO | ENOSYS)
-
-static void watch_calls(void)
-{
-}
-#endif
-
 static bool filter_calls(FfSandbox kind, GError **error)
 {
     g_autoptr(GArray) p = g_array_new(FALSE, FALSE, sizeof(struct sock_filter));
@@ -186,6 +220,9 @@ static bool filter_calls(FfSandbox kind, GError **error)
     load(p, offsetof(struct seccomp_data, nr));
     judge_clone(p, kind);
     judge_socket(p);
+    judge_open(p, __NR_open, 1);
+    judge_open(p, __NR_openat, 2);
+    judge_fchmod(p);
     if (kind == FF_SANDBOX_RELAY) {
         allow(p, relay_calls, G_N_ELEMENTS(relay_calls));
     } else {

@@ -6,8 +6,9 @@
  * The filter of system calls is made from the lines "System calls:" at the head of the files, and
  * from libraries.txt (generate.py). What is on no list answers ENOSYS, as an old kernel would, for
  * a process that is killed may be the one that a guest waits for; and the kernel's audit log has
- * it. In a build with -Dfaults=true it ends the process with a line that names it, so that a list
- * which is too short does not pass a test.
+ * it. Files may be read and made, but none that is there is opened for writing, renamed or given
+ * other rights. In a build with -Dfaults=true it ends the process with a line that names it, so
+ * that a list which is too short does not pass a test.
  */
 #ifndef FF_SANDBOX_H
 #define FF_SANDBOX_H

@@ -4,6 +4,7 @@
  * its own, since nobody comes back out of the sandbox.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/capability.h>
 #include <netdb.h>
@@ -16,7 +17,9 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +31,8 @@
 #else
 #define UNLISTED 0
 #endif
+
+static char file[] = "/tmp/farfault-test-XXXXXX"; /* there before the sandbox */
 
 typedef int (*Deed)(void); /* 0: as it should be */
 
@@ -66,6 +71,64 @@ static int try_setuid(void)
 static int try_write_memory(void)
 {
     return unlisted(syscall(SYS_process_vm_writev, getppid(), NULL, 0UL, NULL, 0UL, 0UL));
+}
+
+/* 0: refused as a file that may not be written. (A build for tests ends at that.) */
+static int refused(long rc)
+{
+    return rc < 0 && errno == EACCES ? 0 : 1;
+}
+
+static int try_open_existing(void)
+{
+    return refused(open(file, O_WRONLY | O_APPEND));
+}
+
+static int try_openat_existing(void)
+{
+    return refused(syscall(SYS_openat, AT_FDCWD, file, O_RDWR));
+}
+
+static int try_truncate(void)
+{
+    return refused(open(file, O_CREAT | O_TRUNC, 0600)); /* without O_EXCL it need not be new */
+}
+
+static int try_rename(void)
+{
+    return unlisted(rename(file, "/tmp/farfault-test-renamed"));
+}
+
+static int try_chmod(void)
+{
+    return unlisted(chmod(file, 0600));
+}
+
+static int try_set_user_id(void)
+{
+    int fd = open(file, O_RDONLY);
+
+    return fd < 0 ? 2 : refused(fchmod(fd, 04755));
+}
+
+/* Reading, and files and sockets of one's own. */
+static int try_files(void)
+{
+    g_autofree char *new = g_strconcat(file, ".new", NULL);
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    struct stat st;
+    int fd = open(file, O_RDONLY), made = open(new, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    int s = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    if (fd < 0 || made < 0 || write(made, "x", 1) != 1 || unlink(new) < 0) {
+        return 2;
+    }
+    g_strlcpy(un.sun_path, new, sizeof(un.sun_path));
+    if (fchmod(s, 0600) < 0 || bind(s, (struct sockaddr *)&un, sizeof(un)) < 0 ||
+        stat(new, &st) < 0 || unlink(new) < 0) {
+        return 3;
+    }
+    return (st.st_mode & 0777) == 0600 ? 0 : 4;
 }
 
 static int try_fork(void)
@@ -172,6 +235,20 @@ static const Row rows[] = {
     {"engine/bpf", FF_SANDBOX_ENGINE, try_bpf, UNLISTED},
     {"engine/setuid", FF_SANDBOX_ENGINE, try_setuid, UNLISTED},
     {"engine/process-vm", FF_SANDBOX_ENGINE, try_write_memory, UNLISTED},
+    {"engine/open-existing", FF_SANDBOX_ENGINE, try_open_existing, UNLISTED},
+    {"engine/openat-existing", FF_SANDBOX_ENGINE, try_openat_existing, UNLISTED},
+    {"engine/truncate", FF_SANDBOX_ENGINE, try_truncate, UNLISTED},
+    {"engine/rename", FF_SANDBOX_ENGINE, try_rename, UNLISTED},
+    {"engine/chmod", FF_SANDBOX_ENGINE, try_chmod, UNLISTED},
+    {"engine/set-user-id", FF_SANDBOX_ENGINE, try_set_user_id, UNLISTED},
+    {"engine/files", FF_SANDBOX_ENGINE, try_files, 0},
+    {"relay/open-existing", FF_SANDBOX_RELAY, try_open_existing, UNLISTED},
+    {"relay/openat-existing", FF_SANDBOX_RELAY, try_openat_existing, UNLISTED},
+    {"relay/truncate", FF_SANDBOX_RELAY, try_truncate, UNLISTED},
+    {"relay/rename", FF_SANDBOX_RELAY, try_rename, UNLISTED},
+    {"relay/chmod", FF_SANDBOX_RELAY, try_chmod, UNLISTED},
+    {"relay/set-user-id", FF_SANDBOX_RELAY, try_set_user_id, UNLISTED},
+    {"relay/files", FF_SANDBOX_RELAY, try_files, 0},
     {"engine/fork", FF_SANDBOX_ENGINE, try_fork, 0},
     {"engine/namespace", FF_SANDBOX_ENGINE, try_namespace, 0},
     {"engine/packets", FF_SANDBOX_ENGINE, try_packets, 0},
@@ -215,5 +292,10 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/sandbox/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_row);
     }
-    return g_test_run();
+    int fd = g_mkstemp(file);
+    g_assert_cmpint(fd, >=, 0);
+    int rc = g_test_run();
+    close(fd);
+    unlink(file);
+    return rc;
 }
