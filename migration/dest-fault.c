@@ -57,7 +57,7 @@ static void note_fault(Batch *b, const struct uffd_msg *msg, int64_t now)
             /* It waits on. Observer: recovery, which wakes everybody then, also who waits for a
              * page that is not missing any more. */
             __atomic_store_n(&m->stats.wait_overflow, 1, __ATOMIC_RELEASE);
-            ff_m_dead(m, "a zero page cannot be placed: %s", g_strerror(-rc));
+            ff_dest_cannot_place(m, block, page, rc);
             return;
         }
         ff_stats_wait_end(&m->stats, block, page, 1, now);

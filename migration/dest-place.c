@@ -7,8 +7,15 @@
  * then woken (by the same ioctl), then marked received, then woken once more if somebody had been
  * noted for it; the mark is never taken back.
  *
+ * Of a huge page the kernel says EEXIST also where there is no page, if it has none to give (Linux
+ * 6.18: hugetlb_mfill_atomic_pte() makes it of a failed allocation where the page table is there).
+ * Believed, that would lose the page. So there the file is asked. Tried, with an empty pool:
+ * mincore(), SEEK_DATA and a read of our own mapping cannot tell; the pagemap knows QEMU's page
+ * table only, and a page that was written before the switch is in the file and not in that;
+ * UFFDIO_CONTINUE knows the file, and says EFAULT of a page that it lacks.
+ *
  * Threads: main reader, urgent reader, fault thread, all at once; no lock.
- * System calls: ioctl(UFFDIO_*), lseek(SEEK_DATA, SEEK_HOLE).
+ * System calls: ioctl(UFFDIO_*), lseek(SEEK_DATA, SEEK_HOLE), pread.
  */
 #include "migration/internal.h"
 
@@ -19,6 +26,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "uffd/pagemap.h"
 #include "uffd/uffd.h"
 
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -30,6 +38,8 @@
 #define UNREGISTER_AGAIN_US (100 * 1000)
 /* Zero pages placed by one ioctl (bytes): the guest's mmap lock is held meanwhile. */
 #define ZERO_CHUNK (2ull << 20)
+/* So often in a row the same page is found to be there by who was told that it is missing. */
+#define IN_VAIN_MAX 10000
 
 /* ---- arming --------------------------------------------------------------------------------- */
 
@@ -228,16 +238,32 @@ static void received(FfMigration *m, unsigned block, uint64_t page, uint64_t n, 
     }
 }
 
-static int cannot(FfMigration *m, unsigned block, uint64_t page, int rc)
+int ff_dest_cannot_place(FfMigration *m, unsigned block, uint64_t page, int rc)
 {
     ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be placed: %s%s", page,
-              m->blocks[block].info.id, g_strerror(-rc),
+              m->blocks[block].info.id,
+              rc == -ELOOP ? "it is there, and whoever waits for it is woken in vain"
+                           : g_strerror(-rc),
               rc == -ENOMEM ? " (free memory or hugepages on this host)" : "");
     return rc;
 }
 
 /* ---- placing ------------------------------------------------------------------------------------
  */
+
+/* RC, which placing the page at ADDR came to, or what EEXIST stands for. Allocates nothing. */
+static int believe(const FfMigration *m, int rc, uint64_t addr, uint64_t ps)
+{
+    if (rc != -EEXIST || ps <= 4096) {
+        return rc;
+    }
+    int there = ff_uffd_present(m->uffd, addr, ps);
+    if (there == -EINVAL) {
+        /* A page that only the file has cannot be told from none here: that pauses. */
+        there = ff_pagemap_mapped(m->cfg.pagemap_fd, addr);
+    }
+    return there == 0 ? -ENOMEM : there < 0 ? there : -EEXIST;
+}
 
 /* One ioctl's worth: as much of the run as lies in one mapping. DATA NULL: zeros. *DONE pages
  * were placed (or were there). */
@@ -260,6 +286,7 @@ static int place_some(FfMigration *m, unsigned block, uint64_t page, uint64_t n,
         FF_FAULT_AT("placed");
         received(m, block, page, *done, !data);
     }
+    rc = believe(m, rc, addr + bytes, ps);
     if (rc == -EEXIST) {
         ff_count(m->stats.pages_duplicate, 1);
         ff_uffd_wake(m->uffd, addr + bytes, ps);
@@ -267,7 +294,7 @@ static int place_some(FfMigration *m, unsigned block, uint64_t page, uint64_t n,
         *done += 1;
         rc = 0;
     }
-    return rc < 0 ? cannot(m, block, page + *done, rc) : 0;
+    return rc < 0 ? ff_dest_cannot_place(m, block, page + *done, rc) : 0;
 }
 
 /* A run of which nothing was received before (the usual case, and without recovery the only
@@ -361,6 +388,19 @@ int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n
     return rc < 0 ? rc : place_zeros(m, block, first + out, page + n - (first + out));
 }
 
+/* Zeros were not placed, since the page is there, and whoever waits was woken. It finds the page,
+ * so it does not come back, unless something here is wrong; and then it must not go round for ever.
+ * Others may have waited for the same page: as many as QEMU has threads. */
+static int note_in_vain(FfMigration *m, unsigned block, uint64_t page)
+{
+    if (m->vain_block != block || m->vain_page != page) {
+        m->vain_n = 0;
+    }
+    m->vain_block = block;
+    m->vain_page = page;
+    return ++m->vain_n > IN_VAIN_MAX ? -ELOOP : 0;
+}
+
 int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page)
 {
     uint64_t ps = m->blocks[block].info.page_size, run, done;
@@ -368,8 +408,12 @@ int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page)
     int rc = ps > 4096 ? ff_uffd_copy(m->uffd, addr, m->zero_page, ps, &done)
                        : ff_uffd_zero(m->uffd, addr, ps, &done);
 
+    rc = believe(m, rc, addr, ps);
     if (rc == -EEXIST) {
         rc = ff_uffd_wake(m->uffd, addr, ps);
+        rc = rc < 0 ? rc : note_in_vain(m, block, page);
+    } else {
+        m->vain_n = 0;
     }
     /* ENOENT: taken out of the uffd meanwhile, which woke everybody. ESRCH: QEMU is gone. */
     return rc == -ENOENT || rc == -ESRCH ? 0 : rc;

@@ -245,7 +245,10 @@ struct FfMigration {
     uint64_t device_queued;    /* atomic, bytes */
     unsigned unregistered;     /* atomic; ranges taken out of the uffd */
     void *zero_page;           /* hugetlb: a zero page to copy */
-    char *granted_state;       /* lock; payload of GRANT */
+    /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
+    unsigned vain_block, vain_n;
+    uint64_t vain_page;
+    char *granted_state; /* lock; payload of GRANT */
     void *bitmaps_map;
     size_t bitmaps_len;
 };
@@ -547,8 +550,11 @@ void ff_dest_disarm(FfMigration *m);
 /* Places a run; 0 or -errno (then the migration cannot go on). */
 int ff_dest_place(FfMigration *m, unsigned block, uint64_t page, uint64_t n, const void *data);
 int ff_dest_place_zero(FfMigration *m, unsigned block, uint64_t page, uint64_t n);
-/* A fault on a page that was received before: it was punched since (balloon), zeros are right. */
+/* A fault on a page that was received before: it was punched since (balloon), zeros are right.
+ * Fault thread. 0 or -errno; -ELOOP: it was there so often in a row that something is wrong. */
 int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page);
+/* Ends the connection (after the grant: pauses) because of RC; returns it. */
+int ff_dest_cannot_place(FfMigration *m, unsigned block, uint64_t page, int rc);
 
 /* stock.c */
 bool ff_m_is_stock(const GError *error);

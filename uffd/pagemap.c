@@ -40,6 +40,8 @@ static_assert(sizeof(ScanArg) == 96, "struct pm_scan_arg of the kernel");
 #define MAX_REGIONS 1024
 /* An entry of the file itself (Documentation/admin-guide/mm/pagemap.rst). */
 #define ENTRY_UFFD_WP (1ull << 57)
+#define ENTRY_SWAPPED (1ull << 62)
+#define ENTRY_PRESENT (1ull << 63)
 
 static int scan_piece(int fd, ScanArg *arg, FfPagemapFunc fn, void *opaque)
 {
@@ -95,7 +97,8 @@ int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, F
                        IS_WRITTEN, fn, opaque);
 }
 
-int ff_pagemap_protected(int pagemap_fd, uint64_t addr)
+/* 1: the entry of the page at ADDR has one of BITS. */
+static int has_bits(int pagemap_fd, uint64_t addr, uint64_t bits)
 {
     uint64_t entry;
     ssize_t n;
@@ -106,7 +109,17 @@ int ff_pagemap_protected(int pagemap_fd, uint64_t addr)
     if (n != sizeof(entry)) {
         return n < 0 ? -errno : -ESRCH;
     }
-    return entry & ENTRY_UFFD_WP ? 1 : 0;
+    return entry & bits ? 1 : 0;
+}
+
+int ff_pagemap_protected(int pagemap_fd, uint64_t addr)
+{
+    return has_bits(pagemap_fd, addr, ENTRY_UFFD_WP);
+}
+
+int ff_pagemap_mapped(int pagemap_fd, uint64_t addr)
+{
+    return has_bits(pagemap_fd, addr, ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,

@@ -37,4 +37,7 @@ int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapF
  * there is no page table. -errno. */
 int ff_pagemap_protected(int pagemap_fd, uint64_t addr);
 
+/* 1: a page is mapped at ADDR, or swapped out; 0: none, though the file may have it. -errno. */
+int ff_pagemap_mapped(int pagemap_fd, uint64_t addr);
+
 #endif

@@ -142,6 +142,24 @@ int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done)
     return 0;
 }
 
+/* UFFDIO_CONTINUE maps what the file has, and says EFAULT where it has nothing. It asks neither for
+ * the mode MINOR nor for memory. A poisoned page is EIO: it is there, and no other may take its
+ * place. */
+int ff_uffd_present(int uffd, uint64_t addr, uint64_t len)
+{
+    struct uffdio_continue c = {.range = {addr, len}};
+    int rc;
+
+    do {
+        c.mapped = 0;
+        rc = FF_FAULT_CALL("uffd-continue", ioctl(uffd, UFFDIO_CONTINUE, &c)) < 0 ? -errno : 0;
+    } while (rc == -EAGAIN || rc == -EINTR); /* the mapping was being changed */
+    if (rc == -EFAULT) {
+        return 0;
+    }
+    return rc == 0 || rc == -EEXIST || rc == -EIO ? 1 : rc;
+}
+
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len)
 {
     struct uffdio_range r = {addr, len};

@@ -36,10 +36,15 @@ int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 /* Also wakes every waiter of the range. */
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
 /* Places SRC at ADDR and wakes the waiters. *DONE is what was placed. -EEXIST: the page at
- * ADDR + *DONE was there already, nobody was woken there. */
+ * ADDR + *DONE was there already, nobody was woken there. Of a huge page the kernel says so also
+ * when no huge page is free (Linux 6.18): ff_uffd_present() tells the two apart. */
 int ff_uffd_copy(int uffd, uint64_t addr, const void *src, uint64_t len, uint64_t *done);
 /* The same with zero pages; shmem and anonymous memory only. */
 int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done);
+/* Of a huge page, LEN bytes at ADDR: 1 if the file has it, mapped there or not; it is mapped now,
+ * and its waiters may still sleep. 0: it has none. -EINVAL: this kernel cannot tell (before
+ * Linux 5.13). Allocates no huge page. */
+int ff_uffd_present(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
 /* Reads up to MAX messages without blocking. Returns their number, 0 if there is none now. */
 int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max);

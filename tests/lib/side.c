@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/falloc.h>
+#include <linux/memfd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -17,6 +18,8 @@
 #include <unistd.h>
 
 #include "relay/state.h"
+
+#define HUGE (2ull << 20)
 
 uint64_t side_word(unsigned block, uint64_t page)
 {
@@ -375,17 +378,18 @@ static const FfVmm vmm_ops = {
     .vcpu_threads = vmm_vcpus,
 };
 
-static void add_block(Side *s, const char *id, uint64_t size)
+static void add_block(Side *s, const char *id, uint64_t size, bool huge)
 {
     FfRamBlock *b = g_new0(FfRamBlock, 1);
     unsigned i = s->blocks->len;
 
     b->id = g_strdup(id);
     b->size = size;
-    b->page_size = PAGE;
-    b->memfd = memfd_create(id, MFD_CLOEXEC);
+    b->page_size = huge ? HUGE : PAGE;
+    b->memfd = memfd_create(id, MFD_CLOEXEC | (huge ? MFD_HUGETLB | 21u << MFD_HUGE_SHIFT : 0));
     g_assert_cmpint(ftruncate(b->memfd, size), ==, 0);
-    s->map[i] = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, b->memfd, 0);
+    s->map[i] = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | (huge ? MAP_NORESERVE : 0),
+                     b->memfd, 0);
     g_assert(s->map[i] != MAP_FAILED);
     g_ptr_array_add(s->blocks, b);
 }
@@ -447,7 +451,7 @@ static void open_uffds(Side *s)
     s->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 }
 
-static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient)
+static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient, bool huge)
 {
     Side *s = g_new0(Side, 1);
 
@@ -462,7 +466,7 @@ static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient)
     s->history = g_string_new(NULL);
     for (unsigned i = 0; i < n; i++) {
         g_autofree char *id = g_strdup_printf("ram%u", i);
-        add_block(s, id, sizes[i]);
+        add_block(s, id, sizes[i], huge);
     }
     s->state_fd = ff_state_create(FF_POLICY_AUTO);
     g_assert_cmpint(s->state_fd, >=, 0);
@@ -475,12 +479,19 @@ static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient)
 
 Side *side_new(FfRole role, const uint64_t *sizes, unsigned n)
 {
-    return make(role, sizes, n, false);
+    return make(role, sizes, n, false, false);
 }
 
 Side *side_new_lenient(FfRole role, uint64_t size)
 {
-    return make(role, &size, 1, true);
+    return make(role, &size, 1, true, false);
+}
+
+Side *side_new_huge(FfRole role, unsigned n)
+{
+    uint64_t size = n * HUGE;
+
+    return make(role, &size, 1, false, true);
 }
 
 void side_free(Side *s)

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guest RAM of huge pages while somebody else takes every one that is free: what the kernel says of
+ * such a page, and migrations between two sides in one process. Whatever could not be placed is
+ * neither lost nor taken for zeros, and comes when there are huge pages again. And of zeros that
+ * are placed in vain.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "migration/internal.h"
+#include "tests/lib/hugepages.h"
+#include "tests/lib/pair.h"
+#include "uffd/pagemap.h"
+#include "uffd/uffd.h"
+
+#define PAGES 8u
+
+static void punch(int fd, uint64_t page, uint64_t n)
+{
+    g_assert_cmpint(
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * HUGEPAGE, n * HUGEPAGE),
+        ==, 0);
+}
+
+/* ---- what the kernel says ----------------------------------------------------------------------
+ */
+
+typedef struct {
+    Side *side; /* for its memory and its userfaultfd */
+    uint64_t addr;
+    void *data; /* a huge page of 0x5a */
+} Kernel;
+
+static uint64_t at(const Kernel *k, unsigned page)
+{
+    return k->addr + page * HUGEPAGE;
+}
+
+static int copy(const Kernel *k, unsigned page)
+{
+    uint64_t done;
+
+    return ff_uffd_copy(k->side->uffds[1], at(k, page), k->data, HUGEPAGE, &done);
+}
+
+static int present(const Kernel *k, unsigned page)
+{
+    return ff_uffd_present(k->side->uffds[1], at(k, page), HUGEPAGE);
+}
+
+static int mapped(const Kernel *k, unsigned page)
+{
+    return ff_pagemap_mapped(k->side->pagemap_fd, at(k, page));
+}
+
+/* Page 0 was never there, 1 is punched, 2 is only in the file, 3 is mapped. With an empty pool the
+ * first two cannot be placed, whatever that is called, and must not be taken for the others. */
+static void test_kernel(void)
+{
+    g_autofree char *data = g_malloc(HUGEPAGE);
+    HugePages *pool = side_possible() ? hugepages_new(PAGES) : NULL;
+
+    if (!pool) {
+        return;
+    }
+    Kernel k = {.side = side_new_huge(FF_ROLE_DESTINATION, PAGES), .data = data};
+    int fd = ((FfRamBlock *)k.side->blocks->pdata[0])->memfd, uffd = k.side->uffds[1];
+    k.addr = (uintptr_t)k.side->map[0];
+    memset(data, 0x5a, HUGEPAGE);
+    g_assert_cmpint(ff_uffd_init(uffd, UFFD_FEATURE_MISSING_HUGETLBFS, NULL), ==, 0);
+    g_assert_cmpint(ff_uffd_register_missing(uffd, k.addr, PAGES * HUGEPAGE), ==, 0);
+    g_assert_cmpint(copy(&k, 1), ==, 0);
+    g_assert_cmpint(copy(&k, 3), ==, 0);
+    g_assert_cmpint(fallocate(fd, 0, 2 * HUGEPAGE, HUGEPAGE), ==, 0);
+    punch(fd, 1, 1);
+    hugepages_take(pool);
+    for (unsigned page = 0; page < 2; page++) {
+        int rc = copy(&k, page);
+        g_test_message("of a missing page, the pool being empty: %s", g_strerror(-rc));
+        g_assert_true(rc == -EEXIST || rc == -ENOMEM);
+        g_assert_cmpint(present(&k, page), ==, 0);
+        g_assert_cmpint(mapped(&k, page), ==, 0);
+    }
+    g_assert_cmpint(copy(&k, 2), ==, -EEXIST);
+    g_assert_cmpint(mapped(&k, 2), ==, 0);
+    g_assert_cmpint(present(&k, 2), ==, 1);
+    g_assert_cmpint(mapped(&k, 2), ==, 1);
+    g_assert_cmpint(copy(&k, 3), ==, -EEXIST);
+    g_assert_cmpint(mapped(&k, 3), ==, 1);
+    g_assert_cmpint(present(&k, 3), ==, 1);
+    g_assert_cmpint(k.side->map[0][3 * HUGEPAGE], ==, 0x5a);
+    hugepages_give(pool);
+    g_assert_cmpint(copy(&k, 0), ==, 0);
+    g_assert_cmpint(present(&k, 0), ==, 1);
+    side_free(k.side);
+    hugepages_free(pool);
+}
+
+/* ---- migrations -------------------------------------------------------------------------------
+ */
+
+static HugePages *taken; /* by whom the callbacks take pages */
+
+static Pair huge_pair(unsigned n_touchers)
+{
+    Pair p = {side_new_huge(FF_ROLE_SOURCE, PAGES), side_new_huge(FF_ROLE_DESTINATION, PAGES)};
+
+    p.d->n_touchers = n_touchers;
+    side_fill(p.s);
+    side_start(p.d, "tcp:127.0.0.1:0", -1);
+    return p;
+}
+
+static void take_all(Side *s)
+{
+    hugepages_take(taken);
+}
+
+static void join_touchers(Pair *p)
+{
+    for (unsigned i = 0; i < p->d->n_touchers; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(p->d->touchers[i])), ==, 0);
+    }
+}
+
+static void check_moved(Pair *p)
+{
+    side_run_until(p->s->done && p->d->done);
+    g_assert_cmpint(p->s->status, ==, FF_STATUS_COMPLETED);
+    g_assert_cmpint(p->d->status, ==, FF_STATUS_COMPLETED);
+    join_touchers(p);
+    g_assert_cmpint(memcmp(p->s->map[0], p->d->map[0], PAGES * HUGEPAGE), ==, 0);
+}
+
+/* Nobody else may have been told that the pages are there. */
+static void check_paused(Pair *p)
+{
+    side_run_until(pair_over(p->s) && pair_over(p->d));
+    g_assert_cmpint(p->s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_cmpint(p->d->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p->d->m);
+    g_test_message("%s", info->error_desc);
+    g_assert_nonnull(strstr(info->error_desc, "hugepages"));
+    g_assert_cmpuint(info->ram_remaining, >, 0);
+}
+
+/* The guest has just moved when there is no huge page any more. DATA: so many vCPUs wait for pages;
+ * with none only the bulk runs cannot be placed. Recovered too early it is paused again, and
+ * nothing is lost by it. */
+static void test_empty_pool(gconstpointer data)
+{
+    unsigned touchers = GPOINTER_TO_UINT(data);
+
+    taken = side_possible() ? hugepages_new(2 * PAGES) : NULL;
+    if (!taken) {
+        return;
+    }
+    Pair p = huge_pair(touchers);
+    g_autofree char *to = pair_address(p.d);
+    p.d->resuming = take_all;
+    side_start(p.s, to, -1);
+    if (touchers) {
+        ff_migration_set_bandwidth(p.s->m, 0, 65536);
+    }
+    ff_migration_start_postcopy(p.s->m, NULL);
+    check_paused(&p);
+    pair_resume_at(&p, to);
+    check_paused(&p);
+    hugepages_give(taken);
+    ff_migration_set_bandwidth(p.s->m, 0, 0);
+    pair_resume_at(&p, to);
+    check_moved(&p);
+    pair_free(&p);
+    hugepages_free(taken);
+}
+
+/* Touches a page that has come, gives it back, and touches it again when there is no huge page: its
+ * zeros have to wait, too. */
+static gpointer give_back(Side *s, unsigned index)
+{
+    volatile uint64_t *w = (uint64_t *)s->map[0];
+    uint64_t first = *w;
+
+    punch(((FfRamBlock *)s->blocks->pdata[0])->memfd, 0, 1);
+    hugepages_take(taken);
+    return GSIZE_TO_POINTER(first != side_word(0, 0) || *w != 0);
+}
+
+static void test_given_back(void)
+{
+    taken = side_possible() ? hugepages_new(2 * PAGES) : NULL;
+    if (!taken) {
+        return;
+    }
+    Pair p = huge_pair(1);
+    g_autofree char *to = pair_address(p.d);
+    p.d->touch = give_back;
+    side_start(p.s, to, -1);
+    ff_migration_set_bandwidth(p.s->m, 0, 65536);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    check_paused(&p);
+    hugepages_give(taken);
+    ff_migration_set_bandwidth(p.s->m, 0, 0);
+    pair_resume_at(&p, to);
+    side_run_until(p.s->done && p.d->done);
+    join_touchers(&p);
+    g_assert_cmpint(memcmp(p.s->map[0] + HUGEPAGE, p.d->map[0] + HUGEPAGE, (PAGES - 1) * HUGEPAGE),
+                    ==, 0);
+    pair_free(&p);
+    hugepages_free(taken);
+}
+
+/* Zeros for a page that is there, again and again: an error in the end, and no endless round. The
+ * first time they are placed. */
+static void place_in_vain(Side *s)
+{
+    unsigned n = 0;
+
+    while (n < 100000 && ff_dest_place_again(s->m, 0, 3) == 0) {
+        n++;
+    }
+    g_test_message("an error after %u times", n);
+    g_assert_cmpuint(n, >, 4096); /* as many may wait at once */
+    g_assert_cmpuint(n, <, 100000);
+    g_assert_cmpint(ff_dest_place_again(s->m, 1, 3), ==, 0); /* of that page only */
+}
+
+static void test_in_vain(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(0);
+    g_autofree char *to = pair_address(p.d);
+    g_assert_true(side_page_is_zero(3));
+    p.d->resuming = place_in_vain;
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    pair_check_moved(&p);
+    pair_free(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/hugetlb/kernel", test_kernel);
+    g_test_add_data_func("/hugetlb/empty-pool/bulk", GUINT_TO_POINTER(0), test_empty_pool);
+    g_test_add_data_func("/hugetlb/empty-pool/urgent", GUINT_TO_POINTER(2), test_empty_pool);
+    g_test_add_func("/hugetlb/empty-pool/given-back", test_given_back);
+    g_test_add_func("/hugetlb/in-vain", test_in_vain);
+    return g_test_run();
+}
