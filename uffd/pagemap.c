@@ -10,6 +10,11 @@
  * "fs/proc/task_mmu: fix PAGEMAP_SCAN written state for PMD holes", 2026. ff_pagemap_protected()
  * tells then.
  *
+ * Of hugetlb the scan for WRITTEN passes over empty entries (pagemap_hugetlb_category() in 6.18). A
+ * protected entry is never empty, it has a marker at least; only giving the page back empties it.
+ * So what is neither present nor a marker ("swapped") was given back, and may have been written
+ * before.
+ *
  * System calls: ioctl(PAGEMAP_SCAN), pread.
  */
 #include "uffd/pagemap.h"
@@ -35,6 +40,8 @@ static_assert(sizeof(ScanArg) == 96, "struct pm_scan_arg of the kernel");
 #define SCAN_WP_MATCHING (1u << 0)
 #define SCAN_CHECK_WPASYNC (1u << 1)
 #define IS_WRITTEN (1u << 1)
+#define IS_PRESENT (1u << 3)
+#define IS_SWAPPED (1u << 4)
 #define IS_HUGE (1u << 6)
 
 #define MAX_REGIONS 1024
@@ -71,8 +78,9 @@ static int scan_piece(int fd, ScanArg *arg, FfPagemapFunc fn, void *opaque)
     return 0;
 }
 
+/* What has all of CATEGORY; NONE: what has nothing of it. */
 static int scan_pieces(int fd, uint64_t addr, uint64_t len, uint64_t flags, uint64_t category,
-                       FfPagemapFunc fn, void *opaque)
+                       bool none, FfPagemapFunc fn, void *opaque)
 {
     for (uint64_t at = addr, n; at < addr + len; at += n) {
         n = addr + len - at < FF_PAGEMAP_PIECE ? addr + len - at : FF_PAGEMAP_PIECE;
@@ -80,6 +88,7 @@ static int scan_pieces(int fd, uint64_t addr, uint64_t len, uint64_t flags, uint
                        .flags = flags,
                        .start = at,
                        .end = at + n,
+                       .category_inverted = none ? category : 0,
                        .category_mask = category,
                        .return_mask = category};
         int rc = scan_piece(fd, &arg, fn, opaque);
@@ -94,7 +103,14 @@ int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, F
                     void *opaque)
 {
     return scan_pieces(pagemap_fd, addr, len, SCAN_CHECK_WPASYNC | (protect ? SCAN_WP_MATCHING : 0),
-                       IS_WRITTEN, fn, opaque);
+                       IS_WRITTEN, false, fn, opaque);
+}
+
+int ff_pagemap_scan_gone(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                         void *opaque)
+{
+    return scan_pieces(pagemap_fd, addr, len, SCAN_CHECK_WPASYNC, IS_PRESENT | IS_SWAPPED, true, fn,
+                       opaque);
 }
 
 /* 1: the entry of the page at ADDR has one of BITS. */
@@ -125,5 +141,5 @@ int ff_pagemap_mapped(int pagemap_fd, uint64_t addr)
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
                          void *opaque)
 {
-    return scan_pieces(pagemap_fd, addr, len, 0, IS_HUGE, fn, opaque);
+    return scan_pieces(pagemap_fd, addr, len, 0, IS_HUGE, false, fn, opaque);
 }

@@ -30,6 +30,12 @@ typedef void (*FfPagemapFunc)(uint64_t addr, uint64_t len, void *opaque);
  */
 int ff_pagemap_scan(int pagemap_fd, uint64_t addr, uint64_t len, bool protect, FfPagemapFunc fn,
                     void *opaque);
+/* hugetlb: calls FN for pages that were protected once and have been given back since, of which the
+ * scan above says nothing, whether they were written before or not. It comes after that scan and
+ * protects nothing (the kernel protects only what it reports as written): ff_uffd_protect() does,
+ * before what FN was told is used. */
+int ff_pagemap_scan_gone(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                         void *opaque);
 /* The same for runs that are mapped by huge pages just now, transparent or hugetlb. */
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
                          void *opaque);

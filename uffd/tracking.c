@@ -6,7 +6,7 @@
  *
  * What was never protected is not scanned: it counts as written anyway. A page table that was freed
  * since, with all that it knew, is one of which the scan may tell nothing: there its first entry is
- * looked at.
+ * looked at. Of hugetlb the scan tells nothing of a page that was given back: those are looked for.
  *
  * Splitting takes the mapping away, so that each page would fault once more, also for a read: they
  * are mapped again at once, write-protected, which takes this thread 0.3 us a page, and the faults
@@ -217,6 +217,8 @@ typedef struct {
     unsigned piece;
     FfTrackingFunc fn;
     void *opaque;
+    bool protect;
+    int rc;        /* of protecting what was given back */
     uint64_t told; /* a bit for each page table in which something was written */
 } Walk;
 
@@ -277,13 +279,31 @@ static int tell_lost(Walk *w, bool protect)
     return 0;
 }
 
+static void tell_gone(uint64_t addr, uint64_t len, void *opaque)
+{
+    Walk *w = opaque;
+
+    /* before it is told, as above */
+    if (w->protect && w->rc == 0) {
+        w->rc = ff_uffd_protect(w->t->uffd, addr, len);
+    }
+    tell(addr, len, w);
+}
+
 static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn, void *opaque)
 {
-    Walk w = {t, i, fn, opaque};
-    int rc = ff_pagemap_scan(t->pagemap_fd, t->addr[i], t->pieces[i].len, protect, tell, &w);
+    Walk w = {t, i, fn, opaque, protect};
+    uint64_t len = t->pieces[i].len;
+    int rc = ff_pagemap_scan(t->pagemap_fd, t->addr[i], len, protect, tell, &w);
 
-    return rc == 0 && t->files[t->pieces[i].file].page_size == SMALL_PAGE ? tell_lost(&w, protect)
-                                                                          : rc;
+    if (rc < 0) {
+        return rc;
+    }
+    if (t->files[t->pieces[i].file].page_size == SMALL_PAGE) {
+        return tell_lost(&w, protect);
+    }
+    rc = ff_pagemap_scan_gone(t->pagemap_fd, t->addr[i], len, tell_gone, &w);
+    return rc < 0 ? rc : w.rc;
 }
 
 /* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the

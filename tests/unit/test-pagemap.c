@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/hugepages.h"
 #include "uffd/pagemap.h"
 #include "uffd/uffd.h"
 
@@ -38,6 +39,7 @@ static const Backing backings[] = {
 };
 
 typedef struct {
+    HugePages *pool; /* hugetlb; NULL otherwise */
     int fd, uffd, pagemap;
     char *map;
     size_t page, len;
@@ -66,16 +68,18 @@ static Ram *ram_new(const Backing *b)
     Ram *r = g_new0(Ram, 1);
 
     r->page = b->page;
-    r->n = b->page > 4096 ? 2 : 2 * PAGES;
+    r->n = b->page > 4096 ? 4 : 2 * PAGES;
     r->len = r->page * r->n;
+    const char *why = NULL;
+    r->pool = b->page > 4096 ? hugepages_try(r->n, &why) : NULL;
     r->fd = memfd_create("ram", MFD_CLOEXEC | b->flags);
     r->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     r->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     g_assert_cmpint(r->pagemap, >=, 0);
-    if (r->fd < 0 || ftruncate(r->fd, r->len) < 0 || r->uffd < 0 ||
+    if (why || r->fd < 0 || ftruncate(r->fd, r->len) < 0 || r->uffd < 0 ||
         (r->map = mmap(NULL, r->len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0)) == MAP_FAILED) {
         r->map = NULL;
-        g_test_skip(r->uffd < 0 ? "no permission for userfaultfd" : "no huge pages are free");
+        g_test_skip(r->uffd < 0 ? "no permission for userfaultfd" : why ? why : "no memory");
     } else if (ff_uffd_init(r->uffd, FF_UFFD_TRACKING, NULL) < 0) {
         g_test_skip("no asynchronous write protection: Linux before 6.7");
         munmap(r->map, r->len);
@@ -97,6 +101,7 @@ static void ram_free(Ram *r)
     close(r->fd);
     close(r->uffd);
     close(r->pagemap);
+    hugepages_free(r->pool);
     g_free(r->seen);
     g_free(r);
 }
@@ -111,12 +116,25 @@ static void see(uint64_t addr, uint64_t len, void *opaque)
     memset(r->seen + first, 1, len / r->page);
 }
 
+static void see_gone(uint64_t addr, uint64_t len, void *opaque)
+{
+    Ram *r = opaque;
+
+    g_assert_cmpint(ff_uffd_protect(r->uffd, addr, len), ==, 0);
+    see(addr, len, r);
+}
+
 static unsigned scan(Ram *r, bool protect)
 {
     unsigned n = 0;
 
     memset(r->seen, 0, r->n);
     g_assert_cmpint(ff_pagemap_scan(r->pagemap, (uintptr_t)r->map, r->len, protect, see, r), ==, 0);
+    if (r->page > 4096) {
+        g_assert_cmpint(ff_pagemap_scan_gone(r->pagemap, (uintptr_t)r->map, r->len,
+                                             protect ? see_gone : see, r),
+                        ==, 0);
+    }
     for (unsigned i = 0; i < r->n; i++) {
         n += r->seen[i];
     }
@@ -174,8 +192,7 @@ static void test_written(gconstpointer data)
 }
 
 /* A page table entry that is lost after the write (reclaim does that, MADV_DONTNEED here) must
- * not look clean; one that was protected may look as it likes. Not hugetlb: those pages are never
- * reclaimed, so an entry is lost only together with the page, when the guest gives it back. */
+ * not look clean; one that was protected may look as it likes. */
 static void test_lost_entry(gconstpointer data)
 {
     Ram *r = ram_new(data);
@@ -292,12 +309,10 @@ int main(int argc, char **argv)
         g_autofree char *written = g_strdup_printf("/pagemap/%s/written", b->name);
         g_autofree char *lost = g_strdup_printf("/pagemap/%s/lost-entry", b->name);
         g_autofree char *again = g_strdup_printf("/pagemap/%s/again", b->name);
+        g_autofree char *given_back = g_strdup_printf("/pagemap/%s/given-back", b->name);
         g_test_add_data_func(written, b, test_written);
-        if (b->page == 4096) {
-            g_autofree char *given_back = g_strdup_printf("/pagemap/%s/given-back", b->name);
-            g_test_add_data_func(lost, b, test_lost_entry);
-            g_test_add_data_func(given_back, b, test_given_back);
-        }
+        g_test_add_data_func(lost, b, test_lost_entry);
+        g_test_add_data_func(given_back, b, test_given_back);
         g_test_add_data_func(again, b, test_again);
     }
     g_test_add_func("/pagemap/gone", test_gone);

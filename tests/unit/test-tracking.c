@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/falloc.h>
+#include <linux/memfd.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tests/lib/hugepages.h"
 #include "uffd/tracking.h"
 #include "uffd/uffd.h"
 
@@ -29,6 +31,7 @@ typedef struct {
     int uffd, pagemap, maps, pidfd;
     FfTracking *t;
     GArray *told; /* uint64_t, pages */
+    HugePages *pool;
 } Ram;
 
 static char *map_aligned(int fd, uint64_t len)
@@ -43,8 +46,8 @@ static char *map_aligned(int fd, uint64_t len)
     return map;
 }
 
-/* LEN bytes of shared memory, not tracked yet. NULL: skipped. */
-static Ram *ram_new(uint64_t len)
+/* LEN bytes of shared memory, not tracked yet; HUGE: of hugetlb. NULL: skipped. */
+static Ram *ram_new_of(uint64_t len, bool huge)
 {
     int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
@@ -52,9 +55,16 @@ static Ram *ram_new(uint64_t len)
         g_test_skip("no permission for userfaultfd");
         return NULL;
     }
+    HugePages *pool = huge ? hugepages_new(len / HUGE_PAGE) : NULL;
+    if (huge && !pool) {
+        close(uffd);
+        return NULL;
+    }
     Ram *r = g_new0(Ram, 1);
     r->uffd = uffd;
-    r->file = (FfTrackedFile){memfd_create("ram", MFD_CLOEXEC), len, PAGE, "ram"};
+    r->pool = pool;
+    int fd = memfd_create("ram", MFD_CLOEXEC | (huge ? MFD_HUGETLB | 21u << MFD_HUGE_SHIFT : 0));
+    r->file = (FfTrackedFile){fd, len, huge ? HUGE_PAGE : PAGE, "ram"};
     g_assert_cmpint(ftruncate(r->file.fd, len), ==, 0);
     r->map = map_aligned(r->file.fd, len);
     r->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -63,6 +73,11 @@ static Ram *ram_new(uint64_t len)
     g_assert_true(r->pagemap >= 0 && r->maps >= 0 && r->pidfd >= 0);
     r->told = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     return r;
+}
+
+static Ram *ram_new(uint64_t len)
+{
+    return ram_new_of(len, false);
 }
 
 static void ram_free(Ram *r)
@@ -74,6 +89,7 @@ static void ram_free(Ram *r)
     close(r->pagemap);
     close(r->maps);
     close(r->pidfd);
+    hugepages_free(r->pool);
     g_array_unref(r->told);
     g_free(r);
 }
@@ -296,6 +312,40 @@ static void test_given_back_whole(void)
     ram_free(r);
 }
 
+/* The same of hugetlb, where a scan for written pages tells nothing of what was given back. */
+static void test_given_back_hugetlb(void)
+{
+    const uint64_t len = FF_PAGEMAP_PIECE + 2 * HUGE_PAGE, per = HUGE_PAGE / PAGE;
+    Ram *r = ram_new_of(len, true);
+
+    if (!r) {
+        return;
+    }
+    memset(r->map, 1, len / 2); /* the others are holes */
+    if (!track(r)) {
+        ram_free(r);
+        return;
+    }
+    protect(r, 0);
+    protect(r, 1);
+    g_assert_cmpuint(scan(r, true), ==, 0);
+    for (unsigned round = 0; round < 2; round++) {
+        uint64_t offset = FF_PAGEMAP_PIECE - HUGE_PAGE; /* the last of a piece, the first of one */
+        memset(r->map + offset, 0, 2 * HUGE_PAGE);
+        g_assert_cmpint(fallocate(r->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                                  2 * HUGE_PAGE),
+                        ==, 0);
+        g_assert_cmpuint(scan(r, false), ==, 2 * per);
+        g_assert_cmpuint(told(r, 0), ==, offset / PAGE);
+        g_assert_cmpuint(round ? protect(r, 0) + protect(r, 1) : scan(r, true), ==, 2 * per);
+        g_assert_cmpuint(scan(r, true), ==, 0);
+        r->map[offset] = 3;
+        g_assert_cmpuint(scan(r, true), ==, per);
+        g_assert_cmpuint(told(r, 0), ==, offset / PAGE);
+    }
+    ram_free(r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -303,5 +353,6 @@ int main(int argc, char **argv)
     g_test_add_func("/tracking/refused", test_refused);
     g_test_add_func("/tracking/huge", test_huge);
     g_test_add_func("/tracking/given-back", test_given_back_whole);
+    g_test_add_func("/tracking/given-back/hugetlb", test_given_back_hugetlb);
     return g_test_run();
 }
