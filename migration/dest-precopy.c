@@ -8,8 +8,15 @@
  * range really is empty is looked at, because the kernel may keep a part of a big folio, zeroed,
  * when it cannot split it, and such a page would never be asked for.
  *
+ * A huge page of the file is reserved for it until it comes, and a page that is punched loses its
+ * reservation: another guest could take the huge page, and what was dropped at the switch could not
+ * be placed after the grant. So what is punched is reserved again at once, by mapping it for a
+ * moment: the reservation is the file's, not the mapping's. If the pages have gone meanwhile the
+ * migration fails while the guest is still the source's.
+ *
  * Threads: the main reader and those of the further connections; ff_dest_drop_missing() is the
- * coordinator's, while no reader takes a page. System calls: pwrite, fallocate, lseek(SEEK_DATA).
+ * coordinator's, while no reader takes a page. System calls: pwrite, fallocate, lseek(SEEK_DATA),
+ * mmap.
  */
 #include "migration/internal.h"
 
@@ -23,6 +30,19 @@
 /* Somebody may hold a folio for a moment, so that it cannot be split just now. */
 #define DROP_TRIES 100
 
+static bool is_reserved(const FfRamBlock *b)
+{
+    return b->page_size > 4096 && !b->unreserved;
+}
+
+static int reserve(const FfRamBlock *b, uint64_t start, uint64_t end)
+{
+    void *p = FF_FAULT_MAP("reserve-ram", mmap(NULL, end - start, PROT_READ | PROT_WRITE,
+                                               MAP_SHARED, b->memfd, start));
+
+    return p == MAP_FAILED ? -errno : munmap(p, end - start) < 0 ? -errno : 0;
+}
+
 static int punch(const FfRamBlock *b, uint64_t start, uint64_t end)
 {
     int rc;
@@ -31,7 +51,13 @@ static int punch(const FfRamBlock *b, uint64_t start, uint64_t end)
         rc = FF_FAULT_CALL("punch", fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                               start, end - start));
     } while (rc < 0 && errno == EINTR);
-    return rc < 0 ? -errno : 0;
+    return rc < 0 ? -errno : is_reserved(b) ? reserve(b, start, end) : 0;
+}
+
+/* Of what cannot be had. */
+static const char *hint(int rc)
+{
+    return rc == -ENOMEM || rc == -ENOSPC ? " (free memory or hugepages on this host)" : "";
 }
 
 /* hugetlb cannot be asked, and drops whole pages only. */
@@ -68,8 +94,8 @@ bool ff_dest_drop_missing(FfMigration *m, GError **error)
              at = first + n) {
             int rc = drop(&b->info, first, n);
             if (rc < 0) {
-                g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be emptied: %s",
-                            b->info.id, g_strerror(-rc));
+                g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be emptied: %s%s",
+                            b->info.id, g_strerror(-rc), hint(rc));
                 return false;
             }
         }
@@ -88,7 +114,8 @@ static int empty_all(FfMigration *m)
         }
         if (b->info.page_size > 4096) {
             void *p =
-                mmap(NULL, b->info.size, PROT_READ | PROT_WRITE, MAP_SHARED, b->info.memfd, 0);
+                mmap(NULL, b->info.size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | (is_reserved(&b->info) ? 0 : MAP_NORESERVE), b->info.memfd, 0);
             if (p == MAP_FAILED) {
                 return -errno;
             }
@@ -127,12 +154,27 @@ static int write_huge(const FfBlock *b, const char *data, uint64_t at, uint64_t 
     return 0;
 }
 
+/* Pages of [FIRST, FIRST + N) that were received become zeros. */
+static void clear_huge(const FfBlock *b, uint64_t first, uint64_t n)
+{
+    for (uint64_t page = first; page < first + n; page++) {
+        if (ff_bitmap_test(&b->bitmap, page)) {
+            memset((char *)b->map + page * b->info.page_size, 0, b->info.page_size);
+        }
+    }
+}
+
 static int write_run(const FfBlock *b, const FfFrame *f, const void *data)
 {
     uint64_t ps = b->info.page_size, at = f->page * ps, len = f->n_pages * ps;
 
     if (data) {
         return b->map ? write_huge(b, data, at, len) : write_shmem(b->info.memfd, data, at, len);
+    }
+    if (is_reserved(&b->info)) {
+        /* Nobody gains by a hole that is reserved, and somebody may come between. */
+        clear_huge(b, f->page, f->n_pages);
+        return 0;
     }
     /* Zeros over a page that was received: it becomes a hole. Else it is one. */
     return ff_bitmap_count_run(&b->bitmap, f->page, f->n_pages) ? punch(&b->info, at, at + len) : 0;
@@ -145,7 +187,7 @@ int ff_dest_empty(FfMigration *m)
     }
     int rc = empty_all(m);
     if (rc < 0) {
-        ff_m_dead(m, "guest RAM cannot be emptied: %s", g_strerror(-rc));
+        ff_m_dead(m, "guest RAM cannot be emptied: %s%s", g_strerror(-rc), hint(rc));
         return rc;
     }
     /* Observer: the further readers, which use what was mapped. */
@@ -164,8 +206,7 @@ int ff_dest_write(FfMigration *m, const FfFrame *f, const void *data)
     rc = write_run(b, f, data);
     if (rc < 0) {
         ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s", f->page,
-                  b->info.id, g_strerror(-rc),
-                  rc == -ENOMEM || rc == -ENOSPC ? " (free memory or hugepages on this host)" : "");
+                  b->info.id, g_strerror(-rc), hint(rc));
         return rc;
     }
     uint64_t fresh = ff_bitmap_set_run(&b->bitmap, f->page, f->n_pages);
@@ -188,7 +229,8 @@ int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop_
         __atomic_sub_fetch(&m->done_bytes, had * b->info.page_size, __ATOMIC_RELAXED);
         int rc = drop_now ? drop(&b->info, runs[i].page, runs[i].n_pages) : 0;
         if (rc < 0) {
-            ff_m_dead(m, "guest RAM '%s' cannot be emptied: %s", b->info.id, g_strerror(-rc));
+            ff_m_dead(m, "guest RAM '%s' cannot be emptied: %s%s", b->info.id, g_strerror(-rc),
+                      hint(rc));
             return rc;
         }
     }

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migration/zero.h"
+
 static bool wanted(const FfMigration *m)
 {
     const char *value = g_getenv("FARFAULT_DEBUG_HASH");
@@ -25,6 +27,10 @@ static uint64_t hash_page(const FfBlock *b, uint64_t page)
     uint64_t n = b->info.page_size / sizeof(uint64_t), h = 0;
     const uint64_t *p = (const uint64_t *)b->map + page * n;
 
+    if (b->info.page_size > 4096 &&
+        ff_is_zero_file(b->info.memfd, page * b->info.page_size, b->info.page_size)) {
+        return 0;
+    }
     for (uint64_t w = 0; w < n; w++) {
         h ^= (p[w] * 0x9E3779B97F4A7C15ull) * (2 * w + 1);
     }

@@ -3,6 +3,9 @@
  * From a claimed run to frames on a channel, straight out of the mapped guest RAM; and the
  * release of sent pages that the peer has placed (release-ram).
  *
+ * Whether a huge page is zero is found by reading the file: a hole that is looked at through a
+ * mapping would be given a huge page, and where none is free a signal.
+ *
  * Threads: bulk and urgent send; the main reader acknowledges. FfSentLog.lock is a leaf.
  * System calls: fallocate.
  */
@@ -128,16 +131,23 @@ int ff_source_send_zero(FfMigration *m, FfChannel *ch, unsigned block, uint64_t 
     return rc;
 }
 
+static bool is_zero(const FfBlock *b, uint64_t page)
+{
+    uint64_t ps = b->info.page_size;
+
+    return ps > 4096 ? ff_is_zero_file(b->info.memfd, page * ps, ps)
+                     : ff_is_zero((char *)b->map + page * ps, ps);
+}
+
 /* Length (pages) of the group of all-zero or all-data pages that begins at FIRST. */
 static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero)
 {
-    uint64_t ps = b->info.page_size, p = first;
-    const char *map = b->map;
+    uint64_t p = first;
 
-    *zero = ff_is_zero(map + p * ps, ps);
+    *zero = is_zero(b, p);
     do {
         p++;
-    } while (p < end && ff_is_zero(map + p * ps, ps) == *zero);
+    } while (p < end && is_zero(b, p) == *zero);
     return p - first;
 }
 

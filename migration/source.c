@@ -78,8 +78,9 @@ bool ff_source_map_blocks(FfMigration *m, GError **error)
 {
     for (unsigned i = 0; i < m->n_blocks; i++) {
         FfBlock *b = &m->blocks[i];
-        void *p = FF_FAULT_MAP("map-ram",
-                               mmap(NULL, b->info.size, PROT_READ, MAP_SHARED, b->info.memfd, 0));
+        /* Huge pages that the guest gave back may be another's: none is asked for. */
+        void *p = FF_FAULT_MAP("map-ram", mmap(NULL, b->info.size, PROT_READ,
+                                               MAP_SHARED | MAP_NORESERVE, b->info.memfd, 0));
         if (p == MAP_FAILED) {
             g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be mapped: %s", b->info.id,
                         g_strerror(errno));

@@ -23,6 +23,7 @@ typedef struct {
     uint64_t page_size; /* bytes: host page size of the backing (4096 or huge) */
     uint64_t gpa;       /* guest-physical address of a DIMM; 0 for machine RAM */
     int memfd;          /* borrowed */
+    bool unreserved;    /* reserve=off: its huge pages need not be there; known from check() on */
 } FfRamBlock;
 
 typedef struct FfVmm FfVmm;

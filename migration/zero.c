@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Detection of zero pages. A page with data nearly always shows it in its first, middle or
- * last words, so these are tested before the whole page is read. Pure; any thread.
+ * last words, so these are tested before the whole page is read. Any thread; no state.
+ * System calls: pread.
  */
 #include "migration/zero.h"
 
+#include <errno.h>
 #include <immintrin.h>
 #include <stdint.h>
+#include <unistd.h>
 
 __attribute__((target("avx2"))) static bool is_zero_avx2(const void *p, size_t len)
 {
@@ -46,4 +49,28 @@ bool ff_is_zero(const void *p, size_t len)
         return false;
     }
     return __builtin_cpu_supports("avx2") ? is_zero_avx2(p, len) : is_zero_sse2(p, len);
+}
+
+/* Bytes that are read at once, and first: most that have data have it there. */
+#define READ_BYTES 32768u
+#define READ_FIRST 4096u
+
+bool ff_is_zero_file(int fd, uint64_t offset, uint64_t len)
+{
+    _Alignas(64) uint8_t buf[READ_BYTES];
+    uint64_t want = READ_FIRST, left;
+
+    for (uint64_t done = 0; done < len; want = left < READ_BYTES ? left : READ_BYTES) {
+        ssize_t n = pread(fd, buf, want, (off_t)(offset + done));
+        left = len - done;
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0 || n % 256 || !ff_is_zero(buf, n)) {
+            return false;
+        }
+        done += n;
+        left -= n;
+    }
+    return true;
 }

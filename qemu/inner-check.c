@@ -264,6 +264,8 @@ static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GErr
                       " bytes in QEMU but %" G_GUINT64_FORMAT " in farfault",
                       id, size, block->size);
     }
+    /* Every QEMU that farfault takes says it of backends that can (since 6.1). */
+    block->unreserved = json_object_has_member(dev, "reserve") && !ff_json_bool(dev, "reserve");
     g_hash_table_add(seen, block);
     return true;
 }

@@ -378,18 +378,23 @@ static const FfVmm vmm_ops = {
     .vcpu_threads = vmm_vcpus,
 };
 
-static void add_block(Side *s, const char *id, uint64_t size, bool huge)
+typedef enum { SMALL_PAGES, HUGE_PAGES, RESERVED_HUGE_PAGES } Pages;
+
+static void add_block(Side *s, const char *id, uint64_t size, Pages pages)
 {
     FfRamBlock *b = g_new0(FfRamBlock, 1);
     unsigned i = s->blocks->len;
 
     b->id = g_strdup(id);
     b->size = size;
+    bool huge = pages != SMALL_PAGES;
+
     b->page_size = huge ? HUGE : PAGE;
+    b->unreserved = pages == HUGE_PAGES;
     b->memfd = memfd_create(id, MFD_CLOEXEC | (huge ? MFD_HUGETLB | 21u << MFD_HUGE_SHIFT : 0));
     g_assert_cmpint(ftruncate(b->memfd, size), ==, 0);
-    s->map[i] = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | (huge ? MAP_NORESERVE : 0),
-                     b->memfd, 0);
+    s->map[i] = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | (b->unreserved ? MAP_NORESERVE : 0), b->memfd, 0);
     g_assert(s->map[i] != MAP_FAILED);
     g_ptr_array_add(s->blocks, b);
 }
@@ -451,7 +456,7 @@ static void open_uffds(Side *s)
     s->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 }
 
-static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient, bool huge)
+static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient, Pages pages)
 {
     Side *s = g_new0(Side, 1);
 
@@ -466,7 +471,7 @@ static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient, 
     s->history = g_string_new(NULL);
     for (unsigned i = 0; i < n; i++) {
         g_autofree char *id = g_strdup_printf("ram%u", i);
-        add_block(s, id, sizes[i], huge);
+        add_block(s, id, sizes[i], pages);
     }
     s->state_fd = ff_state_create(FF_POLICY_AUTO);
     g_assert_cmpint(s->state_fd, >=, 0);
@@ -479,19 +484,19 @@ static Side *make(FfRole role, const uint64_t *sizes, unsigned n, bool lenient, 
 
 Side *side_new(FfRole role, const uint64_t *sizes, unsigned n)
 {
-    return make(role, sizes, n, false, false);
+    return make(role, sizes, n, false, SMALL_PAGES);
 }
 
 Side *side_new_lenient(FfRole role, uint64_t size)
 {
-    return make(role, &size, 1, true, false);
+    return make(role, &size, 1, true, SMALL_PAGES);
 }
 
-Side *side_new_huge(FfRole role, unsigned n)
+Side *side_new_huge(FfRole role, unsigned n, bool reserved)
 {
     uint64_t size = n * HUGE;
 
-    return make(role, &size, 1, false, true);
+    return make(role, &size, 1, false, reserved ? RESERVED_HUGE_PAGES : HUGE_PAGES);
 }
 
 void side_free(Side *s)

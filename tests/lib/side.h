@@ -77,8 +77,8 @@ typedef struct Side {
 
 /* A side with N blocks of SIZES bytes. */
 Side *side_new(FfRole role, const uint64_t *sizes, unsigned n);
-/* A side with one block of N huge pages of 2 MiB, none of which is reserved. */
-Side *side_new_huge(FfRole role, unsigned n);
+/* A side with one block of N huge pages of 2 MiB, all of them RESERVED or none. */
+Side *side_new_huge(FfRole role, unsigned n, bool reserved);
 /* For the fuzzer: lenient, with one block of SIZE bytes; nothing of it takes long. */
 Side *side_new_lenient(FfRole role, uint64_t size);
 /* Frees the migration as well. */

@@ -7,9 +7,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <glib/gstdio.h>
 #include <linux/falloc.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -69,7 +71,7 @@ static void test_kernel(void)
     if (!pool) {
         return;
     }
-    Kernel k = {.side = side_new_huge(FF_ROLE_DESTINATION, PAGES), .data = data};
+    Kernel k = {.side = side_new_huge(FF_ROLE_DESTINATION, PAGES, false), .data = data};
     int fd = ((FfRamBlock *)k.side->blocks->pdata[0])->memfd, uffd = k.side->uffds[1];
     k.addr = (uintptr_t)k.side->map[0];
     memset(data, 0x5a, HUGEPAGE);
@@ -107,9 +109,10 @@ static void test_kernel(void)
 
 static HugePages *taken; /* by whom the callbacks take pages */
 
-static Pair huge_pair(unsigned n_touchers)
+static Pair huge_pair(unsigned n_touchers, bool reserved)
 {
-    Pair p = {side_new_huge(FF_ROLE_SOURCE, PAGES), side_new_huge(FF_ROLE_DESTINATION, PAGES)};
+    Pair p = {side_new_huge(FF_ROLE_SOURCE, PAGES, reserved),
+              side_new_huge(FF_ROLE_DESTINATION, PAGES, reserved)};
 
     p.d->n_touchers = n_touchers;
     side_fill(p.s);
@@ -131,7 +134,7 @@ static void join_touchers(Pair *p)
 
 static void check_moved(Pair *p)
 {
-    side_run_until(p->s->done && p->d->done);
+    side_run_until(pair_over(p->s) && pair_over(p->d));
     g_assert_cmpint(p->s->status, ==, FF_STATUS_COMPLETED);
     g_assert_cmpint(p->d->status, ==, FF_STATUS_COMPLETED);
     join_touchers(p);
@@ -161,7 +164,7 @@ static void test_empty_pool(gconstpointer data)
     if (!taken) {
         return;
     }
-    Pair p = huge_pair(touchers);
+    Pair p = huge_pair(touchers, false);
     g_autofree char *to = pair_address(p.d);
     p.d->resuming = take_all;
     side_start(p.s, to, -1);
@@ -198,7 +201,7 @@ static void test_given_back(void)
     if (!taken) {
         return;
     }
-    Pair p = huge_pair(1);
+    Pair p = huge_pair(1, false);
     g_autofree char *to = pair_address(p.d);
     p.d->touch = give_back;
     side_start(p.s, to, -1);
@@ -212,6 +215,128 @@ static void test_given_back(void)
     join_touchers(&p);
     g_assert_cmpint(memcmp(p.s->map[0] + HUGEPAGE, p.d->map[0] + HUGEPAGE, (PAGES - 1) * HUGEPAGE),
                     ==, 0);
+    pair_free(&p);
+    hugepages_free(taken);
+}
+
+/* ---- reservations -----------------------------------------------------------------------------
+ */
+
+static unsigned allocated(const Side *s)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(((FfRamBlock *)s->blocks->pdata[0])->memfd, &st), ==, 0);
+    return st.st_blocks * 512 / HUGEPAGE;
+}
+
+/* A guest that writes, in its fifth pass of precopy or over. */
+static Pair busy_pair(void)
+{
+    Pair p = huge_pair(2, true);
+    g_autofree char *to = pair_address(p.d);
+
+    p.d->mirror = p.s;
+    p.d->any = true;
+    p.s->track = true;
+    p.s->writes = 1;
+    p.s->rest_us = 100;
+    side_run(p.s);
+    side_start(p.s, to, -1);
+    side_run_until(p.s->passes >= 5 || pair_over(p.s));
+    return p;
+}
+
+/* Precopy has brought every page, the guest writes all of them again and again: each is dropped at
+ * the switch, or overwritten with zeros before it. Somebody takes every huge page that is not
+ * reserved right after the switch; the destination's are. */
+static void test_reserved(void)
+{
+    taken = side_possible() ? hugepages_new(2 * PAGES + 2) : NULL;
+    if (!taken) {
+        return;
+    }
+    Pair p = busy_pair();
+    p.d->resuming = take_all;
+    ff_migration_start_postcopy(p.s->m, NULL);
+    check_moved(&p);
+    g_assert_null(strstr(p.d->history->str, "paused"));
+    g_assert_cmpuint(hugepages_free_now(), ==, 0);
+    pair_free(&p);
+    hugepages_free(taken);
+}
+
+static void unreservable(void)
+{
+    Pair p = busy_pair();
+
+    if (!pair_over(p.s)) {
+        ff_migration_start_postcopy(p.s->m, NULL);
+    }
+    side_run_until(pair_over(p.s) && pair_over(p.d));
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(p.d->m);
+    g_test_message("%s", info->error_desc);
+    g_assert_nonnull(strstr(info->error_desc, "hugepages"));
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_FAILED);
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_FAILED);
+    g_assert_true(g_atomic_int_get(&p.s->runs));
+    g_assert_false(g_atomic_int_get(&p.d->runs));
+    p.d->n_touchers = 0;
+    pair_free(&p);
+}
+
+/* What was punched cannot be reserved again: before the first page (DATA "1"), at the switch, or
+ * after the userfaultfd is armed. The guest stays where it is. */
+static void test_unreservable(gconstpointer data)
+{
+    if (g_test_subprocess()) {
+        unreservable();
+        return;
+    }
+    HugePages *pool = side_possible() ? hugepages_new(2 * PAGES) : NULL;
+    if (!pool) {
+        return;
+    }
+    g_autofree char *dir = g_dir_make_tmp("ff-hugetlb-XXXXXX", NULL);
+    g_autofree char *faults =
+        g_strdup_printf("%s;*/*/call/reserve-ram#%s=ENOMEM", dir, (const char *)data);
+    g_autofree char *file = g_build_filename(dir, "fault-0", NULL);
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_unsetenv("FARFAULT_FAULTS");
+    bool happened = g_unlink(file) == 0;
+    g_rmdir(dir);
+    hugepages_free(pool);
+    if (happened) {
+        g_test_trap_assert_passed();
+    } else {
+        g_test_skip("built without faults");
+    }
+}
+
+/* A hole of the source costs nothing: neither a huge page, nor the one that somebody else has. */
+static void test_holes(void)
+{
+    taken = side_possible() ? hugepages_new(2 * PAGES) : NULL;
+    if (!taken) {
+        return;
+    }
+    Pair p = huge_pair(0, false);
+    g_autofree char *to = pair_address(p.d);
+    punch(((FfRamBlock *)p.s->blocks->pdata[0])->memfd, 2, PAGES - 2);
+    p.d->resuming = take_all;
+    p.d->any = true;
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(pair_over(p.s) && pair_over(p.d));
+    g_assert_cmpuint(allocated(p.s), ==, 2);
+    if (p.s->status == FF_STATUS_POSTCOPY_PAUSED) {
+        hugepages_give(taken);
+        pair_resume_at(&p, to);
+    }
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpuint(allocated(p.s), ==, 2);
+    g_assert_cmpint(memcmp(p.s->map[0], p.d->map[0], 2 * HUGEPAGE), ==, 0);
     pair_free(&p);
     hugepages_free(taken);
 }
@@ -254,6 +379,11 @@ int main(int argc, char **argv)
     g_test_add_data_func("/hugetlb/empty-pool/bulk", GUINT_TO_POINTER(0), test_empty_pool);
     g_test_add_data_func("/hugetlb/empty-pool/urgent", GUINT_TO_POINTER(2), test_empty_pool);
     g_test_add_func("/hugetlb/empty-pool/given-back", test_given_back);
+    g_test_add_func("/hugetlb/reserved", test_reserved);
+    g_test_add_data_func("/hugetlb/unreservable/first", "1", test_unreservable);
+    g_test_add_data_func("/hugetlb/unreservable/switch", "2", test_unreservable);
+    g_test_add_data_func("/hugetlb/unreservable/armed", "3", test_unreservable);
+    g_test_add_func("/hugetlb/holes", test_holes);
     g_test_add_func("/hugetlb/in-vain", test_in_vain);
     return g_test_run();
 }
