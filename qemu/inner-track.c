@@ -4,9 +4,9 @@
  * all, and to drain the reads from disks that are under way.
  *
  * A page that a disk is read into past the page cache is marked as written when it is pinned, not
- * when the data lands; docs/precopy.md says why a drain between scan and copy is enough, and when
- * none is needed. "aio_flush" of qemu-io is blk_drain_all(): the same that stop does, for every
- * disk, with the vCPUs running.
+ * when the data lands; docs/precopy.md says why a drain between scan and copy is enough. It is left
+ * out only where every driver and every file system is known to copy what it reads. "aio_flush" of
+ * qemu-io is blk_drain_all(): the same that stop does, for every disk, with the vCPUs running.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -14,26 +14,60 @@
 
 #include <string.h>
 
+#include "qemu/files.h"
+
 /* Reads of these go to the device without the page cache, whatever their cache mode says. */
 static const char *const direct_drivers[] = {"host_device", "host_cdrom"};
+/* Drivers of which a read is a copy by QEMU or through the page cache, or that leave reading to
+ * other nodes. "file" is one if its file system is (files.h). "nbd" receives from a socket, by
+ * copy. */
+static const char *const copying_drivers[] = {
+    "file",       "nbd",         "null-aio",     "null-co",
+    "raw",        "qcow2",       "qcow",         "qed",
+    "vdi",        "vhdx",        "vmdk",         "vpc",
+    "parallels",  "luks",        "bochs",        "cloop",
+    "dmg",        "throttle",    "copy-on-read", "copy-before-write",
+    "commit_top", "mirror_top",  "backup-top",   "preallocate",
+    "quorum",     "blkdebug",    "blkverify",    "blklogwrites",
+    "blkreplay",  "replication", "compress",     "snapshot-access"};
 
-static bool is_direct(JsonObject *node)
+static bool is_one_of(const char *name, const char *const *list, size_t n)
+{
+    for (size_t i = 0; name && i < n; i++) {
+        if (strcmp(name, list[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Who reads from NODE by a buffered read may have the guest's pages pinned, as far as is known. */
+static bool may_pin(JsonObject *node)
 {
     JsonObject *cache = ff_json_object(node, "cache");
     const char *driver = ff_json_string(node, "drv");
 
-    for (unsigned i = 0; driver && i < G_N_ELEMENTS(direct_drivers); i++) {
-        if (strcmp(driver, direct_drivers[i]) == 0) {
-            return true;
-        }
-    }
-    return !cache || ff_json_bool(cache, "direct");
+    return is_one_of(driver, direct_drivers, G_N_ELEMENTS(direct_drivers)) ||
+           !is_one_of(driver, copying_drivers, G_N_ELEMENTS(copying_drivers)) || !cache ||
+           ff_json_bool(cache, "direct");
 }
 
-/* The name of a node that reads past the page cache (g_free); NULL if there is none, or ERROR. */
-static char *direct_node(FfInner *inner, GError **error)
+static bool files_copy(FfInner *inner)
+{
+    g_autofree int *fds = g_new(int, inner->blocks->len + 1);
+
+    for (guint i = 0; i < inner->blocks->len; i++) {
+        fds[i] = ((FfRamBlock *)inner->blocks->pdata[i])->memfd;
+    }
+    return ff_files_copy(inner->qemu_pid, fds, inner->blocks->len);
+}
+
+/* The name of a node by which the disks are drained (g_free): there is one whose reads may pin the
+ * guest's pages. NULL: all of them copy, or there is none; or ERROR. */
+static char *node_to_drain(FfInner *inner, GError **error)
 {
     JsonObject *args = json_object_new();
+    const char *reads_file = NULL;
 
     json_object_set_boolean_member(args, "flat", TRUE);
     g_autoptr(JsonNode) node =
@@ -42,11 +76,15 @@ static char *direct_node(FfInner *inner, GError **error)
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
         const char *name = n ? ff_json_string(n, "node-name") : NULL;
-        if (name && is_direct(n)) {
+        const char *driver = n ? ff_json_string(n, "drv") : NULL;
+        if (name && may_pin(n)) {
             return g_strdup(name);
         }
+        if (name && strcmp(driver, "file") == 0) {
+            reads_file = name;
+        }
     }
-    return NULL;
+    return reads_file && !files_copy(inner) ? g_strdup(reads_file) : NULL;
 }
 
 bool ff_inner_drain(FfVmm *vmm, GError **error)
@@ -55,7 +93,7 @@ bool ff_inner_drain(FfVmm *vmm, GError **error)
     g_autoptr(GError) local = NULL;
     /* Each time: a disk may have been plugged since. One that comes after this answer has nothing
      * under way that is older than it. */
-    g_autofree char *name = direct_node(inner, &local);
+    g_autofree char *name = node_to_drain(inner, &local);
 
     if (!name) {
         if (local) {
@@ -77,8 +115,8 @@ bool ff_inner_drain(FfVmm *vmm, GError **error)
     if (*text) {
         g_autofree char *what = g_strdelimit(g_strdup(text), "\r\n", ' ');
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                    "QEMU cannot drain its disks (%s): use cache=writeback for this migration, or "
-                    "switch to postcopy at once",
+                    "QEMU cannot drain its disks (%s): switch to postcopy at once, or use "
+                    "cache=writeback for this migration with images on ext4, xfs or btrfs",
                     g_strstrip(what));
         ff_qmp_one_line((*error)->message);
         return false;

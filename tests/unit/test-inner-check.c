@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "qemu/files.h"
 #include "qemu/inner.h"
 
 typedef struct {
@@ -23,8 +24,13 @@ typedef struct {
     const char *answer; /* NULL: CommandNotFound; "!text": GenericError; "^text": after RESUME */
 } Answer;
 
+/* A node of a list, and the first one. */
+#define MORE(driver) "{'node-name': 'n', 'drv': '" driver "', 'cache': {'direct': false}}"
+#define NODE(driver) "[" MORE(driver)
+
 /* The first match counts. */
 static const Answer healthy[] = {
+    {"human-monitor-command", "aio_flush", "''"},
     {"query-status", NULL, "{'status': 'running', 'running': true}"},
     {"query-migrate", NULL, "{}"},
     {"query-memdev", NULL,
@@ -141,6 +147,24 @@ static const Case cases[] = {
     {"load/stop-refused", {"stop", NULL, "!no"}, "stop: no"},
     {"load/getfd-refused", {"getfd", NULL, "!no"}, "getfd: no"},
     {"load/refused", {"migrate-incoming", NULL, "!no"}, "migrate-incoming: no"},
+    /* PART: the disks are drained. */
+    {"drain/no-disk", {"query-named-block-nodes", NULL, "[]"}, NULL},
+    {"drain/no-command", {"query-named-block-nodes", NULL, NULL}, NULL},
+    {"drain/copies", {"query-named-block-nodes", NULL, NODE("nbd") ", " MORE("qcow2") "]"}, NULL},
+    {"drain/file", {"query-named-block-nodes", NULL, NODE("file") ", " MORE("raw") "]"}, NULL},
+    {"drain/unseen", {"query-named-block-nodes", NULL, NODE("file") ", " MORE("raw") "]"}, "yes"},
+    {"drain/direct",
+     {"query-named-block-nodes", NULL,
+      "[{'node-name': 'n', 'drv': 'file', 'cache': {'direct': true}}]"},
+     "yes"},
+    {"drain/device", {"query-named-block-nodes", NULL, NODE("host_device") "]"}, "yes"},
+    {"drain/unknown-driver", {"query-named-block-nodes", NULL, NODE("rbd") "]"}, "yes"},
+    {"drain/odd-cache",
+     {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'drv': 'raw'}]"},
+     "yes"},
+    {"drain/odd-driver",
+     {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'cache': {'direct': false}}]"},
+     "yes"},
     {"prepare/capabilities-refused",
      {"migrate-set-capabilities", "true", "!no"},
      "migrate-set-capabilities: no"},
@@ -169,6 +193,7 @@ typedef struct {
     const Case *c;
     int fd;
     bool stopped;
+    gint drained;                  /* atomic */
     unsigned machine;              /* questions for its type */
     bool on[N_CAPABILITIES], wide; /* WIDE: bandwidth without limit */
     GString *held; /* answers that go out when the next line has come; can be NULL */
@@ -244,6 +269,9 @@ static void answer(Script *s, const char *line)
     a = a ? a : find(&stopped, s->stopped, line);
     a = a ? a : find(healthy, G_N_ELEMENTS(healthy), line);
     s->stopped |= a && !strcmp(a->command, "stop");
+    if (strstr(line, "aio_flush")) {
+        g_atomic_int_inc(&s->drained);
+    }
     s->machine += strstr(line, "\"type\"") != NULL;
     g_assert_cmpuint(s->machine, <=, 1);
     if (strstr(line, "qmp_capabilities")) {
@@ -358,6 +386,18 @@ static void check_load(FfVmm *vmm, const Case *c)
     }
 }
 
+/* Of the test's own files nobody knows where they are. */
+static void check_drain(FfVmm *vmm, const Script *s)
+{
+    const int memory = 0;
+    bool copies = ff_files_copy(getpid(), &memory, 1), file = g_str_equal(s->c->name, "drain/file");
+    g_autoptr(GError) error = NULL;
+
+    g_assert_true(vmm->drain(vmm, &error));
+    g_assert_no_error(error);
+    g_assert_cmpint(g_atomic_int_get(&s->drained), ==, s->c->part || (file && !copies));
+}
+
 /* prepare(), and undo() whatever came of it. */
 static void check_settings(FfVmm *vmm, const Case *c)
 {
@@ -403,6 +443,7 @@ static void test_case(const void *data)
     Script script = {.c = data, .on[MULTIFD] = true};
     bool settings =
         g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
+    bool seen = !g_str_equal(script.c->name, "drain/unseen");
     int pair[2];
     FfVmm *vmm;
 
@@ -412,12 +453,19 @@ static void test_case(const void *data)
     script.fd = pair[1];
     qemu = g_thread_new("qemu", scripted_qemu, &script);
     client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
-    vmm = ff_inner_new(&(FfInnerConfig){
-        .qmp = client, .state = state, .ram = blocks, .qemu_pid = getpid(), .name = "test"});
-    (settings                                    ? check_settings
-     : g_str_has_prefix(script.c->name, "stop/") ? check_stop
-     : g_str_has_prefix(script.c->name, "load/") ? check_load
-                                                 : check)(vmm, data);
+    vmm = ff_inner_new(&(FfInnerConfig){.qmp = client,
+                                        .state = state,
+                                        .ram = blocks,
+                                        .qemu_pid = seen ? getpid() : 0,
+                                        .name = "test"});
+    if (g_str_has_prefix(script.c->name, "drain/")) {
+        check_drain(vmm, &script);
+    } else {
+        (settings                                    ? check_settings
+         : g_str_has_prefix(script.c->name, "stop/") ? check_stop
+         : g_str_has_prefix(script.c->name, "load/") ? check_load
+                                                     : check)(vmm, data);
+    }
     ff_inner_free(vmm);
     ff_qmp_client_close(client);
     g_thread_join(qemu);
