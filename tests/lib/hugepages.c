@@ -18,8 +18,9 @@
 struct HugePages {
     int lock; /* the pool's own size, as tests/libvirt has it */
     unsigned before;
-    int taken; /* a memfd */
-    off_t end;
+    GMutex mutex;
+    int taken; /* mutex; a memfd */
+    off_t end; /* mutex */
 };
 
 static unsigned number(const char *name)
@@ -80,22 +81,32 @@ HugePages *hugepages_new(unsigned n)
     return p;
 }
 
+/* FALSE: there is none. */
+static bool take_one(HugePages *p)
+{
+    g_assert_cmpint(ftruncate(p->taken, p->end + HUGEPAGE), ==, 0);
+    if (fallocate(p->taken, 0, p->end, HUGEPAGE) < 0) {
+        g_assert_true(errno == ENOSPC || errno == ENOMEM);
+        return false;
+    }
+    p->end += HUGEPAGE;
+    return true;
+}
+
 void hugepages_take(HugePages *p)
 {
-    for (;;) {
-        g_assert_cmpint(ftruncate(p->taken, p->end + HUGEPAGE), ==, 0);
-        if (fallocate(p->taken, 0, p->end, HUGEPAGE) < 0) {
-            g_assert_true(errno == ENOSPC || errno == ENOMEM);
-            return;
-        }
-        p->end += HUGEPAGE;
+    g_mutex_lock(&p->mutex);
+    while (take_one(p)) {
     }
+    g_mutex_unlock(&p->mutex);
 }
 
 void hugepages_give(HugePages *p)
 {
+    g_mutex_lock(&p->mutex);
     g_assert_cmpint(ftruncate(p->taken, 0), ==, 0);
     p->end = 0;
+    g_mutex_unlock(&p->mutex);
 }
 
 void hugepages_free(HugePages *p)

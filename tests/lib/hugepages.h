@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Huge pages of 2 MiB for a test, and somebody who takes all that are free. They are the machine's:
- * one test at a time has them, whoever else uses this or tests/libvirt waits.
+ * one test at a time has them, whoever else uses this or tests/libvirt waits. hugepages_take() and
+ * hugepages_give(): any thread.
  */
 #ifndef FF_TESTS_HUGEPAGES_H
 #define FF_TESTS_HUGEPAGES_H

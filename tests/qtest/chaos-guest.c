@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/hugepages.h"
 
 #define RAM "64M"
 #define RAM_BYTES (64ull << 20)
@@ -18,18 +19,42 @@ static BootsectConfig boot_config(void)
     return bootsect_config(RAM_BYTES, 32 << 20, 1);
 }
 
-static Vm *boot_start(const char *name, const char *incoming, const char *faults)
+static Vm *boot_on(const char *const *args, const char *memory, const char *name,
+                   const char *incoming, const char *faults)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
     BootsectConfig boot = boot_config();
 
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = VM_RUN,
-                                .memory = RAM,
+                                .memory = memory,
                                 .args = args,
                                 .boot = &boot,
                                 .incoming = incoming,
                                 .faults = faults});
+}
+
+static Vm *boot_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return boot_on(args, RAM, name, incoming, faults);
+}
+
+#define HUGE "memory-backend-memfd,id=ram0,size=" RAM ",hugetlb=on,hugetlbsize=2M"
+
+static Vm *huge_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object", HUGE, NULL};
+
+    return boot_on(args, "size=" RAM, name, incoming, faults);
+}
+
+static Vm *unreserved_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object",
+                                       HUGE ",reserve=off", NULL};
+
+    return boot_on(args, "size=" RAM, name, incoming, faults);
 }
 
 static void boot_wait(Vm *vm)
@@ -92,16 +117,24 @@ static void linux_check(Vm *vm)
 }
 
 static const ChaosGuest guests[] = {
-    {"bootsect", 25.5, 0, boot_start, boot_wait, boot_check},
-    {"linux", 28.5, 200000000, linux_start, linux_wait, linux_check},
+    {"bootsect", 25.5, 0, boot_start, boot_wait, 0, boot_check},
+    {"linux", 28.5, 200000000, linux_start, linux_wait, 0, linux_check},
+    {"huge", 26.5, 0, huge_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
+    {"huge-unreserved", 26.5, 0, unreserved_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
 };
 
 const ChaosGuest *chaos_guest(const char *name)
 {
     g_autofree char *initrd = guest_file("initrd.img");
 
-    if (!name || !strcmp(name, "bootsect")) {
-        return &guests[0];
+    name = name ? name : "bootsect";
+    if (!strcmp(name, "linux") && !g_file_test(initrd, G_FILE_TEST_EXISTS)) {
+        return NULL;
     }
-    return !strcmp(name, "linux") && g_file_test(initrd, G_FILE_TEST_EXISTS) ? &guests[1] : NULL;
+    for (unsigned i = 0; i < G_N_ELEMENTS(guests); i++) {
+        if (!strcmp(name, guests[i].name)) {
+            return &guests[i];
+        }
+    }
+    return NULL;
 }

@@ -13,10 +13,12 @@ typedef struct {
     unsigned bandwidth; /* max-bandwidth before the switch; 0: that of move_prepare() */
     Vm *(*start)(const char *name, const char *incoming, const char *faults);
     void (*wait)(Vm *vm);  /* until it is up */
+    unsigned hugepages;    /* of 2 MiB, that both sides need; 0: none */
     void (*check)(Vm *vm); /* it lives, and its memory is right; ends the test otherwise */
 } ChaosGuest;
 
-/* NAME: "bootsect" (NULL), "linux". NULL: it is not built, or there is no such guest. */
+/* NAME: "bootsect" (NULL), "linux", "huge" (the boot sector on reserved huge pages),
+ * "huge-unreserved". NULL: it is not built, or there is no such guest. */
 const ChaosGuest *chaos_guest(const char *name);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Random migrations of a guest that verifies its memory, with random faults. chaos --seed S
- * --runs N [--guest linux]: run i has the seed S + i, which decides about everything: how the
+ * --runs N [--guest NAME]: run i has the seed S + i, which decides about everything: how the
  * migration is made, which faults come, in which order, after how many bytes of which direction,
  * at which named point of which engine (chaos-points.c). Each run is a process of its own; one
  * line of TAP a run, with its seed.
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "tests/lib/certs.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/operator.h"
 #include "tests/lib/vm.h"
@@ -30,6 +31,7 @@
 #include "tests/qtest/chaos-proxy.h"
 
 #define MAX_FAULTS 4
+#define SPARE 4         /* huge pages that no guest needs */
 #define RUN_SECONDS 150 /* of a run that cannot come to its end */
 #define KILLS 6         /* in a row: more than the relay answers at once */
 #define HUNG_MS "4000"  /* how long the relay waits for an engine that was stopped */
@@ -52,6 +54,7 @@ typedef enum {
     DO_CANCEL,
     DO_PAUSE_SOURCE,
     DO_PAUSE_DESTINATION,
+    DO_EMPTY_POOL, /* of a guest on huge pages only */
     DO__MAX
 } Deed;
 
@@ -76,6 +79,7 @@ static const struct {
     [DO_CANCEL] = {"cancel", FAULT_CALL, 2},
     [DO_PAUSE_SOURCE] = {"pause-source", FAULT_CALL, 2},
     [DO_PAUSE_DESTINATION] = {"pause-destination", FAULT_CALL, 1},
+    [DO_EMPTY_POOL] = {"empty-pool", FAULT_CALL, 20},
 };
 
 typedef struct Run Run;
@@ -92,9 +96,12 @@ struct Run {
     Fault faults[MAX_FAULTS];
     Order orders[MAX_FAULTS];
     unsigned n_faults;
-    char *points[2]; /* for the source's engine, the destination's; can be NULL */
-    int wake;        /* eventfd: the proxy's threads ask for something */
-    gint asked;      /* atomic; bits by Deed, for the operator */
+    char *points[2];   /* for the source's engine, the destination's; can be NULL */
+    int wake;          /* eventfd: the proxy's threads ask for something */
+    gint asked;        /* atomic; bits by Deed, for the operator */
+    HugePages *pool;   /* NULL: the guest needs none */
+    gint emptied;      /* atomic; somebody took all huge pages */
+    unsigned patience; /* so many recoveries later they are given back */
     bool tls;
     char *keys; /* folder of the TLS key; can be NULL */
     GString *plan;
@@ -170,10 +177,19 @@ static void obey(void *opaque)
         g_atomic_int_or((guint *)&r->o.qemu_killed, 2);
         pidfd_send_signal(r->o.d_pidfd, SIGKILL, NULL, 0);
         break;
+    case DO_EMPTY_POOL:
+        hugepages_take(r->pool);
+        g_atomic_int_set(&r->emptied, 1);
+        break;
     default:
         g_atomic_int_or((guint *)&r->asked, 1u << o->deed);
     }
     G_GNUC_UNUSED ssize_t n = write(r->wake, &one, sizeof(one));
+}
+
+static unsigned weight(const Run *r, Deed deed)
+{
+    return deed == DO_EMPTY_POOL && !r->pool ? 0 : deeds[deed].weight;
 }
 
 static Deed draw_deed(Run *r)
@@ -181,11 +197,11 @@ static Deed draw_deed(Run *r)
     int total = 0;
 
     for (unsigned i = 0; i < DO__MAX; i++) {
-        total += deeds[i].weight;
+        total += weight(r, i);
     }
     int at = g_rand_int_range(r->rand, 0, total);
     for (unsigned i = 0;; i++) {
-        at -= deeds[i].weight;
+        at -= weight(r, i);
         if (at < 0) {
             return i;
         }
@@ -233,6 +249,24 @@ static void draw_plan(Run *r)
         g_string_append_printf(r->plan, "%s%s", n ? " " : "", n ? r->points[side] : "");
     }
     g_string_append(r->plan, r->tls ? " tls" : "");
+    if (r->pool) {
+        r->patience = g_rand_int_range(r->rand, 1, 4);
+        g_string_append_printf(r->plan, " %s", r->guest->name);
+    }
+}
+
+/* The huge pages that the run needs; "huge" is either kind. */
+static void get_huge_pages(Run *r)
+{
+    const char *why = NULL;
+
+    if (r->guest->hugepages && g_rand_boolean(r->rand)) {
+        r->guest = chaos_guest("huge-unreserved");
+    }
+    r->pool = r->guest->hugepages ? hugepages_try(r->guest->hugepages + SPARE, &why) : NULL;
+    if (why) {
+        g_error("%s", why);
+    }
 }
 
 /* ---- the operator's beginning ------------------------------------------------------------------
@@ -296,6 +330,16 @@ static void obey_orders(Run *r)
     }
 }
 
+/* Nobody but a recovery needs them; and at the end the guest may. */
+static void end_shortage(Run *r, bool now)
+{
+    if (now || r->o.recoveries >= r->patience) {
+        if (g_atomic_int_compare_and_exchange(&r->emptied, 1, 0)) {
+            hugepages_give(r->pool);
+        }
+    }
+}
+
 static void check_end(Run *r, OperatorEnd end)
 {
     Vm *vm = end == OPERATOR_SOURCE ? r->o.s : r->o.d;
@@ -320,6 +364,7 @@ static void run_one(gconstpointer data)
              .wake = eventfd(0, EFD_CLOEXEC)};
     OperatorEnd end;
 
+    get_huge_pages(&r);
     draw_plan(&r);
     Vm *s = r.guest->start("source", NULL, r.points[0]);
     Vm *d = r.guest->start("destination", "defer", r.points[1]);
@@ -332,12 +377,15 @@ static void run_one(gconstpointer data)
     begin(&r);
     while ((end = operator_look(&r.o)) == OPERATOR_GO_ON) {
         obey_orders(&r);
+        end_shortage(&r, false);
         operator_wait(&r.o);
     }
+    end_shortage(&r, true);
     check_end(&r, end);
     g_print("# end: %s, %u recoveries\n", ends[end], r.o.recoveries);
     operator_end(&r.o, end);
     proxy_free(r.proxy);
+    hugepages_free(r.pool);
     if (r.keys) {
         certs_remove(r.keys);
     }
@@ -450,5 +498,12 @@ int main(int argc, char **argv)
         printf("1..0 # SKIP the guest is not built: run scripts/build-guest\n");
         return 0;
     }
+    unsigned huge = chaos_guest(g_getenv("FF_CHAOS_GUEST"))->hugepages;
+    HugePages *pool = huge ? hugepages_try(huge + SPARE, &why) : NULL;
+    if (huge && !pool) {
+        printf("1..0 # SKIP %s\n", why);
+        return 0;
+    }
+    hugepages_free(pool);
     return run_all("/proc/self/exe", seed, runs);
 }
