@@ -101,6 +101,7 @@ struct Run {
     gint asked;        /* atomic; bits by Deed, for the operator */
     HugePages *pool;   /* NULL: the guest needs none */
     gint emptied;      /* atomic; somebody took all huge pages */
+    bool late;         /* ... when the guest is the destination's, not before */
     unsigned patience; /* so many recoveries later they are given back */
     bool tls;
     char *keys; /* folder of the TLS key; can be NULL */
@@ -137,6 +138,12 @@ static void kill_engines(Vm *vm)
         }
         g_usleep(5000); /* nothing tells that an engine was started */
     }
+}
+
+static void empty_pool(Run *r)
+{
+    hugepages_take(r->pool);
+    g_atomic_int_set(&r->emptied, 1);
 }
 
 /* In a thread of the proxy. */
@@ -178,9 +185,11 @@ static void obey(void *opaque)
         pidfd_send_signal(r->o.d_pidfd, SIGKILL, NULL, 0);
         break;
     case DO_EMPTY_POOL:
-        hugepages_take(r->pool);
-        g_atomic_int_set(&r->emptied, 1);
-        break;
+        if (!r->late) {
+            empty_pool(r);
+            break;
+        }
+        /* fall through */
     default:
         g_atomic_int_or((guint *)&r->asked, 1u << o->deed);
     }
@@ -251,7 +260,8 @@ static void draw_plan(Run *r)
     g_string_append(r->plan, r->tls ? " tls" : "");
     if (r->pool) {
         r->patience = g_rand_int_range(r->rand, 1, 4);
-        g_string_append_printf(r->plan, " %s", r->guest->name);
+        r->late = g_rand_boolean(r->rand);
+        g_string_append_printf(r->plan, " %s%s", r->guest->name, r->late ? " late" : "");
     }
 }
 
@@ -303,8 +313,9 @@ static void begin(Run *r)
     if (r->guest->bandwidth) {
         qmp_ok(sq, "migrate-set-parameters", "{'max-bandwidth': %u}", r->guest->bandwidth);
     }
-    if (g_rand_boolean(r->rand)) {
-        qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 67108864}");
+    if (g_rand_boolean(r->rand) || r->late) {
+        qmp_ok(sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}",
+               r->late ? 8388608 : 67108864);
     }
     if (g_rand_int_range(r->rand, 0, 4) == 0) {
         qmp_set_capability(sq, "release-ram", true);
@@ -327,6 +338,13 @@ static void obey_orders(Run *r)
     }
     if (asked & 1u << DO_PAUSE_DESTINATION) {
         operator_try(&r->o, r->o.d, "migrate-pause", NULL);
+    }
+    if (asked & 1u << DO_EMPTY_POOL) {
+        if (r->o.seen && strstr(r->o.seen, "/ postcopy-active")) {
+            empty_pool(r);
+        } else {
+            g_atomic_int_or((guint *)&r->asked, 1u << DO_EMPTY_POOL); /* not yet */
+        }
     }
 }
 
