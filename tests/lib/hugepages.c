@@ -37,7 +37,12 @@ unsigned hugepages_free_now(void)
     return all > reserved ? all - reserved : 0;
 }
 
-static bool set_size(unsigned n)
+unsigned hugepages_size(void)
+{
+    return number("nr_hugepages");
+}
+
+bool hugepages_set_size(unsigned n)
 {
     int fd = open(POOL "nr_hugepages", O_WRONLY | O_CLOEXEC);
     bool ok = fd >= 0 && dprintf(fd, "%u", n) > 0;
@@ -60,9 +65,9 @@ HugePages *hugepages_try(unsigned n, const char **why)
         return NULL;
     }
     flock(p->lock, LOCK_EX);
-    p->before = number("nr_hugepages");
+    p->before = hugepages_size();
     unsigned have = hugepages_free_now();
-    if (have < n && (!set_size(p->before + n - have) || hugepages_free_now() < n)) {
+    if (have < n && (!hugepages_set_size(p->before + n - have) || hugepages_free_now() < n)) {
         *why = "too few huge pages of 2 MiB are free, and no more can be reserved here";
         hugepages_free(p);
         return NULL;
@@ -117,8 +122,8 @@ void hugepages_free(HugePages *p)
     if (p->taken >= 0) {
         close(p->taken);
     }
-    if (p->before != number("nr_hugepages") && p->lock >= 0) {
-        set_size(p->before);
+    if (p->before != hugepages_size() && p->lock >= 0) {
+        hugepages_set_size(p->before);
     }
     if (p->lock >= 0) {
         close(p->lock);

@@ -20,6 +20,9 @@ HugePages *hugepages_new(unsigned n);
 HugePages *hugepages_try(unsigned n, const char **why);
 /* How many are free and not reserved. */
 unsigned hugepages_free_now(void);
+/* The size of the pool, and setting it: for who must clean up after a process that aborted. */
+unsigned hugepages_size(void);
+bool hugepages_set_size(unsigned n);
 /* Takes all that are free and not reserved. Twice is fine. */
 void hugepages_take(HugePages *p);
 /* Gives them back. */

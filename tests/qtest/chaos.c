@@ -472,7 +472,11 @@ static int run_all(const char *self, unsigned seed, unsigned runs)
     printf("1..%u\n", runs);
     for (unsigned i = 0; i < runs; i++) {
         g_autofree char *text = NULL;
+        unsigned pool = hugepages_size();
         bool ok = spawn_run(self, seed + i, &text);
+        if (!ok && hugepages_size() != pool) {
+            hugepages_set_size(pool); /* what it reserved, and could not give back */
+        }
         g_autofree char *plan = comment(text, "# plan:"), *end = comment(text, "# end: ");
 
         printf("%s %u - chaos/seed-%u:%s; %s\n", ok ? "ok" : "not ok", i + 1, seed + i, plan, end);
