@@ -242,7 +242,7 @@ static const char *take_connection(FfMigration *m, FfChannel **ch)
     case FF_PEER_FARFAULT:
         return take_main(m, ch, NULL);
     case FF_PEER_STOCK_QEMU:
-        if (m->cfg.stock_deadline_ms) {
+        if (m->cfg.stock) {
             return take_main(m, ch, first);
         }
         return "a QEMU without farfault, and x-farfault-peer is require: start the source through "

@@ -116,9 +116,11 @@ typedef struct {
     /* Source: what the peer was sent. QEMU's own stream begins with the same, but for the PING,
      * and perhaps without the command before it. */
     GBytes *opening;
-    bool answered; /* source: the PONG to that PING was read already, else it may still come */
-    bool acked;    /* source: the peer's word that QEMU may switch over was read in front of it */
+    bool acked;    /* source: the peer's word that QEMU may switch over was read before its PONG */
     bool postcopy; /* source: the switch was asked for */
+    /* Source: an additional connection that this peer waited for, perhaps under TLS; nothing was
+     * said on it. The callee's; NULL: it needed none. */
+    FfChannel *second;
     GByteArray *first; /* destination: what was read of the peer's stream */
     /* Destination: connections that came behind it and have not said who they are, perhaps further
      * channels of it: of FfChannel (ff_lobby_later()); the callee's. NULL: none. */
@@ -166,9 +168,12 @@ typedef struct {
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */
     bool blocktime;
-    /* A peer may be a QEMU without farfault, and (source) is taken for one when it has not
-     * answered for so long; 0: it has to be a farfault. */
-    unsigned stock_deadline_ms;
+    bool stock; /* a peer may be a QEMU without farfault; else it has to be a farfault */
+    /* Source: a peer that has said nothing for so long is offered an additional connection, as a
+     * QEMU may wait for one (migration/stock.c); 0: never. */
+    unsigned second_ms;
+    const char *silence;      /* source: what a peer's silence can mean besides, and what to do; a
+                                 static string; can be NULL */
     unsigned auto_recover_s;  /* after a break both sides reconnect by themselves for so long,
                                  before they are postcopy-paused */
     unsigned peer_timeout_ms; /* a peer of whom nothing is heard for so long is gone; 0: it is

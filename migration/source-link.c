@@ -71,7 +71,7 @@ static bool expect(FfChannel *ch, FfFrameType type, FfFrame *f, void *payload, s
     return expect_from(ch, NULL, 0, type, f, payload, cap, error);
 }
 
-static bool greet(FfMigration *m, GError **error)
+static bool greet(FfMigration *m, const FfAddress *address, GError **error)
 {
     g_autoptr(GError) stock = NULL;
     uint8_t first[FF_PONG_SIZE];
@@ -84,7 +84,7 @@ static bool greet(FfMigration *m, GError **error)
     if (rc < 0) {
         return fail(error, m->main, "greeting the peer", rc, NULL);
     }
-    rc = ff_source_first_answer(m, first, &stock);
+    rc = ff_source_first_answer(m, address, first, &stock);
     if (rc < 0) {
         return fail(error, m->main, "waiting for the peer", rc, NULL);
     }
@@ -104,6 +104,7 @@ static bool greet(FfMigration *m, GError **error)
         return false;
     }
     m->peer_features = GUINT32_FROM_LE(g.features);
+    g_clear_pointer(&m->stock_second, ff_channel_free); /* it was a slow farfault */
     return true;
 }
 
@@ -266,7 +267,7 @@ bool ff_source_connect(FfMigration *m, GError **error)
         return false;
     }
     ff_recovery_store_peer(m, address);
-    if (!ff_m_secure(m, m->main, error) || !greet(m, error) || !hello(m, error)) {
+    if (!ff_m_secure(m, m->main, error) || !greet(m, address, error) || !hello(m, error)) {
         return false;
     }
     if (!ff_source_open_extra(m, address, error)) {

@@ -10,10 +10,13 @@
  * destination's QEMU gets first what was read. Under TLS the session stays with the engine: QEMU
  * could not go on inside it, so it is given the plain text on a private socket.
  *
- * A QEMU with postcopy-preempt (before 8.0) reads nothing before its second channel is there, so
- * silence for stock_deadline_ms means the same as a PONG. If it was a slow farfault after all, it
- * gets QEMU's stream where a frame belongs and gives up, and QEMU's migration fails with the guest
- * still here.
+ * Silence is no answer: whoever accepts may be a host that hangs, or a socket that nobody serves,
+ * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
+ * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
+ * before its second channel is there; it tells its channels apart by their order alone. So after
+ * second_ms of silence the source opens that channel, on which nothing is said. QEMU's own
+ * second channel later becomes this one. A farfault that was only slow takes it for a stranger, and
+ * the source closes it after the greeting.
  *
  * Threads: the coordinator; the destination's acceptor; give_back() is the main loop's.
  */
@@ -24,6 +27,8 @@
 
 /* A peer that has begun to speak goes on within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
+/* A peer that is there begins to speak within this time. */
+#define SILENCE_DEADLINE_MS 20000
 
 bool ff_m_is_stock(const GError *error)
 {
@@ -54,16 +59,52 @@ GBytes *ff_source_opening(FfMigration *m)
     return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
 }
 
-int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError **error)
+/* NULL: it cannot be had. */
+static FfChannel *open_second(FfMigration *m, const FfAddress *address)
 {
-    bool may = m->cfg.stock_deadline_ms > 0;
-    int deadline = may ? (int)m->cfg.stock_deadline_ms : 2 * SPEAK_DEADLINE_MS;
-    uint8_t pong[FF_PONG_SIZE];
-    int rc = ff_channel_wait_readable(m->main, deadline);
+    g_autoptr(GError) error = NULL;
+    int fd = ff_address_connect(address, m->cancel, &error);
+    g_autoptr(FfChannel) ch = fd >= 0 ? ff_m_channel_new(m, fd, FF_CHANNEL_MAIN) : NULL;
 
-    if (rc == -ETIMEDOUT && may) {
-        g_set_error(error, FF_M_ERROR, FF_M_ERROR_STOCK, "%s has not answered within %u ms",
-                    ff_channel_peer(m->main), m->cfg.stock_deadline_ms);
+    if (!ch || !ff_m_secure(m, ch, &error)) {
+        g_message("a second connection for a peer that says nothing: %s", error->message);
+        return NULL;
+    }
+    return g_steal_pointer(&ch);
+}
+
+/* Returns 0 when the peer has said something. */
+static int await_first_byte(FfMigration *m, const FfAddress *address)
+{
+    /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
+    unsigned second = address && m->cfg.uri ? m->cfg.second_ms : 0;
+    int rc = ff_channel_wait_readable(m->main, second ? (int)second : SILENCE_DEADLINE_MS);
+
+    if (rc == -ETIMEDOUT && second) {
+        m->stock_second = open_second(m, address);
+        rc = ff_channel_wait_readable(m->main, SILENCE_DEADLINE_MS - (int)second);
+    }
+    return rc;
+}
+
+static void say_silent(FfMigration *m, GError **error)
+{
+    g_set_error(error, FF_M_ERROR, 0,
+                "%s has accepted the connection and said nothing for %d s: neither farfault nor a "
+                "QEMU serves it now (its engine or its host hangs, or something else listens "
+                "there). The guest stays here: see to the destination, then migrate again%s%s",
+                ff_channel_peer(m->main), SILENCE_DEADLINE_MS / 1000, m->cfg.silence ? ". " : "",
+                m->cfg.silence ? m->cfg.silence : "");
+}
+
+int ff_source_first_answer(FfMigration *m, const FfAddress *address, uint8_t first[FF_PONG_SIZE],
+                           GError **error)
+{
+    uint8_t pong[FF_PONG_SIZE];
+    int rc = await_first_byte(m, address);
+
+    if (rc == -ETIMEDOUT) {
+        say_silent(m, error);
         return 0;
     }
     if (rc == 0 && !ff_m_check_clear(m, m->main, SPEAK_DEADLINE_MS, error)) {
@@ -82,10 +123,9 @@ int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError *
     }
     ff_pong_encode(pong);
     if (memcmp(first, pong, sizeof(pong)) == 0) {
-        m->stock_answered = true;
-        g_set_error(error, FF_M_ERROR, may ? FF_M_ERROR_STOCK : 0,
+        g_set_error(error, FF_M_ERROR, m->cfg.stock ? FF_M_ERROR_STOCK : 0,
                     "%s is a QEMU without farfault%s", ff_channel_peer(m->main),
-                    may ? "" : ", and x-farfault-peer is require");
+                    m->cfg.stock ? "" : ", and x-farfault-peer is require");
     }
     return 0;
 }
@@ -125,7 +165,7 @@ bool ff_dest_recognise_passed(FfMigration *m, GError **error)
     case FF_PEER_FARFAULT:
         return true;
     case FF_PEER_STOCK_QEMU:
-        m->stock_first = m->cfg.stock_deadline_ms ? g_byte_array_ref(first) : NULL;
+        m->stock_first = m->cfg.stock ? g_byte_array_ref(first) : NULL;
         if (m->stock_first) {
             return true;
         }
@@ -171,10 +211,10 @@ void ff_m_give_back(FfMigration *m)
 {
     FfStockPeer peer = {
         .opening = m->opening,
-        .answered = m->stock_answered,
         .acked = m->stock_acked,
         .first = m->stock_first,
         .later = g_steal_pointer(&m->stock_later),
+        .second = g_steal_pointer(&m->stock_second),
         .tls = m->cfg.tls,
         .tls_hostname = m->cfg.tls_hostname,
     };
@@ -191,6 +231,7 @@ void ff_m_give_back(FfMigration *m)
 void ff_m_stock_free(FfMigration *m)
 {
     g_clear_pointer(&m->stock_channel, ff_channel_free);
+    g_clear_pointer(&m->stock_second, ff_channel_free);
     g_clear_pointer(&m->opening, g_bytes_unref);
     g_clear_pointer(&m->stock_first, g_byte_array_unref);
     g_clear_pointer(&m->stock_later, g_ptr_array_unref);

@@ -15,10 +15,9 @@
 #include "net/sync.h"
 #include "qapi/driver-private.h"
 
-/* A farfault destination answers within this time; else it is taken for a QEMU that waits for its
- * other channels, which is likely only with postcopy-preempt. */
-#define STOCK_DEADLINE_MS 10000
-#define STOCK_PREEMPT_DEADLINE_MS 4000
+/* A farfault destination has nearly always answered by then; a QEMU that waits for its second
+ * channel has not. */
+#define SECOND_CHANNEL_MS 2000
 
 /* --- what the migration tells -------------------------------------------------------------- */
 
@@ -261,11 +260,13 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->release_ram = ff_capability(capabilities, "release-ram");
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");
     config->validate_uuid = ff_capability(capabilities, "validate-uuid");
-    if (d->config.state->peer == FF_PEER_WISH_AUTO) {
-        config->stock_deadline_ms = ff_capability(capabilities, "postcopy-preempt") ||
-                                            ff_capability(capabilities, "multifd")
-                                        ? STOCK_PREEMPT_DEADLINE_MS
-                                        : STOCK_DEADLINE_MS;
+    config->stock = d->config.state->peer == FF_PEER_WISH_AUTO;
+    if (config->stock && ff_capability(capabilities, "multifd")) {
+        config->silence = "Or it is a QEMU without farfault, which with multifd answers only when "
+                          "all its channels are there: switch multifd off, or set x-farfault-peer "
+                          "to native";
+    } else if (config->stock && ff_capability(capabilities, "postcopy-preempt")) {
+        config->second_ms = SECOND_CHANNEL_MS;
     }
     config->max_bandwidth = d->max_bandwidth;
     config->max_postcopy_bandwidth = d->max_postcopy_bandwidth;

@@ -49,6 +49,7 @@ struct FfNative {
     GPtrArray *sources;
     char *path;
     FfEnd *first_peer; /* for QEMU's first connection; NULL */
+    FfEnd *second;     /* for its second one; NULL: none was opened ahead */
     FfNativeBegun begun;
     char *address; /* of the peer, for further ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
@@ -91,27 +92,6 @@ static bool pass_ack_on(Connection *c)
     return ff_end_write_all(c->qemu, ack, sizeof(ack));
 }
 
-static bool swallow_pong(Connection *c)
-{
-    uint8_t expected[FF_PONG_SIZE], got[FF_PONG_SIZE];
-    const size_t ack = FF_SWITCHOVER_ACK_SIZE;
-
-    ff_pong_encode(expected);
-    if (!ff_end_read_all(c->peer, got, sizeof(got))) {
-        return false;
-    }
-    if (ff_switchover_ack_take(got) &&
-        (!pass_ack_on(c) || !ff_end_read_all(c->peer, got + sizeof(got) - ack, ack))) {
-        return false;
-    }
-    if (memcmp(got, expected, sizeof(got)) != 0) {
-        g_warning("the peer answered after it had been taken for a QEMU without farfault: try "
-                  "again, or set x-farfault-peer to require");
-        return false;
-    }
-    return true;
-}
-
 /* Both threads read and write: who fails ends both directions. */
 static void break_off(Connection *c)
 {
@@ -139,7 +119,6 @@ static void begun_copy(FfNativeBegun *to, const FfNativeBegun *from)
     if (from) {
         to->first = from->first ? g_byte_array_ref(from->first) : NULL;
         to->opening = from->opening ? g_bytes_ref(from->opening) : NULL;
-        to->pong = from->pong;
         to->ack = from->ack;
     }
 }
@@ -200,7 +179,7 @@ static gpointer to_qemu(gpointer opaque)
     Connection *c = opaque;
     const GByteArray *first = c->begun.first;
 
-    if ((c->begun.ack && !pass_ack_on(c)) || (c->begun.pong && !swallow_pong(c)) ||
+    if ((c->begun.ack && !pass_ack_on(c)) ||
         (first && !ff_end_write_all(c->qemu, first->data, first->len))) {
         break_off(c);
     }
@@ -384,6 +363,8 @@ static gboolean accept_qemu(gint listener, GIOCondition condition, gpointer opaq
     }
     if (n->first_peer) {
         ff_native_join(n, g_steal_pointer(&n->first_peer), qemu, &n->begun);
+    } else if (n->second) {
+        ff_native_join(n, g_steal_pointer(&n->second), qemu, NULL);
     } else {
         Connection *c = connection_new(n, NULL, ff_end_new(qemu), NULL);
 
@@ -437,9 +418,10 @@ void ff_native_set_tls(FfNative *n, FfTls *tls, const char *hostname)
 }
 
 void ff_native_expect_qemu(FfNative *n, int listener, FfEnd *peer, const FfNativeBegun *begun,
-                           const char *address)
+                           FfEnd *second, const char *address)
 {
     n->first_peer = peer;
+    n->second = second;
     begun_copy(&n->begun, begun);
     n->address = g_strdup(address);
     watch(n, listener, accept_qemu);
@@ -450,6 +432,7 @@ void ff_native_free(FfNative *n)
     g_ptr_array_unref(n->sources);
     g_ptr_array_unref(n->connections);
     ff_end_free(n->first_peer);
+    ff_end_free(n->second);
     begun_clear(&n->begun);
     ff_tls_unref(n->tls);
     g_free(n->hostname);

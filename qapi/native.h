@@ -25,8 +25,7 @@ typedef struct {
     /* The opening that the peer was sent (net/frame.h): QEMU's own stream, which begins in the same
      * way, goes on behind it. NULL: nothing was sent. */
     GBytes *opening;
-    bool pong; /* the peer's PONG to the opening is still to come */
-    bool ack;  /* SWITCHOVER_ACK in front of it was read already: QEMU is told */
+    bool ack; /* the peer's SWITCHOVER_ACK to it was read already: QEMU is told */
 } FfNativeBegun;
 
 FfNative *ff_native_new(FfNativeDone done, gpointer opaque);
@@ -36,9 +35,10 @@ void ff_native_set_tls(FfNative *native, FfTls *tls, const char *hostname);
 /* Joins PEER and QEMU (connected, blocking; both taken). BEGUN is copied; can be NULL. */
 void ff_native_join(FfNative *native, FfEnd *peer, int qemu, const FfNativeBegun *begun);
 /* QEMU connects to LISTENER (borrowed) for each of its channels: the first is joined with PEER
- * (taken) as BEGUN says, for further ones there is a connection to ADDRESS (copied). */
+ * (taken) as BEGUN says, the second one with SECOND (taken; NULL: there is none), for the others
+ * there is a connection to ADDRESS (copied). */
 void ff_native_expect_qemu(FfNative *native, int listener, FfEnd *peer, const FfNativeBegun *begun,
-                           const char *address);
+                           FfEnd *second, const char *address);
 /* Connects to the socket at which QEMU listens. Returns an fd or -1. */
 int ff_native_connect(const char *path);
 /* Whoever connects to LISTENERS (of int, borrowed until ff_native_free()) gets a connection to

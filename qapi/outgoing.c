@@ -5,6 +5,9 @@
  * behind what the peer has been sent already (native.c). With postcopy-preempt QEMU opens more
  * than one channel, so it connects to a private listening socket; else it is given a socketpair.
  *
+ * The peer has answered by then (migration/stock.c), also where it waited for a second channel. So
+ * nothing of the guest goes to a peer that has not said a byte, whoever asks QEMU for postcopy.
+ *
  * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Main loop's
  * thread.
  */
@@ -25,6 +28,7 @@ struct FfOutgoing {
     FfNative *native;
     FfNativeBegun begun;
     FfEnd *peer;     /* NULL: native's */
+    FfEnd *second;   /* of FfStockPeer; NULL: none, or native's */
     bool tls;        /* it is under TLS */
     char *uri;       /* of the peer; NULL: none that can be connected to */
     bool postcopy;   /* the switch was asked for already */
@@ -40,6 +44,7 @@ void ff_outgoing_free(FfOutgoing *out)
 {
     g_clear_pointer(&out->native, ff_native_free);
     ff_end_free(out->peer);
+    ff_end_free(out->second);
     if (out->listener >= 0) {
         close(out->listener);
         g_unlink(out->path);
@@ -212,7 +217,7 @@ static void let_connect(FfCall *call)
     }
     out->listener = g_array_index(fds, int, 0);
     ff_native_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
-                          out->uri);
+                          g_steal_pointer(&out->second), out->uri);
     migrate(call, g_strdup_printf("unix:%s", out->path));
 }
 
@@ -247,9 +252,9 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
     out->native = ff_native_new(over, d);
     ff_native_set_tls(out->native, peer->tls, peer->tls_hostname);
     out->peer = ff_end_new_channel(peer->channel);
+    out->second = peer->second ? ff_end_new_channel(peer->second) : NULL;
     out->tls = peer->tls;
     out->begun.opening = g_bytes_ref(peer->opening);
-    out->begun.pong = !peer->answered;
     out->begun.ack = peer->acked;
     out->uri = g_strdup(uri);
     out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;

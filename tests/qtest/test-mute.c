@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Peers that say nothing. One that accepts, reads whatever comes and never answers gets nothing of
+ * the guest, whatever the client asks for: the migration fails, and the guest runs at the source
+ * all the time.
+ */
+#include <glib-unix.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/address.h"
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+
+#define RAM "64M"
+#define RAM_BYTES (64ull << 20)
+/* More than the opening, and less than anything of a guest. */
+#define OPENING_MAX 1024
+/* The engine waits for 20 s. */
+#define SILENCE_S 60
+
+/* ---- the peer ----------------------------------------------------------------------------------
+ */
+
+/* Accepts every connection and reads all that comes, so that no buffer is ever full. */
+typedef struct {
+    int listen_fd;
+    char *uri;
+    GThread *acceptor;
+    GPtrArray *readers; /* of GThread; the acceptor's, then the test's */
+    GArray *fds;        /* of int; the same */
+    gint bytes;         /* atomic; read so far. Writers: the readers */
+} Mute;
+
+typedef struct {
+    Mute *mute;
+    int fd;
+} Connection;
+
+static gpointer read_all(gpointer data)
+{
+    g_autofree Connection *c = data;
+    char buf[16384];
+    ssize_t n;
+
+    while ((n = recv(c->fd, buf, sizeof(buf), 0)) > 0) {
+        g_atomic_int_add(&c->mute->bytes, (gint)n);
+    }
+    return NULL;
+}
+
+static gpointer accept_all(gpointer data)
+{
+    Mute *mute = data;
+    int fd;
+
+    while ((fd = accept4(mute->listen_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        Connection c = {mute, fd};
+
+        g_array_append_val(mute->fds, fd);
+        g_ptr_array_add(mute->readers, g_thread_new("mute", read_all, g_memdup2(&c, sizeof(c))));
+    }
+    return NULL;
+}
+
+static void mute_start(Mute *mute)
+{
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    g_autoptr(GError) error = NULL;
+
+    mute->listen_fd = ff_address_listen(any, &error);
+    g_assert_no_error(error);
+    g_unix_set_fd_nonblocking(mute->listen_fd, FALSE, NULL);
+    mute->uri = ff_address_of_listener(mute->listen_fd);
+    mute->readers = g_ptr_array_new();
+    mute->fds = g_array_new(FALSE, FALSE, sizeof(int));
+    mute->acceptor = g_thread_new("mute-accept", accept_all, mute);
+}
+
+/* Returns how many connections there were. */
+static guint mute_end(Mute *mute)
+{
+    guint n;
+
+    shutdown(mute->listen_fd, SHUT_RDWR);
+    g_thread_join(mute->acceptor);
+    for (n = 0; n < mute->fds->len; n++) {
+        shutdown(g_array_index(mute->fds, int, n), SHUT_RDWR);
+        g_thread_join(mute->readers->pdata[n]);
+        close(g_array_index(mute->fds, int, n));
+    }
+    g_ptr_array_unref(mute->readers);
+    g_array_unref(mute->fds);
+    g_free(mute->uri);
+    close(mute->listen_fd);
+    return n;
+}
+
+/* ---- the source --------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    const char *caps[3]; /* beside events */
+    const char *machine; /* NULL: "pc" */
+    const char *hint;    /* stands in the error, too; NULL */
+    bool newer;          /* QEMU 10 */
+    bool passed;         /* a connection that the client made, by getfd */
+    bool human;          /* migrate_start_postcopy at the human monitor */
+    bool require;        /* x-farfault-peer */
+    bool always;         /* nobody asks for postcopy, the engine carries it all the same */
+    bool second;         /* a second connection is tried */
+} Row;
+
+#define POSTCOPY "postcopy-ram"
+#define PREEMPT "postcopy-preempt"
+
+static const Row rows[] = {
+    {"plain", {POSTCOPY}},
+    {"human", {POSTCOPY}, .human = true},
+    {"passed", {POSTCOPY}, .passed = true},
+    {"require", {POSTCOPY}, .require = true},
+    {"return-path", {POSTCOPY, "return-path"}},
+    {"preempt", {POSTCOPY, PREEMPT}, .second = true},
+    {"preempt/passed", {POSTCOPY, PREEMPT}, .passed = true},
+    {"multifd", {POSTCOPY, "multifd"}, .hint = "switch multifd off"},
+    {"always", .always = true},
+    {"always/return-path", {"return-path"}, .always = true},
+    {"newer/plain", {POSTCOPY}, .newer = true},
+    {"newer/preempt", {POSTCOPY, PREEMPT}, .newer = true, .second = true},
+    {"newer/preempt/old-machine",
+     {POSTCOPY, PREEMPT},
+     .machine = "pc-i440fx-7.2",
+     .newer = true,
+     .second = true},
+};
+
+static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *qemu)
+{
+    const char *const args[] = {"-machine", row->machine ? row->machine : "pc", NULL};
+
+    return vm_start(&(VmConfig){.name = "source",
+                                .launcher = VM_RUN,
+                                .qemu = qemu,
+                                .memory = RAM,
+                                .args = args,
+                                .boot = boot});
+}
+
+static char *connect_for(Qmp *s, const char *uri)
+{
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
+    int fd = ff_address_connect(address, NULL, NULL);
+
+    qmp_getfd(s, "moved", fd);
+    close(fd);
+    return g_strdup("fd:moved");
+}
+
+/* Any event about the migration but setup and failed is one too many. */
+static bool is_over(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    if (strcmp(status, "setup") && strcmp(status, "failed")) {
+        test_fail("the source is %s with a peer that has not said a byte", status);
+    }
+    return !strcmp(status, "failed");
+}
+
+static void switch_over(const Row *row, Qmp *s)
+{
+    if (row->human) {
+        g_free(qmp_hmp(s, "migrate_start_postcopy"));
+    } else if (!row->always) {
+        qmp_ok(s, "migrate-start-postcopy", NULL);
+    }
+}
+
+static void check_failed(const Row *row, Vm *source, const char *peer)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    const char *why = json_object_get_string_member(info, "error-desc");
+    g_autofree char *state = qmp_run_state(vm_qmp(source));
+
+    g_assert_nonnull(strstr(why, "said nothing for 20 s"));
+    g_assert_nonnull(strstr(why, peer + strlen("tcp:")));
+    g_assert_null(strchr(why, '\n'));
+    if (row->hint) {
+        g_assert_nonnull(strstr(why, row->hint));
+    }
+    g_assert_cmpstr(state, ==, "running");
+    g_assert_false(qmp_has_event(vm_qmp(source), "STOP"));
+    vm_wait_new_serial(source, "B");
+}
+
+/* The same source, to somebody who does speak. */
+static void migrate_again(const Row *row, Vm *source, const BootsectConfig *boot, const char *qemu)
+{
+    const char *const args[] = {"-machine", row->machine ? row->machine : "pc", NULL};
+    g_autoptr(Vm) destination = vm_start(&(VmConfig){.name = "destination",
+                                                     .launcher = VM_RUN,
+                                                     .qemu = qemu,
+                                                     .memory = RAM,
+                                                     .args = args,
+                                                     .boot = boot,
+                                                     .incoming = "defer"});
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    move_prepare(source, destination);
+    for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++) {
+        qmp_set_capability(d, row->caps[i], true);
+    }
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    check_right(check_moved(source, destination, boot, RAM_BYTES));
+}
+
+static void test_mute(gconstpointer data)
+{
+    const Row *row = data;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *qemu = row->newer ? vm_newer_qemu() : NULL;
+    if (row->newer && !qemu) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    g_autoptr(Vm) source = start_source(row, &boot, qemu);
+    Qmp *s = vm_qmp(source);
+    Mute mute = {0};
+
+    mute_start(&mute);
+    vm_wait_serial(source, "B");
+    qmp_set_capability(s, "events", true);
+    for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++) {
+        qmp_set_capability(s, row->caps[i], true);
+    }
+    if (row->always) {
+        qmp_ok(s, "migrate-set-parameters",
+               "{'x-farfault-policy': 'always', 'downtime-limit': 20000}");
+    }
+    if (row->require) {
+        qmp_ok(s, "migrate-set-parameters", "{'x-farfault-peer': 'require'}");
+    }
+    g_autofree char *peer = g_strdup(mute.uri);
+    g_autofree char *uri = row->passed ? connect_for(s, peer) : g_strdup(peer);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    switch_over(row, s);
+    json_object_unref(qmp_wait_event(s, "MIGRATION", is_over, NULL, SILENCE_S));
+    check_failed(row, source, peer);
+    g_assert_cmpint(g_atomic_int_get(&mute.bytes), <, OPENING_MAX);
+    g_assert_cmpuint(mute_end(&mute), ==, row->second ? 2 : 1);
+    migrate_again(row, source, &boot, qemu);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strdup_printf("/mute/peer/%s", rows[i].name);
+
+        g_test_add_data_func(path, &rows[i], test_mute);
+    }
+    return g_test_run();
+}
