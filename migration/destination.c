@@ -150,9 +150,7 @@ static bool agree(FfMigration *m, GError **error)
     if (!await_peer(m, error)) {
         return false;
     }
-    /* Stored first: what prepare() leaves half done is the next engine's to undo. */
-    ff_journal_setup(m->cfg.state);
-    FF_FAULT_AT("setup");
+    FF_FAULT_AT("met");
     while (!ff_dest_greet(m, &local)) {
         if (!go_on_waiting(m, local)) {
             g_propagate_error(error, g_steal_pointer(&local));
@@ -163,6 +161,10 @@ static bool agree(FfMigration *m, GError **error)
             return false;
         }
     }
+    /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
+     * nothing was changed, and the next one goes on listening. */
+    ff_journal_setup(m->cfg.state);
+    FF_FAULT_AT("setup");
     ff_recovery_store_session(m);
     FF_FAULT_AT("greeted");
     /* The source goes on meanwhile: READY, for which it waits, comes later. */

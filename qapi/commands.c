@@ -49,6 +49,9 @@ static void on_status(FfStatus status, void *opaque)
     uint32_t overdue = is_lost(d, status) ? FF_FILTER_OVERDUE : 0;
 
     d->inner_begun |= may_begin_inner(d, status);
+    if (status == FF_STATUS_ACTIVE && d->incoming) {
+        ff_incoming_release(d->incoming);
+    }
     ff_driver_filter(d, (d->filter & ~(uint32_t)FF_FILTER_OVERDUE) | overdue);
     ff_driver_report(d, status);
 }
@@ -300,8 +303,7 @@ bool ff_driver_begins_paused(const FfDriver *d)
     return said == FF_SAID_NOTHING ? d->config.start_paused : said == FF_SAID_STOP;
 }
 
-/* Whether the guest of an engine that died is to stand: the client's last word. */
-static bool adopts_paused(const FfDriver *d)
+bool ff_driver_adopts_paused(const FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
 
@@ -317,7 +319,7 @@ void ff_driver_adopt(FfDriver *d)
                                 .fd = d->config.inner_fd,
                                 .listen_fd = d->config.listener_fd,
                                 .device_fd = d->config.device_fd,
-                                .start_paused = adopts_paused(d)};
+                                .start_paused = ff_driver_adopts_paused(d)};
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
     g_autoptr(JsonNode) parameters = d->config.port->view(d->config.port_opaque, true);
     g_autoptr(GError) error = NULL;

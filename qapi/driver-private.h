@@ -206,6 +206,8 @@ void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 /* Destination: the guest is not to run when it has arrived, by -S or by what the client has said
  * before migrate-incoming. */
 bool ff_driver_begins_paused(const FfDriver *driver);
+/* Whether the guest of an engine that died is to stand: the client's last word. */
+bool ff_driver_adopts_paused(const FfDriver *driver);
 /* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
 bool ff_call_too_late(FfCall *call);
 void ff_handle_migrate(FfCall *call);
@@ -242,7 +244,12 @@ void ff_resume_migration(FfCall *call);
 /* incoming.c */
 void ff_handle_incoming(FfCall *call);
 void ff_driver_start_incoming(FfDriver *driver, uint32_t seq, const char *uri);
+/* Goes on where the engine before this one listened, if nobody had been greeted. */
+void ff_driver_listen_again(FfDriver *driver);
 void ff_incoming_free(FfIncoming *incoming);
+/* The source is known, and nobody else is awaited: listens no more, but for what the migration
+ * has of it. */
+void ff_incoming_release(FfIncoming *incoming);
 /* The client's cont or stop while nobody has connected yet. */
 /* QEMU carries it over connections that we splice. */
 bool ff_incoming_is_native(const FfIncoming *incoming);

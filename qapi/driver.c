@@ -493,6 +493,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
     d->waiting = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     d->downtime_limit = 300;
     ff_driver_touch(d);
+    ff_driver_listen_again(d);
     if (d->config.state->phase == FF_PHASE_DEAD) {
         /* The engine that gave it up died before it had ended, and it must never run. */
         static const char why[] = "the incoming migration was given up";
@@ -500,7 +501,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
         ff_driver_send(d, FF_LINK_KILL_QEMU, 0, 0, why, strlen(why));
     } else if (d->config.state->phase != FF_PHASE_IDLE) {
         ff_driver_adopt(d);
-    } else if (d->config.state->phase == FF_PHASE_IDLE) {
+    } else {
         ff_driver_settle(d); /* what an engine left that died while QEMU carried a migration */
     }
     return d;

@@ -73,11 +73,13 @@ typedef struct {
     int *uffds;
     unsigned n_uffds;
     int pagemap_fd, maps_fd, pidfd;
-    int mem_fd;      /* taken; the first migration has it. -1: none */
-    int tls_fd;      /* ff_tls_keep() of that migration, -1: none */
-    int inner_fd;    /* of a migration whose engine died, -1: none */
-    int device_fd;   /* the same: the copy of its device state, -1: none */
-    int listener_fd; /* the same: where its source comes to, -1: none */
+    int mem_fd;           /* taken; the first migration has it. -1: none */
+    int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
+    int inner_fd;         /* of a migration whose engine died, -1: none */
+    int device_fd;        /* the same: the copy of its device state, -1: none */
+    int listener_fd;      /* the same: where its source comes to, -1: none */
+    GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
+                             had been greeted. Can be NULL */
     bool start_paused;
     const char *incoming;                    /* URI of -incoming; NULL: not given */
     bool incoming_taken;                     /* QEMU was given "defer" in its place */

@@ -42,6 +42,10 @@ void ff_engine_init_free(FfEngineInit *init)
         close_fd(g_array_index(init->uffds, int, i));
     }
     g_array_unref(init->uffds);
+    for (guint i = 0; i < init->incoming_fds->len; i++) {
+        close_fd(g_array_index(init->incoming_fds, int, i));
+    }
+    g_array_unref(init->incoming_fds);
     g_ptr_array_unref(init->ram);
     g_free(init->incoming);
     g_free(init->engine_refused);
@@ -90,6 +94,10 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
     }
     if (g_str_has_prefix(name, "uffd:")) {
         g_array_append_val(init->uffds, fd);
+        return true;
+    }
+    if (g_str_has_prefix(name, FF_LISTENER_HELD)) {
+        g_array_append_val(init->incoming_fds, fd);
         return true;
     }
     held = g_str_has_prefix(name, "ram:") ? find_held(root, name) : NULL;
@@ -165,6 +173,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
     init->uffds = g_array_new(FALSE, FALSE, sizeof(int));
+    init->incoming_fds = g_array_new(FALSE, FALSE, sizeof(int));
     init->ram = g_ptr_array_new_with_free_func(ram_free);
     node = ff_json_parse(json, length, NULL, error);
     if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {

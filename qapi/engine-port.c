@@ -298,6 +298,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .pidfd = init->pidfd,
         .inner_fd = init->inner_fd,
         .listener_fd = init->listener_fd,
+        .incoming_fds = init->incoming_fds,
         .device_fd = init->device_fd,
         .tls_fd = init->tls_fd,
         .start_paused = init->start_paused,

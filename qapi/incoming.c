@@ -43,6 +43,7 @@ struct FfIncoming {
     GByteArray *stock_first; /* what was read of it */
     GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
+    unsigned held;           /* so many of fds are with the relay, too */
     int ready;               /* index in fds of the one that has a connection */
     gint64 asked_us;         /* when it had come, and QEMU was asked */
     JsonNode *parameters;    /* from its coming until they are looked at; NULL */
@@ -54,15 +55,48 @@ static void source_free(gpointer source)
     g_source_unref(source);
 }
 
+/* The relay has a copy of each listening socket until the source is known: an engine that dies
+ * before that leaves none behind that nobody serves, and the next one listens where it did. */
+static void hold(FfIncoming *in)
+{
+    for (; in->held < MIN(in->fds->len, FF_LISTENERS_HELD_MAX); in->held++) {
+        g_autofree char *name = g_strdup_printf(FF_LISTENER_HELD "%u", in->held);
+        int copy = fcntl(g_array_index(in->fds, int, in->held), F_DUPFD_CLOEXEC, 0);
+
+        if (copy < 0) {
+            return;
+        }
+        ff_driver_keep(in->driver, name, copy);
+    }
+}
+
+static void drop(FfIncoming *in)
+{
+    while (in->held) {
+        g_autofree char *name = g_strdup_printf(FF_LISTENER_HELD "%u", --in->held);
+
+        ff_driver_keep(in->driver, name, -1);
+    }
+}
+
+void ff_incoming_release(FfIncoming *in)
+{
+    drop(in);
+    for (guint i = 0; i < in->fds->len; i++) {
+        int *fd = &g_array_index(in->fds, int, i);
+
+        if (*fd >= 0) {
+            close(*fd);
+        }
+        *fd = -1;
+    }
+}
+
 void ff_incoming_free(FfIncoming *in)
 {
     g_ptr_array_unref(in->sources);
     g_clear_pointer(&in->native, ff_native_free);
-    for (guint i = 0; i < in->fds->len; i++) {
-        if (g_array_index(in->fds, int, i) >= 0) {
-            close(g_array_index(in->fds, int, i));
-        }
-    }
+    ff_incoming_release(in);
     g_array_unref(in->fds);
     if (in->path) {
         g_unlink(in->path);
@@ -117,6 +151,9 @@ static void set_native(FfDriver *d)
 {
     d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
     d->config.state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+    if (d->incoming) {
+        drop(d->incoming);
+    }
 }
 
 /* QEMU is to carry what was listened for here: its events are the clients' from here on, but for
@@ -483,7 +520,12 @@ static void begin(FfDriver *d, FfIncoming *in)
     d->incoming = in;
     ff_driver_report_anew(d, FF_STATUS_SETUP);
     d->config.state->role = FF_ROLE_DESTINATION;
-    d->config.state->driver_flags |= FF_DRIVER_LISTENS;
+    d->config.state->driver_flags &= ~FF_DRIVER_KEEP_FAILED;
+    d->config.state->driver_flags |=
+        FF_DRIVER_LISTENS | (in->keep_failed ? FF_DRIVER_KEEP_FAILED : 0);
+    if (listens(g_array_index(in->fds, int, 0))) {
+        hold(in);
+    }
     ff_driver_store_info(d, NULL);
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
     /* An older QEMU sends this one whether the client wants events or not. */
@@ -515,6 +557,48 @@ static bool begin_listening(FfDriver *d, const FfTarget *target, bool keep_faile
     d->socket_address = addresses;
     begin(d, in);
     return true;
+}
+
+/* The client has been told of all this by the engine before this one. */
+static void go_on_listening(FfDriver *d, GArray *fds)
+{
+    FfIncoming *in = incoming_new(d);
+
+    for (guint i = 0; i < fds->len; i++) {
+        g_array_append_val(in->fds, g_array_index(fds, int, i));
+    }
+    in->held = fds->len;
+    in->path = ff_listen_path(g_array_index(fds, int, 0));
+    in->keep_failed = d->config.state->driver_flags & FF_DRIVER_KEEP_FAILED;
+    in->paused = ff_driver_adopts_paused(d);
+    d->events = d->config.state->driver_flags & FF_DRIVER_EVENTS;
+    d->socket_address = ff_listen_addresses(fds);
+    d->incoming = in;
+    d->status = FF_STATUS_SETUP;
+    ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
+    ff_driver_log(d, "farfault: the migration engine is a new one, and listens where the one "
+                     "before it did");
+    watch(in);
+    ff_driver_touch(d);
+}
+
+void ff_driver_listen_again(FfDriver *d)
+{
+    GArray *fds = d->config.incoming_fds;
+
+    if (!fds || !fds->len) {
+        return;
+    }
+    if (d->config.state->driver_flags & FF_DRIVER_LISTENS &&
+        d->config.state->phase == FF_PHASE_IDLE) {
+        go_on_listening(d, fds);
+    } else {
+        /* A source was known, or that engine died when it had just left off. */
+        FfIncoming left = {.driver = d, .fds = fds, .held = fds->len};
+
+        ff_incoming_release(&left);
+    }
+    g_array_set_size(fds, 0);
 }
 
 static void begin_connected(FfDriver *d, int fd, bool keep_failed)
@@ -714,6 +798,10 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
     g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
     g_autoptr(GError) error = NULL;
 
+    if (d->incoming) { /* the engine before this one listened, and could not say so any more */
+        started(d, seq);
+        return;
+    }
     ff_target_from_uri(&target, uri);
     if (target.kind == FF_TARGET_FD) {
         int fd = steal_fd(d, target.name);

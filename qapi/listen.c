@@ -52,6 +52,42 @@ static JsonObject *inet_address(int fd)
     return address;
 }
 
+static JsonObject *unix_address(const char *path)
+{
+    JsonObject *address = json_object_new();
+
+    json_object_set_string_member(address, "path", path);
+    json_object_set_string_member(address, "type", "unix");
+    return address;
+}
+
+char *ff_listen_path(int fd)
+{
+    struct sockaddr_un sa = {0};
+    socklen_t length = sizeof(sa);
+
+    if (getsockname(fd, (struct sockaddr *)&sa, &length) < 0 || sa.sun_family != AF_UNIX ||
+        !sa.sun_path[0]) {
+        return NULL;
+    }
+    return g_strndup(sa.sun_path, sizeof(sa.sun_path));
+}
+
+JsonArray *ff_listen_addresses(GArray *fds)
+{
+    JsonArray *list = json_array_new();
+
+    for (guint i = 0; i < fds->len; i++) {
+        g_autofree char *path = ff_listen_path(g_array_index(fds, int, i));
+        JsonObject *address = path ? unix_address(path) : inet_address(g_array_index(fds, int, i));
+
+        if (address) {
+            json_array_add_object_element(list, address);
+        }
+    }
+    return list;
+}
+
 /* An IPv6 socket takes IPv4 too, unless somebody has that port already. */
 static int bind_address(int fd, const struct addrinfo *ai)
 {
@@ -131,7 +167,6 @@ static GArray *listen_tcp(const FfTarget *target, JsonArray *addresses, GError *
 static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError **error)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    JsonObject *address;
     GArray *fds;
     int fd;
 
@@ -155,10 +190,7 @@ static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError 
     } else {
         fds = g_array_new(FALSE, FALSE, sizeof(int));
         g_array_append_val(fds, fd);
-        address = json_object_new();
-        json_object_set_string_member(address, "path", target->path);
-        json_object_set_string_member(address, "type", "unix");
-        json_array_add_object_element(addresses, address);
+        json_array_add_object_element(addresses, unix_address(target->path));
         return fds;
     }
     close(fd);

@@ -19,4 +19,9 @@
  */
 GArray *ff_listen(const FfTarget *target, JsonArray **addresses, GError **error);
 
+/* Where FDS (of int) listen, for query-migrate. */
+JsonArray *ff_listen_addresses(GArray *fds);
+/* The path of the unix socket that FD is (g_free); NULL: it is none. */
+char *ff_listen_path(int fd);
+
 #endif

@@ -264,11 +264,26 @@ bool ff_engine_is_needed(const FfRelay *relay)
            __atomic_load_n(&relay->state->undo_len, __ATOMIC_ACQUIRE) != 0;
 }
 
+static bool holds_listener(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->held->len; i++) {
+        if (g_str_has_prefix(((FfHeld *)relay->held->pdata[i])->name, FF_LISTENER_HELD)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A source may come to the sockets that are held, or wait there already. */
 /* -incoming URI names no client that would say it again: it is listened for until somebody has
  * come, also if the first engine (or the relay before this one) did not get as far as to listen. */
 static bool must_listen(const FfRelay *relay)
 {
     uint32_t flags = relay->state->driver_flags;
+
+    if (holds_listener(relay)) {
+        return true;
+    }
     bool unheard =
         relay->state->role == FF_ROLE_NONE && !(flags & (uint32_t)FF_DRIVER_NATIVE_INCOMING);
 
@@ -365,8 +380,9 @@ static void lost(FfRelay *relay, const char *why)
     set_filters(relay, filters_of_state(relay));
     clients_go(relay);
     if (at_stake(relay)) {
-        engine->incoming_sent = engine->incoming_sent && !engine->incoming_seq &&
-                                (ff_engine_is_needed(relay) || !must_listen(relay));
+        engine->incoming_sent =
+            engine->incoming_sent && !engine->incoming_seq &&
+            (ff_engine_is_needed(relay) || holds_listener(relay) || !must_listen(relay));
         want(relay, next);
     }
     for (guint i = 0; i < relay->monitors->len; i++) {

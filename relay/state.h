@@ -103,7 +103,7 @@ enum {
     /* The migration under way has TLS: whoever adopts it must not go on in the clear. */
     FF_DRIVER_TLS = 1 << 2,
     FF_DRIVER_EVENTS = 1 << 3, /* the client wants MIGRATION events of this migration */
-    /* -incoming URI: nobody has come yet. The relay, too, looks at it. */
+    /* Nobody has come yet. The relay, too, looks at it. */
     FF_DRIVER_LISTENS = 1 << 4,
     /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
     FF_DRIVER_STOCK_PEER = 1 << 6,
@@ -113,7 +113,12 @@ enum {
     /* Its last word on running, if there was one (S: while the guest stood for the switch). */
     FF_DRIVER_CLIENT_CONT = 1 << 9,
     FF_DRIVER_CLIENT_STOP = 1 << 10,
+    FF_DRIVER_KEEP_FAILED = 1 << 11, /* with FF_DRIVER_LISTENS: exit-on-error is false */
 };
+/* Until the source is known the relay holds the listening sockets of the destination under this
+ * name and a number from 0, so that the next engine goes on there. */
+#define FF_LISTENER_HELD "incoming:"
+#define FF_LISTENERS_HELD_MAX 8
 /* Name and seals of the memfd with the TLS credentials of a migration under way (FF_DRIVER_TLS), of
  * which QEMU has a copy. No object of QEMU's can have such an id. */
 #define FF_TLS_KEPT_NAME "farfault:tls"

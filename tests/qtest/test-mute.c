@@ -2,9 +2,11 @@
 /*
  * Peers that say nothing. One that accepts, reads whatever comes and never answers gets nothing of
  * the guest, whatever the client asks for: the migration fails, and the guest runs at the source
- * all the time.
+ * all the time. And a destination whose engine dies before it has greeted does not become one: the
+ * next engine listens where the one before it did, and has the sources that wait there.
  */
 #include <glib-unix.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -267,6 +269,140 @@ static void test_mute(gconstpointer data)
     migrate_again(row, source, &boot, qemu);
 }
 
+/* ---- an engine that dies before anybody was greeted --------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    const char *faults;     /* of the destination's engine; NULL: it is killed by the test */
+    bool waits;             /* a source has connected by then, and was not accepted */
+    bool unix_socket;       /* else TCP */
+    bool incoming_argument; /* -incoming URI */
+    bool paused;            /* -S, and cont was said to the engine that died */
+    bool newer;             /* QEMU 10 */
+    bool keep_failed;       /* exit-on-error is false */
+} Death;
+
+static const Death deaths[] = {
+    {"alone"},
+    {"alone/unix", .unix_socket = true},
+    {"alone/argument", .incoming_argument = true},
+    {"alone/paused", .paused = true},
+    {"waits", .waits = true},
+    {"waits/unix", .waits = true, .unix_socket = true},
+    {"waits/argument", .waits = true, .incoming_argument = true},
+    {"waits/newer", .waits = true, .newer = true},
+    {"met", "destination/*/at/met=kill"},
+    {"met/newer", "destination/*/at/met=kill", .newer = true},
+    {"met/argument", "destination/*/at/met=kill", .incoming_argument = true},
+    {"greeting", "destination/*/main/greeting=kill"},
+    {"hello-reply", "destination/*/main/hello-reply=kill"},
+    {"hello-reply/keep-failed", "destination/*/main/hello-reply=kill", .newer = true,
+     .keep_failed = true},
+};
+
+static char *listening_at(Vm *destination)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(destination), "query-migrate", NULL);
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+
+    json_node_set_object(node, info);
+    return json_to_string(node, FALSE);
+}
+
+/* The relay knows of the death when it has written this. */
+static void kill_engine(Vm *vm, pid_t engine)
+{
+    g_assert_cmpint(kill(engine, SIGKILL), ==, 0);
+    vm_wait_stderr(vm, "listens where the one before it did");
+}
+
+/* The first attempt meets the engine that dies, and fails cleanly. */
+static void fail_once(Vm *source, Vm *destination, const char *uri)
+{
+    Qmp *s = vm_qmp(source);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(s, "failed");
+    g_assert_false(qmp_has_event(s, "STOP"));
+    g_autofree char *state = qmp_run_state(s);
+
+    g_assert_cmpstr(state, ==, "running");
+    g_assert_true(vm_fault_happened(destination, 0));
+    vm_wait_stderr(destination, "listens where the one before it did");
+}
+
+static void move_now(Vm *source, Vm *destination, const BootsectConfig *boot)
+{
+    qmp_ok(vm_qmp(source), "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(vm_qmp(destination), "stop", NULL);
+    check_right(check_moved(source, destination, boot, RAM_BYTES));
+}
+
+static void test_death(gconstpointer data)
+{
+    const Death *row = data;
+    const char *why;
+
+    if (row->faults ? !vm_faults_available(&why) : !vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *qemu = row->newer ? vm_newer_qemu() : NULL;
+    if (row->newer && !qemu) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    g_autoptr(Vm) source =
+        vm_start_pc((VmConfig){.name = "source", .qemu = qemu, .memory = RAM, .boot = &boot});
+    g_autofree char *path = vm_path(source, "migration");
+    g_autofree char *listen =
+        row->unix_socket ? g_strdup_printf("unix:%s", path) : g_strdup("tcp:127.0.0.1:0");
+    g_autoptr(Vm) destination =
+        vm_start_pc((VmConfig){.name = "destination",
+                               .qemu = qemu,
+                               .memory = RAM,
+                               .boot = &boot,
+                               .faults = row->faults,
+                               .paused = row->paused,
+                               .incoming = row->incoming_argument ? listen : "defer"});
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "B");
+    move_prepare(source, destination);
+    if (!row->incoming_argument) {
+        qmp_ok(d, "migrate-incoming", "{'uri': '%s'%s}", listen,
+               row->keep_failed ? ", 'exit-on-error': false" : "");
+    }
+    if (row->paused) {
+        qmp_ok(d, "cont", NULL);
+    }
+    g_autofree char *uri = row->unix_socket ? g_strdup(listen) : move_listen_uri(destination);
+    g_autofree char *before = listening_at(destination);
+    pid_t engine = vm_engine(destination);
+
+    if (row->faults) {
+        fail_once(source, destination, uri);
+    } else if (row->waits) {
+        g_assert_cmpint(kill(engine, SIGSTOP), ==, 0);
+        qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+        vm_wait_new_serial(source, "B");
+        kill_engine(destination, engine);
+    } else {
+        kill_engine(destination, engine);
+    }
+    if (!row->waits) {
+        g_autofree char *after = listening_at(destination);
+
+        g_assert_cmpstr(after, ==, before);
+        qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    }
+    move_now(source, destination, &boot);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -274,6 +410,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/mute/peer/%s", rows[i].name);
 
         g_test_add_data_func(path, &rows[i], test_mute);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        g_autofree char *path = g_strdup_printf("/mute/death/%s", deaths[i].name);
+
+        g_test_add_data_func(path, &deaths[i], test_death);
     }
     return g_test_run();
 }

@@ -306,6 +306,8 @@ static const char *frame_name(FfLinkType type)
         return "idle";
     case FF_LINK_SYNC:
         return "sync";
+    case FF_LINK_HOLD:
+        return "hold";
     default:
         return "other";
     }
@@ -898,7 +900,9 @@ static void test_incoming(void)
     qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
     qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
     qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
-    sent(&w, "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+    /* The next engine is to find the socket that a source may wait at. */
+    sent(&w, "hold {\"name\": \"incoming:0\"}\n"
+             "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
              "reply {\"return\": {}}\n");
     command(&w, "{'execute':'query-migrate'}");
     sent(&w, expected);
