@@ -161,8 +161,9 @@ static void stop(unsigned ms)
         timer_settime(timer, 0, &when, NULL) < 0) {
         abort();
     }
-    /* The timer stays: this thread may go on for a moment before the signal reaches it. */
     kill(getpid(), SIGSTOP);
+    /* The signal may have gone to another thread, and reach this one a moment later. */
+    poll(NULL, 0, (int)ms);
 }
 
 /* What has nothing to do with a message or a call. TRUE: it was that. */

@@ -429,6 +429,14 @@ static void give_up(FfMigration *m, const GError *why)
     ff_m_set_status(m, FF_STATUS_FAILED);
 }
 
+/* A guest that has ended has no use for its pages, and its source must not say that it is well. */
+static bool vmm_has_ended(const FfMigration *m)
+{
+    struct pollfd p = {.fd = m->cfg.pidfd, .events = POLLIN};
+
+    return p.fd >= 0 && poll(&p, 1, 0) > 0;
+}
+
 static void complete(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
@@ -439,6 +447,10 @@ static void complete(FfMigration *m)
     FF_FAULT_AT("disarmed");
     ff_journal_done(m->cfg.state);
     FF_FAULT_AT("done");
+    if (vmm_has_ended(m)) {
+        end_threads(m); /* and so does this engine */
+        return;
+    }
     if (m->main) {
         ff_channel_send(m->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
     }
