@@ -100,7 +100,13 @@ static unsigned target(Operator *o)
 void operator_begin(Operator *o, bool switch_at_once)
 {
     operator_try(o, o->d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    operator_again(o, switch_at_once);
+}
+
+void operator_again(Operator *o, bool switch_at_once)
+{
     unsigned port = target(o);
+
     /* Its engine died: nobody listens there, and the source is to find that out. */
     g_autofree char *args = g_strdup_printf("{'uri': 'tcp:127.0.0.1:%u'}", port ? port : 1);
     operator_try(o, o->s, "migrate", args);

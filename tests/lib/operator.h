@@ -31,6 +31,8 @@ void operator_init(Operator *o, Vm *s, Vm *d);
 bool operator_try(Operator *o, Vm *vm, const char *command, const char *args);
 /* migrate-incoming and migrate; with SWITCH_AT_ONCE also migrate-start-postcopy. */
 void operator_begin(Operator *o, bool switch_at_once);
+/* migrate once more, to where the destination says that it listens. */
+void operator_again(Operator *o, bool switch_at_once);
 /* Looks at both sides and does what they need. */
 OperatorEnd operator_look(Operator *o);
 /* Until there may be something new to look at. */

@@ -27,6 +27,12 @@ struct Proxy {
     uint64_t bytes[2];
     Fault *faults;
     unsigned n_faults;
+    void (*on_connect)(void *opaque); /* before the connection goes anywhere; NULL */
+    void *opaque;
+    bool mute;           /* connections are taken, and go nowhere */
+    unsigned mute_open;  /* of these */
+    bool mute_over;      /* they have ended */
+    uint64_t mute_bytes; /* were read on them */
 };
 
 typedef struct {
@@ -40,7 +46,9 @@ static void cut_all(Proxy *p)
     for (guint i = 0; i < p->pairs->len; i++) {
         Pair *pair = p->pairs->pdata[i];
         shutdown(pair->fd[0], SHUT_RDWR);
-        shutdown(pair->fd[1], SHUT_RDWR);
+        if (pair->fd[1] >= 0) {
+            shutdown(pair->fd[1], SHUT_RDWR);
+        }
     }
     g_mutex_unlock(&p->lock);
 }
@@ -121,6 +129,28 @@ static bool pass(Way *w, char *data, size_t n)
     return true;
 }
 
+/* Nobody is behind fd[1]: what comes is read, and that is all. */
+static gpointer swallow(gpointer data)
+{
+    g_autofree Way *w = data;
+    Proxy *p = w->pair->proxy;
+    char buf[16384];
+    ssize_t n;
+
+    while ((n = recv(w->pair->fd[0], buf, sizeof(buf), 0)) > 0) {
+        g_mutex_lock(&p->lock);
+        p->mute_bytes += (size_t)n;
+        g_mutex_unlock(&p->lock);
+    }
+    shutdown(w->pair->fd[0], SHUT_RDWR);
+    g_mutex_lock(&p->lock);
+    p->mute_open--;
+    p->mute_over = !p->mute_open;
+    p->mute = p->mute && p->mute_open;
+    g_mutex_unlock(&p->lock);
+    return NULL;
+}
+
 static gpointer carry(gpointer data)
 {
     g_autofree Way *w = data;
@@ -148,16 +178,51 @@ static int connect_to(unsigned port)
     return fd;
 }
 
+/* TRUE: FD, which has come, goes nowhere. */
+static bool take_mute(Proxy *p, int fd)
+{
+    g_mutex_lock(&p->lock);
+    bool mute = p->mute;
+    p->mute_open += mute;
+    g_mutex_unlock(&p->lock);
+    if (mute) {
+        Pair *pair = g_new0(Pair, 1);
+
+        *pair = (Pair){.proxy = p, .fd = {fd, -1}};
+        Way w = {pair, false};
+        g_mutex_lock(&p->lock);
+        g_ptr_array_add(p->pairs, pair);
+        g_mutex_unlock(&p->lock);
+        pair->threads[0] = g_thread_new("mute", swallow, g_memdup2(&w, sizeof(w)));
+    }
+    return mute;
+}
+
+static void call_on_connect(Proxy *p)
+{
+    g_mutex_lock(&p->lock);
+    void (*call)(void *opaque) = p->on_connect;
+    p->on_connect = NULL;
+    g_mutex_unlock(&p->lock);
+    if (call) {
+        call(p->opaque);
+    }
+}
+
 static gpointer accept_all(gpointer data)
 {
     Proxy *p = data;
     int fd;
 
     while ((fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        if (take_mute(p, fd)) {
+            continue;
+        }
         g_mutex_lock(&p->lock);
         unsigned port = p->to;
         g_mutex_unlock(&p->lock);
         int out = connect_to(port);
+        call_on_connect(p);
         if (out < 0) {
             close(fd); /* nobody is there */
             continue;
@@ -203,6 +268,30 @@ void proxy_to(Proxy *p, unsigned port)
     g_mutex_unlock(&p->lock);
 }
 
+void proxy_be_mute(Proxy *p)
+{
+    g_mutex_lock(&p->lock);
+    p->mute = true;
+    g_mutex_unlock(&p->lock);
+}
+
+bool proxy_was_mute(Proxy *p, uint64_t *bytes)
+{
+    g_mutex_lock(&p->lock);
+    *bytes = p->mute_bytes;
+    bool over = p->mute_over;
+    g_mutex_unlock(&p->lock);
+    return over;
+}
+
+void proxy_on_connect(Proxy *p, void (*call)(void *opaque), void *opaque)
+{
+    g_mutex_lock(&p->lock);
+    p->on_connect = call;
+    p->opaque = opaque;
+    g_mutex_unlock(&p->lock);
+}
+
 unsigned proxy_port(const Proxy *p)
 {
     return p->port;
@@ -215,10 +304,14 @@ void proxy_free(Proxy *p)
     cut_all(p);
     for (guint i = 0; i < p->pairs->len; i++) {
         Pair *pair = p->pairs->pdata[i];
-        g_thread_join(pair->threads[0]);
-        g_thread_join(pair->threads[1]);
-        close(pair->fd[0]);
-        close(pair->fd[1]);
+        for (int way = 0; way < 2; way++) {
+            if (pair->threads[way]) { /* a mute one has none to the source, and nobody behind it */
+                g_thread_join(pair->threads[way]);
+            }
+            if (pair->fd[way] >= 0) {
+                close(pair->fd[way]);
+            }
+        }
         g_free(pair);
     }
     g_ptr_array_unref(p->pairs);

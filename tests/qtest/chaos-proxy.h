@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A proxy between two engines that does what networks and kernels do: it cuts, half cuts, stalls
- * and calls back after so many bytes of one direction, counted over all connections.
+ * and calls back after so many bytes of one direction, counted over all connections. And it can be
+ * mute: then it takes the first connection, reads all that comes and never says a byte.
  */
 #ifndef FF_TESTS_CHAOS_PROXY_H
 #define FF_TESTS_CHAOS_PROXY_H
@@ -31,6 +32,14 @@ typedef struct {
 typedef struct Proxy Proxy;
 /* FAULTS (N) are borrowed. */
 Proxy *proxy_new(Fault *faults, unsigned n);
+/* The next connection goes nowhere: it is read, and nothing is ever said on it; nor on those that
+ * come as long as it stands. */
+void proxy_be_mute(Proxy *p);
+/* A mute connection has ended, and how many bytes were read on those that there were. */
+bool proxy_was_mute(Proxy *p, uint64_t *bytes);
+/* CALL(OPAQUE) when the next connection has come and before it goes anywhere; once. The acceptor's
+ * thread. */
+void proxy_on_connect(Proxy *p, void (*call)(void *opaque), void *opaque);
 /* Connections that come go to PORT of 127.0.0.1 from now on. */
 void proxy_to(Proxy *p, unsigned port);
 /* Where it listens. */

@@ -6,11 +6,15 @@
  * at which named point of which engine (chaos-points.c). Each run is a process of its own; one
  * line of TAP a run, with its seed.
  *
+ * Some sources first meet a peer that accepts and says nothing, or a destination whose engine dies
+ * before anybody was greeted: then they migrate again.
+ *
  * The operator (tests/lib/operator.h, main thread of a run) goes on as the statuses say. It holds
  * all the time: never two running copies; and at the end: a guest that runs at exactly one side
  * (unless its own QEMU was killed), with its memory right, and nothing left over: no process, not
  * even one that nobody knows of (cgroup), no descriptor, no file.
  */
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +39,8 @@
 #define RUN_SECONDS 150 /* of a run that cannot come to its end */
 #define KILLS 6         /* in a row: more than the relay answers at once */
 #define HUNG_MS "4000"  /* how long the relay waits for an engine that was stopped */
+/* More than a source says before the destination has said a byte, and less than of any guest. */
+#define UNHEARD_MAX 4096
 #define KEY "000102030405060708090a0b0c0d0e0f"
 
 typedef enum {
@@ -103,6 +109,12 @@ struct Run {
     gint emptied;      /* atomic; somebody took all huge pages */
     bool late;         /* ... when the guest is the destination's, not before */
     unsigned patience; /* so many recoveries later they are given back */
+    /* Before all this the source finds a peer that says nothing; or the destination's engine dies
+     * when the source has connected and nobody has greeted. Then it migrates again. */
+    bool mute, ungreeted;
+    unsigned ungreeted_ms; /* after the connection */
+    bool alone;            /* nothing else happens */
+    unsigned again;        /* so often, if it failed */
     bool tls;
     char *keys; /* folder of the TLS key; can be NULL */
     GString *plan;
@@ -279,6 +291,37 @@ static void get_huge_pages(Run *r)
     }
 }
 
+/* Of their own, so that a seed means what it did before there were these. */
+static void draw_unheard(Run *r, unsigned seed)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed ^ 0x6d757465);
+
+    r->ungreeted = g_rand_int_range(rand, 0, 6) == 0;
+    r->mute = g_rand_int_range(rand, 0, 12) == 0;
+    r->ungreeted_ms = g_rand_int_range(rand, 0, 40);
+    r->again = r->ungreeted + r->mute;
+    r->alone = r->again && g_rand_boolean(rand);
+    if (r->alone) {
+        r->n_faults = 0;
+        g_clear_pointer(&r->points[0], g_free);
+        g_clear_pointer(&r->points[1], g_free);
+        g_string_assign(r->plan, r->tls ? " tls" : "");
+    }
+    g_string_append_printf(r->plan, "%s", r->mute ? " mute" : "");
+    if (r->ungreeted) {
+        g_string_append_printf(r->plan, " kill-ungreeted:%u", r->ungreeted_ms);
+    }
+}
+
+/* In the thread of the proxy that accepts: the source has said nothing to the destination yet. */
+static void kill_ungreeted(void *opaque)
+{
+    Run *r = opaque;
+
+    poll(NULL, 0, (int)r->ungreeted_ms);
+    kill_engine(r->o.d);
+}
+
 /* ---- the operator's beginning ------------------------------------------------------------------
  */
 
@@ -323,7 +366,32 @@ static void begin(Run *r)
     }
     bool early = g_rand_boolean(r->rand);
     g_print("# plan:%s\n", r->plan->str);
+    if (r->mute) {
+        proxy_be_mute(r->proxy);
+    }
+    if (r->ungreeted) {
+        proxy_on_connect(r->proxy, kill_ungreeted, r);
+    }
     operator_begin(&r->o, early);
+}
+
+/* TRUE: it goes on. */
+static bool migrate_again(Run *r, OperatorEnd end)
+{
+    uint64_t unheard;
+    bool was_mute = proxy_was_mute(r->proxy, &unheard);
+
+    g_assert_true(!r->mute || was_mute || end != OPERATOR_DESTINATION);
+    g_assert_cmpuint(unheard, <, UNHEARD_MAX);
+    if (end != OPERATOR_SOURCE || !r->again || r->o.d_ended) {
+        return false;
+    }
+    r->again--;
+    r->o.switched = false;
+    g_autofree char *state = operator_run_state(&r->o, r->o.s);
+    g_assert_cmpstr(state, ==, "running");
+    operator_again(&r->o, g_rand_boolean(r->rand));
+    return true;
 }
 
 static void obey_orders(Run *r)
@@ -368,6 +436,9 @@ static void check_end(Run *r, OperatorEnd end)
     }
     g_autofree char *state = operator_run_state(&r->o, vm);
     g_assert_cmpstr(state, ==, "running");
+    if (r->alone) {
+        g_assert_cmpint(end, ==, OPERATOR_DESTINATION);
+    }
     r->guest->check(vm);
 }
 
@@ -384,6 +455,7 @@ static void run_one(gconstpointer data)
 
     get_huge_pages(&r);
     draw_plan(&r);
+    draw_unheard(&r, GPOINTER_TO_UINT(data));
     Vm *s = r.guest->start("source", NULL, r.points[0]);
     Vm *d = r.guest->start("destination", "defer", r.points[1]);
     operator_init(&r.o, s, d);
@@ -393,7 +465,7 @@ static void run_one(gconstpointer data)
     r.proxy = proxy_new(r.faults, r.n_faults);
     r.guest->wait(s);
     begin(&r);
-    while ((end = operator_look(&r.o)) == OPERATOR_GO_ON) {
+    while ((end = operator_look(&r.o)) == OPERATOR_GO_ON || migrate_again(&r, end)) {
         obey_orders(&r);
         end_shortage(&r, false);
         operator_wait(&r.o);
