@@ -561,11 +561,9 @@ int ff_dest_cannot_place(FfMigration *m, unsigned block, uint64_t page, int rc);
 bool ff_m_is_stock(const GError *error);
 /* S: what the source sends first. */
 GBytes *ff_source_opening(FfMigration *m);
-/* S: reads the first bytes of the answer of the peer at ADDRESS (can be NULL). 0 or -errno; sets
- * ERROR (and returns 0) if the peer is a QEMU without farfault, or one that must be refused: it
- * says nothing, for one. */
-int ff_source_first_answer(FfMigration *m, const FfAddress *address, uint8_t first[FF_PONG_SIZE],
-                           GError **error);
+/* S: reads the first bytes of the answer, which are coming. 0 or -errno; sets ERROR (and returns 0)
+ * if the peer is a QEMU without farfault, or one that must be refused. */
+int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError **error);
 /* D: reads from CH, behind what is in FIRST, until it is known who connected. *RC < 0: -errno. */
 FfPeer ff_dest_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc);
 /* D: the same for a passed fd, at which no acceptor has looked. */

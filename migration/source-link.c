@@ -71,6 +71,46 @@ static bool expect(FfChannel *ch, FfFrameType type, FfFrame *f, void *payload, s
     return expect_from(ch, NULL, 0, type, f, payload, cap, error);
 }
 
+/* NULL: it cannot be had. */
+static FfChannel *open_second(FfMigration *m, const FfAddress *address)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = ff_address_connect(address, m->cancel, &error);
+    g_autoptr(FfChannel) ch = fd >= 0 ? ff_m_channel_new(m, fd, FF_CHANNEL_MAIN) : NULL;
+
+    if (!ch || !ff_m_secure(m, ch, &error)) {
+        g_message("a second connection for a peer that says nothing: %s", error->message);
+        return NULL;
+    }
+    return g_steal_pointer(&ch);
+}
+
+/* Returns 0 when the peer has said something. A QEMU that waits for its second channel gets one:
+ * see stock.c. */
+static int await_first_byte(FfMigration *m, const FfAddress *address)
+{
+    /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
+    unsigned second = address && m->cfg.uri ? m->cfg.second_ms : 0;
+    int rc = ff_channel_wait_readable(m->main, second ? (int)second : GREETING_DEADLINE_MS);
+
+    if (rc == -ETIMEDOUT && second) {
+        m->stock_second = open_second(m, address);
+        rc = ff_channel_wait_readable(m->main, GREETING_DEADLINE_MS - (int)second);
+    }
+    return rc;
+}
+
+static bool fail_silent(const FfMigration *m, GError **error)
+{
+    g_set_error(error, FF_M_ERROR, 0,
+                "%s has accepted the connection and said nothing for %d s: neither farfault nor a "
+                "QEMU serves it now (its engine or its host hangs, or something else listens "
+                "there). The guest stays here: see to the destination, then migrate again%s%s",
+                ff_channel_peer(m->main), GREETING_DEADLINE_MS / 1000, m->cfg.silence ? ". " : "",
+                m->cfg.silence ? m->cfg.silence : "");
+    return false;
+}
+
 static bool greet(FfMigration *m, const FfAddress *address, GError **error)
 {
     g_autoptr(GError) stock = NULL;
@@ -84,7 +124,11 @@ static bool greet(FfMigration *m, const FfAddress *address, GError **error)
     if (rc < 0) {
         return fail(error, m->main, "greeting the peer", rc, NULL);
     }
-    rc = ff_source_first_answer(m, address, first, &stock);
+    rc = await_first_byte(m, address);
+    if (rc == -ETIMEDOUT) {
+        return fail_silent(m, error);
+    }
+    rc = rc ? rc : ff_source_first_answer(m, first, &stock);
     if (rc < 0) {
         return fail(error, m->main, "waiting for the peer", rc, NULL);
     }

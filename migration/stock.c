@@ -14,9 +14,9 @@
  * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
  * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
  * before its second channel is there; it tells its channels apart by their order alone. So after
- * second_ms of silence the source opens that channel, on which nothing is said. QEMU's own
- * second channel later becomes this one. A farfault that was only slow takes it for a stranger, and
- * the source closes it after the greeting.
+ * second_ms of silence the source (source-link.c) opens that channel, on which nothing is said.
+ * QEMU's own second channel later becomes this one. A farfault that was only slow takes it for a
+ * stranger, and the source closes it after the greeting.
  *
  * Threads: the coordinator; the destination's acceptor; give_back() is the main loop's.
  */
@@ -27,8 +27,6 @@
 
 /* A peer that has begun to speak goes on within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
-/* A peer that is there begins to speak within this time. */
-#define SILENCE_DEADLINE_MS 20000
 
 bool ff_m_is_stock(const GError *error)
 {
@@ -59,60 +57,15 @@ GBytes *ff_source_opening(FfMigration *m)
     return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
 }
 
-/* NULL: it cannot be had. */
-static FfChannel *open_second(FfMigration *m, const FfAddress *address)
-{
-    g_autoptr(GError) error = NULL;
-    int fd = ff_address_connect(address, m->cancel, &error);
-    g_autoptr(FfChannel) ch = fd >= 0 ? ff_m_channel_new(m, fd, FF_CHANNEL_MAIN) : NULL;
-
-    if (!ch || !ff_m_secure(m, ch, &error)) {
-        g_message("a second connection for a peer that says nothing: %s", error->message);
-        return NULL;
-    }
-    return g_steal_pointer(&ch);
-}
-
-/* Returns 0 when the peer has said something. */
-static int await_first_byte(FfMigration *m, const FfAddress *address)
-{
-    /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
-    unsigned second = address && m->cfg.uri ? m->cfg.second_ms : 0;
-    int rc = ff_channel_wait_readable(m->main, second ? (int)second : SILENCE_DEADLINE_MS);
-
-    if (rc == -ETIMEDOUT && second) {
-        m->stock_second = open_second(m, address);
-        rc = ff_channel_wait_readable(m->main, SILENCE_DEADLINE_MS - (int)second);
-    }
-    return rc;
-}
-
-static void say_silent(FfMigration *m, GError **error)
-{
-    g_set_error(error, FF_M_ERROR, 0,
-                "%s has accepted the connection and said nothing for %d s: neither farfault nor a "
-                "QEMU serves it now (its engine or its host hangs, or something else listens "
-                "there). The guest stays here: see to the destination, then migrate again%s%s",
-                ff_channel_peer(m->main), SILENCE_DEADLINE_MS / 1000, m->cfg.silence ? ". " : "",
-                m->cfg.silence ? m->cfg.silence : "");
-}
-
-int ff_source_first_answer(FfMigration *m, const FfAddress *address, uint8_t first[FF_PONG_SIZE],
-                           GError **error)
+int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError **error)
 {
     uint8_t pong[FF_PONG_SIZE];
-    int rc = await_first_byte(m, address);
+    int rc;
 
-    if (rc == -ETIMEDOUT) {
-        say_silent(m, error);
+    if (!ff_m_check_clear(m, m->main, SPEAK_DEADLINE_MS, error)) {
         return 0;
     }
-    if (rc == 0 && !ff_m_check_clear(m, m->main, SPEAK_DEADLINE_MS, error)) {
-        return 0;
-    }
-    if (rc == 0) {
-        rc = ff_channel_read_all(m->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
-    }
+    rc = ff_channel_read_all(m->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
     if (rc == 0 && ff_switchover_ack_take(first)) {
         m->stock_acked = true;
         rc = ff_channel_read_all(m->main, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
