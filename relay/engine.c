@@ -274,9 +274,9 @@ static bool holds_listener(const FfRelay *relay)
     return false;
 }
 
-/* A source may come to the sockets that are held, or wait there already. */
-/* -incoming URI names no client that would say it again: it is listened for until somebody has
- * come, also if the first engine (or the relay before this one) did not get as far as to listen. */
+/* A source may come to the sockets that are held, or wait there already. And -incoming URI names no
+ * client that would say it again: it is listened for until somebody has come, also if the first
+ * engine (or the relay before this one) did not get as far as to listen. */
 static bool must_listen(const FfRelay *relay)
 {
     uint32_t flags = relay->state->driver_flags;
