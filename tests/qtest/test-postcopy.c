@@ -265,6 +265,7 @@ static void check_memory(Move *m)
 /* Asks the kernel for huge pages. What it had is kept, to be given back at the end. */
 #define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 #define FREE_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+#define RESERVED_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"
 static char *hugepages_before;
 
 static unsigned read_number(const char *path)
@@ -283,16 +284,23 @@ static void write_text(const char *path, const char *text)
     }
 }
 
+/* Those that are free and not promised to somebody, with whom QEMU would not start. */
+static unsigned available_hugepages(void)
+{
+    unsigned all = read_number(FREE_HUGEPAGES), promised = read_number(RESERVED_HUGEPAGES);
+    return all - MIN(all, promised);
+}
+
 static bool reserve_hugepages(unsigned n)
 {
-    unsigned available = read_number(FREE_HUGEPAGES);
+    unsigned available = available_hugepages();
     if (available < n) {
         unsigned all = read_number(NR_HUGEPAGES);
         g_autofree char *text = g_strdup_printf("%u", all + n - available);
         hugepages_before = g_strdup_printf("%u", all);
         write_text(NR_HUGEPAGES, text);
     }
-    return read_number(FREE_HUGEPAGES) >= n;
+    return available_hugepages() >= n;
 }
 
 static void give_back_hugepages(void)
