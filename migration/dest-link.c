@@ -240,7 +240,7 @@ static const char *take_connection(FfMigration *m, FfChannel **ch)
     }
     switch (ff_prologue_decode(first->data, first->len, &need)) {
     case FF_PEER_FARFAULT:
-        return take_main(m, ch, NULL);
+        return take_main(m, ch, m->refused ? first : NULL);
     case FF_PEER_STOCK_QEMU:
         if (m->cfg.stock) {
             return take_main(m, ch, first);

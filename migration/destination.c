@@ -99,13 +99,15 @@ bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
 /* ---- before the switch ------------------------------------------------------------------------
  */
 
-static bool accept_peer(FfMigration *m, GError **error)
+/* FALSE with *REFUSED: because of what the guest is made of. */
+static bool check_guest(FfMigration *m, bool *refused, GError **error)
 {
     FfVmm *vmm = m->cfg.vmm;
     GPtrArray *blocks = NULL;
+    bool ok = vmm->check(vmm, FF_ROLE_DESTINATION, &blocks, m->vm_uuid, error);
 
-    if (!vmm->check(vmm, FF_ROLE_DESTINATION, &blocks, m->vm_uuid, error) ||
-        !ff_m_set_blocks(m, blocks, error) || !ff_dest_map_bitmaps(m, true, error)) {
+    *refused = ok || vmm->refused;
+    if (!ok || !ff_m_set_blocks(m, blocks, error) || !ff_dest_map_bitmaps(m, true, error)) {
         return false;
     }
     if (m->cfg.n_uffds < 2) {
@@ -115,6 +117,18 @@ static bool accept_peer(FfMigration *m, GError **error)
         return false;
     }
     m->uffd = m->cfg.uffds[1];
+    return true;
+}
+
+static bool accept_peer(FfMigration *m, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    bool refused = false;
+
+    if (!check_guest(m, &refused, &local) && !(refused && ff_dest_refuse(m, local))) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
     if (m->cfg.fd >= 0) {
         ff_mutex_lock(&m->lock);
         m->arrived = ff_m_channel_new(m, m->cfg.fd, FF_CHANNEL_MAIN);

@@ -190,6 +190,7 @@ struct FfMigration {
     FfChannel *stock_channel;
     FfChannel *stock_second; /* S: opened for a peer that waits for it; NULL */
     bool stock, stock_acked;
+    char *refused; /* S: coordinator, then the driver. D: set before there is an acceptor; NULL */
 
     /* source */
     FfChannel *urgent_in; /* requests are read here: urgent, or the end of a socketpair that
@@ -405,6 +406,8 @@ static inline FfChannel *ff_m_urgent_channel(FfMigration *m)
 #define FF_M_ERROR_STOCK 1
 /* Who connected looks for another migration. */
 #define FF_M_ERROR_STRAY 2
+/* This side's engine does not migrate this guest, its VMM is to. */
+#define FF_M_ERROR_REFUSED 3
 #define FF_M_ERROR g_quark_from_static_string("farfault-migration")
 #define ff_stamp(field) __atomic_store_n(&(field), g_get_monotonic_time(), __ATOMIC_RELAXED)
 
@@ -487,6 +490,9 @@ bool ff_source_open_extra(FfMigration *m, const FfAddress *address, GError **err
 bool ff_source_settled(FfMigration *m, const FfFrame *f);
 
 /* precopy.c; all of it is the coordinator's. */
+/* Before a peer is spoken to: begins to track, or decides what becomes of a migration without that.
+ * FALSE and ERROR: QEMU is to carry it. */
+bool ff_precopy_begin(FfMigration *m, GError **error);
 /* Sends rounds until it is time to switch: m->whole says how. */
 bool ff_precopy_run(FfMigration *m, GError **error);
 /* Tells the peer which of the pages it has are stale by now, the guest still running: everything
@@ -559,6 +565,12 @@ int ff_dest_cannot_place(FfMigration *m, unsigned block, uint64_t page, int rc);
 
 /* stock.c */
 bool ff_m_is_stock(const GError *error);
+/* Before a peer is spoken to: what stands against the engine, as *ERROR says, is told the driver as
+ * a refusal, if a migration of the VMM's own may take its place; else ERROR stays as it is. Always
+ * FALSE. */
+bool ff_m_refuse(FfMigration *m, GError **error);
+/* D: the same, as soon as a source is there. TRUE: it is waited for. */
+bool ff_dest_refuse(FfMigration *m, const GError *error);
 /* S: what the source sends first. */
 GBytes *ff_source_opening(FfMigration *m);
 /* S: reads the first bytes of the answer, which are coming. 0 or -errno; sets ERROR (and returns 0)
@@ -568,7 +580,7 @@ int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError *
 FfPeer ff_dest_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc);
 /* D: the same for a passed fd, at which no acceptor has looked. */
 bool ff_dest_recognise_passed(FfMigration *m, GError **error);
-/* D: FALSE and ERROR if the peer is a QEMU without farfault. */
+/* D: FALSE and ERROR if QEMU is to carry it: the peer has no farfault, or this side is refused. */
 bool ff_dest_no_stock(FfMigration *m, GError **error);
 /* If ERROR says so, the connection is taken out of M for the driver; the coordinator ends. */
 bool ff_m_hand_over(FfMigration *m, const GError *error);

@@ -107,9 +107,16 @@ typedef struct {
 void ff_migration_info_free(FfMigrationInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfMigrationInfo, ff_migration_info_free)
 
-/* A peer that is a QEMU without farfault; valid during the callback. */
+/* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
+ * refused. Valid during the callback. */
 typedef struct {
-    FfChannel *channel; /* the connection, perhaps under TLS; the callee's */
+    /* Why this side's engine does not migrate the guest; NULL: the peer has no farfault. */
+    const char *refused;
+    int fd; /* source that is refused: the socket of the configuration, the callee's; -1: its URI */
+    /* The connection, perhaps under TLS; the callee's. NULL: a source that is refused has made
+     * none.
+     */
+    FfChannel *channel;
     /* For its further connections, borrowed; NULL: in the clear. HOSTNAME can be NULL. */
     FfTls *tls;
     const char *tls_hostname;
@@ -138,8 +145,8 @@ typedef struct {
     void (*done)(void *opaque);
     /* QEMU must die: why, one line. */
     void (*kill_vmm)(const char *why, void *opaque);
-    /* In place of done(): the peer is a QEMU without farfault. Nothing was changed in the guest;
-     * the object may be freed. Can be NULL: then such a peer is a failure. */
+    /* In place of done(): the VMM's own migration is to carry it. Nothing was changed in the guest;
+     * the object may be freed. Can be NULL: then it is a failure. */
     void (*stock)(const FfStockPeer *peer, void *opaque);
     /* Keep a duplicate of FD under NAME beyond a crash of this process; drop it again. The fd is
      * borrowed. Both can be NULL; they come from the coordinator's thread. */
@@ -168,7 +175,8 @@ typedef struct {
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */
     bool blocktime;
-    bool stock; /* a peer may be a QEMU without farfault; else it has to be a farfault */
+    bool stock; /* a peer may be a QEMU without farfault; else it has to be a farfault,
+                   and this side's VMM carries nothing */
     /* Source: a peer that has said nothing for so long is offered an additional connection, as a
      * QEMU may wait for one (migration/stock.c); 0: never. */
     unsigned second_ms;
@@ -187,8 +195,8 @@ typedef struct {
                                         stopped, and the migration ends without postcopy */
     uint64_t switchover_bandwidth;   /* bytes per second to reckon that with; 0 = as measured */
     bool auto_postcopy;              /* switch by itself when the rounds do not converge */
-    bool client_switches; /* somebody will ask for the switch (else, where writes cannot be
-                             tracked, it comes at once) */
+    bool client_switches;            /* somebody may ask for the switch */
+    FfUntracked untracked;           /* without that FF_UNTRACKED_WAIT is FF_UNTRACKED_POSTCOPY */
     FfStateHeader *state;
     int state_fd; /* to make room for the bitmaps; borrowed */
     int *uffds;   /* from the agent; [0] write protection, [1..] missing; borrowed */

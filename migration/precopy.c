@@ -7,6 +7,9 @@
  * turn comes: what is protected long before it is sent costs the guest the same, and is sent twice.
  * Between rounds a scan that protects nothing counts what is dirty.
  *
+ * Behind each scan the VMM is asked whether the guest now does what writes past the tracking. One
+ * sight of it makes everything that was sent stale, and ends precopy.
+ *
  * The dirty bitmap is the one that postcopy goes on with: a scan sets bits, sending claims them, so
  * at the switch a clear bit means that the destination has the page as it is now. What it has and
  * what was written since is told to it as runs of stale pages.
@@ -39,6 +42,7 @@ struct FfPrecopy {
     const FfPiece *pieces;
     unsigned n_pieces;
     bool started;  /* a page was sent, so there can be stale ones */
+    bool lost;     /* the guest wrote past the tracking: nothing that was sent is valid */
     GArray *fresh; /* FfRun that the scan turned from clean to dirty; NULL: not collected */
     uint64_t n_fresh;
     int64_t scan_us;      /* when the last scan was ... */
@@ -57,15 +61,26 @@ struct FfPrecopy {
 
 /* ---- tracking ------------------------------------------------------------------------------ */
 
-static bool untracked(FfMigration *m, const char *why)
+static void note_untracked(FfMigration *m, const char *why)
 {
     g_message("no precopy: %s", why);
-    ff_precopy_free(m);
     ff_mutex_lock(&m->lock);
     g_free(m->untracked);
     m->untracked = g_strdup(why);
     ff_mutex_unlock(&m->lock);
-    return false;
+}
+
+/* Without tracking all of the memory follows the guest: whether that is wanted. A client that has
+ * not asked for the switch may not have accepted that a broken connection then costs the guest. */
+static bool accepts_untracked(const FfMigration *m)
+{
+    return m->cfg.untracked != FF_UNTRACKED_QEMU;
+}
+
+/* Whether the switch comes as soon as it is known that there is no precopy. */
+static bool switches_untracked(const FfMigration *m)
+{
+    return m->cfg.untracked == FF_UNTRACKED_POSTCOPY || !m->cfg.client_switches;
 }
 
 /* Of all RAM that is mapped, whatever the engine knew that died. */
@@ -108,18 +123,19 @@ void ff_precopy_free(FfMigration *m)
     ff_rounds_free(m);
 }
 
-static bool begin(FfMigration *m)
+/* NULL, or why not (g_free). */
+static char *begin(FfMigration *m)
 {
     g_autofree FfTrackedFile *files = g_new(FfTrackedFile, m->n_blocks);
     g_autoptr(GError) error = NULL;
     FfVmm *vmm = m->cfg.vmm;
 
     if (m->cfg.pagemap_fd < 0 || m->cfg.maps_fd < 0 || m->cfg.n_uffds < 1) {
-        return untracked(m, "QEMU's agent handed over no pagemap or no userfaultfd");
+        return g_strdup("QEMU's agent handed over no pagemap or no userfaultfd");
     }
-    g_autofree char *why = vmm->untrackable ? vmm->untrackable(vmm) : NULL;
+    char *why = vmm->untrackable ? vmm->untrackable(vmm, false) : NULL;
     if (why) {
-        return untracked(m, why);
+        return why;
     }
     for (unsigned i = 0; i < m->n_blocks; i++) {
         const FfRamBlock *b = &m->blocks[i].info;
@@ -128,11 +144,26 @@ static bool begin(FfMigration *m)
     FfTracking *t = ff_tracking_new(files, m->n_blocks, m->cfg.maps_fd, m->cfg.uffds[0],
                                     m->cfg.pagemap_fd, m->cfg.pidfd, &error);
     if (!t) {
-        return untracked(m, error->message);
+        return g_strdup(error->message);
     }
     m->precopy = g_new0(FfPrecopy, 1);
     m->precopy->tracking = t;
     m->precopy->pieces = ff_tracking_pieces(t, &m->precopy->n_pieces);
+    return NULL;
+}
+
+bool ff_precopy_begin(FfMigration *m, GError **error)
+{
+    g_autofree char *why = begin(m);
+
+    if (!why) {
+        return true;
+    }
+    if (!accepts_untracked(m)) {
+        g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked: %s", why);
+        return false;
+    }
+    note_untracked(m, why);
     return true;
 }
 
@@ -186,6 +217,56 @@ static bool scan(FfMigration *m, bool protect, GError **error)
     return rc == 0 || unreadable(rc, error);
 }
 
+static char *untrackable(FfMigration *m, bool stopped)
+{
+    FfVmm *vmm = m->cfg.vmm;
+
+    return m->precopy->lost || !vmm->untrackable ? NULL : vmm->untrackable(vmm, stopped);
+}
+
+/* Whether what the scan before said is all: the guest runs. FALSE and ERROR: it is not, and nobody
+ * has accepted that the memory follows the guest. */
+static bool look(FfMigration *m, GError **error)
+{
+    g_autofree char *why = untrackable(m, false);
+
+    if (!why) {
+        return true;
+    }
+    /* The peer may have been told already that all comes before the grant. */
+    if (m->whole || (!accepts_untracked(m) && !(ff_m_events(m) & FF_EV_WANT_POSTCOPY))) {
+        g_set_error(error, FF_M_ERROR, 0,
+                    "the guest's writes cannot be tracked any more: %s; migrate again, QEMU will "
+                    "carry it",
+                    why);
+        return false;
+    }
+    note_untracked(m, why);
+    m->precopy->lost = true;
+    return true;
+}
+
+/* The same behind the stop. Whatever the client wants, it is not worth the wait: the destination
+ * would have to drop all of the guest's memory while the guest stands still. */
+static bool look_stopped(FfMigration *m, GError **error)
+{
+    g_autofree char *why = untrackable(m, true);
+
+    if (why) {
+        g_set_error(error, FF_M_ERROR, 0, "the guest's writes were not all tracked: %s", why);
+    }
+    return !why;
+}
+
+/* Nothing of what was sent is valid. The senders of rounds.c have ended. */
+static void forget_sent(FfMigration *m)
+{
+    for (unsigned i = 0; i < m->n_blocks && m->precopy->lost; i++) {
+        note_written(i, 0, m->blocks[i].info.size, m);
+    }
+    m->holes_sent &= !m->precopy->lost;
+}
+
 /* With the guest stopped the main connection carries all that is left. It may be slower than all of
  * them; but what a rate limit kept it from does not count. */
 static uint64_t switch_bandwidth(const FfPrecopy *p)
@@ -215,7 +296,7 @@ static bool sync_dirty(FfMigration *m, GError **error)
     int64_t now = g_get_monotonic_time();
 
     ff_m_new_pass(m);
-    if (!scan(m, false, error)) {
+    if (!scan(m, false, error) || !look(m, error)) {
         return false;
     }
     if (now > p->scan_us) {
@@ -318,7 +399,7 @@ static bool open_window(FfMigration *m, unsigned *end, GError **error)
         bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
         any = true;
     }
-    return drain(m, error);
+    return look(m, error) && drain(m, error);
 }
 
 static bool send_round(FfMigration *m, GError **error)
@@ -334,12 +415,15 @@ static bool send_round(FfMigration *m, GError **error)
         if (!open_window(m, &end, error)) {
             return false;
         }
+        if (p->lost) {
+            break;
+        }
         int rc = ff_rounds_send(m, at, end, &over);
         if (rc < 0) {
             return broken(m, rc, error);
         }
     }
-    m->holes_sent |= !over;
+    m->holes_sent |= !over && !p->lost;
     return ff_rounds_settle(m, error);
 }
 
@@ -384,8 +468,11 @@ static bool run_rounds(FfMigration *m, GError **error)
         if (ff_m_events(m) & (FF_EV_WANT_POSTCOPY | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
             return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
         }
-        if (!sync_dirty(m, error)) {
+        if (!p->lost && !sync_dirty(m, error)) {
             return false;
+        }
+        if (p->lost) {
+            return switches_untracked(m) || ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
         }
         if (fits(m)) {
             m->whole = true;
@@ -400,10 +487,12 @@ static bool run_rounds(FfMigration *m, GError **error)
 bool ff_precopy_run(FfMigration *m, GError **error)
 {
     if (ff_m_events(m) & FF_EV_WANT_POSTCOPY) {
+        ff_precopy_end(m, true); /* nothing was protected yet */
+        ff_precopy_free(m);
         return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
     }
-    if (!begin(m)) {
-        if (!m->cfg.client_switches) {
+    if (!m->precopy) {
+        if (switches_untracked(m)) {
             return true;
         }
         /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
@@ -417,6 +506,7 @@ bool ff_precopy_run(FfMigration *m, GError **error)
     ff_source_send_base(m);
     bool ok = run_rounds(m, error);
     ff_rounds_end(m, ok);
+    forget_sent(m);
     return ok;
 }
 
@@ -499,7 +589,11 @@ bool ff_precopy_tell(FfMigration *m, GError **error)
         return true;
     }
     m->precopy->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
-    return scan(m, true, error) && tell(m, NULL, 0, error);
+    if (!scan(m, true, error) || !look(m, error)) {
+        return false;
+    }
+    forget_sent(m);
+    return tell(m, NULL, 0, error);
 }
 
 bool ff_precopy_tell_again(FfMigration *m, GError **error)
@@ -508,8 +602,11 @@ bool ff_precopy_tell_again(FfMigration *m, GError **error)
         return true;
     }
     next_fresh(m);
-    return scan(m, true, error) && tell(m, m->precopy->fresh, FF_STALE_TELL, error) &&
-           ff_m_await(m, FF_EV_SETTLED, error);
+    if (!scan(m, true, error) || !look(m, error)) {
+        return false;
+    }
+    forget_sent(m);
+    return tell(m, m->precopy->fresh, FF_STALE_TELL, error) && ff_m_await(m, FF_EV_SETTLED, error);
 }
 
 bool ff_precopy_freeze(FfMigration *m, GError **error)
@@ -522,7 +619,8 @@ bool ff_precopy_freeze(FfMigration *m, GError **error)
         next_fresh(m);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
-        ok = scan(m, false, error) && tell(m, p->fresh, FF_STALE_LAST, error);
+        ok = scan(m, false, error) && look_stopped(m, error) &&
+             tell(m, p->fresh, FF_STALE_LAST, error);
         next_fresh(m);
     } else {
         ok = tell(m, none, FF_STALE_LAST, error);

@@ -107,15 +107,29 @@ static bool check(FfMigration *m, GPtrArray **blocks, GError **error)
     return ok;
 }
 
-static bool agree(FfMigration *m, GError **error)
+/* Whether the engine can carry it. Nobody has been spoken to. */
+static bool look_at_guest(FfMigration *m, GError **error)
 {
     GPtrArray *blocks = NULL;
 
+    if (!check(m, &blocks, error)) {
+        return m->cfg.vmm->refused && ff_m_refuse(m, error);
+    }
+    if (!ff_m_set_blocks(m, blocks, error)) {
+        return ff_m_refuse(m, error);
+    }
+    if (!ff_source_map_blocks(m, error)) {
+        return false;
+    }
+    return ff_precopy_begin(m, error) || ff_m_refuse(m, error);
+}
+
+static bool agree(FfMigration *m, GError **error)
+{
     /* From the first step on, so that the engine that comes after a crash says "failed". */
     ff_journal_setup(m->cfg.state);
     FF_FAULT_AT("setup");
-    if (!check(m, &blocks, error) || !ff_m_set_blocks(m, blocks, error) ||
-        !ff_source_map_blocks(m, error) || !ff_source_connect(m, error)) {
+    if (!look_at_guest(m, error) || !ff_source_connect(m, error)) {
         return false;
     }
     FF_FAULT_AT("connected");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A peer without farfault: how it is told apart, and how its connection is given back to the
+ * A migration that QEMU is to carry, because the peer has no farfault or because this side's engine
+ * does not migrate such a guest: how it is told apart, and how its connection is given back to the
  * driver, for QEMU to carry the migration over it.
  *
  * The source opens with what QEMU itself would send: header, configuration section, and the
@@ -24,6 +25,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A peer that has begun to speak goes on within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
@@ -40,6 +42,32 @@ static bool zeros(const uint8_t *p, size_t n)
             return false;
         }
     }
+    return true;
+}
+
+/* ---- this side is refused ------------------------------------------------------------------ */
+
+static bool may_be_native(const FfMigration *m)
+{
+    return m->cfg.stock && m->ops.stock;
+}
+
+bool ff_m_refuse(FfMigration *m, GError **error)
+{
+    if (may_be_native(m) && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        m->refused = g_strdup((*error)->message);
+        g_clear_error(error);
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, m->refused);
+    }
+    return false;
+}
+
+bool ff_dest_refuse(FfMigration *m, const GError *error)
+{
+    if (!may_be_native(m) || g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        return false;
+    }
+    m->refused = g_strdup(error->message);
     return true;
 }
 
@@ -116,7 +144,11 @@ bool ff_dest_recognise_passed(FfMigration *m, GError **error)
     }
     switch (ff_dest_recognise(m->arrived, first, -1, &rc)) {
     case FF_PEER_FARFAULT:
-        return true;
+        if (!m->refused) {
+            return true;
+        }
+        /* Its opening is QEMU's own: this side's QEMU answers it as any would. */
+        /* FALLTHRU */
     case FF_PEER_STOCK_QEMU:
         m->stock_first = m->cfg.stock ? g_byte_array_ref(first) : NULL;
         if (m->stock_first) {
@@ -135,7 +167,9 @@ bool ff_dest_recognise_passed(FfMigration *m, GError **error)
 
 bool ff_dest_no_stock(FfMigration *m, GError **error)
 {
-    if (m->stock_first) {
+    if (m->stock_first && m->refused) {
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, m->refused);
+    } else if (m->stock_first) {
         g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_STOCK,
                             "the source is a QEMU without farfault");
     }
@@ -146,12 +180,20 @@ bool ff_dest_no_stock(FfMigration *m, GError **error)
 
 bool ff_m_hand_over(FfMigration *m, const GError *error)
 {
-    if (!ff_m_is_stock(error) || !m->ops.stock) {
+    bool refused = g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
+
+    if ((!ff_m_is_stock(error) && !refused) || !m->ops.stock) {
         return false;
+    }
+    if (m->cfg.role == FF_ROLE_SOURCE) {
+        /* QEMU has its own ways of tracking, and mappings that it may want to register. */
+        ff_precopy_end(m, true);
+        ff_precopy_free(m);
     }
     ff_mutex_lock(&m->lock);
     FfChannel **at = m->main ? &m->main : &m->arrived;
-    m->stock_channel = g_steal_pointer(at);
+    m->stock_channel =
+        g_steal_pointer(at); /* NULL: this side is refused, and has connected to none */
     ff_mutex_unlock(&m->lock);
     m->stock = true;
     /* Nothing here is an engine's to adopt any more: it would call QEMU's migration failed. */
@@ -163,6 +205,8 @@ bool ff_m_hand_over(FfMigration *m, const GError *error)
 void ff_m_give_back(FfMigration *m)
 {
     FfStockPeer peer = {
+        .refused = m->refused,
+        .fd = m->refused ? g_steal_fd(&m->cfg.fd) : -1,
         .opening = m->opening,
         .acked = m->stock_acked,
         .first = m->stock_first,
@@ -185,6 +229,10 @@ void ff_m_stock_free(FfMigration *m)
 {
     g_clear_pointer(&m->stock_channel, ff_channel_free);
     g_clear_pointer(&m->stock_second, ff_channel_free);
+    if (m->refused && m->cfg.fd >= 0) {
+        close(m->cfg.fd); /* cancelled meanwhile */
+    }
+    g_clear_pointer(&m->refused, g_free);
     g_clear_pointer(&m->opening, g_bytes_unref);
     g_clear_pointer(&m->stock_first, g_byte_array_unref);
     g_clear_pointer(&m->stock_later, g_ptr_array_unref);

@@ -31,6 +31,9 @@ struct FfVmm {
     /* Destination: the client asked (exit-on-error false) that a failed incoming migration does
      * not end the VMM. Heeded as long as its state is not loaded. Set before the start. */
     bool keep_failed;
+    /* check() has failed because of what the guest is made of: the VMM's own migration may do
+     * better. Set by check(), read by its caller. */
+    bool refused;
     /* Before anything is stopped: checks blockers, run state, memory backends and devices;
      * fills *BLOCKS (FfRamBlock *, owned by the callee, valid until undo()) and the guest's
      * UUID (16 bytes; zeros if it has none). */
@@ -95,8 +98,9 @@ struct FfVmm {
      * scan and the copy (docs/precopy.md says why). */
     bool (*drain)(FfVmm *vmm, GError **error);
     /* Source, optional: why writes to this guest's memory cannot be tracked from outside (g_free),
-     * NULL if they can. */
-    char *(*untrackable)(FfVmm *vmm);
+     * NULL if they can. As it is now; STOPPED: as it was when stop() or stop_and_save() had stopped
+     * the guest. */
+    char *(*untrackable)(FfVmm *vmm, bool stopped);
     /* Source: the name of the machine type, as it stands in QEMU's stream; NULL if it cannot be
      * had. Can be NULL: then no QEMU without farfault can be the destination. */
     char *(*machine)(FfVmm *vmm); /* g_free */

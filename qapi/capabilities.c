@@ -151,7 +151,7 @@ void ff_handle_query_capabilities(FfCall *call)
 static bool is_native(FfDriver *d)
 {
     return d->config.state->policy == FF_POLICY_NEVER ||
-           d->config.state->driver_flags & FF_DRIVER_NATIVE_INCOMING;
+           d->config.state->driver_flags & FF_DRIVER_NATIVE_INCOMING || ff_driver_refusal(d);
 }
 
 static JsonArray *changes_of(FfCall *call)
@@ -174,6 +174,12 @@ static FfCapsCheck check_of(FfCall *call)
     };
 }
 
+/* With -incoming URI, from the start: no other command of the client's comes by here. */
+static bool qemu_listens(const FfDriver *d)
+{
+    return d->config.incoming && strcmp(d->config.incoming, "defer") && !d->config.incoming_taken;
+}
+
 /* Stores the client's wish for ours: from here on it is what queries show. */
 static void commit(FfCall *call)
 {
@@ -185,6 +191,10 @@ static void commit(FfCall *call)
         bool on = ff_caps_after(&check, ours[i].name);
 
         flags = on ? flags | ours[i].flag : flags & ~ours[i].flag;
+    }
+    if (flags & ~d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM && qemu_listens(d) &&
+        ff_driver_refusal(d)) {
+        ff_driver_log(d, "farfault: QEMU carries the migration: %s", ff_driver_refusal(d));
     }
     d->config.state->client_flags = flags;
     d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
@@ -250,9 +260,10 @@ static const char *check_ours(FfCall *call)
     FfDriver *d = call->driver;
     FfCapsCheck check = check_of(call);
 
+    /* QEMU would carry it, which the client has ruled out. */
     if (ff_caps_after(&check, "postcopy-ram") &&
-        !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) && !is_native(d) &&
-        ff_driver_refusal(d)) {
+        !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) &&
+        d->config.state->peer == FF_PEER_WISH_REQUIRE && ff_driver_refusal(d)) {
         return ff_driver_refusal(d);
     }
     return ff_caps_check(&check);
@@ -333,6 +344,9 @@ static void pass_native(FfCall *call)
         return;
     }
     ff_driver_store_info(d, NULL); /* an older migration's: from now on QEMU answers */
+    if (call->native) {
+        ff_driver_store_native(d, call->native);
+    }
     ff_driver_filter(d, 0);
     if (!d->config.state->client_flags) {
         ff_call_pass(call); /* none is on in QEMU either */

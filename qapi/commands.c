@@ -276,6 +276,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->downtime_limit = d->downtime_limit;
     config->switchover_bandwidth = d->switchover_bandwidth;
     config->auto_postcopy = d->config.state->driver_flags & FF_DRIVER_AUTO_POSTCOPY;
+    config->untracked = d->config.state->untracked;
     config->client_switches = ff_capability(capabilities, "postcopy-ram");
     d->blocktime = config->blocktime;
     ff_driver_want_events(d, ff_capability(capabilities, "events"));
@@ -504,10 +505,7 @@ static void got_fd(FfCall *call)
 
 static void decide(FfCall *call)
 {
-    const char *why;
-
-    if (!ff_engine_fits(call->driver, call->capabilities, call->parameters, &why) ||
-        call->tls.native) {
+    if (!ff_engine_fits(call) || call->tls.native) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);

@@ -79,8 +79,9 @@ struct FfCall {
     void (*failed)(FfDriver *d, const char *why);
     int fd;
     FfTlsChoice tls;
-    bool patient;      /* QEMU may take any time for what it is asked */
-    gpointer addition; /* object-add's own, objects.c; NULL */
+    const char *native; /* why QEMU carries it though the engine was asked for; static; NULL */
+    bool patient;       /* QEMU may take any time for what it is asked */
+    gpointer addition;  /* object-add's own, objects.c; NULL */
 };
 
 /* The answer; each ends CALL and frees it. RESULT is taken, NULL is {}. */
@@ -147,7 +148,7 @@ void ff_call_give_capabilities(FfCall *call, FfCallInner next);
 void ff_call_pass_native(FfCall *call);
 void ff_handle_set_capabilities(FfCall *call);
 void ff_handle_query_capabilities(FfCall *call);
-/* The one line why postcopy is refused on this side, NULL if it is not. */
+/* The one line why the engine carries no migration of this guest on this side, NULL if it does. */
 const char *ff_driver_refusal(FfDriver *driver);
 
 /* parameters.c */
@@ -190,12 +191,14 @@ char *ff_info_summary(const FfMigrationInfo *info);
 void ff_driver_store_info(FfDriver *driver, const FfMigrationInfo *info);
 /* Status of the last migration that the engine carried, "none" if it carried none (g_free). */
 char *ff_driver_stored_status(FfDriver *driver);
+/* QEMU carries the migration that begins, because of WHY: kept for queries, and logged. */
+void ff_driver_store_native(FfDriver *driver, const char *why);
 void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 
 /* commands.c */
-/* Whether the engine can carry what the client has set up; else WHY (static) says what not. */
-bool ff_engine_fits(FfDriver *driver, JsonNode *capabilities, JsonNode *parameters,
-                    const char **why);
+/* Whether the engine can carry what the client has set up; else CALL's native says what stands
+ * against the engine, if it is not what the client has set up. */
+bool ff_engine_fits(FfCall *call);
 /* Starts the migration; CONFIG's URI, fd and role are set. The answer of ff_migration_start. */
 bool ff_driver_start(FfDriver *driver, FfMigrationConfig *config, JsonNode *capabilities,
                      GError **error);
@@ -255,11 +258,12 @@ void ff_incoming_release(FfIncoming *incoming);
 bool ff_incoming_is_native(const FfIncoming *incoming);
 void ff_incoming_set_paused(FfIncoming *incoming, bool paused);
 
-/* The source is a QEMU without farfault. */
+/* The source is a QEMU without farfault, or this side is refused. */
 void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
 
 /* outgoing.c */
-/* The destination is a QEMU without farfault; URI: where, NULL if it cannot be connected to. */
+/* QEMU is to carry it: the destination has no farfault, or this side is refused. URI: where it goes
+ * to, NULL if it cannot be connected to. */
 void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
 /* QEMU has its migration; else it may not be freed, as QEMU's answers are waited for. */

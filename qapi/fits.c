@@ -25,39 +25,32 @@ static const char *const foreign_capabilities[] = {
  * before 8.0 ends by an assertion when the guest has arrived (yank.c), 8.0 to 10.0 refuse them. */
 static const char *const precopy_capabilities[] = {"auto-converge", "dirty-limit", "multifd"};
 
-static const char *first_set(JsonNode *capabilities, const char *const *names, unsigned n)
+static bool any_set(JsonNode *capabilities, const char *const *names, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         if (ff_capability(capabilities, names[i])) {
-            return names[i];
+            return true;
         }
     }
-    return NULL;
+    return false;
 }
 
-bool ff_engine_fits(FfDriver *d, JsonNode *capabilities, JsonNode *parameters, const char **why)
+bool ff_engine_fits(FfCall *call)
 {
+    FfDriver *d = call->driver;
     uint32_t policy = d->config.state->policy;
-    JsonObject *object = json_node_get_object(parameters);
-    const char *mode = ff_json_string(object, "mode");
+    JsonNode *capabilities = call->capabilities;
+    const char *mode = ff_json_string(json_node_get_object(call->parameters), "mode");
+    bool postcopy = ff_capability(capabilities, "postcopy-ram");
 
-    *why = NULL;
-    if (policy == FF_POLICY_NEVER) {
-        *why = "x-farfault-policy is never";
-    } else if (d->config.state->peer == FF_PEER_WISH_NATIVE) {
-        *why = "x-farfault-peer is native";
-    } else if (policy == FF_POLICY_AUTO && !ff_capability(capabilities, "postcopy-ram")) {
-        *why = "postcopy-ram is not set";
-    } else if (ff_driver_refusal(d)) {
-        *why = ff_driver_refusal(d);
-    } else if (mode && strcmp(mode, "normal")) {
-        *why = "mode is not normal";
+    call->native = NULL;
+    if (policy == FF_POLICY_NEVER || d->config.state->peer == FF_PEER_WISH_NATIVE ||
+        (policy == FF_POLICY_AUTO && !postcopy) || (mode && strcmp(mode, "normal")) ||
+        any_set(capabilities, foreign_capabilities, G_N_ELEMENTS(foreign_capabilities)) ||
+        (!postcopy &&
+         any_set(capabilities, precopy_capabilities, G_N_ELEMENTS(precopy_capabilities)))) {
+        return false;
     }
-    if (!*why) {
-        *why = first_set(capabilities, foreign_capabilities, G_N_ELEMENTS(foreign_capabilities));
-    }
-    if (!*why && !ff_capability(capabilities, "postcopy-ram")) {
-        *why = first_set(capabilities, precopy_capabilities, G_N_ELEMENTS(precopy_capabilities));
-    }
-    return !*why;
+    call->native = ff_driver_refusal(d);
+    return !call->native;
 }

@@ -225,6 +225,7 @@ static const struct {
     {"x-farfault-auto-recover", " s"},
     {"x-farfault-compress", ""},
     {"x-farfault-zstd-level", ""},
+    {"x-farfault-untracked", ""},
 };
 
 void ff_hmp_info_parameters(GString *out, JsonNode *result)

@@ -375,7 +375,8 @@ void ff_incoming_stock(FfDriver *d, const FfStockPeer *peer)
     in->stock_first = g_byte_array_ref(peer->first);
     in->stock_later = peer->later;
     d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
-    ff_driver_log(d, "farfault: the source is a QEMU without farfault: QEMU carries the migration");
+    ff_driver_store_native(d,
+                           peer->refused ? peer->refused : "the source is a QEMU without farfault");
     /* What the client has said about running since the engine began: QEMU was not told. */
     if (peer->run_changed) {
         ff_call_inner(ff_call_new_own(d), peer->run ? "cont" : "stop", NULL, stock_run_set);
@@ -411,17 +412,17 @@ static void engine(FfCall *call)
 
 static void decide(FfCall *call)
 {
-    const char *why;
-
     if (!call->driver->incoming) {
         ff_call_return(call, NULL);
     } else if (call->tls.error) {
         give_up(call->driver, call->tls.error->message);
         ff_call_return(call, NULL);
-    } else if (ff_engine_fits(call->driver, call->capabilities, call->parameters, &why) &&
-               !call->tls.native) {
+    } else if (ff_engine_fits(call) && !call->tls.native) {
         engine(call);
     } else {
+        if (call->native) {
+            ff_driver_store_native(call->driver, call->native);
+        }
         ff_call_give_capabilities(call, native_flags_set);
     }
 }
@@ -631,6 +632,9 @@ static void native_answered(FfCall *call, JsonNode *result, const GError *error)
     if (!error) {
         set_native(call->driver);
         ff_driver_store_info(call->driver, NULL);
+        if (call->native) {
+            ff_driver_store_native(call->driver, call->native);
+        }
     }
     ff_call_forward(call, result, error);
 }
@@ -689,12 +693,11 @@ static void command_decide(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    const char *why;
 
     d->events = ff_capability(call->capabilities, "events");
     if (d->incoming || d->migration) {
         ff_call_error(call, "The incoming migration has already been started");
-    } else if (!ff_engine_fits(d, call->capabilities, call->parameters, &why) || call->tls.native) {
+    } else if (!ff_engine_fits(call) || call->tls.native) {
         pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);

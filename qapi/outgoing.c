@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A migration that the engine began and QEMU carries, because the destination is a QEMU without
- * farfault: QEMU's own migration is started into a private socket and joined to the connection
- * behind what the peer has been sent already (native.c). With postcopy-preempt QEMU opens more
- * than one channel, so it connects to a private listening socket; else it is given a socketpair.
+ * A migration that the engine began and QEMU carries.
+ *
+ * Because the destination is a QEMU without farfault: QEMU's own migration is started into a
+ * private socket and joined to the connection behind what the peer has been sent already
+ * (native.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a private
+ * listening socket; else it is given a socketpair.
+ *
+ * Because this side's engine does not migrate such a guest: nobody was connected to, QEMU gets what
+ * the client wrote, and is on its own.
  *
  * The peer has answered by then (migration/stock.c), also where it waited for a second channel. So
  * nothing of the guest goes to a peer that has not said a byte, whoever asks QEMU for postcopy.
@@ -30,6 +35,8 @@ struct FfOutgoing {
     FfEnd *peer;     /* NULL: native's */
     FfEnd *second;   /* of FfStockPeer; NULL: none, or native's */
     bool tls;        /* it is under TLS */
+    bool refused;    /* there is no peer: QEMU connects */
+    int fd;          /* refused: or goes on over this one; -1: to uri */
     char *uri;       /* of the peer; NULL: none that can be connected to */
     bool postcopy;   /* the switch was asked for already */
     bool started;    /* QEMU has its migration */
@@ -45,6 +52,9 @@ void ff_outgoing_free(FfOutgoing *out)
     g_clear_pointer(&out->native, ff_native_free);
     ff_end_free(out->peer);
     ff_end_free(out->second);
+    if (out->fd >= 0) {
+        close(out->fd);
+    }
     if (out->listener >= 0) {
         close(out->listener);
         g_unlink(out->path);
@@ -138,8 +148,6 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
     d->outgoing->started = true;
     ff_driver_filter(d, 0); /* "setup" was said before this answer */
     g_queue_init(&d->outgoing->waiting);
-    ff_driver_log(d, "farfault: the destination is a QEMU without farfault: QEMU carries the "
-                     "migration");
     if (postcopy) {
         ff_call_inner(call, "migrate-start-postcopy", NULL, asked_for_postcopy);
     } else {
@@ -178,11 +186,20 @@ static void fd_given(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
+/* FD is taken. */
+static void give_fd(FfCall *call, int fd)
+{
+    JsonObject *args = json_object_new();
+
+    call->fd = fd;
+    json_object_set_string_member(args, "fdname", FD_NAME);
+    ff_call_inner_fd(call, "getfd", args, call->fd, fd_given);
+}
+
 /* One channel: a socketpair. */
 static void give_socket(FfCall *call)
 {
     FfOutgoing *out = call->driver->outgoing;
-    JsonObject *args;
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -190,10 +207,7 @@ static void give_socket(FfCall *call)
         return;
     }
     ff_native_join(out->native, g_steal_pointer(&out->peer), pair[0], &out->begun);
-    call->fd = pair[1];
-    args = json_object_new();
-    json_object_set_string_member(args, "fdname", FD_NAME);
-    ff_call_inner_fd(call, "getfd", args, call->fd, fd_given);
+    give_fd(call, pair[1]);
 }
 
 /* Several channels: QEMU connects to a socket of ours. */
@@ -227,6 +241,10 @@ static void settings_made(FfCall *call, JsonNode *result, const GError *error)
 
     if (error) {
         failed(call, error->message);
+    } else if (d->outgoing->refused && d->outgoing->fd >= 0) {
+        give_fd(call, g_steal_fd(&d->outgoing->fd));
+    } else if (d->outgoing->refused) {
+        migrate(call, g_strdup(d->outgoing->uri));
     } else if (d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_PREEMPT && d->outgoing->uri) {
         let_connect(call);
     } else {
@@ -243,25 +261,39 @@ static void capabilities_set(FfCall *call, JsonNode *result, const GError *error
     }
 }
 
-void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
+static void set_peer(FfOutgoing *out, const FfStockPeer *peer)
 {
-    FfOutgoing *out = g_new0(FfOutgoing, 1);
-
-    out->driver = d;
-    ff_driver_close_mem(d);
-    out->native = ff_native_new(over, d);
+    out->native = ff_native_new(over, out->driver);
     ff_native_set_tls(out->native, peer->tls, peer->tls_hostname);
     out->peer = ff_end_new_channel(peer->channel);
     out->second = peer->second ? ff_end_new_channel(peer->second) : NULL;
     out->tls = peer->tls;
     out->begun.opening = g_bytes_ref(peer->opening);
     out->begun.ack = peer->acked;
+}
+
+void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
+{
+    FfOutgoing *out = g_new0(FfOutgoing, 1);
+
+    out->driver = d;
+    ff_driver_close_mem(d);
+    if (peer->refused) {
+        out->refused = out->ended = true;
+    } else {
+        set_peer(out, peer);
+    }
+    out->fd = peer->fd;
     out->uri = g_strdup(uri);
     out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
     out->listener = -1;
     g_queue_init(&out->waiting);
     d->outgoing = out;
     ff_driver_store_info(d, NULL);
-    d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+    ff_driver_store_native(d, peer->refused ? peer->refused
+                                            : "the destination is a QEMU without farfault");
+    if (!peer->refused) {
+        d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+    }
     ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
 }

@@ -21,6 +21,7 @@
 #define AUTO_RECOVER "x-farfault-auto-recover"
 #define COMPRESS "x-farfault-compress"
 #define ZSTD_LEVEL "x-farfault-zstd-level"
+#define UNTRACKED "x-farfault-untracked"
 
 static const char *const policy_names[] = {
     [FF_POLICY_AUTO] = "auto",
@@ -39,6 +40,26 @@ static const char *const compress_names[] = {
     [FF_COMPRESS_AUTO] = "auto",
     [FF_COMPRESS_ALWAYS] = "always",
 };
+
+static const char *const untracked_names[] = {
+    [FF_UNTRACKED_QEMU] = "qemu",
+    [FF_UNTRACKED_POSTCOPY] = "postcopy",
+    [FF_UNTRACKED_WAIT] = "wait",
+};
+
+/* The value of the argument NAME among NAMES; OLD if it is not given. The schema has checked it. */
+static unsigned choice(JsonObject *args, const char *name, const char *const *names, unsigned n,
+                       unsigned old)
+{
+    const char *text = ff_json_string(args, name);
+
+    for (unsigned i = 0; text && i < n; i++) {
+        if (!strcmp(text, names[i])) {
+            return i;
+        }
+    }
+    return old;
+}
 
 /* One row per check of QEMU's migrate_params_check() that needs no other parameter. */
 static const struct {
@@ -194,25 +215,22 @@ static void got_parameters(FfCall *call, JsonNode *result, const GError *error)
         ff_call_error(call, "QEMU's answer to query-migrate-parameters is no object");
         return;
     }
+    FfDriver *d = call->driver;
+    const FfStateHeader *state = d->config.state;
+
     g_clear_pointer(&call->parameters, json_node_unref);
     call->parameters = json_node_copy(result);
-    json_object_set_string_member(json_node_get_object(call->parameters), POLICY,
-                                  policy_names[call->driver->config.state->policy]);
-    json_object_set_boolean_member(
-        json_node_get_object(call->parameters), AUTO_POSTCOPY,
-        (call->driver->config.state->driver_flags & FF_DRIVER_AUTO_POSTCOPY) != 0);
-    json_object_set_string_member(json_node_get_object(call->parameters), PEER,
-                                  peer_names[call->driver->config.state->peer]);
-    json_object_set_int_member(json_node_get_object(call->parameters), PEER_TIMEOUT,
-                               ff_driver_peer_timeout(call->driver));
-    json_object_set_int_member(json_node_get_object(call->parameters), CHANNELS,
-                               ff_driver_channels(call->driver));
-    json_object_set_int_member(json_node_get_object(call->parameters), AUTO_RECOVER,
-                               call->driver->config.state->auto_recover);
-    json_object_set_string_member(json_node_get_object(call->parameters), COMPRESS,
-                                  compress_names[call->driver->config.state->compress]);
-    json_object_set_int_member(json_node_get_object(call->parameters), ZSTD_LEVEL,
-                               ff_driver_zstd_level(call->driver));
+    JsonObject *object = json_node_get_object(call->parameters);
+    json_object_set_string_member(object, POLICY, policy_names[state->policy]);
+    json_object_set_boolean_member(object, AUTO_POSTCOPY,
+                                   (state->driver_flags & FF_DRIVER_AUTO_POSTCOPY) != 0);
+    json_object_set_string_member(object, PEER, peer_names[state->peer]);
+    json_object_set_int_member(object, PEER_TIMEOUT, ff_driver_peer_timeout(d));
+    json_object_set_int_member(object, CHANNELS, ff_driver_channels(d));
+    json_object_set_int_member(object, AUTO_RECOVER, state->auto_recover);
+    json_object_set_string_member(object, COMPRESS, compress_names[state->compress]);
+    json_object_set_int_member(object, ZSTD_LEVEL, ff_driver_zstd_level(d));
+    json_object_set_string_member(object, UNTRACKED, untracked_names[state->untracked]);
     call->next(call);
 }
 
@@ -269,27 +287,15 @@ static JsonObject *qemu_arguments(JsonObject *args, bool spliced)
 static void commit(FfCall *call)
 {
     FfDriver *d = call->driver;
-    const char *policy = ff_json_string(call->args, POLICY);
+    FfStateHeader *state = d->config.state;
 
-    for (unsigned i = 0; policy && i < G_N_ELEMENTS(policy_names); i++) {
-        if (!strcmp(policy, policy_names[i])) {
-            d->config.state->policy = i;
-        }
-    }
-    const char *peer = ff_json_string(call->args, PEER);
-
-    for (unsigned i = 0; peer && i < G_N_ELEMENTS(peer_names); i++) {
-        if (!strcmp(peer, peer_names[i])) {
-            d->config.state->peer = i;
-        }
-    }
-    const char *compress = ff_json_string(call->args, COMPRESS);
-
-    for (unsigned i = 0; compress && i < G_N_ELEMENTS(compress_names); i++) {
-        if (!strcmp(compress, compress_names[i])) {
-            d->config.state->compress = i;
-        }
-    }
+    state->policy =
+        choice(call->args, POLICY, policy_names, G_N_ELEMENTS(policy_names), state->policy);
+    state->peer = choice(call->args, PEER, peer_names, G_N_ELEMENTS(peer_names), state->peer);
+    state->compress =
+        choice(call->args, COMPRESS, compress_names, G_N_ELEMENTS(compress_names), state->compress);
+    state->untracked = choice(call->args, UNTRACKED, untracked_names, G_N_ELEMENTS(untracked_names),
+                              state->untracked);
     uint64_t number;
 
     if (get_uint(call->args, CHANNELS, &number)) {

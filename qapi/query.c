@@ -208,6 +208,7 @@ void ff_driver_store_info(FfDriver *d, const FfMigrationInfo *info)
 {
     if (!info) {
         d->config.state->driver_flags &= ~FF_DRIVER_STOCK_PEER;
+        d->config.state->native[0] = 0;
         __atomic_store_n(&d->config.state->info_len, 0, __ATOMIC_RELEASE);
         return;
     }
@@ -215,6 +216,12 @@ void ff_driver_store_info(FfDriver *d, const FfMigrationInfo *info)
     g_autoptr(JsonObject) object = ff_info_to_json(info, &view);
 
     store_object(d, object);
+}
+
+void ff_driver_store_native(FfDriver *d, const char *why)
+{
+    g_strlcpy(d->config.state->native, why, sizeof(d->config.state->native));
+    ff_driver_log(d, "farfault: QEMU carries the migration: %s", why);
 }
 
 void ff_driver_store_failure(FfDriver *d, FfRole role, const char *why)
@@ -271,9 +278,26 @@ static void merge_blocked(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, g_steal_pointer(&node));
 }
 
-/* QEMU's answer about a migration that we splice: its own address is a private one, so the client
- * is shown where its source connected; and that a peer without farfault is the reason. */
-static void merge_spliced(FfCall *call, JsonNode *result, const GError *error)
+/* Why QEMU carries what the engine was asked for (g_free); NULL: it does not. */
+static char *native_reason(FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+    const char *refusal = ff_driver_refusal(d);
+
+    if (state->native[0]) {
+        return g_strndup(state->native, sizeof(state->native));
+    }
+    /* One that began before there was an engine: -incoming URI. */
+    bool asked = state->policy != FF_POLICY_NEVER && state->peer != FF_PEER_WISH_NATIVE &&
+                 state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
+
+    return g_strdup(asked ? refusal : NULL);
+}
+
+/* QEMU's answer about a migration that it carries and that the engine was asked for, or that we
+ * splice: its own address is a private one then, so the client is shown where its source
+ * connected. */
+static void merge_native(FfCall *call, JsonNode *result, const GError *error)
 {
     JsonArray *address = call->driver->socket_address;
 
@@ -293,11 +317,12 @@ static void merge_spliced(FfCall *call, JsonNode *result, const GError *error)
     if (address) {
         json_object_set_array_member(object, "socket-address", json_array_ref(address));
     }
-    if (call->driver->config.state->driver_flags & FF_DRIVER_STOCK_PEER &&
-        json_object_has_member(object, "status")) {
+    g_autofree char *reason = native_reason(call->driver);
+    if (reason && json_object_has_member(object, "status")) {
         JsonObject *own = json_object_new();
 
         json_object_set_string_member(own, "engine", "qemu");
+        json_object_set_string_member(own, "reason", reason);
         json_object_set_object_member(object, "x-farfault", own);
     }
     ff_call_return(call, object_node(object));
@@ -317,7 +342,7 @@ void ff_handle_query_migrate(FfCall *call)
 
         ff_call_return(call, object_node(ff_info_to_json(info, &view)));
     } else if (d->incoming && ff_incoming_is_native(d->incoming)) {
-        ff_call_inner(call, "query-migrate", NULL, merge_spliced);
+        ff_call_inner(call, "query-migrate", NULL, merge_native);
     } else if (d->incoming) {
         JsonObject *object = json_object_new();
 
@@ -331,9 +356,13 @@ void ff_handle_query_migrate(FfCall *call)
         ff_call_return(call, object_node(object));
     } else if (d->config.state->info_len) {
         ff_call_inner(call, "query-migrate", NULL, merge_blocked);
-    } else if (d->config.state->driver_flags & FF_DRIVER_STOCK_PEER) {
-        ff_call_inner(call, "query-migrate", NULL, merge_spliced);
     } else {
-        ff_call_pass(call);
+        g_autofree char *reason = native_reason(d);
+
+        if (reason) {
+            ff_call_inner(call, "query-migrate", NULL, merge_native);
+        } else {
+            ff_call_pass(call);
+        }
     }
 }

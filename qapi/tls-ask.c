@@ -58,11 +58,9 @@ static void go_on(FfCall *call)
 
 void ff_call_get_tls(FfCall *call, bool server, FfHandler next)
 {
-    const char *why;
-
     ff_tls_choice_clear(&call->tls);
     call->next = next;
-    if (ff_engine_fits(call->driver, call->capabilities, call->parameters, &why)) {
+    if (ff_engine_fits(call)) {
         call->tls.answers =
             ff_tls_answers_new(json_node_get_object(call->parameters), call->target.host, server);
     }

@@ -83,7 +83,7 @@ G_GNUC_PRINTF(2, 3) static bool refuse(GError **error, const char *format, ...)
 
     va_start(ap, format);
     g_clear_error(error);
-    *error = g_error_new_valist(FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, format, ap);
+    *error = g_error_new_valist(FF_QMP_ERROR, FF_QMP_ERROR_REFUSED, format, ap);
     va_end(ap);
     ff_qmp_one_line((*error)->message);
     return false;
@@ -483,6 +483,7 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
         }
         forget_answers(&c);
     }
+    vmm->refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
     if (!ok) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The object behind FfVmm, shared by its files: inner.c (the switchover), inner-check.c (what
- * stands against a migration), inner-track.c (what precopy asks) and inner-undo.c (undo log,
- * capabilities, parameters). */
+ * stands against a migration), inner-track.c and inner-nested.c (what precopy asks) and
+ * inner-undo.c (undo log, capabilities, parameters). */
 #ifndef FF_QEMU_INNER_INTERNAL_H
 #define FF_QEMU_INNER_INTERNAL_H
 
 #include "net/sync.h"
 #include "qemu/inner.h"
 #include "qmp/json.h"
+
+/* Whether the guest could be a hypervisor whose memory KVM writes past the tracking. */
+typedef enum { FF_NESTING_UNKNOWN, FF_NESTING_NONE, FF_NESTING_POSSIBLE } FfNesting;
 
 typedef struct {
     FfVmm vmm; /* first: an FfVmm * is an FfInner * */
@@ -22,7 +25,10 @@ typedef struct {
     int stream;        /* our copy of what save()/load() returned; -1 = none */
     bool offered;      /* the stream is QEMU's, and nothing was begun with it */
     bool loading;      /* load() handed QEMU its stream */
-    FfMutex undo_lock; /* the undo log's text and its length */
+    FfNesting nesting; /* coordinator */
+    char *
+        nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
+    FfMutex undo_lock;  /* the undo log's text and its length */
 } FfInner;
 
 /* Sends COMMAND and waits; ERROR is prefixed with the command's name. ARGS can be NULL and is
@@ -56,6 +62,15 @@ bool ff_inner_undo(FfVmm *vmm, GError **error);
 /* The inner migration is over: QEMU closes its copy of the engine's end. */
 void ff_inner_forget_kept(FfVmm *vmm);
 bool ff_inner_drain(FfVmm *vmm, GError **error);
-char *ff_inner_untrackable(FfVmm *vmm);
+
+/* inner-nested.c */
+char *ff_inner_untrackable(FfVmm *vmm, bool stopped);
+/* Asks for the vCPUs' registers, for ff_inner_take_registers(); NULL if nobody need know them. As
+ * for stop, without deadline and cancel. */
+FfQmpCall *ff_inner_ask_registers(FfInner *inner);
+/* Why the guest is a hypervisor now (g_free), or may be; NULL if it is not. ASKED can be NULL. */
+char *ff_inner_take_registers(FfQmpCall *asked);
+/* The same of what "info registers -a" says. */
+char *ff_inner_nested_in(const char *text);
 
 #endif

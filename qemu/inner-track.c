@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What precopy asks of QEMU: whether writes to the guest's memory can be tracked from outside at
- * all, and to drain the reads from disks that are under way.
+ * What precopy asks of QEMU: to drain the reads from disks that are under way.
  *
  * A page that a disk is read into past the page cache is marked as written when it is pinned, not
  * when the data lands; docs/precopy.md says why a drain between scan and copy is enough. It is left
@@ -122,46 +121,4 @@ bool ff_inner_drain(FfVmm *vmm, GError **error)
         return false;
     }
     return true;
-}
-
-/* The boolean property NAME of the object at PATH; FALSE if it has none. */
-static bool qom_bool(FfInner *inner, const char *path, const char *name)
-{
-    JsonObject *args = json_object_new();
-
-    json_object_set_string_member(args, "path", path);
-    json_object_set_string_member(args, "property", name);
-    g_autoptr(JsonNode) node = ff_inner_call(inner, "qom-get", args, NULL);
-    return node && JSON_NODE_HOLDS_VALUE(node) &&
-           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
-}
-
-/* Under KVM a nested hypervisor's pages stay pinned (its VMCS and what it points to), and the
- * kernel writes to them without a fault. */
-char *ff_inner_untrackable(FfVmm *vmm)
-{
-    FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonNode) kvm = ff_inner_call_optional(inner, "query-kvm", NULL, NULL);
-
-    if (!ff_json_node_object(kvm) || !ff_json_bool(ff_json_node_object(kvm), "enabled")) {
-        return NULL;
-    }
-    g_autoptr(JsonNode) cpus = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
-    JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
-    JsonObject *cpu = list && json_array_get_length(list)
-                          ? ff_json_node_object(json_array_get_element(list, 0))
-                          : NULL;
-    const char *path = cpu ? ff_json_string(cpu, "qom-path") : NULL;
-    if (!path) {
-        return g_strdup("QEMU does not say what its vCPUs are");
-    }
-    /* All vCPUs of a machine have one model. */
-    const char *feature = qom_bool(inner, path, "vmx")   ? "vmx"
-                          : qom_bool(inner, path, "svm") ? "svm"
-                                                         : NULL;
-    return feature
-               ? g_strdup_printf("the vCPUs can run nested guests (%s), whose memory is written "
-                                 "past the tracking: start the guest with -cpu ...,%s=off",
-                                 feature, feature)
-               : NULL;
 }

@@ -212,10 +212,13 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     FfQmpCall *asked[] = {ff_inner_ask(inner, "query-status", NULL),
                           ff_inner_ask(inner, "stop", NULL),
                           ff_inner_ask(inner, "query-status", NULL)};
+    FfQmpCall *registers = ff_inner_ask_registers(inner);
     bool saves = !save || begin_stream(inner, &late);
     g_autoptr(JsonNode) was = ff_inner_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_inner_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_inner_answer(asked[2], "query-status", &early);
+    g_free(inner->nested_at_stop);
+    inner->nested_at_stop = ff_inner_take_registers(registers);
     if (early) {
         g_propagate_error(error, g_steal_pointer(&early));
         return false;
@@ -796,6 +799,7 @@ void ff_inner_free(FfVmm *vmm)
     g_ptr_array_unref(inner->blocks);
     g_free(inner->name);
     g_free(inner->machine);
+    g_free(inner->nested_at_stop);
     g_clear_object(&inner->cancel);
     ff_qmp_client_unref(inner->qmp);
     ff_mutex_clear(&inner->undo_lock);

@@ -31,6 +31,7 @@ typedef enum {
     FF_QMP_ERROR_GONE,              /* the connection is dead, so is the guest (or its monitor) */
     FF_QMP_ERROR_TIMEOUT,           /* no answer within the deadline; it may come later */
     FF_QMP_ERROR_PROTOCOL,          /* QEMU answered something that QMP does not allow */
+    FF_QMP_ERROR_REFUSED,           /* the engine does not migrate this guest; QEMU may */
 } FfQmpErrorCode;
 /* QEMU has answered, with an error; ERROR can be NULL. */
 bool ff_qmp_refused(const GError *error);

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define FF_STATE_MAGIC 0x4554415453464600ull
-#define FF_STATE_VERSION 3u
+#define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
 #define FF_STATE_INFO_MAX (32 * 1024)
@@ -80,11 +80,14 @@ typedef struct {
     uint8_t compress;                         /* FfCompress */
     uint8_t zstd_level;                       /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
     uint8_t said;                             /* FfSaid; written by the relay alone */
-    uint8_t reserved;
+    uint8_t untracked;                        /* FfUntracked, x-farfault-untracked */
     /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;
     char peer_uri[256]; /* S: where the destination listens; empty if that is not known */
+    char native[512];   /* why QEMU carries the migration, or has carried the last one, though the
+                           client's settings would have it the engine's; empty: it does not. The
+                           driver's */
     FfStateBlock block[FF_STATE_MAX_BLOCKS];
     char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
     char info[FF_STATE_INFO_MAX];
@@ -127,6 +130,13 @@ enum {
 #define FF_PEER_TIMEOUT 30
 /* x-farfault-compress: whether bulk runs are compressed. */
 typedef enum { FF_COMPRESS_NEVER, FF_COMPRESS_AUTO, FF_COMPRESS_ALWAYS } FfCompress;
+/* x-farfault-untracked: what becomes of a migration whose guest's writes cannot be tracked from
+ * outside, so that there is no precopy. */
+typedef enum {
+    FF_UNTRACKED_QEMU,     /* QEMU carries it */
+    FF_UNTRACKED_POSTCOPY, /* the guest is moved at once, all of its memory follows */
+    FF_UNTRACKED_WAIT,     /* the same, as soon as the client asks for postcopy */
+} FfUntracked;
 /* x-farfault-peer: which peers are accepted. */
 typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
 typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;

@@ -40,7 +40,7 @@ int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len)
 {
     struct uffdio_register r = {.range = {addr, len}, .mode = UFFDIO_REGISTER_MODE_WP};
 
-    return ioctl(uffd, UFFDIO_REGISTER, &r) < 0 ? -errno : 0;
+    return FF_FAULT_CALL("uffd-track", ioctl(uffd, UFFDIO_REGISTER, &r)) < 0 ? -errno : 0;
 }
 
 int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len)

@@ -231,7 +231,8 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                            .maps_fd = maps_fd,
                            .pidfd = -1,
                            .vmm = (FfVmm *)&vmm,
-                           .client_switches = true};
+                           .client_switches = true,
+                           .untracked = FF_UNTRACKED_WAIT};
     reader = NULL;
     runs = false;
     FfMigration *m = current = ff_migration_start(&c, &ops, &error);

@@ -7,7 +7,8 @@
  * adds one to each, round by round. 'A' on COM1, once, says that all counters of all vCPUs have
  * been set: before it the pages still hold what the firmware left there. After it the counters of
  * one vCPU form at most one step over the pages at any instant, whatever moment the guest is
- * stopped at. The first vCPU writes 'B' after every 64 rounds.
+ * stopped at. The first vCPU writes 'B' after every 64 rounds; '1' and '0' on COM1 make it set and
+ * clear EFER.SVME then, as a hypervisor does.
  *
  * The bytes lie in .rodata of the test program; bootsect.c copies and patches them. They run at
  * 0x7c00, which AT() computes: a difference of labels needs no linker.
@@ -15,6 +16,7 @@
 #define LOAD 0x7c00
 #define AT(label) ((label) - bootsect + LOAD)
 #define COM1 0x3f8
+#define EFER 0xc0000080
 #define APIC_ID 0xfee00020
 #define APIC_ICR 0xfee00300
 #define ICR_INIT_OTHERS 0x000c4500
@@ -110,6 +112,22 @@ round:
         movb    $'B', %al
         movw    $COM1, %dx
         outb    %al, %dx
+        movw    $COM1 + 5, %dx          /* has anybody typed? */
+        inb     %dx, %al
+        testb   $1, %al
+        jz      round
+        movw    $COM1, %dx
+        inb     %dx, %al
+        movzbl  %al, %ebp
+        andl    $1, %ebp
+        shll    $12, %ebp               /* SVME */
+        movl    %ecx, %esi
+        movl    $EFER, %ecx
+        rdmsr
+        andl    $~0x1000, %eax
+        orl     %ebp, %eax
+        wrmsr
+        movl    %esi, %ecx
         jmp     round
 
         .balign 8

@@ -536,6 +536,7 @@ static void test_capabilities(void)
     world_clear(&w);
 }
 
+/* A guest that the engine does not migrate: QEMU has the capability, and carries the migration. */
 static void test_refused(void)
 {
     World w;
@@ -543,15 +544,35 @@ static void test_refused(void)
     world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
     command(&w, SET(CAP("postcopy-ram", "true")));
     qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:b:1'},'id':2}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", "{}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_null(migration);
+    command(&w, "{'execute':'query-migrate','id':3}");
+    qemu_answers(&w, "query-migrate", "{\"status\":\"active\"}");
+    sent(&w, "reply {\"return\": {\"status\": \"active\", \"x-farfault\": {\"engine\": \"qemu\", "
+             "\"reason\": \"the guest's RAM is a regular file; use memory-backend-memfd\"}}, "
+             "\"id\": 3}\n");
+    world_clear(&w);
+}
+
+/* A client that wants no migration of QEMU's is told so at once. */
+static void test_refused_required(void)
+{
+    World w;
+
+    world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
+    w.state->peer = FF_PEER_WISH_REQUIRE;
+    command(&w, SET(CAP("postcopy-ram", "true")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
     sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"the guest's RAM is a "
              "regular file; use memory-backend-memfd\"}}\n");
     g_assert_cmpuint(w.state->client_flags, ==, 0);
-    /* Policy never: QEMU decides, and has it. */
-    w.state->policy = FF_POLICY_NEVER;
-    command(&w, SET(CAP("postcopy-ram", "true")));
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    qemu_answers(&w, "migrate-set-capabilities", "{}");
-    sent(&w, "reply {\"return\": {}}\n");
     world_clear(&w);
 }
 
@@ -570,7 +591,8 @@ static void test_order(void)
              "\"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": false, "
              "\"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
              "\"x-farfault-channels\": 4, \"x-farfault-auto-recover\": 0, "
-             "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1}, \"id\": 1}\n"
+             "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1, "
+             "\"x-farfault-untracked\": \"qemu\"}, \"id\": 1}\n"
              "pass\n");
     /* A client that goes: the one that runs ends silently, the next never begins. */
     command(&w, "{'execute':'query-migrate-parameters','id':3}");
@@ -649,7 +671,8 @@ static void test_view(void)
              "\"tls-creds\": \"\", \"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": "
              "false, \"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
              "\"x-farfault-channels\": 4, \"x-farfault-auto-recover\": 0, "
-             "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1}}\n");
+             "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1, "
+             "\"x-farfault-untracked\": \"qemu\"}}\n");
     command(&w, "{'execute':'migrate-set-parameters','arguments':{'max-bandwidth':5,"
                 "'downtime-limit':2000001}}");
     sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"Parameter "
@@ -1272,6 +1295,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
+    g_test_add_func("/driver/refused/required", test_refused_required);
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
     g_test_add_func("/driver/last-word", test_last_word);

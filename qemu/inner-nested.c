@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Whether the guest is a hypervisor just now, whose memory is written past the tracking.
+ *
+ * Under KVM the pages that a nested hypervisor shares with the processor (VMCS or VMCB and what
+ * they point to) stay pinned, and the kernel writes to them without a fault. That takes a vCPU with
+ * CR4.VMXE or EFER.SVME set, which the guest sets before it begins; a guest that could and does not
+ * is tracked like any other. QEMU's human monitor tells the registers ("info registers -a"), for
+ * which each vCPU stands still for a moment; only guests that see vmx or svm are looked at.
+ *
+ * A guest that sets the bit and clears it again between two looks is not noticed
+ * (docs/precopy.md).
+ *
+ * Threads: the coordinator's. No lock.
+ */
+#include "qemu/inner-internal.h"
+
+#include <string.h>
+
+#include "fault/fault.h"
+
+#define CR4_VMXE (1u << 13)
+#define EFER_SVME (1u << 12)
+
+/* The boolean property NAME of the object at PATH; FALSE if it has none. */
+static bool qom_bool(FfInner *inner, const char *path, const char *name)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "path", path);
+    json_object_set_string_member(args, "property", name);
+    g_autoptr(JsonNode) node = ff_inner_call(inner, "qom-get", args, NULL);
+    return node && JSON_NODE_HOLDS_VALUE(node) &&
+           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
+}
+
+static bool is_kvm(FfInner *inner)
+{
+    g_autoptr(JsonNode) kvm = ff_inner_call_optional(inner, "query-kvm", NULL, NULL);
+
+    return ff_json_bool(ff_json_node_object(kvm), "enabled");
+}
+
+/* A vCPU without a path counts as one that can: then its registers decide. */
+static bool sees_nested(FfInner *inner)
+{
+    g_autoptr(JsonNode) cpus = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
+    JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
+    JsonObject *cpu = list && json_array_get_length(list)
+                          ? ff_json_node_object(json_array_get_element(list, 0))
+                          : NULL;
+    const char *path = ff_json_string(cpu, "qom-path");
+
+    /* All vCPUs of a machine have one model. */
+    return !path || qom_bool(inner, path, "vmx") || qom_bool(inner, path, "svm");
+}
+
+static bool may_nest(FfInner *inner)
+{
+    if (inner->nesting == FF_NESTING_UNKNOWN) {
+        /* Emulated nested guests are written through the same mappings as everything else. */
+        bool kvm = FF_FAULT_STEP("nested-kvm", is_kvm(inner));
+        inner->nesting = kvm && sees_nested(inner) ? FF_NESTING_POSSIBLE : FF_NESTING_NONE;
+    }
+    return inner->nesting == FF_NESTING_POSSIBLE;
+}
+
+/* Whether TEXT has NAME with one of BITS set; *SEEN: it has NAME at all. */
+static bool any_set(const char *text, const char *name, uint64_t bits, bool *seen)
+{
+    for (const char *at = text; (at = strstr(at, name));) {
+        at += strlen(name);
+        *seen = true;
+        if (g_ascii_strtoull(at, NULL, 16) & bits) {
+            return true;
+        }
+    }
+    return false;
+}
+
+char *ff_inner_nested_in(const char *text)
+{
+    bool cr4 = false, efer = false;
+    const char *feature = any_set(text, "CR4=", CR4_VMXE, &cr4)      ? "vmx"
+                          : any_set(text, "EFER=", EFER_SVME, &efer) ? "svm"
+                                                                     : NULL;
+
+    if (feature) {
+        return g_strdup_printf("the guest uses nested virtualisation (%s), whose memory is written "
+                               "past the tracking: end that in the guest, or start it with -cpu "
+                               "...,%s=off",
+                               feature, feature);
+    }
+    return cr4 && efer ? NULL : g_strdup("QEMU does not tell the registers of its vCPUs");
+}
+
+static JsonObject *registers_args(void)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "command-line", "info registers -a");
+    return args;
+}
+
+static char *judge(JsonNode *reply, const GError *error)
+{
+    if (!reply) {
+        return g_strdup(error->message);
+    }
+    return ff_inner_nested_in(JSON_NODE_HOLDS_VALUE(reply) &&
+                                      json_node_get_value_type(reply) == G_TYPE_STRING
+                                  ? json_node_get_string(reply)
+                                  : "");
+}
+
+FfQmpCall *ff_inner_ask_registers(FfInner *inner)
+{
+    return inner->nesting == FF_NESTING_POSSIBLE
+               ? ff_inner_ask(inner, "human-monitor-command", registers_args())
+               : NULL;
+}
+
+char *ff_inner_take_registers(FfQmpCall *asked)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) reply =
+        asked ? ff_inner_answer(asked, "human-monitor-command", &error) : NULL;
+
+    return asked ? judge(reply, error) : NULL;
+}
+
+char *ff_inner_untrackable(FfVmm *vmm, bool stopped)
+{
+    FfInner *inner = (FfInner *)vmm;
+    g_autoptr(GError) error = NULL;
+
+    if (stopped) {
+        return g_strdup(inner->nested_at_stop);
+    }
+    if (!may_nest(inner)) {
+        return NULL;
+    }
+    g_autoptr(JsonNode) reply =
+        ff_inner_call(inner, "human-monitor-command", registers_args(), &error);
+    return judge(reply, error);
+}

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guests that the engine does not migrate, at either end or both, and guests whose writes it cannot
+ * track: QEMU carries what plain QEMU would have carried, precopy and postcopy, and query-migrate
+ * says why. Each row ends with the guest running at the destination, and its memory checked.
+ */
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "tests/lib/check.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vm.h"
+
+/* No multiple of 256 KiB: QEMU 7.2 under TCG loses dirty pages of a busy guest otherwise. */
+#define MEMORY "65544K"
+#define RAM (65544u * 1024)
+
+typedef enum {
+    NOTHING,
+    FILE_RAM, /* of others, perhaps: the launcher leaves it as it is */
+    PLUGGED,  /* a backend that farfault has not made: seen when the migration begins */
+    UNTRACKED,
+    NESTED, /* the guest has EFER.SVME set, and TCG is taken for KVM */
+} Obstacle;
+
+static const struct {
+    const char *reason, *faults;
+} obstacles[] = {
+    [FILE_RAM] = {"keeps guest RAM in the file", NULL},
+    [PLUGGED] = {"was not made by farfault", NULL},
+    [UNTRACKED] = {"the guest's writes cannot be tracked", "source/*/call/uffd-track=EIO"},
+    [NESTED] = {"the guest uses nested virtualisation (svm)", "source/*/step/nested-kvm=skip"},
+};
+
+typedef struct {
+    const char *name;
+    Obstacle source, destination;
+    bool incoming_argument;
+    bool unix_socket;
+    bool passed;            /* a socket that somebody else connected */
+    const char *capability; /* beside postcopy-ram; NULL */
+    const char *parameters; /* of the source; NULL */
+    bool postcopy;          /* migrate-start-postcopy when it is active */
+    bool at_once;           /* and before that */
+    bool always;            /* policy always, no postcopy-ram */
+    bool engine;            /* farfault carries it all the same */
+} Row;
+
+static const Row rows[] = {
+    {"source/file", .source = FILE_RAM},
+    {"source/file/postcopy", .source = FILE_RAM, .postcopy = true},
+    {"destination/file", .destination = FILE_RAM},
+    {"destination/file/postcopy", .destination = FILE_RAM, .postcopy = true},
+    {"destination/file/argument", .destination = FILE_RAM, .incoming_argument = true,
+     .postcopy = true},
+    {"both/file/postcopy", .source = FILE_RAM, .destination = FILE_RAM, .postcopy = true},
+    {"source/plugged", .source = PLUGGED},
+    {"source/plugged/postcopy", .source = PLUGGED, .postcopy = true},
+    {"source/plugged/unix", .source = PLUGGED, .unix_socket = true, .postcopy = true},
+    {"source/plugged/passed", .source = PLUGGED, .passed = true, .postcopy = true},
+    {"source/plugged/always", .source = PLUGGED, .always = true},
+    {"destination/plugged", .destination = PLUGGED},
+    {"destination/plugged/postcopy", .destination = PLUGGED, .postcopy = true},
+    {"destination/plugged/argument", .destination = PLUGGED, .incoming_argument = true,
+     .postcopy = true},
+    {"destination/plugged/passed", .destination = PLUGGED, .passed = true, .postcopy = true},
+    {"both/plugged/postcopy", .source = PLUGGED, .destination = PLUGGED, .postcopy = true},
+    {"untracked", .source = UNTRACKED},
+    {"untracked/postcopy", .source = UNTRACKED, .postcopy = true},
+    {"untracked/at-once", .source = UNTRACKED, .postcopy = true, .at_once = true},
+    {"untracked/preempt", .source = UNTRACKED, .capability = "postcopy-preempt", .postcopy = true},
+    {"untracked/always", .source = UNTRACKED, .always = true},
+    {"untracked/switch", .source = UNTRACKED, .engine = true,
+     .parameters = "{'x-farfault-untracked': 'postcopy'}"},
+    {"untracked/wait", .source = UNTRACKED, .engine = true, .postcopy = true,
+     .parameters = "{'x-farfault-untracked': 'wait'}"},
+    {"nested", .source = NESTED},
+};
+
+static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const char *incoming,
+                 const char *dir)
+{
+    const char *name = source ? "source" : "destination";
+    Obstacle obstacle = source ? row->source : row->destination;
+    g_autofree char *ram = obstacle == FILE_RAM
+                               ? g_strdup_printf("memory-backend-file,id=m0,size=" MEMORY
+                                                 ",share=on,mem-path=%s/%s.ram",
+                                                 dir, name)
+                               : g_strdup("memory-backend-ram,id=m0,size=" MEMORY);
+    g_autofree char *chardev =
+        g_strdup_printf("socket,id=h,path=%s/%s,server=on,wait=off", dir, name);
+    const char *args[] = {"-object",  ram,     "-machine", "pc,memory-backend=m0",
+                          "-chardev", chardev, "-mon",     "chardev=h,mode=readline",
+                          "-cpu",     "max",   NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = MEMORY,
+                                .args = args,
+                                .boot = boot,
+                                .incoming = incoming,
+                                .faults = source ? obstacles[obstacle].faults : NULL});
+}
+
+/* Runs LINE at QEMU's own human monitor. */
+static void hmp(const char *dir, const char *name, const char *line)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_autofree char *path = g_build_filename(dir, name, NULL);
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+
+    g_assert_cmpuint(g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path)), <,
+                     sizeof(addr.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_autoptr(Stream) s = stream_new(fd, "hmp");
+    g_assert_true(stream_wait_text(s, "(qemu) ", deadline));
+    stream_send(s, line, strlen(line), NULL, 0);
+    g_assert_true(stream_wait_text(s, "\r\n", deadline));
+    g_assert_true(stream_wait_text(s, "(qemu) ", deadline));
+}
+
+/* The guest is a hypervisor from here on, or no more. */
+static void set_svme(Vm *vm, bool on)
+{
+    vm_type_serial(vm, on ? "1" : "0");
+    for (;;) {
+        g_autofree char *text = qmp_hmp(vm_qmp(vm), "info registers");
+        const char *efer = strstr(text, "EFER=");
+
+        g_assert_nonnull(efer);
+        if ((g_ascii_strtoull(efer + strlen("EFER="), NULL, 16) & 0x1000) == (on ? 0x1000 : 0)) {
+            return;
+        }
+        vm_wait_new_serial(vm, "B");
+    }
+}
+
+static void meet(Obstacle obstacle, Vm *vm, const char *dir, const char *name)
+{
+    if (obstacle == PLUGGED) {
+        hmp(dir, name, "object_add memory-backend-ram,id=later,size=1M\n");
+    } else if (obstacle == NESTED) {
+        set_svme(vm, true);
+    }
+}
+
+static void set_up(const Row *row, Qmp *q, bool source)
+{
+    qmp_set_capability(q, "events", true);
+    if (row->always) {
+        qmp_ok(q, "migrate-set-parameters", "{'x-farfault-policy': 'always'}");
+    } else {
+        qmp_set_capability(q, "postcopy-ram", true);
+    }
+    if (row->capability) {
+        qmp_set_capability(q, row->capability, true);
+    }
+    if (source && row->parameters) {
+        qmp_ok(q, "migrate-set-parameters", "%s", row->parameters);
+    }
+    if (source) {
+        /* Slow enough for the switch to come in between; a precopy that may end does. */
+        qmp_ok(q, "migrate-set-parameters",
+               row->postcopy ? "{'max-bandwidth': 8388608, 'max-postcopy-bandwidth': 0}"
+                             : "{'max-bandwidth': 1000000000, 'downtime-limit': 20000}");
+    }
+}
+
+static void check_carrier(Vm *vm, bool engine, const char *reason)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+
+    g_assert_true(json_object_has_member(info, "x-farfault"));
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+    const char *why = json_object_get_string_member_with_default(own, "reason", NULL);
+
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, engine ? "farfault" : "qemu");
+    if (engine) {
+        /* At the source. */
+        const char *no = json_object_get_string_member_with_default(own, "no-precopy", NULL);
+        g_assert_null(why);
+        g_assert_true(!reason == !no);
+        return;
+    }
+    if (!why || !strstr(why, reason)) {
+        g_test_message("%s", why ? why : "no reason");
+        g_test_fail_printf("another reason than: %s", reason);
+    }
+    g_autofree char *said = vm_stderr(vm);
+    g_assert_nonnull(strstr(said, "QEMU carries the migration: "));
+}
+
+static void check_both(const Row *row, Vm *source, Vm *destination)
+{
+    check_carrier(source, row->engine,
+                  row->source ? obstacles[row->source].reason : "QEMU without farfault");
+    if (row->destination) {
+        check_carrier(destination, row->engine, obstacles[row->destination].reason);
+    } else if (!row->engine) {
+        check_carrier(destination, false, "the source is a QEMU without farfault");
+    }
+}
+
+static void pass_socket(Qmp *a, Qmp *b)
+{
+    int pair[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    qmp_getfd(a, "moved", pair[0]);
+    qmp_getfd(b, "moved", pair[1]);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void run(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autofree char *path = g_build_filename(dir, "migration", NULL);
+    g_autofree char *listen = row->unix_socket ? g_strdup_printf("unix:%s", path)
+                              : row->passed    ? g_strdup("fd:moved")
+                                               : g_strdup("tcp:127.0.0.1:0");
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination =
+        start(row, false, &boot, row->incoming_argument ? listen : "defer", dir);
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "B");
+    meet(row->source, source, dir, "source");
+    meet(row->destination, destination, dir, "destination");
+    set_up(row, s, true);
+    set_up(row, d, false);
+    if (row->passed) {
+        pass_socket(s, d);
+    }
+    if (!row->incoming_argument) {
+        qmp_ok(d, "migrate-incoming", "{'uri': '%s'}", listen);
+    }
+    g_autofree char *uri =
+        row->unix_socket || row->passed ? g_strdup(listen) : move_listen_uri(destination);
+
+    if (!row->postcopy) {
+        /* The guest of a precopy that QEMU carries may not write faster than the link. */
+        qmp_ok(s, "stop", NULL);
+    }
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    if (row->postcopy) {
+        if (!row->at_once) {
+            qmp_expect_migration(s, "active");
+        }
+        qmp_ok(s, "migrate-start-postcopy", NULL);
+        qmp_expect_migration(s, "postcopy-active");
+    }
+    move_wait_completed(source, destination);
+    qmp_ok(d, row->postcopy ? "query-status" : "cont", NULL);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    check_right(check_moved(source, destination, &boot, RAM));
+    check_both(row, source, destination);
+}
+
+static void with_dir(const void *opaque, void (*func)(const Row *row, const char *dir))
+{
+    g_autofree char *dir = g_strdup_printf("/dev/shm/ff-carrier-%d", getpid());
+    static const char *const left[] = {"source",          "destination", "source.ram",
+                                       "destination.ram", "migration",   NULL};
+    const char *why;
+
+    if (!vm_farfault_available(&why) || !vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_assert_cmpint(g_mkdir(dir, 0700), ==, 0);
+    func(opaque, dir);
+    for (const char *const *name = left; *name; name++) {
+        g_autofree char *path = g_build_filename(dir, *name, NULL);
+        g_unlink(path);
+    }
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
+static void test_row(const void *opaque)
+{
+    with_dir(opaque, run);
+}
+
+/* A guest that could be a hypervisor and is not: the engine carries it, with precopy. And one that
+ * becomes one on the way: nothing that was sent is good for anything. */
+static void run_nested(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+    bool idle = !strcmp(row->name, "idle");
+
+    vm_wait_serial(source, "B");
+    set_up(row, s, true);
+    set_up(row, d, false);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+    qmp_ok(s, "migrate-set-parameters",
+           idle ? "{'max-bandwidth': 1000000000, 'downtime-limit': 20000}"
+                : "{'max-bandwidth': 16777216, 'downtime-limit': 1}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "active");
+    if (!idle) {
+        set_svme(source, true);
+    }
+    if (row->engine) {
+        move_wait_completed(source, destination);
+        vm_wait_new_serial(destination, "B");
+        qmp_ok(d, "stop", NULL);
+        check_right(check_moved(source, destination, &boot, RAM));
+    } else {
+        qmp_expect_migration(s, "failed");
+        g_assert_cmpint(vm_wait_exit(destination), ==, 1);
+        vm_wait_new_serial(source, "B");
+    }
+    g_autoptr(JsonObject) info = qmp_return(s, "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+    const char *no = json_object_get_string_member_with_default(own, "no-precopy", "");
+    const char *desc = json_object_get_string_member_with_default(info, "error-desc", "");
+    g_assert_true(!strstr(no, "(svm)") == (idle || !row->engine));
+    g_assert_true(!strstr(desc, "(svm)") == row->engine);
+}
+
+static void test_nested(const void *opaque)
+{
+    with_dir(opaque, run_nested);
+}
+
+static const Row nested[] = {
+    {"idle", .source = NESTED, .engine = true},
+    {"begins", .source = NESTED},
+    {"begins/switch", .source = NESTED, .engine = true,
+     .parameters = "{'x-farfault-untracked': 'postcopy'}"},
+};
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strdup_printf("/carrier/%s", rows[i].name);
+
+        g_test_add_data_func(path, &rows[i], test_row);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(nested); i++) {
+        g_autofree char *path = g_strdup_printf("/carrier/nested/%s", nested[i].name);
+
+        g_test_add_data_func(path, &nested[i], test_nested);
+    }
+    return g_test_run();
+}
