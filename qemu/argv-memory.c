@@ -34,11 +34,17 @@ static const struct {
 /* The machine's RAM when neither memory-backend= nor memdev= names it. */
 typedef struct {
     bool used;
-    const char *id;
+    char *id; /* g_free */
     uint64_t size, page_size;
 } DefaultRam;
 
-static const char *machine_ram_id(const char *type)
+static void default_ram_clear(DefaultRam *ram)
+{
+    g_free(ram->id);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(DefaultRam, default_ram_clear)
+
+static const char *table_ram_id(const char *type)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(machines); i++) {
         if (machines[i].prefix ? g_str_has_prefix(type, machines[i].type)
@@ -47,6 +53,25 @@ static const char *machine_ram_id(const char *type)
         }
     }
     return NULL;
+}
+
+/* Proxmox: "+pveN" says how the machine is configured; QEMU takes the name before it. */
+static char *machine_name(const char *type)
+{
+    const char *code = strstr(type, "+pve");
+
+    return code ? g_strndup(type, (gsize)(code - type)) : g_strdup(type);
+}
+
+/* TRUE: *ID (g_free) is what the machine TYPE calls its RAM, NULL if it makes none of its own. QEMU
+ * is asked only for a name that is not in the table: that takes a start of QEMU. */
+static bool machine_ram_id(const FfRewrite *rw, const char *type, char **id)
+{
+    g_autofree char *name = machine_name(type);
+    const FfArgvSystem *sys = rw->sys;
+
+    *id = g_strdup(table_ram_id(name));
+    return *id || (sys->machine_ram_id && sys->machine_ram_id(name, id, sys->opaque));
 }
 
 static bool is_x86(const char *program)
@@ -318,9 +343,16 @@ static void plan_default(FfRewrite *rw, const GPtrArray *backends, DefaultRam *r
     if (numa_has_memdev(rw)) {
         return;
     }
-    ram->used = true;
-    ram->id = machine_ram_id(type ? type : default_machine(rw->plan->argv->pdata[0]));
-    if (!ram->id) {
+    if (rw->plan->engine_refused) {
+        return;
+    }
+    bool known =
+        machine_ram_id(rw, type ? type : default_machine(rw->plan->argv->pdata[0]), &ram->id);
+    ram->used = ram->id;
+    if (known && !ram->id) {
+        return; /* all its RAM, if it has any, is that of the backends */
+    }
+    if (!known) {
         ff_rewrite_refuse(rw, g_strdup_printf("-machine %s: farfault does not know what this "
                                               "machine calls its RAM: give memory-backend=",
                                               type));
@@ -379,7 +411,7 @@ void ff_argv_rewrite_memory(FfRewrite *rw)
 {
     g_autoptr(GPtrArray) backends = g_ptr_array_new_with_free_func((GDestroyNotify)ff_backend_free);
     bool incoming = ff_rewrite_find(rw, FF_OPT_INCOMING) != NULL;
-    DefaultRam ram = {0};
+    g_auto(DefaultRam) ram = {0};
 
     check_machine(rw);
     check_options(rw);

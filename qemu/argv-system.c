@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "qemu/argv-machine.h"
+
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
 {
     struct statfs fs;
@@ -63,10 +65,17 @@ static uint64_t default_hugepage_size(void)
     return line ? g_ascii_strtoull(line + strlen("\nHugepagesize:"), NULL, 10) * 1024 : 0;
 }
 
+static bool machine_ram_id(const char *type, char **ram_id, void *opaque)
+{
+    return opaque && ff_argv_ask_ram_id(opaque, type, ram_id);
+}
+
 const FfArgvSystem *ff_argv_system_real(void)
 {
-    static FfArgvSystem sys = {
-        .fs_kind = fs_kind, .fd_is_listening = fd_is_listening, .read_file = read_file};
+    static FfArgvSystem sys = {.fs_kind = fs_kind,
+                               .fd_is_listening = fd_is_listening,
+                               .read_file = read_file,
+                               .machine_ram_id = machine_ram_id};
     static gsize once;
 
     if (g_once_init_enter(&once)) {

@@ -77,6 +77,9 @@ typedef struct {
     /* Contents of a -readconfig file; NULL and error when unreadable, or no regular file: QEMU
      * reads it, too. */
     char *(*read_file)(const char *path, GError **error, void *opaque);
+    /* What the machine TYPE (a name that is not in the table here) calls its RAM. TRUE: *RAM_ID
+     * (g_free) is it, NULL if it makes none. FALSE: nobody knows. Can be NULL. */
+    bool (*machine_ram_id)(const char *type, char **ram_id, void *opaque);
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
     void *opaque;
 } FfArgvSystem;
@@ -90,7 +93,8 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
 void ff_plan_free(FfPlan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPlan, ff_plan_free)
 
-/* The real system, for the launcher. */
+/* The real system, for the launcher. Its opaque is NULL: a copy with the path of the real QEMU
+ * there asks it about machine types. */
 const FfArgvSystem *ff_argv_system_real(void);
 
 /*

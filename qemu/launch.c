@@ -407,7 +407,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 
-    l.plan = ff_plan_new((const char *const *)argv, ff_argv_system_real(), &error);
+    FfArgvSystem sys = *ff_argv_system_real();
+    sys.opaque = (void *)options->qemu;
+    l.plan = ff_plan_new((const char *const *)argv, &sys, &error);
     if (l.plan && l.plan->passthrough) {
         return exec_qemu(options->qemu, argv);
     }

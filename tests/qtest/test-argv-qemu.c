@@ -8,6 +8,7 @@
  * Both QEMUs get the same private monitor by a configuration file, which (unlike -mon) leaves
  * QEMU's default monitors alone, so the two differ by what the rewriter did and nothing else.
  */
+#include "qemu/argv-machine.h"
 #include "qemu/argv.h"
 #include "tests/lib/qmp.h"
 
@@ -407,6 +408,42 @@ static void test_same(gconstpointer data)
     tear_down(&fx);
 }
 
+static void expect_ram(const char *qemu, const char *type, bool known, const char *expected)
+{
+    g_autofree char *id = NULL;
+
+    g_assert_cmpint(ff_argv_ask_ram_id(qemu, type, &id), ==, known);
+    g_assert_cmpstr(id, ==, expected);
+}
+
+/* A QEMU of a distribution, whose machines have names of its own; and what is no QEMU. */
+static void test_ask(void)
+{
+    g_autofree char *real = g_find_program_in_path("qemu-system-x86_64");
+    g_autofree char *dir = g_dir_make_tmp("ff-argv-XXXXXX", NULL);
+    g_autofree char *renamed = g_build_filename(dir, "renamed", NULL);
+    g_autofree char *no_qemu = g_build_filename(dir, "no-qemu", NULL);
+    g_autofree char *script = g_strdup_printf("#!/bin/sh\n"
+                                              "%s \"$@\" | sed 's/\"alias\": \"pc\"/\"alias\": "
+                                              "\"ubuntu\"/'\n",
+                                              real);
+
+    g_assert_true(g_file_set_contents(renamed, script, -1, NULL));
+    g_assert_true(g_file_set_contents(no_qemu, "#!/bin/sh\nexit 1\n", -1, NULL));
+    g_assert_cmpint(chmod(renamed, 0755), ==, 0);
+    g_assert_cmpint(chmod(no_qemu, 0755), ==, 0);
+    expect_ram(real, "pc", true, "pc.ram");
+    expect_ram(real, "microvm", true, "microvm.ram");
+    expect_ram(real, "x-remote", true, NULL);
+    expect_ram(real, "ubuntu", false, NULL);
+    expect_ram(renamed, "ubuntu", true, "pc.ram");
+    expect_ram(no_qemu, "pc", false, NULL);
+    expect_ram("/nonexistent/qemu", "pc", false, NULL);
+    g_remove(renamed);
+    g_remove(no_qemu);
+    g_rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *qemu = g_find_program_in_path("qemu-system-x86_64");
@@ -421,5 +458,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &cases[i], test_same);
     }
+    g_test_add_func("/argv-qemu/ask", test_ask);
     return g_test_run();
 }

@@ -68,7 +68,14 @@ static char *fake_read_file(const char *path, GError **error, void *opaque)
     return NULL;
 }
 
+static bool fake_machine_ram_id(const char *type, char **ram_id, void *opaque)
+{
+    *ram_id = g_strdup(g_str_equal(type, "ubuntu") ? "pc.ram" : NULL);
+    return *ram_id || g_str_equal(type, "x-remote");
+}
+
 static const FfArgvSystem fake = {
+    .machine_ram_id = fake_machine_ram_id,
     .fs_kind = fake_fs_kind,
     .fd_is_listening = fake_fd_is_listening,
     .read_file = fake_read_file,
