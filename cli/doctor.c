@@ -99,8 +99,23 @@ static void check_features(int uffd, const char *release)
     if ((have & FF_UFFD_TRACKING) == FF_UFFD_TRACKING) {
         say(OK, "precopy", NULL, "write tracking from outside (WP_ASYNC)");
     } else {
-        say(WARN, "precopy", "Linux 6.7 or newer has it",
-            "no write tracking from outside, migrations have a postcopy phase only");
+        say(WARN, "precopy", "Linux 6.7 or newer has it; or see untracked= in farfault.conf",
+            "no write tracking from outside, QEMU carries what leaves this host");
+    }
+}
+
+/* KVM's guests see vmx or svm where it is on, and are tracked until they use it. */
+static void check_nested(void)
+{
+    static const char *const modules[] = {"kvm_intel", "kvm_amd"};
+    for (size_t i = 0; i < G_N_ELEMENTS(modules); i++) {
+        g_autofree char *path = g_strdup_printf("/sys/module/%s/parameters/nested", modules[i]);
+        g_autofree char *on = first_line(path);
+        if (strcmp(on, "1") == 0 || strcmp(on, "Y") == 0) {
+            say(OK, "nested KVM", NULL,
+                "on (%s): QEMU carries guests that use it, farfault those that only could",
+                modules[i]);
+        }
     }
 }
 
@@ -151,7 +166,10 @@ static void check_permission(const struct passwd *pw)
                 ? "give it the device (scripts/install-host), or set "
                   "vm.unprivileged_userfaultfd=1"
                 : "set vm.unprivileged_userfaultfd=1 (Linux 6.1 or newer has a device instead)",
-            "may not use userfaultfd (%s), postcopy is refused", g_strerror(WEXITSTATUS(status)));
+            "may not use userfaultfd (%s): no postcopy into this host, and QEMU carries what "
+            "leaves "
+            "it",
+            g_strerror(WEXITSTATUS(status)));
     }
 }
 
@@ -260,10 +278,12 @@ static void check_config(void)
 {
     g_autoptr(GError) error = NULL;
     g_autofree char *policy = ff_config_get("migration", "policy", &error);
+    g_autofree char *untracked = error ? NULL : ff_config_get("migration", "untracked", &error);
     if (error) {
         say(FAIL, "settings", "correct the file", "%s", error->message);
     } else {
-        say(OK, "settings", NULL, "policy %s", policy ?: "auto (the default)");
+        say(OK, "settings", NULL, "policy %s, untracked %s", policy ?: "auto (the default)",
+            untracked ?: "qemu (the default)");
     }
 }
 
@@ -359,6 +379,7 @@ int ff_cli_doctor(int argc, char **argv)
         return FF_CLI_USAGE_STATUS;
     }
     check_kernel();
+    check_nested();
     check_permissions();
     check_shmem_thp();
     check_parts();

@@ -73,7 +73,8 @@ const char ff_help_attach[] =
     "relay or its engine lives. Exit status: 0 attached, 1 refused, 2 usage.\n";
 
 const char ff_help_run[] =
-    "Usage: farfault run [--policy=auto|always|never] [--] qemu-system-ARCH ARG...\n"
+    "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait] [--]\n"
+    "       qemu-system-ARCH ARG...\n"
     "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
     "status. Guest memory becomes shared memory, and farfault answers the migration commands on\n"
     "the QMP monitors. An invocation that starts no guest (-version, -machine help, ...) goes to\n"
@@ -81,14 +82,18 @@ const char ff_help_run[] =
     "\n"
     "  --policy=P     which migrations farfault does itself: auto (those with the capability\n"
     "                 postcopy-ram; the default), always, never (QEMU does them all)\n"
+    "  --untracked=U  what becomes of one whose guest's writes cannot be tracked "
+    "(docs/precopy.md):\n"
+    "                 qemu (QEMU does it; the default), postcopy (the guest is moved at once, its\n"
+    "                 memory follows), wait (the same at migrate-start-postcopy)\n"
     "  --help, -h     this text\n"
     "\n"
     "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"
     "symlink), farfault does the same for the next QEMU of that name on PATH.\n"
     "\n"
-    "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY.\n"
-    "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=. The option\n"
-    "wins over the environment, the environment over the file.\n";
+    "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED.\n"
+    "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=.\n"
+    "The option wins over the environment, the environment over the file.\n";
 
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"

@@ -36,6 +36,7 @@ typedef struct {
     bool ended;  /* and answered */
     bool asking; /* query-migrate for the display is under way */
     bool cont_asking, cont_sent;
+    bool carrier_said;  /* that QEMU carries it */
     unsigned questions; /* of the closing round, not answered yet */
     GPtrArray *sources; /* GSource *, attached */
 } Move;
@@ -376,13 +377,24 @@ static void check_passes(Move *m, JsonObject *info)
     JsonObject *ram = ff_json_object(info, "ram");
 
     if (m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
-        ff_json_object(info, "x-farfault") &&
+        !strcmp(ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", ""), "farfault") &&
         !strcmp(ff_json_string_or(info, "status", ""), "active") &&
         !ff_json_int(ram, "normal", 0) && !ff_json_int(ram, "duplicate", 0)) {
         ff_progress_say(m->progress, true,
                         "the source's engine makes no pass before the switch: "
                         "switching now");
         switch_over(m);
+    }
+}
+
+/* Once. */
+static void say_carrier(Move *m, JsonObject *info)
+{
+    const char *reason = ff_json_string(ff_json_object(info, "x-farfault"), "reason");
+
+    if (reason && !m->carrier_said) {
+        m->carrier_said = true;
+        ff_progress_say(m->progress, true, "QEMU carries the migration: %s", reason);
     }
 }
 
@@ -397,6 +409,7 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
     g_clear_pointer(&m->result->source_info, json_node_unref);
     m->result->source_info = json_node_copy(result);
     ff_progress_update(m->progress, ff_json_node_object(result));
+    say_carrier(m, ff_json_node_object(result));
     check_passes(m, ff_json_node_object(result));
 }
 

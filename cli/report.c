@@ -71,6 +71,11 @@ void ff_report_latency(FILE *out, JsonObject *info)
     if (!x) {
         return;
     }
+    if (!strcmp(ff_json_string_or(x, "engine", ""), "qemu")) {
+        ff_report_row(out, "carried by", "QEMU: %s",
+                      ff_json_string_or(x, "reason", "no reason given"));
+        return;
+    }
     print_pages(out, x, source);
     if (!requests) {
         return;

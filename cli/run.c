@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,45 +21,62 @@ static int fail(const char *message)
     return 1;
 }
 
-/* The policy from, in this order: OPTION, FARFAULT_POLICY, the configuration file. OPTION can be
- * NULL. Returns a static string, or NULL and ERROR. */
-static const char *find_policy(const char *option, GError **error)
+/* A setting that is one of a few words, the first of which is the default. */
+typedef struct {
+    const char *option, *variable, *key; /* where it is looked for, in this order */
+    const char *what;                    /* for an error */
+    const char *words[3];
+} Setting;
+
+static const Setting policy_setting = {
+    "--policy", "FARFAULT_POLICY", "policy", "policy", {"auto", "always", "never"}};
+static const Setting untracked_setting = {
+    "--untracked", "FARFAULT_UNTRACKED", "untracked", "such choice", {"qemu", "postcopy", "wait"}};
+
+/* The word of SETTING; OPTION is what the command line says, can be NULL. Returns a static string,
+ * or NULL and ERROR. */
+static const char *find_setting(const Setting *setting, const char *option, GError **error)
 {
-    static const char *const policies[] = {"auto", "always", "never"};
-    const char *where = "--policy";
+    const char *const *words = setting->words;
+    g_autofree char *where = g_strdup(setting->option);
     const char *text = option;
     g_autofree char *configured = NULL;
     if (!text) {
-        where = "FARFAULT_POLICY";
-        text = g_getenv("FARFAULT_POLICY");
+        g_free(where);
+        where = g_strdup(setting->variable);
+        text = g_getenv(setting->variable);
     }
     if (!text || !*text) {
         GError *err = NULL;
-        where = "[migration] policy= of /etc/farfault/farfault.conf";
-        text = configured = ff_config_get("migration", "policy", &err);
+        g_free(where);
+        where = g_strdup_printf("[migration] %s= of /etc/farfault/farfault.conf", setting->key);
+        text = configured = ff_config_get("migration", setting->key, &err);
         if (err) {
             g_propagate_error(error, err);
             return NULL;
         }
     }
     if (!text) {
-        return policies[0];
+        return words[0];
     }
-    for (size_t i = 0; i < G_N_ELEMENTS(policies); i++) {
-        if (strcmp(text, policies[i]) == 0) {
-            return policies[i];
+    for (size_t i = 0; i < G_N_ELEMENTS(setting->words); i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return words[i];
         }
     }
     g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                "%s: \"%s\" is no policy: it must be auto, always or never", where, text);
+                "%s: \"%s\" is no %s: it must be %s, %s or %s", where, text, setting->what,
+                words[0], words[1], words[2]);
     return NULL;
 }
 
-static int run(char **argv, const char *policy_option)
+static int run(char **argv, const char *policy_option, const char *untracked_option)
 {
     g_autoptr(GError) error = NULL;
-    const char *policy = find_policy(policy_option, &error);
-    if (!policy) {
+    const char *policy = find_setting(&policy_setting, policy_option, &error);
+    const char *untracked =
+        policy ? find_setting(&untracked_setting, untracked_option, &error) : NULL;
+    if (!untracked) {
         return fail(error->message);
     }
     g_autofree char *qemu = ff_find_real_qemu(argv[0], &error);
@@ -66,24 +84,40 @@ static int run(char **argv, const char *policy_option)
         fail(error->message);
         return 127; /* as a shell says that a command was not found */
     }
-    FfLaunchOptions options = {.qemu = qemu, .policy = policy};
+    FfLaunchOptions options = {.qemu = qemu, .policy = policy, .untracked = untracked};
     return ff_launch(&options, argv);
+}
+
+/* TRUE if ARGV[*I] is the option NAME: *VALUE is its value, and *I its last word. */
+static bool take_option(char **argv, int argc, int *i, const char *name, const char **value)
+{
+    size_t len = strlen(name);
+
+    if (!g_str_has_prefix(argv[*i], name)) {
+        return false;
+    }
+    if (argv[*i][len] == '=') {
+        *value = argv[*i] + len + 1;
+        return true;
+    }
+    if (argv[*i][len] || *i + 1 >= argc) {
+        return false;
+    }
+    *value = argv[++*i];
+    return true;
 }
 
 int ff_cli_run(int argc, char **argv)
 {
-    const char *policy = NULL;
+    const char *policy = NULL, *untracked = NULL;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "--") == 0) {
             i++;
             break;
         }
-        if (g_str_has_prefix(argv[i], "--policy=")) {
-            policy = argv[i] + strlen("--policy=");
-        } else if (strcmp(argv[i], "--policy") == 0 && i + 1 < argc) {
-            policy = argv[++i];
-        } else {
+        if (!take_option(argv, argc, &i, policy_setting.option, &policy) &&
+            !take_option(argv, argc, &i, untracked_setting.option, &untracked)) {
             fprintf(stderr,
                     "farfault: run: unknown option \"%s\" (options of QEMU go behind its "
                     "name); see farfault help run\n",
@@ -96,10 +130,10 @@ int ff_cli_run(int argc, char **argv)
                         "farfault run qemu-system-x86_64 -m 1G ...\n");
         return FF_CLI_USAGE_STATUS;
     }
-    return run(argv + i, policy);
+    return run(argv + i, policy, untracked);
 }
 
 int ff_cli_run_as_qemu(char **argv)
 {
-    return run(argv, NULL);
+    return run(argv, NULL, NULL);
 }

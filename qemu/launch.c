@@ -291,6 +291,7 @@ static bool start_relay(Launch *l, GError **error)
     FfRelayStart start = {
         .plan = l->plan,
         .policy = l->options->policy,
+        .untracked = l->options->untracked,
         .ram_fds = l->ram_fds,
         .monitors = l->monitors,
         .endpoints = l->endpoints,

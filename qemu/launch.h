@@ -8,6 +8,8 @@
 typedef struct {
     const char *qemu;   /* path of the real QEMU */
     const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
+    /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
+    const char *untracked;
 } FfLaunchOptions;
 
 /*

@@ -88,7 +88,7 @@ static void guest_refuse(FfRelay *relay, char *why)
 {
     g_free(relay->guest.uffd_error);
     relay->guest.uffd_error = why;
-    ff_relay_log(relay, "%s; the guest runs, postcopy migration is refused", why);
+    ff_relay_log(relay, "%s; the guest runs, its migrations are QEMU's", why);
 }
 
 static_assert(FF_AGENT_UFFDS <= FF_STATE_MAX_UFFDS, "there is a place for each");

@@ -145,6 +145,15 @@ static FfPolicy read_policy(JsonObject *root)
                                        : FF_POLICY_AUTO;
 }
 
+static FfUntracked read_untracked(JsonObject *root)
+{
+    g_autofree char *text = get_text(root, "untracked");
+
+    return !g_strcmp0(text, "postcopy") ? FF_UNTRACKED_POSTCOPY
+           : !g_strcmp0(text, "wait")   ? FF_UNTRACKED_WAIT
+                                        : FF_UNTRACKED_QEMU;
+}
+
 FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
 {
     FfRelayPlan *plan = g_new0(FfRelayPlan, 1); /* lives as long as the process */
@@ -182,6 +191,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->incoming = get_text(root, "incoming");
     plan->engine_refused = get_text(root, "engine-refused");
     plan->policy = read_policy(root);
+    plan->untracked = read_untracked(root);
     plan->daemonize = ff_json_bool(root, "daemonize");
     plan->start_paused = ff_json_bool(root, "start-paused");
     plan->incoming_taken = ff_json_bool(root, "incoming-taken");

@@ -51,6 +51,7 @@ typedef struct {
     int state_fd; /* the state memfd, with the relay's lock; -1: the relay makes one */
     char *name, *incoming, *engine_refused; /* can be NULL */
     FfPolicy policy;
+    FfUntracked untracked;
     bool daemonize, start_paused, incoming_taken;
     bool attached;       /* QEMU runs already, and lost its relay */
     GPtrArray *monitors; /* FfRelayMonitor * */

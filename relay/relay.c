@@ -173,6 +173,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     }
     if (!plan->attached) {
         relay->state->policy = plan->policy;
+        relay->state->untracked = plan->untracked;
     }
     relay->engine = ff_engine_new(relay);
     if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {
