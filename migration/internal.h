@@ -564,6 +564,7 @@ int ff_dest_place_again(FfMigration *m, unsigned block, uint64_t page);
 int ff_dest_cannot_place(FfMigration *m, unsigned block, uint64_t page, int rc);
 
 /* stock.c */
+/* QEMU is to carry it: the peer has no farfault, or this side is refused. */
 bool ff_m_is_stock(const GError *error);
 /* Before a peer is spoken to: what stands against the engine, as *ERROR says, is told the driver as
  * a refusal, if a migration of the VMM's own may take its place; else ERROR stays as it is. Always

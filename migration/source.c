@@ -524,7 +524,14 @@ gpointer ff_source_coordinator(gpointer p)
             m->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, m);
         }
         ff_source_see_through(m);
-    } else if (!ff_m_hand_over(m, error)) {
+        return NULL;
+    }
+    if (ff_m_is_stock(error)) {
+        /* QEMU has its own ways of tracking, and mappings that it may want to register. */
+        ff_precopy_end(m, true);
+        ff_precopy_free(m);
+    }
+    if (!ff_m_hand_over(m, error)) {
         ff_source_roll_back(m, error);
     }
     return NULL;

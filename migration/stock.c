@@ -32,7 +32,8 @@
 
 bool ff_m_is_stock(const GError *error)
 {
-    return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STOCK);
+    return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STOCK) ||
+           g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
 }
 
 static bool zeros(const uint8_t *p, size_t n)
@@ -180,15 +181,8 @@ bool ff_dest_no_stock(FfMigration *m, GError **error)
 
 bool ff_m_hand_over(FfMigration *m, const GError *error)
 {
-    bool refused = g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
-
-    if ((!ff_m_is_stock(error) && !refused) || !m->ops.stock) {
+    if (!ff_m_is_stock(error) || !m->ops.stock) {
         return false;
-    }
-    if (m->cfg.role == FF_ROLE_SOURCE) {
-        /* QEMU has its own ways of tracking, and mappings that it may want to register. */
-        ff_precopy_end(m, true);
-        ff_precopy_free(m);
     }
     ff_mutex_lock(&m->lock);
     FfChannel **at = m->main ? &m->main : &m->arrived;

@@ -253,25 +253,36 @@ start_timed() {
     ended+=("$(took virsh_on A destroy "$VM")")
 }
 
-# Where the user may not use userfaultfd the guest runs, and no guest comes by postcopy: one line says
-# why. A source needs no permission; its migration has no precopy then.
+# Where the user may not use userfaultfd the guest runs, and no guest comes by postcopy: QEMU says so.
+# A source needs no permission; it has no precopy then, and is QEMU's unless told otherwise.
+untracked_waits() {
+    virsh_on "$1" qemu-monitor-command "$VM" \
+        '{"execute": "migrate-set-parameters", "arguments": {"x-farfault-untracked": "wait"}}'
+}
+
 case_no_permission() {
     [ "$user" != root ] || skip "root has the permission always"
     [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] || skip "everybody has the permission: vm.unprivileged_userfaultfd=1"
     trap "on B chmod 660 /dev/userfaultfd" EXIT
     on B chmod 600 /dev/userfaultfd
     start_guest A
-    refused 'no userfaultfd for this user' virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
+    refused 'Postcopy is not supported' virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
     is "domains at B" "$(virsh_on B list --all --name)" ""
     check_guest A "running (booted)"
     virsh_on A migrate --live "$VM" "${uri[B]}"
     check_guest B
     end_guest
     start_guest B
+    virsh_on B migrate --live "$VM" "${uri[A]}"
+    check_guest A
+    end_guest
+    start_guest B
+    untracked_waits B
     move B
     check_guest A
     end_guest
     start_guest B
+    untracked_waits B
     virsh_on B migrate --live --postcopy --postcopy-after-precopy "$VM" "${uri[A]}"
     check_guest A
 }
