@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault attach: a new relay for a guest whose relay has ended. The work is qemu/attach.c's.
+ * farfault attach: a new relay for a guest whose relay has ended. The work is launch/attach.c's.
  * One thread.
  */
 #include <glib.h>
@@ -9,7 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "qemu/attach.h"
+#include "launch/attach.h"
 
 int ff_cli_attach(int argc, char **argv)
 {

@@ -27,8 +27,8 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "qemu/attach.h"
-#include "qemu/paths.h"
+#include "launch/attach.h"
+#include "launch/paths.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW

@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "qemu/launch.h"
-#include "qemu/paths.h"
+#include "launch/launch.h"
+#include "launch/paths.h"
 
 static int fail(const char *message)
 {

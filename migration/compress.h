@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #include "net/compress.h"
-#include "relay/state.h"
+#include "state/state.h"
 
 typedef struct {
     bool on;

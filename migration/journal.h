@@ -14,7 +14,7 @@
 
 #include <stdbool.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 
 /* A new migration of S->role begins. A source forgets the run state of an older one. */
 void ff_journal_setup(FfStateHeader *s);

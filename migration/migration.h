@@ -15,7 +15,7 @@
 
 #include "migration/vmm.h"
 #include "net/channel.h"
-#include "relay/state.h"
+#include "state/state.h"
 
 /* QEMU's MigrationStatus; ff_status_name() gives QEMU's string. */
 typedef enum {

@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 
 /* One block of guest RAM that the engine moves. */
 typedef struct {

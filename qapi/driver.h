@@ -15,8 +15,8 @@
 #include <stdint.h>
 
 #include "migration/vmm.h"
-#include "relay/link.h"
-#include "relay/state.h"
+#include "state/link.h"
+#include "state/state.h"
 
 /* QEMU's answer on the private monitor: RESULT is its "return" (borrowed), or NULL with ERROR. */
 typedef void (*FfPortReply)(JsonNode *result, const GError *error, gpointer data);

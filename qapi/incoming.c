@@ -22,7 +22,7 @@
 
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
-#include "qapi/native.h"
+#include "net/splice.h"
 
 #define FD_NAME "farfault-incoming"
 

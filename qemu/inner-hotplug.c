@@ -10,7 +10,7 @@
  * Threads: the caller's and that of the QMP client's context. No lock: the request is owned by one
  * of them at a time.
  */
-#include "qemu/argv-rewrite.h"
+#include "launch/argv-rewrite.h"
 #include "qemu/inner-internal.h"
 
 #include <string.h>

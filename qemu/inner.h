@@ -12,7 +12,7 @@
 #include <json-glib/json-glib.h>
 
 #include "migration/vmm.h"
-#include "qemu/argv.h"
+#include "launch/argv.h"
 #include "qmp/client.h"
 
 typedef struct {

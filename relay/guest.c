@@ -7,7 +7,7 @@
  * pidfd says "ended" the hand-over socket is looked at before that is believed. Without an
  * agent the child still holds the other end of the socket, whose end is then QEMU's.
  *
- * The agent says farewell when QEMU's main loop is over and waits (uffd/agent.h): unless a
+ * The agent says farewell when QEMU's main loop is over and waits (agent/agent.h): unless a
  * migration is under way, which needs to know that QEMU has ended, the relay ends first.
  *
  * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg, sendmsg.
@@ -93,7 +93,7 @@ static void guest_refuse(FfRelay *relay, char *why)
 
 static_assert(FF_AGENT_UFFDS <= FF_STATE_MAX_UFFDS, "there is a place for each");
 
-/* For a relay that comes after this one: it can take QEMU's copies (qemu/attach.c). */
+/* For a relay that comes after this one: it can take QEMU's copies (launch/attach.c). */
 static void note_uffds(FfStateHeader *state, const FfAgentHello *hello)
 {
     state->agent = hello->uffd_errno ? FF_STATE_AGENT_REFUSED : FF_STATE_AGENT_READY;

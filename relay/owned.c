@@ -6,7 +6,7 @@
  */
 #include "relay/owned.h"
 
-#include "relay/link.h"
+#include "state/link.h"
 
 #include <string.h>
 

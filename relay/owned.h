@@ -4,7 +4,7 @@
 #define FF_RELAY_OWNED_H
 
 #include "relay/qmp-frame.h"
-#include "relay/state.h"
+#include "state/state.h"
 
 /* Whether the engine answers COMMAND (may be NULL) while FILTERS (FF_FILTER_*) hold. */
 bool ff_owned(const FfQmpCommand *command, unsigned filters);

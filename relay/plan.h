@@ -9,7 +9,7 @@
 #include <sys/types.h>
 #include <sys/types.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 
 typedef enum {
     FF_RELAY_LISTEN,       /* fd: accept clients, one at a time */

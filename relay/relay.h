@@ -18,11 +18,11 @@
 #include <sys/types.h>
 
 #include "relay/libraries.h"
-#include "relay/link.h"
+#include "state/link.h"
 #include "relay/plan.h"
 #include "relay/qmp-frame.h"
-#include "relay/state.h"
-#include "uffd/agent.h"
+#include "state/state.h"
+#include "agent/agent.h"
 
 typedef struct FfRelay FfRelay;
 typedef struct FfMonitor FfMonitor;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "qemu/argv.h"
+#include "launch/argv.h"
 
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
 {

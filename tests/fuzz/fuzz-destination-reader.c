@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 
 typedef enum {
     STRANGER,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "qapi/engine-init.h"
+#include "engine/init.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "relay/link.h"
+#include "state/link.h"
 
 static bool ended;
 

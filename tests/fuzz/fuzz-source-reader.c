@@ -10,7 +10,7 @@
 
 #include <sys/socket.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 
 typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 

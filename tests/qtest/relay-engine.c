@@ -7,7 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "relay/link.h"
+#include "state/link.h"
 
 int main(void)
 {

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "tests/lib/vm.h"
-#include "uffd/agent.h"
+#include "agent/agent.h"
 
 /* Monitors of QEMU: those behind the relay, its private one, and the direct one. */
 #define RIG_LISTENERS (RIG_MONITORS + 2)

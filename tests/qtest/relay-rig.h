@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "relay/link.h"
-#include "relay/state.h"
+#include "state/link.h"
+#include "state/state.h"
 #include "tests/lib/stream.h"
 
 #define RIG_MONITORS 2

@@ -8,8 +8,8 @@
  * Both QEMUs get the same private monitor by a configuration file, which (unlike -mon) leaves
  * QEMU's default monitors alone, so the two differ by what the rewriter did and nothing else.
  */
-#include "qemu/argv-machine.h"
-#include "qemu/argv.h"
+#include "launch/argv-machine.h"
+#include "launch/argv.h"
 #include "tests/lib/qmp.h"
 
 #include <errno.h>

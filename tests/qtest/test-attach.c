@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"

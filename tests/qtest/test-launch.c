@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "tests/qtest/launch-rig.h"
-#include "uffd/agent.h"
+#include "agent/agent.h"
 
 #define QEMU "qemu-system-x86_64"
 #define NOBODY 65534

@@ -19,8 +19,8 @@
 #include "tests/lib/vm.h"
 
 static const char *const own[] = {"libzstd.so.1", "libssl.so.3"};
-static const char *const parts[] = {"cli/farfault", "relay/farfault-relay", "qapi/farfault-engine",
-                                    "uffd/farfault-agent.so"};
+static const char *const parts[] = {"cli/farfault", "relay/farfault-relay",
+                                    "engine/farfault-engine", "agent/farfault-agent.so"};
 
 typedef struct {
     char *dir, *lib, *aside; /* ASIDE: where libraries lie when they are not to be found */

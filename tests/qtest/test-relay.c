@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "uffd/agent.h"
+#include "agent/agent.h"
 
 typedef struct {
     int hellos;

@@ -4,8 +4,8 @@
  * own migration tests), what must be left alone, and random ones that must not crash. The tables
  * are in argv-cases-*.c.
  */
-#include "qemu/argv-opts.h"
-#include "qemu/argv.h"
+#include "launch/argv-opts.h"
+#include "launch/argv.h"
 #include "tests/unit/argv-cases.h"
 
 #include <string.h>

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "net/channel.h"
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

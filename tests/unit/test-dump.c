@@ -12,7 +12,7 @@
 
 #include "cli/commands.h"
 #include "migration/dump.h"
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

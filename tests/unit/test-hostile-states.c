@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/unit/peer.h"
 
 #define FLOOD 100000

@@ -13,7 +13,7 @@
 #include "net/channel.h"
 #include "net/compress.h"
 #include "net/delta.h"
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/side.h"
 #include "tests/unit/peer.h"
 

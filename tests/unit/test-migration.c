@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/side.h"
 #include "tests/lib/wiretap.h"
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "net/channel.h"
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

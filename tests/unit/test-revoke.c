@@ -13,7 +13,7 @@
 
 #include "migration/internal.h"
 #include "net/channel.h"
-#include "relay/state.h"
+#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The agent: preloaded into QEMU, it makes the userfaultfds and hands them to the relay.
+ *
+ * A userfaultfd belongs to the address space that made it, and after QEMU's seccomp filter or
+ * -runas none could be made any more, so this runs as a constructor, before main(). It makes
+ * FF_AGENT_UFFDS of them, opens pagemap, maps, mem and a pidfd of its own process and sends all of
+ * them in one message. A copy of each userfaultfd stays open in QEMU: when the last fd of one
+ * is closed, the kernel lets whoever waits in it through with zero pages.
+ *
+ * -daemonize: QEMU forks, the child calls setsid() and forks again; the second child is the
+ * guest. It has a new address space, so it hands over again. "The session changed since the
+ * constructor" tells that child from the first one and from every helper that QEMU forks; it is
+ * done once, so no later child can take the place of the guest.
+ *
+ * QEMU's end: relay and engine hold the guest's memory too, and whoever ended it (libvirt) takes
+ * the control group away as soon as QEMU's pid is gone. So the destructor tells the relay, and
+ * waits until it has ended or says that it has something left to do.
+ *
+ * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
+ * process that may have threads: only async-signal-safe calls there. The destructor runs beside
+ * whatever threads QEMU has left.
+ * System calls: userfaultfd or openat+ioctl, pidfd_open, fcntl, dup3, sendmsg, sendto,
+ * recvmsg, poll, close.
+ */
+#include "agent/agent.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+/* First number tried for what stays open in QEMU: out of the way of small numbers, which
+ * callers pass to QEMU by number, and below the usual soft limit of 1024. */
+#define FIRST_KEPT_FD 200
+
+#define N_FDS (FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS)
+
+/* Written by the constructor, later only by the fork handler in the daemon. */
+static struct {
+    int sock;                 /* hand-over socket; -1: not in a QEMU of farfault */
+    bool due;                 /* the daemon is to hand over again */
+    pid_t guest;              /* who says farewell; 0: -daemonize, not known yet */
+    pid_t session;            /* of the process that ran the constructor */
+    int kept[FF_AGENT_UFFDS]; /* -1 = none */
+} agent = {.sock = -1};
+
+static void close_all(int *fds, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+        fds[i] = -1;
+    }
+}
+
+static int dup_high(int fd)
+{
+    int high = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_KEPT_FD);
+    return high >= 0 ? high : fcntl(fd, F_DUPFD_CLOEXEC, 3); /* low RLIMIT_NOFILE */
+}
+
+/* Returns a userfaultfd that may also wait for faults of the kernel (KVM, vhost), or -errno.
+ * DEVICE can be -1. */
+static int make_uffd(int device)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK;
+    int fd = device >= 0 ? ioctl(device, USERFAULTFD_IOC_NEW, flags) : -1;
+    if (fd < 0) {
+        fd = (int)syscall(SYS_userfaultfd, flags);
+    }
+    return fd >= 0 ? fd : -errno;
+}
+
+/* Fills FDS with FF_AGENT_UFFDS new ones; on failure with -1, and returns -errno. */
+static int make_uffds(int *fds)
+{
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    int err = 0;
+    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
+        fds[i] = -1;
+    }
+    for (int i = 0; i < FF_AGENT_UFFDS && !err; i++) {
+        fds[i] = make_uffd(device);
+        err = fds[i] < 0 ? fds[i] : 0;
+    }
+    if (err) {
+        close_all(fds, FF_AGENT_UFFDS);
+    }
+    if (device >= 0) {
+        close(device);
+    }
+    return err;
+}
+
+/* Keeps a copy of each of FDS in this process, in place of those of a former address space. */
+static int keep_copies(const int *fds)
+{
+    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
+        int fd = agent.kept[i] >= 0 ? dup3(fds[i], agent.kept[i], O_CLOEXEC) : dup_high(fds[i]);
+        if (fd < 0) {
+            return -errno;
+        }
+        agent.kept[i] = fd;
+    }
+    return 0;
+}
+
+static void send_hello(int sock, int uffd_errno, const int *fds)
+{
+    FfAgentHello hello = {
+        .magic = FF_AGENT_MAGIC,
+        .version = FF_AGENT_VERSION,
+        .pid = getpid(),
+        .uffd_errno = uffd_errno,
+        .n_uffds = uffd_errno ? 0 : FF_AGENT_UFFDS,
+    };
+    for (unsigned i = 0; i < hello.n_uffds; i++) {
+        hello.kept[i] = agent.kept[i];
+    }
+    size_t n_bytes = sizeof(int) * (FF_AGENT_FD_UFFD0 + hello.n_uffds);
+    union {
+        char buf[CMSG_SPACE(sizeof(int) * N_FDS)];
+        struct cmsghdr align;
+    } control;
+    memset(&control, 0, sizeof(control));
+    struct iovec iov = {.iov_base = &hello, .iov_len = sizeof(hello)};
+    struct msghdr msg = {
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = control.buf,
+        .msg_controllen = CMSG_SPACE(n_bytes),
+    };
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(n_bytes);
+    memcpy(CMSG_DATA(cmsg), fds, n_bytes);
+
+    ssize_t n;
+    do {
+        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+}
+
+/*
+ * Makes everything for the address space of this process and sends it. Async-signal-safe.
+ * Where even /proc or pidfds are refused nothing is sent: the relay sees the socket close
+ * without a hello and says so.
+ */
+static void hand_over(int sock)
+{
+    int fds[N_FDS];
+    fds[FF_AGENT_FD_PIDFD] = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    fds[FF_AGENT_FD_PAGEMAP] = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    fds[FF_AGENT_FD_MAPS] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    fds[FF_AGENT_FD_MEM] = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    if (fds[FF_AGENT_FD_MEM] < 0) {
+        fds[FF_AGENT_FD_MEM] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    }
+
+    int err = make_uffds(fds + FF_AGENT_FD_UFFD0);
+    if (!err) {
+        err = keep_copies(fds + FF_AGENT_FD_UFFD0);
+    }
+    if (err) {
+        /* Those kept from before a fork belong to the parent's address space: of no use here. */
+        close_all(agent.kept, FF_AGENT_UFFDS);
+    }
+    if (fds[FF_AGENT_FD_PIDFD] >= 0 && fds[FF_AGENT_FD_PAGEMAP] >= 0 &&
+        fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0) {
+        send_hello(sock, -err, fds);
+    }
+    close_all(fds, N_FDS);
+}
+
+static void after_fork_in_child(void)
+{
+    if (!agent.due || getsid(0) == agent.session) {
+        return;
+    }
+    int saved_errno = errno;
+    hand_over(agent.sock);
+    agent.due = false;
+    agent.guest = getpid();
+    errno = saved_errno;
+}
+
+/* TRUE if this process is the QEMU that WANTED names (see FF_AGENT_ENV_EXE). */
+static bool is_qemu(const char *wanted)
+{
+    struct stat st;
+    if (strcmp(wanted, "*") == 0) {
+        char *exe = realpath("/proc/self/exe", NULL);
+        const char *base = exe ? strrchr(exe, '/') : NULL;
+        bool yes = base && (strstr(base, "qemu-system-") || strstr(base, "qemu-kvm"));
+        free(exe);
+        return yes;
+    }
+    char *end;
+    unsigned long long dev = strtoull(wanted, &end, 10);
+    if (*end != ':' || stat("/proc/self/exe", &st) < 0) {
+        return false;
+    }
+    unsigned long long ino = strtoull(end + 1, &end, 10);
+    return *end == '\0' && dev == st.st_dev && ino == st.st_ino;
+}
+
+/* Takes the agent's own entry out of LD_PRELOAD; what others put there stays, in order. */
+static void clean_ld_preload(void)
+{
+    const char *old = getenv("LD_PRELOAD");
+    Dl_info self;
+    if (!old || !dladdr((void *)clean_ld_preload, &self)) {
+        return;
+    }
+    char *kept = calloc(1, strlen(old) + 1);
+    if (!kept) {
+        return;
+    }
+    size_t len = 0;
+    for (const char *p = old; *p;) {
+        size_t n = strcspn(p, ": ");
+        bool own = n == strlen(self.dli_fname) && strncmp(p, self.dli_fname, n) == 0;
+        if (n && !own) {
+            if (len) {
+                kept[len++] = ':';
+            }
+            memcpy(kept + len, p, n);
+            len += n;
+        }
+        p += n + (p[n] != '\0');
+    }
+    if (len) {
+        setenv("LD_PRELOAD", kept, 1);
+    } else {
+        unsetenv("LD_PRELOAD");
+    }
+    free(kept);
+}
+
+static void set_cloexec(const char *list)
+{
+    while (list && *list) {
+        char *end;
+        long fd = strtol(list, &end, 10);
+        if (end == list) {
+            return;
+        }
+        fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+        list = end + (*end == ',');
+    }
+}
+
+static void __attribute__((constructor)) farfault_agent(void)
+{
+    const char *env_fd = getenv(FF_AGENT_ENV_FD);
+    const char *env_exe = getenv(FF_AGENT_ENV_EXE);
+    if (!env_fd || !env_exe || !is_qemu(env_exe)) {
+        return;
+    }
+    int sock = atoi(env_fd);
+    const char *env_daemonize = getenv(FF_AGENT_ENV_DAEMONIZE);
+    bool daemonize = env_daemonize && strcmp(env_daemonize, "1") == 0;
+    set_cloexec(getenv(FF_AGENT_ENV_CLOEXEC));
+    unsetenv(FF_AGENT_ENV_FD);
+    unsetenv(FF_AGENT_ENV_EXE);
+    unsetenv(FF_AGENT_ENV_CLOEXEC);
+    unsetenv(FF_AGENT_ENV_DAEMONIZE);
+    clean_ld_preload();
+
+    int type;
+    socklen_t len = sizeof(type);
+    if (getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET) {
+        return; /* somebody in between closed it, and the number is another file's now */
+    }
+    fcntl(sock, F_SETFD, FD_CLOEXEC);
+    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
+        agent.kept[i] = -1;
+    }
+    hand_over(sock);
+    agent.session = getsid(0);
+    agent.sock = sock;
+    agent.due = daemonize && pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
+    agent.guest = agent.due ? 0 : getpid();
+}
+
+/* Waits for the relay's answer. Returns its pidfd, -1: it stays, or is not there. */
+static int take_answer(void)
+{
+    union {
+        char buf[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    char byte;
+    int fd = -1;
+    struct iovec iov = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.buf,
+                         .msg_controllen = sizeof(control.buf)};
+    if (recvmsg(agent.sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1) {
+        return -1;
+    }
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+    }
+    return fd;
+}
+
+static void wait_readable(int fd)
+{
+    struct pollfd pfd = {fd, POLLIN, 0};
+    while (poll(&pfd, 1, FF_AGENT_FAREWELL_MS) < 0 && errno == EINTR) {
+    }
+}
+
+static void __attribute__((destructor)) farewell(void)
+{
+    if (agent.sock < 0 || agent.guest != getpid() ||
+        send(agent.sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
+        return;
+    }
+    wait_readable(agent.sock);
+    int pidfd = take_answer();
+    if (pidfd >= 0) {
+        wait_readable(pidfd);
+        close(pidfd);
+    }
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the agent (preloaded into QEMU) says to the relay: one SOCK_SEQPACKET message per
+ * hand-over, the fds as SCM_RIGHTS in the order of the enum. A later message (QEMU daemonized:
+ * another address space) replaces the earlier one whole.
+ *
+ * QEMU keeps its end. When it is about to exit it sends one byte, and is answered by one byte: with
+ * the relay's pidfd, if the relay ends now, which QEMU waits for; without, if it has something left
+ * to do. So what relay and engine hold of the guest's memory is let go before the one process that
+ * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most.
+ */
+#ifndef FF_AGENT_AGENT_H
+#define FF_AGENT_AGENT_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
+#define FF_AGENT_VERSION 4u
+#define FF_AGENT_FAREWELL_MS 5000
+/* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
+#define FF_AGENT_UFFDS 9
+
+/* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
+ * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program
+ * with "qemu-system-" or "qemu-kvm" in its file name). In any other process the agent does nothing
+ * and leaves all of them in place. */
+#define FF_AGENT_ENV_FD "FARFAULT_AGENT_FD"
+#define FF_AGENT_ENV_EXE "FARFAULT_AGENT_EXE"
+/* "N,N,...": fds that QEMU needed over exec, but that none of its children may inherit. */
+#define FF_AGENT_ENV_CLOEXEC "FARFAULT_AGENT_CLOEXEC"
+/* "1": QEMU will fork twice (-daemonize); the second child hands over again, once. */
+#define FF_AGENT_ENV_DAEMONIZE "FARFAULT_AGENT_DAEMONIZE"
+
+enum {
+    FF_AGENT_FD_PIDFD,
+    FF_AGENT_FD_PAGEMAP,
+    FF_AGENT_FD_MAPS,
+    FF_AGENT_FD_MEM, /* for reading; where that is refused, /proc/self/maps once more */
+    FF_AGENT_FD_UFFD0
+};
+
+typedef struct {
+    uint32_t magic;
+    uint32_t version;   /* FF_AGENT_VERSION */
+    int32_t pid;        /* of QEMU, in its own pid namespace */
+    int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only the first four fds
+                           follow) */
+    uint32_t n_uffds;
+    int32_t kept[FF_AGENT_UFFDS]; /* their numbers in QEMU, which keeps a copy of each */
+} FfAgentHello;
+static_assert(sizeof(FfAgentHello) == 20 + 4 * FF_AGENT_UFFDS,
+              "FfAgentHello is sent between processes");
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reads INIT (state/link.h). The main loop's thread only.
+ */
+#include "engine/init.h"
+
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "migration/vmm.h"
+#include "qapi/json.h"
+
+static void ram_free(gpointer opaque)
+{
+    FfRamBlock *block = opaque;
+
+    if (block->memfd >= 0) {
+        close(block->memfd);
+    }
+    g_free(block->id);
+    g_free(block);
+}
+
+static void close_fd(int fd)
+{
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+void ff_engine_init_free(FfEngineInit *init)
+{
+    close_fd(init->state_fd);
+    close_fd(init->monitor_fd);
+    close_fd(init->pidfd);
+    close_fd(init->pagemap_fd);
+    close_fd(init->maps_fd);
+    close_fd(init->mem_fd);
+    for (guint i = 0; i < init->uffds->len; i++) {
+        close_fd(g_array_index(init->uffds, int, i));
+    }
+    g_array_unref(init->uffds);
+    for (guint i = 0; i < init->incoming_fds->len; i++) {
+        close_fd(g_array_index(init->incoming_fds, int, i));
+    }
+    g_array_unref(init->incoming_fds);
+    g_ptr_array_unref(init->ram);
+    g_free(init->incoming);
+    g_free(init->engine_refused);
+    g_free(init->uffd_error);
+    g_free(init->name);
+    g_free(init);
+}
+
+/* The entry of "held" called NAME, or NULL. */
+static JsonObject *find_held(JsonObject *root, const char *name)
+{
+    JsonNode *node = json_object_get_member(root, "held");
+    JsonArray *held = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    for (guint i = 0; held && i < json_array_get_length(held); i++) {
+        JsonNode *element = json_array_get_element(held, i);
+
+        if (JSON_NODE_HOLDS_OBJECT(element) &&
+            !g_strcmp0(ff_json_string(json_node_get_object(element), "name"), name)) {
+            return json_node_get_object(element);
+        }
+    }
+    return NULL;
+}
+
+/* Takes the fd called NAME to its place; FALSE if it has none: the caller closes it. */
+static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int fd)
+{
+    struct {
+        const char *name;
+        int *place;
+    } places[] = {
+        {"state", &init->state_fd},       {"qemu-monitor", &init->monitor_fd},
+        {"pidfd", &init->pidfd},          {"pagemap", &init->pagemap_fd},
+        {"maps", &init->maps_fd},         {"mem", &init->mem_fd},
+        {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
+        {"listener", &init->listener_fd}, {"device", &init->device_fd},
+    };
+    JsonObject *held;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(places); i++) {
+        if (!strcmp(places[i].name, name) && *places[i].place < 0) {
+            *places[i].place = fd;
+            return true;
+        }
+    }
+    if (g_str_has_prefix(name, "uffd:")) {
+        g_array_append_val(init->uffds, fd);
+        return true;
+    }
+    if (g_str_has_prefix(name, FF_LISTENER_HELD)) {
+        g_array_append_val(init->incoming_fds, fd);
+        return true;
+    }
+    held = g_str_has_prefix(name, "ram:") ? find_held(root, name) : NULL;
+    if (held) {
+        FfRamBlock *block = g_new0(FfRamBlock, 1);
+
+        block->id = g_strdup(name + strlen("ram:"));
+        block->size = (uint64_t)ff_json_int(held, "size", 0);
+        block->page_size = (uint64_t)ff_json_int(held, "page-size", 0);
+        block->memfd = fd;
+        g_ptr_array_add(init->ram, block);
+        return true;
+    }
+    return false;
+}
+
+static bool place_fds(FfEngineInit *init, JsonObject *root, int *fds, unsigned n_fds,
+                      GError **error)
+{
+    JsonNode *node = json_object_get_member(root, "fds");
+    JsonArray *names = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    if (!names || json_array_get_length(names) != n_fds) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "INIT names %u fds and brings %u: relay and engine are of different builds",
+                    names ? json_array_get_length(names) : 0, n_fds);
+        return false;
+    }
+    for (unsigned i = 0; i < n_fds; i++) {
+        JsonNode *name = json_array_get_element(names, i);
+
+        if (JSON_NODE_HOLDS_VALUE(name) && json_node_get_value_type(name) == G_TYPE_STRING &&
+            place_fd(init, root, json_node_get_string(name), fds[i])) {
+            fds[i] = -1;
+        }
+    }
+    if (init->state_fd < 0 || init->monitor_fd < 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "INIT brings no %s: relay and engine are of different builds",
+                    init->state_fd < 0 ? "state" : "qemu-monitor");
+        return false;
+    }
+    return true;
+}
+
+void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, uint64_t page_size,
+                            int memfd)
+{
+    for (guint i = init->ram->len; i-- > 0;) {
+        if (!strcmp(((FfRamBlock *)init->ram->pdata[i])->id, id)) {
+            g_ptr_array_remove_index(init->ram, i);
+        }
+    }
+    int copy = memfd >= 0 ? fcntl(memfd, F_DUPFD_CLOEXEC, 0) : -1;
+
+    if (copy >= 0) {
+        FfRamBlock *block = g_new0(FfRamBlock, 1);
+
+        block->id = g_strdup(id);
+        block->size = size;
+        block->page_size = page_size;
+        block->memfd = copy;
+        g_ptr_array_add(init->ram, block);
+    }
+}
+
+FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsigned n_fds,
+                                 GError **error)
+{
+    g_autoptr(FfEngineInit) init = g_new0(FfEngineInit, 1);
+    g_autoptr(JsonNode) node = NULL;
+
+    init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
+        init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
+    init->uffds = g_array_new(FALSE, FALSE, sizeof(int));
+    init->incoming_fds = g_array_new(FALSE, FALSE, sizeof(int));
+    init->ram = g_ptr_array_new_with_free_func(ram_free);
+    node = ff_json_parse(json, length, NULL, error);
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        if (node) {
+            g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                                "INIT is no JSON object");
+        }
+        return NULL;
+    }
+    JsonObject *root = json_node_get_object(node);
+
+    if (!place_fds(init, root, fds, n_fds, error)) {
+        return NULL;
+    }
+    init->incoming = g_strdup(ff_json_string(root, "incoming"));
+    init->incoming_taken = ff_json_bool(root, "incoming-taken");
+    init->start_paused = ff_json_bool(root, "start-paused");
+    init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
+    init->uffd_error = g_strdup(ff_json_string(root, "uffd-error"));
+    init->name = g_strdup(ff_json_string(root, "name"));
+    init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
+    init->state = ff_state_map(init->state_fd, error);
+    return init->state ? g_steal_pointer(&init) : NULL;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * INIT: what the relay tells an engine at its start, read and checked.
+ *
+ * The main loop's thread only.
+ */
+#ifndef FF_ENGINE_INIT_H
+#define FF_ENGINE_INIT_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <stdbool.h>
+
+#include "state/state.h"
+
+typedef struct {
+    FfStateHeader *state;
+    int state_fd, monitor_fd, pidfd, pagemap_fd, maps_fd, mem_fd; /* -1: not given */
+    int inner_fd;         /* device-state socket of a migration whose engine died; -1: none */
+    int device_fd;        /* copy of its device state; -1: none */
+    int listener_fd;      /* where its source comes to; -1: none */
+    int tls_fd;           /* its TLS credentials; -1: none */
+    GArray *uffds;        /* of int */
+    GArray *incoming_fds; /* of int: FF_LISTENER_HELD, in their order */
+    GPtrArray *ram;       /* FfRamBlock *; gpa is not known here */
+    char *incoming, *engine_refused, *uffd_error, *name; /* NULL: null */
+    bool incoming_taken, start_paused;
+    int qemu_pid;
+} FfEngineInit;
+
+/* Of INIT's JSON and FDS, which are taken (their places set to -1). */
+FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsigned n_fds,
+                                 GError **error);
+/* Memory backend ID now has MEMFD (borrowed), or is gone (-1). */
+void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, uint64_t page_size,
+                            int memfd);
+void ff_engine_init_free(FfEngineInit *init);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfEngineInit, ff_engine_init_free)
+
+#endif

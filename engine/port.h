@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver's way out: FfDriverPort over the link to the relay and QEMU's private monitor.
+ *
+ * The main loop's thread only.
+ */
+#ifndef FF_ENGINE_PORT_H
+#define FF_ENGINE_PORT_H
+
+#include "qapi/driver.h"
+#include "engine/init.h"
+#include "state/link.h"
+
+typedef struct FfEnginePort FfEnginePort;
+
+/* Connects to the private monitor. INIT and LINK are borrowed for its life. */
+FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **error);
+const FfDriverConfig *ff_engine_port_config(FfEnginePort *port);
+/* DRIVER hears of QEMU's events from now on. */
+void ff_engine_port_set_driver(FfEnginePort *port, FfDriver *driver);
+void ff_engine_port_free(FfEnginePort *port);
+
+#endif

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Owns the rewriting of QEMU's command line: scans it once, lets one pass per subject mark what
+ * it changes, and writes the new one.
+ *
+ * Passes: argv-help.c (does it start a guest?), argv-config.c (files), argv-memory.c with
+ * argv-backend.c (RAM), argv-monitor.c (QMP), and -incoming here. A pass never changes the words
+ * of another. Everything that no pass knows is copied, in its place.
+ * Pure but for the injected questions; any thread.
+ */
+#include "launch/argv-rewrite.h"
+
+#include <string.h>
+
+static void arg_free(gpointer data)
+{
+    FfArg *arg = data;
+
+    g_free(arg->new_value);
+    g_clear_pointer(&arg->before, g_ptr_array_unref);
+    g_free(arg);
+}
+
+static void section_free(gpointer data)
+{
+    FfSection *section = data;
+
+    g_free(section->group);
+    g_free(section->id);
+    g_ptr_array_unref(section->opts);
+    g_free(section);
+}
+
+static void ram_free(gpointer data)
+{
+    FfPlanRam *ram = data;
+
+    g_free(ram->id);
+    g_free(ram);
+}
+
+void ff_plan_monitor_free(FfPlanMonitor *mon)
+{
+    g_free(mon->chardev_id);
+    g_free(mon->path);
+    g_free(mon->host);
+    g_free(mon->port);
+    g_free(mon);
+}
+
+FfArg *ff_rewrite_find(const FfRewrite *rw, FfOptKind kind)
+{
+    for (guint i = 0; i < rw->args->len; i++) {
+        FfArg *arg = rw->args->pdata[i];
+
+        if (ff_arg_kind(arg) == kind) {
+            return arg;
+        }
+    }
+    return NULL;
+}
+
+void ff_arg_insert(FfArg *arg, const char *word, char *value)
+{
+    if (!arg->before) {
+        arg->before = g_ptr_array_new_with_free_func(g_free);
+    }
+    g_ptr_array_add(arg->before, g_strdup(word));
+    g_ptr_array_add(arg->before, value);
+}
+
+void ff_rewrite_refuse(FfRewrite *rw, char *why)
+{
+    if (rw->plan->engine_refused) {
+        g_free(why);
+    } else {
+        /* It becomes one line of an error message. */
+        rw->plan->engine_refused = g_strdelimit(why, "\r\n", ' ');
+    }
+}
+
+/*
+ * An option that is not in the table (a newer QEMU's) is taken for one without an argument. If
+ * it has one, that word is read next: it is copied in any case, and only an argument that is
+ * itself the name of an option ("-new -S") would be misread.
+ */
+static GPtrArray *scan(const char *const *argv)
+{
+    GPtrArray *args = g_ptr_array_new_with_free_func(arg_free);
+
+    for (const char *const *at = argv + 1; *at; at++) {
+        FfArg *arg = g_new0(FfArg, 1);
+
+        arg->word = *at;
+        arg->option = ff_option_find(*at);
+        if (arg->option && arg->option->has_arg && at[1]) {
+            arg->value = *++at;
+        }
+        g_ptr_array_add(args, arg);
+    }
+    return args;
+}
+
+static void read_identity(FfRewrite *rw)
+{
+    FfPlan *plan = rw->plan;
+
+    for (guint i = 0; i < rw->args->len; i++) {
+        const FfArg *arg = rw->args->pdata[i];
+        g_autoptr(GPtrArray) opts = NULL;
+        const char *value;
+
+        switch (ff_arg_kind(arg)) {
+        case FF_OPT_S:
+            plan->start_paused = true;
+            break;
+        case FF_OPT_DAEMONIZE:
+            plan->daemonize = true;
+            break;
+        case FF_OPT_RUNAS:
+            g_free(plan->runas);
+            plan->runas = g_strdup(arg->value);
+            break;
+        case FF_OPT_RUN_WITH:
+            opts = ff_opts_parse(arg->value, NULL);
+            value = ff_opts_get(opts, "user");
+            if (value) {
+                g_free(plan->runas);
+                plan->runas = g_strdup(value);
+            }
+            break;
+        case FF_OPT_NAME:
+            opts = ff_opts_parse(arg->value, "guest");
+            value = ff_opts_get(opts, "guest");
+            if (value) {
+                g_free(plan->name);
+                plan->name = g_strdup(value);
+            }
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+bool ff_incoming_is_cpr(const char *value)
+{
+    if (value[0] == '{') {
+        return strstr(value, "\"cpr\"") != NULL;
+    }
+    return g_str_has_prefix(value, "cpr,") || strstr(value, "channel-type=cpr");
+}
+
+/* The last -incoming counts. Only plain sockets are taken: the engine listens there itself, or
+ * takes a copy of the fd out of QEMU (which is given it back by number if it is no socket). */
+static void rewrite_incoming(FfRewrite *rw)
+{
+    FfArg *last = NULL;
+
+    for (guint i = 0; i < rw->args->len; i++) {
+        FfArg *arg = rw->args->pdata[i];
+
+        if (ff_arg_kind(arg) == FF_OPT_INCOMING && !ff_incoming_is_cpr(arg->value)) {
+            last = arg;
+        }
+    }
+    if (!last) {
+        return;
+    }
+    rw->plan->incoming = g_strdup(last->value);
+    /* A guest that the engine may not migrate starts as if farfault were not there. */
+    if (!rw->plan->engine_refused &&
+        (g_str_has_prefix(last->value, "tcp:") || g_str_has_prefix(last->value, "unix:") ||
+         g_str_has_prefix(last->value, "fd:"))) {
+        rw->plan->incoming_taken = true;
+        last->new_value = g_strdup("defer");
+    }
+}
+
+static void move_words(GPtrArray *to, GPtrArray *words)
+{
+    for (guint i = 0; words && i < words->len; i++) {
+        g_ptr_array_add(to, g_strdup(words->pdata[i]));
+    }
+}
+
+static void write_argv(FfRewrite *rw)
+{
+    GPtrArray *argv = rw->plan->argv;
+
+    for (guint i = 0; i < rw->args->len; i++) {
+        const FfArg *arg = rw->args->pdata[i];
+
+        if (arg->drop) {
+            continue;
+        }
+        move_words(argv, arg->before);
+        g_ptr_array_add(argv, g_strdup(arg->word));
+        if (arg->value) {
+            g_ptr_array_add(argv, g_strdup(arg->new_value ? arg->new_value : arg->value));
+        }
+    }
+    move_words(argv, rw->tail);
+    g_ptr_array_add(argv, NULL);
+}
+
+static FfPlan *plan_alloc(const char *program)
+{
+    FfPlan *plan = g_new0(FfPlan, 1);
+
+    plan->argv = g_ptr_array_new_with_free_func(g_free);
+    plan->ram = g_ptr_array_new_with_free_func(ram_free);
+    plan->monitors = g_ptr_array_new_with_free_func((GDestroyNotify)ff_plan_monitor_free);
+    plan->warnings = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(plan->argv, g_strdup(program));
+    return plan;
+}
+
+FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **error)
+{
+    g_autoptr(FfPlan) plan = NULL;
+    g_autoptr(GPtrArray) args = NULL;
+
+    if (!argv[0]) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED,
+                    "no QEMU to start: give its command line");
+        return NULL;
+    }
+    plan = plan_alloc(argv[0]);
+    args = scan(argv);
+    g_autoptr(GPtrArray) sections = g_ptr_array_new_with_free_func(section_free);
+    g_autoptr(GPtrArray) machine = ff_opts_new();
+    g_autoptr(GPtrArray) memory = ff_opts_new();
+    g_autoptr(GPtrArray) tail = g_ptr_array_new_with_free_func(g_free);
+    FfRewrite rw = {sys, plan, args, sections, machine, memory, tail};
+
+    plan->passthrough = ff_argv_starts_no_guest(args);
+    if (!plan->passthrough) {
+        read_identity(&rw);
+        ff_argv_read_config(&rw);
+        ff_argv_rewrite_memory(&rw);
+        rewrite_incoming(&rw);
+        ff_argv_rewrite_monitors(&rw);
+        ff_argv_add_private_monitor(&rw);
+    }
+    write_argv(&rw);
+    return g_steal_pointer(&plan);
+}
+
+void ff_plan_free(FfPlan *plan)
+{
+    if (!plan) {
+        return;
+    }
+    g_ptr_array_unref(plan->argv);
+    g_ptr_array_unref(plan->ram);
+    g_ptr_array_unref(plan->monitors);
+    g_ptr_array_unref(plan->warnings);
+    g_free(plan->incoming);
+    g_free(plan->runas);
+    g_free(plan->name);
+    g_free(plan->engine_refused);
+    g_free(plan);
+}
+
+/* TEXT begins with "@". Returns the length of the token that stands there and its *FD; 0 if it
+ * is none of this plan's. */
+static size_t token_parse(const char *text, const FfPlan *plan, const int *ram_fds,
+                          const int *mon_fds, int priv_fd, int *fd)
+{
+    bool is_ram = g_str_has_prefix(text, "@FF_RAM");
+    guint64 index;
+    char *end;
+
+    if (g_str_has_prefix(text, "@FF_PRIV@")) {
+        *fd = priv_fd;
+        return strlen("@FF_PRIV@");
+    }
+    if (!is_ram && !g_str_has_prefix(text, "@FF_MON")) {
+        return 0;
+    }
+    index = g_ascii_strtoull(text + strlen("@FF_RAM"), &end, 10);
+    if (*end != '@' || index >= (is_ram ? plan->ram : plan->monitors)->len) {
+        return 0;
+    }
+    *fd = is_ram ? ram_fds[index] : mon_fds[index];
+    return (size_t)(end + 1 - text);
+}
+
+/* Tokens stand behind "fd=" or "fd/" only; the same text in a user's words stays what it is. */
+static char *word_render(const char *word, const FfPlan *plan, const int *ram_fds,
+                         const int *mon_fds, int priv_fd)
+{
+    GString *out = g_string_new(NULL);
+
+    while (*word) {
+        bool behind = g_str_has_suffix(out->str, "fd=") || g_str_has_suffix(out->str, "fd/");
+        size_t len = 0;
+        int fd;
+
+        if (*word == '@' && behind) {
+            len = token_parse(word, plan, ram_fds, mon_fds, priv_fd, &fd);
+        }
+        if (len) {
+            g_string_append_printf(out, "%d", fd);
+            word += len;
+        } else {
+            g_string_append_c(out, *word++);
+        }
+    }
+    return g_string_free(out, FALSE);
+}
+
+char **ff_plan_render(const FfPlan *plan, const int *ram_fds, const int *mon_fds, int priv_fd)
+{
+    char **argv = g_new0(char *, plan->argv->len);
+
+    for (guint i = 0; i + 1 < plan->argv->len; i++) {
+        const char *word = plan->argv->pdata[i];
+
+        argv[i] =
+            plan->passthrough ? g_strdup(word) : word_render(word, plan, ram_fds, mon_fds, priv_fd);
+    }
+    return argv;
+}

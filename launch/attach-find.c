@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Finds the guests of farfault by what their QEMU keeps open: the launcher's plan, a memfd.
+ *
+ * Reading /proc/PID/fd takes the right to read QEMU's memory (its user, or root). One thread.
+ * System calls: flock.
+ */
+#include "launch/attach.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launch/launch-relay.h"
+#include "qmp/json.h"
+
+#define PLAN_LINK "/memfd:farfault-plan (deleted)"
+#define PLAN_MAX (1 << 20) /* bytes */
+
+static int compare_ints(gconstpointer a, gconstpointer b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+GArray *ff_attach_fds(pid_t pid, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", (int)pid);
+    g_autoptr(GError) why = NULL;
+    g_autoptr(GDir) dir = g_dir_open(path, 0, &why);
+    GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        int fd = atoi(name);
+        g_array_append_val(fds, fd);
+    }
+    if (dir) {
+        g_array_sort(fds, compare_ints);
+        return fds;
+    }
+    g_array_unref(fds);
+    if (g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
+        ff_launch_fail(error, "there is no process %d", (int)pid);
+    } else {
+        ff_launch_fail(error, "process %d may not be looked at: be its user, or root", (int)pid);
+    }
+    return NULL;
+}
+
+char *ff_attach_link(pid_t pid, int fd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
+
+    return g_file_read_link(path, NULL);
+}
+
+/* NULL: it is not the launcher's, whose is sealed. */
+static char *read_plan(pid_t pid, int fd, uid_t *owner)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
+    g_autofree char *text = NULL;
+    int own = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+
+    if (own >= 0 && (fcntl(own, F_GET_SEALS) & seals) == seals && fstat(own, &st) == 0 &&
+        st.st_size <= PLAN_MAX) {
+        text = g_malloc0(st.st_size + 1);
+        if (pread(own, text, st.st_size, 0) != st.st_size) {
+            g_clear_pointer(&text, g_free);
+        }
+        if (owner) {
+            *owner = st.st_uid;
+        }
+    }
+    if (own >= 0) {
+        close(own);
+    }
+    return g_steal_pointer(&text);
+}
+
+JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
+{
+    g_autoptr(GArray) fds = ff_attach_fds(pid, error);
+
+    for (guint i = 0; fds && i < fds->len; i++) {
+        int fd = g_array_index(fds, int, i);
+        g_autofree char *link = ff_attach_link(pid, fd);
+
+        if (g_strcmp0(link, PLAN_LINK) == 0) {
+            g_autofree char *text = read_plan(pid, fd, owner);
+            g_autoptr(JsonNode) node = text ? json_from_string(text, NULL) : NULL;
+
+            if (node && JSON_NODE_HOLDS_OBJECT(node)) {
+                return g_steal_pointer(&node);
+            }
+        }
+    }
+    if (fds) {
+        ff_launch_fail(
+            error,
+            "process %d is no guest that farfault started, or its farfault kept nothing for a new "
+            "relay (no agent, or an older version)",
+            (int)pid);
+    }
+    return NULL;
+}
+
+gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len)
+{
+    const char *text = ff_json_string(monitor, FF_PLAN_ADDRESS);
+    gsize n = 0;
+    g_autofree guchar *bytes = text ? g_base64_decode(text, &n) : NULL;
+
+    if (!bytes || n < sizeof(sa_family_t) || n > sizeof(*address)) {
+        return FALSE;
+    }
+    memset(address, 0, sizeof(*address));
+    memcpy(address, bytes, n);
+    *len = n;
+    return TRUE;
+}
+
+static bool listened_at(JsonObject *plan, const char *path)
+{
+    JsonArray *monitors = ff_json_array(plan, "monitors");
+
+    for (guint i = 0; monitors && i < json_array_get_length(monitors); i++) {
+        JsonObject *monitor = json_array_get_object_element(monitors, i);
+        const char *unlink_path = monitor ? ff_json_string(monitor, "unlink") : NULL;
+
+        if (g_strcmp0(unlink_path, path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static pid_t find_by_path(const char *path)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while (proc && (name = g_dir_read_name(proc))) {
+        pid_t pid = atoi(name);
+        g_autoptr(JsonNode) plan = pid > 0 ? ff_attach_plan(pid, NULL, NULL) : NULL;
+
+        if (plan && listened_at(json_node_get_object(plan), path)) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
+/* Whoever starts a relay meanwhile waits for this moment to be over. */
+static bool is_unlocked(pid_t pid, JsonObject *plan)
+{
+    int fd = ff_json_int(plan, FF_PLAN_KEPT_STATE, -1);
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
+    int own = open(path, O_RDONLY | O_CLOEXEC);
+    bool is = own >= 0 && flock(own, LOCK_SH | LOCK_NB) == 0;
+
+    if (own >= 0) {
+        close(own);
+    }
+    return is;
+}
+
+/* By a signal, or by a debugger. */
+static bool is_stopped(pid_t pid, JsonObject *plan)
+{
+    static const char state[] = "\nState:\t";
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)pid);
+    g_autofree char *text = NULL;
+    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, state) : NULL;
+
+    return at && g_ascii_tolower(at[strlen(state)]) == 't';
+}
+
+/* The guests of farfault that are WHAT. */
+static GArray *find_all(bool (*what)(pid_t pid, JsonObject *plan))
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while (proc && (name = g_dir_read_name(proc))) {
+        pid_t pid = atoi(name);
+        g_autoptr(JsonNode) plan = pid > 0 ? ff_attach_plan(pid, NULL, NULL) : NULL;
+
+        if (plan && what(pid, json_node_get_object(plan))) {
+            g_array_append_val(pids, pid);
+        }
+    }
+    return pids;
+}
+
+GArray *ff_attach_orphans(void)
+{
+    return find_all(is_unlocked);
+}
+
+GArray *ff_attach_stopped(void)
+{
+    return find_all(is_stopped);
+}
+
+pid_t ff_attach_find(const char *target, GError **error)
+{
+    guint64 number;
+
+    if (g_ascii_string_to_unsigned(target, 10, 1, G_MAXINT32, &number, NULL)) {
+        return (pid_t)number;
+    }
+    const char *where = g_str_has_prefix(target, "unix:") ? target + strlen("unix:") : target;
+    g_autofree char *path = g_canonicalize_filename(where, NULL);
+    pid_t pid = find_by_path(path);
+
+    if (!pid) {
+        ff_launch_fail(
+            error,
+            "no guest of farfault that you may look at has its QMP socket at %s: give the process "
+            "id of QEMU, or be its user, or root",
+            path);
+    }
+    return pid;
+}

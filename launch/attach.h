@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A new relay for a guest whose relay has ended: what `farfault attach` does. docs/recovery.md says
+ * what it needs and where that is kept.
+ *
+ * Everything comes from QEMU's process, so it is hostile input: attach.c checks what it takes over.
+ * All functions: the only thread of the command.
+ */
+#ifndef FF_LAUNCH_ATTACH_H
+#define FF_LAUNCH_ATTACH_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+/* ---- attach-find.c: which process, and what it keeps ---- */
+
+/* The plan that process PID keeps for a relay that comes later: an object. *OWNER (can be NULL):
+ * the user who made it; it is sealed, so it says what he said. NULL and ERROR (one line) if it
+ * keeps none, or may not be looked at. */
+JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error);
+/* The process that TARGET names: a process id, or the path of a unix socket on which the relay of a
+ * guest listened for QMP clients ("unix:" before it is allowed). 0 and ERROR if there is none. */
+pid_t ff_attach_find(const char *target, GError **error);
+/* The processes that this user may look at and whose relay (and engine) has ended (pid_t). */
+GArray *ff_attach_orphans(void);
+/* The same, of those that a signal (SIGSTOP) or a debugger has stopped. */
+GArray *ff_attach_stopped(void);
+/* What /proc says of fd N of process PID, e.g. "/memfd:farfault-pc.ram (deleted)" (g_free); NULL if
+ * there is no such fd. */
+char *ff_attach_link(pid_t pid, int fd);
+/* The numbers of all fds of process PID, ascending (int); NULL and ERROR. */
+GArray *ff_attach_fds(pid_t pid, GError **error);
+/* The socket address of MONITOR, a monitor of the plan, as it was listened on. FALSE: none. */
+gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len);
+
+/* ---- attach.c ---- */
+
+/*
+ * Starts a relay for the guest of process PID. Waits up to 5 s for an engine that still ends.
+ * NOTES gets what is not as it was before (char *, one line each). Returns the relay's PID; 0 and
+ * ERROR (one line, nothing has changed then).
+ */
+pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error);
+
+#endif

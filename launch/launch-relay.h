@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starts the relay of a guest that is about to become one.
+ */
+#ifndef FF_LAUNCH_LAUNCH_RELAY_H
+#define FF_LAUNCH_LAUNCH_RELAY_H
+
+#include <gio/gio.h>
+
+#include "launch/argv.h"
+#include "launch/endpoint.h"
+
+/* What stops a launch, in printf's words: one line, of which main() makes the program's. */
+#define ff_launch_fail(error, ...) g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__)
+
+/* Whom -runas names. .uid is -1 when there is none. */
+typedef struct {
+    uid_t uid;
+    gid_t gid;
+    const char *user; /* for initgroups(); NULL for "UID:GID" */
+} FfRunas;
+
+/* Members of the plan that only attach.c reads: the number of QEMU's copy of the state memfd, and
+ * the socket address of a listening monitor (base64). */
+#define FF_PLAN_KEPT_STATE "kept-state"
+#define FF_PLAN_ADDRESS "address"
+
+/* What the relay inherits and is told. All fds are close-on-exec here; the relay gets copies of
+ * the same numbers. */
+typedef struct {
+    const FfPlan *plan;
+    const char *policy, *untracked;
+    const int *ram_fds;              /* one per plan->ram */
+    const FfPrivateSocket *monitors; /* one per plan->monitors */
+    const FfEndpoint *endpoints;     /* one per plan->monitors */
+    const FfPrivateSocket *qemu_monitor;
+    int agent_fd;   /* -1: no agent */
+    int state_fd;   /* with the lock; -1: the relay makes its own, and no relay can come after it */
+    int kept_state; /* QEMU's copy of it; -1: none */
+    FfRunas runas;
+} FfRelayStart;
+
+/* A relay's program as it is to be started: the plan, and the fds that the plan names. */
+typedef struct {
+    const char *text;      /* JSON */
+    GArray *fds;           /* of int; inherited under the same numbers */
+    const FfRunas *as;     /* whom it becomes; .uid -1: nobody else */
+    bool mute;             /* it has no stderr */
+    const char *otherwise; /* what did not happen if it does not stand */
+} FfRelayProgram;
+
+/*
+ * Starts it, neither child nor parent of this process, and waits for the byte that it writes into
+ * READY_FD when it stands. READY, READY_FD: as ff_relay_ready() made them; closed. *PLAN_FD (can be
+ * NULL): the plan's memfd, sealed, close-on-exec. Returns the PID; 0 and ERROR.
+ */
+pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int *plan_fd,
+                     GError **error);
+
+/* A pipe whose writing end (with a high number) is to be the plan's "ready-fd". Returns the reading
+ * end, -1 and ERROR. */
+int ff_relay_ready(int *ready_fd, GError **error);
+
+/*
+ * Opens the state memfd FD anew and takes the lock that relay and engine hold as long as one of
+ * them lives. MS: how long to wait for it. Returns the new fd (close-on-exec, a high number),
+ * -EWOULDBLOCK if somebody has it, or -errno.
+ */
+int ff_relay_lock(int fd, unsigned ms);
+
+/* Becomes that user for good; nothing if .uid is -1. Returns 0 or -1 (errno). */
+int ff_runas_become(const FfRunas *runas);
+/* Reads the argument of -runas, as QEMU does: a user's name, or UID:GID. */
+bool ff_runas_parse(const char *text, FfRunas *runas, GError **error);
+
+/*
+ * Starts the relay as a process that is neither child nor parent of this one, and returns when
+ * it stands. On failure nothing of it is left but what it printed to stderr. *PLAN_FD: the plan's
+ * memfd, sealed, close-on-exec.
+ */
+bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error);
+
+#endif

@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starts QEMU: the calling process becomes it.
+ *
+ * The command line is planned by ff_plan_new(). Then everything that the plan names is made
+ * (guest RAM, private monitor sockets, the clients' endpoints, the agent's socket), the relay is
+ * started and has said that it stands, and QEMU is exec'd with the agent preloaded. All fds made
+ * here are close-on-exec, with high numbers: what QEMU needs is opened to it just before the
+ * exec, and the agent closes it to QEMU's children right after. Inherited fds keep their numbers
+ * and stay open, but those that the relay took over.
+ *
+ * Nothing inherited is closed before the exec: libvirt's pid file is POSIX-locked by this PID, and
+ * closing any fd of it would drop the lock.
+ *
+ * Threads: none but the caller's.
+ * System calls: memfd_create, fsopen, fsconfig, fsmount, mmap, socketpair, execve, and those of
+ * endpoint.c, launch-relay.c.
+ */
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <linux/memfd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "launch/argv.h"
+#include "launch/endpoint.h"
+#include "launch/launch-relay.h"
+#include "launch/paths.h"
+#include "state/state.h"
+#include "agent/agent.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+typedef struct {
+    const FfLaunchOptions *options;
+    FfPlan *plan;
+    const char *prog;            /* as QEMU names itself in messages */
+    int *ram_fds;                /* one per plan->ram */
+    FfPrivateSocket *monitors;   /* one per plan->monitors, and one more: QEMU's own monitor */
+    FfEndpoint *endpoints;       /* one per plan->monitors */
+    int agent_qemu, agent_relay; /* hand-over socket, -1 = no agent */
+    int agent_file;              /* the agent itself, when LD_PRELOAD cannot hold its path; or -1 */
+    char *agent_path;            /* for LD_PRELOAD */
+    FfRunas runas;
+    int state_fd, kept_state; /* the relay's, QEMU's; -1: none */
+    int plan_fd;              /* what the relay was told, for QEMU to keep; -1: none */
+    bool relay_started;
+    bool qemu_error; /* the error that stopped it is one that QEMU would have reported */
+} Launch;
+
+static void launch_clear(Launch *l)
+{
+    if (l->plan && l->endpoints && !l->relay_started) {
+        for (guint i = 0; i < l->plan->monitors->len; i++) {
+            ff_endpoint_undo(&l->endpoints[i]);
+        }
+    }
+    g_free(l->ram_fds);
+    g_free(l->monitors);
+    g_free(l->endpoints);
+    g_free(l->agent_path);
+    g_clear_pointer(&l->plan, ff_plan_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Launch, launch_clear)
+
+/*
+ * Reserves the huge pages of FD. A mapping reserves them for the file, not for the mapper: the
+ * reservation outlives the munmap, and QEMU's own mapping cannot fail for want of pages.
+ */
+static bool reserve_hugepages(int fd, const FfPlanRam *ram, uint64_t size, GError **error)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p != MAP_FAILED) {
+        munmap(p, size);
+        return true;
+    }
+    int err = errno;
+    uint64_t kib = ram->page_size / 1024;
+    g_autofree char *dir = g_strdup_printf("/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB", kib);
+    g_autofree char *file = g_build_filename(dir, "free_hugepages", NULL);
+    g_autofree char *available = NULL;
+    if (g_file_get_contents(file, &available, NULL, NULL)) {
+        g_strchomp(available);
+    }
+    ff_launch_fail(error,
+                   "memory backend '%s' needs %" PRIu64 " huge pages of %" PRIu64
+                   " KiB, %s are free (%s): raise %s/nr_hugepages, or make the guest smaller",
+                   ram->id, size / ram->page_size, kib, available ?: "none", g_strerror(err), dir);
+    return false;
+}
+
+/* As for anonymous memory: unless they are off for all. */
+static bool wants_thp(const FfPlanRam *ram)
+{
+    g_autofree char *enabled = NULL;
+
+    return ram->thp &&
+           g_file_get_contents("/sys/kernel/mm/transparent_hugepage/enabled", &enabled, NULL,
+                               NULL) &&
+           !strstr(enabled, "[never]");
+}
+
+/* QEMU opens it by this name. A security module may refuse a file that has no place in the tree,
+ * but not a memfd; it treats the launcher as it will treat QEMU. */
+static bool can_be_reopened(int fd)
+{
+    g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", fd);
+    int again = open(name, O_RDWR | O_CLOEXEC);
+
+    if (again >= 0) {
+        close(again);
+    }
+    return again >= 0;
+}
+
+/*
+ * A file of a tmpfs of its own, mounted nowhere, with huge=advise: then QEMU's MADV_HUGEPAGE, which
+ * it gives to all guest RAM, has the effect that it has on anonymous memory, whatever shmem_enabled
+ * says of memfds. Needs CAP_SYS_ADMIN. Returns an fd, or -1.
+ */
+static int thp_file(void)
+{
+    int fd = -1, mount = -1;
+    int fs = syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+
+    if (fs >= 0 && syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "huge", "advise", 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "size", "0", 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0) {
+        mount = syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC,
+                        MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID);
+    }
+    if (mount >= 0) {
+        fd = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        close(mount); /* the file keeps the file system */
+    }
+    if (fs >= 0) {
+        close(fs);
+    }
+    if (fd >= 0 && !can_be_reopened(fd)) {
+        close(fd);
+        return -1;
+    }
+    return ff_fd_high(fd);
+}
+
+static int ram_memfd(const FfPlanRam *ram)
+{
+    int thp = wants_thp(ram) ? thp_file() : -1;
+    if (thp >= 0) {
+        return thp;
+    }
+    unsigned flags = MFD_CLOEXEC | (ram->seal ? MFD_ALLOW_SEALING : 0);
+    if (ram->page_size > (uint64_t)getpagesize()) {
+        flags |= MFD_HUGETLB | ((unsigned)__builtin_ctzll(ram->page_size) << MFD_HUGE_SHIFT);
+    }
+    /* the name shows in /proc/PID/maps; the kernel takes 249 bytes */
+    g_autofree char *name = g_strdup_printf("farfault-%.200s", ram->id);
+    int fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) { /* before Linux 6.3 */
+        fd = memfd_create(name, flags);
+    }
+    return ff_fd_high(fd);
+}
+
+/* Returns a memfd of RAM's size, or -1. */
+static int make_ram(const FfPlanRam *ram, GError **error)
+{
+    bool huge = ram->page_size > (uint64_t)getpagesize();
+    uint64_t size = (ram->size + ram->page_size - 1) / ram->page_size * ram->page_size;
+    int fd = ram_memfd(ram);
+    if (fd < 0) {
+        if (huge) {
+            ff_launch_fail(error,
+                           "memory backend '%s': this kernel offers no huge pages of %" PRIu64
+                           " KiB (%s)",
+                           ram->id, ram->page_size / 1024, g_strerror(errno));
+        } else {
+            ff_launch_fail(error, "memory backend '%s': memfd_create: %s", ram->id,
+                           g_strerror(errno));
+        }
+        return -1;
+    }
+    if (ftruncate(fd, size) < 0) {
+        ff_launch_fail(error, "memory backend '%s' of %" PRIu64 " bytes: %s", ram->id, size,
+                       g_strerror(errno));
+        return -1;
+    }
+    if (huge && !ram->unreserved && !reserve_hugepages(fd, ram, size, error)) {
+        return -1;
+    }
+    if (ram->seal && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
+        ff_launch_fail(error, "memory backend '%s': cannot seal it: %s", ram->id,
+                       g_strerror(errno));
+        return -1;
+    }
+    return fd;
+}
+
+static bool make_all_ram(Launch *l, GError **error)
+{
+    l->ram_fds = g_new(int, l->plan->ram->len + 1);
+    for (guint i = 0; i < l->plan->ram->len; i++) {
+        l->ram_fds[i] = make_ram(l->plan->ram->pdata[i], error);
+        if (l->ram_fds[i] < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool open_endpoints(Launch *l, GError **error)
+{
+    guint n = l->plan->monitors->len;
+    l->endpoints = g_new0(FfEndpoint, n + 1);
+    for (guint i = 0; i < n; i++) {
+        const FfPlanMonitor *mon = l->plan->monitors->pdata[i];
+        GError *err = NULL;
+        if (!ff_endpoint_open(mon, &l->endpoints[i], &err)) {
+            l->qemu_error = true;
+            g_propagate_prefixed_error(error, err, "-chardev socket,id=%s: ", mon->chardev_id);
+            return false;
+        }
+    }
+    l->monitors = g_new0(FfPrivateSocket, n + 1);
+    return ff_private_sockets_new(l->monitors, n + 1, l->runas.uid, l->runas.gid, error);
+}
+
+/*
+ * Finds the agent and makes its socket. Without it the guest runs, and never migrates by
+ * postcopy: a warning. The loader splits LD_PRELOAD at spaces and colons and expands '$': a path
+ * with one of these is given as /proc/self/fd/N.
+ */
+static void prepare_agent(Launch *l)
+{
+    l->agent_qemu = l->agent_relay = l->agent_file = -1;
+    g_autofree char *path = ff_find_helper("farfault-agent.so");
+    int pair[2];
+    if (!path) {
+        fprintf(stderr, "farfault: warning: farfault-agent.so was not found beside farfault, this "
+                        "guest cannot migrate by postcopy: install farfault again\n");
+        return;
+    }
+    if (strpbrk(path, " :$")) {
+        l->agent_file = ff_fd_high(open(path, O_RDONLY | O_CLOEXEC));
+        g_free(path);
+        path = g_strdup_printf("/proc/self/fd/%d", l->agent_file);
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        fprintf(stderr,
+                "farfault: warning: socketpair: %s, this guest cannot migrate by postcopy\n",
+                g_strerror(errno));
+        return;
+    }
+    l->agent_qemu = ff_fd_high(pair[0]);
+    l->agent_relay = ff_fd_high(pair[1]);
+    l->agent_path = g_steal_pointer(&path);
+}
+
+/*
+ * The state memfd, of which QEMU keeps a copy for the relay that `farfault attach` starts if this
+ * one dies. Without the agent nobody would close QEMU's copies to its children, so there are none.
+ */
+static void make_state(Launch *l)
+{
+    l->state_fd = l->kept_state = l->plan_fd = -1;
+    int fd = l->agent_qemu >= 0 ? ff_fd_high(ff_state_create(FF_POLICY_AUTO)) : -1;
+    int own = fd >= 0 ? ff_relay_lock(fd, 0) : -1;
+    if (own >= 0) {
+        l->state_fd = own;
+        l->kept_state = fd;
+    } else if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static bool start_relay(Launch *l, GError **error)
+{
+    FfRelayStart start = {
+        .plan = l->plan,
+        .policy = l->options->policy,
+        .untracked = l->options->untracked,
+        .ram_fds = l->ram_fds,
+        .monitors = l->monitors,
+        .endpoints = l->endpoints,
+        .qemu_monitor = &l->monitors[l->plan->monitors->len],
+        .agent_fd = l->agent_relay,
+        .state_fd = l->state_fd,
+        .kept_state = l->kept_state,
+        .runas = l->runas,
+    };
+    l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
+    if (l->state_fd >= 0) {
+        close(l->state_fd); /* the lock is the relay's alone */
+    }
+    return l->relay_started;
+}
+
+/* Lets QEMU inherit FD; LIST names it to the agent, which closes it to QEMU's children. */
+static void give_qemu(int fd, GString *list)
+{
+    fcntl(fd, F_SETFD, 0);
+    g_string_append_printf(list, "%s%d", list->len ? "," : "", fd);
+}
+
+/* What QEMU only keeps, for a relay that comes after this one (attach.c). */
+static void give_for_attach(const Launch *l, int fd, GString *list)
+{
+    if (l->kept_state >= 0 && fd >= 0) {
+        give_qemu(fd, list);
+    }
+}
+
+/* fds are QEMU's, or not, from here on; only exec may follow. */
+static void sort_fds(Launch *l, GString *list)
+{
+    guint n = l->plan->monitors->len;
+    for (guint i = 0; i < l->plan->ram->len; i++) {
+        give_qemu(l->ram_fds[i], list);
+    }
+    for (guint i = 0; i < n; i++) {
+        give_qemu(l->monitors[i].listen_fd, list);
+        give_for_attach(l, l->monitors[i].path_fd, list);
+        if (l->endpoints[i].fd >= 0) {
+            fcntl(l->endpoints[i].fd, F_SETFD, FD_CLOEXEC); /* an inherited one is the relay's */
+        }
+    }
+    give_qemu(l->monitors[n].listen_fd, list);
+    give_for_attach(l, l->monitors[n].path_fd, list);
+    give_for_attach(l, l->kept_state, list);
+    give_for_attach(l, l->plan_fd, list);
+    if (l->agent_file >= 0) {
+        give_qemu(l->agent_file, list);
+    }
+    if (l->agent_qemu >= 0) {
+        fcntl(l->agent_qemu, F_SETFD, 0);
+    }
+}
+
+static void set_environment(const Launch *l, const char *fd_list)
+{
+    struct stat st;
+    if (!l->agent_path) {
+        return;
+    }
+    g_autofree char *fd = g_strdup_printf("%d", l->agent_qemu);
+    g_autofree char *exe = g_strdup("*");
+    if (ff_is_elf(l->options->qemu) && stat(l->options->qemu, &st) == 0) {
+        g_free(exe);
+        exe = g_strdup_printf("%llu:%llu", (unsigned long long)st.st_dev,
+                              (unsigned long long)st.st_ino);
+    }
+    const char *foreign = getenv("LD_PRELOAD");
+    g_autofree char *preload = foreign && *foreign
+                                   ? g_strdup_printf("%s:%s", l->agent_path, foreign)
+                                   : g_strdup(l->agent_path);
+    setenv(FF_AGENT_ENV_FD, fd, 1);
+    setenv(FF_AGENT_ENV_EXE, exe, 1);
+    setenv(FF_AGENT_ENV_CLOEXEC, fd_list, 1);
+    if (l->plan->daemonize) {
+        setenv(FF_AGENT_ENV_DAEMONIZE, "1", 1);
+    }
+    setenv("LD_PRELOAD", preload, 1);
+}
+
+static int exec_qemu(const char *qemu, char **argv)
+{
+    execv(qemu, argv);
+    int err = errno;
+    fprintf(stderr, "farfault: cannot run %s: %s\n", qemu, g_strerror(err));
+    return err == ENOENT ? 127 : 126;
+}
+
+static bool prepare(Launch *l, GError **error)
+{
+    if (access(l->options->qemu, X_OK) < 0) {
+        ff_launch_fail(error, "cannot run %s: %s", l->options->qemu, g_strerror(errno));
+        return false;
+    }
+    l->runas = (FfRunas){.uid = (uid_t)-1, .gid = (gid_t)-1};
+    if (l->plan->runas && !ff_runas_parse(l->plan->runas, &l->runas, error)) {
+        return false;
+    }
+    if (!make_all_ram(l, error) || !open_endpoints(l, error)) {
+        return false;
+    }
+    prepare_agent(l);
+    make_state(l);
+    return start_relay(l, error);
+}
+
+int ff_launch(const FfLaunchOptions *options, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    g_auto(Launch) l = {.options = options};
+    const char *slash = strrchr(argv[0], '/');
+    l.prog = slash ? slash + 1 : argv[0];
+
+    FfArgvSystem sys = *ff_argv_system_real();
+    sys.opaque = (void *)options->qemu;
+    l.plan = ff_plan_new((const char *const *)argv, &sys, &error);
+    if (l.plan && l.plan->passthrough) {
+        return exec_qemu(options->qemu, argv);
+    }
+    for (guint i = 0; l.plan && i < l.plan->warnings->len; i++) {
+        fprintf(stderr, "farfault: warning: %s\n", (char *)l.plan->warnings->pdata[i]);
+    }
+    if (!l.plan || !prepare(&l, &error)) {
+        fprintf(stderr, "%s: %s\n", !l.plan || l.qemu_error ? l.prog : "farfault", error->message);
+        return 1;
+    }
+
+    guint n = l.plan->monitors->len;
+    g_autofree int *mon_fds = g_new(int, n + 1);
+    for (guint i = 0; i < n; i++) {
+        mon_fds[i] = l.monitors[i].listen_fd;
+    }
+    g_auto(GStrv) new_argv = ff_plan_render(l.plan, l.ram_fds, mon_fds, l.monitors[n].listen_fd);
+    g_autoptr(GString) fd_list = g_string_new(NULL);
+    sort_fds(&l, fd_list);
+    set_environment(&l, fd_list->str);
+    return exec_qemu(options->qemu, new_argv);
+}

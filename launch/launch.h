@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starts QEMU: the calling process becomes it.
+ */
+#ifndef FF_LAUNCH_LAUNCH_H
+#define FF_LAUNCH_LAUNCH_H
+
+typedef struct {
+    const char *qemu;   /* path of the real QEMU */
+    const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
+    /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
+    const char *untracked;
+} FfLaunchOptions;
+
+/*
+ * Becomes QEMU with the command line ARGV (argv[0] included): same PID, stdio, working directory
+ * and inherited fds. Returns only when that fails: one line was printed, and the value is the
+ * exit status. Must be called from the only thread of the process.
+ */
+int ff_launch(const FfLaunchOptions *options, char **argv);
+
+#endif

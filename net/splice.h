@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Carries the connections of a migration that QEMU handles itself between a peer and a private
+ * socket of QEMU's, byte for byte (TLS ends here): incoming ones from a listening socket of ours,
+ * and those that were begun by the engine, until the peer was found to be a QEMU without farfault.
+ *
+ * Made and freed on the main loop's thread; one thread per direction of a connection copies.
+ */
+#ifndef FF_NET_SPLICE_H
+#define FF_NET_SPLICE_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#include "net/stream-end.h"
+
+typedef struct FfNative FfNative;
+
+/* The last connection has ended. On the main loop's thread; may free the object. */
+typedef void (*FfNativeDone)(gpointer opaque);
+
+/* What was said on a connection before QEMU took part in it. */
+typedef struct {
+    GByteArray *first; /* read of the peer's stream, for QEMU; NULL: nothing */
+    /* The opening that the peer was sent (net/frame.h): QEMU's own stream, which begins in the same
+     * way, goes on behind it. NULL: nothing was sent. */
+    GBytes *opening;
+    bool ack; /* the peer's SWITCHOVER_ACK to it was read already: QEMU is told */
+} FfNativeBegun;
+
+FfNative *ff_native_new(FfNativeDone done, gpointer opaque);
+/* Every further connection with the peer is to be under TLS (reference taken); NULL: in the clear.
+ * Before there is any. HOSTNAME is copied, can be NULL. */
+void ff_native_set_tls(FfNative *native, FfTls *tls, const char *hostname);
+/* Joins PEER and QEMU (connected, blocking; both taken). BEGUN is copied; can be NULL. */
+void ff_native_join(FfNative *native, FfEnd *peer, int qemu, const FfNativeBegun *begun);
+/* QEMU connects to LISTENER (borrowed) for each of its channels: the first is joined with PEER
+ * (taken) as BEGUN says, the second one with SECOND (taken; NULL: there is none), for the others
+ * there is a connection to ADDRESS (copied). */
+void ff_native_expect_qemu(FfNative *native, int listener, FfEnd *peer, const FfNativeBegun *begun,
+                           FfEnd *second, const char *address);
+/* Connects to the socket at which QEMU listens. Returns an fd or -1. */
+int ff_native_connect(const char *path);
+/* Whoever connects to LISTENERS (of int, borrowed until ff_native_free()) gets a connection to
+ * PATH, the unix socket at which QEMU listens. */
+void ff_native_accept_peers(FfNative *native, GArray *listeners, const char *path);
+/* The same for PEER (taken), which has connected already, may have begun its handshake, and may
+ * have spoken (ff_channel_unread()); after ff_native_accept_peers(). */
+void ff_native_take_peer(FfNative *native, FfChannel *peer);
+/* Breaks what is still connected and waits for the threads. */
+void ff_native_free(FfNative *native);
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The state memfd's making and mapping (the layout is in state.h).
+ *
+ * It is sealed against shrinking, so that no writer can turn the other's mapping into SIGBUS; it
+ * may grow, since the received bitmaps follow the header. Any thread; no locks.
+ * System calls: memfd_create, ftruncate, fcntl, mmap.
+ */
+#include "state/state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
+#endif
+
+/* Kernels before 6.3 refuse MFD_NOEXEC_SEAL with EINVAL. */
+static int state_memfd(void)
+{
+    int fd = memfd_create("farfault-state", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+    if (fd < 0 && errno == EINVAL) {
+        fd = memfd_create("farfault-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+static int state_init(int fd, FfPolicy policy)
+{
+    FfStateHeader *state;
+
+    if (ftruncate(fd, sizeof(*state)) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+        return -errno;
+    }
+    state = mmap(NULL, sizeof(*state), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (state == MAP_FAILED) {
+        return -errno;
+    }
+    state->magic = FF_STATE_MAGIC;
+    state->version = FF_STATE_VERSION;
+    state->policy = policy;
+    munmap(state, sizeof(*state));
+    return 0;
+}
+
+int ff_state_create(FfPolicy policy)
+{
+    int fd = state_memfd(), ret;
+
+    if (fd < 0) {
+        return fd;
+    }
+    ret = state_init(fd, policy);
+    if (ret < 0) {
+        close(fd);
+        return ret;
+    }
+    return fd;
+}
+
+/* What would lead a reader out of the header. */
+static bool is_sound(const FfStateHeader *s)
+{
+    return s->role <= FF_ROLE_DESTINATION && s->phase <= FF_PHASE_DEAD &&
+           s->run_right <= FF_RUN_GIVEN && s->n_blocks <= FF_STATE_MAX_BLOCKS &&
+           s->undo_len <= FF_STATE_UNDO_MAX && s->info_len <= FF_STATE_INFO_MAX &&
+           s->n_uffds <= FF_STATE_MAX_UFFDS && memchr(s->run_state, 0, sizeof(s->run_state)) &&
+           memchr(s->peer_uri, 0, sizeof(s->peer_uri));
+}
+
+FfStateHeader *ff_state_map(int fd, GError **error)
+{
+    FfStateHeader *state;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "state memfd: %s",
+                    g_strerror(errno));
+        return NULL;
+    }
+    if ((size_t)st.st_size < sizeof(*state)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "state memfd has %lld bytes, its header needs %zu: not made by this version",
+                    (long long)st.st_size, sizeof(*state));
+        return NULL;
+    }
+    state = mmap(NULL, sizeof(*state), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (state == MAP_FAILED) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                    "cannot map the state memfd: %s", g_strerror(errno));
+        return NULL;
+    }
+    if (state->magic != FF_STATE_MAGIC || state->version != FF_STATE_VERSION) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "state memfd has magic %016llx version %u, expected %016llx version %u",
+                    (unsigned long long)state->magic, state->version,
+                    (unsigned long long)FF_STATE_MAGIC, FF_STATE_VERSION);
+        munmap(state, sizeof(*state));
+        return NULL;
+    }
+    if (!is_sound(state)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "state memfd is damaged: its header has values that nobody stores");
+        munmap(state, sizeof(*state));
+        return NULL;
+    }
+    return state;
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The state memfd: what must outlive a crash of the engine, and of the relay. Made by the
+ * launcher, mapped by the relay and by the engine. QEMU holds it, too, and never looks at it: so it
+ * is there for the relay that `farfault attach` starts. One writer at a time: the engine while one
+ * is attached, else the relay. Stores that decide about the right to run are single aligned
+ * words with release order; the observer is the next engine (or the relay) after a crash.
+ *
+ * Relay and engine have an open file description of their own with a lock on it (flock), which so
+ * lasts until both have ended: no second relay stands beside one that lives.
+ */
+#ifndef FF_STATE_STATE_H
+#define FF_STATE_STATE_H
+
+#include <assert.h>
+#include <glib.h>
+#include <stdint.h>
+
+#define FF_STATE_MAGIC 0x4554415453464600ull
+#define FF_STATE_VERSION 4u
+#define FF_STATE_MAX_BLOCKS 128
+#define FF_STATE_UNDO_MAX (128 * 1024)
+#define FF_STATE_INFO_MAX (32 * 1024)
+#define FF_STATE_MAX_UFFDS 16
+
+typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
+/* Who may run the guest, as this side knows it (design: "the right to run"). */
+typedef enum { FF_RUN_NONE, FF_RUN_MINE, FF_RUN_GIVEN } FfRunRight;
+/* Phase of the switchover, for the destination and for an adopting engine. */
+typedef enum {
+    FF_PHASE_IDLE,    /* nothing under way; nothing to undo */
+    FF_PHASE_SETUP,   /* undo log is valid; guest not stopped yet */
+    FF_PHASE_STOPPED, /* S: guest stopped by us, device state on its way */
+    FF_PHASE_LOADING, /* D: device state is being fed */
+    FF_PHASE_LOADED,  /* D: loaded, may not run */
+    FF_PHASE_GRANTED, /* D: may run. S: the grant was given */
+    FF_PHASE_DONE,    /* all pages received */
+    FF_PHASE_DEAD,    /* D: revoked, QEMU reaped */
+} FfPhase;
+
+/* What the agent in QEMU has handed over. */
+typedef enum { FF_STATE_AGENT_SILENT, FF_STATE_AGENT_REFUSED, FF_STATE_AGENT_READY } FfStateAgent;
+
+/* The client's last word on running that QEMU has obeyed while it waits for an incoming migration
+ * that nobody has begun: it decides in place of -S. */
+typedef enum { FF_SAID_NOTHING, FF_SAID_CONT, FF_SAID_STOP } FfSaid;
+
+typedef struct {
+    char id[128];
+    uint64_t size, page_size, gpa;
+    uint64_t bitmap_offset; /* of the received bitmap in the memfd; 64-bit words */
+} FfStateBlock;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t role;      /* FfRole */
+    uint32_t phase;     /* FfPhase, atomic */
+    uint32_t run_right; /* FfRunRight, atomic */
+    uint64_t epoch;
+    uint8_t uuid[16];   /* of the migration session */
+    char run_state[32]; /* original run state of the source ("running", ...) */
+    uint32_t n_blocks;
+    uint32_t undo_len;     /* bytes of the undo log in use; 0 = nothing to undo. Atomic: stored
+                              after the text, cleared before the text is reused. */
+    uint32_t info_len;     /* bytes of the last query-migrate (JSON) */
+    uint32_t client_flags; /* client's capabilities that QEMU never sees, FF_CLIENT_CAP_* */
+    uint32_t policy;       /* FfPolicy */
+    uint32_t driver_flags; /* FF_DRIVER_*, what qapi/ must know of an earlier engine's time */
+    uint8_t secret[32];    /* of the session: proves to the peer that a new connection is ours */
+    uint32_t resumed;      /* D: the guest was given its run state; stored after it was */
+    uint32_t peer;         /* FfPeerWish */
+    uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
+    uint32_t channels;     /* x-farfault-channels; 0: ff_channels_default() */
+    uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
+    uint32_t agent;        /* FfStateAgent; this and the next three: written by the relay alone */
+    int32_t uffd_errno;
+    uint32_t n_uffds;
+    int32_t uffd_in_qemu[FF_STATE_MAX_UFFDS]; /* the fd numbers of QEMU's own copies */
+    uint8_t compress;                         /* FfCompress */
+    uint8_t zstd_level;                       /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
+    uint8_t said;                             /* FfSaid; written by the relay alone */
+    uint8_t untracked;                        /* FfUntracked, x-farfault-untracked */
+    /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
+     * of QEMU's own that nobody reads); 0: none. */
+    uint64_t kept_inner;
+    char peer_uri[256]; /* S: where the destination listens; empty if that is not known */
+    char native[512];   /* why QEMU carries the migration, or has carried the last one, though the
+                           client's settings would have it the engine's; empty: it does not. The
+                           driver's */
+    FfStateBlock block[FF_STATE_MAX_BLOCKS];
+    char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
+    char info[FF_STATE_INFO_MAX];
+} FfStateHeader;
+static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
+
+enum {
+    FF_CLIENT_CAP_POSTCOPY_RAM = 1 << 0,
+    FF_CLIENT_CAP_POSTCOPY_PREEMPT = 1 << 1,
+    FF_CLIENT_CAP_POSTCOPY_BLOCKTIME = 1 << 2,
+};
+enum {
+    /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
+    FF_DRIVER_NATIVE_INCOMING = 1 << 0,
+    FF_DRIVER_AUTO_POSTCOPY = 1 << 1, /* x-farfault-auto-postcopy */
+    /* The migration under way has TLS: whoever adopts it must not go on in the clear. */
+    FF_DRIVER_TLS = 1 << 2,
+    FF_DRIVER_EVENTS = 1 << 3, /* the client wants MIGRATION events of this migration */
+    /* Nobody has come yet. The relay, too, looks at it. */
+    FF_DRIVER_LISTENS = 1 << 4,
+    /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
+    FF_DRIVER_STOCK_PEER = 1 << 6,
+    /* What the client has been told of the switch, and done: qapi/report.c. */
+    FF_DRIVER_SWITCHED = 1 << 7, /* postcopy-active was said */
+    FF_DRIVER_FOLLOWED = 1 << 8, /* the client has gone on from there */
+    /* Its last word on running, if there was one (S: while the guest stood for the switch). */
+    FF_DRIVER_CLIENT_CONT = 1 << 9,
+    FF_DRIVER_CLIENT_STOP = 1 << 10,
+    FF_DRIVER_KEEP_FAILED = 1 << 11, /* with FF_DRIVER_LISTENS: exit-on-error is false */
+};
+/* Until the source is known the relay holds the listening sockets of the destination under this
+ * name and a number from 0, so that the next engine goes on there. */
+#define FF_LISTENER_HELD "incoming:"
+#define FF_LISTENERS_HELD_MAX 8
+/* Name and seals of the memfd with the TLS credentials of a migration under way (FF_DRIVER_TLS), of
+ * which QEMU has a copy. No object of QEMU's can have such an id. */
+#define FF_TLS_KEPT_NAME "farfault:tls"
+#define FF_TLS_KEPT_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
+/* x-farfault-peer-timeout as long as nobody has set it (seconds). */
+#define FF_PEER_TIMEOUT 30
+/* x-farfault-compress: whether bulk runs are compressed. */
+typedef enum { FF_COMPRESS_NEVER, FF_COMPRESS_AUTO, FF_COMPRESS_ALWAYS } FfCompress;
+/* x-farfault-untracked: what becomes of a migration whose guest's writes cannot be tracked from
+ * outside, so that there is no precopy. */
+typedef enum {
+    FF_UNTRACKED_QEMU,     /* QEMU carries it */
+    FF_UNTRACKED_POSTCOPY, /* the guest is moved at once, all of its memory follows */
+    FF_UNTRACKED_WAIT,     /* the same, as soon as the client asks for postcopy */
+} FfUntracked;
+/* x-farfault-peer: which peers are accepted. */
+typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
+typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;
+
+/* Makes a new state memfd (close-on-exec, not executable). Returns the fd or -errno. */
+int ff_state_create(FfPolicy policy);
+/* Maps it; the header is checked, as QEMU may have written to it. Returns NULL and sets ERROR when
+ * it is not one. */
+FfStateHeader *ff_state_map(int fd, GError **error);
+
+#endif
