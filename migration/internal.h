@@ -207,8 +207,10 @@ struct FfMigration {
     /* What of device state the peer has seen; NULL: nothing. S: coordinator, then the device
      * thread. D: main reader. */
     FfDelta *device_base;
-    FfPrecopy *precopy; /* coordinator; NULL: writes are not tracked */
-    FfRounds *rounds;   /* set before its senders start; NULL: there is no precopy */
+    uint64_t private_rest; /* S: the thread that reads it, then the coordinator; bytes without a
+                              place in it */
+    FfPrecopy *precopy;    /* coordinator; NULL: writes are not tracked */
+    FfRounds *rounds;      /* set before its senders start; NULL: there is no precopy */
     /* lock; by index: how many ROUNDs were said there, and how many are answered */
     uint64_t asked[2 + FF_MAX_EXTRA], settled[2 + FF_MAX_EXTRA];
     bool holes_sent; /* all of them; coordinator, then bulk */
@@ -458,6 +460,9 @@ void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk);
 /* A thread, before there is a peer: reads what device state will hold again, firmware and a
  * display's memory. Returns an FfDelta, NULL if there is none. */
 gpointer ff_source_read_base(gpointer m);
+/* FALSE and ERROR: what the base has no room for would keep the guest still for longer than the
+ * client's downtime-limit. After it was read; coordinator. */
+bool ff_source_private_fits(FfMigration *m, GError **error);
 /* Sends it, if the peer takes it. Coordinator, before PREPARE. A broken channel is the reader's to
  * tell. */
 void ff_source_send_base(FfMigration *m);
@@ -570,6 +575,8 @@ bool ff_m_is_stock(const GError *error);
  * a refusal, if a migration of the VMM's own may take its place; else ERROR stays as it is. Always
  * FALSE. */
 bool ff_m_refuse(FfMigration *m, GError **error);
+/* Whether a migration of the VMM's own may take the engine's place. */
+bool ff_m_may_be_native(const FfMigration *m);
 /* D: the same, as soon as a source is there. TRUE: it is waited for. */
 bool ff_dest_refuse(FfMigration *m, const GError *error);
 /* S: what the source sends first. */

@@ -7,6 +7,10 @@
  * runs, and the stream says of such pages only which ones they are. What counts is QEMU's stream
  * alone: a page that has changed in between is not found in the base, and goes as it is.
  *
+ * What the base has no room for crosses the link while the guest stands still, whatever the
+ * client's downtime-limit. QEMU's own migration sends such memory while the guest runs. So where it
+ * would take longer than that limit QEMU carries the migration.
+ *
  * With what it is read through all of QEMU's memory could be read, its secrets too. So that is done
  * before the peer is spoken to, who may be hostile, and the fd is closed then.
  *
@@ -54,9 +58,22 @@ static int send_piece(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, FfF
 
 /* ---- the base ------------------------------------------------------------------------------ */
 
-static bool add_page(const void *page, void *base)
+/* Bytes per second at which the rest is reckoned before there is a link to measure: 1 Gbit/s. */
+#define RECKONED_RATE 125000000ull
+
+typedef struct {
+    FfDelta *base;
+    uint64_t rest; /* bytes that it has no room for */
+    bool full;
+} Reading;
+
+static bool add_page(const void *page, void *opaque)
 {
-    return ff_delta_add(base, page, FF_DELTA_PAGE);
+    Reading *r = opaque;
+
+    r->full = r->full || !ff_delta_add(r->base, page, FF_DELTA_PAGE);
+    r->rest += r->full ? FF_DELTA_PAGE : 0;
+    return true;
 }
 
 gpointer ff_source_read_base(gpointer p)
@@ -66,8 +83,29 @@ gpointer ff_source_read_base(gpointer p)
     g_autoptr(FfDelta) base = ff_delta_new();
 
     /* What cannot be read is not in it: a part is a base as well. */
-    ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, base);
+    Reading r = {.base = base};
+    ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, &r);
+    m->private_rest = r.rest;
     return ff_delta_size(base) && ff_delta_index(base) ? g_steal_pointer(&base) : NULL;
+}
+
+bool ff_source_private_fits(FfMigration *m, GError **error)
+{
+    ff_mutex_lock(&m->lock);
+    uint64_t limit = m->cfg.downtime_limit, rate = m->cfg.switchover_bandwidth;
+    ff_mutex_unlock(&m->lock);
+    uint64_t ms = m->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
+
+    if (ms <= limit) {
+        return true;
+    }
+    g_set_error(error, FF_M_ERROR, 0,
+                "the guest would stand still for about %" G_GUINT64_FORMAT
+                " ms for %" G_GUINT64_FORMAT
+                " MiB of memory that QEMU keeps to itself (a display's, "
+                "above all), and downtime-limit is %" G_GUINT64_FORMAT " ms",
+                ms, m->private_rest >> 20, limit);
+    return false;
 }
 
 void ff_source_send_base(FfMigration *m)

@@ -115,7 +115,8 @@ static bool look_at_guest(FfMigration *m, GError **error)
     if (!check(m, &blocks, error)) {
         return m->cfg.vmm->refused && ff_m_refuse(m, error);
     }
-    if (!ff_m_set_blocks(m, blocks, error)) {
+    if (!ff_m_set_blocks(m, blocks, error) ||
+        (ff_m_may_be_native(m) && !ff_source_private_fits(m, error))) {
         return ff_m_refuse(m, error);
     }
     if (!ff_source_map_blocks(m, error)) {

@@ -48,14 +48,14 @@ static bool zeros(const uint8_t *p, size_t n)
 
 /* ---- this side is refused ------------------------------------------------------------------ */
 
-static bool may_be_native(const FfMigration *m)
+bool ff_m_may_be_native(const FfMigration *m)
 {
     return m->cfg.stock && m->ops.stock;
 }
 
 bool ff_m_refuse(FfMigration *m, GError **error)
 {
-    if (may_be_native(m) && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+    if (ff_m_may_be_native(m) && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
         m->refused = g_strdup((*error)->message);
         g_clear_error(error);
         g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, m->refused);
@@ -65,7 +65,7 @@ bool ff_m_refuse(FfMigration *m, GError **error)
 
 bool ff_dest_refuse(FfMigration *m, const GError *error)
 {
-    if (!may_be_native(m) || g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+    if (!ff_m_may_be_native(m) || g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
         return false;
     }
     m->refused = g_strdup(error->message);

@@ -24,14 +24,13 @@ static const GOptionEntry options[] = {
 
 static double move(const ShapedNet *net, VmLauncher launcher)
 {
-    g_autofree char *words =
-        g_strdup_printf("-machine pc -vga none -device %s %s", device, more);
+    g_autofree char *words = g_strdup_printf("-machine pc -vga none -device %s %s", device, more);
     g_autofree char *ram = g_strdup_printf("%dM", memory);
     g_auto(GStrv) args = NULL;
 
     g_assert_true(g_shell_parse_argv(words, NULL, &args, NULL));
-    DisplayPair p = display_pair_start(
-        &(DisplayConfig){net, (const char *const *)args, NULL, ram, launcher});
+    DisplayPair p =
+        display_pair_start(&(DisplayConfig){net, (const char *const *)args, NULL, ram, launcher});
     display_draw(&p, 0, (uint64_t)mib << 20, 1);
     double ms = display_move(&p, limit) / 1e3;
     display_pair_end(&p);
@@ -73,8 +72,7 @@ int main(int argc, char **argv)
     }
     for (unsigned k = 0; k < 2; k++) {
         qsort(ms[k], runs, sizeof(double), by_value);
-        printf("%-8s median %.1f ms, worst %.1f ms\n", names[k], ms[k][runs / 2],
-               ms[k][runs - 1]);
+        printf("%-8s median %.1f ms, worst %.1f ms\n", names[k], ms[k][runs / 2], ms[k][runs - 1]);
         g_free(ms[k]);
     }
     shaped_net_free(net);

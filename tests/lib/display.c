@@ -22,8 +22,8 @@ static Vm *start(const DisplayConfig *c, ShapedPlace place, const char *name, co
 static uint64_t find(Vm *vm)
 {
     g_autoptr(JsonObject) answer = qmp_call(vm_qmp(vm), "query-pci", NULL);
-    JsonObject *bus = json_array_get_object_element(
-        json_object_get_array_member(answer, "return"), 0);
+    JsonObject *bus =
+        json_array_get_object_element(json_object_get_array_member(answer, "return"), 0);
     JsonArray *devices = json_object_get_array_member(bus, "devices");
 
     for (guint i = 0; i < json_array_get_length(devices); i++) {
@@ -33,8 +33,8 @@ static uint64_t find(Vm *vm)
         if (json_object_get_int_member(kind, "class") != CLASS_VGA ||
             !json_array_get_length(regions))
             continue;
-        int64_t at = json_object_get_int_member(json_array_get_object_element(regions, 0),
-                                                "address");
+        int64_t at =
+            json_object_get_int_member(json_array_get_object_element(regions, 0), "address");
         return at > 0 ? at : 0;
     }
     return 0;

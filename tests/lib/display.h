@@ -29,7 +29,8 @@ void display_pair_end(DisplayPair *p);
 void display_draw(DisplayPair *p, uint64_t at, uint64_t bytes, uint64_t seed);
 /* The destination listens: returns where (g_free). */
 char *display_begin(DisplayPair *p);
-/* By precopy, with this downtime-limit and no limit of the bandwidth, to the end. Returns microseconds from the source's STOP to the destination's RESUME. */
+/* By precopy, with this downtime-limit and no limit of the bandwidth, to the end. Returns
+ * microseconds from the source's STOP to the destination's RESUME. */
 int64_t display_move(DisplayPair *p, unsigned limit_ms);
 
 #endif
