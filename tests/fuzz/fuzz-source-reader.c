@@ -45,6 +45,7 @@ static void answer_requests(FfMigration *m)
 
 static void lose_connection(FfMigration *m)
 {
+    m->cfg.state->phase = FF_PHASE_GRANTED;
     m->cfg.state->run_right = FF_RUN_GIVEN;
     m->run_state = g_strdup("running");
     alone_pause(m, true);
