@@ -43,6 +43,7 @@ struct FfIncoming {
     GByteArray *stock_first; /* what was read of it */
     GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
+    bool single;             /* QEMU takes one connection: neither multifd nor postcopy-preempt */
     unsigned held;           /* so many of fds are with the relay, too */
     int ready;               /* index in fds of the one that has a connection */
     gint64 asked_us;         /* when it had come, and QEMU was asked */
@@ -92,6 +93,16 @@ void ff_incoming_release(FfIncoming *in)
     }
 }
 
+/* QEMU's own socket needs a name only until the last connection to it is made. */
+static void remove_private(FfIncoming *in)
+{
+    if (in->private_dir) {
+        g_unlink(in->private_path);
+        g_rmdir(in->private_dir);
+    }
+    g_clear_pointer(&in->private_dir, g_free);
+}
+
 void ff_incoming_free(FfIncoming *in)
 {
     g_ptr_array_unref(in->sources);
@@ -101,17 +112,13 @@ void ff_incoming_free(FfIncoming *in)
     if (in->path) {
         g_unlink(in->path);
     }
-    if (in->private_dir) {
-        g_unlink(in->private_path);
-        g_rmdir(in->private_dir);
-    }
+    remove_private(in);
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
     g_clear_pointer(&in->stock_later, g_ptr_array_unref);
     g_clear_pointer(&in->parameters, json_node_unref);
     g_free(in->path);
-    g_free(in->private_dir);
     g_free(in->private_path);
     g_free(in);
 }
@@ -242,6 +249,9 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     ff_native_accept_peers(in->native, in->fds, in->private_path);
     ff_driver_filter(d, 0);
     join_stock(in);
+    if (in->single) {
+        remove_private(in); /* so that nothing is left of an engine that dies */
+    }
     ff_call_return(call, NULL);
 }
 
@@ -402,6 +412,8 @@ static void engine(FfCall *call)
     g_array_index(in->fds, int, in->ready) =
         listens(config.fd) ? fcntl(config.fd, F_DUPFD_CLOEXEC, 0) : -1;
     d->config.port->vmm(d->config.port_opaque)->keep_failed = in->keep_failed;
+    in->single = !ff_capability(call->capabilities, "multifd") &&
+                 !ff_capability(call->capabilities, "postcopy-preempt");
     ff_driver_use_tls(call, &config);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
     if (!ff_driver_start(d, &config, call->capabilities, &error)) {
