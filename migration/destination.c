@@ -494,6 +494,7 @@ static void complete(FfMigration *m)
         m->ops.drop("inner", m->ops.opaque);
     }
     ff_journal_idle(m->cfg.state);
+    FF_FAULT_AT("idle");
     ff_m_set_status(m, FF_STATUS_COMPLETED);
     ff_mutex_lock(&m->lock);
     m->keep_main = false;

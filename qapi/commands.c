@@ -51,6 +51,9 @@ static void on_status(FfStatus status, void *opaque)
     d->inner_begun |= may_begin_inner(d, status);
     if (status == FF_STATUS_ACTIVE && d->incoming) {
         ff_incoming_release(d->incoming);
+        /* Before on_done(): an engine that comes after the last step must not listen again, as
+         * somebody runs here. */
+        d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
     }
     ff_driver_filter(d, (d->filter & ~(uint32_t)FF_FILTER_OVERDUE) | overdue);
     ff_driver_report(d, status);

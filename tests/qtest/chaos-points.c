@@ -15,9 +15,10 @@ static const char *const source_at[] = {
     "offered", "offered-held", "saving", "saving-held", "loaded",   "given",        "granted",
     "running", "done",         "saved",  "undone",      "finished", "rolling-back", NULL};
 static const char *const destination_at[] = {
-    "met",      "setup",  "greeted", "prepared", "active",    "loading", "loading-held", "armed",
-    "shut",     "loaded", "grant",   "granted",  "resumed",   "running", "placed",       "all",
-    "disarmed", "done",   "undone",  "finished", "attaching", NULL};
+    "met",          "setup",    "greeted", "prepared",  "active",   "loading",
+    "loading-held", "armed",    "shut",    "loaded",    "grant",    "granted",
+    "resumed",      "running",  "placed",  "all",       "disarmed", "done",
+    "undone",       "finished", "idle",    "attaching", NULL};
 static const char *const source_messages[] = {
     "main/hello",  "urgent/channel", "main/prepare", "main/stale", "main/device",
     "main/grant",  "*/pages",        "*/zero",       "*/end",      "main/finished",

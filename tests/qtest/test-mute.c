@@ -403,6 +403,48 @@ static void test_death(gconstpointer data)
     move_now(source, destination, &boot);
 }
 
+/* One that dies when its last step is stored, and has not said so yet: nobody listens any more, and
+ * the guest that has come runs and is QEMU's. */
+static void test_arrived(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    g_autoptr(Vm) source = vm_start_pc((VmConfig){.name = "source", .memory = RAM, .boot = &boot});
+    g_autoptr(Vm) destination = vm_start_pc((VmConfig){.name = "destination",
+                                                       .memory = RAM,
+                                                       .boot = &boot,
+                                                       .faults = "destination/*/at/idle=kill",
+                                                       .incoming = "tcp:127.0.0.1:0"});
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "B");
+    move_prepare(source, destination);
+    g_autofree char *uri = move_listen_uri(destination);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(s, "completed");
+    vm_wait_stderr(destination, "the migration engine ended unexpectedly");
+    g_assert_true(vm_fault_happened(destination, 0));
+    qmp_ok(d, "query-migrate-parameters", NULL); /* the next engine has answered */
+    g_autoptr(JsonObject) info = qmp_return(d, "query-migrate", NULL);
+
+    g_assert_false(json_object_has_member(info, "socket-address"));
+    g_autofree char *state = qmp_run_state(d);
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    g_autofree char *stopped = qmp_run_state(d);
+
+    g_assert_cmpstr(stopped, ==, "paused");
+    check_right(check_moved(source, destination, &boot, RAM_BYTES));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -416,5 +458,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &deaths[i], test_death);
     }
+    g_test_add_func("/mute/arrived", test_arrived);
     return g_test_run();
 }
