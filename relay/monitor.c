@@ -128,11 +128,19 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     ff_item_free(item);
 }
 
-/* COMMAND goes to QEMU for want of an engine. The next engine must know who carries what comes. */
+/* COMMAND goes to QEMU for want of an engine. The next engine must know who carries what comes, and
+ * must not answer for it with what it was told of an older migration. */
 static void note_native(FfMonitor *mon, const FfQmpCommand *command)
 {
+    FfStateHeader *state = mon->relay->state;
+
     if (ff_starts_incoming(command)) {
-        mon->relay->state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+        state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+    }
+    if (ff_starts_incoming(command) || ff_starts_migration(command)) {
+        state->driver_flags &= ~(uint32_t)FF_DRIVER_STOCK_PEER;
+        state->native[0] = 0;
+        __atomic_store_n(&state->info_len, 0, __ATOMIC_RELEASE);
     }
 }
 
@@ -483,6 +491,14 @@ void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
         ff_item_free(item);
         ff_monitor_pump(mon);
     }
+}
+
+void ff_monitor_do_without(FfMonitor *mon, uint32_t seq)
+{
+    if (mon->owned && mon->owned->seq == seq) {
+        note_native(mon, mon->owned->command);
+    }
+    ff_monitor_pass(mon, seq, NULL);
 }
 
 void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)

@@ -85,6 +85,8 @@ void ff_monitor_go(FfMonitor *mon);                      /* clients need not wai
 /* The engine's answers. SEQ names the command; unknown ones are ignored (the client is gone). */
 void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line);
 void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead); /* INSTEAD can be NULL */
+/* There is no engine: SEQ is QEMU's. */
+void ff_monitor_do_without(FfMonitor *mon, uint32_t seq);
 void ff_monitor_event(FfMonitor *mon, GBytes *line);
 int ff_monitor_take_fd(FfMonitor *mon, const char *name); /* the caller owns it; -1: none */
 /* FALSE: no client, or no object. */

@@ -103,7 +103,7 @@ void ff_waiting_pass(FfRelay *relay)
     stop_timer(engine);
     g_queue_init(&engine->waiting);
     while ((w = g_queue_pop_head(&all))) {
-        ff_monitor_pass(relay->monitors->pdata[w->mon], w->seq, NULL);
+        ff_monitor_do_without(relay->monitors->pdata[w->mon], w->seq);
         waiting_free(w);
     }
 }

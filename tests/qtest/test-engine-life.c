@@ -6,6 +6,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/qtest/relay-rig.h"
@@ -288,6 +289,40 @@ static void test_let_go(void)
     close(process);
 }
 
+/* A command that QEMU gets for want of an engine, at once or after it had to wait: what an older
+ * migration has left is not told of this one, and who carries what comes is known. */
+static void test_without(gconstpointer data)
+{
+    const bool *waits = data;
+    const RigConfig config = {.faults = "relay/*/call/spawn#2=EAGAIN"};
+    g_autoptr(Stream) client = NULL;
+
+    if (no_faults()) {
+        return;
+    }
+    g_autoptr(Rig) rig = granted(&config, &client);
+    FfStateHeader *state = ff_state_map(rig->init_frame->fds[0], NULL);
+    int process = *waits ? rig_engine_process(rig) : -1;
+
+    set_phase(rig, FF_PHASE_IDLE);
+    g_strlcpy(state->native, "an older reason", sizeof(state->native));
+    state->info_len = 2;
+    rig_filter(rig, 0);
+    rig_engine_send(rig, FF_LINK_IDLE, 0, 0, NULL);
+    rig_engine_let_go(rig);
+    rig_expect_no_engine(rig, 100);
+    rig_send(client, "{'execute':'migrate-incoming','arguments':{'uri':'tcp:127.0.0.1:0'}}");
+    rig_expect(client, "-incoming"); /* QEMU's words: it has none */
+    g_assert_true(rig_fault_happened(rig, 0));
+    g_assert_true(state->driver_flags & FF_DRIVER_NATIVE_INCOMING);
+    g_assert_cmpstr(state->native, ==, "");
+    g_assert_cmpuint(state->info_len, ==, 0);
+    munmap(state, sizeof(*state));
+    if (process >= 0) {
+        close(process);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -303,5 +338,8 @@ int main(int argc, char **argv)
     g_test_add_func("/engine-life/answers", test_answers);
     g_test_add_func("/engine-life/not-dead", test_not_dead);
     g_test_add_func("/engine-life/let-go", test_let_go);
+    static const bool no, yes = true;
+    g_test_add_data_func("/engine-life/without", &no, test_without);
+    g_test_add_data_func("/engine-life/without/waits", &yes, test_without);
     return g_test_run();
 }
