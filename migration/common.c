@@ -121,6 +121,7 @@ static gboolean tell(gpointer p)
         t->m->ops.kill_vmm(t->kill, t->m->ops.opaque);
     } else if (t->stock && ff_m_events(t->m) & FF_EV_WANT_CANCEL) {
         /* Asked for after the coordinator had come to its end. */
+        ff_journal_idle(t->m->cfg.state);
         ff_m_set_status(t->m, FF_STATUS_CANCELLING);
         ff_m_set_status(t->m, FF_STATUS_CANCELLED);
         tell_driver(t->m, (Told){.done = true});

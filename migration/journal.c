@@ -3,7 +3,8 @@
  * See journal.h. Stores have release order: the observer is the engine (or the relay) that looks
  * after a crash of this one, and what was written before a step is there when the step is.
  *
- * Thread: the coordinator. No locks.
+ * Thread: the coordinator; after its end, where it has left the migration to QEMU, the driver's. No
+ * locks.
  */
 #include "migration/journal.h"
 

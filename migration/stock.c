@@ -190,8 +190,6 @@ bool ff_m_hand_over(FfMigration *m, const GError *error)
         g_steal_pointer(at); /* NULL: this side is refused, and has connected to none */
     ff_mutex_unlock(&m->lock);
     m->stock = true;
-    /* Nothing here is an engine's to adopt any more: it would call QEMU's migration failed. */
-    ff_journal_idle(m->cfg.state);
     g_message("%s: QEMU carries the migration", error->message);
     return true;
 }
@@ -217,6 +215,10 @@ void ff_m_give_back(FfMigration *m)
     peer.run_changed = peer.run == m->began_paused;
     ff_mutex_unlock(&m->lock);
     m->ops.stock(&peer, m->ops.opaque);
+    /* QEMU has not been told anything yet. From here on nothing is an engine's to adopt: it would
+     * call QEMU's migration failed. */
+    ff_journal_idle(m->cfg.state);
+    FF_FAULT_AT("given-back");
 }
 
 void ff_m_stock_free(FfMigration *m)

@@ -503,6 +503,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
         ff_driver_adopt(d);
     } else {
         ff_driver_settle(d); /* what an engine left that died while QEMU carried a migration */
+        ff_outgoing_look(d);
     }
     return d;
 }

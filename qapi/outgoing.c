@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
 #include "net/splice.h"
@@ -118,7 +119,7 @@ static void failed(FfCall *call, const char *why)
     GQueue waiting = d->outgoing->waiting;
 
     g_queue_init(&d->outgoing->waiting);
-    d->config.state->driver_flags &= ~FF_DRIVER_STOCK_PEER;
+    d->config.state->driver_flags &= ~(FF_DRIVER_STOCK_PEER | FF_DRIVER_GIVING_BACK);
     ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration source failed: %s", why);
@@ -145,6 +146,8 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
         failed(call, error->message);
         return;
     }
+    FF_FAULT_AT("qemu-began");
+    d->config.state->driver_flags &= ~FF_DRIVER_GIVING_BACK;
     d->outgoing->started = true;
     ff_driver_filter(d, 0); /* "setup" was said before this answer */
     g_queue_init(&d->outgoing->waiting);
@@ -277,6 +280,7 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
     FfOutgoing *out = g_new0(FfOutgoing, 1);
 
     out->driver = d;
+    d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
     ff_driver_close_mem(d);
     if (peer->refused) {
         out->refused = out->ended = true;
@@ -296,4 +300,38 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
         d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
     }
     ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
+}
+
+/* --- an engine that died in between ----------------------------------------------------------- */
+
+static void looked(FfCall *call, JsonNode *result, const GError *error)
+{
+    static const char why[] = "the migration engine ended before QEMU had begun the migration";
+    FfDriver *d = call->driver;
+    uint32_t *flags = &d->config.state->driver_flags;
+    const char *status = result && JSON_NODE_HOLDS_OBJECT(result)
+                             ? ff_json_string(json_node_get_object(result), "status")
+                             : NULL;
+    /* A migration that has failed may be an older one. */
+    bool begun =
+        status && strcmp(status, "none") && strcmp(status, "failed") && strcmp(status, "cancelled");
+
+    if (!error) {
+        *flags &= ~FF_DRIVER_GIVING_BACK;
+    }
+    if (!error && !begun) {
+        *flags &= ~FF_DRIVER_STOCK_PEER;
+        d->events = *flags & FF_DRIVER_EVENTS;
+        ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
+        ff_driver_report(d, FF_STATUS_FAILED);
+        ff_driver_log(d, "farfault: migration source failed: %s", why);
+    }
+    ff_call_return(call, NULL);
+}
+
+void ff_outgoing_look(FfDriver *d)
+{
+    if (d->config.state->driver_flags & FF_DRIVER_GIVING_BACK) {
+        ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, looked);
+    }
 }

@@ -290,10 +290,17 @@ static bool must_listen(const FfRelay *relay)
     return relay->plan->incoming_taken && (flags & FF_DRIVER_LISTENS || unheard);
 }
 
-/* Somebody needs an engine, whether or not a client has a command for it. */
+static bool gives_back(const FfRelay *relay)
+{
+    return relay->state->driver_flags & FF_DRIVER_GIVING_BACK;
+}
+
+/* Somebody needs an engine, whether or not a client has a command for it: a client that was told of
+ * a migration which QEMU may not have begun waits for what becomes of it. */
 static bool at_stake(const FfRelay *relay)
 {
-    return ff_engine_is_needed(relay) || relay->engine->incoming_seq || must_listen(relay);
+    return ff_engine_is_needed(relay) || relay->engine->incoming_seq || must_listen(relay) ||
+           gives_back(relay);
 }
 
 static void want(FfRelay *relay, gint64 when)
@@ -686,7 +693,7 @@ void ff_engine_take_over(FfRelay *relay)
 {
     set_filters(relay, filters_of_state(relay));
     relay->engine->incoming_sent = !ff_engine_listens_first(relay);
-    if (ff_engine_is_needed(relay)) {
+    if (ff_engine_is_needed(relay) || gives_back(relay)) {
         want(relay, g_get_monotonic_time());
     }
 }

@@ -11,9 +11,10 @@ typedef struct {
 } Place;
 
 static const char *const source_at[] = {
-    "setup",   "connected",    "active", "prepared",    "stopping", "stopped",      "frozen",
-    "offered", "offered-held", "saving", "saving-held", "loaded",   "given",        "granted",
-    "running", "done",         "saved",  "undone",      "finished", "rolling-back", NULL};
+    "setup",    "connected",    "active",       "prepared",   "stopping",    "stopped",
+    "frozen",   "offered",      "offered-held", "saving",     "saving-held", "loaded",
+    "given",    "granted",      "running",      "done",       "saved",       "undone",
+    "finished", "rolling-back", "given-back",   "qemu-began", NULL};
 static const char *const destination_at[] = {
     "met",          "setup",    "greeted", "prepared",  "active",   "loading",
     "loading-held", "armed",    "shut",    "loaded",    "grant",    "granted",

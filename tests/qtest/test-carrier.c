@@ -47,6 +47,7 @@ typedef struct {
     bool at_once;           /* and before that */
     bool always;            /* policy always, no postcopy-ram */
     bool engine;            /* farfault carries it all the same */
+    const char *faults;     /* of the source, in place of its obstacle's */
 } Row;
 
 static const Row rows[] = {
@@ -102,7 +103,9 @@ static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const 
                                 .args = args,
                                 .boot = boot,
                                 .incoming = incoming,
-                                .faults = source ? obstacles[obstacle].faults : NULL});
+                                .faults = !source       ? NULL
+                                          : row->faults ? row->faults
+                                                        : obstacles[obstacle].faults});
 }
 
 /* Runs LINE at QEMU's own human monitor. */
@@ -333,6 +336,68 @@ static void test_nested(const void *opaque)
     with_dir(opaque, run_nested);
 }
 
+static bool is_completed(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    if (!strcmp(status, "failed")) {
+        test_fail("the client is told that a migration has failed which QEMU carries");
+    }
+    return !strcmp(status, "completed");
+}
+
+/* The source's engine dies after it has left the migration to QEMU: before QEMU knows of one the
+ * client hears that it failed; afterwards it is QEMU's, and nobody says anything else. */
+static void run_died(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+    bool begun = !strcmp(row->name, "begun");
+
+    vm_wait_serial(source, "B");
+    meet(row->source, source, dir, "source");
+    set_up(row, s, true);
+    set_up(row, d, false);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+    qmp_ok(s, "stop", NULL);
+    /* The engine may end before or after it has answered. */
+    g_autoptr(JsonObject) answer = qmp_call(s, "migrate", "{'uri': '%s'}", uri);
+
+    g_assert_nonnull(answer);
+    if (begun) {
+        json_object_unref(qmp_wait_event(s, "MIGRATION", is_completed, NULL, TEST_TIMEOUT));
+        qmp_expect_migration(d, "completed");
+    } else {
+        qmp_expect_migration(s, "failed");
+        g_autofree char *status = qmp_migrate_status(s);
+
+        g_assert_cmpstr(status, ==, "failed");
+        qmp_ok(s, "cont", NULL);
+        vm_wait_new_serial(source, "B");
+        qmp_ok(s, "stop", NULL);
+        qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+        move_wait_completed(source, destination);
+    }
+    g_assert_true(vm_fault_happened(source, 0));
+    qmp_ok(d, "cont", NULL);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(d, "stop", NULL);
+    check_right(check_moved(source, destination, &boot, RAM));
+}
+
+static void test_died(const void *opaque)
+{
+    with_dir(opaque, run_died);
+}
+
+static const Row died[] = {
+    {"given-back", .source = PLUGGED, .faults = "source/*/at/given-back=kill"},
+    {"begun", .source = PLUGGED, .faults = "source/*/at/qemu-began=kill"},
+};
+
 static const Row nested[] = {
     {"idle", .source = NESTED, .engine = true},
     {"begins", .source = NESTED},
@@ -347,6 +412,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/carrier/%s", rows[i].name);
 
         g_test_add_data_func(path, &rows[i], test_row);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(died); i++) {
+        g_autofree char *path = g_strdup_printf("/carrier/died/%s", died[i].name);
+
+        g_test_add_data_func(path, &died[i], test_died);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(nested); i++) {
         g_autofree char *path = g_strdup_printf("/carrier/nested/%s", nested[i].name);
