@@ -393,6 +393,59 @@ static void test_died(const void *opaque)
     with_dir(opaque, run_died);
 }
 
+static bool is_end(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    g_assert_cmpstr(status, !=, "completed");
+    return !strcmp(status, "cancelled") || !strcmp(status, "failed");
+}
+
+/* Cancelled at moments on both sides of the engine's leaving it to QEMU: each attempt has an end
+ * that the client hears of, the guest runs on, and can be migrated. */
+static void run_cancel(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    Qmp *s = vm_qmp(source);
+
+    vm_wait_serial(source, "B");
+    meet(row->source, source, dir, "source");
+    set_up(row, s, true);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 8388608, 'downtime-limit': 1}");
+    for (unsigned ms = 0; ms <= 60; ms += ms < 20 ? 4 : 20) {
+        g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+        Qmp *d = vm_qmp(destination);
+
+        meet(row->destination, destination, dir, "destination");
+        set_up(row, d, false);
+        qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+        g_autofree char *uri = move_listen_uri(destination);
+        qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+        g_usleep(ms * 1000);
+        qmp_ok(s, "migrate_cancel", NULL);
+        json_object_unref(qmp_wait_event(s, "MIGRATION", is_end, NULL, 30));
+        g_autofree char *state = qmp_run_state(s), *status = qmp_migrate_status(s);
+
+        g_test_message("%u ms: %s", ms, status);
+        g_assert_cmpstr(state, ==, "running");
+        vm_kill(destination); /* it may have ended already */
+    }
+    vm_wait_new_serial(source, "B");
+}
+
+static void test_cancel(const void *opaque)
+{
+    with_dir(opaque, run_cancel);
+}
+
+static const Row cancels[] = {
+    {"source", .source = PLUGGED},
+    {"destination", .destination = PLUGGED},
+    {"both/preempt", .source = PLUGGED, .destination = PLUGGED, .capability = "postcopy-preempt"},
+    {"destination/preempt", .destination = PLUGGED, .capability = "postcopy-preempt"},
+};
+
 static const Row died[] = {
     {"given-back", .source = PLUGGED, .faults = "source/*/at/given-back=kill"},
     {"begun", .source = PLUGGED, .faults = "source/*/at/qemu-began=kill"},
@@ -417,6 +470,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/carrier/died/%s", died[i].name);
 
         g_test_add_data_func(path, &died[i], test_died);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
+        g_autofree char *path = g_strdup_printf("/carrier/cancel/%s", cancels[i].name);
+
+        g_test_add_data_func(path, &cancels[i], test_cancel);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(nested); i++) {
         g_autofree char *path = g_strdup_printf("/carrier/nested/%s", nested[i].name);
