@@ -414,6 +414,12 @@ static void give_up(FfMigration *m, const GError *why)
         end_threads(m); /* the engine ends with its QEMU: nothing is left to tell */
         return;
     }
+    if (vmm->occupied) {
+        /* Nothing was touched, and the guest that runs here is not this source's. */
+        end_threads(m);
+        ff_m_set_status(m, FF_STATUS_FAILED);
+        return;
+    }
     /* Device state may be half loaded, and RAM is gone: such a QEMU must never run. */
     g_assert(!m->given);
     ff_mutex_lock(&m->lock);

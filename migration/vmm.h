@@ -34,6 +34,9 @@ struct FfVmm {
     /* check() has failed because of what the guest is made of: the VMM's own migration may do
      * better. Set by check(), read by its caller. */
     bool refused;
+    /* Destination: check() has found a guest that is not waiting for a migration: it has come in
+     * another way, and runs. Such a VMM must not be ended. Set and read as above. */
+    bool occupied;
     /* Before anything is stopped: checks blockers, run state, memory backends and devices;
      * fills *BLOCKS (FfRamBlock *, owned by the callee, valid until undo()) and the guest's
      * UUID (16 bytes; zeros if it has none). */

@@ -186,7 +186,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
         return refuse(error, "query-status: QEMU named no status");
     }
     if (role == FF_ROLE_DESTINATION) {
-        return strcmp(state, "inmigrate") == 0 ||
+        c->inner->vmm.occupied = strcmp(state, "inmigrate") != 0;
+        return !c->inner->vmm.occupied ||
                refuse(error,
                       "the guest is not waiting for a migration (it is \"%s\"): start QEMU "
                       "with -incoming defer",
@@ -468,6 +469,7 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
     FfInner *inner = (FfInner *)vmm;
     g_autoptr(GError) local = NULL;
     Check c = {.inner = inner};
+    vmm->occupied = false;
     bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local);
 
     if (ok) {
@@ -483,7 +485,7 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
         }
         forget_answers(&c);
     }
-    vmm->refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
+    vmm->refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED) && !vmm->occupied;
     if (!ok) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;

@@ -393,6 +393,46 @@ static void test_died(const void *opaque)
     with_dir(opaque, run_died);
 }
 
+/* While the engine listens somebody lets a guest in at QEMU's own human monitor. Who connects to
+ * the engine then is sent away, and the guest that has come in lives. */
+static void run_occupied(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autofree char *line = g_strdup_printf("migrate_incoming unix:%s/migration\n", dir);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "B");
+    set_up(row, d, false);
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+
+    hmp(dir, "destination", line);
+    qmp_set_capability(s, "events", true);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 1000000000, 'downtime-limit': 20000}");
+    qmp_ok(s, "migrate", "{'uri': 'unix:%s/migration'}", dir);
+    qmp_expect_migration(s, "completed");
+    vm_wait_serial(destination, "B");
+    vm_kill(source);
+
+    g_autoptr(Vm) other = start(row, true, &boot, NULL, dir);
+    vm_wait_serial(other, "B");
+    set_up(row, vm_qmp(other), true);
+    qmp_ok(vm_qmp(other), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(other), "failed");
+    vm_wait_new_serial(other, "B");
+    qmp_expect_migration(d, "failed");
+    vm_wait_new_serial(destination, "B");
+    g_autofree char *state = qmp_run_state(d);
+    g_assert_cmpstr(state, ==, "running");
+}
+
+static void test_occupied(const void *opaque)
+{
+    with_dir(opaque, run_occupied);
+}
+
 static bool is_end(JsonObject *data, const void *opaque)
 {
     const char *status = json_object_get_string_member(data, "status");
@@ -471,6 +511,9 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &died[i], test_died);
     }
+    static const Row occupied = {"occupied"};
+
+    g_test_add_data_func("/carrier/occupied", &occupied, test_occupied);
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strdup_printf("/carrier/cancel/%s", cancels[i].name);
 
