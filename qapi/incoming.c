@@ -174,8 +174,13 @@ static void give_qemu(FfDriver *d)
 static gpointer abandon(gpointer opaque)
 {
     FfVmm *vmm = opaque;
+    GPtrArray *blocks;
+    uint8_t uuid[16];
 
-    vmm->abandon(vmm);
+    /* Not a guest that has come in another way and runs. */
+    if (vmm->check(vmm, FF_ROLE_DESTINATION, &blocks, uuid, NULL) || !vmm->occupied) {
+        vmm->abandon(vmm);
+    }
     return NULL;
 }
 

@@ -46,6 +46,7 @@ typedef struct {
     bool postcopy;          /* migrate-start-postcopy when it is active */
     bool at_once;           /* and before that */
     bool always;            /* policy always, no postcopy-ram */
+    bool never;             /* policy never, said when it listens */
     bool engine;            /* farfault carries it all the same */
     const char *faults;     /* of the source, in place of its obstacle's */
 } Row;
@@ -404,7 +405,8 @@ static void run_occupied(const Row *row, const char *dir)
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
 
     vm_wait_serial(source, "B");
-    set_up(row, d, false);
+    qmp_set_capability(d, "events", true);
+    qmp_set_capability(d, "postcopy-ram", true);
     qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(destination);
 
@@ -415,10 +417,14 @@ static void run_occupied(const Row *row, const char *dir)
     qmp_expect_migration(s, "completed");
     vm_wait_serial(destination, "B");
     vm_kill(source);
+    if (row->never) {
+        qmp_ok(d, "migrate-set-parameters", "{'x-farfault-policy': 'never'}");
+    }
 
     g_autoptr(Vm) other = start(row, true, &boot, NULL, dir);
     vm_wait_serial(other, "B");
-    set_up(row, vm_qmp(other), true);
+    qmp_set_capability(vm_qmp(other), "events", true);
+    qmp_set_capability(vm_qmp(other), "postcopy-ram", true);
     qmp_ok(vm_qmp(other), "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(vm_qmp(other), "failed");
     vm_wait_new_serial(other, "B");
@@ -511,9 +517,10 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &died[i], test_died);
     }
-    static const Row occupied = {"occupied"};
+    static const Row occupied = {"occupied"}, native = {"occupied/native", .never = true};
 
     g_test_add_data_func("/carrier/occupied", &occupied, test_occupied);
+    g_test_add_data_func("/carrier/occupied/native", &native, test_occupied);
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strdup_printf("/carrier/cancel/%s", cancels[i].name);
 
