@@ -266,7 +266,8 @@ void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
  * to, NULL if it cannot be connected to. */
 void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
-/* A new engine: if the one before it died before QEMU had begun, the client hears that it failed. */
+/* A new engine: if the one before it died before QEMU had begun, the client hears that it failed.
+ */
 void ff_outgoing_look(FfDriver *driver);
 /* QEMU has its migration; else it may not be freed, as QEMU's answers are waited for. */
 bool ff_outgoing_has_begun(const FfOutgoing *outgoing);
