@@ -36,8 +36,9 @@ const char ff_help_migrate[] =
     "  --json                   print the result as JSON\n"
     "  --help, -h               this text\n"
     "\n"
-    "Ctrl-C cancels before the switch. Exit status: 0 completed, 1 failed or cancelled (what is\n"
-    "printed says where the guest is), 2 usage, 3 postcopy paused, 4 left: it may go on.\n";
+    "Ctrl-C cancels until the switch is asked for. Exit status: 0 completed, 1 failed or\n"
+    "cancelled (what is printed says where the guest is), 2 usage, 3 postcopy paused,\n"
+    "4 left: it may go on.\n";
 
 const char ff_help_status[] =
     "Usage: farfault status [OPTION]... QMP\n"

@@ -449,9 +449,11 @@ static gboolean on_signal(gpointer opaque)
     } else if (!m->warned) {
         m->warned = true;
         ff_progress_say(m->progress, true,
-                        "the guest has been switched and cannot go back: the migration goes on, "
-                        "also without this program (farfault status %s shows it); Ctrl-C again "
-                        "leaves",
+                        "%s: the migration goes on, also without this program (farfault status %s "
+                        "shows it); Ctrl-C again leaves",
+                        m->result->postcopy
+                            ? "the guest has been switched and cannot go back"
+                            : "the switch was asked for, and a cancel could lose the guest now",
                         m->o->source);
     } else {
         leave(m, "left on request");

@@ -130,10 +130,12 @@ static void explain(const FfCliQmp *qmp, GError *local, const char *doing, GErro
         g_propagate_error(error, g_error_copy(qmp->gone));
     } else if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT)) {
         g_error_free(local);
-        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT,
-                    "%s%s: no answer to %s: QEMU's main loop is busy or waits for a page: see "
-                    "farfault doctor",
-                    qmp->role, qmp->address, doing);
+        g_set_error(
+            error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT,
+            "%s%s: no answer to %s: QEMU's main loop is busy or waits for a page (see farfault "
+            "doctor), or the guest's engine hangs: then try again, it is replaced within "
+            "30 s",
+            qmp->role, qmp->address, doing);
     } else {
         g_propagate_error(error, local);
     }
