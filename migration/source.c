@@ -420,7 +420,9 @@ static void restart_guest(FfMigration *m)
 void ff_source_roll_back(FfMigration *m, const GError *why)
 {
     g_autoptr(GError) error = NULL;
-    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED);
+    /* A cancel shuts the connections, which is then what the steps fail with. */
+    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                     (ff_m_events(m) & FF_EV_WANT_CANCEL);
 
     ff_mutex_lock(&m->lock);
     m->standing = false;

@@ -445,9 +445,55 @@ static void test_arrived(void)
     check_right(check_moved(source, destination, &boot, RAM_BYTES));
 }
 
+/* ---- a client that does not wait
+ * -----------------------------------------------------------------
+ */
+
+static bool is_ended(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    return !strcmp(status, "failed") || !strcmp(status, "cancelled");
+}
+
+/* Who cancels while the peer is silent is told that, and not that the peer has gone. */
+static void test_cancel(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    const Row row = {0};
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    g_autoptr(Vm) source = start_source(&row, &boot, NULL);
+    Qmp *s = vm_qmp(source);
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int listen_fd = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(listen_fd);
+    char byte;
+
+    g_unix_set_fd_nonblocking(listen_fd, FALSE, NULL);
+    qmp_set_capability(s, "events", true);
+    qmp_set_capability(s, "postcopy-ram", true);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(recv(fd, &byte, 1, 0), ==, 1);
+    qmp_ok(s, "migrate_cancel", NULL);
+    g_autoptr(JsonObject) event = qmp_wait_event(s, "MIGRATION", is_ended, NULL, SILENCE_S);
+    g_assert_cmpstr(
+        json_object_get_string_member(json_object_get_object_member(event, "data"), "status"), ==,
+        "cancelled");
+    close(fd);
+    close(listen_fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/mute/cancel", test_cancel);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strdup_printf("/mute/peer/%s", rows[i].name);
 
