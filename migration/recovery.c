@@ -139,12 +139,14 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
         }
         return refuse(error, "Migrate recover can only be run when postcopy is paused.");
     }
-    if (uri) {
+    if (uri && fd < 0) {
         g_autoptr(FfAddress) address = ff_address_parse(uri, error);
         fd = address ? ff_address_listen(address, error) : -1;
         if (fd < 0) {
             return false;
         }
+    }
+    if (uri) {
         ff_mutex_lock(&m->lock);
         g_free(m->socket_address);
         m->socket_address = ff_address_of_listener(fd);

@@ -215,6 +215,22 @@ static int listen_on(const struct addrinfo *ai)
     return fd;
 }
 
+int ff_address_listen_at(const FfAddress *a, const struct addrinfo *list, GError **error)
+{
+    g_autofree char *where = g_strdup_printf("%s:%s", a->host, a->port);
+    int fd = -EADDRNOTAVAIL;
+
+    /* IPv6 first where any address is meant: such a socket takes IPv4 as well. */
+    for (int pass = 0; pass < 2 && fd < 0; pass++) {
+        for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+            if ((ai->ai_family == AF_INET6) == (pass == 0)) {
+                fd = listen_on(ai);
+            }
+        }
+    }
+    return fd < 0 ? listen_error(error, where, -fd) : fd;
+}
+
 int ff_address_listen(const FfAddress *a, GError **error)
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
@@ -222,24 +238,15 @@ int ff_address_listen(const FfAddress *a, GError **error)
     if (a->is_unix) {
         return listen_unix(a, error);
     }
-    g_autofree char *where = g_strdup_printf("%s:%s", a->host, a->port);
     int rc = getaddrinfo(*a->host ? a->host : NULL, a->port, &hints, &list);
     if (rc != 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
-                    "address resolution failed for %s: %s", where, gai_strerror(rc));
+                    "address resolution failed for %s:%s: %s", a->host, a->port, gai_strerror(rc));
         return -1;
     }
-    int fd = -EADDRNOTAVAIL;
-    /* IPv6 first where any address is meant: such a socket takes IPv4 as well. */
-    for (int pass = 0; pass < 2 && fd < 0; pass++) {
-        for (struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
-            if ((ai->ai_family == AF_INET6) == (pass == 0)) {
-                fd = listen_on(ai);
-            }
-        }
-    }
+    int fd = ff_address_listen_at(a, list, error);
     freeaddrinfo(list);
-    return fd < 0 ? listen_error(error, where, -fd) : fd;
+    return fd;
 }
 
 bool ff_address_is_listening(int fd)

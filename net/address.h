@@ -7,6 +7,7 @@
 #define FF_NET_ADDRESS_H
 
 #include <gio/gio.h>
+#include <netdb.h>
 #include <stdbool.h>
 
 typedef struct {
@@ -28,8 +29,11 @@ char *ff_address_uri(const FfAddress *a);
  * connected to (socketpair, unlinked or unnamed unix socket). */
 FfAddress *ff_address_of_peer(int fd);
 
-/* Listens (a unix path is unlinked first, as QEMU does). Returns an fd, or -1 and ERROR. */
+/* Listens (a unix path is unlinked first, as QEMU does). Returns an fd, or -1 and ERROR. The host's
+ * name is asked for, which may take any time: not for a main loop. */
 int ff_address_listen(const FfAddress *a, GError **error);
+/* The same for a TCP address whose host has the addresses LIST. Does not wait. */
+int ff_address_listen_at(const FfAddress *a, const struct addrinfo *list, GError **error);
 /* FD (can be -1) is a listening socket. */
 bool ff_address_is_listening(int fd);
 /* The URI under which FD (listening) is reached, with the port that the kernel chose; NULL for a

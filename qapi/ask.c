@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Questions that a command has to ask before it can be answered: to QEMU on the private monitor,
- * and to the relay for what only it can do. Each answer comes later and goes on with the
- * function that was given. Main loop's thread.
+ * to the relay for what only it can do, and to the resolver for the addresses of a name. Each
+ * answer comes later and goes on with the function that was given. Main loop's thread.
  */
 #include <string.h>
 #include <unistd.h>
 
+#include "net/resolve.h"
 #include "qapi/driver-private.h"
 
 /* Seconds that QEMU may take for one of our own commands; object-add and object-del may take what
@@ -154,4 +155,59 @@ void ff_driver_relay_answer(FfDriver *d, uint32_t seq, const char *payload, gsiz
     } else {
         next(call);
     }
+}
+
+/* --- names of hosts ----------------------------------------------------------------------- */
+
+typedef struct {
+    FfResolve *resolve;
+    FfCall *call;
+    char *where; /* "HOST:PORT" */
+    FfCallResolved next;
+} NameWait;
+
+static void name_free(NameWait *wait)
+{
+    g_free(wait->where);
+    g_free(wait);
+}
+
+static void resolved(struct addrinfo *list, int rc, gpointer opaque)
+{
+    NameWait *wait = opaque;
+    g_autoptr(GError) error = NULL;
+
+    g_ptr_array_remove_fast(wait->call->driver->names, wait);
+    if (rc) {
+        error = g_error_new(G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
+                            "address resolution failed for %s: %s", wait->where, gai_strerror(rc));
+    }
+    wait->next(wait->call, list, error);
+    if (list) {
+        freeaddrinfo(list);
+    }
+    name_free(wait);
+}
+
+void ff_call_resolve(FfCall *call, const char *host, const char *port, int family,
+                     FfCallResolved next)
+{
+    NameWait *wait = g_new0(NameWait, 1);
+
+    wait->call = call;
+    wait->where = g_strdup_printf("%s:%s", host, port);
+    wait->next = next;
+    g_ptr_array_add(call->driver->names, wait);
+    wait->resolve = ff_resolve(host, port, family, resolved, wait);
+}
+
+void ff_driver_forget_names(FfDriver *d)
+{
+    for (guint i = 0; i < d->names->len; i++) {
+        NameWait *wait = d->names->pdata[i];
+
+        ff_resolve_cancel(wait->resolve);
+        name_free(wait);
+    }
+    g_ptr_array_unref(d->names);
 }

@@ -7,6 +7,8 @@
 #ifndef FF_QAPI_DRIVER_PRIVATE_H
 #define FF_QAPI_DRIVER_PRIVATE_H
 
+#include <netdb.h>
+
 #include "migration/migration.h"
 #include "qapi/driver.h"
 #include "qapi/json.h"
@@ -22,6 +24,7 @@ struct FfDriver {
     FfDriverConfig config;
     GHashTable *clients; /* mon -> GQueue of FfCall: one runs at a time, in order */
     GHashTable *waiting; /* seq of TAKE_FD and INJECT -> what waits for the answer */
+    GPtrArray *names;    /* host names that are being asked for; ask.c */
     uint32_t next_seq;
     unsigned calls;  /* under way */
     uint32_t filter; /* the relay's, as told last */
@@ -108,6 +111,15 @@ FfCall *ff_call_new_own(FfDriver *driver);
 void ff_call_take_fd(FfCall *call, const char *name, FfHandler next);
 /* Runs COMMAND for QEMU on the client's own connection; ARGS is taken. */
 void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
+
+/* Finds the addresses of HOST and PORT to listen at (ff_resolve(); FAMILY as there) and goes on
+ * with NEXT: LIST, which is gone afterwards, or ERROR in QEMU's words. However long that takes the
+ * main loop goes on. */
+typedef void (*FfCallResolved)(FfCall *call, const struct addrinfo *list, const GError *error);
+void ff_call_resolve(FfCall *call, const char *host, const char *port, int family,
+                     FfCallResolved next);
+/* The driver ends: no name is waited for any more. */
+void ff_driver_forget_names(FfDriver *driver);
 
 /* Runs the handler of call->name. */
 void ff_call_dispatch(FfCall *call);

@@ -491,6 +491,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
     d->config = *config;
     d->clients = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_queue_free);
     d->waiting = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    d->names = g_ptr_array_new();
     d->downtime_limit = 300;
     ff_driver_touch(d);
     ff_driver_listen_again(d);
@@ -543,6 +544,7 @@ void ff_driver_free(FfDriver *d)
         g_source_remove(d->linger);
     }
     ff_driver_close_mem(d);
+    ff_driver_forget_names(d);
     ff_driver_report_clear(d);
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->outgoing, ff_outgoing_free);

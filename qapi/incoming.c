@@ -557,10 +557,12 @@ static void begin(FfDriver *d, FfIncoming *in)
     ff_driver_touch(d);
 }
 
-static bool begin_listening(FfDriver *d, const FfTarget *target, bool keep_failed, GError **error)
+/* LIST: the addresses of a TCP target. */
+static bool begin_listening(FfDriver *d, const FfTarget *target, const struct addrinfo *list,
+                            bool keep_failed, GError **error)
 {
     JsonArray *addresses = NULL;
-    GArray *fds = ff_listen(target, &addresses, error);
+    GArray *fds = ff_listen(target, list, &addresses, error);
 
     if (!fds) {
         return false;
@@ -575,6 +577,19 @@ static bool begin_listening(FfDriver *d, const FfTarget *target, bool keep_faile
     d->socket_address = addresses;
     begin(d, in);
     return true;
+}
+
+/* Goes on with NEXT, at once but for a name of a host. */
+static void find_target(FfCall *call, FfCallResolved next)
+{
+    const FfTarget *t = &call->target;
+    int family = t->ipv4 == t->ipv6 ? AF_UNSPEC : t->ipv4 ? AF_INET : AF_INET6;
+
+    if (t->kind == FF_TARGET_TCP) {
+        ff_call_resolve(call, t->host, t->port, family, next);
+    } else {
+        next(call, NULL, NULL);
+    }
 }
 
 /* The client has been told of all this by the engine before this one. */
@@ -706,10 +721,26 @@ static void got_fd(FfCall *call)
     pass_native(call); /* a pipe or a file; or no such name, QEMU says so */
 }
 
-static void command_decide(FfCall *call)
+/* Meanwhile another client may have been faster. */
+static void command_found(FfCall *call, const struct addrinfo *list, const GError *unknown)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
+
+    if (unknown) {
+        ff_call_gerror(call, unknown);
+    } else if (d->incoming || d->migration) {
+        ff_call_error(call, "The incoming migration has already been started");
+    } else if (begin_listening(d, &call->target, list, wants_to_live(call), &error)) {
+        ff_call_return(call, NULL);
+    } else {
+        ff_call_error(call, "%s", error->message);
+    }
+}
+
+static void command_decide(FfCall *call)
+{
+    FfDriver *d = call->driver;
 
     d->events = ff_capability(call->capabilities, "events");
     if (d->incoming || d->migration) {
@@ -720,10 +751,8 @@ static void command_decide(FfCall *call)
         ff_call_error(call, "%s", call->tls.error->message);
     } else if (call->target.kind == FF_TARGET_FD) {
         ff_call_take_fd(call, call->target.name, got_fd);
-    } else if (begin_listening(d, &call->target, wants_to_live(call), &error)) {
-        ff_call_return(call, NULL);
     } else {
-        ff_call_error(call, "%s", error->message);
+        find_target(call, command_found);
     }
 }
 
@@ -813,10 +842,38 @@ static void qemu_listens(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, NULL);
 }
 
+/* CALL is our own; its seq is what the relay waits for. */
+static void argument_found(FfCall *call, const struct addrinfo *list, const GError *unknown)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = unknown ? g_error_copy(unknown) : NULL;
+
+    if (error || !begin_listening(d, &call->target, list, false, &error)) {
+        /* QEMU prints this and ends. */
+        g_autofree char *why =
+            g_strdup_printf("-incoming %s: %s", call->target.uri, error->message);
+
+        give_up(d, why);
+    }
+    started(d, call->seq);
+    ff_call_return(call, NULL);
+}
+
+static void listen_at(FfDriver *d, uint32_t seq, const char *uri, FfTarget *target)
+{
+    FfCall *call = ff_call_new_own(d);
+
+    call->seq = seq;
+    call->target = *target;
+    *target = (FfTarget){.kind = FF_TARGET_NONE};
+    g_free(call->target.uri);
+    call->target.uri = g_strdup(uri); /* as it was written */
+    find_target(call, argument_found);
+}
+
 void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
 {
     g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
-    g_autoptr(GError) error = NULL;
 
     if (d->incoming) { /* the engine before this one listened, and could not say so any more */
         started(d, seq);
@@ -845,11 +902,8 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         set_native(d);
         ff_call_inner(ff_call_new_own(d), "migrate-incoming", uri_argument(NULL, uri),
                       qemu_listens);
-    } else if (!begin_listening(d, &target, false, &error)) {
-        /* QEMU prints this and ends. */
-        g_autofree char *why = g_strdup_printf("-incoming %s: %s", uri, error->message);
-
-        give_up(d, why);
+        started(d, seq);
+    } else {
+        listen_at(d, seq, uri, &target);
     }
-    started(d, seq);
 }

@@ -128,24 +128,12 @@ static int listen_inet(const struct addrinfo *ai, GError **error)
     return -1;
 }
 
-static GArray *listen_tcp(const FfTarget *target, JsonArray *addresses, GError **error)
+static GArray *listen_tcp(const struct addrinfo *list, JsonArray *addresses, GError **error)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
     g_autoptr(GError) last = NULL;
 
-    if (target->ipv4 != target->ipv6) {
-        hints.ai_family = target->ipv4 ? AF_INET : AF_INET6;
-    }
-    int rc = getaddrinfo(*target->host ? target->host : NULL, target->port, &hints, &list);
-
-    if (rc) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
-                    "address resolution failed for %s:%s: %s", target->host, target->port,
-                    gai_strerror(rc));
-        return NULL;
-    }
-    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+    for (const struct addrinfo *ai = list; ai; ai = ai->ai_next) {
         int fd = listen_inet(ai, &last);
         JsonObject *address = fd >= 0 ? inet_address(fd) : NULL;
 
@@ -156,7 +144,6 @@ static GArray *listen_tcp(const FfTarget *target, JsonArray *addresses, GError *
             json_array_add_object_element(addresses, address);
         }
     }
-    freeaddrinfo(list);
     if (!fds->len) {
         g_propagate_error(error, g_steal_pointer(&last));
         return NULL;
@@ -197,18 +184,19 @@ static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError 
     return NULL;
 }
 
-GArray *ff_listen(const FfTarget *target, JsonArray **addresses, GError **error)
+GArray *ff_listen(const FfTarget *target, const struct addrinfo *list, JsonArray **addresses,
+                  GError **error)
 {
-    g_autoptr(JsonArray) list = json_array_new();
+    g_autoptr(JsonArray) shown = json_array_new();
     GArray *fds;
 
     if (target->kind == FF_TARGET_TCP) {
-        fds = listen_tcp(target, list, error);
+        fds = listen_tcp(list, shown, error);
     } else {
-        fds = listen_unix(target, list, error);
+        fds = listen_unix(target, shown, error);
     }
     if (fds) {
-        *addresses = g_steal_pointer(&list);
+        *addresses = g_steal_pointer(&shown);
     }
     return fds;
 }

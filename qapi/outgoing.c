@@ -226,7 +226,7 @@ static void let_connect(FfCall *call)
     if (out->directory) {
         out->path = g_build_filename(out->directory, "outgoing", NULL);
         target.path = g_strdup(out->path);
-        fds = ff_listen(&target, &addresses, &error);
+        fds = ff_listen(&target, NULL, &addresses, &error);
     }
     if (!fds) {
         failed(call, error->message);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "net/address.h"
 #include "qapi/driver-private.h"
 
 /* postcopy-recover-setup came with QEMU 9.1. */
@@ -149,6 +150,19 @@ static void recover(FfCall *call, const char *uri, int fd)
     answer(call, ok, error);
 }
 
+static void recover_at(FfCall *call, const struct addrinfo *list, const GError *unknown)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfAddress) address = unknown ? NULL : ff_address_parse(call->target.uri, &error);
+    int fd = address ? ff_address_listen_at(address, list, &error) : -1;
+
+    if (fd >= 0) {
+        recover(call, call->target.uri, fd);
+    } else {
+        ff_call_error(call, "%s", unknown ? unknown->message : error->message);
+    }
+}
+
 static void recover_by_fd(FfCall *call)
 {
     int fd;
@@ -179,6 +193,8 @@ void ff_handle_recover(FfCall *call)
     }
     if (call->target.kind == FF_TARGET_FD) {
         ff_call_take_fd(call, call->target.name, recover_by_fd);
+    } else if (call->target.kind == FF_TARGET_TCP) {
+        ff_call_resolve(call, call->target.host, call->target.port, AF_UNSPEC, recover_at);
     } else {
         recover(call, call->target.uri, -1);
     }

@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <gio/gunixsocketaddress.h>
+#include <glib/gstdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "migration/dump.h"
@@ -16,6 +18,7 @@
 #include "qapi/driver.h"
 #include "qapi/json.h"
 #include "qapi/schema.h"
+#include "tests/lib/slow-names.h"
 
 /* --- the migration -------------------------------------------------------------------------- */
 
@@ -173,6 +176,9 @@ void ff_migration_synced(FfMigration *m)
 
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)
 {
+    if (fd >= 0) {
+        close(fd);
+    }
     m->resumed_at = g_strdup(uri);
     return true;
 }
@@ -443,9 +449,14 @@ static void world_clear(World *w)
     g_free(w->state);
 }
 
+static void command_of(World *w, unsigned mon, const char *text)
+{
+    ff_driver_frame(w->driver, FF_LINK_COMMAND, mon, ++w->seq, text, strlen(text), -1);
+}
+
 static void command(World *w, const char *text)
 {
-    ff_driver_frame(w->driver, FF_LINK_COMMAND, 0, ++w->seq, text, strlen(text), -1);
+    command_of(w, 0, text);
 }
 
 /* QEMU was asked COMMAND, and answers RESULT (JSON), or an error if that begins with '!'. */
@@ -467,6 +478,14 @@ static void qemu_answers(World *w, const char *name, const char *result)
     g_free(asked->command);
     g_clear_pointer(&asked->args, json_object_unref);
     g_free(asked);
+}
+
+/* Something is said to the relay: a name was found, or not. */
+static void wait_sent(World *w)
+{
+    while (!w->out->len) {
+        g_main_context_iteration(NULL, TRUE);
+    }
 }
 
 /* All that went to the relay since the last time. */
@@ -974,6 +993,180 @@ static void test_incoming(void)
 }
 
 /* Two clients begin a migration at once: one of them is late, whichever way QEMU is to go. */
+/* --- names that nobody answers for ---------------------------------------------------------- */
+
+#define INCOMING_SLOW                                                                              \
+    "{'execute':'migrate-incoming','arguments':{'uri':'tcp:" SLOW_NAME ":0'},'id':'in'}"
+#define STARTED_ALREADY                                                                            \
+    "\"error\": {\"class\": \"GenericError\", \"desc\": "                                          \
+    "\"The incoming migration has already been started\"}}\n"
+
+static char *gate; /* of slow-names.h */
+
+/* Somebody asks, and waits until this is closed. */
+static int gate_await(void)
+{
+    int fd = open(gate, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+/* A destination whose client names a host that is not found yet. */
+static int ask_slowly(World *w)
+{
+    set_postcopy(w);
+    command(w, INCOMING_SLOW);
+    qemu_answers(w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+    return gate_await();
+}
+
+static void test_name(void)
+{
+    World w;
+
+    world_init(&w, "defer", NULL);
+    int fd = ask_slowly(&w);
+
+    /* Who did not ask for it does not wait; who did waits in order. */
+    command(&w, "{'execute':'query-migrate'}");
+    sent(&w, "");
+    command_of(&w, 1, "{'execute':'query-migrate'}");
+    sent(&w, "pass\n"); /* nothing is under way yet */
+    close(fd);
+    wait_sent(&w);
+    g_assert_true(g_str_has_prefix(
+        w.out->str, "hold {\"name\": \"incoming:0\"}\n"
+                    "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+                    "reply {\"return\": {}, \"id\": \"in\"}\n"
+                    "reply {\"return\": {\"socket-address\": [{\"port\": "));
+    world_clear(&w);
+}
+
+static void test_name_unknown(void)
+{
+    World w;
+
+    world_init(&w, "defer", NULL);
+    int fd = ask_slowly(&w);
+
+    g_assert_cmpint(write(fd, "x", 1), ==, 1);
+    close(fd);
+    wait_sent(&w);
+    sent(&w, "reply {\"id\": \"in\", \"error\": {\"class\": \"GenericError\", \"desc\": \"address "
+             "resolution failed for " SLOW_NAME ":0: Name or service not known\"}}\n");
+    world_clear(&w);
+}
+
+/* Two clients: the second one's address needs no name. */
+static void test_name_overtaken(void)
+{
+    World w;
+
+    world_init(&w, "defer", NULL);
+    int fd = ask_slowly(&w);
+
+    command_of(&w, 1, "{'execute':'migrate-incoming','arguments':{'uri':'tcp:127.0.0.1:0'}}");
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    wait_sent(&w);
+    sent(&w, "hold {\"name\": \"incoming:0\"}\n"
+             "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+             "reply {\"return\": {}}\n");
+    close(fd);
+    wait_sent(&w);
+    sent(&w, "reply {\"id\": \"in\", " STARTED_ALREADY);
+    world_clear(&w);
+}
+
+/* The driver ends, and the answer comes when there is nobody any more. */
+static void test_name_driver_ends(void)
+{
+    World w;
+
+    world_init(&w, "defer", NULL);
+    int fd = ask_slowly(&w);
+
+    world_clear(&w);
+    close(fd);
+    /* The answer is the main loop's to throw away. */
+    g_main_context_iteration(NULL, TRUE);
+}
+
+/* The relay's own question, -incoming URI: it is answered when somebody listens. */
+static void test_name_argument(void)
+{
+    static const char uri[] = "tcp:" SLOW_NAME ":0";
+    World w;
+
+    world_init(&w, uri, NULL);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    int fd = gate_await();
+
+    sent(&w, "");
+    close(fd);
+    wait_sent(&w);
+    g_assert_true(g_str_has_suffix(w.out->str, "reply\n"));
+    command(&w, "{'execute':'query-migrate'}");
+    g_assert_nonnull(strstr(w.out->str, "socket-address"));
+    world_clear(&w);
+}
+
+/* A source connects to the only address at which W listens, and QEMU says what it is asked. */
+static void migration_comes(World *w)
+{
+    command(w, "{'execute':'query-migrate'}");
+    g_autofree char *at = g_strdup(strstr(w->out->str, "\"port\": \""));
+    g_autoptr(GSocketClient) client = g_socket_client_new();
+
+    g_assert_nonnull(at);
+    g_autoptr(GSocketConnection) connection = g_socket_client_connect_to_host(
+        client, "127.0.0.1", (guint16)g_ascii_strtoull(at + strlen("\"port\": \""), NULL, 10), NULL,
+        NULL);
+
+    g_assert_nonnull(connection);
+    while (g_queue_is_empty(&w->questions)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    qemu_answers(w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    g_assert_nonnull(migration);
+    migration->info.role = FF_ROLE_DESTINATION;
+}
+
+/* A migration that is paused, and is to listen at a name. */
+static void test_name_recover(void)
+{
+    static const char uri[] = "tcp:127.0.0.1:0";
+    World w;
+
+    world_init(&w, uri, NULL);
+    set_postcopy(&w);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    wait_sent(&w);
+    g_string_truncate(w.out, 0);
+    migration_comes(&w);
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    g_string_truncate(w.out, 0);
+    command(&w, "{'exec-oob':'migrate-recover','arguments':{'uri':'tcp:" SLOW_NAME ":0'}}");
+    int fd = gate_await();
+
+    sent(&w, "");
+    command(&w, "{'execute':'query-migrate'}");
+    g_assert_nonnull(strstr(w.out->str, "postcopy-paused"));
+    g_string_truncate(w.out, 0);
+    g_assert_null(migration->resumed_at);
+    close(fd);
+    wait_sent(&w);
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_cmpstr(migration->resumed_at, ==, "tcp:" SLOW_NAME ":0");
+    world_clear(&w);
+}
+
 static void test_two(void)
 {
     static const char *const late = "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
@@ -1292,6 +1485,11 @@ static void test_unread(void)
 
 int main(int argc, char **argv)
 {
+    g_autofree char *dir = g_dir_make_tmp("test-driver-XXXXXX", NULL);
+
+    gate = g_build_filename(dir, "gate", NULL);
+    g_assert_cmpint(mkfifo(gate, 0600), ==, 0);
+    g_setenv(SLOW_NAMES_GATE, gate, TRUE);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
@@ -1313,7 +1511,18 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/start-fails", test_start_fails);
     g_test_add_func("/driver/incoming", test_incoming);
     g_test_add_func("/driver/incoming/fd", test_incoming_fd);
+    g_test_add_func("/driver/name", test_name);
+    g_test_add_func("/driver/name/unknown", test_name_unknown);
+    g_test_add_func("/driver/name/overtaken", test_name_overtaken);
+    g_test_add_func("/driver/name/driver-ends", test_name_driver_ends);
+    g_test_add_func("/driver/name/argument", test_name_argument);
+    g_test_add_func("/driver/name/recover", test_name_recover);
     g_test_add_func("/driver/two", test_two);
     g_test_add_func("/driver/every-status", test_every_status);
-    return g_test_run();
+    int rc = g_test_run();
+
+    g_unlink(gate);
+    g_rmdir(dir);
+    g_free(gate);
+    return rc;
 }
