@@ -12,9 +12,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* File systems whose buffered read goes through the page cache or is a copy, always: read in the
- * kernel's source. Not: fuse (FOPEN_DIRECT_IO), 9p and cifs (cache=none), zfs (direct=always),
- * ceph, overlay (what is below it is not said). Others are not known. */
+/*
+ * File systems whose read copies by the processor into the reader's address space unless the file
+ * is O_DIRECT, as their read_iter in the kernel's source says:
+ *
+ * - ext2, ext3, ext4, xfs: with DAX dax_iomap_rw(), a copy from the device's memory; else
+ *   generic_file_read_iter(), which is the page cache.
+ * - btrfs: filemap_read(), which is the page cache.
+ * - ramfs, iso9660, squashfs: generic_file_read_iter(), too. What squashfs calls direct goes into
+ *   the page cache, not into the reader.
+ * - tmpfs, hugetlbfs: loops of their own around copy_page_to_iter().
+ * - sysfs, cgroup, cgroup2: kernfs, through a buffer of the kernel.
+ * - devtmpfs: devices are no images for QEMU's driver "file", and host_device is always drained.
+ * - proc, devpts: not looked at. No image can be on them; QEMU has files there for other reasons.
+ *
+ * Not in the list, as a read that is not O_DIRECT may pin the reader's pages:
+ *
+ * - fuse, virtiofs: the server says FOPEN_DIRECT_IO for a file (fuse_direct_read_iter()), or passes
+ *   it through to another file that nobody names.
+ * - 9p, cifs, smb3, afs: cache=none, or an inode that netfs calls unbuffered
+ *   (netfs_unbuffered_read_iter()).
+ * - overlay: it reads the file below, which may be on any of these.
+ * - ceph, zfs: not looked at.
+ * - nfs, nfs4 copy (generic_file_read_iter()), but no test has read from one. Drained, as is all
+ *   that is not known.
+ */
 static const char *const copying[] = {
     "ext2",  "ext3", "ext4",  "xfs",    "btrfs",   "tmpfs",  "hugetlbfs", "devtmpfs",
     "ramfs", "proc", "sysfs", "devpts", "cgroup2", "cgroup", "iso9660",   "squashfs"};

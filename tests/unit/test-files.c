@@ -59,12 +59,25 @@ static void test_kinds(void)
     g_assert_true(copies(NULL, memory, &memory, 1));
     close(memory);
     g_assert_false(ff_files_copy(0, NULL, 0));
-    g_assert_true(ff_files_type_copies("ext4"));
-    g_assert_true(ff_files_type_copies("tmpfs"));
-    g_assert_false(ff_files_type_copies("fuse"));
-    g_assert_false(ff_files_type_copies("fuse.sshfs"));
-    g_assert_false(ff_files_type_copies("ext4x"));
-    g_assert_false(ff_files_type_copies(""));
+}
+
+/* As mountinfo calls them. Who adds one to the list has read its read_iter. */
+static void test_types(void)
+{
+    static const char *const copying[] = {
+        "ext2", "ext3",  "ext4",   "xfs",     "btrfs",    "tmpfs",  "ramfs",   "hugetlbfs",
+        "proc", "sysfs", "cgroup", "cgroup2", "devtmpfs", "devpts", "iso9660", "squashfs"};
+    static const char *const drained[] = {
+        "fuse", "fuse.sshfs", "fuse.glusterfs", "fuseblk", "virtiofs", "9p",       "cifs", "smb3",
+        "afs",  "ceph",       "overlay",        "zfs",     "nfs",      "nfs4",     "f2fs", "erofs",
+        "gfs2", "ocfs2",      "bcachefs",       "ext4x",   "ext",      "ext4.sub", ""};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(copying); i++) {
+        g_assert_true(ff_files_type_copies(copying[i]));
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(drained); i++) {
+        g_assert_false(ff_files_type_copies(drained[i]));
+    }
 }
 
 static void test_fuse(void)
@@ -91,6 +104,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/files/kinds", test_kinds);
+    g_test_add_func("/files/types", test_types);
     g_test_add_func("/files/fuse", test_fuse);
     return g_test_run();
 }
