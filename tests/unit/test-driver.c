@@ -1003,15 +1003,6 @@ static void test_incoming(void)
 
 static char *gate; /* of slow-names.h */
 
-/* Somebody asks, and waits until this is closed. */
-static int gate_await(void)
-{
-    int fd = open(gate, O_WRONLY | O_CLOEXEC);
-
-    g_assert_cmpint(fd, >=, 0);
-    return fd;
-}
-
 /* A destination whose client names a host that is not found yet. */
 static int ask_slowly(World *w)
 {
@@ -1020,7 +1011,7 @@ static int ask_slowly(World *w)
     qemu_answers(w, "query-status", "{'status':'inmigrate'}");
     qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
     qemu_answers(w, "query-migrate-parameters", PARAMETERS);
-    return gate_await();
+    return slow_names_await(gate);
 }
 
 static void test_name(void)
@@ -1104,7 +1095,7 @@ static void test_name_argument(void)
 
     world_init(&w, uri, NULL);
     ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
-    int fd = gate_await();
+    int fd = slow_names_await(gate);
 
     sent(&w, "");
     close(fd);
@@ -1153,7 +1144,7 @@ static void test_name_recover(void)
     become(FF_STATUS_POSTCOPY_PAUSED);
     g_string_truncate(w.out, 0);
     command(&w, "{'exec-oob':'migrate-recover','arguments':{'uri':'tcp:" SLOW_NAME ":0'}}");
-    int fd = gate_await();
+    int fd = slow_names_await(gate);
 
     sent(&w, "");
     command(&w, "{'execute':'query-migrate'}");
