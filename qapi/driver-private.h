@@ -262,6 +262,8 @@ void ff_driver_start_incoming(FfDriver *driver, uint32_t seq, const char *uri);
 /* Goes on where the engine before this one listened, if nobody had been greeted. */
 void ff_driver_listen_again(FfDriver *driver);
 void ff_incoming_free(FfIncoming *incoming);
+/* Removes the name of QEMU's own socket, if it has one still. */
+void ff_incoming_remove_name(FfIncoming *incoming);
 /* The source is known, and nobody else is awaited: listens no more, but for what the migration
  * has of it. */
 void ff_incoming_release(FfIncoming *incoming);

@@ -519,6 +519,9 @@ void ff_driver_last_words(FfDriver *d)
 {
     bool late = false;
 
+    if (d->incoming) {
+        ff_incoming_remove_name(d->incoming);
+    }
     g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
     /* QEMU's last answer may still have to be read, for the coordinator to go on. */
     while (!late && d->migration && ff_migration_speaks(d->migration)) {

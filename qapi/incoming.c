@@ -94,7 +94,7 @@ void ff_incoming_release(FfIncoming *in)
 }
 
 /* QEMU's own socket needs a name only until the last connection to it is made. */
-static void remove_private(FfIncoming *in)
+void ff_incoming_remove_name(FfIncoming *in)
 {
     if (in->private_dir) {
         g_unlink(in->private_path);
@@ -112,7 +112,7 @@ void ff_incoming_free(FfIncoming *in)
     if (in->path) {
         g_unlink(in->path);
     }
-    remove_private(in);
+    ff_incoming_remove_name(in);
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
@@ -255,7 +255,7 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     ff_driver_filter(d, 0);
     join_stock(in);
     if (in->single) {
-        remove_private(in); /* so that nothing is left of an engine that dies */
+        ff_incoming_remove_name(in); /* so that nothing is left of an engine that dies */
     }
     ff_call_return(call, NULL);
 }
