@@ -109,20 +109,22 @@ static void test_kernel(void)
 
 static HugePages *taken; /* by whom the callbacks take pages */
 
-static Pair huge_pair(unsigned n_touchers, bool reserved)
+static void take_all(Side *s)
+{
+    hugepages_take(taken);
+}
+
+/* RESUMING: what the destination does right before its guest starts; can be NULL. */
+static Pair huge_pair(unsigned n_touchers, bool reserved, void (*resuming)(Side *s))
 {
     Pair p = {side_new_huge(FF_ROLE_SOURCE, PAGES, reserved),
               side_new_huge(FF_ROLE_DESTINATION, PAGES, reserved)};
 
     p.d->n_touchers = n_touchers;
+    p.d->resuming = resuming;
     side_fill(p.s);
     side_start(p.d, "tcp:127.0.0.1:0", -1);
     return p;
-}
-
-static void take_all(Side *s)
-{
-    hugepages_take(taken);
 }
 
 static void join_touchers(Pair *p)
@@ -164,9 +166,8 @@ static void test_empty_pool(gconstpointer data)
     if (!taken) {
         return;
     }
-    Pair p = huge_pair(touchers, false);
+    Pair p = huge_pair(touchers, false, take_all);
     g_autofree char *to = pair_address(p.d);
-    p.d->resuming = take_all;
     side_start(p.s, to, -1);
     if (touchers) {
         ff_migration_set_bandwidth(p.s->m, 0, 65536);
@@ -201,7 +202,7 @@ static void test_given_back(void)
     if (!taken) {
         return;
     }
-    Pair p = huge_pair(1, false);
+    Pair p = huge_pair(1, false, NULL);
     g_autofree char *to = pair_address(p.d);
     p.d->touch = give_back;
     side_start(p.s, to, -1);
@@ -233,7 +234,7 @@ static unsigned allocated(const Side *s)
 /* A guest that writes, in its fifth pass of precopy or over. */
 static Pair busy_pair(void)
 {
-    Pair p = huge_pair(2, true);
+    Pair p = huge_pair(2, true, take_all);
     g_autofree char *to = pair_address(p.d);
 
     p.d->mirror = p.s;
@@ -257,7 +258,6 @@ static void test_reserved(void)
         return;
     }
     Pair p = busy_pair();
-    p.d->resuming = take_all;
     ff_migration_start_postcopy(p.s->m, NULL);
     check_moved(&p);
     g_assert_null(strstr(p.d->history->str, "paused"));
@@ -321,10 +321,9 @@ static void test_holes(void)
     if (!taken) {
         return;
     }
-    Pair p = huge_pair(0, false);
+    Pair p = huge_pair(0, false, take_all);
     g_autofree char *to = pair_address(p.d);
     punch(((FfRamBlock *)p.s->blocks->pdata[0])->memfd, 2, PAGES - 2);
-    p.d->resuming = take_all;
     p.d->any = true;
     side_start(p.s, to, -1);
     ff_migration_start_postcopy(p.s->m, NULL);
