@@ -186,8 +186,8 @@ bool ff_m_hand_over(FfMigration *m, const GError *error)
     }
     ff_mutex_lock(&m->lock);
     FfChannel **at = m->main ? &m->main : &m->arrived;
-    m->stock_channel =
-        g_steal_pointer(at); /* NULL: this side is refused, and has connected to none */
+    /* NULL: this side is refused, and has connected to none */
+    m->stock_channel = g_steal_pointer(at);
     ff_mutex_unlock(&m->lock);
     m->stock = true;
     g_message("%s: QEMU carries the migration", error->message);

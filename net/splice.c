@@ -2,12 +2,12 @@
 /*
  * Splices connections between a peer and QEMU.
  *
- * The main loop accepts; per connection two threads copy (end.c), each blocking on its own end, so
- * nothing is polled. A thread that reads the end of its stream ends the other side's writing, and
- * the other direction goes on. The thread that ends last tells the main loop, which joins both.
- * What may take its time before that (connecting, a TLS handshake) is the second thread's, which
- * then starts the first. No locks: the ends and "running" are atomic, everything else is the main
- * loop's.
+ * The main loop accepts; per connection two threads copy (stream-end.c), each blocking on its own
+ * end, so nothing is polled. A thread that reads the end of its stream ends the other side's
+ * writing, and the other direction goes on. The thread that ends last tells the main loop, which
+ * joins both. What may take its time before that (connecting, a TLS handshake) is the second
+ * thread's, which then starts the first. No locks: the ends and "running" are atomic, everything
+ * else is the main loop's.
  *
  * Under TLS each connection has a session with the peer, which ends here, and QEMU gets the plain
  * text on a private socket. A connection whose handshake fails never reaches QEMU.

@@ -6,7 +6,7 @@
  * listened for here, and decided when the first connection waits (not accepted yet), because
  * with "-incoming URI" the client sets its capabilities only after QEMU has begun to listen:
  * the engine is given the listening socket; QEMU is given the one connection with getfd, or,
- * with multifd, listens on a private socket and native.c carries the bytes. Main loop's thread.
+ * with multifd, listens on a private socket and net/splice.c carries the bytes. Main loop's thread.
  *
  * System calls: pidfd_getfd.
  */

@@ -4,8 +4,8 @@
  *
  * Because the destination is a QEMU without farfault: QEMU's own migration is started into a
  * private socket and joined to the connection behind what the peer has been sent already
- * (native.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a private
- * listening socket; else it is given a socketpair.
+ * (net/splice.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a
+ * private listening socket; else it is given a socketpair.
  *
  * Because this side's engine does not migrate such a guest: nobody was connected to, QEMU gets what
  * the client wrote, and is on its own.
