@@ -25,6 +25,13 @@ static char *read_file(const char *path, GError **error, void *opaque)
     return g_strdup(opaque);
 }
 
+/* As QEMU's answer may be: a name, none, or nobody knows. */
+static bool machine_ram_id(const char *type, char **ram_id, void *opaque)
+{
+    *ram_id = strstr(type, "q35") ? g_strdup("pc.ram") : NULL;
+    return !strstr(type, "pve");
+}
+
 static void check_plan(const FfPlan *plan)
 {
     g_autofree int *ram = g_new0(int, plan->ram->len + 1);
@@ -49,7 +56,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_quiet();
     g_autofree char *text = g_strndup((const char *)data, size);
     char *config = strstr(text, "\n\n");
-    FfArgvSystem sys = {fs_kind, fd_is_listening, read_file, 2 << 20, config ? config + 2 : ""};
+    FfArgvSystem sys = {.fs_kind = fs_kind,
+                        .fd_is_listening = fd_is_listening,
+                        .read_file = read_file,
+                        .machine_ram_id = machine_ram_id,
+                        .default_hugepage_size = 2 << 20,
+                        .opaque = config ? config + 2 : ""};
     g_autofree char *head = config ? g_strndup(text, config - text) : g_strdup(text);
     if (strstr(head, "@FF_")) {
         return 0; /* our own tokens */
