@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "migration/vmm.h"
+#include "vmm/vmm.h"
 #include "qapi/json.h"
 
 static void ram_free(gpointer opaque)

@@ -28,7 +28,7 @@ static void undo(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
+    if (!m->cfg.vmm->state.undo(&m->cfg.vmm->state, &error)) {
         g_warning("%s", error->message);
     }
 }
@@ -104,25 +104,25 @@ static bool take_guest_back(FfMigration *m)
         m->cfg.fd = -1;
         ff_channel_write_all(m->inner, &iov, 1, true);
         ff_channel_shutdown(m->inner);
-        if (!vmm->wait_saved(vmm, 1, &error)) {
+        if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
             g_warning("roll back: %s", error->message);
             g_clear_error(&error);
         }
-    } else if (vmm->forget_kept) {
+    } else if (vmm->state.forget_kept) {
         /* Nobody else has it any more: while QEMU keeps it, QEMU waits for its own end. */
-        vmm->forget_kept(vmm);
+        vmm->state.forget_kept(&vmm->state);
     }
     /* All that took a while. */
     if (is_given(m)) {
         return false;
     }
-    bool resumed = vmm->resume(vmm, m->cfg.state->run_state, start, &running, &error);
+    bool resumed = vmm->run.resume(&vmm->run, m->cfg.state->run_state, start, &running, &error);
     if (!resumed && !m->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
-        resumed = vmm->wait_saved(vmm, 1, &error) && !is_given(m) &&
-                  vmm->resume(vmm, m->cfg.state->run_state, start, &running, &error);
+        resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(m) &&
+                  vmm->run.resume(&vmm->run, m->cfg.state->run_state, start, &running, &error);
     }
     if (!resumed) {
         if (is_given(m)) {
@@ -132,7 +132,7 @@ static bool take_guest_back(FfMigration *m)
         g_clear_error(&error);
     }
     if (running) {
-        vmm->announce(vmm);
+        vmm->run.announce(&vmm->run);
     }
     ff_source_release_guest(m, running);
     return true;

@@ -102,12 +102,14 @@ bool ff_dest_map_bitmaps(FfMigration *m, bool fresh, GError **error)
 /* FALSE with *REFUSED: because of what the guest is made of. */
 static bool check_guest(FfMigration *m, bool *refused, GError **error)
 {
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmmMemory *memory = &m->cfg.vmm->memory;
     GPtrArray *blocks = NULL;
-    bool ok = vmm->check(vmm, FF_ROLE_DESTINATION, &blocks, m->vm_uuid, error);
+    FfGuestFit fit = memory->check(memory, FF_ROLE_DESTINATION, &blocks, m->vm_uuid, error);
 
-    *refused = ok || vmm->refused;
-    if (!ok || !ff_m_set_blocks(m, blocks, error) || !ff_dest_map_bitmaps(m, true, error)) {
+    m->occupied = fit == FF_GUEST_OCCUPIED;
+    *refused = fit == FF_GUEST_FITS || fit == FF_GUEST_REFUSED;
+    if (fit != FF_GUEST_FITS || !ff_m_set_blocks(m, blocks, error) ||
+        !ff_dest_map_bitmaps(m, true, error)) {
         return false;
     }
     if (m->cfg.n_uffds < 2) {
@@ -182,7 +184,7 @@ static bool agree(FfMigration *m, GError **error)
     ff_recovery_store_session(m);
     FF_FAULT_AT("greeted");
     /* The source goes on meanwhile: READY, for which it waits, comes later. */
-    if (!m->cfg.vmm->prepare(m->cfg.vmm, FF_ROLE_DESTINATION, error)) {
+    if (!m->cfg.vmm->state.prepare(&m->cfg.vmm->state, FF_ROLE_DESTINATION, error)) {
         return false;
     }
     FF_FAULT_AT("prepared");
@@ -197,7 +199,7 @@ static bool agree(FfMigration *m, GError **error)
 
 static void know_vcpus(FfMigration *m)
 {
-    g_autoptr(GArray) tids = m->cfg.vmm->vcpu_threads(m->cfg.vmm);
+    g_autoptr(GArray) tids = m->cfg.vmm->run.vcpu_threads(&m->cfg.vmm->run);
 
     uint32_t n = MIN(tids->len, FF_MAX_VCPUS);
     for (unsigned i = 0; i < n; i++) {
@@ -236,7 +238,7 @@ static bool prepare_load(FfMigration *m, GError **error)
     know_vcpus(m);
     ff_journal_loading(m->cfg.state);
     FF_FAULT_AT("loading");
-    if (!m->cfg.vmm->load(m->cfg.vmm, &fd, error)) {
+    if (!m->cfg.vmm->state.load(&m->cfg.vmm->state, &fd, error)) {
         return false;
     }
     if (m->ops.hold) {
@@ -309,7 +311,8 @@ static gpointer start_guest(gpointer p)
     g_autoptr(GError) error = NULL;
     bool running = false;
 
-    if (!m->cfg.vmm->resume(m->cfg.vmm, m->cfg.state->run_state, m->starts, &running, &error)) {
+    if (!m->cfg.vmm->run.resume(&m->cfg.vmm->run, m->cfg.state->run_state, m->starts, &running,
+                                &error)) {
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
         ff_m_set_error(m, error->message);
     }
@@ -395,10 +398,10 @@ static void end_vmm(FfMigration *m)
 {
     struct pollfd p = {.fd = m->cfg.pidfd, .events = POLLIN};
 
-    if (!m->cfg.vmm->doom) {
+    if (!m->cfg.vmm->state.doom) {
         return;
     }
-    m->cfg.vmm->doom(m->cfg.vmm);
+    m->cfg.vmm->state.doom(&m->cfg.vmm->state);
     if (!m->inner && p.fd >= 0) {
         poll(&p, 1, END_DEADLINE_MS);
     }
@@ -414,7 +417,7 @@ static void give_up(FfMigration *m, const GError *why)
         end_threads(m); /* the engine ends with its QEMU: nothing is left to tell */
         return;
     }
-    if (vmm->occupied) {
+    if (m->occupied) {
         /* Nothing was touched, and the guest that runs here is not this source's. */
         end_threads(m);
         ff_m_set_status(m, FF_STATUS_FAILED);
@@ -425,7 +428,7 @@ static void give_up(FfMigration *m, const GError *why)
     ff_mutex_lock(&m->lock);
     m->parting = true;
     ff_mutex_unlock(&m->lock);
-    bool lives_on = vmm->keep_failed && ff_journal_phase(m->cfg.state) != FF_PHASE_LOADED;
+    bool lives_on = vmm->state.keep_failed && ff_journal_phase(m->cfg.state) != FF_PHASE_LOADED;
     ff_journal_dead(m->cfg.state);
     if (lives_on && m->regions && m->uffd >= 0) {
         ff_dest_disarm(m); /* with empty memory: nothing in it may wait for a page */
@@ -439,7 +442,7 @@ static void give_up(FfMigration *m, const GError *why)
     tell_source(m, why->message);
     ff_m_event(m, FF_EV_TOLD);
     g_main_context_wakeup(m->driver_ctx);
-    vmm->abandon(vmm);
+    vmm->state.abandon(&vmm->state);
     if (lives_on) {
         ff_journal_idle(m->cfg.state);
     } else {
@@ -475,7 +478,7 @@ static void complete(FfMigration *m)
         ff_channel_send(m->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
     }
     /* While the source cleans up as well. It is completed when this side is. */
-    if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
+    if (!m->cfg.vmm->state.undo(&m->cfg.vmm->state, &error)) {
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");

@@ -217,6 +217,7 @@ struct FfMigration {
     char *untracked; /* lock; why not; can be NULL */
     GArray *hot;     /* FfRun, written just before the stop; set before bulk starts, NULL: none */
     bool keep_main;  /* lock; D: ff_m_shutdown_channels() leaves the main one */
+    bool occupied;   /* D: coordinator. Another guest is there, which must not be ended */
     bool whole;      /* S: coordinator. D: set before FF_EV_PREPARE. Every page before the grant */
     uint64_t precopy_bytes; /* atomic; on the wire before the stop */
     uint64_t dirty_rate;    /* atomic; pages per second */

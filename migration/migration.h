@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "migration/vmm.h"
+#include "vmm/vmm.h"
 #include "net/channel.h"
 #include "state/state.h"
 

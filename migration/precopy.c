@@ -86,7 +86,7 @@ static bool switches_untracked(const FfMigration *m)
 /* Of all RAM that is mapped, whatever the engine knew that died. */
 static void end_left_over(FfMigration *m)
 {
-    const GPtrArray *blocks = m->cfg.vmm->blocks(m->cfg.vmm);
+    const GPtrArray *blocks = m->cfg.vmm->memory.blocks(&m->cfg.vmm->memory);
     g_autofree FfTrackedFile *files = g_new0(FfTrackedFile, blocks->len);
 
     for (guint i = 0; i < blocks->len; i++) {
@@ -133,7 +133,7 @@ static char *begin(FfMigration *m)
     if (m->cfg.pagemap_fd < 0 || m->cfg.maps_fd < 0 || m->cfg.n_uffds < 1) {
         return g_strdup("QEMU's agent handed over no pagemap or no userfaultfd");
     }
-    char *why = vmm->untrackable ? vmm->untrackable(vmm, false) : NULL;
+    char *why = vmm->memory.untrackable ? vmm->memory.untrackable(&vmm->memory, false) : NULL;
     if (why) {
         return why;
     }
@@ -221,7 +221,9 @@ static char *untrackable(FfMigration *m, bool stopped)
 {
     FfVmm *vmm = m->cfg.vmm;
 
-    return m->precopy->lost || !vmm->untrackable ? NULL : vmm->untrackable(vmm, stopped);
+    return m->precopy->lost || !vmm->memory.untrackable
+               ? NULL
+               : vmm->memory.untrackable(&vmm->memory, stopped);
 }
 
 /* Whether what the scan before said is all: the guest runs. FALSE and ERROR: it is not, and nobody
@@ -282,7 +284,8 @@ static uint64_t remaining(FfMigration *m)
 static bool drain(FfMigration *m, GError **error)
 {
     int64_t begin = g_get_monotonic_time();
-    bool ok = FF_FAULT_STEP("drain", !m->cfg.vmm->drain || m->cfg.vmm->drain(m->cfg.vmm, error));
+    bool ok = FF_FAULT_STEP("drain", !m->cfg.vmm->memory.drain ||
+                                         m->cfg.vmm->memory.drain(&m->cfg.vmm->memory, error));
 
     m->precopy->drain_us = g_get_monotonic_time() - begin;
     return ok;

@@ -399,7 +399,7 @@ static FfRamBlock *find(GPtrArray *blocks, const FfStateBlock *sb)
 bool ff_recovery_adopt_blocks(FfMigration *m, GError **error)
 {
     const FfStateHeader *s = m->cfg.state;
-    GPtrArray *all = m->cfg.vmm->blocks(m->cfg.vmm);
+    GPtrArray *all = m->cfg.vmm->memory.blocks(&m->cfg.vmm->memory);
     g_autoptr(GPtrArray) ours = g_ptr_array_new();
 
     for (unsigned i = 0; i < MIN(s->n_blocks, FF_STATE_MAX_BLOCKS); i++) {

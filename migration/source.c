@@ -94,26 +94,27 @@ bool ff_source_map_blocks(FfMigration *m, GError **error)
 }
 
 /* The base is read while QEMU is asked. */
-static bool check(FfMigration *m, GPtrArray **blocks, GError **error)
+static FfGuestFit check(FfMigration *m, GPtrArray **blocks, GError **error)
 {
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmmMemory *memory = &m->cfg.vmm->memory;
     GThread *reader = m->cfg.mem_fd >= 0 ? g_thread_new("ff-base", ff_source_read_base, m) : NULL;
-    bool ok = vmm->check(vmm, FF_ROLE_SOURCE, blocks, m->vm_uuid, error);
+    FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, blocks, m->vm_uuid, error);
 
     if (reader) {
         m->device_base = g_thread_join(reader);
         ff_m_close_mem(m);
     }
-    return ok;
+    return fit;
 }
 
 /* Whether the engine can carry it. Nobody has been spoken to. */
 static bool look_at_guest(FfMigration *m, GError **error)
 {
     GPtrArray *blocks = NULL;
+    FfGuestFit fit = check(m, &blocks, error);
 
-    if (!check(m, &blocks, error)) {
-        return m->cfg.vmm->refused && ff_m_refuse(m, error);
+    if (fit != FF_GUEST_FITS) {
+        return fit == FF_GUEST_REFUSED && ff_m_refuse(m, error);
     }
     if (!ff_m_set_blocks(m, blocks, error) ||
         (ff_m_may_be_native(m) && !ff_source_private_fits(m, error))) {
@@ -154,8 +155,8 @@ static void hold_stream(FfMigration *m, int fd)
          * decides, by run_right, which SHUT it gets. */
         m->ops.hold("inner", fd, m->ops.opaque);
     }
-    if (m->cfg.vmm->keep) {
-        m->cfg.vmm->keep(m->cfg.vmm);
+    if (m->cfg.vmm->state.keep) {
+        m->cfg.vmm->state.keep(&m->cfg.vmm->state);
     }
     m->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
 }
@@ -167,10 +168,10 @@ static bool offer_stream(FfMigration *m, GError **error)
     FfVmm *vmm = m->cfg.vmm;
     int fd = -1;
 
-    if (!vmm->offer || m->cfg.pause_before_switchover) {
+    if (!vmm->state.offer || m->cfg.pause_before_switchover) {
         return true;
     }
-    if (!vmm->offer(vmm, &fd, error)) {
+    if (!vmm->state.offer(&vmm->state, &fd, error)) {
         return false;
     }
     m->saving = true;
@@ -185,7 +186,7 @@ static bool offer_stream(FfMigration *m, GError **error)
  * guest's memory. */
 static bool prepare(FfMigration *m, GError **error)
 {
-    m->prepared = m->cfg.vmm->prepare(m->cfg.vmm, FF_ROLE_SOURCE, error);
+    m->prepared = m->cfg.vmm->state.prepare(&m->cfg.vmm->state, FF_ROLE_SOURCE, error);
     if (m->prepared) {
         FF_FAULT_AT("prepared");
     }
@@ -213,7 +214,8 @@ static bool stop_guest(FfMigration *m, GError **error)
     ff_mutex_lock(&m->lock);
     m->standing = true;
     ff_mutex_unlock(&m->lock);
-    if (!(m->saving ? vmm->stop_and_save : vmm->stop)(vmm, &m->run_state, error)) {
+    if (!(m->saving ? vmm->state.stop_and_save(&vmm->state, &m->run_state, error)
+                    : vmm->run.stop(&vmm->run, &m->run_state, error))) {
         return false;
     }
     FF_FAULT_AT("stopped");
@@ -228,7 +230,7 @@ static bool send_device_state(FfMigration *m, GError **error)
     if (!m->saving) {
         /* From here on QEMU may have begun its inner migration, whatever save() returns. */
         m->saving = true;
-        if (!m->cfg.vmm->save(m->cfg.vmm, &fd, error)) {
+        if (!m->cfg.vmm->state.save(&m->cfg.vmm->state, &fd, error)) {
             return false;
         }
     }
@@ -248,7 +250,7 @@ static bool give(FfMigration *m, GError **error)
 
     FF_FAULT_AT("loaded");
     /* With the answer comes what the VMM has said before: that somebody has resumed the guest. */
-    bool stands = !m->cfg.vmm->stands || m->cfg.vmm->stands(m->cfg.vmm, &moved);
+    bool stands = !m->cfg.vmm->run.stands || m->cfg.vmm->run.stands(&m->cfg.vmm->run, &moved);
     ff_mutex_lock(&m->lock);
     bool cancelled = m->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT), resumed = m->resumed;
     bool dead = m->events & FF_EV_DEAD;
@@ -302,7 +304,7 @@ static bool prepare_meanwhile(FfMigration *m, GError **error)
         return false;
     }
     m->prepared = ff_m_wait_until(m, over, g_get_monotonic_time() + READY_SOON_MS * 1000LL);
-    return m->prepared || m->cfg.vmm->undo(m->cfg.vmm, error);
+    return m->prepared || m->cfg.vmm->state.undo(&m->cfg.vmm->state, error);
 }
 
 /* The destination drops what is stale and arms while the guest still runs here. Twice: dropping
@@ -378,7 +380,7 @@ void ff_source_release_guest(FfMigration *m, bool running)
     ff_mutex_lock(&m->lock);
     if (running && m->cfg.start_paused) {
         ff_mutex_unlock(&m->lock);
-        if (!m->cfg.vmm->halt(m->cfg.vmm, &error)) {
+        if (!m->cfg.vmm->run.halt(&m->cfg.vmm->run, &error)) {
             g_warning("roll back: the guest could not be stopped again: %s", error->message);
         }
         ff_mutex_lock(&m->lock);
@@ -401,18 +403,18 @@ static void restart_guest(FfMigration *m)
             /* QEMU may sit in a write that nobody reads any more. */
             ff_channel_shutdown(m->inner);
         }
-        if (!vmm->wait_saved(vmm, 1, &error)) {
+        if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
             g_warning("roll back: %s", error->message);
             g_clear_error(&error);
         }
     }
     if (m->run_state &&
-        !vmm->resume(vmm, m->run_state, !ff_m_client_stopped(m), &running, &error)) {
+        !vmm->run.resume(&vmm->run, m->run_state, !ff_m_client_stopped(m), &running, &error)) {
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
     if (running) {
-        vmm->announce(vmm);
+        vmm->run.announce(&vmm->run);
     }
     ff_source_release_guest(m, running);
 }
@@ -442,7 +444,7 @@ void ff_source_roll_back(FfMigration *m, const GError *why)
     end_threads(m);
     ff_precopy_end(m, true);
     ff_m_end_device_copy(m);
-    if (!m->cfg.vmm->undo(m->cfg.vmm, &error)) {
+    if (!m->cfg.vmm->state.undo(&m->cfg.vmm->state, &error)) {
         g_warning("roll back: %s", error->message);
     }
     if (m->ops.drop && m->saving) {
@@ -465,13 +467,13 @@ static void let_go(FfMigration *m)
     ff_journal_done(m->cfg.state);
     FF_FAULT_AT("done");
     if (!m->inner || ff_channel_write_all(m->inner, &iov, 1, true) < 0 ||
-        !vmm->wait_saved(vmm, 0, &error)) {
+        !vmm->state.wait_saved(&vmm->state, 0, &error)) {
         g_warning("the source QEMU did not end its migration: %s",
                   error ? error->message : "its socket is closed");
         g_clear_error(&error);
     }
     FF_FAULT_AT("saved");
-    if (!vmm->undo(vmm, &error)) {
+    if (!vmm->state.undo(&vmm->state, &error)) {
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");

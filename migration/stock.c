@@ -78,7 +78,7 @@ GBytes *ff_source_opening(FfMigration *m)
 {
     uint8_t configuration[FF_CONFIGURATION_MAX], out[FF_PROLOGUE_MAX];
     FfVmm *vmm = m->cfg.vmm;
-    g_autofree char *machine = vmm->machine ? vmm->machine(vmm) : NULL;
+    g_autofree char *machine = vmm->state.machine ? vmm->state.machine(&vmm->state) : NULL;
     bool uuid = m->cfg.validate_uuid && !zeros(m->vm_uuid, sizeof(m->vm_uuid));
     size_t n =
         machine ? ff_configuration_encode(configuration, machine, uuid ? m->vm_uuid : NULL) : 0;

@@ -288,7 +288,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     fill_config(d, config);
     if (config->role == FF_ROLE_SOURCE) {
         /* The guest may have come in by this engine: how that was to fail is no matter any more. */
-        config->vmm->keep_failed = false;
+        config->vmm->state.keep_failed = false;
     }
     d->migration = ff_migration_start(config, driver_ops(d, &ops), error);
     if (!d->migration) {

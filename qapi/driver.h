@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "migration/vmm.h"
+#include "vmm/vmm.h"
 #include "state/link.h"
 #include "state/state.h"
 

@@ -178,8 +178,9 @@ static gpointer abandon(gpointer opaque)
     uint8_t uuid[16];
 
     /* Not a guest that has come in another way and runs. */
-    if (vmm->check(vmm, FF_ROLE_DESTINATION, &blocks, uuid, NULL) || !vmm->occupied) {
-        vmm->abandon(vmm);
+    if (vmm->memory.check(&vmm->memory, FF_ROLE_DESTINATION, &blocks, uuid, NULL) !=
+        FF_GUEST_OCCUPIED) {
+        vmm->state.abandon(&vmm->state);
     }
     return NULL;
 }
@@ -416,7 +417,7 @@ static void engine(FfCall *call)
     /* A listener stays here too: a source without farfault may have more channels for QEMU. */
     g_array_index(in->fds, int, in->ready) =
         listens(config.fd) ? fcntl(config.fd, F_DUPFD_CLOEXEC, 0) : -1;
-    d->config.port->vmm(d->config.port_opaque)->keep_failed = in->keep_failed;
+    d->config.port->vmm(d->config.port_opaque)->state.keep_failed = in->keep_failed;
     in->single = !ff_capability(call->capabilities, "multifd") &&
                  !ff_capability(call->capabilities, "postcopy-preempt");
     ff_driver_use_tls(call, &config);

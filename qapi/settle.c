@@ -20,11 +20,11 @@ typedef struct {
 
 /* --- work that waits for QEMU ---------------------------------------------------------------- */
 
-typedef bool (*WorkFunc)(FfVmm *vmm, GError **error);
+typedef bool (*WorkFunc)(FfVmmState *state, GError **error);
 
 typedef struct {
     FfCall *call;
-    FfVmm *vmm;
+    FfVmmState *state;
     WorkFunc func;
     FfCallInner next;
     GError *error;
@@ -45,25 +45,25 @@ static gpointer work_thread(gpointer opaque)
 {
     Work *work = opaque;
 
-    work->func(work->vmm, &work->error);
+    work->func(work->state, &work->error);
     g_idle_add(work_over, work);
     return NULL;
 }
 
-static void start_work(FfCall *call, FfVmm *vmm, WorkFunc func, FfCallInner next)
+static void start_work(FfCall *call, FfVmmState *state, WorkFunc func, FfCallInner next)
 {
     Work *work = g_new0(Work, 1);
 
     work->call = call;
-    work->vmm = vmm;
+    work->state = state;
     work->func = func;
     work->next = next;
     work->thread = g_thread_new("settings", work_thread, work);
 }
 
-static FfVmm *vmm_of(FfDriver *d)
+static FfVmmState *vmm_state_of(FfDriver *d)
 {
-    return d->config.port->vmm(d->config.port_opaque);
+    return &d->config.port->vmm(d->config.port_opaque)->state;
 }
 
 static bool has_log(FfDriver *d)
@@ -77,9 +77,9 @@ static bool has_log(FfDriver *d)
 
 void ff_call_unset_tls(FfCall *call, FfCallInner next)
 {
-    FfVmm *vmm = vmm_of(call->driver);
+    FfVmmState *state = vmm_state_of(call->driver);
 
-    start_work(call, vmm, vmm->unset_tls, next);
+    start_work(call, state, state->unset_tls, next);
 }
 
 bool ff_driver_splices(FfDriver *d)
@@ -110,10 +110,10 @@ static void settled(FfCall *call, JsonNode *result, const GError *error)
 void ff_driver_settle(FfDriver *d)
 {
     if (!d->settling && has_log(d)) {
-        FfVmm *vmm = vmm_of(d);
+        FfVmmState *state = vmm_state_of(d);
 
         d->settling = true;
-        start_work(ff_call_new_own(d), vmm, vmm->undo, settled);
+        start_work(ff_call_new_own(d), state, state->undo, settled);
     }
 }
 
@@ -140,14 +140,14 @@ static void restored(FfCall *call, JsonNode *result, const GError *error)
 
 static void restore(FfCall *call)
 {
-    FfVmm *vmm;
+    FfVmmState *state;
 
     if (!has_log(call->driver)) {
         call->restored(call);
         return;
     }
-    vmm = vmm_of(call->driver);
-    start_work(call, vmm, vmm->undo, restored);
+    state = vmm_state_of(call->driver);
+    start_work(call, state, state->undo, restored);
 }
 
 void ff_call_restore(FfCall *call, FfHandler next)

@@ -131,6 +131,7 @@ static const struct {
 
 typedef struct {
     FfInner *inner;
+    bool occupied;              /* by a guest that has come in another way */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
 
@@ -186,8 +187,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
         return refuse(error, "query-status: QEMU named no status");
     }
     if (role == FF_ROLE_DESTINATION) {
-        c->inner->vmm.occupied = strcmp(state, "inmigrate") != 0;
-        return !c->inner->vmm.occupied ||
+        c->occupied = strcmp(state, "inmigrate") != 0;
+        return !c->occupied ||
                refuse(error,
                       "the guest is not waiting for a migration (it is \"%s\"): start QEMU "
                       "with -incoming defer",
@@ -464,12 +465,12 @@ static void read_machine(Check *c)
     }
 }
 
-bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error)
+FfGuestFit ff_inner_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                          GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_memory(memory);
     g_autoptr(GError) local = NULL;
     Check c = {.inner = inner};
-    vmm->occupied = false;
     bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local);
 
     if (ok) {
@@ -485,11 +486,12 @@ bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16
         }
         forget_answers(&c);
     }
-    vmm->refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED) && !vmm->occupied;
-    if (!ok) {
-        g_propagate_error(error, g_steal_pointer(&local));
-        return false;
+    if (ok) {
+        *blocks = inner->blocks;
+        return FF_GUEST_FITS;
     }
-    *blocks = inner->blocks;
-    return true;
+    bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
+
+    g_propagate_error(error, g_steal_pointer(&local));
+    return c.occupied ? FF_GUEST_OCCUPIED : refused ? FF_GUEST_REFUSED : FF_GUEST_UNKNOWN;
 }

@@ -31,6 +31,21 @@ typedef struct {
     FfMutex undo_lock;  /* the undo log's text and its length */
 } FfInner;
 
+static inline FfInner *ff_inner_of_run(FfVmmRun *run)
+{
+    return (FfInner *)ff_vmm_of_run(run);
+}
+
+static inline FfInner *ff_inner_of_memory(FfVmmMemory *memory)
+{
+    return (FfInner *)ff_vmm_of_memory(memory);
+}
+
+static inline FfInner *ff_inner_of_state(FfVmmState *state)
+{
+    return (FfInner *)ff_vmm_of_state(state);
+}
+
 /* Sends COMMAND and waits; ERROR is prefixed with the command's name. ARGS can be NULL and is
  * released here. */
 JsonNode *ff_inner_call(FfInner *inner, const char *command, JsonObject *args, GError **error);
@@ -55,16 +70,17 @@ char *ff_inner_run_state(FfInner *inner, bool firm, GError **error);
 #define FF_INNER_MACHINE_ARGS "{\"path\": \"/machine\", \"property\": \"type\"}"
 char *ff_inner_machine_name(JsonNode *answer);
 
-bool ff_inner_check(FfVmm *vmm, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error);
-bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error);
-bool ff_inner_unset_tls(FfVmm *vmm, GError **error);
-bool ff_inner_undo(FfVmm *vmm, GError **error);
+FfGuestFit ff_inner_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                          GError **error);
+bool ff_inner_prepare(FfVmmState *state, FfRole role, GError **error);
+bool ff_inner_unset_tls(FfVmmState *state, GError **error);
+bool ff_inner_undo(FfVmmState *state, GError **error);
 /* The inner migration is over: QEMU closes its copy of the engine's end. */
-void ff_inner_forget_kept(FfVmm *vmm);
-bool ff_inner_drain(FfVmm *vmm, GError **error);
+void ff_inner_forget_kept(FfVmmState *state);
+bool ff_inner_drain(FfVmmMemory *memory, GError **error);
 
 /* inner-nested.c */
-char *ff_inner_untrackable(FfVmm *vmm, bool stopped);
+char *ff_inner_untrackable(FfVmmMemory *memory, bool stopped);
 /* Asks for the vCPUs' registers, for ff_inner_take_registers(); NULL if nobody need know them. As
  * for stop, without deadline and cancel. */
 FfQmpCall *ff_inner_ask_registers(FfInner *inner);

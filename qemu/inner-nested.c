@@ -129,9 +129,9 @@ char *ff_inner_take_registers(FfQmpCall *asked)
     return asked ? judge(reply, error) : NULL;
 }
 
-char *ff_inner_untrackable(FfVmm *vmm, bool stopped)
+char *ff_inner_untrackable(FfVmmMemory *memory, bool stopped)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_memory(memory);
     g_autoptr(GError) error = NULL;
 
     if (stopped) {

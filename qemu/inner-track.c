@@ -86,9 +86,9 @@ static char *node_to_drain(FfInner *inner, GError **error)
     return reads_file && !files_copy(inner) ? g_strdup(reads_file) : NULL;
 }
 
-bool ff_inner_drain(FfVmm *vmm, GError **error)
+bool ff_inner_drain(FfVmmMemory *memory, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_memory(memory);
     g_autoptr(GError) local = NULL;
     /* Each time: a disk may have been plugged since. One that comes after this answer has nothing
      * under way that is older than it. */

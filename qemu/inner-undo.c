@@ -340,9 +340,9 @@ static bool log_begin(FfInner *inner, const Settings *now, GError **error)
     return ok;
 }
 
-bool ff_inner_unset_tls(FfVmm *vmm, GError **error)
+bool ff_inner_unset_tls(FfVmmState *state, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {json_object_new(), json_object_new()};
 
@@ -351,9 +351,9 @@ bool ff_inner_unset_tls(FfVmm *vmm, GError **error)
            set_settings(inner, &now, &want, error);
 }
 
-bool ff_inner_prepare(FfVmm *vmm, FfRole role, GError **error)
+bool ff_inner_prepare(FfVmmState *state, FfRole role, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {0};
 
@@ -448,12 +448,12 @@ static bool restore(FfInner *inner, JsonObject *log, GError **error)
     return true;
 }
 
-bool ff_inner_undo(FfVmm *vmm, GError **error)
+bool ff_inner_undo(FfVmmState *state, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     g_autoptr(GError) local = NULL;
 
-    ff_inner_forget_kept(vmm);
+    ff_inner_forget_kept(state);
     for (;;) {
         g_autoptr(JsonNode) log = NULL;
         uint32_t len;

@@ -137,7 +137,7 @@ static JsonObject *stream_args(FfInner *inner)
     JsonObject *args = json_object_new();
 
     json_object_set_string_member(args, "uri", "fd:" STREAM_NAME);
-    if (inner->vmm.keep_failed) {
+    if (inner->vmm.state.keep_failed) {
         json_object_set_boolean_member(args, "exit-on-error", FALSE);
     }
     return args;
@@ -242,20 +242,20 @@ static bool stop_guest(FfInner *inner, bool save, char **before, GError **error)
     return true;
 }
 
-static bool inner_stop(FfVmm *vmm, char **before, GError **error)
+static bool inner_stop(FfVmmRun *run, char **before, GError **error)
 {
-    return stop_guest((FfInner *)vmm, false, before, error);
+    return stop_guest(ff_inner_of_run(run), false, before, error);
 }
 
-static bool inner_stop_and_save(FfVmm *vmm, char **before, GError **error)
+static bool inner_stop_and_save(FfVmmState *state, char **before, GError **error)
 {
-    return stop_guest((FfInner *)vmm, true, before, error);
+    return stop_guest(ff_inner_of_state(state), true, before, error);
 }
 
 /* While its migration waits for SHUT, QEMU refuses cont on every monitor. */
-static bool inner_stands(FfVmm *vmm, GError **error)
+static bool inner_stands(FfVmmRun *run, GError **error)
 {
-    g_autofree char *state = ff_inner_run_state((FfInner *)vmm, false, error);
+    g_autofree char *state = ff_inner_run_state(ff_inner_of_run(run), false, error);
 
     if (state && strcmp(state, "finish-migrate") != 0) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
@@ -323,9 +323,9 @@ static int give_stream(FfInner *inner, GError **error)
     return fd;
 }
 
-static bool inner_save(FfVmm *vmm, int *fd, GError **error)
+static bool inner_save(FfVmmState *state, int *fd, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     int stream = give_stream(inner, error);
 
     if (stream < 0) {
@@ -340,9 +340,9 @@ static bool inner_save(FfVmm *vmm, int *fd, GError **error)
     return true;
 }
 
-static bool inner_offer(FfVmm *vmm, int *fd, GError **error)
+static bool inner_offer(FfVmmState *state, int *fd, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
 
     *fd = give_stream(inner, error);
     inner->offered = *fd >= 0;
@@ -351,9 +351,9 @@ static bool inner_offer(FfVmm *vmm, int *fd, GError **error)
 
 /* Not before somebody else holds the stream: an engine that dies while only QEMU had a copy would
  * leave QEMU waiting for an end. shutdown() ends it for all copies. */
-static void inner_keep(FfVmm *vmm)
+static void inner_keep(FfVmmState *state)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     g_autoptr(JsonObject) args = fd_args(KEPT_NAME);
     struct stat st;
 
@@ -364,9 +364,9 @@ static void inner_keep(FfVmm *vmm)
     ff_qmp_call(inner->qmp, "getfd", args, &inner->stream, 1, NULL, NULL);
 }
 
-void ff_inner_forget_kept(FfVmm *vmm)
+void ff_inner_forget_kept(FfVmmState *state)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     g_autoptr(JsonObject) args = fd_args(KEPT_NAME);
 
     if (__atomic_exchange_n(&inner->state->kept_inner, 0, __ATOMIC_ACQ_REL)) {
@@ -400,9 +400,9 @@ static bool take_answers(FfInner *inner, const Asked *a, unsigned n, GError **er
     return ok;
 }
 
-static bool inner_load(FfVmm *vmm, int *fd, GError **error)
+static bool inner_load(FfVmmState *state, int *fd, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     int stream = -1;
     /* While QEMU waits, stop means: do not start by yourself when the state is loaded, whatever
      * run state the blob names. The right to run comes later, with the grant. In one go with what
@@ -514,9 +514,9 @@ static void drop_offer(FfInner *inner)
     ff_qmp_call(inner->qmp, "closefd", args, NULL, 0, NULL, NULL);
 }
 
-static bool inner_wait_saved(FfVmm *vmm, int status, GError **error)
+static bool inner_wait_saved(FfVmmState *state, int status, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     const char *expected = status == 0 ? "completed" : "failed";
     g_autofree char *result = NULL;
     g_autofree char *desc = NULL;
@@ -573,9 +573,10 @@ static char *settled_state(FfInner *inner, FfQmpWatch *watch, FfQmpCall *asked, 
     }
 }
 
-static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *running, GError **error)
+static bool inner_resume(FfVmmRun *run, const char *state, bool start, bool *running,
+                         GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_run(run);
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(inner->qmp, "MIGRATION");
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
@@ -599,20 +600,20 @@ static bool inner_resume(FfVmm *vmm, const char *state, bool start, bool *runnin
     return now != NULL;
 }
 
-static bool inner_halt(FfVmm *vmm, GError **error)
+static bool inner_halt(FfVmmRun *run, GError **error)
 {
-    g_autoptr(JsonNode) reply = ff_inner_call_firm((FfInner *)vmm, "stop", NULL, error);
+    g_autoptr(JsonNode) reply = ff_inner_call_firm(ff_inner_of_run(run), "stop", NULL, error);
 
     return reply;
 }
 
-static void inner_announce(FfVmm *vmm)
+static void inner_announce(FfVmmRun *run)
 {
     static const char *const names[][2] = {{"announce-initial", "initial"},
                                            {"announce-max", "max"},
                                            {"announce-rounds", "rounds"},
                                            {"announce-step", "step"}};
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_run(run);
     g_autoptr(JsonNode) node = ff_inner_call_firm(inner, "query-migrate-parameters", NULL, NULL);
     JsonObject *have = ff_json_node_object(node), *args;
 
@@ -626,17 +627,17 @@ static void inner_announce(FfVmm *vmm)
     call_and_forget(inner, "announce-self", args, 0);
 }
 
-static void inner_doom(FfVmm *vmm)
+static void inner_doom(FfVmmState *state)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
     int fd = -1;
 
-    if (!inner->loading && !vmm->keep_failed) {
+    if (!inner->loading && !state->keep_failed) {
         /* QEMU ends with status 1 when its stream ends early, here before the first byte; but not
          * when a TLS handshake fails, nor if it takes no stream at all (multifd). It may have the
          * client's settings still: who gives up before a source was greeted has changed nothing. */
-        ff_inner_prepare(vmm, FF_ROLE_DESTINATION, NULL);
-        inner_load(vmm, &fd, NULL);
+        ff_inner_prepare(state, FF_ROLE_DESTINATION, NULL);
+        inner_load(state, &fd, NULL);
     }
     if (inner->stream >= 0) {
         shutdown(inner->stream, SHUT_RDWR);
@@ -646,20 +647,20 @@ static void inner_doom(FfVmm *vmm)
     }
 }
 
-static void inner_abandon(FfVmm *vmm)
+static void inner_abandon(FfVmmState *state)
 {
-    FfInner *inner = (FfInner *)vmm;
-    g_autofree char *state = NULL;
+    FfInner *inner = ff_inner_of_state(state);
+    g_autofree char *now = NULL;
 
-    inner_doom(vmm); /* again is as good: it loads by now, or could not */
-    state = run_state(inner, ABANDON_DEADLINE_MS, NULL, NULL);
-    if (state && strcmp(state, "inmigrate") != 0) {
+    inner_doom(state); /* again is as good: it loads by now, or could not */
+    now = run_state(inner, ABANDON_DEADLINE_MS, NULL, NULL);
+    if (now && strcmp(now, "inmigrate") != 0) {
         /* Already loaded: there is no way to make QEMU exit with another status than 0. */
         call_and_forget(inner, "quit", NULL, ABANDON_DEADLINE_MS);
-    } else if (state && vmm->keep_failed) {
+    } else if (now && state->keep_failed) {
         g_autoptr(GError) error = NULL;
 
-        if (!ff_inner_undo(vmm, &error)) {
+        if (!ff_inner_undo(state, &error)) {
             g_message("%s: %s", inner->name, error->message);
         }
     }
@@ -671,9 +672,9 @@ static int compare_index(const void *a, const void *b)
     return x[0] < y[0] ? -1 : x[0] > y[0];
 }
 
-static GArray *inner_vcpu_threads(FfVmm *vmm)
+static GArray *inner_vcpu_threads(FfVmmRun *run)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_run(run);
     g_autoptr(JsonNode) node = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     g_autoptr(GArray) cpus = g_array_new(FALSE, FALSE, 2 * sizeof(int64_t));
@@ -694,9 +695,9 @@ static GArray *inner_vcpu_threads(FfVmm *vmm)
     return threads;
 }
 
-static GPtrArray *inner_blocks(FfVmm *vmm)
+static GPtrArray *inner_blocks(FfVmmMemory *memory)
 {
-    return ((FfInner *)vmm)->blocks;
+    return ff_inner_of_memory(memory)->blocks;
 }
 
 char *ff_inner_machine_name(JsonNode *answer)
@@ -713,9 +714,9 @@ char *ff_inner_machine_name(JsonNode *answer)
     return g_strndup(type, strlen(type) - strlen(suffix));
 }
 
-static char *inner_machine(FfVmm *vmm)
+static char *inner_machine(FfVmmState *state)
 {
-    FfInner *inner = (FfInner *)vmm;
+    FfInner *inner = ff_inner_of_state(state);
 
     if (!inner->machine) {
         g_autoptr(JsonNode) args = json_from_string(FF_INNER_MACHINE_ARGS, NULL);
@@ -739,29 +740,29 @@ FfVmm *ff_inner_new(const FfInnerConfig *config)
     FfInner *inner = g_new0(FfInner, 1);
 
     inner->vmm = (FfVmm){
-        .check = ff_inner_check,
-        .blocks = inner_blocks,
-        .prepare = ff_inner_prepare,
-        .stop = inner_stop,
-        .save = inner_save,
-        .offer = inner_offer,
-        .stop_and_save = inner_stop_and_save,
-        .stands = inner_stands,
-        .keep = inner_keep,
-        .load = inner_load,
-        .forget_kept = ff_inner_forget_kept,
-        .wait_saved = inner_wait_saved,
-        .resume = inner_resume,
-        .halt = inner_halt,
-        .unset_tls = ff_inner_unset_tls,
-        .undo = ff_inner_undo,
-        .announce = inner_announce,
-        .abandon = inner_abandon,
-        .doom = inner_doom,
-        .drain = ff_inner_drain,
-        .untrackable = ff_inner_untrackable,
-        .vcpu_threads = inner_vcpu_threads,
-        .machine = inner_machine,
+        .run = {.stop = inner_stop,
+                .stands = inner_stands,
+                .resume = inner_resume,
+                .halt = inner_halt,
+                .announce = inner_announce,
+                .vcpu_threads = inner_vcpu_threads},
+        .memory = {.check = ff_inner_check,
+                   .blocks = inner_blocks,
+                   .untrackable = ff_inner_untrackable,
+                   .drain = ff_inner_drain},
+        .state = {.prepare = ff_inner_prepare,
+                  .unset_tls = ff_inner_unset_tls,
+                  .undo = ff_inner_undo,
+                  .save = inner_save,
+                  .offer = inner_offer,
+                  .stop_and_save = inner_stop_and_save,
+                  .keep = inner_keep,
+                  .forget_kept = ff_inner_forget_kept,
+                  .wait_saved = inner_wait_saved,
+                  .machine = inner_machine,
+                  .load = inner_load,
+                  .abandon = inner_abandon,
+                  .doom = inner_doom},
     };
     inner->qmp = ff_qmp_client_ref(config->qmp);
     inner->state = config->state;

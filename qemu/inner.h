@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * QEMU as the migration sees it: migration/vmm.h over the private QMP monitor, and the client's
+ * QEMU as the migration sees it: vmm/vmm.h over the private QMP monitor, and the client's
  * view of capabilities and parameters while QEMU itself runs with other ones.
  *
  * The functions of FfVmm are for the coordinator thread; the ff_inner_view_*() functions may be
@@ -11,7 +11,7 @@
 
 #include <json-glib/json-glib.h>
 
-#include "migration/vmm.h"
+#include "vmm/vmm.h"
 #include "launch/argv.h"
 #include "qmp/client.h"
 

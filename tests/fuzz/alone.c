@@ -139,47 +139,51 @@ static void on_done(void *opaque)
 {
 }
 
-static bool vmm_check(FfVmm *v, FfRole role, GPtrArray **all, uint8_t uuid[16], GError **error)
+static FfGuestFit vmm_check(FfVmmMemory *memory, FfRole role, GPtrArray **all, uint8_t uuid[16],
+                            GError **error)
 {
     *all = blocks;
-    return true;
+    return FF_GUEST_FITS;
 }
 
 static bool runs;
 
-static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *running, GError **error)
+static bool vmm_resume(FfVmmRun *run, const char *run_state, bool start, bool *running,
+                       GError **error)
 {
     *running = runs = start && g_str_equal(run_state, "running");
     return true;
 }
 
-static bool vmm_halt(FfVmm *v, GError **error)
+static bool vmm_halt(FfVmmRun *run, GError **error)
 {
     runs = false;
     return true;
 }
 
-static bool vmm_wait_saved(FfVmm *v, int status, GError **error)
+static bool vmm_wait_saved(FfVmmState *s, int status, GError **error)
 {
     return true;
 }
 
-static bool vmm_undo(FfVmm *v, GError **error)
+static bool vmm_undo(FfVmmState *s, GError **error)
 {
     return true;
 }
 
-static void vmm_nothing(FfVmm *v)
+static void vmm_announce(FfVmmRun *run)
 {
 }
 
-static const FfVmm vmm = {.check = vmm_check,
-                          .resume = vmm_resume,
-                          .halt = vmm_halt,
-                          .wait_saved = vmm_wait_saved,
-                          .undo = vmm_undo,
-                          .announce = vmm_nothing,
-                          .abandon = vmm_nothing};
+static void vmm_abandon(FfVmmState *s)
+{
+}
+
+static const FfVmm vmm = {
+    .run = {.resume = vmm_resume, .halt = vmm_halt, .announce = vmm_announce},
+    .memory = {.check = vmm_check},
+    .state = {.wait_saved = vmm_wait_saved, .undo = vmm_undo, .abandon = vmm_abandon},
+};
 
 bool alone_runs(void)
 {

@@ -31,21 +31,37 @@ bool side_page_is_zero(uint64_t page)
     return page % 7 == 3;
 }
 
-static bool vmm_check(FfVmm *v, FfRole role, GPtrArray **blocks, uint8_t uuid[16], GError **error)
+static Side *of_run(FfVmmRun *run)
+{
+    return (Side *)ff_vmm_of_run(run);
+}
+
+static Side *of_memory(FfVmmMemory *memory)
+{
+    return (Side *)ff_vmm_of_memory(memory);
+}
+
+Side *side_of(FfVmmState *state)
+{
+    return (Side *)ff_vmm_of_state(state);
+}
+
+static FfGuestFit vmm_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                            GError **error)
 {
     memset(uuid, 7, 16);
-    *blocks = ((Side *)v)->blocks;
-    return true;
+    *blocks = of_memory(memory)->blocks;
+    return FF_GUEST_FITS;
 }
 
-static GPtrArray *vmm_blocks(FfVmm *v)
+static GPtrArray *vmm_blocks(FfVmmMemory *memory)
 {
-    return ((Side *)v)->blocks;
+    return of_memory(memory)->blocks;
 }
 
-static bool vmm_prepare(FfVmm *v, FfRole role, GError **error)
+static bool vmm_prepare(FfVmmState *state, FfRole role, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = side_of(state);
 
     if (s->refuse_prepare) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "it takes no settings");
@@ -116,19 +132,19 @@ void side_run(Side *s)
     }
 }
 
-static bool vmm_stop(FfVmm *v, char **run_state, GError **error)
+static bool vmm_stop(FfVmmRun *run, char **run_state, GError **error)
 {
     *run_state = g_strdup("running");
-    join_writers((Side *)v);
-    if (((Side *)v)->stopped) {
-        ((Side *)v)->stopped((Side *)v);
+    join_writers(of_run(run));
+    if (of_run(run)->stopped) {
+        of_run(run)->stopped(of_run(run));
     }
     return true;
 }
 
-static bool vmm_stands(FfVmm *v, GError **error)
+static bool vmm_stands(FfVmmRun *run, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = of_run(run);
 
     if (s->stands && !s->stands(s)) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the guest does not stand");
@@ -137,11 +153,11 @@ static bool vmm_stands(FfVmm *v, GError **error)
     return true;
 }
 
-static bool vmm_drain(FfVmm *v, GError **error)
+static bool vmm_drain(FfVmmMemory *memory, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = of_memory(memory);
 
-    return !s->drain || s->drain(v, error);
+    return !s->drain || s->drain(error);
 }
 
 static size_t device_bytes(const Side *s)
@@ -246,9 +262,9 @@ static gpointer inner_lenient(gpointer p)
     return NULL;
 }
 
-static bool vmm_inner(FfVmm *v, int *fd, GError **error)
+static bool vmm_inner(FfVmmState *state, int *fd, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = side_of(state);
     int sv[2];
 
     if (s->loading) {
@@ -263,9 +279,9 @@ static bool vmm_inner(FfVmm *v, int *fd, GError **error)
     return true;
 }
 
-static bool vmm_wait_saved(FfVmm *v, int status, GError **error)
+static bool vmm_wait_saved(FfVmmState *state, int status, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = side_of(state);
 
     g_thread_join(g_steal_pointer(&s->inner_thread));
     if (status == 0) {
@@ -304,9 +320,10 @@ static gpointer touch(gpointer p)
     return GSIZE_TO_POINTER(bad);
 }
 
-static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *running, GError **error)
+static bool vmm_resume(FfVmmRun *run, const char *run_state, bool start, bool *running,
+                       GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = of_run(run);
 
     if (s->resuming) {
         s->resuming(s);
@@ -325,15 +342,15 @@ static bool vmm_resume(FfVmm *v, const char *run_state, bool start, bool *runnin
     return true;
 }
 
-static bool vmm_halt(FfVmm *v, GError **error)
+static bool vmm_halt(FfVmmRun *run, GError **error)
 {
-    join_writers((Side *)v);
+    join_writers(of_run(run));
     return true;
 }
 
-static bool vmm_undo(FfVmm *v, GError **error)
+static bool vmm_undo(FfVmmState *state, GError **error)
 {
-    Side *s = (Side *)v;
+    Side *s = side_of(state);
 
     g_atomic_int_set(&s->undone, 1);
     if (s->settings) {
@@ -342,40 +359,38 @@ static bool vmm_undo(FfVmm *v, GError **error)
     return true;
 }
 
-static void vmm_announce(FfVmm *v)
+static void vmm_announce(FfVmmRun *run)
 {
 }
 
-static void vmm_abandon(FfVmm *v)
+static void vmm_abandon(FfVmmState *state)
 {
-    Side *s = (Side *)v;
+    Side *s = side_of(state);
     uint64_t one = 1;
 
     g_atomic_int_set(&s->abandoned, 1);
     g_assert_cmpint(write(s->pidfd, &one, sizeof(one)), ==, sizeof(one));
 }
 
-static GArray *vmm_vcpus(FfVmm *v)
+static GArray *vmm_vcpus(FfVmmRun *run)
 {
     return g_array_new(FALSE, FALSE, sizeof(int32_t));
 }
 
 static const FfVmm vmm_ops = {
-    .check = vmm_check,
-    .blocks = vmm_blocks,
-    .prepare = vmm_prepare,
-    .stop = vmm_stop,
-    .stands = vmm_stands,
-    .drain = vmm_drain,
-    .save = vmm_inner,
-    .load = vmm_inner,
-    .wait_saved = vmm_wait_saved,
-    .resume = vmm_resume,
-    .halt = vmm_halt,
-    .undo = vmm_undo,
-    .announce = vmm_announce,
-    .abandon = vmm_abandon,
-    .vcpu_threads = vmm_vcpus,
+    .run = {.stop = vmm_stop,
+            .stands = vmm_stands,
+            .resume = vmm_resume,
+            .halt = vmm_halt,
+            .announce = vmm_announce,
+            .vcpu_threads = vmm_vcpus},
+    .memory = {.check = vmm_check, .blocks = vmm_blocks, .drain = vmm_drain},
+    .state = {.prepare = vmm_prepare,
+              .undo = vmm_undo,
+              .save = vmm_inner,
+              .wait_saved = vmm_wait_saved,
+              .load = vmm_inner,
+              .abandon = vmm_abandon},
 };
 
 typedef enum { SMALL_PAGES, HUGE_PAGES, RESERVED_HUGE_PAGES } Pages;

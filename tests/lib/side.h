@@ -60,7 +60,7 @@ typedef struct Side {
     GThread *writers[MAX_WRITERS];
     bool any;            /* destination: what is read while loading is not looked at */
     struct Side *mirror; /* destination: what is read must be what this (stopped) side has */
-    bool (*drain)(FfVmm *vmm, GError **error);
+    bool (*drain)(GError **error);
     FfMigrationConfig config; /* source, destination: limits and flags for side_start() */
     int listen_fd;            /* destination, side_adopt(): the listener that was held, -1: none */
     unsigned passes;          /* as told by the engine */
@@ -83,6 +83,8 @@ Side *side_new_huge(FfRole role, unsigned n, bool reserved);
 Side *side_new_lenient(FfRole role, uint64_t size);
 /* Frees the migration as well. */
 void side_free(Side *s);
+/* Whose VMM it is. */
+Side *side_of(FfVmmState *state);
 /* Starts the writing vCPUs. They run until the VMM is stopped. */
 void side_run(Side *s);
 /* Every page gets a word of its own all over; some are zero. */

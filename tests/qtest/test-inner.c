@@ -228,14 +228,15 @@ static void check_both(Pair *p)
     GPtrArray *a, *b;
     uint8_t u[16], v[16];
 
-    OK(p->s.vmm->check(p->s.vmm, FF_ROLE_SOURCE, &a, u, &error));
-    OK(p->d.vmm->check(p->d.vmm, FF_ROLE_DESTINATION, &b, v, &error));
+    OK(p->s.vmm->memory.check(&p->s.vmm->memory, FF_ROLE_SOURCE, &a, u, &error) == FF_GUEST_FITS);
+    OK(p->d.vmm->memory.check(&p->d.vmm->memory, FF_ROLE_DESTINATION, &b, v, &error) ==
+       FF_GUEST_FITS);
     g_assert_cmpuint(a->len, ==, 1);
     g_assert_cmpuint(b->len, ==, 1);
     g_assert_cmpstr(((FfRamBlock *)a->pdata[0])->id, ==, "pc.ram");
     g_assert_cmpmem(u, 16, v, 16);
-    OK(p->s.vmm->prepare(p->s.vmm, FF_ROLE_SOURCE, &error));
-    OK(p->d.vmm->prepare(p->d.vmm, FF_ROLE_DESTINATION, &error));
+    OK(p->s.vmm->state.prepare(&p->s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p->d.vmm->state.prepare(&p->d.vmm->state, FF_ROLE_DESTINATION, &error));
     g_assert_cmpuint(p->s.state->undo_len, >, 0);
     g_assert_cmpuint(p->d.state->undo_len, >, 0);
 }
@@ -397,7 +398,7 @@ static void commit(Pair *p, const Case *c, int out, const char *run_state, const
     gint64 t = g_get_monotonic_time();
     bool running;
 
-    OK(p->d.vmm->resume(p->d.vmm, run_state, true, &running, &error));
+    OK(p->d.vmm->run.resume(&p->d.vmm->run, run_state, true, &running, &error));
     g_test_message("cont: %.2f ms", since_ms(&t));
     g_assert_cmpint(running, ==, !c->paused);
     assert_frozen(&p->s);
@@ -410,12 +411,12 @@ static void commit(Pair *p, const Case *c, int out, const char *run_state, const
     }
     since_ms(&t);
     send_shut(out, 0);
-    OK(p->s.vmm->wait_saved(p->s.vmm, 0, &error));
+    OK(p->s.vmm->state.wait_saved(&p->s.vmm->state, 0, &error));
     g_test_message("SHUT(0) to postmigrate: %.2f ms", since_ms(&t));
     assert_state(&p->s, "postmigrate");
-    OK(p->s.vmm->undo(p->s.vmm, &error));
-    OK(p->d.vmm->undo(p->d.vmm, &error));
-    OK(p->s.vmm->undo(p->s.vmm, &error));
+    OK(p->s.vmm->state.undo(&p->s.vmm->state, &error));
+    OK(p->d.vmm->state.undo(&p->d.vmm->state, &error));
+    OK(p->s.vmm->state.undo(&p->s.vmm->state, &error));
     assert_restored(&p->s, before_s);
     assert_restored(&p->d, before_d);
     assert_guest_right(p, &p->d);
@@ -449,7 +450,7 @@ static void roll_back(Pair *p, const Case *c, int out, const char *run_state, co
 {
     bool running;
 
-    p->d.vmm->abandon(p->d.vmm);
+    p->d.vmm->state.abandon(&p->d.vmm->state);
     /* A QEMU that has loaded everything can only be told to quit. */
     g_assert_cmpint(vm_wait_exit(p->d.vm), ==, c->fail_at == 2 ? 0 : 1);
     if (c->new_engine) {
@@ -460,10 +461,10 @@ static void roll_back(Pair *p, const Case *c, int out, const char *run_state, co
     }
     /* What made the migration fail must not end this. */
     g_cancellable_cancel(p->s.config.cancel);
-    OK(p->s.vmm->wait_saved(p->s.vmm, 1, &error));
-    OK(p->s.vmm->undo(p->s.vmm, &error));
-    OK(p->s.vmm->resume(p->s.vmm, run_state, true, &running, &error));
-    p->s.vmm->announce(p->s.vmm);
+    OK(p->s.vmm->state.wait_saved(&p->s.vmm->state, 1, &error));
+    OK(p->s.vmm->state.undo(&p->s.vmm->state, &error));
+    OK(p->s.vmm->run.resume(&p->s.vmm->run, run_state, true, &running, &error));
+    p->s.vmm->run.announce(&p->s.vmm->run);
     g_assert_cmpint(running, ==, !c->paused);
     assert_restored(&p->s, before_s);
     if (c->paused) {
@@ -506,20 +507,21 @@ static void test_switchover(const void *data)
     }
     check_both(&p);
     if (c->offered) {
-        OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+        OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
     }
     t = g_get_monotonic_time();
-    OK((c->offered ? p.s.vmm->stop_and_save : p.s.vmm->stop)(p.s.vmm, &run_state, &error));
+    OK(c->offered ? p.s.vmm->state.stop_and_save(&p.s.vmm->state, &run_state, &error)
+                  : p.s.vmm->run.stop(&p.s.vmm->run, &run_state, &error));
     g_test_message("stop: %.2f ms", since_ms(&t));
     g_assert_cmpstr(run_state, ==, c->paused ? "paused" : "running");
     copy_ram(&p);
     since_ms(&t);
     if (!c->offered) {
-        OK(p.s.vmm->save(p.s.vmm, &out, &error));
+        OK(p.s.vmm->state.save(&p.s.vmm->state, &out, &error));
         g_test_message("save: %.2f ms", since_ms(&t));
     }
     if (c->fail_at != 1) {
-        OK(p.d.vmm->load(p.d.vmm, &in, &error));
+        OK(p.d.vmm->state.load(&p.d.vmm->state, &in, &error));
         g_test_message("load: %.2f ms", since_ms(&t));
         size = pump(out, in);
         g_test_message("blob: %zu bytes in %.2f ms", size, since_ms(&t));
@@ -557,13 +559,13 @@ static void test_adopt_log(void)
     end_start(&p, &p.s, "source", NULL, true, NULL);
     client_settings(&p.s);
     before = settings(&p.s);
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
     changed = settings(&p.s);
     g_assert_cmpstr(changed, !=, before);
     end_new_vmm(&p.s);
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
     end_new_vmm(&p.s);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
     assert_restored(&p.s, before);
     pair_close(&p);
 }
@@ -605,7 +607,7 @@ static void test_view(void)
     end_start(&p, &p.s, "source", NULL, true, NULL);
     client_settings(&p.s);
     g_assert_null(ff_inner_view_parameters(p.s.vmm));
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
     g_assert_true(view_capability(&p.s, "xbzrle"));
     g_assert_false(view_capability(&p.s, "x-ignore-shared"));
     OK(ff_inner_view_set_capability(p.s.vmm, "xbzrle", false, &error));
@@ -624,7 +626,7 @@ static void test_view(void)
                     777);
     g_assert_cmpint(json_object_get_int_member(json_node_get_object(view), "downtime-limit"), ==,
                     20);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
     after = settings(&p.s);
     qmp_set_capability(vm_qmp(p.s.vm), "xbzrle", false);
     qmp_set_capability(vm_qmp(p.s.vm), "auto-converge", true);
@@ -643,7 +645,7 @@ static void test_log_full(void)
 
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, true, NULL);
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
     g_assert_cmpuint(p.s.state->undo_len, <, FF_STATE_UNDO_MAX / 8);
     while (!full) {
         g_autofree char *text = g_strnfill(20000, 'a' + i++);
@@ -653,7 +655,7 @@ static void test_log_full(void)
     }
     g_assert_error(full, G_IO_ERROR, G_IO_ERROR_NO_SPACE);
     g_assert_cmpuint(p.s.state->undo_len, <=, FF_STATE_UNDO_MAX);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
     g_assert_cmpuint(p.s.state->undo_len, ==, 0);
     pair_close(&p);
 }
@@ -664,6 +666,7 @@ typedef struct {
     const char *part; /* of the error */
     const char *incoming;
     FfRole role;
+    FfGuestFit fit; /* 0: FF_GUEST_REFUSED */
 } Refusal;
 
 static const Refusal refusals[] = {
@@ -677,7 +680,12 @@ static const Refusal refusals[] = {
      "QEMU cannot migrate this guest",
      NULL,
      FF_ROLE_SOURCE},
-    {"not-incoming", {NULL}, "start QEMU with -incoming defer", NULL, FF_ROLE_DESTINATION},
+    {"not-incoming",
+     {NULL},
+     "start QEMU with -incoming defer",
+     NULL,
+     FF_ROLE_DESTINATION,
+     FF_GUEST_OCCUPIED},
     {"inmigrate",
      {NULL},
      "a guest that is \"inmigrate\" cannot be migrated",
@@ -695,7 +703,8 @@ static void test_refusal(const void *data)
 
     pair_open(&p);
     end_start(&p, &p.s, "source", r->incoming, true, r->args);
-    g_assert_false(p.s.vmm->check(p.s.vmm, r->role, &blocks, uuid, &error));
+    g_assert_cmpint(p.s.vmm->memory.check(&p.s.vmm->memory, r->role, &blocks, uuid, &error), ==,
+                    r->fit ? r->fit : FF_GUEST_REFUSED);
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, r->part));
     g_assert_null(strchr(error->message, '\n'));
@@ -723,24 +732,26 @@ static void test_suspended(void)
     assert_state(&p.s, "suspended");
     OK(ff_qmp_client_wait_ready(p.s.client, 0, NULL, &error));
     if (ff_qmp_client_version(p.s.client) < 90000) {
-        g_assert_false(p.s.vmm->check(p.s.vmm, FF_ROLE_SOURCE, &blocks, uuid, &refused));
+        g_assert_cmpint(
+            p.s.vmm->memory.check(&p.s.vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &refused), ==,
+            FF_GUEST_REFUSED);
         g_assert_nonnull(strstr(refused->message, "system_wakeup"));
         assert_state(&p.s, "suspended");
         pair_close(&p);
         return;
     }
     check_both(&p);
-    OK(p.s.vmm->stop(p.s.vmm, &run_state, &error));
+    OK(p.s.vmm->run.stop(&p.s.vmm->run, &run_state, &error));
     g_assert_cmpstr(run_state, ==, "suspended");
     copy_ram(&p);
-    OK(p.s.vmm->save(p.s.vmm, &out, &error));
-    OK(p.d.vmm->load(p.d.vmm, &in, &error));
+    OK(p.s.vmm->state.save(&p.s.vmm->state, &out, &error));
+    OK(p.d.vmm->state.load(&p.d.vmm->state, &in, &error));
     pump(out, in);
-    OK(p.d.vmm->resume(p.d.vmm, run_state, true, &running, &error));
+    OK(p.d.vmm->run.resume(&p.d.vmm->run, run_state, true, &running, &error));
     g_assert_false(running);
     assert_state(&p.d, "suspended");
     send_shut(out, 0);
-    OK(p.s.vmm->wait_saved(p.s.vmm, 0, &error));
+    OK(p.s.vmm->state.wait_saved(&p.s.vmm->state, 0, &error));
     qmp_ok(vm_qmp(p.d.vm), "system_wakeup", NULL);
     qmp_expect(vm_qmp(p.d.vm), "WAKEUP");
     assert_state(&p.d, "running");
@@ -762,9 +773,10 @@ static void test_identity(void)
 
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, true, args);
-    OK(p.s.vmm->check(p.s.vmm, FF_ROLE_SOURCE, &blocks, uuid, &error));
+    OK(p.s.vmm->memory.check(&p.s.vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &error) ==
+       FF_GUEST_FITS);
     g_assert_cmpmem(uuid, 16, expected, 16);
-    threads = p.s.vmm->vcpu_threads(p.s.vmm);
+    threads = p.s.vmm->run.vcpu_threads(&p.s.vmm->run);
     g_assert_cmpuint(threads->len, ==, 3);
     for (unsigned i = 0; i < 3; i++) {
         g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/comm", vm_pid(p.s.vm),
@@ -785,7 +797,7 @@ static void test_abandon_idle(void)
     end_start(&p, &p.d, "destination", "defer", false, NULL);
     /* With it QEMU takes no such stream. */
     qmp_set_capability(vm_qmp(p.d.vm), "multifd", true);
-    p.d.vmm->abandon(p.d.vmm);
+    p.d.vmm->state.abandon(&p.d.vmm->state);
     g_assert_cmpint(vm_wait_exit(p.d.vm), ==, 1);
     pair_close(&p);
 }
@@ -853,7 +865,8 @@ static void test_hotplug(void)
         (FfRamBlock){.id = "dimm-ram", .size = 128 << 20, .page_size = 4096, .memfd = plug.memfd};
     g_ptr_array_add(p.s.ram, block);
     end_new_vmm(&p.s);
-    OK(p.s.vmm->check(p.s.vmm, FF_ROLE_SOURCE, &blocks, uuid, &error));
+    OK(p.s.vmm->memory.check(&p.s.vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &error) ==
+       FF_GUEST_FITS);
     g_assert_cmpuint(blocks->len, ==, 2);
     block = blocks->pdata[1];
     g_assert_cmpuint(block->gpa, ==, 4ull << 30);
@@ -869,7 +882,8 @@ static void test_hotplug(void)
     qmp_ok(vm_qmp(p.s.vm), "object-del", "{'id': 'dimm-ram'}");
     g_ptr_array_set_size(p.s.ram, 1);
     end_new_vmm(&p.s);
-    OK(p.s.vmm->check(p.s.vmm, FF_ROLE_SOURCE, &blocks, uuid, &error));
+    OK(p.s.vmm->memory.check(&p.s.vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &error) ==
+       FF_GUEST_FITS);
     g_assert_cmpuint(blocks->len, ==, 1);
     pair_close(&p);
     close(plug.memfd);
@@ -931,27 +945,27 @@ static void test_offer_dropped(const void *data)
     end_start(&p, &p.s, "source", NULL, false, NULL);
     vm_wait_serial(p.s.vm, "AB");
     g_autofree char *before = settings(&p.s);
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
-    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
     if (new_engine) {
         end_new_vmm(&p.s);
         ff_inner_adopt_stream(p.s.vmm, dup(out));
     }
-    OK(p.s.vmm->wait_saved(p.s.vmm, 1, &error));
+    OK(p.s.vmm->state.wait_saved(&p.s.vmm->state, 1, &error));
     close(out);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
     assert_restored(&p.s, before);
     assert_state(&p.s, "running");
 
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
-    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
-    OK(p.s.vmm->stop_and_save(p.s.vmm, &run_state, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
+    OK(p.s.vmm->state.stop_and_save(&p.s.vmm->state, &run_state, &error));
     g_assert_cmpstr(run_state, ==, "running");
     send_shut(out, 1);
-    OK(p.s.vmm->wait_saved(p.s.vmm, 1, &error));
+    OK(p.s.vmm->state.wait_saved(&p.s.vmm->state, 1, &error));
     close(out);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
-    OK(p.s.vmm->resume(p.s.vmm, run_state, true, &running, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
+    OK(p.s.vmm->run.resume(&p.s.vmm->run, run_state, true, &running, &error));
     g_assert_true(running);
     vm_wait_new_serial(p.s.vm, "B");
     assert_guest_right(&p, &p.s);
@@ -970,8 +984,8 @@ static void test_save_refused(void)
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, false, NULL);
     vm_wait_serial(p.s.vm, "AB");
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
-    OK(p.s.vmm->offer(p.s.vmm, &out, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
     /* It has the name no more. */
     g_autoptr(GError) none = NULL;
     g_autoptr(JsonObject) args = json_object_new();
@@ -979,15 +993,15 @@ static void test_save_refused(void)
     g_autoptr(JsonNode) closed =
         ff_qmp_call_sync(p.s.client, "closefd", args, NULL, 0, 0, NULL, &none);
     g_assert_no_error(none);
-    g_assert_false(p.s.vmm->stop_and_save(p.s.vmm, &run_state, &refused));
+    g_assert_false(p.s.vmm->state.stop_and_save(&p.s.vmm->state, &run_state, &refused));
     g_assert_nonnull(strstr(refused->message, "migrate: "));
     g_assert_cmpstr(run_state, ==, "running");
     assert_state(&p.s, "paused");
     g_clear_error(&refused);
-    p.s.vmm->wait_saved(p.s.vmm, 1, &refused);
+    p.s.vmm->state.wait_saved(&p.s.vmm->state, 1, &refused);
     close(out);
-    OK(p.s.vmm->undo(p.s.vmm, &error));
-    OK(p.s.vmm->resume(p.s.vmm, run_state, true, &running, &error));
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
+    OK(p.s.vmm->run.resume(&p.s.vmm->run, run_state, true, &running, &error));
     g_assert_true(running);
     vm_wait_new_serial(p.s.vm, "B");
     pair_close(&p);
@@ -1004,11 +1018,11 @@ static void test_death(void)
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, false, NULL);
     vm_wait_serial(p.s.vm, "AB");
-    OK(p.s.vmm->prepare(p.s.vmm, FF_ROLE_SOURCE, &error));
-    OK(p.s.vmm->stop(p.s.vmm, &run_state, &error));
-    OK(p.s.vmm->save(p.s.vmm, &out, &error));
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->run.stop(&p.s.vmm->run, &run_state, &error));
+    OK(p.s.vmm->state.save(&p.s.vmm->state, &out, &error));
     vm_kill(p.s.vm);
-    g_assert_false(p.s.vmm->wait_saved(p.s.vmm, 0, &died));
+    g_assert_false(p.s.vmm->state.wait_saved(&p.s.vmm->state, 0, &died));
     g_assert_error(died, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
     close(out);
     pair_close(&p);

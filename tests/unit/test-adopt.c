@@ -60,7 +60,7 @@ static void test_source(gconstpointer data)
     if (row->phase != FF_PHASE_SETUP) {
         g_atomic_int_set(&s->runs, 0);
         char device[SIDE_LENIENT_BYTES]; /* the dead engine has read it */
-        g_assert_true(s->vmm.save(&s->vmm, &inner, NULL));
+        g_assert_true(s->vmm.state.save(&s->vmm.state, &inner, NULL));
         g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
     }
     s->config.start_paused = row->paused;
@@ -85,7 +85,7 @@ static void test_source(gconstpointer data)
 /* The dead engine's end of the stream is nowhere but at QEMU, which sees no end of it. */
 static unsigned forgotten;
 
-static void forget_kept(FfVmm *vmm)
+static void forget_kept(FfVmmState *state)
 {
     forgotten++;
 }
@@ -96,7 +96,7 @@ static void test_kept(void)
 
     Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
     s->lenient = true;
-    s->vmm.forget_kept = forget_kept;
+    s->vmm.state.forget_kept = forget_kept;
     store(s, &rows[1]);
     g_atomic_int_set(&s->runs, 0);
     side_adopt(s, -1);
@@ -108,9 +108,9 @@ static void test_kept(void)
 }
 
 /* The engine that was replaced lives, and gives the guest away while it is being taken back. */
-static bool give_and_wait(FfVmm *vmm, int status, GError **error)
+static bool give_and_wait(FfVmmState *state, int status, GError **error)
 {
-    ((Side *)vmm)->state->run_right = FF_RUN_GIVEN;
+    side_of(state)->state->run_right = FF_RUN_GIVEN;
     return true;
 }
 
@@ -122,7 +122,7 @@ static void test_given_meanwhile(void)
     Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, inner), ==, 0);
     s->lenient = true;
-    s->vmm.wait_saved = give_and_wait;
+    s->vmm.state.wait_saved = give_and_wait;
     store(s, &rows[1]);
     g_atomic_int_set(&s->runs, 0);
     side_adopt(s, inner[0]);

@@ -329,22 +329,22 @@ static void check(FfVmm *vmm, const Case *c)
     g_autoptr(GError) error = NULL;
     GPtrArray *blocks = NULL;
     uint8_t uuid[16];
-    bool ok = vmm->check(vmm, FF_ROLE_SOURCE, &blocks, uuid, &error);
+    FfGuestFit fit = vmm->memory.check(&vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &error);
 
     if (c->part) {
-        g_assert_false(ok);
+        g_assert_cmpint(fit, !=, FF_GUEST_FITS);
         g_test_message("%s", error->message);
         g_assert_nonnull(strstr(error->message, c->part));
         g_assert_null(strchr(error->message, '\n'));
         return;
     }
     g_assert_no_error(error);
-    g_assert_true(ok);
+    g_assert_cmpint(fit, ==, FF_GUEST_FITS);
     g_assert_cmpuint(blocks->len, ==, 2);
     if (g_str_equal(c->name, "healthy")) {
         g_assert_cmpuint(((FfRamBlock *)blocks->pdata[1])->gpa, ==, 4ull << 30);
         g_assert_cmpuint(uuid[15], ==, 0x55);
-        g_autofree char *machine = vmm->machine(vmm);
+        g_autofree char *machine = vmm->state.machine(&vmm->state);
         g_assert_cmpstr(machine, ==, "pc-test-1.0");
     }
 }
@@ -354,7 +354,8 @@ static void check_stop(FfVmm *vmm, const Case *c)
     g_autoptr(GError) error = NULL;
     g_autofree char *run_state = NULL;
     int fd = -1;
-    bool ok = vmm->offer(vmm, &fd, &error) && vmm->stop_and_save(vmm, &run_state, &error);
+    bool ok = vmm->state.offer(&vmm->state, &fd, &error) &&
+              vmm->state.stop_and_save(&vmm->state, &run_state, &error);
 
     if (c->part) {
         g_assert_false(ok);
@@ -376,7 +377,7 @@ static void check_load(FfVmm *vmm, const Case *c)
 {
     g_autoptr(GError) error = NULL;
     int fd = -1;
-    bool ok = vmm->load(vmm, &fd, &error);
+    bool ok = vmm->state.load(&vmm->state, &fd, &error);
 
     g_assert_true(ok == !c->part);
     g_assert_true(ok == (fd >= 0));
@@ -393,7 +394,7 @@ static void check_drain(FfVmm *vmm, const Script *s)
     bool copies = ff_files_copy(getpid(), &memory, 1), file = g_str_equal(s->c->name, "drain/file");
     g_autoptr(GError) error = NULL;
 
-    g_assert_true(vmm->drain(vmm, &error));
+    g_assert_true(vmm->memory.drain(&vmm->memory, &error));
     g_assert_no_error(error);
     g_assert_cmpint(g_atomic_int_get(&s->drained), ==, s->c->part || (file && !copies));
 }
@@ -403,8 +404,8 @@ static void check_settings(FfVmm *vmm, const Case *c)
 {
     g_autoptr(GError) unprepared = NULL;
     g_autoptr(GError) left = NULL;
-    bool prepared = vmm->prepare(vmm, FF_ROLE_SOURCE, &unprepared);
-    bool undone = vmm->undo(vmm, &left);
+    bool prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, &unprepared);
+    bool undone = vmm->state.undo(&vmm->state, &left);
     bool undoing = g_str_has_prefix(c->name, "undo/");
     const GError *error = undoing ? left : unprepared;
 

@@ -210,7 +210,7 @@ static struct {
     uint64_t submitted[READS], landed[READS], due[READS]; /* lock */
     unsigned drains;                                      /* lock */
     bool stopped;                                         /* lock */
-    bool (*stop)(FfVmm *v, char **run_state, GError **error);
+    bool (*stop)(FfVmmRun *run, char **run_state, GError **error);
     Read read[READS];
 } disk;
 
@@ -262,7 +262,7 @@ static gpointer read_disk(gpointer p)
 }
 
 /* Waits for what is older than itself. */
-static bool drain_disk(FfVmm *v, GError **error)
+static bool drain_disk(GError **error)
 {
     ff_mutex_lock(&disk.lock);
     memcpy(disk.due, disk.submitted, sizeof(disk.due));
@@ -278,7 +278,7 @@ static bool drain_disk(FfVmm *v, GError **error)
 }
 
 /* Its answer comes when everything has landed. */
-static bool stop_disk(FfVmm *v, char **run_state, GError **error)
+static bool stop_disk(FfVmmRun *run, char **run_state, GError **error)
 {
     ff_mutex_lock(&disk.lock);
     disk.stopped = true;
@@ -287,7 +287,7 @@ static bool stop_disk(FfVmm *v, char **run_state, GError **error)
     for (unsigned i = 0; i < READS; i++) {
         g_thread_join(g_steal_pointer(&disk.read[i].thread));
     }
-    return disk.stop(v, run_state, error);
+    return disk.stop(run, run_state, error);
 }
 
 /* Data that lands after its page was copied was submitted after the drain before that copy, hence
@@ -307,8 +307,8 @@ static void test_disk(gconstpointer data)
     s->config.channels = GPOINTER_TO_UINT(data);
     s->rest_us = 100;
     s->config.downtime_limit = 0;
-    disk.stop = s->vmm.stop;
-    s->vmm.stop = stop_disk;
+    disk.stop = s->vmm.run.stop;
+    s->vmm.run.stop = stop_disk;
     s->drain = drain_disk;
     s->config.max_bandwidth = 200 * MIB;
     side_run(s);

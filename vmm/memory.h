@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guest's memory, as a virtual machine monitor lends it out: which blocks there are, whether
+ * they can be moved, saved or filled by somebody else, and what must be known to track writes.
+ *
+ * For threads and errors see vmm/vmm.h.
+ */
+#ifndef FF_VMM_MEMORY_H
+#define FF_VMM_MEMORY_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "state/state.h"
+
+/* One block of guest RAM that the engine moves. */
+typedef struct {
+    char *id;           /* id of the memory backend, equal on both sides */
+    uint64_t size;      /* bytes, multiple of page_size */
+    uint64_t page_size; /* bytes: host page size of the backing (4096 or huge) */
+    uint64_t gpa;       /* guest-physical address of a DIMM; 0 for machine RAM */
+    int memfd;          /* borrowed */
+    bool unreserved;    /* reserve=off: its huge pages need not be there; known from check() on */
+} FfRamBlock;
+
+typedef enum {
+    FF_GUEST_FITS,
+    /* It is not known: the VMM did not answer, or not as expected. */
+    FF_GUEST_UNKNOWN,
+    /* Because of what the guest is made of: the VMM's own migration may do better. */
+    FF_GUEST_REFUSED,
+    /* Destination: the guest is not waiting for a migration. It has come in another way, and runs.
+     * Such a VMM must not be ended. */
+    FF_GUEST_OCCUPIED,
+} FfGuestFit;
+
+typedef struct FfVmmMemory FfVmmMemory;
+struct FfVmmMemory {
+    /* Before anything is stopped: checks blockers, run state, memory backends and devices; fills
+     * *BLOCKS (FfRamBlock *, owned by the callee, valid until FfVmmState.undo()) and the guest's
+     * UUID (16 bytes; zeros if it has none). ERROR is set unless the guest fits. */
+    FfGuestFit (*check)(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                        GError **error);
+    /* For an engine that adopts: the blocks (FfRamBlock *, owned by the callee, gpa unknown),
+     * without a question to the VMM, which may hang. */
+    GPtrArray *(*blocks)(FfVmmMemory *memory);
+    /* Source, optional: why writes to this guest's memory cannot be tracked from outside (g_free),
+     * NULL if they can. As it is now; STOPPED: as it was when FfVmmRun.stop() or
+     * FfVmmState.stop_and_save() had stopped the guest. */
+    char *(*untrackable)(FfVmmMemory *memory, bool stopped);
+    /* Source, optional (NULL: nothing is to be drained). Returns when every read from a disk into
+     * guest RAM that was under way at the call is over, the guest going on. Asked for between a
+     * scan and the copy (docs/precopy.md says why). */
+    bool (*drain)(FfVmmMemory *memory, GError **error);
+};
+
+#endif

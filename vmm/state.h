@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * All of a guest but its memory: the state of its devices and vCPUs, which a virtual machine
+ * monitor writes to and reads from a stream by a migration of its own, the inner migration. For as
+ * long as that takes the VMM has other settings than its client's.
+ *
+ * For threads and errors see vmm/vmm.h.
+ */
+#ifndef FF_VMM_STATE_H
+#define FF_VMM_STATE_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#include "state/state.h"
+
+typedef struct FfVmmState FfVmmState;
+struct FfVmmState {
+    /* Destination: the client asked (exit-on-error false) that a failed incoming migration does
+     * not end the VMM. Heeded as long as its state is not loaded. Set before the start. */
+    bool keep_failed;
+
+    /* ---- settings ---- */
+
+    /* Writes the undo log, then sets QEMU's capabilities and parameters for the inner
+     * migration. */
+    bool (*prepare)(FfVmmState *state, FfRole role, GError **error);
+    /* QEMU is about to be given a connection that is under TLS already: writes the undo log, then
+     * unsets its TLS credentials. Any thread but the main loop's, while there is no migration. */
+    bool (*unset_tls)(FfVmmState *state, GError **error);
+    /* Undoes what prepare() or unset_tls() set, by the undo log; clears the log. Safe to call
+     * twice. */
+    bool (*undo)(FfVmmState *state, GError **error);
+
+    /* ---- out ---- */
+
+    /* Source: starts the inner migration. *FD is a stream socket, owned by the caller: device
+     * state is read from it; an 8-byte SHUT message written to it ends the inner migration. */
+    bool (*save)(FfVmmState *state, int *fd, GError **error);
+    /* Source, optional: the same in two steps, of which the first is taken while the guest runs.
+     * offer() gives the VMM its end of *FD, which is as save()'s. stop_and_save() is
+     * FfVmmRun.stop() and, with the guest stopped, save(), in one go. FALSE with *RUN_STATE set:
+     * the guest is stopped; in any case the inner migration may have begun. */
+    bool (*offer)(FfVmmState *state, int *fd, GError **error);
+    bool (*stop_and_save)(FfVmmState *state, char **run_state, GError **error);
+    /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
+     * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
+     */
+    void (*keep)(FfVmmState *state);
+    /* Source, optional: takes that copy back, if there is one. */
+    void (*forget_kept)(FfVmmState *state);
+    /* Source, after SHUT was written (status 0 or 1) : waits until the inner migration has
+     * ended as "completed" (status 0) or failed/cancelled (status 1; it may also never have
+     * begun). */
+    bool (*wait_saved)(FfVmmState *state, int status, GError **error);
+    /* Source: the name of the machine type, as it stands in QEMU's stream; NULL if it cannot be
+     * had. Can be NULL: then no QEMU without farfault can be the destination. */
+    char *(*machine)(FfVmmState *state); /* g_free */
+
+    /* ---- in ---- */
+
+    /* Destination: starts the inner incoming migration. *FD is a stream socket, owned by the
+     * caller: device state is written to it; the return path (PONG, SHUT) is read from it. */
+    bool (*load)(FfVmmState *state, int *fd, GError **error);
+    /* Destination, before the grant: ends QEMU the way a failed incoming migration does
+     * (exit status 1). */
+    void (*abandon)(FfVmmState *state);
+    /* Its first half, optional: from the return on that status is certain, whatever signal comes
+     * now. QEMU may be gone at any moment then, and this process with it. */
+    void (*doom)(FfVmmState *state);
+};
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What is asked of a virtual machine monitor by whoever moves, saves or restores its guest. It has
+ * three parts, and who needs one of them takes that one: run, memory, state. A migration needs all
+ * three. qemu/ implements them over the private QMP monitor; another VMM can be put there.
+ *
+ * Every function may block until QEMU has answered and is called from the migration's
+ * coordinator thread only (never the main loop's thread, which serves the answers), with no
+ * lock held. Each either succeeds or sets ERROR to one line for the QMP client.
+ */
+#ifndef FF_VMM_VMM_H
+#define FF_VMM_VMM_H
+
+#include <stddef.h>
+
+#include "vmm/memory.h"
+#include "vmm/run.h"
+#include "vmm/state.h"
+
+typedef struct {
+    FfVmmRun run;
+    FfVmmMemory memory;
+    FfVmmState state;
+} FfVmm;
+
+/* For who implements a part and gets it back: the whole. */
+static inline FfVmm *ff_vmm_of_run(FfVmmRun *run)
+{
+    return (FfVmm *)(void *)((char *)run - offsetof(FfVmm, run));
+}
+
+static inline FfVmm *ff_vmm_of_memory(FfVmmMemory *memory)
+{
+    return (FfVmm *)(void *)((char *)memory - offsetof(FfVmm, memory));
+}
+
+static inline FfVmm *ff_vmm_of_state(FfVmmState *state)
+{
+    return (FfVmm *)(void *)((char *)state - offsetof(FfVmm, state));
+}
+
+#endif
