@@ -56,7 +56,7 @@ static void note_fault(Batch *b, const struct uffd_msg *msg, int64_t now)
         if (rc < 0) {
             /* It waits on. Observer: recovery, which wakes everybody then, also who waits for a
              * page that is not missing any more. */
-            __atomic_store_n(&m->stats.wait_overflow, 1, __ATOMIC_RELEASE);
+            __atomic_store_n(&m->stats.waits.overflow, 1, __ATOMIC_RELEASE);
             ff_dest_cannot_place(m, block, page, rc);
             return;
         }
@@ -84,12 +84,12 @@ static void ask(Batch *b)
 static void ask_again(Batch *b)
 {
     FfMigration *m = b->m;
-    uint32_t n = __atomic_load_n(&m->stats.wait_high, __ATOMIC_SEQ_CST);
+    uint32_t n = __atomic_load_n(&m->stats.waits.high, __ATOMIC_SEQ_CST);
 
     for (uint32_t i = 0; i < n; i++) {
         unsigned block;
         uint64_t page;
-        if (ff_stats_waiting(&m->stats, i, &block, &page) &&
+        if (ff_waits_get(&m->stats.waits, i, &block, &page) &&
             !ff_bitmap_test(&m->blocks[block].bitmap, page)) {
             request(b, block, page);
         }

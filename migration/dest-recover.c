@@ -373,7 +373,7 @@ static void start_again(FfMigration *m, FfChannel *main, FfChannel *urgent, uint
     ff_extra_start(m, ff_dest_extra_reader);
     /* Its first act is to ask for what was asked for before. */
     m->fault_thread = g_thread_new("ff-fault", ff_dest_fault, m);
-    if (__atomic_load_n(&m->stats.wait_overflow, __ATOMIC_ACQUIRE)) {
+    if (__atomic_load_n(&m->stats.waits.overflow, __ATOMIC_ACQUIRE)) {
         ff_dest_wake_all(m); /* waits that nobody has noted */
     }
     ff_m_start_pulse(m);

@@ -19,19 +19,19 @@
 
 static void fill_waits(FfMigration *m, FfHalf *h)
 {
-    uint32_t n = MIN(FF_MAX_WAITS, __atomic_load_n(&m->stats.wait_high, __ATOMIC_SEQ_CST));
+    uint32_t n = MIN(FF_MAX_WAITS, __atomic_load_n(&m->stats.waits.high, __ATOMIC_SEQ_CST));
     int64_t now = g_get_monotonic_time();
 
     h->waits = g_new0(FfHalfWait, WAITS_MAX);
     for (uint32_t i = 0; i < n && h->n_waits < WAITS_MAX; i++) {
         unsigned block;
         uint64_t page;
-        if (!ff_stats_waiting(&m->stats, i, &block, &page) || block >= m->n_blocks) {
+        if (!ff_waits_get(&m->stats.waits, i, &block, &page) || block >= m->n_blocks) {
             continue;
         }
-        int64_t since = __atomic_load_n(&m->stats.wait[i].since_us, __ATOMIC_RELAXED);
+        int64_t since = __atomic_load_n(&m->stats.waits.wait[i].since_us, __ATOMIC_RELAXED);
         h->waits[h->n_waits++] = (FfHalfWait){
-            .vcpu = __atomic_load_n(&m->stats.wait[i].vcpu, __ATOMIC_RELAXED),
+            .vcpu = __atomic_load_n(&m->stats.waits.wait[i].who, __ATOMIC_RELAXED),
             .block = g_strdup(m->blocks[block].info.id),
             .offset = page * m->blocks[block].info.page_size,
             .ms = MAX(0, now - since) / 1000,

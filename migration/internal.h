@@ -20,7 +20,7 @@
 #include <gio/gio.h>
 
 #include "fault/fault.h"
-#include "migration/bitmap.h"
+#include "uffd/bitmap.h"
 #include "migration/compress.h"
 #include "migration/journal.h"
 #include "migration/migration.h"
@@ -32,6 +32,7 @@
 #include "net/frame.h"
 #include "net/priority.h"
 #include "uffd/regions.h"
+#include "uffd/run.h"
 
 /* What the coordinator waits for. A bit once set stays set. */
 typedef enum {
@@ -93,12 +94,6 @@ typedef struct {
     GThread *thread; /* S: sends. D: reads. NULL: not started */
     unsigned index;
 } FfExtra;
-
-/* A run of pages of a block. */
-typedef struct {
-    unsigned block;
-    uint64_t first, n;
-} FfRun;
 
 typedef struct FfPrecopy FfPrecopy; /* precopy.c */
 typedef struct FfRounds FfRounds;   /* rounds.c */

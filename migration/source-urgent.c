@@ -18,7 +18,7 @@
 #include <poll.h>
 #include <string.h>
 
-#include "migration/prefetch.h"
+#include "uffd/prefetch.h"
 
 #define BATCH 64
 /* Streams with pages to be sent ahead; one more takes the place of the oldest. */

@@ -11,11 +11,6 @@ void ff_stats_latency(FfStats *s, uint64_t us)
     ff_count(s->latency_count, 1);
 }
 
-static uint64_t key_of(unsigned block, uint64_t page)
-{
-    return ((uint64_t)(block + 1) << 48) | page;
-}
-
 static int vcpu_of(const FfStats *s, int32_t tid)
 {
     for (uint32_t i = 0; i < s->n_vcpus; i++) {
@@ -28,33 +23,29 @@ static int vcpu_of(const FfStats *s, int32_t tid)
 
 void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid, int64_t now_us)
 {
-    for (uint32_t i = 0; i < FF_MAX_WAITS; i++) {
-        FfWait *w = &s->wait[i];
-        if (__atomic_load_n(&w->key, __ATOMIC_ACQUIRE)) {
-            continue;
-        }
-        int vcpu = vcpu_of(s, tid);
-        __atomic_store_n(&w->since_us, now_us, __ATOMIC_RELAXED);
-        __atomic_store_n(&w->vcpu, vcpu, __ATOMIC_RELAXED);
-        if (vcpu >= 0 && __atomic_add_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL) == 1 &&
-            __atomic_add_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL) == s->n_vcpus) {
-            __atomic_store_n(&s->all_blocked_since_us, now_us, __ATOMIC_RELEASE);
-        }
-        if (i >= s->wait_high) {
-            __atomic_store_n(&s->wait_high, i + 1, __ATOMIC_SEQ_CST);
-        }
-        /* Who sees the key (a placing thread) sees the rest of the slot. Sequentially consistent
-         * with the bitmap that the fault thread looks at next. */
-        __atomic_store_n(&w->key, key_of(block, page), __ATOMIC_SEQ_CST);
-        return;
+    FfWait *slot = ff_waits_free_slot(&s->waits);
+
+    if (!slot) {
+        return; /* goes uncounted */
     }
-    /* More waiters than slots: this wait goes uncounted. Observer: recovery, which then wakes
-     * everybody, for the kernel to tell it anew. */
-    __atomic_store_n(&s->wait_overflow, 1, __ATOMIC_RELEASE);
+    int vcpu = vcpu_of(s, tid);
+    if (vcpu >= 0 && __atomic_add_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL) == 1 &&
+        __atomic_add_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL) == s->n_vcpus) {
+        __atomic_store_n(&s->all_blocked_since_us, now_us, __ATOMIC_RELEASE);
+    }
+    ff_waits_begin(&s->waits, slot, block, page, vcpu, now_us);
 }
 
-static void end_one(FfStats *s, int vcpu, int64_t since, int64_t now)
+typedef struct {
+    FfStats *s;
+    int64_t now;
+} End;
+
+static void end_one(int32_t vcpu, int64_t since, void *opaque)
 {
+    FfStats *s = ((End *)opaque)->s;
+    int64_t now = ((End *)opaque)->now;
+
     ff_stats_latency(s, MAX(0, now - since));
     if (vcpu < 0) {
         return;
@@ -77,34 +68,9 @@ static void end_one(FfStats *s, int vcpu, int64_t since, int64_t now)
 
 bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us)
 {
-    uint64_t lo = key_of(block, page), hi = lo + n_pages;
-    uint32_t n = __atomic_load_n(&s->wait_high, __ATOMIC_SEQ_CST);
-    bool any = false;
+    End end = {s, now_us};
 
-    for (uint32_t i = 0; i < n; i++) {
-        FfWait *w = &s->wait[i];
-        uint64_t key = __atomic_load_n(&w->key, __ATOMIC_SEQ_CST);
-        if (key < lo || key >= hi) {
-            continue;
-        }
-        int64_t since = __atomic_load_n(&w->since_us, __ATOMIC_RELAXED);
-        int32_t vcpu = __atomic_load_n(&w->vcpu, __ATOMIC_RELAXED);
-        if (__atomic_compare_exchange_n(&w->key, &key, 0, false, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_RELAXED)) {
-            end_one(s, vcpu, since, now_us);
-            any = true;
-        }
-    }
-    return any;
-}
-
-bool ff_stats_waiting(const FfStats *s, uint32_t i, unsigned *block, uint64_t *page)
-{
-    uint64_t key = __atomic_load_n(&s->wait[i].key, __ATOMIC_SEQ_CST);
-
-    *block = (key >> 48) - 1;
-    *page = key & ((1ull << 48) - 1);
-    return key != 0;
+    return ff_waits_end(&s->waits, block, page, n_pages, end_one, &end);
 }
 
 static void fill_latency(const FfStats *s, FfMigrationInfo *info)

@@ -1,31 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Counters of a migration, always on. Every counter is a relaxed atomic that the statistics
- * read while threads count; nothing decides by them. Waits (blocktime, latency) are kept in a
- * fixed table, without lock and without allocation, because the fault path writes them.
+ * read while threads count; nothing decides by them. Waits (blocktime, latency) are in the
+ * table of uffd/waits.h.
  */
 #ifndef FF_MIGRATION_STATS_H
 #define FF_MIGRATION_STATS_H
 
 #include "migration/migration.h"
-
-#define FF_MAX_WAITS 1024
-
-/* One thread that waits for one page; free while key is 0. */
-typedef struct {
-    uint64_t key; /* block and page, never 0; taken out by exactly one compare-and-swap */
-    int64_t since_us;
-    int32_t vcpu; /* index, -1: not a vCPU */
-} FfWait;
+#include "uffd/waits.h"
 
 typedef struct {
     uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate, pages_compressed;
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
-    /* waits */
-    FfWait wait[FF_MAX_WAITS];
-    uint32_t wait_high;     /* slots ever used; the search ends there */
-    uint32_t wait_overflow; /* more waiters than slots once: some are not in the table */
+    FfWaits waits; /* by index of the vCPU, -1: not a vCPU */
     uint32_t n_vcpus, vcpus_blocked;
     int32_t vcpu_tid[FF_MAX_VCPUS];
     uint64_t vcpu_blocked_us[FF_MAX_VCPUS];
@@ -46,8 +35,6 @@ void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid,
 /* PAGES of BLOCK from PAGE on are there: ends every wait for them. Any thread that places.
  * TRUE: there was one. */
 bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us);
-/* Slot I of the waits: TRUE and who waits for what, FALSE if it is free. */
-bool ff_stats_waiting(const FfStats *s, uint32_t i, unsigned *block, uint64_t *page);
 /* Copies the counters into INFO (latency mean and p99 computed). */
 void ff_stats_fill(const FfStats *s, FfMigrationInfo *info);
 

@@ -27,7 +27,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "migration/bitmap.h"
+#include "uffd/bitmap.h"
 #include "net/priority.h"
 #include "uffd/uffd.h"
 

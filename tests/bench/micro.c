@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "migration/bitmap.h"
+#include "uffd/bitmap.h"
 #include "migration/zero.h"
 #include "net/compress.h"
 #include "net/frame.h"

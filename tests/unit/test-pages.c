@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "migration/bitmap.h"
+#include "uffd/bitmap.h"
 #include "migration/states.h"
 #include "migration/stats.h"
 #include "migration/zero.h"

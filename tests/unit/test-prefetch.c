@@ -2,7 +2,7 @@
 /* The policies of the urgent path: streams in the sequence of requests, and the bulk window. */
 #include <glib.h>
 
-#include "migration/prefetch.h"
+#include "uffd/prefetch.h"
 #include "net/window.h"
 
 /* Asks for PAGE as a guest would that finds what was sent ahead in memory. */

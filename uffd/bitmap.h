@@ -7,8 +7,8 @@
  * claimed by exactly one caller, and there is no moment at which a page that nobody will send
  * has a clear bit.
  */
-#ifndef FF_MIGRATION_BITMAP_H
-#define FF_MIGRATION_BITMAP_H
+#ifndef FF_UFFD_BITMAP_H
+#define FF_UFFD_BITMAP_H
 
 #include <glib.h>
 #include <stdbool.h>

@@ -4,8 +4,8 @@
  * a stride, several at once. Pure policy: knows nothing of channels or bitmaps. One thread per
  * object (the source's urgent thread); allocates nothing.
  */
-#ifndef FF_MIGRATION_PREFETCH_H
-#define FF_MIGRATION_PREFETCH_H
+#ifndef FF_UFFD_PREFETCH_H
+#define FF_UFFD_PREFETCH_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -8,7 +8,7 @@
  * sent ahead, so it was too little. Guests that access at random make streams that are never
  * confirmed, and get single pages.
  */
-#include "migration/prefetch.h"
+#include "uffd/prefetch.h"
 
 #include <stddef.h>
 #include <stdlib.h>

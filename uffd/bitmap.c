@@ -2,7 +2,7 @@
 /*
  * Page bitmaps with atomic claims of runs; see bitmap.h. No locks, no system calls.
  */
-#include "migration/bitmap.h"
+#include "uffd/bitmap.h"
 
 #include <string.h>
 
