@@ -17,14 +17,17 @@
 #include <unistd.h>
 
 #include "qapi/json.h"
-#include "qemu/inner.h"
+#include "qemu/device-state.h"
+#include "qemu/hotplug.h"
+#include "qemu/settings.h"
+#include "qemu/vmm-qemu.h"
 
 struct FfEnginePort {
     FfEngineInit *init;
     FfLink *link;
     FfQmpClient *qmp;
-    FfVmm *vmm;
-    bool ram_changed; /* since vmm was made */
+    FfQemu *qemu;
+    bool ram_changed; /* since qemu was made */
     FfDriverConfig config;
     FfDriver *driver; /* NULL: not there yet */
 };
@@ -74,23 +77,23 @@ static JsonNode *port_view(void *opaque, bool parameters)
 {
     FfEnginePort *port = opaque;
 
-    return parameters ? ff_inner_view_parameters(port->vmm) : ff_inner_view_capabilities(port->vmm);
+    return parameters ? ff_qemu_view_parameters(port->qemu) : ff_qemu_view_capabilities(port->qemu);
 }
 
-static bool set_capabilities(FfVmm *vmm, JsonArray *list, GError **error)
+static bool set_capabilities(FfQemu *qemu, JsonArray *list, GError **error)
 {
     for (guint i = 0; i < json_array_get_length(list); i++) {
         JsonObject *status = json_array_get_object_element(list, i);
 
-        if (!ff_inner_view_set_capability(vmm, ff_json_string(status, "capability"),
-                                          ff_json_bool(status, "state"), error)) {
+        if (!ff_qemu_view_set_capability(qemu, ff_json_string(status, "capability"),
+                                         ff_json_bool(status, "state"), error)) {
             return false;
         }
     }
     return true;
 }
 
-static bool set_parameters(FfVmm *vmm, JsonObject *parameters, GError **error)
+static bool set_parameters(FfQemu *qemu, JsonObject *parameters, GError **error)
 {
     JsonObjectIter iter;
     const char *name;
@@ -98,7 +101,7 @@ static bool set_parameters(FfVmm *vmm, JsonObject *parameters, GError **error)
 
     json_object_iter_init_ordered(&iter, parameters);
     while (json_object_iter_next_ordered(&iter, &name, &value)) {
-        if (!ff_inner_view_set_parameter(vmm, name, value, error)) {
+        if (!ff_qemu_view_set_parameter(qemu, name, value, error)) {
             return false;
         }
     }
@@ -109,8 +112,8 @@ static bool port_set_view(void *opaque, bool parameters, JsonNode *changes, GErr
 {
     FfEnginePort *port = opaque;
     GError *own = NULL;
-    bool ok = parameters ? set_parameters(port->vmm, json_node_get_object(changes), &own)
-                         : set_capabilities(port->vmm, json_node_get_array(changes), &own);
+    bool ok = parameters ? set_parameters(port->qemu, json_node_get_object(changes), &own)
+                         : set_capabilities(port->qemu, json_node_get_array(changes), &own);
 
     if (!ok) {
         /* Without text: the undo log was cleared in this very moment. */
@@ -180,14 +183,14 @@ static void port_object_add(void *opaque, const char *text, FfPortObjectReply re
 
     wait->reply = reply;
     wait->data = data;
-    ff_inner_object_add(port->qmp, text, &ops);
+    ff_qemu_object_add(port->qmp, text, &ops);
 }
 
 static void port_object_added(void *opaque, int64_t fdset)
 {
     FfEnginePort *port = opaque;
 
-    ff_inner_object_add_done(port->qmp, fdset);
+    ff_qemu_object_add_done(port->qmp, fdset);
 }
 
 static void port_ram_changed(void *opaque, const char *id, uint64_t size, uint64_t page_size,
@@ -199,9 +202,9 @@ static void port_ram_changed(void *opaque, const char *id, uint64_t size, uint64
     port->ram_changed = true;
 }
 
-static FfVmm *new_vmm(FfEnginePort *port)
+static FfQemu *new_qemu(FfEnginePort *port)
 {
-    const FfInnerConfig inner = {
+    const FfQemuConfig config = {
         .qmp = port->qmp,
         .state = port->init->state,
         .ram = port->init->ram,
@@ -210,7 +213,7 @@ static FfVmm *new_vmm(FfEnginePort *port)
         .deadline_ms = 10000,
     };
 
-    return ff_inner_new(&inner);
+    return ff_qemu_new(&config);
 }
 
 /* Asked for before a migration starts, so nobody uses the old one. */
@@ -219,11 +222,11 @@ static FfVmm *port_vmm(void *opaque)
     FfEnginePort *port = opaque;
 
     if (port->ram_changed) {
-        ff_inner_free(port->vmm);
-        port->vmm = new_vmm(port);
+        ff_qemu_free(port->qemu);
+        port->qemu = new_qemu(port);
         port->ram_changed = false;
     }
-    return port->vmm;
+    return ff_qemu_vmm(port->qemu);
 }
 
 static unsigned port_version(void *opaque)
@@ -281,9 +284,9 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
     port->init = init;
     port->link = link;
     port->qmp = ff_qmp_client_new(fd, NULL, on_event, NULL, port);
-    port->vmm = new_vmm(port);
+    port->qemu = new_qemu(port);
     if (init->inner_fd >= 0) {
-        ff_inner_adopt_stream(port->vmm, fcntl(init->inner_fd, F_DUPFD_CLOEXEC, 3));
+        ff_qemu_adopt_stream(port->qemu, fcntl(init->inner_fd, F_DUPFD_CLOEXEC, 3));
     }
     port->config = (FfDriverConfig){
         .port = &port_ops,
@@ -317,7 +320,7 @@ const FfDriverConfig *ff_engine_port_config(FfEnginePort *port)
 
 void ff_engine_port_free(FfEnginePort *port)
 {
-    ff_inner_free(port->vmm);
+    ff_qemu_free(port->qemu);
     ff_qmp_client_close(port->qmp);
     ff_qmp_client_unref(port->qmp);
     g_free(port);

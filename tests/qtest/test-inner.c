@@ -15,7 +15,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "qemu/inner.h"
+#include "qemu/device-state.h"
+#include "qemu/hotplug.h"
+#include "qemu/settings.h"
+#include "qemu/vmm-qemu.h"
 #include "tests/lib/check.h"
 #include "tests/lib/vm.h"
 
@@ -26,8 +29,9 @@ typedef struct {
     int memfd;
     FfQmpClient *client;
     FfStateHeader *state;
-    FfVmm *vmm;
-    FfInnerConfig config;
+    FfQemu *qemu;
+    FfVmm *vmm; /* of qemu */
+    FfQemuConfig config;
     GPtrArray *ram;
 } End;
 
@@ -84,10 +88,11 @@ static int private_listener(int *inode)
 
 static void end_new_vmm(End *e)
 {
-    if (e->vmm) {
-        ff_inner_free(e->vmm);
+    if (e->qemu) {
+        ff_qemu_free(e->qemu);
     }
-    e->vmm = ff_inner_new(&e->config);
+    e->qemu = ff_qemu_new(&e->config);
+    e->vmm = ff_qemu_vmm(e->qemu);
 }
 
 static void end_start(Pair *p, End *e, const char *name, const char *incoming, bool paused,
@@ -139,13 +144,13 @@ static void end_start(Pair *p, End *e, const char *name, const char *incoming, b
     *block = (FfRamBlock){.id = "pc.ram", .size = RAM, .page_size = 4096, .memfd = e->memfd};
     e->ram = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(e->ram, block);
-    e->config = (FfInnerConfig){.qmp = e->client,
-                                .state = e->state,
-                                .ram = e->ram,
-                                .name = name,
-                                .qemu_pid = vm_pid(e->vm),
-                                .cancel = g_cancellable_new(),
-                                .deadline_ms = 60000};
+    e->config = (FfQemuConfig){.qmp = e->client,
+                               .state = e->state,
+                               .ram = e->ram,
+                               .name = name,
+                               .qemu_pid = vm_pid(e->vm),
+                               .cancel = g_cancellable_new(),
+                               .deadline_ms = 60000};
     end_new_vmm(e);
 }
 
@@ -154,7 +159,7 @@ static void end_end(End *e)
     if (!e->vm) {
         return;
     }
-    ff_inner_free(e->vmm);
+    ff_qemu_free(e->qemu);
     g_object_unref(e->config.cancel);
     ff_qmp_client_close(e->client);
     ff_qmp_client_unref(e->client);
@@ -379,7 +384,7 @@ static void assert_restored(End *e, const char *before)
     g_autofree char *after = settings(e);
     g_assert_cmpstr(after, ==, before);
     g_assert_cmpuint(e->state->undo_len, ==, 0);
-    g_assert_null(ff_inner_view_capabilities(e->vmm));
+    g_assert_null(ff_qemu_view_capabilities(e->qemu));
 }
 
 static void assert_guest_right(Pair *p, End *e)
@@ -407,7 +412,7 @@ static void commit(Pair *p, const Case *c, int out, const char *run_state, const
     }
     if (c->new_engine) {
         end_new_vmm(&p->s);
-        ff_inner_adopt_stream(p->s.vmm, fcntl(out, F_DUPFD_CLOEXEC, 3));
+        ff_qemu_adopt_stream(p->s.qemu, fcntl(out, F_DUPFD_CLOEXEC, 3));
     }
     since_ms(&t);
     send_shut(out, 0);
@@ -572,7 +577,7 @@ static void test_adopt_log(void)
 
 static bool view_capability(End *e, const char *name)
 {
-    g_autoptr(JsonNode) view = ff_inner_view_capabilities(e->vmm);
+    g_autoptr(JsonNode) view = ff_qemu_view_capabilities(e->qemu);
     JsonArray *list = json_node_get_array(view);
 
     for (guint i = 0; i < json_array_get_length(list); i++) {
@@ -588,7 +593,7 @@ static void set_parameter(End *e, const char *name, const char *json, const char
 {
     g_autoptr(JsonNode) value = json_from_string(json, NULL);
     g_autoptr(GError) error = NULL;
-    bool done = ff_inner_view_set_parameter(e->vmm, name, value, &error);
+    bool done = ff_qemu_view_set_parameter(e->qemu, name, value, &error);
 
     g_assert_cmpint(done, ==, refused == NULL);
     g_assert_cmpstr(error ? error->message : NULL, ==, refused);
@@ -606,22 +611,22 @@ static void test_view(void)
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, true, NULL);
     client_settings(&p.s);
-    g_assert_null(ff_inner_view_parameters(p.s.vmm));
+    g_assert_null(ff_qemu_view_parameters(p.s.qemu));
     OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
     g_assert_true(view_capability(&p.s, "xbzrle"));
     g_assert_false(view_capability(&p.s, "x-ignore-shared"));
-    OK(ff_inner_view_set_capability(p.s.vmm, "xbzrle", false, &error));
-    OK(ff_inner_view_set_capability(p.s.vmm, "auto-converge", true, &error));
+    OK(ff_qemu_view_set_capability(p.s.qemu, "xbzrle", false, &error));
+    OK(ff_qemu_view_set_capability(p.s.qemu, "auto-converge", true, &error));
     g_assert_false(view_capability(&p.s, "xbzrle"));
     g_assert_true(view_capability(&p.s, "auto-converge"));
-    g_assert_false(ff_inner_view_set_capability(p.s.vmm, "no-such", true, &refused));
+    g_assert_false(ff_qemu_view_set_capability(p.s.qemu, "no-such", true, &refused));
     g_assert_cmpstr(refused->message, ==, "Parameter 'capability' does not accept value 'no-such'");
     set_parameter(&p.s, "max-bandwidth", "777", NULL);
     set_parameter(&p.s, "tls-creds", "null", NULL);
     set_parameter(&p.s, "no-such", "777", "Parameter 'no-such' is unexpected");
     set_parameter(&p.s, "max-bandwidth", "\"fast\"",
                   "Invalid parameter type for 'max-bandwidth', expected: integer");
-    view = ff_inner_view_parameters(p.s.vmm);
+    view = ff_qemu_view_parameters(p.s.qemu);
     g_assert_cmpint(json_object_get_int_member(json_node_get_object(view), "max-bandwidth"), ==,
                     777);
     g_assert_cmpint(json_object_get_int_member(json_node_get_object(view), "downtime-limit"), ==,
@@ -651,7 +656,7 @@ static void test_log_full(void)
         g_autofree char *text = g_strnfill(20000, 'a' + i++);
         g_autoptr(JsonNode) value = json_node_init_string(json_node_alloc(), text);
         g_assert_cmpint(i, <, 10);
-        ff_inner_view_set_parameter(p.s.vmm, "tls-hostname", value, &full);
+        ff_qemu_view_set_parameter(p.s.qemu, "tls-hostname", value, &full);
     }
     g_assert_error(full, G_IO_ERROR, G_IO_ERROR_NO_SPACE);
     g_assert_cmpuint(p.s.state->undo_len, <=, FF_STATE_UNDO_MAX);
@@ -844,17 +849,17 @@ static void test_hotplug(void)
 
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, true, NULL);
-    ff_inner_object_add(p.s.client,
-                        "{\"qom-type\": \"memory-backend-ram\", \"id\": \"dimm-ram\", "
-                        "\"size\": 134217728}",
-                        &ops);
+    ff_qemu_object_add(p.s.client,
+                       "{\"qom-type\": \"memory-backend-ram\", \"id\": \"dimm-ram\", "
+                       "\"size\": 134217728}",
+                       &ops);
     text = g_async_queue_pop(plug.queue);
     g_test_message("%s", text);
     for (char *c = text; *c; c++) {
         *c = *c == '"' ? '\'' : *c;
     }
     qmp_ok(vm_qmp(p.s.vm), "object-add", "%s", text);
-    ff_inner_object_add_done(p.s.client, plug.fdset);
+    ff_qemu_object_add_done(p.s.client, plug.fdset);
     qmp_ok(vm_qmp(p.s.vm), "device_add",
            "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'dimm-ram'}");
     sets = qmp_hmp(vm_qmp(p.s.vm), "info mtree -f");
@@ -905,14 +910,13 @@ static void test_hotplug_del(void)
 
     pair_open(&p);
     end_start(&p, &p.s, "source", NULL, false, NULL);
-    ff_inner_object_add(p.s.client, "memory-backend-memfd,id=dimm-ram,size=128M,prealloc=off",
-                        &ops);
+    ff_qemu_object_add(p.s.client, "memory-backend-memfd,id=dimm-ram,size=128M,prealloc=off", &ops);
     text = g_async_queue_pop(plug.queue);
     g_test_message("%s", text);
     line = g_strconcat("object_add ", text, NULL);
     said = qmp_hmp(vm_qmp(p.s.vm), line);
     g_assert_cmpstr(said, ==, "");
-    ff_inner_object_add_done(p.s.client, plug.fdset);
+    ff_qemu_object_add_done(p.s.client, plug.fdset);
     qmp_ok(vm_qmp(p.s.vm), "object-del", "{'id': 'dimm-ram'}");
     {
         /* On the same connection as remove-fd: that is done then. */
@@ -949,7 +953,7 @@ static void test_offer_dropped(const void *data)
     OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
     if (new_engine) {
         end_new_vmm(&p.s);
-        ff_inner_adopt_stream(p.s.vmm, dup(out));
+        ff_qemu_adopt_stream(p.s.qemu, dup(out));
     }
     OK(p.s.vmm->state.wait_saved(&p.s.vmm->state, 1, &error));
     close(out);

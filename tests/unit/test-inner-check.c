@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "qemu/files.h"
-#include "qemu/inner.h"
+#include "qemu/vmm-qemu.h"
 
 typedef struct {
     const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
@@ -446,7 +446,6 @@ static void test_case(const void *data)
         g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
     bool seen = !g_str_equal(script.c->name, "drain/unseen");
     int pair[2];
-    FfVmm *vmm;
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
     g_ptr_array_add(blocks, &ram[0]);
@@ -454,11 +453,12 @@ static void test_case(const void *data)
     script.fd = pair[1];
     qemu = g_thread_new("qemu", scripted_qemu, &script);
     client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
-    vmm = ff_inner_new(&(FfInnerConfig){.qmp = client,
-                                        .state = state,
-                                        .ram = blocks,
-                                        .qemu_pid = seen ? getpid() : 0,
-                                        .name = "test"});
+    FfQemu *under_test = ff_qemu_new(&(FfQemuConfig){.qmp = client,
+                                                     .state = state,
+                                                     .ram = blocks,
+                                                     .qemu_pid = seen ? getpid() : 0,
+                                                     .name = "test"});
+    FfVmm *vmm = ff_qemu_vmm(under_test);
     if (g_str_has_prefix(script.c->name, "drain/")) {
         check_drain(vmm, &script);
     } else {
@@ -467,7 +467,7 @@ static void test_case(const void *data)
          : g_str_has_prefix(script.c->name, "load/") ? check_load
                                                      : check)(vmm, data);
     }
-    ff_inner_free(vmm);
+    ff_qemu_free(under_test);
     ff_qmp_client_close(client);
     g_thread_join(qemu);
     if (settings) {

@@ -10,11 +10,13 @@
  * Threads: the caller's and that of the QMP client's context. No lock: the request is owned by one
  * of them at a time.
  */
-#include "launch/argv-rewrite.h"
-#include "qemu/inner-internal.h"
+#include "qemu/hotplug.h"
 
 #include <string.h>
 #include <unistd.h>
+
+#include "launch/argv-rewrite.h"
+#include "qmp/json.h"
 
 typedef struct {
     FfQmpClient *qmp;
@@ -84,7 +86,7 @@ static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error
     request_free(r);
 }
 
-void ff_inner_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
+void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
 {
     g_autofree char *why = NULL;
     g_autofree char *new_text = NULL;
@@ -119,7 +121,7 @@ void ff_inner_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *
     ff_qmp_call(qmp, "add-fd", args, &r->memfd, 1, on_add_fd, r);
 }
 
-void ff_inner_object_add_done(FfQmpClient *qmp, int64_t fdset)
+void ff_qemu_object_add_done(FfQmpClient *qmp, int64_t fdset)
 {
     g_autoptr(JsonObject) args = json_object_new();
 

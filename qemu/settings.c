@@ -15,9 +15,14 @@
  * Threads: prepare and undo on the coordinator's, the view on any. undo_lock covers reading and
  * appending text, and is a leaf.
  */
-#include "qemu/inner-internal.h"
+#include "qemu/settings.h"
 
 #include <string.h>
+
+#include "qemu/call.h"
+#include "qemu/device-state.h"
+#include "qemu/internal.h"
+#include "qmp/json.h"
 
 #define QUERY_CAPABILITIES "query-migrate-capabilities"
 #define QUERY_PARAMETERS "query-migrate-parameters"
@@ -110,9 +115,9 @@ static void fold_line(JsonObject *o, JsonObject *line)
 
 /* Under undo_lock. Returns the folded log, or NULL if there is none; with ERROR if it is damaged.
  */
-static JsonNode *log_read(FfInner *inner, GError **error)
+static JsonNode *log_read(FfQemu *qemu, GError **error)
 {
-    FfStateHeader *state = inner->state;
+    FfStateHeader *state = qemu->state;
     /* Acquire: pairs with the release in log_append(), of this or of an engine that died. */
     uint32_t len = __atomic_load_n(&state->undo_len, __ATOMIC_ACQUIRE);
     g_autoptr(JsonNode) base = NULL;
@@ -147,9 +152,9 @@ static JsonNode *log_read(FfInner *inner, GError **error)
 }
 
 /* Under undo_lock. */
-static bool log_append(FfInner *inner, JsonObject *line, GError **error)
+static bool log_append(FfQemu *qemu, JsonObject *line, GError **error)
 {
-    FfStateHeader *state = inner->state;
+    FfStateHeader *state = qemu->state;
     g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
     uint32_t len = __atomic_load_n(&state->undo_len, __ATOMIC_RELAXED);
     g_autofree char *text = NULL;
@@ -186,14 +191,14 @@ static void settings_clear(Settings *s)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Settings, settings_clear)
 
-static FfQmpCall *ask_capabilities(FfInner *inner)
+static FfQmpCall *ask_capabilities(FfQemu *qemu)
 {
-    return ff_inner_ask(inner, QUERY_CAPABILITIES, NULL);
+    return ff_qemu_ask(qemu, QUERY_CAPABILITIES, NULL);
 }
 
 static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_answer(asked, QUERY_CAPABILITIES, error);
+    g_autoptr(JsonNode) node = ff_qemu_answer(asked, QUERY_CAPABILITIES, error);
     JsonArray *list;
     JsonObject *o;
 
@@ -214,7 +219,7 @@ static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
 
 static JsonObject *parameters_answered(FfQmpCall *asked, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_inner_answer(asked, QUERY_PARAMETERS, error);
+    g_autoptr(JsonNode) node = ff_qemu_answer(asked, QUERY_PARAMETERS, error);
     JsonObject *o = ff_json_node_object(node);
 
     if (node && !o && !*error) {
@@ -224,11 +229,11 @@ static JsonObject *parameters_answered(FfQmpCall *asked, GError **error)
     return o ? json_object_ref(o) : NULL;
 }
 
-static bool query_settings(FfInner *inner, Settings *s, GError **error)
+static bool query_settings(FfQemu *qemu, Settings *s, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    FfQmpCall *capabilities = ask_capabilities(inner);
-    FfQmpCall *parameters = ff_inner_ask(inner, QUERY_PARAMETERS, NULL);
+    FfQmpCall *capabilities = ask_capabilities(qemu);
+    FfQmpCall *parameters = ff_qemu_ask(qemu, QUERY_PARAMETERS, NULL);
 
     s->capabilities = capabilities_answered(capabilities, &local);
     s->parameters = parameters_answered(parameters, &local);
@@ -244,7 +249,7 @@ static bool query_settings(FfInner *inner, Settings *s, GError **error)
 
 /* Sends those of WANT (NAME -> BOOL) that QEMU knows and has otherwise (NOW). NULL: there are none.
  */
-static FfQmpCall *send_capabilities(FfInner *inner, JsonObject *now, JsonObject *want)
+static FfQmpCall *send_capabilities(FfQemu *qemu, JsonObject *now, JsonObject *want)
 {
     JsonArray *list = json_array_new();
     JsonObject *args;
@@ -265,7 +270,7 @@ static FfQmpCall *send_capabilities(FfInner *inner, JsonObject *now, JsonObject 
     }
     args = json_object_new();
     json_object_set_array_member(args, "capabilities", list);
-    return ff_inner_ask(inner, SET_CAPABILITIES, args);
+    return ff_qemu_ask(qemu, SET_CAPABILITIES, args);
 }
 
 /* json-glib has no unsigned integers: QEMU's sizes from 2^63 on come out negative, and would be
@@ -280,7 +285,7 @@ static JsonNode *parameter_for_qemu(JsonNode *value)
 }
 
 /* As send_capabilities(), for parameters (NAME -> VALUE). */
-static FfQmpCall *send_parameters(FfInner *inner, JsonObject *now, JsonObject *want)
+static FfQmpCall *send_parameters(FfQemu *qemu, JsonObject *now, JsonObject *want)
 {
     JsonObject *args = json_object_new();
     g_autoptr(GList) names = json_object_get_members(want);
@@ -296,7 +301,7 @@ static FfQmpCall *send_parameters(FfInner *inner, JsonObject *now, JsonObject *w
         json_object_unref(args);
         return NULL;
     }
-    return ff_inner_ask(inner, SET_PARAMETERS, args);
+    return ff_qemu_ask(qemu, SET_PARAMETERS, args);
 }
 
 /* QEMU has taken what was SENT (NULL: nothing had to be). */
@@ -305,15 +310,15 @@ static bool was_set(FfQmpCall *sent, const char *command, GError **error)
     if (!sent) {
         return true;
     }
-    g_autoptr(JsonNode) reply = ff_inner_answer(sent, command, error);
+    g_autoptr(JsonNode) reply = ff_qemu_answer(sent, command, error);
     return reply != NULL;
 }
 
-static bool set_settings(FfInner *inner, const Settings *now, const Settings *want, GError **error)
+static bool set_settings(FfQemu *qemu, const Settings *now, const Settings *want, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    FfQmpCall *capabilities = send_capabilities(inner, now->capabilities, want->capabilities);
-    FfQmpCall *parameters = send_parameters(inner, now->parameters, want->parameters);
+    FfQmpCall *capabilities = send_capabilities(qemu, now->capabilities, want->capabilities);
+    FfQmpCall *parameters = send_parameters(qemu, now->parameters, want->parameters);
 
     was_set(capabilities, SET_CAPABILITIES, &local);
     was_set(parameters, SET_PARAMETERS, &local);
@@ -324,40 +329,40 @@ static bool set_settings(FfInner *inner, const Settings *now, const Settings *wa
     return true;
 }
 
-static bool log_begin(FfInner *inner, const Settings *now, GError **error)
+static bool log_begin(FfQemu *qemu, const Settings *now, GError **error)
 {
     g_autoptr(JsonObject) line = json_object_new();
     bool ok = true;
 
     json_object_set_object_member(line, "capabilities", json_object_ref(now->capabilities));
     json_object_set_object_member(line, "parameters", json_object_ref(now->parameters));
-    ff_mutex_lock(&inner->undo_lock);
+    ff_mutex_lock(&qemu->undo_lock);
     /* A log that is there already tells what the client had; QEMU now has our values. */
-    if (__atomic_load_n(&inner->state->undo_len, __ATOMIC_ACQUIRE) == 0) {
-        ok = log_append(inner, line, error);
+    if (__atomic_load_n(&qemu->state->undo_len, __ATOMIC_ACQUIRE) == 0) {
+        ok = log_append(qemu, line, error);
     }
-    ff_mutex_unlock(&inner->undo_lock);
+    ff_mutex_unlock(&qemu->undo_lock);
     return ok;
 }
 
-bool ff_inner_unset_tls(FfVmmState *state, GError **error)
+bool ff_qemu_unset_tls(FfVmmState *state, GError **error)
 {
-    FfInner *inner = ff_inner_of_state(state);
+    FfQemu *qemu = ff_qemu_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {json_object_new(), json_object_new()};
 
     json_object_set_string_member(want.parameters, "tls-creds", "");
-    return query_settings(inner, &now, error) && log_begin(inner, &now, error) &&
-           set_settings(inner, &now, &want, error);
+    return query_settings(qemu, &now, error) && log_begin(qemu, &now, error) &&
+           set_settings(qemu, &now, &want, error);
 }
 
-bool ff_inner_prepare(FfVmmState *state, FfRole role, GError **error)
+bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
 {
-    FfInner *inner = ff_inner_of_state(state);
+    FfQemu *qemu = ff_qemu_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {0};
 
-    if (!query_settings(inner, &now, error)) {
+    if (!query_settings(qemu, &now, error)) {
         return false;
     }
     if (!json_object_has_member(now.capabilities, "x-ignore-shared") ||
@@ -367,18 +372,18 @@ bool ff_inner_prepare(FfVmmState *state, FfRole role, GError **error)
                             "return-path: use QEMU 7.2 or newer");
         return false;
     }
-    if (!log_begin(inner, &now, error)) {
+    if (!log_begin(qemu, &now, error)) {
         return false;
     }
     want.capabilities = wanted_capabilities();
     want.parameters = wanted_parameters(role);
-    return set_settings(inner, &now, &want, error);
+    return set_settings(qemu, &now, &want, error);
 }
 
 /* One by one, for when QEMU refused the whole: e.g. a QEMU that has loaded a guest takes no more
  * "multifd". What is refused is said once, and stays as it is. */
-static void restore_each(FfInner *inner, const char *command, JsonObject *now, JsonObject *want,
-                         FfQmpCall *(*send)(FfInner *, JsonObject *, JsonObject *))
+static void restore_each(FfQemu *qemu, const char *command, JsonObject *now, JsonObject *want,
+                         FfQmpCall *(*send)(FfQemu *, JsonObject *, JsonObject *))
 {
     g_autoptr(GList) names = json_object_get_members(want);
 
@@ -386,8 +391,8 @@ static void restore_each(FfInner *inner, const char *command, JsonObject *now, J
         g_autoptr(JsonObject) one = json_object_new();
         g_autoptr(GError) error = NULL;
         json_object_set_member(one, l->data, json_node_copy(json_object_get_member(want, l->data)));
-        if (!was_set(send(inner, now, one), command, &error)) {
-            g_message("%s: the client's %s could not be restored: %s", inner->name,
+        if (!was_set(send(qemu, now, one), command, &error)) {
+            g_message("%s: the client's %s could not be restored: %s", qemu->name,
                       (const char *)l->data, error->message);
         }
     }
@@ -395,28 +400,28 @@ static void restore_each(FfInner *inner, const char *command, JsonObject *now, J
 
 /* Sets both and asks for the capabilities behind that, in one go: QEMU answers in order. Returns
  * what it has then; NULL and ERROR. */
-static JsonObject *restore_to(FfInner *inner, const Settings *now, const Settings *want,
+static JsonObject *restore_to(FfQemu *qemu, const Settings *now, const Settings *want,
                               GError **error)
 {
     g_autoptr(GError) local = NULL;
-    FfQmpCall *sent_c = send_capabilities(inner, now->capabilities, want->capabilities);
-    FfQmpCall *sent_p = send_parameters(inner, now->parameters, want->parameters);
-    FfQmpCall *asked = ask_capabilities(inner);
+    FfQmpCall *sent_c = send_capabilities(qemu, now->capabilities, want->capabilities);
+    FfQmpCall *sent_p = send_parameters(qemu, now->parameters, want->parameters);
+    FfQmpCall *asked = ask_capabilities(qemu);
     bool set_c = was_set(sent_c, SET_CAPABILITIES, NULL);
     bool set_p = was_set(sent_p, SET_PARAMETERS, NULL);
     g_autoptr(JsonObject) after = capabilities_answered(asked, &local);
 
     if (!set_c) {
-        restore_each(inner, SET_CAPABILITIES, now->capabilities, want->capabilities,
+        restore_each(qemu, SET_CAPABILITIES, now->capabilities, want->capabilities,
                      send_capabilities);
     }
     if (!set_p) {
-        restore_each(inner, SET_PARAMETERS, now->parameters, want->parameters, send_parameters);
+        restore_each(qemu, SET_PARAMETERS, now->parameters, want->parameters, send_parameters);
     }
     if (!set_c) {
         g_clear_pointer(&after, json_object_unref);
         g_clear_error(&local);
-        after = capabilities_answered(ask_capabilities(inner), &local);
+        after = capabilities_answered(ask_capabilities(qemu), &local);
     }
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -424,17 +429,17 @@ static JsonObject *restore_to(FfInner *inner, const Settings *now, const Setting
     return g_steal_pointer(&after);
 }
 
-static bool restore(FfInner *inner, JsonObject *log, GError **error)
+static bool restore(FfQemu *qemu, JsonObject *log, GError **error)
 {
     /* Borrowed. */
     const Settings want = {ff_json_object(log, "capabilities"), ff_json_object(log, "parameters")};
     g_auto(Settings) now = {0};
     g_autoptr(JsonObject) after = NULL;
 
-    if (!query_settings(inner, &now, error)) {
+    if (!query_settings(qemu, &now, error)) {
         return false;
     }
-    after = restore_to(inner, &now, &want, error);
+    after = restore_to(qemu, &now, &want, error);
     if (!after) {
         return false;
     }
@@ -448,21 +453,21 @@ static bool restore(FfInner *inner, JsonObject *log, GError **error)
     return true;
 }
 
-bool ff_inner_undo(FfVmmState *state, GError **error)
+bool ff_qemu_undo(FfVmmState *state, GError **error)
 {
-    FfInner *inner = ff_inner_of_state(state);
+    FfQemu *qemu = ff_qemu_of_state(state);
     g_autoptr(GError) local = NULL;
 
-    ff_inner_forget_kept(state);
+    ff_qemu_forget_kept(state);
     for (;;) {
         g_autoptr(JsonNode) log = NULL;
         uint32_t len;
         bool cleared;
 
-        ff_mutex_lock(&inner->undo_lock);
-        len = __atomic_load_n(&inner->state->undo_len, __ATOMIC_ACQUIRE);
-        log = log_read(inner, &local);
-        ff_mutex_unlock(&inner->undo_lock);
+        ff_mutex_lock(&qemu->undo_lock);
+        len = __atomic_load_n(&qemu->state->undo_len, __ATOMIC_ACQUIRE);
+        log = log_read(qemu, &local);
+        ff_mutex_unlock(&qemu->undo_lock);
         if (local) {
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
@@ -471,15 +476,15 @@ bool ff_inner_undo(FfVmmState *state, GError **error)
             return true;
         }
         /* Not under the lock: the view must answer while QEMU is slow. */
-        if (!restore(inner, ff_json_node_object(log), error)) {
+        if (!restore(qemu, ff_json_node_object(log), error)) {
             return false;
         }
-        ff_mutex_lock(&inner->undo_lock);
-        cleared = __atomic_load_n(&inner->state->undo_len, __ATOMIC_ACQUIRE) == len;
+        ff_mutex_lock(&qemu->undo_lock);
+        cleared = __atomic_load_n(&qemu->state->undo_len, __ATOMIC_ACQUIRE) == len;
         if (cleared) {
-            __atomic_store_n(&inner->state->undo_len, 0, __ATOMIC_RELEASE);
+            __atomic_store_n(&qemu->state->undo_len, 0, __ATOMIC_RELEASE);
         }
-        ff_mutex_unlock(&inner->undo_lock);
+        ff_mutex_unlock(&qemu->undo_lock);
         if (cleared) {
             return true;
         }
@@ -488,26 +493,26 @@ bool ff_inner_undo(FfVmmState *state, GError **error)
 }
 
 /* A copy of member NAME of the folded log; NULL if there is no log. */
-static JsonNode *view_of(FfInner *inner, const char *name)
+static JsonNode *view_of(FfQemu *qemu, const char *name)
 {
     g_autoptr(JsonNode) log = NULL;
     JsonObject *o;
 
-    ff_mutex_lock(&inner->undo_lock);
-    log = log_read(inner, NULL);
-    ff_mutex_unlock(&inner->undo_lock);
+    ff_mutex_lock(&qemu->undo_lock);
+    log = log_read(qemu, NULL);
+    ff_mutex_unlock(&qemu->undo_lock);
     o = ff_json_node_object(log);
     return o ? json_node_copy(json_object_get_member(o, name)) : NULL;
 }
 
-JsonNode *ff_inner_view_parameters(FfVmm *vmm)
+JsonNode *ff_qemu_view_parameters(FfQemu *qemu)
 {
-    return view_of((FfInner *)vmm, "parameters");
+    return view_of(qemu, "parameters");
 }
 
-JsonNode *ff_inner_view_capabilities(FfVmm *vmm)
+JsonNode *ff_qemu_view_capabilities(FfQemu *qemu)
 {
-    g_autoptr(JsonNode) node = view_of((FfInner *)vmm, "capabilities");
+    g_autoptr(JsonNode) node = view_of(qemu, "capabilities");
     g_autoptr(GList) names = NULL;
     JsonNode *result;
     JsonArray *list;
@@ -530,7 +535,7 @@ JsonNode *ff_inner_view_capabilities(FfVmm *vmm)
 }
 
 /* Appends a change of NAME (in KIND) to the log, unless it is none. */
-static bool view_set(FfInner *inner, const char *kind, const char *kinds, const char *name,
+static bool view_set(FfQemu *qemu, const char *kind, const char *kinds, const char *name,
                      JsonNode *value, GError **error)
 {
     g_autoptr(JsonObject) line = json_object_new();
@@ -540,22 +545,21 @@ static bool view_set(FfInner *inner, const char *kind, const char *kinds, const 
 
     json_object_set_string_member(line, kind, name);
     json_object_set_member(line, "value", json_node_copy(value));
-    ff_mutex_lock(&inner->undo_lock);
-    log = log_read(inner, NULL);
+    ff_mutex_lock(&qemu->undo_lock);
+    log = log_read(qemu, NULL);
     if (!log) {
-        ff_mutex_unlock(&inner->undo_lock);
+        ff_mutex_unlock(&qemu->undo_lock);
         return false;
     }
     old = json_object_get_member(ff_json_object(ff_json_node_object(log), kinds), name);
-    ok = old && json_node_equal(old, value) ? true : log_append(inner, line, error);
-    ff_mutex_unlock(&inner->undo_lock);
+    ok = old && json_node_equal(old, value) ? true : log_append(qemu, line, error);
+    ff_mutex_unlock(&qemu->undo_lock);
     return ok;
 }
 
-bool ff_inner_view_set_capability(FfVmm *vmm, const char *name, bool value, GError **error)
+bool ff_qemu_view_set_capability(FfQemu *qemu, const char *name, bool value, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonNode) view = view_of(inner, "capabilities");
+    g_autoptr(JsonNode) view = view_of(qemu, "capabilities");
     g_autoptr(JsonNode) node = json_node_new(JSON_NODE_VALUE);
 
     if (!view) {
@@ -567,7 +571,7 @@ bool ff_inner_view_set_capability(FfVmm *vmm, const char *name, bool value, GErr
         return false;
     }
     json_node_set_boolean(node, value);
-    return view_set(inner, "capability", "capabilities", name, node, error);
+    return view_set(qemu, "capability", "capabilities", name, node, error);
 }
 
 /* QEMU's name of the type that OLD has, for its wording of a type error. */
@@ -586,10 +590,9 @@ static const char *type_name(JsonNode *old)
     }
 }
 
-bool ff_inner_view_set_parameter(FfVmm *vmm, const char *name, JsonNode *value, GError **error)
+bool ff_qemu_view_set_parameter(FfQemu *qemu, const char *name, JsonNode *value, GError **error)
 {
-    FfInner *inner = (FfInner *)vmm;
-    g_autoptr(JsonNode) view = view_of(inner, "parameters");
+    g_autoptr(JsonNode) view = view_of(qemu, "parameters");
     g_autoptr(JsonNode) copy = NULL;
     JsonNode *old;
 
@@ -614,5 +617,5 @@ bool ff_inner_view_set_parameter(FfVmm *vmm, const char *name, JsonNode *value, 
                     "Invalid parameter type for '%s', expected: %s", name, type_name(old));
         return false;
     }
-    return view_set(inner, "parameter", "parameters", name, copy, error);
+    return view_set(qemu, "parameter", "parameters", name, copy, error);
 }

@@ -9,11 +9,14 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "qemu/inner-internal.h"
+#include "qemu/drain.h"
 
 #include <string.h>
 
+#include "qemu/call.h"
 #include "qemu/files.h"
+#include "qemu/internal.h"
+#include "qmp/json.h"
 
 /* Reads of these go to the device without the page cache, whatever their cache mode says. */
 static const char *const direct_drivers[] = {"host_device", "host_cdrom"};
@@ -51,26 +54,25 @@ static bool may_pin(JsonObject *node)
            ff_json_bool(cache, "direct");
 }
 
-static bool files_copy(FfInner *inner)
+static bool files_copy(FfQemu *qemu)
 {
-    g_autofree int *fds = g_new(int, inner->blocks->len + 1);
+    g_autofree int *fds = g_new(int, qemu->blocks->len + 1);
 
-    for (guint i = 0; i < inner->blocks->len; i++) {
-        fds[i] = ((FfRamBlock *)inner->blocks->pdata[i])->memfd;
+    for (guint i = 0; i < qemu->blocks->len; i++) {
+        fds[i] = ((FfRamBlock *)qemu->blocks->pdata[i])->memfd;
     }
-    return ff_files_copy(inner->qemu_pid, fds, inner->blocks->len);
+    return ff_files_copy(qemu->qemu_pid, fds, qemu->blocks->len);
 }
 
 /* The name of a node by which the disks are drained (g_free): there is one whose reads may pin the
  * guest's pages. NULL: all of them copy, or there is none; or ERROR. */
-static char *node_to_drain(FfInner *inner, GError **error)
+static char *node_to_drain(FfQemu *qemu, GError **error)
 {
     JsonObject *args = json_object_new();
     const char *reads_file = NULL;
 
     json_object_set_boolean_member(args, "flat", TRUE);
-    g_autoptr(JsonNode) node =
-        ff_inner_call_optional(inner, "query-named-block-nodes", args, error);
+    g_autoptr(JsonNode) node = ff_qemu_call_optional(qemu, "query-named-block-nodes", args, error);
     JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
@@ -83,16 +85,16 @@ static char *node_to_drain(FfInner *inner, GError **error)
             reads_file = name;
         }
     }
-    return reads_file && !files_copy(inner) ? g_strdup(reads_file) : NULL;
+    return reads_file && !files_copy(qemu) ? g_strdup(reads_file) : NULL;
 }
 
-bool ff_inner_drain(FfVmmMemory *memory, GError **error)
+bool ff_qemu_drain(FfVmmMemory *memory, GError **error)
 {
-    FfInner *inner = ff_inner_of_memory(memory);
+    FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) local = NULL;
     /* Each time: a disk may have been plugged since. One that comes after this answer has nothing
      * under way that is older than it. */
-    g_autofree char *name = node_to_drain(inner, &local);
+    g_autofree char *name = node_to_drain(qemu, &local);
 
     if (!name) {
         if (local) {
@@ -103,7 +105,7 @@ bool ff_inner_drain(FfVmmMemory *memory, GError **error)
     JsonObject *args = json_object_new();
     g_autofree char *line = g_strdup_printf("qemu-io %s \"aio_flush\"", name);
     json_object_set_string_member(args, "command-line", line);
-    g_autoptr(JsonNode) reply = ff_inner_call_patient(inner, "human-monitor-command", args, error);
+    g_autoptr(JsonNode) reply = ff_qemu_call_patient(qemu, "human-monitor-command", args, error);
     if (!reply) {
         return false;
     }

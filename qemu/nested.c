@@ -13,38 +13,41 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "qemu/inner-internal.h"
+#include "qemu/nested.h"
 
 #include <string.h>
 
 #include "fault/fault.h"
+#include "qemu/call.h"
+#include "qemu/internal.h"
+#include "qmp/json.h"
 
 #define CR4_VMXE (1u << 13)
 #define EFER_SVME (1u << 12)
 
 /* The boolean property NAME of the object at PATH; FALSE if it has none. */
-static bool qom_bool(FfInner *inner, const char *path, const char *name)
+static bool qom_bool(FfQemu *qemu, const char *path, const char *name)
 {
     JsonObject *args = json_object_new();
 
     json_object_set_string_member(args, "path", path);
     json_object_set_string_member(args, "property", name);
-    g_autoptr(JsonNode) node = ff_inner_call(inner, "qom-get", args, NULL);
+    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "qom-get", args, NULL);
     return node && JSON_NODE_HOLDS_VALUE(node) &&
            json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
 }
 
-static bool is_kvm(FfInner *inner)
+static bool is_kvm(FfQemu *qemu)
 {
-    g_autoptr(JsonNode) kvm = ff_inner_call_optional(inner, "query-kvm", NULL, NULL);
+    g_autoptr(JsonNode) kvm = ff_qemu_call_optional(qemu, "query-kvm", NULL, NULL);
 
     return ff_json_bool(ff_json_node_object(kvm), "enabled");
 }
 
 /* A vCPU without a path counts as one that can: then its registers decide. */
-static bool sees_nested(FfInner *inner)
+static bool sees_nested(FfQemu *qemu)
 {
-    g_autoptr(JsonNode) cpus = ff_inner_call(inner, "query-cpus-fast", NULL, NULL);
+    g_autoptr(JsonNode) cpus = ff_qemu_call(qemu, "query-cpus-fast", NULL, NULL);
     JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
     JsonObject *cpu = list && json_array_get_length(list)
                           ? ff_json_node_object(json_array_get_element(list, 0))
@@ -52,17 +55,17 @@ static bool sees_nested(FfInner *inner)
     const char *path = ff_json_string(cpu, "qom-path");
 
     /* All vCPUs of a machine have one model. */
-    return !path || qom_bool(inner, path, "vmx") || qom_bool(inner, path, "svm");
+    return !path || qom_bool(qemu, path, "vmx") || qom_bool(qemu, path, "svm");
 }
 
-static bool may_nest(FfInner *inner)
+static bool may_nest(FfQemu *qemu)
 {
-    if (inner->nesting == FF_NESTING_UNKNOWN) {
+    if (qemu->nesting == FF_NESTING_UNKNOWN) {
         /* Emulated nested guests are written through the same mappings as everything else. */
-        bool kvm = FF_FAULT_STEP("nested-kvm", is_kvm(inner));
-        inner->nesting = kvm && sees_nested(inner) ? FF_NESTING_POSSIBLE : FF_NESTING_NONE;
+        bool kvm = FF_FAULT_STEP("nested-kvm", is_kvm(qemu));
+        qemu->nesting = kvm && sees_nested(qemu) ? FF_NESTING_POSSIBLE : FF_NESTING_NONE;
     }
-    return inner->nesting == FF_NESTING_POSSIBLE;
+    return qemu->nesting == FF_NESTING_POSSIBLE;
 }
 
 /* Whether TEXT has NAME with one of BITS set; *SEEN: it has NAME at all. */
@@ -78,7 +81,7 @@ static bool any_set(const char *text, const char *name, uint64_t bits, bool *see
     return false;
 }
 
-char *ff_inner_nested_in(const char *text)
+char *ff_qemu_nested_in(const char *text)
 {
     bool cr4 = false, efer = false;
     const char *feature = any_set(text, "CR4=", CR4_VMXE, &cr4)      ? "vmx"
@@ -107,40 +110,40 @@ static char *judge(JsonNode *reply, const GError *error)
     if (!reply) {
         return g_strdup(error->message);
     }
-    return ff_inner_nested_in(JSON_NODE_HOLDS_VALUE(reply) &&
-                                      json_node_get_value_type(reply) == G_TYPE_STRING
-                                  ? json_node_get_string(reply)
-                                  : "");
+    return ff_qemu_nested_in(JSON_NODE_HOLDS_VALUE(reply) &&
+                                     json_node_get_value_type(reply) == G_TYPE_STRING
+                                 ? json_node_get_string(reply)
+                                 : "");
 }
 
-FfQmpCall *ff_inner_ask_registers(FfInner *inner)
+FfQmpCall *ff_qemu_ask_registers(FfQemu *qemu)
 {
-    return inner->nesting == FF_NESTING_POSSIBLE
-               ? ff_inner_ask(inner, "human-monitor-command", registers_args())
+    return qemu->nesting == FF_NESTING_POSSIBLE
+               ? ff_qemu_ask(qemu, "human-monitor-command", registers_args())
                : NULL;
 }
 
-char *ff_inner_take_registers(FfQmpCall *asked)
+char *ff_qemu_take_registers(FfQmpCall *asked)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) reply =
-        asked ? ff_inner_answer(asked, "human-monitor-command", &error) : NULL;
+        asked ? ff_qemu_answer(asked, "human-monitor-command", &error) : NULL;
 
     return asked ? judge(reply, error) : NULL;
 }
 
-char *ff_inner_untrackable(FfVmmMemory *memory, bool stopped)
+char *ff_qemu_untrackable(FfVmmMemory *memory, bool stopped)
 {
-    FfInner *inner = ff_inner_of_memory(memory);
+    FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) error = NULL;
 
     if (stopped) {
-        return g_strdup(inner->nested_at_stop);
+        return g_strdup(qemu->nested_at_stop);
     }
-    if (!may_nest(inner)) {
+    if (!may_nest(qemu)) {
         return NULL;
     }
     g_autoptr(JsonNode) reply =
-        ff_inner_call(inner, "human-monitor-command", registers_args(), &error);
+        ff_qemu_call(qemu, "human-monitor-command", registers_args(), &error);
     return judge(reply, error);
 }

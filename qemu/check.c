@@ -10,10 +10,14 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "qemu/inner-internal.h"
+#include "qemu/check.h"
 
 #include <errno.h>
 #include <string.h>
+
+#include "qemu/internal.h"
+#include "qemu/status.h"
+#include "qmp/json.h"
 
 /* A start of a name, and what to tell the user. */
 typedef struct {
@@ -126,11 +130,11 @@ static const struct {
     [ASK_CONFIDENTIAL] = {"qom-get",
                           "{\"path\": \"/machine\", \"property\": \"confidential-guest-support\"}"},
     [ASK_UUID] = {"query-uuid", NULL, true},
-    [ASK_MACHINE] = {"qom-get", FF_INNER_MACHINE_ARGS},
+    [ASK_MACHINE] = {"qom-get", FF_QEMU_MACHINE_ARGS},
 };
 
 typedef struct {
-    FfInner *inner;
+    FfQemu *qemu;
     bool occupied;              /* by a guest that has come in another way */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
@@ -142,7 +146,7 @@ static void ask_all(Check *c, FfRole role)
         g_autoptr(JsonNode) node =
             questions[i].args ? json_from_string(questions[i].args, NULL) : NULL;
         JsonObject *args = node ? json_node_get_object(node) : NULL;
-        c->asked[i] = ff_qmp_call_begin(c->inner->qmp, questions[i].command, args, NULL, 0);
+        c->asked[i] = ff_qmp_call_begin(c->qemu->qmp, questions[i].command, args, NULL, 0);
     }
 }
 
@@ -157,8 +161,8 @@ static void forget_answers(Check *c)
 static JsonNode *answer(Check *c, Question q, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    JsonNode *node = ff_qmp_call_end(g_steal_pointer(&c->asked[q]), c->inner->deadline_ms,
-                                     c->inner->cancel, &local);
+    JsonNode *node = ff_qmp_call_end(g_steal_pointer(&c->asked[q]), c->qemu->deadline_ms,
+                                     c->qemu->cancel, &local);
 
     if (!node && !(questions[q].optional &&
                    g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND))) {
@@ -203,7 +207,7 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
         }
     }
     /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */
-    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(c->inner->qmp) < 90000) {
+    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(c->qemu->qmp) < 90000) {
         return refuse(error, "the guest is suspended, and this QEMU (before 9.0) would wake it up "
                              "by migrating: wake it first (system_wakeup)");
     }
@@ -229,10 +233,10 @@ static bool check_blockers(Check *c, GError **error)
     return text->len == 0 || refuse(error, "QEMU cannot migrate this guest: %s", text->str);
 }
 
-static FfRamBlock *find_block(FfInner *inner, const char *id)
+static FfRamBlock *find_block(FfQemu *qemu, const char *id)
 {
-    for (guint i = 0; i < inner->blocks->len; i++) {
-        FfRamBlock *b = inner->blocks->pdata[i];
+    for (guint i = 0; i < qemu->blocks->len; i++) {
+        FfRamBlock *b = qemu->blocks->pdata[i];
         if (strcmp(b->id, id) == 0) {
             return b;
         }
@@ -241,11 +245,11 @@ static FfRamBlock *find_block(FfInner *inner, const char *id)
 }
 
 /* One element of query-memdev; marks what was seen in SEEN (FfRamBlock *). */
-static bool check_memdev(FfInner *inner, JsonObject *dev, GHashTable *seen, GError **error)
+static bool check_memdev(FfQemu *qemu, JsonObject *dev, GHashTable *seen, GError **error)
 {
     const char *id = ff_json_string(dev, "id");
     uint64_t size = ff_json_int(dev, "size", 0);
-    FfRamBlock *block = id ? find_block(inner, id) : NULL;
+    FfRamBlock *block = id ? find_block(qemu, id) : NULL;
 
     if (!block) {
         return refuse(error,
@@ -283,12 +287,12 @@ static bool check_memory(Check *c, GError **error)
     }
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonObject *dev = ff_json_node_object(json_array_get_element(list, i));
-        if (dev && !check_memdev(c->inner, dev, seen, error)) {
+        if (dev && !check_memdev(c->qemu, dev, seen, error)) {
             return false;
         }
     }
-    for (guint i = 0; i < c->inner->blocks->len; i++) {
-        FfRamBlock *b = c->inner->blocks->pdata[i];
+    for (guint i = 0; i < c->qemu->blocks->len; i++) {
+        FfRamBlock *b = c->qemu->blocks->pdata[i];
         if (!g_hash_table_contains(seen, b)) {
             return refuse(error,
                           "QEMU has no memory backend \"%s\" (%" G_GUINT64_FORMAT
@@ -296,7 +300,7 @@ static bool check_memory(Check *c, GError **error)
                           b->id, b->size >> 20);
         }
     }
-    return c->inner->blocks->len > 0 ||
+    return c->qemu->blocks->len > 0 ||
            refuse(error, "the guest has no memory that farfault made: start it with farfault run");
 }
 
@@ -314,7 +318,7 @@ static bool read_addresses(Check *c, GError **error)
         JsonObject *data = dev ? ff_json_object(dev, "data") : NULL;
         const char *memdev = data ? ff_json_string(data, "memdev") : NULL;
         const char *slash = memdev ? strrchr(memdev, '/') : NULL;
-        FfRamBlock *block = memdev ? find_block(c->inner, slash ? slash + 1 : memdev) : NULL;
+        FfRamBlock *block = memdev ? find_block(c->qemu, slash ? slash + 1 : memdev) : NULL;
         if (block) {
             block->gpa = json_object_has_member(data, "addr") ? ff_json_int(data, "addr", 0)
                                                               : ff_json_int(data, "memaddr", 0);
@@ -323,10 +327,10 @@ static bool read_addresses(Check *c, GError **error)
     return true;
 }
 
-static bool check_files(FfInner *inner, GError **error)
+static bool check_files(FfQemu *qemu, GError **error)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd", inner->qemu_pid);
-    g_autoptr(GDir) dir = inner->qemu_pid ? g_dir_open(path, 0, NULL) : NULL;
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", qemu->qemu_pid);
+    g_autoptr(GDir) dir = qemu->qemu_pid ? g_dir_open(path, 0, NULL) : NULL;
     const char *name;
 
     /* A QEMU that changed its user cannot be looked at; its device tree still can. */
@@ -460,23 +464,23 @@ static void read_machine(Check *c)
 {
     g_autoptr(JsonNode) node = c->asked[ASK_MACHINE] ? answer(c, ASK_MACHINE, NULL) : NULL;
 
-    if (node && !c->inner->machine) {
-        c->inner->machine = ff_inner_machine_name(node);
+    if (node && !c->qemu->machine) {
+        c->qemu->machine = ff_qemu_machine_name(node);
     }
 }
 
-FfGuestFit ff_inner_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
-                          GError **error)
+FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                         GError **error)
 {
-    FfInner *inner = ff_inner_of_memory(memory);
+    FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) local = NULL;
-    Check c = {.inner = inner};
-    bool ok = ff_qmp_client_wait_ready(inner->qmp, inner->deadline_ms, inner->cancel, &local);
+    Check c = {.qemu = qemu};
+    bool ok = ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, &local);
 
     if (ok) {
         ask_all(&c, role);
         ok = check_run_state(&c, role, &local) && check_blockers(&c, &local) &&
-             check_memory(&c, &local) && read_addresses(&c, &local) && check_files(inner, &local) &&
+             check_memory(&c, &local) && read_addresses(&c, &local) && check_files(qemu, &local) &&
              check_types(&c, ASK_PERIPHERAL, &local) && check_types(&c, ASK_ANON, &local) &&
              check_types(&c, ASK_OBJECTS, &local) && check_nets(&c, &local) &&
              check_drivers(&c, &local) && check_confidential(&c, &local) &&
@@ -487,7 +491,7 @@ FfGuestFit ff_inner_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, 
         forget_answers(&c);
     }
     if (ok) {
-        *blocks = inner->blocks;
+        *blocks = qemu->blocks;
         return FF_GUEST_FITS;
     }
     bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Ends a QEMU whose incoming migration has failed, with the status that it would end with by
+ * itself.
+ *
+ * Threads: the coordinator's, or another one while there is no migration. No lock here.
+ */
+#include "qemu/abandon.h"
+
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "qemu/call.h"
+#include "qemu/device-state.h"
+#include "qemu/internal.h"
+#include "qemu/settings.h"
+#include "qemu/status.h"
+
+/* For QEMUs that are to die anyway and may hang in a page fault. */
+#define ABANDON_DEADLINE_MS 2000
+
+void ff_qemu_doom(FfVmmState *state)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+    int fd = -1;
+
+    if (!qemu->loading && !state->keep_failed) {
+        /* QEMU ends with status 1 when its stream ends early, here before the first byte; but not
+         * when a TLS handshake fails, nor if it takes no stream at all (multifd). It may have the
+         * client's settings still: who gives up before a source was greeted has changed nothing. */
+        ff_qemu_prepare(state, FF_ROLE_DESTINATION, NULL);
+        ff_qemu_load(state, &fd, NULL);
+    }
+    if (qemu->stream >= 0) {
+        shutdown(qemu->stream, SHUT_RDWR);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+void ff_qemu_abandon(FfVmmState *state)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+    g_autofree char *now = NULL;
+
+    ff_qemu_doom(state); /* again is as good: it loads by now, or could not */
+    now = ff_qemu_run_state_within(qemu, ABANDON_DEADLINE_MS);
+    if (now && strcmp(now, "inmigrate") != 0) {
+        /* Already loaded: there is no way to make QEMU exit with another status than 0. */
+        ff_qemu_call_and_forget(qemu, "quit", NULL, ABANDON_DEADLINE_MS);
+    } else if (now && state->keep_failed) {
+        g_autoptr(GError) error = NULL;
+
+        if (!ff_qemu_undo(state, &error)) {
+            g_message("%s: %s", qemu->name, error->message);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The object behind FfVmm, which the files of this folder share. */
+#ifndef FF_QEMU_INTERNAL_H
+#define FF_QEMU_INTERNAL_H
+
+#include "net/sync.h"
+#include "qmp/client.h"
+#include "vmm/vmm.h"
+
+typedef struct FfQemu FfQemu;
+
+/* Whether the guest could be a hypervisor whose memory KVM writes past the tracking. */
+typedef enum { FF_NESTING_UNKNOWN, FF_NESTING_NONE, FF_NESTING_POSSIBLE } FfNesting;
+
+struct FfQemu {
+    FfVmm vmm; /* first: an FfVmm * is an FfQemu * */
+    FfQmpClient *qmp;
+    FfStateHeader *state;
+    GPtrArray *blocks; /* FfRamBlock *, owned */
+    char *name;
+    char *machine; /* coordinator; the name of its type, NULL: not known yet */
+    int qemu_pid;
+    GCancellable *cancel;
+    unsigned deadline_ms;
+    int stream;        /* our copy of what save()/load() returned; -1 = none */
+    bool offered;      /* the stream is QEMU's, and nothing was begun with it */
+    bool loading;      /* load() handed QEMU its stream */
+    FfNesting nesting; /* coordinator */
+    char *
+        nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
+    FfMutex undo_lock;  /* the undo log's text and its length */
+};
+
+static inline FfQemu *ff_qemu_of_run(FfVmmRun *run)
+{
+    return (FfQemu *)ff_vmm_of_run(run);
+}
+
+static inline FfQemu *ff_qemu_of_memory(FfVmmMemory *memory)
+{
+    return (FfQemu *)ff_vmm_of_memory(memory);
+}
+
+static inline FfQemu *ff_qemu_of_state(FfVmmState *state)
+{
+    return (FfQemu *)ff_vmm_of_state(state);
+}
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Stops and starts the guest.
+ *
+ * Threads: the coordinator's. No lock here.
+ */
+#include "qemu/run.h"
+
+#include <string.h>
+
+#include "qemu/call.h"
+#include "qemu/device-state.h"
+#include "qemu/internal.h"
+#include "qemu/nested.h"
+#include "qemu/status.h"
+#include "qmp/json.h"
+
+/* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
+ * it; g_free. NULL and ERROR if it does not stand. */
+static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
+{
+    const char *before = ff_qemu_status_of(was), *after = ff_qemu_status_of(is);
+
+    if (!before || !after) {
+        ff_qemu_set_no_status(error);
+    } else if (strcmp(after, "running") == 0 || strcmp(after, "suspended") == 0) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU is still \"%s\" after stop: resume the guest and try again", after);
+    } else {
+        /* A guest that was not running keeps its state ("io-error", ...), and the blob carries
+         * it. */
+        return g_strdup(strcmp(after, "paused") == 0 ? before : after);
+    }
+    return NULL;
+}
+
+/* With SAVE also starts the inner migration, on the stream that was offered. */
+static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
+{
+    g_autoptr(FfQmpWatch) resumed = ff_qmp_watch_new(qemu->qmp, "RESUME");
+    /* While the guest still runs: for the engine that comes after a crash of this one between stop
+     * and the return. */
+    g_autofree char *first = ff_qemu_run_state(qemu, false, error);
+    g_autoptr(GError) early = NULL;
+    g_autoptr(GError) late = NULL;
+
+    if (!first) {
+        return false;
+    }
+    g_strlcpy(qemu->state->run_state, first, sizeof(qemu->state->run_state));
+    /* In one go, since the guest's network goes quiet here: QEMU carries out and answers one after
+     * the other. No deadline: QEMU answers stop when all I/O is drained, however long the storage
+     * takes; and no cancel: what was sent to QEMU is carried out. */
+    FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-status", NULL), ff_qemu_ask(qemu, "stop", NULL),
+                          ff_qemu_ask(qemu, "query-status", NULL)};
+    FfQmpCall *registers = ff_qemu_ask_registers(qemu);
+    bool saves = !save || ff_qemu_begin_stream(qemu, &late);
+    g_autoptr(JsonNode) was = ff_qemu_answer(asked[0], "query-status", &early);
+    g_autoptr(JsonNode) stopped = ff_qemu_answer(asked[1], "stop", &early);
+    g_autoptr(JsonNode) is = ff_qemu_answer(asked[2], "query-status", &early);
+    g_free(qemu->nested_at_stop);
+    qemu->nested_at_stop = ff_qemu_take_registers(registers);
+    if (early) {
+        g_propagate_error(error, g_steal_pointer(&early));
+        return false;
+    }
+    *before = stopped_state(was, is, error);
+    if (!*before) {
+        return false;
+    }
+    if (!saves) {
+        g_propagate_error(error, g_steal_pointer(&late));
+        return false;
+    }
+    /* Behind stop, by another monitor: memory may have been written since. With SAVE QEMU would
+     * have stopped a running guest by itself, and would start it again if the stream ended. */
+    if (ff_qmp_watch_any(resumed)) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                            "the guest was resumed by another monitor during the switchover: "
+                            "repeat the migration");
+        return false;
+    }
+    return true;
+}
+
+bool ff_qemu_stop(FfVmmRun *run, char **before, GError **error)
+{
+    return stop_guest(ff_qemu_of_run(run), false, before, error);
+}
+
+bool ff_qemu_stop_and_save(FfVmmState *state, char **before, GError **error)
+{
+    return stop_guest(ff_qemu_of_state(state), true, before, error);
+}
+
+/* While its migration waits for SHUT, QEMU refuses cont on every monitor. */
+bool ff_qemu_stands(FfVmmRun *run, GError **error)
+{
+    g_autofree char *state = ff_qemu_run_state(ff_qemu_of_run(run), false, error);
+
+    if (state && strcmp(state, "finish-migrate") != 0) {
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                    "QEMU is \"%s\" in place of \"finish-migrate\": another monitor has ended its "
+                    "part of the migration, or resumed the guest: repeat the migration",
+                    state);
+        return false;
+    }
+    return state != NULL;
+}
+
+/* The run state (g_free), when it is no more "inmigrate", ASKED being the first question for it.
+ * QEMU sends SHUT behind its change of state, so this has not been seen to wait for WATCH. */
+static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GError **error)
+{
+    for (;; asked = ff_qemu_ask(qemu, "query-status", NULL)) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(JsonNode) node = ff_qemu_answer(asked, "query-status", &local);
+        g_autoptr(JsonNode) event = NULL;
+        const char *state = ff_qemu_status_of(node);
+
+        if (node && !state) {
+            ff_qemu_set_no_status(&local);
+        }
+        if (local) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return NULL;
+        }
+        if (strcmp(state, "inmigrate") != 0) {
+            return g_strdup(state);
+        }
+        /* The watch sees the event of the end only after QEMU changed its run state. */
+        event = ff_qmp_watch_next(watch, 0, NULL, error);
+        if (!event) {
+            return NULL;
+        }
+    }
+}
+
+bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+{
+    FfQemu *qemu = ff_qemu_of_run(run);
+    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
+    /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
+     * suspended, and cont brings it back to that. All other states came with the blob. */
+    bool starts = start && (strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0);
+    FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
+    FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
+    g_autofree char *now = NULL;
+
+    *running = false;
+    if (cont) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(JsonNode) reply = ff_qemu_answer(cont, "cont", &local);
+        if (!reply) {
+            ff_qmp_call_drop(asked);
+            g_propagate_error(error, g_steal_pointer(&local));
+            return false;
+        }
+    }
+    now = settled_state(qemu, watch, asked, error);
+    *running = now && strcmp(now, "running") == 0;
+    return now != NULL;
+}
+
+bool ff_qemu_halt(FfVmmRun *run, GError **error)
+{
+    g_autoptr(JsonNode) reply = ff_qemu_call_firm(ff_qemu_of_run(run), "stop", NULL, error);
+
+    return reply;
+}
+
+void ff_qemu_announce(FfVmmRun *run)
+{
+    static const char *const names[][2] = {{"announce-initial", "initial"},
+                                           {"announce-max", "max"},
+                                           {"announce-rounds", "rounds"},
+                                           {"announce-step", "step"}};
+    FfQemu *qemu = ff_qemu_of_run(run);
+    g_autoptr(JsonNode) node = ff_qemu_call_firm(qemu, "query-migrate-parameters", NULL, NULL);
+    JsonObject *have = ff_json_node_object(node), *args;
+
+    if (!have) {
+        return;
+    }
+    args = json_object_new();
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        json_object_set_int_member(args, names[i][1], ff_json_int(have, names[i][0], 0));
+    }
+    ff_qemu_call_and_forget(qemu, "announce-self", args, 0);
+}
+
+static int compare_index(const void *a, const void *b)
+{
+    const int64_t *x = a, *y = b;
+    return x[0] < y[0] ? -1 : x[0] > y[0];
+}
+
+GArray *ff_qemu_vcpu_threads(FfVmmRun *run)
+{
+    FfQemu *qemu = ff_qemu_of_run(run);
+    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "query-cpus-fast", NULL, NULL);
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    g_autoptr(GArray) cpus = g_array_new(FALSE, FALSE, 2 * sizeof(int64_t));
+    GArray *threads = g_array_new(FALSE, FALSE, sizeof(int32_t));
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *cpu = ff_json_node_object(json_array_get_element(list, i));
+        if (cpu) {
+            int64_t pair[2] = {ff_json_int(cpu, "cpu-index", 0), ff_json_int(cpu, "thread-id", 0)};
+            g_array_append_val(cpus, pair);
+        }
+    }
+    g_array_sort(cpus, compare_index);
+    for (guint i = 0; i < cpus->len; i++) {
+        int32_t tid = ((int64_t *)(void *)cpus->data)[2 * i + 1];
+        g_array_append_val(threads, tid);
+    }
+    return threads;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU behind vmm/: the object, and which file answers what. All files of this folder that have it
+ * stand below this one.
+ *
+ * Threads: made and freed by one that nobody else's calls overlap. No lock.
+ */
+#include "qemu/vmm-qemu.h"
+
+#include "qemu/abandon.h"
+#include "qemu/check.h"
+#include "qemu/device-state.h"
+#include "qemu/drain.h"
+#include "qemu/internal.h"
+#include "qemu/nested.h"
+#include "qemu/run.h"
+#include "qemu/settings.h"
+
+static GPtrArray *blocks(FfVmmMemory *memory)
+{
+    return ff_qemu_of_memory(memory)->blocks;
+}
+
+static void block_free(void *data)
+{
+    FfRamBlock *block = data;
+    g_free(block->id);
+    g_free(block);
+}
+
+FfQemu *ff_qemu_new(const FfQemuConfig *config)
+{
+    FfQemu *qemu = g_new0(FfQemu, 1);
+
+    qemu->vmm = (FfVmm){
+        .run = {.stop = ff_qemu_stop,
+                .stands = ff_qemu_stands,
+                .resume = ff_qemu_resume,
+                .halt = ff_qemu_halt,
+                .announce = ff_qemu_announce,
+                .vcpu_threads = ff_qemu_vcpu_threads},
+        .memory = {.check = ff_qemu_check,
+                   .blocks = blocks,
+                   .untrackable = ff_qemu_untrackable,
+                   .drain = ff_qemu_drain},
+        .state = {.prepare = ff_qemu_prepare,
+                  .unset_tls = ff_qemu_unset_tls,
+                  .undo = ff_qemu_undo,
+                  .save = ff_qemu_save,
+                  .offer = ff_qemu_offer,
+                  .stop_and_save = ff_qemu_stop_and_save,
+                  .keep = ff_qemu_keep,
+                  .forget_kept = ff_qemu_forget_kept,
+                  .wait_saved = ff_qemu_wait_saved,
+                  .machine = ff_qemu_machine,
+                  .load = ff_qemu_load,
+                  .abandon = ff_qemu_abandon,
+                  .doom = ff_qemu_doom},
+    };
+    qemu->qmp = ff_qmp_client_ref(config->qmp);
+    qemu->state = config->state;
+    qemu->blocks = g_ptr_array_new_with_free_func(block_free);
+    for (guint i = 0; config->ram && i < config->ram->len; i++) {
+        FfRamBlock *copy = g_memdup2(config->ram->pdata[i], sizeof(FfRamBlock));
+        copy->id = g_strdup(copy->id);
+        copy->gpa = 0;
+        g_ptr_array_add(qemu->blocks, copy);
+    }
+    qemu->name = g_strdup(config->name ? config->name : "guest");
+    qemu->qemu_pid = config->qemu_pid;
+    qemu->cancel = config->cancel ? g_object_ref(config->cancel) : NULL;
+    qemu->deadline_ms = config->deadline_ms;
+    qemu->stream = -1;
+    ff_mutex_init(&qemu->undo_lock);
+    return qemu;
+}
+
+void ff_qemu_free(FfQemu *qemu)
+{
+    ff_qemu_adopt_stream(qemu, -1);
+    g_ptr_array_unref(qemu->blocks);
+    g_free(qemu->name);
+    g_free(qemu->machine);
+    g_free(qemu->nested_at_stop);
+    g_clear_object(&qemu->cancel);
+    ff_qmp_client_unref(qemu->qmp);
+    ff_mutex_clear(&qemu->undo_lock);
+    g_free(qemu);
+}
+
+FfVmm *ff_qemu_vmm(FfQemu *qemu)
+{
+    return &qemu->vmm;
+}
