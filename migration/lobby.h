@@ -12,6 +12,8 @@
 #include <gio/gio.h>
 
 #include "net/channel.h"
+#include "net/channel-read.h"
+#include "net/channel-tls.h"
 
 /* So many wait at once. Who comes then takes the place of the one that has waited longest, if that
  * was longer than FF_LOBBY_GRACE_MS; else he waits outside, in the kernel's queue. Whom this side

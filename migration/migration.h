@@ -15,6 +15,7 @@
 
 #include "vmm/vmm.h"
 #include "net/channel.h"
+#include "net/tls.h"
 #include "state/state.h"
 
 /* QEMU's MigrationStatus; ff_status_name() gives QEMU's string. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Addresses of migrations. No state; any thread.
- * System calls: socket, bind, listen, accept4, connect, getsockname, getpeername, unlink.
+ * System calls: socket, bind, listen, accept4, connect, getsockname, getpeername,
+ * getsockopt, setsockopt, unlink.
  */
 #include "net/address.h"
 

@@ -4,11 +4,12 @@
  * most general part first, RFC 4514 escapes): the text that QEMU's authz objects compare with.
  * Compared with stock QEMU by tests/qtest/test-tls. Pure; any thread.
  */
-#include "net/tls-internal.h"
+#include "net/dn.h"
 
+#include <glib.h>
 #include <openssl/asn1.h>
 #include <openssl/objects.h>
-#include <openssl/x509.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* GnuTLS's names of attributes. A value is written as text only if it has the string type that
@@ -127,7 +128,7 @@ static void append_attribute(GString *out, const X509_NAME_ENTRY *entry)
     append_hex(out, value);
 }
 
-char *ff_tls_subject(X509 *cert)
+char *ff_dn_subject(X509 *cert)
 {
     X509_NAME *name = X509_get_subject_name(cert);
     GString *out = g_string_new(NULL);

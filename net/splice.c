@@ -17,6 +17,7 @@
 #include "net/splice.h"
 
 #include "net/address.h"
+#include "net/channel-read.h"
 #include "net/frame.h"
 
 #include <fcntl.h>

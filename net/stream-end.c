@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See end.h. Between two sockets the bytes are moved by splice(2) through a pipe and never enter
- * this process; plain text of TLS passes through a buffer, which is wiped.
+ * See stream-end.h. Between two sockets the bytes are moved by splice(2) through a pipe and never
+ * enter this process; plain text of TLS passes through a buffer, which is wiped.
  *
  * System calls: pipe2, splice, recv, send, shutdown, close.
  */
 #include "net/stream-end.h"
+#include "net/channel-read.h"
+#include "net/channel-tls.h"
+#include "net/channel-write.h"
 
 #include <errno.h>
 #include <fcntl.h>

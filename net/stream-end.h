@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 
+#include "net/channel.h"
 #include "net/tls.h"
 
 typedef struct FfEnd FfEnd;

@@ -33,8 +33,6 @@ int ff_tls_psk_server(SSL *ssl, const unsigned char *id, size_t id_len, SSL_SESS
 const char *ff_tls_verify_text(int code);
 /* Of each verification: a CRL need not exist for every issuer, as with GnuTLS. */
 int ff_tls_each_error(int ok, X509_STORE_CTX *store);
-/* The subject of CERT as GnuTLS writes it, which is what QEMU's authz objects compare. g_free. */
-char *ff_tls_subject(X509 *cert);
 /* OpenSSL's first error of this thread as text; the queue is emptied. Never NULL; static or
  * per-thread memory. */
 const char *ff_tls_openssl_error(void);

@@ -13,6 +13,7 @@
  * System calls: read, write (the socket), setsockopt (TCP_ULP, where the kernel has TLS).
  */
 #include "net/tls.h"
+#include "net/dn.h"
 #include "net/sync.h"
 #include "net/tls-internal.h"
 
@@ -260,7 +261,7 @@ static char *why_not_in(const FfTlsSession *s, X509 *cert)
     g_autofree char *name = NULL;
 
     if (s->tls->authz) {
-        name = ff_tls_subject(cert);
+        name = ff_dn_subject(cert);
         if (!ff_authz_allows(s->tls->authz, name)) {
             return g_strdup_printf("TLS x509 authz check for %s is denied", name);
         }

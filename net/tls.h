@@ -11,8 +11,12 @@
 #ifndef FF_NET_TLS_H
 #define FF_NET_TLS_H
 
-#include "net/channel.h"
+#include <glib.h>
+#include <stdbool.h>
 
+#include "net/io.h"
+
+typedef struct FfTls FfTls;
 typedef struct FfTlsSession FfTlsSession;
 
 FfTls *ff_tls_ref(FfTls *tls);

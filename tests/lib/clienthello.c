@@ -2,6 +2,8 @@
 /* See clienthello.h. It is said to a socket at which nobody answers: elsewhere the answer may be
  * there before the call returns, and the handshake goes on. */
 #include "tests/lib/clienthello.h"
+#include "net/channel-tls.h"
+#include "net/channel.h"
 
 #include <sys/socket.h>
 #include <unistd.h>

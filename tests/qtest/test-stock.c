@@ -18,6 +18,8 @@
 #include "migration/lobby.h"
 #include "net/address.h"
 #include "net/channel.h"
+#include "net/channel-read.h"
+#include "net/channel-write.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"

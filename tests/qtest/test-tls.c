@@ -11,6 +11,10 @@
 #include <unistd.h>
 
 #include "net/address.h"
+#include "net/channel-read.h"
+#include "net/channel-tls.h"
+#include "net/channel-write.h"
+#include "net/channel.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"

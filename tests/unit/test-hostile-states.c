@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/channel-read.h"
 #include "state/state.h"
 #include "tests/unit/peer.h"
 

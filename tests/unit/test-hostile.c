@@ -11,6 +11,7 @@
 
 #include "net/address.h"
 #include "net/channel.h"
+#include "net/channel-write.h"
 #include "net/compress.h"
 #include "net/delta.h"
 #include "state/state.h"

@@ -13,6 +13,8 @@
 
 #include "migration/internal.h"
 #include "net/channel.h"
+#include "net/channel-read.h"
+#include "net/channel-write.h"
 #include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"

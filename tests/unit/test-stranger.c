@@ -17,6 +17,7 @@
 
 #include "net/address.h"
 #include "migration/lobby.h"
+#include "net/channel-write.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/clienthello.h"

@@ -15,6 +15,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/channel-read.h"
+#include "net/channel-tls.h"
+#include "net/channel-write.h"
+#include "net/channel.h"
 #include "tests/unit/tls-rig.h"
 
 #define DEADLINE_MS 20000
