@@ -3,7 +3,7 @@
  * Finds the guests of farfault by what their QEMU keeps open: the launcher's plan, a memfd.
  *
  * Reading /proc/PID/fd takes the right to read QEMU's memory (its user, or root). One thread.
- * System calls: flock.
+ * System calls: flock, pidfd_open, pidfd_getfd.
  */
 #include "launch/attach.h"
 
@@ -13,11 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "launch/launch-relay.h"
+#include "launch/parcel.h"
 #include "qmp/json.h"
 
 #define PLAN_LINK "/memfd:farfault-plan (deleted)"
@@ -158,13 +160,63 @@ static pid_t find_by_path(const char *path)
     return 0;
 }
 
+/* The guest's state memfd, under a number of QEMU's (an older farfault) or in its parcel; -1 if
+ * this user may not take it. */
+static int open_state(pid_t pid, JsonObject *plan)
+{
+    int fd = ff_json_int(plan, FF_PLAN_KEPT_STATE, -1), kept = ff_json_int(plan, FF_PLAN_KEPT, -1);
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
+    int fds[FF_PARCEL_MAX], state = -1;
+
+    if (kept < 0) {
+        return open(path, O_RDONLY | O_CLOEXEC);
+    }
+    int pidfd = pidfd_open(pid, 0), parcel = pidfd >= 0 ? pidfd_getfd(pidfd, kept, 0) : -1;
+    int n = parcel >= 0 ? ff_parcel_look(parcel, fds) : 0;
+
+    for (int i = 0; i < n; i++) {
+        if (i == 0) {
+            g_autofree char *again = g_strdup_printf("/proc/self/fd/%d", fds[i]);
+            state = open(again, O_RDONLY | O_CLOEXEC);
+        }
+        close(fds[i]);
+    }
+    if (parcel >= 0) {
+        close(parcel);
+    }
+    if (pidfd >= 0) {
+        close(pidfd);
+    }
+    return state;
+}
+
+/* Anybody may read which file is locked, but not by whom where the locks of another pid namespace
+ * are left out. */
+static bool is_listed(JsonObject *plan)
+{
+    const char *file = ff_json_string(plan, FF_PLAN_STATE_FILE);
+    g_autofree char *part = g_strdup_printf(" %s ", file ? file : "");
+    g_autofree char *locks = NULL;
+
+    return file && g_file_get_contents("/proc/locks", &locks, NULL, NULL) && strstr(locks, part);
+}
+
+static bool in_first_namespace(void)
+{
+    g_autofree char *link = g_file_read_link("/proc/self/ns/pid", NULL);
+
+    return g_strcmp0(link, "pid:[4026531836]") == 0; /* PROC_PID_INIT_INO */
+}
+
 /* Whoever starts a relay meanwhile waits for this moment to be over. */
 static bool is_unlocked(pid_t pid, JsonObject *plan)
 {
-    int fd = ff_json_int(plan, FF_PLAN_KEPT_STATE, -1);
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
-    int own = open(path, O_RDONLY | O_CLOEXEC);
-    bool is = own >= 0 && flock(own, LOCK_SH | LOCK_NB) == 0;
+    if (is_listed(plan)) {
+        return false;
+    }
+    int own = open_state(pid, plan);
+    bool is = own >= 0 ? flock(own, LOCK_SH | LOCK_NB) == 0
+                       : ff_json_int(plan, FF_PLAN_KEPT, -1) >= 0 && in_first_namespace();
 
     if (own >= 0) {
         close(own);

@@ -3,16 +3,16 @@
  * Starts a relay for a guest that has lost its own.
  *
  * QEMU keeps, close-on-exec and unused by itself: the launcher's plan, whose fd numbers are those
- * of QEMU, too; the state memfd; the guest's RAM; the names (O_PATH) of its private monitors; the
- * userfaultfds; at the source after the switch, the engine's end of the device-state socket; and
- * the TLS credentials of a migration under way. Each is taken with pidfd_getfd() and looked at
- * before it is believed: QEMU may have been taken over by its guest. What is started runs as QEMU's
- * user, and with this farfault's own programs.
+ * of QEMU, too; a parcel (parcel.h) with the state memfd and the names (O_PATH) of its private
+ * monitors; the guest's RAM; the userfaultfds; at the source after the switch, the engine's end of
+ * the device-state socket; and the TLS credentials of a migration under way. Each is taken with
+ * pidfd_getfd() and looked at before it is believed: QEMU may have been taken over by its guest.
+ * What is started runs as QEMU's user, and with this farfault's own programs.
  *
  * The lock on the state memfd (ff_relay_lock()) is taken before anything is made: while a relay or
  * its engine lives nothing happens.
  *
- * One thread. System calls: pidfd_open, pidfd_getfd, flock, bind, listen, and those of
+ * One thread. System calls: pidfd_open, pidfd_getfd, flock, and those of attach-listen.c and
  * launch-relay.c.
  */
 #include "launch/attach.h"
@@ -29,16 +29,19 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "net/rights.h"
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
+#include "launch/parcel.h"
 #include "launch/paths.h"
 #include "state/state.h"
 #include "agent/agent.h"
 #include "qmp/json.h"
+
+/* What lies where in the parcel. */
+enum { KEPT_STATE, KEPT_MONITOR, KEPT_NAMES };
 
 #define LOCK_MS 5000 /* an engine whose relay died may say last words for 3 s */
 #define MEMFD "/memfd:farfault-"
@@ -50,8 +53,10 @@ typedef struct {
     JsonObject *plan;
     FfRunas as;
     char *user;
-    uid_t planner; /* who made the plan */
-    int state_fd;  /* ours, with the lock */
+    uid_t planner;           /* who made the plan */
+    int kept[FF_PARCEL_MAX]; /* copies of what is in QEMU's parcel */
+    int n_kept;              /* 0: it has none, and all have their numbers */
+    int state_fd;            /* ours, with the lock */
     FfStateHeader *state;
     GArray *fds;      /* of int: the relay's */
     GPtrArray *made;  /* char *: unix sockets that this made */
@@ -66,6 +71,9 @@ static void attach_clear(Attach *a)
     }
     for (guint i = 0; i < a->fds->len; i++) {
         close(g_array_index(a->fds, int, i));
+    }
+    while (a->n_kept > 0) {
+        close(a->kept[--a->n_kept]);
     }
     if (a->pidfd >= 0) {
         close(a->pidfd);
@@ -191,15 +199,61 @@ static int take(Attach *a, int fd, const char *prefix, const char *what, GError 
     return copy;
 }
 
+/* ---- the parcel -------------------------------------------------------------------------------
+ */
+
+static JsonArray *monitors_of(Attach *a)
+{
+    return ff_json_array(a->plan, "monitors");
+}
+
+static bool open_parcel(Attach *a, GError **error)
+{
+    JsonArray *monitors = monitors_of(a);
+    int expected = 2 + (monitors ? json_array_get_length(monitors) : 0);
+    int fd = ff_json_int(a->plan, FF_PLAN_KEPT, -1);
+
+    if (fd < 0) {
+        return true; /* an older farfault, or the kernel had no room for one */
+    }
+    fd = take(a, fd, "socket:", "what a new relay needs", error);
+    if (fd < 0) {
+        return false;
+    }
+    int n = ff_parcel_look(fd, a->kept);
+    close(fd);
+    a->n_kept = MAX(n, 0);
+    if (n != expected) {
+        ff_launch_fail(error, "QEMU (process %d) does not keep what a new relay needs any more%s%s",
+                       (int)a->pid, n < 0 ? ": " : "", n < 0 ? g_strerror(-n) : "");
+        return false;
+    }
+    return true;
+}
+
+/* A copy of the parcel's fd AT, or of QEMU's fd that MEMBER of O says. As take(). */
+static int take_kept(Attach *a, unsigned at, JsonObject *o, const char *member, const char *prefix,
+                     const char *what, GError **error)
+{
+    if (!a->n_kept) {
+        return take(a, ff_json_int(o, member, -1), prefix, what, error);
+    }
+    int copy = fcntl(a->kept[at], F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+        ff_launch_fail(error, "%s: %s", what, g_strerror(errno));
+    }
+    return copy;
+}
+
 /* ---- the state --------------------------------------------------------------------------------
  */
 
 static bool take_state(Attach *a, GError **error)
 {
-    int fd = ff_json_int(a->plan, FF_PLAN_KEPT_STATE, -1);
     g_autoptr(GError) why = NULL;
+    int fd = take_kept(a, KEPT_STATE, a->plan, FF_PLAN_KEPT_STATE, MEMFD "state",
+                       "the state of its migrations", error);
 
-    fd = take(a, fd, MEMFD "state", "the state of its migrations", error);
     if (fd < 0) {
         return false;
     }
@@ -322,7 +376,7 @@ static bool take_plugged(Attach *a, JsonArray *ram, JsonArray *held, int fd, con
 
 /* FD of QEMU is LINK: the device-state socket, or the TLS credentials of the migration under way,
  * is the new engine's, too. */
-static bool take_kept(Attach *a, JsonArray *held, int fd, const char *link, GError **error)
+static bool take_migration(Attach *a, JsonArray *held, int fd, const char *link, GError **error)
 {
     g_autofree char *inner =
         g_strdup_printf("socket:[%" G_GUINT64_FORMAT "]", (guint64)a->state->kept_inner);
@@ -369,7 +423,7 @@ static bool take_memory(Attach *a, GError **error)
         if (link && g_str_has_prefix(link, MEMFD) && !take_plugged(a, ram, held, fd, link, error)) {
             return false;
         }
-        if (link && !take_kept(a, held, fd, link, error)) {
+        if (link && !take_migration(a, held, fd, link, error)) {
             return false;
         }
     }
@@ -458,67 +512,6 @@ static bool take_uffds(Attach *a, GError **error)
 /* ---- monitors ---------------------------------------------------------------------------------
  */
 
-static bool is_listened_on(const struct sockaddr *address, socklen_t len)
-{
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool is = fd >= 0 && connect(fd, address, len) == 0;
-
-    if (fd >= 0) {
-        close(fd);
-    }
-    return is;
-}
-
-/* The dead relay has left its socket's name, if nobody has removed it. */
-static bool make_room(Attach *a, const struct sockaddr *address, socklen_t len, GError **error)
-{
-    const char *path = ((const struct sockaddr_un *)(const void *)address)->sun_path;
-    struct stat st;
-
-    if (address->sa_family != AF_UNIX || !path[0] || lstat(path, &st) < 0) {
-        return true;
-    }
-    if (!S_ISSOCK(st.st_mode)) {
-        ff_launch_fail(error, "%s is in the way: it is no socket", path);
-        return false;
-    }
-    if (is_listened_on(address, len)) {
-        ff_launch_fail(error, "somebody else listens at %s", path);
-        return false;
-    }
-    unlink(path);
-    return true;
-}
-
-static int listen_again(Attach *a, const struct sockaddr *address, socklen_t len, const char *id,
-                        GError **error)
-{
-    const char *path = ((const struct sockaddr_un *)(const void *)address)->sun_path;
-    bool named = address->sa_family == AF_UNIX && path[0];
-    int on = 1;
-
-    if (!make_room(a, address, len, error)) {
-        return -1;
-    }
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && address->sa_family != AF_UNIX) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    }
-    if (fd < 0 || bind(fd, address, len) < 0 ||
-        (named && a->as.uid != (uid_t)-1 && lchown(path, a->as.uid, a->as.gid) < 0) ||
-        listen(fd, 1) < 0) {
-        ff_launch_fail(error, "monitor '%s' cannot listen again: %s", id, g_strerror(errno));
-        if (fd >= 0) {
-            close(fd);
-        }
-        return -1;
-    }
-    if (named) {
-        g_ptr_array_add(a->made, g_strdup(path));
-    }
-    return fd;
-}
-
 /* The client's side of MONITOR. *LOST: there is no way to make it again. */
 static bool make_endpoint(Attach *a, JsonObject *monitor, const char *id, bool *lost,
                           GError **error)
@@ -531,7 +524,8 @@ static bool make_endpoint(Attach *a, JsonObject *monitor, const char *id, bool *
     if (!strcmp(kind, "stdio")) {
         *lost = ff_json_int(monitor, "in", -1) < 0 || ff_json_int(monitor, "out", -1) < 0;
     } else if (!strcmp(kind, "listen") && ff_attach_address(monitor, &address, &len)) {
-        int fd = give(a, listen_again(a, (struct sockaddr *)&address, len, id, error));
+        int fd =
+            give(a, ff_attach_listen((struct sockaddr *)&address, len, &a->as, a->made, id, error));
         if (fd < 0) {
             return false;
         }
@@ -546,10 +540,10 @@ static bool make_endpoint(Attach *a, JsonObject *monitor, const char *id, bool *
     return true;
 }
 
-/* The name (O_PATH) of a private listening socket of QEMU's. */
-static int take_name(Attach *a, JsonObject *o, const char *member, GError **error)
+/* The name (O_PATH) of a private listening socket of QEMU's, AT in the parcel. */
+static int take_name(Attach *a, unsigned at, JsonObject *o, const char *member, GError **error)
 {
-    int fd = take(a, ff_json_int(o, member, -1), NULL, "the name of a private monitor", error);
+    int fd = take_kept(a, at, o, member, NULL, "the name of a private monitor", error);
     struct stat st;
 
     if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))) {
@@ -562,11 +556,6 @@ static int take_name(Attach *a, JsonObject *o, const char *member, GError **erro
     return fd;
 }
 
-static JsonArray *monitors_of(Attach *a)
-{
-    return ff_json_array(a->plan, "monitors");
-}
-
 /* What QEMU has of them. */
 static bool take_monitors(Attach *a, GError **error)
 {
@@ -575,7 +564,7 @@ static bool take_monitors(Attach *a, GError **error)
     for (guint i = 0; all && i < json_array_get_length(all); i++) {
         JsonObject *monitor = json_array_get_object_element(all, i);
 
-        if (!monitor || take_name(a, monitor, "qemu", error) < 0) {
+        if (!monitor || take_name(a, KEPT_NAMES + i, monitor, "qemu", error) < 0) {
             return false;
         }
         if (!strcmp(ff_json_string_or(monitor, "kind", ""), "stdio")) {
@@ -589,7 +578,7 @@ static bool take_monitors(Attach *a, GError **error)
         json_object_set_int_member(a->plan, "stderr-fd",
                                    give(a, take(a, STDERR_FILENO, NULL, "its stderr", NULL)));
     }
-    return take_name(a, a->plan, "qemu-monitor", error) >= 0;
+    return take_name(a, KEPT_MONITOR, a->plan, "qemu-monitor", error) >= 0;
 }
 
 static bool make_endpoints(Attach *a, GError **error)
@@ -652,9 +641,9 @@ static bool fill_in(Attach *a, int ready_fd, GError **error)
 
 static bool take_all(Attach *a, GError **error)
 {
-    return open_process(a, error) && take_state(a, error) && take_memory(a, error) &&
-           take_uffds(a, error) && take_monitors(a, error) && become_planner(a, error) &&
-           make_endpoints(a, error);
+    return open_process(a, error) && open_parcel(a, error) && take_state(a, error) &&
+           take_memory(a, error) && take_uffds(a, error) && take_monitors(a, error) &&
+           become_planner(a, error) && make_endpoints(a, error);
 }
 
 pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error)

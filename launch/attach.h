@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "launch/launch-relay.h"
+
 /* ---- attach-find.c: which process, and what it keeps ---- */
 
 /* The plan that process PID keeps for a relay that comes later: an object. *OWNER (can be NULL):
@@ -34,6 +36,13 @@ char *ff_attach_link(pid_t pid, int fd);
 GArray *ff_attach_fds(pid_t pid, GError **error);
 /* The socket address of MONITOR, a monitor of the plan, as it was listened on. FALSE: none. */
 gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len);
+
+/* ---- attach-listen.c: where its clients came to ---- */
+
+/* Listens at ADDRESS for monitor ID; a unix socket belongs to AS. MADE gets its path (char *).
+ * Returns the fd, close-on-exec; -1 and ERROR (one line). */
+int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as,
+                     GPtrArray *made, const char *id, GError **error);
 
 /* ---- attach.c ---- */
 

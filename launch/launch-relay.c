@@ -27,6 +27,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -186,6 +188,19 @@ static void add_ram(Builder *b, const FfRelayStart *start)
     json_builder_end_array(b->json);
 }
 
+static void add_kept(Builder *b, const FfRelayStart *start)
+{
+    struct stat st;
+
+    add_int(b, FF_PLAN_KEPT, start->kept);
+    add_int(b, FF_PLAN_KEPT_STATE, start->kept >= 0 ? -1 : start->kept_state);
+    if (start->state_fd >= 0 && fstat(start->state_fd, &st) == 0) {
+        g_autofree char *file = g_strdup_printf("%02x:%02x:%llu", major(st.st_dev),
+                                                minor(st.st_dev), (unsigned long long)st.st_ino);
+        add_string(b, FF_PLAN_STATE_FILE, file);
+    }
+}
+
 /* Returns the JSON text; FDS gets what the relay must inherit. */
 static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GArray *fds)
 {
@@ -202,7 +217,7 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_int(&b, "qemu-pid", getpid());
     add_fd(&b, "agent-fd", start->agent_fd);
     add_fd(&b, "state-fd", start->state_fd);
-    add_int(&b, FF_PLAN_KEPT_STATE, start->kept_state);
+    add_kept(&b, start);
     add_fd(&b, "ready-fd", ready_fd);
     add_fd(&b, "stderr-fd", stderr_fd);
     add_string(&b, "engine", engine ?: "/nonexistent/farfault-engine");

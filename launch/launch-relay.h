@@ -20,9 +20,16 @@ typedef struct {
     const char *user; /* for initgroups(); NULL for "UID:GID" */
 } FfRunas;
 
-/* Members of the plan that only attach.c reads: the number of QEMU's copy of the state memfd, and
- * the socket address of a listening monitor (base64). */
+/* Members of the plan that only attach.c reads. QEMU's copies of the state memfd and of the names
+ * of its private monitors lie in a parcel (parcel.h): the state, the engine's monitor, those of the
+ * plan in its order. Its number in QEMU, and which file the state memfd is, as /proc/locks says it.
+ */
+#define FF_PLAN_KEPT "kept"
+#define FF_PLAN_STATE_FILE "state-file"
+/* In place of the parcel, where there can be none: the number of QEMU's copy of the state memfd.
+ * The names have the numbers that they have in the plan. */
 #define FF_PLAN_KEPT_STATE "kept-state"
+/* The socket address of a listening monitor (base64). */
 #define FF_PLAN_ADDRESS "address"
 
 /* What the relay inherits and is told. All fds are close-on-exec here; the relay gets copies of
@@ -36,7 +43,8 @@ typedef struct {
     const FfPrivateSocket *qemu_monitor;
     int agent_fd;   /* -1: no agent */
     int state_fd;   /* with the lock; -1: the relay makes its own, and no relay can come after it */
-    int kept_state; /* QEMU's copy of it; -1: none */
+    int kept;       /* the parcel for QEMU; -1: none */
+    int kept_state; /* QEMU's copy of the state, if there is no parcel; -1: none */
     FfRunas runas;
 } FfRelayStart;
 

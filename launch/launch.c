@@ -36,6 +36,7 @@
 #include "launch/argv.h"
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
+#include "launch/parcel.h"
 #include "launch/paths.h"
 #include "state/state.h"
 #include "agent/agent.h"
@@ -56,6 +57,7 @@ typedef struct {
     char *agent_path;            /* for LD_PRELOAD */
     FfRunas runas;
     int state_fd, kept_state; /* the relay's, QEMU's; -1: none */
+    int kept;                 /* the parcel with QEMU's, and the names of its monitors; -1: none */
     int plan_fd;              /* what the relay was told, for QEMU to keep; -1: none */
     bool relay_started;
     bool qemu_error; /* the error that stopped it is one that QEMU would have reported */
@@ -286,6 +288,24 @@ static void make_state(Launch *l)
     }
 }
 
+/* What QEMU keeps for the next relay is in nobody's reach, where the kernel has room for it. */
+static void make_parcel(Launch *l)
+{
+    guint n = l->plan->monitors->len;
+    g_autofree int *fds = g_new(int, n + 2);
+
+    l->kept = -1;
+    if (l->kept_state < 0) {
+        return;
+    }
+    fds[0] = l->kept_state;
+    fds[1] = l->monitors[n].path_fd;
+    for (guint i = 0; i < n; i++) {
+        fds[2 + i] = l->monitors[i].path_fd;
+    }
+    l->kept = ff_fd_high(ff_parcel_new(fds, n + 2));
+}
+
 static bool start_relay(Launch *l, GError **error)
 {
     FfRelayStart start = {
@@ -298,6 +318,7 @@ static bool start_relay(Launch *l, GError **error)
         .qemu_monitor = &l->monitors[l->plan->monitors->len],
         .agent_fd = l->agent_relay,
         .state_fd = l->state_fd,
+        .kept = l->kept,
         .kept_state = l->kept_state,
         .runas = l->runas,
     };
@@ -315,11 +336,25 @@ static void give_qemu(int fd, GString *list)
     g_string_append_printf(list, "%s%d", list->len ? "," : "", fd);
 }
 
-/* What QEMU only keeps, for a relay that comes after this one (attach.c). */
-static void give_for_attach(const Launch *l, int fd, GString *list)
+/* What QEMU only keeps, for a relay that comes after this one (attach.c). What is in the parcel
+ * has no number there. */
+static void give_for_attach(const Launch *l, GString *list)
 {
-    if (l->kept_state >= 0 && fd >= 0) {
-        give_qemu(fd, list);
+    guint n = l->plan->monitors->len;
+
+    if (l->kept_state < 0) {
+        return;
+    }
+    if (l->plan_fd >= 0) {
+        give_qemu(l->plan_fd, list);
+    }
+    if (l->kept >= 0) {
+        give_qemu(l->kept, list);
+        return;
+    }
+    give_qemu(l->kept_state, list);
+    for (guint i = 0; i <= n; i++) {
+        give_qemu(l->monitors[i].path_fd, list);
     }
 }
 
@@ -332,15 +367,12 @@ static void sort_fds(Launch *l, GString *list)
     }
     for (guint i = 0; i < n; i++) {
         give_qemu(l->monitors[i].listen_fd, list);
-        give_for_attach(l, l->monitors[i].path_fd, list);
         if (l->endpoints[i].fd >= 0) {
             fcntl(l->endpoints[i].fd, F_SETFD, FD_CLOEXEC); /* an inherited one is the relay's */
         }
     }
     give_qemu(l->monitors[n].listen_fd, list);
-    give_for_attach(l, l->monitors[n].path_fd, list);
-    give_for_attach(l, l->kept_state, list);
-    give_for_attach(l, l->plan_fd, list);
+    give_for_attach(l, list);
     if (l->agent_file >= 0) {
         give_qemu(l->agent_file, list);
     }
@@ -398,6 +430,7 @@ static bool prepare(Launch *l, GError **error)
     }
     prepare_agent(l);
     make_state(l);
+    make_parcel(l);
     return start_relay(l, error);
 }
 

@@ -9,10 +9,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "launch/attach.h"
+#include "launch/launch-relay.h"
+#include "launch/parcel.h"
 #include "state/state.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
@@ -171,6 +177,34 @@ static int open_memfd(Vm *vm, const char *name, int flags)
     return -1;
 }
 
+/* What QEMU keeps for a next relay (launch/launch-relay.h). */
+static JsonNode *plan_of(Vm *vm)
+{
+    g_autoptr(GError) error = NULL;
+    JsonNode *plan = ff_attach_plan(vm_pid(vm), NULL, &error);
+
+    g_assert_no_error(error);
+    return plan;
+}
+
+/* The state memfd, out of QEMU's parcel. */
+static int open_state(Vm *vm)
+{
+    g_autoptr(JsonNode) plan = plan_of(vm);
+    int number = json_object_get_int_member(json_node_get_object(plan), FF_PLAN_KEPT);
+    int pidfd = pidfd_open(vm_pid(vm), 0), fds[FF_PARCEL_MAX];
+    int parcel = pidfd_getfd(pidfd, number, 0);
+    int n = ff_parcel_look(parcel, fds);
+
+    g_assert_cmpint(n, >, 1);
+    while (--n) {
+        close(fds[n]);
+    }
+    close(parcel);
+    close(pidfd);
+    return fds[0];
+}
+
 /* ---- no migration ---------------------------------------------------------------------------- */
 
 static bool doctor_names(Vm *vm)
@@ -227,11 +261,65 @@ static void test_path(void)
     end(&t);
 }
 
+/* Of the kernel's names for an fd that can be opened for writing: what plain QEMU shows, too, and a
+ * plan that nobody can change. */
+static bool may_be_open(const char *link, int fd)
+{
+    const int seals = F_SEAL_WRITE | F_SEAL_SEAL;
+
+    return !g_str_has_prefix(link, "/memfd:") || strstr(link, ".ram (deleted)") ||
+           (fcntl(fd, F_GET_SEALS) & seals) == seals;
+}
+
+static void check_out_of_reach(pid_t pid, int fd)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    g_autofree char *link = ff_attach_link(pid, fd);
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/%d/fd/%d", (int)pid, fd);
+    int own = link ? open(addr.sun_path, O_RDWR | O_NONBLOCK | O_CLOEXEC) : -1;
+    if (own >= 0) {
+        if (!may_be_open(link, own)) {
+            g_error("%s can be opened for writing", link);
+        }
+        close(own);
+    }
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (link && connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
+        g_error("%s can be connected to", link);
+    }
+    close(sock);
+}
+
+/* Who may read QEMU's process, but not attach to it: finds nothing in /proc/PID/fd by which it
+ * could decide about the guest or speak to its private monitors. */
+static void test_out_of_reach(void)
+{
+    Test t;
+    g_autoptr(GError) error = NULL;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_autoptr(GArray) fds = ff_attach_fds(vm_pid(t.s), &error);
+    g_assert_no_error(error);
+    for (guint i = 0; i < fds->len; i++) {
+        check_out_of_reach(vm_pid(t.s), g_array_index(fds, int, i));
+    }
+    /* Anybody can tell whether the relay lives. */
+    g_autoptr(JsonNode) plan = plan_of(t.s);
+    g_autofree char *locks = NULL;
+    g_assert_true(g_file_get_contents("/proc/locks", &locks, NULL, NULL));
+    g_assert_nonnull(strstr(
+        locks, json_object_get_string_member(json_node_get_object(plan), FF_PLAN_STATE_FILE)));
+    end(&t);
+}
+
 /* What the state is until somebody listens: as the launcher made it, and QEMU waits. */
 static void forget_listening(Vm *vm)
 {
     static const uint32_t none;
-    int state = open_memfd(vm, "farfault-state", O_RDWR);
+    int state = open_state(vm);
 
     g_assert_cmpint(pwrite(state, &none, sizeof(none), offsetof(FfStateHeader, role)), ==,
                     sizeof(none));
@@ -790,7 +878,7 @@ static void test_bad_state(void)
         return;
     }
     kill_relay(t.s, false);
-    int state = open_memfd(t.s, "farfault-state", O_RDWR);
+    int state = open_state(t.s);
     g_assert_cmpint(state, >=, 0);
     check_state_refused(t.s, state, offsetof(FfStateHeader, version), 2, "version 2, expected");
     check_state_refused(t.s, state, offsetof(FfStateHeader, n_blocks), 100000, "is damaged");
@@ -813,6 +901,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/attach/idle", test_idle);
     g_test_add_func("/attach/path", test_path);
+    g_test_add_func("/attach/out-of-reach", test_out_of_reach);
     g_test_add_data_func("/attach/listening", NULL, test_listening);
     g_test_add_data_func("/attach/unheard", "unheard", test_listening);
     g_test_add_func("/attach/plugged", test_plugged);

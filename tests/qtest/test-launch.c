@@ -6,12 +6,15 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/qtest/launch-rig.h"
 #include "agent/agent.h"
+#include "net/rights.h"
 
 #define QEMU "qemu-system-x86_64"
 #define NOBODY 65534
@@ -238,6 +241,98 @@ static void test_runas(void)
         g_assert_cmpint(number(report, "test-uid"), ==, NOBODY);
         rig_quit(rig);
         g_assert_cmpint(rig_wait(rig), ==, 0);
+    }
+}
+
+#define CROWDED 54322 /* a user */
+#define LIMIT 1024
+
+static bool send_fds(const int *fds)
+{
+    int pair[2];
+
+    return socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 &&
+           ff_rights_send(pair[0], "", 1, fds, FF_RIGHTS_MAX) == 1;
+}
+
+/* CROWDED has as many fds in the queues of sockets as LIMIT leaves to all. Returns the process. */
+static pid_t crowd(const int *go)
+{
+    int fds[FF_RIGHTS_MAX], ready[2];
+    char byte;
+
+    g_assert_cmpint(pipe(ready), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(go[1]);
+        for (int i = 0; i < FF_RIGHTS_MAX; i++) {
+            fds[i] = STDERR_FILENO;
+        }
+        bool ok = setresuid(CROWDED, CROWDED, CROWDED) == 0;
+        for (int n = 0; n < LIMIT / 2 + 1; n += FF_RIGHTS_MAX) {
+            ok = ok && send_fds(fds);
+        }
+        _exit(!ok || write(ready[1], "", 1) != 1 || read(go[0], &byte, 1) < 0);
+    }
+    close(ready[1]);
+    g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+    close(ready[0]);
+    return pid;
+}
+
+static JsonObject *run_limited(Rig *rig)
+{
+    struct rlimit before, limit;
+
+    g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &before), ==, 0);
+    limit = (struct rlimit){LIMIT, before.rlim_max};
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
+    rig_run(rig, NULL);
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &before), ==, 0);
+    return rig_report(rig);
+}
+
+static void uncrowd(pid_t pid, int *go)
+{
+    int status;
+
+    close(go[1]);
+    close(go[0]);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_cmpint(status, ==, 0);
+}
+
+/* What QEMU keeps for the next relay has numbers only where the user's sockets hold too much. */
+static void check_kept(bool crowded)
+{
+    static const char *const members[] = {"kept-state", "qemu-monitor"};
+    g_autoptr(Rig) rig = rig_new("tree");
+    int go[2];
+
+    g_assert_cmpint(pipe2(go, O_CLOEXEC), ==, 0);
+    pid_t pid = crowded ? crowd(go) : 0;
+    rig->uid = CROWDED;
+    JsonObject *report = run_limited(rig);
+    g_assert_cmpint(number(report, "kept") >= 0, ==, !crowded);
+    g_assert_cmpint(number(report, "kept-state") >= 0, ==, crowded);
+    for (unsigned i = 0; i < G_N_ELEMENTS(members); i++) {
+        g_autofree char *path =
+            g_strdup_printf("/proc/%d/fd/%d", rig->pid, number(report, members[i]));
+        struct stat st;
+        g_assert_cmpint(lstat(path, &st) == 0, ==, crowded);
+    }
+    if (crowded) {
+        uncrowd(pid, go);
+    }
+    rig_quit(rig);
+    g_assert_cmpint(rig_wait(rig), ==, 0);
+}
+
+static void test_kept(void)
+{
+    if (need_root()) {
+        check_kept(false);
+        check_kept(true);
     }
 }
 
@@ -520,6 +615,7 @@ int main(int argc, char **argv)
     g_test_add_func("/launch/daemonize/plain", test_daemonize);
     g_test_add_func("/launch/daemonize/sandbox", test_daemonize_sandbox);
     g_test_add_func("/launch/runas", test_runas);
+    g_test_add_func("/launch/kept", test_kept);
     g_test_add_func("/launch/no-permission", test_no_permission);
     g_test_add_func("/launch/odd-path", test_odd_path);
     g_test_add_func("/launch/script", test_script);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Listens again where a relay that is dead has listened for QMP clients. Its socket's name may be
+ * left; what else is there is not touched.
+ *
+ * One thread. System calls: socket, connect, setsockopt, bind, listen, lchown, unlink.
+ */
+#include "launch/attach.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static bool is_listened_on(const struct sockaddr *address, socklen_t len)
+{
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool is = fd >= 0 && connect(fd, address, len) == 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return is;
+}
+
+/* The name of a unix socket in the file system; NULL if it has none. */
+static const char *path_of(const struct sockaddr *address)
+{
+    const char *path = ((const struct sockaddr_un *)(const void *)address)->sun_path;
+
+    return address->sa_family == AF_UNIX && path[0] ? path : NULL;
+}
+
+static bool make_room(const struct sockaddr *address, socklen_t len, GError **error)
+{
+    const char *path = path_of(address);
+    struct stat st;
+
+    if (!path || lstat(path, &st) < 0) {
+        return true;
+    }
+    if (!S_ISSOCK(st.st_mode)) {
+        ff_launch_fail(error, "%s is in the way: it is no socket", path);
+        return false;
+    }
+    if (is_listened_on(address, len)) {
+        ff_launch_fail(error, "somebody else listens at %s", path);
+        return false;
+    }
+    unlink(path);
+    return true;
+}
+
+int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as,
+                     GPtrArray *made, const char *id, GError **error)
+{
+    const char *path = path_of(address);
+    int on = 1;
+
+    if (!make_room(address, len, error)) {
+        return -1;
+    }
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && address->sa_family != AF_UNIX) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    }
+    if (fd < 0 || bind(fd, address, len) < 0 ||
+        (path && as->uid != (uid_t)-1 && lchown(path, as->uid, as->gid) < 0) || listen(fd, 1) < 0) {
+        ff_launch_fail(error, "monitor '%s' cannot listen again: %s", id, g_strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return -1;
+    }
+    if (path) {
+        g_ptr_array_add(made, g_strdup(path));
+    }
+    return fd;
+}
