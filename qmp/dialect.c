@@ -247,6 +247,13 @@ static void print_number(GString *out, const char *text, bool whole)
     }
 }
 
+/* Whether numbers that are read now are to be written as QEMU would. */
+static bool rewrites(const Reader *r)
+{
+    return r->flags & FF_DIALECT_NUMBERS ||
+           (r->flags & FF_DIALECT_ID && r->depth && !g_strcmp0(r->key[0], "id"));
+}
+
 /* As json-lexer.c has it: no zero in front, no point without a digit on both sides of it. */
 static bool read_number(Reader *r)
 {
@@ -278,7 +285,7 @@ static bool read_number(Reader *r)
             return false;
         }
     }
-    if (r->flags & FF_DIALECT_NUMBERS) {
+    if (rewrites(r)) {
         g_autofree char *text = g_strndup(start, r->p - start);
 
         print_number(r->out, text, r->p == rest);

@@ -40,6 +40,8 @@ typedef enum {
     FF_DIALECT_NUL = 1,     /* a string may have a NUL, as in QEMU */
     FF_DIALECT_NUMBERS = 2, /* numbers are written as QEMU would; else they stay as they are, so
                                that 1.0 is no integer */
+    FF_DIALECT_ID = 4,      /* the same for those in the outermost object's "id", which QEMU says
+                               again with its answer */
 } FfDialectFlags;
 
 /*

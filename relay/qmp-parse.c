@@ -3,8 +3,10 @@
  * The parser of one QMP command: picks out the few members that the relay needs, and writes the
  * command again as plain JSON, so that the engine reads what the relay has understood.
  *
- * What QEMU would refuse (qmp/dialect.h) is refused here, too: such a command is never owned but
- * goes to QEMU, whose error the client then sees. One thread; no locks.
+ * Numbers stay as they are, since QEMU takes no 1.0 for an integer; but for those of the id, which
+ * are compared with QEMU's answers. What QEMU would refuse (qmp/dialect.h) is refused here, too:
+ * such a command is never owned but goes to QEMU, whose error the client then sees. One thread; no
+ * locks.
  */
 #include "relay/qmp-frame.h"
 
@@ -77,8 +79,7 @@ FfQmpCommand *ff_qmp_command_parse(const char *text, size_t len)
     if (blanks == len || text[blanks] != '{') {
         return NULL;
     }
-    command->json =
-        ff_dialect_read(text, len, FF_DIALECT_NUL | FF_DIALECT_NUMBERS, visit, &ps, NULL);
+    command->json = ff_dialect_read(text, len, FF_DIALECT_NUL | FF_DIALECT_ID, visit, &ps, NULL);
     if (!command->json) {
         return NULL;
     }

@@ -150,6 +150,11 @@ static const struct {
     {"{\"execute\":\"cont\",\"id\":null}", "cont", "null", NULL},
     {"{\"execute\":\"cont\",\"id\":[1e3,-0,18446744073709551615,'\\ud83d\\ude00']}", "cont",
      "[1000, 0, 18446744073709551615, \"\\uD83D\\uDE00\"]", NULL},
+    {"{\"execute\":\"cont\",\"arguments\":{\"id\":1.0,\"x\":[-0,2E1,0.50]},\"id\":[1.0,{\"id\":2.0}"
+     "]}",
+     "cont", "[1, {\"id\": 2}]",
+     "{\"execute\": \"cont\", \"arguments\": {\"id\": 1.0, \"x\": [-0, 2E1, 0.50]}, \"id\": [1, "
+     "{\"id\": 2}]}"},
     {"{\"execute\":\"a\\u0000b\"}",
      "a\xC0\x80"
      "b",
