@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/help.h"
+#include "cli/options.h"
 
 typedef struct {
     const char *name;
@@ -42,37 +43,13 @@ static const Command *find_command(const char *name)
     return NULL;
 }
 
-/* Number of letters to insert, remove or replace to make B of A (Levenshtein). */
-static unsigned distance(const char *a, const char *b)
-{
-    size_t n = strlen(b);
-    g_autofree unsigned *row = g_new(unsigned, n + 1);
-    for (size_t j = 0; j <= n; j++) {
-        row[j] = j;
-    }
-    for (size_t i = 0; a[i]; i++) {
-        unsigned diagonal = row[0];
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            unsigned replace = diagonal + (a[i] != b[j]);
-            diagonal = row[j + 1];
-            row[j + 1] = MIN(replace, MIN(row[j], row[j + 1]) + 1);
-        }
-    }
-    return row[n];
-}
-
 static int unknown_command(const char *name)
 {
-    const char *nearest = NULL;
-    unsigned best = 3; /* further away is no typo */
+    const char *names[G_N_ELEMENTS(commands) + 1] = {NULL};
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
-        unsigned d = distance(name, commands[i].name);
-        if (d < best) {
-            best = d;
-            nearest = commands[i].name;
-        }
+        names[i] = commands[i].name;
     }
+    const char *nearest = ff_cli_nearest(name, names);
     if (g_str_has_prefix(name, "qemu-system-")) {
         fprintf(stderr, "farfault: to start QEMU: farfault run %s ...\n", name);
     } else if (nearest) {

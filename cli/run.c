@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/options.h"
 #include "launch/launch.h"
 #include "launch/paths.h"
 
@@ -77,7 +78,8 @@ static int run(char **argv, const char *policy_option, const char *untracked_opt
     const char *untracked =
         policy ? find_setting(&untracked_setting, untracked_option, &error) : NULL;
     if (!untracked) {
-        return fail(error->message);
+        fail(error->message);
+        return (policy ? untracked_option : policy_option) ? FF_CLI_USAGE_STATUS : 1;
     }
     g_autofree char *qemu = ff_find_real_qemu(argv[0], &error);
     if (!qemu) {
@@ -107,6 +109,17 @@ static bool take_option(char **argv, int argc, int *i, const char *name, const c
     return true;
 }
 
+static int unknown_option(const char *option)
+{
+    const char *const known[] = {policy_setting.option, untracked_setting.option, "--help", NULL};
+    g_autofree char *text = ff_cli_unknown_option(option, known);
+
+    fprintf(stderr,
+            "farfault: run: %s (options of QEMU go behind its name; see farfault help run)\n",
+            text);
+    return FF_CLI_USAGE_STATUS;
+}
+
 int ff_cli_run(int argc, char **argv)
 {
     const char *policy = NULL, *untracked = NULL;
@@ -118,11 +131,7 @@ int ff_cli_run(int argc, char **argv)
         }
         if (!take_option(argv, argc, &i, policy_setting.option, &policy) &&
             !take_option(argv, argc, &i, untracked_setting.option, &untracked)) {
-            fprintf(stderr,
-                    "farfault: run: unknown option \"%s\" (options of QEMU go behind its "
-                    "name); see farfault help run\n",
-                    argv[i]);
-            return FF_CLI_USAGE_STATUS;
+            return unknown_option(argv[i]);
         }
     }
     if (i >= argc) {

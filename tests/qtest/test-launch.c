@@ -557,8 +557,27 @@ static const CliCase cli_cases[] = {
      {"run"}},
     {"policy",
      "farfault: --policy: \"mad\" is no policy: it must be auto, always or never\n",
-     1,
+     2,
      {"run", "--policy=mad", QEMU}},
+    {"option",
+     "farfault: unknown option \"--josn\", did you mean \"--json\"? (farfault status --help)\n",
+     2,
+     {"status", "--josn", "x"}},
+    {"option-value",
+     "farfault: unknown option \"--bandwith\", did you mean \"--bandwidth\"? (farfault migrate "
+     "--help)\n",
+     2,
+     {"migrate", "--uri=--x", "--bandwith=1G"}},
+    {"option-no-such",
+     "farfault: unknown option \"--fly\" (there are --help, --check) (farfault dump --help)\n",
+     2,
+     {"dump", "--fly"}},
+    {"run-option",
+     "farfault: run: unknown option \"--polcy\", did you mean \"--policy\"? (options of QEMU go "
+     "behind its "
+     "name; see farfault help run)\n",
+     2,
+     {"run", "--polcy=auto", QEMU}},
     {"no-qemu",
      "farfault: there is no qemu-system-none on PATH (besides farfault itself): install QEMU, or "
      "name it in FARFAULT_QEMU or in /etc/farfault/farfault.conf, [qemu] binary=\n",
