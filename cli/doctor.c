@@ -29,6 +29,7 @@
 #include "cli/commands.h"
 #include "launch/attach.h"
 #include "launch/paths.h"
+#include "launch/stopped.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -355,20 +356,40 @@ static void check_yama(void)
     }
 }
 
+static void say_stopped(const FfStopped *it)
+{
+    g_autofree char *fix = g_strdup_printf("kill -CONT %d", it->pid);
+    g_autofree char *guest = it->qemu ? g_strdup_printf("of QEMU process %d", it->qemu)
+                                      : g_strdup("of a guest that this user cannot see");
+
+    switch (it->kind) {
+    case FF_STOPPED_QEMU:
+        say(WARN, "guests", fix, "QEMU process %d is stopped by a signal, a migration waits for it",
+            it->pid);
+        break;
+    case FF_STOPPED_RELAY:
+        say(WARN, "guests", fix, "relay %d %s is stopped by a signal, all QMP clients wait for it",
+            it->pid, guest);
+        break;
+    case FF_STOPPED_ENGINE:
+        say(WARN, "guests", fix,
+            "migration engine %d %s is stopped by a signal; its relay replaces it after 30 s",
+            it->pid, guest);
+        break;
+    }
+}
+
 /* Guests that wait for somebody to type something: their QMP is answered by nobody. */
 static void check_guests(void)
 {
-    g_autoptr(GArray) pids = ff_attach_orphans(), stopped = ff_attach_stopped();
+    g_autoptr(GArray) pids = ff_attach_orphans(), stopped = ff_stopped_find();
     for (guint i = 0; i < pids->len; i++) {
         int pid = g_array_index(pids, pid_t, i);
         g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
         say(WARN, "guests", fix, "QEMU process %d has lost its relay", pid);
     }
     for (guint i = 0; i < stopped->len; i++) {
-        int pid = g_array_index(stopped, pid_t, i);
-        g_autofree char *fix = g_strdup_printf("kill -CONT %d", pid);
-        say(WARN, "guests", fix, "QEMU process %d is stopped by a signal, a migration waits for it",
-            pid);
+        say_stopped(&g_array_index(stopped, FfStopped, i));
     }
 }
 

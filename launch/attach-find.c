@@ -224,19 +224,7 @@ static bool is_unlocked(pid_t pid, JsonObject *plan)
     return is;
 }
 
-/* By a signal, or by a debugger. */
-static bool is_stopped(pid_t pid, JsonObject *plan)
-{
-    static const char state[] = "\nState:\t";
-    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)pid);
-    g_autofree char *text = NULL;
-    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, state) : NULL;
-
-    return at && g_ascii_tolower(at[strlen(state)]) == 't';
-}
-
-/* The guests of farfault that are WHAT. */
-static GArray *find_all(bool (*what)(pid_t pid, JsonObject *plan))
+GArray *ff_attach_orphans(void)
 {
     GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
@@ -246,21 +234,11 @@ static GArray *find_all(bool (*what)(pid_t pid, JsonObject *plan))
         pid_t pid = atoi(name);
         g_autoptr(JsonNode) plan = pid > 0 ? ff_attach_plan(pid, NULL, NULL) : NULL;
 
-        if (plan && what(pid, json_node_get_object(plan))) {
+        if (plan && is_unlocked(pid, json_node_get_object(plan))) {
             g_array_append_val(pids, pid);
         }
     }
     return pids;
-}
-
-GArray *ff_attach_orphans(void)
-{
-    return find_all(is_unlocked);
-}
-
-GArray *ff_attach_stopped(void)
-{
-    return find_all(is_stopped);
 }
 
 pid_t ff_attach_find(const char *target, GError **error)

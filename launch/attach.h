@@ -27,8 +27,6 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error);
 pid_t ff_attach_find(const char *target, GError **error);
 /* The processes that this user may look at and whose relay (and engine) has ended (pid_t). */
 GArray *ff_attach_orphans(void);
-/* The same, of those that a signal (SIGSTOP) or a debugger has stopped. */
-GArray *ff_attach_stopped(void);
 /* What /proc says of fd N of process PID, e.g. "/memfd:farfault-pc.ram (deleted)" (g_free); NULL if
  * there is no such fd. */
 char *ff_attach_link(pid_t pid, int fd);

@@ -218,6 +218,50 @@ static bool doctor_names(Vm *vm)
     return strstr(text, line);
 }
 
+static bool doctor_says(const char *line)
+{
+    g_autofree char *text = NULL;
+
+    run_farfault("doctor", NULL, &text);
+    return strstr(text, line);
+}
+
+/* LINE is said of PID while it is stopped, and at no other time. */
+static void check_stopped(pid_t pid, const char *line)
+{
+    g_assert_false(doctor_says(line));
+    kill(pid, SIGSTOP);
+    bool said = doctor_says(line);
+    kill(pid, SIGCONT);
+    if (!said) {
+        g_error("doctor does not say '%s'", line);
+    }
+    g_assert_false(doctor_says(line));
+}
+
+/* A process that was stopped for good keeps all waiting: doctor names it, and whose it is. */
+static void test_stopped(void)
+{
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    qmp_ok(vm_qmp(t.d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    int qemu = vm_pid(t.d), engine = vm_find_engine(t.d), relay = vm_relay(t.d);
+    g_autofree char *of_engine =
+        g_strdup_printf("migration engine %d of QEMU process %d is stopped by a signal; its relay "
+                        "replaces it after 30 s: kill -CONT %d\n",
+                        engine, qemu, engine);
+    g_autofree char *of_relay =
+        g_strdup_printf("relay %d of QEMU process %d is stopped by a signal, all QMP clients wait "
+                        "for it: kill -CONT %d\n",
+                        relay, qemu, relay);
+    check_stopped(engine, of_engine);
+    check_stopped(relay, of_relay);
+    end(&t);
+}
+
 /* Both sides lose their relays before anything begins; one of them twice. */
 static void test_idle(void)
 {
@@ -901,6 +945,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/attach/idle", test_idle);
     g_test_add_func("/attach/path", test_path);
+    g_test_add_func("/attach/stopped", test_stopped);
     g_test_add_func("/attach/out-of-reach", test_out_of_reach);
     g_test_add_data_func("/attach/listening", NULL, test_listening);
     g_test_add_data_func("/attach/unheard", "unheard", test_listening);
