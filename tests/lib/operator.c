@@ -164,6 +164,16 @@ static void note(Operator *o, const char *s, const char *d)
     }
 }
 
+/* For who reads why a run failed. */
+static void note_error(Operator *o)
+{
+    g_autoptr(JsonObject) info = ask(o, o->s, "query-migrate");
+
+    if (info && json_object_has_member(info, "error-desc")) {
+        g_print("# error-desc: %s\n", json_object_get_string_member(info, "error-desc"));
+    }
+}
+
 OperatorEnd operator_look(Operator *o)
 {
     g_autofree char *d = ask_status(o, o->d, "query-migrate");
@@ -180,6 +190,7 @@ OperatorEnd operator_look(Operator *o)
                                        : OPERATOR_GO_ON;
     }
     if (one_of(s, "failed", "cancelled")) {
+        note_error(o);
         return OPERATOR_SOURCE;
     }
     if (!strcmp(d, "completed") && one_of(s, "completed", "postcopy-paused")) {

@@ -30,8 +30,7 @@ struct Proxy {
     void (*on_connect)(void *opaque); /* before the connection goes anywhere; NULL */
     void *opaque;
     bool mute;           /* connections are taken, and go nowhere */
-    unsigned mute_open;  /* of these */
-    bool mute_over;      /* they have ended */
+    bool was_mute;       /* one was taken so */
     uint64_t mute_bytes; /* were read on them */
 };
 
@@ -143,11 +142,6 @@ static gpointer swallow(gpointer data)
         g_mutex_unlock(&p->lock);
     }
     shutdown(w->pair->fd[0], SHUT_RDWR);
-    g_mutex_lock(&p->lock);
-    p->mute_open--;
-    p->mute_over = !p->mute_open;
-    p->mute = p->mute && p->mute_open;
-    g_mutex_unlock(&p->lock);
     return NULL;
 }
 
@@ -183,7 +177,7 @@ static bool take_mute(Proxy *p, int fd)
 {
     g_mutex_lock(&p->lock);
     bool mute = p->mute;
-    p->mute_open += mute;
+    p->was_mute |= mute;
     g_mutex_unlock(&p->lock);
     if (mute) {
         Pair *pair = g_new0(Pair, 1);
@@ -275,13 +269,20 @@ void proxy_be_mute(Proxy *p)
     g_mutex_unlock(&p->lock);
 }
 
+void proxy_end_mute(Proxy *p)
+{
+    g_mutex_lock(&p->lock);
+    p->mute = p->mute && !p->was_mute;
+    g_mutex_unlock(&p->lock);
+}
+
 bool proxy_was_mute(Proxy *p, uint64_t *bytes)
 {
     g_mutex_lock(&p->lock);
     *bytes = p->mute_bytes;
-    bool over = p->mute_over;
+    bool was = p->was_mute;
     g_mutex_unlock(&p->lock);
-    return over;
+    return was;
 }
 
 void proxy_on_connect(Proxy *p, void (*call)(void *opaque), void *opaque)

@@ -2,7 +2,7 @@
 /*
  * A proxy between two engines that does what networks and kernels do: it cuts, half cuts, stalls
  * and calls back after so many bytes of one direction, counted over all connections. And it can be
- * mute: then it takes the first connection, reads all that comes and never says a byte.
+ * mute: then it takes connections, reads all that comes and never says a byte.
  */
 #ifndef FF_TESTS_CHAOS_PROXY_H
 #define FF_TESTS_CHAOS_PROXY_H
@@ -32,10 +32,12 @@ typedef struct {
 typedef struct Proxy Proxy;
 /* FAULTS (N) are borrowed. */
 Proxy *proxy_new(Fault *faults, unsigned n);
-/* The next connection goes nowhere: it is read, and nothing is ever said on it; nor on those that
- * come as long as it stands. */
+/* Connections that come go nowhere: they are read, and nothing is ever said on them. */
 void proxy_be_mute(Proxy *p);
-/* A mute connection has ended, and how many bytes were read on those that there were. */
+/* Those that come from now on go on, if a mute one has come. Not when that one ends: its end may be
+ * seen later than the connection that comes after it. */
+void proxy_end_mute(Proxy *p);
+/* Whether a mute connection has come, and how many bytes were read on those that there were. */
 bool proxy_was_mute(Proxy *p, uint64_t *bytes);
 /* CALL(OPAQUE) when the next connection has come and before it goes anywhere; once. The acceptor's
  * thread. */

@@ -387,6 +387,7 @@ static bool migrate_again(Run *r, OperatorEnd end)
         return false;
     }
     r->again--;
+    proxy_end_mute(r->proxy);
     r->o.switched = false;
     g_autofree char *state = operator_run_state(&r->o, r->o.s);
     g_assert_cmpstr(state, ==, "running");
