@@ -60,6 +60,19 @@ const char ff_help_dump[] =
     "  --check        say whether the dumps of both sides together have every page\n"
     "  --help, -h     this text\n";
 
+const char ff_help_info[] =
+    "Usage: farfault info [OPTION]... FILE\n"
+    "Say what is in the file of a saved guest (QEMU's migration to a file: an ordinary stream or\n"
+    "mapped-ram): machine, memory, whether it is complete, and how it is restored.\n"
+    "\n"
+    "  --offset N     the stream begins at byte N (suffixes K, M, G, T); else at once, or after "
+    "the\n"
+    "                 header of a libvirt save image\n"
+    "  --json         print it as JSON\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 complete, 1 cut, damaged, or no such file, 2 usage.\n";
+
 const char ff_help_attach[] =
     "Usage: farfault attach PID|QMP\n"
     "Start a new relay for a guest whose relay has ended (farfault-relay, killed or crashed). The\n"

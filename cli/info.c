@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault info: what is in the file of a saved guest, and how it is restored. Only reads. One
+ * thread.
+ */
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/report.h"
+#include "snapshot/survey.h"
+
+#include <inttypes.h>
+#include <json-glib/json-glib.h>
+#include <string.h>
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+static const char *form_name(const FfSaved *s)
+{
+    return s->form == FF_SAVED_MAPPED ? "mapped-ram" : "stream";
+}
+
+/* The block's memory is not in the file: it was shared, and QEMU was told to leave that out. */
+static bool is_shared(const FfSaved *s, const FfSurvey *v, guint i)
+{
+    const FfSavedBlock *b = ff_saved_block(s, i);
+
+    return ff_saved_block_is_outside(s, b) ||
+           (ff_saved_has_capability(s, "x-ignore-shared") && s->form == FF_SAVED_STREAM &&
+            v->blocks[i].absent == b->size / FF_SAVED_PAGE);
+}
+
+/* ",offset=N", or nothing (g_free). */
+static char *offset_words(const FfSaved *s)
+{
+    return s->offset ? g_strdup_printf(",offset=%" PRIu64, s->offset) : g_strdup("");
+}
+
+/* How stock QEMU restores the file: lines, in order of preference (g_strfreev). */
+static char **restore_lines(const FfSaved *s, const FfSurvey *v)
+{
+    g_autoptr(GStrvBuilder) lines = g_strv_builder_new();
+    g_autofree char *offset = offset_words(s);
+    g_autofree char *file = g_shell_quote(ff_input_path(s->in));
+    bool shared = ff_saved_has_capability(s, "x-ignore-shared");
+    g_autofree char *line = NULL;
+
+    if (!v->complete) {
+        return g_strv_builder_end(lines);
+    }
+    if (ff_input_is_compressed(s->in)) {
+        line =
+            s->form == FF_SAVED_MAPPED
+                ? g_strdup_printf("after farfault convert --to mapped-ram %s NEW, or zstd -d", file)
+                : g_strdup_printf("-incoming \"exec:zstd -dc %s\"", file);
+    } else if (s->form == FF_SAVED_MAPPED) {
+        line = g_strdup_printf("-incoming defer; migrate_set_capability mapped-ram on; %s"
+                               "migrate_incoming file:%s%s",
+                               shared ? "migrate_set_capability x-ignore-shared on; " : "",
+                               ff_input_path(s->in), offset);
+    } else if (shared) {
+        line = g_strdup_printf("-incoming defer; migrate_set_capability x-ignore-shared on; "
+                               "migrate_incoming \"exec:cat %s\"",
+                               file);
+    } else if (s->offset) {
+        line = g_strdup_printf("-incoming \"exec:tail -c +%" PRIu64 " %s\"", s->offset + 1, file);
+    } else {
+        line = g_strdup_printf("-incoming \"exec:cat %s\"", file);
+    }
+    g_strv_builder_add(lines, line);
+    if (s->form == FF_SAVED_STREAM && !shared && !ff_input_is_compressed(s->in)) {
+        g_autofree char *other = g_strdup_printf("-incoming file:%s%s (QEMU 8.2 or newer)",
+                                                 ff_input_path(s->in), offset);
+
+        g_strv_builder_add(lines, other);
+    }
+    return g_strv_builder_end(lines);
+}
+
+/* ---- for people -------------------------------------------------------------------------------
+ */
+
+static void print_block(const FfSaved *s, const FfSurvey *v, guint i)
+{
+    const FfSavedBlock *b = ff_saved_block(s, i);
+    const FfSurveyBlock *counts = &v->blocks[i];
+    g_autofree char *size = ff_format_bytes(b->size);
+
+    if (is_shared(s, v, i)) {
+        printf("    %-26s %10s  shared: not in this file\n", b->name, size);
+        return;
+    }
+    printf("    %-26s %10s  %" PRIu64 " pages with data, %" PRIu64 " zero", b->name, size,
+           counts->data, counts->zero);
+    if (counts->absent) {
+        printf(", %" PRIu64 " not in it", counts->absent);
+    }
+    putchar('\n');
+}
+
+static void print_text(const FfSaved *s, const FfSurvey *v)
+{
+    g_autofree char *memory = ff_format_bytes(s->memory), *data = ff_format_bytes(v->data * 4096.0);
+    g_autofree char *size = ff_format_bytes(ff_input_size(s->in));
+    g_autofree char *stored = ff_format_bytes(ff_input_stored(s->in));
+    g_auto(GStrv) restore = restore_lines(s, v);
+
+    printf("%s: a guest of machine %s\n", ff_input_path(s->in), s->machine);
+    ff_report_row(stdout, "format", "%s%s%s",
+                  s->form == FF_SAVED_MAPPED ? "mapped-ram" : "ordinary migration stream",
+                  s->background ? ", of a background snapshot" : "",
+                  ff_input_is_compressed(s->in) ? ", compressed" : "");
+    if (s->offset) {
+        ff_report_row(stdout, "offset", "%" PRIu64, s->offset);
+    }
+    if (v->major) {
+        ff_report_row(stdout, "QEMU", "%u.%u or newer", v->major, v->minor);
+    }
+    ff_report_row(stdout, "file", "%s, %s on its disk", size, stored);
+    ff_report_row(stdout, "memory", "%s in %u blocks, %s with data", memory, s->blocks->len, data);
+    for (guint i = 0; i < s->blocks->len; i++) {
+        print_block(s, v, i);
+    }
+    if (s->tail && s->end > s->tail) {
+        g_autofree char *state = ff_format_bytes(s->end - s->tail);
+
+        ff_report_row(stdout, "device state", "%s from byte %" PRIu64 " on", state, s->tail);
+    }
+    ff_report_row(stdout, "complete", "%s", v->complete ? "yes" : "no");
+    for (guint i = 0; restore[i]; i++) {
+        ff_report_row(stdout, i ? "or" : "restore", "%s", restore[i]);
+    }
+}
+
+/* ---- for programs -----------------------------------------------------------------------------
+ */
+
+static void build_block(JsonBuilder *j, const FfSaved *s, const FfSurvey *v, guint i)
+{
+    const FfSavedBlock *b = ff_saved_block(s, i);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {{"size", b->size},
+                   {"data-pages", v->blocks[i].data},
+                   {"zero-pages", v->blocks[i].zero},
+                   {"absent-pages", v->blocks[i].absent}};
+
+    json_builder_begin_object(j);
+    json_builder_set_member_name(j, "name");
+    json_builder_add_string_value(j, b->name);
+    for (guint k = 0; k < G_N_ELEMENTS(numbers); k++) {
+        json_builder_set_member_name(j, numbers[k].name);
+        json_builder_add_int_value(j, numbers[k].value);
+    }
+    json_builder_set_member_name(j, "shared");
+    json_builder_add_boolean_value(j, is_shared(s, v, i));
+    json_builder_end_object(j);
+}
+
+static void build_head(JsonBuilder *j, const FfSaved *s, const FfSurvey *v)
+{
+    json_builder_set_member_name(j, "machine");
+    json_builder_add_string_value(j, s->machine);
+    json_builder_set_member_name(j, "format");
+    json_builder_add_string_value(j, form_name(s));
+    json_builder_set_member_name(j, "background-snapshot");
+    json_builder_add_boolean_value(j, s->background);
+    json_builder_set_member_name(j, "compressed");
+    json_builder_add_boolean_value(j, ff_input_is_compressed(s->in));
+    json_builder_set_member_name(j, "offset");
+    json_builder_add_int_value(j, s->offset);
+    json_builder_set_member_name(j, "size");
+    json_builder_add_int_value(j, ff_input_size(s->in));
+    json_builder_set_member_name(j, "stored");
+    json_builder_add_int_value(j, ff_input_stored(s->in));
+    json_builder_set_member_name(j, "memory");
+    json_builder_add_int_value(j, s->memory);
+    if (v->major) {
+        g_autofree char *version = g_strdup_printf("%u.%u", v->major, v->minor);
+
+        json_builder_set_member_name(j, "qemu-at-least");
+        json_builder_add_string_value(j, version);
+    }
+}
+
+static void build_lists(JsonBuilder *j, const FfSaved *s, const FfSurvey *v)
+{
+    g_auto(GStrv) restore = restore_lines(s, v);
+
+    json_builder_set_member_name(j, "capabilities");
+    json_builder_begin_array(j);
+    for (guint i = 0; i < s->capabilities->len; i++) {
+        json_builder_add_string_value(j, s->capabilities->pdata[i]);
+    }
+    json_builder_end_array(j);
+    json_builder_set_member_name(j, "blocks");
+    json_builder_begin_array(j);
+    for (guint i = 0; i < s->blocks->len; i++) {
+        build_block(j, s, v, i);
+    }
+    json_builder_end_array(j);
+    json_builder_set_member_name(j, "restore");
+    json_builder_begin_array(j);
+    for (guint i = 0; restore[i]; i++) {
+        json_builder_add_string_value(j, restore[i]);
+    }
+    json_builder_end_array(j);
+}
+
+static void print_json(const FfSaved *s, const FfSurvey *v)
+{
+    g_autoptr(JsonBuilder) j = json_builder_new();
+
+    json_builder_begin_object(j);
+    build_head(j, s, v);
+    build_lists(j, s, v);
+    if (s->tail) {
+        json_builder_set_member_name(j, "device-state");
+        json_builder_add_int_value(j, s->tail);
+    }
+    json_builder_set_member_name(j, "complete");
+    json_builder_add_boolean_value(j, v->complete);
+    if (v->problem) {
+        json_builder_set_member_name(j, "problem");
+        json_builder_add_string_value(j, v->problem);
+    }
+    json_builder_end_object(j);
+
+    g_autoptr(JsonNode) root = json_builder_get_root(j);
+    g_autofree char *text = json_to_string(root, FALSE);
+    printf("%s\n", text);
+}
+
+static int show(const char *path, int64_t offset, bool json)
+{
+    g_autoptr(GError) error = NULL;
+    FfInput *in = ff_input_open(path, &error);
+    g_autoptr(FfSaved) saved = in ? ff_saved_open(in, offset, &error) : NULL;
+
+    if (!saved) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    g_autoptr(FfSurvey) survey = ff_survey_new(saved, error);
+    (json ? print_json : print_text)(saved, survey);
+    if (survey->problem) {
+        fprintf(stderr, "farfault: %s\n", survey->problem);
+    }
+    return survey->complete ? EXIT_OK : EXIT_FAILED;
+}
+
+int ff_cli_info(int argc, char **argv)
+{
+    gboolean help = FALSE, json = FALSE;
+    g_autofree char *offset_text = NULL;
+    g_auto(GStrv) positional = NULL;
+    uint64_t offset = 0;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"json", 0, 0, G_OPTION_ARG_NONE, &json, NULL, NULL},
+        {"offset", 0, 0, G_OPTION_ARG_STRING, &offset_text, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault info --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (help) {
+        fputs(ff_help_info, stdout);
+        return EXIT_OK;
+    }
+    if (offset_text && (ff_parse_size(offset_text, &offset) < 0 || offset > INT64_MAX)) {
+        fprintf(stderr, "farfault: --offset %s: not a number of bytes\n", offset_text);
+        return EXIT_USAGE;
+    }
+    if (!positional || g_strv_length(positional) != 1) {
+        fprintf(stderr, "farfault: give one file: farfault info FILE\n");
+        return EXIT_USAGE;
+    }
+    return show(positional[0], offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK, json);
+}

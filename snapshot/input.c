@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading the file of a saved guest; see input.h. Nothing is mapped: a file that becomes shorter
+ * under us is an error, and no SIGBUS.
+ *
+ * System calls: open, fstat, pread64, lseek(SEEK_DATA, SEEK_END).
+ */
+#include "snapshot/input.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snapshot/seekable.h"
+
+#define WINDOW (1u << 20)
+
+struct FfInput {
+    char *path;
+    int fd;
+    const uint8_t *data; /* in place of the fd */
+    uint64_t file_size, stored;
+    FfSeekable *packed; /* NULL: as it is */
+};
+
+static bool fail_errno(const FfInput *in, int err, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", in->path, g_strerror(err));
+    return false;
+}
+
+/* FfSeekableRead */
+static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **error)
+{
+    FfInput *in = opaque;
+
+    if (at > in->file_size || n > in->file_size - at) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT,
+                    "%s: the file is cut: it ends at byte %" PRIu64, in->path, in->file_size);
+        return false;
+    }
+    if (in->data) {
+        memcpy(to, in->data + at, n);
+        return true;
+    }
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(in->fd, (char *)to + done, n - done, (off_t)(at + done));
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return fail_errno(in, got < 0 ? errno : ESTALE, error); /* it became shorter */
+        }
+        done += got;
+    }
+    return true;
+}
+
+static bool look_for_frames(FfInput *in, GError **error)
+{
+    uint8_t magic[4];
+
+    if (in->file_size < sizeof(magic)) {
+        return true;
+    }
+    if (!read_file(in, 0, magic, sizeof(magic), error)) {
+        return false;
+    }
+    if (!ff_seekable_is(magic)) {
+        return true;
+    }
+    in->packed = ff_seekable_new(in->path, in->file_size, read_file, in, error);
+    return in->packed != NULL;
+}
+
+FfInput *ff_input_open(const char *path, GError **error)
+{
+    g_autoptr(FfInput) in = g_new0(FfInput, 1);
+    struct stat st;
+
+    in->path = g_strdup(path);
+    in->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+    if (in->fd < 0 || fstat(in->fd, &st) < 0) {
+        fail_errno(in, errno, error);
+        return NULL;
+    }
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE, "%s: not a regular file", path);
+        return NULL;
+    }
+    off_t end = lseek(in->fd, 0, SEEK_END);
+    if (end < 0) {
+        fail_errno(in, errno, error);
+        return NULL;
+    }
+    in->file_size = end;
+    in->stored = S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : in->file_size;
+    return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error)
+{
+    g_autoptr(FfInput) in = g_new0(FfInput, 1);
+
+    in->path = g_strdup(name);
+    in->fd = -1;
+    in->data = data;
+    in->file_size = in->stored = n;
+    return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+void ff_input_free(FfInput *in)
+{
+    if (!in) {
+        return;
+    }
+    ff_seekable_free(in->packed);
+    if (in->fd >= 0) {
+        close(in->fd);
+    }
+    g_free(in->path);
+    g_free(in);
+}
+
+const char *ff_input_path(const FfInput *in)
+{
+    return in->path;
+}
+
+uint64_t ff_input_size(const FfInput *in)
+{
+    return in->packed ? ff_seekable_size(in->packed) : in->file_size;
+}
+
+uint64_t ff_input_stored(const FfInput *in)
+{
+    return in->packed ? in->file_size : in->stored;
+}
+
+bool ff_input_is_compressed(const FfInput *in)
+{
+    return in->packed != NULL;
+}
+
+bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
+{
+    return in->packed ? ff_seekable_read(in->packed, at, to, n, error)
+                      : read_file(in, at, to, n, error);
+}
+
+uint64_t ff_input_next_data(FfInput *in, uint64_t at)
+{
+    off_t data;
+
+    if (in->packed || in->data || at >= in->file_size) {
+        return MIN(at, ff_input_size(in));
+    }
+    data = lseek(in->fd, (off_t)at, SEEK_DATA);
+    if (data < 0) {
+        return errno == ENXIO ? in->file_size : at;
+    }
+    return MIN((uint64_t)data, in->file_size);
+}
+
+/* ---- in a row ---------------------------------------------------------------------------------
+ */
+
+void ff_cursor_init(FfCursor *c, FfInput *in, uint64_t at)
+{
+    *c = (FfCursor){.in = in, .at = at, .window = g_malloc(WINDOW)};
+}
+
+void ff_cursor_clear(FfCursor *c)
+{
+    g_clear_pointer(&c->window, g_free);
+    g_clear_error(&c->error);
+}
+
+void ff_cursor_fail(FfCursor *c, const char *format, ...)
+{
+    va_list args;
+
+    if (c->error) {
+        return;
+    }
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(&c->error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: %s", c->in->path, text);
+}
+
+const uint8_t *ff_cursor_bytes(FfCursor *c, size_t n)
+{
+    g_assert(n <= WINDOW);
+    if (c->error) {
+        return NULL;
+    }
+    if (c->at < c->window_at || c->at - c->window_at > c->window_len ||
+        c->window_len - (c->at - c->window_at) < n) {
+        uint64_t size = ff_input_size(c->in);
+        uint64_t left = c->at < size ? size - c->at : 0;
+
+        c->window_at = c->at;
+        c->window_len = 0;
+        if (!ff_input_read(c->in, c->at, c->window, MAX(MIN(left, WINDOW), n), &c->error)) {
+            return NULL;
+        }
+        c->window_len = MAX(MIN(left, WINDOW), n);
+    }
+    const uint8_t *bytes = c->window + (c->at - c->window_at);
+    c->at += n;
+    return bytes;
+}
+
+static uint64_t number(FfCursor *c, unsigned n)
+{
+    const uint8_t *bytes = ff_cursor_bytes(c, n);
+    uint64_t value = 0;
+
+    for (unsigned i = 0; bytes && i < n; i++) {
+        value = value << 8 | bytes[i];
+    }
+    return value;
+}
+
+uint8_t ff_cursor_u8(FfCursor *c)
+{
+    return number(c, 1);
+}
+
+uint16_t ff_cursor_u16(FfCursor *c)
+{
+    return number(c, 2);
+}
+
+uint32_t ff_cursor_u32(FfCursor *c)
+{
+    return number(c, 4);
+}
+
+uint64_t ff_cursor_u64(FfCursor *c)
+{
+    return number(c, 8);
+}
+
+char *ff_cursor_text(FfCursor *c, size_t n, const char *what)
+{
+    uint64_t at = c->at;
+    const uint8_t *bytes = ff_cursor_bytes(c, n);
+
+    for (size_t i = 0; bytes && i < n; i++) {
+        if (!g_ascii_isprint(bytes[i])) {
+            ff_cursor_fail(c, "damaged: %s at byte %" PRIu64 " is no text", what, at);
+            return NULL;
+        }
+    }
+    return bytes ? g_strndup((const char *)bytes, n) : NULL;
+}
