@@ -13,6 +13,8 @@ int ff_cli_status(int argc, char **argv);
 int ff_cli_dump(int argc, char **argv);
 /* farfault info FILE */
 int ff_cli_info(int argc, char **argv);
+/* farfault convert IN OUT */
+int ff_cli_convert(int argc, char **argv);
 /* farfault attach PID|QMP */
 int ff_cli_attach(int argc, char **argv);
 /* farfault doctor */

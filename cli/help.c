@@ -73,6 +73,20 @@ const char ff_help_info[] =
     "\n"
     "Exit status: 0 complete, 1 cut, damaged, or no such file, 2 usage.\n";
 
+const char ff_help_convert[] =
+    "Usage: farfault convert [OPTION]... IN OUT\n"
+    "Write the file of a saved guest in the other of QEMU's two forms: an ordinary stream (any\n"
+    "QEMU) or mapped-ram (QEMU 9.0 or newer). OUT is a new file; it is there when it is complete.\n"
+    "\n"
+    "  --to FORM      stream or mapped-ram; else the one that IN is not\n"
+    "  --offset N     leave N bytes in front of the stream in OUT (suffixes K, M, G, T)\n"
+    "  --in-offset N  the stream begins at byte N of IN; else at once, or after the header of a\n"
+    "                 libvirt save image\n"
+    "  --compress     mapped-ram in zstd's seekable format; zstd -d gives the plain image\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 written, 1 not, and there is no OUT, 2 usage.\n";
+
 const char ff_help_attach[] =
     "Usage: farfault attach PID|QMP\n"
     "Start a new relay for a guest whose relay has ended (farfault-relay, killed or crashed). The\n"

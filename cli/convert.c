@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault convert: the file of a saved guest in another form. One thread.
+ */
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "snapshot/convert.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+static int convert(const char *from, int64_t from_offset, const char *to, const char *form,
+                   FfConvertOptions *options)
+{
+    g_autoptr(GError) error = NULL;
+    FfInput *in = ff_input_open(from, &error);
+    g_autoptr(FfSaved) saved = in ? ff_saved_open(in, from_offset, &error) : NULL;
+
+    if (!error) {
+        bool mapped = form ? !strcmp(form, "mapped-ram")
+                           : options->compress || saved->form == FF_SAVED_STREAM;
+
+        options->to = mapped ? FF_SAVED_MAPPED : FF_SAVED_STREAM;
+        ff_convert(saved, to, options, &error);
+    }
+    if (error) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+static bool parse_offset(const char *name, const char *text, uint64_t *offset)
+{
+    if (!text || ff_parse_size(text, offset) == 0) {
+        return true;
+    }
+    fprintf(stderr, "farfault: %s %s: not a number of bytes\n", name, text);
+    return false;
+}
+
+/* What cannot be meant; NULL: nothing. */
+static const char *nonsense(const char *form, const FfConvertOptions *options, char **positional)
+{
+    if (form && strcmp(form, "stream") != 0 && strcmp(form, "mapped-ram") != 0) {
+        return "--to stream or --to mapped-ram";
+    }
+    if (options->compress && form && !strcmp(form, "stream")) {
+        return "--compress is for mapped-ram";
+    }
+    if (options->compress && options->offset) {
+        return "--compress and --offset do not go together";
+    }
+    if (!positional || g_strv_length(positional) != 2) {
+        return "give two files: farfault convert IN OUT";
+    }
+    return NULL;
+}
+
+int ff_cli_convert(int argc, char **argv)
+{
+    gboolean help = FALSE, compress = FALSE;
+    g_autofree char *offset_text = NULL, *in_offset_text = NULL, *form = NULL;
+    g_auto(GStrv) positional = NULL;
+    FfConvertOptions options = {0};
+    uint64_t in_offset = 0;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"to", 0, 0, G_OPTION_ARG_STRING, &form, NULL, NULL},
+        {"offset", 0, 0, G_OPTION_ARG_STRING, &offset_text, NULL, NULL},
+        {"in-offset", 0, 0, G_OPTION_ARG_STRING, &in_offset_text, NULL, NULL},
+        {"compress", 0, 0, G_OPTION_ARG_NONE, &compress, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault convert --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (help) {
+        fputs(ff_help_convert, stdout);
+        return EXIT_OK;
+    }
+    if (!parse_offset("--offset", offset_text, &options.offset) ||
+        !parse_offset("--in-offset", in_offset_text, &in_offset)) {
+        return EXIT_USAGE;
+    }
+    options.compress = compress;
+    const char *wrong = nonsense(form, &options, positional);
+    if (wrong) {
+        fprintf(stderr, "farfault: %s\n", wrong);
+        return EXIT_USAGE;
+    }
+    return convert(positional[0], in_offset_text ? (int64_t)in_offset : FF_SAVED_OFFSET_LOOK,
+                   positional[1], form, &options);
+}

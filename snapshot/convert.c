@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Converts files of saved guests; see convert.h.
+ *
+ * System calls: none.
+ */
+#include "snapshot/convert.h"
+
+#include <gio/gio.h>
+
+#include "snapshot/seekable-write.h"
+#include "snapshot/write.h"
+
+static bool refuse(const FfSaved *s, GError **error, const char *why)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, "%s: %s", ff_input_path(s->in), why);
+    return false;
+}
+
+static bool check(const FfSaved *s, const FfConvertOptions *options, GError **error)
+{
+    if (ff_saved_has_capability(s, "x-ignore-shared")) {
+        return refuse(s, error, "was saved with x-ignore-shared: memory is missing in it");
+    }
+    for (guint i = 0; i < s->capabilities->len; i++) {
+        if (!g_str_equal(s->capabilities->pdata[i], "mapped-ram")) {
+            return refuse(s, error, "was saved with a capability that is not known");
+        }
+    }
+    if (s->form == FF_SAVED_STREAM && options->to == FF_SAVED_STREAM) {
+        return refuse(s, error, "is an ordinary stream already");
+    }
+    return true;
+}
+
+/* The plain image has no name, and its space is free again at the end. */
+static bool convert_packed(FfSaved *s, const char *path, GError **error)
+{
+    g_autoptr(FfOutput) out = ff_output_new(path, error);
+    g_autoptr(FfOutput) plain = out ? ff_output_new_nameless(path, error) : NULL;
+
+    return plain && ff_write_mapped(s, plain, 0, error) && ff_seekable_write(plain, out, error) &&
+           ff_output_commit(out, error);
+}
+
+bool ff_convert(FfSaved *s, const char *path, const FfConvertOptions *options, GError **error)
+{
+    if (!check(s, options, error)) {
+        return false;
+    }
+    if (options->compress) {
+        return convert_packed(s, path, error);
+    }
+    g_autoptr(FfOutput) o = ff_output_new(path, error);
+    return o &&
+           (options->to == FF_SAVED_MAPPED ? ff_write_mapped
+                                           : ff_write_stream)(s, o, options->offset, error) &&
+           ff_output_commit(o, error);
+}

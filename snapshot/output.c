@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writing a file that is there as a whole or not at all; see output.h.
+ *
+ * System calls: open, openat, pwrite64, fallocate, fsync, linkat, renameat2, unlink, rt_sigaction,
+ * close.
+ */
+#include "snapshot/output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GATHER (1u << 20)
+
+static const int end_signals[] = {SIGHUP, SIGINT, SIGTERM};
+
+/* The file that has a name before its time. Set before the signals are caught; read by their
+ * handler, in whichever thread. */
+static char *named;
+
+struct FfOutput {
+    char *path, *part; /* part: NULL, it has no name yet */
+    int fd;
+    uint64_t at; /* of gathered[0] */
+    size_t n;
+    uint8_t *gathered;
+};
+
+static bool fail(const FfOutput *o, int err, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", o->path, g_strerror(err));
+    return false;
+}
+
+/* ---- the name ---------------------------------------------------------------------------------
+ */
+
+static void on_end(int signal)
+{
+    unlink(named);
+    raise(signal); /* SA_RESETHAND: it ends us now */
+}
+
+static void catch_signals(char *name)
+{
+    struct sigaction action = {.sa_handler = name ? on_end : SIG_DFL, .sa_flags = SA_RESETHAND};
+
+    if (name) {
+        named = name;
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        struct sigaction now;
+
+        if (sigaction(end_signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            sigaction(end_signals[i], &action, NULL);
+        }
+    }
+}
+
+static void remove_part(FfOutput *o)
+{
+    unlink(o->part);
+    catch_signals(NULL);
+    named = NULL;
+    g_clear_pointer(&o->part, g_free);
+}
+
+static bool open_with_name(FfOutput *o, GError **error)
+{
+    for (unsigned tries = 0; tries < 100; tries++) {
+        o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
+        catch_signals(o->part);
+        o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (o->fd >= 0) {
+            return true;
+        }
+        int err = errno;
+
+        catch_signals(NULL);
+        g_clear_pointer(&o->part, g_free);
+        if (err != EEXIST) {
+            return fail(o, err, error);
+        }
+    }
+    return fail(o, EEXIST, error);
+}
+
+FfOutput *ff_output_new(const char *path, GError **error)
+{
+    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    g_autofree char *directory = g_path_get_dirname(path);
+    struct stat st;
+
+    o->path = g_strdup(path);
+    o->fd = -1;
+    o->gathered = g_malloc(GATHER);
+    if (lstat(path, &st) == 0) {
+        fail(o, EEXIST, error);
+        return NULL;
+    }
+    o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (o->fd >= 0) {
+        return g_steal_pointer(&o);
+    }
+    if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOSYS) {
+        fail(o, errno, error);
+        return NULL;
+    }
+    return open_with_name(o, error) ? g_steal_pointer(&o) : NULL;
+}
+
+FfOutput *ff_output_new_nameless(const char *path, GError **error)
+{
+    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    o->path = g_strdup(path);
+    o->gathered = g_malloc(GATHER);
+    o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (o->fd < 0) {
+        g_autofree char *part = g_strdup_printf("%s.%08x.part", path, g_random_int());
+
+        o->fd = open(part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (o->fd < 0) {
+            fail(o, errno, error);
+            return NULL;
+        }
+        unlink(part);
+    }
+    return g_steal_pointer(&o);
+}
+
+void ff_output_free(FfOutput *o)
+{
+    if (!o) {
+        return;
+    }
+    if (o->part) {
+        remove_part(o);
+    }
+    if (o->fd >= 0) {
+        close(o->fd);
+    }
+    g_free(o->gathered);
+    g_free(o->path);
+    g_free(o);
+}
+
+/* ---- contents ---------------------------------------------------------------------------------
+ */
+
+bool ff_output_write(FfOutput *o, uint64_t at, const void *data, size_t n, GError **error)
+{
+    while (n > 0) {
+        ssize_t done = pwrite(o->fd, data, n, (off_t)at);
+
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return fail(o, done < 0 ? errno : ENOSPC, error);
+        }
+        data = (const char *)data + done;
+        at += done;
+        n -= done;
+    }
+    return true;
+}
+
+bool ff_output_zero(FfOutput *o, uint64_t at, uint64_t n, GError **error)
+{
+    static const char zeros[4096];
+
+    if (fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n) == 0) {
+        return true;
+    }
+    while (n > 0) {
+        size_t some = MIN(n, sizeof(zeros));
+
+        if (!ff_output_write(o, at, zeros, some, error)) {
+            return false;
+        }
+        at += some;
+        n -= some;
+    }
+    return true;
+}
+
+bool ff_output_flush(FfOutput *o, GError **error)
+{
+    size_t n = o->n;
+
+    o->n = 0;
+    if (!ff_output_write(o, o->at, o->gathered, n, error)) {
+        return false;
+    }
+    o->at += n;
+    return true;
+}
+
+bool ff_output_append(FfOutput *o, const void *data, size_t n, GError **error)
+{
+    while (n > 0) {
+        size_t some = MIN(n, GATHER - o->n);
+
+        memcpy(o->gathered + o->n, data, some);
+        o->n += some;
+        data = (const char *)data + some;
+        n -= some;
+        if (o->n == GATHER && !ff_output_flush(o, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool ff_output_seek(FfOutput *o, uint64_t at, GError **error)
+{
+    if (!ff_output_flush(o, error)) {
+        return false;
+    }
+    o->at = at;
+    return true;
+}
+
+uint64_t ff_output_at(const FfOutput *o)
+{
+    return o->at + o->n;
+}
+
+int ff_output_fd(const FfOutput *o)
+{
+    return o->fd;
+}
+
+static bool give_name(FfOutput *o, GError **error)
+{
+    if (o->part) {
+        if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) < 0) {
+            /* EINVAL: the file system knows no such flag. */
+            if (errno != EINVAL || access(o->path, F_OK) == 0 || rename(o->part, o->path) < 0) {
+                return fail(o, errno == EINVAL ? EEXIST : errno, error);
+            }
+        }
+        catch_signals(NULL);
+        named = NULL;
+        g_clear_pointer(&o->part, g_free);
+        return true;
+    }
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", o->fd);
+    if (linkat(AT_FDCWD, self, AT_FDCWD, o->path, AT_SYMLINK_FOLLOW) < 0) {
+        return fail(o, errno, error);
+    }
+    return true;
+}
+
+bool ff_output_commit(FfOutput *o, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(o->path);
+
+    if (!ff_output_flush(o, error)) {
+        return false;
+    }
+    if (fsync(o->fd) < 0) {
+        return fail(o, errno, error);
+    }
+    if (!give_name(o, error)) {
+        return false;
+    }
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL)) { /* EINVAL: it cannot be asked to */
+        int err = errno;
+
+        unlink(o->path); /* it may not outlive a crash: it is not there */
+        if (fd >= 0) {
+            close(fd);
+        }
+        return fail(o, err, error);
+    }
+    close(fd);
+    return true;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A new file that has its name only when all of it is on the disk.
+ *
+ * Until ff_output_commit() it has no name at all (O_TMPFILE), so whatever ends us, nothing is left;
+ * where the file system has no such files (FUSE, NFS), a name beside the final one, which an error
+ * and SIGHUP, SIGINT and SIGTERM remove. A file that is there already is never replaced. Mode 0600:
+ * it is a guest's memory. What is not written is a hole.
+ *
+ * An object belongs to one thread; with a name of its own, one object in a process.
+ */
+#ifndef FF_SNAPSHOT_OUTPUT_H
+#define FF_SNAPSHOT_OUTPUT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct FfOutput FfOutput;
+
+/* NULL and ERROR (G_IO_ERROR): PATH is there already, or nothing can be made beside it. */
+FfOutput *ff_output_new(const char *path, GError **error);
+/* A file in the directory of PATH that never has a name: not for ff_output_commit(). */
+FfOutput *ff_output_new_nameless(const char *path, GError **error);
+/* What was not committed is gone. */
+void ff_output_free(FfOutput *o);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOutput, ff_output_free)
+
+/* At any place. */
+bool ff_output_write(FfOutput *o, uint64_t at, const void *data, size_t n, GError **error);
+/* [AT, AT + N) reads as zeros. */
+bool ff_output_zero(FfOutput *o, uint64_t at, uint64_t n, GError **error);
+/* In a row, gathered; begins where ff_output_seek() said, at first 0. */
+bool ff_output_append(FfOutput *o, const void *data, size_t n, GError **error);
+bool ff_output_seek(FfOutput *o, uint64_t at, GError **error);
+/* Where the next byte in a row goes. */
+uint64_t ff_output_at(const FfOutput *o);
+/* Writes what was gathered. */
+bool ff_output_flush(FfOutput *o, GError **error);
+/* To read it again (borrowed); flushed first. */
+int ff_output_fd(const FfOutput *o);
+/* All on the disk, and then its name. */
+bool ff_output_commit(FfOutput *o, GError **error);
+
+#endif

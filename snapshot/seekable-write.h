@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writing zstd's seekable format (snapshot/seekable.h).
+ */
+#ifndef FF_SNAPSHOT_SEEKABLE_WRITE_H
+#define FF_SNAPSHOT_SEEKABLE_WRITE_H
+
+#include "snapshot/output.h"
+
+/* Appends all of PLAIN to OUT in frames of FF_SEEKABLE_FRAME, each with a checksum, and their
+ * table. Holes of PLAIN are not read. One thread. ERROR (G_IO_ERROR). */
+bool ff_seekable_write(FfOutput *plain, FfOutput *out, GError **error);
+
+#endif

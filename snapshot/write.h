@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writes a saved guest in one of QEMU's two forms. What is written is what stock QEMU writes, and
+ * device state is copied byte for byte.
+ */
+#ifndef FF_SNAPSHOT_WRITE_H
+#define FF_SNAPSHOT_WRITE_H
+
+#include "snapshot/output.h"
+#include "snapshot/saved.h"
+
+/* Both: S has not been walked over yet, and is by this. One thread. ERROR (G_IO_ERROR, one line).
+ */
+
+/* mapped-ram that begins at byte BASE of O; in front of it is a hole. */
+bool ff_write_mapped(FfSaved *s, FfOutput *o, uint64_t base, GError **error);
+/* An ordinary stream, from mapped-ram. */
+bool ff_write_stream(FfSaved *s, FfOutput *o, uint64_t base, GError **error);
+/* Bytes [AT, END) of S's file, in a row. */
+bool ff_write_copy(FfSaved *s, FfOutput *o, uint64_t at, uint64_t end, GError **error);
+
+#endif
