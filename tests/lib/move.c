@@ -55,6 +55,15 @@ char *move_listen_uri(Vm *destination)
                            json_object_get_string_member(first, "port"));
 }
 
+void move_begin_unheard(Vm *source, const char *uri, bool switch_at_once)
+{
+    g_autofree char *text =
+        g_strdup_printf("{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\"}}\n%s", uri,
+                        switch_at_once ? "{\"execute\": \"migrate-start-postcopy\"}\n" : "");
+
+    stream_send(qmp_stream(vm_qmp(source)), text, strlen(text), NULL, 0);
+}
+
 void move_wait_completed(Vm *source, Vm *destination)
 {
     qmp_expect_migration(vm_qmp(source), "completed");

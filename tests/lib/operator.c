@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/lib/check.h"
 #include "tests/lib/move.h"
 
 #define LOOK_MS 250 /* an event may lie in a buffer already: look again */
@@ -250,6 +251,23 @@ void operator_finish_source(Operator *o)
             }
         }
         operator_wait(o);
+    }
+}
+
+void operator_check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot, uint64_t ram)
+{
+    Vm *vm = end == OPERATOR_SOURCE ? o->s : o->d;
+    g_autofree char *state = operator_run_state(o, vm);
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_new_serial(vm, "B");
+    if (end == OPERATOR_DESTINATION) {
+        operator_finish_source(o);
+    }
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    check_right(check_counters(vm, boot));
+    if (end == OPERATOR_DESTINATION) {
+        check_right(check_moved(o->s, o->d, boot, ram));
     }
 }
 

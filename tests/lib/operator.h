@@ -41,6 +41,9 @@ void operator_wait(Operator *o);
 OperatorEnd operator_run(Operator *o);
 /* After AT_DESTINATION: the source may have to be told. */
 void operator_finish_source(Operator *o);
+/* The guest, of RAM bytes, runs where END says and its memory is right; with it stopped there, a
+ * source that stands is compared with it. The source is told first (operator_finish_source()). */
+void operator_check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot, uint64_t ram);
 /* The member "status" of query-status at VM; "" if it has ended (g_free). */
 char *operator_run_state(Operator *o, Vm *vm);
 /* Ends both QEMUs, by force what is superfluous or stands still, and frees what is O's. */

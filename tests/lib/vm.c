@@ -162,7 +162,9 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
         add(argv, config->qemu ? config->qemu : peer ? peer : qemu_binary(), NULL);
         return;
     }
-    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *farfault = config->build
+                                    ? g_build_filename(config->build, "cli/farfault", NULL)
+                                    : vm_build_path("cli/farfault");
     if (config->launcher == VM_RUN) {
         add(argv, farfault, "run", "--", config->qemu ? config->qemu : qemu_binary(), NULL);
         return;

@@ -26,6 +26,7 @@ typedef enum {
 typedef struct {
     const char *name; /* for messages; also QEMU's -name */
     VmLauncher launcher;
+    const char *build;          /* build folder of the farfault that starts it; NULL: FF_BUILD */
     const char *qemu;           /* the binary; NULL: FF_QEMU, or what is installed */
     const char *memory;         /* value of -m; NULL: no -m here, ARGS have what is needed */
     const char *const *args;    /* more arguments, NULL-terminated; can be NULL */

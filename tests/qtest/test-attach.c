@@ -20,6 +20,7 @@
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "state/state.h"
+#include "tests/lib/attach.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
@@ -64,65 +65,6 @@ static bool begin(Test *t, const char *source_faults, const char *destination_fa
     return true;
 }
 
-/* Runs ARGV. Returns its exit status, *TEXT is all that it printed (g_free). */
-static int run(const char *const *argv, char **text)
-{
-    g_autofree char *out = NULL, *err = NULL;
-    g_autoptr(GError) error = NULL;
-    int status;
-
-    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out, &err, &status,
-                 &error);
-    g_assert_no_error(error);
-    g_assert_true(WIFEXITED(status));
-    *text = g_strconcat(out, err, NULL);
-    return WEXITSTATUS(status);
-}
-
-/* The same with farfault COMMAND TARGET (can be NULL). */
-static int run_farfault(const char *command, const char *target, char **text)
-{
-    g_autofree char *farfault = vm_build_path("cli/farfault");
-    const char *argv[] = {farfault, command, target, NULL};
-
-    return run(argv, text);
-}
-
-static int run_attach(const char *target, char **text)
-{
-    return run_farfault("attach", target, text);
-}
-
-static int attach_pid(Vm *vm, char **text)
-{
-    g_autofree char *target = g_strdup_printf("%d", (int)vm_pid(vm));
-
-    return run_attach(target, text);
-}
-
-static void attach(Vm *vm)
-{
-    g_autofree char *text = NULL;
-    int status = attach_pid(vm, &text);
-
-    if (status) {
-        g_error("attach: %d: %s", status, text);
-    }
-    vm_reconnect(vm);
-}
-
-/* The relay of VM, and its engine if BOTH; returns when its clients know. */
-static void kill_relay(Vm *vm, bool both)
-{
-    pid_t relay = vm_relay(vm), engine = both ? vm_find_engine(vm) : 0;
-
-    kill(relay, SIGKILL);
-    if (engine) {
-        kill(engine, SIGKILL);
-    }
-    vm_wait_qmp_end(vm);
-}
-
 static void expect_status(Vm *vm, const char *expected)
 {
     g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
@@ -158,23 +100,6 @@ static void end(Test *t)
 {
     vm_end(t->d);
     vm_end(t->s);
-}
-
-/* Opens QEMU's fd of the memfd NAME anew; -1 if it has none. */
-static int open_memfd(Vm *vm, const char *name, int flags)
-{
-    for (int fd = 0; fd < 1024; fd++) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)vm_pid(vm), fd);
-        g_autofree char *link = g_file_read_link(path, NULL);
-
-        if (link && strstr(link, name)) {
-            int copy = open(path, flags | O_CLOEXEC);
-
-            g_assert_cmpint(copy, >=, 0);
-            return copy;
-        }
-    }
-    return -1;
 }
 
 /* What QEMU keeps for a next relay (launch/launch-relay.h). */
@@ -214,7 +139,7 @@ static bool doctor_names(Vm *vm)
                                             "%d\n",
                                             (int)vm_pid(vm), (int)vm_pid(vm));
 
-    run_farfault("doctor", NULL, &text);
+    attach_run_farfault(NULL, "doctor", NULL, &text);
     return strstr(text, line);
 }
 
@@ -222,7 +147,7 @@ static bool doctor_says(const char *line)
 {
     g_autofree char *text = NULL;
 
-    run_farfault("doctor", NULL, &text);
+    attach_run_farfault(NULL, "doctor", NULL, &text);
     return strstr(text, line);
 }
 
@@ -271,17 +196,17 @@ static void test_idle(void)
         return;
     }
     g_assert_false(doctor_names(t.s));
-    kill_relay(t.s, false);
+    attach_kill_relay(t.s, false);
     g_assert_true(doctor_names(t.s));
     vm_wait_new_serial(t.s, "B");
-    attach(t.s);
+    attach_vm(t.s, NULL);
     g_assert_false(doctor_names(t.s));
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
-    kill_relay(t.s, false);
-    attach(t.s);
-    kill_relay(t.d, false);
-    attach(t.d);
+    attach_kill_relay(t.s, false);
+    attach_vm(t.s, NULL);
+    attach_kill_relay(t.d, false);
+    attach_vm(t.d, NULL);
     move_whole(&t);
     end(&t);
 }
@@ -296,9 +221,9 @@ static void test_path(void)
         return;
     }
     qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'x-farfault-auto-recover': 77}");
-    kill_relay(t.s, true);
+    attach_kill_relay(t.s, true);
     g_autofree char *path = g_build_filename(vm_dir(t.s), "server", NULL);
-    g_assert_cmpint(run_attach(path, &text), ==, 0);
+    g_assert_cmpint(attach_run_farfault(NULL, "attach", path, &text), ==, 0);
     vm_reconnect(t.s);
     g_autoptr(JsonObject) p = qmp_return(vm_qmp(t.s), "query-migrate-parameters", NULL);
     g_assert_cmpint(json_object_get_int_member(p, "x-farfault-auto-recover"), ==, 77);
@@ -386,11 +311,11 @@ static void test_listening(gconstpointer unheard)
     t.s = start("source", &t.boot, NULL, NULL);
     t.d = start("destination", &t.boot, "tcp:127.0.0.1:0", NULL);
     vm_wait_serial(t.s, "B");
-    kill_relay(t.d, true);
+    attach_kill_relay(t.d, true);
     if (unheard) {
         forget_listening(t.d);
     }
-    attach(t.d);
+    attach_vm(t.d, NULL);
     move_prepare(t.s, t.d);
     g_autofree char *uri = move_listen_uri(t.d);
     qmp_ok(vm_qmp(t.s), "migrate", "{'uri': '%s'}", uri);
@@ -398,8 +323,8 @@ static void test_listening(gconstpointer unheard)
     qmp_expect(vm_qmp(t.d), "RESUME");
     check_moved_whole(&t);
     /* The same guest once more, its -incoming is long past. */
-    kill_relay(t.d, false);
-    attach(t.d);
+    attach_kill_relay(t.d, false);
+    attach_vm(t.d, NULL);
     g_autofree char *state = qmp_run_state(vm_qmp(t.d));
     g_assert_cmpstr(state, ==, "paused");
     end(&t);
@@ -440,8 +365,8 @@ static void test_plugged(void)
            "{'qom-type': 'memory-backend-ram', 'id': 'late', 'size': 16777216}");
     qmp_ok(vm_qmp(t.s), "device_add", "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'late'}");
     qtest_writeq(vm_qtest(t.s), at + 4096, 0x1122334455667788);
-    kill_relay(t.s, true);
-    attach(t.s);
+    attach_kill_relay(t.s, true);
+    attach_vm(t.s, NULL);
     move_whole(&t);
     g_assert_cmphex(qtest_readq(vm_qtest(t.d), at + 4096), ==, 0x1122334455667788);
     end(&t);
@@ -521,7 +446,7 @@ static void check_source_stands(Vm *s)
 /* QEMU has what the next engine needs of its credentials, for nobody else's eyes. */
 static void check_kept(Vm *vm)
 {
-    int fd = open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY);
+    int fd = attach_open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY);
     struct stat st;
 
     g_assert_cmpint(fd, >=, 0);
@@ -536,7 +461,7 @@ static void check_forgotten(Vm *vm)
 {
     g_autofree char *state = qmp_run_state(vm_qmp(vm));
 
-    g_assert_cmpint(open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY), ==, -1);
+    g_assert_cmpint(attach_open_memfd(vm, FF_TLS_KEPT_NAME, O_RDONLY), ==, -1);
 }
 
 static void test_after(gconstpointer data)
@@ -562,17 +487,17 @@ static void test_after(gconstpointer data)
         qmp_expect_migration(vm_qmp(t.d), "postcopy-paused");
     }
     if (row->source) {
-        kill_relay(t.s, row->engine);
+        attach_kill_relay(t.s, row->engine);
     }
     if (row->destination) {
-        kill_relay(t.d, row->engine);
+        attach_kill_relay(t.d, row->engine);
     }
     check_source_stands(t.s);
     if (row->source) {
-        attach(t.s);
+        attach_vm(t.s, NULL);
     }
     if (row->destination) {
-        attach(t.d);
+        attach_vm(t.d, NULL);
     }
     expect_status(t.s, "postcopy-paused");
     expect_status(t.d, "postcopy-paused");
@@ -619,12 +544,12 @@ static void test_unreadable(void)
         return;
     }
     go_postcopy(&t);
-    kill_relay(t.s, true);
-    kill_relay(t.d, true);
+    attach_kill_relay(t.s, true);
+    attach_kill_relay(t.d, true);
     rename_file("x509-server", "server-key.pem", "away");
     rename_file("x509-client", "ca-cert.pem", "away");
-    attach(t.s);
-    attach(t.d);
+    attach_vm(t.s, NULL);
+    attach_vm(t.d, NULL);
     expect_status(t.s, "postcopy-paused");
     expect_status(t.d, "postcopy-paused");
     g_autofree char *path = vm_path(t.d, "recover.sock");
@@ -705,32 +630,10 @@ static void begin_migration(Test *t, bool source_dies)
     qmp_ok(vm_qmp(t->d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(t->d);
     if (source_dies) {
-        /* The connection may end under each of them: written at once, answers not awaited. */
-        g_autofree char *both =
-            g_strdup_printf("{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\"}}\n"
-                            "{\"execute\": \"migrate-start-postcopy\"}\n",
-                            uri);
-        stream_send(qmp_stream(sq), both, strlen(both), NULL, 0);
+        move_begin_unheard(t->s, uri, true);
     } else {
         qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
         qmp_ok(sq, "migrate-start-postcopy", NULL);
-    }
-}
-
-static void check_guest(Test *t, Operator *o, OperatorEnd who)
-{
-    Vm *vm = who == S ? t->s : t->d;
-    g_autofree char *state = operator_run_state(o, vm);
-
-    g_assert_cmpstr(state, ==, "running");
-    vm_wait_new_serial(vm, "B");
-    if (who == D) {
-        operator_finish_source(o);
-    }
-    qmp_ok(vm_qmp(vm), "stop", NULL);
-    check_right(check_counters(vm, &t->boot));
-    if (who == D) {
-        check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
     }
 }
 
@@ -756,17 +659,17 @@ static void test_moment(gconstpointer data)
     if (row->dies) {
         /* By itself, as its device state came to an end, or by the new engine. */
         g_autofree char *text = NULL;
-        attach_pid(victim, &text);
+        attach_try(victim, NULL, &text);
         vm_wait_exit(victim);
         expect_status(t.s, "failed");
     } else {
-        attach(victim);
+        attach_vm(victim, NULL);
         end = operator_run(&o);
         if (end != row->end && !(row->either && end == D)) {
             g_error("%s: the guest is at side %d, expected %d", row->fault, end, row->end);
         }
     }
-    check_guest(&t, &o, end);
+    operator_check_guest(&o, end, &t.boot, RAM_BYTES);
     operator_end(&o, end);
 }
 
@@ -777,7 +680,7 @@ static void expect_refusal(const char *target, int status, const char *words)
 {
     g_autofree char *text = NULL;
 
-    g_assert_cmpint(run_attach(target, &text), ==, status);
+    g_assert_cmpint(attach_run_farfault(NULL, "attach", target, &text), ==, status);
     if (!strstr(text, words)) {
         g_error("attach %s: %s", target, text);
     }
@@ -829,7 +732,7 @@ static void test_other_user(void)
     if (!begin(&t, NULL, NULL)) {
         return;
     }
-    kill_relay(t.s, false);
+    attach_kill_relay(t.s, false);
     g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s));
     pid_t child = fork();
     if (child == 0) {
@@ -842,7 +745,7 @@ static void test_other_user(void)
     int status;
     g_assert_cmpint(waitpid(child, &status, 0), ==, child);
     g_assert_cmpint(status, ==, 0);
-    attach(t.s);
+    attach_vm(t.s, NULL);
     end(&t);
 }
 
@@ -853,7 +756,7 @@ static void test_namespace(void)
     g_autofree char *text = NULL, *out = NULL;
     Test t;
 
-    if (geteuid() != 0 || run((const char *[]){"unshare", "-n", "true", NULL}, &out)) {
+    if (geteuid() != 0 || attach_run((const char *[]){"unshare", "-n", "true", NULL}, &out)) {
         g_test_skip("needs the right to make a network namespace");
         return;
     }
@@ -861,9 +764,9 @@ static void test_namespace(void)
         return;
     }
     g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s));
-    kill_relay(t.s, false);
-    g_assert_cmpint(run((const char *[]){"unshare", "-n", farfault, "attach", pid, NULL}, &text),
-                    ==, 1);
+    attach_kill_relay(t.s, false);
+    g_assert_cmpint(
+        attach_run((const char *[]){"unshare", "-n", farfault, "attach", pid, NULL}, &text), ==, 1);
     g_assert_nonnull(strstr(text, "is in another net namespace: nsenter -t "));
     end(&t);
 }
@@ -878,7 +781,7 @@ static char *doctor_under_yama(const char *scope)
                         scope, farfault);
     char *text = NULL;
 
-    run((const char *[]){"unshare", "-m", "sh", "-c", script, NULL}, &text);
+    attach_run((const char *[]){"unshare", "-m", "sh", "-c", script, NULL}, &text);
     return text;
 }
 
@@ -891,7 +794,7 @@ static void test_yama(void)
         g_test_skip(why);
         return;
     }
-    if (geteuid() != 0 || run((const char *[]){"unshare", "-m", "true", NULL}, &out)) {
+    if (geteuid() != 0 || attach_run((const char *[]){"unshare", "-m", "true", NULL}, &out)) {
         g_test_skip("needs the right to make a mount namespace");
         return;
     }
@@ -921,7 +824,7 @@ static void test_bad_state(void)
     if (!begin(&t, NULL, NULL)) {
         return;
     }
-    kill_relay(t.s, false);
+    attach_kill_relay(t.s, false);
     int state = open_state(t.s);
     g_assert_cmpint(state, >=, 0);
     check_state_refused(t.s, state, offsetof(FfStateHeader, version), 2, "version 2, expected");
@@ -930,7 +833,7 @@ static void test_bad_state(void)
     check_state_refused(t.s, state, offsetof(FfStateHeader, uffd_in_qemu), 0,
                         "does not keep its userfaultfds any more");
     close(state);
-    attach(t.s);
+    attach_vm(t.s, NULL);
     move_whole(&t);
     end(&t);
 }

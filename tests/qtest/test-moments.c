@@ -156,23 +156,6 @@ static Vm *start(const char *name, const BootsectConfig *boot, const char *incom
         .name = name, .memory = RAM, .boot = boot, .incoming = incoming, .faults = faults});
 }
 
-static void check_guest(Operator *o, OperatorEnd end, const BootsectConfig *boot)
-{
-    Vm *vm = end == S ? o->s : o->d;
-    g_autofree char *state = operator_run_state(o, vm);
-
-    g_assert_cmpstr(state, ==, "running");
-    vm_wait_new_serial(vm, "B");
-    if (end == D) {
-        operator_finish_source(o);
-    }
-    qmp_ok(vm_qmp(vm), "stop", NULL);
-    check_right(check_counters(vm, boot));
-    if (end == D) {
-        check_right(check_moved(o->s, o->d, boot, RAM_BYTES));
-    }
-}
-
 static void test_row(gconstpointer data)
 {
     const Row *row = data;
@@ -209,7 +192,7 @@ static void test_row(gconstpointer data)
             g_error("the point was not reached: %s", faults[i]);
         }
     }
-    check_guest(&o, end, &boot);
+    operator_check_guest(&o, end, &boot, RAM_BYTES);
     operator_end(&o, end);
 }
 
