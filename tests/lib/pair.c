@@ -60,6 +60,17 @@ void pair_check_moved(Pair *p)
     g_assert_null(si->error_desc);
 }
 
+void pair_run_to(Pair *p, FfStatus status)
+{
+    side_run_until(p->s->status == status && p->d->status == status);
+}
+
+void pair_run_to_end(Pair *p)
+{
+    side_run_until(p->s->done && p->d->done);
+    pair_check_moved(p);
+}
+
 void pair_free(Pair *p)
 {
     side_free(p->s);

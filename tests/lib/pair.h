@@ -18,6 +18,10 @@ Pair pair_idle(unsigned n_touchers);
 Pair pair_new(unsigned n_touchers);
 /* Where it listens; g_free. */
 char *pair_address(Side *d);
+/* Until both sides have this status. */
+void pair_run_to(Pair *p, FfStatus status);
+/* Until both sides have ended; the guest is at the destination, whole. */
+void pair_run_to_end(Pair *p);
 /* Nothing more happens on this side by itself. */
 bool pair_over(const Side *s);
 /* What was moved is equal, and no vCPU saw anything else. */

@@ -59,8 +59,7 @@ static void test_frame(gconstpointer data)
     g_atomic_int_set(&c->once, true);
     side_start(p.s, c->uri, -1);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     check_history(p.s, "postcopy-recover postcopy-active completed", "paused");
     check_history(p.d, "completed", "paused");
     cutter_free(c);
@@ -109,13 +108,11 @@ static void test_in_vain(void)
     g_atomic_int_set(&c->leaves, true);
     side_start(p.s, c->uri, -1);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_PAUSED &&
-                   p.d->status == FF_STATUS_POSTCOPY_PAUSED);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_PAUSED);
     check_history(p.s, "postcopy-active postcopy-recover postcopy-paused", NULL);
     check_history(p.d, "postcopy-active postcopy-recover postcopy-paused", NULL);
     pair_resume_at(&p, to);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     cutter_free(c);
     pair_free(&p);
 }
@@ -136,18 +133,15 @@ static void test_pause(gconstpointer at_source)
     side_start(p.s, to, -1);
     ff_migration_set_bandwidth(p.s->m, 0, 65536);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     ff_migration_pause(at_source ? p.s->m : p.d->m, &error);
     g_assert_no_error(error);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_PAUSED &&
-                   p.d->status == FF_STATUS_POSTCOPY_PAUSED);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_PAUSED);
     check_history(p.s, "postcopy-active postcopy-paused", "recover");
     check_history(p.d, "postcopy-active postcopy-paused", "recover");
     ff_migration_set_bandwidth(p.s->m, 0, 0);
     pair_resume_at(&p, to);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     pair_free(&p);
 }
 
@@ -166,8 +160,7 @@ static void test_pause_late(gconstpointer at_source)
     side_start(p.s, c->uri, -1);
     ff_migration_set_bandwidth(p.s->m, 0, 65536);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     ff_migration_pause(at_source ? p.s->m : p.d->m, &error);
     g_assert_no_error(error);
     side_run_until(p.s->status != FF_STATUS_POSTCOPY_ACTIVE &&
@@ -176,8 +169,7 @@ static void test_pause_late(gconstpointer at_source)
     check_history(p.d, "postcopy-active postcopy-paused", "recover");
     ff_migration_set_bandwidth(p.s->m, 0, 0);
     pair_resume_at(&p, to);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     cutter_free(c);
     pair_free(&p);
 }
@@ -196,15 +188,12 @@ static void test_pause_over(void)
     side_start(p.s, c->uri, -1);
     ff_migration_set_bandwidth(p.s->m, 0, 65536);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     ff_migration_pause(p.d->m, &error);
     g_assert_no_error(error);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_PAUSED &&
-                   p.d->status == FF_STATUS_POSTCOPY_PAUSED);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_PAUSED);
     pair_resume_at(&p, c->uri);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     g_string_truncate(p.d->history, 0);
     cutter_cut(c);
     side_run_until(p.d->history->len);
@@ -231,18 +220,15 @@ static void test_pause_between(void)
     g_atomic_int_set(&c->after, true);
     side_start(p.s, c->uri, -1);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_RECOVER &&
-                   p.d->status == FF_STATUS_POSTCOPY_RECOVER);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_RECOVER);
     cutter_free(c);
     ff_migration_pause(p.s->m, &error);
     g_assert_no_error(error);
     ff_migration_pause(p.d->m, &error);
     g_assert_no_error(error);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_PAUSED &&
-                   p.d->status == FF_STATUS_POSTCOPY_PAUSED);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_PAUSED);
     pair_resume_at(&p, to);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     pair_free(&p);
 }
 

@@ -94,8 +94,7 @@ static void test_cut_prologue(void)
     }
     side_start(p.s, to, -1);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     pair_free(&p);
 }
 
@@ -208,8 +207,7 @@ static void test_again(gconstpointer data)
     g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_PAUSED);
     g_assert_false(g_atomic_int_get(&p.s->runs));
     pair_resume_at(&p, to);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     cutter_free(c);
     cutter_free(again);
     pair_free(&p);
@@ -227,8 +225,7 @@ static Pair paused_pair(char **uri)
     side_start(p.s, *uri, -1);
     ff_migration_set_bandwidth(p.s->m, 0, 65536);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                   p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+    pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     return p;
 }
 
@@ -262,8 +259,7 @@ static void test_pause_source(void)
         g_autoptr(FfMigrationInfo) info = ff_migration_info(p.s->m);
         g_assert_cmpstr(info->error_desc, ==, "Postcopy migration is paused by the user");
         pair_resume_at(&p, uri);
-        side_run_until(p.s->status == FF_STATUS_POSTCOPY_ACTIVE &&
-                       p.d->status == FF_STATUS_POSTCOPY_ACTIVE);
+        pair_run_to(&p, FF_STATUS_POSTCOPY_ACTIVE);
     }
     g_assert_nonnull(strstr(p.s->history->str,
                             "postcopy-active postcopy-paused postcopy-recover postcopy-active"));

@@ -137,8 +137,7 @@ static void test_quiet(gconstpointer data)
     side_run_until(waited || p.s->done);
     g_assert_cmpint(p.s->status, ==, FF_STATUS_PRE_SWITCHOVER);
     ff_migration_continue(p.s->m, FF_STATUS_PRE_SWITCHOVER, NULL);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     g_clear_pointer(&c, cutter_free);
     pair_free(&p);
 }
@@ -163,8 +162,7 @@ static void test_quiet_precopy(void)
     g_assert_cmpint(p.s->status, ==, FF_STATUS_ACTIVE);
     g_assert_cmpint(p.d->status, ==, FF_STATUS_ACTIVE);
     ff_migration_start_postcopy(p.s->m, NULL);
-    side_run_until(p.s->done && p.d->done);
-    pair_check_moved(&p);
+    pair_run_to_end(&p);
     pair_free(&p);
 }
 
