@@ -5,8 +5,8 @@
  *
  * In postcopy a page is final and is claimed once, so the order of frames on different connections
  * does not matter. In precopy it does, from one round to the next (a page that is sent again, a
- * stale run): rounds.c keeps it. While everything is sent before the grant the main connection
- * carries all.
+ * stale run): precopy-send.c keeps it. While everything is sent before the grant the main
+ * connection carries all.
  *
  * The source opens them one after the other before the urgent channel, which ends their time, so
  * both sides count them alike. They live as long as the main connection: when one is lost, all are.

@@ -42,7 +42,7 @@ void ff_dest_end_connection(FfMigration *m)
 {
     ff_recovery_say_paused(m);
     ff_m_shutdown_channels(m);
-    ff_m_end_pulse(m);
+    ff_keepalive_end(m);
     ff_m_join(&m->main_reader);
     ff_m_join(&m->urgent_thread);
     ff_extra_end(m);
@@ -376,7 +376,7 @@ static void start_again(FfMigration *m, FfChannel *main, FfChannel *urgent, uint
     if (__atomic_load_n(&m->stats.waits.overflow, __ATOMIC_ACQUIRE)) {
         ff_dest_wake_all(m); /* waits that nobody has noted */
     }
-    ff_m_start_pulse(m);
+    ff_keepalive_start(m);
 }
 
 static bool agree_again(FfMigration *m, FfChannel *ch, uint64_t epoch, GError **error)

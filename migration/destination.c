@@ -221,7 +221,7 @@ static bool await_channel(FfMigration *m, GError **error)
     if (!ff_m_await(m, FF_EV_CHANNEL, error)) {
         return false;
     }
-    ff_m_start_pulse(m);
+    ff_keepalive_start(m);
     return true;
 }
 
@@ -370,7 +370,7 @@ static void end_threads(FfMigration *m)
     g_async_queue_push(m->device_queue, g_bytes_new(NULL, 0));
     G_GNUC_UNUSED ssize_t n = write(m->fault_wake, &one, sizeof(one));
     ff_dest_stop_listening(m, NULL);
-    ff_m_end_pulse(m);
+    ff_keepalive_end(m);
     ff_m_join(&m->starter);
     ff_m_join(&m->main_reader);
     ff_m_join(&m->urgent_thread);

@@ -99,7 +99,7 @@ typedef struct {
 } FfExtra;
 
 typedef struct FfPrecopy FfPrecopy; /* precopy.c */
-typedef struct FfRounds FfRounds;   /* rounds.c */
+typedef struct FfRounds FfRounds;   /* precopy-send.c */
 
 struct FfMigration {
     FfMigrationConfig cfg;
@@ -156,8 +156,8 @@ struct FfMigration {
     uint64_t data_bytes; /* atomic; S: of the guest, sent as data by all senders */
     GThread *main_reader;
     GThread *urgent_thread; /* S: answers requests. D: places urgent pages */
-    GThread *pulse;         /* says that this side lives, looks whether the peer does */
-    bool pulse_stop;        /* lock */
+    GThread *keepalive;     /* says that this side lives, looks whether the peer does */
+    bool keepalive_stop;    /* lock */
 
     /* recovery: what the next connection is made of */
     FfChannel *connecting;     /* lock; being agreed on, not main yet */
@@ -288,12 +288,12 @@ bool ff_m_client_stopped(FfMigration *m);
 /* Asks the driver to kill the VMM. */
 void ff_m_kill_vmm(FfMigration *m, const char *why);
 
-/* pulse.c: whether the peer lives. */
+/* keepalive.c: whether the peer lives. */
 /* A channel to the peer, over FD (taken), with the deadline for writes. */
 FfChannel *ff_m_channel_new(FfMigration *m, int fd, FfChannelKind kind);
 /* The peer has greeted: from here on it is looked after, until the connection ends. */
-void ff_m_start_pulse(FfMigration *m);
-void ff_m_end_pulse(FfMigration *m);
+void ff_keepalive_start(FfMigration *m);
+void ff_keepalive_end(FfMigration *m);
 /* As ff_m_dead(), for CH (can be NULL), which failed with RC (-errno). */
 void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc);
 
@@ -388,7 +388,8 @@ bool ff_dest_adopt(FfMigration *m, GError **error);
 /* tls.c. TLS on CH if this side has credentials, before anything is said on it; a destination
  * without them tells a source that has some from garbage. On FALSE the channel is of no use. */
 bool ff_m_secure(FfMigration *m, FfChannel *ch, GError **error);
-/* D: an FfLobbyAdmit (lobby.h), OPAQUE is the migration. Begins TLS if this side has credentials.
+/* D: an FfHandshakesAdmit (handshakes.h), OPAQUE is the migration. Begins TLS if this side has
+ * credentials.
  */
 bool ff_m_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error);
 /* Source, after its first words in the clear: FALSE and ERROR if the peer answers by TLS. */
@@ -417,7 +418,7 @@ void ff_fingerprint_take(FfMigration *m);
 /* Says whether it still does. */
 void ff_fingerprint_check(FfMigration *m);
 
-/* source.c, source-link.c, source-send.c, source-bulk.c, source-urgent.c */
+/* source.c, source-connect.c, source-send.c, source-bulk.c, source-urgent.c */
 gpointer ff_source_coordinator(gpointer m);
 /* From postcopy-active to the end. */
 void ff_source_see_through(FfMigration *m);
@@ -490,7 +491,7 @@ void ff_extra_end(FfMigration *m);
 /* S: opens as many as the client wants, or as can be had. FALSE: cancelled. */
 bool ff_source_open_extra(FfMigration *m, const FfAddress *address, GError **error);
 
-/* rounds.c. Main reader: ROUND was answered. FALSE: it was not said. */
+/* precopy-send.c. Main reader: ROUND was answered. FALSE: it was not said. */
 bool ff_source_settled(FfMigration *m, const FfFrame *f);
 
 /* precopy.c; all of it is the coordinator's. */
@@ -522,7 +523,7 @@ int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop)
 /* Takes everything out of guest RAM that was not received. Coordinator, before it arms. */
 bool ff_dest_drop_missing(FfMigration *m, GError **error);
 
-/* destination.c, dest-link.c, dest-bulk.c, dest-place.c, dest-fault.c, dest-device.c */
+/* destination.c, dest-accept.c, dest-read.c, dest-place.c, dest-fault.c, dest-device.c */
 /* FD (-1: none) is where it listens from here on; clients are told its address. */
 void ff_dest_set_listener(FfMigration *m, int fd);
 bool ff_dest_listen(FfMigration *m, GError **error);

@@ -131,7 +131,7 @@ typedef struct {
     FfChannel *second;
     GByteArray *first; /* destination: what was read of the peer's stream */
     /* Destination: connections that came behind it and have not said who they are, perhaps further
-     * channels of it: of FfChannel (ff_lobby_later()); the callee's. NULL: none. */
+     * channels of it: of FfChannel (ff_handshakes_later()); the callee's. NULL: none. */
     GPtrArray *later;
     bool run;         /* destination: the guest is to run when it has arrived */
     bool run_changed; /* the client has said so since the start */

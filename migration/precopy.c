@@ -14,10 +14,10 @@
  * at the switch a clear bit means that the destination has the page as it is now. What it has and
  * what was written since is told to it as runs of stale pages.
  *
- * Thread: the coordinator. Before the guest is stopped the senders of rounds.c claim from the
+ * Thread: the coordinator. Before the guest is stopped the senders of precopy-send.c claim from the
  * bitmap as well, in a window that is open and at no other time.
  */
-#include "migration/rounds.h"
+#include "migration/precopy-send.h"
 
 #include <errno.h>
 #include <string.h>
@@ -260,7 +260,7 @@ static bool look_stopped(FfMigration *m, GError **error)
     return !why;
 }
 
-/* Nothing of what was sent is valid. The senders of rounds.c have ended. */
+/* Nothing of what was sent is valid. The senders of precopy-send.c have ended. */
 static void forget_sent(FfMigration *m)
 {
     for (unsigned i = 0; i < m->n_blocks && m->precopy->lost; i++) {

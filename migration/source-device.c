@@ -17,7 +17,7 @@
  * Threads: the base is collected by the coordinator, used by the device thread. No lock.
  */
 #include "migration/internal.h"
-#include "migration/rounds.h"
+#include "migration/precopy-send.h"
 
 #include <string.h>
 

@@ -29,7 +29,7 @@ void ff_source_end_connection(FfMigration *m)
     ff_recovery_say_paused(m);
     ff_m_shutdown_channels(m);
     G_GNUC_UNUSED ssize_t n = write(m->urgent_wake, &one, sizeof(one));
-    ff_m_end_pulse(m);
+    ff_keepalive_end(m);
     ff_m_join(&m->bulk_thread);
     ff_m_join(&m->urgent_thread);
     ff_m_join(&m->main_reader);
@@ -233,7 +233,7 @@ static bool start_again(FfMigration *m, FfPhase phase, FfChannel *main, FfChanne
     m->main_reader = g_thread_new("ff-main", ff_source_main_reader, m);
     m->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, m);
     m->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, m);
-    ff_m_start_pulse(m);
+    ff_keepalive_start(m);
     return true;
 }
 

@@ -15,7 +15,7 @@
  * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
  * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
  * before its second channel is there; it tells its channels apart by their order alone. So after
- * second_ms of silence the source (source-link.c) opens that channel, on which nothing is said.
+ * second_ms of silence the source (source-connect.c) opens that channel, on which nothing is said.
  * QEMU's own second channel later becomes this one. A farfault that was only slow takes it for a
  * stranger, and the source closes it after the greeting.
  *

@@ -6,7 +6,7 @@
  *
  * Threads: whoever has made or accepted the connection, before others use it. Blocks, at most for
  * the deadlines; ff_channel_shutdown() ends it. ff_m_admit(), the acceptor's, does not: what
- * follows it is the lobby's (lobby.c). The driver sets what an adopting engine lacked.
+ * follows it is of the handshakes (handshakes.c). The driver sets what an adopting engine lacked.
  */
 #include "migration/internal.h"
 

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "migration/lobby.h"
+#include "migration/handshakes.h"
 #include "net/address.h"
 #include "net/channel.h"
 #include "net/channel-read.h"
@@ -32,7 +32,7 @@
 #define MEMORY "65544K"
 #define RAM (65544u * 1024)
 /* More than may wait, and fewer than time is for: one makes room each second at worst. */
-#define STRANGERS (FF_LOBBY_PLACES + 4)
+#define STRANGERS (FF_HANDSHAKES_PLACES + 4)
 
 typedef struct {
     const char *name;
@@ -277,8 +277,8 @@ static GPtrArray *add_strangers(const char *uri)
 /* The first of them make room for the last: sooner than they would be sent away. */
 static void expect_room_made(const GPtrArray *strangers)
 {
-    for (guint i = 0; i < strangers->len - FF_LOBBY_PLACES; i++) {
-        int64_t end = g_get_monotonic_time() + FF_LOBBY_DEADLINE_MS * 800ll;
+    for (guint i = 0; i < strangers->len - FF_HANDSHAKES_PLACES; i++) {
+        int64_t end = g_get_monotonic_time() + FF_HANDSHAKES_DEADLINE_MS * 800ll;
         char sink[4096];
 
         do {

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "net/address.h"
-#include "migration/lobby.h"
+#include "migration/handshakes.h"
 #include "net/channel-write.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
@@ -413,7 +413,7 @@ static void come_in(unsigned n, bool under_tls)
         ff_channel_send(urgent, ff_frame(FF_FRAME_CHANNEL, sizeof(s.right)), &s.right, true), ==,
         0);
     hear(urgent, FF_FRAME_CHANNEL_REPLY, NULL, 0);
-    g_assert_cmpint(g_get_monotonic_time() - began, <, FF_LOBBY_DEADLINE_MS * 1000ll);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, FF_HANDSHAKES_DEADLINE_MS * 1000ll);
     for (unsigned i = 0; i < n; i++) {
         bool open = is_open(strangers_in->pdata[i]);
 
@@ -422,10 +422,10 @@ static void come_in(unsigned n, bool under_tls)
             g_assert_true(open);
         }
     }
-    if (n < FF_LOBBY_PLACES) {
+    if (n < FF_HANDSHAKES_PLACES) {
         g_assert_cmpuint(waiting, ==, n);
     } else {
-        g_assert_cmpuint(waiting, <=, FF_LOBBY_PLACES);
+        g_assert_cmpuint(waiting, <=, FF_HANDSHAKES_PLACES);
     }
     ff_channel_shutdown(s.main);
     side_run_until(s.d->done);
@@ -444,7 +444,7 @@ static void test_silent(gconstpointer data)
 
 static void test_crowd(gconstpointer data)
 {
-    come_in(FF_LOBBY_PLACES + 8, data);
+    come_in(FF_HANDSHAKES_PLACES + 8, data);
 }
 
 /* Who speaks goes first; and who came behind him can be told from who came before. */
@@ -454,7 +454,7 @@ static void test_order(void)
     int listener = ff_address_listen(any, NULL);
     g_autofree char *uri = ff_address_of_listener(listener);
     Scene s = {.address = ff_address_parse(uri, NULL)};
-    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL, NULL, NULL);
+    g_autoptr(FfHandshakes) handshakes = ff_handshakes_new(listener, NULL, NULL, NULL);
     FfChannel *ch[4];
 
     for (unsigned i = 0; i < 3; i++) {
@@ -462,16 +462,16 @@ static void test_order(void)
     }
     ch[3] = connect_plain(&s, FF_CHANNEL_MAIN);
     say_prologue(ch[3]);
-    FfChannel *first = ff_lobby_next(lobby, NULL);
-    GPtrArray *later = ff_lobby_later(lobby);
+    FfChannel *first = ff_handshakes_next(handshakes, NULL);
+    GPtrArray *later = ff_handshakes_later(handshakes);
     g_assert_cmpuint(later->len, ==, 0);
     g_ptr_array_unref(later);
     ff_channel_free(first);
     expect_closed(ch[3]); /* it was this one */
     say_prologue(ch[1]);
-    ff_channel_free(ff_lobby_next(lobby, NULL));
+    ff_channel_free(ff_handshakes_next(handshakes, NULL));
     expect_closed(ch[1]);
-    later = ff_lobby_later(lobby);
+    later = ff_handshakes_later(handshakes);
     g_assert_cmpuint(later->len, ==, 1);
     g_ptr_array_unref(later);
     expect_closed(ch[2]);
@@ -479,7 +479,7 @@ static void test_order(void)
     struct iovec half = {"QE", 2};
     g_assert_cmpint(ff_channel_write_all(ch[0], &half, 1, true), ==, 0);
     ff_channel_finish(ch[0]); /* the end is a word, too */
-    ff_channel_free(ff_lobby_next(lobby, NULL));
+    ff_channel_free(ff_handshakes_next(handshakes, NULL));
     expect_closed(ch[0]);
     for (unsigned i = 0; i < 4; i++) {
         ff_channel_free(ch[i]);
@@ -502,7 +502,7 @@ static void test_short(void)
     int listener = ff_address_listen(any, NULL);
     g_autofree char *uri = ff_address_of_listener(listener);
     Scene s = {.address = ff_address_parse(uri, NULL)};
-    g_autoptr(FfLobby) lobby = ff_lobby_new(listener, NULL, NULL, NULL);
+    g_autoptr(FfHandshakes) handshakes = ff_handshakes_new(listener, NULL, NULL, NULL);
     g_autoptr(FfChannel) ch = connect_plain(&s, FF_CHANNEL_MAIN);
     g_autoptr(GError) error = NULL;
     const struct itimerval soon = {.it_value.tv_usec = 50000};
@@ -515,7 +515,7 @@ static void test_short(void)
     signal(SIGALRM, allow_files);
     g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
     g_assert_cmpint(setitimer(ITIMER_REAL, &soon, NULL), ==, 0);
-    FfChannel *in = ff_lobby_next(lobby, &error);
+    FfChannel *in = ff_handshakes_next(handshakes, &error);
     allow_files(0);
     signal(SIGALRM, SIG_DFL);
     g_assert_no_error(error);

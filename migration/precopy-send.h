@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Sends the windows of precopy's rounds over all bulk connections; see rounds.c. All of it is the
- * coordinator's.
+ * Sends the windows of precopy's rounds over all bulk connections; see precopy-send.c. All of it is
+ * the coordinator's.
  */
-#ifndef FF_MIGRATION_ROUNDS_H
-#define FF_MIGRATION_ROUNDS_H
+#ifndef FF_MIGRATION_PRECOPY_SEND_H
+#define FF_MIGRATION_PRECOPY_SEND_H
 
 #include "migration/internal.h"
 #include "uffd/tracking.h"

@@ -4,12 +4,12 @@
  * compare its guest with ours, attach the urgent channel.
  *
  * Threads: the acceptor takes connections one after the other, in the order in which they have
- * spoken (lobby.c), under TLS behind the handshake; ff_dest_greet() is the coordinator's. A
+ * spoken (handshakes.c), under TLS behind the handshake; ff_dest_greet() is the coordinator's. A
  * connection that is neither a farfault source nor one of its channels is closed with a line in the
  * log, and the wait goes on: a port scanner must not end a guest.
  */
 #include "migration/internal.h"
-#include "migration/lobby.h"
+#include "migration/handshakes.h"
 
 #include <errno.h>
 #include <string.h>
@@ -268,11 +268,11 @@ static void set_accepting(FfMigration *m, FfChannel *ch)
 gpointer ff_dest_acceptor(gpointer p)
 {
     FfMigration *m = p;
-    g_autoptr(FfLobby) lobby = ff_lobby_new(m->listen_fd, m->cancel, ff_m_admit, m);
+    g_autoptr(FfHandshakes) handshakes = ff_handshakes_new(m->listen_fd, m->cancel, ff_m_admit, m);
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        g_autoptr(FfChannel) ch = ff_lobby_next(lobby, &error);
+        g_autoptr(FfChannel) ch = ff_handshakes_next(handshakes, &error);
         if (!ch) {
             if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
                 /* Observer: ff_dest_end_connection(). */
@@ -290,7 +290,7 @@ gpointer ff_dest_acceptor(gpointer p)
         set_accepting(m, NULL);
         if (m->stock_first) {
             /* Its further channels are for QEMU. The coordinator joins this thread first. */
-            m->stock_later = ff_lobby_later(lobby);
+            m->stock_later = ff_handshakes_later(handshakes);
             return NULL;
         }
     }

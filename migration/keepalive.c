@@ -38,7 +38,7 @@ typedef struct {
     unsigned mute[CHANNELS];   /* looks at which nothing could be said */
     uint64_t progress;         /* pages and device state */
     unsigned stuck;            /* looks without any, the guest standing still */
-} Pulse;
+} Look;
 
 FfChannel *ff_m_channel_new(FfMigration *m, int fd, FfChannelKind kind)
 {
@@ -87,10 +87,10 @@ void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc)
 }
 
 /* FALSE: it is time to end. */
-static bool wait_for_look(FfMigration *m, Pulse *p, int64_t next_us)
+static bool wait_for_look(FfMigration *m, Look *p, int64_t next_us)
 {
     ff_mutex_lock(&m->lock);
-    while (!m->pulse_stop && g_get_monotonic_time() < next_us) {
+    while (!m->keepalive_stop && g_get_monotonic_time() < next_us) {
         ff_cond_wait_until(&m->changed, &m->lock, next_us);
     }
     p->ch[FF_CHANNEL_MAIN] = m->main;
@@ -98,13 +98,13 @@ static bool wait_for_look(FfMigration *m, Pulse *p, int64_t next_us)
     for (unsigned i = 0; i < FF_MAX_EXTRA; i++) {
         p->ch[BOTH_WAYS + i] = i < m->n_extra ? m->extra[i].ch : NULL;
     }
-    bool go_on = !m->pulse_stop;
+    bool go_on = !m->keepalive_stop;
     ff_mutex_unlock(&m->lock);
     return go_on;
 }
 
 /* TRUE: nothing came on channel I for too long. */
-static bool is_silent(FfMigration *m, Pulse *p, unsigned i)
+static bool is_silent(FfMigration *m, Look *p, unsigned i)
 {
     uint64_t received = ff_channel_received(p->ch[i]);
 
@@ -113,7 +113,7 @@ static bool is_silent(FfMigration *m, Pulse *p, unsigned i)
     return p->silent[i] * look_ms(m) >= m->cfg.peer_timeout_ms;
 }
 
-static void say_alive(FfMigration *m, Pulse *p, unsigned i)
+static void say_alive(FfMigration *m, Look *p, unsigned i)
 {
     int rc = ff_channel_try_send(p->ch[i], ff_frame(FF_FRAME_ALIVE, 0));
 
@@ -130,7 +130,7 @@ static uint64_t progress(FfMigration *m)
 }
 
 /* TRUE: the guest stands still, and nothing has moved for too long. */
-static bool is_stuck(FfMigration *m, Pulse *p)
+static bool is_stuck(FfMigration *m, Look *p)
 {
     uint64_t now = progress(m);
 
@@ -143,7 +143,7 @@ static bool is_stuck(FfMigration *m, Pulse *p)
     return p->stuck * look_ms(m) >= m->cfg.peer_timeout_ms;
 }
 
-static void end_connection(FfMigration *m, const Pulse *p)
+static void end_connection(FfMigration *m, const Look *p)
 {
     for (unsigned i = 0; i < CHANNELS; i++) {
         if (p->ch[i]) {
@@ -153,7 +153,7 @@ static void end_connection(FfMigration *m, const Pulse *p)
 }
 
 /* FALSE: the connection is over. */
-static bool look(FfMigration *m, Pulse *p)
+static bool look(FfMigration *m, Look *p)
 {
     bool source = m->cfg.role == FF_ROLE_SOURCE;
     /* Before the guest is stopped nobody reads the urgent channel at the source. */
@@ -179,10 +179,10 @@ static bool look(FfMigration *m, Pulse *p)
     return true;
 }
 
-static gpointer pulse(gpointer data)
+static gpointer keep_alive(gpointer data)
 {
     FfMigration *m = data;
-    Pulse p = {0};
+    Look p = {0};
     int64_t next = g_get_monotonic_time();
 
     do {
@@ -191,22 +191,22 @@ static gpointer pulse(gpointer data)
     return NULL;
 }
 
-void ff_m_start_pulse(FfMigration *m)
+void ff_keepalive_start(FfMigration *m)
 {
     if (!m->cfg.peer_timeout_ms || !(m->peer_features & FF_FEATURE_ALIVE)) {
         return; /* what TCP does by itself has to do */
     }
     ff_mutex_lock(&m->lock);
-    m->pulse_stop = false;
+    m->keepalive_stop = false;
     ff_mutex_unlock(&m->lock);
-    m->pulse = g_thread_new("ff-pulse", pulse, m);
+    m->keepalive = g_thread_new("ff-keepalive", keep_alive, m);
 }
 
-void ff_m_end_pulse(FfMigration *m)
+void ff_keepalive_end(FfMigration *m)
 {
     ff_mutex_lock(&m->lock);
-    m->pulse_stop = true;
+    m->keepalive_stop = true;
     ff_cond_broadcast(&m->changed);
     ff_mutex_unlock(&m->lock);
-    ff_m_join(&m->pulse);
+    ff_m_join(&m->keepalive);
 }

@@ -18,7 +18,7 @@
  * Threads: the coordinator; a sender for each further connection; the main reader brings answers.
  * FfMigration.lock guards what it is said of; no I/O under it.
  */
-#include "migration/rounds.h"
+#include "migration/precopy-send.h"
 
 #include <errno.h>
 #include <string.h>

@@ -332,7 +332,7 @@ bool ff_source_connect(FfMigration *m, GError **error)
         }
     }
     m->main_reader = g_thread_new("ff-main", ff_source_main_reader, m);
-    ff_m_start_pulse(m);
+    ff_keepalive_start(m);
     return true;
 }
 
