@@ -16,94 +16,101 @@
  *
  * Thread: the coordinator.
  */
-#include "migration/internal.h"
+#include "migration/adopt.h"
 
 #include <string.h>
+
+#include "migration/dest-recover.h"
+#include "migration/destination.h"
+#include "migration/journal.h"
+#include "migration/precopy.h"
+#include "migration/received.h"
+#include "migration/source-recover.h"
+#include "migration/source.h"
 
 #include "uffd/uffd.h"
 
 #define DIED "the migration engine ended unexpectedly"
 
-static void undo(FfMigration *m)
+static void undo(FfVmm *vmm)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!m->cfg.vmm->state.undo(&m->cfg.vmm->state, &error)) {
+    if (!vmm->state.undo(&vmm->state, &error)) {
         g_warning("%s", error->message);
     }
 }
 
-/* The engine that died leaves a lost connection, not something to undo. */
-static bool is_lost(const FfStateHeader *s)
+static void begin(FfConnection *conn, FfStateHeader *state)
 {
-    FfPhase phase = ff_journal_phase(s);
-
-    return s->role == FF_ROLE_SOURCE ? ff_journal_right(s) == FF_RUN_GIVEN
-                                     : phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED;
+    memcpy(conn->session, state->uuid, sizeof(conn->session));
+    memcpy(conn->secret, state->secret, sizeof(conn->secret));
+    /* What is left of the engine that died is of an old epoch from here on. */
+    conn->epoch = ++state->epoch;
 }
 
-FfStatus ff_m_begin_adoption(FfMigration *m)
+/* The first status of a side that has lost the connection, not something to undo. KNOWS_WHERE: it
+ * can come to a new one by itself. */
+static FfStatus first_status(FfControl *c, bool knows_where)
 {
-    FfStateHeader *s = m->cfg.state;
-    FfPhase phase = ff_journal_phase(s);
-
-    m->adopting = true;
-    m->released = m->cfg.release_ram; /* as far as anybody knows */
-    memcpy(m->session, s->uuid, sizeof(m->session));
-    memcpy(m->secret, s->secret, sizeof(m->secret));
-    m->peer_uri = s->role == FF_ROLE_SOURCE && s->peer_uri[0]
-                      ? g_strndup(s->peer_uri, sizeof(s->peer_uri) - 1)
-                      : NULL;
-    /* What is left of the engine that died is of an old epoch from here on. */
-    m->epoch = ++s->epoch;
-    m->given = m->cfg.role == FF_ROLE_SOURCE ? ff_journal_right(s) == FF_RUN_GIVEN
-                                             : phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
-    m->stopped = m->cfg.role == FF_ROLE_SOURCE && (is_lost(s) || phase == FF_PHASE_STOPPED);
-    if (!is_lost(s)) {
-        return FF_STATUS_SETUP;
-    }
-    ff_m_dead(m, DIED);
-    if (phase == FF_PHASE_DONE) {
-        return FF_STATUS_POSTCOPY_ACTIVE; /* only the last steps are missing */
-    }
-    bool knows_where = m->peer_uri || m->cfg.listen_fd >= 0;
-    return m->cfg.auto_recover_s && knows_where ? FF_STATUS_POSTCOPY_RECOVER
-                                                : FF_STATUS_POSTCOPY_PAUSED;
+    ff_control_dead(c, DIED);
+    return c->auto_recover_s && knows_where ? FF_STATUS_POSTCOPY_RECOVER
+                                            : FF_STATUS_POSTCOPY_PAUSED;
 }
 
 /* Nothing can be done but keep what is there. */
-static void pause_for_ever(FfMigration *m, const GError *why)
+static void pause_for_ever(FfControl *c, const GError *why)
 {
     g_autofree char *text = g_strdup_printf(DIED ", and cannot be replaced: %s", why->message);
 
     g_warning("%s", text);
-    ff_recovery_begin(m, 0);
-    ff_recovery_pause(m, text);
-    ff_m_wait(m, FF_EV_QUIT);
+    ff_control_forget(c, 0);
+    ff_control_pause(c, text);
+    ff_control_wait(c, FF_EV_QUIT);
 }
 
 /* ---- source -------------------------------------------------------------------------------- */
 
-static bool is_given(const FfMigration *m)
+static bool is_given(const FfSource *s)
 {
-    return ff_journal_right(m->cfg.state) == FF_RUN_GIVEN;
+    return ff_journal_right(s->cfg->state) == FF_RUN_GIVEN;
+}
+
+FfStatus ff_adopt_source_begin(FfSource *s)
+{
+    FfStateHeader *state = s->cfg->state;
+    FfPhase phase = ff_journal_phase(state);
+
+    begin(s->conn, state);
+    s->adopted = true;
+    s->ram->released = s->cfg->release_ram; /* as far as anybody knows */
+    s->peer_uri =
+        state->peer_uri[0] ? g_strndup(state->peer_uri, sizeof(state->peer_uri) - 1) : NULL;
+    s->control->granted = is_given(s);
+    s->stopped = is_given(s) || phase == FF_PHASE_STOPPED;
+    if (!is_given(s)) {
+        return FF_STATUS_SETUP;
+    }
+    FfStatus first = first_status(s->control, s->peer_uri);
+    return phase == FF_PHASE_DONE ? FF_STATUS_POSTCOPY_ACTIVE /* only the last steps are missing */
+                                  : first;
 }
 
 /* FALSE: it is the peer's by now. */
-static bool take_guest_back(FfMigration *m)
+static bool take_guest_back(FfSource *s)
 {
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmm *vmm = s->cfg->vmm;
     g_autoptr(GError) error = NULL;
-    bool running = false, start = !ff_m_client_stopped(m);
+    bool running = false, start = !ff_control_client_stopped(s->control);
 
-    if (m->cfg.fd >= 0) {
+    if (s->cfg->fd >= 0) {
         /* MIG_RP_MSG_SHUT with an error; then the end, for a QEMU that sits in a write. */
         static const uint8_t shut[8] = {0, 1, 0, 4, 0, 0, 0, 1};
         struct iovec iov = {(void *)shut, sizeof(shut)};
-        m->inner = ff_channel_new(m->cfg.fd, FF_CHANNEL_MAIN);
-        m->cfg.fd = -1;
-        ff_channel_write_all(m->inner, &iov, 1, true);
-        ff_channel_shutdown(m->inner);
+        s->inner = ff_channel_new(s->cfg->fd, FF_CHANNEL_MAIN);
+        s->cfg->fd = -1;
+        ff_channel_write_all(s->inner, &iov, 1, true);
+        ff_channel_shutdown(s->inner);
         if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
             g_warning("roll back: %s", error->message);
             g_clear_error(&error);
@@ -113,19 +120,19 @@ static bool take_guest_back(FfMigration *m)
         vmm->state.forget_kept(&vmm->state);
     }
     /* All that took a while. */
-    if (is_given(m)) {
+    if (is_given(s)) {
         return false;
     }
-    bool resumed = vmm->run.resume(&vmm->run, m->cfg.state->run_state, start, &running, &error);
-    if (!resumed && !m->inner) {
+    bool resumed = vmm->run.resume(&vmm->run, s->cfg->state->run_state, start, &running, &error);
+    if (!resumed && !s->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
-        resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(m) &&
-                  vmm->run.resume(&vmm->run, m->cfg.state->run_state, start, &running, &error);
+        resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(s) &&
+                  vmm->run.resume(&vmm->run, s->cfg->state->run_state, start, &running, &error);
     }
     if (!resumed) {
-        if (is_given(m)) {
+        if (is_given(s)) {
             return false;
         }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
@@ -134,145 +141,150 @@ static bool take_guest_back(FfMigration *m)
     if (running) {
         vmm->run.announce(&vmm->run);
     }
-    ff_source_release_guest(m, running);
+    ff_source_release_guest(s, running);
     return true;
 }
 
-static void adopt_given(FfMigration *m, FfPhase phase)
+static void adopt_given(FfSource *s, FfPhase phase)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!ff_source_adopt(m, &error)) {
-        pause_for_ever(m, error);
+    if (!ff_source_adopt(s, &error)) {
+        pause_for_ever(s->control, error);
         return;
     }
     if (phase == FF_PHASE_DONE) {
         /* The destination has said DONE, and may have been told FINISHED: it waits for nobody, so
          * nobody may be waited for. */
-        ff_recovery_begin(m, FF_EV_DEAD);
-        ff_m_event(m, FF_EV_DONE);
+        ff_control_forget(s->control, FF_EV_DEAD);
+        ff_control_event(s->control, FF_EV_DONE);
     }
-    ff_source_see_through(m);
+    ff_source_see_through(s);
 }
 
 /* The engine that was taken for dead has given the guest away meanwhile. */
-static void adopt_given_late(FfMigration *m)
+static void adopt_given_late(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    m->given = m->stopped = true;
-    ff_mutex_unlock(&m->lock);
-    ff_m_dead(m, DIED);
-    ff_m_set_status(m, FF_STATUS_ACTIVE);
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
-    adopt_given(m, FF_PHASE_GRANTED);
+    ff_mutex_lock(&s->control->lock);
+    s->control->granted = s->stopped = true;
+    ff_mutex_unlock(&s->control->lock);
+    ff_control_dead(s->control, DIED);
+    ff_control_set_status(s->control, FF_STATUS_ACTIVE);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
+    adopt_given(s, FF_PHASE_GRANTED);
 }
 
-static void adopt_source(FfMigration *m, FfPhase phase)
+void ff_adopt_source(FfSource *s)
 {
-    if (is_given(m)) {
-        adopt_given(m, phase);
+    FfPhase phase = ff_journal_phase(s->cfg->state);
+
+    if (is_given(s)) {
+        adopt_given(s, phase);
         return;
     }
-    if (phase == FF_PHASE_STOPPED && !take_guest_back(m)) {
-        adopt_given_late(m);
+    if (phase == FF_PHASE_STOPPED && !take_guest_back(s)) {
+        adopt_given_late(s);
         return;
     }
-    ff_precopy_end(m, false);
-    undo(m);
-    ff_m_end_device_copy(m);
-    ff_journal_idle(m->cfg.state);
+    ff_precopy_end(s, false);
+    undo(s->cfg->vmm);
+    ff_device_copy_end(s->copy);
+    ff_journal_idle(s->cfg->state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
-    m->in_doubt = phase == FF_PHASE_STOPPED;
-    ff_m_set_error(m, DIED ": the guest goes on here, repeat the migration");
-    ff_m_set_status(m, FF_STATUS_FAILED);
+    s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
+    ff_control_set_error(s->control, DIED ": the guest goes on here, repeat the migration");
+    ff_control_set_status(s->control, FF_STATUS_FAILED);
 }
 
 /* ---- destination ------------------------------------------------------------------------------
  */
 
-/* The guest runs, or is to run. */
-static void adopt_granted(FfMigration *m)
+FfStatus ff_adopt_destination_begin(FfDestination *d)
 {
-    g_autoptr(GError) error = NULL;
+    FfPhase phase = ff_journal_phase(d->cfg->state);
 
-    ff_m_end_device_copy(m); /* the guest goes on from it, or has gone on */
-    if (!ff_dest_adopt(m, &error)) {
-        pause_for_ever(m, error);
-        return;
-    }
-    if (!__atomic_load_n(&m->cfg.state->resumed, __ATOMIC_ACQUIRE)) {
-        ff_dest_start_guest(m, !m->cfg.start_paused);
-    }
-    if (ff_m_events(m) & FF_EV_ALL) {
-        /* Every page is here: there is nothing to recover but the last word. */
-        ff_m_set_status(m, FF_STATUS_POSTCOPY_RECOVER);
-        ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
-    }
-    ff_dest_see_through(m);
+    begin(d->conn, d->cfg->state);
+    d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
+    d->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
+    return phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED
+               ? first_status(d->control, d->cfg->listen_fd >= 0)
+               : FF_STATUS_SETUP;
 }
 
-static void adopt_loaded(FfMigration *m)
+/* The guest runs, or is to run. */
+static void adopt_granted(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
-    if (ff_dest_adopt(m, &error)) {
-        ff_dest_end_loaded(m);
+    ff_device_copy_end(d->copy); /* the guest goes on from it, or has gone on */
+    if (!ff_dest_adopt(d, &error)) {
+        pause_for_ever(d->control, error);
+        return;
+    }
+    if (!__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
+        ff_dest_start_guest(d, !d->control->start_paused);
+    }
+    if (ff_control_events(d->control) & FF_EV_ALL) {
+        /* Every page is here: there is nothing to recover but the last word. */
+        ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
+        ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+    }
+    ff_dest_see_through(d);
+}
+
+static void adopt_loaded(FfDestination *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (ff_dest_adopt(d, &error)) {
+        ff_dest_end_loaded(d);
     } else {
-        pause_for_ever(m, error);
+        pause_for_ever(d->control, error);
     }
 }
 
 /* Every page is here. Whether the source has been told cannot be known: it may come and ask. */
-static void adopt_done(FfMigration *m)
+static void adopt_done(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
-    undo(m);
-    ff_m_set_status(m, FF_STATUS_ACTIVE);
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
-    ff_dest_adopt_listener(m);
-    if (ff_recovery_adopt_blocks(m, &error) && ff_dest_map_bitmaps(m, false, &error)) {
-        ff_dest_end_connection(m);
-        ff_m_set_status(m, FF_STATUS_COMPLETED);
-        ff_dest_linger(m);
+    undo(d->cfg->vmm);
+    ff_control_set_status(d->control, FF_STATUS_ACTIVE);
+    ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_dest_adopt_listener(d);
+    if (ff_ram_adopt(d->ram, d->control, d->cfg->vmm->memory.blocks(&d->cfg->vmm->memory),
+                     d->cfg->state, &error) &&
+        ff_received_map(d->ram, d->control, d->cfg->state, d->cfg->state_fd, false, &error)) {
+        ff_dest_end_connection(d);
+        ff_control_set_status(d->control, FF_STATUS_COMPLETED);
+        ff_dest_linger(d);
     } else {
         g_warning("the source cannot be told that every page is here: %s", error->message);
     }
-    ff_dest_stop_listening(m, NULL);
-    if (m->ops.drop) {
-        m->ops.drop("inner", m->ops.opaque);
+    ff_dest_stop_listening(d, NULL);
+    if (d->control->ops.drop) {
+        d->control->ops.drop("inner", d->control->ops.opaque);
     }
-    ff_journal_idle(m->cfg.state);
-    ff_m_set_status(m, FF_STATUS_COMPLETED);
+    ff_journal_idle(d->cfg->state);
+    ff_control_set_status(d->control, FF_STATUS_COMPLETED);
 }
 
-static void adopt_destination(FfMigration *m, FfPhase phase)
+void ff_adopt_destination(FfDestination *d)
 {
-    switch (phase) {
+    switch (ff_journal_phase(d->cfg->state)) {
     case FF_PHASE_GRANTED:
-        adopt_granted(m);
+        adopt_granted(d);
         return;
     case FF_PHASE_LOADED:
-        adopt_loaded(m);
+        adopt_loaded(d);
         return;
     case FF_PHASE_DONE:
-        adopt_done(m);
+        adopt_done(d);
         return;
     default:
-        ff_m_set_error(m, DIED " before the guest could run here");
-        ff_journal_dead(m->cfg.state);
-        ff_m_kill_vmm(m, DIED " while the guest was coming in");
-        ff_m_set_status(m, FF_STATUS_FAILED);
-    }
-}
-
-void ff_m_adopt(FfMigration *m)
-{
-    FfPhase phase = ff_journal_phase(m->cfg.state);
-
-    if (m->cfg.role == FF_ROLE_SOURCE) {
-        adopt_source(m, phase);
-    } else {
-        adopt_destination(m, phase);
+        ff_control_set_error(d->control, DIED " before the guest could run here");
+        ff_journal_dead(d->cfg->state);
+        ff_control_kill_vmm(d->control, DIED " while the guest was coming in");
+        ff_control_set_status(d->control, FF_STATUS_FAILED);
     }
 }

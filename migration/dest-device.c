@@ -8,36 +8,39 @@
  * may have to come through that very reader. The return path carries one word that matters: SHUT,
  * loaded (0) or not.
  */
-#include "migration/internal.h"
+#include "migration/dest-device.h"
 
 #include <errno.h>
 #include <string.h>
+
+#include "net/priority.h"
+#include "net/sync.h"
 
 /* QEMU's return path (migration/migration.h): be16 type, be16 length, payload. */
 #define RP_SHUT 1
 #define RP_MAX_PAYLOAD 512
 
-void ff_dest_feed(FfMigration *m, const uint8_t *data, size_t len)
+void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len)
 {
     /* Acquire: what the feeder had is written. */
-    bool idle = __atomic_load_n(&m->device_queued, __ATOMIC_ACQUIRE) == 0;
-    size_t done = idle ? ff_channel_write_some(m->inner, data, len) : 0;
+    bool idle = __atomic_load_n(&d->device_queued, __ATOMIC_ACQUIRE) == 0;
+    size_t done = idle ? ff_channel_write_some(d->inner, data, len) : 0;
 
     if (done < len) {
         GBytes *bytes = g_bytes_new(data + done, len - done);
-        ff_count(m->device_queued, len - done);
+        ff_count(d->device_queued, len - done);
         ff_tsan_publish(bytes);
-        g_async_queue_push(m->device_queue, bytes);
+        g_async_queue_push(d->device_queue, bytes);
     }
 }
 
 gpointer ff_dest_feeder(gpointer p)
 {
-    FfMigration *m = p;
+    FfDestination *d = p;
 
     ff_priority_urgent();
     for (;;) {
-        g_autoptr(GBytes) bytes = g_async_queue_pop(m->device_queue);
+        g_autoptr(GBytes) bytes = g_async_queue_pop(d->device_queue);
         ff_tsan_receive(bytes);
         size_t len;
         const void *data = g_bytes_get_data(bytes, &len);
@@ -45,31 +48,32 @@ gpointer ff_dest_feeder(gpointer p)
             return NULL;
         }
         struct iovec iov = {(void *)data, len};
-        int rc = ff_channel_write_all(m->inner, &iov, 1, false);
+        int rc = ff_channel_write_all(d->inner, &iov, 1, false);
         if (rc < 0) {
-            if (!(ff_m_events(m) & FF_EV_SHUT)) {
-                ff_m_dead(m, "QEMU did not take the device state: %s; see this QEMU's log",
-                          g_strerror(-rc));
+            if (!(ff_control_events(d->control) & FF_EV_SHUT)) {
+                ff_control_dead(d->control,
+                                "QEMU did not take the device state: %s; see this QEMU's log",
+                                g_strerror(-rc));
             }
             return NULL;
         }
-        __atomic_fetch_sub(&m->device_queued, len, __ATOMIC_RELEASE);
+        __atomic_fetch_sub(&d->device_queued, len, __ATOMIC_RELEASE);
     }
 }
 
 gpointer ff_dest_return_path(gpointer p)
 {
-    FfMigration *m = p;
+    FfDestination *d = p;
     uint8_t payload[RP_MAX_PAYLOAD];
 
     ff_priority_urgent();
     for (;;) {
         uint16_t head[2];
-        if (ff_channel_read_all(m->inner, head, sizeof(head), -1) < 0) {
+        if (ff_channel_read_all(d->inner, head, sizeof(head), -1) < 0) {
             break;
         }
         uint16_t type = GUINT16_FROM_BE(head[0]), len = GUINT16_FROM_BE(head[1]);
-        if (len > sizeof(payload) || ff_channel_read_all(m->inner, payload, len, -1) < 0) {
+        if (len > sizeof(payload) || ff_channel_read_all(d->inner, payload, len, -1) < 0) {
             break;
         }
         if (type == RP_SHUT && len == 4) {
@@ -78,10 +82,11 @@ gpointer ff_dest_return_path(gpointer p)
             if (value) {
                 break;
             }
-            ff_m_event(m, FF_EV_SHUT);
+            ff_control_event(d->control, FF_EV_SHUT);
             return NULL;
         }
     }
-    ff_m_dead(m, "QEMU could not load the device state: see this QEMU's log for the device");
+    ff_control_dead(d->control,
+                    "QEMU could not load the device state: see this QEMU's log for the device");
     return NULL;
 }

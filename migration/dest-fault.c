@@ -7,18 +7,20 @@
  * When the connection is lost it goes on reading: who waits is noted, and waits.
  * System calls: poll, read (uffd), ioctl(UFFDIO_*).
  */
-#include "migration/internal.h"
+#include "migration/dest-fault.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 
+#include "migration/dest-place.h"
+#include "net/priority.h"
 #include "uffd/uffd.h"
 
 #define BATCH 64
 
 typedef struct {
-    FfMigration *m;
+    FfDestination *d;
     FfFrame request[BATCH];
     unsigned n;
 } Batch;
@@ -26,12 +28,12 @@ typedef struct {
 /* Several waiters for one page make one request. */
 static void request(Batch *b, unsigned block, uint64_t page)
 {
-    if (!ff_bitmap_set(&b->m->blocks[block].requested, page)) {
+    if (!ff_bitmap_set(&b->d->ram->blocks[block].requested, page)) {
         return;
     }
     FfFrame *f = &b->request[b->n++];
     *f = ff_frame(FF_FRAME_REQUEST, 0);
-    f->epoch = b->m->epoch;
+    f->epoch = b->d->conn->epoch;
     f->block = block;
     f->page = page;
     f->n_pages = 1;
@@ -40,27 +42,27 @@ static void request(Batch *b, unsigned block, uint64_t page)
 
 static void note_fault(Batch *b, const struct uffd_msg *msg, int64_t now)
 {
-    FfMigration *m = b->m;
+    FfDestination *d = b->d;
     unsigned block;
     uint64_t offset;
 
-    if (!ff_regions_find(m->regions, msg->arg.pagefault.address, &block, &offset)) {
+    if (!ff_regions_find(d->regions, msg->arg.pagefault.address, &block, &offset)) {
         return; /* not guest RAM: nothing else is registered, so the kernel never says this */
     }
-    FfBlock *bl = &m->blocks[block];
+    FfBlock *bl = &d->ram->blocks[block];
     uint64_t page = offset / bl->info.page_size;
-    ff_stats_wait_begin(&m->stats, block, page, msg->arg.pagefault.feat.ptid, now);
+    ff_stats_wait_begin(d->stats, block, page, msg->arg.pagefault.feat.ptid, now);
     /* Against received(): the wait is noted before the bitmap is looked at. */
     if (ff_bitmap_test(&bl->bitmap, page)) {
-        int rc = ff_dest_place_again(m, block, page);
+        int rc = ff_dest_place_again(d, block, page);
         if (rc < 0) {
             /* It waits on. Observer: recovery, which wakes everybody then, also who waits for a
              * page that is not missing any more. */
-            __atomic_store_n(&m->stats.waits.overflow, 1, __ATOMIC_RELEASE);
-            ff_dest_cannot_place(m, block, page, rc);
+            __atomic_store_n(&d->stats->waits.overflow, 1, __ATOMIC_RELEASE);
+            ff_dest_cannot_place(d, block, page, rc);
             return;
         }
-        ff_stats_wait_end(&m->stats, block, page, 1, now);
+        ff_stats_wait_end(d->stats, block, page, 1, now);
         return;
     }
     request(b, block, page);
@@ -71,10 +73,10 @@ static void ask(Batch *b)
     struct iovec iov = {b->request, b->n * sizeof(FfFrame)};
 
     if (b->n) {
-        ff_count(b->m->stats.requests, b->n);
+        ff_count(b->d->stats->requests, b->n);
         /* A broken channel is told by its reader. */
-        if (ff_m_urgent_channel(b->m)) {
-            ff_channel_write_all(ff_m_urgent_channel(b->m), &iov, 1, true);
+        if (ff_conn_urgent(b->d->conn)) {
+            ff_channel_write_all(ff_conn_urgent(b->d->conn), &iov, 1, true);
         }
         b->n = 0;
     }
@@ -83,14 +85,14 @@ static void ask(Batch *b)
 /* On a new connection: what was asked for on the one before, and has not come. */
 static void ask_again(Batch *b)
 {
-    FfMigration *m = b->m;
-    uint32_t n = __atomic_load_n(&m->stats.waits.high, __ATOMIC_SEQ_CST);
+    FfDestination *d = b->d;
+    uint32_t n = __atomic_load_n(&d->stats->waits.high, __ATOMIC_SEQ_CST);
 
     for (uint32_t i = 0; i < n; i++) {
         unsigned block;
         uint64_t page;
-        if (ff_waits_get(&m->stats.waits, i, &block, &page) &&
-            !ff_bitmap_test(&m->blocks[block].bitmap, page)) {
+        if (ff_waits_get(&d->stats->waits, i, &block, &page) &&
+            !ff_bitmap_test(&d->ram->blocks[block].bitmap, page)) {
             request(b, block, page);
         }
         if (b->n == BATCH) {
@@ -102,25 +104,25 @@ static void ask_again(Batch *b)
 
 gpointer ff_dest_fault(gpointer p)
 {
-    FfMigration *m = p;
+    FfDestination *d = p;
     struct uffd_msg msgs[BATCH];
-    Batch b = {.m = m};
+    Batch b = {.d = d};
 
     ff_priority_urgent();
     ask_again(&b);
     for (;;) {
-        struct pollfd pfd[2] = {{.fd = m->uffd, .events = POLLIN},
-                                {.fd = m->fault_wake, .events = POLLIN}};
+        struct pollfd pfd[2] = {{.fd = d->uffd, .events = POLLIN},
+                                {.fd = d->fault_wake, .events = POLLIN}};
         if (poll(pfd, 2, -1) < 0 && errno != EINTR) {
-            ff_m_dead(m, "poll: %s", g_strerror(errno));
+            ff_control_dead(d->control, "poll: %s", g_strerror(errno));
             return NULL;
         }
         if (pfd[1].revents & POLLIN) {
             return NULL;
         }
-        int n = ff_uffd_read(m->uffd, msgs, BATCH);
+        int n = ff_uffd_read(d->uffd, msgs, BATCH);
         if (n < 0) {
-            ff_m_dead(m, "userfaultfd: %s", g_strerror(-n));
+            ff_control_dead(d->control, "userfaultfd: %s", g_strerror(-n));
             return NULL;
         }
         int64_t now = g_get_monotonic_time();

@@ -18,7 +18,7 @@
  * coordinator's, while no reader takes a page. System calls: pwrite, fallocate, lseek(SEEK_DATA),
  * mmap.
  */
-#include "migration/internal.h"
+#include "migration/dest-precopy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +26,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "fault/fault.h"
 
 /* Somebody may hold a folio for a moment, so that it cannot be split just now. */
 #define DROP_TRIES 100
@@ -85,10 +87,10 @@ static int drop(const FfRamBlock *b, uint64_t page, uint64_t n)
     return -EBUSY;
 }
 
-bool ff_dest_drop_missing(FfMigration *m, GError **error)
+bool ff_dest_drop_missing(FfDestination *d, GError **error)
 {
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        const FfBlock *b = &m->blocks[i];
+    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
+        const FfBlock *b = &d->ram->blocks[i];
         uint64_t first, n;
         for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->bitmap, at, false, &first));
              at = first + n) {
@@ -104,10 +106,10 @@ bool ff_dest_drop_missing(FfMigration *m, GError **error)
 }
 
 /* A run of zeros is then only a mark. */
-static int empty_all(FfMigration *m)
+static int empty_all(FfDestination *d)
 {
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        FfBlock *b = &m->blocks[i];
+    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
+        FfBlock *b = &d->ram->blocks[i];
         int rc = punch(&b->info, 0, b->info.size);
         if (rc < 0) {
             return rc;
@@ -180,57 +182,57 @@ static int write_run(const FfBlock *b, const FfFrame *f, const void *data)
     return ff_bitmap_count_run(&b->bitmap, f->page, f->n_pages) ? punch(&b->info, at, at + len) : 0;
 }
 
-int ff_dest_empty(FfMigration *m)
+int ff_dest_empty(FfDestination *d)
 {
-    if (g_atomic_int_get(&m->emptied)) {
+    if (g_atomic_int_get(&d->emptied)) {
         return 0;
     }
-    int rc = empty_all(m);
+    int rc = empty_all(d);
     if (rc < 0) {
-        ff_m_dead(m, "guest RAM cannot be emptied: %s%s", g_strerror(-rc), hint(rc));
+        ff_control_dead(d->control, "guest RAM cannot be emptied: %s%s", g_strerror(-rc), hint(rc));
         return rc;
     }
     /* Observer: the further readers, which use what was mapped. */
-    g_atomic_int_set(&m->emptied, 1);
+    g_atomic_int_set(&d->emptied, 1);
     return 0;
 }
 
-int ff_dest_write(FfMigration *m, const FfFrame *f, const void *data)
+int ff_dest_write(FfDestination *d, const FfFrame *f, const void *data)
 {
-    FfBlock *b = &m->blocks[f->block];
-    int rc = ff_dest_empty(m);
+    FfBlock *b = &d->ram->blocks[f->block];
+    int rc = ff_dest_empty(d);
 
     if (rc < 0) {
         return rc;
     }
     rc = write_run(b, f, data);
     if (rc < 0) {
-        ff_m_dead(m, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s", f->page,
-                  b->info.id, g_strerror(-rc), hint(rc));
+        ff_control_dead(d->control, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s",
+                        f->page, b->info.id, g_strerror(-rc), hint(rc));
         return rc;
     }
     uint64_t fresh = ff_bitmap_set_run(&b->bitmap, f->page, f->n_pages);
     if (data) {
-        ff_count(m->stats.pages_normal, f->n_pages);
+        ff_count(d->stats->pages_normal, f->n_pages);
     } else {
-        ff_count(m->stats.pages_zero, f->n_pages);
+        ff_count(d->stats->pages_zero, f->n_pages);
     }
-    ff_count(m->done_bytes, fresh * b->info.page_size);
-    ff_count(m->done_pages, fresh);
+    ff_count(d->ram->done_bytes, fresh * b->info.page_size);
+    ff_count(d->ram->done_pages, fresh);
     return 0;
 }
 
-int ff_dest_stale(FfMigration *m, const FfStaleRun *runs, unsigned n, bool drop_now)
+int ff_dest_stale(FfDestination *d, const FfStaleRun *runs, unsigned n, bool drop_now)
 {
     for (unsigned i = 0; i < n; i++) {
-        FfBlock *b = &m->blocks[runs[i].block];
+        FfBlock *b = &d->ram->blocks[runs[i].block];
         uint64_t had = ff_bitmap_clear_run(&b->bitmap, runs[i].page, runs[i].n_pages);
-        __atomic_sub_fetch(&m->done_pages, had, __ATOMIC_RELAXED);
-        __atomic_sub_fetch(&m->done_bytes, had * b->info.page_size, __ATOMIC_RELAXED);
+        __atomic_sub_fetch(&d->ram->done_pages, had, __ATOMIC_RELAXED);
+        __atomic_sub_fetch(&d->ram->done_bytes, had * b->info.page_size, __ATOMIC_RELAXED);
         int rc = drop_now ? drop(&b->info, runs[i].page, runs[i].n_pages) : 0;
         if (rc < 0) {
-            ff_m_dead(m, "guest RAM '%s' cannot be emptied: %s%s", b->info.id, g_strerror(-rc),
-                      hint(rc));
+            ff_control_dead(d->control, "guest RAM '%s' cannot be emptied: %s%s", b->info.id,
+                            g_strerror(-rc), hint(rc));
             return rc;
         }
     }

@@ -7,11 +7,19 @@
  *
  * Threads: one per channel, each with buffers of its own; no lock.
  */
-#include "migration/internal.h"
+#include "migration/dest-read.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#include "migration/dest-device.h"
+#include "migration/dest-fault.h"
+#include "migration/dest-place.h"
+#include "migration/dest-precopy.h"
+#include "migration/journal.h"
+#include "net/compress.h"
+#include "net/priority.h"
 
 /* Device state that QEMU has not taken yet (bytes): more is a hostile or broken source. */
 #define DEVICE_QUEUE_MAX (512ull << 20)
@@ -21,7 +29,7 @@
 #define ACK_EVERY 64
 
 typedef struct {
-    FfMigration *m;
+    FfDestination *d;
     FfChannel *ch;
     unsigned index;
     uint8_t *buf;    /* FF_FRAME_MAX_DATA, page aligned */
@@ -35,7 +43,7 @@ typedef struct {
 
 static int protocol_error(Reader *r, const FfFrame *f, const char *why)
 {
-    ff_m_dead(r->m, "the source sent '%s': %s", ff_frame_name(f->type), why);
+    ff_control_dead(r->d->control, "the source sent '%s': %s", ff_frame_name(f->type), why);
     return -EBADMSG;
 }
 
@@ -44,7 +52,8 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
  * is seen behind the source's last words, FINISHED perhaps. */
 static void acknowledge(Reader *r)
 {
-    if (++r->frames % ACK_EVERY || ff_m_events(r->m) & FF_EV_ALL) {
+    /* Not the event, which has a lock: the urgent reader is on the fault path. */
+    if (++r->frames % ACK_EVERY || ff_counted(r->d->ram->done_pages) == r->d->ram->total_pages) {
         return;
     }
     FfFrame ack = ff_frame(FF_FRAME_ACK, 0);
@@ -52,9 +61,9 @@ static void acknowledge(Reader *r)
     ack.page = r->frames;
     if (r->index == FF_INDEX_URGENT) {
         /* Who waits for a page does not wait for a bulk reader's turn; the count is a sum. */
-        ff_channel_try_send(r->m->main, ack);
+        ff_channel_try_send(r->d->conn->main, ack);
     } else {
-        ff_channel_send(r->m->main, ack, NULL, false);
+        ff_channel_send(r->d->conn->main, ack, NULL, false);
     }
 }
 
@@ -80,7 +89,7 @@ static int unpack(Reader *r, FfFrame *f, size_t bytes)
     const char *why;
 
     if (!prepare_unpacking(r, bytes)) {
-        ff_m_dead(r->m, "no memory to take what is compressed");
+        ff_control_dead(r->d->control, "no memory to take what is compressed");
         return -ENOMEM;
     }
     int rc = ff_channel_read_all(r->ch, r->packed, f->length, -1);
@@ -95,10 +104,10 @@ static int unpack(Reader *r, FfFrame *f, size_t bytes)
 
 static int read_packed(Reader *r, FfFrame *f)
 {
-    int rc = unpack(r, f, f->n_pages * r->m->frame_blocks[f->block].page_size);
+    int rc = unpack(r, f, f->n_pages * r->d->ram->frame_blocks[f->block].page_size);
 
     if (rc == 0) {
-        ff_count(r->m->stats.pages_compressed, f->n_pages);
+        ff_count(r->d->stats->pages_compressed, f->n_pages);
     }
     return rc;
 }
@@ -108,69 +117,69 @@ static int read_packed(Reader *r, FfFrame *f)
  * rounds_open, these the other way round, all sequentially consistent. */
 static bool in_round(Reader *r)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
 
     if (r->index == FF_INDEX_MAIN) {
         return !r->prepared;
     }
-    if (r->index == FF_INDEX_URGENT || !(m->peer_features & FF_FEATURE_ROUNDS) ||
-        !g_atomic_int_get(&m->emptied)) {
+    if (r->index == FF_INDEX_URGENT || !(d->conn->peer_features & FF_FEATURE_ROUNDS) ||
+        !g_atomic_int_get(&d->emptied)) {
         return false;
     }
     if (!r->open) {
         r->open = true;
-        g_atomic_int_inc(&m->rounds_open);
+        g_atomic_int_inc(&d->rounds_open);
     }
-    return !g_atomic_int_get(&m->rounds_over);
+    return !g_atomic_int_get(&d->rounds_over);
 }
 
 /* FALSE: the source has not waited for the further connections. */
-static bool end_rounds(FfMigration *m)
+static bool end_rounds(FfDestination *d)
 {
-    g_atomic_int_set(&m->rounds_over, 1);
-    return g_atomic_int_get(&m->rounds_open) == 0;
+    g_atomic_int_set(&d->rounds_over, 1);
+    return g_atomic_int_get(&d->rounds_open) == 0;
 }
 
 /* Everything of a round that this channel carried is placed. */
 static int take_round(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     FfFrame answer = ff_frame(FF_FRAME_ROUND, 0);
 
-    if (g_atomic_int_get(&m->frozen) || g_atomic_int_get(&m->rounds_over)) {
+    if (g_atomic_int_get(&d->final) || g_atomic_int_get(&d->rounds_over)) {
         return protocol_error(r, f, "no round is under way");
     }
-    if (f->epoch != (uint32_t)m->epoch) {
+    if (f->epoch != (uint32_t)d->conn->epoch) {
         return protocol_error(r, f, "it belongs to an earlier connection");
     }
-    int rc = r->index == FF_INDEX_MAIN ? ff_dest_empty(m) : 0;
+    int rc = r->index == FF_INDEX_MAIN ? ff_dest_empty(d) : 0;
     if (rc < 0) {
         return rc;
     }
     if (r->open) {
         r->open = false;
-        g_atomic_int_add(&m->rounds_open, -1);
+        g_atomic_int_add(&d->rounds_open, -1);
     }
     answer.flags = r->index;
     answer.page = f->page;
-    ff_channel_send(m->main, answer, NULL, true); /* its reader says why it cannot */
+    ff_channel_send(d->conn->main, answer, NULL, true); /* its reader says why it cannot */
     return 0;
 }
 
 static int take_run(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     const char *why;
     int rc = 0;
 
-    bool precopy = !g_atomic_int_get(&m->frozen);
+    bool precopy = !g_atomic_int_get(&d->final);
     if (precopy && !in_round(r)) {
         return protocol_error(r, f, "no page was expected yet");
     }
-    if (ff_frame_check_run(f, m->frame_blocks, m->n_blocks, &why) < 0) {
+    if (ff_frame_check_run(f, d->ram->frame_blocks, d->ram->n_blocks, &why) < 0) {
         return protocol_error(r, f, why);
     }
-    if (f->epoch != (uint32_t)m->epoch) {
+    if (f->epoch != (uint32_t)d->conn->epoch) {
         return protocol_error(r, f, "it belongs to an earlier connection");
     }
     bool zero = f->type == FF_FRAME_ZERO, packed = f->type == FF_FRAME_PACKED;
@@ -182,17 +191,17 @@ static int take_run(Reader *r, FfFrame *f)
                       : ff_channel_read_all(r->ch, r->buf, f->length, -1);
     }
     if (rc == 0) {
-        rc = precopy ? ff_dest_write(m, f, zero ? NULL : data)
-             : zero  ? ff_dest_place_zero(m, f->block, f->page, f->n_pages)
-                     : ff_dest_place(m, f->block, f->page, f->n_pages, data);
+        rc = precopy ? ff_dest_write(d, f, zero ? NULL : data)
+             : zero  ? ff_dest_place_zero(d, f->block, f->page, f->n_pages)
+                     : ff_dest_place(d, f->block, f->page, f->n_pages, data);
     }
     if (rc < 0) {
         return rc;
     }
     if (r->index == FF_INDEX_URGENT) {
-        ff_count(m->stats.pages_urgent, f->n_pages);
+        ff_count(d->stats->pages_urgent, f->n_pages);
     } else {
-        ff_count(m->stats.pages_bulk, f->n_pages);
+        ff_count(d->stats->pages_bulk, f->n_pages);
     }
     acknowledge(r);
     return 0;
@@ -200,7 +209,7 @@ static int take_run(Reader *r, FfFrame *f)
 
 static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
 {
-    const FfMigration *m = r->m;
+    const FfDestination *d = r->d;
 
     for (unsigned i = 0; i < f->n_pages; i++) {
         FfFrame run = ff_frame(FF_FRAME_STALE, 0);
@@ -208,7 +217,7 @@ static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
         runs[i].block = run.block = GUINT32_FROM_LE(runs[i].block);
         runs[i].n_pages = run.n_pages = GUINT32_FROM_LE(runs[i].n_pages);
         runs[i].page = run.page = GUINT64_FROM_LE(runs[i].page);
-        if (ff_frame_check_run(&run, m->frame_blocks, m->n_blocks, &why) < 0) {
+        if (ff_frame_check_run(&run, d->ram->frame_blocks, d->ram->n_blocks, &why) < 0) {
             return protocol_error(r, f, why);
         }
     }
@@ -217,25 +226,25 @@ static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
 
 /* The guest is stopped and every stale page is gone. Only now faults are looked at: a page that is
  * zero and received must not be put back between its STALE and its drop. */
-static void freeze(FfMigration *m)
+static void freeze(FfDestination *d)
 {
-    g_atomic_int_set(&m->frozen, 1);
-    m->fault_thread = g_thread_new("ff-fault", ff_dest_fault, m);
-    if (ff_counted(m->done_pages) == m->total_pages) {
-        ff_m_event(m, FF_EV_ALL);
+    g_atomic_int_set(&d->final, 1);
+    d->fault_thread = g_thread_new("ff-fault", ff_dest_fault, d);
+    if (ff_counted(d->ram->done_pages) == d->ram->total_pages) {
+        ff_control_event(d->control, FF_EV_ALL);
     }
 }
 
 static int take_stale(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     FfStaleRun *runs = (FfStaleRun *)r->buf;
-    bool armed = g_atomic_int_get(&m->armed), last = f->flags & FF_STALE_LAST;
+    bool armed = g_atomic_int_get(&d->armed), last = f->flags & FF_STALE_LAST;
 
-    if (g_atomic_int_get(&m->frozen) || (r->prepared ? !armed : last)) {
+    if (g_atomic_int_get(&d->final) || (r->prepared ? !armed : last)) {
         return protocol_error(r, f, "it was not expected now");
     }
-    if (!end_rounds(m)) {
+    if (!end_rounds(d)) {
         return protocol_error(r, f, "pages of a round are still on their way");
     }
     if (f->n_pages > FF_STALE_MAX_RUNS || f->length != f->n_pages * sizeof(FfStaleRun)) {
@@ -246,32 +255,32 @@ static int take_stale(Reader *r, FfFrame *f)
         rc = check_stale(r, f, runs);
     }
     if (rc == 0) {
-        rc = ff_dest_stale(m, runs, f->n_pages, armed);
+        rc = ff_dest_stale(d, runs, f->n_pages, armed);
     }
     if (rc == 0 && last) {
-        freeze(m);
+        freeze(d);
     }
     if (rc == 0 && f->flags & FF_STALE_TELL) {
         FfFrame ready = ff_frame(FF_FRAME_READY, 0);
         ready.page = 1;
-        rc = ff_channel_send(m->main, ready, NULL, true);
+        rc = ff_channel_send(d->conn->main, ready, NULL, true);
     }
     return rc;
 }
 
 static int take_prepare(Reader *r, FfFrame *f)
 {
-    if (r->prepared || g_atomic_int_get(&r->m->frozen)) {
+    if (r->prepared || g_atomic_int_get(&r->d->final)) {
         return protocol_error(r, f, "it came already");
     }
-    if (!end_rounds(r->m)) {
+    if (!end_rounds(r->d)) {
         return protocol_error(r, f, "pages of a round are still on their way");
     }
     r->prepared = true;
     ff_priority_urgent(); /* the guest stands still, until GRANT */
     /* Observer: the coordinator, after the event. */
-    r->m->whole = f->flags & FF_PREPARE_WHOLE;
-    ff_m_event(r->m, FF_EV_PREPARE);
+    r->d->conn->complete_at_grant = f->flags & FF_PREPARE_WHOLE;
+    ff_control_event(r->d->control, FF_EV_PREPARE);
     return 0;
 }
 
@@ -284,7 +293,7 @@ static int read_device(Reader *r, FfFrame *f, size_t *bytes)
     if (ff_frame_check_device(f, &why) < 0) {
         return protocol_error(r, f, why);
     }
-    if (packed && !(r->m->peer_features & FF_FEATURE_PACKED_DEVICE)) {
+    if (packed && !(r->d->conn->peer_features & FF_FEATURE_PACKED_DEVICE)) {
         return protocol_error(r, f, "compressed device state was not agreed on");
     }
     *bytes = packed ? f->page : f->length;
@@ -293,17 +302,17 @@ static int read_device(Reader *r, FfFrame *f, size_t *bytes)
 
 static int take_device(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     uint8_t *data = r->buf;
     const char *why;
     size_t bytes;
 
     /* An engine that has adopted a loaded guest has not heard SHUT, and has no way to QEMU. */
-    if (!g_atomic_int_get(&m->frozen) || ff_m_events(m) & FF_EV_SHUT ||
-        ff_journal_phase(m->cfg.state) != FF_PHASE_LOADING) {
+    if (!g_atomic_int_get(&d->final) || ff_control_events(d->control) & FF_EV_SHUT ||
+        ff_journal_phase(d->cfg->state) != FF_PHASE_LOADING) {
         return protocol_error(r, f, "no device state is expected now");
     }
-    if (ff_counted(m->device_queued) + f->length > DEVICE_QUEUE_MAX) {
+    if (ff_counted(d->device_queued) + f->length > DEVICE_QUEUE_MAX) {
         return protocol_error(r, f, "more device state than QEMU takes");
     }
     int rc = read_device(r, f, &bytes);
@@ -311,32 +320,32 @@ static int take_device(Reader *r, FfFrame *f)
         return rc;
     }
     if (f->flags & FF_DEVICE_DELTA) {
-        if (!m->device_base) {
+        if (!d->device_base) {
             return protocol_error(r, f, "a delta without a base");
         }
         /* Behind it in the buffer, which has room for both. */
         data += FF_RUN_MAX_BYTES;
-        if (ff_delta_decode(m->device_base, r->buf, bytes, data, f->n_pages, &why) < 0) {
+        if (ff_delta_decode(d->device_base, r->buf, bytes, data, f->n_pages, &why) < 0) {
             return protocol_error(r, f, why);
         }
         bytes = f->n_pages;
     }
-    ff_dest_feed(m, data, bytes);
-    ff_count(m->stats.device_bytes, bytes);
-    ff_count(m->stats.device_wire, f->length);
-    ff_m_copy_device(m, data, bytes);
+    ff_dest_feed(d, data, bytes);
+    ff_count(d->stats->device_bytes, bytes);
+    ff_count(d->stats->device_wire, f->length);
+    ff_device_copy_write(d->copy, data, bytes);
     return 0;
 }
 
 static int take_base(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     size_t bytes;
 
-    if (!(m->peer_features & FF_FEATURE_DELTA_DEVICE)) {
+    if (!(d->conn->peer_features & FF_FEATURE_DELTA_DEVICE)) {
         return protocol_error(r, f, "it was not agreed on");
     }
-    if (r->prepared || g_atomic_int_get(&m->frozen)) {
+    if (r->prepared || g_atomic_int_get(&d->final)) {
         return protocol_error(r, f, "it was not expected now");
     }
     if (f->flags & FF_DEVICE_DELTA) {
@@ -346,48 +355,49 @@ static int take_base(Reader *r, FfFrame *f)
     if (rc < 0) {
         return rc;
     }
-    if (!m->device_base) {
-        m->device_base = ff_delta_new();
+    if (!d->device_base) {
+        d->device_base = ff_delta_new();
     }
-    return ff_delta_add(m->device_base, r->buf, bytes)
+    return ff_delta_add(d->device_base, r->buf, bytes)
                ? 0
                : protocol_error(r, f, "no whole pages, or more than a base may have");
 }
 
 static int take_grant(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
     char text[32] = "";
 
     /* LOADED is stored before it is sent: an honest grant finds it. */
-    if (ff_journal_phase(m->cfg.state) != FF_PHASE_LOADED || ff_m_events(m) & FF_EV_GRANT) {
+    if (ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED ||
+        ff_control_events(d->control) & FF_EV_GRANT) {
         return protocol_error(r, f, "nothing was loaded that could be granted");
     }
     int rc = ff_channel_read_all(r->ch, text, f->length, -1);
     if (rc < 0) {
         return rc;
     }
-    ff_mutex_lock(&m->lock);
-    m->granted_state = g_strdup(text);
-    ff_mutex_unlock(&m->lock);
-    ff_m_event(m, FF_EV_GRANT);
-    g_clear_pointer(&m->device_base, ff_delta_free);
+    ff_mutex_lock(&d->control->lock);
+    d->granted_state = g_strdup(text);
+    ff_mutex_unlock(&d->control->lock);
+    ff_control_event(d->control, FF_EV_GRANT);
+    g_clear_pointer(&d->device_base, ff_delta_free);
     ff_priority_bulk();
     return 0;
 }
 
 static int take_shared(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
 
-    ff_mutex_lock(&m->lock);
-    bool ok = ff_dest_agreed_locked(m);
-    m->channel_shared = ok;
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&d->control->lock);
+    bool ok = ff_conn_agreed_locked(d->conn);
+    d->conn->urgent_shared = ok;
+    ff_mutex_unlock(&d->control->lock);
     if (!ok) {
         return protocol_error(r, f, "the channels were agreed on already");
     }
-    ff_m_event(m, FF_EV_CHANNEL);
+    ff_control_event(d->control, FF_EV_CHANNEL);
     return 0;
 }
 
@@ -397,8 +407,8 @@ static int take_abort(Reader *r, FfFrame *f)
     int rc = ff_channel_read_all(r->ch, text, f->length, -1);
 
     if (rc == 0) {
-        ff_m_event(r->m, FF_EV_ABORTED);
-        ff_m_dead(r->m, "the source gave up: %s", ff_peer_text(text));
+        ff_control_event(r->d->control, FF_EV_ABORTED);
+        ff_control_dead(r->d->control, "the source gave up: %s", ff_peer_text(text));
     }
     return rc < 0 ? rc : -ECANCELED;
 }
@@ -406,31 +416,31 @@ static int take_abort(Reader *r, FfFrame *f)
 /* The answer to DONE. Nothing more is read: the source waits for the end of the connection. */
 static int take_finished(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
 
-    ff_mutex_lock(&m->lock);
-    bool ok = m->given && m->events & FF_EV_ALL;
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&d->control->lock);
+    bool ok = d->control->granted && d->control->events & FF_EV_ALL;
+    ff_mutex_unlock(&d->control->lock);
     if (!ok) {
         return protocol_error(r, f, "the migration is not over");
     }
-    ff_m_event(m, FF_EV_FINISHED);
+    ff_control_event(d->control, FF_EV_FINISHED);
     return -ECANCELED;
 }
 
 /* END: nothing more comes from bulk. What is missing now must be on the urgent channel's way. */
 static int dispatch(Reader *r, FfFrame *f)
 {
-    FfMigration *m = r->m;
+    FfDestination *d = r->d;
 
     if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO) {
         return take_run(r, f);
     }
-    if (f->type == FF_FRAME_PACKED && m->peer_features & FF_FEATURE_ZSTD &&
+    if (f->type == FF_FRAME_PACKED && d->conn->peer_features & FF_FEATURE_ZSTD &&
         r->index != FF_INDEX_URGENT) {
         return take_run(r, f);
     }
-    if (f->type == FF_FRAME_ROUND && m->peer_features & FF_FEATURE_ROUNDS &&
+    if (f->type == FF_FRAME_ROUND && d->conn->peer_features & FF_FEATURE_ROUNDS &&
         r->index != FF_INDEX_URGENT) {
         return take_round(r, f);
     }
@@ -441,9 +451,9 @@ static int dispatch(Reader *r, FfFrame *f)
         return f->type == FF_FRAME_END ? 0
                                        : protocol_error(r, f, "only pages belong on this channel");
     }
-    if (f->type == FF_FRAME_PAUSED && m->peer_features & FF_FEATURE_ALIVE) {
-        ff_m_event(m, FF_EV_PAUSE);
-        ff_m_dead(m, "Postcopy migration is paused by the user of the source");
+    if (f->type == FF_FRAME_PAUSED && d->conn->peer_features & FF_FEATURE_ALIVE) {
+        ff_control_event(d->control, FF_EV_PAUSE);
+        ff_control_dead(d->control, "Postcopy migration is paused by the user of the source");
         return -ECANCELED;
     }
     switch (f->type) {
@@ -479,7 +489,7 @@ static void read_frames(Reader *r)
     r->buf =
         mmap(NULL, FF_FRAME_MAX_DATA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (r->buf == MAP_FAILED) {
-        ff_m_dead(r->m, "no memory for a receive buffer: %s", g_strerror(errno));
+        ff_control_dead(r->d->control, "no memory for a receive buffer: %s", g_strerror(errno));
         return;
     }
     do {
@@ -487,9 +497,9 @@ static void read_frames(Reader *r)
         rc = ff_channel_read_frame(r->ch, &f, -1, &why);
     } while (rc == 0 && (rc = dispatch(r, &f)) == 0);
     if (why) {
-        ff_m_dead(r->m, "the source sent %s: protocol error", why);
+        ff_control_dead(r->d->control, "the source sent %s: protocol error", why);
     } else if (rc != -ECANCELED) {
-        ff_m_lost(r->m, r->ch, rc);
+        ff_conn_lost(r->d->conn, r->ch, rc);
     }
     munmap(r->buf, FF_FRAME_MAX_DATA);
     g_free(r->packed);
@@ -498,19 +508,19 @@ static void read_frames(Reader *r)
 
 gpointer ff_dest_main_reader(gpointer p)
 {
-    FfMigration *m = p;
-    Reader r = {.m = m, .ch = m->main, .index = FF_INDEX_MAIN};
+    FfDestination *d = p;
+    Reader r = {.d = d, .ch = d->conn->main, .index = FF_INDEX_MAIN};
 
     ff_priority_bulk();
     read_frames(&r);
-    ff_m_event(m, FF_EV_MAIN_ENDED);
+    ff_control_event(d->control, FF_EV_MAIN_ENDED);
     return NULL;
 }
 
 gpointer ff_dest_urgent_reader(gpointer p)
 {
-    FfMigration *m = p;
-    Reader r = {.m = m, .ch = m->urgent, .index = FF_INDEX_URGENT};
+    FfDestination *d = p;
+    Reader r = {.d = d, .ch = d->conn->urgent, .index = FF_INDEX_URGENT};
 
     ff_priority_urgent();
     ff_channel_read_ahead(r.ch, READ_AHEAD);
@@ -518,10 +528,10 @@ gpointer ff_dest_urgent_reader(gpointer p)
     return NULL;
 }
 
-gpointer ff_dest_extra_reader(gpointer p)
+gpointer ff_dest_bulk_reader(gpointer p)
 {
-    FfExtra *x = p;
-    Reader r = {.m = x->m, .ch = x->ch, .index = x->index};
+    FfBulkChannel *x = p;
+    Reader r = {.d = x->side, .ch = x->ch, .index = x->index};
 
     ff_priority_bulk();
     read_frames(&r);

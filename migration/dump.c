@@ -38,10 +38,10 @@ struct FfDump {
  * memory; then what still has data. */
 static void fill_held(FfMigration *m, HeldBlock *h, const FfBlock *b)
 {
-    bool source = m->cfg.role == FF_ROLE_SOURCE, all = source && !g_atomic_int_get(&m->released);
+    bool receives = m->side->receives, all = !receives && !g_atomic_int_get(&m->ram.released);
 
     ff_bitmap_init(&h->held, b->n_pages, all);
-    if (!source) {
+    if (receives) {
         for (uint64_t i = 0; i < ff_bitmap_words(b->n_pages); i++) {
             h->held.words[i] = __atomic_load_n(&b->bitmap.words[i], __ATOMIC_ACQUIRE);
         }
@@ -81,19 +81,18 @@ static void describe(FfDump *d, FfMigration *m)
     g_autofree char *when = g_date_time_format_iso8601(now);
     g_autofree char *run_state = g_strndup(s->run_state, sizeof(s->run_state));
 
-    for (unsigned i = 0; i < sizeof(m->session); i++) {
-        g_string_append_printf(session, "%02x", m->session[i]);
+    for (unsigned i = 0; i < sizeof(m->conn.session); i++) {
+        g_string_append_printf(session, "%02x", m->conn.session[i]);
     }
     g_key_file_set_integer(d->about, "dump", "format", FORMAT);
     g_key_file_set_string(d->about, "dump", "written", when);
-    g_key_file_set_string(d->about, "dump", "role",
-                          m->cfg.role == FF_ROLE_SOURCE ? "source" : "destination");
+    g_key_file_set_string(d->about, "dump", "role", m->side->name);
     g_key_file_set_string(d->about, "dump", "session", session->str);
     g_key_file_set_uint64(d->about, "dump", "epoch", s->epoch);
     g_key_file_set_string(d->about, "dump", "phase", phases[MIN(s->phase, FF_PHASE_DEAD)]);
     g_key_file_set_string(d->about, "dump", "run-right", rights[MIN(s->run_right, FF_RUN_GIVEN)]);
     g_key_file_set_string(d->about, "dump", "run-state", run_state);
-    g_key_file_set_integer(d->about, "dump", "blocks", m->n_blocks);
+    g_key_file_set_integer(d->about, "dump", "blocks", m->ram.n_blocks);
     if (d->device_fd >= 0) {
         g_key_file_set_string(d->about, "dump", "device-state", "device-state");
     }
@@ -101,13 +100,13 @@ static void describe(FfDump *d, FfMigration *m)
 
 FfDump *ff_dump_new(FfMigration *m, GError **error)
 {
-    ff_mutex_lock(&m->lock);
-    bool paused = m->status == FF_STATUS_POSTCOPY_PAUSED;
+    ff_mutex_lock(&m->control->lock);
+    bool paused = m->control->status == FF_STATUS_POSTCOPY_PAUSED;
     /* A new engine says that it is paused before it has found what was received. */
-    bool known = m->n_blocks && (m->cfg.role == FF_ROLE_SOURCE || m->bitmaps_map);
-    int copy = ff_m_device_copy(m);
+    bool known = m->ram.n_blocks && (!m->side->receives || m->ram.received);
+    int copy = ff_device_copy_fd_locked(&m->copy);
     int device = copy >= 0 ? fcntl(copy, F_DUPFD_CLOEXEC, 0) : -1;
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&m->control->lock);
     if (!paused || !known) {
         if (device >= 0) {
             close(device);
@@ -118,11 +117,11 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     }
     FfDump *d = g_new0(FfDump, 1);
     d->about = g_key_file_new();
-    d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->n_blocks);
+    d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->ram.n_blocks);
     d->device_fd = device;
     describe(d, m);
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        const FfBlock *b = &m->blocks[i];
+    for (unsigned i = 0; i < m->ram.n_blocks; i++) {
+        const FfBlock *b = &m->ram.blocks[i];
         HeldBlock h = {.info = b->info};
         h.info.id = g_strdup(b->info.id);
         h.info.memfd = fcntl(b->info.memfd, F_DUPFD_CLOEXEC, 0);

@@ -6,19 +6,19 @@
  *
  * Threads: the coordinator.
  */
-#include "migration/internal.h"
+#include "migration/fingerprint.h"
 
 #include <string.h>
 #include <unistd.h>
 
 #include "migration/zero.h"
 
-static bool wanted(const FfMigration *m)
+static bool wanted(const FfSource *s)
 {
     const char *value = g_getenv("FARFAULT_DEBUG_HASH");
 
     /* Pages that are released are holes at the end. */
-    return value && *value && strcmp(value, "0") && !m->cfg.release_ram;
+    return value && *value && strcmp(value, "0") && !s->cfg->release_ram;
 }
 
 /* Each word counts with its place, zeros count nothing: a hole and a zero page are the same. */
@@ -53,10 +53,10 @@ static uint64_t *hash_block(const FfBlock *b)
     return hashes;
 }
 
-void ff_fingerprint_take(FfMigration *m)
+void ff_fingerprint_take(FfSource *s)
 {
-    for (unsigned i = 0; wanted(m) && i < m->n_blocks; i++) {
-        FfBlock *b = &m->blocks[i];
+    for (unsigned i = 0; wanted(s) && i < s->ram->n_blocks; i++) {
+        FfBlock *b = &s->ram->blocks[i];
         if (!b->fingerprint) {
             b->fingerprint = hash_block(b);
         }
@@ -78,15 +78,15 @@ static uint64_t count_changed(const FfBlock *b, uint64_t *first)
     return n;
 }
 
-void ff_fingerprint_check(FfMigration *m)
+void ff_fingerprint_check(FfSource *s)
 {
     bool equal = true;
 
-    if (!wanted(m)) {
+    if (!wanted(s)) {
         return;
     }
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        const FfBlock *b = &m->blocks[i];
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        const FfBlock *b = &s->ram->blocks[i];
         uint64_t first = 0, n = count_changed(b, &first);
         if (n) {
             g_message("RAM at stop and at the end: DIFFERENT: %" G_GUINT64_FORMAT

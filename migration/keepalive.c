@@ -18,7 +18,7 @@
  * Thread: one per connection; starts when both sides have greeted, joined before a channel is
  * freed. It takes FfMigration.lock for the moment in which it looks which channels there are.
  */
-#include "migration/internal.h"
+#include "migration/keepalive.h"
 
 #include <errno.h>
 #include <string.h>
@@ -28,11 +28,15 @@
 #define LOOKS_MIN 8
 
 /* Main and urgent, then the further ones. On those only the source speaks. */
-#define CHANNELS (2 + FF_MAX_EXTRA)
+#define CHANNELS (2 + FF_MAX_BULK)
 #define BOTH_WAYS 2
 
 typedef struct {
-    FfChannel *ch[CHANNELS]; /* NULL: there is none */
+    FfConnection *conn;
+    const FfRam *ram;
+    const FfStats *stats;
+    const gint *guest_stopped; /* can be NULL */
+    FfChannel *ch[CHANNELS];   /* NULL: there is none */
     uint64_t received[CHANNELS];
     unsigned silent[CHANNELS]; /* looks without a byte */
     unsigned mute[CHANNELS];   /* looks at which nothing could be said */
@@ -40,110 +44,69 @@ typedef struct {
     unsigned stuck;            /* looks without any, the guest standing still */
 } Look;
 
-FfChannel *ff_m_channel_new(FfMigration *m, int fd, FfChannelKind kind)
+static unsigned look_ms(const FfConnection *conn)
 {
-    FfChannel *ch = ff_channel_new(fd, kind);
-
-    ff_channel_set_deadline(ch, m->cfg.peer_timeout_ms);
-    return ch;
-}
-
-static unsigned look_ms(const FfMigration *m)
-{
-    return CLAMP(m->cfg.peer_timeout_ms / LOOKS_MIN, 1, LOOK_MS);
-}
-
-static const char *peer_name(const FfMigration *m)
-{
-    return m->cfg.role == FF_ROLE_SOURCE ? "destination" : "source";
-}
-
-static const char *where(FfMigration *m, const FfChannel *ch)
-{
-    ff_mutex_lock(&m->lock);
-    const char *name = !ch || ch == m->main ? ""
-                       : ch == m->urgent    ? " on the urgent channel"
-                                            : " on a bulk channel";
-    ff_mutex_unlock(&m->lock);
-    return name;
-}
-
-static void is_gone(FfMigration *m, const FfChannel *ch)
-{
-    ff_m_dead(m, "nothing came from the %s for %u ms%s: it hangs, or the network does",
-              peer_name(m), m->cfg.peer_timeout_ms, where(m, ch));
-}
-
-void ff_m_lost(FfMigration *m, const FfChannel *ch, int rc)
-{
-    if (rc == -ETIMEDOUT && m->cfg.peer_timeout_ms) {
-        is_gone(m, ch); /* the kernel has looked first (TCP_USER_TIMEOUT) */
-    } else {
-        ff_m_dead(m, "lost the connection to the %s%s: %s", peer_name(m), where(m, ch),
-                  rc == -EPIPE ? "the peer closed it"
-                  : ch         ? ff_channel_strerror(ch, rc)
-                               : g_strerror(-rc));
-    }
+    return CLAMP(conn->cfg->peer_timeout_ms / LOOKS_MIN, 1, LOOK_MS);
 }
 
 /* FALSE: it is time to end. */
-static bool wait_for_look(FfMigration *m, Look *p, int64_t next_us)
+static bool wait_for_look(Look *p, int64_t next_us)
 {
-    ff_mutex_lock(&m->lock);
-    while (!m->keepalive_stop && g_get_monotonic_time() < next_us) {
-        ff_cond_wait_until(&m->changed, &m->lock, next_us);
+    ff_mutex_lock(&p->conn->control->lock);
+    while (!p->conn->keepalive_stop && g_get_monotonic_time() < next_us) {
+        ff_cond_wait_until(&p->conn->control->changed, &p->conn->control->lock, next_us);
     }
-    p->ch[FF_CHANNEL_MAIN] = m->main;
-    p->ch[FF_CHANNEL_URGENT] = m->urgent;
-    for (unsigned i = 0; i < FF_MAX_EXTRA; i++) {
-        p->ch[BOTH_WAYS + i] = i < m->n_extra ? m->extra[i].ch : NULL;
+    p->ch[FF_CHANNEL_MAIN] = p->conn->main;
+    p->ch[FF_CHANNEL_URGENT] = p->conn->urgent;
+    for (unsigned i = 0; i < FF_MAX_BULK; i++) {
+        p->ch[BOTH_WAYS + i] = i < p->conn->n_bulk ? p->conn->bulk[i].ch : NULL;
     }
-    bool go_on = !m->keepalive_stop;
-    ff_mutex_unlock(&m->lock);
+    bool go_on = !p->conn->keepalive_stop;
+    ff_mutex_unlock(&p->conn->control->lock);
     return go_on;
 }
 
 /* TRUE: nothing came on channel I for too long. */
-static bool is_silent(FfMigration *m, Look *p, unsigned i)
+static bool is_silent(Look *p, unsigned i)
 {
     uint64_t received = ff_channel_received(p->ch[i]);
 
     p->silent[i] = received == p->received[i] ? p->silent[i] + 1 : 0;
     p->received[i] = received;
-    return p->silent[i] * look_ms(m) >= m->cfg.peer_timeout_ms;
+    return p->silent[i] * look_ms(p->conn) >= p->conn->cfg->peer_timeout_ms;
 }
 
-static void say_alive(FfMigration *m, Look *p, unsigned i)
+static void say_alive(Look *p, unsigned i)
 {
     int rc = ff_channel_try_send(p->ch[i], ff_frame(FF_FRAME_ALIVE, 0));
 
     p->mute[i] = rc < 0 ? p->mute[i] + 1 : 0;
     if (p->mute[i] > 1) {
-        ff_m_lost(m, p->ch[i], rc);
+        ff_conn_lost(p->conn, p->ch[i], rc);
     }
 }
 
-static uint64_t progress(FfMigration *m)
+static uint64_t progress(const Look *p)
 {
-    return ff_counted(m->done_pages) + ff_counted(m->stats.device_bytes) +
-           ff_counted(m->stats.requests);
+    return ff_counted(p->ram->done_pages) + ff_counted(p->stats->device_bytes) +
+           ff_counted(p->stats->requests);
 }
 
 /* TRUE: the guest stands still, and nothing has moved for too long. */
-static bool is_stuck(FfMigration *m, Look *p)
+static bool is_stuck(Look *p)
 {
-    uint64_t now = progress(m);
+    uint64_t now = progress(p);
 
-    ff_mutex_lock(&m->lock);
-    bool waits = m->cfg.role == FF_ROLE_SOURCE && m->status == FF_STATUS_DEVICE &&
-                 !(m->events & FF_EV_LOADED);
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&p->conn->control->lock);
+    bool waits = p->guest_stopped && p->conn->control->status == FF_STATUS_DEVICE &&
+                 !(p->conn->control->events & FF_EV_LOADED);
+    ff_mutex_unlock(&p->conn->control->lock);
     p->stuck = waits && now == p->progress ? p->stuck + 1 : 0;
     p->progress = now;
-    return p->stuck * look_ms(m) >= m->cfg.peer_timeout_ms;
+    return p->stuck * look_ms(p->conn) >= p->conn->cfg->peer_timeout_ms;
 }
 
-static void end_connection(FfMigration *m, const Look *p)
+static void end_connection(const Look *p)
 {
     for (unsigned i = 0; i < CHANNELS; i++) {
         if (p->ch[i]) {
@@ -153,27 +116,28 @@ static void end_connection(FfMigration *m, const Look *p)
 }
 
 /* FALSE: the connection is over. */
-static bool look(FfMigration *m, Look *p)
+static bool look(Look *p)
 {
-    bool source = m->cfg.role == FF_ROLE_SOURCE;
+    bool source = p->guest_stopped;
     /* Before the guest is stopped nobody reads the urgent channel at the source. */
-    unsigned heard = !source ? CHANNELS : g_atomic_int_get(&m->frozen) ? BOTH_WAYS : 1;
+    unsigned heard = !source ? CHANNELS : g_atomic_int_get(p->guest_stopped) ? BOTH_WAYS : 1;
 
     for (unsigned i = 0; i < CHANNELS; i++) {
         bool hears = i < heard, speaks = source || i < BOTH_WAYS;
-        if (p->ch[i] && hears && is_silent(m, p, i)) {
-            is_gone(m, p->ch[i]);
-            end_connection(m, p);
+        if (p->ch[i] && hears && is_silent(p, i)) {
+            ff_conn_silent(p->conn, p->ch[i]);
+            end_connection(p);
             return false;
         }
         if (p->ch[i] && speaks) {
-            say_alive(m, p, i);
+            say_alive(p, i);
         }
     }
-    if (is_stuck(m, p)) {
+    if (is_stuck(p)) {
         /* The channels stay: the destination is to be told. */
-        ff_m_dead(m, "the destination's QEMU has not loaded the device state for %u ms",
-                  m->cfg.peer_timeout_ms);
+        ff_control_dead(p->conn->control,
+                        "the destination's QEMU has not loaded the device state for %u ms",
+                        p->conn->cfg->peer_timeout_ms);
         p->stuck = 0;
     }
     return true;
@@ -181,32 +145,34 @@ static bool look(FfMigration *m, Look *p)
 
 static gpointer keep_alive(gpointer data)
 {
-    FfMigration *m = data;
-    Look p = {0};
+    g_autofree Look *p = data;
     int64_t next = g_get_monotonic_time();
 
     do {
-        next = MAX(next, g_get_monotonic_time()) + look_ms(m) * 1000LL;
-    } while (wait_for_look(m, &p, next) && look(m, &p));
+        next = MAX(next, g_get_monotonic_time()) + look_ms(p->conn) * 1000LL;
+    } while (wait_for_look(p, next) && look(p));
     return NULL;
 }
 
-void ff_keepalive_start(FfMigration *m)
+void ff_keepalive_start(FfConnection *conn, const FfRam *ram, const FfStats *stats,
+                        const gint *guest_stopped)
 {
-    if (!m->cfg.peer_timeout_ms || !(m->peer_features & FF_FEATURE_ALIVE)) {
+    if (!conn->cfg->peer_timeout_ms || !(conn->peer_features & FF_FEATURE_ALIVE)) {
         return; /* what TCP does by itself has to do */
     }
-    ff_mutex_lock(&m->lock);
-    m->keepalive_stop = false;
-    ff_mutex_unlock(&m->lock);
-    m->keepalive = g_thread_new("ff-keepalive", keep_alive, m);
+    Look *p = g_new0(Look, 1);
+    *p = (Look){.conn = conn, .ram = ram, .stats = stats, .guest_stopped = guest_stopped};
+    ff_mutex_lock(&conn->control->lock);
+    conn->keepalive_stop = false;
+    ff_mutex_unlock(&conn->control->lock);
+    conn->keepalive = g_thread_new("ff-keepalive", keep_alive, p);
 }
 
-void ff_keepalive_end(FfMigration *m)
+void ff_keepalive_end(FfConnection *conn)
 {
-    ff_mutex_lock(&m->lock);
-    m->keepalive_stop = true;
-    ff_cond_broadcast(&m->changed);
-    ff_mutex_unlock(&m->lock);
-    ff_m_join(&m->keepalive);
+    ff_mutex_lock(&conn->control->lock);
+    conn->keepalive_stop = true;
+    ff_cond_broadcast(&conn->control->changed);
+    ff_mutex_unlock(&conn->control->lock);
+    ff_control_join(&conn->keepalive);
 }

@@ -23,6 +23,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "fault/fault.h"
+#include "migration/source-bulk.h"
+#include "migration/source-send.h"
+#include "net/priority.h"
+
 /* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
 #define TRIAL_RUNS 32
 /* Nothing is sent or awaited any more. */
@@ -30,24 +35,24 @@
 
 struct FfRounds {
     const FfPiece *pieces;
-    bool (*over)(FfMigration *m);
-    unsigned n_senders;      /* on further connections; 0: the main one carries all */
-    unsigned runs;           /* coordinator; that it has sent ... */
-    uint64_t bytes;          /* ... bytes on the main connection, and saved there ... */
-    int64_t us;              /* ... and the time that it took, without waits for the rate limit */
-    FfPacking packing;       /* coordinator */
-    uint64_t saved;          /* atomic; by compression */
-    int64_t next_us;         /* lock; nothing is sent before, by the rate limit */
-    unsigned first, end;     /* lock; the pieces of the window that is open; equal: none */
-    unsigned window;         /* lock; counts them */
-    unsigned busy;           /* lock; senders that have claimed, or are about to */
-    bool narrow;             /* lock; the link is the limit, or that is not known yet */
-    bool quit;               /* lock; the senders are to end */
-    bool used[FF_MAX_EXTRA]; /* lock; carried pages of this round */
+    bool (*over)(FfSource *s);
+    unsigned n_senders;     /* on further connections; 0: the main one carries all */
+    unsigned runs;          /* coordinator; that it has sent ... */
+    uint64_t bytes;         /* ... bytes on the main connection, and saved there ... */
+    int64_t us;             /* ... and the time that it took, without waits for the rate limit */
+    FfPacking packing;      /* coordinator */
+    uint64_t saved;         /* atomic; by compression */
+    FfPace pace;            /* of all senders */
+    unsigned first, end;    /* lock; the pieces of the window that is open; equal: none */
+    unsigned window;        /* lock; counts them */
+    unsigned busy;          /* lock; senders that have claimed, or are about to */
+    bool link_bound;        /* lock; the link is the limit, or that is not known yet */
+    bool quit;              /* lock; the senders are to end */
+    bool used[FF_MAX_BULK]; /* lock; carried pages of this round */
 };
 
 typedef struct {
-    FfMigration *m;
+    FfSource *s;
     FfRounds *r;
     FfChannel *ch;
     unsigned number;    /* among the further ones, from 0 on */
@@ -62,66 +67,47 @@ typedef struct {
 
 /* ---- the rate limit ----------------------------------------------------------------------- */
 
-/* A new limit counts at once. */
-void ff_rounds_pace(FfMigration *m)
+/* The switch, too, lets a sender go on. */
+static void pace(FfSource *s)
 {
-    FfRounds *r = m->rounds;
-
-    ff_mutex_lock(&m->lock);
-    uint64_t limit = m->cfg.max_bandwidth;
-    while (limit && !r->quit && r->next_us > g_get_monotonic_time() &&
-           !(m->events & (ENDED | FF_EV_WANT_POSTCOPY))) {
-        ff_cond_wait_until(&m->changed, &m->lock, r->next_us);
-        if (m->cfg.max_bandwidth != limit) {
-            r->next_us = 0;
-            limit = m->cfg.max_bandwidth;
-        }
-    }
-    ff_mutex_unlock(&m->lock);
+    ff_pace_wait(&s->rounds->pace, ENDED | FF_EV_WANT_POSTCOPY);
 }
 
-void ff_rounds_charge(FfMigration *m, uint64_t bytes)
+FfPace *ff_rounds_pace(FfSource *s)
 {
-    FfRounds *r = m->rounds;
-
-    ff_mutex_lock(&m->lock);
-    if (m->cfg.max_bandwidth) {
-        int64_t now = g_get_monotonic_time();
-        r->next_us = MAX(r->next_us, now) + bytes * G_USEC_PER_SEC / m->cfg.max_bandwidth;
-    }
-    ff_mutex_unlock(&m->lock);
+    return &s->rounds->pace;
 }
 
-uint64_t ff_rounds_bytes(const FfMigration *m)
+uint64_t ff_rounds_bytes(const FfSource *s)
 {
-    uint64_t bytes = ff_channel_bytes(m->main);
+    uint64_t bytes = ff_channel_bytes(s->conn->main);
 
-    for (unsigned i = 0; i < m->n_extra; i++) {
-        bytes += ff_channel_bytes(m->extra[i].ch);
+    for (unsigned i = 0; i < s->conn->n_bulk; i++) {
+        bytes += ff_channel_bytes(s->conn->bulk[i].ch);
     }
     return bytes;
 }
 
-uint64_t ff_rounds_saved(const FfMigration *m)
+uint64_t ff_rounds_saved(const FfSource *s)
 {
-    return ff_counted(m->rounds->saved);
+    return ff_counted(s->rounds->saved);
 }
 
-uint64_t ff_rounds_main(const FfMigration *m, int64_t *us)
+uint64_t ff_rounds_main(const FfSource *s, int64_t *us)
 {
-    *us = m->rounds->us;
-    return m->rounds->bytes;
+    *us = s->rounds->us;
+    return s->rounds->bytes;
 }
 
-static int send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
+static int send_run(FfSource *s, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
                     uint64_t n)
 {
     uint64_t before = ff_channel_bytes(ch);
 
-    ff_source_decide_packing(m, ch, pk);
-    int rc = ff_source_send_run(m, ch, pk, block, first, n, false);
-    ff_rounds_charge(m, ff_channel_bytes(ch) - before);
-    ff_count(m->rounds->saved, pk->saved);
+    ff_source_decide_packing(s, ch, pk);
+    int rc = ff_source_send_run(s, ch, pk, block, first, n);
+    ff_pace_charge(&s->rounds->pace, ff_channel_bytes(ch) - before);
+    ff_count(s->rounds->saved, pk->saved);
     return rc;
 }
 
@@ -137,21 +123,21 @@ static bool may_send_locked(const Sender *k)
 {
     const FfRounds *r = k->r;
 
-    return r->first < r->end && r->window != k->exhausted && !r->narrow &&
-           k->m->settled[FF_INDEX_MAIN] == k->m->asked[FF_INDEX_MAIN];
+    return r->first < r->end && r->window != k->exhausted && !r->link_bound &&
+           k->s->answered[FF_INDEX_MAIN] == k->s->asked[FF_INDEX_MAIN];
 }
 
 /* FALSE: there will be none any more. */
 static bool await_window(Sender *k)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
     bool ended;
 
-    ff_mutex_lock(&m->lock);
-    while (!(ended = k->r->quit || m->events & ENDED) && !may_send_locked(k)) {
-        ff_cond_wait(&m->changed, &m->lock);
+    ff_mutex_lock(&s->control->lock);
+    while (!(ended = k->r->quit || s->control->events & ENDED) && !may_send_locked(k)) {
+        ff_cond_wait(&s->control->changed, &s->control->lock);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
     return !ended;
 }
 
@@ -172,16 +158,16 @@ static void set_out_locked(Sender *k)
         bytes -= r->pieces[k->first + k->at].len;
     }
     const FfPiece *piece = &r->pieces[k->first + k->at];
-    k->page = bytes / k->m->blocks[piece->file].info.page_size;
+    k->page = bytes / k->s->ram->blocks[piece->file].info.page_size;
     k->looked = 0;
 }
 
 /* FALSE: the window was closed meanwhile. */
 static bool enter(Sender *k)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
 
-    ff_mutex_lock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
     bool open = !k->r->quit && may_send_locked(k);
     if (open) {
         k->r->busy++;
@@ -189,21 +175,21 @@ static bool enter(Sender *k)
             set_out_locked(k);
         }
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
     return open;
 }
 
 /* SENT: something went over its connection. */
 static void leave(Sender *k, bool sent)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
 
-    ff_mutex_lock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
     k->r->used[k->number] |= sent;
     if (--k->r->busy == 0 && k->r->first == k->r->end) {
-        ff_cond_broadcast(&m->changed);
+        ff_cond_broadcast(&s->control->changed);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
 }
 
 /* The next run, around to where it set out. 0: nothing is left. */
@@ -211,7 +197,7 @@ static uint64_t claim(Sender *k, unsigned *block, uint64_t *first)
 {
     for (; k->looked <= k->n; k->looked++) {
         const FfPiece *piece = &k->r->pieces[k->first + k->at];
-        FfBlock *b = &k->m->blocks[piece->file];
+        FfBlock *b = &k->s->ram->blocks[piece->file];
         uint64_t ps = b->info.page_size, begin = piece->offset / ps;
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, begin + k->page, begin + piece->len / ps,
                                          longest(b), first);
@@ -237,19 +223,19 @@ static int send_next(Sender *k, bool *sent)
         k->exhausted = k->window;
         return 0;
     }
-    return send_run(k->m, k->ch, &k->packing, block, first, n);
+    return send_run(k->s, k->ch, &k->packing, block, first, n);
 }
 
 static gpointer send_further(gpointer p)
 {
-    FfExtra *x = p;
-    FfMigration *m = x->m;
-    Sender k = {.m = m, .r = m->rounds, .ch = x->ch, .number = x->index - FF_INDEX_URGENT - 1};
+    FfBulkChannel *x = p;
+    FfSource *s = x->side;
+    Sender k = {.s = s, .r = s->rounds, .ch = x->ch, .number = x->index - FF_INDEX_URGENT - 1};
     int rc = 0;
 
     ff_priority_bulk();
     while (rc == 0 && await_window(&k)) {
-        ff_rounds_pace(m);
+        pace(s);
         rc = ff_channel_wait_writable(k.ch);
         if (rc == 0 && enter(&k)) {
             bool sent;
@@ -258,7 +244,7 @@ static gpointer send_further(gpointer p)
         }
     }
     if (rc < 0) {
-        ff_m_lost(m, k.ch, rc);
+        ff_conn_lost(s->conn, k.ch, rc);
     }
     ff_packing_clear(&k.packing);
     return NULL;
@@ -267,59 +253,60 @@ static gpointer send_further(gpointer p)
 /* ---- a window: the coordinator ---------------------------------------------------------------
  */
 
-static void set_window(FfMigration *m, unsigned first, unsigned end)
+static void set_window(FfSource *s, unsigned first, unsigned end)
 {
-    FfRounds *r = m->rounds;
+    FfRounds *r = s->rounds;
 
-    ff_mutex_lock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
     r->first = first;
     r->end = end;
     r->window += first < end;
-    ff_cond_broadcast(&m->changed);
-    ff_mutex_unlock(&m->lock);
+    ff_cond_broadcast(&s->control->changed);
+    ff_mutex_unlock(&s->control->lock);
 }
 
 /* The main connection finds out what the limit is. While it is the link, further connections would
  * carry nothing more: they wait. */
-static void look_at_link(FfMigration *m)
+static void look_at_link(FfSource *s)
 {
-    FfRounds *r = m->rounds;
-    bool narrow = r->runs < TRIAL_RUNS || ff_channel_bounded(m->main);
+    FfRounds *r = s->rounds;
+    bool link_bound = r->runs < TRIAL_RUNS || ff_channel_bounded(s->conn->main);
 
-    ff_mutex_lock(&m->lock);
-    if (r->narrow != narrow) {
-        r->narrow = narrow;
-        ff_cond_broadcast(&m->changed);
+    ff_mutex_lock(&s->control->lock);
+    if (r->link_bound != link_bound) {
+        r->link_bound = link_bound;
+        ff_cond_broadcast(&s->control->changed);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
 }
 
-static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
+static int send_piece(FfSource *s, const FfPiece *piece, bool *over)
 {
-    FfRounds *r = m->rounds;
-    FfBlock *b = &m->blocks[piece->file];
+    FfRounds *r = s->rounds;
+    FfBlock *b = &s->ram->blocks[piece->file];
     uint64_t ps = b->info.page_size, page = piece->offset / ps, end = page + piece->len / ps;
     uint64_t first, n;
 
-    while (!(*over = r->over(m))) {
-        ff_rounds_pace(m);
+    while (!(*over = r->over(s))) {
+        pace(s);
         int64_t begin = g_get_monotonic_time();
-        uint64_t before = ff_channel_bytes(m->main);
-        int rc = ff_m_events(m) & ENDED ? -ECANCELED : ff_channel_wait_writable(m->main);
+        uint64_t before = ff_channel_bytes(s->conn->main);
+        int rc = ff_control_events(s->control) & ENDED ? -ECANCELED
+                                                       : ff_channel_wait_writable(s->conn->main);
         if (rc < 0) {
             return rc;
         }
-        look_at_link(m);
+        look_at_link(s);
         n = ff_bitmap_claim_run(&b->bitmap, page, end, longest(b), &first);
         if (!n) {
             return 0;
         }
-        rc = send_run(m, m->main, &r->packing, piece->file, first, n);
+        rc = send_run(s, s->conn->main, &r->packing, piece->file, first, n);
         if (rc < 0) {
             return rc;
         }
         r->runs++;
-        r->bytes += ff_channel_bytes(m->main) - before + r->packing.saved;
+        r->bytes += ff_channel_bytes(s->conn->main) - before + r->packing.saved;
         r->us += g_get_monotonic_time() - begin;
         page = first + n;
     }
@@ -327,72 +314,73 @@ static int send_piece(FfMigration *m, const FfPiece *piece, bool *over)
 }
 
 /* Before anybody looks at a page, which would fill a hole. */
-static int send_holes(FfMigration *m, unsigned first, unsigned end, bool *over)
+static int send_holes(FfSource *s, unsigned first, unsigned end, bool *over)
 {
     int rc = 0;
 
-    for (unsigned i = first; i < end && rc == 0 && !(*over = m->rounds->over(m)); i++) {
-        const FfPiece *piece = &m->rounds->pieces[i];
-        uint64_t ps = m->blocks[piece->file].info.page_size;
-        rc = ff_source_send_holes_of(m, piece->file, piece->offset / ps, piece->len / ps);
+    for (unsigned i = first; i < end && rc == 0 && !(*over = s->rounds->over(s)); i++) {
+        const FfPiece *piece = &s->rounds->pieces[i];
+        uint64_t ps = s->ram->blocks[piece->file].info.page_size;
+        rc = ff_source_send_holes_of(s, piece->file, piece->offset / ps, piece->len / ps);
     }
     return rc;
 }
 
-int ff_rounds_send(FfMigration *m, unsigned first, unsigned end, bool *over)
+int ff_rounds_send(FfSource *s, unsigned first, unsigned end, bool *over)
 {
-    int rc = m->holes_sent ? 0 : send_holes(m, first, end, over);
+    int rc = s->holes_sent ? 0 : send_holes(s, first, end, over);
 
     if (rc < 0 || *over) {
         return rc;
     }
-    set_window(m, first, end);
+    set_window(s, first, end);
     for (unsigned i = first; i < end && rc == 0 && !*over; i++) {
-        rc = send_piece(m, &m->rounds->pieces[i], over);
+        rc = send_piece(s, &s->rounds->pieces[i], over);
     }
-    set_window(m, 0, 0);
+    set_window(s, 0, 0);
     return rc;
 }
 
 /* ---- the end of a round ------------------------------------------------------------------------
  */
 
-static int say_round(FfMigration *m, FfChannel *ch, unsigned index)
+static int say_round(FfSource *s, FfChannel *ch, unsigned index)
 {
     FfFrame f = ff_frame(FF_FRAME_ROUND, 0);
 
-    ff_mutex_lock(&m->lock);
-    f.page = ++m->asked[index];
-    ff_mutex_unlock(&m->lock);
-    f.epoch = m->epoch;
+    ff_mutex_lock(&s->control->lock);
+    f.page = ++s->asked[index];
+    ff_mutex_unlock(&s->control->lock);
+    f.epoch = s->conn->epoch;
     int rc = ff_channel_send(ch, f, NULL, false);
     if (rc < 0) {
-        ff_m_lost(m, ch, rc);
+        ff_conn_lost(s->conn, ch, rc);
     }
     return rc;
 }
 
-bool ff_source_settled(FfMigration *m, const FfFrame *f)
+bool ff_rounds_answered(FfSource *s, const FfFrame *f)
 {
     unsigned index = f->flags;
 
-    ff_mutex_lock(&m->lock);
-    bool ok = index < 2 + m->n_extra && f->page > m->settled[index] && f->page <= m->asked[index];
+    ff_mutex_lock(&s->control->lock);
+    bool ok =
+        index < 2 + s->conn->n_bulk && f->page > s->answered[index] && f->page <= s->asked[index];
     if (ok) {
-        m->settled[index] = f->page;
-        ff_cond_broadcast(&m->changed);
+        s->answered[index] = f->page;
+        ff_cond_broadcast(&s->control->changed);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
     return ok;
 }
 
-static bool settled_locked(const FfMigration *m)
+static bool answered_locked(const FfSource *s)
 {
-    const FfRounds *r = m->rounds;
+    const FfRounds *r = s->rounds;
 
     for (unsigned i = 0; i < r->n_senders; i++) {
-        unsigned index = m->extra[i].index;
-        if (r->used[i] && m->settled[index] != m->asked[index]) {
+        unsigned index = s->conn->bulk[i].index;
+        if (r->used[i] && s->answered[index] != s->asked[index]) {
             return false;
         }
     }
@@ -400,94 +388,94 @@ static bool settled_locked(const FfMigration *m)
 }
 
 /* Until all that was sent has its ROUND behind it; no sender is busy then. */
-static void await_senders(FfMigration *m)
+static void await_senders(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    while (m->rounds->busy && !(m->events & ENDED)) {
-        ff_cond_wait(&m->changed, &m->lock);
+    ff_mutex_lock(&s->control->lock);
+    while (s->rounds->busy && !(s->control->events & ENDED)) {
+        ff_cond_wait(&s->control->changed, &s->control->lock);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
 }
 
-static bool await_settled(FfMigration *m)
+static bool await_answers(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    while (!settled_locked(m) && !(m->events & ENDED)) {
-        ff_cond_wait(&m->changed, &m->lock);
+    ff_mutex_lock(&s->control->lock);
+    while (!answered_locked(s) && !(s->control->events & ENDED)) {
+        ff_cond_wait(&s->control->changed, &s->control->lock);
     }
-    bool ended = m->events & ENDED;
-    ff_mutex_unlock(&m->lock);
+    bool ended = s->control->events & ENDED;
+    ff_mutex_unlock(&s->control->lock);
     return !ended;
 }
 
-static bool was_used(FfMigration *m, unsigned i)
+static bool was_used(FfSource *s, unsigned i)
 {
-    ff_mutex_lock(&m->lock);
-    bool used = m->rounds->used[i];
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
+    bool used = s->rounds->used[i];
+    ff_mutex_unlock(&s->control->lock);
     return used;
 }
 
-bool ff_rounds_settle(FfMigration *m, GError **error)
+bool ff_rounds_finish(FfSource *s, GError **error)
 {
-    FfRounds *r = m->rounds;
+    FfRounds *r = s->rounds;
 
     if (!r->n_senders) {
         return true;
     }
-    await_senders(m);
-    int rc = say_round(m, m->main, FF_INDEX_MAIN);
+    await_senders(s);
+    int rc = say_round(s, s->conn->main, FF_INDEX_MAIN);
     for (unsigned i = 0; i < r->n_senders && rc == 0; i++) {
-        rc = was_used(m, i) ? say_round(m, m->extra[i].ch, m->extra[i].index) : 0;
+        rc = was_used(s, i) ? say_round(s, s->conn->bulk[i].ch, s->conn->bulk[i].index) : 0;
     }
-    bool ok = rc == 0 && FF_FAULT_STEP("settle", await_settled(m));
-    ff_mutex_lock(&m->lock);
+    bool ok = rc == 0 && FF_FAULT_STEP("settle", await_answers(s));
+    ff_mutex_lock(&s->control->lock);
     memset(r->used, 0, sizeof(r->used));
-    ff_mutex_unlock(&m->lock);
-    return ok || ff_m_await(m, 0, error);
+    ff_mutex_unlock(&s->control->lock);
+    return ok || ff_control_await(s->control, 0, error);
 }
 
 /* ---- beginning and end -------------------------------------------------------------------------
  */
 
-bool ff_rounds_begin(FfMigration *m, const FfPiece *pieces, bool (*over)(FfMigration *m),
-                     GError **error)
+bool ff_rounds_begin(FfSource *s, const FfPiece *pieces, bool (*over)(FfSource *s), GError **error)
 {
     FfRounds *r = g_new0(FfRounds, 1);
 
     r->pieces = pieces;
     r->over = over;
-    r->narrow = true;
-    r->n_senders = m->peer_features & FF_FEATURE_ROUNDS ? m->n_extra : 0;
-    m->rounds = r;
+    r->link_bound = true;
+    r->pace = (FfPace){.control = s->control, .limit = &s->cfg->max_bandwidth};
+    r->n_senders = s->conn->peer_features & FF_FEATURE_ROUNDS ? s->conn->n_bulk : 0;
+    s->rounds = r;
     if (!r->n_senders) {
         return true;
     }
     /* Its answer lets the further ones in. */
-    if (say_round(m, m->main, FF_INDEX_MAIN) < 0) {
-        return ff_m_await(m, 0, error);
+    if (say_round(s, s->conn->main, FF_INDEX_MAIN) < 0) {
+        return ff_control_await(s->control, 0, error);
     }
-    ff_extra_start(m, send_further);
+    ff_conn_start_bulk(s->conn, send_further);
     return true;
 }
 
-void ff_rounds_end(FfMigration *m, bool settled)
+void ff_rounds_end(FfSource *s, bool finished)
 {
-    FfRounds *r = m->rounds;
+    FfRounds *r = s->rounds;
 
-    ff_mutex_lock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
     r->quit = true;
-    ff_cond_broadcast(&m->changed);
-    ff_mutex_unlock(&m->lock);
-    if (settled) {
-        ff_extra_join(m);
+    ff_pace_end_locked(&r->pace);
+    ff_mutex_unlock(&s->control->lock);
+    if (finished) {
+        ff_conn_join_bulk(s->conn);
     }
 }
 
-void ff_rounds_free(FfMigration *m)
+void ff_rounds_free(FfSource *s)
 {
-    if (m->rounds) {
-        ff_packing_clear(&m->rounds->packing);
-        g_clear_pointer(&m->rounds, g_free);
+    if (s->rounds) {
+        ff_packing_clear(&s->rounds->packing);
+        g_clear_pointer(&s->rounds, g_free);
     }
 }

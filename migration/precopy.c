@@ -17,10 +17,14 @@
  * Thread: the coordinator. Before the guest is stopped the senders of precopy-send.c claim from the
  * bitmap as well, in a window that is open and at no other time.
  */
-#include "migration/precopy-send.h"
+#include "migration/precopy.h"
 
 #include <errno.h>
 #include <string.h>
+
+#include "fault/fault.h"
+#include "migration/precopy-send.h"
+#include "migration/source-device.h"
 
 /* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
@@ -61,122 +65,123 @@ struct FfPrecopy {
 
 /* ---- tracking ------------------------------------------------------------------------------ */
 
-static void note_untracked(FfMigration *m, const char *why)
+static void note_untracked(FfSource *s, const char *why)
 {
     g_message("no precopy: %s", why);
-    ff_mutex_lock(&m->lock);
-    g_free(m->untracked);
-    m->untracked = g_strdup(why);
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
+    g_free(s->untracked);
+    s->untracked = g_strdup(why);
+    ff_mutex_unlock(&s->control->lock);
 }
 
 /* Without tracking all of the memory follows the guest: whether that is wanted. A client that has
  * not asked for the switch may not have accepted that a broken connection then costs the guest. */
-static bool accepts_untracked(const FfMigration *m)
+static bool accepts_untracked(const FfSource *s)
 {
-    return m->cfg.untracked != FF_UNTRACKED_QEMU;
+    return s->cfg->untracked != FF_UNTRACKED_QEMU;
 }
 
 /* Whether the switch comes as soon as it is known that there is no precopy. */
-static bool switches_untracked(const FfMigration *m)
+static bool switches_untracked(const FfSource *s)
 {
-    return m->cfg.untracked == FF_UNTRACKED_POSTCOPY || !m->cfg.client_switches;
+    return s->cfg->untracked == FF_UNTRACKED_POSTCOPY || !s->cfg->client_switches;
 }
 
 /* Of all RAM that is mapped, whatever the engine knew that died. */
-static void end_left_over(FfMigration *m)
+static void end_left_over(FfSource *s)
 {
-    const GPtrArray *blocks = m->cfg.vmm->memory.blocks(&m->cfg.vmm->memory);
+    const GPtrArray *blocks = s->cfg->vmm->memory.blocks(&s->cfg->vmm->memory);
     g_autofree FfTrackedFile *files = g_new0(FfTrackedFile, blocks->len);
 
     for (guint i = 0; i < blocks->len; i++) {
         const FfRamBlock *b = blocks->pdata[i];
         files[i] = (FfTrackedFile){.fd = b->memfd, .size = b->size};
     }
-    ff_tracking_end_left_over(files, blocks->len, m->cfg.maps_fd, m->cfg.uffds[0]);
+    ff_tracking_end_left_over(files, blocks->len, s->cfg->maps_fd, s->cfg->uffds[0]);
 }
 
-void ff_precopy_end(FfMigration *m, bool stays)
+void ff_precopy_end(FfSource *s, bool stays)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
     if (p) {
         ff_tracking_end(p->tracking);
         if (stays) {
             ff_tracking_restore(p->tracking, RESTORE_MS);
         }
-    } else if (m->adopting && m->cfg.n_uffds && m->cfg.maps_fd >= 0) {
-        end_left_over(m);
+    } else if (s->adopted && s->cfg->n_uffds && s->cfg->maps_fd >= 0) {
+        end_left_over(s);
     }
 }
 
-void ff_precopy_free(FfMigration *m)
+void ff_precopy_free(FfSource *s)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
     if (p) {
         ff_tracking_free(p->tracking);
         g_clear_pointer(&p->fresh, g_array_unref);
         g_free(p);
-        m->precopy = NULL;
+        s->precopy = NULL;
     }
-    ff_rounds_free(m);
+    ff_rounds_free(s);
 }
 
 /* NULL, or why not (g_free). */
-static char *begin(FfMigration *m)
+static char *begin(FfSource *s)
 {
-    g_autofree FfTrackedFile *files = g_new(FfTrackedFile, m->n_blocks);
+    g_autofree FfTrackedFile *files = g_new(FfTrackedFile, s->ram->n_blocks);
     g_autoptr(GError) error = NULL;
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmm *vmm = s->cfg->vmm;
 
-    if (m->cfg.pagemap_fd < 0 || m->cfg.maps_fd < 0 || m->cfg.n_uffds < 1) {
+    if (s->cfg->pagemap_fd < 0 || s->cfg->maps_fd < 0 || s->cfg->n_uffds < 1) {
         return g_strdup("QEMU's agent handed over no pagemap or no userfaultfd");
     }
     char *why = vmm->memory.untrackable ? vmm->memory.untrackable(&vmm->memory, false) : NULL;
     if (why) {
         return why;
     }
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        const FfRamBlock *b = &m->blocks[i].info;
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        const FfRamBlock *b = &s->ram->blocks[i].info;
         files[i] = (FfTrackedFile){b->memfd, b->size, b->page_size, b->id};
     }
-    FfTracking *t = ff_tracking_new(files, m->n_blocks, m->cfg.maps_fd, m->cfg.uffds[0],
-                                    m->cfg.pagemap_fd, m->cfg.pidfd, &error);
+    FfTracking *t = ff_tracking_new(files, s->ram->n_blocks, s->cfg->maps_fd, s->cfg->uffds[0],
+                                    s->cfg->pagemap_fd, s->cfg->pidfd, &error);
     if (!t) {
         return g_strdup(error->message);
     }
-    m->precopy = g_new0(FfPrecopy, 1);
-    m->precopy->tracking = t;
-    m->precopy->pieces = ff_tracking_pieces(t, &m->precopy->n_pieces);
+    s->precopy = g_new0(FfPrecopy, 1);
+    s->precopy->tracking = t;
+    s->precopy->pieces = ff_tracking_pieces(t, &s->precopy->n_pieces);
     return NULL;
 }
 
-bool ff_precopy_begin(FfMigration *m, GError **error)
+bool ff_precopy_begin(FfSource *s, GError **error)
 {
-    g_autofree char *why = begin(m);
+    g_autofree char *why = begin(s);
 
     if (!why) {
         return true;
     }
-    if (!accepts_untracked(m)) {
+    if (!accepts_untracked(s)) {
         g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked: %s", why);
         return false;
     }
-    note_untracked(m, why);
+    note_untracked(s, why);
     return true;
 }
 
 /* ---- scanning ------------------------------------------------------------------------------ */
 
-static void note(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
+static void note(FfSource *s, unsigned block, uint64_t first, uint64_t n)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
-    ff_bitmap_set_run(&m->blocks[block].bitmap, first, n);
+    ff_bitmap_set_run(&s->ram->blocks[block].bitmap, first, n);
     p->n_fresh += n;
-    __atomic_sub_fetch(&m->done_pages, n, __ATOMIC_RELAXED);
-    __atomic_sub_fetch(&m->done_bytes, n * m->blocks[block].info.page_size, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&s->ram->done_pages, n, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&s->ram->done_bytes, n * s->ram->blocks[block].info.page_size,
+                       __ATOMIC_RELAXED);
     if (p->fresh) {
         FfRun r = {block, first, n};
         g_array_append_val(p->fresh, r);
@@ -187,9 +192,9 @@ static void note(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
  * pieces before: what is said of pages from END on is not looked at. */
 static void note_written(unsigned block, uint64_t offset, uint64_t len, void *opaque)
 {
-    FfMigration *m = opaque;
-    const FfBitmap *bm = &m->blocks[block].bitmap;
-    uint64_t ps = m->blocks[block].info.page_size, page = offset / ps, end = page + len / ps;
+    FfSource *s = opaque;
+    const FfBitmap *bm = &s->ram->blocks[block].bitmap;
+    uint64_t ps = s->ram->blocks[block].info.page_size, page = offset / ps, end = page + len / ps;
 
     while (page < end) {
         uint64_t first;
@@ -198,7 +203,7 @@ static void note_written(unsigned block, uint64_t offset, uint64_t len, void *op
             return;
         }
         n = MIN(n, end - first);
-        note(m, block, first, n);
+        note(s, block, first, n);
         page = first + n;
     }
 }
@@ -210,49 +215,50 @@ static bool unreadable(int rc, GError **error)
     return false;
 }
 
-static bool scan(FfMigration *m, bool protect, GError **error)
+static bool scan(FfSource *s, bool protect, GError **error)
 {
-    int rc = ff_tracking_scan(m->precopy->tracking, protect, note_written, m);
+    int rc = ff_tracking_scan(s->precopy->tracking, protect, note_written, s);
 
     return rc == 0 || unreadable(rc, error);
 }
 
-static char *untrackable(FfMigration *m, bool stopped)
+static char *untrackable(FfSource *s, bool stopped)
 {
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmm *vmm = s->cfg->vmm;
 
-    return m->precopy->lost || !vmm->memory.untrackable
+    return s->precopy->lost || !vmm->memory.untrackable
                ? NULL
                : vmm->memory.untrackable(&vmm->memory, stopped);
 }
 
 /* Whether what the scan before said is all: the guest runs. FALSE and ERROR: it is not, and nobody
  * has accepted that the memory follows the guest. */
-static bool look(FfMigration *m, GError **error)
+static bool look(FfSource *s, GError **error)
 {
-    g_autofree char *why = untrackable(m, false);
+    g_autofree char *why = untrackable(s, false);
 
     if (!why) {
         return true;
     }
     /* The peer may have been told already that all comes before the grant. */
-    if (m->whole || (!accepts_untracked(m) && !(ff_m_events(m) & FF_EV_WANT_POSTCOPY))) {
+    if (s->conn->complete_at_grant ||
+        (!accepts_untracked(s) && !(ff_control_events(s->control) & FF_EV_WANT_POSTCOPY))) {
         g_set_error(error, FF_M_ERROR, 0,
                     "the guest's writes cannot be tracked any more: %s; migrate again, QEMU will "
                     "carry it",
                     why);
         return false;
     }
-    note_untracked(m, why);
-    m->precopy->lost = true;
+    note_untracked(s, why);
+    s->precopy->lost = true;
     return true;
 }
 
 /* The same behind the stop. Whatever the client wants, it is not worth the wait: the destination
  * would have to drop all of the guest's memory while the guest stands still. */
-static bool look_stopped(FfMigration *m, GError **error)
+static bool look_stopped(FfSource *s, GError **error)
 {
-    g_autofree char *why = untrackable(m, true);
+    g_autofree char *why = untrackable(s, true);
 
     if (why) {
         g_set_error(error, FF_M_ERROR, 0, "the guest's writes were not all tracked: %s", why);
@@ -261,12 +267,12 @@ static bool look_stopped(FfMigration *m, GError **error)
 }
 
 /* Nothing of what was sent is valid. The senders of precopy-send.c have ended. */
-static void forget_sent(FfMigration *m)
+static void forget_sent(FfSource *s)
 {
-    for (unsigned i = 0; i < m->n_blocks && m->precopy->lost; i++) {
-        note_written(i, 0, m->blocks[i].info.size, m);
+    for (unsigned i = 0; i < s->ram->n_blocks && s->precopy->lost; i++) {
+        note_written(i, 0, s->ram->blocks[i].info.size, s);
     }
-    m->holes_sent &= !m->precopy->lost;
+    s->holes_sent &= !s->precopy->lost;
 }
 
 /* With the guest stopped the main connection carries all that is left. It may be slower than all of
@@ -276,34 +282,34 @@ static uint64_t switch_bandwidth(const FfPrecopy *p)
     return p->alone ? MIN(p->bandwidth, p->alone) : p->bandwidth;
 }
 
-static uint64_t remaining(FfMigration *m)
+static uint64_t remaining(FfSource *s)
 {
-    return m->total_bytes - MIN(m->total_bytes, ff_counted(m->done_bytes));
+    return s->ram->total_bytes - MIN(s->ram->total_bytes, ff_counted(s->ram->done_bytes));
 }
 
-static bool drain(FfMigration *m, GError **error)
+static bool drain(FfSource *s, GError **error)
 {
     int64_t begin = g_get_monotonic_time();
-    bool ok = FF_FAULT_STEP("drain", !m->cfg.vmm->memory.drain ||
-                                         m->cfg.vmm->memory.drain(&m->cfg.vmm->memory, error));
+    bool ok = FF_FAULT_STEP("drain", !s->cfg->vmm->memory.drain ||
+                                         s->cfg->vmm->memory.drain(&s->cfg->vmm->memory, error));
 
-    m->precopy->drain_us = g_get_monotonic_time() - begin;
+    s->precopy->drain_us = g_get_monotonic_time() - begin;
     return ok;
 }
 
 /* Counts what is dirty now: the end of every round. Nothing is copied for it, so it protects
  * nothing and drains nothing. */
-static bool sync_dirty(FfMigration *m, GError **error)
+static bool sync_dirty(FfSource *s, GError **error)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
     int64_t now = g_get_monotonic_time();
 
-    ff_m_new_pass(m);
-    if (!scan(m, false, error) || !look(m, error)) {
+    ff_control_new_pass(s->control);
+    if (!scan(s, false, error) || !look(s, error)) {
         return false;
     }
     if (now > p->scan_us) {
-        __atomic_store_n(&m->dirty_rate, p->n_fresh * G_USEC_PER_SEC / (now - p->scan_us),
+        __atomic_store_n(&s->stats->dirty_rate, p->n_fresh * G_USEC_PER_SEC / (now - p->scan_us),
                          __ATOMIC_RELAXED);
     }
     p->n_fresh = 0;
@@ -312,8 +318,8 @@ static bool sync_dirty(FfMigration *m, GError **error)
     p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * p->scan_took_us);
     if (p->bandwidth) {
         __atomic_store_n(
-            &m->expected_ms,
-            (int64_t)(remaining(m) * 1000 / switch_bandwidth(p) + p->scan_took_us / 1000),
+            &s->stats->expected_ms,
+            (int64_t)(remaining(s) * 1000 / switch_bandwidth(p) + p->scan_took_us / 1000),
             __ATOMIC_RELAXED);
     }
     return true;
@@ -321,37 +327,37 @@ static bool sync_dirty(FfMigration *m, GError **error)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-static bool broken(FfMigration *m, int rc, GError **error)
+static bool broken(FfSource *s, int rc, GError **error)
 {
     if (rc != -ECANCELED) {
-        ff_m_lost(m, m->main, rc);
+        ff_conn_lost(s->conn, s->conn->main, rc);
     }
-    return ff_m_await(m, 0, error);
+    return ff_control_await(s->control, 0, error);
 }
 
 /* In bytes of the guest: compression makes the link that much wider. */
-static uint64_t all_sent(const FfMigration *m)
+static uint64_t all_sent(const FfSource *s)
 {
-    return ff_rounds_bytes(m) + ff_rounds_saved(m);
+    return ff_rounds_bytes(s) + ff_rounds_saved(s);
 }
 
-static uint64_t round_sent(const FfMigration *m)
+static uint64_t round_sent(const FfSource *s)
 {
-    return all_sent(m) - m->precopy->round_bytes;
+    return all_sent(s) - s->precopy->round_bytes;
 }
 
 /* Bandwidth of the round so far, or of the one before while this one is young. */
-static void measure(FfMigration *m)
+static void measure(FfSource *s)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
     int64_t dt = g_get_monotonic_time() - p->round_us;
-    uint64_t bytes = round_sent(m);
+    uint64_t bytes = round_sent(s);
 
     if (bytes && (dt >= MEASURE_US || (!p->bandwidth && dt > 0))) {
         p->bandwidth = bytes * G_USEC_PER_SEC / dt;
     }
     int64_t us;
-    uint64_t main = ff_rounds_main(m, &us) - p->round_main;
+    uint64_t main = ff_rounds_main(s, &us) - p->round_main;
     us -= p->round_main_us;
     if (main && (us >= MEASURE_US || (!p->alone && us > 0))) {
         p->alone = main * G_USEC_PER_SEC / us;
@@ -359,157 +365,160 @@ static void measure(FfMigration *m)
 }
 
 /* What is left goes through within the downtime that the client allows. */
-static bool fits(FfMigration *m)
+static bool fits(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    uint64_t limit = m->cfg.downtime_limit, given = m->cfg.switchover_bandwidth;
-    ff_mutex_unlock(&m->lock);
-    double bandwidth = given ? given : switch_bandwidth(m->precopy);
+    ff_mutex_lock(&s->control->lock);
+    uint64_t limit = s->cfg->downtime_limit, given = s->cfg->switchover_bandwidth;
+    ff_mutex_unlock(&s->control->lock);
+    double bandwidth = given ? given : switch_bandwidth(s->precopy);
     /* Behind the stop everything is scanned once more. Some time has to be left, or it would never
      * fit where that takes longer than the client allows. */
-    double us = MAX(limit * 1000.0 - m->precopy->scan_took_us, limit * 1000.0 / SCAN_LIMIT);
+    double us = MAX(limit * 1000.0 - s->precopy->scan_took_us, limit * 1000.0 / SCAN_LIMIT);
 
-    return remaining(m) <= bandwidth * us / G_USEC_PER_SEC;
+    return remaining(s) <= bandwidth * us / G_USEC_PER_SEC;
 }
 
 /* TRUE: time to look again (or to switch). */
-static bool round_over(FfMigration *m)
+static bool round_over(FfSource *s)
 {
-    measure(m);
-    return ff_m_events(m) & FF_EV_WANT_POSTCOPY ||
-           (m->precopy->next_scan_us <= g_get_monotonic_time() && fits(m));
+    measure(s);
+    return ff_control_events(s->control) & FF_EV_WANT_POSTCOPY ||
+           (s->precopy->next_scan_us <= g_get_monotonic_time() && fits(s));
 }
 
 /* Protects the next pieces in which there is something to send, from *END on, until they are a
  * window; then drains: [*FIRST, *END) may be copied. */
-static bool open_window(FfMigration *m, unsigned *end, GError **error)
+static bool open_window(FfSource *s, unsigned *end, GError **error)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
     uint64_t us = MAX(WINDOW_US, DRAIN_SHARE * p->drain_us), bytes = 0;
     uint64_t enough = p->bandwidth / 1000 * us / 1000;
 
     for (bool any = false; *end < p->n_pieces && (!any || bytes < enough); (*end)++) {
         const FfPiece *piece = &p->pieces[*end];
-        const FfBlock *b = &m->blocks[piece->file];
+        const FfBlock *b = &s->ram->blocks[piece->file];
         uint64_t ps = b->info.page_size, first = piece->offset / ps, n = piece->len / ps;
         if (!ff_bitmap_count_run(&b->bitmap, first, n)) {
             continue;
         }
-        int rc = ff_tracking_protect(p->tracking, *end, note_written, m);
+        int rc = ff_tracking_protect(p->tracking, *end, note_written, s);
         if (rc < 0) {
             return unreadable(rc, error);
         }
         bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
         any = true;
     }
-    return look(m, error) && drain(m, error);
+    return look(s, error) && drain(s, error);
 }
 
-static bool send_round(FfMigration *m, GError **error)
+static bool send_round(FfSource *s, GError **error)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
     bool over = false;
 
     p->round_us = g_get_monotonic_time();
-    p->round_bytes = all_sent(m);
-    p->round_main = ff_rounds_main(m, &p->round_main_us);
+    p->round_bytes = all_sent(s);
+    p->round_main = ff_rounds_main(s, &p->round_main_us);
     p->started = true;
     for (unsigned at = 0, end = 0; at < p->n_pieces && !over; at = end) {
-        if (!open_window(m, &end, error)) {
+        if (!open_window(s, &end, error)) {
             return false;
         }
         if (p->lost) {
             break;
         }
-        int rc = ff_rounds_send(m, at, end, &over);
+        int rc = ff_rounds_send(s, at, end, &over);
         if (rc < 0) {
-            return broken(m, rc, error);
+            return broken(s, rc, error);
         }
     }
-    m->holes_sent |= !over && !p->lost;
-    return ff_rounds_settle(m, error);
+    s->holes_sent |= !over && !p->lost;
+    return ff_rounds_finish(s, error);
 }
 
 /* ---- the rounds --------------------------------------------------------------------------------
  */
 
 /* Waits until the next scan is due or something happens. */
-static void rest(FfMigration *m)
+static void rest(FfSource *s)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
-    ff_mutex_lock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
     while (g_get_monotonic_time() < p->next_scan_us &&
-           !(m->events & (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL | FF_EV_WANT_POSTCOPY))) {
-        ff_cond_wait_until(&m->changed, &m->lock, p->next_scan_us);
+           !(s->control->events &
+             (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL | FF_EV_WANT_POSTCOPY))) {
+        ff_cond_wait_until(&s->control->changed, &s->control->lock, p->next_scan_us);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
 }
 
 /* The guest wrote more than half of what was sent meanwhile: another round would send much and
  * gain little. Switching at once after the first pass bounds the total by twice the RAM. */
-static bool diverges(FfMigration *m, uint64_t sent)
+static bool diverges(FfSource *s, uint64_t sent)
 {
-    ff_mutex_lock(&m->lock);
-    bool wanted = m->cfg.auto_postcopy;
-    ff_mutex_unlock(&m->lock);
-    return wanted && remaining(m) > sent / 2;
+    ff_mutex_lock(&s->control->lock);
+    bool wanted = s->cfg->auto_postcopy;
+    ff_mutex_unlock(&s->control->lock);
+    return wanted && remaining(s) > sent / 2;
 }
 
-static bool run_rounds(FfMigration *m, GError **error)
+static bool run_rounds(FfSource *s, GError **error)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
     p->scan_us = g_get_monotonic_time();
     p->next_scan_us = p->scan_us + SCAN_INTERVAL_US;
     for (;;) {
-        if (!send_round(m, error)) {
+        if (!send_round(s, error)) {
             return false;
         }
-        uint64_t sent = round_sent(m);
-        rest(m);
-        if (ff_m_events(m) & (FF_EV_WANT_POSTCOPY | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
-            return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+        uint64_t sent = round_sent(s);
+        rest(s);
+        if (ff_control_events(s->control) &
+            (FF_EV_WANT_POSTCOPY | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
+            return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
         }
-        if (!p->lost && !sync_dirty(m, error)) {
+        if (!p->lost && !sync_dirty(s, error)) {
             return false;
         }
         if (p->lost) {
-            return switches_untracked(m) || ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+            return switches_untracked(s) ||
+                   ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
         }
-        if (fits(m)) {
-            m->whole = true;
+        if (fits(s)) {
+            s->conn->complete_at_grant = true;
             return true;
         }
-        if (diverges(m, sent)) {
+        if (diverges(s, sent)) {
             return true;
         }
     }
 }
 
-bool ff_precopy_run(FfMigration *m, GError **error)
+bool ff_precopy_run(FfSource *s, GError **error)
 {
-    if (ff_m_events(m) & FF_EV_WANT_POSTCOPY) {
-        ff_precopy_end(m, true); /* nothing was protected yet */
-        ff_precopy_free(m);
-        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+    if (ff_control_events(s->control) & FF_EV_WANT_POSTCOPY) {
+        ff_precopy_end(s, true); /* nothing was protected yet */
+        ff_precopy_free(s);
+        return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
     }
-    if (!m->precopy) {
-        if (switches_untracked(m)) {
+    if (!s->precopy) {
+        if (switches_untracked(s)) {
             return true;
         }
         /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
          * for ever: there is nothing that a pass could send. */
-        ff_m_new_pass(m);
-        return ff_m_await(m, FF_EV_WANT_POSTCOPY, error);
+        ff_control_new_pass(s->control);
+        return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
     }
-    if (!ff_rounds_begin(m, m->precopy->pieces, round_over, error)) {
+    if (!ff_rounds_begin(s, s->precopy->pieces, round_over, error)) {
         return false;
     }
-    ff_source_send_base(m);
-    bool ok = run_rounds(m, error);
-    ff_rounds_end(m, ok);
-    forget_sent(m);
+    ff_source_send_base(s, ff_rounds_pace(s));
+    bool ok = run_rounds(s, error);
+    ff_rounds_end(s, ok);
+    forget_sent(s);
     return ok;
 }
 
@@ -517,118 +526,119 @@ bool ff_precopy_run(FfMigration *m, GError **error)
  */
 
 typedef struct {
-    FfMigration *m;
+    FfSource *s;
     FfStaleRun *runs;
     unsigned n;
 } Stale;
 
-static int flush(Stale *s, unsigned flags)
+static int flush(Stale *t, unsigned flags)
 {
-    FfFrame f = ff_frame(FF_FRAME_STALE, s->n * sizeof(FfStaleRun));
+    FfFrame f = ff_frame(FF_FRAME_STALE, t->n * sizeof(FfStaleRun));
 
-    f.epoch = s->m->epoch;
+    f.epoch = t->s->conn->epoch;
     f.flags = flags;
-    f.n_pages = s->n;
-    s->n = 0;
-    return ff_channel_send(s->m->main, f, s->runs, true);
+    f.n_pages = t->n;
+    t->n = 0;
+    return ff_channel_send(t->s->conn->main, f, t->runs, true);
 }
 
-static int add(Stale *s, unsigned block, uint64_t first, uint64_t n)
+static int add(Stale *t, unsigned block, uint64_t first, uint64_t n)
 {
     int rc = 0;
 
     while (n && rc == 0) {
         uint32_t len = MIN(n, UINT32_MAX);
-        s->runs[s->n++] =
+        t->runs[t->n++] =
             (FfStaleRun){GUINT32_TO_LE(block), GUINT32_TO_LE(len), GUINT64_TO_LE(first)};
         first += len;
         n -= len;
-        rc = s->n == FF_STALE_MAX_RUNS ? flush(s, 0) : 0;
+        rc = t->n == FF_STALE_MAX_RUNS ? flush(t, 0) : 0;
     }
     return rc;
 }
 
 /* RUNS NULL: every dirty page. */
-static bool tell(FfMigration *m, const GArray *runs, unsigned flags, GError **error)
+static bool tell(FfSource *s, const GArray *runs, unsigned flags, GError **error)
 {
     g_autofree FfStaleRun *buf = g_new(FfStaleRun, FF_STALE_MAX_RUNS);
-    Stale s = {.m = m, .runs = buf};
+    Stale t = {.s = s, .runs = buf};
     int rc = 0;
 
     for (guint i = 0; runs && i < runs->len && rc == 0; i++) {
         const FfRun *r = &g_array_index(runs, FfRun, i);
-        rc = add(&s, r->block, r->first, r->n);
+        rc = add(&t, r->block, r->first, r->n);
     }
-    for (unsigned i = 0; !runs && i < m->n_blocks && rc == 0; i++) {
+    for (unsigned i = 0; !runs && i < s->ram->n_blocks && rc == 0; i++) {
         uint64_t first, n;
-        for (uint64_t at = 0; (n = ff_bitmap_next_run(&m->blocks[i].bitmap, at, true, &first));
+        for (uint64_t at = 0; (n = ff_bitmap_next_run(&s->ram->blocks[i].bitmap, at, true, &first));
              at = first + n) {
-            rc = add(&s, i, first, n);
+            rc = add(&t, i, first, n);
         }
     }
-    if (rc == 0 && (s.n || flags)) {
-        rc = flush(&s, flags);
+    if (rc == 0 && (t.n || flags)) {
+        rc = flush(&t, flags);
     }
-    return rc == 0 || broken(m, rc, error);
+    return rc == 0 || broken(s, rc, error);
 }
 
 /* What the last scan found goes in front of what those before it found: written last, sent
  * first. */
-static void next_fresh(FfMigration *m)
+static void next_fresh(FfSource *s)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
 
-    if (m->hot) {
-        g_array_append_vals(p->fresh, m->hot->data, m->hot->len);
-        g_array_unref(m->hot);
+    if (s->recently_written) {
+        g_array_append_vals(p->fresh, s->recently_written->data, s->recently_written->len);
+        g_array_unref(s->recently_written);
     }
-    m->hot = p->fresh;
+    s->recently_written = p->fresh;
     p->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
 }
 
-bool ff_precopy_tell(FfMigration *m, GError **error)
+bool ff_precopy_tell(FfSource *s, GError **error)
 {
-    if (!m->precopy || !m->precopy->started) {
+    if (!s->precopy || !s->precopy->started) {
         return true;
     }
-    m->precopy->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
-    if (!scan(m, true, error) || !look(m, error)) {
+    s->precopy->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
+    if (!scan(s, true, error) || !look(s, error)) {
         return false;
     }
-    forget_sent(m);
-    return tell(m, NULL, 0, error);
+    forget_sent(s);
+    return tell(s, NULL, 0, error);
 }
 
-bool ff_precopy_tell_again(FfMigration *m, GError **error)
+bool ff_precopy_tell_again(FfSource *s, GError **error)
 {
-    if (!m->precopy || !m->precopy->started) {
+    if (!s->precopy || !s->precopy->started) {
         return true;
     }
-    next_fresh(m);
-    if (!scan(m, true, error) || !look(m, error)) {
+    next_fresh(s);
+    if (!scan(s, true, error) || !look(s, error)) {
         return false;
     }
-    forget_sent(m);
-    return tell(m, m->precopy->fresh, FF_STALE_TELL, error) && ff_m_await(m, FF_EV_SETTLED, error);
+    forget_sent(s);
+    return tell(s, s->precopy->fresh, FF_STALE_TELL, error) &&
+           ff_control_await(s->control, FF_EV_STALE_DROPPED, error);
 }
 
-bool ff_precopy_freeze(FfMigration *m, GError **error)
+bool ff_precopy_freeze(FfSource *s, GError **error)
 {
-    FfPrecopy *p = m->precopy;
+    FfPrecopy *p = s->precopy;
     g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(FfRun));
     bool ok;
 
     if (p && p->started) {
-        next_fresh(m);
+        next_fresh(s);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
-        ok = scan(m, false, error) && look_stopped(m, error) &&
-             tell(m, p->fresh, FF_STALE_LAST, error);
-        next_fresh(m);
+        ok = scan(s, false, error) && look_stopped(s, error) &&
+             tell(s, p->fresh, FF_STALE_LAST, error);
+        next_fresh(s);
     } else {
-        ok = tell(m, none, FF_STALE_LAST, error);
+        ok = tell(s, none, FF_STALE_LAST, error);
     }
-    __atomic_store_n(&m->precopy_bytes, ff_rounds_bytes(m), __ATOMIC_RELAXED);
-    g_atomic_int_set(&m->frozen, 1);
+    __atomic_store_n(&s->stats->precopy_bytes, ff_rounds_bytes(s), __ATOMIC_RELAXED);
+    g_atomic_int_set(&s->guest_stopped, 1);
     return ok;
 }

@@ -10,11 +10,14 @@
  *
  * System calls: lseek(SEEK_DATA, SEEK_HOLE).
  */
-#include "migration/internal.h"
+#include "migration/source-bulk.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "migration/source-send.h"
+#include "net/priority.h"
 
 /* Around a request so much is sent before bulk returns to its order. */
 #define NEAR_BYTES (2ull << 20)
@@ -26,11 +29,11 @@
 #define RUN_MIN_BYTES (32u * 1024)
 
 typedef struct {
-    FfMigration *m;
+    FfSource *s;
     FfChannel *ch;
     unsigned index; /* of this sender among all of them, 0: the main channel's */
     uint64_t near;  /* bytes that are still sent around the last request */
-    guint hot;      /* where the search in m->hot goes on */
+    guint recent;   /* where the search in s->recently_written goes on */
     unsigned block; /* where the search goes on */
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
@@ -41,43 +44,28 @@ typedef struct {
 /* Waits until the rate limit allows more. FALSE if the migration cannot go on. */
 static bool pace(Bulk *k)
 {
-    FfMigration *m = k->m;
-    bool ok;
+    FfSource *s = k->s;
+    unsigned ends = FF_EV_DEAD | FF_EV_QUIT;
 
-    ff_mutex_lock(&m->lock);
-    while ((ok = !(m->events & (FF_EV_DEAD | FF_EV_QUIT))) && m->max_postcopy_bandwidth &&
-           !m->whole && m->bulk_next_us > g_get_monotonic_time()) {
-        /* Changed limits and the end of the migration wake this up as well. */
-        uint64_t limit = m->max_postcopy_bandwidth;
-        ff_cond_wait_until(&m->changed, &m->lock, m->bulk_next_us);
-        if (m->max_postcopy_bandwidth != limit) {
-            m->bulk_next_us = 0;
-        }
-    }
-    ff_mutex_unlock(&m->lock);
-    return ok;
+    /* The rest of a plain precopy is sent with the guest stopped: as fast as it goes. */
+    return s->conn->complete_at_grant ? !(ff_control_events(s->control) & ends)
+                                      : ff_pace_wait(&s->bulk_pace, ends);
 }
 
-static void charge(FfMigration *m, uint64_t bytes)
+static void charge(FfSource *s, uint64_t bytes)
 {
-    int64_t now = g_get_monotonic_time();
-
-    ff_mutex_lock(&m->lock);
-    /* The rest of a plain precopy is sent with the guest stopped: as fast as it goes. */
-    uint64_t rate = m->whole ? 0 : m->max_postcopy_bandwidth;
-    if (rate) {
-        m->bulk_next_us = MAX(m->bulk_next_us, now) + bytes * G_USEC_PER_SEC / rate;
+    if (!s->conn->complete_at_grant) {
+        ff_pace_charge(&s->bulk_pace, bytes);
     }
-    ff_mutex_unlock(&m->lock);
 }
 
 /* Sends what is left of the hole [FIRST, END) of BLOCK. */
-static int send_hole(FfMigration *m, unsigned block, uint64_t first, uint64_t end)
+static int send_hole(FfSource *s, unsigned block, uint64_t first, uint64_t end)
 {
     uint64_t run, n;
 
-    while ((n = ff_bitmap_claim_run(&m->blocks[block].bitmap, first, end, UINT32_MAX, &run))) {
-        int rc = ff_source_send_zero(m, m->main, block, run, n, false);
+    while ((n = ff_bitmap_claim_run(&s->ram->blocks[block].bitmap, first, end, UINT32_MAX, &run))) {
+        int rc = ff_source_send_zero(s, s->conn->main, block, run, n);
         if (rc < 0) {
             return rc;
         }
@@ -98,9 +86,9 @@ static uint64_t next_hole(FfBlock *b, uint64_t at, uint64_t end)
     return b->data_end;
 }
 
-int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint64_t n)
+int ff_source_send_holes_of(FfSource *s, unsigned block, uint64_t first, uint64_t n)
 {
-    FfBlock *b = &m->blocks[block];
+    FfBlock *b = &s->ram->blocks[block];
     uint64_t ps = b->info.page_size, at = first * ps, end = (first + n) * ps;
 
     while ((at = next_hole(b, at, end)) < end) {
@@ -110,7 +98,7 @@ int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint
         }
         uint64_t until = data < 0 ? end : MIN((uint64_t)data, end);
         /* A page that is a hole only in part has data: huge pages are never split here. */
-        int rc = send_hole(m, block, (at + ps - 1) / ps, until / ps);
+        int rc = send_hole(s, block, (at + ps - 1) / ps, until / ps);
         if (rc < 0) {
             return rc;
         }
@@ -119,20 +107,20 @@ int ff_source_send_holes_of(FfMigration *m, unsigned block, uint64_t first, uint
     return 0;
 }
 
-static int send_holes(FfMigration *m)
+static int send_holes(FfSource *s)
 {
     int rc = 0;
 
-    for (unsigned i = 0; i < m->n_blocks && rc == 0; i++) {
-        rc = ff_source_send_holes_of(m, i, 0, m->blocks[i].n_pages);
+    for (unsigned i = 0; i < s->ram->n_blocks && rc == 0; i++) {
+        rc = ff_source_send_holes_of(s, i, 0, s->ram->blocks[i].n_pages);
     }
-    m->holes_sent = true;
+    s->holes_sent = true;
     return rc;
 }
 
 static void follow_pivot(Bulk *k)
 {
-    uint64_t pivot = __atomic_exchange_n(&k->m->pivot, 0, __ATOMIC_ACQ_REL);
+    uint64_t pivot = __atomic_exchange_n(&k->s->pivot, 0, __ATOMIC_ACQ_REL);
 
     if (pivot) {
         k->block = pivot >> 48;
@@ -154,20 +142,20 @@ static uint64_t longest(const Bulk *k, const FfBlock *b)
 }
 
 /* The next run of what was written just before the stop. */
-static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
+static uint64_t claim_recent(Bulk *k, unsigned *block, uint64_t *first)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
 
-    while (m->hot && k->hot < m->hot->len) {
-        const FfRun *r = &g_array_index(m->hot, FfRun, k->hot);
-        FfBlock *b = &m->blocks[r->block];
+    while (s->recently_written && k->recent < s->recently_written->len) {
+        const FfRun *r = &g_array_index(s->recently_written, FfRun, k->recent);
+        FfBlock *b = &s->ram->blocks[r->block];
         uint64_t max = longest(k, b);
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, r->first + r->n, max, first);
         if (n) {
             *block = r->block;
             return n;
         }
-        k->hot++;
+        k->recent++;
     }
     return 0;
 }
@@ -175,17 +163,17 @@ static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
 /* Claims the next run at or after the cursor, around the end if need be. 0: nothing is left. */
 static uint64_t claim_here(Bulk *k, uint64_t *first)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
 
-    for (unsigned i = 0; i <= m->n_blocks; i++) {
-        FfBlock *b = &m->blocks[k->block];
+    for (unsigned i = 0; i <= s->ram->n_blocks; i++) {
+        FfBlock *b = &s->ram->blocks[k->block];
         uint64_t max = longest(k, b);
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, k->page, b->n_pages, max, first);
         if (n) {
             k->page = *first + n;
             return n;
         }
-        k->block = (k->block + 1) % m->n_blocks;
+        k->block = (k->block + 1) % s->ram->n_blocks;
         k->page = 0;
     }
     return 0;
@@ -193,25 +181,25 @@ static uint64_t claim_here(Bulk *k, uint64_t *first)
 
 static uint64_t claim_next(Bulk *k, unsigned *block, uint64_t *first)
 {
-    uint64_t n = k->near ? 0 : claim_hot(k, block, first);
+    uint64_t n = k->near ? 0 : claim_recent(k, block, first);
 
     if (n) {
         return n;
     }
     n = claim_here(k, first);
     *block = k->block;
-    k->near -= MIN(k->near, n * k->m->blocks[*block].info.page_size);
+    k->near -= MIN(k->near, n * k->s->ram->blocks[*block].info.page_size);
     return n;
 }
 
 /* Each begins in a part of its own. */
 static void set_out(Bulk *k)
 {
-    const FfMigration *m = k->m;
+    const FfSource *s = k->s;
 
-    k->page = m->total_pages / (1 + m->n_extra) * k->index;
-    while (k->page >= m->blocks[k->block].n_pages) {
-        k->page -= m->blocks[k->block++].n_pages;
+    k->page = s->ram->total_pages / (1 + s->conn->n_bulk) * k->index;
+    while (k->page >= s->ram->blocks[k->block].n_pages) {
+        k->page -= s->ram->blocks[k->block++].n_pages;
     }
 }
 
@@ -231,38 +219,38 @@ static void set_priority(Bulk *k)
     }
 }
 
-static void set_narrow(FfMigration *m, bool narrow)
+static void set_link_bound(FfSource *s, bool link_bound)
 {
-    ff_mutex_lock(&m->lock);
-    if (m->narrow != narrow) {
-        m->narrow = narrow;
-        ff_cond_broadcast(&m->changed);
+    ff_mutex_lock(&s->control->lock);
+    if (s->link_bound != link_bound) {
+        s->link_bound = link_bound;
+        ff_cond_broadcast(&s->control->changed);
     }
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_unlock(&s->control->lock);
 }
 
 /* The main connection finds out what the limit is. While it is the link, further connections would
  * only queue more in front of urgent packets: they wait. FALSE if the migration cannot go on. */
 static bool take_part(Bulk *k)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
 
-    if (k->ch == m->main) {
-        set_narrow(m, k->prompt || k->runs < TRIAL_RUNS);
+    if (k->ch == s->conn->main) {
+        set_link_bound(s, k->prompt || k->runs < TRIAL_RUNS);
         return true;
     }
-    ff_mutex_lock(&m->lock);
-    while (m->narrow && !(m->events & (FF_EV_DEAD | FF_EV_QUIT))) {
-        ff_cond_wait(&m->changed, &m->lock);
+    ff_mutex_lock(&s->control->lock);
+    while (s->link_bound && !(s->control->events & (FF_EV_DEAD | FF_EV_QUIT))) {
+        ff_cond_wait(&s->control->changed, &s->control->lock);
     }
-    bool ok = !(m->events & (FF_EV_DEAD | FF_EV_QUIT));
-    ff_mutex_unlock(&m->lock);
+    bool ok = !(s->control->events & (FF_EV_DEAD | FF_EV_QUIT));
+    ff_mutex_unlock(&s->control->lock);
     return ok;
 }
 
 static int send_all(Bulk *k)
 {
-    FfMigration *m = k->m;
+    FfSource *s = k->s;
     int rc = 0;
 
     set_out(k);
@@ -282,12 +270,12 @@ static int send_all(Bulk *k)
         if (!n) {
             return 0;
         }
-        ff_source_decide_packing(m, k->ch, &k->packing);
-        rc = ff_source_send_run(m, k->ch, &k->packing, block, first, n, false);
+        ff_source_decide_packing(s, k->ch, &k->packing);
+        rc = ff_source_send_run(s, k->ch, &k->packing, block, first, n);
         if (rc < 0) {
             return rc;
         }
-        charge(m, n * m->blocks[block].info.page_size - k->packing.saved);
+        charge(s, n * s->ram->blocks[block].info.page_size - k->packing.saved);
         k->runs++;
     }
 }
@@ -302,14 +290,14 @@ static void send_bulk(Bulk *k)
         rc = ff_channel_send(k->ch, ff_frame(FF_FRAME_END, 0), NULL, false);
     }
     if (rc < 0 && rc != -ECANCELED) {
-        ff_m_lost(k->m, k->ch, rc);
+        ff_conn_lost(k->s->conn, k->ch, rc);
     }
 }
 
 static gpointer send_extra(gpointer p)
 {
-    FfExtra *x = p;
-    Bulk k = {.m = x->m, .ch = x->ch, .index = x->index - FF_INDEX_URGENT};
+    FfBulkChannel *x = p;
+    Bulk k = {.s = x->side, .ch = x->ch, .index = x->index - FF_INDEX_URGENT};
 
     send_bulk(&k);
     return NULL;
@@ -317,22 +305,22 @@ static gpointer send_extra(gpointer p)
 
 gpointer ff_source_bulk(gpointer p)
 {
-    FfMigration *m = p;
-    Bulk k = {.m = m, .ch = m->main};
+    FfSource *s = p;
+    Bulk k = {.s = s, .ch = s->conn->main};
 
     ff_priority_bulk();
-    int rc = m->holes_sent ? 0 : send_holes(m);
+    int rc = s->holes_sent ? 0 : send_holes(s);
 
     if (rc < 0) {
-        ff_m_lost(m, m->main, rc);
+        ff_conn_lost(s->conn, s->conn->main, rc);
         return NULL;
     }
     /* Not before the holes are claimed: looking at one fills it. */
-    if (!m->whole) {
-        set_narrow(m, true);
-        ff_extra_start(m, send_extra);
+    if (!s->conn->complete_at_grant) {
+        set_link_bound(s, true);
+        ff_conn_start_bulk(s->conn, send_extra);
     }
     send_bulk(&k);
-    set_narrow(m, false); /* nothing is left for them, and they say so */
+    set_link_bound(s, false); /* nothing is left for them, and they say so */
     return NULL;
 }

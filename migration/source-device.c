@@ -16,31 +16,23 @@
  *
  * Threads: the base is collected by the coordinator, used by the device thread. No lock.
  */
-#include "migration/internal.h"
-#include "migration/precopy-send.h"
+#include "migration/source-device.h"
 
 #include <string.h>
 
+#include "migration/source-send.h"
 #include "uffd/private.h"
 
-/* Under TLS the length of what is compressed says something of it: only who asks for that has it.
- */
-bool ff_source_packs_device(const FfMigration *m)
-{
-    return m->peer_features & FF_FEATURE_PACKED_DEVICE &&
-           (m->cfg.compress != FF_COMPRESS_NEVER || !m->cfg.tls);
-}
-
 /* Sends N bytes as they are or, where the link is slow, compressed. */
-static int send_piece(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, FfFrame f,
+static int send_piece(FfSource *s, FfDevicePacing *pacing, FfPacking *pk, FfFrame f,
                       const void *data, size_t n)
 {
     int64_t now = g_get_monotonic_time();
     size_t len = 0;
 
     f.length = n;
-    if (ff_source_packs_device(m) &&
-        ff_compress_device_wanted(pacing, n, ff_channel_unsent(m->main), now) &&
+    if (ff_source_packs_device(s) &&
+        ff_compress_device_wanted(pacing, n, ff_channel_unsent(s->conn->main), now) &&
         ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
         len = ff_packer_pack(pk->packer, data, n, pk->out);
         pacing->packed += n;
@@ -53,7 +45,7 @@ static int send_piece(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, FfF
         data = pk->out;
     }
     pacing->sent += f.length;
-    return ff_channel_send(m->main, f, data, true);
+    return ff_channel_send(s->conn->main, f, data, true);
 }
 
 /* ---- the base ------------------------------------------------------------------------------ */
@@ -78,23 +70,23 @@ static bool add_page(const void *page, void *opaque)
 
 gpointer ff_source_read_base(gpointer p)
 {
-    FfMigration *m = p;
-    const FfMigrationConfig *c = &m->cfg;
+    FfSource *s = p;
+    const FfMigrationConfig *c = s->cfg;
     g_autoptr(FfDelta) base = ff_delta_new();
 
     /* What cannot be read is not in it: a part is a base as well. */
     Reading r = {.base = base};
     ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, &r);
-    m->private_rest = r.rest;
+    s->private_rest = r.rest;
     return ff_delta_size(base) && ff_delta_index(base) ? g_steal_pointer(&base) : NULL;
 }
 
-bool ff_source_private_fits(FfMigration *m, GError **error)
+bool ff_source_private_fits(FfSource *s, GError **error)
 {
-    ff_mutex_lock(&m->lock);
-    uint64_t limit = m->cfg.downtime_limit, rate = m->cfg.switchover_bandwidth;
-    ff_mutex_unlock(&m->lock);
-    uint64_t ms = m->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
+    ff_mutex_lock(&s->control->lock);
+    uint64_t limit = s->cfg->downtime_limit, rate = s->cfg->switchover_bandwidth;
+    ff_mutex_unlock(&s->control->lock);
+    uint64_t ms = s->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
 
     if (ms <= limit) {
         return true;
@@ -104,31 +96,32 @@ bool ff_source_private_fits(FfMigration *m, GError **error)
                 " ms for %" G_GUINT64_FORMAT
                 " MiB of memory that QEMU keeps to itself (a display's, "
                 "above all), and downtime-limit is %" G_GUINT64_FORMAT " ms",
-                ms, m->private_rest >> 20, limit);
+                ms, s->private_rest >> 20, limit);
     return false;
 }
 
-void ff_source_send_base(FfMigration *m)
+void ff_source_send_base(FfSource *s, FfPace *pace)
 {
-    if (!(ff_source_features(m) & FF_FEATURE_DELTA_DEVICE)) {
-        g_clear_pointer(&m->device_base, ff_delta_free);
+    if (!(ff_source_features(s) & FF_FEATURE_DELTA_DEVICE)) {
+        g_clear_pointer(&s->device_base, ff_delta_free);
     }
-    const uint8_t *data = m->device_base ? ff_delta_data(m->device_base) : NULL;
-    size_t size = m->device_base ? ff_delta_size(m->device_base) : 0;
+    const uint8_t *data = s->device_base ? ff_delta_data(s->device_base) : NULL;
+    size_t size = s->device_base ? ff_delta_size(s->device_base) : 0;
     FfDevicePacing pacing = {0};
     FfPacking packing = {0};
     const unsigned over = FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL;
     int rc = 0;
 
-    for (size_t at = 0, n; rc == 0 && at < size && !(ff_m_events(m) & over); at += n) {
+    for (size_t at = 0, n; rc == 0 && at < size && !(ff_control_events(s->control) & over);
+         at += n) {
         uint64_t before = pacing.sent;
         n = MIN(size - at, FF_RUN_MAX_BYTES);
-        if (m->rounds) {
-            ff_rounds_pace(m);
+        if (pace) {
+            ff_pace_wait(pace, over | FF_EV_WANT_POSTCOPY);
         }
-        rc = send_piece(m, &pacing, &packing, ff_frame(FF_FRAME_BASE, 0), data + at, n);
-        if (m->rounds) {
-            ff_rounds_charge(m, pacing.sent - before);
+        rc = send_piece(s, &pacing, &packing, ff_frame(FF_FRAME_BASE, 0), data + at, n);
+        if (pace) {
+            ff_pace_charge(pace, pacing.sent - before);
         }
     }
     ff_packing_clear(&packing);
@@ -137,15 +130,15 @@ void ff_source_send_base(FfMigration *m)
 /* ---- the stream ----------------------------------------------------------------------------- */
 
 /* TRUE: *DATA, of *N bytes, is a delta now. */
-static bool make_delta(FfMigration *m, FfDevicePacing *pacing, const void **data, size_t *n)
+static bool make_delta(FfSource *s, FfDevicePacing *pacing, const void **data, size_t *n)
 {
-    if (!m->device_base) {
+    if (!s->device_base) {
         return false;
     }
     if (!pacing->delta) {
         pacing->delta = g_malloc(FF_RUN_MAX_BYTES);
     }
-    size_t len = ff_delta_encode(m->device_base, *data, *n, pacing->delta);
+    size_t len = ff_delta_encode(s->device_base, *data, *n, pacing->delta);
     if (len) {
         *data = pacing->delta;
         *n = len;
@@ -153,18 +146,18 @@ static bool make_delta(FfMigration *m, FfDevicePacing *pacing, const void **data
     return len > 0;
 }
 
-int ff_source_send_device(FfMigration *m, FfDevicePacing *pacing, FfPacking *pk, const void *data,
+int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfPacking *pk, const void *data,
                           size_t n)
 {
     FfFrame f = ff_frame(FF_FRAME_DEVICE, 0);
     size_t whole = n;
     uint64_t before = pacing->sent;
 
-    if (make_delta(m, pacing, &data, &n)) {
+    if (make_delta(s, pacing, &data, &n)) {
         f.flags = FF_DEVICE_DELTA;
         f.n_pages = whole;
     }
-    int rc = send_piece(m, pacing, pk, f, data, n);
-    ff_count(m->stats.device_wire, pacing->sent - before);
+    int rc = send_piece(s, pacing, pk, f, data, n);
+    ff_count(s->stats->device_wire, pacing->sent - before);
     return rc;
 }

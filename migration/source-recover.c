@@ -7,14 +7,23 @@
  *
  * Thread: the coordinator.
  */
-#include "migration/internal.h"
+#include "migration/source-recover.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-/* The destination's first word (milliseconds). */
-#define FIRST_BYTE_DEADLINE_MS 20000
+#include "migration/greeting.h"
+#include "migration/journal.h"
+#include "migration/keepalive.h"
+#include "migration/source-bulk.h"
+#include "migration/source-connect.h"
+#include "migration/source-reader.h"
+#include "migration/source-revoke.h"
+#include "migration/source-send.h"
+#include "migration/source-urgent.h"
+#include "migration/tls.h"
+
 /* Between two attempts of its own; the time doubles. */
 #define FIRST_PAUSE_MS 100
 #define LONGEST_PAUSE_MS 2000
@@ -22,92 +31,46 @@
 /* ---- the end of a connection ------------------------------------------------------------------
  */
 
-void ff_source_end_connection(FfMigration *m)
+/* Empties an eventfd that has woken a thread which is joined now. */
+static void drain(int fd)
+{
+    uint64_t n;
+    G_GNUC_UNUSED ssize_t rc = read(fd, &n, sizeof(n));
+}
+
+void ff_source_end_connection(FfSource *s)
 {
     uint64_t one = 1;
 
-    ff_recovery_say_paused(m);
-    ff_m_shutdown_channels(m);
-    G_GNUC_UNUSED ssize_t n = write(m->urgent_wake, &one, sizeof(one));
-    ff_keepalive_end(m);
-    ff_m_join(&m->bulk_thread);
-    ff_m_join(&m->urgent_thread);
-    ff_m_join(&m->main_reader);
-    ff_extra_end(m);
-    ff_recovery_drain(m->urgent_wake);
+    ff_conn_say_paused(s->conn);
+    ff_conn_shutdown(s->conn);
+    G_GNUC_UNUSED ssize_t n = write(s->urgent_wake, &one, sizeof(one));
+    ff_keepalive_end(s->conn);
+    ff_control_join(&s->bulk_thread);
+    ff_control_join(&s->conn->urgent_thread);
+    ff_control_join(&s->conn->main_reader);
+    ff_conn_end_bulk(s->conn);
+    drain(s->urgent_wake);
 }
 
 /* ---- a new one ----------------------------------------------------------------------------------
  */
 
-FfChannel *ff_source_connect_again(FfMigration *m, FfAddress **address, GError **error)
-{
-    ff_mutex_lock(&m->lock);
-    g_autofree char *uri = g_steal_pointer(&m->new_uri);
-    int fd = m->new_fd;
-    m->new_fd = -1;
-    ff_mutex_unlock(&m->lock);
-    if (fd >= 0) {
-        *address = ff_address_of_peer(fd);
-    } else {
-        *address = ff_address_parse(uri, error);
-        fd = *address ? ff_address_connect(*address, m->cancel, error) : -1;
-    }
-    if (fd < 0) {
-        return NULL;
-    }
-    ff_recovery_store_peer(m, *address);
-    return ff_m_channel_new(m, fd, FF_CHANNEL_MAIN);
-}
-
-bool ff_source_greet_again(FfMigration *m, FfChannel *ch, bool paused, GError **error)
-{
-    uint8_t prologue[FF_PROLOGUE_SIZE];
-    struct iovec iov = {prologue, ff_prologue_encode(prologue, NULL, 0)};
-    FfGreeting g;
-    FfFrame f;
-
-    int rc = ff_channel_write_all(ch, &iov, 1, true);
-    if (rc < 0) {
-        g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch),
-                    ff_channel_strerror(ch, rc));
-        return false;
-    }
-    if (paused) {
-        ff_m_set_status(m, FF_STATUS_POSTCOPY_RECOVER);
-    }
-    if (!ff_m_check_clear(m, ch, FIRST_BYTE_DEADLINE_MS, error)) {
-        return false;
-    }
-    if (!ff_recovery_expect(ch, FF_FRAME_GREETING, &f, &g, sizeof(g), error)) {
-        return false;
-    }
-    if (GUINT32_FROM_LE(g.version) != FF_WIRE_VERSION) {
-        g_set_error(error, FF_M_ERROR, 0,
-                    "the destination speaks wire version %u, this side %u: it is not the "
-                    "destination of this migration",
-                    GUINT32_FROM_LE(g.version), FF_WIRE_VERSION);
-        return false;
-    }
-    m->peer_features = GUINT32_FROM_LE(g.features);
-    return true;
-}
-
-static bool say_resume(FfMigration *m, FfChannel *ch, FfPhase *phase, GError **error)
+static bool say_resume(FfSource *s, FfChannel *ch, FfPhase *phase, GError **error)
 {
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
-                  .features = GUINT32_TO_LE(ff_source_features(m)),
-                  .epoch = GUINT64_TO_LE(m->epoch + 1)};
+                  .features = GUINT32_TO_LE(ff_source_features(s)),
+                  .epoch = GUINT64_TO_LE(s->conn->epoch + 1)};
     union {
         FfResumeReply reply;
         char text[FF_FRAME_MAX_TEXT + 1];
     } u = {0};
     FfFrame f;
 
-    memcpy(r.session, m->session, sizeof(r.session));
-    memcpy(r.secret, m->secret, sizeof(r.secret));
-    if (!ff_recovery_say(ch, ff_frame(FF_FRAME_RESUME, sizeof(r)), &r, error) ||
-        !ff_recovery_expect(ch, FF_FRAME_RESUME_REPLY, &f, &u, FF_FRAME_MAX_TEXT, error)) {
+    memcpy(r.session, s->conn->session, sizeof(r.session));
+    memcpy(r.secret, s->conn->secret, sizeof(r.secret));
+    if (!ff_greeting_say(ch, ff_frame(FF_FRAME_RESUME, sizeof(r)), &r, error) ||
+        !ff_greeting_expect(ch, FF_FRAME_RESUME_REPLY, &f, &u, FF_FRAME_MAX_TEXT, error)) {
         return false;
     }
     if (f.page != 0) {
@@ -116,31 +79,31 @@ static bool say_resume(FfMigration *m, FfChannel *ch, FfPhase *phase, GError **e
     }
     uint64_t epoch = GUINT64_FROM_LE(u.reply.epoch);
     *phase = GUINT32_FROM_LE(u.reply.phase);
-    if (f.length != sizeof(u.reply) || epoch <= m->epoch ||
+    if (f.length != sizeof(u.reply) || epoch <= s->conn->epoch ||
         (*phase != FF_PHASE_LOADED && *phase != FF_PHASE_GRANTED && *phase != FF_PHASE_DONE)) {
         g_set_error(error, FF_M_ERROR, 0, "%s: malformed reply to resume", ff_channel_peer(ch));
         return false;
     }
-    m->epoch = epoch;
-    __atomic_store_n(&m->cfg.state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_m_half() */
+    s->conn->epoch = epoch;
+    __atomic_store_n(&s->cfg->state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_half_new() */
     return true;
 }
 
 /* ---- what the destination has -------------------------------------------------------------------
  */
 
-static bool take_have(FfMigration *m, const FfFrame *f, const uint64_t *words, GError **error)
+static bool take_have(FfSource *s, const FfFrame *f, const uint64_t *words, GError **error)
 {
     FfBitmap *bm;
     const char *why;
 
     if (f->type != FF_FRAME_HAVE ||
-        ff_frame_check_have(f, m->frame_blocks, m->n_blocks, &why) < 0) {
+        ff_frame_check_have(f, s->ram->frame_blocks, s->ram->n_blocks, &why) < 0) {
         g_set_error(error, FF_M_ERROR, 0, "the destination sent '%s': %s", ff_frame_name(f->type),
                     f->type == FF_FRAME_HAVE ? why : "its list of pages is not at its end");
         return false;
     }
-    bm = &m->blocks[f->block].bitmap;
+    bm = &s->ram->blocks[f->block].bitmap;
     for (uint64_t i = 0; i < ff_bitmap_words(f->n_pages); i++) {
         bm->words[f->page / 64 + i] &= f->flags ? 0 : ~GUINT64_FROM_LE(words[i]);
     }
@@ -149,38 +112,37 @@ static bool take_have(FfMigration *m, const FfFrame *f, const uint64_t *words, G
 
 /* Afterwards the bitmaps have what the destination lacks. No sender runs. Pages that were
  * released here had been acknowledged, so the destination names them. */
-static bool read_list(FfMigration *m, FfChannel *ch, GError **error)
+static bool read_list(FfSource *s, FfChannel *ch, GError **error)
 {
     g_autofree uint64_t *words = g_malloc(FF_HAVE_MAX_PAGES / 8);
     uint64_t missing = 0, missing_bytes = 0;
     FfFrame f;
 
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        ff_bitmap_clear(&m->blocks[i].bitmap);
-        ff_bitmap_init(&m->blocks[i].bitmap, m->blocks[i].n_pages, true);
-        m->holes_sent = false;
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        ff_ram_reset(&s->ram->blocks[i].bitmap, &s->ram->blocks[i], true);
+        s->holes_sent = false;
     }
     for (;;) {
-        if (!ff_recovery_hear(ch, &f, words, FF_HAVE_MAX_PAGES / 8, error)) {
+        if (!ff_greeting_hear(ch, &f, words, FF_HAVE_MAX_PAGES / 8, error)) {
             return false;
         }
         if (f.type == FF_FRAME_HAVE_END) {
             break;
         }
-        if (!take_have(m, &f, words, error)) {
+        if (!take_have(s, &f, words, error)) {
             return false;
         }
     }
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        uint64_t n = ff_bitmap_count(&m->blocks[i].bitmap);
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        uint64_t n = ff_bitmap_count(&s->ram->blocks[i].bitmap);
         missing += n;
-        missing_bytes += n * m->blocks[i].info.page_size;
+        missing_bytes += n * s->ram->blocks[i].info.page_size;
     }
-    __atomic_store_n(&m->done_pages, m->total_pages - missing, __ATOMIC_RELAXED);
-    __atomic_store_n(&m->done_bytes, m->total_bytes - missing_bytes, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->ram->done_pages, s->ram->total_pages - missing, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->ram->done_bytes, s->ram->total_bytes - missing_bytes, __ATOMIC_RELAXED);
     g_message("recovery: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
               " pages are missing at the destination",
-              missing, m->total_pages);
+              missing, s->ram->total_pages);
     return true;
 }
 
@@ -189,71 +151,69 @@ static bool read_list(FfMigration *m, FfChannel *ch, GError **error)
  */
 
 /* The channels stand, by RESUMED. The grant is given once more to who had not got it. */
-static bool say_resumed(FfMigration *m, FfPhase phase, bool shared, GError **error)
+static bool say_resumed(FfSource *s, FfPhase phase, bool shared, GError **error)
 {
     FfFrame f = ff_frame(FF_FRAME_RESUMED, 0);
 
     f.page = shared;
-    if (!ff_recovery_say(m->main, f, NULL, error)) {
+    if (!ff_greeting_say(s->conn->main, f, NULL, error)) {
         return false;
     }
     return phase != FF_PHASE_LOADED ||
-           ff_recovery_say(m->main, ff_frame(FF_FRAME_GRANT, strlen(m->run_state)), m->run_state,
-                           error);
+           ff_greeting_say(s->conn->main, ff_frame(FF_FRAME_GRANT, strlen(s->run_state)),
+                           s->run_state, error);
 }
 
 /* The connection stands: what the client said before that, and nobody took, was for the pause that
  * is over. At the next break the guest may run at the destination. */
-static void forget_order(FfMigration *m)
+static void forget_order(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    m->events &= ~(unsigned)FF_EV_RECOVER;
-    m->want_revoke = m->force_revoke = false;
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
+    s->control->events &= ~(unsigned)FF_EV_RECOVER;
+    s->control->want_revoke = s->control->force_revoke = false;
+    ff_mutex_unlock(&s->control->lock);
 }
 
-static bool start_again(FfMigration *m, FfPhase phase, FfChannel *main, FfChannel *urgent,
+static bool start_again(FfSource *s, FfPhase phase, FfChannel *main, FfChannel *urgent,
                         GError **error)
 {
-    ff_recovery_install(m, main, urgent);
-    for (unsigned i = 0; i < G_N_ELEMENTS(m->sent); i++) {
-        m->sent[i].acked = 0;
-    }
-    ff_source_forget_sent(m);
-    m->pivot = 0;
-    m->bulk_next_us = 0; /* no sender runs */
-    if (!urgent && !ff_source_feed_urgent(m, error)) {
+    g_clear_pointer(&s->feed, ff_feed_free); /* what it holds is asked for again */
+    ff_conn_install(s->conn, main, urgent);
+    ff_source_begin_sent(s);
+    s->pivot = 0;
+    s->bulk_pace.next_us = 0; /* no sender runs */
+    if (!urgent && !ff_source_feed_urgent(s, error)) {
         return false;
     }
-    forget_order(m);
-    if (!say_resumed(m, phase, !urgent, error)) {
+    forget_order(s);
+    if (!say_resumed(s, phase, !urgent, error)) {
         return false;
     }
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
-    m->main_reader = g_thread_new("ff-main", ff_source_main_reader, m);
-    m->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, m);
-    m->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, m);
-    ff_keepalive_start(m);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
+    s->conn->main_reader = g_thread_new("ff-main", ff_source_main_reader, s);
+    s->conn->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, s);
+    s->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, s);
+    ff_keepalive_start(s->conn, s->ram, s->stats, &s->guest_stopped);
     return true;
 }
 
-static bool agree_again(FfMigration *m, FfChannel *ch, const FfAddress *address, FfChannel **urgent,
+static bool agree_again(FfSource *s, FfChannel *ch, const FfAddress *address, FfChannel **urgent,
                         FfPhase *phase, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
-    if (!ff_recovery_connecting(m, ch, error) || !ff_m_secure(m, ch, error) ||
-        !ff_source_greet_again(m, ch, true, error) || !say_resume(m, ch, phase, error) ||
-        !read_list(m, ch, error)) {
+    if (!ff_conn_connecting(s->conn, ch, error) || !ff_conn_secure(s->conn, ch, error) ||
+        !ff_source_greet_again(s, ch, true, error) || !say_resume(s, ch, phase, error) ||
+        !read_list(s, ch, error)) {
         return false;
     }
     if (*phase == FF_PHASE_DONE) {
         return true;
     }
-    if (!ff_source_open_extra(m, address, error)) {
+    if (!ff_source_open_bulk(s, address, error)) {
         return false;
     }
-    *urgent = ff_source_open_channel(m, address, FF_CHANNEL_URGENT, &local);
+    *urgent = ff_source_open_channel(s, address, FF_CHANNEL_URGENT, &local);
     if (!*urgent) {
         if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
             g_propagate_error(error, g_steal_pointer(&local));
@@ -264,99 +224,101 @@ static bool agree_again(FfMigration *m, FfChannel *ch, const FfAddress *address,
     return true;
 }
 
-static bool resume(FfMigration *m, GError **error)
+static bool resume(FfSource *s, GError **error)
 {
     g_autoptr(FfAddress) address = NULL;
     FfChannel *urgent = NULL;
     FfPhase phase;
-    FfChannel *ch = ff_source_connect_again(m, &address, error);
+    FfChannel *ch = ff_source_connect_again(s, &address, error);
 
     if (!ch) {
         return false;
     }
-    if (!agree_again(m, ch, address, &urgent, &phase, error)) {
-        ff_recovery_connecting(m, NULL, NULL);
+    if (!agree_again(s, ch, address, &urgent, &phase, error)) {
+        ff_conn_connecting(s->conn, NULL, NULL);
         ff_channel_free(urgent);
         ff_channel_free(ch);
         return false;
     }
     if (phase == FF_PHASE_DONE) {
         /* Every page had arrived, only the last word had not. */
-        ff_recovery_install(m, ch, NULL);
-        ff_m_set_status(m, FF_STATUS_POSTCOPY_ACTIVE);
-        ff_m_event(m, FF_EV_DONE);
+        g_clear_pointer(&s->feed, ff_feed_free);
+        ff_conn_install(s->conn, ch, NULL);
+        ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
+        ff_control_event(s->control, FF_EV_DONE);
         return true;
     }
-    return start_again(m, phase, ch, urgent, error);
+    return start_again(s, phase, ch, urgent, error);
 }
 
 /* The destination has ended: the guest may run here again, as before the grant. */
-static void take_back(FfMigration *m)
+static void take_back(FfSource *s)
 {
-    ff_mutex_lock(&m->lock);
-    m->given = false;
-    m->stopped = true;
-    ff_mutex_unlock(&m->lock);
-    ff_journal_take_back(m->cfg.state);
-    m->revoked = true;
+    ff_mutex_lock(&s->control->lock);
+    s->control->granted = false;
+    s->stopped = true;
+    ff_mutex_unlock(&s->control->lock);
+    ff_journal_take_back(s->cfg->state);
+    s->revoked = true;
 }
 
-static void try_resume(FfMigration *m)
+static void try_resume(FfSource *s)
 {
     g_autoptr(GError) error = NULL;
 
-    ff_recovery_reset_cancel(m);
+    ff_control_reset_cancel(s->control);
     /* In one step: from here on no order is stored until the next pause. */
-    ff_mutex_lock(&m->lock);
-    m->events &= ~(unsigned)(FF_EV_DEAD | FF_EV_RECOVER | FF_EV_MAIN_ENDED);
-    g_clear_pointer(&m->error, g_free);
-    bool revoke = m->want_revoke, force = revoke && m->force_revoke;
-    m->want_revoke = m->force_revoke = false;
+    ff_mutex_lock(&s->control->lock);
+    s->control->events &= ~(unsigned)(FF_EV_DEAD | FF_EV_RECOVER | FF_EV_MAIN_ENDED);
+    g_clear_pointer(&s->control->error, g_free);
+    bool revoke = s->control->want_revoke, force = revoke && s->control->force_revoke;
+    s->control->want_revoke = s->control->force_revoke = false;
     /* QEMU before 9.1 goes to postcopy-recover at once. */
     FfStatus next =
-        m->recover_setup ? FF_STATUS_POSTCOPY_RECOVER_SETUP : FF_STATUS_POSTCOPY_RECOVER;
-    FfStatus old = ff_m_enter_locked(m, next);
-    ff_mutex_unlock(&m->lock);
-    ff_m_entered(m, old, next);
-    if (force || (revoke && ff_source_revoke(m, &error))) {
-        take_back(m);
-    } else if (revoke || !resume(m, &error)) {
-        ff_source_end_connection(m);
-        ff_m_dead(m, "%s", error->message);
+        s->control->recover_setup ? FF_STATUS_POSTCOPY_RECOVER_SETUP : FF_STATUS_POSTCOPY_RECOVER;
+    FfStatus old = ff_control_enter_locked(s->control, next);
+    ff_mutex_unlock(&s->control->lock);
+    ff_control_entered(s->control, old, next);
+    if (force || (revoke && ff_source_revoke(s, &error))) {
+        take_back(s);
+    } else if (revoke || !resume(s, &error)) {
+        ff_source_end_connection(s);
+        ff_control_dead(s->control, "%s", error->message);
     }
 }
 
 /* One attempt of this side's own. */
-static bool try_again(FfMigration *m, const char *uri, GError **error)
+static bool try_again(FfSource *s, const char *uri, GError **error)
 {
-    ff_mutex_lock(&m->lock);
-    g_free(m->new_uri);
-    m->new_uri = g_strdup(uri);
-    ff_mutex_unlock(&m->lock);
-    ff_recovery_begin(m, FF_EV_DEAD);
-    ff_recovery_reset_cancel(m);
-    return resume(m, error);
+    ff_mutex_lock(&s->control->lock);
+    g_free(s->control->new_uri);
+    s->control->new_uri = g_strdup(uri);
+    ff_mutex_unlock(&s->control->lock);
+    ff_control_forget(s->control, FF_EV_DEAD);
+    ff_control_reset_cancel(s->control);
+    return resume(s, error);
 }
 
 /* x-farfault-auto-recover: TRUE if a connection stands again, without anybody's help. */
-static bool reconnect(FfMigration *m)
+static bool reconnect(FfSource *s)
 {
-    int64_t end = ff_recovery_auto_end(m), pause_ms = FIRST_PAUSE_MS;
-    g_autofree char *uri = ff_m_peer_uri(m);
+    int64_t end = ff_control_auto_end(s->control), pause_ms = FIRST_PAUSE_MS;
+    g_autofree char *uri = ff_source_peer_uri(s);
 
     if (!end || !uri) {
         return false;
     }
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_RECOVER);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
     for (;;) {
         g_autoptr(GError) error = NULL;
-        if (try_again(m, uri, &error)) {
+        if (try_again(s, uri, &error)) {
             return true;
         }
-        ff_source_end_connection(m);
+        ff_source_end_connection(s);
         int64_t next = g_get_monotonic_time() + pause_ms * 1000;
-        if (ff_m_wait_until(m, FF_EV_QUIT | FF_EV_PAUSE, MIN(next, end)) || next >= end) {
-            ff_m_dead(m, "%s", error->message);
+        if (ff_control_wait_until(s->control, FF_EV_QUIT | FF_EV_PAUSE, MIN(next, end)) ||
+            next >= end) {
+            ff_control_dead(s->control, "%s", error->message);
             return false;
         }
         g_message("recovery: %s; once more", error->message);
@@ -364,28 +326,28 @@ static bool reconnect(FfMigration *m)
     }
 }
 
-bool ff_source_persist(FfMigration *m)
+bool ff_source_persist(FfSource *s)
 {
     for (;;) {
-        unsigned got = ff_m_wait(m, FF_EV_DONE | FF_EV_DEAD | FF_EV_QUIT);
+        unsigned got = ff_control_wait(s->control, FF_EV_DONE | FF_EV_DEAD | FF_EV_QUIT);
         if (got & FF_EV_QUIT) {
             return false;
         }
         if (!(got & FF_EV_DONE)) {
-            ff_source_end_connection(m);
+            ff_source_end_connection(s);
         }
-        if (ff_m_events(m) & FF_EV_DONE) {
+        if (ff_control_events(s->control) & FF_EV_DONE) {
             return true; /* perhaps the last that the main reader heard */
         }
-        if (reconnect(m)) {
+        if (reconnect(s)) {
             continue;
         }
-        ff_recovery_pause(m, "the connection was lost");
-        if (ff_m_wait(m, FF_EV_RECOVER | FF_EV_QUIT) & FF_EV_QUIT) {
+        ff_control_pause(s->control, "the connection was lost");
+        if (ff_control_wait(s->control, FF_EV_RECOVER | FF_EV_QUIT) & FF_EV_QUIT) {
             return false;
         }
-        try_resume(m);
-        if (m->revoked) {
+        try_resume(s);
+        if (s->revoked) {
             return false;
         }
     }
@@ -395,16 +357,18 @@ bool ff_source_persist(FfMigration *m)
  * ------------------------------------------------------------------
  */
 
-bool ff_source_adopt(FfMigration *m, GError **error)
+bool ff_source_adopt(FfSource *s, GError **error)
 {
-    if (m->cfg.fd >= 0) {
+    if (s->cfg->fd >= 0) {
         /* SHUT, which lets QEMU end its migration, is still ours to give. */
-        m->inner = ff_channel_new(m->cfg.fd, FF_CHANNEL_MAIN);
-        m->cfg.fd = -1;
+        s->inner = ff_channel_new(s->cfg->fd, FF_CHANNEL_MAIN);
+        s->cfg->fd = -1;
     }
-    m->run_state = g_strndup(m->cfg.state->run_state, sizeof(m->cfg.state->run_state) - 1);
-    m->saving = true;
-    m->given = true;
-    g_atomic_int_set(&m->frozen, 1);
-    return ff_recovery_adopt_blocks(m, error) && ff_source_map_blocks(m, error);
+    s->run_state = g_strndup(s->cfg->state->run_state, sizeof(s->cfg->state->run_state) - 1);
+    s->saving = true;
+    s->control->granted = true;
+    g_atomic_int_set(&s->guest_stopped, 1);
+    return ff_ram_adopt(s->ram, s->control, s->cfg->vmm->memory.blocks(&s->cfg->vmm->memory),
+                        s->cfg->state, error) &&
+           ff_ram_map(s->ram, error);
 }

@@ -6,10 +6,11 @@
  * Whether a huge page is zero is found by reading the file: a hole that is looked at through a
  * mapping would be given a huge page, and where none is free a signal.
  *
- * Threads: bulk and urgent send; the main reader acknowledges. FfSentLog.lock is a leaf.
+ * Threads: whoever sends, the urgent thread (which is on the fault path) too; the main reader
+ * acknowledges. No lock but the channel's.
  * System calls: fallocate.
  */
-#include "migration/internal.h"
+#include "migration/source-send.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,112 +22,109 @@
 
 /* ---- release-ram ------------------------------------------------------------------------ */
 
-static void log_sent(FfMigration *m, unsigned index, unsigned block, uint64_t first, uint64_t n)
+void ff_source_acked(FfSource *s, unsigned index, uint64_t count)
 {
-    FfSentLog *log = &m->sent[index];
+    FfRun run;
 
-    ff_mutex_lock(&log->lock);
-    if (!g_atomic_int_get(&m->frozen)) {
-        /* Precopy: the page may be written and sent again, so it is kept. The peer counts it. */
-        log->acked++;
-        ff_mutex_unlock(&log->lock);
-        return;
-    }
-    g_queue_push_tail(&log->runs, g_memdup2(&(FfRun){block, first, n}, sizeof(FfRun)));
-    ff_mutex_unlock(&log->lock);
-}
-
-void ff_source_acked(FfMigration *m, unsigned index, uint64_t count)
-{
-    FfSentLog *log = &m->sent[index];
-
-    ff_mutex_lock(&m->lock);
-    bool given = m->given;
-    ff_mutex_unlock(&m->lock);
+    ff_mutex_lock(&s->control->lock);
+    bool granted = s->control->granted;
+    ff_mutex_unlock(&s->control->lock);
     /* Before the grant a roll back still needs every page; the count is cumulative, so the next
      * acknowledgement after it releases these as well. */
-    if (!m->cfg.release_ram || !given) {
+    if (!s->cfg->release_ram || !granted || !s->sent[index].ring) {
         return;
     }
-    for (;;) {
-        ff_mutex_lock(&log->lock);
-        g_autofree FfRun *run = log->acked < count ? g_queue_pop_head(&log->runs) : NULL;
-        log->acked += run != NULL;
-        ff_mutex_unlock(&log->lock);
-        if (!run) {
-            return;
-        }
-        const FfRamBlock *b = &m->blocks[run->block].info;
-        g_atomic_int_set(&m->released, 1);
-        fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run->first * b->page_size,
-                  run->n * b->page_size);
+    while (ff_sent_take(&s->sent[index], count, &run)) {
+        const FfRamBlock *b = &s->ram->blocks[run.block].info;
+        g_atomic_int_set(&s->ram->released, 1);
+        fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run.first * b->page_size,
+                  run.n * b->page_size);
     }
 }
 
-void ff_source_forget_sent(FfMigration *m)
+void ff_source_begin_sent(FfSource *s)
 {
-    for (unsigned i = 0; i < G_N_ELEMENTS(m->sent); i++) {
-        g_queue_clear_full(&m->sent[i].runs, g_free);
+    for (unsigned i = 0; s->cfg->release_ram && i < G_N_ELEMENTS(s->sent); i++) {
+        ff_sent_begin(&s->sent[i]);
     }
 }
 
 /* ---- sending ------------------------------------------------------------------------------- */
 
-static unsigned index_of(const FfMigration *m, const FfChannel *ch)
+static unsigned index_of(const FfConnection *conn, const FfChannel *ch)
 {
-    if (ch == m->main || ch == m->urgent) {
-        return ch == m->main ? FF_INDEX_MAIN : FF_INDEX_URGENT;
+    if (ch == conn->main || ch == conn->urgent) {
+        return ch == conn->main ? FF_INDEX_MAIN : FF_INDEX_URGENT;
     }
-    for (unsigned i = 0; i < m->n_extra; i++) {
-        if (m->extra[i].ch == ch) {
-            return m->extra[i].index;
+    for (unsigned i = 0; i < conn->n_bulk; i++) {
+        if (conn->bulk[i].ch == ch) {
+            return conn->bulk[i].index;
         }
     }
     g_assert_not_reached();
 }
 
-static void account(FfMigration *m, const FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
-                    bool zero, bool urgent)
+FfSender ff_source_sender(FfSource *s, FfChannel *ch)
 {
+    /* Two threads that share the main channel would log in another order than they write. */
+    bool logs = s->cfg->release_ram && s->conn->urgent;
+
+    return (FfSender){
+        .blocks = s->ram->blocks,
+        .ch = ch,
+        .log = logs ? &s->sent[index_of(s->conn, ch)] : NULL,
+        .stats = s->stats,
+        .done_pages = &s->ram->done_pages,
+        .done_bytes = &s->ram->done_bytes,
+        .data_bytes = &s->data_bytes,
+        .guest_stopped = &s->guest_stopped,
+        .epoch = s->conn->epoch,
+    };
+}
+
+static void account(const FfSender *k, unsigned block, uint64_t first, uint64_t n, bool zero,
+                    bool urgent)
+{
+    uint64_t bytes = n * k->blocks[block].info.page_size;
+
     if (zero) {
-        ff_count(m->stats.pages_zero, n);
+        ff_count(k->stats->pages_zero, n);
     } else {
-        ff_count(m->stats.pages_normal, n);
-        ff_count(m->data_bytes, n * m->blocks[block].info.page_size);
+        ff_count(k->stats->pages_normal, n);
+        ff_count(*k->data_bytes, bytes);
     }
     if (urgent) {
-        ff_count(m->stats.pages_urgent, n);
+        ff_count(k->stats->pages_urgent, n);
     } else {
-        ff_count(m->stats.pages_bulk, n);
+        ff_count(k->stats->pages_bulk, n);
     }
-    ff_count(m->done_pages, n);
-    ff_count(m->done_bytes, n * m->blocks[block].info.page_size);
-    /* Two threads that share the main channel log in another order than they write. */
-    if (m->cfg.release_ram && m->urgent) {
-        log_sent(m, index_of(m, ch), block, first, n);
+    ff_count(*k->done_pages, n);
+    ff_count(*k->done_bytes, bytes);
+    if (k->log) {
+        /* In precopy the page may be written and sent again, so it is kept. */
+        ff_sent_log(k->log, &(FfRun){block, first, n}, !g_atomic_int_get(k->guest_stopped));
     }
 }
 
-static FfFrame run_frame(const FfMigration *m, bool zero, unsigned block, uint64_t first,
-                         uint64_t n)
+static FfFrame run_frame(const FfSender *k, bool zero, unsigned block, uint64_t first, uint64_t n)
 {
     FfFrame f = ff_frame(zero ? FF_FRAME_ZERO : FF_FRAME_PAGES,
-                         zero ? 0 : n * m->blocks[block].info.page_size);
+                         zero ? 0 : n * k->blocks[block].info.page_size);
 
-    f.epoch = m->epoch;
+    f.epoch = k->epoch;
     f.block = block;
     f.page = first;
     f.n_pages = n;
     return f;
 }
 
-int ff_source_send_zero(FfMigration *m, FfChannel *ch, unsigned block, uint64_t first, uint64_t n,
-                        bool urgent)
+int ff_source_send_zero(FfSource *s, FfChannel *ch, unsigned block, uint64_t first, uint64_t n)
 {
-    int rc = ff_channel_send(ch, run_frame(m, true, block, first, n), NULL, urgent);
+    FfSender k = ff_source_sender(s, ch);
+    int rc = ff_channel_send(ch, run_frame(&k, true, block, first, n), NULL, false);
 
     if (rc == 0) {
-        account(m, ch, block, first, n, true, urgent);
+        account(&k, block, first, n, true, false);
     }
     return rc;
 }
@@ -153,42 +151,50 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
 
 /* ---- compression --------------------------------------------------------------------------- */
 
-uint32_t ff_source_features(const FfMigration *m)
+/* Under TLS the length of what is compressed says something of it: only a client that asks for that
+ * has it. */
+bool ff_source_packs_device(const FfSource *s)
 {
-    bool packs = m->cfg.compress != FF_COMPRESS_NEVER && m->peer_features & FF_FEATURE_ZSTD;
+    return s->conn->peer_features & FF_FEATURE_PACKED_DEVICE &&
+           (s->cfg->compress != FF_COMPRESS_NEVER || !s->cfg->tls);
+}
+
+uint32_t ff_source_features(const FfSource *s)
+{
+    bool packs = s->cfg->compress != FF_COMPRESS_NEVER && s->conn->peer_features & FF_FEATURE_ZSTD;
 
     return FF_FEATURE_ALIVE | (packs ? FF_FEATURE_ZSTD : 0) |
-           (m->peer_features & FF_FEATURE_ROUNDS) |
-           (ff_source_packs_device(m)
-                ? m->peer_features & (FF_FEATURE_PACKED_DEVICE | FF_FEATURE_DELTA_DEVICE)
+           (s->conn->peer_features & FF_FEATURE_ROUNDS) |
+           (ff_source_packs_device(s)
+                ? s->conn->peer_features & (FF_FEATURE_PACKED_DEVICE | FF_FEATURE_DELTA_DEVICE)
                 : 0);
 }
 
-static size_t longest_run(const FfMigration *m)
+static size_t longest_run(const FfSource *s)
 {
     size_t max = FF_RUN_MAX_BYTES;
 
-    for (unsigned i = 0; i < m->n_blocks; i++) {
-        max = MAX(max, m->blocks[i].info.page_size);
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        max = MAX(max, s->ram->blocks[i].info.page_size);
     }
     return max;
 }
 
-void ff_source_decide_packing(FfMigration *m, FfChannel *ch, FfPacking *pk)
+void ff_source_decide_packing(FfSource *s, FfChannel *ch, FfPacking *pk)
 {
-    bool on = g_atomic_int_get(&m->compressing);
+    bool on = g_atomic_int_get(&s->compressing);
 
-    if (!(ff_source_features(m) & FF_FEATURE_ZSTD)) {
+    if (!(ff_source_features(s) & FF_FEATURE_ZSTD)) {
         pk->on = false;
         return;
     }
-    if (ch == m->main) {
-        on = ff_compress_wanted(&m->compress_policy, m->cfg.compress, ff_channel_bounded(ch),
-                                ff_counted(m->data_bytes), g_get_monotonic_time());
-        g_atomic_int_set(&m->compressing, on);
+    if (ch == s->conn->main) {
+        on = ff_compress_wanted(&s->compress_policy, s->cfg->compress, ff_channel_bounded(ch),
+                                ff_counted(s->data_bytes), g_get_monotonic_time());
+        g_atomic_int_set(&s->compressing, on);
     }
-    unsigned level = m->cfg.zstd_level ? m->cfg.zstd_level : FF_ZSTD_LEVEL_DEFAULT;
-    pk->on = on && ff_packing_prepare(pk, level, longest_run(m));
+    unsigned level = s->cfg->zstd_level ? s->cfg->zstd_level : FF_ZSTD_LEVEL_DEFAULT;
+    pk->on = on && ff_packing_prepare(pk, level, longest_run(s));
 }
 
 /* ---- a run ----------------------------------------------------------------------------------- */
@@ -207,15 +213,15 @@ typedef struct {
     size_t packed; /* bytes of FfPacking.out in use */
 } Run;
 
-static void add_group(FfMigration *m, FfPacking *pk, Run *r, Group g)
+static void add_group(const FfSender *k, FfPacking *pk, Run *r, Group g)
 {
-    const FfBlock *b = &m->blocks[g.block];
+    const FfBlock *b = &k->blocks[g.block];
     uint64_t ps = b->info.page_size, bytes = g.n * ps;
     FfFrame *f = &r->frames[r->n_groups];
     char *data = (char *)b->map + g.first * ps;
     size_t len = 0;
 
-    *f = run_frame(m, g.zero, g.block, g.first, g.n);
+    *f = run_frame(k, g.zero, g.block, g.first, g.n);
     if (pk && pk->on && !g.zero) {
         /* What is packed is never longer than what it was made of, so OUT suffices for all. */
         len = ff_packer_pack(pk->packer, data, bytes, pk->out + r->packed);
@@ -236,33 +242,34 @@ static void add_group(FfMigration *m, FfPacking *pk, Run *r, Group g)
     r->groups[r->n_groups++] = g;
 }
 
-static void add_run(FfMigration *m, FfPacking *pk, Run *r, unsigned block, uint64_t first,
+static void add_run(const FfSender *k, FfPacking *pk, Run *r, unsigned block, uint64_t first,
                     uint64_t n)
 {
     for (uint64_t p = first, len; p < first + n; p += len) {
         bool zero;
-        len = group(&m->blocks[block], p, first + n, &zero);
-        add_group(m, pk, r, (Group){block, p, len, zero, false});
+        len = group(&k->blocks[block], p, first + n, &zero);
+        add_group(k, pk, r, (Group){block, p, len, zero, false});
     }
 }
 
-static int write_groups(FfMigration *m, FfChannel *ch, Run *r, bool urgent)
+static int write_groups(const FfSender *k, Run *r, bool urgent)
 {
-    int rc = ff_channel_write_all(ch, r->iov, r->n_iov, urgent);
+    int rc = ff_channel_write_all(k->ch, r->iov, r->n_iov, urgent);
 
     for (int i = 0; rc == 0 && i < r->n_groups; i++) {
         const Group *g = &r->groups[i];
-        account(m, ch, g->block, g->first, g->n, g->zero, urgent);
+        account(k, g->block, g->first, g->n, g->zero, urgent);
         if (g->packed) {
-            ff_count(m->stats.pages_compressed, g->n);
+            ff_count(k->stats->pages_compressed, g->n);
         }
     }
     return rc;
 }
 
-int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
-                       uint64_t n, bool urgent)
+int ff_source_send_run(FfSource *s, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
+                       uint64_t n)
 {
+    FfSender k = ff_source_sender(s, ch);
     Run r;
 
     r.n_groups = r.n_iov = 0;
@@ -270,18 +277,18 @@ int ff_source_send_run(FfMigration *m, FfChannel *ch, FfPacking *pk, unsigned bl
     if (pk) {
         pk->saved = 0;
     }
-    add_run(m, pk, &r, block, first, n);
-    return write_groups(m, ch, &r, urgent);
+    add_run(&k, pk, &r, block, first, n);
+    return write_groups(&k, &r, false);
 }
 
-int ff_source_send_urgent(FfMigration *m, const FfRun *runs, unsigned n)
+int ff_sender_urgent(const FfSender *k, const FfRun *runs, unsigned n)
 {
     Run r;
 
     r.n_groups = r.n_iov = 0;
     r.packed = 0;
     for (unsigned i = 0; i < n; i++) {
-        add_run(m, NULL, &r, runs[i].block, runs[i].first, runs[i].n);
+        add_run(k, NULL, &r, runs[i].block, runs[i].first, runs[i].n);
     }
-    return write_groups(m, ff_m_urgent_channel(m), &r, true);
+    return write_groups(k, &r, true);
 }

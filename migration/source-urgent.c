@@ -9,15 +9,18 @@
  * in small pieces, only while the socket has next to nothing unsent, and a request that comes in
  * between is answered first.
  *
- * It is started after stop's reply: before that a page could still change. No allocation, no
- * log, no lock but its own channel's writer lock.
+ * It is started after stop's reply: before that a page could still change. It is on the fault path:
+ * no allocation, no log, no lock but its own channel's writer lock. What it works with is Urgent,
+ * which has no way to any other.
  */
-#include "migration/internal.h"
+#include "migration/source-urgent.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 
+#include "migration/source-send.h"
+#include "net/priority.h"
 #include "uffd/prefetch.h"
 
 #define BATCH 64
@@ -26,8 +29,17 @@
 /* Pages of one piece of them. */
 #define PIECE 8
 
+/* All that the fault path has. Nothing in it leads to a lock but the channel's. */
 typedef struct {
-    FfMigration *m;
+    FfSender sender; /* over the urgent channel, or the main one */
+    FfBlock *blocks;
+    const FfFrameBlock *frame_blocks;
+    unsigned n_blocks;
+    FfStats *stats;
+    FfChannel *in;   /* requests are read here; NULL: they are fed */
+    FfFeed *feed;    /* NULL: they are read */
+    int wake;        /* eventfd: the end */
+    uint64_t *pivot; /* atomic. Observer: the bulk thread */
     FfFrame frames[BATCH];
     size_t have; /* bytes of them */
     FfPrefetch prefetch;
@@ -38,28 +50,29 @@ typedef struct {
 /* Waits for requests, or for room to send ahead. FALSE at the end. */
 static bool wait_for_work(Urgent *u, bool *request)
 {
-    FfMigration *m = u->m;
-    struct pollfd p[3] = {{.fd = ff_channel_fd(m->urgent_in), .events = POLLIN},
-                          {.fd = m->urgent_wake, .events = POLLIN},
-                          {.fd = -1, .events = POLLOUT}};
+    struct pollfd p[3] = {
+        {.fd = u->in ? ff_channel_fd(u->in) : ff_feed_fd(u->feed), .events = POLLIN},
+        {.fd = u->wake, .events = POLLIN},
+        {.fd = -1, .events = POLLOUT}};
 
     if (u->n_ahead) {
-        p[2].fd = ff_channel_fd(m->urgent);
+        p[2].fd = ff_channel_fd(u->sender.ch);
     }
     /* Decrypted requests are looked at first; the end is seen with or without them. */
-    bool pending = ff_channel_pending(m->urgent_in);
+    bool pending = u->in && ff_channel_pending(u->in);
     while (poll(p, 3, pending ? 0 : -1) < 0) {
         if (errno != EINTR) {
             return false;
         }
     }
     *request = pending || p[0].revents;
-    return !(p[1].revents & POLLIN);
+    /* What was fed is answered before the end: nobody else has it. */
+    return (*request && u->feed) || !(p[1].revents & POLLIN);
 }
 
 /* Claimed runs that go out in one write. */
 typedef struct {
-    FfMigration *m;
+    Urgent *u;
     FfRun runs[FF_SEND_MAX_PAGES];
     unsigned n;
     uint64_t bytes;
@@ -67,7 +80,7 @@ typedef struct {
 
 static int send_claims(Claims *c)
 {
-    int rc = c->n ? ff_source_send_urgent(c->m, c->runs, c->n) : 0;
+    int rc = c->n ? ff_sender_urgent(&c->u->sender, c->runs, c->n) : 0;
 
     c->n = c->bytes = 0;
     return rc;
@@ -76,7 +89,7 @@ static int send_claims(Claims *c)
 /* Claims what is left of a run, and sends when a write's worth is together. */
 static int claim(Claims *c, unsigned block, uint64_t page, uint64_t end)
 {
-    FfBlock *b = &c->m->blocks[block];
+    FfBlock *b = &c->u->blocks[block];
     uint64_t ps = b->info.page_size, first, n;
     int rc = 0;
 
@@ -97,28 +110,26 @@ static int claim(Claims *c, unsigned block, uint64_t page, uint64_t end)
 }
 
 /* Bulk goes on where streams are; single requests do not draw it from its order. */
-static void lead_bulk(FfMigration *m, const FfAhead *a)
+static void lead_bulk(const Urgent *u, const FfAhead *a)
 {
-    int64_t last = (int64_t)m->blocks[a->block].n_pages - 1;
+    int64_t last = (int64_t)u->blocks[a->block].n_pages - 1;
     int64_t page = a->first + (a->step > 0 ? a->step * a->n : -FF_PREFETCH_MAX_STRIDE);
 
     if (ABS(a->step) == 1) {
-        /* Observer: the bulk thread. */
-        __atomic_store_n(&m->pivot, (uint64_t)a->block << 48 | (CLAMP(page, 0, last) + 1),
+        __atomic_store_n(u->pivot, (uint64_t)a->block << 48 | (CLAMP(page, 0, last) + 1),
                          __ATOMIC_RELEASE);
     }
 }
 
 static void look_ahead(Urgent *u, const FfFrame *f)
 {
-    FfMigration *m = u->m;
     FfAhead a;
 
     if (!ff_prefetch_request(&u->prefetch, f->block, f->page, &a) || !a.n) {
         return;
     }
-    lead_bulk(m, &a);
-    if (m->urgent && m->blocks[f->block].info.page_size <= 4096) {
+    lead_bulk(u, &a);
+    if (u->in && u->blocks[f->block].info.page_size <= 4096) {
         u->newest = (u->newest + 1) % AHEAD;
         u->ahead[u->newest] = a;
         u->n_ahead = MIN(u->n_ahead + 1, AHEAD);
@@ -128,13 +139,12 @@ static void look_ahead(Urgent *u, const FfFrame *f)
 /* One piece of the newest. */
 static int send_ahead(Urgent *u)
 {
-    FfMigration *m = u->m;
     FfAhead *a = &u->ahead[u->newest];
-    int64_t n_pages = m->blocks[a->block].n_pages;
+    int64_t n_pages = u->blocks[a->block].n_pages;
     unsigned n = ABS(a->step) == 1 ? MIN(a->n, PIECE) : 1;
     int64_t last = a->first + (int64_t)(n - 1) * a->step;
     int64_t low = MAX(0, MIN(a->first, last)), high = MIN(n_pages - 1, MAX(a->first, last));
-    Claims c = {.m = m};
+    Claims c = {.u = u};
 
     a->first = last + a->step;
     a->n -= n;
@@ -146,7 +156,7 @@ static int send_ahead(Urgent *u)
     return rc < 0 ? rc : send_claims(&c);
 }
 
-static int check(const FfMigration *m, FfFrame *f, const char **why)
+static int check(const Urgent *u, FfFrame *f, const char **why)
 {
     int rc = ff_frame_decode(f, why);
 
@@ -157,11 +167,11 @@ static int check(const FfMigration *m, FfFrame *f, const char **why)
         *why = "something else than a request on the urgent channel";
         rc = -EBADMSG;
     }
-    if (rc == 0 && f->epoch != (uint32_t)m->epoch) {
+    if (rc == 0 && f->epoch != u->sender.epoch) {
         *why = "a request that belongs to an earlier connection";
         rc = -EBADMSG;
     }
-    return rc < 0 ? rc : ff_frame_check_run(f, m->frame_blocks, m->n_blocks, why);
+    return rc < 0 ? rc : ff_frame_check_run(f, u->frame_blocks, u->n_blocks, why);
 }
 
 static int by_place(const FfRun *a, const FfRun *b)
@@ -202,7 +212,7 @@ static unsigned collect(const Urgent *u, unsigned n, FfRun *runs)
 static int answer(Urgent *u, unsigned n)
 {
     int64_t begin = g_get_monotonic_time();
-    Claims c = {.m = u->m};
+    Claims c = {.u = u};
     FfRun runs[BATCH];
     int rc = 0;
 
@@ -214,8 +224,8 @@ static int answer(Urgent *u, unsigned n)
     int64_t took = g_get_monotonic_time() - begin;
     for (unsigned i = 0; rc == 0 && i < n; i++) {
         if (u->frames[i].type == FF_FRAME_REQUEST) {
-            ff_count(u->m->stats.requests, 1);
-            ff_stats_latency(&u->m->stats, took);
+            ff_count(u->stats->requests, 1);
+            ff_stats_latency(u->stats, took);
         }
     }
     return rc;
@@ -226,7 +236,7 @@ static int answer_batch(Urgent *u, unsigned n, const char **why)
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = check(u->m, &u->frames[i], why);
+        rc = check(u, &u->frames[i], why);
     }
     if (rc == 0) {
         rc = answer(u, n);
@@ -239,12 +249,26 @@ static int answer_batch(Urgent *u, unsigned n, const char **why)
     return rc;
 }
 
+static int take_fed(Urgent *u, const char **why)
+{
+    unsigned n;
+    int rc = 0;
+
+    while (rc == 0 && (n = ff_feed_take(u->feed, u->frames, BATCH))) {
+        rc = answer_batch(u, n, why);
+    }
+    return rc;
+}
+
 static int take_requests(Urgent *u, const char **why)
 {
     size_t got;
-    FfIo io = ff_channel_read(u->m->urgent_in, (char *)u->frames + u->have,
-                              sizeof(u->frames) - u->have, &got);
 
+    if (!u->in) {
+        return take_fed(u, why);
+    }
+    FfIo io =
+        ff_channel_read(u->in, (char *)u->frames + u->have, sizeof(u->frames) - u->have, &got);
     if (io != FF_IO_DONE) {
         return io == FF_IO_AGAIN ? 0 : -EPIPE;
     }
@@ -253,29 +277,41 @@ static int take_requests(Urgent *u, const char **why)
     int rc = answer_batch(u, whole, why);
     u->have -= whole * sizeof(FfFrame);
     memmove(u->frames, u->frames + whole, u->have);
-    /* What is fed comes in whole frames. */
-    while (rc == 0 && !u->have && (whole = ff_source_take_late(u->m, u->frames, BATCH))) {
-        rc = answer_batch(u, whole, why);
+    return rc;
+}
+
+static int answer_all(Urgent *u, const char **why)
+{
+    bool request;
+    int rc = 0;
+
+    while (rc == 0 && wait_for_work(u, &request)) {
+        rc = request ? take_requests(u, why) : send_ahead(u);
     }
     return rc;
 }
 
 gpointer ff_source_urgent(gpointer p)
 {
-    FfMigration *m = p;
-    Urgent u = {.m = m};
+    FfSource *s = p;
+    Urgent u = {.sender = ff_source_sender(s, ff_conn_urgent(s->conn)),
+                .blocks = s->ram->blocks,
+                .frame_blocks = s->ram->frame_blocks,
+                .n_blocks = s->ram->n_blocks,
+                .stats = s->stats,
+                .in = s->conn->urgent,
+                .feed = s->feed,
+                .wake = s->urgent_wake,
+                .pivot = &s->pivot};
     const char *why = NULL;
-    bool request;
-    int rc = 0;
 
     ff_priority_urgent();
-    while (rc == 0 && wait_for_work(&u, &request)) {
-        rc = request ? take_requests(&u, &why) : send_ahead(&u);
-    }
+    int rc = answer_all(&u, &why);
+    /* The end of it: from here on locks do not matter. */
     if (why) {
-        ff_m_dead(m, "the destination sent %s: protocol error", why);
+        ff_control_dead(s->control, "the destination sent %s: protocol error", why);
     } else if (rc < 0) {
-        ff_m_lost(m, ff_m_urgent_channel(m), rc);
+        ff_conn_lost(s->conn, ff_conn_urgent(s->conn), rc);
     }
     return NULL;
 }

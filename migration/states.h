@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-#include "migration/migration.h"
+#include "migration/config.h"
 
 typedef struct {
     FfStatus status;

@@ -7,14 +7,19 @@
 #ifndef FF_MIGRATION_STATS_H
 #define FF_MIGRATION_STATS_H
 
-#include "migration/migration.h"
+#include "migration/config.h"
 #include "uffd/waits.h"
 
 typedef struct {
     uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate, pages_compressed;
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
-    FfWaits waits; /* by index of the vCPU, -1: not a vCPU */
+    /* Monotonic time; 0: not yet. */
+    int64_t start_us, setup_us, stop_us, running_us;
+    uint64_t precopy_bytes; /* S: on the wire before the stop */
+    uint64_t dirty_rate;    /* S: pages per second */
+    int64_t expected_ms;    /* S: downtime, if it were now; -1: not known */
+    FfWaits waits;          /* by index of the vCPU, -1: not a vCPU */
     uint32_t n_vcpus, vcpus_blocked;
     int32_t vcpu_tid[FF_MAX_VCPUS];
     uint64_t vcpu_blocked_us[FF_MAX_VCPUS];
@@ -26,6 +31,7 @@ typedef struct {
 } FfStats;
 
 #define ff_count(counter, n) __atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED)
+#define ff_stamp(field) __atomic_store_n(&(field), g_get_monotonic_time(), __ATOMIC_RELAXED)
 #define ff_counted(counter) __atomic_load_n(&(counter), __ATOMIC_RELAXED)
 
 /* Adds a latency of US microseconds to the histogram. */

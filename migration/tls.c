@@ -5,10 +5,10 @@
  * way from here back to it.
  *
  * Threads: whoever has made or accepted the connection, before others use it. Blocks, at most for
- * the deadlines; ff_channel_shutdown() ends it. ff_m_admit(), the acceptor's, does not: what
+ * the deadlines; ff_channel_shutdown() ends it. ff_conn_admit(), the acceptor's, does not: what
  * follows it is of the handshakes (handshakes.c). The driver sets what an adopting engine lacked.
  */
-#include "migration/internal.h"
+#include "migration/tls.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -37,9 +37,10 @@ static void send_alert(FfChannel *ch)
     send(ff_channel_fd(ch), alert, sizeof(alert), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-static bool start(FfMigration *m, FfChannel *ch, GError **error)
+static bool start(const FfConnection *conn, FfChannel *ch, GError **error)
 {
-    if (!ff_channel_start_tls(ch, m->cfg.tls, m->cfg.tls_hostname, HANDSHAKE_DEADLINE_MS, error)) {
+    if (!ff_channel_start_tls(ch, conn->cfg->tls, conn->cfg->tls_hostname, HANDSHAKE_DEADLINE_MS,
+                              error)) {
         return false;
     }
     g_autofree char *what = ff_channel_tls(ch);
@@ -47,32 +48,32 @@ static bool start(FfMigration *m, FfChannel *ch, GError **error)
     return true;
 }
 
-bool ff_m_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error)
+bool ff_conn_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error)
 {
-    FfMigration *m = opaque;
+    FfConnection *conn = opaque;
 
-    if (ff_migration_lacks_tls(m)) {
-        return fail(error, ch, m->cfg.tls_refusal);
+    if (ff_conn_lacks_tls(conn)) {
+        return fail(error, ch, conn->cfg->tls_refusal);
     }
-    if (m->cfg.tls && first != RECORD_HANDSHAKE) {
+    if (conn->cfg->tls && first != RECORD_HANDSHAKE) {
         send_alert(ch);
         return fail(error, ch,
                     "it speaks in the clear, and this side has tls-creds: set tls-creds at the "
                     "source, too");
     }
-    if (!m->cfg.tls && first == RECORD_HANDSHAKE) {
+    if (!conn->cfg->tls && first == RECORD_HANDSHAKE) {
         send_alert(ch);
         return fail(error, ch,
                     "it speaks TLS, and this side has no tls-creds: set tls-creds here, too, with "
                     "migrate-set-parameters before migrate-incoming");
     }
-    if (m->cfg.tls) {
-        ff_channel_begin_tls(ch, m->cfg.tls, m->cfg.tls_hostname);
+    if (conn->cfg->tls) {
+        ff_channel_begin_tls(ch, conn->cfg->tls, conn->cfg->tls_hostname);
     }
     return true;
 }
 
-static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
+static bool secure_incoming(FfConnection *conn, FfChannel *ch, GError **error)
 {
     uint8_t first = 0;
     int rc = ff_channel_peek(ch, &first, FIRST_BYTE_DEADLINE_MS);
@@ -83,40 +84,40 @@ static bool secure_incoming(FfMigration *m, FfChannel *ch, GError **error)
                     : rc == -EPIPE   ? "it closed the connection before it said anything"
                                      : g_strerror(-rc));
     }
-    return ff_m_admit(ch, first, m, error) && (!m->cfg.tls || start(m, ch, error));
+    return ff_conn_admit(ch, first, conn, error) && (!conn->cfg->tls || start(conn, ch, error));
 }
 
-bool ff_migration_lacks_tls(FfMigration *m)
+bool ff_conn_lacks_tls(const FfConnection *conn)
 {
-    return m->cfg.tls_refusal && !__atomic_load_n(&m->tls_set, __ATOMIC_ACQUIRE);
+    return conn->cfg->tls_refusal && !__atomic_load_n(&conn->tls_set, __ATOMIC_ACQUIRE);
 }
 
 /* Nobody has looked at the credentials before tls_set. */
-void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname)
+void ff_conn_set_tls(FfConnection *conn, FfTls *tls, const char *hostname)
 {
-    m->cfg.tls = ff_tls_ref(tls);
-    g_free(m->cfg.tls_hostname);
-    m->cfg.tls_hostname = g_strdup(hostname);
-    __atomic_store_n(&m->tls_set, true, __ATOMIC_RELEASE);
+    conn->cfg->tls = ff_tls_ref(tls);
+    g_free(conn->cfg->tls_hostname);
+    conn->cfg->tls_hostname = g_strdup(hostname);
+    __atomic_store_n(&conn->tls_set, true, __ATOMIC_RELEASE);
 }
 
-bool ff_m_secure(FfMigration *m, FfChannel *ch, GError **error)
+bool ff_conn_secure(FfConnection *conn, FfChannel *ch, GError **error)
 {
-    if (ff_migration_lacks_tls(m)) {
-        return fail(error, ch, m->cfg.tls_refusal);
+    if (ff_conn_lacks_tls(conn)) {
+        return fail(error, ch, conn->cfg->tls_refusal);
     }
-    if (m->cfg.role == FF_ROLE_DESTINATION) {
-        return secure_incoming(m, ch, error);
+    if (conn->incoming) {
+        return secure_incoming(conn, ch, error);
     }
-    return m->cfg.tls ? start(m, ch, error) : true;
+    return conn->cfg->tls ? start(conn, ch, error) : true;
 }
 
-bool ff_m_check_clear(FfMigration *m, FfChannel *ch, int deadline_ms, GError **error)
+bool ff_conn_check_clear(FfConnection *conn, FfChannel *ch, int deadline_ms, GError **error)
 {
     uint8_t first = 0;
 
     /* Whatever else comes, or does not, is for who reads it. */
-    if (m->cfg.tls || ff_channel_peek(ch, &first, deadline_ms) < 0 || first != RECORD_ALERT) {
+    if (conn->cfg->tls || ff_channel_peek(ch, &first, deadline_ms) < 0 || first != RECORD_ALERT) {
         return true;
     }
     return fail(error, ch,

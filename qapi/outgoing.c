@@ -10,7 +10,7 @@
  * Because this side's engine does not migrate such a guest: nobody was connected to, QEMU gets what
  * the client wrote, and is on its own.
  *
- * The peer has answered by then (migration/stock.c), also where it waited for a second channel. So
+ * The peer has answered by then (migration/plain.c), also where it waited for a second channel. So
  * nothing of the guest goes to a peer that has not said a byte, whoever asks QEMU for postcopy.
  *
  * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Main loop's

@@ -29,12 +29,14 @@ static FfStateHeader *state;
 
 static FfMigration *current;
 static GThreadFunc reader; /* a main reader that was started, NULL: none */
+static gpointer reads;     /* for that */
 
 /* No thread is started; who joins it has waited long enough. */
 GThread *g_thread_new(const char *name, GThreadFunc work, gpointer data)
 {
     if (g_str_equal(name, "ff-main")) {
         reader = work;
+        reads = data;
     }
     return (GThread *)&ram;
 }
@@ -51,7 +53,7 @@ bool alone_read(FfMigration *m)
 
     reader = NULL;
     if (work) {
-        work(m);
+        work(reads);
     }
     return work;
 }
@@ -60,10 +62,10 @@ bool alone_read(FfMigration *m)
  * says; else nobody but the end of the migration, so that comes. */
 static void instead_of_waiting(pthread_mutex_t *lock)
 {
-    g_assert_true(lock == &current->lock);
+    g_assert_true(lock == &current->control->lock);
     pthread_mutex_unlock(lock);
     if (!alone_read(current)) {
-        ff_m_event(current, FF_EV_QUIT);
+        ff_control_event(current->control, FF_EV_QUIT);
     }
     pthread_mutex_lock(lock);
 }
@@ -246,9 +248,10 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
 
 void alone_set_blocks(FfMigration *m)
 {
-    bool ok = ff_m_set_blocks(m, blocks, NULL) &&
-              (m->cfg.role == FF_ROLE_SOURCE ? ff_source_map_blocks(m, NULL)
-                                             : ff_dest_map_bitmaps(m, true, NULL));
+    bool ok = ff_ram_set_blocks(&m->ram, m->control, blocks, NULL) &&
+              (m->cfg.role == FF_ROLE_SOURCE ? ff_ram_map(&m->ram, NULL)
+                                             : ff_received_map(&m->ram, m->control, m->cfg.state,
+                                                               m->cfg.state_fd, true, NULL));
 
     g_assert_true(ok);
 }
@@ -278,8 +281,8 @@ int alone_fd(FfMigration *m)
 void alone_knock(FfMigration *m)
 {
     knocking = alone_fd(m);
-    m->listen_fd = eventfd(1, EFD_CLOEXEC); /* readable, as a port at which somebody is */
-    ff_dest_acceptor(m);
+    m->dest.listen_fd = eventfd(1, EFD_CLOEXEC); /* readable, as a port at which somebody is */
+    ff_dest_acceptor(&m->dest);
 }
 
 FfChannel *alone_silent(void)
@@ -293,17 +296,21 @@ FfChannel *alone_silent(void)
 
 void alone_pause(FfMigration *m, bool given)
 {
-    m->given = given;
-    m->frozen = 1;
-    ff_m_set_status(m, given ? FF_STATUS_POSTCOPY_ACTIVE : FF_STATUS_ACTIVE);
-    ff_m_set_status(m, FF_STATUS_POSTCOPY_PAUSED);
-    m->events |= FF_EV_DEAD;
+    m->control->granted = given;
+    if (m->side->receives) {
+        m->dest.final = 1;
+    } else {
+        m->source.guest_stopped = 1;
+    }
+    ff_control_set_status(m->control, given ? FF_STATUS_POSTCOPY_ACTIVE : FF_STATUS_ACTIVE);
+    ff_control_set_status(m->control, FF_STATUS_POSTCOPY_PAUSED);
+    m->control->events |= FF_EV_DEAD;
 }
 
 void alone_free(FfMigration *m)
 {
-    if (m->uffd >= 0) {
-        close(m->uffd);
+    if (m->side->receives && m->dest.uffd >= 0) {
+        close(m->dest.uffd);
     }
     ff_migration_free(m);
     alone_hang_up();

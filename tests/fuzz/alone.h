@@ -10,7 +10,18 @@
 #ifndef FF_TESTS_FUZZ_ALONE_H
 #define FF_TESTS_FUZZ_ALONE_H
 
+#include "migration/dest-accept.h"
+#include "migration/dest-device.h"
+#include "migration/dest-place.h"
+#include "migration/dest-precopy.h"
+#include "migration/dest-read.h"
+#include "migration/destination.h"
 #include "migration/internal.h"
+#include "migration/received.h"
+#include "migration/source-connect.h"
+#include "migration/source-reader.h"
+#include "migration/source-urgent.h"
+#include "migration/source.h"
 #include "tests/fuzz/fuzz.h"
 
 #define ALONE_PAGES 16

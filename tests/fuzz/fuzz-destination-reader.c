@@ -30,41 +30,41 @@ typedef enum {
 
 static void reach(FfMigration *m, Moment moment)
 {
-    m->epoch = 1;
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                       FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
+    m->conn.epoch = 1;
+    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+                            FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
     if (moment == FURTHER) {
-        g_assert_cmpint(ff_dest_empty(m), ==, 0);
+        g_assert_cmpint(ff_dest_empty(&m->dest), ==, 0);
         return;
     }
-    m->want_channel = moment == GREETED || moment == KNOCKED;
+    m->conn.want_channel = moment == GREETED || moment == KNOCKED;
     if (moment >= ARMED) {
         g_autoptr(GError) error = NULL;
 
-        m->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-        g_assert_cmpint(m->uffd, >=, 0);
-        ff_dest_arm(m, &error);
+        m->dest.uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+        g_assert_cmpint(m->dest.uffd, >=, 0);
+        ff_dest_arm(&m->dest, &error);
         g_assert_no_error(error);
     }
-    m->frozen = moment >= FROZEN && moment != KNOCKED;
+    m->dest.final = moment >= FROZEN && moment != KNOCKED;
     if (moment == FROZEN) {
         static const uint8_t page[FF_DELTA_PAGE] = {7};
 
-        m->device_base = ff_delta_new();
-        g_assert_true(ff_delta_add(m->device_base, page, sizeof(page)));
+        m->dest.device_base = ff_delta_new();
+        g_assert_true(ff_delta_add(m->dest.device_base, page, sizeof(page)));
     }
     if (moment == ARMED || moment == FROZEN) {
         m->cfg.state->phase = FF_PHASE_LOADING;
-        m->inner = alone_silent();
+        m->dest.inner = alone_silent();
     }
     if (moment >= LOADED && moment != KNOCKED) {
         /* An engine that has adopted the guest has not heard it. */
-        m->events |= moment == PAUSED ? 0 : FF_EV_SHUT;
+        m->control->events |= moment == PAUSED ? 0 : FF_EV_SHUT;
         m->cfg.state->phase = FF_PHASE_LOADED;
     }
     if (moment == GIVEN || moment == PAUSED) {
-        m->events |= FF_EV_GRANT;
-        m->given = true;
+        m->control->events |= FF_EV_GRANT;
+        m->control->granted = true;
         m->cfg.state->phase = FF_PHASE_GRANTED;
     }
 }
@@ -73,8 +73,8 @@ static void meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    if (ff_dest_recognise_passed(m, &error) && ff_dest_no_stock(m, &error) &&
-        ff_dest_greet(m, &error)) {
+    if ((m->dest.listen_fd >= 0 || ff_plain_recognise_passed(&m->plain, &error)) &&
+        ff_plain_none(&m->plain, &error) && ff_dest_greet(&m->dest, &error)) {
         g_assert_true(alone_read(m));
     } else {
         g_assert_nonnull(error);
@@ -85,18 +85,18 @@ static void meet(FfMigration *m)
 static void answer_knock(FfMigration *m)
 {
     alone_knock(m);
-    if (m->arrived) {
-        m->events = 0; /* that the port is gone */
-        g_clear_pointer(&m->error, g_free);
+    if (m->conn.arrived) {
+        m->control->events = 0; /* that the port is gone */
+        g_clear_pointer(&m->control->error, g_free);
         meet(m);
         return;
     }
-    m->main = alone_silent();
-    m->frozen = 1;
-    if (m->urgent) {
-        ff_dest_urgent_reader(m);
-    } else if (m->n_extra) {
-        ff_dest_extra_reader(&m->extra[0]);
+    m->conn.main = alone_silent();
+    m->dest.final = 1;
+    if (m->conn.urgent) {
+        ff_dest_urgent_reader(&m->dest);
+    } else if (m->conn.n_bulk) {
+        ff_dest_bulk_reader(&m->conn.bulk[0]);
     }
 }
 
@@ -105,14 +105,14 @@ static void recover(FfMigration *m, bool given)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_cmpint(ff_dest_place_zero(m, 0, 0, ALONE_PAGES / 2), ==, 0);
+    g_assert_cmpint(ff_dest_place_zero(&m->dest, 0, 0, ALONE_PAGES / 2), ==, 0);
     alone_pause(m, given);
     ff_migration_recover(m, NULL, alone_fd(m), &error);
     g_assert_no_error(error);
     if (given) {
-        ff_dest_see_through(m);
+        ff_dest_see_through(&m->dest);
     } else {
-        ff_dest_end_loaded(m);
+        ff_dest_end_loaded(&m->dest);
     }
 }
 
@@ -121,38 +121,39 @@ static void read_it(FfMigration *m, Moment moment)
     if (moment == KNOCKED) {
         answer_knock(m);
     } else if (moment == STRANGER) {
-        m->arrived = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
+        m->conn.arrived = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
         meet(m);
     } else if (moment == URGENT) {
-        m->main = alone_silent();
-        m->urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
-        ff_dest_urgent_reader(m);
+        m->conn.main = alone_silent();
+        m->conn.urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
+        ff_dest_urgent_reader(&m->dest);
     } else if (moment == FURTHER) {
-        m->main = alone_silent();
-        ff_dest_extra_reader(ff_extra_add_locked(m, ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN)));
-        g_assert_cmpint(m->rounds_open, <=, 1);
+        m->conn.main = alone_silent();
+        ff_dest_bulk_reader(
+            ff_conn_add_bulk_locked(&m->conn, ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN)));
+        g_assert_cmpint(m->dest.rounds_open, <=, 1);
     } else if (moment == PAUSED || moment == UNGRANTED) {
         recover(m, moment == PAUSED);
     } else {
-        m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-        ff_dest_main_reader(m);
+        m->conn.main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
+        ff_dest_main_reader(&m->dest);
     }
 }
 
 /* Nothing that a peer says leads beyond the moment it was said in. */
 static void check(FfMigration *m, Moment moment)
 {
-    unsigned events = ff_m_events(m);
-    uint64_t have = ff_bitmap_count(&m->blocks[0].bitmap);
+    unsigned events = ff_control_events(m->control);
+    uint64_t have = ff_bitmap_count(&m->ram.blocks[0].bitmap);
     bool may_end = moment == PAUSED || moment == UNGRANTED;
 
-    g_assert_cmpuint(m->done_pages, ==, have);
+    g_assert_cmpuint(m->ram.done_pages, ==, have);
     g_assert_cmpuint(have, <=, ALONE_PAGES);
     g_assert_true(!(events & FF_EV_ALL) || have == ALONE_PAGES);
     g_assert_true(!(events & FF_EV_GRANT) || moment == LOADED || moment == GIVEN || may_end);
-    g_assert_true(!m->granted_state || moment == LOADED || moment == UNGRANTED);
+    g_assert_true(!m->dest.granted_state || moment == LOADED || moment == UNGRANTED);
     g_assert_true(!(events & FF_EV_FINISHED) || moment == GIVEN || may_end);
-    g_assert_true(m->status != FF_STATUS_COMPLETED || (may_end && have == ALONE_PAGES));
+    g_assert_true(m->control->status != FF_STATUS_COMPLETED || (may_end && have == ALONE_PAGES));
 }
 
 /* It runs by a grant that was said, and not if it told a source that it never will. */
@@ -161,9 +162,10 @@ static void check_right(FfMigration *m, Moment moment, const uint8_t *data, size
     bool granted = m->cfg.state->run_right == FF_RUN_MINE;
 
     g_assert_true(!alone_runs() || granted);
-    g_assert_true(!granted || (moment == UNGRANTED && m->given && ff_m_events(m) & FF_EV_GRANT &&
+    g_assert_true(!granted || (moment == UNGRANTED && m->control->granted &&
+                               ff_control_events(m->control) & FF_EV_GRANT &&
                                alone_says(data, size, FF_FRAME_GRANT, false)));
-    if (ff_m_events(m) & FF_EV_ANSWERED) {
+    if (ff_control_events(m->control) & FF_EV_ANSWERED) {
         g_assert_cmpint(m->cfg.state->phase, ==, FF_PHASE_DEAD);
         g_assert_false(granted);
     }

@@ -14,14 +14,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!m) {
         m = alone_new(FF_ROLE_DESTINATION, NULL, 0);
     }
-    m->inner = ff_channel_new(alone_talk(data, size), FF_CHANNEL_MAIN);
-    ff_dest_return_path(m);
-    unsigned events = ff_m_events(m);
+    m->dest.inner = ff_channel_new(alone_talk(data, size), FF_CHANNEL_MAIN);
+    ff_dest_return_path(&m->dest);
+    unsigned events = ff_control_events(m->control);
     g_assert_true(events == FF_EV_SHUT || events == FF_EV_DEAD);
-    g_assert_cmpint(!m->error, ==, !(events & FF_EV_DEAD));
-    m->events = 0;
-    g_clear_pointer(&m->error, g_free);
-    g_clear_pointer(&m->inner, ff_channel_free);
+    g_assert_cmpint(!m->control->error, ==, !(events & FF_EV_DEAD));
+    m->control->events = 0;
+    g_clear_pointer(&m->control->error, g_free);
+    g_clear_pointer(&m->dest.inner, ff_channel_free);
     alone_hang_up();
     return 0;
 }

@@ -8,7 +8,7 @@
  */
 #include "tests/fuzz/alone.h"
 
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include "state/state.h"
 
@@ -19,7 +19,7 @@ typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 static bool meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
-    bool ok = ff_source_connect(m, &error);
+    bool ok = ff_source_connect(&m->source, &error);
 
     g_assert_true(ok == !error);
     return ok;
@@ -27,27 +27,27 @@ static bool meet(FfMigration *m)
 
 static bool begin_behind(FfMigration *m)
 {
-    m->main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-    m->peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                       FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
-    m->asked[FF_INDEX_MAIN] = ROUNDS;
-    return ff_source_feed_urgent(m, NULL);
+    m->conn.main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
+    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+                            FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
+    m->source.asked[FF_INDEX_MAIN] = ROUNDS;
+    return ff_source_feed_urgent(&m->source, NULL);
 }
 
 static void answer_requests(FfMigration *m)
 {
-    if (m->urgent_feed >= 0) {
-        shutdown(m->urgent_feed, SHUT_WR);
-    }
-    m->frozen = 1;
-    ff_source_urgent(m);
+    uint64_t one = 1;
+
+    m->source.guest_stopped = 1;
+    g_assert_cmpint(write(m->source.urgent_wake, &one, sizeof(one)), ==, sizeof(one));
+    ff_source_urgent(&m->source);
 }
 
 static void lose_connection(FfMigration *m)
 {
     m->cfg.state->phase = FF_PHASE_GRANTED;
     m->cfg.state->run_right = FF_RUN_GIVEN;
-    m->run_state = g_strdup("running");
+    m->source.run_state = g_strdup("running");
     alone_pause(m, true);
 }
 
@@ -59,9 +59,9 @@ static void recover(FfMigration *m)
     lose_connection(m);
     ff_migration_resume(m, NULL, alone_fd(m), false, &error);
     g_assert_no_error(error);
-    ff_source_see_through(m);
+    ff_source_see_through(&m->source);
     g_assert_cmpint(m->cfg.state->run_right, ==, FF_RUN_GIVEN);
-    g_assert_true(m->given && !m->revoked && !alone_runs());
+    g_assert_true(m->control->granted && !m->source.revoked && !alone_runs());
 }
 
 /* The guest comes back by one word only. */
@@ -72,27 +72,27 @@ static void take_back(FfMigration *m, const uint8_t *data, size_t size)
     lose_connection(m);
     ff_migration_revoke(m, NULL, alone_fd(m), false, &error);
     g_assert_no_error(error);
-    ff_source_see_through(m);
-    g_assert_true(!m->revoked || alone_says(data, size, FF_FRAME_REVOKED, true));
-    g_assert_cmpint(m->revoked, ==, alone_runs());
-    g_assert_cmpint(m->cfg.state->run_right, ==, m->revoked ? FF_RUN_NONE : FF_RUN_GIVEN);
+    ff_source_see_through(&m->source);
+    g_assert_true(!m->source.revoked || alone_says(data, size, FF_FRAME_REVOKED, true));
+    g_assert_cmpint(m->source.revoked, ==, alone_runs());
+    g_assert_cmpint(m->cfg.state->run_right, ==, m->source.revoked ? FF_RUN_NONE : FF_RUN_GIVEN);
 }
 
 static void talk(FfMigration *m, Moment moment)
 {
     if (moment == URGENT) {
-        m->main = alone_silent();
-        m->urgent = m->urgent_in = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
+        m->conn.main = alone_silent();
+        m->conn.urgent = ff_channel_new(alone_fd(m), FF_CHANNEL_URGENT);
     } else if (!(moment == STRANGER ? meet(m) : begin_behind(m))) {
         return;
     } else {
-        ff_source_main_reader(m);
+        ff_source_main_reader(&m->source);
     }
     answer_requests(m);
-    for (unsigned i = 0; i < G_N_ELEMENTS(m->asked); i++) {
-        g_assert_cmpuint(m->settled[i], <=, m->asked[i]);
+    for (unsigned i = 0; i < G_N_ELEMENTS(m->source.asked); i++) {
+        g_assert_cmpuint(m->source.answered[i], <=, m->source.asked[i]);
     }
-    g_assert_false(m->given);
+    g_assert_false(m->control->granted);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -111,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         talk(m, moment);
     }
-    uint64_t left = ff_bitmap_count(&m->blocks[0].bitmap);
+    uint64_t left = ff_bitmap_count(&m->ram.blocks[0].bitmap);
     g_assert_cmpuint(left, <=, ALONE_PAGES);
     /* What is claimed is sent: the pages are of zeros, each is counted once. */
     g_assert_true(m->stats.pages_zero + m->stats.pages_normal <= ALONE_PAGES - left);

@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "migration/compress.h"
-#include "migration/internal.h"
+#include "migration/dest-accept.h"
+#include "migration/source-send.h"
 
 #define RUN FF_RUN_MAX_BYTES
 #define SMALL 16384
@@ -336,36 +337,39 @@ static void test_device(void)
 static void test_features(void)
 {
     /* The main connection's sender has decided; this is another one. */
-    FfMigration m = {.peer_features = FF_FEATURE_ZSTD, .compressing = 1};
+    FfMigrationConfig cfg = {0};
+    FfConnection conn = {.peer_features = FF_FEATURE_ZSTD};
+    FfRam ram = {0};
+    FfSource s = {.cfg = &cfg, .conn = &conn, .ram = &ram, .compressing = 1};
+    FfDestination d = {.listen_fd = -1};
 
-    m.main = (FfChannel *)&m;
-    m.listen_fd = -1;
+    conn.main = (FfChannel *)&s;
 
-    g_assert_false(ff_source_features(&m) & FF_FEATURE_ZSTD);
-    m.cfg.compress = FF_COMPRESS_AUTO;
-    g_assert_true(ff_source_features(&m) & FF_FEATURE_ZSTD);
-    m.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_LISTENS;
-    m.cfg.compress = FF_COMPRESS_ALWAYS;
-    g_assert_false(ff_source_features(&m) & FF_FEATURE_ZSTD);
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_ZSTD);
+    cfg.compress = FF_COMPRESS_AUTO;
+    g_assert_true(ff_source_features(&s) & FF_FEATURE_ZSTD);
+    conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_LISTENS;
+    cfg.compress = FF_COMPRESS_ALWAYS;
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_ZSTD);
     FfPacking pk = {.on = true};
-    ff_source_decide_packing(&m, NULL, &pk);
+    ff_source_decide_packing(&s, NULL, &pk);
     g_assert_false(pk.on);
-    m.peer_features = FF_FEATURE_ZSTD;
-    ff_source_decide_packing(&m, NULL, &pk);
+    conn.peer_features = FF_FEATURE_ZSTD;
+    ff_source_decide_packing(&s, NULL, &pk);
     g_assert_true(pk.on);
     ff_packing_clear(&pk);
-    g_assert_true(GUINT32_FROM_LE(ff_dest_greeting(&m).features) & FF_FEATURE_ZSTD);
+    g_assert_true(GUINT32_FROM_LE(ff_dest_greeting(&d).features) & FF_FEATURE_ZSTD);
 
     /* Device state whatever is said of memory, but under TLS. */
-    m.peer_features = FF_FEATURE_PACKED_DEVICE;
-    m.cfg.compress = FF_COMPRESS_NEVER;
-    g_assert_true(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
-    m.cfg.tls = (FfTls *)&m;
-    g_assert_false(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
-    m.cfg.compress = FF_COMPRESS_AUTO;
-    g_assert_true(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
-    m.peer_features = FF_FEATURE_ZSTD;
-    g_assert_false(ff_source_features(&m) & FF_FEATURE_PACKED_DEVICE);
+    conn.peer_features = FF_FEATURE_PACKED_DEVICE;
+    cfg.compress = FF_COMPRESS_NEVER;
+    g_assert_true(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    cfg.tls = (FfTls *)&s;
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    cfg.compress = FF_COMPRESS_AUTO;
+    g_assert_true(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    conn.peer_features = FF_FEATURE_ZSTD;
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
 }
 
 int main(int argc, char **argv)

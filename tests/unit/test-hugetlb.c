@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "migration/dest-place.h"
 #include "migration/internal.h"
 #include "tests/lib/hugepages.h"
 #include "tests/lib/pair.h"
@@ -346,13 +347,13 @@ static void place_in_vain(Side *s)
 {
     unsigned n = 0;
 
-    while (n < 100000 && ff_dest_place_again(s->m, 0, 3) == 0) {
+    while (n < 100000 && ff_dest_place_again(&s->m->dest, 0, 3) == 0) {
         n++;
     }
     g_test_message("an error after %u times", n);
     g_assert_cmpuint(n, >, 4096); /* as many may wait at once */
     g_assert_cmpuint(n, <, 100000);
-    g_assert_cmpint(ff_dest_place_again(s->m, 1, 3), ==, 0); /* of that page only */
+    g_assert_cmpint(ff_dest_place_again(&s->m->dest, 1, 3), ==, 0); /* of that page only */
 }
 
 static void test_in_vain(void)

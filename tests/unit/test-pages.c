@@ -5,10 +5,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "uffd/bitmap.h"
+#include "migration/migration.h"
 #include "migration/states.h"
 #include "migration/stats.h"
 #include "migration/zero.h"
+#include "uffd/bitmap.h"
 #include "net/address.h"
 #include "net/frame.h"
 #include "tests/lib/documented.h"

@@ -268,7 +268,7 @@ static void test_no_order_is_left(void)
     for (unsigned i = 0; i < 500; i++) {
         while (ff_migration_resume(p.s->m, uri, -1, false, NULL)) {
         }
-        g_assert_cmpuint(ff_m_events(p.s->m) & FF_EV_RECOVER, ==, 0);
+        g_assert_cmpuint(ff_control_events(p.s->m->control) & FF_EV_RECOVER, ==, 0);
         gsize before = p.s->history->len;
         g_assert_true(ff_migration_pause(p.s->m, NULL));
         side_run_until(p.s->history->len > before);

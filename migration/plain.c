@@ -21,16 +21,20 @@
  *
  * Threads: the coordinator; the destination's acceptor; give_back() is the main loop's.
  */
-#include "migration/internal.h"
+#include "migration/plain.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+#include "migration/journal.h"
+#include "migration/tls.h"
+
 /* A peer that has begun to speak goes on within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
 
-bool ff_m_is_stock(const GError *error)
+bool ff_plain_is(const GError *error)
 {
     return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STOCK) ||
            g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
@@ -48,56 +52,58 @@ static bool zeros(const uint8_t *p, size_t n)
 
 /* ---- this side is refused ------------------------------------------------------------------ */
 
-bool ff_m_may_be_native(const FfMigration *m)
+bool ff_plain_possible(const FfPlain *plain)
 {
-    return m->cfg.stock && m->ops.stock;
+    return plain->cfg->stock && plain->control->ops.stock;
 }
 
-bool ff_m_refuse(FfMigration *m, GError **error)
+bool ff_plain_refuse(FfPlain *plain, GError **error)
 {
-    if (ff_m_may_be_native(m) && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
-        m->refused = g_strdup((*error)->message);
+    if (ff_plain_possible(plain) && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        plain->refused = g_strdup((*error)->message);
         g_clear_error(error);
-        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, m->refused);
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, plain->refused);
     }
     return false;
 }
 
-bool ff_dest_refuse(FfMigration *m, const GError *error)
+bool ff_plain_refuse_later(FfPlain *plain, const GError *error)
 {
-    if (!ff_m_may_be_native(m) || g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+    if (!ff_plain_possible(plain) || g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
         return false;
     }
-    m->refused = g_strdup(error->message);
+    plain->refused = g_strdup(error->message);
     return true;
 }
 
 /* ---- source -------------------------------------------------------------------------------- */
 
-GBytes *ff_source_opening(FfMigration *m)
+GBytes *ff_plain_opening(const FfPlain *plain)
 {
     uint8_t configuration[FF_CONFIGURATION_MAX], out[FF_PROLOGUE_MAX];
-    FfVmm *vmm = m->cfg.vmm;
+    FfVmm *vmm = plain->cfg->vmm;
     g_autofree char *machine = vmm->state.machine ? vmm->state.machine(&vmm->state) : NULL;
-    bool uuid = m->cfg.validate_uuid && !zeros(m->vm_uuid, sizeof(m->vm_uuid));
-    size_t n =
-        machine ? ff_configuration_encode(configuration, machine, uuid ? m->vm_uuid : NULL) : 0;
+    bool uuid =
+        plain->cfg->validate_uuid && !zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid));
+    size_t n = machine ? ff_configuration_encode(configuration, machine,
+                                                 uuid ? plain->conn->vm_uuid : NULL)
+                       : 0;
 
     return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
 }
 
-int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError **error)
+int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **error)
 {
     uint8_t pong[FF_PONG_SIZE];
     int rc;
 
-    if (!ff_m_check_clear(m, m->main, SPEAK_DEADLINE_MS, error)) {
+    if (!ff_conn_check_clear(plain->conn, plain->conn->main, SPEAK_DEADLINE_MS, error)) {
         return 0;
     }
-    rc = ff_channel_read_all(m->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
+    rc = ff_channel_read_all(plain->conn->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
     if (rc == 0 && ff_switchover_ack_take(first)) {
-        m->stock_acked = true;
-        rc = ff_channel_read_all(m->main, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
+        plain->acked = true;
+        rc = ff_channel_read_all(plain->conn->main, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
                                  FF_SWITCHOVER_ACK_SIZE, SPEAK_DEADLINE_MS);
     }
     if (rc < 0) {
@@ -105,16 +111,16 @@ int ff_source_first_answer(FfMigration *m, uint8_t first[FF_PONG_SIZE], GError *
     }
     ff_pong_encode(pong);
     if (memcmp(first, pong, sizeof(pong)) == 0) {
-        g_set_error(error, FF_M_ERROR, m->cfg.stock ? FF_M_ERROR_STOCK : 0,
-                    "%s is a QEMU without farfault%s", ff_channel_peer(m->main),
-                    m->cfg.stock ? "" : ", and x-farfault-peer is require");
+        g_set_error(error, FF_M_ERROR, plain->cfg->stock ? FF_M_ERROR_STOCK : 0,
+                    "%s is a QEMU without farfault%s", ff_channel_peer(plain->conn->main),
+                    plain->cfg->stock ? "" : ", and x-farfault-peer is require");
     }
     return 0;
 }
 
 /* ---- destination --------------------------------------------------------------------------- */
 
-FfPeer ff_dest_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
+FfPeer ff_plain_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
 {
     size_t need = first->len;
     FfPeer peer;
@@ -132,104 +138,101 @@ FfPeer ff_dest_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int 
     return peer;
 }
 
-bool ff_dest_recognise_passed(FfMigration *m, GError **error)
+bool ff_plain_recognise_passed(FfPlain *plain, GError **error)
 {
     g_autoptr(GByteArray) first = g_byte_array_new();
     int rc;
 
-    if (m->listen_fd >= 0) {
-        return true;
-    }
-    if (!ff_m_secure(m, m->arrived, error)) {
+    if (!ff_conn_secure(plain->conn, plain->conn->arrived, error)) {
         return false;
     }
-    switch (ff_dest_recognise(m->arrived, first, -1, &rc)) {
+    switch (ff_plain_recognise(plain->conn->arrived, first, -1, &rc)) {
     case FF_PEER_FARFAULT:
-        if (!m->refused) {
+        if (!plain->refused) {
             return true;
         }
         /* Its opening is QEMU's own: this side's QEMU answers it as any would. */
         /* FALLTHRU */
     case FF_PEER_STOCK_QEMU:
-        m->stock_first = m->cfg.stock ? g_byte_array_ref(first) : NULL;
-        if (m->stock_first) {
+        plain->first = plain->cfg->stock ? g_byte_array_ref(first) : NULL;
+        if (plain->first) {
             return true;
         }
         break;
     default:
         break;
     }
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(m->arrived),
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(plain->conn->arrived),
                 rc == -EPIPE ? "the source closed the connection"
                 : rc < 0     ? g_strerror(-rc)
                              : "not a stream of a farfault source");
     return false;
 }
 
-bool ff_dest_no_stock(FfMigration *m, GError **error)
+bool ff_plain_none(const FfPlain *plain, GError **error)
 {
-    if (m->stock_first && m->refused) {
-        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, m->refused);
-    } else if (m->stock_first) {
+    if (plain->first && plain->refused) {
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, plain->refused);
+    } else if (plain->first) {
         g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_STOCK,
                             "the source is a QEMU without farfault");
     }
-    return !m->stock_first;
+    return !plain->first;
 }
 
 /* ---- both ------------------------------------------------------------------------------------ */
 
-bool ff_m_hand_over(FfMigration *m, const GError *error)
+bool ff_plain_hand_over(FfPlain *plain, const GError *error)
 {
-    if (!ff_m_is_stock(error) || !m->ops.stock) {
+    if (!ff_plain_is(error) || !plain->control->ops.stock) {
         return false;
     }
-    ff_mutex_lock(&m->lock);
-    FfChannel **at = m->main ? &m->main : &m->arrived;
+    ff_mutex_lock(&plain->control->lock);
+    FfChannel **at = plain->conn->main ? &plain->conn->main : &plain->conn->arrived;
     /* NULL: this side is refused, and has connected to none */
-    m->stock_channel = g_steal_pointer(at);
-    ff_mutex_unlock(&m->lock);
-    m->stock = true;
+    plain->channel = g_steal_pointer(at);
+    ff_mutex_unlock(&plain->control->lock);
+    plain->carried = true;
     g_message("%s: QEMU carries the migration", error->message);
     return true;
 }
 
-void ff_m_give_back(FfMigration *m)
+void ff_plain_give_back(FfPlain *plain)
 {
     FfStockPeer peer = {
-        .refused = m->refused,
-        .fd = m->refused ? g_steal_fd(&m->cfg.fd) : -1,
-        .opening = m->opening,
-        .acked = m->stock_acked,
-        .first = m->stock_first,
-        .later = g_steal_pointer(&m->stock_later),
-        .second = g_steal_pointer(&m->stock_second),
-        .tls = m->cfg.tls,
-        .tls_hostname = m->cfg.tls_hostname,
+        .refused = plain->refused,
+        .fd = plain->refused ? g_steal_fd(&plain->cfg->fd) : -1,
+        .opening = plain->opening,
+        .acked = plain->acked,
+        .first = plain->first,
+        .later = g_steal_pointer(&plain->later),
+        .second = g_steal_pointer(&plain->second),
+        .tls = plain->cfg->tls,
+        .tls_hostname = plain->cfg->tls_hostname,
     };
 
-    ff_mutex_lock(&m->lock);
-    peer.channel = g_steal_pointer(&m->stock_channel);
-    peer.postcopy = m->events & FF_EV_WANT_POSTCOPY;
-    peer.run = m->client_cont || !m->cfg.start_paused;
-    peer.run_changed = peer.run == m->began_paused;
-    ff_mutex_unlock(&m->lock);
-    m->ops.stock(&peer, m->ops.opaque);
+    ff_mutex_lock(&plain->control->lock);
+    peer.channel = g_steal_pointer(&plain->channel);
+    peer.postcopy = plain->control->events & FF_EV_WANT_POSTCOPY;
+    peer.run = plain->control->client_cont || !plain->control->start_paused;
+    peer.run_changed = peer.run == plain->began_paused;
+    ff_mutex_unlock(&plain->control->lock);
+    plain->control->ops.stock(&peer, plain->control->ops.opaque);
     /* QEMU has not been told anything yet. From here on nothing is an engine's to adopt: it would
      * call QEMU's migration failed. */
-    ff_journal_idle(m->cfg.state);
+    ff_journal_idle(plain->cfg->state);
     FF_FAULT_AT("given-back");
 }
 
-void ff_m_stock_free(FfMigration *m)
+void ff_plain_clear(FfPlain *plain)
 {
-    g_clear_pointer(&m->stock_channel, ff_channel_free);
-    g_clear_pointer(&m->stock_second, ff_channel_free);
-    if (m->refused && m->cfg.fd >= 0) {
-        close(m->cfg.fd); /* cancelled meanwhile */
+    g_clear_pointer(&plain->channel, ff_channel_free);
+    g_clear_pointer(&plain->second, ff_channel_free);
+    if (plain->refused && plain->cfg->fd >= 0) {
+        close(plain->cfg->fd); /* cancelled meanwhile */
     }
-    g_clear_pointer(&m->refused, g_free);
-    g_clear_pointer(&m->opening, g_bytes_unref);
-    g_clear_pointer(&m->stock_first, g_byte_array_unref);
-    g_clear_pointer(&m->stock_later, g_ptr_array_unref);
+    g_clear_pointer(&plain->refused, g_free);
+    g_clear_pointer(&plain->opening, g_bytes_unref);
+    g_clear_pointer(&plain->first, g_byte_array_unref);
+    g_clear_pointer(&plain->later, g_ptr_array_unref);
 }

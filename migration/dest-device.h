@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Device state into the destination's QEMU, and its answer.
+ */
+#ifndef FF_MIGRATION_DEST_DEVICE_H
+#define FF_MIGRATION_DEST_DEVICE_H
+
+#include "migration/dest-side.h"
+
+/* Main reader: device state for QEMU. Does not wait. */
+void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len);
+gpointer ff_dest_feeder(gpointer d);      /* FfDestination */
+gpointer ff_dest_return_path(gpointer d); /* FfDestination */
+
+#endif

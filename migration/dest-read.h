@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's readers, one thread for each channel.
+ */
+#ifndef FF_MIGRATION_DEST_READ_H
+#define FF_MIGRATION_DEST_READ_H
+
+#include "migration/dest-side.h"
+
+gpointer ff_dest_main_reader(gpointer d);   /* FfDestination */
+gpointer ff_dest_urgent_reader(gpointer d); /* FfDestination */
+gpointer ff_dest_bulk_reader(gpointer b);   /* FfBulkChannel */
+
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination after a lost connection. The coordinator.
+ */
+#ifndef FF_MIGRATION_DEST_RECOVER_H
+#define FF_MIGRATION_DEST_RECOVER_H
+
+#include "migration/dest-side.h"
+
+/* The connection is lost: postcopy-paused, until a new one stands. FALSE: being freed. */
+bool ff_dest_reconnect(FfDestination *d);
+/* Every page is here, but the source does not know it: tells it when it comes back. */
+void ff_dest_linger(FfDestination *d);
+void ff_dest_end_connection(FfDestination *d);
+/* Where it listens outlives a crash of this process. */
+void ff_dest_hold_listener(FfDestination *d);
+/* No source comes here any more: the acceptor ends, what it listened on is closed. */
+void ff_dest_stop_listening(FfDestination *d, const char *next_uri);
+/* The source may come where it came before. */
+void ff_dest_adopt_listener(FfDestination *d);
+bool ff_dest_adopt(FfDestination *d, GError **error);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination: what its threads share, and what it stands on.
+ *
+ *   coordinator   walks through the switchover; the only one that talks to the VMM, the only one
+ *                 that sets the status
+ *   acceptor      takes connections
+ *   readers       one for each channel, all of them place pages. The main one is the migration
+ *                 thread; the urgent one is on the fault path
+ *   fault         reads who waits; on the fault path: no lock but its channel's, no allocation
+ *   starter       starts the guest after the grant
+ *   feeder, return path   device state into QEMU, and its answer
+ *
+ * A field belongs to the coordinator unless it says otherwise; "lock" is the control's. What is set
+ * before a thread starts is that thread's to read.
+ */
+#ifndef FF_MIGRATION_DEST_SIDE_H
+#define FF_MIGRATION_DEST_SIDE_H
+
+#include "migration/connection.h"
+#include "migration/device-copy.h"
+#include "migration/plain.h"
+#include "migration/ram.h"
+#include "migration/stats.h"
+#include "net/delta.h"
+#include "uffd/regions.h"
+
+typedef struct FfDestination {
+    /* Borrowed. */
+    FfMigrationConfig *cfg;
+    FfControl *control;
+    FfRam *ram;
+    FfConnection *conn;
+    FfStats *stats;
+    FfPlain *plain;
+    FfDeviceCopy *copy;
+
+    /* Where the source comes to. */
+    int listen_fd;
+    FfAddress *listen_address;
+    char *socket_address; /* lock; for clients; can be NULL */
+    char *listen_path;    /* of the unix socket that migrate-recover made; can be NULL */
+    bool listener_held;
+    GThread *acceptor;
+    gint acceptor_failed; /* atomic; it has ended, and was not told to */
+    char *refusal;        /* what the answer to the source's hello must say; can be NULL */
+    int64_t auto_end_us;  /* it still reconnects by itself. 0: it does not */
+    FfChannel *revoker;   /* lock; the source that waits for this QEMU's end; can be NULL */
+    bool parting;         /* lock; is giving up, and says TOLD when the source knows */
+
+    /* Pages. */
+    gint emptied;     /* atomic; main reader: guest RAM was emptied for precopy */
+    gint rounds_open; /* atomic; bulk readers that have pages of a round and not its ROUND */
+    gint rounds_over; /* atomic; main reader: the bulk ones take no page until `final` */
+    gint final;       /* atomic; the last stale page is dropped, pages that come are final.
+                         Observers: the readers */
+    gint armed;       /* atomic; the uffd is armed. Observer: the main reader */
+    FfRegions *regions;
+    int uffd, fault_wake;
+    GThread *fault_thread;
+    unsigned unregistered; /* atomic; ranges taken out of the uffd */
+    void *zero_page;       /* hugetlb: a zero page to copy */
+    /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
+    unsigned vain_block, vain_n;
+    uint64_t vain_page;
+
+    /* Device state and the guest. */
+    FfChannel *inner; /* device state and return path of QEMU */
+    GThread *feeder, *return_path;
+    GAsyncQueue *device_queue; /* GBytes *, empty one = end */
+    uint64_t device_queued;    /* atomic, bytes */
+    FfDelta *device_base;      /* main reader; what the source has sent of it; NULL: nothing */
+    char *granted_state;       /* lock; payload of GRANT */
+    bool occupied;             /* another guest is there, which must not be ended */
+    GThread *starter;
+    bool starts; /* before the starter: the guest must run */
+    bool runs;   /* before FF_EV_RESUMED: it does */
+} FfDestination;
+
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's coordinator.
+ */
+#ifndef FF_MIGRATION_DESTINATION_H
+#define FF_MIGRATION_DESTINATION_H
+
+#include "migration/dest-side.h"
+
+/* A destination without threads; ff_dest_clear() ends it. What it stands on is set by the caller.
+ * FALSE and ERROR: no eventfd can be had. */
+bool ff_dest_init(FfDestination *d, GError **error);
+void ff_dest_clear(FfDestination *d);
+/* The coordinator, from the beginning to the end. */
+void ff_dest_coordinate(FfDestination *d);
+/* From LOADED to the end; from the grant to the end. */
+void ff_dest_end_loaded(FfDestination *d);
+void ff_dest_see_through(FfDestination *d);
+/* Starts the guest as the state memfd says, in a thread of its own: FF_EV_RESUMED. START: it is to
+ * run, if it ran before. */
+void ff_dest_start_guest(FfDestination *d, bool start);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What one half of a migration knows of itself. The driver.
+ */
+#ifndef FF_MIGRATION_HALF_H
+#define FF_MIGRATION_HALF_H
+
+#include "migration/connection.h"
+#include "migration/device-copy.h"
+#include "migration/ram.h"
+#include "migration/stats.h"
+
+/* NULL: there are no halves. What one side alone knows is the caller's to add. */
+FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
+                    const FfStateHeader *state, const FfDeviceCopy *copy);
+void ff_half_free(FfHalf *half);
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A migration that QEMU is to carry: the peer is a plain QEMU (without farfault), or this side's
+ * engine does not migrate such a guest. See plain.c.
+ *
+ * Threads: the coordinator and the acceptor; then the driver.
+ */
+#ifndef FF_MIGRATION_PLAIN_H
+#define FF_MIGRATION_PLAIN_H
+
+#include "migration/connection.h"
+
+typedef struct {
+    FfMigrationConfig *cfg; /* borrowed, as what follows */
+    FfControl *control;
+    FfConnection *conn;
+    bool began_paused; /* start_paused as it was given: what QEMU knows */
+    GBytes *opening;   /* S: what was sent first */
+    GByteArray *first; /* D: what was read first */
+    GPtrArray *later;  /* D: of FfChannel, connections that came after it; NULL: none */
+    FfChannel *channel;
+    FfChannel *second; /* S: opened for a peer that waits for it; NULL */
+    bool carried;      /* QEMU is to carry it */
+    bool acked;
+    char *refused; /* S: coordinator, then the driver. D: set before there is an acceptor; NULL */
+} FfPlain;
+
+/* ERROR says that QEMU is to carry it: the peer has no farfault, or this side is refused. */
+bool ff_plain_is(const GError *error);
+/* Whether a migration of the VMM's own may take the engine's place. */
+bool ff_plain_possible(const FfPlain *plain);
+/* Before a peer is spoken to: what stands against the engine, as *ERROR says, is told the driver as
+ * a refusal, if a migration of the VMM's own may take its place; else ERROR stays as it is. Always
+ * FALSE. */
+bool ff_plain_refuse(FfPlain *plain, GError **error);
+/* D: the same, as soon as a source is there. TRUE: it is waited for. */
+bool ff_plain_refuse_later(FfPlain *plain, const GError *error);
+/* S: what the source sends first. */
+GBytes *ff_plain_opening(const FfPlain *plain);
+/* S: reads the first bytes of the answer, which are coming. 0 or -errno; sets ERROR (and returns 0)
+ * if the peer is a QEMU without farfault, or one that must be refused. */
+int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **error);
+/* D: reads from CH, after what is in FIRST, until it is known who connected. *RC < 0: -errno. */
+FfPeer ff_plain_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc);
+/* D: the same for a passed fd, at which no acceptor has looked. */
+bool ff_plain_recognise_passed(FfPlain *plain, GError **error);
+/* D: FALSE and ERROR if QEMU is to carry it: the peer has no farfault, or this side is refused. */
+bool ff_plain_none(const FfPlain *plain, GError **error);
+/* If ERROR says so, the connection is taken for the driver; the coordinator ends. */
+bool ff_plain_hand_over(FfPlain *plain, const GError *error);
+/* Main loop: tells the driver. */
+void ff_plain_give_back(FfPlain *plain);
+void ff_plain_clear(FfPlain *plain);
+
+#endif

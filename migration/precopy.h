@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source's precopy; all of it is the coordinator's.
+ */
+#ifndef FF_MIGRATION_PRECOPY_H
+#define FF_MIGRATION_PRECOPY_H
+
+#include "migration/source-side.h"
+
+/* Before a peer is spoken to: begins to track, or decides what becomes of a migration without that.
+ * FALSE and ERROR: QEMU is to carry it. */
+bool ff_precopy_begin(FfSource *s, GError **error);
+/* Sends rounds until it is time to switch: conn->complete_at_grant says how. */
+bool ff_precopy_run(FfSource *s, GError **error);
+/* Tells the peer which of the pages it has are stale by now, the guest still running: everything
+ * (before PREPARE), then what was written since (after READY). */
+bool ff_precopy_tell(FfSource *s, GError **error);
+bool ff_precopy_tell_again(FfSource *s, GError **error);
+/* The guest is stopped: the last of that. From here on the dirty bitmap is final. */
+bool ff_precopy_freeze(FfSource *s, GError **error);
+/* Ends the tracking. Safe to call twice. STAYS: the guest goes on here, and gets back what tracking
+ * took from it. */
+void ff_precopy_end(FfSource *s, bool stays);
+void ff_precopy_free(FfSource *s);
+
+#endif

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guest's memory as a migration sees it: blocks, their bitmaps, what is done of them.
+ *
+ * Threads: the coordinator makes and orders the blocks; from then on they stay as they are, and
+ * any thread uses them. Totals are published under the control's lock, since the driver looks at
+ * any time. Bitmaps and counters are atomics.
+ */
+#ifndef FF_MIGRATION_RAM_H
+#define FF_MIGRATION_RAM_H
+
+#include "migration/control.h"
+#include "net/frame.h"
+#include "state/state.h"
+#include "uffd/bitmap.h"
+#include "uffd/run.h"
+
+typedef struct {
+    FfRamBlock info;
+    uint64_t n_pages;
+    void *map;          /* S: the memfd, read-only. D: huge pages only, for precopy */
+    FfBitmap bitmap;    /* S: dirty/sent. D: received, in the state memfd */
+    FfBitmap requested; /* D: asked for already */
+    /* S: coordinator, then bulk; bytes in the memfd that were seen to have no hole. */
+    uint64_t data_first, data_end;
+    uint64_t *fingerprint; /* S: coordinator; fingerprint.c; NULL: not wanted */
+} FfBlock;
+
+typedef struct {
+    FfBlock *blocks;
+    FfFrameBlock *frame_blocks; /* the same, for the decoder */
+    unsigned n_blocks;
+    uint64_t total_pages, total_bytes;
+    uint64_t done_bytes; /* atomic: sent (S) or received (D) */
+    uint64_t done_pages; /* atomic */
+    /* D: the received bitmaps as they are mapped (received.c). Lock: whole. */
+    void *received;
+    size_t received_len;
+    gint released; /* atomic; S: memory was given up (release-ram) */
+} FfRam;
+
+/* Takes over the VMM's BLOCKS (FfRamBlock *). FALSE and ERROR: farfault cannot move them. */
+bool ff_ram_set_blocks(FfRam *ram, FfControl *control, GPtrArray *blocks, GError **error);
+/* S: maps them read-only; every page is dirty. */
+bool ff_ram_map(FfRam *ram, GError **error);
+/* Notes the blocks for the engine that may have to adopt. */
+void ff_ram_store(const FfRam *ram, FfStateHeader *state);
+/* Takes the blocks of the migration whose engine died, in the order of the wire: those of BLOCKS
+ * (FfRamBlock *) that STATE names. */
+bool ff_ram_adopt(FfRam *ram, FfControl *control, GPtrArray *blocks, const FfStateHeader *state,
+                  GError **error);
+/* Sets a block's bits back: all SET (S, before what the peer has is known) or clear. Nobody else
+ * uses the bitmap. */
+void ff_ram_reset(FfBitmap *bitmap, const FfBlock *b, bool set);
+/* Bytes that are not done yet. Any thread. */
+uint64_t ff_ram_remaining(const FfRam *ram);
+/* N pages of B more are done. Any thread. Returns how many are, in all. */
+uint64_t ff_ram_done(FfRam *ram, const FfBlock *b, uint64_t n);
+/* N pages of B are not done any more. Any thread. */
+void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n);
+/* Unmaps and frees what the blocks are; no thread is left that uses them. */
+void ff_ram_clear(FfRam *ram);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source: what its threads share, and what it stands on.
+ *
+ *   coordinator   walks through the switchover; the only one that talks to the VMM, the only one
+ *                 that sets the status
+ *   main reader   what the destination says (source-reader.c)
+ *   senders       the coordinator in precopy, then bulk; one more for each bulk channel
+ *   urgent        answers requests; on the fault path: no lock but its channel's, no allocation
+ *                 (source-urgent.c)
+ *   device        device state out of QEMU
+ *
+ * A field belongs to the coordinator unless it says otherwise; "lock" is the control's. What is set
+ * before a thread starts is that thread's to read.
+ */
+#ifndef FF_MIGRATION_SOURCE_SIDE_H
+#define FF_MIGRATION_SOURCE_SIDE_H
+
+#include "migration/compress.h"
+#include "migration/connection.h"
+#include "migration/device-copy.h"
+#include "migration/feed.h"
+#include "migration/pace.h"
+#include "migration/plain.h"
+#include "migration/ram.h"
+#include "migration/sent.h"
+#include "migration/stats.h"
+#include "net/delta.h"
+
+typedef struct FfPrecopy FfPrecopy; /* precopy.c */
+typedef struct FfRounds FfRounds;   /* precopy-send.c */
+
+typedef struct FfSource {
+    /* Borrowed. */
+    FfMigrationConfig *cfg;
+    FfControl *control;
+    FfRam *ram;
+    FfConnection *conn;
+    FfStats *stats;
+    FfPlain *plain;
+    FfDeviceCopy *copy;
+
+    /* The guest and its QEMU. */
+    FfChannel *inner;        /* device state and return path of QEMU */
+    char *run_state;         /* what the guest was before stop */
+    bool prepared;           /* the VMM has the settings for the inner migration */
+    bool saving;             /* it may have begun that */
+    bool stopped;            /* lock to write; the client's stop and cont are ours */
+    bool stopped_by_us;      /* lock; stop was sent, and nobody may start it but we */
+    bool resumed;            /* lock; somebody did */
+    gint guest_stopped;      /* atomic; what is sent is final. Observers: who sends, keepalive */
+    bool adopted;            /* of an engine that died */
+    bool revoked;            /* it has the guest back */
+    bool dest_may_be_loaded; /* coordinator, then the driver; it waits for a grant, perhaps */
+    GThread *device_thread;
+    FfDelta *device_base;  /* coordinator, then device; what the peer has; NULL: nothing */
+    uint64_t private_rest; /* the thread that reads it; bytes without a place in it */
+
+    /* The connection. */
+    char *peer_uri;  /* lock; where the destination listens; can be NULL */
+    FfFeed *feed;    /* requests come on the main channel; NULL: on the urgent one */
+    int urgent_wake; /* eventfd: the end of the urgent thread */
+    FfSentLog sent[2 + FF_MAX_BULK]; /* by index; each its channel's sender and the main reader */
+    /* lock; by index: how many ROUNDs were said there, and how many are answered */
+    uint64_t asked[2 + FF_MAX_BULK], answered[2 + FF_MAX_BULK];
+
+    /* Precopy. */
+    FfPrecopy *precopy;       /* NULL: writes are not tracked */
+    FfRounds *rounds;         /* set before its senders start; NULL: there is no precopy */
+    char *untracked;          /* lock; why not; can be NULL */
+    bool holes_sent;          /* all of them; coordinator, then bulk */
+    GArray *recently_written; /* FfRun, just before the stop; set before bulk starts; NULL: none */
+
+    /* Bulk. */
+    GThread *bulk_thread;
+    FfPace bulk_pace;
+    bool link_bound; /* lock; the link is the limit, one bulk connection is enough */
+    uint64_t pivot;  /* atomic; where the last request was: block and page + 1, 0 = none */
+    FfCompressPolicy compress_policy; /* the sender's on the main channel */
+    gint compressing;    /* atomic; runs are compressed. Observers: the senders of bulk channels */
+    uint64_t data_bytes; /* atomic; of the guest, sent as data by all senders */
+} FfSource;
+
+#endif
