@@ -59,9 +59,10 @@ console() {
     on "$host" python3 "$root/tests/libvirt/console.py" "/var/lib/libvirt/qemu/${SERIAL:-vm1}.serial" "$@"
 }
 
+# Boots, for 240 s at most: 60 s were too few under TCG on a host with a load of 30 on 2 processors.
 start_guest() {
     "$root/scripts/libvirt-hosts" start "$1"
-    console "$1" 60 '^FF t=' >/dev/null
+    console "$1" 240 '^FF t=' >/dev/null
 }
 
 # The guest runs at HOST, and has every page as it must be.
