@@ -167,6 +167,84 @@ int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len)
     return ioctl(uffd, UFFDIO_WAKE, &r) < 0 ? -errno : 0;
 }
 
+int ff_uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode)
+{
+    struct uffdio_register r = {.range = {addr, len}, .mode = mode};
+
+    return FF_FAULT_CALL("uffd-register", ioctl(uffd, UFFDIO_REGISTER, &r)) < 0 ? -errno : 0;
+}
+
+/* linux/userfaultfd.h since 6.6. */
+struct poison {
+    struct uffdio_range range;
+    __u64 mode;
+    __s64 updated;
+};
+#define POISON _IOWR(UFFDIO, 0x08, struct poison)
+
+/* The ioctl, its result, and in *DONE what the kernel says it did. */
+static int try_once(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t len,
+                    int64_t *done)
+{
+    struct uffdio_copy copy = {.dst = addr, .src = (uintptr_t)src, .len = len};
+    struct uffdio_zeropage zero = {.range = {addr, len}};
+    struct uffdio_continue cont = {.range = {addr, len}};
+    struct poison poison = {.range = {addr, len}};
+    int rc = -1;
+
+    switch (op) {
+    case FF_UFFD_COPY:
+        rc = FF_FAULT_CALL("uffd-copy", ioctl(uffd, UFFDIO_COPY, &copy));
+        *done = copy.copy;
+        break;
+    case FF_UFFD_ZERO:
+        rc = FF_FAULT_CALL("uffd-zero", ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+        *done = zero.zeropage;
+        break;
+    case FF_UFFD_CONTINUE:
+        rc = FF_FAULT_CALL("uffd-continue", ioctl(uffd, UFFDIO_CONTINUE, &cont));
+        *done = cont.mapped;
+        break;
+    case FF_UFFD_POISON:
+        rc = ioctl(uffd, POISON, &poison);
+        *done = poison.updated;
+        break;
+    }
+    return rc;
+}
+
+int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t len, uint64_t *done)
+{
+    for (;;) {
+        int64_t did = 0;
+        int rc = try_once(uffd, op, addr, src, len, &did) < 0 ? -errno : 0;
+        *done = rc == 0 ? len : did > 0 ? (uint64_t)did : 0;
+        if (*done || rc != -EINTR) {
+            return *done ? 0 : rc;
+        }
+    }
+}
+
+int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on)
+{
+    struct uffdio_writeprotect w = {.range = {addr, len},
+                                    .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+    int rc;
+
+    do {
+        rc = ioctl(uffd, UFFDIO_WRITEPROTECT, &w) < 0 ? -errno : 0;
+    } while (rc == -EINTR);
+    return rc;
+}
+
+/* The kernel looks at that before it looks at what it is asked for, which is impossible here. */
+bool ff_uffd_is_changing(int uffd)
+{
+    struct uffdio_copy nothing = {.len = 0};
+
+    return ioctl(uffd, UFFDIO_COPY, &nothing) < 0 && errno == EAGAIN;
+}
+
 int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max)
 {
     ssize_t n;

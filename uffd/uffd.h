@@ -46,6 +46,30 @@ int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done);
  * Linux 5.13). Allocates no huge page. */
 int ff_uffd_present(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
+
+/* ---- one ioctl each, of memory that may change meanwhile (space.h) -------------------------- */
+
+/* Given as the headers of the build may be older than the kernel. */
+#define FF_UFFD_FEATURE_WP_UNPOPULATED (1ull << 13) /* Linux 6.4 */
+#define FF_UFFD_FEATURE_POISON (1ull << 14)         /* Linux 6.6 */
+/* Features with which the kernel tells of changes, and lets nobody place before it was read. */
+#define FF_UFFD_EVENTS                                                                             \
+    (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |              \
+     UFFD_FEATURE_EVENT_UNMAP)
+
+typedef enum { FF_UFFD_COPY, FF_UFFD_ZERO, FF_UFFD_CONTINUE, FF_UFFD_POISON } FfUffdOp;
+
+/* MODE: of UFFDIO_REGISTER_MODE_*. */
+int ff_uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
+/* OP on LEN bytes at ADDR, and wakes the waiters; SRC: of FF_UFFD_COPY. 0: *DONE bytes, LEN or
+ * fewer. -EAGAIN: the mapping is being changed; if by what ff_uffd_is_changing() tells, an event
+ * must be read first. -EFAULT from FF_UFFD_CONTINUE: the file has no page there. */
+int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t len,
+                uint64_t *done);
+/* Write protection ON, or off, which wakes the writers; -EAGAIN as above. */
+int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on);
+/* A change of the mapping is under way, whose event was not read or whose maker has not gone on. */
+bool ff_uffd_is_changing(int uffd);
 /* Reads up to MAX messages without blocking. Returns their number, 0 if there is none now. */
 int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max);
 

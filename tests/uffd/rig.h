@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A space over real memory of this process, for tests: kinds of memory, a pager that answers by a
+ * thread of its own, and counts of what it was asked and told.
+ */
+#ifndef FF_TESTS_UFFD_RIG_H
+#define FF_TESTS_UFFD_RIG_H
+
+#include <glib.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+
+#include "tests/lib/hugepages.h"
+#include "uffd/faults.h"
+#include "uffd/place.h"
+#include "uffd/space.h"
+#include "uffd/uffd.h"
+
+typedef enum { RIG_MEMFD, RIG_SHMEM_HUGE, RIG_HUGETLB, RIG_ANON, RIG_KINDS } RigKind;
+
+#define RIG_BIT(kind) (1u << (kind))
+#define RIG_ALL (RIG_BIT(RIG_KINDS) - 1)
+#define RIG_FILES (RIG_ALL & ~RIG_BIT(RIG_ANON))
+
+typedef struct Rig Rig;
+struct Rig {
+    FfPager pager; /* first: what the space calls with is the rig */
+    RigKind kind;
+    int fd;      /* -1: private */
+    char *map;   /* in the space */
+    char *alias; /* files: another mapping, not in the space */
+    uint64_t page_size, len;
+    unsigned n_pages;
+    FfBacking backing;
+    int uffd, mem_fd;
+    HugePages *pool;
+    FfSpace *s;
+    bool is_client; /* the space is of another process */
+    GThread *faults, *filler;
+
+    /* Content for a run, by the filler; NULL: rig_fill_pattern(). */
+    void (*fill)(Rig *r, const FfRun *run);
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    FfRun *queue; /* lock; requests that the filler has not taken */
+    unsigned queue_len, queue_cap;
+    bool end;            /* lock */
+    unsigned *asked;     /* lock; by page */
+    unsigned asked_all;  /* lock */
+    unsigned removed[2]; /* lock; pages by FfRemoved */
+    unsigned completed;  /* lock */
+    uint64_t present;    /* lock */
+    unsigned written;    /* lock */
+    unsigned full;       /* lock */
+    int failed;          /* lock; the first one */
+    FfSpace *child;      /* lock */
+};
+
+/* What the memory holds in the end. */
+uint64_t rig_word(unsigned page, unsigned word);
+void rig_pattern(const Rig *r, unsigned page, void *buf);
+/* Page PAGE at AT holds the pattern; or all zeros. Touches it. */
+void rig_check(const Rig *r, unsigned page, const char *at);
+void rig_check_zero(const Rig *r, const char *at);
+bool rig_is_pattern(const Rig *r, unsigned page, const void *data);
+void rig_fill_pattern(Rig *r, const FfRun *run);
+
+/* Memory of KIND, 1024 small pages or 8 huge ones, all missing, in a space that is registered in
+ * MODE with FEATURES besides those that the kind needs. NULL: skipped, with the reason. */
+Rig *rig_new(RigKind kind, uint64_t mode, uint64_t features);
+/* The same, not registered yet, with a userfaultfd of somebody else's (taken); MEM_FD: taken. */
+Rig *rig_new_memory(RigKind kind);
+void rig_open_space(Rig *r, int uffd, int mem_fd, uint64_t features);
+/* Features of KIND in MODE and FEATURES; FALSE: skipped. */
+bool rig_features(RigKind kind, uint64_t mode, uint64_t *features);
+/* Starts fault thread and filler. */
+void rig_start(Rig *r);
+void rig_stop(Rig *r);
+void rig_free(Rig *r);
+
+char *rig_page(const Rig *r, unsigned page);
+/* Takes pages out of memory, past the space. */
+void rig_drop(Rig *r, unsigned page, unsigned n);
+/* Writes the pattern into the file, or the private memory. */
+void rig_populate(Rig *r);
+unsigned rig_asked(Rig *r);
+/* Waits until the pager was asked for N pages in all. */
+void rig_wait_asked(Rig *r, unsigned n);
+/* Waits until all was placed for the Nth time: who reads the last page comes before its mark. */
+void rig_wait_completed(Rig *r, unsigned n);
+
+typedef void (*RigTest)(RigKind kind);
+/* One test for each kind of KINDS, NAME/memfd and so on. */
+void rig_add(const char *name, unsigned kinds, RigTest test);
+
+#endif

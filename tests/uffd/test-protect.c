@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Synchronous write protection: what a saver gets is what the memory held when it was protected,
+ * page by page and each exactly once, whatever writers do meanwhile and however small the buffer
+ * is; and every write is there in the end.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/uffd/rig.h"
+#include "tests/uffd/swap.h"
+#include "uffd/pagemap.h"
+#include "uffd/protect.h"
+
+#define WP UFFDIO_REGISTER_MODE_WP
+#define WRITERS 3
+
+typedef struct {
+    Rig *r;
+    FfProtect *p;
+    unsigned writers_left; /* r->lock */
+    unsigned saved;
+    unsigned *seen; /* by page */
+    unsigned holes; /* from this page on nothing was there */
+} Saver;
+
+static void on_written(FfPager *p, const FfRun *run)
+{
+    Rig *r = (Rig *)p;
+
+    pthread_mutex_lock(&r->lock);
+    r->written += run->n;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void add_bytes(uint64_t addr, uint64_t len, void *opaque)
+{
+    *(uint64_t *)opaque += len;
+}
+
+/* Huge pages are mapped; protecting splits them. */
+static void assert_is_huge(const Rig *r)
+{
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uint64_t bytes = 0;
+    int rc = ff_pagemap_scan_huge(pagemap, (uintptr_t)r->map, r->len, add_bytes, &bytes);
+
+    close(pagemap);
+    if (rc == 0) { /* before Linux 6.7 nobody can tell */
+        g_assert_cmpuint(bytes, ==, r->len);
+    }
+}
+
+static void on_full(FfPager *p, const FfRun *run)
+{
+    Rig *r = (Rig *)p;
+
+    pthread_mutex_lock(&r->lock);
+    r->full += run->n;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void wait_until_full(Rig *r)
+{
+    pthread_mutex_lock(&r->lock);
+    while (!r->full) {
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Memory of KIND that holds the pattern, and its last quarter nothing; protected, with a BUFFER. */
+static Rig *protected_memory(RigKind kind, uint64_t features, unsigned slots, FfProtect **p)
+{
+    Rig *r = rig_new(kind, WP, features);
+
+    if (!r) {
+        return NULL;
+    }
+    rig_populate(r);
+    for (unsigned i = 0; i < r->n_pages; i++) { /* maps it, too */
+        rig_check(r, i, rig_page(r, i));
+    }
+    if (kind == RIG_SHMEM_HUGE) {
+        assert_is_huge(r);
+    }
+    rig_drop(r, r->n_pages - r->n_pages / 4, r->n_pages / 4);
+    r->pager.written = on_written;
+    r->pager.full = on_full;
+    *p = ff_protect_new(r->s, slots * r->page_size);
+    g_assert_nonnull(*p);
+    g_assert_cmpint(ff_protect_arm(*p, &(FfRun){0, 0, r->n_pages}), ==, 0);
+    g_assert_cmpuint(ff_protect_left(*p), ==, r->n_pages);
+    return r;
+}
+
+static void check_saved(Saver *s, unsigned page, const void *data)
+{
+    g_assert_cmpuint(s->seen[page], ==, 0);
+    s->seen[page]++;
+    s->saved++;
+    if (page < s->holes) {
+        g_assert_true(rig_is_pattern(s->r, page, data));
+    } else {
+        rig_check_zero(s->r, data);
+    }
+}
+
+/* TRUE: there was one. */
+static bool save_kept(Saver *s)
+{
+    const void *data;
+    unsigned slot;
+    FfRun run;
+
+    if (!ff_protect_take(s->p, &slot, &run, &data)) {
+        return false;
+    }
+    check_saved(s, run.first, data);
+    ff_protect_release(s->p, slot);
+    return true;
+}
+
+static void save_run(Saver *s, const FfRun *run)
+{
+    uint64_t ps = s->r->page_size;
+    g_autofree char *buf = g_malloc(ps);
+
+    for (unsigned i = 0; i < run->n; i++) {
+        uint64_t page = run->first + i;
+        g_assert_cmpint(
+            ff_backing_read(&s->r->backing, page * ps, (uintptr_t)rig_page(s->r, page), buf, ps),
+            ==, 0);
+        check_saved(s, page, buf);
+    }
+    g_assert_cmpint(ff_protect_done(s->p, run), ==, 0);
+}
+
+/* FALSE: there is nothing to save just now. */
+static bool save_some(Saver *s, uint64_t *at)
+{
+    FfRun run = {0};
+
+    if (save_kept(s)) {
+        return true;
+    }
+    if (!ff_protect_wanted(s->p, &run)) {
+        run.n = ff_protect_claim(s->p, 0, *at, 7, &run.first);
+        *at = run.n ? run.first + run.n : *at;
+    }
+    if (run.n) {
+        save_run(s, &run);
+    }
+    return run.n;
+}
+
+static unsigned told(Rig *r)
+{
+    return r->written + r->full;
+}
+
+static void save_all(Saver *s)
+{
+    Rig *r = s->r;
+
+    for (uint64_t at = 0; s->saved < r->n_pages;) {
+        pthread_mutex_lock(&r->lock);
+        unsigned before = told(r);
+        pthread_mutex_unlock(&r->lock);
+        if (save_some(s, &at)) {
+            continue;
+        }
+        pthread_mutex_lock(&r->lock);
+        while (told(r) == before) {
+            pthread_cond_wait(&r->changed, &r->lock);
+        }
+        pthread_mutex_unlock(&r->lock);
+    }
+}
+
+typedef struct {
+    Saver *s;
+    unsigned index;
+} Writer;
+
+/* Each writer has a word of its own in every page. */
+static gpointer write_all(gpointer p)
+{
+    Writer *w = p;
+    Rig *r = w->s->r;
+
+    for (unsigned i = 0; i < r->n_pages; i++) {
+        unsigned page = (i * (2 * w->index + 1) * 5 + w->index) % r->n_pages;
+        volatile uint64_t *words = (uint64_t *)rig_page(r, page);
+        words[w->index] = page * WRITERS + w->index + 1;
+    }
+    return NULL;
+}
+
+static void save_while_written(RigKind kind, unsigned slots)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = protected_memory(kind, 0, slots, &p);
+    GThread *threads[WRITERS];
+    Writer writers[WRITERS];
+
+    if (!r) {
+        return;
+    }
+    g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+    Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages - r->n_pages / 4};
+    rig_start(r);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (Writer){&s, i};
+        threads[i] = g_thread_new("writer", write_all, &writers[i]);
+    }
+    save_all(&s);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        g_thread_join(threads[i]);
+    }
+    g_assert_cmpuint(ff_protect_left(p), ==, 0);
+    g_assert_cmpuint(ff_protect_lost(p), ==, 0);
+    for (unsigned i = 0; i < r->n_pages; i++) {
+        for (unsigned k = 0; k < WRITERS; k++) {
+            g_assert_cmpuint(((uint64_t *)rig_page(r, i))[k], ==, i * WRITERS + k + 1);
+        }
+    }
+    if (slots == 0) {
+        g_assert_cmpuint(r->written, ==, 0);
+    }
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
+static void test_save_large(RigKind kind)
+{
+    save_while_written(kind, 2000);
+}
+
+static void test_save_small(RigKind kind)
+{
+    save_while_written(kind, 2);
+}
+
+static void test_save_without(RigKind kind)
+{
+    save_while_written(kind, 0);
+}
+
+/* Nobody saves until the buffer is full: as many pages as slots are kept, and the writer waits.
+ * Then only what was kept is taken, so every page goes through the buffer. */
+static void test_full(RigKind kind)
+{
+    enum { SLOTS = 3 };
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = protected_memory(kind, 0, SLOTS, &p);
+
+    if (!r) {
+        return;
+    }
+    g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+    Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages - r->n_pages / 4};
+    Writer w = {&s, 0};
+    rig_start(r);
+    GThread *writer = g_thread_new("writer", write_all, &w);
+    for (unsigned n = 1; n <= r->n_pages; n++) {
+        pthread_mutex_lock(&r->lock);
+        while (r->written < n) {
+            pthread_cond_wait(&r->changed, &r->lock);
+        }
+        g_assert_cmpuint(r->written, <=, n - 1 + SLOTS);
+        pthread_mutex_unlock(&r->lock);
+        if (n == 1) {
+            wait_until_full(r); /* the fourth write */
+            g_assert_cmpuint(ff_protect_left(p), ==, r->n_pages);
+            g_assert_cmpuint(ff_protect_waited(p), ==, 1);
+        }
+        g_assert_true(save_kept(&s));
+    }
+    g_thread_join(writer);
+    g_assert_cmpuint(s.saved, ==, r->n_pages);
+    g_assert_cmpuint(r->written, ==, r->n_pages);
+    g_assert_cmpuint(ff_protect_left(p), ==, 0);
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
+/* Without a buffer of its own: the pager notes the write, and lets it go on. */
+static void test_lift(RigKind kind)
+{
+    Rig *r = rig_new(kind, WP, 0);
+
+    if (!r) {
+        return;
+    }
+    r->pager.written = on_written;
+    rig_populate(r);
+    g_assert_cmpint(ff_uffd_protect(r->uffd, (uintptr_t)r->map, r->len), ==, 0);
+    rig_start(r);
+    Saver s = {.r = r};
+    Writer w = {&s, 0};
+    GThread *writer = g_thread_new("writer", write_all, &w);
+    for (unsigned n = 0; n < r->n_pages; n++) {
+        pthread_mutex_lock(&r->lock);
+        while (r->written < n + 1) {
+            pthread_cond_wait(&r->changed, &r->lock);
+        }
+        g_assert_cmpuint(r->written, ==, n + 1); /* it waits */
+        pthread_mutex_unlock(&r->lock);
+        FfRun run = {0, n * 5 % r->n_pages, 1};
+        /* not written yet: another mapping says so */
+        const char *other = r->alias ? r->alias : r->map;
+        g_assert_true(rig_is_pattern(r, run.first, other + run.first * r->page_size));
+        g_assert_cmpint(ff_protect_lift(r->s, &run), ==, 0);
+    }
+    g_thread_join(writer);
+    rig_stop(r);
+    g_assert_cmpuint(ff_space_counts(r->s).written, ==, r->n_pages);
+    rig_free(r);
+}
+
+/* What is given back before it was saved is lost, and counted. */
+static void test_lost(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = protected_memory(kind, UFFD_FEATURE_EVENT_REMOVE, 4, &p);
+
+    if (!r) {
+        return;
+    }
+    FfRun run = {.block = 0};
+    rig_start(r);
+    run.n = ff_protect_claim(p, 0, 0, 2, &run.first);
+    g_assert_cmpuint(run.n, ==, 2);
+    g_assert_cmpint(ff_protect_done(p, &run), ==, 0);
+    g_assert_cmpint(madvise(r->map, 4 * r->page_size, r->fd < 0 ? MADV_DONTNEED : MADV_REMOVE), ==,
+                    0);
+    g_assert_cmpuint(ff_protect_lost(p), ==, 2);
+    g_assert_cmpuint(ff_protect_left(p), ==, r->n_pages - 4);
+    *(volatile char *)r->map = 1; /* nobody is in the way any more */
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
+static gpointer write_first(gpointer p)
+{
+    Rig *r = p;
+
+    *(volatile char *)r->map = 1;
+    return NULL;
+}
+
+/* Whoever waits goes on when the protection ends before the page was saved, whether the fault was
+ * read or not. */
+static void test_end(RigKind kind)
+{
+    for (unsigned round = 0; round < 2; round++) {
+        g_autoptr(FfProtect) p = NULL;
+        Rig *r = protected_memory(kind, 0, 0, &p);
+        if (!r) {
+            return;
+        }
+        if (round == 0) {
+            rig_start(r);
+        }
+        GThread *writer = g_thread_new("writer", write_first, r);
+        if (round == 0) {
+            wait_until_full(r);
+        }
+        rig_stop(r);
+        g_clear_pointer(&p, ff_protect_free);
+        g_thread_join(writer);
+        g_assert_cmpint(r->map[0], ==, 1);
+        rig_free(r);
+    }
+}
+
+/* And when the memory is taken out of the userfaultfd: of writers the kernel wakes nobody by
+ * itself. */
+static void test_unregister(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = protected_memory(kind, 0, 0, &p);
+
+    if (!r) {
+        return;
+    }
+    rig_start(r);
+    GThread *writer = g_thread_new("writer", write_first, r);
+    wait_until_full(r);
+    g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
+    g_thread_join(writer);
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
+/* ---- swapped out -------------------------------------------------------------------------------
+ */
+
+/* Memory that is in swap is there: nobody faults for it, nothing is placed over it, and its old
+ * content is kept as that of any other. */
+static void test_swapped(RigKind kind)
+{
+    const char *why = NULL;
+    Swap *swap = swap_try(&why);
+
+    if (!swap) {
+        g_test_skip(why);
+        return;
+    }
+    Rig *r = rig_new(kind, WP | UFFDIO_REGISTER_MODE_MISSING, 0);
+    if (r) {
+        rig_fill_pattern(r, &(FfRun){0, 0, r->n_pages});
+        unsigned out = swap_out(r->map, r->len);
+        g_test_message("%u of %u pages are swapped out", out, r->n_pages);
+        g_assert_cmpuint(out, >=, r->n_pages / 2);
+        g_autofree char *other = g_malloc0(r->page_size);
+        uint64_t done;
+        g_assert_cmpint(
+            ff_uffd_try(r->uffd, FF_UFFD_COPY, (uintptr_t)r->map, other, r->page_size, &done), ==,
+            -EEXIST);
+        r->pager.written = on_written;
+        r->pager.full = on_full;
+        g_autoptr(FfProtect) p = ff_protect_new(r->s, 64 * r->page_size);
+        g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+        Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages};
+        Writer w = {&s, 0};
+        g_assert_cmpint(ff_protect_arm(p, &(FfRun){0, 0, r->n_pages}), ==, 0);
+        rig_start(r);
+        GThread *writer = g_thread_new("writer", write_all, &w);
+        save_all(&s);
+        g_thread_join(writer);
+        rig_stop(r);
+        g_assert_cmpuint(ff_space_counts(r->s).missing, ==, 0);
+        g_clear_pointer(&p, ff_protect_free);
+        rig_free(r);
+    }
+    swap_free(swap);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    rig_add("/protect/save-large", RIG_ALL, test_save_large);
+    rig_add("/protect/save-small", RIG_ALL, test_save_small);
+    rig_add("/protect/save-without", RIG_ALL, test_save_without);
+    rig_add("/protect/full", RIG_ALL, test_full);
+    rig_add("/protect/lift", RIG_ALL, test_lift);
+    rig_add("/protect/lost", RIG_ALL, test_lost);
+    rig_add("/protect/end", RIG_ALL, test_end);
+    rig_add("/protect/unregister", RIG_ALL, test_unregister);
+    /* hugetlb is never swapped out */
+    rig_add("/protect/swapped", RIG_ALL & ~RIG_BIT(RIG_HUGETLB), test_swapped);
+    return g_test_run();
+}

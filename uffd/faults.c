@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The fault thread. It allocates nothing for a fault, logs nothing, and takes no lock in a space
+ * without events. Several waiters for one page make one request.
+ *
+ * In a space with events one read may return faults and events, and the kernel gives faults first:
+ * one that came after a change is read before it. So:
+ * - A fault in the same batch as a later event is not looked at: who waits is woken, and told
+ * again.
+ * - Every event wakes who waits in the ranges of which it tells, at the old address and the new
+ * one.
+ * - A fault at no address that is known, or one that cannot be answered (EAGAIN), is put off if a
+ * change is under way, until it has been read. The end of the change has no event of its own
+ * (space.c), so this looks again after a moment. A request that was made for an address that is not
+ * right any more does no harm.
+ *
+ * REMOVE comes before the kernel takes the pages out, and the process goes on as soon as it was
+ * read: from the read on the space is locked, and in there the pages become unwanted. What is
+ * placed afterwards is zeros, for whoever misses it.
+ *
+ * Threads: the fault thread. System calls: poll, read (uffd), write (eventfd), ioctl(UFFDIO_*),
+ * close.
+ */
+#include "uffd/faults.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "uffd/place.h"
+#include "uffd/protect.h"
+#include "uffd/space-internal.h"
+#include "uffd/uffd.h"
+
+#define BATCH 64
+#define LOOK_AGAIN_MS 1
+#define SMALL_PAGE 4096ull
+
+typedef struct {
+    FfSpace *s;
+    FfRun request[BATCH];
+    unsigned n;
+    uint64_t fresh; /* pages that events have made unwanted */
+    int64_t now;
+    int rc;    /* the first failure */
+    bool dead; /* nothing can be read any more */
+} Batch;
+
+static void failed(Batch *b, int rc)
+{
+    b->rc = b->rc ? b->rc : rc;
+}
+
+/* ---- events: the space is locked ---------------------------------------------------------------
+ */
+
+typedef struct {
+    Batch *b;
+    FfRemoved why;
+} Removal;
+
+static void remove_run(FfSpace *s, const FfRun *run, void *opaque)
+{
+    Removal *r = opaque;
+    FfPager *pager = s->cfg.pager;
+    /* What is unmapped here is in the file still, where others may have it. */
+    bool is_lost =
+        r->why == FF_REMOVED_GIVEN_BACK || s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE;
+
+    if (s->protect && is_lost) {
+        ff_protect_removed(s->protect, run);
+    }
+    r->b->fresh += ff_place_unwanted(s, run);
+    if (pager && pager->removed) {
+        pager->removed(pager, run, r->why);
+    }
+}
+
+static void handle_remove(Batch *b, const struct uffd_msg *msg, FfRemoved why)
+{
+    uint64_t start = msg->arg.remove.start, end = msg->arg.remove.end;
+    Removal r = {b, why};
+
+    ff_space_each_run(b->s, start, end, remove_run, &r);
+    if (why == FF_REMOVED_UNMAPPED) {
+        ff_space_cut(b->s, start, end);
+    }
+    ff_uffd_wake(b->s->cfg.uffd, start, end - start);
+}
+
+static void handle_remap(Batch *b, const struct uffd_msg *msg)
+{
+    uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
+
+    ff_space_move(b->s, from, to, len);
+    ff_uffd_wake(b->s->cfg.uffd, from, len);
+    ff_uffd_wake(b->s->cfg.uffd, to, len);
+}
+
+static void handle_fork(Batch *b, const struct uffd_msg *msg)
+{
+    const FfSpaceConfig *cfg = &b->s->cfg;
+
+    cfg->ops->forked(ff_space_fork(b->s, msg->arg.fork.ufd), cfg->opaque);
+}
+
+static void handle_event(Batch *b, const struct uffd_msg *msg)
+{
+    ff_space_count(b->s, events);
+    switch (msg->event) {
+    case UFFD_EVENT_FORK:
+        handle_fork(b, msg);
+        break;
+    case UFFD_EVENT_REMAP:
+        handle_remap(b, msg);
+        break;
+    case UFFD_EVENT_REMOVE:
+        handle_remove(b, msg, FF_REMOVED_GIVEN_BACK);
+        break;
+    case UFFD_EVENT_UNMAP:
+        handle_remove(b, msg, FF_REMOVED_UNMAPPED);
+        break;
+    default:
+        failed(b, -EPROTO); /* of a feature that nobody asked for */
+    }
+}
+
+/* ---- faults ------------------------------------------------------------------------------------
+ */
+
+/* At ADDR the space has nothing. */
+static void handle_stray(Batch *b, uint64_t addr)
+{
+    FfSpace *s = b->s;
+    uint64_t done;
+
+    if (s->changes && ff_uffd_is_changing(s->cfg.uffd)) {
+        ff_space_defer(s, addr);
+        return;
+    }
+    int rc = s->cfg.grows ? ff_uffd_try(s->cfg.uffd, FF_UFFD_ZERO, addr, NULL, SMALL_PAGE, &done)
+                          : -EFAULT;
+    if (rc == -EAGAIN) {
+        ff_space_defer(s, addr);
+    } else if (rc == -EEXIST || rc == -ENOENT) {
+        ff_uffd_wake(s->cfg.uffd, addr, SMALL_PAGE);
+    } else if (rc < 0 && rc != -ESRCH) {
+        failed(b, rc);
+    }
+}
+
+static void handle_write(Batch *b, unsigned block, uint64_t page)
+{
+    FfSpace *s = b->s;
+    FfPager *pager = s->cfg.pager;
+    FfRun run = {block, page, 1};
+    int rc = 0;
+
+    ff_space_count(s, written);
+    if (s->protect) {
+        rc = ff_protect_fault(s->protect, block, page);
+    } else if (pager && pager->written) {
+        pager->written(pager, &run);
+    } else {
+        rc = ff_protect_lift(s, &run);
+    }
+    if (rc < 0 && rc != -ESRCH) {
+        failed(b, rc);
+    }
+}
+
+/* PAGE was placed before. */
+static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, uint64_t addr)
+{
+    int rc = ff_place_again(b->s, block, page, minor);
+
+    if (rc == -EAGAIN) {
+        ff_space_defer(b->s, addr);
+    } else if (rc < 0) {
+        /* It waits on. Observer: ff_faults_ask_again(), which wakes everybody then. */
+        __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
+        failed(b, rc);
+        return;
+    }
+    ff_waits_end(&b->s->waits, block, page, 1, NULL, NULL);
+}
+
+static void request(Batch *b, unsigned block, uint64_t page)
+{
+    if (ff_bitmap_set(&b->s->blocks[block].requested, page)) {
+        b->request[b->n++] = (FfRun){block, page, 1};
+    }
+}
+
+static void handle_pagefault(Batch *b, const struct uffd_msg *msg)
+{
+    FfSpace *s = b->s;
+    uint64_t addr = msg->arg.pagefault.address & ~(SMALL_PAGE - 1), page;
+    bool minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+    unsigned block;
+
+    if (!ff_space_find(s, addr, &block, &page)) {
+        handle_stray(b, addr);
+        return;
+    }
+    if (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
+        handle_write(b, block, page);
+        return;
+    }
+    if (minor) {
+        ff_space_count(s, minor);
+    } else {
+        ff_space_count(s, missing);
+    }
+    FfWait *wait = ff_waits_free_slot(&s->waits);
+    if (wait) {
+        ff_waits_begin(&s->waits, wait, block, page, msg->arg.pagefault.feat.ptid, b->now);
+    }
+    /* Against mark() in place.c: the wait is noted before the bitmap is looked at. */
+    if (ff_bitmap_test(&s->blocks[block].placed, page)) {
+        answer_again(b, block, page, minor, addr);
+    } else {
+        request(b, block, page);
+    }
+}
+
+static void ask(Batch *b)
+{
+    FfPager *pager = b->s->cfg.pager;
+
+    if (b->n) {
+        int rc = pager && pager->request ? pager->request(pager, b->request, b->n) : -ENOSYS;
+        b->n = 0;
+        if (rc < 0) {
+            failed(b, rc);
+        }
+    }
+}
+
+void ff_faults_ask_again(FfSpace *s)
+{
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        ff_bitmap_clear_run(&s->blocks[i].requested, 0, s->blocks[i].n_pages);
+    }
+    __atomic_store_n(&s->waits.overflow, 0, __ATOMIC_RELEASE);
+    ff_space_wake_all(s);
+}
+
+/* ---- the thread --------------------------------------------------------------------------------
+ */
+
+static void tell_deferred(FfSpace *s)
+{
+    unsigned n = s->n_deferred;
+
+    s->n_deferred = 0;
+    for (unsigned i = 0; i < n; i++) {
+        ff_uffd_wake(s->cfg.uffd, s->deferred[i], SMALL_PAGE);
+    }
+}
+
+static bool is_event(const struct uffd_msg *msg)
+{
+    return msg->event != UFFD_EVENT_PAGEFAULT;
+}
+
+/* Reads messages and makes the changes of which they tell. Returns their number or -errno. *FIRST
+ * is the first one that comes after all events. */
+static int take(Batch *b, struct uffd_msg *msgs, int *first)
+{
+    FfSpace *s = b->s;
+
+    *first = 0;
+    if (!s->changes) {
+        return ff_uffd_read(s->cfg.uffd, msgs, BATCH);
+    }
+    pthread_rwlock_wrlock(&s->lock);
+    int n = ff_uffd_read(s->cfg.uffd, msgs, BATCH);
+    for (int i = 0; i < n; i++) {
+        if (is_event(&msgs[i])) {
+            handle_event(b, &msgs[i]);
+            *first = i + 1;
+        }
+    }
+    if (*first) {
+        pthread_mutex_lock(&s->changed_lock);
+        s->generation++;
+        pthread_cond_broadcast(&s->changed);
+        pthread_mutex_unlock(&s->changed_lock);
+    }
+    pthread_rwlock_unlock(&s->lock);
+    return n;
+}
+
+static void answer(Batch *b)
+{
+    struct uffd_msg msgs[BATCH];
+    int first;
+    int n = take(b, msgs, &first);
+
+    if (n < 0) {
+        failed(b, n);
+        b->dead = true;
+        return;
+    }
+    b->now = g_get_monotonic_time();
+    for (int i = 0; i < n; i++) {
+        if (i >= first) {
+            handle_pagefault(b, &msgs[i]);
+        } else if (!is_event(&msgs[i])) {
+            uint64_t addr = msgs[i].arg.pagefault.address & ~(SMALL_PAGE - 1);
+            ff_uffd_wake(b->s->cfg.uffd, addr, SMALL_PAGE);
+        }
+    }
+    ask(b);
+    ff_place_tell(b->s, b->fresh);
+    b->fresh = 0;
+}
+
+/* FALSE: the end. */
+static bool wait_for_messages(Batch *b)
+{
+    struct pollfd pfd[2] = {{.fd = b->s->cfg.uffd, .events = POLLIN},
+                            {.fd = b->s->wake_fd, .events = POLLIN}};
+
+    while (poll(pfd, 2, b->s->n_deferred ? LOOK_AGAIN_MS : -1) < 0) {
+        if (errno != EINTR) {
+            failed(b, -errno);
+            b->dead = true;
+            return false;
+        }
+    }
+    if (pfd[0].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+        failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
+        b->dead = true;
+    }
+    return !b->dead && !pfd[1].revents;
+}
+
+void ff_faults_run(FfSpace *s)
+{
+    const FfSpaceOps *ops = s->cfg.ops;
+    Batch b = {.s = s};
+
+    ff_space_set_fault_thread(s);
+    while (!b.dead && wait_for_messages(&b)) {
+        tell_deferred(s);
+        answer(&b);
+        if (b.rc < 0 && !b.dead && ops && ops->failed) {
+            ops->failed(b.rc, s->cfg.opaque); /* of one page; it goes on */
+        }
+        b.rc = b.dead ? b.rc : 0;
+    }
+    if (b.dead && ops && ops->failed) {
+        ops->failed(b.rc, s->cfg.opaque);
+    }
+    tell_deferred(s);
+    ff_space_set_fault_thread(NULL);
+}
+
+void ff_faults_stop(FfSpace *s)
+{
+    uint64_t one = 1;
+
+    ff_space_cancel(s);
+    while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+}

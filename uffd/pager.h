@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where missing content comes from (a pager), and who is told what becomes of a space. A new pager
+ * provides the functions of FfPager that it needs; the content itself it hands in by place.h, from
+ * any thread, when it has it.
+ */
+#ifndef FF_UFFD_PAGER_H
+#define FF_UFFD_PAGER_H
+
+#include "uffd/run.h"
+
+typedef struct FfSpace FfSpace;
+typedef struct FfPager FfPager;
+
+typedef enum {
+    FF_REMOVED_GIVEN_BACK, /* the process gave it back (madvise): it is zeros from now on */
+    FF_REMOVED_UNMAPPED,   /* there is no mapping of it any more */
+} FfRemoved;
+
+/*
+ * Whom a space asks. All are called by the fault thread, and can be NULL: allocate nothing, wait
+ * for nothing. -errno where something can fail: the space has failed then.
+ */
+struct FfPager {
+    /* Somebody waits for N runs. Each page is asked for once, until ff_place_forget(). */
+    int (*request)(FfPager *p, const FfRun *runs, unsigned n);
+    /* The first write to a protected page. With a buffer (protect.h) its old content is kept by now
+     * and the writer goes on; a thread that gives a slot of a full buffer back may call this, too.
+     * Without one the writer waits for ff_protect_lift(). NULL: it just goes on. */
+    void (*written)(FfPager *p, const FfRun *run);
+    /* The buffer is full, or there is none: a writer waits until the saver (protect.h) has a slot
+     * for it, or its page. */
+    void (*full)(FfPager *p, const FfRun *run);
+    /* Not wanted any more, whether it was placed or not. The space is locked: nothing of it may be
+     * called. */
+    void (*removed)(FfPager *p, const FfRun *run, FfRemoved why);
+};
+
+/* Who is told; each can be NULL. */
+typedef struct {
+    /* N more pages need nothing from the pager any more. Whoever placed them. */
+    void (*present)(uint64_t n, void *opaque);
+    /* So do all. Called once, and again if pages were forgotten in between. */
+    void (*complete)(void *opaque);
+    /* The process has forked, and CHILD, which is the callee's from now on, is the space of the new
+     * one: nobody answers its faults before ff_space_set_pager() and ff_faults_run(). The parent is
+     * locked. Fault thread. Without this the space must have no UFFD_FEATURE_EVENT_FORK. */
+    void (*forked)(FfSpace *child, void *opaque);
+    /* -errno. Somebody waits, and goes on waiting until the owner does something. Fault thread;
+     * from protect.h whoever gives a slot back. */
+    void (*failed)(int rc, void *opaque);
+} FfSpaceOps;
+
+#endif

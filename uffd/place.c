@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Placing pages; see place.h for the threads and space-internal.h for the lock.
+ *
+ * All four ioctls are atomic towards faults and never overwrite. The order for each page is:
+ * placed, then woken (by the same ioctl), then marked, then woken again if a waiter had been noted
+ * for it. The fault thread notes a waiter and then looks at the mark, so one of the two sees the
+ * other.
+ *
+ * EEXIST is believed where it can be: the page is there, its waiters are woken. Of a huge page the
+ * kernel says EEXIST also where there is no page, if it has none to give (Linux 6.18:
+ * hugetlb_mfill_atomic_pte() makes it of a failed allocation where the page table is there). There
+ * the file is asked, by UFFDIO_CONTINUE, which says EFAULT of a page that the file lacks.
+ *
+ * System calls: ioctl(UFFDIO_*).
+ */
+#include "uffd/place.h"
+
+#include <errno.h>
+
+#include "uffd/pagemap.h"
+#include "uffd/space-internal.h"
+#include "uffd/uffd.h"
+
+#define SMALL_PAGE 4096
+/* Placed by one ioctl (bytes): the process's mmap lock is held meanwhile, and the space's. */
+#define CHUNK (2ull << 20)
+/* So often in a row the same page is found to be there by who was told that it is missing. */
+#define IN_VAIN_MAX 10000
+
+/* ---- marks -------------------------------------------------------------------------------------
+ */
+
+/* Marks N pages, which are at ADDR. Returns how many were missing. */
+static uint64_t mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr)
+{
+    FfSpaceBlock *b = &s->blocks[block];
+    uint64_t fresh = ff_bitmap_set_run(&b->placed, page, n);
+
+    if (ff_waits_end(&s->waits, block, page, n, NULL, NULL)) {
+        /* Whoever waits may have come after the ioctl that woke the others: the process has given
+         * the page back in between. It is told again, and the mark is found. */
+        ff_uffd_wake(s->cfg.uffd, addr, n * b->backing.page_size);
+    }
+    return fresh;
+}
+
+void ff_place_tell(FfSpace *s, uint64_t n)
+{
+    const FfSpaceOps *ops = s->cfg.ops;
+
+    if (!n) {
+        return;
+    }
+    bool all = __atomic_add_fetch(&s->done_pages, n, __ATOMIC_ACQ_REL) == s->total_pages;
+    if (ops && ops->present) {
+        ops->present(n, s->cfg.opaque);
+    }
+    if (all && ops && ops->complete) {
+        ops->complete(s->cfg.opaque);
+    }
+}
+
+uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run)
+{
+    uint64_t fresh = ff_bitmap_set_run(&s->blocks[run->block].placed, run->first, run->n);
+
+    /* Whoever waits for them is woken by the caller, who knows where. */
+    ff_waits_end(&s->waits, run->block, run->first, run->n, NULL, NULL);
+    return fresh;
+}
+
+void ff_place_forget(FfSpace *s, const FfRun *run)
+{
+    FfSpaceBlock *b = &s->blocks[run->block];
+
+    /* In this order: a fault that comes in between finds the page asked for and waits, so it must
+     * be told again. */
+    uint64_t had = ff_bitmap_clear_run(&b->placed, run->first, run->n);
+    __atomic_sub_fetch(&s->done_pages, had, __ATOMIC_ACQ_REL);
+    ff_bitmap_clear_run(&b->requested, run->first, run->n);
+    ff_space_enter(s);
+    for (uint64_t i = 0, bytes; i < run->n; i += bytes / b->backing.page_size) {
+        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
+        bytes = addr ? MIN(bytes, (run->n - i) * b->backing.page_size) : b->backing.page_size;
+        if (addr) {
+            ff_uffd_wake(s->cfg.uffd, addr, bytes);
+        }
+    }
+    ff_space_leave(s);
+}
+
+/* ---- placing -----------------------------------------------------------------------------------
+ */
+
+/* RC, which placing the page at ADDR came to, or what EEXIST stands for. */
+static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_t ps)
+{
+    if (rc != -EEXIST || ps <= SMALL_PAGE || op == FF_UFFD_CONTINUE) {
+        return rc;
+    }
+    int there = ff_uffd_present(s->cfg.uffd, addr, ps);
+    if (there == -EINVAL && s->cfg.pagemap_fd >= 0) {
+        /* A page that only the file has cannot be told from none here. */
+        there = ff_pagemap_mapped(s->cfg.pagemap_fd, addr);
+    }
+    return there == 0 ? -ENOMEM : there < 0 ? there : -EEXIST;
+}
+
+/* One ioctl at ADDR, of LEN bytes at most. */
+static int try_at(FfSpace *s, FfUffdOp op, uint64_t ps, uint64_t addr, uint64_t len,
+                  const void *data, uint64_t *done)
+{
+    int rc;
+
+    if (op == FF_UFFD_ZERO && s->zeros && ps > SMALL_PAGE) {
+        rc = ff_uffd_try(s->cfg.uffd, FF_UFFD_COPY, addr, s->zeros, ps, done);
+    } else {
+        rc = ff_uffd_try(s->cfg.uffd, op, addr, data, MIN(len, MAX(CHUNK, ps)), done);
+    }
+    return believe(s, op, ff_space_check(s, rc), addr, ps);
+}
+
+/* How many pages of N from PAGE on are all missing, or all placed (*MISSING). */
+static uint64_t same_state(const FfSpaceBlock *b, uint64_t page, uint64_t n, bool *missing)
+{
+    uint64_t i = 1;
+
+    *missing = !ff_bitmap_test(&b->placed, page);
+    while (i < n && *missing == !ff_bitmap_test(&b->placed, page + i)) {
+        i++;
+    }
+    return i;
+}
+
+/* As much as one ioctl does of the first pages of RUN, which are missing. *DONE need nothing any
+ * more; *FRESH of them were missing. */
+static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *data,
+                         uint64_t *done, uint64_t *fresh)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size, len, bytes;
+    uint64_t addr = ff_space_find_addr(s, run->block, run->first, &len);
+
+    if (!addr) {
+        *done = 1; /* unmapped since */
+        return 0;
+    }
+    int rc = try_at(s, op, ps, addr, MIN(run->n * ps, len), data, &bytes);
+    *done = bytes / ps;
+    if (rc == -EEXIST) {
+        ff_uffd_wake(s->cfg.uffd, addr, ps);
+        *done = 1;
+        rc = 0;
+    }
+    *fresh = *done ? mark(s, run->block, run->first, *done, addr) : 0;
+    return rc;
+}
+
+/* The same of pages in any state. They are looked at in here: until then they can become unwanted.
+ */
+static int place_some(FfSpace *s, FfUffdOp op, FfRun run, const void *data, uint64_t *done)
+{
+    uint64_t fresh = 0;
+    bool missing;
+    int rc = 0;
+
+    uint64_t seen = ff_space_enter(s);
+    run.n = *done = same_state(&s->blocks[run.block], run.first, run.n, &missing);
+    if (missing) {
+        rc = place_missing(s, op, &run, data, done, &fresh);
+    }
+    ff_space_leave(s);
+    ff_place_tell(s, fresh);
+    return rc == -EAGAIN ? ff_space_wait_change(s, seen) : rc;
+}
+
+static int place(FfSpace *s, FfUffdOp op, const FfRun *run, const uint8_t *data)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size;
+    int rc = 0;
+
+    for (uint64_t i = 0, done; i < run->n && rc == 0; i += done) {
+        FfRun some = {run->block, run->first + i, MIN(run->n - i, MAX(1, CHUNK / ps))};
+        rc = place_some(s, op, some, data ? data + i * ps : NULL, &done);
+    }
+    return rc;
+}
+
+int ff_place_copy(FfSpace *s, const FfRun *run, const void *data)
+{
+    return place(s, FF_UFFD_COPY, run, data);
+}
+
+int ff_place_zero(FfSpace *s, const FfRun *run)
+{
+    return place(s, FF_UFFD_ZERO, run, NULL);
+}
+
+int ff_place_continue(FfSpace *s, const FfRun *run)
+{
+    return place(s, FF_UFFD_CONTINUE, run, NULL);
+}
+
+int ff_place_poison(FfSpace *s, const FfRun *run)
+{
+    return place(s, FF_UFFD_POISON, run, NULL);
+}
+
+/* ---- what was placed before --------------------------------------------------------------------
+ */
+
+/* The page is there, and who waits was woken. It finds the page, so it does not come back, unless
+ * something here is wrong; and then it must not go round for ever. Others may have waited for the
+ * same page: as many as the process has threads. */
+static int note_in_vain(FfSpace *s, unsigned block, uint64_t page)
+{
+    if (s->vain_block != block || s->vain_page != page) {
+        s->vain_n = 0;
+    }
+    s->vain_block = block;
+    s->vain_page = page;
+    return ++s->vain_n > IN_VAIN_MAX ? -ELOOP : 0;
+}
+
+int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor)
+{
+    uint64_t ps = s->blocks[block].backing.page_size, run, bytes = 0;
+    uint64_t addr = ff_space_find_addr(s, block, page, &run);
+    int rc;
+
+    do {
+        rc = try_at(s, minor ? FF_UFFD_CONTINUE : FF_UFFD_ZERO, ps, addr, ps, NULL, &bytes);
+    } while (rc == -EAGAIN && (rc = ff_space_wait_change(s, 0)) == 0);
+    if (rc == -EEXIST) {
+        rc = ff_uffd_wake(s->cfg.uffd, addr, ps);
+        rc = rc < 0 ? rc : note_in_vain(s, block, page);
+    } else {
+        s->vain_n = 0;
+    }
+    /* ENOENT: taken out of the userfaultfd meanwhile, which woke everybody. ESRCH: the process is
+     * gone. EFAULT: the file has lost a page that it had for a moment, so it is missing now. */
+    if (rc == -EFAULT && minor) {
+        return ff_uffd_wake(s->cfg.uffd, addr, ps);
+    }
+    return rc == -ENOENT || rc == -ESRCH ? 0 : rc;
+}

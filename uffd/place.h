@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Content in: pages are placed where the space has them, whoever waits for them is woken, and they
+ * are marked as placed. A page that is placed already is never overwritten, also if the process has
+ * given it back since: an old content must not come back. Nor is one placed that has no address any
+ * more.
+ *
+ * Any number of threads; nothing is allocated. If the process is just changing its mappings this
+ * waits until the fault thread has read of it, so the fault thread's own functions must not call
+ * it: that one gets -EAGAIN. 0, or -errno with the pages before the one that failed being placed:
+ * -ENOMEM (of huge pages, also none is free), -ESRCH (the process has ended), -ECANCELED, ...
+ */
+#ifndef FF_UFFD_PLACE_H
+#define FF_UFFD_PLACE_H
+
+#include "uffd/space.h"
+
+/* DATA: of all pages of RUN. */
+int ff_place_copy(FfSpace *s, const FfRun *run, const void *data);
+int ff_place_zero(FfSpace *s, const FfRun *run);
+/* What the file has already, by another mapping of it, is mapped. -EFAULT: it has no such page. */
+int ff_place_continue(FfSpace *s, const FfRun *run);
+/* Whoever touches them gets SIGBUS: the content is lost. Linux 6.6. */
+int ff_place_poison(FfSpace *s, const FfRun *run);
+
+/* The way back: RUN is missing again, and who touches it after it was taken out of memory makes a
+ * request. Its content is dropped by the caller, after this. Nobody may place it meanwhile. */
+void ff_place_forget(FfSpace *s, const FfRun *run);
+
+/* ---- fault thread ------------------------------------------------------------------------------
+ */
+
+/* Somebody misses PAGE (MINOR: finds it in the file, not mapped), which is placed: it was given
+ * back since, and is zeros. 0; -EAGAIN: an event must be read first; -ELOOP: it is there so often
+ * in a row that something is wrong. */
+int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor);
+/* RUN needs no content any more, the space being locked. Returns how many pages of it were missing,
+ * for ff_place_tell() when it is not. */
+uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run);
+/* N more pages are placed. */
+void ff_place_tell(FfSpace *s, uint64_t n);
+
+#endif

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Write protection with a bounded buffer; see protect.h for the threads. No lock but that of the
+ * space.
+ *
+ * A page has three states, in two bitmaps: armed and free (nobody has it yet), armed and not free
+ * (somebody reads its old content), not armed (it may be written). Who clears its bit in `free` has
+ * it, nobody else. Then: the content is read, the bit in `armed` is cleared, and the protection is
+ * lifted, which wakes its writers. A fault that is read late finds the page not armed, and lifts it
+ * again, which does no harm.
+ *
+ * A writer for whom there is no slot is noted, and then a slot is looked for again; who gives a
+ * slot back looks for a writer afterwards. Both are sequentially consistent: one of the two sees
+ * the other.
+ *
+ * System calls: ioctl(UFFDIO_*), mmap, munmap, pread.
+ */
+#include "uffd/protect.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "uffd/space-internal.h"
+#include "uffd/uffd.h"
+
+/* The process's mmap lock is held for so many bytes at most. */
+#define PIECE (2ull << 20)
+
+typedef struct {
+    FfBitmap armed, free;
+} Block;
+
+struct FfProtect {
+    FfSpace *s;
+    Block *blocks; /* as in the space */
+    uint8_t *buffer;
+    size_t slot_size, buffer_len;
+    unsigned n_slots;
+    FfRun *slots;          /* what is kept there; written by who has it, before its bit in `kept` */
+    FfBitmap empty, kept;  /* slots */
+    FfWaits waits;         /* of writers without a slot */
+    uint64_t lost, waited; /* atomic */
+};
+
+/* ---- making ------------------------------------------------------------------------------------
+ */
+
+static bool make_buffer(FfProtect *p, uint64_t bytes)
+{
+    p->slot_size = 4096;
+    for (unsigned i = 0; i < p->s->n_blocks; i++) {
+        p->slot_size = MAX(p->slot_size, p->s->blocks[i].backing.page_size);
+    }
+    p->n_slots = bytes / p->slot_size;
+    p->buffer_len = p->n_slots * p->slot_size;
+    p->slots = g_new0(FfRun, p->n_slots);
+    ff_bitmap_init(&p->empty, p->n_slots, true);
+    ff_bitmap_init(&p->kept, p->n_slots, false);
+    if (!p->n_slots) {
+        return true;
+    }
+    /* With its pages: the fault thread must not wait for one. */
+    p->buffer = mmap(NULL, p->buffer_len, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (p->buffer == MAP_FAILED) {
+        p->buffer = NULL;
+    }
+    return p->buffer;
+}
+
+FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer)
+{
+    g_autoptr(FfProtect) p = g_new0(FfProtect, 1);
+
+    p->s = s;
+    p->blocks = g_new0(Block, s->n_blocks);
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        ff_bitmap_init(&p->blocks[i].armed, s->blocks[i].n_pages, false);
+        ff_bitmap_init(&p->blocks[i].free, s->blocks[i].n_pages, false);
+    }
+    if (!make_buffer(p, buffer)) {
+        return NULL;
+    }
+    s->protect = p;
+    return g_steal_pointer(&p);
+}
+
+/* ---- the kernel --------------------------------------------------------------------------------
+ */
+
+/* Protection of RUN on, or off with a wake of its writers. Pages without an address have none. The
+ * fault thread does not wait for changes: the writer is told again after them. */
+static int set(FfSpace *s, const FfRun *run, bool on)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size, bytes;
+    int rc = 0;
+
+    for (uint64_t i = 0; i < run->n && rc == 0;) {
+        uint64_t seen = ff_space_enter(s);
+        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
+        bytes = addr ? MIN(MIN(bytes, (run->n - i) * ps), MAX(PIECE, ps)) : ps;
+        if (addr) {
+            rc = ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, bytes, on));
+        }
+        if (rc == -ENOENT && !on) {
+            /* taken out of the userfaultfd, which wakes no writers */
+            rc = ff_uffd_wake(s->cfg.uffd, addr, bytes);
+        }
+        ff_space_leave(s);
+        if (rc != -EAGAIN) {
+            i += bytes / ps;
+            continue;
+        }
+        rc = ff_space_wait_change(s, seen);
+        if (rc == -EAGAIN) {
+            ff_space_defer(s, addr);
+            return 0;
+        }
+    }
+    return rc;
+}
+
+int ff_protect_lift(FfSpace *s, const FfRun *run)
+{
+    return set(s, run, false);
+}
+
+int ff_protect_arm(FfProtect *p, const FfRun *run)
+{
+    Block *b = &p->blocks[run->block];
+
+    /* In this order: a fault comes only after the protection, and finds the page armed. */
+    ff_bitmap_set_run(&b->armed, run->first, run->n);
+    ff_bitmap_set_run(&b->free, run->first, run->n);
+    return set(p->s, run, true);
+}
+
+int ff_protect_done(FfProtect *p, const FfRun *run)
+{
+    ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, run->n);
+    ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
+    return set(p->s, run, false);
+}
+
+void ff_protect_free(FfProtect *p)
+{
+    if (!p) {
+        return;
+    }
+    for (unsigned i = 0; p->blocks && i < p->s->n_blocks; i++) {
+        FfRun run = {.block = i};
+        for (uint64_t at = 0;
+             (run.n = ff_bitmap_next_run(&p->blocks[i].armed, at, true, &run.first));
+             at = run.first + run.n) {
+            set(p->s, &run, false); /* a process that has ended does not mind */
+        }
+        ff_bitmap_clear(&p->blocks[i].armed);
+        ff_bitmap_clear(&p->blocks[i].free);
+    }
+    /* Also who was told of and not answered. */
+    ff_space_wake_all(p->s);
+    if (p->buffer) {
+        munmap(p->buffer, p->buffer_len);
+    }
+    ff_bitmap_clear(&p->empty);
+    ff_bitmap_clear(&p->kept);
+    p->s->protect = NULL;
+    g_free(p->slots);
+    g_free(p->blocks);
+    g_free(p);
+}
+
+/* ---- slots -------------------------------------------------------------------------------------
+ */
+
+static bool take_slot(FfProtect *p, uint64_t *slot)
+{
+    return ff_bitmap_claim_run(&p->empty, 0, p->n_slots, 1, slot) == 1;
+}
+
+/* Keeps PAGE in SLOT, which is the caller's, and lets its writers go on. FALSE: the slot is not
+ * used: somebody else has the page, who will let them go on; or *RC says why not. */
+static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
+{
+    Block *b = &p->blocks[block];
+    const FfBacking *backing = &p->s->blocks[block].backing;
+    FfRun run = {block, page, 1};
+    uint64_t ps = backing->page_size, bytes;
+
+    *rc = 0;
+    if (!ff_bitmap_claim(&b->free, page)) {
+        return false;
+    }
+    ff_space_enter(p->s);
+    uint64_t addr = ff_space_find_addr(p->s, block, page, &bytes);
+    *rc = ff_backing_read(backing, page * ps, addr, p->buffer + slot * p->slot_size, ps);
+    ff_space_leave(p->s);
+    if (*rc < 0) {
+        ff_bitmap_set(&b->free, page);
+        return false;
+    }
+    p->slots[slot] = run;
+    ff_bitmap_clear_run(&b->armed, page, 1);
+    /* Observer: the saver that takes it, which sees slot and content. */
+    ff_bitmap_set(&p->kept, slot);
+    *rc = set(p->s, &run, false);
+    if (p->s->cfg.pager && p->s->cfg.pager->written) {
+        p->s->cfg.pager->written(p->s->cfg.pager, &run);
+    }
+    return true;
+}
+
+/* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. */
+static bool serve_one(FfProtect *p, int *rc)
+{
+    uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
+    uint64_t slot, page;
+    unsigned block;
+
+    for (uint32_t i = 0; i < high; i++) {
+        if (!ff_waits_get(&p->waits, i, &block, &page)) {
+            continue;
+        }
+        if (!take_slot(p, &slot)) {
+            return false; /* whoever gives the next one back goes on here */
+        }
+        ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
+        if (!keep(p, slot, block, page, rc)) {
+            ff_bitmap_set_run(&p->empty, slot, 1);
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        }
+        return true;
+    }
+    return false;
+}
+
+/* A slot is free, for writers that wait for one. */
+static int give_slot(FfProtect *p, uint64_t slot)
+{
+    int rc = 0;
+
+    ff_bitmap_set_run(&p->empty, slot, 1);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    while (serve_one(p, &rc) && rc == 0) {
+    }
+    if (rc == 0 && __atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
+        ff_space_wake_all(p->s); /* they are told again */
+    }
+    return rc;
+}
+
+static void tell_full(FfProtect *p, const FfRun *run)
+{
+    FfPager *pager = p->s->cfg.pager;
+
+    __atomic_fetch_add(&p->waited, 1, __ATOMIC_RELAXED);
+    if (pager && pager->full) {
+        pager->full(pager, run);
+    }
+}
+
+int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
+{
+    FfRun run = {block, page, 1};
+    uint64_t slot;
+    int rc;
+
+    if (!ff_bitmap_test(&p->blocks[block].armed, page)) {
+        return set(p->s, &run, false);
+    }
+    if (!take_slot(p, &slot)) {
+        FfWait *wait = ff_waits_free_slot(&p->waits);
+        if (wait) {
+            ff_waits_begin(&p->waits, wait, block, page, 0, 0);
+        }
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (!take_slot(p, &slot)) {
+            tell_full(p, &run);
+            return 0;
+        }
+        ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
+    }
+    if (keep(p, slot, block, page, &rc)) {
+        return rc;
+    }
+    int given = give_slot(p, slot);
+    return rc < 0 ? rc : given;
+}
+
+/* ---- the saver ---------------------------------------------------------------------------------
+ */
+
+uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t max,
+                          uint64_t *first)
+{
+    FfBitmap *free = &p->blocks[block].free;
+
+    return ff_bitmap_claim_run(free, from, free->n_pages, max, first);
+}
+
+bool ff_protect_wanted(FfProtect *p, FfRun *run)
+{
+    uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < high; i++) {
+        FfRun one = {.n = 1};
+        if (ff_waits_get(&p->waits, i, &one.block, &one.first) &&
+            ff_bitmap_claim(&p->blocks[one.block].free, one.first)) {
+            *run = one;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data)
+{
+    uint64_t i;
+
+    if (ff_bitmap_claim_run(&p->kept, 0, p->n_slots, 1, &i) != 1) {
+        return false;
+    }
+    *slot = i;
+    *run = p->slots[i];
+    *data = p->buffer + i * p->slot_size;
+    return true;
+}
+
+void ff_protect_release(FfProtect *p, unsigned slot)
+{
+    int rc = give_slot(p, slot);
+    const FfSpaceOps *ops = p->s->cfg.ops;
+
+    if (rc < 0 && ops && ops->failed) {
+        ops->failed(rc, p->s->cfg.opaque);
+    }
+}
+
+void ff_protect_removed(FfProtect *p, const FfRun *run)
+{
+    Block *b = &p->blocks[run->block];
+    uint64_t lost = ff_bitmap_clear_run(&b->armed, run->first, run->n);
+
+    ff_bitmap_clear_run(&b->free, run->first, run->n);
+    ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
+    __atomic_fetch_add(&p->lost, lost, __ATOMIC_RELAXED);
+}
+
+uint64_t ff_protect_left(const FfProtect *p)
+{
+    ff_space_enter(p->s);
+    uint64_t n = ff_bitmap_count(&p->kept);
+    for (unsigned i = 0; i < p->s->n_blocks; i++) {
+        n += ff_bitmap_count(&p->blocks[i].armed);
+    }
+    ff_space_leave(p->s);
+    return n;
+}
+
+uint64_t ff_protect_lost(const FfProtect *p)
+{
+    /* Whoever gave something back goes on as soon as that was read, and before it was counted; the
+     * space is locked between the two. */
+    ff_space_enter(p->s);
+    uint64_t lost = __atomic_load_n(&p->lost, __ATOMIC_RELAXED);
+    ff_space_leave(p->s);
+    return lost;
+}
+
+uint64_t ff_protect_waited(const FfProtect *p)
+{
+    return __atomic_load_n(&p->waited, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Synchronous write protection: the content that protected pages had is saved before anybody
+ * changes it, while the process runs. A saver goes through the pages: it claims a run, reads it
+ * where it is, and lifts the protection. Whoever writes to a page before that faults: its old
+ * content is kept in a buffer and the writer goes on at once; the saver takes it from there. When
+ * the buffer is full, and while the saver reads the page, the writer waits.
+ *
+ * So each page that was armed is given to the saver exactly once, by ff_protect_claim(),
+ * ff_protect_wanted() or ff_protect_take(), with the content that it had when it was armed. What
+ * the kernel tells of no fault is not seen: writes by another mapping or file descriptor, pages
+ * that were pinned before, and holes punched into the file. What a process gives back by madvise()
+ * before it was saved is counted as lost.
+ *
+ * Threads: the fault thread keeps; any number of savers. Nothing is allocated after
+ * ff_protect_new(). In front of the end of the process's own life: ff_protect_free() lifts
+ * everything.
+ */
+#ifndef FF_UFFD_PROTECT_H
+#define FF_UFFD_PROTECT_H
+
+#include "uffd/space.h"
+
+typedef struct FfProtect FfProtect;
+
+/* Of S, whose ranges are registered for write protection; before its fault thread runs. BUFFER:
+ * bytes, for as many whole pages of the largest kind; 0: all writers wait. NULL: no memory for it.
+ */
+FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer);
+/* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Can be
+ * NULL. */
+void ff_protect_free(FfProtect *p);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
+
+/* Protects RUN, of which nothing is armed. What is written before this returns may be seen by the
+ * saver or not. 0 or -errno. Any thread but the fault thread. */
+int ff_protect_arm(FfProtect *p, const FfRun *run);
+
+/* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
+ * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). */
+uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t max,
+                          uint64_t *first);
+/* The same for one page whose writer waits. FALSE: there is none. */
+bool ff_protect_wanted(FfProtect *p, FfRun *run);
+/* RUN, which was claimed, is saved. 0 or -errno. */
+int ff_protect_done(FfProtect *p, const FfRun *run);
+
+/* A page that was kept. *DATA is valid until ff_protect_release() of its SLOT. FALSE: none now;
+ * FfPager.written tells of the next one. */
+bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data);
+/* Somebody who waited for a slot goes on. */
+void ff_protect_release(FfProtect *p, unsigned slot);
+
+/* Pages that nobody has saved yet, and that the process has given back before. */
+uint64_t ff_protect_left(const FfProtect *p);
+uint64_t ff_protect_lost(const FfProtect *p);
+/* How often a writer had to wait for a slot. */
+uint64_t ff_protect_waited(const FfProtect *p);
+
+/* Without a buffer, of a space that has no FfProtect: lets the writers of RUN go on. Any thread,
+ * also from FfPager.written. 0 or -errno. */
+int ff_protect_lift(FfSpace *s, const FfRun *run);
+
+/* ---- fault thread ------------------------------------------------------------------------------
+ */
+
+/* Somebody writes to PAGE, which is protected. */
+int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page);
+/* RUN is being given back. The space is locked. */
+void ff_protect_removed(FfProtect *p, const FfRun *run);
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object behind space.h, for space.c, place.c, protect.c and faults.c.
+ *
+ * Lock: FfSpace.lock, only of a space with events. Written: by the fault thread, from before it
+ * reads messages until it has made the changes they tell of. Read: by whoever turns a page into an
+ * address and does something there. So an address is never one that was: between the two the kernel
+ * answers EAGAIN if there is a change. changed_lock is a leaf under it.
+ */
+#ifndef FF_UFFD_SPACE_INTERNAL_H
+#define FF_UFFD_SPACE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "uffd/bitmap.h"
+#include "uffd/regions.h"
+#include "uffd/space.h"
+#include "uffd/waits.h"
+
+#define FF_SPACE_DEFERRED 64
+
+typedef struct FfProtect FfProtect;
+
+typedef struct {
+    FfBacking backing;
+    uint64_t n_pages;
+    FfBitmap placed, requested;
+} FfSpaceBlock;
+
+struct FfSpace {
+    FfSpaceConfig cfg;
+    bool owns_uffd; /* a forked child's */
+    bool changes;   /* there are events, and so is the lock */
+    FfSpaceBlock *blocks;
+    unsigned n_blocks;
+    GArray *ranges; /* FfRegion, by address; `file` is the block. lock; fault thread without */
+    void *zeros;    /* of the largest page, read-only; NULL: no block needs it */
+    size_t zeros_len;
+    uint64_t total_pages;
+    uint64_t done_pages;  /* atomic */
+    FfSpaceCounts counts; /* each atomic */
+    FfWaits waits;
+    FfProtect *protect; /* set before the fault thread runs; NULL: none */
+    int wake_fd;        /* ends the fault thread */
+
+    pthread_rwlock_t lock;
+    pthread_mutex_t changed_lock;
+    pthread_cond_t changed;
+    uint64_t
+        generation; /* lock and changed_lock to write, one of them to read: batches with events */
+    bool cancelled; /* changed_lock */
+
+    /* Fault thread. Who could not be answered, as an event must be read first: addresses. */
+    uint64_t deferred[FF_SPACE_DEFERRED];
+    unsigned n_deferred;
+    /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
+    unsigned vain_block, vain_n;
+    uint64_t vain_page;
+};
+
+/* Pages may be turned into addresses until ff_space_leave(). Returns the generation. The fault
+ * thread needs neither, and is not stopped by them. */
+uint64_t ff_space_enter(FfSpace *s);
+void ff_space_leave(FfSpace *s);
+/* RC of an ioctl at an address of the space, entered or fault thread. */
+int ff_space_check(const FfSpace *s, int rc);
+/* After EAGAIN, between ff_space_leave() and the next try: waits, if an event must be read first.
+ * SEEN: what ff_space_enter() said. 0; -ECANCELED. The fault thread, which cannot wait for itself,
+ * gets -EAGAIN and is to ff_space_defer(). */
+int ff_space_wait_change(FfSpace *s, uint64_t seen);
+/* This thread is the fault thread of S from now on; NULL: of none. */
+void ff_space_set_fault_thread(FfSpace *s);
+bool ff_space_is_fault_thread(const FfSpace *s);
+/* Fault thread: who waits at ADDR is told again when the next messages are read. */
+void ff_space_defer(FfSpace *s, uint64_t addr);
+
+/* Entered, or fault thread. ADDR -> page; FALSE: in no range. */
+bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *page);
+/* The same the other way; *RUN bytes from there on are in one range. 0: it has no address. */
+uint64_t ff_space_find_addr(const FfSpace *s, unsigned block, uint64_t page, uint64_t *run);
+
+/* Changes, under the lock. FN is called for each run of pages in [START, END), by address. */
+typedef void (*FfSpaceRunFunc)(FfSpace *s, const FfRun *run, void *opaque);
+void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn, void *opaque);
+void ff_space_cut(FfSpace *s, uint64_t start, uint64_t end);
+void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len);
+/* A space of the same content for the process of UFFD, which is the child's. */
+FfSpace *ff_space_fork(const FfSpace *s, int uffd);
+
+#define ff_space_count(s, what) __atomic_fetch_add(&(s)->counts.what, 1, __ATOMIC_RELAXED)
+
+#endif

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The ranges of an address space and the states of its pages; see space.h for the threads and
+ * space-internal.h for the lock. Only changes of the space allocate: what a page fault comes to
+ * does not.
+ *
+ * From before the kernel changes a mapping until the thread that changes it has gone on after its
+ * event was read, it refuses to place (EAGAIN). The end of that has no event: the thread has been
+ * woken, but may not have run yet. So who waits for it looks again after a moment.
+ *
+ * System calls: eventfd, ioctl(UFFDIO_*), mmap, munmap, close.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "uffd/space-internal.h"
+#include "uffd/uffd.h"
+
+/* Of who waits for the end of a change. */
+#define LOOK_AGAIN_NS (1000 * 1000)
+/* The kernel holds the process's mmap lock for so many bytes at most. */
+#define UNREGISTER_PIECE (16ull << 20)
+
+static __thread const FfSpace *fault_thread_of;
+
+/* ---- making ------------------------------------------------------------------------------------
+ */
+
+static void init_locks(FfSpace *s)
+{
+    pthread_rwlockattr_t rw;
+    pthread_condattr_t mono;
+
+    /* The fault thread must not wait for as long as others keep placing. */
+    pthread_rwlockattr_init(&rw);
+    pthread_rwlockattr_setkind_np(&rw, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&s->lock, &rw);
+    pthread_rwlockattr_destroy(&rw);
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &mono);
+    pthread_condattr_destroy(&mono);
+    pthread_mutex_init(&s->changed_lock, NULL);
+}
+
+FfSpace *ff_space_new(const FfSpaceConfig *cfg)
+{
+    FfSpace *s = g_new0(FfSpace, 1);
+
+    /* A child of which nobody knows would find zeros, or wait for ever. */
+    g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || (cfg->ops && cfg->ops->forked));
+    s->cfg = *cfg;
+    s->changes = cfg->features & FF_UFFD_EVENTS;
+    s->ranges = g_array_new(FALSE, FALSE, sizeof(FfRegion));
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert(s->wake_fd >= 0);
+    init_locks(s);
+    return s;
+}
+
+void ff_space_free(FfSpace *s)
+{
+    if (!s) {
+        return;
+    }
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        ff_bitmap_clear(&s->blocks[i].placed);
+        ff_bitmap_clear(&s->blocks[i].requested);
+    }
+    if (s->zeros) {
+        munmap(s->zeros, s->zeros_len);
+    }
+    if (s->owns_uffd) {
+        close(s->cfg.uffd);
+    }
+    close(s->wake_fd);
+    g_array_unref(s->ranges);
+    pthread_rwlock_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->changed_lock);
+    g_free(s->blocks);
+    g_free(s);
+}
+
+/* Where there is no UFFDIO_ZEROPAGE. Nobody writes there, so it costs no memory. */
+static void need_zeros(FfSpace *s, size_t len)
+{
+    if (s->zeros_len >= len) {
+        return;
+    }
+    if (s->zeros) {
+        munmap(s->zeros, s->zeros_len);
+    }
+    s->zeros = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    g_assert(s->zeros != MAP_FAILED);
+    s->zeros_len = len;
+}
+
+unsigned ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed)
+{
+    FfSpaceBlock b = {.backing = *backing, .n_pages = backing->size / backing->page_size};
+
+    if (placed) {
+        ff_bitmap_init_over(&b.placed, placed, b.n_pages);
+    } else {
+        ff_bitmap_init(&b.placed, b.n_pages, false);
+    }
+    ff_bitmap_init(&b.requested, b.n_pages, false);
+    if (!ff_backing_has_zeropage(backing)) {
+        need_zeros(s, backing->page_size);
+    }
+    s->blocks = g_renew(FfSpaceBlock, s->blocks, s->n_blocks + 1);
+    s->blocks[s->n_blocks] = b;
+    s->total_pages += b.n_pages;
+    s->done_pages += ff_bitmap_count(&b.placed);
+    return s->n_blocks++;
+}
+
+void ff_space_set_pager(FfSpace *s, FfPager *pager)
+{
+    s->cfg.pager = pager;
+}
+
+/* ---- ranges ------------------------------------------------------------------------------------
+ */
+
+static FfRegion *range(const FfSpace *s, guint i)
+{
+    return &g_array_index(s->ranges, FfRegion, i);
+}
+
+/* The first range that ends after ADDR. */
+static guint search(const FfSpace *s, uint64_t addr)
+{
+    guint lo = 0, hi = s->ranges->len;
+
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        if (range(s, mid)->addr + range(s, mid)->len <= addr) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo;
+}
+
+static void insert(FfSpace *s, FfRegion r)
+{
+    g_array_insert_val(s->ranges, search(s, r.addr), r);
+}
+
+int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset)
+{
+    if (block >= s->n_blocks) {
+        return -EINVAL;
+    }
+    const FfSpaceBlock *b = &s->blocks[block];
+    uint64_t ps = b->backing.page_size, size = b->n_pages * ps;
+    if (!len || addr % ps || len % ps || offset % ps || offset > size || len > size - offset ||
+        addr + len < addr) {
+        return -EINVAL;
+    }
+    for (guint i = 0; i < s->ranges->len; i++) {
+        const FfRegion *r = range(s, i);
+        bool same_addr = addr < r->addr + r->len && r->addr < addr + len;
+        bool same_page =
+            r->file == block && offset < r->offset + r->len && r->offset < offset + len;
+        if (same_addr || same_page) {
+            return -EEXIST;
+        }
+    }
+    insert(s, (FfRegion){block, addr, offset, len});
+    return 0;
+}
+
+int ff_space_register(FfSpace *s, uint64_t mode)
+{
+    int rc = 0;
+
+    for (guint i = 0; i < s->ranges->len && rc == 0; i++) {
+        rc = ff_uffd_register(s->cfg.uffd, range(s, i)->addr, range(s, i)->len, mode);
+    }
+    return rc;
+}
+
+/* Of writers at a protected page the kernel wakes nobody by itself; ff_uffd_unregister() does. */
+int ff_space_unregister(FfSpace *s)
+{
+    int rc = 0;
+
+    ff_space_enter(s);
+    for (guint i = 0; i < s->ranges->len; i++) {
+        const FfRegion *r = range(s, i);
+        uint64_t piece = MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
+        for (uint64_t at = 0; at < r->len; at += piece) {
+            int one = ff_uffd_unregister(s->cfg.uffd, r->addr + at, MIN(piece, r->len - at));
+            rc = rc ? rc : one;
+        }
+    }
+    ff_space_leave(s);
+    return rc;
+}
+
+bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *page)
+{
+    guint i = search(s, addr);
+
+    if (i == s->ranges->len || range(s, i)->addr > addr) {
+        return false;
+    }
+    const FfRegion *r = range(s, i);
+    *block = r->file;
+    *page = (r->offset + (addr - r->addr)) / s->blocks[r->file].backing.page_size;
+    return true;
+}
+
+uint64_t ff_space_find_addr(const FfSpace *s, unsigned block, uint64_t page, uint64_t *run)
+{
+    uint64_t offset = page * s->blocks[block].backing.page_size;
+
+    for (guint i = 0; i < s->ranges->len; i++) {
+        const FfRegion *r = range(s, i);
+        if (r->file == block && offset >= r->offset && offset - r->offset < r->len) {
+            *run = r->len - (offset - r->offset);
+            return r->addr + (offset - r->offset);
+        }
+    }
+    *run = 0;
+    return 0;
+}
+
+uint64_t ff_space_addr(const FfSpace *s, unsigned block, uint64_t page)
+{
+    uint64_t run;
+
+    ff_space_enter((FfSpace *)s);
+    uint64_t addr = ff_space_find_addr(s, block, page, &run);
+    ff_space_leave((FfSpace *)s);
+    return addr;
+}
+
+/* ---- changes -----------------------------------------------------------------------------------
+ */
+
+/* What R has of [START, END). FALSE: nothing. */
+static bool part_of(const FfRegion *r, uint64_t start, uint64_t end, FfRegion *part)
+{
+    uint64_t from = MAX(start, r->addr), to = MIN(end, r->addr + r->len);
+
+    if (from >= to) {
+        return false;
+    }
+    *part = (FfRegion){r->file, from, r->offset + (from - r->addr), to - from};
+    return true;
+}
+
+void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn, void *opaque)
+{
+    for (guint i = search(s, start); i < s->ranges->len && range(s, i)->addr < end; i++) {
+        FfRegion part;
+        if (part_of(range(s, i), start, end, &part)) {
+            uint64_t ps = s->blocks[part.file].backing.page_size;
+            FfRun run = {part.file, part.offset / ps, part.len / ps};
+            fn(s, &run, opaque);
+        }
+    }
+}
+
+void ff_space_cut(FfSpace *s, uint64_t start, uint64_t end)
+{
+    guint i = search(s, start);
+
+    while (i < s->ranges->len && range(s, i)->addr < end) {
+        FfRegion r = *range(s, i), before, after;
+        bool has_before = part_of(&r, r.addr, start, &before);
+        bool has_after = part_of(&r, end, r.addr + r.len, &after);
+        g_array_remove_index(s->ranges, i);
+        if (has_before) {
+            g_array_insert_val(s->ranges, i++, before);
+        }
+        if (has_after) {
+            g_array_insert_val(s->ranges, i++, after);
+        }
+    }
+}
+
+void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len)
+{
+    g_autoptr(GArray) moved = g_array_new(FALSE, FALSE, sizeof(FfRegion));
+    FfRegion part;
+
+    for (guint i = 0; i < s->ranges->len; i++) {
+        if (part_of(range(s, i), from, from + len, &part)) {
+            part.addr = to + (part.addr - from);
+            g_array_append_val(moved, part);
+        }
+    }
+    ff_space_cut(s, from, from + len);
+    ff_space_cut(s, to, to + len);
+    for (guint i = 0; i < moved->len; i++) {
+        insert(s, g_array_index(moved, FfRegion, i));
+    }
+}
+
+FfSpace *ff_space_fork(const FfSpace *s, int uffd)
+{
+    FfSpace *child = ff_space_new(&s->cfg);
+
+    child->cfg.uffd = uffd;
+    child->cfg.pager = NULL;
+    child->cfg.pagemap_fd = -1; /* was the parent's */
+    child->owns_uffd = true;
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        const FfSpaceBlock *b = &s->blocks[i];
+        FfBacking backing = b->backing;
+        if (backing.kind == FF_BACKING_PRIVATE) {
+            backing.fd = -1; /* so was that */
+        }
+        ff_space_add_block(child, &backing, NULL);
+        uint64_t first = 0, n;
+        for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->placed, at, true, &first));
+             at = first + n) {
+            child->done_pages += ff_bitmap_set_run(&child->blocks[i].placed, first, n);
+        }
+    }
+    g_array_append_vals(child->ranges, s->ranges->data, s->ranges->len);
+    return child;
+}
+
+/* ---- the lock, and who waits for a change ------------------------------------------------------
+ */
+
+void ff_space_set_fault_thread(FfSpace *s)
+{
+    fault_thread_of = s;
+}
+
+bool ff_space_is_fault_thread(const FfSpace *s)
+{
+    return fault_thread_of == s;
+}
+
+uint64_t ff_space_enter(FfSpace *s)
+{
+    if (!s->changes || ff_space_is_fault_thread(s)) {
+        return 0;
+    }
+    pthread_rwlock_rdlock(&s->lock);
+    return s->generation;
+}
+
+void ff_space_leave(FfSpace *s)
+{
+    if (s->changes && !ff_space_is_fault_thread(s)) {
+        pthread_rwlock_unlock(&s->lock);
+    }
+}
+
+/* Linux 6.8 and later looks for the mapping first, and then whether it is being changed: a mapping
+ * that has just moved away is ENOENT, or another one stands there that does not fit. */
+int ff_space_check(const FfSpace *s, int rc)
+{
+    bool odd = rc == -ENOENT || rc == -EINVAL || rc == -EFAULT;
+
+    return odd && s->changes && ff_uffd_is_changing(s->cfg.uffd) ? -EAGAIN : rc;
+}
+
+int ff_space_wait_change(FfSpace *s, uint64_t seen)
+{
+    struct timespec end;
+
+    if (!s->changes || !ff_uffd_is_changing(s->cfg.uffd)) {
+        return 0; /* only a page table was being changed */
+    }
+    if (ff_space_is_fault_thread(s)) {
+        return -EAGAIN;
+    }
+    ff_space_count(s, waits);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += LOOK_AGAIN_NS;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&s->changed_lock);
+    int rc = 0;
+    while (s->generation == seen && !s->cancelled && rc == 0) {
+        rc = pthread_cond_timedwait(&s->changed, &s->changed_lock, &end);
+    }
+    bool cancelled = s->cancelled;
+    pthread_mutex_unlock(&s->changed_lock);
+    return cancelled ? -ECANCELED : 0;
+}
+
+void ff_space_cancel(FfSpace *s)
+{
+    pthread_mutex_lock(&s->changed_lock);
+    s->cancelled = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->changed_lock);
+}
+
+/* More than there is room for: everybody is told again, as those would be. */
+void ff_space_defer(FfSpace *s, uint64_t addr)
+{
+    if (s->n_deferred < FF_SPACE_DEFERRED) {
+        s->deferred[s->n_deferred++] = addr;
+    } else {
+        ff_space_wake_all(s);
+    }
+}
+
+void ff_space_wake_all(FfSpace *s)
+{
+    ff_space_enter(s);
+    for (guint i = 0; i < s->ranges->len; i++) {
+        ff_uffd_wake(s->cfg.uffd, range(s, i)->addr, range(s, i)->len);
+    }
+    ff_space_leave(s);
+}
+
+/* ---- what can be asked -------------------------------------------------------------------------
+ */
+
+FfSpaceCounts ff_space_counts(const FfSpace *s)
+{
+    return (FfSpaceCounts){
+        .missing = __atomic_load_n(&s->counts.missing, __ATOMIC_RELAXED),
+        .minor = __atomic_load_n(&s->counts.minor, __ATOMIC_RELAXED),
+        .written = __atomic_load_n(&s->counts.written, __ATOMIC_RELAXED),
+        .events = __atomic_load_n(&s->counts.events, __ATOMIC_RELAXED),
+        .waits = __atomic_load_n(&s->counts.waits, __ATOMIC_RELAXED),
+    };
+}
+
+bool ff_space_is_placed(const FfSpace *s, unsigned block, uint64_t page)
+{
+    return ff_bitmap_test(&s->blocks[block].placed, page);
+}
+
+uint64_t ff_space_missing(const FfSpace *s)
+{
+    return s->total_pages - __atomic_load_n(&s->done_pages, __ATOMIC_ACQUIRE);
+}

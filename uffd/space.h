@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A space: what is registered of one address space with one userfaultfd. Its content is blocks
+ * (backing.h), of which each page has two states, missing and placed; its ranges say at which
+ * addresses the blocks are. A space can change: the process moves, unmaps and gives back ranges,
+ * and fork() makes a second space.
+ *
+ * Placed means that the page needs nothing from the pager: if somebody misses it all the same, the
+ * process has given it back, and it is zeros. ff_place_forget() (place.h) makes it missing again.
+ *
+ * A space is built by one thread; then ff_faults_run() (faults.h) answers for it in a thread of
+ * its own, and any number of threads place. A space whose userfaultfd tells of events has a lock:
+ * the fault thread must not read of a change while somebody places at an address that is about to
+ * change. One without events has none.
+ */
+#ifndef FF_UFFD_SPACE_H
+#define FF_UFFD_SPACE_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#include "uffd/backing.h"
+#include "uffd/pager.h"
+
+typedef struct {
+    int uffd;          /* O_NONBLOCK, after UFFDIO_API; borrowed */
+    uint64_t features; /* that UFFDIO_API was given */
+    int pagemap_fd;    /* hugetlb before Linux 5.13: of the process, borrowed; else -1 */
+    /* Who misses a page outside of all ranges gets zeros: mappings that have grown (mremap) are
+     * still registered. Else the space has failed then. */
+    bool grows;
+    FfPager *pager; /* NULL: ff_space_set_pager() follows */
+    const FfSpaceOps *ops;
+    void *opaque;
+} FfSpaceConfig;
+
+/* Counted by the fault thread; any thread may look. */
+typedef struct {
+    uint64_t missing, minor, written; /* faults, by kind */
+    uint64_t events;
+    uint64_t waits; /* of who places or lifts, for an event to be read */
+} FfSpaceCounts;
+
+FfSpace *ff_space_new(const FfSpaceConfig *cfg);
+/* After ff_faults_run() has ended, and nobody places any more. Registered memory stays so until the
+ * userfaultfd is closed; that of a forked child is closed here. S can be NULL. */
+void ff_space_free(FfSpace *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSpace, ff_space_free)
+
+/* The number of the new block. PLACED: (size/page_size + 63) / 64 words that hold, and keep, what
+ * is placed; NULL: the space has some, all missing. */
+unsigned ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed);
+/* LEN bytes of BLOCK, from OFFSET on, are at ADDR. 0; -EINVAL: not whole pages, or not in the
+ * block; -EEXIST: one of them has an address already, or the address a page. */
+int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset);
+/* Registers all ranges in MODE (UFFDIO_REGISTER_MODE_*), unless the process has done so. */
+int ff_space_register(FfSpace *s, uint64_t mode);
+/* The contrary; wakes everybody. Small pieces: the process can fault in between. */
+int ff_space_unregister(FfSpace *s);
+void ff_space_set_pager(FfSpace *s, FfPager *pager);
+
+/* Everybody who waits is told again by the kernel. Any thread. */
+void ff_space_wake_all(FfSpace *s);
+/* Who waits in vain for a change of the space (place.h) gives up: -ECANCELED. Any thread. */
+void ff_space_cancel(FfSpace *s);
+FfSpaceCounts ff_space_counts(const FfSpace *s);
+bool ff_space_is_placed(const FfSpace *s, unsigned block, uint64_t page);
+/* How many pages are missing. */
+uint64_t ff_space_missing(const FfSpace *s);
+/* The address of PAGE; 0: it has none any more. Between events of the space. */
+uint64_t ff_space_addr(const FfSpace *s, unsigned block, uint64_t page);
+
+#endif
