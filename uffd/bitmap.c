@@ -34,9 +34,11 @@ void ff_bitmap_clear(FfBitmap *bm)
     *bm = (FfBitmap){0};
 }
 
+/* Sequentially consistent for protect.c: a writer is noted in a table before a slot is looked for.
+ */
 static uint64_t load(const FfBitmap *bm, uint64_t word)
 {
-    return __atomic_load_n(&bm->words[word], __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&bm->words[word], __ATOMIC_SEQ_CST);
 }
 
 bool ff_bitmap_test(const FfBitmap *bm, uint64_t page)

@@ -227,7 +227,6 @@ static bool serve_one(FfProtect *p, int *rc)
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
         if (!keep(p, slot, block, page, rc)) {
             ff_bitmap_set_run(&p->empty, slot, 1);
-            __atomic_thread_fence(__ATOMIC_SEQ_CST);
         }
         return true;
     }
@@ -240,7 +239,6 @@ static int give_slot(FfProtect *p, uint64_t slot)
     int rc = 0;
 
     ff_bitmap_set_run(&p->empty, slot, 1);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     while (serve_one(p, &rc) && rc == 0) {
     }
     if (rc == 0 && __atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
@@ -273,7 +271,6 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         if (wait) {
             ff_waits_begin(&p->waits, wait, block, page, 0, 0);
         }
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (!take_slot(p, &slot)) {
             tell_full(p, &run);
             return 0;

@@ -16,7 +16,7 @@ FfWait *ff_waits_free_slot(FfWaits *w)
             return &w->wait[i];
         }
     }
-    __atomic_store_n(&w->overflow, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&w->overflow, 1, __ATOMIC_SEQ_CST);
     return NULL;
 }
 
