@@ -96,6 +96,24 @@ static int listen_at(Vm *vm, const char *name)
     return fd;
 }
 
+static void reap(Vm *vm)
+{
+    int status;
+    g_assert_cmpint(waitpid(vm->pid, &status, 0), ==, vm->pid);
+    vm->pid = 0;
+    vm->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* Who killed it, if anybody did, is not in its stderr. */
+G_NORETURN static void fail_early_end(Vm *vm, const char *what)
+{
+    reap(vm);
+    g_autofree char *text = vm_stderr(vm);
+    test_fail("%s: QEMU ended (%s %d) before it connected its %s socket, %s", vm->name,
+              vm->status < 0 ? "signal" : "exit status", ABS(vm->status), what,
+              *text ? "and said why on stderr" : "and said nothing on stderr");
+}
+
 /* Accepts one connection; QEMU's end before that fails the test. Closes LISTENER. */
 static int accept_from(Vm *vm, int listener, const char *what)
 {
@@ -104,9 +122,12 @@ static int accept_from(Vm *vm, int listener, const char *what)
     do
         n = poll(p, 2, TEST_TIMEOUT * 1000);
     while (n < 0 && errno == EINTR);
+    if (n < 0)
+        test_fail("%s: poll: %s", vm->name, g_strerror(errno));
+    if (n == 0)
+        test_fail("%s: too much time went by before it connected its %s socket", vm->name, what);
     if (!(p[0].revents & POLLIN))
-        test_fail("%s: %s before it connected its %s socket", vm->name,
-                  n ? "QEMU ended" : "too much time went by", what);
+        fail_early_end(vm, what);
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0)
         test_fail("%s: accept: %s", vm->name, g_strerror(errno));
@@ -303,14 +324,6 @@ Vm *vm_start_pc(VmConfig config)
     config.launcher = VM_RUN;
     config.args = args;
     return vm_start(&config);
-}
-
-static void reap(Vm *vm)
-{
-    int status;
-    g_assert_cmpint(waitpid(vm->pid, &status, 0), ==, vm->pid);
-    vm->pid = 0;
-    vm->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 int vm_wait_exit(Vm *vm)
