@@ -50,18 +50,6 @@ char *ff_source_peer_uri(FfSource *s)
     return uri;
 }
 
-static int connect_main(FfSource *s, FfAddress **address, GError **error)
-{
-    if (s->cfg->fd >= 0) {
-        *address = ff_address_of_peer(s->cfg->fd);
-        int fd = s->cfg->fd;
-        s->cfg->fd = -1;
-        return fd;
-    }
-    *address = ff_address_parse(s->cfg->uri, error);
-    return *address ? ff_address_connect(*address, s->control->cancel, error) : -1;
-}
-
 /* Reads one frame of a type that is expected now, with its payload (at most CAP bytes). The first
  * HAVE bytes of it, FIRST, were read already. */
 static bool expect_from(FfChannel *ch, const uint8_t *first, size_t have, FfFrameType type,
@@ -310,7 +298,8 @@ bool ff_source_connect(FfSource *s, GError **error)
 {
     g_autoptr(FfAddress) address = NULL;
     g_autoptr(GError) local = NULL;
-    int fd = connect_main(s, &address, error);
+    int fd =
+        ff_address_open(g_steal_fd(&s->cfg->fd), s->cfg->uri, &address, s->control->cancel, error);
 
     if (fd < 0) {
         return false;
@@ -359,12 +348,7 @@ FfChannel *ff_source_connect_again(FfSource *s, FfAddress **address, GError **er
     int fd = s->control->new_fd;
     s->control->new_fd = -1;
     ff_mutex_unlock(&s->control->lock);
-    if (fd >= 0) {
-        *address = ff_address_of_peer(fd);
-    } else {
-        *address = ff_address_parse(uri, error);
-        fd = *address ? ff_address_connect(*address, s->control->cancel, error) : -1;
-    }
+    fd = ff_address_open(fd, uri, address, s->control->cancel, error);
     if (fd < 0) {
         return NULL;
     }

@@ -5,6 +5,7 @@
  * getsockopt, setsockopt, unlink.
  */
 #include "net/address.h"
+#include "net/resolve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -127,6 +128,32 @@ int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
     return fd;
 }
 
+int ff_address_connect_path(const char *path)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int fd = -1, err = ENAMETOOLONG;
+
+    if (g_strlcpy(un.sun_path, path, sizeof(un.sun_path)) < sizeof(un.sun_path)) {
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        err = fd < 0 || connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? errno : 0;
+    }
+    if (err && fd >= 0) {
+        close(fd);
+    }
+    return err ? -err : fd;
+}
+
+int ff_address_open(int fd, const char *uri, FfAddress **address, GCancellable *cancel,
+                    GError **error)
+{
+    if (fd >= 0) {
+        *address = ff_address_of_peer(fd);
+        return fd;
+    }
+    *address = ff_address_parse(uri, error);
+    return *address ? ff_address_connect(*address, cancel, error) : -1;
+}
+
 /* NAME is getsockname() or getpeername(). */
 static FfAddress *of_socket(int fd, int (*name)(int, struct sockaddr *, socklen_t *))
 {
@@ -234,12 +261,12 @@ int ff_address_listen_at(const FfAddress *a, const struct addrinfo *list, GError
 
 int ff_address_listen(const FfAddress *a, GError **error)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
+    struct addrinfo *list;
 
     if (a->is_unix) {
         return listen_unix(a, error);
     }
-    int rc = getaddrinfo(*a->host ? a->host : NULL, a->port, &hints, &list);
+    int rc = ff_resolve_now(a->host, a->port, AF_UNSPEC, &list);
     if (rc != 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
                     "address resolution failed for %s:%s: %s", a->host, a->port, gai_strerror(rc));

@@ -23,6 +23,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfAddress, ff_address_free)
 
 /* Connects; returns an fd (close-on-exec), or -1 and ERROR. */
 int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error);
+/* The connection that a client has given: FD, taken, if it is >= 0; else one to URI. *ADDRESS is
+ * where to connect once more (ff_address_free), NULL if there is no such place. Returns an fd, or
+ * -1 and ERROR, with *ADDRESS set if URI was good. */
+int ff_address_open(int fd, const char *uri, FfAddress **address, GCancellable *cancel,
+                    GError **error);
+/* Connects to a unix socket of this host that is served already: waits only if many do. Returns a
+ * blocking fd (close-on-exec), or -errno. */
+int ff_address_connect_path(const char *path);
 /* As it was parsed; g_free. */
 char *ff_address_uri(const FfAddress *a);
 /* The address of the peer of FD, to connect to once more; NULL if it has none that can be

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See resolve.h. One thread for each name under way; it writes what getaddrinfo() says into the
- * request, and hands the request back to the caller's main loop, which alone frees it and alone
- * knows whether somebody still waits. No lock.
+ * See resolve.h. All names of hosts are looked up here. One thread for each name under way; it
+ * writes what getaddrinfo() says into the request, and hands the request back to the caller's main
+ * loop, which alone frees it and alone knows whether somebody still waits. No lock.
  */
 #include "net/resolve.h"
 
@@ -20,15 +20,22 @@ struct FfResolve {
     gpointer opaque;
 };
 
-static void look_up(FfResolve *r, int flags)
+static int look_up(const char *host, const char *port, int family, int flags,
+                   struct addrinfo **list)
 {
     struct addrinfo hints = {
-        .ai_flags = AI_PASSIVE | flags, .ai_socktype = SOCK_STREAM, .ai_family = r->family};
+        .ai_flags = AI_PASSIVE | flags, .ai_socktype = SOCK_STREAM, .ai_family = family};
+    int rc = getaddrinfo(*host ? host : NULL, port, &hints, list);
 
-    r->rc = getaddrinfo(*r->host ? r->host : NULL, r->port, &hints, &r->list);
-    if (r->rc) {
-        r->list = NULL;
+    if (rc) {
+        *list = NULL;
     }
+    return rc;
+}
+
+int ff_resolve_now(const char *host, const char *port, int family, struct addrinfo **list)
+{
+    return look_up(host, port, family, 0, list);
 }
 
 static gboolean answer(gpointer opaque)
@@ -68,8 +75,10 @@ static void hand_back(FfResolve *r)
 
 static gpointer resolve_thread(gpointer opaque)
 {
-    look_up(opaque, 0);
-    hand_back(opaque);
+    FfResolve *r = opaque;
+
+    r->rc = look_up(r->host, r->port, r->family, 0, &r->list);
+    hand_back(r);
     return NULL;
 }
 
@@ -84,7 +93,7 @@ FfResolve *ff_resolve(const char *host, const char *port, int family, FfResolved
     r->family = family;
     r->done = done;
     r->opaque = opaque;
-    look_up(r, AI_NUMERICHOST | AI_NUMERICSERV);
+    r->rc = look_up(host, port, family, AI_NUMERICHOST | AI_NUMERICSERV, &r->list);
     if (!r->rc) {
         hand_back(r);
         return r;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The addresses of a TCP host and port, without making the caller's main loop wait for them: a name
- * server that does not answer is waited for in a thread.
+ * server that does not answer is waited for in a thread. Who has a thread of its own waits itself.
  */
 #ifndef FF_NET_RESOLVE_H
 #define FF_NET_RESOLVE_H
@@ -25,5 +25,9 @@ FfResolve *ff_resolve(const char *host, const char *port, int family, FfResolved
 /* DONE is not called any more. getaddrinfo() cannot be interrupted: its thread ends when it comes
  * back, or with the process. The thread that called ff_resolve(). */
 void ff_resolve_cancel(FfResolve *r);
+
+/* The same for a thread that may wait as long as that takes. Returns getaddrinfo()'s result; *LIST
+ * is the caller's, NULL unless that is 0. */
+int ff_resolve_now(const char *host, const char *port, int family, struct addrinfo **list);
 
 #endif

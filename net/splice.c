@@ -12,7 +12,7 @@
  * Under TLS each connection has a session with the peer, which ends here, and QEMU gets the plain
  * text on a private socket. A connection whose handshake fails never reaches QEMU.
  *
- * System calls: accept4, connect.
+ * System calls: accept4.
  */
 #include "net/splice.h"
 
@@ -25,7 +25,6 @@
 #include <glib-unix.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* So many who are not known yet may be in their handshakes at once: each has a thread. */
@@ -207,22 +206,6 @@ static void run(Connection *c)
     c->threads[1] = g_thread_new("native-out", to_peer, c);
 }
 
-int ff_native_connect(const char *path)
-{
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (fd < 0 || strlen(path) >= sizeof(sa.sun_path)) {
-        return fd;
-    }
-    memcpy(sa.sun_path, path, strlen(path));
-    if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
 /* PEER or QEMU is NULL: the second thread is to make it. */
 static Connection *connection_new(FfNative *n, FfEnd *peer, FfEnd *qemu, const FfNativeBegun *begun)
 {
@@ -276,7 +259,7 @@ static gpointer secure_peer(gpointer opaque)
 
     if (!ff_end_secure(c->peer, n->tls, n->hostname, &error)) {
         g_message("connection refused: %s", error->message);
-    } else if ((qemu = ff_native_connect(n->path)) >= 0) {
+    } else if ((qemu = ff_address_connect_path(n->path)) >= 0) {
         set_end(c, &c->qemu, ff_end_new(qemu));
     }
     return begin(c, qemu >= 0);
@@ -315,7 +298,7 @@ void ff_native_take_peer(FfNative *n, FfChannel *peer)
     }
     g_autoptr(GByteArray) said = ff_channel_take_unread(peer);
     const FfNativeBegun begun = {.first = said};
-    int qemu = ff_native_connect(n->path);
+    int qemu = ff_address_connect_path(n->path);
 
     if (qemu < 0) {
         ff_channel_free(peer); /* QEMU takes no more channels */

@@ -39,8 +39,6 @@ void ff_native_join(FfNative *native, FfEnd *peer, int qemu, const FfNativeBegun
  * there is a connection to ADDRESS (copied). */
 void ff_native_expect_qemu(FfNative *native, int listener, FfEnd *peer, const FfNativeBegun *begun,
                            FfEnd *second, const char *address);
-/* Connects to the socket at which QEMU listens. Returns an fd or -1. */
-int ff_native_connect(const char *path);
 /* Whoever connects to LISTENERS (of int, borrowed until ff_native_free()) gets a connection to
  * PATH, the unix socket at which QEMU listens. */
 void ff_native_accept_peers(FfNative *native, GArray *listeners, const char *path);

@@ -22,6 +22,7 @@
 
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
+#include "net/address.h"
 #include "net/splice.h"
 
 #define FD_NAME "farfault-incoming"
@@ -228,7 +229,7 @@ static void native_over(gpointer opaque)
 static void join_stock(FfIncoming *in)
 {
     FfNativeBegun begun = {.first = in->stock_first};
-    int qemu = in->stock ? ff_native_connect(in->private_path) : -1;
+    int qemu = in->stock ? ff_address_connect_path(in->private_path) : -1;
 
     if (qemu >= 0) {
         ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);

@@ -325,6 +325,9 @@ static void test_addresses(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(FfAddress) gone = ff_address_parse("unix:/nonexistent/x", NULL);
     g_assert_cmpint(ff_address_connect(gone, NULL, &error), ==, -1);
+    g_autofree char *long_path = g_strnfill(200, 'x');
+    g_assert_cmpint(ff_address_connect_path(long_path), ==, -ENAMETOOLONG);
+    g_assert_cmpint(ff_address_connect_path("/nonexistent"), ==, -ENOENT);
     g_assert_true(g_str_has_prefix(error->message, "Failed to connect to '/nonexistent/x': "));
 }
 
