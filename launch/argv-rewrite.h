@@ -9,7 +9,7 @@
 #include <json-glib/json-glib.h>
 
 #include "launch/argv-opts.h"
-#include "launch/argv.h"
+#include "launch/plan.h"
 
 /* One option (with its argument) or one other word of the old command line, in order. */
 typedef struct {

@@ -8,6 +8,8 @@
  * of another. Everything that no pass knows is copied, in its place.
  * Pure but for the injected questions; any thread.
  */
+#include "launch/argv.h"
+
 #include "launch/argv-rewrite.h"
 
 #include <string.h>
@@ -37,46 +39,6 @@ static void ram_free(gpointer data)
 
     g_free(ram->id);
     g_free(ram);
-}
-
-void ff_plan_monitor_free(FfPlanMonitor *mon)
-{
-    g_free(mon->chardev_id);
-    g_free(mon->path);
-    g_free(mon->host);
-    g_free(mon->port);
-    g_free(mon);
-}
-
-FfArg *ff_rewrite_find(const FfRewrite *rw, FfOptKind kind)
-{
-    for (guint i = 0; i < rw->args->len; i++) {
-        FfArg *arg = rw->args->pdata[i];
-
-        if (ff_arg_kind(arg) == kind) {
-            return arg;
-        }
-    }
-    return NULL;
-}
-
-void ff_arg_insert(FfArg *arg, const char *word, char *value)
-{
-    if (!arg->before) {
-        arg->before = g_ptr_array_new_with_free_func(g_free);
-    }
-    g_ptr_array_add(arg->before, g_strdup(word));
-    g_ptr_array_add(arg->before, value);
-}
-
-void ff_rewrite_refuse(FfRewrite *rw, char *why)
-{
-    if (rw->plan->engine_refused) {
-        g_free(why);
-    } else {
-        /* It becomes one line of an error message. */
-        rw->plan->engine_refused = g_strdelimit(why, "\r\n", ' ');
-    }
 }
 
 /*
@@ -141,14 +103,6 @@ static void read_identity(FfRewrite *rw)
             break;
         }
     }
-}
-
-bool ff_incoming_is_cpr(const char *value)
-{
-    if (value[0] == '{') {
-        return strstr(value, "\"cpr\"") != NULL;
-    }
-    return g_str_has_prefix(value, "cpr,") || strstr(value, "channel-type=cpr");
 }
 
 /* The last -incoming counts. Only plain sockets are taken: the engine listens there itself, or
