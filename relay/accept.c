@@ -7,7 +7,7 @@
  * Names are resolved once, at the start, before the launcher goes on: a resolver may block.
  * One thread; no locks.
  */
-#include "relay/relay.h"
+#include "relay/accept.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +25,8 @@
 struct FfAccept {
     FfRelay *relay;
     const FfRelayMonitor *plan;
-    FfMonitor *mon;
+    FfAcceptClient *client;
+    void *opaque;
     struct addrinfo *addresses, *next;
     GSource *source; /* listening, connecting, or the timer */
     int connecting;  /* fd, -1 */
@@ -57,7 +58,7 @@ static void accept_client(FfAccept *a, int fd)
     a->told = false;
     /* As QEMU does; fails on a unix socket, which needs it not. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    ff_monitor_client(a->mon, fd, fd);
+    a->client(fd, fd, a->opaque);
 }
 
 static gboolean accept_ready(gint listener, GIOCondition condition, gpointer data)
@@ -175,19 +176,21 @@ static void accept_resolve(FfAccept *a)
     a->next = a->addresses;
 }
 
-FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfMonitor *mon)
+FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClient *client,
+                        void *opaque)
 {
     FfAccept *a = g_new0(FfAccept, 1);
 
     a->relay = relay;
     a->plan = plan;
-    a->mon = mon;
+    a->client = client;
+    a->opaque = opaque;
     a->connecting = -1;
     if (plan->host && plan->port) {
         accept_resolve(a);
     }
     if (plan->kind == FF_RELAY_STDIO) {
-        ff_monitor_client(mon, plan->in, plan->out);
+        client(plan->in, plan->out, opaque);
     } else if (plan->kind == FF_RELAY_LISTEN) {
         g_unix_set_fd_nonblocking(plan->fd, TRUE, NULL);
         ff_accept_next(a);

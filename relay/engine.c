@@ -11,27 +11,17 @@
  * While anything is at stake there is no last start (restart.c says when the next one is). A
  * command that finds no engine starts one, or waits a moment for it (waiting.c).
  *
- * One thread; no locks.
- *
- * System calls: execve, kill, waitid, wait4, pidfd_open, pidfd_send_signal, vfork.
+ * One thread; no locks. System calls: close.
  */
 #include "relay/engine.h"
 
 #include <errno.h>
-#include <glib-unix.h>
-#include <poll.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/pidfd.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-
-#define END_MS 4000 /* how long an engine may take to end when QEMU has ended */
-/* One that was killed is dead by then, but where the kernel holds it. */
-#define DEAD_US G_USEC_PER_SEC
+#include "relay/absence.h"
+#include "relay/engine-internal.h"
+#include "relay/guest.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
 #define ABSENT_US (2 * G_USEC_PER_SEC)
@@ -40,50 +30,11 @@
 
 static void look(FfRelay *relay);
 
-/* --- the process --- */
-
-static gboolean engine_reap(gint pidfd, GIOCondition condition, gpointer data)
-{
-    FfRelay *relay = data;
-    FfEngine *engine = relay->engine;
-    siginfo_t info;
-
-    waitid(P_PIDFD, pidfd, &info, WEXITED);
-    close(pidfd);
-    if (engine->pidfd == pidfd) {
-        engine->pidfd = -1; /* the end of its link follows */
-    }
-    if (engine->ending == pidfd) {
-        engine->ending = -1;
-        look(relay);
-    }
-    return G_SOURCE_REMOVE;
-}
-
-/* Its pidfd is watched until it says that it is dead. */
-static void let_go(FfEngine *engine)
-{
-    if (engine->pidfd >= 0) {
-        engine->ending = engine->pidfd;
-        engine->ending_since = g_get_monotonic_time();
-        engine->pidfd = -1;
-    }
-}
-
-static void kill_ending(FfEngine *engine)
-{
-    if (engine->ending >= 0) {
-        /* It is of our user; and if the kernel forbids it all the same, its link has ended. */
-        (void)FF_FAULT_STEP("kill-engine",
-                            pidfd_send_signal(engine->ending, SIGKILL, NULL, 0) == 0);
-    }
-}
-
 /* --- requests of the engine --- */
 
 static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name)
 {
-    int fd = ff_monitor_take_fd(relay->monitors->pdata[header->mon], name);
+    int fd = relay->engine->ops->take_fd(relay, header->mon, name);
 
     ff_link_send(relay->engine->link, FF_LINK_FD_REPLY, header->mon, header->seq, NULL, 0, &fd,
                  fd >= 0);
@@ -94,7 +45,7 @@ static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name
 
 static void inject(FfRelay *relay, const FfLinkHeader *header, GBytes *command)
 {
-    if (!ff_monitor_inject(relay->monitors->pdata[header->mon], header->seq, command)) {
+    if (!relay->engine->ops->inject(relay, header->mon, header->seq, command)) {
         ff_engine_inject_reply(relay, header->mon, header->seq, NULL, 0);
     }
 }
@@ -103,9 +54,7 @@ static void clients_go(FfRelay *relay)
 {
     if (relay->clients_wait) {
         relay->clients_wait = false;
-        for (guint i = 0; i < relay->monitors->len; i++) {
-            ff_monitor_go(relay->monitors->pdata[i]);
-        }
+        relay->engine->ops->go(relay);
     }
 }
 
@@ -117,20 +66,13 @@ static void incoming_done(FfRelay *relay)
 
 static bool pending(const FfRelay *relay)
 {
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        if (ff_monitor_has_pending(relay->monitors->pdata[i])) {
-            return true;
-        }
-    }
-    return relay->engine->incoming_seq != 0;
+    return relay->engine->ops->has_pending(relay) || relay->engine->incoming_seq != 0;
 }
 
 static void set_filters(FfRelay *relay, unsigned filters)
 {
     relay->filters = filters;
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_filters_changed(relay->monitors->pdata[i]);
-    }
+    relay->engine->ops->filters_changed(relay);
 }
 
 /* A command that was sent while IDLE was under way is still unanswered: the engine stays. */
@@ -139,7 +81,7 @@ static void idle(FfRelay *relay)
     if (!pending(relay)) {
         ff_ping_end(relay);
         g_clear_pointer(&relay->engine->link, ff_link_free);
-        let_go(relay->engine);
+        ff_process_let_go(relay->engine);
         ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
     }
@@ -147,12 +89,13 @@ static void idle(FfRelay *relay)
 
 static void answer(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
 {
-    FfMonitor *mon = relay->monitors->pdata[header->mon];
+    const FfEngineOps *ops = relay->engine->ops;
 
     if (header->type == FF_LINK_REPLY) {
-        ff_monitor_reply(mon, header->seq, payload);
+        ops->reply(relay, header->mon, header->seq, payload);
     } else {
-        ff_monitor_pass(mon, header->seq, header->type == FF_LINK_PASS_AS ? payload : NULL);
+        ops->pass(relay, header->mon, header->seq,
+                  header->type == FF_LINK_PASS_AS ? payload : NULL);
     }
 }
 
@@ -199,9 +142,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         answer(relay, header, payload);
         break;
     case FF_LINK_EVENT:
-        for (guint i = 0; i < relay->monitors->len; i++) {
-            ff_monitor_event(relay->monitors->pdata[i], payload);
-        }
+        relay->engine->ops->event(relay, payload);
         break;
     case FF_LINK_FILTER:
         if (len == sizeof(uint32_t)) {
@@ -258,12 +199,6 @@ static unsigned filters_of_state(const FfRelay *relay)
                : FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS | (lacks ? FF_FILTER_OVERDUE : 0);
 }
 
-bool ff_engine_is_needed(const FfRelay *relay)
-{
-    return __atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE ||
-           __atomic_load_n(&relay->state->undo_len, __ATOMIC_ACQUIRE) != 0;
-}
-
 static bool holds_listener(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->held->len; i++) {
@@ -299,8 +234,8 @@ static bool gives_back(const FfRelay *relay)
  * a migration which QEMU may not have begun waits for what becomes of it. */
 static bool at_stake(const FfRelay *relay)
 {
-    return ff_engine_is_needed(relay) || relay->engine->incoming_seq || must_listen(relay) ||
-           gives_back(relay);
+    return ff_state_is_under_way(relay->state) || relay->engine->incoming_seq ||
+           must_listen(relay) || gives_back(relay);
 }
 
 static void want(FfRelay *relay, gint64 when)
@@ -311,56 +246,21 @@ static void want(FfRelay *relay, gint64 when)
 
 /* --- one that never worked --- */
 
-static void pump_all(FfRelay *relay)
-{
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_pump(relay->monitors->pdata[i]);
-    }
-}
-
-static void tell_absent(FfRelay *relay, const char *why, bool again)
-{
-    FfEngine *engine = relay->engine;
-
-    if (!engine->told_absent) {
-        ff_relay_log(relay, "the migration engine %s cannot be started (%s): %s",
-                     relay->plan->engine, why,
-                     again ? "it is tried again" : "migrations are QEMU's own");
-    }
-    engine->told_absent = true;
-}
-
-/* The engine has ended before it said that it has INIT, or was not even started: its program or a
- * library is missing. TRUE: another way is to be tried now. */
-static bool try_kept(FfRelay *relay)
-{
-    FfEngine *engine = relay->engine;
-
-    engine->kept = !engine->kept && relay->libraries;
-    if (engine->kept) {
-        ff_relay_log(relay, "the migration engine does not start with the libraries that are "
-                            "installed: it gets those of the guest's start");
-    }
-    return engine->kept;
-}
-
 /* Nothing was done, and nothing is at stake: the commands are repeated, or are QEMU's. */
 static bool stillborn(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
-    bool again = !engine->spoke && try_kept(relay);
+    bool again = !engine->spoke && ff_process_try_kept(relay);
 
     if (engine->spoke || at_stake(relay)) {
         return false;
     }
     if (!again) {
-        tell_absent(relay, "it ends at once", false);
+        ff_absence_tell(relay, "it ends at once", false);
         engine->absent_until = g_get_monotonic_time() + ABSENT_US;
     }
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_own_again(relay->monitors->pdata[i]);
-    }
-    pump_all(relay);
+    engine->ops->own_again(relay);
+    engine->ops->pump(relay);
     return true;
 }
 
@@ -372,11 +272,11 @@ static void lost(FfRelay *relay, const char *why)
 
     ff_ping_end(relay);
     ff_link_free(g_steal_pointer(&engine->link));
-    let_go(engine);
+    ff_process_let_go(engine);
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }
-    kill_ending(engine);
+    ff_process_kill(engine);
     if (stillborn(relay)) {
         return;
     }
@@ -389,13 +289,11 @@ static void lost(FfRelay *relay, const char *why)
     if (at_stake(relay)) {
         engine->incoming_sent =
             engine->incoming_sent && !engine->incoming_seq &&
-            (ff_engine_is_needed(relay) || holds_listener(relay) || !must_listen(relay));
+            (ff_state_is_under_way(relay->state) || holds_listener(relay) || !must_listen(relay));
         want(relay, next);
     }
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_engine_lost(relay->monitors->pdata[i], next > now ? NULL : DIED);
-    }
-    pump_all(relay);
+    engine->ops->engine_lost(relay, next > now ? NULL : DIED);
+    engine->ops->pump(relay);
 }
 
 static void closed(FfLink *link, const GError *error, void *opaque)
@@ -403,7 +301,8 @@ static void closed(FfLink *link, const GError *error, void *opaque)
     lost(opaque, error ? error->message : NULL);
 }
 
-void ff_engine_hung(FfRelay *relay, const char *why)
+/* Kills it, and what it was about has a new one: as if its link had ended. */
+static void hung(FfRelay *relay, const char *why)
 {
     lost(relay, why);
 }
@@ -425,61 +324,6 @@ static void send_incoming(FfRelay *relay)
     }
 }
 
-/* 0: its end will be known. Else (-errno) it is killed, and counts as alive until it is reaped. */
-static int engine_watch(FfRelay *relay, pid_t pid)
-{
-    FfEngine *engine = relay->engine;
-    GSource *source;
-
-    /* The child is not reaped yet, so the pid is its own. */
-    engine->pidfd = FF_FAULT_CALL("pidfd-open", pidfd_open(pid, 0));
-    if (engine->pidfd < 0) {
-        int ret = -errno;
-
-        kill(pid, SIGKILL);
-        engine->unwatched = pid;
-        return ret;
-    }
-    source = g_unix_fd_source_new(engine->pidfd, G_IO_IN);
-    g_source_set_callback(source, G_SOURCE_FUNC(engine_reap), relay, NULL);
-    g_source_attach(source, NULL);
-    g_source_unref(source);
-    return 0;
-}
-
-/* FALSE: one that was killed by its pid is not dead yet. Nothing tells the moment; it has not been
- * given anything to act on, and the next start asks again. */
-static bool reap_unwatched(FfEngine *engine)
-{
-    if (engine->unwatched && waitpid(engine->unwatched, NULL, WNOHANG) == 0) {
-        return false;
-    }
-    engine->unwatched = 0;
-    return true;
-}
-
-/* Returns the process, watched, with our end of its link in *LINK; or -errno. */
-static int spawn(FfRelay *relay, int *link)
-{
-    int sv[2], pid, ret;
-
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
-        return -errno;
-    }
-    pid = ff_engine_spawn(relay, sv[1], relay->engine->kept);
-    if (pid == -ENOENT && try_kept(relay)) {
-        pid = ff_engine_spawn(relay, sv[1], true);
-    }
-    close(sv[1]);
-    ret = pid < 0 ? pid : engine_watch(relay, pid);
-    if (ret < 0) {
-        close(sv[0]);
-        return ret;
-    }
-    *link = sv[0];
-    return 0;
-}
-
 /* 0 or -errno: there is none then. */
 static int start_once(FfRelay *relay)
 {
@@ -488,10 +332,10 @@ static int start_once(FfRelay *relay)
     g_autofree char *init = NULL;
     int link = -1, ret;
 
-    if (!reap_unwatched(engine)) {
+    if (!ff_process_reap_unwatched(engine)) {
         return -EBUSY;
     }
-    ret = spawn(relay, &link);
+    ret = ff_process_start(relay, &link);
     if (ret < 0) {
         return ret;
     }
@@ -503,13 +347,13 @@ static int start_once(FfRelay *relay)
                        fds->len);
     if (ret < 0) {
         g_clear_pointer(&engine->link, ff_link_free);
-        let_go(engine);
-        kill_ending(engine);
+        ff_process_let_go(engine);
+        ff_process_kill(engine);
         return ret;
     }
     send_incoming(relay);
     ff_waiting_send(relay);
-    ff_ping_start(relay);
+    ff_ping_start(relay, hung);
     return 0;
 }
 
@@ -522,7 +366,7 @@ static void not_started(FfRelay *relay, int rc)
 
     g_free(engine->absence);
     engine->absence = g_strdup(g_strerror(-rc));
-    tell_absent(relay, engine->absence, again);
+    ff_absence_tell(relay, engine->absence, again);
     clients_go(relay);
     if (again) {
         want(relay, next);
@@ -587,31 +431,6 @@ static void look(FfRelay *relay)
 
 /* --- what the other parts of the relay ask for --- */
 
-const char *ff_engine_absence(FfRelay *relay)
-{
-    static char text[256];
-    FfEngine *engine = relay->engine;
-    gint64 left = MAX(engine->due - g_get_monotonic_time(), 1);
-    g_autofree char *next =
-        engine->due == G_MAXINT64
-            ? g_strdup("repeat the command")
-            : g_strdup_printf("it is started again in %u s, or at once for a command",
-                              (unsigned)((left + G_USEC_PER_SEC - 1) / G_USEC_PER_SEC));
-
-    if (engine->ending >= 0 && engine->ending_since + DEAD_US < g_get_monotonic_time()) {
-        return "the migration engine was killed and has not ended yet, as the kernel holds it: it "
-               "is started again when it has; repeat the command then";
-    }
-    if (engine->absence) {
-        g_snprintf(text, sizeof(text), "the migration engine cannot be started (%s): %s",
-                   engine->absence, next);
-    } else {
-        g_snprintf(text, sizeof(text), "the migration engine ends unexpectedly again and again: %s",
-                   next);
-    }
-    return text;
-}
-
 /* A client may ask all the time. */
 static bool acts(const FfQmpCommand *command)
 {
@@ -635,14 +454,14 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
         }
         gint64 when = ff_restart_hurry(&engine->restart, now, acts(command));
 
-        kill_ending(engine); /* it was let go, and needs nothing any more */
+        ff_process_kill(engine); /* it was let go, and needs nothing any more */
         if (engine->ending >= 0 || when > now) {
             ff_waiting_add(relay, mon, seq, json);
             want(relay, when);
             return FF_ENGINE_SENT;
         }
         if (!start(relay)) {
-            *desc = ff_engine_absence(relay);
+            *desc = ff_absence_text(relay);
             return at_stake(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
         }
     }
@@ -686,14 +505,14 @@ void ff_engine_start_incoming(FfRelay *relay)
 bool ff_engine_listens_first(const FfRelay *relay)
 {
     return relay->plan->incoming_taken && relay->plan->incoming &&
-           (!relay->plan->attached || (must_listen(relay) && !ff_engine_is_needed(relay)));
+           (!relay->plan->attached || (must_listen(relay) && !ff_state_is_under_way(relay->state)));
 }
 
 void ff_engine_take_over(FfRelay *relay)
 {
     set_filters(relay, filters_of_state(relay));
     relay->engine->incoming_sent = !ff_engine_listens_first(relay);
-    if (ff_engine_is_needed(relay) || gives_back(relay)) {
+    if (ff_state_is_under_way(relay->state) || gives_back(relay)) {
         want(relay, g_get_monotonic_time());
     }
 }
@@ -706,22 +525,16 @@ void ff_engine_end(FfRelay *relay)
     ff_waiting_end(relay);
     ff_ping_end(relay);
     g_clear_pointer(&engine->link, ff_link_free);
-    let_go(engine);
-    if (engine->ending < 0) {
-        return; /* it has ended already */
-    }
-    struct pollfd pfd = {engine->ending, POLLIN, 0};
-    pidfd_send_signal(engine->ending, SIGTERM, NULL, 0);
-    if (poll(&pfd, 1, END_MS) <= 0) {
-        pidfd_send_signal(engine->ending, SIGKILL, NULL, 0);
-    }
+    ff_process_end(engine);
 }
 
-FfEngine *ff_engine_new(FfRelay *relay)
+FfEngine *ff_engine_new(FfRelay *relay, const FfEngineOps *ops)
 {
     FfEngine *engine = g_new0(FfEngine, 1);
 
     engine->pidfd = engine->ending = -1;
+    engine->dead = look;
+    engine->ops = ops;
     engine->due = G_MAXINT64;
     g_queue_init(&engine->waiting);
     ff_engine_keep_program(relay);

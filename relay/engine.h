@@ -1,61 +1,33 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The inside of the engine's side of the relay, shared by engine.c (its life), held.c (what
- * outlives it), waiting.c (commands that come while there is none) and ping.c (whether it hangs).
- * One thread; no locks. */
+/* The engine, as the rest of the relay sees it. The main loop's thread. */
 #ifndef FF_RELAY_ENGINE_H
 #define FF_RELAY_ENGINE_H
 
-#include "relay/relay.h"
-#include "relay/restart.h"
+#include "relay/engine-ops.h"
+#include "relay/qmp-frame.h"
+#include "relay/shared.h"
 
-struct FfEngine {
-    FfLink *link; /* NULL: none runs, or it was let go */
-    int pidfd;    /* of the one at the link; -1: none. Its watch closes it */
-    int ending;   /* of one that was killed or let go and is not dead yet; -1: none. As above */
-    gint64 ending_since; /* us */
-    pid_t unwatched;     /* killed, not known to be dead, and without a pidfd; 0: none */
-    unsigned restarts;
-    FfRestart restart;
-    gint64 due;            /* when one is to be started, us; G_MAXINT64: not wanted */
-    GSource *timer;        /* for DUE; NULL: none is waited for */
-    uint32_t incoming_seq; /* of START_INCOMING until it is answered */
-    bool incoming_sent;
-    bool told_absent;
-    bool spoke;             /* the current one has said something */
-    bool kept;              /* with the kept libraries: those that are installed do not do */
-    gint64 absent_until;    /* us: commands are QEMU's until then, as it ends at once */
-    char *absence;          /* why there is none, for a client; can be NULL */
-    GQueue waiting;         /* waiting.c */
-    GSource *waiting_timer; /* for the first of them; NULL: none waits */
-    struct {
-        GSource *timer;
-        uint32_t seq;    /* of the last one */
-        bool owed;       /* it is not answered yet */
-        unsigned silent; /* looks since */
-        bool told;       /* of the debugger */
-    } ping;
-};
+/* Makes relay->held, too. */
+FfEngine *ff_engine_new(FfRelay *relay, const FfEngineOps *ops);
+void ff_engine_keep_libraries(FfRelay *relay); /* blocks for milliseconds */
 
-/* engine.c. Kills it, and what it was about has a new one: as if its link had ended. */
-void ff_engine_hung(FfRelay *relay, const char *why);
-
-/* held.c */
-void ff_held_new(FfRelay *relay);                                       /* makes relay->held */
-void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD; takes JSON */
-void ff_held_drop(FfRelay *relay, const char *name);
-/* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). */
-char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds);
-
-/* waiting.c. Each command is answered with an error after a while. */
-void ff_waiting_add(FfRelay *relay, unsigned mon, uint32_t seq, const char *json);
-void ff_waiting_send(FfRelay *relay);               /* the engine is there */
-void ff_waiting_pass(FfRelay *relay);               /* they are QEMU's */
-void ff_waiting_drop(FfRelay *relay, unsigned mon); /* its client has gone */
-void ff_waiting_end(FfRelay *relay);
-
-/* ping.c */
-void ff_ping_start(FfRelay *relay);
-void ff_ping_answered(FfRelay *relay, uint32_t seq);
-void ff_ping_end(FfRelay *relay);
+typedef enum {
+    FF_ENGINE_SENT,   /* the engine will answer, or ff_monitor_pass() or _refuse() come */
+    FF_ENGINE_ABSENT, /* it cannot be started, and QEMU is as the client left it: ask QEMU */
+    FF_ENGINE_BROKEN, /* it cannot be had now; *DESC says why, until the next call */
+} FfEngineResult;
+FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
+                                 const FfQmpCommand *command, const char **desc);
+void ff_engine_inject_reply(FfRelay *relay, unsigned mon, uint32_t seq, const char *reply,
+                            size_t len);
+void ff_engine_client_gone(FfRelay *relay, unsigned mon);
+/* Handles what the engine has said by now. */
+void ff_engine_read_now(FfRelay *relay);
+void ff_engine_start_incoming(FfRelay *relay);
+/* -incoming URI, and nobody has come yet: the engine starts when QEMU stands. */
+bool ff_engine_listens_first(const FfRelay *relay);
+/* This relay comes after another one: what the state says is under way has an engine again. */
+void ff_engine_take_over(FfRelay *relay);
+void ff_engine_end(FfRelay *relay);
 
 #endif

@@ -12,7 +12,7 @@
  *
  * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg, sendmsg.
  */
-#include "relay/relay.h"
+#include "relay/guest.h"
 
 #include <errno.h>
 #include <glib-unix.h>
@@ -132,7 +132,7 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
 
 static void guest_farewell(FfRelay *relay)
 {
-    bool ends = !ff_engine_is_needed(relay);
+    bool ends = !ff_state_is_under_way(relay->state);
     int pidfd = ends ? pidfd_open(getpid(), 0) : -1;
     /* Who is not answered, QEMU waits for a while only. */
     ssize_t n = ff_rights_send(relay->plan->agent_fd, "", 1, &pidfd, pidfd >= 0);

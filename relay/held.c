@@ -3,7 +3,7 @@
  * What outlives an engine, and how the next one gets it: the fds that the plan, the agent and
  * earlier engines (HOLD) have brought, and INIT, which hands them over. One thread; no locks.
  */
-#include "relay/engine.h"
+#include "relay/engine-internal.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>

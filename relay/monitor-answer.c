@@ -10,7 +10,10 @@
  *
  * One thread; no locks.
  */
-#include "relay/monitor.h"
+#include "relay/engine.h"
+#include "relay/guest.h"
+#include "relay/monitor-internal.h"
+#include "state/link.h"
 
 #include <string.h>
 

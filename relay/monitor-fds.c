@@ -7,6 +7,7 @@
  *
  * One thread; no locks.
  */
+#include "relay/monitor-internal.h"
 #include "relay/monitor.h"
 
 #include "relay/owned.h"

@@ -6,7 +6,10 @@
  *
  * One thread; no locks.
  */
+#include "relay/engine.h"
+#include "relay/monitor-internal.h"
 #include "relay/monitor.h"
+#include "state/link.h"
 
 #include <string.h>
 
@@ -47,7 +50,7 @@ static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
     ff_overdue_watch(mon);
     line = g_strdup_printf("{\"id\": %s, %s\n", sent->id, json + 1);
     ff_conn_write(mon->qemu, line, strlen(line), NULL, 0);
-    ff_monitor_pump(mon);
+    mon->pump(mon);
     return sent;
 }
 

@@ -13,7 +13,8 @@
  *
  * The timer is there only while an answer is outstanding then. One thread; no locks.
  */
-#include "relay/monitor.h"
+#include "relay/monitor-internal.h"
+#include "state/link.h"
 
 #include <string.h>
 
@@ -82,7 +83,7 @@ static gboolean look(gpointer opaque)
     }
     ff_overdue_watch(mon);
     if (some) {
-        ff_monitor_pump(mon);
+        mon->pump(mon);
     }
     return G_SOURCE_REMOVE;
 }

@@ -14,7 +14,12 @@
  */
 #include "relay/monitor.h"
 
+#include "relay/absence.h"
+#include "relay/engine.h"
+#include "relay/guest.h"
+#include "relay/monitor-internal.h"
 #include "relay/owned.h"
+#include "state/link.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,28 +34,6 @@
 #define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
-
-void ff_item_free(FfItem *item)
-{
-    for (unsigned i = 0; i < item->n_fds; i++) {
-        close(item->fds[i]);
-    }
-    g_free(item->fds);
-    g_clear_pointer(&item->command, ff_qmp_command_free);
-    g_bytes_unref(item->raw);
-    g_free(item);
-}
-
-void ff_sent_free(FfSent *sent)
-{
-    if (sent->getfd_copy >= 0) {
-        close(sent->getfd_copy);
-    }
-    g_free(sent->id);
-    g_free(sent->getfd);
-    g_free(sent->closefd);
-    g_free(sent);
-}
 
 static void close_client(FfMonitor *mon);
 
@@ -428,8 +411,10 @@ static void open_qemu(FfMonitor *mon)
     ff_monitor_pump(mon);
 }
 
-void ff_monitor_client(FfMonitor *mon, int in, int out)
+static void client_came(int in, int out, void *opaque)
 {
+    FfMonitor *mon = opaque;
+
     mon->accepting = false;
     mon->framer = ff_qmp_framer_new();
     mon->client = ff_conn_new(in, out, &client_ops, mon);
@@ -456,10 +441,11 @@ FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
 
     mon->relay = relay;
     mon->index = index;
+    mon->pump = ff_monitor_pump;
     mon->plan = relay->plan->monitors->pdata[index];
     mon->held = g_byte_array_new();
     mon->batch = g_byte_array_new();
-    mon->accept = ff_accept_new(relay, mon->plan, mon);
+    mon->accept = ff_accept_new(relay, mon->plan, client_came, mon);
     return mon;
 }
 
@@ -603,7 +589,7 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
         if (again && ++item->losses < MAX_LOSSES) {
             own_item(mon, item);
         } else {
-            reply_error(mon, item, desc ? desc : ff_engine_absence(mon->relay));
+            reply_error(mon, item, desc ? desc : ff_absence_text(mon->relay));
             ff_item_free(item);
         }
     }

@@ -11,7 +11,7 @@
  * The timer is there only while an engine is: a guest that does not migrate pays nothing. One
  * thread; no locks.
  */
-#include "relay/engine.h"
+#include "relay/engine-internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,7 +58,7 @@ static gboolean look(gpointer opaque)
     FfEngine *engine = relay->engine;
     GSource *self = g_main_current_source();
 
-    ff_engine_read_now(relay);
+    ff_link_read_now(engine->link);
     if (engine->ping.timer != self) {
         return G_SOURCE_REMOVE; /* it has just ended */
     }
@@ -81,17 +81,18 @@ static gboolean look(gpointer opaque)
     }
     g_autofree char *why =
         g_strdup_printf("it has not answered for %u s, and is killed", (hung_ms() + 999) / 1000);
-    ff_engine_hung(relay, why);
+    engine->ping.hung(relay, why);
     return G_SOURCE_REMOVE;
 }
 
-void ff_ping_start(FfRelay *relay)
+void ff_ping_start(FfRelay *relay, FfPingHung *hung)
 {
     FfEngine *engine = relay->engine;
 
     ff_ping_end(relay);
     engine->ping.owed = engine->ping.told = false;
     engine->ping.silent = 0;
+    engine->ping.hung = hung;
     engine->ping.timer = g_timeout_source_new(MAX(1, hung_ms() / LOOKS));
     g_source_set_callback(engine->ping.timer, look, relay, NULL);
     g_source_attach(engine->ping.timer, NULL);

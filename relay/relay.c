@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The relay: start, the object that its parts share, and the end.
+ * The relay: start and end of its parts.
  *
  * It stands in the path of the guest's QMP monitors for the guest's whole life; libvirt takes
  * its death for the guest's. So it does little: one thread, one main loop, nothing allocated
@@ -10,14 +10,15 @@
  *
  * One thread; no locks. System calls: setsid, chdir, umask, close_range.
  */
-#include "relay/relay.h"
+#include "relay/engine.h"
+#include "relay/guest.h"
+#include "relay/monitors.h"
 #include "sandbox/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,37 +30,10 @@
 #include "fault/fault.h"
 #include "net/priority.h"
 
-void ff_relay_log(FfRelay *relay, const char *format, ...)
-{
-    g_autofree char *text = NULL, *line = NULL;
-    va_list args;
-
-    if (relay->plan->stderr_fd < 0) {
-        return;
-    }
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    line = g_strdup_printf("farfault: %s\n", text);
-    /* One write: it may share the file with QEMU. A log that cannot be written is no reason to
-     * do anything. */
-    if (write(relay->plan->stderr_fd, line, strlen(line)) < 0) {
-        return;
-    }
-}
-
-/* The loop ends after this turn, so whoever calls this may go on with its objects. */
-void ff_relay_end(FfRelay *relay)
-{
-    g_main_loop_quit(relay->loop);
-}
-
 /* QEMU has ended: what it still said is delivered, then everybody is let go at once. */
 static void relay_finish(FfRelay *relay)
 {
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_end(relay->monitors->pdata[i]);
-    }
+    ff_monitors_end(relay);
     ff_engine_end(relay);
 }
 
@@ -175,14 +149,11 @@ static bool relay_start(FfRelay *relay, GError **error)
         relay->state->policy = plan->policy;
         relay->state->untracked = plan->untracked;
     }
-    relay->engine = ff_engine_new(relay);
+    relay->engine = ff_engine_new(relay, &ff_monitors_engine_ops);
     if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {
         return false;
     }
-    relay->monitors = g_ptr_array_new();
-    for (guint i = 0; i < plan->monitors->len; i++) {
-        g_ptr_array_add(relay->monitors, ff_monitor_new(relay, i));
-    }
+    ff_monitors_start(relay);
     return true;
 }
 

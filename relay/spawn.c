@@ -7,7 +7,9 @@
  *
  * System calls: open, posix_spawn.
  */
-#include "relay/relay.h"
+#include "relay/engine-internal.h"
+#include "relay/engine.h"
+#include "relay/libraries.h"
 #include "sandbox/sandbox.h"
 
 #include <errno.h>

@@ -5,7 +5,8 @@
  * too long gets an error, so no client waits for ever. The timer is there only while a command
  * waits. One thread; no locks.
  */
-#include "relay/engine.h"
+#include "relay/absence.h"
+#include "relay/engine-internal.h"
 
 #include <string.h>
 
@@ -47,7 +48,7 @@ static gboolean too_late(gpointer opaque)
     while ((w = g_queue_peek_head(&engine->waiting)) && w->until <= now) {
         g_queue_pop_head(&engine->waiting);
         /* What comes of it (the client's next command) finds the queue as it is. */
-        ff_monitor_refuse(relay->monitors->pdata[w->mon], w->seq, ff_engine_absence(relay));
+        engine->ops->refuse(relay, w->mon, w->seq, ff_absence_text(relay));
         waiting_free(w);
     }
     start_timer(relay);
@@ -103,7 +104,7 @@ void ff_waiting_pass(FfRelay *relay)
     stop_timer(engine);
     g_queue_init(&engine->waiting);
     while ((w = g_queue_pop_head(&all))) {
-        ff_monitor_do_without(relay->monitors->pdata[w->mon], w->seq);
+        engine->ops->do_without(relay, w->mon, w->seq);
         waiting_free(w);
     }
 }

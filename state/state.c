@@ -112,3 +112,9 @@ FfStateHeader *ff_state_map(int fd, GError **error)
     }
     return state;
 }
+
+bool ff_state_is_under_way(const FfStateHeader *state)
+{
+    return __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE ||
+           __atomic_load_n(&state->undo_len, __ATOMIC_ACQUIRE) != 0;
+}

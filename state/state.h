@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define FF_STATE_MAGIC 0x4554415453464600ull
@@ -149,5 +150,7 @@ int ff_state_create(FfPolicy policy);
 /* Maps it; the header is checked, as QEMU may have written to it. Returns NULL and sets ERROR when
  * it is not one. */
 FfStateHeader *ff_state_map(int fd, GError **error);
+/* A migration is under way, or what one has done to QEMU is not undone yet. */
+bool ff_state_is_under_way(const FfStateHeader *state);
 
 #endif

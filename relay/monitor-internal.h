@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The inside of one client monitor, shared by monitor.c (commands), which stands on
+ * monitor-inject.c, monitor-overdue.c, monitor-answer.c (what QEMU says), monitor-fds.c (getfd) and
+ * monitor-item.c. One thread; no locks. */
+#ifndef FF_RELAY_MONITOR_INTERNAL_H
+#define FF_RELAY_MONITOR_INTERNAL_H
+
+#include "relay/accept.h"
+#include "relay/conn.h"
+#include "relay/qmp-frame.h"
+#include "relay/shared.h"
+
+/* A message of the client. */
+typedef struct {
+    GBytes *raw;
+    FfQmpCommand *command; /* NULL: QEMU's parser will refuse it */
+    int *fds;              /* owned */
+    unsigned n_fds;
+    uint32_t seq;    /* once the engine has it */
+    unsigned losses; /* engines that died over it */
+} FfItem;
+
+/* What QEMU has to answer. */
+typedef struct {
+    bool injected, lost; /* LOST: the engine that asked is gone */
+    bool overdue;        /* the client has an answer; what QEMU says goes nowhere */
+    gint64 since;        /* monotonic time, us */
+    bool barrier;        /* injected by the relay itself: ends a lifted event filter */
+    char *id;            /* plain JSON; NULL if none */
+    uint32_t seq;        /* of an injected one */
+    bool negotiates, enables_oob;
+    bool conts; /* cont, which QEMU carries out when it goes on */
+    FfSaid says;
+    char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
+    int getfd_copy;
+    char *closefd;
+} FfSent;
+
+/* Where the bytes of QEMU's current message go. */
+typedef enum {
+    FF_OUT_UNDECIDED, /* into held, until it is known what it is */
+    FF_OUT_PASS,      /* to the client */
+    FF_OUT_SWALLOW,   /* nowhere */
+    FF_OUT_CAPTURE,   /* into held, for the engine */
+} FfOut;
+
+struct FfMonitor {
+    FfRelay *relay;
+    unsigned index;
+    const FfRelayMonitor *plan;
+    FfAccept *accept;
+    void (*pump)(FfMonitor *mon); /* ff_monitor_pump(), for the parts below it */
+    FfConn *client, *qemu;        /* either can be NULL */
+    bool client_ended;            /* it will send no more */
+
+    /* client -> QEMU */
+    FfQmpFramer *framer;
+    int *fds; /* came, and belong to the message that is not complete yet */
+    unsigned n_fds;
+    GQueue todo; /* FfItem *: in-band, not passed yet */
+    size_t todo_bytes;
+    GQueue inband, oob; /* FfSent *: QEMU has to answer them */
+    FfItem *owned;      /* in-band, at the engine; nothing in-band is passed meanwhile */
+    GQueue owned_oob;   /* FfItem * */
+    bool negotiated, oob_enabled;
+    GByteArray *greeting;  /* of this connection to QEMU */
+    bool greeted;          /* it has passed, or begun to */
+    bool qemu_oob;         /* what was negotiated on it */
+    bool kept;             /* it was a client's that is gone: QEMU owes that one answers */
+    bool accepting;        /* the next client may come, though the connection is kept */
+    bool may_be_overdue;   /* FF_FILTER_OVERDUE, as it was at the last look */
+    GSource *overdue;      /* looks for overdue answers; NULL: none is waited for */
+    GHashTable *named_fds; /* name -> GINT_TO_POINTER(fd) */
+
+    /* QEMU -> client */
+    unsigned event_filters; /* relay->filters, and those whose lifting waits for a barrier */
+    unsigned barriers;
+    FfQmpSplitter *splitter;
+    FfOut out;
+    bool inside; /* bytes of QEMU's current message are with the client */
+    GByteArray *held;
+    GByteArray *batch; /* for the client, written at the end of the turn */
+    GQueue inserts;    /* GBytes *: wait for the end of QEMU's message */
+    size_t insert_bytes;
+};
+
+/* monitor-item.c */
+void ff_sent_free(FfSent *sent);
+void ff_item_free(FfItem *item);
+
+/* monitor-answer.c */
+void ff_answer_data(FfMonitor *mon, const char *buf, size_t len);
+/* LINE (without newline) goes to the client between two messages of QEMU. */
+void ff_answer_insert(FfMonitor *mon, const char *line, size_t len);
+void ff_answer_reset(FfMonitor *mon);
+
+/* monitor-inject.c */
+bool ff_inject_pending(const FfMonitor *mon);
+void ff_inject_give_up(FfMonitor *mon); /* no answer will come any more */
+
+/* monitor-overdue.c. QEMU owes an answer that the client waits for. */
+bool ff_overdue_waits(const FfMonitor *mon);
+/* Something was passed to QEMU, or the filters have changed. */
+void ff_overdue_watch(FfMonitor *mon);
+void ff_overdue_end(FfMonitor *mon);
+/* The client has gone. TRUE: the connection is kept for the next one. */
+bool ff_overdue_keep(FfMonitor *mon);
+/* A client has come, and the connection was kept. */
+void ff_overdue_greet(FfMonitor *mon);
+/* Takes ITEM, of a client that was greeted so and has not negotiated. */
+void ff_overdue_negotiate(FfMonitor *mon, FfItem *item);
+
+/* monitor-fds.c */
+void ff_fds_note(FfMonitor *mon, const FfItem *item, FfSent *sent); /* before it is passed */
+void ff_fds_settle(FfMonitor *mon, FfSent *sent, bool error);       /* QEMU has answered */
+void ff_fds_reset(FfMonitor *mon);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object that the relay's parts share. One process per guest, one thread, one GLib main loop;
+ * no locks. From the bottom:
+ *
+ *   shared.c    the log, the end
+ *   guest.c     QEMU's process: pidfd, the agent's hand-over
+ *   engine.c    the engine's process and its link (engine-internal.h names its parts)
+ *   accept.c    where a monitor's clients come from
+ *   monitor.c   one client monitor: order of commands and replies (monitor-internal.h)
+ *   monitors.c  all of them, as the engine has to do with them
+ *   relay.c     start and end of all
+ */
+#ifndef FF_RELAY_SHARED_H
+#define FF_RELAY_SHARED_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "agent/agent.h"
+#include "relay/plan.h"
+#include "state/state.h"
+
+typedef struct FfRelay FfRelay;
+typedef struct FfMonitor FfMonitor;
+typedef struct FfEngine FfEngine;
+typedef struct FfLibraries FfLibraries;
+
+/* QEMU's process as the relay knows it. */
+typedef struct {
+    pid_t pid;
+    int pidfd; /* -1 after QEMU has daemonized without an agent */
+    int pagemap, maps, mem, uffds[FF_AGENT_UFFDS];
+    unsigned n_uffds;
+    char *uffd_error; /* why there are none, one line with the fix; NULL */
+    bool hello;       /* the agent has spoken */
+    GSource *pid_source, *agent_source;
+} FfGuest;
+
+/* An fd that outlives engines. */
+typedef struct {
+    char *name, *json; /* the whole text of HOLD */
+    int fd;
+} FfHeld;
+
+struct FfRelay {
+    const FfRelayPlan *plan;
+    GMainLoop *loop;
+    int state_fd;
+    FfStateHeader *state;
+    FfGuest guest;
+    GPtrArray *monitors; /* FfMonitor *, by index */
+    FfEngine *engine;
+    char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
+    int program_fd; /* -1: none */
+    int null_fd;    /* /dev/null */
+    FfLibraries *libraries; /* the engine's at that time; NULL: those that are there */
+    GPtrArray *held;        /* FfHeld * */
+    unsigned filters;       /* FF_FILTER_* */
+    uint32_t last_seq;
+    bool clients_wait; /* -incoming: QEMU's greeting waits until the engine listens */
+};
+
+/* One line to QEMU's stderr. */
+void ff_relay_log(FfRelay *relay, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* The end of everything, after this turn of the main loop. */
+void ff_relay_end(FfRelay *relay);
+
+#endif
