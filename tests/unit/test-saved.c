@@ -61,6 +61,30 @@ static void test_good(gconstpointer data)
     g_assert_cmpuint(v->major, ==, good->kind.mapped ? 9 : 7);
 }
 
+/* After the header of "virsh save", in the host's byte order, and its XML. */
+static void test_libvirt(void)
+{
+    static const char xml[] = "<domain type='qemu'/>";
+    SavedFileKind kind = {.prefix = 92 + sizeof(xml)};
+    g_auto(SavedFile) f = savedfile_new(&kind);
+    uint32_t numbers[] = {2, sizeof(xml), 1, 0};
+    g_autoptr(GError) error = NULL;
+
+    memcpy(f.bytes->data, "LibvirtQemudSave", 16);
+    memcpy(f.bytes->data + 16, numbers, sizeof(numbers));
+    memcpy(f.bytes->data + 92, xml, sizeof(xml));
+    g_autoptr(FfSaved) s = open_bytes(f.bytes, f.bytes->len, FF_SAVED_OFFSET_LOOK, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(s->offset, ==, kind.prefix);
+    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_assert_true(v->complete);
+    numbers[1] = UINT32_MAX;
+    memcpy(f.bytes->data + 16, numbers, sizeof(numbers));
+    g_autoptr(FfSaved) far = open_bytes(f.bytes, f.bytes->len, FF_SAVED_OFFSET_LOOK, &error);
+    g_assert_null(far);
+    g_assert_nonnull(strstr(error->message, "at byte 4294967387"));
+}
+
 static void test_shared(gconstpointer data)
 {
     SavedFileKind kind = {.shared = true, .mapped = GPOINTER_TO_INT(data)};
@@ -251,6 +275,7 @@ int main(int argc, char **argv)
             g_test_add_data_func(cut, &goods[i], test_cut);
         }
     }
+    g_test_add_func("/saved/libvirt", test_libvirt);
     g_test_add_data_func("/saved/shared/stream", GINT_TO_POINTER(0), test_shared);
     g_test_add_data_func("/saved/shared/mapped", GINT_TO_POINTER(1), test_shared);
     for (unsigned i = 0; i < G_N_ELEMENTS(damages); i++) {
