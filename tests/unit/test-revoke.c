@@ -80,7 +80,7 @@ static Cutter *loses; /* at which lose_connection() cuts */
 static bool lose_connection(Side *s)
 {
     cutter_cut(loses);
-    ff_m_wait(s->m, FF_EV_DEAD);
+    ff_control_wait(s->m->control, FF_EV_DEAD);
     return true;
 }
 
