@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of the engine's side of the relay. engine.c (its life, its requests, commands) stands
  * on the others: engine-process.c, held.c (what outlives it), waiting.c (commands that come while
- * there is none), ping.c (whether it hangs), absence.c (why there is none), spawn.c. One thread; no
- * locks. */
+ * there is none), ping.c (whether it hangs), absence.c (why there is none), spawn.c, hand-incoming.c. One
+ * thread; no locks. */
 #ifndef FF_RELAY_ENGINE_INTERNAL_H
 #define FF_RELAY_ENGINE_INTERNAL_H
 
 #include "relay/engine-ops.h"
+#include "relay/hand-incoming.h"
 #include "relay/restart.h"
 #include "relay/shared.h"
 #include "state/link.h"
@@ -28,6 +29,7 @@ struct FfEngine {
     GSource *timer;        /* for DUE; NULL: none is waited for */
     uint32_t incoming_seq; /* of START_INCOMING until it is answered */
     bool incoming_sent;
+    FfHandIncoming *handing; /* QEMU is given -incoming's URI; NULL: it is not */
     bool told_absent;
     bool spoke;             /* the current one has said something */
     bool kept;              /* with the kept libraries: those that are installed do not do */

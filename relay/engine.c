@@ -238,6 +238,13 @@ static bool at_stake(const FfRelay *relay)
            must_listen(relay) || gives_back(relay);
 }
 
+/* Nobody listens for -incoming URI, and nothing is at stake that only an engine can see to. */
+static bool qemu_may_listen(const FfRelay *relay)
+{
+    return must_listen(relay) && !holds_listener(relay) && !ff_state_is_under_way(relay->state) &&
+           !gives_back(relay);
+}
+
 static void want(FfRelay *relay, gint64 when)
 {
     relay->engine->due = MIN(relay->engine->due, when);
@@ -246,13 +253,53 @@ static void want(FfRelay *relay, gint64 when)
 
 /* --- one that never worked --- */
 
+/* QEMU has -incoming's URI, or refuses it: then it ends, as it would have without farfault. */
+static void handed(const char *why, void *opaque)
+{
+    FfRelay *relay = opaque;
+    FfEngine *engine = relay->engine;
+    FfStateHeader *state = relay->state;
+
+    g_clear_pointer(&engine->handing, ff_hand_incoming_free);
+    if (why) {
+        g_autofree char *text = g_strdup_printf("-incoming %s: %s", relay->plan->incoming, why);
+
+        ff_guest_kill(relay, text);
+        return;
+    }
+    state->driver_flags &= ~(uint32_t)FF_DRIVER_LISTENS;
+    state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+    clients_go(relay);
+    ff_waiting_pass(relay);
+}
+
+/* No engine can be started to listen for -incoming URI: the port must be open all the same. FALSE:
+ * QEMU is not to listen, or cannot be reached. */
+static bool hand_incoming(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+
+    if (!qemu_may_listen(relay) || engine->handing) {
+        return engine->handing;
+    }
+    engine->handing = ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed,
+                                           relay);
+    if (!engine->handing) {
+        ff_relay_log(relay, "QEMU's private monitor: %s", g_strerror(errno));
+        return false;
+    }
+    engine->incoming_seq = 0;
+    engine->incoming_sent = true;
+    return true;
+}
+
 /* Nothing was done, and nothing is at stake: the commands are repeated, or are QEMU's. */
 static bool stillborn(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
     bool again = !engine->spoke && ff_process_try_kept(relay);
 
-    if (engine->spoke || at_stake(relay)) {
+    if (engine->spoke || (at_stake(relay) && (again || !hand_incoming(relay)))) {
         return false;
     }
     if (!again) {
@@ -285,7 +332,9 @@ static void lost(FfRelay *relay, const char *why)
     ff_relay_log(relay, "the migration engine ended unexpectedly%s%s", why ? ": " : "",
                  why ? why : "");
     set_filters(relay, filters_of_state(relay));
-    clients_go(relay);
+    if (engine->spoke || !qemu_may_listen(relay)) {
+        clients_go(relay); /* else the next one listens, or QEMU */
+    }
     if (at_stake(relay)) {
         engine->incoming_sent =
             engine->incoming_sent && !engine->incoming_seq &&
@@ -362,11 +411,14 @@ static void not_started(FfRelay *relay, int rc)
 {
     FfEngine *engine = relay->engine;
     gint64 next = ff_restart_failed(&engine->restart, g_get_monotonic_time(), false);
-    bool again = at_stake(relay);
+    bool handing = hand_incoming(relay), again = !handing && at_stake(relay);
 
     g_free(engine->absence);
     engine->absence = g_strdup(g_strerror(-rc));
     ff_absence_tell(relay, engine->absence, again);
+    if (handing) {
+        return; /* what waits goes on when QEMU listens */
+    }
     clients_go(relay);
     if (again) {
         want(relay, next);
@@ -416,7 +468,7 @@ static void look(FfRelay *relay)
     gint64 now = g_get_monotonic_time();
 
     stop_timer(engine);
-    if (engine->link || engine->ending >= 0 || engine->due == G_MAXINT64 ||
+    if (engine->link || engine->handing || engine->ending >= 0 || engine->due == G_MAXINT64 ||
         ff_guest_has_ended(relay)) {
         return;
     }
@@ -447,7 +499,7 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
         *desc = "the command is too long";
         return FF_ENGINE_BROKEN;
     }
-    if (!engine->link) {
+    if (!engine->link && !engine->handing) {
         gint64 now = g_get_monotonic_time();
         if (now < engine->absent_until && !at_stake(relay)) {
             return FF_ENGINE_ABSENT;
@@ -460,10 +512,14 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
             want(relay, when);
             return FF_ENGINE_SENT;
         }
-        if (!start(relay)) {
+        if (!start(relay) && !engine->handing) {
             *desc = ff_absence_text(relay);
             return at_stake(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
         }
+    }
+    if (engine->handing) {
+        ff_waiting_add(relay, mon, seq, json);
+        return FF_ENGINE_SENT;
     }
     ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0);
     return FF_ENGINE_SENT; /* a dead link is reported by closed(), which answers */
@@ -524,6 +580,7 @@ void ff_engine_end(FfRelay *relay)
     stop_timer(engine);
     ff_waiting_end(relay);
     ff_ping_end(relay);
+    g_clear_pointer(&engine->handing, ff_hand_incoming_free);
     g_clear_pointer(&engine->link, ff_link_free);
     ff_process_end(engine);
 }

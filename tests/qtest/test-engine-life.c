@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tests/qtest/relay-rig.h"
@@ -334,6 +336,35 @@ static void test_without(gconstpointer data)
     }
 }
 
+/* -incoming URI, and there is no engine that could listen: QEMU does, before any client is let in. */
+static void test_incoming_without(gconstpointer engine)
+{
+    g_autofree char *path = g_strdup_printf("/tmp/ff-engine-life-%d", getpid());
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.incoming = uri, .engine = engine});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    rig_send(client, "{'execute':'migrate-incoming','arguments':{'uri':'tcp:127.0.0.1:0'}}");
+    rig_expect(client, "already been started");
+    close(fd); /* QEMU ends */
+    unlink(path);
+}
+
+/* QEMU cannot listen there: it ends, as plain QEMU does. */
+static void test_incoming_refused(void)
+{
+    g_autoptr(Rig) rig =
+        rig_new(&(RigConfig){.incoming = "unix:/nowhere/at/all", .engine = "/nowhere/engine"});
+
+    g_assert_cmpint(rig_wait_relay(rig), ==, 0);
+    g_autofree char *log = rig_log(rig);
+    g_assert_nonnull(strstr(log, "QEMU is killed: -incoming unix:/nowhere/at/all: Failed to bind"));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -352,5 +383,9 @@ int main(int argc, char **argv)
     static const bool no, yes = true;
     g_test_add_data_func("/engine-life/without", &no, test_without);
     g_test_add_data_func("/engine-life/without/waits", &yes, test_without);
+    g_test_add_data_func("/engine-life/incoming/no-program", "/nowhere/engine",
+                         test_incoming_without);
+    g_test_add_data_func("/engine-life/incoming/ends-at-once", "/bin/false", test_incoming_without);
+    g_test_add_func("/engine-life/incoming/refused", test_incoming_refused);
     return g_test_run();
 }

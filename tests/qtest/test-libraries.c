@@ -235,6 +235,48 @@ static void test_never_there(void)
     tree_end(&tree);
 }
 
+/* The same with -incoming URI: QEMU listens there, before a client can ask for it, and has its
+ * guest. */
+static void test_never_there_incoming(void)
+{
+    const BootsectConfig boot = {.start = 2 << 20, .end = 62 << 20};
+    Tree tree = tree_new();
+    g_autofree char *path = g_build_filename(tree.dir, "migration", NULL);
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+    Vm *source = start(&boot, "source", NULL);
+
+    vm_wait_serial(source, "AB");
+    g_assert_true(engine_answers(source));
+    g_assert_cmpint(rename(tree.lib, tree.aside), ==, 0);
+    Vm *destination = start(&boot, "destination", uri);
+    Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
+
+    g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    qmp_set_capability(s, "events", true);
+    qmp_set_capability(d, "events", true);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 0}");
+    qmp_ok(s, "stop", NULL);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    move_wait_completed(source, destination);
+    qmp_ok(d, "cont", NULL);
+    vm_wait_new_serial(destination, "B");
+    g_autofree char *said = vm_stderr(destination);
+    g_assert_cmpuint(count(said, "migrations are QEMU's own"), ==, 1);
+
+    /* An engine that can be started later knows that it is not the one that listens. */
+    g_assert_cmpint(rename(tree.aside, tree.lib), ==, 0);
+    for (int64_t deadline = test_deadline(TEST_TIMEOUT); !engine_answers(destination);) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100000);
+    }
+    g_autofree char *status = qmp_migrate_status(d);
+    g_assert_cmpstr(status, ==, "completed");
+    vm_end(source);
+    vm_end(destination);
+    unlink(path);
+    tree_end(&tree);
+}
+
 int main(int argc, char **argv)
 {
     const char *why;
@@ -246,5 +288,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/libraries/gone", test_gone);
     g_test_add_func("/libraries/never-there", test_never_there);
+    g_test_add_func("/libraries/never-there/incoming", test_never_there_incoming);
     return g_test_run();
 }
