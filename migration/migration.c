@@ -596,6 +596,7 @@ void ff_migration_free(FfMigration *m)
     ff_ram_clear(&m->ram);
     ff_close_fd(&m->copy.fd);
     ff_close_fd(&m->cfg.listen_fd);
+    ff_close_fd(&m->cfg.fd); /* it failed before there was a channel */
     ff_close_fd(&m->cfg.mem_fd);
     g_free(m->cfg.uri);
     g_free(m->cfg.tls_hostname);

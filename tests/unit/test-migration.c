@@ -207,6 +207,35 @@ static void test_refused(void)
     side_free(d);
 }
 
+static FfGuestFit does_not_answer(FfVmmMemory *memory, FfRole role, GPtrArray **blocks,
+                                  uint8_t uuid[16], GError **error)
+{
+    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no answer");
+    return FF_GUEST_UNKNOWN;
+}
+
+/* A socket that was passed does not outlive a migration that has failed before it was used. */
+static void test_failed_fd(const void *destination)
+{
+    uint64_t size = 8 << 20;
+    int sv[2];
+    char byte;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(destination ? FF_ROLE_DESTINATION : FF_ROLE_SOURCE, &size, 1);
+    s->vmm.memory.check = does_not_answer;
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
+    side_start(s, NULL, sv[0]);
+    side_run_until(s->done);
+    g_assert_cmpint(s->status, ==, FF_STATUS_FAILED);
+    ff_migration_free(g_steal_pointer(&s->m));
+    g_assert_cmpint(recv(sv[1], &byte, 1, MSG_DONTWAIT), ==, 0);
+    close(sv[1]);
+    side_free(s);
+}
+
 /* A VMM that does not take the settings: after the greeting, at either side; nothing was stopped.
  */
 static void test_unprepared(const void *destination)
@@ -634,6 +663,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
                          test_wire);
     g_test_add_func("/migration/refused", test_refused);
+    g_test_add_data_func("/migration/failed-fd/source", NULL, test_failed_fd);
+    g_test_add_data_func("/migration/failed-fd/destination", "", test_failed_fd);
     g_test_add_data_func("/migration/unprepared/source", NULL, test_unprepared);
     g_test_add_data_func("/migration/unprepared/destination", "", test_unprepared);
     g_test_add_func("/migration/ready-late", test_ready_late);
