@@ -220,7 +220,15 @@ void ff_driver_store_info(FfDriver *d, const FfMigrationInfo *info)
 
 void ff_driver_store_native(FfDriver *d, const char *why)
 {
-    g_strlcpy(d->config.state->native, why, sizeof(d->config.state->native));
+    /* Whole characters: a client's JSON parser takes nothing else. */
+    g_autofree char *text = g_utf8_make_valid(why, -1);
+    gsize max = sizeof(d->config.state->native) - 1;
+    const char *end = strlen(text) > max ? g_utf8_find_prev_char(text, text + max + 1) : NULL;
+
+    if (end) {
+        text[end - text] = 0;
+    }
+    g_strlcpy(d->config.state->native, text, sizeof(d->config.state->native));
     ff_driver_log(d, "farfault: QEMU carries the migration: %s", why);
 }
 

@@ -555,16 +555,21 @@ static void test_capabilities(void)
     world_clear(&w);
 }
 
+static void set_postcopy_for_qemu(World *w)
+{
+    command(w, SET(CAP("postcopy-ram", "true")));
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "migrate-set-capabilities", "{}");
+    sent(w, "reply {\"return\": {}}\n");
+}
+
 /* A guest that the engine does not migrate: QEMU has the capability, and carries the migration. */
 static void test_refused(void)
 {
     World w;
 
     world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
-    command(&w, SET(CAP("postcopy-ram", "true")));
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    qemu_answers(&w, "migrate-set-capabilities", "{}");
-    sent(&w, "reply {\"return\": {}}\n");
+    set_postcopy_for_qemu(&w);
     g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
     command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:b:1'},'id':2}");
     qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
@@ -577,6 +582,27 @@ static void test_refused(void)
     sent(&w, "reply {\"return\": {\"status\": \"active\", \"x-farfault\": {\"engine\": \"qemu\", "
              "\"reason\": \"the guest's RAM is a regular file; use memory-backend-memfd\"}}, "
              "\"id\": 3}\n");
+    world_clear(&w);
+}
+
+/* A reason that is longer than there is room for, cut in the middle of a character. */
+static void test_refused_long(void)
+{
+    g_autoptr(GString) why = g_string_new(NULL);
+    World w;
+
+    while (why->len < 2 * sizeof(w.state->native)) {
+        g_string_append(why, "\u20ac"); /* three bytes */
+    }
+    world_init(&w, NULL, why->str);
+    set_postcopy_for_qemu(&w);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:b:1'},'id':2}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", "{}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_true(g_utf8_validate(w.state->native, -1, NULL));
+    g_assert_cmpuint(strlen(w.state->native), >, sizeof(w.state->native) - 4);
     world_clear(&w);
 }
 
@@ -1484,6 +1510,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
+    g_test_add_func("/driver/refused/long", test_refused_long);
     g_test_add_func("/driver/refused/required", test_refused_required);
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
