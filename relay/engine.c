@@ -282,8 +282,8 @@ static bool hand_incoming(FfRelay *relay)
     if (!qemu_may_listen(relay) || engine->handing) {
         return engine->handing;
     }
-    engine->handing = ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed,
-                                           relay);
+    engine->handing =
+        ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed, relay);
     if (!engine->handing) {
         ff_relay_log(relay, "QEMU's private monitor: %s", g_strerror(errno));
         return false;

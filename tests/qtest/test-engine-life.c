@@ -336,7 +336,8 @@ static void test_without(gconstpointer data)
     }
 }
 
-/* -incoming URI, and there is no engine that could listen: QEMU does, before any client is let in. */
+/* -incoming URI, and there is no engine that could listen: QEMU does, before any client is let in.
+ */
 static void test_incoming_without(gconstpointer engine)
 {
     g_autofree char *path = g_strdup_printf("/tmp/ff-engine-life-%d", getpid());
