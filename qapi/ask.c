@@ -69,6 +69,19 @@ void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallIn
     ff_call_inner_fd(call, command, args, -1, next);
 }
 
+static void closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_return(call, NULL); /* gone already is as good */
+}
+
+void ff_driver_close_given(FfDriver *d, const char *name)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", name);
+    ff_call_inner(ff_call_new_own(d), "closefd", args, closed);
+}
+
 /* --- what only the relay can do ---------------------------------------------------------- */
 
 typedef struct {

@@ -104,6 +104,8 @@ void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallIn
 /* The same, with FD (borrowed). */
 void ff_call_inner_fd(FfCall *call, const char *command, JsonObject *args, int fd,
                       FfCallInner next);
+/* QEMU was given a socket by NAME, and refuses to migrate over it: then it does not close it. */
+void ff_driver_close_given(FfDriver *driver, const char *name);
 /* A call of our own, that no client waits for: its answer goes nowhere. */
 FfCall *ff_call_new_own(FfDriver *driver);
 
@@ -280,6 +282,8 @@ void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
  * to, NULL if it cannot be connected to. */
 void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
+/* Removes the name of the socket that QEMU connects to, if it has one still. */
+void ff_outgoing_remove_name(FfOutgoing *outgoing);
 /* A new engine: if the one before it died before QEMU had begun, the client hears that it failed.
  */
 void ff_outgoing_look(FfDriver *driver);

@@ -522,6 +522,9 @@ void ff_driver_last_words(FfDriver *d)
     if (d->incoming) {
         ff_incoming_remove_name(d->incoming);
     }
+    if (d->outgoing) {
+        ff_outgoing_remove_name(d->outgoing);
+    }
     g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
     /* QEMU's last answer may still have to be read, for the coordinator to go on. */
     while (!late && d->migration && ff_migration_speaks(d->migration)) {

@@ -23,6 +23,7 @@
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
 #include "net/address.h"
+#include "qapi/private-name.h"
 #include "net/splice.h"
 
 #define FD_NAME "farfault-incoming"
@@ -32,11 +33,10 @@
 
 struct FfIncoming {
     FfDriver *driver;
-    GArray *fds;        /* of int: listening sockets, or one connected */
-    GPtrArray *sources; /* GSource: wait for the first connection */
-    char *path;         /* unix socket to be removed at the end; NULL */
-    char *private_dir;  /* where QEMU's own socket lies; NULL */
-    char *private_path;
+    GArray *fds;             /* of int: listening sockets, or one connected */
+    GPtrArray *sources;      /* GSource: wait for the first connection */
+    char *path;              /* unix socket to be removed at the end; NULL */
+    FfPrivateName *name;     /* of QEMU's own socket; NULL */
     FfNative *native;        /* NULL unless QEMU carries it over several connections */
     bool paused;             /* the guest is not to run when it has arrived */
     FfEnd *stock;            /* connection of a source without farfault; NULL */
@@ -97,11 +97,7 @@ void ff_incoming_release(FfIncoming *in)
 /* QEMU's own socket needs a name only until the last connection to it is made. */
 void ff_incoming_remove_name(FfIncoming *in)
 {
-    if (in->private_dir) {
-        g_unlink(in->private_path);
-        g_rmdir(in->private_dir);
-    }
-    g_clear_pointer(&in->private_dir, g_free);
+    ff_private_name_remove(in->name);
 }
 
 void ff_incoming_free(FfIncoming *in)
@@ -113,14 +109,13 @@ void ff_incoming_free(FfIncoming *in)
     if (in->path) {
         g_unlink(in->path);
     }
-    ff_incoming_remove_name(in);
+    ff_private_name_free(in->name);
     ff_end_free(in->stock);
     ff_tls_unref(in->stock_tls);
     g_clear_pointer(&in->stock_first, g_byte_array_unref);
     g_clear_pointer(&in->stock_later, g_ptr_array_unref);
     g_clear_pointer(&in->parameters, json_node_unref);
     g_free(in->path);
-    g_free(in->private_path);
     g_free(in);
 }
 
@@ -229,7 +224,7 @@ static void native_over(gpointer opaque)
 static void join_stock(FfIncoming *in)
 {
     FfNativeBegun begun = {.first = in->stock_first};
-    int qemu = in->stock ? ff_address_connect_path(in->private_path) : -1;
+    int qemu = in->stock ? ff_address_connect_path(ff_private_name_path(in->name)) : -1;
 
     if (qemu >= 0) {
         ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
@@ -253,7 +248,7 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     ff_driver_close_mem(d);
     in->native = ff_native_new(native_over, d);
     ff_native_set_tls(in->native, in->stock_tls, NULL);
-    ff_native_accept_peers(in->native, in->fds, in->private_path);
+    ff_native_accept_peers(in->native, in->fds, ff_private_name_path(in->name));
     ff_driver_filter(d, 0);
     join_stock(in);
     if (in->single) {
@@ -268,13 +263,12 @@ static void native_many(FfCall *call)
     FfIncoming *in = call->driver->incoming;
     g_autoptr(GError) error = NULL;
 
-    in->private_dir = g_dir_make_tmp("farfault-XXXXXX", &error);
-    if (!in->private_dir) {
+    in->name = ff_private_name_new("incoming", &error);
+    if (!in->name) {
         native_failed(call, error);
         return;
     }
-    in->private_path = g_build_filename(in->private_dir, "incoming", NULL);
-    g_autofree char *uri = g_strdup_printf("unix:%s", in->private_path);
+    g_autofree char *uri = g_strdup_printf("unix:%s", ff_private_name_path(in->name));
 
     ff_call_inner(call, "migrate-incoming", uri_argument(in, uri), native_listens);
 }
@@ -282,6 +276,7 @@ static void native_many(FfCall *call)
 static void native_begun(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
+        ff_driver_close_given(call->driver, FD_NAME); /* it need not end: exit-on-error */
         native_failed(call, error);
         return;
     }

@@ -17,7 +17,6 @@
  * thread.
  */
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,6 +24,7 @@
 #include "fault/fault.h"
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
+#include "qapi/private-name.h"
 #include "net/splice.h"
 
 #define FD_NAME "farfault-outgoing"
@@ -33,19 +33,19 @@ struct FfOutgoing {
     FfDriver *driver;
     FfNative *native;
     FfNativeBegun begun;
-    FfEnd *peer;     /* NULL: native's */
-    FfEnd *second;   /* of FfStockPeer; NULL: none, or native's */
-    bool tls;        /* it is under TLS */
-    bool refused;    /* there is no peer: QEMU connects */
-    int fd;          /* refused: or goes on over this one; -1: to uri */
-    char *uri;       /* of the peer; NULL: none that can be connected to */
-    bool postcopy;   /* the switch was asked for already */
-    bool started;    /* QEMU has its migration */
-    bool ended;      /* the connections are over, before it had */
-    GQueue waiting;  /* FfCall: until it has */
-    int listener;    /* for QEMU's channels; -1 */
-    char *directory; /* where that lies; NULL */
-    char *path;
+    FfEnd *peer;         /* NULL: native's */
+    FfEnd *second;       /* of FfStockPeer; NULL: none, or native's */
+    bool tls;            /* it is under TLS */
+    bool refused;        /* there is no peer: QEMU connects */
+    int fd;              /* refused: or goes on over this one; -1: to uri */
+    char *uri;           /* of the peer; NULL: none that can be connected to */
+    bool postcopy;       /* the switch was asked for already */
+    bool started;        /* QEMU has its migration */
+    bool ended;          /* the connections are over, before it had */
+    GQueue waiting;      /* FfCall: until it has */
+    int listener;        /* for QEMU's channels; -1 */
+    FfPrivateName *name; /* the listener's; NULL */
+    bool fd_given;       /* QEMU has a socket of ours by name, until it migrates */
 };
 
 void ff_outgoing_free(FfOutgoing *out)
@@ -58,17 +58,17 @@ void ff_outgoing_free(FfOutgoing *out)
     }
     if (out->listener >= 0) {
         close(out->listener);
-        g_unlink(out->path);
     }
-    if (out->directory) {
-        g_rmdir(out->directory);
-    }
+    ff_private_name_free(out->name);
     g_clear_pointer(&out->begun.opening, g_bytes_unref);
     g_queue_clear(&out->waiting);
-    g_free(out->directory);
-    g_free(out->path);
     g_free(out->uri);
     g_free(out);
+}
+
+void ff_outgoing_remove_name(FfOutgoing *out)
+{
+    ff_private_name_remove(out->name);
 }
 
 bool ff_outgoing_has_begun(const FfOutgoing *out)
@@ -117,6 +117,10 @@ static void failed(FfCall *call, const char *why)
 {
     FfDriver *d = call->driver;
     GQueue waiting = d->outgoing->waiting;
+
+    if (d->outgoing->fd_given) {
+        ff_driver_close_given(d, FD_NAME);
+    }
 
     g_queue_init(&d->outgoing->waiting);
     d->config.state->driver_flags &= ~(FF_DRIVER_STOCK_PEER | FF_DRIVER_GIVING_BACK);
@@ -195,6 +199,7 @@ static void give_fd(FfCall *call, int fd)
     JsonObject *args = json_object_new();
 
     call->fd = fd;
+    call->driver->outgoing->fd_given = true;
     json_object_set_string_member(args, "fdname", FD_NAME);
     ff_call_inner_fd(call, "getfd", args, call->fd, fd_given);
 }
@@ -222,10 +227,9 @@ static void let_connect(FfCall *call)
     g_autoptr(GArray) fds = NULL;
     g_autoptr(GError) error = NULL;
 
-    out->directory = g_dir_make_tmp("farfault-XXXXXX", &error);
-    if (out->directory) {
-        out->path = g_build_filename(out->directory, "outgoing", NULL);
-        target.path = g_strdup(out->path);
+    out->name = ff_private_name_new("outgoing", &error);
+    if (out->name) {
+        target.path = g_strdup(ff_private_name_path(out->name));
         fds = ff_listen(&target, NULL, &addresses, &error);
     }
     if (!fds) {
@@ -235,7 +239,7 @@ static void let_connect(FfCall *call)
     out->listener = g_array_index(fds, int, 0);
     ff_native_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
                           g_steal_pointer(&out->second), out->uri);
-    migrate(call, g_strdup_printf("unix:%s", out->path));
+    migrate(call, g_strdup_printf("unix:%s", target.path));
 }
 
 static void settings_made(FfCall *call, JsonNode *result, const GError *error)

@@ -889,6 +889,65 @@ static void test_fd(void)
     close(ends[0]);
 }
 
+/* The migration is QEMU's, over PEER. */
+static void give_back(World *w, const FfStockPeer *peer)
+{
+    FfMigration *m = migration;
+
+    migration = NULL;
+    m->ops.stock(peer, m->ops.opaque);
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+    qemu_answers(w, "migrate-set-capabilities", "{}");
+}
+
+/* QEMU refuses to migrate over the socket that it was given: then it is closed, at both places. */
+static void test_fd_refused(void)
+{
+    int pair[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    give_back(&w, &(FfStockPeer){.refused = "why", .fd = pair[0]});
+    qemu_answers(&w, "getfd", "{}");
+    qemu_answers(&w, "migrate", "!not now");
+    qemu_answers(&w, "closefd", "{}");
+    g_assert_cmpint(fcntl(pair[0], F_GETFD), ==, -1);
+    g_assert_cmpstr(w.log, ==, "farfault: migration source failed: not now");
+    close(pair[1]);
+    world_clear(&w);
+}
+
+/* QEMU's channels to a peer without farfault come by a socket with a name, which does not outlive
+ * an engine that ends together with its QEMU. */
+static void test_private_name(void)
+{
+    g_autoptr(GBytes) opening = g_bytes_new_static("x", 1);
+    int pair[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_PREEMPT;
+    give_back(&w, &(FfStockPeer){.fd = -1,
+                                 .channel = ff_channel_new(pair[0], FF_CHANNEL_MAIN),
+                                 .opening = opening});
+    const Asked *asked = g_queue_peek_head(&w.questions);
+    g_autofree char *path =
+        g_strdup(json_object_get_string_member(asked->args, "uri") + strlen("unix:"));
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    ff_driver_last_words(w.driver);
+    g_assert_false(g_file_test(folder, G_FILE_TEST_EXISTS));
+    qemu_answers(&w, "migrate", "!QEMU has ended");
+    close(pair[1]);
+    world_clear(&w);
+}
+
 static void test_blocked(void)
 {
     static const struct {
@@ -1524,6 +1583,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/view/meanwhile", test_view_meanwhile);
     g_test_add_func("/driver/native", test_native);
     g_test_add_func("/driver/fd", test_fd);
+    g_test_add_func("/driver/fd/refused", test_fd_refused);
+    g_test_add_func("/driver/private-name", test_private_name);
     g_test_add_func("/driver/tls", test_tls);
     g_test_add_func("/driver/blocked", test_blocked);
     g_test_add_func("/driver/start-fails", test_start_fails);
