@@ -17,6 +17,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "state/state.h"
+
 static JsonObject *json_of(const FfBackend *backend)
 {
     return json_node_get_object(backend->json);
@@ -138,6 +140,23 @@ FfBackend *ff_backend_new(FfArg *arg, bool *broken)
     return g_steal_pointer(&backend);
 }
 
+const char *ff_backend_disk(const char *path, const FfArgvSystem *sys)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *inside = g_build_filename(path, ".", NULL);
+    g_autofree char *beside = g_build_filename(folder, ".", NULL);
+    uint64_t page_size;
+    char fs = sys->fs_kind(inside, &page_size, sys->opaque);
+
+    if (!fs) {
+        fs = sys->fs_kind(path, &page_size, sys->opaque);
+    }
+    if (!fs) {
+        fs = sys->fs_kind(beside, &page_size, sys->opaque);
+    }
+    return fs == 'r' ? FF_RAM_ON_DISK : "";
+}
+
 static char *check_file(FfBackend *backend, const FfArgvSystem *sys)
 {
     static const char *const kinds[] = {"pmem", "readonly", "rom", NULL};
@@ -160,10 +179,10 @@ static char *check_file(FfBackend *backend, const FfArgvSystem *sys)
         backend->page_size = 4096;
     }
     if ((fs != 't' && fs != 'h') || prop_size(backend, "offset", &offset)) {
-        return g_strdup_printf("keeps guest RAM in the file %s, which may have contents or other "
+        return g_strdup_printf("keeps guest RAM in the file %s%s, which may have contents or other "
                                "users: use memory-backend-memfd, or a directory of tmpfs or "
                                "hugetlbfs",
-                               path);
+                               path, ff_backend_disk(path, sys));
     }
     return NULL;
 }

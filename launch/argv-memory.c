@@ -314,9 +314,10 @@ static void place_default(FfRewrite *rw, DefaultRam *ram)
     if (fs == 't') {
         ram->page_size = 4096;
     } else if (fs != 'h') {
-        ff_rewrite_refuse(rw, g_strdup_printf("-mem-path %s keeps guest RAM in a file: name a "
+        ff_rewrite_refuse(rw, g_strdup_printf("-mem-path %s keeps guest RAM in a file%s: name a "
                                               "directory of tmpfs or hugetlbfs, or leave it out",
-                                              mem_path->value));
+                                              mem_path->value,
+                                              ff_backend_disk(mem_path->value, rw->sys)));
     } else if (ram->page_size < 4096 || ram->size % ram->page_size) {
         ff_rewrite_refuse(rw, g_strdup_printf("-mem-path %s: -m is no multiple of the huge page "
                                               "size, %" PRIu64 " bytes: round it up",

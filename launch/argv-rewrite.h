@@ -85,6 +85,9 @@ void ff_backend_free(FfBackend *backend);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfBackend, ff_backend_free)
 /* A property as text ("on"/"off" for booleans, digits for numbers); NULL if it is not set. */
 char *ff_backend_get(const FfBackend *backend, const char *key);
+/* RAM at PATH, a file or a folder that may not be there yet, is neither on tmpfs nor hugetlbfs:
+ * FF_RAM_ON_DISK for the refusal, else "". */
+const char *ff_backend_disk(const char *path, const FfArgvSystem *sys);
 /* Finds size, page_size, seal and unreserved. Returns NULL if BACKEND can become a memfd, else why
  * not. */
 char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys);

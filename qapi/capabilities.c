@@ -254,16 +254,27 @@ static void forwarded(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
+/* QEMU's postcopy into such memory fails when the guest has been switched, and it is lost. From 8.1
+ * on QEMU refuses it itself. */
+static bool would_lose_guest(FfDriver *d)
+{
+    const char *refused = d->config.engine_refused;
+
+    return d->config.incoming && ff_driver_version(d) < FF_QEMU_8_1 && refused &&
+           strstr(refused, FF_RAM_ON_DISK);
+}
+
 /* NULL: nothing that QEMU would not say itself is wrong. */
 static const char *check_ours(FfCall *call)
 {
     FfDriver *d = call->driver;
     FfCapsCheck check = check_of(call);
+    bool begins = ff_caps_after(&check, "postcopy-ram") &&
+                  !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM);
 
-    /* QEMU would carry it, which the client has ruled out. */
-    if (ff_caps_after(&check, "postcopy-ram") &&
-        !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) &&
-        d->config.state->peer == FF_PEER_WISH_REQUIRE && ff_driver_refusal(d)) {
+    /* QEMU would carry it, which the client has ruled out, or which must not be. */
+    if (begins && ff_driver_refusal(d) &&
+        (d->config.state->peer == FF_PEER_WISH_REQUIRE || would_lose_guest(d))) {
         return ff_driver_refusal(d);
     }
     return ff_caps_check(&check);

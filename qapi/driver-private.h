@@ -145,6 +145,7 @@ void ff_driver_touch(FfDriver *driver);
 /* QEMU's; the oldest that is served while it is not known. Versions differ in words. */
 unsigned ff_driver_version(FfDriver *driver);
 #define FF_QEMU_7_2 70200
+#define FF_QEMU_8_1 80100
 #define FF_QEMU_8_2 80200
 #define FF_QEMU_9_1 90100
 /* The guest's migration is the engine's, or QEMU's settings are not its own: QEMU is given no

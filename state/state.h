@@ -145,6 +145,10 @@ typedef enum {
 typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
 typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;
 
+/* In a refusal of the launcher's: the file system of the guest's RAM is one that userfaultfd does
+ * not serve, so QEMU's own postcopy cannot go to it either. */
+#define FF_RAM_ON_DISK " of a disk"
+
 /* Makes a new state memfd (close-on-exec, not executable). Returns the fd or -errno. */
 int ff_state_create(FfPolicy policy);
 /* Maps it; the header is checked, as QEMU may have written to it. Returns NULL and sets ERROR when

@@ -396,6 +396,13 @@ static FfVmm *world_vmm(void *opaque)
     return &vmm;
 }
 
+static unsigned version; /* QEMU's; 0: not known */
+
+static unsigned world_version(void *opaque)
+{
+    return version;
+}
+
 static const FfDriverPort world_port = {
     .send = world_send,
     .inner = world_inner,
@@ -404,6 +411,7 @@ static const FfDriverPort world_port = {
     .ram_changed = world_ram_changed,
     .vmm = world_vmm,
     .log = world_log,
+    .version = world_version,
 };
 
 static void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
@@ -619,6 +627,40 @@ static void test_refused_required(void)
              "regular file; use memory-backend-memfd\"}}\n");
     g_assert_cmpuint(w.state->client_flags, ==, 0);
     world_clear(&w);
+}
+
+/* RAM on a disk: QEMU before 8.1 takes postcopy-ram at the destination, and loses the guest. */
+static void test_refused_disk(void)
+{
+    static const char why[] = "the backend 'm0' keeps guest RAM in the file /x" FF_RAM_ON_DISK;
+    static const struct {
+        const char *incoming;
+        unsigned version;
+        bool refused;
+    } rows[] = {
+        {"defer", 70222, true},
+        {"defer", 80002, true},
+        {"defer", 80100, false},
+        {NULL, 70222, false},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *refusal = g_strdup_printf(
+            "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n", why);
+        World w;
+
+        version = rows[i].version;
+        world_init(&w, rows[i].incoming, why);
+        if (rows[i].refused) {
+            command(&w, SET(CAP("postcopy-ram", "true")));
+            qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+            sent(&w, refusal);
+        } else {
+            set_postcopy_for_qemu(&w); /* at a source it does no harm */
+        }
+        world_clear(&w);
+        version = 0;
+    }
 }
 
 static void test_order(void)
@@ -1570,6 +1612,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/refused/long", test_refused_long);
+    g_test_add_func("/driver/refused/disk", test_refused_disk);
     g_test_add_func("/driver/refused/required", test_refused_required);
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
