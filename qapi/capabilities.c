@@ -324,18 +324,26 @@ void ff_handle_set_capabilities(FfCall *call)
 
 /* --- a migration that QEMU carries -------------------------------------------------------- */
 
-void ff_call_give_capabilities(FfCall *call, FfCallInner next)
+static void set_qemus(FfCall *call, uint32_t flags, FfCallInner next)
 {
-    FfDriver *d = call->driver;
     JsonObject *args = json_object_new();
     JsonArray *list = json_array_new();
 
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        json_array_add_object_element(
-            list, status_new(ours[i].name, d->config.state->client_flags & ours[i].flag));
+        json_array_add_object_element(list, status_new(ours[i].name, flags & ours[i].flag));
     }
     json_object_set_array_member(args, "capabilities", list);
     ff_call_inner(call, "migrate-set-capabilities", args, next);
+}
+
+void ff_call_give_capabilities(FfCall *call, FfCallInner next)
+{
+    set_qemus(call, call->driver->config.state->client_flags, next);
+}
+
+void ff_call_take_capabilities(FfCall *call, FfCallInner next)
+{
+    set_qemus(call, 0, next);
 }
 
 static void native_set(FfCall *call, JsonNode *result, const GError *error)

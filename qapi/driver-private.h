@@ -159,6 +159,8 @@ void ff_call_get_capabilities(FfCall *call, FfHandler next);
 bool ff_capability(JsonNode *capabilities, const char *name);
 /* Gives QEMU the client's postcopy capabilities, then NEXT. */
 void ff_call_give_capabilities(FfCall *call, FfCallInner next);
+/* Takes them away again. */
+void ff_call_take_capabilities(FfCall *call, FfCallInner next);
 /* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
 void ff_call_pass_native(FfCall *call);
 void ff_handle_set_capabilities(FfCall *call);

@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
 #include "net/address.h"
@@ -143,28 +144,39 @@ static FfIncoming *incoming_new(FfDriver *d)
 /* Listening is over, nobody is carried by us. */
 static void forget(FfDriver *d)
 {
-    d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    d->config.state->driver_flags &= ~(uint32_t)(FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK);
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->socket_address, json_array_unref);
     ff_driver_filter(d, 0);
     ff_driver_touch(d);
 }
 
+/* QEMU is given an incoming migration, and has not said yet that it has it. */
+static bool gives(const FfDriver *d)
+{
+    return d->config.state->role != FF_ROLE_SOURCE &&
+           d->config.state->driver_flags & FF_DRIVER_GIVING_BACK;
+}
+
+/* QEMU has it. */
 static void set_native(FfDriver *d)
 {
-    d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    FF_FAULT_AT("incoming-given");
     d->config.state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
+    d->config.state->driver_flags &= ~(uint32_t)(FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK);
     if (d->incoming) {
         drop(d->incoming);
     }
 }
 
 /* QEMU is to carry what was listened for here: its events are the clients' from here on, but for
- * the first one, which they have had. */
+ * the first one, which they have had. An engine that dies before QEMU has answered leaves its
+ * listening sockets to the next one. */
 static void give_qemu(FfDriver *d)
 {
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_SETUP_EVENTS);
-    set_native(d);
+    d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
+    FF_FAULT_AT("giving-incoming");
 }
 
 static gpointer abandon(gpointer opaque)
@@ -235,6 +247,18 @@ static void join_stock(FfIncoming *in)
     g_clear_pointer(&in->stock_later, g_ptr_array_unref);
 }
 
+/* QEMU listens at the private name. */
+static void start_splices(FfDriver *d)
+{
+    FfIncoming *in = d->incoming;
+
+    ff_driver_close_mem(d);
+    in->native = ff_native_new(native_over, d);
+    ff_native_set_tls(in->native, in->stock_tls, NULL);
+    ff_native_accept_peers(in->native, in->fds, ff_private_name_path(in->name));
+    ff_driver_filter(d, 0);
+}
+
 static void native_listens(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
@@ -245,11 +269,8 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     }
     FfIncoming *in = d->incoming;
 
-    ff_driver_close_mem(d);
-    in->native = ff_native_new(native_over, d);
-    ff_native_set_tls(in->native, in->stock_tls, NULL);
-    ff_native_accept_peers(in->native, in->fds, ff_private_name_path(in->name));
-    ff_driver_filter(d, 0);
+    set_native(d);
+    start_splices(d);
     join_stock(in);
     if (in->single) {
         ff_incoming_remove_name(in); /* so that nothing is left of an engine that dies */
@@ -280,6 +301,7 @@ static void native_begun(FfCall *call, JsonNode *result, const GError *error)
         native_failed(call, error);
         return;
     }
+    set_native(call->driver);
     forget(call->driver); /* the socket is QEMU's now */
     ff_call_return(call, NULL);
 }
@@ -289,6 +311,7 @@ static void native_given(FfCall *call, JsonNode *result, const GError *error)
     if (error) {
         native_failed(call, error);
     } else {
+        FF_FAULT_AT("incoming-named");
         ff_call_inner(call, "migrate-incoming", uri_argument(call->driver->incoming, "fd:" FD_NAME),
                       native_begun);
     }
@@ -589,6 +612,98 @@ static void find_target(FfCall *call, FfCallResolved next)
     }
 }
 
+/* CALL, of our own, ends; the relay is told if it waits for it. */
+static void started(FfCall *call)
+{
+    const FfDriverConfig *config = &call->driver->config;
+
+    if (call->seq) {
+        config->port->send(config->port_opaque, FF_LINK_REPLY, 0, call->seq, NULL, 0, -1);
+    }
+    ff_call_return(call, NULL);
+}
+
+/* --- an engine that died while it gave the migration to QEMU ---------------------------------- */
+
+/* Where QEMU listens, if that is a socket that an engine has named (g_free); NULL. */
+static char *private_path(JsonNode *info)
+{
+    JsonObject *object = info && JSON_NODE_HOLDS_OBJECT(info) ? json_node_get_object(info) : NULL;
+    JsonNode *list = object ? json_object_get_member(object, "socket-address") : NULL;
+    JsonNode *first =
+        list && JSON_NODE_HOLDS_ARRAY(list) && json_array_get_length(json_node_get_array(list))
+            ? json_array_get_element(json_node_get_array(list), 0)
+            : NULL;
+    const char *path = first && JSON_NODE_HOLDS_OBJECT(first)
+                           ? ff_json_string(json_node_get_object(first), "path")
+                           : NULL;
+
+    return path && ff_private_name_is_one(path) ? g_strdup(path) : NULL;
+}
+
+/* QEMU waits for connections at the socket of the engine before this one, or has the connection
+ * itself. */
+static void begun_already(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    g_autofree char *path = error ? NULL : private_path(result);
+
+    set_native(d);
+    if (d->incoming && path) {
+        d->incoming->name = ff_private_name_adopt(path);
+        start_splices(d);
+    } else {
+        forget(d);
+    }
+    started(call);
+}
+
+/* QEMU's settings are those of a migration of its own; it has not begun one. */
+static void settings_taken_back(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    d->config.state->driver_flags &= ~(uint32_t)FF_DRIVER_GIVING_BACK;
+    if (d->incoming) {
+        ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
+        watch(d->incoming);
+    } else if (call->target.uri) {
+        ff_driver_start_incoming(d, call->seq, call->target.uri);
+        call->seq = 0;
+    }
+    started(call);
+}
+
+/* QEMU takes migrate-incoming once, and can listen at no such URI: which of the two it says tells
+ * what it had done. A connection that it was given by name, and not told to use, is of no use any
+ * more. */
+static void found_out(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error && strstr(error->message, "already been started")) {
+        ff_call_inner(call, "query-migrate", NULL, begun_already);
+    } else {
+        ff_driver_close_given(call->driver, FD_NAME);
+        ff_call_take_capabilities(call, settings_taken_back);
+    }
+}
+
+/* An older QEMU forgets with a URI of an unknown kind that multifd may be on; a newer one begins to
+ * set up a migration when it knows the kind. */
+static void version_known(FfCall *call, JsonNode *result, const GError *error)
+{
+    const char *nowhere =
+        ff_driver_version(call->driver) < FF_QEMU_8_2 ? "unix:/dev/null/farfault" : "farfault:";
+
+    ff_call_inner(call, "migrate-incoming", uri_argument(NULL, nowhere), found_out);
+}
+
+/* CALL is our own; with a seq and a URI it is the relay's, which waits for somebody to listen. The
+ * first answer comes behind QEMU's greeting, which says the version. */
+static void find_out(FfCall *call)
+{
+    ff_call_inner(call, "query-version", NULL, version_known);
+}
+
 /* The client has been told of all this by the engine before this one. */
 static void go_on_listening(FfDriver *d, GArray *fds)
 {
@@ -605,10 +720,15 @@ static void go_on_listening(FfDriver *d, GArray *fds)
     d->socket_address = ff_listen_addresses(fds);
     d->incoming = in;
     d->status = FF_STATUS_SETUP;
-    ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
+    ff_driver_filter(d, FF_FILTER_RUN_STATE |
+                            (gives(d) ? FF_FILTER_SETUP_EVENTS : FF_FILTER_MIGRATION_EVENTS));
     ff_driver_log(d, "farfault: the migration engine is a new one, and listens where the one "
                      "before it did");
-    watch(in);
+    if (gives(d)) {
+        find_out(ff_call_new_own(d));
+    } else {
+        watch(in);
+    }
     ff_driver_touch(d);
 }
 
@@ -617,6 +737,9 @@ void ff_driver_listen_again(FfDriver *d)
     GArray *fds = d->config.incoming_fds;
 
     if (!fds || !fds->len) {
+        if (gives(d) && !d->config.incoming_taken) { /* else the relay says where to listen */
+            find_out(ff_call_new_own(d));
+        }
         return;
     }
     if (d->config.state->driver_flags & FF_DRIVER_LISTENS &&
@@ -818,9 +941,13 @@ void ff_handle_incoming(FfCall *call)
 
 /* --- -incoming URI -------------------------------------------------------------------------- */
 
-static void started(FfDriver *d, uint32_t seq)
+static FfCall *argument_new(FfDriver *d, uint32_t seq, const char *uri)
 {
-    d->config.port->send(d->config.port_opaque, FF_LINK_REPLY, 0, seq, NULL, 0, -1);
+    FfCall *call = ff_call_new_own(d);
+
+    call->seq = seq;
+    call->target.uri = g_strdup(uri);
+    return call;
 }
 
 /* An fd that QEMU inherited: a copy of it is ours if it is a socket. */
@@ -835,8 +962,10 @@ static void qemu_listens(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         give_up(call->driver, error->message);
+    } else {
+        set_native(call->driver);
     }
-    ff_call_return(call, NULL);
+    started(call);
 }
 
 /* CALL is our own; its seq is what the relay waits for. */
@@ -852,28 +981,31 @@ static void argument_found(FfCall *call, const struct addrinfo *list, const GErr
 
         give_up(d, why);
     }
-    started(d, call->seq);
-    ff_call_return(call, NULL);
+    started(call);
 }
 
-static void listen_at(FfDriver *d, uint32_t seq, const char *uri, FfTarget *target)
+static void listen_at(FfCall *call, FfTarget *target)
 {
-    FfCall *call = ff_call_new_own(d);
+    char *uri = g_steal_pointer(&call->target.uri); /* as it was written */
 
-    call->seq = seq;
     call->target = *target;
     *target = (FfTarget){.kind = FF_TARGET_NONE};
     g_free(call->target.uri);
-    call->target.uri = g_strdup(uri); /* as it was written */
+    call->target.uri = uri;
     find_target(call, argument_found);
 }
 
 void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
 {
     g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
+    FfCall *call = argument_new(d, seq, uri);
 
     if (d->incoming) { /* the engine before this one listened, and could not say so any more */
-        started(d, seq);
+        started(call);
+        return;
+    }
+    if (gives(d)) {
+        find_out(call);
         return;
     }
     ff_target_from_uri(&target, uri);
@@ -882,7 +1014,7 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
 
         if (is_socket(fd)) {
             begin_connected(d, fd, false);
-            started(d, seq);
+            started(call);
             return;
         }
         if (fd < 0) {
@@ -896,11 +1028,9 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         target.kind = FF_TARGET_OTHER;
     }
     if (target.kind == FF_TARGET_OTHER) {
-        set_native(d);
-        ff_call_inner(ff_call_new_own(d), "migrate-incoming", uri_argument(NULL, uri),
-                      qemu_listens);
-        started(d, seq);
+        d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
+        ff_call_inner(call, "migrate-incoming", uri_argument(NULL, uri), qemu_listens);
     } else {
-        listen_at(d, seq, uri, &target);
+        listen_at(call, &target);
     }
 }

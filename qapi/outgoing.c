@@ -335,7 +335,8 @@ static void looked(FfCall *call, JsonNode *result, const GError *error)
 
 void ff_outgoing_look(FfDriver *d)
 {
-    if (d->config.state->driver_flags & FF_DRIVER_GIVING_BACK) {
+    if (d->config.state->role == FF_ROLE_SOURCE &&
+        d->config.state->driver_flags & FF_DRIVER_GIVING_BACK) {
         ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, looked);
     }
 }

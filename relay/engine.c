@@ -242,7 +242,7 @@ static bool at_stake(const FfRelay *relay)
 static bool qemu_may_listen(const FfRelay *relay)
 {
     return must_listen(relay) && !holds_listener(relay) && !ff_state_is_under_way(relay->state) &&
-           !gives_back(relay);
+           !(gives_back(relay) && relay->state->role == FF_ROLE_SOURCE);
 }
 
 static void want(FfRelay *relay, gint64 when)
@@ -267,7 +267,7 @@ static void handed(const char *why, void *opaque)
         ff_guest_kill(relay, text);
         return;
     }
-    state->driver_flags &= ~(uint32_t)FF_DRIVER_LISTENS;
+    state->driver_flags &= ~(uint32_t)(FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK);
     state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
     clients_go(relay);
     ff_waiting_pass(relay);

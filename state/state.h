@@ -118,8 +118,8 @@ enum {
     FF_DRIVER_CLIENT_CONT = 1 << 9,
     FF_DRIVER_CLIENT_STOP = 1 << 10,
     FF_DRIVER_KEEP_FAILED = 1 << 11, /* with FF_DRIVER_LISTENS: exit-on-error is false */
-    /* S: nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates.
-     * The relay, too, looks at it. */
+    /* Nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates, or
+     * (D) that it listens or has its source. The relay, too, looks at it. */
     FF_DRIVER_GIVING_BACK = 1 << 12,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this

@@ -199,6 +199,66 @@ static void test_listening(void)
     vm_end(s);
 }
 
+/* The destination's engine dies while it gives an incoming migration to QEMU: then the next one
+ * listens, or QEMU has it, and knows it. */
+typedef struct {
+    const char *name, *moment;
+    bool many;  /* QEMU listens itself, behind the engine */
+    bool fails; /* what the source had begun; the next attempt does not */
+} Giving;
+
+static const Giving giving[] = {
+    {"one/before", "giving-incoming"},
+    {"one/named", "incoming-named", .fails = true},
+    {"one/after", "incoming-given"},
+    {"many/before", "giving-incoming", .many = true},
+    {"many/after", "incoming-given", .many = true},
+};
+
+static void give(Vm *s, Vm *d, const Giving *g, const char *uri)
+{
+    Qmp *sq = vm_qmp(s);
+
+    qmp_ok(sq, "stop", NULL);
+    qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+    if (g->fails) {
+        qmp_expect_migration(sq, "failed");
+        qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
+    }
+}
+
+static void test_giving(gconstpointer opaque)
+{
+    const Giving *g = opaque;
+    g_autofree char *path = g_strdup_printf("/tmp/ff-crash-%d", getpid());
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+    g_autofree char *faults = g_strdup_printf("*/*/at/%s=kill", g->moment);
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) s = vm_start_pc((VmConfig){.name = "source", .memory = RAM, .boot = &boot});
+    g_autoptr(Vm) d = vm_start_pc((VmConfig){
+        .name = "destination", .memory = RAM, .boot = &boot, .incoming = uri, .faults = faults});
+    vm_wait_serial(s, "B");
+    for (unsigned i = 0; i < 2; i++) {
+        Qmp *q = vm_qmp(i ? d : s);
+
+        qmp_set_capability(q, "events", true);
+        qmp_set_capability(q, "multifd", g->many);
+    }
+    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    give(s, d, g, uri);
+    move_wait_completed(s, d);
+    g_assert_true(vm_fault_happened(d, 0));
+    qmp_ok(vm_qmp(d), "cont", NULL);
+    vm_wait_new_serial(d, "B");
+    unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -207,5 +267,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_kill);
     }
     g_test_add_func("/crash/listening", test_listening);
+    for (unsigned i = 0; i < G_N_ELEMENTS(giving); i++) {
+        g_autofree char *path = g_strconcat("/crash/giving/", giving[i].name, NULL);
+        g_test_add_data_func(path, &giving[i], test_giving);
+    }
     return g_test_run();
 }
