@@ -53,3 +53,10 @@ bool ff_busy(FfCall *call)
     }
     return false;
 }
+
+bool ff_driver_is_engaged(FfDriver *d)
+{
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    return view || d->migration || (d->incoming && !ff_incoming_is_native(d->incoming));
+}

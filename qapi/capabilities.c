@@ -345,36 +345,3 @@ void ff_call_take_capabilities(FfCall *call, FfCallInner next)
 {
     set_qemus(call, 0, next);
 }
-
-static void native_set(FfCall *call, JsonNode *result, const GError *error)
-{
-    if (error) {
-        ff_call_gerror(call, error);
-    } else if (!ff_call_too_late(call)) {
-        ff_call_pass(call);
-    }
-}
-
-static void pass_native(FfCall *call)
-{
-    FfDriver *d = call->driver;
-
-    if (ff_call_too_late(call)) {
-        return;
-    }
-    ff_driver_store_info(d, NULL); /* an older migration's: from now on QEMU answers */
-    if (call->native) {
-        ff_driver_store_native(d, call->native);
-    }
-    ff_driver_filter(d, 0);
-    if (!d->config.state->client_flags) {
-        ff_call_pass(call); /* none is on in QEMU either */
-    } else {
-        ff_call_give_capabilities(call, native_set);
-    }
-}
-
-void ff_call_pass_native(FfCall *call)
-{
-    ff_call_restore(call, pass_native);
-}

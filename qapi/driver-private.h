@@ -10,33 +10,44 @@
 #include <netdb.h>
 
 #include "migration/migration.h"
-#include "qapi/driver.h"
 #include "qapi/json.h"
+#include "qapi/port.h"
 #include "qapi/schema.h"
 #include "qapi/target.h"
 #include "qapi/tls.h"
 
+typedef struct FfDriver FfDriver;
 typedef struct FfCall FfCall;
 typedef struct FfIncoming FfIncoming;
 typedef struct FfOutgoing FfOutgoing;
 
+/* What the side that starts a migration does when it goes on. */
+typedef struct {
+    /* QEMU carries it: the peer has no farfault, or this side is refused. */
+    void (*stock)(FfDriver *driver, const FfStockPeer *peer);
+    void (*active)(FfDriver *driver); /* the peer is known */
+    void (*done)(FfDriver *driver);
+} FfStartOps;
+
 struct FfDriver {
     FfDriverConfig config;
-    GHashTable *clients; /* mon -> GQueue of FfCall: one runs at a time, in order */
-    GHashTable *waiting; /* seq of TAKE_FD and INJECT -> what waits for the answer */
-    GPtrArray *names;    /* host names that are being asked for; ask.c */
+    void (*dispatch)(FfCall *call); /* runs the handler of call->name; driver.c */
+    GHashTable *clients;            /* mon -> GQueue of FfCall: one runs at a time, in order */
+    GHashTable *waiting;            /* seq of TAKE_FD and INJECT -> what waits for the answer */
+    GPtrArray *names;               /* host names that are being asked for; ask.c */
     uint32_t next_seq;
     unsigned calls;  /* under way */
     uint32_t filter; /* the relay's, as told last */
     guint linger;    /* source of the one-shot timer; 0: not running */
 
-    FfMigration *migration; /* NULL: none under way */
-    FfIncoming *incoming;   /* NULL: we do not listen for a source */
-    FfMigration *parting;   /* over, but its peer is to be told; NULL */
-    FfOutgoing *outgoing;   /* NULL: QEMU carries none that we splice */
-    char *uri;              /* where the migration goes to; NULL: an fd */
-    FfStatus status;        /* as last reported */
-    bool events;            /* the client wants MIGRATION events */
+    FfMigration *migration;      /* NULL: none under way */
+    const FfStartOps *start_ops; /* of the last one */
+    FfIncoming *incoming;        /* NULL: we do not listen for a source */
+    FfMigration *parting;        /* over, but its peer is to be told; NULL */
+    FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
+    char *uri;                   /* where the migration goes to; NULL: an fd */
+    FfStatus status;             /* as last reported */
+    bool events;                 /* the client wants MIGRATION events */
     bool inner_begun; /* QEMU may have said, or say, what nobody is to see: an inner migration's */
     guint paused_timer;                             /* postcopy-paused is said later; 0: no */
     FfCall *resuming;                               /* its answer waits for the peer; NULL */
@@ -123,6 +134,8 @@ void ff_call_resolve(FfCall *call, const char *host, const char *port, int famil
 /* The driver ends: no name is waited for any more. */
 void ff_driver_forget_names(FfDriver *driver);
 
+/* Without an answer. */
+void ff_call_free(FfCall *call);
 /* Runs the handler of call->name. */
 void ff_call_dispatch(FfCall *call);
 /* human-monitor-command: hmp.c. */
@@ -202,6 +215,7 @@ typedef struct {
     bool blocktime;            /* the client asked for postcopy-blocktime */
     JsonArray *socket_address; /* where this destination listens; NULL */
 } FfInfoView;
+FfInfoView ff_info_view(FfDriver *driver);
 JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view);
 char *ff_info_summary(const FfMigrationInfo *info);
 /* Keeps INFO in the state memfd for queries after the migration; NULL forgets it. */
@@ -218,9 +232,11 @@ void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 bool ff_engine_fits(FfCall *call);
 /* Starts the migration; CONFIG's URI, fd and role are set. The answer of ff_migration_start. */
 bool ff_driver_start(FfDriver *driver, FfMigrationConfig *config, JsonNode *capabilities,
-                     GError **error);
+                     const FfStartOps *start_ops, GError **error);
 /* Takes over the migration of an engine that died, as the state memfd has it. */
-void ff_driver_adopt(FfDriver *driver);
+void ff_driver_adopt(FfDriver *driver, const FfStartOps *start_ops);
+/* Of migrate. */
+extern const FfStartOps ff_migrate_ops;
 /* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
 void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 /* Destination: the guest is not to run when it has arrived, by -S or by what the client has said
@@ -277,8 +293,10 @@ void ff_incoming_release(FfIncoming *incoming);
 bool ff_incoming_is_native(const FfIncoming *incoming);
 void ff_incoming_set_paused(FfIncoming *incoming, bool paused);
 
-/* The source is a QEMU without farfault, or this side is refused. */
-void ff_incoming_stock(FfDriver *driver, const FfStockPeer *peer);
+/* FfStartOps, for a source, too: a guest that leaves may have come in by QEMU. */
+void ff_incoming_active(FfDriver *driver);
+void ff_incoming_done(FfDriver *driver);
+extern const FfStartOps ff_incoming_ops;
 
 /* outgoing.c */
 /* QEMU is to carry it: the destination has no farfault, or this side is refused. URI: where it goes

@@ -9,82 +9,7 @@
 #ifndef FF_QAPI_DRIVER_H
 #define FF_QAPI_DRIVER_H
 
-#include <glib.h>
-#include <json-glib/json-glib.h>
-#include <stdbool.h>
-#include <stdint.h>
-
-#include "vmm/vmm.h"
-#include "state/link.h"
-#include "state/state.h"
-
-/* QEMU's answer on the private monitor: RESULT is its "return" (borrowed), or NULL with ERROR. */
-typedef void (*FfPortReply)(JsonNode *result, const GError *error, gpointer data);
-
-/* Error of a command: the class is the code, the description the message. */
-#define FF_DRIVER_ERROR (ff_driver_error_quark())
-GQuark ff_driver_error_quark(void);
-typedef enum { FF_DRIVER_ERROR_GENERIC, FF_DRIVER_ERROR_COMMAND_NOT_FOUND } FfDriverError;
-
-/* A memory backend that is plugged later, made ours. */
-typedef struct {
-    const char *text; /* what QEMU is to be given in place of the arguments; NULL: as it came */
-    const char *id;
-    uint64_t size, page_size;
-    int memfd;     /* its memory, owned by the callee; -1 if text is NULL */
-    int64_t fdset; /* for object_added() */
-} FfPortObject;
-typedef void (*FfPortObjectReply)(const FfPortObject *object, const GError *error, gpointer data);
-
-typedef struct {
-    /* Sends one frame to the relay; FD is borrowed, -1 for none. */
-    void (*send)(void *opaque, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
-                 size_t length, int fd);
-    /* Runs COMMAND on the private monitor. ARGS (borrowed) and FD (borrowed, -1: none) go with
-     * it. REPLY is called exactly once, never from inside. */
-    void (*inner)(void *opaque, const char *command, JsonObject *args, int fd, FfPortReply reply,
-                  gpointer data);
-    /* The client's capabilities (an array as query-migrate-capabilities gives it) or parameters
-     * as the undo log has them; NULL while there is no undo log. Free with json_node_unref(). */
-    JsonNode *(*view)(void *opaque, bool parameters);
-    /* Changes the undo log's capabilities (array of statuses) or parameters (object). */
-    bool (*set_view)(void *opaque, bool parameters, JsonNode *changes, GError **error);
-    /* Rewrites the arguments of object-add (TEXT: JSON, or key=value from the human monitor) and
-     * makes the memory. REPLY is called exactly once, perhaps from inside. */
-    void (*object_add)(void *opaque, const char *text, FfPortObjectReply reply, gpointer data);
-    /* QEMU has answered to the rewritten command. */
-    void (*object_added)(void *opaque, int64_t fdset);
-    /* The guest's memory has one more (MEMFD, borrowed) or one less (-1) backend. */
-    void (*ram_changed)(void *opaque, const char *id, uint64_t size, uint64_t page_size, int memfd);
-    /* The virtual machine for a migration that is about to start; borrowed until the next call. */
-    FfVmm *(*vmm)(void *opaque);
-    /* QEMU's version, major * 10000 + minor * 100 + micro; 0: not known yet. */
-    unsigned (*version)(void *opaque);
-    /* One line for QEMU's stderr. */
-    void (*log)(void *opaque, const char *line);
-} FfDriverPort;
-
-/* What the driver is told at its start; strings and pointers are borrowed for its life. */
-typedef struct {
-    const FfDriverPort *port;
-    void *port_opaque;
-    FfStateHeader *state;
-    int state_fd;
-    int *uffds;
-    unsigned n_uffds;
-    int pagemap_fd, maps_fd, pidfd;
-    int mem_fd;           /* taken; the first migration has it. -1: none */
-    int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
-    int inner_fd;         /* of a migration whose engine died, -1: none */
-    int device_fd;        /* the same: the copy of its device state, -1: none */
-    int listener_fd;      /* the same: where its source comes to, -1: none */
-    GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
-                             had been greeted. Can be NULL */
-    bool start_paused;
-    const char *incoming;                    /* URI of -incoming; NULL: not given */
-    bool incoming_taken;                     /* QEMU was given "defer" in its place */
-    const char *engine_refused, *uffd_error; /* NULL: nothing stands against the engine */
-} FfDriverConfig;
+#include "qapi/port.h"
 
 typedef struct FfDriver FfDriver;
 
@@ -102,7 +27,5 @@ void ff_driver_frame(FfDriver *driver, FfLinkType type, unsigned mon, uint32_t s
 /* QEMU has ended, and this process is about to: what a peer still waits for is said. */
 void ff_driver_last_words(FfDriver *driver);
 #define FF_DRIVER_LAST_WORDS_MS 3000
-/* Seconds without a command and with nothing under way, after which IDLE is sent. */
-#define FF_DRIVER_LINGER 5
 
 #endif

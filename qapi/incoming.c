@@ -401,7 +401,7 @@ static void stock_run_set(FfCall *call, JsonNode *result, const GError *error)
     ff_call_give_capabilities(call, stock_flags_set);
 }
 
-void ff_incoming_stock(FfDriver *d, const FfStockPeer *peer)
+static void on_stock(FfDriver *d, const FfStockPeer *peer)
 {
     FfIncoming *in = d->incoming;
 
@@ -419,6 +419,29 @@ void ff_incoming_stock(FfDriver *d, const FfStockPeer *peer)
         ff_call_give_capabilities(ff_call_new_own(d), stock_flags_set);
     }
 }
+
+void ff_incoming_active(FfDriver *d)
+{
+    if (d->incoming) {
+        ff_incoming_release(d->incoming);
+        /* Before done(): an engine that comes after the last step must not listen again, as
+         * somebody runs here. */
+        d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    }
+}
+
+void ff_incoming_done(FfDriver *d)
+{
+    d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
+    g_clear_pointer(&d->incoming, ff_incoming_free);
+    g_clear_pointer(&d->socket_address, json_array_unref);
+}
+
+const FfStartOps ff_incoming_ops = {
+    .stock = on_stock,
+    .active = ff_incoming_active,
+    .done = ff_incoming_done,
+};
 
 /* --- who carries it ------------------------------------------------------------------------- */
 
@@ -441,7 +464,7 @@ static void engine(FfCall *call)
                  !ff_capability(call->capabilities, "postcopy-preempt");
     ff_driver_use_tls(call, &config);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
-    if (!ff_driver_start(d, &config, call->capabilities, &error)) {
+    if (!ff_driver_start(d, &config, call->capabilities, &ff_incoming_ops, &error)) {
         give_up(d, error->message);
     }
     ff_call_return(call, NULL);

@@ -1,248 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * query-migrate: a snapshot of the migration in QEMU's fields, and what is left of it when the
- * engine has gone.
- *
- * Which field stands in which state follows fill_source_migration_info() and
- * fill_destination_migration_info() of QEMU. The last one is kept as JSON in the state memfd. Main
+ * query-migrate: a snapshot of the migration, of the last one, or what QEMU says of its own. Main
  * loop's thread.
  */
-#include <inttypes.h>
 #include <string.h>
 
 #include "migration/states.h"
 #include "qapi/driver-private.h"
-
-static JsonObject *ram_to_json(const FfMigrationInfo *info, unsigned version)
-{
-    JsonObject *ram = json_object_new();
-    bool over = info->status == FF_STATUS_COMPLETED;
-    uint64_t page = info->page_size;
-    uint64_t precopy = info->ram_transferred > info->postcopy_bytes
-                           ? info->ram_transferred - info->postcopy_bytes
-                           : 0;
-    double pages_per_second = page ? info->mbps * 1e6 / 8 / (double)page : 0;
-
-    json_object_set_int_member(ram, "total", (gint64)info->ram_total);
-    json_object_set_int_member(ram, "postcopy-requests", (gint64)info->requests);
-    json_object_set_int_member(ram, "dirty-sync-count", (gint64)info->dirty_sync_count);
-    json_object_set_int_member(ram, "multifd-bytes", 0);
-    json_object_set_int_member(ram, "pages-per-second", (gint64)pages_per_second);
-    json_object_set_int_member(ram, "downtime-bytes", (gint64)info->device_bytes);
-    json_object_set_int_member(ram, "page-size", (gint64)page);
-    json_object_set_int_member(ram, "remaining", over ? 0 : (gint64)info->ram_remaining);
-    json_object_set_int_member(ram, "postcopy-bytes", (gint64)info->postcopy_bytes);
-    json_object_set_double_member(ram, "mbps", info->mbps);
-    json_object_set_int_member(ram, "transferred", (gint64)info->ram_transferred);
-    json_object_set_int_member(ram, "dirty-sync-missed-zero-copy", 0);
-    json_object_set_int_member(ram, "precopy-bytes", (gint64)precopy);
-    json_object_set_int_member(ram, "duplicate", (gint64)info->pages_zero);
-    json_object_set_int_member(ram, "dirty-pages-rate", (gint64)info->dirty_pages_rate);
-    if (version < FF_QEMU_9_1) {
-        json_object_set_int_member(ram, "skipped", 0);
-    }
-    json_object_set_int_member(ram, "normal-bytes", (gint64)(info->pages_normal * page));
-    json_object_set_int_member(ram, "normal", (gint64)info->pages_normal);
-    return ram;
-}
-
-static JsonArray *latency_to_json(const FfMigrationInfo *info)
-{
-    JsonArray *list = json_array_new();
-
-    for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
-        if (info->latency[i]) {
-            JsonArray *pair = json_array_new();
-
-            json_array_add_int_element(pair, i ? INT64_C(1) << i : 0);
-            json_array_add_int_element(pair, (gint64)info->latency[i]);
-            json_array_add_array_element(list, pair);
-        }
-    }
-    return list;
-}
-
-static JsonObject *own_to_json(const FfMigrationInfo *info)
-{
-    JsonObject *own = json_object_new();
-
-    json_object_set_string_member(own, "engine", "farfault");
-    json_object_set_array_member(own, "latency-us", latency_to_json(info));
-    json_object_set_double_member(own, "latency-mean-us", info->latency_mean_us);
-    json_object_set_double_member(own, "latency-p99-us", info->latency_p99_us);
-    json_object_set_int_member(own, "requests", (gint64)info->requests);
-    json_object_set_int_member(own, "pages-bulk", (gint64)info->pages_bulk);
-    json_object_set_int_member(own, "pages-urgent", (gint64)info->pages_urgent);
-    json_object_set_int_member(own, "pages-zero", (gint64)info->pages_zero);
-    json_object_set_int_member(own, "pages-duplicate", (gint64)info->pages_duplicate);
-    json_object_set_int_member(own, "pages-compressed", (gint64)info->pages_compressed);
-    json_object_set_boolean_member(own, "urgent-shared", info->urgent_shared);
-    json_object_set_int_member(own, "bytes-wire", (gint64)info->bytes_wire);
-    json_object_set_int_member(own, "device-bytes", (gint64)info->device_bytes);
-    json_object_set_int_member(own, "device-bytes-wire", (gint64)info->device_wire);
-    if (info->untracked) {
-        json_object_set_string_member(own, "no-precopy", info->untracked);
-    }
-    if (info->half) {
-        json_object_set_object_member(own, "half", ff_half_to_json(info));
-    }
-    return own;
-}
-
-static void source_fields(JsonObject *out, const FfMigrationInfo *info, const FfInfoView *view)
-{
-    switch (info->status) {
-    case FF_STATUS_NONE:
-    case FF_STATUS_SETUP:
-    case FF_STATUS_FAILED:
-    case FF_STATUS_CANCELLED:
-        return;
-    default:
-        break;
-    }
-    if (info->status == FF_STATUS_COMPLETED ||
-        (view->version >= FF_QEMU_8_2 && ff_state_is_postcopy(info->status))) {
-        json_object_set_int_member(out, "downtime", MAX(info->downtime, 0));
-    } else {
-        json_object_set_int_member(out, "expected-downtime",
-                                   info->downtime >= 0            ? info->downtime
-                                   : info->expected_downtime >= 0 ? info->expected_downtime
-                                                                  : (gint64)view->downtime_limit);
-    }
-    json_object_set_int_member(out, "setup-time", info->setup_time);
-    json_object_set_int_member(out, "total-time", info->total_time);
-    json_object_set_object_member(out, "ram", ram_to_json(info, view->version));
-}
-
-static void destination_fields(JsonObject *out, const FfMigrationInfo *info, bool blocktime)
-{
-    /* The source may say "completed" a moment before this side does: whoever has seen it there may
-     * ask here, and with QEMU the two are too near to each other to be told apart. */
-    bool over = info->status == FF_STATUS_COMPLETED ||
-                (info->status == FF_STATUS_POSTCOPY_ACTIVE && info->all_here);
-
-    if (!over || !blocktime) {
-        return;
-    }
-    JsonArray *list = json_array_new();
-
-    for (uint32_t i = 0; i < info->n_vcpus; i++) {
-        json_array_add_int_element(list, info->vcpu_blocktime_ms[i]);
-    }
-    json_object_set_int_member(out, "postcopy-blocktime", info->blocktime_ms);
-    json_object_set_array_member(out, "postcopy-vcpu-blocktime", list);
-}
-
-JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view)
-{
-    JsonObject *out = json_object_new();
-
-    bool over = info->status == FF_STATUS_COMPLETED || info->status == FF_STATUS_FAILED;
-
-    /* QEMU forgets it at the end. */
-    if (info->role == FF_ROLE_DESTINATION && view->socket_address && !over) {
-        json_object_set_array_member(out, "socket-address", json_array_ref(view->socket_address));
-    }
-    if (info->status == FF_STATUS_NONE) {
-        return out;
-    }
-    json_object_set_string_member(out, "status", ff_status_name(info->status));
-    if (info->role == FF_ROLE_SOURCE) {
-        source_fields(out, info, view);
-    } else {
-        destination_fields(out, info, view->blocktime);
-    }
-    if (info->error_desc &&
-        (info->status == FF_STATUS_FAILED || info->status == FF_STATUS_POSTCOPY_PAUSED)) {
-        json_object_set_string_member(out, "error-desc", info->error_desc);
-    }
-    if (info->status != FF_STATUS_SETUP) {
-        json_object_set_object_member(out, "x-farfault", own_to_json(info));
-    }
-    return out;
-}
-
-char *ff_info_summary(const FfMigrationInfo *info)
-{
-    return g_strdup_printf(
-        "farfault: migration %s %s%s%s%s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRIu64
-        " bytes, pages %" PRIu64 " (normal %" PRIu64 ", zero %" PRIu64 ", requested %" PRIu64
-        ", bulk %" PRIu64 "), requests %" PRIu64 ", latency mean %.0f us p99 %.0f us",
-        info->role == FF_ROLE_SOURCE ? "source" : "destination", ff_status_name(info->status),
-        info->error_desc ? " (" : "", info->error_desc ? info->error_desc : "",
-        info->error_desc ? ")" : "", info->total_time, MAX(info->downtime, 0), info->bytes_wire,
-        info->pages_normal + info->pages_zero, info->pages_normal, info->pages_zero,
-        info->pages_urgent, info->pages_bulk, info->requests, info->latency_mean_us,
-        info->latency_p99_us);
-}
-
-static FfInfoView view_of(FfDriver *d)
-{
-    return (FfInfoView){
-        .version = ff_driver_version(d),
-        .downtime_limit = d->downtime_limit,
-        .blocktime = d->blocktime,
-        .socket_address = d->socket_address,
-    };
-}
-
-/* --- kept in the state memfd -------------------------------------------------------------- */
-
-static void store_object(FfDriver *d, JsonObject *object)
-{
-    FfStateHeader *state = d->config.state;
-    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
-    g_autoptr(GString) text = g_string_new(NULL);
-
-    json_node_set_object(node, object);
-    ff_json_print(text, node, ff_qapi_command("query-migrate")->returns);
-    __atomic_store_n(&state->info_len, 0, __ATOMIC_RELEASE);
-    if (text->len <= sizeof(state->info)) {
-        memcpy(state->info, text->str, text->len);
-        /* A new engine, started after this one has died, sees either nothing or the whole. */
-        __atomic_store_n(&state->info_len, (uint32_t)text->len, __ATOMIC_RELEASE);
-    }
-}
-
-void ff_driver_store_info(FfDriver *d, const FfMigrationInfo *info)
-{
-    if (!info) {
-        d->config.state->driver_flags &= ~FF_DRIVER_STOCK_PEER;
-        d->config.state->native[0] = 0;
-        __atomic_store_n(&d->config.state->info_len, 0, __ATOMIC_RELEASE);
-        return;
-    }
-    const FfInfoView view = view_of(d);
-    g_autoptr(JsonObject) object = ff_info_to_json(info, &view);
-
-    store_object(d, object);
-}
-
-void ff_driver_store_native(FfDriver *d, const char *why)
-{
-    /* Whole characters: a client's JSON parser takes nothing else. */
-    g_autofree char *text = g_utf8_make_valid(why, -1);
-    gsize max = sizeof(d->config.state->native) - 1;
-    const char *end = strlen(text) > max ? g_utf8_find_prev_char(text, text + max + 1) : NULL;
-
-    if (end) {
-        text[end - text] = 0;
-    }
-    g_strlcpy(d->config.state->native, text, sizeof(d->config.state->native));
-    ff_driver_log(d, "farfault: QEMU carries the migration: %s", why);
-}
-
-void ff_driver_store_failure(FfDriver *d, FfRole role, const char *why)
-{
-    g_autofree char *desc = g_strdup(why);
-    FfMigrationInfo info = {.role = role, .status = FF_STATUS_FAILED, .error_desc = desc};
-    const FfInfoView view = view_of(d);
-    g_autoptr(JsonObject) object = ff_info_to_json(&info, &view);
-
-    store_object(d, object);
-}
-
-/* --- the command -------------------------------------------------------------------------- */
 
 static JsonNode *object_node(JsonObject *object)
 {
@@ -250,18 +14,6 @@ static JsonNode *object_node(JsonObject *object)
 
     json_node_take_object(node, object);
     return node;
-}
-
-char *ff_driver_stored_status(FfDriver *d)
-{
-    FfStateHeader *state = d->config.state;
-    gsize length = MIN(state->info_len, sizeof(state->info));
-    g_autoptr(JsonNode) node = ff_json_parse(state->info, length, NULL, NULL);
-    const char *status = node && JSON_NODE_HOLDS_OBJECT(node)
-                             ? ff_json_string(json_node_get_object(node), "status")
-                             : NULL;
-
-    return g_strdup(status ? status : ff_status_name(FF_STATUS_NONE));
 }
 
 /* The stored one, with what stands against a migration now: that is QEMU's to say. */
@@ -346,7 +98,7 @@ void ff_handle_query_migrate(FfCall *call)
          * that has come since the start, which a QEMU that migrates would refuse, is not said. */
         g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
 
-        const FfInfoView view = view_of(d);
+        const FfInfoView view = ff_info_view(d);
 
         ff_call_return(call, object_node(ff_info_to_json(info, &view)));
     } else if (d->incoming && ff_incoming_is_native(d->incoming)) {

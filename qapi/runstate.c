@@ -9,6 +9,7 @@
  */
 #include <string.h>
 
+#include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
 static bool holds(FfDriver *d)
