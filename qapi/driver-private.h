@@ -174,8 +174,6 @@ bool ff_capability(JsonNode *capabilities, const char *name);
 void ff_call_give_capabilities(FfCall *call, FfCallInner next);
 /* Takes them away again. */
 void ff_call_take_capabilities(FfCall *call, FfCallInner next);
-/* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
-void ff_call_pass_native(FfCall *call);
 void ff_handle_set_capabilities(FfCall *call);
 void ff_handle_query_capabilities(FfCall *call);
 /* The one line why the engine carries no migration of this guest on this side, NULL if it does. */
@@ -208,6 +206,8 @@ void ff_driver_forget_tls(FfDriver *driver);
 
 /* query.c */
 void ff_handle_query_migrate(FfCall *call);
+
+/* info.c */
 /* What decides about the members beside the migration itself. */
 typedef struct {
     unsigned version;          /* QEMU's */
@@ -226,26 +226,36 @@ char *ff_driver_stored_status(FfDriver *driver);
 void ff_driver_store_native(FfDriver *driver, const char *why);
 void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 
-/* commands.c */
+/* fits.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
  * against the engine, if it is not what the client has set up. */
 bool ff_engine_fits(FfCall *call);
+
+/* keep.c */
+/* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
+void ff_driver_keep(FfDriver *driver, const char *name, int fd);
+
+/* pass-native.c */
+/* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
+void ff_call_pass_native(FfCall *call);
+/* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
+bool ff_call_too_late(FfCall *call);
+
+/* migration-ops.c */
 /* Starts the migration; CONFIG's URI, fd and role are set. The answer of ff_migration_start. */
 bool ff_driver_start(FfDriver *driver, FfMigrationConfig *config, JsonNode *capabilities,
                      const FfStartOps *start_ops, GError **error);
 /* Takes over the migration of an engine that died, as the state memfd has it. */
 void ff_driver_adopt(FfDriver *driver, const FfStartOps *start_ops);
-/* Of migrate. */
-extern const FfStartOps ff_migrate_ops;
-/* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
-void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 /* Destination: the guest is not to run when it has arrived, by -S or by what the client has said
  * before migrate-incoming. */
 bool ff_driver_begins_paused(const FfDriver *driver);
 /* Whether the guest of an engine that died is to stand: the client's last word. */
 bool ff_driver_adopts_paused(const FfDriver *driver);
-/* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
-bool ff_call_too_late(FfCall *call);
+
+/* commands.c */
+/* Of migrate. */
+extern const FfStartOps ff_migrate_ops;
 void ff_handle_migrate(FfCall *call);
 void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);
