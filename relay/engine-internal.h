@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of the engine's side of the relay. engine.c (its life, its requests, commands) stands
  * on the others: engine-process.c, held.c (what outlives it), waiting.c (commands that come while
- * there is none), ping.c (whether it hangs), absence.c (why there is none), spawn.c, hand-incoming.c. One
- * thread; no locks. */
+ * there is none), ping.c (whether it hangs), absence.c (why there is none), spawn.c,
+ * hand-incoming.c. One thread; no locks. */
 #ifndef FF_RELAY_ENGINE_INTERNAL_H
 #define FF_RELAY_ENGINE_INTERNAL_H
 
