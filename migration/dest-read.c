@@ -53,7 +53,10 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
 static void acknowledge(Reader *r)
 {
     /* Not the event, which has a lock: the urgent reader is on the fault path. */
-    if (++r->frames % ACK_EVERY || ff_counted(r->d->ram->done_pages) == r->d->ram->total_pages) {
+    bool all = g_atomic_int_get(&r->d->final) &&
+               ff_counted(r->d->ram->done_pages) == r->d->ram->total_pages;
+
+    if (++r->frames % ACK_EVERY || all) {
         return;
     }
     FfFrame ack = ff_frame(FF_FRAME_ACK, 0);

@@ -25,7 +25,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "fault/fault.h"
 #include "migration/journal.h"
@@ -228,9 +227,6 @@ void ff_plain_clear(FfPlain *plain)
 {
     g_clear_pointer(&plain->channel, ff_channel_free);
     g_clear_pointer(&plain->second, ff_channel_free);
-    if (plain->refused && plain->cfg->fd >= 0) {
-        close(plain->cfg->fd); /* cancelled meanwhile */
-    }
     g_clear_pointer(&plain->refused, g_free);
     g_clear_pointer(&plain->opening, g_bytes_unref);
     g_clear_pointer(&plain->first, g_byte_array_unref);
