@@ -175,7 +175,7 @@ static int open_state(pid_t pid, JsonObject *plan)
     int n = parcel >= 0 ? ff_parcel_look(parcel, fds) : 0;
 
     for (int i = 0; i < n; i++) {
-        if (i == 0) {
+        if (i == 0 && fcntl(fds[i], F_GET_SEALS) >= 0) { /* a memfd, not what opening would start */
             g_autofree char *again = g_strdup_printf("/proc/self/fd/%d", fds[i]);
             state = open(again, O_RDONLY | O_CLOEXEC);
         }

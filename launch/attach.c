@@ -257,6 +257,13 @@ static bool take_state(Attach *a, GError **error)
     if (fd < 0) {
         return false;
     }
+    /* QEMU has put it there: only a memfd is opened, nothing that opening would do something to. */
+    if (fcntl(fd, F_GET_SEALS) < 0) {
+        ff_launch_fail(error, "what process %d keeps as the state of its migrations is no memfd",
+                       (int)a->pid);
+        close(fd);
+        return false;
+    }
     a->state_fd = ff_relay_lock(fd, LOCK_MS);
     close(fd);
     if (a->state_fd == -EWOULDBLOCK) {
