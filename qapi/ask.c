@@ -10,8 +10,9 @@
 #include "net/resolve.h"
 #include "qapi/driver-private.h"
 
-/* Seconds that QEMU may take for one of our own commands; object-add and object-del may take what
- * they need: QEMU may have to clear hundreds of GiB first, and what it has done is to be known. */
+/* Seconds that QEMU may take for one of our own commands. A call that is patient waits as long as
+ * QEMU lives: object-add and object-del, as QEMU may have to clear hundreds of GiB first, and what
+ * gives QEMU a migration. A late answer would be taken for none, and QEMU does it all the same. */
 #define INNER_DEADLINE 10
 
 /* --- asking QEMU ------------------------------------------------------------------------ */

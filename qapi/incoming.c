@@ -360,6 +360,7 @@ static void native_flags_set(FfCall *call, JsonNode *result, const GError *error
     FfIncoming *in = call->driver->incoming;
 
     give_qemu(call->driver);
+    call->patient = true; /* what QEMU has done must be known */
     /* Behind a socket that is connected no other connection can come. */
     if (listens(g_array_index(in->fds, int, in->ready)) &&
         (ff_capability(call->capabilities, "multifd") ||
@@ -379,6 +380,7 @@ static void stock_settings_made(FfCall *call, JsonNode *result, const GError *er
         return;
     }
     give_qemu(call->driver);
+    call->patient = true; /* as above */
     native_many(call);
 }
 
@@ -664,6 +666,20 @@ static char *private_path(JsonNode *info)
     return path && ff_private_name_is_one(path) ? g_strdup(path) : NULL;
 }
 
+/* Only when QEMU has its settings back: without its credentials it would take anybody. */
+static void splice_again(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(JsonNode) log = d->config.port->view(d->config.port_opaque, false);
+
+    if (log) {
+        give_up(d, "QEMU's settings for an incoming migration cannot be restored");
+    } else if (d->incoming) {
+        start_splices(d);
+    }
+    started(call);
+}
+
 /* QEMU waits for connections at the socket of the engine before this one, or has the connection
  * itself. */
 static void begun_already(FfCall *call, JsonNode *result, const GError *error)
@@ -674,10 +690,10 @@ static void begun_already(FfCall *call, JsonNode *result, const GError *error)
     set_native(d);
     if (d->incoming && path) {
         d->incoming->name = ff_private_name_adopt(path);
-        start_splices(d);
-    } else {
-        forget(d);
+        ff_call_when_settled(call, splice_again);
+        return;
     }
+    forget(d);
     started(call);
 }
 
@@ -724,6 +740,7 @@ static void version_known(FfCall *call, JsonNode *result, const GError *error)
  * first answer comes behind QEMU's greeting, which says the version. */
 static void find_out(FfCall *call)
 {
+    call->patient = true;
     ff_call_inner(call, "query-version", NULL, version_known);
 }
 
@@ -1052,6 +1069,7 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
     }
     if (target.kind == FF_TARGET_OTHER) {
         d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
+        call->patient = true;
         ff_call_inner(call, "migrate-incoming", uri_argument(NULL, uri), qemu_listens);
     } else {
         listen_at(call, &target);

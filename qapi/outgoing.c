@@ -181,6 +181,7 @@ static void migrate(FfCall *call, char *uri)
     show_events(call->driver);
     json_object_set_string_member(args, "uri", uri);
     g_free(uri);
+    call->patient = true; /* what QEMU has done must be known */
     ff_call_inner(call, "migrate", args, started);
 }
 

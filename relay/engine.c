@@ -282,9 +282,12 @@ static bool hand_incoming(FfRelay *relay)
     if (!qemu_may_listen(relay) || engine->handing) {
         return engine->handing;
     }
+    uint32_t before = relay->state->driver_flags;
+    relay->state->driver_flags |= FF_DRIVER_GIVING_BACK; /* for who comes if this process dies */
     engine->handing =
         ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed, relay);
     if (!engine->handing) {
+        relay->state->driver_flags = before;
         ff_relay_log(relay, "QEMU's private monitor: %s", g_strerror(errno));
         return false;
     }
