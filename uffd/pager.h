@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Where missing content comes from (a pager), and who is told what becomes of a space. A new pager
- * provides the functions of FfPager that it needs; the content itself it hands in by place.h, from
- * any thread, when it has it.
+ * provides request(), and the other functions of FfPager if it needs them; the content itself it
+ * hands in by place.h, when it has it, from any thread but the space's fault thread.
+ * tests/uffd/rig.c is an example.
  */
 #ifndef FF_UFFD_PAGER_H
 #define FF_UFFD_PAGER_H
@@ -18,11 +19,12 @@ typedef enum {
 } FfRemoved;
 
 /*
- * Whom a space asks. All are called by the fault thread, and can be NULL: allocate nothing, wait
- * for nothing. -errno where something can fail: the space has failed then.
+ * Whom a space asks. The fault thread calls them: allocate nothing, wait for nothing. -errno where
+ * something can fail: the space has failed then. All but request() can be NULL.
  */
 struct FfPager {
-    /* Somebody waits for N runs. Each page is asked for once, until ff_place_forget(). */
+    /* Somebody waits for N runs. NULL: a space where nobody can (all present, protect.h). Each page
+     * is asked for once, until ff_place_forget(). */
     int (*request)(FfPager *p, const FfRun *runs, unsigned n);
     /* The first write to a protected page. With a buffer (protect.h) its old content is kept by now
      * and the writer goes on; a thread that gives a slot of a full buffer back may call this, too.
