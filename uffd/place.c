@@ -99,10 +99,18 @@ static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_
     if (rc != -EEXIST || ps <= SMALL_PAGE || op == FF_UFFD_CONTINUE) {
         return rc;
     }
-    int there = ff_uffd_present(s->cfg.uffd, addr, ps);
+    /* As ff_uffd_present(), but once: EAGAIN ends only when the fault thread has read the event,
+     * for which the caller has to leave the space. */
+    uint64_t done = 0;
+    int there =
+        ff_space_check(s, ff_uffd_try(s->cfg.uffd, FF_UFFD_CONTINUE, addr, NULL, ps, &done));
     if (there == -EINVAL && s->cfg.pagemap_fd >= 0) {
         /* A page that only the file has cannot be told from none here. */
         there = ff_pagemap_mapped(s->cfg.pagemap_fd, addr);
+    } else if (there == -EFAULT) {
+        there = 0;
+    } else if (there == 0 || there == -EEXIST || there == -EIO) {
+        there = 1;
     }
     return there == 0 ? -ENOMEM : there < 0 ? there : -EEXIST;
 }
