@@ -54,7 +54,9 @@ static void put_zeros(GByteArray *b, size_t to)
     size_t from = b->len;
 
     g_byte_array_set_size(b, to);
-    memset(b->data + from, 0, to - from);
+    if (to > from) { /* an empty array has no data */
+        memset(b->data + from, 0, to - from);
+    }
 }
 
 static void put_at(SavedFile *f, uint32_t at, uint64_t value, unsigned n)
