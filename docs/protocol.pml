@@ -5,7 +5,7 @@
  *
  *   scripts/check-model         checks every property below, and that the model can fail
  *
- * Names that begin with FF_ are those of the code (state/state.h, migration/migration.h,
+ * Names that begin with FF_ are those of the code (state/state.h, migration/config.h,
  * net/frame.h); scripts/check-model compares them. One process is one side: its sequence of
  * engines, since an engine that dies is followed by one that knows what is stored (s_phase,
  * s_right, s_epoch; d_phase, d_right, d_epoch, have) and what is real (who runs, what is in
