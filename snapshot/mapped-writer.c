@@ -13,7 +13,7 @@
 #include "snapshot/encode.h"
 #include "snapshot/mapped.h"
 #include "snapshot/pageset.h"
-#include "snapshot/write.h"
+#include "snapshot/tail.h"
 
 /* QEMU's, so that direct I/O works on any device. */
 #define ALIGNMENT (1ull << 20)
@@ -188,5 +188,5 @@ bool ff_mapped_writer_end(FfMappedWriter *w, GError **error)
     ff_encode_end(b, w->s);
     return ff_output_write(w->o, w->base, w->head->data, w->head->len, error) &&
            ff_output_seek(w->o, w->end, error) && ff_output_append(w->o, b->data, b->len, error) &&
-           ff_write_copy(w->s, w->o, w->s->tail, w->s->end, error) && ff_output_flush(w->o, error);
+           ff_tail_copy(w->s, w->o, error) && ff_output_flush(w->o, error);
 }

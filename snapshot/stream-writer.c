@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "snapshot/encode.h"
-#include "snapshot/write.h"
+#include "snapshot/tail.h"
 
 bool ff_stream_writer_begin(FfStreamWriter *w, const FfSaved *s, FfOutput *o, GError **error)
 {
@@ -68,6 +68,6 @@ bool ff_stream_writer_end(FfStreamWriter *w, GError **error)
 
     ff_encode_eos(b, w->s);
     ff_encode_end(b, w->s);
-    return ff_output_append(w->o, b->data, b->len, error) &&
-           ff_write_copy(w->s, w->o, w->s->tail, w->s->end, error) && ff_output_flush(w->o, error);
+    return ff_output_append(w->o, b->data, b->len, error) && ff_tail_copy(w->s, w->o, error) &&
+           ff_output_flush(w->o, error);
 }

@@ -111,3 +111,18 @@ bool ff_tail_check(FfSaved *s, GError **error)
                 "not end with "
                 "QEMU's description of it");
 }
+
+bool ff_tail_copy(const FfSaved *s, FfOutput *o, GError **error)
+{
+    g_autofree uint8_t *piece = g_malloc(PIECE);
+
+    for (uint64_t at = s->tail; at < s->end;) {
+        size_t n = MIN(s->end - at, PIECE);
+
+        if (!ff_input_read(s->in, at, piece, n, error) || !ff_output_append(o, piece, n, error)) {
+            return false;
+        }
+        at += n;
+    }
+    return true;
+}

@@ -9,11 +9,14 @@
 #ifndef FF_SNAPSHOT_TAIL_H
 #define FF_SNAPSHOT_TAIL_H
 
+#include "snapshot/output.h"
 #include "snapshot/saved.h"
 
 /* After ff_records_walk(). Sets FfSaved.end to the end of the description; zeros may follow it (a
  * block device is larger than what was written to it). FALSE and ERROR (G_IO_ERROR): it is not the
  * file's end. */
 bool ff_tail_check(FfSaved *s, GError **error);
+/* Then: appends device state and description to O, byte for byte. */
+bool ff_tail_copy(const FfSaved *s, FfOutput *o, GError **error);
 
 #endif

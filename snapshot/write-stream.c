@@ -103,18 +103,3 @@ bool ff_write_stream(FfSaved *s, FfOutput *o, uint64_t base, GError **error)
     }
     return ff_output_seek(o, base, error) && put_all(s, o, error);
 }
-
-bool ff_write_copy(const FfSaved *s, FfOutput *o, uint64_t at, uint64_t end, GError **error)
-{
-    g_autofree uint8_t *piece = g_malloc(PIECE);
-
-    while (at < end) {
-        size_t n = MIN(end - at, PIECE);
-
-        if (!ff_input_read(s->in, at, piece, n, error) || !ff_output_append(o, piece, n, error)) {
-            return false;
-        }
-        at += n;
-    }
-    return true;
-}

@@ -16,7 +16,5 @@
 bool ff_write_mapped(FfSaved *s, FfOutput *o, uint64_t base, GError **error);
 /* An ordinary stream, from mapped-ram. */
 bool ff_write_stream(FfSaved *s, FfOutput *o, uint64_t base, GError **error);
-/* Bytes [AT, END) of S's file, in a row. */
-bool ff_write_copy(const FfSaved *s, FfOutput *o, uint64_t at, uint64_t end, GError **error);
 
 #endif
