@@ -40,15 +40,27 @@ typedef struct {
     FfSpace *s;
     FfRun request[BATCH];
     unsigned n;
-    uint64_t fresh; /* pages that events have made unwanted */
+    FfPresent fresh; /* pages that events have made unwanted */
     int64_t now;
-    int rc;    /* the first failure */
-    bool dead; /* nothing can be read any more */
+    int rc;            /* the first failure */
+    FfRun failed_page; /* of which; n is 0 where it is not known */
+    bool dead;         /* nothing can be read any more */
 } Batch;
+
+static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
+{
+    if (!b->rc) {
+        b->rc = rc;
+        b->failed_page = (FfRun){block, page, 1};
+    }
+}
 
 static void failed(Batch *b, int rc)
 {
-    b->rc = b->rc ? b->rc : rc;
+    if (!b->rc) {
+        b->rc = rc;
+        b->failed_page = (FfRun){0};
+    }
 }
 
 /* ---- events: the space is locked ---------------------------------------------------------------
@@ -70,7 +82,9 @@ static void remove_run(FfSpace *s, const FfRun *run, void *opaque)
     if (s->protect && is_lost) {
         ff_protect_removed(s->protect, run);
     }
-    r->b->fresh += ff_place_unwanted(s, run);
+    uint64_t fresh = ff_place_unwanted(s, run);
+    r->b->fresh.pages += fresh;
+    r->b->fresh.bytes += fresh * s->blocks[run->block].backing.page_size;
     if (pager && pager->removed) {
         pager->removed(pager, run, r->why);
     }
@@ -165,7 +179,7 @@ static void handle_write(Batch *b, unsigned block, uint64_t page)
         rc = ff_protect_lift(s, &run);
     }
     if (rc < 0 && rc != -ESRCH) {
-        failed(b, rc);
+        failed_at(b, block, page, rc);
     }
 }
 
@@ -179,16 +193,28 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
     } else if (rc < 0) {
         /* It waits on. Observer: ff_faults_ask_again(), which wakes everybody then. */
         __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
-        failed(b, rc);
+        failed_at(b, block, page, rc);
         return;
     }
-    ff_waits_end(&b->s->waits, block, page, 1, NULL, NULL);
+    ff_space_end_waits(b->s, block, page, 1);
 }
 
 static void request(Batch *b, unsigned block, uint64_t page)
 {
     if (ff_bitmap_set(&b->s->blocks[block].requested, page)) {
         b->request[b->n++] = (FfRun){block, page, 1};
+    }
+}
+
+static void note_wait(Batch *b, unsigned block, uint64_t page, int32_t tid)
+{
+    const FfSpaceConfig *cfg = &b->s->cfg;
+    FfWait *wait = ff_waits_free_slot(&b->s->waits);
+
+    if (wait) {
+        int32_t who =
+            cfg->ops && cfg->ops->wait_began ? cfg->ops->wait_began(tid, b->now, cfg->opaque) : tid;
+        ff_waits_begin(&b->s->waits, wait, block, page, who, b->now);
     }
 }
 
@@ -212,10 +238,7 @@ static void handle_pagefault(Batch *b, const struct uffd_msg *msg)
     } else {
         ff_space_count(s, missing);
     }
-    FfWait *wait = ff_waits_free_slot(&s->waits);
-    if (wait) {
-        ff_waits_begin(&s->waits, wait, block, page, msg->arg.pagefault.feat.ptid, b->now);
-    }
+    note_wait(b, block, page, msg->arg.pagefault.feat.ptid);
     /* Against mark() in place.c: the wait is noted before the bitmap is looked at. */
     if (ff_bitmap_test(&s->blocks[block].placed, page)) {
         answer_again(b, block, page, minor, addr);
@@ -313,8 +336,8 @@ static void answer(Batch *b)
         }
     }
     ask(b);
-    ff_place_tell(b->s, b->fresh);
-    b->fresh = 0;
+    ff_place_tell(b->s, &b->fresh);
+    b->fresh = (FfPresent){.as = FF_PRESENT_NOTHING};
 }
 
 /* FALSE: the end. */
@@ -337,23 +360,27 @@ static bool wait_for_messages(Batch *b)
     return !b->dead && !pfd[1].revents;
 }
 
+static void tell_failed(const Batch *b)
+{
+    const FfSpaceOps *ops = b->s->cfg.ops;
+
+    if (b->rc < 0 && ops && ops->failed) {
+        ops->failed(b->failed_page.n ? &b->failed_page : NULL, b->rc, b->s->cfg.opaque);
+    }
+}
+
 void ff_faults_run(FfSpace *s)
 {
-    const FfSpaceOps *ops = s->cfg.ops;
-    Batch b = {.s = s};
+    Batch b = {.s = s, .fresh = {.as = FF_PRESENT_NOTHING}};
 
     ff_space_set_fault_thread(s);
     while (!b.dead && wait_for_messages(&b)) {
         tell_deferred(s);
         answer(&b);
-        if (b.rc < 0 && !b.dead && ops && ops->failed) {
-            ops->failed(b.rc, s->cfg.opaque); /* of one page; it goes on */
-        }
-        b.rc = b.dead ? b.rc : 0;
+        tell_failed(&b); /* of one page: it continues; or it is dead */
+        b.rc = 0;
     }
-    if (b.dead && ops && ops->failed) {
-        ops->failed(b.rc, s->cfg.opaque);
-    }
+    tell_failed(&b);
     tell_deferred(s);
     ff_space_set_fault_thread(NULL);
 }

@@ -8,6 +8,8 @@
 #ifndef FF_UFFD_PAGER_H
 #define FF_UFFD_PAGER_H
 
+#include <stdint.h>
+
 #include "uffd/run.h"
 
 typedef struct FfSpace FfSpace;
@@ -38,19 +40,41 @@ struct FfPager {
     void (*removed)(FfPager *p, const FfRun *run, FfRemoved why);
 };
 
-/* Who is told; each can be NULL. */
+typedef enum {
+    FF_PRESENT_CONTENT, /* a content was placed, or is in the file */
+    FF_PRESENT_ZEROS,
+    FF_PRESENT_NOTHING, /* nothing was: they were there, are lost (poison), or not wanted any more
+                         */
+} FfPresentAs;
+
+/* What has become of pages, by one step of placing. */
 typedef struct {
-    /* N more pages need nothing from the pager any more. Whoever placed them. */
-    void (*present)(uint64_t n, void *opaque);
-    /* So do all. Called once, and again if pages were forgotten in between. */
+    FfPresentAs as;
+    uint64_t pages, bytes; /* that needed something from the pager before, and do not any more */
+    uint64_t duplicate;    /* pages whose content was dropped, as they are there or were placed */
+} FfPresent;
+
+/* Who is told; each can be NULL. The fault thread calls some of them: as with FfPager. */
+typedef struct {
+    /* Pages are present, and marked. Whoever placed them. */
+    void (*present)(const FfPresent *p, void *opaque);
+    /* All are, and present() has said so. Called once, and again if pages were forgotten in
+     * between. */
     void (*complete)(void *opaque);
+    /* The thread TID of the process (0: not known) begins to wait for a page; NOW_US is monotonic.
+     * Returns what stands for it in wait_ended(). Fault thread; not if the table of waits is full.
+     */
+    int32_t (*wait_began)(int32_t tid, int64_t now_us, void *opaque);
+    /* A wait that began at SINCE_US has ended, before present(). Whoever placed the page. */
+    void (*wait_ended)(int32_t who, int64_t since_us, void *opaque);
     /* The process has forked, and CHILD, which is the callee's from now on, is the space of the new
      * one: nobody answers its faults before ff_space_set_pager() and ff_faults_run(). The parent is
      * locked. Fault thread. Without this the space must have no UFFD_FEATURE_EVENT_FORK. */
     void (*forked)(FfSpace *child, void *opaque);
-    /* -errno. Somebody waits, and goes on waiting until the owner does something. Fault thread;
-     * from protect.h whoever gives a slot back. */
-    void (*failed)(int rc, void *opaque);
+    /* -errno. Somebody waits for RUN, and continues to wait until the owner does something; RUN is
+     * NULL where it is not known for what. Fault thread; from protect.h whoever gives a slot back.
+     */
+    void (*failed)(const FfRun *run, int rc, void *opaque);
 } FfSpaceOps;
 
 #endif

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 
+#include "fault/fault.h"
 #include "uffd/pagemap.h"
 #include "uffd/space-internal.h"
 #include "uffd/uffd.h"
@@ -31,31 +32,34 @@
 /* ---- marks -------------------------------------------------------------------------------------
  */
 
-/* Marks N pages, which are at ADDR. Returns how many were missing. */
-static uint64_t mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr)
+/* Marks N pages, which are at ADDR, and adds those that were missing to P. */
+static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr, FfPresent *p)
 {
     FfSpaceBlock *b = &s->blocks[block];
     uint64_t fresh = ff_bitmap_set_run(&b->placed, page, n);
 
-    if (ff_waits_end(&s->waits, block, page, n, NULL, NULL)) {
+    if (ff_space_end_waits(s, block, page, n)) {
         /* Whoever waits may have come after the ioctl that woke the others: the process has given
          * the page back in between. It is told again, and the mark is found. */
         ff_uffd_wake(s->cfg.uffd, addr, n * b->backing.page_size);
     }
-    return fresh;
+    p->pages += fresh;
+    p->bytes += fresh * b->backing.page_size;
 }
 
-void ff_place_tell(FfSpace *s, uint64_t n)
+void ff_place_tell(FfSpace *s, const FfPresent *p)
 {
     const FfSpaceOps *ops = s->cfg.ops;
 
-    if (!n) {
+    if (!p->pages && !p->duplicate) {
         return;
     }
-    bool all = __atomic_add_fetch(&s->done_pages, n, __ATOMIC_ACQ_REL) == s->total_pages;
+    /* Told in this order: who is told that all are present knows of each of them. */
     if (ops && ops->present) {
-        ops->present(n, s->cfg.opaque);
+        ops->present(p, s->cfg.opaque);
     }
+    bool all = p->pages &&
+               __atomic_add_fetch(&s->done_pages, p->pages, __ATOMIC_ACQ_REL) == s->total_pages;
     if (all && ops && ops->complete) {
         ops->complete(s->cfg.opaque);
     }
@@ -66,7 +70,7 @@ uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run)
     uint64_t fresh = ff_bitmap_set_run(&s->blocks[run->block].placed, run->first, run->n);
 
     /* Whoever waits for them is woken by the caller, who knows where. */
-    ff_waits_end(&s->waits, run->block, run->first, run->n, NULL, NULL);
+    ff_space_end_waits(s, run->block, run->first, run->n);
     return fresh;
 }
 
@@ -92,6 +96,13 @@ void ff_place_forget(FfSpace *s, const FfRun *run)
 
 /* ---- placing -----------------------------------------------------------------------------------
  */
+
+static const FfPresentAs present_as[] = {
+    [FF_UFFD_COPY] = FF_PRESENT_CONTENT,
+    [FF_UFFD_ZERO] = FF_PRESENT_ZEROS,
+    [FF_UFFD_CONTINUE] = FF_PRESENT_CONTENT,
+    [FF_UFFD_POISON] = FF_PRESENT_NOTHING,
+};
 
 /* RC, which placing the page at ADDR came to, or what EEXIST stands for. */
 static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_t ps)
@@ -142,9 +153,9 @@ static uint64_t same_state(const FfSpaceBlock *b, uint64_t page, uint64_t n, boo
 }
 
 /* As much as one ioctl does of the first pages of RUN, which are missing. *DONE need nothing any
- * more; *FRESH of them were missing. */
+ * more; P says what has become of them. */
 static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *data,
-                         uint64_t *done, uint64_t *fresh)
+                         uint64_t *done, FfPresent *p)
 {
     uint64_t ps = s->blocks[run->block].backing.page_size, len, bytes;
     uint64_t addr = ff_space_find_addr(s, run->block, run->first, &len);
@@ -155,12 +166,17 @@ static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *
     }
     int rc = try_at(s, op, ps, addr, MIN(run->n * ps, len), data, &bytes);
     *done = bytes / ps;
+    if (*done) {
+        FF_FAULT_AT("placed");
+    }
     if (rc == -EEXIST) {
         ff_uffd_wake(s->cfg.uffd, addr, ps);
-        *done = 1;
+        *done = p->duplicate = 1;
         rc = 0;
     }
-    *fresh = *done ? mark(s, run->block, run->first, *done, addr) : 0;
+    if (*done) {
+        mark(s, run->block, run->first, *done, addr, p);
+    }
     return rc;
 }
 
@@ -168,17 +184,19 @@ static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *
  */
 static int place_some(FfSpace *s, FfUffdOp op, FfRun run, const void *data, uint64_t *done)
 {
-    uint64_t fresh = 0;
+    FfPresent p = {.as = present_as[op]};
     bool missing;
     int rc = 0;
 
     uint64_t seen = ff_space_enter(s);
     run.n = *done = same_state(&s->blocks[run.block], run.first, run.n, &missing);
     if (missing) {
-        rc = place_missing(s, op, &run, data, done, &fresh);
+        rc = place_missing(s, op, &run, data, done, &p);
+    } else {
+        p.duplicate = run.n;
     }
     ff_space_leave(s);
-    ff_place_tell(s, fresh);
+    ff_place_tell(s, &p);
     return rc == -EAGAIN ? ff_space_wait_change(s, seen) : rc;
 }
 

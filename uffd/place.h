@@ -37,7 +37,7 @@ int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor);
 /* RUN needs no content any more, the space being locked. Returns how many pages of it were missing,
  * for ff_place_tell() when it is not. */
 uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run);
-/* N more pages are placed. */
-void ff_place_tell(FfSpace *s, uint64_t n);
+/* Says so to the owner of the space. */
+void ff_place_tell(FfSpace *s, const FfPresent *p);
 
 #endif

@@ -329,7 +329,7 @@ void ff_protect_release(FfProtect *p, unsigned slot)
     const FfSpaceOps *ops = p->s->cfg.ops;
 
     if (rc < 0 && ops && ops->failed) {
-        ops->failed(rc, p->s->cfg.opaque);
+        ops->failed(NULL, rc, p->s->cfg.opaque);
     }
 }
 

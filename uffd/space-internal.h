@@ -79,6 +79,9 @@ bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *p
 /* The same the other way; *RUN bytes from there on are in one range. 0: it has no address. */
 uint64_t ff_space_find_addr(const FfSpace *s, unsigned block, uint64_t page, uint64_t *run);
 
+/* Ends every wait for N pages of BLOCK from PAGE on. TRUE: there was one. Any thread. */
+bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n);
+
 /* Changes, under the lock. FN is called for each run of pages in [START, END), by address. */
 typedef void (*FfSpaceRunFunc)(FfSpace *s, const FfRun *run, void *opaque);
 void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn, void *opaque);

@@ -402,6 +402,12 @@ void ff_space_cancel(FfSpace *s)
     pthread_mutex_unlock(&s->changed_lock);
 }
 
+bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n)
+{
+    return ff_waits_end(&s->waits, block, page, n, s->cfg.ops ? s->cfg.ops->wait_ended : NULL,
+                        s->cfg.opaque);
+}
+
 /* More than there is room for: everybody is told again, as those would be. */
 void ff_space_defer(FfSpace *s, uint64_t addr)
 {

@@ -134,12 +134,15 @@ static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
     pthread_mutex_unlock(&r->lock);
 }
 
-static void on_present(uint64_t n, void *opaque)
+static void on_present(const FfPresent *p, void *opaque)
 {
     Rig *r = opaque;
 
+    g_assert_cmpuint(p->bytes, ==, p->pages * r->page_size);
     pthread_mutex_lock(&r->lock);
-    r->present += n;
+    r->present += p->pages;
+    r->present_as[p->as] += p->pages;
+    r->duplicate += p->duplicate;
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -153,12 +156,43 @@ static void on_complete(void *opaque)
     pthread_mutex_unlock(&r->lock);
 }
 
-static void on_failed(int rc, void *opaque)
+/* Each wait is a number of its own. */
+static int32_t on_wait_began(int32_t tid, int64_t now_us, void *opaque)
 {
     Rig *r = opaque;
 
     pthread_mutex_lock(&r->lock);
-    r->failed = r->failed ? r->failed : rc;
+    int32_t number = r->began++;
+    if (number < RIG_WAITS) {
+        r->waits[number] = (RigWait){tid, now_us};
+    }
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+    return number;
+}
+
+static void on_wait_ended(int32_t who, int64_t since_us, void *opaque)
+{
+    Rig *r = opaque;
+
+    pthread_mutex_lock(&r->lock);
+    r->ended++;
+    if (who < RIG_WAITS) {
+        g_assert_cmpint(since_us, ==, r->waits[who].since_us);
+        r->waits[who].ended++;
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void on_failed(const FfRun *run, int rc, void *opaque)
+{
+    Rig *r = opaque;
+
+    pthread_mutex_lock(&r->lock);
+    if (!r->failed) {
+        r->failed = rc;
+        r->failed_page = run ? (int64_t)run->first : -1;
+    }
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }
@@ -174,7 +208,12 @@ static void on_forked(FfSpace *child, void *opaque)
     pthread_mutex_unlock(&r->lock);
 }
 
-static const FfSpaceOps ops = {on_present, on_complete, on_forked, on_failed};
+static const FfSpaceOps ops = {.present = on_present,
+                               .complete = on_complete,
+                               .wait_began = on_wait_began,
+                               .wait_ended = on_wait_ended,
+                               .forked = on_forked,
+                               .failed = on_failed};
 
 static gpointer filler(gpointer p)
 {
@@ -209,6 +248,15 @@ void rig_wait_asked(Rig *r, unsigned n)
 {
     pthread_mutex_lock(&r->lock);
     while (r->asked_all < n) {
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+void rig_wait_began(Rig *r, unsigned n)
+{
+    pthread_mutex_lock(&r->lock);
+    while (r->began < n) {
         pthread_cond_wait(&r->changed, &r->lock);
     }
     pthread_mutex_unlock(&r->lock);

@@ -22,6 +22,14 @@ typedef enum { RIG_MEMFD, RIG_SHMEM_HUGE, RIG_HUGETLB, RIG_ANON, RIG_KINDS } Rig
 #define RIG_ALL (RIG_BIT(RIG_KINDS) - 1)
 #define RIG_FILES (RIG_ALL & ~RIG_BIT(RIG_ANON))
 
+/* Of the first waits that began. */
+#define RIG_WAITS 64
+typedef struct {
+    int32_t tid;
+    int64_t since_us;
+    unsigned ended; /* times */
+} RigWait;
+
 typedef struct Rig Rig;
 struct Rig {
     FfPager pager; /* first: what the space calls with is the rig */
@@ -45,16 +53,20 @@ struct Rig {
     pthread_cond_t changed;
     FfRun *queue; /* lock; requests that the filler has not taken */
     unsigned queue_len, queue_cap;
-    bool end;            /* lock */
-    unsigned *asked;     /* lock; by page */
-    unsigned asked_all;  /* lock */
-    unsigned removed[2]; /* lock; pages by FfRemoved */
-    unsigned completed;  /* lock */
-    uint64_t present;    /* lock */
-    unsigned written;    /* lock */
-    unsigned full;       /* lock */
-    int failed;          /* lock; the first one */
-    FfSpace *child;      /* lock */
+    bool end;                                               /* lock */
+    unsigned *asked;                                        /* lock; by page */
+    unsigned asked_all;                                     /* lock */
+    unsigned removed[2];                                    /* lock; pages by FfRemoved */
+    unsigned completed;                                     /* lock */
+    uint64_t present;                                       /* lock */
+    uint64_t present_as[FF_PRESENT_NOTHING + 1], duplicate; /* lock */
+    RigWait waits[RIG_WAITS];                               /* lock */
+    unsigned began, ended;                                  /* lock */
+    unsigned written;                                       /* lock */
+    unsigned full;                                          /* lock */
+    int failed;                                             /* lock; the first one */
+    int64_t failed_page;                                    /* lock; -1: not known */
+    FfSpace *child;                                         /* lock */
 };
 
 /* What the memory holds in the end. */
@@ -87,6 +99,8 @@ void rig_populate(Rig *r);
 unsigned rig_asked(Rig *r);
 /* Waits until the pager was asked for N pages in all. */
 void rig_wait_asked(Rig *r, unsigned n);
+/* Waits until N waits have begun in all. */
+void rig_wait_began(Rig *r, unsigned n);
 /* Waits until all was placed for the Nth time: who reads the last page comes before its mark. */
 void rig_wait_completed(Rig *r, unsigned n);
 

@@ -43,6 +43,13 @@ static void test_missing(RigKind kind)
     g_assert_cmpuint(ff_space_counts(r->s).missing, ==, r->n_pages);
     g_assert_cmpuint(r->asked_all, ==, r->n_pages);
     g_assert_cmpuint(r->present, ==, r->n_pages);
+    /* Each wait has begun and ended once, and is that of this thread. */
+    g_assert_cmpuint(r->began, ==, r->n_pages);
+    g_assert_cmpuint(r->ended, ==, r->n_pages);
+    for (unsigned i = 0; i < MIN(r->n_pages, RIG_WAITS); i++) {
+        g_assert_cmpint(r->waits[i].tid, ==, gettid());
+        g_assert_cmpuint(r->waits[i].ended, ==, 1);
+    }
     rig_free(r);
 }
 
@@ -142,7 +149,8 @@ static void test_zero(RigKind kind)
     for (unsigned i = 0; i < r->n_pages; i++) {
         rig_check(r, i, rig_page(r, i));
     }
-    g_assert_cmpuint(r->present, ==, r->n_pages);
+    g_assert_cmpuint(r->present_as[FF_PRESENT_ZEROS], ==, r->n_pages);
+    g_assert_cmpuint(r->duplicate, ==, r->n_pages);
     rig_free(r);
 }
 
@@ -164,6 +172,8 @@ static void test_copy(RigKind kind)
     for (unsigned i = 0; i < r->n_pages; i++) {
         g_assert_cmpint(rig_page(r, i)[0], ==, 0x5a);
     }
+    g_assert_cmpuint(r->present_as[FF_PRESENT_CONTENT], ==, r->n_pages);
+    g_assert_cmpuint(r->duplicate, ==, r->n_pages);
     rig_free(r);
 }
 
@@ -186,6 +196,7 @@ static void test_partial(RigKind kind)
     rig_fill_pattern(r, &(FfRun){0, 0, r->n_pages});
     assert_all_done(r, 1);
     g_assert_cmpuint(r->present, ==, r->n_pages);
+    g_assert_cmpuint(r->duplicate, ==, r->n_pages / 3);
     for (unsigned i = 0; i < r->n_pages; i++) {
         if (i % 3 == 2) {
             g_assert_cmpint(memcmp(rig_page(r, i), other, r->page_size), ==, 0);
@@ -362,6 +373,28 @@ static void test_given_back(RigKind kind)
     assert_all_done(r, 1);
     g_assert_cmpuint(ff_space_counts(r->s).missing, ==, r->n_pages / 2);
     g_assert_cmpuint(r->asked_all, ==, 0);
+    g_assert_cmpuint(r->began, ==, r->n_pages / 2);
+    g_assert_cmpuint(r->ended, ==, r->n_pages / 2);
+    rig_free(r);
+}
+
+/* Zeros for a page that is there, again and again: an error in the end, and no endless round. The
+ * first time they are placed. */
+static void test_in_vain(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+    unsigned n = 0;
+
+    if (!r) {
+        return;
+    }
+    while (n < 100000 && ff_place_again(r->s, 0, 3, false) == 0) {
+        n++;
+    }
+    g_test_message("an error after %u times", n);
+    g_assert_cmpuint(n, >, 4096); /* as many may wait at once */
+    g_assert_cmpuint(n, <, 100000);
+    g_assert_cmpint(ff_place_again(r->s, 0, 4, false), ==, 0); /* of that page only */
     rig_free(r);
 }
 
@@ -436,6 +469,7 @@ int main(int argc, char **argv)
     rig_add("/space/minor", RIG_FILES, test_minor);
     rig_add("/space/minor-again", RIG_FILES, test_minor_again);
     rig_add("/space/given-back", RIG_ALL, test_given_back);
+    rig_add("/space/in-vain", RIG_ALL, test_in_vain);
     rig_add("/space/forget", RIG_ALL, test_forget);
     rig_add("/space/ranges", RIG_ALL, test_ranges);
     return g_test_run();
