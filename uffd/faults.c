@@ -18,8 +18,8 @@
  * read: from the read on the space is locked, and in there the pages become unwanted. What is
  * placed afterwards is zeros, for whoever misses it.
  *
- * Threads: the fault thread. System calls: poll, read (uffd), write (eventfd), ioctl(UFFDIO_*),
- * close.
+ * Threads: the fault thread. System calls: poll, read (uffd, eventfd), write (eventfd),
+ * ioctl(UFFDIO_*), close.
  */
 #include "uffd/faults.h"
 
@@ -191,7 +191,7 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
     if (rc == -EAGAIN) {
         ff_space_defer(b->s, addr);
     } else if (rc < 0) {
-        /* It waits on. Observer: ff_faults_ask_again(), which wakes everybody then. */
+        /* It waits on. Observer: ff_faults_again(), which wakes everybody then. */
         __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
         failed_at(b, block, page, rc);
         return;
@@ -260,13 +260,49 @@ static void ask(Batch *b)
     }
 }
 
-void ff_faults_ask_again(FfSpace *s)
+/* Who was noted by a thread before this one keeps its wait: when it began, it began. */
+static void ask_noted(Batch *b)
 {
-    for (unsigned i = 0; i < s->n_blocks; i++) {
-        ff_bitmap_clear_run(&s->blocks[i].requested, 0, s->blocks[i].n_pages);
+    FfSpace *s = b->s;
+    uint32_t high = __atomic_load_n(&s->waits.high, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < high; i++) {
+        unsigned block;
+        uint64_t page;
+        if (ff_waits_get(&s->waits, i, &block, &page) &&
+            !ff_bitmap_test(&s->blocks[block].placed, page)) {
+            request(b, block, page);
+        }
+        if (b->n == BATCH) {
+            ask(b);
+        }
     }
-    __atomic_store_n(&s->waits.overflow, 0, __ATOMIC_RELEASE);
-    ff_space_wake_all(s);
+    ask(b);
+}
+
+static void forget_requests(FfSpaceBlock *b)
+{
+    uint64_t first, n;
+
+    for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->requested, at, true, &first));
+         at = first + n) {
+        ff_bitmap_clear_run(&b->requested, first, n);
+    }
+}
+
+void ff_faults_again(FfSpace *s)
+{
+    uint64_t stops;
+
+    while (read(s->wake_fd, &stops, sizeof(stops)) < 0 && errno == EINTR) {
+    }
+    ff_space_uncancel(s);
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        forget_requests(&s->blocks[i]);
+    }
+    if (__atomic_exchange_n(&s->waits.overflow, 0, __ATOMIC_ACQ_REL)) {
+        ff_space_wake_all(s); /* those that nobody has noted */
+    }
 }
 
 /* ---- the thread --------------------------------------------------------------------------------
@@ -374,6 +410,7 @@ void ff_faults_run(FfSpace *s)
     Batch b = {.s = s, .fresh = {.as = FF_PRESENT_NOTHING}};
 
     ff_space_set_fault_thread(s);
+    ask_noted(&b);
     while (!b.dead && wait_for_messages(&b)) {
         tell_deferred(s);
         answer(&b);

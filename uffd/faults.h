@@ -10,10 +10,11 @@
 /* Answers until ff_faults_stop(), or until it cannot any more (FfSpaceOps.failed). In a thread of
  * the caller's, which gives it its priority; one at a time. */
 void ff_faults_run(FfSpace *s);
-/* Any thread; for good. Who waits in the kernel goes on waiting. */
+/* Ends it, or lets it end at once if it has not begun. Any thread. Who waits in the kernel
+ * continues to wait, and is noted as one who waits. */
 void ff_faults_stop(FfSpace *s);
-/* Everything that somebody waits for is asked for again: the pager has lost its requests. Any
- * thread; the fault thread need not run. */
-void ff_faults_ask_again(FfSpace *s);
+/* After ff_faults_run() has ended: it may run again, and begins with asking for everything that
+ * somebody waits for, since the pager has lost what it was asked for. */
+void ff_faults_again(FfSpace *s);
 
 #endif

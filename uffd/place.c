@@ -24,6 +24,7 @@
 #include "uffd/uffd.h"
 
 #define SMALL_PAGE 4096
+#define HUGE_PAGE (2ull << 20) /* of shared memory */
 /* Placed by one ioctl (bytes): the process's mmap lock is held meanwhile, and the space's. */
 #define CHUNK (2ull << 20)
 /* So often in a row the same page is found to be there by who was told that it is missing. */
@@ -230,6 +231,48 @@ int ff_place_continue(FfSpace *s, const FfRun *run)
 int ff_place_poison(FfSpace *s, const FfRun *run)
 {
     return place(s, FF_UFFD_POISON, run, NULL);
+}
+
+void ff_place_mark(FfSpace *s, const FfRun *run)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size;
+    FfPresent p = {.as = FF_PRESENT_NOTHING};
+
+    ff_space_enter(s);
+    for (uint64_t i = 0, bytes; i < run->n; i += bytes / ps) {
+        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
+        bytes = addr ? MIN(bytes, (run->n - i) * ps) : ps;
+        if (addr) {
+            mark(s, run->block, run->first + i, bytes / ps, addr, &p);
+        }
+    }
+    ff_space_leave(s);
+    ff_place_tell(s, &p);
+}
+
+/* The kernel wakes whoever waits there, and what they then find is a new page of zeros. A page that
+ * is there stays. */
+int ff_place_hole(FfSpace *s, const FfRun *run)
+{
+    const FfBacking *b = &s->blocks[run->block].backing;
+    uint64_t piece = b->kind == FF_BACKING_SHARED ? HUGE_PAGE / b->page_size : 1, bytes;
+    FfPresent p = {.as = FF_PRESENT_ZEROS};
+
+    if (run->first % piece || run->n % piece) {
+        return -EINVAL;
+    }
+    ff_space_enter(s);
+    uint64_t addr = ff_space_find_addr(s, run->block, run->first, &bytes);
+    int rc = addr && bytes / b->page_size >= run->n
+                 ? ff_uffd_unregister(s->cfg.uffd, addr, run->n * b->page_size)
+                 : -ERANGE;
+    if (rc == 0) {
+        mark(s, run->block, run->first, run->n, addr, &p);
+        p.duplicate = run->n - p.pages;
+    }
+    ff_space_leave(s);
+    ff_place_tell(s, &p);
+    return rc;
 }
 
 /* ---- what was placed before --------------------------------------------------------------------

@@ -23,6 +23,17 @@ int ff_place_continue(FfSpace *s, const FfRun *run);
 /* Whoever touches them gets SIGBUS: the content is lost. Linux 6.6. */
 int ff_place_poison(FfSpace *s, const FfRun *run);
 
+/* RUN is there already: somebody else has placed it. Whoever waits for it is woken. */
+void ff_place_mark(FfSpace *s, const FfRun *run);
+/*
+ * What is missing of RUN becomes zeros that cost no memory until somebody touches them: RUN leaves
+ * the userfaultfd, and nothing in it is told of any more. Of shared memory whole pieces of 2 MiB
+ * (-EINVAL): who touches a hole may be given a huge page of the file, and what is beside RUN must
+ * not be found in it. For few and large runs: each splits a mapping, of which a process has 65530.
+ * -ERANGE: it is not in one range.
+ */
+int ff_place_hole(FfSpace *s, const FfRun *run);
+
 /* The way back: RUN is missing again, and who touches it after it was taken out of memory makes a
  * request. Its content is dropped by the caller, after this. Nobody may place it meanwhile. */
 void ff_place_forget(FfSpace *s, const FfRun *run);

@@ -15,7 +15,6 @@
 #include "uffd/bitmap.h"
 #include "uffd/regions.h"
 #include "uffd/space.h"
-#include "uffd/waits.h"
 
 #define FF_SPACE_DEFERRED 64
 
@@ -29,8 +28,9 @@ typedef struct {
 
 struct FfSpace {
     FfSpaceConfig cfg;
-    bool owns_uffd; /* a forked child's */
-    bool changes;   /* there are events, and so is the lock */
+    bool owns_uffd;       /* a forked child's */
+    bool changes;         /* there are events, and so is the lock */
+    bool is_missing_only; /* registered so, here */
     FfSpaceBlock *blocks;
     unsigned n_blocks;
     GArray *ranges; /* FfRegion, by address; `file` is the block. lock; fault thread without */
@@ -68,6 +68,8 @@ int ff_space_check(const FfSpace *s, int rc);
  * SEEN: what ff_space_enter() said. 0; -ECANCELED. The fault thread, which cannot wait for itself,
  * gets -EAGAIN and is to ff_space_defer(). */
 int ff_space_wait_change(FfSpace *s, uint64_t seen);
+/* After ff_space_cancel(): who waits for a change waits again. */
+void ff_space_uncancel(FfSpace *s);
 /* This thread is the fault thread of S from now on; NULL: of none. */
 void ff_space_set_fault_thread(FfSpace *s);
 bool ff_space_is_fault_thread(const FfSpace *s);

@@ -48,15 +48,18 @@ static void init_locks(FfSpace *s)
 
 FfSpace *ff_space_new(const FfSpaceConfig *cfg)
 {
-    FfSpace *s = g_new0(FfSpace, 1);
+    int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
     /* A child of which nobody knows would find zeros, or wait for ever. */
     g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || (cfg->ops && cfg->ops->forked));
+    if (wake_fd < 0) {
+        return NULL;
+    }
+    FfSpace *s = g_new0(FfSpace, 1);
     s->cfg = *cfg;
     s->changes = cfg->features & FF_UFFD_EVENTS;
     s->ranges = g_array_new(FALSE, FALSE, sizeof(FfRegion));
-    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    g_assert(s->wake_fd >= 0);
+    s->wake_fd = wake_fd;
     init_locks(s);
     return s;
 }
@@ -86,32 +89,37 @@ void ff_space_free(FfSpace *s)
 }
 
 /* Where there is no UFFDIO_ZEROPAGE. Nobody writes there, so it costs no memory. */
-static void need_zeros(FfSpace *s, size_t len)
+static int need_zeros(FfSpace *s, size_t len)
 {
     if (s->zeros_len >= len) {
-        return;
+        return 0;
+    }
+    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return -errno;
     }
     if (s->zeros) {
         munmap(s->zeros, s->zeros_len);
     }
-    s->zeros = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    g_assert(s->zeros != MAP_FAILED);
+    s->zeros = p;
     s->zeros_len = len;
+    return 0;
 }
 
-unsigned ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed)
+int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed)
 {
     FfSpaceBlock b = {.backing = *backing, .n_pages = backing->size / backing->page_size};
+    int rc = ff_backing_has_zeropage(backing) ? 0 : need_zeros(s, backing->page_size);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (placed) {
         ff_bitmap_init_over(&b.placed, placed, b.n_pages);
     } else {
         ff_bitmap_init(&b.placed, b.n_pages, false);
     }
     ff_bitmap_init(&b.requested, b.n_pages, false);
-    if (!ff_backing_has_zeropage(backing)) {
-        need_zeros(s, backing->page_size);
-    }
     s->blocks = g_renew(FfSpaceBlock, s->blocks, s->n_blocks + 1);
     s->blocks[s->n_blocks] = b;
     s->total_pages += b.n_pages;
@@ -177,17 +185,23 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
     return 0;
 }
 
-int ff_space_register(FfSpace *s, uint64_t mode)
+int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
 {
-    int rc = 0;
-
-    for (guint i = 0; i < s->ranges->len && rc == 0; i++) {
-        rc = ff_uffd_register(s->cfg.uffd, range(s, i)->addr, range(s, i)->len, mode);
+    s->is_missing_only = mode == UFFDIO_REGISTER_MODE_MISSING;
+    for (guint i = 0; i < s->ranges->len; i++) {
+        int rc = ff_uffd_register(s->cfg.uffd, range(s, i)->addr, range(s, i)->len, mode);
+        if (rc < 0) {
+            if (block) {
+                *block = range(s, i)->file;
+            }
+            return rc;
+        }
     }
-    return rc;
+    return 0;
 }
 
-/* Of writers at a protected page the kernel wakes nobody by itself; ff_uffd_unregister() does. */
+/* Of writers at a protected page the kernel wakes nobody by itself; ff_uffd_unregister() does. It
+ * goes through the page tables of what may be protected, hence the pieces. */
 int ff_space_unregister(FfSpace *s)
 {
     int rc = 0;
@@ -195,7 +209,9 @@ int ff_space_unregister(FfSpace *s)
     ff_space_enter(s);
     for (guint i = 0; i < s->ranges->len; i++) {
         const FfRegion *r = range(s, i);
-        uint64_t piece = MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
+        uint64_t piece = s->is_missing_only
+                             ? r->len
+                             : MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
         for (uint64_t at = 0; at < r->len; at += piece) {
             int one = ff_uffd_unregister(s->cfg.uffd, r->addr + at, MIN(piece, r->len - at));
             rc = rc ? rc : one;
@@ -310,6 +326,7 @@ FfSpace *ff_space_fork(const FfSpace *s, int uffd)
 {
     FfSpace *child = ff_space_new(&s->cfg);
 
+    g_assert(child);
     child->cfg.uffd = uffd;
     child->cfg.pager = NULL;
     child->cfg.pagemap_fd = -1; /* was the parent's */
@@ -320,7 +337,7 @@ FfSpace *ff_space_fork(const FfSpace *s, int uffd)
         if (backing.kind == FF_BACKING_PRIVATE) {
             backing.fd = -1; /* so was that */
         }
-        ff_space_add_block(child, &backing, NULL);
+        g_assert(ff_space_add_block(child, &backing, NULL) >= 0);
         uint64_t first = 0, n;
         for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->placed, at, true, &first));
              at = first + n) {
@@ -402,6 +419,13 @@ void ff_space_cancel(FfSpace *s)
     pthread_mutex_unlock(&s->changed_lock);
 }
 
+void ff_space_uncancel(FfSpace *s)
+{
+    pthread_mutex_lock(&s->changed_lock);
+    s->cancelled = false;
+    pthread_mutex_unlock(&s->changed_lock);
+}
+
 bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n)
 {
     return ff_waits_end(&s->waits, block, page, n, s->cfg.ops ? s->cfg.ops->wait_ended : NULL,
@@ -418,13 +442,17 @@ void ff_space_defer(FfSpace *s, uint64_t addr)
     }
 }
 
-void ff_space_wake_all(FfSpace *s)
+int ff_space_wake_all(FfSpace *s)
 {
+    int rc = 0;
+
     ff_space_enter(s);
     for (guint i = 0; i < s->ranges->len; i++) {
-        ff_uffd_wake(s->cfg.uffd, range(s, i)->addr, range(s, i)->len);
+        int one = ff_uffd_wake(s->cfg.uffd, range(s, i)->addr, range(s, i)->len);
+        rc = rc ? rc : one;
     }
     ff_space_leave(s);
+    return rc;
 }
 
 /* ---- what can be asked -------------------------------------------------------------------------
@@ -439,6 +467,11 @@ FfSpaceCounts ff_space_counts(const FfSpace *s)
         .events = __atomic_load_n(&s->counts.events, __ATOMIC_RELAXED),
         .waits = __atomic_load_n(&s->counts.waits, __ATOMIC_RELAXED),
     };
+}
+
+const FfWaits *ff_space_waits(const FfSpace *s)
+{
+    return &s->waits;
 }
 
 bool ff_space_is_placed(const FfSpace *s, unsigned block, uint64_t page)

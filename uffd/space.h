@@ -21,6 +21,7 @@
 
 #include "uffd/backing.h"
 #include "uffd/pager.h"
+#include "uffd/waits.h"
 
 typedef struct {
     int uffd;          /* O_NONBLOCK, after UFFDIO_API; borrowed */
@@ -41,29 +42,34 @@ typedef struct {
     uint64_t waits; /* of who places or lifts, for an event to be read */
 } FfSpaceCounts;
 
+/* NULL and errno: no fd is free. */
 FfSpace *ff_space_new(const FfSpaceConfig *cfg);
 /* After ff_faults_run() has ended, and nobody places any more. Registered memory stays so until the
  * userfaultfd is closed; that of a forked child is closed here. S can be NULL. */
 void ff_space_free(FfSpace *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSpace, ff_space_free)
 
-/* The number of the new block. PLACED: (size/page_size + 63) / 64 words that hold, and keep, what
- * is placed; NULL: the space has some, all missing. */
-unsigned ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed);
+/* The number of the new block, or -errno. PLACED: (size/page_size + 63) / 64 words that hold, and
+ * keep, what is placed; NULL: the space has some, all missing. */
+int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed);
 /* LEN bytes of BLOCK, from OFFSET on, are at ADDR. 0; -EINVAL: not whole pages, or not in the
  * block; -EEXIST: one of them has an address already, or the address a page. */
 int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset);
-/* Registers all ranges in MODE (UFFDIO_REGISTER_MODE_*), unless the process has done so. */
-int ff_space_register(FfSpace *s, uint64_t mode);
-/* The contrary; wakes everybody. Small pieces: the process can fault in between. */
+/* Registers all ranges in MODE (UFFDIO_REGISTER_MODE_*), unless the process has done so. -errno:
+ * some are registered; *BLOCK (can be NULL) is that of the one that cannot be. */
+int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block);
+/* The contrary; wakes everybody. -errno, of the first range that is registered still: the others
+ * are not. It can be called again, which helps if it was -ENOMEM. */
 int ff_space_unregister(FfSpace *s);
 void ff_space_set_pager(FfSpace *s, FfPager *pager);
 
-/* Everybody who waits is told again by the kernel. Any thread. */
-void ff_space_wake_all(FfSpace *s);
+/* The kernel tells again of everybody who waits. 0 or -errno. Any thread. */
+int ff_space_wake_all(FfSpace *s);
 /* Who waits in vain for a change of the space (place.h) gives up: -ECANCELED. Any thread. */
 void ff_space_cancel(FfSpace *s);
 FfSpaceCounts ff_space_counts(const FfSpace *s);
+/* Who waits for which page, as far as there is room. Any thread looks; the fault thread writes. */
+const FfWaits *ff_space_waits(const FfSpace *s);
 bool ff_space_is_placed(const FfSpace *s, unsigned block, uint64_t page);
 /* How many pages are missing. */
 uint64_t ff_space_missing(const FfSpace *s);

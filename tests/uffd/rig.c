@@ -262,6 +262,18 @@ void rig_wait_began(Rig *r, unsigned n)
     pthread_mutex_unlock(&r->lock);
 }
 
+int rig_wait_failed(Rig *r)
+{
+    pthread_mutex_lock(&r->lock);
+    while (!r->failed) {
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    int rc = r->failed;
+    r->failed = 0;
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
 void rig_wait_completed(Rig *r, unsigned n)
 {
     pthread_mutex_lock(&r->lock);
@@ -442,7 +454,7 @@ Rig *rig_new(RigKind kind, uint64_t mode, uint64_t features)
     g_assert_cmpint(ff_uffd_init(uffd, features, NULL), ==, 0);
     rig_open_space(r, uffd, open("/proc/self/mem", O_RDONLY | O_CLOEXEC), features);
     if (mode) {
-        g_assert_cmpint(ff_space_register(r->s, mode), ==, 0);
+        g_assert_cmpint(ff_space_register(r->s, mode, NULL), ==, 0);
     }
     return r;
 }
@@ -459,11 +471,22 @@ void rig_start(Rig *r)
     r->faults = g_thread_new("fault", run_faults, r->s);
 }
 
+void rig_stop_faults(Rig *r)
+{
+    ff_faults_stop(r->s);
+    g_thread_join(g_steal_pointer(&r->faults));
+}
+
+void rig_start_faults_again(Rig *r)
+{
+    ff_faults_again(r->s);
+    r->faults = g_thread_new("fault", run_faults, r->s);
+}
+
 void rig_stop(Rig *r)
 {
     if (r->faults) {
-        ff_faults_stop(r->s);
-        g_thread_join(g_steal_pointer(&r->faults));
+        rig_stop_faults(r);
         pthread_mutex_lock(&r->lock);
         r->end = true;
         pthread_cond_broadcast(&r->changed);

@@ -89,6 +89,9 @@ bool rig_features(RigKind kind, uint64_t mode, uint64_t *features);
 /* Starts fault thread and filler. */
 void rig_start(Rig *r);
 void rig_stop(Rig *r);
+/* The fault thread ends; another one begins, for a pager that has lost what it was asked for. */
+void rig_stop_faults(Rig *r);
+void rig_start_faults_again(Rig *r);
 void rig_free(Rig *r);
 
 char *rig_page(const Rig *r, unsigned page);
@@ -99,6 +102,8 @@ void rig_populate(Rig *r);
 unsigned rig_asked(Rig *r);
 /* Waits until the pager was asked for N pages in all. */
 void rig_wait_asked(Rig *r, unsigned n);
+/* Waits for the first failure, which is forgotten. */
+int rig_wait_failed(Rig *r);
 /* Waits until N waits have begun in all. */
 void rig_wait_began(Rig *r, unsigned n);
 /* Waits until all was placed for the Nth time: who reads the last page comes before its mark. */

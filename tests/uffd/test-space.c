@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -108,8 +109,8 @@ static void lose_request(Rig *r, const FfRun *run)
 {
 }
 
-/* The pager has lost its requests, and is asked again. */
-static void test_ask_again(RigKind kind)
+/* The pager has lost its requests, and is asked again; whoever waited has waited since then. */
+static void test_again(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
 
@@ -120,10 +121,71 @@ static void test_ask_again(RigKind kind)
     rig_start(r);
     GThread *waits = g_thread_new("waits", read_first, r);
     rig_wait_asked(r, 1);
-    ff_faults_ask_again(r->s);
-    rig_wait_asked(r, 2);
+    for (unsigned times = 2; times < 5; times++) {
+        rig_stop_faults(r);
+        rig_start_faults_again(r);
+        rig_wait_asked(r, times);
+    }
     rig_fill_pattern(r, &(FfRun){0, 0, 1});
     g_thread_join(waits);
+    rig_stop(r);
+    g_assert_cmpuint(r->began, ==, 1);
+    g_assert_cmpuint(r->ended, ==, 1);
+    rig_free(r);
+}
+
+/* A fault thread that is to end before it has begun ends, and the next one does not. */
+static void test_stopped_early(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    ff_faults_stop(r->s);
+    ff_faults_run(r->s);
+    ff_faults_again(r->s);
+    rig_start(r);
+    rig_check(r, 0, rig_page(r, 0));
+    rig_free(r);
+}
+
+static gpointer read_second(gpointer p)
+{
+    Rig *r = p;
+
+    rig_check(r, 1, rig_page(r, 1));
+    return NULL;
+}
+
+/* More who wait than there is room for: those that are not noted are reached all the same. */
+static void test_overflow(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+    GThread *waits[FF_MAX_WAITS + 1];
+
+    if (!r) {
+        return;
+    }
+    r->fill = lose_request;
+    rig_start(r);
+    for (unsigned i = 0; i < FF_MAX_WAITS; i++) {
+        waits[i] = g_thread_new("waits", read_first, r);
+    }
+    rig_wait_began(r, FF_MAX_WAITS);
+    waits[FF_MAX_WAITS] = g_thread_new("waits", read_second, r);
+    rig_wait_asked(r, 2);
+    rig_stop_faults(r);
+    rig_start_faults_again(r);
+    rig_wait_asked(r, 4);
+    rig_fill_pattern(r, &(FfRun){0, 0, 2});
+    for (unsigned i = 0; i < G_N_ELEMENTS(waits); i++) {
+        g_thread_join(waits[i]);
+    }
+    rig_stop(r);
+    g_assert_cmpuint(r->asked[0], ==, 2);
+    g_assert_cmpuint(r->asked[1], ==, 2);
+    g_assert_cmpuint(r->ended, ==, r->began);
     rig_free(r);
 }
 
@@ -378,6 +440,41 @@ static void test_given_back(RigKind kind)
     rig_free(r);
 }
 
+static gpointer read_zeros(gpointer p)
+{
+    Rig *r = p;
+
+    rig_check_zero(r, rig_page(r, 0));
+    return NULL;
+}
+
+/* There is no memory for the zeros of a page that was given back: whoever waits for it waits on,
+ * the owner is told which it is, and who comes next answers. */
+static void test_given_back_no_memory(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    rig_fill_pattern(r, &(FfRun){0, 0, 2});
+    rig_drop(r, 0, 1);
+    hugepages_take(r->pool);
+    rig_start(r);
+    GThread *waits = g_thread_new("waits", read_zeros, r);
+    g_assert_cmpint(rig_wait_failed(r), ==, -ENOMEM);
+    g_assert_cmpint(r->failed_page, ==, 0);
+    rig_stop_faults(r);
+    hugepages_give(r->pool);
+    rig_start_faults_again(r);
+    g_thread_join(waits);
+    rig_check(r, 1, rig_page(r, 1));
+    rig_stop(r);
+    g_assert_cmpuint(r->asked_all, ==, 0);
+    g_assert_cmpuint(r->ended, ==, r->began);
+    rig_free(r);
+}
+
 /* Zeros for a page that is there, again and again: an error in the end, and no endless round. The
  * first time they are placed. */
 static void test_in_vain(RigKind kind)
@@ -395,6 +492,86 @@ static void test_in_vain(RigKind kind)
     g_assert_cmpuint(n, >, 4096); /* as many may wait at once */
     g_assert_cmpuint(n, <, 100000);
     g_assert_cmpint(ff_place_again(r->s, 0, 4, false), ==, 0); /* of that page only */
+    rig_free(r);
+}
+
+/* Somebody else has placed the first half, and whoever waits for it was not woken. */
+static void test_mark(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    unsigned half = r->n_pages / 2;
+    r->fill = lose_request;
+    rig_start(r);
+    GThread *waits = g_thread_new("waits", read_first, r);
+    rig_wait_asked(r, 1);
+    g_autofree char *data = g_malloc(half * r->page_size);
+    for (unsigned i = 0; i < half; i++) {
+        rig_pattern(r, i, data + i * r->page_size);
+    }
+    struct uffdio_copy copy = {.dst = (uintptr_t)r->map,
+                               .src = (uintptr_t)data,
+                               .len = half * r->page_size,
+                               .mode = UFFDIO_COPY_MODE_DONTWAKE};
+    g_assert_cmpint(ioctl(r->uffd, UFFDIO_COPY, &copy), ==, 0);
+    ff_place_mark(r->s, &(FfRun){0, 0, half});
+    g_thread_join(waits);
+    g_assert_cmpuint(ff_space_missing(r->s), ==, r->n_pages - half);
+    g_assert_cmpuint(r->present_as[FF_PRESENT_NOTHING], ==, half);
+    rig_fill_pattern(r, &(FfRun){0, 0, r->n_pages});
+    assert_all_done(r, 1);
+    g_assert_cmpuint(r->duplicate, ==, half);
+    for (unsigned i = 0; i < r->n_pages; i++) {
+        rig_check(r, i, rig_page(r, i));
+    }
+    rig_free(r);
+}
+
+static gpointer read_last(gpointer p)
+{
+    Rig *r = p;
+
+    rig_check_zero(r, rig_page(r, r->n_pages - 1));
+    return NULL;
+}
+
+/* The second half is a hole: zeros for who waits and who comes, and nobody is told of them. The
+ * first half is as before. */
+static void test_hole(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    unsigned half = r->n_pages / 2;
+    r->fill = lose_request;
+    rig_start(r);
+    GThread *waits = g_thread_new("waits", read_last, r);
+    rig_wait_asked(r, 1);
+    g_assert_cmpint(ff_place_hole(r->s, &(FfRun){0, half, half + 1}), <, 0);
+    g_assert_cmpint(ff_place_hole(r->s, &(FfRun){0, half, half}), ==, 0);
+    g_thread_join(waits);
+    for (unsigned i = half; i < r->n_pages; i++) {
+        rig_check_zero(r, rig_page(r, i));
+        rig_pattern(r, i, rig_page(r, i));
+    }
+    g_assert_cmpuint(ff_space_missing(r->s), ==, half);
+    g_assert_cmpuint(r->present_as[FF_PRESENT_ZEROS], ==, half);
+    g_assert_cmpuint(r->ended, ==, 1);
+    rig_fill_pattern(r, &(FfRun){0, 0, half});
+    assert_all_done(r, 1);
+    for (unsigned i = 0; i < r->n_pages; i++) {
+        rig_check(r, i, rig_page(r, i));
+    }
+    /* What comes late is not placed. */
+    g_assert_cmpint(ff_place_zero(r->s, &(FfRun){0, half, half}), ==, 0);
+    rig_check(r, half, rig_page(r, half));
+    g_assert_cmpuint(ff_space_counts(r->s).missing, ==, 1);
+    g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
     rig_free(r);
 }
 
@@ -459,7 +636,9 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     rig_add("/space/missing", RIG_ALL, test_missing);
     rig_add("/space/many-waiters", RIG_ALL, test_many_waiters);
-    rig_add("/space/ask-again", RIG_ALL, test_ask_again);
+    rig_add("/space/again", RIG_ALL, test_again);
+    rig_add("/space/stopped-early", RIG_BIT(RIG_MEMFD), test_stopped_early);
+    rig_add("/space/overflow", RIG_BIT(RIG_MEMFD), test_overflow);
     rig_add("/space/zero", RIG_ALL, test_zero);
     rig_add("/space/copy", RIG_ALL, test_copy);
     rig_add("/space/partial", RIG_ALL, test_partial);
@@ -469,7 +648,10 @@ int main(int argc, char **argv)
     rig_add("/space/minor", RIG_FILES, test_minor);
     rig_add("/space/minor-again", RIG_FILES, test_minor_again);
     rig_add("/space/given-back", RIG_ALL, test_given_back);
+    rig_add("/space/given-back-no-memory", RIG_BIT(RIG_HUGETLB), test_given_back_no_memory);
     rig_add("/space/in-vain", RIG_ALL, test_in_vain);
+    rig_add("/space/mark", RIG_ALL, test_mark);
+    rig_add("/space/hole", RIG_ALL, test_hole);
     rig_add("/space/forget", RIG_ALL, test_forget);
     rig_add("/space/ranges", RIG_ALL, test_ranges);
     return g_test_run();
