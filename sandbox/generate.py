@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/*.c", "uffd/*.c", "qemu/*.c", "qmp/*.c",
-          "launch/argv-system.c", "state/link.c", "state/state.c"]
+ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/*.c", "pagers/*.c", "uffd/*.c",
+          "qemu/*.c", "qmp/*.c", "launch/argv-system.c", "state/link.c", "state/state.c"]
 FAULTS = ["fault/*.c"]
 # The engine enters its own sandbox from within that of the relay.
 RELAY = ["relay/*.c", "sandbox/*.c"]
