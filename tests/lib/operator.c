@@ -125,6 +125,19 @@ static void resume(Operator *o)
     operator_try(o, o->s, "migrate", args);
 }
 
+/* QEMU carries the migration, and the guest has given up memory that the peer may not have: QEMU
+ * itself recovers nothing then. */
+static bool released_by_qemu(Operator *o)
+{
+    g_autoptr(JsonObject) info = ask(o, o->s, "query-migrate");
+    JsonObject *own = info && json_object_has_member(info, "x-farfault")
+                          ? json_object_get_object_member(info, "x-farfault")
+                          : NULL;
+
+    return o->release_ram && own &&
+           !strcmp(json_object_get_string_member_with_default(own, "engine", ""), "qemu");
+}
+
 static void recover(Operator *o)
 {
     if (operator_try(o, o->d, "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}") && target(o)) {
@@ -205,6 +218,10 @@ OperatorEnd operator_look(Operator *o)
         o->switched = operator_try(o, o->s, "migrate-start-postcopy", NULL);
     }
     if (!strcmp(s, "postcopy-paused") && !strcmp(d, "postcopy-paused")) {
+        if (released_by_qemu(o)) {
+            g_print("# QEMU carried it, with release-ram: it cannot be recovered\n");
+            return OPERATOR_LOST;
+        }
         recover(o);
     }
     never_two(o);

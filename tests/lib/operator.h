@@ -2,7 +2,8 @@
 /*
  * A careful operator of one migration that may break at any moment: goes on as the statuses say,
  * repeats migrate-recover and resume while both sides are paused, until the guest is at one side
- * or its QEMU was killed. At each look it makes sure that the guest runs at most once. One thread.
+ * or its QEMU was killed, or QEMU itself cannot recover it. At each look it makes sure that the
+ * guest runs at most once. One thread.
  */
 #ifndef FF_TESTS_OPERATOR_H
 #define FF_TESTS_OPERATOR_H
@@ -17,6 +18,7 @@ typedef struct {
     int wake;         /* eventfd that ends a wait; -1: none */
     gint qemu_killed; /* atomic; bits: 1 the source's, 2 the destination's */
     bool switched;    /* migrate-start-postcopy was taken */
+    bool release_ram; /* the capability is on at the source; set by the caller */
     bool d_ended;
     unsigned recoveries, source_port;
     char *seen; /* what both sides said last */

@@ -11,8 +11,9 @@
  *
  * The operator (tests/lib/operator.h, main thread of a run) goes on as the statuses say. It holds
  * all the time: never two running copies; and at the end: a guest that runs at exactly one side
- * (unless its own QEMU was killed), with its memory right, and nothing left over: no process, not
- * even one that nobody knows of (cgroup), no descriptor, no file.
+ * (unless its own QEMU was killed, or QEMU carried the migration with release-ram and the
+ * connection broke: that one it never recovers), with its memory right, and nothing left over: no
+ * process, not even one that nobody knows of (cgroup), no descriptor, no file.
  */
 #include <poll.h>
 #include <signal.h>
@@ -362,6 +363,7 @@ static void begin(Run *r)
     }
     if (g_rand_int_range(r->rand, 0, 4) == 0) {
         qmp_set_capability(sq, "release-ram", true);
+        r->o.release_ram = true;
         g_string_append(r->plan, " release-ram");
     }
     bool early = g_rand_boolean(r->rand);
@@ -445,8 +447,7 @@ static void check_end(Run *r, OperatorEnd end)
 
 static void run_one(gconstpointer data)
 {
-    static const char *const ends[] = {"", "at the source", "at the destination",
-                                       "QEMU was killed"};
+    static const char *const ends[] = {"", "at the source", "at the destination", "lost"};
     const char *name = g_getenv("FF_CHAOS_GUEST");
     Run r = {.rand = g_rand_new_with_seed(GPOINTER_TO_UINT(data)),
              .plan = g_string_new(NULL),
@@ -473,7 +474,10 @@ static void run_one(gconstpointer data)
     }
     end_shortage(&r, true);
     check_end(&r, end);
-    g_print("# end: %s, %u recoveries\n", ends[end], r.o.recoveries);
+    g_print("# end: %s, %u recoveries\n",
+            end == OPERATOR_LOST && g_atomic_int_get(&r.o.qemu_killed) ? "QEMU was killed"
+                                                                       : ends[end],
+            r.o.recoveries);
     operator_end(&r.o, end);
     proxy_free(r.proxy);
     hugepages_free(r.pool);
