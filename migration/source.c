@@ -3,7 +3,8 @@
  * The source's coordinator: agree with the peer, wait for the switch, hand over the right to
  * run, send pages, let go. The protocol is that of docs/architecture.md ("The right to run");
  * the one line that matters most is the store of FF_RUN_GIVEN: before it every failure rolls
- * back to a guest that runs here, after it nothing ever starts the guest here again.
+ * back to a guest that runs here; after it the guest comes back only if the destination says that
+ * it has ended without it, or the user does (source-revoke.c).
  *
  * Threads: the coordinator; device_thread (device state out of QEMU).
  */
@@ -270,7 +271,7 @@ static bool give(FfSource *s, GError **error)
             g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
         }
         /* GIVEN is stored before GRANT can leave, so that no crash between the two can be taken
-         * for a guest that is still ours. Cancel looks at `given` under the same lock. */
+         * for a guest that is still ours. Cancel looks at `granted` under the same lock. */
         ff_journal_give(s->cfg->state);
         s->control->granted = true;
     }

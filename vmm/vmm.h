@@ -5,8 +5,9 @@
  * three. qemu/ implements them over the private QMP monitor; another VMM can be put there.
  *
  * Every function may block until QEMU has answered and is called from the migration's
- * coordinator thread only (never the main loop's thread, which serves the answers), with no
- * lock held. Each either succeeds or sets ERROR to one line for the QMP client.
+ * coordinator, FfVmmRun.resume() also from the destination's starter; never from the main loop's
+ * thread, which serves the answers; with no lock held. Each either succeeds or sets ERROR to one
+ * line for the QMP client.
  */
 #ifndef FF_VMM_VMM_H
 #define FF_VMM_VMM_H
