@@ -11,6 +11,14 @@
 #include "qmp/json.h"
 #include "cli/report.h"
 
+/* Destination: that are not here. */
+static gint64 pages_missing(JsonObject *half)
+{
+    gint64 total = ff_json_int(half, "pages-total", 0);
+
+    return MAX(0, total - ff_json_int(half, "pages-destination", 0));
+}
+
 static void print_pages(FILE *out, JsonObject *half, bool source)
 {
     gint64 total = ff_json_int(half, "pages-total", 0);
@@ -25,10 +33,11 @@ static void print_pages(FILE *out, JsonObject *half, bool source)
             ff_json_bool(half, "released") ? "what it has acknowledged was given up here"
                                            : "all are kept here, as they were at the switch");
     } else {
-        ff_report_row(out, "memory",
-                      "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
-                      " pages are here; %" G_GINT64_FORMAT " are still at the source",
-                      there, total, MAX(0, total - there));
+        ff_report_row(
+            out, "memory",
+            "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " pages are here; %" G_GINT64_FORMAT " %s",
+            there, total, pages_missing(half),
+            ff_json_bool(half, "peer-ended") ? "were at the source" : "are still at the source");
     }
 }
 
@@ -52,18 +61,41 @@ static void print_waits(FILE *out, JsonObject *half)
     }
 }
 
-/* Neither side can see whether the other one's QEMU has ended: all that it saw is the end of a
- * connection. */
-static void print_stake(FILE *out, JsonObject *half, bool source)
+/* The other side has said that its QEMU has ended. */
+static void print_lost_at_source(FILE *out)
 {
-    gint64 missing =
-        ff_json_int(half, "pages-total", 0) - ff_json_int(half, "pages-destination", 0);
+    ff_report_row(out, "lost",
+                  "the destination's QEMU has ended after it was given the guest; what the guest "
+                  "did there is gone");
+    ff_report_row(out, "",
+                  "nothing can be resumed: what is here is the guest's memory as it was at the "
+                  "switch");
+}
 
-    if (source) {
-        ff_report_row(out, "at stake",
-                      "nothing while the destination's QEMU lives. If it has ended after it ran "
-                      "the guest, what the guest did there is gone");
-    } else if (missing > 0) {
+static void print_lost_at_destination(FILE *out, JsonObject *half)
+{
+    g_autofree char *bytes = ff_format_bytes(ff_json_int(half, "bytes-missing", 0));
+
+    ff_report_row(out, "lost",
+                  "the source's QEMU has ended; %" G_GINT64_FORMAT " pages (%s) are gone",
+                  pages_missing(half), bytes);
+    ff_report_row(out, "",
+                  "nothing can be resumed: the guest runs until it needs one of them, and then "
+                  "waits for ever");
+}
+
+/* Without the other side's word nobody can see whether its QEMU has ended: all that is known is the
+ * end of a connection. */
+static void print_stake_at_source(FILE *out)
+{
+    ff_report_row(out, "at stake",
+                  "nothing while the destination's QEMU lives. If it has ended after it ran "
+                  "the guest, what the guest did there is gone");
+}
+
+static void print_stake_at_destination(FILE *out, gint64 missing)
+{
+    if (missing > 0) {
         ff_report_row(out, "at stake",
                       "%" G_GINT64_FORMAT " pages are still at the source. While its QEMU lives "
                       "nothing is lost; if it has ended, they are lost, and the guest with them",
@@ -112,6 +144,24 @@ bool ff_half_lacks_pages(JsonObject *info)
     return !strcmp(ff_json_string_or(half, "role", ""), "destination");
 }
 
+static void print_paused(FILE *out, JsonObject *half, bool source)
+{
+    bool ended = ff_json_bool(half, "peer-ended");
+
+    if (source && ended) {
+        print_lost_at_source(out);
+    } else if (source) {
+        print_stake_at_source(out);
+        next_at_source(out, half);
+    } else if (ended) {
+        print_lost_at_destination(out, half);
+    } else {
+        print_stake_at_destination(out, pages_missing(half));
+        next_at_destination(out, half);
+    }
+    ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
+}
+
 void ff_half_print(FILE *out, JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
@@ -132,14 +182,7 @@ void ff_half_print(FILE *out, JsonObject *info)
 
         ff_report_row(out, "broken", "for %s", since);
     }
-    if (strcmp(status, "postcopy-paused")) {
-        return;
+    if (!strcmp(status, "postcopy-paused")) {
+        print_paused(out, half, source);
     }
-    print_stake(out, half, source);
-    if (source) {
-        next_at_source(out, half);
-    } else {
-        next_at_destination(out, half);
-    }
-    ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
 }

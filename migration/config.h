@@ -54,9 +54,11 @@ typedef struct {
     uint64_t epoch;
     bool may_run;               /* destination: it was granted the guest */
     int64_t broken_ms;          /* since the connection broke, -1: it stands */
+    bool peer_ended;            /* the peer's VMM has ended, as the peer has said */
     uint64_t pages_total;       /* of all guest RAM */
     uint64_t pages_destination; /* destination: that are here. Source: that are there, at most:
                                    what was on its way when the connection broke counts */
+    uint64_t bytes_missing;     /* that are not at the destination, as far as that */
     bool released;              /* source: memory was given up that the destination has */
     bool device_state;          /* a copy of it is here, for a dump */
     char *peer_uri;             /* source: where the destination listens; can be NULL */

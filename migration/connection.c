@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The channels of a migration and their threads; see connection.h. No system calls of its own. */
+/* The channels of a migration and their threads; see connection.h. System calls: poll. */
 #include "migration/connection.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
-/* For the word that the user has paused this side, and again for the peer to hear it
- * (milliseconds). */
+/* For the last word on a connection, and again for the peer to hear it (milliseconds). */
 #define LAST_WORD_MS 1000
 
 #define CHANNELS_FEW 2
@@ -89,16 +89,38 @@ void ff_conn_lost(FfConnection *conn, const FfChannel *ch, int rc)
 
 /* Said on the main channel, while the end of any other is taken for a break, after which the peer
  * would come back by itself: so the others end when the peer has heard, which ends the main one. */
-void ff_conn_say_paused(FfConnection *conn)
+static void say_last(FfConnection *conn, FfFrameType word)
+{
+    if (ff_channel_send_last(conn->main, ff_frame(word, 0), NULL, LAST_WORD_MS)) {
+        ff_control_wait_until(conn->control, FF_EV_MAIN_ENDED | FF_EV_QUIT,
+                              g_get_monotonic_time() + LAST_WORD_MS * 1000);
+    }
+}
+
+bool ff_conn_vmm_ended(const FfConnection *conn, int within_ms)
+{
+    struct pollfd p = {.fd = conn->cfg->pidfd, .events = POLLIN};
+
+    return p.fd >= 0 && poll(&p, 1, within_ms) > 0;
+}
+
+void ff_conn_say_last(FfConnection *conn)
 {
     FfControl *c = conn->control;
-    bool pauses = conn->main && conn->main_reader && ff_control_events(c) & FF_EV_PAUSE &&
-                  conn->peer_features & FF_FEATURE_ALIVE;
+    uint32_t known = conn->main && conn->main_reader ? conn->peer_features : 0;
 
-    if (pauses &&
-        ff_channel_send_last(conn->main, ff_frame(FF_FRAME_PAUSED, 0), NULL, LAST_WORD_MS)) {
-        ff_control_wait_until(c, FF_EV_MAIN_ENDED | FF_EV_QUIT,
-                              g_get_monotonic_time() + LAST_WORD_MS * 1000);
+    ff_mutex_lock(&c->lock);
+    bool pauses = c->events & FF_EV_PAUSE, granted = c->granted;
+    ff_mutex_unlock(&c->lock);
+    bool ended = granted && ff_conn_vmm_ended(conn, 0);
+    if (ended && known & FF_FEATURE_ENDED) {
+        say_last(conn, FF_FRAME_ENDED);
+    } else if (pauses && known & FF_FEATURE_ALIVE) {
+        say_last(conn, FF_FRAME_PAUSED);
+    }
+    if (ended) {
+        ff_control_event(conn->control, FF_EV_TOLD);
+        g_main_context_wakeup(conn->control->driver_ctx); /* which waits to end */
     }
 }
 

@@ -103,8 +103,12 @@ bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, GError **error);
 /* Frees the channels of the old connection and puts MAIN and URGENT (NULL: shared) in their
  * place. No thread may use the old ones. */
 void ff_conn_install(FfConnection *conn, FfChannel *main, FfChannel *urgent);
-/* The client has paused this side: the peer is told that there is nothing to reconnect to. */
-void ff_conn_say_paused(FfConnection *conn);
+/* This side's VMM has ended, or does so WITHIN_MS milliseconds. FALSE as well if nobody knows. Any
+ * thread. */
+bool ff_conn_vmm_ended(const FfConnection *conn, int within_ms);
+/* The client has paused this side, or its VMM has ended after the grant: the peer is told that
+ * there is nothing to reconnect to. */
+void ff_conn_say_last(FfConnection *conn);
 /* Notes session, secret and epoch for the engine that may have to adopt. */
 void ff_conn_store(const FfConnection *conn, FfStateHeader *state);
 /* D: the source opens no more channels: FALSE: it had said so before. Under the lock, which it

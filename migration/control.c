@@ -66,6 +66,14 @@ void ff_control_dead(FfControl *c, const char *fmt, ...)
     ff_mutex_unlock(&c->lock);
 }
 
+void ff_control_peer_ended(FfControl *c, const char *name)
+{
+    ff_mutex_lock(&c->lock);
+    c->peer_ended = true;
+    ff_mutex_unlock(&c->lock);
+    ff_control_dead(c, "the %s's QEMU has ended", name);
+}
+
 unsigned ff_control_wait_until(FfControl *c, unsigned want, int64_t end_us)
 {
     ff_mutex_lock(&c->lock);
@@ -122,7 +130,8 @@ void ff_control_reset_cancel(FfControl *c)
 int64_t ff_control_auto_end(FfControl *c)
 {
     ff_mutex_lock(&c->lock);
-    int64_t span = c->events & FF_EV_PAUSE ? 0 : c->auto_recover_s * G_TIME_SPAN_SECOND;
+    bool nobody = c->events & FF_EV_PAUSE || c->peer_ended;
+    int64_t span = nobody ? 0 : c->auto_recover_s * G_TIME_SPAN_SECOND;
     ff_mutex_unlock(&c->lock);
     return span ? g_get_monotonic_time() + span : 0;
 }

@@ -36,7 +36,8 @@ typedef enum {
     FF_EV_STALE_DROPPED = 1 << 16, /* S: the peer has dropped the stale pages it was told of */
     FF_EV_ANSWERED = 1 << 17,      /* D: the source that wanted the guest back has its answer */
     FF_EV_PAUSE = 1 << 18,         /* client, here or there: migrate-pause; until it says resume */
-    FF_EV_TOLD = 1 << 19,       /* D: has given up, and said so if there was somebody to hear it */
+    FF_EV_TOLD = 1 << 19,       /* has given up (D), or its VMM has ended after the grant; and said
+                                   so if there was somebody to hear it */
     FF_EV_RESUMED = 1 << 20,    /* D: QEMU has answered, the guest is as the grant says */
     FF_EV_SYNCED = 1 << 21,     /* the client knows what it was told before ff_control_sync() */
     FF_EV_RECOVER = 1 << 24,    /* client: migrate with resume (S), migrate-recover (D) */
@@ -65,6 +66,7 @@ typedef struct {
     FfStatus status;         /* lock; written by the coordinator only */
     char *error;             /* lock; the first failure, one line; can be NULL */
     bool granted;            /* lock; the guest is the destination's. S: GIVEN is stored */
+    bool peer_ended;         /* lock; the peer has said that its VMM has ended */
     unsigned auto_recover_s; /* lock; FfMigrationConfig's, as it is now */
     /* Lock: what the client wants, until the coordinator takes it. */
     bool start_paused;  /* the guest must not run: -S or its stop (D), its stop meanwhile (S) */
@@ -89,6 +91,8 @@ void ff_control_free(FfControl *c);
 
 void ff_control_event(FfControl *c, unsigned events);
 unsigned ff_control_events(FfControl *c);
+/* The peer has said that its VMM (NAME's) has ended. The main reader. */
+void ff_control_peer_ended(FfControl *c, const char *name);
 /* Records the first failure and wakes the coordinator. Any thread. Printf-like. */
 void ff_control_dead(FfControl *c, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 void ff_control_set_error(FfControl *c, const char *text);

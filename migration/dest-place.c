@@ -34,6 +34,9 @@
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 /* Taking a range out of the uffd splits QEMU's mapping, and QEMU has 65530 of them at most (trap
  * in the design): only big ranges, and few. */
+/* A QEMU whose memory is gone has ended within this time (milliseconds). */
+#define END_DEADLINE_MS 2000
+
 #define HUGE_PAGE (2ull << 20) /* of shared memory */
 #define UNREGISTER_MIN_BYTES HUGE_PAGE
 #define UNREGISTER_MAX_RANGES 1000
@@ -244,6 +247,11 @@ static void received(FfDestination *d, unsigned block, uint64_t page, uint64_t n
 
 int ff_dest_cannot_place(FfDestination *d, unsigned block, uint64_t page, int rc)
 {
+    /* QEMU's memory is gone, and that it has ended is known in a moment: the source is told. */
+    if (rc == -ESRCH && ff_conn_vmm_ended(d->conn, END_DEADLINE_MS)) {
+        ff_control_dead(d->control, "this QEMU has ended");
+        return rc;
+    }
     ff_control_dead(d->control, "page %" G_GUINT64_FORMAT " of '%s' cannot be placed: %s%s", page,
                     d->ram->blocks[block].info.id,
                     rc == -ELOOP ? "it is there, and whoever waits for it is woken in vain"

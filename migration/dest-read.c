@@ -459,6 +459,10 @@ static int dispatch(Reader *r, FfFrame *f)
         ff_control_dead(d->control, "Postcopy migration is paused by the user of the source");
         return -ECANCELED;
     }
+    if (f->type == FF_FRAME_ENDED && d->conn->peer_features & FF_FEATURE_ENDED) {
+        ff_control_peer_ended(d->control, d->conn->peer);
+        return -ECANCELED;
+    }
     switch (f->type) {
     case FF_FRAME_SHARED:
         return take_shared(r, f);

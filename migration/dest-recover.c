@@ -51,7 +51,7 @@ static void stop_fault_thread(FfDestination *d)
 
 void ff_dest_end_connection(FfDestination *d)
 {
-    ff_conn_say_paused(d->conn);
+    ff_conn_say_last(d->conn);
     ff_conn_shutdown(d->conn);
     ff_keepalive_end(d->conn);
     ff_control_join(&d->conn->main_reader);
@@ -358,6 +358,7 @@ static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, ui
     ff_mutex_lock(&d->control->lock);
     d->conn->epoch = epoch;
     d->conn->recovering = false;
+    d->control->peer_ended = false;
     if (!(d->control->events & FF_EV_DEAD)) {
         d->control->events &=
             ~(unsigned)FF_EV_PAUSE; /* of a connection that is gone, not of this one */

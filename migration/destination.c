@@ -392,14 +392,6 @@ static void give_up(FfDestination *d, const GError *why)
     ff_control_set_status(d->control, FF_STATUS_FAILED);
 }
 
-/* A guest that has ended has no use for its pages, and its source must not say that it is well. */
-static bool vmm_has_ended(const FfDestination *d)
-{
-    struct pollfd p = {.fd = d->cfg->pidfd, .events = POLLIN};
-
-    return p.fd >= 0 && poll(&p, 1, 0) > 0;
-}
-
 static void complete(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
@@ -410,8 +402,10 @@ static void complete(FfDestination *d)
     FF_FAULT_AT("disarmed");
     ff_journal_done(d->cfg->state);
     FF_FAULT_AT("done");
-    if (vmm_has_ended(d)) {
-        end_threads(d); /* and so does this engine */
+    if (ff_conn_vmm_ended(d->conn, 0)) {
+        /* A guest that has ended has no use for its pages, and its source must not say that it is
+         * well. This engine ends, too. */
+        end_threads(d);
         return;
     }
     if (d->conn->main) {

@@ -42,6 +42,7 @@ FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
     FfHalf *h = ff_state_is_postcopy(control->status) ? g_new0(FfHalf, 1) : NULL;
     if (h) {
         h->device_state = ff_device_copy_fd_locked(copy) >= 0;
+        h->peer_ended = control->peer_ended;
     }
     ff_mutex_unlock(&control->lock);
     if (!h) {
@@ -53,6 +54,7 @@ FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
     h->broken_ms = broken ? (g_get_monotonic_time() - broken) / 1000 : -1;
     h->pages_total = ram->total_pages;
     h->pages_destination = MIN(ff_counted(ram->done_pages), ram->total_pages);
+    h->bytes_missing = ram->total_bytes - MIN(ff_counted(ram->done_bytes), ram->total_bytes);
     h->released = g_atomic_int_get(&ram->released);
     fill_waits(ram, stats, h);
     return h;

@@ -467,9 +467,29 @@ bool ff_migration_holds_guest(FfMigration *m)
     return holds;
 }
 
+/* The coordinator says so when it ends the connection, which it does before it changes the
+ * status. */
+static bool is_telling(FfMigration *m)
+{
+    FfControl *c = m->control;
+
+    ff_mutex_lock(&c->lock);
+    bool postcopy = c->granted && c->status == FF_STATUS_POSTCOPY_ACTIVE;
+    bool over = c->events & (FF_EV_ALL | FF_EV_DONE | FF_EV_QUIT | FF_EV_TOLD);
+    ff_mutex_unlock(&c->lock);
+    return postcopy && !over && ff_conn_vmm_ended(&m->conn, 0);
+}
+
+void ff_migration_vmm_ended(FfMigration *m)
+{
+    if (is_telling(m)) {
+        ff_control_dead(m->control, "this QEMU has ended");
+    }
+}
+
 bool ff_migration_speaks(FfMigration *m)
 {
-    return m->side->speaks(m);
+    return is_telling(m) || m->side->speaks(m);
 }
 
 bool ff_migration_lacks_tls(FfMigration *m)

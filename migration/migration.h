@@ -50,8 +50,11 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
 /* After done(): TRUE if the object is to live on until parted(), since its peer is still to be told
  * of the end. It may be freed at any time. */
 bool ff_migration_lives_on(FfMigration *m);
-/* A peer waits for the word that this side's VMM has ended: this process has to live until done().
- */
+/* This process is about to end: if it is because the VMM has ended in the middle of postcopy, and
+ * not the relay alone, the peer is told that what only this side had is gone. */
+void ff_migration_vmm_ended(FfMigration *m);
+/* A peer waits for the word that this side's VMM has ended, or is being told so: this process has
+ * to live until it is FALSE. The main loop's context is woken up then. */
 bool ff_migration_speaks(FfMigration *m);
 /* TRUE: it had TLS, and FfMigrationConfig.tls_refusal still holds. */
 bool ff_migration_lacks_tls(FfMigration *m);

@@ -74,6 +74,9 @@ static bool dispatch(FfSource *s, FfFrame *f)
         ff_control_event(s->control, FF_EV_PAUSE);
         ff_control_dead(s->control, "Postcopy migration is paused by the user of the destination");
         return false;
+    case FF_FRAME_ENDED:
+        ff_control_peer_ended(s->control, s->conn->peer);
+        return false;
     case FF_FRAME_ABORT:
         return read_abort(s, f);
     default:

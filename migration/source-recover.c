@@ -42,7 +42,7 @@ void ff_source_end_connection(FfSource *s)
 {
     uint64_t one = 1;
 
-    ff_conn_say_paused(s->conn);
+    ff_conn_say_last(s->conn);
     ff_conn_shutdown(s->conn);
     G_GNUC_UNUSED ssize_t n = write(s->urgent_wake, &one, sizeof(one));
     ff_keepalive_end(s->conn);
@@ -171,6 +171,7 @@ static void forget_order(FfSource *s)
     ff_mutex_lock(&s->control->lock);
     s->control->events &= ~(unsigned)FF_EV_RECOVER;
     s->control->want_revoke = s->control->force_revoke = false;
+    s->control->peer_ended = false;
     ff_mutex_unlock(&s->control->lock);
 }
 

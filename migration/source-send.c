@@ -163,7 +163,7 @@ uint32_t ff_source_features(const FfSource *s)
 {
     bool packs = s->cfg->compress != FF_COMPRESS_NEVER && s->conn->peer_features & FF_FEATURE_ZSTD;
 
-    return FF_FEATURE_ALIVE | (packs ? FF_FEATURE_ZSTD : 0) |
+    return FF_FEATURE_ALIVE | FF_FEATURE_ENDED | (packs ? FF_FEATURE_ZSTD : 0) |
            (s->conn->peer_features & FF_FEATURE_ROUNDS) |
            (ff_source_packs_device(s)
                 ? s->conn->peer_features & (FF_FEATURE_PACKED_DEVICE | FF_FEATURE_DELTA_DEVICE)

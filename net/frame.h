@@ -84,6 +84,9 @@ typedef enum {
      * be newer than pages before it; page = counts them on this connection. D->S: all that came
      * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
     FF_FRAME_ROUND,
+    /* Either way, on the main channel, after the grant: this side's QEMU has ended, and what it
+     * had is gone. The last word. With FF_FEATURE_ENDED of who hears it */
+    FF_FRAME_ENDED,
     FF_FRAME__MAX
 } FfFrameType;
 
@@ -109,6 +112,7 @@ enum {
     FF_FEATURE_DELTA_DEVICE = 1 << 5,  /* D: takes BASE, DEVICE with FF_DEVICE_DELTA. S: the same */
     FF_FEATURE_ROUNDS = 1 << 6,        /* D: takes pages of precopy on further bulk connections,
                                           behind the main one's first ROUND. S: may say them */
+    FF_FEATURE_ENDED = 1 << 7,         /* knows ENDED */
 };
 
 typedef struct {

@@ -268,6 +268,9 @@ void ff_driver_last_words(FfDriver *d)
     if (d->outgoing) {
         ff_outgoing_remove_name(d->outgoing);
     }
+    if (d->migration) {
+        ff_migration_vmm_ended(d->migration);
+    }
     g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
     /* QEMU's last answer may still have to be read, for the coordinator to go on. */
     while (!late && d->migration && ff_migration_speaks(d->migration)) {

@@ -111,8 +111,10 @@ JsonObject *ff_half_to_json(const FfMigrationInfo *info)
     if (h->broken_ms >= 0) {
         json_object_set_int_member(out, "broken-ms", h->broken_ms);
     }
+    json_object_set_boolean_member(out, "peer-ended", h->peer_ended);
     json_object_set_int_member(out, "pages-total", (gint64)h->pages_total);
     json_object_set_int_member(out, "pages-destination", (gint64)h->pages_destination);
+    json_object_set_int_member(out, "bytes-missing", (gint64)h->bytes_missing);
     json_object_set_boolean_member(out, "released", h->released);
     json_object_set_boolean_member(out, "device-state", h->device_state);
     if (h->peer_uri) {

@@ -32,7 +32,7 @@ static void reach(FfMigration *m, Moment moment)
 {
     m->conn.epoch = 1;
     m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                            FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS;
+                            FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED;
     if (moment == FURTHER) {
         g_assert_cmpint(ff_dest_empty(&m->dest), ==, 0);
         return;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/delay.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -131,12 +132,19 @@ static void await(Half *d, bool (*what)(JsonObject *half))
 }
 
 /* Returns where the destination listens (g_free). */
-static char *migrate_slowly(Half *s, Half *d)
+/* Returns where the destination listens (g_free). */
+static char *listen_slowly(Half *s, Half *d)
 {
     move_prepare(s->vm, d->vm);
     qmp_ok(s->q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
     qmp_ok(d->q, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    char *uri = move_listen_uri(d->vm);
+    return move_listen_uri(d->vm);
+}
+
+static char *migrate_slowly(Half *s, Half *d)
+{
+    char *uri = listen_slowly(s, d);
+
     qmp_ok(s->q, "migrate", "{'uri': '%s'}", uri);
     return uri;
 }
@@ -406,11 +414,136 @@ static void test_stopped(void)
     halves_end(&s, &d, dir);
 }
 
-/* Nobody at the destination can know that the pages which it lacks are gone. It does not say that
- * nothing is lost. */
-static void test_source_killed(void)
+/* In the middle of postcopy, with much of it to come. */
+static void reach_postcopy(Half *s, Half *d, const char *uri)
+{
+    qmp_ok(s->q, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s->q, "active");
+    qmp_ok(s->q, "migrate-start-postcopy", NULL);
+    qmp_expect_migration(d->q, "postcopy-active");
+    await(d, is_on_its_way);
+}
+
+/* What farfault status says at H, which is paused (g_free); *ENDED: its peer has said that its QEMU
+ * has ended. */
+static char *paused_status(Half *h, bool *ended)
+{
+    char *text;
+
+    qmp_expect_migration(h->q, "postcopy-paused");
+    g_autoptr(JsonObject) info = qmp_return(h->q, "query-migrate", NULL);
+    *ended = json_object_get_boolean_member(half_of(info), "peer-ended");
+    g_assert_cmpint(FARFAULT(&text, NULL, "status", h->monitor), ==, 0);
+    return text;
+}
+
+static void expect_no_text(const char *text, const char *part)
+{
+    if (strstr(text, part)) {
+        g_error("in what it says: %s\n%s", part, text);
+    }
+}
+
+/* The engines know that a QEMU has ended, and say so. The other side says what is gone, and does
+ * not send anybody to a side that is dead; nor does it look for it. */
+static void check_killed(bool source)
 {
     g_autofree char *text = NULL;
+    const char *why;
+    bool ended;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+    Half *killed = source ? &s : &d, *left = source ? &d : &s;
+
+    qmp_ok(left->q, "migrate-set-parameters", "{'x-farfault-auto-recover': 600}");
+    g_autofree char *uri = listen_slowly(&s, &d);
+    reach_postcopy(&s, &d, uri);
+    vm_kill(killed->vm);
+    text = paused_status(left, &ended);
+    g_assert_true(ended);
+    expect_text(text, source ? "the source's QEMU has ended; "
+                             : "the destination's QEMU has ended after it was given the guest");
+    if (source) {
+        expect_text(text, " MiB) are gone");
+    }
+    expect_no_text(text, "migrate-recover");
+    expect_no_text(text, "\"resume\"");
+    expect_no_text(text, "still at the source");
+    vm_kill(left->vm); /* as a destination: its vCPU waits for a page for ever */
+    g_unlink(d.monitor);
+    g_unlink(s.monitor);
+    halves_end(&s, &d, dir);
+}
+
+static void test_source_killed(void)
+{
+    check_killed(true);
+}
+
+static void test_destination_killed(void)
+{
+    check_killed(false);
+}
+
+/* Only the relay is dead, or all of it at once, as with a host: nobody says that QEMU has ended,
+ * and the destination says what it knows and what it does not. */
+static void check_silent_end(bool qemu)
+{
+    g_autofree char *text = NULL;
+    const char *why;
+    bool ended;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+    g_autofree char *uri = listen_slowly(&s, &d);
+
+    reach_postcopy(&s, &d, uri);
+    if (qemu) {
+        kill(vm_engine(s.vm), SIGKILL);
+        vm_kill(s.vm);
+    } else {
+        kill(vm_relay(s.vm), SIGKILL);
+    }
+    text = paused_status(&d, &ended);
+    g_assert_false(ended);
+    expect_text(text, "pages are still at the source. While its QEMU lives nothing is lost; if it "
+                      "has ended, they are lost");
+    expect_no_text(text, "the connection broke, and nothing is lost");
+    expect_text(text, "migrate-recover");
+    if (!qemu) {
+        vm_kill(s.vm);
+    }
+    vm_kill(d.vm);
+    g_unlink(d.monitor);
+    g_unlink(s.monitor);
+    halves_end(&s, &d, dir);
+}
+
+static void test_source_relay_killed(void)
+{
+    check_silent_end(false);
+}
+
+static void test_source_all_killed(void)
+{
+    check_silent_end(true);
+}
+
+/* A destination of before does not know the word, and is not told: it would take it for an error of
+ * the protocol. */
+static void test_older_destination(void)
+{
     const char *why;
 
     if (!vm_farfault_available(&why)) {
@@ -420,19 +553,18 @@ static void test_source_killed(void)
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
     Half s, d;
     g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
-    g_autofree char *uri = migrate_slowly(&s, &d);
-    qmp_expect_migration(s.q, "active");
-    qmp_ok(s.q, "migrate-start-postcopy", NULL);
-    qmp_expect_migration(d.q, "postcopy-active");
-    await(&d, is_on_its_way);
+    g_autofree char *uri = listen_slowly(&s, &d);
+    Delay *proxy = delay_new(uri, 0);
+
+    delay_hide(proxy, FF_FEATURE_ENDED);
+    reach_postcopy(&s, &d, delay_uri(proxy));
     vm_kill(s.vm);
     qmp_expect_migration(d.q, "postcopy-paused");
-
-    g_assert_cmpint(FARFAULT(&text, NULL, "status", d.monitor), ==, 0);
-    expect_text(text, "pages are still at the source. While its QEMU lives nothing is lost; if it "
-                      "has ended, they are lost");
-    g_assert_null(strstr(text, "the connection broke, and nothing is lost"));
-    vm_kill(d.vm); /* its vCPU waits for a page for ever */
+    g_autoptr(JsonObject) info = qmp_return(d.q, "query-migrate", NULL);
+    g_assert_false(json_object_get_boolean_member(half_of(info), "peer-ended"));
+    expect_text(json_object_get_string_member(info, "error-desc"), "lost the connection");
+    delay_free(proxy);
+    vm_kill(d.vm);
     g_unlink(d.monitor);
     g_unlink(s.monitor);
     halves_end(&s, &d, dir);
@@ -443,6 +575,10 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/halves/status-and-dump", test_halves);
     g_test_add_func("/halves/source-killed", test_source_killed);
+    g_test_add_func("/halves/older-destination", test_older_destination);
+    g_test_add_func("/halves/destination-killed", test_destination_killed);
+    g_test_add_func("/halves/source-relay-killed", test_source_relay_killed);
+    g_test_add_func("/halves/source-all-killed", test_source_all_killed);
     g_test_add_func("/halves/granted", test_granted);
     g_test_add_func("/halves/stopped", test_stopped);
     return g_test_run();

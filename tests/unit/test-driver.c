@@ -154,6 +154,10 @@ bool ff_migration_lives_on(FfMigration *m)
     return false;
 }
 
+void ff_migration_vmm_ended(FfMigration *m)
+{
+}
+
 bool ff_migration_speaks(FfMigration *m)
 {
     return false;
