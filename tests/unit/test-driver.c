@@ -8,9 +8,11 @@
 #include <gio/gio.h>
 #include <gio/gunixsocketaddress.h>
 #include <glib/gstdio.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "migration/dump.h"
@@ -393,10 +395,10 @@ static void world_log(void *opaque, const char *line)
     w->log = g_strdup(line);
 }
 
+static FfVmm vmm; /* what a case fills in */
+
 static FfVmm *world_vmm(void *opaque)
 {
-    static FfVmm vmm;
-
     return &vmm;
 }
 
@@ -418,13 +420,18 @@ static const FfDriverPort world_port = {
     .version = world_version,
 };
 
+static void world_prepare(World *w, const FfStateHeader *state)
+{
+    memset(w, 0, sizeof(*w));
+    w->state = g_memdup2(state, sizeof(*state));
+    w->out = g_string_new(NULL);
+    g_queue_init(&w->questions);
+}
+
 static void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
                         const char *refused)
 {
-    memset(w, 0, sizeof(*w));
-    w->state = g_memdup2(&state, sizeof(state));
-    w->out = g_string_new(NULL);
-    g_queue_init(&w->questions);
+    world_prepare(w, &state);
     w->driver = ff_driver_new(&(FfDriverConfig){
         .port = &world_port,
         .port_opaque = w,
@@ -1289,6 +1296,162 @@ static void test_name_recover(void)
     world_clear(&w);
 }
 
+/* --- an engine before it died while it gave an incoming migration to QEMU -----------------------
+ */
+
+/* QEMU's settings are not back yet, and what QEMU's socket has seen until they are. */
+typedef struct {
+    World w;
+    bool works;   /* they can be put back */
+    int qemu;     /* QEMU's private socket, which listens */
+    bool early;   /* somebody connected to it before they were back */
+    gint ended;   /* atomic; this QEMU was ended */
+    char *folder; /* of the socket's name */
+} GivenBack;
+
+static GivenBack *given_back;
+
+#define NOTHING_COMES_MS 200
+
+static bool undo_settings(FfVmmState *state, GError **error)
+{
+    struct pollfd p = {.fd = given_back->qemu, .events = POLLIN};
+
+    given_back->early = poll(&p, 1, NOTHING_COMES_MS) != 0;
+    if (!given_back->works) {
+        g_set_error_literal(error, FF_DRIVER_ERROR, 0, "QEMU does not take them");
+        return false;
+    }
+    /* Observer: the main loop, after this thread was joined. */
+    g_clear_pointer(&given_back->w.capabilities, g_free);
+    return true;
+}
+
+static FfGuestFit check_fits(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
+                             GError **error)
+{
+    return FF_GUEST_FITS;
+}
+
+static void end_vmm(FfVmmState *state)
+{
+    g_atomic_int_set(&given_back->ended, true);
+    g_main_context_wakeup(NULL);
+}
+
+static int listen_unix(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    return fd;
+}
+
+static int connect_unix(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    return fd;
+}
+
+/* An engine comes that finds a socket to listen on, at which a source waits already (returned), and
+ * QEMU that has taken the migration at a socket of its own. */
+static int find_given(GivenBack *g)
+{
+    static const FfStateHeader state = {.role = FF_ROLE_DESTINATION,
+                                        .driver_flags = FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK};
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+
+    g->folder = g_dir_make_tmp("farfault-XXXXXX", NULL);
+    g_autofree char *at_engine = g_build_filename(g->folder, "engine", NULL);
+    g_autofree char *at_qemu = g_build_filename(g->folder, "incoming", NULL);
+    int listener = listen_unix(at_engine), source = connect_unix(at_engine);
+    g_autofree char *info =
+        g_strdup_printf("{'socket-address': [{'type': 'unix', 'path': '%s'}]}", at_qemu);
+
+    g->qemu = listen_unix(at_qemu);
+    g_array_append_val(fds, listener);
+    world_prepare(&g->w, &state);
+    g->w.capabilities = g_strdup("{}");
+    vmm.state.undo = undo_settings;
+    vmm.state.abandon = end_vmm;
+    vmm.memory.check = check_fits;
+    given_back = g;
+    g->w.driver = ff_driver_new(&(FfDriverConfig){
+        .port = &world_port,
+        .port_opaque = &g->w,
+        .state = g->w.state,
+        .state_fd = -1,
+        .pidfd = -1,
+        .mem_fd = -1,
+        .inner_fd = -1,
+        .listener_fd = -1,
+        .device_fd = -1,
+        .incoming_fds = fds,
+    });
+    qemu_answers(&g->w, "query-version", "{}");
+    qemu_answers(&g->w, "migrate-incoming", "!The incoming migration has already been started");
+    qemu_answers(&g->w, "query-migrate", info);
+    g_unlink(at_engine);
+    return source;
+}
+
+static void given_clear(GivenBack *g, int source)
+{
+    close(source);
+    close(g->qemu);
+    world_clear(&g->w);
+    g_autofree char *at_qemu = g_build_filename(g->folder, "incoming", NULL);
+    g_unlink(at_qemu);
+    g_rmdir(g->folder);
+    g_free(g->folder);
+    vmm = (FfVmm){0};
+}
+
+/* The source is let through to QEMU when QEMU has its settings back. */
+static void test_given_back(void)
+{
+    GivenBack g = {.works = true};
+    int source = find_given(&g);
+    char byte = 0;
+
+    g_assert_cmpint(write(source, "Q", 1), ==, 1);
+    int fd = -1;
+    fcntl(g.qemu, F_SETFL, O_NONBLOCK);
+    while ((fd = accept(g.qemu, NULL, NULL)) < 0) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_cmpint(read(fd, &byte, 1), ==, 1);
+    g_assert_cmpint(byte, ==, 'Q');
+    g_assert_false(g.early);
+    close(fd);
+    given_clear(&g, source);
+}
+
+/* They cannot be put back, so without its credentials QEMU would take anybody: it takes nobody. */
+static void test_given_back_in_vain(void)
+{
+    GivenBack g = {0};
+    int source = find_given(&g);
+    struct pollfd p = {.events = POLLIN};
+
+    while (!g_atomic_int_get(&g.ended)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    p.fd = g.qemu;
+    g_assert_cmpint(poll(&p, 1, 0), ==, 0);
+    g_assert_false(g.early);
+    g_assert_nonnull(
+        strstr(g.w.log, "QEMU's settings for an incoming migration cannot be restored"));
+    given_clear(&g, source);
+}
+
 static void test_two(void)
 {
     static const char *const late = "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
@@ -1643,6 +1806,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/name/driver-ends", test_name_driver_ends);
     g_test_add_func("/driver/name/argument", test_name_argument);
     g_test_add_func("/driver/name/recover", test_name_recover);
+    g_test_add_func("/driver/given-back", test_given_back);
+    g_test_add_func("/driver/given-back/in-vain", test_given_back_in_vain);
     g_test_add_func("/driver/two", test_two);
     g_test_add_func("/driver/every-status", test_every_status);
     int rc = g_test_run();
