@@ -17,6 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "relay/conn.h"
 #include "relay/qmp-frame.h"
 
@@ -78,6 +79,7 @@ static void give_uri(FfHandIncoming *hand)
     json_builder_end_object(b);
     json_builder_end_object(b);
     say(hand, b);
+    FF_FAULT_AT("incoming-handed");
 }
 
 /* --- what QEMU says --- */

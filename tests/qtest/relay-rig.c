@@ -102,14 +102,16 @@ static char *plan_text(const Rig *rig, const RigConfig *config, const int *fds, 
 
     g_string_append_printf(
         s,
-        "{\"qemu-pid\": %d, \"agent-fd\": %d, \"ready-fd\": %d, \"stderr-fd\": %d, "
+        "{\"qemu-pid\": %d, \"state-fd\": %d, \"agent-fd\": %d, \"ready-fd\": %d, \"stderr-fd\": "
+        "%d, "
         "\"engine\": \"%s\", \"policy\": \"auto\", \"name\": \"rig\", \"daemonize\": %s, "
         "\"start-paused\": false, \"incoming\": %s%s%s, \"incoming-taken\": %s, "
         "\"engine-refused\": null, \"runas\": null, \"qemu-monitor\": %d, \"ram\": "
         "[{\"id\": \"pc.ram\", \"size\": 4096, \"page-size\": 4096, \"fd\": %d}], \"monitors\": [",
-        rig->qemu, fds[0], ready, rig->log, engine, config->daemonize ? "true" : "false",
-        config->incoming ? "\"" : "", config->incoming ? config->incoming : "null",
-        config->incoming ? "\"" : "", config->incoming ? "true" : "false", fds[1], fds[2]);
+        rig->qemu, rig->state_fd, fds[0], ready, rig->log, engine,
+        config->daemonize ? "true" : "false", config->incoming ? "\"" : "",
+        config->incoming ? config->incoming : "null", config->incoming ? "\"" : "",
+        config->incoming ? "true" : "false", fds[1], fds[2]);
     for (int i = 0; i < RIG_MONITORS; i++) {
         if (i == 0 && config->kind != RIG_LISTEN) {
             g_string_append_printf(s, "{\"id\": \"m0\", \"qemu\": %d, ", fds[3]);
@@ -233,6 +235,10 @@ Rig *rig_new(const RigConfig *config)
     config = config ? config : &plain;
     rig->dir = g_dir_make_tmp("ff-relay-XXXXXX", NULL);
     rig->engine = rig->peer = -1;
+    rig->state_fd = config->keeps_state ? ff_state_create(FF_POLICY_AUTO) : -1;
+    if (rig->state_fd >= 0) {
+        fcntl(rig->state_fd, F_SETFD, 0);
+    }
     rig->log = memfd_create("log", 0);
     fcntl(rig->log, F_SETFL, O_APPEND);
     g_queue_init(&rig->frames);
@@ -326,9 +332,11 @@ void rig_kill_qemu(Rig *rig)
 int rig_wait_relay(Rig *rig)
 {
     pid_t relay = rig->relay;
+    int status = reap(relay);
 
     rig->relay = 0;
-    return reap(relay);
+    rig->killed = status < 0;
+    return status;
 }
 
 bool rig_relay_has_ended(Rig *rig)
@@ -356,7 +364,9 @@ static void engine_forget(Rig *rig)
 
 void rig_free(Rig *rig)
 {
-    static const char *const left[] = {"direct", "engine", "peer"};
+    /* A relay that ends by itself removes its clients' sockets. */
+    const char *const left[] = {"direct", "engine", "peer", rig->killed ? "client0" : "direct",
+                                rig->killed ? "client1" : "direct"};
 
     if (rig->qemu) {
         rig_kill_qemu(rig);
@@ -382,7 +392,10 @@ void rig_free(Rig *rig)
 
         unlink(path);
     }
-    g_assert_cmpint(rmdir(rig->dir), ==, 0); /* the relay has removed the clients' sockets */
+    if (rig->state_fd >= 0) {
+        close(rig->state_fd);
+    }
+    g_assert_cmpint(rmdir(rig->dir), ==, 0);
     g_free(rig->dir);
     g_free(rig);
 }

@@ -20,10 +20,12 @@ typedef struct {
     pid_t qemu, relay;
     char *dir;
     int engine_listener;
-    int agent; /* the agent's end of the hand-over socket */
-    int peer;  /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
-    bool mute; /* engines do not say that they have INIT */
-    int log;   /* memfd: QEMU's and the relay's stderr */
+    bool killed;  /* the relay was */
+    int agent;    /* the agent's end of the hand-over socket */
+    int peer;     /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
+    bool mute;    /* engines do not say that they have INIT */
+    int log;      /* memfd: QEMU's and the relay's stderr */
+    int state_fd; /* -1: the relay made it, and takes it along */
 
     /* the engine */
     int engine; /* connection that keeps its process alive; -1: none */
@@ -59,6 +61,7 @@ typedef struct {
     const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
     unsigned hung_ms;     /* how long the relay waits for the answer to PING; 0: 30 s */
     int uffd_errno;
+    bool keeps_state; /* Rig.state_fd is the relay's state memfd, which outlives it */
 } RigConfig;
 
 Rig *rig_new(const RigConfig *config); /* CONFIG can be NULL */

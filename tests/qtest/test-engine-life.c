@@ -355,6 +355,26 @@ static void test_incoming_without(gconstpointer engine)
     unlink(path);
 }
 
+/* The relay dies when QEMU has the URI, and before QEMU has said that it listens there. What it
+ * leaves says so: the next one finds out what QEMU has done, and listens there no more itself. */
+static void test_incoming_handed(void)
+{
+    if (!rig_has_faults()) {
+        g_test_skip("this build has no points to fail at");
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.incoming = "tcp:127.0.0.1:0",
+                                              .engine = "/nowhere/engine",
+                                              .faults = "relay/*/at/incoming-handed=kill",
+                                              .keeps_state = true});
+
+    g_assert_cmpint(rig_wait_relay(rig), ==, -SIGKILL);
+    FfStateHeader *state = ff_state_map(rig->state_fd, NULL);
+    g_assert_nonnull(state);
+    g_assert_true(state->driver_flags & FF_DRIVER_GIVING_BACK);
+    g_assert_false(state->driver_flags & FF_DRIVER_NATIVE_INCOMING);
+}
+
 /* QEMU cannot listen there: it ends, as plain QEMU does. */
 static void test_incoming_refused(void)
 {
@@ -387,6 +407,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/engine-life/incoming/no-program", "/nowhere/engine",
                          test_incoming_without);
     g_test_add_data_func("/engine-life/incoming/ends-at-once", "/bin/false", test_incoming_without);
+    g_test_add_func("/engine-life/incoming/handed", test_incoming_handed);
     g_test_add_func("/engine-life/incoming/refused", test_incoming_refused);
     return g_test_run();
 }
