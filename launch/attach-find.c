@@ -62,13 +62,22 @@ char *ff_attach_link(pid_t pid, int fd)
     return g_file_read_link(path, NULL);
 }
 
+/* What a process that may be hostile has open: nothing that opening would do something to, or that
+ * would keep who opens it waiting (a fifo, a device). */
+static int open_regular(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+}
+
 /* NULL: it is not the launcher's, whose is sealed. */
 static char *read_plan(pid_t pid, int fd, uid_t *owner)
 {
     const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
     g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
     g_autofree char *text = NULL;
-    int own = open(path, O_RDONLY | O_CLOEXEC);
+    int own = open_regular(path);
     struct stat st;
 
     if (own >= 0 && (fcntl(own, F_GET_SEALS) & seals) == seals && fstat(own, &st) == 0 &&
@@ -169,7 +178,7 @@ static int open_state(pid_t pid, JsonObject *plan)
     int fds[FF_PARCEL_MAX], state = -1;
 
     if (kept < 0) {
-        return open(path, O_RDONLY | O_CLOEXEC);
+        return open_regular(path);
     }
     int pidfd = pidfd_open(pid, 0), parcel = pidfd >= 0 ? pidfd_getfd(pidfd, kept, 0) : -1;
     int n = parcel >= 0 ? ff_parcel_look(parcel, fds) : 0;

@@ -5,11 +5,15 @@
  * goes on as after the death of an engine: the guest is at the side that the moment decides about,
  * nowhere else, and its memory is right. And what attach must refuse.
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <glib/gstdio.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -707,6 +711,99 @@ static void test_not_ours(void)
     vm_end(plain);
 }
 
+/* A process that looks like a guest of farfault, and keeps a fifo as the state of its migrations:
+ * in a parcel, or under a number. The caller ends it. */
+static pid_t start_fake(const char *dir, bool parcel)
+{
+    g_autofree char *path = g_build_filename(dir, "fifo", NULL);
+    int fds[] = {-1, open("/dev/null", O_PATH | O_CLOEXEC)};
+
+    g_assert_cmpint(mkfifo(path, 0600), ==, 0);
+    fds[0] = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* nobody writes */
+    g_unlink(path);
+    int kept = parcel ? ff_parcel_new(fds, G_N_ELEMENTS(fds)) : -1;
+    g_autofree char *text =
+        g_strdup_printf("{\"" FF_PLAN_KEPT "\": %d, \"" FF_PLAN_KEPT_STATE
+                        "\": %d, \"qemu-monitor\": %d, \"monitors\": [], \"ram\": []}",
+                        kept, parcel ? -1 : fds[0], fds[1]);
+    int plan = memfd_create("farfault-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    g_assert_cmpint(write(plan, text, strlen(text)), ==, strlen(text));
+    g_assert_cmpint(
+        fcntl(plan, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pause();
+        _exit(0);
+    }
+    int own[] = {fds[0], fds[1], plan, kept};
+    for (unsigned i = 0; i < G_N_ELEMENTS(own); i++) {
+        if (own[i] >= 0) {
+            close(own[i]);
+        }
+    }
+    return pid;
+}
+
+/* Nothing is opened that is not what the launcher made: a fifo, of which nobody writes, would keep
+ * who opens it waiting, and a device may do something. */
+static void test_no_memfd(gconstpointer parcel)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *dir = g_dir_make_tmp("attach-XXXXXX", NULL), *text = NULL;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        g_rmdir(dir);
+        return;
+    }
+    pid_t fake = start_fake(dir, parcel);
+    g_autofree char *pid = g_strdup_printf("%d", (int)fake);
+
+    expect_refusal(pid, 1, parcel ? "is no memfd" : "does not keep the state of its migrations");
+    int status = attach_run((const char *[]){"timeout", "20", farfault, "doctor", NULL}, &text);
+    g_assert_cmpint(status, !=, 124);
+    kill(fake, SIGKILL);
+    waitpid(fake, NULL, 0);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
+/* Somebody listens where the guest's monitor was, and is too busy to accept: he is not waited for,
+ * and his name is not taken from him. */
+static void test_in_the_way(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("attach-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "qmp", NULL);
+    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GError) error = NULL;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const FfRunas as = {.uid = (uid_t)-1, .gid = (gid_t)-1};
+    int busy = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), waits[8];
+    unsigned n = 0;
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_cmpint(bind(busy, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(busy, 0), ==, 0);
+    do {
+        g_assert_cmpuint(n, <, G_N_ELEMENTS(waits));
+        waits[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    } while (connect(waits[n++], (struct sockaddr *)&address, sizeof(address)) == 0);
+    g_assert_cmpint(errno, ==, EAGAIN);
+    alarm(20); /* ends this program if it is waited for */
+    int fd =
+        ff_attach_listen((struct sockaddr *)&address, sizeof(address), &as, made, "qmp", &error);
+    alarm(0);
+    g_assert_cmpint(fd, ==, -1);
+    g_assert_nonnull(strstr(error->message, "somebody else listens at "));
+    while (n) {
+        close(waits[--n]);
+    }
+    close(busy);
+    g_assert_cmpint(g_unlink(path), ==, 0);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
 static void test_relay_lives(void)
 {
     Test t = {0};
@@ -864,6 +961,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &moments[i], test_moment);
     }
     g_test_add_func("/attach/refused/not-ours", test_not_ours);
+    g_test_add_data_func("/attach/refused/no-memfd", "parcel", test_no_memfd);
+    g_test_add_data_func("/attach/refused/no-memfd/number", NULL, test_no_memfd);
+    g_test_add_func("/attach/refused/in-the-way", test_in_the_way);
     g_test_add_func("/attach/refused/relay-lives", test_relay_lives);
     g_test_add_func("/attach/refused/other-user", test_other_user);
     g_test_add_func("/attach/refused/namespace", test_namespace);
