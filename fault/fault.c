@@ -48,6 +48,7 @@ static char *dir;
 static Fault faults[MAX_FAULTS];
 static unsigned n_faults;
 static const char *side = "none", *state = "none"; /* static texts; atomic, observer: due() */
+static FfFaultHook hook;                           /* atomic; observer: hooked() */
 
 static const struct {
     const char *name;
@@ -126,6 +127,18 @@ void ff_fault_state(const char *name)
     g_atomic_pointer_set(&state, name);
 }
 
+void ff_fault_hook(FfFaultHook fn)
+{
+    g_atomic_pointer_set(&hook, fn);
+}
+
+static int hooked(const char *place, const char *name)
+{
+    FfFaultHook fn = g_atomic_pointer_get(&hook);
+
+    return fn ? fn(place, name) : 0;
+}
+
 /* The fault that is to happen now, or NULL. It happens once, whoever lives to see it. */
 static const Fault *due(const char *place, const char *name)
 {
@@ -195,6 +208,7 @@ static bool do_plain(const Fault *f)
 
 void ff_fault_at(const char *name)
 {
+    hooked("at", name);
     const Fault *f = due("at", name);
 
     if (f && !do_plain(f)) {
@@ -204,6 +218,11 @@ void ff_fault_at(const char *name)
 
 bool ff_fault_call(const char *name)
 {
+    int err = hooked("call", name);
+    if (err) {
+        errno = err;
+        return true;
+    }
     const Fault *f = due("call", name);
 
     if (!f || do_plain(f)) {
@@ -218,6 +237,9 @@ bool ff_fault_call(const char *name)
 
 bool ff_fault_skip(const char *name)
 {
+    if (hooked("step", name)) {
+        return true;
+    }
     const Fault *f = due("step", name);
 
     if (!f || do_plain(f)) {

@@ -42,6 +42,12 @@ void ff_fault_at(const char *name);
 bool ff_fault_call(const char *name);
 /* TRUE: the step is to be left out. */
 bool ff_fault_skip(const char *name);
+/* Of a test that has the code in its own process: HOOK is called at each point, before what the
+ * environment says, with "at", "call" or "step" and the point's name. 0, or the errno of a call
+ * that is not to be made; not 0: a step is left out. NULL: none. Before the threads that it is for.
+ */
+typedef int (*FfFaultHook)(const char *place, const char *name);
+void ff_fault_hook(FfFaultHook hook);
 /* A message is about to be written to FD. 0: write it. 1: it has been written. -errno. */
 int ff_fault_message(const char *channel, const char *name, int fd, const struct iovec *iov, int n);
 

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 #define SMALL_PAGES 1024
 #define HUGE_PAGES 8
 
@@ -283,6 +285,70 @@ void rig_wait_completed(Rig *r, unsigned n)
     pthread_mutex_unlock(&r->lock);
 }
 
+/* ---- named points ------------------------------------------------------------------------------
+ */
+
+#ifdef FF_FAULTS
+#define MAX_POINTS 4
+
+static struct {
+    const char *point;
+    RigAt fn;
+    void *opaque;
+} points[MAX_POINTS]; /* points_lock */
+static pthread_mutex_t points_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int on_point(const char *place, const char *name)
+{
+    RigAt fn = NULL;
+    void *opaque = NULL;
+
+    pthread_mutex_lock(&points_lock);
+    for (unsigned i = 0; i < MAX_POINTS && !fn; i++) {
+        if (g_strcmp0(points[i].point, name) == 0) {
+            fn = points[i].fn;
+            opaque = points[i].opaque;
+            points[i].point = NULL;
+        }
+    }
+    pthread_mutex_unlock(&points_lock);
+    return fn ? fn(opaque) : 0;
+}
+
+bool rig_at(const char *point, RigAt fn, void *opaque)
+{
+    unsigned i = 0;
+
+    pthread_mutex_lock(&points_lock);
+    while (i < MAX_POINTS && points[i].point) {
+        i++;
+    }
+    g_assert_cmpuint(i, <, MAX_POINTS);
+    points[i].point = point;
+    points[i].fn = fn;
+    points[i].opaque = opaque;
+    pthread_mutex_unlock(&points_lock);
+    ff_fault_hook(on_point);
+    return true;
+}
+
+static void forget_points(void)
+{
+    ff_fault_hook(NULL);
+    memset(points, 0, sizeof(points));
+}
+#else
+bool rig_at(const char *point, RigAt fn, void *opaque)
+{
+    g_test_skip("built without -Dfaults=true");
+    return false;
+}
+
+static void forget_points(void)
+{
+}
+#endif
+
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
@@ -499,6 +565,7 @@ void rig_stop(Rig *r)
 void rig_free(Rig *r)
 {
     rig_stop(r);
+    forget_points();
     g_autofree uint64_t *pages = g_new0(uint64_t, r->n_pages);
     for (unsigned i = 0; i < r->n_pages && r->map; i++) {
         pages[i] = r->is_client || !r->s ? (uintptr_t)rig_page(r, i) : ff_space_addr(r->s, 0, i);

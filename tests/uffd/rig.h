@@ -45,6 +45,7 @@ struct Rig {
     FfSpace *s;
     bool is_client; /* the space is of another process */
     GThread *faults, *filler;
+    void *opaque; /* the test's */
 
     /* Content for a run, by the filler; NULL: rig_fill_pattern(). */
     void (*fill)(Rig *r, const FfRun *run);
@@ -108,6 +109,12 @@ int rig_wait_failed(Rig *r);
 void rig_wait_began(Rig *r, unsigned n);
 /* Waits until all was placed for the Nth time: who reads the last page comes before its mark. */
 void rig_wait_completed(Rig *r, unsigned n);
+
+/* FN is called once, at the next of the named points POINT (fault/fault.h) that any thread reaches;
+ * what it returns is the errno of a call that is not to be made. FALSE: skipped, as this build has
+ * none. rig_free() takes away what was not reached. */
+typedef int (*RigAt)(void *opaque);
+bool rig_at(const char *point, RigAt fn, void *opaque);
 
 typedef void (*RigTest)(RigKind kind);
 /* One test for each kind of KINDS, NAME/memfd and so on. */
