@@ -32,7 +32,7 @@
 #include "uffd/space-internal.h"
 #include "uffd/uffd.h"
 
-#define BATCH 64
+#define BATCH FF_SPACE_BATCH
 #define LOOK_AGAIN_MS 1
 #define SMALL_PAGE 4096ull
 
@@ -308,13 +308,20 @@ void ff_faults_again(FfSpace *s)
 /* ---- the thread --------------------------------------------------------------------------------
  */
 
-static void tell_deferred(FfSpace *s)
+static void tell_deferred(Batch *b)
 {
+    FfSpace *s = b->s;
     unsigned n = s->n_deferred;
 
     s->n_deferred = 0;
     for (unsigned i = 0; i < n; i++) {
         ff_uffd_wake(s->cfg.uffd, s->deferred[i], SMALL_PAGE);
+    }
+    if (s->has_late) {
+        int rc = ff_protect_lift_late(s);
+        if (rc < 0 && rc != -ESRCH) {
+            failed(b, rc);
+        }
     }
 }
 
@@ -376,13 +383,19 @@ static void answer(Batch *b)
     b->fresh = (FfPresent){.as = FF_PRESENT_NOTHING};
 }
 
-/* FALSE: the end. */
+static bool has_deferred(const FfSpace *s)
+{
+    return s->n_deferred || s->has_late;
+}
+
+/* FALSE: the end. Not before everything that was put off has been done: nobody else would, and
+ * the change that it waits for ends soon, as this has read its event or is about to. */
 static bool wait_for_messages(Batch *b)
 {
     struct pollfd pfd[2] = {{.fd = b->s->cfg.uffd, .events = POLLIN},
                             {.fd = b->s->wake_fd, .events = POLLIN}};
 
-    while (poll(pfd, 2, b->s->n_deferred ? LOOK_AGAIN_MS : -1) < 0) {
+    while (poll(pfd, 2, has_deferred(b->s) ? LOOK_AGAIN_MS : -1) < 0) {
         if (errno != EINTR) {
             failed(b, -errno);
             b->dead = true;
@@ -393,7 +406,7 @@ static bool wait_for_messages(Batch *b)
         failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
-    return !b->dead && !pfd[1].revents;
+    return !b->dead && (!pfd[1].revents || has_deferred(b->s));
 }
 
 static void tell_failed(const Batch *b)
@@ -412,13 +425,13 @@ void ff_faults_run(FfSpace *s)
     ff_space_set_fault_thread(s);
     ask_noted(&b);
     while (!b.dead && wait_for_messages(&b)) {
-        tell_deferred(s);
+        tell_deferred(&b);
         answer(&b);
         tell_failed(&b); /* of one page: it continues; or it is dead */
         b.rc = 0;
     }
+    tell_deferred(&b);
     tell_failed(&b);
-    tell_deferred(s);
     ff_space_set_fault_thread(NULL);
 }
 

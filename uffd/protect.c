@@ -1,30 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Write protection with a bounded buffer; see protect.h for the threads. No lock but that of the
- * space.
+ * Write protection with a bounded buffer; see protect.h for the threads.
+ *
+ * Locks: that of the space, and under it those of pieces of memory: written by who arms a piece,
+ * read by who lifts what is not armed there. So a lift that comes late never takes away a
+ * protection that was set again. Each is held for one ioctl, and the fault thread meets only who
+ * arms just there.
  *
  * A page has three states, in two bitmaps: armed and free (nobody has it yet), armed and not free
  * (somebody reads its old content), not armed (it may be written). Who clears its bit in `free` has
  * it, nobody else. Then: the content is read, the bit in `armed` is cleared, and the protection is
  * lifted, which wakes its writers. A fault that is read late finds the page not armed, and lifts it
- * again, which does no harm.
+ * again.
  *
  * A writer for whom there is no slot is noted, and then a slot is looked for again; who gives a
  * slot back looks for a writer afterwards. Both are sequentially consistent: one of the two sees
  * the other.
  *
- * System calls: ioctl(UFFDIO_*), mmap, munmap, pread.
+ * System calls: ioctl(UFFDIO_*), mmap, munmap.
  */
 #include "uffd/protect.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "fault/fault.h"
 #include "uffd/space-internal.h"
 #include "uffd/uffd.h"
 
 /* The process's mmap lock is held for so many bytes at most. */
 #define PIECE (2ull << 20)
+#define LOCKS 64
 
 typedef struct {
     FfBitmap armed, free;
@@ -36,10 +42,11 @@ struct FfProtect {
     uint8_t *buffer;
     size_t slot_size, buffer_len;
     unsigned n_slots;
-    FfRun *slots;          /* what is kept there; written by who has it, before its bit in `kept` */
-    FfBitmap empty, kept;  /* slots */
-    FfWaits waits;         /* of writers without a slot */
-    uint64_t lost, waited; /* atomic */
+    FfRun *slots;         /* what is kept there; written by who has it, before its bit in `kept` */
+    FfBitmap empty, kept; /* slots */
+    FfWaits waits;        /* of writers without a slot */
+    pthread_rwlock_t locks[LOCKS];
+    uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
 };
 
 /* ---- making ------------------------------------------------------------------------------------
@@ -73,6 +80,9 @@ FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer)
     g_autoptr(FfProtect) p = g_new0(FfProtect, 1);
 
     p->s = s;
+    for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {
+        pthread_rwlock_init(&p->locks[i], NULL);
+    }
     p->blocks = g_new0(Block, s->n_blocks);
     for (unsigned i = 0; i < s->n_blocks; i++) {
         ff_bitmap_init(&p->blocks[i].armed, s->blocks[i].n_pages, false);
@@ -88,32 +98,107 @@ FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer)
 /* ---- the kernel --------------------------------------------------------------------------------
  */
 
-/* Protection of RUN on, or off with a wake of its writers. Pages without an address have none. The
- * fault thread does not wait for changes: the writer is told again after them. */
-static int set(FfSpace *s, const FfRun *run, bool on)
+/* Of a part of memory that one ioctl does. Neighbours have different ones. */
+static pthread_rwlock_t *lock_of(FfProtect *p, const FfRun *run)
 {
-    uint64_t ps = s->blocks[run->block].backing.page_size, bytes;
+    uint64_t piece = run->first * p->s->blocks[run->block].backing.page_size / PIECE;
+
+    return &p->locks[(piece + run->block) % G_N_ELEMENTS(p->locks)];
+}
+
+/* RUN at ADDR can be written, and who waits there goes on. */
+static int let_go(FfSpace *s, const FfRun *run, uint64_t addr)
+{
+    uint64_t bytes = run->n * s->blocks[run->block].backing.page_size;
+    int rc = ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, bytes, false));
+
+    /* ENOENT: taken out of the userfaultfd, which wakes no writers. */
+    return rc == -ENOENT ? ff_uffd_wake(s->cfg.uffd, addr, bytes) : rc;
+}
+
+/* The same of what is not armed (any more, or again). Writers at the rest are told again. */
+static int let_go_unarmed(FfProtect *p, const FfRun *run, uint64_t addr)
+{
+    uint64_t ps = p->s->blocks[run->block].backing.page_size;
+    const FfBitmap *armed = &p->blocks[run->block].armed;
+    int rc = 0;
+
+    for (uint64_t i = 0, n; i < run->n && rc == 0; i += n) {
+        bool is_armed = ff_bitmap_test(armed, run->first + i);
+        for (n = 1; i + n < run->n && ff_bitmap_test(armed, run->first + i + n) == is_armed; n++) {
+        }
+        FfRun part = {run->block, run->first + i, n};
+        rc = is_armed ? ff_uffd_wake(p->s->cfg.uffd, addr + i * ps, n * ps)
+                      : let_go(p->s, &part, addr + i * ps);
+    }
+    return rc;
+}
+
+static void arm_bits(FfProtect *p, const FfRun *run)
+{
+    Block *b = &p->blocks[run->block];
+
+    /* Before the bits: who finishes a page takes it off. */
+    __atomic_add_fetch(&p->left, run->n, __ATOMIC_SEQ_CST);
+    uint64_t fresh = ff_bitmap_set_run(&b->armed, run->first, run->n);
+    __atomic_sub_fetch(&p->left, run->n - fresh, __ATOMIC_SEQ_CST);
+    ff_bitmap_set_run(&b->free, run->first, run->n);
+}
+
+/* RUN, which is in one piece, at ADDR (0: it has none) is armed and protected. In this order: a
+ * fault comes only after the protection, and finds the page armed. */
+static int arm_piece(FfSpace *s, const FfRun *run, uint64_t addr)
+{
+    uint64_t bytes = run->n * s->blocks[run->block].backing.page_size;
+    int rc = 0;
+
+    pthread_rwlock_wrlock(lock_of(s->protect, run));
+    arm_bits(s->protect, run);
+    if (addr) {
+        rc = ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, bytes, true));
+    }
+    pthread_rwlock_unlock(lock_of(s->protect, run));
+    return rc;
+}
+
+static int lift_piece(FfSpace *s, const FfRun *run, uint64_t addr)
+{
+    if (!addr) {
+        return 0;
+    }
+    if (!s->protect) {
+        return let_go(s, run, addr);
+    }
+    FF_FAULT_AT("protect-lift");
+    pthread_rwlock_rdlock(lock_of(s->protect, run));
+    int rc = let_go_unarmed(s->protect, run, addr);
+    pthread_rwlock_unlock(lock_of(s->protect, run));
+    return rc;
+}
+
+typedef int (*PieceFunc)(FfSpace *s, const FfRun *run, uint64_t addr);
+
+/* FN for RUN, piece by piece. The fault thread does not wait for changes: what it cannot lift just
+ * now it lifts after them. */
+static int each_piece(FfSpace *s, const FfRun *run, PieceFunc fn)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size, whole = MAX(PIECE, ps), bytes;
     int rc = 0;
 
     for (uint64_t i = 0; i < run->n && rc == 0;) {
+        FfRun part = {run->block, run->first + i, run->n - i};
         uint64_t seen = ff_space_enter(s);
-        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
-        bytes = addr ? MIN(MIN(bytes, (run->n - i) * ps), MAX(PIECE, ps)) : ps;
-        if (addr) {
-            rc = ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, bytes, on));
-        }
-        if (rc == -ENOENT && !on) {
-            /* taken out of the userfaultfd, which wakes no writers */
-            rc = ff_uffd_wake(s->cfg.uffd, addr, bytes);
-        }
+        uint64_t addr = ff_space_find_addr(s, part.block, part.first, &bytes);
+        part.n = addr ? MIN(part.n, MIN(bytes, whole - part.first * ps % whole) / ps) : 1;
+        rc = fn(s, &part, addr);
         ff_space_leave(s);
         if (rc != -EAGAIN) {
-            i += bytes / ps;
+            i += part.n;
             continue;
         }
         rc = ff_space_wait_change(s, seen);
         if (rc == -EAGAIN) {
-            ff_space_defer(s, addr);
+            ff_space_lift_later(s, &(FfRun){run->block, run->first + i, run->n - i});
             return 0;
         }
     }
@@ -122,24 +207,59 @@ static int set(FfSpace *s, const FfRun *run, bool on)
 
 int ff_protect_lift(FfSpace *s, const FfRun *run)
 {
-    return set(s, run, false);
+    return each_piece(s, run, lift_piece);
 }
 
 int ff_protect_arm(FfProtect *p, const FfRun *run)
 {
-    Block *b = &p->blocks[run->block];
-
-    /* In this order: a fault comes only after the protection, and finds the page armed. */
-    ff_bitmap_set_run(&b->armed, run->first, run->n);
-    ff_bitmap_set_run(&b->free, run->first, run->n);
-    return set(p->s, run, true);
+    return each_piece(p->s, run, arm_piece);
 }
 
 int ff_protect_done(FfProtect *p, const FfRun *run)
 {
-    ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, run->n);
+    uint64_t had = ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, run->n);
+
+    __atomic_sub_fetch(&p->left, had, __ATOMIC_SEQ_CST);
     ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
-    return set(p->s, run, false);
+    return ff_protect_lift(p->s, run);
+}
+
+int ff_protect_lift_late(FfSpace *s)
+{
+    int rc = 0;
+
+    s->has_late = false;
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        FfRun run = {.block = i};
+        for (uint64_t at = 0; (run.n = ff_bitmap_claim_run(&s->blocks[i].late, at, UINT64_MAX,
+                                                           UINT64_MAX, &run.first));
+             at = run.first + run.n) {
+            int one = ff_protect_lift(s, &run);
+            rc = rc ? rc : one;
+        }
+    }
+    return rc;
+}
+
+static void lift_all(FfProtect *p)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < p->s->n_blocks; i++) {
+        FfRun run = {.block = i};
+        for (uint64_t at = 0; (run.n = ff_bitmap_claim_run(&p->blocks[i].armed, at, UINT64_MAX,
+                                                           UINT64_MAX, &run.first));
+             at = run.first + run.n) {
+            int one = ff_protect_lift(p->s, &run);
+            rc = rc ? rc : one;
+        }
+    }
+    if (rc < 0 && rc != -ESRCH) {
+        /* An event that nobody reads any more is in the way. Of this it is not. */
+        ff_space_unregister(p->s);
+    }
+    /* Also who was told of and not answered. */
+    ff_space_wake_all(p->s);
 }
 
 void ff_protect_free(FfProtect *p)
@@ -147,18 +267,14 @@ void ff_protect_free(FfProtect *p)
     if (!p) {
         return;
     }
-    for (unsigned i = 0; p->blocks && i < p->s->n_blocks; i++) {
-        FfRun run = {.block = i};
-        for (uint64_t at = 0;
-             (run.n = ff_bitmap_next_run(&p->blocks[i].armed, at, true, &run.first));
-             at = run.first + run.n) {
-            set(p->s, &run, false); /* a process that has ended does not mind */
-        }
+    lift_all(p);
+    for (unsigned i = 0; i < p->s->n_blocks; i++) {
         ff_bitmap_clear(&p->blocks[i].armed);
         ff_bitmap_clear(&p->blocks[i].free);
     }
-    /* Also who was told of and not answered. */
-    ff_space_wake_all(p->s);
+    for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {
+        pthread_rwlock_destroy(&p->locks[i]);
+    }
     if (p->buffer) {
         munmap(p->buffer, p->buffer_len);
     }
@@ -201,9 +317,10 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     }
     p->slots[slot] = run;
     ff_bitmap_clear_run(&b->armed, page, 1);
+    FF_FAULT_AT("protect-kept");
     /* Observer: the saver that takes it, which sees slot and content. */
     ff_bitmap_set(&p->kept, slot);
-    *rc = set(p->s, &run, false);
+    *rc = ff_protect_lift(p->s, &run);
     if (p->s->cfg.pager && p->s->cfg.pager->written) {
         p->s->cfg.pager->written(p->s->cfg.pager, &run);
     }
@@ -264,7 +381,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
     int rc;
 
     if (!ff_bitmap_test(&p->blocks[block].armed, page)) {
-        return set(p->s, &run, false);
+        return ff_protect_lift(p->s, &run);
     }
     if (!take_slot(p, &slot)) {
         FfWait *wait = ff_waits_free_slot(&p->waits);
@@ -325,6 +442,7 @@ bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data
 
 void ff_protect_release(FfProtect *p, unsigned slot)
 {
+    __atomic_sub_fetch(&p->left, 1, __ATOMIC_SEQ_CST);
     int rc = give_slot(p, slot);
     const FfSpaceOps *ops = p->s->cfg.ops;
 
@@ -340,18 +458,16 @@ void ff_protect_removed(FfProtect *p, const FfRun *run)
 
     ff_bitmap_clear_run(&b->free, run->first, run->n);
     ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
+    __atomic_sub_fetch(&p->left, lost, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&p->lost, lost, __ATOMIC_RELAXED);
 }
 
 uint64_t ff_protect_left(const FfProtect *p)
 {
-    ff_space_enter(p->s);
-    uint64_t n = ff_bitmap_count(&p->kept);
-    for (unsigned i = 0; i < p->s->n_blocks; i++) {
-        n += ff_bitmap_count(&p->blocks[i].armed);
-    }
+    ff_space_enter(p->s); /* as below */
+    uint64_t left = __atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
     ff_space_leave(p->s);
-    return n;
+    return left;
 }
 
 uint64_t ff_protect_lost(const FfProtect *p)

@@ -27,13 +27,14 @@ typedef struct FfProtect FfProtect;
  * bytes, for as many whole pages of the largest kind; 0: all writers wait. NULL: no memory for it.
  */
 FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer);
-/* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Can be
- * NULL. */
+/* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Of
+ * memory that the process has moved since, of which nobody has read, only the end of the
+ * userfaultfd lifts it. Can be NULL. */
 void ff_protect_free(FfProtect *p);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
 
-/* Protects RUN, of which nothing is armed. What is written before this returns may be seen by the
- * saver or not. 0 or -errno. Any thread but the fault thread. */
+/* Protects RUN, of which nothing is armed (any more). What is written before this returns may be
+ * seen by the saver or not. 0 or -errno. Any thread but the fault thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);
 
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
@@ -45,8 +46,8 @@ bool ff_protect_wanted(FfProtect *p, FfRun *run);
 /* RUN, which was claimed, is saved. 0 or -errno. */
 int ff_protect_done(FfProtect *p, const FfRun *run);
 
-/* A page that was kept. *DATA is valid until ff_protect_release() of its SLOT. FALSE: none now;
- * FfPager.written tells of the next one. */
+/* A page that was kept. *DATA is valid until ff_protect_release() of its SLOT, after which it
+ * counts as saved. FALSE: none now; FfPager.written tells of the next one. */
 bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data);
 /* Somebody who waited for a slot goes on. */
 void ff_protect_release(FfProtect *p, unsigned slot);
@@ -64,6 +65,8 @@ int ff_protect_lift(FfSpace *s, const FfRun *run);
 /* ---- fault thread ------------------------------------------------------------------------------
  */
 
+/* What could not be lifted before, as an event had to be read first. 0 or -errno. */
+int ff_protect_lift_late(FfSpace *s);
 /* Somebody writes to PAGE, which is protected. */
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page);
 /* RUN is being given back. The space is locked. */

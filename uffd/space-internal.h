@@ -16,7 +16,8 @@
 #include "uffd/regions.h"
 #include "uffd/space.h"
 
-#define FF_SPACE_DEFERRED 64
+/* The fault thread reads so many messages at once, and defers one for each at most. */
+#define FF_SPACE_BATCH 64
 
 typedef struct FfProtect FfProtect;
 
@@ -24,6 +25,7 @@ typedef struct {
     FfBacking backing;
     uint64_t n_pages;
     FfBitmap placed, requested;
+    FfBitmap late; /* with events, fault thread: protection to be lifted as soon as they are read */
 } FfSpaceBlock;
 
 struct FfSpace {
@@ -51,8 +53,9 @@ struct FfSpace {
     bool cancelled; /* changed_lock */
 
     /* Fault thread. Who could not be answered, as an event must be read first: addresses. */
-    uint64_t deferred[FF_SPACE_DEFERRED];
+    uint64_t deferred[FF_SPACE_BATCH];
     unsigned n_deferred;
+    bool has_late;
     /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
     unsigned vain_block, vain_n;
     uint64_t vain_page;
@@ -73,8 +76,11 @@ void ff_space_uncancel(FfSpace *s);
 /* This thread is the fault thread of S from now on; NULL: of none. */
 void ff_space_set_fault_thread(FfSpace *s);
 bool ff_space_is_fault_thread(const FfSpace *s);
-/* Fault thread: who waits at ADDR is told again when the next messages are read. */
+/* Fault thread, for the message that it answers: who waits at ADDR is told again when the next
+ * messages are read. */
 void ff_space_defer(FfSpace *s, uint64_t addr);
+/* Fault thread: the protection of RUN is lifted then (protect.h). */
+void ff_space_lift_later(FfSpace *s, const FfRun *run);
 
 /* Entered, or fault thread. ADDR -> page; FALSE: in no range. */
 bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *page);

@@ -72,6 +72,7 @@ void ff_space_free(FfSpace *s)
     for (unsigned i = 0; i < s->n_blocks; i++) {
         ff_bitmap_clear(&s->blocks[i].placed);
         ff_bitmap_clear(&s->blocks[i].requested);
+        ff_bitmap_clear(&s->blocks[i].late);
     }
     if (s->zeros) {
         munmap(s->zeros, s->zeros_len);
@@ -120,6 +121,7 @@ int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed)
         ff_bitmap_init(&b.placed, b.n_pages, false);
     }
     ff_bitmap_init(&b.requested, b.n_pages, false);
+    ff_bitmap_init(&b.late, s->changes ? b.n_pages : 0, false);
     s->blocks = g_renew(FfSpaceBlock, s->blocks, s->n_blocks + 1);
     s->blocks[s->n_blocks] = b;
     s->total_pages += b.n_pages;
@@ -432,14 +434,16 @@ bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n)
                         s->cfg.opaque);
 }
 
-/* More than there is room for: everybody is told again, as those would be. */
 void ff_space_defer(FfSpace *s, uint64_t addr)
 {
-    if (s->n_deferred < FF_SPACE_DEFERRED) {
-        s->deferred[s->n_deferred++] = addr;
-    } else {
-        ff_space_wake_all(s);
-    }
+    g_assert(s->n_deferred < FF_SPACE_BATCH);
+    s->deferred[s->n_deferred++] = addr;
+}
+
+void ff_space_lift_later(FfSpace *s, const FfRun *run)
+{
+    ff_bitmap_set_run(&s->blocks[run->block].late, run->first, run->n);
+    s->has_late = true;
 }
 
 int ff_space_wake_all(FfSpace *s)

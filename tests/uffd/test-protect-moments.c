@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Synchronous write protection at the moments that decide: two threads meet at one page, in an
+ * order that named points make (fault/fault.h).
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/uffd/rig.h"
+#include "uffd/protect.h"
+
+#define WP UFFDIO_REGISTER_MODE_WP
+#define CHANGES (FF_UFFD_EVENTS & ~UFFD_FEATURE_EVENT_FORK)
+
+/* What meets. */
+typedef struct {
+    Rig *r;
+    FfProtect *p;
+    unsigned page;
+    uint64_t left;
+    GThread *other;
+} Scene;
+
+static void tell(Rig *r, unsigned *count)
+{
+    pthread_mutex_lock(&r->lock);
+    ++*count;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void on_written(FfPager *p, const FfRun *run)
+{
+    tell((Rig *)p, &((Rig *)p)->written);
+}
+
+static void on_full(FfPager *p, const FfRun *run)
+{
+    tell((Rig *)p, &((Rig *)p)->full);
+}
+
+static void wait_for(Rig *r, const unsigned *count, unsigned n)
+{
+    pthread_mutex_lock(&r->lock);
+    while (*count < n) {
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Memory of KIND that holds the pattern, protected, with SLOTS for pages. FALSE: skipped. */
+static bool open_scene(Scene *sc, RigKind kind, uint64_t features, unsigned slots)
+{
+    Rig *r = rig_new(kind, WP, features);
+
+    *sc = (Scene){.r = r};
+    if (!r) {
+        return false;
+    }
+    rig_populate(r);
+    r->pager.written = on_written;
+    r->pager.full = on_full;
+    sc->p = ff_protect_new(r->s, slots * r->page_size);
+    g_assert_nonnull(sc->p);
+    g_assert_cmpint(ff_protect_arm(sc->p, &(FfRun){0, 0, r->n_pages}), ==, 0);
+    return true;
+}
+
+static void close_scene(Scene *sc)
+{
+    rig_stop(sc->r);
+    ff_protect_free(sc->p);
+    rig_free(sc->r);
+}
+
+/* Whoever answers the fault has done what it does before this goes on. */
+static void write_page(const Rig *r, unsigned page)
+{
+    __atomic_store_n((uint64_t *)rig_page(r, page), page + 1, __ATOMIC_SEQ_CST);
+}
+
+static gpointer other_writes(gpointer p)
+{
+    Scene *sc = p;
+
+    write_page(sc->r, sc->page);
+    return NULL;
+}
+
+/* The next page that was kept is PAGE, with the pattern. */
+static void take_pattern(Scene *sc, unsigned page)
+{
+    const void *data;
+    unsigned slot;
+    FfRun run;
+
+    g_assert_true(ff_protect_take(sc->p, &slot, &run, &data));
+    g_assert_cmpuint(run.first, ==, page);
+    g_assert_true(rig_is_pattern(sc->r, page, data));
+    ff_protect_release(sc->p, slot);
+}
+
+/* ---- what is left ------------------------------------------------------------------------------
+ */
+
+static int look_what_is_left(void *opaque)
+{
+    Scene *sc = opaque;
+
+    sc->left = ff_protect_left(sc->p);
+    return 0;
+}
+
+/* A page that is being kept is not saved: whoever looks just then must not take it for the end. */
+static void test_left(RigKind kind)
+{
+    Scene sc;
+
+    if (!open_scene(&sc, kind, 0, 4)) {
+        return;
+    }
+    if (rig_at("protect-kept", look_what_is_left, &sc)) {
+        rig_start(sc.r);
+        write_page(sc.r, 1);
+        g_assert_cmpuint(sc.left, ==, sc.r->n_pages);
+        take_pattern(&sc, 1);
+        g_assert_cmpuint(ff_protect_left(sc.p), ==, sc.r->n_pages - 1);
+    }
+    close_scene(&sc);
+}
+
+/* ---- what is protected again -------------------------------------------------------------------
+ */
+
+static int arm_again(void *opaque)
+{
+    Scene *sc = opaque;
+
+    g_assert_cmpint(ff_protect_arm(sc->p, &(FfRun){0, sc->page, 1}), ==, 0);
+    return 0;
+}
+
+/* A page is saved, and armed again before its protection was lifted: it stays protected, and who
+ * waited for it is told again. */
+static void test_arm_again(RigKind kind)
+{
+    Scene sc;
+    FfRun run = {0};
+
+    if (!open_scene(&sc, kind, 0, 4)) {
+        return;
+    }
+    if (rig_at("protect-lift", arm_again, &sc)) {
+        run.n = ff_protect_claim(sc.p, 0, 0, 1, &run.first);
+        g_assert_cmpuint(run.n, ==, 1);
+        GThread *writer = g_thread_new("writer", other_writes, &sc);
+        g_assert_cmpint(ff_protect_done(sc.p, &run), ==, 0);
+        g_assert_cmpuint(ff_protect_left(sc.p), ==, sc.r->n_pages);
+        rig_start(sc.r);
+        wait_for(sc.r, &sc.r->written, 1);
+        g_thread_join(writer);
+        take_pattern(&sc, 0);
+    }
+    close_scene(&sc);
+}
+
+/* ---- what is lifted late -----------------------------------------------------------------------
+ */
+
+#define GIVEN 4 /* pages from here on are given back */
+
+static void give_back(const Rig *r, unsigned page, unsigned n)
+{
+    g_assert_cmpint(
+        madvise(rig_page(r, page), n * r->page_size, r->fd < 0 ? MADV_DONTNEED : MADV_REMOVE), ==,
+        0);
+}
+
+static gpointer other_gives_back(gpointer p)
+{
+    Scene *sc = p;
+
+    give_back(sc->r, GIVEN, 2);
+    return NULL;
+}
+
+/* Fault thread: from now on an event waits to be read, so nothing can be lifted; and the end comes.
+ */
+static void stop_in_a_change(Scene *sc)
+{
+    struct pollfd pfd = {.fd = sc->r->uffd, .events = POLLIN};
+
+    sc->other = g_thread_new("gives", other_gives_back, sc);
+    g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
+    ff_faults_stop(sc->r->s);
+}
+
+static int on_kept(void *opaque)
+{
+    stop_in_a_change(opaque);
+    return 0;
+}
+
+/* The fault thread ends while it cannot lift: it does so before. */
+static void test_stop(RigKind kind)
+{
+    Scene sc;
+
+    if (!open_scene(&sc, kind, CHANGES, 4)) {
+        return;
+    }
+    if (rig_at("protect-kept", on_kept, &sc)) {
+        rig_start(sc.r);
+        write_page(sc.r, 1);
+        g_thread_join(sc.other);
+        rig_stop(sc.r);
+        write_page(sc.r, 1);
+        take_pattern(&sc, 1);
+        g_assert_cmpuint(ff_protect_lost(sc.p), ==, 2);
+    }
+    close_scene(&sc);
+}
+
+/* Without a buffer: every second page, one by one. */
+static void lift_many(FfPager *p, const FfRun *run)
+{
+    Rig *r = (Rig *)p;
+    Scene *sc = r->opaque;
+
+    if (!sc->other) {
+        stop_in_a_change(sc);
+        for (unsigned i = 1; i < r->n_pages; i += 2) {
+            g_assert_cmpint(ff_protect_lift(r->s, &(FfRun){0, i, 1}), ==, 0);
+        }
+    }
+}
+
+static void test_stop_many(RigKind kind)
+{
+    Rig *r = rig_new(kind, WP, CHANGES);
+    Scene sc = {.r = r};
+
+    if (!r) {
+        return;
+    }
+    rig_populate(r);
+    r->pager.written = lift_many;
+    r->opaque = &sc;
+    g_assert_cmpint(ff_uffd_protect(r->uffd, (uintptr_t)r->map, r->len), ==, 0);
+    rig_start(r);
+    write_page(r, 1);
+    g_thread_join(sc.other);
+    rig_stop(r);
+    for (unsigned i = 1; i < r->n_pages; i += 2) {
+        write_page(r, i); /* nobody would answer */
+    }
+    rig_free(r);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    rig_add("/protect-moments/left", RIG_ALL, test_left);
+    rig_add("/protect-moments/arm-again", RIG_ALL, test_arm_again);
+    rig_add("/protect-moments/stop", RIG_ALL, test_stop);
+    rig_add("/protect-moments/stop-many", RIG_ALL, test_stop_many);
+    return g_test_run();
+}
