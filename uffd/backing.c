@@ -9,6 +9,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "uffd/uffd.h"
 
 #define SMALL_PAGE 4096
@@ -68,7 +69,8 @@ int ff_backing_read(const FfBacking *b, uint64_t offset, uint64_t addr, void *bu
     uint64_t from = b->kind == FF_BACKING_PRIVATE ? addr : offset;
 
     for (size_t at = 0; at < len;) {
-        ssize_t n = pread(b->fd, (char *)buf + at, len - at, from + at);
+        ssize_t n =
+            FF_FAULT_CALL("backing-read", pread(b->fd, (char *)buf + at, len - at, from + at));
         if (n < 0 && errno == EINTR) {
             continue;
         }

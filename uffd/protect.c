@@ -75,10 +75,23 @@ static bool make_buffer(FfProtect *p, uint64_t bytes)
     return p->buffer;
 }
 
-FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer)
+/* A child that writes to shared memory is not asked. */
+static bool has_unseen_writers(const FfSpace *s)
 {
-    g_autoptr(FfProtect) p = g_new0(FfProtect, 1);
+    bool shared = false;
 
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        shared |= s->blocks[i].backing.kind != FF_BACKING_PRIVATE;
+    }
+    return shared && s->cfg.features & UFFD_FEATURE_EVENT_FORK;
+}
+
+int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
+{
+    if (has_unseen_writers(s)) {
+        return -ENOTSUP;
+    }
+    g_autoptr(FfProtect) p = g_new0(FfProtect, 1);
     p->s = s;
     for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {
         pthread_rwlock_init(&p->locks[i], NULL);
@@ -89,10 +102,11 @@ FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer)
         ff_bitmap_init(&p->blocks[i].free, s->blocks[i].n_pages, false);
     }
     if (!make_buffer(p, buffer)) {
-        return NULL;
+        return -ENOMEM;
     }
     s->protect = p;
-    return g_steal_pointer(&p);
+    *result = g_steal_pointer(&p);
+    return 0;
 }
 
 /* ---- the kernel --------------------------------------------------------------------------------
@@ -294,32 +308,90 @@ static bool take_slot(FfProtect *p, uint64_t *slot)
     return ff_bitmap_claim_run(&p->empty, 0, p->n_slots, 1, slot) == 1;
 }
 
+/* The content of the page RUN, entered or fault thread. -EAGAIN: the process is moving memory. Then
+ * what was read may be of something else that is at the same address by now: the event comes after
+ * the change. What is in a file does not move there. */
+static int read_page(FfSpace *s, const FfRun *run, void *buf)
+{
+    const FfBacking *b = &s->blocks[run->block].backing;
+    uint64_t bytes;
+    uint64_t addr = ff_space_find_addr(s, run->block, run->first, &bytes);
+
+    FF_FAULT_AT("protect-read");
+    int rc = ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
+    bool may_move = s->changes && b->kind == FF_BACKING_PRIVATE;
+    return may_move && ff_uffd_is_changing(s->cfg.uffd) ? -EAGAIN : rc;
+}
+
+/* Keeps the page RUN, which is the caller's, in SLOT. 1; 0: it has been given back since; -errno.
+ */
+static int try_keep(FfProtect *p, uint64_t slot, const FfRun *run, uint64_t *seen)
+{
+    const FfBitmap *armed = &p->blocks[run->block].armed;
+    int rc = 0;
+
+    /* Until it is kept it cannot be given back. */
+    *seen = ff_space_enter(p->s);
+    bool is_armed = ff_bitmap_test(armed, run->first);
+    if (is_armed) {
+        rc = read_page(p->s, run, p->buffer + slot * p->slot_size);
+    }
+    if (is_armed && rc == 0) {
+        p->slots[slot] = *run;
+        ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, 1);
+        FF_FAULT_AT("protect-kept");
+        /* Observer: the saver that takes it, which sees slot and content. */
+        ff_bitmap_set(&p->kept, slot);
+    }
+    ff_space_leave(p->s);
+    return rc < 0 ? rc : is_armed;
+}
+
+/* The same when no change is in the way any more; fault thread: -EAGAIN. */
+static int keep_content(FfProtect *p, uint64_t slot, const FfRun *run)
+{
+    uint64_t seen;
+    int rc;
+
+    do {
+        rc = try_keep(p, slot, run, &seen);
+    } while (rc == -EAGAIN && (rc = ff_space_wait_change(p->s, seen)) == 0);
+    return rc;
+}
+
+/* The page RUN, which could not be kept, is anybody's again. */
+static void leave_page(FfProtect *p, const FfRun *run)
+{
+    ff_space_enter(p->s);
+    if (ff_bitmap_test(&p->blocks[run->block].armed, run->first)) {
+        ff_bitmap_set(&p->blocks[run->block].free, run->first);
+    }
+    ff_space_leave(p->s);
+}
+
 /* Keeps PAGE in SLOT, which is the caller's, and lets its writers go on. FALSE: the slot is not
  * used: somebody else has the page, who will let them go on; or *RC says why not. */
 static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
 {
-    Block *b = &p->blocks[block];
-    const FfBacking *backing = &p->s->blocks[block].backing;
     FfRun run = {block, page, 1};
-    uint64_t ps = backing->page_size, bytes;
 
     *rc = 0;
-    if (!ff_bitmap_claim(&b->free, page)) {
+    if (!ff_bitmap_claim(&p->blocks[block].free, page)) {
         return false;
     }
-    ff_space_enter(p->s);
-    uint64_t addr = ff_space_find_addr(p->s, block, page, &bytes);
-    *rc = ff_backing_read(backing, page * ps, addr, p->buffer + slot * p->slot_size, ps);
-    ff_space_leave(p->s);
-    if (*rc < 0) {
-        ff_bitmap_set(&b->free, page);
+    FF_FAULT_AT("protect-claimed");
+    int kept = keep_content(p, slot, &run);
+    if (kept < 0) {
+        leave_page(p, &run);
+        if (kept == -EAGAIN) { /* fault thread: the writer is told again, after the event */
+            ff_space_lift_later(p->s, &run);
+        } else {
+            *rc = kept;
+        }
+    }
+    if (kept != 1) {
         return false;
     }
-    p->slots[slot] = run;
-    ff_bitmap_clear_run(&b->armed, page, 1);
-    FF_FAULT_AT("protect-kept");
-    /* Observer: the saver that takes it, which sees slot and content. */
-    ff_bitmap_set(&p->kept, slot);
     *rc = ff_protect_lift(p->s, &run);
     if (p->s->cfg.pager && p->s->cfg.pager->written) {
         p->s->cfg.pager->written(p->s->cfg.pager, &run);
@@ -327,7 +399,8 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     return true;
 }
 
-/* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. */
+/* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. *RC: 0, or
+ * what failed first. */
 static bool serve_one(FfProtect *p, int *rc)
 {
     uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
@@ -342,9 +415,11 @@ static bool serve_one(FfProtect *p, int *rc)
             return false; /* whoever gives the next one back goes on here */
         }
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
-        if (!keep(p, slot, block, page, rc)) {
+        int one;
+        if (!keep(p, slot, block, page, &one)) {
             ff_bitmap_set_run(&p->empty, slot, 1);
         }
+        *rc = *rc ? *rc : one;
         return true;
     }
     return false;
@@ -356,9 +431,9 @@ static int give_slot(FfProtect *p, uint64_t slot)
     int rc = 0;
 
     ff_bitmap_set_run(&p->empty, slot, 1);
-    while (serve_one(p, &rc) && rc == 0) {
+    while (serve_one(p, &rc)) { /* each ends a wait */
     }
-    if (rc == 0 && __atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
+    if (__atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
         ff_space_wake_all(p->s); /* they are told again */
     }
     return rc;
@@ -403,6 +478,24 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
 
 /* ---- the saver ---------------------------------------------------------------------------------
  */
+
+int ff_protect_read(FfProtect *p, const FfRun *run, void *buf)
+{
+    uint64_t ps = p->s->blocks[run->block].backing.page_size;
+    int rc = 0;
+
+    for (uint64_t i = 0; i < run->n && rc == 0;) {
+        uint64_t seen = ff_space_enter(p->s);
+        rc = read_page(p->s, &(FfRun){run->block, run->first + i, 1}, (char *)buf + i * ps);
+        ff_space_leave(p->s);
+        if (rc == -EAGAIN) {
+            rc = ff_space_wait_change(p->s, seen);
+        } else {
+            i++;
+        }
+    }
+    return rc;
+}
 
 uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t max,
                           uint64_t *first)

@@ -23,10 +23,11 @@
 
 typedef struct FfProtect FfProtect;
 
-/* Of S, whose ranges are registered for write protection; before its fault thread runs. BUFFER:
- * bytes, for as many whole pages of the largest kind; 0: all writers wait. NULL: no memory for it.
- */
-FfProtect *ff_protect_new(FfSpace *s, uint64_t buffer);
+/* Of S, whose ranges are registered for write protection alone (space.h); before its fault thread
+ * runs. BUFFER: bytes, for as many whole pages of the largest kind; 0: all writers wait. 0;
+ * -ENOMEM; -ENOTSUP: S has shared memory, and would tell of a fork: the child's writes are not
+ * seen. */
+int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
 /* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Of
  * memory that the process has moved since, of which nobody has read, only the end of the
  * userfaultfd lifts it. Can be NULL. */
@@ -38,9 +39,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
 int ff_protect_arm(FfProtect *p, const FfRun *run);
 
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
- * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). */
+ * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). A page that could
+ * not be kept can be had again: at the end of a block, begin again as long as ff_protect_left(). */
 uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t max,
                           uint64_t *first);
+/* Reads RUN, which was claimed; BUF has room for it. Files can be read in any other way as well
+ * (but that a mapping fills their holes); private memory in this way alone, as it can be moved
+ * meanwhile. 0 or -errno. */
+int ff_protect_read(FfProtect *p, const FfRun *run, void *buf);
 /* The same for one page whose writer waits. FALSE: there is none. */
 bool ff_protect_wanted(FfProtect *p, FfRun *run);
 /* RUN, which was claimed, is saved. 0 or -errno. */

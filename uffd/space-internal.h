@@ -30,9 +30,9 @@ typedef struct {
 
 struct FfSpace {
     FfSpaceConfig cfg;
-    bool owns_uffd;       /* a forked child's */
-    bool changes;         /* there are events, and so is the lock */
-    bool is_missing_only; /* registered so, here */
+    bool owns_uffd; /* a forked child's */
+    bool changes;   /* there are events, and so is the lock */
+    uint64_t mode;  /* in which this process has registered its ranges */
     FfSpaceBlock *blocks;
     unsigned n_blocks;
     GArray *ranges; /* FfRegion, by address; `file` is the block. lock; fault thread without */

@@ -189,7 +189,10 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
 
 int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
 {
-    s->is_missing_only = mode == UFFDIO_REGISTER_MODE_MISSING;
+    s->mode |= mode;
+    if (s->mode & UFFDIO_REGISTER_MODE_WP && s->mode & ~UFFDIO_REGISTER_MODE_WP) {
+        return -EINVAL;
+    }
     for (guint i = 0; i < s->ranges->len; i++) {
         int rc = ff_uffd_register(s->cfg.uffd, range(s, i)->addr, range(s, i)->len, mode);
         if (rc < 0) {
@@ -211,7 +214,7 @@ int ff_space_unregister(FfSpace *s)
     ff_space_enter(s);
     for (guint i = 0; i < s->ranges->len; i++) {
         const FfRegion *r = range(s, i);
-        uint64_t piece = s->is_missing_only
+        uint64_t piece = s->mode == UFFDIO_REGISTER_MODE_MISSING
                              ? r->len
                              : MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
         for (uint64_t at = 0; at < r->len; at += piece) {

@@ -56,7 +56,8 @@ int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed);
  * block; -EEXIST: one of them has an address already, or the address a page. */
 int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset);
 /* Registers all ranges in MODE (UFFDIO_REGISTER_MODE_*), unless the process has done so. -errno:
- * some are registered; *BLOCK (can be NULL) is that of the one that cannot be. */
+ * some are registered; *BLOCK (can be NULL) is that of the one that cannot be. -EINVAL also: write
+ * protection together with something else, as what is placed in a page takes its protection off. */
 int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block);
 /* The contrary; wakes everybody. -errno, of the first range that is registered still: the others
  * are not. It can be called again, which helps if it was -ENOMEM. */

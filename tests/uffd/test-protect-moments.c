@@ -22,6 +22,7 @@ typedef struct {
     unsigned page;
     uint64_t left;
     GThread *other;
+    char *room; /* for a page */
 } Scene;
 
 static void tell(Rig *r, unsigned *count)
@@ -63,8 +64,7 @@ static bool open_scene(Scene *sc, RigKind kind, uint64_t features, unsigned slot
     rig_populate(r);
     r->pager.written = on_written;
     r->pager.full = on_full;
-    sc->p = ff_protect_new(r->s, slots * r->page_size);
-    g_assert_nonnull(sc->p);
+    g_assert_cmpint(ff_protect_new(r->s, slots * r->page_size, &sc->p), ==, 0);
     g_assert_cmpint(ff_protect_arm(sc->p, &(FfRun){0, 0, r->n_pages}), ==, 0);
     return true;
 }
@@ -260,6 +260,157 @@ static void test_stop_many(RigKind kind)
     rig_free(r);
 }
 
+/* ---- what is given back, moved, cannot be read -------------------------------------------------
+ */
+
+static int gives_back(void *opaque)
+{
+    Scene *sc = opaque;
+
+    give_back(sc->r, sc->page, 1);
+    return 0;
+}
+
+/* A page is given back when a saver's thread is about to keep it for a writer: it is lost, and what
+ * it is now is not taken for what it was. */
+static void test_give_back(RigKind kind)
+{
+    Scene sc;
+    const void *data;
+    unsigned slot;
+    FfRun run;
+
+    if (!open_scene(&sc, kind, CHANGES, 1)) {
+        return;
+    }
+    rig_start(sc.r);
+    write_page(sc.r, 0);
+    sc.page = 1;
+    GThread *writer = g_thread_new("writer", other_writes, &sc);
+    wait_for(sc.r, &sc.r->full, 1);
+    if (rig_at("protect-claimed", gives_back, &sc)) {
+        take_pattern(&sc, 0);
+        g_assert_cmpuint(ff_protect_lost(sc.p), ==, 1);
+        g_assert_cmpuint(ff_protect_left(sc.p), ==, sc.r->n_pages - 2);
+        g_assert_false(ff_protect_take(sc.p, &slot, &run, &data));
+    } else {
+        take_pattern(&sc, 0);
+    }
+    g_thread_join(writer);
+    close_scene(&sc);
+}
+
+static int fail(void *opaque)
+{
+    return EIO;
+}
+
+/* One page cannot be read: the others that wait are served, and it can be had again. */
+static void test_unreadable(RigKind kind)
+{
+    GThread *writers[2];
+    Scene sc, other;
+    FfRun run = {0};
+
+    if (!open_scene(&sc, kind, 0, 1)) {
+        return;
+    }
+    rig_start(sc.r);
+    write_page(sc.r, 0);
+    other = sc;
+    sc.page = 1;
+    other.page = 2;
+    writers[0] = g_thread_new("writer", other_writes, &sc);
+    wait_for(sc.r, &sc.r->full, 1);
+    writers[1] = g_thread_new("writer", other_writes, &other);
+    wait_for(sc.r, &sc.r->full, 2);
+    bool can = rig_at("backing-read", fail, NULL);
+    take_pattern(&sc, 0);
+    if (can) {
+        wait_for(sc.r, &sc.r->written, 2);
+        g_thread_join(writers[1]);
+        take_pattern(&sc, 2);
+        g_assert_cmpint(sc.r->failed, ==, -EIO);
+        sc.r->failed = 0;
+        run.n = ff_protect_claim(sc.p, 0, 0, 1, &run.first);
+        g_assert_cmpuint(run.n, ==, 1);
+        g_assert_cmpuint(run.first, ==, 1);
+        g_assert_cmpint(ff_protect_done(sc.p, &run), ==, 0);
+    } else {
+        take_pattern(&sc, 1);
+        g_thread_join(writers[1]);
+    }
+    g_thread_join(writers[0]);
+    close_scene(&sc);
+}
+
+static gpointer other_moves(gpointer p)
+{
+    Scene *sc = p;
+    uint64_t ps = sc->r->page_size;
+
+    g_assert_true(mremap(rig_page(sc->r, sc->page), ps, ps, MREMAP_MAYMOVE | MREMAP_FIXED,
+                         sc->room) == sc->room);
+    return NULL;
+}
+
+/* The page moves, and something else is at its address before the event was read. */
+static int moves(void *opaque)
+{
+    Scene *sc = opaque;
+    struct pollfd pfd = {.fd = sc->r->uffd, .events = POLLIN};
+    char *at = rig_page(sc->r, sc->page);
+
+    sc->other = g_thread_new("moves", other_moves, sc);
+    g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
+    g_assert_true(mmap(at, sc->r->page_size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
+    memset(at, 0x55, sc->r->page_size);
+    return 0;
+}
+
+static void claim_and_check(Scene *sc, unsigned page)
+{
+    g_autofree char *buf = g_malloc(sc->r->page_size);
+    FfRun run = {0};
+
+    run.n = ff_protect_claim(sc->p, 0, page, 1, &run.first);
+    g_assert_cmpuint(run.n, ==, 1);
+    g_assert_cmpuint(run.first, ==, page);
+    g_assert_cmpint(ff_protect_read(sc->p, &run, buf), ==, 0);
+    g_assert_true(rig_is_pattern(sc->r, page, buf));
+    g_assert_cmpint(ff_protect_done(sc->p, &run), ==, 0);
+}
+
+/* Private memory moves while it is read for a writer, or by a saver: what is at the old address is
+ * not taken for it. */
+static void test_move(RigKind kind)
+{
+    for (unsigned round = 0; round < 2; round++) {
+        Scene sc;
+        if (!open_scene(&sc, kind, CHANGES, 4)) {
+            return;
+        }
+        sc.page = 1;
+        sc.room = mmap(NULL, sc.r->page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        rig_start(sc.r);
+        if (rig_at("protect-read", moves, &sc)) {
+            if (round == 0) {
+                write_page(sc.r, 1); /* what is there now */
+                const void *data;
+                unsigned slot;
+                FfRun run;
+                g_assert_false(ff_protect_take(sc.p, &slot, &run, &data));
+            }
+            claim_and_check(&sc, 1);
+            g_thread_join(sc.other);
+            g_assert_true(rig_is_pattern(sc.r, 1, sc.room));
+        }
+        munmap(rig_page(sc.r, 1), sc.r->page_size);
+        close_scene(&sc);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -267,5 +418,9 @@ int main(int argc, char **argv)
     rig_add("/protect-moments/arm-again", RIG_ALL, test_arm_again);
     rig_add("/protect-moments/stop", RIG_ALL, test_stop);
     rig_add("/protect-moments/stop-many", RIG_ALL, test_stop_many);
+    rig_add("/protect-moments/give-back", RIG_ALL, test_give_back);
+    rig_add("/protect-moments/unreadable", RIG_ALL, test_unreadable);
+    /* files are not read by address */
+    rig_add("/protect-moments/move", RIG_BIT(RIG_ANON), test_move);
     return g_test_run();
 }

@@ -94,8 +94,7 @@ static Rig *protected_memory(RigKind kind, uint64_t features, unsigned slots, Ff
     }
     r->pager.written = on_written;
     r->pager.full = on_full;
-    *p = ff_protect_new(r->s, slots * r->page_size);
-    g_assert_nonnull(*p);
+    g_assert_cmpint(ff_protect_new(r->s, slots * r->page_size, p), ==, 0);
     g_assert_cmpint(ff_protect_arm(*p, &(FfRun){0, 0, r->n_pages}), ==, 0);
     g_assert_cmpuint(ff_protect_left(*p), ==, r->n_pages);
     return r;
@@ -135,9 +134,7 @@ static void save_run(Saver *s, const FfRun *run)
 
     for (unsigned i = 0; i < run->n; i++) {
         uint64_t page = run->first + i;
-        g_assert_cmpint(
-            ff_backing_read(&s->r->backing, page * ps, (uintptr_t)rig_page(s->r, page), buf, ps),
-            ==, 0);
+        g_assert_cmpint(ff_protect_read(s->p, &(FfRun){0, page, 1}, buf), ==, 0);
         check_saved(s, page, buf);
     }
     g_assert_cmpint(ff_protect_done(s->p, run), ==, 0);
@@ -411,8 +408,8 @@ static void test_unregister(RigKind kind)
 /* ---- swapped out -------------------------------------------------------------------------------
  */
 
-/* Memory that is in swap is there: nobody faults for it, nothing is placed over it, and its old
- * content is kept as that of any other. */
+/* Memory that is in swap is there: nothing is placed over it, and its old content is kept as that
+ * of any other. */
 static void test_swapped(RigKind kind)
 {
     const char *why = NULL;
@@ -422,9 +419,13 @@ static void test_swapped(RigKind kind)
         g_test_skip(why);
         return;
     }
-    Rig *r = rig_new(kind, WP | UFFDIO_REGISTER_MODE_MISSING, 0);
+    Rig *r = rig_new(kind, WP, 0);
     if (r) {
-        rig_fill_pattern(r, &(FfRun){0, 0, r->n_pages});
+        rig_populate(r);
+        for (unsigned i = 0; i < r->n_pages; i++) { /* maps it, alone: else it stays in memory */
+            rig_check(r, i, rig_page(r, i));
+        }
+        g_assert_true(!r->alias || madvise(r->alias, r->len, MADV_DONTNEED) == 0);
         unsigned out = swap_out(r->map, r->len);
         g_test_message("%u of %u pages are swapped out", out, r->n_pages);
         g_assert_cmpuint(out, >=, r->n_pages / 2);
@@ -435,7 +436,8 @@ static void test_swapped(RigKind kind)
             -EEXIST);
         r->pager.written = on_written;
         r->pager.full = on_full;
-        g_autoptr(FfProtect) p = ff_protect_new(r->s, 64 * r->page_size);
+        g_autoptr(FfProtect) p = NULL;
+        g_assert_cmpint(ff_protect_new(r->s, 64 * r->page_size, &p), ==, 0);
         g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
         Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages};
         Writer w = {&s, 0};
@@ -452,6 +454,43 @@ static void test_swapped(RigKind kind)
     swap_free(swap);
 }
 
+/* ---- refused -----------------------------------------------------------------------------------
+ */
+
+/* What is placed takes the protection off. */
+static void test_refuse_missing(RigKind kind)
+{
+    static const uint64_t other[] = {UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_MINOR};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(other); i++) {
+        Rig *r = rig_new(kind, 0, 0);
+        if (!r) {
+            return;
+        }
+        g_assert_cmpint(ff_space_register(r->s, WP | other[i], NULL), ==, -EINVAL);
+        rig_free(r);
+    }
+    Rig *r = rig_new(kind, WP, 0);
+    if (r) {
+        g_assert_cmpint(ff_space_register(r->s, UFFDIO_REGISTER_MODE_MISSING, NULL), ==, -EINVAL);
+        rig_free(r);
+    }
+}
+
+/* What a child writes to memory that it shares is told to nobody. */
+static void test_refuse_fork(RigKind kind)
+{
+    Rig *r = rig_new(kind, WP, UFFD_FEATURE_EVENT_FORK);
+    g_autoptr(FfProtect) p = NULL;
+
+    if (!r) {
+        return;
+    }
+    g_assert_cmpint(ff_protect_new(r->s, r->page_size, &p), ==, kind == RIG_ANON ? 0 : -ENOTSUP);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -465,5 +504,7 @@ int main(int argc, char **argv)
     rig_add("/protect/unregister", RIG_ALL, test_unregister);
     /* hugetlb is never swapped out */
     rig_add("/protect/swapped", RIG_ALL & ~RIG_BIT(RIG_HUGETLB), test_swapped);
+    rig_add("/protect/refuse-missing", RIG_ALL, test_refuse_missing);
+    rig_add("/protect/refuse-fork", RIG_ALL, test_refuse_fork);
     return g_test_run();
 }
