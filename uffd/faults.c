@@ -45,6 +45,7 @@ typedef struct {
     int rc;            /* the first failure */
     FfRun failed_page; /* of which; n is 0 where it is not known */
     bool dead;         /* nothing can be read any more */
+    bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
 } Batch;
 
 static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
@@ -71,17 +72,11 @@ typedef struct {
     FfRemoved why;
 } Removal;
 
-static void remove_run(FfSpace *s, const FfRun *run, void *opaque)
+static void make_unwanted(FfSpace *s, const FfRun *run, void *opaque)
 {
     Removal *r = opaque;
     FfPager *pager = s->cfg.pager;
-    /* What is unmapped here is in the file still, where others may have it. */
-    bool is_lost =
-        r->why == FF_REMOVED_GIVEN_BACK || s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE;
 
-    if (s->protect && is_lost) {
-        ff_protect_removed(s->protect, run);
-    }
     uint64_t fresh = ff_place_unwanted(s, run);
     r->b->fresh.pages += fresh;
     r->b->fresh.bytes += fresh * s->blocks[run->block].backing.page_size;
@@ -90,13 +85,62 @@ static void remove_run(FfSpace *s, const FfRun *run, void *opaque)
     }
 }
 
-static void handle_remove(Batch *b, const struct uffd_msg *msg, FfRemoved why)
+/* The process gives RUN back, or so it seems. */
+static void give_back(FfSpace *s, const FfRun *run, void *opaque)
+{
+    bool is_shared = s->blocks[run->block].backing.kind != FF_BACKING_PRIVATE;
+
+    if (is_shared && s->cfg.shared_remove == FF_SHARED_REMOVE_UNMAPS) {
+        return;
+    }
+    if (s->protect) {
+        ff_protect_removed(s->protect, run);
+    }
+    if (!is_shared || s->cfg.shared_remove == FF_SHARED_REMOVE_GIVES_BACK) {
+        make_unwanted(s, run, opaque);
+    } else if (ff_bitmap_count_run(&s->blocks[run->block].placed, run->first, run->n) < run->n) {
+        failed(((Removal *)opaque)->b, -ENOTSUP);
+    }
+}
+
+/* Of a huge page a part: the kernel makes it zeros if the page is there, whatever protects it. If
+ * it is missing its old content would come back. */
+static void give_part_back(FfSpace *s, const FfRun *run, void *opaque)
+{
+    if (s->protect) {
+        ff_protect_removed(s->protect, run);
+    }
+    if (!ff_bitmap_test(&s->blocks[run->block].placed, run->first)) {
+        failed(((Removal *)opaque)->b, -ENOTSUP);
+    }
+}
+
+/* What is unmapped here is in the file still, where others may have it. */
+static void unmap(FfSpace *s, const FfRun *run, void *opaque)
+{
+    if (s->protect && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE) {
+        ff_protect_removed(s->protect, run);
+    }
+    make_unwanted(s, run, opaque);
+}
+
+static void handle_remove(Batch *b, const struct uffd_msg *msg)
 {
     uint64_t start = msg->arg.remove.start, end = msg->arg.remove.end;
-    Removal r = {b, why};
+    Removal r = {b, FF_REMOVED_GIVEN_BACK};
 
-    ff_space_each_run(b->s, start, end, remove_run, &r);
-    if (why == FF_REMOVED_UNMAPPED) {
+    ff_space_each_run(b->s, start, end, give_back, give_part_back, &r);
+    ff_uffd_wake(b->s->cfg.uffd, start, end - start);
+}
+
+static void handle_unmap(Batch *b, const struct uffd_msg *msg)
+{
+    uint64_t start = msg->arg.remove.start, end = msg->arg.remove.end;
+    Removal r = {b, FF_REMOVED_UNMAPPED};
+
+    if (!ff_space_is_expected_unmap(b->s, start, end)) {
+        /* The kernel unmaps no part of a huge page. */
+        ff_space_each_run(b->s, start, end, unmap, unmap, &r);
         ff_space_cut(b->s, start, end);
     }
     ff_uffd_wake(b->s->cfg.uffd, start, end - start);
@@ -107,6 +151,7 @@ static void handle_remap(Batch *b, const struct uffd_msg *msg)
     uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
 
     ff_space_move(b->s, from, to, len);
+    ff_space_expect_unmap(b->s, from, from + len);
     ff_uffd_wake(b->s->cfg.uffd, from, len);
     ff_uffd_wake(b->s->cfg.uffd, to, len);
 }
@@ -129,10 +174,10 @@ static void handle_event(Batch *b, const struct uffd_msg *msg)
         handle_remap(b, msg);
         break;
     case UFFD_EVENT_REMOVE:
-        handle_remove(b, msg, FF_REMOVED_GIVEN_BACK);
+        handle_remove(b, msg);
         break;
     case UFFD_EVENT_UNMAP:
-        handle_remove(b, msg, FF_REMOVED_UNMAPPED);
+        handle_unmap(b, msg);
         break;
     default:
         failed(b, -EPROTO); /* of a feature that nobody asked for */
@@ -183,11 +228,22 @@ static void handle_write(Batch *b, unsigned block, uint64_t page)
     }
 }
 
+static void request(Batch *b, unsigned block, uint64_t page)
+{
+    if (ff_bitmap_set(&b->s->blocks[block].requested, page)) {
+        b->request[b->n++] = (FfRun){block, page, 1};
+    }
+}
+
 /* PAGE was placed before. */
 static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, uint64_t addr)
 {
     int rc = ff_place_again(b->s, block, page, minor);
 
+    if (rc == -ENOENT) {
+        request(b, block, page);
+        return;
+    }
     if (rc == -EAGAIN) {
         ff_space_defer(b->s, addr);
     } else if (rc < 0) {
@@ -197,13 +253,6 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
         return;
     }
     ff_space_end_waits(b->s, block, page, 1);
-}
-
-static void request(Batch *b, unsigned block, uint64_t page)
-{
-    if (ff_bitmap_set(&b->s->blocks[block].requested, page)) {
-        b->request[b->n++] = (FfRun){block, page, 1};
-    }
 }
 
 static void note_wait(Batch *b, unsigned block, uint64_t page, int32_t tid)
@@ -341,7 +390,12 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
         return ff_uffd_read(s->cfg.uffd, msgs, BATCH);
     }
     pthread_rwlock_wrlock(&s->lock);
-    int n = ff_uffd_read(s->cfg.uffd, msgs, BATCH);
+    ff_space_forget_expected(s);
+    int n = ff_space_prepare_fork(s);
+    if (n == 0) {
+        /* What a child needs must be there before it is read of. */
+        n = ff_uffd_read(s->cfg.uffd, msgs, s->cfg.features & UFFD_FEATURE_EVENT_FORK ? 1 : BATCH);
+    }
     for (int i = 0; i < n; i++) {
         if (is_event(&msgs[i])) {
             handle_event(b, &msgs[i]);
@@ -364,6 +418,16 @@ static void answer(Batch *b)
     int first;
     int n = take(b, msgs, &first);
 
+    if (n == -EMFILE || n == -ENFILE || n == -ENOMEM) {
+        /* The userfaultfd of a child cannot be had now: the process waits in fork() until it can.
+         */
+        if (!b->no_fd) {
+            failed(b, n);
+        }
+        b->no_fd = true;
+        return;
+    }
+    b->no_fd = false;
     if (n < 0) {
         failed(b, n);
         b->dead = true;
@@ -395,7 +459,10 @@ static bool wait_for_messages(Batch *b)
     struct pollfd pfd[2] = {{.fd = b->s->cfg.uffd, .events = POLLIN},
                             {.fd = b->s->wake_fd, .events = POLLIN}};
 
-    while (poll(pfd, 2, has_deferred(b->s) ? LOOK_AGAIN_MS : -1) < 0) {
+    if (b->no_fd) {
+        pfd[0].fd = -1; /* else this would not wait. What becomes free has no event */
+    }
+    while (poll(pfd, 2, has_deferred(b->s) || b->no_fd ? LOOK_AGAIN_MS : -1) < 0) {
         if (errno != EINTR) {
             failed(b, -errno);
             b->dead = true;

@@ -37,11 +37,14 @@
 static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr, FfPresent *p)
 {
     FfSpaceBlock *b = &s->blocks[block];
+    FF_FAULT_AT("place-placed");
     uint64_t fresh = ff_bitmap_set_run(&b->placed, page, n);
 
-    if (ff_space_end_waits(s, block, page, n)) {
-        /* Whoever waits may have come after the ioctl that woke the others: the process has given
-         * the page back in between. It is told again, and the mark is found. */
+    bool noted = ff_space_end_waits(s, block, page, n);
+    if (noted || __atomic_load_n(&s->waits.overflow, __ATOMIC_SEQ_CST)) {
+        /* Whoever waits, noted or not (there may have been no room), may have come after the ioctl
+         * that woke the others: the process has given the page back in between. It is told again,
+         * and the mark is found. */
         ff_uffd_wake(s->cfg.uffd, addr, n * b->backing.page_size);
     }
     p->pages += fresh;
@@ -79,11 +82,15 @@ void ff_place_forget(FfSpace *s, const FfRun *run)
 {
     FfSpaceBlock *b = &s->blocks[run->block];
 
+    /* Not while the fault thread fills a page with zeros that it found placed: what is dropped from
+     * now on must not come back as zeros. */
+    pthread_mutex_lock(&s->again_lock);
     /* In this order: a fault that comes in between finds the page asked for and waits, so it must
      * be told again. */
     uint64_t had = ff_bitmap_clear_run(&b->placed, run->first, run->n);
     __atomic_sub_fetch(&s->done_pages, had, __ATOMIC_ACQ_REL);
     ff_bitmap_clear_run(&b->requested, run->first, run->n);
+    pthread_mutex_unlock(&s->again_lock);
     ff_space_enter(s);
     for (uint64_t i = 0, bytes; i < run->n; i += bytes / b->backing.page_size) {
         uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
@@ -291,7 +298,7 @@ static int note_in_vain(FfSpace *s, unsigned block, uint64_t page)
     return ++s->vain_n > IN_VAIN_MAX ? -ELOOP : 0;
 }
 
-int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor)
+static int place_again(FfSpace *s, unsigned block, uint64_t page, bool minor)
 {
     uint64_t ps = s->blocks[block].backing.page_size, run, bytes = 0;
     uint64_t addr = ff_space_find_addr(s, block, page, &run);
@@ -312,4 +319,17 @@ int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor)
         return ff_uffd_wake(s->cfg.uffd, addr, ps);
     }
     return rc == -ENOENT || rc == -ESRCH ? 0 : rc;
+}
+
+int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor)
+{
+    int rc = -ENOENT;
+
+    FF_FAULT_AT("place-again");
+    pthread_mutex_lock(&s->again_lock);
+    if (ff_bitmap_test(&s->blocks[block].placed, page)) {
+        rc = place_again(s, block, page, minor);
+    }
+    pthread_mutex_unlock(&s->again_lock);
+    return rc;
 }

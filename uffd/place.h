@@ -42,8 +42,8 @@ void ff_place_forget(FfSpace *s, const FfRun *run);
  */
 
 /* Somebody misses PAGE (MINOR: finds it in the file, not mapped), which is placed: it was given
- * back since, and is zeros. 0; -EAGAIN: an event must be read first; -ELOOP: it is there so often
- * in a row that something is wrong. */
+ * back since, and is zeros. 0; -EAGAIN: an event must be read first; -ENOENT: it was forgotten
+ * meanwhile; -ELOOP: it is there so often in a row that something is wrong. */
 int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor);
 /* RUN needs no content any more, the space being locked. Returns how many pages of it were missing,
  * for ff_place_tell() when it is not. */

@@ -44,7 +44,12 @@ struct FfSpace {
     FfWaits waits;
     FfProtect *protect; /* set before the fault thread runs; NULL: none */
     int wake_fd;        /* ends the fault thread */
+    int child_wake_fd;  /* of the next child; -1: none yet */
+    GArray *unmaps;     /* Unmap (space.c). lock: those that are expected */
 
+    /* Of who answers for a page that was placed before, and who makes pages missing again; a leaf.
+     */
+    pthread_mutex_t again_lock;
     pthread_rwlock_t lock;
     pthread_mutex_t changed_lock;
     pthread_cond_t changed;
@@ -90,13 +95,26 @@ uint64_t ff_space_find_addr(const FfSpace *s, unsigned block, uint64_t page, uin
 /* Ends every wait for N pages of BLOCK from PAGE on. TRUE: there was one. Any thread. */
 bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n);
 
+/* mremap() unmaps the old addresses, and tells of that after it has told of the move: by then
+ * another thread may have moved something there. So that UNMAP is one to expect, and not to heed.
+ */
+void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end);
+bool ff_space_is_expected_unmap(FfSpace *s, uint64_t start, uint64_t end);
+/* Before messages are read: none is to come of a move after which nothing is unmapped
+ * (MREMAP_DONTUNMAP). */
+void ff_space_forget_expected(FfSpace *s);
+
 /* Changes, under the lock. FN is called for each run of pages in [START, END), by address. */
 typedef void (*FfSpaceRunFunc)(FfSpace *s, const FfRun *run, void *opaque);
-void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn, void *opaque);
+/* PART: for a (huge) page of which only a part is. */
+void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn,
+                       FfSpaceRunFunc part, void *opaque);
 void ff_space_cut(FfSpace *s, uint64_t start, uint64_t end);
 void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len);
 /* A space of the same content for the process of UFFD, which is the child's. */
-FfSpace *ff_space_fork(const FfSpace *s, int uffd);
+FfSpace *ff_space_fork(FfSpace *s, int uffd);
+/* Everything that ff_space_fork() needs is there. -errno: no fd is free. */
+int ff_space_prepare_fork(FfSpace *s);
 
 #define ff_space_count(s, what) __atomic_fetch_add(&(s)->counts.what, 1, __ATOMIC_RELAXED)
 

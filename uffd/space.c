@@ -44,24 +44,35 @@ static void init_locks(FfSpace *s)
     pthread_cond_init(&s->changed, &mono);
     pthread_condattr_destroy(&mono);
     pthread_mutex_init(&s->changed_lock, NULL);
+    pthread_mutex_init(&s->again_lock, NULL);
+}
+
+typedef struct {
+    uint64_t start, end;
+} Unmap;
+
+/* Of a space with WAKE_FD, which is taken. */
+static FfSpace *new_space(const FfSpaceConfig *cfg, int wake_fd)
+{
+    FfSpace *s = g_new0(FfSpace, 1);
+
+    /* A child of which nobody knows would find zeros, or wait for ever. */
+    g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || (cfg->ops && cfg->ops->forked));
+    s->cfg = *cfg;
+    s->changes = cfg->features & FF_UFFD_EVENTS;
+    s->ranges = g_array_new(FALSE, FALSE, sizeof(FfRegion));
+    s->unmaps = g_array_new(FALSE, FALSE, sizeof(Unmap));
+    s->wake_fd = wake_fd;
+    s->child_wake_fd = -1;
+    init_locks(s);
+    return s;
 }
 
 FfSpace *ff_space_new(const FfSpaceConfig *cfg)
 {
     int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
-    /* A child of which nobody knows would find zeros, or wait for ever. */
-    g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || (cfg->ops && cfg->ops->forked));
-    if (wake_fd < 0) {
-        return NULL;
-    }
-    FfSpace *s = g_new0(FfSpace, 1);
-    s->cfg = *cfg;
-    s->changes = cfg->features & FF_UFFD_EVENTS;
-    s->ranges = g_array_new(FALSE, FALSE, sizeof(FfRegion));
-    s->wake_fd = wake_fd;
-    init_locks(s);
-    return s;
+    return wake_fd < 0 ? NULL : new_space(cfg, wake_fd);
 }
 
 void ff_space_free(FfSpace *s)
@@ -81,10 +92,15 @@ void ff_space_free(FfSpace *s)
         close(s->cfg.uffd);
     }
     close(s->wake_fd);
+    if (s->child_wake_fd >= 0) {
+        close(s->child_wake_fd);
+    }
+    g_array_unref(s->unmaps);
     g_array_unref(s->ranges);
     pthread_rwlock_destroy(&s->lock);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->changed_lock);
+    pthread_mutex_destroy(&s->again_lock);
     g_free(s->blocks);
     g_free(s);
 }
@@ -279,15 +295,60 @@ static bool part_of(const FfRegion *r, uint64_t start, uint64_t end, FfRegion *p
     return true;
 }
 
-void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn, void *opaque)
+/* Of PART, which is bytes of one block, FN for whole pages, and PARTLY for others. */
+static void each_page_of(FfSpace *s, const FfRegion *part, FfSpaceRunFunc fn, FfSpaceRunFunc partly,
+                         void *opaque)
+{
+    uint64_t ps = s->blocks[part->file].backing.page_size, end = part->offset + part->len;
+    uint64_t first = (part->offset + ps - 1) / ps, last = end / ps;
+
+    if (part->offset % ps) {
+        partly(s, &(FfRun){part->file, part->offset / ps, 1}, opaque);
+    }
+    if (first < last) {
+        fn(s, &(FfRun){part->file, first, last - first}, opaque);
+    }
+    if (end % ps && last >= first) { /* else it is the page of which the begin is missing, too */
+        partly(s, &(FfRun){part->file, last, 1}, opaque);
+    }
+}
+
+void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn,
+                       FfSpaceRunFunc part, void *opaque)
 {
     for (guint i = search(s, start); i < s->ranges->len && range(s, i)->addr < end; i++) {
-        FfRegion part;
-        if (part_of(range(s, i), start, end, &part)) {
-            uint64_t ps = s->blocks[part.file].backing.page_size;
-            FfRun run = {part.file, part.offset / ps, part.len / ps};
-            fn(s, &run, opaque);
+        FfRegion some;
+        if (part_of(range(s, i), start, end, &some)) {
+            each_page_of(s, &some, fn, part, opaque);
         }
+    }
+}
+
+void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end)
+{
+    if (s->cfg.features & UFFD_FEATURE_EVENT_UNMAP) {
+        Unmap u = {start, end};
+        g_array_append_val(s->unmaps, u);
+    }
+}
+
+bool ff_space_is_expected_unmap(FfSpace *s, uint64_t start, uint64_t end)
+{
+    for (guint i = 0; i < s->unmaps->len; i++) {
+        const Unmap *u = &g_array_index(s->unmaps, Unmap, i);
+        if (u->start == start && u->end == end) {
+            g_array_remove_index_fast(s->unmaps, i);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The kernel counts an UNMAP that is to come as a change from before the REMAP that it follows. */
+void ff_space_forget_expected(FfSpace *s)
+{
+    if (s->unmaps->len && !ff_uffd_is_changing(s->cfg.uffd)) {
+        g_array_set_size(s->unmaps, 0);
     }
 }
 
@@ -327,11 +388,20 @@ void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len)
     }
 }
 
-FfSpace *ff_space_fork(const FfSpace *s, int uffd)
+int ff_space_prepare_fork(FfSpace *s)
 {
-    FfSpace *child = ff_space_new(&s->cfg);
+    if (s->cfg.features & UFFD_FEATURE_EVENT_FORK && s->child_wake_fd < 0) {
+        s->child_wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        return s->child_wake_fd < 0 ? -errno : 0;
+    }
+    return 0;
+}
 
-    g_assert(child);
+FfSpace *ff_space_fork(FfSpace *s, int uffd)
+{
+    FfSpace *child = new_space(&s->cfg, s->child_wake_fd);
+
+    s->child_wake_fd = -1;
     child->cfg.uffd = uffd;
     child->cfg.pager = NULL;
     child->cfg.pagemap_fd = -1; /* was the parent's */

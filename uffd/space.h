@@ -23,6 +23,16 @@
 #include "uffd/pager.h"
 #include "uffd/waits.h"
 
+/* What the process does to shared memory and the kernel tells of as UFFD_EVENT_REMOVE: it says the
+ * same of both, and where a page is missing nothing tells them apart. */
+typedef enum {
+    /* Nobody knows: the space has failed (-ENOTSUP) when a missing page is among them, which stays
+     * missing. What is protected counts as lost. */
+    FF_SHARED_REMOVE_UNKNOWN,
+    FF_SHARED_REMOVE_GIVES_BACK, /* MADV_REMOVE, or MADV_DONTNEED after a hole was punched */
+    FF_SHARED_REMOVE_UNMAPS,     /* MADV_DONTNEED alone: the file keeps its content */
+} FfSharedRemove;
+
 typedef struct {
     int uffd;          /* O_NONBLOCK, after UFFDIO_API; borrowed */
     uint64_t features; /* that UFFDIO_API was given */
@@ -30,6 +40,7 @@ typedef struct {
     /* Who misses a page outside of all ranges gets zeros: mappings that have grown (mremap) are
      * still registered. Else the space has failed then. */
     bool grows;
+    FfSharedRemove shared_remove;
     FfPager *pager; /* NULL: ff_space_set_pager() follows */
     const FfSpaceOps *ops;
     void *opaque;

@@ -499,6 +499,7 @@ void rig_open_space(Rig *r, int uffd, int mem_fd, uint64_t features)
     r->s = ff_space_new(&(FfSpaceConfig){.uffd = uffd,
                                          .features = features,
                                          .pagemap_fd = -1,
+                                         .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
                                          .pager = &r->pager,
                                          .ops = &ops,
                                          .opaque = r});

@@ -79,8 +79,9 @@ void rig_check_zero(const Rig *r, const char *at);
 bool rig_is_pattern(const Rig *r, unsigned page, const void *data);
 void rig_fill_pattern(Rig *r, const FfRun *run);
 
-/* Memory of KIND, 1024 small pages or 8 huge ones, all missing, in a space that is registered in
- * MODE with FEATURES besides those that the kind needs. NULL: skipped, with the reason. */
+/* Memory of KIND, 1024 small pages or 8 huge ones, all missing, in a space (where MADV_REMOVE is
+ * what gives shared memory back) that is registered in MODE with FEATURES besides those that the
+ * kind needs. NULL: skipped, with the reason. */
 Rig *rig_new(RigKind kind, uint64_t mode, uint64_t features);
 /* The same, not registered yet, with a userfaultfd of somebody else's (taken); MEM_FD: taken. */
 Rig *rig_new_memory(RigKind kind);

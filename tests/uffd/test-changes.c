@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -553,7 +554,34 @@ static gpointer fill_child(gpointer p)
     }
 }
 
-static void test_fork(RigKind kind)
+/* From now on no fd can be had. */
+static struct rlimit use_up_fds(void)
+{
+    struct rlimit before, now;
+    int next = dup(STDIN_FILENO);
+
+    g_assert_cmpint(next, >=, 0);
+    close(next);
+    g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &before), ==, 0);
+    now = before;
+    now.rlim_cur = next;
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &now), ==, 0);
+    return before;
+}
+
+/* The space has failed with RC, and nothing worse. */
+static void wait_until_failed(Rig *r, int rc)
+{
+    pthread_mutex_lock(&r->lock);
+    while (!r->failed) {
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    g_assert_cmpint(r->failed, ==, rc);
+    r->failed = 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void fork_client(RigKind kind, bool no_fd)
 {
     uint64_t features = FF_UFFD_EVENTS;
     int uffd, go;
@@ -566,7 +594,14 @@ static void test_fork(RigKind kind)
     r->is_client = true;
     rig_open_space(r, uffd, -1, features);
     rig_start(r);
-    let_go(go);
+    if (no_fd) {
+        struct rlimit before = use_up_fds();
+        let_go(go);
+        wait_until_failed(r, -EMFILE);
+        g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &before), ==, 0);
+    } else {
+        let_go(go);
+    }
     pthread_mutex_lock(&r->lock);
     while (!r->child) {
         pthread_cond_wait(&r->changed, &r->lock);
@@ -607,6 +642,17 @@ static void test_fork(RigKind kind)
     pthread_cond_destroy(&c->changed);
     close(go);
     rig_free(r);
+}
+
+static void test_fork(RigKind kind)
+{
+    fork_client(kind, false);
+}
+
+/* There is no fd for the child's userfaultfd: it waits until there is one. */
+static void test_fork_no_fd(RigKind kind)
+{
+    fork_client(kind, true);
 }
 
 /* ---- strays ------------------------------------------------------------------------------------
@@ -656,13 +702,7 @@ static void test_stray(RigKind kind)
     rig_start(r);
     g_assert_true(mremap(r->map, r->len, 2 * r->len, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
     GThread *waits = g_thread_new("waits", read_after_end, &o);
-    pthread_mutex_lock(&r->lock);
-    while (!r->failed) {
-        pthread_cond_wait(&r->changed, &r->lock);
-    }
-    g_assert_cmpint(r->failed, ==, -EFAULT);
-    r->failed = 0;
-    pthread_mutex_unlock(&r->lock);
+    wait_until_failed(r, -EFAULT);
     rig_stop(r);
     close(r->uffd);
     r->uffd = -1;
@@ -672,7 +712,6 @@ static void test_stray(RigKind kind)
 
 int main(int argc, char **argv)
 {
-
     g_test_init(&argc, &argv, NULL);
     rig_add("/changes/event-waits", RIG_ALL, test_event_waits);
     rig_add("/changes/cancel", RIG_ALL, test_cancel);
@@ -685,6 +724,7 @@ int main(int argc, char **argv)
     rig_add("/changes/remap-while-placing", RIG_ALL, test_remap_while_placing);
     rig_add("/changes/chain", RIG_ALL, test_chain);
     rig_add("/changes/fork", RIG_ALL, test_fork);
+    rig_add("/changes/fork-no-fd", RIG_ALL, test_fork_no_fd);
     /* hugetlb does not grow by mremap; a file ends where it ends */
     rig_add("/changes/grown", RIG_BIT(RIG_ANON), test_grown);
     rig_add("/changes/stray", RIG_BIT(RIG_ANON), test_stray);

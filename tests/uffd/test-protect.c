@@ -14,6 +14,7 @@
 #include "tests/uffd/swap.h"
 #include "uffd/pagemap.h"
 #include "uffd/protect.h"
+#include "uffd/space-internal.h"
 
 #define WP UFFDIO_REGISTER_MODE_WP
 #define WRITERS 3
@@ -352,6 +353,30 @@ static void test_lost(RigKind kind)
     rig_free(r);
 }
 
+/* What only is not mapped any more (MADV_DONTNEED of shared memory) is neither lost nor open. */
+static void test_unmapped(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = protected_memory(kind, UFFD_FEATURE_EVENT_REMOVE, 4, &p);
+
+    if (!r) {
+        return;
+    }
+    g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+    Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages};
+    r->s->cfg.shared_remove = FF_SHARED_REMOVE_UNMAPS;
+    rig_start(r);
+    g_assert_cmpint(madvise(r->map, 4 * r->page_size, MADV_DONTNEED), ==, 0);
+    g_assert_cmpuint(ff_protect_lost(p), ==, 0);
+    *(volatile char *)r->map = 1;
+    g_assert_true(save_kept(&s));
+    g_assert_cmpuint(seen[0], ==, 1);
+    g_assert_cmpuint(ff_protect_left(p), ==, r->n_pages - 1);
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
 static gpointer write_first(gpointer p)
 {
     Rig *r = p;
@@ -500,6 +525,7 @@ int main(int argc, char **argv)
     rig_add("/protect/full", RIG_ALL, test_full);
     rig_add("/protect/lift", RIG_ALL, test_lift);
     rig_add("/protect/lost", RIG_ALL, test_lost);
+    rig_add("/protect/unmapped", RIG_FILES, test_unmapped);
     rig_add("/protect/end", RIG_ALL, test_end);
     rig_add("/protect/unregister", RIG_ALL, test_unregister);
     /* hugetlb is never swapped out */

@@ -485,6 +485,7 @@ static void test_in_vain(RigKind kind)
     if (!r) {
         return;
     }
+    ff_place_mark(r->s, &(FfRun){0, 3, 2});
     while (n < 100000 && ff_place_again(r->s, 0, 3, false) == 0) {
         n++;
     }
