@@ -12,9 +12,10 @@ case_forth_and_back() {
     check_guest A
 }
 
+# virsh asks once. If libvirt has not come to QEMU by then, virsh is refused and the migration goes on for ever.
 case_timeout_postcopy() {
     start_guest A
-    virsh_on A migrate --live --postcopy --bandwidth 16 --timeout 1 --timeout-postcopy "$VM" "${uri[B]}"
+    virsh_on A migrate --live --postcopy --bandwidth 16 --timeout 8 --timeout-postcopy "$VM" "${uri[B]}"
     is "state at A" "$(state A)" "shut off (migrated)"
     check_guest B
 }
