@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The postcopy fault thread.
+ * The postcopy fault thread: started, stopped, and connected to the source.
  */
 #ifndef FF_MIGRATION_DEST_FAULT_H
 #define FF_MIGRATION_DEST_FAULT_H
 
 #include "migration/dest-side.h"
 
-/* D is an FfDestination. */
-gpointer ff_dest_fault(gpointer d);
+/* Starts it, over the connection as it stands; without one whoever waits is noted, and waits. */
+void ff_dest_fault_start(FfDestination *d);
+/* It is to end, also if it has not begun. */
+void ff_dest_fault_end(FfDestination *d);
+/* Ends it and waits for that. The next one begins with asking for what this one has asked for. */
+void ff_dest_fault_stop(FfDestination *d);
 
 #endif

@@ -1,28 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Placing pages; arming and disarming the userfaultfd. Readers and the fault thread place, the
- * coordinator arms.
+ * Placing pages in the destination's guest RAM, and the account of it.
  */
 #ifndef FF_MIGRATION_DEST_PLACE_H
 #define FF_MIGRATION_DEST_PLACE_H
 
-#include "migration/dest-side.h"
+#include "migration/ram.h"
+#include "migration/stats.h"
+#include "uffd/space.h"
 
-/* Drops what is not valid from guest RAM and arms the uffd over it. */
-bool ff_dest_arm(FfDestination *d, GError **error);
-/* The same after the engine that did it has died: guest RAM stays as it is; who waits is told
- * again. */
-bool ff_dest_arm_again(FfDestination *d, GError **error);
-/* Wakes everybody: who still misses a page is told anew by the kernel. */
-void ff_dest_wake_all(FfDestination *d);
-void ff_dest_disarm(FfDestination *d);
-/* Places a run; 0 or -errno (then the migration cannot go on). */
-int ff_dest_place(FfDestination *d, unsigned block, uint64_t page, uint64_t n, const void *data);
-int ff_dest_place_zero(FfDestination *d, unsigned block, uint64_t page, uint64_t n);
-/* A fault on a page that was received before: it was punched since (balloon), zeros are right.
- * Fault thread. 0 or -errno; -ELOOP: it was there so often in a row that something is wrong. */
-int ff_dest_place_again(FfDestination *d, unsigned block, uint64_t page);
-/* Ends the connection (after the grant: pauses) because of RC; returns it. */
-int ff_dest_cannot_place(FfDestination *d, unsigned block, uint64_t page, int rc);
+/* What placing and answering faults need, and no more: nothing here has a lock, so the fault path
+ * has it as well. */
+typedef struct {
+    FfRam *ram;
+    FfStats *stats;
+    FfSpace *space; /* atomic; NULL: guest RAM is not armed. Observers: readers, the driver */
+    unsigned unregistered; /* atomic; ranges taken out of the userfaultfd */
+    /* What ends the fault path, so that locks do not matter: every page is here, and said once; RUN
+     * (NULL: not known which) cannot be had. Any thread that places, the fault thread. */
+    void (*all)(gpointer side);
+    void (*failed)(const FfRun *run, int rc, gpointer side);
+    gpointer side;
+} FfPlacer;
+
+/* Of the placer's space, with the placer for OPAQUE. */
+extern const FfSpaceOps ff_placer_ops;
+
+/* Any thread, after guest RAM was armed. 0; -errno: the migration cannot continue, and the first
+ * page of RUN that is not here is the one. */
+int ff_placer_copy(FfPlacer *p, const FfRun *run, const void *data);
+int ff_placer_zero(FfPlacer *p, const FfRun *run);
 
 #endif

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "uffd/place.h"
 
 /* Somebody may hold a folio for a moment, so that it cannot be split just now. */
 #define DROP_TRIES 100
@@ -226,9 +227,13 @@ int ff_dest_stale(FfDestination *d, const FfStaleRun *runs, unsigned n, bool dro
 {
     for (unsigned i = 0; i < n; i++) {
         FfBlock *b = &d->ram->blocks[runs[i].block];
-        uint64_t had = ff_bitmap_clear_run(&b->bitmap, runs[i].page, runs[i].n_pages);
-        __atomic_sub_fetch(&d->ram->done_pages, had, __ATOMIC_RELAXED);
-        __atomic_sub_fetch(&d->ram->done_bytes, had * b->info.page_size, __ATOMIC_RELAXED);
+        FfRun run = {runs[i].block, runs[i].page, runs[i].n_pages};
+        ff_ram_undone(d->ram, b, ff_bitmap_count_run(&b->bitmap, run.first, run.n));
+        if (d->placer.space) {
+            ff_place_forget(d->placer.space, &run);
+        } else {
+            ff_bitmap_clear_run(&b->bitmap, run.first, run.n);
+        }
         int rc = drop_now ? drop(&b->info, runs[i].page, runs[i].n_pages) : 0;
         if (rc < 0) {
             ff_control_dead(d->control, "guest RAM '%s' cannot be emptied: %s%s", b->info.id,

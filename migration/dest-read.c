@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "migration/dest-arm.h"
 #include "migration/dest-device.h"
 #include "migration/dest-fault.h"
-#include "migration/dest-place.h"
 #include "migration/dest-precopy.h"
 #include "migration/journal.h"
 #include "net/compress.h"
@@ -169,6 +169,18 @@ static int take_round(Reader *r, FfFrame *f)
     return 0;
 }
 
+/* DATA NULL: zeros. */
+static int place(FfDestination *d, const FfFrame *f, const void *data)
+{
+    FfRun run = {f->block, f->page, f->n_pages};
+    int rc = data ? ff_placer_copy(&d->placer, &run, data) : ff_placer_zero(&d->placer, &run);
+
+    if (rc < 0) {
+        ff_dest_cannot_place(d, &run, rc);
+    }
+    return rc;
+}
+
 static int take_run(Reader *r, FfFrame *f)
 {
     FfDestination *d = r->d;
@@ -194,9 +206,7 @@ static int take_run(Reader *r, FfFrame *f)
                       : ff_channel_read_all(r->ch, r->buf, f->length, -1);
     }
     if (rc == 0) {
-        rc = precopy ? ff_dest_write(d, f, zero ? NULL : data)
-             : zero  ? ff_dest_place_zero(d, f->block, f->page, f->n_pages)
-                     : ff_dest_place(d, f->block, f->page, f->n_pages, data);
+        rc = precopy ? ff_dest_write(d, f, zero ? NULL : data) : place(d, f, zero ? NULL : data);
     }
     if (rc < 0) {
         return rc;
@@ -232,7 +242,7 @@ static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
 static void freeze(FfDestination *d)
 {
     g_atomic_int_set(&d->final, 1);
-    d->fault_thread = g_thread_new("ff-fault", ff_dest_fault, d);
+    ff_dest_fault_start(d);
     if (ff_counted(d->ram->done_pages) == d->ram->total_pages) {
         ff_control_event(d->control, FF_EV_ALL);
     }

@@ -20,8 +20,8 @@
 #include <unistd.h>
 
 #include "migration/dest-accept.h"
+#include "migration/dest-arm.h"
 #include "migration/dest-fault.h"
-#include "migration/dest-place.h"
 #include "migration/dest-read.h"
 #include "migration/dest-revoke.h"
 #include "migration/greeting.h"
@@ -39,15 +39,6 @@
 
 /* ---- the end of a connection ------------------------------------------------------------------
  */
-
-static void stop_fault_thread(FfDestination *d)
-{
-    uint64_t one = 1;
-    G_GNUC_UNUSED ssize_t n = write(d->fault_wake, &one, sizeof(one));
-
-    ff_control_join(&d->fault_thread);
-    G_GNUC_UNUSED ssize_t rc = read(d->fault_wake, &one, sizeof(one)); /* empties it */
-}
 
 void ff_dest_end_connection(FfDestination *d)
 {
@@ -353,7 +344,7 @@ static bool await_channels(FfDestination *d, FfChannel *ch, FfChannel **urgent, 
 
 static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, uint64_t epoch)
 {
-    stop_fault_thread(d);
+    ff_dest_fault_stop(d);
     ff_conn_install(d->conn, main, urgent);
     ff_mutex_lock(&d->control->lock);
     d->conn->epoch = epoch;
@@ -367,9 +358,6 @@ static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, ui
     ff_mutex_unlock(&d->control->lock);
     ff_conn_store(d->conn, d->cfg->state);
     drop_arrived(d);
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        ff_ram_reset(&d->ram->blocks[i].requested, &d->ram->blocks[i], false);
-    }
     if (given) {
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     }
@@ -378,11 +366,7 @@ static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, ui
         d->conn->urgent_thread = g_thread_new("ff-urgent", ff_dest_urgent_reader, d);
     }
     ff_conn_start_bulk(d->conn, ff_dest_bulk_reader);
-    /* Its first act is to ask for what was asked for before. */
-    d->fault_thread = g_thread_new("ff-fault", ff_dest_fault, d);
-    if (__atomic_load_n(&d->stats->waits.overflow, __ATOMIC_ACQUIRE)) {
-        ff_dest_wake_all(d); /* waits that nobody has noted */
-    }
+    ff_dest_fault_start(d);
     ff_keepalive_start(d->conn, d->ram, d->stats, NULL);
 }
 
@@ -573,6 +557,6 @@ bool ff_dest_adopt(FfDestination *d, GError **error)
     if (pages == d->ram->total_pages) {
         ff_control_event(d->control, FF_EV_ALL);
     }
-    d->fault_thread = g_thread_new("ff-fault", ff_dest_fault, d);
+    ff_dest_fault_start(d);
     return true;
 }

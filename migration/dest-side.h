@@ -18,12 +18,11 @@
 #define FF_MIGRATION_DEST_SIDE_H
 
 #include "migration/connection.h"
+#include "migration/dest-place.h"
 #include "migration/device-copy.h"
 #include "migration/plain.h"
-#include "migration/ram.h"
-#include "migration/stats.h"
 #include "net/delta.h"
-#include "uffd/regions.h"
+#include "pagers/peer.h"
 
 typedef struct FfDestination {
     /* Borrowed. */
@@ -55,14 +54,10 @@ typedef struct FfDestination {
     gint final;       /* atomic; the last stale page is dropped, pages that come are final.
                          Observers: the readers */
     gint armed;       /* atomic; the uffd is armed. Observer: the main reader */
-    FfRegions *regions;
-    int uffd, fault_wake;
+    int uffd;
+    FfPlacer placer;  /* readers and fault thread; its space is made when guest RAM is armed */
+    FfPeerPager peer; /* fault thread, while there is one */
     GThread *fault_thread;
-    unsigned unregistered; /* atomic; ranges taken out of the uffd */
-    void *zero_page;       /* hugetlb: a zero page to copy */
-    /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
-    unsigned vain_block, vain_n;
-    uint64_t vain_page;
 
     /* Device state and the guest. */
     FfChannel *inner; /* device state and return path of QEMU */

@@ -14,14 +14,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 #include "migration/dest-accept.h"
+#include "migration/dest-arm.h"
 #include "migration/dest-device.h"
-#include "migration/dest-place.h"
+#include "migration/dest-fault.h"
 #include "migration/dest-recover.h"
 #include "migration/dest-revoke.h"
 #include "migration/journal.h"
@@ -300,15 +299,13 @@ static void take_over(FfDestination *d)
 
 static void end_threads(FfDestination *d)
 {
-    uint64_t one = 1;
-
     ff_control_event(d->control, FF_EV_QUIT);
     ff_conn_shutdown(d->conn);
     if (d->inner) {
         ff_channel_shutdown(d->inner);
     }
     g_async_queue_push(d->device_queue, g_bytes_new(NULL, 0));
-    G_GNUC_UNUSED ssize_t n = write(d->fault_wake, &one, sizeof(one));
+    ff_dest_fault_end(d);
     ff_dest_stop_listening(d, NULL);
     ff_keepalive_end(d->conn);
     ff_control_join(&d->starter);
@@ -370,7 +367,7 @@ static void give_up(FfDestination *d, const GError *why)
     ff_mutex_unlock(&d->control->lock);
     bool lives_on = vmm->state.keep_failed && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED;
     ff_journal_dead(d->cfg->state);
-    if (lives_on && d->regions && d->uffd >= 0) {
+    if (lives_on && d->placer.space) {
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */
     }
     /* The engine ends with its QEMU, perhaps before it has said more than this. */
@@ -490,33 +487,22 @@ void ff_dest_coordinate(FfDestination *d)
 
 /* ---- beginning and end ---------------------------------------------------------------------- */
 
-bool ff_dest_init(FfDestination *d, GError **error)
+void ff_dest_init(FfDestination *d)
 {
     d->listen_fd = d->uffd = -1;
     d->device_queue = g_async_queue_new_full((GDestroyNotify)g_bytes_unref);
-    d->fault_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (d->fault_wake < 0) {
-        g_set_error(error, FF_M_ERROR, 0, "eventfd: %s", g_strerror(errno));
-    }
-    return d->fault_wake >= 0;
 }
 
 void ff_dest_clear(FfDestination *d)
 {
     ff_channel_free(d->inner);
     ff_channel_free(d->revoker);
-    ff_regions_free(d->regions);
+    ff_space_free(d->placer.space);
     ff_address_free(d->listen_address);
     ff_delta_free(d->device_base);
     g_async_queue_unref(d->device_queue);
-    if (d->fault_wake >= 0) {
-        close(d->fault_wake);
-    }
     if (d->listen_fd >= 0) {
         close(d->listen_fd);
-    }
-    if (d->zero_page) {
-        munmap(d->zero_page, FF_FRAME_MAX_DATA);
     }
     g_free(d->refusal);
     g_free(d->socket_address);

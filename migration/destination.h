@@ -8,8 +8,8 @@
 #include "migration/dest-side.h"
 
 /* A destination without threads; ff_dest_clear() ends it. What it stands on is set by the caller.
- * FALSE and ERROR: no eventfd can be had. */
-bool ff_dest_init(FfDestination *d, GError **error);
+ */
+void ff_dest_init(FfDestination *d);
 void ff_dest_clear(FfDestination *d);
 /* The coordinator, from the beginning to the end. */
 void ff_dest_coordinate(FfDestination *d);

@@ -9,25 +9,26 @@
 
 #include "migration/journal.h"
 #include "migration/states.h"
+#include "migration/stats.h"
 
 /* So many waits are named. */
 #define WAITS_MAX 64
 
-static void fill_waits(const FfRam *ram, const FfStats *stats, FfHalf *h)
+static void fill_waits(const FfRam *ram, const FfWaits *waits, FfHalf *h)
 {
-    uint32_t n = MIN(FF_MAX_WAITS, __atomic_load_n(&stats->waits.high, __ATOMIC_SEQ_CST));
+    uint32_t n = waits ? MIN(FF_MAX_WAITS, __atomic_load_n(&waits->high, __ATOMIC_SEQ_CST)) : 0;
     int64_t now = g_get_monotonic_time();
 
     h->waits = g_new0(FfHalfWait, WAITS_MAX);
     for (uint32_t i = 0; i < n && h->n_waits < WAITS_MAX; i++) {
         unsigned block;
         uint64_t page;
-        if (!ff_waits_get(&stats->waits, i, &block, &page) || block >= ram->n_blocks) {
+        if (!ff_waits_get(waits, i, &block, &page) || block >= ram->n_blocks) {
             continue;
         }
-        int64_t since = __atomic_load_n(&stats->waits.wait[i].since_us, __ATOMIC_RELAXED);
+        int64_t since = __atomic_load_n(&waits->wait[i].since_us, __ATOMIC_RELAXED);
         h->waits[h->n_waits++] = (FfHalfWait){
-            .vcpu = __atomic_load_n(&stats->waits.wait[i].who, __ATOMIC_RELAXED),
+            .vcpu = __atomic_load_n(&waits->wait[i].who, __ATOMIC_RELAXED),
             .block = g_strdup(ram->blocks[block].info.id),
             .offset = page * ram->blocks[block].info.page_size,
             .ms = MAX(0, now - since) / 1000,
@@ -35,7 +36,7 @@ static void fill_waits(const FfRam *ram, const FfStats *stats, FfHalf *h)
     }
 }
 
-FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
+FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
                     const FfStateHeader *s, const FfDeviceCopy *copy)
 {
     ff_mutex_lock(&control->lock);
@@ -56,7 +57,7 @@ FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
     h->pages_destination = MIN(ff_counted(ram->done_pages), ram->total_pages);
     h->bytes_missing = ram->total_bytes - MIN(ff_counted(ram->done_bytes), ram->total_bytes);
     h->released = g_atomic_int_get(&ram->released);
-    fill_waits(ram, stats, h);
+    fill_waits(ram, waits, h);
     return h;
 }
 

@@ -8,10 +8,11 @@
 #include "migration/connection.h"
 #include "migration/device-copy.h"
 #include "migration/ram.h"
-#include "migration/stats.h"
+#include "uffd/waits.h"
 
-/* NULL: there are no halves. What one side alone knows is the caller's to add. */
-FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfStats *stats,
+/* NULL: there are no halves. What one side alone knows is the caller's to add. WAITS: NULL, nobody
+ * waits on this side. */
+FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
                     const FfStateHeader *state, const FfDeviceCopy *copy);
 void ff_half_free(FfHalf *half);
 

@@ -43,6 +43,8 @@ typedef struct {
     bool (*lives_on)(const FfMigration *m);
     bool (*speaks)(FfMigration *m);
     void (*describe_locked)(const FfMigration *m, FfMigrationInfo *info);
+    /* For pages; NULL, and what it returns: nobody waits on this side. */
+    const FfWaits *(*waits)(const FfMigration *m);
     void (*clear)(FfMigration *m); /* no thread is left */
 } FfSideOps;
 

@@ -150,7 +150,8 @@ static bool dest_init(FfMigration *m, GError **error)
                               .copy = &m->copy};
     m->conn.incoming = m->copy.until_grant = true;
     ff_close_fd(&m->cfg.mem_fd);
-    return ff_dest_init(&m->dest, error);
+    ff_dest_init(&m->dest);
+    return true;
 }
 
 static bool dest_listen(FfMigration *m, GError **error)
@@ -221,6 +222,13 @@ static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
     }
 }
 
+static const FfWaits *dest_waits(const FfMigration *m)
+{
+    const FfSpace *s = __atomic_load_n(&m->dest.placer.space, __ATOMIC_ACQUIRE);
+
+    return s ? ff_space_waits(s) : NULL;
+}
+
 static void dest_clear(FfMigration *m)
 {
     ff_dest_clear(&m->dest);
@@ -243,6 +251,7 @@ static const FfSideOps dest_ops = {
     .lives_on = dest_lives_on,
     .speaks = dest_speaks,
     .describe_locked = dest_describe_locked,
+    .waits = dest_waits,
     .clear = dest_clear,
 };
 
@@ -557,7 +566,8 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
 
     ff_stats_fill(&m->stats, info);
     info->role = m->cfg.role;
-    info->half = ff_half_new(m->control, &m->ram, &m->stats, m->cfg.state, &m->copy);
+    info->half = ff_half_new(m->control, &m->ram, m->side->waits ? m->side->waits(m) : NULL,
+                             m->cfg.state, &m->copy);
     ff_mutex_lock(&m->control->lock);
     info->status = m->control->status;
     info->all_here = m->control->events & FF_EV_ALL;

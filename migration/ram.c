@@ -152,7 +152,6 @@ void ff_ram_clear(FfRam *ram)
             munmap(b->map, b->info.size);
         }
         ff_bitmap_clear(&b->bitmap);
-        ff_bitmap_clear(&b->requested);
         g_free(b->fingerprint);
         g_free(b->info.id);
     }

@@ -18,9 +18,8 @@
 typedef struct {
     FfRamBlock info;
     uint64_t n_pages;
-    void *map;          /* S: the memfd, read-only. D: huge pages only, for precopy */
-    FfBitmap bitmap;    /* S: dirty/sent. D: received, in the state memfd */
-    FfBitmap requested; /* D: asked for already */
+    void *map;       /* S: the memfd, read-only. D: huge pages only, for precopy */
+    FfBitmap bitmap; /* S: dirty/sent. D: received, in the state memfd */
     /* S: coordinator, then bulk; bytes in the memfd that were seen to have no hole. */
     uint64_t data_first, data_end;
     uint64_t *fingerprint; /* S: coordinator; fingerprint.c; NULL: not wanted */

@@ -75,7 +75,6 @@ bool ff_received_map(FfRam *ram, FfControl *control, FfStateHeader *state, int s
             memset(words, 0, ff_bitmap_words(b->n_pages) * sizeof(uint64_t));
         }
         ff_bitmap_init_over(&b->bitmap, words, b->n_pages);
-        ff_bitmap_init(&b->requested, b->n_pages, false);
     }
     ff_mutex_lock(&control->lock);
     ram->received = p; /* whole. Observer: who dumps */

@@ -21,36 +21,24 @@ static int vcpu_of(const FfStats *s, int32_t tid)
     return -1;
 }
 
-void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid, int64_t now_us)
+int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us)
 {
-    FfWait *slot = ff_waits_free_slot(&s->waits);
-
-    if (!slot) {
-        return; /* goes uncounted */
-    }
     int vcpu = vcpu_of(s, tid);
+
     if (vcpu >= 0 && __atomic_add_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL) == 1 &&
         __atomic_add_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL) == s->n_vcpus) {
         __atomic_store_n(&s->all_blocked_since_us, now_us, __ATOMIC_RELEASE);
     }
-    ff_waits_begin(&s->waits, slot, block, page, vcpu, now_us);
+    return vcpu;
 }
 
-typedef struct {
-    FfStats *s;
-    int64_t now;
-} End;
-
-static void end_one(int32_t vcpu, int64_t since, void *opaque)
+void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_us)
 {
-    FfStats *s = ((End *)opaque)->s;
-    int64_t now = ((End *)opaque)->now;
-
-    ff_stats_latency(s, MAX(0, now - since));
+    ff_stats_latency(s, MAX(0, now_us - since_us));
     if (vcpu < 0) {
         return;
     }
-    ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now - since));
+    ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now_us - since_us));
     if (__atomic_sub_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL)) {
         return;
     }
@@ -59,18 +47,11 @@ static void end_one(int32_t vcpu, int64_t since, void *opaque)
      * taken up here. */
     uint32_t left = __atomic_sub_fetch(&s->vcpus_blocked, 1, __ATOMIC_ACQ_REL);
     if (all) {
-        ff_count(s->all_blocked_us, MAX(0, now - all));
+        ff_count(s->all_blocked_us, MAX(0, now_us - all));
     }
     if (left == s->n_vcpus) {
-        __atomic_store_n(&s->all_blocked_since_us, now, __ATOMIC_RELEASE);
+        __atomic_store_n(&s->all_blocked_since_us, now_us, __ATOMIC_RELEASE);
     }
-}
-
-bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us)
-{
-    End end = {s, now_us};
-
-    return ff_waits_end(&s->waits, block, page, n_pages, end_one, &end);
 }
 
 static void fill_latency(const FfStats *s, FfMigrationInfo *info)

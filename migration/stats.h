@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Counters of a migration, always on. Every counter is a relaxed atomic that the statistics
- * read while threads count; nothing decides by them. Waits (blocktime, latency) are in the
- * table of uffd/waits.h.
+ * read while threads count; nothing decides by them. Who waits for which page is in the table of
+ * uffd/waits.h; how long it took (blocktime, latency) is counted here.
  */
 #ifndef FF_MIGRATION_STATS_H
 #define FF_MIGRATION_STATS_H
 
 #include "migration/config.h"
-#include "uffd/waits.h"
 
 typedef struct {
     uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate, pages_compressed;
@@ -19,7 +18,6 @@ typedef struct {
     uint64_t precopy_bytes; /* S: on the wire before the stop */
     uint64_t dirty_rate;    /* S: pages per second */
     int64_t expected_ms;    /* S: downtime, if it were now; -1: not known */
-    FfWaits waits;          /* by index of the vCPU, -1: not a vCPU */
     uint32_t n_vcpus, vcpus_blocked;
     int32_t vcpu_tid[FF_MAX_VCPUS];
     uint64_t vcpu_blocked_us[FF_MAX_VCPUS];
@@ -36,11 +34,11 @@ typedef struct {
 
 /* Adds a latency of US microseconds to the histogram. */
 void ff_stats_latency(FfStats *s, uint64_t us);
-/* Somebody (host thread TID) began to wait for PAGE of BLOCK. Only the fault thread. */
-void ff_stats_wait_begin(FfStats *s, unsigned block, uint64_t page, int32_t tid, int64_t now_us);
-/* PAGES of BLOCK from PAGE on are there: ends every wait for them. Any thread that places.
- * TRUE: there was one. */
-bool ff_stats_wait_end(FfStats *s, unsigned block, uint64_t page, uint64_t n_pages, int64_t now_us);
+/* Somebody (host thread TID) began to wait for a page. Returns the index of the vCPU, -1: it is
+ * none. Only the fault thread. */
+int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us);
+/* A wait of VCPU since SINCE_US has ended. Any thread that places. */
+void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_us);
 /* Copies the counters into INFO (latency mean and p99 computed). */
 void ff_stats_fill(const FfStats *s, FfMigrationInfo *info);
 

@@ -11,8 +11,8 @@
 #define FF_TESTS_FUZZ_ALONE_H
 
 #include "migration/dest-accept.h"
+#include "migration/dest-arm.h"
 #include "migration/dest-device.h"
-#include "migration/dest-place.h"
 #include "migration/dest-precopy.h"
 #include "migration/dest-read.h"
 #include "migration/destination.h"

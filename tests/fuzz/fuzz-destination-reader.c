@@ -105,7 +105,8 @@ static void recover(FfMigration *m, bool given)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_cmpint(ff_dest_place_zero(&m->dest, 0, 0, ALONE_PAGES / 2), ==, 0);
+    FfRun half = {0, 0, ALONE_PAGES / 2};
+    g_assert_cmpint(ff_placer_zero(&m->dest.placer, &half), ==, 0);
     alone_pause(m, given);
     ff_migration_recover(m, NULL, alone_fd(m), &error);
     g_assert_no_error(error);

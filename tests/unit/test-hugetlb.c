@@ -2,8 +2,7 @@
 /*
  * Guest RAM of huge pages while somebody else takes every one that is free: what the kernel says of
  * such a page, and migrations between two sides in one process. Whatever could not be placed is
- * neither lost nor taken for zeros, and comes when there are huge pages again. And of zeros that
- * are placed in vain.
+ * neither lost nor taken for zeros, and comes when there are huge pages again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,8 +14,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "migration/dest-place.h"
-#include "migration/internal.h"
 #include "tests/lib/hugepages.h"
 #include "tests/lib/pair.h"
 #include "uffd/pagemap.h"
@@ -341,36 +338,6 @@ static void test_holes(void)
     hugepages_free(taken);
 }
 
-/* Zeros for a page that is there, again and again: an error in the end, and no endless round. The
- * first time they are placed. */
-static void place_in_vain(Side *s)
-{
-    unsigned n = 0;
-
-    while (n < 100000 && ff_dest_place_again(&s->m->dest, 0, 3) == 0) {
-        n++;
-    }
-    g_test_message("an error after %u times", n);
-    g_assert_cmpuint(n, >, 4096); /* as many may wait at once */
-    g_assert_cmpuint(n, <, 100000);
-    g_assert_cmpint(ff_dest_place_again(&s->m->dest, 1, 3), ==, 0); /* of that page only */
-}
-
-static void test_in_vain(void)
-{
-    if (!side_possible()) {
-        return;
-    }
-    Pair p = pair_new(0);
-    g_autofree char *to = pair_address(p.d);
-    g_assert_true(side_page_is_zero(3));
-    p.d->resuming = place_in_vain;
-    side_start(p.s, to, -1);
-    ff_migration_start_postcopy(p.s->m, NULL);
-    pair_run_to_end(&p);
-    pair_free(&p);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -383,6 +350,5 @@ int main(int argc, char **argv)
     g_test_add_data_func("/hugetlb/unreservable/switch", "2", test_unreservable);
     g_test_add_data_func("/hugetlb/unreservable/armed", "3", test_unreservable);
     g_test_add_func("/hugetlb/holes", test_holes);
-    g_test_add_func("/hugetlb/in-vain", test_in_vain);
     return g_test_run();
 }

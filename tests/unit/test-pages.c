@@ -392,13 +392,12 @@ static void test_blocktime(void)
     s->n_vcpus = 2;
     s->vcpu_tid[0] = 100;
     s->vcpu_tid[1] = 101;
-    ff_stats_wait_begin(s, 0, 7, 100, 1000000);
-    ff_stats_wait_begin(s, 0, 9, 55, 1000000);  /* no vCPU */
-    ff_stats_wait_begin(s, 1, 7, 101, 1005000); /* now both wait */
-    g_assert_true(ff_stats_wait_end(s, 0, 0, 8, 1008000));
-    g_assert_false(ff_stats_wait_end(s, 0, 0, 8, 1009000)); /* ended already */
-    ff_stats_wait_end(s, 1, 7, 1, 1010000);
-    ff_stats_wait_end(s, 0, 9, 1, 1020000);
+    g_assert_cmpint(ff_stats_wait_begin(s, 100, 1000000), ==, 0);
+    g_assert_cmpint(ff_stats_wait_begin(s, 55, 1000000), ==, -1);
+    g_assert_cmpint(ff_stats_wait_begin(s, 101, 1005000), ==, 1); /* now both wait */
+    ff_stats_wait_end(s, 0, 1000000, 1008000);
+    ff_stats_wait_end(s, 1, 1005000, 1010000);
+    ff_stats_wait_end(s, -1, 1000000, 1020000);
     ff_stats_fill(s, info);
     g_assert_cmpuint(info->vcpu_blocktime_ms[0], ==, 8);
     g_assert_cmpuint(info->vcpu_blocktime_ms[1], ==, 5);
