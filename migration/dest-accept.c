@@ -16,6 +16,7 @@
 
 #include "fault/fault.h"
 #include "migration/dest-read.h"
+#include "migration/dest-urgent.h"
 #include "migration/greeting.h"
 #include "migration/handshakes.h"
 #include "migration/tls.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The destination's readers: the main one, which is the migration thread (bulk runs, control,
- * device state), those of further bulk connections, and the urgent one, so that the answer to a
- * request never waits behind a bulk run. What a frame may be in each moment is decided here, before
- * anything is done with it.
+ * device state), and those of additional bulk connections. What a frame may be in each moment is
+ * decided here, before anything is done with it. The urgent channel has a reader of its own
+ * (dest-urgent.c).
  *
  * Threads: one per channel, each with buffers of its own; no lock.
  */
@@ -23,8 +23,6 @@
 
 /* Device state that QEMU has not taken yet (bytes): more is a hostile or broken source. */
 #define DEVICE_QUEUE_MAX (512ull << 20)
-/* Bytes that the urgent reader takes at once: what answers one batch of requests. */
-#define READ_AHEAD (256u * 1024)
 /* An acknowledgement each so many page frames (8 MiB of full runs). */
 #define ACK_EVERY 64
 
@@ -52,7 +50,6 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
  * is seen behind the source's last words, FINISHED perhaps. */
 static void acknowledge(Reader *r)
 {
-    /* Not the event, which has a lock: the urgent reader is on the fault path. */
     bool all = g_atomic_int_get(&r->d->final) &&
                ff_counted(r->d->ram->done_pages) == r->d->ram->total_pages;
 
@@ -62,12 +59,7 @@ static void acknowledge(Reader *r)
     FfFrame ack = ff_frame(FF_FRAME_ACK, 0);
     ack.flags = r->index;
     ack.page = r->frames;
-    if (r->index == FF_INDEX_URGENT) {
-        /* Who waits for a page does not wait for a bulk reader's turn; the count is a sum. */
-        ff_channel_try_send(r->d->conn->main, ack);
-    } else {
-        ff_channel_send(r->d->conn->main, ack, NULL, false);
-    }
+    ff_channel_send(r->d->conn->main, ack, NULL, false);
 }
 
 /* BYTES are at most what a frame may come to, and what they were compressed to is shorter
@@ -125,8 +117,7 @@ static bool in_round(Reader *r)
     if (r->index == FF_INDEX_MAIN) {
         return !r->prepared;
     }
-    if (r->index == FF_INDEX_URGENT || !(d->conn->peer_features & FF_FEATURE_ROUNDS) ||
-        !g_atomic_int_get(&d->emptied)) {
+    if (!(d->conn->peer_features & FF_FEATURE_ROUNDS) || !g_atomic_int_get(&d->emptied)) {
         return false;
     }
     if (!r->open) {
@@ -211,11 +202,7 @@ static int take_run(Reader *r, FfFrame *f)
     if (rc < 0) {
         return rc;
     }
-    if (r->index == FF_INDEX_URGENT) {
-        ff_count(d->stats->pages_urgent, f->n_pages);
-    } else {
-        ff_count(d->stats->pages_bulk, f->n_pages);
-    }
+    ff_count(d->stats->pages_bulk, f->n_pages);
     acknowledge(r);
     return 0;
 }
@@ -449,12 +436,10 @@ static int dispatch(Reader *r, FfFrame *f)
     if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO) {
         return take_run(r, f);
     }
-    if (f->type == FF_FRAME_PACKED && d->conn->peer_features & FF_FEATURE_ZSTD &&
-        r->index != FF_INDEX_URGENT) {
+    if (f->type == FF_FRAME_PACKED && d->conn->peer_features & FF_FEATURE_ZSTD) {
         return take_run(r, f);
     }
-    if (f->type == FF_FRAME_ROUND && d->conn->peer_features & FF_FEATURE_ROUNDS &&
-        r->index != FF_INDEX_URGENT) {
+    if (f->type == FF_FRAME_ROUND && d->conn->peer_features & FF_FEATURE_ROUNDS) {
         return take_round(r, f);
     }
     if (f->type == FF_FRAME_ALIVE) {
@@ -531,17 +516,6 @@ gpointer ff_dest_main_reader(gpointer p)
     ff_priority_bulk();
     read_frames(&r);
     ff_control_event(d->control, FF_EV_MAIN_ENDED);
-    return NULL;
-}
-
-gpointer ff_dest_urgent_reader(gpointer p)
-{
-    FfDestination *d = p;
-    Reader r = {.d = d, .ch = d->conn->urgent, .index = FF_INDEX_URGENT};
-
-    ff_priority_urgent();
-    ff_channel_read_ahead(r.ch, READ_AHEAD);
-    read_frames(&r);
     return NULL;
 }
 

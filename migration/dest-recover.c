@@ -24,6 +24,7 @@
 #include "migration/dest-fault.h"
 #include "migration/dest-read.h"
 #include "migration/dest-revoke.h"
+#include "migration/dest-urgent.h"
 #include "migration/greeting.h"
 #include "migration/journal.h"
 #include "migration/keepalive.h"

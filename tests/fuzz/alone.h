@@ -15,6 +15,7 @@
 #include "migration/dest-device.h"
 #include "migration/dest-precopy.h"
 #include "migration/dest-read.h"
+#include "migration/dest-urgent.h"
 #include "migration/destination.h"
 #include "migration/internal.h"
 #include "migration/received.h"

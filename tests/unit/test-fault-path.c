@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The contract of the source's fault path: while the urgent thread answers requests it allocates
- * nothing and takes no lock but its channel's. Counted in this program's own malloc() and
- * pthread_mutex_lock(), on the thread of that name alone. And the rings that let it.
+ * The contract of the fault path, at both sides: the threads of which it is made allocate nothing
+ * and take neither side's lock while pages are asked for and answered. These are the source's
+ * urgent thread, the destination's fault thread and its urgent reader. Counted in this program's
+ * own malloc() and pthread_mutex_lock(), on the threads of these names alone. And the rings that
+ * let the source do so.
  */
 #include <dlfcn.h>
 #include <poll.h>
@@ -23,27 +25,34 @@ extern void *__libc_calloc(size_t n, size_t size);
 extern void *__libc_realloc(void *p, size_t n);
 
 static FfMigration *watched; /* atomic; the source; NULL: nothing is counted */
+static FfMigration *peer;    /* set before; the destination */
 static gint allocations, locks;
-static __thread int urgent; /* 0: not known, 1: this thread is on the fault path, -1: it is not */
+static gint seen; /* threads of the fault path that took any lock, and so are looked at */
+static __thread int on_path; /* 0: not known, 1: this thread is on the fault path, -1: it is not */
 
-static bool is_urgent(void)
+static bool is_on_path(void)
 {
     char name[16] = "";
 
-    if (!urgent) {
+    if (!on_path) {
         prctl(PR_GET_NAME, name);
-        urgent = strcmp(name, "ff-urgent") == 0 ? 1 : -1;
+        on_path = !strcmp(name, "ff-urgent") || !strcmp(name, "ff-fault") ? 1 : -1;
     }
-    return urgent > 0;
+    return on_path > 0;
 }
 
-/* From the first request to the last page: a thread that begins or ends may do what it likes. */
+static bool is_missing(const FfMigration *m)
+{
+    return ff_counted(m->ram.done_pages) < m->ram.total_pages;
+}
+
+/* From the first request to the last page, at both sides: a thread that begins or ends may do what
+ * it likes. */
 static bool counts(void)
 {
     FfMigration *m = g_atomic_pointer_get(&watched);
 
-    return m && ff_counted(m->stats.requests) &&
-           ff_counted(m->ram.done_pages) < m->ram.total_pages && is_urgent();
+    return m && ff_counted(m->stats.requests) && is_missing(m) && is_missing(peer) && is_on_path();
 }
 
 static void count_allocation(void)
@@ -71,6 +80,18 @@ void *realloc(void *p, size_t n)
     return __libc_realloc(p, n);
 }
 
+/* Each of them takes its channel's writer lock now and then: so this program's functions are those
+ * that it calls. */
+static void note_thread(void)
+{
+    static __thread bool noted;
+
+    if (!noted) {
+        noted = true;
+        g_atomic_int_inc(&seen);
+    }
+}
+
 int pthread_mutex_lock(pthread_mutex_t *lock)
 {
     static int (*real)(pthread_mutex_t *); /* atomic; found by whoever comes first */
@@ -81,8 +102,11 @@ int pthread_mutex_lock(pthread_mutex_t *lock)
         __atomic_store_n(&real, found, __ATOMIC_RELEASE);
     }
     FfMigration *m = g_atomic_pointer_get(&watched);
-    if (m && lock == &m->control->lock && counts()) {
-        g_atomic_int_inc(&locks);
+    if (m && counts()) {
+        note_thread();
+        if (lock == &m->control->lock || lock == &peer->control->lock) {
+            g_atomic_int_inc(&locks);
+        }
     }
     return found(lock);
 }
@@ -124,6 +148,8 @@ static void test_contract(gconstpointer data)
     start(&p, c);
     g_atomic_int_set(&allocations, 0);
     g_atomic_int_set(&locks, 0);
+    g_atomic_int_set(&seen, 0);
+    peer = p.d->m;
     g_atomic_pointer_set(&watched, p.s->m);
     ff_migration_start_postcopy(p.s->m, &error);
     g_assert_no_error(error);
@@ -134,6 +160,8 @@ static void test_contract(gconstpointer data)
     g_assert_cmpint(info->urgent_shared, ==, c->shared);
     g_assert_cmpint(g_atomic_int_get(&locks), ==, 0);
     g_assert_cmpint(g_atomic_int_get(&allocations), ==, 0);
+    /* Without a channel of their own pages come by the main reader, which is no thread of this. */
+    g_assert_cmpint(g_atomic_int_get(&seen), ==, c->shared ? 2 : 3);
     for (unsigned i = 0; i < p.d->n_touchers; i++) {
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(p.d->touchers[i])), ==, 0);
     }
