@@ -153,6 +153,10 @@ static uint64_t same_state(const FfSpaceBlock *b, uint64_t page, uint64_t n, boo
 {
     uint64_t i = 1;
 
+    if (ff_bitmap_count_run(&b->placed, page, n) == 0) {
+        *missing = true; /* nearly always */
+        return n;
+    }
     *missing = !ff_bitmap_test(&b->placed, page);
     while (i < n && *missing == !ff_bitmap_test(&b->placed, page + i)) {
         i++;
