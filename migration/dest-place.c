@@ -32,8 +32,7 @@ static void on_present(const FfPresent *x, void *opaque)
     } else if (x->as == FF_PRESENT_CONTENT) {
         ff_count(p->stats->pages_normal, x->pages);
     }
-    ff_count(p->ram->done_bytes, x->bytes);
-    __atomic_add_fetch(&p->ram->done_pages, x->pages, __ATOMIC_ACQ_REL);
+    ff_ram_done(p->ram, x->pages, x->bytes);
 }
 
 static void on_complete(void *opaque)

@@ -218,8 +218,7 @@ int ff_dest_write(FfDestination *d, const FfFrame *f, const void *data)
     } else {
         ff_count(d->stats->pages_zero, f->n_pages);
     }
-    ff_count(d->ram->done_bytes, fresh * b->info.page_size);
-    ff_count(d->ram->done_pages, fresh);
+    ff_ram_done(d->ram, fresh, fresh * b->info.page_size);
     return 0;
 }
 

@@ -230,7 +230,7 @@ static void freeze(FfDestination *d)
 {
     g_atomic_int_set(&d->final, 1);
     ff_dest_fault_start(d);
-    if (ff_counted(d->ram->done_pages) == d->ram->total_pages) {
+    if (ff_space_missing(d->placer.space) == 0) {
         ff_control_event(d->control, FF_EV_ALL);
     }
 }

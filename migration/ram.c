@@ -132,10 +132,10 @@ uint64_t ff_ram_remaining(const FfRam *ram)
     return ram->total_bytes - MIN(ram->total_bytes, ff_counted(ram->done_bytes));
 }
 
-uint64_t ff_ram_done(FfRam *ram, const FfBlock *b, uint64_t n)
+void ff_ram_done(FfRam *ram, uint64_t pages, uint64_t bytes)
 {
-    ff_count(ram->done_bytes, n * b->info.page_size);
-    return __atomic_add_fetch(&ram->done_pages, n, __ATOMIC_ACQ_REL);
+    ff_count(ram->done_bytes, bytes);
+    __atomic_add_fetch(&ram->done_pages, pages, __ATOMIC_ACQ_REL);
 }
 
 void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n)

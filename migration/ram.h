@@ -53,8 +53,8 @@ bool ff_ram_adopt(FfRam *ram, FfControl *control, GPtrArray *blocks, const FfSta
 void ff_ram_reset(FfBitmap *bitmap, const FfBlock *b, bool set);
 /* Bytes that are not done yet. Any thread. */
 uint64_t ff_ram_remaining(const FfRam *ram);
-/* N pages of B more are done. Any thread. Returns how many are, in all. */
-uint64_t ff_ram_done(FfRam *ram, const FfBlock *b, uint64_t n);
+/* So many pages and bytes more are done. Any thread. */
+void ff_ram_done(FfRam *ram, uint64_t pages, uint64_t bytes);
 /* N pages of B are not done any more. Any thread. */
 void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n);
 /* Unmaps and frees what the blocks are; no thread is left that uses them. */

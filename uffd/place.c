@@ -118,8 +118,8 @@ static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_
     if (rc != -EEXIST || ps <= SMALL_PAGE || op == FF_UFFD_CONTINUE) {
         return rc;
     }
-    /* As ff_uffd_present(), but once: EAGAIN ends only when the fault thread has read the event,
-     * for which the caller has to leave the space. */
+    /* Once: EAGAIN ends only when the fault thread has read the event, for which the caller has to
+     * leave the space. */
     uint64_t done = 0;
     int there =
         ff_space_check(s, ff_uffd_try(s->cfg.uffd, FF_UFFD_CONTINUE, addr, NULL, ps, &done));

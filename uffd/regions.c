@@ -144,36 +144,3 @@ const FfRegion *ff_regions_all(const FfRegions *r, unsigned *n)
     *n = r->list->len;
     return (const FfRegion *)r->list->data;
 }
-
-bool ff_regions_find(const FfRegions *r, uint64_t addr, unsigned *file, uint64_t *offset)
-{
-    guint lo = 0, hi = r->list->len;
-
-    while (lo < hi) {
-        guint mid = (lo + hi) / 2;
-        const FfRegion *x = &g_array_index(r->list, FfRegion, mid);
-        if (addr < x->addr) {
-            hi = mid;
-        } else if (addr - x->addr >= x->len) {
-            lo = mid + 1;
-        } else {
-            *file = x->file;
-            *offset = x->offset + (addr - x->addr);
-            return true;
-        }
-    }
-    return false;
-}
-
-uint64_t ff_regions_addr(const FfRegions *r, unsigned file, uint64_t offset, uint64_t *run)
-{
-    for (guint i = 0; i < r->list->len; i++) {
-        const FfRegion *x = &g_array_index(r->list, FfRegion, i);
-        if (x->file == file && offset >= x->offset && offset - x->offset < x->len) {
-            *run = x->len - (offset - x->offset);
-            return x->addr + (offset - x->offset);
-        }
-    }
-    *run = 0;
-    return 0;
-}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where another process has memfds mapped: offset in a file <-> address in that process.
- * Built once from its maps (an fd that its agent opened), then only read: any thread.
+ * Where another process has memfds mapped: built once from its maps (an fd that its agent opened),
+ * then only read: any thread.
  */
 #ifndef FF_UFFD_REGIONS_H
 #define FF_UFFD_REGIONS_H
@@ -30,9 +30,5 @@ void ff_regions_free(FfRegions *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRegions, ff_regions_free)
 /* Sorted by address; neighbours in both file and memory are one region. */
 const FfRegion *ff_regions_all(const FfRegions *r, unsigned *n);
-/* ADDR -> file and offset; FALSE if it lies in none. */
-bool ff_regions_find(const FfRegions *r, uint64_t addr, unsigned *file, uint64_t *offset);
-/* Offset -> address; *RUN (bytes) is how far the mapping goes on from there. 0 if unmapped. */
-uint64_t ff_regions_addr(const FfRegions *r, unsigned file, uint64_t offset, uint64_t *run);
 
 #endif

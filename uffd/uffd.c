@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Thin wrappers of the userfaultfd ioctls that turn partial results into progress.
+ * Thin wrappers of the userfaultfd ioctls.
  * No state; any thread. System calls: ioctl(UFFDIO_*), read.
  */
 #include "uffd/uffd.h"
@@ -27,13 +27,6 @@ int ff_uffd_init(int uffd, uint64_t features, uint64_t *have)
         *have = api.features;
     }
     return 0;
-}
-
-int ff_uffd_register_missing(int uffd, uint64_t addr, uint64_t len)
-{
-    struct uffdio_register r = {.range = {addr, len}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-
-    return FF_FAULT_CALL("uffd-register", ioctl(uffd, UFFDIO_REGISTER, &r)) < 0 ? -errno : 0;
 }
 
 int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len)
@@ -99,65 +92,6 @@ int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len)
     }
     int rc = -errno;
     return rc == -ENOMEM && is_gone(uffd, addr) ? -ESRCH : rc;
-}
-
-/* EAGAIN after partial progress (a signal, the mapping being changed) just goes on; the kernel
- * reports what it did in the copy/zeropage member, negative if nothing was done. */
-int ff_uffd_copy(int uffd, uint64_t addr, const void *src, uint64_t len, uint64_t *done)
-{
-    *done = 0;
-    while (*done < len) {
-        struct uffdio_copy c = {
-            .dst = addr + *done, .src = (uintptr_t)src + *done, .len = len - *done};
-        if (FF_FAULT_CALL("uffd-copy", ioctl(uffd, UFFDIO_COPY, &c)) == 0) {
-            *done = len;
-            break;
-        }
-        int err = errno;
-        if (c.copy > 0) {
-            *done += c.copy;
-        } else if (err != EAGAIN && err != EINTR) {
-            return -err;
-        }
-    }
-    return 0;
-}
-
-int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done)
-{
-    *done = 0;
-    while (*done < len) {
-        struct uffdio_zeropage z = {.range = {addr + *done, len - *done}};
-        if (FF_FAULT_CALL("uffd-zero", ioctl(uffd, UFFDIO_ZEROPAGE, &z)) == 0) {
-            *done = len;
-            break;
-        }
-        int err = errno;
-        if (z.zeropage > 0) {
-            *done += z.zeropage;
-        } else if (err != EAGAIN && err != EINTR) {
-            return -err;
-        }
-    }
-    return 0;
-}
-
-/* UFFDIO_CONTINUE maps what the file has, and says EFAULT where it has nothing. It asks neither for
- * the mode MINOR nor for memory. A poisoned page is EIO: it is there, and no other may take its
- * place. */
-int ff_uffd_present(int uffd, uint64_t addr, uint64_t len)
-{
-    struct uffdio_continue c = {.range = {addr, len}};
-    int rc;
-
-    do {
-        c.mapped = 0;
-        rc = FF_FAULT_CALL("uffd-continue", ioctl(uffd, UFFDIO_CONTINUE, &c)) < 0 ? -errno : 0;
-    } while (rc == -EAGAIN || rc == -EINTR); /* the mapping was being changed */
-    if (rc == -EFAULT) {
-        return 0;
-    }
-    return rc == 0 || rc == -EEXIST || rc == -EIO ? 1 : rc;
 }
 
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len)

@@ -15,7 +15,8 @@
 /* UFFDIO_API once per uffd. FEATURES as in linux/userfaultfd.h; *HAVE (may be NULL) is what the
  * kernel has. An uffd that was initialised before (by an engine that died) is fine. */
 int ff_uffd_init(int uffd, uint64_t features, uint64_t *have);
-int ff_uffd_register_missing(int uffd, uint64_t addr, uint64_t len);
+/* MODE: of UFFDIO_REGISTER_MODE_*. */
+int ff_uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
 /*
  * Write tracking (pagemap.h reads the result): the features are those of FF_UFFD_TRACKING, Linux
  * 6.7 or newer. ff_uffd_init() refuses them with -EINVAL on an older kernel, and on a uffd that was
@@ -35,16 +36,6 @@ int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 /* Also wakes every waiter of the range. */
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
-/* Places SRC at ADDR and wakes the waiters. *DONE is what was placed. -EEXIST: the page at
- * ADDR + *DONE was there already, nobody was woken there. Of a huge page the kernel says so also
- * when no huge page is free (Linux 6.18): ff_uffd_present() tells the two apart. */
-int ff_uffd_copy(int uffd, uint64_t addr, const void *src, uint64_t len, uint64_t *done);
-/* The same with zero pages; shmem and anonymous memory only. */
-int ff_uffd_zero(int uffd, uint64_t addr, uint64_t len, uint64_t *done);
-/* Of a huge page, LEN bytes at ADDR: 1 if the file has it, mapped there or not; it is mapped now,
- * and its waiters may still sleep. 0: it has none. -EINVAL: this kernel cannot tell (before
- * Linux 5.13). Allocates no huge page. */
-int ff_uffd_present(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
 
 /* ---- one ioctl each, of memory that may change meanwhile (space.h) -------------------------- */
@@ -59,11 +50,13 @@ int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
 
 typedef enum { FF_UFFD_COPY, FF_UFFD_ZERO, FF_UFFD_CONTINUE, FF_UFFD_POISON } FfUffdOp;
 
-/* MODE: of UFFDIO_REGISTER_MODE_*. */
-int ff_uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
-/* OP on LEN bytes at ADDR, and wakes the waiters; SRC: of FF_UFFD_COPY. 0: *DONE bytes, LEN or
- * fewer. -EAGAIN: the mapping is being changed; if by what ff_uffd_is_changing() tells, an event
- * must be read first. -EFAULT from FF_UFFD_CONTINUE: the file has no page there. */
+/* OP on LEN bytes at ADDR, and wakes the waiters; SRC: of FF_UFFD_COPY; FF_UFFD_ZERO is not of huge
+ * pages. 0: *DONE bytes, LEN or fewer. -EAGAIN: the mapping is being changed; if by what
+ * ff_uffd_is_changing() tells, an event must be read first. -EFAULT from FF_UFFD_CONTINUE: the file
+ * has no page there; it asks neither for UFFDIO_REGISTER_MODE_MINOR nor for memory, and -EIO is a
+ * poisoned page. -EEXIST: the page at ADDR is there already, and nobody was woken. Of a huge page
+ * the kernel says so also when no huge page is free (Linux 6.18): FF_UFFD_CONTINUE tells the two
+ * apart. */
 int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t len,
                 uint64_t *done);
 /* Write protection ON, or off, which wakes the writers; -EAGAIN as above. */

@@ -267,8 +267,8 @@ static int make_uffd(void)
 static void register_pieces(const int *uffd, unsigned n, char *base)
 {
     for (unsigned i = 0; i < PIECES; i++) {
-        int rc = ff_uffd_register_missing(uffd[i % n], (uintptr_t)base + REGION / PIECES * i,
-                                          REGION / PIECES);
+        int rc = ff_uffd_register(uffd[i % n], (uintptr_t)base + REGION / PIECES * i,
+                                  REGION / PIECES, UFFDIO_REGISTER_MODE_MISSING);
         if (rc < 0) {
             g_error("register: %s", g_strerror(-rc));
         }

@@ -209,7 +209,7 @@ static void bench_place(void)
     char *p = map_region(&memfd), *data = g_aligned_alloc0(512, PAGE, PAGE);
 
     memset(data, 0x5a, 512 * PAGE);
-    ff_uffd_register_missing(uffd, (uintptr_t)p, REGION);
+    ff_uffd_register(uffd, (uintptr_t)p, REGION, UFFDIO_REGISTER_MODE_MISSING);
     for (unsigned k = 0; k < G_N_ELEMENTS(run); k++) {
         uint64_t bytes = 0;
         double spent = 0;
@@ -218,7 +218,8 @@ static void bench_place(void)
             double begin = now();
             for (uint64_t at = 0; at < REGION; at += run[k] * PAGE) {
                 uint64_t done;
-                if (ff_uffd_copy(uffd, (uintptr_t)p + at, data, run[k] * PAGE, &done) < 0) {
+                if (ff_uffd_try(uffd, FF_UFFD_COPY, (uintptr_t)p + at, data, run[k] * PAGE, &done) <
+                    0) {
                     g_error("UFFDIO_COPY: %s", g_strerror(errno));
                 }
             }

@@ -376,7 +376,7 @@ static pid_t start_client(Rig *r, uint64_t features, Script script, int *uffd, i
         close(pair[0]);
         int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
         if (fd < 0 || ff_uffd_init(fd, features, NULL) < 0 ||
-            ff_uffd_register_missing(fd, (uintptr_t)r->map, r->len) < 0) {
+            ff_uffd_register(fd, (uintptr_t)r->map, r->len, MISSING) < 0) {
             _exit(99);
         }
         struct cmsghdr *c = CMSG_FIRSTHDR(&msg);

@@ -252,8 +252,9 @@ static void test_partial(RigKind kind)
     memset(other, 0x77, r->page_size);
     for (unsigned i = 2; i < r->n_pages; i += 3) {
         uint64_t done;
-        g_assert_cmpint(
-            ff_uffd_copy(r->uffd, (uintptr_t)rig_page(r, i), other, r->page_size, &done), ==, 0);
+        g_assert_cmpint(ff_uffd_try(r->uffd, FF_UFFD_COPY, (uintptr_t)rig_page(r, i), other,
+                                    r->page_size, &done),
+                        ==, 0);
     }
     rig_fill_pattern(r, &(FfRun){0, 0, r->n_pages});
     assert_all_done(r, 1);

@@ -46,12 +46,15 @@ static int copy(const Kernel *k, unsigned page)
 {
     uint64_t done;
 
-    return ff_uffd_copy(k->side->uffds[1], at(k, page), k->data, HUGEPAGE, &done);
+    return ff_uffd_try(k->side->uffds[1], FF_UFFD_COPY, at(k, page), k->data, HUGEPAGE, &done);
 }
 
 static int present(const Kernel *k, unsigned page)
 {
-    return ff_uffd_present(k->side->uffds[1], at(k, page), HUGEPAGE);
+    uint64_t done;
+    int rc = ff_uffd_try(k->side->uffds[1], FF_UFFD_CONTINUE, at(k, page), NULL, HUGEPAGE, &done);
+
+    return rc == 0 || rc == -EEXIST ? 1 : rc == -EFAULT ? 0 : rc;
 }
 
 static int mapped(const Kernel *k, unsigned page)
@@ -74,7 +77,8 @@ static void test_kernel(void)
     k.addr = (uintptr_t)k.side->map[0];
     memset(data, 0x5a, HUGEPAGE);
     g_assert_cmpint(ff_uffd_init(uffd, UFFD_FEATURE_MISSING_HUGETLBFS, NULL), ==, 0);
-    g_assert_cmpint(ff_uffd_register_missing(uffd, k.addr, PAGES * HUGEPAGE), ==, 0);
+    g_assert_cmpint(ff_uffd_register(uffd, k.addr, PAGES * HUGEPAGE, UFFDIO_REGISTER_MODE_MISSING),
+                    ==, 0);
     g_assert_cmpint(copy(&k, 1), ==, 0);
     g_assert_cmpint(copy(&k, 3), ==, 0);
     g_assert_cmpint(fallocate(fd, 0, 2 * HUGEPAGE, HUGEPAGE), ==, 0);

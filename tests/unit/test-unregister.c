@@ -88,7 +88,8 @@ static void test_nobody_waits(void)
     GThread *toucher = g_thread_new("toucher", touch, NULL);
     run_on(0);
     for (unsigned i = 0; i < ROUNDS; i++) {
-        g_assert_cmpint(ff_uffd_register_missing(uffd, (uintptr_t)map, BYTES), ==, 0);
+        g_assert_cmpint(ff_uffd_register(uffd, (uintptr_t)map, BYTES, UFFDIO_REGISTER_MODE_MISSING),
+                        ==, 0);
         g_assert_cmpint(ff_uffd_unregister(uffd, (uintptr_t)map, BYTES), ==, 0);
         g_atomic_int_inc(&round_now);
         if (!wait_until_it_came_by()) {
