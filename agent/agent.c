@@ -3,10 +3,16 @@
  * The agent: preloaded into QEMU, it makes the userfaultfds and hands them to the relay.
  *
  * A userfaultfd belongs to the address space that made it, and after QEMU's seccomp filter or
- * -runas none could be made any more, so this runs as a constructor, before main(). It makes
- * FF_AGENT_UFFDS of them, opens pagemap, maps, mem and a pidfd of its own process and sends all of
- * them in one message. A copy of each userfaultfd stays open in QEMU: when the last fd of one
- * is closed, the kernel lets whoever waits in it through with zero pages.
+ * -runas none could be made any more, so this runs as a constructor, before main(). It makes one of
+ * each kind (state/kinds.h), opens pagemap, maps, mem and a pidfd of its own process and sends all
+ * of them in one message. What cannot be made is left out, and the reason sent: the others are of
+ * use without it.
+ *
+ * A copy of those for missing pages and for tracking stays open in QEMU: when the last fd of one is
+ * closed, the kernel lets whoever waits for a missing page through with zeros. Of the one for
+ * synchronous write protection no copy may stay: who waits there has to continue when those who
+ * were to let him have died, and closing the last fd is what does it. Once it was sent it lies in
+ * the relay's socket, and is closed here.
  *
  * -daemonize: QEMU forks, the child calls setsid() and forks again; the second child is the
  * guest. It has a new address space, so it hands over again. "The session changed since the
@@ -20,8 +26,8 @@
  * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
  * process that may have threads: only async-signal-safe calls there. The destructor runs beside
  * whatever threads QEMU has left.
- * System calls: userfaultfd or openat+ioctl, pidfd_open, fcntl, dup3, sendmsg, sendto,
- * recvmsg, poll, close.
+ * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3, sendmsg,
+ * sendto, recvmsg, poll, close.
  */
 #include "agent/agent.h"
 
@@ -42,6 +48,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "uffd/uffd.h"
+
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
@@ -50,15 +58,13 @@
  * callers pass to QEMU by number, and below the usual soft limit of 1024. */
 #define FIRST_KEPT_FD 200
 
-#define N_FDS (FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS)
-
 /* Written by the constructor, later only by the fork handler in the daemon. */
 static struct {
-    int sock;                 /* hand-over socket; -1: not in a QEMU of farfault */
-    bool due;                 /* the daemon is to hand over again */
-    pid_t guest;              /* who says farewell; 0: -daemonize, not known yet */
-    pid_t session;            /* of the process that ran the constructor */
-    int kept[FF_AGENT_UFFDS]; /* -1 = none */
+    int sock;           /* hand-over socket; -1: not in a QEMU of farfault */
+    bool due;           /* the daemon is to hand over again */
+    pid_t guest;        /* who says farewell; 0: -daemonize, not known yet */
+    pid_t session;      /* of the process that ran the constructor */
+    int kept[FF_KINDS]; /* -1 = none */
 } agent = {.sock = -1};
 
 static void close_all(int *fds, int n)
@@ -89,59 +95,82 @@ static int make_uffd(int device)
     return fd >= 0 ? fd : -errno;
 }
 
-/* Fills FDS with FF_AGENT_UFFDS new ones; on failure with -1, and returns -errno. */
-static int make_uffds(int *fds)
+/* What the kernel must know for KIND, asked for here as it is asked once. 0: whoever uses it first
+ * asks. */
+static uint64_t features_of(FfKind kind)
+{
+    return kind == FF_KIND_TRACKING  ? FF_UFFD_TRACKING
+           : kind == FF_KIND_PROTECT ? FF_UFFD_PROTECTION
+                                     : 0;
+}
+
+/* Returns a userfaultfd of KIND, or -errno. */
+static int make_kind(FfKind kind, int device)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = features_of(kind)};
+    int fd = make_uffd(device);
+
+    if (fd >= 0 && api.features && ioctl(fd, UFFDIO_API, &api) < 0) {
+        int err = errno == EINVAL ? EOPNOTSUPP : errno;
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+/* Keeps a copy of FD (-1: there is none) in this process, in place of that of a former address
+ * space. Returns 0 or -errno. */
+static int keep_copy(FfKind kind, int fd)
+{
+    int *kept = &agent.kept[kind];
+
+    if (fd < 0 || kind == FF_KIND_PROTECT) {
+        close_all(kept, 1); /* one that is left belongs to the parent's: of no use here */
+        return 0;
+    }
+    int copy = *kept >= 0 ? dup3(fd, *kept, O_CLOEXEC) : dup_high(fd);
+    if (copy < 0) {
+        int err = errno;
+        close_all(kept, 1);
+        return -err;
+    }
+    *kept = copy;
+    return 0;
+}
+
+/* Makes one of each kind. FDS: those that there are. Returns their number. */
+static unsigned make_all(FfAgentHello *hello, int *fds)
 {
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-    int err = 0;
-    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
-        fds[i] = -1;
-    }
-    for (int i = 0; i < FF_AGENT_UFFDS && !err; i++) {
-        fds[i] = make_uffd(device);
-        err = fds[i] < 0 ? fds[i] : 0;
-    }
-    if (err) {
-        close_all(fds, FF_AGENT_UFFDS);
+    unsigned n = 0;
+
+    for (int kind = 0; kind < FF_KINDS; kind++) {
+        int fd = make_kind(kind, device), err = keep_copy(kind, fd);
+        if (fd >= 0 && err < 0) {
+            close(fd); /* one that QEMU does not keep could end with us, and let zeros through */
+            fd = err;
+        }
+        hello->error[kind] = fd < 0 ? -fd : 0;
+        hello->kept[kind] = agent.kept[kind];
+        if (fd >= 0) {
+            fds[n++] = fd;
+        }
     }
     if (device >= 0) {
         close(device);
     }
-    return err;
+    return n;
 }
 
-/* Keeps a copy of each of FDS in this process, in place of those of a former address space. */
-static int keep_copies(const int *fds)
+static void send_hello(int sock, const FfAgentHello *hello, const int *fds, unsigned n_fds)
 {
-    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
-        int fd = agent.kept[i] >= 0 ? dup3(fds[i], agent.kept[i], O_CLOEXEC) : dup_high(fds[i]);
-        if (fd < 0) {
-            return -errno;
-        }
-        agent.kept[i] = fd;
-    }
-    return 0;
-}
-
-static void send_hello(int sock, int uffd_errno, const int *fds)
-{
-    FfAgentHello hello = {
-        .magic = FF_AGENT_MAGIC,
-        .version = FF_AGENT_VERSION,
-        .pid = getpid(),
-        .uffd_errno = uffd_errno,
-        .n_uffds = uffd_errno ? 0 : FF_AGENT_UFFDS,
-    };
-    for (unsigned i = 0; i < hello.n_uffds; i++) {
-        hello.kept[i] = agent.kept[i];
-    }
-    size_t n_bytes = sizeof(int) * (FF_AGENT_FD_UFFD0 + hello.n_uffds);
+    size_t n_bytes = sizeof(int) * n_fds;
     union {
-        char buf[CMSG_SPACE(sizeof(int) * N_FDS)];
+        char buf[CMSG_SPACE(sizeof(int) * FF_AGENT_MAX_FDS)];
         struct cmsghdr align;
     } control;
     memset(&control, 0, sizeof(control));
-    struct iovec iov = {.iov_base = &hello, .iov_len = sizeof(hello)};
+    struct iovec iov = {.iov_base = (void *)hello, .iov_len = sizeof(*hello)};
     struct msghdr msg = {
         .msg_iov = &iov,
         .msg_iovlen = 1,
@@ -167,7 +196,8 @@ static void send_hello(int sock, int uffd_errno, const int *fds)
  */
 static void hand_over(int sock)
 {
-    int fds[N_FDS];
+    FfAgentHello hello = {.magic = FF_AGENT_MAGIC, .version = FF_AGENT_VERSION, .pid = getpid()};
+    int fds[FF_AGENT_MAX_FDS];
     fds[FF_AGENT_FD_PIDFD] = (int)syscall(SYS_pidfd_open, getpid(), 0);
     fds[FF_AGENT_FD_PAGEMAP] = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     fds[FF_AGENT_FD_MAPS] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
@@ -175,20 +205,12 @@ static void hand_over(int sock)
     if (fds[FF_AGENT_FD_MEM] < 0) {
         fds[FF_AGENT_FD_MEM] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     }
-
-    int err = make_uffds(fds + FF_AGENT_FD_UFFD0);
-    if (!err) {
-        err = keep_copies(fds + FF_AGENT_FD_UFFD0);
-    }
-    if (err) {
-        /* Those kept from before a fork belong to the parent's address space: of no use here. */
-        close_all(agent.kept, FF_AGENT_UFFDS);
-    }
+    unsigned n = FF_AGENT_FD_UFFDS + make_all(&hello, fds + FF_AGENT_FD_UFFDS);
     if (fds[FF_AGENT_FD_PIDFD] >= 0 && fds[FF_AGENT_FD_PAGEMAP] >= 0 &&
         fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0) {
-        send_hello(sock, -err, fds);
+        send_hello(sock, &hello, fds, n);
     }
-    close_all(fds, N_FDS);
+    close_all(fds, n);
 }
 
 static void after_fork_in_child(void)
@@ -292,8 +314,8 @@ static void __attribute__((constructor)) farfault_agent(void)
         return; /* somebody in between closed it, and the number is another file's now */
     }
     fcntl(sock, F_SETFD, FD_CLOEXEC);
-    for (int i = 0; i < FF_AGENT_UFFDS; i++) {
-        agent.kept[i] = -1;
+    for (int kind = 0; kind < FF_KINDS; kind++) {
+        agent.kept[kind] = -1;
     }
     hand_over(sock);
     agent.session = getsid(0);

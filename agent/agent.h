@@ -13,13 +13,14 @@
 #define FF_AGENT_AGENT_H
 
 #include <assert.h>
+#include <errno.h>
 #include <stdint.h>
 
+#include "state/kinds.h"
+
 #define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
-#define FF_AGENT_VERSION 4u
+#define FF_AGENT_VERSION 5u
 #define FF_AGENT_FAREWELL_MS 5000
-/* Number of userfaultfds: [0] for write protection, [1..] for missing pages, one per shard. */
-#define FF_AGENT_UFFDS 9
 
 /* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
  * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program
@@ -36,20 +37,24 @@ enum {
     FF_AGENT_FD_PIDFD,
     FF_AGENT_FD_PAGEMAP,
     FF_AGENT_FD_MAPS,
-    FF_AGENT_FD_MEM, /* for reading; where that is refused, /proc/self/maps once more */
-    FF_AGENT_FD_UFFD0
+    FF_AGENT_FD_MEM,  /* for reading; where that is refused, /proc/self/maps once more */
+    FF_AGENT_FD_UFFDS /* of each kind that could be made, in their order */
 };
+#define FF_AGENT_MAX_FDS (FF_AGENT_FD_UFFDS + FF_KINDS)
 
 typedef struct {
     uint32_t magic;
-    uint32_t version;   /* FF_AGENT_VERSION */
-    int32_t pid;        /* of QEMU, in its own pid namespace */
-    int32_t uffd_errno; /* 0, or why no userfaultfd could be made (then only the first four fds
-                           follow) */
-    uint32_t n_uffds;
-    int32_t kept[FF_AGENT_UFFDS]; /* their numbers in QEMU, which keeps a copy of each */
+    uint32_t version; /* FF_AGENT_VERSION */
+    int32_t pid;      /* of QEMU, in its own pid namespace */
+    /* Of each kind: 0, or why there is none (then no fd of it follows): an errno, EOPNOTSUPP if the
+     * kernel does not know what it needs. */
+    int32_t error[FF_KINDS];
+    int32_t kept[FF_KINDS]; /* its number in QEMU, which keeps a copy; -1: it keeps none */
 } FfAgentHello;
-static_assert(sizeof(FfAgentHello) == 20 + 4 * FF_AGENT_UFFDS,
-              "FfAgentHello is sent between processes");
+static_assert(sizeof(FfAgentHello) == 12 + 8 * FF_KINDS, "FfAgentHello is sent between processes");
+
+/* What `farfault attach` says of a kind in the agent's place. */
+#define FF_AGENT_EOLDER EPROTONOSUPPORT /* an older farfault has started QEMU */
+#define FF_AGENT_ELOST EOWNERDEAD       /* who held it has ended, and QEMU has no copy */
 
 #endif

@@ -38,10 +38,10 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->pagemap_fd);
     close_fd(init->maps_fd);
     close_fd(init->mem_fd);
-    for (guint i = 0; i < init->uffds->len; i++) {
-        close_fd(g_array_index(init->uffds, int, i));
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        close_fd(init->uffds[i]);
+        g_free(init->uffd_error[i]);
     }
-    g_array_unref(init->uffds);
     for (guint i = 0; i < init->incoming_fds->len; i++) {
         close_fd(g_array_index(init->incoming_fds, int, i));
     }
@@ -49,7 +49,6 @@ void ff_engine_init_free(FfEngineInit *init)
     g_ptr_array_unref(init->ram);
     g_free(init->incoming);
     g_free(init->engine_refused);
-    g_free(init->uffd_error);
     g_free(init->name);
     g_free(init);
 }
@@ -69,6 +68,22 @@ static JsonObject *find_held(JsonObject *root, const char *name)
         }
     }
     return NULL;
+}
+
+static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
+
+/* Of NAME without "uffd:". A relay of before the kinds says numbers, in their order, and has nobody
+ * ask for the third. FF_KINDS: none. */
+static FfKind kind_of(const char *name)
+{
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        const char number[] = {'0' + i, 0};
+
+        if (!strcmp(name, kinds[i]) || (i != FF_KIND_PROTECT && !strcmp(name, number))) {
+            return i;
+        }
+    }
+    return FF_KINDS;
 }
 
 /* Takes the fd called NAME to its place; FALSE if it has none: the caller closes it. */
@@ -93,7 +108,12 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         }
     }
     if (g_str_has_prefix(name, "uffd:")) {
-        g_array_append_val(init->uffds, fd);
+        FfKind kind = kind_of(name + strlen("uffd:"));
+
+        if (kind == FF_KINDS || init->uffds[kind] >= 0) {
+            return false;
+        }
+        init->uffds[kind] = fd;
         return true;
     }
     if (g_str_has_prefix(name, FF_LISTENER_HELD)) {
@@ -143,6 +163,19 @@ static bool place_fds(FfEngineInit *init, JsonObject *root, int *fds, unsigned n
     return true;
 }
 
+static void place_errors(FfEngineInit *init, JsonObject *root)
+{
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        g_autofree char *name =
+            i == FF_KIND_MISSING ? g_strdup("uffd-error") : g_strconcat(kinds[i], "-error", NULL);
+
+        init->uffd_error[i] = g_strdup(ff_json_string(root, name));
+        if (i == FF_KIND_PROTECT) {
+            init->lends = json_object_has_member(root, name);
+        }
+    }
+}
+
 void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, uint64_t page_size,
                             int memfd)
 {
@@ -172,7 +205,9 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
-    init->uffds = g_array_new(FALSE, FALSE, sizeof(int));
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        init->uffds[i] = -1;
+    }
     init->incoming_fds = g_array_new(FALSE, FALSE, sizeof(int));
     init->ram = g_ptr_array_new_with_free_func(ram_free);
     node = ff_json_parse(json, length, NULL, error);
@@ -192,7 +227,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->incoming_taken = ff_json_bool(root, "incoming-taken");
     init->start_paused = ff_json_bool(root, "start-paused");
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
-    init->uffd_error = g_strdup(ff_json_string(root, "uffd-error"));
+    place_errors(init, root);
     init->name = g_strdup(ff_json_string(root, "name"));
     init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
     init->state = ff_state_map(init->state_fd, error);

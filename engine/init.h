@@ -16,14 +16,16 @@
 typedef struct {
     FfStateHeader *state;
     int state_fd, monitor_fd, pidfd, pagemap_fd, maps_fd, mem_fd; /* -1: not given */
-    int inner_fd;         /* device-state socket of a migration whose engine died; -1: none */
-    int device_fd;        /* copy of its device state; -1: none */
-    int listener_fd;      /* where its source comes to; -1: none */
-    int tls_fd;           /* its TLS credentials; -1: none */
-    GArray *uffds;        /* of int */
-    GArray *incoming_fds; /* of int: FF_LISTENER_HELD, in their order */
-    GPtrArray *ram;       /* FfRamBlock *; gpa is not known here */
-    char *incoming, *engine_refused, *uffd_error, *name; /* NULL: null */
+    int inner_fd;               /* device-state socket of a migration whose engine died; -1: none */
+    int device_fd;              /* copy of its device state; -1: none */
+    int listener_fd;            /* where its source comes to; -1: none */
+    int tls_fd;                 /* its TLS credentials; -1: none */
+    int uffds[FF_KINDS];        /* -1: not given */
+    GArray *incoming_fds;       /* of int: FF_LISTENER_HELD, in their order */
+    GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
+    char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */
+    char *incoming, *engine_refused, *name; /* NULL: null */
+    bool lends; /* the relay has FF_KIND_PROTECT's for whoever asks for it, or says why not */
     bool incoming_taken, start_paused;
     int qemu_pid;
 } FfEngineInit;

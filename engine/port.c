@@ -293,8 +293,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .port_opaque = port,
         .state = init->state,
         .state_fd = init->state_fd,
-        .uffds = (int *)(void *)init->uffds->data,
-        .n_uffds = init->uffds->len,
+        .uffds = init->uffds,
         .pagemap_fd = init->pagemap_fd,
         .maps_fd = init->maps_fd,
         .mem_fd = g_steal_fd(&init->mem_fd),
@@ -309,6 +308,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .incoming_taken = init->incoming_taken,
         .engine_refused = init->engine_refused,
         .uffd_error = init->uffd_error,
+        .lends = init->lends,
     };
     return port;
 }

@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "launch/attach-kinds.h"
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
@@ -458,19 +459,9 @@ static int send_hello(int sock, const FfAgentHello *hello, const int *fds, unsig
     return sent == sizeof(*hello) ? 0 : sent < 0 ? (int)sent : -EIO;
 }
 
-/* Says to the relay what the agent said to the first one. *SOCK: the relay's "agent-fd". */
-static bool speak_for_agent(Attach *a, GError **error)
+/* Pidfd, pagemap, maps and mem. */
+static bool take_process(Attach *a, int *fds, GError **error)
 {
-    FfAgentHello hello = {.magic = FF_AGENT_MAGIC,
-                          .version = FF_AGENT_VERSION,
-                          .pid = a->pid,
-                          .uffd_errno = a->state->uffd_errno,
-                          .n_uffds = MIN(a->state->n_uffds, FF_AGENT_UFFDS)};
-    int fds[FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS], pair[2] = {-1, -1};
-    unsigned n = FF_AGENT_FD_UFFD0;
-    bool ok;
-
-    memcpy(hello.kept, a->state->uffd_in_qemu, sizeof(hello.kept));
     fds[FF_AGENT_FD_PIDFD] = fcntl(a->pidfd, F_DUPFD_CLOEXEC, 0);
     fds[FF_AGENT_FD_PAGEMAP] = open_proc(a, "pagemap");
     fds[FF_AGENT_FD_MAPS] = open_proc(a, "maps");
@@ -478,14 +469,33 @@ static bool speak_for_agent(Attach *a, GError **error)
     if (fds[FF_AGENT_FD_MEM] < 0) {
         fds[FF_AGENT_FD_MEM] = open_proc(a, "maps"); /* as the agent does */
     }
-    ok = fds[FF_AGENT_FD_PAGEMAP] >= 0 && fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0;
-    if (!ok) {
-        ff_launch_fail(error, "the memory map of process %d may not be read: be root", (int)a->pid);
+    if (fds[FF_AGENT_FD_PAGEMAP] >= 0 && fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0) {
+        return true;
     }
-    for (unsigned i = 0; ok && i < hello.n_uffds; i++) {
+    ff_launch_fail(error, "the memory map of process %d may not be read: be root", (int)a->pid);
+    return false;
+}
+
+/* Says to the relay what the agent said to the first one. */
+static bool speak_for_agent(Attach *a, GError **error)
+{
+    FfAgentHello hello = {.magic = FF_AGENT_MAGIC, .version = FF_AGENT_VERSION, .pid = a->pid};
+    int fds[FF_AGENT_MAX_FDS], pair[2] = {-1, -1};
+    unsigned n = FF_AGENT_FD_UFFDS;
+    bool ok = take_process(a, fds, error);
+
+    ff_attach_kinds(a->state, &hello);
+    for (unsigned i = 0; ok && i < FF_KINDS; i++) {
+        if (hello.error[i]) {
+            continue;
+        }
         fds[n] = take(a, hello.kept[i], "anon_inode:[userfaultfd]", "its userfaultfds", error);
         ok = fds[n] >= 0;
         n += ok;
+    }
+    if (hello.error[FF_KIND_PROTECT] == FF_AGENT_ELOST) {
+        note(a, "the userfaultfd for live snapshots has ended with the relay: they need this guest "
+                "to be started again");
     }
     if (ok && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         ff_launch_fail(error, "cannot make a socket pair: %s", g_strerror(errno));

@@ -196,9 +196,10 @@ typedef struct {
     bool client_switches;            /* somebody may ask for the switch */
     FfUntracked untracked;           /* without that FF_UNTRACKED_WAIT is FF_UNTRACKED_POSTCOPY */
     FfStateHeader *state;
-    int state_fd; /* to make room for the bitmaps; borrowed */
-    int *uffds;   /* from the agent; [0] write protection, [1..] missing; borrowed */
-    unsigned n_uffds;
+    int state_fd;            /* to make room for the bitmaps; borrowed */
+    const int *uffds;        /* from the agent, by kind (FF_KINDS), -1: none; borrowed */
+    char *const *uffd_error; /* why there is none of a kind; each can be NULL. Borrowed; can be NULL
+                              */
     int pagemap_fd, maps_fd, pidfd; /* borrowed */
     int mem_fd; /* the VMM's memory, for reading; taken, and closed before there is a peer; -1: none
                  */

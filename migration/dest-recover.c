@@ -536,11 +536,11 @@ bool ff_dest_adopt(FfDestination *d, GError **error)
         d->inner = ff_channel_new(d->cfg->fd, FF_CHANNEL_MAIN);
         d->cfg->fd = -1;
     }
-    if (d->cfg->n_uffds < 2) {
+    d->uffd = d->cfg->uffds[FF_KIND_MISSING];
+    if (d->uffd < 0) {
         g_set_error_literal(error, FF_M_ERROR, 0, "the userfaultfd is not there any more");
         return false;
     }
-    d->uffd = d->cfg->uffds[1];
     ff_dest_adopt_listener(d);
     if (!ff_ram_adopt(d->ram, d->control, d->cfg->vmm->memory.blocks(&d->cfg->vmm->memory),
                       d->cfg->state, error) ||

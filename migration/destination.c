@@ -49,13 +49,13 @@ static bool check_guest(FfDestination *d, bool *refused, GError **error)
         !ff_received_map(d->ram, d->control, d->cfg->state, d->cfg->state_fd, true, error)) {
         return false;
     }
-    if (d->cfg->n_uffds < 2) {
+    d->uffd = d->cfg->uffds[FF_KIND_MISSING];
+    if (d->uffd < 0) {
         g_set_error_literal(error, FF_M_ERROR, 0,
                             "no userfaultfd was handed over by the destination QEMU: start it "
                             "through farfault, with permission for userfaultfd");
         return false;
     }
-    d->uffd = d->cfg->uffds[1];
     return true;
 }
 

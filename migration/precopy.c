@@ -97,7 +97,7 @@ static void end_left_over(FfSource *s)
         const FfRamBlock *b = blocks->pdata[i];
         files[i] = (FfTrackedFile){.fd = b->memfd, .size = b->size};
     }
-    ff_tracking_end_left_over(files, blocks->len, s->cfg->maps_fd, s->cfg->uffds[0]);
+    ff_tracking_end_left_over(files, blocks->len, s->cfg->maps_fd, s->cfg->uffds[FF_KIND_TRACKING]);
 }
 
 void ff_precopy_end(FfSource *s, bool stays)
@@ -109,7 +109,7 @@ void ff_precopy_end(FfSource *s, bool stays)
         if (stays) {
             ff_tracking_restore(p->tracking, RESTORE_MS);
         }
-    } else if (s->adopted && s->cfg->n_uffds && s->cfg->maps_fd >= 0) {
+    } else if (s->adopted && s->cfg->uffds[FF_KIND_TRACKING] >= 0 && s->cfg->maps_fd >= 0) {
         end_left_over(s);
     }
 }
@@ -134,8 +134,12 @@ static char *begin(FfSource *s)
     g_autoptr(GError) error = NULL;
     FfVmm *vmm = s->cfg->vmm;
 
-    if (s->cfg->pagemap_fd < 0 || s->cfg->maps_fd < 0 || s->cfg->n_uffds < 1) {
-        return g_strdup("QEMU's agent handed over no pagemap or no userfaultfd");
+    int uffd = s->cfg->uffds[FF_KIND_TRACKING];
+    const char *missing = s->cfg->uffd_error ? s->cfg->uffd_error[FF_KIND_TRACKING] : NULL;
+
+    if (s->cfg->pagemap_fd < 0 || s->cfg->maps_fd < 0 || uffd < 0) {
+        return g_strdup(missing ? missing
+                                : "QEMU's agent handed over no pagemap or no userfaultfd");
     }
     char *why = vmm->memory.untrackable ? vmm->memory.untrackable(&vmm->memory, false) : NULL;
     if (why) {
@@ -145,7 +149,7 @@ static char *begin(FfSource *s)
         const FfRamBlock *b = &s->ram->blocks[i].info;
         files[i] = (FfTrackedFile){b->memfd, b->size, b->page_size, b->id};
     }
-    FfTracking *t = ff_tracking_new(files, s->ram->n_blocks, s->cfg->maps_fd, s->cfg->uffds[0],
+    FfTracking *t = ff_tracking_new(files, s->ram->n_blocks, s->cfg->maps_fd, uffd,
                                     s->cfg->pagemap_fd, s->cfg->pidfd, &error);
     if (!t) {
         return g_strdup(error->message);

@@ -37,7 +37,8 @@ const char *ff_driver_refusal(FfDriver *d)
         return d->config.engine_refused;
     }
     /* A source needs none. */
-    return d->config.incoming ? d->config.uffd_error : NULL;
+    return d->config.incoming && d->config.uffd_error ? d->config.uffd_error[FF_KIND_MISSING]
+                                                      : NULL;
 }
 
 static JsonObject *status_new(const char *name, bool state)

@@ -155,7 +155,7 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->state = d->config.state;
     config->state_fd = d->config.state_fd;
     config->uffds = d->config.uffds;
-    config->n_uffds = d->config.n_uffds;
+    config->uffd_error = d->config.uffd_error;
     config->pagemap_fd = d->config.pagemap_fd;
     config->maps_fd = d->config.maps_fd;
     config->mem_fd = g_steal_fd(&d->config.mem_fd);

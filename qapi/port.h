@@ -68,8 +68,7 @@ typedef struct {
     void *port_opaque;
     FfStateHeader *state;
     int state_fd;
-    int *uffds;
-    unsigned n_uffds;
+    const int *uffds; /* by kind (FF_KINDS), -1: none */
     int pagemap_fd, maps_fd, pidfd;
     int mem_fd;           /* taken; the first migration has it. -1: none */
     int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
@@ -79,9 +78,11 @@ typedef struct {
     GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
                              had been greeted. Can be NULL */
     bool start_paused;
-    const char *incoming;                    /* URI of -incoming; NULL: not given */
-    bool incoming_taken;                     /* QEMU was given "defer" in its place */
-    const char *engine_refused, *uffd_error; /* NULL: nothing stands against the engine */
+    const char *incoming;       /* URI of -incoming; NULL: not given */
+    bool incoming_taken;        /* QEMU was given "defer" in its place */
+    const char *engine_refused; /* NULL: nothing stands against the engine */
+    char *const *uffd_error;    /* why there is none of a kind; each can be NULL */
+    bool lends;                 /* TAKE_UFFD may be asked */
 } FfDriverConfig;
 
 /* Seconds without a command and with nothing under way, after which IDLE is sent. */

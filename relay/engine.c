@@ -22,6 +22,7 @@
 #include "relay/absence.h"
 #include "relay/engine-internal.h"
 #include "relay/guest.h"
+#include "relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
 #define ABSENT_US (2 * G_USEC_PER_SEC)
@@ -40,6 +41,35 @@ static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name
                  fd >= 0);
     if (fd >= 0) {
         close(fd);
+    }
+}
+
+/* What cannot be sent is kept. */
+static void take_uffd(FfRelay *relay, const FfLinkHeader *header, const char *name)
+{
+    FfLink *link = relay->engine->link;
+    const char *why;
+    int fd = ff_uffds_take(relay, name, &why), rc = -1;
+
+    if (fd >= 0) {
+        rc = ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, NULL, 0, &fd, 1);
+        why = g_strerror(-rc);
+    }
+    if (rc == 0) {
+        close(fd);
+        return;
+    }
+    if (fd >= 0) {
+        ff_uffds_give(relay, name, fd);
+    }
+    ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, why, strlen(why), NULL, 0);
+}
+
+static void give_uffd(FfRelay *relay, const char *name, int *fds, unsigned n_fds)
+{
+    if (n_fds == 1) {
+        ff_uffds_give(relay, name, fds[0]);
+        fds[0] = -1;
     }
 }
 
@@ -82,6 +112,7 @@ static void idle(FfRelay *relay)
         ff_ping_end(relay);
         g_clear_pointer(&relay->engine->link, ff_link_free);
         ff_process_let_go(relay->engine);
+        ff_uffds_engine_ended(relay);
         ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
     }
@@ -155,6 +186,14 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     case FF_LINK_TAKE_FD:
         text = g_strndup(data, len);
         take_fd(relay, header, text);
+        break;
+    case FF_LINK_TAKE_UFFD:
+        text = g_strndup(data, len);
+        take_uffd(relay, header, text);
+        break;
+    case FF_LINK_GIVE_UFFD:
+        text = g_strndup(data, len);
+        give_uffd(relay, text, fds, header->n_fds);
         break;
     case FF_LINK_INJECT:
         inject(relay, header, payload);
@@ -323,6 +362,7 @@ static void lost(FfRelay *relay, const char *why)
     ff_ping_end(relay);
     ff_link_free(g_steal_pointer(&engine->link));
     ff_process_let_go(engine);
+    ff_uffds_engine_ended(relay);
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "relay/uffds.h"
 
 static void source_clear(GSource **source)
 {
@@ -70,36 +71,17 @@ static void guest_watch(FfRelay *relay)
     g_source_attach(guest->pid_source, NULL);
 }
 
-static char *uffd_error_text(int error)
+static void guest_refuse(FfRelay *relay, const char *why)
 {
-    if (error == EPERM || error == EACCES) {
-        return g_strdup_printf("no userfaultfd for this user (%s): set "
-                               "vm.unprivileged_userfaultfd=1 or give the user access to "
-                               "/dev/userfaultfd",
-                               error == EPERM ? "EPERM" : "EACCES");
-    }
-    if (error == ENOSYS) {
-        return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");
-    }
-    return g_strdup_printf("no userfaultfd: %s", g_strerror(error));
-}
-
-static void guest_refuse(FfRelay *relay, char *why)
-{
-    g_free(relay->guest.uffd_error);
-    relay->guest.uffd_error = why;
     ff_relay_log(relay, "%s; the guest runs, its migrations are QEMU's", why);
 }
 
-static_assert(FF_AGENT_UFFDS <= FF_STATE_MAX_UFFDS, "there is a place for each");
-
-/* For a relay that comes after this one: it can take QEMU's copies (launch/attach.c). */
-static void note_uffds(FfStateHeader *state, const FfAgentHello *hello)
+/* There is no hand-over: it is as if there were no userfaultfd. */
+static void guest_has_no_agent(FfRelay *relay, const char *why)
 {
-    state->agent = hello->uffd_errno ? FF_STATE_AGENT_REFUSED : FF_STATE_AGENT_READY;
-    state->uffd_errno = hello->uffd_errno;
-    state->n_uffds = hello->uffd_errno ? 0 : hello->n_uffds;
-    memcpy(state->uffd_in_qemu, hello->kept, sizeof(hello->kept));
+    g_free(relay->guest.refusal);
+    relay->guest.refusal = g_strdup(why);
+    guest_refuse(relay, why);
 }
 
 /* A hand-over replaces the one before it whole. */
@@ -111,21 +93,16 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     close_fd(&guest->pagemap);
     close_fd(&guest->maps);
     close_fd(&guest->mem);
-    for (unsigned i = 0; i < guest->n_uffds; i++) {
-        close_fd(&guest->uffds[i]);
-    }
     guest->pid = hello->pid;
     guest->pidfd = fds[FF_AGENT_FD_PIDFD];
     guest->pagemap = fds[FF_AGENT_FD_PAGEMAP];
     guest->maps = fds[FF_AGENT_FD_MAPS];
     guest->mem = fds[FF_AGENT_FD_MEM];
-    guest->n_uffds = hello->uffd_errno ? 0 : hello->n_uffds;
-    memcpy(guest->uffds, fds + FF_AGENT_FD_UFFD0, guest->n_uffds * sizeof(int));
-    g_clear_pointer(&guest->uffd_error, g_free);
-    if (hello->uffd_errno) {
-        guest_refuse(relay, uffd_error_text(hello->uffd_errno));
+    g_clear_pointer(&guest->refusal, g_free);
+    ff_uffds_adopt(relay, hello, fds + FF_AGENT_FD_UFFDS);
+    if (guest->uffd_error[FF_KIND_MISSING]) {
+        guest_refuse(relay, guest->uffd_error[FF_KIND_MISSING]);
     }
-    note_uffds(relay->state, hello);
     guest->hello = true;
     guest_watch(relay);
 }
@@ -160,14 +137,15 @@ static ssize_t guest_receive(FfRelay *relay)
         guest_farewell(relay);
         return n;
     }
-    unsigned want = FF_AGENT_FD_UFFD0 + (hello.uffd_errno ? 0 : hello.n_uffds);
+    unsigned want = FF_AGENT_FD_UFFDS + ff_uffds_count(&hello);
     if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != FF_AGENT_VERSION ||
-        hello.n_uffds > FF_AGENT_UFFDS || rights.n != want) {
+        rights.n != want) {
         for (unsigned i = 0; i < rights.n; i++) {
             close(rights.fd[i]);
         }
-        guest_refuse(relay, g_strdup("the agent in QEMU is of another version: install relay "
-                                     "and agent from one build"));
+        guest_has_no_agent(relay,
+                           "the agent in QEMU is of another version: install relay and agent "
+                           "from one build");
         return n;
     }
     guest_adopt(relay, &hello, rights.fd);
@@ -208,10 +186,9 @@ void ff_guest_is_up(FfRelay *relay)
     FfGuest *guest = &relay->guest;
 
     ff_guest_look(relay);
-    if (!guest->hello && !guest->uffd_error) {
-        guest_refuse(relay,
-                     g_strdup("QEMU did not load farfault-agent.so: use a dynamically linked "
-                              "QEMU without setuid and file capabilities"));
+    if (!guest->hello && !guest->refusal) {
+        guest_has_no_agent(relay, "QEMU did not load farfault-agent.so: use a dynamically linked "
+                                  "QEMU without setuid and file capabilities");
     }
 }
 
@@ -242,9 +219,7 @@ bool ff_guest_start(FfRelay *relay, GError **error)
     FfGuest *guest = &relay->guest;
 
     guest->pagemap = guest->maps = guest->mem = -1;
-    for (unsigned i = 0; i < FF_AGENT_UFFDS; i++) {
-        guest->uffds[i] = -1;
-    }
+    ff_uffds_init(guest);
     guest->pid = relay->plan->qemu_pid;
     guest->pidfd = pidfd_open(guest->pid, 0);
     if (guest->pidfd < 0) {

@@ -11,6 +11,8 @@
 
 #define MAX_HELD 64
 
+static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
+
 /* --- INIT --- */
 
 static void add_text(JsonBuilder *b, const char *name, const char *text)
@@ -55,10 +57,10 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
     add_fd(b, fds, "pagemap", guest->pagemap);
     add_fd(b, fds, "maps", guest->maps);
     add_fd(b, fds, "mem", guest->mem);
-    for (unsigned i = 0; i < guest->n_uffds; i++) {
-        g_autofree char *name = g_strdup_printf("uffd:%u", i);
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        g_autofree char *name = g_strconcat("uffd:", kinds[i], NULL);
 
-        add_fd(b, fds, name, guest->uffds[i]);
+        add_fd(b, fds, name, i == FF_KIND_PROTECT ? -1 : guest->uffds[i]);
     }
     for (guint i = 0; i < relay->held->len; i++) {
         const FfHeld *held = relay->held->pdata[i];
@@ -66,6 +68,19 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
         add_fd(b, fds, held->name, held->fd);
     }
     json_builder_end_array(b);
+}
+
+/* What an engine of before the kinds reads is that of missing pages. */
+static void init_errors(const FfRelay *relay, JsonBuilder *b)
+{
+    const FfGuest *guest = &relay->guest;
+
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        g_autofree char *name =
+            i == FF_KIND_MISSING ? g_strdup("uffd-error") : g_strconcat(kinds[i], "-error", NULL);
+
+        add_text(b, name, guest->refusal ? guest->refusal : guest->uffd_error[i]);
+    }
 }
 
 char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)
@@ -82,7 +97,7 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)
     add_text(b, "incoming", plan->incoming);
     add_bool(b, "incoming-taken", plan->incoming_taken);
     add_text(b, "engine-refused", plan->engine_refused);
-    add_text(b, "uffd-error", relay->guest.uffd_error);
+    init_errors(relay, b);
     add_text(b, "name", plan->name);
     add_int(b, "qemu-pid", relay->guest.pid);
     json_builder_set_member_name(b, "monitors");

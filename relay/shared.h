@@ -4,6 +4,7 @@
  * no locks. From the bottom:
  *
  *   shared.c    the log, the end
+ *   uffds.c     QEMU's userfaultfds
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
  *   accept.c    where a monitor's clients come from
@@ -32,10 +33,12 @@ typedef struct FfLibraries FfLibraries;
 typedef struct {
     pid_t pid;
     int pidfd; /* -1 after QEMU has daemonized without an agent */
-    int pagemap, maps, mem, uffds[FF_AGENT_UFFDS];
-    unsigned n_uffds;
-    char *uffd_error; /* why there are none, one line with the fix; NULL */
-    bool hello;       /* the agent has spoken */
+    int pagemap, maps, mem;
+    int uffds[FF_KINDS];        /* -1: none */
+    char *uffd_error[FF_KINDS]; /* why not, one line with the fix; NULL */
+    bool uffd_lent;             /* the engine has FF_KIND_PROTECT's */
+    char *refusal;              /* why there is no hand-over; NULL */
+    bool hello;                 /* the agent has spoken */
     GSource *pid_source, *agent_source;
 } FfGuest;
 

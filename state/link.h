@@ -23,7 +23,8 @@ typedef enum {
     FF_LINK_INIT = 1,       /* JSON, see below, and fds */
     FF_LINK_COMMAND,        /* an owned QMP command from client MON, answer with the same SEQ. The
                                payload is plain JSON (double quotes, escapes resolved) */
-    FF_LINK_FD_REPLY,       /* answer to TAKE_FD: one fd, or none if there is no such name */
+    FF_LINK_FD_REPLY,       /* answer to TAKE_FD: one fd, or none if there is no such name. To
+                               TAKE_UFFD: one fd, or none and in the payload why, one line */
     FF_LINK_INJECT_REPLY,   /* answer to INJECT: QEMU's reply, payload empty if the client or
                                QEMU is gone */
     FF_LINK_CLIENT_GONE,    /* the client on MON disconnected; its pending SEQs need no answer */
@@ -61,6 +62,10 @@ typedef enum {
     FF_LINK_SYNC,    /* the relay answers SYNCED when what was sent before is in the clients'
                         sockets (or waits for a client that reads nothing) */
     FF_LINK_PONG,    /* answer to PING */
+    FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY and has none any more: it
+                          ends with whoever holds it. Asked only of a relay whose INIT has
+                          "protect-error" */
+    FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more */
 } FfLinkType;
 
 enum {
@@ -88,11 +93,14 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
 /*
  * INIT's JSON: {"engine-restarts": n, "policy": "auto|always|never",
  *  "start-paused": bool, "incoming": URI|null, "incoming-taken": bool,
- *  "engine-refused": TEXT|null, "uffd-error": TEXT|null, "name": TEXT|null, "qemu-pid": n,
+ *  "engine-refused": TEXT|null, "uffd-error": TEXT|null (why none for missing pages),
+ *  "tracking-error": TEXT|null, "protect-error": TEXT|null, "name": TEXT|null, "qemu-pid": n,
  *  "monitors": [{"id": ID}], "fds": [NAME, ...], "held": [{"name": ..., ...}]}
  * "fds" names the attached fds in order: "state", "qemu-monitor" (O_PATH of the private
  * monitor's listening socket: connect to /proc/self/fd/N), "pidfd", "pagemap", "maps",
- * "uffd:0" ..., and for each of "held" its name ("ram:ID", ...).
+ * "mem", "uffd:KIND" of state/kinds.h but "protect" (relays before: "uffd:0" tracks, "uffd:1" is
+ * for missing pages, none of "uffd:2" ... is used), and for each of "held" its name ("ram:ID",
+ * ...).
  */
 
 /* One end of the link. Everything runs in the thread of its main context; no locks. */

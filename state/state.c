@@ -70,7 +70,8 @@ static bool is_sound(const FfStateHeader *s)
     return s->role <= FF_ROLE_DESTINATION && s->phase <= FF_PHASE_DEAD &&
            s->run_right <= FF_RUN_GIVEN && s->n_blocks <= FF_STATE_MAX_BLOCKS &&
            s->undo_len <= FF_STATE_UNDO_MAX && s->info_len <= FF_STATE_INFO_MAX &&
-           s->n_uffds <= FF_STATE_MAX_UFFDS && memchr(s->run_state, 0, sizeof(s->run_state)) &&
+           s->n_uffds <= FF_STATE_OLD_UFFDS && s->n_kinds <= FF_KINDS &&
+           memchr(s->run_state, 0, sizeof(s->run_state)) &&
            memchr(s->peer_uri, 0, sizeof(s->peer_uri));
 }
 

@@ -17,12 +17,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "state/kinds.h"
+
 #define FF_STATE_MAGIC 0x4554415453464600ull
 #define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
 #define FF_STATE_INFO_MAX (32 * 1024)
-#define FF_STATE_MAX_UFFDS 16
+#define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
 /* Who may run the guest, as this side knows it (design: "the right to run"). */
@@ -74,14 +76,19 @@ typedef struct {
     uint32_t peer_timeout; /* x-farfault-peer-timeout, seconds; 0: FF_PEER_TIMEOUT */
     uint32_t channels;     /* x-farfault-channels; 0: ff_channels_default() */
     uint32_t auto_recover; /* x-farfault-auto-recover, seconds */
-    uint32_t agent;        /* FfStateAgent; this and the next three: written by the relay alone */
+    uint32_t agent;        /* FfStateAgent; this and the next six: written by the relay alone */
+    /* The fd numbers of QEMU's own copies, as farfaults before kinds.h read and wrote them: [0]
+     * tracks, those after it are for missing pages. n_uffds 0: uffd_errno says why. */
     int32_t uffd_errno;
     uint32_t n_uffds;
-    int32_t uffd_in_qemu[FF_STATE_MAX_UFFDS]; /* the fd numbers of QEMU's own copies */
-    uint8_t compress;                         /* FfCompress */
-    uint8_t zstd_level;                       /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
-    uint8_t said;                             /* FfSaid; written by the relay alone */
-    uint8_t untracked;                        /* FfUntracked, x-farfault-untracked */
+    int32_t uffd_in_qemu[FF_STATE_OLD_UFFDS];
+    uint32_t n_kinds;               /* FF_KINDS; 0: only the three above are written */
+    int32_t kind_in_qemu[FF_KINDS]; /* -1: it keeps none */
+    int32_t kind_error[FF_KINDS];   /* FfAgentHello.error */
+    uint8_t compress;               /* FfCompress */
+    uint8_t zstd_level;             /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
+    uint8_t said;                   /* FfSaid; written by the relay alone */
+    uint8_t untracked;              /* FfUntracked, x-farfault-untracked */
     /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;
@@ -94,6 +101,8 @@ typedef struct {
     char info[FF_STATE_INFO_MAX];
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
+static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
+              "the room is that of the numbers before");
 
 enum {
     FF_CLIENT_CAP_POSTCOPY_RAM = 1 << 0,

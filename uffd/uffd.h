@@ -26,6 +26,8 @@ int ff_uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
 #define FF_UFFD_TRACKING                                                                           \
     ((1ull << 12) /* WP_HUGETLBFS_SHMEM */ | (1ull << 13) /* WP_UNPOPULATED */ |                   \
      (1ull << 15) /* WP_ASYNC */)
+/* Of a uffd for synchronous write protection of shared memory, and of hugepages: Linux 5.19. */
+#define FF_UFFD_PROTECTION (UFFD_FEATURE_PAGEFAULT_FLAG_WP | 1ull << 12 /* WP_HUGETLBFS_SHMEM */)
 int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len);
 /* Write-protects every page of the range, also those that nobody has mapped: their page tables
  * are made, and huge mappings of shared memory split, so that a scan can miss no page. */

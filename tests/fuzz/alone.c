@@ -22,7 +22,7 @@
 
 static FfRamBlock ram = {.id = (char *)"ram0", .size = BYTES, .page_size = 4096, .memfd = -1};
 static GPtrArray *blocks;
-static int state_fd, maps_fd, uffds[2] = {-1, -1}, peer = -1, silent = -1;
+static int state_fd, maps_fd, uffds[FF_KINDS] = {-1, -1, -1}, peer = -1, silent = -1;
 static FfStateHeader *state;
 
 /* ---- in place of threads ------------------------------------------------------------------- */
@@ -231,7 +231,6 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                            .state = state,
                            .state_fd = state_fd,
                            .uffds = uffds,
-                           .n_uffds = 2,
                            .pagemap_fd = -1,
                            .mem_fd = -1,
                            .maps_fd = maps_fd,

@@ -461,9 +461,10 @@ static int line_of_maps(const Side *s)
 
 static void open_uffds(Side *s)
 {
-    /* The first is for tracking, the second for placing. Its end costs a look at all mappings. */
-    for (unsigned i = 0; i < 2; i++) {
-        s->uffds[i] = s->lenient && (i == 0 || s->role == FF_ROLE_SOURCE)
+    /* The end of one costs a look at all mappings. */
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        s->uffds[i] = i == FF_KIND_PROTECT ||
+                              (s->lenient && (i == FF_KIND_TRACKING || s->role == FF_ROLE_SOURCE))
                           ? -1
                           : syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     }
@@ -522,8 +523,8 @@ void side_free(Side *s)
         shutdown(s->inner_peer, SHUT_RDWR);
     }
     /* Lets through who still waits for a page. */
-    close(s->uffds[0]);
-    close(s->uffds[1]);
+    close(s->uffds[FF_KIND_TRACKING]);
+    close(s->uffds[FF_KIND_MISSING]);
     if (s->inner_thread) {
         g_thread_join(s->inner_thread);
     }
@@ -604,7 +605,6 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.state = s->state;
     c.state_fd = s->state_fd;
     c.uffds = s->uffds;
-    c.n_uffds = 2;
     c.pagemap_fd = s->track ? s->pagemap_fd : -1;
     c.maps_fd = s->maps_fd;
     c.mem_fd = -1;

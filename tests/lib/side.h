@@ -24,7 +24,7 @@ typedef struct Side {
     char *map[MAX_SIDE_BLOCKS];
     int state_fd;
     FfStateHeader *state;
-    int uffds[2], maps_fd, pagemap_fd;
+    int uffds[FF_KINDS], maps_fd, pagemap_fd;
     int inner_peer; /* the VMM's end of the device-state socket */
     GThread *inner_thread;
     FfTls *tls; /* borrowed; NULL: in the clear */

@@ -282,10 +282,10 @@ void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
     FfAgentHello hello = {.magic = FF_AGENT_MAGIC,
                           .version = FF_AGENT_VERSION,
                           .pid = pid,
-                          .uffd_errno = uffd_errno,
-                          .n_uffds = uffd_errno ? 0 : 2};
-    int fds[FF_AGENT_FD_UFFD0 + 2] = {pidfd_open(pid, 0)};
-    unsigned n_fds = FF_AGENT_FD_UFFD0 + (uffd_errno ? 0 : 2);
+                          .error = {uffd_errno, uffd_errno, uffd_errno},
+                          .kept = {-1, -1, -1}};
+    int fds[FF_AGENT_MAX_FDS] = {pidfd_open(pid, 0)};
+    unsigned n_fds = uffd_errno ? FF_AGENT_FD_UFFDS : FF_AGENT_MAX_FDS;
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(fds))];

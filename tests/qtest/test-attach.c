@@ -927,7 +927,7 @@ static void test_bad_state(void)
     check_state_refused(t.s, state, offsetof(FfStateHeader, version), 2, "version 2, expected");
     check_state_refused(t.s, state, offsetof(FfStateHeader, n_blocks), 100000, "is damaged");
     check_state_refused(t.s, state, offsetof(FfStateHeader, undo_len), 1u << 30, "is damaged");
-    check_state_refused(t.s, state, offsetof(FfStateHeader, uffd_in_qemu), 0,
+    check_state_refused(t.s, state, offsetof(FfStateHeader, kind_in_qemu), 0,
                         "does not keep its userfaultfds any more");
     close(state);
     attach_vm(t.s, NULL);

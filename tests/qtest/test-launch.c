@@ -4,7 +4,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -15,6 +17,7 @@
 #include "tests/qtest/launch-rig.h"
 #include "agent/agent.h"
 #include "net/rights.h"
+#include "uffd/uffd.h"
 
 #define QEMU "qemu-system-x86_64"
 #define NOBODY 65534
@@ -33,14 +36,60 @@ static char *proc_link(int pid, const char *name)
     return target;
 }
 
+/* What UFFDIO_API has asked of the userfaultfd FD of PID; -1: it is none. An untouched one: 0. */
+static int64_t features_of(int pid, const char *fd)
+{
+    g_autofree char *link_path = g_strdup_printf("/proc/%d/fd/%s", pid, fd);
+    g_autofree char *info_path = g_strdup_printf("/proc/%d/fdinfo/%s", pid, fd);
+    g_autofree char *link = g_file_read_link(link_path, NULL), *info = NULL;
+    uint64_t api, features;
+
+    if (g_strcmp0(link, "anon_inode:[userfaultfd]") != 0) {
+        return -1;
+    }
+    g_assert_true(g_file_get_contents(info_path, &info, NULL, NULL));
+    const char *line = strstr(info, "API:");
+    g_assert_nonnull(line);
+    g_assert_cmpint(sscanf(line, "API:\t%" SCNx64 ":%" SCNx64, &api, &features), ==, 2);
+    return features & ~(1ull << 31); /* "UFFDIO_API was called" */
+}
+
+/* QEMU keeps those that the hand-over names, and none for synchronous write protection. */
+static void check_kept_uffds(JsonObject *report, int pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+    int kept = 0;
+
+    while ((name = g_dir_read_name(dir))) {
+        int64_t features = features_of(pid, name);
+        if (features < 0) {
+            continue;
+        }
+        kept++;
+        if (atoi(name) == number(report, "test-tracking-kept")) {
+            g_assert_cmpint(features, ==, FF_UFFD_TRACKING);
+        } else {
+            g_assert_cmpint(atoi(name), ==, number(report, "test-missing-kept"));
+            /* the double has called UFFDIO_API, and asked for nothing */
+            g_assert_cmpint(features, ==, 0);
+        }
+    }
+    g_assert_cmpint(kept, ==, 2);
+    g_assert_cmpint(number(report, "test-protect-kept"), ==, -1);
+}
+
 /* The hand-over came, whole, and its userfaultfds are of use in the process PID. */
 static void check_hand_over(JsonObject *report, int pid, int hellos)
 {
     g_assert_cmpint(number(report, "test-hellos"), ==, hellos);
     g_assert_cmpint(number(report, "test-pid"), ==, pid);
-    g_assert_cmpint(number(report, "test-uffd-errno"), ==, 0);
-    g_assert_cmpint(number(report, "test-uffds"), ==, FF_AGENT_UFFDS);
-    g_assert_cmpint(number(report, "test-n-fds"), ==, FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS);
+    g_assert_cmpint(number(report, "test-missing-errno"), ==, 0);
+    g_assert_cmpint(number(report, "test-tracking-errno"), ==, 0);
+    g_assert_cmpint(number(report, "test-protect-errno"), ==, 0);
+    g_assert_cmpint(number(report, "test-n-fds"), ==, FF_AGENT_MAX_FDS);
+    check_kept_uffds(report, pid);
     g_assert_cmpint(number(report, "test-register"), ==, 0);
     g_assert_true(
         g_str_has_prefix(json_object_get_string_member(report, "test-greeting"), "{\"QMP\""));
@@ -100,7 +149,7 @@ static void check_cloexec(int pid)
         g_assert_true(g_ascii_strtoull(flags + strlen("flags:"), NULL, 8) & O_CLOEXEC);
         seen++;
     }
-    g_assert_cmpint(seen, >=, FF_AGENT_UFFDS + 2); /* RAM, private monitor */
+    g_assert_cmpint(seen, >=, 2 + 2); /* userfaultfds; RAM, private monitor */
 }
 
 static void test_same_process(void)
@@ -353,9 +402,10 @@ static void test_no_permission(void)
     rig_run(rig, NULL);
     JsonObject *report = rig_report(rig);
     g_assert_cmpint(number(report, "test-hellos"), ==, 1);
-    g_assert_cmpint(number(report, "test-uffd-errno"), ==, EPERM);
-    g_assert_cmpint(number(report, "test-uffds"), ==, 0);
-    g_assert_cmpint(number(report, "test-n-fds"), ==, FF_AGENT_FD_UFFD0);
+    g_assert_cmpint(number(report, "test-missing-errno"), ==, EPERM);
+    g_assert_cmpint(number(report, "test-tracking-errno"), ==, EPERM);
+    g_assert_cmpint(number(report, "test-protect-errno"), ==, EPERM);
+    g_assert_cmpint(number(report, "test-n-fds"), ==, FF_AGENT_FD_UFFDS);
     g_assert_true(
         g_str_has_prefix(json_object_get_string_member(report, "test-greeting"), "{\"QMP\""));
     rig_quit(rig);

@@ -29,7 +29,7 @@
 typedef struct {
     int hellos;
     FfAgentHello last;
-    int fds[FF_AGENT_FD_UFFD0 + FF_AGENT_UFFDS];
+    int fds[FF_AGENT_MAX_FDS];
     int n_fds;
 } HandOver;
 
@@ -134,8 +134,13 @@ static void report(JsonObject *plan, const HandOver *h, int registered, const ch
 {
     json_object_set_int_member(plan, "test-hellos", h->hellos);
     json_object_set_int_member(plan, "test-pid", h->last.pid);
-    json_object_set_int_member(plan, "test-uffd-errno", h->last.uffd_errno);
-    json_object_set_int_member(plan, "test-uffds", h->last.n_uffds);
+    for (int i = 0; i < FF_KINDS; i++) {
+        static const char *const kinds[] = FF_KIND_NAMES;
+        g_autofree char *error = g_strdup_printf("test-%s-errno", kinds[i]);
+        g_autofree char *kept = g_strdup_printf("test-%s-kept", kinds[i]);
+        json_object_set_int_member(plan, error, h->last.error[i]);
+        json_object_set_int_member(plan, kept, h->last.kept[i]);
+    }
     json_object_set_int_member(plan, "test-n-fds", h->n_fds);
     json_object_set_int_member(plan, "test-register", registered);
     json_object_set_string_member(plan, "test-greeting", greeting);
@@ -173,8 +178,9 @@ int main(int argc, char **argv)
     while (agent >= 0 && take_hello(agent, &h)) {
     }
     int registered = ENODEV;
-    if (h.n_fds > FF_AGENT_FD_UFFD0 + 1) {
-        registered = try_register(h.fds[FF_AGENT_FD_MAPS], h.fds[FF_AGENT_FD_UFFD0 + 1]);
+    if (h.n_fds == FF_AGENT_MAX_FDS) {
+        registered =
+            try_register(h.fds[FF_AGENT_FD_MAPS], h.fds[FF_AGENT_FD_UFFDS + FF_KIND_MISSING]);
     }
     report(plan, &h, registered, greeting);
 

@@ -46,13 +46,15 @@ static int copy(const Kernel *k, unsigned page)
 {
     uint64_t done;
 
-    return ff_uffd_try(k->side->uffds[1], FF_UFFD_COPY, at(k, page), k->data, HUGEPAGE, &done);
+    return ff_uffd_try(k->side->uffds[FF_KIND_MISSING], FF_UFFD_COPY, at(k, page), k->data,
+                       HUGEPAGE, &done);
 }
 
 static int present(const Kernel *k, unsigned page)
 {
     uint64_t done;
-    int rc = ff_uffd_try(k->side->uffds[1], FF_UFFD_CONTINUE, at(k, page), NULL, HUGEPAGE, &done);
+    int rc = ff_uffd_try(k->side->uffds[FF_KIND_MISSING], FF_UFFD_CONTINUE, at(k, page), NULL,
+                         HUGEPAGE, &done);
 
     return rc == 0 || rc == -EEXIST ? 1 : rc == -EFAULT ? 0 : rc;
 }
@@ -73,7 +75,7 @@ static void test_kernel(void)
         return;
     }
     Kernel k = {.side = side_new_huge(FF_ROLE_DESTINATION, PAGES, false), .data = data};
-    int fd = ((FfRamBlock *)k.side->blocks->pdata[0])->memfd, uffd = k.side->uffds[1];
+    int fd = ((FfRamBlock *)k.side->blocks->pdata[0])->memfd, uffd = k.side->uffds[FF_KIND_MISSING];
     k.addr = (uintptr_t)k.side->map[0];
     memset(data, 0x5a, HUGEPAGE);
     g_assert_cmpint(ff_uffd_init(uffd, UFFD_FEATURE_MISSING_HUGETLBFS, NULL), ==, 0);

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See uffds.h. One thread; no locks. System calls: close. */
+#include "relay/uffds.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const names[FF_KINDS] = FF_KIND_NAMES;
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+void ff_uffds_init(FfGuest *guest)
+{
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        guest->uffds[i] = -1;
+    }
+}
+
+unsigned ff_uffds_count(const FfAgentHello *hello)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        n += hello->error[i] == 0;
+    }
+    return n;
+}
+
+/* ---- why there is none ------------------------------------------------------------------------
+ */
+
+/* What the kernel of this host does not do for KIND. */
+static const char *unsupported(FfKind kind)
+{
+    static const char *const text[FF_KINDS] = {
+        [FF_KIND_TRACKING] = "writes cannot be tracked: Linux 6.7 or newer is needed",
+        [FF_KIND_MISSING] = "no userfaultfd: this kernel does not support it",
+        [FF_KIND_PROTECT] = "no live snapshots: Linux 5.19 or newer is needed",
+    };
+
+    return text[kind];
+}
+
+static char *error_text(FfKind kind, int error)
+{
+    switch (error) {
+    case EPERM:
+    case EACCES:
+        return g_strdup_printf("no userfaultfd for this user (%s): set "
+                               "vm.unprivileged_userfaultfd=1 or give the user access to "
+                               "/dev/userfaultfd",
+                               error == EPERM ? "EPERM" : "EACCES");
+    case ENOSYS:
+        return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");
+    case EOPNOTSUPP:
+        return g_strdup(unsupported(kind));
+    case FF_AGENT_EOLDER:
+        return g_strdup("no live snapshots: an older farfault has started this guest; they need it "
+                        "to be started again");
+    case FF_AGENT_ELOST:
+        return g_strdup("no live snapshots: the process that held the userfaultfd for them has "
+                        "ended; they need the guest to be started again");
+    default:
+        return g_strdup_printf("no userfaultfd: %s", g_strerror(error));
+    }
+}
+
+/* ERROR 0: there is one. */
+static void set_error(FfRelay *relay, FfKind kind, int error)
+{
+    char **text = &relay->guest.uffd_error[kind];
+
+    g_free(*text);
+    *text = error ? error_text(kind, error) : NULL;
+    relay->state->kind_error[kind] = error;
+}
+
+/* ---- the agent's hand-over --------------------------------------------------------------------
+ */
+
+/* For a relay that comes after this one: it can take QEMU's copies (launch/attach.c). The first
+ * fields are for one of before the kinds, which wants a first userfaultfd that tracks and a second
+ * one for missing pages: it finds out by itself that the same one twice cannot track. */
+static void note(FfStateHeader *state, const FfAgentHello *hello)
+{
+    int32_t missing = hello->kept[FF_KIND_MISSING], tracking = hello->kept[FF_KIND_TRACKING];
+    int error = hello->error[FF_KIND_MISSING];
+
+    state->agent = error ? FF_STATE_AGENT_REFUSED : FF_STATE_AGENT_READY;
+    state->uffd_errno = error;
+    state->n_uffds = error ? 0 : 2;
+    state->uffd_in_qemu[0] = tracking >= 0 ? tracking : missing;
+    state->uffd_in_qemu[1] = missing;
+    state->n_kinds = FF_KINDS;
+    memcpy(state->kind_in_qemu, hello->kept, sizeof(hello->kept));
+}
+
+void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
+{
+    FfGuest *guest = &relay->guest;
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        close_fd(&guest->uffds[i]);
+        guest->uffds[i] = hello->error[i] ? -1 : fds[n++];
+        set_error(relay, i, hello->error[i]);
+    }
+    guest->uffd_lent = false;
+    note(relay->state, hello);
+}
+
+/* ---- the one that has one holder --------------------------------------------------------------
+ */
+
+int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
+{
+    FfGuest *guest = &relay->guest;
+    int fd = guest->uffds[FF_KIND_PROTECT];
+
+    *why = NULL;
+    if (strcmp(name, names[FF_KIND_PROTECT]) != 0) {
+        *why = "the engine has all other userfaultfds from its start on";
+        return -1;
+    }
+    if (fd < 0) {
+        const char *error = guest->uffd_error[FF_KIND_PROTECT];
+
+        *why = guest->uffd_lent ? "the userfaultfd for live snapshots is the engine's already"
+               : error          ? error
+               : guest->refusal ? guest->refusal
+                                : "QEMU has not handed over its userfaultfds yet";
+        return -1;
+    }
+    guest->uffds[FF_KIND_PROTECT] = -1;
+    guest->uffd_lent = true;
+    return fd;
+}
+
+void ff_uffds_give(FfRelay *relay, const char *name, int fd)
+{
+    FfGuest *guest = &relay->guest;
+
+    if (strcmp(name, names[FF_KIND_PROTECT]) != 0 || !guest->uffd_lent) {
+        ff_relay_log(relay, "the engine gives back a userfaultfd that it has not taken");
+        close_fd(&fd);
+        return;
+    }
+    guest->uffd_lent = false;
+    guest->uffds[FF_KIND_PROTECT] = fd;
+}
+
+void ff_uffds_engine_ended(FfRelay *relay)
+{
+    if (relay->guest.uffd_lent) {
+        relay->guest.uffd_lent = false;
+        set_error(relay, FF_KIND_PROTECT, FF_AGENT_ELOST);
+        ff_relay_log(relay, "%s", relay->guest.uffd_error[FF_KIND_PROTECT]);
+    }
+}
