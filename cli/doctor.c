@@ -103,6 +103,12 @@ static void check_features(int uffd, const char *release)
         say(WARN, "precopy", "Linux 6.7 or newer has it; or see untracked= in farfault.conf",
             "no write tracking from outside, QEMU carries what leaves this host");
     }
+    if ((have & FF_UFFD_PROTECTION) == FF_UFFD_PROTECTION) {
+        say(OK, "snapshots", NULL, "synchronous write protection of shared memory");
+    } else {
+        say(WARN, "snapshots", "Linux 5.19 or newer has it",
+            "no synchronous write protection of shared memory, so no live snapshots");
+    }
 }
 
 /* KVM's guests see vmx or svm where it is on, and are tracked until they use it. */
@@ -379,10 +385,21 @@ static void say_stopped(const FfStopped *it)
     }
 }
 
-/* Guests that wait for somebody to type something: their QMP is answered by nobody. */
+static void say_unprotectable(const FfAttachLoss *it)
+{
+    say(WARN, "guests", "start it again to have them",
+        it->lost ? "QEMU process %d has no live snapshots any more: the process that held the "
+                   "userfaultfd for them has ended"
+                 : "QEMU process %d has no live snapshots: an older farfault has started it",
+        it->pid);
+}
+
+/* Guests that wait for somebody to type something: their QMP is answered by nobody. And those that
+ * lack what they cannot get before their next start. */
 static void check_guests(void)
 {
     g_autoptr(GArray) pids = ff_attach_orphans(), stopped = ff_stopped_find();
+    g_autoptr(GArray) unprotectable = ff_attach_unprotectable();
     for (guint i = 0; i < pids->len; i++) {
         int pid = g_array_index(pids, pid_t, i);
         g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
@@ -390,6 +407,9 @@ static void check_guests(void)
     }
     for (guint i = 0; i < stopped->len; i++) {
         say_stopped(&g_array_index(stopped, FfStopped, i));
+    }
+    for (guint i = 0; i < unprotectable->len; i++) {
+        say_unprotectable(&g_array_index(unprotectable, FfAttachLoss, i));
     }
 }
 

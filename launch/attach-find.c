@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "launch/attach-kinds.h"
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "qmp/json.h"
@@ -248,6 +249,41 @@ GArray *ff_attach_orphans(void)
         }
     }
     return pids;
+}
+
+/* Why the guest cannot be write-protected synchronously, FfAgentHello.error. 0: it can, or nobody
+ * knows. */
+static int protect_error(pid_t pid, JsonObject *plan)
+{
+    g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
+    int fd = open_state(pid, plan);
+    bool known = fd >= 0 && pread(fd, state, sizeof(*state), 0) == sizeof(*state) &&
+                 state->magic == FF_STATE_MAGIC && state->version == FF_STATE_VERSION &&
+                 state->agent != FF_STATE_AGENT_SILENT;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return known ? ff_attach_kind_error(state, FF_KIND_PROTECT) : 0;
+}
+
+GArray *ff_attach_unprotectable(void)
+{
+    GArray *list = g_array_new(FALSE, FALSE, sizeof(FfAttachLoss));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while (proc && (name = g_dir_read_name(proc))) {
+        FfAttachLoss loss = {.pid = atoi(name)};
+        g_autoptr(JsonNode) plan = loss.pid > 0 ? ff_attach_plan(loss.pid, NULL, NULL) : NULL;
+
+        int error = plan ? protect_error(loss.pid, json_node_get_object(plan)) : 0;
+        loss.lost = error == FF_AGENT_ELOST;
+        if (loss.lost || error == FF_AGENT_EOLDER) {
+            g_array_append_val(list, loss);
+        }
+    }
+    return list;
 }
 
 pid_t ff_attach_find(const char *target, GError **error)

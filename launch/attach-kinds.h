@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Which userfaultfds a QEMU still has that has lost its relay. Any thread. */
+/* Which userfaultfds a guest has, as its relay has noted it. Any thread. */
 #ifndef FF_LAUNCH_ATTACH_KINDS_H
 #define FF_LAUNCH_ATTACH_KINDS_H
 
 #include "agent/agent.h"
 #include "state/state.h"
 
-/* Fills in HELLO's .error and .kept by what the relay before has noted in STATE: a farfault of
- * before the kinds, too. */
+/* 0: the agent has handed one of KIND over, and it was not lost since; else FfAgentHello.error. */
+int ff_attach_kind_error(const FfStateHeader *state, FfKind kind);
+/* Fills in HELLO's .error and .kept: what QEMU still has when its relay has ended. */
 void ff_attach_kinds(const FfStateHeader *state, FfAgentHello *hello);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include <glib.h>
 #include <json-glib/json-glib.h>
+#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -27,6 +28,13 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error);
 pid_t ff_attach_find(const char *target, GError **error);
 /* The processes that this user may look at and whose relay (and engine) has ended (pid_t). */
 GArray *ff_attach_orphans(void);
+/* A guest without live snapshots until it is started again. */
+typedef struct {
+    pid_t pid;
+    bool lost; /* it had them; else an older farfault has started it */
+} FfAttachLoss;
+/* Those that this user may look at and whose relay has noted it (FfAttachLoss). */
+GArray *ff_attach_unprotectable(void);
 /* What /proc says of fd N of process PID, e.g. "/memfd:farfault-pc.ram (deleted)" (g_free); NULL if
  * there is no such fd. */
 char *ff_attach_link(pid_t pid, int fd);

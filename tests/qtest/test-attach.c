@@ -155,6 +155,15 @@ static bool doctor_says(const char *line)
     return strstr(text, line);
 }
 
+/* A guest whose relay has ended once has lost what QEMU keeps no copy of. */
+static void check_snapshots(Vm *vm, bool has)
+{
+    g_autofree char *line =
+        g_strdup_printf("QEMU process %d has no live snapshots any more", (int)vm_pid(vm));
+
+    g_assert_cmpint(doctor_says(line), ==, !has);
+}
+
 /* LINE is said of PID while it is stopped, and at no other time. */
 static void check_stopped(pid_t pid, const char *line)
 {
@@ -200,10 +209,13 @@ static void test_idle(void)
         return;
     }
     g_assert_false(doctor_names(t.s));
+    check_snapshots(t.s, true);
     attach_kill_relay(t.s, false);
     g_assert_true(doctor_names(t.s));
     vm_wait_new_serial(t.s, "B");
     attach_vm(t.s, NULL);
+    check_snapshots(t.s, false);
+    check_snapshots(t.d, true);
     g_assert_false(doctor_names(t.s));
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");

@@ -15,6 +15,7 @@
 #include "sandbox/sandbox.h"
 #include "tests/lib/vm.h"
 #include "tests/qtest/relay-rig.h"
+#include "agent/agent.h"
 
 /* --- passing through --- */
 
@@ -841,6 +842,72 @@ static void test_kill_request(void)
 
 /* --- the agent, -incoming --- */
 
+static RigFrame *take_uffd(Rig *rig, const char *kind)
+{
+    rig_engine_send(rig, FF_LINK_TAKE_UFFD, 0, 200, kind);
+    RigFrame *reply = rig_frame(rig, FF_LINK_FD_REPLY);
+
+    g_assert_cmpuint(reply->header.seq, ==, 200);
+    return reply;
+}
+
+static void expect_no_uffd(Rig *rig, const char *kind, const char *why)
+{
+    g_autoptr(RigFrame) reply = take_uffd(rig, kind);
+
+    g_assert_cmpuint(reply->header.n_fds, ==, 0);
+    g_assert_nonnull(strstr(reply->text, why));
+}
+
+/* How many fds of the relay are the file that FD is, as far as this user may look at them. */
+static unsigned held_by_relay(Rig *rig, int fd)
+{
+    g_autofree char *dir = g_strdup_printf("/proc/%d/fd", (int)rig->relay);
+    g_autoptr(GDir) fds = g_dir_open(dir, 0, NULL);
+    struct stat want, got;
+    const char *name;
+    unsigned n = 0;
+
+    g_assert_cmpint(fstat(fd, &want), ==, 0);
+    while (fds && (name = g_dir_read_name(fds))) {
+        g_autofree char *path = g_build_filename(dir, name, NULL);
+        n += stat(path, &got) == 0 && got.st_ino == want.st_ino && got.st_dev == want.st_dev;
+    }
+    return n;
+}
+
+/* The userfaultfd for synchronous write protection has one holder: it moves to the engine, and
+ * back. With an engine that ends it is lost. */
+static void test_protect(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    g_autoptr(RigFrame) command = NULL, taken = NULL, again = NULL, second = NULL;
+
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    g_assert_nonnull(strstr(rig->init, "\"protect-error\":null"));
+    g_assert_null(strstr(rig->init, "uffd:protect"));
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    expect_no_uffd(rig, "missing", "from its start on");
+    taken = take_uffd(rig, "protect");
+    g_assert_cmpuint(taken->header.n_fds, ==, 1);
+    expect_no_uffd(rig, "protect", "the engine's already");
+    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 0);
+    ff_link_send(rig->link, FF_LINK_GIVE_UFFD, 0, 0, "protect", strlen("protect"), taken->fds, 1);
+    again = take_uffd(rig, "protect");
+    g_assert_cmpuint(again->header.n_fds, ==, 1);
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, 0);
+    rig_engine_crash(rig);
+    rig_expect(client, "it has been restarted");
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
+    g_assert_nonnull(strstr(rig->init, "\"protect-error\":\"no live snapshots: "));
+    second = rig_frame(rig, FF_LINK_COMMAND);
+    expect_no_uffd(rig, "protect", "they need the guest to be started again");
+}
+
 static void test_agent(void)
 {
     g_autoptr(Rig) rig = rig_new(&(RigConfig){.uffd_errno = 1 /* EPERM */});
@@ -1024,6 +1091,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/qemu-quits", test_qemu_quits);
     g_test_add_func("/relay/kill-request", test_kill_request);
     g_test_add_func("/relay/agent", test_agent);
+    g_test_add_func("/relay/protect", test_protect);
     g_test_add_func("/relay/daemonize", test_daemonize);
     g_test_add_func("/relay/no-agent", test_no_agent);
     g_test_add_func("/relay/incoming", test_incoming);
