@@ -87,8 +87,9 @@ void ff_driver_close_given(FfDriver *d, const char *name)
 
 typedef struct {
     FfCall *call;
+    FfLinkType type;
     FfHandler next;      /* TAKE_FD */
-    FfCallInner replied; /* INJECT */
+    FfCallInner replied; /* INJECT, TAKE_UFFD */
 } RelayWait;
 
 static void ask_relay(FfCall *call, FfLinkType type, const char *payload, FfHandler next,
@@ -99,6 +100,7 @@ static void ask_relay(FfCall *call, FfLinkType type, const char *payload, FfHand
     uint32_t seq = ++d->next_seq;
 
     wait->call = call;
+    wait->type = type;
     wait->next = next;
     wait->replied = replied;
     g_hash_table_insert(d->waiting, GUINT_TO_POINTER(seq), wait);
@@ -108,6 +110,40 @@ static void ask_relay(FfCall *call, FfLinkType type, const char *payload, FfHand
 void ff_call_take_fd(FfCall *call, const char *name, FfHandler next)
 {
     ask_relay(call, FF_LINK_TAKE_FD, name, next, NULL);
+}
+
+void ff_call_take_uffd(FfCall *call, FfCallInner next)
+{
+    static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
+
+    if (call->driver->config.lends) {
+        ask_relay(call, FF_LINK_TAKE_UFFD, kinds[FF_KIND_PROTECT], NULL, next);
+        return;
+    }
+    g_autoptr(GError) error = g_error_new_literal(
+        FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC,
+        "no live snapshots: an older farfault has started this guest; they need it to be started "
+        "again");
+    next(call, NULL, error);
+}
+
+void ff_driver_give_uffd(FfDriver *d, int fd)
+{
+    static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
+    const char *kind = kinds[FF_KIND_PROTECT];
+
+    d->config.port->send(d->config.port_opaque, FF_LINK_GIVE_UFFD, 0, 0, kind, strlen(kind), fd);
+    close(fd);
+}
+
+/* The relay has said why not, or there is call->fd. */
+static void uffd_reply(FfCall *call, FfCallInner next, const char *text, gsize length)
+{
+    g_autofree char *why = g_strndup(text, length);
+    g_autoptr(GError) error =
+        call->fd >= 0 ? NULL : g_error_new_literal(FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC, why);
+
+    next(call, NULL, error);
 }
 
 void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next)
@@ -159,12 +195,15 @@ void ff_driver_relay_answer(FfDriver *d, uint32_t seq, const char *payload, gsiz
     FfCall *call = wait->call;
     FfHandler next = wait->next;
     FfCallInner replied = wait->replied;
+    FfLinkType type = wait->type;
 
     g_hash_table_remove(d->waiting, GUINT_TO_POINTER(seq));
     if (fd >= 0) {
         call->fd = fd;
     }
-    if (replied) {
+    if (type == FF_LINK_TAKE_UFFD) {
+        uffd_reply(call, replied, payload, length);
+    } else if (replied) {
         injected_reply(call, replied, payload, length);
     } else {
         next(call);

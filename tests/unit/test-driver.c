@@ -17,6 +17,7 @@
 
 #include "migration/dump.h"
 #include "migration/migration.h"
+#include "qapi/driver-private.h"
 #include "qapi/driver.h"
 #include "qapi/json.h"
 #include "qapi/schema.h"
@@ -312,6 +313,10 @@ static const char *frame_name(FfLinkType type)
         return "filter";
     case FF_LINK_TAKE_FD:
         return "take-fd";
+    case FF_LINK_TAKE_UFFD:
+        return "take-uffd";
+    case FF_LINK_GIVE_UFFD:
+        return "give-uffd";
     case FF_LINK_INJECT:
         return "inject";
     case FF_LINK_IDLE:
@@ -428,6 +433,8 @@ static void world_prepare(World *w, const FfStateHeader *state)
     g_queue_init(&w->questions);
 }
 
+static bool world_lends; /* the relay of the next world is of this farfault */
+
 static void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
                         const char *refused)
 {
@@ -445,6 +452,7 @@ static void world_begin(World *w, FfStateHeader state, bool start_paused, const 
         .start_paused = start_paused,
         .incoming = incoming,
         .engine_refused = refused,
+        .lends = world_lends,
     });
     refuse_start = false;
 }
@@ -913,6 +921,57 @@ static void to_fd_answer(World *w, int fd)
     qemu_answers(w, "query-migrate-parameters", PARAMETERS);
     sent(w, "take-fd mig\n");
     ff_driver_frame(w->driver, FF_LINK_FD_REPLY, 0, 1, "", 0, fd);
+}
+
+static char *refusal; /* g_free */
+static int given = -1;
+
+static void uffd_came(FfCall *call, JsonNode *result, const GError *error)
+{
+    refusal = error ? g_strdup(error->message) : NULL;
+    given = call->fd;
+    call->fd = -1;
+    ff_call_return(call, NULL);
+}
+
+static void expect_refusal(const char *what)
+{
+    g_assert_cmpstr(refusal, ==, what);
+    g_assert_cmpint(given, ==, -1);
+    g_clear_pointer(&refusal, g_free);
+}
+
+/* The userfaultfd for synchronous write protection: of an older relay, of one that has none, of one
+ * that has it. */
+static void test_uffd(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    expect_refusal(
+        "no live snapshots: an older farfault has started this guest; they need it to be "
+        "started again");
+    sent(&w, "");
+    world_clear(&w);
+    world_lends = true;
+    world_init(&w, NULL, NULL);
+    world_lends = false;
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    sent(&w, "take-uffd protect\n");
+    ff_driver_frame(w.driver, FF_LINK_FD_REPLY, 0, 1, "not here", strlen("not here"), -1);
+    expect_refusal("not here");
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    sent(&w, "take-uffd protect\n");
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    ff_driver_frame(w.driver, FF_LINK_FD_REPLY, 0, 2, "", 0, fd);
+    g_assert_null(refusal);
+    g_assert_cmpint(given, ==, fd);
+    ff_driver_give_uffd(w.driver, given);
+    given = -1;
+    sent(&w, "give-uffd protect\n");
+    g_assert_cmpint(fcntl(fd, F_GETFD), ==, -1);
+    world_clear(&w);
 }
 
 static void test_fd(void)
@@ -1793,6 +1852,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/view/meanwhile", test_view_meanwhile);
     g_test_add_func("/driver/native", test_native);
     g_test_add_func("/driver/fd", test_fd);
+    g_test_add_func("/driver/uffd", test_uffd);
     g_test_add_func("/driver/fd/refused", test_fd_refused);
     g_test_add_func("/driver/private-name", test_private_name);
     g_test_add_func("/driver/tls", test_tls);
