@@ -265,20 +265,21 @@ static bool would_lose_guest(FfDriver *d)
            strstr(refused, FF_RAM_ON_DISK);
 }
 
-/* NULL: nothing that QEMU would not say itself is wrong. */
+/* NULL: nothing that QEMU would not say itself is wrong. What it would say comes first. */
 static const char *check_ours(FfCall *call)
 {
     FfDriver *d = call->driver;
     FfCapsCheck check = check_of(call);
+    const char *theirs = ff_caps_check(&check);
     bool begins = ff_caps_after(&check, "postcopy-ram") &&
                   !(d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM);
 
     /* QEMU would carry it, which the client has ruled out, or which must not be. */
-    if (begins && ff_driver_refusal(d) &&
+    if (!theirs && begins && ff_driver_refusal(d) &&
         (d->config.state->peer == FF_PEER_WISH_REQUIRE || would_lose_guest(d))) {
         return ff_driver_refusal(d);
     }
-    return ff_caps_check(&check);
+    return theirs;
 }
 
 static void set_checked(FfCall *call)

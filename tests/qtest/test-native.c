@@ -3,7 +3,9 @@
  * Migrations of guests that farfault started and QEMU carries, and which of the two carries one.
  * QEMU has to work as if farfault were not there, however the destination was told to listen.
  */
+#include <glib/gstdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
@@ -108,6 +110,65 @@ static void move(const void *opaque)
     g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
 }
 
+/* RAM in a file of a disk that two QEMUs share: with x-ignore-shared QEMU moves such a guest by its
+ * device state alone. */
+static Vm *start_shared(VmLauncher launcher, const char *name, const char *file,
+                        const char *incoming)
+{
+    g_autofree char *object =
+        g_strdup_printf("memory-backend-file,id=m0,size=64M,share=on,mem-path=%s", file);
+    const char *const args[] = {"-machine", "pc,memory-backend=m0", "-object", object, NULL};
+
+    return vm_start(&(VmConfig){
+        .name = name, .launcher = launcher, .memory = "64M", .args = args, .incoming = incoming});
+}
+
+/* postcopy-ram beside x-ignore-shared: what QEMU says of it at a destination (g_free). */
+static char *refused_beside(Vm *vm)
+{
+    qmp_set_capability(vm_qmp(vm), "x-ignore-shared", true);
+    return qmp_error(vm_qmp(vm), "migrate-set-capabilities",
+                     "{'capabilities': [{'capability': 'postcopy-ram', 'state': true}]}");
+}
+
+/* No guest that plain QEMU moves is refused: postcopy-ram at such a destination is, by plain QEMU
+ * as well and in its words; without it QEMU carries the migration. */
+static void test_ignore_shared(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *file = g_strdup_printf("%s/shared-%d.ram", g_getenv("FF_BUILD"), getpid());
+    Vm *plain = start_shared(VM_PLAIN, "plain", file, "defer");
+    g_autofree char *words = refused_beside(plain);
+
+    vm_end(plain);
+    Vm *source = start_shared(VM_RUN, "source", file, NULL);
+    Vm *destination = start_shared(VM_RUN, "destination", file, "defer");
+    g_autofree char *same = refused_beside(destination);
+    g_assert_cmpstr(same, ==, words);
+    g_assert_nonnull(strstr(words, "not compatible with ignore-shared"));
+
+    qtest_writeq(vm_qtest(source), 1 << 20, 0x1122334455667788);
+    qmp_set_capability(vm_qmp(source), "events", true);
+    qmp_set_capability(vm_qmp(destination), "events", true);
+    qmp_set_capability(vm_qmp(source), "x-ignore-shared", true);
+    qmp_ok(vm_qmp(destination), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+    qmp_ok(vm_qmp(source), "migrate", "{'uri': '%s'}", uri);
+    move_wait_completed(source, destination);
+    g_assert_cmphex(qtest_readq(vm_qtest(destination), 1 << 20), ==, 0x1122334455667788);
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    JsonObject *ram = json_object_get_object_member(info, "ram");
+    g_assert_cmpint(json_object_get_int_member(ram, "transferred"), <, 8 << 20);
+    vm_end(destination);
+    vm_end(source);
+    g_assert_cmpint(g_unlink(file), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -116,5 +177,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &rows[i], move);
     }
+    g_test_add_func("/native/ignore-shared", test_ignore_shared);
     return g_test_run();
 }
