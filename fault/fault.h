@@ -23,7 +23,7 @@
  *           skip                the step is left out, as if it had been done
  *
  * Each happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
- * engine that is started anew goes on unharmed, and a test sees that the point was reached.
+ * engine that is started again goes on unharmed, and a test sees that the point was reached.
  *
  * Any thread; no lock.
  */

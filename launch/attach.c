@@ -376,7 +376,7 @@ static bool take_plugged(Attach *a, JsonArray *ram, JsonArray *held, int fd, con
     if (own < 0 || fstat(own, &st) < 0 || fstatfs(own, &fs) < 0) {
         return false;
     }
-    if (!is_held(held, name)) { /* else the same once more: QEMU opens it anew */
+    if (!is_held(held, name)) { /* else the same once more: QEMU opens it again */
         hold(a, held, name, own, &st, fs.f_bsize);
     }
     return true;

@@ -70,7 +70,7 @@ pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int
 int ff_relay_ready(int *ready_fd, GError **error);
 
 /*
- * Opens the state memfd FD anew and takes the lock that relay and engine hold as long as one of
+ * Opens the state memfd FD again and takes the lock that relay and engine hold as long as one of
  * them lives. MS: how long to wait for it. Returns the new fd (close-on-exec, a high number),
  * -EWOULDBLOCK if somebody has it, or -errno.
  */

@@ -5,7 +5,7 @@
  * "auto" tries: while the link is the limit, runs go plain for a moment, then compressed, and stay
  * so if more of the guest's memory moves per second that way. If not, the processor is the limit,
  * or the memory does not compress; it is tried again later, less and less often. What plain runs
- * would come to is looked at anew when the link has not been the limit for a while.
+ * would come to is looked at again when the link has not been the limit for a while.
  *
  * Threads: the policy is the main connection's sender's (the coordinator, then bulk), who decides
  * for all (FfMigration.compressing). An FfPacking is its sender's alone.

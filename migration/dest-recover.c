@@ -100,7 +100,7 @@ void ff_dest_stop_listening(FfDestination *d, const char *next_uri)
         d->control->ops.drop("listener", d->control->ops.opaque);
         d->listener_held = false;
     }
-    /* Not a socket that was made anew under the same name. */
+    /* Not a socket that was made again under the same name. */
     if (d->listen_path && !(next_uri && strcmp(next_uri + strlen("unix:"), d->listen_path) == 0)) {
         unlink(d->listen_path);
     }

@@ -2,7 +2,7 @@
 /*
  * Writing half of a guest into files. See dump.h for the threads, docs/dump.md for the format.
  *
- * Files are made anew (nothing is overwritten, no link is followed) with mode 0600 in a directory
+ * Files are made again (nothing is overwritten, no link is followed) with mode 0600 in a directory
  * of mode 0700, since guest memory is in them. Memory is read from the memfds, never through a
  * mapping: a missing page is a hole there, and reading a hole makes nobody wait.
  *

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The source after the grant: keeps everything through lost connections, connects anew when it
+ * The source after the grant: keeps everything through lost connections, connects again when it
  * is told to, and learns from the destination which pages are still to be sent.
  *
  * The guest is the peer's: nothing here ever starts it, and nothing gives its memory up.

@@ -525,7 +525,7 @@ static void status_known(FfCall *call, JsonNode *result, const GError *error)
 
 static void watch(FfIncoming *in);
 
-/* QEMU does not answer now: the source, or the next one, is looked at anew. */
+/* QEMU does not answer now: the source, or the next one, is looked at again. */
 static void not_answered(FfDriver *d, const char *why)
 {
     if (!d->incoming) {

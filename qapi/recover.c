@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * migrate-pause, migrate-recover, and migrate with resume=true: a lost connection is made anew.
+ * migrate-pause, migrate-recover, and migrate with resume=true: a lost connection is made again.
  *
  * At the destination nothing here waits for QEMU: its main loop may sit in a page fault, and
  * recovery is what ends that. Main loop's thread.

@@ -3,7 +3,7 @@
  * QEMU's process: its end by pidfd, and what the agent hands over.
  *
  * -daemonize: the process that the launcher became ends when its child stands; the agent in
- * the child has handed over anew before that (its atfork handler runs first), so whenever a
+ * the child has handed over again before that (its atfork handler runs first), so whenever a
  * pidfd says "ended" the hand-over socket is looked at before that is believed. Without an
  * agent the child still holds the other end of the socket, whose end is then QEMU's.
  *

@@ -80,7 +80,7 @@ static void advance(FfPrefetchStream *s, int64_t page, FfAhead *ahead)
     int64_t front = page + (int64_t)s->window * s->step;
     int64_t from = s->front;
 
-    /* A request that has left out the rest of what was told begins anew behind itself. */
+    /* A request that has left out the rest of what was told begins again behind itself. */
     if (s->step > 0 ? from < page : from > page) {
         from = page;
     }

@@ -139,7 +139,7 @@ static bool possible(const char *user)
     return !why;
 }
 
-/* The folder and the disk of VM become USER's, as QEMU opens its disk anew. */
+/* The folder and the disk of VM become USER's, as QEMU opens its disk again. */
 static void hand_over(Vm *vm, const char *user)
 {
     struct passwd *pw = getpwnam(user);
@@ -184,7 +184,7 @@ static void test_rights(gconstpointer user)
     vm_end(s);
 }
 
-/* A source QEMU that cannot write its device state, since it cannot open its disk anew: it says
+/* A source QEMU that cannot write its device state, since it cannot open its disk again: it says
  * "failed", and nothing more. The guest goes on here. */
 static void test_state_not_written(void)
 {

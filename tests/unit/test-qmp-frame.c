@@ -108,7 +108,7 @@ static void test_nesting(void)
     g_assert_cmpuint(strlen(good->pdata[0]), ==, 2 * FF_QMP_MAX_NESTING);
 }
 
-/* A string over QEMU's limit is cut where QEMU cuts it, and what follows is framed anew. */
+/* A string over QEMU's limit is cut where QEMU cuts it, and what follows is framed again. */
 static void test_size(void)
 {
     g_autoptr(FfQmpFramer) framer = ff_qmp_framer_new();

@@ -161,7 +161,7 @@ static void decline(const char *uri, FfTls *tls, bool breaks)
     g_assert_nonnull(strstr(error->message, "does not match the hostname wrong"));
 }
 
-/* The connection is lost and made anew: new handshakes, and still nothing in the clear. */
+/* The connection is lost and made again: new handshakes, and still nothing in the clear. */
 static void test_recovers(gconstpointer data)
 {
     uint64_t size = 16 << 20;

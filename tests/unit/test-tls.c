@@ -369,7 +369,7 @@ static const struct {
     {"", 0, "not finished in time", "not finished in time"},
 };
 
-/* A peer that wants to begin anew in the middle, which TLS 1.2 knows: the session goes on as it
+/* A peer that wants to begin again in the middle, which TLS 1.2 knows: the session goes on as it
  * was, or ends; nobody becomes somebody else inside of it. */
 typedef struct {
     int fd;
