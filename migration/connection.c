@@ -127,18 +127,28 @@ void ff_conn_say_last(FfConnection *conn)
 /* ---- the next one -----------------------------------------------------------------------------
  */
 
-bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, GError **error)
+bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, unsigned cancelled, GError **error)
 {
     FfControl *c = conn->control;
 
     ff_mutex_lock(&c->lock);
-    bool stopped = c->events & (FF_EV_QUIT | FF_EV_DEAD);
+    bool stopped = c->events & (FF_EV_QUIT | FF_EV_DEAD | cancelled);
     conn->connecting = stopped ? NULL : ch;
-    if (stopped && ch) {
+    if (stopped && ch && c->events & cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
+    } else if (stopped && ch) {
         g_set_error_literal(error, FF_M_ERROR, 0, c->error ? c->error : "interrupted");
     }
     ff_mutex_unlock(&c->lock);
     return !stopped;
+}
+
+void ff_conn_set_main(FfConnection *conn, FfChannel *ch)
+{
+    ff_mutex_lock(&conn->control->lock);
+    conn->main = ch;
+    conn->connecting = NULL;
+    ff_mutex_unlock(&conn->control->lock);
 }
 
 void ff_conn_install(FfConnection *conn, FfChannel *main, FfChannel *urgent)

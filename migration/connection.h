@@ -98,8 +98,10 @@ void ff_conn_lost(FfConnection *conn, const FfChannel *ch, int rc);
 /* Nothing was heard on CH for the peer's time. */
 void ff_conn_silent(FfConnection *conn, const FfChannel *ch);
 /* Makes CH (NULL: none) the one that pause and the end shut down. FALSE and ERROR: they came
- * before. */
-bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, GError **error);
+ * before, or one of the events CANCELLED did. */
+bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, unsigned cancelled, GError **error);
+/* Makes CH, on which was connected, the main one of a connection that has no channel yet. */
+void ff_conn_set_main(FfConnection *conn, FfChannel *ch);
 /* Frees the channels of the old connection and puts MAIN and URGENT (NULL: shared) in their
  * place. No thread may use the old ones. */
 void ff_conn_install(FfConnection *conn, FfChannel *main, FfChannel *urgent);

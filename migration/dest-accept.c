@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The destination's side of the connections: listen, tell a farfault source from anything else,
- * compare its guest with ours, attach the urgent channel.
+ * Who comes to the destination: listen, tell a farfault source from anything else, and hand over
+ * sources (to the coordinator: dest-greet.c) and further channels of the one that is here.
  *
  * Threads: the acceptor takes connections one after the other, in the order in which they have
- * spoken (handshakes.c), under TLS behind the handshake; ff_dest_greet() is the coordinator's. A
- * connection that is neither a farfault source nor one of its channels is closed with a line in the
- * log, and the wait goes on: a port scanner must not end a guest.
+ * spoken (handshakes.c), under TLS behind the handshake. A connection that is neither a farfault
+ * source nor one of its channels is closed with a line in the log, and the wait goes on: a port
+ * scanner must not end a guest.
  */
 #include "migration/dest-accept.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "fault/fault.h"
 #include "migration/dest-read.h"
@@ -46,8 +44,9 @@ bool ff_dest_listen(FfDestination *d, GError **error)
 
 /* The coordinator waits for it, puts it in its place, or frees it: nothing is done with it here
  * once it is handed over. */
-static void hand_over_urgent(FfDestination *d, FfChannel *ch)
+static void attach_urgent(FfDestination *d, FfChannel *ch)
 {
+    ff_channel_set_urgent(ch);
     ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
     ff_mutex_lock(&d->control->lock);
     d->conn->accepting = NULL;
@@ -61,33 +60,10 @@ static void hand_over_urgent(FfDestination *d, FfChannel *ch)
     ff_channel_free(ch); /* the attempt is over */
 }
 
-static void attach_urgent(FfDestination *d, FfChannel *ch)
-{
-    ff_channel_set_urgent(ch);
-    ff_mutex_lock(&d->control->lock);
-    bool recovering = d->conn->recovering;
-    if (!recovering) {
-        d->conn->urgent = ch;
-        d->conn->want_channel = false;
-        d->conn->accepting = NULL;
-    }
-    ff_mutex_unlock(&d->control->lock);
-    if (recovering) {
-        hand_over_urgent(d, ch);
-        return;
-    }
-    if (ff_channel_send(ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true) < 0) {
-        ff_control_dead(d->control, "the urgent channel closed at once");
-        return;
-    }
-    d->conn->urgent_thread = g_thread_new("ff-urgent", ff_dest_urgent_reader, d);
-    ff_control_event(d->control, FF_EV_CHANNEL);
-}
-
 /* The epoch that a further channel must have; 0: none is expected. Under the lock. */
 static uint64_t wanted_epoch(const FfDestination *d)
 {
-    return !d->conn->want_channel ? 0 : d->conn->recovering ? d->conn->want_epoch : d->conn->epoch;
+    return d->conn->want_channel ? d->conn->want_epoch : 0;
 }
 
 static void attached(FfDestination *d)
@@ -169,7 +145,8 @@ static const char *take_main(FfDestination *d, FfChannel **ch, GByteArray *first
 {
     ff_mutex_lock(&d->control->lock);
     /* A paused migration is farfault's: no QEMU can bring it to its end. */
-    bool taken = d->conn->arrived || (d->conn->main && !d->conn->recovering) ||
+    bool here = d->conn->main || d->conn->connecting;
+    bool taken = d->conn->arrived || (here && !d->conn->recovering) ||
                  (first && (d->conn->recovering || d->control->granted));
     if (!taken) {
         d->conn->arrived = g_steal_pointer(ch);
@@ -190,8 +167,8 @@ static const char *take_main(FfDestination *d, FfChannel **ch, GByteArray *first
 static void see_declined(FfDestination *d, const FfChannel *ch)
 {
     ff_mutex_lock(&d->control->lock);
-    bool waiting =
-        !d->conn->main && !d->conn->arrived && !d->conn->recovering && !d->control->granted;
+    bool waiting = !d->conn->main && !d->conn->connecting && !d->conn->arrived &&
+                   !d->conn->recovering && !d->control->granted;
     ff_mutex_unlock(&d->control->lock);
     /* Only this thread lets a source in, so none has come in between. */
     if (waiting && ff_channel_declined(ch)) {
@@ -278,240 +255,4 @@ gpointer ff_dest_acceptor(gpointer p)
             return NULL;
         }
     }
-}
-
-/* ---- greeting ------------------------------------------------------------------------------- */
-
-static bool lost(GError **error, const FfChannel *ch, int rc, const char *why)
-{
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch),
-                why                ? why
-                : rc == -ETIMEDOUT ? "no answer in time"
-                : rc == -EPIPE     ? "the source closed the connection"
-                                   : ff_channel_strerror(ch, rc));
-    return false;
-}
-
-static char *uuid_text(const uint8_t *u)
-{
-    GString *s = g_string_new(NULL);
-
-    for (int i = 0; i < 16; i++) {
-        g_string_append_printf(s, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", u[i]);
-    }
-    return g_string_free(s, FALSE);
-}
-
-/* In QEMU's words. Who has none is not asked for it. */
-static char *compare_uuid(const FfDestination *d, const uint8_t *received)
-{
-    static const uint8_t none[16];
-
-    if (!memcmp(received, d->conn->vm_uuid, 16) || !memcmp(received, none, 16) ||
-        !memcmp(d->conn->vm_uuid, none, 16)) {
-        return NULL;
-    }
-    g_autofree char *theirs = uuid_text(received), *ours = uuid_text(d->conn->vm_uuid);
-    return g_strdup_printf("UUID received is %s and local is %s", theirs, ours);
-}
-
-static const FfBlock *find_block(const FfDestination *d, const char *id)
-{
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        if (strcmp(d->ram->blocks[i].info.id, id) == 0) {
-            return &d->ram->blocks[i];
-        }
-    }
-    return NULL;
-}
-
-/* NULL if the source's block fits to ours, else why not, with both sides' values; g_free. */
-static char *compare_block(const FfDestination *d, FfHelloBlock *hb)
-{
-    hb->id[sizeof(hb->id) - 1] = '\0';
-    const FfBlock *b = find_block(d, hb->id);
-    uint64_t size = GUINT64_FROM_LE(hb->size), ps = GUINT64_FROM_LE(hb->page_size);
-    uint64_t gpa = GUINT64_FROM_LE(hb->gpa);
-
-    if (!b) {
-        return g_strdup_printf("the source has a memory backend '%s', this side has none",
-                               ff_peer_text(hb->id));
-    }
-    if (size != b->info.size) {
-        return g_strdup_printf("size of memory backend '%s': %" G_GUINT64_FORMAT
-                               " bytes at the source, %" G_GUINT64_FORMAT
-                               " here: start both with the same -m",
-                               b->info.id, size, b->info.size);
-    }
-    if (ps != b->info.page_size) {
-        return g_strdup_printf("page size of memory backend '%s': %" G_GUINT64_FORMAT
-                               " bytes at the source, %" G_GUINT64_FORMAT
-                               " here: use the same hugepages on both",
-                               b->info.id, ps, b->info.page_size);
-    }
-    if (gpa != b->info.gpa) {
-        return g_strdup_printf("address of memory backend '%s': 0x%" G_GINT64_MODIFIER
-                               "x at the source, 0x%" G_GINT64_MODIFIER "x here",
-                               b->info.id, gpa, b->info.gpa);
-    }
-    return NULL;
-}
-
-/* Puts our blocks into the order of the source's list: an index on the wire then means the same
- * on both sides. No other thread uses the array
- * yet but the driver, for the totals. */
-static void order_blocks(FfDestination *d, const FfHelloBlock *hb)
-{
-    ff_mutex_lock(&d->control->lock);
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        unsigned j = find_block(d, hb[i].id) - d->ram->blocks;
-        FfBlock b = d->ram->blocks[i];
-        FfFrameBlock fb = d->ram->frame_blocks[i];
-        FfStateBlock sb = d->cfg->state->block[i];
-        d->ram->blocks[i] = d->ram->blocks[j];
-        d->ram->blocks[j] = b;
-        d->ram->frame_blocks[i] = d->ram->frame_blocks[j];
-        d->ram->frame_blocks[j] = fb;
-        d->cfg->state->block[i] = d->cfg->state->block[j];
-        d->cfg->state->block[j] = sb;
-    }
-    ff_mutex_unlock(&d->control->lock);
-}
-
-static char *compare(FfDestination *d, const FfFrame *f, uint8_t *payload)
-{
-    FfHello *h = (FfHello *)payload;
-    FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
-    uint32_t version = GUINT32_FROM_LE(h->version);
-
-    if (version != FF_WIRE_VERSION) {
-        return g_strdup_printf("wire version %u at the source, %u here: install the same "
-                               "farfault on both",
-                               version, FF_WIRE_VERSION);
-    }
-    if (f->n_pages > FF_MAX_BLOCKS ||
-        f->length != sizeof(FfHello) + f->n_pages * sizeof(FfHelloBlock)) {
-        return g_strdup("malformed hello");
-    }
-    if (GUINT32_FROM_LE(h->features) & FF_FEATURE_VALIDATE_UUID) {
-        char *why = compare_uuid(d, h->vm_uuid);
-        if (why) {
-            return why;
-        }
-    }
-    for (unsigned i = 0; i < f->n_pages; i++) {
-        char *why = compare_block(d, &hb[i]);
-        if (why) {
-            return why;
-        }
-        for (unsigned j = 0; j < i; j++) {
-            if (strcmp(hb[i].id, hb[j].id) == 0) {
-                return g_strdup("a memory backend is named twice");
-            }
-        }
-    }
-    if (f->n_pages != d->ram->n_blocks) {
-        return g_strdup_printf("%u memory backends at the source, %u here", f->n_pages,
-                               d->ram->n_blocks);
-    }
-    d->conn->peer_features = GUINT32_FROM_LE(h->features);
-    memcpy(d->conn->session, h->session, sizeof(d->conn->session));
-    d->conn->epoch = GUINT64_FROM_LE(h->epoch);
-    order_blocks(d, hb);
-    return NULL;
-}
-
-FfGreeting ff_dest_greeting(const FfDestination *d)
-{
-    return (FfGreeting){
-        .version = GUINT32_TO_LE(FF_WIRE_VERSION),
-        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                                  FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED |
-                                  (d->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
-    };
-}
-
-static bool say_greeting(FfDestination *d, GError **error)
-{
-    FfGreeting g = ff_dest_greeting(d);
-
-    int rc = ff_channel_send(d->conn->main, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g, true);
-    return rc < 0 ? lost(error, d->conn->main, rc, NULL) : true;
-}
-
-/* The source of a migration that was here before: this one waits for its own, for whom the place
- * is free before the stray knows that it is sent away. */
-static bool send_away(FfDestination *d, const FfFrame *f, GError **error)
-{
-    static const char why[] = "the migration that you look for is not here any more";
-    FfFrame reply = ff_frame(f->type == FF_FRAME_RESUME ? FF_FRAME_RESUME_REPLY : FF_FRAME_REVOKED,
-                             strlen(why));
-    FfResume r;
-
-    /* What is left unread makes the end a reset, which would overtake the answer. */
-    int rc = ff_channel_read_all(d->conn->main, &r, sizeof(r), FF_GREETING_DEADLINE_MS);
-    if (rc < 0) {
-        return lost(error, d->conn->main, rc, NULL);
-    }
-    ff_mutex_lock(&d->control->lock);
-    FfChannel *stray = g_steal_pointer(&d->conn->main);
-    d->control->events &= ~FF_EV_MAIN;
-    ff_mutex_unlock(&d->control->lock);
-    reply.page = 1;
-    ff_channel_send_last(stray, reply, why, 0);
-    g_set_error(error, FF_M_ERROR, FF_M_ERROR_STRAY, "%s looks for another migration",
-                ff_channel_peer(stray));
-    ff_channel_free(stray);
-    return false;
-}
-
-static bool answer_hello(FfDestination *d, GError **error)
-{
-    const char *why = NULL;
-    FfFrame f;
-    int rc = ff_channel_read_frame(d->conn->main, &f, FF_GREETING_DEADLINE_MS, &why);
-
-    if (rc == 0 && (f.type == FF_FRAME_RESUME || f.type == FF_FRAME_REVOKE)) {
-        return send_away(d, &f, error);
-    }
-    if (rc < 0 || f.type != FF_FRAME_HELLO) {
-        return lost(error, d->conn->main, rc, rc < 0 ? why : "no hello after the greeting");
-    }
-    g_autofree uint8_t *payload = g_malloc(f.length);
-    rc = ff_channel_read_all(d->conn->main, payload, f.length, FF_GREETING_DEADLINE_MS);
-    if (rc < 0) {
-        return lost(error, d->conn->main, rc, NULL);
-    }
-    d->refusal = compare(d, &f, payload);
-    if (d->refusal) {
-        /* The coordinator tells the source, when QEMU has ended. */
-        g_set_error(error, FF_M_ERROR, 0, "the guests differ: %s", d->refusal);
-        return false;
-    }
-    if (getrandom(d->conn->secret, sizeof(d->conn->secret), 0) != sizeof(d->conn->secret)) {
-        return lost(error, d->conn->main, -errno, NULL);
-    }
-    ff_mutex_lock(&d->control->lock);
-    d->conn->want_channel = true;
-    ff_mutex_unlock(&d->control->lock);
-    rc = ff_channel_send(d->conn->main, ff_frame(FF_FRAME_HELLO_REPLY, sizeof(FfHelloReply)),
-                         d->conn->secret, true);
-    return rc < 0 ? lost(error, d->conn->main, rc, NULL) : true;
-}
-
-bool ff_dest_greet(FfDestination *d, GError **error)
-{
-    ff_mutex_lock(&d->control->lock);
-    d->conn->main = g_steal_pointer(&d->conn->arrived);
-    bool cancelled = d->control->events & (FF_EV_QUIT | FF_EV_WANT_CANCEL);
-    ff_mutex_unlock(&d->control->lock);
-    if (cancelled) {
-        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "migration was cancelled");
-        return false;
-    }
-    if (!say_greeting(d, error) || !answer_hello(d, error)) {
-        return false;
-    }
-    d->conn->main_reader = g_thread_new("ff-main", ff_dest_main_reader, d);
-    return true;
 }

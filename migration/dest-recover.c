@@ -22,14 +22,13 @@
 #include "migration/dest-accept.h"
 #include "migration/dest-arm.h"
 #include "migration/dest-fault.h"
+#include "migration/dest-greet.h"
 #include "migration/dest-read.h"
 #include "migration/dest-revoke.h"
 #include "migration/dest-urgent.h"
-#include "migration/greeting.h"
 #include "migration/journal.h"
 #include "migration/keepalive.h"
 #include "migration/received.h"
-#include "migration/tls.h"
 
 #define FIRST_BYTES_DEADLINE_MS 20000
 /* How long a completed destination waits for a source that has not heard of it (seconds), and
@@ -50,9 +49,6 @@ void ff_dest_end_connection(FfDestination *d)
     ff_control_join(&d->conn->urgent_thread);
     ff_conn_end_bulk(d->conn);
     ff_mutex_lock(&d->control->lock);
-    if (!d->conn->recovering) {
-        d->control->events &= ~FF_EV_MAIN; /* later it is that of a source that has come already */
-    }
     d->conn->recovering = true;
     d->conn->want_channel = false;
     ff_mutex_unlock(&d->control->lock);
@@ -130,7 +126,7 @@ static FfChannel *await_first_byte(FfDestination *d, int fd)
         over = ff_control_events(d->control) & (FF_EV_QUIT | FF_EV_RECOVER);
     }
     if (over) {
-        ff_conn_connecting(d->conn, NULL, NULL);
+        ff_conn_connecting(d->conn, NULL, 0, NULL);
         g_clear_pointer(&ch, ff_channel_free);
     }
     return ch;
@@ -161,46 +157,28 @@ static FfChannel *change_target(FfDestination *d)
     return NULL;
 }
 
-/* Waits for a source. NULL: look at the events again. *FIRST: its first bytes are unread. */
-static FfChannel *await_source(FfDestination *d, bool *first, unsigned end, int64_t end_us)
+/* Waits for a source. Without a channel: look at the events again. */
+static FfVisit await_source(FfDestination *d, unsigned end, int64_t end_us)
 {
     unsigned got = ff_control_wait_until(d->control, FF_EV_RECOVER | FF_EV_MAIN | end, end_us);
+    FfVisit visit = {.unheard = got & FF_EV_RECOVER};
 
-    *first = got & FF_EV_RECOVER;
-    if (got & end) {
-        return NULL;
+    if (!(got & end)) {
+        visit.ch = visit.unheard ? change_target(d) : ff_dest_take_arrived(d);
     }
-    if (got & FF_EV_RECOVER) {
-        return change_target(d);
-    }
-    ff_mutex_lock(&d->control->lock);
-    FfChannel *ch = g_steal_pointer(&d->conn->arrived);
-    d->control->events &= ~FF_EV_MAIN;
-    d->conn->connecting = ch;
-    ff_mutex_unlock(&d->control->lock);
-    return ch;
+    return visit;
+}
+
+static void end_visit(FfDestination *d, FfVisit *visit)
+{
+    ff_conn_connecting(d->conn, NULL, 0, NULL);
+    g_clear_pointer(&visit->ch, ff_channel_free);
 }
 
 /* ---- who it is
  * ------------------------------------------------------------------------------------ */
 
-static bool read_prologue(FfDestination *d, FfChannel *ch, GError **error)
-{
-    g_autoptr(GByteArray) first = g_byte_array_new();
-    int rc;
-
-    if (!ff_conn_secure(d->conn, ch, error)) {
-        return false;
-    }
-    if (ff_plain_recognise(ch, first, FIRST_BYTES_DEADLINE_MS, &rc) != FF_PEER_FARFAULT) {
-        g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch),
-                    rc == 0            ? "not a stream of a farfault source"
-                    : rc == -ETIMEDOUT ? "the source said nothing in time"
-                                       : "the source closed the connection");
-        return false;
-    }
-    return true;
-}
+static const FfGreetingWords words = {.peer = "peer", .stranger = ""};
 
 static const char *judge(const FfDestination *d, const FfResume *r)
 {
@@ -212,53 +190,53 @@ static const char *judge(const FfDestination *d, const FfResume *r)
     return !same ? "a paused migration waits here for its own source, which you are not" : NULL;
 }
 
-static bool refuse(FfChannel *ch, FfFrameType reply, const char *why, GError **error)
+static bool refuse(FfVisit *visit, const char *why, GError **error)
 {
-    FfFrame f = ff_frame(reply, strlen(why));
+    FfFrame f = ff_frame(
+        visit->f.type == FF_FRAME_REVOKE ? FF_FRAME_REVOKED : FF_FRAME_RESUME_REPLY, strlen(why));
 
     f.page = 1;
-    ff_channel_send_last(ch, f, why, 0);
-    g_set_error(error, FF_M_ERROR, 0, "%s was refused: %s", ff_channel_peer(ch), why);
+    ff_channel_send_last(visit->ch, f, why, 0);
+    g_set_error(error, FF_M_ERROR, 0, "%s was refused: %s", ff_channel_peer(visit->ch), why);
     return false;
 }
 
-/* TRUE: it is our source, and *EPOCH is that of the new connection. FALSE and *REVOKED: it is, and
- * this side is to end; CH is taken. */
-static bool recognise(FfDestination *d, FfChannel *ch, uint64_t *epoch, bool *revoked,
-                      GError **error)
+static bool refuse_other(FfDestination *d, FfVisit *visit, GError **error)
 {
-    FfGreeting g = ff_dest_greeting(d);
-    FfResume r = {0};
-    FfFrame f;
+    FfResume r;
 
-    if (!ff_greeting_say(ch, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g, error) ||
-        !ff_greeting_hear(ch, &f, &r, sizeof(r), error)) {
+    return ff_greeting_hear_payload(visit->ch, &words, &visit->f, &r, sizeof(r), error) &&
+           refuse(visit, "a paused migration waits here for its own source", error);
+}
+
+/* TRUE: it is our source. */
+static bool hear_proof(FfDestination *d, FfVisit *visit, FfResume *r, GError **error)
+{
+    if (!ff_greeting_hear_payload(visit->ch, &words, &visit->f, r, sizeof(*r), error)) {
         return false;
     }
-    bool revoke = f.type == FF_FRAME_REVOKE;
-    if (f.type != FF_FRAME_RESUME && !revoke) {
-        return refuse(ch, FF_FRAME_RESUME_REPLY, "a paused migration waits here for its own source",
-                      error);
+    const char *why = judge(d, r);
+    return !why || refuse(visit, why, error);
+}
+
+static bool take_revoke(FfDestination *d, FfVisit *visit, GError **error)
+{
+    FfResume r;
+
+    if (hear_proof(d, visit, &r, error)) {
+        visit->revoked = ff_dest_take_revoke(d, visit->ch, error);
     }
-    const char *why = judge(d, &r);
-    if (why) {
-        return refuse(ch, revoke ? FF_FRAME_REVOKED : FF_FRAME_RESUME_REPLY, why, error);
+    if (visit->revoked) {
+        visit->ch = NULL; /* it gets its answer when this side has ended */
     }
-    if (revoke) {
-        *revoked = ff_dest_take_revoke(d, ch, error);
-        return false;
-    }
-    d->conn->peer_features = GUINT32_FROM_LE(r.features);
-    /* Both engines may have been replaced: newer than what either has seen. */
-    *epoch = MAX(GUINT64_FROM_LE(r.epoch), d->conn->epoch + 1);
-    return true;
+    return false;
 }
 
 /* ---- what is here
  * ---------------------------------------------------------------------------------- */
 
 static bool say_have(FfDestination *d, FfChannel *ch, unsigned block, uint64_t page, uint64_t n,
-                     uint64_t *words, GError **error)
+                     uint64_t *have, GError **error)
 {
     const FfBitmap *bm = &d->ram->blocks[block].bitmap;
     uint64_t n_words = ff_bitmap_words(n), set = 0;
@@ -266,7 +244,7 @@ static bool say_have(FfDestination *d, FfChannel *ch, unsigned block, uint64_t p
     for (uint64_t i = 0; i < n_words; i++) {
         uint64_t w = __atomic_load_n(&bm->words[page / 64 + i], __ATOMIC_ACQUIRE);
         set += __builtin_popcountll(w);
-        words[i] = GUINT64_TO_LE(w);
+        have[i] = GUINT64_TO_LE(w);
     }
     if (!set) {
         return true;
@@ -276,42 +254,37 @@ static bool say_have(FfDestination *d, FfChannel *ch, unsigned block, uint64_t p
     f.block = block;
     f.page = page;
     f.n_pages = n;
-    return ff_greeting_say(ch, f, words, error);
+    return ff_greeting_say(ch, &words, f, have, error);
 }
 
 static bool say_list(FfDestination *d, FfChannel *ch, GError **error)
 {
-    g_autofree uint64_t *words = g_malloc(FF_HAVE_MAX_PAGES / 8);
+    g_autofree uint64_t *have = g_malloc(FF_HAVE_MAX_PAGES / 8);
 
     for (unsigned i = 0; i < d->ram->n_blocks; i++) {
         for (uint64_t page = 0; page < d->ram->blocks[i].n_pages; page += FF_HAVE_MAX_PAGES) {
             uint64_t n = MIN(FF_HAVE_MAX_PAGES, d->ram->blocks[i].n_pages - page);
-            if (!say_have(d, ch, i, page, n, words, error)) {
+            if (!say_have(d, ch, i, page, n, have, error)) {
                 return false;
             }
         }
     }
-    return ff_greeting_say(ch, ff_frame(FF_FRAME_HAVE_END, 0), NULL, error);
+    return ff_greeting_say(ch, &words, ff_frame(FF_FRAME_HAVE_END, 0), NULL, error);
 }
 
-static bool answer(FfDestination *d, FfChannel *ch, uint64_t epoch, GError **error)
+/* What a source that comes back wants to know. */
+static bool say_what_is_here(FfDestination *d, FfVisit *visit, const FfResume *r, GError **error)
 {
-    uint32_t phase = ff_journal_phase(d->cfg->state);
-    FfResumeReply r = {.epoch = GUINT64_TO_LE(epoch), .phase = GUINT32_TO_LE(phase)};
+    FfResumeReply reply = {.phase = GUINT32_TO_LE(ff_journal_phase(d->cfg->state))};
 
-    ff_mutex_lock(&d->control->lock);
-    d->conn->want_channel = false;
-    ff_mutex_unlock(&d->control->lock);
-    ff_conn_end_bulk(d->conn); /* of an attempt that failed */
-    ff_mutex_lock(&d->control->lock);
-    FfChannel *stale = g_steal_pointer(&d->conn->arrived_urgent);
-    d->control->events &= ~FF_EV_CHANNEL;
-    d->conn->want_epoch = epoch;
-    d->conn->want_channel = true;
-    ff_mutex_unlock(&d->control->lock);
-    ff_channel_free(stale); /* of an attempt that failed */
-    return ff_greeting_say(ch, ff_frame(FF_FRAME_RESUME_REPLY, sizeof(r)), &r, error) &&
-           say_list(d, ch, error);
+    d->conn->peer_features = GUINT32_FROM_LE(r->features);
+    /* Both engines may have been replaced: newer than what either has seen. */
+    visit->epoch = MAX(GUINT64_FROM_LE(r->epoch), d->conn->epoch + 1);
+    reply.epoch = GUINT64_TO_LE(visit->epoch);
+    ff_dest_expect_channels(d, visit->epoch);
+    return ff_greeting_say(visit->ch, &words, ff_frame(FF_FRAME_RESUME_REPLY, sizeof(reply)),
+                           &reply, error) &&
+           say_list(d, visit->ch, error);
 }
 
 /* ---- going on
@@ -322,7 +295,7 @@ static bool await_channels(FfDestination *d, FfChannel *ch, FfChannel **urgent, 
 {
     FfFrame f;
 
-    if (!ff_greeting_expect(ch, FF_FRAME_RESUMED, &f, NULL, 0, error)) {
+    if (!ff_greeting_expect(ch, &words, FF_FRAME_RESUMED, &f, NULL, 0, error)) {
         return false;
     }
     if (f.page == 0) {
@@ -371,17 +344,6 @@ static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, ui
     ff_keepalive_start(d->conn, d->ram, d->stats, NULL);
 }
 
-static bool agree_again(FfDestination *d, FfChannel *ch, uint64_t epoch, GError **error)
-{
-    FfChannel *urgent = NULL;
-
-    if (!answer(d, ch, epoch, error) || !await_channels(d, ch, &urgent, error)) {
-        return false;
-    }
-    start_again(d, ch, urgent, epoch);
-    return true;
-}
-
 static void begin(FfDestination *d)
 {
     ff_control_forget(d->control, FF_EV_DEAD);
@@ -390,31 +352,53 @@ static void begin(FfDestination *d)
     ff_control_sync(d->control);
 }
 
-/* One source has come. TRUE: the connection stands. On an fd that the client gave, its first
- * byte begins the recovery, as in QEMU; who comes to a port is first to prove who he is. */
-static bool try_source(FfDestination *d, FfChannel *ch, bool first)
+/* Who comes to a port has to prove who he is before the recovery begins. */
+static bool take_resume(FfDestination *d, FfVisit *visit, GError **error)
+{
+    FfResume r;
+
+    if (!hear_proof(d, visit, &r, error)) {
+        return false;
+    }
+    if (!visit->unheard) {
+        begin(d);
+    }
+    return say_what_is_here(d, visit, &r, error);
+}
+
+static const FfManners while_paused = {
+    .words = &words,
+    .opening_ms = FIRST_BYTES_DEADLINE_MS,
+    .resume = take_resume,
+    .revoke = take_revoke,
+    .other = refuse_other,
+};
+
+static bool agree_again(FfDestination *d, FfVisit *visit, GError **error)
+{
+    FfChannel *urgent = NULL;
+
+    if (!ff_dest_receive(d, visit, &while_paused, error) ||
+        !await_channels(d, visit->ch, &urgent, error)) {
+        return false;
+    }
+    start_again(d, g_steal_pointer(&visit->ch), urgent, visit->epoch);
+    return true;
+}
+
+/* One source has come. TRUE: the connection stands, or there is an event for its end. On an fd that
+ * the client gave, its first byte begins the recovery, as in QEMU. */
+static bool try_source(FfDestination *d, FfVisit *visit)
 {
     g_autoptr(GError) error = NULL;
-    uint64_t epoch = 0;
-    bool ok, revoked = false;
 
-    if (first) {
+    if (visit->unheard) {
         begin(d);
-        ok = read_prologue(d, ch, &error) && recognise(d, ch, &epoch, &revoked, &error);
-    } else {
-        ok = recognise(d, ch, &epoch, &revoked, &error);
-        if (ok) {
-            begin(d);
-        }
     }
-    if (revoked) {
-        return true; /* there is an event for it */
-    }
-    if (ok && agree_again(d, ch, epoch, &error)) {
+    if (agree_again(d, visit, &error) || visit->revoked) {
         return true;
     }
-    ff_conn_connecting(d->conn, NULL, NULL);
-    ff_channel_free(ch);
+    end_visit(d, visit);
     g_message("recovery: %s", error->message);
     if (!d->auto_end_us) {
         ff_control_pause(d->control, error->message);
@@ -457,16 +441,14 @@ bool ff_dest_reconnect(FfDestination *d)
     }
     await_by_itself(d);
     for (;;) {
-        bool first;
         bool by_itself = d->auto_end_us;
-        FfChannel *ch = await_source(d, &first, FF_EV_QUIT | (by_itself ? FF_EV_PAUSE : 0),
+        FfVisit visit = await_source(d, FF_EV_QUIT | (by_itself ? FF_EV_PAUSE : 0),
                                      by_itself ? d->auto_end_us : -1);
         if (ff_control_events(d->control) & FF_EV_QUIT) {
-            ff_conn_connecting(d->conn, NULL, NULL);
-            ff_channel_free(ch);
+            end_visit(d, &visit);
             return false;
         }
-        if (ch && try_source(d, ch, first)) {
+        if (visit.ch && try_source(d, &visit)) {
             return true;
         }
         ask_for_help(d);
@@ -477,18 +459,30 @@ bool ff_dest_reconnect(FfDestination *d)
  * -----------------------------------------------------------------------------------
  */
 
-static bool tell_done(FfDestination *d, FfChannel *ch, bool first)
+static bool take_late_resume(FfDestination *d, FfVisit *visit, GError **error)
+{
+    FfResume r;
+
+    return hear_proof(d, visit, &r, error) && say_what_is_here(d, visit, &r, error);
+}
+
+static const FfManners while_done = {
+    .words = &words,
+    .opening_ms = FIRST_BYTES_DEADLINE_MS,
+    .resume = take_late_resume,
+    .revoke = take_revoke, /* in vain: the guest is here */
+    .other = refuse_other,
+};
+
+static bool tell_done(FfDestination *d, FfVisit *visit)
 {
     g_autoptr(GError) error = NULL;
-    uint64_t epoch = 0;
-    bool revoked = false; /* never: the guest is here */
     FfFrame f;
 
-    if ((!first || read_prologue(d, ch, &error)) && recognise(d, ch, &epoch, &revoked, &error) &&
-        answer(d, ch, epoch, &error)) {
+    if (ff_dest_receive(d, visit, &while_done, &error)) {
         /* It ends its QEMU's migration first. */
-        ff_channel_wait_readable(ch, FINISH_S * 1000);
-        if (ff_greeting_expect(ch, FF_FRAME_FINISHED, &f, NULL, 0, &error)) {
+        ff_channel_wait_readable(visit->ch, FINISH_S * 1000);
+        if (ff_greeting_expect(visit->ch, &words, FF_FRAME_FINISHED, &f, NULL, 0, &error)) {
             return true;
         }
     }
@@ -502,12 +496,10 @@ void ff_dest_linger(FfDestination *d)
 
     while (g_get_monotonic_time() < end &&
            !(ff_control_events(d->control) & (FF_EV_QUIT | FF_EV_FINISHED))) {
-        bool first, told = false;
-        FfChannel *ch = await_source(d, &first, FF_EV_QUIT | FF_EV_FINISHED, end);
-        if (ch) {
-            told = tell_done(d, ch, first);
-            ff_conn_connecting(d->conn, NULL, NULL);
-            ff_channel_free(ch);
+        FfVisit visit = await_source(d, FF_EV_QUIT | FF_EV_FINISHED, end);
+        bool told = visit.ch && tell_done(d, &visit);
+        if (visit.ch) {
+            end_visit(d, &visit);
         }
         if (told) {
             return;

@@ -21,8 +21,11 @@
 #include "migration/dest-arm.h"
 #include "migration/dest-device.h"
 #include "migration/dest-fault.h"
+#include "migration/dest-hello.h"
+#include "migration/dest-read.h"
 #include "migration/dest-recover.h"
 #include "migration/dest-revoke.h"
+#include "migration/dest-urgent.h"
 #include "migration/journal.h"
 #include "migration/keepalive.h"
 #include "migration/received.h"
@@ -80,13 +83,6 @@ static bool accept_peer(FfDestination *d, GError **error)
     return true;
 }
 
-static bool await_peer(FfDestination *d, GError **error)
-{
-    return ff_control_await(d->control, FF_EV_MAIN, error) &&
-           (d->listen_fd >= 0 || ff_plain_recognise_passed(d->plain, error)) &&
-           ff_plain_none(d->plain, error);
-}
-
 /* TRUE: it was none of ours, and the right one may still come. */
 static bool go_on_waiting(const FfDestination *d, const GError *error)
 {
@@ -101,19 +97,12 @@ static bool agree(FfDestination *d, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
-    if (!await_peer(d, error)) {
-        return false;
-    }
-    FF_FAULT_AT("met");
-    while (!ff_dest_greet(d, &local)) {
+    while (!ff_control_await(d->control, FF_EV_MAIN, &local) || !ff_dest_hello(d, &local)) {
         if (!go_on_waiting(d, local)) {
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
         }
         g_clear_error(&local);
-        if (!await_peer(d, error)) {
-            return false;
-        }
     }
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
      * nothing was changed, and the next one goes on listening. */
@@ -147,6 +136,17 @@ static void know_vcpus(FfDestination *d)
     __atomic_store_n(&d->stats->n_vcpus, n, __ATOMIC_RELEASE);
 }
 
+/* NULL: it shares the main channel. */
+static void join_urgent(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    d->conn->urgent = g_steal_pointer(&d->conn->arrived_urgent);
+    ff_mutex_unlock(&d->control->lock);
+    if (d->conn->urgent) {
+        d->conn->urgent_thread = g_thread_new("ff-urgent", ff_dest_urgent_reader, d);
+    }
+}
+
 /* The source has all its channels, and is looked after from here on. */
 static bool await_channel(FfDestination *d, GError **error)
 {
@@ -160,6 +160,7 @@ static bool await_channel(FfDestination *d, GError **error)
     if (!ff_control_await(d->control, FF_EV_CHANNEL, error)) {
         return false;
     }
+    join_urgent(d);
     ff_keepalive_start(d->conn, d->ram, d->stats, NULL);
     return true;
 }

@@ -15,7 +15,7 @@
  * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
  * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
  * before its second channel is there; it tells its channels apart by their order alone. So after
- * second_ms of silence the source (source-connect.c) opens that channel, on which nothing is said.
+ * second_ms of silence the source (source-hello.c) opens that channel, on which nothing is said.
  * QEMU's own second channel later becomes this one. A farfault that was only slow takes it for a
  * stranger, and the source closes it after the greeting.
  *
@@ -91,18 +91,15 @@ GBytes *ff_plain_opening(const FfPlain *plain)
     return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
 }
 
-int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **error)
+int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_SIZE],
+                          GError **error)
 {
     uint8_t pong[FF_PONG_SIZE];
-    int rc;
+    int rc = ff_channel_read_all(ch, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
 
-    if (!ff_conn_check_clear(plain->conn, plain->conn->main, SPEAK_DEADLINE_MS, error)) {
-        return 0;
-    }
-    rc = ff_channel_read_all(plain->conn->main, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
     if (rc == 0 && ff_switchover_ack_take(first)) {
         plain->acked = true;
-        rc = ff_channel_read_all(plain->conn->main, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
+        rc = ff_channel_read_all(ch, first + FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE,
                                  FF_SWITCHOVER_ACK_SIZE, SPEAK_DEADLINE_MS);
     }
     if (rc < 0) {
@@ -111,7 +108,7 @@ int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **
     ff_pong_encode(pong);
     if (memcmp(first, pong, sizeof(pong)) == 0) {
         g_set_error(error, FF_M_ERROR, plain->cfg->stock ? FF_M_ERROR_STOCK : 0,
-                    "%s is a QEMU without farfault%s", ff_channel_peer(plain->conn->main),
+                    "%s is a QEMU without farfault%s", ff_channel_peer(ch),
                     plain->cfg->stock ? "" : ", and x-farfault-peer is require");
     }
     return 0;
@@ -119,7 +116,8 @@ int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **
 
 /* ---- destination --------------------------------------------------------------------------- */
 
-FfPeer ff_plain_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
+/* Reads from CH, after what is in FIRST, until it is known who connected. *RC < 0: -errno. */
+static FfPeer recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
 {
     size_t need = first->len;
     FfPeer peer;
@@ -137,34 +135,27 @@ FfPeer ff_plain_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int
     return peer;
 }
 
-bool ff_plain_recognise_passed(FfPlain *plain, GError **error)
+bool ff_plain_recognise_passed(FfPlain *plain, FfChannel *ch, int deadline_ms, bool qemu,
+                               GError **error)
 {
     g_autoptr(GByteArray) first = g_byte_array_new();
     int rc;
+    FfPeer peer = recognise(ch, first, deadline_ms, &rc);
 
-    if (!ff_conn_secure(plain->conn, plain->conn->arrived, error)) {
-        return false;
+    if (peer == FF_PEER_FARFAULT && !(qemu && plain->refused)) {
+        return true;
     }
-    switch (ff_plain_recognise(plain->conn->arrived, first, -1, &rc)) {
-    case FF_PEER_FARFAULT:
-        if (!plain->refused) {
-            return true;
-        }
-        /* Its opening is QEMU's own: this side's QEMU answers it as any would. */
-        /* FALLTHRU */
-    case FF_PEER_STOCK_QEMU:
-        plain->first = plain->cfg->stock ? g_byte_array_ref(first) : NULL;
-        if (plain->first) {
-            return true;
-        }
-        break;
-    default:
-        break;
+    /* To a side that is refused the opening of a farfault is QEMU's own: its QEMU answers it as any
+     * would. */
+    if (qemu && plain->cfg->stock && (peer == FF_PEER_FARFAULT || peer == FF_PEER_STOCK_QEMU)) {
+        plain->first = g_steal_pointer(&first);
+        return true;
     }
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(plain->conn->arrived),
-                rc == -EPIPE ? "the source closed the connection"
-                : rc < 0     ? g_strerror(-rc)
-                             : "not a stream of a farfault source");
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch),
+                rc == -EPIPE       ? "the source closed the connection"
+                : rc == -ETIMEDOUT ? "the source said nothing in time"
+                : rc < 0           ? g_strerror(-rc)
+                                   : "not a stream of a farfault source");
     return false;
 }
 
@@ -187,9 +178,8 @@ bool ff_plain_hand_over(FfPlain *plain, const GError *error)
         return false;
     }
     ff_mutex_lock(&plain->control->lock);
-    FfChannel **at = plain->conn->main ? &plain->conn->main : &plain->conn->arrived;
     /* NULL: this side is refused, and has connected to none */
-    plain->channel = g_steal_pointer(at);
+    plain->channel = g_steal_pointer(&plain->conn->main);
     ff_mutex_unlock(&plain->control->lock);
     plain->carried = true;
     g_message("%s: QEMU carries the migration", error->message);

@@ -37,13 +37,14 @@ bool ff_plain_refuse(FfPlain *plain, GError **error);
 bool ff_plain_refuse_later(FfPlain *plain, const GError *error);
 /* S: what the source sends first. */
 GBytes *ff_plain_opening(const FfPlain *plain);
-/* S: reads the first bytes of the answer, which are coming. 0 or -errno; sets ERROR (and returns 0)
- * if the peer is a QEMU without farfault, or one that must be refused. */
-int ff_plain_first_answer(FfPlain *plain, uint8_t first[FF_PONG_SIZE], GError **error);
-/* D: reads from CH, after what is in FIRST, until it is known who connected. *RC < 0: -errno. */
-FfPeer ff_plain_recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc);
-/* D: the same for a passed fd, at which no acceptor has looked. */
-bool ff_plain_recognise_passed(FfPlain *plain, GError **error);
+/* S: reads the first bytes of the answer, which are coming, on CH. 0 or -errno; sets ERROR (and
+ * returns 0) if the peer is a QEMU without farfault, or one that must be refused. */
+int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_SIZE],
+                          GError **error);
+/* D: reads the opening from CH, a passed fd at which no acceptor has looked, within DEADLINE_MS
+ * (-1: no end). QEMU: it may be one without farfault, for QEMU. */
+bool ff_plain_recognise_passed(FfPlain *plain, FfChannel *ch, int deadline_ms, bool qemu,
+                               GError **error);
 /* D: FALSE and ERROR if QEMU is to carry it: the peer has no farfault, or this side is refused. */
 bool ff_plain_none(const FfPlain *plain, GError **error);
 /* If ERROR says so, the connection is taken for the driver; the coordinator ends. */

@@ -13,16 +13,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "migration/greeting.h"
 #include "migration/journal.h"
 #include "migration/keepalive.h"
 #include "migration/source-bulk.h"
 #include "migration/source-connect.h"
-#include "migration/source-reader.h"
 #include "migration/source-revoke.h"
 #include "migration/source-send.h"
 #include "migration/source-urgent.h"
-#include "migration/tls.h"
 
 /* Between two attempts of its own; the time doubles. */
 #define FIRST_PAUSE_MS 100
@@ -56,8 +53,9 @@ void ff_source_end_connection(FfSource *s)
 /* ---- a new one ----------------------------------------------------------------------------------
  */
 
-static bool say_resume(FfSource *s, FfChannel *ch, FfPhase *phase, GError **error)
+static bool say_resume(FfSource *s, FfCall *call, GError **error)
 {
+    const FfGreetingWords *words = call->sentence->words;
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
                   .features = GUINT32_TO_LE(ff_source_features(s)),
                   .epoch = GUINT64_TO_LE(s->conn->epoch + 1)};
@@ -69,8 +67,9 @@ static bool say_resume(FfSource *s, FfChannel *ch, FfPhase *phase, GError **erro
 
     memcpy(r.session, s->conn->session, sizeof(r.session));
     memcpy(r.secret, s->conn->secret, sizeof(r.secret));
-    if (!ff_greeting_say(ch, ff_frame(FF_FRAME_RESUME, sizeof(r)), &r, error) ||
-        !ff_greeting_expect(ch, FF_FRAME_RESUME_REPLY, &f, &u, FF_FRAME_MAX_TEXT, error)) {
+    if (!ff_greeting_say(call->ch, words, ff_frame(FF_FRAME_RESUME, sizeof(r)), &r, error) ||
+        !ff_greeting_expect(call->ch, words, FF_FRAME_RESUME_REPLY, &f, &u, FF_FRAME_MAX_TEXT,
+                            error)) {
         return false;
     }
     if (f.page != 0) {
@@ -78,12 +77,14 @@ static bool say_resume(FfSource *s, FfChannel *ch, FfPhase *phase, GError **erro
         return false;
     }
     uint64_t epoch = GUINT64_FROM_LE(u.reply.epoch);
-    *phase = GUINT32_FROM_LE(u.reply.phase);
+    FfPhase phase = GUINT32_FROM_LE(u.reply.phase);
     if (f.length != sizeof(u.reply) || epoch <= s->conn->epoch ||
-        (*phase != FF_PHASE_LOADED && *phase != FF_PHASE_GRANTED && *phase != FF_PHASE_DONE)) {
-        g_set_error(error, FF_M_ERROR, 0, "%s: malformed reply to resume", ff_channel_peer(ch));
+        (phase != FF_PHASE_LOADED && phase != FF_PHASE_GRANTED && phase != FF_PHASE_DONE)) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: malformed reply to resume",
+                    ff_channel_peer(call->ch));
         return false;
     }
+    call->phase = phase;
     s->conn->epoch = epoch;
     __atomic_store_n(&s->cfg->state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_half_new() */
     return true;
@@ -112,7 +113,7 @@ static bool take_have(FfSource *s, const FfFrame *f, const uint64_t *words, GErr
 
 /* Afterwards the bitmaps have what the destination lacks. No sender runs. Pages that were
  * released here had been acknowledged, so the destination names them. */
-static bool read_list(FfSource *s, FfChannel *ch, GError **error)
+static bool read_list(FfSource *s, FfCall *call, GError **error)
 {
     g_autofree uint64_t *words = g_malloc(FF_HAVE_MAX_PAGES / 8);
     uint64_t missing = 0, missing_bytes = 0;
@@ -123,7 +124,8 @@ static bool read_list(FfSource *s, FfChannel *ch, GError **error)
         s->holes_sent = false;
     }
     for (;;) {
-        if (!ff_greeting_hear(ch, &f, words, FF_HAVE_MAX_PAGES / 8, error)) {
+        if (!ff_greeting_hear(call->ch, call->sentence->words, &f, words, FF_HAVE_MAX_PAGES / 8,
+                              error)) {
             return false;
         }
         if (f.type == FF_FRAME_HAVE_END) {
@@ -146,23 +148,14 @@ static bool read_list(FfSource *s, FfChannel *ch, GError **error)
     return true;
 }
 
+static bool ask_to_resume(FfSource *s, FfCall *call, GError **error)
+{
+    return say_resume(s, call, error) && read_list(s, call, error);
+}
+
 /* ---- going on
  * ------------------------------------------------------------------------------------
  */
-
-/* The channels stand, by RESUMED. The grant is given once more to who had not got it. */
-static bool say_resumed(FfSource *s, FfPhase phase, bool shared, GError **error)
-{
-    FfFrame f = ff_frame(FF_FRAME_RESUMED, 0);
-
-    f.page = shared;
-    if (!ff_greeting_say(s->conn->main, f, NULL, error)) {
-        return false;
-    }
-    return phase != FF_PHASE_LOADED ||
-           ff_greeting_say(s->conn->main, ff_frame(FF_FRAME_GRANT, strlen(s->run_state)),
-                           s->run_state, error);
-}
 
 /* The connection stands: what the client said before that, and nobody took, was for the pause that
  * is over. At the next break the guest may run at the destination. */
@@ -175,81 +168,62 @@ static void forget_order(FfSource *s)
     ff_mutex_unlock(&s->control->lock);
 }
 
-static bool start_again(FfSource *s, FfPhase phase, FfChannel *main, FfChannel *urgent,
-                        GError **error)
+/* The grant is given once more to who had not got it. */
+static bool say_resumed(FfSource *s, FfCall *call, GError **error)
 {
-    g_clear_pointer(&s->feed, ff_feed_free); /* what it holds is asked for again */
-    ff_conn_install(s->conn, main, urgent);
+    const FfGreetingWords *words = call->sentence->words;
+    FfFrame f = ff_frame(FF_FRAME_RESUMED, 0);
+
     ff_source_begin_sent(s);
     s->pivot = 0;
     s->bulk_pace.next_us = 0; /* no sender runs */
-    if (!urgent && !ff_source_feed_urgent(s, error)) {
-        return false;
-    }
     forget_order(s);
-    if (!say_resumed(s, phase, !urgent, error)) {
+    f.page = !s->conn->urgent;
+    if (!ff_greeting_say(s->conn->main, words, f, NULL, error) ||
+        (call->phase == FF_PHASE_LOADED &&
+         !ff_greeting_say(s->conn->main, words, ff_frame(FF_FRAME_GRANT, strlen(s->run_state)),
+                          s->run_state, error))) {
         return false;
     }
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
-    s->conn->main_reader = g_thread_new("ff-main", ff_source_main_reader, s);
-    s->conn->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, s);
-    s->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, s);
-    ff_keepalive_start(s->conn, s->ram, s->stats, &s->guest_stopped);
     return true;
 }
 
-static bool agree_again(FfSource *s, FfChannel *ch, const FfAddress *address, FfChannel **urgent,
-                        FfPhase *phase, GError **error)
-{
-    g_autoptr(GError) local = NULL;
+static const FfSentence resume_sentence = {
+    FF_SENTENCE_AGAIN,
+    .recovers = true,
+    .say = ask_to_resume,
+    .joined = say_resumed,
+};
 
-    if (!ff_conn_connecting(s->conn, ch, error) || !ff_conn_secure(s->conn, ch, error) ||
-        !ff_source_greet_again(s, ch, true, error) || !say_resume(s, ch, phase, error) ||
-        !read_list(s, ch, error)) {
+static bool start_senders(FfSource *s, FfCall *call, GError **error)
+{
+    if (!ff_source_join(s, call, error)) {
         return false;
     }
-    if (*phase == FF_PHASE_DONE) {
-        return true;
-    }
-    if (!ff_source_open_bulk(s, address, error)) {
-        return false;
-    }
-    *urgent = ff_source_open_channel(s, address, FF_CHANNEL_URGENT, &local);
-    if (!*urgent) {
-        if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
-            g_propagate_error(error, g_steal_pointer(&local));
-            return false;
-        }
-        g_message("urgent pages share the main connection: %s", local->message);
-    }
+    s->conn->urgent_thread = g_thread_new("ff-urgent", ff_source_urgent, s);
+    s->bulk_thread = g_thread_new("ff-bulk", ff_source_bulk, s);
+    return true;
+}
+
+/* Every page had arrived, only the last word had not. */
+static bool hear_done(FfSource *s, FfCall *call)
+{
+    g_clear_pointer(&s->feed, ff_feed_free);
+    ff_conn_install(s->conn, g_steal_pointer(&call->ch), NULL);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_control_event(s->control, FF_EV_DONE);
     return true;
 }
 
 static bool resume(FfSource *s, GError **error)
 {
-    g_autoptr(FfAddress) address = NULL;
-    FfChannel *urgent = NULL;
-    FfPhase phase;
-    FfChannel *ch = ff_source_connect_again(s, &address, error);
+    FfCall call = ff_source_redial(s, &resume_sentence);
+    bool ok = ff_source_call(s, &call, error) &&
+              (call.phase == FF_PHASE_DONE ? hear_done(s, &call) : start_senders(s, &call, error));
 
-    if (!ch) {
-        return false;
-    }
-    if (!agree_again(s, ch, address, &urgent, &phase, error)) {
-        ff_conn_connecting(s->conn, NULL, NULL);
-        ff_channel_free(urgent);
-        ff_channel_free(ch);
-        return false;
-    }
-    if (phase == FF_PHASE_DONE) {
-        /* Every page had arrived, only the last word had not. */
-        g_clear_pointer(&s->feed, ff_feed_free);
-        ff_conn_install(s->conn, ch, NULL);
-        ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
-        ff_control_event(s->control, FF_EV_DONE);
-        return true;
-    }
-    return start_again(s, phase, ch, urgent, error);
+    ff_source_hang_up(s, &call);
+    return ok;
 }
 
 /* The destination has ended: the guest may run here again, as before the grant. */

@@ -16,9 +16,7 @@
 
 #include <string.h>
 
-#include "migration/greeting.h"
 #include "migration/source-connect.h"
-#include "migration/tls.h"
 
 /* A destination's answer is there within this (milliseconds): it ends its QEMU first. */
 #define ANSWER_DEADLINE_MS 30000
@@ -29,9 +27,10 @@
 /* So many refused connections in a row: the host is there, and nobody listens any more. */
 #define REFUSED_MAX 5
 
-/* TRUE: the destination is dead. *REFUSED: it answered, and is not. */
-static bool say_revoke(FfSource *s, FfChannel *ch, bool *refused, GError **error)
+/* TRUE: the destination is dead. */
+static bool say_revoke(FfSource *s, FfCall *call, GError **error)
 {
+    const FfGreetingWords *words = call->sentence->words;
     char text[FF_FRAME_MAX_TEXT + 1] = "";
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
                   .epoch = GUINT64_TO_LE(s->conn->epoch + 1)};
@@ -39,71 +38,64 @@ static bool say_revoke(FfSource *s, FfChannel *ch, bool *refused, GError **error
 
     memcpy(r.session, s->conn->session, sizeof(r.session));
     memcpy(r.secret, s->conn->secret, sizeof(r.secret));
-    if (!ff_greeting_say(ch, ff_frame(FF_FRAME_REVOKE, sizeof(r)), &r, error)) {
+    if (!ff_greeting_say(call->ch, words, ff_frame(FF_FRAME_REVOKE, sizeof(r)), &r, error)) {
         return false;
     }
-    ff_channel_wait_readable(ch, ANSWER_DEADLINE_MS);
-    if (!ff_greeting_expect(ch, FF_FRAME_REVOKED, &f, text, FF_FRAME_MAX_TEXT, error)) {
+    ff_channel_wait_readable(call->ch, ANSWER_DEADLINE_MS);
+    if (!ff_greeting_expect(call->ch, words, FF_FRAME_REVOKED, &f, text, FF_FRAME_MAX_TEXT,
+                            error)) {
         return false;
     }
-    *refused = f.page != 0;
-    if (*refused) {
+    call->refused = f.page != 0;
+    if (call->refused) {
         g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(text));
     }
-    return !*refused;
+    return !call->refused;
 }
 
-static bool speak(FfSource *s, FfChannel *ch, bool paused, bool *refused, GError **error)
-{
-    return ff_conn_connecting(s->conn, ch, error) && ff_conn_secure(s->conn, ch, error) &&
-           ff_source_greet_again(s, ch, paused, error) && say_revoke(s, ch, refused, error);
-}
+/* At the user's wish. */
+static const FfSentence revoke_sentence = {FF_SENTENCE_AGAIN, .recovers = true, .say = say_revoke};
+/* After a roll back. */
+static const FfSentence notice_sentence = {FF_SENTENCE_AGAIN, .say = say_revoke};
 
 bool ff_source_revoke(FfSource *s, GError **error)
 {
-    g_autoptr(FfAddress) address = NULL;
-    bool refused = false;
-    g_autoptr(FfChannel) ch = ff_source_connect_again(s, &address, error);
+    FfCall call = ff_source_redial(s, &revoke_sentence);
+    bool ok = ff_source_call(s, &call, error);
 
-    bool ok = ch && speak(s, ch, true, &refused, error);
-    ff_conn_connecting(s->conn, NULL, NULL);
+    ff_source_hang_up(s, &call);
     return ok;
 }
 
 /* TRUE: there is nothing more to say. */
-static bool notify(FfSource *s, const FfAddress *address, unsigned *nobody)
+static bool notify(FfSource *s, const char *uri, unsigned *nobody)
 {
     g_autoptr(GError) error = NULL;
-    bool refused = false;
-    int fd = ff_address_connect(address, s->control->cancel, &error);
+    FfCall call = {.sentence = &notice_sentence, .fd = -1, .uri = g_strdup(uri)};
+    bool told = ff_source_call(s, &call, &error);
+    bool absent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
+                  g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND);
 
-    if (fd < 0) {
-        bool absent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
-                      g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND);
-        *nobody = absent ? *nobody + 1 : 0;
-        return *nobody >= REFUSED_MAX;
-    }
-    g_autoptr(FfChannel) ch = ff_conn_channel_new(s->conn, fd, FF_CHANNEL_MAIN);
-    bool told = speak(s, ch, false, &refused, &error);
-    ff_conn_connecting(s->conn, NULL, NULL);
-    *nobody = 0;
+    bool over = told || call.refused || !call.address;
+
+    *nobody = absent && !call.ch ? *nobody + 1 : 0;
+    ff_source_hang_up(s, &call);
     if (told) {
         g_message("the destination knows that the guest went on here, and has ended");
     }
-    return told || refused;
+    return over || *nobody >= REFUSED_MAX;
 }
 
 void ff_source_tell_roll_back(FfSource *s)
 {
     g_autofree char *uri = ff_source_peer_uri(s);
-    g_autoptr(FfAddress) address = uri ? ff_address_parse(uri, NULL) : NULL;
     int64_t end = g_get_monotonic_time() + NOTICE_S * G_TIME_SPAN_SECOND;
     int64_t pause_ms = FIRST_PAUSE_MS;
     unsigned nobody = 0;
 
     ff_control_forget(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
-    while (address && !notify(s, address, &nobody) && g_get_monotonic_time() < end) {
+    while (uri && !notify(s, uri, &nobody) && g_get_monotonic_time() < end) {
         if (ff_control_wait_until(s->control, FF_EV_QUIT,
                                   g_get_monotonic_time() + pause_ms * 1000)) {
             return;

@@ -20,8 +20,8 @@
 #include "migration/journal.h"
 #include "migration/precopy.h"
 #include "migration/source-bulk.h"
-#include "migration/source-connect.h"
 #include "migration/source-device.h"
+#include "migration/source-hello.h"
 #include "migration/source-recover.h"
 #include "migration/source-send.h"
 #include "migration/source-urgent.h"
@@ -128,7 +128,7 @@ static bool agree(FfSource *s, GError **error)
     /* From the first step on, so that the engine that comes after a crash says "failed". */
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !ff_source_connect(s, error)) {
+    if (!look_at_guest(s, error) || !ff_source_hello(s, error)) {
         return false;
     }
     FF_FAULT_AT("connected");

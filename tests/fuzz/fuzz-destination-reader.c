@@ -30,7 +30,7 @@ typedef enum {
 
 static void reach(FfMigration *m, Moment moment)
 {
-    m->conn.epoch = 1;
+    m->conn.epoch = m->conn.want_epoch = 1;
     m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
                             FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED;
     if (moment == FURTHER) {
@@ -73,8 +73,7 @@ static void meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
 
-    if ((m->dest.listen_fd >= 0 || ff_plain_recognise_passed(&m->plain, &error)) &&
-        ff_plain_none(&m->plain, &error) && ff_dest_greet(&m->dest, &error)) {
+    if (ff_dest_hello(&m->dest, &error)) {
         g_assert_true(alone_read(m));
     } else {
         g_assert_nonnull(error);
@@ -93,6 +92,7 @@ static void answer_knock(FfMigration *m)
     }
     m->conn.main = alone_silent();
     m->dest.final = 1;
+    m->conn.urgent = g_steal_pointer(&m->conn.arrived_urgent);
     if (m->conn.urgent) {
         ff_dest_urgent_reader(&m->dest);
     } else if (m->conn.n_bulk) {

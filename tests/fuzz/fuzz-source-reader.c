@@ -19,7 +19,7 @@ typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 static bool meet(FfMigration *m)
 {
     g_autoptr(GError) error = NULL;
-    bool ok = ff_source_connect(&m->source, &error);
+    bool ok = ff_source_hello(&m->source, &error);
 
     g_assert_true(ok == !error);
     return ok;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "migration/compress.h"
-#include "migration/dest-accept.h"
+#include "migration/dest-greet.h"
 #include "migration/source-send.h"
 
 #define RUN FF_RUN_MAX_BYTES

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The first sentence of a migration: HELLO names the session and the guest's memory. It is said to
+ * a peer of which nothing is known, so this is also where one that says nothing is found out, and a
+ * QEMU that waits for its second channel gets one (plain.c).
+ *
+ * Thread: the coordinator.
+ *
+ * System calls: getrandom.
+ */
+#include "migration/source-hello.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "migration/source-connect.h"
+#include "migration/source-send.h"
+#include "migration/tls.h"
+
+/* ---- does anybody answer ----------------------------------------------------------------------
+ */
+
+/* NULL: it cannot be had. */
+static FfChannel *open_second(FfSource *s, const FfAddress *address)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = ff_address_connect(address, s->control->cancel, &error);
+    g_autoptr(FfChannel) ch = fd >= 0 ? ff_conn_channel_new(s->conn, fd, FF_CHANNEL_MAIN) : NULL;
+
+    if (!ch || !ff_conn_secure(s->conn, ch, &error)) {
+        g_message("a second connection for a peer that says nothing: %s", error->message);
+        return NULL;
+    }
+    return g_steal_pointer(&ch);
+}
+
+/* Returns 0 when the peer has said something. A QEMU that waits for its second channel gets one:
+ * see plain.c. */
+static int await_first_byte(FfSource *s, const FfCall *call)
+{
+    /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
+    unsigned second = call->address && s->cfg->uri ? s->cfg->second_ms : 0;
+    int rc = ff_channel_wait_readable(call->ch, second ? (int)second : FF_GREETING_DEADLINE_MS);
+
+    if (rc == -ETIMEDOUT && second) {
+        s->plain->second = open_second(s, call->address);
+        rc = ff_channel_wait_readable(call->ch, FF_GREETING_DEADLINE_MS - (int)second);
+    }
+    return rc;
+}
+
+static bool await_answer(FfSource *s, FfCall *call, GError **error)
+{
+    const FfGreetingWords *words = call->sentence->words;
+    int rc = await_first_byte(s, call);
+
+    if (rc == 0) {
+        return true;
+    }
+    if (rc != -ETIMEDOUT) {
+        return ff_greeting_lost(error, call->ch, words, words->hearing, rc, NULL);
+    }
+    g_set_error(error, FF_M_ERROR, 0,
+                "%s has accepted the connection and said nothing for %d s: neither farfault nor a "
+                "QEMU serves it now (its engine or its host hangs, or something else listens "
+                "there). The guest stays here: see to the destination, then migrate again%s%s",
+                ff_channel_peer(call->ch), FF_GREETING_DEADLINE_MS / 1000,
+                s->cfg->silence ? ". " : "", s->cfg->silence ? s->cfg->silence : "");
+    return false;
+}
+
+/* ---- the sentence -----------------------------------------------------------------------------
+ */
+
+static void describe(const FfSource *s, FfHello *h)
+{
+    FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
+
+    h->version = GUINT32_TO_LE(FF_WIRE_VERSION);
+    h->features = GUINT32_TO_LE(ff_source_features(s) |
+                                (s->cfg->validate_uuid ? FF_FEATURE_VALIDATE_UUID : 0));
+    h->epoch = GUINT64_TO_LE(s->conn->epoch);
+    memcpy(h->session, s->conn->session, sizeof(h->session));
+    memcpy(h->vm_uuid, s->conn->vm_uuid, sizeof(h->vm_uuid));
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        g_strlcpy(hb[i].id, s->ram->blocks[i].info.id, sizeof(hb[i].id));
+        hb[i].size = GUINT64_TO_LE(s->ram->blocks[i].info.size);
+        hb[i].page_size = GUINT64_TO_LE(s->ram->blocks[i].info.page_size);
+        hb[i].gpa = GUINT64_TO_LE(s->ram->blocks[i].info.gpa);
+    }
+}
+
+static bool hear_reply(FfSource *s, FfCall *call, GError **error)
+{
+    const FfGreetingWords *words = call->sentence->words;
+    char reply[FF_FRAME_MAX_TEXT + 1] = "";
+    FfFrame f;
+
+    if (!ff_greeting_expect(call->ch, words, FF_FRAME_HELLO_REPLY, &f, reply, FF_FRAME_MAX_TEXT,
+                            error)) {
+        return false;
+    }
+    if (f.page != 0) {
+        g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(reply));
+        return false;
+    }
+    if (f.length != sizeof(FfHelloReply)) {
+        return ff_greeting_lost(error, call->ch, words, words->saying, 0,
+                                "malformed reply to hello");
+    }
+    memcpy(s->conn->secret, reply, sizeof(s->conn->secret));
+    return true;
+}
+
+static bool say_hello(FfSource *s, FfCall *call, GError **error)
+{
+    size_t len = sizeof(FfHello) + s->ram->n_blocks * sizeof(FfHelloBlock);
+    g_autofree FfHello *h = g_malloc0(len);
+    FfFrame f = ff_frame(FF_FRAME_HELLO, len);
+
+    g_clear_pointer(&s->plain->second, ff_channel_free); /* it was a slow farfault */
+    if (getrandom(s->conn->session, sizeof(s->conn->session), 0) != sizeof(s->conn->session)) {
+        g_set_error(error, FF_M_ERROR, 0, "getrandom: %s", g_strerror(errno));
+        return false;
+    }
+    describe(s, h);
+    f.n_pages = s->ram->n_blocks;
+    return ff_greeting_say(call->ch, call->sentence->words, f, h, error) &&
+           hear_reply(s, call, error);
+}
+
+/* A destination that has given up since its greeting takes no further channel, nor this: the
+ * reader, which follows, says why. */
+static bool say_shared(FfSource *s, FfCall *call, GError **error)
+{
+    if (!s->conn->urgent) {
+        ff_channel_send(s->conn->main, ff_frame(FF_FRAME_SHARED, 0), NULL, true);
+    }
+    return true;
+}
+
+static const FfGreetingWords hello_words = {
+    .saying = "greeting the peer",
+    .hearing = "waiting for the peer",
+    .peer = "peer",
+    .stranger = ": not a farfault peer",
+};
+
+static const FfSentence hello = {
+    .words = &hello_words,
+    .first = true,
+    .gives_way = FF_EV_WANT_CANCEL | FF_EV_QUIT,
+    .other = "install the same farfault on both",
+    .opened = await_answer,
+    .say = say_hello,
+    .joined = say_shared,
+};
+
+bool ff_source_hello(FfSource *s, GError **error)
+{
+    FfCall call = {.sentence = &hello, .fd = g_steal_fd(&s->cfg->fd), .uri = g_strdup(s->cfg->uri)};
+    bool ok = ff_source_call(s, &call, error) && ff_source_join(s, &call, error);
+
+    if (call.ch) {
+        /* The roll back says there why; or QEMU goes on there. */
+        ff_conn_set_main(s->conn, g_steal_pointer(&call.ch));
+    }
+    ff_source_hang_up(s, &call);
+    return ok;
+}
