@@ -19,56 +19,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/outbox.h"
 #include "net/rights.h"
 
 #define READ_CHUNK (64 * 1024)
 
-typedef struct {
-    GBytes *bytes;
-    size_t sent;
-    int *fds; /* owned; NULL when there are none or they are sent */
-    unsigned n_fds;
-} Chunk;
-
 struct FfConn {
     unsigned refs;
-    int in, out;
+    int in;
     bool socket, unix_socket;
     bool reading, ended, gone, finish, dead;
     const FfConnOps *ops;
     void *opaque;
-    GQueue queue; /* Chunk * */
-    size_t queued;
-    GSource *in_source, *out_source;
+    FfOutbox out;
+    GSource *in_source;
 };
-
-static void close_fds(const int *fds, unsigned n_fds)
-{
-    for (unsigned i = 0; i < n_fds; i++) {
-        close(fds[i]);
-    }
-}
-
-static void chunk_free(void *data)
-{
-    Chunk *chunk = data;
-
-    if (chunk->fds) {
-        close_fds(chunk->fds, chunk->n_fds);
-    }
-    g_free(chunk->fds);
-    g_bytes_unref(chunk->bytes);
-    g_free(chunk);
-}
-
-static void source_clear(GSource **source)
-{
-    if (*source) {
-        g_source_destroy(*source);
-        g_source_unref(*source);
-        *source = NULL;
-    }
-}
 
 static void conn_unref(FfConn *conn)
 {
@@ -80,12 +45,11 @@ static void conn_unref(FfConn *conn)
 void ff_conn_free(FfConn *conn)
 {
     conn->dead = true;
-    source_clear(&conn->in_source);
-    source_clear(&conn->out_source);
-    g_queue_clear_full(&conn->queue, chunk_free);
+    ff_outbox_unwatch(&conn->in_source);
+    ff_outbox_clear(&conn->out);
     close(conn->in);
-    if (conn->out != conn->in) {
-        close(conn->out);
+    if (conn->out.fd != conn->in) {
+        close(conn->out.fd);
     }
     conn_unref(conn);
 }
@@ -98,133 +62,50 @@ static void conn_end(FfConn *conn, bool gone)
     conn->ended = true;
     conn->gone = gone;
     if (gone) {
-        g_queue_clear_full(&conn->queue, chunk_free);
-        conn->queued = 0;
-        source_clear(&conn->out_source);
+        ff_outbox_clear(&conn->out);
     }
     conn->ops->end(conn, gone, conn->opaque);
 }
 
-/* Sends up to LEN bytes, FDS with the first. Returns bytes or -errno. */
-static ssize_t conn_send(FfConn *conn, const void *buf, size_t len, const int *fds, unsigned n_fds)
+static void conn_shut_if_finished(FfConn *conn)
 {
-    ssize_t n;
-
-    if (conn->socket) {
-        return ff_rights_send(conn->out, buf, len, fds, conn->unix_socket ? n_fds : 0);
+    if (conn->finish && conn->socket && !conn->out.queued) {
+        shutdown(conn->out.fd, SHUT_WR);
     }
-    do {
-        n = write(conn->out, buf, len);
-    } while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
 }
 
-/* Writes from the queue. Returns 0 when it is empty, or -errno. */
-static int conn_flush(FfConn *conn)
+static void conn_written(int rc, void *opaque)
 {
-    Chunk *chunk;
+    FfConn *conn = opaque;
 
-    while ((chunk = g_queue_peek_head(&conn->queue))) {
-        gsize size;
-        const char *data = g_bytes_get_data(chunk->bytes, &size);
-        ssize_t n = conn_send(conn, data + chunk->sent, size - chunk->sent, chunk->fds,
-                              chunk->fds ? chunk->n_fds : 0);
-
-        if (n < 0) {
-            return n;
-        }
-        if (chunk->fds) {
-            close_fds(chunk->fds, chunk->n_fds);
-            g_clear_pointer(&chunk->fds, g_free);
-        }
-        chunk->sent += n;
-        conn->queued -= n;
-        if (chunk->sent == size) {
-            chunk_free(g_queue_pop_head(&conn->queue));
-        }
-    }
-    if (conn->finish && conn->socket) {
-        shutdown(conn->out, SHUT_WR);
-    }
-    return 0;
-}
-
-static gboolean conn_writable(gint fd, GIOCondition condition, gpointer data)
-{
-    FfConn *conn = data;
-    int ret = conn_flush(conn);
-    gboolean more;
-
-    if (ret == -EAGAIN) {
-        return G_SOURCE_CONTINUE;
-    }
-    conn->refs++;
-    source_clear(&conn->out_source);
-    if (ret < 0) {
+    if (rc < 0) {
         conn_end(conn, true);
-    } else if (conn->ops->drained) {
+        return;
+    }
+    conn_shut_if_finished(conn);
+    if (conn->ops->drained) {
         conn->ops->drained(conn, conn->opaque);
     }
-    more = conn->out_source ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
-    conn_unref(conn);
-    return more;
-}
-
-static GSource *conn_watch(FfConn *conn, int fd, GIOCondition condition, GUnixFDSourceFunc func)
-{
-    GSource *source = g_unix_fd_source_new(fd, condition);
-
-    g_source_set_callback(source, G_SOURCE_FUNC(func), conn, NULL);
-    /* No main loop is run inside a callback here; GLib would take the fd out of its set and put it
-     * back around each call, with four system calls. libvirt's start has 400 commands. */
-    g_source_set_can_recurse(source, TRUE);
-    g_source_attach(source, NULL);
-    return source;
 }
 
 void ff_conn_write(FfConn *conn, const void *buf, size_t len, const int *fds, unsigned n_fds)
 {
-    Chunk *chunk;
-    ssize_t n = 0;
-
     if (conn->gone || !len) {
-        close_fds(fds, n_fds);
-        return;
-    }
-    if (g_queue_is_empty(&conn->queue)) {
-        n = conn_send(conn, buf, len, fds, n_fds);
-        if (n > 0) {
-            close_fds(fds, n_fds);
-            n_fds = 0;
-        }
-        if ((size_t)n == len) {
-            return;
-        }
-        /* An error other than "full" comes again from the watch, which may call back. */
-        n = MAX(n, 0);
-    }
-    chunk = g_new0(Chunk, 1);
-    chunk->bytes = g_bytes_new((const char *)buf + n, len - n);
-    chunk->n_fds = n_fds;
-    chunk->fds = n_fds ? g_memdup2(fds, sizeof(int) * n_fds) : NULL;
-    g_queue_push_tail(&conn->queue, chunk);
-    conn->queued += len - n;
-    if (!conn->out_source) {
-        conn->out_source = conn_watch(conn, conn->out, G_IO_OUT, conn_writable);
+        ff_outbox_close_fds(fds, n_fds);
+    } else {
+        ff_outbox_send(&conn->out, buf, len, fds, n_fds);
     }
 }
 
 size_t ff_conn_queued(const FfConn *conn)
 {
-    return conn->queued;
+    return conn->out.queued;
 }
 
 void ff_conn_finish(FfConn *conn)
 {
     conn->finish = true;
-    if (g_queue_is_empty(&conn->queue) && conn->socket) {
-        shutdown(conn->out, SHUT_WR);
-    }
+    conn_shut_if_finished(conn);
 }
 
 /* How many bytes can be read before the next fds; *FDS_NEXT if fds come within them. */
@@ -311,7 +192,7 @@ static gboolean conn_readable(gint fd, GIOCondition condition, gpointer data)
     if (conn->ended) {
         conn_end(conn, true); /* only a hang-up wakes then */
         if (!conn->dead) {
-            source_clear(&conn->in_source);
+            ff_outbox_unwatch(&conn->in_source);
         }
     } else {
         /* Not wanted: a hang-up. What the peer said before still counts; it is no more than
@@ -329,9 +210,11 @@ static void conn_rewatch(FfConn *conn)
     GIOCondition condition =
         conn->reading && !conn->ended ? G_IO_IN | G_IO_HUP | G_IO_ERR : G_IO_HUP | G_IO_ERR;
 
-    source_clear(&conn->in_source);
+    ff_outbox_unwatch(&conn->in_source);
     if (!conn->gone && (conn->socket || (condition & G_IO_IN))) {
-        conn->in_source = conn_watch(conn, conn->in, condition, conn_readable);
+        conn->in_source = ff_outbox_watch(conn->in, condition, NULL, conn_readable, conn);
+        /* No main loop is run inside it: see net/outbox.c. libvirt's start has 400 commands. */
+        g_source_set_can_recurse(conn->in_source, TRUE);
     }
 }
 
@@ -360,13 +243,19 @@ FfConn *ff_conn_new(int in, int out, const FfConnOps *ops, void *opaque)
 
     conn->refs = 1;
     conn->in = in;
-    conn->out = out;
     conn->ops = ops;
     conn->opaque = opaque;
     conn->socket = in == out && getsockopt(in, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0;
     conn->unix_socket = conn->socket && domain == AF_UNIX;
     conn->reading = true;
-    g_queue_init(&conn->queue);
+    conn->out = (FfOutbox){
+        .fd = out,
+        .kind = conn->unix_socket ? FF_OUTBOX_RIGHTS
+                : conn->socket    ? FF_OUTBOX_SOCKET
+                                  : FF_OUTBOX_PLAIN,
+        .over = conn_written,
+        .opaque = conn,
+    };
     g_unix_set_fd_nonblocking(in, TRUE, NULL);
     g_unix_set_fd_nonblocking(out, TRUE, NULL);
     conn_rewatch(conn);

@@ -2,9 +2,8 @@
 /*
  * Framed I/O over the socket between relay and engine (the frames are in link.h).
  *
- * Writing: frames wait in a queue; each tries to go out at once, and the socket is watched for
- * room only while the queue is not empty, so an idle link costs nothing. The fds of a frame go
- * in the sendmsg() of its first byte. Reading: bytes are gathered until a frame is whole; fds
+ * Writing is net/outbox.c: the fds of a frame go in the sendmsg() of its first byte. Reading: bytes
+ * are gathered until a frame is whole; fds
  * are gathered in a queue of their own, and since both keep their order a frame's n_fds says
  * which are its own, wherever the kernel cut the stream.
  *
@@ -21,18 +20,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/outbox.h"
 #include "net/rights.h"
 
 #define READ_CHUNK (64 * 1024)
 /* Read per wakeup at most; the other sources of the context get their turn then. */
 #define READS_PER_TURN 16
-
-typedef struct {
-    GByteArray *bytes; /* header and payload */
-    size_t sent;
-    int *fds; /* owned; NULL once they are sent */
-    unsigned n_fds;
-} OutFrame;
 
 struct FfLink {
     gatomicrefcount refs; /* the owner's, and one while a callback may free the link */
@@ -40,49 +33,21 @@ struct FfLink {
     GMainContext *context;
     const FfLinkOps *ops; /* NULL: freed, no more callbacks */
     void *opaque;
-    GQueue out; /* OutFrame * */
-    size_t out_bytes;
+    FfOutbox out;
     GByteArray *in;
     GArray *in_fds; /* of int */
-    GSource *in_source, *out_source;
+    GSource *in_source;
 };
-
-static void out_frame_free(void *data)
-{
-    OutFrame *frame = data;
-
-    for (unsigned i = 0; frame->fds && i < frame->n_fds; i++) {
-        if (frame->fds[i] >= 0) {
-            close(frame->fds[i]);
-        }
-    }
-    g_free(frame->fds);
-    g_byte_array_unref(frame->bytes);
-    g_free(frame);
-}
-
-static void source_clear(GSource **source)
-{
-    if (*source) {
-        g_source_destroy(*source);
-        g_source_unref(*source);
-        *source = NULL;
-    }
-}
 
 static void link_shut(FfLink *link)
 {
-    source_clear(&link->in_source);
-    source_clear(&link->out_source);
+    ff_outbox_unwatch(&link->in_source);
+    ff_outbox_clear(&link->out);
     if (link->fd >= 0) {
         close(link->fd);
         link->fd = -1;
     }
-    g_queue_clear_full(&link->out, out_frame_free);
-    link->out_bytes = 0;
-    for (guint i = 0; i < link->in_fds->len; i++) {
-        close(g_array_index(link->in_fds, int, i));
-    }
+    ff_outbox_close_fds((const int *)link->in_fds->data, link->in_fds->len);
     g_array_set_size(link->in_fds, 0);
     g_byte_array_set_size(link->in, 0);
 }
@@ -118,41 +83,9 @@ static void link_fail_protocol(FfLink *link, const char *what)
     link_fail(link, error);
 }
 
-/* Writes what the socket takes. Returns 0 when the queue is empty, -EAGAIN, or the error. */
-static int link_write(FfLink *link)
+/* A broken socket is reported by the reader, after what the peer said last. */
+static void link_written(int rc, void *opaque)
 {
-    OutFrame *frame;
-
-    while ((frame = g_queue_peek_head(&link->out))) {
-        ssize_t n = ff_rights_send(link->fd, frame->bytes->data + frame->sent,
-                                   frame->bytes->len - frame->sent, frame->fds,
-                                   frame->fds ? frame->n_fds : 0);
-
-        if (n < 0) {
-            return n;
-        }
-        for (unsigned i = 0; frame->fds && i < frame->n_fds; i++) {
-            close(frame->fds[i]);
-        }
-        g_clear_pointer(&frame->fds, g_free);
-        frame->sent += n;
-        link->out_bytes -= n;
-        if (frame->sent == frame->bytes->len) {
-            out_frame_free(g_queue_pop_head(&link->out));
-        }
-    }
-    return 0;
-}
-
-static gboolean link_writable(gint fd, GIOCondition condition, gpointer data)
-{
-    FfLink *link = data;
-
-    /* A broken socket is reported by the reader, after what the peer said last. */
-    if (link_write(link) != -EAGAIN) {
-        source_clear(&link->out_source);
-    }
-    return link->out_source ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
 }
 
 /* Hands out the whole frames of the buffer. FALSE: the link is over. */
@@ -263,15 +196,6 @@ void ff_link_read_now(FfLink *link)
     link_unref(link);
 }
 
-static GSource *link_watch(FfLink *link, GIOCondition condition, GUnixFDSourceFunc func)
-{
-    GSource *source = g_unix_fd_source_new(link->fd, condition);
-
-    g_source_set_callback(source, G_SOURCE_FUNC(func), link, NULL);
-    g_source_attach(source, link->context);
-    return source;
-}
-
 FfLink *ff_link_new(int fd, GMainContext *context, const FfLinkOps *ops, void *opaque)
 {
     FfLink *link = g_new0(FfLink, 1);
@@ -283,17 +207,37 @@ FfLink *ff_link_new(int fd, GMainContext *context, const FfLinkOps *ops, void *o
     link->opaque = opaque;
     link->in = g_byte_array_new();
     link->in_fds = g_array_new(FALSE, FALSE, sizeof(int));
-    g_queue_init(&link->out);
+    link->out = (FfOutbox){.fd = fd,
+                           .kind = FF_OUTBOX_RIGHTS,
+                           .context = link->context,
+                           .over = link_written,
+                           .opaque = link};
     g_unix_set_fd_nonblocking(fd, TRUE, NULL);
-    link->in_source = link_watch(link, G_IO_IN | G_IO_HUP | G_IO_ERR, link_readable);
+    link->in_source =
+        ff_outbox_watch(fd, G_IO_IN | G_IO_HUP | G_IO_ERR, link->context, link_readable, link);
     return link;
+}
+
+/* Copies of the N fds, for the one who sends them. Returns 0 or -errno. */
+static int duplicate(const int *fds, unsigned n, int *copies)
+{
+    for (unsigned i = 0; i < n; i++) {
+        copies[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+        if (copies[i] < 0) {
+            int rc = -errno;
+
+            ff_outbox_close_fds(copies, i);
+            return rc;
+        }
+    }
+    return 0;
 }
 
 int ff_link_send(FfLink *link, FfLinkType type, unsigned mon, uint32_t seq, const void *payload,
                  size_t length, const int *fds, unsigned n_fds)
 {
     FfLinkHeader header = {.length = length, .type = type, .mon = mon, .seq = seq, .n_fds = n_fds};
-    OutFrame *frame;
+    int copies[FF_LINK_MAX_FDS];
 
     if (length > FF_LINK_MAX_PAYLOAD || n_fds > FF_LINK_MAX_FDS) {
         return -EMSGSIZE;
@@ -301,35 +245,22 @@ int ff_link_send(FfLink *link, FfLinkType type, unsigned mon, uint32_t seq, cons
     if (link->fd < 0) {
         return -EPIPE;
     }
-    frame = g_new0(OutFrame, 1);
-    frame->bytes = g_byte_array_sized_new(sizeof(header) + length);
-    g_byte_array_append(frame->bytes, (const guint8 *)&header, sizeof(header));
+    int rc = duplicate(fds, n_fds, copies);
+    if (rc < 0) {
+        return rc;
+    }
+    g_autofree char *frame = g_malloc(sizeof(header) + length);
+    memcpy(frame, &header, sizeof(header));
     if (length) {
-        g_byte_array_append(frame->bytes, payload, length);
+        memcpy(frame + sizeof(header), payload, length);
     }
-    frame->n_fds = n_fds;
-    frame->fds = n_fds ? g_new(int, n_fds) : NULL;
-    for (unsigned i = 0; i < n_fds; i++) {
-        frame->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-        if (frame->fds[i] < 0) {
-            int ret = -errno;
-
-            frame->n_fds = i;
-            out_frame_free(frame);
-            return ret;
-        }
-    }
-    g_queue_push_tail(&link->out, frame);
-    link->out_bytes += frame->bytes->len;
-    if (!link->out_source && link_write(link) == -EAGAIN) {
-        link->out_source = link_watch(link, G_IO_OUT, link_writable);
-    }
+    ff_outbox_send(&link->out, frame, sizeof(header) + length, copies, n_fds);
     return 0;
 }
 
 size_t ff_link_queued(const FfLink *link)
 {
-    return link->out_bytes;
+    return link->out.queued;
 }
 
 int ff_link_flush(FfLink *link)
@@ -339,7 +270,7 @@ int ff_link_flush(FfLink *link)
     if (link->fd < 0) {
         return -EPIPE;
     }
-    while ((ret = link_write(link)) == -EAGAIN) {
+    while ((ret = ff_outbox_flush(&link->out)) == -EAGAIN) {
         struct pollfd pfd = {link->fd, POLLOUT, 0};
 
         if (poll(&pfd, 1, -1) < 0 && errno != EINTR) {
