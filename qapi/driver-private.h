@@ -294,25 +294,28 @@ JsonObject *ff_half_to_json(const FfMigrationInfo *info);
 /* migrate with resume=true; driver->migration is there. */
 void ff_resume_migration(FfCall *call);
 
-/* incoming.c */
+/* incoming-command.c */
 void ff_handle_incoming(FfCall *call);
+/* incoming-start.c */
 void ff_driver_start_incoming(FfDriver *driver, uint32_t seq, const char *uri);
 /* Goes on where the engine before this one listened, if nobody had been greeted. */
 void ff_driver_listen_again(FfDriver *driver);
+/* incoming.c */
 void ff_incoming_free(FfIncoming *incoming);
 /* Removes the name of QEMU's own socket, if it has one still. */
 void ff_incoming_remove_name(FfIncoming *incoming);
 /* The source is known, and nobody else is awaited: listens no more, but for what the migration
  * has of it. */
 void ff_incoming_release(FfIncoming *incoming);
-/* The client's cont or stop while nobody has connected yet. */
 /* QEMU carries it over connections that we splice. */
 bool ff_incoming_is_native(const FfIncoming *incoming);
+/* The client's cont or stop while nobody has connected yet. */
 void ff_incoming_set_paused(FfIncoming *incoming, bool paused);
 
 /* FfStartOps, for a source, too: a guest that leaves may have come in by QEMU. */
 void ff_incoming_active(FfDriver *driver);
 void ff_incoming_done(FfDriver *driver);
+/* incoming-stream.c */
 extern const FfStartOps ff_incoming_ops;
 
 /* outgoing.c */

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver at a source: migrate, to an address or over an fd, by the engine or by QEMU; resume.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+#include "qapi/json.h"
+#include "tests/unit/driver-world.h"
+
+static void test_source(void)
+{
+    World w;
+    uint32_t latency = 5;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    g_assert_cmpstr(migration->config.uri, ==, "tcp:h:1");
+    g_assert_cmpuint(migration->config.max_bandwidth, ==, 1000);
+    become(FF_STATUS_SETUP); /* reported already */
+    sent(&w, "");
+    command(&w, "{'execute':'query-migrate'}");
+    sent(&w, "reply {\"return\": {\"status\": \"setup\"}}\n");
+    become(FF_STATUS_ACTIVE);
+    migration->ops.pass(1, migration->ops.opaque);
+    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"active\"}}\n"
+             "event \"event\": \"MIGRATION_PASS\", \"data\": {\"pass\": 1}}\n");
+    command(&w, SET(CAP("events", "false")));
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    command(&w, "{'execute':'migrate-start-postcopy'}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"There's a migration process in progress\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"There's a migration process in progress\"}}\n"
+             "reply {\"return\": {}}\n");
+    g_assert_true(migration->start_postcopy);
+    migration->holds = true;
+    command(&w, "{'execute':'cont'}");
+    command(&w, "{'execute':'query-status'}");
+    command(&w, "{'execute':'stop'}");
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':'c'}}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Migration is not finalized yet\"}}\n"
+             "reply {\"return\": {\"status\": \"finish-migrate\", \"singlestep\": false, "
+             "\"running\": false}}\n"
+             "reply {\"return\": {}}\n"
+             "reply {\"return\": \"Error: Migration is not finalized yet\\r\\n\"}\n");
+    migration->info.latency[latency] = 3;
+    migration->info.requests = 3;
+    migration->info.downtime = 7;
+    migration->info.total_time = 70;
+    finish(FF_STATUS_COMPLETED);
+    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n"
+             "filter 2\n");
+    g_assert_true(g_str_has_prefix(w.log, "farfault: migration source completed: total 70 ms, "
+                                          "downtime 7 ms, "));
+    /* From the state memfd, with what QEMU has against another one. */
+    command(&w, "{'execute':'query-migrate'}");
+    qemu_answers(&w, "query-migrate", "{'blocked-reasons':['because']}");
+    g_assert_nonnull(strstr(w.out->str, "\"latency-us\": [[32, 3]]"));
+    g_assert_nonnull(strstr(w.out->str, "\"blocked-reasons\": [\"because\"]"));
+    world_clear(&w);
+}
+
+/* What the engine does not do goes to QEMU, postcopy capabilities first. */
+static void test_native(void)
+{
+    static const char *const foreign[] = {
+        "[" CAP("postcopy-ram", "true") "," CAP("compress", "true") "]",
+        "[" CAP("xbzrle", "true") "]",
+    };
+    World w;
+
+    world_init(&w, NULL, NULL);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    sent(&w, "pass\n"); /* no postcopy */
+    set_postcopy(&w);
+    for (unsigned i = 0; i < G_N_ELEMENTS(foreign); i++) {
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", foreign[i]);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
+        sent(&w, "pass\n");
+    }
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", "{'tls-creds':'tls0'}");
+    qemu_answers(&w, "qom-list", "[{'name':'tls0','type':'child<tls-creds-anon>'}]");
+    qemu_answers(&w, "migrate-set-capabilities", "!Postcopy is not supported");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Postcopy is not supported\"}}\n");
+    command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    w.state->policy = FF_POLICY_NEVER;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_null(migration);
+    world_clear(&w);
+}
+
+/* What QEMU says of the objects that the TLS parameters name, and what becomes of it. */
+static const struct {
+    const char *parameters, *objects;
+    const char *properties[8]; /* answers in the order of the questions */
+    const char *error;
+} tls_rows[] = {
+
+    {"{'tls-creds':'t'}", "[]", {NULL}, "No TLS credentials with id 't'"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<secret>'}]",
+     {"''", "'/nowhere'", "'raw'", "''", "''"},
+     "Object with id 't' is not TLS credentials"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'server'", "'/nowhere'", "''", "''"},
+     "Expected TLS credentials for a client endpoint"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'client'", "'/nowhere'", "''", "''"},
+     "Unable to access credentials /nowhere/keys.psk: No such file or directory"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-psk>'}]",
+     {"'client'", "'/nowhere'", "'NORMAL:+NULL'", "''"},
+     "Unable to set TLS session priority NORMAL:+NULL: farfault does not know '+NULL'; it takes "
+     "NORMAL, SECURE128, SECURE192, SECURE256 and +VERS-/-VERS- of TLS1.2 and TLS1.3"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-x509>'}]",
+     {"'client'", "'/nowhere'", "''", "true", "true", "'s'"},
+     "No secret with id 's'"},
+    {"{'tls-creds':'t'}",
+     "[{'name':'t','type':'child<tls-creds-x509>'}]",
+     {"'client'", "'/nowhere'", "''", "!no such property"},
+     "the TLS object /objects/t cannot be read from QEMU: no such property"},
+};
+
+static void test_tls(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    set_postcopy(&w);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tls_rows); i++) {
+        g_autofree char *line =
+            g_strdup_printf("reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n",
+                            tls_rows[i].error);
+
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", tls_rows[i].parameters);
+        qemu_answers(&w, "qom-list", tls_rows[i].objects);
+        for (unsigned j = 0; j < 8 && tls_rows[i].properties[j]; j++) {
+            qemu_answers(&w, "qom-get", tls_rows[i].properties[j]);
+        }
+        sent(&w, line);
+    }
+    g_assert_null(migration);
+    world_clear(&w);
+}
+
+static void to_fd_answer(World *w, int fd)
+{
+    set_postcopy(w);
+    command(w, "{'execute':'migrate','arguments':{'uri':'fd:mig'}}");
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+    sent(w, "take-fd mig\n");
+    ff_driver_frame(w->driver, FF_LINK_FD_REPLY, 0, 1, "", 0, fd);
+}
+
+static char *refusal; /* g_free */
+static int given = -1;
+
+static void uffd_came(FfCall *call, JsonNode *result, const GError *error)
+{
+    refusal = error ? g_strdup(error->message) : NULL;
+    given = call->fd;
+    call->fd = -1;
+    ff_call_return(call, NULL);
+}
+
+static void expect_refusal(const char *what)
+{
+    g_assert_cmpstr(refusal, ==, what);
+    g_assert_cmpint(given, ==, -1);
+    g_clear_pointer(&refusal, g_free);
+}
+
+/* The userfaultfd for synchronous write protection: of an older relay, of one that has none, of one
+ * that has it. */
+static void test_uffd(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    expect_refusal(
+        "no live snapshots: an older farfault has started this guest; they need it to be "
+        "started again");
+    sent(&w, "");
+    world_clear(&w);
+    world_lends = true;
+    world_init(&w, NULL, NULL);
+    world_lends = false;
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    sent(&w, "take-uffd protect\n");
+    ff_driver_frame(w.driver, FF_LINK_FD_REPLY, 0, 1, "not here", strlen("not here"), -1);
+    expect_refusal("not here");
+    ff_call_take_uffd(ff_call_new_own(w.driver), uffd_came);
+    sent(&w, "take-uffd protect\n");
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    ff_driver_frame(w.driver, FF_LINK_FD_REPLY, 0, 2, "", 0, fd);
+    g_assert_null(refusal);
+    g_assert_cmpint(given, ==, fd);
+    ff_driver_give_uffd(w.driver, given);
+    given = -1;
+    sent(&w, "give-uffd protect\n");
+    g_assert_cmpint(fcntl(fd, F_GETFD), ==, -1);
+    world_clear(&w);
+}
+
+static void test_fd(void)
+{
+    int pair[2], ends[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    g_assert_cmpint(pipe(ends), ==, 0);
+    world_init(&w, NULL, NULL);
+    to_fd_answer(&w, pair[0]);
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    sent(&w, "inject {\"execute\": \"closefd\", \"arguments\": {\"fdname\": \"mig\"}}\n");
+    ff_driver_frame(w.driver, FF_LINK_INJECT_REPLY, 0, 2, "{\"return\": {}}", 14, -1);
+    g_assert_nonnull(strstr(w.out->str, "reply {\"return\": {}}\n"));
+    g_assert_cmpint(migration->config.fd, ==, pair[0]);
+    world_clear(&w);
+    /* A pipe (virsh save) is QEMU's: it still has its own copy. */
+    world_init(&w, NULL, NULL);
+    to_fd_answer(&w, ends[1]);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    g_assert_cmpint(fcntl(ends[1], F_GETFD), ==, -1); /* ours is closed */
+    world_clear(&w);
+    close(pair[1]);
+    close(ends[0]);
+}
+
+/* The migration is QEMU's, over PEER. */
+static void give_back(World *w, const FfStockPeer *peer)
+{
+    FfMigration *m = migration;
+
+    migration = NULL;
+    m->ops.stock(peer, m->ops.opaque);
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+    qemu_answers(w, "migrate-set-capabilities", "{}");
+}
+
+/* QEMU refuses to migrate over the socket that it was given: then it is closed, at both places. */
+static void test_fd_refused(void)
+{
+    int pair[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    give_back(&w, &(FfStockPeer){.refused = "why", .fd = pair[0]});
+    qemu_answers(&w, "getfd", "{}");
+    qemu_answers(&w, "migrate", "!not now");
+    qemu_answers(&w, "closefd", "{}");
+    g_assert_cmpint(fcntl(pair[0], F_GETFD), ==, -1);
+    g_assert_cmpstr(w.log, ==, "farfault: migration source failed: not now");
+    close(pair[1]);
+    world_clear(&w);
+}
+
+/* QEMU's channels to a peer without farfault come by a socket with a name, which does not outlive
+ * an engine that ends together with its QEMU. */
+static void test_private_name(void)
+{
+    g_autoptr(GBytes) opening = g_bytes_new_static("x", 1);
+    int pair[2];
+    World w;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_PREEMPT;
+    give_back(&w, &(FfStockPeer){.fd = -1,
+                                 .channel = ff_channel_new(pair[0], FF_CHANNEL_MAIN),
+                                 .opening = opening});
+    const Asked *asked = g_queue_peek_head(&w.questions);
+    g_autofree char *path =
+        g_strdup(json_object_get_string_member(asked->args, "uri") + strlen("unix:"));
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    ff_driver_last_words(w.driver);
+    g_assert_false(g_file_test(folder, G_FILE_TEST_EXISTS));
+    qemu_answers(&w, "migrate", "!QEMU has ended");
+    close(pair[1]);
+    world_clear(&w);
+}
+
+static void test_blocked(void)
+{
+    static const struct {
+        const char *status, *info, *desc;
+    } rows[] = {
+        {"{'status':'inmigrate'}", NULL, "Guest is waiting for an incoming migration"},
+        {"{'status':'postmigrate'}", NULL,
+         "Can't migrate the vm that was paused due to previous migration"},
+        {"{'status':'running'}", "{'blocked-reasons':['b','a']}", "a"},
+        {"{'status':'running'}", "{'blocked-reasons':['a','non-migratable device: /x']}",
+         "State blocked by non-migratable device '/x'"},
+        {"!gone", NULL, "gone"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *expected = g_strdup_printf(
+            "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n", rows[i].desc);
+        World w;
+
+        world_init(&w, NULL, NULL);
+        set_postcopy(&w);
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "query-status", rows[i].status);
+        if (rows[i].info) {
+            qemu_answers(&w, "query-migrate", rows[i].info);
+        }
+        sent(&w, expected);
+        world_clear(&w);
+    }
+}
+
+static void test_start_fails(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    set_postcopy(&w);
+    refuse_start = true;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    sent(&w, "filter 3\nfilter 0\n"
+             "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+             "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"failed\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Connection refused\"}}\n");
+    command(&w, "{'execute':'query-migrate'}");
+    qemu_answers(&w, "query-migrate", "{}");
+    g_assert_nonnull(strstr(w.out->str, "\"error-desc\": \"Connection refused\""));
+    world_clear(&w);
+}
+
+/* Pause, and resume by a URI; QEMU's version decides which statuses the client knows. */
+static void test_resume(void)
+{
+    static const struct {
+        const char *version;
+        bool setup;
+    } rows[] = {
+        {"{'qemu':{'major':7,'minor':2,'micro':22},'package':''}", false},
+        {"{'qemu':{'major':10,'minor':0,'micro':2},'package':''}", true},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        World w;
+
+        world_init(&w, NULL, NULL);
+        start_source(&w);
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
+        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                 "\"Cannot resume if there is no paused migration\"}}\n");
+        /* The switch is told first, the pause when the client has gone on. */
+        become(FF_STATUS_POSTCOPY_PAUSED);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n");
+        command(&w, "{'execute':'query-migrate'}");
+        g_assert_true(g_str_has_prefix(w.out->str, "event \"event\": \"MIGRATION\", \"data\": "
+                                                   "{\"status\": \"postcopy-paused\"}}\nreply "));
+        g_string_truncate(w.out, 0);
+        command(&w, "{'execute':'migrate-recover','arguments':{'uri':'tcp:h:2'}}");
+        command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat','resume':true}}");
+        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                 "\"Migrate recover can only be run when postcopy is paused.\"}}\n"
+                 "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"a paused migration "
+                 "goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only\"}}\n");
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
+        qemu_answers(&w, "query-version", rows[i].version);
+        g_assert_cmpstr(migration->resumed_at, ==, "tcp:h:2");
+        /* Answered when the destination has agreed. */
+        sent(&w, "");
+        become(FF_STATUS_POSTCOPY_RECOVER);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-recover\"}}\n");
+        migration->ops.sync(migration->ops.opaque);
+        sent(&w, "sync\n");
+        g_assert_false(migration->synced);
+        ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 0, NULL, 0, -1);
+        g_assert_true(migration->synced);
+        become(FF_STATUS_POSTCOPY_ACTIVE);
+        sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n"
+                 "reply {\"return\": {}}\n");
+        g_assert_true(migration->recover_setup == rows[i].setup);
+        finish(FF_STATUS_COMPLETED);
+        world_clear(&w);
+    }
+}
+
+/* Two clients begin a migration at once: one of them is late, whichever way QEMU is to go. */
+static void test_two(void)
+{
+    static const char *const late = "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                                    "\"There's a migration process in progress\"}}\n";
+    static const char *const lines[] = {
+        "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}",
+        "{'execute':'migrate','arguments':{'uri':'exec:cat'}}",
+    };
+    World w;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
+        bool native = i == 1;
+
+        world_init(&w, NULL, NULL);
+        set_postcopy(&w);
+        command(&w, lines[0]);
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        qemu_answers(&w, "query-status", "{'status':'running'}");
+        ff_driver_frame(w.driver, FF_LINK_COMMAND, 1, ++w.seq, lines[i], strlen(lines[i]), -1);
+        qemu_answers(&w, "query-migrate", "{}");
+        g_assert_nonnull(migration);
+        g_string_truncate(w.out, 0);
+        if (native) {
+            qemu_answers(&w, "migrate-set-capabilities", "{}");
+        } else {
+            qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+            qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+            qemu_answers(&w, "query-status", "{'status':'running'}");
+            qemu_answers(&w, "query-migrate", "{}");
+        }
+        sent(&w, late);
+        world_clear(&w);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/driver/source", test_source);
+    g_test_add_func("/driver/resume", test_resume);
+    g_test_add_func("/driver/native", test_native);
+    g_test_add_func("/driver/fd", test_fd);
+    g_test_add_func("/driver/uffd", test_uffd);
+    g_test_add_func("/driver/fd/refused", test_fd_refused);
+    g_test_add_func("/driver/private-name", test_private_name);
+    g_test_add_func("/driver/tls", test_tls);
+    g_test_add_func("/driver/blocked", test_blocked);
+    g_test_add_func("/driver/start-fails", test_start_fails);
+    g_test_add_func("/driver/two", test_two);
+    return g_test_run();
+}
