@@ -154,14 +154,23 @@ static bool listened_at(JsonObject *plan, const char *path)
     return false;
 }
 
+pid_t ff_next_process(GDir *proc)
+{
+    const char *name;
+    pid_t pid = 0;
+
+    while (proc && pid <= 0 && (name = g_dir_read_name(proc))) {
+        pid = atoi(name);
+    }
+    return MAX(pid, 0);
+}
+
 static pid_t find_by_path(const char *path)
 {
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
-    const char *name;
 
-    while (proc && (name = g_dir_read_name(proc))) {
-        pid_t pid = atoi(name);
-        g_autoptr(JsonNode) plan = pid > 0 ? ff_attach_plan(pid, NULL, NULL) : NULL;
+    for (pid_t pid; (pid = ff_next_process(proc));) {
+        g_autoptr(JsonNode) plan = ff_attach_plan(pid, NULL, NULL);
 
         if (plan && listened_at(json_node_get_object(plan), path)) {
             return pid;
@@ -238,11 +247,9 @@ GArray *ff_attach_orphans(void)
 {
     GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
-    const char *name;
 
-    while (proc && (name = g_dir_read_name(proc))) {
-        pid_t pid = atoi(name);
-        g_autoptr(JsonNode) plan = pid > 0 ? ff_attach_plan(pid, NULL, NULL) : NULL;
+    for (pid_t pid; (pid = ff_next_process(proc));) {
+        g_autoptr(JsonNode) plan = ff_attach_plan(pid, NULL, NULL);
 
         if (plan && is_unlocked(pid, json_node_get_object(plan))) {
             g_array_append_val(pids, pid);

@@ -19,6 +19,9 @@
 
 /* ---- attach-find.c: which process, and what it keeps ---- */
 
+/* The next process in PROC, which is /proc (can be NULL); 0 at the end. */
+pid_t ff_next_process(GDir *proc);
+
 /* The plan that process PID keeps for a relay that comes later: an object. *OWNER (can be NULL):
  * the user who made it; it is sealed, so it says what he said. NULL and ERROR (one line) if it
  * keeps none, or may not be looked at. */

@@ -94,13 +94,11 @@ GArray *ff_stopped_find(void)
 {
     GArray *all = g_array_new(FALSE, FALSE, sizeof(FfStopped));
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
-    const char *name;
 
-    while (proc && (name = g_dir_read_name(proc))) {
-        pid_t pid = atoi(name);
+    for (pid_t pid; (pid = ff_next_process(proc));) {
         FfStopped found;
 
-        if (pid > 0 && is_stopped(pid) && judge(pid, &found)) {
+        if (is_stopped(pid) && judge(pid, &found)) {
             g_array_append_val(all, found);
         }
     }

@@ -31,15 +31,10 @@ static void started(FfCall *call)
 /* Where QEMU listens, if that is a socket that an engine has named (g_free); NULL. */
 static char *private_path(JsonNode *info)
 {
-    JsonObject *object = info && JSON_NODE_HOLDS_OBJECT(info) ? json_node_get_object(info) : NULL;
+    JsonObject *object = ff_json_node_object(info);
     JsonNode *list = object ? json_object_get_member(object, "socket-address") : NULL;
-    JsonNode *first =
-        list && JSON_NODE_HOLDS_ARRAY(list) && json_array_get_length(json_node_get_array(list))
-            ? json_array_get_element(json_node_get_array(list), 0)
-            : NULL;
-    const char *path = first && JSON_NODE_HOLDS_OBJECT(first)
-                           ? ff_json_string(json_node_get_object(first), "path")
-                           : NULL;
+    JsonObject *first = ff_json_node_length(list) ? ff_json_node_nth(list, 0) : NULL;
+    const char *path = first ? ff_json_string(first, "path") : NULL;
 
     return path && ff_private_name_is_one(path) ? g_strdup(path) : NULL;
 }

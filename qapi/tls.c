@@ -123,11 +123,9 @@ static bool is_true(JsonObject *answers, const char *id, const char *property)
 static char *type_of(JsonObject *answers, const char *id)
 {
     JsonNode *node = json_object_get_member(answers, OBJECTS);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonNode *element = json_array_get_element(list, i);
-        JsonObject *o = JSON_NODE_HOLDS_OBJECT(element) ? json_node_get_object(element) : NULL;
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *o = ff_json_node_nth(node, i);
         const char *type = o ? ff_json_string(o, "type") : NULL;
 
         if (type && !g_strcmp0(ff_json_string(o, "name"), id) && g_str_has_prefix(type, "child<") &&
@@ -241,11 +239,8 @@ static bool is_allow(const char *policy)
 
 static bool add_rules(FfAuthz *authz, JsonNode *node)
 {
-    JsonArray *rules = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-
-    for (guint i = 0; rules && i < json_array_get_length(rules); i++) {
-        JsonNode *element = json_array_get_element(rules, i);
-        JsonObject *rule = JSON_NODE_HOLDS_OBJECT(element) ? json_node_get_object(element) : NULL;
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *rule = ff_json_node_nth(node, i);
         const char *match = rule ? ff_json_string(rule, "match") : NULL;
         const char *policy = rule ? ff_json_string(rule, "policy") : NULL;
         const char *format = rule ? ff_json_string(rule, "format") : NULL;
@@ -256,7 +251,7 @@ static bool add_rules(FfAuthz *authz, JsonNode *node)
         }
         ff_authz_add_rule(authz, match, !g_strcmp0(format, "glob"), is_allow(policy));
     }
-    return !node || rules || JSON_NODE_HOLDS_NULL(node);
+    return !node || JSON_NODE_HOLDS_ARRAY(node) || JSON_NODE_HOLDS_NULL(node);
 }
 
 static FfAuthz *read_authz_file(const char *path, GError **error)

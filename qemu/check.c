@@ -280,13 +280,12 @@ static bool check_memory(Check *c, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_MEMDEV, error);
     g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 
     if (!node) {
         return false;
     }
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *dev = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *dev = ff_json_node_nth(node, i);
         if (dev && !check_memdev(c->qemu, dev, seen, error)) {
             return false;
         }
@@ -308,13 +307,12 @@ static bool check_memory(Check *c, GError **error)
 static bool read_addresses(Check *c, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_MEMORY_DEVICES, error);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 
     if (!node && *error) {
         return false;
     }
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *dev = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *dev = ff_json_node_nth(node, i);
         JsonObject *data = dev ? ff_json_object(dev, "data") : NULL;
         const char *memdev = data ? ff_json_string(data, "memdev") : NULL;
         const char *slash = memdev ? strrchr(memdev, '/') : NULL;
@@ -350,9 +348,8 @@ static bool check_files(FfQemu *qemu, GError **error)
 static bool check_types(Check *c, Question q, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, q, error);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *child = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *child = ff_json_node_nth(node, i);
         const char *type = child ? ff_json_string(child, "type") : NULL;
         const char *name = child ? ff_json_string(child, "name") : NULL;
         const Forbidden *f;
@@ -399,9 +396,8 @@ static bool check_nets(Check *c, GError **error)
 static bool check_drivers(Check *c, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_NODES, error);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *n = ff_json_node_nth(node, i);
         const char *driver = n ? ff_json_string(n, "drv") : NULL;
         const char *name = n ? ff_json_string(n, "node-name") : NULL;
         const Forbidden *f =

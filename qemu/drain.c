@@ -73,9 +73,8 @@ static char *node_to_drain(FfQemu *qemu, GError **error)
 
     json_object_set_boolean_member(args, "flat", TRUE);
     g_autoptr(JsonNode) node = ff_qemu_call_optional(qemu, "query-named-block-nodes", args, error);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *n = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *n = ff_json_node_nth(node, i);
         const char *name = n ? ff_json_string(n, "node-name") : NULL;
         const char *driver = n ? ff_json_string(n, "drv") : NULL;
         if (name && may_pin(n)) {

@@ -48,10 +48,7 @@ static bool is_kvm(FfQemu *qemu)
 static bool sees_nested(FfQemu *qemu)
 {
     g_autoptr(JsonNode) cpus = ff_qemu_call(qemu, "query-cpus-fast", NULL, NULL);
-    JsonArray *list = cpus && JSON_NODE_HOLDS_ARRAY(cpus) ? json_node_get_array(cpus) : NULL;
-    JsonObject *cpu = list && json_array_get_length(list)
-                          ? ff_json_node_object(json_array_get_element(list, 0))
-                          : NULL;
+    JsonObject *cpu = ff_json_node_length(cpus) ? ff_json_node_nth(cpus, 0) : NULL;
     const char *path = ff_json_string(cpu, "qom-path");
 
     /* All vCPUs of a machine have one model. */

@@ -199,12 +199,11 @@ GArray *ff_qemu_vcpu_threads(FfVmmRun *run)
 {
     FfQemu *qemu = ff_qemu_of_run(run);
     g_autoptr(JsonNode) node = ff_qemu_call(qemu, "query-cpus-fast", NULL, NULL);
-    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     g_autoptr(GArray) cpus = g_array_new(FALSE, FALSE, 2 * sizeof(int64_t));
     GArray *threads = g_array_new(FALSE, FALSE, sizeof(int32_t));
 
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *cpu = ff_json_node_object(json_array_get_element(list, i));
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *cpu = ff_json_node_nth(node, i);
         if (cpu) {
             int64_t pair[2] = {ff_json_int(cpu, "cpu-index", 0), ff_json_int(cpu, "thread-id", 0)};
             g_array_append_val(cpus, pair);

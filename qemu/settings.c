@@ -199,16 +199,13 @@ static FfQmpCall *ask_capabilities(FfQemu *qemu)
 static JsonObject *capabilities_answered(FfQmpCall *asked, GError **error)
 {
     g_autoptr(JsonNode) node = ff_qemu_answer(asked, QUERY_CAPABILITIES, error);
-    JsonArray *list;
-    JsonObject *o;
 
     if (!node) {
         return NULL;
     }
-    list = JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-    o = json_object_new();
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonObject *c = ff_json_node_object(json_array_get_element(list, i));
+    JsonObject *o = json_object_new();
+    for (guint i = 0; i < ff_json_node_length(node); i++) {
+        JsonObject *c = ff_json_node_nth(node, i);
         const char *name = c ? ff_json_string(c, "capability") : NULL;
         if (name) {
             json_object_set_boolean_member(o, name, ff_json_bool(c, "state"));

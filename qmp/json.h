@@ -79,4 +79,17 @@ static inline JsonObject *ff_json_node_object(JsonNode *node)
     return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
+/* How many elements a list has; 0: it is none. */
+static inline guint ff_json_node_length(JsonNode *node)
+{
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_array_get_length(json_node_get_array(node))
+                                               : 0;
+}
+
+/* The Ith of them; NULL: it is no object. */
+static inline JsonObject *ff_json_node_nth(JsonNode *node, guint i)
+{
+    return ff_json_node_object(json_array_get_element(json_node_get_array(node), i));
+}
+
 #endif

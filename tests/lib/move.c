@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/lib/certs.h"
+#include "tests/lib/check.h"
 
 /* Bytes per second before the switch. */
 #define PRECOPY_BANDWIDTH "8388608"
@@ -55,6 +56,12 @@ char *move_listen_uri(Vm *destination)
                            json_object_get_string_member(first, "port"));
 }
 
+char *move_listen(Vm *destination)
+{
+    qmp_ok(vm_qmp(destination), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    return move_listen_uri(destination);
+}
+
 void move_begin_unheard(Vm *source, const char *uri, bool switch_at_once)
 {
     g_autofree char *text =
@@ -68,6 +75,13 @@ void move_wait_completed(Vm *source, Vm *destination)
 {
     qmp_expect_migration(vm_qmp(source), "completed");
     qmp_expect_migration(vm_qmp(destination), "completed");
+}
+
+void move_check_guest(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram)
+{
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(vm_qmp(destination), "stop", NULL);
+    check_right(check_moved(source, destination, boot, ram));
 }
 
 int64_t move_ram_count(Vm *source, const char *name)

@@ -17,11 +17,16 @@ void move_prepare(Vm *source, Vm *destination);
 void move_set_tls(Vm *vm, const char *dir, const char *kind, bool server, const char *passwordid);
 /* Where a destination that was told tcp:HOST:0 listens: the URI for the source (g_free). */
 char *move_listen_uri(Vm *destination);
+/* The destination listens at an address of loopback: the URI for the source (g_free). */
+char *move_listen(Vm *destination);
 /* migrate to URI, with SWITCH_AT_ONCE migrate-start-postcopy as well: written at once, answers are
  * not awaited, as the monitor's connection may end under each of them. */
 void move_begin_unheard(Vm *source, const char *uri, bool switch_at_once);
 /* Waits until both sides say "completed". */
 void move_wait_completed(Vm *source, Vm *destination);
+/* The guest of BOOT, with RAM bytes, runs at the destination; it is stopped, and its memory is that
+ * which the source has still. */
+void move_check_guest(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram);
 /* NAME of "ram" in the source's query-migrate; 0 while there is none. */
 int64_t move_ram_count(Vm *source, const char *name);
 /* The source's query-migrate after the end: nothing remains, and (RAM not 0) every page of at

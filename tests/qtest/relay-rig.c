@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <json-glib/json-glib.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,6 +19,7 @@
 
 #include "tests/lib/vm.h"
 #include "agent/agent.h"
+#include "net/rights.h"
 
 /* Monitors of QEMU: those behind the relay, its private one, and the direct one. */
 #define RIG_LISTENERS (RIG_MONITORS + 2)
@@ -593,23 +595,15 @@ void rig_engine_let_go(Rig *rig)
 /* -1: there is none. */
 static int receive_fd(int s)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
+    struct pollfd p = {.fd = s, .events = POLLIN};
+    FfRights rights;
     char byte;
-    struct iovec iov = {&byte, 1};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-    int fd;
 
-    if (recvmsg(s, &msg, MSG_CMSG_CLOEXEC) != 1) {
+    if (poll(&p, 1, -1) != 1 || ff_rights_receive(s, &byte, 1, &rights) != 1) {
         return -1;
     }
-    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
-    return fd;
+    g_assert_cmpuint(rights.n, ==, 1);
+    return rights.fd[0];
 }
 
 /* The link of an engine that was started, or -1: it was killed before it was told anything. */

@@ -260,9 +260,7 @@ static void run(const Row *row, const char *dir)
     }
     move_wait_completed(source, destination);
     qmp_ok(d, row->postcopy ? "query-status" : "cont", NULL);
-    vm_wait_new_serial(destination, "B");
-    qmp_ok(d, "stop", NULL);
-    check_right(check_moved(source, destination, &boot, RAM));
+    move_check_guest(source, destination, &boot, RAM);
     check_both(row, source, destination);
 }
 
@@ -304,8 +302,7 @@ static void run_nested(const Row *row, const char *dir)
     vm_wait_serial(source, "B");
     set_up(row, s, true);
     set_up(row, d, false);
-    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(destination);
+    g_autofree char *uri = move_listen(destination);
     qmp_ok(s, "migrate-set-parameters",
            idle ? "{'max-bandwidth': 1000000000, 'downtime-limit': 20000}"
                 : "{'max-bandwidth': 16777216, 'downtime-limit': 1}");
@@ -316,9 +313,7 @@ static void run_nested(const Row *row, const char *dir)
     }
     if (row->engine) {
         move_wait_completed(source, destination);
-        vm_wait_new_serial(destination, "B");
-        qmp_ok(d, "stop", NULL);
-        check_right(check_moved(source, destination, &boot, RAM));
+        move_check_guest(source, destination, &boot, RAM);
     } else {
         qmp_expect_migration(s, "failed");
         g_assert_cmpint(vm_wait_exit(destination), ==, 1);
@@ -361,8 +356,7 @@ static void run_died(const Row *row, const char *dir)
     meet(row->source, source, dir, "source");
     set_up(row, s, true);
     set_up(row, d, false);
-    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(destination);
+    g_autofree char *uri = move_listen(destination);
     qmp_ok(s, "stop", NULL);
     /* The engine may end before or after it has answered. */
     g_autoptr(JsonObject) answer = qmp_call(s, "migrate", "{'uri': '%s'}", uri);
@@ -384,9 +378,7 @@ static void run_died(const Row *row, const char *dir)
     }
     g_assert_true(vm_fault_happened(source, 0));
     qmp_ok(d, "cont", NULL);
-    vm_wait_new_serial(destination, "B");
-    qmp_ok(d, "stop", NULL);
-    check_right(check_moved(source, destination, &boot, RAM));
+    move_check_guest(source, destination, &boot, RAM);
 }
 
 static void test_died(const void *opaque)
@@ -407,8 +399,7 @@ static void run_occupied(const Row *row, const char *dir)
     vm_wait_serial(source, "B");
     qmp_set_capability(d, "events", true);
     qmp_set_capability(d, "postcopy-ram", true);
-    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(destination);
+    g_autofree char *uri = move_listen(destination);
 
     hmp(dir, "destination", line);
     qmp_set_capability(s, "events", true);
@@ -465,8 +456,7 @@ static void run_cancel(const Row *row, const char *dir)
 
         meet(row->destination, destination, dir, "destination");
         set_up(row, d, false);
-        qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-        g_autofree char *uri = move_listen_uri(destination);
+        g_autofree char *uri = move_listen(destination);
         qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
         g_usleep(ms * 1000);
         qmp_ok(s, "migrate_cancel", NULL);

@@ -321,12 +321,29 @@ static void forget_dump(const char *folder)
     g_assert_cmpint(g_rmdir(folder), ==, 0);
 }
 
-static void test_halves(void)
+/* Else the test is skipped. */
+static bool has(bool (*what)(const char **why))
 {
     const char *why;
 
-    if (!vm_farfault_available(&why)) {
+    if (!what(&why)) {
         g_test_skip(why);
+        return false;
+    }
+    return true;
+}
+
+/* Not slowly any more. */
+static void await_end(Half *s, Half *d)
+{
+    qmp_ok(s->q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(s->vm, d->vm);
+    vm_wait_new_serial(d->vm, "B");
+}
+
+static void test_halves(void)
+{
+    if (!has(vm_farfault_available)) {
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
@@ -340,12 +357,9 @@ static void test_halves(void)
     qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
     qmp_expect_migration(s.q, "postcopy-active");
     REFUSED("", "dump", d.monitor, d.dump);
-    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    move_wait_completed(s.vm, d.vm);
-    vm_wait_new_serial(d.vm, "B");
-    qmp_ok(d.q, "stop", NULL);
+    await_end(&s, &d);
+    move_check_guest(s.vm, d.vm, &boot, RAM_BYTES);
     check_right(check_counters(d.vm, &boot));
-    check_right(check_moved(s.vm, d.vm, &boot, RAM_BYTES));
     forget_dump(s.dump);
     forget_dump(d.dump);
     halves_end(&s, &d, dir);
@@ -355,10 +369,7 @@ static void test_halves(void)
  * and is of another moment by now. */
 static void test_granted(void)
 {
-    const char *why;
-
-    if (!vm_faults_available(&why)) {
-        g_test_skip(why);
+    if (!has(vm_faults_available)) {
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
@@ -371,10 +382,8 @@ static void test_granted(void)
     qmp_expect_migration(d.q, "postcopy-paused");
     g_assert_true(vm_fault_happened(d.vm, 0));
     write_halves(&s, &d);
-    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
-    move_wait_completed(s.vm, d.vm);
-    vm_wait_new_serial(d.vm, "B");
+    await_end(&s, &d);
     forget_dump(s.dump);
     forget_dump(d.dump);
     halves_end(&s, &d, dir);
@@ -384,10 +393,7 @@ static void test_granted(void)
  * asks is told why. */
 static void test_stopped(void)
 {
-    const char *why;
-
-    if (!vm_farfault_available(&why)) {
-        g_test_skip(why);
+    if (!has(vm_farfault_available)) {
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
@@ -408,9 +414,7 @@ static void test_stopped(void)
     FARFAULT(&after, NULL, "doctor");
     expect_text(after, type);
     kill(vm_pid(d.vm), SIGCONT);
-    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    move_wait_completed(s.vm, d.vm);
-    vm_wait_new_serial(d.vm, "B");
+    await_end(&s, &d);
     halves_end(&s, &d, dir);
 }
 
@@ -544,10 +548,7 @@ static void test_source_all_killed(void)
  * the protocol. */
 static void test_older_destination(void)
 {
-    const char *why;
-
-    if (!vm_farfault_available(&why)) {
-        g_test_skip(why);
+    if (!has(vm_farfault_available)) {
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
