@@ -5,7 +5,7 @@
  */
 #include "cli/commands.h"
 #include "cli/format.h"
-#include "cli/half.h"
+#include "cli/split.h"
 #include "cli/help.h"
 #include "qmp/json.h"
 #include "cli/options.h"
@@ -120,7 +120,7 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
            why ? why : "");
     print_times(info);
     print_remaining(info);
-    ff_half_print(stdout, info);
+    ff_split_print(stdout, info);
     ff_report_ram(stdout, info);
     ff_report_latency(stdout, info);
 }
@@ -149,7 +149,7 @@ static int show(const char *address, bool json)
     JsonNode *answer[QUESTIONS] = {NULL};
 
     for (int i = 0; qmp && !error && i < QUESTIONS; i++) {
-        if (i != NAME || !ff_half_lacks_pages(ff_json_node_object(answer[MIGRATE]))) {
+        if (i != NAME || !ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]))) {
             answer[i] = ff_cli_qmp_call(qmp, question[i], NULL, &error);
         }
     }

@@ -92,23 +92,23 @@ bool ff_compress_device_wanted(FfDevicePacing *p, size_t n, uint64_t unsent, int
     return unsent * elapsed >= pack_us * taken;
 }
 
-bool ff_packing_prepare(FfPacking *pk, int level, size_t max)
+bool ff_compressing_prepare(FfCompressing *pk, int level, size_t max)
 {
     if (!pk->tried) {
         pk->tried = true;
-        pk->packer = ff_packer_new(level, max);
+        pk->packer = ff_compressor_new(level, max);
         pk->out = g_try_malloc(max);
         pk->max = max;
     }
     return pk->packer && pk->out;
 }
 
-void ff_packing_clear(FfPacking *pk)
+void ff_compressing_clear(FfCompressing *pk)
 {
     if (pk->out) {
         explicit_bzero(pk->out, pk->max);
     }
     g_clear_pointer(&pk->out, g_free);
-    g_clear_pointer(&pk->packer, ff_packer_free);
+    g_clear_pointer(&pk->packer, ff_compressor_free);
     pk->tried = false;
 }

@@ -8,7 +8,7 @@
  * would come to is looked at again when the link has not been the limit for a while.
  *
  * Threads: the policy is the main connection's sender's (the coordinator, then bulk), who decides
- * for all (FfMigration.compressing). An FfPacking is its sender's alone.
+ * for all (FfMigration.compressing). An FfCompressing is its sender's alone.
  */
 #ifndef FF_MIGRATION_COMPRESS_H
 #define FF_MIGRATION_COMPRESS_H
@@ -52,16 +52,16 @@ bool ff_compress_device_wanted(FfDevicePacing *p, size_t n, uint64_t unsent, int
 
 /* What one sender compresses with. All zero: nothing yet. */
 typedef struct {
-    FfPacker *packer; /* can be NULL */
-    uint8_t *out;     /* [max] */
-    size_t max;       /* bytes of the longest run */
-    bool tried;       /* to make them */
-    bool on;          /* for the next run */
-    uint64_t saved;   /* bytes that the last run was made shorter by */
-} FfPacking;
+    FfCompressor *packer; /* can be NULL */
+    uint8_t *out;         /* [max] */
+    size_t max;           /* bytes of the longest run */
+    bool tried;           /* to make them */
+    bool on;              /* for the next run */
+    uint64_t saved;       /* bytes that the last run was made shorter by */
+} FfCompressing;
 
 /* Makes what it takes, once. FALSE: it cannot be had, and runs go as they are. */
-bool ff_packing_prepare(FfPacking *pk, int level, size_t max);
-void ff_packing_clear(FfPacking *pk);
+bool ff_compressing_prepare(FfCompressing *pk, int level, size_t max);
+void ff_compressing_clear(FfCompressing *pk);
 
 #endif

@@ -64,7 +64,7 @@ typedef struct {
     char *peer_uri;             /* source: where the destination listens; can be NULL */
     FfHalfWait *waits;
     unsigned n_waits; /* at most 64 are named */
-} FfHalf;
+} FfSplit;
 
 #define FF_LATENCY_BUCKETS 32
 #define FF_MAX_VCPUS 512
@@ -102,7 +102,7 @@ typedef struct {
     uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */
     bool urgent_shared;          /* urgent pages share the main connection */
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
-    FfHalf *half;                /* NULL: the guest is whole */
+    FfSplit *split;              /* NULL: the guest is whole */
 } FfMigrationInfo;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
@@ -132,7 +132,7 @@ typedef struct {
     GPtrArray *later;
     bool run;         /* destination: the guest is to run when it has arrived */
     bool run_changed; /* the client has said so since the start */
-} FfStockPeer;
+} FfPlainPeer;
 
 typedef struct {
     /* The status changed (once per change, in order). */
@@ -145,7 +145,7 @@ typedef struct {
     void (*kill_vmm)(const char *why, void *opaque);
     /* In place of done(): the VMM's own migration is to carry it. Nothing was changed in the guest;
      * the object may be freed. Can be NULL: then it is a failure. */
-    void (*stock)(const FfStockPeer *peer, void *opaque);
+    void (*plain)(const FfPlainPeer *peer, void *opaque);
     /* Keep a duplicate of FD under NAME beyond a crash of this process; drop it again. The fd is
      * borrowed. Both can be NULL; they come from the coordinator's thread. */
     void (*hold)(const char *name, int fd, void *opaque);
@@ -173,7 +173,7 @@ typedef struct {
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */
     bool blocktime;
-    bool stock; /* a peer may be a QEMU without farfault; else it has to be a farfault,
+    bool plain; /* a peer may be a QEMU without farfault; else it has to be a farfault,
                    and this side's VMM carries nothing */
     /* Source: a peer that has said nothing for so long is offered an additional connection, as a
      * QEMU may wait for one (migration/plain.c); 0: never. */

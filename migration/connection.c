@@ -189,7 +189,7 @@ bool ff_conn_agreed_locked(FfConnection *conn)
 
 void ff_conn_store(const FfConnection *conn, FfStateHeader *state)
 {
-    /* Observer: who says what half of a migration knows (half.c). */
+    /* Observer: who says what half of a migration knows (split.c). */
     __atomic_store_n(&state->epoch, conn->epoch, __ATOMIC_RELAXED);
     memcpy(state->uuid, conn->session, sizeof(state->uuid));
     memcpy(state->secret, conn->secret, sizeof(state->secret));

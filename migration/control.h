@@ -47,7 +47,7 @@ typedef enum {
 
 /* Code of FF_M_ERROR: the peer is a QEMU without farfault. Other errors have code 0, but for the
  * next ones. */
-#define FF_M_ERROR_STOCK 1
+#define FF_M_ERROR_PLAIN 1
 /* Who connected looks for another migration. */
 #define FF_M_ERROR_STRAY 2
 /* This side's engine does not migrate this guest, its VMM is to. */

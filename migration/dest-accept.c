@@ -201,8 +201,8 @@ static const char *take_connection(FfDestination *d, FfChannel **ch)
     switch (ff_prologue_decode(first->data, first->len, &need)) {
     case FF_PEER_FARFAULT:
         return take_main(d, ch, d->plain->refused ? first : NULL);
-    case FF_PEER_STOCK_QEMU:
-        if (d->cfg->stock) {
+    case FF_PEER_PLAIN_QEMU:
+        if (d->cfg->plain) {
             return take_main(d, ch, first);
         }
         return "a QEMU without farfault, and x-farfault-peer is require: start the source through "

@@ -21,9 +21,10 @@ FfGreeting ff_dest_greeting(const FfDestination *d)
 {
     return (FfGreeting){
         .version = GUINT32_TO_LE(FF_WIRE_VERSION),
-        .features = GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
-                                  FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED |
-                                  (d->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
+        .features =
+            GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_COMPRESSED_DEVICE |
+                          FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED |
+                          (d->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
     };
 }
 

@@ -33,7 +33,7 @@ typedef struct {
     uint8_t *buf;    /* FF_FRAME_MAX_DATA, page aligned */
     uint8_t *packed; /* [packed_size], what is compressed; NULL: not needed yet */
     size_t packed_size;
-    FfUnpacker *unpacker; /* NULL: not needed yet */
+    FfDecompressor *unpacker; /* NULL: not needed yet */
     uint64_t frames;
     bool prepared; /* PREPARE came: no page until the last stale one is dropped */
     bool open;     /* a further one, in precopy: pages came, and their ROUND not yet */
@@ -72,7 +72,7 @@ static bool prepare_unpacking(Reader *r, size_t bytes)
         r->packed = g_try_malloc(r->packed_size);
     }
     if (!r->unpacker) {
-        r->unpacker = ff_unpacker_new();
+        r->unpacker = ff_decompressor_new();
     }
     return r->packed && r->unpacker;
 }
@@ -91,7 +91,7 @@ static int unpack(Reader *r, FfFrame *f, size_t bytes)
     if (rc < 0) {
         return rc;
     }
-    if (ff_unpacker_unpack(r->unpacker, r->packed, f->length, r->buf, bytes, &why) < 0) {
+    if (ff_decompressor_run(r->unpacker, r->packed, f->length, r->buf, bytes, &why) < 0) {
         return protocol_error(r, f, why);
     }
     return 0;
@@ -188,7 +188,7 @@ static int take_run(Reader *r, FfFrame *f)
     if (f->epoch != (uint32_t)d->conn->epoch) {
         return protocol_error(r, f, "it belongs to an earlier connection");
     }
-    bool zero = f->type == FF_FRAME_ZERO, packed = f->type == FF_FRAME_PACKED;
+    bool zero = f->type == FF_FRAME_ZERO, packed = f->type == FF_FRAME_COMPRESSED;
     const void *data = zero || packed ? NULL : ff_channel_take(r->ch, f->length);
     if (!data) {
         data = r->buf;
@@ -279,7 +279,7 @@ static int take_prepare(Reader *r, FfFrame *f)
     r->prepared = true;
     ff_priority_urgent(); /* the guest stands still, until GRANT */
     /* Observer: the coordinator, after the event. */
-    r->d->conn->complete_at_grant = f->flags & FF_PREPARE_WHOLE;
+    r->d->conn->complete_at_grant = f->flags & FF_PREPARE_COMPLETE;
     ff_control_event(r->d->control, FF_EV_PREPARE);
     return 0;
 }
@@ -288,12 +288,12 @@ static int take_prepare(Reader *r, FfFrame *f)
 static int read_device(Reader *r, FfFrame *f, size_t *bytes)
 {
     const char *why;
-    bool packed = f->flags & FF_DEVICE_PACKED;
+    bool packed = f->flags & FF_DEVICE_COMPRESSED;
 
     if (ff_frame_check_device(f, &why) < 0) {
         return protocol_error(r, f, why);
     }
-    if (packed && !(r->d->conn->peer_features & FF_FEATURE_PACKED_DEVICE)) {
+    if (packed && !(r->d->conn->peer_features & FF_FEATURE_COMPRESSED_DEVICE)) {
         return protocol_error(r, f, "compressed device state was not agreed on");
     }
     *bytes = packed ? f->page : f->length;
@@ -436,7 +436,7 @@ static int dispatch(Reader *r, FfFrame *f)
     if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO) {
         return take_run(r, f);
     }
-    if (f->type == FF_FRAME_PACKED && d->conn->peer_features & FF_FEATURE_ZSTD) {
+    if (f->type == FF_FRAME_COMPRESSED && d->conn->peer_features & FF_FEATURE_ZSTD) {
         return take_run(r, f);
     }
     if (f->type == FF_FRAME_ROUND && d->conn->peer_features & FF_FEATURE_ROUNDS) {
@@ -505,7 +505,7 @@ static void read_frames(Reader *r)
     }
     munmap(r->buf, FF_FRAME_MAX_DATA);
     g_free(r->packed);
-    ff_unpacker_free(r->unpacker);
+    ff_decompressor_free(r->unpacker);
 }
 
 gpointer ff_dest_main_reader(gpointer p)

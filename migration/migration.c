@@ -16,7 +16,7 @@
 #include "migration/dest-accept.h"
 #include "migration/dest-revoke.h"
 #include "migration/destination.h"
-#include "migration/half.h"
+#include "migration/split.h"
 #include "migration/journal.h"
 #include "migration/source-revoke.h"
 #include "migration/source.h"
@@ -108,8 +108,8 @@ static bool source_speaks(FfMigration *m)
 static void source_describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
     info->untracked = g_strdup(m->source.untracked);
-    if (info->half) {
-        info->half->peer_uri = g_strdup(m->source.peer_uri);
+    if (info->split) {
+        info->split->peer_uri = g_strdup(m->source.peer_uri);
     }
 }
 
@@ -217,8 +217,8 @@ static bool dest_speaks(FfMigration *m)
 static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
     info->socket_address = g_strdup(m->dest.socket_address);
-    if (info->half) {
-        info->half->may_run = m->control->granted;
+    if (info->split) {
+        info->split->may_run = m->control->granted;
     }
 }
 
@@ -566,8 +566,8 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
 
     ff_stats_fill(&m->stats, info);
     info->role = m->cfg.role;
-    info->half = ff_half_new(m->control, &m->ram, m->side->waits ? m->side->waits(m) : NULL,
-                             m->cfg.state, &m->copy);
+    info->split = ff_split_new(m->control, &m->ram, m->side->waits ? m->side->waits(m) : NULL,
+                               m->cfg.state, &m->copy);
     ff_mutex_lock(&m->control->lock);
     info->status = m->control->status;
     info->all_here = m->control->events & FF_EV_ALL;
@@ -604,7 +604,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
         g_free(info->untracked);
         g_free(info->socket_address);
         g_free(info->vcpu_blocktime_ms);
-        ff_half_free(info->half);
+        ff_split_free(info->split);
         g_free(info);
     }
 }

@@ -35,7 +35,7 @@
 
 bool ff_plain_is(const GError *error)
 {
-    return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_STOCK) ||
+    return g_error_matches(error, FF_M_ERROR, FF_M_ERROR_PLAIN) ||
            g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
 }
 
@@ -53,7 +53,7 @@ static bool zeros(const uint8_t *p, size_t n)
 
 bool ff_plain_possible(const FfPlain *plain)
 {
-    return plain->cfg->stock && plain->control->ops.stock;
+    return plain->cfg->plain && plain->control->ops.plain;
 }
 
 bool ff_plain_refuse(FfPlain *plain, GError **error)
@@ -107,9 +107,9 @@ int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_S
     }
     ff_pong_encode(pong);
     if (memcmp(first, pong, sizeof(pong)) == 0) {
-        g_set_error(error, FF_M_ERROR, plain->cfg->stock ? FF_M_ERROR_STOCK : 0,
+        g_set_error(error, FF_M_ERROR, plain->cfg->plain ? FF_M_ERROR_PLAIN : 0,
                     "%s is a QEMU without farfault%s", ff_channel_peer(ch),
-                    plain->cfg->stock ? "" : ", and x-farfault-peer is require");
+                    plain->cfg->plain ? "" : ", and x-farfault-peer is require");
     }
     return 0;
 }
@@ -147,7 +147,7 @@ bool ff_plain_recognise_passed(FfPlain *plain, FfChannel *ch, int deadline_ms, b
     }
     /* To a side that is refused the opening of a farfault is QEMU's own: its QEMU answers it as any
      * would. */
-    if (qemu && plain->cfg->stock && (peer == FF_PEER_FARFAULT || peer == FF_PEER_STOCK_QEMU)) {
+    if (qemu && plain->cfg->plain && (peer == FF_PEER_FARFAULT || peer == FF_PEER_PLAIN_QEMU)) {
         plain->first = g_steal_pointer(&first);
         return true;
     }
@@ -164,7 +164,7 @@ bool ff_plain_none(const FfPlain *plain, GError **error)
     if (plain->first && plain->refused) {
         g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, plain->refused);
     } else if (plain->first) {
-        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_STOCK,
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_PLAIN,
                             "the source is a QEMU without farfault");
     }
     return !plain->first;
@@ -174,7 +174,7 @@ bool ff_plain_none(const FfPlain *plain, GError **error)
 
 bool ff_plain_hand_over(FfPlain *plain, const GError *error)
 {
-    if (!ff_plain_is(error) || !plain->control->ops.stock) {
+    if (!ff_plain_is(error) || !plain->control->ops.plain) {
         return false;
     }
     ff_mutex_lock(&plain->control->lock);
@@ -188,7 +188,7 @@ bool ff_plain_hand_over(FfPlain *plain, const GError *error)
 
 void ff_plain_give_back(FfPlain *plain)
 {
-    FfStockPeer peer = {
+    FfPlainPeer peer = {
         .refused = plain->refused,
         .fd = plain->refused ? g_steal_fd(&plain->cfg->fd) : -1,
         .opening = plain->opening,
@@ -206,7 +206,7 @@ void ff_plain_give_back(FfPlain *plain)
     peer.run = plain->control->client_cont || !plain->control->start_paused;
     peer.run_changed = peer.run == plain->began_paused;
     ff_mutex_unlock(&plain->control->lock);
-    plain->control->ops.stock(&peer, plain->control->ops.opaque);
+    plain->control->ops.plain(&peer, plain->control->ops.opaque);
     /* QEMU has not been told anything yet. From here on nothing is an engine's to adopt: it would
      * call QEMU's migration failed. */
     ff_journal_idle(plain->cfg->state);

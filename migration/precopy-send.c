@@ -40,7 +40,7 @@ struct FfRounds {
     unsigned runs;          /* coordinator; that it has sent ... */
     uint64_t bytes;         /* ... bytes on the main connection, and saved there ... */
     int64_t us;             /* ... and the time that it took, without waits for the rate limit */
-    FfPacking packing;      /* coordinator */
+    FfCompressing packing;  /* coordinator */
     uint64_t saved;         /* atomic; by compression */
     FfPace pace;            /* of all senders */
     unsigned first, end;    /* lock; the pieces of the window that is open; equal: none */
@@ -62,7 +62,7 @@ typedef struct {
     unsigned at;        /* the search goes on in this one of them ... */
     uint64_t page;      /* ... at this page of it */
     unsigned looked;    /* pieces looked through since it set out */
-    FfPacking packing;
+    FfCompressing packing;
 } Sender;
 
 /* ---- the rate limit ----------------------------------------------------------------------- */
@@ -99,12 +99,12 @@ uint64_t ff_rounds_main(const FfSource *s, int64_t *us)
     return s->rounds->bytes;
 }
 
-static int send_run(FfSource *s, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
+static int send_run(FfSource *s, FfChannel *ch, FfCompressing *pk, unsigned block, uint64_t first,
                     uint64_t n)
 {
     uint64_t before = ff_channel_bytes(ch);
 
-    ff_source_decide_packing(s, ch, pk);
+    ff_source_decide_compressing(s, ch, pk);
     int rc = ff_source_send_run(s, ch, pk, block, first, n);
     ff_pace_charge(&s->rounds->pace, ff_channel_bytes(ch) - before);
     ff_count(s->rounds->saved, pk->saved);
@@ -246,7 +246,7 @@ static gpointer send_further(gpointer p)
     if (rc < 0) {
         ff_conn_lost(s->conn, k.ch, rc);
     }
-    ff_packing_clear(&k.packing);
+    ff_compressing_clear(&k.packing);
     return NULL;
 }
 
@@ -475,7 +475,7 @@ void ff_rounds_end(FfSource *s, bool finished)
 void ff_rounds_free(FfSource *s)
 {
     if (s->rounds) {
-        ff_packing_clear(&s->rounds->packing);
+        ff_compressing_clear(&s->rounds->packing);
         g_clear_pointer(&s->rounds, g_free);
     }
 }

@@ -38,7 +38,7 @@ typedef struct {
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
     unsigned runs; /* sent so far */
-    FfPacking packing;
+    FfCompressing packing;
 } Bulk;
 
 /* Waits until the rate limit allows more. FALSE if the migration cannot go on. */
@@ -270,7 +270,7 @@ static int send_all(Bulk *k)
         if (!n) {
             return 0;
         }
-        ff_source_decide_packing(s, k->ch, &k->packing);
+        ff_source_decide_compressing(s, k->ch, &k->packing);
         rc = ff_source_send_run(s, k->ch, &k->packing, block, first, n);
         if (rc < 0) {
             return rc;
@@ -285,7 +285,7 @@ static void send_bulk(Bulk *k)
     ff_priority_bulk();
     int rc = send_all(k);
 
-    ff_packing_clear(&k->packing);
+    ff_compressing_clear(&k->packing);
     if (rc == 0) {
         rc = ff_channel_send(k->ch, ff_frame(FF_FRAME_END, 0), NULL, false);
     }

@@ -24,22 +24,22 @@
 #include "uffd/private.h"
 
 /* Sends N bytes as they are or, where the link is slow, compressed. */
-static int send_piece(FfSource *s, FfDevicePacing *pacing, FfPacking *pk, FfFrame f,
+static int send_piece(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, FfFrame f,
                       const void *data, size_t n)
 {
     int64_t now = g_get_monotonic_time();
     size_t len = 0;
 
     f.length = n;
-    if (ff_source_packs_device(s) &&
+    if (ff_source_compresses_device(s) &&
         ff_compress_device_wanted(pacing, n, ff_channel_unsent(s->conn->main), now) &&
-        ff_packing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
-        len = ff_packer_pack(pk->packer, data, n, pk->out);
+        ff_compressing_prepare(pk, FF_ZSTD_LEVEL_MIN, FF_RUN_MAX_BYTES)) {
+        len = ff_compressor_run(pk->packer, data, n, pk->out);
         pacing->packed += n;
         pacing->packed_us += g_get_monotonic_time() - now;
     }
     if (len) {
-        f.flags |= FF_DEVICE_PACKED;
+        f.flags |= FF_DEVICE_COMPRESSED;
         f.page = n;
         f.length = len;
         data = pk->out;
@@ -108,7 +108,7 @@ void ff_source_send_base(FfSource *s, FfPace *pace)
     const uint8_t *data = s->device_base ? ff_delta_data(s->device_base) : NULL;
     size_t size = s->device_base ? ff_delta_size(s->device_base) : 0;
     FfDevicePacing pacing = {0};
-    FfPacking packing = {0};
+    FfCompressing packing = {0};
     const unsigned over = FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL;
     int rc = 0;
 
@@ -124,7 +124,7 @@ void ff_source_send_base(FfSource *s, FfPace *pace)
             ff_pace_charge(pace, pacing.sent - before);
         }
     }
-    ff_packing_clear(&packing);
+    ff_compressing_clear(&packing);
 }
 
 /* ---- the stream ----------------------------------------------------------------------------- */
@@ -146,7 +146,7 @@ static bool make_delta(FfSource *s, FfDevicePacing *pacing, const void **data, s
     return len > 0;
 }
 
-int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfPacking *pk, const void *data,
+int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, const void *data,
                           size_t n)
 {
     FfFrame f = ff_frame(FF_FRAME_DEVICE, 0);

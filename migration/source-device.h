@@ -17,7 +17,7 @@ bool ff_source_private_fits(FfSource *s, GError **error);
  * PREPARE. A broken channel is the reader's to tell. */
 void ff_source_send_base(FfSource *s, FfPace *pace);
 /* Device thread: N bytes of QEMU's stream, in the shortest way that is worth it. 0 or -errno. */
-int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfPacking *pk, const void *data,
+int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, const void *data,
                           size_t n);
 
 #endif

@@ -86,7 +86,7 @@ static bool say_resume(FfSource *s, FfCall *call, GError **error)
     }
     call->phase = phase;
     s->conn->epoch = epoch;
-    __atomic_store_n(&s->cfg->state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_half_new() */
+    __atomic_store_n(&s->cfg->state->epoch, epoch, __ATOMIC_RELAXED); /* read by ff_split_new() */
     return true;
 }
 

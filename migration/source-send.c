@@ -153,9 +153,9 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
 
 /* Under TLS the length of what is compressed says something of it: only a client that asks for that
  * has it. */
-bool ff_source_packs_device(const FfSource *s)
+bool ff_source_compresses_device(const FfSource *s)
 {
-    return s->conn->peer_features & FF_FEATURE_PACKED_DEVICE &&
+    return s->conn->peer_features & FF_FEATURE_COMPRESSED_DEVICE &&
            (s->cfg->compress != FF_COMPRESS_NEVER || !s->cfg->tls);
 }
 
@@ -165,8 +165,8 @@ uint32_t ff_source_features(const FfSource *s)
 
     return FF_FEATURE_ALIVE | FF_FEATURE_ENDED | (packs ? FF_FEATURE_ZSTD : 0) |
            (s->conn->peer_features & FF_FEATURE_ROUNDS) |
-           (ff_source_packs_device(s)
-                ? s->conn->peer_features & (FF_FEATURE_PACKED_DEVICE | FF_FEATURE_DELTA_DEVICE)
+           (ff_source_compresses_device(s)
+                ? s->conn->peer_features & (FF_FEATURE_COMPRESSED_DEVICE | FF_FEATURE_DELTA_DEVICE)
                 : 0);
 }
 
@@ -180,7 +180,7 @@ static size_t longest_run(const FfSource *s)
     return max;
 }
 
-void ff_source_decide_packing(FfSource *s, FfChannel *ch, FfPacking *pk)
+void ff_source_decide_compressing(FfSource *s, FfChannel *ch, FfCompressing *pk)
 {
     bool on = g_atomic_int_get(&s->compressing);
 
@@ -194,7 +194,7 @@ void ff_source_decide_packing(FfSource *s, FfChannel *ch, FfPacking *pk)
         g_atomic_int_set(&s->compressing, on);
     }
     unsigned level = s->cfg->zstd_level ? s->cfg->zstd_level : FF_ZSTD_LEVEL_DEFAULT;
-    pk->on = on && ff_packing_prepare(pk, level, longest_run(s));
+    pk->on = on && ff_compressing_prepare(pk, level, longest_run(s));
 }
 
 /* ---- a run ----------------------------------------------------------------------------------- */
@@ -210,10 +210,10 @@ typedef struct {
     FfFrame frames[MAX_GROUPS];
     Group groups[MAX_GROUPS];
     int n_groups, n_iov;
-    size_t packed; /* bytes of FfPacking.out in use */
+    size_t packed; /* bytes of FfCompressing.out in use */
 } Run;
 
-static void add_group(const FfSender *k, FfPacking *pk, Run *r, Group g)
+static void add_group(const FfSender *k, FfCompressing *pk, Run *r, Group g)
 {
     const FfBlock *b = &k->blocks[g.block];
     uint64_t ps = b->info.page_size, bytes = g.n * ps;
@@ -224,10 +224,10 @@ static void add_group(const FfSender *k, FfPacking *pk, Run *r, Group g)
     *f = run_frame(k, g.zero, g.block, g.first, g.n);
     if (pk && pk->on && !g.zero) {
         /* What is packed is never longer than what it was made of, so OUT suffices for all. */
-        len = ff_packer_pack(pk->packer, data, bytes, pk->out + r->packed);
+        len = ff_compressor_run(pk->packer, data, bytes, pk->out + r->packed);
     }
     if (len) {
-        f->type = FF_FRAME_PACKED;
+        f->type = FF_FRAME_COMPRESSED;
         f->length = len;
         data = (char *)pk->out + r->packed;
         pk->saved += bytes - len;
@@ -242,7 +242,7 @@ static void add_group(const FfSender *k, FfPacking *pk, Run *r, Group g)
     r->groups[r->n_groups++] = g;
 }
 
-static void add_run(const FfSender *k, FfPacking *pk, Run *r, unsigned block, uint64_t first,
+static void add_run(const FfSender *k, FfCompressing *pk, Run *r, unsigned block, uint64_t first,
                     uint64_t n)
 {
     for (uint64_t p = first, len; p < first + n; p += len) {
@@ -266,8 +266,8 @@ static int write_groups(const FfSender *k, Run *r, bool urgent)
     return rc;
 }
 
-int ff_source_send_run(FfSource *s, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
-                       uint64_t n)
+int ff_source_send_run(FfSource *s, FfChannel *ch, FfCompressing *pk, unsigned block,
+                       uint64_t first, uint64_t n)
 {
     FfSender k = ff_source_sender(s, ch);
     Run r;

@@ -26,8 +26,8 @@ FfSender ff_source_sender(FfSource *s, FfChannel *ch);
 
 /* Sends a claimed run over CH; zero pages are found here. PK: the sender's, with which the rest may
  * be compressed; NULL: it goes as it is. 0 or -errno. */
-int ff_source_send_run(FfSource *s, FfChannel *ch, FfPacking *pk, unsigned block, uint64_t first,
-                       uint64_t n);
+int ff_source_send_run(FfSource *s, FfChannel *ch, FfCompressing *pk, unsigned block,
+                       uint64_t first, uint64_t n);
 /* The same for a run that is known to be zero. */
 int ff_source_send_zero(FfSource *s, FfChannel *ch, unsigned block, uint64_t first, uint64_t n);
 /* The fault path: sends N claimed runs, FF_SEND_MAX_PAGES in all or one huge page, by one write in
@@ -35,11 +35,11 @@ int ff_source_send_zero(FfSource *s, FfChannel *ch, unsigned block, uint64_t fir
 int ff_sender_urgent(const FfSender *k, const FfRun *runs, unsigned n);
 /* Decides whether the next run over CH is compressed (PK->on). Between a wait for CH to be writable
  * and ff_source_send_run(), CH's sender. */
-void ff_source_decide_packing(FfSource *s, FfChannel *ch, FfPacking *pk);
+void ff_source_decide_compressing(FfSource *s, FfChannel *ch, FfCompressing *pk);
 /* What the source says of itself in HELLO and RESUME. */
 uint32_t ff_source_features(const FfSource *s);
 /* The peer takes device state that is compressed, or a delta. */
-bool ff_source_packs_device(const FfSource *s);
+bool ff_source_compresses_device(const FfSource *s);
 /* Main reader: the peer has placed COUNT page frames of the channel with INDEX. */
 void ff_source_acked(FfSource *s, unsigned index, uint64_t count);
 /* A connection begins: nothing was sent on it. No sender runs. */

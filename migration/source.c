@@ -48,7 +48,7 @@ static gpointer device_thread(gpointer p)
     FfSource *s = p;
     g_autofree uint8_t *buf = g_malloc(FF_RUN_MAX_BYTES);
     FfDevicePacing pacing = {0};
-    FfPacking packing = {0};
+    FfCompressing packing = {0};
     bool broken = false;
 
     ff_priority_urgent();
@@ -75,7 +75,7 @@ static gpointer device_thread(gpointer p)
         ff_count(s->stats->device_bytes, n);
         ff_device_copy_write(s->copy, buf, n);
     }
-    ff_packing_clear(&packing);
+    ff_compressing_clear(&packing);
     if (pacing.delta) {
         explicit_bzero(pacing.delta, FF_RUN_MAX_BYTES);
         g_free(pacing.delta);
@@ -321,7 +321,7 @@ static bool prepare_peer(FfSource *s, GError **error)
     if (!s->precopy) {
         ff_source_send_base(s, NULL);
     }
-    f.flags = s->conn->complete_at_grant ? FF_PREPARE_WHOLE : 0;
+    f.flags = s->conn->complete_at_grant ? FF_PREPARE_COMPLETE : 0;
     /* A failed send is followed by the reader's word of why. */
     ff_channel_send(s->conn->main, f, NULL, true);
     return prepare_meanwhile(s, error) && ff_control_await(s->control, FF_EV_READY, error) &&

@@ -12,20 +12,20 @@
  * gains. */
 #define WORTH(n) ((n) - (n) / 8)
 
-struct FfPacker {
+struct FfCompressor {
     ZSTD_CCtx *ctx;
     uint8_t *in; /* [max] */
     size_t max;
     size_t sampled; /* runs so far; moves the place of the sample */
 };
 
-struct FfUnpacker {
+struct FfDecompressor {
     ZSTD_DCtx *ctx;
 };
 
-FfPacker *ff_packer_new(int level, size_t max)
+FfCompressor *ff_compressor_new(int level, size_t max)
 {
-    g_autoptr(FfPacker) p = g_new0(FfPacker, 1);
+    g_autoptr(FfCompressor) p = g_new0(FfCompressor, 1);
 
     p->max = max;
     p->in = g_try_malloc(max);
@@ -39,7 +39,7 @@ FfPacker *ff_packer_new(int level, size_t max)
     return g_steal_pointer(&p);
 }
 
-void ff_packer_free(FfPacker *p)
+void ff_compressor_free(FfCompressor *p)
 {
     if (!p) {
         return;
@@ -52,7 +52,7 @@ void ff_packer_free(FfPacker *p)
     g_free(p);
 }
 
-static size_t compress(FfPacker *p, const void *data, size_t n, void *out)
+static size_t compress(FfCompressor *p, const void *data, size_t n, void *out)
 {
     size_t len = ZSTD_compress2(p->ctx, out, WORTH(n), data, n);
 
@@ -60,12 +60,12 @@ static size_t compress(FfPacker *p, const void *data, size_t n, void *out)
 }
 
 /* Another place in each run: a guest's pages are alike in their first words. */
-static size_t sample_at(FfPacker *p, size_t n)
+static size_t sample_at(FfCompressor *p, size_t n)
 {
     return p->sampled++ * 5 % (n / SAMPLE) * SAMPLE;
 }
 
-size_t ff_packer_pack(FfPacker *p, const void *data, size_t n, void *out)
+size_t ff_compressor_run(FfCompressor *p, const void *data, size_t n, void *out)
 {
     if (n > p->max) {
         return 0;
@@ -80,19 +80,19 @@ size_t ff_packer_pack(FfPacker *p, const void *data, size_t n, void *out)
     return compress(p, p->in, n, out);
 }
 
-FfUnpacker *ff_unpacker_new(void)
+FfDecompressor *ff_decompressor_new(void)
 {
     ZSTD_DCtx *ctx = ZSTD_createDCtx();
 
     if (!ctx) {
         return NULL;
     }
-    FfUnpacker *u = g_new0(FfUnpacker, 1);
+    FfDecompressor *u = g_new0(FfDecompressor, 1);
     u->ctx = ctx;
     return u;
 }
 
-void ff_unpacker_free(FfUnpacker *u)
+void ff_decompressor_free(FfDecompressor *u)
 {
     if (u) {
         ZSTD_freeDCtx(u->ctx);
@@ -100,8 +100,8 @@ void ff_unpacker_free(FfUnpacker *u)
     }
 }
 
-int ff_unpacker_unpack(FfUnpacker *u, const void *data, size_t len, void *out, size_t n,
-                       const char **why)
+int ff_decompressor_run(FfDecompressor *u, const void *data, size_t len, void *out, size_t n,
+                        const char **why)
 {
     uint32_t magic = 0;
 

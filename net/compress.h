@@ -21,25 +21,25 @@
 #define FF_ZSTD_LEVEL_MAX 19
 #define FF_ZSTD_LEVEL_DEFAULT 1
 
-typedef struct FfPacker FfPacker;
-typedef struct FfUnpacker FfUnpacker;
+typedef struct FfCompressor FfCompressor;
+typedef struct FfDecompressor FfDecompressor;
 
 /* For runs of up to MAX bytes each. NULL: no memory for it. */
-FfPacker *ff_packer_new(int level, size_t max);
+FfCompressor *ff_compressor_new(int level, size_t max);
 /* Its buffer is wiped: it was guest memory. */
-void ff_packer_free(FfPacker *p);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPacker, ff_packer_free)
+void ff_compressor_free(FfCompressor *p);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfCompressor, ff_compressor_free)
 /* Packs the N bytes at DATA into OUT, which has room for N. Returns the bytes of the result, at
  * most 7/8 of N; 0: it is not worth it, or it failed, and OUT means nothing. */
-size_t ff_packer_pack(FfPacker *p, const void *data, size_t n, void *out);
+size_t ff_compressor_run(FfCompressor *p, const void *data, size_t n, void *out);
 
 /* NULL: no memory for it. */
-FfUnpacker *ff_unpacker_new(void);
-void ff_unpacker_free(FfUnpacker *u);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfUnpacker, ff_unpacker_free)
+FfDecompressor *ff_decompressor_new(void);
+void ff_decompressor_free(FfDecompressor *u);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDecompressor, ff_decompressor_free)
 /* Unpacks LEN bytes, which must be one whole frame of N bytes, into OUT. Returns 0, or -EBADMSG
  * with *WHY set to a static text; then OUT means nothing. */
-int ff_unpacker_unpack(FfUnpacker *u, const void *data, size_t len, void *out, size_t n,
-                       const char **why);
+int ff_decompressor_run(FfDecompressor *u, const void *data, size_t len, void *out, size_t n,
+                        const char **why);
 
 #endif

@@ -75,7 +75,7 @@ FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need)
             return FF_PEER_MORE;
         }
         if (in[at + 1] || in[at + 2] || in[at + 3]) {
-            return FF_PEER_STOCK_QEMU; /* no machine of ours has a name like that */
+            return FF_PEER_PLAIN_QEMU; /* no machine of ours has a name like that */
         }
         at += 5 + in[at + 4];
         *need = at + 1;
@@ -85,14 +85,14 @@ FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need)
         if (in[at] == VM_SUBSECTION) {
             size_t have = MIN(n - at, sizeof(uuid_head));
             if (memcmp(in + at, uuid_head, have) != 0) {
-                return FF_PEER_STOCK_QEMU;
+                return FF_PEER_PLAIN_QEMU;
             }
             at += sizeof(uuid_head) + UUID_SIZE;
         }
     }
     *need = at + sizeof(commands);
     if (n > at && memcmp(in + at, commands, MIN(n - at, sizeof(commands))) != 0) {
-        return FF_PEER_STOCK_QEMU;
+        return FF_PEER_PLAIN_QEMU;
     }
     return n < *need ? FF_PEER_MORE : FF_PEER_FARFAULT;
 }
@@ -183,7 +183,7 @@ static const struct {
     [FF_FRAME_REVOKED] = {"revoked", 0, FF_FRAME_MAX_TEXT},
     [FF_FRAME_PAUSED] = {"paused", 0, 0},
     [FF_FRAME_ALIVE] = {"alive", 0, 0},
-    [FF_FRAME_PACKED] = {"packed", 1, FF_FRAME_MAX_DATA - 1},
+    [FF_FRAME_COMPRESSED] = {"packed", 1, FF_FRAME_MAX_DATA - 1},
     [FF_FRAME_BASE] = {"base", 1, FF_RUN_MAX_BYTES},
     [FF_FRAME_ROUND] = {"round", 0, 0},
     [FF_FRAME_ENDED] = {"ended", 0, 0},
@@ -230,12 +230,12 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
         *why = "a payload that is not as long as its run";
         return -EBADMSG;
     }
-    if (f->type == FF_FRAME_PACKED &&
+    if (f->type == FF_FRAME_COMPRESSED &&
         bytes > MIN(FF_FRAME_MAX_DATA, MAX(FF_RUN_MAX_BYTES, b->page_size))) {
         *why = "a run that is too long";
         return -EBADMSG;
     }
-    if (f->type == FF_FRAME_PACKED && f->length >= bytes) {
+    if (f->type == FF_FRAME_COMPRESSED && f->length >= bytes) {
         *why = "a compressed payload that is not shorter than its run";
         return -EBADMSG;
     }
@@ -244,9 +244,9 @@ int ff_frame_check_run(const FfFrame *f, const FfFrameBlock *blocks, unsigned n_
 
 int ff_frame_check_device(const FfFrame *f, const char **why)
 {
-    bool packed = f->flags & FF_DEVICE_PACKED, delta = f->flags & FF_DEVICE_DELTA;
+    bool packed = f->flags & FF_DEVICE_COMPRESSED, delta = f->flags & FF_DEVICE_DELTA;
 
-    if (f->flags & ~(FF_DEVICE_PACKED | FF_DEVICE_DELTA)) {
+    if (f->flags & ~(FF_DEVICE_COMPRESSED | FF_DEVICE_DELTA)) {
         *why = "flags that it cannot have";
         return -EBADMSG;
     }

@@ -47,19 +47,20 @@ typedef enum {
     FF_FRAME_CHANNEL_REPLY, /* D->S: accepted */
     FF_FRAME_SHARED,        /* S->D: no further connection; urgent frames use this one */
     FF_FRAME_PREPARE,       /* S->D: empty your RAM of all that is not valid, register, await device
-                               state; flags: FF_PREPARE_WHOLE */
+                               state; flags: FF_PREPARE_COMPLETE */
     FF_FRAME_READY,         /* D->S: done; page = 1: the answer to STALE with FF_STALE_TELL */
-    FF_FRAME_DEVICE,   /* S->D: a piece of device state; flags: FF_DEVICE_PACKED, FF_DEVICE_DELTA */
-    FF_FRAME_LOADED,   /* D->S: device state loaded; the guest may not run yet */
-    FF_FRAME_GRANT,    /* S->D: the right to run; payload: the guest's run state */
-    FF_FRAME_RUNNING,  /* D->S: the guest was given its run state back; page = 1: it runs */
-    FF_FRAME_PAGES,    /* S->D: a run of pages with data */
-    FF_FRAME_ZERO,     /* S->D: a run of zero pages */
-    FF_FRAME_END,      /* S->D, on each channel: no page will follow on it */
-    FF_FRAME_REQUEST,  /* D->S: a run of pages that somebody waits for */
-    FF_FRAME_ACK,      /* D->S: page = number of page frames placed on channel flags: 0 the main
-                          one, 1 the urgent one, then the further ones */
-    FF_FRAME_DONE,     /* D->S: every page is here */
+    FF_FRAME_DEVICE,  /* S->D: a piece of device state; flags: FF_DEVICE_COMPRESSED, FF_DEVICE_DELTA
+                       */
+    FF_FRAME_LOADED,  /* D->S: device state loaded; the guest may not run yet */
+    FF_FRAME_GRANT,   /* S->D: the right to run; payload: the guest's run state */
+    FF_FRAME_RUNNING, /* D->S: the guest was given its run state back; page = 1: it runs */
+    FF_FRAME_PAGES,   /* S->D: a run of pages with data */
+    FF_FRAME_ZERO,    /* S->D: a run of zero pages */
+    FF_FRAME_END,     /* S->D, on each channel: no page will follow on it */
+    FF_FRAME_REQUEST, /* D->S: a run of pages that somebody waits for */
+    FF_FRAME_ACK,     /* D->S: page = number of page frames placed on channel flags: 0 the main
+                         one, 1 the urgent one, then the further ones */
+    FF_FRAME_DONE,    /* D->S: every page is here */
     FF_FRAME_FINISHED, /* S->D: the source has let go */
     FF_FRAME_ABORT,    /* either way, before the grant: why, one line */
     /* A lost connection is made again: prologue, greeting, then (docs/recovery.md) */
@@ -75,11 +76,11 @@ typedef enum {
     FF_FRAME_REVOKED, /* D->S: page = 0: this QEMU has ended; 1: refused, text */
     FF_FRAME_PAUSED,  /* either way, after the grant: the user paused this side, do not come back */
     FF_FRAME_ALIVE,   /* either way, on each channel: nothing else was to be said for a while */
-    FF_FRAME_PACKED,  /* S->D, not on the urgent channel: a run of pages with data, as one zstd
-                         frame. With FF_FEATURE_ZSTD of both */
-    FF_FRAME_BASE,    /* S->D, before PREPARE: more of the base of device state, whole pages of
-                         FF_DELTA_PAGE bytes; flags: FF_DEVICE_PACKED. With FF_FEATURE_DELTA_DEVICE of
-                         both */
+    FF_FRAME_COMPRESSED, /* S->D, not on the urgent channel: a run of pages with data, as one zstd
+                        frame. With FF_FEATURE_ZSTD of both */
+    FF_FRAME_BASE,       /* S->D, before PREPARE: more of the base of device state, whole pages of
+                            FF_DELTA_PAGE bytes; flags: FF_DEVICE_COMPRESSED. With FF_FEATURE_DELTA_DEVICE
+                            of       both */
     /* S->D, on the main and on further bulk connections, in precopy: what is sent from now on may
      * be newer than pages before it; page = counts them on this connection. D->S: all that came
      * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
@@ -108,11 +109,12 @@ enum {
     FF_FEATURE_VALIDATE_UUID = 1 << 1, /* S: the guests' UUIDs must be the same */
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
     FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
-    FF_FEATURE_PACKED_DEVICE = 1 << 4, /* D: takes DEVICE with FF_DEVICE_PACKED. S: may say it */
-    FF_FEATURE_DELTA_DEVICE = 1 << 5,  /* D: takes BASE, DEVICE with FF_DEVICE_DELTA. S: the same */
-    FF_FEATURE_ROUNDS = 1 << 6,        /* D: takes pages of precopy on further bulk connections,
-                                          behind the main one's first ROUND. S: may say them */
-    FF_FEATURE_ENDED = 1 << 7,         /* knows ENDED */
+    FF_FEATURE_COMPRESSED_DEVICE =
+        1 << 4,                       /* D: takes DEVICE with FF_DEVICE_COMPRESSED. S: may say it */
+    FF_FEATURE_DELTA_DEVICE = 1 << 5, /* D: takes BASE, DEVICE with FF_DEVICE_DELTA. S: the same */
+    FF_FEATURE_ROUNDS = 1 << 6,       /* D: takes pages of precopy on further bulk connections,
+                                         behind the main one's first ROUND. S: may say them */
+    FF_FEATURE_ENDED = 1 << 7,        /* knows ENDED */
 };
 
 typedef struct {
@@ -143,11 +145,11 @@ typedef struct {
 static_assert(sizeof(FfHelloReply) == 32, "FfHelloReply is a wire structure");
 
 /* Flags of PREPARE: every page is sent before the grant (no postcopy), so wait for all of them. */
-#define FF_PREPARE_WHOLE 1u
+#define FF_PREPARE_COMPLETE 1u
 /* Flags of DEVICE and BASE: one zstd frame of `page` bytes, more than it has and at most
  * FF_RUN_MAX_BYTES.
  */
-#define FF_DEVICE_PACKED 1u
+#define FF_DEVICE_COMPRESSED 1u
 /* What is then left is a delta (net/delta.h) of `n_pages` bytes, more than it has and at most
  * FF_RUN_MAX_BYTES. */
 #define FF_DEVICE_DELTA 2u
@@ -210,7 +212,7 @@ size_t ff_configuration_encode(uint8_t out[FF_CONFIGURATION_MAX], const char *ma
 /* Writes the source's prologue, with the configuration section (LEN 0: without, which a stock
  * destination refuses). Returns its length, at most FF_PROLOGUE_SIZE + LEN. */
 size_t ff_prologue_encode(uint8_t *out, const void *configuration, size_t len);
-typedef enum { FF_PEER_FARFAULT, FF_PEER_STOCK_QEMU, FF_PEER_UNKNOWN, FF_PEER_MORE } FfPeer;
+typedef enum { FF_PEER_FARFAULT, FF_PEER_PLAIN_QEMU, FF_PEER_UNKNOWN, FF_PEER_MORE } FfPeer;
 /* Tells from the first N bytes who connected; FF_PEER_MORE: not before *NEED bytes are there (at
  * most FF_PROLOGUE_MAX). */
 FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need);

@@ -2,7 +2,7 @@
 /*
  * Splices connections between a peer and QEMU.
  *
- * The main loop accepts; per connection two threads copy (stream-end.c), each blocking on its own
+ * The main loop accepts; per connection two threads copy (stream.c), each blocking on its own
  * end, so nothing is polled. A thread that reads the end of its stream ends the other side's
  * writing, and the other direction goes on. The thread that ends last tells the main loop, which
  * joins both. What may take its time before that (connecting, a TLS handshake) is the second
@@ -31,12 +31,12 @@
 #define STRANGERS_MAX 32
 
 typedef struct {
-    FfNative *native;
+    FfSplice *native;
     bool stranger; /* has come to us, and is to be put under TLS */
     bool sent_away;
-    /* Atomic; FfEnd, set once. Observer: connection_free(), which shuts them down. */
+    /* Atomic; FfStream, set once. Observer: connection_free(), which shuts them down. */
     gpointer peer, qemu;
-    FfNativeBegun begun;
+    FfSpliceBegun begun;
     FfAddress *address; /* of the peer, where to connect first; NULL: it is connected */
     GCancellable *cancel;
     gint closing;        /* atomic: connection_free() is waiting */
@@ -44,17 +44,17 @@ typedef struct {
     gint running;        /* atomic: threads that have not ended */
 } Connection;
 
-struct FfNative {
+struct FfSplice {
     GPtrArray *connections;
     GPtrArray *sources;
     char *path;
-    FfEnd *first_peer; /* for QEMU's first connection; NULL */
-    FfEnd *second;     /* for its second one; NULL: none was opened ahead */
-    FfNativeBegun begun;
+    FfStream *first_peer; /* for QEMU's first connection; NULL */
+    FfStream *second;     /* for its second one; NULL: none was opened ahead */
+    FfSpliceBegun begun;
     char *address; /* of the peer, for further ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
     char *hostname;
-    FfNativeDone done;
+    FfSpliceDone done;
     gpointer opaque;
 };
 
@@ -68,7 +68,7 @@ static bool skip_opening(Connection *c)
     g_autofree uint8_t *buf = g_malloc(n);
 
     n -= FF_PROLOGUE_COMMANDS;
-    if (!ff_end_read_all(c->qemu, buf, n)) {
+    if (!ff_stream_read_all(c->qemu, buf, n)) {
         return false;
     }
     if (memcmp(buf, sent, n) != 0) {
@@ -76,11 +76,11 @@ static bool skip_opening(Connection *c)
                   "x-farfault-peer to native");
         return false;
     }
-    if (!ff_end_read_all(c->qemu, buf, FF_PROLOGUE_OPEN)) {
+    if (!ff_stream_read_all(c->qemu, buf, FF_PROLOGUE_OPEN)) {
         return false;
     }
     return memcmp(buf, command, FF_PROLOGUE_OPEN) == 0 ||
-           ff_end_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
+           ff_stream_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
 }
 
 /* QEMU's stream has no OPEN_RETURN_PATH that the peer would answer so. */
@@ -89,24 +89,24 @@ static bool pass_ack_on(Connection *c)
     uint8_t ack[FF_SWITCHOVER_ACK_SIZE];
 
     ff_switchover_ack_encode(ack);
-    return ff_end_write_all(c->qemu, ack, sizeof(ack));
+    return ff_stream_write_all(c->qemu, ack, sizeof(ack));
 }
 
 /* Both threads read and write: who fails ends both directions. */
 static void break_off(Connection *c)
 {
-    FfEnd *peer = g_atomic_pointer_get(&c->peer), *qemu = g_atomic_pointer_get(&c->qemu);
+    FfStream *peer = g_atomic_pointer_get(&c->peer), *qemu = g_atomic_pointer_get(&c->qemu);
 
     if (peer) {
-        ff_end_shutdown(peer);
+        ff_stream_shutdown(peer);
     }
     if (qemu) {
-        ff_end_shutdown(qemu);
+        ff_stream_shutdown(qemu);
     }
 }
 
 /* Sets an end; it is seen by connection_free(), or that is seen here. */
-static void set_end(Connection *c, gpointer *at, FfEnd *end)
+static void set_end(Connection *c, gpointer *at, FfStream *end)
 {
     g_atomic_pointer_set(at, end);
     if (g_atomic_int_get(&c->closing)) {
@@ -114,7 +114,7 @@ static void set_end(Connection *c, gpointer *at, FfEnd *end)
     }
 }
 
-static void begun_copy(FfNativeBegun *to, const FfNativeBegun *from)
+static void begun_copy(FfSpliceBegun *to, const FfSpliceBegun *from)
 {
     if (from) {
         to->first = from->first ? g_byte_array_ref(from->first) : NULL;
@@ -123,7 +123,7 @@ static void begun_copy(FfNativeBegun *to, const FfNativeBegun *from)
     }
 }
 
-static void begun_clear(FfNativeBegun *begun)
+static void begun_clear(FfSpliceBegun *begun)
 {
     g_clear_pointer(&begun->first, g_byte_array_unref);
     g_clear_pointer(&begun->opening, g_bytes_unref);
@@ -144,8 +144,8 @@ static void connection_free(gpointer opaque)
     }
     /* The thread that ended last has queued connection_over(), if that has not run yet. */
     g_source_remove_by_user_data(c);
-    ff_end_free(c->peer);
-    ff_end_free(c->qemu);
+    ff_stream_free(c->peer);
+    ff_stream_free(c->qemu);
     begun_clear(&c->begun);
     ff_address_free(c->address);
     g_clear_object(&c->cancel);
@@ -155,7 +155,7 @@ static void connection_free(gpointer opaque)
 static gboolean connection_over(gpointer opaque)
 {
     Connection *c = opaque;
-    FfNative *n = c->native;
+    FfSplice *n = c->native;
 
     g_ptr_array_remove(n->connections, c);
     if (!n->connections->len) {
@@ -180,10 +180,10 @@ static gpointer to_qemu(gpointer opaque)
     const GByteArray *first = c->begun.first;
 
     if ((c->begun.ack && !pass_ack_on(c)) ||
-        (first && !ff_end_write_all(c->qemu, first->data, first->len))) {
+        (first && !ff_stream_write_all(c->qemu, first->data, first->len))) {
         break_off(c);
     }
-    ff_end_copy(c->peer, c->qemu);
+    ff_stream_copy(c->peer, c->qemu);
     direction_over(c);
     return NULL;
 }
@@ -195,7 +195,7 @@ static gpointer to_peer(gpointer opaque)
     if (c->begun.opening && !skip_opening(c)) {
         break_off(c);
     }
-    ff_end_copy(c->qemu, c->peer);
+    ff_stream_copy(c->qemu, c->peer);
     direction_over(c);
     return NULL;
 }
@@ -207,7 +207,8 @@ static void run(Connection *c)
 }
 
 /* PEER or QEMU is NULL: the second thread is to make it. */
-static Connection *connection_new(FfNative *n, FfEnd *peer, FfEnd *qemu, const FfNativeBegun *begun)
+static Connection *connection_new(FfSplice *n, FfStream *peer, FfStream *qemu,
+                                  const FfSpliceBegun *begun)
 {
     Connection *c = g_new0(Connection, 1);
 
@@ -221,9 +222,9 @@ static Connection *connection_new(FfNative *n, FfEnd *peer, FfEnd *qemu, const F
     return c;
 }
 
-void ff_native_join(FfNative *n, FfEnd *peer, int qemu, const FfNativeBegun *begun)
+void ff_splice_join(FfSplice *n, FfStream *peer, int qemu, const FfSpliceBegun *begun)
 {
-    run(connection_new(n, peer, ff_end_new(qemu), begun));
+    run(connection_new(n, peer, ff_stream_new(qemu), begun));
 }
 
 /* The second thread's rest, after it has made what was missing. */
@@ -242,32 +243,32 @@ static gpointer begin(Connection *c, bool ok)
 /* FD (taken) becomes the peer's end, under TLS if this migration has it. */
 static bool set_peer(Connection *c, int fd, GError **error)
 {
-    FfNative *n = c->native;
+    FfSplice *n = c->native;
 
     set_end(c, &c->peer,
-            n->tls ? ff_end_new_tls(ff_channel_new(fd, FF_CHANNEL_MAIN)) : ff_end_new(fd));
-    return !n->tls || ff_end_secure(c->peer, n->tls, n->hostname, error);
+            n->tls ? ff_stream_new_tls(ff_channel_new(fd, FF_CHANNEL_MAIN)) : ff_stream_new(fd));
+    return !n->tls || ff_stream_secure(c->peer, n->tls, n->hostname, error);
 }
 
 /* QEMU learns of a peer only when that is who it should be. */
 static gpointer secure_peer(gpointer opaque)
 {
     Connection *c = opaque;
-    FfNative *n = c->native;
+    FfSplice *n = c->native;
     g_autoptr(GError) error = NULL;
     int qemu = -1;
 
-    if (!ff_end_secure(c->peer, n->tls, n->hostname, &error)) {
+    if (!ff_stream_secure(c->peer, n->tls, n->hostname, &error)) {
         g_message("connection refused: %s", error->message);
     } else if ((qemu = ff_address_connect_path(n->path)) >= 0) {
-        set_end(c, &c->qemu, ff_end_new(qemu));
+        set_end(c, &c->qemu, ff_stream_new(qemu));
     }
     return begin(c, qemu >= 0);
 }
 
 /* The one that has been in its handshake for longest makes room. A right one is done with it long
  * before so many have come. */
-static void make_room(FfNative *n)
+static void make_room(FfSplice *n)
 {
     Connection *oldest = NULL;
     unsigned waiting = 0;
@@ -282,28 +283,28 @@ static void make_room(FfNative *n)
     }
     if (waiting == STRANGERS_MAX) {
         oldest->sent_away = true;
-        ff_end_shutdown(oldest->peer);
+        ff_stream_shutdown(oldest->peer);
     }
 }
 
-void ff_native_take_peer(FfNative *n, FfChannel *peer)
+void ff_splice_take_peer(FfSplice *n, FfChannel *peer)
 {
     if (n->tls) {
         make_room(n);
-        Connection *c = connection_new(n, ff_end_new_tls(peer), NULL, NULL);
+        Connection *c = connection_new(n, ff_stream_new_tls(peer), NULL, NULL);
 
         c->stranger = true;
         c->threads[1] = g_thread_new("native-out", secure_peer, c);
         return;
     }
     g_autoptr(GByteArray) said = ff_channel_take_unread(peer);
-    const FfNativeBegun begun = {.first = said};
+    const FfSpliceBegun begun = {.first = said};
     int qemu = ff_address_connect_path(n->path);
 
     if (qemu < 0) {
         ff_channel_free(peer); /* QEMU takes no more channels */
     } else {
-        ff_native_join(n, ff_end_new_channel(peer), qemu, &begun);
+        ff_splice_join(n, ff_stream_new_channel(peer), qemu, &begun);
     }
 }
 
@@ -312,7 +313,7 @@ static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaq
     int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (peer >= 0) { /* else it has given up before we came */
-        ff_native_take_peer(opaque, ff_channel_new(peer, FF_CHANNEL_MAIN));
+        ff_splice_take_peer(opaque, ff_channel_new(peer, FF_CHANNEL_MAIN));
     }
     return G_SOURCE_CONTINUE;
 }
@@ -339,18 +340,18 @@ static gpointer connect_peer(gpointer opaque)
 
 static gboolean accept_qemu(gint listener, GIOCondition condition, gpointer opaque)
 {
-    FfNative *n = opaque;
+    FfSplice *n = opaque;
     int qemu = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (qemu < 0) {
         return G_SOURCE_CONTINUE;
     }
     if (n->first_peer) {
-        ff_native_join(n, g_steal_pointer(&n->first_peer), qemu, &n->begun);
+        ff_splice_join(n, g_steal_pointer(&n->first_peer), qemu, &n->begun);
     } else if (n->second) {
-        ff_native_join(n, g_steal_pointer(&n->second), qemu, NULL);
+        ff_splice_join(n, g_steal_pointer(&n->second), qemu, NULL);
     } else {
-        Connection *c = connection_new(n, NULL, ff_end_new(qemu), NULL);
+        Connection *c = connection_new(n, NULL, ff_stream_new(qemu), NULL);
 
         c->address = ff_address_parse(n->address, NULL);
         c->threads[1] = g_thread_new("native-out", connect_peer, c);
@@ -364,9 +365,9 @@ static void source_free(gpointer source)
     g_source_unref(source);
 }
 
-FfNative *ff_native_new(FfNativeDone done, gpointer opaque)
+FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque)
 {
-    FfNative *n = g_new0(FfNative, 1);
+    FfSplice *n = g_new0(FfSplice, 1);
 
     n->connections = g_ptr_array_new_with_free_func(connection_free);
     n->sources = g_ptr_array_new_with_free_func(source_free);
@@ -375,7 +376,7 @@ FfNative *ff_native_new(FfNativeDone done, gpointer opaque)
     return n;
 }
 
-static void watch(FfNative *n, int listener, GUnixFDSourceFunc accept_one)
+static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)
 {
     GSource *source = g_unix_fd_source_new(listener, G_IO_IN);
 
@@ -384,7 +385,7 @@ static void watch(FfNative *n, int listener, GUnixFDSourceFunc accept_one)
     g_ptr_array_add(n->sources, source);
 }
 
-void ff_native_accept_peers(FfNative *n, GArray *listeners, const char *path)
+void ff_splice_accept_peers(FfSplice *n, GArray *listeners, const char *path)
 {
     n->path = g_strdup(path);
     for (guint i = 0; i < listeners->len; i++) {
@@ -395,14 +396,14 @@ void ff_native_accept_peers(FfNative *n, GArray *listeners, const char *path)
     }
 }
 
-void ff_native_set_tls(FfNative *n, FfTls *tls, const char *hostname)
+void ff_splice_set_tls(FfSplice *n, FfTls *tls, const char *hostname)
 {
     n->tls = ff_tls_ref(tls);
     n->hostname = g_strdup(hostname);
 }
 
-void ff_native_expect_qemu(FfNative *n, int listener, FfEnd *peer, const FfNativeBegun *begun,
-                           FfEnd *second, const char *address)
+void ff_splice_expect_qemu(FfSplice *n, int listener, FfStream *peer, const FfSpliceBegun *begun,
+                           FfStream *second, const char *address)
 {
     n->first_peer = peer;
     n->second = second;
@@ -411,12 +412,12 @@ void ff_native_expect_qemu(FfNative *n, int listener, FfEnd *peer, const FfNativ
     watch(n, listener, accept_qemu);
 }
 
-void ff_native_free(FfNative *n)
+void ff_splice_free(FfSplice *n)
 {
     g_ptr_array_unref(n->sources);
     g_ptr_array_unref(n->connections);
-    ff_end_free(n->first_peer);
-    ff_end_free(n->second);
+    ff_stream_free(n->first_peer);
+    ff_stream_free(n->second);
     begun_clear(&n->begun);
     ff_tls_unref(n->tls);
     g_free(n->hostname);

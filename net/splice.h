@@ -12,12 +12,12 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#include "net/stream-end.h"
+#include "net/stream.h"
 
-typedef struct FfNative FfNative;
+typedef struct FfSplice FfSplice;
 
 /* The last connection has ended. On the main loop's thread; may free the object. */
-typedef void (*FfNativeDone)(gpointer opaque);
+typedef void (*FfSpliceDone)(gpointer opaque);
 
 /* What was said on a connection before QEMU took part in it. */
 typedef struct {
@@ -26,26 +26,26 @@ typedef struct {
      * way, goes on behind it. NULL: nothing was sent. */
     GBytes *opening;
     bool ack; /* the peer's SWITCHOVER_ACK to it was read already: QEMU is told */
-} FfNativeBegun;
+} FfSpliceBegun;
 
-FfNative *ff_native_new(FfNativeDone done, gpointer opaque);
+FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque);
 /* Every further connection with the peer is to be under TLS (reference taken); NULL: in the clear.
  * Before there is any. HOSTNAME is copied, can be NULL. */
-void ff_native_set_tls(FfNative *native, FfTls *tls, const char *hostname);
+void ff_splice_set_tls(FfSplice *native, FfTls *tls, const char *hostname);
 /* Joins PEER and QEMU (connected, blocking; both taken). BEGUN is copied; can be NULL. */
-void ff_native_join(FfNative *native, FfEnd *peer, int qemu, const FfNativeBegun *begun);
+void ff_splice_join(FfSplice *native, FfStream *peer, int qemu, const FfSpliceBegun *begun);
 /* QEMU connects to LISTENER (borrowed) for each of its channels: the first is joined with PEER
  * (taken) as BEGUN says, the second one with SECOND (taken; NULL: there is none), for the others
  * there is a connection to ADDRESS (copied). */
-void ff_native_expect_qemu(FfNative *native, int listener, FfEnd *peer, const FfNativeBegun *begun,
-                           FfEnd *second, const char *address);
-/* Whoever connects to LISTENERS (of int, borrowed until ff_native_free()) gets a connection to
+void ff_splice_expect_qemu(FfSplice *native, int listener, FfStream *peer,
+                           const FfSpliceBegun *begun, FfStream *second, const char *address);
+/* Whoever connects to LISTENERS (of int, borrowed until ff_splice_free()) gets a connection to
  * PATH, the unix socket at which QEMU listens. */
-void ff_native_accept_peers(FfNative *native, GArray *listeners, const char *path);
+void ff_splice_accept_peers(FfSplice *native, GArray *listeners, const char *path);
 /* The same for PEER (taken), which has connected already, may have begun its handshake, and may
- * have spoken (ff_channel_unread()); after ff_native_accept_peers(). */
-void ff_native_take_peer(FfNative *native, FfChannel *peer);
+ * have spoken (ff_channel_unread()); after ff_splice_accept_peers(). */
+void ff_splice_take_peer(FfSplice *native, FfChannel *peer);
 /* Breaks what is still connected and waits for the threads. */
-void ff_native_free(FfNative *native);
+void ff_splice_free(FfSplice *native);
 
 #endif

@@ -15,13 +15,13 @@
 #include "qapi/driver-private.h"
 
 /* The destination has no farfault, or this side is refused. */
-static void on_stock(FfDriver *d, const FfStockPeer *peer)
+static void on_plain(FfDriver *d, const FfPlainPeer *peer)
 {
     ff_outgoing_start(d, peer, d->uri);
 }
 
 const FfStartOps ff_migrate_ops = {
-    .stock = on_stock,
+    .plain = on_plain,
     .active = ff_incoming_active,
     .done = ff_incoming_done,
 };
@@ -39,7 +39,7 @@ static void start(FfCall *call)
         ff_call_error(call, "There's a migration process in progress");
         return;
     }
-    if (call->target.kind == FF_TARGET_FD) {
+    if (call->target.kind == FF_URI_FD) {
         config.fd = call->fd;
         call->fd = -1;
     } else {
@@ -86,7 +86,7 @@ static char *blocked_by(JsonObject *info)
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
-    ff_call_when_settled(call, start); /* gone already is as good */
+    ff_call_when_restored(call, start); /* gone already is as good */
 }
 
 static bool is_under_way(const char *status)
@@ -124,14 +124,14 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
             return;
         }
     }
-    if (call->target.kind == FF_TARGET_FD) {
+    if (call->target.kind == FF_URI_FD) {
         JsonObject *args = json_object_new();
 
         /* Ours is a copy: QEMU's would keep the connection open. */
         json_object_set_string_member(args, "fdname", call->target.name);
         ff_call_inject(call, "closefd", args, fd_closed);
     } else {
-        ff_call_when_settled(call, start);
+        ff_call_when_restored(call, start);
     }
 }
 
@@ -174,11 +174,11 @@ static void got_fd(FfCall *call)
 
 static void decide(FfCall *call)
 {
-    if (!ff_engine_fits(call) || call->tls.native) {
+    if (!ff_policy_engine_carries(call) || call->tls.native) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
-    } else if (call->target.kind == FF_TARGET_FD) {
+    } else if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, got_fd);
     } else {
         ff_call_inner(call, "query-status", NULL, got_status);
@@ -224,12 +224,12 @@ void ff_handle_migrate(FfCall *call)
         ff_call_restore(call, ff_call_pass); /* QEMU's own: it has the capabilities already */
         return;
     }
-    ff_target_from_arguments(&call->target, call->args);
-    if (call->target.kind == FF_TARGET_NONE) {
+    ff_uri_from_arguments(&call->target, call->args);
+    if (call->target.kind == FF_URI_NONE) {
         ff_call_pass(call); /* QEMU refuses it: each version in its own words */
-    } else if (call->target.kind == FF_TARGET_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
+    } else if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
                ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc") ||
-               (call->target.kind == FF_TARGET_FD && number(call->target.name))) {
+               (call->target.kind == FF_URI_FD && number(call->target.name))) {
         ff_call_pass_native(call);
     } else {
         ff_call_get_capabilities(call, got_capabilities);

@@ -13,7 +13,7 @@
 #include "qapi/json.h"
 #include "qapi/port.h"
 #include "qapi/schema.h"
-#include "qapi/target.h"
+#include "qapi/uri.h"
 #include "qapi/tls.h"
 
 typedef struct FfDriver FfDriver;
@@ -24,7 +24,7 @@ typedef struct FfOutgoing FfOutgoing;
 /* What the side that starts a migration does when it goes on. */
 typedef struct {
     /* QEMU carries it: the peer has no farfault, or this side is refused. */
-    void (*stock)(FfDriver *driver, const FfStockPeer *peer);
+    void (*plain)(FfDriver *driver, const FfPlainPeer *peer);
     void (*active)(FfDriver *driver); /* the peer is known */
     void (*done)(FfDriver *driver);
 } FfStartOps;
@@ -34,7 +34,7 @@ struct FfDriver {
     void (*dispatch)(FfCall *call); /* runs the handler of call->name; driver.c */
     GHashTable *clients;            /* mon -> GQueue of FfCall: one runs at a time, in order */
     GHashTable *waiting;            /* seq of TAKE_FD and INJECT -> what waits for the answer */
-    GPtrArray *names;               /* host names that are being asked for; ask.c */
+    GPtrArray *names;               /* host names that are being asked for; requests.c */
     uint32_t next_seq;
     unsigned calls;  /* under way */
     uint32_t filter; /* the relay's, as told last */
@@ -60,8 +60,8 @@ struct FfDriver {
     uint64_t switchover_bandwidth;                  /* avail-switchover-bandwidth, the client's */
     uint64_t max_bandwidth, max_postcopy_bandwidth; /* the client's; bytes per second */
     JsonArray *socket_address;                      /* where this destination listens; NULL */
-    bool settling;                                  /* QEMU's settings are being put back */
-    GQueue waiting_settled;                         /* what waits for that; settle.c */
+    bool restoring;                                 /* QEMU's settings are being put back */
+    GQueue waiting_restored;                        /* what waits for that; restore-settings.c */
 };
 
 typedef void (*FfHandler)(FfCall *call);
@@ -83,7 +83,7 @@ struct FfCall {
     char *preface; /* stands before the text; NULL */
 
     /* Collected on the way by the handlers of migrate and migrate-incoming. */
-    FfTarget target;
+    FfUri target;
     JsonNode *inner_capabilities; /* QEMU's, or the undo log's */
     JsonNode *capabilities;       /* the client's */
     JsonNode *parameters;
@@ -151,7 +151,7 @@ void ff_hmp_command(FfCall *call);
 /* One frame to the relay, without an fd. */
 void ff_driver_send(FfDriver *driver, FfLinkType type, unsigned mon, uint32_t seq,
                     const char *payload, gsize length);
-/* FD_REPLY or INJECT_REPLY has come. Takes FD. ask.c. */
+/* FD_REPLY or INJECT_REPLY has come. Takes FD. requests.c. */
 void ff_driver_relay_answer(FfDriver *driver, uint32_t seq, const char *payload, gsize length,
                             int fd);
 /* An event for the clients; DATA is taken. */
@@ -198,7 +198,7 @@ unsigned ff_driver_peer_timeout(const FfDriver *driver);
 unsigned ff_driver_channels(const FfDriver *driver);
 unsigned ff_driver_zstd_level(const FfDriver *driver);
 
-/* tls-ask.c. Fills call->tls by what tls-creds, tls-hostname and tls-authz of call->parameters
+/* tls-requests.c. Fills call->tls by what tls-creds, tls-hostname and tls-authz of call->parameters
  * name, if they do and the engine fits; then NEXT, which looks for call->tls.error. */
 void ff_call_get_tls(FfCall *call, bool server, FfHandler next);
 /* Gives CONFIG the credentials of CALL, and has them kept beyond a crash. */
@@ -233,16 +233,16 @@ char *ff_driver_stored_status(FfDriver *driver);
 void ff_driver_store_native(FfDriver *driver, const char *why);
 void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 
-/* fits.c */
+/* policy.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
  * against the engine, if it is not what the client has set up. */
-bool ff_engine_fits(FfCall *call);
+bool ff_policy_engine_carries(FfCall *call);
 
 /* keep.c */
 /* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
 void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 
-/* pass-native.c */
+/* pass-to-qemu.c */
 /* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
 void ff_call_pass_native(FfCall *call);
 /* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
@@ -268,7 +268,7 @@ void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);
 void ff_handle_continue(FfCall *call);
 
-/* report.c */
+/* events.c */
 /* Whether the client has the capability "events"; an engine that adopts must know. */
 void ff_driver_want_events(FfDriver *driver, bool on);
 /* A migration begins, whose STATUS needs no event. */
@@ -290,7 +290,7 @@ void ff_handle_revoke(FfCall *call);
 /* dump.c */
 void ff_handle_dump(FfCall *call);
 /* INFO has a half. */
-JsonObject *ff_half_to_json(const FfMigrationInfo *info);
+JsonObject *ff_split_to_json(const FfMigrationInfo *info);
 /* migrate with resume=true; driver->migration is there. */
 void ff_resume_migration(FfCall *call);
 
@@ -321,7 +321,7 @@ extern const FfStartOps ff_incoming_ops;
 /* outgoing.c */
 /* QEMU is to carry it: the destination has no farfault, or this side is refused. URI: where it goes
  * to, NULL if it cannot be connected to. */
-void ff_outgoing_start(FfDriver *driver, const FfStockPeer *peer, const char *uri);
+void ff_outgoing_start(FfDriver *driver, const FfPlainPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
 /* Removes the name of the socket that QEMU connects to, if it has one still. */
 void ff_outgoing_remove_name(FfOutgoing *outgoing);
@@ -340,20 +340,20 @@ void ff_handle_reset(FfCall *call);
 void ff_handle_wakeup(FfCall *call);
 void ff_handle_query_status(FfCall *call);
 
-/* busy.c */
+/* refuse.c */
 /* Answers CALL if it is something that QEMU must not do during a migration. */
-bool ff_busy(FfCall *call);
+bool ff_call_refuse(FfCall *call);
 
-/* settle.c */
+/* restore-settings.c */
 /* QEMU is about to be given a connection that is under TLS already: takes its tls-creds away, until
- * ff_driver_settle(); then NEXT. */
+ * ff_driver_restore_settings(); then NEXT. */
 void ff_call_unset_tls(FfCall *call, FfCallInner next);
 /* QEMU carries a migration over connections that we splice, or is about to. */
 bool ff_driver_splices(FfDriver *driver);
 /* A migration that QEMU carried is over: QEMU's settings are put back if the undo log has some. */
-void ff_driver_settle(FfDriver *driver);
+void ff_driver_restore_settings(FfDriver *driver);
 /* NEXT, as soon as that is not under way. */
-void ff_call_when_settled(FfCall *call, FfHandler next);
+void ff_call_when_restored(FfCall *call, FfHandler next);
 /* NEXT, after QEMU's own settings are back: the undo log of a migration that is over may have been
  * left behind. If they cannot be put back, an error ends CALL. */
 void ff_call_restore(FfCall *call, FfHandler next);

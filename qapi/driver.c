@@ -82,7 +82,7 @@ static void dispatch(FfCall *call)
             return;
         }
     }
-    if (!ff_busy(call)) {
+    if (!ff_call_refuse(call)) {
         ff_call_pass(call); /* not ours after all */
     }
 }
@@ -246,7 +246,8 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
         ff_driver_adopt(d, d->config.state->role == FF_ROLE_DESTINATION ? &ff_incoming_ops
                                                                         : &ff_migrate_ops);
     } else {
-        ff_driver_settle(d); /* what an engine left that died while QEMU carried a migration */
+        ff_driver_restore_settings(
+            d); /* what an engine left that died while QEMU carried a migration */
         ff_outgoing_look(d);
     }
     return d;
@@ -300,7 +301,7 @@ void ff_driver_free(FfDriver *d)
     }
     g_hash_table_unref(d->clients);
     g_hash_table_unref(d->waiting);
-    g_queue_clear_full(&d->waiting_settled, g_free);
+    g_queue_clear_full(&d->waiting_restored, g_free);
     g_free(d->globals);
     g_free(d);
 }

@@ -79,7 +79,7 @@ void ff_handle_dump(FfCall *call)
 
 /* --- query-migrate ---------------------------------------------------------------------------- */
 
-static JsonArray *waits_to_json(const FfHalf *h)
+static JsonArray *waits_to_json(const FfSplit *h)
 {
     JsonArray *list = json_array_new();
 
@@ -97,11 +97,11 @@ static JsonArray *waits_to_json(const FfHalf *h)
     return list;
 }
 
-JsonObject *ff_half_to_json(const FfMigrationInfo *info)
+JsonObject *ff_split_to_json(const FfMigrationInfo *info)
 {
     static const char *const phases[] = {"idle",   "setup",   "stopped", "loading",
                                          "loaded", "granted", "done",    "dead"};
-    const FfHalf *h = info->half;
+    const FfSplit *h = info->split;
     JsonObject *out = json_object_new();
 
     json_object_set_string_member(out, "role", role_name(info->role));

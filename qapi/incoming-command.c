@@ -103,11 +103,11 @@ static void command_decide(FfCall *call)
     d->events = ff_capability(call->capabilities, "events");
     if (d->incoming || d->migration) {
         ff_call_error(call, "The incoming migration has already been started");
-    } else if (!ff_engine_fits(call) || call->tls.native) {
+    } else if (!ff_policy_engine_carries(call) || call->tls.native) {
         pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
-    } else if (call->target.kind == FF_TARGET_FD) {
+    } else if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, got_fd);
     } else {
         ff_incoming_find(call, command_found);
@@ -162,15 +162,15 @@ void ff_handle_incoming(FfCall *call)
         ff_call_pass(call); /* QEMU does not know it, and says so */
         return;
     }
-    ff_target_from_arguments(&call->target, call->args);
+    ff_uri_from_arguments(&call->target, call->args);
     if (!config->incoming || (strcmp(config->incoming, "defer") && !config->incoming_taken) ||
-        call->target.kind == FF_TARGET_NONE || config->state->info_len ||
+        call->target.kind == FF_URI_NONE || config->state->info_len ||
         config->state->driver_flags & FF_DRIVER_NATIVE_INCOMING) {
         ff_call_pass(call); /* QEMU refuses it, and knows why */
     } else if (strcmp(config->incoming, "defer")) {
         ff_call_error(call, "The incoming migration has already been started");
-    } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_TARGET_OTHER ||
-               (call->target.kind == FF_TARGET_FD && g_ascii_isdigit(call->target.name[0]))) {
+    } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_URI_OTHER ||
+               (call->target.kind == FF_URI_FD && g_ascii_isdigit(call->target.name[0]))) {
         pass_native(call);
     } else {
         ff_call_inner(call, "query-status", NULL, command_status);

@@ -51,7 +51,7 @@ static void decide(FfCall *call)
     } else if (call->tls.error) {
         ff_incoming_give_up(call->driver, call->tls.error->message);
         ff_call_return(call, NULL);
-    } else if (ff_engine_fits(call) && !call->tls.native) {
+    } else if (ff_policy_engine_carries(call) && !call->tls.native) {
         engine(call);
     } else {
         if (call->native) {
@@ -177,7 +177,7 @@ static void begin(FfDriver *d, FfIncoming *in)
 }
 
 /* LIST: the addresses of a TCP target. */
-bool ff_incoming_begin_listening(FfDriver *d, const FfTarget *target, const struct addrinfo *list,
+bool ff_incoming_begin_listening(FfDriver *d, const FfUri *target, const struct addrinfo *list,
                                  bool keep_failed, GError **error)
 {
     JsonArray *addresses = NULL;
@@ -191,7 +191,7 @@ bool ff_incoming_begin_listening(FfDriver *d, const FfTarget *target, const stru
     g_array_unref(in->fds);
     in->fds = fds;
     in->keep_failed = keep_failed;
-    in->path = g_strdup(target->kind == FF_TARGET_UNIX ? target->path : NULL);
+    in->path = g_strdup(target->kind == FF_URI_UNIX ? target->path : NULL);
     g_clear_pointer(&d->socket_address, json_array_unref);
     d->socket_address = addresses;
     begin(d, in);
@@ -201,10 +201,10 @@ bool ff_incoming_begin_listening(FfDriver *d, const FfTarget *target, const stru
 /* Goes on with NEXT, at once but for a name of a host. */
 void ff_incoming_find(FfCall *call, FfCallResolved next)
 {
-    const FfTarget *t = &call->target;
+    const FfUri *t = &call->target;
     int family = t->ipv4 == t->ipv6 ? AF_UNSPEC : t->ipv4 ? AF_INET : AF_INET6;
 
-    if (t->kind == FF_TARGET_TCP) {
+    if (t->kind == FF_URI_TCP) {
         ff_call_resolve(call, t->host, t->port, family, next);
     } else {
         next(call, NULL, NULL);

@@ -63,7 +63,7 @@ static void begun_already(FfCall *call, JsonNode *result, const GError *error)
     ff_incoming_given(d);
     if (d->incoming && path) {
         d->incoming->name = ff_private_name_adopt(path);
-        ff_call_when_settled(call, splice_again);
+        ff_call_when_restored(call, splice_again);
         return;
     }
     ff_incoming_forget(d);
@@ -213,12 +213,12 @@ static void argument_found(FfCall *call, const struct addrinfo *list, const GErr
     started(call);
 }
 
-static void listen_at(FfCall *call, FfTarget *target)
+static void listen_at(FfCall *call, FfUri *target)
 {
     char *uri = g_steal_pointer(&call->target.uri); /* as it was written */
 
     call->target = *target;
-    *target = (FfTarget){.kind = FF_TARGET_NONE};
+    *target = (FfUri){.kind = FF_URI_NONE};
     g_free(call->target.uri);
     call->target.uri = uri;
     ff_incoming_find(call, argument_found);
@@ -226,7 +226,7 @@ static void listen_at(FfCall *call, FfTarget *target)
 
 void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
 {
-    g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
+    g_auto(FfUri) target = {.kind = FF_URI_NONE};
     FfCall *call = argument_new(d, seq, uri);
 
     if (d->incoming) { /* the engine before this one listened, and could not say so any more */
@@ -237,8 +237,8 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         find_out(call);
         return;
     }
-    ff_target_from_uri(&target, uri);
-    if (target.kind == FF_TARGET_FD) {
+    ff_uri_parse(&target, uri);
+    if (target.kind == FF_URI_FD) {
         int fd = steal_fd(d, target.name);
 
         if (ff_incoming_is_socket(fd)) {
@@ -254,9 +254,9 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         } else {
             close(fd);
         }
-        target.kind = FF_TARGET_OTHER;
+        target.kind = FF_URI_OTHER;
     }
-    if (target.kind == FF_TARGET_OTHER) {
+    if (target.kind == FF_URI_OTHER) {
         d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
         call->patient = true;
         ff_call_inner(call, "migrate-incoming", ff_incoming_uri_argument(NULL, uri), qemu_listens);

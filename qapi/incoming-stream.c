@@ -22,23 +22,23 @@ static void native_failed(FfCall *call, const GError *error)
 static void native_over(gpointer opaque)
 {
     ff_incoming_forget(opaque);
-    ff_driver_settle(opaque);
+    ff_driver_restore_settings(opaque);
 }
 
 /* What was read of the first connection goes to QEMU before the rest of it; then those who came
  * behind it, in their order. */
-static void join_stock(FfIncoming *in)
+static void join_plain(FfIncoming *in)
 {
-    FfNativeBegun begun = {.first = in->stock_first};
-    int qemu = in->stock ? ff_address_connect_path(ff_private_name_path(in->name)) : -1;
+    FfSpliceBegun begun = {.first = in->plain_first};
+    int qemu = in->plain ? ff_address_connect_path(ff_private_name_path(in->name)) : -1;
 
     if (qemu >= 0) {
-        ff_native_join(in->native, g_steal_pointer(&in->stock), qemu, &begun);
+        ff_splice_join(in->native, g_steal_pointer(&in->plain), qemu, &begun);
     }
-    while (in->stock_later && in->stock_later->len) {
-        ff_native_take_peer(in->native, g_ptr_array_steal_index(in->stock_later, 0));
+    while (in->plain_later && in->plain_later->len) {
+        ff_splice_take_peer(in->native, g_ptr_array_steal_index(in->plain_later, 0));
     }
-    g_clear_pointer(&in->stock_later, g_ptr_array_unref);
+    g_clear_pointer(&in->plain_later, g_ptr_array_unref);
 }
 
 /* QEMU listens at the private name. */
@@ -47,9 +47,9 @@ void ff_incoming_splice(FfDriver *d)
     FfIncoming *in = d->incoming;
 
     ff_driver_close_mem(d);
-    in->native = ff_native_new(native_over, d);
-    ff_native_set_tls(in->native, in->stock_tls, NULL);
-    ff_native_accept_peers(in->native, in->fds, ff_private_name_path(in->name));
+    in->native = ff_splice_new(native_over, d);
+    ff_splice_set_tls(in->native, in->plain_tls, NULL);
+    ff_splice_accept_peers(in->native, in->fds, ff_private_name_path(in->name));
     ff_driver_filter(d, 0);
 }
 
@@ -65,7 +65,7 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
 
     ff_incoming_given(d);
     ff_incoming_splice(d);
-    join_stock(in);
+    join_plain(in);
     if (in->single) {
         ff_incoming_remove_name(in); /* so that nothing is left of an engine that dies */
     }
@@ -160,7 +160,7 @@ void ff_incoming_stream(FfCall *call, JsonNode *result, const GError *error)
 
 /* --- a source without farfault -------------------------------------------------------------- */
 
-static void stock_settings_made(FfCall *call, JsonNode *result, const GError *error)
+static void plain_settings_made(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         native_failed(call, error);
@@ -171,46 +171,46 @@ static void stock_settings_made(FfCall *call, JsonNode *result, const GError *er
     native_many(call);
 }
 
-static void stock_flags_set(FfCall *call, JsonNode *result, const GError *error)
+static void plain_flags_set(FfCall *call, JsonNode *result, const GError *error)
 {
-    if (!error && call->driver->incoming->stock_tls) {
-        ff_call_unset_tls(call, stock_settings_made);
+    if (!error && call->driver->incoming->plain_tls) {
+        ff_call_unset_tls(call, plain_settings_made);
     } else {
-        stock_settings_made(call, result, error);
+        plain_settings_made(call, result, error);
     }
 }
 
-static void stock_run_set(FfCall *call, JsonNode *result, const GError *error)
+static void plain_run_set(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         /* cont opens the disks for writing, and the source has them still. */
         ff_driver_log(call->driver, "farfault: the guest will be paused when it has arrived: %s",
                       error->message);
     }
-    ff_call_give_capabilities(call, stock_flags_set);
+    ff_call_give_capabilities(call, plain_flags_set);
 }
 
-static void on_stock(FfDriver *d, const FfStockPeer *peer)
+static void on_plain(FfDriver *d, const FfPlainPeer *peer)
 {
     FfIncoming *in = d->incoming;
 
-    in->stock = ff_end_new_channel(peer->channel);
-    in->stock_tls = ff_tls_ref(peer->tls);
-    in->stock_first = g_byte_array_ref(peer->first);
-    in->stock_later = peer->later;
-    d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+    in->plain = ff_stream_new_channel(peer->channel);
+    in->plain_tls = ff_tls_ref(peer->tls);
+    in->plain_first = g_byte_array_ref(peer->first);
+    in->plain_later = peer->later;
+    d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     ff_driver_store_native(d,
                            peer->refused ? peer->refused : "the source is a QEMU without farfault");
     /* What the client has said about running since the engine began: QEMU was not told. */
     if (peer->run_changed) {
-        ff_call_inner(ff_call_new_own(d), peer->run ? "cont" : "stop", NULL, stock_run_set);
+        ff_call_inner(ff_call_new_own(d), peer->run ? "cont" : "stop", NULL, plain_run_set);
     } else {
-        ff_call_give_capabilities(ff_call_new_own(d), stock_flags_set);
+        ff_call_give_capabilities(ff_call_new_own(d), plain_flags_set);
     }
 }
 
 const FfStartOps ff_incoming_ops = {
-    .stock = on_stock,
+    .plain = on_plain,
     .active = ff_incoming_active,
     .done = ff_incoming_done,
 };

@@ -70,17 +70,17 @@ void ff_incoming_remove_name(FfIncoming *in)
 void ff_incoming_free(FfIncoming *in)
 {
     g_ptr_array_unref(in->sources);
-    g_clear_pointer(&in->native, ff_native_free);
+    g_clear_pointer(&in->native, ff_splice_free);
     ff_incoming_release(in);
     g_array_unref(in->fds);
     if (in->path) {
         g_unlink(in->path);
     }
     ff_private_name_free(in->name);
-    ff_end_free(in->stock);
-    ff_tls_unref(in->stock_tls);
-    g_clear_pointer(&in->stock_first, g_byte_array_unref);
-    g_clear_pointer(&in->stock_later, g_ptr_array_unref);
+    ff_stream_free(in->plain);
+    ff_tls_unref(in->plain_tls);
+    g_clear_pointer(&in->plain_first, g_byte_array_unref);
+    g_clear_pointer(&in->plain_later, g_ptr_array_unref);
     g_clear_pointer(&in->parameters, json_node_unref);
     g_free(in->path);
     g_free(in);

@@ -20,12 +20,12 @@ struct FfIncoming {
     GPtrArray *sources;      /* GSource: wait for the first connection */
     char *path;              /* unix socket to be removed at the end; NULL */
     FfPrivateName *name;     /* of QEMU's own socket; NULL */
-    FfNative *native;        /* NULL unless QEMU carries it over several connections */
+    FfSplice *native;        /* NULL unless QEMU carries it over several connections */
     bool paused;             /* the guest is not to run when it has arrived */
-    FfEnd *stock;            /* connection of a source without farfault; NULL */
-    FfTls *stock_tls;        /* that it is under; NULL */
-    GByteArray *stock_first; /* what was read of it */
-    GPtrArray *stock_later;  /* of FfChannel: connections that came behind it; NULL: none */
+    FfStream *plain;         /* connection of a source without farfault; NULL */
+    FfTls *plain_tls;        /* that it is under; NULL */
+    GByteArray *plain_first; /* what was read of it */
+    GPtrArray *plain_later;  /* of FfChannel: connections that came behind it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     bool single;             /* QEMU takes one connection: neither multifd nor postcopy-preempt */
     unsigned held;           /* so many of fds are with the relay, too */
@@ -61,7 +61,7 @@ void ff_incoming_splice(FfDriver *d);
 /* Looks at the first connection, when it waits. */
 void ff_incoming_watch(FfIncoming *in);
 /* Listens at TARGET; LIST: the addresses of a TCP target. */
-bool ff_incoming_begin_listening(FfDriver *d, const FfTarget *target, const struct addrinfo *list,
+bool ff_incoming_begin_listening(FfDriver *d, const FfUri *target, const struct addrinfo *list,
                                  bool keep_failed, GError **error);
 /* FD (taken) is a connection, or listens. */
 void ff_incoming_begin_connected(FfDriver *d, int fd, bool keep_failed);

@@ -82,8 +82,8 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     if (info->untracked) {
         json_object_set_string_member(own, "no-precopy", info->untracked);
     }
-    if (info->half) {
-        json_object_set_object_member(own, "half", ff_half_to_json(info));
+    if (info->split) {
+        json_object_set_object_member(own, "half", ff_split_to_json(info));
     }
     return own;
 }
@@ -206,7 +206,7 @@ static void store_object(FfDriver *d, JsonObject *object)
 void ff_driver_store_info(FfDriver *d, const FfMigrationInfo *info)
 {
     if (!info) {
-        d->config.state->driver_flags &= ~FF_DRIVER_STOCK_PEER;
+        d->config.state->driver_flags &= ~FF_DRIVER_PLAIN_PEER;
         d->config.state->native[0] = 0;
         __atomic_store_n(&d->config.state->info_len, 0, __ATOMIC_RELEASE);
         return;

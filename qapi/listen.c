@@ -151,7 +151,7 @@ static GArray *listen_tcp(const struct addrinfo *list, JsonArray *addresses, GEr
     return g_steal_pointer(&fds);
 }
 
-static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError **error)
+static GArray *listen_unix(const FfUri *target, JsonArray *addresses, GError **error)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     GArray *fds;
@@ -184,13 +184,13 @@ static GArray *listen_unix(const FfTarget *target, JsonArray *addresses, GError 
     return NULL;
 }
 
-GArray *ff_listen(const FfTarget *target, const struct addrinfo *list, JsonArray **addresses,
+GArray *ff_listen(const FfUri *target, const struct addrinfo *list, JsonArray **addresses,
                   GError **error)
 {
     g_autoptr(JsonArray) shown = json_array_new();
     GArray *fds;
 
-    if (target->kind == FF_TARGET_TCP) {
+    if (target->kind == FF_URI_TCP) {
         fds = listen_tcp(list, shown, error);
     } else {
         fds = listen_unix(target, shown, error);

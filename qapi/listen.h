@@ -11,14 +11,14 @@
 #include <json-glib/json-glib.h>
 #include <netdb.h>
 
-#include "qapi/target.h"
+#include "qapi/uri.h"
 
 /*
  * Listens at TARGET (TCP: at LIST, every address of the host; unix: at the path, removed first;
  * LIST is NULL). Returns the fds (of int, non-blocking, close-on-exec) and sets *ADDRESSES to what
  * query-migrate shows as socket-address; NULL and ERROR (QEMU's text) if none could be made.
  */
-GArray *ff_listen(const FfTarget *target, const struct addrinfo *list, JsonArray **addresses,
+GArray *ff_listen(const FfUri *target, const struct addrinfo *list, JsonArray **addresses,
                   GError **error);
 
 /* Where FDS (of int) listen, for query-migrate. */

@@ -98,13 +98,13 @@ static void on_parted(void *opaque)
     ff_driver_touch(d);
 }
 
-static void on_stock(const FfStockPeer *peer, void *opaque)
+static void on_plain(const FfPlainPeer *peer, void *opaque)
 {
     FfDriver *d = opaque;
     FfMigration *migration = g_steal_pointer(&d->migration);
 
     ff_driver_forget_tls(d); /* nobody adopts a migration of QEMU's */
-    d->start_ops->stock(d, peer);
+    d->start_ops->plain(d, peer);
     g_idle_add(free_migration, migration);
     ff_driver_touch(d);
 }
@@ -139,7 +139,7 @@ static const FfMigrationOps *driver_ops(FfDriver *d, FfMigrationOps *ops)
         .sync = on_sync,
         .pass = on_pass,
         .done = on_done,
-        .stock = on_stock,
+        .plain = on_plain,
         .kill_vmm = on_kill,
         .hold = on_hold,
         .drop = on_drop,
@@ -181,12 +181,12 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->release_ram = ff_capability(capabilities, "release-ram");
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");
     config->validate_uuid = ff_capability(capabilities, "validate-uuid");
-    config->stock = d->config.state->peer == FF_PEER_WISH_AUTO;
-    if (config->stock && ff_capability(capabilities, "multifd")) {
+    config->plain = d->config.state->peer == FF_PEER_WISH_AUTO;
+    if (config->plain && ff_capability(capabilities, "multifd")) {
         config->silence = "Or it is a QEMU without farfault, which with multifd answers only when "
                           "all its channels are there: switch multifd off, or set x-farfault-peer "
                           "to native";
-    } else if (config->stock && ff_capability(capabilities, "postcopy-preempt")) {
+    } else if (config->plain && ff_capability(capabilities, "postcopy-preempt")) {
         config->second_ms = SECOND_CHANNEL_MS;
     }
     config->max_bandwidth = d->max_bandwidth;

@@ -31,10 +31,10 @@
 
 struct FfOutgoing {
     FfDriver *driver;
-    FfNative *native;
-    FfNativeBegun begun;
-    FfEnd *peer;         /* NULL: native's */
-    FfEnd *second;       /* of FfStockPeer; NULL: none, or native's */
+    FfSplice *native;
+    FfSpliceBegun begun;
+    FfStream *peer;      /* NULL: native's */
+    FfStream *second;    /* of FfPlainPeer; NULL: none, or native's */
     bool tls;            /* it is under TLS */
     bool refused;        /* there is no peer: QEMU connects */
     int fd;              /* refused: or goes on over this one; -1: to uri */
@@ -50,9 +50,9 @@ struct FfOutgoing {
 
 void ff_outgoing_free(FfOutgoing *out)
 {
-    g_clear_pointer(&out->native, ff_native_free);
-    ff_end_free(out->peer);
-    ff_end_free(out->second);
+    g_clear_pointer(&out->native, ff_splice_free);
+    ff_stream_free(out->peer);
+    ff_stream_free(out->second);
     if (out->fd >= 0) {
         close(out->fd);
     }
@@ -98,7 +98,7 @@ static void let_calls_go(FfDriver *d, GQueue *waiting)
 static void end(FfDriver *d)
 {
     g_clear_pointer(&d->outgoing, ff_outgoing_free);
-    ff_driver_settle(d);
+    ff_driver_restore_settings(d);
     ff_driver_touch(d);
 }
 
@@ -123,7 +123,7 @@ static void failed(FfCall *call, const char *why)
     }
 
     g_queue_init(&d->outgoing->waiting);
-    d->config.state->driver_flags &= ~(FF_DRIVER_STOCK_PEER | FF_DRIVER_GIVING_BACK);
+    d->config.state->driver_flags &= ~(FF_DRIVER_PLAIN_PEER | FF_DRIVER_GIVING_BACK);
     ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration source failed: %s", why);
@@ -215,7 +215,7 @@ static void give_socket(FfCall *call)
         failed(call, "no socket pair for QEMU can be made");
         return;
     }
-    ff_native_join(out->native, g_steal_pointer(&out->peer), pair[0], &out->begun);
+    ff_splice_join(out->native, g_steal_pointer(&out->peer), pair[0], &out->begun);
     give_fd(call, pair[1]);
 }
 
@@ -223,7 +223,7 @@ static void give_socket(FfCall *call)
 static void let_connect(FfCall *call)
 {
     FfOutgoing *out = call->driver->outgoing;
-    g_auto(FfTarget) target = {.kind = FF_TARGET_UNIX};
+    g_auto(FfUri) target = {.kind = FF_URI_UNIX};
     g_autoptr(JsonArray) addresses = NULL;
     g_autoptr(GArray) fds = NULL;
     g_autoptr(GError) error = NULL;
@@ -238,7 +238,7 @@ static void let_connect(FfCall *call)
         return;
     }
     out->listener = g_array_index(fds, int, 0);
-    ff_native_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
+    ff_splice_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
                           g_steal_pointer(&out->second), out->uri);
     migrate(call, g_strdup_printf("unix:%s", target.path));
 }
@@ -269,18 +269,18 @@ static void capabilities_set(FfCall *call, JsonNode *result, const GError *error
     }
 }
 
-static void set_peer(FfOutgoing *out, const FfStockPeer *peer)
+static void set_peer(FfOutgoing *out, const FfPlainPeer *peer)
 {
-    out->native = ff_native_new(over, out->driver);
-    ff_native_set_tls(out->native, peer->tls, peer->tls_hostname);
-    out->peer = ff_end_new_channel(peer->channel);
-    out->second = peer->second ? ff_end_new_channel(peer->second) : NULL;
+    out->native = ff_splice_new(over, out->driver);
+    ff_splice_set_tls(out->native, peer->tls, peer->tls_hostname);
+    out->peer = ff_stream_new_channel(peer->channel);
+    out->second = peer->second ? ff_stream_new_channel(peer->second) : NULL;
     out->tls = peer->tls;
     out->begun.opening = g_bytes_ref(peer->opening);
     out->begun.ack = peer->acked;
 }
 
-void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
+void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
 {
     FfOutgoing *out = g_new0(FfOutgoing, 1);
 
@@ -302,7 +302,7 @@ void ff_outgoing_start(FfDriver *d, const FfStockPeer *peer, const char *uri)
     ff_driver_store_native(d, peer->refused ? peer->refused
                                             : "the destination is a QEMU without farfault");
     if (!peer->refused) {
-        d->config.state->driver_flags |= FF_DRIVER_STOCK_PEER;
+        d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     }
     ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
 }
@@ -325,7 +325,7 @@ static void looked(FfCall *call, JsonNode *result, const GError *error)
         *flags &= ~FF_DRIVER_GIVING_BACK;
     }
     if (!error && !begun) {
-        *flags &= ~FF_DRIVER_STOCK_PEER;
+        *flags &= ~FF_DRIVER_PLAIN_PEER;
         d->events = *flags & FF_DRIVER_EVENTS;
         ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
         ff_driver_report(d, FF_STATUS_FAILED);

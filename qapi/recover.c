@@ -94,8 +94,8 @@ static bool has_credentials(FfCall *call)
 
 static bool is_possible(FfCall *call)
 {
-    if (call->target.kind != FF_TARGET_TCP && call->target.kind != FF_TARGET_UNIX &&
-        call->target.kind != FF_TARGET_FD) {
+    if (call->target.kind != FF_URI_TCP && call->target.kind != FF_URI_UNIX &&
+        call->target.kind != FF_URI_FD) {
         ff_call_error(call,
                       "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
         return false;
@@ -109,16 +109,16 @@ static bool is_possible(FfCall *call)
 static void show_address(FfDriver *d, FfTargetKind kind)
 {
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
-    g_auto(FfTarget) at = {.kind = FF_TARGET_NONE};
+    g_auto(FfUri) at = {.kind = FF_URI_NONE};
 
     g_clear_pointer(&d->socket_address, json_array_unref);
-    if (kind == FF_TARGET_FD || !info->socket_address) {
+    if (kind == FF_URI_FD || !info->socket_address) {
         return;
     }
-    ff_target_from_uri(&at, info->socket_address);
+    ff_uri_parse(&at, info->socket_address);
     JsonObject *address = json_object_new();
 
-    if (at.kind == FF_TARGET_TCP) {
+    if (at.kind == FF_URI_TCP) {
         json_object_set_string_member(address, "port", at.port);
         json_object_set_string_member(address, "host", at.host);
         json_object_set_string_member(address, "type", "inet");
@@ -187,13 +187,13 @@ void ff_handle_recover(FfCall *call)
         ff_call_error(call, "Migrate recover can only be run when postcopy is paused.");
         return;
     }
-    ff_target_from_uri(&call->target, ff_json_string(call->args, "uri"));
+    ff_uri_parse(&call->target, ff_json_string(call->args, "uri"));
     if (!is_possible(call)) {
         return;
     }
-    if (call->target.kind == FF_TARGET_FD) {
+    if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, recover_by_fd);
-    } else if (call->target.kind == FF_TARGET_TCP) {
+    } else if (call->target.kind == FF_URI_TCP) {
         ff_call_resolve(call, call->target.host, call->target.port, AF_UNSPEC, recover_at);
     } else {
         recover(call, call->target.uri, -1);
@@ -241,11 +241,11 @@ void ff_handle_revoke(FfCall *call)
         take_back(call, NULL, -1);
         return;
     }
-    ff_target_from_uri(&call->target, uri);
+    ff_uri_parse(&call->target, uri);
     if (!is_possible(call)) {
         return;
     }
-    if (call->target.kind == FF_TARGET_FD) {
+    if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, revoke_by_fd);
     } else {
         take_back(call, uri, -1);
@@ -273,7 +273,7 @@ static void got_version(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) own = NULL;
-    bool by_fd = call->target.kind == FF_TARGET_FD;
+    bool by_fd = call->target.kind == FF_URI_FD;
     int fd = -1;
 
     if (!d->migration) {
@@ -307,11 +307,11 @@ void ff_resume_migration(FfCall *call)
         ff_call_error(call, "Cannot resume if there is no paused migration");
         return;
     }
-    ff_target_from_arguments(&call->target, call->args);
+    ff_uri_from_arguments(&call->target, call->args);
     if (!is_possible(call)) {
         return;
     }
-    if (call->target.kind == FF_TARGET_FD) {
+    if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, ask_version);
     } else {
         ask_version(call);

@@ -124,7 +124,7 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
     if (sent->says != FF_SAID_NOTHING && !answer->is_error) {
         note_said(mon->relay, sent->says);
     }
-    ff_fds_settle(mon, sent, answer->is_error);
+    ff_fds_answered(mon, sent, answer->is_error);
     if (sent->injected && !sent->lost) {
         size_t len = mon->out == FF_OUT_CAPTURE ? mon->held->len : 0;
 

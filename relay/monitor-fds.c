@@ -54,7 +54,7 @@ void ff_fds_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
     }
 }
 
-void ff_fds_settle(FfMonitor *mon, FfSent *sent, bool error)
+void ff_fds_answered(FfMonitor *mon, FfSent *sent, bool error)
 {
     if (error) {
         return; /* FfSent still owns the copy */

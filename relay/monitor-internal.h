@@ -112,7 +112,7 @@ void ff_overdue_negotiate(FfMonitor *mon, FfItem *item);
 
 /* monitor-fds.c */
 void ff_fds_note(FfMonitor *mon, const FfItem *item, FfSent *sent); /* before it is passed */
-void ff_fds_settle(FfMonitor *mon, FfSent *sent, bool error);       /* QEMU has answered */
+void ff_fds_answered(FfMonitor *mon, FfSent *sent, bool error);     /* QEMU has answered */
 void ff_fds_reset(FfMonitor *mon);
 
 #endif

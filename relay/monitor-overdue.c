@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-#define ANSWER_MS 10000     /* as long as the engine waits for QEMU (qapi/ask.c) */
+#define ANSWER_MS 10000     /* as long as the engine waits for QEMU (qapi/requests.c) */
 #define NEGOTIATION_MS 2000 /* nothing depends on its real answer */
 
 #define ERROR(class, desc) "\"error\": {\"class\": \"" class "\", \"desc\": \"" desc "\"}"

@@ -121,7 +121,7 @@ static void note_native(FfMonitor *mon, const FfQmpCommand *command)
         state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
     }
     if (ff_starts_incoming(command) || ff_starts_migration(command)) {
-        state->driver_flags &= ~(uint32_t)FF_DRIVER_STOCK_PEER;
+        state->driver_flags &= ~(uint32_t)FF_DRIVER_PLAIN_PEER;
         state->native[0] = 0;
         __atomic_store_n(&state->info_len, 0, __ATOMIC_RELEASE);
     }

@@ -119,8 +119,8 @@ enum {
     /* Nobody has come yet. The relay, too, looks at it. */
     FF_DRIVER_LISTENS = 1 << 4,
     /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
-    FF_DRIVER_STOCK_PEER = 1 << 6,
-    /* What the client has been told of the switch, and done: qapi/report.c. */
+    FF_DRIVER_PLAIN_PEER = 1 << 6,
+    /* What the client has been told of the switch, and done: qapi/events.c. */
     FF_DRIVER_SWITCHED = 1 << 7, /* postcopy-active was said */
     FF_DRIVER_FOLLOWED = 1 << 8, /* the client has gone on from there */
     /* Its last word on running, if there was one (S: while the guest stood for the switch). */

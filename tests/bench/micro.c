@@ -111,8 +111,8 @@ static void fill_for_codec(uint8_t *p, unsigned kind)
 
 static void bench_codec_level(const uint8_t *data, const char *kind, int level)
 {
-    g_autoptr(FfPacker) p = ff_packer_new(level, FF_RUN_MAX_BYTES);
-    g_autoptr(FfUnpacker) u = ff_unpacker_new();
+    g_autoptr(FfCompressor) p = ff_compressor_new(level, FF_RUN_MAX_BYTES);
+    g_autoptr(FfDecompressor) u = ff_decompressor_new();
     g_autofree uint8_t *out = g_malloc(FF_RUN_MAX_BYTES), *again = g_malloc(FF_RUN_MAX_BYTES);
     double pack = 0, unpack = 0, begin = now();
     uint64_t in = 0, packed = 0, unpacked = 0;
@@ -121,12 +121,12 @@ static void bench_codec_level(const uint8_t *data, const char *kind, int level)
     for (uint64_t at = 0; now() - begin < seconds_each; at += FF_RUN_MAX_BYTES) {
         const uint8_t *run = data + at % CODEC_BYTES;
         double t = cpu_now();
-        size_t len = ff_packer_pack(p, run, FF_RUN_MAX_BYTES, out);
+        size_t len = ff_compressor_run(p, run, FF_RUN_MAX_BYTES, out);
         double packed_at = cpu_now();
         pack += packed_at - t;
         in += FF_RUN_MAX_BYTES;
         packed += len ? len : FF_RUN_MAX_BYTES;
-        if (len && ff_unpacker_unpack(u, out, len, again, FF_RUN_MAX_BYTES, &why) == 0) {
+        if (len && ff_decompressor_run(u, out, len, again, FF_RUN_MAX_BYTES, &why) == 0) {
             unpack += cpu_now() - packed_at;
             unpacked += FF_RUN_MAX_BYTES;
         }

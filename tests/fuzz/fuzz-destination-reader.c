@@ -31,7 +31,7 @@ typedef enum {
 static void reach(FfMigration *m, Moment moment)
 {
     m->conn.epoch = m->conn.want_epoch = 1;
-    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_COMPRESSED_DEVICE |
                             FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED;
     if (moment == FURTHER) {
         g_assert_cmpint(ff_dest_empty(&m->dest), ==, 0);

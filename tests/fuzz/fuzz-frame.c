@@ -34,7 +34,7 @@ static void check_frame(const uint8_t *data)
         g_assert_cmpuint(f.length, ==, f.flags ? 0 : (f.n_pages + 63ull) / 64 * 8);
     }
     if (ff_frame_check_run(&f, blocks, G_N_ELEMENTS(blocks), &why) == 0 &&
-        (f.type == FF_FRAME_PAGES || f.type == FF_FRAME_PACKED || f.type == FF_FRAME_ZERO ||
+        (f.type == FF_FRAME_PAGES || f.type == FF_FRAME_COMPRESSED || f.type == FF_FRAME_ZERO ||
          f.type == FF_FRAME_REQUEST)) {
         const FfFrameBlock *b = &blocks[f.block];
         uint64_t pages = b->size / b->page_size;
@@ -42,8 +42,9 @@ static void check_frame(const uint8_t *data)
         g_assert_cmpuint(f.n_pages, >, 0);
         g_assert_true(f.page < pages && f.n_pages <= pages - f.page);
         g_assert_true(f.type != FF_FRAME_PAGES || f.length == f.n_pages * b->page_size);
-        g_assert_true(f.type != FF_FRAME_PACKED || (f.length < f.n_pages * b->page_size &&
-                                                    f.n_pages * b->page_size <= FF_FRAME_MAX_DATA));
+        g_assert_true(
+            f.type != FF_FRAME_COMPRESSED ||
+            (f.length < f.n_pages * b->page_size && f.n_pages * b->page_size <= FF_FRAME_MAX_DATA));
     }
 }
 

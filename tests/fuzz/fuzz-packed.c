@@ -12,15 +12,15 @@
 #define PAGE 4096
 
 /* One for all runs, as a connection has: what an input leaves behind must not show in the next. */
-static FfPacker *p;
-static FfUnpacker *u;
+static FfCompressor *p;
+static FfDecompressor *u;
 
 /* In a piece of memory of its own size, so that ASan sees a byte too far. */
 static void unpack(const uint8_t *data, size_t size, size_t n)
 {
     g_autofree uint8_t *in = g_memdup2(data, size), *out = g_malloc(n);
     const char *why = NULL;
-    int rc = ff_unpacker_unpack(u, in, size, out, n, &why);
+    int rc = ff_decompressor_run(u, in, size, out, n, &why);
 
     g_assert_true(rc == 0 || (rc == -EBADMSG && why));
 }
@@ -32,10 +32,10 @@ static void round_trip(const uint8_t *data, size_t size)
     const char *why = NULL;
 
     memcpy(run, data, MIN(size, n));
-    size_t len = ff_packer_pack(p, run, n, out);
+    size_t len = ff_compressor_run(p, run, n, out);
     g_assert_cmpuint(len, <=, n - n / 8);
     if (len) {
-        g_assert_cmpint(ff_unpacker_unpack(u, out, len, again, n, &why), ==, 0);
+        g_assert_cmpint(ff_decompressor_run(u, out, len, again, n, &why), ==, 0);
         g_assert_cmpint(memcmp(run, again, n), ==, 0);
     }
 }
@@ -47,8 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     if (!p) {
-        p = ff_packer_new(FF_ZSTD_LEVEL_DEFAULT, FF_RUN_MAX_BYTES);
-        u = ff_unpacker_new();
+        p = ff_compressor_new(FF_ZSTD_LEVEL_DEFAULT, FF_RUN_MAX_BYTES);
+        u = ff_decompressor_new();
         g_assert_true(p && u);
     }
     unpack(data + 1, size - 1, (data[0] % 32 + 1) * PAGE);

@@ -28,7 +28,7 @@ static bool meet(FfMigration *m)
 static bool begin_behind(FfMigration *m)
 {
     m->conn.main = ff_channel_new(alone_fd(m), FF_CHANNEL_MAIN);
-    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+    m->conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_COMPRESSED_DEVICE |
                             FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED;
     m->source.asked[FF_INDEX_MAIN] = ROUNDS;
     return ff_source_feed_urgent(&m->source, NULL);

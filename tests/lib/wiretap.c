@@ -52,8 +52,8 @@ static void count_frame(Pump *p, const FfFrame *f)
 
     g_mutex_lock(&w->lock);
     w->counts.requests += f->type == FF_FRAME_REQUEST;
-    w->counts.packed += f->type == FF_FRAME_PACKED ? f->n_pages : 0;
-    if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO || f->type == FF_FRAME_PACKED) {
+    w->counts.packed += f->type == FF_FRAME_COMPRESSED ? f->n_pages : 0;
+    if (f->type == FF_FRAME_PAGES || f->type == FF_FRAME_ZERO || f->type == FF_FRAME_COMPRESSED) {
         for (uint32_t i = 0; i < f->n_pages; i++) {
             gint64 key = (gint64)f->block << 48 | (f->page + i);
             w->counts.pages++;

@@ -41,7 +41,7 @@ PeerHello peer_hello(void)
     FfHelloBlock *b = (FfHelloBlock *)(head + 1);
 
     head->version = GUINT32_TO_LE(FF_WIRE_VERSION);
-    head->features = GUINT32_TO_LE(FF_FEATURE_ZSTD | FF_FEATURE_PACKED_DEVICE |
+    head->features = GUINT32_TO_LE(FF_FEATURE_ZSTD | FF_FEATURE_COMPRESSED_DEVICE |
                                    FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS);
     head->epoch = GUINT64_TO_LE(1);
     memset(head->vm_uuid, 7, sizeof(head->vm_uuid));

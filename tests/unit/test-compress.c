@@ -34,14 +34,14 @@ static void fill_random(uint8_t *p, size_t n)
 
 static void unpack_right(const uint8_t *packed, size_t len, const uint8_t *data, size_t n)
 {
-    g_autoptr(FfUnpacker) u = ff_unpacker_new();
+    g_autoptr(FfDecompressor) u = ff_decompressor_new();
     g_autofree uint8_t *out = g_malloc(n + GUARD);
     const char *why = NULL;
 
     memset(out, 0x5a, n + GUARD);
     /* Twice: nothing is left of the first time. */
     for (unsigned i = 0; i < 2; i++) {
-        g_assert_cmpint(ff_unpacker_unpack(u, packed, len, out, n, &why), ==, 0);
+        g_assert_cmpint(ff_decompressor_run(u, packed, len, out, n, &why), ==, 0);
         g_assert_cmpmem(out, n, data, n);
     }
     for (unsigned i = 0; i < GUARD; i++) {
@@ -59,9 +59,9 @@ static void test_round_trip(void)
 
     fill_plain(data, room);
     for (unsigned l = 0; l < G_N_ELEMENTS(levels); l++) {
-        g_autoptr(FfPacker) p = ff_packer_new(levels[l], 2 << 20);
+        g_autoptr(FfCompressor) p = ff_compressor_new(levels[l], 2 << 20);
         for (unsigned i = 0; i < G_N_ELEMENTS(sizes); i++) {
-            size_t len = ff_packer_pack(p, data + i, sizes[i], out);
+            size_t len = ff_compressor_run(p, data + i, sizes[i], out);
             g_assert_cmpuint(len, >, 0);
             g_assert_cmpuint(len, <, sizes[i] / 2);
             unpack_right(out, len, data + i, sizes[i]);
@@ -73,37 +73,38 @@ static void test_round_trip(void)
 static void test_incompressible(void)
 {
     g_autofree uint8_t *data = g_malloc(RUN), *out = g_malloc(RUN + GUARD);
-    g_autoptr(FfPacker) p = ff_packer_new(FF_ZSTD_LEVEL_DEFAULT, RUN);
+    g_autoptr(FfCompressor) p = ff_compressor_new(FF_ZSTD_LEVEL_DEFAULT, RUN);
 
     memset(out + RUN, 0x5a, GUARD);
     fill_random(data, RUN);
     for (size_t n = 4096; n <= RUN; n += 4096) {
-        g_assert_cmpuint(ff_packer_pack(p, data, n, out), ==, 0);
+        g_assert_cmpuint(ff_compressor_run(p, data, n, out), ==, 0);
     }
     /* One page that compresses does not make the run worth it. */
     for (size_t at = 0; at < RUN; at += 4096) {
         memset(data + at, 1, 4096);
-        g_assert_cmpuint(ff_packer_pack(p, data, RUN, out), ==, 0);
+        g_assert_cmpuint(ff_compressor_run(p, data, RUN, out), ==, 0);
         fill_random(data, RUN);
     }
     for (unsigned i = 0; i < GUARD; i++) {
         g_assert_cmpuint(out[RUN + i], ==, 0x5a);
     }
-    g_assert_cmpuint(ff_packer_pack(p, data, RUN + 4096, out), ==, 0); /* longer than it may be */
+    g_assert_cmpuint(ff_compressor_run(p, data, RUN + 4096, out), ==,
+                     0); /* longer than it may be */
     fill_plain(data, RUN);
-    size_t len = ff_packer_pack(p, data, RUN, out);
+    size_t len = ff_compressor_run(p, data, RUN, out);
     g_assert_cmpuint(len, >, 0);
     unpack_right(out, len, data, RUN);
 }
 
 static void refused(const void *packed, size_t len, size_t n)
 {
-    g_autoptr(FfUnpacker) u = ff_unpacker_new();
+    g_autoptr(FfDecompressor) u = ff_decompressor_new();
     g_autofree uint8_t *out = g_malloc(n + GUARD), *in = g_memdup2(packed, len);
     const char *why = NULL;
 
     memset(out, 0x5a, n + GUARD);
-    g_assert_cmpint(ff_unpacker_unpack(u, in, len, out, n, &why), ==, -EBADMSG);
+    g_assert_cmpint(ff_decompressor_run(u, in, len, out, n, &why), ==, -EBADMSG);
     g_assert_nonnull(why);
     for (unsigned i = 0; i < GUARD; i++) {
         g_assert_cmpuint(out[n + i], ==, 0x5a);
@@ -113,10 +114,10 @@ static void refused(const void *packed, size_t len, size_t n)
 static void test_refused(void)
 {
     g_autofree uint8_t *data = g_malloc(SMALL), *out = g_malloc(2 * SMALL);
-    g_autoptr(FfPacker) p = ff_packer_new(FF_ZSTD_LEVEL_DEFAULT, SMALL);
+    g_autoptr(FfCompressor) p = ff_compressor_new(FF_ZSTD_LEVEL_DEFAULT, SMALL);
 
     fill_plain(data, SMALL);
-    size_t len = ff_packer_pack(p, data, SMALL, out);
+    size_t len = ff_compressor_run(p, data, SMALL, out);
     /* Every shorter piece, and one byte more. */
     for (size_t n = 0; n < len; n++) {
         refused(out, n, SMALL);
@@ -131,14 +132,14 @@ static void test_refused(void)
     memcpy(out + len, out, len);
     refused(out, 2 * len, SMALL);
     refused(out, 2 * len, 2 * SMALL);
-    g_autoptr(FfUnpacker) u = ff_unpacker_new();
+    g_autoptr(FfDecompressor) u = ff_decompressor_new();
     g_autofree uint8_t *got = g_malloc(SMALL);
     /* Any bit: the checksum sees what the format does not. What passes says the same in other bits.
      */
     for (size_t bit = 0; bit < 8 * len; bit++) {
         const char *why = NULL;
         out[bit / 8] ^= 1 << bit % 8;
-        if (ff_unpacker_unpack(u, out, len, got, SMALL, &why) == 0) {
+        if (ff_decompressor_run(u, out, len, got, SMALL, &why) == 0) {
             g_assert_cmpmem(got, SMALL, data, SMALL);
         }
         out[bit / 8] ^= 1 << bit % 8;
@@ -351,25 +352,25 @@ static void test_features(void)
     conn.peer_features = FF_FEATURE_ALIVE | FF_FEATURE_LISTENS;
     cfg.compress = FF_COMPRESS_ALWAYS;
     g_assert_false(ff_source_features(&s) & FF_FEATURE_ZSTD);
-    FfPacking pk = {.on = true};
-    ff_source_decide_packing(&s, NULL, &pk);
+    FfCompressing pk = {.on = true};
+    ff_source_decide_compressing(&s, NULL, &pk);
     g_assert_false(pk.on);
     conn.peer_features = FF_FEATURE_ZSTD;
-    ff_source_decide_packing(&s, NULL, &pk);
+    ff_source_decide_compressing(&s, NULL, &pk);
     g_assert_true(pk.on);
-    ff_packing_clear(&pk);
+    ff_compressing_clear(&pk);
     g_assert_true(GUINT32_FROM_LE(ff_dest_greeting(&d).features) & FF_FEATURE_ZSTD);
 
     /* Device state whatever is said of memory, but under TLS. */
-    conn.peer_features = FF_FEATURE_PACKED_DEVICE;
+    conn.peer_features = FF_FEATURE_COMPRESSED_DEVICE;
     cfg.compress = FF_COMPRESS_NEVER;
-    g_assert_true(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    g_assert_true(ff_source_features(&s) & FF_FEATURE_COMPRESSED_DEVICE);
     cfg.tls = (FfTls *)&s;
-    g_assert_false(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_COMPRESSED_DEVICE);
     cfg.compress = FF_COMPRESS_AUTO;
-    g_assert_true(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    g_assert_true(ff_source_features(&s) & FF_FEATURE_COMPRESSED_DEVICE);
     conn.peer_features = FF_FEATURE_ZSTD;
-    g_assert_false(ff_source_features(&s) & FF_FEATURE_PACKED_DEVICE);
+    g_assert_false(ff_source_features(&s) & FF_FEATURE_COMPRESSED_DEVICE);
 }
 
 int main(int argc, char **argv)

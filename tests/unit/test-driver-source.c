@@ -253,12 +253,12 @@ static void test_fd(void)
 }
 
 /* The migration is QEMU's, over PEER. */
-static void give_back(World *w, const FfStockPeer *peer)
+static void give_back(World *w, const FfPlainPeer *peer)
 {
     FfMigration *m = migration;
 
     migration = NULL;
-    m->ops.stock(peer, m->ops.opaque);
+    m->ops.plain(peer, m->ops.opaque);
     while (g_main_context_iteration(NULL, FALSE)) {
     }
     qemu_answers(w, "migrate-set-capabilities", "{}");
@@ -273,7 +273,7 @@ static void test_fd_refused(void)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
     world_init(&w, NULL, NULL);
     start_source(&w);
-    give_back(&w, &(FfStockPeer){.refused = "why", .fd = pair[0]});
+    give_back(&w, &(FfPlainPeer){.refused = "why", .fd = pair[0]});
     qemu_answers(&w, "getfd", "{}");
     qemu_answers(&w, "migrate", "!not now");
     qemu_answers(&w, "closefd", "{}");
@@ -295,7 +295,7 @@ static void test_private_name(void)
     world_init(&w, NULL, NULL);
     start_source(&w);
     w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_PREEMPT;
-    give_back(&w, &(FfStockPeer){.fd = -1,
+    give_back(&w, &(FfPlainPeer){.fd = -1,
                                  .channel = ff_channel_new(pair[0], FF_CHANNEL_MAIN),
                                  .opening = opening});
     const Asked *asked = g_queue_peek_head(&w.questions);

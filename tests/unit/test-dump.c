@@ -241,13 +241,13 @@ static void test_half(void)
     }
     Test t = begin(FF_FRAME_GRANT, false);
     g_autoptr(FfMigrationInfo) s = ff_migration_info(t.p.s->m), d = ff_migration_info(t.p.d->m);
-    g_assert_cmpint(s->half->phase, ==, FF_PHASE_GRANTED);
-    g_assert_cmpint(d->half->phase, ==, FF_PHASE_LOADED);
-    g_assert_false(d->half->may_run);
-    g_assert_cmpstr(s->half->peer_uri, ==, t.c->uri);
-    g_assert_cmpuint(d->half->pages_destination, <=, s->half->pages_destination);
-    g_assert_cmpuint(s->half->pages_total, ==, (pair_sizes[0] + pair_sizes[1]) / PAGE);
-    g_assert_cmpint(s->half->broken_ms, >=, 0);
+    g_assert_cmpint(s->split->phase, ==, FF_PHASE_GRANTED);
+    g_assert_cmpint(d->split->phase, ==, FF_PHASE_LOADED);
+    g_assert_false(d->split->may_run);
+    g_assert_cmpstr(s->split->peer_uri, ==, t.c->uri);
+    g_assert_cmpuint(d->split->pages_destination, <=, s->split->pages_destination);
+    g_assert_cmpuint(s->split->pages_total, ==, (pair_sizes[0] + pair_sizes[1]) / PAGE);
+    g_assert_cmpint(s->split->broken_ms, >=, 0);
     end(&t);
 }
 

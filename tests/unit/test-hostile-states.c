@@ -55,7 +55,7 @@ static FfFrame at_its_end(unsigned type, End end)
     FfFrame f = ff_frame(type, least(type, 512));
 
     f.epoch = 1;
-    f.n_pages = type == FF_FRAME_PAGES || type == FF_FRAME_PACKED || type == FF_FRAME_ZERO ||
+    f.n_pages = type == FF_FRAME_PAGES || type == FF_FRAME_COMPRESSED || type == FF_FRAME_ZERO ||
                 type == FF_FRAME_REQUEST;
     switch (end) {
     case LONGEST:

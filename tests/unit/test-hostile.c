@@ -193,19 +193,19 @@ static void grant_twice(FfChannel *ch)
 static uint32_t pack(uint8_t *out, unsigned n)
 {
     g_autofree uint8_t *data = g_malloc(n * PAGE);
-    g_autoptr(FfPacker) p = ff_packer_new(FF_ZSTD_LEVEL_DEFAULT, n * PAGE);
+    g_autoptr(FfCompressor) p = ff_compressor_new(FF_ZSTD_LEVEL_DEFAULT, n * PAGE);
 
     for (unsigned i = 0; i < n * PAGE; i++) {
         data[i] = i / 64;
     }
-    uint32_t len = ff_packer_pack(p, data, n * PAGE, out);
+    uint32_t len = ff_compressor_run(p, data, n * PAGE, out);
     g_assert_cmpuint(len, >, 40);
     return len;
 }
 
 static void say_packed(FfChannel *ch, const uint8_t *packed, uint32_t len, unsigned n)
 {
-    peer_say(ch, peer_run(FF_FRAME_PACKED, len, 0, PACKED_AT, n), packed);
+    peer_say(ch, peer_run(FF_FRAME_COMPRESSED, len, 0, PACKED_AT, n), packed);
 }
 
 static void packed_garbage(FfChannel *ch)
@@ -271,13 +271,13 @@ static void packed_outside(FfChannel *ch)
     uint8_t out[2 * PAGE];
     uint32_t len = pack(out, 2);
 
-    peer_say(ch, peer_run(FF_FRAME_PACKED, len, 0, RAM_PAGES - 1, 2), out);
+    peer_say(ch, peer_run(FF_FRAME_COMPRESSED, len, 0, RAM_PAGES - 1, 2), out);
 }
 
 static void packed_half(FfChannel *ch)
 {
     uint8_t out[2 * PAGE];
-    FfFrame f = peer_run(FF_FRAME_PACKED, pack(out, 2), 0, PACKED_AT, 2);
+    FfFrame f = peer_run(FF_FRAME_COMPRESSED, pack(out, 2), 0, PACKED_AT, 2);
     struct iovec iov[2] = {{&f, sizeof(f)}, {out, f.length - 9}};
 
     ff_frame_encode(&f);
@@ -312,7 +312,7 @@ static void say_device(FfChannel *ch, const void *data, uint32_t len, uint64_t s
 
 static void device_garbage(FfChannel *ch)
 {
-    say_device(ch, "no frame begins like this", 25, 4096, FF_DEVICE_PACKED);
+    say_device(ch, "no frame begins like this", 25, 4096, FF_DEVICE_COMPRESSED);
 }
 
 static void device_damaged(FfChannel *ch)
@@ -321,19 +321,19 @@ static void device_damaged(FfChannel *ch)
     uint32_t len = pack(out, 2);
 
     out[len - 1] ^= 1;
-    say_device(ch, out, len, 2 * PAGE, FF_DEVICE_PACKED);
+    say_device(ch, out, len, 2 * PAGE, FF_DEVICE_COMPRESSED);
 }
 
 static void device_too_much(FfChannel *ch)
 {
     uint8_t out[2 * PAGE];
 
-    say_device(ch, out, pack(out, 2), 2 * PAGE - 1, FF_DEVICE_PACKED);
+    say_device(ch, out, pack(out, 2), 2 * PAGE - 1, FF_DEVICE_COMPRESSED);
 }
 
 static void device_bomb(FfChannel *ch)
 {
-    say_device(ch, "x", 1, FF_RUN_MAX_BYTES + 1, FF_DEVICE_PACKED);
+    say_device(ch, "x", 1, FF_RUN_MAX_BYTES + 1, FF_DEVICE_COMPRESSED);
 }
 
 static void device_flags(FfChannel *ch)
@@ -358,7 +358,7 @@ static void device_not_agreed(FfChannel *ch)
     peer_say(ch, ff_frame(FF_FRAME_PREPARE, 0), NULL);
     peer_hear(ch, FF_FRAME_READY, NULL, 0);
     peer_stale_last(ch);
-    say_device(ch, out, pack(out, 2), 2 * PAGE, FF_DEVICE_PACKED);
+    say_device(ch, out, pack(out, 2), 2 * PAGE, FF_DEVICE_COMPRESSED);
 }
 
 /* ---- device state as a delta */
@@ -416,7 +416,7 @@ static void base_damaged(FfChannel *ch)
     FfFrame f = ff_frame(FF_FRAME_BASE, len);
 
     out[len - 1] ^= 1;
-    f.flags = FF_DEVICE_PACKED;
+    f.flags = FF_DEVICE_COMPRESSED;
     f.page = 2 * PAGE;
     peer_say(ch, f, out);
 }
@@ -426,7 +426,7 @@ static void base_not_agreed(FfChannel *ch)
     PeerHello h = peer_hello();
     uint8_t buf[FF_FRAME_MAX_TEXT];
 
-    ((FfHello *)h.hello)->features = GUINT32_TO_LE(FF_FEATURE_PACKED_DEVICE);
+    ((FfHello *)h.hello)->features = GUINT32_TO_LE(FF_FEATURE_COMPRESSED_DEVICE);
     peer_say_hello(ch, &h, 1);
     peer_hear(ch, FF_FRAME_HELLO_REPLY, buf, sizeof(buf));
     peer_say(ch, ff_frame(FF_FRAME_SHARED, 0), NULL);
@@ -485,7 +485,7 @@ static void delta_packed(FfChannel *ch)
     FfFrame f = ff_frame(FF_FRAME_DEVICE, len);
 
     until_delta(ch);
-    f.flags = FF_DEVICE_PACKED | FF_DEVICE_DELTA;
+    f.flags = FF_DEVICE_COMPRESSED | FF_DEVICE_DELTA;
     f.page = 2 * PAGE;
     f.n_pages = 3 * PAGE;
     peer_say(ch, f, out);

@@ -175,8 +175,8 @@ static void test_frames(void)
     g_assert_cmpint(decode(ff_frame(0xffff, 0), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_REQUEST, 1), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_PAGES, FF_FRAME_MAX_DATA + 1), &why), ==, -EBADMSG);
-    g_assert_cmpint(decode(ff_frame(FF_FRAME_PACKED, FF_FRAME_MAX_DATA), &why), ==, -EBADMSG);
-    g_assert_cmpint(decode(ff_frame(FF_FRAME_PACKED, 0), &why), ==, -EBADMSG);
+    g_assert_cmpint(decode(ff_frame(FF_FRAME_COMPRESSED, FF_FRAME_MAX_DATA), &why), ==, -EBADMSG);
+    g_assert_cmpint(decode(ff_frame(FF_FRAME_COMPRESSED, 0), &why), ==, -EBADMSG);
     g_assert_cmpint(decode(ff_frame(FF_FRAME_HELLO, 1), &why), ==, -EBADMSG);
 }
 
@@ -194,13 +194,13 @@ static void test_runs(void)
         {FF_FRAME_PAGES, 4096, 0, 1, 256, false},
         {FF_FRAME_PAGES, 2 << 20, 1, 1, 1, true},
         {FF_FRAME_PAGES, 4096, 1, 1, 1, false},
-        {FF_FRAME_PACKED, 4095, 0, 1, 255, true},
-        {FF_FRAME_PACKED, 4096, 0, 1, 255, false},
-        {FF_FRAME_PACKED, 100, 0, 1, 256, false},
-        {FF_FRAME_PACKED, 100, 0, 32, 0, true},
-        {FF_FRAME_PACKED, 100, 0, 33, 0, false},
-        {FF_FRAME_PACKED, 100, 1, 1, 1, true},
-        {FF_FRAME_PACKED, 100, 1, 2, 0, false},
+        {FF_FRAME_COMPRESSED, 4095, 0, 1, 255, true},
+        {FF_FRAME_COMPRESSED, 4096, 0, 1, 255, false},
+        {FF_FRAME_COMPRESSED, 100, 0, 1, 256, false},
+        {FF_FRAME_COMPRESSED, 100, 0, 32, 0, true},
+        {FF_FRAME_COMPRESSED, 100, 0, 33, 0, false},
+        {FF_FRAME_COMPRESSED, 100, 1, 1, 1, true},
+        {FF_FRAME_COMPRESSED, 100, 1, 2, 0, false},
         {FF_FRAME_ZERO, 0, 0, 256, 0, true},
         {FF_FRAME_ZERO, 0, 0, 257, 0, false},
         {FF_FRAME_ZERO, 0, 0, 2, 255, false},
@@ -235,12 +235,12 @@ static void test_device(void)
         {1, 0, 1, false},
         {1, 2, 0, false},
         {1, 3, 4096, false},
-        {100, FF_DEVICE_PACKED, 101, true},
-        {100, FF_DEVICE_PACKED, 100, false},
-        {100, FF_DEVICE_PACKED, 0, false},
-        {100, FF_DEVICE_PACKED, FF_RUN_MAX_BYTES, true},
-        {100, FF_DEVICE_PACKED, FF_RUN_MAX_BYTES + 1, false},
-        {100, FF_DEVICE_PACKED, UINT64_MAX, false},
+        {100, FF_DEVICE_COMPRESSED, 101, true},
+        {100, FF_DEVICE_COMPRESSED, 100, false},
+        {100, FF_DEVICE_COMPRESSED, 0, false},
+        {100, FF_DEVICE_COMPRESSED, FF_RUN_MAX_BYTES, true},
+        {100, FF_DEVICE_COMPRESSED, FF_RUN_MAX_BYTES + 1, false},
+        {100, FF_DEVICE_COMPRESSED, UINT64_MAX, false},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
@@ -282,9 +282,9 @@ static void test_prologue(void)
         g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_FARFAULT);
         /* Each byte matters, but for those of the machine's name and the UUID. */
         p[n - 1] = 1;
-        g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_STOCK_QEMU);
+        g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_PLAIN_QEMU);
         p[n - FF_PROLOGUE_COMMANDS] = 1;
-        g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_STOCK_QEMU);
+        g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_PLAIN_QEMU);
         p[0] = 'G';
         g_assert_cmpint(decode_slowly(p, n), ==, FF_PEER_UNKNOWN);
     }

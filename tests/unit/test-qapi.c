@@ -8,7 +8,7 @@
 #include "qapi/hmp-text.h"
 #include "qapi/json.h"
 #include "qapi/schema.h"
-#include "qapi/target.h"
+#include "qapi/uri.h"
 
 /* OUT NULL: must be refused. */
 static const struct {
@@ -167,31 +167,31 @@ static const struct {
     FfTargetKind kind;
     const char *uri;
 } targets[] = {
-    {"{}", FF_TARGET_NONE, NULL},
-    {"{'uri':'tcp:host:44'}", FF_TARGET_TCP, "tcp:host:44"},
-    {"{'uri':'tcp::44'}", FF_TARGET_TCP, "tcp::44"},
-    {"{'uri':'tcp:[::1]:44,ipv6=on'}", FF_TARGET_TCP, "tcp:[::1]:44"},
-    {"{'uri':'tcp:host:44,to=50'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'tcp:44'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'tcp:a:b:1'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'unix:/a/b'}", FF_TARGET_UNIX, "unix:/a/b"},
-    {"{'uri':'unix:'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'fd:migrate'}", FF_TARGET_FD, "fd:migrate"},
-    {"{'uri':'exec:cat'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'file:/x'}", FF_TARGET_OTHER, NULL},
-    {"{'uri':'a','channels':[]}", FF_TARGET_OTHER, NULL},
-    {"{'channels':[]}", FF_TARGET_OTHER, NULL},
+    {"{}", FF_URI_NONE, NULL},
+    {"{'uri':'tcp:host:44'}", FF_URI_TCP, "tcp:host:44"},
+    {"{'uri':'tcp::44'}", FF_URI_TCP, "tcp::44"},
+    {"{'uri':'tcp:[::1]:44,ipv6=on'}", FF_URI_TCP, "tcp:[::1]:44"},
+    {"{'uri':'tcp:host:44,to=50'}", FF_URI_OTHER, NULL},
+    {"{'uri':'tcp:44'}", FF_URI_OTHER, NULL},
+    {"{'uri':'tcp:a:b:1'}", FF_URI_OTHER, NULL},
+    {"{'uri':'unix:/a/b'}", FF_URI_UNIX, "unix:/a/b"},
+    {"{'uri':'unix:'}", FF_URI_OTHER, NULL},
+    {"{'uri':'fd:migrate'}", FF_URI_FD, "fd:migrate"},
+    {"{'uri':'exec:cat'}", FF_URI_OTHER, NULL},
+    {"{'uri':'file:/x'}", FF_URI_OTHER, NULL},
+    {"{'uri':'a','channels':[]}", FF_URI_OTHER, NULL},
+    {"{'channels':[]}", FF_URI_OTHER, NULL},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
      "'host':'::1','port':'0'}}]}",
-     FF_TARGET_TCP, "tcp:[::1]:0"},
+     FF_URI_TCP, "tcp:[::1]:0"},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'unix',"
      "'path':'/s'}}]}",
-     FF_TARGET_UNIX, "unix:/s"},
+     FF_URI_UNIX, "unix:/s"},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'fd',"
      "'str':'m'}}]}",
-     FF_TARGET_FD, "fd:m"},
+     FF_URI_FD, "fd:m"},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'exec','args':['a']}}]}",
-     FF_TARGET_OTHER, NULL},
+     FF_URI_OTHER, NULL},
 };
 
 static void test_targets(void)
@@ -199,9 +199,9 @@ static void test_targets(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(targets); i++) {
         const char *text = targets[i].arguments;
         g_autoptr(JsonNode) node = ff_json_parse(text, strlen(text), NULL, NULL);
-        g_auto(FfTarget) target = {.kind = FF_TARGET_NONE};
+        g_auto(FfUri) target = {.kind = FF_URI_NONE};
 
-        ff_target_from_arguments(&target, json_node_get_object(node));
+        ff_uri_from_arguments(&target, json_node_get_object(node));
         g_assert_cmpint(target.kind, ==, targets[i].kind);
         g_assert_cmpstr(target.uri, ==, targets[i].uri);
     }

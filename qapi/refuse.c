@@ -6,7 +6,7 @@
  * x-ignore-shared is on lacks the guest's memory, a device that is plugged is not at the
  * destination, and a dump stops the guest and starts it again. The clients get QEMU's own words.
  * When QEMU's settings could not be put back after a migration, that is tried again before QEMU may
- * save anything (settle.c). Main loop's thread.
+ * save anything (restore-settings.c). Main loop's thread.
  */
 #include <string.h>
 
@@ -34,7 +34,7 @@ static const struct {
 /* --- the refusal --------------------------------------------------------------------------------
  */
 
-bool ff_busy(FfCall *call)
+bool ff_call_refuse(FfCall *call)
 {
     FfDriver *d = call->driver;
 

@@ -85,7 +85,7 @@ void ff_call_unset_tls(FfCall *call, FfCallInner next)
 bool ff_driver_splices(FfDriver *d)
 {
     return !d->migration && (d->outgoing || d->incoming) &&
-           d->config.state->driver_flags & FF_DRIVER_STOCK_PEER;
+           d->config.state->driver_flags & FF_DRIVER_PLAIN_PEER;
 }
 
 /* --- back again ------------------------------------------------------------------------------- */
@@ -99,34 +99,34 @@ static void settled(FfCall *call, JsonNode *result, const GError *error)
         /* The log stays, and nothing is saved or migrated by QEMU before it is undone. */
         ff_driver_log(d, "farfault: QEMU's settings are not restored yet: %s", error->message);
     }
-    d->settling = false;
+    d->restoring = false;
     ff_call_return(call, NULL);
-    while (!d->settling && (w = g_queue_pop_head(&d->waiting_settled))) {
+    while (!d->restoring && (w = g_queue_pop_head(&d->waiting_restored))) {
         w->next(w->call);
         g_free(w);
     }
 }
 
-void ff_driver_settle(FfDriver *d)
+void ff_driver_restore_settings(FfDriver *d)
 {
-    if (!d->settling && has_log(d)) {
+    if (!d->restoring && has_log(d)) {
         FfVmmState *state = vmm_state_of(d);
 
-        d->settling = true;
+        d->restoring = true;
         start_work(ff_call_new_own(d), state, state->undo, settled);
     }
 }
 
-void ff_call_when_settled(FfCall *call, FfHandler next)
+void ff_call_when_restored(FfCall *call, FfHandler next)
 {
-    if (!call->driver->settling) {
+    if (!call->driver->restoring) {
         next(call);
         return;
     }
     Waiting *w = g_new0(Waiting, 1);
 
     *w = (Waiting){call, next};
-    g_queue_push_tail(&call->driver->waiting_settled, w);
+    g_queue_push_tail(&call->driver->waiting_restored, w);
 }
 
 static void restored(FfCall *call, JsonNode *result, const GError *error)
@@ -153,5 +153,5 @@ static void restore(FfCall *call)
 void ff_call_restore(FfCall *call, FfHandler next)
 {
     call->restored = next;
-    ff_call_when_settled(call, restore);
+    ff_call_when_restored(call, restore);
 }

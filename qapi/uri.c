@@ -2,35 +2,35 @@
 /*
  * Reads the URI or the channels of migrate and migrate-incoming.
  *
- * Whatever the engine does not carry, or QEMU would refuse, becomes FF_TARGET_OTHER: it goes to
+ * Whatever the engine does not carry, or QEMU would refuse, becomes FF_URI_OTHER: it goes to
  * QEMU, which has the right error text. Pure; any thread.
  */
-#include "qapi/target.h"
+#include "qapi/uri.h"
 
 #include <string.h>
 
 #include "qapi/json.h"
 
-void ff_target_clear(FfTarget *target)
+void ff_uri_clear(FfUri *target)
 {
     g_free(target->uri);
     g_free(target->host);
     g_free(target->port);
     g_free(target->path);
     g_free(target->name);
-    *target = (FfTarget){.kind = FF_TARGET_NONE};
+    *target = (FfUri){.kind = FF_URI_NONE};
 }
 
-static void set_inet(FfTarget *target, const char *host, const char *port)
+static void set_inet(FfUri *target, const char *host, const char *port)
 {
-    target->kind = FF_TARGET_TCP;
+    target->kind = FF_URI_TCP;
     target->host = g_strdup(host);
     target->port = g_strdup(port);
     target->uri = g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
 }
 
 /* One of the options after the port; FALSE: none that we know. */
-static gboolean inet_option(FfTarget *target, const char *option)
+static gboolean inet_option(FfUri *target, const char *option)
 {
     if (!strcmp(option, "ipv4") || !strcmp(option, "ipv4=on")) {
         target->ipv4 = TRUE;
@@ -42,12 +42,12 @@ static gboolean inet_option(FfTarget *target, const char *option)
     return TRUE;
 }
 
-static void parse_inet(FfTarget *target, const char *text)
+static void parse_inet(FfUri *target, const char *text)
 {
     g_auto(GStrv) parts = g_strsplit(text, ",", -1);
     const char *colon = parts[0] ? strrchr(parts[0], ':') : NULL;
 
-    target->kind = FF_TARGET_OTHER;
+    target->kind = FF_URI_OTHER;
     if (!colon) {
         return;
     }
@@ -72,24 +72,24 @@ static void parse_inet(FfTarget *target, const char *text)
     set_inet(target, host, colon + 1);
 }
 
-void ff_target_from_uri(FfTarget *target, const char *uri)
+void ff_uri_parse(FfUri *target, const char *uri)
 {
-    ff_target_clear(target);
-    target->kind = FF_TARGET_OTHER;
+    ff_uri_clear(target);
+    target->kind = FF_URI_OTHER;
     if (g_str_has_prefix(uri, "tcp:")) {
         parse_inet(target, uri + strlen("tcp:"));
     } else if (g_str_has_prefix(uri, "unix:") && uri[strlen("unix:")] && !strchr(uri, ',')) {
-        target->kind = FF_TARGET_UNIX;
+        target->kind = FF_URI_UNIX;
         target->path = g_strdup(uri + strlen("unix:"));
         target->uri = g_strdup(uri);
     } else if (g_str_has_prefix(uri, "fd:") && uri[strlen("fd:")]) {
-        target->kind = FF_TARGET_FD;
+        target->kind = FF_URI_FD;
         target->name = g_strdup(uri + strlen("fd:"));
         target->uri = g_strdup(uri);
     }
 }
 
-static void from_address(FfTarget *target, JsonObject *addr)
+static void from_address(FfUri *target, JsonObject *addr)
 {
     const char *type = ff_json_string(addr, "type");
 
@@ -102,31 +102,31 @@ static void from_address(FfTarget *target, JsonObject *addr)
         target->ipv6 = ff_json_bool(addr, "ipv6");
         set_inet(target, ff_json_string(addr, "host"), ff_json_string(addr, "port"));
     } else if (!strcmp(type, "unix") && !ff_json_bool(addr, "abstract")) {
-        target->kind = FF_TARGET_UNIX;
+        target->kind = FF_URI_UNIX;
         target->path = g_strdup(ff_json_string(addr, "path"));
         target->uri = g_strdup_printf("unix:%s", target->path);
     } else if (!strcmp(type, "fd")) {
-        target->kind = FF_TARGET_FD;
+        target->kind = FF_URI_FD;
         target->name = g_strdup(ff_json_string(addr, "str"));
         target->uri = g_strdup_printf("fd:%s", target->name);
     }
 }
 
-void ff_target_from_arguments(FfTarget *target, JsonObject *args)
+void ff_uri_from_arguments(FfUri *target, JsonObject *args)
 {
     const char *uri = ff_json_string(args, "uri");
     gboolean has_channels = args && json_object_has_member(args, "channels");
 
-    ff_target_clear(target);
+    ff_uri_clear(target);
     if (!uri && !has_channels) {
         return;
     }
-    target->kind = FF_TARGET_OTHER;
+    target->kind = FF_URI_OTHER;
     if (uri && has_channels) {
         return; /* QEMU refuses that */
     }
     if (uri) {
-        ff_target_from_uri(target, uri);
+        ff_uri_parse(target, uri);
         return;
     }
     JsonArray *channels = json_object_get_array_member(args, "channels");

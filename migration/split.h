@@ -2,8 +2,8 @@
 /*
  * What one half of a migration knows of itself. The driver.
  */
-#ifndef FF_MIGRATION_HALF_H
-#define FF_MIGRATION_HALF_H
+#ifndef FF_MIGRATION_SPLIT_H
+#define FF_MIGRATION_SPLIT_H
 
 #include "migration/connection.h"
 #include "migration/device-copy.h"
@@ -12,8 +12,8 @@
 
 /* NULL: there are no halves. What one side alone knows is the caller's to add. WAITS: NULL, nobody
  * waits on this side. */
-FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
-                    const FfStateHeader *state, const FfDeviceCopy *copy);
-void ff_half_free(FfHalf *half);
+FfSplit *ff_split_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
+                      const FfStateHeader *state, const FfDeviceCopy *copy);
+void ff_split_free(FfSplit *half);
 
 #endif

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A guest in two halves, in words. */
-#ifndef FF_CLI_HALF_H
-#define FF_CLI_HALF_H
+#ifndef FF_CLI_SPLIT_H
+#define FF_CLI_SPLIT_H
 
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
 #include <stdio.h>
 
 /* QEMU's main loop may wait for a page: it is not to be asked anything. */
-bool ff_half_lacks_pages(JsonObject *info);
+bool ff_split_lacks_pages(JsonObject *info);
 /* INFO: the answer to query-migrate. Prints nothing if the guest is whole. */
-void ff_half_print(FILE *out, JsonObject *info);
+void ff_split_print(FILE *out, JsonObject *info);
 
 #endif

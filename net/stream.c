@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See stream-end.h. Between two sockets the bytes are moved by splice(2) through a pipe and never
+ * See stream.h. Between two sockets the bytes are moved by splice(2) through a pipe and never
  * enter this process; plain text of TLS passes through a buffer, which is wiped.
  *
  * System calls: pipe2, splice, recv, send, shutdown, close.
  */
-#include "net/stream-end.h"
+#include "net/stream.h"
 #include "net/channel-read.h"
 #include "net/channel-tls.h"
 #include "net/channel-write.h"
@@ -21,39 +21,39 @@
 #define BUFFER_BYTES (4 * FF_TLS_RECORD)
 #define HANDSHAKE_DEADLINE_MS 10000
 
-struct FfEnd {
+struct FfStream {
     int fd;             /* -1: channel */
     FfChannel *channel; /* NULL: fd */
 };
 
-FfEnd *ff_end_new(int fd)
+FfStream *ff_stream_new(int fd)
 {
-    FfEnd *end = g_new0(FfEnd, 1);
+    FfStream *end = g_new0(FfStream, 1);
 
     end->fd = fd;
     return end;
 }
 
-FfEnd *ff_end_new_channel(FfChannel *channel)
+FfStream *ff_stream_new_channel(FfChannel *channel)
 {
-    return ff_channel_has_tls(channel) ? ff_end_new_tls(channel)
-                                       : ff_end_new(ff_channel_release(channel));
+    return ff_channel_has_tls(channel) ? ff_stream_new_tls(channel)
+                                       : ff_stream_new(ff_channel_release(channel));
 }
 
-FfEnd *ff_end_new_tls(FfChannel *channel)
+FfStream *ff_stream_new_tls(FfChannel *channel)
 {
-    FfEnd *end = ff_end_new(-1);
+    FfStream *end = ff_stream_new(-1);
 
     end->channel = channel;
     return end;
 }
 
-bool ff_end_secure(FfEnd *end, FfTls *tls, const char *hostname, GError **error)
+bool ff_stream_secure(FfStream *end, FfTls *tls, const char *hostname, GError **error)
 {
     return ff_channel_start_tls(end->channel, tls, hostname, HANDSHAKE_DEADLINE_MS, error);
 }
 
-void ff_end_free(FfEnd *end)
+void ff_stream_free(FfStream *end)
 {
     if (end) {
         if (end->fd >= 0) {
@@ -64,7 +64,7 @@ void ff_end_free(FfEnd *end)
     }
 }
 
-void ff_end_shutdown(FfEnd *end)
+void ff_stream_shutdown(FfStream *end)
 {
     if (end->channel) {
         ff_channel_shutdown(end->channel);
@@ -76,7 +76,7 @@ void ff_end_shutdown(FfEnd *end)
 /* --- by the byte ---------------------------------------------------------------------------- */
 
 /* Some bytes, at least one; 0: no more come. */
-static size_t read_some(FfEnd *end, void *buf, size_t n)
+static size_t read_some(FfStream *end, void *buf, size_t n)
 {
     if (!end->channel) {
         ssize_t got;
@@ -97,7 +97,7 @@ static size_t read_some(FfEnd *end, void *buf, size_t n)
     return io == FF_IO_DONE ? got : 0;
 }
 
-bool ff_end_read_all(FfEnd *end, void *buf, size_t n)
+bool ff_stream_read_all(FfStream *end, void *buf, size_t n)
 {
     for (size_t have = 0, got; have < n; have += got) {
         got = read_some(end, (char *)buf + have, n - have);
@@ -108,7 +108,7 @@ bool ff_end_read_all(FfEnd *end, void *buf, size_t n)
     return true;
 }
 
-bool ff_end_write_all(FfEnd *end, const void *buf, size_t n)
+bool ff_stream_write_all(FfStream *end, const void *buf, size_t n)
 {
     if (end->channel) {
         struct iovec iov = {(void *)buf, n};
@@ -157,7 +157,7 @@ static bool splice_all(int from, int to, const int ends[2])
     }
 }
 
-static bool copy_by_pipe(FfEnd *from, FfEnd *to)
+static bool copy_by_pipe(FfStream *from, FfStream *to)
 {
     int ends[2];
 
@@ -172,25 +172,25 @@ static bool copy_by_pipe(FfEnd *from, FfEnd *to)
     return ok;
 }
 
-static bool copy_by_buffer(FfEnd *from, FfEnd *to)
+static bool copy_by_buffer(FfStream *from, FfStream *to)
 {
     g_autofree char *buf = g_malloc(BUFFER_BYTES);
     bool ok = true;
     size_t n;
 
     while (ok && (n = read_some(from, buf, BUFFER_BYTES))) {
-        ok = ff_end_write_all(to, buf, n);
+        ok = ff_stream_write_all(to, buf, n);
     }
     ff_wipe(buf, BUFFER_BYTES);
     return ok;
 }
 
-void ff_end_copy(FfEnd *from, FfEnd *to)
+void ff_stream_copy(FfStream *from, FfStream *to)
 {
     bool ok = from->channel || to->channel ? copy_by_buffer(from, to) : copy_by_pipe(from, to);
 
     if (!ok) {
-        ff_end_shutdown(from);
+        ff_stream_shutdown(from);
     }
     if (to->channel) {
         ff_channel_finish(to->channel);

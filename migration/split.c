@@ -5,7 +5,7 @@
  *
  * Thread: the driver looks while others go on.
  */
-#include "migration/half.h"
+#include "migration/split.h"
 
 #include "migration/journal.h"
 #include "migration/states.h"
@@ -14,7 +14,7 @@
 /* So many waits are named. */
 #define WAITS_MAX 64
 
-static void fill_waits(const FfRam *ram, const FfWaits *waits, FfHalf *h)
+static void fill_waits(const FfRam *ram, const FfWaits *waits, FfSplit *h)
 {
     uint32_t n = waits ? MIN(FF_MAX_WAITS, __atomic_load_n(&waits->high, __ATOMIC_SEQ_CST)) : 0;
     int64_t now = g_get_monotonic_time();
@@ -36,11 +36,11 @@ static void fill_waits(const FfRam *ram, const FfWaits *waits, FfHalf *h)
     }
 }
 
-FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
-                    const FfStateHeader *s, const FfDeviceCopy *copy)
+FfSplit *ff_split_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
+                      const FfStateHeader *s, const FfDeviceCopy *copy)
 {
     ff_mutex_lock(&control->lock);
-    FfHalf *h = ff_state_is_postcopy(control->status) ? g_new0(FfHalf, 1) : NULL;
+    FfSplit *h = ff_state_is_postcopy(control->status) ? g_new0(FfSplit, 1) : NULL;
     if (h) {
         h->device_state = ff_device_copy_fd_locked(copy) >= 0;
         h->peer_ended = control->peer_ended;
@@ -61,7 +61,7 @@ FfHalf *ff_half_new(FfControl *control, const FfRam *ram, const FfWaits *waits,
     return h;
 }
 
-void ff_half_free(FfHalf *h)
+void ff_split_free(FfSplit *h)
 {
     if (h) {
         for (unsigned i = 0; i < h->n_waits; i++) {

@@ -3,7 +3,7 @@
  * What farfault status says of a migration whose guest is in two halves: what is where, who waits,
  * since when, and what to type next. One thread.
  */
-#include "cli/half.h"
+#include "cli/split.h"
 
 #include <string.h>
 
@@ -137,7 +137,7 @@ static void next_at_destination(FILE *out, JsonObject *half)
                   listens ? "over another network: " : "");
 }
 
-bool ff_half_lacks_pages(JsonObject *info)
+bool ff_split_lacks_pages(JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
 
@@ -162,7 +162,7 @@ static void print_paused(FILE *out, JsonObject *half, bool source)
     ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
 }
 
-void ff_half_print(FILE *out, JsonObject *info)
+void ff_split_print(FILE *out, JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
     const char *status = ff_json_string_or(info, "status", "");

@@ -5,18 +5,18 @@
  *
  * Pure; any thread.
  */
-#ifndef FF_QAPI_TARGET_H
-#define FF_QAPI_TARGET_H
+#ifndef FF_QAPI_URI_H
+#define FF_QAPI_URI_H
 
 #include <glib.h>
 #include <json-glib/json-glib.h>
 
 typedef enum {
-    FF_TARGET_NONE,  /* neither URI nor channels */
-    FF_TARGET_TCP,   /* host, port */
-    FF_TARGET_UNIX,  /* path */
-    FF_TARGET_FD,    /* name: of getfd, or a number */
-    FF_TARGET_OTHER, /* exec, file, rdma, vsock, several channels, options: QEMU's business */
+    FF_URI_NONE,  /* neither URI nor channels */
+    FF_URI_TCP,   /* host, port */
+    FF_URI_UNIX,  /* path */
+    FF_URI_FD,    /* name: of getfd, or a number */
+    FF_URI_OTHER, /* exec, file, rdma, vsock, several channels, options: QEMU's business */
 } FfTargetKind;
 
 typedef struct {
@@ -27,13 +27,13 @@ typedef struct {
     char *path;
     char *name;
     gboolean ipv4, ipv6; /* as asked for; both FALSE: any */
-} FfTarget;
+} FfUri;
 
-void ff_target_clear(FfTarget *target);
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTarget, ff_target_clear)
+void ff_uri_clear(FfUri *target);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUri, ff_uri_clear)
 
-void ff_target_from_uri(FfTarget *target, const char *uri);
+void ff_uri_parse(FfUri *target, const char *uri);
 /* Of the arguments "uri" and "channels", checked against the schema. */
-void ff_target_from_arguments(FfTarget *target, JsonObject *args);
+void ff_uri_from_arguments(FfUri *target, JsonObject *args);
 
 #endif

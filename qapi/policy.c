@@ -8,7 +8,7 @@
 #include "qapi/driver-private.h"
 
 /* Capabilities under which QEMU carries the migration. */
-static const char *const foreign_capabilities[] = {
+static const char *const qemu_capabilities[] = {
     "xbzrle",
     "compress",
     "block",
@@ -35,7 +35,7 @@ static bool any_set(JsonNode *capabilities, const char *const *names, unsigned n
     return false;
 }
 
-bool ff_engine_fits(FfCall *call)
+bool ff_policy_engine_carries(FfCall *call)
 {
     FfDriver *d = call->driver;
     uint32_t policy = d->config.state->policy;
@@ -46,7 +46,7 @@ bool ff_engine_fits(FfCall *call)
     call->native = NULL;
     if (policy == FF_POLICY_NEVER || d->config.state->peer == FF_PEER_WISH_NATIVE ||
         (policy == FF_POLICY_AUTO && !postcopy) || (mode && strcmp(mode, "normal")) ||
-        any_set(capabilities, foreign_capabilities, G_N_ELEMENTS(foreign_capabilities)) ||
+        any_set(capabilities, qemu_capabilities, G_N_ELEMENTS(qemu_capabilities)) ||
         (!postcopy &&
          any_set(capabilities, precopy_capabilities, G_N_ELEMENTS(precopy_capabilities)))) {
         return false;
