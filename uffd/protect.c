@@ -33,7 +33,8 @@
 #define LOCKS 64
 
 typedef struct {
-    FfBitmap armed, free;
+    FfBitmap armed, free, lent;
+    uint32_t *slot_of; /* by page: where it was kept last, + 1; atomic, and to be checked */
 } Block;
 
 struct FfProtect {
@@ -100,6 +101,8 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
     for (unsigned i = 0; i < s->n_blocks; i++) {
         ff_bitmap_init(&p->blocks[i].armed, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].free, s->blocks[i].n_pages, false);
+        ff_bitmap_init(&p->blocks[i].lent, s->blocks[i].n_pages, false);
+        p->blocks[i].slot_of = g_new0(uint32_t, s->blocks[i].n_pages);
     }
     if (!make_buffer(p, buffer)) {
         return -ENOMEM;
@@ -285,6 +288,8 @@ void ff_protect_free(FfProtect *p)
     for (unsigned i = 0; i < p->s->n_blocks; i++) {
         ff_bitmap_clear(&p->blocks[i].armed);
         ff_bitmap_clear(&p->blocks[i].free);
+        ff_bitmap_clear(&p->blocks[i].lent);
+        g_free(p->blocks[i].slot_of);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {
         pthread_rwlock_destroy(&p->locks[i]);
@@ -327,18 +332,19 @@ static int read_page(FfSpace *s, const FfRun *run, void *buf)
  */
 static int try_keep(FfProtect *p, uint64_t slot, const FfRun *run, uint64_t *seen)
 {
-    const FfBitmap *armed = &p->blocks[run->block].armed;
+    Block *b = &p->blocks[run->block];
     int rc = 0;
 
     /* Until it is kept it cannot be given back. */
     *seen = ff_space_enter(p->s);
-    bool is_armed = ff_bitmap_test(armed, run->first);
+    bool is_armed = ff_bitmap_test(&b->armed, run->first);
     if (is_armed) {
         rc = read_page(p->s, run, p->buffer + slot * p->slot_size);
     }
     if (is_armed && rc == 0) {
         p->slots[slot] = *run;
-        ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, 1);
+        __atomic_store_n(&b->slot_of[run->first], slot + 1, __ATOMIC_RELAXED);
+        ff_bitmap_clear_run(&b->armed, run->first, 1);
         FF_FAULT_AT("protect-kept");
         /* Observer: the saver that takes it, which sees slot and content. */
         ff_bitmap_set(&p->kept, slot);
@@ -359,7 +365,8 @@ static int keep_content(FfProtect *p, uint64_t slot, const FfRun *run)
     return rc;
 }
 
-/* The page RUN, which could not be kept, is anybody's again. */
+/* The page RUN, which could not be kept, is anybody's again. So is one that was lent: who had it
+ * finds it taken back. */
 static void leave_page(FfProtect *p, const FfRun *run)
 {
     ff_space_enter(p->s);
@@ -376,7 +383,8 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     FfRun run = {block, page, 1};
 
     *rc = 0;
-    if (!ff_bitmap_claim(&p->blocks[block].free, page)) {
+    if (!ff_bitmap_claim(&p->blocks[block].free, page) &&
+        !ff_bitmap_claim(&p->blocks[block].lent, page)) {
         return false;
     }
     FF_FAULT_AT("protect-claimed");
@@ -387,6 +395,9 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
             ff_space_lift_later(p->s, &run);
         } else {
             *rc = kept;
+        }
+        if (p->s->cfg.pager && p->s->cfg.pager->full) {
+            p->s->cfg.pager->full(p->s->cfg.pager, &run); /* the saver has to fetch it */
         }
     }
     if (kept != 1) {
@@ -520,6 +531,106 @@ bool ff_protect_wanted(FfProtect *p, FfRun *run)
     return false;
 }
 
+void ff_protect_lend(FfProtect *p, const FfRun *run)
+{
+    /* Observer: keep(). Who was told of before this and found the page taken waits in vain for the
+     * buffer, and goes on at the end of the loan. */
+    ff_bitmap_set_run(&p->blocks[run->block].lent, run->first, run->n);
+}
+
+int ff_protect_end_loan(FfProtect *p, const FfRun *run, uint64_t *again)
+{
+    uint64_t end = run->first + run->n, at = run->first;
+    FfRun part = {.block = run->block};
+    int rc = 0;
+
+    *again = run->n;
+    while (
+        (part.n = ff_bitmap_claim_run(&p->blocks[run->block].lent, at, end, run->n, &part.first))) {
+        int one = ff_protect_done(p, &part);
+        rc = rc ? rc : one;
+        *again -= part.n;
+        at = part.first + part.n;
+    }
+    return rc;
+}
+
+/* PAGE, if it is in the buffer and nobody has it. */
+static bool gather_kept(FfProtect *p, unsigned block, uint64_t page, FfProtectPage *got)
+{
+    uint32_t slot = __atomic_load_n(&p->blocks[block].slot_of[page], __ATOMIC_RELAXED);
+
+    if (!slot || !ff_bitmap_claim(&p->kept, slot - 1)) {
+        return false;
+    }
+    slot--;
+    if (p->slots[slot].block != block || p->slots[slot].first != page) {
+        ff_bitmap_set(&p->kept, slot); /* of another page, since */
+        return false;
+    }
+    *got = (FfProtectPage){FF_PROTECT_KEPT, slot, p->buffer + slot * p->slot_size};
+    return true;
+}
+
+uint64_t ff_protect_gather(FfProtect *p, const FfRun *run, FfProtectPage *pages)
+{
+    uint64_t n = 0;
+
+    for (uint64_t i = 0; i < run->n; i++) {
+        pages[i] = (FfProtectPage){FF_PROTECT_OTHERS, 0, NULL};
+        if (ff_bitmap_claim(&p->blocks[run->block].free, run->first + i)) {
+            pages[i].where = FF_PROTECT_CLAIMED;
+        } else {
+            gather_kept(p, run->block, run->first + i, &pages[i]);
+        }
+        n += pages[i].where != FF_PROTECT_OTHERS;
+    }
+    return n;
+}
+
+bool ff_protect_peek_wanted(const FfProtect *p, FfRun *run)
+{
+    uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < high; i++) {
+        FfRun one = {.n = 1};
+        if (ff_waits_get(&p->waits, i, &one.block, &one.first) &&
+            ff_bitmap_test(&p->blocks[one.block].free, one.first)) {
+            *run = one;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ff_protect_peek_kept(const FfProtect *p, unsigned *slot, FfRun *run)
+{
+    for (uint64_t i = *slot; i < p->n_slots; i++) {
+        if (ff_bitmap_test(&p->kept, i)) {
+            *slot = i;
+            *run = p->slots[i]; /* of a slot that others take it may be another one by now */
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ff_protect_peek_free(const FfProtect *p, FfRun *run)
+{
+    const FfBitmap *free = &p->blocks[run->block].free;
+
+    /* That others clear bits meanwhile makes only the length wrong. */
+    ff_bitmap_next_run(free, run->first, true, &run->first);
+    run->n = 1;
+    return run->first < free->n_pages;
+}
+
+unsigned ff_protect_slots(const FfProtect *p, unsigned *n_free)
+{
+    *n_free = ff_bitmap_count(&p->empty);
+    return p->n_slots;
+}
+
 bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data)
 {
     uint64_t i;
@@ -550,6 +661,7 @@ void ff_protect_removed(FfProtect *p, const FfRun *run)
     uint64_t lost = ff_bitmap_clear_run(&b->armed, run->first, run->n);
 
     ff_bitmap_clear_run(&b->free, run->first, run->n);
+    ff_bitmap_clear_run(&b->lent, run->first, run->n);
     ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
     __atomic_sub_fetch(&p->left, lost, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&p->lost, lost, __ATOMIC_RELAXED);

@@ -52,6 +52,35 @@ bool ff_protect_wanted(FfProtect *p, FfRun *run);
 /* RUN, which was claimed, is saved. 0 or -errno. */
 int ff_protect_done(FfProtect *p, const FfRun *run);
 
+/*
+ * RUN, which was claimed, is read where it is by somebody who does not wait for anything (a disk).
+ * From now on a writer that wants a page of it has it kept and goes on. That page is given once
+ * more, from the buffer, and what was read of it meanwhile counts for nothing.
+ */
+void ff_protect_lend(FfProtect *p, const FfRun *run);
+/* It has been read: what nobody wanted of RUN meanwhile is saved. *AGAIN: how many pages are given
+ * once more. 0 or -errno. */
+int ff_protect_end_loan(FfProtect *p, const FfRun *run, uint64_t *again);
+
+typedef struct {
+    enum {
+        FF_PROTECT_OTHERS,  /* saved, or being kept just now */
+        FF_PROTECT_CLAIMED, /* as by ff_protect_claim(), with its writers */
+        FF_PROTECT_KEPT,    /* as by ff_protect_take() */
+        FF_PROTECT_COPIED,  /* the caller's own: it has a copy */
+    } where;
+    unsigned slot; /* of what was kept */
+    const void *data;
+} FfProtectPage;
+/* All pages of RUN that can be had now, wherever they are. PAGES has room for each page of RUN.
+ * Returns how many are the caller's now. */
+uint64_t ff_protect_gather(FfProtect *p, const FfRun *run, FfProtectPage *pages);
+/* A page that can be gathered, which is not taken: one whose writer waits; in *SLOT or a later one;
+ * in RUN's block, at or after its first page. FALSE: none now. */
+bool ff_protect_peek_wanted(const FfProtect *p, FfRun *run);
+bool ff_protect_peek_kept(const FfProtect *p, unsigned *slot, FfRun *run);
+bool ff_protect_peek_free(const FfProtect *p, FfRun *run);
+
 /* A page that was kept. *DATA is valid until ff_protect_release() of its SLOT, after which it
  * counts as saved. FALSE: none now; FfPager.written tells of the next one. */
 bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data);
@@ -61,6 +90,8 @@ void ff_protect_release(FfProtect *p, unsigned slot);
 /* Pages that nobody has saved yet, and that the process has given back before. */
 uint64_t ff_protect_left(const FfProtect *p);
 uint64_t ff_protect_lost(const FfProtect *p);
+/* How many pages can be kept, and how many of the slots are free. */
+unsigned ff_protect_slots(const FfProtect *p, unsigned *n_free);
 /* How often a writer had to wait for a slot. */
 uint64_t ff_protect_waited(const FfProtect *p);
 
