@@ -34,6 +34,11 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
 void ff_protect_free(FfProtect *p);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
 
+/* Ahead of ff_protect_arm(), which then has less to do: protects what is not protected of RUN. A
+ * write to it is let go at once, and the page is open again. *N: pages that were open; so the next
+ * call says how many have been written to since, RUN by RUN. 0 or -errno. Any thread but the fault
+ * thread. */
+int ff_protect_prepare(FfProtect *p, const FfRun *run, uint64_t *n);
 /* Protects RUN, of which nothing is armed (any more). What is written before this returns may be
  * seen by the saver or not. 0 or -errno. Any thread but the fault thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);

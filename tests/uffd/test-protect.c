@@ -329,6 +329,67 @@ static void test_lift(RigKind kind)
     rig_free(r);
 }
 
+/* Before it is armed, protected memory can be written: nothing is kept, and what was written to is
+ * protected again when it is armed. */
+static void test_prepare(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = rig_new(kind, WP, 0);
+    uint64_t n;
+
+    if (!r) {
+        return;
+    }
+    FfRun all = {0, 0, r->n_pages};
+    g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+    rig_populate(r);
+    r->pager.written = on_written;
+    g_assert_cmpint(ff_protect_new(r->s, 4 * r->page_size, &p), ==, 0);
+    rig_start(r);
+    for (unsigned round = 0; round < 3; round++) {
+        g_assert_cmpint(ff_protect_prepare(p, &all, &n), ==, 0);
+        g_assert_cmpuint(n, ==, round == 0 ? r->n_pages : 2);
+        for (unsigned i = 3; i < 5; i++) {
+            volatile uint64_t *words = (uint64_t *)rig_page(r, i);
+            words[0] = rig_word(i, 0);
+            words[1] = rig_word(i, 1); /* no fault any more */
+        }
+        g_assert_cmpuint(ff_space_counts(r->s).written, ==, 2 * (round + 1));
+    }
+    g_assert_cmpuint(ff_protect_left(p), ==, 0);
+    g_assert_cmpint(ff_protect_arm(p, &all), ==, 0);
+    g_assert_cmpuint(r->written, ==, 0);
+    Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages};
+    for (unsigned i = 4; i < 6; i++) { /* one was written to, and the other one not */
+        *(volatile uint64_t *)rig_page(r, i) = 1;
+        g_assert_true(save_kept(&s));
+        g_assert_cmpuint(seen[i], ==, 1);
+    }
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
+/* And it ends with nothing armed. */
+static void test_prepare_end(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = rig_new(kind, WP, 0);
+    uint64_t n;
+
+    if (!r) {
+        return;
+    }
+    rig_populate(r);
+    g_assert_cmpint(ff_protect_new(r->s, 0, &p), ==, 0);
+    g_assert_cmpint(ff_protect_prepare(p, &(FfRun){0, 0, r->n_pages}, &n), ==, 0);
+    g_clear_pointer(&p, ff_protect_free);
+    for (unsigned i = 0; i < r->n_pages; i++) {
+        *(volatile char *)rig_page(r, i) = 1; /* nobody would answer */
+    }
+    rig_free(r);
+}
+
 /* What is given back before it was saved is lost, and counted. */
 static void test_lost(RigKind kind)
 {
@@ -524,6 +585,8 @@ int main(int argc, char **argv)
     rig_add("/protect/save-without", RIG_ALL, test_save_without);
     rig_add("/protect/full", RIG_ALL, test_full);
     rig_add("/protect/lift", RIG_ALL, test_lift);
+    rig_add("/protect/prepare", RIG_ALL, test_prepare);
+    rig_add("/protect/prepare-end", RIG_ALL, test_prepare_end);
     rig_add("/protect/lost", RIG_ALL, test_lost);
     rig_add("/protect/unmapped", RIG_FILES, test_unmapped);
     rig_add("/protect/end", RIG_ALL, test_end);

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object behind protect.h, for protect.c and protect-keep.c.
+ *
+ * A page is free (armed, nobody has it yet), somebody's (armed, not free: its old content is being
+ * read), or open (not armed: it may be written). Who clears its bit in `free` has it, nobody else.
+ * Then: the content is read, the bit in `armed` is cleared, and the protection is lifted, which
+ * wakes its writers. Somebody who reads a page where it is, and can read it again, sets its bit in
+ * `lent`: who clears that one has it.
+ */
+#ifndef FF_UFFD_PROTECT_INTERNAL_H
+#define FF_UFFD_PROTECT_INTERNAL_H
+
+#include "uffd/protect.h"
+#include "uffd/space-internal.h"
+
+#define FF_PROTECT_LOCKS 64
+
+typedef struct {
+    FfBitmap armed, free, lent;
+    FfBitmap ready;    /* protected and not armed; set with the lock of its piece written */
+    uint32_t *slot_of; /* by page: where it was kept last, + 1; atomic, and to be checked */
+} FfProtectBlock;
+
+struct FfProtect {
+    FfSpace *s;
+    FfProtectBlock *blocks; /* as in the space */
+    uint8_t *buffer;
+    size_t slot_size, buffer_len;
+    unsigned n_slots;
+    FfRun *slots;         /* what is kept there; written by who has it, before its bit in `kept` */
+    FfBitmap empty, kept; /* slots */
+    FfWaits waits;        /* of writers without a slot */
+    pthread_rwlock_t locks[FF_PROTECT_LOCKS];
+    uint64_t prepared;           /* of who prepares */
+    uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
+};
+
+#endif
