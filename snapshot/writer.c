@@ -49,9 +49,11 @@ struct FfWriter {
     Flight *flights;
     unsigned n_flights, n_busy;
     size_t copy_len;
-    FfBitmap *data; /* by block */
-    FfRun cursor;   /* the next page in order */
-    unsigned slot;  /* the next one to look at */
+    FfBitmap *data;              /* by block */
+    FfRun cursor;                /* the next page in order */
+    uint64_t data_from, data_to; /* bytes of data_block that the file has: to ask takes long */
+    unsigned data_block;
+    unsigned slot; /* the next one to look at */
     int wake_fd;
     bool cancelled; /* atomic; observer: ff_writer_run() */
     int rc;
@@ -191,14 +193,20 @@ static void find_in_map(FfWriter *w, Flight *f)
     uint64_t ps = b->backing.page_size, from = f->run.first * ps, end = from + f->run.n * ps;
 
     for (uint64_t at = from; at < end;) {
-        off_t data = lseek(b->backing.fd, at, SEEK_DATA);
-        off_t hole = data < 0 ? data : lseek(b->backing.fd, data, SEEK_HOLE);
+        bool known = w->data_block == f->run.block && at >= w->data_from && at < w->data_to;
+        off_t data = known ? (off_t)at : lseek(b->backing.fd, at, SEEK_DATA);
+        off_t hole = known      ? (off_t)w->data_to
+                     : data < 0 ? data
+                                : lseek(b->backing.fd, data, SEEK_HOLE);
         if (hole < 0) {
             if (errno != ENXIO) { /* else nothing follows */
                 failed(w, -errno);
             }
             return;
         }
+        w->data_block = f->run.block;
+        w->data_from = data;
+        w->data_to = hole;
         for (at = MAX(at, (uint64_t)data); at < MIN(end, (uint64_t)hole); at += ps) {
             FfProtectPage *page = &f->pages[(at - from) / ps];
             if (page->where == FF_PROTECT_CLAIMED) {
