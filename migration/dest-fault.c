@@ -4,7 +4,8 @@
  * of pagers/peer.h, and places zeros for what the guest has given back.
  *
  * All that it has is the space, its pager and the placer (dest-place.h), which have no way to a
- * lock but the urgent channel's writer lock. It allocates nothing and logs nothing. When the
+ * lock but the urgent channel's writer lock (and the space's again_lock, for a page that the guest
+ * has given back). It allocates nothing and logs nothing. When the
  * connection is lost it continues to read: who waits is noted, and waits. Its channel is exchanged
  * while it does not run.
  *

@@ -16,7 +16,7 @@
  * the guest can go on here.
  *
  * Thread: one per connection; starts when both sides have greeted, joined before a channel is
- * freed. It takes FfMigration.lock for the moment in which it looks which channels there are.
+ * freed. It takes FfControl.lock for the moment in which it looks which channels there are.
  */
 #include "migration/keepalive.h"
 

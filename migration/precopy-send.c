@@ -16,7 +16,7 @@
  * nobody is.
  *
  * Threads: the coordinator; a sender for each further connection; the main reader brings answers.
- * FfMigration.lock guards what it is said of; no I/O under it.
+ * FfControl.lock guards what it is said of; no I/O under it.
  */
 #include "migration/precopy-send.h"
 

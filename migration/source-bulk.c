@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The source's bulk thread: everything that nobody has asked for, over the main channel.
+ * The source's bulk thread: everything that nobody has asked for, over the main channel and the
+ * additional ones.
  *
  * Holes of the memfd go first, as runs of zero pages (some frames for most of an idle guest's
- * RAM; precopy has sent them already). Then data: around the last request (the pivot), since pages
- * that belong together are likely to be wanted next; what the guest wrote just before the stop;
- * the rest. A run is claimed only when the socket takes it at once and the rate
- * allows it: what is claimed cannot be asked for any more, so it must not lie around.
+ * RAM; precopy has sent them already). Then data: around the newest stream of requests that goes
+ * page by page (the pivot), since pages that belong together are likely to be wanted next; what the
+ * guest wrote just before the stop; the rest. A run is claimed only when the socket takes it at
+ * once and the rate allows it: what is claimed cannot be asked for any more, so it must not lie
+ * around.
  *
  * System calls: lseek(SEEK_DATA, SEEK_HOLE).
  */

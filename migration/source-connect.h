@@ -2,7 +2,7 @@
 /*
  * The source's side of a connection, one way for every one that it makes:
  *
- *   ff_source_call()   connect, opening, TLS, the destination's greeting, the first sentence and
+ *   ff_source_call()   connect, TLS, opening, the destination's greeting, the first sentence and
  *                      the answer to it
  *   ff_source_join()   the other channels, the main reader
  *

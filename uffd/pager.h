@@ -21,11 +21,13 @@ typedef enum {
 } FfRemoved;
 
 /*
- * Whom a space asks. The fault thread calls them: allocate nothing, wait for nothing. -errno where
- * something can fail: the space has failed then. All but request() can be NULL.
+ * Whom a space asks. The fault thread calls them: allocate nothing, and never wait for a page, a
+ * disk or a lock of somebody else's (peer.c waits for its own socket to take a request). -errno
+ * where something can fail: the space has failed then. All can be NULL.
  */
 struct FfPager {
-    /* Somebody waits for N runs. NULL: a space where nobody can (all present, protect.h). Each page
+    /* Somebody waits for N runs. NULL: a space where nobody can (all present, protect.h), else it
+     * has failed then, by -ENOSYS. Each page
      * is asked for once, until ff_place_forget(). */
     int (*request)(FfPager *p, const FfRun *runs, unsigned n);
     /* The first write to a protected page. With a buffer (protect.h) its old content is kept by now

@@ -11,7 +11,7 @@
  * A space is built by one thread; then ff_faults_run() (faults.h) answers for it in a thread of
  * its own, and any number of threads place. A space whose userfaultfd tells of events has a lock:
  * the fault thread must not read of a change while somebody places at an address that is about to
- * change. One without events has none.
+ * change. One without events has none (but for pages that were given back: see again_lock).
  */
 #ifndef FF_UFFD_SPACE_H
 #define FF_UFFD_SPACE_H

@@ -313,6 +313,7 @@ case_doctor() {
 # before, and with what it writes into qemu.conf a guest has the permission.
 case_install_host() {
     local etc=$scratch/etc conf=$hosts/A/etc/qemu.conf said
+    rm -rf "$etc" "$scratch/etc-before" # of a run as another user
     mkdir -p "$etc"/libvirt "$etc"/apparmor.d/{abstractions,local/abstractions}
     echo '# mine' | tee "$etc/libvirt/qemu.conf" >"$etc/apparmor.d/local/abstractions/libvirt-qemu"
     cp -r "$etc" "$scratch/etc-before"
