@@ -235,7 +235,7 @@ int ff_space_unregister(FfSpace *s)
                              : MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
         for (uint64_t at = 0; at < r->len; at += piece) {
             int one = ff_uffd_unregister(s->cfg.uffd, r->addr + at, MIN(piece, r->len - at));
-            rc = rc ? rc : one;
+            rc = rc && one != -ENOMEM ? rc : one;
         }
     }
     ff_space_leave(s);

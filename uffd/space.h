@@ -70,8 +70,9 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
  * some are registered; *BLOCK (can be NULL) is that of the one that cannot be. -EINVAL also: write
  * protection together with something else, as what is placed in a page takes its protection off. */
 int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block);
-/* The contrary; wakes everybody. -errno, of the first range that is registered still: the others
- * are not. It can be called again, which helps if it was -ENOMEM. */
+/* The contrary; wakes everybody. -ENOMEM if there was no memory for some of the ranges: it can be
+ * called again, which helps. Another -errno, of the first that fails: the others are not registered
+ * any more. */
 int ff_space_unregister(FfSpace *s);
 void ff_space_set_pager(FfSpace *s, FfPager *pager);
 

@@ -633,6 +633,41 @@ static void test_ranges(RigKind kind)
     rig_free(r);
 }
 
+static int no_memory(void *opaque)
+{
+    return ENOMEM;
+}
+
+static int fail_then_no_memory(void *opaque)
+{
+    rig_at("uffd-unregister", no_memory, NULL);
+    return EIO;
+}
+
+/* One range cannot be unregistered, another one cannot for the moment: that it helps to call again
+ * is what is told. */
+static void test_unregister(RigKind kind)
+{
+    Rig *r = rig_new(kind, 0, 0);
+
+    if (!r) {
+        return;
+    }
+    uint64_t half = r->len / 2, at = (uintptr_t)r->map;
+    g_autoptr(FfSpace) s = ff_space_new(&(FfSpaceConfig){.uffd = r->uffd, .pagemap_fd = -1});
+    g_assert_cmpint(ff_space_add_block(s, &r->backing, NULL), ==, 0);
+    g_assert_cmpint(ff_space_add_range(s, at, half, 0, 0), ==, 0);
+    g_assert_cmpint(ff_space_add_range(s, at + half, half, 0, half), ==, 0);
+    g_assert_cmpint(ff_space_register(s, MISSING, NULL), ==, 0);
+    if (rig_at("uffd-unregister", fail_then_no_memory, NULL)) {
+        g_assert_cmpint(ff_space_unregister(s), ==, -ENOMEM);
+    }
+    g_assert_cmpint(ff_space_unregister(s), ==, 0);
+    rig_check_zero(r, rig_page(r, 0));
+    rig_check_zero(r, rig_page(r, r->n_pages - 1));
+    rig_free(r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -656,5 +691,6 @@ int main(int argc, char **argv)
     rig_add("/space/hole", RIG_ALL, test_hole);
     rig_add("/space/forget", RIG_ALL, test_forget);
     rig_add("/space/ranges", RIG_ALL, test_ranges);
+    rig_add("/space/unregister", RIG_BIT(RIG_MEMFD), test_unregister);
     return g_test_run();
 }
