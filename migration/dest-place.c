@@ -89,10 +89,12 @@ static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
         return false;
     }
     hole->n = end - hole->first;
-    if (__atomic_fetch_add(&p->unregistered, 1, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) {
+    if (__atomic_load_n(&p->unregistered, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES ||
+        ff_place_hole(p->space, hole) < 0) {
         return false;
     }
-    return ff_place_hole(p->space, hole) == 0;
+    __atomic_fetch_add(&p->unregistered, 1, __ATOMIC_RELAXED);
+    return true;
 }
 
 int ff_placer_zero(FfPlacer *p, const FfRun *run)
