@@ -340,6 +340,7 @@ case_install_host() {
 # A file without an end of its last line, a block without an end, a file that cannot be written.
 install_host_odd() {
     local etc=$scratch/etc-odd
+    rm -rf "$etc"
     mkdir -p "$etc/libvirt" "$etc/apparmor.d/abstractions"
     printf 'user = "root"' >"$etc/libvirt/qemu.conf"
     install_host "$etc"
