@@ -284,7 +284,7 @@ static void test_instant(RigKind kind)
     stop_guest(&sn);
     g_assert_cmpint(ff_protect_arm(sn.p, &all), ==, 0);
     g_assert_cmpuint(ff_protect_left(sn.p), ==, all.n);
-    g_assert_cmpuint(sn.r->written, ==, 0); /* nothing was kept until now */
+    g_assert_cmpuint(rig_written(sn.r), ==, 0); /* nothing was kept until now */
     remember(&sn);
     start_guest(&sn);
     g_assert_cmpint(ff_writer_run(sn.w), ==, 0);

@@ -623,3 +623,11 @@ void rig_add(const char *name, unsigned which, RigTest test)
         }
     }
 }
+
+unsigned rig_written(Rig *r)
+{
+    pthread_mutex_lock(&r->lock);
+    unsigned n = r->written;
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}

@@ -121,4 +121,7 @@ typedef void (*RigTest)(RigKind kind);
 /* One test for each kind of KINDS, NAME/memfd and so on. */
 void rig_add(const char *name, unsigned kinds, RigTest test);
 
+/* Rig.written, under its lock. */
+unsigned rig_written(Rig *r);
+
 #endif

@@ -358,7 +358,7 @@ static void test_prepare(RigKind kind)
     }
     g_assert_cmpuint(ff_protect_left(p), ==, 0);
     g_assert_cmpint(ff_protect_arm(p, &all), ==, 0);
-    g_assert_cmpuint(r->written, ==, 0);
+    g_assert_cmpuint(rig_written(r), ==, 0);
     Saver s = {.r = r, .p = p, .seen = seen, .holes = r->n_pages};
     for (unsigned i = 4; i < 6; i++) { /* one was written to, and the other one not */
         *(volatile uint64_t *)rig_page(r, i) = 1;
