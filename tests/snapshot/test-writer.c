@@ -150,7 +150,7 @@ static void close_snapshot(Snapshot *sn)
     rig_stop(sn->r);
     ff_writer_free(sn->w);
     ff_protect_free(sn->p);
-    if (!__atomic_load_n(&sn->end, __ATOMIC_RELAXED) && sn->n_guest) {
+    if (!__atomic_load_n(&sn->end, __ATOMIC_RELAXED) && sn->guest[0]) {
         stop_guest(sn);
     }
     rig_free(sn->r);
