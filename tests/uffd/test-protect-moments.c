@@ -110,7 +110,8 @@ static int look_what_is_left(void *opaque)
 {
     Scene *sc = opaque;
 
-    sc->left = ff_protect_left(sc->p);
+    __atomic_store_n(&sc->left, ff_protect_left(sc->p),
+                     __ATOMIC_RELEASE); /* observer: test_left() */
     return 0;
 }
 
@@ -125,7 +126,7 @@ static void test_left(RigKind kind)
     if (rig_at("protect-kept", look_what_is_left, &sc)) {
         rig_start(sc.r);
         write_page(sc.r, 1);
-        g_assert_cmpuint(sc.left, ==, sc.r->n_pages);
+        g_assert_cmpuint(__atomic_load_n(&sc.left, __ATOMIC_ACQUIRE), ==, sc.r->n_pages);
         take_pattern(&sc, 1);
         g_assert_cmpuint(ff_protect_left(sc.p), ==, sc.r->n_pages - 1);
     }
