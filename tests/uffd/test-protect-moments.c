@@ -194,7 +194,8 @@ static void stop_in_a_change(Scene *sc)
 {
     struct pollfd pfd = {.fd = sc->r->uffd, .events = POLLIN};
 
-    sc->other = g_thread_new("gives", other_gives_back, sc);
+    __atomic_store_n(&sc->other, g_thread_new("gives", other_gives_back, sc),
+                     __ATOMIC_RELEASE); /* observer: who joins */
     g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
     ff_faults_stop(sc->r->s);
 }
@@ -216,7 +217,7 @@ static void test_stop(RigKind kind)
     if (rig_at("protect-kept", on_kept, &sc)) {
         rig_start(sc.r);
         write_page(sc.r, 1);
-        g_thread_join(sc.other);
+        g_thread_join(__atomic_load_n(&sc.other, __ATOMIC_ACQUIRE));
         rig_stop(sc.r);
         write_page(sc.r, 1);
         take_pattern(&sc, 1);
@@ -253,7 +254,7 @@ static void test_stop_many(RigKind kind)
     g_assert_cmpint(ff_uffd_protect(r->uffd, (uintptr_t)r->map, r->len), ==, 0);
     rig_start(r);
     write_page(r, 1);
-    g_thread_join(sc.other);
+    g_thread_join(__atomic_load_n(&sc.other, __ATOMIC_ACQUIRE));
     rig_stop(r);
     for (unsigned i = 1; i < r->n_pages; i += 2) {
         write_page(r, i); /* nobody would answer */
@@ -362,7 +363,8 @@ static int moves(void *opaque)
     struct pollfd pfd = {.fd = sc->r->uffd, .events = POLLIN};
     char *at = rig_page(sc->r, sc->page);
 
-    sc->other = g_thread_new("moves", other_moves, sc);
+    __atomic_store_n(&sc->other, g_thread_new("moves", other_moves, sc),
+                     __ATOMIC_RELEASE); /* observer: who joins */
     g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
     g_assert_true(mmap(at, sc->r->page_size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
@@ -404,7 +406,7 @@ static void test_move(RigKind kind)
                 g_assert_false(ff_protect_take(sc.p, &slot, &run, &data));
             }
             claim_and_check(&sc, 1);
-            g_thread_join(sc.other);
+            g_thread_join(__atomic_load_n(&sc.other, __ATOMIC_ACQUIRE));
             g_assert_true(rig_is_pattern(sc.r, 1, sc.room));
         }
         munmap(rig_page(sc.r, 1), sc.r->page_size);
