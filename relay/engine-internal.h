@@ -20,6 +20,7 @@ struct FfEngine {
     int pidfd;    /* of the one at the link; -1: none. Its watch closes it */
     int ending;   /* of one that was killed or let go and is not dead yet; -1: none. As above */
     gint64 ending_since;          /* us */
+    bool condemned;               /* .ending was killed for what it did: its signal says nothing */
     pid_t unwatched;              /* killed, not known to be dead, and without a pidfd; 0: none */
     void (*dead)(FfRelay *relay); /* .ending has become -1 */
     const FfEngineOps *ops;
@@ -54,8 +55,9 @@ int ff_process_start(FfRelay *relay, int *link);
 bool ff_process_reap_unwatched(FfEngine *engine);
 /* Its link has ended. Its pidfd is watched until it says that it is dead: FfEngine.dead. */
 void ff_process_let_go(FfEngine *engine);
-/* Kills the one that was let go; nothing if there is none. */
-void ff_process_kill(FfEngine *engine);
+/* Kills the one that was let go; nothing if there is none. CONDEMNED: as it hangs or says nonsense;
+ * else its link has ended, and how it ended is logged. */
+void ff_process_kill(FfEngine *engine, bool condemned);
 /* The installed libraries do not do. TRUE: it is to be tried with the kept ones. */
 bool ff_process_try_kept(FfRelay *relay);
 /* The same with who is alive; waits for the one that was let go, a few seconds at most. */

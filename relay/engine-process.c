@@ -22,13 +22,32 @@
 
 #define END_MS 4000 /* how long an engine may take to end when QEMU has ended */
 
+/* How it ended, if that was its own doing or somebody else's: says who has to be asked. */
+static void tell_end(FfRelay *relay, const siginfo_t *info)
+{
+    if (info->si_code == CLD_KILLED || info->si_code == CLD_DUMPED) {
+        bool out_of_memory = info->si_status == SIGKILL;
+
+        ff_relay_log(relay, "the migration engine (process %d) was killed by signal %d (%s)%s",
+                     (int)info->si_pid, info->si_status, g_strsignal(info->si_status),
+                     out_of_memory ? ": the kernel's log says whether memory had run out" : "");
+    } else if (info->si_status != 0) {
+        ff_relay_log(relay, "the migration engine (process %d) ended with status %d",
+                     (int)info->si_pid, info->si_status);
+    }
+}
+
 static gboolean process_reap(gint pidfd, GIOCondition condition, gpointer data)
 {
     FfRelay *relay = data;
     FfEngine *engine = relay->engine;
-    siginfo_t info;
+    siginfo_t info = {0};
 
-    waitid(P_PIDFD, pidfd, &info, WEXITED);
+    /* `farfault attach` has made a relay that is not its engine's parent for a first one. */
+    if (waitid(P_PIDFD, pidfd, &info, WEXITED) == 0 && !engine->condemned) {
+        tell_end(relay, &info);
+    }
+    engine->condemned = false;
     close(pidfd);
     if (engine->pidfd == pidfd) {
         engine->pidfd = -1; /* the end of its link follows */
@@ -49,9 +68,10 @@ void ff_process_let_go(FfEngine *engine)
     }
 }
 
-void ff_process_kill(FfEngine *engine)
+void ff_process_kill(FfEngine *engine, bool condemned)
 {
     if (engine->ending >= 0) {
+        engine->condemned = condemned;
         /* It is of our user; and if the kernel forbids it all the same, its link has ended. */
         (void)FF_FAULT_STEP("kill-engine",
                             pidfd_send_signal(engine->ending, SIGKILL, NULL, 0) == 0);

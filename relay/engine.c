@@ -366,7 +366,7 @@ static void lost(FfRelay *relay, const char *why)
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }
-    ff_process_kill(engine);
+    ff_process_kill(engine, why != NULL);
     if (stillborn(relay)) {
         return;
     }
@@ -440,7 +440,7 @@ static int start_once(FfRelay *relay)
     if (ret < 0) {
         g_clear_pointer(&engine->link, ff_link_free);
         ff_process_let_go(engine);
-        ff_process_kill(engine);
+        ff_process_kill(engine, true);
         return ret;
     }
     send_incoming(relay);
@@ -549,7 +549,7 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
         }
         gint64 when = ff_restart_hurry(&engine->restart, now, acts(command));
 
-        ff_process_kill(engine); /* it was let go, and needs nothing any more */
+        ff_process_kill(engine, true); /* it was let go, and needs nothing any more */
         if (engine->ending >= 0 || when > now) {
             ff_waiting_add(relay, mon, seq, json);
             want(relay, when);

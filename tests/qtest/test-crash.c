@@ -154,6 +154,7 @@ static void test_kill(gconstpointer data)
         kill(other, SIGKILL);
     }
     if (row->moment >= POSTCOPY) {
+        vm_wait_stderr(row->destination ? d : s, "was killed by signal 9 (Killed)");
         if (row->moment == POSTCOPY || !row->destination) {
             qmp_expect_migration(vm_qmp(s), "postcopy-paused");
         }
