@@ -621,6 +621,13 @@ char *vm_human_state(Vm *vm, bool cont)
     }
 }
 
+static bool is_in(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+
+    return n && strncmp(path, folder, n) == 0 && path[n] == '/';
+}
+
 pid_t vm_find_engine(Vm *vm)
 {
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
@@ -631,7 +638,7 @@ pid_t vm_find_engine(Vm *vm)
         g_autofree char *err_link = g_build_filename("/proc", name, "fd", "2", NULL);
         g_autofree char *exe = g_file_read_link(exe_link, NULL);
         g_autofree char *err = exe ? g_file_read_link(err_link, NULL) : NULL;
-        if (err && g_str_has_suffix(exe, "/farfault-engine") && g_str_has_prefix(err, vm_dir(vm))) {
+        if (err && g_str_has_suffix(exe, "/farfault-engine") && is_in(err, vm_dir(vm))) {
             return atoi(name);
         }
     }

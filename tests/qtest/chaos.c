@@ -104,6 +104,8 @@ struct Run {
     Order orders[MAX_FAULTS];
     unsigned n_faults;
     char *points[2];   /* for the source's engine, the destination's; can be NULL */
+    GMutex guests;     /* while a thread of the proxy does something to them */
+    gint over;         /* atomic; they are about to end: nothing is done to them any more */
     int wake;          /* eventfd: the proxy's threads ask for something */
     gint asked;        /* atomic; bits by Deed, for the operator */
     HugePages *pool;   /* NULL: the guest needs none */
@@ -138,11 +140,12 @@ static void kill_engine(Vm *vm)
 }
 
 /* Each as soon as it is there; who has nothing to do any more has no next one. */
-static void kill_engines(Vm *vm)
+static void kill_engines(const Run *r, Vm *vm)
 {
     pid_t last = 0;
 
-    for (unsigned n = 0, looks = 0; n < KILLS && looks < 400; looks++) {
+    for (unsigned n = 0, looks = 0; n < KILLS && looks < 400 && !g_atomic_int_get(&r->over);
+         looks++) {
         pid_t pid = vm_find_engine(vm);
         if (pid && pid != last) {
             kill(pid, SIGKILL);
@@ -165,7 +168,11 @@ static void obey(void *opaque)
     Order *o = opaque;
     Run *r = o->run;
     uint64_t one = 1;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->guests);
 
+    if (g_atomic_int_get(&r->over)) {
+        return;
+    }
     switch (o->deed) {
     case DO_KILL_SOURCE_ENGINE:
         kill_engine(r->o.s);
@@ -184,10 +191,10 @@ static void obey(void *opaque)
         signal_engine(r->o.d, SIGSTOP);
         break;
     case DO_FIVE_KILLS_SOURCE:
-        kill_engines(r->o.s);
+        kill_engines(r, r->o.s);
         break;
     case DO_FIVE_KILLS_DESTINATION:
-        kill_engines(r->o.d);
+        kill_engines(r, r->o.d);
         break;
     case DO_KILL_SOURCE_QEMU:
         g_atomic_int_or((guint *)&r->o.qemu_killed, 1);
@@ -318,9 +325,12 @@ static void draw_unheard(Run *r, unsigned seed)
 static void kill_ungreeted(void *opaque)
 {
     Run *r = opaque;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->guests);
 
     poll(NULL, 0, (int)r->ungreeted_ms);
-    kill_engine(r->o.d);
+    if (!g_atomic_int_get(&r->over)) {
+        kill_engine(r->o.d);
+    }
 }
 
 /* ---- the operator's beginning ------------------------------------------------------------------
@@ -478,6 +488,10 @@ static void run_one(gconstpointer data)
             end == OPERATOR_LOST && g_atomic_int_get(&r.o.qemu_killed) ? "QEMU was killed"
                                                                        : ends[end],
             r.o.recoveries);
+    /* A thread that looked for an engine of a guest that is gone would find those of others. */
+    g_atomic_int_set(&r.over, 1);
+    g_mutex_lock(&r.guests);
+    g_mutex_unlock(&r.guests);
     operator_end(&r.o, end);
     proxy_free(r.proxy);
     hugepages_free(r.pool);
@@ -490,6 +504,7 @@ static void run_one(gconstpointer data)
     g_free(r.points[0]);
     g_free(r.points[1]);
     g_string_free(r.plan, TRUE);
+    g_mutex_clear(&r.guests);
 }
 
 /* ---- runs --------------------------------------------------------------------------------------
