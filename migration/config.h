@@ -103,7 +103,26 @@ typedef struct {
     bool urgent_shared;          /* urgent pages share the main connection */
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
     FfSplit *split;              /* NULL: the guest is whole */
+    /* A live snapshot; what follows is its own. RAM and pages are those of the file, LATENCY is
+     * that of writes to memory that was not saved yet, of which there were REQUESTS. */
+    bool snapshot;
+    unsigned buffer_slots, buffer_free; /* pages; 0 when it is over */
+    uint64_t write_waits;               /* writes that waited for room there, or for the disk */
+    unsigned passes;                    /* over all memory, before the guest was stopped */
+    uint64_t arm_us;                    /* of the blackout, for memory */
+    const char *way;                    /* how the file was written; static */
 } FfMigrationInfo;
+
+/* A live snapshot of a source's guest, in place of a migration to a peer. */
+typedef struct {
+    bool wanted;
+    char *path;      /* of the file, which must not be there; NULL: FfMigrationConfig.fd, a regular
+                        file that is open for writing */
+    uint64_t offset; /* where it begins in the file, bytes; mapped: multiple of 4096 */
+    bool mapped;     /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
+    uint64_t buffer; /* bytes, for what the guest overwrites before it is saved */
+    int uffd;        /* for protection; borrowed until done() */
+} FfSnapshotConfig;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
  * refused. Valid during the callback. */
@@ -160,15 +179,16 @@ typedef struct {
 
 typedef struct {
     FfRole role;
-    char *uri;         /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
-    int fd;            /* connected socket (source, or destination); -1 if uri is given.
-                          Destination: also a listening socket whose first connection waits to
-                          be accepted: the driver listens itself, since only then it is known
-                          who carries the migration. Ownership goes to the migration. */
-    int device_fd;     /* adopting: what was held as "device", -1: nothing; taken */
-    int listen_fd;     /* destination that adopts: the listening socket that was held as
-                          "listener", -1: none; taken */
-    bool start_paused; /* destination: -S was given: wait for the client's cont */
+    FfSnapshotConfig snapshot; /* source */
+    char *uri;                 /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
+    int fd;                    /* connected socket (source, or destination); -1 if uri is given.
+                                  Destination: also a listening socket whose first connection waits to
+                                  be accepted: the driver listens itself, since only then it is known
+                                  who carries the migration. Ownership goes to the migration. */
+    int device_fd;             /* adopting: what was held as "device", -1: nothing; taken */
+    int listen_fd;             /* destination that adopts: the listening socket that was held as
+                                  "listener", -1: none; taken */
+    bool start_paused;         /* destination: -S was given: wait for the client's cont */
     bool pause_before_switchover;
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */

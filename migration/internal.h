@@ -10,6 +10,7 @@
 
 #include "migration/dest-side.h"
 #include "migration/migration.h"
+#include "migration/snapshot.h"
 #include "migration/source-side.h"
 
 /* The client's commands that not every side obeys. */
@@ -40,6 +41,8 @@ typedef struct {
      * right to run here. */
     bool (*resumed_locked)(FfMigration *m);
     bool (*may_roll_back_locked)(const FfMigration *m); /* its guest is stopped, and not given */
+    void (*cancel_locked)(FfMigration *m);              /* NULL: it hears of it by the events */
+    void (*set_bandwidth_locked)(FfMigration *m);       /* NULL: likewise */
     bool (*lives_on)(const FfMigration *m);
     bool (*speaks)(FfMigration *m);
     void (*describe_locked)(const FfMigration *m, FfMigrationInfo *info);
@@ -60,6 +63,7 @@ struct FfMigration {
     union {
         FfSource source;
         FfDestination dest;
+        FfSnapshot snapshot;
     };
     GThread *coordinator;
     bool adopting;

@@ -14,6 +14,8 @@ FF_JOURNAL_STEP(SOURCE, SETUP, P1(IDLE), ANY, SETUP, MINE, RIGHT_FIRST,
                 "the migration begins; the guest runs here")
 FF_JOURNAL_STEP(SOURCE, STOPPED, P1(SETUP), NOT_GIVEN, STOPPED, KEEP, RIGHT_FIRST,
                 "the guest is being stopped, by us")
+FF_JOURNAL_STEP(SOURCE, RESUMED, P1(STOPPED), NOT_GIVEN, SETUP, KEEP, RIGHT_FIRST,
+                "a live snapshot: the guest runs again, its memory is being written")
 FF_JOURNAL_STEP(SOURCE, GIVE, P1(STOPPED), NOT_GIVEN, GRANTED, GIVEN, RIGHT_FIRST,
                 "the commit point: the guest is the peer's, and GRANT may leave")
 FF_JOURNAL_STEP(SOURCE, TAKE_BACK, P2(STOPPED, GRANTED), GIVEN, STOPPED, MINE, PHASE_FIRST,

@@ -13,6 +13,7 @@
 typedef enum {
     STEP_SETUP,
     STEP_STOPPED,
+    STEP_RESUMED,
     STEP_GIVE,
     STEP_TAKE_BACK,
     STEP_LOADING,
@@ -121,6 +122,11 @@ void ff_journal_setup(FfStateHeader *s)
 void ff_journal_stopped(FfStateHeader *s)
 {
     step(s, STEP_STOPPED);
+}
+
+void ff_journal_resumed(FfStateHeader *s)
+{
+    step(s, STEP_RESUMED);
 }
 
 void ff_journal_give(FfStateHeader *s)

@@ -255,6 +255,104 @@ static const FfSideOps dest_ops = {
     .clear = dest_clear,
 };
 
+/* ---- a live snapshot ------------------------------------------------------------------------ */
+
+static bool snapshot_init(FfMigration *m, GError **error)
+{
+    m->snapshot = (FfSnapshot){.cfg = &m->cfg,
+                               .control = m->control,
+                               .ram = &m->ram,
+                               .stats = &m->stats,
+                               .plain = &m->plain};
+    ff_close_fd(&m->cfg.mem_fd);
+    ff_snapshot_init(&m->snapshot);
+    return true;
+}
+
+static void snapshot_coordinate(FfMigration *m)
+{
+    ff_snapshot_coordinate(&m->snapshot);
+}
+
+static bool snapshot_holds_guest_locked(const FfMigration *m)
+{
+    return m->snapshot.stopped;
+}
+
+/* It stands for some milliseconds. */
+static bool snapshot_cont_locked(FfMigration *m, bool *now)
+{
+    *now = !m->snapshot.stopped;
+    if (!*now) {
+        m->control->client_cont = true;
+        m->control->start_paused = false;
+    }
+    return true;
+}
+
+static bool snapshot_resumed_locked(FfMigration *m)
+{
+    static const char why[] = "the guest was resumed by another monitor while its devices were "
+                              "saved: repeat the snapshot";
+
+    if (m->snapshot.stopped_by_us) {
+        ff_control_set_error_locked(m->control, why);
+        m->control->events |= FF_EV_DEAD;
+        ff_cond_broadcast(&m->control->changed);
+    }
+    return false; /* it may run here at any time */
+}
+
+static bool snapshot_may_roll_back_locked(const FfMigration *m)
+{
+    return m->snapshot.stopped_by_us;
+}
+
+static void snapshot_cancel_locked(FfMigration *m)
+{
+    ff_snapshot_cancel_locked(&m->snapshot);
+}
+
+static void snapshot_set_bandwidth_locked(FfMigration *m)
+{
+    if (m->snapshot.capture) {
+        ff_capture_set_bandwidth(m->snapshot.capture, m->cfg.max_bandwidth);
+    }
+}
+
+static bool snapshot_lives_on(const FfMigration *m)
+{
+    return false;
+}
+
+static void snapshot_describe_locked(const FfMigration *m, FfMigrationInfo *info)
+{
+    ff_snapshot_describe_locked(&m->snapshot, info);
+}
+
+static void snapshot_clear(FfMigration *m)
+{
+    ff_snapshot_clear(&m->snapshot);
+}
+
+/* What an engine finds that adopts is a source that has given nothing. */
+static const FfSideOps snapshot_ops = {
+    .name = "snapshot",
+    .init = snapshot_init,
+    .listen = source_listen,
+    .coordinate = snapshot_coordinate,
+    .holds_guest_locked = snapshot_holds_guest_locked,
+    .cont_locked = snapshot_cont_locked,
+    .resumed_locked = snapshot_resumed_locked,
+    .may_roll_back_locked = snapshot_may_roll_back_locked,
+    .cancel_locked = snapshot_cancel_locked,
+    .set_bandwidth_locked = snapshot_set_bandwidth_locked,
+    .lives_on = snapshot_lives_on,
+    .speaks = source_speaks,
+    .describe_locked = snapshot_describe_locked,
+    .clear = snapshot_clear,
+};
+
 /* ---- the driver's side ------------------------------------------------------------------ */
 
 /* Main loop: QEMU is to carry the migration. */
@@ -307,11 +405,12 @@ static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigra
     FfMigration *m = g_new0(FfMigration, 1);
     bool source = config->role == FF_ROLE_SOURCE;
 
-    m->side = source ? &source_ops : &dest_ops;
+    m->side = !source ? &dest_ops : config->snapshot.wanted ? &snapshot_ops : &source_ops;
     FF_FAULT_SIDE(m->side->name);
     m->cfg = *config;
     m->cfg.listen_fd = -1; /* taken when nothing can fail any more */
     m->cfg.uri = g_strdup(config->uri);
+    m->cfg.snapshot.path = g_strdup(config->snapshot.path);
     m->cfg.tls = ff_tls_ref(config->tls);
     m->cfg.tls_hostname = g_strdup(config->tls_hostname);
     m->cfg.tls_refusal = g_strdup(config->tls_refusal);
@@ -418,6 +517,9 @@ bool ff_migration_cancel(FfMigration *m, GError **error)
     /* With device state on its way the coordinator waits for events alone, and must still tell the
      * destination: one that has loaded it cannot know otherwise that the guest stays here. */
     bool tell = m->control->status == FF_STATUS_DEVICE;
+    if (m->side->cancel_locked) {
+        m->side->cancel_locked(m);
+    }
     ff_cond_broadcast(&m->control->changed);
     ff_mutex_unlock(&m->control->lock);
     g_cancellable_cancel(m->control->cancel);
@@ -501,6 +603,11 @@ bool ff_migration_speaks(FfMigration *m)
     return is_telling(m) || m->side->speaks(m);
 }
 
+bool ff_migration_frees_uffd(const FfMigration *m)
+{
+    return m->side == &snapshot_ops && m->snapshot.uffd_is_free;
+}
+
 bool ff_migration_lacks_tls(FfMigration *m)
 {
     return ff_conn_lacks_tls(&m->conn);
@@ -517,6 +624,9 @@ void ff_migration_set_bandwidth(FfMigration *m, uint64_t max_bandwidth,
     ff_mutex_lock(&m->control->lock);
     m->cfg.max_bandwidth = max_bandwidth;
     m->cfg.max_postcopy_bandwidth = max_postcopy_bandwidth;
+    if (m->side->set_bandwidth_locked) {
+        m->side->set_bandwidth_locked(m);
+    }
     ff_cond_broadcast(&m->control->changed);
     ff_mutex_unlock(&m->control->lock);
 }
@@ -576,7 +686,6 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     info->urgent_shared = m->conn.urgent_shared;
     info->ram_total = m->ram.total_bytes;
     info->page_size = m->ram.n_blocks ? m->ram.frame_blocks[0].page_size : 4096;
-    m->side->describe_locked(m, info);
     ff_mutex_unlock(&m->control->lock);
 
     int64_t end = ff_counted(m->control->end_us), stop = ff_counted(m->stats.stop_us);
@@ -592,6 +701,9 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
                                : 0;
     info->dirty_pages_rate = ff_counted(m->stats.dirty_rate);
     info->expected_downtime = ff_counted(m->stats.expected_ms);
+    ff_mutex_lock(&m->control->lock);
+    m->side->describe_locked(m, info);
+    ff_mutex_unlock(&m->control->lock);
     info->mbps = end ? info->bytes_wire * 8.0 / MAX(1, end - m->stats.start_us)
                      : recent_mbps(m, info->bytes_wire, now);
     return info;
@@ -618,6 +730,11 @@ void ff_migration_free(FfMigration *m)
     }
     ff_control_event(m->control, FF_EV_QUIT);
     g_cancellable_cancel(m->control->cancel);
+    if (m->side->cancel_locked) {
+        ff_mutex_lock(&m->control->lock);
+        m->side->cancel_locked(m);
+        ff_mutex_unlock(&m->control->lock);
+    }
     ff_conn_shutdown(&m->conn);
     ff_control_join(&m->coordinator);
     ff_conn_clear(&m->conn);
@@ -629,6 +746,7 @@ void ff_migration_free(FfMigration *m)
     ff_close_fd(&m->cfg.fd); /* it failed before there was a channel */
     ff_close_fd(&m->cfg.mem_fd);
     g_free(m->cfg.uri);
+    g_free(m->cfg.snapshot.path);
     g_free(m->cfg.tls_hostname);
     g_free(m->cfg.tls_refusal);
     ff_tls_unref(m->cfg.tls);

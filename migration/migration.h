@@ -56,6 +56,9 @@ void ff_migration_vmm_ended(FfMigration *m);
 /* A peer waits for the word that this side's VMM has ended, or is being told so: this process has
  * to live until it is FALSE. The main loop's context is woken up then. */
 bool ff_migration_speaks(FfMigration *m);
+/* After done(), of a live snapshot: nothing is registered in its userfaultfd, which can be used for
+ * the next one. */
+bool ff_migration_frees_uffd(const FfMigration *m);
 /* TRUE: it had TLS, and FfMigrationConfig.tls_refusal still holds. */
 bool ff_migration_lacks_tls(FfMigration *m);
 /* The answer to FfMigrationOps.sync. */

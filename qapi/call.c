@@ -108,6 +108,7 @@ void ff_call_free(FfCall *call)
     g_clear_pointer(&call->capabilities, json_node_unref);
     g_clear_pointer(&call->parameters, json_node_unref);
     ff_uri_clear(&call->target);
+    ff_snapshot_request_free(call->snapshot);
     ff_tls_choice_clear(&call->tls);
     if (call->fd >= 0) {
         close(call->fd);

@@ -64,7 +64,7 @@ static void start(FfCall *call)
 /* --- the checks before it ------------------------------------------------------------------ */
 
 /* QEMU's migration_is_blocked() names the first reason; query-migrate lists it last. */
-static char *blocked_by(JsonObject *info)
+char *ff_migrate_blocked_by(JsonObject *info)
 {
     static const char device[] = "non-migratable device: ";
     JsonNode *node = json_object_get_member(info, "blocked-reasons");
@@ -101,14 +101,19 @@ static bool is_under_way(const char *status)
     return status;
 }
 
+bool ff_migrate_is_under_way(JsonNode *info)
+{
+    return info && JSON_NODE_HOLDS_OBJECT(info) &&
+           is_under_way(ff_json_string(json_node_get_object(info), "status"));
+}
+
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         ff_call_gerror(call, error);
         return;
     }
-    if (result && JSON_NODE_HOLDS_OBJECT(result) &&
-        is_under_way(ff_json_string(json_node_get_object(result), "status"))) {
+    if (ff_migrate_is_under_way(result)) {
         ff_call_pass_native(call); /* one that QEMU carries: it says that it is in progress */
         return;
     }
@@ -117,7 +122,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     }
     g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
     if (result && JSON_NODE_HOLDS_OBJECT(result)) {
-        g_autofree char *why = blocked_by(json_node_get_object(result));
+        g_autofree char *why = ff_migrate_blocked_by(json_node_get_object(result));
 
         if (why) {
             ff_call_error(call, "%s", why);
@@ -174,7 +179,10 @@ static void got_fd(FfCall *call)
 
 static void decide(FfCall *call)
 {
-    if (!ff_policy_engine_carries(call) || call->tls.native) {
+    if (ff_snapshot_is_wanted(call)) {
+        ff_snapshot_migrate(call);
+    } else if (!ff_policy_engine_carries(call) || call->tls.native ||
+               call->target.kind == FF_URI_FILE) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);

@@ -20,13 +20,14 @@ typedef struct FfDriver FfDriver;
 typedef struct FfCall FfCall;
 typedef struct FfIncoming FfIncoming;
 typedef struct FfOutgoing FfOutgoing;
+typedef struct FfSnapshotRequest FfSnapshotRequest;
 
 /* What the side that starts a migration does when it goes on. */
 typedef struct {
     /* QEMU carries it: the peer has no farfault, or this side is refused. */
     void (*plain)(FfDriver *driver, const FfPlainPeer *peer);
     void (*active)(FfDriver *driver); /* the peer is known */
-    void (*done)(FfDriver *driver);
+    void (*done)(FfDriver *driver, FfMigration *migration);
 } FfStartOps;
 
 struct FfDriver {
@@ -43,6 +44,7 @@ struct FfDriver {
     FfMigration *migration;      /* NULL: none under way */
     const FfStartOps *start_ops; /* of the last one */
     FfIncoming *incoming;        /* NULL: we do not listen for a source */
+    int snapshot_uffd;           /* of a live snapshot under way; -1: none */
     FfMigration *parting;        /* over, but its peer is to be told; NULL */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
     char *uri;                   /* where the migration goes to; NULL: an fd */
@@ -94,8 +96,9 @@ struct FfCall {
     int fd;
     FfTlsChoice tls;
     const char *native; /* why QEMU carries it though the engine was asked for; static; NULL */
-    bool patient;       /* QEMU may take any time for what it is asked */
-    gpointer addition;  /* object-add's own, objects.c; NULL */
+    FfSnapshotRequest *snapshot; /* it asks for one; NULL: it does not */
+    bool patient;                /* QEMU may take any time for what it is asked */
+    gpointer addition;           /* object-add's own, objects.c; NULL */
 };
 
 /* The answer; each ends CALL and frees it. RESULT is taken, NULL is {}. */
@@ -260,7 +263,21 @@ bool ff_driver_begins_paused(const FfDriver *driver);
 /* Whether the guest of an engine that died is to stand: the client's last word. */
 bool ff_driver_adopts_paused(const FfDriver *driver);
 
+/* snapshot.c */
+void ff_handle_snapshot(FfCall *call); /* x-farfault-snapshot */
+/* A migrate whose capabilities are known asks for a live snapshot; then it becomes one. */
+bool ff_snapshot_is_wanted(FfCall *call);
+void ff_snapshot_migrate(FfCall *call);
+void ff_snapshot_request_free(FfSnapshotRequest *request);
+/* The one that is under way is a live snapshot: the guest runs here, and nothing of its run state
+ * is hidden. */
+bool ff_driver_takes_snapshot(const FfDriver *driver);
+
 /* commands.c */
+/* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
+ * not). */
+bool ff_migrate_is_under_way(JsonNode *info);
+char *ff_migrate_blocked_by(JsonObject *info);
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;
 void ff_handle_migrate(FfCall *call);
@@ -314,7 +331,7 @@ void ff_incoming_set_paused(FfIncoming *incoming, bool paused);
 
 /* FfStartOps, for a source, too: a guest that leaves may have come in by QEMU. */
 void ff_incoming_active(FfDriver *driver);
-void ff_incoming_done(FfDriver *driver);
+void ff_incoming_done(FfDriver *driver, FfMigration *migration);
 /* incoming-stream.c */
 extern const FfStartOps ff_incoming_ops;
 

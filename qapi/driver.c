@@ -33,6 +33,7 @@ static const struct {
     {"migrate-pause", ff_handle_pause},
     {"x-farfault-revoke", ff_handle_revoke},
     {"x-farfault-dump", ff_handle_dump},
+    {"x-farfault-snapshot", ff_handle_snapshot},
     {"query-status", ff_handle_query_status},
     {"cont", ff_handle_cont},
     {"stop", ff_handle_stop},
@@ -228,6 +229,8 @@ static void call_destroy(gpointer call)
 FfDriver *ff_driver_new(const FfDriverConfig *config)
 {
     FfDriver *d = g_new0(FfDriver, 1);
+
+    d->snapshot_uffd = -1;
 
     d->config = *config;
     d->dispatch = dispatch;

@@ -170,6 +170,7 @@ void ff_handle_incoming(FfCall *call)
     } else if (strcmp(config->incoming, "defer")) {
         ff_call_error(call, "The incoming migration has already been started");
     } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_URI_OTHER ||
+               call->target.kind == FF_URI_FILE ||
                (call->target.kind == FF_URI_FD && g_ascii_isdigit(call->target.name[0]))) {
         pass_native(call);
     } else {

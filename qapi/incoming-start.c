@@ -256,7 +256,7 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         }
         target.kind = FF_URI_OTHER;
     }
-    if (target.kind == FF_URI_OTHER) {
+    if (target.kind == FF_URI_OTHER || target.kind == FF_URI_FILE) {
         d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
         call->patient = true;
         ff_call_inner(call, "migrate-incoming", ff_incoming_uri_argument(NULL, uri), qemu_listens);

@@ -193,7 +193,7 @@ void ff_incoming_active(FfDriver *d)
     }
 }
 
-void ff_incoming_done(FfDriver *d)
+void ff_incoming_done(FfDriver *d, FfMigration *migration)
 {
     d->config.state->driver_flags &= ~FF_DRIVER_LISTENS;
     g_clear_pointer(&d->incoming, ff_incoming_free);

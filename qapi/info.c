@@ -61,6 +61,20 @@ static JsonArray *latency_to_json(const FfMigrationInfo *info)
     return list;
 }
 
+static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
+{
+    JsonObject *o = json_object_new();
+    gint64 page = (gint64)info->page_size;
+
+    json_object_set_int_member(o, "buffer", page * info->buffer_slots);
+    json_object_set_int_member(o, "buffer-used", page * (info->buffer_slots - info->buffer_free));
+    json_object_set_int_member(o, "waits", (gint64)info->write_waits);
+    json_object_set_int_member(o, "passes", info->passes);
+    json_object_set_int_member(o, "arm-us", (gint64)info->arm_us);
+    json_object_set_string_member(o, "way", info->way);
+    return o;
+}
+
 static JsonObject *own_to_json(const FfMigrationInfo *info)
 {
     JsonObject *own = json_object_new();
@@ -81,6 +95,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     json_object_set_int_member(own, "device-bytes-wire", (gint64)info->device_wire);
     if (info->untracked) {
         json_object_set_string_member(own, "no-precopy", info->untracked);
+    }
+    if (info->snapshot) {
+        json_object_set_object_member(own, "snapshot", snapshot_to_json(info));
     }
     if (info->split) {
         json_object_set_object_member(own, "half", ff_split_to_json(info));
@@ -161,8 +178,23 @@ JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view)
     return out;
 }
 
+static char *snapshot_summary(const FfMigrationInfo *info)
+{
+    return g_strdup_printf(
+        "farfault: snapshot %s%s%s%s: total %" PRId64 " ms, guest stood %" PRId64
+        " ms (memory %" PRIu64 " us, %u passes), %" PRIu64 " bytes (%s), pages of zeros %" PRIu64
+        ", writes to what was not saved %" PRIu64 " (waited %" PRIu64 ")",
+        ff_status_name(info->status), info->error_desc ? " (" : "",
+        info->error_desc ? info->error_desc : "", info->error_desc ? ")" : "", info->total_time,
+        MAX(info->downtime, 0), info->arm_us, info->passes, info->bytes_wire, info->way,
+        info->pages_zero, info->requests, info->write_waits);
+}
+
 char *ff_info_summary(const FfMigrationInfo *info)
 {
+    if (info->snapshot) {
+        return snapshot_summary(info);
+    }
     return g_strdup_printf(
         "farfault: migration %s %s%s%s%s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRIu64
         " bytes, pages %" PRIu64 " (normal %" PRIu64 ", zero %" PRIu64 ", requested %" PRIu64

@@ -80,7 +80,7 @@ static void on_done(void *opaque)
      * dropped until QEMU carries one itself, or this engine ends. */
     ff_driver_filter(d, FF_FILTER_MIGRATION_EVENTS);
     ff_driver_log(d, "%s", summary);
-    d->start_ops->done(d);
+    d->start_ops->done(d, migration);
     if (ff_migration_lives_on(migration)) {
         d->parting = migration;
     } else {
@@ -204,7 +204,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     fill_config(d, config);
     if (config->role == FF_ROLE_SOURCE) {
         /* The guest may have come in by this engine: how that was to fail is no matter any more. */
-        config->vmm->state.keep_failed = false;
+        config->vmm->state.keep_failed = config->vmm->state.one_way = false;
     }
     d->migration = ff_migration_start(config, driver_ops(d, &ops), error);
     if (!d->migration) {

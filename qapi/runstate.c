@@ -28,7 +28,7 @@ static void take_cont(FfCall *call)
     g_autoptr(GError) error = NULL;
     bool now = false;
 
-    if (holds(d) && is_source(d)) {
+    if (holds(d) && is_source(d) && !ff_driver_takes_snapshot(d)) {
         ff_call_error(call, "Migration is not finalized yet");
         return;
     }

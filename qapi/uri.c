@@ -72,6 +72,37 @@ static void parse_inet(FfUri *target, const char *text)
     set_inet(target, host, colon + 1);
 }
 
+static void set_file(FfUri *target, const char *path, uint64_t offset)
+{
+    if (*path && !g_str_has_prefix(path, "/dev/fdset/")) {
+        target->kind = FF_URI_FILE;
+        target->path = g_strdup(path);
+        target->offset = offset;
+    }
+}
+
+/* PATH[,offset=NUMBER], with QEMU's suffixes: b, K, M, G, T. */
+static void parse_file(FfUri *target, const char *text)
+{
+    const char *option = strstr(text, ",offset=");
+    g_autofree char *path = option ? g_strndup(text, (gsize)(option - text)) : g_strdup(text);
+    guint64 offset = 0;
+
+    if (option) {
+        static const char suffixes[] = "bKMGT";
+        char *end;
+        const char *digits = option + strlen(",offset=");
+        offset = g_ascii_strtoull(digits, &end, 0);
+        const char *suffix = *end ? strchr(suffixes, *end) : suffixes;
+        if (end == digits || !suffix || (*end && end[1])) {
+            return;
+        }
+        offset <<= 10 * (suffix - suffixes);
+    }
+    set_file(target, path, offset);
+    target->uri = g_strdup_printf("file:%s", text);
+}
+
 void ff_uri_parse(FfUri *target, const char *uri)
 {
     ff_uri_clear(target);
@@ -86,6 +117,8 @@ void ff_uri_parse(FfUri *target, const char *uri)
         target->kind = FF_URI_FD;
         target->name = g_strdup(uri + strlen("fd:"));
         target->uri = g_strdup(uri);
+    } else if (g_str_has_prefix(uri, "file:")) {
+        parse_file(target, uri + strlen("file:"));
     }
 }
 
@@ -93,6 +126,12 @@ static void from_address(FfUri *target, JsonObject *addr)
 {
     const char *type = ff_json_string(addr, "type");
 
+    if (!g_strcmp0(ff_json_string(addr, "transport"), "file")) {
+        const char *name = ff_json_string(addr, "filename");
+        set_file(target, name, json_object_get_int_member_with_default(addr, "offset", 0));
+        target->uri = g_strdup_printf("file:%s,offset=%" G_GUINT64_FORMAT, name, target->offset);
+        return;
+    }
     if (g_strcmp0(ff_json_string(addr, "transport"), "socket") || !type) {
         return;
     }

@@ -10,13 +10,16 @@
 
 #include <glib.h>
 #include <json-glib/json-glib.h>
+#include <stdint.h>
 
 typedef enum {
     FF_URI_NONE,  /* neither URI nor channels */
     FF_URI_TCP,   /* host, port */
     FF_URI_UNIX,  /* path */
     FF_URI_FD,    /* name: of getfd, or a number */
-    FF_URI_OTHER, /* exec, file, rdma, vsock, several channels, options: QEMU's business */
+    FF_URI_FILE,  /* path, offset */
+    FF_URI_OTHER, /* exec, a file of an fdset, rdma, vsock, several channels, options: QEMU's
+                     business */
 } FfTargetKind;
 
 typedef struct {
@@ -26,6 +29,7 @@ typedef struct {
     char *port;
     char *path;
     char *name;
+    uint64_t offset;     /* bytes */
     gboolean ipv4, ipv6; /* as asked for; both FALSE: any */
 } FfUri;
 

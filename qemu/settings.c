@@ -59,7 +59,7 @@ static const Capability capabilities_for_inner[] = {
     {"x-colo", false},
 };
 
-static JsonObject *wanted_capabilities(void)
+static JsonObject *wanted_capabilities(const FfQemu *qemu)
 {
     JsonObject *o = json_object_new();
 
@@ -67,6 +67,7 @@ static JsonObject *wanted_capabilities(void)
         json_object_set_boolean_member(o, capabilities_for_inner[i].name,
                                        capabilities_for_inner[i].on);
     }
+    json_object_set_boolean_member(o, "return-path", !qemu->vmm.state.one_way);
     return o;
 }
 
@@ -372,7 +373,7 @@ bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
     if (!log_begin(qemu, &now, error)) {
         return false;
     }
-    want.capabilities = wanted_capabilities();
+    want.capabilities = wanted_capabilities(qemu);
     want.parameters = wanted_parameters(role);
     return set_settings(qemu, &now, &want, error);
 }

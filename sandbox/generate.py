@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/*.c", "pagers/*.c", "uffd/*.c",
-          "qemu/*.c", "qmp/*.c", "launch/argv-system.c", "state/link.c", "state/state.c"]
+          "qemu/*.c", "qmp/*.c", "snapshot/*.c", "launch/argv-system.c", "state/link.c",
+          "state/state.c"]
 FAULTS = ["fault/*.c"]
 # The engine enters its own sandbox from within that of the relay.
 RELAY = ["relay/*.c", "sandbox/*.c"]
@@ -27,7 +28,7 @@ def calls(text):
         return set()
     plain = re.sub(r"\([^)]*\)", " ", re.sub(r"\n \*", " ", found.group(1)))
     words = re.split(r"[\s,;]+", plain.strip())
-    return {KERNEL.get(w, w) for w in words if w and w != "and"}
+    return {KERNEL.get(w, w) for w in words if w not in ("", "and", "none")}
 
 
 def gather(root, patterns):

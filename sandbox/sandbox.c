@@ -175,8 +175,12 @@ static void judge_clone(GArray *p, FfSandbox kind)
 static void judge_open(GArray *p, unsigned nr, unsigned flags)
 {
     const uint32_t new = O_CREAT | O_EXCL, writes = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC;
+    const uint32_t nameless = O_TMPFILE & ~O_DIRECTORY;
 
-    if_call(p, nr, 8);
+    if_call(p, nr, 11);
+    load(p, ARG(flags));
+    emit(p, BPF_JMP | BPF_JSET | BPF_K, nameless, 0, 1);
+    answer(p, SECCOMP_RET_ALLOW);
     load(p, ARG(flags));
     emit(p, BPF_ALU | BPF_AND | BPF_K, new, 0, 0);
     emit(p, BPF_JMP | BPF_JEQ | BPF_K, new, 0, 1);
@@ -195,6 +199,16 @@ static void judge_fchmod(GArray *p)
     emit(p, BPF_JMP | BPF_JSET | BPF_K, ~0600u, 0, 1);
     answer(p, REFUSED);
     answer(p, SECCOMP_RET_ALLOW);
+}
+
+/* A file that was made here gets its name, over none that is there. */
+static void judge_rename(GArray *p)
+{
+    if_call(p, __NR_renameat2, 4);
+    load(p, ARG(4));
+    emit(p, BPF_JMP | BPF_JEQ | BPF_K, RENAME_NOREPLACE, 0, 1);
+    answer(p, SECCOMP_RET_ALLOW);
+    answer(p, REFUSED);
 }
 
 static void judge_socket(GArray *p)
@@ -223,6 +237,7 @@ static bool filter_calls(FfSandbox kind, GError **error)
     judge_open(p, __NR_open, 1);
     judge_open(p, __NR_openat, 2);
     judge_fchmod(p);
+    judge_rename(p);
     if (kind == FF_SANDBOX_RELAY) {
         allow(p, relay_calls, G_N_ELEMENTS(relay_calls));
     } else {

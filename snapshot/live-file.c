@@ -67,6 +67,15 @@ static bool private_zero(void *opaque, guint block, uint64_t page, GError **erro
     return sink->zero(writer, block, page, error);
 }
 
+/* A stream has its first footer in front of its first page: it is known after the walk too late. */
+static bool begins_with_footer(const FfSaved *s)
+{
+    g_auto(FfCursor) c = {0};
+
+    ff_cursor_init(&c, s->in, s->records);
+    return ff_cursor_u64(&c) == FF_RECORD_EOS && ff_cursor_u8(&c) == FF_SECTION_FOOTER;
+}
+
 static bool begin(FfLiveFile *f, FfOutput *o, uint64_t base, GError **error)
 {
     if (f->form == FF_SAVED_MAPPED) {
@@ -94,8 +103,13 @@ FfLiveFile *ff_live_file_new(FfInput *state, FfSavedForm form, FfOutput *o, uint
         fail(f, error, "no stream that was written with x-ignore-shared", NULL);
         return NULL;
     }
+    bool has_footers = f->s->has_footers = begins_with_footer(f->s);
     if (!begin(f, o, base, error) || !ff_records_walk(f->s, &sink, f, error) ||
         !ff_tail_check(f->s, error)) {
+        return NULL;
+    }
+    if (f->s->has_footers != has_footers) {
+        fail(f, error, "the end of its first section is not like the others", NULL);
         return NULL;
     }
     return g_steal_pointer(&f);

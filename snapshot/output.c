@@ -2,8 +2,8 @@
 /*
  * Writing a file that is there as a whole or not at all; see output.h.
  *
- * System calls: open, openat, pwrite64, fallocate, fsync, linkat, renameat2, unlink, rt_sigaction,
- * close.
+ * System calls: open, openat, pwrite64, fallocate, fsync, fstat, lstat, access, link, linkat,
+ * renameat2, unlink, rt_sigaction, close.
  */
 #include "snapshot/output.h"
 
@@ -26,6 +26,7 @@ static char *named;
 
 struct FfOutput {
     char *path, *part; /* part: NULL, it has no name yet */
+    bool is_given;     /* by somebody who knows what becomes of it */
     int fd;
     uint64_t at; /* of gathered[0] */
     size_t n;
@@ -136,6 +137,28 @@ FfOutput *ff_output_new_nameless(const char *path, GError **error)
     return g_steal_pointer(&o);
 }
 
+FfOutput *ff_output_new_fd(int fd, const char *name, GError **error)
+{
+    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    struct stat st;
+
+    o->path = g_strdup(name);
+    o->fd = fd;
+    o->is_given = true;
+    o->gathered = g_malloc(GATHER);
+    if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE,
+                    "%s: it has to be a regular file", name);
+        return NULL;
+    }
+    return g_steal_pointer(&o);
+}
+
+const char *ff_output_path(const FfOutput *o)
+{
+    return o->path;
+}
+
 void ff_output_free(FfOutput *o)
 {
     if (!o) {
@@ -239,14 +262,35 @@ int ff_output_fd(const FfOutput *o)
     return o->fd;
 }
 
+static bool rename_part(const FfOutput *o)
+{
+    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) == 0) {
+        return true;
+    }
+    if (errno != EINVAL) {
+        return false;
+    }
+    /* The file system knows no such flag: NFS, some of FUSE. A second name is never made over
+     * another file either. */
+    if (link(o->part, o->path) == 0) {
+        unlink(o->part);
+        return true;
+    }
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != EMLINK) {
+        return false;
+    }
+    if (access(o->path, F_OK) == 0) {
+        errno = EEXIST;
+        return false;
+    }
+    return rename(o->part, o->path) == 0; /* the engine may not */
+}
+
 static bool give_name(FfOutput *o, GError **error)
 {
     if (o->part) {
-        if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) < 0) {
-            /* EINVAL: the file system knows no such flag. */
-            if (errno != EINVAL || access(o->path, F_OK) == 0 || rename(o->part, o->path) < 0) {
-                return fail(o, errno == EINVAL ? EEXIST : errno, error);
-            }
+        if (!rename_part(o)) {
+            return fail(o, errno, error);
         }
         catch_signals(NULL);
         named = NULL;
@@ -269,6 +313,9 @@ bool ff_output_commit(FfOutput *o, GError **error)
     }
     if (fsync(o->fd) < 0) {
         return fail(o, errno, error);
+    }
+    if (o->is_given) {
+        return true;
     }
     if (!give_name(o, error)) {
         return false;

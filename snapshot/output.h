@@ -22,6 +22,10 @@ typedef struct FfOutput FfOutput;
 FfOutput *ff_output_new(const char *path, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). */
 FfOutput *ff_output_new_nameless(const char *path, GError **error);
+/* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. */
+FfOutput *ff_output_new_fd(int fd, const char *name, GError **error);
+/* For errors; borrowed. */
+const char *ff_output_path(const FfOutput *o);
 /* What was not committed is gone. */
 void ff_output_free(FfOutput *o);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOutput, ff_output_free)
@@ -39,7 +43,7 @@ uint64_t ff_output_at(const FfOutput *o);
 bool ff_output_flush(FfOutput *o, GError **error);
 /* To read it again (borrowed); flushed first. */
 int ff_output_fd(const FfOutput *o);
-/* All on the disk, and then its name. */
+/* All on the disk, and then its name, if it was made here. */
 bool ff_output_commit(FfOutput *o, GError **error);
 
 #endif

@@ -22,7 +22,8 @@ typedef struct {
     FfCursor c;
     const FfPageSink *sink;
     void *opaque;
-    int block; /* of the last record; -1: none yet */
+    int block;           /* of the last record; -1: none yet */
+    unsigned n_sections; /* that have ended */
     bool pages, ended;
 } Walk;
 
@@ -122,11 +123,17 @@ static void read_footer(Walk *w)
 {
     uint64_t at = w->c.at;
 
-    if (!w->c.error && ff_cursor_u8(&w->c) != FF_SECTION_FOOTER) {
+    bool has = w->c.error || ff_cursor_u8(&w->c) == FF_SECTION_FOOTER;
+    if (w->n_sections++ && has != w->s->has_footers) {
+        ff_cursor_fail(&w->c, "damaged: the section before byte %" PRIu64 " has %s", at,
+                       has ? "an end that others have not" : "no end");
+        return;
+    }
+    w->s->has_footers = has;
+    if (!has) {
         w->c.at = at; /* machine types older than 2.4 have none */
         return;
     }
-    w->s->has_footers = true;
     if (ff_cursor_u32(&w->c) != w->s->section) {
         ff_cursor_fail(&w->c,
                        "damaged: the end of the section at byte %" PRIu64 " is of another one", at);

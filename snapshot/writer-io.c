@@ -3,8 +3,9 @@
  * See writer-io.h. The kernel's answer decides which way is used, not its version: ENOSYS and EPERM
  * of io_uring (a container, a sysctl), EINVAL of O_DIRECT (tmpfs before Linux 6.6, FUSE).
  *
- * Threads: one. System calls: io_uring_setup, io_uring_enter, io_uring_register, mmap, munmap,
- * pwritev, fcntl.
+ * The engine does without io_uring: what is in a ring passes by its filter of system calls.
+ *
+ * Threads: one. System calls: pwritev, fcntl (and those of liburing).
  */
 #include "snapshot/writer-io.h"
 
@@ -23,6 +24,13 @@ struct FfWriterIo {
     FfWriterOp *finished; /* written at once, or failed */
     int failed;           /* what the first of those that failed came to */
 };
+
+const char *ff_writer_way_name(FfWriterWay way)
+{
+    static const char *const names[] = {"io_uring", "direct", "buffered"};
+
+    return names[way];
+}
 
 static bool set_direct(int fd, bool on)
 {

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 typedef enum { FF_WRITER_URING, FF_WRITER_DIRECT, FF_WRITER_BUFFERED } FfWriterWay;
+const char *ff_writer_way_name(FfWriterWay way);
 
 /* One piece of the file. The caller's until ff_writer_io_wait() gives it back. */
 typedef struct FfWriterOp FfWriterOp;

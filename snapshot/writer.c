@@ -14,7 +14,7 @@
  * Memory that a read would fill (hugetlb), and private memory, is read into a buffer of the run's
  * own and let go before it is written.
  *
- * System calls: lseek, eventfd, poll, read (eventfd), write (eventfd), mmap, munmap.
+ * System calls: lseek, eventfd, ppoll, read (eventfd), write (eventfd), mmap, munmap.
  */
 #include "snapshot/writer.h"
 
@@ -55,9 +55,11 @@ struct FfWriter {
     unsigned data_block;
     unsigned slot; /* the next one to look at */
     int wake_fd;
-    bool cancelled; /* atomic; observer: ff_writer_run() */
+    bool cancelled;     /* atomic; observer: ff_writer_run() */
+    uint64_t bandwidth; /* atomic, bytes per second; likewise */
+    int64_t due;        /* the next run that nobody waits for, monotonic us; 0: at once */
     int rc;
-    FfWriterStats stats;
+    FfWriterStats stats; /* atomic; observer: ff_writer_stats() */
 };
 
 /* ---- making ------------------------------------------------------------------------------------
@@ -145,6 +147,11 @@ void ff_writer_free(FfWriter *w)
 static void failed(FfWriter *w, int rc)
 {
     w->rc = w->rc ? w->rc : rc;
+}
+
+static void count(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
 /* ---- what a run holds --------------------------------------------------------------------------
@@ -264,7 +271,7 @@ static void fill(FfWriter *w, Flight *f)
         bool is_there = page->where != FF_PROTECT_OTHERS;
         bool again = is_there && ff_bitmap_test(&w->data[f->run.block], f->run.first + i);
         if (is_there && (!page->data || is_zero(page->data, ps))) {
-            w->stats.zeros++;
+            count(&w->stats.zeros, 1);
             drop(w, f, i);
         } else if (again && FF_FAULT_STEP("writer-again", false)) {
             drop(w, f, i);
@@ -303,10 +310,10 @@ static void make_ops(FfWriter *w, Flight *f)
             f->iov[n_iov++] = (struct iovec){(void *)page->data, ps};
             op->n++;
         }
-        w->stats.bytes += ps;
+        count(&w->stats.bytes, ps);
     }
     f->pending = f->n_ops;
-    w->stats.runs += f->n_ops > 0;
+    count(&w->stats.runs, f->n_ops > 0);
 }
 
 static void end_loan(FfWriter *w, Flight *f, const FfRun *run)
@@ -314,7 +321,7 @@ static void end_loan(FfWriter *w, Flight *f, const FfRun *run)
     uint64_t again;
     int rc = ff_protect_end_loan(w->cfg.protect, run, &again);
 
-    w->stats.again += again;
+    count(&w->stats.again, again);
     if (rc < 0) {
         failed(w, rc);
     }
@@ -458,20 +465,21 @@ static bool is_half_used(const FfWriter *w)
     return n_free < n - n / 2;
 }
 
-static bool next_run(FfWriter *w, FfRun *run)
+static bool next_unwanted(FfWriter *w, FfRun *run)
 {
-    return next_wanted(w, run) || (is_half_used(w) && next_kept(w, run)) || next_in_order(w, run) ||
-           next_kept(w, run);
+    return (is_half_used(w) && next_kept(w, run)) || next_in_order(w, run) || next_kept(w, run);
 }
 
 /* ---- running -----------------------------------------------------------------------------------
  */
 
-static void wait_for_wake(FfWriter *w)
+/* Until ff_writer_wake(), or for US microseconds; -1: no end. */
+static void wait_for_wake(FfWriter *w, int64_t us)
 {
     struct pollfd pfd = {.fd = w->wake_fd, .events = POLLIN};
+    struct timespec for_us = {us / 1000000, us % 1000000 * 1000};
 
-    while (poll(&pfd, 1, -1) < 0 && errno == EINTR) {
+    while (ppoll(&pfd, 1, us < 0 ? NULL : &for_us, NULL) < 0 && errno == EINTR) {
     }
 }
 
@@ -484,18 +492,63 @@ static void forget_wakes(FfWriter *w)
     }
 }
 
+/* How long runs that nobody waits for have to wait, microseconds. */
+static int64_t delay(FfWriter *w)
+{
+    int64_t us = w->due ? w->due - g_get_monotonic_time() : 0;
+
+    return us > 0 && __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED) ? us : 0;
+}
+
+/* N bytes are on their way. */
+static void charge(FfWriter *w, uint64_t n)
+{
+    uint64_t rate = __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED);
+
+    if (rate) {
+        w->due = MAX(w->due, g_get_monotonic_time()) + (int64_t)(n * 1000000 / rate);
+    }
+}
+
+/* Begins with the next run. FALSE: there is none now. *LATER: there is one after so many
+ * microseconds, -1: none. */
+static bool begin_next(FfWriter *w, int64_t *later)
+{
+    uint64_t before = w->stats.bytes;
+    FfRun run;
+
+    *later = -1;
+    if (w->n_busy == w->n_flights) {
+        return false;
+    }
+    if (!next_wanted(w, &run)) {
+        int64_t us = delay(w);
+        if (us) {
+            *later = us;
+            return false;
+        }
+        if (!next_unwanted(w, &run)) {
+            return false;
+        }
+    }
+    take_off(w, &run);
+    charge(w, w->stats.bytes - before);
+    return true;
+}
+
 int ff_writer_run(FfWriter *w)
 {
-    FfRun run;
+    int64_t later;
 
     while (!w->rc && !__atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE)) {
         forget_wakes(w);
-        if (w->n_busy < w->n_flights && next_run(w, &run)) {
-            take_off(w, &run);
-        } else if (w->n_busy) {
+        if (begin_next(w, &later)) {
+            continue;
+        }
+        if (w->n_busy) {
             reap(w);
         } else if (ff_protect_left(w->cfg.protect)) {
-            wait_for_wake(w);
+            wait_for_wake(w, later);
         } else {
             break;
         }
@@ -503,7 +556,7 @@ int ff_writer_run(FfWriter *w)
     while (w->n_busy) {
         reap(w);
     }
-    w->stats.way = ff_writer_io_way(w->io);
+    __atomic_store_n(&w->stats.way, ff_writer_io_way(w->io), __ATOMIC_RELAXED);
     return w->rc ? w->rc : __atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE) ? -ECANCELED : 0;
 }
 
@@ -526,7 +579,19 @@ const FfBitmap *ff_writer_data(const FfWriter *w, unsigned block)
     return &w->data[block];
 }
 
+void ff_writer_set_bandwidth(FfWriter *w, uint64_t bytes_per_second)
+{
+    __atomic_store_n(&w->bandwidth, bytes_per_second, __ATOMIC_RELAXED);
+    ff_writer_wake(w);
+}
+
 FfWriterStats ff_writer_stats(const FfWriter *w)
 {
-    return w->stats;
+    return (FfWriterStats){
+        .bytes = __atomic_load_n(&w->stats.bytes, __ATOMIC_RELAXED),
+        .runs = __atomic_load_n(&w->stats.runs, __ATOMIC_RELAXED),
+        .zeros = __atomic_load_n(&w->stats.zeros, __ATOMIC_RELAXED),
+        .again = __atomic_load_n(&w->stats.again, __ATOMIC_RELAXED),
+        .way = __atomic_load_n(&w->stats.way, __ATOMIC_RELAXED),
+    };
 }

@@ -4,8 +4,8 @@
  * the process that has it runs: what it held when it was armed. Pages of zeros are not written, so
  * the file must read as zeros there.
  *
- * One thread, by ff_writer_run(); ff_writer_wake() and ff_writer_cancel() from any. The owner lifts
- * what is left (ff_protect_free()) and decides what becomes of the file.
+ * One thread, by ff_writer_run(); ff_writer_wake(), ff_writer_cancel() and what else says so from
+ * any. The owner lifts what is left (ff_protect_free()) and decides what becomes of the file.
  */
 #ifndef FF_SNAPSHOT_WRITER_H
 #define FF_SNAPSHOT_WRITER_H
@@ -53,8 +53,12 @@ int ff_writer_run(FfWriter *w);
 void ff_writer_wake(FfWriter *w);
 /* ff_writer_run() ends when what is in flight has been written. */
 void ff_writer_cancel(FfWriter *w);
+/* 0: no limit, as at the beginning. A page that somebody waits for is written at once. Any thread.
+ */
+void ff_writer_set_bandwidth(FfWriter *w, uint64_t bytes_per_second);
 /* After ff_writer_run(): the pages of BLOCK that the file has, the others are zero. */
 const FfBitmap *ff_writer_data(const FfWriter *w, unsigned block);
+/* Any thread. */
 FfWriterStats ff_writer_stats(const FfWriter *w);
 
 #endif

@@ -34,6 +34,7 @@ struct FfProtect {
     pthread_rwlock_t locks[FF_PROTECT_LOCKS];
     uint64_t prepared;           /* of who prepares */
     uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
+    uint64_t latency[FF_PROTECT_BUCKETS], faults; /* atomic; the fault thread counts */
 };
 
 #endif

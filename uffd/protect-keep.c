@@ -171,15 +171,34 @@ static void tell_full(FfProtect *p, const FfRun *run)
     }
 }
 
+/* A writer that began to wait for the fault thread at BEGIN goes on. */
+static void count_latency(FfProtect *p, int64_t begin)
+{
+    uint64_t us = MAX(0, g_get_monotonic_time() - begin);
+    unsigned bucket = us < 2 ? 0 : MIN(63u - (unsigned)__builtin_clzll(us), FF_PROTECT_BUCKETS - 1);
+
+    __atomic_fetch_add(&p->latency[bucket], 1, __ATOMIC_RELAXED);
+}
+
+uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCKETS])
+{
+    for (unsigned i = 0; i < FF_PROTECT_BUCKETS; i++) {
+        latency[i] = __atomic_load_n(&p->latency[i], __ATOMIC_RELAXED);
+    }
+    return __atomic_load_n(&p->faults, __ATOMIC_RELAXED);
+}
+
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
 {
     FfRun run = {block, page, 1};
+    int64_t begin = g_get_monotonic_time();
     uint64_t slot;
     int rc;
 
     if (!ff_bitmap_test(&p->blocks[block].armed, page)) {
         return ff_protect_lift(p->s, &run);
     }
+    __atomic_fetch_add(&p->faults, 1, __ATOMIC_RELAXED);
     if (!take_slot(p, &slot)) {
         FfWait *wait = ff_waits_free_slot(&p->waits);
         if (wait) {
@@ -192,6 +211,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
     }
     if (keep(p, slot, block, page, &rc)) {
+        count_latency(p, begin);
         return rc;
     }
     int given = give_slot(p, slot);

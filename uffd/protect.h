@@ -99,6 +99,10 @@ uint64_t ff_protect_lost(const FfProtect *p);
 unsigned ff_protect_slots(const FfProtect *p, unsigned *n_free);
 /* How often a writer had to wait for a slot. */
 uint64_t ff_protect_waited(const FfProtect *p);
+/* How many writes to armed pages there were (returned), and how long the fault thread took for each
+ * that did not wait: [i] counts [2^i, 2^(i+1)) microseconds, [0] below 2. Any thread. */
+#define FF_PROTECT_BUCKETS 32
+uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCKETS]);
 
 /* Without a buffer, of a space that has no FfProtect: lets the writers of RUN go on. Any thread,
  * also from FfPager.written. 0 or -errno. */

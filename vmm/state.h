@@ -19,6 +19,9 @@ struct FfVmmState {
     /* Destination: the client asked (exit-on-error false) that a failed incoming migration does
      * not end the VMM. Heeded as long as its state is not loaded. Set before the start. */
     bool keep_failed;
+    /* Source: nobody answers on the stream of the inner migration, which ends by itself when all is
+     * written: the VMM closes it then, and has completed it. Set before prepare(). */
+    bool one_way;
 
     /* ---- settings ---- */
 

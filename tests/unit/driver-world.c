@@ -125,6 +125,11 @@ void ff_migration_set_auto_recover(FfMigration *m, unsigned seconds)
 {
 }
 
+bool ff_migration_frees_uffd(const FfMigration *m)
+{
+    return true;
+}
+
 bool ff_migration_lives_on(FfMigration *m)
 {
     return false;

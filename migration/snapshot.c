@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The order of a live snapshot (docs/design/snapshot.md): guest RAM is protected ahead while the
+ * guest runs; it is stopped, its memory armed and its device state read; it runs on, and its old
+ * memory is written.
+ *
+ * An engine that dies in between leaves what a source before its commit point leaves: the next one
+ * takes the guest back as from a migration (adopt.c). The kernel ends the protection when the last
+ * copy of the userfaultfd is closed.
+ *
+ * System calls: recvfrom, close, fstatfs, fstat.
+ */
+#include "migration/snapshot.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "migration/journal.h"
+#include "net/priority.h"
+
+#define STATE_PIECE (256u << 10)
+
+/* ---- before the instant ------------------------------------------------------------------------
+ */
+
+static bool goes_on(FfSnapshot *s, GError **error)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT);
+    bool dead = s->control->events & FF_EV_DEAD;
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the snapshot was cancelled");
+    } else if (dead) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            s->control->error ? s->control->error : "it failed");
+    }
+    ff_mutex_unlock(&s->control->lock);
+    return !cancelled && !dead;
+}
+
+static bool look_at_guest(FfSnapshot *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+    GPtrArray *blocks = NULL;
+    uint8_t uuid[16];
+    FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, &blocks, uuid, error);
+
+    if (fit != FF_GUEST_FITS) {
+        return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
+    }
+    return ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
+}
+
+/* What is a hole of a memfd needs no room. */
+static uint64_t allocated(const FfSnapshot *s)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        struct stat st;
+        if (fstat(s->ram->blocks[i].info.memfd, &st) == 0) {
+            bytes += (uint64_t)st.st_blocks * 512;
+        }
+    }
+    return bytes;
+}
+
+static bool has_room(FfSnapshot *s, GError **error)
+{
+    uint64_t needed = allocated(s);
+    struct statvfs fs;
+
+    if (fstatvfs(ff_output_fd(s->output), &fs) < 0) {
+        return true; /* it is seen when it is written */
+    }
+    uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (room >= needed) {
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                "%s: the guest has %" PRIu64 " MiB of memory in use, and there is room for %" PRIu64
+                " MiB",
+                ff_output_path(s->output), needed >> 20, room >> 20);
+    return false;
+}
+
+static bool open_output(FfSnapshot *s, GError **error)
+{
+    const FfSnapshotConfig *c = &s->cfg->snapshot;
+
+    s->output = c->path ? ff_output_new(c->path, error)
+                        : ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error);
+    return s->output && has_room(s, error);
+}
+
+static bool make_capture(FfSnapshot *s, GError **error)
+{
+    g_autofree FfCaptureBlock *blocks = g_new0(FfCaptureBlock, s->ram->n_blocks);
+
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        const FfBlock *b = &s->ram->blocks[i];
+        blocks[i] = (FfCaptureBlock){
+            .name = b->info.id,
+            .backing = {b->info.page_size > 4096 ? FF_BACKING_HUGETLB : FF_BACKING_SHARED,
+                        b->info.memfd, b->info.size, b->info.page_size},
+            .map = b->map,
+        };
+    }
+    FfCapture *capture = ff_capture_new(&(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
+                                                           .maps_fd = s->cfg->maps_fd,
+                                                           .pagemap_fd = s->cfg->pagemap_fd,
+                                                           .blocks = blocks,
+                                                           .n_blocks = s->ram->n_blocks,
+                                                           .buffer = s->cfg->snapshot.buffer,
+                                                           .fault_thread = ff_priority_urgent},
+                                        error);
+    if (!capture) {
+        s->uffd_is_free = true;
+        return false;
+    }
+    ff_mutex_lock(&s->control->lock);
+    s->capture = capture;
+    ff_capture_set_bandwidth(capture, s->cfg->max_bandwidth);
+    ff_mutex_unlock(&s->control->lock);
+    return true;
+}
+
+static bool begin(FfSnapshot *s, GError **error)
+{
+    /* From the first step on, so that the engine that comes after a crash says "failed". */
+    ff_journal_setup(s->cfg->state);
+    FF_FAULT_AT("setup");
+    if (!look_at_guest(s, error) || !open_output(s, error) || !make_capture(s, error)) {
+        return false;
+    }
+    ff_stamp(s->stats->setup_us);
+    ff_control_set_status(s->control, FF_STATUS_ACTIVE);
+    FF_FAULT_AT("active");
+    ff_control_new_pass(s->control);
+    bool ok = ff_capture_prepare(s->capture, error) && goes_on(s, error);
+    FF_FAULT_AT("protected");
+    return ok;
+}
+
+/* ---- the instant -------------------------------------------------------------------------------
+ */
+
+static gpointer read_state(gpointer p)
+{
+    FfSnapshot *s = p;
+    g_autofree uint8_t *buf = g_malloc(STATE_PIECE);
+    ssize_t n;
+
+    ff_priority_urgent();
+    while ((n = recv(s->inner, buf, STATE_PIECE, 0)) > 0 || (n < 0 && errno == EINTR)) {
+        if (n > 0) {
+            g_byte_array_append(s->state, buf, n);
+        }
+    }
+    return NULL;
+}
+
+static bool stop_guest(FfSnapshot *s, GError **error)
+{
+    FfVmm *vmm = s->cfg->vmm;
+
+    vmm->state.one_way = true;
+    s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
+    if (!s->prepared) {
+        return false;
+    }
+    FF_FAULT_AT("prepared");
+    ff_journal_stopped(s->cfg->state);
+    FF_FAULT_AT("stopping");
+    ff_mutex_lock(&s->control->lock);
+    s->stopped = true;
+    ff_mutex_unlock(&s->control->lock);
+    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
+        return false;
+    }
+    s->saving = true;
+    FF_FAULT_AT("offered");
+    s->reader = g_thread_new("ff-device", read_state, s);
+    ff_stamp(s->stats->stop_us);
+    ff_mutex_lock(&s->control->lock);
+    s->stopped_by_us = true;
+    ff_mutex_unlock(&s->control->lock);
+    s->begun = vmm->state.stop_and_save(&vmm->state, &s->run_state, error);
+    if (!s->begun) {
+        return false;
+    }
+    g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
+    FF_FAULT_AT("stopped");
+    return true;
+}
+
+/* TRUE: the guest is to run. */
+static bool runs_afterwards(FfSnapshot *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool stop = s->control->start_paused, cont = s->control->client_cont;
+    s->stopped_by_us = false;
+    ff_mutex_unlock(&s->control->lock);
+    return !stop && (cont || !strcmp(s->run_state, "running"));
+}
+
+/* The guest is as it was before, or as the client has said meanwhile. */
+static bool release_guest(FfSnapshot *s, GError **error)
+{
+    FfVmmRun *run = &s->cfg->vmm->run;
+    bool wanted = s->run_state && runs_afterwards(s), running = false;
+    bool ok = !s->run_state ||
+              run->resume(run, wanted ? "running" : s->run_state, wanted, &running, error);
+
+    ff_stamp(s->stats->running_us);
+    ff_mutex_lock(&s->control->lock);
+    bool halt = running && s->control->start_paused;
+    ff_mutex_unlock(&s->control->lock);
+    if (halt && ok) {
+        ok = run->halt(run, error);
+    }
+    ff_mutex_lock(&s->control->lock);
+    s->stopped = false;
+    ff_mutex_unlock(&s->control->lock);
+    return ok;
+}
+
+static void end_reader(FfSnapshot *s)
+{
+    if (s->reader) {
+        g_thread_join(g_steal_pointer(&s->reader));
+    }
+    ff_close_fd(&s->inner);
+}
+
+static bool undo(FfSnapshot *s, GError **error)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    return !s->prepared || state->undo(state, error);
+}
+
+static bool take(FfSnapshot *s, GError **error)
+{
+    FfVmm *vmm = s->cfg->vmm;
+
+    if (!stop_guest(s, error)) {
+        return false;
+    }
+    if (!ff_capture_arm(s->capture, error)) {
+        return false;
+    }
+    FF_FAULT_AT("armed");
+    end_reader(s);
+    FF_FAULT_AT("saved");
+    if (!vmm->state.wait_saved(&vmm->state, 0, error)) {
+        return false;
+    }
+    s->saving = false;
+    ff_count(s->stats->device_bytes, s->state->len);
+    if (!goes_on(s, error) || !release_guest(s, error)) {
+        return false;
+    }
+    FF_FAULT_AT("running");
+    ff_journal_resumed(s->cfg->state);
+    return undo(s, error);
+}
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+/* The number of RAM block B in the file, -1 and ERROR. QEMU names it after its backend: by its id,
+ * or by its path (machine types before 4.0). */
+static int file_block(FfSnapshot *s, const FfRamBlock *b, GError **error)
+{
+    int number = ff_live_file_block(s->file, b->id, b->size, NULL);
+    g_autofree char *path = g_strdup_printf("/objects/%s", b->id);
+
+    return number >= 0 ? number : ff_live_file_block(s->file, path, b->size, error);
+}
+
+static void mark(FfSnapshot *s, unsigned block, unsigned number)
+{
+    const FfBitmap *data = ff_capture_data(s->capture, block);
+    uint64_t per_page = s->ram->blocks[block].info.page_size / FF_SAVED_PAGE, first, n;
+
+    for (uint64_t at = 0; (n = ff_bitmap_next_run(data, at, true, &first)); at = first + n) {
+        ff_live_file_mark(s->file, number, first * per_page, n * per_page);
+    }
+}
+
+static bool write_mapped(FfSnapshot *s, GError **error)
+{
+    g_autofree uint64_t *places = g_new0(uint64_t, s->ram->n_blocks);
+
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        places[i] = ff_live_file_place(s->file, s->numbers[i]);
+    }
+    if (!ff_capture_write(s->capture, ff_output_fd(s->output), places, FF_WRITER_DIRECT, error)) {
+        g_prefix_error(error, "%s: ", ff_output_path(s->output));
+        return false;
+    }
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        mark(s, i, s->numbers[i]);
+    }
+    return true;
+}
+
+static bool put_page(void *opaque, unsigned block, uint64_t page, const uint8_t *bytes,
+                     GError **error)
+{
+    FfSnapshot *s = opaque;
+
+    return ff_live_file_put(s->file, s->numbers[block], page, bytes, error);
+}
+
+static bool write_pages(FfSnapshot *s, GError **error)
+{
+    s->numbers = g_new0(int, s->ram->n_blocks);
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        s->numbers[i] = file_block(s, &s->ram->blocks[i].info, error);
+        if (s->numbers[i] < 0) {
+            return false;
+        }
+    }
+    return s->cfg->snapshot.mapped ? write_mapped(s, error)
+                                   : ff_capture_stream(s->capture, put_page, s, error);
+}
+
+/* The memory is saved, or is not to be: the guest has it for itself. */
+static void end_capture(FfSnapshot *s)
+{
+    if (!s->capture) {
+        return;
+    }
+    ff_mutex_lock(&s->control->lock);
+    FfCapture *capture = g_steal_pointer(&s->capture);
+    s->last = ff_capture_stats(capture);
+    ff_mutex_unlock(&s->control->lock);
+    s->uffd_is_free = ff_capture_end(capture);
+    if (!s->uffd_is_free) {
+        g_warning("the userfaultfd of this snapshot cannot be used again: this guest has no more "
+                  "live snapshots until it is started again");
+    }
+    ff_capture_free(capture);
+}
+
+static bool save(FfSnapshot *s, GError **error)
+{
+    g_autoptr(FfInput) in =
+        ff_input_new_memory("QEMU's device state", s->state->data, s->state->len, error);
+
+    if (!in) {
+        return false;
+    }
+    if (!s->cfg->snapshot.mapped && !ff_output_seek(s->output, s->cfg->snapshot.offset, error)) {
+        return false;
+    }
+    s->file = ff_live_file_new(g_steal_pointer(&in),
+                               s->cfg->snapshot.mapped ? FF_SAVED_MAPPED : FF_SAVED_STREAM,
+                               s->output, s->cfg->snapshot.offset, error);
+    if (!s->file || !write_pages(s, error)) {
+        return false;
+    }
+    end_capture(s);
+    FF_FAULT_AT("written");
+    return ff_live_file_end(s->file, error) && ff_output_commit(s->output, error);
+}
+
+/* ---- its ends ----------------------------------------------------------------------------------
+ */
+
+static void roll_back(FfSnapshot *s, const GError *why)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+    g_autoptr(GError) error = NULL;
+    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
+
+    if (cancelled) {
+        ff_control_set_status(s->control, FF_STATUS_CANCELLING);
+    } else {
+        ff_control_set_error(s->control, why->message);
+    }
+    FF_FAULT_AT("rolling-back");
+    if (s->saving) {
+        /* What has begun is soon over, and needs somebody who reads. */
+        if (!state->wait_saved(state, s->begun ? 0 : 1, &error)) {
+            g_warning("snapshot: %s", error->message);
+            g_clear_error(&error);
+        }
+        end_reader(s);
+    }
+    if (s->stopped && !release_guest(s, &error)) {
+        g_warning("snapshot: the guest could not be resumed: %s", error->message);
+        g_clear_error(&error);
+    }
+    end_capture(s);
+    if (!undo(s, &error)) {
+        g_warning("snapshot: %s", error->message);
+    }
+    ff_journal_idle(s->cfg->state);
+    ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
+}
+
+void ff_snapshot_coordinate(FfSnapshot *s)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (begin(s, &error) && take(s, &error) && save(s, &error)) {
+        ff_stamp(s->control->end_us);
+        ff_journal_idle(s->cfg->state);
+        ff_control_set_status(s->control, FF_STATUS_COMPLETED);
+    } else if (!ff_plain_hand_over(s->plain, error)) {
+        roll_back(s, error);
+    }
+}
+
+void ff_snapshot_init(FfSnapshot *s)
+{
+    s->inner = -1;
+    s->state = g_byte_array_new();
+}
+
+void ff_snapshot_cancel_locked(FfSnapshot *s)
+{
+    if (s->capture) {
+        ff_capture_cancel(s->capture);
+    }
+}
+
+void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
+{
+    const FfCaptureStats st = s->capture ? ff_capture_stats(s->capture) : s->last;
+
+    info->snapshot = true;
+    info->page_size = FF_SAVED_PAGE;
+    info->ram_remaining = s->capture ? st.left * (info->ram_total / MAX(1, st.pages)) : 0;
+    info->ram_transferred = info->bytes_wire = st.bytes;
+    info->pages_normal = st.bytes / FF_SAVED_PAGE;
+    info->pages_zero = st.zeros;
+    info->requests = st.faults;
+    info->buffer_slots = st.slots;
+    info->buffer_free = st.free_slots;
+    info->write_waits = st.waited;
+    info->passes = st.passes;
+    info->arm_us = st.arm_us;
+    info->way = ff_writer_way_name(st.way);
+    memcpy(info->latency, st.latency, sizeof(info->latency));
+}
+
+void ff_snapshot_clear(FfSnapshot *s)
+{
+    ff_live_file_free(s->file);
+    ff_output_free(s->output);
+    g_byte_array_unref(s->state);
+    g_free(s->numbers);
+    g_free(s->run_state);
+}

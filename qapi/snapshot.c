@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A live snapshot as a client asks for it: migrate to a file with background-snapshot on, or
+ * x-farfault-snapshot. For its client it is a migration of this guest as any other: it is looked
+ * at, cancelled and slowed down by the same commands.
+ *
+ * QEMU takes it where the engine cannot (refused), unless the client asked for the engine's. Main
+ * loop's thread.
+ */
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "qapi/driver-private.h"
+
+#define BUFFER (64ull << 20)
+
+struct FfSnapshotRequest {
+    char *path; /* NULL: the client's file, which CALL has */
+    uint64_t offset, buffer;
+    bool mapped;
+    bool own;      /* asked for by x-farfault-snapshot: QEMU takes none in its place */
+    int fd;        /* the client's file, while call->fd is for the userfaultfd; -1 */
+    char *refusal; /* call->native; NULL */
+};
+
+void ff_snapshot_request_free(FfSnapshotRequest *r)
+{
+    if (r) {
+        if (r->fd >= 0) {
+            close(r->fd);
+        }
+        g_free(r->path);
+        g_free(r->refusal);
+        g_free(r);
+    }
+}
+
+static FfSnapshotRequest *new_request(FfCall *call)
+{
+    call->snapshot = g_new0(FfSnapshotRequest, 1);
+    call->snapshot->fd = -1;
+    return call->snapshot;
+}
+
+/* ---- its end ----------------------------------------------------------------------------------
+ */
+
+/* The userfaultfd goes back, or is closed: what is still registered there is let go then. */
+static void give_back(FfDriver *d, bool is_free)
+{
+    int uffd = d->snapshot_uffd;
+
+    d->snapshot_uffd = -1;
+    if (uffd < 0) {
+        return;
+    }
+    if (is_free) {
+        ff_driver_give_uffd(d, uffd);
+    } else {
+        close(uffd);
+    }
+}
+
+static void on_active(FfDriver *d)
+{
+}
+
+bool ff_driver_takes_snapshot(const FfDriver *d)
+{
+    return d->migration && d->snapshot_uffd >= 0;
+}
+
+static void on_done(FfDriver *d, FfMigration *m)
+{
+    give_back(d, ff_migration_frees_uffd(m));
+}
+
+static void on_plain(FfDriver *d, const FfPlainPeer *peer)
+{
+    give_back(d, true); /* refused: nothing was begun */
+    ff_outgoing_start(d, peer, d->uri);
+}
+
+static const FfStartOps snapshot_ops = {.plain = on_plain, .active = on_active, .done = on_done};
+
+/* ---- its start --------------------------------------------------------------------------------
+ */
+
+static void failed(FfCall *call, const char *why)
+{
+    FfDriver *d = call->driver;
+
+    ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
+    ff_driver_report(d, FF_STATUS_SETUP);
+    ff_driver_report(d, FF_STATUS_FAILED);
+    ff_call_error(call, "%s", why);
+}
+
+static void start(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    FfSnapshotRequest *r = call->snapshot;
+    g_autoptr(GError) error = NULL;
+    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
+
+    config.fd = call->fd;
+    call->fd = -1;
+    config.snapshot = (FfSnapshotConfig){.wanted = true,
+                                         .path = r->path,
+                                         .offset = r->offset,
+                                         .buffer = r->buffer,
+                                         .mapped = r->mapped,
+                                         .uffd = d->snapshot_uffd};
+    g_free(d->uri);
+    d->uri = g_strdup(call->target.uri);
+    ff_driver_take_parameters(d, json_node_get_object(call->parameters));
+    ff_driver_report_anew(d, FF_STATUS_NONE);
+    if (!ff_driver_start(d, &config, call->capabilities, &snapshot_ops, &error)) {
+        give_back(d, true);
+        failed(call, error->message);
+        return;
+    }
+    ff_driver_report(d, FF_STATUS_SETUP);
+    ff_call_return(call, NULL);
+}
+
+/* The engine cannot: why, one line. */
+static void refused(FfCall *call, const char *why)
+{
+    if (call->snapshot->own) {
+        ff_call_error(call, "%s", why);
+        return;
+    }
+    g_free(call->snapshot->refusal);
+    call->native = call->snapshot->refusal = g_strdup(why);
+    ff_call_pass_native(call);
+}
+
+static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        refused(call, error->message);
+        return;
+    }
+    d->snapshot_uffd = call->fd;
+    call->fd = g_steal_fd(&call->snapshot->fd);
+    if (d->migration || d->outgoing) {
+        give_back(d, true);
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
+    start(call);
+}
+
+static void take_uffd(FfCall *call)
+{
+    /* call->fd is where the userfaultfd comes to. */
+    call->snapshot->fd = g_steal_fd(&call->fd);
+    ff_call_take_uffd(call, uffd_taken);
+}
+
+static void got_info(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *info =
+        result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
+    g_autofree char *why = info ? ff_migrate_blocked_by(info) : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (ff_migrate_is_under_way(result)) {
+        ff_call_error(call, "There's a migration process in progress");
+    } else if (why) {
+        ff_call_error(call, "%s", why);
+    } else if (!ff_call_too_late(call)) {
+        g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
+        ff_call_when_restored(call, take_uffd);
+    }
+}
+
+static void got_status(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *object =
+        result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
+    const char *state = object ? ff_json_string(object, "status") : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (!g_strcmp0(state, "inmigrate")) {
+        ff_call_error(call, "Guest is waiting for an incoming migration");
+    } else {
+        ff_call_inner(call, "query-migrate", NULL, got_info);
+    }
+}
+
+static void begin(FfCall *call)
+{
+    const char *why = ff_driver_refusal(call->driver);
+
+    if (why) {
+        refused(call, why);
+    } else {
+        ff_call_inner(call, "query-status", NULL, got_status);
+    }
+}
+
+/* ---- what the client asked for ----------------------------------------------------------------
+ */
+
+static void got_capabilities(FfCall *call)
+{
+    ff_call_get_parameters(call, begin);
+}
+
+static bool has_regular_file(FfCall *call)
+{
+    struct stat st;
+
+    return call->fd >= 0 && fstat(call->fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+static void got_fd(FfCall *call)
+{
+    if (!has_regular_file(call)) {
+        ff_call_error(call, "File descriptor named '%s' is not that of a regular file",
+                      call->target.name);
+        return;
+    }
+    ff_call_get_capabilities(call, got_capabilities);
+}
+
+void ff_handle_snapshot(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    FfSnapshotRequest *r = new_request(call);
+    const char *file = ff_json_string(call->args, "file");
+    const char *name = ff_json_string(call->args, "fdname");
+
+    r->own = true;
+    r->mapped = g_strcmp0(ff_json_string(call->args, "format"), "stream") != 0;
+    r->offset = json_object_get_int_member_with_default(call->args, "offset", 0);
+    r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
+    if (d->migration || d->incoming) {
+        ff_call_error(call, "There's a migration process in progress");
+    } else if (!file == !name) {
+        ff_call_error(call, "x-farfault-snapshot needs 'file' or 'fdname'");
+    } else if (r->mapped && r->offset % 4096) {
+        ff_call_error(call, "'offset' has to be a multiple of 4096");
+    } else if (name) {
+        call->target.name = g_strdup(name);
+        ff_call_take_fd(call, name, got_fd);
+    } else {
+        r->path = g_strdup(file);
+        ff_call_get_capabilities(call, got_capabilities);
+    }
+}
+
+bool ff_snapshot_is_wanted(FfCall *call)
+{
+    return (call->target.kind == FF_URI_FILE || call->target.kind == FF_URI_FD) &&
+           call->driver->config.state->peer != FF_PEER_WISH_NATIVE &&
+           ff_capability(call->capabilities, "background-snapshot");
+}
+
+static void got_migrate_fd(FfCall *call)
+{
+    if (has_regular_file(call)) {
+        begin(call);
+        return;
+    }
+    /* A pipe or a socket, whose reader may stop reading. QEMU's own copy is untouched. */
+    if (call->fd >= 0) {
+        close(call->fd);
+        call->fd = -1;
+    }
+    ff_call_pass_native(call);
+}
+
+void ff_snapshot_migrate(FfCall *call)
+{
+    FfSnapshotRequest *r = new_request(call);
+
+    r->path = g_strdup(call->target.path);
+    r->offset = call->target.offset;
+    r->buffer = BUFFER;
+    r->mapped = ff_capability(call->capabilities, "mapped-ram");
+    if (r->path) {
+        begin(call);
+    } else {
+        ff_call_take_fd(call, call->target.name, got_migrate_fd);
+    }
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The memory of a process at one instant; see capture.h for the order of the calls and the threads.
+ * What a page goes through is in uffd/protect.h, which page is written next in writer.c.
+ *
+ * Lock: `lock` guards the writer's pointer, as the fault thread and who cancels wake it, and is
+ * held for nothing else.
+ *
+ * System calls: fcntl, eventfd, write (eventfd), close.
+ */
+#include "snapshot/capture-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "uffd/faults.h"
+#include "uffd/regions.h"
+#include "uffd/uffd.h"
+
+/* Ahead of the instant: until so few pages are left, or so often. Protecting 1000 single pages
+ * takes about 2 ms. */
+#define FEW_PAGES 1000
+#define MAX_PASSES 5
+/* Of one step of a pass, bytes: so soon a cancel is heard. */
+#define STEP (64ull << 20)
+
+/* ---- what the space tells ----------------------------------------------------------------------
+ */
+
+static void wake_writer(FfCapture *c)
+{
+    uint64_t one = 1;
+
+    while (write(c->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+    pthread_mutex_lock(&c->lock);
+    if (c->writer) {
+        ff_writer_wake(c->writer);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Fault thread, or the writer itself. */
+static void on_page(FfPager *p, const FfRun *run)
+{
+    wake_writer((FfCapture *)(void *)p);
+}
+
+static void on_failure(const FfRun *run, int rc, void *opaque)
+{
+    FfCapture *c = opaque;
+
+    __atomic_store_n(&c->failed, rc, __ATOMIC_RELEASE);
+    ff_capture_cancel(c);
+}
+
+static const FfSpaceOps space_ops = {.failed = on_failure};
+
+static gpointer answer_faults(gpointer p)
+{
+    FfCapture *c = p;
+
+    if (c->at_fault_thread) {
+        c->at_fault_thread();
+    }
+    ff_faults_run(c->space);
+    return NULL;
+}
+
+/* ---- making it ---------------------------------------------------------------------------------
+ */
+
+static bool fail(GError **error, int rc, const char *what)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s: %s", what, g_strerror(-rc));
+    return false;
+}
+
+static FfRegions *find_regions(const FfCaptureConfig *cfg, GError **error)
+{
+    g_autofree int *fds = g_new(int, cfg->n_blocks);
+    g_autofree uint64_t *sizes = g_new(uint64_t, cfg->n_blocks);
+
+    for (unsigned i = 0; i < cfg->n_blocks; i++) {
+        fds[i] = cfg->blocks[i].backing.fd;
+        sizes[i] = cfg->blocks[i].backing.size;
+    }
+    return ff_regions_new(cfg->maps_fd, fds, sizes, cfg->n_blocks, error);
+}
+
+static int fill_space(FfCapture *c, const FfRegions *regions)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(regions, &n);
+    int rc = 0;
+
+    for (unsigned i = 0; i < c->n_blocks && rc >= 0; i++) {
+        rc = ff_space_add_block(c->space, &c->blocks[i].backing, NULL);
+    }
+    for (unsigned i = 0; i < n && rc >= 0; i++) {
+        rc = ff_space_add_range(c->space, r[i].addr, r[i].len, r[i].file, r[i].offset);
+    }
+    return rc < 0 ? rc : 0;
+}
+
+static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
+{
+    g_autoptr(FfRegions) regions = find_regions(cfg, error);
+    unsigned block = 0;
+
+    if (!regions) {
+        return false;
+    }
+    if (c->wake_fd < 0) {
+        return fail(error, -errno, "eventfd");
+    }
+    c->space = ff_space_new(&(FfSpaceConfig){.uffd = cfg->uffd,
+                                             .features = FF_UFFD_PROTECTION,
+                                             .pagemap_fd = cfg->pagemap_fd,
+                                             .pager = &c->pager,
+                                             .ops = &space_ops,
+                                             .opaque = c});
+    int rc = c->space ? fill_space(c, regions) : -errno;
+    rc = rc < 0 ? rc : ff_protect_new(c->space, cfg->buffer, &c->protect);
+    if (rc < 0) {
+        return fail(error, rc, "guest RAM cannot be watched");
+    }
+    rc = ff_space_register(c->space, UFFDIO_REGISTER_MODE_WP, &block);
+    if (rc == -EBUSY) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                    "guest RAM '%s' is watched by another userfaultfd: a migration of it is under "
+                    "way, or QEMU takes a snapshot by itself",
+                    c->blocks[block].name);
+    } else if (rc < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
+                    "writes to guest RAM '%s' cannot be held up (%s): live snapshots need Linux "
+                    "5.19 with CONFIG_PTE_MARKER_UFFD_WP",
+                    c->blocks[block].name, g_strerror(-rc));
+    }
+    return rc == 0;
+}
+
+FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
+{
+    FfCapture *c = g_new0(FfCapture, 1);
+
+    c->pager.written = c->pager.full = on_page;
+    c->blocks = g_memdup2(cfg->blocks, cfg->n_blocks * sizeof(*cfg->blocks));
+    c->n_blocks = cfg->n_blocks;
+    c->at_fault_thread = cfg->fault_thread;
+    pthread_mutex_init(&c->lock, NULL);
+    c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (unsigned i = 0; i < c->n_blocks; i++) {
+        c->pages += c->blocks[i].backing.size / c->blocks[i].backing.page_size;
+    }
+    if (!make_space(c, cfg, error)) {
+        ff_capture_end(c);
+        ff_capture_free(c);
+        return NULL;
+    }
+    c->fault_thread = g_thread_new("ff-protect", answer_faults, c);
+    return c;
+}
+
+/* ---- up to the instant -------------------------------------------------------------------------
+ */
+
+static FfRun all_of(const FfCapture *c, unsigned block)
+{
+    const FfBacking *b = &c->blocks[block].backing;
+
+    return (FfRun){block, 0, b->size / b->page_size};
+}
+
+bool ff_capture_goes_on(FfCapture *c, GError **error)
+{
+    int rc = __atomic_load_n(&c->failed, __ATOMIC_ACQUIRE);
+
+    if (rc < 0) {
+        return fail(error, rc, "guest RAM cannot be watched any more");
+    }
+    if (__atomic_load_n(&c->cancelled, __ATOMIC_ACQUIRE)) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "it was cancelled");
+        return false;
+    }
+    return true;
+}
+
+/* *N: pages that were not protected. */
+static bool pass(FfCapture *c, uint64_t *n, GError **error)
+{
+    *n = 0;
+    for (unsigned i = 0; i < c->n_blocks; i++) {
+        const FfRun all = all_of(c, i);
+        uint64_t step = MAX(1, STEP / c->blocks[i].backing.page_size), one;
+        for (FfRun run = {i, 0, 0}; run.first < all.n; run.first += run.n) {
+            run.n = MIN(step, all.n - run.first);
+            int rc = ff_protect_prepare(c->protect, &run, &one);
+            if (rc < 0) {
+                return fail(error, rc, "guest RAM cannot be protected");
+            }
+            if (!ff_capture_goes_on(c, error)) {
+                return false;
+            }
+            *n += one;
+        }
+    }
+    return true;
+}
+
+bool ff_capture_prepare(FfCapture *c, GError **error)
+{
+    uint64_t n = UINT64_MAX;
+
+    for (unsigned i = 0; i < MAX_PASSES && n > FEW_PAGES; i++) {
+        if (!pass(c, &n, error)) {
+            return false;
+        }
+        FF_FAULT_AT("capture-pass");
+        __atomic_store_n(&c->passes, i + 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&c->prepared_last, n, __ATOMIC_RELAXED);
+    }
+    return true;
+}
+
+bool ff_capture_arm(FfCapture *c, GError **error)
+{
+    int64_t begin = g_get_monotonic_time();
+    int rc = 0;
+
+    for (unsigned i = 0; i < c->n_blocks && rc == 0; i++) {
+        const FfRun all = all_of(c, i);
+        rc = ff_protect_arm(c->protect, &all);
+    }
+    __atomic_store_n(&c->arm_us, (uint64_t)(g_get_monotonic_time() - begin), __ATOMIC_RELAXED);
+    return rc == 0 ? ff_capture_goes_on(c, error)
+                   : fail(error, rc, "guest RAM cannot be protected");
+}
+
+/* ---- after it ----------------------------------------------------------------------------------
+ */
+
+static int make_writer(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way)
+{
+    g_autofree FfWriterBlock *blocks = g_new0(FfWriterBlock, c->n_blocks);
+    FfWriter *writer = NULL;
+
+    for (unsigned i = 0; i < c->n_blocks; i++) {
+        blocks[i] = (FfWriterBlock){c->blocks[i].backing, c->blocks[i].map, places[i]};
+    }
+    int rc = ff_writer_new(
+        &(FfWriterConfig){
+            .protect = c->protect, .fd = fd, .blocks = blocks, .n_blocks = c->n_blocks, .way = way},
+        &writer);
+    if (rc < 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&c->lock);
+    c->writer = writer;
+    ff_writer_set_bandwidth(writer, c->bandwidth);
+    pthread_mutex_unlock(&c->lock);
+    if (__atomic_load_n(&c->cancelled, __ATOMIC_ACQUIRE)) {
+        ff_writer_cancel(writer); /* who has cancelled may have seen none */
+    }
+    return 0;
+}
+
+bool ff_capture_has_all(FfCapture *c, GError **error)
+{
+    uint64_t lost = ff_protect_lost(c->protect);
+
+    if (lost) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "the guest gave back %" PRIu64 " pages while they were saved", lost);
+    }
+    return lost == 0;
+}
+
+bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way, GError **error)
+{
+    int flags = fcntl(fd, F_GETFL);
+    int rc = make_writer(c, fd, places, way);
+
+    rc = rc < 0 ? rc : ff_writer_run(c->writer);
+    if (flags >= 0) {
+        fcntl(fd, F_SETFL, flags); /* what follows in the file is in no whole pages */
+    }
+    if (!ff_capture_goes_on(c, error)) {
+        return false;
+    }
+    if (rc < 0) {
+        return fail(error, rc, "writing");
+    }
+    return ff_capture_has_all(c, error);
+}
+
+const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block)
+{
+    return ff_writer_data(c->writer, block);
+}
+
+/* ---- the end -----------------------------------------------------------------------------------
+ */
+
+bool ff_capture_end(FfCapture *c)
+{
+    int rc = 0;
+
+    if (c->fault_thread) {
+        ff_faults_stop(c->space);
+        g_thread_join(c->fault_thread);
+        c->fault_thread = NULL;
+    }
+    pthread_mutex_lock(&c->lock);
+    if (c->writer) {
+        c->written = ff_writer_stats(c->writer);
+    }
+    pthread_mutex_unlock(&c->lock);
+    g_clear_pointer(&c->protect, ff_protect_free);
+    if (c->space) {
+        rc = ff_space_unregister(c->space);
+    }
+    return rc == 0;
+}
+
+void ff_capture_free(FfCapture *c)
+{
+    if (!c) {
+        return;
+    }
+    ff_writer_free(c->writer);
+    ff_space_free(c->space);
+    if (c->wake_fd >= 0) {
+        close(c->wake_fd);
+    }
+    pthread_mutex_destroy(&c->lock);
+    g_free(c->blocks);
+    g_free(c);
+}
+
+/* ---- any thread --------------------------------------------------------------------------------
+ */
+
+void ff_capture_cancel(FfCapture *c)
+{
+    __atomic_store_n(&c->cancelled, true, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&c->lock);
+    if (c->writer) {
+        ff_writer_cancel(c->writer);
+    }
+    pthread_mutex_unlock(&c->lock);
+    wake_writer(c);
+}
+
+void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second)
+{
+    pthread_mutex_lock(&c->lock);
+    c->bandwidth = bytes_per_second;
+    if (c->writer) {
+        ff_writer_set_bandwidth(c->writer, bytes_per_second);
+    }
+    pthread_mutex_unlock(&c->lock);
+    wake_writer(c);
+}
+
+FfCaptureStats ff_capture_stats(FfCapture *c)
+{
+    FfCaptureStats st = {.pages = c->pages};
+    FfWriterStats w;
+
+    st.passes = __atomic_load_n(&c->passes, __ATOMIC_RELAXED);
+    st.prepared_last = __atomic_load_n(&c->prepared_last, __ATOMIC_RELAXED);
+    st.arm_us = __atomic_load_n(&c->arm_us, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&c->lock);
+    w = c->writer ? ff_writer_stats(c->writer) : c->written;
+    pthread_mutex_unlock(&c->lock);
+    st.bytes = w.bytes;
+    st.zeros = w.zeros;
+    st.again = w.again;
+    st.way = w.way;
+    if (c->protect) {
+        st.left = ff_protect_left(c->protect);
+        st.faults = ff_protect_latency(c->protect, st.latency);
+        st.waited = ff_protect_waited(c->protect);
+        st.slots = ff_protect_slots(c->protect, &st.free_slots);
+    }
+    return st;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The memory of another process as it is at one instant, while the process runs: registered and
+ * protected ahead of it, armed at it, written to a file after it. It knows nothing of devices, of
+ * monitors, or of the rest of the file.
+ *
+ * The calls come in the order in which they stand here, from one thread, which may wait in each of
+ * them; cancel and bandwidth from any, until ff_capture_end(). The fault thread is the capture's
+ * own.
+ */
+#ifndef FF_SNAPSHOT_CAPTURE_H
+#define FF_SNAPSHOT_CAPTURE_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#include "snapshot/output.h"
+#include "snapshot/writer-io.h"
+#include "uffd/backing.h"
+#include "uffd/bitmap.h"
+
+typedef struct {
+    const char *name; /* for errors */
+    FfBacking backing;
+    const void *map; /* as FfWriterBlock.map */
+} FfCaptureBlock;
+
+typedef struct {
+    int uffd;       /* for protection alone, after UFFDIO_API; borrowed */
+    int maps_fd;    /* of the process; borrowed */
+    int pagemap_fd; /* likewise */
+    const FfCaptureBlock *blocks;
+    unsigned n_blocks;
+    uint64_t buffer;            /* bytes, as of ff_protect_new() */
+    void (*fault_thread)(void); /* called by the fault thread when it begins; can be NULL */
+} FfCaptureConfig;
+
+#define FF_CAPTURE_BUCKETS 32
+
+/* Pages of all sizes count as one. */
+typedef struct {
+    uint64_t pages, left;       /* of the memory; of them that nobody has saved yet */
+    uint64_t faults;            /* writes to protected pages after the instant */
+    uint64_t waited;            /* of them that had to wait for room in the buffer, or the disk */
+    unsigned slots, free_slots; /* of the buffer, pages */
+    /* How long a write took to be answered, but for those that waited: [i] counts [2^i, 2^(i+1))
+     * microseconds, [0] below 2. */
+    uint64_t latency[FF_CAPTURE_BUCKETS];
+    unsigned passes;              /* before the instant */
+    uint64_t prepared_last;       /* pages, of the last of them */
+    uint64_t arm_us;              /* that arming took, with the process standing */
+    uint64_t bytes, zeros, again; /* FfWriterStats; known at the end */
+    FfWriterWay way;              /* likewise */
+} FfCaptureStats;
+
+typedef struct FfCapture FfCapture;
+
+/* Registers the memory; from now on faults are answered. ERROR (G_IO_ERROR, one line). */
+FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error);
+/* Protects what is not protected, again and again, until little is left for ff_capture_arm(). The
+ * process runs. */
+bool ff_capture_prepare(FfCapture *c, GError **error);
+/* The instant: nobody writes to the memory from before this call to its return. */
+bool ff_capture_arm(FfCapture *c, GError **error);
+/* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
+ * PLACES[i] (multiple of 4096). Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
+ * disk; the process gave memory back. WAY: the best that may be used. */
+bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way,
+                      GError **error);
+/* The same in a row: each page of 4096 bytes once, in any order. BYTES NULL: zeros. FALSE and
+ * ERROR: enough. */
+typedef bool FfCapturePut(void *opaque, unsigned block, uint64_t page, const uint8_t *bytes,
+                          GError **error);
+bool ff_capture_stream(FfCapture *c, FfCapturePut *put, void *opaque, GError **error);
+/* After ff_capture_write(): the pages of BLOCK that the file has, the others are zero. */
+const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block);
+/* Lets everybody go on who waits, takes the memory out of the userfaultfd, and ends the fault
+ * thread. At any time after ff_capture_new(), once. FALSE: something could not be taken out, and
+ * the userfaultfd has to be closed. */
+bool ff_capture_end(FfCapture *c);
+/* After ff_capture_end(). Can be NULL. */
+void ff_capture_free(FfCapture *c);
+
+/* Any thread, until ff_capture_end(): what is being done ends soon. */
+void ff_capture_cancel(FfCapture *c);
+void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
+/* Also after it, of the caller's thread; then without what the buffer says. */
+FfCaptureStats ff_capture_stats(FfCapture *c);
+
+#endif
