@@ -162,6 +162,24 @@ static void take_uffd(FfCall *call)
     ff_call_take_uffd(call, uffd_taken);
 }
 
+static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_when_restored(call, take_uffd); /* gone already is as good */
+}
+
+/* Of the client's file, as migrate would. */
+static void close_qemus_copy(FfCall *call)
+{
+    if (call->fd < 0) {
+        ff_call_when_restored(call, take_uffd);
+        return;
+    }
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", call->target.name);
+    ff_call_inject(call, "closefd", args, fd_closed);
+}
+
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     JsonObject *info =
@@ -176,7 +194,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         ff_call_error(call, "%s", why);
     } else if (!ff_call_too_late(call)) {
         g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
-        ff_call_when_restored(call, take_uffd);
+        close_qemus_copy(call);
     }
 }
 

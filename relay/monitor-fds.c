@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Copies of the sockets that a client gave QEMU with getfd, so that the engine can take the one
- * that "migrate fd:NAME" means. Only sockets: a copy of a pipe would keep its reader waiting
- * for the end for ever ("virsh save"). A copy is dropped as soon as QEMU may have used or
+ * Copies of the sockets and files that a client gave QEMU with getfd, so that the engine can take
+ * the one that "migrate fd:NAME" means. No pipes: a copy would keep the reader waiting for the end
+ * for ever ("virsh save"). A copy is dropped as soon as QEMU may have used or
  * closed its own: closefd, getfd of the same name, any command that mentions the name.
  *
  * One thread; no locks.
@@ -22,11 +22,11 @@ static void fd_drop(gpointer fd)
     close(GPOINTER_TO_INT(fd));
 }
 
-static bool is_socket(int fd)
+static bool is_ours(int fd)
 {
     struct stat st;
 
-    return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+    return fstat(fd, &st) == 0 && (S_ISSOCK(st.st_mode) || S_ISREG(st.st_mode));
 }
 
 static gboolean mentioned(gpointer name, gpointer fd, gpointer data)
@@ -44,7 +44,7 @@ void ff_fds_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
     if (command && command->name && command->fdname && !strcmp(command->name, "getfd")) {
         sent->getfd = g_strdup(command->fdname);
         /* QEMU takes the first and closes the others. */
-        if (item->n_fds && is_socket(item->fds[0])) {
+        if (item->n_fds && is_ours(item->fds[0])) {
             sent->getfd_copy = fcntl(item->fds[0], F_DUPFD_CLOEXEC, 0);
         }
     } else if (command && command->name && command->fdname && !strcmp(command->name, "closefd")) {
