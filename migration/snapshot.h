@@ -36,7 +36,7 @@ typedef struct {
     char *run_state;    /* what the guest was before stop */
     bool prepared;      /* the VMM has the settings for the inner migration */
     bool saving;        /* it may have begun that */
-    bool begun;          /* it has, and ends by itself */
+    bool begun;         /* it has, and ends by itself */
     bool stopped;       /* lock; the client's stop and cont are ours */
     bool stopped_by_us; /* lock; nobody may start the guest but we */
     bool resumed;       /* lock; somebody did */

@@ -98,6 +98,18 @@ void ff_driver_close_mem(FfDriver *d)
 
 /* --- the life of a call ----------------------------------------------------------------- */
 
+static void free_snapshot(FfSnapshotRequest *request)
+{
+    if (request && request->fd >= 0) {
+        close(request->fd);
+    }
+    if (request) {
+        g_free(request->path);
+        g_free(request->refusal);
+    }
+    g_free(request);
+}
+
 void ff_call_free(FfCall *call)
 {
     g_free(call->id);
@@ -108,7 +120,7 @@ void ff_call_free(FfCall *call)
     g_clear_pointer(&call->capabilities, json_node_unref);
     g_clear_pointer(&call->parameters, json_node_unref);
     ff_uri_clear(&call->target);
-    ff_snapshot_request_free(call->snapshot);
+    free_snapshot(call->snapshot);
     ff_tls_choice_clear(&call->tls);
     if (call->fd >= 0) {
         close(call->fd);

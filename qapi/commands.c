@@ -63,48 +63,9 @@ static void start(FfCall *call)
 
 /* --- the checks before it ------------------------------------------------------------------ */
 
-/* QEMU's migration_is_blocked() names the first reason; query-migrate lists it last. */
-char *ff_migrate_blocked_by(JsonObject *info)
-{
-    static const char device[] = "non-migratable device: ";
-    JsonNode *node = json_object_get_member(info, "blocked-reasons");
-    JsonArray *reasons = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-    guint n = reasons ? json_array_get_length(reasons) : 0;
-
-    if (!n) {
-        return NULL;
-    }
-    JsonNode *last = json_array_get_element(reasons, n - 1);
-    const char *text = JSON_NODE_HOLDS_VALUE(last) ? json_node_get_string(last) : NULL;
-
-    if (text && g_str_has_prefix(text, device)) {
-        return g_strdup_printf("State blocked by non-migratable device '%s'",
-                               text + strlen(device));
-    }
-    return g_strdup(text ? text : "QEMU gives no reason");
-}
-
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
     ff_call_when_restored(call, start); /* gone already is as good */
-}
-
-static bool is_under_way(const char *status)
-{
-    static const char *const over[] = {"none", "completed", "failed", "cancelled"};
-
-    for (unsigned i = 0; status && i < G_N_ELEMENTS(over); i++) {
-        if (!strcmp(status, over[i])) {
-            return false;
-        }
-    }
-    return status;
-}
-
-bool ff_migrate_is_under_way(JsonNode *info)
-{
-    return info && JSON_NODE_HOLDS_OBJECT(info) &&
-           is_under_way(ff_json_string(json_node_get_object(info), "status"));
 }
 
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
@@ -113,7 +74,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         ff_call_gerror(call, error);
         return;
     }
-    if (ff_migrate_is_under_way(result)) {
+    if (ff_blocked_by_migration(result)) {
         ff_call_pass_native(call); /* one that QEMU carries: it says that it is in progress */
         return;
     }
@@ -122,7 +83,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     }
     g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
     if (result && JSON_NODE_HOLDS_OBJECT(result)) {
-        g_autofree char *why = ff_migrate_blocked_by(json_node_get_object(result));
+        g_autofree char *why = ff_blocked_by(json_node_get_object(result));
 
         if (why) {
             ff_call_error(call, "%s", why);

@@ -20,7 +20,6 @@ typedef struct FfDriver FfDriver;
 typedef struct FfCall FfCall;
 typedef struct FfIncoming FfIncoming;
 typedef struct FfOutgoing FfOutgoing;
-typedef struct FfSnapshotRequest FfSnapshotRequest;
 
 /* What the side that starts a migration does when it goes on. */
 typedef struct {
@@ -68,6 +67,16 @@ struct FfDriver {
 
 typedef void (*FfHandler)(FfCall *call);
 typedef void (*FfCallInner)(FfCall *call, JsonNode *result, const GError *error);
+
+/* A live snapshot that a command asks for. */
+typedef struct {
+    char *path; /* NULL: the client's file, which the call has */
+    uint64_t offset, buffer;
+    bool mapped;
+    bool own;      /* asked for by x-farfault-snapshot: QEMU takes none in its place */
+    int fd;        /* the client's file, while call->fd is for the userfaultfd; -1 */
+    char *refusal; /* call->native; NULL */
+} FfSnapshotRequest;
 
 /* One command of a client, from its arrival to its answer. */
 struct FfCall {
@@ -263,21 +272,22 @@ bool ff_driver_begins_paused(const FfDriver *driver);
 /* Whether the guest of an engine that died is to stand: the client's last word. */
 bool ff_driver_adopts_paused(const FfDriver *driver);
 
+/* blocked.c */
+/* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
+ * not). */
+bool ff_blocked_by_migration(JsonNode *info);
+char *ff_blocked_by(JsonObject *info);
+
 /* snapshot.c */
 void ff_handle_snapshot(FfCall *call); /* x-farfault-snapshot */
 /* A migrate whose capabilities are known asks for a live snapshot; then it becomes one. */
 bool ff_snapshot_is_wanted(FfCall *call);
 void ff_snapshot_migrate(FfCall *call);
-void ff_snapshot_request_free(FfSnapshotRequest *request);
 /* The one that is under way is a live snapshot: the guest runs here, and nothing of its run state
  * is hidden. */
 bool ff_driver_takes_snapshot(const FfDriver *driver);
 
 /* commands.c */
-/* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
- * not). */
-bool ff_migrate_is_under_way(JsonNode *info);
-char *ff_migrate_blocked_by(JsonObject *info);
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;
 void ff_handle_migrate(FfCall *call);

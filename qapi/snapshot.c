@@ -15,27 +15,6 @@
 
 #define BUFFER (64ull << 20)
 
-struct FfSnapshotRequest {
-    char *path; /* NULL: the client's file, which CALL has */
-    uint64_t offset, buffer;
-    bool mapped;
-    bool own;      /* asked for by x-farfault-snapshot: QEMU takes none in its place */
-    int fd;        /* the client's file, while call->fd is for the userfaultfd; -1 */
-    char *refusal; /* call->native; NULL */
-};
-
-void ff_snapshot_request_free(FfSnapshotRequest *r)
-{
-    if (r) {
-        if (r->fd >= 0) {
-            close(r->fd);
-        }
-        g_free(r->path);
-        g_free(r->refusal);
-        g_free(r);
-    }
-}
-
 static FfSnapshotRequest *new_request(FfCall *call)
 {
     call->snapshot = g_new0(FfSnapshotRequest, 1);
@@ -184,11 +163,11 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     JsonObject *info =
         result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
-    g_autofree char *why = info ? ff_migrate_blocked_by(info) : NULL;
+    g_autofree char *why = info ? ff_blocked_by(info) : NULL;
 
     if (error) {
         ff_call_gerror(call, error);
-    } else if (ff_migrate_is_under_way(result)) {
+    } else if (ff_blocked_by_migration(result)) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (why) {
         ff_call_error(call, "%s", why);

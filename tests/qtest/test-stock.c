@@ -235,8 +235,8 @@ static void recover(const Row *row, Vm *source, Vm *destination, const BootsectC
 
     qmp_expect(d, "RESUME"); /* earlier QEMU gives up */
     qmp_expect_migration(s, "postcopy-active");
-    /* QEMU 7.2 says so at the beginning of postcopy_start(), where a broken connection still makes it
-     * start its guest; pages are sent behind it. Each answer lets its main loop go on. */
+    /* QEMU 7.2 says so at the beginning of postcopy_start(), where a broken connection still makes
+     * it start its guest; pages are sent behind it. Each answer lets its main loop go on. */
     while (move_ram_count(source, "postcopy-bytes") == 0) {
     }
     qmp_ok(s, "migrate-pause", NULL);
