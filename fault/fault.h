@@ -6,7 +6,7 @@
  * The environment variable FARFAULT_FAULTS says what happens where: DIR;POINT=ACTION;...
  *
  *   POINT   SIDE/STATE/PLACE/NAME, each perhaps with wildcards (fnmatch):
- *             SIDE   source, destination
+ *             SIDE   source, destination, snapshot
  *             STATE  the migration's status (migration/states.c)
  *             PLACE  main, urgent: before a message is written there, NAME is the frame's
  *                    at:           a moment in the code

@@ -121,6 +121,7 @@ typedef struct {
     uint64_t offset; /* where it begins in the file, bytes; mapped: multiple of 4096 */
     bool mapped;     /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
     uint64_t buffer; /* bytes, for what the guest overwrites before it is saved */
+    bool alone;      /* the VMM is to take none in the engine's place */
     int uffd;        /* for protection; borrowed until done() */
 } FfSnapshotConfig;
 

@@ -111,10 +111,17 @@ bool ff_control_await(FfControl *c, unsigned want, GError **error)
     return false;
 }
 
-void ff_control_forget(FfControl *c, unsigned events)
+void ff_control_forget_events(FfControl *c, unsigned events)
 {
     ff_mutex_lock(&c->lock);
     c->events &= ~(events | FF_EV_MAIN_ENDED);
+    ff_mutex_unlock(&c->lock);
+}
+
+void ff_control_forget(FfControl *c, unsigned events)
+{
+    ff_control_forget_events(c, events);
+    ff_mutex_lock(&c->lock);
     g_clear_pointer(&c->error, g_free);
     ff_mutex_unlock(&c->lock);
 }

@@ -106,6 +106,8 @@ bool ff_control_await(FfControl *c, unsigned want, GError **error);
 /* Before a new connection: forgets EVENTS and the error of the old one. No thread of the old
  * connection may be left. */
 void ff_control_forget(FfControl *c, unsigned events);
+/* The same, but for the error. */
+void ff_control_forget_events(FfControl *c, unsigned events);
 /* What cancelled the attempt before does not cancel the next one. */
 void ff_control_reset_cancel(FfControl *c);
 /* The end of the time in which this side reconnects by itself, from now on; 0: it does not. */

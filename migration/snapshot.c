@@ -44,6 +44,20 @@ static bool goes_on(FfSnapshot *s, GError **error)
     return !cancelled && !dead;
 }
 
+/* What is given back before it is saved is lost, and nothing tells of it. */
+static bool gives_nothing_back(FfSnapshot *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+    g_autofree char *device = memory->gives_back ? memory->gives_back(memory) : NULL;
+
+    if (!device) {
+        return true;
+    }
+    g_set_error(error, FF_M_ERROR, 0,
+                "the guest has %s, by which it may give back memory that is not saved yet", device);
+    return ff_plain_refuse(s->plain, error);
+}
+
 static bool look_at_guest(FfSnapshot *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
@@ -54,7 +68,8 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    return ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
+    return gives_nothing_back(s, error) && ff_ram_set_blocks(s->ram, s->control, blocks, error) &&
+           ff_ram_map(s->ram, error);
 }
 
 /* What is a hole of a memfd needs no room. */

@@ -93,7 +93,8 @@ void ff_source_tell_roll_back(FfSource *s)
     int64_t pause_ms = FIRST_PAUSE_MS;
     unsigned nobody = 0;
 
-    ff_control_forget(s->control, FF_EV_DEAD);
+    /* The error stays: the driver may not have looked yet. */
+    ff_control_forget_events(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
     while (uri && !notify(s, uri, &nobody) && g_get_monotonic_time() < end) {
         if (ff_control_wait_until(s->control, FF_EV_QUIT,

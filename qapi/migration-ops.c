@@ -181,7 +181,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->release_ram = ff_capability(capabilities, "release-ram");
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");
     config->validate_uuid = ff_capability(capabilities, "validate-uuid");
-    config->plain = d->config.state->peer == FF_PEER_WISH_AUTO;
+    config->plain = d->config.state->peer == FF_PEER_WISH_AUTO && !config->snapshot.alone;
     if (config->plain && ff_capability(capabilities, "multifd")) {
         config->silence = "Or it is a QEMU without farfault, which with multifd answers only when "
                           "all its channels are there: switch multifd off, or set x-farfault-peer "

@@ -90,6 +90,7 @@ static void start(FfCall *call)
                                          .offset = r->offset,
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,
+                                         .alone = r->own,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
     d->uri = g_strdup(call->target.uri);

@@ -10,6 +10,7 @@
 #include "qemu/abandon.h"
 #include "qemu/check.h"
 #include "qemu/device-state.h"
+#include "qemu/discards.h"
 #include "qemu/drain.h"
 #include "qemu/internal.h"
 #include "qemu/nested.h"
@@ -42,7 +43,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
         .memory = {.check = ff_qemu_check,
                    .blocks = blocks,
                    .untrackable = ff_qemu_untrackable,
-                   .drain = ff_qemu_drain},
+                   .drain = ff_qemu_drain,
+                   .gives_back = ff_qemu_gives_back},
         .state = {.prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,

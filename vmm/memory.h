@@ -53,6 +53,9 @@ struct FfVmmMemory {
      * guest RAM that was under way at the call is over, the guest going on. Asked for between a
      * scan and the copy (docs/precopy.md says why). */
     bool (*drain)(FfVmmMemory *memory, GError **error);
+    /* Optional (NULL: nothing does): the device by which the guest may give memory back at any time
+     * (g_free), in a few words; NULL: there is none. */
+    char *(*gives_back)(FfVmmMemory *memory);
 };
 
 #endif
