@@ -215,24 +215,27 @@ static bool stop_guest(FfSnapshot *s, GError **error)
     return true;
 }
 
-/* TRUE: the guest is to run. */
-static bool runs_afterwards(FfSnapshot *s)
+/* What the guest is to be, *START: unless it is to stand. */
+static const char *state_afterwards(FfSnapshot *s, bool *start)
 {
     ff_mutex_lock(&s->control->lock);
-    bool stop = s->control->start_paused, cont = s->control->client_cont;
+    bool cont = s->control->client_cont;
+    *start = !s->control->start_paused;
     s->stopped_by_us = false;
     ff_mutex_unlock(&s->control->lock);
-    return !stop && (cont || !strcmp(s->run_state, "running"));
+    return cont && !strcmp(s->run_state, "paused") ? "running" : s->run_state;
 }
 
 /* The guest is as it was before, or as the client has said meanwhile. */
 static bool release_guest(FfSnapshot *s, GError **error)
 {
     FfVmmRun *run = &s->cfg->vmm->run;
-    bool wanted = s->run_state && runs_afterwards(s), running = false;
-    bool ok = !s->run_state ||
-              run->resume(run, wanted ? "running" : s->run_state, wanted, &running, error);
+    bool start = false, running = false, ok = true;
 
+    if (s->run_state) {
+        const char *state = state_afterwards(s, &start);
+        ok = run->resume(run, state, start, &running, error);
+    }
     ff_stamp(s->stats->running_us);
     ff_mutex_lock(&s->control->lock);
     bool halt = running && s->control->start_paused;
