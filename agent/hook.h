@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What stands in front of QEMU's discards of guest memory (hook.c). */
+#ifndef FF_AGENT_HOOK_H
+#define FF_AGENT_HOOK_H
+
+/* Makes the shared memory by which it is armed (state/discards.h). Before there is another thread.
+ * Returns its fd, which is close-on-exec, or -errno: nothing is ever dropped. */
+int ff_hook_start(void);
+
+#endif
