@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The agent: preloaded into QEMU, it makes the userfaultfds and hands them to the relay.
+ * The agent: preloaded into QEMU, it makes the userfaultfds and hands them to the relay, with what
+ * arms the hook in front of QEMU's discards (hook.c).
  *
  * A userfaultfd belongs to the address space that made it, and after QEMU's seccomp filter or
  * -runas none could be made any more, so this runs as a constructor, before main(). It makes one of
@@ -26,8 +27,8 @@
  * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
  * process that may have threads: only async-signal-safe calls there. The destructor runs beside
  * whatever threads QEMU has left.
- * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3, sendmsg,
- * sendto, recvmsg, poll, close.
+ * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3,
+ * socketpair, sendmsg, sendto, recvmsg, poll, close.
  */
 #include "agent/agent.h"
 
@@ -48,6 +49,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "agent/hook.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -65,7 +67,9 @@ static struct {
     pid_t guest;        /* who says farewell; 0: -daemonize, not known yet */
     pid_t session;      /* of the process that ran the constructor */
     int kept[FF_KINDS]; /* -1 = none */
-} agent = {.sock = -1};
+    int hook;           /* what arms it, until it is handed over; -errno: there is none */
+    int hook_kept;      /* socket with a copy of it, for `farfault attach`; -1: none */
+} agent = {.sock = -1, .hook = -ENOENT, .hook_kept = -1};
 
 static void close_all(int *fds, int n)
 {
@@ -162,15 +166,16 @@ static unsigned make_all(FfAgentHello *hello, int *fds)
     return n;
 }
 
-static void send_hello(int sock, const FfAgentHello *hello, const int *fds, unsigned n_fds)
+/* BYTES with the N FDS. FALSE: they were not sent. */
+static bool send_fds(int sock, const void *bytes, size_t len, const int *fds, unsigned n)
 {
-    size_t n_bytes = sizeof(int) * n_fds;
+    size_t n_bytes = sizeof(int) * n;
     union {
         char buf[CMSG_SPACE(sizeof(int) * FF_AGENT_MAX_FDS)];
         struct cmsghdr align;
     } control;
     memset(&control, 0, sizeof(control));
-    struct iovec iov = {.iov_base = (void *)hello, .iov_len = sizeof(*hello)};
+    struct iovec iov = {.iov_base = (void *)bytes, .iov_len = len};
     struct msghdr msg = {
         .msg_iov = &iov,
         .msg_iovlen = 1,
@@ -183,10 +188,11 @@ static void send_hello(int sock, const FfAgentHello *hello, const int *fds, unsi
     cmsg->cmsg_len = CMSG_LEN(n_bytes);
     memcpy(CMSG_DATA(cmsg), fds, n_bytes);
 
-    ssize_t n;
+    ssize_t sent;
     do {
-        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
+        sent = sendmsg(sock, &msg, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return sent >= 0;
 }
 
 /*
@@ -206,9 +212,15 @@ static void hand_over(int sock)
         fds[FF_AGENT_FD_MEM] = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     }
     unsigned n = FF_AGENT_FD_UFFDS + make_all(&hello, fds + FF_AGENT_FD_UFFDS);
+    int hook = agent.hook < 0 ? agent.hook : fcntl(agent.hook, F_DUPFD_CLOEXEC, 0);
+    hello.hook_error = hook >= 0 ? 0 : agent.hook < 0 ? -agent.hook : errno;
+    hello.hook_kept = hook >= 0 ? agent.hook_kept : -1;
+    if (hook >= 0) {
+        fds[n++] = hook;
+    }
     if (fds[FF_AGENT_FD_PIDFD] >= 0 && fds[FF_AGENT_FD_PAGEMAP] >= 0 &&
         fds[FF_AGENT_FD_MAPS] >= 0 && fds[FF_AGENT_FD_MEM] >= 0) {
-        send_hello(sock, &hello, fds, n);
+        send_fds(sock, &hello, sizeof(hello), fds, n);
     }
     close_all(fds, n);
 }
@@ -220,6 +232,7 @@ static void after_fork_in_child(void)
     }
     int saved_errno = errno;
     hand_over(agent.sock);
+    close_all(&agent.hook, 1);
     agent.due = false;
     agent.guest = getpid();
     errno = saved_errno;
@@ -291,6 +304,23 @@ static void set_cloexec(const char *list)
     }
 }
 
+/* What arms the hook is kept in the queue of a socket whose other end is closed, as what the
+ * launcher keeps (launch/parcel.h): under a number of its own other processes of the user could
+ * open it for writing. */
+static int keep_in_socket(int fd)
+{
+    int pair[2], high = -1;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return -1;
+    }
+    if (send_fds(pair[0], "", 1, &fd, 1)) {
+        high = dup_high(pair[1]);
+    }
+    close_all(pair, 2);
+    return high;
+}
+
 static void __attribute__((constructor)) farfault_agent(void)
 {
     const char *env_fd = getenv(FF_AGENT_ENV_FD);
@@ -317,10 +347,16 @@ static void __attribute__((constructor)) farfault_agent(void)
     for (int kind = 0; kind < FF_KINDS; kind++) {
         agent.kept[kind] = -1;
     }
+    /* The address space of -daemonize's child has the same memory. */
+    agent.hook = ff_hook_start();
+    agent.hook_kept = agent.hook >= 0 ? keep_in_socket(agent.hook) : -1;
     hand_over(sock);
     agent.session = getsid(0);
     agent.sock = sock;
     agent.due = daemonize && pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
+    if (!agent.due) {
+        close_all(&agent.hook, 1);
+    }
     agent.guest = agent.due ? 0 : getpid();
 }
 

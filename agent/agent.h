@@ -19,7 +19,8 @@
 #include "state/kinds.h"
 
 #define FF_AGENT_MAGIC 0x54474146u /* "FAGT" */
-#define FF_AGENT_VERSION 5u
+#define FF_AGENT_VERSION 6u
+#define FF_AGENT_VERSION_NO_HOOK 5u /* ends before .hook_error; a relay takes it, too */
 #define FF_AGENT_FAREWELL_MS 5000
 
 /* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
@@ -38,20 +39,24 @@ enum {
     FF_AGENT_FD_PAGEMAP,
     FF_AGENT_FD_MAPS,
     FF_AGENT_FD_MEM,  /* for reading; where that is refused, /proc/self/maps once more */
-    FF_AGENT_FD_UFFDS /* of each kind that could be made, in their order */
+    FF_AGENT_FD_UFFDS /* of each kind that could be made, in their order; after them the memory by
+                         which the hook for discards is armed (state/discards.h), if there is one */
 };
-#define FF_AGENT_MAX_FDS (FF_AGENT_FD_UFFDS + FF_KINDS)
+#define FF_AGENT_MAX_FDS (FF_AGENT_FD_UFFDS + FF_KINDS + 1)
 
 typedef struct {
     uint32_t magic;
-    uint32_t version; /* FF_AGENT_VERSION */
+    uint32_t version; /* FF_AGENT_VERSION, or one that is named above */
     int32_t pid;      /* of QEMU, in its own pid namespace */
     /* Of each kind: 0, or why there is none (then no fd of it follows): an errno, EOPNOTSUPP if the
      * kernel does not know what it needs. */
     int32_t error[FF_KINDS];
     int32_t kept[FF_KINDS]; /* its number in QEMU, which keeps a copy; -1: it keeps none */
+    int32_t hook_error;     /* 0, or why there is no hook: as above */
+    int32_t hook_kept; /* QEMU's number of a socket that has another copy of what arms it in its
+                          queue; -1: there is none */
 } FfAgentHello;
-static_assert(sizeof(FfAgentHello) == 12 + 8 * FF_KINDS, "FfAgentHello is sent between processes");
+static_assert(sizeof(FfAgentHello) == 20 + 8 * FF_KINDS, "FfAgentHello is sent between processes");
 
 /* What `farfault attach` says of a kind in the agent's place. */
 #define FF_AGENT_EOLDER EPROTONOSUPPORT /* an older farfault has started QEMU */

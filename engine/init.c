@@ -38,6 +38,8 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->pagemap_fd);
     close_fd(init->maps_fd);
     close_fd(init->mem_fd);
+    close_fd(init->discard_fd);
+    g_free(init->discard_error);
     for (unsigned i = 0; i < FF_KINDS; i++) {
         close_fd(init->uffds[i]);
         g_free(init->uffd_error[i]);
@@ -98,6 +100,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {"maps", &init->maps_fd},         {"mem", &init->mem_fd},
         {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
         {"listener", &init->listener_fd}, {"device", &init->device_fd},
+        {"discards", &init->discard_fd},
     };
     JsonObject *held;
 
@@ -174,6 +177,7 @@ static void place_errors(FfEngineInit *init, JsonObject *root)
             init->lends = json_object_has_member(root, name);
         }
     }
+    init->discard_error = g_strdup(ff_json_string(root, "discards-error"));
 }
 
 void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, uint64_t page_size,
@@ -204,7 +208,8 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     g_autoptr(JsonNode) node = NULL;
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
-        init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd = -1;
+        init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
+            init->discard_fd = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }

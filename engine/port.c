@@ -309,6 +309,8 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .engine_refused = init->engine_refused,
         .uffd_error = init->uffd_error,
         .lends = init->lends,
+        .discard_fd = init->discard_fd,
+        .discard_error = init->discard_error,
     };
     return port;
 }

@@ -4,10 +4,11 @@
  *
  * QEMU keeps, close-on-exec and unused by itself: the launcher's plan, whose fd numbers are those
  * of QEMU, too; a parcel (parcel.h) with the state memfd and the names (O_PATH) of its private
- * monitors; the guest's RAM; the userfaultfds; at the source after the switch, the engine's end of
- * the device-state socket; and the TLS credentials of a migration under way. Each is taken with
- * pidfd_getfd() and looked at before it is believed: QEMU may have been taken over by its guest.
- * What is started runs as QEMU's user, and with this farfault's own programs.
+ * monitors; the guest's RAM; the userfaultfds; what arms the agent's hook; at the source after the
+ * switch, the engine's end of the device-state socket; and the TLS credentials of a migration under
+ * way. Each is taken with pidfd_getfd() and looked at before it is believed: QEMU may have been
+ * taken over by its guest. What is started runs as QEMU's user, and with this farfault's own
+ * programs.
  *
  * The lock on the state memfd (ff_relay_lock()) is taken before anything is made: while a relay or
  * its engine lives nothing happens.
@@ -476,6 +477,25 @@ static bool take_process(Attach *a, int *fds, GError **error)
     return false;
 }
 
+/* What arms the agent's hook for discards; -1: the farfault that started QEMU had no hook, or QEMU
+ * does not keep it any more. The relay looks whether it is one. */
+static int take_hook(Attach *a, FfAgentHello *hello)
+{
+    int kept = a->state->hook_in_qemu, fds[FF_PARCEL_MAX], n = 0;
+    int parcel = kept > 0 ? take(a, kept, "socket:", "its hook", NULL) : -1;
+
+    if (parcel >= 0) {
+        n = ff_parcel_look(parcel, fds);
+        close(parcel);
+    }
+    while (n > 1) {
+        close(fds[--n]);
+    }
+    hello->hook_error = n == 1 ? 0 : FF_AGENT_EOLDER;
+    hello->hook_kept = n == 1 ? kept : -1;
+    return n == 1 ? fds[0] : -1;
+}
+
 /* Says to the relay what the agent said to the first one. */
 static bool speak_for_agent(Attach *a, GError **error)
 {
@@ -492,6 +512,10 @@ static bool speak_for_agent(Attach *a, GError **error)
         fds[n] = take(a, hello.kept[i], "anon_inode:[userfaultfd]", "its userfaultfds", error);
         ok = fds[n] >= 0;
         n += ok;
+    }
+    int hook = take_hook(a, &hello);
+    if (hook >= 0) {
+        fds[n++] = hook;
     }
     if (hello.error[FF_KIND_PROTECT] == FF_AGENT_ELOST) {
         note(a, "the userfaultfd for live snapshots has ended with the relay: they need this guest "

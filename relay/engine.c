@@ -22,6 +22,7 @@
 #include "relay/absence.h"
 #include "relay/engine-internal.h"
 #include "relay/guest.h"
+#include "relay/hook.h"
 #include "relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
@@ -105,14 +106,30 @@ static void set_filters(FfRelay *relay, unsigned filters)
     relay->engine->ops->filters_changed(relay);
 }
 
+/* Its link has ended. The engine may live on for a moment: what it does not know must not change
+ * under it. */
+static void let_go(FfRelay *relay)
+{
+    ff_process_let_go(relay->engine);
+    ff_uffds_engine_ended(relay);
+    if (relay->engine->ending < 0) {
+        ff_hook_engine_dead(relay);
+    }
+}
+
+static void dead(FfRelay *relay)
+{
+    ff_hook_engine_dead(relay);
+    look(relay);
+}
+
 /* A command that was sent while IDLE was under way is still unanswered: the engine stays. */
 static void idle(FfRelay *relay)
 {
     if (!pending(relay)) {
         ff_ping_end(relay);
         g_clear_pointer(&relay->engine->link, ff_link_free);
-        ff_process_let_go(relay->engine);
-        ff_uffds_engine_ended(relay);
+        let_go(relay);
         ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
     }
@@ -361,8 +378,7 @@ static void lost(FfRelay *relay, const char *why)
 
     ff_ping_end(relay);
     ff_link_free(g_steal_pointer(&engine->link));
-    ff_process_let_go(engine);
-    ff_uffds_engine_ended(relay);
+    let_go(relay);
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }
@@ -633,7 +649,7 @@ FfEngine *ff_engine_new(FfRelay *relay, const FfEngineOps *ops)
     FfEngine *engine = g_new0(FfEngine, 1);
 
     engine->pidfd = engine->ending = -1;
-    engine->dead = look;
+    engine->dead = dead;
     engine->ops = ops;
     engine->due = G_MAXINT64;
     g_queue_init(&engine->waiting);

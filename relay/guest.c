@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "relay/hook.h"
 #include "relay/uffds.h"
 
 static void source_clear(GSource **source)
@@ -88,6 +89,7 @@ static void guest_has_no_agent(FfRelay *relay, const char *why)
 static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
 {
     FfGuest *guest = &relay->guest;
+    unsigned n_uffds = ff_uffds_count(hello);
 
     close_fd(&guest->pidfd);
     close_fd(&guest->pagemap);
@@ -100,6 +102,7 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     guest->mem = fds[FF_AGENT_FD_MEM];
     g_clear_pointer(&guest->refusal, g_free);
     ff_uffds_adopt(relay, hello, fds + FF_AGENT_FD_UFFDS);
+    ff_hook_adopt(relay, hello, hello->hook_error ? -1 : fds[FF_AGENT_FD_UFFDS + n_uffds]);
     if (guest->uffd_error[FF_KIND_MISSING]) {
         guest_refuse(relay, guest->uffd_error[FF_KIND_MISSING]);
     }
@@ -123,6 +126,18 @@ static void guest_farewell(FfRelay *relay)
     }
 }
 
+/* An agent of before the hook says less. */
+static bool is_known(FfAgentHello *hello, ssize_t n)
+{
+    if (n == offsetof(FfAgentHello, hook_error) && hello->version == FF_AGENT_VERSION_NO_HOOK) {
+        hello->hook_error = FF_AGENT_EOLDER;
+        hello->hook_kept = -1;
+        return hello->magic == FF_AGENT_MAGIC;
+    }
+    return n == sizeof(*hello) && hello->magic == FF_AGENT_MAGIC &&
+           hello->version == FF_AGENT_VERSION;
+}
+
 /* One message. Returns its size, 0 at the end, or -errno. */
 static ssize_t guest_receive(FfRelay *relay)
 {
@@ -137,9 +152,9 @@ static ssize_t guest_receive(FfRelay *relay)
         guest_farewell(relay);
         return n;
     }
-    unsigned want = FF_AGENT_FD_UFFDS + ff_uffds_count(&hello);
-    if (n != sizeof(hello) || hello.magic != FF_AGENT_MAGIC || hello.version != FF_AGENT_VERSION ||
-        rights.n != want) {
+    bool known = is_known(&hello, n);
+    unsigned want = FF_AGENT_FD_UFFDS + ff_uffds_count(&hello) + !hello.hook_error;
+    if (!known || rights.n != want) {
         for (unsigned i = 0; i < rights.n; i++) {
             close(rights.fd[i]);
         }
@@ -220,6 +235,7 @@ bool ff_guest_start(FfRelay *relay, GError **error)
 
     guest->pagemap = guest->maps = guest->mem = -1;
     ff_uffds_init(guest);
+    ff_hook_init(guest);
     guest->pid = relay->plan->qemu_pid;
     guest->pidfd = pidfd_open(guest->pid, 0);
     if (guest->pidfd < 0) {

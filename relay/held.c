@@ -62,6 +62,7 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
 
         add_fd(b, fds, name, i == FF_KIND_PROTECT ? -1 : guest->uffds[i]);
     }
+    add_fd(b, fds, "discards", guest->hook);
     for (guint i = 0; i < relay->held->len; i++) {
         const FfHeld *held = relay->held->pdata[i];
 
@@ -81,6 +82,7 @@ static void init_errors(const FfRelay *relay, JsonBuilder *b)
 
         add_text(b, name, guest->refusal ? guest->refusal : guest->uffd_error[i]);
     }
+    add_text(b, "discards-error", guest->refusal ? guest->refusal : guest->hook_error);
 }
 
 char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)

@@ -5,6 +5,7 @@
  *
  *   shared.c    the log, the end
  *   uffds.c     QEMU's userfaultfds
+ *   hook.c      what arms the hook for discards in QEMU
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
  *   accept.c    where a monitor's clients come from
@@ -22,6 +23,7 @@
 
 #include "agent/agent.h"
 #include "relay/plan.h"
+#include "state/discards.h"
 #include "state/state.h"
 
 typedef struct FfRelay FfRelay;
@@ -37,6 +39,9 @@ typedef struct {
     int uffds[FF_KINDS];        /* -1: none */
     char *uffd_error[FF_KINDS]; /* why not, one line with the fix; NULL */
     bool uffd_lent;             /* the engine has FF_KIND_PROTECT's */
+    int hook;                   /* what arms the hook for discards; -1: none */
+    FfDiscards *discards;       /* the same, mapped; NULL: none */
+    char *hook_error;           /* why there is none; NULL */
     char *refusal;              /* why there is no hand-over; NULL */
     bool hello;                 /* the agent has spoken */
     GSource *pid_source, *agent_source;

@@ -94,12 +94,14 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
  * INIT's JSON: {"engine-restarts": n, "policy": "auto|always|never",
  *  "start-paused": bool, "incoming": URI|null, "incoming-taken": bool,
  *  "engine-refused": TEXT|null, "uffd-error": TEXT|null (why none for missing pages),
- *  "tracking-error": TEXT|null, "protect-error": TEXT|null, "name": TEXT|null, "qemu-pid": n,
+ *  "tracking-error": TEXT|null, "protect-error": TEXT|null, "discards-error": TEXT|null,
+ *  "name": TEXT|null, "qemu-pid": n,
  *  "monitors": [{"id": ID}], "fds": [NAME, ...], "held": [{"name": ..., ...}]}
  * "fds" names the attached fds in order: "state", "qemu-monitor" (O_PATH of the private
  * monitor's listening socket: connect to /proc/self/fd/N), "pidfd", "pagemap", "maps",
- * "mem", "uffd:KIND" of state/kinds.h but "protect" (relays before: "uffd:0" tracks, "uffd:1" is
- * for missing pages, none of "uffd:2" ... is used), and for each of "held" its name ("ram:ID",
+ * "mem", "discards" (discards.h), "uffd:KIND" of state/kinds.h but "protect" (relays before:
+ * "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used), and for each of
+ * "held" its name ("ram:ID",
  * ...).
  */
 

@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <glib.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "state/kinds.h"
@@ -89,6 +90,10 @@ typedef struct {
     uint8_t zstd_level;             /* x-farfault-zstd-level; 0: FF_ZSTD_LEVEL_DEFAULT */
     uint8_t said;                   /* FfSaid; written by the relay alone */
     uint8_t untracked;              /* FfUntracked, x-farfault-untracked */
+    /* FfAgentHello.hook_kept; 0: none. Written by the relay alone. This and the next one are 0
+     * where a farfault of before them has written the rest. */
+    uint16_t hook_in_qemu;
+    uint16_t marks; /* atomic; FF_MARK_* */
     /* S: inode of the engine's end of the device-state socket, of which QEMU has a copy (a socket
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;
@@ -101,6 +106,7 @@ typedef struct {
     char info[FF_STATE_INFO_MAX];
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
+static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");
 

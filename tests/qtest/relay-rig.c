@@ -226,6 +226,20 @@ static void set_relay_env(const Rig *rig, const RigConfig *config)
     }
 }
 
+/* As agent/hook.c does. */
+static void make_hook(Rig *rig, bool old_agent)
+{
+    const uint32_t begin[] = {FF_DISCARDS_MAGIC, FF_DISCARDS_VERSION};
+
+    rig->hook = old_agent ? -1 : memfd_create(FF_DISCARDS_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (rig->hook >= 0) {
+        g_assert_cmpint(ftruncate(rig->hook, sizeof(FfDiscardsPage)), ==, 0);
+        g_assert_cmpint(pwrite(rig->hook, begin, sizeof(begin), 0), ==, sizeof(begin));
+        g_assert_cmpint(fcntl(rig->hook, F_ADD_SEALS, FF_DISCARDS_SEALS), ==, 0);
+        g_assert_cmpint(ff_discards_map(rig->hook, &rig->discards), ==, 0);
+    }
+}
+
 Rig *rig_new(const RigConfig *config)
 {
     static const RigConfig plain = {0};
@@ -266,6 +280,7 @@ Rig *rig_new(const RigConfig *config)
         fds[3 + RIG_MONITORS + i] =
             i == 0 && config->kind != RIG_LISTEN ? peer(rig, config->kind) : listener(rig, name, 0);
     }
+    make_hook(rig, config->old_agent);
     if (!config->quiet_agent) {
         rig_send_hello(rig, config->uffd_errno, rig->qemu);
     }
@@ -281,32 +296,24 @@ Rig *rig_new(const RigConfig *config)
 
 void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
 {
+    bool old = rig->hook < 0;
     FfAgentHello hello = {.magic = FF_AGENT_MAGIC,
-                          .version = FF_AGENT_VERSION,
+                          .version = old ? FF_AGENT_VERSION_NO_HOOK : FF_AGENT_VERSION,
                           .pid = pid,
                           .error = {uffd_errno, uffd_errno, uffd_errno},
-                          .kept = {-1, -1, -1}};
+                          .kept = {-1, -1, -1},
+                          .hook_kept = -1};
     int fds[FF_AGENT_MAX_FDS] = {pidfd_open(pid, 0)};
-    unsigned n_fds = uffd_errno ? FF_AGENT_FD_UFFDS : FF_AGENT_MAX_FDS;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(fds))];
-    } control = {0};
-    struct iovec iov = {&hello, sizeof(hello)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = CMSG_SPACE(sizeof(int) * n_fds)};
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    unsigned n_fds = FF_AGENT_FD_UFFDS + (uffd_errno ? 0 : FF_KINDS);
+    size_t length = old ? offsetof(FfAgentHello, hook_error) : sizeof(hello);
 
     for (unsigned i = 1; i < n_fds; i++) {
         fds[i] = memfd_create("not-what-it-says", MFD_CLOEXEC);
     }
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-    memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n_fds);
-    g_assert_cmpint(sendmsg(rig->agent, &msg, 0), ==, sizeof(hello));
+    if (!old) {
+        fds[n_fds++] = fcntl(rig->hook, F_DUPFD_CLOEXEC, 0);
+    }
+    g_assert_cmpint(ff_rights_send(rig->agent, &hello, length, fds, n_fds), ==, length);
     for (unsigned i = 0; i < n_fds; i++) {
         close(fds[i]);
     }
@@ -384,6 +391,10 @@ void rig_free(Rig *rig)
         close(rig->peer);
     }
     close(rig->log);
+    ff_discards_free(rig->discards);
+    if (rig->hook >= 0) {
+        close(rig->hook);
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *path = rig_path(rig, left[i]);
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "state/discards.h"
 #include "state/link.h"
 #include "state/state.h"
 #include "tests/lib/stream.h"
@@ -20,12 +21,14 @@ typedef struct {
     pid_t qemu, relay;
     char *dir;
     int engine_listener;
-    bool killed;  /* the relay was */
-    int agent;    /* the agent's end of the hand-over socket */
-    int peer;     /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
-    bool mute;    /* engines do not say that they have INIT */
-    int log;      /* memfd: QEMU's and the relay's stderr */
-    int state_fd; /* -1: the relay made it, and takes it along */
+    bool killed; /* the relay was */
+    int agent;   /* the agent's end of the hand-over socket */
+    int peer;    /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
+    bool mute;   /* engines do not say that they have INIT */
+    int hook;    /* what arms the hook in QEMU; here there is none */
+    FfDiscards *discards; /* the same, as the engine has it */
+    int log;              /* memfd: QEMU's and the relay's stderr */
+    int state_fd;         /* -1: the relay made it, and takes it along */
 
     /* the engine */
     int engine; /* connection that keeps its process alive; -1: none */
@@ -58,6 +61,7 @@ typedef struct {
     const char *incoming; /* taken over from -incoming; NULL: none */
     const char *engine;   /* path; NULL: the test's own */
     bool quiet_agent;     /* no hello is sent */
+    bool old_agent;       /* it has no hook, and says what one of before the hook said */
     const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
     unsigned hung_ms;     /* how long the relay waits for the answer to PING; 0: 30 s */
     int uffd_errno;

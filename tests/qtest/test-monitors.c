@@ -908,6 +908,57 @@ static void test_protect(void)
     expect_no_uffd(rig, "protect", "they need the guest to be started again");
 }
 
+/* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
+static void test_hook(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    g_autoptr(RigFrame) command = NULL, second = NULL;
+    g_autofree char *log = NULL;
+
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    g_assert_nonnull(strstr(rig->init, "\"discards-error\":null"));
+    g_assert_nonnull(strstr(rig->init, "\"discards\""));
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    ff_discards_arm(rig->discards);
+    /* Another one starts only when this one is dead, and the hook was disarmed. */
+    rig_engine_crash(rig);
+    rig_expect(client, "it has been restarted");
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    second = rig_frame(rig, FF_LINK_COMMAND);
+    g_assert_false(ff_discards_is_armed(rig->discards));
+    log = rig_log(rig);
+    g_assert_nonnull(strstr(log, "QEMU discards guest memory again"));
+    /* One that has ended well, too. */
+    rig_answer(rig, second, FF_LINK_REPLY, "{\"return\": {}}");
+    rig_expect(client, "return");
+    ff_discards_arm(rig->discards);
+    rig_engine_send(rig, FF_LINK_IDLE, 0, 0, NULL);
+    rig_engine_let_go(rig);
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    g_autoptr(RigFrame) third = rig_frame(rig, FF_LINK_COMMAND);
+    g_assert_false(ff_discards_is_armed(rig->discards));
+}
+
+/* A QEMU that an older farfault has started: all but the hook is there. */
+static void test_old_agent(void)
+{
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.old_agent = true});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    g_autoptr(RigFrame) command = NULL;
+
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    g_assert_nonnull(strstr(rig->init, "\"discards-error\":\"an older farfault has started this"));
+    g_assert_null(strstr(rig->init, "\"discards\""));
+    g_assert_nonnull(strstr(rig->init, "\"uffd:missing\""));
+    g_assert_nonnull(strstr(rig->init, "\"protect-error\":null"));
+}
+
 static void test_agent(void)
 {
     g_autoptr(Rig) rig = rig_new(&(RigConfig){.uffd_errno = 1 /* EPERM */});
@@ -929,9 +980,10 @@ static void test_agent(void)
     rig_send(client, "{'execute':'query-migrate'}");
     rig_engine_start(rig);
     g_assert_nonnull(strstr(rig->init, "\"uffd-error\":null"));
-    g_assert_nonnull(strstr(rig->init, "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
-                                       "\"maps\",\"mem\",\"uffd:tracking\",\"uffd:missing\","
-                                       "\"ram:pc.ram\"]"));
+    g_assert_nonnull(strstr(rig->init,
+                            "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
+                            "\"maps\",\"mem\",\"uffd:tracking\",\"uffd:missing\",\"discards\","
+                            "\"ram:pc.ram\"]"));
     second = rig_frame(rig, FF_LINK_COMMAND);
     log = rig_log(rig);
     g_assert_nonnull(strstr(log, "its migrations are QEMU"));
@@ -1092,6 +1144,8 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/kill-request", test_kill_request);
     g_test_add_func("/relay/agent", test_agent);
     g_test_add_func("/relay/protect", test_protect);
+    g_test_add_func("/relay/hook", test_hook);
+    g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);
     g_test_add_func("/relay/no-agent", test_no_agent);
     g_test_add_func("/relay/incoming", test_incoming);

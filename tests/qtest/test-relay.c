@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "state/discards.h"
 
 typedef struct {
     int hellos;
@@ -76,8 +77,10 @@ static int try_register(int maps, int uffd)
     g_auto(GStrv) lines = g_strsplit(text->str, "\n", -1);
     unsigned long start = 0;
     for (char **line = lines; *line && !start; line++) {
-        /* A memfd, or an unnamed file of a tmpfs; nothing else of QEMU is shared and deleted. */
-        if (strstr(*line, " rw-s ") && g_str_has_suffix(*line, "(deleted)")) {
+        /* A memfd, or an unnamed file of a tmpfs; nothing else of QEMU is shared and deleted, but
+         * for what arms the hook. */
+        if (strstr(*line, " rw-s ") && g_str_has_suffix(*line, "(deleted)") &&
+            !strstr(*line, "/memfd:" FF_DISCARDS_NAME)) {
             start = strtoul(*line, NULL, 16);
         }
     }
