@@ -43,10 +43,15 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     }
     if (guest->balloon) {
         args[n++] = "-device";
-        args[n++] = "virtio-balloon-pci";
+        args[n++] =
+            guest->reporting ? "virtio-balloon-pci,free-page-reporting=on" : "virtio-balloon-pci";
     }
-    return vm_start(&(VmConfig){
-        .name = name, .launcher = launcher, .memory = memory, .args = args, .incoming = incoming});
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = launcher,
+                                .qemu = guest->qemu,
+                                .memory = memory,
+                                .args = args,
+                                .incoming = incoming});
 }
 
 void linux_guest_assert_intact(Vm *vm, const char *when)

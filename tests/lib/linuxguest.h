@@ -14,6 +14,8 @@ typedef struct {
     const char *disk; /* image for virtio-blk, past the page cache; NULL: none */
     const char *aio;  /* how QEMU reads it: threads, native, io_uring */
     bool balloon;     /* a virtio-balloon; ff.extra= makes the guest serve it */
+    bool reporting;   /* it reports pages that the guest has free */
+    const char *qemu; /* as in VmConfig */
 } LinuxGuest;
 
 /* TRUE if it has been built; else *WHY (static). */
