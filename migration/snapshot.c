@@ -23,6 +23,7 @@
 #include "fault/fault.h"
 #include "migration/journal.h"
 #include "net/priority.h"
+#include "uffd/regions.h"
 
 #define STATE_PIECE (256u << 10)
 
@@ -44,18 +45,67 @@ static bool goes_on(FfSnapshot *s, GError **error)
     return !cancelled && !dead;
 }
 
-/* What is given back before it is saved is lost, and nothing tells of it. */
-static bool gives_nothing_back(FfSnapshot *s, GError **error)
+/* What is given back before it is saved would be lost, and nothing tells of it: the hook in QEMU
+ * drops it. */
+static bool keeps_what_is_given_back(FfSnapshot *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
-    g_autofree char *device = memory->gives_back ? memory->gives_back(memory) : NULL;
 
+    if (s->cfg->discard_fd >= 0 &&
+        !FF_FAULT_STEP("discards", ff_discards_map(s->cfg->discard_fd, &s->discards) < 0)) {
+        return true;
+    }
+    g_autofree char *device = memory->gives_back ? memory->gives_back(memory) : NULL;
     if (!device) {
         return true;
     }
     g_set_error(error, FF_M_ERROR, 0,
-                "the guest has %s, by which it may give back memory that is not saved yet", device);
+                "the guest has %s, by which it may give back memory that is not saved yet (%s): "
+                "take it away for as long as that takes, or start the guest again",
+                device,
+                s->cfg->discard_error ? s->cfg->discard_error
+                                      : "an older farfault has started this guest");
     return ff_plain_refuse(s->plain, error);
+}
+
+static int arm_hook(FfSnapshot *s, const FfRegions *regions)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(regions, &n);
+    int rc = 0;
+
+    for (unsigned i = 0; i < s->ram->n_blocks && rc == 0; i++) {
+        rc = ff_discards_add_file(s->discards, s->ram->blocks[i].info.memfd);
+    }
+    for (unsigned i = 0; i < n && rc == 0; i++) {
+        rc = ff_discards_add_range(s->discards, r[i].addr, r[i].len);
+    }
+    if (rc == 0) {
+        ff_discards_arm(s->discards);
+    }
+    return rc;
+}
+
+static bool drop_discards(FfSnapshot *s, GError **error)
+{
+    g_autofree int *fds = g_new(int, s->ram->n_blocks);
+    g_autofree uint64_t *sizes = g_new(uint64_t, s->ram->n_blocks);
+
+    if (!s->discards) {
+        return true;
+    }
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        fds[i] = s->ram->blocks[i].info.memfd;
+        sizes[i] = s->ram->blocks[i].info.size;
+    }
+    g_autoptr(FfRegions) regions =
+        ff_regions_new(s->cfg->maps_fd, fds, sizes, s->ram->n_blocks, error);
+    int rc = regions ? arm_hook(s, regions) : -1;
+    if (regions && rc < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "QEMU's discards of memory cannot be held up: %s",
+                    g_strerror(-rc));
+    }
+    return rc == 0;
 }
 
 static bool look_at_guest(FfSnapshot *s, GError **error)
@@ -68,8 +118,8 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    return gives_nothing_back(s, error) && ff_ram_set_blocks(s->ram, s->control, blocks, error) &&
-           ff_ram_map(s->ram, error);
+    return keeps_what_is_given_back(s, error) &&
+           ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
 }
 
 /* What is a hole of a memfd needs no room. */
@@ -136,9 +186,9 @@ static bool make_capture(FfSnapshot *s, GError **error)
                                                            .fault_thread = ff_priority_urgent},
                                         error);
     if (!capture) {
-        s->uffd_is_free = true;
         return false;
     }
+    s->uffd_is_free = false;
     ff_mutex_lock(&s->control->lock);
     s->capture = capture;
     ff_capture_set_bandwidth(capture, s->cfg->max_bandwidth);
@@ -151,7 +201,8 @@ static bool begin(FfSnapshot *s, GError **error)
     /* From the first step on, so that the engine that comes after a crash says "failed". */
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !open_output(s, error) || !make_capture(s, error)) {
+    if (!look_at_guest(s, error) || !open_output(s, error) || !drop_discards(s, error) ||
+        !make_capture(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -355,6 +406,7 @@ static bool write_pages(FfSnapshot *s, GError **error)
 static void end_capture(FfSnapshot *s)
 {
     if (!s->capture) {
+        ff_discards_disarm(s->discards);
         return;
     }
     ff_mutex_lock(&s->control->lock);
@@ -367,6 +419,7 @@ static void end_capture(FfSnapshot *s)
                   "live snapshots until it is started again");
     }
     ff_capture_free(capture);
+    ff_discards_disarm(s->discards);
 }
 
 static bool save(FfSnapshot *s, GError **error)
@@ -443,6 +496,7 @@ void ff_snapshot_coordinate(FfSnapshot *s)
 void ff_snapshot_init(FfSnapshot *s)
 {
     s->inner = -1;
+    s->uffd_is_free = true;
     s->state = g_byte_array_new();
 }
 
@@ -475,6 +529,7 @@ void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
 
 void ff_snapshot_clear(FfSnapshot *s)
 {
+    ff_discards_free(s->discards);
     ff_live_file_free(s->file);
     ff_output_free(s->output);
     g_byte_array_unref(s->state);

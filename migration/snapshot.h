@@ -15,6 +15,7 @@
 #include "snapshot/capture.h"
 #include "snapshot/live-file.h"
 #include "snapshot/output.h"
+#include "state/discards.h"
 
 typedef struct {
     /* Borrowed. */
@@ -24,9 +25,10 @@ typedef struct {
     FfStats *stats;
     FfPlain *plain;
 
-    FfCapture *capture;  /* lock to change; NULL: there is none, or it has ended */
-    FfCaptureStats last; /* lock; of one that has ended */
-    bool uffd_is_free;   /* coordinator, then the driver: nothing is registered any more */
+    FfDiscards *discards; /* NULL: QEMU has no hook */
+    FfCapture *capture;   /* lock to change; NULL: there is none, or it has ended */
+    FfCaptureStats last;  /* lock; of one that has ended */
+    bool uffd_is_free;    /* coordinator, then the driver: nothing is registered any more */
     FfOutput *output;
     FfLiveFile *file;
     int *numbers;      /* by block: which one of the file's it is */

@@ -158,6 +158,8 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->uffd_error = d->config.uffd_error;
     config->pagemap_fd = d->config.pagemap_fd;
     config->maps_fd = d->config.maps_fd;
+    config->discard_fd = d->config.discard_fd;
+    config->discard_error = d->config.discard_error;
     config->mem_fd = g_steal_fd(&d->config.mem_fd);
     config->pidfd = d->config.pidfd;
     config->vmm = d->config.port->vmm(d->config.port_opaque);

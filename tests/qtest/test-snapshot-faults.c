@@ -269,18 +269,21 @@ static void test_no_folder(void)
     end(&t);
 }
 
-/* What the guest gives back is gone, and QEMU's own snapshot does not take its place unasked. */
+/* QEMU lacks the hook that keeps what the guest gives back. QEMU's own snapshot does not take its
+ * place unasked. */
 static void test_balloon(void)
 {
     Test t;
 
-    if (!begin(&t, NULL, "virtio-balloon")) {
+    if (!begin(&t, "snapshot/*/step/discards=skip", "virtio-balloon")) {
         return;
     }
     ask(&t);
     qmp_expect_migration(vm_qmp(t.vm), "failed");
     expect_error(&t, "the guest has a balloon");
     expect_no_file(&t);
+    ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
     end(&t);
 }
 
