@@ -34,7 +34,8 @@ typedef enum {
     A_DUP,
     A_FLIP,
     A_ERRNO,
-    A_SKIP
+    A_SKIP,
+    A_HOLD
 } Action;
 
 typedef struct {
@@ -70,6 +71,7 @@ static const struct {
     {"ENOSPC", A_ERRNO, false, ENOSPC},
     {"EIO", A_ERRNO, false, EIO},
     {"skip", A_SKIP, false, 0},
+    {"hold", A_HOLD, false, 0},
 };
 
 G_NORETURN static void bad(const char *what)
@@ -150,7 +152,13 @@ static const Fault *due(const char *place, const char *name)
     snprintf(point, sizeof(point), "%s/%s/%s/%s", (const char *)g_atomic_pointer_get(&side),
              (const char *)g_atomic_pointer_get(&state), place, name);
     for (unsigned i = 0; i < n_faults; i++) {
-        if (fnmatch(faults[i].point, point, 0) == 0 && g_atomic_int_add(&faults[i].left, -1) == 1) {
+        if (fnmatch(faults[i].point, point, 0) != 0) {
+            continue;
+        }
+        if (faults[i].action == A_HOLD) {
+            return &faults[i];
+        }
+        if (g_atomic_int_add(&faults[i].left, -1) == 1) {
             snprintf(path, sizeof(path), "%s/fault-%u", dir, i);
             int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
             if (fd >= 0) {
@@ -179,6 +187,18 @@ static void stop(unsigned ms)
     poll(NULL, 0, (int)ms);
 }
 
+/* Until somebody opens the FIFO for writing. */
+static void hold(void)
+{
+    g_autofree char *path = g_build_filename(dir, "hold", NULL);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        bad("hold: mkfifo DIR/hold");
+    }
+    close(fd);
+}
+
 /* What has nothing to do with a message or a call. TRUE: it was that. */
 static bool do_plain(const Fault *f)
 {
@@ -200,6 +220,9 @@ static bool do_plain(const Fault *f)
         return true;
     case A_DELAY:
         poll(NULL, 0, f->number);
+        return true;
+    case A_HOLD:
+        hold();
         return true;
     default:
         return false;

@@ -21,8 +21,10 @@
  *           flip:N              bit 0 of the message's byte N is inverted
  *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
  *           skip                the step is left out, as if it had been done
+ *           hold                this thread waits until somebody opens DIR/hold, a FIFO, for
+ *                               writing; each time
  *
- * Each happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
+ * Each other one happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
  * engine that is started again goes on unharmed, and a test sees that the point was reached.
  *
  * Any thread; no lock.
