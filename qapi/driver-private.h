@@ -135,12 +135,17 @@ FfCall *ff_call_new_own(FfDriver *driver);
 /* Takes the fd that the client gave with getfd NAME; goes on with NEXT, call->fd is it or -1. */
 void ff_call_take_fd(FfCall *call, const char *name, FfHandler next);
 /* Takes QEMU's userfaultfd for synchronous write protection from the relay; goes on with NEXT:
- * call->fd is the only one there is, or there is an error (one line). Whoever has it must call
- * ff_driver_give_uffd() before the call ends, also if its client is gone: else the guest has no
- * live snapshots any more. */
+ * call->fd is it, FF_MARK_PROTECTED is set; or there is an error (one line). The relay has a copy,
+ * so nobody is let go by closing it: one of the next two must be called, also if the client is
+ * gone. */
 void ff_call_take_uffd(FfCall *call, FfCallInner next);
 /* The contrary; nothing is registered in FD, which is taken. */
 void ff_driver_give_uffd(FfDriver *driver, int fd);
+/* Something is, and cannot be taken out: the last copies are closed, FD as well, and whoever waits
+ * goes on. The guest has no live snapshots any more. */
+void ff_driver_lose_uffd(FfDriver *driver, int fd);
+/* lift.c. Takes the protection away that an engine before this one has left. */
+void ff_driver_lift_protection(FfDriver *driver);
 /* Runs COMMAND for QEMU on the client's own connection; ARGS is taken. */
 void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
 

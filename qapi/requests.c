@@ -127,13 +127,26 @@ void ff_call_take_uffd(FfCall *call, FfCallInner next)
     next(call, NULL, error);
 }
 
-void ff_driver_give_uffd(FfDriver *d, int fd)
+static void send_uffd(FfDriver *d, int fd)
 {
     static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
     const char *kind = kinds[FF_KIND_PROTECT];
 
     d->config.port->send(d->config.port_opaque, FF_LINK_GIVE_UFFD, 0, 0, kind, strlen(kind), fd);
+}
+
+void ff_driver_give_uffd(FfDriver *d, int fd)
+{
+    ff_state_unmark(d->config.state, FF_MARK_PROTECTED);
+    send_uffd(d, fd);
     close(fd);
+}
+
+void ff_driver_lose_uffd(FfDriver *d, int fd)
+{
+    close(fd);
+    send_uffd(d, -1);
+    /* The relay clears the mark, when its own copy is closed. */
 }
 
 /* The relay has said why not, or there is call->fd. */
@@ -143,6 +156,9 @@ static void uffd_reply(FfCall *call, FfCallInner next, const char *text, gsize l
     g_autoptr(GError) error =
         call->fd >= 0 ? NULL : g_error_new_literal(FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC, why);
 
+    if (call->fd >= 0) {
+        ff_state_mark(call->driver->config.state, FF_MARK_PROTECTED);
+    }
     next(call, NULL, error);
 }
 

@@ -37,7 +37,7 @@ static void give_back(FfDriver *d, bool is_free)
     if (is_free) {
         ff_driver_give_uffd(d, uffd);
     } else {
-        close(uffd);
+        ff_driver_lose_uffd(d, uffd);
     }
 }
 

@@ -31,6 +31,7 @@
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
 
 static void look(FfRelay *relay);
+static void want(FfRelay *relay, gint64 when);
 
 /* --- requests of the engine --- */
 
@@ -45,33 +46,26 @@ static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name
     }
 }
 
-/* What cannot be sent is kept. */
 static void take_uffd(FfRelay *relay, const FfLinkHeader *header, const char *name)
 {
     FfLink *link = relay->engine->link;
     const char *why;
-    int fd = ff_uffds_take(relay, name, &why), rc = -1;
+    int fd = ff_uffds_take(relay, name, &why);
 
     if (fd >= 0) {
-        rc = ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, NULL, 0, &fd, 1);
+        int rc = ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, NULL, 0, &fd, 1);
+        if (rc == 0) {
+            return;
+        }
+        ff_uffds_untake(relay);
         why = g_strerror(-rc);
-    }
-    if (rc == 0) {
-        close(fd);
-        return;
-    }
-    if (fd >= 0) {
-        ff_uffds_give(relay, name, fd);
     }
     ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, why, strlen(why), NULL, 0);
 }
 
 static void give_uffd(FfRelay *relay, const char *name, int *fds, unsigned n_fds)
 {
-    if (n_fds == 1) {
-        ff_uffds_give(relay, name, fds[0]);
-        fds[0] = -1;
-    }
+    ff_uffds_give(relay, name, n_fds ? g_steal_fd(&fds[0]) : -1);
 }
 
 static void inject(FfRelay *relay, const FfLinkHeader *header, GBytes *command)
@@ -132,6 +126,9 @@ static void idle(FfRelay *relay)
         let_go(relay);
         ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
+        if (ff_state_is_marked(relay->state, FF_MARK_PROTECTED)) {
+            want(relay, g_get_monotonic_time()); /* it has left what must not stay */
+        }
     }
 }
 
@@ -291,7 +288,8 @@ static bool gives_back(const FfRelay *relay)
 static bool at_stake(const FfRelay *relay)
 {
     return ff_state_is_under_way(relay->state) || relay->engine->incoming_seq ||
-           must_listen(relay) || gives_back(relay);
+           must_listen(relay) || gives_back(relay) ||
+           ff_state_is_marked(relay->state, FF_MARK_PROTECTED);
 }
 
 /* Nobody listens for -incoming URI, and nothing is at stake that only an engine can see to. */

@@ -38,7 +38,8 @@ typedef struct {
     int pagemap, maps, mem;
     int uffds[FF_KINDS];        /* -1: none */
     char *uffd_error[FF_KINDS]; /* why not, one line with the fix; NULL */
-    bool uffd_lent;             /* the engine has FF_KIND_PROTECT's */
+    bool uffd_lent;             /* the engine has FF_KIND_PROTECT's as well */
+    guint uffd_timer;           /* it is closed then, as an engine died with it; 0: no */
     int hook;                   /* what arms the hook for discards; -1: none */
     FfDiscards *discards;       /* the same, mapped; NULL: none */
     char *hook_error;           /* why there is none; NULL */

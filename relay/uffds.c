@@ -16,6 +16,14 @@ static void close_fd(int *fd)
     }
 }
 
+static void stop_timer(FfGuest *guest)
+{
+    if (guest->uffd_timer) {
+        g_source_remove(guest->uffd_timer);
+        guest->uffd_timer = 0;
+    }
+}
+
 void ff_uffds_init(FfGuest *guest)
 {
     for (unsigned i = 0; i < FF_KINDS; i++) {
@@ -113,54 +121,97 @@ void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
         set_error(relay, i, hello->error[i]);
     }
     guest->uffd_lent = false;
+    stop_timer(guest);
+    ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* this one was never used */
     note(relay->state, hello);
 }
 
-/* ---- the one that has one holder --------------------------------------------------------------
+/* ---- the one that is lent ---------------------------------------------------------------------
  */
 
 int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
 {
     FfGuest *guest = &relay->guest;
     int fd = guest->uffds[FF_KIND_PROTECT];
+    const char *error = guest->uffd_error[FF_KIND_PROTECT];
 
     *why = NULL;
     if (strcmp(name, names[FF_KIND_PROTECT]) != 0) {
         *why = "the engine has all other userfaultfds from its start on";
         return -1;
     }
-    if (fd < 0) {
-        const char *error = guest->uffd_error[FF_KIND_PROTECT];
-
+    if (guest->uffd_lent || fd < 0) {
         *why = guest->uffd_lent ? "the userfaultfd for live snapshots is the engine's already"
                : error          ? error
                : guest->refusal ? guest->refusal
                                 : "QEMU has not handed over its userfaultfds yet";
         return -1;
     }
-    guest->uffds[FF_KIND_PROTECT] = -1;
     guest->uffd_lent = true;
     return fd;
+}
+
+void ff_uffds_untake(FfRelay *relay)
+{
+    relay->guest.uffd_lent = false;
+}
+
+/* Who waits in it goes on, if no engine has it. */
+static void lose(FfRelay *relay)
+{
+    close_fd(&relay->guest.uffds[FF_KIND_PROTECT]);
+    set_error(relay, FF_KIND_PROTECT, FF_AGENT_ELOST);
+    ff_relay_log(relay, "%s", relay->guest.uffd_error[FF_KIND_PROTECT]);
+    if (!relay->guest.uffd_lent) {
+        ff_state_unmark(relay->state, FF_MARK_PROTECTED);
+    }
 }
 
 void ff_uffds_give(FfRelay *relay, const char *name, int fd)
 {
     FfGuest *guest = &relay->guest;
+    int *own = &guest->uffds[FF_KIND_PROTECT];
 
     if (strcmp(name, names[FF_KIND_PROTECT]) != 0 || !guest->uffd_lent) {
         ff_relay_log(relay, "the engine gives back a userfaultfd that it has not taken");
         close_fd(&fd);
         return;
     }
+    stop_timer(guest);
     guest->uffd_lent = false;
-    guest->uffds[FF_KIND_PROTECT] = fd;
+    if (fd < 0) {
+        lose(relay);
+    } else if (*own < 0) { /* given up here, but the engine has come to its end with it */
+        *own = fd;
+        set_error(relay, FF_KIND_PROTECT, 0);
+    } else {
+        close_fd(&fd);
+    }
+}
+
+static gboolean overdue(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->guest.uffd_timer = 0;
+    lose(relay);
+    return G_SOURCE_REMOVE;
 }
 
 void ff_uffds_engine_ended(FfRelay *relay)
 {
-    if (relay->guest.uffd_lent) {
-        relay->guest.uffd_lent = false;
-        set_error(relay, FF_KIND_PROTECT, FF_AGENT_ELOST);
-        ff_relay_log(relay, "%s", relay->guest.uffd_error[FF_KIND_PROTECT]);
+    FfGuest *guest = &relay->guest;
+
+    if (!guest->uffd_lent) {
+        return;
+    }
+    guest->uffd_lent = false;
+    if (guest->uffds[FF_KIND_PROTECT] < 0) {
+        ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* its copy was the last one */
+        return;
+    }
+    ff_state_mark(relay->state, FF_MARK_PROTECTED); /* it may have died before it had done so */
+    if (!guest->uffd_timer) {
+        guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
     }
 }

@@ -62,10 +62,12 @@ typedef enum {
     FF_LINK_SYNC,    /* the relay answers SYNCED when what was sent before is in the clients'
                         sockets (or waits for a client that reads nothing) */
     FF_LINK_PONG,    /* answer to PING */
-    FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY and has none any more: it
-                          ends with whoever holds it. Asked only of a relay whose INIT has
+    FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY, and lends it to nobody
+                          else until it comes back. Asked only of a relay whose INIT has
                           "protect-error" */
-    FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more */
+    FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more.
+                          Without it: the engine has closed it, but something may be registered; the
+                          relay closes it as well, and who waits goes on */
 } FfLinkType;
 
 enum {

@@ -145,6 +145,13 @@ enum {
  * which QEMU has a copy. No object of QEMU's can have such an id. */
 #define FF_TLS_KEPT_NAME "farfault:tls"
 #define FF_TLS_KEPT_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
+/* FfStateHeader.marks: what a next engine has to undo, whatever the phase is. */
+enum {
+    /* Guest memory may be protected against writes by the userfaultfd that the relay lends
+     * (FF_LINK_TAKE_UFFD): whoever writes to it waits. Set by the engine when it takes it, before
+     * anything is registered; cleared when nothing is any more, before it goes back. */
+    FF_MARK_PROTECTED = 1 << 0,
+};
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
 #define FF_PEER_TIMEOUT 30
 /* x-farfault-compress: whether bulk runs are compressed. */
@@ -171,5 +178,20 @@ int ff_state_create(FfPolicy policy);
 FfStateHeader *ff_state_map(int fd, GError **error);
 /* A migration is under way, or what one has done to QEMU is not undone yet. */
 bool ff_state_is_under_way(const FfStateHeader *state);
+
+/* MARK: of FF_MARK_*. Observers: the relay when this engine has died, and the next engine. Any
+ * thread. */
+static inline void ff_state_mark(FfStateHeader *state, unsigned mark)
+{
+    __atomic_or_fetch(&state->marks, (uint16_t)mark, __ATOMIC_ACQ_REL);
+}
+static inline void ff_state_unmark(FfStateHeader *state, unsigned mark)
+{
+    __atomic_and_fetch(&state->marks, (uint16_t)~mark, __ATOMIC_ACQ_REL);
+}
+static inline bool ff_state_is_marked(const FfStateHeader *state, unsigned mark)
+{
+    return __atomic_load_n(&state->marks, __ATOMIC_ACQUIRE) & mark;
+}
 
 #endif

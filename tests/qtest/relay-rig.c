@@ -280,6 +280,7 @@ Rig *rig_new(const RigConfig *config)
         fds[3 + RIG_MONITORS + i] =
             i == 0 && config->kind != RIG_LISTEN ? peer(rig, config->kind) : listener(rig, name, 0);
     }
+    rig->protect = config->protect;
     make_hook(rig, config->old_agent);
     if (!config->quiet_agent) {
         rig_send_hello(rig, config->uffd_errno, rig->qemu);
@@ -308,7 +309,10 @@ void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
     size_t length = old ? offsetof(FfAgentHello, hook_error) : sizeof(hello);
 
     for (unsigned i = 1; i < n_fds; i++) {
-        fds[i] = memfd_create("not-what-it-says", MFD_CLOEXEC);
+        bool given = rig->protect && i == FF_AGENT_FD_UFFDS + FF_KIND_PROTECT;
+
+        fds[i] = given ? fcntl(rig->protect, F_DUPFD_CLOEXEC, 0)
+                       : memfd_create("not-what-it-says", MFD_CLOEXEC);
     }
     if (!old) {
         fds[n_fds++] = fcntl(rig->hook, F_DUPFD_CLOEXEC, 0);

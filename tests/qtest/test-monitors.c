@@ -10,12 +10,15 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sandbox/sandbox.h"
 #include "tests/lib/vm.h"
 #include "tests/qtest/relay-rig.h"
 #include "agent/agent.h"
+#include "relay/uffds.h"
+#include "uffd/uffd.h"
 
 /* --- passing through --- */
 
@@ -876,36 +879,201 @@ static unsigned held_by_relay(Rig *rig, int fd)
     return n;
 }
 
-/* The userfaultfd for synchronous write protection has one holder: it moves to the engine, and
- * back. With an engine that ends it is lost. */
+static void give_uffd(Rig *rig, const RigFrame *taken)
+{
+    ff_link_send(rig->link, FF_LINK_GIVE_UFFD, 0, 0, "protect", strlen("protect"),
+                 taken ? taken->fds : NULL, taken ? 1 : 0);
+}
+
+static RigFrame *begin_engine(Rig *rig, Stream *client)
+{
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    return rig_frame(rig, FF_LINK_COMMAND);
+}
+
+/* The userfaultfd for synchronous write protection is lent: to one engine, which gives it back, or
+ * says that it could not. */
 static void test_protect(void)
 {
     g_autoptr(Rig) rig = rig_new(NULL);
     g_autoptr(Stream) client = rig_client(rig, 0, true, false);
-    g_autoptr(RigFrame) command = NULL, taken = NULL, again = NULL, second = NULL;
+    g_autoptr(RigFrame) command = begin_engine(rig, client), taken = NULL, again = NULL;
 
-    rig_send(client, "{'execute':'migrate'}");
-    rig_engine_start(rig);
     g_assert_nonnull(strstr(rig->init, "\"protect-error\":null"));
     g_assert_null(strstr(rig->init, "uffd:protect"));
-    command = rig_frame(rig, FF_LINK_COMMAND);
     expect_no_uffd(rig, "missing", "from its start on");
     taken = take_uffd(rig, "protect");
     g_assert_cmpuint(taken->header.n_fds, ==, 1);
     expect_no_uffd(rig, "protect", "the engine's already");
-    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 0);
-    ff_link_send(rig->link, FF_LINK_GIVE_UFFD, 0, 0, "protect", strlen("protect"), taken->fds, 1);
+    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 1);
+    give_uffd(rig, taken);
     again = take_uffd(rig, "protect");
     g_assert_cmpuint(again->header.n_fds, ==, 1);
+    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 1);
     g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, 0);
-    rig_engine_crash(rig);
-    rig_expect(client, "it has been restarted");
-    rig_send(client, "{'execute':'migrate'}");
-    rig_engine_start(rig);
-    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
-    g_assert_nonnull(strstr(rig->init, "\"protect-error\":\"no live snapshots: "));
-    second = rig_frame(rig, FF_LINK_COMMAND);
+    give_uffd(rig, NULL);
     expect_no_uffd(rig, "protect", "they need the guest to be started again");
+    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 0);
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
+}
+
+/* ---- an engine dies while somebody waits ---- */
+
+typedef struct {
+    int uffd;
+    char *map;
+    gint done; /* atomic; observer: the test */
+    GThread *writer;
+} Guest;
+
+#define GUEST_BYTES (1 << 20)
+
+static gpointer write_one(gpointer opaque)
+{
+    Guest *g = opaque;
+
+    __atomic_store_n(g->map + 4711, 2, __ATOMIC_RELAXED); /* observer: the test, joined */
+    g_atomic_int_set(&g->done, 1);
+    return NULL;
+}
+
+static bool guest_new(Guest *g)
+{
+    int fd = memfd_create("ram", MFD_CLOEXEC);
+
+    *g = (Guest){.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)};
+    if (g->uffd < 0 || ff_uffd_init(g->uffd, FF_UFFD_PROTECTION, NULL) < 0) {
+        g_test_skip(g->uffd < 0 ? "no permission for userfaultfd" : "the kernel is too old");
+        return false;
+    }
+    g_assert_cmpint(ftruncate(fd, GUEST_BYTES), ==, 0);
+    g->map = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    g_assert_true(g->map != MAP_FAILED);
+    close(fd);
+    return true;
+}
+
+/* An engine has taken the userfaultfd, protects, has read that somebody waits, and is killed. The
+ * relay's copy is the only one then. */
+static void die_protecting(Rig *rig, Stream *client, Guest *g)
+{
+    g_autoptr(RigFrame) command = begin_engine(rig, client), taken = take_uffd(rig, "protect");
+    struct uffd_msg msg;
+
+    close(g->uffd);
+    int uffd = taken->fds[0];
+    ff_state_mark(rig->state, FF_MARK_PROTECTED);
+    g_assert_cmpint(ff_uffd_register_wp(uffd, (uintptr_t)g->map, GUEST_BYTES), ==, 0);
+    g_assert_cmpint(ff_uffd_protect(uffd, (uintptr_t)g->map, GUEST_BYTES), ==, 0);
+    g->writer = g_thread_new("writer", write_one, g);
+    g_assert_true(test_wait_readable(uffd, test_deadline(TEST_TIMEOUT)));
+    g_assert_cmpint(ff_uffd_read(uffd, &msg, 1), ==, 1);
+    close(uffd);
+    taken->fds[0] = -1;
+    rig_engine_crash(rig);
+}
+
+static void guest_end(Guest *g)
+{
+    g_thread_join(g->writer);
+    g_assert_cmpint(g->map[4711], ==, 2);
+    memset(g->map, 3, GUEST_BYTES); /* nothing is protected any more */
+    munmap(g->map, GUEST_BYTES);
+}
+
+/* The next engine is there at once, lifts, and gives back: the guest can have its next snapshot. */
+static void test_protect_lifted(void)
+{
+    Guest g;
+
+    if (!guest_new(&g)) {
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.protect = g.uffd});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    die_protecting(rig, client, &g);
+    rig_engine_start(rig); /* without a command */
+    g_assert_true(ff_state_is_marked(rig->state, FF_MARK_PROTECTED));
+    g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
+    g_assert_cmpuint(taken->header.n_fds, ==, 1);
+    g_assert_cmpint(g_atomic_int_get(&g.done), ==, 0);
+    g_assert_cmpint(ff_uffd_unregister(taken->fds[0], (uintptr_t)g.map, GUEST_BYTES), ==, 0);
+    ff_state_unmark(rig->state, FF_MARK_PROTECTED);
+    give_uffd(rig, taken);
+    guest_end(&g);
+    g_usleep((FF_UFFDS_LIFT_MS + 200) * 1000); /* that it is not closed all the same */
+    g_autoptr(RigFrame) again = take_uffd(rig, "protect");
+    g_assert_cmpuint(again->header.n_fds, ==, 1);
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, 0);
+    give_uffd(rig, again);
+}
+
+/* Nobody lifts, or somebody begins to and dies as well: it is over a second after the first death,
+ * and not before. */
+static void test_protect_overdue(gconstpointer data)
+{
+    bool begins = data;
+    Guest g;
+
+    if (!guest_new(&g)) {
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.protect = g.uffd});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    int64_t before = g_get_monotonic_time();
+    die_protecting(rig, client, &g);
+    int64_t died = g_get_monotonic_time();
+    rig_engine_start(rig);
+    if (begins) {
+        g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
+        rig_engine_crash(rig);
+        rig_engine_start(rig);
+    }
+    g_thread_join(g.writer);
+    int64_t now = g_get_monotonic_time();
+    g_test_message("waited %d ms", (int)((now - died) / 1000));
+    g_assert_cmpint(now - before, >=, FF_UFFDS_LIFT_MS * 1000);
+    g_assert_cmpint(now - died, <, 3 * FF_UFFDS_LIFT_MS * 1000);
+    memset(g.map, 3, GUEST_BYTES);
+    munmap(g.map, GUEST_BYTES);
+    expect_no_uffd(rig, "protect", "they need the guest to be started again");
+    g_assert_false(ff_state_is_marked(rig->state, FF_MARK_PROTECTED));
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
+}
+
+/* One that is still at it a second later goes on: what it gives back is of use. */
+static void test_protect_late(void)
+{
+    Guest g;
+
+    if (!guest_new(&g)) {
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.protect = g.uffd});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    die_protecting(rig, client, &g);
+    rig_engine_start(rig);
+    g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
+    rig_expect(client, "it has been restarted");
+    /* Each answer is a turn of the relay's main loop. */
+    while (__atomic_load_n(&rig->state->kind_error[FF_KIND_PROTECT], __ATOMIC_RELAXED) == 0) {
+        rig_send(client, "{'execute':'query-name','id':'known'}");
+        rig_expect(client, "known");
+    }
+    g_assert_cmpuint(held_by_relay(rig, taken->fds[0]), ==, 0);
+    g_assert_cmpint(g_atomic_int_get(&g.done), ==, 0);
+    g_assert_cmpint(ff_uffd_unregister(taken->fds[0], (uintptr_t)g.map, GUEST_BYTES), ==, 0);
+    ff_state_unmark(rig->state, FF_MARK_PROTECTED);
+    give_uffd(rig, taken);
+    guest_end(&g);
+    g_autoptr(RigFrame) again = take_uffd(rig, "protect");
+    g_assert_cmpuint(again->header.n_fds, ==, 1);
+    g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, 0);
+    give_uffd(rig, again);
 }
 
 /* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
@@ -1144,6 +1312,10 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/kill-request", test_kill_request);
     g_test_add_func("/relay/agent", test_agent);
     g_test_add_func("/relay/protect", test_protect);
+    g_test_add_func("/relay/protect-lifted", test_protect_lifted);
+    g_test_add_data_func("/relay/protect-overdue/nobody", NULL, test_protect_overdue);
+    g_test_add_data_func("/relay/protect-overdue/one-that-dies", "yes", test_protect_overdue);
+    g_test_add_func("/relay/protect-late", test_protect_late);
     g_test_add_func("/relay/hook", test_hook);
     g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);

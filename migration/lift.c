@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Takes guest memory out of the userfaultfd for synchronous write protection (see lift.h).
+ *
+ * UNREGISTER wakes no writer at a protected page, so each is followed by a wake
+ * (ff_uffd_unregister() does it). Who the dead engine had read of is in nobody's queue: all are
+ * woken first, fault once more, and are told of anew. No locks.
+ */
+#include "migration/lift.h"
+
+#include <string.h>
+
+#include "migration/control.h"
+#include "uffd/regions.h"
+#include "uffd/uffd.h"
+
+#define PIECE (16ull << 20)
+#define MESSAGES 64
+
+typedef struct {
+    int uffd;
+    const FfLiftBlock *blocks;
+    const FfRegion *regions;
+    unsigned n_regions;
+} Lift;
+
+static const FfRegion *region_of(const Lift *l, uint64_t addr)
+{
+    for (unsigned i = 0; i < l->n_regions; i++) {
+        if (addr - l->regions[i].addr < l->regions[i].len) {
+            return &l->regions[i];
+        }
+    }
+    return NULL;
+}
+
+/* One page, for whoever waits there. An error is none: its piece is still to come. */
+static void let_go(const Lift *l, uint64_t addr)
+{
+    const FfRegion *r = region_of(l, addr);
+
+    if (r) {
+        uint64_t size = l->blocks[r->file].page_size, page = addr & ~(size - 1);
+
+        if (ff_uffd_try_protect(l->uffd, page, size, false) < 0) {
+            ff_uffd_wake(l->uffd, page, size);
+        }
+    }
+}
+
+static void serve(const Lift *l)
+{
+    struct uffd_msg msgs[MESSAGES];
+    int n;
+
+    while ((n = ff_uffd_read(l->uffd, msgs, MESSAGES)) > 0) {
+        for (int i = 0; i < n; i++) {
+            if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
+                let_go(l, msgs[i].arg.pagefault.address);
+            }
+        }
+    }
+}
+
+static int lift_region(const Lift *l, const FfRegion *r)
+{
+    uint64_t piece = MAX(PIECE, l->blocks[r->file].page_size);
+    int rc = 0;
+
+    for (uint64_t at = 0; at < r->len; at += piece) {
+        uint64_t len = MIN(piece, r->len - at);
+        int one = ff_uffd_unregister(l->uffd, r->addr + at, len);
+
+        if (one < 0) {
+            ff_uffd_wake(l->uffd, r->addr + at, len);
+            rc = one;
+        }
+        serve(l);
+    }
+    return rc;
+}
+
+bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
+                        GError **error)
+{
+    g_autofree int *fds = g_new0(int, n + 1);
+    g_autofree uint64_t *sizes = g_new0(uint64_t, n + 1);
+    int rc = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        fds[i] = blocks[i].memfd;
+        sizes[i] = blocks[i].size;
+    }
+    g_autoptr(FfRegions) regions = ff_regions_new(maps_fd, fds, sizes, n, error);
+    if (!regions) {
+        return false;
+    }
+    Lift l = {.uffd = uffd, .blocks = blocks};
+    l.regions = ff_regions_all(regions, &l.n_regions);
+    for (unsigned i = 0; i < l.n_regions; i++) {
+        ff_uffd_wake(uffd, l.regions[i].addr, l.regions[i].len);
+    }
+    serve(&l);
+    for (unsigned i = 0; i < l.n_regions; i++) {
+        int one = lift_region(&l, &l.regions[i]);
+        rc = rc < 0 ? rc : one;
+    }
+    if (rc < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "guest memory stays in a userfaultfd: %s",
+                    g_strerror(-rc));
+    }
+    return rc == 0;
+}
