@@ -78,6 +78,8 @@ static void set_file(FfUri *target, const char *path, uint64_t offset)
         target->kind = FF_URI_FILE;
         target->path = g_strdup(path);
         target->offset = offset;
+        target->uri = offset ? g_strdup_printf("file:%s,offset=%" G_GUINT64_FORMAT, path, offset)
+                             : g_strdup_printf("file:%s", path);
     }
 }
 
@@ -100,7 +102,6 @@ static void parse_file(FfUri *target, const char *text)
         offset <<= 10 * (suffix - suffixes);
     }
     set_file(target, path, offset);
-    target->uri = g_strdup_printf("file:%s", text);
 }
 
 void ff_uri_parse(FfUri *target, const char *uri)
@@ -129,7 +130,6 @@ static void from_address(FfUri *target, JsonObject *addr)
     if (!g_strcmp0(ff_json_string(addr, "transport"), "file")) {
         const char *name = ff_json_string(addr, "filename");
         set_file(target, name, json_object_get_int_member_with_default(addr, "offset", 0));
-        target->uri = g_strdup_printf("file:%s,offset=%" G_GUINT64_FORMAT, name, target->offset);
         return;
     }
     if (g_strcmp0(ff_json_string(addr, "transport"), "socket") || !type) {

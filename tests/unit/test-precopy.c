@@ -605,24 +605,27 @@ static void test_left_out(gconstpointer point)
     g_autofree char *faults = g_strdup_printf("%s;%s;%s", dir, (char *)point, (char *)point);
     g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_FAULTS", faults, TRUE);
     char *argv[] = {"/proc/self/exe", "-p", "/precopy/late/left-out", NULL};
-    int status;
+    bool seen = false;
 
     if (g_getenv("FARFAULT_FAULTS")) {
         test_late(point);
         rmdir(dir);
         return;
     }
-    g_autofree char *out = NULL;
-    g_spawn_sync(NULL, argv, env, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, &status, NULL);
-    g_test_message("%s", out); /* a TAP of its own */
-    g_assert_true(g_spawn_check_wait_status(status, NULL));
-    for (unsigned i = 0; i < 2; i++) {
-        g_autofree char *path = g_strdup_printf("%s/fault-%u", dir, i);
-        bool happened = unlink(path) == 0;
-        if (side_possible()) {
-            g_assert_true(happened);
+    /* On a machine that is busy enough the late pages are not late. */
+    for (unsigned tries = 0; tries < 5 && !seen; tries++) {
+        g_autofree char *out = NULL;
+        int status;
+        g_spawn_sync(NULL, argv, env, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, &status, NULL);
+        g_test_message("%s", out); /* a TAP of its own */
+        seen = g_spawn_check_wait_status(status, NULL);
+        for (unsigned i = 0; i < 2; i++) {
+            g_autofree char *path = g_strdup_printf("%s/fault-%u", dir, i);
+            bool happened = unlink(path) == 0;
+            g_assert_true(happened || !side_possible());
         }
     }
+    g_assert_true(seen);
     rmdir(dir);
 #else
     g_test_skip("built without -Dfaults=true");

@@ -178,7 +178,10 @@ static const struct {
     {"{'uri':'unix:'}", FF_URI_OTHER, NULL},
     {"{'uri':'fd:migrate'}", FF_URI_FD, "fd:migrate"},
     {"{'uri':'exec:cat'}", FF_URI_OTHER, NULL},
-    {"{'uri':'file:/x'}", FF_URI_OTHER, NULL},
+    {"{'uri':'file:/x'}", FF_URI_FILE, "file:/x"},
+    {"{'uri':'file:/x,offset=1K'}", FF_URI_FILE, "file:/x,offset=1024"},
+    {"{'uri':'file:/x,offset=1x'}", FF_URI_OTHER, NULL},
+    {"{'uri':'file:/dev/fdset/1,offset=4096'}", FF_URI_OTHER, NULL},
     {"{'uri':'a','channels':[]}", FF_URI_OTHER, NULL},
     {"{'channels':[]}", FF_URI_OTHER, NULL},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
