@@ -24,8 +24,8 @@
  *           hold                this thread waits until somebody opens DIR/hold, a FIFO, for
  *                               writing; each time
  *
- * Each other one happens once in all: the file DIR/fault-I (I counts from 0) is made right before, so an
- * engine that is started again goes on unharmed, and a test sees that the point was reached.
+ * Each other one happens once in all: the file DIR/fault-I (I counts from 0) is made right before,
+ * so an engine that is started again goes on unharmed, and a test sees that the point was reached.
  *
  * Any thread; no lock.
  */
