@@ -328,15 +328,17 @@ static bool take(FfSnapshot *s, GError **error)
     FF_FAULT_AT("armed");
     end_reader(s);
     FF_FAULT_AT("saved");
-    if (!vmm->state.wait_saved(&vmm->state, 0, error)) {
-        return false;
-    }
-    s->saving = false;
-    ff_count(s->stats->device_bytes, s->state->len);
+    /* QEMU closes its end when it has left finish-migrate: the guest need not wait for the question
+     * how that went. */
     if (!goes_on(s, error) || !release_guest(s, error)) {
         return false;
     }
     FF_FAULT_AT("running");
+    s->saving = false;
+    ff_count(s->stats->device_bytes, s->state->len);
+    if (!vmm->state.wait_saved(&vmm->state, 0, error)) {
+        return false;
+    }
     ff_journal_resumed(s->cfg->state);
     return undo(s, error);
 }
