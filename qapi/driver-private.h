@@ -73,9 +73,11 @@ typedef struct {
     char *path; /* NULL: the client's file, which the call has */
     uint64_t offset, buffer;
     bool mapped;
-    bool own;      /* asked for by x-farfault-snapshot: QEMU takes none in its place */
-    int fd;        /* the client's file, while call->fd is for the userfaultfd; -1 */
-    char *refusal; /* call->native; NULL */
+    bool has_bandwidth; /* else the parameter's */
+    uint64_t bandwidth; /* bytes per second; 0: no limit */
+    bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
+    int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
+    char *refusal;      /* call->native; NULL */
 } FfSnapshotRequest;
 
 /* One command of a client, from its arrival to its answer. */

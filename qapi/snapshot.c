@@ -95,6 +95,9 @@ static void start(FfCall *call)
     g_free(d->uri);
     d->uri = g_strdup(call->target.uri);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
+    if (r->has_bandwidth) {
+        d->max_bandwidth = r->bandwidth; /* every start takes the parameters again */
+    }
     ff_driver_report_anew(d, FF_STATUS_NONE);
     if (!ff_driver_start(d, &config, call->capabilities, &snapshot_ops, &error)) {
         give_back(d, true);
@@ -240,6 +243,8 @@ void ff_handle_snapshot(FfCall *call)
     r->mapped = g_strcmp0(ff_json_string(call->args, "format"), "stream") != 0;
     r->offset = json_object_get_int_member_with_default(call->args, "offset", 0);
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
+    r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
+    r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
     if (d->migration || d->incoming) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (!file == !name) {
