@@ -8,6 +8,7 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/report.h"
+#include "cli/restore.h"
 #include "snapshot/survey.h"
 
 #include <inttypes.h>
@@ -31,51 +32,17 @@ static bool is_shared(const FfSaved *s, const FfSurvey *v, guint i)
             v->blocks[i].absent == b->size / FF_SAVED_PAGE);
 }
 
-/* ",offset=N", or nothing (g_free). */
-static char *offset_words(const FfSaved *s)
-{
-    return s->offset ? g_strdup_printf(",offset=%" PRIu64, s->offset) : g_strdup("");
-}
-
-/* How stock QEMU restores the file: lines, in order of preference (g_strfreev). */
+/* How stock QEMU restores the file (g_strfreev). */
 static char **restore_lines(const FfSaved *s, const FfSurvey *v)
 {
-    g_autoptr(GStrvBuilder) lines = g_strv_builder_new();
-    g_autofree char *offset = offset_words(s);
-    g_autofree char *file = g_shell_quote(ff_input_path(s->in));
-    bool shared = ff_saved_has_capability(s, "x-ignore-shared");
-    g_autofree char *line = NULL;
-
     if (!v->complete) {
-        return g_strv_builder_end(lines);
+        return g_new0(char *, 1);
     }
-    if (ff_input_is_compressed(s->in)) {
-        line =
-            s->form == FF_SAVED_MAPPED
-                ? g_strdup_printf("after farfault convert --to mapped-ram %s NEW, or zstd -d", file)
-                : g_strdup_printf("-incoming \"exec:zstd -dc %s\"", file);
-    } else if (s->form == FF_SAVED_MAPPED) {
-        line = g_strdup_printf("-incoming defer; migrate_set_capability mapped-ram on; %s"
-                               "migrate_incoming file:%s%s",
-                               shared ? "migrate_set_capability x-ignore-shared on; " : "",
-                               ff_input_path(s->in), offset);
-    } else if (shared) {
-        line = g_strdup_printf("-incoming defer; migrate_set_capability x-ignore-shared on; "
-                               "migrate_incoming \"exec:cat %s\"",
-                               file);
-    } else if (s->offset) {
-        line = g_strdup_printf("-incoming \"exec:tail -c +%" PRIu64 " %s\"", s->offset + 1, file);
-    } else {
-        line = g_strdup_printf("-incoming \"exec:cat %s\"", file);
-    }
-    g_strv_builder_add(lines, line);
-    if (s->form == FF_SAVED_STREAM && !shared && !ff_input_is_compressed(s->in)) {
-        g_autofree char *other = g_strdup_printf("-incoming file:%s%s (QEMU 8.2 or newer)",
-                                                 ff_input_path(s->in), offset);
-
-        g_strv_builder_add(lines, other);
-    }
-    return g_strv_builder_end(lines);
+    return ff_restore_lines(&(FfRestore){.path = ff_input_path(s->in),
+                                         .offset = s->offset,
+                                         .mapped = s->form == FF_SAVED_MAPPED,
+                                         .compressed = ff_input_is_compressed(s->in),
+                                         .shared = ff_saved_has_capability(s, "x-ignore-shared")});
 }
 
 /* ---- for people -------------------------------------------------------------------------------
