@@ -11,6 +11,8 @@ int ff_cli_migrate(int argc, char **argv);
 int ff_cli_status(int argc, char **argv);
 /* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
 int ff_cli_dump(int argc, char **argv);
+/* farfault snapshot QMP FILE */
+int ff_cli_snapshot(int argc, char **argv);
 /* farfault info FILE */
 int ff_cli_info(int argc, char **argv);
 /* farfault convert IN OUT */

@@ -105,6 +105,24 @@ static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, gint64 t
             count, 100.0 * count / total);
 }
 
+double ff_histogram_quantile(JsonObject *x_farfault, double share)
+{
+    JsonArray *list = ff_json_array(x_farfault, "latency-us");
+    guint n = list ? json_array_get_length(list) : 0;
+    gint64 low, count, total = 0, below = 0;
+
+    for (guint i = 0; i < n && bucket(list, i, &low, &count); i++) {
+        total += MAX(count, 0);
+    }
+    for (guint i = 0; total && i < n && bucket(list, i, &low, &count); i++) {
+        below += MAX(count, 0);
+        if ((double)below >= share * (double)total) {
+            return low ? 2.0 * (double)low : 2.0;
+        }
+    }
+    return 0;
+}
+
 bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
 {
     JsonArray *list = ff_json_array(x_farfault, "latency-us");

@@ -27,4 +27,8 @@ int ff_parse_size(const char *text, uint64_t *bytes);
  */
 bool ff_print_histogram(FILE *out, JsonObject *x_farfault);
 
+/* Of the same histogram: microseconds below which SHARE (0 to 1) of what it counts is, the upper
+ * edge of a bucket; 0 if there is none. */
+double ff_histogram_quantile(JsonObject *x_farfault, double share);
+
 #endif

@@ -60,6 +60,26 @@ const char ff_help_dump[] =
     "  --check        say whether the dumps of both sides together have every page\n"
     "  --help, -h     this text\n";
 
+const char ff_help_snapshot[] =
+    "Usage: farfault snapshot [OPTION]... QMP FILE\n"
+    "Write a running guest, its memory and its devices as they are at one instant, into a file "
+    "that\n"
+    "stock QEMU restores. The guest stands for a moment, and then runs while its old memory is\n"
+    "written. Disks are not in it. The guest has to run under farfault.\n"
+    "\n"
+    "QMP                    a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT (then the\n"
+    "                       guest's host makes the file, and FILE is an absolute path)\n"
+    "FILE                   a new file; it is there when it is complete\n"
+    "  --buffer N[KMGT]     room for memory that the guest overwrites before it is written\n"
+    "                       (default 64M); when it is full, the guest waits for the disk\n"
+    "  --format FORM        mapped-ram (QEMU 9.0 or newer; the default) or stream (any QEMU)\n"
+    "  --max-bandwidth N[KMGT]   limit, bytes per second; 0, the default: none\n"
+    "  --offset N[KMGT]     leave N bytes in front of it\n"
+    "  --quiet, -q          no progress\n"
+    "  --help, -h           this text\n"
+    "\n"
+    "Ctrl-C cancels. Exit status: 0 written, 1 not, and there is no FILE, 2 usage.\n";
+
 const char ff_help_info[] =
     "Usage: farfault info [OPTION]... FILE\n"
     "Say what is in the file of a saved guest (QEMU's migration to a file: an ordinary stream or\n"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The progress display of farfault migrate.
+ * The progress display of farfault migrate and farfault snapshot.
  *
  * The rate is taken from the bytes transferred between two looks and smoothed; the time left
  * from how fast "remaining" falls, because zero pages cost few bytes. While a guest writes faster
@@ -12,10 +12,13 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define SMOOTHING 0.3 /* weight of the newest look */
+#define SMOOTHING 0.3     /* weight of the newest look */
+#define BAR_COLUMNS 10    /* less than this is no bar */
+#define BUFFER_COLUMNS 30 /* of buffer_text() */
 
 struct FfProgress {
     bool quiet, terminal, shown;
@@ -107,6 +110,17 @@ static char *eta_text(const FfProgress *p)
     return g_strdup_printf(", ETA %s", left);
 }
 
+/* What a live snapshot holds of the guest's old memory; empty of other migrations. */
+static char *buffer_text(JsonObject *info)
+{
+    JsonObject *snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
+    g_autofree char *used = ff_format_bytes(ff_json_int(snapshot, "buffer-used", 0));
+
+    return snapshot ? g_strdup_printf(", buffer %s, %" G_GINT64_FORMAT " waits", used,
+                                      ff_json_int(snapshot, "waits", 0))
+                    : g_strdup("");
+}
+
 static int terminal_columns(void)
 {
     struct winsize size;
@@ -114,12 +128,37 @@ static int terminal_columns(void)
     return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
 }
 
+/* The bar; nothing if there is no room for it (g_free). */
+static char *bar_text(double done, int width)
+{
+    g_autofree char *full = g_strnfill((gsize)(MAX(width, 0) * done), '#');
+
+    return width < BAR_COLUMNS ? g_strdup("") : g_strdup_printf("[%-*s] ", width, full);
+}
+
+/* MORE: columns that FACTS need beyond what those of a migration do. They are worth more than the
+ * bar, and than their own last one. */
+static void show_line(FfProgress *p, const char *status, double done, const char *facts, int more)
+{
+    int columns = terminal_columns();
+    int width = MIN(columns - 62 - more, 50);
+    g_autofree char *bar = bar_text(done, more ? width : MAX(width, BAR_COLUMNS));
+    g_autofree char *line = g_strdup_printf("%-*s %s%s", *bar ? 15 : 0, status, bar, facts);
+
+    if (more && (int)strlen(line) >= columns && strrchr(line, ',')) {
+        *strrchr(line, ',') = 0;
+    }
+    fprintf(stderr, "\r\033[K%s", line);
+    fflush(stderr);
+    p->shown = true;
+}
+
 void ff_progress_update(FfProgress *p, JsonObject *info)
 {
     JsonObject *ram = ff_json_object(info, "ram");
     gint64 total = ff_json_int(ram, "total", 0);
     gint64 remaining = ff_json_int(ram, "remaining", 0);
-    g_autofree char *rate = NULL, *left = NULL, *eta = NULL, *facts = NULL;
+    g_autofree char *rate = NULL, *left = NULL, *eta = NULL, *buffer = NULL, *facts = NULL;
     const char *status = ff_json_string_or(info, "status", "");
     double done;
 
@@ -134,14 +173,10 @@ void ff_progress_update(FfProgress *p, JsonObject *info)
     rate = rate_text(p);
     left = ff_format_bytes(remaining);
     eta = eta_text(p);
-    facts = g_strdup_printf("%3.0f %%  %s%s remaining%s", 100 * done, rate, left, eta);
+    buffer = buffer_text(info);
+    facts = g_strdup_printf("%3.0f %%  %s%s remaining%s%s", 100 * done, rate, left, buffer, eta);
     if (p->terminal) {
-        int width = CLAMP(terminal_columns() - 62, 10, 50);
-        g_autofree char *full = g_strnfill((gsize)(width * done), '#');
-
-        fprintf(stderr, "\r\033[K%-15s [%-*s] %s", status, width, full, facts);
-        fflush(stderr);
-        p->shown = true;
+        show_line(p, status, done, facts, *buffer ? BUFFER_COLUMNS : 0);
     } else {
         fprintf(stderr, "%s: %s\n", status, g_strchug(facts));
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How far a migration is, shown while it runs: a bar on a terminal, plain lines elsewhere.
- * One thread.
+ * How far a migration or a live snapshot is, shown while it runs: a bar on a terminal, plain lines
+ * elsewhere. One thread.
  */
 #ifndef FF_CLI_PROGRESS_H
 #define FF_CLI_PROGRESS_H

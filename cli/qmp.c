@@ -166,6 +166,21 @@ JsonNode *ff_cli_qmp_call_patiently(FfCliQmp *qmp, const char *command, JsonObje
     return call_within(qmp, command, arguments, 0, error);
 }
 
+bool ff_cli_qmp_pass_fd(FfCliQmp *qmp, const char *name, int fd, GError **error)
+{
+    g_autoptr(JsonObject) arguments = json_object_new();
+    g_autoptr(JsonNode) result = NULL;
+    GError *local = NULL;
+
+    json_object_set_string_member(arguments, "fdname", name);
+    result = ff_qmp_call_sync(qmp->client, "getfd", arguments, &fd, 1, CALL_TIMEOUT * 1000, NULL,
+                              &local);
+    if (!result) {
+        explain(qmp, local, "getfd", error);
+    }
+    return result;
+}
+
 static char *version_text(FfQmpClient *client)
 {
     g_autofree char *text = ff_qmp_client_greeting(client);

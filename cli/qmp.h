@@ -45,6 +45,8 @@ JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *argume
 /* The same, and waits as long as it takes. */
 JsonNode *ff_cli_qmp_call_patiently(FfCliQmp *qmp, const char *command, JsonObject *arguments,
                                     GError **error);
+/* getfd NAME with FD (borrowed); of a unix socket alone. */
+bool ff_cli_qmp_pass_fd(FfCliQmp *qmp, const char *name, int fd, GError **error);
 /* LISTEN (NULL: nobody) gets the events from now on, and first those that were kept. */
 void ff_cli_qmp_listen(FfCliQmp *qmp, FfCliQmpListen *listen, void *opaque);
 

@@ -61,6 +61,24 @@ static void print_pages(FILE *out, JsonObject *x, bool source)
     }
 }
 
+/* Of a live snapshot. The histogram has those that did not wait. */
+static void print_writes(FILE *out, JsonObject *x)
+{
+    gint64 writes = ff_json_int(x, "requests", 0);
+    gint64 waits = ff_json_int(ff_json_object(x, "snapshot"), "waits", 0);
+    g_autofree char *half = ff_format_us(ff_histogram_quantile(x, 0.5));
+    g_autofree char *p99 = ff_format_us(ff_histogram_quantile(x, 0.99));
+
+    ff_report_row(out, "writes",
+                  "%" G_GINT64_FORMAT " to memory that was not saved yet, %" G_GINT64_FORMAT
+                  " of them waited for the disk",
+                  writes, waits);
+    if (writes > waits) {
+        ff_report_row(out, "", "the others took: half of them up to %s, 99 %% up to %s", half, p99);
+        ff_print_histogram(out, x);
+    }
+}
+
 void ff_report_latency(FILE *out, JsonObject *info)
 {
     JsonObject *x = ff_json_object(info, "x-farfault");
@@ -74,6 +92,10 @@ void ff_report_latency(FILE *out, JsonObject *info)
     if (!strcmp(ff_json_string_or(x, "engine", ""), "qemu")) {
         ff_report_row(out, "carried by", "QEMU: %s",
                       ff_json_string_or(x, "reason", "no reason given"));
+        return;
+    }
+    if (ff_json_object(x, "snapshot")) {
+        print_writes(out, x);
         return;
     }
     print_pages(out, x, source);

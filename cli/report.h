@@ -16,8 +16,8 @@ void ff_report_json(FILE *out, const FfMoveResult *result);
 /* The lines about one side's migration INFO (query-migrate) that both of the above and
  * farfault status share: bytes, pages by kind, requests. */
 void ff_report_ram(FILE *out, JsonObject *info);
-/* The lines about requests of the destination's INFO, with the histogram; nothing if INFO has
- * no "x-farfault". */
+/* The lines about requests of the destination's INFO, or a live snapshot's writes, with the
+ * histogram; nothing if INFO has no "x-farfault". */
 void ff_report_latency(FILE *out, JsonObject *info);
 /* One line: "  NAME         VALUE". */
 void ff_report_row(FILE *out, const char *name, const char *format, ...) G_GNUC_PRINTF(3, 4);

@@ -116,8 +116,11 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
         printf("migration: %s\n", migration_words(status));
         return;
     }
-    printf("migration %s (%s)%s%s\n", migration_words(status), status, why ? ": " : "",
-           why ? why : "");
+    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
+    const char *words =
+        snapshot && !strcmp(status, "active") ? "is being taken" : migration_words(status);
+    printf("%s %s (%s)%s%s\n", snapshot ? "live snapshot" : "migration", words, status,
+           why ? ": " : "", why ? why : "");
     print_times(info);
     print_remaining(info);
     ff_split_print(stdout, info);

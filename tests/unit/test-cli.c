@@ -7,6 +7,7 @@
 #include "qmp/json.h"
 #include "cli/move.h"
 #include "cli/qmp.h"
+#include "cli/restore.h"
 #include "cli/uri.h"
 
 #include <errno.h>
@@ -153,6 +154,62 @@ static void test_histogram(void)
     free(drawn("{}", false));
     free(drawn("{\"latency-us\": [[64,0]]}", false));
     free(drawn("{\"latency-us\": [7, [1]]}", false));
+}
+
+static void test_quantile(void)
+{
+    static const struct {
+        const char *x;
+        double share, expected;
+    } row[] = {
+        {"{\"latency-us\": [[0,50],[8,49],[64,1]]}", 0.5, 2},
+        {"{\"latency-us\": [[0,50],[8,49],[64,1]]}", 0.51, 16},
+        {"{\"latency-us\": [[0,50],[8,49],[64,1]]}", 0.99, 16},
+        {"{\"latency-us\": [[0,50],[8,49],[64,1]]}", 1, 128},
+        {"{\"latency-us\": [[64,0]]}", 0.5, 0},
+        {"{\"latency-us\": [7, [1]]}", 0.5, 0},
+        {"{}", 0.5, 0},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_autoptr(JsonNode) node = json_from_string(row[i].x, NULL);
+
+        g_assert_cmpfloat(ff_histogram_quantile(ff_json_node_object(node), row[i].share), ==,
+                          row[i].expected);
+    }
+}
+
+static void test_restore(void)
+{
+    static const struct {
+        FfRestore file;
+        const char *lines; /* separated by | */
+    } row[] = {
+        {{.path = "/a", .mapped = true},
+         "-incoming defer; migrate_set_capability mapped-ram on; migrate_incoming file:/a"},
+        {{.path = "/a", .mapped = true, .offset = 8192},
+         "-incoming defer; migrate_set_capability mapped-ram on; migrate_incoming "
+         "file:/a,offset=8192"},
+        {{.path = "/a b"}, "-incoming \"exec:cat '/a b'\"|-incoming file:/a b (QEMU 8.2 or newer)"},
+        {{.path = "/a", .offset = 99},
+         "-incoming \"exec:tail -c +100 '/a'\"|-incoming file:/a,offset=99 (QEMU 8.2 or newer)"},
+        {{.path = "/a", .shared = true},
+         "-incoming defer; migrate_set_capability x-ignore-shared on; migrate_incoming "
+         "\"exec:cat '/a'\""},
+        {{.path = "/a", .mapped = true, .shared = true},
+         "-incoming defer; migrate_set_capability mapped-ram on; migrate_set_capability "
+         "x-ignore-shared on; migrate_incoming file:/a"},
+        {{.path = "/a", .compressed = true}, "-incoming \"exec:zstd -dc '/a'\""},
+        {{.path = "/a", .mapped = true, .compressed = true},
+         "after farfault convert --to mapped-ram '/a' NEW, or zstd -d"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_auto(GStrv) lines = ff_restore_lines(&row[i].file);
+        g_autofree char *all = g_strjoinv("|", lines);
+
+        g_assert_cmpstr(all, ==, row[i].lines);
+    }
 }
 
 /* --- the QMP client ----------------------------------------------------------------------- */
@@ -438,6 +495,8 @@ int main(int argc, char **argv)
     g_test_add_func("/cli/uri/default", test_uri_default);
     g_test_add_func("/cli/uri/info", test_uri_info);
     g_test_add_func("/cli/histogram", test_histogram);
+    g_test_add_func("/cli/quantile", test_quantile);
+    g_test_add_func("/cli/restore", test_restore);
     g_test_add_func("/cli/qmp/talk", test_qmp);
     g_test_add_func("/cli/qmp/by-byte", test_qmp_by_byte);
     g_test_add_func("/cli/qmp/foreign", test_qmp_foreign);

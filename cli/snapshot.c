@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault snapshot: its options, and what it prints at the end. The course of the snapshot is in
+ * take.c. One thread.
+ */
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/report.h"
+#include "cli/restore.h"
+#include "cli/take.h"
+#include "qmp/json.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PAGE 4096
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+/* The command line as written. */
+typedef struct {
+    gboolean help, quiet;
+    char *buffer, *format, *bandwidth, *offset;
+    char **positional;
+} Line;
+
+static void line_clear(Line *line)
+{
+    g_free(line->buffer);
+    g_free(line->format);
+    g_free(line->bandwidth);
+    g_free(line->offset);
+    g_strfreev(line->positional);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
+
+static bool parse_line(Line *line, int argc, char **argv, GError **error)
+{
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
+        {"buffer", 0, 0, G_OPTION_ARG_STRING, &line->buffer, NULL, NULL},
+        {"format", 0, 0, G_OPTION_ARG_STRING, &line->format, NULL, NULL},
+        {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
+        {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset, NULL, NULL},
+        {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+
+    return ff_cli_options(entries, argc, argv, error);
+}
+
+static bool parse_size(const char *name, const char *text, uint64_t *value, GError **error)
+{
+    if (text && ff_parse_size(text, value) < 0) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "%s %s: give a number of bytes, as 4096, 64M or 1G", name, text);
+        return false;
+    }
+    return true;
+}
+
+static bool usage(GError **error, const char *text)
+{
+    g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
+    return false;
+}
+
+/* OPTIONS borrows from LINE. */
+static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
+{
+    uint64_t buffer = 0;
+
+    if (!line->positional || g_strv_length(line->positional) != 2) {
+        return usage(error, "give a QMP address and a file: farfault snapshot QMP FILE");
+    }
+    o->address = line->positional[0];
+    o->file = line->positional[1];
+    o->format = line->format ? line->format : "mapped-ram";
+    if (strcmp(o->format, "mapped-ram") != 0 && strcmp(o->format, "stream") != 0) {
+        return usage(error, "--format mapped-ram or --format stream");
+    }
+    if (!parse_size("--buffer", line->buffer, &buffer, error) ||
+        !parse_size("--max-bandwidth", line->bandwidth, &o->bandwidth, error) ||
+        !parse_size("--offset", line->offset, &o->offset, error)) {
+        return false;
+    }
+    if (!strcmp(o->format, "mapped-ram") && o->offset % PAGE) {
+        return usage(error, "--offset: give a multiple of 4096, or --format stream");
+    }
+    o->buffer = line->buffer ? (int64_t)buffer : -1;
+    return true;
+}
+
+/* ---- what it came to ---------------------------------------------------------------------------
+ */
+
+static void print_bytes(JsonObject *info)
+{
+    JsonObject *ram = ff_json_object(info, "ram");
+    g_autofree char *written = ff_format_bytes(ff_json_int(ram, "transferred", 0));
+    g_autofree char *memory = ff_format_bytes(ff_json_int(ram, "total", 0));
+
+    ff_report_row(stdout, "written", "%s for %s of memory", written, memory);
+}
+
+static void print_stood(const FfTakeResult *r, JsonObject *info)
+{
+    g_autofree char *seen = ff_format_us(r->stood_us);
+    g_autofree char *said = ff_format_duration(ff_json_int(info, "downtime", 0));
+
+    if (r->stood_us >= 0) {
+        ff_report_row(stdout, "guest stood", "%s", seen);
+    } else if (r->was_running) {
+        ff_report_row(stdout, "guest stood", "%s", said);
+    } else {
+        ff_report_row(stdout, "guest stood", "all the time: it was paused");
+    }
+}
+
+static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
+{
+    JsonObject *info = ff_json_node_object(r->info);
+    g_autofree char *total = ff_format_duration(ff_json_int(info, "total-time", 0));
+    g_auto(GStrv) restore = ff_restore_lines(&(FfRestore){
+        .path = r->path, .offset = o->offset, .mapped = !strcmp(o->format, "mapped-ram")});
+
+    printf("%s: complete\n", r->path);
+    ff_report_row(stdout, "total time", "%s", total);
+    print_stood(r, info);
+    print_bytes(info);
+    ff_report_latency(stdout, info);
+    ff_report_row(stdout, "restore", "%s", restore[0]);
+    ff_report_row(stdout, "then", "cont: it is restored paused");
+}
+
+static int take(const FfTakeOptions *o, bool quiet)
+{
+    g_autoptr(FfProgress) progress = ff_progress_new(quiet);
+    g_auto(FfTakeResult) result = {0};
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_take_run(o, progress, &result, &error)) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    print_result(o, &result);
+    return EXIT_OK;
+}
+
+int ff_cli_snapshot(int argc, char **argv)
+{
+    g_auto(Line) line = {0};
+    FfTakeOptions options = {0};
+    g_autoptr(GError) error = NULL;
+
+    if (!parse_line(&line, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault snapshot --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (line.help) {
+        fputs(ff_help_snapshot, stdout);
+        return EXIT_OK;
+    }
+    if (!interpret(&line, &options, &error)) {
+        fprintf(stderr, "farfault: %s (farfault snapshot --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    return take(&options, line.quiet);
+}

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The course of a live snapshot that is asked for from outside; see take.h.
+ *
+ * How it ends is learnt from MIGRATION events, for which the capability "events" is switched on and
+ * afterwards put back as it was. A timer refreshes the display. The file is ours until the engine
+ * has said "completed": whatever comes instead, it is closed without a name.
+ *
+ * One thread: the GLib main loop of the default context.
+ */
+#include "cli/take.h"
+#include "qmp/json.h"
+#include "snapshot/output.h"
+
+#include <glib-unix.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#define GIVEN "the client's file" /* what the engine calls a file that came with getfd */
+
+typedef enum { GOING, COMPLETED, FAILED, CANCELLED, LEFT } End;
+
+typedef struct {
+    const FfTakeOptions *o;
+    FfProgress *progress;
+    FfTakeResult *result;
+    FfCliQmp *qmp;
+    FfOutput *output;    /* NULL: the engine makes the file */
+    char *fdname;        /* what QEMU knows .output by; NULL */
+    bool events_set;     /* by us: to be put back */
+    bool begun;          /* the engine has said so, or its first event has come */
+    bool interrupted;    /* a signal came */
+    bool asking;         /* query-migrate for the display is under way */
+    gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
+    End end;
+    char *why;          /* of FAILED, one line; NULL: the engine knows */
+    GPtrArray *sources; /* GSource *, attached */
+} Take;
+
+void ff_take_result_clear(FfTakeResult *result)
+{
+    g_clear_pointer(&result->path, g_free);
+    g_clear_pointer(&result->info, json_node_unref);
+}
+
+static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static bool fail(GError **error, const char *format, ...)
+{
+    va_list args;
+    g_autofree char *text = NULL;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, text);
+    return false;
+}
+
+/* ---- before: nothing is changed but the capability "events" -----------------------------------
+ */
+
+static bool check_guest(Take *t, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(t->qmp, "query-status", NULL, error);
+    const char *state = ff_json_string_or(ff_json_node_object(node), "status", "unknown");
+
+    if (!node) {
+        return false;
+    }
+    if (!strcmp(state, "inmigrate")) {
+        return fail(error, "%s waits for an incoming migration: it has no guest to save yet",
+                    t->o->address);
+    }
+    t->result->was_running = !strcmp(state, "running");
+    return true;
+}
+
+static bool check_idle(Take *t, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, error);
+    const char *status = ff_json_string_or(ff_json_node_object(node), "status", "none");
+
+    if (!node) {
+        return false;
+    }
+    if (!g_strv_contains((const char *const[]){"none", "completed", "failed", "cancelled", NULL},
+                         status)) {
+        return fail(error,
+                    "%s: a migration or another snapshot is under way (%s): wait for its end, or "
+                    "cancel it (farfault status %s)",
+                    t->o->address, status, t->o->address);
+    }
+    return true;
+}
+
+static bool set_events(Take *t, bool on, GError **error)
+{
+    JsonObject *arguments = json_object_new(), *one = json_object_new();
+    JsonArray *list = json_array_new();
+
+    json_object_set_string_member(one, "capability", "events");
+    json_object_set_boolean_member(one, "state", on);
+    json_array_add_object_element(list, one);
+    json_object_set_array_member(arguments, "capabilities", list);
+
+    g_autoptr(JsonNode) result =
+        ff_cli_qmp_call(t->qmp, "migrate-set-capabilities", arguments, error);
+    return result;
+}
+
+static bool has_events(JsonNode *capabilities)
+{
+    JsonArray *list =
+        JSON_NODE_HOLDS_ARRAY(capabilities) ? json_node_get_array(capabilities) : NULL;
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *one = ff_json_node_object(json_array_get_element(list, i));
+
+        if (!strcmp(ff_json_string_or(one, "capability", ""), "events")) {
+            return ff_json_bool(one, "state");
+        }
+    }
+    return false;
+}
+
+static bool want_events(Take *t, GError **error)
+{
+    g_autoptr(JsonNode) list = ff_cli_qmp_call(t->qmp, "query-migrate-capabilities", NULL, error);
+
+    if (!list) {
+        return false;
+    }
+    t->events_set = !has_events(list);
+    return !t->events_set || set_events(t, true, error);
+}
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+/* LOCAL: why there is none. */
+static bool no_file(const Take *t, const GError *local, GError **error)
+{
+    const char *path = t->result->path;
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_EXISTS)) {
+        return fail(error,
+                    "%s is there already, and no file is replaced: give another name, or "
+                    "remove it",
+                    path);
+    }
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
+        g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY)) {
+        return fail(error, "%s: there is no folder %s: make it first", path, folder);
+    }
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
+        return fail(error,
+                    "%s: you may not make a file in %s: give another folder, or be a user who may",
+                    path, folder);
+    }
+    return fail(error, "%s", local->message);
+}
+
+static bool make_file(Take *t, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!ff_cli_qmp_host(t->qmp)) {
+        t->result->path = g_canonicalize_filename(t->o->file, NULL);
+        t->output = ff_output_new(t->result->path, &local);
+        return t->output || no_file(t, local, error);
+    }
+    if (!g_path_is_absolute(t->o->file)) {
+        return fail(error,
+                    "%s: give an absolute path: through a TCP monitor no file can be passed, so "
+                    "the guest's host makes it, with QEMU's rights",
+                    t->o->file);
+    }
+    t->result->path = g_strdup(t->o->file);
+    return true;
+}
+
+static bool pass_file(Take *t, GError **error)
+{
+    if (!t->output) {
+        return true;
+    }
+    g_autofree char *name = g_strdup_printf("farfault-snapshot-%d", (int)getpid());
+
+    if (!ff_cli_qmp_pass_fd(t->qmp, name, ff_output_fd(t->output), error)) {
+        return false;
+    }
+    t->fdname = g_steal_pointer(&name);
+    return true;
+}
+
+/* ---- how it ends -------------------------------------------------------------------------------
+ */
+
+static void over(Take *t, End end, char *why)
+{
+    if (t->end == GOING) {
+        t->end = end;
+        t->why = why;
+    } else {
+        g_free(why);
+    }
+}
+
+/* The file by its name, which the engine does not know (g_free). */
+static char *named(const Take *t, const char *message)
+{
+    return g_str_has_prefix(message, GIVEN)
+               ? g_strconcat(t->result->path, message + strlen(GIVEN), NULL)
+               : g_strdup(message);
+}
+
+static void learn(Take *t, const char *status)
+{
+    if (!strcmp(status, "setup")) {
+        t->begun = true;
+    } else if (!t->begun) {
+        return; /* of what was before */
+    }
+    if (!strcmp(status, "completed")) {
+        over(t, COMPLETED, NULL);
+    } else if (!strcmp(status, "failed")) {
+        over(t, FAILED, NULL);
+    } else if (!strcmp(status, "cancelled")) {
+        over(t, CANCELLED, NULL);
+    }
+}
+
+static gint64 event_time(JsonObject *event)
+{
+    JsonObject *stamp = ff_json_object(event, "timestamp");
+
+    return ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC +
+           ff_json_int(stamp, "microseconds", 0);
+}
+
+static void on_event(JsonObject *event, const GError *error, void *opaque)
+{
+    Take *t = opaque;
+    const char *name = ff_json_string_or(event, "event", "");
+
+    if (!event) {
+        over(t, FAILED, g_strdup(error->message));
+    } else if (!strcmp(name, "MIGRATION")) {
+        learn(t, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
+    } else if (t->begun && !strcmp(name, "STOP") && !t->stop) {
+        t->stop = event_time(event);
+    } else if (t->stop && !strcmp(name, "RESUME") && !t->resume) {
+        t->resume = event_time(event);
+    }
+}
+
+/* ---- the display, signals ----------------------------------------------------------------------
+ */
+
+static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Take *t = opaque;
+
+    t->asking = false;
+    if (result && t->end == GOING) {
+        ff_progress_update(t->progress, ff_json_node_object(result));
+    }
+}
+
+static gboolean on_refresh(gpointer opaque)
+{
+    Take *t = opaque;
+
+    if (t->begun && !t->asking && t->end == GOING) {
+        t->asking = true;
+        ff_cli_qmp_send(t->qmp, "query-migrate", NULL, on_display, t);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean on_signal(gpointer opaque)
+{
+    Take *t = opaque;
+
+    if (t->interrupted) {
+        over(t, LEFT, NULL);
+        return G_SOURCE_CONTINUE;
+    }
+    t->interrupted = true;
+    ff_progress_say(t->progress, true, "interrupted: cancelling");
+    if (t->begun) {
+        ff_cli_qmp_send(t->qmp, "migrate_cancel", NULL, NULL, NULL);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void attach(Take *t, GSource *source, GSourceFunc function)
+{
+    g_source_set_callback(source, function, t, NULL);
+    g_source_attach(source, NULL);
+    g_ptr_array_add(t->sources, source);
+}
+
+static void attach_all(Take *t)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+    t->sources = g_ptr_array_new();
+    for (gsize i = 0; i < G_N_ELEMENTS(signals); i++) {
+        struct sigaction now;
+
+        if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            attach(t, g_unix_signal_source_new(signals[i]), on_signal);
+        }
+    }
+    attach(t, g_timeout_source_new(ff_progress_interval(t->progress)), on_refresh);
+}
+
+static void detach_all(Take *t)
+{
+    for (guint i = 0; t->sources && i < t->sources->len; i++) {
+        GSource *source = g_ptr_array_index(t->sources, i);
+
+        g_source_destroy(source);
+        g_source_unref(source);
+    }
+    g_clear_pointer(&t->sources, g_ptr_array_unref);
+}
+
+/* ---- from the request to the end ---------------------------------------------------------------
+ */
+
+static char *refusal(const Take *t, const GError *error)
+{
+    g_autofree char *message = named(t, error->message);
+
+    if (g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
+        return g_strdup_printf("%s: no farfault behind this monitor, or one that takes no live "
+                               "snapshots: the guest has to be started by farfault run",
+                               t->o->address);
+    }
+    return ff_qmp_refused(error) ? g_strdup_printf("%s: refused: %s", t->o->address, message)
+                                 : g_strdup(message);
+}
+
+static void on_begun(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Take *t = opaque;
+
+    if (error) {
+        over(t, FAILED, refusal(t, error));
+        return;
+    }
+    t->begun = true;
+    g_clear_pointer(&t->fdname, g_free); /* the engine has taken it */
+    if (t->interrupted) {
+        ff_cli_qmp_send(t->qmp, "migrate_cancel", NULL, NULL, NULL);
+    }
+}
+
+static JsonObject *arguments(const Take *t)
+{
+    const FfTakeOptions *o = t->o;
+    JsonObject *a = json_object_new();
+
+    json_object_set_string_member(a, t->fdname ? "fdname" : "file",
+                                  t->fdname ? t->fdname : t->result->path);
+    json_object_set_string_member(a, "format", o->format);
+    json_object_set_int_member(a, "offset", (gint64)o->offset);
+    json_object_set_int_member(a, "max-bandwidth", (gint64)o->bandwidth);
+    if (o->buffer >= 0) {
+        json_object_set_int_member(a, "buffer", o->buffer);
+    }
+    return a;
+}
+
+static void wait_for_end(Take *t)
+{
+    ff_cli_qmp_listen(t->qmp, on_event, t);
+    ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
+    while (t->end == GOING) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    ff_cli_qmp_listen(t->qmp, NULL, NULL);
+    ff_cli_qmp_forget(t->qmp, t);
+    ff_progress_clear(t->progress);
+}
+
+/* QEMU's copy of a file that nobody has taken. */
+static void close_fd(Take *t)
+{
+    if (!t->fdname) {
+        return;
+    }
+    JsonObject *a = json_object_new();
+
+    json_object_set_string_member(a, "fdname", t->fdname);
+    g_autoptr(JsonNode) result = ff_cli_qmp_call(t->qmp, "closefd", a, NULL);
+}
+
+static bool failed(Take *t, GError **error)
+{
+    const char *desc = ff_json_string(ff_json_node_object(t->result->info), "error-desc");
+
+    if (t->why && t->begun && !t->output) {
+        return fail(error, "%s; the snapshot may go on, and %s be there in the end", t->why,
+                    t->result->path);
+    }
+    if (t->why) {
+        return fail(error, "%s", t->why);
+    }
+    g_autofree char *message =
+        named(t, desc ? desc : "the engine says nothing more; see QEMU's error output");
+    return fail(error, "the snapshot failed, and the guest %s: %s",
+                t->result->was_running ? "goes on" : "is as it was", message);
+}
+
+static bool conclude(Take *t, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    switch (t->end) {
+    case COMPLETED:
+        if (!t->output) {
+            return true;
+        }
+        if (t->interrupted) {
+            break;
+        }
+        return ff_output_commit(t->output, &local) || no_file(t, local, error);
+    case FAILED:
+        return failed(t, error);
+    case LEFT:
+        return fail(error, "left before the cancel was through: farfault status %s", t->o->address);
+    default:
+        break;
+    }
+    return fail(error, "the snapshot was cancelled%s; no file is left",
+                t->interrupted ? "" : " by another client");
+}
+
+static void ask_last(Take *t)
+{
+    if (t->end != LEFT && t->begun) {
+        t->result->info = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, NULL);
+    }
+    if (t->resume > t->stop) {
+        t->result->stood_us = t->resume - t->stop;
+    }
+}
+
+bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
+                 GError **error)
+{
+    Take t = {.o = options, .progress = progress, .result = result};
+    bool ok;
+
+    result->stood_us = -1;
+    t.qmp = ff_cli_qmp_open(options->address, NULL, error);
+    if (!t.qmp) {
+        return false;
+    }
+    ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
+    if (ok) {
+        attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
+        ok = want_events(&t, error) && pass_file(&t, error);
+    }
+    if (ok && t.interrupted) {
+        ok = fail(error, "interrupted before it began");
+    }
+    if (ok) {
+        wait_for_end(&t);
+        ask_last(&t);
+        ok = conclude(&t, error);
+    }
+    close_fd(&t);
+    if (t.events_set && t.end != LEFT) {
+        set_events(&t, false, NULL);
+    }
+    ff_output_free(t.output);
+    detach_all(&t);
+    ff_cli_qmp_free(t.qmp);
+    g_free(t.fdname);
+    g_free(t.why);
+    return ok;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One live snapshot, asked for and watched through a QMP monitor. One thread.
+ */
+#ifndef FF_CLI_TAKE_H
+#define FF_CLI_TAKE_H
+
+#include "cli/progress.h"
+#include "cli/qmp.h"
+
+#include <stdint.h>
+
+typedef struct {
+    const char *address; /* of the monitor */
+    const char *file;    /* which must not be there yet */
+    const char *format;  /* "mapped-ram" or "stream" */
+    uint64_t offset;     /* where in the file it begins */
+    int64_t buffer;      /* bytes; -1: the engine's default */
+    uint64_t bandwidth;  /* bytes per second; 0: no limit */
+} FfTakeOptions;
+
+typedef struct {
+    char *path;       /* absolute */
+    bool was_running; /* the guest, before */
+    int64_t stood_us; /* from STOP to RESUME, by QEMU's own event times; -1: not both were seen */
+    JsonNode *info;   /* the last query-migrate */
+} FfTakeResult;
+void ff_take_result_clear(FfTakeResult *result);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTakeResult, ff_take_result_clear)
+
+/*
+ * Takes the snapshot and waits for its end. TRUE: the file is there, complete and on the disk.
+ * FALSE: there is none, and ERROR says why in one line. SIGINT, SIGTERM and SIGHUP cancel it; the
+ * second of them leaves without waiting for that.
+ *
+ * The file is made here, with the caller's rights, and has no name before it is complete; QEMU's
+ * side gets its fd. Where the monitor passes no fds (TCP) the guest's engine makes it.
+ */
+bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
+                 GError **error);
+
+#endif
