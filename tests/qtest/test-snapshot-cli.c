@@ -1,0 +1,699 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault snapshot with real guests: what it writes is restored by stock QEMU and every counter is
+ * right there; what goes wrong is said in one line, leaves no file, and the guest goes on.
+ *
+ * QEMU 10 is that of vm_newer_qemu().
+ */
+#include "tests/lib/check.h"
+#include "tests/lib/vm.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define RAM_MIB 64
+#define BUSY_MIB 24
+#define SLOW "65536" /* bytes per second: longer than any test lasts */
+
+/* ---- the guest ---------------------------------------------------------------------------------
+ */
+
+static const char *const plain_args[] = {"-machine", "pc-i440fx-7.2", "-smp", "2", NULL};
+
+/* NULL, and the test is skipped. */
+static Vm *start_with(const BootsectConfig *boot, const char *const *args, VmLauncher launcher)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Vm *vm = vm_start(&(VmConfig){.name = "saved",
+                                  .launcher = launcher,
+                                  .qemu = "qemu-system-x86_64",
+                                  .memory = G_STRINGIFY(RAM_MIB) "M",
+                                  .args = args,
+                                  .boot = boot,
+                                  .listens = true});
+    vm_wait_serial(vm, "AB");
+    return vm;
+}
+
+static BootsectConfig boot_config(void)
+{
+    return bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
+}
+
+static Vm *start(const BootsectConfig *boot)
+{
+    Vm *vm = start_with(boot, plain_args, VM_RUN);
+
+    if (vm) {
+        qmp_set_capability(vm_qmp(vm), "events", true);
+    }
+    return vm;
+}
+
+/* It runs, and has never seen a wrong counter. */
+static void check_goes_on(Vm *vm, const BootsectConfig *boot)
+{
+    vm_wait_new_serial(vm, "B");
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    check_right(check_counters(vm, boot));
+    qmp_ok(vm_qmp(vm), "cont", NULL);
+    vm_wait_new_serial(vm, "B");
+}
+
+/* ---- the command -------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    GPid pid;
+    int out, err;
+} Cli;
+
+/* ARGS: after "farfault snapshot QMP FILE", NULL-terminated; SETUP runs in the child; can be NULL.
+ */
+static Cli cli_start(const char *monitor, const char *file, const char *const *args,
+                     GSpawnChildSetupFunc setup, void *opaque)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+    Cli cli;
+
+    g_ptr_array_add(argv, farfault);
+    g_ptr_array_add(argv, (char *)"snapshot");
+    g_ptr_array_add(argv, (char *)monitor);
+    g_ptr_array_add(argv, (char *)file);
+    for (unsigned i = 0; args && args[i]; i++) {
+        g_ptr_array_add(argv, (char *)args[i]);
+    }
+    g_ptr_array_add(argv, NULL);
+    g_spawn_async_with_pipes(NULL, (char **)argv->pdata, NULL, G_SPAWN_DO_NOT_REAP_CHILD, setup,
+                             opaque, &cli.pid, NULL, &cli.out, &cli.err, &error);
+    g_assert_no_error(error);
+    return cli;
+}
+
+static char *read_all(int fd)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    char buf[4096];
+    ssize_t n;
+
+    while ((n = read(fd, buf, sizeof(buf))) > 0 || (n < 0 && errno == EINTR)) {
+        g_string_append_len(text, buf, MAX(n, 0));
+    }
+    close(fd);
+    return g_string_free(g_steal_pointer(&text), FALSE);
+}
+
+/* Waits for its end. Returns its wait status; *OUT, *ERR: what it said (g_free). */
+static int cli_end(Cli *cli, char **out, char **err)
+{
+    int status;
+
+    *out = read_all(cli->out);
+    *err = read_all(cli->err);
+    g_assert_cmpint(waitpid(cli->pid, &status, 0), ==, cli->pid);
+    g_test_message("%s%s", *out, *err);
+    return status;
+}
+
+/* It fails with status 1, and the last line that it says has PART in it. */
+static void cli_fails(Cli *cli, const char *part)
+{
+    g_autofree char *out = NULL, *err = NULL;
+    int status = cli_end(cli, &out, &err);
+
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
+    g_assert_cmpstr(out, ==, "");
+    g_assert_true(g_str_has_suffix(err, "\n"));
+    g_strchomp(err);
+    const char *last = strrchr(err, '\n') ? strrchr(err, '\n') + 1 : err;
+    g_assert_true(g_str_has_prefix(last, "farfault: "));
+    if (!strstr(last, part)) {
+        test_fail("it says '%s', not '%s'", last, part);
+    }
+}
+
+/* It succeeds; what it prints (g_free). */
+static char *cli_succeeds(Cli *cli)
+{
+    g_autofree char *err = NULL;
+    char *out = NULL;
+    int status = cli_end(cli, &out, &err);
+
+    if (status != 0) {
+        test_fail("farfault snapshot: %s", err);
+    }
+    return out;
+}
+
+static char *monitor_of(Vm *vm)
+{
+    return vm_path(vm, "server");
+}
+
+/* ---- folders -----------------------------------------------------------------------------------
+ */
+
+static char *folder_new(void)
+{
+    g_autoptr(GError) error = NULL;
+    char *path = g_dir_make_tmp("ff-snapshot-XXXXXX", &error);
+
+    g_assert_no_error(error);
+    return path;
+}
+
+/* Nothing is in FOLDER. */
+static void assert_empty(const char *folder)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name = g_dir_read_name(dir);
+
+    if (name) {
+        test_fail("%s was left", name);
+    }
+}
+
+static void folder_free(char *path)
+{
+    assert_empty(path);
+    g_assert_cmpint(g_rmdir(path), ==, 0);
+    g_free(path);
+}
+
+/* ---- what it writes ----------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    bool newer, tcp; /* restored by QEMU 10; through a TCP monitor */
+    const char *args[7];
+    uint64_t offset; /* of ARGS */
+} Row;
+
+static const Row rows[] = {
+    {"mapped", .newer = true},
+    {"mapped-offset", .newer = true, .args = {"--offset", "68K"}, .offset = 68 << 10},
+    {"mapped-one-page", .newer = true, .args = {"--buffer", "4096"}},
+    {"mapped-tcp", .newer = true, .tcp = true},
+    {"stream", .args = {"--format", "stream"}},
+    {"stream-offset", .args = {"--format", "stream", "--offset", "100"}, .offset = 100},
+    {"stream-no-buffer", .args = {"--format", "stream", "--buffer", "0"}},
+};
+
+static bool is_stream(const Row *row)
+{
+    return row->args[0] && !strcmp(row->args[0], "--format");
+}
+
+static void check_restored(const Row *row, const char *qemu, const BootsectConfig *boot,
+                           const char *path)
+{
+    g_autofree char *uri =
+        is_stream(row)
+            ? g_strdup_printf("exec:tail -c +%" G_GUINT64_FORMAT " %s", row->offset + 1, path)
+            : g_strdup_printf("file:%s,offset=%" G_GUINT64_FORMAT, path, row->offset);
+    Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                  .qemu = qemu,
+                                  .memory = G_STRINGIFY(RAM_MIB) "M",
+                                  .args = plain_args,
+                                  .boot = boot,
+                                  .incoming = "defer"});
+
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    if (!is_stream(row)) {
+        qmp_set_capability(vm_qmp(vm), "mapped-ram", true);
+    }
+    qmp_ok(vm_qmp(vm), "migrate-incoming", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    check_right(check_counters(vm, boot));
+    qmp_ok(vm_qmp(vm), "cont", NULL);
+    check_goes_on(vm, boot);
+    vm_end(vm);
+}
+
+static void check_said(const char *out, const char *path)
+{
+    const char *const parts[] = {": complete\n", "total time", "guest stood",
+                                 "written",      "writes",     "restore      -incoming "};
+
+    g_assert_true(g_str_has_prefix(out, path));
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        if (!strstr(out, parts[i])) {
+            test_fail("it does not say '%s': %s", parts[i], out);
+        }
+    }
+}
+
+static bool has_events(Qmp *q)
+{
+    g_autoptr(JsonObject) answer = qmp_call(q, "query-migrate-capabilities", NULL);
+    JsonArray *list = json_object_get_array_member(answer, "return");
+
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        JsonObject *one = json_array_get_object_element(list, i);
+
+        if (!strcmp(json_object_get_string_member(one, "capability"), "events")) {
+            return json_object_get_boolean_member(one, "state");
+        }
+    }
+    g_assert_not_reached();
+}
+
+static unsigned free_port(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&a, sizeof(a)), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&a, &len), ==, 0);
+    close(fd);
+    return ntohs(a.sin_port);
+}
+
+static void check_file(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpint(st.st_mode & 07777, ==, 0600);
+    g_assert_cmpint(st.st_blocks * 512, >, BUSY_MIB << 20);
+}
+
+static void test_row(gconstpointer data)
+{
+    const Row *row = data;
+    g_autofree char *newer = row->newer ? vm_newer_qemu() : NULL;
+
+    if (row->newer && !newer) {
+        return;
+    }
+    BootsectConfig boot = boot_config();
+    g_autofree char *tcp = g_strdup_printf("tcp:127.0.0.1:%u", free_port());
+    g_autofree char *listens = g_strconcat(tcp, ",server=on,wait=off", NULL);
+    const char *args[] = {"-machine", "pc-i440fx-7.2", "-smp", "2", "-qmp", listens, NULL};
+    Vm *vm = start_with(&boot, args, VM_RUN);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *path = vm_path(vm, "file");
+    g_autofree char *monitor = row->tcp ? g_strdup(tcp) : monitor_of(vm);
+    /* The parameter would have it last for ever. */
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': " SLOW "}");
+    Cli cli = cli_start(monitor, path, row->args, NULL, NULL);
+    g_autofree char *out = cli_succeeds(&cli);
+
+    check_said(out, path);
+    check_file(path);
+    g_autoptr(JsonObject) now = qmp_return(vm_qmp(vm), "query-migrate-parameters", NULL);
+    g_assert_cmpint(json_object_get_int_member(now, "max-bandwidth"), ==, atoi(SLOW));
+    g_assert_false(has_events(vm_qmp(vm)));
+    check_restored(row, newer ? newer : "qemu-system-x86_64", &boot, path);
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+static void test_paused(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *path = vm_path(vm, "file"), *monitor = monitor_of(vm);
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    g_autofree char *out = cli_succeeds(&cli);
+
+    g_assert_nonnull(strstr(out, "it was paused"));
+    g_assert_false(qmp_has_event(vm_qmp(vm), "RESUME"));
+    g_assert_true(has_events(vm_qmp(vm)));
+    qmp_ok(vm_qmp(vm), "cont", NULL);
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* ---- it is interrupted -------------------------------------------------------------------------
+ */
+
+static const char *const slowly[] = {"--max-bandwidth", SLOW, NULL};
+
+/* The guest runs again, and its old memory is being written. */
+static Cli start_slowly(Vm *vm, const char *monitor, const char *path)
+{
+    Cli cli = cli_start(monitor, path, slowly, NULL, NULL);
+
+    qmp_expect_migration(vm_qmp(vm), "active");
+    qmp_expect(vm_qmp(vm), "RESUME");
+    return cli;
+}
+
+/* The next one is as good as any. */
+static void check_next(Vm *vm, const char *monitor, const BootsectConfig *boot)
+{
+    g_autofree char *path = vm_path(vm, "next");
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    g_autofree char *out = cli_succeeds(&cli);
+
+    check_said(out, path);
+    check_goes_on(vm, boot);
+}
+
+static void test_signal(gconstpointer data)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Cli cli = start_slowly(vm, monitor, path);
+
+    assert_empty(folder);
+    kill(cli.pid, GPOINTER_TO_INT(data));
+    cli_fails(&cli, "the snapshot was cancelled; no file is left");
+    qmp_expect_migration(vm_qmp(vm), "cancelled");
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    check_next(vm, monitor, &boot);
+    vm_end(vm);
+}
+
+/* Somebody else cancels. */
+static void test_cancelled(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Cli cli = start_slowly(vm, monitor, path);
+
+    qmp_ok(vm_qmp(vm), "migrate_cancel", NULL);
+    cli_fails(&cli, "cancelled by another client");
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* The engine goes on by itself, into a file that nobody will see. */
+static void test_killed(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    g_autofree char *out = NULL, *err = NULL;
+    Cli cli = start_slowly(vm, monitor, path);
+
+    kill(cli.pid, SIGKILL);
+    cli_end(&cli, &out, &err);
+    check_goes_on(vm, &boot);
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    folder_free(g_steal_pointer(&folder));
+    check_next(vm, monitor, &boot);
+    vm_end(vm);
+}
+
+static void test_quit(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Cli cli = start_slowly(vm, monitor, path);
+
+    vm_kill(vm);
+    cli_fails(&cli, "the monitor was closed");
+    folder_free(g_steal_pointer(&folder));
+    vm_end(vm);
+}
+
+/* ---- it is refused -----------------------------------------------------------------------------
+ */
+
+static void check_status(const char *monitor)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL;
+    char *argv[] = {farfault, (char *)"status", (char *)monitor, NULL};
+
+    g_assert_true(g_spawn_sync(NULL, argv, NULL, 0, NULL, NULL, &out, NULL, NULL, NULL));
+    g_assert_nonnull(strstr(out, "live snapshot is being taken (active)\n"));
+}
+
+static void test_under_way(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': " SLOW "}");
+    g_autofree char *other = vm_path(vm, "other");
+    qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", other);
+    qmp_expect_migration(vm_qmp(vm), "active");
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    cli_fails(&cli, "another snapshot is under way");
+    check_status(monitor);
+    qmp_ok(vm_qmp(vm), "migrate_cancel", NULL);
+    qmp_expect_migration(vm_qmp(vm), "cancelled");
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+static void test_there_already(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file"), *content = NULL;
+
+    g_assert_true(g_file_set_contents(path, "mine", 4, NULL));
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    cli_fails(&cli, "is there already, and no file is replaced");
+    g_assert_true(g_file_get_contents(path, &content, NULL, NULL));
+    g_assert_cmpstr(content, ==, "mine");
+    g_autofree char *below = g_build_filename(path, "below", NULL);
+    cli = cli_start(monitor, below, NULL, NULL, NULL);
+    cli_fails(&cli, "there is no folder");
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* Somebody makes a file of that name meanwhile. */
+static void test_taken_meanwhile(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file"), *content = NULL;
+    Cli cli = start_slowly(vm, monitor, path);
+
+    g_assert_true(g_file_set_contents(path, "mine", 4, NULL));
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    cli_fails(&cli, "is there already, and no file is replaced");
+    g_assert_true(g_file_get_contents(path, &content, NULL, NULL));
+    g_assert_cmpstr(content, ==, "mine");
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* Root without the right to write everywhere; of other users it is no right to lose. */
+static void lose_override(void *opaque)
+{
+    prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0);
+}
+
+static void test_unwritable(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+
+    g_assert_cmpint(g_chmod(folder, 0500), ==, 0);
+    Cli cli = cli_start(monitor, path, NULL, lose_override, NULL);
+    cli_fails(&cli, "you may not make a file in");
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+static void test_stock(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start_with(&boot, plain_args, VM_PLAIN);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+
+    cli_fails(&cli, "no farfault behind this monitor");
+    g_assert_false(has_events(vm_qmp(vm)));
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* Command lines that make no sense, without a guest. */
+static void test_usage(void)
+{
+    static const struct {
+        const char *args[4], *part;
+    } row[] = {
+        {{"--format", "tar"}, "--format mapped-ram or --format stream"},
+        {{"--buffer", "much"}, "--buffer much: give a number of bytes"},
+        {{"--max-bandwidth", "-1"}, "--max-bandwidth -1: give a number of bytes"},
+        {{"--offset", "100"}, "--offset: give a multiple of 4096"},
+        {{"--bufer", "1"}, "did you mean \"--buffer\"?"},
+        {{"third"}, "give a QMP address and a file"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(row); i++) {
+        Cli cli = cli_start("/no/monitor", "/no/file", row[i].args, NULL, NULL);
+        g_autofree char *out = NULL, *err = NULL;
+        int status = cli_end(&cli, &out, &err);
+
+        g_assert_true(WIFEXITED(status));
+        g_assert_cmpint(WEXITSTATUS(status), ==, 2);
+        g_assert_nonnull(strstr(err, row[i].part));
+    }
+    Cli cli = cli_start("/no/monitor", "/no/file", NULL, NULL, NULL);
+    cli_fails(&cli, "no such socket");
+}
+
+/* ---- the disk is full --------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *folder, *options;
+} Disk;
+
+/* Its own file system, which nobody else sees. */
+static void mount_disk(void *opaque)
+{
+    const Disk *d = opaque;
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("fs", d->folder, "tmpfs", 0, d->options) < 0) {
+        _exit(77);
+    }
+}
+
+/* What is left of the file system is written full, through the process that has it. */
+static void fill(const Cli *cli, const char *folder)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/root%s/rest", (int)cli->pid, folder);
+    static char block[64 << 10];
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    while (write(fd, block, sizeof(block)) > 0) {
+    }
+    g_assert_cmpint(errno, ==, ENOSPC);
+    close(fd);
+}
+
+static void test_full(gconstpointer data)
+{
+    const char *options = data; /* NULL: room enough at first, none later */
+    BootsectConfig boot = boot_config();
+    if (geteuid() != 0) {
+        g_test_skip("may not mount");
+        return;
+    }
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Disk disk = {folder, options ? options : "size=128m"};
+    Cli cli = cli_start(monitor, path, options ? NULL : slowly, mount_disk, &disk);
+
+    if (options) {
+        g_autofree char *part = g_strconcat(path, ": the guest has ", NULL);
+        cli_fails(&cli, part);
+    } else {
+        qmp_expect(vm_qmp(vm), "RESUME");
+        fill(&cli, folder);
+        qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+        g_autofree char *part = g_strconcat(path, ": writing: No space left on device", NULL);
+        cli_fails(&cli, part);
+    }
+    qmp_expect_migration(vm_qmp(vm), "failed");
+    folder_free(g_steal_pointer(&folder));
+    check_goes_on(vm, &boot);
+    check_next(vm, monitor, &boot);
+    vm_end(vm);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strconcat("/snapshot-cli/file/", rows[i].name, NULL);
+
+        g_test_add_data_func(path, &rows[i], test_row);
+    }
+    g_test_add_func("/snapshot-cli/paused", test_paused);
+    g_test_add_data_func("/snapshot-cli/sigint", GINT_TO_POINTER(SIGINT), test_signal);
+    g_test_add_data_func("/snapshot-cli/sigterm", GINT_TO_POINTER(SIGTERM), test_signal);
+    g_test_add_data_func("/snapshot-cli/sighup", GINT_TO_POINTER(SIGHUP), test_signal);
+    g_test_add_func("/snapshot-cli/cancelled", test_cancelled);
+    g_test_add_func("/snapshot-cli/killed", test_killed);
+    g_test_add_func("/snapshot-cli/quit", test_quit);
+    g_test_add_func("/snapshot-cli/under-way", test_under_way);
+    g_test_add_func("/snapshot-cli/there-already", test_there_already);
+    g_test_add_func("/snapshot-cli/taken-meanwhile", test_taken_meanwhile);
+    g_test_add_func("/snapshot-cli/unwritable", test_unwritable);
+    g_test_add_func("/snapshot-cli/stock", test_stock);
+    g_test_add_func("/snapshot-cli/usage", test_usage);
+    g_test_add_data_func("/snapshot-cli/full", NULL, test_full);
+    g_test_add_data_func("/snapshot-cli/no-room", "size=4m", test_full);
+    return g_test_run();
+}
