@@ -18,6 +18,7 @@
  *   ff.alike=N     each word of a page stands there 2^N times (0 to 8; default 0, which does not
  *                  compress)
  *   ff.threads=N   default: one per vCPU
+ *   ff.store=1     hist counts writes: see below
  *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
  *   ff.net=PORT    as process 1: and a TCP connection
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
@@ -33,7 +34,9 @@
  *   FF verdict ok|bad pages=N checks=N writes=N bad=N
  * stall_ms is the longest time a worker needed for one step since the last line, max_ms since the
  * start. hist counts the first touch of a page per step: B:N means N touches of [2^B, 2^(B+1))
- * microseconds, B = 0 also those below.
+ * microseconds, B = 0 also those below. A touch is a read; with ff.store= only pages that are about
+ * to be rewritten are counted, and the touch is one word read and stored again: it ends when the
+ * page has been written to.
  *
  * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
@@ -86,6 +89,7 @@ static struct {
     uint64_t seed;
     unsigned alike;
     unsigned threads;
+    bool store;
     bool disk;
     unsigned port;   /* 0: no network */
     unsigned direct; /* MiB; 0: no reads past the page cache */
@@ -267,14 +271,18 @@ static unsigned bucket(double us)
     return b < BUCKETS ? b : BUCKETS - 1;
 }
 
-/* The first access to a page in a step, timed: what a missing page costs the guest. */
-static void touch(Worker *w, uint64_t page)
+/* The first access to a page in a step, timed: what a missing page costs the guest, or one that is
+ * protected against writes. */
+static void touch(Worker *w, uint64_t page, bool rewrite)
 {
-    volatile const uint64_t *word = pages[page];
+    volatile uint64_t *word = pages[page];
     uint64_t before = __rdtsc();
-    (void)word[0];
+    uint64_t first = word[0];
+    if (opt.store && rewrite)
+        word[0] = first;
     double us = (__rdtsc() - before) / ticks_per_us;
-    atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
+    if (!opt.store || rewrite)
+        atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
 }
 
 static void note_stall(Worker *w, uint64_t ticks)
@@ -297,7 +305,7 @@ static void step(Worker *w)
             atomic_fetch_add_explicit(&w->passes, 1, memory_order_relaxed);
         }
     }
-    touch(w, page);
+    touch(w, page, rewrite);
     check_page(w, page);
     if (!rewrite)
         return;
@@ -511,6 +519,8 @@ static void parse_option(char *word)
         opt.alike = n > 8 ? 8 : n;
     else if (!strcmp(name, "threads"))
         opt.threads = n;
+    else if (!strcmp(name, "store"))
+        opt.store = n;
     else if (!strcmp(name, "disk"))
         opt.disk = n;
     else if (!strcmp(name, "net"))

@@ -132,6 +132,36 @@ static void test_extra(void)
     g_assert_cmpint(end(&m), ==, 1);
 }
 
+static uint64_t touches(const char *line)
+{
+    const char *at = strstr(line, " hist=");
+    uint64_t sum = 0;
+    while (at && (at = strchr(at, ':')))
+        sum += g_ascii_strtoull(++at, NULL, 10);
+    return sum;
+}
+
+/* What is timed: the first touch of every step; with ff.store= of those that write, and no other.
+ */
+static void test_store(void)
+{
+    for (unsigned store = 0; store < 2; store++) {
+        const char *options[] = {"ff.mib=4", "ff.threads=1", "ff.write=25",
+                                 store ? "ff.store=1" : "ff.store=0", NULL};
+        Memwork m = start(options);
+        g_autofree char *first = line_with(&m, "FF t=");
+        uint64_t n = touches(first), writes = number(first, "writes");
+        /* The line is made while the worker is within a step. */
+        if (store)
+            g_assert_cmpuint(ABS((int64_t)(n - writes)), <, writes / 10);
+        else
+            g_assert_cmpuint(n, >, 3 * writes);
+        key(&m, "q");
+        g_free(line_with(&m, "FF verdict ok"));
+        g_assert_cmpint(end(&m), ==, 0);
+    }
+}
+
 static void test_options(void)
 {
     static const struct {
@@ -157,6 +187,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/memwork/zipf", "zipf", test_mode);
     g_test_add_func("/memwork/damage", test_damage);
     g_test_add_func("/memwork/extra", test_extra);
+    g_test_add_func("/memwork/store", test_store);
     g_test_add_func("/memwork/options", test_options);
     return g_test_run();
 }
