@@ -12,6 +12,7 @@
  */
 #include "qmp/json.h"
 #include "cli/move.h"
+#include "command.h"
 #include "sample.h"
 #include "tracking.h"
 
@@ -71,61 +72,29 @@ static const GOptionEntry entries[] = {
     G_OPTION_ENTRY_NULL,
 };
 
-static void add(GPtrArray *argv, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-static void add(GPtrArray *argv, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    g_ptr_array_add(argv, g_strdup_vprintf(format, args));
-    va_end(args);
-}
-
-static void add_words(GPtrArray *argv, const char *words)
-{
-    g_auto(GStrv) word = g_strsplit(words ? words : "", " ", -1);
-
-    for (char **w = word; *w; w++) {
-        if (**w) {
-            add(argv, "%s", *w);
-        }
-    }
-}
-
 static GPtrArray *command_line(const Engine *engine, bool destination, const char *qmp)
 {
-    GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *load =
+        g_strdup_printf("ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s ff.alike=%d", opt.hot, opt.hot,
+                        opt.write, opt.mode, opt.alike);
+    BenchCommand command = {.prefix = destination ? opt.dst_prefix : opt.src_prefix,
+                            .farfault = engine->farfault ? opt.farfault : NULL,
+                            .qemu = opt.qemu,
+                            .guest = opt.guest,
+                            .mem = opt.mem,
+                            .vcpus = opt.vcpus,
+                            .load = load,
+                            .qmp = qmp};
+    GPtrArray *argv = bench_command_new(&command);
 
-    add_words(argv, destination ? opt.dst_prefix : opt.src_prefix);
-    if (engine->farfault) {
-        add(argv, "%s", opt.farfault);
-        add_words(argv, "run --");
-    }
-    add(argv, "%s", opt.qemu);
-    add_words(argv, "-accel tcg -name bench,debug-threads=on -nodefaults -display none -no-reboot");
-    add(argv, "-m");
-    add(argv, "%d", opt.mem);
-    add(argv, "-smp");
-    add(argv, "%d", opt.vcpus);
-    add(argv, "-kernel");
-    add(argv, "%s/vmlinuz", opt.guest);
-    add(argv, "-initrd");
-    add(argv, "%s/initrd.img", opt.guest);
-    add(argv, "-append");
-    /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
-    add(argv, "console=ttyS0 quiet pti=on ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s ff.alike=%d",
-        opt.hot, opt.hot, opt.write, opt.mode, opt.alike);
-    add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
-    add(argv, "unix:%s,server=on,wait=off", qmp);
-    add_words(argv, opt.with);
+    bench_command_add_words(argv, opt.with);
     if (opt.tls) {
-        add(argv, "-object");
-        add(argv, "tls-creds-psk,id=tls0,dir=%s,endpoint=%s", opt.tls,
-            destination ? "server" : "client");
+        bench_command_add(argv, "-object");
+        bench_command_add(argv, "tls-creds-psk,id=tls0,dir=%s,endpoint=%s", opt.tls,
+                          destination ? "server" : "client");
     }
     if (destination) {
-        add_words(argv, "-incoming defer");
+        bench_command_add_words(argv, "-incoming defer");
     }
     g_ptr_array_add(argv, NULL);
     return argv;
@@ -339,12 +308,7 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
     json_object_set_int_member(o, "alike", opt.alike);
     json_object_set_string_member(o, "mode", opt.mode);
     json_object_set_boolean_member(o, "tls", opt.tls != NULL);
-    for (size_t f = 0; f < BENCH_SAMPLE_FIELDS; f++) {
-        double v = ((const double *)s)[f];
-        if (!isnan(v)) {
-            json_object_set_double_member(o, bench_column[f].name, v);
-        }
-    }
+    bench_figures_to_json(o, bench_column, BENCH_SAMPLE_FIELDS, (const double *)s);
     json_object_set_string_member(o, "with", opt.with ? opt.with : "");
     add_series(o, series);
     if (raw) {

@@ -5,9 +5,8 @@
 #ifndef FF_BENCH_SAMPLE_H
 #define FF_BENCH_SAMPLE_H
 
+#include "figures.h"
 #include "guest.h"
-
-#include <stdio.h>
 
 /* A touch of a page counts as a wait from 2^BENCH_WAIT_BUCKET us on. A present page is touched
  * within a microsecond; ticks of the guest's kernel take up to 32. */
@@ -34,9 +33,6 @@ typedef struct {
 
 #define BENCH_SAMPLE_FIELDS (sizeof(BenchSample) / sizeof(double))
 
-typedef struct {
-    const char *name, *title, *format;
-} BenchColumn;
 /* The fields of BenchSample in order. */
 extern const BenchColumn bench_column[BENCH_SAMPLE_FIELDS];
 

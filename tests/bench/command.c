@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See command.h. */
+#include "command.h"
+
+void bench_command_add(GPtrArray *argv, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(argv, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void bench_command_add_words(GPtrArray *argv, const char *words)
+{
+    g_auto(GStrv) word = g_strsplit(words ? words : "", " ", -1);
+
+    for (char **w = word; *w; w++) {
+        if (**w) {
+            bench_command_add(argv, "%s", *w);
+        }
+    }
+}
+
+GPtrArray *bench_command_new(const BenchCommand *c)
+{
+    GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
+
+    bench_command_add_words(argv, c->prefix);
+    if (c->farfault) {
+        bench_command_add(argv, "%s", c->farfault);
+        bench_command_add_words(argv, "run --");
+    }
+    bench_command_add(argv, "%s", c->qemu);
+    bench_command_add_words(
+        argv, "-accel tcg -name bench,debug-threads=on -nodefaults -display none -no-reboot");
+    bench_command_add(argv, "-m");
+    bench_command_add(argv, "%d", c->mem);
+    bench_command_add(argv, "-smp");
+    bench_command_add(argv, "%d", c->vcpus);
+    bench_command_add(argv, "-kernel");
+    bench_command_add(argv, "%s/vmlinuz", c->guest);
+    bench_command_add(argv, "-initrd");
+    bench_command_add(argv, "%s/initrd.img", c->guest);
+    bench_command_add(argv, "-append");
+    /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
+    bench_command_add(argv, "console=ttyS0 quiet pti=on %s", c->load);
+    bench_command_add_words(argv,
+                            "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
+    bench_command_add(argv, "unix:%s,server=on,wait=off", c->qmp);
+    return argv;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See figures.h. */
+#include "figures.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+double bench_rank(const double *row, unsigned n, size_t columns, size_t column, double rank)
+{
+    g_autofree double *value = g_new(double, n);
+    unsigned k = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        double v = row[i * columns + column];
+        if (!isnan(v)) {
+            value[k++] = v;
+        }
+    }
+    if (!k) {
+        return NAN;
+    }
+    qsort(value, k, sizeof(*value), compare);
+    double place = rank * (k - 1);
+    unsigned below = (unsigned)place, above = MIN(below + 1, k - 1);
+    return value[below] + (place - below) * (value[above] - value[below]);
+}
+
+void bench_rank_row(const double *row, unsigned n, size_t columns, double rank, double *ranked)
+{
+    for (size_t c = 0; c < columns; c++) {
+        ranked[c] = bench_rank(row, n, columns, c, rank);
+    }
+}
+
+double bench_hist_edge(const uint64_t *hist, unsigned n, double share)
+{
+    uint64_t total = 0, seen = 0;
+
+    for (unsigned b = 0; b < n; b++) {
+        total += hist[b];
+    }
+    for (unsigned b = 0; b < n && total; b++) {
+        seen += hist[b];
+        if ((double)seen >= share * (double)total) {
+            return ldexp(2, (int)b);
+        }
+    }
+    return NAN;
+}
+
+void bench_print_figures(FILE *out, const char *name, const BenchColumn *column, size_t columns,
+                         const double *row)
+{
+    fprintf(out, "%-18s", name);
+    for (size_t c = 0; c < columns; c++) {
+        char number[G_ASCII_DTOSTR_BUF_SIZE];
+        const char *text = number;
+
+        if (!row) {
+            text = column[c].title;
+        } else if (isnan(row[c])) {
+            text = "-";
+        } else {
+            g_ascii_formatd(number, sizeof(number), column[c].format, row[c]);
+        }
+        fprintf(out, " %9s", text);
+    }
+    fputc('\n', out);
+}
+
+void bench_figures_to_json(JsonObject *o, const BenchColumn *column, size_t columns,
+                           const double *row)
+{
+    for (size_t c = 0; c < columns; c++) {
+        if (!isnan(row[c])) {
+            json_object_set_double_member(o, column[c].name, row[c]);
+        }
+    }
+}
