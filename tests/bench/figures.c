@@ -58,7 +58,7 @@ double bench_hist_edge(const uint64_t *hist, unsigned n, double share)
 void bench_print_figures(FILE *out, const char *name, const BenchColumn *column, size_t columns,
                          const double *row)
 {
-    fprintf(out, "%-18s", name);
+    fprintf(out, "%-20s", name);
     for (size_t c = 0; c < columns; c++) {
         char number[G_ASCII_DTOSTR_BUF_SIZE];
         const char *text = number;

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The bench of live snapshots: farfault's beside QEMU's own background-snapshot, in turn, in one
+ * run.
+ *
+ * Each round starts a QEMU for each engine, lets the Linux guest come up and rewrite its memory,
+ * has it saved once while it does, and takes down what QEMU, engine and guest say. Rounds are
+ * interleaved, so that what else the machine does meets all engines alike. The guest checks all of
+ * its memory afterwards, and farfault looks whether the file is complete. Results: a table on
+ * stdout, one JSON line for each snapshot in DIR/results.jsonl.
+ *
+ * One thread, the default main context.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "snapshot-run.h"
+
+#define SKIPPED 77
+
+static const BenchSnapshotEngine engine_table[] = {
+    {"farfault", .farfault = true},
+    {"farfault-stream", .farfault = true, .stream = true},
+    {"qemu-anon", .stream = true},
+    {"qemu-memfd", .stream = true, .memfd = true},
+};
+#define ENGINES G_N_ELEMENTS(engine_table)
+#define ENGINE_NAMES "farfault,farfault-stream,qemu-anon,qemu-memfd"
+
+static struct {
+    gint rounds, hot, vcpus, write, rate, buffer;
+    char *sizes, *engines, *mode, *out, *guest, *farfault, *with;
+    char **qemu;
+} opt = {.rounds = 3, .vcpus = 1, .write = 100, .buffer = -1};
+
+static const GOptionEntry entries[] = {
+    {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
+    {"mem", 0, 0, G_OPTION_ARG_STRING, &opt.sizes, "RAM of the guest (1024)", "MIB"},
+    {"sizes", 0, 0, G_OPTION_ARG_STRING, &opt.sizes, "The same for several guests, a table each",
+     "LIST"},
+    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4, less of small ones)",
+     "MIB"},
+    {"vcpus", 0, 0, G_OPTION_ARG_INT, &opt.vcpus, "vCPUs (1)", "N"},
+    {"write", 0, 0, G_OPTION_ARG_INT, &opt.write, "Steps that write (100)", "PERCENT"},
+    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode, "random, seq, zipf", "MODE"},
+    {"buffer", 0, 0, G_OPTION_ARG_INT, &opt.buffer, "Of farfault's saved pages (its default)",
+     "MIB"},
+    {"disk-rate", 0, 0, G_OPTION_ARG_INT, &opt.rate,
+     "What the disk takes, by a cgroup of this run; default: all it can", "MB/s"},
+    {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, ENGINE_NAMES, "LIST"},
+    {"qemu", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt.qemu,
+     "QEMU (qemu-system-x86_64); can be given again", "PATH"},
+    {"with", 0, 0, G_OPTION_ARG_STRING, &opt.with, "Words for QEMU: \"-vga std\"", "WORDS"},
+    {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for files, results and logs", "DIR"},
+    {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
+    {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
+    G_OPTION_ENTRY_NULL,
+};
+
+/* One row of the table. */
+typedef struct {
+    const BenchSnapshotEngine *engine;
+    const char *qemu; /* path; borrowed */
+    char *version;    /* 7.2 */
+    char *name;
+} Contender;
+
+static void contender_free(gpointer p)
+{
+    Contender *c = p;
+
+    g_free(c->version);
+    g_free(c->name);
+    g_free(c);
+}
+
+static struct {
+    GPtrArray *contenders; /* Contender */
+    BenchThrottle *throttle;
+    FILE *json;
+    char *run_dir; /* for sockets */
+} bench;
+
+/* ---- one snapshot ------------------------------------------------------------------------------
+ */
+
+/* A guest has 64 MiB for its kernel at least. */
+static int hot_of(int mem)
+{
+    return opt.hot ? opt.hot : MIN(mem / 4 * 3, mem - 96);
+}
+
+static char **command_line(const Contender *c, int mem, const char *qmp)
+{
+    int hot = hot_of(mem);
+    g_autofree char *load = g_strdup_printf("ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s ff.store=1",
+                                            hot, hot, opt.write, opt.mode);
+    BenchCommand command = {.farfault = c->engine->farfault ? opt.farfault : NULL,
+                            .qemu = c->qemu,
+                            .guest = opt.guest,
+                            .mem = mem,
+                            .vcpus = opt.vcpus,
+                            .load = load,
+                            .qmp = qmp};
+    GPtrArray *argv = bench_command_new(&command);
+
+    if (c->engine->memfd) {
+        bench_command_add_words(argv, "-machine memory-backend=ram -object");
+        bench_command_add(argv, "memory-backend-memfd,id=ram,size=%dM,share=on", mem);
+    }
+    bench_command_add_words(argv, opt.with);
+    g_ptr_array_add(argv, NULL);
+    return (char **)g_ptr_array_free(argv, FALSE);
+}
+
+static bool measure(const Contender *c, int mem, BenchSnapshotSample *sample,
+                    BenchSnapshotSeries *series, GError **error)
+{
+    g_autofree char *qmp = g_build_filename(bench.run_dir, "qmp", NULL);
+    g_autofree char *log = g_strdup_printf("%s/%s.log", opt.out, c->engine->name);
+    g_autofree char *file = g_strdup_printf("%s/snapshot-%d", opt.out, (int)getpid());
+    g_auto(GStrv) argv = command_line(c, mem, qmp);
+    BenchSnapshotRun run = {.engine = c->engine,
+                            .argv = argv,
+                            .qmp = qmp,
+                            .log = log,
+                            .file = file,
+                            .farfault = opt.farfault,
+                            .throttle = bench.throttle,
+                            .buffer = opt.buffer < 0 ? -1 : (gint64)opt.buffer << 20};
+    bool ok = bench_snapshot_run(&run, sample, series, error);
+
+    unlink(qmp);
+    return ok;
+}
+
+/* ---- results -----------------------------------------------------------------------------------
+ */
+
+static void add_setting(JsonObject *o, const Contender *c, int mem, gint round)
+{
+    json_object_set_string_member(o, "bench", "snapshot");
+    json_object_set_string_member(o, "engine", c->engine->name);
+    json_object_set_string_member(o, "qemu", c->version);
+    json_object_set_int_member(o, "round", round);
+    json_object_set_int_member(o, "mem-mib", mem);
+    json_object_set_int_member(o, "hot-mib", hot_of(mem));
+    json_object_set_int_member(o, "vcpus", opt.vcpus);
+    json_object_set_int_member(o, "write-percent", opt.write);
+    json_object_set_string_member(o, "mode", opt.mode);
+    json_object_set_int_member(o, "disk-rate", opt.rate);
+    if (opt.buffer >= 0) {
+        json_object_set_int_member(o, "buffer-mib", opt.buffer);
+    }
+    json_object_set_string_member(o, "with", opt.with ? opt.with : "");
+}
+
+/* The guest's writes by duration, and its work over time from the command on. */
+static void add_series(JsonObject *o, const BenchSnapshotSeries *series)
+{
+    JsonArray *hist = json_array_new(), *track = json_array_new();
+
+    for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
+        json_array_add_int_element(hist, series->hist[b]);
+    }
+    for (guint i = 0; i < series->track->len; i++) {
+        const BenchPoint *p = &g_array_index(series->track, BenchPoint, i);
+        JsonArray *pair = json_array_new();
+        json_array_add_double_element(pair, (p->us - series->start_us) / 1000.0);
+        json_array_add_int_element(pair, p->steps);
+        json_array_add_array_element(track, pair);
+    }
+    json_object_set_array_member(o, "writes", hist);
+    json_object_set_array_member(o, "track", track);
+    json_object_set_member(o, "query-migrate", json_node_copy(series->info));
+}
+
+static void write_json(const Contender *c, int mem, gint round, const BenchSnapshotSample *s,
+                       const BenchSnapshotSeries *series)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    g_autofree char *text = NULL;
+    JsonObject *o = json_object_new();
+
+    json_node_take_object(root, o);
+    add_setting(o, c, mem, round);
+    bench_figures_to_json(o, bench_snapshot_column, BENCH_SNAPSHOT_FIELDS, (const double *)s);
+    add_series(o, series);
+    text = json_to_string(root, FALSE);
+    fprintf(bench.json, "%s\n", text);
+    fflush(bench.json);
+}
+
+static void print_row(const char *name, const double *row)
+{
+    bench_print_figures(stdout, name, bench_snapshot_column, BENCH_SNAPSHOT_FIELDS, row);
+    fflush(stdout);
+}
+
+static void print_head(int mem)
+{
+    printf("%d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes", mem, hot_of(mem), opt.vcpus,
+           opt.vcpus == 1 ? "" : "s", opt.mode, opt.write);
+    if (opt.rate) {
+        printf(", disk at %d MB/s", opt.rate);
+    }
+    if (opt.buffer >= 0) {
+        printf(", buffer %d MiB", opt.buffer);
+    }
+    printf("\n");
+    print_row("", NULL);
+}
+
+static void print_ranks(const BenchSnapshotSample *sample, const unsigned *taken)
+{
+    static const struct {
+        const char *name;
+        double rank;
+    } lines[] = {{"median", 0.5}, {"p99", 0.99}, {"worst", 1}};
+
+    for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
+        printf("%s of %d\n", lines[l].name, opt.rounds);
+        for (guint i = 0; i < bench.contenders->len; i++) {
+            const Contender *c = bench.contenders->pdata[i];
+            double row[BENCH_SNAPSHOT_FIELDS];
+            bench_rank_row((const double *)&sample[i * opt.rounds], taken[i], BENCH_SNAPSHOT_FIELDS,
+                           lines[l].rank, row);
+            if (taken[i]) {
+                print_row(c->name, row);
+            }
+        }
+    }
+}
+
+/* All rounds with guests of MEM MiB. */
+static bool run_size(int mem)
+{
+    guint n = bench.contenders->len;
+    g_autofree BenchSnapshotSample *sample = g_new0(BenchSnapshotSample, (gsize)n * opt.rounds);
+    g_autofree unsigned *taken = g_new0(unsigned, n);
+    bool all = true;
+
+    print_head(mem);
+    for (gint i = 0; i < opt.rounds * (gint)n; i++) {
+        const Contender *c = bench.contenders->pdata[i % n];
+        BenchSnapshotSample *s = &sample[i % n * opt.rounds + taken[i % n]];
+        g_autoptr(GError) error = NULL;
+        g_auto(BenchSnapshotSeries) series = {0};
+
+        if (!measure(c, mem, s, &series, &error)) {
+            g_printerr("bench: %s, round %d: %s\n", c->name, i / (gint)n + 1, error->message);
+            all = false;
+            continue;
+        }
+        write_json(c, mem, i / (gint)n, s, &series);
+        print_row(c->name, (const double *)s);
+        all = all && s->bad == 0;
+        taken[i % n]++;
+    }
+    print_ranks(sample, taken);
+    return all;
+}
+
+static bool run_all(void)
+{
+    g_auto(GStrv) size = g_strsplit(opt.sizes, ",", -1);
+    bool all = true;
+
+    for (char **s = size; *s; s++) {
+        all = run_size(atoi(*s)) && all;
+    }
+    return all;
+}
+
+/* ---- what is asked for -------------------------------------------------------------------------
+ */
+
+/* "7.2" of what the program says of itself. */
+static char *version_of(const char *qemu, GError **error)
+{
+    const char *argv[] = {qemu, "--version", NULL};
+    g_autofree char *said = NULL;
+
+    if (!g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &said, NULL, NULL,
+                      error)) {
+        return NULL;
+    }
+    const char *at = strstr(said, "version ");
+    at = at ? at + strlen("version ") : "?";
+    const char *dot = strchr(at, '.');
+    return g_strndup(at, dot ? dot + 1 - at + strspn(dot + 1, "0123456789") : strlen(at));
+}
+
+static const BenchSnapshotEngine *engine_named(const char *name)
+{
+    for (unsigned e = 0; e < ENGINES; e++) {
+        if (!strcmp(engine_table[e].name, name)) {
+            return &engine_table[e];
+        }
+    }
+    return NULL;
+}
+
+static bool choose(GError **error)
+{
+    g_auto(GStrv) name = g_strsplit(opt.engines, ",", -1);
+
+    for (char **q = opt.qemu; *q; q++) {
+        g_autofree char *version = version_of(*q, error);
+        if (!version) {
+            return false;
+        }
+        for (char **p = name; *p; p++) {
+            Contender *c = g_new0(Contender, 1);
+            g_ptr_array_add(bench.contenders, c);
+            c->engine = engine_named(*p);
+            if (!c->engine) {
+                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                            "--engines %s: known are " ENGINE_NAMES, opt.engines);
+                return false;
+            }
+            c->qemu = *q;
+            c->name = g_strdup_printf("%s %s", *p, version);
+            c->version = g_strdup(version);
+        }
+    }
+    return true;
+}
+
+static void set_default(char **option, const char *value)
+{
+    *option = *option ? *option : g_strdup(value);
+}
+
+static bool sizes_are_good(void)
+{
+    g_auto(GStrv) size = g_strsplit(opt.sizes, ",", -1);
+
+    for (char **s = size; *s; s++) {
+        if (atoi(*s) < 128 || hot_of(atoi(*s)) >= atoi(*s)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool settle(GError **error)
+{
+    static const char *const qemu[] = {"qemu-system-x86_64", NULL};
+
+    set_default(&opt.sizes, "1024");
+    set_default(&opt.engines, ENGINE_NAMES);
+    set_default(&opt.mode, "random");
+    set_default(&opt.out, ".");
+    opt.qemu = opt.qemu ? opt.qemu : g_strdupv((char **)qemu);
+    if (opt.rounds < 1 || opt.vcpus < 1 || opt.rate < 0 || opt.hot < 0 || !sizes_are_good()) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "numbers out of range: rounds and vcpus from 1, mem from 128, hot below mem");
+        return false;
+    }
+    if (!opt.guest || !opt.farfault) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "give --guest and --farfault, or start it by scripts/bench --snapshot");
+        return false;
+    }
+    return choose(error);
+}
+
+/* Where results and throttle come from. 0, or the exit status. */
+static int open_all(void)
+{
+    g_autofree char *results = g_build_filename(opt.out, "results.jsonl", NULL);
+    g_autofree char *why = NULL;
+
+    if (opt.rate) {
+        bench.throttle = bench_throttle_new(opt.out, opt.rate * 1000000ull, &why);
+        if (!bench.throttle) {
+            g_printerr("bench: --disk-rate skipped: %s\n", why);
+            return SKIPPED;
+        }
+    }
+    bench.json = fopen(results, "ae");
+    bench.run_dir = g_dir_make_tmp("farfault-bench-XXXXXX", NULL);
+    if (!bench.json || !bench.run_dir) {
+        g_printerr("bench: cannot write to %s or to %s\n", results, g_get_tmp_dir());
+        return 1;
+    }
+    return 0;
+}
+
+static void close_all(void)
+{
+    if (bench.json) {
+        fclose(bench.json);
+    }
+    if (bench.run_dir) {
+        rmdir(bench.run_dir);
+    }
+    /* What is left to this process, the subreaper, is over soon: no guest is there. */
+    while (waitpid(-1, NULL, 0) > 0) {
+    }
+    bench_throttle_free(bench.throttle);
+    g_ptr_array_unref(bench.contenders);
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new("- compare live snapshots");
+    g_autoptr(GError) error = NULL;
+
+    bench.contenders = g_ptr_array_new_with_free_func(contender_free);
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error) || !settle(&error)) {
+        g_printerr("bench: %s\n", error->message);
+        return 2;
+    }
+    int status = open_all();
+    if (status == 0) {
+        status = run_all() ? 0 : 1;
+    }
+    close_all();
+    return status;
+}

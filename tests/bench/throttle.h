@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A slow disk, made by the kernel: a cgroup whose processes write to the block device of a folder's
+ * file system at a limited rate. Version 2 of cgroups (io.max) or version 1
+ * (blkio.throttle.write_bps_device), whichever this machine has for block devices.
+ *
+ * Version 1 does not count what goes through the page cache until its writer syncs it. One thread.
+ */
+#ifndef FF_BENCH_THROTTLE_H
+#define FF_BENCH_THROTTLE_H
+
+#include <glib.h>
+#include <stdint.h>
+
+typedef struct BenchThrottle BenchThrottle;
+
+/* RATE: bytes per second. NULL and *WHY (one line, g_free): not on this machine, or not for this
+ * user. */
+BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why);
+/* Removes the cgroup: its processes have ended. Can be NULL. */
+void bench_throttle_free(BenchThrottle *throttle);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchThrottle, bench_throttle_free)
+
+/* ARGV, NULL at its end, as a command that moves into the cgroup and then becomes ARGV. THROTTLE
+ * can be NULL: ARGV as it is. Freed by g_strfreev(). */
+char **bench_throttle_wrap(const BenchThrottle *throttle, const char *const *argv);
+
+#endif
