@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The arithmetic of the bench: the guest's lines, waits between two of them, medians.
+ * The arithmetic of the bench: the guest's lines, waits between two of them, ranks of figures.
  */
 #include "tests/bench/sample.h"
+#include "tests/bench/snapshot-sample.h"
 
 #include <math.h>
 
@@ -85,6 +86,70 @@ static void test_median(void)
     g_assert_true(isnan(bench_median(s, 4).bad));
 }
 
+/* Rows of two columns; what has no value does not count. */
+static void test_rank(void)
+{
+    static const double rows[] = {4, NAN, 1, NAN, 3, NAN, 2, 5};
+    double ranked[2];
+
+    bench_rank_row(rows, 4, 2, 0, ranked);
+    g_assert_cmpfloat(ranked[0], ==, 1);
+    g_assert_cmpfloat(ranked[1], ==, 5);
+    g_assert_cmpfloat(bench_rank(rows, 4, 2, 0, 0.5), ==, 2.5);
+    g_assert_cmpfloat_with_epsilon(bench_rank(rows, 4, 2, 0, 0.9), 3.7, 1e-9);
+    g_assert_cmpfloat(bench_rank(rows, 4, 2, 0, 1), ==, 4);
+    g_assert_true(isnan(bench_rank(rows, 3, 2, 1, 0.5)));
+}
+
+static void test_hist_edge(void)
+{
+    uint64_t hist[8] = {0};
+
+    g_assert_true(isnan(bench_hist_edge(hist, 8, 0.5)));
+    hist[2] = 98;
+    hist[5] = 1;
+    hist[7] = 1;
+    g_assert_cmpfloat(bench_hist_edge(hist, 8, 0.5), ==, 8);
+    g_assert_cmpfloat(bench_hist_edge(hist, 8, 0.99), ==, 64);
+    g_assert_cmpfloat(bench_hist_edge(hist, 8, 1), ==, 256);
+}
+
+static void test_snapshot_faults(void)
+{
+    g_autoptr(JsonNode) list = json_from_string("[[0, 1], [16, 90], [32, 8], [65536, 1]]", NULL);
+    BenchSnapshotSample s;
+
+    bench_snapshot_clear(&s);
+    bench_snapshot_faults(NULL, &s);
+    g_assert_true(isnan(s.faults) && isnan(s.fault_p99_us));
+    bench_snapshot_faults(json_node_get_array(list), &s);
+    g_assert_cmpfloat(s.faults, ==, 100);
+    g_assert_cmpfloat(s.fault_p50_us, ==, 32);
+    g_assert_cmpfloat(s.fault_p99_us, ==, 64);
+    g_assert_cmpfloat(s.fault_worst_us, ==, 131072);
+}
+
+static void test_snapshot_stalls(void)
+{
+    BenchReport before = {.hist = {[9] = 4, [10] = 2}},
+                after = {.hist = {[9] = 50, [10] = 5, [14] = 1}};
+    BenchSnapshotSample s;
+
+    bench_snapshot_stalls(&before, &after, &s);
+    g_assert_cmpfloat(s.stalls, ==, 4);
+}
+
+/* 10 steps per us; a second without any; then 8 per us. */
+static void test_snapshot_lost(void)
+{
+    static const BenchPoint point[] = {
+        {0, 0}, {1000000, 10000000}, {2000000, 10000000}, {3000000, 18000000}, {4000000, 26000000}};
+    BenchSnapshotSample s;
+
+    bench_snapshot_lost(point, G_N_ELEMENTS(point), 1, 3, &s);
+    g_assert_cmpfloat_with_epsilon(s.lost_s, 2 - 8.0 / 9, 1e-9);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -92,5 +157,10 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/waits", test_waits);
     g_test_add_func("/bench/lost", test_lost);
     g_test_add_func("/bench/median", test_median);
+    g_test_add_func("/bench/rank", test_rank);
+    g_test_add_func("/bench/hist-edge", test_hist_edge);
+    g_test_add_func("/bench/snapshot/faults", test_snapshot_faults);
+    g_test_add_func("/bench/snapshot/stalls", test_snapshot_stalls);
+    g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
     return g_test_run();
 }
