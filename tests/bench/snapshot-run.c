@@ -345,6 +345,7 @@ static void take_info(JsonNode *node, BenchSnapshotSample *s)
     JsonObject *own = ff_json_object(info, "x-farfault");
 
     s->downtime_ms = ff_json_double(info, "downtime", NAN);
+    s->faults = ff_json_double(own, "requests", NAN);
     bench_snapshot_faults(ff_json_array(own, "latency-us"), s);
     s->waits = ff_json_double(ff_json_object(own, "snapshot"), "waits", NAN);
 }

@@ -20,10 +20,10 @@ typedef struct {
     double lost_s;      /* work of the guest that is missing when it is back at its speed */
     double stalls;      /* writes of the guest */
     double stall_ms;    /* its longest step, by its own clock (stands still in the blackout) */
-    /* As farfault sees them: writes to memory that was not saved yet. Upper edges of buckets. */
-    double faults;
+    double faults;      /* as farfault sees them: writes to memory that was not saved yet */
+    double waits;       /* of them, those that found no room in the buffer */
+    /* How long farfault took for each of the others. Upper edges of buckets. */
     double fault_p50_us, fault_p99_us, fault_worst_us;
-    double waits;    /* of them, those that found no room in the buffer */
     double file_mib; /* allocated */
     double bad;      /* wrong pages that the guest found afterwards */
 } BenchSnapshotSample;
@@ -38,7 +38,7 @@ void bench_snapshot_clear(BenchSnapshotSample *sample);
 /* Writes of the guest between two reports. */
 void bench_snapshot_stalls(const BenchReport *before, const BenchReport *after,
                            BenchSnapshotSample *sample);
-/* HIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. */
+/* HIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. Their times. */
 void bench_snapshot_faults(JsonArray *hist, BenchSnapshotSample *sample);
 /* N points; BEFORE is the last one before the command, END the first at whose end the guest is
  * back. Its speed is that of the points up to BEFORE and of those from END on, on average. */
