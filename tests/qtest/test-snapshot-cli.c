@@ -27,9 +27,6 @@
 #define BUSY_MIB 24
 #define SLOW "65536" /* bytes per second: longer than any test lasts */
 
-/* ---- the guest ---------------------------------------------------------------------------------
- */
-
 static const char *const plain_args[] = {"-machine", "pc-i440fx-7.2", "-smp", "2", NULL};
 
 /* NULL, and the test is skipped. */
@@ -169,9 +166,6 @@ static char *monitor_of(Vm *vm)
 {
     return vm_path(vm, "server");
 }
-
-/* ---- folders -----------------------------------------------------------------------------------
- */
 
 static char *folder_new(void)
 {
@@ -460,9 +454,6 @@ static void test_quit(void)
     vm_end(vm);
 }
 
-/* ---- it is refused -----------------------------------------------------------------------------
- */
-
 static void check_status(const char *monitor)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL;
@@ -674,16 +665,22 @@ static void test_full(gconstpointer data)
 
 int main(int argc, char **argv)
 {
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+
     g_test_init(&argc, &argv, NULL);
+    /* The command inherits what is ignored: of a job in the background, or of nohup. */
+    for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++) {
+        g_autofree char *path = g_strdup_printf("/snapshot-cli/signal/%s", strsignal(signals[i]));
+
+        signal(signals[i], SIG_DFL);
+        g_test_add_data_func(path, GINT_TO_POINTER(signals[i]), test_signal);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/snapshot-cli/file/", rows[i].name, NULL);
 
         g_test_add_data_func(path, &rows[i], test_row);
     }
     g_test_add_func("/snapshot-cli/paused", test_paused);
-    g_test_add_data_func("/snapshot-cli/sigint", GINT_TO_POINTER(SIGINT), test_signal);
-    g_test_add_data_func("/snapshot-cli/sigterm", GINT_TO_POINTER(SIGTERM), test_signal);
-    g_test_add_data_func("/snapshot-cli/sighup", GINT_TO_POINTER(SIGHUP), test_signal);
     g_test_add_func("/snapshot-cli/cancelled", test_cancelled);
     g_test_add_func("/snapshot-cli/killed", test_killed);
     g_test_add_func("/snapshot-cli/quit", test_quit);
