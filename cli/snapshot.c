@@ -134,7 +134,6 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     print_bytes(info);
     ff_report_latency(stdout, info);
     ff_report_row(stdout, "restore", "%s", restore[0]);
-    ff_report_row(stdout, "then", "cont: it is restored paused");
 }
 
 static int take(const FfTakeOptions *o, bool quiet)

@@ -23,6 +23,7 @@
 #include "fault/fault.h"
 #include "migration/journal.h"
 #include "net/priority.h"
+#include "snapshot/run-state.h"
 #include "uffd/regions.h"
 
 #define STATE_PIECE (256u << 10)
@@ -426,6 +427,11 @@ static void end_capture(FfSnapshot *s)
 
 static bool save(FfSnapshot *s, GError **error)
 {
+    /* It was stopped for its snapshot alone: who restores it gets it as it was. */
+    if (!strcmp(s->run_state, "running") &&
+        !ff_run_state_set_running(s->state->data, s->state->len)) {
+        g_message("snapshot: the guest will be paused when it is restored: say cont");
+    }
     g_autoptr(FfInput) in =
         ff_input_new_memory("QEMU's device state", s->state->data, s->state->len, error);
 

@@ -190,6 +190,8 @@ static void check_restored(const Row *row, Vm *saved, const char *newer, const B
         check_right(check_equal(saved, restored, 1 << 20, (uint64_t)RAM_MIB << 20));
         qmp_ok(vm_qmp(restored), "cont", NULL);
     } else {
+        g_autofree char *state = qmp_run_state(vm_qmp(restored));
+        g_assert_cmpstr(state, ==, "running");
         qmp_ok(vm_qmp(restored), "stop", NULL);
         check_right(check_counters(restored, boot));
         qmp_ok(vm_qmp(restored), "cont", NULL);
