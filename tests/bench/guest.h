@@ -66,6 +66,10 @@ void bench_guest_note_relays(BenchGuest *guest);
  * what a migration costs beside the guest's own work. To a hundredth of a second. */
 double bench_guest_cpu(const BenchGuest *guest);
 
+/* Kills what this process has started and what was left to it, and waits for the end of all. For a
+ * bench that ends early: no BenchGuest is used after it. */
+void bench_guest_end_all(void);
+
 /* Types a key on its console. */
 bool bench_guest_key(BenchGuest *guest, char key, GError **error);
 

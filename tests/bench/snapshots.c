@@ -11,10 +11,11 @@
  *
  * One thread, the default main context.
  */
+#include <glib-unix.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "command.h"
@@ -83,6 +84,7 @@ static struct {
     BenchThrottle *throttle;
     FILE *json;
     char *run_dir; /* for sockets */
+    char *qmp, *file;
 } bench;
 
 /* ---- one snapshot ------------------------------------------------------------------------------
@@ -120,21 +122,19 @@ static char **command_line(const Contender *c, int mem, const char *qmp)
 static bool measure(const Contender *c, int mem, BenchSnapshotSample *sample,
                     BenchSnapshotSeries *series, GError **error)
 {
-    g_autofree char *qmp = g_build_filename(bench.run_dir, "qmp", NULL);
     g_autofree char *log = g_strdup_printf("%s/%s.log", opt.out, c->engine->name);
-    g_autofree char *file = g_strdup_printf("%s/snapshot-%d", opt.out, (int)getpid());
-    g_auto(GStrv) argv = command_line(c, mem, qmp);
+    g_auto(GStrv) argv = command_line(c, mem, bench.qmp);
     BenchSnapshotRun run = {.engine = c->engine,
                             .argv = argv,
-                            .qmp = qmp,
+                            .qmp = bench.qmp,
                             .log = log,
-                            .file = file,
+                            .file = bench.file,
                             .farfault = opt.farfault,
                             .throttle = bench.throttle,
                             .buffer = opt.buffer < 0 ? -1 : (gint64)opt.buffer << 20};
     bool ok = bench_snapshot_run(&run, sample, series, error);
 
-    unlink(qmp);
+    unlink(bench.qmp);
     return ok;
 }
 
@@ -370,6 +370,33 @@ static bool settle(GError **error)
     return choose(error);
 }
 
+static void close_all(void)
+{
+    if (bench.json) {
+        fclose(bench.json);
+    }
+    if (bench.run_dir) {
+        rmdir(bench.run_dir);
+    }
+    /* Of a relay that ends after its QEMU an engine may be left. */
+    bench_guest_end_all();
+    g_clear_pointer(&bench.throttle, bench_throttle_free);
+    g_ptr_array_unref(bench.contenders);
+    g_free(bench.qmp);
+    g_free(bench.file);
+}
+
+/* In the middle of a run: files and cgroup do not stay. */
+static gboolean on_signal(gpointer opaque)
+{
+    bench_guest_end_all();
+    unlink(bench.qmp);
+    unlink(bench.file);
+    rmdir(bench.run_dir);
+    bench_throttle_free(bench.throttle);
+    _exit(1);
+}
+
 /* Where results and throttle come from. 0, or the exit status. */
 static int open_all(void)
 {
@@ -389,22 +416,12 @@ static int open_all(void)
         g_printerr("bench: cannot write to %s or to %s\n", results, g_get_tmp_dir());
         return 1;
     }
+    bench.qmp = g_build_filename(bench.run_dir, "qmp", NULL);
+    bench.file = g_strdup_printf("%s/snapshot-%d", opt.out, (int)getpid());
+    g_unix_signal_add(SIGINT, on_signal, NULL);
+    g_unix_signal_add(SIGTERM, on_signal, NULL);
+    g_unix_signal_add(SIGHUP, on_signal, NULL);
     return 0;
-}
-
-static void close_all(void)
-{
-    if (bench.json) {
-        fclose(bench.json);
-    }
-    if (bench.run_dir) {
-        rmdir(bench.run_dir);
-    }
-    /* What is left to this process, the subreaper, is over soon: no guest is there. */
-    while (waitpid(-1, NULL, 0) > 0) {
-    }
-    bench_throttle_free(bench.throttle);
-    g_ptr_array_unref(bench.contenders);
 }
 
 int main(int argc, char **argv)
