@@ -54,23 +54,30 @@ void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_u
     }
 }
 
-static void fill_latency(const FfStats *s, FfMigrationInfo *info)
+double ff_latency_p99(const uint64_t latency[FF_LATENCY_BUCKETS])
 {
     uint64_t total = 0, seen = 0;
 
     for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
+        total += latency[i];
+    }
+    for (unsigned i = 0; i < FF_LATENCY_BUCKETS && total; i++) {
+        seen += latency[i];
+        if (seen * 100 >= total * 99) {
+            return (double)(2ull << i);
+        }
+    }
+    return 0;
+}
+
+static void fill_latency(const FfStats *s, FfMigrationInfo *info)
+{
+    for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
         info->latency[i] = ff_counted(s->latency[i]);
-        total += info->latency[i];
     }
     uint64_t n = ff_counted(s->latency_count);
     info->latency_mean_us = n ? (double)ff_counted(s->latency_sum_us) / n : 0;
-    for (unsigned i = 0; i < FF_LATENCY_BUCKETS && total; i++) {
-        seen += info->latency[i];
-        if (seen * 100 >= total * 99) {
-            info->latency_p99_us = (double)(2ull << i);
-            break;
-        }
-    }
+    info->latency_p99_us = ff_latency_p99(info->latency);
 }
 
 void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)

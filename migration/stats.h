@@ -39,6 +39,8 @@ void ff_stats_latency(FfStats *s, uint64_t us);
 int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us);
 /* A wait of VCPU since SINCE_US has ended. Any thread that places. */
 void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_us);
+/* Upper edge of the bucket that holds the 99th percentile, microseconds; 0: there is none. */
+double ff_latency_p99(const uint64_t latency[FF_LATENCY_BUCKETS]);
 /* Copies the counters into INFO (latency mean and p99 computed). */
 void ff_stats_fill(const FfStats *s, FfMigrationInfo *info);
 

@@ -16,6 +16,7 @@
 #include "snapshot/saved.h"
 
 #define RUN (128u << 10) /* bytes that are copied at once */
+#define LATE_US 100000
 
 typedef struct {
     FfCapture *c;
@@ -56,7 +57,8 @@ static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error
     uint64_t rate = s->c->bandwidth;
     pthread_mutex_unlock(&s->c->lock);
     if (rate) {
-        s->due = MAX(s->due, g_get_monotonic_time()) +
+        /* What a wait took too long is made up for, if it was not long. */
+        s->due = MAX(s->due, g_get_monotonic_time() - LATE_US) +
                  (int64_t)((n - zeros) * FF_SAVED_PAGE * 1000000 / rate);
     } else {
         s->due = 0;

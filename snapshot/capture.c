@@ -154,6 +154,7 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->n_blocks = cfg->n_blocks;
     c->at_fault_thread = cfg->fault_thread;
     pthread_mutex_init(&c->lock, NULL);
+    c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     for (unsigned i = 0; i < c->n_blocks; i++) {
         c->pages += c->blocks[i].backing.size / c->blocks[i].backing.page_size;

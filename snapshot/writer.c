@@ -31,6 +31,7 @@
 #define SMALL_RUN 4      /* pages, for who waits */
 #define MAX_PAGES (RUN / 4096)
 #define DEPTH 16
+#define LATE_US 100000
 
 /* A run in flight. */
 typedef struct {
@@ -117,6 +118,7 @@ int ff_writer_new(const FfWriterConfig *cfg, FfWriter **result)
         return rc;
     }
     w->io = ff_writer_io_new(cfg->fd, w->n_flights * 4, cfg->way);
+    w->stats.way = ff_writer_io_way(w->io);
     *result = g_steal_pointer(&w);
     return 0;
 }
@@ -506,7 +508,8 @@ static void charge(FfWriter *w, uint64_t n)
     uint64_t rate = __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED);
 
     if (rate) {
-        w->due = MAX(w->due, g_get_monotonic_time()) + (int64_t)(n * 1000000 / rate);
+        /* What a wait took too long is made up for, if it was not long. */
+        w->due = MAX(w->due, g_get_monotonic_time() - LATE_US) + (int64_t)(n * 1000000 / rate);
     }
 }
 
