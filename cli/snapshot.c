@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PAGE 4096
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
@@ -87,9 +86,6 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         !parse_size("--max-bandwidth", line->bandwidth, &o->bandwidth, error) ||
         !parse_size("--offset", line->offset, &o->offset, error)) {
         return false;
-    }
-    if (!strcmp(o->format, "mapped-ram") && o->offset % PAGE) {
-        return usage(error, "--offset: give a multiple of 4096, or --format stream");
     }
     o->buffer = line->buffer ? (int64_t)buffer : -1;
     return true;

@@ -118,7 +118,7 @@ typedef struct {
     bool wanted;
     char *path;      /* of the file, which must not be there; NULL: FfMigrationConfig.fd, a regular
                         file that is open for writing */
-    uint64_t offset; /* where it begins in the file, bytes; mapped: multiple of 4096 */
+    uint64_t offset; /* where it begins in the file, bytes */
     bool mapped;     /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
     uint64_t buffer; /* bytes, for what the guest overwrites before it is saved */
     bool alone;      /* the VMM is to take none in the engine's place */

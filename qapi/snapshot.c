@@ -7,6 +7,7 @@
  * QEMU takes it where the engine cannot (refused), unless the client asked for the engine's. Main
  * loop's thread.
  */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -215,17 +216,21 @@ static void got_capabilities(FfCall *call)
     ff_call_get_parameters(call, begin);
 }
 
+/* That can be written to at any place. */
 static bool has_regular_file(FfCall *call)
 {
     struct stat st;
 
-    return call->fd >= 0 && fstat(call->fd, &st) == 0 && S_ISREG(st.st_mode);
+    return call->fd >= 0 && fstat(call->fd, &st) == 0 && S_ISREG(st.st_mode) &&
+           !(fcntl(call->fd, F_GETFL) & O_APPEND);
 }
 
 static void got_fd(FfCall *call)
 {
     if (!has_regular_file(call)) {
-        ff_call_error(call, "File descriptor named '%s' is not that of a regular file",
+        ff_call_error(call,
+                      "File descriptor named '%s' is not that of a regular file, or one that only "
+                      "appends",
                       call->target.name);
         return;
     }
@@ -249,8 +254,6 @@ void ff_handle_snapshot(FfCall *call)
         ff_call_error(call, "There's a migration process in progress");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-snapshot needs 'file' or 'fdname'");
-    } else if (r->mapped && r->offset % 4096) {
-        ff_call_error(call, "'offset' has to be a multiple of 4096");
     } else if (name) {
         call->target.name = g_strdup(name);
         ff_call_take_fd(call, name, got_fd);
@@ -270,6 +273,9 @@ bool ff_snapshot_is_wanted(FfCall *call)
 static void got_migrate_fd(FfCall *call)
 {
     if (has_regular_file(call)) {
+        off_t at = lseek(call->fd, 0, SEEK_CUR); /* where QEMU would begin */
+
+        call->snapshot->offset = at > 0 ? (uint64_t)at : 0;
         begin(call);
         return;
     }

@@ -579,7 +579,7 @@ static void test_usage(void)
         {{"--format", "tar"}, "--format mapped-ram or --format stream"},
         {{"--buffer", "much"}, "--buffer much: give a number of bytes"},
         {{"--max-bandwidth", "-1"}, "--max-bandwidth -1: give a number of bytes"},
-        {{"--offset", "100"}, "--offset: give a multiple of 4096"},
+        {{"--offset", "1x"}, "--offset 1x: give a number of bytes"},
         {{"--bufer", "1"}, "did you mean \"--buffer\"?"},
         {{"third"}, "give a QMP address and a file"},
     };

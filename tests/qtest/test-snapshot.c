@@ -14,7 +14,7 @@
 
 #define RAM_MIB 64
 #define BUSY_MIB 24
-#define LIBVIRT_LIKE 69632
+#define LIBVIRT_LIKE 65672
 
 typedef enum { OLD, NEW } Version; /* 7.2 and 10 */
 typedef enum { COMMAND, MIGRATE, MIGRATE_FD } Way;
