@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 /* The command line as written. */
