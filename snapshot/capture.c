@@ -26,6 +26,9 @@
  * takes about 2 ms. */
 #define FEW_PAGES 1000
 #define MAX_PASSES 5
+/* Kept around a write, bytes, while there is much room: a fault costs as much as copying so much.
+ */
+#define AROUND (64u << 10)
 /* Of one step of a pass, bytes: so soon a cancel is heard. */
 #define STEP (64ull << 20)
 
@@ -130,6 +133,7 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
     if (rc < 0) {
         return fail(error, rc, "guest RAM cannot be watched");
     }
+    ff_protect_set_around(c->protect, AROUND);
     rc = ff_space_register(c->space, UFFDIO_REGISTER_MODE_WP, &block);
     if (rc == -EBUSY) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,

@@ -28,6 +28,8 @@ struct FfProtect {
     uint8_t *buffer;
     size_t slot_size, buffer_len;
     unsigned n_slots;
+    uint64_t around;      /* bytes; 0: the page alone */
+    unsigned used;        /* atomic; slots; observer: how much is kept around a fault */
     FfRun *slots;         /* what is kept there; written by who has it, before its bit in `kept` */
     FfBitmap empty, kept; /* slots */
     FfWaits waits;        /* of writers without a slot */

@@ -21,7 +21,18 @@
 
 static bool take_slot(FfProtect *p, uint64_t *slot)
 {
-    return ff_bitmap_claim_run(&p->empty, 0, p->n_slots, 1, slot) == 1;
+    bool taken = ff_bitmap_claim_run(&p->empty, 0, p->n_slots, 1, slot) == 1;
+
+    if (taken) {
+        __atomic_fetch_add(&p->used, 1, __ATOMIC_RELAXED);
+    }
+    return taken;
+}
+
+static void leave_slot(FfProtect *p, uint64_t slot)
+{
+    __atomic_fetch_sub(&p->used, 1, __ATOMIC_RELAXED);
+    ff_bitmap_set_run(&p->empty, slot, 1);
 }
 
 /* The content of the page RUN, entered or fault thread. -EAGAIN: the process is moving memory. Then
@@ -139,7 +150,7 @@ static bool serve_one(FfProtect *p, int *rc)
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
         int one;
         if (!keep(p, slot, block, page, &one)) {
-            ff_bitmap_set_run(&p->empty, slot, 1);
+            leave_slot(p, slot);
         }
         *rc = *rc ? *rc : one;
         return true;
@@ -152,7 +163,7 @@ static int give_slot(FfProtect *p, uint64_t slot)
 {
     int rc = 0;
 
-    ff_bitmap_set_run(&p->empty, slot, 1);
+    leave_slot(p, slot);
     while (serve_one(p, &rc)) { /* each ends a wait */
     }
     if (__atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
@@ -169,6 +180,65 @@ static void tell_full(FfProtect *p, const FfRun *run)
     if (pager && pager->full) {
         pager->full(pager, run);
     }
+}
+
+/* ---- around a fault ----------------------------------------------------------------------------
+ */
+
+void ff_protect_set_around(FfProtect *p, uint64_t bytes)
+{
+    p->around = bytes;
+}
+
+/* The pages around PAGE that are to be kept with it, which is among them. */
+static FfRun window(const FfProtect *p, unsigned block, uint64_t page)
+{
+    const FfBacking *b = &p->s->blocks[block].backing;
+    unsigned free = p->n_slots - MIN(p->n_slots, __atomic_load_n(&p->used, __ATOMIC_RELAXED));
+    uint64_t bytes = free > p->n_slots / 4 * 3 ? p->around
+                     : free > p->n_slots / 2   ? p->around / 4
+                                               : 0;
+    uint64_t n = MAX(1, bytes / b->page_size);
+    FfRun run = {block, page / n * n, n};
+
+    run.n = MIN(n, b->size / b->page_size - run.first);
+    return run;
+}
+
+/* Keeps the page RUN for nobody in particular, without lifting it. FALSE: it stays as it is. */
+static bool keep_quietly(FfProtect *p, const FfRun *run)
+{
+    uint64_t slot, seen;
+
+    if (!ff_bitmap_test(&p->blocks[run->block].free, run->first) || !take_slot(p, &slot)) {
+        return false;
+    }
+    if (!ff_bitmap_claim(&p->blocks[run->block].free, run->first)) {
+        leave_slot(p, slot);
+        return false;
+    }
+    if (try_keep(p, slot, run, &seen) == 1) {
+        return true;
+    }
+    leave_page(p, run);
+    leave_slot(p, slot);
+    return false;
+}
+
+/* Those around PAGE, which has been kept: their writers need not wait. */
+static int keep_around(FfProtect *p, unsigned block, uint64_t page)
+{
+    const FfRun all = window(p, block, page);
+    unsigned n = 0;
+
+    for (uint64_t i = all.first; i < all.first + all.n; i++) {
+        n += i != page && keep_quietly(p, &(FfRun){block, i, 1});
+    }
+    int rc = n ? ff_protect_lift(p->s, &all) : 0;
+    if (n && p->s->cfg.pager && p->s->cfg.pager->written) {
+        p->s->cfg.pager->written(p->s->cfg.pager, &all);
+    }
+    return rc;
 }
 
 /* A writer that began to wait for the fault thread at BEGIN goes on. */
@@ -212,7 +282,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
     }
     if (keep(p, slot, block, page, &rc)) {
         count_latency(p, begin);
-        return rc;
+        return rc < 0 ? rc : keep_around(p, block, page);
     }
     int given = give_slot(p, slot);
     return rc < 0 ? rc : given;

@@ -28,6 +28,10 @@ typedef struct FfProtect FfProtect;
  * -ENOMEM; -ENOTSUP: S has shared memory, and would tell of a fork: the child's writes are not
  * seen. */
 int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
+/* While more than half of the buffer is free, what is around a page that somebody writes to is kept
+ * with it: BYTES (a power of two; 0, as at the beginning: nothing), a quarter of that when less
+ * than three quarters are free. Before ff_protect_arm(). */
+void ff_protect_set_around(FfProtect *p, uint64_t bytes);
 /* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Of
  * memory that the process has moved since, of which nobody has read, only the end of the
  * userfaultfd lifts it. Can be NULL. */

@@ -28,6 +28,7 @@ typedef struct {
     char *path;
     char *then; /* what the memory holds at the instant */
     unsigned slots, holes;
+    uint64_t around;
     FfWriterWay way;
     bool end; /* atomic; observer: the guest's threads */
     GThread *guest[WRITERS];
@@ -48,14 +49,19 @@ static void on_page(FfPager *p, const FfRun *run)
     ff_writer_wake(sn->w);
 }
 
-/* The page is in the buffer. */
-static void wait_until_kept(Snapshot *sn)
+static void wait_until_written(Snapshot *sn, unsigned n)
 {
     pthread_mutex_lock(&sn->r->lock);
-    while (!sn->r->written) {
+    while (sn->r->written < n) {
         pthread_cond_wait(&sn->r->changed, &sn->r->lock);
     }
     pthread_mutex_unlock(&sn->r->lock);
+}
+
+/* The page is in the buffer. */
+static void wait_until_kept(Snapshot *sn)
+{
+    wait_until_written(sn, 1);
 }
 
 static gpointer write_all_the_time(gpointer p)
@@ -124,6 +130,7 @@ static void make_writer(Snapshot *sn)
 static void protect(Snapshot *sn)
 {
     make_writer(sn);
+    ff_protect_set_around(sn->p, sn->around);
     g_assert_cmpint(ff_protect_arm(sn->p, &(FfRun){0, 0, sn->r->n_pages}), ==, 0);
     rig_start(sn->r);
 }
@@ -190,13 +197,14 @@ static bool is_right(const Snapshot *sn)
 /* ---- whole snapshots ---------------------------------------------------------------------------
  */
 
-static void take(RigKind kind, unsigned slots, FfWriterWay way)
+static void take_with(RigKind kind, unsigned slots, FfWriterWay way, uint64_t around)
 {
     Snapshot sn;
 
     if (!open_snapshot(&sn, kind, slots, way)) {
         return;
     }
+    sn.around = around;
     protect(&sn);
     start_guest(&sn);
     g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
@@ -212,6 +220,11 @@ static void take(RigKind kind, unsigned slots, FfWriterWay way)
     close_snapshot(&sn);
 }
 
+static void take(RigKind kind, unsigned slots, FfWriterWay way)
+{
+    take_with(kind, slots, way, 0);
+}
+
 static void test_none(RigKind kind)
 {
     take(kind, 0, FF_WRITER_URING);
@@ -225,6 +238,36 @@ static void test_one(RigKind kind)
 static void test_many(RigKind kind)
 {
     take(kind, 16384, FF_WRITER_URING);
+}
+
+/* From much room to none: what is around a fault is kept as well, a quarter of it, nothing. */
+static void test_around(RigKind kind)
+{
+    take_with(kind, 64, FF_WRITER_URING, 64 << 10);
+    take_with(kind, 16384, FF_WRITER_DIRECT, 64 << 10);
+}
+
+/* One write keeps its neighbours, whose writers then wait for nobody. */
+static void test_neighbours(RigKind kind)
+{
+    uint64_t latency[FF_PROTECT_BUCKETS];
+    Snapshot sn;
+
+    if (!open_snapshot(&sn, kind, 16384, FF_WRITER_URING)) {
+        return;
+    }
+    sn.around = 64 << 10;
+    protect(&sn);
+    for (unsigned i = 16; i < 32; i++) {
+        *(volatile uint64_t *)rig_page(sn.r, i) = i;
+        if (i == 16) {
+            wait_until_written(&sn, 2); /* the page, then its neighbours */
+        }
+    }
+    g_assert_cmpuint(ff_protect_latency(sn.p, latency), ==, 1);
+    g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
+    g_assert_true(is_right(&sn));
+    close_snapshot(&sn);
 }
 
 static void test_some_direct(RigKind kind)
@@ -528,6 +571,8 @@ int main(int argc, char **argv)
     rig_add("/writer/buffer-none", RIG_ALL, test_none);
     rig_add("/writer/buffer-one", RIG_ALL, test_one);
     rig_add("/writer/buffer-many", RIG_ALL & ~RIG_BIT(RIG_HUGETLB), test_many);
+    rig_add("/writer/around", RIG_ALL & ~RIG_BIT(RIG_HUGETLB), test_around);
+    rig_add("/writer/neighbours", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_ANON), test_neighbours);
     rig_add("/writer/instant", RIG_ALL, test_instant);
     rig_add("/writer/direct", RIG_ALL, test_some_direct);
     rig_add("/writer/buffered", RIG_ALL, test_some_buffered);
