@@ -181,6 +181,7 @@ static bool make_capture(FfSnapshot *s, GError **error)
     FfCapture *capture = ff_capture_new(&(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
                                                            .maps_fd = s->cfg->maps_fd,
                                                            .pagemap_fd = s->cfg->pagemap_fd,
+                                                           .pidfd = s->cfg->pidfd,
                                                            .blocks = blocks,
                                                            .n_blocks = s->ram->n_blocks,
                                                            .buffer = s->cfg->snapshot.buffer,

@@ -9,6 +9,7 @@
 
 #include "snapshot/capture.h"
 #include "snapshot/writer.h"
+#include "uffd/huge.h"
 #include "uffd/protect.h"
 
 struct FfCapture {
@@ -18,6 +19,8 @@ struct FfCapture {
     FfSpace *space;
     FfProtect *protect;
     GThread *fault_thread;
+    FfHuge *huge; /* mappings that protection splits */
+    int pidfd;
     void (*at_fault_thread)(void);
     pthread_mutex_t lock;
     FfWriter *writer;      /* lock; NULL: not yet, or it goes in a row */

@@ -29,6 +29,8 @@
 /* Kept around a write, bytes, while there is much room: a fault costs as much as copying so much.
  */
 #define AROUND (64u << 10)
+/* What making huge mappings again may take, milliseconds. */
+#define RESTORE_MS 2000
 /* Of one step of a pass, bytes: so soon a cancel is heard. */
 #define STEP (64ull << 20)
 
@@ -111,6 +113,32 @@ static int fill_space(FfCapture *c, const FfRegions *regions)
     return rc < 0 ? rc : 0;
 }
 
+/* Before the first protection. */
+static void note_huge(FfCapture *c, const FfRegions *regions, int pagemap_fd)
+{
+    unsigned n;
+    const FfRegion *r = ff_regions_all(regions, &n);
+
+    for (unsigned i = 0; i < n; i++) {
+        if (c->blocks[r[i].file].backing.kind == FF_BACKING_SHARED) {
+            ff_huge_note(c->huge, pagemap_fd, r[i].file, r[i].addr, r[i].offset, r[i].len);
+        }
+    }
+}
+
+/* After the last. */
+static void restore_huge(FfCapture *c)
+{
+    g_autofree int *fds = g_new(int, c->n_blocks);
+
+    for (unsigned i = 0; i < c->n_blocks; i++) {
+        fds[i] = c->blocks[i].backing.fd;
+    }
+    if (c->pidfd >= 0) {
+        ff_huge_restore(c->huge, fds, c->pidfd, RESTORE_MS);
+    }
+}
+
 static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
 {
     g_autoptr(FfRegions) regions = find_regions(cfg, error);
@@ -134,6 +162,7 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
         return fail(error, rc, "guest RAM cannot be watched");
     }
     ff_protect_set_around(c->protect, AROUND);
+    note_huge(c, regions, cfg->pagemap_fd);
     rc = ff_space_register(c->space, UFFDIO_REGISTER_MODE_WP, &block);
     if (rc == -EBUSY) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
@@ -157,6 +186,8 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->blocks = g_memdup2(cfg->blocks, cfg->n_blocks * sizeof(*cfg->blocks));
     c->n_blocks = cfg->n_blocks;
     c->at_fault_thread = cfg->fault_thread;
+    c->pidfd = cfg->pidfd;
+    c->huge = ff_huge_new();
     pthread_mutex_init(&c->lock, NULL);
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -329,6 +360,7 @@ bool ff_capture_end(FfCapture *c)
     g_clear_pointer(&c->protect, ff_protect_free);
     if (c->space) {
         rc = ff_space_unregister(c->space);
+        restore_huge(c);
     }
     return rc == 0;
 }
@@ -340,6 +372,7 @@ void ff_capture_free(FfCapture *c)
     }
     ff_writer_free(c->writer);
     ff_space_free(c->space);
+    ff_huge_free(c->huge);
     if (c->wake_fd >= 0) {
         close(c->wake_fd);
     }

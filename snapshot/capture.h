@@ -29,6 +29,7 @@ typedef struct {
     int uffd;       /* for protection alone, after UFFDIO_API; borrowed */
     int maps_fd;    /* of the process; borrowed */
     int pagemap_fd; /* likewise */
+    int pidfd;      /* likewise; -1: huge mappings are not made again */
     const FfCaptureBlock *blocks;
     unsigned n_blocks;
     uint64_t buffer;            /* bytes, as of ff_protect_new() */

@@ -12,34 +12,19 @@
  * are mapped again at once, write-protected, which takes this thread 0.3 us a page, and the faults
  * took the process 2 to 3. And split mappings of shared memory are only mappings: the page cache
  * keeps its huge pages. Before the first protection the pagemap tells which there are, and
- * MADV_COLLAPSE maps them again. It would fill holes, so a range that the guest has given back a
- * part of meanwhile stays as it is.
+ * they are mapped again afterwards (huge.h). That would fill holes, so a range that the guest has
+ * given back a part of meanwhile stays as it is.
  *
- * Threads: one, the caller's. System calls: ioctl(UFFDIO_*, PAGEMAP_SCAN), process_madvise,
- * lseek(SEEK_HOLE).
+ * Threads: one, the caller's. System calls: ioctl(UFFDIO_*, PAGEMAP_SCAN).
  */
 #include "uffd/tracking.h"
 
 #include <errno.h>
 #include <gio/gio.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
+#include "uffd/huge.h"
 #include "uffd/uffd.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
 #define SMALL_PAGE 4096
-/* Of page tables with 4 KiB pages: a huge mapping is of this size, and so aligned. */
-#define HUGE_PAGE (2ull << 20)
-
-typedef struct {
-    unsigned file;
-    uint64_t addr, offset, len;
-} Huge;
 
 struct FfTracking {
     FfTrackedFile *files;
@@ -50,7 +35,7 @@ struct FfTracking {
     uint64_t *addr;  /* of each piece */
     bool *protected; /* each piece */
     unsigned n_pieces;
-    GArray *huge; /* Huge, in the order of the pieces */
+    FfHuge *huge; /* in the order of the pieces */
 };
 
 /* ---- regions and pieces -----------------------------------------------------------------------
@@ -131,7 +116,7 @@ FfTracking *ff_tracking_new(const FfTrackedFile *files, unsigned n, int maps_fd,
     t->pagemap_fd = pagemap_fd;
     t->pidfd = pidfd;
     t->files = g_memdup2(files, n * sizeof(*files));
-    t->huge = g_array_new(FALSE, FALSE, sizeof(Huge));
+    t->huge = ff_huge_new();
     t->regions = find_regions(files, n, maps_fd, error);
     if (!t->regions) {
         return NULL;
@@ -200,7 +185,7 @@ void ff_tracking_free(FfTracking *t)
             ff_tracking_end(t);
         }
         g_clear_pointer(&t->regions, ff_regions_free);
-        g_array_unref(t->huge);
+        ff_huge_free(t->huge);
         g_free(t->files);
         g_free(t->pieces);
         g_free(t->addr);
@@ -223,11 +208,11 @@ typedef struct {
 } Walk;
 
 /* Page tables of a piece are numbered from that of its first page on. */
-_Static_assert(FF_PAGEMAP_PIECE / HUGE_PAGE + 1 <= 64, "a bit for each");
+_Static_assert(FF_PAGEMAP_PIECE / FF_HUGE_PAGE + 1 <= 64, "a bit for each");
 
 static uint64_t first_table(const Walk *w)
 {
-    return w->t->addr[w->piece] / HUGE_PAGE;
+    return w->t->addr[w->piece] / FF_HUGE_PAGE;
 }
 
 static void tell(uint64_t addr, uint64_t len, void *opaque)
@@ -235,23 +220,10 @@ static void tell(uint64_t addr, uint64_t len, void *opaque)
     Walk *w = opaque;
     const FfPiece *p = &w->t->pieces[w->piece];
 
-    for (uint64_t i = addr / HUGE_PAGE; i <= (addr + len - 1) / HUGE_PAGE; i++) {
+    for (uint64_t i = addr / FF_HUGE_PAGE; i <= (addr + len - 1) / FF_HUGE_PAGE; i++) {
         w->told |= 1ull << (i - first_table(w));
     }
     w->fn(p->file, p->offset + (addr - w->t->addr[w->piece]), len, w->opaque);
-}
-
-static void note_huge(uint64_t addr, uint64_t len, void *opaque)
-{
-    const Walk *w = opaque;
-    const FfPiece *p = &w->t->pieces[w->piece];
-    uint64_t first = (addr + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1),
-             end = (addr + len) & ~(HUGE_PAGE - 1);
-    Huge h = {p->file, first, p->offset + (first - w->t->addr[w->piece]), end - first};
-
-    if (first < end) { /* one that lies in two pieces is just protected */
-        g_array_append_val(w->t->huge, h);
-    }
 }
 
 /* Where nothing was told all is protected, by its page table; or that is gone, and with it what was
@@ -262,8 +234,8 @@ static int tell_lost(Walk *w, bool protect)
     uint64_t addr = t->addr[w->piece], end = addr + t->pieces[w->piece].len, next;
 
     for (; addr < end; addr = next) {
-        next = MIN(end, (addr / HUGE_PAGE + 1) * HUGE_PAGE);
-        if (w->told >> (addr / HUGE_PAGE - first_table(w)) & 1) {
+        next = MIN(end, (addr / FF_HUGE_PAGE + 1) * FF_HUGE_PAGE);
+        if (w->told >> (addr / FF_HUGE_PAGE - first_table(w)) & 1) {
             continue;
         }
         int rc = ff_pagemap_protected(t->pagemap_fd, addr);
@@ -309,14 +281,14 @@ static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn
 /* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the
  * process has to fault for each page that it reads or writes. Where the kernel does not do that, it
  * faults. */
-static int split(const FfTracking *t, const Huge *h)
+static int split(const FfTracking *t, const FfHugeRun *h)
 {
     int rc = 0;
 
-    for (uint64_t at = h->addr; at < h->addr + h->len && rc == 0; at += HUGE_PAGE) {
-        rc = ff_uffd_protect(t->uffd, at, HUGE_PAGE);
+    for (uint64_t at = h->addr; at < h->addr + h->len && rc == 0; at += FF_HUGE_PAGE) {
+        rc = ff_uffd_protect(t->uffd, at, FF_HUGE_PAGE);
         if (rc == 0) {
-            ff_uffd_map_protected(t->uffd, at, HUGE_PAGE);
+            ff_uffd_map_protected(t->uffd, at, FF_HUGE_PAGE);
         }
     }
     return rc;
@@ -325,14 +297,15 @@ static int split(const FfTracking *t, const Huge *h)
 static int protect_first(FfTracking *t, unsigned i)
 {
     const FfPiece *p = &t->pieces[i];
-    Walk w = {.t = t, .piece = i};
     int rc = 0;
 
     if (t->files[p->file].page_size == SMALL_PAGE) {
-        guint n = t->huge->len;
-        ff_pagemap_scan_huge(t->pagemap_fd, t->addr[i], p->len, note_huge, &w);
-        for (; n < t->huge->len && rc == 0; n++) {
-            rc = split(t, &g_array_index(t->huge, Huge, n));
+        unsigned n, all;
+        ff_huge_all(t->huge, &n);
+        ff_huge_note(t->huge, t->pagemap_fd, p->file, t->addr[i], p->offset, p->len);
+        const FfHugeRun *runs = ff_huge_all(t->huge, &all);
+        for (; n < all && rc == 0; n++) {
+            rc = split(t, &runs[n]);
         }
     }
     return rc ? rc : ff_uffd_protect(t->uffd, t->addr[i], p->len);
@@ -361,36 +334,17 @@ int ff_tracking_scan(FfTracking *t, bool protect, FfTrackingFunc fn, void *opaqu
 /* ---- huge mappings ------------------------------------------------------------------------------
  */
 
-/* One huge page. FALSE: no other one can be had either. */
-static bool collapse(const FfTracking *t, uint64_t addr, uint64_t len)
-{
-    struct iovec iov = {(void *)(uintptr_t)addr, len};
-
-    return syscall(SYS_process_madvise, t->pidfd, &iov, 1, MADV_COLLAPSE, 0) >= 0 ||
-           (errno != EPERM && errno != ESRCH && errno != ENOSYS);
-}
-
 void ff_tracking_restore(FfTracking *t, unsigned ms)
 {
-    int64_t end = g_get_monotonic_time() + ms * 1000ll;
-    uint64_t first = 0, hole = 0; /* in FILE there is none from the one to the other */
-    unsigned file = 0;
+    unsigned n_files = 0, n;
+    const FfHugeRun *runs = ff_huge_all(t->huge, &n);
 
-    for (guint i = 0; i < t->huge->len; i++) {
-        const Huge *h = &g_array_index(t->huge, Huge, i);
-        for (uint64_t at = h->offset; at < h->offset + h->len; at += HUGE_PAGE) {
-            if (g_get_monotonic_time() >= end) {
-                return;
-            }
-            if (h->file != file || at < first || at >= hole) {
-                off_t found = lseek(t->files[h->file].fd, at, SEEK_HOLE);
-                file = h->file;
-                first = at;
-                hole = found < 0 ? at : (uint64_t)found;
-            }
-            if (at + HUGE_PAGE <= hole && !collapse(t, h->addr + (at - h->offset), HUGE_PAGE)) {
-                return;
-            }
-        }
+    for (unsigned i = 0; i < n; i++) {
+        n_files = MAX(n_files, runs[i].file + 1);
     }
+    g_autofree int *fds = g_new(int, n_files);
+    for (unsigned i = 0; i < n_files; i++) {
+        fds[i] = t->files[i].fd;
+    }
+    ff_huge_restore(t->huge, fds, t->pidfd, ms);
 }

@@ -153,11 +153,39 @@ static void test_stays(void)
     }
 }
 
+/* So does a live snapshot. */
+static void test_snapshot(void)
+{
+    const char *why = NULL;
+
+    if (!vm_farfault_available(&why) || (why = why_none())) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
+    BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
+    g_autoptr(Vm) vm =
+        vm_start(&(VmConfig){.name = "guest", .launcher = VM_RUN, .memory = memory, .boot = &boot});
+    g_autofree char *file = vm_path(vm, "file");
+    vm_wait_serial(vm, "AB");
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    long before = huge_kib(vm);
+    g_assert_cmpint(before, >, 0);
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': 1048576}");
+    qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", file);
+    qmp_expect(vm_qmp(vm), "RESUME");
+    g_assert_cmpint(huge_kib(vm), <, before);
+    qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    g_assert_cmpint(huge_kib(vm), >=, before);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/memory/begins", test_begins);
     g_test_add_func("/memory/arrives", test_arrives);
     g_test_add_func("/memory/stays", test_stays);
+    g_test_add_func("/memory/snapshot", test_snapshot);
     return g_test_run();
 }

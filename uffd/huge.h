@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Huge mappings of shared memory in another process: protection splits them, and they are made
+ * again afterwards. One thread.
+ */
+#ifndef FF_UFFD_HUGE_H
+#define FF_UFFD_HUGE_H
+
+#include <glib.h>
+#include <stdint.h>
+
+#define FF_HUGE_PAGE (2ull << 20) /* such a mapping has this size, and is so aligned */
+
+/* Neighbouring ones, wholly huge. */
+typedef struct {
+    unsigned file; /* index into the files of ff_huge_restore() */
+    uint64_t addr, offset, len;
+} FfHugeRun;
+
+typedef struct FfHuge FfHuge;
+
+FfHuge *ff_huge_new(void);
+void ff_huge_free(FfHuge *h); /* can be NULL */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHuge, ff_huge_free)
+/* Notes those of the LEN bytes at ADDR, which are FILE from OFFSET on. Where the kernel does not
+ * tell (before Linux 6.7) there are none. */
+void ff_huge_note(FfHuge *h, int pagemap_fd, unsigned file, uint64_t addr, uint64_t offset,
+                  uint64_t len);
+/* All that were noted, in order. */
+const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n);
+/* Makes them huge again in the process of PIDFD, of which nothing is registered any more; one where
+ * a FILE (borrowed) has a hole now stays as it is, since that would fill the hole. For MS at most.
+ */
+void ff_huge_restore(const FfHuge *h, const int *files, int pidfd, unsigned ms);
+
+#endif
