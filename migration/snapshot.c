@@ -314,6 +314,7 @@ static bool undo(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
+    state->one_way = false;
     return !s->prepared || state->undo(state, error);
 }
 
