@@ -7,7 +7,10 @@
 #include "tests/lib/check.h"
 #include "tests/lib/vm.h"
 
+#include <signal.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define RAM_MIB 64
 #define BUSY_MIB 24
@@ -236,6 +239,58 @@ static void test_stop(void)
     end(&t);
 }
 
+/* ---- at any moment -----------------------------------------------------------------------------
+ */
+
+static bool is_end(JsonObject *data, const void *opaque)
+{
+    static const char *const ends[] = {"completed", "failed", "cancelled", NULL};
+
+    return g_strv_contains(ends, json_object_get_string_member(data, "status"));
+}
+
+/* The engine is killed, or the client cancels, at moments that nobody chose: the guest runs on, and
+ * the file is there as a whole or not at all. No more than four kills: from the fifth death on the
+ * next engine comes later, and the relay gives the userfaultfd up. FF_SNAPSHOTS: so often; default
+ * 8. */
+static void test_random(void)
+{
+    const char *number = g_getenv("FF_SNAPSHOTS");
+    unsigned n = number ? atoi(number) : 8, ends[3] = {0}, kills = 0;
+    Test t;
+
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    qmp_ok(vm_qmp(t.vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    for (unsigned i = 0; i < n; i++) {
+        bool kill_it = kills < 4 && g_test_rand_int_range(0, 2);
+        ask(&t);
+        g_usleep(g_test_rand_int_range(0, 300) * 1000);
+        pid_t engine = kill_it ? vm_find_engine(t.vm) : 0;
+        if (engine) {
+            kills++;
+            kill(engine, SIGKILL);
+        } else {
+            g_autoptr(JsonObject) answer = qmp_call(vm_qmp(t.vm), "migrate_cancel", NULL);
+        }
+        g_autoptr(JsonObject) end =
+            qmp_wait_event(vm_qmp(t.vm), "MIGRATION", is_end, NULL, TEST_TIMEOUT);
+        const char *status =
+            json_object_get_string_member(json_object_get_object_member(end, "data"), "status");
+        ends[status[0] == 'c' ? status[1] == 'o' : 2]++;
+        if (!strcmp(status, "completed")) {
+            g_assert_cmpint(unlink(t.path), ==, 0);
+        } else if (unlink(t.path) < 0) { /* whole, if the engine died right after it had its name */
+            expect_no_file(&t);
+        }
+        expect_settings(&t);
+        expect_running(&t);
+    }
+    g_test_message("%u completed, %u cancelled, %u failed", ends[1], ends[0], ends[2]);
+    end(&t);
+}
+
 /* ---- it cannot begin ---------------------------------------------------------------------------
  */
 
@@ -323,6 +378,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/cancel/late", test_cancel);
     g_test_add_func("/snapshot/cancel/early", test_cancel_early);
     g_test_add_func("/snapshot/stop", test_stop);
+    g_test_add_func("/snapshot/random", test_random);
     g_test_add_func("/snapshot/there-already", test_there_already);
     g_test_add_func("/snapshot/no-folder", test_no_folder);
     g_test_add_func("/snapshot/balloon", test_balloon);
