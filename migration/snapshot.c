@@ -142,10 +142,12 @@ static bool has_room(FfSnapshot *s, GError **error)
     uint64_t needed = allocated(s);
     struct statvfs fs;
 
-    if (fstatvfs(ff_output_fd(s->output), &fs) < 0) {
+    struct stat st;
+
+    if (fstatvfs(ff_output_fd(s->output), &fs) < 0 || fstat(ff_output_fd(s->output), &st) < 0) {
         return true; /* it is seen when it is written */
     }
-    uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
     if (room >= needed) {
         return true;
     }
@@ -162,7 +164,17 @@ static bool open_output(FfSnapshot *s, GError **error)
 
     s->output = c->path ? ff_output_new(c->path, error)
                         : ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error);
-    return s->output && has_room(s, error);
+    if (!s->output || !has_room(s, error)) {
+        return false;
+    }
+    /* What is in a client's file may be an older snapshot: broken off, this one would leave that
+     * with pages of its own, and a whole end. */
+    if (!c->path && ftruncate(ff_output_fd(s->output), (off_t)c->offset) < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s",
+                    ff_output_path(s->output), g_strerror(errno));
+        return false;
+    }
+    return true;
 }
 
 static bool make_capture(FfSnapshot *s, GError **error)
@@ -178,15 +190,16 @@ static bool make_capture(FfSnapshot *s, GError **error)
             .map = b->map,
         };
     }
-    FfCapture *capture = ff_capture_new(&(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
-                                                           .maps_fd = s->cfg->maps_fd,
-                                                           .pagemap_fd = s->cfg->pagemap_fd,
-                                                           .pidfd = s->cfg->pidfd,
-                                                           .blocks = blocks,
-                                                           .n_blocks = s->ram->n_blocks,
-                                                           .buffer = s->cfg->snapshot.buffer,
-                                                           .fault_thread = ff_priority_urgent},
-                                        error);
+    FfCapture *capture = ff_capture_new(
+        &(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
+                           .maps_fd = s->cfg->maps_fd,
+                           .pagemap_fd = s->cfg->pagemap_fd,
+                           .pidfd = s->cfg->pidfd,
+                           .blocks = blocks,
+                           .n_blocks = s->ram->n_blocks,
+                           .buffer = MIN(s->cfg->snapshot.buffer, s->ram->total_bytes),
+                           .fault_thread = ff_priority_urgent},
+        error);
     if (!capture) {
         return false;
     }
@@ -285,6 +298,9 @@ static bool release_guest(FfSnapshot *s, GError **error)
     FfVmmRun *run = &s->cfg->vmm->run;
     bool start = false, running = false, ok = true;
 
+    if (!s->run_state && s->saving && s->cfg->snapshot.was_running) {
+        s->run_state = g_strdup("running"); /* QEMU may have carried it out, and did not say so */
+    }
     if (s->run_state) {
         const char *state = state_afterwards(s, &start);
         ok = run->resume(run, state, start, &running, error);
@@ -315,13 +331,52 @@ static bool undo(FfSnapshot *s, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     state->one_way = false;
-    return !s->prepared || state->undo(state, error);
+    return state->undo(state, error); /* also what prepare() set before it failed */
+}
+
+/* What is being written ends soon. */
+static void fail_writing(FfSnapshot *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    ff_snapshot_cancel_locked(s);
+    ff_mutex_unlock(&s->control->lock);
+}
+
+/* The guest runs on, beside the writer. */
+static gpointer resume_guest(gpointer p)
+{
+    FfSnapshot *s = p;
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    ff_priority_urgent();
+    if (!release_guest(s, &s->resume_error)) {
+        fail_writing(s);
+        return NULL;
+    }
+    FF_FAULT_AT("running");
+    ff_journal_resumed(s->cfg->state);
+    s->saving = false;
+    if (!state->wait_saved(state, 0, &s->resume_error) || !undo(s, &s->resume_error)) {
+        fail_writing(s);
+    }
+    return NULL;
+}
+
+/* FALSE and ERROR: it does not, or QEMU is not as it was. */
+static bool end_resuming(FfSnapshot *s, GError **error)
+{
+    if (s->resumer) {
+        g_thread_join(g_steal_pointer(&s->resumer));
+    }
+    if (s->resume_error) {
+        g_propagate_error(error, g_steal_pointer(&s->resume_error));
+        return false;
+    }
+    return true;
 }
 
 static bool take(FfSnapshot *s, GError **error)
 {
-    FfVmm *vmm = s->cfg->vmm;
-
     if (!stop_guest(s, error)) {
         return false;
     }
@@ -332,18 +387,14 @@ static bool take(FfSnapshot *s, GError **error)
     end_reader(s);
     FF_FAULT_AT("saved");
     /* QEMU closes its end when it has left finish-migrate: the guest need not wait for the question
-     * how that went. */
-    if (!goes_on(s, error) || !release_guest(s, error)) {
+     * how that went. And who waits for QEMU's answer must not be the one who saves: QEMU itself may
+     * wait for a page to be saved. */
+    if (!goes_on(s, error)) {
         return false;
     }
-    FF_FAULT_AT("running");
-    s->saving = false;
     ff_count(s->stats->device_bytes, s->state->len);
-    if (!vmm->state.wait_saved(&vmm->state, 0, error)) {
-        return false;
-    }
-    ff_journal_resumed(s->cfg->state);
-    return undo(s, error);
+    s->resumer = g_thread_new("ff-resume", resume_guest, s);
+    return true;
 }
 
 /* ---- the file ----------------------------------------------------------------------------------
@@ -451,7 +502,8 @@ static bool save(FfSnapshot *s, GError **error)
     }
     end_capture(s);
     FF_FAULT_AT("written");
-    return ff_live_file_end(s->file, error) && ff_output_commit(s->output, error);
+    return end_resuming(s, error) && ff_live_file_end(s->file, error) && goes_on(s, error) &&
+           ff_output_commit(s->output, error);
 }
 
 /* ---- its ends ----------------------------------------------------------------------------------
@@ -460,16 +512,21 @@ static bool save(FfSnapshot *s, GError **error)
 static void roll_back(FfSnapshot *s, const GError *why)
 {
     FfVmmState *state = &s->cfg->vmm->state;
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) error = NULL, resuming = NULL;
+
+    FF_FAULT_AT("rolling-back");
+    /* First, as QEMU may wait for a page, and answers nobody then. */
+    end_capture(s);
+    if (!end_resuming(s, &resuming)) {
+        why = resuming; /* the writer was stopped for it */
+    }
     bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
                      (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
-
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     } else {
         ff_control_set_error(s->control, why->message);
     }
-    FF_FAULT_AT("rolling-back");
     if (s->saving) {
         /* What has begun is soon over, and needs somebody who reads. */
         if (!state->wait_saved(state, s->begun ? 0 : 1, &error)) {
@@ -482,7 +539,6 @@ static void roll_back(FfSnapshot *s, const GError *why)
         g_warning("snapshot: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
-    end_capture(s);
     if (!undo(s, &error)) {
         g_warning("snapshot: %s", error->message);
     }

@@ -34,14 +34,16 @@ typedef struct {
     int *numbers;      /* by block: which one of the file's it is */
     GByteArray *state; /* the reader of device state, until it is joined */
     GThread *reader;
-    int inner;          /* QEMU's device state; -1 */
-    char *run_state;    /* what the guest was before stop */
-    bool prepared;      /* the VMM has the settings for the inner migration */
-    bool saving;        /* it may have begun that */
-    bool begun;         /* it has, and ends by itself */
-    bool stopped;       /* lock; the client's stop and cont are ours */
-    bool stopped_by_us; /* lock; nobody may start the guest but we */
-    bool resumed;       /* lock; somebody did */
+    GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
+    GError *resume_error; /* its, until it is joined; NULL */
+    int inner;            /* QEMU's device state; -1 */
+    char *run_state;      /* what the guest was before stop */
+    bool prepared;        /* the VMM has the settings for the inner migration */
+    bool saving;          /* it may have begun that */
+    bool begun;           /* it has, and ends by itself */
+    bool stopped;         /* lock; the client's stop and cont are ours */
+    bool stopped_by_us;   /* lock; nobody may start the guest but we */
+    bool resumed;         /* lock; somebody did */
 } FfSnapshot;
 
 void ff_snapshot_init(FfSnapshot *s);

@@ -15,6 +15,7 @@
 #include "qapi/driver-private.h"
 
 #define BUFFER (64ull << 20)
+#define OFFSET_MAX (1ull << 60)
 
 static FfSnapshotRequest *new_request(FfCall *call)
 {
@@ -92,6 +93,7 @@ static void start(FfCall *call)
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,
                                          .alone = r->own,
+                                         .was_running = r->was_running,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
     d->uri = g_strdup(call->target.uri);
@@ -121,11 +123,34 @@ static void refused(FfCall *call, const char *why)
     ff_call_pass_native(call);
 }
 
+static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    start(call); /* gone already is as good */
+}
+
+/* Of the client's file, as migrate would. */
+static void close_qemus_copy(FfCall *call)
+{
+    if (call->fd < 0) {
+        start(call);
+        return;
+    }
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", call->target.name);
+    ff_call_inject(call, "closefd", args, fd_closed);
+}
+
 static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
 
+    if (error && (d->migration || d->snapshot_uffd >= 0)) { /* another client's was faster */
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
     if (error) {
+        call->fd = g_steal_fd(&call->snapshot->fd);
         refused(call, error->message);
         return;
     }
@@ -136,7 +161,7 @@ static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
         ff_call_error(call, "There's a migration process in progress");
         return;
     }
-    start(call);
+    close_qemus_copy(call);
 }
 
 static void take_uffd(FfCall *call)
@@ -144,24 +169,6 @@ static void take_uffd(FfCall *call)
     /* call->fd is where the userfaultfd comes to. */
     call->snapshot->fd = g_steal_fd(&call->fd);
     ff_call_take_uffd(call, uffd_taken);
-}
-
-static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
-{
-    ff_call_when_restored(call, take_uffd); /* gone already is as good */
-}
-
-/* Of the client's file, as migrate would. */
-static void close_qemus_copy(FfCall *call)
-{
-    if (call->fd < 0) {
-        ff_call_when_restored(call, take_uffd);
-        return;
-    }
-    JsonObject *args = json_object_new();
-
-    json_object_set_string_member(args, "fdname", call->target.name);
-    ff_call_inject(call, "closefd", args, fd_closed);
 }
 
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
@@ -178,7 +185,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         ff_call_error(call, "%s", why);
     } else if (!ff_call_too_late(call)) {
         g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
-        close_qemus_copy(call);
+        ff_call_when_restored(call, take_uffd);
     }
 }
 
@@ -188,6 +195,7 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
         result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
     const char *state = object ? ff_json_string(object, "status") : NULL;
 
+    call->snapshot->was_running = !g_strcmp0(state, "running");
     if (error) {
         ff_call_gerror(call, error);
     } else if (!g_strcmp0(state, "inmigrate")) {
@@ -252,6 +260,8 @@ void ff_handle_snapshot(FfCall *call)
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
     if (d->migration || d->incoming) {
         ff_call_error(call, "There's a migration process in progress");
+    } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
+        ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-snapshot needs 'file' or 'fdname'");
     } else if (name) {

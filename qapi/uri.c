@@ -99,7 +99,11 @@ static void parse_file(FfUri *target, const char *text)
         if (end == digits || !suffix || (*end && end[1])) {
             return;
         }
-        offset <<= 10 * (suffix - suffixes);
+        unsigned shift = 10 * (unsigned)(suffix - suffixes);
+        if (offset > (guint64)G_MAXINT64 >> 3 >> shift) {
+            return;
+        }
+        offset <<= shift;
     }
     set_file(target, path, offset);
 }

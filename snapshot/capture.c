@@ -30,7 +30,7 @@
  */
 #define AROUND (64u << 10)
 /* What making huge mappings again may take, milliseconds. */
-#define RESTORE_MS 2000
+#define RESTORE_MS 500
 /* Of one step of a pass, bytes: so soon a cancel is heard. */
 #define STEP (64ull << 20)
 

@@ -545,6 +545,10 @@ int ff_writer_run(FfWriter *w)
 
     while (!w->rc && !__atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE)) {
         forget_wakes(w);
+        if (w->n_busy && ff_writer_io_way(w->io) != FF_WRITER_URING) {
+            reap(w); /* it is written already, and somebody may wait for its pages */
+            continue;
+        }
         if (begin_next(w, &later)) {
             continue;
         }

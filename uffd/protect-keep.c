@@ -194,11 +194,10 @@ void ff_protect_set_around(FfProtect *p, uint64_t bytes)
 static FfRun window(const FfProtect *p, unsigned block, uint64_t page)
 {
     const FfBacking *b = &p->s->blocks[block].backing;
-    unsigned free = p->n_slots - MIN(p->n_slots, __atomic_load_n(&p->used, __ATOMIC_RELAXED));
-    uint64_t bytes = free > p->n_slots / 4 * 3 ? p->around
-                     : free > p->n_slots / 2   ? p->around / 4
-                                               : 0;
+    uint64_t all = p->n_slots, used = __atomic_load_n(&p->used, __ATOMIC_RELAXED);
+    uint64_t bytes = used * 4 < all ? p->around : used * 2 < all ? p->around / 4 : 0;
     uint64_t n = MAX(1, bytes / b->page_size);
+    n = n * 4 > all ? 1 : n; /* a small buffer is for those who wait */
     FfRun run = {block, page / n * n, n};
 
     run.n = MIN(n, b->size / b->page_size - run.first);
@@ -206,7 +205,7 @@ static FfRun window(const FfProtect *p, unsigned block, uint64_t page)
 }
 
 /* Keeps the page RUN for nobody in particular, without lifting it. FALSE: it stays as it is. */
-static bool keep_quietly(FfProtect *p, const FfRun *run)
+static bool keep_quietly(FfProtect *p, const FfRun *run, int *rc)
 {
     uint64_t slot, seen;
 
@@ -214,14 +213,17 @@ static bool keep_quietly(FfProtect *p, const FfRun *run)
         return false;
     }
     if (!ff_bitmap_claim(&p->blocks[run->block].free, run->first)) {
-        leave_slot(p, slot);
+        *rc = give_slot(p, slot);
         return false;
     }
     if (try_keep(p, slot, run, &seen) == 1) {
         return true;
     }
     leave_page(p, run);
-    leave_slot(p, slot);
+    if (p->s->cfg.pager && p->s->cfg.pager->full) {
+        p->s->cfg.pager->full(p->s->cfg.pager, run); /* the saver has to fetch it */
+    }
+    *rc = give_slot(p, slot);
     return false;
 }
 
@@ -230,11 +232,13 @@ static int keep_around(FfProtect *p, unsigned block, uint64_t page)
 {
     const FfRun all = window(p, block, page);
     unsigned n = 0;
+    int rc = 0;
 
-    for (uint64_t i = all.first; i < all.first + all.n; i++) {
-        n += i != page && keep_quietly(p, &(FfRun){block, i, 1});
+    for (uint64_t i = all.first; i < all.first + all.n && rc == 0; i++) {
+        n += i != page && keep_quietly(p, &(FfRun){block, i, 1}, &rc);
     }
-    int rc = n ? ff_protect_lift(p->s, &all) : 0;
+    int lifted = n ? ff_protect_lift(p->s, &all) : 0;
+    rc = rc ? rc : lifted;
     if (n && p->s->cfg.pager && p->s->cfg.pager->written) {
         p->s->cfg.pager->written(p->s->cfg.pager, &all);
     }

@@ -43,9 +43,12 @@ struct FfSpace {
     FfSpaceCounts counts; /* each atomic */
     FfWaits waits;
     FfProtect *protect; /* set before the fault thread runs; NULL: none */
-    int wake_fd;        /* ends the fault thread */
-    int child_wake_fd;  /* of the next child; -1: none yet */
-    GArray *unmaps;     /* Unmap (space.c). lock: those that are expected */
+    /* Ranges at the end of the list that could not be registered: they may be of another
+     * userfaultfd, and the kernel takes out what is not the caller's as well. */
+    guint not_registered;
+    int wake_fd;       /* ends the fault thread */
+    int child_wake_fd; /* of the next child; -1: none yet */
+    GArray *unmaps;    /* Unmap (space.c). lock: those that are expected */
 
     /* Of who answers for a page that was placed before, and who makes pages missing again; a leaf.
      */

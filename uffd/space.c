@@ -215,6 +215,7 @@ int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
             if (block) {
                 *block = range(s, i)->file;
             }
+            s->not_registered = s->ranges->len - i;
             return rc;
         }
     }
@@ -228,7 +229,7 @@ int ff_space_unregister(FfSpace *s)
     int rc = 0;
 
     ff_space_enter(s);
-    for (guint i = 0; i < s->ranges->len; i++) {
+    for (guint i = 0; i + s->not_registered < s->ranges->len; i++) {
         const FfRegion *r = range(s, i);
         uint64_t piece = s->mode == UFFDIO_REGISTER_MODE_MISSING
                              ? r->len
