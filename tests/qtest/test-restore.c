@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/lib/check.h"
@@ -521,6 +522,73 @@ static void test_no_file(void)
     end(&s);
 }
 
+/* ---- farfault restore --------------------------------------------------------------------------
+ */
+
+static void test_cli(void)
+{
+    Scene s;
+
+    if (begin_plain(&s)) {
+        const char *args[] = {"-machine", PC, "-smp", "2", NULL};
+        Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                      .launcher = VM_RUN,
+                                      .qemu = "qemu-system-x86_64",
+                                      .memory = G_STRINGIFY(RAM_MIB) "M",
+                                      .args = args,
+                                      .boot = &s.boot,
+                                      .restore = s.path});
+        g_autofree char *says = g_strdup_printf("%s: restored: guest ran after ", s.path);
+
+        vm_wait_stderr(vm, says);
+        check_info(vm);
+        check_restored(&s, vm);
+        vm_end(vm);
+    }
+    end(&s);
+}
+
+/* ARGS (one string, FILE for the file): one line, this exit status, and no QEMU. */
+static void refused(const Scene *s, const char *args, int status, const char *says)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_auto(GStrv) words = g_strsplit(args, " ", -1);
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autofree char *err = NULL;
+    int got;
+
+    g_ptr_array_add(argv, farfault);
+    g_ptr_array_add(argv, (char *)"restore");
+    for (char **w = words; *w; w++) {
+        g_ptr_array_add(argv, strcmp(*w, "FILE") ? *w : s->path);
+    }
+    g_ptr_array_add(argv, NULL);
+    g_assert_true(g_spawn_sync(NULL, (char **)argv->pdata, NULL, G_SPAWN_STDOUT_TO_DEV_NULL, NULL,
+                               NULL, NULL, &err, &got, NULL));
+    g_assert_true(WIFEXITED(got));
+    g_assert_cmpint(WEXITSTATUS(got), ==, status);
+    if (!strstr(err, says) || strchr(err, '\n') != err + strlen(err) - 1) {
+        g_error("'%s' is not one line with '%s'", err, says);
+    }
+}
+
+static void test_cli_refused(void)
+{
+    Scene s;
+
+    if (begin_plain(&s)) {
+        refused(&s, "FILE", 2, "after --, the QEMU");
+        refused(&s, "FILE -- qemu-system-x86_64 -incoming defer", 2, "leave -incoming");
+        refused(&s, "--offset x FILE -- qemu-system-x86_64", 2, "--offset");
+        refused(&s, "--ofset 1 FILE -- qemu-system-x86_64", 2, "--offset");
+        refused(&s, "/nowhere/file -- qemu-system-x86_64", 1, "No such file");
+        refused(&s, "--offset 4096 FILE -- qemu-system-x86_64", 1, "no saved guest");
+        cut_memory(&s);
+        refused(&s, "FILE -- qemu-system-x86_64", 1, "cut");
+    }
+    end(&s);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const late[] = {"loaded", "grant",    "granted", "resumed", "running",
@@ -545,6 +613,8 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/killed-deleted", test_killed_deleted);
     g_test_add_func("/restore/eio", test_eio);
     g_test_add_func("/restore/no-file", test_no_file);
+    g_test_add_func("/restore/cli", test_cli);
+    g_test_add_func("/restore/cli-refused", test_cli_refused);
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *path = g_strconcat("/restore/bad/", bad[i].name, NULL);
         g_test_add_data_func(path, &bad[i], test_bad);
