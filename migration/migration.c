@@ -161,7 +161,10 @@ static bool dest_init(FfMigration *m, GError **error)
 static bool dest_listen(FfMigration *m, GError **error)
 {
     if (m->dest.origin) {
-        return true; /* nobody comes */
+        /* Nobody comes. Before the coordinator: an engine that dies from here on has begun, and
+         * nobody else would say that it came to nothing. */
+        ff_journal_setup(m->cfg.state);
+        return true;
     }
     if (ff_address_is_listening(m->cfg.fd)) {
         ff_dest_set_listener(&m->dest, m->cfg.fd);

@@ -201,13 +201,8 @@ static bool begin(FfDestination *d, GError **error)
     FfVmmState *state = &d->cfg->vmm->state;
     bool refused;
 
-    if (!ff_dest_check_guest(d, &refused, error)) {
-        return false;
-    }
-    /* From here on an engine that dies has begun: nobody else would say that it came to nothing. */
-    ff_journal_setup(d->cfg->state);
     FF_FAULT_AT("setup");
-    if (!open_file(d, error) || !compare(d, error)) {
+    if (!ff_dest_check_guest(d, &refused, error) || !open_file(d, error) || !compare(d, error)) {
         return false;
     }
     keep(d);
@@ -280,6 +275,9 @@ void ff_restore_coordinate(FfDestination *d)
     if (begin(d, &error) && load(d, &error)) {
         ff_dest_end_loaded(d);
     } else {
+        if (d->occupied) {
+            ff_journal_idle(d->cfg->state); /* nothing was begun */
+        }
         ff_dest_give_up(d, error);
     }
 }

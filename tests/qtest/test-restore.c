@@ -5,16 +5,20 @@
  * stopped guest comes back byte for byte. The engine dies at each phase, the file cannot be read,
  * is cut, or is that of another guest: nothing is lost, and no zeros are seen.
  *
- * QEMU 10 is that of vm_newer_qemu().
+ * QEMU 10 is that of vm_newer_qemu(). FF_ROUNDS: how often an engine dies at random (default 3);
+ * with it, it dies at more moments as well.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/hugepages.h"
+#include "tests/lib/linuxguest.h"
 #include "tests/lib/vm.h"
 
 #define RAM_MIB 64
@@ -35,7 +39,23 @@ typedef struct {
     bool stopped;
     const char *machine;
     unsigned n_cpus;
+    const char *const *args; /* more of them; they name the memory, if there is SIZE; can be NULL */
+    const char *size;        /* of -m; NULL: RAM_MIB */
 } Row;
+
+/* Addresses of blocks that are not 0: RAM of two nodes, and a DIMM. */
+static const char *const numa[] = {"-object", "memory-backend-ram,id=n0,size=16M",
+                                   "-object", "memory-backend-ram,id=n1,size=48M",
+                                   "-numa",   "node,memdev=n0",
+                                   "-numa",   "node,memdev=n1",
+                                   "-object", "memory-backend-ram,id=m0,size=128M",
+                                   "-device", "pc-dimm,memdev=m0,id=d0",
+                                   "-device", "virtio-rng-pci",
+                                   NULL};
+static const char *const huge[] = {"-object",
+                                   "memory-backend-memfd,id=h,size=64M,hugetlb=on,hugetlbsize=2M",
+                                   "-machine", "memory-backend=h", NULL};
+#define HUGE_PAGES (2 * RAM_MIB / 2)
 
 static const Row rows[] = {
     {"7.2", OURS, OLD, OLD, COMMAND, .machine = PC, .n_cpus = 2},
@@ -46,6 +66,9 @@ static const Row rows[] = {
     {"offset", OURS, OLD, OLD, COMMAND, .offset = OFFSET, .machine = PC, .n_cpus = 1},
     {"stock/offset", STOCK, NEW, NEW, INCOMING, .offset = OFFSET, .machine = "q35", .n_cpus = 1},
     {"fd", OURS, OLD, OLD, BY_FD, .offset = OFFSET, .machine = PC, .n_cpus = 1},
+    {"numa", OURS, OLD, OLD, COMMAND, .stopped = true, .machine = PC, .n_cpus = 1, .args = numa,
+     .size = "64M,slots=2,maxmem=1G"},
+    {"huge", OURS, OLD, OLD, COMMAND, .machine = PC, .n_cpus = 2, .args = huge},
     {"stopped", OURS, OLD, OLD, COMMAND, .stopped = true, .machine = PC, .n_cpus = 2},
     {"stock/stopped", STOCK, NEW, NEW, INCOMING, .stopped = true, .machine = "q35", .n_cpus = 1},
 };
@@ -64,8 +87,12 @@ static Vm *start(const Scene *s, Version version, bool incoming, const char *mem
                  const char *faults)
 {
     g_autofree char *cpus = g_strdup_printf("%u", s->row->n_cpus);
-    const char *args[] = {"-machine", s->row->machine, "-smp", cpus, NULL};
+    const char *args[32] = {"-machine", s->row->machine, "-smp", cpus};
 
+    for (unsigned i = 0; s->row->args && s->row->args[i]; i++) {
+        g_assert_cmpuint(i, <, G_N_ELEMENTS(args) - 5);
+        args[4 + i] = s->row->args[i];
+    }
     return vm_start(&(VmConfig){.name = incoming ? "restored" : "saved",
                                 .launcher = !incoming && s->row->saver == STOCK ? VM_PLAIN : VM_RUN,
                                 .qemu = version == OLD ? "qemu-system-x86_64" : s->newer,
@@ -78,7 +105,8 @@ static Vm *start(const Scene *s, Version version, bool incoming, const char *mem
 
 static Vm *start_again(const Scene *s, const char *faults)
 {
-    Vm *vm = start(s, s->row->to, true, G_STRINGIFY(RAM_MIB) "M", faults);
+    Vm *vm =
+        start(s, s->row->to, true, s->row->size ? s->row->size : G_STRINGIFY(RAM_MIB) "M", faults);
 
     qmp_set_capability(vm_qmp(vm), "events", true);
     return vm;
@@ -130,7 +158,7 @@ static bool begin(Scene *s, const Row *row)
         }
     }
     s->boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, row->n_cpus);
-    s->saved = start(s, row->from, false, G_STRINGIFY(RAM_MIB) "M", NULL);
+    s->saved = start(s, row->from, false, row->size ? row->size : G_STRINGIFY(RAM_MIB) "M", NULL);
     s->path = vm_path(s->saved, "file");
     save(s);
     return true;
@@ -235,7 +263,13 @@ static void check_restored(const Scene *s, Vm *vm)
 
 static void test_row(gconstpointer data)
 {
+    const Row *row = data;
+    HugePages *pool = NULL;
     Scene s;
+
+    if (row->args == huge && !(pool = hugepages_new(HUGE_PAGES))) {
+        return;
+    }
 
     if (begin(&s, data)) {
         Vm *vm = start_again(&s, NULL);
@@ -251,6 +285,39 @@ static void test_row(gconstpointer data)
         vm_end(vm);
     }
     end(&s);
+    hugepages_free(pool);
+}
+
+/* ---- a guest that knows its memory --------------------------------------------------------------
+ */
+
+/* It checks all of it while it comes, and after that; and its disk. */
+static void test_linux(void)
+{
+    const LinuxGuest guest = {
+        .ram_kib = 160 * 1024, .n_cpus = 2, .load = "ff.mib=64 ff.mode=random ff.write=80"};
+    const char *why = NULL;
+
+    if (!linux_guest_available(&why) || !vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *saved = linux_guest_start(&guest, "saved", VM_RUN, NULL);
+    g_autofree char *path = vm_path(saved, "file");
+
+    vm_wait_serial(saved, "FF ready");
+    qmp_set_capability(vm_qmp(saved), "events", true);
+    qmp_ok(vm_qmp(saved), "x-farfault-snapshot", "{'file': '%s'}", path);
+    qmp_expect_migration(vm_qmp(saved), "completed");
+    Vm *vm = linux_guest_start(&guest, "restored", VM_RUN, "defer");
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    qmp_ok(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", path);
+    qmp_expect_migration(vm_qmp(vm), "postcopy-active");
+    linux_guest_assert_intact(vm, "while it comes");
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    linux_guest_assert_intact(vm, "restored");
+    linux_guest_finish(vm);
+    linux_guest_finish(saved);
 }
 
 /* ---- two of them -------------------------------------------------------------------------------
@@ -351,6 +418,49 @@ static void test_killed_deleted(void)
         g_assert_true(vm_fault_happened(vm, 0));
         check_restored(&s, vm);
         vm_end(vm);
+    }
+    end(&s);
+}
+
+/* TRUE: it has ended. FALSE: all of its memory is there. */
+static bool has_ended(Vm *vm)
+{
+    for (;;) {
+        g_autoptr(JsonObject) answer = qmp_call(vm_qmp(vm), "query-migrate", NULL);
+        JsonObject *info = answer ? json_object_get_object_member(answer, "return") : NULL;
+
+        if (!answer) {
+            g_assert_cmpint(vm_wait_exit(vm), !=, 0);
+            return true;
+        }
+        if (info && !g_strcmp0(json_object_get_string_member_with_default(info, "status", NULL),
+                               "completed")) {
+            return false;
+        }
+    }
+}
+
+/* At any moment: this QEMU ends before its guest ran, or all is right. */
+static void test_killed_at_random(void)
+{
+    const char *rounds = g_getenv("FF_ROUNDS");
+    Scene s;
+
+    if (begin_plain(&s)) {
+        for (int i = rounds ? atoi(rounds) : 3; i > 0; i--) {
+            Vm *vm = start_again(&s, NULL);
+
+            ask(&s, vm, s.path);
+            g_usleep(g_test_rand_int_range(0, 60000)); /* the moment, not an event */
+            pid_t engine = vm_find_engine(vm);
+            if (engine) {
+                kill(engine, SIGKILL);
+            }
+            if (!has_ended(vm)) {
+                check_restored(&s, vm);
+            }
+            vm_end(vm);
+        }
     }
     end(&s);
 }
@@ -591,26 +701,32 @@ static void test_cli_refused(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const late[] = {"loaded", "grant",    "granted", "resumed", "running",
-                                       "all",    "disarmed", "done",    "undone"};
-    static const char *const early[] = {"setup", "held", "prepared", "loading", "armed", "shut"};
+    static const char *const late[] = {"loaded",  "granted",  "running",
+                                       "all",     "done",     /* and, with FF_ROUNDS: */ "grant",
+                                       "resumed", "disarmed", "undone"};
+    static const char *const early[] = {"setup", "loading", "shut", "held", "prepared", "armed"};
+    bool long_run = g_getenv("FF_ROUNDS") != NULL;
+    unsigned n_late = long_run ? G_N_ELEMENTS(late) : 5,
+             n_early = long_run ? G_N_ELEMENTS(early) : 3;
 
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/restore/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/restore/linux", test_linux);
     g_test_add_func("/restore/two", test_two);
     g_test_add_func("/restore/again", test_again);
-    for (unsigned i = 0; i < G_N_ELEMENTS(late); i++) {
+    for (unsigned i = 0; i < n_late; i++) {
         g_autofree char *path = g_strconcat("/restore/killed/", late[i], NULL);
         g_test_add_data_func(path, late[i], test_killed);
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(early); i++) {
+    for (unsigned i = 0; i < n_early; i++) {
         g_autofree char *path = g_strconcat("/restore/killed-early/", early[i], NULL);
         g_test_add_data_func(path, early[i], test_killed_early);
     }
     g_test_add_func("/restore/killed-deleted", test_killed_deleted);
+    g_test_add_func("/restore/killed-at-random", test_killed_at_random);
     g_test_add_func("/restore/eio", test_eio);
     g_test_add_func("/restore/no-file", test_no_file);
     g_test_add_func("/restore/cli", test_cli);
