@@ -272,6 +272,13 @@ static void both(Vm *plain, Vm *own, const char *line)
 #define SET "{'execute':'migrate-set-capabilities','arguments':{'capabilities':["
 #define ONE "{'capability':'%s','state':%s}"
 
+/* Together they ask for a lazy restore, which QEMU up to 10 does not have, and refuses. */
+static bool is_restore(const void *incoming, const char *a, const char *b)
+{
+    return incoming && ((!strcmp(a, "mapped-ram") && !strcmp(b, "postcopy-ram")) ||
+                        (!strcmp(b, "mapped-ram") && !strcmp(a, "postcopy-ram")));
+}
+
 /* Every pair of capabilities, at once and one after the other. */
 static void compare_pairs(const void *incoming)
 {
@@ -303,6 +310,12 @@ static void compare_pairs(const void *incoming)
             g_autofree char *later = g_strdup_printf(SET ONE "]}}", b, "true");
             g_autofree char *off = g_strdup_printf(SET ONE "," ONE "]}}", a, "false", b, "false");
 
+            if (is_restore(incoming, a, b)) {
+                g_autofree char *got = answer(own, together);
+                g_assert_null(strstr(got, "error"));
+                both(plain, own, off);
+                continue;
+            }
             if (j >= i) {
                 both(plain, own, together);
                 both(plain, own, off);
