@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/attach.h"
 #include "tests/lib/check.h"
 #include "tests/lib/hugepages.h"
 #include "tests/lib/linuxguest.h"
@@ -632,6 +633,55 @@ static void test_no_file(void)
     end(&s);
 }
 
+/* ---- the relay dies ----------------------------------------------------------------------------
+ */
+
+/* With it goes the file that it held: the client names it again, and it has to be the same. */
+static void test_relay(void)
+{
+    Scene s;
+
+    if (!has_faults()) {
+        return;
+    }
+    if (begin_plain(&s)) {
+        const char *args[] = {"-machine", PC, "-smp", "2", NULL};
+        /* The fill does not come to its end before the relay's. */
+        Vm *vm =
+            vm_start(&(VmConfig){.name = "restored",
+                                 .launcher = VM_RUN,
+                                 .qemu = "qemu-system-x86_64",
+                                 .memory = G_STRINGIFY(RAM_MIB) "M",
+                                 .args = args,
+                                 .boot = &s.boot,
+                                 .faults = "destination/postcopy-active/call/read-file=delay:3000",
+                                 .listens = true,
+                                 .incoming = "defer"});
+        g_autofree char *other = g_strconcat(s.path, "-other", NULL);
+        g_autofree char *status = NULL, *why = NULL;
+
+        qmp_set_capability(vm_qmp(vm), "events", true);
+        ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-active");
+        attach_kill_relay(vm, true);
+        attach_vm(vm, NULL);
+        do {
+            g_free(status);
+            status = qmp_migrate_status(vm_qmp(vm));
+        } while (strcmp(status, "postcopy-paused") != 0);
+        why = error_desc(vm);
+        g_assert_nonnull(strstr(why, "name it (migrate-recover"));
+        qmp_set_capability(vm_qmp(vm), "events", true);
+        g_assert_true(g_file_set_contents(other, "other", -1, NULL));
+        qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': 'file:%s'}", other);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_assert_cmpint(unlink(other), ==, 0);
+        recovers(&s, vm, s.path);
+        vm_end(vm);
+    }
+    end(&s);
+}
+
 /* ---- farfault restore --------------------------------------------------------------------------
  */
 
@@ -729,6 +779,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/killed-at-random", test_killed_at_random);
     g_test_add_func("/restore/eio", test_eio);
     g_test_add_func("/restore/no-file", test_no_file);
+    g_test_add_func("/restore/relay", test_relay);
     g_test_add_func("/restore/cli", test_cli);
     g_test_add_func("/restore/cli-refused", test_cli_refused);
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
