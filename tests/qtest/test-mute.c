@@ -288,6 +288,7 @@ static const Death deaths[] = {
     {"alone/unix", .unix_socket = true},
     {"alone/argument", .incoming_argument = true},
     {"alone/paused", .paused = true},
+    {"alone/newer", .newer = true},
     {"waits", .waits = true},
     {"waits/unix", .waits = true, .unix_socket = true},
     {"waits/argument", .waits = true, .incoming_argument = true},
