@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The guest's disks before and after a live snapshot; see disks.h. */
 #include "cli/disks.h"
-#include "qmp/json.h"
+#include "qmp/disk-name.h"
 
 #include <string.h>
 
@@ -48,14 +48,6 @@ static JsonObject *find(JsonNode *list, const char *key)
     return NULL;
 }
 
-static char *name_of(JsonObject *entry)
-{
-    const char *drive = ff_json_string_or(entry, "device", ""), *key = key_of(entry);
-    const char *slash = strrchr(key, '/');
-
-    return g_strdup(*drive ? drive : slash ? slash + 1 : key);
-}
-
 GPtrArray *ff_cli_disks_changed(JsonNode *before, JsonNode *after)
 {
     GPtrArray *changed = g_ptr_array_new_with_free_func(disk_free);
@@ -68,7 +60,7 @@ GPtrArray *ff_cli_disks_changed(JsonNode *before, JsonNode *after)
         if (base && overlay && strcmp(base, overlay) != 0) {
             FfCliDisk *d = g_new0(FfCliDisk, 1);
 
-            *d = (FfCliDisk){name_of(now), g_strdup(base), g_strdup(overlay)};
+            *d = (FfCliDisk){ff_disk_name(now, NULL), g_strdup(base), g_strdup(overlay)};
             g_ptr_array_add(changed, d);
         }
     }

@@ -14,7 +14,7 @@
 
 #include "qemu/call.h"
 #include "qemu/internal.h"
-#include "qmp/json.h"
+#include "qmp/disk-name.h"
 
 /* libvirt gives this secret to each guest, and to no other. */
 #define LIBVIRTS "masterKey0"
@@ -33,16 +33,6 @@ static void disk_free(void *data)
 /* ---- which there are --------------------------------------------------------------------------
  */
 
-/* Its drive ("drive0"), else the end of its device's path ("/machine/peripheral/disk0"), else the
- * node. */
-static char *name_of(JsonObject *entry, const char *node)
-{
-    const char *drive = ff_json_string(entry, "device"), *qdev = ff_json_string(entry, "qdev");
-    const char *slash = qdev ? strrchr(qdev, '/') : NULL;
-
-    return g_strdup(drive && *drive ? drive : slash ? slash + 1 : qdev && *qdev ? qdev : node);
-}
-
 /* NULL: it has no medium, or the guest cannot write to it. */
 static FfDisk *disk_of(JsonObject *entry)
 {
@@ -56,7 +46,7 @@ static FfDisk *disk_of(JsonObject *entry)
     }
     FfDisk *d = g_new0(FfDisk, 1);
 
-    d->name = name_of(entry, node);
+    d->name = ff_disk_name(entry, node);
     d->node = g_strdup(node);
     d->base = g_strdup(base ? base : ff_json_string(inserted, "file"));
     return d;

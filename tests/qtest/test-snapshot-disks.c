@@ -181,6 +181,7 @@ typedef struct {
     const char *said; /* in the error's line */
     bool no_folder;   /* it goes away before the snapshot */
     bool branched;    /* the guest has a new image all the same */
+    bool newer;       /* QEMU 10, its disk a node of -blockdev that an iothread serves */
 } Row;
 
 static const Row rows[] = {
@@ -190,6 +191,7 @@ static const Row rows[] = {
     {"killed/before", "snapshot/active/at/branching=kill", .said = "the snapshot failed"},
     {"killed/after", "snapshot/active/at/branched=kill", .said = "the snapshot failed",
      .branched = true},
+    {"iothread", .branched = true, .newer = true},
     {"flush-fails", "snapshot/active/step/flush=skip", .said = NULL, .branched = true},
 };
 
@@ -226,21 +228,31 @@ static void test_row(gconstpointer data)
         g_test_skip(why);
         return;
     }
+    g_autofree char *qemu = row->newer ? vm_newer_qemu() : NULL;
+    if (row->newer && !qemu) {
+        return;
+    }
     g_autofree char *disk = linux_guest_disk_new(1 << 20);
     g_autofree char *folder = g_strconcat(disk, ".d", NULL), *file = g_strconcat(disk, ".ff", NULL);
     g_autofree char *drive = g_strdup_printf("if=none,id=d0,format=raw,file=%s", disk);
+    g_autofree char *node = g_strdup_printf("driver=raw,node-name=n0,file.driver=file,"
+                                            "file.filename=%s",
+                                            disk);
+    const char *arg = row->newer ? "iothread,id=t0" : row->arg;
     const char *args[] = {"-machine",
                           "pc",
-                          "-drive",
-                          drive,
+                          arg ? "-object" : "-no-reboot",
+                          arg ? arg : "-no-reboot",
+                          row->newer ? "-blockdev" : "-drive",
+                          row->newer ? node : drive,
                           "-device",
-                          "virtio-blk-pci,drive=d0",
-                          row->arg ? "-object" : NULL,
-                          row->arg,
+                          row->newer ? "virtio-blk-pci,drive=n0,iothread=t0,id=disk1"
+                                     : "virtio-blk-pci,drive=d0",
                           NULL};
     BootsectConfig boot = bootsect_config(64 << 20, 8 << 20, 1);
     Vm *vm = vm_start(&(VmConfig){.name = "saved",
                                   .launcher = VM_RUN,
+                                  .qemu = qemu,
                                   .memory = SMALL,
                                   .args = args,
                                   .boot = &boot,
