@@ -183,6 +183,9 @@ void ff_handle_migrate(FfCall *call)
          * claim to more time. */
         ff_migration_stop_waiting(d->migration);
     }
+    if (ff_call_when_over(call, ff_handle_migrate)) {
+        return;
+    }
     g_autofree char *busy = ff_restore_is_busy(d);
     if (busy) {
         ff_call_error(call, "%s", busy);
