@@ -13,6 +13,7 @@
  * address. Few of them, and small reads: what the fill has under way a fault waits for in the disk.
  * They place, so they may wait for an event of the space. Locks: `ring_lock`, with the fault thread
  * of the space, and `cursor_lock`, of the fill alone; both are leaves, and nobody reads under one.
+ * `huge_lock`: one thread at a time places huge pages, beside which it takes locks of the space.
  *
  * System calls: pread64, fstat, fadvise64, mmap.
  */
@@ -77,6 +78,8 @@ struct FfFilePager {
     Request ring[RING]; /* ring_lock */
     unsigned head, n;   /* ring_lock */
     bool overflow;      /* ring_lock; some are in `wanted` alone */
+
+    FfMutex huge_lock; /* held while huge pages are placed */
 
     FfMutex cursor_lock;
     unsigned at_block; /* cursor_lock */
@@ -187,15 +190,55 @@ static void cannot_place(FfFilePager *p, const FfRun *run, int rc)
     p->cfg.cannot_place(run, rc, p->cfg.opaque);
 }
 
+/* Of huge pages there may be as many as the guest needs, and no more: two threads that place the
+ * same one would need two of them for a moment. */
+static void enter_placing(FfFilePager *p, unsigned block)
+{
+    if (p->blocks[block].per_page > 1) {
+        ff_mutex_lock(&p->huge_lock);
+    }
+}
+
+static void leave_placing(FfFilePager *p, unsigned block)
+{
+    if (p->blocks[block].per_page > 1) {
+        ff_mutex_unlock(&p->huge_lock);
+    }
+}
+
 static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
 {
+    enter_placing(p, run->block);
     int rc =
         p->cfg.zero && !waits ? p->cfg.zero(run, p->cfg.opaque) : ff_place_zero(p->cfg.space, run);
 
+    leave_placing(p, run->block);
     if (rc < 0) {
         cannot_place(p, run, rc);
     }
     return rc >= 0;
+}
+
+/* Places DATA where RUN is missing. *SOME: what it has come to. 0 or -errno. */
+static int place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, FfRun *some)
+{
+    uint64_t end = run->first + run->n, ps = p->blocks[run->block].per_page * FF_FILE_PAGE;
+    int rc = 0;
+
+    for (*some = (FfRun){run->block, run->first, 0}; some->first < end; some->first += some->n) {
+        bool there = ff_space_is_placed(p->cfg.space, run->block, some->first);
+
+        for (some->n = 1;
+             some->first + some->n < end &&
+             ff_space_is_placed(p->cfg.space, run->block, some->first + some->n) == there;
+             some->n++) {
+        }
+        rc = there ? 0 : ff_place_copy(p->cfg.space, some, data + (some->first - run->first) * ps);
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc;
 }
 
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said. */
@@ -203,29 +246,22 @@ static bool bring(Worker *w, const FfRun *run, bool waits)
 {
     FfFilePager *p = w->p;
     const Block *b = &p->blocks[run->block];
-    uint64_t at, bytes, end = run->first + run->n, ps = b->per_page * FF_FILE_PAGE;
+    uint64_t at, bytes;
     int rc = read_pages(w, b, run->first * b->per_page, run->n * b->per_page, &at, &bytes);
+    FfRun some;
 
     if (rc < 0) {
         fail(p, rc, at, waits);
         return false;
     }
     count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
-    for (FfRun some = {run->block, run->first, 0}; some.first < end; some.first += some.n) {
-        bool there = ff_space_is_placed(p->cfg.space, run->block, some.first);
-
-        for (some.n = 1; some.first + some.n < end &&
-                         ff_space_is_placed(p->cfg.space, run->block, some.first + some.n) == there;
-             some.n++) {
-        }
-        rc =
-            there ? 0 : ff_place_copy(p->cfg.space, &some, w->buf + (some.first - run->first) * ps);
-        if (rc < 0) {
-            cannot_place(p, &some, rc);
-            return false;
-        }
+    enter_placing(p, run->block);
+    rc = place_missing(p, run, w->buf, &some);
+    leave_placing(p, run->block);
+    if (rc < 0) {
+        cannot_place(p, &some, rc);
     }
-    return true;
+    return rc >= 0;
 }
 
 /* ---- who waits ---------------------------------------------------------------------------------
@@ -457,6 +493,7 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
     ff_mutex_init(&p->ring_lock);
     ff_cond_init(&p->asked);
     ff_mutex_init(&p->cursor_lock);
+    ff_mutex_init(&p->huge_lock);
     return p;
 }
 
@@ -557,6 +594,7 @@ void ff_file_pager_free(FfFilePager *p)
     ff_cond_clear(&p->asked);
     ff_mutex_clear(&p->ring_lock);
     ff_mutex_clear(&p->cursor_lock);
+    ff_mutex_clear(&p->huge_lock);
     g_free(p->blocks);
     g_free(p);
 }
