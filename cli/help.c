@@ -87,6 +87,26 @@ const char ff_help_snapshot[] =
     "\n"
     "Ctrl-C cancels. Exit status: 0 written, 1 not, and there is no FILE, 2 usage.\n";
 
+const char ff_help_restore[] =
+    "Usage: farfault restore [OPTION]... FILE -- qemu-system-ARCH ARG...\n"
+    "Become QEMU, as farfault run does, with the guest that was saved in FILE (mapped-ram: "
+    "farfault\n"
+    "snapshot, QEMU 9.0 and newer, libvirt's sparse images). It runs as soon as its devices are\n"
+    "loaded; its memory comes while it runs, what it needs first. Its memory is read from FILE "
+    "until\n"
+    "all of it is there: FILE must not be changed meanwhile. It may be renamed or deleted.\n"
+    "\n"
+    "FILE                   the file of the saved guest\n"
+    "ARG                    as the saved guest was started: the same machine, memory and devices;\n"
+    "                       without -incoming. -S: it stands until cont\n"
+    "  --offset N[KMGT]     the guest begins at byte N; else at once, or after the header of a\n"
+    "                       libvirt save image\n"
+    "  --quiet, -q          no progress\n"
+    "  --help, -h           this text\n"
+    "\n"
+    "A file can be restored as often as you like, but two guests of one file have the same disks\n"
+    "and network addresses. Exit status: that of QEMU; 1 FILE cannot be restored, 2 usage.\n";
+
 const char ff_help_info[] =
     "Usage: farfault info [OPTION]... FILE\n"
     "Say what is in the file of a saved guest (QEMU's migration to a file: an ordinary stream or\n"

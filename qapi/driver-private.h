@@ -297,6 +297,17 @@ void ff_snapshot_migrate(FfCall *call);
  * is hidden. */
 bool ff_driver_takes_snapshot(const FfDriver *driver);
 
+/* restore.c */
+void ff_handle_restore(FfCall *call); /* x-farfault-restore */
+/* A migrate-incoming whose capabilities are known asks for a lazy restore; with the parameters it
+ * becomes one. */
+bool ff_restore_is_wanted(FfCall *call);
+void ff_restore_incoming(FfCall *call);
+/* migrate-recover, of a migration that is a restore. */
+void ff_restore_recover(FfCall *call);
+/* Why nothing else can begin: memory still comes from a file (g_free); NULL: it does not. */
+char *ff_restore_is_busy(FfDriver *d);
+
 /* commands.c */
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;

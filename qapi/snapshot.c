@@ -264,7 +264,11 @@ void ff_handle_snapshot(FfCall *call)
     r->disks = g_strdup(ff_json_string(call->args, "disks"));
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
-    if (d->migration || d->incoming) {
+    g_autofree char *busy = ff_restore_is_busy(d);
+
+    if (busy) {
+        ff_call_error(call, "%s", busy);
+    } else if (d->migration || d->incoming) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");

@@ -8,6 +8,7 @@
 #include "qemu/vmm-qemu.h"
 
 #include "qemu/abandon.h"
+#include "qemu/address.h"
 #include "qemu/check.h"
 #include "qemu/device-state.h"
 #include "qemu/discards.h"
@@ -43,6 +44,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                 .vcpu_threads = ff_qemu_vcpu_threads},
         .memory = {.check = ff_qemu_check,
                    .blocks = blocks,
+                   .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
                    .gives_back = ff_qemu_gives_back},
