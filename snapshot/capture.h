@@ -18,12 +18,21 @@
 #include "snapshot/writer-io.h"
 #include "uffd/backing.h"
 #include "uffd/bitmap.h"
+#include "uffd/regions.h"
 
 typedef struct {
     const char *name; /* for errors */
     FfBacking backing;
     const void *map; /* as FfWriterBlock.map */
 } FfCaptureBlock;
+
+/* Parts of errors. */
+typedef struct {
+    const char *memory;     /* what it is: "guest RAM" */
+    const char *busy;       /* why another userfaultfd may have it; what to do */
+    const char *needs;      /* what is missing where it cannot be protected */
+    const char *given_back; /* "%" PRIu64 " " and then this: of pages that are lost */
+} FfCaptureWords;
 
 typedef struct {
     int uffd;       /* for protection alone, after UFFDIO_API; borrowed */
@@ -32,8 +41,14 @@ typedef struct {
     int pidfd;      /* likewise; -1: huge mappings are not made again */
     const FfCaptureBlock *blocks;
     unsigned n_blocks;
-    uint64_t buffer;            /* bytes, as of ff_protect_new() */
-    void (*fault_thread)(void); /* called by the fault thread when it begins; can be NULL */
+    /* What of the blocks is where; FfRegion.file is the block. NULL: all of each, which is looked
+     * for in maps_fd. */
+    const FfRegion *ranges;
+    unsigned n_ranges;
+    uint64_t features;           /* that the userfaultfd has; 0: FF_UFFD_PROTECTION */
+    const FfCaptureWords *words; /* static; NULL: those of a guest */
+    uint64_t buffer;             /* bytes, as of ff_protect_new() */
+    void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
 } FfCaptureConfig;
 
 #define FF_CAPTURE_BUCKETS 32
@@ -64,7 +79,8 @@ bool ff_capture_prepare(FfCapture *c, GError **error);
 /* The instant: nobody writes to the memory from before this call to its return. */
 bool ff_capture_arm(FfCapture *c, GError **error);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
- * PLACES[i] (multiple of 4096). Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
+ * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
+ * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
  * disk; the process gave memory back. WAY: the best that may be used. */
 bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way,
                       GError **error);
