@@ -182,6 +182,7 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
                          .features = cfg->features ? cfg->features : FF_UFFD_PROTECTION,
                          .pagemap_fd = cfg->pagemap_fd,
                          .pager = &c->pager,
+                         .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
                          .ops = &space_ops,
                          .opaque = c});
     int rc = c->space ? fill_space(c, r, n) : -errno;
