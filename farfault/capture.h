@@ -9,6 +9,10 @@
 
 #include "farfault/farfault.h"
 
+/* In FF_PREPARING: as ff_snapshot_prepare(). */
+int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options);
+/* The child that was made for ff_fork(), which was not called; if there is one (fork.c). */
+void ff_fork_drop(FfMemory *m);
 /* Everybody goes on, nothing is registered any more; what is known of it is in M's stats. The
  * caller is the one whom m->state is about (FF_PREPARING, FF_SAVING). Twice is fine. */
 void ff_capture_finish(FfMemory *m);

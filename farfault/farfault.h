@@ -137,6 +137,29 @@ FF_API int ff_snapshot_cancel(FfMemory *memory);
 /* Of the snapshot that is under way, or the last one. Any thread. */
 FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);
 
+/* ---- ff_fork() ---------------------------------------------------------------------------------
+ */
+
+/* Runs in the child, where the regions are what they were at ff_fork(), at the same addresses; ARG
+ * is a copy of what ff_fork() was given. All else is as it was at ff_template_start(), to which
+ * OPAQUE was given. What it returns is the child's exit status. It must not use this library; a
+ * process that it forks has no regions. */
+typedef int FfChild(void *opaque, const void *arg, size_t len);
+
+/* Forks a process that waits for ff_fork(). Early: it costs what fork() costs then, without the
+ * regions. It has all open files of this moment. Once for each FfMemory. */
+FF_API int ff_template_start(FfMemory *memory, FfChild *child, void *opaque);
+/* As ff_snapshot_prepare(); and makes the child, which waits. */
+FF_API int ff_fork_prepare(FfMemory *memory, const FfSnapshotOptions *options);
+/* The moment, after ff_fork_prepare(); who may write is as with ff_snapshot_begin(). The child
+ * begins to run. ARG: LEN bytes for it, 64 KiB at most. Returns its process id, or a negative
+ * errno. */
+FF_API pid_t ff_fork(FfMemory *memory, const void *arg, size_t len);
+/* Waits until the child has ended. *STATUS as of waitpid(); STATS; both can be NULL. -ECANCELED
+ * after ff_snapshot_cancel(), which kills it; other errors as with ff_snapshot_wait(), and the
+ * child is killed before it sees anything that is wrong. */
+FF_API int ff_fork_wait(FfMemory *memory, int *status, FfSnapshotStats *stats);
+
 /* ---- the file ----------------------------------------------------------------------------------
  */
 

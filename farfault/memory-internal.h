@@ -36,7 +36,8 @@ typedef struct {
 /* What is saved: as the regions were at ff_snapshot_prepare(). */
 typedef struct {
     uint64_t addr, len, offset; /* as in FfMemoryRegion */
-    void *map;                  /* of the file, ours; NULL: none is needed */
+    uint64_t page_size;
+    void *map; /* of the file, ours; NULL: none is needed */
     size_t map_len;
     uint64_t place; /* in the file of the snapshot */
     int *owner;     /* as in FfMemoryRegion */
@@ -81,6 +82,8 @@ int ff_fail_error(const GError *error);
 int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char *what);
 /* The caller is who made the last step to FF_PREPARING or FF_SAVING. */
 void ff_memory_set_state(FfMemory *m, FfMemoryState to);
+/* The saver's end: FF_SAVED, with what ff_snapshot_wait() says. TEXT: of a failure. */
+void ff_memory_finish(FfMemory *m, int rc, const char *text);
 /* -ECHILD in a child of fork(). */
 int ff_memory_check(const FfMemory *m);
 

@@ -116,11 +116,23 @@ void ff_memory_set_state(FfMemory *m, FfMemoryState to)
     pthread_mutex_unlock(&m->lock);
 }
 
+void ff_memory_finish(FfMemory *m, int rc, const char *text)
+{
+    pthread_mutex_lock(&m->lock);
+    m->result = rc;
+    g_free(m->result_text);
+    m->result_text = g_strdup(text);
+    m->state = FF_SAVED;
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* ---- making ------------------------------------------------------------------------------------
  */
 
-static int new_uffd(bool user_mode)
+/* Also of the template, and so without GLib. */
+int ff_memory_new_uffd(unsigned memory_flags)
 {
+    bool user_mode = memory_flags & FF_MEMORY_USER_MODE;
     int flags = O_CLOEXEC | O_NONBLOCK | (user_mode ? UFFD_USER_MODE_ONLY : 0);
     int fd = (int)syscall(SYS_userfaultfd, flags);
 
@@ -139,7 +151,7 @@ static int new_uffd(bool user_mode)
 
 int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
 {
-    int fd = new_uffd(m->flags & FF_MEMORY_USER_MODE);
+    int fd = ff_memory_new_uffd(m->flags);
 
     if (fd == -EPERM) {
         return ff_fail(fd, "no permission for userfaultfd: let this user open /dev/userfaultfd, or "
@@ -223,8 +235,8 @@ void ff_memory_free(FfMemory *m)
         return;
     }
     if (m->pid == getpid()) {
-        ff_template_end(m);
         end_all(m);
+        ff_template_end(m);
     }
     for (guint i = 0; i < m->regions->len; i++) {
         ff_owner_unref(g_array_index(m->regions, FfMemoryRegion, i).owner);

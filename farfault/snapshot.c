@@ -59,7 +59,8 @@ static void drop_saved(FfMemory *m)
 /* Region R, to be saved; as a block of the capture and where it is. */
 static int add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
 {
-    FfSaved s = {.addr = r->addr, .len = r->len, .offset = r->offset};
+    FfSaved s = {
+        .addr = r->addr, .len = r->len, .offset = r->offset, .page_size = r->backing.page_size};
 
     if (r->backing.kind == FF_BACKING_SHARED) {
         /* The program may unmap its own. */
@@ -226,16 +227,22 @@ static int prepare(FfMemory *m, const FfSnapshotOptions *options)
 static const FfSnapshotOptions default_options = {.size = sizeof(FfSnapshotOptions),
                                                   .buffer = BUFFER};
 
-int ff_snapshot_prepare(FfMemory *m, const FfSnapshotOptions *options)
+int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
 {
     const FfSnapshotOptions *o = options ? options : &default_options;
     int rc = check_options(o);
 
-    rc = rc < 0 ? rc : ff_memory_step(m, FF_IDLE, FF_PREPARING, "ff_snapshot_prepare");
+    return rc < 0 ? rc : prepare(m, o);
+}
+
+int ff_snapshot_prepare(FfMemory *m, const FfSnapshotOptions *options)
+{
+    int rc = ff_memory_step(m, FF_IDLE, FF_PREPARING, "ff_snapshot_prepare");
+
     if (rc < 0) {
         return rc;
     }
-    rc = prepare(m, o);
+    rc = ff_memory_prepare(m, options);
     ff_memory_set_state(m, rc < 0 ? FF_IDLE : FF_PREPARED);
     return rc;
 }
@@ -258,6 +265,7 @@ int ff_snapshot_begin(FfMemory *m)
     }
     if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
         rc = ff_fail_error(error);
+        ff_fork_drop(m);
         ff_capture_finish(m);
     }
     note_us(m, &m->begin_us, begin);
@@ -335,12 +343,7 @@ static gpointer save(gpointer p)
     ok = ok && (!j->output || ff_file_end(j->output, table, j->size, &error));
     /* Here, and not in ff_snapshot_wait(): another thread's ff_last_error(). */
     int rc = ok ? 0 : j->stopped ? j->stopped : ff_fail_error(error);
-    pthread_mutex_lock(&m->lock);
-    m->result = rc;
-    g_free(m->result_text);
-    m->result_text = ok ? NULL : g_strdup(error->message);
-    m->state = FF_SAVED;
-    pthread_mutex_unlock(&m->lock);
+    ff_memory_finish(m, rc, ok ? NULL : error->message);
     return NULL;
 }
 
@@ -354,6 +357,7 @@ static int start(FfMemory *m, Job *j, const char *what)
         return rc;
     }
     j->m = m;
+    ff_fork_drop(m); /* ff_fork() was not called */
     g_autoptr(GError) error = NULL;
     if (j->output) {
         j->size = ff_file_place(m->saved);
@@ -454,6 +458,7 @@ int ff_snapshot_cancel(FfMemory *m)
     }
     pthread_mutex_unlock(&m->lock);
     if (mine) {
+        ff_fork_drop(m);
         ff_capture_finish(m);
         ff_memory_set_state(m, FF_IDLE);
     }

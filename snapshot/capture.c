@@ -63,6 +63,14 @@ static void on_page(FfPager *p, const FfRun *run)
     wake_writer((FfCapture *)(void *)p);
 }
 
+/* Fault thread, the space being locked. Who waits for a page that was just being kept waits in
+ * vain.
+ */
+static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
+{
+    wake_writer((FfCapture *)(void *)p);
+}
+
 static void on_failure(const FfRun *run, int rc, void *opaque)
 {
     FfCapture *c = opaque;
@@ -211,6 +219,7 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     FfCapture *c = g_new0(FfCapture, 1);
 
     c->pager.written = c->pager.full = on_page;
+    c->pager.removed = on_removed;
     c->blocks = g_memdup2(cfg->blocks, cfg->n_blocks * sizeof(*cfg->blocks));
     c->n_blocks = cfg->n_blocks;
     c->at_fault_thread = cfg->fault_thread;
@@ -412,6 +421,11 @@ void ff_capture_cancel(FfCapture *c)
         ff_writer_cancel(c->writer);
     }
     pthread_mutex_unlock(&c->lock);
+    wake_writer(c);
+}
+
+void ff_capture_wake(FfCapture *c)
+{
     wake_writer(c);
 }
 

@@ -19,6 +19,7 @@
 #include "uffd/backing.h"
 #include "uffd/bitmap.h"
 #include "uffd/regions.h"
+#include "uffd/run.h"
 
 typedef struct {
     const char *name; /* for errors */
@@ -89,6 +90,20 @@ bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay 
 typedef bool FfCapturePut(void *opaque, unsigned block, uint64_t page, const uint8_t *bytes,
                           GError **error);
 bool ff_capture_stream(FfCapture *c, FfCapturePut *put, void *opaque, GError **error);
+/* To somebody who wants some pages at once, and those that somebody writes to in time; the others
+ * stay where they are. */
+typedef struct {
+    /* A page that is waited for; it is asked for again until it was put. FALSE: none. */
+    bool (*next)(void *opaque, FfRun *page);
+    /* RUN holds DATA, once for each page. FALSE and ERROR: enough. */
+    bool (*put)(void *opaque, const FfRun *run, const void *data, GError **error);
+    /* Nobody wants anything any more. */
+    bool (*is_over)(void *opaque);
+} FfCaptureTaker;
+/* Returns when it is over, and all that was kept by then is no more than dropped. */
+bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, GError **error);
+/* Any thread: there may be something to do for ff_capture_serve(). */
+void ff_capture_wake(FfCapture *c);
 /* After ff_capture_write(): the pages of BLOCK that the file has, the others are zero. */
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block);
 /* Lets everybody go on who waits, takes the memory out of the userfaultfd, and ends the fault
