@@ -7,12 +7,15 @@
 
 #include <signal.h>
 
-#include "farfault/farfault.h"
+#include "farfault/memory-internal.h"
+
+extern const FfSnapshotOptions ff_default_options;
 
 /* In FF_PREPARING: as ff_snapshot_prepare(). */
 int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options);
-/* The child that was made for ff_fork(), which was not called; if there is one (fork.c). */
-void ff_fork_drop(FfMemory *m);
+/* Microseconds since BEGIN, into *US of M, which others may look at. */
+void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin);
+void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptureStats *c);
 /* Everybody goes on, nothing is registered any more; what is known of it is in M's stats. The
  * caller is the one whom m->state is about (FF_PREPARING, FF_SAVING). Twice is fine. */
 void ff_capture_finish(FfMemory *m);

@@ -20,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "farfault/fork.h"
+
 #include "farfault/capture.h"
 #include "farfault/memory-internal.h"
 #include "farfault/template.h"
@@ -141,6 +143,8 @@ static void template_free(FfTemplate *t)
     g_free(t);
 }
 
+static void drop(FfMemory *m);
+
 static int start_template(FfMemory *m, FfChild *run, void *opaque)
 {
     FfTemplate *t = g_new0(FfTemplate, 1);
@@ -174,6 +178,7 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
         return ff_fail(rc, "ff_template_start: fork: %s", g_strerror(-rc));
     }
     m->template = t;
+    m->drop_child = drop;
     return 0;
 }
 
@@ -355,7 +360,7 @@ static void drop_child(Child *c, bool kill)
     g_free(c);
 }
 
-void ff_fork_drop(FfMemory *m)
+static void drop(FfMemory *m)
 {
     if (m->template && m->template->child) {
         drop_child(m->template->child, true);
@@ -472,7 +477,6 @@ int ff_fork_prepare(FfMemory *m, const FfSnapshotOptions *options)
     rc = ff_memory_prepare(m, options);
     if (rc == 0 && (rc = make_child(m)) < 0) {
         g_autofree char *why = g_strdup(ff_last_error());
-        ff_fork_drop(m);
         ff_capture_finish(m);
         ff_fail(rc, "%s", why);
     }

@@ -65,6 +65,8 @@ struct FfMemory {
     uint64_t prepare_us, begin_us, save_us;
     bool no_direct;
     struct FfTemplate *template;
+    void (*drop_child)(
+        FfMemory *m); /* one that was made for ff_fork(), if there is one; can be NULL */
 };
 
 /* ---- errors ------------------------------------------------------------------------------------
@@ -82,6 +84,8 @@ int ff_fail_error(const GError *error);
 int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char *what);
 /* The caller is who made the last step to FF_PREPARING or FF_SAVING. */
 void ff_memory_set_state(FfMemory *m, FfMemoryState to);
+/* As a part of an error. */
+const char *ff_memory_state_name(FfMemoryState state);
 /* The saver's end: FF_SAVED, with what ff_snapshot_wait() says. TEXT: of a failure. */
 void ff_memory_finish(FfMemory *m, int rc, const char *text);
 /* -ECHILD in a child of fork(). */
@@ -90,13 +94,13 @@ int ff_memory_check(const FfMemory *m);
 /* ---- userfaultfd and regions -------------------------------------------------------------------
  */
 
+/* A new one, without UFFDIO_API; or -errno. Of the template, too, and so without GLib. */
+int ff_memory_new_uffd(unsigned memory_flags);
 /* A new one, with FEATURES; or -errno, said. */
 int ff_memory_open_uffd(const FfMemory *m, uint64_t features);
 /* What is closed with the last of them. FD is taken. */
 int *ff_owner_new(int fd);
 int *ff_owner_ref(int *owner); /* NULL: NULL */
 void ff_owner_unref(int *owner);
-/* What is mapped at the region's address, which has addr, len and fd. */
-int ff_region_look(const FfMemory *m, FfMemoryRegion *r, unsigned flags);
 
 #endif

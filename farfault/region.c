@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is mapped where a region is to be: it is refused here if it cannot be saved. Any thread.
+ * The regions of an FfMemory: what is mapped there is looked at, and refused if it cannot be saved.
+ * What they give back is kept first. See farfault.h for the threads.
  *
- * System calls: fstat, pread (maps).
+ * System calls: fstat, pread (maps), fcntl, madvise.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "farfault/memory-internal.h"
 #include "uffd/regions.h"
 
+#define PAGE 4096ull
 #define HUGE (2ull << 20)
+/* Given back at once by ff_region_discard(), so that a hole is not filled for long. */
+#define PIECE (2ull << 20)
+
+/* ---- what is there -----------------------------------------------------------------------------
+ */
 
 typedef struct {
     uint64_t start, end, offset, dev, ino;
@@ -99,7 +109,7 @@ static int look_at_file(FfMemoryRegion *r)
     return 0;
 }
 
-int ff_region_look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
+static int look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
 {
     bool is_huge = flags & FF_REGION_HUGE;
     int rc = r->fd >= 0 ? look_at_file(r) : 0;
@@ -127,6 +137,176 @@ int ff_region_look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
             return ff_fail(-EINVAL, "%#" PRIx64 ": the file ends before the mapping", r->addr);
         }
         r->backing.size = r->offset + r->len;
+    }
+    return rc;
+}
+
+/* ---- the table
+ * -----------------------------------------------------------------------------------
+ */
+
+static FfMemoryRegion *region(const FfMemory *m, guint i)
+{
+    return &g_array_index(m->regions, FfMemoryRegion, i);
+}
+
+/* Locked. R stands beside all others, and is inserted. */
+static int insert(FfMemory *m, const FfMemoryRegion *r)
+{
+    guint at = 0;
+
+    for (guint i = 0; i < m->regions->len; i++) {
+        const FfMemoryRegion *o = region(m, i);
+        if (r->addr < o->addr + o->len && o->addr < r->addr + r->len) {
+            return ff_fail(-EEXIST, "%#" G_GINT64_MODIFIER "x: a part of it is a region already",
+                           r->addr);
+        }
+        bool same = r->fd >= 0 && o->fd >= 0 && r->dev == o->dev && r->ino == o->ino;
+        if (same && r->offset < o->offset + o->len && o->offset < r->offset + r->len) {
+            return ff_fail(-EEXIST,
+                           "%#" G_GINT64_MODIFIER "x: the same pages of the file are a region at "
+                           "%#" G_GINT64_MODIFIER "x: write to them through one mapping",
+                           r->addr, o->addr);
+        }
+        at += o->addr < r->addr;
+    }
+    g_array_insert_val(m->regions, at, *r);
+    return 0;
+}
+
+int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
+{
+    FfMemoryRegion r = {.addr = (uintptr_t)addr, .len = len, .fd = -1};
+    int rc = ff_memory_check(m);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (fd >= 0) {
+        r.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (r.fd < 0) {
+            return ff_fail(-errno, "ff_region_add: file %d: %s", fd, g_strerror(errno));
+        }
+        r.owner = ff_owner_new(r.fd);
+    }
+    rc = look(m, &r, flags);
+    if (rc == 0) {
+        pthread_mutex_lock(&m->lock);
+        rc = m->state == FF_IDLE
+                 ? insert(m, &r)
+                 : ff_fail(-EBUSY, "ff_region_add: %s", ff_memory_state_name(m->state));
+        pthread_mutex_unlock(&m->lock);
+    }
+    if (rc < 0) {
+        ff_owner_unref(r.owner);
+    }
+    return rc;
+}
+
+/* Locked: takes [START, END) out. */
+static void cut(FfMemory *m, uint64_t start, uint64_t end)
+{
+    for (guint i = 0; i < m->regions->len;) {
+        FfMemoryRegion r = *region(m, i), before = r, after = r;
+        if (r.addr >= end || r.addr + r.len <= start) {
+            i++;
+            continue;
+        }
+        g_array_remove_index(m->regions, i);
+        before.len = start > r.addr ? start - r.addr : 0;
+        after.len = r.addr + r.len > end ? r.addr + r.len - end : 0;
+        if (after.len) {
+            after.addr = end;
+            after.offset += r.fd >= 0 ? end - r.addr : 0;
+            after.backing.size = r.fd >= 0 ? r.backing.size : after.len;
+            after.owner = ff_owner_ref(r.owner);
+            g_array_insert_val(m->regions, i, after);
+        }
+        if (before.len) {
+            before.backing.size = r.fd >= 0 ? r.offset + before.len : before.len;
+            before.owner = ff_owner_ref(r.owner);
+            g_array_insert_val(m->regions, i++, before);
+        }
+        i += after.len > 0;
+        ff_owner_unref(r.owner);
+    }
+}
+
+/* Whether LEN bytes at ADDR are in one region. *IS_SHARED, *PAGE_SIZE: of it. *KEEP: old contents
+ * may have to be kept now. */
+static bool find(FfMemory *m, uint64_t addr, uint64_t len, bool *is_shared, bool *keep)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&m->lock);
+    *keep = m->state != FF_IDLE && m->state != FF_SAVED;
+    for (guint i = 0; i < m->regions->len && !found; i++) {
+        const FfMemoryRegion *r = region(m, i);
+        found = addr >= r->addr && len <= r->len && addr - r->addr <= r->len - len &&
+                addr % r->backing.page_size == 0 && len % r->backing.page_size == 0;
+        *is_shared = r->fd >= 0;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return found;
+}
+
+/* Writes to each page without changing it: whoever returns from that has had its old content kept,
+ * as any first write has. */
+static void touch(char *at, uint64_t len)
+{
+    for (uint64_t i = 0; i < len; i += PAGE) {
+        __atomic_fetch_or(at + i, 0, __ATOMIC_RELAXED);
+    }
+}
+
+static int check_range(FfMemory *m, const char *call, void *addr, size_t len, bool *is_shared,
+                       bool *keep)
+{
+    int rc = ff_memory_check(m);
+
+    if (rc == 0 && (!len || !find(m, (uintptr_t)addr, len, is_shared, keep))) {
+        rc = ff_fail(-EINVAL, "%s: %zu bytes at %p are not whole pages of one region", call, len,
+                     addr);
+    }
+    return rc;
+}
+
+int ff_region_remove(FfMemory *m, void *addr, size_t len)
+{
+    bool is_shared, keep;
+    int rc = check_range(m, "ff_region_remove", addr, len, &is_shared, &keep);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (keep) {
+        touch((char *)addr, len);
+    }
+    pthread_mutex_lock(&m->lock);
+    cut(m, (uintptr_t)addr, (uintptr_t)addr + len);
+    pthread_mutex_unlock(&m->lock);
+    return 0;
+}
+
+int ff_region_discard(FfMemory *m, void *addr, size_t len)
+{
+    bool is_shared, keep;
+    int rc = check_range(m, "ff_region_discard", addr, len, &is_shared, &keep);
+
+    for (size_t at = 0, n; rc == 0 && at < len; at += n) {
+        char *piece = (char *)addr + at;
+        n = MIN(len - at, PIECE - (uintptr_t)piece % PIECE);
+        if (keep) {
+            touch(piece, n);
+        }
+        /* One at a time: while the kernel tells of one nothing can be protected, and no writer be
+         * let go; many in a row would leave no room. */
+        pthread_mutex_lock(&m->discards);
+        int done = madvise(piece, n, is_shared ? MADV_REMOVE : MADV_DONTNEED);
+        pthread_mutex_unlock(&m->discards);
+        if (done < 0) {
+            rc = ff_fail(-errno, "ff_region_discard: madvise: %s", g_strerror(errno));
+        }
     }
     return rc;
 }

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "farfault/memory-internal.h"
 #include "uffd/uffd.h"
 
 /* ---- messages ----------------------------------------------------------------------------------

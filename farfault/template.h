@@ -43,13 +43,4 @@ int ff_template_send(int sock, const void *data, size_t len, int fd);
 /* One of CAP bytes at most. Its length, 0 at the end, -errno; *FD -1: none came. */
 ssize_t ff_template_recv(int sock, void *data, size_t cap, int *fd);
 
-/* ---- fork.c ------------------------------------------------------------------------------------
- */
-
-/* Ends the template of M and its child, if there are any. */
-void ff_template_end(FfMemory *m);
-
-/* A new userfaultfd (memory.c). */
-int ff_memory_new_uffd(unsigned memory_flags);
-
 #endif

@@ -119,7 +119,7 @@ static void write_once(World *w, unsigned index, uint64_t *random)
     uint64_t r = next_random(random), n_words = w->len / 8;
     uint64_t *word = (uint64_t *)(void *)w->map + r % n_words;
 
-    if (r >> 50 == 0 && __atomic_load_n(&w->discard, __ATOMIC_RELAXED)) {
+    if (r >> 47 == 0 && __atomic_load_n(&w->discard, __ATOMIC_RELAXED)) {
         char *page = w->map + r % (w->len / w->page_size) * w->page_size;
         if (ff_region_discard(w->m, page, w->page_size) < 0) {
             g_error("%s", ff_last_error());
