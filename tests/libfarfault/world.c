@@ -42,7 +42,8 @@ World *world_new(WorldKind kind, size_t len)
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
     if (kind == W_HUGETLB) {
-        w->pool = hugepages_new(len / HUGEPAGE);
+        /* One that is given back while it is read is free only after that. */
+        w->pool = hugepages_new(len / HUGEPAGE + WORLD_WRITERS);
         if (!w->pool) {
             world_free(w);
             return NULL;
