@@ -16,6 +16,10 @@ struct FfCapture {
     FfPager pager; /* first: the fault thread's way back to us */
     FfCaptureBlock *blocks;
     unsigned n_blocks;
+    const FfCaptureWords *words;
+    FfRun *runs; /* what is captured, by address */
+    unsigned n_runs;
+    int pagemap_fd;
     FfSpace *space;
     FfProtect *protect;
     GThread *fault_thread;
