@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -347,6 +348,15 @@ static void read_all(const Client *c)
     }
 }
 
+/* Nobody else reads the userfaultfd any more, so a fault stays there. */
+static void *watch_fault(void *p)
+{
+    struct pollfd pfd = {.fd = ((Client *)p)->uffd, .events = POLLIN};
+
+    need(poll(&pfd, 1, -1) == 1 && pfd.revents == POLLIN, "poll");
+    _exit(CLIENT_FROZEN);
+}
+
 static int run(const ClientPlan *plan)
 {
     Client c = {.plan = plan, .ps = client_page_size(plan->kind)};
@@ -373,6 +383,9 @@ static int run(const ClientPlan *plan)
     }
     if (plan->flags & CLIENT_WAITS) {
         need(read(plan->go, &byte, 1) == 1, "read");
+    }
+    if (plan->flags & CLIENT_FREEZES) {
+        need(pthread_create(&thread[0], NULL, watch_fault, &c) == 0, "pthread_create");
     }
     if (plan->flags & (CLIENT_READS_ALL | CLIENT_WAITS)) {
         read_all(&c);

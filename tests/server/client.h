@@ -20,9 +20,12 @@ enum {
     CLIENT_FORKS = 1 << 2,
     CLIENT_READS_ALL = 1 << 3, /* in the end */
     CLIENT_WAITS = 1 << 4,     /* in the end, for a byte of `go`, and reads all after it */
+    CLIENT_FREEZES = 1 << 7,   /* ends with CLIENT_FROZEN as soon as a fault waits for a handler */
     CLIENT_OLD = 1 << 5,       /* sends page_size_kib alone, as an old Firecracker */
     CLIENT_SPLIT = 1 << 6,     /* its message comes in pieces, the userfaultfd with the last */
 };
+
+#define CLIENT_FROZEN 42
 
 typedef struct {
     const char *socket;
