@@ -170,6 +170,24 @@ const char ff_help_run[] =
     "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=.\n"
     "The option wins over the environment, the environment over the file.\n";
 
+const char ff_help_pager[] =
+    "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
+    "                      [--no-bulk]\n"
+    "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
+    "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
+    "\n"
+    "  --listen SOCKET   where clients connect; made here\n"
+    "  --from FILE       their memory: a raw file (Firecracker's memory file) or a mapped-ram "
+    "file\n"
+    "                    (farfault snapshot), also in zstd's seekable format. Do not change it\n"
+    "  --allow USER      a user besides this one and root who may connect; can be given again\n"
+    "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
+    "  --no-bulk         only pages that somebody waits for are placed\n"
+    "  --help, -h        this text\n"
+    "\n"
+    "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
+    "Exit status: 0 ended, 1 failed, 2 usage.\n";
+
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"
     "Say what works on this host, one line each: kernel, userfaultfd for each user that runs\n"
