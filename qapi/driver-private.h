@@ -325,7 +325,7 @@ void ff_driver_want_events(FfDriver *driver, bool on);
  */
 bool ff_call_when_over(FfCall *call, FfHandler next);
 /* It is taken down. */
-void ff_driver_go_on(FfDriver *driver);
+void ff_driver_migration_over(FfDriver *driver);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);

@@ -25,7 +25,7 @@ bool ff_call_when_over(FfCall *call, FfHandler next)
     return true;
 }
 
-void ff_driver_go_on(FfDriver *d)
+void ff_driver_migration_over(FfDriver *d)
 {
     g_autoptr(GQueue) waiting = g_queue_copy(&d->waiting_over);
     Waiting *w;
