@@ -39,7 +39,8 @@ typedef struct {
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop */
     bool prepared;        /* the VMM has the settings for the inner migration */
-    bool saving;          /* it may have begun that */
+    bool stopping;        /* it was told to stop the guest */
+    bool saving;          /* it has the stream of the inner migration */
     bool begun;           /* it has, and ends by itself */
     bool stopped;         /* lock; the client's stop and cont are ours */
     bool stopped_by_us;   /* lock; nobody may start the guest but we */

@@ -75,7 +75,6 @@ typedef struct {
     bool mapped;
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
-    bool was_running;   /* the guest */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
     int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
     char *refusal;      /* call->native; NULL */

@@ -93,7 +93,6 @@ static void start(FfCall *call)
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,
                                          .alone = r->own,
-                                         .was_running = r->was_running,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
     d->uri = g_strdup(call->target.uri);
@@ -195,7 +194,6 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
         result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
     const char *state = object ? ff_json_string(object, "status") : NULL;
 
-    call->snapshot->was_running = !g_strcmp0(state, "running");
     if (error) {
         ff_call_gerror(call, error);
     } else if (!g_strcmp0(state, "inmigrate")) {

@@ -269,6 +269,7 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     int64_t begin = g_get_monotonic_time();
     int rc = 0;
 
+    ff_protect_set_still(c->protect, true);
     for (unsigned i = 0; i < c->n_blocks && rc == 0; i++) {
         const FfRun all = all_of(c, i);
         rc = ff_protect_arm(c->protect, &all);
@@ -276,6 +277,21 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     __atomic_store_n(&c->arm_us, (uint64_t)(g_get_monotonic_time() - begin), __ATOMIC_RELAXED);
     return rc == 0 ? ff_capture_goes_on(c, error)
                    : fail(error, rc, "guest RAM cannot be protected");
+}
+
+bool ff_capture_stood(FfCapture *c, GError **error)
+{
+    ff_protect_set_still(c->protect, false);
+    uint64_t spoilt = ff_protect_spoilt(c->protect);
+
+    if (spoilt) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "QEMU wrote to %" PRIu64 " pages of guest memory while its devices were saved "
+                    "(for a character device that somebody writes to, or a USB device of the "
+                    "host): repeat the snapshot",
+                    spoilt);
+    }
+    return spoilt == 0;
 }
 
 /* ---- after it ----------------------------------------------------------------------------------

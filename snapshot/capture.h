@@ -61,8 +61,11 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error);
 /* Protects what is not protected, again and again, until little is left for ff_capture_arm(). The
  * process runs. */
 bool ff_capture_prepare(FfCapture *c, GError **error);
-/* The instant: nobody writes to the memory from before this call to its return. */
+/* The instant: nobody writes to the memory from before this call until ff_capture_stood(). Who does
+ * all the same never waits. */
 bool ff_capture_arm(FfCapture *c, GError **error);
+/* From now on everybody may write. FALSE and ERROR: somebody has written before. */
+bool ff_capture_stood(FfCapture *c, GError **error);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
  * PLACES[i] (multiple of 4096). Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
  * disk; the process gave memory back. WAY: the best that may be used. */

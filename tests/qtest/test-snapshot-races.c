@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What others do at a live snapshot's most delicate moments: somebody resumes or resets the guest
+ * between stop and its device state, QEMU itself writes to guest memory there, the client stops it
+ * or cancels at the last moment. The engine is held at the moment that a case is about.
+ */
+#include "tests/qtest/snapshot-rig.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* Of the guest's memory, beyond what it counts in. */
+#define UNUSED (50ull << 20)
+
+/* The snapshot fails, WHY; the guest is unharmed, and the next one is good. */
+static void expect_failure(Snap *t, const char *why)
+{
+    qmp_expect_migration(vm_qmp(t->vm), "failed");
+    snap_expect_error(t, why);
+    snap_expect_no_file(t);
+    snap_expect_settings(t);
+}
+
+/* ---- between stop and the devices --------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults;
+} Case;
+
+/* The human monitor is QEMU's own. The engine hears of a RESUME in two ways, of which the first one
+ * alone may come too late. */
+static const Case resumed[] = {
+    {"resumed", "snapshot/*/at/armed=hold"},
+    {"resumed-unheard", "snapshot/*/at/armed=hold;snapshot/*/step/hear-resume=skip"},
+};
+
+static void test_resumed(gconstpointer data)
+{
+    const Case *c = data;
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_autofree char *state = vm_human_state(t.vm, true);
+    g_assert_cmpstr(state, ==, "running");
+    qmp_expect(vm_qmp(t.vm), "RESUME");
+    snap_let_go(&t);
+    expect_failure(&t, "resumed by another monitor while its devices were saved");
+    snap_end(&t);
+}
+
+static void test_reset(void)
+{
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_free(vm_human(t.vm, "system_reset"));
+    qmp_expect(vm_qmp(t.vm), "RESET");
+    snap_let_go(&t);
+    expect_failure(&t, "the guest was reset while its devices were saved");
+    vm_wait_new_serial(t.vm, "AB"); /* from the beginning */
+    g_free(t.path);
+    vm_end(t.vm);
+}
+
+/* As for a device that somebody writes to. There is no room for what it overwrites, and QEMU's main
+ * loop waits for its write: without an end, if only the writer of the file could end that. */
+static void test_written(gconstpointer buffer)
+{
+    g_autofree char *more = g_strdup_printf(", 'buffer': %s", (const char *)buffer);
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold", NULL)) {
+        return;
+    }
+    snap_ask_with(&t, more);
+    snap_wait_held(&t);
+    qtest_send_writeq(vm_qtest(t.vm), UNUSED, 1);
+    qtest_send_writeq(vm_qtest(t.vm), UNUSED + 4096, 2);
+    snap_let_go(&t);
+    qtest_take_answer(vm_qtest(t.vm));
+    qtest_take_answer(vm_qtest(t.vm));
+    expect_failure(&t, "QEMU wrote to");
+    g_assert_cmpuint(qtest_readq(vm_qtest(t.vm), UNUSED), ==, 1);
+    g_assert_cmpuint(qtest_readq(vm_qtest(t.vm), UNUSED + 4096), ==, 2);
+    snap_end(&t);
+}
+
+/* ---- the run state -----------------------------------------------------------------------------
+ */
+
+/* What counts is what the guest was at the stop. */
+static void test_paused_before(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/prepared=hold", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    g_autofree char *state = qmp_run_state(q);
+    g_assert_cmpstr(state, ==, "postmigrate");
+    g_assert_false(qmp_has_event(q, "RESUME"));
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    /* And the other way round. */
+    qmp_ok(q, "cont", NULL);
+    qmp_ok(q, "stop", NULL);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "cont", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    snap_end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(resumed); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/", resumed[i].name, NULL);
+
+        g_test_add_data_func(path, &resumed[i], test_resumed);
+    }
+    g_test_add_func("/snapshot/races/reset", test_reset);
+    g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
+    g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
+    g_test_add_func("/snapshot/races/paused-before", test_paused_before);
+    return g_test_run();
+}
