@@ -174,6 +174,7 @@ static bool open_output(FfSnapshot *s, GError **error)
                     ff_output_path(s->output), g_strerror(errno));
         return false;
     }
+    s->is_cut = true;
     return true;
 }
 
@@ -524,6 +525,17 @@ static bool save(FfSnapshot *s, GError **error)
 /* ---- its ends ----------------------------------------------------------------------------------
  */
 
+/* A client's file has no name that could be missing: it ends where it began, and has no end that
+ * would call it whole. One of ours goes with its descriptor. */
+static void drop_file(FfSnapshot *s)
+{
+    const FfSnapshotConfig *c = &s->cfg->snapshot;
+
+    if (s->is_cut && !c->path && ftruncate(ff_output_fd(s->output), (off_t)c->offset) < 0) {
+        g_warning("snapshot: %s: %s", ff_output_path(s->output), g_strerror(errno));
+    }
+}
+
 /* QEMU's part of what was begun. */
 static void end_saving(FfSnapshot *s)
 {
@@ -561,6 +573,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
     if (s->stopping && !run->stood(run, &others)) {
         why = others; /* it says more than what came of it */
     }
+    drop_file(s);
     if (!undo(s, &left)) {
         g_warning("snapshot: %s", left->message);
     }

@@ -30,6 +30,7 @@ typedef struct {
     FfCaptureStats last;  /* lock; of one that has ended */
     bool uffd_is_free;    /* coordinator, then the driver: nothing is registered any more */
     FfOutput *output;
+    bool is_cut; /* nothing of an older one is behind its offset */
     FfLiveFile *file;
     int *numbers;      /* by block: which one of the file's it is */
     GByteArray *state; /* the reader of device state, until it is joined */

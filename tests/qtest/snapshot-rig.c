@@ -178,8 +178,7 @@ static bool add_run(void *opaque, uint64_t first, uint64_t n, GError **error)
                          i->ram + first * FF_SAVED_PAGE, n * FF_SAVED_PAGE, error);
 }
 
-/* g_free */
-static uint8_t *read_file(const char *path, uint64_t ram)
+uint8_t *snap_read(const char *path, uint64_t ram)
 {
     static const FfPageSink sink = {add_page, add_zero};
     g_autoptr(GError) error = NULL;
@@ -211,7 +210,7 @@ void snap_save_memory(Vm *vm, uint64_t ram, const char *path)
 bool snap_is_equal(const char *path, const char *file, uint64_t ram)
 {
     g_autofree char *then = NULL;
-    g_autofree uint8_t *saved = read_file(file, ram);
+    g_autofree uint8_t *saved = snap_read(file, ram);
     gsize n;
 
     g_assert_true(g_file_get_contents(path, &then, &n, NULL));

@@ -46,6 +46,8 @@ void snap_expect_settings(Snap *t);
 
 /* What the memory is now, but for its first MiB, into the file PATH; the guest stands. */
 void snap_save_memory(Vm *vm, uint64_t ram, const char *path);
+/* The memory that FILE, which is whole, holds (g_free). */
+uint8_t *snap_read(const char *file, uint64_t ram);
 /* FILE holds what was saved at PATH then; else FALSE, and which page differs is told. RAM: bytes,
  * of which no other block has as many. */
 bool snap_is_equal(const char *path, const char *file, uint64_t ram);

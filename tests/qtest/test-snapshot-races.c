@@ -6,6 +6,7 @@
  */
 #include "tests/qtest/snapshot-rig.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -126,6 +127,95 @@ static void test_paused_before(void)
     snap_end(&t);
 }
 
+/* ---- the last moments --------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults, *end;
+} Last;
+
+/* A cancel comes in time or too late: then the file is there, and nothing else is said. */
+static const Last cancels[] = {
+    {"written", "snapshot/*/at/written=hold", "cancelled"},
+    {"committing", "snapshot/*/at/committing=hold", "completed"},
+    {"named", "snapshot/*/at/named=hold", "completed"},
+};
+
+static void test_cancel(gconstpointer data)
+{
+    const Last *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), c->end);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(t.vm));
+    g_assert_cmpstr(status, ==, c->end);
+    if (!strcmp(c->end, "completed")) {
+        g_autofree uint8_t *whole = snap_read(t.path, SNAP_RAM_MIB << 20);
+        g_assert_nonnull(whole);
+    } else {
+        snap_expect_no_file(&t);
+    }
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+/* What is not on the disk is not there: neither content nor name. */
+static const Last syncs[] = {
+    {"sync", "snapshot/*/call/output-sync=EIO", "Input/output error"},
+    {"folder", "snapshot/*/call/output-folder=EIO", "Input/output error"},
+};
+
+static void test_sync(gconstpointer data)
+{
+    const Last *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    expect_failure(&t, c->end);
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_end(&t);
+}
+
+/* A client's own file was all written when it cancelled. What stood there before is no older
+ * snapshot that seems whole either. */
+static void test_given_file(void)
+{
+    g_autofree char *old = g_malloc0(2 << 20);
+    g_autofree char *now = NULL;
+    Snap t = {0};
+    gsize n;
+
+    if (!snap_begin(&t, "snapshot/*/at/written=hold", NULL)) {
+        return;
+    }
+    memset(old, 'o', 2 << 20);
+    g_assert_true(g_file_set_contents(t.path, old, 2 << 20, NULL));
+    int fd = open(t.path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    qmp_getfd(vm_qmp(t.vm), "snap", fd);
+    qmp_ok(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'snap', 'offset': 8192}");
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "cancelled");
+    g_assert_true(g_file_get_contents(t.path, &now, &n, NULL));
+    g_assert_cmpuint(n, ==, 8192);
+    g_assert_cmpint(memcmp(now, old, n), ==, 0);
+    close(fd);
+    snap_end(&t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -138,5 +228,16 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
     g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/cancel/", cancels[i].name, NULL);
+
+        g_test_add_data_func(path, &cancels[i], test_cancel);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(syncs); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/disk/", syncs[i].name, NULL);
+
+        g_test_add_data_func(path, &syncs[i], test_sync);
+    }
+    g_test_add_func("/snapshot/races/given-file", test_given_file);
     return g_test_run();
 }
