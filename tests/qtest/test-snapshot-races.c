@@ -7,6 +7,7 @@
 #include "tests/qtest/snapshot-rig.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -216,6 +217,50 @@ static void test_given_file(void)
     snap_end(&t);
 }
 
+/* ---- after a death -----------------------------------------------------------------------------
+ */
+
+static const char *const deaths[] = {"setup",   "protected",   "stopped", "armed",
+                                     "running", "writer-lent", "written"};
+
+/* The engine dies; who asks as soon as that is told is not refused. */
+static void test_at_once(gconstpointer step)
+{
+    g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=kill", (const char *)step);
+    Snap t = {0};
+
+    if (!snap_begin(&t, faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+/* Nor is who has not been told yet. */
+static void test_at_the_death(gconstpointer step)
+{
+    g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=hold", (const char *)step);
+    Snap t = {0};
+
+    if (!snap_begin(&t, faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_assert_cmpint(kill(vm_engine(t.vm), SIGKILL), ==, 0);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -239,5 +284,12 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &syncs[i], test_sync);
     }
     g_test_add_func("/snapshot/races/given-file", test_given_file);
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/at-once/", deaths[i], NULL);
+
+        g_test_add_data_func(path, deaths[i], test_at_once);
+    }
+    g_test_add_data_func("/snapshot/races/at-the-death/armed", "armed", test_at_the_death);
+    g_test_add_data_func("/snapshot/races/at-the-death/running", "running", test_at_the_death);
     return g_test_run();
 }
