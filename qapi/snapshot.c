@@ -85,6 +85,11 @@ static void start(FfCall *call)
     g_autoptr(GError) error = NULL;
     FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
 
+    if (d->migration || d->outgoing) { /* another client's, while QEMU closed its copy */
+        give_back(d, true);
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
     config.fd = call->fd;
     call->fd = -1;
     config.snapshot = (FfSnapshotConfig){.wanted = true,
@@ -246,6 +251,11 @@ static void got_fd(FfCall *call)
 void ff_handle_snapshot(FfCall *call)
 {
     FfDriver *d = call->driver;
+
+    if (d->taking_back) { /* nobody who asks now has to hear of it */
+        ff_call_when_restored(call, ff_handle_snapshot);
+        return;
+    }
     FfSnapshotRequest *r = new_request(call);
     const char *file = ff_json_string(call->args, "file");
     const char *name = ff_json_string(call->args, "fdname");
