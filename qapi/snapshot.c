@@ -85,6 +85,11 @@ static void start(FfCall *call)
     g_autoptr(GError) error = NULL;
     FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
 
+    if (d->migration || d->outgoing) { /* another client's, while QEMU closed its copy */
+        give_back(d, true);
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
     config.fd = call->fd;
     call->fd = -1;
     config.snapshot = (FfSnapshotConfig){.wanted = true,
@@ -94,7 +99,6 @@ static void start(FfCall *call)
                                          .mapped = r->mapped,
                                          .disks = r->disks,
                                          .alone = r->own,
-                                         .was_running = r->was_running,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
     d->uri = g_strdup(call->target.uri);
@@ -196,7 +200,6 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
         result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
     const char *state = object ? ff_json_string(object, "status") : NULL;
 
-    call->snapshot->was_running = !g_strcmp0(state, "running");
     if (error) {
         ff_call_gerror(call, error);
     } else if (!g_strcmp0(state, "inmigrate")) {
@@ -251,6 +254,10 @@ void ff_handle_snapshot(FfCall *call)
     FfDriver *d = call->driver;
 
     if (ff_call_when_over(call, ff_handle_snapshot)) {
+        return;
+    }
+    if (d->taking_back) { /* nobody who asks now has to hear of it */
+        ff_call_when_restored(call, ff_handle_snapshot);
         return;
     }
     FfSnapshotRequest *r = new_request(call);

@@ -51,6 +51,8 @@ struct FfVmmState {
      * the guest is stopped; in any case the inner migration may have begun. */
     bool (*offer)(FfVmmState *state, int *fd, GError **error);
     bool (*stop_and_save)(FfVmmState *state, char **run_state, GError **error);
+    /* Source, optional, after offer(): save() with the stream that was offered. */
+    bool (*save_offered)(FfVmmState *state, GError **error);
     /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
      * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
      */
