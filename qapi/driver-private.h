@@ -76,7 +76,6 @@ typedef struct {
     char *path; /* NULL: the client's file, which the call has */
     uint64_t offset, buffer;
     bool mapped;
-    char *disks;        /* folder; NULL */
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
