@@ -21,6 +21,8 @@ int ff_cli_info(int argc, char **argv);
 int ff_cli_convert(int argc, char **argv);
 /* farfault attach PID|QMP */
 int ff_cli_attach(int argc, char **argv);
+/* farfault pager --listen SOCKET --from FILE */
+int ff_cli_pager(int argc, char **argv);
 /* farfault doctor */
 int ff_cli_doctor(int argc, char **argv);
 

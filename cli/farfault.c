@@ -34,6 +34,7 @@ static const Command commands[] = {
     {"info", ff_cli_info, "say what is in the file of a saved guest", ff_help_info},
     {"convert", ff_cli_convert, "write the file of a saved guest in another form", ff_help_convert},
     {"attach", ff_cli_attach, "give a guest that lost its relay a new one", ff_help_attach},
+    {"pager", ff_cli_pager, "answer the page faults of other processes from a file", ff_help_pager},
     {"doctor", ff_cli_doctor, "say what works on this host, and what to do", ff_help_doctor},
 };
 

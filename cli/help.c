@@ -65,7 +65,7 @@ const char ff_help_snapshot[] =
     "Write a running guest, its memory and its devices as they are at one instant, into a file "
     "that\n"
     "stock QEMU restores. The guest stands for a moment, and then runs while its old memory is\n"
-    "written. Disks are not in it (see --disks). The guest has to run under farfault.\n"
+    "written. Disks are not in it. The guest has to run under farfault.\n"
     "\n"
     "QMP                    a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT (then the\n"
     "                       guest's host makes the file, and FILE is an absolute path)\n"
@@ -75,10 +75,6 @@ const char ff_help_snapshot[] =
     "  --compress           in zstd's seekable format (zstd -d gives the plain file); written "
     "whole\n"
     "                       first, beside it, and compressed when the guest has its memory back\n"
-    "  --disks DIR          keep the disks of the same instant: the guest goes on with a new "
-    "overlay\n"
-    "                       (qcow2) of each, in DIR, and FILE.disks says which image belongs to "
-    "FILE\n"
     "  --format FORM        mapped-ram (QEMU 9.0 or newer; the default) or stream (any QEMU)\n"
     "  --max-bandwidth N[KMGT]   limit, bytes per second; 0, the default: none\n"
     "  --offset N[KMGT]     leave N bytes in front of it\n"
@@ -169,6 +165,24 @@ const char ff_help_run[] =
     "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED.\n"
     "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=.\n"
     "The option wins over the environment, the environment over the file.\n";
+
+const char ff_help_pager[] =
+    "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
+    "                      [--no-bulk]\n"
+    "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
+    "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
+    "\n"
+    "  --listen SOCKET   where clients connect; made here\n"
+    "  --from FILE       their memory: a raw file (Firecracker's memory file) or a mapped-ram "
+    "file\n"
+    "                    (farfault snapshot), also in zstd's seekable format. Do not change it\n"
+    "  --allow USER      a user besides this one and root who may connect; can be given again\n"
+    "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
+    "  --no-bulk         only pages that somebody waits for are placed\n"
+    "  --help, -h        this text\n"
+    "\n"
+    "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
+    "Exit status: 0 ended, 1 failed, 2 usage.\n";
 
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"

@@ -14,6 +14,7 @@ extern const char ff_help_snapshot[];
 extern const char ff_help_info[];
 extern const char ff_help_convert[];
 extern const char ff_help_attach[];
+extern const char ff_help_pager[];
 extern const char ff_help_doctor[];
 
 #endif

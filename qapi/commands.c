@@ -174,6 +174,10 @@ void ff_handle_migrate(FfCall *call)
     FfDriver *d = call->driver;
     bool resume = ff_json_bool(call->args, "resume");
 
+    if (d->taking_back) {
+        ff_call_when_restored(call, ff_handle_migrate);
+        return;
+    }
     if (resume && d->migration) {
         ff_resume_migration(call);
         return;

@@ -87,6 +87,8 @@ static void on_done(void *opaque)
         /* Not here: we are called from inside it. */
         g_idle_add(free_migration, migration);
     }
+    d->taking_back = false;
+    ff_driver_go_on(d);
     ff_driver_migration_over(d);
     ff_driver_touch(d);
 }
@@ -263,10 +265,13 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
     d->start_ops = start_ops;
     fill_config(d, &config);
     d->inner_begun = true;
+    d->taking_back = config.role == FF_ROLE_SOURCE && (d->config.state->phase == FF_PHASE_SETUP ||
+                                                       d->config.state->phase == FF_PHASE_STOPPED);
     d->migration = ff_migration_adopt(&config, driver_ops(d, &ops), &error);
     ff_tls_choice_clear(&tls);
     if (!d->migration) {
         ff_driver_log(d, "farfault: engine: %s", error->message);
+        d->taking_back = false;
     }
     ff_driver_touch(d);
 }

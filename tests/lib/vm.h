@@ -73,6 +73,8 @@ void vm_reconnect(Vm *vm);
 /* QEMU's own word about its run state ("running", "paused (...)"), from VmConfig.listens' human
  * monitor, of which farfault knows nothing (g_free). CONT: it is told "cont" first. */
 char *vm_human_state(Vm *vm, bool cont);
+/* Tells it LINE first, and returns its state then (g_free). */
+char *vm_human(Vm *vm, const char *line);
 /* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
 const char *vm_dir(const Vm *vm);
 /* A path in it for the test's own use (g_free); what lies there at the end is removed. */
