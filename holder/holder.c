@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/priority.h"
 
 #define EVENTS 64
 
@@ -135,6 +136,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     if (!set_up(h, error)) {
         return 1;
     }
+    ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
     run(h);
     ff_holder_end_pager(h);
