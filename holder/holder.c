@@ -27,6 +27,9 @@ static void on_timer(FfHolder *h)
 {
     ff_untell(h->timer);
     h->timer_armed = false;
+    if (h->deaf) {
+        h->deaf = !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN);
+    }
     if (!h->pid) {
         ff_holder_start_pager(h);
     }
@@ -107,6 +110,7 @@ static bool set_up(FfHolder *h, GError **error)
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGCHLD, SIG_IGN); /* the pager's end is told by its pidfd */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* who has logged out has not ended the clients */
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
