@@ -13,6 +13,8 @@ int ff_cli_status(int argc, char **argv);
 int ff_cli_dump(int argc, char **argv);
 /* farfault snapshot QMP FILE */
 int ff_cli_snapshot(int argc, char **argv);
+/* farfault restore FILE -- qemu-system-ARCH ARGS...: becomes QEMU. */
+int ff_cli_restore(int argc, char **argv);
 /* farfault info FILE */
 int ff_cli_info(int argc, char **argv);
 /* farfault convert IN OUT */

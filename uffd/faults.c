@@ -37,6 +37,8 @@
 
 #define BATCH FF_SPACE_BATCH
 #define LOOK_AGAIN_MS 1
+/* So often after ff_faults_stop(): a process can change its mappings all the time. */
+#define LAST_LOOKS 100
 #define SMALL_PAGE 4096ull
 
 typedef struct {
@@ -49,6 +51,7 @@ typedef struct {
     FfRun failed_page; /* of which; n is 0 where it is not known */
     bool dead;         /* nothing can be read any more */
     bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
+    unsigned looks;    /* since the end was asked for */
 } Batch;
 
 static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
@@ -479,7 +482,9 @@ static bool has_deferred(const FfSpace *s)
 }
 
 /* FALSE: the end. Not before everything that was put off has been done: nobody else would, and
- * the change that it waits for ends soon, as this has read its event or is about to. */
+ * the change that it waits for ends soon, as this has read its event or is about to. Unless the
+ * next change has begun by then, again and again: then it stays put off. Who ends for good
+ * unregisters, which no change is in the way of, and who runs again finds it. */
 static bool wait_for_messages(Batch *b)
 {
     const FfMessages *m = b->s->cfg.messages;
@@ -500,7 +505,7 @@ static bool wait_for_messages(Batch *b)
         failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
-    return !b->dead && (!pfd[1].revents || has_deferred(b->s));
+    return !b->dead && (!pfd[1].revents || (has_deferred(b->s) && b->looks++ < LAST_LOOKS));
 }
 
 static void tell_failed(const Batch *b)

@@ -19,6 +19,7 @@
 typedef struct {
     FfBitmap armed, free, lent;
     FfBitmap ready;    /* protected and not armed; set with the lock of its piece written */
+    FfBitmap given;    /* given back since it was registered: never ready; the space is locked */
     uint32_t *slot_of; /* by page: where it was kept last, + 1; atomic, and to be checked */
 } FfProtectBlock;
 
@@ -34,8 +35,10 @@ struct FfProtect {
     FfBitmap empty, kept; /* slots */
     FfWaits waits;        /* of writers without a slot */
     pthread_rwlock_t locks[FF_PROTECT_LOCKS];
+    bool still;                  /* atomic; observer: the fault thread */
     uint64_t prepared;           /* of who prepares */
     uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
+    uint64_t spoilt;             /* atomic; of those that are lost */
     uint64_t latency[FF_PROTECT_BUCKETS], faults; /* atomic; the fault thread counts */
 };
 

@@ -113,7 +113,10 @@ static int need_zeros(FfSpace *s, size_t len)
     if (s->zeros_len >= len) {
         return 0;
     }
-    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    /* All of it is the kernel's page of zeros. Mapped at once: to copy from what is not, the kernel
+     * takes a second huge page for a moment, and there may be none. */
+    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_POPULATE,
+                   -1, 0);
     if (p == MAP_FAILED) {
         return -errno;
     }
