@@ -21,6 +21,7 @@
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 #define FDS_MAX 16
+#define DEAF_MS 1000
 
 static void forget(FfPending *p)
 {
@@ -81,6 +82,9 @@ void ff_holder_accept(FfHolder *h)
     if (sock < 0) {
         if (errno == EMFILE || errno == ENFILE) {
             ff_holder_log("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
+            epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
+            h->deaf = true;
+            ff_holder_set_timer(h, DEAF_MS); /* what becomes free has no event */
         }
         return;
     }

@@ -75,6 +75,7 @@ typedef struct {
     int pidfd, link;
     gint64 started_us;
     bool timer_armed;
+    bool deaf; /* the listening socket is not watched: no fd is free */
 } FfHolder;
 
 /* ---- tell.c ---- */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/priority.h"
 
 #define EVENTS 64
 
@@ -26,6 +27,9 @@ static void on_timer(FfHolder *h)
 {
     ff_untell(h->timer);
     h->timer_armed = false;
+    if (h->deaf) {
+        h->deaf = !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN);
+    }
     if (!h->pid) {
         ff_holder_start_pager(h);
     }
@@ -106,6 +110,7 @@ static bool set_up(FfHolder *h, GError **error)
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGCHLD, SIG_IGN); /* the pager's end is told by its pidfd */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* who has logged out has not ended the clients */
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -135,6 +140,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     if (!set_up(h, error)) {
         return 1;
     }
+    ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
     run(h);
     ff_holder_end_pager(h);

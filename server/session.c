@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/priority.h"
 #include "server/firecracker.h"
 #include "server/hear.h"
 #include "server/session-internal.h"
@@ -186,6 +187,7 @@ static bool open_space(FfSession *s, GError **error)
 
 static gpointer run_faults(gpointer p)
 {
+    ff_priority_urgent();
     ff_faults_run(((FfSession *)p)->space);
     return NULL;
 }

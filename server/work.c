@@ -14,8 +14,12 @@
 #include <time.h>
 
 #include "fault/fault.h"
+#include "net/priority.h"
 
 #define BULK_BYTES (256 << 10)
+/* Placed at once: the holder reads no fault while somebody is inside the gate. For the same reason
+ * bulk has no lower priority than others. */
+#define GATE_BYTES (64ull << 10)
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
 
@@ -140,12 +144,16 @@ static void place_run(Worker *w, const FfRun *run)
             return;
         }
         FF_FAULT_AT("content-read");
-        FfRun part = {run->block, run->first + i, len / ps};
-        int rc = zero ? ff_place_zero(s->space, &part) : ff_place_copy(s->space, &part, w->buf);
-        if (!placed(w, &part, rc)) {
-            return;
+        for (uint64_t at = 0; at < len; at += MAX(GATE_BYTES, ps)) {
+            FfRun part = {run->block, run->first + i + at / ps,
+                          MIN(len - at, MAX(GATE_BYTES, ps)) / ps};
+            int rc = zero ? ff_place_zero(s->space, &part)
+                          : ff_place_copy(s->space, &part, (char *)w->buf + at);
+            if (!placed(w, &part, rc)) {
+                return;
+            }
         }
-        i += part.n;
+        i += len / ps;
     }
 }
 
@@ -226,6 +234,7 @@ static gpointer run_demand(gpointer p)
     FfDemand d;
 
     is_demand = true;
+    ff_priority_urgent();
     while (next_demand(s, &d)) {
         place_run(&w, &d.run);
         demand_done(s, &d);
