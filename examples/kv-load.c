@@ -26,8 +26,9 @@
 #define MAX_CLIENTS 64
 #define MAX_VALUE 65536
 #define SAMPLES (16u << 20)
-#define LOOK_US 20000 /* the server is asked whether it still saves, and the memory is looked at   \
-                       */
+#define LOOK_US                                                                                    \
+    20000 /* the server is asked whether it still saves, and the memory is looked at               \
+           */
 
 typedef struct {
     int fd;
