@@ -111,6 +111,7 @@ typedef struct {
     unsigned passes;                    /* over all memory, before the guest was stopped */
     uint64_t arm_us;                    /* of the blackout, for memory */
     const char *way;                    /* how the file was written; static */
+    GPtrArray *disks; /* FfDisk *, with a reference; those that were branched; NULL: none */
 } FfMigrationInfo;
 
 /* A live snapshot of a source's guest, in place of a migration to a peer. */
@@ -122,6 +123,8 @@ typedef struct {
     bool mapped;      /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
     uint64_t buffer;  /* bytes, for what the guest overwrites before it is saved */
     bool was_running; /* the guest, when it was asked for */
+    char *disks;      /* folder for overlays of the guest's disks, made at the same instant; NULL:
+                         its disks are left alone */
     bool alone;       /* the VMM is to take none in the engine's place */
     int uffd;         /* for protection; borrowed until done() */
 } FfSnapshotConfig;

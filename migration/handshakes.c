@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "net/io.h"
 #include "net/frame.h"
 
 /* How long a refused peer has to read why. */
@@ -278,12 +279,6 @@ static void make_room(FfHandshakes *h)
     }
 }
 
-/* It is over when others have let go of something, and there is no event for that. */
-static bool is_short(int err)
-{
-    return err == EMFILE || err == ENFILE || err == ENOBUFS || err == ENOMEM;
-}
-
 /* FALSE and ERROR: nobody can come in any more. */
 static bool let_in(FfHandshakes *h, GError **error)
 {
@@ -298,7 +293,7 @@ static bool let_in(FfHandshakes *h, GError **error)
         enter(p, SILENT, FF_HANDSHAKES_DEADLINE_MS);
         go_on(h, p);
         clear_places(h);
-    } else if (is_short(errno)) {
+    } else if (ff_io_is_short(errno)) {
         h->not_before = g_get_monotonic_time() + SHORT_MS * (int64_t)1000;
     } else if (errno != EINTR && errno != ECONNABORTED && errno != EAGAIN) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "accept: %s",

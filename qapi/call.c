@@ -48,7 +48,10 @@ unsigned ff_driver_version(FfDriver *d)
 {
     unsigned version = d->config.port->version ? d->config.port->version(d->config.port_opaque) : 0;
 
-    return version ? version : FF_QEMU_7_2;
+    if (version) {
+        d->config.state->qemu_version = version;
+    }
+    return MAX(d->config.state->qemu_version, FF_QEMU_7_2);
 }
 
 void ff_driver_log(FfDriver *d, const char *format, ...)
@@ -106,6 +109,7 @@ static void free_snapshot(FfSnapshotRequest *request)
     if (request) {
         g_free(request->path);
         g_free(request->refusal);
+        g_free(request->disks);
     }
     g_free(request);
 }

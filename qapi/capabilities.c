@@ -317,6 +317,9 @@ void ff_handle_set_capabilities(FfCall *call)
 {
     FfDriver *d = call->driver;
 
+    if (ff_call_when_over(call, ff_handle_set_capabilities)) {
+        return;
+    }
     if (d->migration && d->config.state->role == FF_ROLE_SOURCE) {
         ff_call_error(call, "There's a migration process in progress");
         return;

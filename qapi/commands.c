@@ -183,6 +183,9 @@ void ff_handle_migrate(FfCall *call)
          * claim to more time. */
         ff_migration_stop_waiting(d->migration);
     }
+    if (ff_call_when_over(call, ff_handle_migrate)) {
+        return;
+    }
     if (d->migration) {
         ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE
                                 ? "There's a migration process in progress"

@@ -63,6 +63,7 @@ struct FfDriver {
     JsonArray *socket_address;                      /* where this destination listens; NULL */
     bool restoring;                                 /* QEMU's settings are being put back */
     GQueue waiting_restored;                        /* what waits for that; restore-settings.c */
+    GQueue waiting_over; /* what came after a migration's last event; over.c */
 };
 
 typedef void (*FfHandler)(FfCall *call);
@@ -73,6 +74,7 @@ typedef struct {
     char *path; /* NULL: the client's file, which the call has */
     uint64_t offset, buffer;
     bool mapped;
+    char *disks;        /* folder; NULL */
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     bool was_running;   /* the guest */
@@ -307,6 +309,12 @@ void ff_handle_continue(FfCall *call);
 /* Whether the client has the capability "events"; an engine that adopts must know. */
 void ff_driver_want_events(FfDriver *driver, bool on);
 /* A migration begins, whose STATUS needs no event. */
+/* TRUE: this side's migration has had its last event, and is not taken down yet. NEXT is called
+ * with CALL when it is: a client that acts on the event is not told that a migration is under way.
+ */
+bool ff_call_when_over(FfCall *call, FfHandler next);
+/* It is taken down. */
+void ff_driver_migration_over(FfDriver *driver);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);

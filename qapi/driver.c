@@ -306,6 +306,7 @@ void ff_driver_free(FfDriver *d)
     g_hash_table_unref(d->clients);
     g_hash_table_unref(d->waiting);
     g_queue_clear_full(&d->waiting_restored, g_free);
+    g_queue_clear_full(&d->waiting_over, g_free);
     g_free(d->globals);
     g_free(d);
 }

@@ -61,6 +61,22 @@ static JsonArray *latency_to_json(const FfMigrationInfo *info)
     return list;
 }
 
+static JsonArray *disks_to_json(const GPtrArray *disks)
+{
+    JsonArray *list = json_array_new();
+
+    for (guint i = 0; i < disks->len; i++) {
+        const FfDisk *d = disks->pdata[i];
+        JsonObject *o = json_object_new();
+
+        json_object_set_string_member(o, "name", d->name);
+        json_object_set_string_member(o, "base", d->base ? d->base : "");
+        json_object_set_string_member(o, "overlay", d->overlay);
+        json_array_add_object_element(list, o);
+    }
+    return list;
+}
+
 static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
 {
     JsonObject *o = json_object_new();
@@ -72,6 +88,9 @@ static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
     json_object_set_int_member(o, "passes", info->passes);
     json_object_set_int_member(o, "arm-us", (gint64)info->arm_us);
     json_object_set_string_member(o, "way", info->way);
+    if (info->disks) {
+        json_object_set_array_member(o, "disks", disks_to_json(info->disks));
+    }
     return o;
 }
 

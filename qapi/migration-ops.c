@@ -87,6 +87,7 @@ static void on_done(void *opaque)
         /* Not here: we are called from inside it. */
         g_idle_add(free_migration, migration);
     }
+    ff_driver_migration_over(d);
     ff_driver_touch(d);
 }
 

@@ -11,6 +11,7 @@
 #include "qemu/check.h"
 #include "qemu/device-state.h"
 #include "qemu/discards.h"
+#include "qemu/disks.h"
 #include "qemu/drain.h"
 #include "qemu/internal.h"
 #include "qemu/nested.h"
@@ -58,6 +59,9 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
+        .disks = {.plan = ff_qemu_plan_disks,
+                  .flush = ff_qemu_flush_disks,
+                  .branch = ff_qemu_branch_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;

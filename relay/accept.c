@@ -2,7 +2,8 @@
 /*
  * Where a monitor's clients come from: a listening socket (one client at a time, come and go),
  * a connection made elsewhere, one that is made here and again after "reconnect" seconds, or
- * stdio. Its timer is that of a reconnect, while nobody is connected.
+ * stdio. Its timer is that of a reconnect, while nobody is connected, or of the next accept() where
+ * the last one found no room.
  *
  * Names are resolved once, at the start, before the launcher goes on: a resolver may block.
  * One thread; no locks.
@@ -22,6 +23,8 @@
 #include <unistd.h>
 #include <sys/stat.h>
 
+#include "net/io.h"
+
 struct FfAccept {
     FfRelay *relay;
     const FfRelayMonitor *plan;
@@ -32,6 +35,9 @@ struct FfAccept {
     int connecting;  /* fd, -1 */
     bool told;       /* that the peer cannot be reached */
 };
+
+/* Until accept() is tried again when there was no room for a client. */
+#define SHORT_S 1
 
 static void accept_connect(FfAccept *a);
 
@@ -61,17 +67,41 @@ static void accept_client(FfAccept *a, int fd)
     a->client(fd, fd, a->opaque);
 }
 
+static void accept_later(FfAccept *a, unsigned seconds, GSourceFunc func)
+{
+    a->source = g_timeout_source_new_seconds(seconds);
+    g_source_set_callback(a->source, func, a, NULL);
+    g_source_attach(a->source, NULL);
+}
+
+static gboolean accept_again(gpointer data)
+{
+    FfAccept *a = data;
+
+    source_clear(&a->source);
+    ff_accept_next(a);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean accept_ready(gint listener, GIOCondition condition, gpointer data)
 {
     FfAccept *a = data;
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
-    if (fd < 0) {
-        /* The client left again, or there is no room for it now; the next wakes us. */
-        return G_SOURCE_CONTINUE;
+    if (fd < 0 && !ff_io_is_short(errno)) {
+        return G_SOURCE_CONTINUE; /* the client left again; the next wakes us */
+    }
+    if (fd < 0 && !a->told) {
+        ff_relay_log(a->relay, "monitor '%s': no client can come in, it is tried again: %s",
+                     a->plan->id, g_strerror(errno));
+        a->told = true;
     }
     source_clear(&a->source);
-    accept_client(a, fd);
+    if (fd < 0) {
+        accept_later(a, SHORT_S, accept_again);
+    } else {
+        accept_client(a, fd);
+    }
     return G_SOURCE_REMOVE;
 }
 
@@ -93,9 +123,7 @@ static void accept_failed(FfAccept *a, int error)
         a->told = true;
     }
     if (a->plan->reconnect) {
-        a->source = g_timeout_source_new_seconds(a->plan->reconnect);
-        g_source_set_callback(a->source, accept_retry, a, NULL);
-        g_source_attach(a->source, NULL);
+        accept_later(a, a->plan->reconnect, accept_retry);
     }
 }
 
@@ -207,9 +235,7 @@ void ff_accept_next(FfAccept *a)
     if (a->plan->kind == FF_RELAY_LISTEN) {
         accept_watch(a, a->plan->fd, G_IO_IN, accept_ready);
     } else if (a->plan->reconnect && (a->plan->path || a->addresses)) {
-        a->source = g_timeout_source_new_seconds(a->plan->reconnect);
-        g_source_set_callback(a->source, accept_retry, a, NULL);
-        g_source_attach(a->source, NULL);
+        accept_later(a, a->plan->reconnect, accept_retry);
     }
 }
 

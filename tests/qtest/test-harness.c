@@ -92,7 +92,8 @@ static void test_ready(void)
     vm_wait_serial(vm, "A");
     qmp_ok(vm_qmp(vm), "stop", NULL);
     g_autofree char *wrong = check_counters(vm, &boot);
-    if (wrong && strcmp(wrong, "vCPU 0 never counted")) /* it has just begun */
+    if (wrong &&
+        !g_str_has_suffix(wrong, " never counted")) /* all are set, and may not count yet */
         g_test_fail_printf("%s", wrong);
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -199,6 +200,40 @@ static void test_one_at_a_time(void)
         rig_send(client, "{'execute':'query-qmp-schema'}{'execute':'query-qmp-schema'}");
         stream_free(client); /* with its answers unread */
     }
+}
+
+static rlim_t lowest_free_fd(pid_t pid)
+{
+    for (rlim_t fd = 0;; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", pid, (int)fd);
+        struct stat st;
+
+        if (lstat(path, &st) < 0) {
+            return fd;
+        }
+    }
+}
+
+/* Without a free fd the relay lets nobody in, says so once and does not spin; then it goes on. */
+static void test_no_room(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) other = rig_client(rig, 1, true, false);
+    struct rlimit none, before;
+
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, NULL, &before), ==, 0);
+    none = (struct rlimit){lowest_free_fd(rig->relay), before.rlim_max};
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, &none, NULL), ==, 0);
+    g_autoptr(Stream) client = rig_dial(rig, 0);
+
+    rig_send(other, "{'execute':'query-name'}"); /* answered when the relay has met the client */
+    rig_expect(other, "return");
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, &before, NULL), ==, 0);
+    rig_expect(client, "\"QMP\"");
+    g_autofree char *log = rig_log(rig);
+
+    g_assert_nonnull(strstr(log, "no client can come in"));
+    g_assert_null(strstr(strstr(log, "no client can come in") + 1, "no client can come in"));
 }
 
 /* --- fds --- */
@@ -1289,6 +1324,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/relay/kind/stdio", GINT_TO_POINTER(RIG_STDIO), test_kinds);
     g_test_add_data_func("/relay/kind/connect", GINT_TO_POINTER(RIG_CONNECT), test_kinds);
     g_test_add_func("/relay/one-at-a-time", test_one_at_a_time);
+    g_test_add_func("/relay/no-room", test_no_room);
     g_test_add_func("/relay/fds-at-their-command", test_fds_at_their_command);
     g_test_add_func("/relay/take-fd", test_take_fd);
     g_test_add_func("/relay/order", test_order);

@@ -91,6 +91,33 @@ static void test_incoming(void)
     world_clear(&w);
 }
 
+/* An engine that has not heard QEMU's greeting yet says what the one before it said: before
+ * QEMU 8.2 a destination that listens has no status. */
+static void test_version_is_kept(void)
+{
+    World w;
+
+    qemu_version = 100002;
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    command(&w, "{'execute':'migrate-incoming','arguments':{'uri':'tcp:127.0.0.1:0'}}");
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    wait_sent(&w);
+    g_string_truncate(w.out, 0);
+    command(&w, "{'execute':'query-migrate'}");
+    g_autofree char *before = g_strdup(w.out->str);
+
+    g_assert_nonnull(strstr(before, "\"status\": \"setup\""));
+    g_assert_cmpuint(w.state->qemu_version, ==, 100002);
+    qemu_version = 0;
+    g_string_truncate(w.out, 0);
+    command(&w, "{'execute':'query-migrate'}");
+    sent(&w, before);
+    world_clear(&w);
+}
+
 /* --- names that nobody answers for ---------------------------------------------------------- */
 
 #define INCOMING_SLOW                                                                              \
@@ -453,6 +480,7 @@ int main(int argc, char **argv)
     g_setenv(SLOW_NAMES_GATE, gate, TRUE);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/incoming", test_incoming);
+    g_test_add_func("/driver/incoming/version-is-kept", test_version_is_kept);
     g_test_add_func("/driver/incoming/fd", test_incoming_fd);
     g_test_add_func("/driver/name", test_name);
     g_test_add_func("/driver/name/unknown", test_name_unknown);
