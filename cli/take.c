@@ -9,7 +9,6 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/take.h"
-#include "cli/disks.h"
 #include "qmp/json.h"
 #include "snapshot/convert.h"
 #include "snapshot/output.h"
@@ -30,7 +29,6 @@ typedef struct {
     FfCliQmp *qmp;
     FfOutput *output;    /* NULL: the engine makes the file */
     char *fdname;        /* what QEMU knows .output by; NULL */
-    JsonNode *disks;     /* before; NULL: they are left alone */
     bool events_set;     /* by us: to be put back */
     bool begun;          /* the engine has said so, or its first event has come */
     bool interrupted;    /* a signal came */
@@ -45,7 +43,6 @@ void ff_take_result_clear(FfTakeResult *result)
 {
     g_clear_pointer(&result->path, g_free);
     g_clear_pointer(&result->info, json_node_unref);
-    g_clear_pointer(&result->disks, g_ptr_array_unref);
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -396,11 +393,6 @@ static JsonObject *arguments(const Take *t)
     json_object_set_string_member(a, "format", o->format);
     json_object_set_int_member(a, "offset", (gint64)o->offset);
     json_object_set_int_member(a, "max-bandwidth", (gint64)o->bandwidth);
-    if (o->disks) {
-        g_autofree char *folder = g_canonicalize_filename(o->disks, NULL);
-
-        json_object_set_string_member(a, "disks", folder);
-    }
     if (o->buffer >= 0) {
         json_object_set_int_member(a, "buffer", o->buffer);
     }
@@ -500,31 +492,6 @@ static void ask_last(Take *t)
     }
 }
 
-/* ---- the disks ---------------------------------------------------------------------------------
- */
-
-static bool note_disks(Take *t, GError **error)
-{
-    t->disks = t->o->disks ? ff_cli_disks_ask(t->qmp, error) : NULL;
-    return t->disks || !t->o->disks;
-}
-
-/* Also of a snapshot that has failed: they may have new images, and nobody else says so. */
-static bool compare_disks(Take *t, GError **error)
-{
-    if (!t->disks || t->end == LEFT) {
-        return true;
-    }
-    g_autoptr(JsonNode) after = ff_cli_disks_ask(t->qmp, error);
-
-    if (!after) {
-        g_prefix_error(error, "which images the guest's disks have now is not known: ");
-        return false;
-    }
-    t->result->disks = ff_cli_disks_changed(t->disks, after);
-    return true;
-}
-
 bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
                  GError **error)
 {
@@ -536,8 +503,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (!t.qmp) {
         return false;
     }
-    ok = check_guest(&t, error) && check_idle(&t, error) && note_disks(&t, error) &&
-         make_file(&t, error);
+    ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
         ok = want_events(&t, error) && pass_file(&t, error);
@@ -548,11 +514,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (ok) {
         wait_for_end(&t);
         ask_last(&t);
-        ok = conclude(&t, error) && compare_disks(&t, error);
-        if (!ok && !result->disks) {
-            compare_disks(&t, NULL);
-        }
-        ok = ok && (!result->disks || ff_cli_disks_write(result->path, result->disks, error));
+        ok = conclude(&t, error);
     }
     close_fd(&t);
     if (t.events_set && t.end != LEFT) {
@@ -561,7 +523,6 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     ff_output_free(t.output);
     detach_all(&t);
     ff_cli_qmp_free(t.qmp);
-    g_clear_pointer(&t.disks, json_node_unref);
     g_free(t.fdname);
     g_free(t.why);
     return ok;

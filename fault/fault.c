@@ -191,6 +191,12 @@ static void stop(unsigned ms)
 static void hold(void)
 {
     g_autofree char *path = g_build_filename(dir, "hold", NULL);
+    g_autofree char *held = g_build_filename(dir, "held", NULL);
+    int told = open(held, O_RDONLY | O_CLOEXEC);
+
+    if (told >= 0) {
+        close(told);
+    }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0) {

@@ -282,6 +282,9 @@ static bool look_stopped(FfSource *s, GError **error)
 /* Nothing of what was sent is valid. The senders of precopy-send.c have ended. */
 static void forget_sent(FfSource *s)
 {
+    if (s->precopy->lost) {
+        g_clear_pointer(&s->heat, ff_heat_free);
+    }
     for (unsigned i = 0; i < s->ram->n_blocks && s->precopy->lost; i++) {
         note_written(i, 0, s->ram->blocks[i].info.size, s);
     }
@@ -594,16 +597,22 @@ static bool tell(FfSource *s, const GArray *runs, unsigned flags, GError **error
     return rc == 0 || broken(s, rc, error);
 }
 
-/* What the next scan finds is a look of its own, and told to the peer by itself. */
+/* What the next scan finds is a look of its own. Never with the guest stopped: it goes through a
+ * byte for each page. */
 static void next_look(FfSource *s)
 {
-    ff_heat_look(s->heat);
-    g_array_set_size(s->precopy->fresh, 0);
+    if (s->heat) {
+        ff_heat_look(s->heat);
+    }
 }
 
-/* From now on it is counted how often pages are written. */
+/* From now on it is counted how often pages are written. Where all that is left is sent before the
+ * guest runs again the order is of no use. */
 static void begin_looks(FfSource *s)
 {
+    if (s->conn->complete_at_grant || s->precopy->lost) {
+        return;
+    }
     g_autofree uint64_t *n_pages = g_new(uint64_t, s->ram->n_blocks);
 
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {
@@ -611,34 +620,36 @@ static void begin_looks(FfSource *s)
     }
     ff_heat_free(s->heat);
     s->heat = ff_heat_new(n_pages, s->ram->n_blocks);
+    next_look(s);
 }
 
 /* How far the looks are apart that are taken before the guest is stopped, microseconds; 0: none
  * are. They cost the guest a fault for each page that it writes, and the switch comes later; what
  * they gain is that the pages it lives on come first where all that is left takes long. */
-static int64_t look_interval(FfSource *s)
+static int64_t look_interval(FfSource *s, int64_t scan_us)
 {
     FfPrecopy *p = s->precopy;
 
-    if (s->conn->complete_at_grant || p->lost || !p->bandwidth) {
+    if (!s->heat || p->lost || !p->bandwidth) {
         return 0;
     }
     uint64_t all_us = (double)remaining(s) * G_USEC_PER_SEC / p->bandwidth;
     int64_t each_us = all_us / LOOKS_SHARE / LOOKS;
 
-    return all_us < LOOKS_WORTH_US || each_us < p->scan_took_us ? 0 : MIN(each_us, LOOK_MAX_US);
+    return all_us < LOOKS_WORTH_US || each_us < scan_us ? 0 : MIN(each_us, LOOK_MAX_US);
 }
 
-static bool take_looks(FfSource *s, GError **error)
+/* SCAN_US: what a scan takes. */
+static bool take_looks(FfSource *s, int64_t scan_us, GError **error)
 {
-    int64_t interval = look_interval(s);
+    int64_t interval = look_interval(s, scan_us);
 
     for (unsigned i = 0; i < LOOKS && interval; i++) {
         if (ff_control_wait_until(s->control, FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL,
                                   g_get_monotonic_time() + interval)) {
             return ff_control_await(s->control, 0, error);
         }
-        ff_heat_look(s->heat);
+        next_look(s);
         if (!scan(s, true, error) || !look(s, error)) {
             return false;
         }
@@ -665,11 +676,15 @@ bool ff_precopy_tell_again(FfSource *s, GError **error)
     if (!s->precopy || !s->precopy->started) {
         return true;
     }
-    next_look(s);
-    if (!scan(s, true, error) || !look(s, error) || !take_looks(s, error)) {
+    int64_t begin = g_get_monotonic_time();
+
+    g_array_set_size(s->precopy->fresh, 0);
+    if (!scan(s, true, error) || !look(s, error) ||
+        !take_looks(s, g_get_monotonic_time() - begin, error)) {
         return false;
     }
     forget_sent(s);
+    next_look(s);
     return tell(s, s->precopy->fresh, FF_STALE_TELL, error) &&
            ff_control_await(s->control, FF_EV_STALE_DROPPED, error);
 }
@@ -681,7 +696,7 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
     bool ok;
 
     if (p && p->started) {
-        next_look(s);
+        g_array_set_size(p->fresh, 0);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
         ok = scan(s, false, error) && look_stopped(s, error) &&

@@ -174,6 +174,7 @@ static bool open_output(FfSnapshot *s, GError **error)
                     ff_output_path(s->output), g_strerror(errno));
         return false;
     }
+    s->is_cut = true;
     return true;
 }
 
@@ -198,7 +199,8 @@ static bool make_capture(FfSnapshot *s, GError **error)
                            .blocks = blocks,
                            .n_blocks = s->ram->n_blocks,
                            .buffer = MIN(s->cfg->snapshot.buffer, s->ram->total_bytes),
-                           .fault_thread = ff_priority_urgent},
+                           .fault_thread = ff_priority_urgent,
+                           .stands = true},
         error);
     if (!capture) {
         return false;
@@ -211,28 +213,16 @@ static bool make_capture(FfSnapshot *s, GError **error)
     return true;
 }
 
-/* The overlays are thought out while the guest runs. What it has not written yet is written now:
- * the flush of stop holds it up. */
-static bool prepare_disks(FfSnapshot *s, GError **error)
+/* Ahead of the passes, as it may take long. */
+static void flush_disks(FfSnapshot *s)
 {
     FfVmmDisks *disks = &s->cfg->vmm->disks;
     g_autoptr(GError) local = NULL;
 
-    if (s->cfg->snapshot.disks && !disks->plan) {
-        g_set_error_literal(error, FF_M_ERROR, 0, "this guest's disks cannot be branched");
-        return false;
-    }
-    if (s->cfg->snapshot.disks) {
-        s->plan = disks->plan(disks, s->cfg->snapshot.disks, error);
-        if (!s->plan) {
-            return false;
-        }
-    }
     if (disks->flush && !FF_FAULT_STEP("flush", disks->flush(disks, &local))) {
         g_message("snapshot: the disks could not be flushed ahead: %s",
                   local ? local->message : "left out");
     }
-    return true;
 }
 
 static bool begin(FfSnapshot *s, GError **error)
@@ -248,8 +238,8 @@ static bool begin(FfSnapshot *s, GError **error)
     ff_control_set_status(s->control, FF_STATUS_ACTIVE);
     FF_FAULT_AT("active");
     ff_control_new_pass(s->control);
-    bool ok = ff_capture_prepare(s->capture, error) && goes_on(s, error) &&
-              prepare_disks(s, error) && goes_on(s, error);
+    flush_disks(s);
+    bool ok = goes_on(s, error) && ff_capture_prepare(s->capture, error) && goes_on(s, error);
     FF_FAULT_AT("protected");
     return ok;
 }
@@ -272,32 +262,11 @@ static gpointer read_state(gpointer p)
     return NULL;
 }
 
-/* With the guest stopped. From here on it writes to the overlays, whatever becomes of the snapshot.
- */
-static bool branch_disks(void *opaque, GError **error)
-{
-    FfSnapshot *s = opaque;
-    FfVmmDisks *disks = &s->cfg->vmm->disks;
-
-    FF_FAULT_AT("branching");
-    if (!disks->branch(disks, s->plan, error)) {
-        g_prefix_error(error, "no overlays of the disks: ");
-        return false;
-    }
-    ff_mutex_lock(&s->control->lock);
-    s->branched = true;
-    ff_mutex_unlock(&s->control->lock);
-    FF_FAULT_AT("branched");
-    return true;
-}
-
 static bool stop_guest(FfSnapshot *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
     vmm->state.one_way = true;
-    vmm->state.between = s->plan ? branch_disks : NULL;
-    vmm->state.between_opaque = s;
     s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
     if (!s->prepared) {
         return false;
@@ -318,8 +287,8 @@ static bool stop_guest(FfSnapshot *s, GError **error)
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = true;
     ff_mutex_unlock(&s->control->lock);
-    s->begun = vmm->state.stop_and_save(&vmm->state, &s->run_state, error);
-    if (!s->begun) {
+    s->stopping = true;
+    if (!vmm->run.stop(&vmm->run, &s->run_state, error)) {
         return false;
     }
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
@@ -344,8 +313,9 @@ static bool release_guest(FfSnapshot *s, GError **error)
     FfVmmRun *run = &s->cfg->vmm->run;
     bool start = false, running = false, ok = true;
 
-    if (!s->run_state && s->saving && s->cfg->snapshot.was_running) {
-        s->run_state = g_strdup("running"); /* QEMU may have carried it out, and did not say so */
+    if (!s->run_state && s->stopping) {
+        /* QEMU may have carried it out, and did not say so. stop() has noted what it was. */
+        s->run_state = g_strdup(s->cfg->state->run_state);
     }
     if (s->run_state) {
         const char *state = state_afterwards(s, &start);
@@ -377,7 +347,6 @@ static bool undo(FfSnapshot *s, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     state->one_way = false;
-    state->between = NULL;
     return state->undo(state, error); /* also what prepare() set before it failed */
 }
 
@@ -402,6 +371,10 @@ static gpointer resume_guest(gpointer p)
     }
     FF_FAULT_AT("running");
     ff_journal_resumed(s->cfg->state);
+    if (!s->cfg->vmm->run.stood(&s->cfg->vmm->run, &s->resume_error)) {
+        fail_writing(s);
+        return NULL;
+    }
     s->saving = false;
     if (!state->wait_saved(state, 0, &s->resume_error) || !undo(s, &s->resume_error)) {
         fail_writing(s);
@@ -424,15 +397,25 @@ static bool end_resuming(FfSnapshot *s, GError **error)
 
 static bool take(FfSnapshot *s, GError **error)
 {
-    if (!stop_guest(s, error)) {
-        return false;
-    }
-    if (!ff_capture_arm(s->capture, error)) {
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    if (!stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
         return false;
     }
     FF_FAULT_AT("armed");
+    /* Not before: QEMU's main loop runs between stop and the moment at which its migration stands
+     * in its way, and what it does for a device then (who writes to the guest's serial port) has to
+     * be in memory and device, or is told by its write. */
+    s->begun = state->save_offered(state, error);
+    if (!s->begun) {
+        return false;
+    }
+    FF_FAULT_AT("saving");
     end_reader(s);
     FF_FAULT_AT("saved");
+    if (!ff_capture_stood(s->capture, error)) {
+        return false;
+    }
     /* QEMU closes its end when it has left finish-migrate: the guest need not wait for the question
      * how that went. And who waits for QEMU's answer must not be the one who saves: QEMU itself may
      * wait for a page to be saved. */
@@ -556,10 +539,34 @@ static bool save(FfSnapshot *s, GError **error)
 /* ---- its ends ----------------------------------------------------------------------------------
  */
 
-static void roll_back(FfSnapshot *s, const GError *why)
+/* A client's file has no name that could be missing: it ends where it began, and has no end that
+ * would call it whole. One of ours goes with its descriptor. */
+static void drop_file(FfSnapshot *s)
+{
+    const FfSnapshotConfig *c = &s->cfg->snapshot;
+
+    if (s->is_cut && !c->path && ftruncate(ff_output_fd(s->output), (off_t)c->offset) < 0) {
+        g_warning("snapshot: %s: %s", ff_output_path(s->output), g_strerror(errno));
+    }
+}
+
+/* QEMU's part of what was begun. */
+static void end_saving(FfSnapshot *s)
 {
     FfVmmState *state = &s->cfg->vmm->state;
-    g_autoptr(GError) error = NULL, resuming = NULL;
+    g_autoptr(GError) error = NULL;
+
+    /* What has begun is soon over, and needs somebody who reads. */
+    if (s->saving && !state->wait_saved(state, s->begun ? 0 : 1, &error)) {
+        g_warning("snapshot: %s", error->message);
+    }
+    end_reader(s);
+}
+
+static void roll_back(FfSnapshot *s, const GError *why)
+{
+    g_autoptr(GError) left = NULL, resuming = NULL, stands = NULL, others = NULL;
+    FfVmmRun *run = &s->cfg->vmm->run;
 
     FF_FAULT_AT("rolling-back");
     /* First, as QEMU may wait for a page, and answers nobody then. */
@@ -571,23 +578,25 @@ static void roll_back(FfSnapshot *s, const GError *why)
                      (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
-    } else {
-        ff_control_set_error(s->control, why->message);
     }
-    if (s->saving) {
-        /* What has begun is soon over, and needs somebody who reads. */
-        if (!state->wait_saved(state, s->begun ? 0 : 1, &error)) {
-            g_warning("snapshot: %s", error->message);
-            g_clear_error(&error);
-        }
-        end_reader(s);
+    end_saving(s);
+    if (s->stopped && !release_guest(s, &stands)) {
+        g_warning("snapshot: the guest could not be resumed: %s", stands->message);
+        cancelled = false; /* not everything is as it was */
     }
-    if (s->stopped && !release_guest(s, &error)) {
-        g_warning("snapshot: the guest could not be resumed: %s", error->message);
-        g_clear_error(&error);
+    if (s->stopping && !run->stood(run, &others)) {
+        why = others; /* it says more than what came of it */
     }
-    if (!undo(s, &error)) {
-        g_warning("snapshot: %s", error->message);
+    drop_file(s);
+    if (!undo(s, &left)) {
+        g_warning("snapshot: %s", left->message);
+    }
+    if (!cancelled) {
+        g_autofree char *text =
+            stands ? g_strdup_printf("%s; and the guest could not be resumed (%s): say cont",
+                                     why->message, stands->message)
+                   : g_strdup(why->message);
+        ff_control_set_error(s->control, text);
     }
     ff_journal_idle(s->cfg->state);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
@@ -637,7 +646,6 @@ void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
     info->passes = st.passes;
     info->arm_us = st.arm_us;
     info->way = ff_writer_way_name(st.way);
-    info->disks = s->branched ? g_ptr_array_ref(s->plan) : NULL;
     memcpy(info->latency, st.latency, sizeof(info->latency));
     info->latency_p99_us = ff_latency_p99(info->latency);
 }
@@ -649,6 +657,5 @@ void ff_snapshot_clear(FfSnapshot *s)
     ff_output_free(s->output);
     g_byte_array_unref(s->state);
     g_free(s->numbers);
-    g_clear_pointer(&s->plan, g_ptr_array_unref);
     g_free(s->run_state);
 }

@@ -30,18 +30,18 @@ typedef struct {
     FfCaptureStats last;  /* lock; of one that has ended */
     bool uffd_is_free;    /* coordinator, then the driver: nothing is registered any more */
     FfOutput *output;
+    bool is_cut; /* nothing of an older one is behind its offset */
     FfLiveFile *file;
     int *numbers;      /* by block: which one of the file's it is */
     GByteArray *state; /* the reader of device state, until it is joined */
     GThread *reader;
     GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
     GError *resume_error; /* its, until it is joined; NULL */
-    GPtrArray *plan;      /* FfDisk *; NULL: its disks are left alone */
-    bool branched;        /* lock; the guest writes to the overlays */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop */
     bool prepared;        /* the VMM has the settings for the inner migration */
-    bool saving;          /* it may have begun that */
+    bool stopping;        /* it was told to stop the guest */
+    bool saving;          /* it has the stream of the inner migration */
     bool begun;           /* it has, and ends by itself */
     bool stopped;         /* lock; the client's stop and cont are ours */
     bool stopped_by_us;   /* lock; nobody may start the guest but we */

@@ -35,10 +35,11 @@
 typedef struct {
     FfSource *s;
     FfChannel *ch;
-    unsigned index; /* of this sender among all of them, 0: the main channel's */
-    uint64_t near;  /* bytes that are still sent around the last request */
-    int hot;        /* which of s->hot this sender has taken; -1: none */
-    unsigned block; /* where the search goes on */
+    unsigned index;  /* of this sender among all of them, 0: the main channel's */
+    uint64_t near;   /* bytes that are still sent around the last request */
+    int hot;         /* which of s->hot this sender has taken; -1: none */
+    uint64_t hot_at; /* in it: the page where the search goes on */
+    unsigned block;  /* where the search goes on */
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
     unsigned runs; /* sent so far */
@@ -158,6 +159,7 @@ static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
     while (n_hot) {
         if (k->hot < 0) {
             k->hot = g_atomic_int_add(&s->next_hot, 1);
+            k->hot_at = 0;
         }
         if (k->hot >= n_hot) {
             break;
@@ -165,8 +167,10 @@ static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
         const FfRun *r = &g_array_index(s->hot, FfRun, k->hot);
         FfBlock *b = &s->ram->blocks[r->block];
         uint64_t max = longest(k, b), end = r->first + (k->prompt ? r->n : MAX(r->n, max));
-        uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, MIN(end, b->n_pages), max, first);
+        uint64_t n = ff_bitmap_claim_run(&b->bitmap, MAX(r->first, k->hot_at), MIN(end, b->n_pages),
+                                         max, first);
         if (n) {
+            k->hot_at = *first + n;
             *block = r->block;
             return n;
         }

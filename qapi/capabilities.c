@@ -172,6 +172,9 @@ static FfCapsCheck check_of(FfCall *call)
         .incoming_started =
             d->incoming || (d->migration && d->config.state->role == FF_ROLE_DESTINATION),
         .one_channel = !d->socket_address,
+        .may_restore = d->config.incoming && !strcmp(d->config.incoming, "defer") &&
+                       d->config.state->role != FF_ROLE_SOURCE && !d->config.state->info_len &&
+                       !is_native(d),
     };
 }
 

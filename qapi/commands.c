@@ -174,6 +174,10 @@ void ff_handle_migrate(FfCall *call)
     FfDriver *d = call->driver;
     bool resume = ff_json_bool(call->args, "resume");
 
+    if (d->taking_back) {
+        ff_call_when_restored(call, ff_handle_migrate);
+        return;
+    }
     if (resume && d->migration) {
         ff_resume_migration(call);
         return;
@@ -184,6 +188,11 @@ void ff_handle_migrate(FfCall *call)
         ff_migration_stop_waiting(d->migration);
     }
     if (ff_call_when_over(call, ff_handle_migrate)) {
+        return;
+    }
+    g_autofree char *busy = ff_restore_is_busy(d);
+    if (busy) {
+        ff_call_error(call, "%s", busy);
         return;
     }
     if (d->migration) {

@@ -62,8 +62,10 @@ struct FfDriver {
     uint64_t max_bandwidth, max_postcopy_bandwidth; /* the client's; bytes per second */
     JsonArray *socket_address;                      /* where this destination listens; NULL */
     bool restoring;                                 /* QEMU's settings are being put back */
-    GQueue waiting_restored;                        /* what waits for that; restore-settings.c */
-    GQueue waiting_over; /* what came after a migration's last event; over.c */
+    bool taking_back; /* an engine died before it gave its guest away: that is being undone */
+    bool lifting;     /* or in a live snapshot: its protection is being taken away */
+    GQueue waiting_restored; /* what waits for that; restore-settings.c */
+    GQueue waiting_over;     /* what came after a migration's last event; over.c */
 };
 
 typedef void (*FfHandler)(FfCall *call);
@@ -74,10 +76,8 @@ typedef struct {
     char *path; /* NULL: the client's file, which the call has */
     uint64_t offset, buffer;
     bool mapped;
-    char *disks;        /* folder; NULL */
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
-    bool was_running;   /* the guest */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
     int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
     char *refusal;      /* call->native; NULL */
@@ -297,6 +297,17 @@ void ff_snapshot_migrate(FfCall *call);
  * is hidden. */
 bool ff_driver_takes_snapshot(const FfDriver *driver);
 
+/* restore.c */
+void ff_handle_restore(FfCall *call); /* x-farfault-restore */
+/* A migrate-incoming whose capabilities are known asks for a lazy restore; with the parameters it
+ * becomes one. */
+bool ff_restore_is_wanted(FfCall *call);
+void ff_restore_incoming(FfCall *call);
+/* migrate-recover, of a migration that is a restore. */
+void ff_restore_recover(FfCall *call);
+/* Why nothing else can begin: memory still comes from a file (g_free); NULL: it does not. */
+char *ff_restore_is_busy(FfDriver *d);
+
 /* commands.c */
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;
@@ -395,8 +406,10 @@ void ff_call_unset_tls(FfCall *call, FfCallInner next);
 bool ff_driver_splices(FfDriver *driver);
 /* A migration that QEMU carried is over: QEMU's settings are put back if the undo log has some. */
 void ff_driver_restore_settings(FfDriver *driver);
-/* NEXT, as soon as that is not under way. */
+/* NEXT, as soon as that is not under way, nor the undoing of what an engine has left. */
 void ff_call_when_restored(FfCall *call, FfHandler next);
+/* What is waited for there may be over. */
+void ff_driver_go_on(FfDriver *driver);
 /* NEXT, after QEMU's own settings are back: the undo log of a migration that is over may have been
  * left behind. If they cannot be put back, an error ends CALL. */
 void ff_call_restore(FfCall *call, FfHandler next);

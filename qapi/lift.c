@@ -49,6 +49,8 @@ static gboolean lifted(gpointer opaque)
     }
     work_free(w);
     ff_call_return(call, NULL);
+    d->lifting = false;
+    ff_driver_go_on(d);
     return G_SOURCE_REMOVE;
 }
 
@@ -86,6 +88,8 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
     if (error) { /* no copy is left: then nothing is protected */
         ff_state_unmark(d->config.state, FF_MARK_PROTECTED);
         ff_call_return(call, NULL);
+        d->lifting = false;
+        ff_driver_go_on(d);
         return;
     }
     Work *w = g_new0(Work, 1);
@@ -100,6 +104,7 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
 void ff_driver_lift_protection(FfDriver *d)
 {
     if (ff_state_is_marked(d->config.state, FF_MARK_PROTECTED)) {
+        d->lifting = true;
         ff_call_take_uffd(ff_call_new_own(d), taken);
     }
 }

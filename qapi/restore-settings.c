@@ -90,10 +90,24 @@ bool ff_driver_splices(FfDriver *d)
 
 /* --- back again ------------------------------------------------------------------------------- */
 
+static bool has_to_wait(const FfDriver *d)
+{
+    return d->restoring || d->taking_back || d->lifting;
+}
+
+void ff_driver_go_on(FfDriver *d)
+{
+    Waiting *w;
+
+    while (!has_to_wait(d) && (w = g_queue_pop_head(&d->waiting_restored))) {
+        w->next(w->call);
+        g_free(w);
+    }
+}
+
 static void settled(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
-    Waiting *w;
 
     if (error) {
         /* The log stays, and nothing is saved or migrated by QEMU before it is undone. */
@@ -101,10 +115,7 @@ static void settled(FfCall *call, JsonNode *result, const GError *error)
     }
     d->restoring = false;
     ff_call_return(call, NULL);
-    while (!d->restoring && (w = g_queue_pop_head(&d->waiting_restored))) {
-        w->next(w->call);
-        g_free(w);
-    }
+    ff_driver_go_on(d);
 }
 
 void ff_driver_restore_settings(FfDriver *d)
@@ -119,7 +130,7 @@ void ff_driver_restore_settings(FfDriver *d)
 
 void ff_call_when_restored(FfCall *call, FfHandler next)
 {
-    if (!call->driver->restoring) {
+    if (!has_to_wait(call->driver)) {
         next(call);
         return;
     }

@@ -56,6 +56,11 @@ bool ff_qemu_begin_stream(FfQemu *qemu, GError **error)
     return reply != NULL;
 }
 
+bool ff_qemu_save_offered(FfVmmState *state, GError **error)
+{
+    return ff_qemu_begin_stream(ff_qemu_of_state(state), error);
+}
+
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd)
 {
     if (qemu->stream >= 0) {

@@ -5,8 +5,6 @@
 
 #include "vmm/vmm.h"
 
-GPtrArray *ff_qemu_plan_disks(FfVmmDisks *disks, const char *folder, GError **error);
 bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error);
-bool ff_qemu_branch_disks(FfVmmDisks *disks, const GPtrArray *plan, GError **error);
 
 #endif

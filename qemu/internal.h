@@ -22,10 +22,12 @@ struct FfQemu {
     int qemu_pid;
     GCancellable *cancel;
     unsigned deadline_ms;
-    int stream;        /* our copy of what save()/load() returned; -1 = none */
-    bool offered;      /* the stream is QEMU's, and nothing was begun with it */
-    bool loading;      /* load() handed QEMU its stream */
-    FfNesting nesting; /* coordinator */
+    int stream;             /* our copy of what save()/load() returned; -1 = none */
+    bool offered;           /* the stream is QEMU's, and nothing was begun with it */
+    bool loading;           /* load() handed QEMU its stream */
+    FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */
+    unsigned conts;         /* coordinator; how often the guest was started since then */
+    FfNesting nesting;      /* coordinator */
     char *
         nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
     FfMutex undo_lock;  /* the undo log's text and its length */

@@ -15,6 +15,11 @@
 #include "qemu/status.h"
 #include "qmp/json.h"
 
+static const char resumed_in_switchover[] =
+    "the guest was resumed by another monitor during the switchover: repeat the migration";
+static const char resumed_in_save[] =
+    "the guest was resumed by another monitor while its devices were saved: repeat the snapshot";
+
 /* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
  * it; g_free. NULL and ERROR if it does not stand. */
 static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
@@ -34,6 +39,16 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
     return NULL;
 }
 
+/* From now on all events are heard, for ff_qemu_stood(). */
+static void listen_from_stop(FfQemu *qemu)
+{
+    g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    qemu->conts = 0;
+    if (qemu->vmm.state.one_way) {
+        qemu->since_stop = ff_qmp_watch_new(qemu->qmp, NULL);
+    }
+}
+
 /* With SAVE also starts the inner migration, on the stream that was offered. */
 static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
 {
@@ -47,6 +62,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     if (!first) {
         return false;
     }
+    listen_from_stop(qemu);
     g_strlcpy(qemu->state->run_state, first, sizeof(qemu->state->run_state));
     /* In one go, since the guest's network goes quiet here: QEMU carries out and answers one after
      * the other. No deadline: QEMU answers stop when all I/O is drained, however long the storage
@@ -54,8 +70,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-status", NULL), ff_qemu_ask(qemu, "stop", NULL),
                           ff_qemu_ask(qemu, "query-status", NULL)};
     FfQmpCall *registers = ff_qemu_ask_registers(qemu);
-    bool together = save && !qemu->vmm.state.between;
-    bool saves = !together || ff_qemu_begin_stream(qemu, &late);
+    bool saves = !save || ff_qemu_begin_stream(qemu, &late);
     g_autoptr(JsonNode) was = ff_qemu_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_qemu_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_qemu_answer(asked[2], "query-status", &early);
@@ -69,10 +84,6 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     if (!*before) {
         return false;
     }
-    if (save && !together) {
-        saves = qemu->vmm.state.between(qemu->vmm.state.between_opaque, &late) &&
-                ff_qemu_begin_stream(qemu, &late);
-    }
     if (!saves) {
         g_propagate_error(error, g_steal_pointer(&late));
         return false;
@@ -81,8 +92,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
      * have stopped a running guest by itself, and would start it again if the stream ended. */
     if (ff_qmp_watch_any(resumed)) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                            "the guest was resumed by another monitor during the switchover: "
-                            "repeat the migration");
+                            qemu->vmm.state.one_way ? resumed_in_save : resumed_in_switchover);
         return false;
     }
     return true;
@@ -96,6 +106,36 @@ bool ff_qemu_stop(FfVmmRun *run, char **before, GError **error)
 bool ff_qemu_stop_and_save(FfVmmState *state, char **before, GError **error)
 {
     return stop_guest(ff_qemu_of_state(state), true, before, error);
+}
+
+/* QEMU's events come in their order, and before the answers to what was asked after them. A RESUME
+ * that is not ours: the guest has run before its devices were saved, or, which is harmless and not
+ * told from it, in the moment after that. */
+bool ff_qemu_stood(FfVmmRun *run, GError **error)
+{
+    FfQemu *qemu = ff_qemu_of_run(run);
+    unsigned resumed = 0;
+    bool reset = false;
+
+    while (qemu->since_stop && ff_qmp_watch_any(qemu->since_stop)) {
+        g_autoptr(JsonNode) event = ff_qmp_watch_next(qemu->since_stop, 0, NULL, NULL);
+        JsonObject *o = ff_json_node_object(event);
+        const char *name = o ? ff_json_string(o, "event") : NULL;
+        resumed += !g_strcmp0(name, "RESUME");
+        reset |= !g_strcmp0(name, "RESET");
+        if (!g_strcmp0(name, "STOP") && !resumed) {
+            reset = false; /* it was before ours */
+        }
+    }
+    g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    if (resumed > qemu->conts || reset) {
+        g_set_error_literal(
+            error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+            reset ? "the guest was reset while its devices were saved: repeat the snapshot"
+                  : resumed_in_save);
+        return false;
+    }
+    return true;
 }
 
 /* While its migration waits for SHUT, QEMU refuses cont on every monitor. */
@@ -153,6 +193,7 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
     g_autofree char *now = NULL;
 
     *running = false;
+    qemu->conts += starts;
     if (cont) {
         g_autoptr(GError) local = NULL;
         g_autoptr(JsonNode) reply = ff_qemu_answer(cont, "cont", &local);

@@ -8,6 +8,7 @@
 #include "qemu/vmm-qemu.h"
 
 #include "qemu/abandon.h"
+#include "qemu/address.h"
 #include "qemu/check.h"
 #include "qemu/device-state.h"
 #include "qemu/discards.h"
@@ -38,11 +39,13 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
         .run = {.stop = ff_qemu_stop,
                 .stands = ff_qemu_stands,
                 .resume = ff_qemu_resume,
+                .stood = ff_qemu_stood,
                 .halt = ff_qemu_halt,
                 .announce = ff_qemu_announce,
                 .vcpu_threads = ff_qemu_vcpu_threads},
         .memory = {.check = ff_qemu_check,
                    .blocks = blocks,
+                   .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
                    .gives_back = ff_qemu_gives_back},
@@ -52,6 +55,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .save = ff_qemu_save,
                   .offer = ff_qemu_offer,
                   .stop_and_save = ff_qemu_stop_and_save,
+                  .save_offered = ff_qemu_save_offered,
                   .keep = ff_qemu_keep,
                   .forget_kept = ff_qemu_forget_kept,
                   .wait_saved = ff_qemu_wait_saved,
@@ -59,9 +63,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
-        .disks = {.plan = ff_qemu_plan_disks,
-                  .flush = ff_qemu_flush_disks,
-                  .branch = ff_qemu_branch_disks},
+        .disks = {.flush = ff_qemu_flush_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;
@@ -84,6 +86,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
 void ff_qemu_free(FfQemu *qemu)
 {
     ff_qemu_adopt_stream(qemu, -1);
+    g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);
     g_free(qemu->machine);

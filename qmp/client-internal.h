@@ -38,8 +38,9 @@ struct FfQmpClient {
     char *why;      /* of FF_QMP_STATE_GONE */
     char *greeting; /* JSON; NULL before it came */
     unsigned version;
-    GQueue out;          /* lines to be sent; before FF_QMP_STATE_READY nothing of it is sent */
-    uint64_t next_id;    /* 1 is qmp_capabilities */
+    GQueue out;        /* lines to be sent; before FF_QMP_STATE_READY nothing of it is sent */
+    uint64_t first_id; /* of qmp_capabilities; never changed */
+    uint64_t next_id;
     uint64_t fds_flying; /* id of the unanswered command that carried fds; 0 = none */
     GHashTable *pending; /* uint64_t * -> Pending * */
     GList *watches;      /* FfQmpWatch * */

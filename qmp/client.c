@@ -10,9 +10,10 @@
  * its nesting are bounded before it is parsed, and anything that QMP does not allow ends the
  * connection.
  *
- * A shared monitor is used by others before and after us. It may be pretty-printed, so that a text
- * has many lines, and QEMU may send the answer that its last client has not waited for: what nobody
- * asked for is skipped there.
+ * QEMU answers whoever is connected by then, so an answer may be to a client before us: commands of
+ * two clients have different ids, and what is not ours is skipped. A shared monitor is used by
+ * others besides. It may be pretty-printed, so that a text has many lines; there what nobody asked
+ * for is skipped whatever it is.
  *
  * Threads: any. The lock is a leaf: no callback runs and nothing else is locked under it.
  */
@@ -32,8 +33,7 @@
 #define MAX_TEXT (64u << 20) /* bytes; QEMU's own limit for a JSON text */
 #define MAX_NESTING 1024     /* QEMU's own limit */
 #define READ_CHUNK (64 * 1024)
-#define ID_NEGOTIATE 1 /* of qmp_capabilities */
-#define MAX_FDS 16     /* QEMU takes at most 16 fds with one message */
+#define MAX_FDS 16 /* QEMU takes at most 16 fds with one message */
 
 G_DEFINE_QUARK(ff - qmp - error - quark, ff_qmp_error)
 
@@ -185,7 +185,7 @@ static void flush_locked(FfQmpClient *client)
         Message *m = g_queue_peek_head(&client->out);
         int ret;
 
-        if (!m || (m->id != ID_NEGOTIATE && client->state != FF_QMP_STATE_READY)) {
+        if (!m || (m->id != client->first_id && client->state != FF_QMP_STATE_READY)) {
             break;
         }
         /* QEMU keeps only the fds of the last message that had any, so a second such message has
@@ -237,7 +237,7 @@ static void queue_locked(FfQmpClient *client, const char *command, JsonObject *a
     for (unsigned i = 0; i < n_fds; i++) {
         m->fds[m->n_fds++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
     }
-    if (id == ID_NEGOTIATE) {
+    if (id == client->first_id) {
         g_queue_push_head(&client->out, m);
     } else {
         g_queue_push_tail(&client->out, m);
@@ -317,7 +317,7 @@ static const char *handle_greeting(FfQmpClient *client, JsonObject *o, const cha
     client->greeting = g_strdup(text);
     client->version = parse_version(o);
     client->state = FF_QMP_STATE_NEGOTIATING;
-    queue_locked(client, "qmp_capabilities", NULL, ID_NEGOTIATE, NULL, 0);
+    queue_locked(client, "qmp_capabilities", NULL, client->first_id, NULL, 0);
     ff_cond_broadcast(&client->cond);
     flush_locked(client);
     ff_mutex_unlock(&client->lock);
@@ -384,7 +384,7 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
         json_object_remove_member(o, "return");
     }
     ff_mutex_lock(&client->lock);
-    if (n == ID_NEGOTIATE && client->state == FF_QMP_STATE_NEGOTIATING) {
+    if (n == client->first_id && client->state == FF_QMP_STATE_NEGOTIATING) {
         if (error) {
             ff_mutex_unlock(&client->lock);
             return "QEMU's monitor refused qmp_capabilities";
@@ -393,8 +393,10 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
         ff_cond_broadcast(&client->cond);
     } else if (!g_hash_table_steal_extended(client->pending, &n, (gpointer *)&key,
                                             (gpointer *)&p)) {
+        bool twice = n >= client->first_id && n < client->next_id;
         ff_mutex_unlock(&client->lock);
-        return client->shared ? NULL : "QEMU's monitor answered a command that was not given";
+        return twice && !client->shared ? "QEMU's monitor answered a command that was not given"
+                                        : NULL;
     }
     if (client->fds_flying == n) {
         client->fds_flying = 0;
@@ -601,7 +603,10 @@ static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmp
     client->opaque = opaque;
     client->shared = shared;
     client->in = g_byte_array_new();
-    client->next_id = ID_NEGOTIATE + 1;
+    /* QEMU answers whoever is there by then: what an engine asked that is dead since must not be
+     * taken for ours. */
+    client->first_id = (uint64_t)(g_random_int() >> 2) << 32 | 1;
+    client->next_id = client->first_id + 1;
     client->pending = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     ff_mutex_init(&client->lock);
     ff_cond_init(&client->cond);

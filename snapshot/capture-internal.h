@@ -26,6 +26,7 @@ struct FfCapture {
     FfHuge *huge; /* mappings that protection splits */
     int pidfd;
     void (*at_fault_thread)(void);
+    bool stands;
     pthread_mutex_t lock;
     FfWriter *writer;      /* lock; NULL: not yet, or it goes in a row */
     int wake_fd;           /* eventfd: there may be something to do; of ff_capture_stream() */

@@ -223,6 +223,7 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->blocks = g_memdup2(cfg->blocks, cfg->n_blocks * sizeof(*cfg->blocks));
     c->n_blocks = cfg->n_blocks;
     c->at_fault_thread = cfg->fault_thread;
+    c->stands = cfg->stands;
     c->pidfd = cfg->pidfd;
     c->pagemap_fd = cfg->pagemap_fd;
     c->words = cfg->words ? cfg->words : &guest_words;
@@ -299,11 +300,27 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     int64_t begin = g_get_monotonic_time();
     int rc = 0;
 
+    ff_protect_set_still(c->protect, c->stands);
     for (unsigned i = 0; i < c->n_runs && rc == 0; i++) {
         rc = ff_protect_arm(c->protect, &c->runs[i]);
     }
     __atomic_store_n(&c->arm_us, (uint64_t)(g_get_monotonic_time() - begin), __ATOMIC_RELAXED);
     return rc == 0 ? ff_capture_goes_on(c, error) : fail_memory(c, error, rc, "protected");
+}
+
+bool ff_capture_stood(FfCapture *c, GError **error)
+{
+    ff_protect_set_still(c->protect, false);
+    uint64_t spoilt = ff_protect_spoilt(c->protect);
+
+    if (spoilt) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "QEMU wrote to %" PRIu64 " pages of guest memory while its devices were saved "
+                    "(for a character device that somebody writes to, or a USB device of the "
+                    "host): repeat the snapshot",
+                    spoilt);
+    }
+    return spoilt == 0;
 }
 
 /* ---- after it ----------------------------------------------------------------------------------

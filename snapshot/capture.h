@@ -50,6 +50,7 @@ typedef struct {
     const FfCaptureWords *words; /* static; NULL: those of a guest */
     uint64_t buffer;             /* bytes, as of ff_protect_new() */
     void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
+    bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */
 } FfCaptureConfig;
 
 #define FF_CAPTURE_BUCKETS 32
@@ -77,8 +78,11 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error);
 /* Protects what is not protected, again and again, until little is left for ff_capture_arm(). The
  * process runs. */
 bool ff_capture_prepare(FfCapture *c, GError **error);
-/* The instant: nobody writes to the memory from before this call to its return. */
+/* The instant: nobody writes to the memory from before this call until ff_capture_stood(). With
+ * .stands who does all the same never waits, and is noticed. */
 bool ff_capture_arm(FfCapture *c, GError **error);
+/* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
+bool ff_capture_stood(FfCapture *c, GError **error);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
  * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
  * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the

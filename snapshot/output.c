@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 #define GATHER (1u << 20)
 
 static const int end_signals[] = {SIGHUP, SIGINT, SIGTERM};
@@ -362,7 +364,8 @@ bool ff_output_commit(FfOutput *o, GError **error)
     if (!ff_output_flush(o, error)) {
         return false;
     }
-    if (fsync(o->fd) < 0) {
+    FF_FAULT_AT("committing");
+    if (FF_FAULT_CALL("output-sync", fsync(o->fd)) < 0) {
         return fail(o, errno, error);
     }
     if (o->is_given) {
@@ -371,8 +374,10 @@ bool ff_output_commit(FfOutput *o, GError **error)
     if (!give_name(o, error)) {
         return false;
     }
+    FF_FAULT_AT("named");
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL)) { /* EINVAL: it cannot be asked to */
+    if (fd < 0 || (FF_FAULT_CALL("output-folder", fsync(fd)) < 0 &&
+                   errno != EINVAL)) { /* EINVAL: it cannot be asked to */
         int err = errno;
 
         if (!o->replaces) {

@@ -18,6 +18,9 @@
  * read: from the read on the space is locked, and in there the pages become unwanted. What is
  * placed afterwards is zeros, for whoever misses it.
  *
+ * With FfMessages (messages.h) another process reads, under its gate in place of the lock, and what
+ * comes is one event at most.
+ *
  * Threads: the fault thread. System calls: poll, read (uffd, eventfd), write (eventfd),
  * ioctl(UFFDIO_*), close.
  */
@@ -163,6 +166,10 @@ static void handle_fork(Batch *b, const struct uffd_msg *msg)
 {
     const FfSpaceConfig *cfg = &b->s->cfg;
 
+    if (cfg->messages) {
+        cfg->messages->forked(cfg->messages, msg->arg.fork.ufd);
+        return;
+    }
     cfg->ops->forked(ff_space_fork(b->s, msg->arg.fork.ufd), cfg->opaque);
 }
 
@@ -394,8 +401,11 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
     }
     pthread_rwlock_wrlock(&s->lock);
     ff_space_forget_expected(s);
-    int n = ff_space_prepare_fork(s);
-    if (n == 0) {
+    FfMessages *m = s->cfg.messages;
+    int n = m ? 0 : ff_space_prepare_fork(s);
+    if (m) {
+        n = m->read(m, msgs, BATCH);
+    } else if (n == 0) {
         /* What a child needs must be there before it is read of. */
         n = ff_uffd_read(s->cfg.uffd, msgs, s->cfg.features & UFFD_FEATURE_EVENT_FORK ? 1 : BATCH);
     }
@@ -410,9 +420,32 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
         s->generation++;
         pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->changed_lock);
+        if (m) {
+            m->applied(m, b->rc);
+        }
     }
     pthread_rwlock_unlock(&s->lock);
     return n;
+}
+
+/* Of N messages those after the event, which is at FIRST - 1. */
+static void answer_faults(Batch *b, const struct uffd_msg *msgs, int first, int n)
+{
+    bool can = first < n && ff_space_begin_answers(b->s);
+
+    for (int i = 0; i < n; i++) {
+        uint64_t addr = msgs[i].arg.pagefault.address & ~(SMALL_PAGE - 1);
+        if (i >= first && can) {
+            handle_pagefault(b, &msgs[i]);
+        } else if (i >= first) {
+            ff_space_defer(b->s, addr);
+        } else if (!is_event(&msgs[i])) {
+            ff_uffd_wake(b->s->cfg.uffd, addr, SMALL_PAGE);
+        }
+    }
+    if (can) {
+        ff_space_end_answers(b->s);
+    }
 }
 
 static void answer(Batch *b)
@@ -437,14 +470,7 @@ static void answer(Batch *b)
         return;
     }
     b->now = g_get_monotonic_time();
-    for (int i = 0; i < n; i++) {
-        if (i >= first) {
-            handle_pagefault(b, &msgs[i]);
-        } else if (!is_event(&msgs[i])) {
-            uint64_t addr = msgs[i].arg.pagefault.address & ~(SMALL_PAGE - 1);
-            ff_uffd_wake(b->s->cfg.uffd, addr, SMALL_PAGE);
-        }
-    }
+    answer_faults(b, msgs, first, n);
     ask(b);
     ff_place_tell(b->s, &b->fresh);
     b->fresh = (FfPresent){.as = FF_PRESENT_NOTHING};
@@ -461,7 +487,8 @@ static bool has_deferred(const FfSpace *s)
  * unregisters, which no change is in the way of, and who runs again finds it. */
 static bool wait_for_messages(Batch *b)
 {
-    struct pollfd pfd[2] = {{.fd = b->s->cfg.uffd, .events = POLLIN},
+    const FfMessages *m = b->s->cfg.messages;
+    struct pollfd pfd[2] = {{.fd = m ? m->fd : b->s->cfg.uffd, .events = POLLIN},
                             {.fd = b->s->wake_fd, .events = POLLIN}};
 
     if (b->last_look && has_deferred(b->s)) {

@@ -35,8 +35,10 @@ struct FfProtect {
     FfBitmap empty, kept; /* slots */
     FfWaits waits;        /* of writers without a slot */
     pthread_rwlock_t locks[FF_PROTECT_LOCKS];
+    bool still;                  /* atomic; observer: the fault thread */
     uint64_t prepared;           /* of who prepares */
     uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
+    uint64_t spoilt;             /* atomic; of those that are lost */
     uint64_t latency[FF_PROTECT_BUCKETS], faults; /* atomic; the fault thread counts */
 };
 

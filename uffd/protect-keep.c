@@ -262,6 +262,23 @@ uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCK
     return __atomic_load_n(&p->faults, __ATOMIC_RELAXED);
 }
 
+/* Somebody writes to the page RUN, and nobody has to: what it was is not worth keeping, as
+ * something else has changed with it. FALSE: a saver has it. */
+static bool spoil(FfProtect *p, const FfRun *run)
+{
+    FfProtectBlock *b = &p->blocks[run->block];
+
+    if (!ff_bitmap_claim(&b->free, run->first)) {
+        return false;
+    }
+    uint64_t had = ff_bitmap_clear_run(&b->armed, run->first, 1);
+    __atomic_sub_fetch(&p->left, had, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&p->lost, had, __ATOMIC_RELAXED);
+    /* Before it goes on: who hears from it sees this. */
+    __atomic_fetch_add(&p->spoilt, had, __ATOMIC_RELEASE);
+    return true;
+}
+
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
 {
     FfRun run = {block, page, 1};
@@ -273,6 +290,9 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         return ff_protect_lift(p->s, &run);
     }
     __atomic_fetch_add(&p->faults, 1, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&p->still, __ATOMIC_ACQUIRE) && spoil(p, &run)) {
+        return ff_protect_lift(p->s, &run);
+    }
     if (!take_slot(p, &slot)) {
         FfWait *wait = ff_waits_free_slot(&p->waits);
         if (wait) {

@@ -417,6 +417,16 @@ uint64_t ff_protect_lost(const FfProtect *p)
     return lost;
 }
 
+uint64_t ff_protect_spoilt(const FfProtect *p)
+{
+    return __atomic_load_n(&p->spoilt, __ATOMIC_ACQUIRE);
+}
+
+void ff_protect_set_still(FfProtect *p, bool still)
+{
+    __atomic_store_n(&p->still, still, __ATOMIC_RELEASE);
+}
+
 uint64_t ff_protect_waited(const FfProtect *p)
 {
     return __atomic_load_n(&p->waited, __ATOMIC_RELAXED);

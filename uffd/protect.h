@@ -43,6 +43,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
  * call says how many have been written to since, RUN by RUN. 0 or -errno. Any thread but the fault
  * thread. */
 int ff_protect_prepare(FfProtect *p, const FfRun *run, uint64_t *n);
+/* Before ff_protect_arm(), with STILL: nobody has to write to what is armed until the same without
+ * STILL. Who does all the same goes on at once, whatever room the buffer has: its page is spoilt,
+ * and counts as lost. Any thread. */
+void ff_protect_set_still(FfProtect *p, bool still);
 /* Protects RUN, of which nothing is armed (any more); private memory that was unmapped since it was
  * registered has nothing to arm. The process is giving nothing back meanwhile. What is written
  * before this returns may be seen by the saver or not. 0 or -errno. Any thread but the fault
@@ -98,9 +102,11 @@ bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data
 /* Somebody who waited for a slot goes on. */
 void ff_protect_release(FfProtect *p, unsigned slot);
 
-/* Pages that nobody has saved yet, and that the process has given back before. */
+/* Pages that nobody has saved yet; that the process has given back before, or are spoilt; and that
+ * are spoilt. */
 uint64_t ff_protect_left(const FfProtect *p);
 uint64_t ff_protect_lost(const FfProtect *p);
+uint64_t ff_protect_spoilt(const FfProtect *p);
 /* How many pages can be kept, and how many of the slots are free. */
 unsigned ff_protect_slots(const FfProtect *p, unsigned *n_free);
 /* How often a writer had to wait for a slot. */

@@ -24,6 +24,11 @@ struct FfVmmRun {
      * starts it if that was "running" and START. Source: the same, for a rollback. *RUNNING says if
      * it runs now. */
     bool (*resume)(FfVmmRun *run, const char *run_state, bool start, bool *running, GError **error);
+    /* Source, optional, of a guest that was stopped for a one-way save (FfVmmState.one_way), after
+     * resume(): since stop() nobody but resume() has started it, and nobody has reset it. What the
+     * VMM has reported before its answer to resume() has been heard. FALSE and ERROR: else. Once
+     * for each stop(). */
+    bool (*stood)(FfVmmRun *run, GError **error);
     /* Source, after resume(): stops the guest again. */
     bool (*halt)(FfVmmRun *run, GError **error);
     /* Rollback only: the network learns that the guest is still here (announce-self). */

@@ -23,11 +23,6 @@ struct FfVmmState {
      * written: the VMM closes it then, and has completed it. Set before prepare(). */
     bool one_way;
 
-    /* Source, optional: with the guest stopped by stop_and_save(), before the inner migration
-     * begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
-    bool (*between)(void *opaque, GError **error);
-    void *between_opaque;
-
     /* ---- settings ---- */
 
     /* Writes the undo log, then sets QEMU's capabilities and parameters for the inner
@@ -51,6 +46,8 @@ struct FfVmmState {
      * the guest is stopped; in any case the inner migration may have begun. */
     bool (*offer)(FfVmmState *state, int *fd, GError **error);
     bool (*stop_and_save)(FfVmmState *state, char **run_state, GError **error);
+    /* Source, optional, after offer(): save() with the stream that was offered. */
+    bool (*save_offered)(FfVmmState *state, GError **error);
     /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
      * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
      */

@@ -32,10 +32,9 @@ void qtest_free(Qtest *t)
     g_free(t);
 }
 
-/* Sends LINE and returns what follows "OK". */
-static char *command(Qtest *t, const char *line)
+/* What follows "OK" in the answer to LINE. */
+static char *answer_to(Qtest *t, const char *line)
 {
-    stream_send(t->stream, line, strlen(line), NULL, 0);
     for (;;) {
         g_autofree char *answer =
             stream_read_line(t->stream, "an answer", test_deadline(TEST_TIMEOUT));
@@ -47,6 +46,13 @@ static char *command(Qtest *t, const char *line)
             test_fail("%s: \"%.60s\" -> \"%.200s\"", t->label, line, answer);
         return g_strdup(g_strchug(answer + 2));
     }
+}
+
+/* Sends LINE and returns what follows "OK". */
+static char *command(Qtest *t, const char *line)
+{
+    stream_send(t->stream, line, strlen(line), NULL, 0);
+    return answer_to(t, line);
 }
 
 void qtest_read(Qtest *t, uint64_t address, void *data, size_t length)
@@ -87,11 +93,22 @@ uint64_t qtest_readq(Qtest *t, uint64_t address)
     return g_ascii_strtoull(text, NULL, 0);
 }
 
-void qtest_writeq(Qtest *t, uint64_t address, uint64_t value)
+void qtest_send_writeq(Qtest *t, uint64_t address, uint64_t value)
 {
     g_autofree char *line = g_strdup_printf(
         "writeq 0x%" G_GINT64_MODIFIER "x 0x%" G_GINT64_MODIFIER "x\n", address, value);
-    g_free(command(t, line));
+    stream_send(t->stream, line, strlen(line), NULL, 0);
+}
+
+void qtest_take_answer(Qtest *t)
+{
+    g_free(answer_to(t, "writeq"));
+}
+
+void qtest_writeq(Qtest *t, uint64_t address, uint64_t value)
+{
+    qtest_send_writeq(t, address, value);
+    qtest_take_answer(t);
 }
 
 static char width_letter(unsigned width)

@@ -20,6 +20,9 @@ void qtest_read(Qtest *t, uint64_t address, void *data, size_t length);
 void qtest_write(Qtest *t, uint64_t address, const void *data, size_t length);
 uint64_t qtest_readq(Qtest *t, uint64_t address);
 void qtest_writeq(Qtest *t, uint64_t address, uint64_t value);
+/* The same in two steps, as QEMU may wait meanwhile. */
+void qtest_send_writeq(Qtest *t, uint64_t address, uint64_t value);
+void qtest_take_answer(Qtest *t);
 /* I/O ports; WIDTH is 1, 2 or 4 bytes. */
 void qtest_out(Qtest *t, unsigned width, uint16_t port, uint32_t value);
 uint32_t qtest_in(Qtest *t, unsigned width, uint16_t port);

@@ -186,6 +186,11 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
     g_autofree char *farfault = config->build
                                     ? g_build_filename(config->build, "cli/farfault", NULL)
                                     : vm_build_path("cli/farfault");
+    if (config->restore) {
+        add(argv, farfault, "restore", config->restore, "--",
+            config->qemu ? config->qemu : qemu_binary(), NULL);
+        return;
+    }
     if (config->launcher == VM_RUN) {
         add(argv, farfault, "run", "--", config->qemu ? config->qemu : qemu_binary(), NULL);
         return;
@@ -604,13 +609,13 @@ void vm_reconnect(Vm *vm)
     vm->qmp = qmp_new(connect_to(vm, "server"), vm->name, false);
 }
 
-char *vm_human_state(Vm *vm, bool cont)
+char *vm_human(Vm *vm, const char *first)
 {
     static const char words[] = "VM status: ";
     int64_t deadline = test_deadline(TEST_TIMEOUT);
     g_autoptr(Stream) s = stream_new(connect_to(vm, "human"), vm->name);
 
-    const char *text = cont ? "cont\ninfo status\n" : "info status\n";
+    g_autofree char *text = g_strconcat(first, "\ninfo status\n", NULL);
     stream_send(s, text, strlen(text), NULL, 0);
     for (;;) {
         g_autofree char *line = stream_read_line(s, words, deadline);
@@ -619,6 +624,11 @@ char *vm_human_state(Vm *vm, bool cont)
         if (g_str_has_prefix(line, words))
             return g_strdup(line + strlen(words));
     }
+}
+
+char *vm_human_state(Vm *vm, bool cont)
+{
+    return vm_human(vm, cont ? "cont" : "");
 }
 
 static bool is_in(const char *path, const char *folder)

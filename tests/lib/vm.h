@@ -32,6 +32,7 @@ typedef struct {
     const char *const *args;    /* more arguments, NULL-terminated; can be NULL */
     const BootsectConfig *boot; /* boot sector on the first disk; NULL: no disk */
     const char *incoming;       /* URI of -incoming; can be NULL */
+    const char *restore;        /* with VM_RUN: farfault restore of this file; can be NULL */
     bool paused;                /* -S */
     bool oob;                   /* out-of-band on the monitor */
     bool listens;               /* and two monitors that listen: "server" (QMP), "human" */
@@ -72,6 +73,8 @@ void vm_reconnect(Vm *vm);
 /* QEMU's own word about its run state ("running", "paused (...)"), from VmConfig.listens' human
  * monitor, of which farfault knows nothing (g_free). CONT: it is told "cont" first. */
 char *vm_human_state(Vm *vm, bool cont);
+/* Tells it LINE first, and returns its state then (g_free). */
+char *vm_human(Vm *vm, const char *line);
 /* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
 const char *vm_dir(const Vm *vm);
 /* A path in it for the test's own use (g_free); what lies there at the end is removed. */

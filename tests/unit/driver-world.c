@@ -177,6 +177,16 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
     return true;
 }
 
+bool ff_migration_is_restore(FfMigration *m)
+{
+    return false;
+}
+
+bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
+{
+    g_assert_not_reached();
+}
+
 void ff_migration_stop_waiting(FfMigration *m)
 {
 }

@@ -357,6 +357,51 @@ static void test_death(Fixture *f, const void *data)
     g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
 }
 
+/* QEMU answers an engine that has died meanwhile. */
+static void answer_the_dead(Fixture *f)
+{
+    for (int id = -1; id < 20; id++) {
+        answer(f, id, "{\"status\": \"of another\"}");
+    }
+    say(f, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"of another\"}, \"id\": 3}\n");
+}
+
+static void *peer_is_late(void *data)
+{
+    Fixture *f = data;
+
+    answer_the_dead(f);
+    say(f, GREETING);
+    answer_the_dead(f);
+    answer(f, expect(f, "qmp_capabilities"), "{}");
+    gint64 id = expect(f, "query-status");
+    answer_the_dead(f);
+    answer(f, id, "{\"status\": \"running\"}");
+    id = expect(f, "stop");
+    answer(f, id, "{}");
+    answer(f, id, "{}");
+    return NULL;
+}
+
+/* Of two answers to one question QEMU sends none. */
+static void test_late(Fixture *f, const void *data)
+{
+    GThread *t = g_thread_new("peer", peer_is_late, f);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) r =
+        ff_qmp_call_sync(f->client, "query-status", NULL, NULL, 0, 0, NULL, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpstr(json_object_get_string_member(json_node_get_object(r), "status"), ==,
+                    "running");
+    g_autoptr(JsonNode) stopped =
+        ff_qmp_call_sync(f->client, "stop", NULL, NULL, 0, 0, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_null(ff_qmp_call_sync(f->client, "cont", NULL, NULL, 0, 0, NULL, &error));
+    g_assert_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
+    g_thread_join(t);
+}
+
 /* What a hostile QEMU says after the greeting. Each ends the connection, none the process. */
 static const char *const hostile[] = {
     "garbage\n",
@@ -365,10 +410,6 @@ static const char *const hostile[] = {
     "{\"x\": 1}\n",
     "{\"return\": {}}\n",
     "{\"return\": {}, \"id\": \"1\"}\n",
-    "{\"return\": {}, \"id\": 99}\n",
-    "{\"return\": {}, \"id\": -1}\n",
-    "{\"return\": {}, \"id\": 0}\n",
-    "{\"error\": 3, \"id\": 77}\n",
     "{\"error\": {\"class\": [], \"desc\": {}}}\n",
     GREETING,
     "{\"event\": 5}\n",
@@ -563,7 +604,7 @@ int main(int argc, char **argv)
         {"greeting", test_greeting}, {"call", test_call},       {"errors", test_errors},
         {"fds", test_fds},           {"events", test_events},   {"deadline", test_deadline},
         {"cancel", test_cancel},     {"death", test_death},     {"nesting", test_nesting},
-        {"endless", test_endless},   {"threads", test_threads},
+        {"endless", test_endless},   {"threads", test_threads}, {"late", test_late},
     };
 
     g_test_init(&argc, &argv, NULL);

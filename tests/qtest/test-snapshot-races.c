@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What others do at a live snapshot's most delicate moments: somebody resumes or resets the guest
+ * between stop and its device state, QEMU itself writes to guest memory there, the client stops it
+ * or cancels at the last moment. The engine is held at the moment that a case is about.
+ */
+#include "tests/qtest/snapshot-rig.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Of the guest's memory, beyond what it counts in. */
+#define UNUSED (50ull << 20)
+
+/* The snapshot fails, WHY; the guest is unharmed, and the next one is good. */
+static void expect_failure(Snap *t, const char *why)
+{
+    qmp_expect_migration(vm_qmp(t->vm), "failed");
+    snap_expect_error(t, why);
+    snap_expect_no_file(t);
+    snap_expect_settings(t);
+}
+
+/* ---- between stop and the devices --------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults;
+} Case;
+
+/* The human monitor is QEMU's own. The engine hears of a RESUME in two ways, of which the first one
+ * alone may come too late. */
+static const Case resumed[] = {
+    {"resumed", "snapshot/*/at/armed=hold"},
+    {"resumed-unheard", "snapshot/*/at/armed=hold;snapshot/*/step/hear-resume=skip"},
+};
+
+static void test_resumed(gconstpointer data)
+{
+    const Case *c = data;
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_autofree char *state = vm_human_state(t.vm, true);
+    g_assert_cmpstr(state, ==, "running");
+    qmp_expect(vm_qmp(t.vm), "RESUME");
+    snap_let_go(&t);
+    expect_failure(&t, "resumed by another monitor while its devices were saved");
+    snap_end(&t);
+}
+
+static void test_reset(void)
+{
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_free(vm_human(t.vm, "system_reset"));
+    qmp_expect(vm_qmp(t.vm), "RESET");
+    snap_let_go(&t);
+    expect_failure(&t, "the guest was reset while its devices were saved");
+    vm_wait_serial(t.vm, "AB"); /* from the beginning, perhaps before this */
+    g_free(t.path);
+    vm_end(t.vm);
+}
+
+/* As for a device that somebody writes to. There is no room for what it overwrites, and QEMU's main
+ * loop waits for its write: without an end, if only the writer of the file could end that. */
+static void test_written(gconstpointer buffer)
+{
+    g_autofree char *more = g_strdup_printf(", 'buffer': %s", (const char *)buffer);
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold", NULL)) {
+        return;
+    }
+    snap_ask_with(&t, more);
+    snap_wait_held(&t);
+    qtest_send_writeq(vm_qtest(t.vm), UNUSED, 1);
+    qtest_send_writeq(vm_qtest(t.vm), UNUSED + 4096, 2);
+    snap_let_go(&t);
+    qtest_take_answer(vm_qtest(t.vm));
+    qtest_take_answer(vm_qtest(t.vm));
+    expect_failure(&t, "QEMU wrote to");
+    g_assert_cmpuint(qtest_readq(vm_qtest(t.vm), UNUSED), ==, 1);
+    g_assert_cmpuint(qtest_readq(vm_qtest(t.vm), UNUSED + 4096), ==, 2);
+    snap_end(&t);
+}
+
+/* ---- the run state -----------------------------------------------------------------------------
+ */
+
+/* What counts is what the guest was at the stop. */
+static void test_paused_before(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/prepared=hold", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    g_autofree char *state = qmp_run_state(q);
+    g_assert_cmpstr(state, ==, "postmigrate");
+    g_assert_false(qmp_has_event(q, "RESUME"));
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    /* And the other way round. */
+    qmp_ok(q, "cont", NULL);
+    qmp_ok(q, "stop", NULL);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "cont", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    snap_end(&t);
+}
+
+/* ---- the last moments --------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults, *end;
+} Last;
+
+/* A cancel comes in time or too late: then the file is there, and nothing else is said. */
+static const Last cancels[] = {
+    {"written", "snapshot/*/at/written=hold", "cancelled"},
+    {"committing", "snapshot/*/at/committing=hold", "completed"},
+    {"named", "snapshot/*/at/named=hold", "completed"},
+};
+
+static void test_cancel(gconstpointer data)
+{
+    const Last *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), c->end);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(t.vm));
+    g_assert_cmpstr(status, ==, c->end);
+    if (!strcmp(c->end, "completed")) {
+        g_autofree uint8_t *whole = snap_read(t.path, SNAP_RAM_MIB << 20);
+        g_assert_nonnull(whole);
+    } else {
+        snap_expect_no_file(&t);
+    }
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+/* What is not on the disk is not there: neither content nor name. */
+static const Last syncs[] = {
+    {"sync", "snapshot/*/call/output-sync=EIO", "Input/output error"},
+    {"folder", "snapshot/*/call/output-folder=EIO", "Input/output error"},
+};
+
+static void test_sync(gconstpointer data)
+{
+    const Last *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    expect_failure(&t, c->end);
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_end(&t);
+}
+
+/* A client's own file was all written when it cancelled. What stood there before is no older
+ * snapshot that seems whole either. */
+static void test_given_file(void)
+{
+    g_autofree char *old = g_malloc0(2 << 20);
+    g_autofree char *now = NULL;
+    Snap t = {0};
+    gsize n;
+
+    if (!snap_begin(&t, "snapshot/*/at/written=hold", NULL)) {
+        return;
+    }
+    memset(old, 'o', 2 << 20);
+    g_assert_true(g_file_set_contents(t.path, old, 2 << 20, NULL));
+    int fd = open(t.path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    qmp_getfd(vm_qmp(t.vm), "snap", fd);
+    qmp_ok(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'snap', 'offset': 8192}");
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "cancelled");
+    g_assert_true(g_file_get_contents(t.path, &now, &n, NULL));
+    g_assert_cmpuint(n, ==, 8192);
+    g_assert_cmpint(memcmp(now, old, n), ==, 0);
+    close(fd);
+    snap_end(&t);
+}
+
+/* ---- after a death -----------------------------------------------------------------------------
+ */
+
+static const char *const deaths[] = {"setup",   "protected",   "stopped", "armed",
+                                     "running", "writer-lent", "written"};
+
+/* The engine dies; who asks as soon as that is told is not refused. */
+static void test_at_once(gconstpointer step)
+{
+    g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=kill", (const char *)step);
+    Snap t = {0};
+
+    if (!snap_begin(&t, faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+/* FALSE: it has to be repeated. */
+static bool is_taken(Snap *t)
+{
+    g_autoptr(JsonObject) answer =
+        qmp_call(vm_qmp(t->vm), "x-farfault-snapshot", "{'file': '%s'}", t->path);
+
+    if (json_object_has_member(answer, "return")) {
+        return true;
+    }
+    JsonObject *error = json_object_get_object_member(answer, "error");
+    const char *desc = json_object_get_string_member(error, "desc");
+    if (!strstr(desc, "it has been restarted, repeat the command")) {
+        test_fail("refused: %s", desc);
+    }
+    return false;
+}
+
+/* Nor is who has not been told yet. */
+static void test_at_the_death(gconstpointer step)
+{
+    g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=hold", (const char *)step);
+    Snap t = {0};
+
+    if (!snap_begin(&t, faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_assert_cmpint(kill(vm_engine(t.vm), SIGKILL), ==, 0);
+    if (!is_taken(&t)) { /* the dead engine had it already */
+        g_assert_true(is_taken(&t));
+    }
+    snap_wait_held(&t);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(resumed); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/", resumed[i].name, NULL);
+
+        g_test_add_data_func(path, &resumed[i], test_resumed);
+    }
+    g_test_add_func("/snapshot/races/reset", test_reset);
+    g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
+    g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
+    g_test_add_func("/snapshot/races/paused-before", test_paused_before);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/cancel/", cancels[i].name, NULL);
+
+        g_test_add_data_func(path, &cancels[i], test_cancel);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(syncs); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/disk/", syncs[i].name, NULL);
+
+        g_test_add_data_func(path, &syncs[i], test_sync);
+    }
+    g_test_add_func("/snapshot/races/given-file", test_given_file);
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/at-once/", deaths[i], NULL);
+
+        g_test_add_data_func(path, deaths[i], test_at_once);
+    }
+    g_test_add_data_func("/snapshot/races/at-the-death/armed", "armed", test_at_the_death);
+    g_test_add_data_func("/snapshot/races/at-the-death/running", "running", test_at_the_death);
+    return g_test_run();
+}
