@@ -37,8 +37,8 @@
 
 #define BATCH FF_SPACE_BATCH
 #define LOOK_AGAIN_MS 1
-/* So often after ff_faults_stop(): a process can change its mappings all the time. */
-#define LAST_LOOKS 100
+/* So long after ff_faults_stop(): a process can change its mappings all the time. */
+#define LAST_LOOKS_US (1000 * 1000)
 #define SMALL_PAGE 4096ull
 
 typedef struct {
@@ -51,7 +51,7 @@ typedef struct {
     FfRun failed_page; /* of which; n is 0 where it is not known */
     bool dead;         /* nothing can be read any more */
     bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
-    unsigned looks;    /* since the end was asked for */
+    int64_t last_look; /* monotonic us; 0: nobody has asked for the end yet */
 } Batch;
 
 static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
@@ -491,6 +491,9 @@ static bool wait_for_messages(Batch *b)
     struct pollfd pfd[2] = {{.fd = m ? m->fd : b->s->cfg.uffd, .events = POLLIN},
                             {.fd = b->s->wake_fd, .events = POLLIN}};
 
+    if (b->last_look && has_deferred(b->s)) {
+        pfd[1].fd = -1; /* it has said so; this waits for the change */
+    }
     if (b->no_fd) {
         pfd[0].fd = -1; /* else this would not wait. What becomes free has no event */
     }
@@ -505,7 +508,11 @@ static bool wait_for_messages(Batch *b)
         failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
-    return !b->dead && (!pfd[1].revents || (has_deferred(b->s) && b->looks++ < LAST_LOOKS));
+    if (pfd[1].revents && !b->last_look) {
+        b->last_look = g_get_monotonic_time() + LAST_LOOKS_US;
+    }
+    return !b->dead &&
+           (!b->last_look || (has_deferred(b->s) && g_get_monotonic_time() < b->last_look));
 }
 
 static void tell_failed(const Batch *b)

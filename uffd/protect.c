@@ -23,6 +23,10 @@
 
 /* The process's mmap lock is held for so many bytes at most. */
 #define PIECE (2ull << 20)
+/* Protecting so many single pages takes as long as a whole piece, of which most are protected
+ * already: 1.6 us each, 0.15 to 0.25 us for a page of a piece. */
+#define MANY_ROWS 48
+
 /* ---- making ------------------------------------------------------------------------------------
  */
 
@@ -140,6 +144,22 @@ static void arm_bits(FfProtect *p, const FfRun *run)
     ff_bitmap_set_run(&b->free, run->first, run->n);
 }
 
+/* How many rows of pages of RUN are not ready, MAX at most. */
+static unsigned count_rest(const FfBitmap *ready, const FfRun *run, unsigned max)
+{
+    uint64_t first, n;
+    unsigned rows = 0;
+
+    for (uint64_t at = run->first; rows < max; at = first + n) {
+        n = ff_bitmap_next_run(ready, at, false, &first);
+        if (!n || first >= run->first + run->n) {
+            break;
+        }
+        rows++;
+    }
+    return rows;
+}
+
 /* Protects what is not ready of RUN, which is in one piece, at ADDR (0: it has none). The piece is
  * locked. */
 static int protect_rest(FfSpace *s, const FfRun *run, uint64_t addr)
@@ -148,6 +168,9 @@ static int protect_rest(FfSpace *s, const FfRun *run, uint64_t addr)
     uint64_t ps = s->blocks[run->block].backing.page_size, end = run->first + run->n, first, n;
     int rc = 0;
 
+    if (addr && count_rest(ready, run, MANY_ROWS) == MANY_ROWS) {
+        return ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, run->n * ps, true));
+    }
     for (uint64_t at = run->first; addr && rc == 0; at = first + n) {
         n = ff_bitmap_next_run(ready, at, false, &first);
         if (!n || first >= end) {

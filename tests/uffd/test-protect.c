@@ -370,6 +370,40 @@ static void test_prepare(RigKind kind)
     rig_free(r);
 }
 
+/* A page is given back ahead of the instant: the event is read, the page is protected, and then the
+ * kernel takes it out, and its protection with it. It is armed all the same. */
+static void test_prepare_given(RigKind kind)
+{
+    g_autoptr(FfProtect) p = NULL;
+    Rig *r = rig_new(kind, WP, UFFD_FEATURE_EVENT_REMOVE);
+    uint64_t n;
+
+    if (!r) {
+        return;
+    }
+    FfRun all = {0, 0, r->n_pages};
+    g_autofree unsigned *seen = g_new0(unsigned, r->n_pages);
+    rig_populate(r);
+    r->pager.written = on_written;
+    g_assert_cmpint(ff_protect_new(r->s, 4 * r->page_size, &p), ==, 0);
+    rig_start(r);
+    g_assert_cmpint(ff_protect_prepare(p, &all, &n), ==, 0);
+    g_assert_cmpint(madvise(rig_page(r, 3), r->page_size, MADV_REMOVE), ==, 0);
+    for (unsigned pass = 0; pass < 2; pass++) {
+        g_assert_cmpint(ff_protect_prepare(p, &all, &n), ==, 0);
+        g_assert_cmpuint(n, ==, 1);
+    }
+    rig_drop(r, 3, 1); /* without an event */
+    g_assert_cmpint(ff_protect_arm(p, &all), ==, 0);
+    Saver s = {.r = r, .p = p, .seen = seen, .holes = 3};
+    *(volatile uint64_t *)rig_page(r, 3) = 1;
+    g_assert_true(save_kept(&s));
+    g_assert_cmpuint(seen[3], ==, 1);
+    rig_stop(r);
+    g_clear_pointer(&p, ff_protect_free);
+    rig_free(r);
+}
+
 /* And it ends with nothing armed. */
 static void test_prepare_end(RigKind kind)
 {
@@ -586,6 +620,7 @@ int main(int argc, char **argv)
     rig_add("/protect/full", RIG_ALL, test_full);
     rig_add("/protect/lift", RIG_ALL, test_lift);
     rig_add("/protect/prepare", RIG_ALL, test_prepare);
+    rig_add("/protect/prepare-given", RIG_FILES, test_prepare_given);
     rig_add("/protect/prepare-end", RIG_ALL, test_prepare_end);
     rig_add("/protect/lost", RIG_ALL, test_lost);
     rig_add("/protect/unmapped", RIG_FILES, test_unmapped);
