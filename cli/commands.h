@@ -13,12 +13,16 @@ int ff_cli_status(int argc, char **argv);
 int ff_cli_dump(int argc, char **argv);
 /* farfault snapshot QMP FILE */
 int ff_cli_snapshot(int argc, char **argv);
+/* farfault restore FILE -- qemu-system-ARCH ARGS...: becomes QEMU. */
+int ff_cli_restore(int argc, char **argv);
 /* farfault info FILE */
 int ff_cli_info(int argc, char **argv);
 /* farfault convert IN OUT */
 int ff_cli_convert(int argc, char **argv);
 /* farfault attach PID|QMP */
 int ff_cli_attach(int argc, char **argv);
+/* farfault pager --listen SOCKET --from FILE */
+int ff_cli_pager(int argc, char **argv);
 /* farfault doctor */
 int ff_cli_doctor(int argc, char **argv);
 

@@ -294,6 +294,17 @@ static void check_config(void)
     }
 }
 
+/* It merges private memory alone. */
+static void check_ksm(void)
+{
+    g_autofree char *run = NULL;
+
+    if (g_file_get_contents("/sys/kernel/mm/ksm/run", &run, NULL, NULL) && atoi(run) == 1) {
+        say(WARN, "KSM", "plan with the guests' whole memory, or run those without farfault",
+            "is on, and does not merge the memory of guests under farfault, which is shared");
+    }
+}
+
 /* libvirt from 10.1 on lets its guests see the device by itself. Older ones have to be told. */
 static void check_libvirt_device(unsigned major, unsigned minor)
 {
@@ -425,6 +436,7 @@ int ff_cli_doctor(int argc, char **argv)
     check_shmem_thp();
     check_parts();
     check_config();
+    check_ksm();
     check_qemu();
     check_libvirt();
     check_confinement();

@@ -65,13 +65,20 @@ const char ff_help_snapshot[] =
     "Write a running guest, its memory and its devices as they are at one instant, into a file "
     "that\n"
     "stock QEMU restores. The guest stands for a moment, and then runs while its old memory is\n"
-    "written. Disks are not in it. The guest has to run under farfault.\n"
+    "written. Disks are not in it (see --disks). The guest has to run under farfault.\n"
     "\n"
     "QMP                    a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT (then the\n"
     "                       guest's host makes the file, and FILE is an absolute path)\n"
     "FILE                   a new file; it is there when it is complete\n"
     "  --buffer N[KMGT]     room for memory that the guest overwrites before it is written\n"
     "                       (default 64M); when it is full, the guest waits for the disk\n"
+    "  --compress           in zstd's seekable format (zstd -d gives the plain file); written "
+    "whole\n"
+    "                       first, beside it, and compressed when the guest has its memory back\n"
+    "  --disks DIR          keep the disks of the same instant: the guest goes on with a new "
+    "overlay\n"
+    "                       (qcow2) of each, in DIR, and FILE.disks says which image belongs to "
+    "FILE\n"
     "  --format FORM        mapped-ram (QEMU 9.0 or newer; the default) or stream (any QEMU)\n"
     "  --max-bandwidth N[KMGT]   limit, bytes per second; 0, the default: none\n"
     "  --offset N[KMGT]     leave N bytes in front of it\n"
@@ -79,6 +86,26 @@ const char ff_help_snapshot[] =
     "  --help, -h           this text\n"
     "\n"
     "Ctrl-C cancels. Exit status: 0 written, 1 not, and there is no FILE, 2 usage.\n";
+
+const char ff_help_restore[] =
+    "Usage: farfault restore [OPTION]... FILE -- qemu-system-ARCH ARG...\n"
+    "Become QEMU, as farfault run does, with the guest that was saved in FILE (mapped-ram: "
+    "farfault\n"
+    "snapshot, QEMU 9.0 and newer, libvirt's sparse images). It runs as soon as its devices are\n"
+    "loaded; its memory comes while it runs, what it needs first. Its memory is read from FILE "
+    "until\n"
+    "all of it is there: FILE must not be changed meanwhile. It may be renamed or deleted.\n"
+    "\n"
+    "FILE                   the file of the saved guest\n"
+    "ARG                    as the saved guest was started: the same machine, memory and devices;\n"
+    "                       without -incoming. -S: it stands until cont\n"
+    "  --offset N[KMGT]     the guest begins at byte N; else at once, or after the header of a\n"
+    "                       libvirt save image\n"
+    "  --quiet, -q          no progress\n"
+    "  --help, -h           this text\n"
+    "\n"
+    "A file can be restored as often as you like, but two guests of one file have the same disks\n"
+    "and network addresses. Exit status: that of QEMU; 1 FILE cannot be restored, 2 usage.\n";
 
 const char ff_help_info[] =
     "Usage: farfault info [OPTION]... FILE\n"
@@ -142,6 +169,24 @@ const char ff_help_run[] =
     "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED.\n"
     "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=.\n"
     "The option wins over the environment, the environment over the file.\n";
+
+const char ff_help_pager[] =
+    "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
+    "                      [--no-bulk]\n"
+    "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
+    "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
+    "\n"
+    "  --listen SOCKET   where clients connect; made here\n"
+    "  --from FILE       their memory: a raw file (Firecracker's memory file) or a mapped-ram "
+    "file\n"
+    "                    (farfault snapshot), also in zstd's seekable format. Do not change it\n"
+    "  --allow USER      a user besides this one and root who may connect; can be given again\n"
+    "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
+    "  --no-bulk         only pages that somebody waits for are placed\n"
+    "  --help, -h        this text\n"
+    "\n"
+    "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
+    "Exit status: 0 ended, 1 failed, 2 usage.\n";
 
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"

@@ -9,10 +9,12 @@ extern const char ff_help_migrate[];
 extern const char ff_help_status[];
 extern const char ff_help_dump[];
 extern const char ff_help_run[];
+extern const char ff_help_restore[];
 extern const char ff_help_snapshot[];
 extern const char ff_help_info[];
 extern const char ff_help_convert[];
 extern const char ff_help_attach[];
+extern const char ff_help_pager[];
 extern const char ff_help_doctor[];
 
 #endif

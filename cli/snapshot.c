@@ -4,6 +4,7 @@
  * take.c. One thread.
  */
 #include "cli/commands.h"
+#include "cli/disks.h"
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -20,8 +21,8 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 /* The command line as written. */
 typedef struct {
-    gboolean help, quiet;
-    char *buffer, *format, *bandwidth, *offset;
+    gboolean help, quiet, compress;
+    char *buffer, *format, *bandwidth, *offset, *disks;
     char **positional;
 } Line;
 
@@ -31,6 +32,7 @@ static void line_clear(Line *line)
     g_free(line->format);
     g_free(line->bandwidth);
     g_free(line->offset);
+    g_free(line->disks);
     g_strfreev(line->positional);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
@@ -40,6 +42,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
         {"buffer", 0, 0, G_OPTION_ARG_STRING, &line->buffer, NULL, NULL},
+        {"compress", 0, 0, G_OPTION_ARG_NONE, &line->compress, NULL, NULL},
+        {"disks", 0, 0, G_OPTION_ARG_FILENAME, &line->disks, NULL, NULL},
         {"format", 0, 0, G_OPTION_ARG_STRING, &line->format, NULL, NULL},
         {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset, NULL, NULL},
@@ -87,6 +91,16 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         return false;
     }
     o->buffer = line->buffer ? (int64_t)buffer : -1;
+    o->disks = line->disks;
+    o->compress = line->compress;
+    if (o->compress && (strcmp(o->format, "mapped-ram") != 0 || o->offset)) {
+        return usage(error, "--compress is for mapped-ram without --offset");
+    }
+    if (o->disks && !g_file_test(o->disks, G_FILE_TEST_IS_DIR)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--disks %s: there is no such folder: make it first", o->disks);
+        return false;
+    }
     return true;
 }
 
@@ -116,12 +130,26 @@ static void print_stood(const FfTakeResult *r, JsonObject *info)
     }
 }
 
+/* The last line of the report: who misses it starts the guest with images that it does not write to
+ * any more. */
+static void print_disks(FILE *out, const GPtrArray *disks)
+{
+    g_autofree char *line = ff_cli_disks_line(disks);
+
+    if (disks->len) {
+        fprintf(out, "%s\n", line);
+    }
+}
+
 static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
 {
     JsonObject *info = ff_json_node_object(r->info);
     g_autofree char *total = ff_format_duration(ff_json_int(info, "total-time", 0));
-    g_auto(GStrv) restore = ff_restore_lines(&(FfRestore){
-        .path = r->path, .offset = o->offset, .mapped = !strcmp(o->format, "mapped-ram")});
+    g_auto(GStrv) restore =
+        ff_restore_lines(&(FfRestore){.path = r->path,
+                                      .offset = o->offset,
+                                      .mapped = !strcmp(o->format, "mapped-ram"),
+                                      .compressed = o->compress});
 
     printf("%s: complete\n", r->path);
     ff_report_row(stdout, "total time", "%s", total);
@@ -129,6 +157,10 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     print_bytes(info);
     ff_report_latency(stdout, info);
     ff_report_row(stdout, "restore", "%s", restore[0]);
+    if (r->disks) {
+        ff_report_row(stdout, "disks", "%s.disks", r->path);
+        print_disks(stdout, r->disks);
+    }
 }
 
 static int take(const FfTakeOptions *o, bool quiet)
@@ -139,6 +171,9 @@ static int take(const FfTakeOptions *o, bool quiet)
 
     if (!ff_take_run(o, progress, &result, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
+        if (result.disks) {
+            print_disks(stderr, result.disks);
+        }
         return EXIT_FAILED;
     }
     print_result(o, &result);

@@ -9,7 +9,9 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/take.h"
+#include "cli/disks.h"
 #include "qmp/json.h"
+#include "snapshot/convert.h"
 #include "snapshot/output.h"
 
 #include <glib-unix.h>
@@ -28,6 +30,7 @@ typedef struct {
     FfCliQmp *qmp;
     FfOutput *output;    /* NULL: the engine makes the file */
     char *fdname;        /* what QEMU knows .output by; NULL */
+    JsonNode *disks;     /* before; NULL: they are left alone */
     bool events_set;     /* by us: to be put back */
     bool begun;          /* the engine has said so, or its first event has come */
     bool interrupted;    /* a signal came */
@@ -42,6 +45,7 @@ void ff_take_result_clear(FfTakeResult *result)
 {
     g_clear_pointer(&result->path, g_free);
     g_clear_pointer(&result->info, json_node_unref);
+    g_clear_pointer(&result->disks, g_ptr_array_unref);
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -163,14 +167,35 @@ static bool no_file(const Take *t, const GError *local, GError **error)
     return fail(error, "%s", local->message);
 }
 
+/* What is to be compressed is written whole first, so that the guest need not wait for that. */
+static bool make_nameless(Take *t, GError **error)
+{
+    const char *path = t->result->path;
+    g_autoptr(GError) local = NULL;
+
+    if (g_file_test(path, G_FILE_TEST_EXISTS)) {
+        g_set_error_literal(&local, G_IO_ERROR, G_IO_ERROR_EXISTS, "");
+    } else {
+        t->output = ff_output_new_nameless(path, &local);
+    }
+    return t->output || no_file(t, local, error);
+}
+
 static bool make_file(Take *t, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
     if (!ff_cli_qmp_host(t->qmp)) {
         t->result->path = g_canonicalize_filename(t->o->file, NULL);
+        if (t->o->compress) {
+            return make_nameless(t, error);
+        }
         t->output = ff_output_new(t->result->path, &local);
         return t->output || no_file(t, local, error);
+    }
+    if (t->o->compress) {
+        return fail(error, "--compress: through a TCP monitor no file can be passed: use a unix "
+                           "socket on the guest's host, or farfault convert --compress afterwards");
     }
     if (!g_path_is_absolute(t->o->file)) {
         return fail(error,
@@ -371,6 +396,11 @@ static JsonObject *arguments(const Take *t)
     json_object_set_string_member(a, "format", o->format);
     json_object_set_int_member(a, "offset", (gint64)o->offset);
     json_object_set_int_member(a, "max-bandwidth", (gint64)o->bandwidth);
+    if (o->disks) {
+        g_autofree char *folder = g_canonicalize_filename(o->disks, NULL);
+
+        json_object_set_string_member(a, "disks", folder);
+    }
     if (o->buffer >= 0) {
         json_object_set_int_member(a, "buffer", o->buffer);
     }
@@ -418,6 +448,21 @@ static bool failed(Take *t, GError **error)
                 t->result->was_running ? "goes on" : "is as it was", message);
 }
 
+/* The guest has its memory for itself again, and nobody waits: a signal ends us as any program. */
+static bool write_compressed(Take *t, GError **error)
+{
+    const FfConvertOptions options = {.to = FF_SAVED_MAPPED, .compress = true};
+    g_autofree char *raw = g_strdup_printf("/proc/self/fd/%d", ff_output_fd(t->output));
+    g_autoptr(FfSaved) saved = NULL;
+
+    ff_progress_say(t->progress, false, "compressing");
+    detach_all(t);
+    FfInput *in = ff_input_open(raw, error);
+
+    saved = in ? ff_saved_open(in, 0, error) : NULL;
+    return saved && ff_convert(saved, t->result->path, &options, error);
+}
+
 static bool conclude(Take *t, GError **error)
 {
     g_autoptr(GError) local = NULL;
@@ -429,6 +474,9 @@ static bool conclude(Take *t, GError **error)
         }
         if (t->interrupted) {
             break;
+        }
+        if (t->o->compress) {
+            return write_compressed(t, error);
         }
         return ff_output_commit(t->output, &local) || no_file(t, local, error);
     case FAILED:
@@ -452,6 +500,31 @@ static void ask_last(Take *t)
     }
 }
 
+/* ---- the disks ---------------------------------------------------------------------------------
+ */
+
+static bool note_disks(Take *t, GError **error)
+{
+    t->disks = t->o->disks ? ff_cli_disks_ask(t->qmp, error) : NULL;
+    return t->disks || !t->o->disks;
+}
+
+/* Also of a snapshot that has failed: they may have new images, and nobody else says so. */
+static bool compare_disks(Take *t, GError **error)
+{
+    if (!t->disks || t->end == LEFT) {
+        return true;
+    }
+    g_autoptr(JsonNode) after = ff_cli_disks_ask(t->qmp, error);
+
+    if (!after) {
+        g_prefix_error(error, "which images the guest's disks have now is not known: ");
+        return false;
+    }
+    t->result->disks = ff_cli_disks_changed(t->disks, after);
+    return true;
+}
+
 bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
                  GError **error)
 {
@@ -463,7 +536,8 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (!t.qmp) {
         return false;
     }
-    ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
+    ok = check_guest(&t, error) && check_idle(&t, error) && note_disks(&t, error) &&
+         make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
         ok = want_events(&t, error) && pass_file(&t, error);
@@ -474,7 +548,11 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (ok) {
         wait_for_end(&t);
         ask_last(&t);
-        ok = conclude(&t, error);
+        ok = conclude(&t, error) && compare_disks(&t, error);
+        if (!ok && !result->disks) {
+            compare_disks(&t, NULL);
+        }
+        ok = ok && (!result->disks || ff_cli_disks_write(result->path, result->disks, error));
     }
     close_fd(&t);
     if (t.events_set && t.end != LEFT) {
@@ -483,6 +561,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     ff_output_free(t.output);
     detach_all(&t);
     ff_cli_qmp_free(t.qmp);
+    g_clear_pointer(&t.disks, json_node_unref);
     g_free(t.fdname);
     g_free(t.why);
     return ok;

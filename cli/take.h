@@ -17,6 +17,8 @@ typedef struct {
     uint64_t offset;     /* where in the file it begins */
     int64_t buffer;      /* bytes; -1: the engine's default */
     uint64_t bandwidth;  /* bytes per second; 0: no limit */
+    const char *disks;   /* folder for overlays of the guest's disks; NULL: they are left alone */
+    bool compress;       /* zstd's seekable format, as soon as the guest has its memory back */
 } FfTakeOptions;
 
 typedef struct {
@@ -24,14 +26,15 @@ typedef struct {
     bool was_running; /* the guest, before */
     int64_t stood_us; /* from STOP to RESUME, by QEMU's own event times; -1: not both were seen */
     JsonNode *info;   /* the last query-migrate */
+    GPtrArray *disks; /* FfCliDisk *, those that have a new image; NULL: not asked for */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTakeResult, ff_take_result_clear)
 
 /*
  * Takes the snapshot and waits for its end. TRUE: the file is there, complete and on the disk.
- * FALSE: there is none, and ERROR says why in one line. SIGINT, SIGTERM and SIGHUP cancel it; the
- * second of them leaves without waiting for that.
+ * FALSE: there is none, and ERROR says why in one line; disks may have new images all the same.
+ * SIGINT, SIGTERM and SIGHUP cancel it; the second of them leaves without waiting for that.
  *
  * The file is made here, with the caller's rights, and has no name before it is complete; QEMU's
  * side gets its fd. Where the monitor passes no fds (TCP) the guest's engine makes it.

@@ -100,7 +100,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {"maps", &init->maps_fd},         {"mem", &init->mem_fd},
         {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
         {"listener", &init->listener_fd}, {"device", &init->device_fd},
-        {"discards", &init->discard_fd},
+        {"discards", &init->discard_fd},  {FF_FILE_HELD, &init->file_fd},
     };
     JsonObject *held;
 
@@ -209,7 +209,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
-            init->discard_fd = -1;
+            init->discard_fd = init->file_fd = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }

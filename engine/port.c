@@ -302,6 +302,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .listener_fd = init->listener_fd,
         .incoming_fds = init->incoming_fds,
         .device_fd = init->device_fd,
+        .file_fd = init->file_fd,
         .tls_fd = init->tls_fd,
         .start_paused = init->start_paused,
         .incoming = init->incoming,

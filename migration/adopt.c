@@ -206,9 +206,14 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
     begin(d->conn, d->cfg->state);
     d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
     d->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
-    return phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED
-               ? first_status(d->control, d->cfg->listen_fd >= 0)
-               : FF_STATUS_SETUP;
+    if (phase != FF_PHASE_LOADED && phase != FF_PHASE_GRANTED) {
+        return FF_STATUS_SETUP;
+    }
+    if (d->origin) {
+        ff_control_dead(d->control, DIED);
+        return FF_STATUS_POSTCOPY_RECOVER; /* the file is looked at first */
+    }
+    return first_status(d->control, d->cfg->listen_fd >= 0);
 }
 
 /* The guest runs, or is to run. */
@@ -224,7 +229,9 @@ static void adopt_granted(FfDestination *d)
     if (!__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
         ff_dest_start_guest(d, !d->control->start_paused);
     }
-    if (ff_control_events(d->control) & FF_EV_ALL) {
+    if (d->origin && ff_control_events(d->control) & FF_EV_ALL) {
+        ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+    } else if (ff_control_events(d->control) & FF_EV_ALL) {
         /* Every page is here: there is nothing to recover but the last word. */
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
@@ -252,9 +259,12 @@ static void adopt_done(FfDestination *d)
     ff_control_set_status(d->control, FF_STATUS_ACTIVE);
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     ff_dest_adopt_listener(d);
-    if (ff_ram_adopt(d->ram, d->control, d->cfg->vmm->memory.blocks(&d->cfg->vmm->memory),
-                     d->cfg->state, &error) &&
-        ff_received_map(d->ram, d->control, d->cfg->state, d->cfg->state_fd, false, &error)) {
+    if (d->origin) {
+        /* Nobody else has to know. */
+    } else if (ff_ram_adopt(d->ram, d->control, d->cfg->vmm->memory.blocks(&d->cfg->vmm->memory),
+                            d->cfg->state, &error) &&
+               ff_received_map(d->ram, d->control, d->cfg->state, d->cfg->state_fd, false,
+                               &error)) {
         ff_dest_end_connection(d);
         ff_control_set_status(d->control, FF_STATUS_COMPLETED);
         ff_dest_linger(d);
@@ -266,6 +276,9 @@ static void adopt_done(FfDestination *d)
         d->control->ops.drop("inner", d->control->ops.opaque);
     }
     ff_journal_idle(d->cfg->state);
+    if (d->origin) {
+        d->origin->over(d);
+    }
     ff_control_set_status(d->control, FF_STATUS_COMPLETED);
 }
 

@@ -103,6 +103,8 @@ typedef struct {
     bool urgent_shared;          /* urgent pages share the main connection */
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
     FfSplit *split;              /* NULL: the guest is whole */
+    bool restore;                /* destination: from a file. REQUESTS are faults, of which ... */
+    uint64_t fault_bytes, fill_bytes; /* ... were read for them, and for what nobody asked for */
     /* A live snapshot; what follows is its own. RAM and pages are those of the file, LATENCY is
      * that of writes to memory that was not saved yet, of which there were REQUESTS. */
     bool snapshot;
@@ -111,6 +113,7 @@ typedef struct {
     unsigned passes;                    /* over all memory, before the guest was stopped */
     uint64_t arm_us;                    /* of the blackout, for memory */
     const char *way;                    /* how the file was written; static */
+    GPtrArray *disks; /* FfDisk *, with a reference; those that were branched; NULL: none */
 } FfMigrationInfo;
 
 /* A live snapshot of a source's guest, in place of a migration to a peer. */
@@ -121,9 +124,19 @@ typedef struct {
     uint64_t offset; /* where it begins in the file, bytes */
     bool mapped;     /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
     uint64_t buffer; /* bytes, for what the guest overwrites before it is saved */
+    char *disks;     /* folder for overlays of the guest's disks, made at the same instant; NULL:
+                        its disks are left alone */
     bool alone;      /* the VMM is to take none in the engine's place */
     int uffd;        /* for protection; borrowed until done() */
 } FfSnapshotConfig;
+
+/* A destination whose guest is in a file. */
+typedef struct {
+    bool wanted;
+    char *path;     /* for errors, and to open it if fd is -1 */
+    int fd;         /* taken; -1 */
+    int64_t offset; /* where the guest begins in it, bytes; -1: to be looked for */
+} FfRestoreConfig;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
  * refused. Valid during the callback. */
@@ -181,6 +194,7 @@ typedef struct {
 typedef struct {
     FfRole role;
     FfSnapshotConfig snapshot; /* source */
+    FfRestoreConfig restore;   /* destination; of one that adopts only fd: what was held, -1 */
     char *uri;                 /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
     int fd;                    /* connected socket (source, or destination); -1 if uri is given.
                                   Destination: also a listening socket whose first connection waits to

@@ -24,7 +24,23 @@
 #include "net/delta.h"
 #include "pagers/peer.h"
 
-typedef struct FfDestination {
+typedef struct FfDestination FfDestination;
+typedef struct FfRestore FfRestore;
+
+/* A destination that has no source: what it does in place of connections. The coordinator. */
+typedef struct {
+    /* There is an event for an end. TRUE: it goes on, or there is an event for that. FALSE: the
+     * engine ends. */
+    bool (*again)(FfDestination *d);
+    /* The guest runs, or was to. */
+    void (*granted)(FfDestination *d);
+    /* No thread of it is left. */
+    void (*end)(FfDestination *d);
+    /* The journal has come to its end. */
+    void (*over)(FfDestination *d);
+} FfDestOrigin;
+
+struct FfDestination {
     /* Borrowed. */
     FfMigrationConfig *cfg;
     FfControl *control;
@@ -33,6 +49,8 @@ typedef struct FfDestination {
     FfStats *stats;
     FfPlain *plain;
     FfDeviceCopy *copy;
+    const FfDestOrigin *origin; /* NULL: a source */
+    FfRestore *restore;         /* of restore.c; lock: who describes it. NULL: a source */
 
     /* Where the source comes to. */
     int listen_fd;
@@ -70,6 +88,6 @@ typedef struct FfDestination {
     GThread *starter;
     bool starts; /* before the starter: the guest must run */
     bool runs;   /* before FF_EV_RESUMED: it does */
-} FfDestination;
+};
 
 #endif

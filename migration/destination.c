@@ -40,7 +40,7 @@
  */
 
 /* FALSE with *REFUSED: because of what the guest is made of. */
-static bool check_guest(FfDestination *d, bool *refused, GError **error)
+bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error)
 {
     FfVmmMemory *memory = &d->cfg->vmm->memory;
     GPtrArray *blocks = NULL;
@@ -67,7 +67,8 @@ static bool accept_peer(FfDestination *d, GError **error)
     g_autoptr(GError) local = NULL;
     bool refused = false;
 
-    if (!check_guest(d, &refused, &local) && !(refused && ff_plain_refuse_later(d->plain, local))) {
+    if (!ff_dest_check_guest(d, &refused, &local) &&
+        !(refused && ff_plain_refuse_later(d->plain, local))) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;
     }
@@ -106,6 +107,7 @@ static bool agree(FfDestination *d, GError **error)
     }
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
      * nothing was changed, and the next one goes on listening. */
+    ff_state_unmark(d->cfg->state, FF_MARK_FILE);
     ff_journal_setup(d->cfg->state);
     FF_FAULT_AT("setup");
     ff_conn_store(d->conn, d->cfg->state);
@@ -168,13 +170,10 @@ static bool await_channel(FfDestination *d, GError **error)
 /* What is missing from RAM is gone and armed before the first byte of device state: loading it
  * reads guest RAM. QEMU is asked to load (and waits for bytes) before that, because from the arming
  * on its main loop may wait for a page, which nobody can send before the source has stopped. */
-static bool prepare_load(FfDestination *d, GError **error)
+bool ff_dest_begin_load(FfDestination *d, GError **error)
 {
     int fd = -1;
 
-    if (!await_channel(d, error) || !ff_control_await(d->control, FF_EV_PREPARE, error)) {
-        return false;
-    }
     know_vcpus(d);
     ff_journal_loading(d->cfg->state);
     FF_FAULT_AT("loading");
@@ -186,7 +185,9 @@ static bool prepare_load(FfDestination *d, GError **error)
     }
     ff_dest_hold_listener(d);
     FF_FAULT_AT("loading-held");
-    ff_device_copy_begin(d->copy);
+    if (!d->origin) {
+        ff_device_copy_begin(d->copy);
+    }
     d->inner = ff_channel_new(fd, FF_CHANNEL_MAIN);
     d->feeder = g_thread_new("ff-feeder", ff_dest_feeder, d);
     d->return_path = g_thread_new("ff-return", ff_dest_return_path, d);
@@ -194,6 +195,15 @@ static bool prepare_load(FfDestination *d, GError **error)
         return false;
     }
     FF_FAULT_AT("armed");
+    return true;
+}
+
+static bool prepare_load(FfDestination *d, GError **error)
+{
+    if (!await_channel(d, error) || !ff_control_await(d->control, FF_EV_PREPARE, error) ||
+        !ff_dest_begin_load(d, error)) {
+        return false;
+    }
     int rc = ff_channel_send(d->conn->main, ff_frame(FF_FRAME_READY, 0), NULL, true);
     if (rc < 0) {
         g_set_error(error, FF_M_ERROR, 0, "lost the connection to the source: %s", g_strerror(-rc));
@@ -225,6 +235,12 @@ static bool load(FfDestination *d, GError **error)
     return rc == 0;
 }
 
+/* The connection, or what stands in its place. FALSE: the engine ends. */
+static bool again(FfDestination *d)
+{
+    return d->origin ? d->origin->again(d) : ff_dest_reconnect(d);
+}
+
 /* From here on the grant may be on its way, whatever becomes of the connection: only the source
  * knows whether it was given. So this side stays, paused, until the source says so. */
 static bool await_grant(FfDestination *d, GError **error)
@@ -234,7 +250,7 @@ static bool await_grant(FfDestination *d, GError **error)
             return false;
         }
         g_clear_error(error);
-        if (!ff_dest_reconnect(d)) {
+        if (!again(d)) {
             g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the engine ends");
             return false;
         }
@@ -288,7 +304,11 @@ static void take_over(FfDestination *d)
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     }
     ff_dest_start_guest(d, start);
-    if (ff_control_wait(d->control, FF_EV_RESUMED | FF_EV_DEAD | FF_EV_QUIT) & FF_EV_RESUMED) {
+    bool resumed =
+        ff_control_wait(d->control, FF_EV_RESUMED | FF_EV_DEAD | FF_EV_QUIT) & FF_EV_RESUMED;
+    if (d->origin) {
+        d->origin->granted(d);
+    } else if (resumed) {
         FfFrame f = ff_frame(FF_FRAME_RUNNING, 0);
         f.page = d->runs;
         ff_channel_send(d->conn->main, f, NULL, true);
@@ -316,6 +336,9 @@ static void end_threads(FfDestination *d)
     ff_control_join(&d->feeder);
     ff_control_join(&d->return_path);
     ff_control_join(&d->fault_thread);
+    if (d->origin) {
+        d->origin->end(d);
+    }
 }
 
 static void tell_source(FfDestination *d, const char *why)
@@ -345,7 +368,7 @@ static void end_vmm(FfDestination *d)
     }
 }
 
-static void give_up(FfDestination *d, const GError *why)
+void ff_dest_give_up(FfDestination *d, const GError *why)
 {
     FfVmm *vmm = d->cfg->vmm;
 
@@ -416,9 +439,10 @@ static void complete(FfDestination *d)
     FF_FAULT_AT("undone");
     /* The source's word comes before the end of the main channel, but perhaps after that of the
      * urgent one. */
-    bool known = d->conn->main &&
-                 ff_control_wait(d->control, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &
-                     (FF_EV_FINISHED | FF_EV_QUIT);
+    bool known =
+        d->origin || (d->conn->main &&
+                      ff_control_wait(d->control, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &
+                          (FF_EV_FINISHED | FF_EV_QUIT));
     if (!known) {
         /* Everything is here: the guest needs nobody any more, only the source does not know. */
         ff_dest_end_connection(d); /* who sees the status may come back at once */
@@ -436,6 +460,9 @@ static void complete(FfDestination *d)
         d->control->ops.drop("inner", d->control->ops.opaque);
     }
     ff_journal_idle(d->cfg->state);
+    if (d->origin) {
+        d->origin->over(d);
+    }
     FF_FAULT_AT("idle");
     ff_control_set_status(d->control, FF_STATUS_COMPLETED);
     ff_mutex_lock(&d->control->lock);
@@ -452,7 +479,7 @@ void ff_dest_see_through(FfDestination *d)
             return;
         }
         /* The fault thread goes on: who touches a missing page waits, and is never shown zeros. */
-        if (ff_control_events(d->control) & FF_EV_QUIT || !ff_dest_reconnect(d)) {
+        if (ff_control_events(d->control) & FF_EV_QUIT || !again(d)) {
             end_threads(d);
             return;
         }
@@ -464,7 +491,7 @@ void ff_dest_end_loaded(FfDestination *d)
     g_autoptr(GError) error = NULL;
 
     if (!await_grant(d, &error)) {
-        give_up(d, error);
+        ff_dest_give_up(d, error);
         return;
     }
     take_over(d);
@@ -479,7 +506,7 @@ void ff_dest_coordinate(FfDestination *d)
         if (ff_plain_hand_over(d->plain, error)) {
             end_threads(d);
         } else {
-            give_up(d, error);
+            ff_dest_give_up(d, error);
         }
     } else {
         ff_dest_end_loaded(d);

@@ -13,6 +13,13 @@ void ff_dest_init(FfDestination *d);
 void ff_dest_clear(FfDestination *d);
 /* The coordinator, from the beginning to the end. */
 void ff_dest_coordinate(FfDestination *d);
+/* Its steps, for one that has no source: takes over the VMM's blocks, FALSE with *REFUSED because
+ * of what the guest is made of. */
+bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error);
+/* QEMU waits for device state, and guest RAM is armed: LOADING. */
+bool ff_dest_begin_load(FfDestination *d, GError **error);
+/* Before the grant. */
+void ff_dest_give_up(FfDestination *d, const GError *why);
 /* From LOADED to the end; from the grant to the end. */
 void ff_dest_end_loaded(FfDestination *d);
 void ff_dest_see_through(FfDestination *d);

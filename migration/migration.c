@@ -18,6 +18,7 @@
 #include "migration/destination.h"
 #include "migration/split.h"
 #include "migration/journal.h"
+#include "migration/restore.h"
 #include "migration/source-revoke.h"
 #include "migration/source.h"
 #include "migration/states.h"
@@ -151,11 +152,17 @@ static bool dest_init(FfMigration *m, GError **error)
     m->conn.incoming = m->copy.until_grant = true;
     ff_close_fd(&m->cfg.mem_fd);
     ff_dest_init(&m->dest);
+    if (m->cfg.restore.wanted) {
+        ff_restore_init(&m->dest, m->cfg.restore.fd, m->cfg.restore.path, m->cfg.restore.offset);
+    }
     return true;
 }
 
 static bool dest_listen(FfMigration *m, GError **error)
 {
+    if (m->dest.origin) {
+        return true; /* nobody comes */
+    }
     if (ff_address_is_listening(m->cfg.fd)) {
         ff_dest_set_listener(&m->dest, m->cfg.fd);
         m->cfg.fd = -1;
@@ -165,12 +172,19 @@ static bool dest_listen(FfMigration *m, GError **error)
 
 static FfStatus dest_begin_adoption(FfMigration *m)
 {
+    if (ff_state_is_marked(m->cfg.state, FF_MARK_FILE)) {
+        ff_restore_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
+    }
     return ff_adopt_destination_begin(&m->dest);
 }
 
 static void dest_coordinate(FfMigration *m)
 {
-    ff_dest_coordinate(&m->dest);
+    if (m->dest.origin) {
+        ff_restore_coordinate(&m->dest);
+    } else {
+        ff_dest_coordinate(&m->dest);
+    }
 }
 
 static void dest_adopt(FfMigration *m)
@@ -217,6 +231,9 @@ static bool dest_speaks(FfMigration *m)
 static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
     info->socket_address = g_strdup(m->dest.socket_address);
+    if (m->dest.origin) {
+        ff_restore_describe_locked(&m->dest, info);
+    }
     if (info->split) {
         info->split->may_run = m->control->granted;
     }
@@ -231,6 +248,7 @@ static const FfWaits *dest_waits(const FfMigration *m)
 
 static void dest_clear(FfMigration *m)
 {
+    ff_restore_clear(&m->dest);
     ff_dest_clear(&m->dest);
 }
 
@@ -411,6 +429,7 @@ static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigra
     m->cfg.listen_fd = -1; /* taken when nothing can fail any more */
     m->cfg.uri = g_strdup(config->uri);
     m->cfg.snapshot.path = g_strdup(config->snapshot.path);
+    m->cfg.snapshot.disks = g_strdup(config->snapshot.disks);
     m->cfg.tls = ff_tls_ref(config->tls);
     m->cfg.tls_hostname = g_strdup(config->tls_hostname);
     m->cfg.tls_refusal = g_strdup(config->tls_refusal);
@@ -716,6 +735,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
         g_free(info->untracked);
         g_free(info->socket_address);
         g_free(info->vcpu_blocktime_ms);
+        g_clear_pointer(&info->disks, g_ptr_array_unref);
         ff_split_free(info->split);
         g_free(info);
     }
@@ -747,6 +767,7 @@ void ff_migration_free(FfMigration *m)
     ff_close_fd(&m->cfg.mem_fd);
     g_free(m->cfg.uri);
     g_free(m->cfg.snapshot.path);
+    g_free(m->cfg.snapshot.disks);
     g_free(m->cfg.tls_hostname);
     g_free(m->cfg.tls_refusal);
     ff_tls_unref(m->cfg.tls);

@@ -69,6 +69,10 @@ void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname);
 /* Destination, postcopy-paused: listens at URI, or waits for the source on FD (taken; -1 with a
  * URI), in place of where it listened before. */
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error);
+/* Its guest comes from a file: it has no connection, and none to recover. */
+bool ff_migration_is_restore(FfMigration *m);
+/* Restore, postcopy-paused: goes on with the file at PATH, which has to be the same. */
+bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error);
 /* A destination that is completed, but waits for its source to know it, waits no more. */
 void ff_migration_stop_waiting(FfMigration *m);
 /* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;

@@ -38,6 +38,12 @@
  * are drained, they are held up. */
 #define WINDOW_US 250000
 #define DRAIN_SHARE 50
+/* Looks at what the guest writes, before it is stopped: only if what is left takes so long. They
+ * take one part of so many of that, and are so far apart at most. */
+#define LOOKS (FF_HEAT_LOOKS - 2)
+#define LOOKS_WORTH_US 500000
+#define LOOKS_SHARE 30
+#define LOOK_MAX_US 50000
 /* Huge mappings are restored for so long at most, in which the client waits for its answer. */
 #define RESTORE_MS 500
 
@@ -200,6 +206,9 @@ static void note_written(unsigned block, uint64_t offset, uint64_t len, void *op
     const FfBitmap *bm = &s->ram->blocks[block].bitmap;
     uint64_t ps = s->ram->blocks[block].info.page_size, page = offset / ps, end = page + len / ps;
 
+    if (s->heat) {
+        ff_heat_note(s->heat, block, page, len / ps);
+    }
     while (page < end) {
         uint64_t first;
         uint64_t n = ff_bitmap_next_run(bm, page, false, &first);
@@ -585,18 +594,56 @@ static bool tell(FfSource *s, const GArray *runs, unsigned flags, GError **error
     return rc == 0 || broken(s, rc, error);
 }
 
-/* What the last scan found goes in front of what those before it found: written last, sent
- * first. */
-static void next_fresh(FfSource *s)
+/* What the next scan finds is a look of its own, and told to the peer by itself. */
+static void next_look(FfSource *s)
+{
+    ff_heat_look(s->heat);
+    g_array_set_size(s->precopy->fresh, 0);
+}
+
+/* From now on it is counted how often pages are written. */
+static void begin_looks(FfSource *s)
+{
+    g_autofree uint64_t *n_pages = g_new(uint64_t, s->ram->n_blocks);
+
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        n_pages[i] = s->ram->blocks[i].n_pages;
+    }
+    ff_heat_free(s->heat);
+    s->heat = ff_heat_new(n_pages, s->ram->n_blocks);
+}
+
+/* How far the looks are apart that are taken before the guest is stopped, microseconds; 0: none
+ * are. They cost the guest a fault for each page that it writes, and the switch comes later; what
+ * they gain is that the pages it lives on come first where all that is left takes long. */
+static int64_t look_interval(FfSource *s)
 {
     FfPrecopy *p = s->precopy;
 
-    if (s->recently_written) {
-        g_array_append_vals(p->fresh, s->recently_written->data, s->recently_written->len);
-        g_array_unref(s->recently_written);
+    if (s->conn->complete_at_grant || p->lost || !p->bandwidth) {
+        return 0;
     }
-    s->recently_written = p->fresh;
-    p->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
+    uint64_t all_us = (double)remaining(s) * G_USEC_PER_SEC / p->bandwidth;
+    int64_t each_us = all_us / LOOKS_SHARE / LOOKS;
+
+    return all_us < LOOKS_WORTH_US || each_us < p->scan_took_us ? 0 : MIN(each_us, LOOK_MAX_US);
+}
+
+static bool take_looks(FfSource *s, GError **error)
+{
+    int64_t interval = look_interval(s);
+
+    for (unsigned i = 0; i < LOOKS && interval; i++) {
+        if (ff_control_wait_until(s->control, FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL,
+                                  g_get_monotonic_time() + interval)) {
+            return ff_control_await(s->control, 0, error);
+        }
+        ff_heat_look(s->heat);
+        if (!scan(s, true, error) || !look(s, error)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool ff_precopy_tell(FfSource *s, GError **error)
@@ -609,6 +656,7 @@ bool ff_precopy_tell(FfSource *s, GError **error)
         return false;
     }
     forget_sent(s);
+    begin_looks(s);
     return tell(s, NULL, 0, error);
 }
 
@@ -617,8 +665,8 @@ bool ff_precopy_tell_again(FfSource *s, GError **error)
     if (!s->precopy || !s->precopy->started) {
         return true;
     }
-    next_fresh(s);
-    if (!scan(s, true, error) || !look(s, error)) {
+    next_look(s);
+    if (!scan(s, true, error) || !look(s, error) || !take_looks(s, error)) {
         return false;
     }
     forget_sent(s);
@@ -633,12 +681,11 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
     bool ok;
 
     if (p && p->started) {
-        next_fresh(s);
+        next_look(s);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
         ok = scan(s, false, error) && look_stopped(s, error) &&
              tell(s, p->fresh, FF_STALE_LAST, error);
-        next_fresh(s);
     } else {
         ok = tell(s, none, FF_STALE_LAST, error);
     }

@@ -151,6 +151,22 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
     return true;
 }
 
+bool ff_migration_is_restore(FfMigration *m)
+{
+    return m->side->receives && m->dest.origin;
+}
+
+bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
+{
+    ff_mutex_lock(&m->control->lock);
+    bool paused = ff_migration_is_restore(m) && m->control->status == FF_STATUS_POSTCOPY_PAUSED;
+    if (paused) {
+        set_target_locked(m, path, -1, false);
+    }
+    ff_mutex_unlock(&m->control->lock);
+    return paused || refuse(error, "Migrate recover can only be run when postcopy is paused.");
+}
+
 void ff_migration_stop_waiting(FfMigration *m)
 {
     ff_control_event(m->control, FF_EV_FINISHED);

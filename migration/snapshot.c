@@ -199,7 +199,8 @@ static bool make_capture(FfSnapshot *s, GError **error)
                            .blocks = blocks,
                            .n_blocks = s->ram->n_blocks,
                            .buffer = MIN(s->cfg->snapshot.buffer, s->ram->total_bytes),
-                           .fault_thread = ff_priority_urgent},
+                           .fault_thread = ff_priority_urgent,
+                           .stands = true},
         error);
     if (!capture) {
         return false;
@@ -209,6 +210,30 @@ static bool make_capture(FfSnapshot *s, GError **error)
     s->capture = capture;
     ff_capture_set_bandwidth(capture, s->cfg->max_bandwidth);
     ff_mutex_unlock(&s->control->lock);
+    return true;
+}
+
+/* The overlays are thought out while the guest runs. What it has not written yet is written now:
+ * the flush of stop holds it up. */
+static bool prepare_disks(FfSnapshot *s, GError **error)
+{
+    FfVmmDisks *disks = &s->cfg->vmm->disks;
+    g_autoptr(GError) local = NULL;
+
+    if (s->cfg->snapshot.disks && !disks->plan) {
+        g_set_error_literal(error, FF_M_ERROR, 0, "this guest's disks cannot be branched");
+        return false;
+    }
+    if (s->cfg->snapshot.disks) {
+        s->plan = disks->plan(disks, s->cfg->snapshot.disks, error);
+        if (!s->plan) {
+            return false;
+        }
+    }
+    if (disks->flush && !FF_FAULT_STEP("flush", disks->flush(disks, &local))) {
+        g_message("snapshot: the disks could not be flushed ahead: %s",
+                  local ? local->message : "left out");
+    }
     return true;
 }
 
@@ -225,7 +250,8 @@ static bool begin(FfSnapshot *s, GError **error)
     ff_control_set_status(s->control, FF_STATUS_ACTIVE);
     FF_FAULT_AT("active");
     ff_control_new_pass(s->control);
-    bool ok = ff_capture_prepare(s->capture, error) && goes_on(s, error);
+    bool ok = ff_capture_prepare(s->capture, error) && goes_on(s, error) &&
+              prepare_disks(s, error) && goes_on(s, error);
     FF_FAULT_AT("protected");
     return ok;
 }
@@ -245,11 +271,32 @@ static void read_state(FfSnapshot *s)
     }
 }
 
+/* With the guest stopped. From here on it writes to the overlays, whatever becomes of the snapshot.
+ */
+static bool branch_disks(void *opaque, GError **error)
+{
+    FfSnapshot *s = opaque;
+    FfVmmDisks *disks = &s->cfg->vmm->disks;
+
+    FF_FAULT_AT("branching");
+    if (!disks->branch(disks, s->plan, error)) {
+        g_prefix_error(error, "no overlays of the disks: ");
+        return false;
+    }
+    ff_mutex_lock(&s->control->lock);
+    s->branched = true;
+    ff_mutex_unlock(&s->control->lock);
+    FF_FAULT_AT("branched");
+    return true;
+}
+
 static bool stop_guest(FfSnapshot *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
     vmm->state.one_way = true;
+    vmm->state.between = s->plan ? branch_disks : NULL;
+    vmm->state.between_opaque = s;
     s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
     if (!s->prepared) {
         return false;
@@ -322,6 +369,7 @@ static bool undo(FfSnapshot *s, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     state->one_way = false;
+    state->between = NULL;
     return state->undo(state, error); /* also what prepare() set before it failed */
 }
 
@@ -619,6 +667,7 @@ void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
     info->passes = st.passes;
     info->arm_us = st.arm_us;
     info->way = ff_writer_way_name(st.way);
+    info->disks = s->branched ? g_ptr_array_ref(s->plan) : NULL;
     memcpy(info->latency, st.latency, sizeof(info->latency));
     info->latency_p99_us = ff_latency_p99(info->latency);
 }
@@ -630,5 +679,6 @@ void ff_snapshot_clear(FfSnapshot *s)
     ff_output_free(s->output);
     g_byte_array_unref(s->state);
     g_free(s->numbers);
+    g_clear_pointer(&s->plan, g_ptr_array_unref);
     g_free(s->run_state);
 }

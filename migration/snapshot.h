@@ -36,6 +36,8 @@ typedef struct {
     GByteArray *state;    /* of the devices */
     GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
     GError *resume_error; /* its, until it is joined; NULL */
+    GPtrArray *plan;      /* FfDisk *; NULL: its disks are left alone */
+    bool branched;        /* lock; the guest writes to the overlays */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop */
     bool prepared;        /* the VMM has the settings for the inner migration */

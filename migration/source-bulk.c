@@ -23,6 +23,8 @@
 
 /* Around a request so much is sent before bulk returns to its order. */
 #define NEAR_BYTES (2ull << 20)
+/* So many runs of hot pages are kept, 24 bytes each. */
+#define HOT_RUNS (1u << 20)
 /* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
 #define TRIAL_RUNS 32
 
@@ -35,7 +37,7 @@ typedef struct {
     FfChannel *ch;
     unsigned index; /* of this sender among all of them, 0: the main channel's */
     uint64_t near;  /* bytes that are still sent around the last request */
-    guint recent;   /* where the search in s->recently_written goes on */
+    int hot;        /* which of s->hot this sender has taken; -1: none */
     unsigned block; /* where the search goes on */
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
@@ -143,21 +145,32 @@ static uint64_t longest(const Bulk *k, const FfBlock *b)
     return MAX(1, bytes / b->info.page_size);
 }
 
-/* The next run of what was written just before the stop. */
-static uint64_t claim_recent(Bulk *k, unsigned *block, uint64_t *first)
+/*
+ * The next run of what the guest writes most often. Such pages lie scattered. Where the link is the
+ * limit each goes alone: what comes with it would stand in front of the next one. Where the
+ * processor is the limit a full run costs little more than a page, so what follows comes along.
+ */
+static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
 {
     FfSource *s = k->s;
+    int n_hot = s->hot ? (int)s->hot->len : 0;
 
-    while (s->recently_written && k->recent < s->recently_written->len) {
-        const FfRun *r = &g_array_index(s->recently_written, FfRun, k->recent);
+    while (n_hot) {
+        if (k->hot < 0) {
+            k->hot = g_atomic_int_add(&s->next_hot, 1);
+        }
+        if (k->hot >= n_hot) {
+            break;
+        }
+        const FfRun *r = &g_array_index(s->hot, FfRun, k->hot);
         FfBlock *b = &s->ram->blocks[r->block];
-        uint64_t max = longest(k, b);
-        uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, r->first + r->n, max, first);
+        uint64_t max = longest(k, b), end = r->first + (k->prompt ? r->n : MAX(r->n, max));
+        uint64_t n = ff_bitmap_claim_run(&b->bitmap, r->first, MIN(end, b->n_pages), max, first);
         if (n) {
             *block = r->block;
             return n;
         }
-        k->recent++;
+        k->hot = -1;
     }
     return 0;
 }
@@ -183,7 +196,7 @@ static uint64_t claim_here(Bulk *k, uint64_t *first)
 
 static uint64_t claim_next(Bulk *k, unsigned *block, uint64_t *first)
 {
-    uint64_t n = k->near ? 0 : claim_recent(k, block, first);
+    uint64_t n = k->near ? 0 : claim_hot(k, block, first);
 
     if (n) {
         return n;
@@ -299,16 +312,27 @@ static void send_bulk(Bulk *k)
 static gpointer send_extra(gpointer p)
 {
     FfBulkChannel *x = p;
-    Bulk k = {.s = x->side, .ch = x->ch, .index = x->index - FF_INDEX_URGENT};
+    Bulk k = {.s = x->side, .ch = x->ch, .index = x->index - FF_INDEX_URGENT, .hot = -1};
 
     send_bulk(&k);
     return NULL;
 }
 
+/* Not earlier: it reads a byte for each page, and the guest would stand still meanwhile. On a new
+ * connection they are looked through once more: which of them were lost is not known. */
+static void begin_with_hot(FfSource *s)
+{
+    if (s->heat && !s->hot) {
+        s->hot = ff_heat_order(s->heat, HOT_RUNS);
+    }
+    g_clear_pointer(&s->heat, ff_heat_free);
+    g_atomic_int_set(&s->next_hot, 0);
+}
+
 gpointer ff_source_bulk(gpointer p)
 {
     FfSource *s = p;
-    Bulk k = {.s = s, .ch = s->conn->main};
+    Bulk k = {.s = s, .ch = s->conn->main, .hot = -1};
 
     ff_priority_bulk();
     int rc = s->holes_sent ? 0 : send_holes(s);
@@ -317,6 +341,7 @@ gpointer ff_source_bulk(gpointer p)
         ff_conn_lost(s->conn, s->conn->main, rc);
         return NULL;
     }
+    begin_with_hot(s);
     /* Not before the holes are claimed: looking at one fills it. */
     if (!s->conn->complete_at_grant) {
         set_link_bound(s, true);

@@ -14,9 +14,12 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "fault/fault.h"
 #include "migration/source-connect.h"
 #include "migration/source-send.h"
 #include "migration/tls.h"
+
+#define PATIENCE_OF_TESTS_MS 4000
 
 /* ---- does anybody answer ----------------------------------------------------------------------
  */
@@ -35,17 +38,23 @@ static FfChannel *open_second(FfSource *s, const FfAddress *address)
     return g_steal_pointer(&ch);
 }
 
+/* Milliseconds that a peer may say nothing; a test of it need not wait for so long. */
+static int patience(void)
+{
+    return FF_FAULT_CALL("patience", 0) ? PATIENCE_OF_TESTS_MS : FF_GREETING_DEADLINE_MS;
+}
+
 /* Returns 0 when the peer has said something. A QEMU that waits for its second channel gets one:
  * see plain.c. */
-static int await_first_byte(FfSource *s, const FfCall *call)
+static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
 {
     /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
     unsigned second = call->address && s->cfg->uri ? s->cfg->second_ms : 0;
-    int rc = ff_channel_wait_readable(call->ch, second ? (int)second : FF_GREETING_DEADLINE_MS);
+    int rc = ff_channel_wait_readable(call->ch, second ? (int)second : patience_ms);
 
     if (rc == -ETIMEDOUT && second) {
         s->plain->second = open_second(s, call->address);
-        rc = ff_channel_wait_readable(call->ch, FF_GREETING_DEADLINE_MS - (int)second);
+        rc = ff_channel_wait_readable(call->ch, patience_ms - (int)second);
     }
     return rc;
 }
@@ -53,7 +62,7 @@ static int await_first_byte(FfSource *s, const FfCall *call)
 static bool await_answer(FfSource *s, FfCall *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
-    int rc = await_first_byte(s, call);
+    int patience_ms = patience(), rc = await_first_byte(s, call, patience_ms);
 
     if (rc == 0) {
         return true;
@@ -65,8 +74,8 @@ static bool await_answer(FfSource *s, FfCall *call, GError **error)
                 "%s has accepted the connection and said nothing for %d s: neither farfault nor a "
                 "QEMU serves it now (its engine or its host hangs, or something else listens "
                 "there). The guest stays here: see to the destination, then migrate again%s%s",
-                ff_channel_peer(call->ch), FF_GREETING_DEADLINE_MS / 1000,
-                s->cfg->silence ? ". " : "", s->cfg->silence ? s->cfg->silence : "");
+                ff_channel_peer(call->ch), patience_ms / 1000, s->cfg->silence ? ". " : "",
+                s->cfg->silence ? s->cfg->silence : "");
     return false;
 }
 

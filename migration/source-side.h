@@ -16,6 +16,7 @@
 #ifndef FF_MIGRATION_SOURCE_SIDE_H
 #define FF_MIGRATION_SOURCE_SIDE_H
 
+#include "migration/heat.h"
 #include "migration/compress.h"
 #include "migration/connection.h"
 #include "migration/device-copy.h"
@@ -65,15 +66,17 @@ typedef struct FfSource {
     uint64_t asked[2 + FF_MAX_BULK], answered[2 + FF_MAX_BULK];
 
     /* Precopy. */
-    FfPrecopy *precopy;       /* NULL: writes are not tracked */
-    FfRounds *rounds;         /* set before its senders start; NULL: there is no precopy */
-    char *untracked;          /* lock; why not; can be NULL */
-    bool holes_sent;          /* all of them; coordinator, then bulk */
-    GArray *recently_written; /* FfRun, just before the stop; set before bulk starts; NULL: none */
+    FfPrecopy *precopy; /* NULL: writes are not tracked */
+    FfRounds *rounds;   /* set before its senders start; NULL: there is no precopy */
+    char *untracked;    /* lock; why not; can be NULL */
+    bool holes_sent;    /* all of them; coordinator, then bulk */
+    FfHeat *heat;       /* coordinator, then bulk; NULL: no looks were taken */
 
     /* Bulk. */
     GThread *bulk_thread;
     FfPace bulk_pace;
+    GArray *hot;   /* FfRun, what goes first; set before further senders start; NULL: none */
+    gint next_hot; /* atomic; the first of them that no sender has taken. Observers: all senders */
     bool link_bound; /* lock; the link is the limit, one bulk connection is enough */
     uint64_t pivot;  /* atomic; where the last request was: block and page + 1, 0 = none */
     FfCompressPolicy compress_policy; /* the sender's on the main channel */

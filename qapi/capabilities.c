@@ -172,6 +172,9 @@ static FfCapsCheck check_of(FfCall *call)
         .incoming_started =
             d->incoming || (d->migration && d->config.state->role == FF_ROLE_DESTINATION),
         .one_channel = !d->socket_address,
+        .may_restore = d->config.incoming && !strcmp(d->config.incoming, "defer") &&
+                       d->config.state->role != FF_ROLE_SOURCE && !d->config.state->info_len &&
+                       !is_native(d),
     };
 }
 
@@ -317,6 +320,9 @@ void ff_handle_set_capabilities(FfCall *call)
 {
     FfDriver *d = call->driver;
 
+    if (ff_call_when_over(call, ff_handle_set_capabilities)) {
+        return;
+    }
     if (d->migration && d->config.state->role == FF_ROLE_SOURCE) {
         ff_call_error(call, "There's a migration process in progress");
         return;

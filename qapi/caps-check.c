@@ -123,6 +123,9 @@ static const char *check_incoming(const FfCapsCheck *c)
 const char *ff_caps_check(const FfCapsCheck *c)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(rules); i++) {
+        if (c->may_restore && !strcmp(rules[i].on, "mapped-ram")) {
+            continue;
+        }
         if (c->version >= rules[i].from && c->version < rules[i].before &&
             ff_caps_after(c, rules[i].on) && ff_caps_after(c, rules[i].with) == rules[i].state) {
             return rules[i].error;

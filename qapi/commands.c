@@ -187,6 +187,14 @@ void ff_handle_migrate(FfCall *call)
          * claim to more time. */
         ff_migration_stop_waiting(d->migration);
     }
+    if (ff_call_when_over(call, ff_handle_migrate)) {
+        return;
+    }
+    g_autofree char *busy = ff_restore_is_busy(d);
+    if (busy) {
+        ff_call_error(call, "%s", busy);
+        return;
+    }
     if (d->migration) {
         ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE
                                 ? "There's a migration process in progress"

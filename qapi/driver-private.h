@@ -65,6 +65,7 @@ struct FfDriver {
     bool taking_back; /* an engine died before it gave its guest away: that is being undone */
     bool lifting;     /* or in a live snapshot: its protection is being taken away */
     GQueue waiting_restored; /* what waits for that; restore-settings.c */
+    GQueue waiting_over;     /* what came after a migration's last event; over.c */
 };
 
 typedef void (*FfHandler)(FfCall *call);
@@ -75,6 +76,7 @@ typedef struct {
     char *path; /* NULL: the client's file, which the call has */
     uint64_t offset, buffer;
     bool mapped;
+    char *disks;        /* folder; NULL */
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
@@ -296,6 +298,17 @@ void ff_snapshot_migrate(FfCall *call);
  * is hidden. */
 bool ff_driver_takes_snapshot(const FfDriver *driver);
 
+/* restore.c */
+void ff_handle_restore(FfCall *call); /* x-farfault-restore */
+/* A migrate-incoming whose capabilities are known asks for a lazy restore; with the parameters it
+ * becomes one. */
+bool ff_restore_is_wanted(FfCall *call);
+void ff_restore_incoming(FfCall *call);
+/* migrate-recover, of a migration that is a restore. */
+void ff_restore_recover(FfCall *call);
+/* Why nothing else can begin: memory still comes from a file (g_free); NULL: it does not. */
+char *ff_restore_is_busy(FfDriver *d);
+
 /* commands.c */
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;
@@ -308,6 +321,12 @@ void ff_handle_continue(FfCall *call);
 /* Whether the client has the capability "events"; an engine that adopts must know. */
 void ff_driver_want_events(FfDriver *driver, bool on);
 /* A migration begins, whose STATUS needs no event. */
+/* TRUE: this side's migration has had its last event, and is not taken down yet. NEXT is called
+ * with CALL when it is: a client that acts on the event is not told that a migration is under way.
+ */
+bool ff_call_when_over(FfCall *call, FfHandler next);
+/* It is taken down. */
+void ff_driver_migration_over(FfDriver *driver);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);

@@ -33,6 +33,7 @@ static const struct {
     {"migrate-pause", ff_handle_pause},
     {"x-farfault-revoke", ff_handle_revoke},
     {"x-farfault-dump", ff_handle_dump},
+    {"x-farfault-restore", ff_handle_restore},
     {"x-farfault-snapshot", ff_handle_snapshot},
     {"query-status", ff_handle_query_status},
     {"cont", ff_handle_cont},
@@ -306,6 +307,7 @@ void ff_driver_free(FfDriver *d)
     g_hash_table_unref(d->clients);
     g_hash_table_unref(d->waiting);
     g_queue_clear_full(&d->waiting_restored, g_free);
+    g_queue_clear_full(&d->waiting_over, g_free);
     g_free(d->globals);
     g_free(d);
 }

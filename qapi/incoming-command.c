@@ -103,7 +103,10 @@ static void command_decide(FfCall *call)
     d->events = ff_capability(call->capabilities, "events");
     if (d->incoming || d->migration) {
         ff_call_error(call, "The incoming migration has already been started");
-    } else if (!ff_policy_engine_carries(call) || call->tls.native) {
+    } else if (ff_restore_is_wanted(call)) {
+        ff_restore_incoming(call);
+    } else if (!ff_policy_engine_carries(call) || call->tls.native ||
+               call->target.kind == FF_URI_FILE) {
         pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
@@ -170,7 +173,8 @@ void ff_handle_incoming(FfCall *call)
     } else if (strcmp(config->incoming, "defer")) {
         ff_call_error(call, "The incoming migration has already been started");
     } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_URI_OTHER ||
-               call->target.kind == FF_URI_FILE ||
+               (call->target.kind == FF_URI_FILE &&
+                !(config->state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM)) ||
                (call->target.kind == FF_URI_FD && g_ascii_isdigit(call->target.name[0]))) {
         pass_native(call);
     } else {

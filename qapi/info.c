@@ -61,6 +61,22 @@ static JsonArray *latency_to_json(const FfMigrationInfo *info)
     return list;
 }
 
+static JsonArray *disks_to_json(const GPtrArray *disks)
+{
+    JsonArray *list = json_array_new();
+
+    for (guint i = 0; i < disks->len; i++) {
+        const FfDisk *d = disks->pdata[i];
+        JsonObject *o = json_object_new();
+
+        json_object_set_string_member(o, "name", d->name);
+        json_object_set_string_member(o, "base", d->base ? d->base : "");
+        json_object_set_string_member(o, "overlay", d->overlay);
+        json_array_add_object_element(list, o);
+    }
+    return list;
+}
+
 static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
 {
     JsonObject *o = json_object_new();
@@ -72,6 +88,18 @@ static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
     json_object_set_int_member(o, "passes", info->passes);
     json_object_set_int_member(o, "arm-us", (gint64)info->arm_us);
     json_object_set_string_member(o, "way", info->way);
+    if (info->disks) {
+        json_object_set_array_member(o, "disks", disks_to_json(info->disks));
+    }
+    return o;
+}
+
+static JsonObject *restore_to_json(const FfMigrationInfo *info)
+{
+    JsonObject *o = json_object_new();
+
+    json_object_set_int_member(o, "read-for-faults", (gint64)info->fault_bytes);
+    json_object_set_int_member(o, "read-by-fill", (gint64)info->fill_bytes);
     return o;
 }
 
@@ -98,6 +126,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     }
     if (info->snapshot) {
         json_object_set_object_member(own, "snapshot", snapshot_to_json(info));
+    }
+    if (info->restore) {
+        json_object_set_object_member(own, "restore", restore_to_json(info));
     }
     if (info->split) {
         json_object_set_object_member(own, "half", ff_split_to_json(info));
@@ -190,8 +221,23 @@ static char *snapshot_summary(const FfMigrationInfo *info)
         info->pages_zero, info->requests, info->write_waits);
 }
 
+static char *restore_summary(const FfMigrationInfo *info)
+{
+    return g_strdup_printf("farfault: restore %s%s%s%s: total %" PRId64 " ms, %" PRIu64
+                           " bytes read for faults, %" PRIu64
+                           " by the fill, pages of zeros %" PRIu64 ", faults %" PRIu64
+                           ", latency mean %.0f us p99 %.0f us",
+                           ff_status_name(info->status), info->error_desc ? " (" : "",
+                           info->error_desc ? info->error_desc : "", info->error_desc ? ")" : "",
+                           info->total_time, info->fault_bytes, info->fill_bytes, info->pages_zero,
+                           info->requests, info->latency_mean_us, info->latency_p99_us);
+}
+
 char *ff_info_summary(const FfMigrationInfo *info)
 {
+    if (info->restore) {
+        return restore_summary(info);
+    }
     if (info->snapshot) {
         return snapshot_summary(info);
     }

@@ -89,6 +89,7 @@ static void on_done(void *opaque)
     }
     d->taking_back = false;
     ff_driver_go_on(d);
+    ff_driver_migration_over(d);
     ff_driver_touch(d);
 }
 
@@ -185,7 +186,8 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->release_ram = ff_capability(capabilities, "release-ram");
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");
     config->validate_uuid = ff_capability(capabilities, "validate-uuid");
-    config->plain = d->config.state->peer == FF_PEER_WISH_AUTO && !config->snapshot.alone;
+    config->plain = d->config.state->peer == FF_PEER_WISH_AUTO && !config->snapshot.alone &&
+                    !config->restore.wanted;
     if (config->plain && ff_capability(capabilities, "multifd")) {
         config->silence = "Or it is a QEMU without farfault, which with multifd answers only when "
                           "all its channels are there: switch multifd off, or set x-farfault-peer "
@@ -243,6 +245,7 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
                                 .fd = d->config.inner_fd,
                                 .listen_fd = d->config.listener_fd,
                                 .device_fd = d->config.device_fd,
+                                .restore.fd = d->config.file_fd,
                                 .start_paused = ff_driver_adopts_paused(d)};
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
     g_autoptr(JsonNode) parameters = d->config.port->view(d->config.port_opaque, true);

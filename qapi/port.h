@@ -74,6 +74,7 @@ typedef struct {
     int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
     int inner_fd;         /* of a migration whose engine died, -1: none */
     int device_fd;        /* the same: the copy of its device state, -1: none */
+    int file_fd;          /* the same: the file that it is restored from, -1: none */
     int listener_fd;      /* the same: where its source comes to, -1: none */
     GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
                              had been greeted. Can be NULL */

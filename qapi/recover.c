@@ -188,6 +188,10 @@ void ff_handle_recover(FfCall *call)
         return;
     }
     ff_uri_parse(&call->target, ff_json_string(call->args, "uri"));
+    if (ff_migration_is_restore(d->migration)) {
+        ff_restore_recover(call);
+        return;
+    }
     if (!is_possible(call)) {
         return;
     }

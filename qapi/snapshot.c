@@ -97,6 +97,7 @@ static void start(FfCall *call)
                                          .offset = r->offset,
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,
+                                         .disks = r->disks,
                                          .alone = r->own,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
@@ -252,6 +253,9 @@ void ff_handle_snapshot(FfCall *call)
 {
     FfDriver *d = call->driver;
 
+    if (ff_call_when_over(call, ff_handle_snapshot)) {
+        return;
+    }
     if (d->taking_back) { /* nobody who asks now has to hear of it */
         ff_call_when_restored(call, ff_handle_snapshot);
         return;
@@ -264,12 +268,19 @@ void ff_handle_snapshot(FfCall *call)
     r->mapped = g_strcmp0(ff_json_string(call->args, "format"), "stream") != 0;
     r->offset = json_object_get_int_member_with_default(call->args, "offset", 0);
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
+    r->disks = g_strdup(ff_json_string(call->args, "disks"));
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
-    if (d->migration || d->incoming) {
+    g_autofree char *busy = ff_restore_is_busy(d);
+
+    if (busy) {
+        ff_call_error(call, "%s", busy);
+    } else if (d->migration || d->incoming) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
+    } else if (r->disks && !g_path_is_absolute(r->disks)) {
+        ff_call_error(call, "'disks' has to be an absolute path");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-snapshot needs 'file' or 'fdname'");
     } else if (name) {

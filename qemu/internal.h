@@ -49,4 +49,9 @@ static inline FfQemu *ff_qemu_of_state(FfVmmState *state)
     return (FfQemu *)ff_vmm_of_state(state);
 }
 
+static inline FfQemu *ff_qemu_of_disks(FfVmmDisks *disks)
+{
+    return (FfQemu *)ff_vmm_of_disks(disks);
+}
+
 #endif

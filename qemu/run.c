@@ -70,7 +70,8 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-status", NULL), ff_qemu_ask(qemu, "stop", NULL),
                           ff_qemu_ask(qemu, "query-status", NULL)};
     FfQmpCall *registers = ff_qemu_ask_registers(qemu);
-    bool saves = !save || ff_qemu_begin_stream(qemu, &late);
+    bool together = save && !qemu->vmm.state.between;
+    bool saves = !together || ff_qemu_begin_stream(qemu, &late);
     g_autoptr(JsonNode) was = ff_qemu_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_qemu_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_qemu_answer(asked[2], "query-status", &early);
@@ -83,6 +84,10 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     *before = stopped_state(was, is, error);
     if (!*before) {
         return false;
+    }
+    if (save && !together) {
+        saves = qemu->vmm.state.between(qemu->vmm.state.between_opaque, &late) &&
+                ff_qemu_begin_stream(qemu, &late);
     }
     if (!saves) {
         g_propagate_error(error, g_steal_pointer(&late));

@@ -38,6 +38,7 @@ typedef struct {
  * apart: dirty-bitmaps, validate-uuid, ...) stays the client's. */
 static const Capability capabilities_for_inner[] = {
     {"x-ignore-shared", true},
+    {"mapped-ram", false},
     {"return-path", true},
     {"late-block-activate", true},
     {"events", true}, /* waits are for MIGRATION events */

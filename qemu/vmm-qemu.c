@@ -8,9 +8,11 @@
 #include "qemu/vmm-qemu.h"
 
 #include "qemu/abandon.h"
+#include "qemu/address.h"
 #include "qemu/check.h"
 #include "qemu/device-state.h"
 #include "qemu/discards.h"
+#include "qemu/disks.h"
 #include "qemu/drain.h"
 #include "qemu/internal.h"
 #include "qemu/nested.h"
@@ -43,6 +45,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                 .vcpu_threads = ff_qemu_vcpu_threads},
         .memory = {.check = ff_qemu_check,
                    .blocks = blocks,
+                   .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
                    .gives_back = ff_qemu_gives_back},
@@ -60,6 +63,9 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
+        .disks = {.plan = ff_qemu_plan_disks,
+                  .flush = ff_qemu_flush_disks,
+                  .branch = ff_qemu_branch_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;

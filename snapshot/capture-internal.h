@@ -16,12 +16,17 @@ struct FfCapture {
     FfPager pager; /* first: the fault thread's way back to us */
     FfCaptureBlock *blocks;
     unsigned n_blocks;
+    const FfCaptureWords *words;
+    FfRun *runs; /* what is captured, by address */
+    unsigned n_runs;
+    int pagemap_fd;
     FfSpace *space;
     FfProtect *protect;
     GThread *fault_thread;
     FfHuge *huge; /* mappings that protection splits */
     int pidfd;
     void (*at_fault_thread)(void);
+    bool stands;
     pthread_mutex_t lock;
     FfWriter *writer;      /* lock; NULL: not yet, or it goes in a row */
     int wake_fd;           /* eventfd: there may be something to do; of ff_capture_stream() */

@@ -66,10 +66,10 @@ static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error
     return true;
 }
 
-static bool fail(int rc, GError **error)
+static bool fail(const Stream *s, int rc, GError **error)
 {
-    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "guest RAM cannot be saved: %s",
-                g_strerror(-rc));
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s cannot be saved: %s",
+                s->c->words->memory, g_strerror(-rc));
     return false;
 }
 
@@ -79,7 +79,7 @@ static bool put_claimed(Stream *s, const FfRun *run, GError **error)
     int rc = ff_protect_read(s->c->protect, run, s->copy);
 
     rc = rc < 0 ? rc : ff_protect_done(s->c->protect, run);
-    return rc < 0 ? fail(rc, error) : put(s, run, s->copy, error);
+    return rc < 0 ? fail(s, rc, error) : put(s, run, s->copy, error);
 }
 
 /* One page of the buffer. FALSE: there is none, or *OK is FALSE. */

@@ -34,6 +34,13 @@
 /* Of one step of a pass, bytes: so soon a cancel is heard. */
 #define STEP (64ull << 20)
 
+static const FfCaptureWords guest_words = {
+    .memory = "guest RAM",
+    .busy = "a migration of it is under way, or QEMU takes a snapshot by itself",
+    .needs = "live snapshots need Linux 5.19 with CONFIG_PTE_MARKER_UFFD_WP",
+    .given_back = "pages were given back by the guest while they were saved",
+};
+
 /* ---- what the space tells ----------------------------------------------------------------------
  */
 
@@ -52,6 +59,14 @@ static void wake_writer(FfCapture *c)
 
 /* Fault thread, or the writer itself. */
 static void on_page(FfPager *p, const FfRun *run)
+{
+    wake_writer((FfCapture *)(void *)p);
+}
+
+/* Fault thread, the space being locked. Who waits for a page that was just being kept waits in
+ * vain.
+ */
+static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
 {
     wake_writer((FfCapture *)(void *)p);
 }
@@ -86,6 +101,14 @@ static bool fail(GError **error, int rc, const char *what)
     return false;
 }
 
+/* WHAT: what the memory cannot be. */
+static bool fail_memory(const FfCapture *c, GError **error, int rc, const char *what)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s cannot be %s: %s",
+                c->words->memory, what, g_strerror(-rc));
+    return false;
+}
+
 static FfRegions *find_regions(const FfCaptureConfig *cfg, GError **error)
 {
     g_autofree int *fds = g_new(int, cfg->n_blocks);
@@ -98,10 +121,8 @@ static FfRegions *find_regions(const FfCaptureConfig *cfg, GError **error)
     return ff_regions_new(cfg->maps_fd, fds, sizes, cfg->n_blocks, error);
 }
 
-static int fill_space(FfCapture *c, const FfRegions *regions)
+static int fill_space(FfCapture *c, const FfRegion *r, unsigned n)
 {
-    unsigned n;
-    const FfRegion *r = ff_regions_all(regions, &n);
     int rc = 0;
 
     for (unsigned i = 0; i < c->n_blocks && rc >= 0; i++) {
@@ -113,15 +134,23 @@ static int fill_space(FfCapture *c, const FfRegions *regions)
     return rc < 0 ? rc : 0;
 }
 
-/* Before the first protection. */
-static void note_huge(FfCapture *c, const FfRegions *regions, int pagemap_fd)
+static void note_runs(FfCapture *c, const FfRegion *r, unsigned n)
 {
-    unsigned n;
-    const FfRegion *r = ff_regions_all(regions, &n);
-
+    c->runs = g_new(FfRun, n);
+    c->n_runs = n;
     for (unsigned i = 0; i < n; i++) {
-        if (c->blocks[r[i].file].backing.kind == FF_BACKING_SHARED) {
-            ff_huge_note(c->huge, pagemap_fd, r[i].file, r[i].addr, r[i].offset, r[i].len);
+        uint64_t ps = c->blocks[r[i].file].backing.page_size;
+        c->runs[i] = (FfRun){r[i].file, r[i].offset / ps, r[i].len / ps};
+        c->pages += c->runs[i].n;
+    }
+}
+
+/* Before the first protection. */
+static void note_huge(FfCapture *c, const FfRegion *r, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (c->blocks[r[i].file].backing.kind != FF_BACKING_HUGETLB) {
+            ff_huge_note(c->huge, c->pagemap_fd, r[i].file, r[i].addr, r[i].offset, r[i].len);
         }
     }
 }
@@ -132,48 +161,55 @@ static void restore_huge(FfCapture *c)
     g_autofree int *fds = g_new(int, c->n_blocks);
 
     for (unsigned i = 0; i < c->n_blocks; i++) {
-        fds[i] = c->blocks[i].backing.fd;
+        bool is_file = c->blocks[i].backing.kind != FF_BACKING_PRIVATE;
+        fds[i] = is_file ? c->blocks[i].backing.fd : -1;
     }
     if (c->pidfd >= 0) {
-        ff_huge_restore(c->huge, fds, c->pidfd, RESTORE_MS);
+        ff_huge_restore(c->huge, fds, c->pagemap_fd, c->pidfd, RESTORE_MS);
     }
 }
 
 static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
 {
-    g_autoptr(FfRegions) regions = find_regions(cfg, error);
-    unsigned block = 0;
+    g_autoptr(FfRegions) regions = NULL;
+    const FfRegion *r = cfg->ranges;
+    unsigned block = 0, n = cfg->n_ranges;
 
-    if (!regions) {
-        return false;
+    if (!r) {
+        regions = find_regions(cfg, error);
+        if (!regions) {
+            return false;
+        }
+        r = ff_regions_all(regions, &n);
     }
     if (c->wake_fd < 0) {
         return fail(error, -errno, "eventfd");
     }
-    c->space = ff_space_new(&(FfSpaceConfig){.uffd = cfg->uffd,
-                                             .features = FF_UFFD_PROTECTION,
-                                             .pagemap_fd = cfg->pagemap_fd,
-                                             .pager = &c->pager,
-                                             .ops = &space_ops,
-                                             .opaque = c});
-    int rc = c->space ? fill_space(c, regions) : -errno;
+    c->space = ff_space_new(
+        &(FfSpaceConfig){.uffd = cfg->uffd,
+                         .features = cfg->features ? cfg->features : FF_UFFD_PROTECTION,
+                         .pagemap_fd = cfg->pagemap_fd,
+                         .pager = &c->pager,
+                         .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
+                         .ops = &space_ops,
+                         .opaque = c});
+    int rc = c->space ? fill_space(c, r, n) : -errno;
     rc = rc < 0 ? rc : ff_protect_new(c->space, cfg->buffer, &c->protect);
     if (rc < 0) {
-        return fail(error, rc, "guest RAM cannot be watched");
+        return fail_memory(c, error, rc, "watched");
     }
     ff_protect_set_around(c->protect, AROUND);
-    note_huge(c, regions, cfg->pagemap_fd);
+    note_runs(c, r, n);
+    note_huge(c, r, n);
     rc = ff_space_register(c->space, UFFDIO_REGISTER_MODE_WP, &block);
     if (rc == -EBUSY) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
-                    "guest RAM '%s' is watched by another userfaultfd: a migration of it is under "
-                    "way, or QEMU takes a snapshot by itself",
-                    c->blocks[block].name);
+                    "%s '%s' is watched by another userfaultfd: %s", c->words->memory,
+                    c->blocks[block].name, c->words->busy);
     } else if (rc < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
-                    "writes to guest RAM '%s' cannot be held up (%s): live snapshots need Linux "
-                    "5.19 with CONFIG_PTE_MARKER_UFFD_WP",
-                    c->blocks[block].name, g_strerror(-rc));
+                    "writes to %s '%s' cannot be held up (%s): %s", c->words->memory,
+                    c->blocks[block].name, g_strerror(-rc), c->words->needs);
     }
     return rc == 0;
 }
@@ -183,17 +219,18 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     FfCapture *c = g_new0(FfCapture, 1);
 
     c->pager.written = c->pager.full = on_page;
+    c->pager.removed = on_removed;
     c->blocks = g_memdup2(cfg->blocks, cfg->n_blocks * sizeof(*cfg->blocks));
     c->n_blocks = cfg->n_blocks;
     c->at_fault_thread = cfg->fault_thread;
+    c->stands = cfg->stands;
     c->pidfd = cfg->pidfd;
+    c->pagemap_fd = cfg->pagemap_fd;
+    c->words = cfg->words ? cfg->words : &guest_words;
     c->huge = ff_huge_new();
     pthread_mutex_init(&c->lock, NULL);
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    for (unsigned i = 0; i < c->n_blocks; i++) {
-        c->pages += c->blocks[i].backing.size / c->blocks[i].backing.page_size;
-    }
     if (!make_space(c, cfg, error)) {
         ff_capture_end(c);
         ff_capture_free(c);
@@ -206,19 +243,12 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
 /* ---- up to the instant -------------------------------------------------------------------------
  */
 
-static FfRun all_of(const FfCapture *c, unsigned block)
-{
-    const FfBacking *b = &c->blocks[block].backing;
-
-    return (FfRun){block, 0, b->size / b->page_size};
-}
-
 bool ff_capture_goes_on(FfCapture *c, GError **error)
 {
     int rc = __atomic_load_n(&c->failed, __ATOMIC_ACQUIRE);
 
     if (rc < 0) {
-        return fail(error, rc, "guest RAM cannot be watched any more");
+        return fail_memory(c, error, rc, "watched any more");
     }
     if (__atomic_load_n(&c->cancelled, __ATOMIC_ACQUIRE)) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "it was cancelled");
@@ -231,14 +261,15 @@ bool ff_capture_goes_on(FfCapture *c, GError **error)
 static bool pass(FfCapture *c, uint64_t *n, GError **error)
 {
     *n = 0;
-    for (unsigned i = 0; i < c->n_blocks; i++) {
-        const FfRun all = all_of(c, i);
-        uint64_t step = MAX(1, STEP / c->blocks[i].backing.page_size), one;
-        for (FfRun run = {i, 0, 0}; run.first < all.n; run.first += run.n) {
-            run.n = MIN(step, all.n - run.first);
+    for (unsigned i = 0; i < c->n_runs; i++) {
+        const FfRun *all = &c->runs[i];
+        uint64_t step = MAX(1, STEP / c->blocks[all->block].backing.page_size), one;
+        for (FfRun run = {all->block, all->first, 0}; run.first < all->first + all->n;
+             run.first += run.n) {
+            run.n = MIN(step, all->first + all->n - run.first);
             int rc = ff_protect_prepare(c->protect, &run, &one);
             if (rc < 0) {
-                return fail(error, rc, "guest RAM cannot be protected");
+                return fail_memory(c, error, rc, "protected");
             }
             if (!ff_capture_goes_on(c, error)) {
                 return false;
@@ -269,14 +300,12 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     int64_t begin = g_get_monotonic_time();
     int rc = 0;
 
-    ff_protect_set_still(c->protect, true);
-    for (unsigned i = 0; i < c->n_blocks && rc == 0; i++) {
-        const FfRun all = all_of(c, i);
-        rc = ff_protect_arm(c->protect, &all);
+    ff_protect_set_still(c->protect, c->stands);
+    for (unsigned i = 0; i < c->n_runs && rc == 0; i++) {
+        rc = ff_protect_arm(c->protect, &c->runs[i]);
     }
     __atomic_store_n(&c->arm_us, (uint64_t)(g_get_monotonic_time() - begin), __ATOMIC_RELAXED);
-    return rc == 0 ? ff_capture_goes_on(c, error)
-                   : fail(error, rc, "guest RAM cannot be protected");
+    return rc == 0 ? ff_capture_goes_on(c, error) : fail_memory(c, error, rc, "protected");
 }
 
 bool ff_capture_stood(FfCapture *c, GError **error)
@@ -327,8 +356,8 @@ bool ff_capture_has_all(FfCapture *c, GError **error)
     uint64_t lost = ff_protect_lost(c->protect);
 
     if (lost) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
-                    "the guest gave back %" PRIu64 " pages while they were saved", lost);
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%" PRIu64 " %s", lost,
+                    c->words->given_back);
     }
     return lost == 0;
 }
@@ -394,6 +423,7 @@ void ff_capture_free(FfCapture *c)
     }
     pthread_mutex_destroy(&c->lock);
     g_free(c->blocks);
+    g_free(c->runs);
     g_free(c);
 }
 
@@ -408,6 +438,11 @@ void ff_capture_cancel(FfCapture *c)
         ff_writer_cancel(c->writer);
     }
     pthread_mutex_unlock(&c->lock);
+    wake_writer(c);
+}
+
+void ff_capture_wake(FfCapture *c)
+{
     wake_writer(c);
 }
 

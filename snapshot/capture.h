@@ -18,12 +18,22 @@
 #include "snapshot/writer-io.h"
 #include "uffd/backing.h"
 #include "uffd/bitmap.h"
+#include "uffd/regions.h"
+#include "uffd/run.h"
 
 typedef struct {
     const char *name; /* for errors */
     FfBacking backing;
     const void *map; /* as FfWriterBlock.map */
 } FfCaptureBlock;
+
+/* Parts of errors. */
+typedef struct {
+    const char *memory;     /* what it is: "guest RAM" */
+    const char *busy;       /* why another userfaultfd may have it; what to do */
+    const char *needs;      /* what is missing where it cannot be protected */
+    const char *given_back; /* "%" PRIu64 " " and then this: of pages that are lost */
+} FfCaptureWords;
 
 typedef struct {
     int uffd;       /* for protection alone, after UFFDIO_API; borrowed */
@@ -32,8 +42,15 @@ typedef struct {
     int pidfd;      /* likewise; -1: huge mappings are not made again */
     const FfCaptureBlock *blocks;
     unsigned n_blocks;
-    uint64_t buffer;            /* bytes, as of ff_protect_new() */
-    void (*fault_thread)(void); /* called by the fault thread when it begins; can be NULL */
+    /* What of the blocks is where; FfRegion.file is the block. NULL: all of each, which is looked
+     * for in maps_fd. */
+    const FfRegion *ranges;
+    unsigned n_ranges;
+    uint64_t features;           /* that the userfaultfd has; 0: FF_UFFD_PROTECTION */
+    const FfCaptureWords *words; /* static; NULL: those of a guest */
+    uint64_t buffer;             /* bytes, as of ff_protect_new() */
+    void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
+    bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */
 } FfCaptureConfig;
 
 #define FF_CAPTURE_BUCKETS 32
@@ -61,13 +78,14 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error);
 /* Protects what is not protected, again and again, until little is left for ff_capture_arm(). The
  * process runs. */
 bool ff_capture_prepare(FfCapture *c, GError **error);
-/* The instant: nobody writes to the memory from before this call until ff_capture_stood(). Who does
- * all the same never waits. */
+/* The instant: nobody writes to the memory from before this call until ff_capture_stood(). With
+ * .stands who does all the same never waits, and is noticed. */
 bool ff_capture_arm(FfCapture *c, GError **error);
-/* From now on everybody may write. FALSE and ERROR: somebody has written before. */
+/* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
 bool ff_capture_stood(FfCapture *c, GError **error);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
- * PLACES[i] (multiple of 4096). Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
+ * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
+ * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
  * disk; the process gave memory back. WAY: the best that may be used. */
 bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way,
                       GError **error);
@@ -76,6 +94,20 @@ bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay 
 typedef bool FfCapturePut(void *opaque, unsigned block, uint64_t page, const uint8_t *bytes,
                           GError **error);
 bool ff_capture_stream(FfCapture *c, FfCapturePut *put, void *opaque, GError **error);
+/* To somebody who wants some pages at once, and those that somebody writes to in time; the others
+ * stay where they are. */
+typedef struct {
+    /* A page that is waited for; it is asked for again until it was put. FALSE: none. */
+    bool (*next)(void *opaque, FfRun *page);
+    /* RUN holds DATA, once for each page. FALSE and ERROR: enough. */
+    bool (*put)(void *opaque, const FfRun *run, const void *data, GError **error);
+    /* Nobody wants anything any more. */
+    bool (*is_over)(void *opaque);
+} FfCaptureTaker;
+/* Returns when it is over, and all that was kept by then is no more than dropped. */
+bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, GError **error);
+/* Any thread: there may be something to do for ff_capture_serve(). */
+void ff_capture_wake(FfCapture *c);
 /* After ff_capture_write(): the pages of BLOCK that the file has, the others are zero. */
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block);
 /* Lets everybody go on who waits, takes the memory out of the userfaultfd, and ends the fault

@@ -79,19 +79,19 @@ static bool look_for_frames(FfInput *in, GError **error)
     return in->packed != NULL;
 }
 
-FfInput *ff_input_open(const char *path, GError **error)
+FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
 {
     g_autoptr(FfInput) in = g_new0(FfInput, 1);
     struct stat st;
 
-    in->path = g_strdup(path);
-    in->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
-    if (in->fd < 0 || fstat(in->fd, &st) < 0) {
+    in->path = g_strdup(name);
+    in->fd = fd;
+    if (fstat(in->fd, &st) < 0) {
         fail_errno(in, errno, error);
         return NULL;
     }
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE, "%s: not a regular file", path);
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE, "%s: not a regular file", name);
         return NULL;
     }
     off_t end = lseek(in->fd, 0, SEEK_END);
@@ -102,6 +102,18 @@ FfInput *ff_input_open(const char *path, GError **error)
     in->file_size = end;
     in->stored = S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : in->file_size;
     return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+FfInput *ff_input_open(const char *path, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+
+    if (fd < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path,
+                    g_strerror(errno));
+        return NULL;
+    }
+    return ff_input_open_fd(fd, path, error);
 }
 
 FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error)

@@ -18,6 +18,8 @@ typedef struct FfInput FfInput;
 /* Opens PATH. ERROR (G_IO_ERROR) if that fails, it is no regular file or block device, or its table
  * of frames is not right. */
 FfInput *ff_input_open(const char *path, GError **error);
+/* The same for FD (taken), which is NAME in errors. */
+FfInput *ff_input_open_fd(int fd, const char *name, GError **error);
 /* The same for DATA, which the caller keeps: for fuzzing. NAME stands in errors. */
 FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error);
 void ff_input_free(FfInput *in);

@@ -29,6 +29,7 @@ static char *named;
 struct FfOutput {
     char *path, *part; /* part: NULL, it has no name yet */
     bool is_given;     /* by somebody who knows what becomes of it */
+    bool replaces;     /* another of its name; and catches no signals */
     int fd;
     uint64_t at; /* of gathered[0] */
     size_t n;
@@ -66,27 +67,36 @@ static void catch_signals(char *name)
     }
 }
 
+/* It has no such name (any more). */
+static void forget_part(FfOutput *o)
+{
+    if (!o->replaces) {
+        catch_signals(NULL);
+        named = NULL;
+    }
+    g_clear_pointer(&o->part, g_free);
+}
+
 static void remove_part(FfOutput *o)
 {
     unlink(o->part);
-    catch_signals(NULL);
-    named = NULL;
-    g_clear_pointer(&o->part, g_free);
+    forget_part(o);
 }
 
 static bool open_with_name(FfOutput *o, GError **error)
 {
     for (unsigned tries = 0; tries < 100; tries++) {
         o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
-        catch_signals(o->part);
+        if (!o->replaces) {
+            catch_signals(o->part);
+        }
         o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (o->fd >= 0) {
             return true;
         }
         int err = errno;
 
-        catch_signals(NULL);
-        g_clear_pointer(&o->part, g_free);
+        forget_part(o);
         if (err != EEXIST) {
             return fail(o, err, error);
         }
@@ -94,7 +104,7 @@ static bool open_with_name(FfOutput *o, GError **error)
     return fail(o, EEXIST, error);
 }
 
-FfOutput *ff_output_new(const char *path, GError **error)
+static FfOutput *new_output(const char *path, bool replaces, GError **error)
 {
     g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
     g_autofree char *directory = g_path_get_dirname(path);
@@ -102,8 +112,9 @@ FfOutput *ff_output_new(const char *path, GError **error)
 
     o->path = g_strdup(path);
     o->fd = -1;
+    o->replaces = replaces;
     o->gathered = g_malloc(GATHER);
-    if (lstat(path, &st) == 0) {
+    if (!replaces && lstat(path, &st) == 0) {
         fail(o, EEXIST, error);
         return NULL;
     }
@@ -116,6 +127,16 @@ FfOutput *ff_output_new(const char *path, GError **error)
         return NULL;
     }
     return open_with_name(o, error) ? g_steal_pointer(&o) : NULL;
+}
+
+FfOutput *ff_output_new(const char *path, GError **error)
+{
+    return new_output(path, false, error);
+}
+
+FfOutput *ff_output_new_replacing(const char *path, GError **error)
+{
+    return new_output(path, true, error);
 }
 
 FfOutput *ff_output_new_nameless(const char *path, GError **error)
@@ -288,22 +309,52 @@ static bool rename_part(const FfOutput *o)
     return rename(o->part, o->path) == 0; /* the engine may not */
 }
 
+/* A second name for the file without one. */
+static bool link_to(const FfOutput *o, const char *path)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", o->fd);
+
+    return linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0;
+}
+
+/* A name beside the final one, of a file that has none yet: linkat() replaces nothing. */
+static bool link_part(FfOutput *o)
+{
+    for (unsigned tries = 0; tries < 100; tries++) {
+        o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
+        if (link_to(o, o->part)) {
+            return true;
+        }
+        g_clear_pointer(&o->part, g_free);
+        if (errno != EEXIST) {
+            return false;
+        }
+    }
+    return false;
+}
+
+static bool replace(FfOutput *o, GError **error)
+{
+    if ((!o->part && !link_part(o)) || renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, 0) < 0) {
+        return fail(o, errno, error);
+    }
+    forget_part(o);
+    return true;
+}
+
 static bool give_name(FfOutput *o, GError **error)
 {
+    if (o->replaces) {
+        return replace(o, error);
+    }
     if (o->part) {
         if (!rename_part(o)) {
             return fail(o, errno, error);
         }
-        catch_signals(NULL);
-        named = NULL;
-        g_clear_pointer(&o->part, g_free);
+        forget_part(o);
         return true;
     }
-    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", o->fd);
-    if (linkat(AT_FDCWD, self, AT_FDCWD, o->path, AT_SYMLINK_FOLLOW) < 0) {
-        return fail(o, errno, error);
-    }
-    return true;
+    return link_to(o, o->path) || fail(o, errno, error);
 }
 
 bool ff_output_commit(FfOutput *o, GError **error)
@@ -329,7 +380,9 @@ bool ff_output_commit(FfOutput *o, GError **error)
                    errno != EINVAL)) { /* EINVAL: it cannot be asked to */
         int err = errno;
 
-        unlink(o->path); /* it may not outlive a crash: it is not there */
+        if (!o->replaces) {
+            unlink(o->path); /* it may not outlive a crash: it is not there */
+        }
         if (fd >= 0) {
             close(fd);
         }

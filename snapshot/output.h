@@ -20,6 +20,10 @@ typedef struct FfOutput FfOutput;
 
 /* NULL and ERROR (G_IO_ERROR): PATH is there already, or nothing can be made beside it. */
 FfOutput *ff_output_new(const char *path, GError **error);
+/* The same for a library: a file that is there is replaced in one step by ff_output_commit(), and
+ * no signal is caught. What a process that is killed leaves behind is PATH.XXXXXXXX.part at most,
+ * never a part of PATH. */
+FfOutput *ff_output_new_replacing(const char *path, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). */
 FfOutput *ff_output_new_nameless(const char *path, GError **error);
 /* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. */

@@ -31,3 +31,27 @@ bool ff_run_state_set_running(uint8_t *stream, size_t n)
     memcpy(found + AT_LENGTH, running, sizeof(running));
     return true;
 }
+
+/* Names of QEMU's run states are shorter. */
+#define LONGEST 32
+
+char *ff_run_state_read(const uint8_t *stream, size_t n)
+{
+    const uint8_t *found = memmem(stream, n, paused, AT_LENGTH);
+    size_t left = found ? n - (found + AT_LENGTH - stream) : 0, length;
+    const char *name = (const char *)found + AT_LENGTH + 4;
+
+    if (left < 4 + LONGEST) {
+        return g_strdup("running");
+    }
+    if (memmem(name, left - 4, paused, AT_LENGTH)) {
+        return g_strdup("paused"); /* two: one of them may be the guest's own doing */
+    }
+    length = strnlen(name, LONGEST);
+    for (size_t i = 0; i < length; i++) {
+        if (!g_ascii_islower(name[i]) && name[i] != '-') {
+            return g_strdup("running");
+        }
+    }
+    return length && length < LONGEST ? g_strndup(name, length) : g_strdup("running");
+}

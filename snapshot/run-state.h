@@ -14,4 +14,8 @@
  * as they were, as they do not say "paused", or it is not clear where. */
 bool ff_run_state_set_running(uint8_t *stream, size_t n);
 
+/* The run state that N bytes of STREAM name (g_free); "running" if they name none, "paused" if
+ * it is not clear which. */
+char *ff_run_state_read(const uint8_t *stream, size_t n);
+
 #endif

@@ -23,7 +23,7 @@
 #define LIMIT_BLOCKS 4096
 
 /* Commands of a migration over a connection; in a file they say nothing. */
-enum { COMMAND_OPEN_RETURN_PATH = 1, COMMAND_PING = 2, COMMAND_POSTCOPY_ADVISE = 3 };
+enum { COMMAND_PING = 2, COMMAND_POSTCOPY_ADVISE = 3 };
 
 /* Head of an image of "virsh save", in the byte order of the host; then DATA_LEN bytes of XML. */
 typedef struct {
@@ -260,7 +260,7 @@ static void read_command(FfCursor *c)
             ff_cursor_fail(c, "was saved with postcopy-ram on, and huge pages: cannot be read");
         }
         ff_cursor_u64(c);
-    } else if (command == COMMAND_OPEN_RETURN_PATH || command == COMMAND_PING ||
+    } else if (command == FF_COMMAND_OPEN_RETURN_PATH || command == COMMAND_PING ||
                command == COMMAND_POSTCOPY_ADVISE) {
         ff_cursor_bytes(c, n);
     } else {

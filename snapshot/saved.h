@@ -57,6 +57,7 @@ enum {
     FF_RECORD_COMPRESSED = 0x100,
     FF_RECORD_MULTIFD_FLUSH = 0x200,
 };
+#define FF_COMMAND_OPEN_RETURN_PATH 1
 /* QEMU 10, machine types from 10.0 on: stands before the END of "ram". */
 #define FF_COMMAND_SWITCHOVER_START 11
 

@@ -11,19 +11,40 @@
 #include "snapshot/encode.h"
 #include "snapshot/tail.h"
 
-bool ff_stream_writer_begin(FfStreamWriter *w, const FfSaved *s, FfOutput *o, GError **error)
+/* ADDRESSES NULL: a stream without x-ignore-shared. */
+static bool begin(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses, FfOutput *o,
+                  GError **error)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
     *w = (FfStreamWriter){.s = s, .o = o, .block = -1};
-    ff_encode_head(b, s, NULL);
+    ff_encode_head(b, s, addresses ? "x-ignore-shared" : NULL);
     for (guint i = 0; i < s->blocks->len; i++) {
         ff_encode_block(b, ff_saved_block(s, i));
+        if (addresses) {
+            ff_encode_number(b, addresses[i], 8);
+        }
     }
     ff_encode_eos(b, s);
+    if (addresses) {
+        ff_encode_number(b, FF_SECTION_COMMAND, 1);
+        ff_encode_number(b, FF_COMMAND_OPEN_RETURN_PATH, 2);
+        ff_encode_number(b, 0, 2);
+    }
     ff_encode_number(b, FF_SECTION_PART, 1);
     ff_encode_number(b, s->section, 4);
     return ff_output_append(o, b->data, b->len, error);
+}
+
+bool ff_stream_writer_begin(FfStreamWriter *w, const FfSaved *s, FfOutput *o, GError **error)
+{
+    return begin(w, s, NULL, o, error);
+}
+
+bool ff_stream_writer_begin_devices(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses,
+                                    FfOutput *o, GError **error)
+{
+    return begin(w, s, addresses, o, error);
 }
 
 bool ff_stream_writer_put(FfStreamWriter *w, guint block, uint64_t page, const uint8_t *bytes,

@@ -85,6 +85,23 @@ static bool put_all(FfSaved *s, FfOutput *o, GError **error)
     return ff_stream_writer_end(&c.w, error);
 }
 
+bool ff_write_devices(FfSaved *s, const uint64_t *addresses, const bool *left_out, FfOutput *o,
+                      GError **error)
+{
+    g_autofree uint8_t *piece = g_malloc(PIECE);
+    Copy c = {.s = s, .piece = piece};
+
+    if (!ff_stream_writer_begin_devices(&c.w, s, addresses, o, error)) {
+        return false;
+    }
+    for (guint i = 0; i < s->blocks->len; i++) {
+        if (!left_out[i] && !put_block(&c, i, error)) {
+            return false;
+        }
+    }
+    return ff_stream_writer_end(&c.w, error);
+}
+
 bool ff_write_stream(FfSaved *s, FfOutput *o, uint64_t base, GError **error)
 {
     /* mapped-ram has no pages among its records. */

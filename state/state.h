@@ -152,13 +152,25 @@ enum {
  * which QEMU has a copy. No object of QEMU's can have such an id. */
 #define FF_TLS_KEPT_NAME "farfault:tls"
 #define FF_TLS_KEPT_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
-/* FfStateHeader.marks: what a next engine has to undo, whatever the phase is. */
+/* FfStateHeader.marks: what a next engine has to undo, or to know, whatever the phase is. */
 enum {
     /* Guest memory may be protected against writes by the userfaultfd that the relay lends
      * (FF_LINK_TAKE_UFFD): whoever writes to it waits. Set by the engine when it takes it, before
      * anything is registered; cleared when nothing is any more, before it goes back. */
     FF_MARK_PROTECTED = 1 << 0,
+    /* D: guest and memory come from a file, which the relay holds as FF_FILE_HELD; `secret` is an
+     * FfStateFile. Set before the phase is SETUP, cleared when it is IDLE. */
+    FF_MARK_FILE = 1 << 1,
 };
+#define FF_FILE_HELD "file"
+/* In place of a session's secret: what the file of a restore is. */
+typedef struct {
+    uint64_t size; /* FfFileId */
+    int64_t mtime_ns;
+    int64_t offset; /* where the guest begins in it; -1: to be looked for */
+    uint64_t unused;
+} FfStateFile;
+static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
 #define FF_PEER_TIMEOUT 30
 /* x-farfault-compress: whether bulk runs are compressed. */

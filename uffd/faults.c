@@ -18,6 +18,9 @@
  * read: from the read on the space is locked, and in there the pages become unwanted. What is
  * placed afterwards is zeros, for whoever misses it.
  *
+ * With FfMessages (messages.h) another process reads, under its gate in place of the lock, and what
+ * comes is one event at most.
+ *
  * Threads: the fault thread. System calls: poll, read (uffd, eventfd), write (eventfd),
  * ioctl(UFFDIO_*), close.
  */
@@ -34,6 +37,8 @@
 
 #define BATCH FF_SPACE_BATCH
 #define LOOK_AGAIN_MS 1
+/* So often after ff_faults_stop(): a process can change its mappings all the time. */
+#define LAST_LOOKS 100
 #define SMALL_PAGE 4096ull
 
 typedef struct {
@@ -46,6 +51,7 @@ typedef struct {
     FfRun failed_page; /* of which; n is 0 where it is not known */
     bool dead;         /* nothing can be read any more */
     bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
+    unsigned looks;    /* since the end was asked for */
 } Batch;
 
 static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
@@ -160,6 +166,10 @@ static void handle_fork(Batch *b, const struct uffd_msg *msg)
 {
     const FfSpaceConfig *cfg = &b->s->cfg;
 
+    if (cfg->messages) {
+        cfg->messages->forked(cfg->messages, msg->arg.fork.ufd);
+        return;
+    }
     cfg->ops->forked(ff_space_fork(b->s, msg->arg.fork.ufd), cfg->opaque);
 }
 
@@ -391,8 +401,11 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
     }
     pthread_rwlock_wrlock(&s->lock);
     ff_space_forget_expected(s);
-    int n = ff_space_prepare_fork(s);
-    if (n == 0) {
+    FfMessages *m = s->cfg.messages;
+    int n = m ? 0 : ff_space_prepare_fork(s);
+    if (m) {
+        n = m->read(m, msgs, BATCH);
+    } else if (n == 0) {
         /* What a child needs must be there before it is read of. */
         n = ff_uffd_read(s->cfg.uffd, msgs, s->cfg.features & UFFD_FEATURE_EVENT_FORK ? 1 : BATCH);
     }
@@ -407,9 +420,32 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
         s->generation++;
         pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->changed_lock);
+        if (m) {
+            m->applied(m, b->rc);
+        }
     }
     pthread_rwlock_unlock(&s->lock);
     return n;
+}
+
+/* Of N messages those after the event, which is at FIRST - 1. */
+static void answer_faults(Batch *b, const struct uffd_msg *msgs, int first, int n)
+{
+    bool can = first < n && ff_space_begin_answers(b->s);
+
+    for (int i = 0; i < n; i++) {
+        uint64_t addr = msgs[i].arg.pagefault.address & ~(SMALL_PAGE - 1);
+        if (i >= first && can) {
+            handle_pagefault(b, &msgs[i]);
+        } else if (i >= first) {
+            ff_space_defer(b->s, addr);
+        } else if (!is_event(&msgs[i])) {
+            ff_uffd_wake(b->s->cfg.uffd, addr, SMALL_PAGE);
+        }
+    }
+    if (can) {
+        ff_space_end_answers(b->s);
+    }
 }
 
 static void answer(Batch *b)
@@ -434,14 +470,7 @@ static void answer(Batch *b)
         return;
     }
     b->now = g_get_monotonic_time();
-    for (int i = 0; i < n; i++) {
-        if (i >= first) {
-            handle_pagefault(b, &msgs[i]);
-        } else if (!is_event(&msgs[i])) {
-            uint64_t addr = msgs[i].arg.pagefault.address & ~(SMALL_PAGE - 1);
-            ff_uffd_wake(b->s->cfg.uffd, addr, SMALL_PAGE);
-        }
-    }
+    answer_faults(b, msgs, first, n);
     ask(b);
     ff_place_tell(b->s, &b->fresh);
     b->fresh = (FfPresent){.as = FF_PRESENT_NOTHING};
@@ -453,10 +482,13 @@ static bool has_deferred(const FfSpace *s)
 }
 
 /* FALSE: the end. Not before everything that was put off has been done: nobody else would, and
- * the change that it waits for ends soon, as this has read its event or is about to. */
+ * the change that it waits for ends soon, as this has read its event or is about to. Unless the
+ * next change has begun by then, again and again: then it stays put off. Who ends for good
+ * unregisters, which no change is in the way of, and who runs again finds it. */
 static bool wait_for_messages(Batch *b)
 {
-    struct pollfd pfd[2] = {{.fd = b->s->cfg.uffd, .events = POLLIN},
+    const FfMessages *m = b->s->cfg.messages;
+    struct pollfd pfd[2] = {{.fd = m ? m->fd : b->s->cfg.uffd, .events = POLLIN},
                             {.fd = b->s->wake_fd, .events = POLLIN}};
 
     if (b->no_fd) {
@@ -473,7 +505,7 @@ static bool wait_for_messages(Batch *b)
         failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
-    return !b->dead && (!pfd[1].revents || has_deferred(b->s));
+    return !b->dead && (!pfd[1].revents || (has_deferred(b->s) && b->looks++ < LAST_LOOKS));
 }
 
 static void tell_failed(const Batch *b)

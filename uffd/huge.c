@@ -80,7 +80,13 @@ static bool collapse(int pidfd, uint64_t addr)
            (errno != EPERM && errno != ESRCH && errno != ENOSYS);
 }
 
-void ff_huge_restore(const FfHuge *h, const int *files, int pidfd, unsigned ms)
+/* All that a huge page at ADDR would have is there. */
+static bool is_full(int pagemap_fd, uint64_t addr)
+{
+    return ff_pagemap_all_mapped(pagemap_fd, addr, FF_HUGE_PAGE) == 1;
+}
+
+void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidfd, unsigned ms)
 {
     int64_t end = g_get_monotonic_time() + ms * 1000ll;
     uint64_t first = 0, hole = 0; /* in FILE there is none from the one to the other */
@@ -92,14 +98,20 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pidfd, unsigned ms)
             if (g_get_monotonic_time() >= end) {
                 return;
             }
+            uint64_t addr = runs[i].addr + (at - runs[i].offset);
+            if (files[runs[i].file] < 0) {
+                if (is_full(pagemap_fd, addr) && !collapse(pidfd, addr)) {
+                    return;
+                }
+                continue;
+            }
             if (runs[i].file != file || at < first || at >= hole) {
                 off_t found = lseek(files[runs[i].file], at, SEEK_HOLE);
                 file = runs[i].file;
                 first = at;
                 hole = found < 0 ? at : (uint64_t)found;
             }
-            if (at + FF_HUGE_PAGE <= hole &&
-                !collapse(pidfd, runs[i].addr + (at - runs[i].offset))) {
+            if (at + FF_HUGE_PAGE <= hole && !collapse(pidfd, addr)) {
                 return;
             }
         }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Huge mappings of shared memory in another process: protection splits them, and they are made
- * again afterwards. One thread.
+ * Huge mappings in another process, or this one: protection splits them, and they are made again
+ * afterwards. One thread.
  */
 #ifndef FF_UFFD_HUGE_H
 #define FF_UFFD_HUGE_H
@@ -29,8 +29,8 @@ void ff_huge_note(FfHuge *h, int pagemap_fd, unsigned file, uint64_t addr, uint6
 /* All that were noted, in order. */
 const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n);
 /* Makes them huge again in the process of PIDFD, of which nothing is registered any more; one where
- * a FILE (borrowed) has a hole now stays as it is, since that would fill the hole. For MS at most.
- */
-void ff_huge_restore(const FfHuge *h, const int *files, int pidfd, unsigned ms);
+ * a FILE (borrowed) has a hole now stays as it is, since that would fill the hole. So does private
+ * memory (-1) of which a page is not there, by PAGEMAP_FD. For MS at most. */
+void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidfd, unsigned ms);
 
 #endif

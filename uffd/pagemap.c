@@ -138,6 +138,29 @@ int ff_pagemap_mapped(int pagemap_fd, uint64_t addr)
     return has_bits(pagemap_fd, addr, ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
+int ff_pagemap_all_mapped(int pagemap_fd, uint64_t addr, uint64_t len)
+{
+    uint64_t entries[512];
+    size_t want = len / 4096 * sizeof(*entries);
+    ssize_t n;
+
+    if (want > sizeof(entries)) {
+        return -EINVAL;
+    }
+    do {
+        n = pread(pagemap_fd, entries, want, (off_t)(addr / 4096 * sizeof(*entries)));
+    } while (n < 0 && errno == EINTR);
+    if (n != (ssize_t)want) {
+        return n < 0 ? -errno : -ESRCH;
+    }
+    for (size_t i = 0; i < want / sizeof(*entries); i++) {
+        if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED))) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
                          void *opaque)
 {

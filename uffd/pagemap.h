@@ -45,5 +45,7 @@ int ff_pagemap_protected(int pagemap_fd, uint64_t addr);
 
 /* 1: a page is mapped at ADDR, or swapped out; 0: none, though the file may have it. -errno. */
 int ff_pagemap_mapped(int pagemap_fd, uint64_t addr);
+/* 1: every page of the LEN bytes at ADDR is, 2 MiB at most. */
+int ff_pagemap_all_mapped(int pagemap_fd, uint64_t addr, uint64_t len);
 
 #endif

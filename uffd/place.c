@@ -78,6 +78,21 @@ uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run)
     return fresh;
 }
 
+static void wake_run(FfSpace *s, const FfRun *run)
+{
+    uint64_t ps = s->blocks[run->block].backing.page_size;
+
+    ff_space_enter(s);
+    for (uint64_t i = 0, bytes; i < run->n; i += bytes / ps) {
+        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
+        bytes = addr ? MIN(bytes, (run->n - i) * ps) : ps;
+        if (addr) {
+            ff_uffd_wake(s->cfg.uffd, addr, bytes);
+        }
+    }
+    ff_space_leave(s);
+}
+
 void ff_place_forget(FfSpace *s, const FfRun *run)
 {
     FfSpaceBlock *b = &s->blocks[run->block];
@@ -91,15 +106,13 @@ void ff_place_forget(FfSpace *s, const FfRun *run)
     __atomic_sub_fetch(&s->done_pages, had, __ATOMIC_ACQ_REL);
     ff_bitmap_clear_run(&b->requested, run->first, run->n);
     pthread_mutex_unlock(&s->again_lock);
-    ff_space_enter(s);
-    for (uint64_t i = 0, bytes; i < run->n; i += bytes / b->backing.page_size) {
-        uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
-        bytes = addr ? MIN(bytes, (run->n - i) * b->backing.page_size) : b->backing.page_size;
-        if (addr) {
-            ff_uffd_wake(s->cfg.uffd, addr, bytes);
-        }
-    }
-    ff_space_leave(s);
+    wake_run(s, run);
+}
+
+void ff_place_ask_again(FfSpace *s, const FfRun *run)
+{
+    ff_bitmap_clear_run(&s->blocks[run->block].requested, run->first, run->n);
+    wake_run(s, run);
 }
 
 /* ---- placing -----------------------------------------------------------------------------------
@@ -244,20 +257,36 @@ int ff_place_poison(FfSpace *s, const FfRun *run)
     return place(s, FF_UFFD_POISON, run, NULL);
 }
 
-void ff_place_mark(FfSpace *s, const FfRun *run)
+static void mark_run(FfSpace *s, const FfRun *run, FfPresent *p)
 {
     uint64_t ps = s->blocks[run->block].backing.page_size;
-    FfPresent p = {.as = FF_PRESENT_NOTHING};
 
-    ff_space_enter(s);
     for (uint64_t i = 0, bytes; i < run->n; i += bytes / ps) {
         uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
         bytes = addr ? MIN(bytes, (run->n - i) * ps) : ps;
         if (addr) {
-            mark(s, run->block, run->first + i, bytes / ps, addr, &p);
+            mark(s, run->block, run->first + i, bytes / ps, addr, p);
         }
     }
+}
+
+void ff_place_mark(FfSpace *s, const FfRun *run)
+{
+    FfPresent p = {.as = FF_PRESENT_NOTHING};
+
+    ff_space_enter(s);
+    mark_run(s, run, &p);
     ff_space_leave(s);
+    ff_place_tell(s, &p);
+}
+
+void ff_place_mark_closed(FfSpace *s, const FfRun *run)
+{
+    FfPresent p = {.as = FF_PRESENT_NOTHING};
+
+    pthread_rwlock_rdlock(&s->lock);
+    mark_run(s, run, &p);
+    pthread_rwlock_unlock(&s->lock);
     ff_place_tell(s, &p);
 }
 

@@ -25,6 +25,11 @@ int ff_place_poison(FfSpace *s, const FfRun *run);
 
 /* RUN is there already: somebody else has placed it. Whoever waits for it is woken. */
 void ff_place_mark(FfSpace *s, const FfRun *run);
+/* The same where the caller has the gate of the space closed (messages.h): by another space, whose
+ * process shares the memory. */
+void ff_place_mark_closed(FfSpace *s, const FfRun *run);
+/* RUN could not be placed: who waits for it is told of again, and the pager asked again. */
+void ff_place_ask_again(FfSpace *s, const FfRun *run);
 /*
  * What is missing of RUN becomes zeros that cost no memory until somebody touches them: RUN leaves
  * the userfaultfd, and nothing in it is told of any more. Of shared memory whole pieces of 2 MiB

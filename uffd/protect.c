@@ -76,6 +76,7 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
         ff_bitmap_init(&p->blocks[i].free, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].lent, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].ready, s->blocks[i].n_pages, false);
+        ff_bitmap_init(&p->blocks[i].given, s->changes ? s->blocks[i].n_pages : 0, false);
         p->blocks[i].slot_of = g_new0(uint32_t, s->blocks[i].n_pages);
     }
     if (!make_buffer(p, buffer)) {
@@ -159,6 +160,25 @@ static int protect_rest(FfSpace *s, const FfRun *run, uint64_t addr)
     return rc;
 }
 
+/* Of RUN, which has just been protected, what stays so until it is armed. A page that is given back
+ * is taken out some time after the event was read, and its protection with it: whether that was
+ * before this or is to come nobody knows. When it is armed the process stands. */
+static uint64_t set_ready(FfProtect *p, const FfRun *run)
+{
+    FfProtectBlock *b = &p->blocks[run->block];
+    uint64_t n = ff_bitmap_set_run(&b->ready, run->first, run->n), first, len;
+
+    for (uint64_t at = run->first; p->s->changes; at = first + len) {
+        len = ff_bitmap_next_run(&b->given, at, true, &first);
+        if (!len || first >= run->first + run->n) {
+            break;
+        }
+        len = MIN(len, run->first + run->n - first);
+        ff_bitmap_clear_run(&b->ready, first, len);
+    }
+    return n;
+}
+
 static int prepare_piece(FfSpace *s, const FfRun *run, uint64_t addr)
 {
     FfProtect *p = s->protect;
@@ -166,7 +186,7 @@ static int prepare_piece(FfSpace *s, const FfRun *run, uint64_t addr)
     pthread_rwlock_wrlock(lock_of(p, run));
     int rc = protect_rest(s, run, addr);
     if (addr && rc == 0) {
-        p->prepared += ff_bitmap_set_run(&p->blocks[run->block].ready, run->first, run->n);
+        p->prepared += set_ready(p, run);
     }
     pthread_rwlock_unlock(lock_of(p, run));
     return rc;
@@ -177,6 +197,9 @@ static int arm_piece(FfSpace *s, const FfRun *run, uint64_t addr)
 {
     FfProtect *p = s->protect;
 
+    if (!addr && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE) {
+        return 0; /* unmapped since it was registered: it holds nothing */
+    }
     pthread_rwlock_wrlock(lock_of(p, run));
     arm_bits(p, run);
     int rc = protect_rest(s, run, addr);
@@ -317,6 +340,7 @@ void ff_protect_free(FfProtect *p)
         ff_bitmap_clear(&p->blocks[i].free);
         ff_bitmap_clear(&p->blocks[i].lent);
         ff_bitmap_clear(&p->blocks[i].ready);
+        ff_bitmap_clear(&p->blocks[i].given);
         g_free(p->blocks[i].slot_of);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {
@@ -344,6 +368,9 @@ void ff_protect_removed(FfProtect *p, const FfRun *run)
     ff_bitmap_clear_run(&b->free, run->first, run->n);
     ff_bitmap_clear_run(&b->lent, run->first, run->n);
     ff_bitmap_clear_run(&b->ready, run->first, run->n);
+    if (p->s->changes) {
+        ff_bitmap_set_run(&b->given, run->first, run->n);
+    }
     ff_waits_end(&p->waits, run->block, run->first, run->n, NULL, NULL);
     __atomic_sub_fetch(&p->left, lost, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&p->lost, lost, __ATOMIC_RELAXED);

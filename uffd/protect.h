@@ -47,8 +47,10 @@ int ff_protect_prepare(FfProtect *p, const FfRun *run, uint64_t *n);
  * STILL. Who does all the same goes on at once, whatever room the buffer has: its page is spoilt,
  * and counts as lost. Any thread. */
 void ff_protect_set_still(FfProtect *p, bool still);
-/* Protects RUN, of which nothing is armed (any more). What is written before this returns may be
- * seen by the saver or not. 0 or -errno. Any thread but the fault thread. */
+/* Protects RUN, of which nothing is armed (any more); private memory that was unmapped since it was
+ * registered has nothing to arm. The process is giving nothing back meanwhile. What is written
+ * before this returns may be seen by the saver or not. 0 or -errno. Any thread but the fault
+ * thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);
 
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the

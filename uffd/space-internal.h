@@ -73,6 +73,10 @@ struct FfSpace {
  * thread needs neither, and is not stopped by them. */
 uint64_t ff_space_enter(FfSpace *s);
 void ff_space_leave(FfSpace *s);
+/* Fault thread, before it answers faults: nothing that was read of the userfaultfd is unknown to
+ * the space until the end. FALSE: there is an event, which must be applied first. */
+bool ff_space_begin_answers(FfSpace *s);
+void ff_space_end_answers(FfSpace *s);
 /* RC of an ioctl at an address of the space, entered or fault thread. */
 int ff_space_check(const FfSpace *s, int rc);
 /* After EAGAIN, between ff_space_leave() and the next try: waits, if an event must be read first.
@@ -101,7 +105,6 @@ bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n);
 /* mremap() unmaps the old addresses, and tells of that after it has told of the move: by then
  * another thread may have moved something there. So that UNMAP is one to expect, and not to heed.
  */
-void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end);
 bool ff_space_is_expected_unmap(FfSpace *s, uint64_t start, uint64_t end);
 /* Before messages are read: none is to come of a move after which nothing is unmapped
  * (MREMAP_DONTUNMAP). */

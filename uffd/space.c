@@ -57,7 +57,9 @@ static FfSpace *new_space(const FfSpaceConfig *cfg, int wake_fd)
     FfSpace *s = g_new0(FfSpace, 1);
 
     /* A child of which nobody knows would find zeros, or wait for ever. */
-    g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || (cfg->ops && cfg->ops->forked));
+    g_assert(!(cfg->features & UFFD_FEATURE_EVENT_FORK) || cfg->messages ||
+             (cfg->ops && cfg->ops->forked));
+    g_assert(!cfg->messages || cfg->features & FF_UFFD_EVENTS);
     s->cfg = *cfg;
     s->changes = cfg->features & FF_UFFD_EVENTS;
     s->ranges = g_array_new(FALSE, FALSE, sizeof(FfRegion));
@@ -111,7 +113,10 @@ static int need_zeros(FfSpace *s, size_t len)
     if (s->zeros_len >= len) {
         return 0;
     }
-    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    /* All of it is the kernel's page of zeros. Mapped at once: to copy from what is not, the kernel
+     * takes a second huge page for a moment, and there may be none. */
+    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_POPULATE,
+                   -1, 0);
     if (p == MAP_FAILED) {
         return -errno;
     }
@@ -174,9 +179,31 @@ static guint search(const FfSpace *s, uint64_t addr)
     return lo;
 }
 
+static bool follows(const FfRegion *a, const FfRegion *b)
+{
+    return a->file == b->file && a->addr + a->len == b->addr && a->offset + a->len == b->offset;
+}
+
 static void insert(FfSpace *s, FfRegion r)
 {
     g_array_insert_val(s->ranges, search(s, r.addr), r);
+}
+
+/* With its neighbours it is one range again, if it has moved away and back: a process that moves
+ * much must not make the list long. */
+static void insert_joined(FfSpace *s, FfRegion r)
+{
+    guint i = search(s, r.addr);
+
+    if (i < s->ranges->len && follows(&r, range(s, i))) {
+        r.len += range(s, i)->len;
+        g_array_remove_index(s->ranges, i);
+    }
+    if (i > 0 && follows(range(s, i - 1), &r)) {
+        range(s, i - 1)->len += r.len;
+    } else {
+        g_array_insert_val(s->ranges, i, r);
+    }
 }
 
 int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset)
@@ -333,6 +360,22 @@ void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end)
     }
 }
 
+void ff_space_each_range(const FfSpace *s, FfSpaceRangeFunc fn, void *opaque)
+{
+    for (guint i = 0; i < s->ranges->len; i++) {
+        const FfRegion *r = range(s, i);
+        fn(r->file, r->addr, r->len, r->offset, opaque);
+    }
+}
+
+void ff_space_each_expected(const FfSpace *s, FfSpaceUnmapFunc fn, void *opaque)
+{
+    for (guint i = 0; i < s->unmaps->len; i++) {
+        const Unmap *u = &g_array_index(s->unmaps, Unmap, i);
+        fn(u->start, u->end, opaque);
+    }
+}
+
 bool ff_space_is_expected_unmap(FfSpace *s, uint64_t start, uint64_t end)
 {
     for (guint i = 0; i < s->unmaps->len; i++) {
@@ -348,7 +391,11 @@ bool ff_space_is_expected_unmap(FfSpace *s, uint64_t start, uint64_t end)
 /* The kernel counts an UNMAP that is to come as a change from before the REMAP that it follows. */
 void ff_space_forget_expected(FfSpace *s)
 {
-    if (s->unmaps->len && !ff_uffd_is_changing(s->cfg.uffd)) {
+    const FfMessages *m = s->cfg.messages;
+
+    /* In this order: what was read before the first look is known to the second. */
+    if (s->unmaps->len && !ff_uffd_is_changing(s->cfg.uffd) &&
+        (!m || m->is_idle(s->cfg.messages))) {
         g_array_set_size(s->unmaps, 0);
     }
 }
@@ -385,7 +432,7 @@ void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len)
     ff_space_cut(s, from, from + len);
     ff_space_cut(s, to, to + len);
     for (guint i = 0; i < moved->len; i++) {
-        insert(s, g_array_index(moved, FfRegion, i));
+        insert_joined(s, g_array_index(moved, FfRegion, i));
     }
 }
 
@@ -442,14 +489,38 @@ uint64_t ff_space_enter(FfSpace *s)
     if (!s->changes || ff_space_is_fault_thread(s)) {
         return 0;
     }
+    FfMessages *m = s->cfg.messages;
     pthread_rwlock_rdlock(&s->lock);
+    unsigned seen;
+    while (m && !m->enter(m, &seen)) {
+        pthread_rwlock_unlock(&s->lock); /* for the fault thread, which opens the gate */
+        m->wait(m, seen);
+        pthread_rwlock_rdlock(&s->lock);
+    }
     return s->generation;
 }
 
 void ff_space_leave(FfSpace *s)
 {
     if (s->changes && !ff_space_is_fault_thread(s)) {
+        if (s->cfg.messages) {
+            s->cfg.messages->leave(s->cfg.messages);
+        }
         pthread_rwlock_unlock(&s->lock);
+    }
+}
+
+bool ff_space_begin_answers(FfSpace *s)
+{
+    FfMessages *m = s->cfg.messages;
+
+    return !m || m->enter_to_answer(m);
+}
+
+void ff_space_end_answers(FfSpace *s)
+{
+    if (s->cfg.messages) {
+        s->cfg.messages->leave(s->cfg.messages);
     }
 }
 

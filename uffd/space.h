@@ -20,6 +20,7 @@
 #include <stdbool.h>
 
 #include "uffd/backing.h"
+#include "uffd/messages.h"
 #include "uffd/pager.h"
 #include "uffd/waits.h"
 
@@ -41,6 +42,8 @@ typedef struct {
      * still registered. Else the space has failed then. */
     bool grows;
     FfSharedRemove shared_remove;
+    /* Who reads the userfaultfd; NULL: the fault thread does. */
+    FfMessages *messages;
     FfPager *pager; /* NULL: ff_space_set_pager() follows */
     const FfSpaceOps *ops;
     void *opaque;
@@ -66,6 +69,15 @@ int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed);
 /* LEN bytes of BLOCK, from OFFSET on, are at ADDR. 0; -EINVAL: not whole pages, or not in the
  * block; -EEXIST: one of them has an address already, or the address a page. */
 int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, uint64_t offset);
+/* mremap() has moved [START, END) away, and the UNMAP of it is still to come: part of the state of
+ * a space with events, beside its ranges. */
+void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end);
+/* All ranges by address, and what is expected. The space is locked, or has no fault thread. */
+typedef void (*FfSpaceRangeFunc)(unsigned block, uint64_t addr, uint64_t len, uint64_t offset,
+                                 void *opaque);
+typedef void (*FfSpaceUnmapFunc)(uint64_t start, uint64_t end, void *opaque);
+void ff_space_each_range(const FfSpace *s, FfSpaceRangeFunc fn, void *opaque);
+void ff_space_each_expected(const FfSpace *s, FfSpaceUnmapFunc fn, void *opaque);
 /* Registers all ranges in MODE (UFFDIO_REGISTER_MODE_*), unless the process has done so. -errno:
  * some are registered; *BLOCK (can be NULL) is that of the one that cannot be. -EINVAL also: write
  * protection together with something else, as what is placed in a page takes its protection off. */

@@ -346,5 +346,5 @@ void ff_tracking_restore(FfTracking *t, unsigned ms)
     for (unsigned i = 0; i < n_files; i++) {
         fds[i] = t->files[i].fd;
     }
-    ff_huge_restore(t->huge, fds, t->pidfd, ms);
+    ff_huge_restore(t->huge, fds, -1, t->pidfd, ms);
 }

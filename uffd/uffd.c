@@ -80,6 +80,12 @@ static bool is_gone(int uffd, uint64_t addr)
     return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) < 0 && errno == ESRCH;
 }
 
+/* At any address: what is there is not protected, or not registered, and stays as it is. */
+bool ff_uffd_is_gone(int uffd)
+{
+    return is_gone(uffd, 1ull << 32);
+}
+
 /* The kernel wakes the waiters first and then takes the range out, and a thread that faults under
  * its mapping's own lock (Linux 6.6 and later) can begin to wait in between: it would wait for
  * ever. Hence a second wake, after which nobody can come any more. */

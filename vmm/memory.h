@@ -45,6 +45,9 @@ struct FfVmmMemory {
     /* For an engine that adopts: the blocks (FfRamBlock *, owned by the callee, gpa unknown),
      * without a question to the VMM, which may hang. */
     GPtrArray *(*blocks)(FfVmmMemory *memory);
+    /* Destination: the address of BLOCK (its id) as the VMM's own stream has it, that is, in what
+     * holds the block: not that of the guest. */
+    bool (*address)(FfVmmMemory *memory, const char *block, uint64_t *address, GError **error);
     /* Source, optional: why writes to this guest's memory cannot be tracked from outside (g_free),
      * NULL if they can. As it is now; STOPPED: as it was when FfVmmRun.stop() or
      * FfVmmState.stop_and_save() had stopped the guest. */

@@ -23,6 +23,11 @@ struct FfVmmState {
      * written: the VMM closes it then, and has completed it. Set before prepare(). */
     bool one_way;
 
+    /* Source, optional: with the guest stopped by stop_and_save(), before the inner migration
+     * begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
+    bool (*between)(void *opaque, GError **error);
+    void *between_opaque;
+
     /* ---- settings ---- */
 
     /* Writes the undo log, then sets QEMU's capabilities and parameters for the inner

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What is asked of a virtual machine monitor by whoever moves, saves or restores its guest. It has
- * three parts, and who needs one of them takes that one: run, memory, state. A migration needs all
- * three. qemu/ implements them over the private QMP monitor; another VMM can be put there.
+ * four parts, and who needs one of them takes that one: run, memory, state, disks. A migration
+ * needs the first three. qemu/ implements them over the private QMP monitor; another VMM can be put
+ * there.
  *
  * Every function may block until QEMU has answered and is called from the migration's
  * coordinator, FfVmmRun.resume() also from the destination's starter; never from the main loop's
@@ -14,6 +15,7 @@
 
 #include <stddef.h>
 
+#include "vmm/disks.h"
 #include "vmm/memory.h"
 #include "vmm/run.h"
 #include "vmm/state.h"
@@ -22,6 +24,7 @@ typedef struct {
     FfVmmRun run;
     FfVmmMemory memory;
     FfVmmState state;
+    FfVmmDisks disks;
 } FfVmm;
 
 /* For who implements a part and gets it back: the whole. */
@@ -38,6 +41,11 @@ static inline FfVmm *ff_vmm_of_memory(FfVmmMemory *memory)
 static inline FfVmm *ff_vmm_of_state(FfVmmState *state)
 {
     return (FfVmm *)(void *)((char *)state - offsetof(FfVmm, state));
+}
+
+static inline FfVmm *ff_vmm_of_disks(FfVmmDisks *disks)
+{
+    return (FfVmm *)(void *)((char *)disks - offsetof(FfVmm, disks));
 }
 
 #endif

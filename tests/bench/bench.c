@@ -40,10 +40,11 @@ static const Engine engine_table[] = {
 #define ENGINES G_N_ELEMENTS(engine_table)
 
 static struct {
-    gint rounds, mem, hot, vcpus, write, alike, tracking, bandwidth;
+    gboolean after_pass;
+    gint rounds, mem, hot, core, vcpus, write, alike, tracking, bandwidth;
     char *engines, *link, *out, *guest, *farfault, *qemu, *mode;
     char *src_prefix, *dst_prefix, *listen, *with, *tls;
-} opt = {.rounds = 3, .mem = 1024, .vcpus = 1, .write = 50, .bandwidth = 100};
+} opt = {.rounds = 3, .mem = 1024, .core = 64, .vcpus = 1, .write = 50, .bandwidth = 100};
 
 static const GOptionEntry entries[] = {
     {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
@@ -57,7 +58,11 @@ static const GOptionEntry entries[] = {
      "Measure the guest's speed in so many seconds of precopy instead", "S"},
     {"bandwidth", 0, 0, G_OPTION_ARG_INT, &opt.bandwidth, "The precopy's max-bandwidth (100)",
      "MB/s"},
-    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode, "random, seq, zipf", "MODE"},
+    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode, "random, seq, zipf, core", "MODE"},
+    {"core", 0, 0, G_OPTION_ARG_INT, &opt.core,
+     "With --mode core: part that 63 of 64 steps go to, scattered (64)", "MIB"},
+    {"after-pass", 0, 0, G_OPTION_ARG_NONE, &opt.after_pass,
+     "Switch when the first pass of precopy is through, not at once", NULL},
     {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, "plain,preempt,farfault", "LIST"},
     {"link", 0, 0, G_OPTION_ARG_STRING, &opt.link, "Name of the link, for the results", "NAME"},
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
@@ -75,8 +80,8 @@ static const GOptionEntry entries[] = {
 static GPtrArray *command_line(const Engine *engine, bool destination, const char *qmp)
 {
     g_autofree char *load =
-        g_strdup_printf("ff.mib=%d ff.hot=%d ff.write=%d ff.mode=%s ff.alike=%d", opt.hot, opt.hot,
-                        opt.write, opt.mode, opt.alike);
+        g_strdup_printf("ff.mib=%d ff.hot=%d ff.core=%d ff.write=%d ff.mode=%s ff.alike=%d",
+                        opt.hot, opt.hot, opt.core, opt.write, opt.mode, opt.alike);
     BenchCommand command = {.prefix = destination ? opt.dst_prefix : opt.src_prefix,
                             .farfault = engine->farfault ? opt.farfault : NULL,
                             .qemu = opt.qemu,
@@ -208,7 +213,8 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
                           opt.tls ? engine->parameter : NULL, NULL};
     FfMoveOptions options = {.source = src->qmp,
                              .destination = dst->qmp,
-                             .mode = FF_MOVE_NOW,
+                             .mode = opt.after_pass ? FF_MOVE_AFTER_PASSES : FF_MOVE_NOW,
+                             .after = 1,
                              .listen = opt.listen,
                              .preempt = engine->preempt,
                              .parameters = parameters,
@@ -303,6 +309,8 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
     json_object_set_int_member(o, "round", round);
     json_object_set_int_member(o, "mem-mib", opt.mem);
     json_object_set_int_member(o, "hot-mib", opt.hot);
+    json_object_set_int_member(o, "core-mib", opt.core);
+    json_object_set_boolean_member(o, "after-pass", opt.after_pass);
     json_object_set_int_member(o, "vcpus", opt.vcpus);
     json_object_set_int_member(o, "write-percent", opt.write);
     json_object_set_int_member(o, "alike", opt.alike);
@@ -321,9 +329,9 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
 
 static void print_setting(void)
 {
-    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s\n", opt.link,
+    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s%s\n", opt.link,
            opt.mem, opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write,
-           opt.alike ? ", compressible" : "");
+           opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "");
 }
 
 static void print_head(void)

@@ -13,7 +13,10 @@ const BenchColumn bench_column[BENCH_SAMPLE_FIELDS] = {
     {"stall-ms", "stall ms", "%.1f"},
     {"waits", "waits", "%.0f"},
     {"wait-mean-us", "mean us", "%.0f"},
+    {"wait-p50-us", "p50 us", "%.0f"},
     {"wait-p99-us", "p99 us", "%.0f"},
+    {"wait-p999-us", "p99.9 us", "%.0f"},
+    {"wait-worst-us", "worst us", "%.0f"},
     {"engine-mean-us", "e.mean us", "%.0f"},
     {"engine-p99-us", "e.p99 us", "%.0f"},
     {"lost-ms", "lost ms", "%.0f"},
@@ -35,7 +38,10 @@ void bench_waits(const BenchReport *before, const BenchReport *after, BenchSampl
     }
     sample->waits = total;
     sample->wait_mean_us = total ? sum / total : NAN;
+    sample->wait_p50_us = bench_hist_edge(n, BENCH_BUCKETS, 0.5);
     sample->wait_p99_us = bench_hist_edge(n, BENCH_BUCKETS, 0.99);
+    sample->wait_p999_us = bench_hist_edge(n, BENCH_BUCKETS, 0.999);
+    sample->wait_worst_us = bench_hist_edge(n, BENCH_BUCKETS, 1);
 }
 
 double bench_speed(const BenchPoint *point, unsigned n)

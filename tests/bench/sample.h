@@ -22,7 +22,8 @@ typedef struct {
     double gap_ms;      /* nobody ran: STOP at the source to RESUME at the destination */
     double stall_ms;    /* the guest's longest step, by its own clock (stands still in the gap) */
     double waits;       /* pages that the guest waited for */
-    double wait_mean_us, wait_p99_us;
+    double wait_mean_us;
+    double wait_p50_us, wait_p99_us, wait_p999_us, wait_worst_us; /* upper edges of buckets */
     double engine_mean_us, engine_p99_us; /* farfault's own view; NaN for others */
     double lost_ms; /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
     double mib;     /* sent, MiB */
@@ -36,8 +37,8 @@ typedef struct {
 /* The fields of BenchSample in order. */
 extern const BenchColumn bench_column[BENCH_SAMPLE_FIELDS];
 
-/* Waits between two reports of the guest: number, mean (from the middle of each bucket) and p99
- * (upper edge of its bucket). */
+/* Waits between two reports of the guest: number, mean (from the middle of each bucket), and
+ * percentiles and the longest (upper edges of their buckets). */
 void bench_waits(const BenchReport *before, const BenchReport *after, BenchSample *sample);
 
 /* Steps per microsecond over N points. */

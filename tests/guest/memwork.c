@@ -12,14 +12,12 @@
  * Parameters, from the kernel command line (as process 1) or from the arguments:
  *   ff.mib=N       MiB to use; default: what is free, less 48
  *   ff.hot=N       MiB that are rewritten; default: all
- *   ff.mode=M      which page is rewritten next: random, seq, zipf
- *   ff.write=N     percentage of operations that rewrite a page; default 50
- *   ff.seed=N      of the pattern and of the choice of pages
- *   ff.alike=N     each word of a page stands there 2^N times (0 to 8; default 0, which does not
- *                  compress)
- *   ff.threads=N   default: one per vCPU
- *   ff.store=1     hist counts writes: see below
- *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
+ *   ff.mode=M      which page is rewritten next: random, seq, zipf; core: 63 of 64 times one of
+ * those of a core ff.core=N      MiB of that core, whose pages lie scattered over the others
+ * (default 64) ff.write=N     percentage of operations that rewrite a page; default 50 ff.seed=N of
+ * the pattern and of the choice of pages ff.alike=N     each word of a page stands there 2^N times
+ * (0 to 8; default 0, which does not compress) ff.threads=N   default: one per vCPU ff.store=1 hist
+ * counts writes: see below ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
  *   ff.net=PORT    as process 1: and a TCP connection
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
  *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
@@ -80,10 +78,10 @@ enum {
     CLOCK_STEPS = 1 << 6 /* steps between two looks at the request for a verdict */
 };
 
-typedef enum { MODE_RANDOM, MODE_SEQ, MODE_ZIPF } Mode;
+typedef enum { MODE_RANDOM, MODE_SEQ, MODE_ZIPF, MODE_CORE } Mode;
 
 static struct {
-    uint64_t mib, hot;
+    uint64_t mib, hot, core;
     Mode mode;
     unsigned write_percent;
     uint64_t seed;
@@ -94,7 +92,7 @@ static struct {
     unsigned port;   /* 0: no network */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
-} opt = {.write_percent = 50, .seed = 1};
+} opt = {.write_percent = 50, .seed = 1, .core = 64};
 
 typedef struct {
     _Alignas(64) pthread_t thread;
@@ -237,8 +235,13 @@ static uint64_t own_page(const Worker *w, uint64_t i)
     return i * opt.threads + w->index;
 }
 
-/* Ranks follow Zipf's law with exponent 1: each power of two of ranks is equally likely. The
- * multiplication by a prime above any n spreads neighbouring ranks over the pages. */
+/* The multiplication by a prime above any N spreads neighbours over the pages. */
+static uint64_t scatter(uint64_t i, uint64_t n)
+{
+    return i * 2654435761u % n;
+}
+
+/* Ranks follow Zipf's law with exponent 1: each power of two of ranks is equally likely. */
 static uint64_t zipf(Worker *w, uint64_t n)
 {
     unsigned octaves = 64 - __builtin_clzll(n);
@@ -248,7 +251,14 @@ static uint64_t zipf(Worker *w, uint64_t n)
         unsigned octave = (r >> 48) % octaves;
         rank = (1ull << octave) + (r & ((1ull << octave) - 1));
     } while (rank > n);
-    return (rank - 1) * 2654435761u % n;
+    return scatter(rank - 1, n);
+}
+
+static uint64_t core(Worker *w, uint64_t n)
+{
+    uint64_t r = next_random(w), own = (opt.core << 20) / PAGE / opt.threads;
+
+    return r >> 58 && own && own < n ? scatter((r & UINT32_MAX) % own, n) : r % n;
 }
 
 static uint64_t choose_page(Worker *w)
@@ -259,6 +269,8 @@ static uint64_t choose_page(Worker *w)
         return own_page(w, w->write_at);
     case MODE_ZIPF:
         return own_page(w, zipf(w, w->n_hot));
+    case MODE_CORE:
+        return own_page(w, core(w, w->n_hot));
     default:
         return own_page(w, next_random(w) % w->n_hot);
     }
@@ -479,14 +491,18 @@ static void report_and_listen(void)
 static void parse_mode(const char *text)
 {
     static const char *const names[] = {
-        [MODE_RANDOM] = "random", [MODE_SEQ] = "seq", [MODE_ZIPF] = "zipf"};
+        [MODE_RANDOM] = "random",
+        [MODE_SEQ] = "seq",
+        [MODE_ZIPF] = "zipf",
+        [MODE_CORE] = "core",
+    };
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         if (!strcmp(text, names[i])) {
             opt.mode = i;
             return;
         }
     }
-    line("FF error: ff.mode=%s is unknown; known: random, seq, zipf", text);
+    line("FF error: ff.mode=%s is unknown; known: random, seq, zipf, core", text);
     end(2);
 }
 
@@ -511,6 +527,8 @@ static void parse_option(char *word)
         opt.mib = n;
     else if (!strcmp(name, "hot"))
         opt.hot = n;
+    else if (!strcmp(name, "core"))
+        opt.core = n;
     else if (!strcmp(name, "write"))
         opt.write_percent = n > 100 ? 100 : n;
     else if (!strcmp(name, "seed"))

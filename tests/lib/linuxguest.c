@@ -4,7 +4,9 @@
  */
 #include "tests/lib/linuxguest.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 static char *guest_file(const char *name)
 {
@@ -19,6 +21,25 @@ bool linux_guest_available(const char **why)
         return true;
     *why = "the guest is not built: run scripts/build-guest";
     return false;
+}
+
+char *linux_guest_disk_new(uint64_t bytes)
+{
+    const char *const places[] = {g_get_tmp_dir(), g_getenv("FF_BUILD")};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(places); i++) {
+        char *path = g_strdup_printf("%s/ff-disk-XXXXXX", places[i]);
+        int fd = g_mkstemp_full(path, O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+        bool ok = fd >= 0 && ftruncate(fd, (off_t)bytes) == 0;
+
+        if (fd >= 0)
+            close(fd);
+        if (ok)
+            return path;
+        unlink(path);
+        g_free(path);
+    }
+    return NULL;
 }
 
 Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
@@ -50,6 +71,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                                 .launcher = launcher,
                                 .qemu = guest->qemu,
                                 .faults = guest->faults,
+                                .listens = guest->listens,
                                 .memory = memory,
                                 .args = args,
                                 .incoming = incoming});

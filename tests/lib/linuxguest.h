@@ -15,11 +15,15 @@ typedef struct {
     const char *aio;           /* how QEMU reads it: threads, native, io_uring */
     bool balloon;              /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;            /* it reports pages that the guest has free */
+    bool listens;              /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */
 } LinuxGuest;
 
 /* TRUE if it has been built; else *WHY (static). */
 bool linux_guest_available(const char **why);
+/* An empty image of BYTES for .disk, where files can be read past the page cache: not on every
+ * tmpfs. The caller removes it. NULL if they can nowhere. */
+char *linux_guest_disk_new(uint64_t bytes);
 /* INCOMING: as in VmConfig; can be NULL. */
 Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
                       const char *incoming);

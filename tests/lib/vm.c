@@ -186,6 +186,11 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
     g_autofree char *farfault = config->build
                                     ? g_build_filename(config->build, "cli/farfault", NULL)
                                     : vm_build_path("cli/farfault");
+    if (config->restore) {
+        add(argv, farfault, "restore", config->restore, "--",
+            config->qemu ? config->qemu : qemu_binary(), NULL);
+        return;
+    }
     if (config->launcher == VM_RUN) {
         add(argv, farfault, "run", "--", config->qemu ? config->qemu : qemu_binary(), NULL);
         return;

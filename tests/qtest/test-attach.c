@@ -164,11 +164,31 @@ static void check_snapshots(Vm *vm, bool has)
     g_assert_cmpint(doctor_says(line), ==, !has);
 }
 
+static bool is_stopped(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    return strstr(text, ") T ");
+}
+
+/* All of its threads have to take the signal; nobody but its parent is told when they have. */
+static void stop_process(pid_t pid)
+{
+    int64_t end = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+    kill(pid, SIGSTOP);
+    while (!is_stopped(pid)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_thread_yield();
+    }
+}
+
 /* LINE is said of PID while it is stopped, and at no other time. */
 static void check_stopped(pid_t pid, const char *line)
 {
     g_assert_false(doctor_says(line));
-    kill(pid, SIGSTOP);
+    stop_process(pid);
     bool said = doctor_says(line);
     kill(pid, SIGCONT);
     if (!said) {

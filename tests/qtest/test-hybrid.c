@@ -9,8 +9,6 @@
  * FF_HOPS: number of hops of each guest, default 1. FF_SEED: what the moments are drawn from; it is
  * printed.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -24,26 +22,6 @@
 #define LATEST_MIB 500
 
 static const char *const ways[] = {"threads", "native", "io_uring"};
-
-/* Where a file can be read past the page cache: not on every tmpfs. NULL if it can nowhere. */
-static char *make_disk(void)
-{
-    const char *const places[] = {g_get_tmp_dir(), g_getenv("FF_BUILD")};
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(places); i++) {
-        char *path = g_strdup_printf("%s/ff-hybrid-XXXXXX", places[i]);
-        int fd = g_mkstemp_full(path, O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-        if (fd >= 0 && ftruncate(fd, DISK_BYTES) == 0) {
-            close(fd);
-            return path;
-        }
-        if (fd >= 0)
-            close(fd);
-        unlink(path);
-        g_free(path);
-    }
-    return NULL;
-}
 
 /* Waits until the peer agreed; then why there is no precopy (g_free), NULL if there is. */
 static char *no_precopy(Qmp *s)
@@ -126,7 +104,7 @@ static void test_way(gconstpointer aio)
         g_test_skip(why);
         return;
     }
-    g_autofree char *disk = make_disk();
+    g_autofree char *disk = linux_guest_disk_new(DISK_BYTES);
     if (!disk) {
         g_test_skip("no file here can be read past the page cache");
         return;

@@ -68,7 +68,7 @@ static void test_reset(void)
     qmp_expect(vm_qmp(t.vm), "RESET");
     snap_let_go(&t);
     expect_failure(&t, "the guest was reset while its devices were saved");
-    vm_wait_new_serial(t.vm, "AB"); /* from the beginning */
+    vm_wait_serial(t.vm, "AB"); /* from the beginning, perhaps before this */
     g_free(t.path);
     vm_end(t.vm);
 }

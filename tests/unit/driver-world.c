@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See driver-world.h. */
 #include "tests/unit/driver-world.h"
+#include "migration/states.h"
 
 #include "migration/lift.h"
 
@@ -33,6 +34,12 @@ static const char *const names[] = {
 unsigned ff_channels_default(void)
 {
     return 4;
+}
+
+bool ff_state_is_final(FfStatus status)
+{
+    return status == FF_STATUS_COMPLETED || status == FF_STATUS_FAILED ||
+           status == FF_STATUS_CANCELLED;
 }
 
 const char *ff_status_name(FfStatus status)
@@ -168,6 +175,16 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
     }
     m->resumed_at = g_strdup(uri);
     return true;
+}
+
+bool ff_migration_is_restore(FfMigration *m)
+{
+    return false;
+}
+
+bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
+{
+    g_assert_not_reached();
 }
 
 void ff_migration_stop_waiting(FfMigration *m)

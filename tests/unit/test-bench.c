@@ -52,7 +52,10 @@ static void test_waits(void)
     bench_waits(&before, &after, &s);
     g_assert_cmpfloat(s.waits, ==, 100);
     g_assert_cmpfloat_with_epsilon(s.wait_mean_us, (99 * 96 + 1536) / 100.0, 1e-9);
+    g_assert_cmpfloat(s.wait_p50_us, ==, 128);
     g_assert_cmpfloat(s.wait_p99_us, ==, 128);
+    g_assert_cmpfloat(s.wait_p999_us, ==, 2048);
+    g_assert_cmpfloat(s.wait_worst_us, ==, 2048);
     after.hist[10] = 2;
     bench_waits(&before, &after, &s);
     g_assert_cmpfloat(s.wait_p99_us, ==, 2048);

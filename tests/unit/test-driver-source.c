@@ -52,9 +52,15 @@ static void test_source(void)
     migration->info.requests = 3;
     migration->info.downtime = 7;
     migration->info.total_time = 70;
+    /* A client that acts on the last event is not told that it is under way. */
+    become(FF_STATUS_COMPLETED);
+    command(&w, SET(CAP("events", "true")));
+    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n");
     finish(FF_STATUS_COMPLETED);
-    sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n"
-             "filter 2\n");
+    sent(&w, "filter 2\n");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "reply {\"return\": {}}\n");
     g_assert_true(g_str_has_prefix(w.log, "farfault: migration source completed: total 70 ms, "
                                           "downtime 7 ms, "));
     /* From the state memfd, with what QEMU has against another one. */

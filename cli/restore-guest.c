@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault restore: becomes a QEMU whose guest comes from a file, and runs before its memory is
+ * there.
+ *
+ * The file is looked at before anything is started. This process becomes QEMU as `farfault run`
+ * does; a process beside it asks for the restore over a monitor of their own, a socket pair, shows
+ * how far it is, and ends with it. It is nobody's child, as QEMU waits for none.
+ *
+ * Threads: the only one of each process.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/qmp.h"
+#include "cli/report.h"
+#include "qmp/json.h"
+#include "snapshot/survey.h"
+
+#define MONITOR "farfault-restore"
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+/* The command line as written. */
+typedef struct {
+    gboolean help, quiet;
+    char *offset_text;
+    char **positional;
+    int64_t offset; /* FF_SAVED_OFFSET_LOOK */
+    char *path;     /* absolute */
+    char **qemu;    /* borrowed; QEMU's own command line */
+} Line;
+
+static void line_clear(Line *line)
+{
+    g_free(line->offset_text);
+    g_free(line->path);
+    g_strfreev(line->positional);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
+
+/* ---- beside QEMU -------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const Line *line;
+    FfCliQmp *qmp;
+    FfProgress *progress;
+    GMainLoop *loop;
+    gint64 began, ran; /* monotonic us; ran 0: not yet */
+    bool asking, over;
+} Watch;
+
+static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Watch *w = opaque;
+    JsonObject *info = ff_json_node_object(result);
+    g_autofree char *all =
+        g_strdup_printf("%.2f s", (double)(g_get_monotonic_time() - w->began) / G_USEC_PER_SEC);
+    g_autofree char *ran =
+        w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
+
+    if (info) {
+        ff_progress_say(w->progress, true,
+                        "%s: restored: guest ran after %s, all of it here after %s", w->line->path,
+                        ran, all);
+    }
+    g_main_loop_quit(w->loop);
+}
+
+static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Watch *w = opaque;
+    JsonObject *info = ff_json_node_object(result);
+
+    if (info) {
+        ff_progress_say(w->progress, true,
+                        "restore paused: %s; when it is mended: "
+                        "migrate_recover file:%s",
+                        ff_json_string_or(info, "error-desc", "?"), w->line->path);
+    }
+}
+
+static void learn(Watch *w, const char *status)
+{
+    if (!strcmp(status, "completed")) {
+        w->over = true;
+        ff_progress_clear(w->progress);
+        ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_end, w);
+    } else if (!strcmp(status, "postcopy-paused")) {
+        ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_paused, w);
+    } else if (!strcmp(status, "failed")) {
+        g_main_loop_quit(w->loop); /* QEMU says why, and ends */
+    }
+}
+
+static void on_event(JsonObject *event, const GError *error, void *opaque)
+{
+    Watch *w = opaque;
+    const char *name = event ? ff_json_string_or(event, "event", "") : "";
+
+    if (error) {
+        g_main_loop_quit(w->loop); /* QEMU has ended, and said why */
+    } else if (!strcmp(name, "MIGRATION")) {
+        learn(w, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
+    } else if (!strcmp(name, "RESUME") && !w->ran) {
+        w->ran = g_get_monotonic_time();
+    }
+}
+
+static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Watch *w = opaque;
+
+    w->asking = false;
+    if (result && !w->over) {
+        ff_progress_update(w->progress, ff_json_node_object(result));
+    }
+}
+
+static gboolean on_refresh(gpointer opaque)
+{
+    Watch *w = opaque;
+
+    if (!w->asking && !w->over) {
+        w->asking = true;
+        ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_display, w);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static bool ask(Watch *w, GError **error)
+{
+    g_autoptr(JsonNode) capabilities = json_from_string(
+        "{\"capabilities\": [{\"capability\": \"events\", \"state\": true}]}", NULL);
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "file", w->line->path);
+    if (w->line->offset > 0) {
+        json_object_set_int_member(args, "offset", w->line->offset);
+    }
+    g_autoptr(JsonNode) set = ff_cli_qmp_call(w->qmp, "migrate-set-capabilities",
+                                              json_node_dup_object(capabilities), error);
+    w->began = g_get_monotonic_time();
+    g_autoptr(JsonNode) asked =
+        set ? ff_cli_qmp_call(w->qmp, "x-farfault-restore", args, error) : NULL;
+    if (!set) {
+        json_object_unref(args);
+    }
+    return asked;
+}
+
+/* FD: the monitor. */
+static void watch(const Line *line, int fd)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
+    Watch w = {.line = line, .progress = progress};
+
+    w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
+    if (!w.qmp) {
+        return; /* QEMU did not start, and has said why */
+    }
+    if (!ask(&w, &error)) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        ff_cli_qmp_send(w.qmp, "quit", NULL, NULL, NULL);
+    } else {
+        w.loop = g_main_loop_new(NULL, FALSE);
+        guint timer = g_timeout_add(ff_progress_interval(progress), on_refresh, &w);
+        ff_cli_qmp_listen(w.qmp, on_event, &w);
+        g_main_loop_run(w.loop);
+        g_source_remove(timer);
+        ff_cli_qmp_listen(w.qmp, NULL, NULL);
+        ff_cli_qmp_forget(w.qmp, &w);
+        g_main_loop_unref(w.loop);
+    }
+    ff_cli_qmp_free(w.qmp);
+}
+
+/* Starts the process that watches over FD. */
+static bool start_watch(const Line *line, int fd, int other)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        close(other);
+        if (fork() == 0) {
+            watch(line, fd);
+        }
+        _exit(0);
+    }
+    return child > 0 && waitpid(child, NULL, 0) == child;
+}
+
+/* ---- becoming QEMU -----------------------------------------------------------------------------
+ */
+
+static int fail(const char *text)
+{
+    fprintf(stderr, "farfault: %s\n", text);
+    return EXIT_FAILED;
+}
+
+/* QEMU's command line with what a restore needs (g_strfreev). */
+static char **command_line(const Line *line, int monitor)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    g_autofree char *chardev = g_strdup_printf("socket,id=" MONITOR ",fd=%d", monitor);
+
+    for (char **arg = line->qemu; *arg; arg++) {
+        g_strv_builder_add(b, *arg);
+    }
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
+                            "chardev=" MONITOR ",mode=control", NULL);
+    return g_strv_builder_end(b);
+}
+
+static int become_qemu(const Line *line)
+{
+    int pair[2];
+
+    /* QEMU inherits its end, and the other process the other one. */
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0) {
+        return fail("no socket pair can be made");
+    }
+    fcntl(pair[0], F_SETFD, FD_CLOEXEC);
+    fflush(NULL);
+    if (!start_watch(line, pair[0], pair[1])) {
+        return fail("no process can be started");
+    }
+    close(pair[0]);
+    g_auto(GStrv) argv = command_line(line, pair[1]);
+    return ff_cli_run_as_qemu(argv);
+}
+
+/* ---- before that -------------------------------------------------------------------------------
+ */
+
+/* FALSE and ERROR, one line: it cannot be restored. */
+static bool check_file(const Line *line, GError **error)
+{
+    g_autoptr(GError) opened = NULL;
+    FfInput *in = ff_input_open(line->path, error);
+    bool compressed = in && ff_input_is_compressed(in);
+    g_autoptr(FfSaved) s = in ? ff_saved_open(in, line->offset, &opened) : NULL;
+    g_autoptr(FfSurvey) survey = NULL;
+
+    if (!s) {
+        if (opened) {
+            g_propagate_error(error, g_steal_pointer(&opened));
+        }
+        return false;
+    }
+    if (!opened && (compressed || s->form != FF_SAVED_MAPPED)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "%s: %s: make it so first: farfault convert --to mapped-ram %s NEW", line->path,
+                    compressed ? "is compressed, and has to be plain mapped-ram"
+                               : "is an ordinary stream, and has to be mapped-ram",
+                    line->path);
+        return false;
+    }
+    survey = ff_survey_new(s, opened);
+    if (!survey->complete) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, survey->problem);
+    }
+    return survey->complete;
+}
+
+/* Our own options are those in front of QEMU's name; its own are not looked at. */
+static bool parse_line(Line *line, int argc, char **argv, GError **error)
+{
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
+        {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset_text, NULL, NULL},
+        {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    static char *nothing[] = {NULL};
+    int end = 1;
+
+    while (end < argc && strcmp(argv[end], "--") != 0) {
+        end++;
+    }
+    line->qemu = end < argc ? argv + end + 1 : nothing;
+    g_autofree char **own = g_new0(char *, end + 1);
+    memcpy(own, argv, end * sizeof(char *));
+    return ff_cli_options(entries, end, own, error);
+}
+
+static bool usage(GError **error, const char *text)
+{
+    g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
+    return false;
+}
+
+static bool interpret(Line *line, GError **error)
+{
+    uint64_t offset = 0;
+
+    if (!line->positional || g_strv_length(line->positional) != 1 || !line->qemu[0]) {
+        return usage(error, "give a file and, after --, the QEMU: "
+                            "farfault restore FILE -- qemu-system-x86_64 ...");
+    }
+    if (line->offset_text && (ff_parse_size(line->offset_text, &offset) < 0 || offset >> 60)) {
+        return usage(error, "--offset: give a number of bytes, as 4096, 64M or 1G");
+    }
+    for (char **arg = line->qemu; *arg; arg++) {
+        if (!strcmp(*arg, "-incoming") || !strcmp(*arg, "--incoming") || !strcmp(*arg, "-loadvm") ||
+            !strcmp(*arg, "--loadvm")) {
+            return usage(error, "leave -incoming and -loadvm out: the guest comes from the file");
+        }
+    }
+    line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
+    line->path = g_canonicalize_filename(line->positional[0], NULL);
+    return true;
+}
+
+int ff_cli_restore(int argc, char **argv)
+{
+    g_auto(Line) line = {0};
+    g_autoptr(GError) error = NULL;
+
+    if (!parse_line(&line, argc, argv, &error) || (!line.help && !interpret(&line, &error))) {
+        fprintf(stderr, "farfault: %s (farfault restore --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (line.help) {
+        fputs(ff_help_restore, stdout);
+        return EXIT_OK;
+    }
+    return check_file(&line, &error) ? become_qemu(&line) : fail(error->message);
+}

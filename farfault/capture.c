@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From the regions of an FfMemory to a capture (snapshot/capture.h) and back: what a snapshot and
+ * ff_fork() have in common. The fault thread is the capture's; like all threads of ours it blocks
+ * all signals: a handler of the program's may write to a region.
+ *
+ * System calls: mmap, munmap, close, rt_sigprocmask.
+ */
+#include "farfault/capture.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "farfault/memory-internal.h"
+#include "uffd/uffd.h"
+
+#define BUFFER (64ull << 20)
+#define EVENTS (UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP)
+
+static const FfCaptureWords words = {
+    .memory = "memory",
+    .busy = "this program, or a library of its own, registered it: it can be in one alone",
+    .needs = "it must be private anonymous memory, a memfd, or hugetlb's",
+    .given_back = "pages were given back (madvise, munmap) before they were saved: call "
+                  "ff_region_discard() or ff_region_remove()",
+};
+
+void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin)
+{
+    pthread_mutex_lock(&m->lock);
+    *us = (uint64_t)(g_get_monotonic_time() - begin);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- making it, and its end --------------------------------------------------------------------
+ */
+
+static void drop_saved(FfMemory *m)
+{
+    for (guint i = 0; m->saved && i < m->saved->len; i++) {
+        FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        if (s->map) {
+            munmap(s->map, s->map_len);
+        }
+        ff_owner_unref(s->owner);
+    }
+    g_clear_pointer(&m->saved, g_array_unref);
+}
+
+/* Region R, to be saved; as a block of the capture and where it is. */
+static int add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
+{
+    FfSaved s = {
+        .addr = r->addr, .len = r->len, .offset = r->offset, .page_size = r->backing.page_size};
+
+    if (r->backing.kind == FF_BACKING_SHARED) {
+        /* The program may unmap its own. */
+        s.map_len = r->backing.size;
+        s.map = mmap(NULL, s.map_len, PROT_READ, MAP_SHARED | MAP_NORESERVE, r->fd, 0);
+        if (s.map == MAP_FAILED) {
+            return ff_fail(-errno, "a file of memory cannot be mapped: %s", g_strerror(errno));
+        }
+    }
+    s.owner = ff_owner_ref(r->owner);
+    *block = (FfCaptureBlock){"a region", r->backing, s.map};
+    *range = (FfRegion){m->saved->len, r->addr, r->offset, r->len};
+    g_array_append_val(m->saved, s);
+    return 0;
+}
+
+static int note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, uint64_t *features)
+{
+    int rc = 0;
+
+    *features = EVENTS;
+    m->saved = g_array_new(FALSE, FALSE, sizeof(FfSaved));
+    for (guint i = 0; i < m->regions->len && rc == 0; i++) {
+        const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
+        rc = add_saved(m, r, &blocks[i], &ranges[i]);
+        *features |= ff_backing_features(&r->backing, UFFDIO_REGISTER_MODE_WP);
+    }
+    return rc;
+}
+
+void ff_block_signals(sigset_t *old)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, old);
+}
+
+void ff_unblock_signals(const sigset_t *old)
+{
+    pthread_sigmask(SIG_SETMASK, old, NULL);
+}
+
+static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
+{
+    /* Nobody changes the regions in FF_PREPARING but ff_region_remove(). */
+    pthread_mutex_lock(&m->lock);
+    guint n = m->regions->len;
+    g_autofree FfCaptureBlock *blocks = g_new0(FfCaptureBlock, n);
+    g_autofree FfRegion *ranges = g_new0(FfRegion, n);
+    g_autoptr(GError) error = NULL;
+    uint64_t features;
+    int rc = note_regions(m, blocks, ranges, &features);
+    pthread_mutex_unlock(&m->lock);
+    if (rc == 0 && n == 0) {
+        rc = ff_fail(-EINVAL, "there is no region: call ff_region_add()");
+    }
+    m->uffd = rc < 0 ? rc : ff_memory_open_uffd(m, features);
+    if (m->uffd < 0) {
+        return m->uffd;
+    }
+    sigset_t old;
+    ff_block_signals(&old);
+    FfCapture *c = ff_capture_new(&(FfCaptureConfig){.uffd = m->uffd,
+                                                     .maps_fd = m->maps_fd,
+                                                     .pagemap_fd = m->pagemap_fd,
+                                                     .pidfd = m->pidfd,
+                                                     .blocks = blocks,
+                                                     .n_blocks = n,
+                                                     .ranges = ranges,
+                                                     .n_ranges = n,
+                                                     .features = features,
+                                                     .words = &words,
+                                                     .buffer = options->buffer},
+                                  &error);
+    ff_unblock_signals(&old);
+    if (!c) {
+        return ff_fail_error(error);
+    }
+    ff_capture_set_bandwidth(c, options->bandwidth);
+    pthread_mutex_lock(&m->lock);
+    m->capture = c;
+    if (m->cancelled) {
+        ff_capture_cancel(c);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return 0;
+}
+
+void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptureStats *c)
+{
+    _Static_assert(FF_SNAPSHOT_BUCKETS == FF_CAPTURE_BUCKETS, "one is copied to the other");
+    *st = (FfSnapshotStats){.size = sizeof(*st),
+                            .pages = c->pages,
+                            .left = c->left,
+                            .faults = c->faults,
+                            .waited = c->waited,
+                            .bytes = c->bytes,
+                            .zeros = c->zeros,
+                            .passes = c->passes,
+                            .prepare_us = m->prepare_us,
+                            .begin_us = m->begin_us,
+                            .save_us = m->save_us,
+                            .slots = c->slots,
+                            .free_slots = c->free_slots};
+    memcpy(st->latency, c->latency, sizeof(st->latency));
+}
+
+void ff_capture_finish(FfMemory *m)
+{
+    if (m->drop_child) {
+        m->drop_child(m);
+    }
+    pthread_mutex_lock(&m->lock);
+    FfCapture *c = m->capture;
+    m->capture = NULL;
+    m->cancelled = false;
+    if (c) {
+        FfCaptureStats now = ff_capture_stats(c);
+        ff_memory_fill_stats(m, &m->stats, &now);
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (c) {
+        ff_capture_end(c);
+        ff_capture_free(c);
+    }
+    if (m->uffd >= 0) {
+        close(m->uffd); /* what could not be taken out is let go by this */
+        m->uffd = -1;
+    }
+    drop_saved(m);
+}
+
+/* ---- up to the moment --------------------------------------------------------------------------
+ */
+
+static int check_options(const FfSnapshotOptions *o)
+{
+    bool known =
+        o->size == sizeof(*o) && !(o->flags & ~(FF_SNAPSHOT_NO_PASSES | FF_SNAPSHOT_NO_DIRECT));
+
+    return known ? 0 : ff_fail(-EINVAL, "FfSnapshotOptions: a size or a flag that is not known");
+}
+
+static int prepare(FfMemory *m, const FfSnapshotOptions *options)
+{
+    int64_t begin = g_get_monotonic_time();
+    g_autoptr(GError) error = NULL;
+
+    pthread_mutex_lock(&m->lock);
+    m->begin_us = m->save_us = 0;
+    pthread_mutex_unlock(&m->lock);
+    m->no_direct = options->flags & FF_SNAPSHOT_NO_DIRECT;
+    int rc = make_capture(m, options);
+    if (rc == 0 && !(options->flags & FF_SNAPSHOT_NO_PASSES) &&
+        !ff_capture_prepare(m->capture, &error)) {
+        rc = ff_fail_error(error);
+    }
+    ff_memory_note_us(m, &m->prepare_us, begin);
+    if (rc < 0) {
+        ff_capture_finish(m);
+    }
+    return rc;
+}
+
+const FfSnapshotOptions ff_default_options = {.size = sizeof(FfSnapshotOptions), .buffer = BUFFER};
+
+int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
+{
+    const FfSnapshotOptions *o = options ? options : &ff_default_options;
+    int rc = check_options(o);
+
+    return rc < 0 ? rc : prepare(m, o);
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libfarfault: a program's own memory as of one moment, without fork(). docs/libfarfault.md is the
+ * guide.
+ *
+ * An FfMemory is a set of regions. ff_snapshot_begin() is the moment; the program runs on, and
+ * ff_snapshot_save*() writes what the regions held then, or ff_fork() lets a child process see it
+ * at the same addresses. Who writes to a page that is not saved yet has its old content copied into
+ * a buffer of a fixed size first, by a thread of the library's; when the buffer is full the write
+ * waits until there is room.
+ *
+ * All functions return 0 or a negative errno, if nothing else is said; ff_last_error() says in one
+ * line what was wrong and what to do. An FfMemory belongs to one thread at a time, but for the
+ * functions of which "any thread" is said. In a child of fork() all of them return -ECHILD.
+ *
+ * What the library itself uses must not be in a region: libc's heap, variables, stacks. The
+ * program's threads must be able to go on when they are not waiting for a region.
+ */
+#ifndef FARFAULT_H
+#define FARFAULT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FF_API __attribute__((visibility("default")))
+
+/* ---- memory ------------------------------------------------------------------------------------
+ */
+
+typedef struct FfMemory FfMemory;
+
+/* A line without a newline: what the last call of this thread that failed has met. Valid until this
+ * thread's next call. Never NULL. Any thread. */
+FF_API const char *ff_last_error(void);
+
+/* Faults of the program's own code alone, which needs no permission: a system call that writes to
+ * memory that is protected (read(), recv(), ...) fails with EFAULT, in place of waiting. */
+#define FF_MEMORY_USER_MODE 1u
+
+/* Without regions. -EPERM: this process may not have a userfaultfd for system calls, too.
+ * FLAGS: FF_MEMORY_* */
+FF_API int ff_memory_new(unsigned flags, FfMemory **memory);
+/* Cancels what is under way, and ends what ff_template_start() has started. Can be NULL. */
+FF_API void ff_memory_free(FfMemory *memory);
+
+/* Private memory is watched in pieces of 2 MiB in place of 4 KiB: fewer faults, each of which
+ * copies 2 MiB, and huge pages stay whole. ADDR and LEN are multiples of 2 MiB. */
+#define FF_REGION_HUGE 1u
+
+/*
+ * LEN bytes at ADDR, whole pages, mapped and writable, belong to the memory from now on. FD: -1 for
+ * private anonymous memory; or the memfd (with small pages, or hugetlb's) which is mapped there as
+ * shared, at whichever offset; it is duplicated. FLAGS: FF_REGION_*. The pages of a file must be
+ * written through this one mapping alone. -EBUSY: a snapshot is under way.
+ */
+FF_API int ff_region_add(FfMemory *memory, void *addr, size_t len, int fd, unsigned flags);
+/* The contrary, also of a part of a region. While a snapshot is under way it waits until the old
+ * content is kept, and from then on the memory can be unmapped. Any thread. */
+FF_API int ff_region_remove(FfMemory *memory, void *addr, size_t len);
+/* Gives the memory of LEN bytes at ADDR back to the kernel (MADV_DONTNEED of private memory,
+ * MADV_REMOVE of shared), after its old content is kept, if a snapshot is under way. It reads as
+ * zeros afterwards. As with any other write the caller is no one who writes between
+ * ff_snapshot_begin()'s call and its return. Any thread. */
+FF_API int ff_region_discard(FfMemory *memory, void *addr, size_t len);
+
+/* ---- snapshots ---------------------------------------------------------------------------------
+ */
+
+#define FF_SNAPSHOT_NO_PASSES 1u /* ff_snapshot_prepare() protects nothing ahead */
+#define FF_SNAPSHOT_NO_DIRECT 2u /* the file is written through the page cache */
+
+typedef struct {
+    size_t size;        /* sizeof(FfSnapshotOptions) */
+    size_t buffer;      /* bytes for old contents, rounded down to whole pages (of the largest kind
+                         * that is registered); 0: each first write waits until its page is saved */
+    uint64_t bandwidth; /* bytes per second to write at most, but for what somebody waits for; 0: no
+                         * limit */
+    unsigned flags;     /* FF_SNAPSHOT_* */
+} FfSnapshotOptions;
+
+/* Registers the regions, makes the buffer, and write-protects the memory in passes while the
+ * program runs, so that ff_snapshot_begin() has little to do. OPTIONS NULL: a buffer of 64 MiB. The
+ * program can do this long before; until ff_snapshot_begin() a first write to each page costs a
+ * fault. */
+FF_API int ff_snapshot_prepare(FfMemory *memory, const FfSnapshotOptions *options);
+/* The moment. Nobody writes to the regions from before this call to its return, and no system call
+ * or device does: what is in flight into them (io_uring, O_DIRECT) is complete. Allocates nothing
+ * after ff_snapshot_prepare(); without it that is done here, without passes. */
+FF_API int ff_snapshot_begin(FfMemory *memory);
+
+/* One of them, after ff_snapshot_begin(): starts to save, in a thread of the library's. */
+
+/* To FD, a regular file (borrowed until ff_snapshot_wait()), whose content is replaced. Complete
+ * and on the disk when ff_snapshot_wait() says 0; before that the file has no header. */
+FF_API int ff_snapshot_save_fd(FfMemory *memory, int fd);
+/* To a new file that gets the name PATH when it is complete and on the disk, replacing what had
+ * it. */
+FF_API int ff_snapshot_save_path(FfMemory *memory, const char *path);
+/* Calls PAGE, from that thread, with LEN bytes of memory that was at ADDR: DATA, NULL for zeros.
+ * Each page once, in any order. Writes wait for PAGE when the buffer is full: it must not write to
+ * a region, or wait for who may. Not 0: stop; ff_snapshot_wait() returns that (a negative errno).
+ */
+typedef int FfSnapshotPage(void *opaque, void *addr, const void *data, size_t len);
+FF_API int ff_snapshot_save_pages(FfMemory *memory, FfSnapshotPage *page, void *opaque);
+
+#define FF_SNAPSHOT_BUCKETS 32
+
+typedef struct {
+    size_t size;                            /* sizeof(FfSnapshotStats), set by the caller */
+    uint64_t pages;                         /* of the regions */
+    uint64_t left;                          /* of them that are not saved yet */
+    uint64_t faults;                        /* writes to pages that were not saved yet */
+    uint64_t waited;                        /* of them for which there was no room at once */
+    uint64_t bytes;                         /* written */
+    uint64_t zeros;                         /* pages that were not, as they hold nothing else */
+    uint64_t begin_us, prepare_us, save_us; /* that these steps took */
+    unsigned passes;                        /* of ff_snapshot_prepare() */
+    unsigned slots, free_slots;             /* of the buffer, pages */
+    /* How long the library took for a write, but for those that waited: [i] counts [2^i, 2^(i+1))
+     * microseconds, [0] below 2. */
+    uint64_t latency[FF_SNAPSHOT_BUCKETS];
+} FfSnapshotStats;
+
+/* Waits until all is saved. STATS can be NULL. -ECANCELED; what the disk or the callback said;
+ * -EIO: memory was given back, without ff_region_discard(), before it was saved. After this the
+ * next snapshot can begin. */
+FF_API int ff_snapshot_wait(FfMemory *memory, FfSnapshotStats *stats);
+/* Lets all writers go on. What is being saved ends soon, with -ECANCELED from ff_snapshot_wait(),
+ * which must be called then; before ff_snapshot_save*() all is as before ff_snapshot_prepare(). Any
+ * thread. */
+FF_API int ff_snapshot_cancel(FfMemory *memory);
+/* Of the snapshot that is under way, or the last one. Any thread. */
+FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);
+
+/* ---- ff_fork() ---------------------------------------------------------------------------------
+ */
+
+/* Runs in the child, where the regions are what they were at ff_fork(), at the same addresses; ARG
+ * is a copy of what ff_fork() was given. All else is as it was at ff_template_start(), to which
+ * OPAQUE was given. What it returns is the child's exit status. It must not use this library; a
+ * process that it forks has no regions. */
+typedef int FfChild(void *opaque, const void *arg, size_t len);
+
+/* Forks a process that waits for ff_fork(). Early: it costs what fork() costs then, without the
+ * regions. It has all open files of this moment. Once for each FfMemory. */
+FF_API int ff_template_start(FfMemory *memory, FfChild *child, void *opaque);
+/* As ff_snapshot_prepare(); and makes the child, which waits. */
+FF_API int ff_fork_prepare(FfMemory *memory, const FfSnapshotOptions *options);
+/* The moment, after ff_fork_prepare(); who may write is as with ff_snapshot_begin(). The child
+ * begins to run. ARG: LEN bytes for it, 64 KiB at most. Returns its process id, or a negative
+ * errno. */
+FF_API pid_t ff_fork(FfMemory *memory, const void *arg, size_t len);
+/* Waits until the child has ended. *STATUS as of waitpid(); STATS; both can be NULL. -ECANCELED
+ * after ff_snapshot_cancel(), which kills it; other errors as with ff_snapshot_wait(), and the
+ * child is killed before it sees anything that is wrong. */
+FF_API int ff_fork_wait(FfMemory *memory, int *status, FfSnapshotStats *stats);
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+#define FF_FILE_MAGIC 0x0a50414e53464600ull /* "\0FFSNAP\n" */
+#define FF_FILE_VERSION 1u
+
+/* At byte 0; little-endian. */
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t n_regions;
+    uint64_t size; /* of the whole file */
+    uint64_t reserved;
+} FfFileHeader;
+
+/* Behind it, so often. */
+typedef struct {
+    uint64_t addr, len;
+    uint64_t
+        offset; /* in the file, multiple of 4096: its first byte; what is not written is zeros */
+    uint64_t reserved;
+} FfFileRegion;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Clients until their first message is whole: who they are (SO_PEERCRED), its bytes, and the
+ * userfaultfd that came with one of its parts. Of the message this looks only for its end: the
+ * bracket that closes the first one. See holder-internal.h.
+ *
+ * So many may be in here; the next one takes the place of the one that came first.
+ *
+ * System calls: accept4, getsockopt, recvmsg, pidfd_open, close.
+ */
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+#define FDS_MAX 16
+
+static void forget(FfPending *p)
+{
+    if (p->sock >= 0) {
+        close(p->sock);
+    }
+    if (p->uffd >= 0) {
+        close(p->uffd);
+    }
+    if (p->pidfd >= 0) {
+        close(p->pidfd);
+    }
+    g_free(p->bytes);
+    *p = (FfPending){.sock = -1};
+}
+
+static bool is_allowed(const FfHolderConfig *cfg, uid_t uid)
+{
+    for (unsigned i = 0; i < cfg->n_uids; i++) {
+        if (cfg->uids[i] == uid) {
+            return true;
+        }
+    }
+    return uid == 0 || uid == geteuid();
+}
+
+/* Of who has connected; by its number, which may be another's by now, before Linux 6.5. */
+static int pidfd_of(int sock, pid_t pid)
+{
+    int pidfd;
+    socklen_t len = sizeof(pidfd);
+
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) == 0) {
+        return pidfd;
+    }
+    return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+static FfPending *room(FfHolder *h)
+{
+    for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
+        if (h->pending[i].sock < 0) {
+            return &h->pending[i];
+        }
+    }
+    FfPending *p = &h->pending[h->next_pending++ % FF_HOLDER_PENDING];
+    ff_holder_log("process %d has not said who it is, and makes room for others", p->pid);
+    forget(p);
+    return p;
+}
+
+void ff_holder_accept(FfHolder *h)
+{
+    struct ucred cred;
+    socklen_t len = sizeof(cred);
+    int sock = accept4(h->cfg->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (sock < 0) {
+        if (errno == EMFILE || errno == ENFILE) {
+            ff_holder_log("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
+        }
+        return;
+    }
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
+        !is_allowed(h->cfg, cred.uid)) {
+        ff_holder_log("process %d of user %u is refused: --allow names who may connect", cred.pid,
+                      cred.uid);
+        close(sock);
+        return;
+    }
+    FfPending *p = room(h);
+    *p = (FfPending){.sock = sock, .uffd = -1, .pid = cred.pid, .uid = cred.uid};
+    p->pidfd = pidfd_of(sock, cred.pid);
+    p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
+    if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
+        forget(p);
+    }
+}
+
+/* ---- the first message -------------------------------------------------------------------------
+ */
+
+/* The first fd is kept, whatever it is; others are closed. */
+static void keep_fd(FfPending *p, struct msghdr *mh)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(mh); c; c = CMSG_NXTHDR(mh, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+            if (p->uffd < 0) {
+                p->uffd = fd;
+            } else {
+                close(fd);
+            }
+        }
+    }
+}
+
+static void scan(FfPending *p, uint32_t from)
+{
+    for (uint32_t i = from; i < p->len && !p->whole; i++) {
+        char c = p->bytes[i];
+        if (p->in_text) {
+            p->in_text = p->escaped || c != '"';
+            p->escaped = !p->escaped && c == '\\';
+        } else if (c == '"') {
+            p->in_text = true;
+        } else if (c == '[' || c == '{') {
+            p->depth++;
+        } else if (c == ']' || c == '}') {
+            p->whole = --p->depth <= 0;
+        }
+    }
+}
+
+static bool is_known(const FfPending *p)
+{
+    return !p->len || p->bytes[0] == '[';
+}
+
+/* FALSE: the end of it. */
+static bool receive(FfPending *p)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    } control;
+    char more;
+    /* After the last bracket nothing but the userfaultfd may come, with a byte of any kind. */
+    struct iovec iov = {p->whole ? &more : p->bytes + p->len,
+                        p->whole ? 1 : FF_RECORD_HELLO_MAX - p->len};
+    struct msghdr mh = {.msg_iov = &iov,
+                        .msg_iovlen = 1,
+                        .msg_control = &control,
+                        .msg_controllen = sizeof(control)};
+    ssize_t n = iov.iov_len ? recvmsg(p->sock, &mh, MSG_CMSG_CLOEXEC) : 0;
+
+    if (n < 0) {
+        return errno == EAGAIN || errno == EINTR;
+    }
+    keep_fd(p, &mh);
+    if (n > 0 && !p->whole) {
+        p->len += n;
+        scan(p, p->len - n);
+    }
+    return n > 0 && is_known(p);
+}
+
+static const char *what_is_wrong(const FfPending *p)
+{
+    return !is_known(p)                    ? "it speaks none of the dialects that are known"
+           : p->len == FF_RECORD_HELLO_MAX ? "its first message is too long"
+           : p->whole                      ? "it has passed no userfaultfd"
+                                           : "it left in the middle of its first message";
+}
+
+void ff_holder_on_pending(FfHolder *h, unsigned i)
+{
+    FfPending *p = &h->pending[i];
+
+    if (p->sock < 0) {
+        return;
+    }
+    if (!receive(p)) {
+        if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
+            ff_holder_log("process %d is refused: %s", p->pid, what_is_wrong(p));
+        }
+        forget(p);
+    } else if (p->whole && p->uffd >= 0) {
+        epoll_ctl(h->epoll, EPOLL_CTL_DEL, p->sock, NULL);
+        ff_holder_add_client(h, p);
+        forget(p);
+    }
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object that the holder's parts share. One thread, one epoll; no locks.
+ *
+ * From the bottom:
+ *
+ *   tell.c     the log, epoll and timer; what is said to the pager
+ *   spaces.c   what is held; reads userfaultfds under the gate
+ *   accept.c   clients until their first message is whole
+ *   pager.c    the pager's process, and what it says
+ *   holder.c   the loop, start and end
+ */
+#ifndef FF_HOLDER_INTERNAL_H
+#define FF_HOLDER_INTERNAL_H
+
+#include "holder/config.h"
+#include "holder/record.h"
+#include "holder/wire.h"
+
+#define FF_HOLDER_SPACES 1024
+#define FF_HOLDER_PENDING 32
+
+/* What an epoll event is about: KIND << 32 | index. */
+typedef enum {
+    FF_ON_LISTEN,
+    FF_ON_SIGNAL,
+    FF_ON_LINK,
+    FF_ON_PAGER, /* its pidfd */
+    FF_ON_TIMER,
+    FF_ON_PENDING,
+    FF_ON_UFFD,
+    FF_ON_TOLD,   /* of a root */
+    FF_ON_CLIENT, /* a root's pidfd */
+} FfHolderOn;
+
+typedef struct {
+    uint64_t id; /* 0: free. A number that is never used again, and the index */
+    int root;    /* index; of a root its own */
+    int parent;  /* index; of a root -1 */
+    int next;    /* in the family, from the root on; -1: the end */
+    int uffd;    /* -1: dropped, and here only as the root of others */
+    int memfd, news;
+    int told, sock, pidfd; /* of a root; else -1 */
+    FfRecord *rec;
+    bool ready;     /* there may be something to read; its epoll is not armed */
+    bool full;      /* not before the pager has made room */
+    unsigned tries; /* pagers that died before they took it */
+} FfHeldSpace;
+
+typedef struct {
+    int sock; /* -1: free */
+    int uffd; /* -1: not yet */
+    pid_t pid;
+    uid_t uid;
+    int pidfd;
+    int depth; /* of brackets */
+    bool in_text, escaped, whole;
+    uint32_t len;
+    char *bytes; /* FF_RECORD_HELLO_MAX */
+} FfPending;
+
+typedef struct {
+    const FfHolderConfig *cfg;
+    int epoll, signals, timer, null_fd;
+    bool ending;
+    int exit_status;
+    uint64_t last_number;
+    FfHeldSpace space[FF_HOLDER_SPACES];
+    FfPending pending[FF_HOLDER_PENDING];
+    unsigned next_pending; /* which one makes room */
+    /* Of a child that may be forked: there before anything is read. -1: none. */
+    int spare;
+    /* the pager */
+    pid_t pid; /* 0: none */
+    int pidfd, link;
+    gint64 started_us;
+    bool timer_armed;
+} FfHolder;
+
+/* ---- tell.c ---- */
+void ff_holder_log(const char *format, ...) G_GNUC_PRINTF(1, 2);
+bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
+/* What has no event of its own is tried again: after MS. */
+void ff_holder_set_timer(FfHolder *h, unsigned ms);
+void ff_holder_tell(FfHolder *h, const FfHoldMessage *msg, const int *fds, unsigned n);
+void ff_holder_tell_space(FfHolder *h, const FfHeldSpace *s);
+void ff_holder_tell_probe(FfHolder *h, const FfHeldSpace *root);
+
+/* ---- accept.c ---- */
+void ff_holder_accept(FfHolder *h);
+void ff_holder_on_pending(FfHolder *h, unsigned i);
+
+/* ---- spaces.c ---- */
+/* Takes P's fds. FALSE: it is refused, and that was said. */
+bool ff_holder_add_client(FfHolder *h, FfPending *p);
+void ff_holder_on_uffd(FfHolder *h, unsigned i);
+void ff_holder_on_told(FfHolder *h, unsigned root);
+/* The pager has died: nobody is inside any gate. */
+void ff_holder_reset_gates(FfHolder *h);
+/* What could not be read for want of something. */
+void ff_holder_try_again(FfHolder *h);
+void ff_holder_drop(FfHolder *h, uint64_t id);
+FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id);
+
+/* ---- pager.c ---- */
+void ff_holder_start_pager(FfHolder *h);
+void ff_holder_on_pager_end(FfHolder *h);
+void ff_holder_on_link(FfHolder *h);
+void ff_holder_end_pager(FfHolder *h);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The holder's loop; see holder-internal.h. One thread, which waits for nobody but in epoll_wait().
+ *
+ * System calls: epoll_create1, epoll_ctl, epoll_wait, signalfd, timerfd_create,
+ * sigprocmask, setrlimit, open, read.
+ */
+#include "holder/holder.h"
+
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+
+#define EVENTS 64
+
+static void on_timer(FfHolder *h)
+{
+    ff_untell(h->timer);
+    h->timer_armed = false;
+    if (!h->pid) {
+        ff_holder_start_pager(h);
+    }
+    ff_holder_try_again(h);
+}
+
+static void on_signal(FfHolder *h)
+{
+    struct signalfd_siginfo info;
+
+    if (read(h->signals, &info, sizeof(info)) == sizeof(info)) {
+        h->ending = true;
+    }
+}
+
+static void dispatch(FfHolder *h, uint64_t what)
+{
+    unsigned i = (uint32_t)what;
+
+    switch ((FfHolderOn)(what >> 32)) {
+    case FF_ON_LISTEN:
+        ff_holder_accept(h);
+        break;
+    case FF_ON_SIGNAL:
+        on_signal(h);
+        break;
+    case FF_ON_LINK:
+        ff_holder_on_link(h);
+        break;
+    case FF_ON_PAGER:
+        ff_holder_on_pager_end(h);
+        break;
+    case FF_ON_TIMER:
+        on_timer(h);
+        break;
+    case FF_ON_PENDING:
+        ff_holder_on_pending(h, i);
+        break;
+    case FF_ON_UFFD:
+        ff_holder_on_uffd(h, i);
+        break;
+    case FF_ON_TOLD:
+        ff_holder_on_told(h, i);
+        break;
+    case FF_ON_CLIENT:
+        if (h->space[i].id) {
+            ff_holder_tell_probe(h, &h->space[i]);
+        }
+        break;
+    }
+}
+
+static void run(FfHolder *h)
+{
+    struct epoll_event events[EVENTS];
+
+    while (!h->ending) {
+        int n = epoll_wait(h->epoll, events, EVENTS, -1);
+        for (int i = 0; i < n && !h->ending; i++) {
+            dispatch(h, events[i].data.u64);
+        }
+    }
+}
+
+static bool set_up(FfHolder *h, GError **error)
+{
+    struct rlimit files;
+    sigset_t set;
+
+    /* Four for each space: as many as it may have. */
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGCHLD, SIG_IGN); /* the pager's end is told by its pidfd */
+    signal(SIGPIPE, SIG_IGN);
+    h->epoll = epoll_create1(EPOLL_CLOEXEC);
+    h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    h->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
+        !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN) ||
+        !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
+        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+int ff_holder_run(const FfHolderConfig *cfg, GError **error)
+{
+    g_autofree FfHolder *h = g_new0(FfHolder, 1);
+
+    FF_FAULT_SIDE("holder");
+    h->cfg = cfg;
+    h->spare = -1;
+    h->link = h->pidfd = -1;
+    for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
+        h->pending[i].sock = -1;
+    }
+    if (!set_up(h, error)) {
+        return 1;
+    }
+    ff_holder_start_pager(h);
+    run(h);
+    ff_holder_end_pager(h);
+    return h->exit_status;
+}

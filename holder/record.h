@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The contract between holder and pager about one space (docs/design/pager.md): a memfd that both
+ * map. This is its first part; the pager's own part comes after it (server/image.h).
+ *
+ * Which process writes what stands at each field. A family (a client and its descendants) uses the
+ * gate of one record, that of its root. The two processes trust each other; nobody else has the
+ * memfd.
+ */
+#ifndef FF_HOLDER_RECORD_H
+#define FF_HOLDER_RECORD_H
+
+#include <assert.h>
+#include <linux/userfaultfd.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FF_RECORD_MAGIC 0x444f4345524646ull
+#define FF_RECORD_VERSION 1u
+#define FF_RECORD_FAULTS 1024u /* a power of 2 */
+#define FF_RECORD_HELLO_MAX 65536u
+
+typedef enum {
+    FF_GATE_OPEN,
+    FF_GATE_CLOSED, /* the holder reads, or waits until nobody is inside */
+    FF_GATE_EVENT,  /* an event was read, and the pager has not applied it */
+} FfGate;
+
+typedef struct {
+    uint64_t magic;
+    uint64_t id, root; /* holder, before the pager knows of it; so are the next four */
+    uint32_t version;
+    int32_t pid; /* of a client; 0: a child's, not known */
+    uint32_t uid;
+    uint32_t hello_len;
+    uint32_t taken; /* pager: its part is complete */
+
+    /* ---- the family's: of the root's record. All atomic, sequentially consistent ---- */
+    uint32_t gate;     /* FfGate, and above it a number that each change makes larger: who has seen
+                          one closed gate does not take the next one for it. Observers: who places,
+                          the holder */
+    uint32_t placers;  /* how many are inside, or about to see that it is closed. Observer: the
+                          holder, after it has closed the gate */
+    uint32_t sleepers; /* who wait in futex(gate). Observer: who opens */
+
+    /* ---- faults. Observers: the other process ---- */
+    uint32_t full; /* holder: it waits for room; pager clears it, and tells by the eventfd */
+    uint64_t head; /* holder */
+    uint64_t tail; /* pager */
+
+    /* ---- events ---- */
+    uint64_t in_seq;    /* holder, before the read: what `in` will be, if it is an event */
+    uint64_t seq;       /* holder: the event of this number is in `in`. Observer: the pager */
+    uint64_t applied;   /* pager: (number of the last one) << 1 | the copy of the ranges that is
+                           valid. Observers: the holder, the next pager */
+    uint64_t child;     /* holder: of a fork, its id. Before seq */
+    struct uffd_msg in; /* holder: where read() puts it */
+
+    struct uffd_msg fault[FF_RECORD_FAULTS];
+    char hello[FF_RECORD_HELLO_MAX];
+} FfRecord;
+static_assert(sizeof(struct uffd_msg) == 32, "as the kernel writes it");
+static_assert(offsetof(FfRecord, seq) % 8 == 0, "atomic");
+
+/* Where the pager's part begins in the memfd. */
+#define FF_RECORD_SIZE ((sizeof(FfRecord) + 4095) / 4096 * 4096)
+
+/* ---- holder ---- */
+
+/* A new record: its memfd, or -errno; *REC is mapped. */
+int ff_record_create(FfRecord **rec);
+/* -EINVAL: it is none. Also for the pager. */
+int ff_record_map(int fd, FfRecord **rec);
+void ff_record_unmap(FfRecord *rec);
+
+/* FALSE: somebody is inside; who leaves as the last one tells. */
+bool ff_gate_close(FfRecord *root);
+/* Also wakes. */
+void ff_gate_set(FfRecord *root, FfGate as);
+/* The pager is dead: nobody is inside. */
+void ff_gate_reset(FfRecord *root);
+static inline uint32_t ff_gate_look(const FfRecord *root)
+{
+    return __atomic_load_n(&root->gate, __ATOMIC_SEQ_CST);
+}
+static inline FfGate ff_gate_state(uint32_t seen)
+{
+    return (FfGate)(seen & 3);
+}
+/* FALSE: no room. */
+bool ff_record_add_fault(FfRecord *rec, const struct uffd_msg *msg);
+
+static inline bool ff_record_has_event(const FfRecord *rec)
+{
+    return __atomic_load_n(&rec->seq, __ATOMIC_ACQUIRE) !=
+           __atomic_load_n(&rec->applied, __ATOMIC_ACQUIRE) >> 1;
+}
+
+/* ---- pager: any thread. TOLD: an eventfd, to the holder ---- */
+
+bool ff_gate_enter(FfRecord *root, int told);
+void ff_gate_leave(FfRecord *root, int told);
+/* Until the gate is not what it was when it was SEEN (ff_gate_look()) any more. */
+void ff_gate_wait(FfRecord *root, uint32_t seen);
+/* Takes up to MAX faults. One thread. */
+unsigned ff_record_take_faults(FfRecord *rec, struct uffd_msg *msgs, unsigned max, int told);
+
+/* Adds one to the eventfd FD. */
+void ff_tell(int fd);
+/* Sets it to 0. */
+void ff_untell(int fd);
+
+#endif

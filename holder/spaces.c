@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the holder holds, and how it reads: only while nobody is inside the family's gate, right
+ * into the record, and no further than one event. See holder-internal.h.
+ *
+ * A userfaultfd is armed in the epoll (once) when everything in it was read. Until then the space
+ * is `ready`, and turn() of its family reads it when the gate allows: at once, or when the pager
+ * tells that the last one has left, that an event was applied, or that there is room for faults.
+ *
+ * System calls: read, eventfd, epoll_ctl, fcntl, readlinkat, close.
+ */
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+
+#define AGAIN_MS 10
+
+FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id)
+{
+    FfHeldSpace *s = &h->space[id % FF_HOLDER_SPACES];
+
+    return id && s->id == id ? s : NULL;
+}
+
+static unsigned index_of(const FfHolder *h, const FfHeldSpace *s)
+{
+    return s - h->space;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = -1;
+}
+
+/* ---- spaces come and go ------------------------------------------------------------------------
+ */
+
+static void release(FfHeldSpace *s)
+{
+    close_fd(&s->uffd);
+    close_fd(&s->memfd);
+    close_fd(&s->news);
+    close_fd(&s->told);
+    close_fd(&s->sock);
+    close_fd(&s->pidfd);
+    if (s->rec) {
+        ff_record_unmap(s->rec);
+    }
+    *s = (FfHeldSpace){0};
+}
+
+/* A place with a record and an eventfd: its index, or -1. Its id is not set, but it is not free. */
+static int prepare(FfHolder *h)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        if (s->id || s->rec) {
+            continue;
+        }
+        *s = (FfHeldSpace){.root = i, .parent = -1, .next = -1, .uffd = -1, .told = -1, .sock = -1};
+        s->pidfd = -1;
+        s->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        s->memfd = ff_record_create(&s->rec);
+        if (s->news < 0 || s->memfd < 0) {
+            release(s);
+            return -1;
+        }
+        return i;
+    }
+    return -1;
+}
+
+/* What a child needs is there before anything is read. */
+static bool have_spare(FfHolder *h)
+{
+    if (h->spare < 0) {
+        h->spare = prepare(h);
+    }
+    return h->spare >= 0;
+}
+
+static void name(FfHolder *h, FfHeldSpace *s)
+{
+    s->id = ++h->last_number * FF_HOLDER_SPACES + index_of(h, s);
+    s->rec->id = s->id;
+    s->rec->root = h->space[s->root].id;
+}
+
+/* Takes UFFD. The kernel's list of what can be read is looked at anew, so nothing is missed. */
+static bool watch_uffd(FfHolder *h, FfHeldSpace *s, int uffd)
+{
+    s->uffd = uffd;
+    fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
+    fcntl(uffd, F_SETFD, FD_CLOEXEC);
+    return ff_holder_watch(h, uffd, FF_ON_UFFD, index_of(h, s), EPOLLIN | EPOLLONESHOT);
+}
+
+/* Anything else could make the one thread wait, or hand it messages of somebody's own. */
+static bool is_userfaultfd(int fd)
+{
+    char target[64] = "";
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return readlink(path, target, sizeof(target) - 1) > 0 &&
+           strcmp(target, "anon_inode:[userfaultfd]") == 0;
+}
+
+bool ff_holder_add_client(FfHolder *h, FfPending *p)
+{
+    if (!is_userfaultfd(p->uffd)) {
+        ff_holder_log("process %d: what it passed is not a userfaultfd", p->pid);
+        return false;
+    }
+    int i = prepare(h);
+    FfHeldSpace *s = i < 0 ? NULL : &h->space[i];
+    if (s) {
+        s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    if (!s || s->told < 0) {
+        ff_holder_log("process %d: no room for another client (%u at most, and files: ulimit -n)",
+                      p->pid, FF_HOLDER_SPACES);
+        if (s) {
+            release(s);
+        }
+        return false;
+    }
+    name(h, s);
+    s->rec->root = s->id;
+    s->rec->pid = p->pid;
+    s->rec->uid = p->uid;
+    s->rec->hello_len = p->len;
+    memcpy(s->rec->hello, p->bytes, p->len);
+    s->sock = p->sock;
+    s->pidfd = p->pidfd;
+    int uffd = p->uffd;
+    p->sock = p->uffd = p->pidfd = -1;
+    if (!ff_holder_watch(h, s->told, FF_ON_TOLD, i, EPOLLIN) || !watch_uffd(h, s, uffd) ||
+        (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
+        ff_holder_log("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
+        release(s);
+        return false;
+    }
+    ff_holder_tell_space(h, s);
+    return true;
+}
+
+/* ---- reading: the gate is closed, and nobody is inside -----------------------------------------
+ */
+
+typedef enum { READ_ALL, READ_EVENT, READ_LATER } Read;
+
+static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
+{
+    FfHeldSpace *s = &h->space[h->spare];
+
+    h->spare = -1;
+    s->root = parent->root;
+    s->parent = index_of(h, parent);
+    s->next = parent->next;
+    parent->next = index_of(h, s);
+    name(h, s);
+    s->rec->pid = 0;
+    s->rec->uid = parent->rec->uid;
+    s->tries = 0;
+    if (!watch_uffd(h, s, uffd)) {
+        ff_holder_log("a child of process %d cannot be watched, and waits: %s", parent->rec->pid,
+                      g_strerror(errno));
+    }
+    parent->rec->child = s->id;
+    ff_holder_tell_space(h, s);
+}
+
+/* What is in `in`. */
+static Read file(FfHolder *h, FfHeldSpace *s)
+{
+    FfRecord *r = s->rec;
+
+    if (r->in.event == UFFD_EVENT_PAGEFAULT) {
+        /* There was room before the read. */
+        ff_record_add_fault(r, &r->in);
+        return READ_ALL;
+    }
+    if (r->in.event == UFFD_EVENT_FORK) {
+        add_child(h, s, r->in.arg.fork.ufd);
+    }
+    FF_FAULT_AT("holder-event");
+    __atomic_store_n(&r->seq, r->in_seq, __ATOMIC_RELEASE);
+    return READ_EVENT;
+}
+
+static bool has_room(FfRecord *r)
+{
+    if (r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_RECORD_FAULTS) {
+        return true;
+    }
+    /* Against ff_record_take_faults(): one of the two sees the other. */
+    __atomic_store_n(&r->full, 1, __ATOMIC_SEQ_CST);
+    return r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_RECORD_FAULTS;
+}
+
+static void arm(FfHolder *h, FfHeldSpace *s)
+{
+    struct epoll_event e = {.events = EPOLLIN | EPOLLONESHOT,
+                            .data.u64 = (uint64_t)FF_ON_UFFD << 32 | index_of(h, s)};
+
+    s->ready = false;
+    epoll_ctl(h->epoll, EPOLL_CTL_MOD, s->uffd, &e);
+}
+
+/* Until an event, or nothing is there. */
+static Read read_messages(FfHolder *h, FfHeldSpace *s)
+{
+    FfRecord *r = s->rec;
+
+    for (;;) {
+        if (!has_room(r)) {
+            s->full = true;
+            return READ_LATER;
+        }
+        if (!have_spare(h)) {
+            ff_holder_set_timer(h, AGAIN_MS); /* what becomes free has no event */
+            return READ_LATER;
+        }
+        r->in_seq = r->seq + 1;
+        ssize_t n = FF_FAULT_CALL("holder-read", read(s->uffd, &r->in, sizeof(r->in)));
+        if (n < 0 && errno == EAGAIN) {
+            arm(h, s);
+            return READ_ALL;
+        }
+        if (n < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+            ff_holder_set_timer(h, AGAIN_MS); /* a child's userfaultfd: it waits in fork() */
+            return READ_LATER;
+        }
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n != sizeof(r->in)) {
+            s->ready = false;
+            ff_holder_log("process %d: its userfaultfd cannot be read: %s", r->pid,
+                          g_strerror(n < 0 ? errno : EIO));
+            return READ_ALL;
+        }
+        FF_FAULT_AT("holder-was-read");
+        if (file(h, s) == READ_EVENT) {
+            return READ_EVENT; /* `ready` still: more may be there */
+        }
+    }
+}
+
+static bool can_be_read(const FfHeldSpace *s)
+{
+    return s->ready && !s->full && s->uffd >= 0;
+}
+
+/* Reads of ROOT's family what the gate allows. */
+static void turn(FfHolder *h, FfHeldSpace *root)
+{
+    bool any = false;
+
+    if (ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_EVENT) {
+        return; /* the pager opens it, and tells */
+    }
+    for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+        any = any || can_be_read(s);
+    }
+    if (any && !ff_gate_close(root->rec)) {
+        return; /* who leaves as the last one tells */
+    }
+    for (FfHeldSpace *s = root; any && s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+        if (!can_be_read(s)) {
+            continue;
+        }
+        uint64_t head = s->rec->head;
+        Read what = read_messages(h, s);
+        if (what == READ_EVENT) {
+            ff_gate_set(root->rec, FF_GATE_EVENT);
+        }
+        if (what == READ_EVENT || s->rec->head != head) {
+            ff_tell(s->news);
+        }
+        if (what == READ_EVENT) {
+            return;
+        }
+    }
+    if (ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_CLOSED) {
+        ff_gate_set(root->rec, FF_GATE_OPEN);
+    }
+}
+
+/* Whoever had to open the gate has not: a pager that died after it had applied the event, or before
+ * anything was read. */
+static void open_if_no_event(FfHolder *h, FfHeldSpace *root)
+{
+    bool event = false;
+
+    for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+        event = event || (s->uffd >= 0 && ff_record_has_event(s->rec));
+    }
+    if (!event && ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_EVENT) {
+        ff_gate_set(root->rec, FF_GATE_OPEN);
+    }
+}
+
+void ff_holder_drop(FfHolder *h, uint64_t id)
+{
+    FfHeldSpace *s = ff_holder_find(h, id);
+
+    if (!s) {
+        return;
+    }
+    FfHeldSpace *root = &h->space[s->root];
+    close_fd(&s->uffd);
+    s->ready = false;
+    if (s != root) {
+        for (FfHeldSpace *p = root;; p = &h->space[p->next]) {
+            if (p->next == (int)index_of(h, s)) {
+                p->next = s->next;
+                break;
+            }
+        }
+        release(s);
+    }
+    /* The root's record has the gate, so it stays for as long as there is anybody. */
+    if (root->uffd < 0 && root->next < 0) {
+        release(root);
+    } else {
+        open_if_no_event(h, root); /* there may have been one for which nobody is left */
+        turn(h, root);
+    }
+}
+
+void ff_holder_on_uffd(FfHolder *h, unsigned i)
+{
+    FfHeldSpace *s = &h->space[i];
+
+    if (s->id && s->uffd >= 0) {
+        s->ready = true;
+        turn(h, &h->space[s->root]);
+    }
+}
+
+void ff_holder_on_told(FfHolder *h, unsigned i)
+{
+    FfHeldSpace *root = &h->space[i];
+
+    if (!root->id) {
+        return;
+    }
+    ff_untell(root->told);
+    for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+        s->full = s->full && !has_room(s->rec);
+    }
+    turn(h, root);
+}
+
+void ff_holder_try_again(FfHolder *h)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        if (h->space[i].id && h->space[i].root == (int)i) {
+            turn(h, &h->space[i]);
+        }
+    }
+}
+
+void ff_holder_reset_gates(FfHolder *h)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        if (h->space[i].id && h->space[i].root == (int)i) {
+            ff_gate_reset(h->space[i].rec);
+            open_if_no_event(h, &h->space[i]);
+            turn(h, &h->space[i]);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See restore-file.h. QEMU compares next to nothing when it loads mapped-ram, so all is compared
+ * here, before anything of this QEMU is changed: that the file has its end, machine type, UUID, and
+ * each block of guest RAM. The other blocks (video memory, ROMs) QEMU itself compares, as they come
+ * in its stream.
+ *
+ * System calls: memfd_create, fstat, pread64.
+ */
+#include "migration/restore-file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "snapshot/mapped.h"
+#include "snapshot/records.h"
+#include "snapshot/run-state.h"
+#include "snapshot/tail.h"
+#include "snapshot/write.h"
+
+/* Memory that is not guest RAM goes through this process; no QEMU has more of it. */
+#define OTHERS_MAX (4ull << 30)
+/* Of device state, in which the run state is looked for. */
+#define TAIL_MAX (256u << 20)
+
+static bool refuse(GError **error, const FfRestoreFile *f, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+
+static bool refuse(GError **error, const FfRestoreFile *f, const char *format, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    va_start(ap, format);
+    what = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", f->path, what);
+    return false;
+}
+
+/* ---- opening it --------------------------------------------------------------------------------
+ */
+
+static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **error)
+{
+    /* mapped-ram has no pages among its records. */
+    static const FfPageSink nobody = {0};
+    g_autoptr(GError) local = NULL;
+    bool compressed = ff_input_is_compressed(in);
+
+    f->saved = ff_saved_open(in, offset, &local);
+    if (compressed) {
+        return refuse(error, f, "it is compressed: unpack it first (farfault convert)");
+    }
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    if (f->saved->form != FF_SAVED_MAPPED) {
+        return refuse(error, f,
+                      "it is an ordinary stream, which only QEMU itself can load: make it "
+                      "mapped-ram first (farfault convert --to mapped-ram)");
+    }
+    return ff_records_walk(f->saved, &nobody, NULL, error) && ff_tail_check(f->saved, error);
+}
+
+FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error)
+{
+    g_autoptr(FfRestoreFile) f = g_new0(FfRestoreFile, 1);
+
+    f->fd = fd;
+    f->path = g_strdup(path);
+    int rc = ff_file_id(fd, &f->id);
+    int copy = rc < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0) {
+        refuse(error, f, "%s", g_strerror(rc < 0 ? -rc : errno));
+        return NULL;
+    }
+    FfInput *in = ff_input_open_fd(copy, path, error);
+    return in && read_head(f, in, offset, error) ? g_steal_pointer(&f) : NULL;
+}
+
+void ff_restore_file_free(FfRestoreFile *f)
+{
+    if (!f) {
+        return;
+    }
+    for (unsigned i = 0; i < f->n_blocks; i++) {
+        g_free((uint64_t *)f->blocks[i].data);
+    }
+    g_free(f->blocks);
+    ff_saved_free(f->saved);
+    ff_close_fd(&f->fd);
+    g_free(f->path);
+    g_free(f);
+}
+
+/* ---- whether it is this guest ------------------------------------------------------------------
+ */
+
+/* The block of guest RAM that BLOCK of the file is: QEMU names it after its backend, by its id or
+ * (machine types before 4.0) by its path. -1: it is none. */
+static int ram_block(const FfRam *ram, const FfSavedBlock *block)
+{
+    const char *name = block->name;
+
+    if (g_str_has_prefix(name, "/objects/")) {
+        name += strlen("/objects/");
+    }
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        if (!strcmp(ram->blocks[i].info.id, name)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+/* FfMappedRun */
+static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
+{
+    ff_bitmap_set_run(opaque, first, n);
+    return true;
+}
+
+static bool take_block(FfRestoreFile *f, const FfBlock *ours, const FfSavedBlock *b,
+                       FfFileBlock *to, GError **error)
+{
+    if (to->data) {
+        return refuse(error, f, "damaged: it has memory block '%s' twice", b->name);
+    }
+    if (b->size != ours->info.size) {
+        return refuse(error, f,
+                      "its memory block '%s' has %" PRIu64 " MiB, that of this QEMU %" PRIu64
+                      " MiB: start QEMU as the saved guest was started",
+                      b->name, b->size >> 20, ours->info.size >> 20);
+    }
+    if (ff_saved_block_is_outside(f->saved, b)) {
+        return refuse(error, f, "it was saved without its memory (x-ignore-shared)");
+    }
+    uint64_t n = b->size / FF_SAVED_PAGE, *words = g_new0(uint64_t, ff_bitmap_words(n));
+    FfBitmap bitmap;
+
+    ff_bitmap_init_over(&bitmap, words, n);
+    *to = (FfFileBlock){
+        .at = b->pages, .n_pages = n, .page_size = ours->info.page_size, .data = words};
+    return ff_mapped_runs(f->saved, b, note_run, &bitmap, error);
+}
+
+static bool compare_blocks(FfRestoreFile *f, const FfRam *ram, GError **error)
+{
+    uint64_t others = 0;
+
+    f->n_blocks = ram->n_blocks;
+    f->blocks = g_new0(FfFileBlock, ram->n_blocks);
+    for (guint i = 0; i < f->saved->blocks->len; i++) {
+        const FfSavedBlock *b = ff_saved_block(f->saved, i);
+        int number = ram_block(ram, b);
+
+        others += number < 0 ? b->size : 0;
+        if (number >= 0 && !take_block(f, &ram->blocks[number], b, &f->blocks[number], error)) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        if (!f->blocks[i].data) {
+            return refuse(error, f,
+                          "it has no memory block '%s', as this QEMU has: start QEMU as the saved "
+                          "guest was started",
+                          ram->blocks[i].info.id);
+        }
+    }
+    return others <= OTHERS_MAX ||
+           refuse(error, f, "it has %" PRIu64 " MiB in memory blocks that this QEMU has not",
+                  others >> 20);
+}
+
+bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,
+                             const uint8_t *uuid, GError **error)
+{
+    static const uint8_t none[16];
+
+    if (machine && strcmp(machine, f->saved->machine) != 0) {
+        return refuse(error, f,
+                      "it is of a machine '%s', this QEMU is a '%s': start it with "
+                      "-machine %s",
+                      f->saved->machine, machine, f->saved->machine);
+    }
+    if (uuid && f->saved->has_uuid && memcmp(uuid, none, sizeof(none)) != 0 &&
+        memcmp(uuid, f->saved->uuid, sizeof(none)) != 0) {
+        return refuse(error, f, "it is of a guest with another UUID than this QEMU has");
+    }
+    return compare_blocks(f, ram, error);
+}
+
+/* ---- its devices -------------------------------------------------------------------------------
+ */
+
+char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error)
+{
+    uint64_t n = f->saved->end - f->saved->tail;
+
+    if (n > TAIL_MAX) {
+        refuse(error, f, "damaged: %" PRIu64 " MiB of device state", n >> 20);
+        return NULL;
+    }
+    g_autofree uint8_t *tail = g_malloc(n);
+    return ff_input_read(f->saved->in, f->saved->tail, tail, n, error) ? ff_run_state_read(tail, n)
+                                                                       : NULL;
+}
+
+static FfOutput *new_memory(const FfRestoreFile *f, GError **error)
+{
+    int fd = memfd_create("devices", MFD_CLOEXEC);
+
+    if (fd < 0) {
+        refuse(error, f, "no memory for its device state: %s", g_strerror(errno));
+        return NULL;
+    }
+    return ff_output_new_fd(fd, f->path, error);
+}
+
+int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemory *memory,
+                            char **run_state, GError **error)
+{
+    guint n = f->saved->blocks->len;
+    g_autofree uint64_t *addresses = g_new0(uint64_t, n);
+    g_autofree bool *left_out = g_new0(bool, n);
+    g_autoptr(FfOutput) o = new_memory(f, error);
+    FfFileId now;
+
+    for (guint i = 0; i < n && o; i++) {
+        int number = ram_block(ram, ff_saved_block(f->saved, i));
+
+        left_out[i] = number >= 0;
+        if (number >= 0 &&
+            !memory->address(memory, ram->blocks[number].info.id, &addresses[i], error)) {
+            return -1;
+        }
+    }
+    *run_state = o ? ff_restore_file_run_state(f, error) : NULL;
+    if (!*run_state || !ff_write_devices(f->saved, addresses, left_out, o, error)) {
+        return -1;
+    }
+    /* All of it was read by now, and is what was compared. */
+    if (ff_file_id(f->fd, &now) < 0 || now.size != f->id.size || now.mtime_ns != f->id.mtime_ns) {
+        refuse(error, f, "it was changed while it was read");
+        return -1;
+    }
+    int fd = fcntl(ff_output_fd(o), F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) {
+        refuse(error, f, "%s", g_strerror(errno));
+    }
+    return fd;
+}

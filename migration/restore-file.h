@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The file of a saved guest as the source of a destination: what is in it, whether it is this
+ * guest, and where its pages stand.
+ *
+ * Thread: the coordinator.
+ */
+#ifndef FF_MIGRATION_RESTORE_FILE_H
+#define FF_MIGRATION_RESTORE_FILE_H
+
+#include "migration/ram.h"
+#include "pagers/file.h"
+#include "snapshot/saved.h"
+
+typedef struct {
+    char *path; /* for errors */
+    int fd;
+    FfFileId id;
+    FfSaved *saved;
+    unsigned n_blocks;   /* of guest RAM; 0: not compared yet */
+    FfFileBlock *blocks; /* [n_blocks] */
+} FfRestoreFile;
+
+/* FD (taken) is that of PATH, in which the guest begins at OFFSET (FF_SAVED_OFFSET_LOOK). NULL and
+ * ERROR, one line: it cannot be restored lazily. */
+FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error);
+/* FALSE and ERROR: the guest in F is not that of RAM. MACHINE and UUID (16 bytes): NULL where
+ * nobody can be asked. Once. */
+bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,
+                             const uint8_t *uuid, GError **error);
+/* After that. What QEMU has to load, in a memfd; -1 and ERROR. *RUN_STATE (g_free): what the guest
+ * was when it was saved. */
+int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemory *memory,
+                            char **run_state, GError **error);
+/* The run state alone. */
+char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error);
+void ff_restore_file_free(FfRestoreFile *f);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRestoreFile, ff_restore_file_free)
+
+#endif

@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The coordinator of a restore; see restore.h. Its steps are those of every destination
+ * (destination.c), by the same journal; what a source would say comes from the file:
+ *
+ *   SETUP     the file is opened and compared with this QEMU; the relay holds it
+ *   LOADING   guest RAM is armed, the pager answers, device state is fed
+ *   LOADED    and GRANTED at once: the file gives the guest to whoever restores it
+ *   DONE      every page is here
+ *
+ * When the file cannot be read, or the engine has died, all is kept and who waits waits: the pager
+ * is made again over the file that was held, or that the client names (again()).
+ *
+ * Thread: the coordinator; the pager's call failed() and cannot_place(). Lock: the control's, for
+ * `pager`, which the driver looks at.
+ */
+#include "migration/restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "migration/dest-arm.h"
+#include "migration/dest-device.h"
+#include "migration/dest-fault.h"
+#include "migration/destination.h"
+#include "migration/journal.h"
+#include "migration/restore-file.h"
+#include "net/priority.h"
+
+/* Pages that are read together for a fault. */
+#define WINDOW 4
+#define FEED (1u << 20)
+
+struct FfRestore {
+    int fd; /* given, or held by the engine before this one; -1: none */
+    char *path;
+    int64_t offset;
+    bool adopted; /* until the first attempt is made */
+    FfRestoreFile *file;
+    FfFilePager *pager; /* lock */
+    FfFileCounts past;  /* lock; of pagers before this one */
+};
+
+/* ---- the pager ---------------------------------------------------------------------------------
+ */
+
+/* FfFilePagerConfig */
+static void failed(const FfFileError *e, void *side)
+{
+    FfDestination *d = side;
+    const char *path = d->restore->file->path;
+
+    if (e->error == ESTALE) {
+        ff_control_dead(d->control,
+                        "%s: it was changed while the guest is restored from it: it must be as it "
+                        "was; who waits for memory waits",
+                        path);
+    } else if (e->error == ENODATA) {
+        ff_control_dead(d->control,
+                        "%s: it was cut: nothing is at byte %" G_GUINT64_FORMAT
+                        "; who waits for memory waits",
+                        path, e->at);
+    } else {
+        ff_control_dead(d->control,
+                        "%s: cannot be read at byte %" G_GUINT64_FORMAT
+                        ": %s (errno %d); who waits for memory waits",
+                        path, e->at, g_strerror(e->error), e->error);
+    }
+}
+
+/* FfFilePagerConfig */
+static void cannot_place(const FfRun *run, int rc, void *side)
+{
+    ff_dest_cannot_place(side, run, rc);
+}
+
+/* FfFilePagerConfig */
+static int place_zeros(const FfRun *run, void *side)
+{
+    return ff_placer_zero(&((FfDestination *)side)->placer, run);
+}
+
+static void set_pager(FfDestination *d, FfFilePager *pager)
+{
+    FfRestore *r = d->restore;
+
+    ff_mutex_lock(&d->control->lock);
+    FfFilePager *old = r->pager;
+    r->pager = pager;
+    if (old) {
+        FfFileCounts c = ff_file_pager_counts(old);
+
+        r->past.faults += c.faults;
+        r->past.zeros += c.zeros;
+        r->past.fault_bytes += c.fault_bytes;
+        r->past.fill_bytes += c.fill_bytes;
+    }
+    ff_mutex_unlock(&d->control->lock);
+    ff_file_pager_free(old);
+}
+
+/* Guest RAM is armed, and no fault thread runs. One that follows is answered. */
+static bool start_pager(FfDestination *d, GError **error)
+{
+    FfRestore *r = d->restore;
+    int urgent = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
+    int fill = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
+
+    if (urgent < 0 || fill < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->file->path, g_strerror(errno));
+        ff_close_fd(&urgent);
+        ff_close_fd(&fill);
+        return false;
+    }
+    FfFilePager *pager = ff_file_pager_new(&(FfFilePagerConfig){
+        .space = d->placer.space,
+        .blocks = r->file->blocks,
+        .n_blocks = r->file->n_blocks,
+        .window = WINDOW,
+        .thread_begins = ff_priority_urgent,
+        .zero = place_zeros,
+        .failed = failed,
+        .cannot_place = cannot_place,
+        .opaque = d,
+    });
+    ff_space_set_pager(d->placer.space, ff_file_pager_pager(pager));
+    set_pager(d, pager);
+    ff_file_pager_start(pager, urgent, fill, &r->file->id);
+    return true;
+}
+
+/* Nobody is answered any more. The fault thread does not run. */
+static void stop_pager(FfDestination *d)
+{
+    if (d->placer.space) {
+        ff_space_set_pager(d->placer.space, &d->peer.pager);
+    }
+    set_pager(d, NULL);
+}
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+/* As long as the guest needs it, for the engine after this one. */
+static void keep(FfDestination *d)
+{
+    FfStateHeader *state = d->cfg->state;
+    FfRestore *r = d->restore;
+    FfStateFile kept = {r->file->id.size, r->file->id.mtime_ns, r->offset, 0};
+    g_autofree char *uri = g_strdup_printf("file:%s", r->path);
+
+    memset(state->uuid, 0, sizeof(state->uuid));
+    memcpy(state->secret, &kept, sizeof(kept));
+    /* For messages alone, so it may be cut. */
+    g_strlcpy(state->peer_uri, uri, sizeof(state->peer_uri));
+    ff_state_mark(state, FF_MARK_FILE);
+}
+
+static void hold(FfDestination *d)
+{
+    if (d->control->ops.hold) {
+        d->control->ops.hold(FF_FILE_HELD, d->restore->file->fd, d->control->ops.opaque);
+    }
+}
+
+static int open_path(const char *path, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+
+    if (fd < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: %s", path, g_strerror(errno));
+    }
+    return fd;
+}
+
+static bool open_file(FfDestination *d, GError **error)
+{
+    FfRestore *r = d->restore;
+    int fd = r->fd >= 0 ? g_steal_fd(&r->fd) : open_path(r->path, error);
+
+    r->file = fd >= 0 ? ff_restore_file_open(fd, r->path, r->offset, error) : NULL;
+    return r->file != NULL;
+}
+
+/* ---- the way in --------------------------------------------------------------------------------
+ */
+
+static bool compare(FfDestination *d, GError **error)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+    g_autofree char *machine = state->machine ? state->machine(state) : NULL;
+
+    return ff_restore_file_compare(d->restore->file, d->ram, machine, d->conn->vm_uuid, error);
+}
+
+static bool begin(FfDestination *d, GError **error)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+    bool refused;
+
+    if (!ff_dest_check_guest(d, &refused, error)) {
+        return false;
+    }
+    /* From here on an engine that dies has begun: nobody else would say that it came to nothing. */
+    ff_journal_setup(d->cfg->state);
+    FF_FAULT_AT("setup");
+    if (!open_file(d, error) || !compare(d, error)) {
+        return false;
+    }
+    keep(d);
+    hold(d);
+    FF_FAULT_AT("held");
+    if (!state->prepare(state, FF_ROLE_DESTINATION, error)) {
+        return false;
+    }
+    FF_FAULT_AT("prepared");
+    ff_stamp(d->stats->setup_us);
+    ff_control_set_status(d->control, FF_STATUS_ACTIVE);
+    FF_FAULT_AT("active");
+    return true;
+}
+
+/* What QEMU does not take at once the feeder has. */
+static bool feed(FfDestination *d, int fd, GError **error)
+{
+    g_autofree uint8_t *piece = g_malloc(FEED);
+    ssize_t n;
+
+    for (off_t at = 0; (n = pread(fd, piece, FEED, at)) > 0; at += n) {
+        ff_dest_feed(d, piece, n);
+        ff_count(d->stats->device_bytes, n);
+    }
+    if (n < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: its device state: %s", d->restore->path,
+                    g_strerror(errno));
+    }
+    return n == 0;
+}
+
+static void take_run_state(FfDestination *d, char *run_state)
+{
+    ff_mutex_lock(&d->control->lock);
+    g_free(d->granted_state);
+    d->granted_state = run_state;
+    ff_mutex_unlock(&d->control->lock);
+}
+
+static bool load(FfDestination *d, GError **error)
+{
+    FfRestore *r = d->restore;
+    g_autofree char *run_state = NULL;
+    int fd = ff_restore_file_devices(r->file, d->ram, &d->cfg->vmm->memory, &run_state, error);
+    bool ok = fd >= 0 && ff_dest_begin_load(d, error) && start_pager(d, error);
+
+    if (ok) {
+        ff_dest_fault_start(d);
+        ff_stamp(d->stats->stop_us);
+        ok = feed(d, fd, error);
+    }
+    ff_close_fd(&fd);
+    /* QEMU says SHUT when it has left "inmigrate". */
+    if (!ok || !ff_control_await(d->control, FF_EV_SHUT, error)) {
+        return false;
+    }
+    FF_FAULT_AT("shut");
+    take_run_state(d, g_steal_pointer(&run_state));
+    ff_journal_loaded(d->cfg->state);
+    FF_FAULT_AT("loaded");
+    ff_control_event(d->control, FF_EV_GRANT);
+    return true;
+}
+
+void ff_restore_coordinate(FfDestination *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (begin(d, &error) && load(d, &error)) {
+        ff_dest_end_loaded(d);
+    } else {
+        ff_dest_give_up(d, error);
+    }
+}
+
+/* ---- once more ---------------------------------------------------------------------------------
+ */
+
+/* The file as it was, or the one that the client names: it has to be the same. */
+static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **error)
+{
+    FfRestore *r = d->restore;
+    int fd = path ? open_path(path, error) : r->fd;
+    FfStateFile kept;
+
+    if (fd < 0) {
+        if (!path) {
+            g_set_error(error, FF_M_ERROR, 0,
+                        "the file that this guest is restored from is not held any more: name it "
+                        "(migrate-recover, file:PATH)");
+        }
+        return NULL;
+    }
+    if (!path) {
+        r->fd = -1;
+    }
+    memcpy(&kept, d->cfg->state->secret, sizeof(kept));
+    g_autoptr(FfRestoreFile) f =
+        ff_restore_file_open(fd, path ? path : r->path, kept.offset, error);
+    if (f && (f->id.size != kept.size || f->id.mtime_ns != kept.mtime_ns)) {
+        g_set_error(
+            error, FF_M_ERROR, 0,
+            "%s: it is not the file that this guest is restored from, or was changed since: "
+            "its size and its time have to be the same",
+            f->path);
+        return NULL;
+    }
+    return f && ff_restore_file_compare(f, d->ram, NULL, NULL, error) ? g_steal_pointer(&f) : NULL;
+}
+
+/* Another file in place of the one that is there (PATH NULL: of none). */
+static FfRestoreFile *next_file(FfDestination *d, const char *path, GError **error)
+{
+    g_autoptr(FfRestoreFile) file = find_file(d, path, error);
+    char *run_state = file ? ff_restore_file_run_state(file, error) : NULL;
+
+    if (!run_state) {
+        return NULL;
+    }
+    take_run_state(d, run_state);
+    return g_steal_pointer(&file);
+}
+
+/* PATH NULL: the file that is there. FALSE: all is as it was. */
+static bool attach(FfDestination *d, const char *path, GError **error)
+{
+    FfRestore *r = d->restore;
+    g_autoptr(GError) local = NULL;
+    FfRestoreFile *file = path || !r->file ? next_file(d, path, &local) : NULL;
+    /* It has lost its name, or another one has that now: it is still open. */
+    bool held = r->file && !g_strcmp0(path, r->file->path);
+
+    if (local && !held) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    ff_dest_fault_stop(d);
+    stop_pager(d);
+    if (file) {
+        ff_restore_file_free(r->file);
+        r->file = file;
+        hold(d);
+    }
+    /* The pager may say at once that it cannot. */
+    ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
+    bool ok = start_pager(d, error);
+    ff_dest_fault_start(d);
+    return ok;
+}
+
+static void fill(FfDestination *d)
+{
+    ff_file_pager_fill(d->restore->pager);
+}
+
+/* It is there again: the guest goes on, or is granted now. */
+static void go_on(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    bool granted = d->control->granted;
+    ff_mutex_unlock(&d->control->lock);
+    if (granted) {
+        ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+        fill(d);
+    } else {
+        ff_control_event(d->control, FF_EV_GRANT);
+    }
+}
+
+/* The client's migrate-recover, with the path that it names (g_free); or an end. Returns which. */
+static unsigned await_recover(FfDestination *d, char **path)
+{
+    unsigned got = ff_control_wait(d->control, FF_EV_RECOVER | FF_EV_ALL | FF_EV_QUIT);
+
+    ff_mutex_lock(&d->control->lock);
+    *path = g_steal_pointer(&d->control->new_uri);
+    d->control->events &= ~(unsigned)FF_EV_RECOVER;
+    ff_mutex_unlock(&d->control->lock);
+    return got;
+}
+
+static void pause_for(FfDestination *d, const GError *why)
+{
+    if (why) {
+        ff_control_forget(d->control, 0); /* newer than what was said first */
+    }
+    ff_control_pause(d->control, why ? why->message : "the file cannot be read");
+}
+
+/* FfDestOrigin */
+static bool again(FfDestination *d)
+{
+    FfRestore *r = d->restore;
+    g_autoptr(GError) error = NULL;
+    bool asked = r->adopted; /* where only the engine has died, nobody has to be asked */
+
+    r->adopted = false;
+    for (;; asked = false) {
+        g_autofree char *path = NULL;
+        unsigned got = 0;
+
+        if (!asked) {
+            pause_for(d, error);
+            g_clear_error(&error);
+            got = await_recover(d, &path);
+            if (got & FF_EV_QUIT) {
+                return false;
+            }
+            ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
+        }
+        if (got & FF_EV_ALL) { /* faults alone have brought the last pages */
+            ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+            return true;
+        }
+        if (attach(d, path, &error)) {
+            go_on(d);
+            return true;
+        }
+        g_message("restore: %s", error->message);
+    }
+}
+
+/* FfDestOrigin: the guest runs, and what is beside its faults may begin. */
+static void granted(FfDestination *d)
+{
+    fill(d);
+}
+
+/* FfDestOrigin */
+static void end(FfDestination *d)
+{
+    stop_pager(d);
+}
+
+static const FfDestOrigin origin = {
+    .again = again, .granted = granted, .end = end, .over = ff_restore_forget};
+
+/* ---- beginning and end -------------------------------------------------------------------------
+ */
+
+void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset)
+{
+    d->origin = &origin;
+    d->restore = g_new0(FfRestore, 1);
+    d->restore->fd = fd;
+    d->restore->path = g_strdup(path);
+    d->restore->offset = offset;
+}
+
+void ff_restore_adopt_init(FfDestination *d, int fd)
+{
+    const char *uri = d->cfg->state->peer_uri;
+    const char *path = g_str_has_prefix(uri, "file:") ? uri + strlen("file:") : uri;
+
+    ff_restore_init(d, fd, path, -1);
+    d->restore->adopted = true;
+}
+
+void ff_restore_forget(FfDestination *d)
+{
+    if (d->control->ops.drop) {
+        d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
+    }
+    ff_state_unmark(d->cfg->state, FF_MARK_FILE);
+    d->cfg->state->peer_uri[0] = 0;
+}
+
+void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info)
+{
+    const FfRestore *r = d->restore;
+    FfFileCounts c = r->pager ? ff_file_pager_counts(r->pager) : (FfFileCounts){0};
+
+    info->restore = true;
+    info->requests = c.faults + c.zeros + r->past.faults + r->past.zeros;
+    info->fault_bytes = c.fault_bytes + r->past.fault_bytes;
+    info->fill_bytes = c.fill_bytes + r->past.fill_bytes;
+    info->bytes_wire = info->fault_bytes + info->fill_bytes;
+}
+
+void ff_restore_clear(FfDestination *d)
+{
+    FfRestore *r = d->restore;
+
+    if (!r) {
+        return;
+    }
+    ff_file_pager_free(r->pager);
+    ff_restore_file_free(r->file);
+    ff_close_fd(&r->fd);
+    g_free(r->path);
+    g_free(r);
+}

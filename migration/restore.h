@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A destination whose source is a file: device state first, then the guest runs, and its memory
+ * comes by faults and by a fill beside them.
+ */
+#ifndef FF_MIGRATION_RESTORE_H
+#define FF_MIGRATION_RESTORE_H
+
+#include "migration/dest-side.h"
+
+/* D becomes one: before the coordinator. FD (taken; -1: PATH is opened, by the coordinator). */
+void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset);
+/* The same for an engine that adopts one; FD: what was held, or -1. */
+void ff_restore_adopt_init(FfDestination *d, int fd);
+/* The coordinator, from the beginning to the end. */
+void ff_restore_coordinate(FfDestination *d);
+/* Its journal is at its end: nothing is left to know of the file. */
+void ff_restore_forget(FfDestination *d);
+/* Driver, under the control's lock. */
+void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info);
+/* No thread is left. */
+void ff_restore_clear(FfDestination *d);
+
+#endif

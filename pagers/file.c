@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pages from a file; see file.h.
+ *
+ * A request goes into a ring, and its page's bit into a bitmap. Where the ring is full only the bit
+ * is there, and who finds the ring empty looks through the bitmaps: no request is ever lost, and
+ * none waits for room.
+ *
+ * After each read, and before its content is placed, the file's size and mtime are compared with
+ * those of the beginning: a write stores its mtime before its bytes.
+ *
+ * Threads: `fault` (FAULT_THREADS) answer requests, `fill` (FILL_THREADS) go through the blocks by
+ * address. Few of them, and small reads: what the fill has under way a fault waits for in the disk.
+ * They place, so they may wait for an event of the space. Locks: `ring_lock`, with the fault thread
+ * of the space, and `cursor_lock`, of the fill alone; both are leaves, and nobody reads under one.
+ *
+ * System calls: pread64, fstat, fadvise64, mmap.
+ */
+#include "pagers/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "net/sync.h"
+#include "uffd/bitmap.h"
+#include "uffd/place.h"
+
+#define FAULT_THREADS 2
+#define FILL_THREADS 2
+#define FILL_BYTES (256u << 10)
+/* Pages that are there already are read once more if they are so few between others: one read
+ * costs more than they do. */
+#define FILL_GAP 16
+/* Zeros that are placed in one step by the fill. */
+#define ZERO_PAGES (1ull << 18)
+#define RING 256
+
+typedef struct {
+    FfFileBlock file;
+    FfBitmap data;              /* over file.data */
+    FfBitmap wanted;            /* by page of the space: requested, and not taken by a thread */
+    uint64_t n_pages, per_page; /* pages of the space; of the file in one */
+} Block;
+
+typedef struct {
+    unsigned block;
+    uint64_t page;
+} Request;
+
+typedef struct {
+    FfFilePager *p;
+    GThread *thread;
+    int fd; /* of all threads of a kind; borrowed */
+    uint8_t *buf;
+} Worker;
+
+struct FfFilePager {
+    FfPager pager; /* first */
+    FfFilePagerConfig cfg;
+    Block *blocks;
+    size_t buf_len;
+    uint64_t page_max; /* pages of the file in the largest page */
+    int urgent_fd, fill_fd;
+    FfFileId id;
+    Worker fault[FAULT_THREADS], fill[FILL_THREADS];
+    gint broken;         /* atomic; reading has failed, and it was said. Observers: the fill */
+    gint ends;           /* atomic; all threads are to end. Observers: they */
+    FfFileCounts counts; /* each atomic */
+
+    FfMutex ring_lock;
+    FfCond asked;
+    Request ring[RING]; /* ring_lock */
+    unsigned head, n;   /* ring_lock */
+    bool overflow;      /* ring_lock; some are in `wanted` alone */
+
+    FfMutex cursor_lock;
+    unsigned at_block; /* cursor_lock */
+    uint64_t at_page;  /* cursor_lock */
+};
+
+static void count(uint64_t *n, uint64_t more)
+{
+    __atomic_fetch_add(n, more, __ATOMIC_RELAXED); /* statistics */
+}
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+int ff_file_id(int fd, FfFileId *id)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        return -errno;
+    }
+    *id = (FfFileId){0};
+    if (S_ISREG(st.st_mode)) {
+        id->size = (uint64_t)st.st_size;
+        id->mtime_ns = st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec;
+    }
+    return 0;
+}
+
+/* What is read is what was saved. */
+static int check_unchanged(const FfFilePager *p, int fd)
+{
+    FfFileId now;
+    int rc = ff_file_id(fd, &now);
+
+    if (rc < 0) {
+        return rc;
+    }
+    return now.size == p->id.size && now.mtime_ns == p->id.mtime_ns ? 0 : -ESTALE;
+}
+
+static int read_at(int fd, uint64_t at, uint8_t *to, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got =
+            FF_FAULT_CALL("read-file", pread(fd, to + done, n - done, (off_t)(at + done)));
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return got < 0 ? -errno : -ENODATA;
+        }
+        done += got;
+    }
+    return 0;
+}
+
+/* N pages of the file from FIRST on into W's buffer: what stands there, and zeros. -errno with the
+ * place in *AT. */
+static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uint64_t *at,
+                      uint64_t *bytes)
+{
+    *bytes = 0;
+    *at = b->file.at + first * FF_FILE_PAGE;
+    for (uint64_t i = 0, some; i < n; i += some) {
+        bool data = ff_bitmap_test(&b->data, first + i);
+        uint8_t *to = w->buf + i * FF_FILE_PAGE;
+
+        for (some = 1; i + some < n && ff_bitmap_test(&b->data, first + i + some) == data;) {
+            some++;
+        }
+        if (!data) {
+            memset(to, 0, some * FF_FILE_PAGE);
+            continue;
+        }
+        *at = b->file.at + (first + i) * FF_FILE_PAGE;
+        int rc = read_at(w->fd, *at, to, some * FF_FILE_PAGE);
+        if (rc < 0) {
+            return rc;
+        }
+        *bytes += some * FF_FILE_PAGE;
+    }
+    return check_unchanged(w->p, w->fd);
+}
+
+static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
+{
+    FfFileError e = {-rc, at, waits};
+
+    if (g_atomic_int_compare_and_exchange(&p->broken, 0, 1)) {
+        p->cfg.failed(&e, p->cfg.opaque);
+    }
+}
+
+/* ---- placing -----------------------------------------------------------------------------------
+ */
+
+static bool has_data(const Block *b, uint64_t page)
+{
+    return b->per_page == 1 ? ff_bitmap_test(&b->data, page)
+                            : ff_bitmap_count_run(&b->data, page * b->per_page, b->per_page) > 0;
+}
+
+static void cannot_place(FfFilePager *p, const FfRun *run, int rc)
+{
+    g_atomic_int_set(&p->broken, 1);
+    p->cfg.cannot_place(run, rc, p->cfg.opaque);
+}
+
+static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
+{
+    int rc =
+        p->cfg.zero && !waits ? p->cfg.zero(run, p->cfg.opaque) : ff_place_zero(p->cfg.space, run);
+
+    if (rc < 0) {
+        cannot_place(p, run, rc);
+    }
+    return rc >= 0;
+}
+
+/* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said. */
+static bool bring(Worker *w, const FfRun *run, bool waits)
+{
+    FfFilePager *p = w->p;
+    const Block *b = &p->blocks[run->block];
+    uint64_t at, bytes, end = run->first + run->n, ps = b->per_page * FF_FILE_PAGE;
+    int rc = read_pages(w, b, run->first * b->per_page, run->n * b->per_page, &at, &bytes);
+
+    if (rc < 0) {
+        fail(p, rc, at, waits);
+        return false;
+    }
+    count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
+    for (FfRun some = {run->block, run->first, 0}; some.first < end; some.first += some.n) {
+        bool there = ff_space_is_placed(p->cfg.space, run->block, some.first);
+
+        for (some.n = 1; some.first + some.n < end &&
+                         ff_space_is_placed(p->cfg.space, run->block, some.first + some.n) == there;
+             some.n++) {
+        }
+        rc =
+            there ? 0 : ff_place_copy(p->cfg.space, &some, w->buf + (some.first - run->first) * ps);
+        if (rc < 0) {
+            cannot_place(p, &some, rc);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- who waits ---------------------------------------------------------------------------------
+ */
+
+/* A fault thread of a space, which has no other locks of ours. */
+static int request(FfPager *pager, const FfRun *runs, unsigned n)
+{
+    FfFilePager *p = (FfFilePager *)pager;
+
+    ff_mutex_lock(&p->ring_lock);
+    for (unsigned i = 0; i < n; i++) {
+        for (uint64_t page = runs[i].first; page < runs[i].first + runs[i].n; page++) {
+            if (!ff_bitmap_set(&p->blocks[runs[i].block].wanted, page)) {
+                continue; /* it is on its way to a thread */
+            }
+            if (p->n < RING) {
+                p->ring[(p->head + p->n++) % RING] = (Request){runs[i].block, page};
+            } else {
+                p->overflow = true;
+            }
+        }
+    }
+    ff_cond_broadcast(&p->asked);
+    ff_mutex_unlock(&p->ring_lock);
+    return 0;
+}
+
+/* One that is in the bitmaps alone. */
+static bool take_overflow_locked(FfFilePager *p, Request *r)
+{
+    for (r->block = 0; r->block < p->cfg.n_blocks; r->block++) {
+        Block *b = &p->blocks[r->block];
+
+        if (ff_bitmap_claim_run(&b->wanted, 0, b->n_pages, 1, &r->page)) {
+            return true;
+        }
+    }
+    p->overflow = false;
+    return false;
+}
+
+static bool take_locked(FfFilePager *p, Request *r)
+{
+    while (p->n) {
+        *r = p->ring[p->head];
+        p->head = (p->head + 1) % RING;
+        p->n--;
+        /* Not if it was taken out of the bitmap while the ring was empty. */
+        if (ff_bitmap_claim(&p->blocks[r->block].wanted, r->page)) {
+            return true;
+        }
+    }
+    return p->overflow && take_overflow_locked(p, r);
+}
+
+/* FALSE: the end. */
+static bool take(FfFilePager *p, Request *r)
+{
+    ff_mutex_lock(&p->ring_lock);
+    while (!p->ends && !take_locked(p, r)) {
+        ff_cond_wait(&p->asked, &p->ring_lock);
+    }
+    bool ends = p->ends;
+    ff_mutex_unlock(&p->ring_lock);
+    return !ends;
+}
+
+static bool is_wanted(const FfFilePager *p, unsigned block, uint64_t page)
+{
+    return !ff_space_is_placed(p->cfg.space, block, page) && has_data(&p->blocks[block], page);
+}
+
+/* The pages around R's that are missing and stand in the file, as far as they are next to it. */
+static FfRun window_of(const FfFilePager *p, const Request *r)
+{
+    const Block *b = &p->blocks[r->block];
+    uint64_t size = MAX(1, p->cfg.window / b->per_page), from = r->page / size * size;
+    uint64_t end = MIN(from + size, b->n_pages), first = r->page, last = r->page + 1;
+
+    while (first > from && is_wanted(p, r->block, first - 1)) {
+        first--;
+    }
+    while (last < end && is_wanted(p, r->block, last)) {
+        last++;
+    }
+    return (FfRun){r->block, first, last - first};
+}
+
+static void answer(Worker *w, const Request *r)
+{
+    FfFilePager *p = w->p;
+
+    if (ff_space_is_placed(p->cfg.space, r->block, r->page)) {
+        return; /* which woke who waited */
+    }
+    if (has_data(&p->blocks[r->block], r->page)) {
+        FfRun run = window_of(p, r);
+
+        count(&p->counts.faults, 1);
+        bring(w, &run, true);
+    } else {
+        FfRun run = {r->block, r->page, 1};
+
+        count(&p->counts.zeros, 1);
+        place_zero(p, &run, true);
+    }
+}
+
+static gpointer fault_thread(gpointer opaque)
+{
+    Worker *w = opaque;
+    Request r;
+
+    if (w->p->cfg.thread_begins) {
+        w->p->cfg.thread_begins();
+    }
+    while (take(w->p, &r)) {
+        answer(w, &r);
+    }
+    return NULL;
+}
+
+/* ---- the fill ----------------------------------------------------------------------------------
+ */
+
+/* The end of what is read together from FIRST on: at a page of zeros, or where many are there. */
+static uint64_t data_end(const FfFilePager *p, unsigned block, uint64_t first, uint64_t end)
+{
+    uint64_t last = first + 1;
+
+    for (uint64_t page = last; page < end && page - last < FILL_GAP; page++) {
+        if (!has_data(&p->blocks[block], page)) {
+            break;
+        }
+        last = ff_space_is_placed(p->cfg.space, block, page) ? last : page + 1;
+    }
+    return last;
+}
+
+static uint64_t zeros_end(const FfFilePager *p, unsigned block, uint64_t first, uint64_t end)
+{
+    while (++first < end && !has_data(&p->blocks[block], first) &&
+           !ff_space_is_placed(p->cfg.space, block, first)) {
+    }
+    return first;
+}
+
+/* The next run of one block that is missing; *ZERO: it is zeros. FALSE: none. */
+static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
+{
+    for (; p->at_block < p->cfg.n_blocks; p->at_block++, p->at_page = 0) {
+        const Block *b = &p->blocks[p->at_block];
+
+        while (p->at_page < b->n_pages &&
+               ff_space_is_placed(p->cfg.space, p->at_block, p->at_page)) {
+            p->at_page++;
+        }
+        if (p->at_page == b->n_pages) {
+            continue;
+        }
+        uint64_t most = MAX(1, FILL_BYTES / FF_FILE_PAGE / b->per_page), first = p->at_page;
+
+        *zero = !has_data(b, first);
+        p->at_page =
+            *zero ? zeros_end(p, p->at_block, first, MIN(first + ZERO_PAGES, b->n_pages))
+                  : data_end(p, p->at_block, first, MIN((first / most + 1) * most, b->n_pages));
+        *run = (FfRun){p->at_block, first, p->at_page - first};
+        return true;
+    }
+    return false;
+}
+
+static bool next(FfFilePager *p, FfRun *run, bool *zero)
+{
+    ff_mutex_lock(&p->cursor_lock);
+    bool some = next_locked(p, run, zero);
+    ff_mutex_unlock(&p->cursor_lock);
+    return some;
+}
+
+static gpointer fill_thread(gpointer opaque)
+{
+    Worker *w = opaque;
+    FfFilePager *p = w->p;
+    FfRun run;
+    bool zero;
+
+    while (!g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken) && next(p, &run, &zero)) {
+        if (zero ? !place_zero(p, &run, false) : !bring(w, &run, false)) {
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+/* ---- beginning and end -------------------------------------------------------------------------
+ */
+
+FfPager *ff_file_pager_pager(FfFilePager *p)
+{
+    return &p->pager;
+}
+
+static void block_init(Block *b, const FfFileBlock *file)
+{
+    b->file = *file;
+    b->per_page = file->page_size / FF_FILE_PAGE;
+    b->n_pages = file->n_pages / b->per_page;
+    ff_bitmap_init_over(&b->data, (uint64_t *)file->data, file->n_pages);
+    ff_bitmap_init(&b->wanted, b->n_pages, false);
+}
+
+FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
+{
+    FfFilePager *p = g_new0(FfFilePager, 1);
+
+    p->pager.request = request;
+    p->cfg = *cfg;
+    p->urgent_fd = p->fill_fd = -1;
+    p->blocks = g_new0(Block, cfg->n_blocks);
+    p->page_max = 1;
+    for (unsigned i = 0; i < cfg->n_blocks; i++) {
+        block_init(&p->blocks[i], &cfg->blocks[i]);
+        p->page_max = MAX(p->page_max, p->blocks[i].per_page);
+    }
+    p->cfg.blocks = NULL;
+    p->buf_len = MAX(p->page_max, FILL_BYTES / FF_FILE_PAGE) * FF_FILE_PAGE;
+    ff_mutex_init(&p->ring_lock);
+    ff_cond_init(&p->asked);
+    ff_mutex_init(&p->cursor_lock);
+    return p;
+}
+
+/* Page-aligned, and of a huge page no memory before it is read. */
+static uint8_t *buffer(const FfFilePager *p)
+{
+    void *buf = mmap(NULL, p->buf_len, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (buf == MAP_FAILED) {
+        g_error("no memory for the buffers of a restore: %s", g_strerror(errno));
+    }
+    return buf;
+}
+
+static void begin(FfFilePager *p, Worker *w, unsigned n, int fd, const char *name, GThreadFunc run)
+{
+    for (unsigned i = 0; i < n; i++) {
+        w[i] = (Worker){.p = p, .fd = fd, .buf = buffer(p)};
+        w[i].thread = g_thread_new(name, run, &w[i]);
+    }
+}
+
+void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
+{
+    p->urgent_fd = urgent;
+    p->fill_fd = fill;
+    p->id = *id;
+    p->ends = p->broken = 0;
+    p->at_block = 0;
+    p->at_page = 0;
+    /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
+    posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
+    posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
+    begin(p, p->fault, FAULT_THREADS, urgent, "ff-file-fault", fault_thread);
+}
+
+void ff_file_pager_fill(FfFilePager *p)
+{
+    begin(p, p->fill, FILL_THREADS, p->fill_fd, "ff-file-fill", fill_thread);
+}
+
+static void end(const FfFilePager *p, Worker *w, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (w[i].thread) {
+            g_thread_join(w[i].thread);
+            munmap(w[i].buf, p->buf_len);
+        }
+        w[i] = (Worker){0};
+    }
+}
+
+void ff_file_pager_stop(FfFilePager *p)
+{
+    ff_mutex_lock(&p->ring_lock);
+    g_atomic_int_set(&p->ends, 1);
+    ff_cond_broadcast(&p->asked);
+    ff_mutex_unlock(&p->ring_lock);
+    end(p, p->fault, FAULT_THREADS);
+    end(p, p->fill, FILL_THREADS);
+    ff_mutex_lock(&p->ring_lock);
+    p->head = p->n = 0;
+    p->overflow = false;
+    ff_mutex_unlock(&p->ring_lock);
+    for (unsigned i = 0; i < p->cfg.n_blocks; i++) {
+        ff_bitmap_clear_run(&p->blocks[i].wanted, 0, p->blocks[i].n_pages);
+    }
+    int *fds[] = {&p->urgent_fd, &p->fill_fd};
+    for (unsigned i = 0; i < G_N_ELEMENTS(fds); i++) {
+        if (*fds[i] >= 0) {
+            close(*fds[i]);
+            *fds[i] = -1;
+        }
+    }
+}
+
+FfFileCounts ff_file_pager_counts(const FfFilePager *p)
+{
+    return (FfFileCounts){
+        .faults = __atomic_load_n(&p->counts.faults, __ATOMIC_RELAXED),
+        .zeros = __atomic_load_n(&p->counts.zeros, __ATOMIC_RELAXED),
+        .fault_bytes = __atomic_load_n(&p->counts.fault_bytes, __ATOMIC_RELAXED),
+        .fill_bytes = __atomic_load_n(&p->counts.fill_bytes, __ATOMIC_RELAXED),
+    };
+}
+
+void ff_file_pager_free(FfFilePager *p)
+{
+    if (!p) {
+        return;
+    }
+    ff_file_pager_stop(p);
+    for (unsigned i = 0; i < p->cfg.n_blocks; i++) {
+        ff_bitmap_clear(&p->blocks[i].data);
+        ff_bitmap_clear(&p->blocks[i].wanted);
+    }
+    ff_cond_clear(&p->asked);
+    ff_mutex_clear(&p->ring_lock);
+    ff_mutex_clear(&p->cursor_lock);
+    g_free(p->blocks);
+    g_free(p);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a client says between the last event of a migration and its end, which is a moment later:
+ * it is answered then. Main loop's thread.
+ */
+#include "migration/states.h"
+#include "qapi/driver-private.h"
+
+typedef struct {
+    FfCall *call;
+    FfHandler next;
+} Waiting;
+
+bool ff_call_when_over(FfCall *call, FfHandler next)
+{
+    FfDriver *d = call->driver;
+
+    if (!d->migration || d->config.state->role != FF_ROLE_SOURCE || !ff_state_is_final(d->status)) {
+        return false;
+    }
+    Waiting *w = g_new(Waiting, 1);
+
+    *w = (Waiting){call, next};
+    g_queue_push_tail(&d->waiting_over, w);
+    return true;
+}
+
+void ff_driver_migration_over(FfDriver *d)
+{
+    g_autoptr(GQueue) waiting = g_queue_copy(&d->waiting_over);
+    Waiting *w;
+
+    g_queue_clear(&d->waiting_over);
+    while ((w = g_queue_pop_head(waiting))) {
+        w->next(w->call); /* waits once more if one before it has begun a migration */
+        g_free(w);
+    }
+}

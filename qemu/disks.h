@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* QEMU's disks, as vmm/disks.h asks for them. The coordinator's thread. */
+#ifndef FF_QEMU_DISKS_H
+#define FF_QEMU_DISKS_H
+
+#include "vmm/vmm.h"
+
+GPtrArray *ff_qemu_plan_disks(FfVmmDisks *disks, const char *folder, GError **error);
+bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error);
+bool ff_qemu_branch_disks(FfVmmDisks *disks, const GPtrArray *plan, GError **error);
+
+#endif

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* How each client stands. */
+#ifndef FF_SERVER_REPORT_H
+#define FF_SERVER_REPORT_H
+
+#include <json-glib/json-glib.h>
+
+#include "server/sessions.h"
+
+/* An array with an object for each. Any thread. */
+JsonNode *ff_sessions_report(FfSessions *all);
+
+#endif

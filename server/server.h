@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The pager's process (docs/design/pager.md): what the holder starts. It has the fds that are named
+ * here, and nothing that must outlive it.
+ */
+#ifndef FF_SERVER_SERVER_H
+#define FF_SERVER_SERVER_H
+
+#include <stdbool.h>
+
+#include "holder/wire.h"
+
+#define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
+/* Listening: who connects reads what is known of all clients, as JSON. May be closed. */
+#define FF_SERVER_CONTROL_FD (FF_HOLD_LINK_FD + 2)
+
+typedef struct {
+    bool bulk;    /* pages that nobody waits for are placed as well */
+    bool control; /* FF_SERVER_CONTROL_FD is there */
+} FfServerConfig;
+
+/* Until the holder has gone: the exit status. */
+int ff_server_run(const FfServerConfig *cfg);
+
+#endif

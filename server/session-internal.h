@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object behind session.h.
+ *
+ * From the bottom:
+ *
+ *   shared.c   the log, the end
+ *   family.c   what one process means for its relatives
+ *   hear.c     FfMessages: what the holder has read, and the gate
+ *   work.c     threads that place
+ *   session.c  comes, is adopted, goes
+ *
+ * Threads: the owner (one for each session; makes it, places in bulk, ends it), fault, two demand,
+ * and the pager's main thread, which adds and probes.
+ * Locks: FfSession.lock, a leaf: the queue and the end. FfSessions.lock.
+ */
+#ifndef FF_SERVER_SESSION_INTERNAL_H
+#define FF_SERVER_SESSION_INTERNAL_H
+
+#include <pthread.h>
+
+#include "server/image.h"
+#include "server/sessions.h"
+#include "uffd/bitmap.h"
+#include "uffd/faults.h"
+#include "uffd/place.h"
+
+#define FF_SESSION_QUEUE 8192
+#define FF_SESSION_DEMANDS 2
+
+typedef struct {
+    FfRun run;
+    int64_t since_us;
+} FfDemand;
+
+struct FfSession {
+    FfMessages messages; /* first */
+    FfPager pager;
+    FfSessions *all;
+    uint64_t id, root, parent;
+    int uffd, memfd, news, told;
+    FfRecord *rec, *root_rec;
+    FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
+    FfSpace *space; /* the same */
+    FfBitmap placed[FF_IMAGE_BLOCKS];
+    GThread *faults, *demand[FF_SESSION_DEMANDS];
+    bool started; /* main thread */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* of the queue, the end, and that nobody waits */
+    FfDemand *queue;        /* lock; FF_SESSION_QUEUE, a ring */
+    unsigned queue_first, queue_n;
+    FfBitmap overflow[FF_IMAGE_BLOCKS]; /* what the ring had no room for */
+    unsigned overflow_n;                /* lock; an upper bound */
+    unsigned waiting;              /* atomic; requests that were not answered. Observer: bulk */
+    pthread_mutex_t calm_lock;     /* a leaf; of `calm` alone, as bulk shares no lock with faults */
+    pthread_cond_t calm;           /* nobody waits */
+    bool ending;                   /* atomic, stored under lock. Observers: all its threads */
+    bool stuck;                    /* atomic; the gate stays closed. Observer: the owner */
+    bool said_source, said_memory; /* atomic; once each. Observers: who would say it again */
+};
+
+/* ---- shared.c: any thread ---- */
+void ff_session_log(const FfSession *s, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* The process is gone, or there is nothing to be done for it. */
+void ff_session_end(FfSession *s);
+void ff_session_wait_end(FfSession *s);
+static inline bool ff_session_is_ending(FfSession *s)
+{
+    return __atomic_load_n(&s->ending, __ATOMIC_ACQUIRE);
+}
+/* The gate stays closed from now on: WHY. */
+void ff_session_stick(FfSession *s, const char *why);
+static inline bool ff_session_is_stuck(FfSession *s)
+{
+    return __atomic_load_n(&s->stuck, __ATOMIC_ACQUIRE);
+}
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sessions come, are adopted and go; see session.h and session-internal.h.
+ *
+ * A session is not given up because something fails: its userfaultfd would be closed, and a client
+ * without a copy of it would go on with zeros. It is given up when its process has ended, or
+ * before anything was placed (a first message that is not right).
+ *
+ * System calls: openat, read, close, poll, and those of holder/ and uffd/.
+ */
+#include "server/session.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "server/firecracker.h"
+#include "server/hear.h"
+#include "server/session-internal.h"
+#include "server/work.h"
+
+/* ---- what a space tells ------------------------------------------------------------------------
+ */
+
+static void on_present(const FfPresent *p, void *opaque)
+{
+    FfSession *s = opaque;
+
+    if (p->as == FF_PRESENT_NOTHING) {
+        return;
+    }
+    if (ff_work_is_demand()) {
+        ff_image_count(s->image, demand, p->pages);
+    } else {
+        ff_image_count(s->image, bulk, p->pages);
+    }
+    if (p->as == FF_PRESENT_ZEROS) {
+        ff_image_count(s->image, zeros, p->pages);
+    }
+}
+
+static void on_failed(const FfRun *run, int rc, void *opaque)
+{
+    FfSession *s = opaque;
+
+    if (!ff_session_is_stuck(s) && !__atomic_exchange_n(&s->said_memory, true, __ATOMIC_ACQ_REL)) {
+        ff_session_log(s, "somebody waits, and cannot be helped: %s", g_strerror(-rc));
+    }
+}
+
+static const FfSpaceOps space_ops = {.present = on_present, .failed = on_failed};
+
+/* ---- making ------------------------------------------------------------------------------------
+ */
+
+static bool fail(GError **error, const char *what, int rc)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", what, g_strerror(-rc));
+    return false;
+}
+
+/* Features that the process has asked for: the kernel says so in the third line of fdinfo. */
+static bool read_features(int uffd, uint64_t *features)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", uffd), *text = NULL;
+    uint64_t api, all;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return false;
+    }
+    const char *line = strstr(text, "API:");
+    return line && sscanf(line, "API: %" SCNx64 ":%" SCNx64 ":%" SCNx64, &api, features, &all) == 3;
+}
+
+/* Is what PID has at ADDR shared with its children? A line of maps is "START-END rwxp ...". */
+static FfSharing sharing_at(const char *maps, uint64_t addr)
+{
+    for (const char *line = maps; line && *line; line = strchr(line, '\n')) {
+        uint64_t start, end;
+        char rights[8];
+        line += *line == '\n';
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, rights) == 3 &&
+            addr >= start && addr < end) {
+            return rights[3] == 's' ? FF_SHARING_SHARED : FF_SHARING_PRIVATE;
+        }
+    }
+    return FF_SHARING_UNKNOWN;
+}
+
+static bool check_features(FfSession *s, uint64_t *features, GError **error)
+{
+    if (!read_features(s->uffd, features)) {
+        return fail(error, "what its userfaultfd tells of is not known", -EINVAL);
+    }
+    if (!(*features & UFFD_FEATURE_EVENT_REMOVE)) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                            "its userfaultfd does not tell of memory that it gives back "
+                            "(UFFD_FEATURE_EVENT_REMOVE), so old content would come back");
+        return false;
+    }
+    return true;
+}
+
+/* A client's image, from its first message. */
+static bool make_image(FfSession *s, GError **error)
+{
+    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+    FfImageBlock block[FF_IMAGE_BLOCKS];
+    uint64_t features;
+    G_STATIC_ASSERT(FF_FIRECRACKER_REGIONS <= FF_IMAGE_BLOCKS);
+
+    unsigned n = s->rec->hello_len > FF_RECORD_HELLO_MAX
+                     ? 0
+                     : ff_firecracker_parse(s->rec->hello, s->rec->hello_len,
+                                            ff_source_size(s->all->source), region, error);
+    if (!n || !check_features(s, &features, error)) {
+        return false;
+    }
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", s->rec->pid), *maps = NULL;
+    g_file_get_contents(path, &maps, NULL, NULL);
+    for (unsigned i = 0; i < n; i++) {
+        block[i] = (FfImageBlock){region[i].size, region[i].page_size, region[i].offset,
+                                  .sharing = sharing_at(maps ? maps : "", region[i].addr)};
+    }
+    FfImage *image = ff_image_create(s->memfd, block, n);
+    if (!image) {
+        return fail(error, "no room for what is known of its memory", -errno);
+    }
+    image->features = features;
+    for (unsigned i = 0; i < n; i++) {
+        image->copy[0].range[i] = (FfImageRange){region[i].addr, region[i].size, 0, i};
+    }
+    image->copy[0].n_ranges = n;
+    FF_FAULT_AT("client-made");
+    __atomic_store_n(&s->rec->taken, 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&s->all->lock);
+    s->image = image;
+    pthread_mutex_unlock(&s->all->lock);
+    return true;
+}
+
+/* FALSE: the end. */
+static bool wait_for_parent(FfSession *s)
+{
+    pthread_mutex_lock(&s->all->lock);
+    while (!s->image && !ff_session_is_ending(s)) {
+        pthread_cond_wait(&s->all->changed, &s->all->lock);
+    }
+    pthread_mutex_unlock(&s->all->lock);
+    return s->image;
+}
+
+static bool open_space(FfSession *s, GError **error)
+{
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        const FfImageBlock *b = &s->image->block[i];
+        ff_bitmap_init_over(&s->placed[i], ff_image_bits(s->image, i), b->size / b->page_size);
+    }
+    g_autoptr(FfSpace) space =
+        ff_space_new(&(FfSpaceConfig){.uffd = s->uffd,
+                                      .features = s->image->features,
+                                      .pagemap_fd = -1,
+                                      .grows = true,
+                                      .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
+                                      .messages = &s->messages,
+                                      .pager = &s->pager,
+                                      .ops = &space_ops,
+                                      .opaque = s});
+    int rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
+    if (rc < 0) {
+        return fail(error, "what is known of its memory cannot be used", rc);
+    }
+    pthread_mutex_lock(&s->all->lock);
+    s->space = g_steal_pointer(&space);
+    pthread_mutex_unlock(&s->all->lock);
+    return true;
+}
+
+/* ---- the owner ---------------------------------------------------------------------------------
+ */
+
+static gpointer run_faults(gpointer p)
+{
+    ff_faults_run(((FfSession *)p)->space);
+    return NULL;
+}
+
+/* After a pager that has died: who was told to it and not answered is told again. */
+static void serve(FfSession *s)
+{
+    g_autoptr(GError) error = NULL;
+
+    ff_image_count(s->image, pagers, 1);
+    if (!ff_work_start(s, &error) ||
+        !(s->faults = g_thread_try_new("fault", run_faults, s, &error))) {
+        ff_session_log(s, "%s, so it waits", error->message);
+        return;
+    }
+    ff_tell(s->news); /* what its predecessor has not taken */
+    ff_space_wake_all(s->space);
+    if (s->all->bulk) {
+        ff_work_bulk(s);
+    }
+}
+
+static void close_all(FfSession *s)
+{
+    if (s->space) {
+        ff_space_free(s->space);
+    }
+    if (s->image) {
+        ff_image_unmap(s->image);
+    }
+    close(s->uffd);
+    close(s->memfd);
+    close(s->news);
+    close(s->told);
+    ff_record_unmap(s->rec);
+    ff_record_unmap(s->root_rec);
+}
+
+/* WHY can be NULL. S is gone after it. */
+static void drop(FfSession *s, const char *why)
+{
+    FfHoldMessage msg = {.type = FF_HOLD_DROP, .id = s->id};
+
+    pthread_mutex_lock(&s->all->lock);
+    g_ptr_array_remove_fast(s->all->sessions, s);
+    pthread_mutex_unlock(&s->all->lock);
+    g_strlcpy(msg.text, why ? why : "", sizeof(msg.text));
+    struct pollfd link = {.fd = s->all->link, .events = POLLOUT};
+    close_all(s);
+    pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->calm_lock);
+    pthread_cond_destroy(&s->changed);
+    pthread_cond_destroy(&s->calm);
+    g_free(s);
+    while (ff_hold_send(link.fd, &msg, NULL, 0) == -EAGAIN) {
+        poll(&link, 1, -1);
+    }
+}
+
+/* Of a fork the child has nothing but what its parent's thread makes for it. */
+static void wait_applied(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (ff_record_has_event(s->rec) && !ff_session_is_stuck(s)) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static gpointer run_owner(gpointer p)
+{
+    FfSession *s = p;
+    g_autoptr(GError) error = NULL;
+
+    if (s->parent ? !wait_for_parent(s) : !s->image && !make_image(s, &error)) {
+        drop(s, error ? error->message : NULL);
+        return NULL;
+    }
+    if (open_space(s, &error)) {
+        serve(s);
+    } else {
+        ff_session_log(s, "%s, so it waits", error->message);
+    }
+    ff_session_wait_end(s);
+    if (s->faults) {
+        wait_applied(s);
+    }
+    if (ff_session_is_stuck(s)) {
+        ff_gate_set(s->root_rec, FF_GATE_OPEN); /* its memory is gone, and the event with it */
+    }
+    ff_work_join(s);
+    if (s->faults) {
+        ff_faults_stop(s->space);
+        g_thread_join(s->faults);
+    }
+    drop(s, NULL);
+    return NULL;
+}
+
+/* ---- all of them -------------------------------------------------------------------------------
+ */
+
+void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk)
+{
+    *all = (FfSessions){.source = source, .link = link, .bulk = bulk};
+    pthread_mutex_init(&all->lock, NULL);
+    pthread_cond_init(&all->changed, NULL);
+    all->sessions = g_ptr_array_new();
+}
+
+static void init_locks(FfSession *s)
+{
+    pthread_condattr_t mono;
+
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->calm_lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->calm, &mono);
+    pthread_condattr_destroy(&mono);
+}
+
+void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
+{
+    FfSession *s = g_new0(FfSession, 1);
+
+    s->all = all;
+    s->id = msg->id;
+    s->root = msg->root;
+    s->parent = msg->parent;
+    s->uffd = fds[FF_HOLD_FD_UFFD];
+    s->memfd = fds[FF_HOLD_FD_RECORD];
+    s->news = fds[FF_HOLD_FD_NEWS];
+    s->told = fds[FF_HOLD_FD_TOLD];
+    init_locks(s);
+    if (ff_record_map(s->memfd, &s->rec) < 0 ||
+        ff_record_map(fds[FF_HOLD_FD_ROOT], &s->root_rec) < 0) {
+        g_error("a record of the holder's cannot be mapped: %s", g_strerror(errno));
+    }
+    close(fds[FF_HOLD_FD_ROOT]);
+    ff_session_hear(s);
+    /* Before any thread of the family applies an event, which may be one of this one's memory. */
+    if (__atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) && !(s->image = ff_image_map(s->memfd))) {
+        g_error("what is known of a client cannot be mapped: %s", g_strerror(errno));
+    }
+    pthread_mutex_lock(&all->lock);
+    g_ptr_array_add(all->sessions, s);
+    pthread_cond_broadcast(&all->changed);
+    pthread_mutex_unlock(&all->lock);
+}
+
+void ff_session_start(FfSession *s)
+{
+    s->started = true;
+    g_thread_unref(g_thread_new("owner", run_owner, s));
+}
+
+void ff_sessions_start_all(FfSessions *all)
+{
+    pthread_mutex_lock(&all->lock);
+    for (guint i = 0; i < all->sessions->len; i++) {
+        FfSession *s = g_ptr_array_index(all->sessions, i);
+        if (!s->started) {
+            ff_session_start(s);
+        }
+    }
+    pthread_mutex_unlock(&all->lock);
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One space of another process in the pager: a client, or a child that it has forked. It has
+ * threads of its own, so no client waits for another one (docs/design/pager.md, "Who places").
+ */
+#ifndef FF_SERVER_SESSION_H
+#define FF_SERVER_SESSION_H
+
+#include "holder/wire.h"
+#include "server/sessions.h"
+
+void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk);
+
+/* A space as the holder told of it; FDS (FF_HOLD_FDS) are taken. Its threads do not run yet. */
+void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds);
+/* From now on: for those that were added before the holder said READY, after it; else at once. It
+ * ends by itself, and says so to the holder. */
+void ff_session_start(FfSession *s);
+void ff_sessions_start_all(FfSessions *all);
+
+#endif

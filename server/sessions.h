@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What all sessions (session.h) of a pager share. */
+#ifndef FF_SERVER_SESSIONS_H
+#define FF_SERVER_SESSIONS_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "server/source.h"
+
+typedef struct FfSession FfSession;
+
+typedef struct {
+    FfSource *source;     /* borrowed */
+    int link;             /* to the holder */
+    bool bulk;            /* pages that nobody waits for are placed as well */
+    pthread_mutex_t lock; /* a leaf, but that a space's lock is taken under it to read */
+    pthread_cond_t changed;
+    GPtrArray *sessions; /* lock; FfSession *, unsorted */
+} FfSessions;
+
+#endif

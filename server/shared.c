@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What all parts of a session use; see session-internal.h. System calls: write. */
+#include "server/session-internal.h"
+
+#include <stdio.h>
+
+void ff_session_log(const FfSession *s, const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    g_autofree char *text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    fprintf(stderr, "farfault pager: process %d%s: %s\n", s->root_rec->pid,
+            s->parent ? " (a child)" : "", text);
+}
+
+void ff_session_end(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    __atomic_store_n(&s->ending, true, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->calm_lock);
+    pthread_cond_broadcast(&s->calm);
+    pthread_mutex_unlock(&s->calm_lock);
+}
+
+void ff_session_wait_end(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!ff_session_is_ending(s)) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void ff_session_stick(FfSession *s, const char *why)
+{
+    ff_session_log(s, "%s", why);
+    __atomic_store_n(&s->stuck, true, __ATOMIC_RELEASE);
+}

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Content from files; see source.h for the threads. What is known to be zeros is not read: holes of
+ * a raw file, clear bits of mapped-ram. What was read is looked at, as a page of zeros costs a
+ * client no memory.
+ *
+ * No system calls of its own (snapshot/input.c).
+ */
+#include "server/source.h"
+
+#include <gio/gio.h>
+#include <string.h>
+
+#include "snapshot/input.h"
+#include "snapshot/mapped.h"
+#include "snapshot/saved.h"
+
+/* Bytes [START, START + LEN) of the source are at FILE of the file, or zeros. */
+typedef struct {
+    uint64_t start, len, file;
+} Extent;
+
+struct FfSource {
+    char *path;
+    uint64_t size;
+    GArray *extents; /* Extent, by START: all data; NULL: a raw file */
+};
+
+struct FfSourceReader {
+    FfSource *s;
+    FfInput *in;
+};
+
+/* ---- mapped-ram --------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    GArray *extents;
+    uint64_t start, pages; /* of the block: in the source, in the file */
+} Block;
+
+static bool add_run(void *opaque, uint64_t first, uint64_t n, GError **error)
+{
+    Block *b = opaque;
+    Extent e = {b->start + first * FF_SAVED_PAGE, n * FF_SAVED_PAGE,
+                b->pages + first * FF_SAVED_PAGE};
+
+    g_array_append_val(b->extents, e);
+    return true;
+}
+
+static bool read_blocks(FfSource *s, const FfSaved *saved, GError **error)
+{
+    s->extents = g_array_new(FALSE, FALSE, sizeof(Extent));
+    for (guint i = 0; i < saved->blocks->len; i++) {
+        const FfSavedBlock *b = ff_saved_block(saved, i);
+        Block block = {s->extents, s->size, b->pages};
+        if (ff_saved_block_is_outside(saved, b)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                        "%s: the memory of block %s is not in the file", s->path, b->name);
+            return false;
+        }
+        if (!ff_mapped_runs(saved, b, add_run, &block, error)) {
+            return false;
+        }
+        s->size += b->size;
+    }
+    return true;
+}
+
+/* ---- opening -----------------------------------------------------------------------------------
+ */
+
+/* QEMU's magic, as a raw memory file does not begin (of a guest's first page, the vectors). */
+static bool is_saved(FfInput *in)
+{
+    uint8_t magic[4];
+
+    return ff_input_size(in) > sizeof(magic) && ff_input_read(in, 0, magic, sizeof(magic), NULL) &&
+           memcmp(magic, "QEVM", sizeof(magic)) == 0;
+}
+
+static bool open_saved(FfSource *s, FfInput *in, GError **error)
+{
+    g_autoptr(GError) damage = NULL;
+    g_autoptr(FfSaved) saved = ff_saved_open(in, 0, &damage);
+
+    if (!saved || damage) {
+        g_propagate_error(error, g_steal_pointer(&damage));
+        return false;
+    }
+    if (saved->form != FF_SAVED_MAPPED) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "%s: its pages are not where they can be looked up: farfault convert makes a "
+                    "mapped-ram file of it",
+                    s->path);
+        return false;
+    }
+    return read_blocks(s, saved, error);
+}
+
+FfSource *ff_source_open(const char *path, GError **error)
+{
+    g_autoptr(FfSource) s = g_new0(FfSource, 1);
+    g_autoptr(FfInput) in = ff_input_open(path, error);
+
+    s->path = g_strdup(path);
+    if (!in) {
+        return NULL;
+    }
+    if (is_saved(in)) {
+        if (!open_saved(s, g_steal_pointer(&in), error)) {
+            return NULL;
+        }
+    } else {
+        s->size = ff_input_size(in);
+    }
+    if (!s->size) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: there is nothing in it", path);
+        return NULL;
+    }
+    return g_steal_pointer(&s);
+}
+
+void ff_source_free(FfSource *s)
+{
+    if (s) {
+        if (s->extents) {
+            g_array_unref(s->extents);
+        }
+        g_free(s->path);
+        g_free(s);
+    }
+}
+
+uint64_t ff_source_size(const FfSource *s)
+{
+    return s->size;
+}
+
+FfSourceReader *ff_source_reader(FfSource *s, GError **error)
+{
+    FfInput *in = ff_input_open(s->path, error);
+
+    if (!in) {
+        return NULL;
+    }
+    FfSourceReader *r = g_new0(FfSourceReader, 1);
+    r->s = s;
+    r->in = in;
+    return r;
+}
+
+void ff_source_reader_free(FfSourceReader *r)
+{
+    if (r) {
+        ff_input_free(r->in);
+        g_free(r);
+    }
+}
+
+/* ---- reading -----------------------------------------------------------------------------------
+ */
+
+/* What is there AT: the place in the file, or zeros (TRUE), of *LEN bytes at most. */
+static bool find_raw(FfSourceReader *r, uint64_t at, uint64_t *file, uint64_t *len)
+{
+    uint64_t data = ff_input_next_data(r->in, at);
+
+    *file = at;
+    if (data > at) {
+        *len = MIN(*len, data - at);
+        return true;
+    }
+    return false;
+}
+
+static bool find_extent(FfSourceReader *r, uint64_t at, uint64_t *file, uint64_t *len)
+{
+    const GArray *all = r->s->extents;
+    guint lo = 0, hi = all->len;
+
+    /* The first one that ends after AT. */
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        const Extent *e = &g_array_index(all, Extent, mid);
+        if (e->start + e->len <= at) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    const Extent *e = lo < all->len ? &g_array_index(all, Extent, lo) : NULL;
+    if (!e || e->start > at) {
+        *len = e ? MIN(*len, e->start - at) : *len;
+        return true;
+    }
+    *file = e->file + (at - e->start);
+    *len = MIN(*len, e->start + e->len - at);
+    return false;
+}
+
+static bool is_zero(const char *buf, uint64_t len)
+{
+    return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+/* One page, of which parts are in different places (a huge page). */
+static bool read_parts(FfSourceReader *r, uint64_t at, char *buf, uint64_t len, GError **error)
+{
+    for (uint64_t done = 0, some; done < len; done += some) {
+        uint64_t file;
+        some = len - done;
+        bool zero = r->s->extents ? find_extent(r, at + done, &file, &some)
+                                  : find_raw(r, at + done, &file, &some);
+        if (zero) {
+            memset(buf + done, 0, some);
+        } else if (!ff_input_read(r->in, file, buf + done, some, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
+                    bool *zero, GError **error)
+{
+    uint64_t file, some = *len;
+
+    if (at > r->s->size || *len > r->s->size - at) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "%s: it ends before",
+                    r->s->path);
+        return false;
+    }
+    *zero = r->s->extents ? find_extent(r, at, &file, &some) : find_raw(r, at, &file, &some);
+    some -= some % piece;
+    if (!some) {
+        *len = piece;
+        *zero = false;
+        if (!read_parts(r, at, buf, piece, error)) {
+            return false;
+        }
+    } else {
+        *len = some;
+        if (!*zero && !ff_input_read(r->in, file, buf, some, error)) {
+            return false;
+        }
+    }
+    *zero = *zero || is_zero(buf, *len);
+    return true;
+}

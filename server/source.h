@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where content comes from: bytes from 0 to a size, of a file. A raw file is its bytes; of a
+ * mapped-ram file they are those of its blocks, one after the other in the order of its table;
+ * either can be compressed in zstd's seekable format. The file is not changed while it is used.
+ *
+ * A source is made by one thread and then only read: any thread, each with a reader of its own.
+ */
+#ifndef FF_SERVER_SOURCE_H
+#define FF_SERVER_SOURCE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct FfSource FfSource;
+typedef struct FfSourceReader FfSourceReader;
+
+/* ERROR (G_IO_ERROR, one line that names PATH). */
+FfSource *ff_source_open(const char *path, GError **error);
+/* After all readers. Can be NULL. */
+void ff_source_free(FfSource *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSource, ff_source_free)
+uint64_t ff_source_size(const FfSource *s);
+
+FfSourceReader *ff_source_reader(FfSource *s, GError **error);
+void ff_source_reader_free(FfSourceReader *r);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
+/* *LEN bytes from AT on, or fewer (*LEN; a multiple of PIECE, which AT and *LEN are as well):
+ * either *ZERO, and BUF is as it was, or they are in BUF. FALSE and ERROR: they cannot be read. */
+bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
+                    bool *zero, GError **error);
+
+#endif

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Threads that place a session's pages: two for what somebody waits for, and the owner for the
+ * rest, which stops for as long as somebody waits. See session-internal.h.
+ *
+ * What fails is never a reason to let a client go on: who waits waits, and it is tried again.
+ *
+ * System calls: those of uffd/place.c, and of snapshot/input.c.
+ */
+#include "server/work.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <time.h>
+
+#include "fault/fault.h"
+
+#define BULK_BYTES (256 << 10)
+#define SOURCE_AGAIN_MS 1000
+#define MEMORY_AGAIN_MS 10
+
+static __thread bool is_demand;
+
+bool ff_work_is_demand(void)
+{
+    return is_demand;
+}
+
+typedef struct {
+    FfSession *s;
+    FfSourceReader *reader;
+    void *buf;
+    uint64_t buf_size;
+    bool demand;
+} Worker;
+
+static void worker_clear(Worker *w)
+{
+    ff_source_reader_free(w->reader);
+    g_free(w->buf);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Worker, worker_clear)
+
+/* Until MS have passed, or the end. For what has no event: a disk that is well again, memory. */
+static void pause_for(FfSession *s, unsigned ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)ms % 1000 * 1000000;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&s->calm_lock);
+    int rc = 0;
+    while (!ff_session_is_ending(s) && rc == 0) {
+        rc = pthread_cond_timedwait(&s->calm, &s->calm_lock, &until);
+    }
+    pthread_mutex_unlock(&s->calm_lock);
+}
+
+/* ---- one run -----------------------------------------------------------------------------------
+ */
+
+static void source_failed(Worker *w, const char *why)
+{
+    if (!__atomic_exchange_n(&w->s->said_source, true, __ATOMIC_ACQ_REL)) {
+        ff_session_log(w->s, "%s: who waits for it waits, and it is tried again", why);
+    }
+    pause_for(w->s, SOURCE_AGAIN_MS);
+}
+
+/* The reader is opened again each time: the file may be on a disk that was away. */
+static bool read_content(Worker *w, uint64_t at, uint64_t *len, uint64_t ps, bool *zero)
+{
+    uint64_t want = *len;
+
+    while (!ff_session_is_ending(w->s)) {
+        g_autoptr(GError) error = NULL;
+        *len = want;
+        if (!w->reader) {
+            w->reader = ff_source_reader(w->s->all->source, &error);
+        }
+        if (w->reader && FF_FAULT_CALL("source-read", 0) == 0 &&
+            ff_source_read(w->reader, at, w->buf, len, ps, zero, &error)) {
+            if (__atomic_exchange_n(&w->s->said_source, false, __ATOMIC_ACQ_REL)) {
+                ff_session_log(w->s, "its content can be read again");
+            }
+            return true;
+        }
+        g_clear_pointer(&w->reader, ff_source_reader_free);
+        source_failed(w, error ? error->message : g_strerror(errno));
+    }
+    return false;
+}
+
+/* What placing RUN came to. FALSE: no more of it. */
+static bool placed(Worker *w, const FfRun *run, int rc)
+{
+    FfSession *s = w->s;
+
+    switch (rc) {
+    case 0:
+        return true;
+    case -ESRCH: /* the process has exited */
+        ff_session_end(s);
+        return false;
+    case -ECANCELED:
+        return false;
+    case -ENOENT: /* not registered any more: nobody waits there, or is told again */
+        ff_place_ask_again(s->space, run);
+        return true;
+    case -ENOMEM: /* of a huge page also: it may be there */
+        if (w->demand) {
+            ff_place_ask_again(s->space, run);
+            pause_for(s, MEMORY_AGAIN_MS);
+        }
+        return true;
+    default:
+        if (!__atomic_exchange_n(&s->said_memory, true, __ATOMIC_ACQ_REL)) {
+            ff_session_log(s,
+                           "a page cannot be placed at %" PRIx64 " (%s), so it waits: its regions "
+                           "are not what it said",
+                           ff_space_addr(s->space, run->block, run->first), g_strerror(-rc));
+        }
+        return false;
+    }
+}
+
+/* Content of RUN, which is at most what the buffer holds. */
+static void place_run(Worker *w, const FfRun *run)
+{
+    FfSession *s = w->s;
+    const FfImageBlock *b = &s->image->block[run->block];
+    uint64_t ps = b->page_size;
+
+    for (uint64_t i = 0; i < run->n;) {
+        uint64_t len = (run->n - i) * ps;
+        bool zero;
+        if (!read_content(w, b->content + (run->first + i) * ps, &len, ps, &zero)) {
+            return;
+        }
+        FF_FAULT_AT("content-read");
+        FfRun part = {run->block, run->first + i, len / ps};
+        int rc = zero ? ff_place_zero(s->space, &part) : ff_place_copy(s->space, &part, w->buf);
+        if (!placed(w, &part, rc)) {
+            return;
+        }
+        i += part.n;
+    }
+}
+
+/* ---- demand ------------------------------------------------------------------------------------
+ */
+
+/* Under the lock: one of those that the ring had no room for. */
+static bool take_overflow(FfSession *s, FfDemand *d)
+{
+    for (unsigned i = 0; s->overflow_n && i < s->image->n_blocks; i++) {
+        uint64_t first;
+        if (ff_bitmap_claim_run(&s->overflow[i], 0, s->overflow[i].n_pages, 1, &first)) {
+            s->overflow_n--;
+            *d = (FfDemand){{i, first, 1}, g_get_monotonic_time()};
+            return true;
+        }
+    }
+    s->overflow_n = 0;
+    return false;
+}
+
+static bool next_demand(FfSession *s, FfDemand *d)
+{
+    bool some = false;
+
+    pthread_mutex_lock(&s->lock);
+    while (!some && !ff_session_is_ending(s)) {
+        if (s->queue_n) {
+            *d = s->queue[s->queue_first];
+            s->queue_first = (s->queue_first + 1) % FF_SESSION_QUEUE;
+            s->queue_n--;
+            some = true;
+        } else if (!take_overflow(s, d)) {
+            pthread_cond_wait(&s->changed, &s->lock);
+        } else {
+            some = true;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return some;
+}
+
+static void demand_done(FfSession *s, const FfDemand *d)
+{
+    uint64_t took = g_get_monotonic_time() - d->since_us;
+    uint64_t max = __atomic_load_n(&s->image->counts.demand_us_max, __ATOMIC_RELAXED);
+
+    ff_image_count(s->image, demand_us, took);
+    while (took > max && !__atomic_compare_exchange_n(&s->image->counts.demand_us_max, &max, took,
+                                                      false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    if (__atomic_sub_fetch(&s->waiting, 1, __ATOMIC_SEQ_CST) == 0) {
+        pthread_mutex_lock(&s->calm_lock);
+        pthread_cond_broadcast(&s->calm);
+        pthread_mutex_unlock(&s->calm_lock);
+    }
+}
+
+static uint64_t largest_page(const FfSession *s)
+{
+    uint64_t size = 0;
+
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        size = MAX(size, s->image->block[i].page_size);
+    }
+    return size;
+}
+
+static Worker worker(FfSession *s, uint64_t buf_size, bool demand)
+{
+    return (Worker){.s = s, .buf = g_malloc(buf_size), .buf_size = buf_size, .demand = demand};
+}
+
+static gpointer run_demand(gpointer p)
+{
+    FfSession *s = p;
+    g_auto(Worker) w = worker(s, largest_page(s), true);
+    FfDemand d;
+
+    is_demand = true;
+    while (next_demand(s, &d)) {
+        place_run(&w, &d.run);
+        demand_done(s, &d);
+    }
+    return NULL;
+}
+
+/* ---- bulk --------------------------------------------------------------------------------------
+ */
+
+static bool wait_calm(FfSession *s)
+{
+    if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
+        pthread_mutex_lock(&s->calm_lock);
+        while (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST) && !ff_session_is_ending(s)) {
+            pthread_cond_wait(&s->calm, &s->calm_lock);
+        }
+        pthread_mutex_unlock(&s->calm_lock);
+    }
+    return !ff_session_is_ending(s);
+}
+
+void ff_work_bulk(FfSession *s)
+{
+    uint64_t size = MAX(BULK_BYTES, largest_page(s));
+    g_auto(Worker) w = worker(s, size, false);
+
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        uint64_t most = size / s->image->block[i].page_size, first, n;
+        for (uint64_t at = 0;
+             wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
+             at = first + n) {
+            n = MIN(n, most);
+            place_run(&w, &(FfRun){i, first, n});
+        }
+    }
+}
+
+/* ---- beginning and end -------------------------------------------------------------------------
+ */
+
+bool ff_work_start(FfSession *s, GError **error)
+{
+    s->queue = g_new(FfDemand, FF_SESSION_QUEUE);
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        ff_bitmap_init(&s->overflow[i], s->placed[i].n_pages, false);
+    }
+    for (unsigned i = 0; i < FF_SESSION_DEMANDS; i++) {
+        s->demand[i] = g_thread_try_new("demand", run_demand, s, error);
+        if (!s->demand[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void ff_work_join(FfSession *s)
+{
+    for (unsigned i = 0; i < FF_SESSION_DEMANDS; i++) {
+        if (s->demand[i]) {
+            g_thread_join(s->demand[i]);
+        }
+    }
+    for (unsigned i = 0; s->queue && i < s->image->n_blocks; i++) {
+        ff_bitmap_clear(&s->overflow[i]);
+    }
+    g_free(s->queue);
+}

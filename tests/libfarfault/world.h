@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A program that uses libfarfault, for its tests: memory of each kind, threads that write all over
+ * it all the time and can be parked, and what a snapshot of it holds. Only public functions are
+ * used.
+ */
+#ifndef FF_TESTS_LIBFARFAULT_WORLD_H
+#define FF_TESTS_LIBFARFAULT_WORLD_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "farfault/farfault.h"
+#include "tests/lib/hugepages.h"
+
+typedef enum { W_ANON, W_ANON_HUGE, W_MEMFD, W_HUGETLB, W_KINDS } WorldKind;
+extern const char *const world_kinds[W_KINDS];
+
+#define WORLD_WRITERS 8
+
+typedef struct World World;
+
+typedef struct {
+    World *w;
+    unsigned index;
+    GThread *thread;
+} WorldWriter;
+
+struct World {
+    WorldKind kind;
+    FfMemory *m;
+    char *map;
+    size_t len, page_size;
+    int fd; /* -1: private */
+    HugePages *pool;
+    WorldWriter writers[WORLD_WRITERS];
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool park, end;    /* lock to write; atomic; observer: writers */
+    bool discard;      /* atomic; writers give pages back, too, by ff_region_discard() */
+    unsigned parked;   /* lock */
+    uint64_t n_writes; /* atomic */
+};
+
+/* NULL: the test is skipped. LEN bytes, multiple of 2 MiB, a region. */
+World *world_new(WorldKind kind, size_t len);
+void world_free(World *w);
+void world_start_writers(World *w);
+/* Returns when all stand still; or go on. */
+void world_park(World *w);
+void world_release(World *w);
+/* Waits until N writes more have been made by all. */
+void world_wait_writes(World *w, uint64_t n);
+
+uint64_t world_hash(const void *data, size_t len);
+/* The hash that a child of fork() sees; result by world_forked_hash(), which waits. */
+typedef struct {
+    pid_t pid;
+    int fd;
+} WorldFork;
+WorldFork world_fork(const World *w);
+uint64_t world_forked_hash(WorldFork f);
+
+/* A file without a name on a file system of its own kind. */
+int world_file(void);
+/* Checks the header of FD, with one region of W. Returns the content, of w->len bytes; munmap(). */
+char *world_map_file(const World *w, int fd);
+/* For ff_snapshot_save_pages(): OPAQUE is a WorldPages. */
+typedef struct {
+    const World *w;
+    char *copy;      /* zeros at first */
+    unsigned *times; /* by 4096 bytes */
+} WorldPages;
+void world_pages_init(WorldPages *p, const World *w);
+void world_pages_clear(WorldPages *p);
+int world_page(void *opaque, void *addr, const void *data, size_t len);
+
+/* FF_ROUNDS, or N. */
+unsigned world_rounds(unsigned n);
+
+#endif

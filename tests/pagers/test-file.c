@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The pager that reads a file, over real memory of this process: faults alone, the fill alone,
+ * both; what the bitmap says is zeros is zeros; a file that cannot be read, is cut or was changed
+ * leaves who waits waiting, and the next try answers him.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pagers/file.h"
+#include "tests/uffd/rig.h"
+
+#define MISSING UFFDIO_REGISTER_MODE_MISSING
+#define AT (1u << 20) /* of page 0 in the file */
+#define READERS 4
+
+/* A space whose content is in a file. */
+typedef struct {
+    Rig *r;
+    FfFilePager *pager;
+    FfFileBlock block;
+    uint64_t *data;
+    char *path;
+    FfFileId id;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    FfFileError error;       /* lock */
+    unsigned failures;       /* lock */
+    unsigned held, released; /* lock; reads */
+} File;
+
+/* What the file's bitmap says of page PAGE of the memory. */
+static bool is_zero(unsigned page)
+{
+    return page % 5 == 3;
+}
+
+static void on_failed(const FfFileError *e, void *opaque)
+{
+    File *f = opaque;
+
+    pthread_mutex_lock(&f->lock);
+    f->error = *e;
+    f->failures++;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void cannot_place(const FfRun *run, int rc, void *opaque)
+{
+    g_error("page %" G_GUINT64_FORMAT " cannot be placed: %s", run->first, g_strerror(-rc));
+}
+
+static FfFileError wait_failed(File *f)
+{
+    pthread_mutex_lock(&f->lock);
+    while (!f->failures) {
+        pthread_cond_wait(&f->changed, &f->lock);
+    }
+    g_assert_cmpuint(f->failures, ==, 1);
+    f->failures = 0;
+    FfFileError e = f->error;
+    pthread_mutex_unlock(&f->lock);
+    return e;
+}
+
+/* A page of zeros has something else at its place: the bitmap decides. */
+static void write_file(File *f)
+{
+    g_autofree char *buf = g_malloc(f->r->page_size);
+    uint64_t per_page = f->r->page_size / FF_FILE_PAGE;
+    int fd = g_file_open_tmp("ff-pager-XXXXXX", &f->path, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    f->data = g_new0(uint64_t, f->block.n_pages / 64 + 1);
+    for (unsigned i = 0; i < f->r->n_pages; i++) {
+        rig_pattern(f->r, i, buf);
+        g_assert_cmpint(pwrite(fd, buf, f->r->page_size, AT + i * f->r->page_size), ==,
+                        (ssize_t)f->r->page_size);
+        for (uint64_t k = i * per_page; k < (i + 1) * per_page && !is_zero(i); k++) {
+            f->data[k / 64] |= 1ull << k % 64;
+        }
+    }
+    close(fd);
+    f->block.data = f->data;
+}
+
+static int open_file(const File *f)
+{
+    int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+static void start(File *f)
+{
+    ff_file_pager_start(f->pager, open_file(f), open_file(f), &f->id);
+}
+
+/* FALSE: skipped. */
+static bool begin(File *f, RigKind kind, unsigned window)
+{
+    *f = (File){.r = rig_new(kind, MISSING, 0)};
+    if (!f->r) {
+        return false;
+    }
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->changed, NULL);
+    f->block =
+        (FfFileBlock){.at = AT, .n_pages = f->r->len / FF_FILE_PAGE, .page_size = f->r->page_size};
+    write_file(f);
+    int fd = open_file(f);
+    g_assert_cmpint(ff_file_id(fd, &f->id), ==, 0);
+    close(fd);
+    f->pager = ff_file_pager_new(&(FfFilePagerConfig){.space = f->r->s,
+                                                      .blocks = &f->block,
+                                                      .n_blocks = 1,
+                                                      .window = window,
+                                                      .failed = on_failed,
+                                                      .cannot_place = cannot_place,
+                                                      .opaque = f});
+    ff_space_set_pager(f->r->s, ff_file_pager_pager(f->pager));
+    return true;
+}
+
+static void end(File *f)
+{
+    rig_stop(f->r);
+    ff_file_pager_free(f->pager);
+    g_assert_cmpuint(f->failures, ==, 0);
+    rig_free(f->r);
+    g_unlink(f->path);
+    g_free(f->path);
+    g_free(f->data);
+    pthread_mutex_destroy(&f->lock);
+    pthread_cond_destroy(&f->changed);
+}
+
+static void check_page(const File *f, unsigned page)
+{
+    if (is_zero(page)) {
+        rig_check_zero(f->r, rig_page(f->r, page));
+    } else {
+        rig_check(f->r, page, rig_page(f->r, page));
+    }
+}
+
+static void check_all(const File *f)
+{
+    for (unsigned i = 0; i < f->r->n_pages; i++) {
+        check_page(f, i);
+    }
+}
+
+typedef struct {
+    File *f;
+    unsigned page, step;
+} Reader;
+
+static gpointer read_some(gpointer p)
+{
+    Reader *r = p;
+
+    for (unsigned i = r->page; i < r->f->r->n_pages; i += r->step) {
+        check_page(r->f, i * 7 % r->f->r->n_pages);
+    }
+    return NULL;
+}
+
+static gpointer read_one(gpointer p)
+{
+    Reader *r = p;
+
+    check_page(r->f, r->page);
+    return NULL;
+}
+
+/* ---- content -----------------------------------------------------------------------------------
+ */
+
+static void faults(RigKind kind, unsigned window)
+{
+    GThread *threads[READERS];
+    Reader readers[READERS];
+    File f;
+
+    if (!begin(&f, kind, window)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    for (unsigned i = 0; i < READERS; i++) {
+        readers[i] = (Reader){&f, i, READERS};
+        threads[i] = g_thread_new("reader", read_some, &readers[i]);
+    }
+    for (unsigned i = 0; i < READERS; i++) {
+        g_thread_join(threads[i]);
+    }
+    check_all(&f);
+    FfFileCounts c = ff_file_pager_counts(f.pager);
+    g_assert_cmpuint(c.fill_bytes, ==, 0);
+    g_assert_cmpuint(c.faults, >, 0);
+    g_assert_cmpuint(c.zeros, >, 0);
+    if (window == 1) {
+        g_assert_cmpuint(c.fault_bytes, ==, c.faults * f.r->page_size);
+    }
+    end(&f);
+}
+
+static void test_faults(RigKind kind)
+{
+    faults(kind, 1);
+}
+
+static void test_window(RigKind kind)
+{
+    faults(kind, 4);
+}
+
+static void test_fill(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 4)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    ff_file_pager_fill(f.pager);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    FfFileCounts c = ff_file_pager_counts(f.pager);
+    g_assert_cmpuint(c.faults + c.zeros + c.fault_bytes, ==, 0);
+    uint64_t zeros = (f.r->n_pages + 1) / 5;
+    g_assert_cmpuint(c.fill_bytes, ==, (f.r->n_pages - zeros) * f.r->page_size);
+    end(&f);
+}
+
+static void test_both(RigKind kind)
+{
+    GThread *threads[READERS];
+    Reader readers[READERS];
+    File f;
+
+    if (!begin(&f, kind, 4)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    for (unsigned i = 0; i < READERS; i++) {
+        readers[i] = (Reader){&f, i, READERS};
+        threads[i] = g_thread_new("reader", read_some, &readers[i]);
+    }
+    ff_file_pager_fill(f.pager);
+    for (unsigned i = 0; i < READERS; i++) {
+        g_thread_join(threads[i]);
+    }
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    end(&f);
+}
+
+/* More than the ring holds, before anybody takes one. */
+static void test_many(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    FfPager *p = ff_file_pager_pager(f.pager);
+    for (unsigned i = 0; i < f.r->n_pages; i++) {
+        FfRun run = {0, f.r->n_pages - 1 - i, 1};
+        g_assert_cmpint(p->request(p, &run, 1), ==, 0);
+    }
+    rig_start(f.r);
+    start(&f);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    FfFileCounts c = ff_file_pager_counts(f.pager);
+    g_assert_cmpuint(c.faults + c.zeros, ==, f.r->n_pages);
+    end(&f);
+}
+
+/* ---- what fails --------------------------------------------------------------------------------
+ */
+
+static void try_again(File *f)
+{
+    ff_file_pager_stop(f->pager);
+    rig_stop_faults(f->r);
+    start(f);
+    rig_start_faults_again(f->r);
+    ff_file_pager_fill(f->pager);
+}
+
+/* The reader of PAGE waits; one of another page does not, unless the file is BAD as a whole. */
+static void waits_and_comes(File *f, unsigned page, int error, bool bad, void (*cure)(File *))
+{
+    Reader waiting = {f, page, 0};
+    GThread *waits = g_thread_new("waits", read_one, &waiting);
+    FfFileError e = wait_failed(f);
+
+    g_assert_cmpint(e.error, ==, error);
+    g_assert_true(e.waits);
+    g_assert_cmpuint(e.at, ==, AT + page * f->r->page_size);
+    g_assert_false(ff_space_is_placed(f->r->s, 0, page));
+    if (!bad) {
+        check_page(f, page - 1);
+    }
+    if (cure) {
+        cure(f);
+    }
+    try_again(f);
+    g_thread_join(waits);
+    rig_wait_completed(f->r, 1);
+    check_all(f);
+}
+
+static int io_error(void *opaque)
+{
+    return EIO;
+}
+
+static void test_eio(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (rig_at("read-file", io_error, NULL)) {
+        waits_and_comes(&f, 6, EIO, false, NULL);
+    }
+    end(&f);
+}
+
+/* The fill stops and says so, who waits is answered. */
+static void test_eio_fill(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (rig_at("read-file", io_error, NULL)) {
+        ff_file_pager_fill(f.pager);
+        FfFileError e = wait_failed(&f);
+        g_assert_cmpint(e.error, ==, EIO);
+        g_assert_false(e.waits);
+        check_page(&f, f.r->n_pages - 1);
+        try_again(&f);
+        rig_wait_completed(f.r, 1);
+        check_all(&f);
+    }
+    end(&f);
+}
+
+/* Of the pages that have data, nearly; not is_zero() with any kind of memory. */
+#define LAST(f) ((f)->r->n_pages - 2)
+
+/* As it was, by its mtime, too. */
+static void fill_up(File *f)
+{
+    g_autofree char *buf = g_malloc(f->r->page_size);
+    int fd = open(f->path, O_WRONLY | O_CLOEXEC);
+    const struct timespec times[] = {{.tv_nsec = UTIME_OMIT},
+                                     {f->id.mtime_ns / 1000000000, f->id.mtime_ns % 1000000000}};
+
+    for (unsigned page = LAST(f); page < f->r->n_pages; page++) {
+        rig_pattern(f->r, page, buf);
+        g_assert_cmpint(pwrite(fd, buf, f->r->page_size, AT + page * f->r->page_size), ==,
+                        (ssize_t)f->r->page_size);
+    }
+    g_assert_cmpint(futimens(fd, times), ==, 0);
+    close(fd);
+}
+
+static void test_cut(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    unsigned last = LAST(&f);
+    g_assert_cmpint(truncate(f.path, AT + last * f.r->page_size + 100), ==, 0);
+    waits_and_comes(&f, last, ENODATA, true, fill_up);
+    end(&f);
+}
+
+/* Its bytes are not what was saved: nothing of it is placed. */
+static void test_changed(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    unsigned last = LAST(&f);
+    int fd = open(f.path, O_WRONLY | O_CLOEXEC);
+    g_assert_cmpint(pwrite(fd, "changed", 7, AT + last * f.r->page_size), ==, 7);
+    close(fd);
+    waits_and_comes(&f, last, ESTALE, true, fill_up);
+    end(&f);
+}
+
+/* It has its name no more, and is there all the same. */
+static void test_deleted(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 4)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    g_unlink(f.path);
+    ff_file_pager_fill(f.pager);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    end(&f);
+}
+
+/* ---- who stands behind whom --------------------------------------------------------------------
+ */
+
+static int hold(void *opaque)
+{
+    File *f = opaque;
+
+    pthread_mutex_lock(&f->lock);
+    f->held++;
+    pthread_cond_broadcast(&f->changed);
+    while (!f->released) {
+        pthread_cond_wait(&f->changed, &f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return 0;
+}
+
+/* Both threads of the fill stand in their reads, and every other page comes. */
+static void test_fill_stands(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (rig_at("read-file", hold, &f) && rig_at("read-file", hold, &f)) {
+        ff_file_pager_fill(f.pager);
+        pthread_mutex_lock(&f.lock);
+        while (f.held < 2) {
+            pthread_cond_wait(&f.changed, &f.lock);
+        }
+        pthread_mutex_unlock(&f.lock);
+        check_all(&f);
+        g_assert_cmpuint(ff_file_pager_counts(f.pager).fill_bytes, ==, 0);
+        pthread_mutex_lock(&f.lock);
+        f.released = 1;
+        pthread_cond_broadcast(&f.changed);
+        pthread_mutex_unlock(&f.lock);
+    }
+    end(&f);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    rig_add("/file/faults", RIG_ALL, test_faults);
+    rig_add("/file/window", RIG_ALL, test_window);
+    rig_add("/file/fill", RIG_ALL, test_fill);
+    rig_add("/file/both", RIG_ALL, test_both);
+    rig_add("/file/many", RIG_ALL, test_many);
+    rig_add("/file/eio", RIG_FILES, test_eio);
+    rig_add("/file/eio-fill", RIG_FILES, test_eio_fill);
+    rig_add("/file/cut", RIG_FILES, test_cut);
+    rig_add("/file/changed", RIG_FILES, test_changed);
+    rig_add("/file/deleted", RIG_FILES, test_deleted);
+    rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
+    return g_test_run();
+}

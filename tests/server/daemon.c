@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See daemon.h. */
+#include "tests/server/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PATIENCE_S 60
+
+static void make_file(const Daemon *d, unsigned pages, uint64_t page_size, DaemonFill fill)
+{
+    int fd = open(d->file, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    g_autofree char *buf = g_malloc(page_size);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, (off_t)(pages * page_size)), ==, 0);
+    for (unsigned i = 0; i < pages; i++) {
+        if (fill(i, buf)) {
+            g_assert_cmpint(pwrite(fd, buf, page_size, (off_t)(i * page_size)), ==, page_size);
+        }
+    }
+    close(fd);
+}
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static void become(const Daemon *d, const char *faults, const char *more)
+{
+    const char *build = g_getenv("FF_BUILD");
+    g_autofree char *program = g_strdup_printf("%s/cli/farfault", build ? build : "build");
+    g_autofree char *env = faults ? g_strdup_printf("%s;%s", d->dir, faults) : NULL;
+    int log = open(d->log, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(log, 2);
+    if (env) {
+        setenv("FARFAULT_FAULTS", env, 1);
+    }
+    execl(program, "farfault", "pager", "--listen", d->socket, "--from", d->file, "--control",
+          d->control, more, NULL);
+    _exit(127);
+}
+
+Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const char *faults,
+                     const char *more)
+{
+    Daemon *d = g_new0(Daemon, 1);
+
+    d->dir = g_dir_make_tmp("farfault-pager-XXXXXX", NULL);
+    g_assert_nonnull(d->dir);
+    d->socket = g_build_filename(d->dir, "socket", NULL);
+    d->control = g_build_filename(d->dir, "control", NULL);
+    d->file = g_build_filename(d->dir, "memory", NULL);
+    d->log = g_build_filename(d->dir, "log", NULL);
+    make_file(d, pages, page_size, fill);
+    g_assert_true(g_file_set_contents(d->log, "", 0, NULL));
+    d->pid = fork();
+    g_assert_cmpint(d->pid, >=, 0);
+    if (d->pid == 0) {
+        become(d, faults, more);
+    }
+    daemon_wait_said(d, "listens at");
+    return d;
+}
+
+char *daemon_said(const Daemon *d)
+{
+    char *text = NULL;
+
+    g_file_get_contents(d->log, &text, NULL, NULL);
+    return text ? text : g_strdup("");
+}
+
+void daemon_wait_said(const Daemon *d, const char *text)
+{
+    char events[4096];
+    int watch = inotify_init1(IN_CLOEXEC);
+    struct pollfd pfd = {.fd = watch, .events = POLLIN};
+
+    g_assert_cmpint(inotify_add_watch(watch, d->log, IN_MODIFY), >=, 0);
+    for (;;) {
+        g_autofree char *said = daemon_said(d);
+        if (strstr(said, text)) {
+            break;
+        }
+        if (poll(&pfd, 1, PATIENCE_S * 1000) != 1) {
+            g_error("not said: %s; but: %s", text, said);
+        }
+        g_assert_cmpint(read(watch, events, sizeof(events)), >, 0);
+    }
+    close(watch);
+}
+
+pid_t daemon_pager(const Daemon *d)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", d->pid, d->pid);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? atoi(text) : 0;
+}
+
+bool daemon_fault_happened(const Daemon *d, unsigned i)
+{
+    g_autofree char *path = g_strdup_printf("%s/fault-%u", d->dir, i);
+
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+/* The socket is the pager's, and its backlog outlives it. */
+JsonNode *daemon_report(const Daemon *d)
+{
+    for (;;) {
+        g_autoptr(GString) text = g_string_new(NULL);
+        char some[4096];
+        ssize_t n;
+        int fd = connect_to(d->control);
+        g_assert_cmpint(fd, >=, 0);
+        while ((n = read(fd, some, sizeof(some))) > 0) {
+            g_string_append_len(text, some, n);
+        }
+        close(fd);
+        if (text->len) { /* else it died before it had answered */
+            JsonNode *node = json_from_string(text->str, NULL);
+            g_assert_nonnull(node);
+            return node;
+        }
+    }
+}
+
+void assert_ended_well(pid_t pid)
+{
+    int status;
+
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    if (status) {
+        g_error("process %d has ended with %x", pid, status);
+    }
+}
+
+static void remove_all(const char *path)
+{
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+        g_unlink(file);
+    }
+    if (dir) {
+        g_dir_close(dir);
+    }
+    g_rmdir(path);
+}
+
+void daemon_stop(Daemon *d)
+{
+    if (d->pid) {
+        kill(d->pid, SIGTERM);
+        assert_ended_well(d->pid);
+    }
+    if (g_test_failed() || g_getenv("FF_KEEP")) {
+        g_autofree char *said = daemon_said(d);
+        g_test_message("it said: %s", said);
+    }
+    remove_all(d->dir);
+    g_free(d->dir);
+    g_free(d->socket);
+    g_free(d->control);
+    g_free(d->file);
+    g_free(d->log);
+    g_free(d);
+}

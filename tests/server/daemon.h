@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A `farfault pager` of the build for a test: in a folder of its own, with a memory file, and with
+ * named points at which it dies.
+ */
+#ifndef FF_TESTS_SERVER_DAEMON_H
+#define FF_TESTS_SERVER_DAEMON_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct {
+    char *dir, *socket, *control, *file, *log;
+    pid_t pid; /* of the holder; 0: ended */
+} Daemon;
+
+/* FILL writes page PAGE (PAGE_SIZE bytes) of the memory file; FALSE: it is a hole. FAULTS: as
+ * FARFAULT_FAULTS without its folder, or NULL. MORE: an option, or NULL. */
+typedef bool (*DaemonFill)(unsigned page, void *buf);
+Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const char *faults,
+                     const char *more);
+/* Ends it by SIGTERM, if it still runs. */
+void daemon_stop(Daemon *d);
+/* Of the pager that runs now; 0: none. */
+pid_t daemon_pager(const Daemon *d);
+/* Has the Ith point of FAULTS been reached? */
+bool daemon_fault_happened(const Daemon *d, unsigned i);
+/* What it knows of its clients; waits for a pager that answers. */
+JsonNode *daemon_report(const Daemon *d);
+/* Waits until TEXT is in what it has said. */
+void daemon_wait_said(const Daemon *d, const char *text);
+char *daemon_said(const Daemon *d);
+
+/* PID has ended with 0. */
+void assert_ended_well(pid_t pid);
+
+#endif

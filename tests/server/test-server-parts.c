@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Parts of farfault pager by themselves: Firecracker's message, sources of content, and the gate
+ * between holder and pager, in one process.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "holder/record.h"
+#include "server/firecracker.h"
+#include "server/source.h"
+#include "tests/lib/savedfile.h"
+
+#define MIB (1ull << 20)
+
+/* ---- Firecracker -------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *text;
+    unsigned regions; /* 0: refused */
+    uint64_t size;    /* of the memory file */
+    const char *why;
+} messages[] = {
+    {"[{\"base_host_virt_addr\":1048576,\"size\":8192,\"offset\":0,\"page_size\":4096}]", 1, 8192,
+     NULL},
+    /* old; both; both, not equal */
+    {"[{\"base_host_virt_addr\":1048576,\"size\":8192,\"offset\":0,\"page_size_kib\":4096}]", 1,
+     8192, NULL},
+    {"[{\"base_host_virt_addr\":2097152,\"size\":4194304,\"offset\":0,\"page_size\":2097152,"
+     "\"page_size_kib\":2097152}]",
+     1, 4194304, NULL},
+    {"[{\"base_host_virt_addr\":2097152,\"size\":4194304,\"offset\":0,\"page_size\":2097152,"
+     "\"page_size_kib\":2048}]",
+     0, 4194304, "page_size_kib the same"},
+    {"[{\"base_host_virt_addr\":1048576,\"size\":8192,\"offset\":0}]", 0, 8192, "page_size"},
+    /* what comes in later versions */
+    {" [ {\"new\":{\"a\":[1]},\"base_host_virt_addr\":1048576,\"size\":4096,\"offset\":4096,"
+     "\"page_size\":4096} , {\"base_host_virt_addr\":8388608,\"size\":4096,\"offset\":0,"
+     "\"page_size\":4096}]\n",
+     2, 8192, NULL},
+    {"[{\"base_host_virt_addr\":1048576,\"size\":8192,\"offset\":4096,\"page_size\":4096}]", 0,
+     8192, "ends after"},
+    {"[{\"base_host_virt_addr\":1048576,\"size\":4096,\"offset\":0,\"page_size\":4096}]", 0, 8192,
+     "another snapshot"},
+    {"[{\"base_host_virt_addr\":18446744073709547520,\"size\":4096,\"offset\":0,"
+     "\"page_size\":4096}]",
+     0, 4096, "region 0"},
+    {"[{\"base_host_virt_addr\":\"1048576\",\"size\":4096,\"offset\":0,\"page_size\":4096}]", 0,
+     4096, "must be numbers"},
+    {"[[]]", 0, 4096, "must be numbers"},
+    {"{}", 0, 4096, "array"},
+    {"", 0, 4096, "array"},
+};
+
+static void test_firecracker(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(messages); i++) {
+        FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+        g_autoptr(GError) error = NULL;
+        unsigned n = ff_firecracker_parse(messages[i].text, strlen(messages[i].text),
+                                          messages[i].size, region, &error);
+        g_assert_cmpuint(n, ==, messages[i].regions);
+        g_assert_true(!n == !!error);
+        if (!n && (!strstr(error->message, messages[i].why) || strchr(error->message, '\n'))) {
+            g_error("%u: %s", i, error->message);
+        }
+    }
+}
+
+/* ---- sources -----------------------------------------------------------------------------------
+ */
+
+static char *make_file(const void *data, size_t len, uint64_t size)
+{
+    char *path = NULL;
+    int fd = g_file_open_tmp("farfault-source-XXXXXX", &path, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pwrite(fd, data, len, 0), ==, len);
+    g_assert_cmpint(ftruncate(fd, (off_t)size), ==, 0);
+    close(fd);
+    return path;
+}
+
+/* All of it, as pieces of PIECE bytes. */
+static GByteArray *read_all(FfSource *s, uint64_t piece, uint64_t *zeros)
+{
+    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autofree char *buf = g_malloc(MIB);
+    GByteArray *all = g_byte_array_new();
+    uint64_t size = ff_source_size(s), len;
+    bool zero;
+
+    *zeros = 0;
+    for (uint64_t at = 0; at < size; at += len) {
+        g_autoptr(GError) error = NULL;
+        len = MIN(MIB, size - at);
+        g_assert_true(ff_source_read(r, at, buf, &len, piece, &zero, &error));
+        g_assert_cmpuint(len % piece, ==, 0);
+        g_assert_cmpuint(len, >, 0);
+        if (zero) {
+            memset(buf, 0, len);
+            *zeros += len;
+        }
+        g_byte_array_append(all, (guint8 *)buf, len);
+    }
+    return all;
+}
+
+static void test_raw(void)
+{
+    g_autofree char *data = g_malloc(3 * MIB);
+    uint64_t zeros;
+
+    for (uint64_t i = 0; i < 3 * MIB; i++) {
+        data[i] = (char)(i * 2654435761u >> 13 | 1);
+    }
+    g_autofree char *path = make_file(data, 3 * MIB, 8 * MIB);
+    g_autoptr(FfSource) s = ff_source_open(path, NULL);
+    g_assert_cmpuint(ff_source_size(s), ==, 8 * MIB);
+    g_autoptr(GByteArray) all = read_all(s, 4096, &zeros);
+    g_assert_cmpuint(zeros, ==, 5 * MIB);
+    g_assert_cmpint(memcmp(all->data, data, 3 * MIB), ==, 0);
+    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    uint64_t len = 8192;
+    bool zero;
+    g_assert_false(ff_source_read(r, 8 * MIB - 4096, data, &len, 4096, &zero, NULL));
+    g_unlink(path);
+}
+
+/* Blocks one after the other. */
+static void test_mapped(gconstpointer huge)
+{
+    g_auto(SavedFile) f = savedfile_new(&(SavedFileKind){.mapped = true});
+    g_autofree char *path = make_file(f.bytes->data, f.bytes->len, f.bytes->len);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfSource) s = ff_source_open(path, &error);
+    uint64_t zeros;
+    uint8_t page[SAVEDFILE_PAGE];
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(ff_source_size(s), ==, (SAVEDFILE_PAGES + SAVEDFILE_SMALL) * SAVEDFILE_PAGE);
+    /* Larger than its runs: parts of a piece are in different places. */
+    g_autoptr(GByteArray) all = read_all(s, huge ? 8 * SAVEDFILE_PAGE : SAVEDFILE_PAGE, &zeros);
+    for (unsigned i = 0; i < SAVEDFILE_PAGES + SAVEDFILE_SMALL; i++) {
+        bool second = i >= SAVEDFILE_PAGES;
+        unsigned number = second ? i - SAVEDFILE_PAGES : i;
+        memset(page, 0, sizeof(page));
+        if (savedfile_has_data(second, number)) {
+            savedfile_fill(second, number, page);
+        }
+        g_assert_cmpint(memcmp(all->data + i * SAVEDFILE_PAGE, page, sizeof(page)), ==, 0);
+    }
+    g_unlink(path);
+}
+
+static void test_refused(void)
+{
+    g_auto(SavedFile) stream = savedfile_new(&(SavedFileKind){.mapped = false});
+    g_auto(SavedFile) shared = savedfile_new(&(SavedFileKind){.mapped = true, .shared = true});
+    g_autofree char *a = make_file(stream.bytes->data, stream.bytes->len, stream.bytes->len),
+                    *b = make_file(shared.bytes->data, shared.bytes->len, shared.bytes->len),
+                    *c = make_file("", 0, 0);
+    g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL;
+
+    g_assert_null(ff_source_open(a, &ea));
+    g_assert_nonnull(strstr(ea->message, "farfault convert"));
+    g_assert_null(ff_source_open(b, &eb));
+    g_assert_nonnull(strstr(eb->message, "not in the file"));
+    g_assert_null(ff_source_open(c, &ec));
+    g_assert_nonnull(strstr(ec->message, "nothing in it"));
+    g_unlink(a);
+    g_unlink(b);
+    g_unlink(c);
+}
+
+/* ---- the gate ----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    FfRecord *rec;
+    int told;
+    unsigned inside; /* atomic */
+    bool closed;     /* atomic; the one who closed it thinks that nobody is inside */
+    bool end;        /* atomic */
+    unsigned times;
+} Gate;
+
+static gpointer go_through(gpointer p)
+{
+    Gate *g = p;
+
+    while (!__atomic_load_n(&g->end, __ATOMIC_SEQ_CST)) {
+        unsigned seen = ff_gate_look(g->rec);
+        if (!ff_gate_enter(g->rec, g->told)) {
+            if (ff_gate_state(seen) != FF_GATE_OPEN) {
+                ff_gate_wait(g->rec, seen);
+            }
+            continue;
+        }
+        g_assert_false(__atomic_load_n(&g->closed, __ATOMIC_SEQ_CST));
+        __atomic_add_fetch(&g->times, 1, __ATOMIC_SEQ_CST);
+        g_assert_false(__atomic_load_n(&g->closed, __ATOMIC_SEQ_CST));
+        ff_gate_leave(g->rec, g->told);
+    }
+    return NULL;
+}
+
+static void test_gate(void)
+{
+    Gate g = {0};
+    GThread *t[3];
+    int fd = ff_record_create(&g.rec);
+    uint64_t n;
+
+    g.told = eventfd(0, EFD_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(t); i++) {
+        t[i] = g_thread_new("through", go_through, &g);
+    }
+    for (unsigned i = 0; i < 3000; i++) {
+        while (!ff_gate_close(g.rec)) {
+            /* Who leaves as the last one tells: this would wait for ever. */
+            g_assert_cmpint(read(g.told, &n, sizeof(n)), ==, sizeof(n));
+        }
+        __atomic_store_n(&g.closed, true, __ATOMIC_SEQ_CST);
+        if (i % 2) {
+            ff_gate_set(g.rec, FF_GATE_EVENT);
+        }
+        __atomic_store_n(&g.closed, false, __ATOMIC_SEQ_CST);
+        ff_gate_set(g.rec, FF_GATE_OPEN);
+    }
+    __atomic_store_n(&g.end, true, __ATOMIC_SEQ_CST);
+    ff_gate_set(g.rec, FF_GATE_OPEN);
+    for (unsigned i = 0; i < G_N_ELEMENTS(t); i++) {
+        g_thread_join(t[i]);
+    }
+    g_assert_cmpuint(g.rec->placers, ==, 0);
+    ff_record_unmap(g.rec);
+    close(fd);
+    close(g.told);
+}
+
+/* A ring that is full says so, and who takes something tells. */
+static void test_ring(void)
+{
+    FfRecord *rec, *other;
+    int fd = ff_record_create(&rec), told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct uffd_msg msg = {.event = UFFD_EVENT_PAGEFAULT}, out[64];
+    uint64_t n, next = 0;
+
+    g_assert_cmpint(ff_record_map(fd, &other), ==, 0);
+    for (unsigned i = 0; i < FF_RECORD_FAULTS; i++) {
+        msg.arg.pagefault.address = i;
+        g_assert_true(ff_record_add_fault(rec, &msg));
+    }
+    g_assert_false(ff_record_add_fault(rec, &msg));
+    g_assert_cmpint(read(told, &n, sizeof(n)), <, 0);
+    for (unsigned got; (got = ff_record_take_faults(other, out, 64, told));) {
+        for (unsigned i = 0; i < got; i++) {
+            g_assert_cmpuint(out[i].arg.pagefault.address, ==, next++);
+        }
+    }
+    g_assert_cmpuint(next, ==, FF_RECORD_FAULTS);
+    g_assert_cmpint(read(told, &n, sizeof(n)), ==, sizeof(n));
+    g_assert_cmpuint(n, ==, 1);
+    g_assert_true(ff_record_add_fault(rec, &msg));
+    ff_record_unmap(rec);
+    ff_record_unmap(other);
+    close(fd);
+    close(told);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/server-parts/firecracker", test_firecracker);
+    g_test_add_func("/server-parts/source/raw", test_raw);
+    g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);
+    g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
+    g_test_add_func("/server-parts/source/refused", test_refused);
+    g_test_add_func("/server-parts/gate", test_gate);
+    g_test_add_func("/server-parts/ring", test_ring);
+    return g_test_run();
+}
