@@ -247,19 +247,16 @@ static bool begin(FfSnapshot *s, GError **error)
 /* ---- the instant -------------------------------------------------------------------------------
  */
 
-static gpointer read_state(gpointer p)
+static void read_state(FfSnapshot *s)
 {
-    FfSnapshot *s = p;
     g_autofree uint8_t *buf = g_malloc(STATE_PIECE);
     ssize_t n;
 
-    ff_priority_urgent();
     while ((n = recv(s->inner, buf, STATE_PIECE, 0)) > 0 || (n < 0 && errno == EINTR)) {
         if (n > 0) {
             g_byte_array_append(s->state, buf, n);
         }
     }
-    return NULL;
 }
 
 static bool stop_guest(FfSnapshot *s, GError **error)
@@ -282,13 +279,13 @@ static bool stop_guest(FfSnapshot *s, GError **error)
     }
     s->saving = true;
     FF_FAULT_AT("offered");
-    s->reader = g_thread_new("ff-device", read_state, s);
     ff_stamp(s->stats->stop_us);
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = true;
     ff_mutex_unlock(&s->control->lock);
     s->stopping = true;
-    if (!vmm->run.stop(&vmm->run, &s->run_state, error)) {
+    s->begun = vmm->state.stop_and_save(&vmm->state, &s->run_state, error);
+    if (!s->begun) {
         return false;
     }
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
@@ -332,14 +329,6 @@ static bool release_guest(FfSnapshot *s, GError **error)
     s->stopped = false;
     ff_mutex_unlock(&s->control->lock);
     return ok;
-}
-
-static void end_reader(FfSnapshot *s)
-{
-    if (s->reader) {
-        g_thread_join(g_steal_pointer(&s->reader));
-    }
-    ff_close_fd(&s->inner);
 }
 
 static bool undo(FfSnapshot *s, GError **error)
@@ -406,12 +395,10 @@ static bool take(FfSnapshot *s, GError **error)
     /* Not before: QEMU's main loop runs between stop and the moment at which its migration stands
      * in its way, and what it does for a device then (who writes to the guest's serial port) has to
      * be in memory and device, or is told by its write. */
-    s->begun = state->save_offered(state, error);
-    if (!s->begun) {
+    if (!state->let_save(state, error)) {
         return false;
     }
-    FF_FAULT_AT("saving");
-    end_reader(s);
+    read_state(s);
     FF_FAULT_AT("saved");
     if (!ff_capture_stood(s->capture, error)) {
         return false;
@@ -560,7 +547,7 @@ static void end_saving(FfSnapshot *s)
     if (s->saving && !state->wait_saved(state, s->begun ? 0 : 1, &error)) {
         g_warning("snapshot: %s", error->message);
     }
-    end_reader(s);
+    ff_close_fd(&s->inner);
 }
 
 static void roll_back(FfSnapshot *s, const GError *why)

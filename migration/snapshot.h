@@ -3,7 +3,7 @@
  * A running guest into a file: the coordinator of a live snapshot. For its client it is a source's
  * migration without a peer; the right to run stays here, whatever happens.
  *
- * Threads: the coordinator; a thread that reads the device state; those of snapshot/capture.h. A
+ * Threads: the coordinator; one that lets the guest run again; those of snapshot/capture.h. A
  * field belongs to the coordinator unless it says otherwise; "lock" is the control's.
  */
 #ifndef FF_MIGRATION_SNAPSHOT_H
@@ -32,9 +32,8 @@ typedef struct {
     FfOutput *output;
     bool is_cut; /* nothing of an older one is behind its offset */
     FfLiveFile *file;
-    int *numbers;      /* by block: which one of the file's it is */
-    GByteArray *state; /* the reader of device state, until it is joined */
-    GThread *reader;
+    int *numbers;         /* by block: which one of the file's it is */
+    GByteArray *state;    /* of the devices */
     GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
     GError *resume_error; /* its, until it is joined; NULL */
     int inner;            /* QEMU's device state; -1 */

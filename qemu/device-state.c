@@ -56,11 +56,6 @@ bool ff_qemu_begin_stream(FfQemu *qemu, GError **error)
     return reply != NULL;
 }
 
-bool ff_qemu_save_offered(FfVmmState *state, GError **error)
-{
-    return ff_qemu_begin_stream(ff_qemu_of_state(state), error);
-}
-
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd)
 {
     if (qemu->stream >= 0) {
@@ -76,6 +71,37 @@ static JsonObject *fd_args(const char *name)
 
     json_object_set_string_member(args, "fdname", name);
     return args;
+}
+
+/* QEMU flushes its stream after the list of RAM blocks, before it takes its big lock for the
+ * devices. In a socket that is full that write waits: so QEMU makes its thread and all that while
+ * memory is still being protected. Returns how many bytes are in the way; -errno. */
+static ssize_t fill(int fd)
+{
+    static const char waste[4096];
+    ssize_t n, all = 0;
+
+    while ((n = send(fd, waste, sizeof(waste), MSG_DONTWAIT | MSG_NOSIGNAL)) > 0) {
+        all += n;
+    }
+    return errno == EAGAIN ? all : -errno;
+}
+
+bool ff_qemu_let_save(FfVmmState *state, GError **error)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+    char waste[65536];
+
+    while (qemu->in_the_way) {
+        ssize_t n = recv(qemu->stream, waste, MIN(sizeof(waste), qemu->in_the_way), 0);
+        if (n <= 0 && errno != EINTR) {
+            g_set_error(error, G_IO_ERROR, n ? g_io_error_from_errno(errno) : G_IO_ERROR_CLOSED,
+                        "device state: %s", n ? g_strerror(errno) : "QEMU closed its stream");
+            return false;
+        }
+        qemu->in_the_way -= MAX(n, 0);
+    }
+    return true;
 }
 
 /* Sends QEMU one end of a new socketpair by the name STREAM_NAME, for which it is yet to be waited.
@@ -95,6 +121,15 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
         int bytes = STREAM_BUFFER;
         setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     }
+    ssize_t filled = qemu->vmm.state.one_way ? fill(pair[1]) : 0;
+    if (filled < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-filled),
+                    "cannot fill the socket pair for the device state: %s", g_strerror(-filled));
+        close(pair[0]);
+        close(pair[1]);
+        return NULL;
+    }
+    qemu->in_the_way = filled;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
     close(pair[1]);
     ff_qemu_adopt_stream(qemu, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));

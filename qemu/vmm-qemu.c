@@ -55,7 +55,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .save = ff_qemu_save,
                   .offer = ff_qemu_offer,
                   .stop_and_save = ff_qemu_stop_and_save,
-                  .save_offered = ff_qemu_save_offered,
+                  .let_save = ff_qemu_let_save,
                   .keep = ff_qemu_keep,
                   .forget_kept = ff_qemu_forget_kept,
                   .wait_saved = ff_qemu_wait_saved,

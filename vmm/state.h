@@ -46,8 +46,9 @@ struct FfVmmState {
      * the guest is stopped; in any case the inner migration may have begun. */
     bool (*offer)(FfVmmState *state, int *fd, GError **error);
     bool (*stop_and_save)(FfVmmState *state, char **run_state, GError **error);
-    /* Source, optional, after offer(): save() with the stream that was offered. */
-    bool (*save_offered)(FfVmmState *state, GError **error);
+    /* Source, optional, of a one-way save that was offered: it does not come to the devices before
+     * this, however early it began. *FD has nothing but what was saved from then on. */
+    bool (*let_save)(FfVmmState *state, GError **error);
     /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
      * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
      */

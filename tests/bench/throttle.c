@@ -154,6 +154,14 @@ void bench_throttle_free(BenchThrottle *t)
     g_free(t);
 }
 
+void bench_throttle_add(const BenchThrottle *t, int pid)
+{
+    g_autofree char *procs = g_build_filename(t->path, "cgroup.procs", NULL);
+    g_autofree char *text = g_strdup_printf("%d", pid);
+
+    put(procs, text);
+}
+
 char **bench_throttle_wrap(const BenchThrottle *t, const char *const *argv)
 {
     g_autoptr(GStrvBuilder) words = g_strv_builder_new();

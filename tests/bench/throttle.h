@@ -25,4 +25,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchThrottle, bench_throttle_free)
  * can be NULL: ARGV as it is. Freed by g_strfreev(). */
 char **bench_throttle_wrap(const BenchThrottle *throttle, const char *const *argv);
 
+/* The process PID is slow from now on. */
+void bench_throttle_add(const BenchThrottle *throttle, int pid);
+
 #endif

@@ -70,6 +70,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = launcher,
                                 .qemu = guest->qemu,
+                                .faults = guest->faults,
                                 .listens = guest->listens,
                                 .memory = memory,
                                 .args = args,

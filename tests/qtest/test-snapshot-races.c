@@ -220,8 +220,7 @@ static void test_given_file(void)
 /* ---- after a death -----------------------------------------------------------------------------
  */
 
-static const char *const deaths[] = {"setup",   "protected",   "stopped", "armed",
-                                     "running", "writer-lent", "written"};
+static const char *const deaths[] = {"protected", "armed", "running", "written"};
 
 /* The engine dies; who asks as soon as that is told is not refused. */
 static void test_at_once(gconstpointer step)

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Random live snapshots of guests that write everywhere: chaos-snapshots --seed S --guests N
+ * [--snapshots N] [--boot-sector]. Guest i has the seed S + i, which decides about everything: a
+ * boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a cgroup; the
+ * kernel's doing, not that of our writer), and for each snapshot its form, its buffer, how much of
+ * the memory is in swap (zram, if there is none), where the balloon goes, and whether the client
+ * cancels or the engine is killed, and when. Linux reads its disk past the page cache all the time.
+ *
+ * Each snapshot is held at its instant, and QEMU copies the memory. Each file that is completed is
+ * compared with that, byte for byte, and what is not completed leaves none. At the end the guest
+ * checks all of its memory. One line of TAP a guest, and how many were compared and wrong.
+ *
+ * Where cgroups, swap or Linux cannot be had that is said, and the rest is done.
+ */
+#include "tests/qtest/snapshot-rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "tests/bench/throttle.h"
+#include "tests/lib/linuxguest.h"
+#include "tests/uffd/swap.h"
+
+#define MIB ((uint64_t)1 << 20)
+#define BOOT_RAM (64 * MIB)
+#define LINUX_RAM (160 * MIB)
+#define LINUX_LOAD                                                                                 \
+    "ff.mib=48 ff.mode=random ff.write=80 ff.disk=1 ff.direct=16 ff.extra=8 ff.seed=1"
+#define SLOW (24 * MIB) /* bytes per second */
+/* Of one guest: from the fifth death on the next engine comes later, and the relay gives the
+ * userfaultfd up. */
+#define KILLS 3
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+typedef struct {
+    GRand *rand;
+    Vm *vm;
+    uint64_t ram;
+    bool is_linux;
+    BootsectConfig boot;
+    char *disk;          /* of Linux */
+    BenchThrottle *slow; /* NULL: it is not */
+    Swap *swap;          /* NULL: there is none */
+    unsigned kills;
+} Guest;
+
+static struct {
+    unsigned compared, wrong, cancelled, failed, killed, slow, balloons;
+    uint64_t swapped; /* bytes */
+} total;
+static bool has_linux;
+
+/* ---- a guest -----------------------------------------------------------------------------------
+ */
+
+static unsigned one_of(GRand *r, unsigned n)
+{
+    return g_rand_int_range(r, 0, n);
+}
+
+static void begin(Guest *g)
+{
+    static const unsigned cpus[] = {1, 2, 4};
+    static const char faults[] = "snapshot/*/at/armed=hold";
+    unsigned n_cpus = cpus[one_of(g->rand, G_N_ELEMENTS(cpus))];
+    g_autofree char *smp = g_strdup_printf("%u", n_cpus), *why = NULL;
+    const char *args[] = {"-smp", smp, NULL};
+
+    g->is_linux = one_of(g->rand, 2) && has_linux;
+    g->ram = g->is_linux ? LINUX_RAM : BOOT_RAM;
+    if (g->is_linux) {
+        g->disk = g_strdup("/tmp/ff-chaos-disk-XXXXXX");
+        int fd = g_mkstemp_full(g->disk, O_RDWR | O_CLOEXEC, 0600);
+        g_assert_true(fd >= 0 && ftruncate(fd, 64 * MIB) == 0);
+        close(fd);
+        g->vm = linux_guest_start(&(LinuxGuest){.ram_kib = LINUX_RAM >> 10,
+                                                .n_cpus = n_cpus,
+                                                .load = LINUX_LOAD,
+                                                .disk = g->disk,
+                                                .balloon = true,
+                                                .faults = faults},
+                                  "guest", VM_RUN, NULL);
+        vm_wait_serial(g->vm, "FF ready");
+    } else {
+        g->boot = bootsect_config(BOOT_RAM, 0, n_cpus);
+        g->vm = vm_start(&(VmConfig){.name = "guest",
+                                     .launcher = VM_RUN,
+                                     .memory = "64M",
+                                     .args = args,
+                                     .boot = &g->boot,
+                                     .faults = faults});
+        vm_wait_serial(g->vm, "AB");
+    }
+    g_autofree char *hold = vm_path(g->vm, "hold");
+    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
+    qmp_set_capability(vm_qmp(g->vm), "events", true);
+    qmp_ok(vm_qmp(g->vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    if (one_of(g->rand, 3) == 0) {
+        g->slow = bench_throttle_new(vm_dir(g->vm), SLOW, &why);
+    }
+    if (why) {
+        printf("# no slow disk: %s\n", why);
+    }
+    const char *no_swap = NULL;
+    g->swap = swap_try(&no_swap);
+    if (!g->swap) {
+        printf("# no swap: %s\n", no_swap);
+    }
+    printf("# %s, %u vCPUs%s\n", g->is_linux ? "Linux" : "boot sector", n_cpus,
+           g->slow ? ", slow disk" : "");
+}
+
+static void end(Guest *g)
+{
+    if (g->swap) { /* its process is none of the guest's */
+        swap_free(g->swap);
+    }
+    if (g->is_linux) {
+        linux_guest_finish(g->vm);
+        unlink(g->disk);
+    } else {
+        qmp_ok(vm_qmp(g->vm), "stop", NULL);
+        check_right(check_counters(g->vm, &g->boot));
+        vm_end(g->vm);
+    }
+    g_free(g->disk);
+    bench_throttle_free(g->slow);
+}
+
+/* ---- what goes on beside -----------------------------------------------------------------------
+ */
+
+static uint64_t swap_free_bytes(void)
+{
+    g_autofree char *text = NULL;
+    const char *line =
+        g_file_get_contents("/proc/meminfo", &text, NULL, NULL) ? strstr(text, "SwapFree:") : NULL;
+
+    return line ? strtoull(line + 9, NULL, 10) << 10 : 0;
+}
+
+/* Where QEMU has the guest's RAM; 0: it was not found. */
+static uint64_t find_ram(const Guest *g)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", vm_pid(g->vm));
+    FILE *f = fopen(path, "re");
+    uint64_t from, to, found = 0;
+    char line[512];
+
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", &from, &to) == 2 &&
+            to - from == g->ram && strstr(line, " rw-s ")) {
+            found = from;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+/* Some MiB of the guest's memory go to swap. */
+static void swap_some(Guest *g)
+{
+    uint64_t ram = find_ram(g), before = swap_free_bytes();
+    uint64_t at = one_of(g->rand, g->ram / MIB / 2) * MIB, n = (8 + one_of(g->rand, 16)) * MIB;
+    int fd = pidfd_open(vm_pid(g->vm), 0);
+    struct iovec iov = {(void *)(uintptr_t)(ram + at), n}; /* NOLINT: of another process */
+
+    if (!ram || fd < 0 || syscall(SYS_process_madvise, fd, &iov, 1, MADV_PAGEOUT, 0) < 0) {
+        printf("# nothing goes to swap: %s\n", ram ? g_strerror(errno) : "no memory found");
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    uint64_t after = swap_free_bytes();
+    total.swapped += before > after ? before - after : 0;
+}
+
+static void move_balloon(Guest *g)
+{
+    uint64_t value = LINUX_RAM - one_of(g->rand, 24) * MIB;
+
+    qmp_ok(vm_qmp(g->vm), "balloon", "{'value': %" G_GUINT64_FORMAT "}", value);
+    total.balloons++;
+}
+
+/* ---- one snapshot ------------------------------------------------------------------------------
+ */
+
+static bool is_end(JsonObject *data, const void *opaque)
+{
+    static const char *const ends[] = {"completed", "failed", "cancelled", NULL};
+
+    return g_strv_contains(ends, json_object_get_string_member(data, "status"));
+}
+
+/* The client or nobody does something to it, some time after its instant. */
+static void disturb(Guest *g)
+{
+    unsigned what = one_of(g->rand, 14), ms = one_of(g->rand, g->slow ? 1500 : 150);
+
+    if (what >= 4) {
+        return;
+    }
+    g_usleep(ms * 1000);
+    pid_t engine = what < 2 && g->kills < KILLS ? vm_find_engine(g->vm) : 0;
+    if (engine) {
+        kill(engine, SIGKILL);
+        g->kills++;
+        total.killed++;
+    } else {
+        json_object_unref(qmp_call(vm_qmp(g->vm), "migrate_cancel", NULL));
+    }
+}
+
+static void compare(Guest *g, const char *then, const char *file)
+{
+    total.compared++;
+    if (!snap_is_equal(then, file, g->ram)) {
+        total.wrong++;
+        printf("# WRONG\n");
+    }
+    g_assert_cmpint(unlink(file), ==, 0);
+}
+
+static void tell_failure(Guest *g)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(g->vm), "query-migrate", NULL);
+
+    total.failed++;
+    printf("# failed: %s\n",
+           json_object_get_string_member_with_default(info, "error-desc", "no reason"));
+}
+
+static void take(Guest *g)
+{
+    static const char *const buffers[] = {"0", "4096", "67108864"};
+    g_autofree char *file = vm_path(g->vm, "file"), *then = vm_path(g->vm, "then");
+    bool stream = one_of(g->rand, 2);
+    const char *buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
+    Qmp *q = vm_qmp(g->vm);
+    unsigned kills = g->kills;
+
+    if (g->swap && one_of(g->rand, 2)) {
+        swap_some(g);
+    }
+    if (g->is_linux && one_of(g->rand, 2)) {
+        move_balloon(g);
+    }
+    qmp_ok(q, "x-farfault-snapshot", "{'file': '%s', 'buffer': %s, 'format': '%s'}", file, buffer,
+           stream ? "stream" : "mapped-ram");
+    if (g->slow) {
+        bench_throttle_add(g->slow, vm_engine(g->vm));
+        total.slow++;
+    }
+    qmp_expect(q, "STOP");
+    snap_save_memory(g->vm, g->ram, then);
+    snap_let_go(&(Snap){.vm = g->vm});
+    disturb(g);
+    json_object_unref(qmp_wait_event(q, "MIGRATION", is_end, NULL, 2 * TEST_TIMEOUT));
+    g_autofree char *status = qmp_migrate_status(q);
+    printf("# %s, buffer %s: %s\n", stream ? "stream" : "mapped-ram", buffer, status);
+    bool killed = g->kills > kills;
+    if (!strcmp(status, "completed") || (killed && access(file, F_OK) == 0)) {
+        compare(g, then, file); /* whole, too, if the engine died right after it had its name */
+    } else {
+        snap_expect_no_file(&(Snap){.vm = g->vm, .path = file});
+        total.cancelled += !strcmp(status, "cancelled");
+    }
+    if (!strcmp(status, "failed") && !killed) {
+        tell_failure(g);
+    }
+    g_autofree char *state = qmp_run_state(q);
+    g_assert_cmpstr(state, ==, "running");
+    g_free(qmp_event_names(q));
+    g_assert_cmpint(unlink(then), ==, 0);
+}
+
+static void run(uint64_t seed, unsigned snapshots)
+{
+    Guest g = {.rand = g_rand_new_with_seed(seed)};
+    unsigned wrong = total.wrong;
+
+    begin(&g);
+    for (unsigned i = 0; i < snapshots; i++) {
+        take(&g);
+    }
+    end(&g);
+    g_rand_free(g.rand);
+    printf("%s %" G_GUINT64_FORMAT "\n", total.wrong == wrong ? "ok - seed" : "not ok - seed",
+           seed);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    gint guests = 2, snapshots = 6;
+    gint64 seed = 1;
+    gboolean boot = FALSE;
+    const GOptionEntry entries[] = {
+        {"guests", 0, 0, G_OPTION_ARG_INT, &guests, "How many", "N"},
+        {"snapshots", 0, 0, G_OPTION_ARG_INT, &snapshots, "Of each", "N"},
+        {"boot-sector", 0, 0, G_OPTION_ARG_NONE, &boot, "No Linux", NULL},
+        {"seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of the first guest", "S"},
+        {NULL, 0, 0, 0, NULL, NULL, NULL}};
+    g_autoptr(GOptionContext) options = g_option_context_new("");
+    g_autoptr(GError) error = NULL;
+    const char *why = NULL;
+
+    g_option_context_add_main_entries(options, entries, NULL);
+    if (!g_option_context_parse(options, &argc, &argv, &error)) {
+        fprintf(stderr, "chaos-snapshots: %s\n", error->message);
+        return 2;
+    }
+    if (!vm_faults_available(&why)) {
+        printf("1..0 # SKIP %s\n", why);
+        return 0;
+    }
+    has_linux = !boot && linux_guest_available(&why);
+    if (!boot && !has_linux) {
+        printf("# no Linux, no balloon, no reads past the page cache: %s\n", why);
+    }
+    printf("1..%d\n", guests);
+    for (gint i = 0; i < guests; i++) {
+        run(seed + i, snapshots);
+    }
+    printf("# %u compared, %u wrong; %u cancelled, %u failed, %u engines killed; %u with a slow "
+           "disk, %u with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
+           total.compared, total.wrong, total.cancelled, total.failed, total.killed, total.slow,
+           total.balloons, total.swapped / MIB);
+    return total.wrong ? 1 : 0;
+}
