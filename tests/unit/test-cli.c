@@ -218,7 +218,8 @@ static void test_restore(void)
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7},"              \
     "\"package\": \"x\"}, \"capabilities\": [\"oob\"]}}\r\n"
 
-/* What the scripted monitor says: .greeting, then one of .reply for each command it reads. */
+/* What the scripted monitor says: .greeting, then one of .reply for each command it reads. The id N
+ * of a reply stands for that of the Nth command. */
 typedef struct {
     int fd;
     const char *greeting;
@@ -238,21 +239,56 @@ static void say(const Script *s, const char *text)
     }
 }
 
+/* The next command; NULL: there is none (g_free). */
+static char *read_line(int fd)
+{
+    g_autoptr(GString) line = g_string_new(NULL);
+    char c = 0;
+
+    while (c != '\n' && read(fd, &c, 1) == 1) {
+        g_string_append_c(line, c);
+    }
+    return c == '\n' ? g_string_free(g_steal_pointer(&line), FALSE) : NULL;
+}
+
+static uint64_t id_of(const char *text)
+{
+    const char *id = strstr(text, "\"id\":");
+
+    return id ? g_ascii_strtoull(id + strlen("\"id\":"), NULL, 10) : 0;
+}
+
+static void say_reply(const Script *s, const char *reply, uint64_t first_id)
+{
+    const char *id = strstr(reply, "\"id\": ");
+
+    if (!id) {
+        say(s, reply);
+        return;
+    }
+    const char *number = id + strlen("\"id\": ");
+    g_autofree char *text =
+        g_strdup_printf("%.*s%" G_GUINT64_FORMAT "%s", (int)(number - reply), reply,
+                        first_id + id_of(reply) - 1, number + strspn(number, "0123456789"));
+
+    say(s, text);
+}
+
 static gpointer serve(gpointer opaque)
 {
     const Script *s = opaque;
-    char c;
+    uint64_t first_id = 0;
 
     say(s, s->greeting);
     for (const char *const *reply = s->reply; *reply; reply++) {
-        do {
-            if (read(s->fd, &c, 1) != 1) {
-                goto out;
-            }
-        } while (c != '\n');
-        say(s, *reply);
+        g_autofree char *line = read_line(s->fd);
+
+        if (!line) {
+            break;
+        }
+        first_id = first_id ? first_id : id_of(line);
+        say_reply(s, *reply, first_id);
     }
-out:
     close(s->fd);
     return NULL;
 }

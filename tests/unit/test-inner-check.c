@@ -289,7 +289,7 @@ static void answer(Script *s, const char *line)
         g_string_append_printf(text, "{'return': %s", a->answer);
     }
     g_strdelimit(text->str, "'", '"');
-    g_string_append_printf(text, ", \"id\": %d}\r\n", atoi(id));
+    g_string_append_printf(text, ", \"id\": %.*s}\r\n", (int)strspn(id, " 0123456789"), id);
     send_answer(s, line, text);
 }
 
