@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/slowfile.h"
 #include "tests/lib/vm.h"
@@ -38,18 +39,6 @@ static bool skipped(void)
 static const char *const huge[] = {
     "-machine", "pc,memory-backend=ram0", "-object",
     "memory-backend-memfd,id=ram0,size=" G_STRINGIFY(RAM_MIB) "M,hugetlb=on,hugetlbsize=2M", NULL};
-
-/* Huge pages of 2 MiB for both sides are free; else skips. */
-static bool huge_pages_free(void)
-{
-    g_autofree char *text = NULL;
-    const char *path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-
-    if (g_file_get_contents(path, &text, NULL, NULL) && atoi(text) >= RAM_MIB)
-        return true;
-    g_test_skip("no huge pages of 2 MiB are free: echo 70 > /proc/sys/vm/nr_hugepages");
-    return false;
-}
 
 static Vm *start_vm(const Pair *p, const char *name, const char *incoming, const char *const *args)
 {
@@ -113,7 +102,10 @@ static void test_plain(gconstpointer data)
     const char *const *args = data;
     Pair p = {0};
 
-    if (skipped() || (args && !huge_pages_free()))
+    if (skipped())
+        return;
+    HugePages *pool = args ? hugepages_new(RAM_MIB) : NULL; /* of 2 MiB, for both sides */
+    if (args && !pool)
         return;
     start_both(&p, args);
     Qmp *s = vm_qmp(p.source), *d = vm_qmp(p.destination);
@@ -131,6 +123,7 @@ static void test_plain(gconstpointer data)
     g_test_message("%s", states);
     check_memory(&p);
     end_both(&p);
+    hugepages_free(pool);
 }
 
 /* The switch when a random amount has been sent, up to four times the busy memory; over four
@@ -140,10 +133,13 @@ static void test_hybrid(gconstpointer data)
     const char *const *args = data;
     const char *rounds = g_getenv("FF_ROUNDS");
 
-    for (int i = 0, n = rounds ? atoi(rounds) : 4; i < n && !skipped(); i++) {
+    if (skipped())
+        return;
+    HugePages *pool = args ? hugepages_new(RAM_MIB) : NULL;
+    if (args && !pool)
+        return;
+    for (int i = 0, n = rounds ? atoi(rounds) : 4; i < n; i++) {
         Pair p = {0};
-        if (args && !huge_pages_free())
-            return;
         start_both(&p, args);
         Qmp *s = vm_qmp(p.source), *d = vm_qmp(p.destination);
         int64_t after = g_random_int_range(0, 4 * BUSY_MIB) * (1ll << 20);
@@ -167,6 +163,7 @@ static void test_hybrid(gconstpointer data)
         check_memory(&p);
         end_both(&p);
     }
+    hugepages_free(pool);
 }
 
 /* Writes faster than the link: switches without being asked, and sends less than twice the RAM. */
