@@ -316,16 +316,18 @@ void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);
 void ff_handle_continue(FfCall *call);
 
-/* events.c */
-/* Whether the client has the capability "events"; an engine that adopts must know. */
-void ff_driver_want_events(FfDriver *driver, bool on);
-/* A migration begins, whose STATUS needs no event. */
+/* over.c */
 /* TRUE: this side's migration has had its last event, and is not taken down yet. NEXT is called
  * with CALL when it is: a client that acts on the event is not told that a migration is under way.
  */
 bool ff_call_when_over(FfCall *call, FfHandler next);
 /* It is taken down. */
 void ff_driver_migration_over(FfDriver *driver);
+
+/* events.c */
+/* Whether the client has the capability "events"; an engine that adopts must know. */
+void ff_driver_want_events(FfDriver *driver, bool on);
+/* A migration begins, whose STATUS needs no event. */
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);
