@@ -117,7 +117,8 @@ bool ff_capture_end(FfCapture *c);
 /* After ff_capture_end(). Can be NULL. */
 void ff_capture_free(FfCapture *c);
 
-/* Any thread, until ff_capture_end(): what is being done ends soon. */
+/* Any thread, until ff_capture_end(): what is being done ends soon. Whoever writes to the memory
+ * goes on at once, however long the disk takes. */
 void ff_capture_cancel(FfCapture *c);
 void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
 /* Also after it, of the caller's thread; then without what the buffer says. */

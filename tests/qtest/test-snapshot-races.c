@@ -217,6 +217,44 @@ static void test_given_file(void)
     snap_end(&t);
 }
 
+/* ---- the end of one that fails -----------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults, *end;
+} Early;
+
+/* There is no room for what the guest overwrites, so it waits for the disk; which does not answer
+ * (the client cancels), or is full, and then it takes long to lift what is protected. */
+static const Early early[] = {
+    {"disk-hangs", "snapshot/*/at/writer-lent=hold", "cancelled"},
+    {"lifting", "snapshot/*/call/writer-write=ENOSPC;snapshot/*/at/capture-lifting=hold", "failed"},
+};
+
+/* The guest does not wait for any of that: it comes round, through all of its memory. */
+static void test_early_end(gconstpointer data)
+{
+    const Early *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask_with(&t, ", 'buffer': 0");
+    qmp_expect(vm_qmp(t.vm), "RESUME");
+    snap_wait_held(&t);
+    if (!strcmp(c->end, "cancelled")) {
+        qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    }
+    for (unsigned round = 0; round < 3; round++) {
+        vm_wait_new_serial(t.vm, "B");
+    }
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), c->end);
+    snap_expect_no_file(&t);
+    snap_end(&t);
+}
+
 /* ---- after a death -----------------------------------------------------------------------------
  */
 
@@ -302,6 +340,11 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &syncs[i], test_sync);
     }
     g_test_add_func("/snapshot/races/given-file", test_given_file);
+    for (unsigned i = 0; i < G_N_ELEMENTS(early); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/early/", early[i].name, NULL);
+
+        g_test_add_data_func(path, &early[i], test_early_end);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/at-once/", deaths[i], NULL);
 
