@@ -22,6 +22,7 @@
 
 #include "fault/fault.h"
 #include "migration/journal.h"
+#include "migration/snapshot-guest.h"
 #include "net/priority.h"
 #include "snapshot/run-state.h"
 #include "uffd/regions.h"
@@ -259,78 +260,6 @@ static void read_state(FfSnapshot *s)
     }
 }
 
-static bool stop_guest(FfSnapshot *s, GError **error)
-{
-    FfVmm *vmm = s->cfg->vmm;
-
-    vmm->state.one_way = true;
-    s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
-    if (!s->prepared) {
-        return false;
-    }
-    FF_FAULT_AT("prepared");
-    ff_journal_stopped(s->cfg->state);
-    FF_FAULT_AT("stopping");
-    ff_mutex_lock(&s->control->lock);
-    s->stopped = true;
-    ff_mutex_unlock(&s->control->lock);
-    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
-        return false;
-    }
-    s->saving = true;
-    FF_FAULT_AT("offered");
-    ff_stamp(s->stats->stop_us);
-    ff_mutex_lock(&s->control->lock);
-    s->stopped_by_us = true;
-    ff_mutex_unlock(&s->control->lock);
-    s->stopping = true;
-    s->begun = vmm->state.stop_and_save(&vmm->state, &s->run_state, error);
-    if (!s->begun) {
-        return false;
-    }
-    g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
-    FF_FAULT_AT("stopped");
-    return true;
-}
-
-/* What the guest is to be, *START: unless it is to stand. */
-static const char *state_afterwards(FfSnapshot *s, bool *start)
-{
-    ff_mutex_lock(&s->control->lock);
-    bool cont = s->control->client_cont;
-    *start = !s->control->start_paused;
-    s->stopped_by_us = false;
-    ff_mutex_unlock(&s->control->lock);
-    return cont && !strcmp(s->run_state, "paused") ? "running" : s->run_state;
-}
-
-/* The guest is as it was before, or as the client has said meanwhile. */
-static bool release_guest(FfSnapshot *s, GError **error)
-{
-    FfVmmRun *run = &s->cfg->vmm->run;
-    bool start = false, running = false, ok = true;
-
-    if (!s->run_state && s->stopping) {
-        /* QEMU may have carried it out, and did not say so. stop() has noted what it was. */
-        s->run_state = g_strdup(s->cfg->state->run_state);
-    }
-    if (s->run_state) {
-        const char *state = state_afterwards(s, &start);
-        ok = run->resume(run, state, start, &running, error);
-    }
-    ff_stamp(s->stats->running_us);
-    ff_mutex_lock(&s->control->lock);
-    bool halt = running && s->control->start_paused;
-    ff_mutex_unlock(&s->control->lock);
-    if (halt && ok) {
-        ok = run->halt(run, error);
-    }
-    ff_mutex_lock(&s->control->lock);
-    s->stopped = false;
-    ff_mutex_unlock(&s->control->lock);
-    return ok;
-}
-
 static bool undo(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
@@ -354,7 +283,7 @@ static gpointer resume_guest(gpointer p)
     FfVmmState *state = &s->cfg->vmm->state;
 
     ff_priority_urgent();
-    if (!release_guest(s, &s->resume_error)) {
+    if (!ff_snapshot_release_guest(s, &s->resume_error)) {
         fail_writing(s);
         return NULL;
     }
@@ -388,7 +317,7 @@ static bool take(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
-    if (!stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
+    if (!ff_snapshot_stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
         return false;
     }
     FF_FAULT_AT("armed");
@@ -567,7 +496,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     }
     end_saving(s);
-    if (s->stopped && !release_guest(s, &stands)) {
+    if (s->stopped && !ff_snapshot_release_in_the_end(s, &stands)) {
         g_warning("snapshot: the guest could not be resumed: %s", stands->message);
         cancelled = false; /* not everything is as it was */
     }

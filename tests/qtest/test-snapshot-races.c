@@ -128,6 +128,126 @@ static void test_paused_before(void)
     snap_end(&t);
 }
 
+/* Until it stands, whatever lets it go on before that. */
+static void expect_standing(Snap *t)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(t->vm));
+
+    g_assert_cmpstr(state, !=, "running");
+    qmp_ok(vm_qmp(t->vm), "cont", NULL);
+}
+
+static gpointer say_stop(gpointer t)
+{
+    qmp_ok(vm_qmp(((Snap *)t)->vm), "stop", NULL);
+    return NULL;
+}
+
+/* The client's stop is under way, and the relay late with what the engine says, when the engine
+ * stops the guest by itself. What is answered with success is so afterwards. */
+static void test_stop_under_way(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t,
+                    "snapshot/*/at/stopping=hold;snapshot/*/at/client-word=hold;"
+                    "snapshot/*/at/armed=hold",
+                    NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    GThread *client = g_thread_new("client", say_stop, &t);
+    snap_wait_held(&t);
+    pid_t relay = vm_relay(t.vm);
+    g_assert_cmpint(kill(relay, SIGSTOP), ==, 0);
+    snap_let_go(&t); /* both */
+    snap_wait_held(&t);
+    g_assert_cmpint(kill(relay, SIGCONT), ==, 0);
+    g_thread_join(client);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    expect_standing(&t);
+    snap_end(&t);
+}
+
+/* The client changes its mind while the guest is being let go on. */
+static void test_stop_at_the_end(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/releasing=hold", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    expect_standing(&t);
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    qmp_ok(q, "cont", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    snap_end(&t);
+}
+
+/* The engine dies before it knows what the guest is: what that was at an older snapshot is nothing
+ * to go by. */
+static void test_stopped_since(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/offered#2=kill", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    qmp_expect_migration(q, "completed");
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    qmp_ok(q, "stop", NULL);
+    snap_ask(&t);
+    qmp_expect_migration(q, "failed");
+    expect_standing(&t);
+    snap_end(&t);
+}
+
+/* QEMU does not let the guest go on at once. */
+static void test_not_resumed(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/call/resume=EIO", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    expect_failure(&t, "Input/output error");
+    snap_end(&t);
+}
+
+/* Nor when that was not the end of the time for which it stands. */
+static void test_not_rolled_back(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold;snapshot/*/call/resume=EIO", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "cancelled");
+    snap_expect_no_file(&t);
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
 /* ---- the last moments --------------------------------------------------------------------------
  */
 
@@ -329,6 +449,11 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
     g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
+    g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
+    g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);
+    g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
+    g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
+    g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/cancel/", cancels[i].name, NULL);
 
