@@ -192,6 +192,7 @@ static bool make_capture(FfSnapshot *s, GError **error)
             .map = b->map,
         };
     }
+    bool stuck = false;
     FfCapture *capture = ff_capture_new(
         &(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
                            .maps_fd = s->cfg->maps_fd,
@@ -201,12 +202,13 @@ static bool make_capture(FfSnapshot *s, GError **error)
                            .n_blocks = s->ram->n_blocks,
                            .buffer = MIN(s->cfg->snapshot.buffer, s->ram->total_bytes),
                            .fault_thread = ff_priority_urgent,
+                           .stuck = &stuck,
                            .stands = true},
         error);
+    s->uffd_is_free = !capture && !stuck;
     if (!capture) {
         return false;
     }
-    s->uffd_is_free = false;
     ff_mutex_lock(&s->control->lock);
     s->capture = capture;
     ff_capture_set_bandwidth(capture, s->cfg->max_bandwidth);
@@ -416,10 +418,6 @@ static void end_capture(FfSnapshot *s)
     s->last = ff_capture_stats(capture);
     ff_mutex_unlock(&s->control->lock);
     s->uffd_is_free = ff_capture_end(capture);
-    if (!s->uffd_is_free) {
-        g_warning("the userfaultfd of this snapshot cannot be used again: this guest has no more "
-                  "live snapshots until it is started again");
-    }
     ff_capture_free(capture);
     ff_discards_disarm(s->discards);
 }

@@ -236,7 +236,10 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!make_space(c, cfg, error)) {
-        ff_capture_end(c);
+        bool is_clean = ff_capture_end(c);
+        if (cfg->stuck) {
+            *cfg->stuck = !is_clean;
+        }
         ff_capture_free(c);
         return NULL;
     }

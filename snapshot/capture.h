@@ -50,6 +50,7 @@ typedef struct {
     const FfCaptureWords *words; /* static; NULL: those of a guest */
     uint64_t buffer;             /* bytes, as of ff_protect_new() */
     void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
+    bool *stuck; /* can be NULL; set where there is no capture: ff_capture_end() would be FALSE */
     bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */
 } FfCaptureConfig;
 

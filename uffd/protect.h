@@ -32,8 +32,8 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
  * with it: BYTES (a power of two; 0, as at the beginning: nothing), a quarter of that when less
  * than three quarters are free. Before ff_protect_arm(). */
 void ff_protect_set_around(FfProtect *p, uint64_t bytes);
-/* What is protected is worth nothing any more: from now on who writes goes on at once, whatever room
- * the buffer has and whoever has the page, and who waits already does so, too. What nobody has
+/* What is protected is worth nothing any more: from now on who writes goes on at once, whatever
+ * room the buffer has and whoever has the page, and who waits already does so, too. What nobody has
  * saved counts as lost. The fault thread has to run. Any thread. */
 void ff_protect_give_up(FfProtect *p);
 /* After it: lifts what is still protected, piece by piece, with the fault thread answering
