@@ -16,10 +16,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qemu/call.h"
 #include "qemu/internal.h"
 #include "qemu/status.h"
@@ -75,11 +77,17 @@ static JsonObject *fd_args(const char *name)
 
 /* QEMU flushes its stream after the list of RAM blocks, before it takes its big lock for the
  * devices. In a socket that is full that write waits: so QEMU makes its thread and all that while
- * memory is still being protected. Returns how many bytes are in the way; -errno. */
+ * memory is still being protected. That it really stands there is looked at twice: nothing of it is
+ * in the socket when it is let go, and it says "active", which it does behind that flush, not
+ * before that (ff_qemu_stood()). Returns how many bytes are in the way; -errno. */
 static ssize_t fill(int fd)
 {
     static const char waste[4096];
     ssize_t n, all = 0;
+
+    if (FF_FAULT_STEP("fill", false)) {
+        return 0;
+    }
 
     while ((n = send(fd, waste, sizeof(waste), MSG_DONTWAIT | MSG_NOSIGNAL)) > 0) {
         all += n;
@@ -87,10 +95,32 @@ static ssize_t fill(int fd)
     return errno == EAGAIN ? all : -errno;
 }
 
+void ff_qemu_set_too_early(GError **error)
+{
+    g_set_error_literal(
+        error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+        "QEMU did not wait with its devices until all memory was protected, so they "
+        "would not fit together: save this guest with QEMU's own migrate, and report "
+        "its version");
+}
+
+static bool has_written(const FfQemu *qemu)
+{
+    int n = 0;
+
+    return ioctl(qemu->stream, FIONREAD, &n) < 0 || (size_t)n > qemu->in_the_way;
+}
+
 bool ff_qemu_let_save(FfVmmState *state, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
     char waste[65536];
+
+    if (!FF_FAULT_STEP("look-whether-written", false) && has_written(qemu)) {
+        ff_qemu_set_too_early(error);
+        return false;
+    }
+    qemu->let_save_us = g_get_real_time();
 
     while (qemu->in_the_way) {
         ssize_t n = recv(qemu->stream, waste, MIN(sizeof(waste), qemu->in_the_way), 0);
@@ -130,6 +160,7 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
         return NULL;
     }
     qemu->in_the_way = filled;
+    qemu->let_save_us = 0;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
     close(pair[1]);
     ff_qemu_adopt_stream(qemu, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));

@@ -20,6 +20,8 @@ bool ff_qemu_load(FfVmmState *state, int *fd, GError **error);
 char *ff_qemu_machine(FfVmmState *state);
 
 bool ff_qemu_let_save(FfVmmState *state, GError **error);
+/* The error of a QEMU that has not waited for it. */
+void ff_qemu_set_too_early(GError **error);
 /* Source: starts the inner migration on the stream that was given or offered. */
 bool ff_qemu_begin_stream(FfQemu *qemu, GError **error);
 /* For an engine that adopts a migration under way: FD (taken) is what save() or load() had given

@@ -24,6 +24,7 @@ struct FfQemu {
     unsigned deadline_ms;
     int stream;             /* our copy of what save()/load() returned; -1 = none */
     size_t in_the_way;      /* bytes in the stream that keep QEMU from writing to it */
+    int64_t let_save_us;    /* coordinator; when the way was cleared, as events count; 0: not yet */
     bool offered;           /* the stream is QEMU's, and nothing was begun with it */
     bool loading;           /* load() handed QEMU its stream */
     FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */

@@ -108,31 +108,65 @@ bool ff_qemu_stop_and_save(FfVmmState *state, char **before, GError **error)
     return stop_guest(ff_qemu_of_state(state), true, before, error);
 }
 
+typedef struct {
+    unsigned resumed;
+    bool reset, completed;
+    bool waited; /* QEMU stood where it had to, until it was let go */
+} Heard;
+
+/* QEMU says "active" when it has passed the place at which it has to wait. Both times are of the
+ * same clock: one that is set back meanwhile costs a snapshot. */
+static void hear_migration(const FfQemu *qemu, JsonObject *event, Heard *h)
+{
+    JsonObject *stamp = ff_json_object(event, "timestamp"), *data = ff_json_object(event, "data");
+    const char *status = data ? ff_json_string(data, "status") : NULL;
+
+    h->completed |= !g_strcmp0(status, "completed");
+    h->waited |=
+        stamp && !g_strcmp0(status, "active") &&
+        ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC + ff_json_int(stamp, "microseconds", 0) >=
+            qemu->let_save_us;
+}
+
+static void hear(const FfQemu *qemu, JsonObject *event, Heard *h)
+{
+    const char *name = ff_json_string(event, "event");
+
+    h->resumed += !g_strcmp0(name, "RESUME");
+    h->reset |= !g_strcmp0(name, "RESET");
+    if (!g_strcmp0(name, "STOP") && !h->resumed) {
+        h->reset = false; /* it was before ours */
+    }
+    if (!g_strcmp0(name, "MIGRATION")) {
+        hear_migration(qemu, event, h);
+    }
+}
+
 /* QEMU's events come in their order, and before the answers to what was asked after them. A RESUME
  * that is not ours: the guest has run before its devices were saved, or, which is harmless and not
  * told from it, in the moment after that. */
 bool ff_qemu_stood(FfVmmRun *run, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_run(run);
-    unsigned resumed = 0;
-    bool reset = false;
+    Heard h = {0};
 
     while (qemu->since_stop && ff_qmp_watch_any(qemu->since_stop)) {
         g_autoptr(JsonNode) event = ff_qmp_watch_next(qemu->since_stop, 0, NULL, NULL);
         JsonObject *o = ff_json_node_object(event);
-        const char *name = o ? ff_json_string(o, "event") : NULL;
-        resumed += !g_strcmp0(name, "RESUME");
-        reset |= !g_strcmp0(name, "RESET");
-        if (!g_strcmp0(name, "STOP") && !resumed) {
-            reset = false; /* it was before ours */
+        if (o) {
+            hear(qemu, o, &h);
         }
     }
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
-    if (resumed > qemu->conts || reset) {
+    if (h.resumed > qemu->conts || h.reset) {
         g_set_error_literal(
             error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-            reset ? "the guest was reset while its devices were saved: repeat the snapshot"
-                  : resumed_in_save);
+            h.reset ? "the guest was reset while its devices were saved: repeat the snapshot"
+                    : resumed_in_save);
+        return false;
+    }
+    if (h.completed && qemu->let_save_us && !h.waited) {
+        ff_qemu_set_too_early(error);
         return false;
     }
     return true;

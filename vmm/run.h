@@ -25,7 +25,8 @@ struct FfVmmRun {
      * it runs now. */
     bool (*resume)(FfVmmRun *run, const char *run_state, bool start, bool *running, GError **error);
     /* Source, optional, of a guest that was stopped for a one-way save (FfVmmState.one_way), after
-     * resume(): since stop() nobody but resume() has started it, and nobody has reset it. What the
+     * resume(): since stop() nobody but resume() has started it, nobody has reset it, and the
+     * VMM has not come to its devices before FfVmmState.let_save(). What the
      * VMM has reported before its answer to resume() has been heard. FALSE and ERROR: else. Once
      * for each stop(). */
     bool (*stood)(FfVmmRun *run, GError **error);

@@ -96,6 +96,95 @@ static void test_written(gconstpointer buffer)
     snap_end(&t);
 }
 
+/* ---- the same with QEMU 10 ---------------------------------------------------------------------
+ */
+
+typedef struct {
+    Snap *t;
+    const char *line; /* for the human monitor */
+    char *state;
+} Human;
+
+static gpointer say_human(gpointer p)
+{
+    Human *h = p;
+
+    h->state = vm_human(h->t->vm, h->line);
+    return NULL;
+}
+
+static const char *const is_over[] = {"completed", "failed", NULL};
+
+static bool has_ended(JsonObject *data, const void *opaque)
+{
+    return g_strv_contains(is_over, json_object_get_string_member(data, "status"));
+}
+
+/* QEMU 10 holds its big lock while it waits with its devices: its monitors wait, too. What they are
+ * told comes between that and the devices, and fails the snapshot, or after them, and is harmless;
+ * which of the two is QEMU's affair. Then the file is whole, or there is none. */
+static void test_newer(gconstpointer line)
+{
+    g_autofree char *newer = vm_newer_qemu();
+    Snap t = {.listens = true, .qemu = newer};
+
+    if (!newer || !snap_begin(&t, "snapshot/*/at/armed=hold", NULL)) {
+        return;
+    }
+    Human h = {.t = &t, .line = line};
+    snap_ask(&t);
+    snap_wait_held(&t);
+    GThread *human = g_thread_new("human", say_human, &h);
+    snap_let_go(&t);
+    g_autoptr(JsonObject) end =
+        qmp_wait_event(vm_qmp(t.vm), "MIGRATION", has_ended, NULL, TEST_TIMEOUT);
+    g_thread_join(human);
+    g_test_message(
+        "%s: %s", h.line,
+        json_object_get_string_member(json_object_get_object_member(end, "data"), "status"));
+    g_free(h.state);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(t.vm));
+    if (!strcmp(status, "failed")) {
+        snap_expect_error(&t, "while its devices were saved: repeat the snapshot");
+        snap_expect_no_file(&t);
+    } else {
+        g_autofree uint8_t *whole = snap_read(t.path, SNAP_RAM_MIB << 20);
+        g_assert_nonnull(whole);
+    }
+    snap_expect_settings(&t);
+    vm_wait_new_serial(t.vm, "B");
+    g_free(t.path);
+    vm_end(t.vm);
+}
+
+/* QEMU does not wait with its devices for the memory. Its socket is not full, so it goes on while
+ * the engine is held, at least until nobody reads what it writes. That is seen in two ways. */
+static const Case early_devices[] = {
+    {"written", "snapshot/*/at/armed=hold;snapshot/*/step/fill=skip"},
+    {"active", "snapshot/*/at/armed=hold;snapshot/*/step/fill=skip;"
+               "snapshot/*/step/look-whether-written=skip"},
+};
+
+static void test_early_devices(gconstpointer data)
+{
+    const Case *c = data;
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_autofree char *state = NULL;
+    do { /* each is a question to QEMU */
+        g_free(state);
+        state = vm_human_state(t.vm, false);
+    } while (!strstr(state, "migrate"));
+    snap_let_go(&t);
+    expect_failure(&t, "QEMU did not wait with its devices");
+    snap_end(&t);
+}
+
 /* ---- the run state -----------------------------------------------------------------------------
  */
 
@@ -446,8 +535,16 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &resumed[i], test_resumed);
     }
     g_test_add_func("/snapshot/races/reset", test_reset);
+    g_test_add_data_func("/snapshot/races/10/resumed", "cont", test_newer);
+    g_test_add_data_func("/snapshot/races/10/reset", "system_reset", test_newer);
     g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
     g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
+    for (unsigned i = 0; i < G_N_ELEMENTS(early_devices); i++) {
+        g_autofree char *path =
+            g_strconcat("/snapshot/races/early-devices/", early_devices[i].name, NULL);
+
+        g_test_add_data_func(path, &early_devices[i], test_early_devices);
+    }
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
     g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
     g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);
