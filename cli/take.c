@@ -13,6 +13,7 @@
 #include "snapshot/convert.h"
 #include "snapshot/output.h"
 
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <signal.h>
 #include <string.h>
@@ -204,14 +205,29 @@ static bool make_file(Take *t, GError **error)
     return true;
 }
 
+/* A file description that nobody else uses, so that the engine may write past the page cache. -1:
+ * the file system has no such thing. */
+static int open_direct(const Take *t)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", ff_output_fd(t->output));
+
+    return open(self, O_RDWR | O_DIRECT | O_CLOEXEC);
+}
+
 static bool pass_file(Take *t, GError **error)
 {
     if (!t->output) {
         return true;
     }
     g_autofree char *name = g_strdup_printf("farfault-snapshot-%d", (int)getpid());
+    int direct = open_direct(t);
+    bool ok =
+        ff_cli_qmp_pass_fd(t->qmp, name, direct >= 0 ? direct : ff_output_fd(t->output), error);
 
-    if (!ff_cli_qmp_pass_fd(t->qmp, name, ff_output_fd(t->output), error)) {
+    if (direct >= 0) {
+        close(direct);
+    }
+    if (!ok) {
         return false;
     }
     t->fdname = g_steal_pointer(&name);

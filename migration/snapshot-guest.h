@@ -6,7 +6,7 @@
 #ifndef FF_MIGRATION_SNAPSHOT_GUEST_H
 #define FF_MIGRATION_SNAPSHOT_GUEST_H
 
-#include "migration/snapshot.h"
+#include "migration/snapshot-side.h"
 
 /* FALSE and ERROR: it may have been stopped (FfSnapshot.stopped), and QEMU may have begun. */
 bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error);

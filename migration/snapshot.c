@@ -371,11 +371,12 @@ static void mark(FfSnapshot *s, unsigned block, unsigned number)
 static bool write_mapped(FfSnapshot *s, GError **error)
 {
     g_autofree uint64_t *places = g_new0(uint64_t, s->ram->n_blocks);
+    FfWriterWay way = ff_output_may_be_direct(s->output) ? FF_WRITER_DIRECT : FF_WRITER_BUFFERED;
 
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {
         places[i] = ff_live_file_place(s->file, s->numbers[i]);
     }
-    if (!ff_capture_write(s->capture, ff_output_fd(s->output), places, FF_WRITER_DIRECT, error)) {
+    if (!ff_capture_write(s->capture, ff_output_fd(s->output), places, way, error)) {
         g_prefix_error(error, "%s: ", ff_output_path(s->output));
         return false;
     }

@@ -3,7 +3,7 @@
  * Writing a file that is there as a whole or not at all; see output.h.
  *
  * System calls: open, openat, pwrite64, fallocate, fsync, fstat, lstat, access, link, linkat,
- * renameat2, unlink, rt_sigaction, close.
+ * renameat2, unlink, rt_sigaction, fcntl, close.
  */
 #include "snapshot/output.h"
 
@@ -29,6 +29,7 @@ static char *named;
 struct FfOutput {
     char *path, *part; /* part: NULL, it has no name yet */
     bool is_given;     /* by somebody who knows what becomes of it */
+    bool was_direct;   /* O_DIRECT was taken off */
     bool replaces;     /* another of its name; and catches no signals */
     int fd;
     uint64_t at; /* of gathered[0] */
@@ -174,7 +175,14 @@ FfOutput *ff_output_new_fd(int fd, const char *name, GError **error)
                     "%s: it has to be a regular file", name);
         return NULL;
     }
+    int flags = fcntl(fd, F_GETFL);
+    o->was_direct = flags >= 0 && flags & O_DIRECT && fcntl(fd, F_SETFL, flags & ~O_DIRECT) == 0;
     return g_steal_pointer(&o);
+}
+
+bool ff_output_may_be_direct(const FfOutput *o)
+{
+    return !o->is_given || o->was_direct;
 }
 
 const char *ff_output_path(const FfOutput *o)
@@ -189,6 +197,9 @@ void ff_output_free(FfOutput *o)
     }
     if (o->part) {
         remove_part(o);
+    }
+    if (o->was_direct) {
+        fcntl(o->fd, F_SETFL, fcntl(o->fd, F_GETFL) | O_DIRECT);
     }
     if (o->fd >= 0) {
         close(o->fd);

@@ -26,8 +26,13 @@ FfOutput *ff_output_new(const char *path, GError **error);
 FfOutput *ff_output_new_replacing(const char *path, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). */
 FfOutput *ff_output_new_nameless(const char *path, GError **error);
-/* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. */
+/* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. Its
+ * file description may be somebody else's as well: if it has O_DIRECT, that is taken off until
+ * ff_output_free(). */
 FfOutput *ff_output_new_fd(int fd, const char *name, GError **error);
+/* O_DIRECT may be set for a while: the file description is ours alone, or had it already. Somebody
+ * else's would keep it if this process were killed, and whatever else is written there fail. */
+bool ff_output_may_be_direct(const FfOutput *o);
 /* For errors; borrowed. */
 const char *ff_output_path(const FfOutput *o);
 /* What was not committed is gone. */

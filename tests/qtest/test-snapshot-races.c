@@ -426,6 +426,52 @@ static void test_given_file(void)
     snap_end(&t);
 }
 
+/* Whose file it is may have other uses for it: what an engine leaves that is killed is no O_DIRECT
+ * there. */
+static void test_given_killed(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/writer-lent#8=kill", NULL)) {
+        return;
+    }
+    int fd = open(t.path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    g_assert_cmpint(fd, >=, 0);
+    qmp_getfd(vm_qmp(t.vm), "snap", fd);
+    qmp_ok(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'snap'}");
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    g_assert_cmpint(fcntl(fd, F_GETFL) & O_DIRECT, ==, 0);
+    close(fd);
+    snap_end(&t);
+}
+
+/* One that is for that is written so, and left as it was. */
+static void test_given_direct(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, NULL, NULL)) {
+        return;
+    }
+    int fd = open(t.path, O_RDWR | O_DIRECT | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        g_test_skip("no direct I/O where temporary files are");
+    } else {
+        qmp_getfd(vm_qmp(t.vm), "snap", fd);
+        qmp_ok(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'snap'}");
+        qmp_expect_migration(vm_qmp(t.vm), "completed");
+        g_autoptr(JsonObject) info = qmp_return(vm_qmp(t.vm), "query-migrate", NULL);
+        JsonObject *own = json_object_get_object_member(info, "x-farfault");
+        JsonObject *snapshot = json_object_get_object_member(own, "snapshot");
+        g_assert_cmpstr(json_object_get_string_member(snapshot, "way"), ==, "direct");
+        g_assert_cmpint(fcntl(fd, F_GETFL) & O_DIRECT, ==, O_DIRECT);
+        g_autofree uint8_t *whole = snap_read(t.path, SNAP_RAM_MIB << 20);
+        g_assert_nonnull(whole);
+        close(fd);
+    }
+    snap_end(&t);
+}
+
 /* ---- the end of one that fails -----------------------------------------------------------------
  */
 
@@ -562,6 +608,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &syncs[i], test_sync);
     }
     g_test_add_func("/snapshot/races/given-file", test_given_file);
+    g_test_add_func("/snapshot/races/given-killed", test_given_killed);
+    g_test_add_func("/snapshot/races/given-direct", test_given_direct);
     for (unsigned i = 0; i < G_N_ELEMENTS(early); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/early/", early[i].name, NULL);
 
