@@ -32,6 +32,7 @@ typedef struct {
     char *fdname;        /* what QEMU knows .output by; NULL */
     bool events_set;     /* by us: to be put back */
     bool begun;          /* the engine has said so, or its first event has come */
+    bool unattended;     /* the engine is an older one, and does not know "attended" */
     bool interrupted;    /* a signal came */
     bool asking;         /* query-migrate for the display is under way */
     gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
@@ -384,10 +385,17 @@ static char *refusal(const Take *t, const GError *error)
                                  : g_strdup(message);
 }
 
+static void ask(Take *t);
+
 static void on_begun(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Take *t = opaque;
 
+    if (error && !t->unattended && strstr(error->message, "'attended'")) {
+        t->unattended = true;
+        ask(t);
+        return;
+    }
     if (error) {
         over(t, FAILED, refusal(t, error));
         return;
@@ -409,16 +417,24 @@ static JsonObject *arguments(const Take *t)
     json_object_set_string_member(a, "format", o->format);
     json_object_set_int_member(a, "offset", (gint64)o->offset);
     json_object_set_int_member(a, "max-bandwidth", (gint64)o->bandwidth);
+    if (t->fdname && !t->unattended) {
+        json_object_set_boolean_member(a, "attended", TRUE); /* the file's name comes from us */
+    }
     if (o->buffer >= 0) {
         json_object_set_int_member(a, "buffer", o->buffer);
     }
     return a;
 }
 
+static void ask(Take *t)
+{
+    ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
+}
+
 static void wait_for_end(Take *t)
 {
     ff_cli_qmp_listen(t->qmp, on_event, t);
-    ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
+    ask(t);
     while (t->end == GOING) {
         g_main_context_iteration(NULL, TRUE);
     }

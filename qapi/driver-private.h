@@ -44,6 +44,7 @@ struct FfDriver {
     const FfStartOps *start_ops; /* of the last one */
     FfIncoming *incoming;        /* NULL: we do not listen for a source */
     int snapshot_uffd;           /* of a live snapshot under way; -1: none */
+    unsigned attendant;          /* the client whose end is its end; UINT_MAX: none */
     FfMigration *parting;        /* over, but its peer is to be told; NULL */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
     char *uri;                   /* where the migration goes to; NULL: an fd */
@@ -79,6 +80,7 @@ typedef struct {
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
+    bool attended;      /* it ends with its client */
     int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
     char *refusal;      /* call->native; NULL */
 } FfSnapshotRequest;
@@ -295,7 +297,9 @@ bool ff_snapshot_is_wanted(FfCall *call);
 void ff_snapshot_migrate(FfCall *call);
 /* The one that is under way is a live snapshot: the guest runs here, and nothing of its run state
  * is hidden. */
-bool ff_driver_takes_snapshot(const FfDriver *driver);
+bool ff_driver_takes_snapshot(const FfDriver *d);
+/* The client MON is gone. */
+void ff_snapshot_client_gone(FfDriver *d, unsigned mon);
 
 /* restore.c */
 void ff_handle_restore(FfCall *call); /* x-farfault-restore */

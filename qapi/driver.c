@@ -200,6 +200,7 @@ void ff_driver_frame(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, c
         return;
     case FF_LINK_CLIENT_GONE:
         client_gone(d, mon);
+        ff_snapshot_client_gone(d, mon);
         break;
     case FF_LINK_SYNCED:
         if (d->migration) {
@@ -232,6 +233,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
     FfDriver *d = g_new0(FfDriver, 1);
 
     d->snapshot_uffd = -1;
+    d->attendant = UINT_MAX;
 
     d->config = *config;
     d->dispatch = dispatch;

@@ -33,6 +33,7 @@ static void give_back(FfDriver *d, bool is_free)
     int uffd = d->snapshot_uffd;
 
     d->snapshot_uffd = -1;
+    d->attendant = UINT_MAX;
     if (uffd < 0) {
         return;
     }
@@ -53,6 +54,15 @@ static void on_active(FfDriver *d)
 bool ff_driver_takes_snapshot(const FfDriver *d)
 {
     return d->migration && d->snapshot_uffd >= 0;
+}
+
+/* Who has the file is no more, and nobody will ever see it. */
+void ff_snapshot_client_gone(FfDriver *d, unsigned mon)
+{
+    if (mon == d->attendant && ff_driver_takes_snapshot(d) && d->status != FF_STATUS_COMPLETED) {
+        ff_driver_log(d, "farfault: the live snapshot is cancelled, as its client has gone");
+        ff_migration_cancel(d->migration, NULL);
+    }
 }
 
 static void on_done(FfDriver *d, FfMigration *m)
@@ -93,6 +103,12 @@ static void start(FfCall *call)
         ff_call_error(call, "There's a migration process in progress");
         return;
     }
+    if (r->attended && call->gone) {
+        give_back(d, true);
+        ff_call_error(call, "The client has gone");
+        return;
+    }
+    d->attendant = r->attended ? call->mon : UINT_MAX;
     config.fd = call->fd;
     call->fd = -1;
     config.snapshot = (FfSnapshotConfig){.wanted = true,
@@ -270,6 +286,7 @@ void ff_handle_snapshot(FfCall *call)
     r->mapped = g_strcmp0(ff_json_string(call->args, "format"), "stream") != 0;
     r->offset = json_object_get_int_member_with_default(call->args, "offset", 0);
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
+    r->attended = json_object_get_boolean_member_with_default(call->args, "attended", FALSE);
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
     g_autofree char *busy = ff_restore_is_busy(d);
