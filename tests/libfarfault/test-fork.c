@@ -13,24 +13,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define LEN (8u << 20)
-
-static void call(int rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
-
-static void assert_says(int rc, int expected, const char *text)
-{
-    g_assert_cmpint(rc, ==, expected);
-    if (!strstr(ff_last_error(), text)) {
-        g_error("'%s' is not in: %s", text, ff_last_error());
-    }
-}
 
 /* ---- what children do --------------------------------------------------------------------------
  */
