@@ -41,7 +41,8 @@ static bool put_claimed(Serve *s, const FfRun *run, GError **error)
     int rc = ff_protect_read(s->c->protect, run, s->copy);
 
     if (rc < 0) {
-        return fail(s, rc, error);
+        /* What is not there any more cannot be read either. */
+        return ff_capture_has_all(s->c, error) && fail(s, rc, error);
     }
     if (!s->taker->put(s->opaque, run, s->copy, error)) {
         return false;

@@ -83,6 +83,9 @@ bool ff_capture_prepare(FfCapture *c, GError **error);
 bool ff_capture_arm(FfCapture *c, GError **error);
 /* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
 bool ff_capture_stood(FfCapture *c, GError **error);
+/* Just after it: the next run at or after RUN's first page of what was unmapped since
+ * ff_capture_new(), and of which there is nothing to save. FALSE: there is none. */
+bool ff_capture_next_gap(const FfCapture *c, FfRun *run);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
  * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
  * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
@@ -119,6 +122,9 @@ void ff_capture_free(FfCapture *c);
 
 /* Any thread, until ff_capture_end(): what is being done ends soon. */
 void ff_capture_cancel(FfCapture *c);
+/* After ff_capture_cancel(): everybody goes on now, whatever the disk is doing. What is read from
+ * now on is worth nothing. */
+void ff_capture_open(FfCapture *c);
 void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
 /* Also after it, of the caller's thread; then without what the buffer says. */
 FfCaptureStats ff_capture_stats(FfCapture *c);

@@ -262,7 +262,8 @@ static int each_piece(FfSpace *s, const FfRun *run, PieceFunc fn)
         uint64_t seen = ff_space_enter(s);
         uint64_t addr = ff_space_find_addr(s, part.block, part.first, &bytes);
         part.n = addr ? MIN(part.n, MIN(bytes, whole - part.first * ps % whole) / ps) : 1;
-        rc = fn(s, &part, addr);
+        /* 0: a part of a page of 2 MiB was moved or unmapped alone. */
+        rc = part.n ? fn(s, &part, addr) : -ENOTSUP;
         ff_space_leave(s);
         if (rc != -EAGAIN) {
             i += part.n;
@@ -335,7 +336,13 @@ static int lift_set(FfProtect *p, unsigned block, FfBitmap *bm)
     return rc;
 }
 
-static void lift_all(FfProtect *p)
+bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run)
+{
+    run->n = ff_bitmap_next_run(&p->blocks[run->block].armed, run->first, false, &run->first);
+    return run->n;
+}
+
+int ff_protect_open(FfProtect *p)
 {
     int rc = 0;
 
@@ -344,6 +351,13 @@ static void lift_all(FfProtect *p)
         int ready = lift_set(p, i, &p->blocks[i].ready);
         rc = rc ? rc : armed ? armed : ready;
     }
+    return rc;
+}
+
+static void lift_all(FfProtect *p)
+{
+    int rc = ff_protect_open(p);
+
     if (rc < 0 && rc != -ESRCH) {
         /* An event that nobody reads any more is in the way. Of this it is not. */
         ff_space_unregister(p->s);
