@@ -101,7 +101,6 @@ int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char
     FfMemoryState now = m->state;
     if (now == from) {
         m->state = to;
-        m->opens = false;
         m->cancelled = false; /* what was cancelled before is over */
     }
     pthread_mutex_unlock(&m->lock);

@@ -51,7 +51,6 @@ struct FfMemory {
     FfMemoryState state;
     GArray *regions; /* FfMemoryRegion, by address */
     bool cancelled;  /* while there is no capture to be told; of what is under way */
-    bool opens;      /* a cancel lets all writers go on, whatever the saver waits for */
     FfCapture *capture;
     FfSnapshotStats stats; /* of the last one */
     int result;            /* of the saver, in FF_SAVED */
