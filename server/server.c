@@ -20,6 +20,8 @@
 #include "server/report.h"
 #include "server/session.h"
 
+#define SOURCE_AGAIN_MS 1000
+
 typedef struct {
     FfSessions sessions;
     bool ready;
@@ -110,10 +112,33 @@ static void run(Server *s, bool control)
     }
 }
 
+/* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */
+static FfSource *wait_for_source(const FfServerConfig *cfg)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD), *said = NULL;
+    struct pollfd link = {.fd = FF_HOLD_LINK_FD}; /* nothing but POLLHUP */
+
+    for (;;) {
+        g_autoptr(GError) error = NULL;
+        /* By its fd: another file may have its name by now. */
+        FfSource *source = ff_source_open(path, &cfg->source, &error);
+        if (source) {
+            return source;
+        }
+        if (g_strcmp0(said, error->message)) {
+            fprintf(stderr, "farfault pager: %s: all clients wait, and it is tried again\n",
+                    error->message);
+            g_free(said);
+            said = g_strdup(error->message);
+        }
+        if (poll(&link, 1, SOURCE_AGAIN_MS) != 0) {
+            return NULL;
+        }
+    }
+}
+
 int ff_server_run(const FfServerConfig *cfg)
 {
-    g_autoptr(GError) error = NULL;
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD);
     Server s = {0};
     struct rlimit files;
 
@@ -127,10 +152,8 @@ int ff_server_run(const FfServerConfig *cfg)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    /* By its fd: another file may have its name by now. */
-    g_autoptr(FfSource) source = ff_source_open(path, &error);
+    g_autoptr(FfSource) source = wait_for_source(cfg);
     if (!source) {
-        fprintf(stderr, "farfault pager: %s\n", error->message);
         return 1;
     }
     ff_sessions_init(&s.sessions, source, FF_HOLD_LINK_FD, cfg->bulk);
