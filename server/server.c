@@ -21,10 +21,11 @@
 #include "server/session.h"
 
 #define SOURCE_AGAIN_MS 1000
+#define START_AGAIN_MS 1000
 
 typedef struct {
     FfSessions sessions;
-    bool ready;
+    bool ready, all_started;
 } Server;
 
 static void close_all(const int *fds, unsigned n)
@@ -53,13 +54,11 @@ static bool on_link(Server *s)
     case FF_HOLD_SPACE:
         g_assert_cmpuint(n, ==, FF_HOLD_FDS);
         ff_session_add(&s->sessions, &msg, fds);
-        if (s->ready) {
-            ff_sessions_start_all(&s->sessions);
-        }
+        s->all_started = s->ready && ff_sessions_start_all(&s->sessions);
         break;
     case FF_HOLD_READY:
         s->ready = true;
-        ff_sessions_start_all(&s->sessions);
+        s->all_started = ff_sessions_start_all(&s->sessions);
         break;
     case FF_HOLD_PROBE:
         ff_family_probe(&s->sessions, msg.root);
@@ -100,7 +99,12 @@ static void run(Server *s, bool control)
                             {.fd = control ? FF_SERVER_CONTROL_FD : -1, .events = POLLIN}};
 
     for (;;) {
-        if (poll(pfd, 2, -1) < 0) {
+        /* A thread that can be had again has no event. */
+        int n = poll(pfd, 2, s->ready && !s->all_started ? START_AGAIN_MS : -1);
+        if (n == 0) {
+            s->all_started = ff_sessions_start_all(&s->sessions);
+        }
+        if (n <= 0) {
             continue;
         }
         if (pfd[0].revents && !on_link(s)) {
@@ -156,6 +160,7 @@ int ff_server_run(const FfServerConfig *cfg)
     if (!source) {
         return 1;
     }
+    FF_FAULT_AT("pager-begins");
     ff_sessions_init(&s.sessions, source, FF_HOLD_LINK_FD, cfg->bulk);
     run(&s, cfg->control);
     /* Sessions' threads end with the process, and what they hold is in their records. */
