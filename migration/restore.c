@@ -395,8 +395,12 @@ static unsigned await_recover(FfDestination *d, char **path)
     return got;
 }
 
+/* The client's migrate-pause, too, gives the disk its peace. */
 static void pause_for(FfDestination *d, const GError *why)
 {
+    if (d->restore->pager) {
+        ff_file_pager_pause(d->restore->pager);
+    }
     if (why) {
         ff_control_forget(d->control, 0); /* newer than what was said first */
     }

@@ -67,8 +67,9 @@ struct FfFilePager {
     FfReaderFile *urgent_file, *fill_file; /* NULL: not started */
     FfFileId id;
     FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS];
-    gint broken;         /* atomic; reading has failed, and it was said. Observers: the fill */
-    gint ends;           /* atomic; all threads are to end. Observers: they */
+    gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
+                    fill */
+    gint ends;   /* atomic; all threads are to end. Observers: they */
     FfFileCounts counts; /* each atomic */
 
     FfMutex ring_lock;
@@ -481,6 +482,11 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
 void ff_file_pager_fill(FfFilePager *p)
 {
     begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+}
+
+void ff_file_pager_pause(FfFilePager *p)
+{
+    g_atomic_int_set(&p->broken, 1);
 }
 
 static void end(FfReader **readers, unsigned n)

@@ -76,6 +76,8 @@ FfPager *ff_file_pager_pager(FfFilePager *p);
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id);
 /* Begins to fill what nobody has asked for. After start. */
 void ff_file_pager_fill(FfFilePager *p);
+/* Nothing is filled any more, nor any failure told, until the next start; who waits is answered. */
+void ff_file_pager_pause(FfFilePager *p);
 /* Ends the threads, and closes the file. A thread whose read does not come back is left behind, and
  * touches nothing of the pager nor of the space any more. Requests that were not answered are
  * forgotten: before the next start ff_faults_stop(), and ff_faults_again() for who still waits. */

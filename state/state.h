@@ -143,6 +143,8 @@ enum {
     /* Nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates, or
      * (D) that it listens or has its source. The relay, too, looks at it. */
     FF_DRIVER_GIVING_BACK = 1 << 12,
+    /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
+    FF_DRIVER_DEFERRED = 1 << 13,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */

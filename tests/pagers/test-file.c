@@ -364,6 +364,26 @@ static void test_eio_fill(RigKind kind)
     end(&f);
 }
 
+/* The fill ends, and who waits is answered. */
+static void test_paused(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    ff_file_pager_pause(f.pager);
+    ff_file_pager_fill(f.pager);
+    check_page(&f, f.r->n_pages - 1);
+    g_assert_cmpuint(ff_file_pager_counts(f.pager).fill_bytes, ==, 0);
+    try_again(&f);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    end(&f);
+}
+
 /* Of the pages that have data, nearly; not is_zero() with any kind of memory. */
 #define LAST(f) ((f)->r->n_pages - 2)
 
@@ -546,6 +566,7 @@ int main(int argc, char **argv)
     rig_add("/file/changed", RIG_FILES, test_changed);
     rig_add("/file/deleted", RIG_FILES, test_deleted);
     rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
+    rig_add("/file/paused", RIG_FILES, test_paused);
     rig_add("/file/hung", RIG_FILES, test_hung);
     return g_test_run();
 }
