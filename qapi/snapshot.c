@@ -239,6 +239,11 @@ static bool has_regular_file(FfCall *call)
            !(fcntl(call->fd, F_GETFL) & O_APPEND);
 }
 
+static void get_capabilities(FfCall *call)
+{
+    ff_call_get_capabilities(call, got_capabilities);
+}
+
 static void got_fd(FfCall *call)
 {
     if (!has_regular_file(call)) {
@@ -246,9 +251,9 @@ static void got_fd(FfCall *call)
                       "File descriptor named '%s' is not that of a regular file, or one that only "
                       "appends",
                       call->target.name);
-        return;
+    } else if (!ff_call_after_restore(call, get_capabilities)) {
+        get_capabilities(call);
     }
-    ff_call_get_capabilities(call, got_capabilities);
 }
 
 void ff_handle_snapshot(FfCall *call)
@@ -272,11 +277,8 @@ void ff_handle_snapshot(FfCall *call)
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
-    g_autofree char *busy = ff_restore_is_busy(d);
 
-    if (busy) {
-        ff_call_error(call, "%s", busy);
-    } else if (d->migration || d->incoming) {
+    if ((d->migration && !ff_restore_is_under_way(d)) || d->incoming || d->deferring) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
@@ -287,7 +289,9 @@ void ff_handle_snapshot(FfCall *call)
         ff_call_take_fd(call, name, got_fd);
     } else {
         r->path = g_strdup(file);
-        ff_call_get_capabilities(call, got_capabilities);
+        if (!ff_call_after_restore(call, get_capabilities)) {
+            get_capabilities(call);
+        }
     }
 }
 

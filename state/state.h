@@ -143,6 +143,8 @@ enum {
     /* Nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates, or
      * (D) that it listens or has its source. The relay, too, looks at it. */
     FF_DRIVER_GIVING_BACK = 1 << 12,
+    /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
+    FF_DRIVER_DEFERRED = 1 << 13,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */
@@ -168,7 +170,7 @@ typedef struct {
     uint64_t size; /* FfFileId */
     int64_t mtime_ns;
     int64_t offset; /* where the guest begins in it; -1: to be looked for */
-    uint64_t unused;
+    uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
