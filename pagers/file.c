@@ -66,6 +66,7 @@ struct FfFilePager {
     Block *blocks;
     size_t buf_len;
     uint64_t page_max; /* pages of the file in the largest page */
+    uint64_t fill_bytes;
     int urgent_fd, fill_fd;
     FfFileId id;
     Worker fault[FAULT_THREADS], fill[FILL_THREADS];
@@ -143,8 +144,14 @@ static int read_at(int fd, uint64_t at, uint8_t *to, size_t n)
 static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uint64_t *at,
                       uint64_t *bytes)
 {
+    const FfFilePagerConfig *cfg = &w->p->cfg;
+
     *bytes = 0;
     *at = b->file.at + first * FF_FILE_PAGE;
+    if (cfg->read) {
+        *bytes = n * FF_FILE_PAGE;
+        return cfg->read((unsigned)(b - w->p->blocks), first, n, w->buf, at, cfg->opaque);
+    }
     for (uint64_t i = 0, some; i < n; i += some) {
         bool data = ff_bitmap_test(&b->data, first + i);
         uint8_t *to = w->buf + i * FF_FILE_PAGE;
@@ -423,7 +430,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
         if (p->at_page == b->n_pages) {
             continue;
         }
-        uint64_t most = MAX(1, FILL_BYTES / FF_FILE_PAGE / b->per_page), first = p->at_page;
+        uint64_t most = MAX(1, p->fill_bytes / FF_FILE_PAGE / b->per_page), first = p->at_page;
 
         *zero = !has_data(b, first);
         p->at_page =
@@ -489,7 +496,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->page_max = MAX(p->page_max, p->blocks[i].per_page);
     }
     p->cfg.blocks = NULL;
-    p->buf_len = MAX(p->page_max, FILL_BYTES / FF_FILE_PAGE) * FF_FILE_PAGE;
+    p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
+    p->buf_len = MAX(p->page_max, p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
     ff_mutex_init(&p->ring_lock);
     ff_cond_init(&p->asked);
     ff_mutex_init(&p->cursor_lock);
@@ -521,7 +529,7 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
 {
     p->urgent_fd = urgent;
     p->fill_fd = fill;
-    p->id = *id;
+    p->id = id ? *id : (FfFileId){0};
     p->ends = p->broken = 0;
     p->at_block = 0;
     p->at_page = 0;

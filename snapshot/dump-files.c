@@ -6,7 +6,7 @@
  * the sums of memory. So everything that is believed was verified, and a file that was cut, is of
  * another dump, or has lost its holes or its content on the way is found by who reads it.
  *
- * System calls: openat, pread64, fstat.
+ * System calls: openat, pread64, fstat, lseek(SEEK_DATA).
  */
 #include "snapshot/dump-files.h"
 
@@ -339,9 +339,27 @@ bool ff_dump_piece_is_zero(const FfDumpBlock *b, uint64_t piece)
     return b->sums[piece] == (n == sizeof(zeros) ? sum : ff_sum(zeros, n));
 }
 
+/* A hole that is to be zeros need not be read. */
+static bool is_hole(const FfDumpBlock *b, uint64_t piece)
+{
+    off_t at = (off_t)(piece * FF_DUMP_PIECE), data = lseek(b->fd, at, SEEK_DATA);
+
+    return data < 0 ? errno == ENXIO : data >= at + (off_t)ff_dump_piece_size(b, piece);
+}
+
 int ff_dump_read(const FfDumpBlock *b, uint64_t piece, uint8_t *buf)
 {
     uint64_t n = ff_dump_piece_size(b, piece);
+    struct stat st;
+
+    if (ff_dump_piece_is_zero(b, piece) && is_hole(b, piece)) {
+        /* Behind its end a file has no hole. */
+        if (fstat(b->fd, &st) < 0 || (uint64_t)st.st_size != b->size) {
+            return -ENODATA;
+        }
+        memset(buf, 0, n);
+        return 0;
+    }
     int rc = read_at(b->fd, piece * FF_DUMP_PIECE, buf, n);
 
     return rc < 0 ? rc : ff_sum(buf, n) == b->sums[piece] ? 0 : -EBADMSG;
