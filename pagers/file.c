@@ -63,8 +63,9 @@ struct FfFilePager {
     FfFilePagerConfig cfg;
     Block *blocks;
     size_t buf_len;
-    uint64_t page_max;                     /* pages of the file in the largest page */
-    FfReaderFile *urgent_file, *fill_file; /* NULL: not started */
+    uint64_t page_max; /* pages of the file in the largest page */
+    uint64_t fill_bytes;
+    FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
     FfFileId id;
     FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS];
     gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
@@ -98,8 +99,15 @@ static void count(uint64_t *n, uint64_t more)
 static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uint64_t *at,
                       uint64_t *bytes)
 {
+    const FfFilePagerConfig *cfg = &w->p->cfg;
+
     *bytes = 0;
     *at = b->file.at + first * FF_FILE_PAGE;
+    if (cfg->read) {
+        *bytes = n * FF_FILE_PAGE;
+        return cfg->read((unsigned)(b - w->p->blocks), first, n, ff_reader_buffer(w->reader), at,
+                         cfg->opaque);
+    }
     for (uint64_t i = 0, some; i < n; i += some) {
         bool data = ff_bitmap_test(&b->data, first + i);
         uint8_t *to = ff_reader_buffer(w->reader) + i * FF_FILE_PAGE;
@@ -384,7 +392,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
         if (p->at_page == b->n_pages) {
             continue;
         }
-        uint64_t most = MAX(1, FILL_BYTES / FF_FILE_PAGE / b->per_page), first = p->at_page;
+        uint64_t most = MAX(1, p->fill_bytes / FF_FILE_PAGE / b->per_page), first = p->at_page;
 
         *zero = !has_data(b, first);
         p->at_page =
@@ -449,7 +457,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->page_max = MAX(p->page_max, p->blocks[i].per_page);
     }
     p->cfg.blocks = NULL;
-    p->buf_len = MAX(p->page_max, FILL_BYTES / FF_FILE_PAGE) * FF_FILE_PAGE;
+    p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
+    p->buf_len = MAX(p->page_max, p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
     ff_mutex_init(&p->ring_lock);
     ff_cond_init(&p->asked);
     ff_mutex_init(&p->cursor_lock);
@@ -467,9 +476,9 @@ static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *na
 
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
 {
-    p->urgent_file = ff_reader_file_new(urgent);
-    p->fill_file = ff_reader_file_new(fill);
-    p->id = *id;
+    p->urgent_file = urgent < 0 ? NULL : ff_reader_file_new(urgent);
+    p->fill_file = fill < 0 ? NULL : ff_reader_file_new(fill);
+    p->id = id ? *id : (FfFileId){0};
     p->ends = p->broken = 0;
     p->at_block = 0;
     p->at_page = 0;

@@ -163,6 +163,10 @@ enum {
     /* D: guest and memory come from a file, which the relay holds as FF_FILE_HELD; `secret` is an
      * FfStateFile. Set before the phase is SETUP, cleared when it is IDLE. */
     FF_MARK_FILE = 1 << 1,
+    /* D: what is missing comes from the source's dump, of which the relay holds the directory as
+     * FF_FILE_HELD; the source is not resumed any more. Set when the phase is GRANTED, after the
+     * dump was verified; cleared after the phase is DONE. */
+    FF_MARK_DUMP = 1 << 2,
 };
 #define FF_FILE_HELD "file"
 /* In place of a session's secret: what the file of a restore is. */
