@@ -98,6 +98,8 @@ int ff_memory_new_uffd(unsigned memory_flags);
 int ff_memory_open_uffd(const FfMemory *m, uint64_t features);
 /* That what is mapped there is still what ff_region_add() has seen. Locked. 0 or -errno, said. */
 int ff_regions_check(const FfMemory *m);
+/* The same for memory that comes and goes (FLAGS: FF_MEMORY_*), whose features are newer. */
+int ff_uffd_open(unsigned flags, uint64_t features);
 /* What is closed with the last of them. FD is taken. */
 int *ff_owner_new(int fd);
 int *ff_owner_ref(int *owner); /* NULL: NULL */
