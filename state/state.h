@@ -176,7 +176,7 @@ enum {
 typedef struct {
     uint64_t size; /* FfFileId */
     int64_t mtime_ns;
-    int64_t offset; /* where the guest begins in it; -1: to be looked for */
+    int64_t offset;  /* where the guest begins in it; -1: to be looked for */
     uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
