@@ -255,6 +255,11 @@ static bool has_regular_file(FfCall *call)
            !(fcntl(call->fd, F_GETFL) & O_APPEND);
 }
 
+static void get_capabilities(FfCall *call)
+{
+    ff_call_get_capabilities(call, got_capabilities);
+}
+
 static void got_fd(FfCall *call)
 {
     if (!has_regular_file(call)) {
@@ -262,9 +267,9 @@ static void got_fd(FfCall *call)
                       "File descriptor named '%s' is not that of a regular file, or one that only "
                       "appends",
                       call->target.name);
-        return;
+    } else if (!ff_call_after_restore(call, get_capabilities)) {
+        get_capabilities(call);
     }
-    ff_call_get_capabilities(call, got_capabilities);
 }
 
 void ff_handle_snapshot(FfCall *call)
@@ -289,11 +294,8 @@ void ff_handle_snapshot(FfCall *call)
     r->attended = json_object_get_boolean_member_with_default(call->args, "attended", FALSE);
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
-    g_autofree char *busy = ff_restore_is_busy(d);
 
-    if (busy) {
-        ff_call_error(call, "%s", busy);
-    } else if (d->migration || d->incoming) {
+    if ((d->migration && !ff_restore_is_under_way(d)) || d->incoming || d->deferring) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
@@ -304,7 +306,9 @@ void ff_handle_snapshot(FfCall *call)
         ff_call_take_fd(call, name, got_fd);
     } else {
         r->path = g_strdup(file);
-        ff_call_get_capabilities(call, got_capabilities);
+        if (!ff_call_after_restore(call, get_capabilities)) {
+            get_capabilities(call);
+        }
     }
 }
 

@@ -243,7 +243,15 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
         ff_capture_free(c);
         return NULL;
     }
-    c->fault_thread = g_thread_new("ff-protect", answer_faults, c);
+    g_autoptr(GError) why = NULL;
+    c->fault_thread = g_thread_try_new("ff-protect", answer_faults, c, &why);
+    if (!c->fault_thread) {
+        /* As errno has it: no limit of another kind ends in this. */
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(EAGAIN), "%s", why->message);
+        ff_capture_end(c);
+        ff_capture_free(c);
+        return NULL;
+    }
     return c;
 }
 
@@ -315,6 +323,18 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     return rc == 0 ? ff_capture_goes_on(c, error) : fail_memory(c, error, rc, "protected");
 }
 
+bool ff_capture_next_gap(const FfCapture *c, FfRun *run)
+{
+    for (; run->block < c->n_blocks; *run = (FfRun){.block = run->block + 1}) {
+        /* The pages of a file are there without a mapping. */
+        if (c->blocks[run->block].backing.kind == FF_BACKING_PRIVATE &&
+            ff_protect_next_unarmed(c->protect, run)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool ff_capture_stood(FfCapture *c, GError **error)
 {
     ff_protect_set_still(c->protect, false);
@@ -381,10 +401,11 @@ bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay 
     if (!ff_capture_goes_on(c, error)) {
         return false;
     }
-    if (rc < 0) {
-        return fail(error, rc, "writing");
+    /* First: what is not there any more cannot be read either. */
+    if (!ff_capture_has_all(c, error)) {
+        return false;
     }
-    return ff_capture_has_all(c, error);
+    return rc == 0 || fail(error, rc, "writing");
 }
 
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block)

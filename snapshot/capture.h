@@ -84,6 +84,9 @@ bool ff_capture_prepare(FfCapture *c, GError **error);
 bool ff_capture_arm(FfCapture *c, GError **error);
 /* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
 bool ff_capture_stood(FfCapture *c, GError **error);
+/* Just after it: the next run at or after RUN's first page of what was unmapped since
+ * ff_capture_new(), and of which there is nothing to save. FALSE: there is none. */
+bool ff_capture_next_gap(const FfCapture *c, FfRun *run);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
  * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
  * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the

@@ -44,6 +44,9 @@ static int read_page(FfSpace *s, const FfRun *run, void *buf)
     uint64_t bytes;
     uint64_t addr = ff_space_find_addr(s, run->block, run->first, &bytes);
 
+    if (addr && bytes < b->page_size) {
+        return -ENOTSUP; /* a part of it was moved or unmapped alone */
+    }
     FF_FAULT_AT("protect-read");
     int rc = ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
     bool may_move = s->changes && b->kind == FF_BACKING_PRIVATE;

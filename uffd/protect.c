@@ -262,7 +262,8 @@ static int each_piece(FfSpace *s, const FfRun *run, PieceFunc fn)
         uint64_t seen = ff_space_enter(s);
         uint64_t addr = ff_space_find_addr(s, part.block, part.first, &bytes);
         part.n = addr ? MIN(part.n, MIN(bytes, whole - part.first * ps % whole) / ps) : 1;
-        rc = fn(s, &part, addr);
+        /* 0: a part of a page of 2 MiB was moved or unmapped alone. */
+        rc = part.n ? fn(s, &part, addr) : -ENOTSUP;
         ff_space_leave(s);
         if (rc != -EAGAIN) {
             i += part.n;
@@ -334,6 +335,12 @@ static int lift_set(FfProtect *p, unsigned block, FfBitmap *bm, uint64_t *lifted
         rc = rc ? rc : one;
     }
     return rc;
+}
+
+bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run)
+{
+    run->n = ff_bitmap_next_run(&p->blocks[run->block].armed, run->first, false, &run->first);
+    return run->n;
 }
 
 void ff_protect_lift_all(FfProtect *p)

@@ -60,6 +60,9 @@ void ff_protect_set_still(FfProtect *p, bool still);
  * thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);
 
+/* Just after it: the next pages of RUN's block, at or after its first one, that are not armed. */
+bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run);
+
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
  * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). A page that could
  * not be kept can be had again: at the end of a block, begin again as long as ff_protect_left(). */
