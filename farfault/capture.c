@@ -4,14 +4,13 @@
  * ff_fork() have in common. The fault thread is the capture's; like all threads of ours it blocks
  * all signals: a handler of the program's may write to a region.
  *
- * System calls: close, rt_sigprocmask.
+ * System calls: rt_sigprocmask.
  */
 #include "farfault/capture.h"
 
 #include <errno.h>
 #include <gio/gio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "farfault/memory-internal.h"
 #include "uffd/uffd.h"
@@ -109,9 +108,9 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     int rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
     note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
-    m->uffd = rc < 0 ? rc : ff_memory_open_uffd(m, features);
-    if (m->uffd < 0) {
-        return m->uffd;
+    rc = rc < 0 ? rc : ff_memory_set_uffd(m, features);
+    if (rc < 0) {
+        return rc;
     }
     sigset_t old;
     ff_block_signals(&old);
@@ -178,10 +177,7 @@ void ff_capture_finish(FfMemory *m)
         ff_capture_end(c);
         ff_capture_free(c);
     }
-    if (m->uffd >= 0) {
-        close(m->uffd); /* what could not be taken out is let go by this */
-        m->uffd = -1;
-    }
+    ff_memory_close_uffd(m);
     drop_saved(m);
 }
 

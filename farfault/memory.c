@@ -39,6 +39,7 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     m->regions = g_array_new(FALSE, FALSE, sizeof(FfMemoryRegion));
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->discards, NULL);
+    ff_memory_enlist(m);
     int rc = flags & ~FF_MEMORY_USER_MODE
                  ? ff_fail(-EINVAL, "ff_memory_new: a flag that is not known")
                  : open_files(m);
@@ -79,6 +80,7 @@ void ff_memory_free(FfMemory *m)
     if (m->pid == getpid()) {
         end_all(m);
         ff_template_end(m);
+        ff_memory_delist(m);
     }
     for (guint i = 0; i < m->regions->len; i++) {
         ff_owner_unref(g_array_index(m->regions, FfMemoryRegion, i).owner);
