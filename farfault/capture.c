@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "farfault/memory-internal.h"
+#include "farfault/pinned.h"
 #include "uffd/uffd.h"
 
 #define BUFFER (64ull << 20)
@@ -106,6 +107,7 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     g_autoptr(GError) error = NULL;
     uint64_t features;
     int rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
+    rc = rc < 0 ? rc : ff_pinned_check(m);
     note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
     rc = rc < 0 ? rc : ff_memory_set_uffd(m, features);
@@ -226,11 +228,17 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
 int ff_memory_arm(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
-    int rc = 0;
+    pthread_mutex_lock(&m->lock);
+    int rc = ff_pinned_check(m); /* what was registered since */
+    pthread_mutex_unlock(&m->lock);
 
-    if (!ff_capture_arm(m->capture, &error)) {
+    if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
         rc = ff_fail_error(error);
+    }
+    if (rc < 0) {
+        g_autofree char *why = g_strdup(ff_last_error());
         ff_capture_finish(m);
+        ff_fail(rc, "%s", why);
     }
     ff_memory_note_us(m, &m->begin_us, begin);
     return rc;

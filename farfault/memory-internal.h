@@ -45,7 +45,7 @@ struct FfMemory {
     struct FfMemory *next; /* of all of this program: core.c */
     pid_t pid;
     unsigned flags;
-    int mem_fd, pagemap_fd, maps_fd, pidfd;
+    int mem_fd, pagemap_fd, maps_fd, status_fd, pidfd;
 
     pthread_mutex_t discards; /* a leaf; held while the kernel is told to take pages out */
     pthread_mutex_t lock;

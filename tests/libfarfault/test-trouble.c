@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -23,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/slowfile.h"
 #include "tests/libfarfault/held.h"
 
 #define LEN HELD_LEN
@@ -179,6 +181,99 @@ static void test_stuck(gconstpointer p)
     held_free(&h);
 }
 
+/* ---- what is written without a fault ------------------------------------------------------------
+ */
+
+/* A buffer that is registered with io_uring: refused, whenever that was. */
+static void test_registered(gconstpointer p)
+{
+    World *w = world_new(GPOINTER_TO_UINT(p), LEN);
+    struct io_uring ring;
+
+    if (!w) {
+        return;
+    }
+    if (io_uring_queue_init(4, &ring, 0) < 0) {
+        g_test_skip("no io_uring here");
+        world_free(w);
+        return;
+    }
+    char *outside = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec bufs[2] = {{outside, 8192}, {w->map + LATE + 512, 1024}};
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 2), ==, 0);
+    assert_says(ff_snapshot_prepare(w->m, NULL), -EBUSY, "is registered with io_uring");
+    g_assert_cmpint(io_uring_unregister_buffers(&ring), ==, 0);
+    call(ff_snapshot_prepare(w->m, NULL));
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 2), ==, 0);
+    assert_says(ff_snapshot_begin(w->m), -EBUSY, "is registered with io_uring");
+    g_assert_cmpint(io_uring_unregister_buffers(&ring), ==, 0);
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 1), ==, 0); /* not in a region */
+    call(ff_snapshot_begin(w->m));
+    io_uring_queue_exit(&ring);
+    munmap(outside, 8192);
+    world_free(w);
+}
+
+typedef struct {
+    int fd;
+    char *to;
+    ssize_t n;
+} Read;
+
+static gpointer read_held(gpointer p)
+{
+    Read *r = p;
+
+    r->n = pread(r->fd, r->to, 512, SLOWFILE_HELD);
+    return NULL;
+}
+
+/* A direct read is in flight at the moment, and completes after it: of its own bytes the snapshot
+ * has what was there or what was read; all others are of the moment. */
+static void test_in_flight(gconstpointer p)
+{
+    g_autofree char *dir = g_dir_make_tmp("libfarfault-XXXXXX", NULL);
+    const char *why;
+    SlowFile *slow = slowfile_new(dir, &why);
+    World *w = slow ? world_new(GPOINTER_TO_UINT(p), LEN) : NULL;
+
+    if (!w) {
+        if (slow) {
+            slowfile_free(slow);
+        } else {
+            g_test_skip(why);
+        }
+        rmdir(dir);
+        return;
+    }
+    Read r = {open(slowfile_path(slow), O_RDONLY | O_DIRECT | O_CLOEXEC), w->map + LATE + 1024, 0};
+    WorldPages pages;
+    world_pages_init(&pages, w);
+    held_fill(w, 0);
+    g_autofree char *then = g_memdup2(w->map, LEN);
+    GThread *thread = g_thread_new("reader", read_held, &r);
+    slowfile_wait_held(slow);
+    call(ff_snapshot_prepare(w->m, NULL));
+    call(ff_snapshot_begin(w->m));
+    slowfile_release(slow);
+    g_thread_join(thread);
+    g_assert_cmpint(r.n, ==, 512);
+    g_assert_cmpint(pread(r.fd, r.to + 4096, 512, 0), ==, 512); /* that is after it */
+    call(ff_snapshot_save_pages(w->m, world_page, &pages));
+    call(ff_snapshot_wait(w->m, NULL));
+    for (size_t i = 0; i < 512; i++) {
+        char now = pages.copy[LATE + 1024 + i];
+        g_assert_true(now == then[LATE + 1024 + i] || now == SLOWFILE_BYTE);
+    }
+    memcpy(pages.copy + LATE + 1024, then + LATE + 1024, 512);
+    g_assert_cmpint(memcmp(pages.copy, then, LEN), ==, 0);
+    world_pages_clear(&pages);
+    close(r.fd);
+    world_free(w);
+    slowfile_free(slow);
+    rmdir(dir);
+}
+
 /* ---- the machine -------------------------------------------------------------------------------
  */
 
@@ -282,6 +377,8 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/trouble/replaced", test_replaced);
     g_test_add_func("/libfarfault/trouble/shorten", test_shorten);
     add("stuck", small, test_stuck);
+    add("registered", small, test_registered);
+    add("in-flight", small, test_in_flight);
     g_test_add_func("/libfarfault/trouble/without-threads", test_without_threads);
     g_test_add_func("/libfarfault/trouble/full-disk", test_full_disk);
     return g_test_run();
