@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "example.h"
+
 #define WRITERS 4
 #define WRITES 16 /* in a row, then a millisecond of something else */
 
@@ -23,12 +25,6 @@ static char *memory;
 static size_t size = 1024u << 20;
 static pthread_rwlock_t moment = PTHREAD_RWLOCK_INITIALIZER; /* read by who writes */
 static bool end;                                             /* atomic; observer: writers */
-
-static void die(const char *what)
-{
-    fprintf(stderr, "stop: %s\n", what);
-    exit(1);
-}
 
 typedef struct {
     double wall, cpu; /* ms; cpu: of this thread, which is what it takes on an idle machine */
