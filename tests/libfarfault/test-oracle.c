@@ -88,7 +88,7 @@ static unsigned one_round(World *w, const Case *c, GRand *random)
         world_wait_writes(w, 1000);
     }
     world_park(w);
-    if (c->swap && choice >> 12 & 1) {
+    if (c->swap) { /* before the oracle: what a child has, too, stays in memory */
         n += swap_some(w, random);
     }
     if (!prepare) {
@@ -101,7 +101,7 @@ static unsigned one_round(World *w, const Case *c, GRand *random)
     if (!fork_first) {
         oracle = ask_oracle(w); /* of memory that is protected */
     }
-    if (c->swap) {
+    if (c->swap && choice >> 12 & 1) {
         n += swap_some(w, random);
     }
     world_release(w);
