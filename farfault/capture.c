@@ -235,6 +235,9 @@ int ff_memory_arm(FfMemory *m, int64_t begin)
     if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
         rc = ff_fail_error(error);
     }
+    pthread_mutex_lock(&m->lock);
+    rc = rc < 0 ? rc : ff_regions_check_gaps(m);
+    pthread_mutex_unlock(&m->lock);
     if (rc < 0) {
         g_autofree char *why = g_strdup(ff_last_error());
         ff_capture_finish(m);

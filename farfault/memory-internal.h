@@ -106,6 +106,9 @@ int ff_memory_set_uffd(FfMemory *m, uint64_t features);
 void ff_memory_close_uffd(FfMemory *m);
 /* That what is mapped there is still what ff_region_add() has seen. Locked. 0 or -errno, said. */
 int ff_regions_check(const FfMemory *m);
+/* Just after the moment: what was unmapped since the preparation, and so is zeros, is not something
+ * else by now. Locked. 0 or -errno, said. */
+int ff_regions_check_gaps(const FfMemory *m);
 /* What is closed with the last of them. FD is taken. */
 int *ff_owner_new(int fd);
 int *ff_owner_ref(int *owner); /* NULL: NULL */

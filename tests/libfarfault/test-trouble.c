@@ -120,6 +120,27 @@ static void test_replaced(void)
     world_free(w);
 }
 
+/* Between the preparation and the moment: what is unmapped is zeros; but not something new. */
+static void test_mapped_anew(void)
+{
+    World *w = world_new(W_ANON, LEN);
+
+    if (!w) {
+        return;
+    }
+    call(ff_snapshot_prepare(w->m, NULL));
+    memset(mmap(w->map + LATE, 8192, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+           1, 8192);
+    assert_says(ff_snapshot_begin(w->m), -EINVAL, "mapped anew");
+    call(ff_snapshot_prepare(w->m, NULL)); /* has it */
+    call(ff_region_remove(w->m, w->map + LATE, 8192));
+    g_assert_true(mmap(w->map + LATE, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                       0) != MAP_FAILED);
+    call(ff_snapshot_begin(w->m)); /* it is no region any more */
+    world_free(w);
+}
+
 /* The file of a region becomes shorter while it is saved, or before. */
 static int shorten_when(bool early)
 {
@@ -388,6 +409,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/trouble/split-page", test_split_page);
     add("gone", small, test_gone);
     g_test_add_func("/libfarfault/trouble/replaced", test_replaced);
+    g_test_add_func("/libfarfault/trouble/mapped-anew", test_mapped_anew);
     g_test_add_func("/libfarfault/trouble/shorten", test_shorten);
     add("stuck", small, test_stuck);
     add("registered", small, test_registered);
