@@ -247,12 +247,8 @@ int ff_memory_arm(FfMemory *m, int64_t begin)
     return rc;
 }
 
-int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque, bool opens)
+int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque)
 {
-    /* Before it begins. Who has cancelled before this is heard of before it waits for anything. */
-    pthread_mutex_lock(&m->lock);
-    m->opens = opens;
-    pthread_mutex_unlock(&m->lock);
     GThread *saver = ff_thread_new(name, fn, opaque);
     pthread_mutex_lock(&m->lock);
     m->saver = saver;

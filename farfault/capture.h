@@ -16,8 +16,8 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options);
 /* In FF_PREPARING, prepared: the moment, of the call that began at BEGIN. After an error all is as
  * before the preparation. */
 int ff_memory_arm(FfMemory *m, int64_t begin);
-/* In FF_SAVING: FN is the saver. OPENS: as in FfMemory. */
-int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque, bool opens);
+/* In FF_SAVING: FN is the saver. */
+int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque);
 /* Microseconds since BEGIN, into *US of M, which others may look at. */
 void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin);
 void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptureStats *c);

@@ -103,7 +103,6 @@ int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char
     FfMemoryState now = m->state;
     if (now == from) {
         m->state = to;
-        m->opens = false;
         m->cancelled = false; /* what was cancelled before is over */
     }
     pthread_mutex_unlock(&m->lock);
@@ -150,9 +149,9 @@ int ff_memory_new_uffd(unsigned memory_flags)
     return rc;
 }
 
-int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
+static int open_uffd(unsigned flags, uint64_t features, const char *unsupported)
 {
-    int fd = ff_memory_new_uffd(m->flags);
+    int fd = ff_memory_new_uffd(flags);
 
     if (fd == -EPERM) {
         return ff_fail(fd, "no permission for userfaultfd: let this user open /dev/userfaultfd, or "
@@ -164,11 +163,22 @@ int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
     int rc = ff_uffd_init(fd, features, NULL);
     if (rc < 0) {
         close(fd);
-        return ff_fail(rc == -EINVAL ? -ENOTSUP : rc,
-                       "this kernel cannot protect such memory: private memory needs Linux 6.4, "
-                       "shared memory 5.19");
+        return ff_fail(rc == -EINVAL ? -ENOTSUP : rc, "%s", unsupported);
     }
     return fd;
+}
+
+int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
+{
+    return open_uffd(m->flags, features,
+                     "this kernel cannot protect such memory: private memory needs Linux 6.4, "
+                     "shared memory 5.19");
+}
+
+int ff_uffd_open(unsigned flags, uint64_t features)
+{
+    return open_uffd(flags, features,
+                     "this kernel cannot answer for such memory: Linux 6.6 is needed");
 }
 
 /* ---- fork() of the program ---------------------------------------------------------------------

@@ -526,7 +526,7 @@ static int start_child(FfMemory *m, Child *c, const char *message, size_t len)
     int rc = put_gaps(m, c);
 
     rc = rc < 0 ? rc : tell_child(c, message, len);
-    rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve, c, false);
+    rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve, c);
     if (rc < 0) {
         g_autofree char *why = g_strdup(ff_last_error());
         ff_capture_finish(m);

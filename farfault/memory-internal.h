@@ -52,7 +52,6 @@ struct FfMemory {
     FfMemoryState state;
     GArray *regions; /* FfMemoryRegion, by address */
     bool cancelled;  /* while there is no capture to be told; of what is under way */
-    bool opens;      /* a cancel lets all writers go on, whatever the saver waits for */
     FfCapture *capture;
     FfSnapshotStats stats; /* of the last one */
     int result;            /* of the saver, in FF_SAVED */
@@ -109,6 +108,8 @@ int ff_regions_check(const FfMemory *m);
 /* Just after the moment: what was unmapped since the preparation, and so is zeros, is not something
  * else by now. Locked. 0 or -errno, said. */
 int ff_regions_check_gaps(const FfMemory *m);
+/* The same for memory that comes and goes (FLAGS: FF_MEMORY_*), whose features are newer. */
+int ff_uffd_open(unsigned flags, uint64_t features);
 /* What is closed with the last of them. FD is taken. */
 int *ff_owner_new(int fd);
 int *ff_owner_ref(int *owner); /* NULL: NULL */

@@ -145,7 +145,7 @@ static int start(FfMemory *m, Job *j, const char *what)
             return rc;
         }
     }
-    rc = ff_memory_start_saver(m, "ff-save", save, j, true);
+    rc = ff_memory_start_saver(m, "ff-save", save, j);
     if (rc < 0) {
         job_free(j);
         ff_memory_set_state(m, FF_BEGUN);
@@ -232,9 +232,6 @@ int ff_snapshot_cancel(FfMemory *m)
         m->state = FF_PREPARING;
     } else if (m->capture) {
         ff_capture_cancel(m->capture);
-        if (m->opens) { /* the saver may be stuck in a disk, or the program's callback */
-            ff_capture_open(m->capture);
-        }
     } else {
         m->cancelled = m->state == FF_PREPARING;
     }

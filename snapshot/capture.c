@@ -77,6 +77,10 @@ static void on_failure(const FfRun *run, int rc, void *opaque)
 
     __atomic_store_n(&c->failed, rc, __ATOMIC_RELEASE);
     ff_capture_cancel(c);
+    if (!run) {
+        /* The fault thread ends, and somebody may wait for a writer that nobody answers: QEMU. */
+        ff_protect_lift_all(c->protect);
+    }
 }
 
 static const FfSpaceOps space_ops = {.failed = on_failure};
@@ -232,7 +236,10 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!make_space(c, cfg, error)) {
-        ff_capture_end(c);
+        bool is_clean = ff_capture_end(c);
+        if (cfg->stuck) {
+            *cfg->stuck = !is_clean;
+        }
         ff_capture_free(c);
         return NULL;
     }
@@ -414,6 +421,13 @@ bool ff_capture_end(FfCapture *c)
     int rc = 0;
 
     if (c->fault_thread) {
+        /* Much may be protected, and to lift it takes some 50 ms for each GiB: writers are answered
+         * meanwhile, unless nobody can any more. */
+        ff_protect_give_up(c->protect);
+        FF_FAULT_AT("capture-lifting");
+        if (__atomic_load_n(&c->failed, __ATOMIC_ACQUIRE) == 0) {
+            ff_protect_lift_all(c->protect);
+        }
         ff_faults_stop(c->space);
         g_thread_join(c->fault_thread);
         c->fault_thread = NULL;
@@ -455,17 +469,15 @@ void ff_capture_free(FfCapture *c)
 void ff_capture_cancel(FfCapture *c)
 {
     __atomic_store_n(&c->cancelled, true, __ATOMIC_RELEASE);
+    /* After it: the caller's thread does not take what is lost by that for saved. And now: that
+     * thread may be in a write to a disk that does not answer. */
+    ff_protect_give_up(c->protect);
     pthread_mutex_lock(&c->lock);
     if (c->writer) {
         ff_writer_cancel(c->writer);
     }
     pthread_mutex_unlock(&c->lock);
     wake_writer(c);
-}
-
-void ff_capture_open(FfCapture *c)
-{
-    ff_protect_open(c->protect);
 }
 
 void ff_capture_wake(FfCapture *c)

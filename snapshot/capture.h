@@ -50,6 +50,7 @@ typedef struct {
     const FfCaptureWords *words; /* static; NULL: those of a guest */
     uint64_t buffer;             /* bytes, as of ff_protect_new() */
     void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
+    bool *stuck; /* can be NULL; set where there is no capture: ff_capture_end() would be FALSE */
     bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */
 } FfCaptureConfig;
 
@@ -120,11 +121,9 @@ bool ff_capture_end(FfCapture *c);
 /* After ff_capture_end(). Can be NULL. */
 void ff_capture_free(FfCapture *c);
 
-/* Any thread, until ff_capture_end(): what is being done ends soon. */
+/* Any thread, until ff_capture_end(): what is being done ends soon. Whoever writes to the memory
+ * goes on at once, however long the disk takes. */
 void ff_capture_cancel(FfCapture *c);
-/* After ff_capture_cancel(): everybody goes on now, whatever the disk is doing. What is read from
- * now on is worth nothing. */
-void ff_capture_open(FfCapture *c);
 void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
 /* Also after it, of the caller's thread; then without what the buffer says. */
 FfCaptureStats ff_capture_stats(FfCapture *c);
