@@ -20,8 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "example.h"
 
 #define MAX_CLIENTS 64
 #define MAX_VALUE 65536
@@ -44,20 +45,6 @@ static char value[MAX_VALUE + 1];
 static uint32_t *latency; /* us, of SET while it is saved */
 static size_t n_latency;
 static uint64_t random_state = 88172645463325252ull;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "kv-load: %s\n", what);
-    exit(1);
-}
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 static uint64_t next_random(void)
 {

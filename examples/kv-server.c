@@ -30,27 +30,14 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "example.h"
 
 #define MAX_CLIENTS 256
 #define IN_SIZE (1u << 20) /* the largest command */
 #define MAX_ARGS 8
 #define CLASSES 22 /* of sizes: 32 bytes to 64 MiB */
-
-static void die(const char *what)
-{
-    fprintf(stderr, "kv-server: %s\n", what);
-    exit(1);
-}
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 /* ---- data: all of it in the arena --------------------------------------------------------------
  */
@@ -584,5 +571,8 @@ int main(int argc, char **argv)
     if (way != FORK) {
         start_farfault(); /* early */
     }
-    run(listen_at((uint16_t)port));
+    int listener = listen_at((uint16_t)port);
+    puts("Ready to accept connections");
+    fflush(stdout);
+    run(listener);
 }

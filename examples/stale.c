@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "example.h"
+
 #define SIZE (1u << 20)
 
 typedef struct Node {
@@ -25,12 +27,6 @@ typedef struct {
 static Region *region;
 static Node *head; /* not in a region */
 static int length; /* likewise */
-
-static void die(void)
-{
-    fprintf(stderr, "stale: %s\n", ff_last_error());
-    exit(1);
-}
 
 static void push(int value)
 {
@@ -65,17 +61,17 @@ int main(void)
     push(1);
     if (ff_memory_new(0, &m) < 0 || ff_region_add(m, region, SIZE, -1, 0) < 0 ||
         ff_template_start(m, child, NULL) < 0) {
-        die();
+        die(ff_last_error());
     }
     push(2);
     push(3);
     print("program:", head, length);
     if (ff_fork_prepare(m, NULL) < 0 || ff_fork(m, &length, sizeof(length)) < 0) {
-        die();
+        die(ff_last_error());
     }
     push(4); /* after the moment: the child sees nothing of it */
     if (ff_fork_wait(m, NULL, NULL) < 0) {
-        die();
+        die(ff_last_error());
     }
     ff_memory_free(m);
     return 0;

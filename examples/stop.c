@@ -3,8 +3,14 @@
  * How long a program stands: fork(), and ff_snapshot_begin() after ff_snapshot_prepare(), after one
  * without passes, and without one. Four threads write at random all the while, but for the moment.
  *
- *   stop [MIB]
+ *   stop [MIB [WRITES]]
+ *
+ * WRITES: of each thread in a row, after which it does something else for a millisecond. 0: it does
+ * nothing but write.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <farfault.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -16,19 +22,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "example.h"
+
 #define WRITERS 4
-#define WRITES 16 /* in a row, then a millisecond of something else */
 
 static char *memory;
 static size_t size = 1024u << 20;
-static pthread_rwlock_t moment = PTHREAD_RWLOCK_INITIALIZER; /* read by who writes */
-static bool end;                                             /* atomic; observer: writers */
-
-static void die(const char *what)
-{
-    fprintf(stderr, "stop: %s\n", what);
-    exit(1);
-}
+static unsigned n_writes = 16;
+/* Read by who writes; the moment does not wait for as long as somebody does. */
+static pthread_rwlock_t moment = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+static bool end; /* atomic; observer: writers */
 
 typedef struct {
     double wall, cpu; /* ms; cpu: of this thread, which is what it takes on an idle machine */
@@ -61,14 +64,16 @@ static void *write_at_random(void *opaque)
 
     while (!__atomic_load_n(&end, __ATOMIC_RELAXED)) {
         pthread_rwlock_rdlock(&moment);
-        for (unsigned i = 0; i < WRITES; i++) {
+        for (unsigned i = 0; i < (n_writes ? n_writes : 1000); i++) {
             x ^= x << 13;
             x ^= x >> 7;
             x ^= x << 17;
             __atomic_store_n(memory + x % size, (char)x, __ATOMIC_RELAXED);
         }
         pthread_rwlock_unlock(&moment);
-        nanosleep(&pause, NULL); /* it does something else */
+        if (n_writes) {
+            nanosleep(&pause, NULL); /* it does something else */
+        }
     }
     return NULL;
 }
@@ -131,6 +136,9 @@ int main(int argc, char **argv)
 
     if (argc > 1) {
         size = strtoul(argv[1], NULL, 10) << 20;
+    }
+    if (argc > 2) {
+        n_writes = (unsigned)strtoul(argv[2], NULL, 10);
     }
     memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {

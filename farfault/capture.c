@@ -4,16 +4,16 @@
  * ff_fork() have in common. The fault thread is the capture's; like all threads of ours it blocks
  * all signals: a handler of the program's may write to a region.
  *
- * System calls: close, rt_sigprocmask.
+ * System calls: rt_sigprocmask.
  */
 #include "farfault/capture.h"
 
 #include <errno.h>
 #include <gio/gio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "farfault/memory-internal.h"
+#include "farfault/pinned.h"
 #include "uffd/uffd.h"
 
 #define BUFFER (64ull << 20)
@@ -107,11 +107,12 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     g_autoptr(GError) error = NULL;
     uint64_t features;
     int rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
+    rc = rc < 0 ? rc : ff_pinned_check(m);
     note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
-    m->uffd = rc < 0 ? rc : ff_memory_open_uffd(m, features);
-    if (m->uffd < 0) {
-        return m->uffd;
+    rc = rc < 0 ? rc : ff_memory_set_uffd(m, features);
+    if (rc < 0) {
+        return rc;
     }
     sigset_t old;
     ff_block_signals(&old);
@@ -178,10 +179,7 @@ void ff_capture_finish(FfMemory *m)
         ff_capture_end(c);
         ff_capture_free(c);
     }
-    if (m->uffd >= 0) {
-        close(m->uffd); /* what could not be taken out is let go by this */
-        m->uffd = -1;
-    }
+    ff_memory_close_uffd(m);
     drop_saved(m);
 }
 
@@ -230,11 +228,20 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
 int ff_memory_arm(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
-    int rc = 0;
+    pthread_mutex_lock(&m->lock);
+    int rc = ff_pinned_check(m); /* what was registered since */
+    pthread_mutex_unlock(&m->lock);
 
-    if (!ff_capture_arm(m->capture, &error)) {
+    if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
         rc = ff_fail_error(error);
+    }
+    pthread_mutex_lock(&m->lock);
+    rc = rc < 0 ? rc : ff_regions_check_gaps(m);
+    pthread_mutex_unlock(&m->lock);
+    if (rc < 0) {
+        g_autofree char *why = g_strdup(ff_last_error());
         ff_capture_finish(m);
+        ff_fail(rc, "%s", why);
     }
     ff_memory_note_us(m, &m->begin_us, begin);
     return rc;

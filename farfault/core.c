@@ -3,6 +3,8 @@
  * What all of libfarfault stands on: errors, the states of an FfMemory, userfaultfds. See
  * farfault.h for the threads, and memory-internal.h for the lock.
  *
+ * Lock: fork_lock, a leaf, is held by a thread that forks.
+ *
  * System calls: userfaultfd, ioctl(USERFAULTFD_IOC_NEW, UFFDIO_API), open, close, getpid.
  */
 #include <errno.h>
@@ -177,6 +179,84 @@ int ff_uffd_open(unsigned flags, uint64_t features)
 {
     return open_uffd(flags, features,
                      "this kernel cannot answer for such memory: Linux 6.6 is needed");
+}
+
+/* ---- fork() of the program ---------------------------------------------------------------------
+ */
+
+/* A child that lives on would have the userfaultfd, too, and then closing it lets nobody go: who
+ * changes a mapping that is still registered (what MREMAP_DONTUNMAP leaves behind) would wait for
+ * ever. So children close it. */
+static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
+static FfMemory *memories; /* fork_lock */
+
+static void lock_fork(void)
+{
+    pthread_mutex_lock(&fork_lock);
+}
+
+static void unlock_fork(void)
+{
+    pthread_mutex_unlock(&fork_lock);
+}
+
+static void close_in_child(void)
+{
+    for (FfMemory *m = memories; m; m = m->next) {
+        if (m->uffd >= 0) {
+            close(m->uffd);
+            m->uffd = -1;
+        }
+    }
+    memories = NULL;
+    unlock_fork();
+}
+
+static void hear_of_forks(void)
+{
+    pthread_atfork(lock_fork, unlock_fork, close_in_child);
+}
+
+void ff_memory_enlist(FfMemory *m)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, hear_of_forks);
+    lock_fork();
+    m->next = memories;
+    memories = m;
+    unlock_fork();
+}
+
+void ff_memory_delist(FfMemory *m)
+{
+    lock_fork();
+    for (FfMemory **at = &memories; *at; at = &(*at)->next) {
+        if (*at == m) {
+            *at = m->next;
+            break;
+        }
+    }
+    unlock_fork();
+}
+
+int ff_memory_set_uffd(FfMemory *m, uint64_t features)
+{
+    lock_fork();
+    m->uffd = ff_memory_open_uffd(m, features);
+    int rc = MIN(m->uffd, 0);
+    unlock_fork();
+    return rc;
+}
+
+void ff_memory_close_uffd(FfMemory *m)
+{
+    lock_fork();
+    if (m->uffd >= 0) {
+        close(m->uffd); /* what could not be taken out is let go by this */
+    }
+    m->uffd = -1;
+    unlock_fork();
 }
 
 int *ff_owner_new(int fd)

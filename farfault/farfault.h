@@ -90,8 +90,9 @@ typedef struct {
  * fault. */
 FF_API int ff_snapshot_prepare(FfMemory *memory, const FfSnapshotOptions *options);
 /* The moment. Nobody writes to the regions from before this call to its return, and no system call
- * or device does: what is in flight into them (io_uring, O_DIRECT) is complete. Allocates nothing
- * after ff_snapshot_prepare(); without it that is done here, without passes. */
+ * or device does: what is in flight into them (io_uring, O_DIRECT) is complete. -EBUSY: a buffer
+ * that is registered with io_uring is in a region. -EINVAL: a part of a region was mapped anew
+ * since ff_snapshot_prepare(), without which that is done here, without passes. */
 FF_API int ff_snapshot_begin(FfMemory *memory);
 
 /* One of them, after ff_snapshot_begin(): starts to save, in a thread of the library's. */
@@ -132,8 +133,8 @@ typedef struct {
  * next snapshot can begin. */
 FF_API int ff_snapshot_wait(FfMemory *memory, FfSnapshotStats *stats);
 /* Lets all writers go on. What is being saved ends soon, with -ECANCELED from ff_snapshot_wait(),
- * which must be called then; before ff_snapshot_save*() all is as before ff_snapshot_prepare(). Any
- * thread. */
+ * which must be called then, also where a disk or PAGE is stuck; what PAGE is given after this is
+ * worth nothing. Before ff_snapshot_save*() all is as before ff_snapshot_prepare(). Any thread. */
 FF_API int ff_snapshot_cancel(FfMemory *memory);
 /* Of the snapshot that is under way, or the last one. Any thread. */
 FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);

@@ -42,9 +42,10 @@ typedef struct {
 } FfSaved;
 
 struct FfMemory {
+    struct FfMemory *next; /* of all of this program: core.c */
     pid_t pid;
     unsigned flags;
-    int mem_fd, pagemap_fd, maps_fd, pidfd;
+    int mem_fd, pagemap_fd, maps_fd, status_fd, pidfd;
 
     pthread_mutex_t discards; /* a leaf; held while the kernel is told to take pages out */
     pthread_mutex_t lock;
@@ -57,7 +58,7 @@ struct FfMemory {
     char *result_text;
 
     /* Of who is in the call that changes the state; of the saver in FF_SAVING. */
-    int uffd;
+    int uffd;      /* -1: none; core.c */
     GArray *saved; /* FfSaved */
     GThread *saver;
     uint64_t prepare_us, begin_us, save_us;
@@ -96,8 +97,17 @@ int ff_memory_check(const FfMemory *m);
 int ff_memory_new_uffd(unsigned memory_flags);
 /* A new one, with FEATURES; or -errno, said. */
 int ff_memory_open_uffd(const FfMemory *m, uint64_t features);
+/* From a memory's beginning to its end. */
+void ff_memory_enlist(FfMemory *m);
+void ff_memory_delist(FfMemory *m);
+/* One as above is m->uffd, until it is closed; no child of fork() has it. 0 or -errno, said. */
+int ff_memory_set_uffd(FfMemory *m, uint64_t features);
+void ff_memory_close_uffd(FfMemory *m);
 /* That what is mapped there is still what ff_region_add() has seen. Locked. 0 or -errno, said. */
 int ff_regions_check(const FfMemory *m);
+/* Just after the moment: what was unmapped since the preparation, and so is zeros, is not something
+ * else by now. Locked. 0 or -errno, said. */
+int ff_regions_check_gaps(const FfMemory *m);
 /* The same for memory that comes and goes (FLAGS: FF_MEMORY_*), whose features are newer. */
 int ff_uffd_open(unsigned flags, uint64_t features);
 /* What is closed with the last of them. FD is taken. */

@@ -17,7 +17,8 @@ static int open_files(FfMemory *m)
     m->mem_fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     m->maps_fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    if (m->mem_fd < 0 || m->pagemap_fd < 0 || m->maps_fd < 0) {
+    m->status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    if (m->mem_fd < 0 || m->pagemap_fd < 0 || m->maps_fd < 0 || m->status_fd < 0) {
         return ff_fail(-errno,
                        "/proc/self cannot be read (%s): mount /proc; after setuid() call "
                        "prctl(PR_SET_DUMPABLE, 1) first",
@@ -35,10 +36,11 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     *memory = NULL;
     m->pid = getpid();
     m->flags = flags;
-    m->mem_fd = m->pagemap_fd = m->maps_fd = m->pidfd = m->uffd = -1;
+    m->mem_fd = m->pagemap_fd = m->maps_fd = m->status_fd = m->pidfd = m->uffd = -1;
     m->regions = g_array_new(FALSE, FALSE, sizeof(FfMemoryRegion));
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->discards, NULL);
+    ff_memory_enlist(m);
     int rc = flags & ~FF_MEMORY_USER_MODE
                  ? ff_fail(-EINVAL, "ff_memory_new: a flag that is not known")
                  : open_files(m);
@@ -79,6 +81,7 @@ void ff_memory_free(FfMemory *m)
     if (m->pid == getpid()) {
         end_all(m);
         ff_template_end(m);
+        ff_memory_delist(m);
     }
     for (guint i = 0; i < m->regions->len; i++) {
         ff_owner_unref(g_array_index(m->regions, FfMemoryRegion, i).owner);
@@ -87,6 +90,7 @@ void ff_memory_free(FfMemory *m)
     close_fd(m->mem_fd);
     close_fd(m->pagemap_fd);
     close_fd(m->maps_fd);
+    close_fd(m->status_fd);
     close_fd(m->pidfd);
     pthread_mutex_destroy(&m->lock);
     pthread_mutex_destroy(&m->discards);

@@ -170,6 +170,43 @@ static int look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
     return rc;
 }
 
+/* In LINES something is mapped in [START, END), which is in a region still. */
+static int check_gap(const FfMemory *m, char **lines, uint64_t start, uint64_t end)
+{
+    for (char **l = lines; *l; l++) {
+        Mapping map;
+        if (!parse(*l, &map) || map.end <= start || map.start >= end) {
+            continue;
+        }
+        for (guint i = 0; i < m->regions->len; i++) {
+            const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
+            uint64_t from = MAX(MAX(map.start, start), r->addr);
+            if (from < MIN(MIN(map.end, end), r->addr + r->len)) {
+                return ff_fail(-EINVAL,
+                               "%#" PRIx64 ": it was mapped anew since the snapshot was prepared: "
+                               "call ff_region_remove() before that, or cancel and prepare again",
+                               from);
+            }
+        }
+    }
+    return 0;
+}
+
+int ff_regions_check_gaps(const FfMemory *m)
+{
+    g_auto(GStrv) lines = NULL;
+    FfRun run = {0};
+    int rc = 0;
+
+    for (; rc == 0 && ff_capture_next_gap(m->capture, &run); run.first += run.n) {
+        const FfSaved *s = &g_array_index(m->saved, FfSaved, run.block);
+        uint64_t start = s->addr + run.first * s->page_size;
+        lines = lines ? lines : read_lines(m);
+        rc = lines ? check_gap(m, lines, start, start + run.n * s->page_size) : -EIO;
+    }
+    return rc;
+}
+
 /* ---- the table
  * -----------------------------------------------------------------------------------
  */

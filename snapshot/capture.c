@@ -440,6 +440,7 @@ bool ff_capture_end(FfCapture *c)
     g_clear_pointer(&c->protect, ff_protect_free);
     if (c->space) {
         rc = ff_space_unregister(c->space);
+        ff_faults_finish(c->space);
         restore_huge(c);
     }
     return rc == 0;

@@ -237,14 +237,18 @@ static void find_in_map(FfWriter *w, Flight *f)
     }
 }
 
-/* Whether there is anything to read: in a large hole there is not. */
+/* Whether there is anything to read: in a large hole there is not. Behind the end of the file there
+ * is something that cannot be read. */
 static bool has_data(FfWriter *w, const FfRun *run)
 {
-    uint64_t ps = page_size(w, run->block), from, to;
+    const FfBacking *b = &w->cfg.blocks[run->block].backing;
+    uint64_t start = run->first * b->page_size, end = start + run->n * b->page_size, from, to;
 
-    return w->cfg.blocks[run->block].backing.kind != FF_BACKING_SHARED ||
-           (find_data(w, run->block, run->first * ps, &from, &to) &&
-            from < (run->first + run->n) * ps);
+    if (b->kind != FF_BACKING_SHARED) {
+        return true;
+    }
+    bool found = find_data(w, run->block, start, &from, &to);
+    return (found && from < end) || lseek(b->fd, 0, SEEK_END) < (off_t)end;
 }
 
 static void read_claimed(FfWriter *w, Flight *f, const FfRun *run)

@@ -549,3 +549,38 @@ void ff_faults_stop(FfSpace *s)
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
 }
+
+/* Moved there before it was taken out where it was. */
+static void unregister_moved(const FfSpace *s, const struct uffd_msg *msgs, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (msgs[i].event == UFFD_EVENT_REMAP) {
+            ff_uffd_unregister(s->cfg.uffd, msgs[i].arg.remap.to, msgs[i].arg.remap.len);
+        }
+    }
+}
+
+void ff_faults_finish(FfSpace *s)
+{
+    struct pollfd pfd = {.fd = s->cfg.uffd, .events = POLLIN};
+    struct uffd_msg msgs[BATCH];
+    int64_t end = g_get_monotonic_time() + LAST_LOOKS_US;
+    Batch b = {.s = s, .fresh = {.as = FF_PRESENT_NOTHING}};
+    int first;
+
+    if (!s->changes || s->cfg.messages) {
+        return;
+    }
+    ff_space_set_fault_thread(s);
+    while (ff_uffd_is_changing(s->cfg.uffd) && g_get_monotonic_time() < end) {
+        int n = take(&b, msgs, &first);
+        if (n < 0 && n != -EMFILE && n != -ENFILE && n != -ENOMEM) {
+            break;
+        }
+        unregister_moved(s, msgs, n);
+        if (n <= 0) {
+            poll(&pfd, 1, LOOK_AGAIN_MS); /* the end of a change has no event */
+        }
+    }
+    ff_space_set_fault_thread(NULL);
+}

@@ -16,5 +16,10 @@ void ff_faults_stop(FfSpace *s);
 /* After ff_faults_run() has ended: it may run again, and begins with asking for everything that
  * somebody waits for, since the pager has lost what it was asked for. */
 void ff_faults_again(FfSpace *s);
+/* After ff_faults_run() and ff_space_unregister(), for good: reads what the kernel tells of changes
+ * that had begun by then, whose threads wait for that (for ever, where somebody else has the
+ * userfaultfd, too: a child of fork()), and takes out what they have moved. Waits for those
+ * threads, a second at most. */
+void ff_faults_finish(FfSpace *s);
 
 #endif

@@ -10,12 +10,14 @@
 #include <unistd.h>
 
 #include "tests/libfarfault/held.h"
+#include "tests/uffd/swap.h"
 
 #define LEN (8u << 20)
 
 typedef struct {
     WorldKind kind;
     size_t buffer;
+    bool swap; /* a part of the memory is swapped out, again and again */
 } Case;
 
 typedef enum { FILE_DIRECT, FILE_BUFFERED, PAGES, WAYS } Way;
@@ -59,13 +61,23 @@ static uint64_t saved_hash(World *w, Way way)
     return hash;
 }
 
-static void one_round(World *w, size_t buffer, GRand *random)
+/* A random part of it, and what becomes of it after that is the writers' business. */
+static unsigned swap_some(World *w, GRand *random)
 {
+    size_t first = (size_t)g_rand_int_range(random, 0, LEN / 4096 / 2);
+
+    return swap_out(w->map + first * 4096, LEN / 2);
+}
+
+/* How many pages were swapped out. */
+static unsigned one_round(World *w, const Case *c, GRand *random)
+{
+    unsigned n = 0;
     unsigned choice = g_rand_int(random);
     Way way = choice % WAYS;
     bool fork_first = choice >> 8 & 1, prepare = choice >> 9 & 1, passes = choice >> 10 & 1;
     FfSnapshotOptions options = {.size = sizeof(options),
-                                 .buffer = buffer,
+                                 .buffer = c->buffer,
                                  .flags = (passes ? 0 : FF_SNAPSHOT_NO_PASSES) |
                                           (way == FILE_BUFFERED ? FF_SNAPSHOT_NO_DIRECT : 0)};
     Oracle oracle = {0};
@@ -76,6 +88,9 @@ static void one_round(World *w, size_t buffer, GRand *random)
         world_wait_writes(w, 1000);
     }
     world_park(w);
+    if (c->swap) { /* before the oracle: what a child has, too, stays in memory */
+        n += swap_some(w, random);
+    }
     if (!prepare) {
         call(ff_snapshot_prepare(w->m, &options));
     }
@@ -86,18 +101,29 @@ static void one_round(World *w, size_t buffer, GRand *random)
     if (!fork_first) {
         oracle = ask_oracle(w); /* of memory that is protected */
     }
+    if (c->swap && choice >> 12 & 1) {
+        n += swap_some(w, random);
+    }
     world_release(w);
     uint64_t hash = saved_hash(w, way);
     g_assert_cmphex(hash, ==, oracle.is_forked ? world_forked_hash(oracle.child) : oracle.hash);
+    return n;
 }
 
 static void test_oracle(gconstpointer p)
 {
     const Case *c = p;
-    World *w = world_new(c->kind, LEN);
     g_autoptr(GRand) random = g_rand_new_with_seed(g_test_rand_int());
+    const char *why = NULL;
+    Swap *swap = c->swap ? swap_try(&why) : NULL;
+    World *w = why ? NULL : world_new(c->kind, LEN);
+    unsigned swapped = 0;
 
+    if (why) {
+        g_test_skip(why);
+    }
     if (!w) {
+        g_clear_pointer(&swap, swap_free);
         return;
     }
     for (size_t i = 0; i < w->len / 2; i += 8) { /* the rest is not there yet */
@@ -107,9 +133,12 @@ static void test_oracle(gconstpointer p)
     world_wait_writes(w, 1000);
     unsigned rounds = world_rounds(2);
     for (unsigned i = 0; i < rounds; i++) {
-        one_round(w, c->buffer, random);
+        swapped += one_round(w, c, random);
     }
+    g_test_message("%u rounds, %u pages were swapped out", rounds, swapped);
+    g_assert_true(!c->swap || swapped > 0);
     world_free(w);
+    g_clear_pointer(&swap, swap_free);
 }
 
 int main(int argc, char **argv)
@@ -118,6 +147,8 @@ int main(int argc, char **argv)
         const char *name;
         size_t bytes;
     } buffers[] = {{"0", 0}, {"1-page", 1}, {"64M", 64u << 20}};
+    static const Case swapped_anon = {W_ANON, 64u << 20, true},
+                      swapped_memfd = {W_MEMFD, 4096, true};
     static Case cases[W_KINDS][G_N_ELEMENTS(buffers)];
 
     g_test_init(&argc, &argv, NULL);
@@ -125,11 +156,13 @@ int main(int argc, char **argv)
         for (unsigned b = 0; b < G_N_ELEMENTS(buffers); b++) {
             bool is_huge = k == W_ANON_HUGE || k == W_HUGETLB;
             size_t page = is_huge ? HUGEPAGE : 4096;
-            cases[k][b] = (Case){k, buffers[b].bytes == 1 ? page : buffers[b].bytes};
+            cases[k][b] = (Case){k, buffers[b].bytes == 1 ? page : buffers[b].bytes, false};
             g_autofree char *path =
                 g_strdup_printf("/libfarfault/oracle/%s/%s", world_kinds[k], buffers[b].name);
             g_test_add_data_func(path, &cases[k][b], test_oracle);
         }
     }
+    g_test_add_data_func("/libfarfault/oracle/anon/swap", &swapped_anon, test_oracle);
+    g_test_add_data_func("/libfarfault/oracle/memfd/swap", &swapped_memfd, test_oracle);
     return g_test_run();
 }

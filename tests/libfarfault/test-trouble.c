@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -23,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/slowfile.h"
 #include "tests/libfarfault/held.h"
 
 #define LEN HELD_LEN
@@ -118,8 +120,29 @@ static void test_replaced(void)
     world_free(w);
 }
 
-/* The file of a region becomes shorter while it is saved. */
-static int shorten(void)
+/* Between the preparation and the moment: what is unmapped is zeros; but not something new. */
+static void test_mapped_anew(void)
+{
+    World *w = world_new(W_ANON, LEN);
+
+    if (!w) {
+        return;
+    }
+    call(ff_snapshot_prepare(w->m, NULL));
+    memset(mmap(w->map + LATE, 8192, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+           1, 8192);
+    assert_says(ff_snapshot_begin(w->m), -EINVAL, "mapped anew");
+    call(ff_snapshot_prepare(w->m, NULL)); /* has it */
+    call(ff_region_remove(w->m, w->map + LATE, 8192));
+    g_assert_true(mmap(w->map + LATE, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                       0) != MAP_FAILED);
+    call(ff_snapshot_begin(w->m)); /* it is no region any more */
+    world_free(w);
+}
+
+/* The file of a region becomes shorter while it is saved, or before. */
+static int shorten_when(bool early)
 {
     World *w = world_new(W_MEMFD, 64u << 20);
     FfSnapshotOptions options = {
@@ -127,18 +150,31 @@ static int shorten(void)
     FfSnapshotStats st = {.size = sizeof(st)};
     int fd = world_file();
 
+    if (!w) {
+        return 0;
+    }
     memset(w->map, 1, w->len);
     call(ff_snapshot_prepare(w->m, &options));
     call(ff_snapshot_begin(w->m));
+    if (early && ftruncate(w->fd, 0) < 0) {
+        return __LINE__;
+    }
     call(ff_snapshot_save_fd(w->m, fd));
-    do {
+    while (!early && !st.bytes) {
         call(ff_snapshot_stats(w->m, &st));
-        g_usleep(1000);
-    } while (!st.bytes);
+        g_thread_yield();
+    }
     if (ftruncate(w->fd, 0) < 0) {
         return __LINE__;
     }
     return ff_snapshot_wait(w->m, NULL) < 0 ? 0 : __LINE__;
+}
+
+static int shorten(void)
+{
+    int line = shorten_when(false);
+
+    return line ? line : shorten_when(true);
 }
 
 static void test_shorten(void)
@@ -177,6 +213,99 @@ static void test_stuck(gconstpointer p)
     held_go(&h);
     assert_says(ff_snapshot_wait(h.w->m, NULL), -ECANCELED, "cancelled");
     held_free(&h);
+}
+
+/* ---- what is written without a fault ------------------------------------------------------------
+ */
+
+/* A buffer that is registered with io_uring: refused, whenever that was. */
+static void test_registered(gconstpointer p)
+{
+    World *w = world_new(GPOINTER_TO_UINT(p), LEN);
+    struct io_uring ring;
+
+    if (!w) {
+        return;
+    }
+    if (io_uring_queue_init(4, &ring, 0) < 0) {
+        g_test_skip("no io_uring here");
+        world_free(w);
+        return;
+    }
+    char *outside = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec bufs[2] = {{outside, 8192}, {w->map + LATE + 512, 1024}};
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 2), ==, 0);
+    assert_says(ff_snapshot_prepare(w->m, NULL), -EBUSY, "is registered with io_uring");
+    g_assert_cmpint(io_uring_unregister_buffers(&ring), ==, 0);
+    call(ff_snapshot_prepare(w->m, NULL));
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 2), ==, 0);
+    assert_says(ff_snapshot_begin(w->m), -EBUSY, "is registered with io_uring");
+    g_assert_cmpint(io_uring_unregister_buffers(&ring), ==, 0);
+    g_assert_cmpint(io_uring_register_buffers(&ring, bufs, 1), ==, 0); /* not in a region */
+    call(ff_snapshot_begin(w->m));
+    io_uring_queue_exit(&ring);
+    munmap(outside, 8192);
+    world_free(w);
+}
+
+typedef struct {
+    int fd;
+    char *to;
+    ssize_t n;
+} Read;
+
+static gpointer read_held(gpointer p)
+{
+    Read *r = p;
+
+    r->n = pread(r->fd, r->to, 512, SLOWFILE_HELD);
+    return NULL;
+}
+
+/* A direct read is in flight at the moment, and completes after it: of its own bytes the snapshot
+ * has what was there or what was read; all others are of the moment. */
+static void test_in_flight(gconstpointer p)
+{
+    g_autofree char *dir = g_dir_make_tmp("libfarfault-XXXXXX", NULL);
+    const char *why;
+    SlowFile *slow = slowfile_new(dir, &why);
+    World *w = slow ? world_new(GPOINTER_TO_UINT(p), LEN) : NULL;
+
+    if (!w) {
+        if (slow) {
+            slowfile_free(slow);
+        } else {
+            g_test_skip(why);
+        }
+        rmdir(dir);
+        return;
+    }
+    Read r = {open(slowfile_path(slow), O_RDONLY | O_DIRECT | O_CLOEXEC), w->map + LATE + 1024, 0};
+    WorldPages pages;
+    world_pages_init(&pages, w);
+    held_fill(w, 0);
+    g_autofree char *then = g_memdup2(w->map, LEN);
+    GThread *thread = g_thread_new("reader", read_held, &r);
+    slowfile_wait_held(slow);
+    call(ff_snapshot_prepare(w->m, NULL));
+    call(ff_snapshot_begin(w->m));
+    slowfile_release(slow);
+    g_thread_join(thread);
+    g_assert_cmpint(r.n, ==, 512);
+    g_assert_cmpint(pread(r.fd, r.to + 4096, 512, 0), ==, 512); /* that is after it */
+    call(ff_snapshot_save_pages(w->m, world_page, &pages));
+    call(ff_snapshot_wait(w->m, NULL));
+    for (size_t i = 0; i < 512; i++) {
+        char now = pages.copy[LATE + 1024 + i];
+        g_assert_true(now == then[LATE + 1024 + i] || now == SLOWFILE_BYTE);
+    }
+    memcpy(pages.copy + LATE + 1024, then + LATE + 1024, 512);
+    g_assert_cmpint(memcmp(pages.copy, then, LEN), ==, 0);
+    world_pages_clear(&pages);
+    close(r.fd);
+    world_free(w);
+    slowfile_free(slow);
+    rmdir(dir);
 }
 
 /* ---- the machine -------------------------------------------------------------------------------
@@ -280,8 +409,11 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/trouble/split-page", test_split_page);
     add("gone", small, test_gone);
     g_test_add_func("/libfarfault/trouble/replaced", test_replaced);
+    g_test_add_func("/libfarfault/trouble/mapped-anew", test_mapped_anew);
     g_test_add_func("/libfarfault/trouble/shorten", test_shorten);
     add("stuck", small, test_stuck);
+    add("registered", small, test_registered);
+    add("in-flight", small, test_in_flight);
     g_test_add_func("/libfarfault/trouble/without-threads", test_without_threads);
     g_test_add_func("/libfarfault/trouble/full-disk", test_full_disk);
     return g_test_run();

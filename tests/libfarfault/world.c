@@ -36,7 +36,7 @@ World *world_new(WorldKind kind, size_t len)
     World *w = g_new0(World, 1);
 
     w->kind = kind;
-    w->len = len;
+    w->len = w->write_len = len;
     w->fd = -1;
     w->page_size = kind == W_HUGETLB || kind == W_ANON_HUGE ? HUGEPAGE : 4096;
     pthread_mutex_init(&w->lock, NULL);
@@ -66,13 +66,18 @@ World *world_new(WorldKind kind, size_t len)
     return w;
 }
 
-void world_free(World *w)
+void world_stop(World *w)
 {
     pthread_mutex_lock(&w->lock);
     __atomic_store_n(&w->end, true, __ATOMIC_RELAXED);
     __atomic_store_n(&w->park, false, __ATOMIC_RELAXED);
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
+}
+
+void world_free(World *w)
+{
+    world_stop(w);
     for (unsigned i = 0; i < WORLD_WRITERS; i++) {
         if (w->writers[i].thread) {
             g_thread_join(w->writers[i].thread);
@@ -115,13 +120,20 @@ static void wait_while_parked(World *w)
     pthread_mutex_unlock(&w->lock);
 }
 
+void world_stand(World *w)
+{
+    if (__atomic_load_n(&w->park, __ATOMIC_RELAXED)) {
+        wait_while_parked(w);
+    }
+}
+
 static void write_once(World *w, unsigned index, uint64_t *random)
 {
-    uint64_t r = next_random(random), n_words = w->len / 8;
+    uint64_t r = next_random(random), n_words = w->write_len / 8;
     uint64_t *word = (uint64_t *)(void *)w->map + r % n_words;
 
     if (r >> 47 == 0 && __atomic_load_n(&w->discard, __ATOMIC_RELAXED)) {
-        char *page = w->map + r % (w->len / w->page_size) * w->page_size;
+        char *page = w->map + r % (w->write_len / w->page_size) * w->page_size;
         if (ff_region_discard(w->m, page, w->page_size) < 0) {
             g_error("%s", ff_last_error());
         }
@@ -137,9 +149,7 @@ static gpointer write_all_the_time(gpointer p)
     uint64_t random = 88172645463325252ull * (writer->index + 1);
 
     while (!__atomic_load_n(&w->end, __ATOMIC_RELAXED)) {
-        if (__atomic_load_n(&w->park, __ATOMIC_RELAXED)) {
-            wait_while_parked(w);
-        }
+        world_stand(w);
         write_once(w, writer->index, &random);
         if (__atomic_add_fetch(&w->n_writes, 1, __ATOMIC_RELAXED) % 256 == 0) {
             pthread_mutex_lock(&w->lock);
@@ -162,7 +172,7 @@ void world_park(World *w)
 {
     pthread_mutex_lock(&w->lock);
     __atomic_store_n(&w->park, true, __ATOMIC_RELAXED);
-    while (w->parked < WORLD_WRITERS) {
+    while (w->parked < WORLD_WRITERS + w->n_others) {
         pthread_cond_wait(&w->changed, &w->lock);
     }
     pthread_mutex_unlock(&w->lock);

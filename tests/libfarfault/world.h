@@ -40,6 +40,8 @@ struct World {
     bool park, end;    /* lock to write; atomic; observer: writers */
     bool discard;      /* atomic; writers give pages back, too, by ff_region_discard() */
     unsigned parked;   /* lock */
+    unsigned n_others; /* threads of the test's that world_stand() */
+    size_t write_len;  /* writers keep to so much of it */
     uint64_t n_writes; /* atomic */
 };
 
@@ -50,6 +52,10 @@ void world_start_writers(World *w);
 /* Returns when all stand still; or go on. */
 void world_park(World *w);
 void world_release(World *w);
+/* Of a thread of the test's, between two writes: parks, too. */
+void world_stand(World *w);
+/* World.end, for those; all go on. */
+void world_stop(World *w);
 /* Waits until N writes more have been made by all. */
 void world_wait_writes(World *w, uint64_t n);
 
