@@ -4,7 +4,8 @@
  * userfaultfd that came with one of its parts. Of the message this looks only for its end: the
  * bracket that closes the first one. See holder-internal.h.
  *
- * So many may be in here; the next one takes the place of the one that came first.
+ * So many may be in here; the next one waits, or takes the place of one that has not said all for
+ * PATIENCE_MS.
  *
  * System calls: accept4, getsockopt, recvmsg, pidfd_open, close.
  */
@@ -21,7 +22,8 @@
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 #define FDS_MAX 16
-#define DEAF_MS 1000
+#define DEAF_MS 250
+#define PATIENCE_MS 2000
 
 static void forget(FfPending *p)
 {
@@ -60,43 +62,67 @@ static int pidfd_of(int sock, pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+/* The place of one who has not come to an end of it for long; NULL: nobody has. */
 static FfPending *room(FfHolder *h)
 {
+    FfPending *oldest = &h->pending[0];
+
     for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
         if (h->pending[i].sock < 0) {
             return &h->pending[i];
         }
+        if (h->pending[i].since_us < oldest->since_us) {
+            oldest = &h->pending[i];
+        }
     }
-    FfPending *p = &h->pending[h->next_pending++ % FF_HOLDER_PENDING];
-    ff_holder_log("process %d has not said who it is, and makes room for others", p->pid);
-    forget(p);
-    return p;
+    if (g_get_monotonic_time() - oldest->since_us < PATIENCE_MS * 1000) {
+        return NULL;
+    }
+    /* Not if it has said all meanwhile. */
+    ff_holder_on_pending(h, oldest - h->pending);
+    if (oldest->sock >= 0) {
+        ff_say("process %d has not said who it is, and makes room for others", oldest->pid);
+        forget(oldest);
+    }
+    return oldest;
+}
+
+/* Who connects waits until the listening socket is watched again. */
+static void be_deaf(FfHolder *h)
+{
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
+    h->deaf = true;
+    ff_holder_set_timer(h, DEAF_MS); /* what becomes free has no event */
 }
 
 void ff_holder_accept(FfHolder *h)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
+    FfPending *p = room(h);
+
+    if (!p) {
+        be_deaf(h);
+        return;
+    }
     int sock = accept4(h->cfg->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (sock < 0) {
         if (errno == EMFILE || errno == ENFILE) {
-            ff_holder_log("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
-            epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
-            h->deaf = true;
-            ff_holder_set_timer(h, DEAF_MS); /* what becomes free has no event */
+            ff_say("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
+            be_deaf(h);
         }
         return;
     }
     if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
         !is_allowed(h->cfg, cred.uid)) {
-        ff_holder_log("process %d of user %u is refused: --allow names who may connect", cred.pid,
-                      cred.uid);
+        ff_say("process %d of user %u is refused: --allow names who may connect", cred.pid,
+               cred.uid);
         close(sock);
         return;
     }
-    FfPending *p = room(h);
     *p = (FfPending){.sock = sock, .uffd = -1, .pid = cred.pid, .uid = cred.uid};
+    p->since_us = g_get_monotonic_time();
     p->pidfd = pidfd_of(sock, cred.pid);
     p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
@@ -193,7 +219,7 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
     }
     if (!receive(p)) {
         if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
-            ff_holder_log("process %d is refused: %s", p->pid, what_is_wrong(p));
+            ff_say("process %d is refused: %s", p->pid, what_is_wrong(p));
         }
         forget(p);
     } else if (p->whole && p->uffd >= 0) {

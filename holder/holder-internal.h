@@ -4,7 +4,7 @@
  *
  * From the bottom:
  *
- *   tell.c     the log, epoll and timer; what is said to the pager
+ *   tell.c     epoll and timer; what is said to the pager
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
  *   pager.c    the pager's process, and what it says
@@ -15,10 +15,13 @@
 
 #include "holder/config.h"
 #include "holder/record.h"
+#include "holder/say.h"
 #include "holder/wire.h"
 
 #define FF_HOLDER_SPACES 1024
-#define FF_HOLDER_PENDING 32
+/* A client and its descendants: so many at a time; more of them wait in fork(). */
+#define FF_HOLDER_FAMILY 256
+#define FF_HOLDER_PENDING 64
 
 /* What an epoll event is about: KIND << 32 | index. */
 typedef enum {
@@ -43,10 +46,12 @@ typedef struct {
     int memfd, news;
     int told, sock, pidfd; /* of a root; else -1 */
     FfRecord *rec;
-    bool ready;     /* there may be something to read; its epoll is not armed */
-    bool full;      /* not before the pager has made room */
-    bool probe;     /* of a root: the pager is to be told that somebody may have ended */
-    unsigned tries; /* pagers that died before they took it */
+    bool ready;        /* there may be something to read; its epoll is not armed */
+    bool full;         /* not before the pager has made room */
+    bool said_room;    /* of a root: there is no room for a child of it */
+    unsigned n_family; /* of a root: how many are in it */
+    bool probe;        /* of a root: the pager is to be told that somebody may have ended */
+    unsigned tries;    /* pagers that died before they took it */
 } FfHeldSpace;
 
 typedef struct {
@@ -55,6 +60,7 @@ typedef struct {
     pid_t pid;
     uid_t uid;
     int pidfd;
+    gint64 since_us;
     int depth; /* of brackets */
     bool in_text, escaped, whole;
     uint32_t len;
@@ -69,7 +75,6 @@ typedef struct {
     uint64_t last_number;
     FfHeldSpace space[FF_HOLDER_SPACES];
     FfPending pending[FF_HOLDER_PENDING];
-    unsigned next_pending; /* which one makes room */
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
     /* the pager */
@@ -83,7 +88,6 @@ typedef struct {
 } FfHolder;
 
 /* ---- tell.c ---- */
-void ff_holder_log(const char *format, ...) G_GNUC_PRINTF(1, 2);
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
 /* What has no event of its own is tried again: after MS. */
 void ff_holder_set_timer(FfHolder *h, unsigned ms);

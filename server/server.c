@@ -9,13 +9,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "holder/say.h"
 #include "server/family.h"
 #include "server/report.h"
 #include "server/session.h"
@@ -45,7 +45,7 @@ static bool on_link(Server *s)
 
     if (rc == -EPROTO) {
         /* Not all fds have come. The next pager may have more. */
-        fprintf(stderr, "farfault pager: not enough files for all clients: ulimit -n\n");
+        ff_say("not enough files for all clients: ulimit -n");
     }
     if (rc <= 0) {
         return false;
@@ -130,8 +130,7 @@ static FfSource *wait_for_source(const FfServerConfig *cfg)
             return source;
         }
         if (g_strcmp0(said, error->message)) {
-            fprintf(stderr, "farfault pager: %s: all clients wait, and it is tried again\n",
-                    error->message);
+            ff_say("%s: all clients wait, and it is tried again", error->message);
             g_free(said);
             said = g_strdup(error->message);
         }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "holder/say.h"
 #include "net/priority.h"
 #include "server/family.h"
 #include "server/firecracker.h"
@@ -155,6 +156,9 @@ static bool make_image_alone(FfSession *s, GError **error)
     __atomic_store_n(&s->rec->taken, FF_TAKEN_BEGUN, __ATOMIC_RELEASE);
     bool made = make_image(s, error);
     pthread_mutex_unlock(&s->all->making);
+    if (made) {
+        ff_tell(s->told);
+    }
     return made;
 }
 
@@ -367,9 +371,7 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
     s->news = fds[FF_HOLD_FD_NEWS];
     s->told = fds[FF_HOLD_FD_TOLD];
     if (!map_records(s, fds[FF_HOLD_FD_ROOT])) {
-        fprintf(stderr,
-                "farfault pager: what is known of a client cannot be mapped (%s), so it waits\n",
-                g_strerror(errno));
+        ff_say("what is known of a client cannot be mapped (%s), so it waits", g_strerror(errno));
         close_all(s); /* the holder keeps it for the next pager */
         g_free(s);
         return;
