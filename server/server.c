@@ -96,9 +96,11 @@ static void on_control(Server *s)
 static void run(Server *s, bool control)
 {
     struct pollfd pfd[2] = {{.fd = FF_HOLD_LINK_FD, .events = POLLIN},
-                            {.fd = control ? FF_SERVER_CONTROL_FD : -1, .events = POLLIN}};
+                            {.fd = -1, .events = POLLIN}};
 
     for (;;) {
+        /* Not before it knows all clients. */
+        pfd[1].fd = control && s->ready ? FF_SERVER_CONTROL_FD : -1;
         /* A thread that can be had again has no event. */
         int n = poll(pfd, 2, s->ready && !s->all_started ? START_AGAIN_MS : -1);
         if (n == 0) {

@@ -246,6 +246,7 @@ static void test_end_is_lost(void)
 
     g_assert_cmpint(pipe2(go, O_CLOEXEC), ==, 0);
     plan.flags = CLIENT_WAITS;
+    plan.ops = 0; /* else a page that it waits for would tell */
     plan.go = go[0];
     pid_t client = client_start(&plan);
     wait_clients(d, 1);
@@ -254,6 +255,10 @@ static void test_end_is_lost(void)
     kill(pager, SIGSTOP);
     kill(client, SIGKILL);
     g_assert_cmpint(waitpid(client, &status, 0), ==, client);
+    int sock = connect_to(d->socket);
+    g_assert_cmpint(write(sock, "?", 1), ==, 1);
+    daemon_wait_said(d, "none of the dialects"); /* the holder has told of the end by then */
+    close(sock);
     kill(pager, SIGKILL);
     struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
     g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
