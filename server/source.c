@@ -141,6 +141,13 @@ FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **e
     } else {
         s->size = ff_input_size(in);
     }
+    if (s->size % FF_SAVED_PAGE) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: it is not whole pages; give the file with the memory, not that with the "
+                    "state of the devices",
+                    path);
+        return NULL;
+    }
     if (!s->size) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: there is nothing in it", path);
         return NULL;

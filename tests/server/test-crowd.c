@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -504,6 +505,82 @@ static void test_bad_pages(gconstpointer more)
     munmap(c.page, small_size(&c));
 }
 
+/* ---- who asks ----------------------------------------------------------------------------------
+ */
+
+static int connect_tcp(unsigned port)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)port),
+                               .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(connect(sock, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    return sock;
+}
+
+static unsigned free_port(void)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t len = sizeof(addr);
+    int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(sock, (struct sockaddr *)&addr, len), ==, 0);
+    g_assert_cmpint(getsockname(sock, (struct sockaddr *)&addr, &len), ==, 0);
+    close(sock);
+    return ntohs(addr.sin_port);
+}
+
+/* All that comes until the end. */
+static char *read_text(int sock)
+{
+    GString *text = g_string_new(NULL);
+    char some[4096];
+    ssize_t n;
+
+    while ((n = read(sock, some, sizeof(some))) > 0) {
+        g_string_append_len(text, some, n);
+    }
+    close(sock);
+    return g_string_free(text, FALSE);
+}
+
+/* Of as many clients as make the answer larger than a socket takes at once; and beside somebody who
+ * asks for nothing. */
+static void test_metrics(void)
+{
+    enum { N = 700 };
+    g_autofree Small *c = g_new0(Small, N);
+    unsigned port = free_port();
+    g_autofree char *option = g_strdup_printf("--metrics=127.0.0.1:%u", port);
+    Daemon *d = daemon_start(1, 4096, fill, NULL, option);
+    const char request[] = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < N; i++) {
+        small_start(&c[i], d);
+        small_check(&c[i]);
+    }
+    wait_clients(d, N);
+    int silent = connect_tcp(port), sock = connect_tcp(port);
+    g_assert_cmpint(write(sock, request, strlen(request)), ==, (ssize_t)strlen(request));
+    g_autofree char *text = read_text(sock);
+    g_assert_true(g_str_has_prefix(text, "HTTP/1.0 200 OK\r\n"));
+    g_assert_true(g_str_has_suffix(text, "\n# EOF\n"));
+    for (const char *at = text; (at = strstr(at, "\nfarfault_pager_memory_bytes{")); at++) {
+        const char *value = strstr(at, "} ");
+        g_assert_cmpuint(g_ascii_strtoull(value + 2, NULL, 10), ==, 4096);
+        found++;
+    }
+    g_assert_cmpuint(found, ==, N);
+    g_assert_nonnull(strstr(text, "# TYPE farfault_pager_faults counter\n"));
+    close(silent);
+    for (unsigned i = 0; i < N; i++) {
+        small_end(&c[i]);
+    }
+    daemon_stop(d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -521,5 +598,6 @@ int main(int argc, char **argv)
     g_test_add_func("/crowd/waiting-fd", test_waiting_fd);
     g_test_add_func("/crowd/threads", test_threads);
     g_test_add_func("/crowd/not-read", test_not_read);
+    g_test_add_func("/crowd/metrics", test_metrics);
     return g_test_run();
 }

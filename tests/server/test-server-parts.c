@@ -200,8 +200,8 @@ static void test_refused(void)
     g_auto(SavedFile) shared = savedfile_new(&(SavedFileKind){.mapped = true, .shared = true});
     g_autofree char *a = make_file(stream.bytes->data, stream.bytes->len, stream.bytes->len),
                     *b = make_file(shared.bytes->data, shared.bytes->len, shared.bytes->len),
-                    *c = make_file("", 0, 0);
-    g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL;
+                    *c = make_file("", 0, 0), *e = make_file("state", 5, 5000);
+    g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL, ee = NULL;
 
     g_assert_null(ff_source_open(a, NULL, &ea));
     g_assert_nonnull(strstr(ea->message, "farfault convert"));
@@ -209,9 +209,12 @@ static void test_refused(void)
     g_assert_nonnull(strstr(eb->message, "not in the file"));
     g_assert_null(ff_source_open(c, NULL, &ec));
     g_assert_nonnull(strstr(ec->message, "nothing in it"));
+    g_assert_null(ff_source_open(e, NULL, &ee));
+    g_assert_nonnull(strstr(ee->message, "not whole pages"));
     g_unlink(a);
     g_unlink(b);
     g_unlink(c);
+    g_unlink(e);
 }
 
 /* ---- the gate ----------------------------------------------------------------------------------
