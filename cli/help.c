@@ -168,7 +168,7 @@ const char ff_help_run[] =
 
 const char ff_help_pager[] =
     "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
-    "                      [--no-bulk]\n"
+    "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
     "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
     "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
     "\n"
@@ -178,6 +178,8 @@ const char ff_help_pager[] =
     "                    (farfault snapshot), also in zstd's seekable format. Do not change it\n"
     "  --allow USER      a user besides this one and root who may connect; can be given again\n"
     "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
+    "  --metrics ADDRESS:PORT\n"
+    "                    the same for Prometheus, by HTTP (127.0.0.1:9470)\n"
     "  --no-bulk         only pages that somebody waits for are placed\n"
     "  --help, -h        this text\n"
     "\n"

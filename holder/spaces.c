@@ -225,7 +225,7 @@ static void arm(FfHolder *h, FfHeldSpace *s)
 }
 
 /* Whoever has another fd of it can make it wait (O_NONBLOCK is not this fd's alone), so it is said
- * with each read. Before Linux 6.12 that cannot be said of a userfaultfd. */
+ * with each read, where the kernel knows that of a userfaultfd (6.18 does, 6.1 does not). */
 static ssize_t read_one(FfHeldSpace *s)
 {
     struct iovec iov = {&s->rec->in, sizeof(s->rec->in)};
