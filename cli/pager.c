@@ -182,8 +182,13 @@ static int listen_tcp(const char *where, GError **error)
 }
 
 /* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, FfInputStamp *stamp, GError **error)
+static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError **error)
 {
+    *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
+    if (*criu) {
+        *stamp = (FfInputStamp){0};
+        return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    }
     g_autoptr(FfSource) source = ff_source_open(path, NULL, error);
 
     if (!source) {
@@ -203,9 +208,13 @@ static int open_source(const char *path, FfInputStamp *stamp, GError **error)
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
-    int inherit[] = {open_source(line->from, &stamp, error), -1, -1};
+    bool criu;
+    int inherit[] = {open_source(line->from, &stamp, &criu, error), -1, -1};
 
     if (inherit[0] < 0) {
+        if (error && !*error) {
+            fail(error, line->from, g_strerror(errno));
+        }
         return EXIT_FAILED;
     }
     if (line->control && (inherit[1] = listen_at(line->control, false, error)) < 0) {
@@ -237,7 +246,8 @@ static int hold(const Line *line, GArray *uids, GError **error)
                                                  .inherit = inherit,
                                                  .n_inherit = G_N_ELEMENTS(inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,
-                                                 .n_uids = uids->len},
+                                                 .n_uids = uids->len,
+                                                 .criu = criu},
                                error);
     unlink(line->listen);
     if (line->control) {

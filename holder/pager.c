@@ -94,7 +94,7 @@ static void count_tries(FfHolder *h)
         if (++s->tries >= TRIES_MAX && s->root == (int)i) {
             ff_say("process %d is given up: %u pagers died over its first message", s->rec->pid,
                    s->tries);
-            ff_holder_drop(h, s->id);
+            ff_holder_drop(h, s->id, true);
         }
     }
 }
@@ -142,7 +142,7 @@ void ff_holder_on_link(FfHolder *h)
             if (s && msg.text[0]) {
                 ff_say("process %d: %s", s->rec->pid, msg.text);
             }
-            ff_holder_drop(h, msg.id);
+            ff_holder_drop(h, msg.id, msg.text[0]);
             dropped = true;
         }
     }

@@ -119,6 +119,51 @@ static bool is_userfaultfd(int fd)
            strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }
 
+/* ---- the guard ---------------------------------------------------------------------------------
+ */
+
+/* One thread, so it can be forked. Nobody is without one for longer than this takes. */
+bool ff_holder_start_guard(FfHolder *h)
+{
+    close_fd(&h->guard);
+    int link = ff_guard_start();
+    if (link < 0) {
+        errno = -link;
+        return false;
+    }
+    h->guard = link;
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        const FfHeldSpace *s = &h->space[i];
+        if (s->id && s->uffd >= 0) {
+            ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
+        }
+    }
+    return ff_holder_watch(h, h->guard, FF_ON_GUARD, 0, EPOLLRDHUP);
+}
+
+static void guard(FfHolder *h, const FfHeldSpace *s, FfGuardType type)
+{
+    if (ff_holder_is_guarded(h)) {
+        ff_guard_tell(h->guard, type, s->id, s->uffd, s->pidfd); /* its death is an event */
+    }
+}
+
+void ff_holder_registered(FfHolder *h, uint64_t connection)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        if (s->id && s->root == (int)i && s->connection == connection) {
+            __atomic_store_n(&s->rec->registered, 1, __ATOMIC_RELEASE);
+            for (; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+                ff_tell(s->news);
+            }
+        }
+    }
+}
+
+/* ---- clients -----------------------------------------------------------------------------------
+ */
+
 bool ff_holder_add_client(FfHolder *h, FfPending *p)
 {
     if (!is_userfaultfd(p->uffd)) {
@@ -145,14 +190,19 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
     s->rec->uid = p->uid;
     s->rec->hello_len = p->len;
     memcpy(s->rec->hello, p->bytes, p->len);
+    s->rec->registered = !h->cfg->criu;
+    s->connection = p->connection;
     s->sock = p->sock;
     s->pidfd = p->pidfd;
     int uffd = p->uffd;
+    s->uffd = uffd;
+    guard(h, s, FF_GUARD_HOLD);
     p->sock = p->uffd = p->pidfd = -1;
     if (!ff_holder_watch(h, s->told, FF_ON_TOLD, i, EPOLLIN) || !watch_uffd(h, s, uffd) ||
         !ff_holder_watch(h, s->sock, FF_ON_SOCK, i, EPOLLRDHUP) ||
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
         ff_say("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
+        guard(h, s, FF_GUARD_KILL);
         release(s);
         return false;
     }
@@ -179,6 +229,8 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     s->rec->pid = 0;
     s->rec->uid = parent->rec->uid;
     s->tries = 0;
+    s->uffd = uffd;
+    guard(h, s, FF_GUARD_HOLD);
     if (!watch_uffd(h, s, uffd)) {
         ff_say("a child of process %d cannot be watched, and waits: %s", parent->rec->pid,
                g_strerror(errno));
@@ -370,7 +422,7 @@ static void open_if_no_event(FfHolder *h, FfHeldSpace *root)
     }
 }
 
-void ff_holder_drop(FfHolder *h, uint64_t id)
+void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
 {
     FfHeldSpace *s = ff_holder_find(h, id);
 
@@ -378,6 +430,7 @@ void ff_holder_drop(FfHolder *h, uint64_t id)
         return;
     }
     FfHeldSpace *root = &h->space[s->root];
+    guard(h, s, failed ? FF_GUARD_KILL : FF_GUARD_DROP);
     close_fd(&s->uffd);
     s->ready = false;
     root->n_family--;

@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
@@ -138,12 +138,15 @@ int ff_server_run(const FfServerConfig *cfg)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    g_autoptr(FfSource) source = wait_for_source(cfg);
-    if (!source) {
+    struct stat st;
+    bool images = fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
+    g_autoptr(FfSource) source = images ? NULL : wait_for_source(cfg);
+    if (!images && !source) {
         return 1;
     }
     FF_FAULT_AT("pager-begins");
-    ff_sessions_init(&s.sessions, source, FF_HOLD_LINK_FD, cfg->bulk);
+    ff_sessions_init(&s.sessions, source, images ? FF_SERVER_SOURCE_FD : -1, FF_HOLD_LINK_FD,
+                     cfg->bulk);
     run(&s);
     /* Sessions' threads end with the process, and what they hold is in their records. */
     _exit(1);
