@@ -30,7 +30,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 typedef struct {
     gboolean help, no_bulk;
-    char *listen, *from, *control, *serve;
+    char *listen, *from, *control, *metrics, *serve;
     char **allow, **positional;
 } Line;
 
@@ -39,6 +39,7 @@ static void line_clear(Line *line)
     g_free(line->listen);
     g_free(line->from);
     g_free(line->control);
+    g_free(line->metrics);
     g_free(line->serve);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
@@ -52,6 +53,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"listen", 0, 0, G_OPTION_ARG_FILENAME, &line->listen, NULL, NULL},
         {"from", 0, 0, G_OPTION_ARG_FILENAME, &line->from, NULL, NULL},
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
+        {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
@@ -143,9 +145,50 @@ static int listen_at(const char *path, bool others, GError **error)
     return fd;
 }
 
-/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, FfInputStamp *stamp, GError **error)
+/* ADDRESS:PORT, of a host that is not looked up. -1 and ERROR. */
+static int listen_tcp(const char *where, GError **error)
 {
+    const char *colon = strrchr(where, ':');
+    g_autofree char *host = g_strndup(where, colon ? (size_t)(colon - where) : 0);
+    size_t len = strlen(host);
+    guint64 port;
+    struct sockaddr_storage native;
+    int one = 1;
+
+    if (len > 1 && host[0] == '[' && host[len - 1] == ']') {
+        host[len - 1] = 0;
+        memmove(host, host + 1, len - 1);
+    }
+    g_autoptr(GSocketAddress) addr = NULL;
+    if (colon && g_ascii_string_to_unsigned(colon + 1, 10, 1, 65535, &port, NULL)) {
+        addr = g_inet_socket_address_new_from_string(host, (guint)port);
+    }
+    if (!addr || !g_socket_address_to_native(addr, &native, sizeof(native), NULL)) {
+        fail(error, where, "give an address and a port: 127.0.0.1:9470");
+        return -1;
+    }
+    int fd = move_up(socket(native.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    int rc =
+        bind(fd, (struct sockaddr *)&native, (socklen_t)g_socket_address_get_native_size(addr));
+    if (rc < 0 || listen(fd, BACKLOG) < 0) {
+        fail(error, where, g_strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return -1;
+    }
+    return fd;
+}
+
+/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
+static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError **error)
+{
+    *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
+    if (*criu) {
+        *stamp = (FfInputStamp){0};
+        return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    }
     g_autoptr(FfSource) source = ff_source_open(path, NULL, error);
 
     if (!source) {
@@ -165,12 +208,19 @@ static int open_source(const char *path, FfInputStamp *stamp, GError **error)
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
-    int inherit[] = {open_source(line->from, &stamp, error), -1};
+    bool criu;
+    int inherit[] = {open_source(line->from, &stamp, &criu, error), -1, -1};
 
     if (inherit[0] < 0) {
+        if (error && !*error) {
+            fail(error, line->from, g_strerror(errno));
+        }
         return EXIT_FAILED;
     }
     if (line->control && (inherit[1] = listen_at(line->control, false, error)) < 0) {
+        return EXIT_FAILED;
+    }
+    if (line->metrics && (inherit[2] = listen_tcp(line->metrics, error)) < 0) {
         return EXIT_FAILED;
     }
     int listener = listen_at(line->listen, uids->len, error);
@@ -178,7 +228,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    char *argv[6] = {(char *)"farfault", (char *)"pager"};
+    char *argv[8] = {(char *)"farfault", (char *)"pager"};
     argv[2] = g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64, stamp.size, stamp.sec,
                               stamp.nsec);
     unsigned n = 3;
@@ -188,12 +238,16 @@ static int hold(const Line *line, GArray *uids, GError **error)
     if (line->control) {
         argv[n++] = g_strdup_printf("--control=%s", line->control);
     }
+    if (line->metrics) {
+        argv[n++] = g_strdup_printf("--metrics=%s", line->metrics);
+    }
     int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
                                                  .pager_argv = argv,
                                                  .inherit = inherit,
                                                  .n_inherit = G_N_ELEMENTS(inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,
-                                                 .n_uids = uids->len},
+                                                 .n_uids = uids->len,
+                                                 .criu = criu},
                                error);
     unlink(line->listen);
     if (line->control) {
@@ -205,7 +259,8 @@ static int hold(const Line *line, GArray *uids, GError **error)
 /* As hold() has said it. */
 static int serve(const Line *line)
 {
-    FfServerConfig cfg = {.bulk = !line->no_bulk, .control = line->control};
+    FfServerConfig cfg = {
+        .bulk = !line->no_bulk, .control = line->control, .metrics = line->metrics};
 
     if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64, &cfg.source.size, &cfg.source.sec,
                &cfg.source.nsec) != 3) {

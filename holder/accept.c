@@ -4,13 +4,15 @@
  * userfaultfd that came with one of its parts. Of the message this looks only for its end: the
  * bracket that closes the first one. See holder-internal.h.
  *
- * So many may be in here; the next one takes the place of the one that came first.
+ * So many may be in here; the next one waits, or takes the place of one that has not said all for
+ * PATIENCE_MS.
  *
  * System calls: accept4, getsockopt, recvmsg, pidfd_open, close.
  */
 #include "holder/holder-internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -21,7 +23,8 @@
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 #define FDS_MAX 16
-#define DEAF_MS 1000
+#define DEAF_MS 250
+#define PATIENCE_MS 2000
 
 static void forget(FfPending *p)
 {
@@ -60,44 +63,71 @@ static int pidfd_of(int sock, pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+/* The place of one who has not come to an end of it for long; NULL: nobody has. */
 static FfPending *room(FfHolder *h)
 {
+    FfPending *oldest = &h->pending[0];
+
     for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
         if (h->pending[i].sock < 0) {
             return &h->pending[i];
         }
+        if (h->pending[i].since_us < oldest->since_us) {
+            oldest = &h->pending[i];
+        }
     }
-    FfPending *p = &h->pending[h->next_pending++ % FF_HOLDER_PENDING];
-    ff_holder_log("process %d has not said who it is, and makes room for others", p->pid);
-    forget(p);
-    return p;
+    if (g_get_monotonic_time() - oldest->since_us < PATIENCE_MS * 1000) {
+        return NULL;
+    }
+    /* Not if it has said all meanwhile. */
+    ff_holder_on_pending(h, oldest - h->pending);
+    if (oldest->sock >= 0) {
+        ff_say("process %d has not said who it is, and makes room for others", oldest->pid);
+        forget(oldest);
+    }
+    return oldest;
+}
+
+/* Who connects waits until the listening socket is watched again. */
+static void be_deaf(FfHolder *h)
+{
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
+    h->deaf = true;
+    ff_holder_set_timer(h, DEAF_MS); /* what becomes free has no event */
 }
 
 void ff_holder_accept(FfHolder *h)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
+    FfPending *p = room(h);
+
+    if (!p) {
+        be_deaf(h);
+        return;
+    }
     int sock = accept4(h->cfg->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (sock < 0) {
         if (errno == EMFILE || errno == ENFILE) {
-            ff_holder_log("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
-            epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
-            h->deaf = true;
-            ff_holder_set_timer(h, DEAF_MS); /* what becomes free has no event */
+            ff_say("a client cannot be accepted: %s (ulimit -n)", g_strerror(errno));
+            be_deaf(h);
         }
         return;
     }
     if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
         !is_allowed(h->cfg, cred.uid)) {
-        ff_holder_log("process %d of user %u is refused: --allow names who may connect", cred.pid,
-                      cred.uid);
+        ff_say("process %d of user %u is refused: --allow names who may connect", cred.pid,
+               cred.uid);
         close(sock);
         return;
     }
-    FfPending *p = room(h);
     *p = (FfPending){.sock = sock, .uffd = -1, .pid = cred.pid, .uid = cred.uid};
+    p->since_us = g_get_monotonic_time();
     p->pidfd = pidfd_of(sock, cred.pid);
+    if (h->cfg->criu) { /* who has sent what: the kernel says so of what came before this, too */
+        setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int));
+    }
     p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
         forget(p);
@@ -184,6 +214,105 @@ static const char *what_is_wrong(const FfPending *p)
                                            : "it left in the middle of its first message";
 }
 
+/* ---- CRIU --------------------------------------------------------------------------------------
+ */
+
+#define FINISHED 0x52535446 /* "RSTF" */
+
+/* A process of which there is no more than what it has passed. */
+static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
+{
+    FfPending one = {.sock = fcntl(p->sock, F_DUPFD_CLOEXEC, 0),
+                     .uffd = p->uffd,
+                     .pid = who->pid,
+                     .uid = who->uid,
+                     .pidfd = who->pid ? (int)syscall(SYS_pidfd_open, who->pid, 0) : -1,
+                     .bytes = p->bytes,
+                     .len = sizeof(FfHoldPid)};
+
+    p->connection = p->connection ? p->connection : ++h->last_connection;
+    one.connection = p->connection;
+    p->uffd = -1;
+    p->len = 0;
+    p->since_us = G_MAXINT64; /* its place is its own until the end */
+    if ((one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
+        /* Nobody but us has its userfaultfd: without it, it would read zeros. */
+        ff_guard_tell(h->guard, FF_GUARD_HOLD, 0, one.uffd, one.pidfd);
+        ff_guard_tell(h->guard, FF_GUARD_KILL, 0, -1, -1);
+    }
+    one.bytes = NULL;
+    forget(&one);
+}
+
+static struct ucred sender_of(struct msghdr *mh)
+{
+    struct ucred who = {0};
+
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(mh); c; c = CMSG_NXTHDR(mh, c)) {
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS) {
+            memcpy(&who, CMSG_DATA(c), sizeof(who));
+        }
+    }
+    return who;
+}
+
+/* NULL: go on; else why not, "" at the end. Its pid, then a byte with the userfaultfd; again and
+ * again, each pair from the process itself. A dead process (zombie) has a negative pid alone. */
+static const char *receive_process(FfHolder *h, FfPending *p)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(FDS_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    char byte;
+    bool has_pid = p->len == sizeof(FfHoldPid);
+    struct iovec iov = {has_pid ? &byte : p->bytes + p->len,
+                        has_pid ? 1 : sizeof(FfHoldPid) - p->len};
+    struct msghdr mh = {.msg_iov = &iov,
+                        .msg_iovlen = 1,
+                        .msg_control = &control,
+                        .msg_controllen = sizeof(control)};
+    FfHoldPid hello;
+    ssize_t n = recvmsg(p->sock, &mh, MSG_CMSG_CLOEXEC);
+
+    if (n < 0) {
+        return errno == EAGAIN || errno == EINTR ? NULL : g_strerror(errno);
+    }
+    keep_fd(p, &mh);
+    if (n == 0) {
+        return "";
+    }
+    if (has_pid) {
+        struct ucred who = sender_of(&mh);
+        if (p->uffd < 0) {
+            return "it has passed no userfaultfd";
+        }
+        add_process(h, p, &who);
+        return NULL;
+    }
+    p->len += n;
+    if (p->len == sizeof(hello)) {
+        memcpy(&hello, p->bytes, sizeof(hello));
+        if (hello.pid == FINISHED) {
+            ff_holder_registered(h, p->connection);
+        }
+        p->len = hello.pid == FINISHED || hello.pid <= 0 ? 0 : p->len;
+    }
+    return NULL;
+}
+
+static void on_criu(FfHolder *h, FfPending *p)
+{
+    const char *why = receive_process(h, p);
+
+    if (why) {
+        if (why[0]) {
+            ff_say("criu restore (process %d) is not heard any more: %s", p->pid, why);
+        }
+        forget(p);
+    }
+}
+
 void ff_holder_on_pending(FfHolder *h, unsigned i)
 {
     FfPending *p = &h->pending[i];
@@ -191,9 +320,13 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
     if (p->sock < 0) {
         return;
     }
+    if (h->cfg->criu) {
+        on_criu(h, p);
+        return;
+    }
     if (!receive(p)) {
         if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
-            ff_holder_log("process %d is refused: %s", p->pid, what_is_wrong(p));
+            ff_say("process %d is refused: %s", p->pid, what_is_wrong(p));
         }
         forget(p);
     } else if (p->whole && p->uffd >= 0) {

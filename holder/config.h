@@ -14,6 +14,7 @@ typedef struct {
     unsigned n_inherit;
     const uid_t *uids; /* who may connect besides the holder's own user and root */
     unsigned n_uids;
+    bool criu; /* clients are CRIU's, not Firecracker's: many on a connection, and without a copy */
 } FfHolderConfig;
 
 #endif

@@ -4,7 +4,7 @@
  *
  * From the bottom:
  *
- *   tell.c     the log, epoll and timer; what is said to the pager
+ *   tell.c     epoll and timer; what is said to the pager
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
  *   pager.c    the pager's process, and what it says
@@ -14,11 +14,15 @@
 #define FF_HOLDER_INTERNAL_H
 
 #include "holder/config.h"
+#include "holder/guard.h"
 #include "holder/record.h"
+#include "holder/say.h"
 #include "holder/wire.h"
 
 #define FF_HOLDER_SPACES 1024
-#define FF_HOLDER_PENDING 32
+/* A client and its descendants: so many at a time; more of them wait in fork(). */
+#define FF_HOLDER_FAMILY 256
+#define FF_HOLDER_PENDING 64
 
 /* What an epoll event is about: KIND << 32 | index. */
 typedef enum {
@@ -31,6 +35,7 @@ typedef enum {
     FF_ON_UFFD,
     FF_ON_TOLD,   /* of a root */
     FF_ON_CLIENT, /* a root's pidfd */
+    FF_ON_GUARD,  /* the link to it */
     FF_ON_SOCK,   /* a root's socket: all who have it have ended, or closed it */
 } FfHolderOn;
 
@@ -43,10 +48,13 @@ typedef struct {
     int memfd, news;
     int told, sock, pidfd; /* of a root; else -1 */
     FfRecord *rec;
-    bool ready;     /* there may be something to read; its epoll is not armed */
-    bool full;      /* not before the pager has made room */
-    bool probe;     /* of a root: the pager is to be told that somebody may have ended */
-    unsigned tries; /* pagers that died before they took it */
+    bool ready;          /* there may be something to read; its epoll is not armed */
+    bool full;           /* not before the pager has made room */
+    bool said_room;      /* of a root: there is no room for a child of it */
+    unsigned n_family;   /* of a root: how many are in it */
+    bool probe;          /* of a root: the pager is to be told that somebody may have ended */
+    uint64_t connection; /* of a root of CRIU's; FfPending.connection */
+    unsigned tries;      /* pagers that died before they took it */
 } FfHeldSpace;
 
 typedef struct {
@@ -55,7 +63,9 @@ typedef struct {
     pid_t pid;
     uid_t uid;
     int pidfd;
-    int depth; /* of brackets */
+    gint64 since_us;
+    uint64_t connection; /* of CRIU's: a number of its own, when it has passed a client */
+    int depth;           /* of brackets */
     bool in_text, escaped, whole;
     uint32_t len;
     char *bytes; /* FF_RECORD_HELLO_MAX */
@@ -66,12 +76,12 @@ typedef struct {
     int epoll, signals, timer, null_fd;
     bool ending;
     int exit_status;
-    uint64_t last_number;
+    uint64_t last_number, last_connection;
     FfHeldSpace space[FF_HOLDER_SPACES];
     FfPending pending[FF_HOLDER_PENDING];
-    unsigned next_pending; /* which one makes room */
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
+    int guard; /* the link to it; -1: it is not needed */
     /* the pager */
     pid_t pid; /* 0: none */
     int pidfd, link;
@@ -83,7 +93,6 @@ typedef struct {
 } FfHolder;
 
 /* ---- tell.c ---- */
-void ff_holder_log(const char *format, ...) G_GNUC_PRINTF(1, 2);
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
 /* What has no event of its own is tried again: after MS. */
 void ff_holder_set_timer(FfHolder *h, unsigned ms);
@@ -98,6 +107,15 @@ void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
 
 /* ---- spaces.c ---- */
+/* A client keeps no copy of its userfaultfd. */
+static inline bool ff_holder_is_guarded(const FfHolder *h)
+{
+    return h->guard >= 0;
+}
+/* The guard is new, or has died. FALSE and errno. */
+bool ff_holder_start_guard(FfHolder *h);
+/* All clients of the connection have registered their memory. */
+void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */
 bool ff_holder_add_client(FfHolder *h, FfPending *p);
 void ff_holder_on_uffd(FfHolder *h, unsigned i);
@@ -108,7 +126,8 @@ void ff_holder_on_end(FfHolder *h, unsigned root, FfHolderOn on);
 void ff_holder_reset_gates(FfHolder *h);
 /* What could not be read for want of something. */
 void ff_holder_try_again(FfHolder *h);
-void ff_holder_drop(FfHolder *h, uint64_t id);
+/* FAILED: its pages have not come, so it may not go on. */
+void ff_holder_drop(FfHolder *h, uint64_t id, bool failed);
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id);
 
 /* ---- pager.c ---- */

@@ -74,6 +74,13 @@ static void dispatch(FfHolder *h, uint64_t what)
     case FF_ON_TOLD:
         ff_holder_on_told(h, i);
         break;
+    case FF_ON_GUARD:
+        ff_say("the guard has died: the next one goes on");
+        if (!ff_holder_start_guard(h)) {
+            ff_say("no guard: %s; if the holder ends as well, clients read zeros",
+                   g_strerror(errno));
+        }
+        break;
     case FF_ON_CLIENT:
     case FF_ON_SOCK:
         ff_holder_on_end(h, i, (FfHolderOn)(what >> 32));
@@ -117,7 +124,8 @@ static bool set_up(FfHolder *h, GError **error)
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
         !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
-        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN)) {
+        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) ||
+        (h->cfg->criu && !ff_holder_start_guard(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));
         return false;
@@ -132,7 +140,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     FF_FAULT_SIDE("holder");
     h->cfg = cfg;
     h->spare = -1;
-    h->link = h->pidfd = -1;
+    h->link = h->pidfd = h->guard = -1;
     for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
         h->pending[i].sock = -1;
     }

@@ -67,7 +67,7 @@ void ff_holder_start_pager(FfHolder *h)
     close(link[1]);
     h->pidfd = rc == 0 ? (int)syscall(SYS_pidfd_open, h->pid, 0) : -1;
     if (h->pidfd < 0) {
-        ff_holder_log("the pager cannot be started: %s", g_strerror(rc ? -rc : errno));
+        ff_say("the pager cannot be started: %s", g_strerror(rc ? -rc : errno));
         close(link[0]);
         h->pid = 0;
         ff_holder_set_timer(h, WAIT_MS);
@@ -92,9 +92,9 @@ static void count_tries(FfHolder *h)
         }
         __atomic_store_n(&s->rec->taken, FF_TAKEN_NOT, __ATOMIC_RELEASE);
         if (++s->tries >= TRIES_MAX && s->root == (int)i) {
-            ff_holder_log("process %d is given up: %u pagers died over its first message",
-                          s->rec->pid, s->tries);
-            ff_holder_drop(h, s->id);
+            ff_say("process %d is given up: %u pagers died over its first message", s->rec->pid,
+                   s->tries);
+            ff_holder_drop(h, s->id, true);
         }
     }
 }
@@ -109,7 +109,7 @@ void ff_holder_on_pager_end(FfHolder *h)
     close(h->link);
     h->pid = 0;
     h->pidfd = h->link = -1;
-    ff_holder_log("the pager has died: the next one goes on");
+    ff_say("the pager has died: the next one goes on");
     count_tries(h);
     ff_holder_reset_gates(h);
     if (lived < LIVED_US) {
@@ -124,6 +124,7 @@ void ff_holder_on_link(FfHolder *h)
     FfHoldMessage msg;
     int fds[FF_HOLD_FDS], rc;
     unsigned n;
+    bool dropped = false;
     struct pollfd pfd = {.fd = h->link, .events = POLLIN};
 
     while (poll(&pfd, 1, 0) == 1 && pfd.revents & POLLIN) {
@@ -139,10 +140,14 @@ void ff_holder_on_link(FfHolder *h)
         if (msg.type == FF_HOLD_DROP) {
             const FfHeldSpace *s = ff_holder_find(h, msg.id);
             if (s && msg.text[0]) {
-                ff_holder_log("process %d: %s", s->rec->pid, msg.text);
+                ff_say("process %d: %s", s->rec->pid, msg.text);
             }
-            ff_holder_drop(h, msg.id);
+            ff_holder_drop(h, msg.id, msg.text[0]);
+            dropped = true;
         }
+    }
+    if (dropped) {
+        ff_holder_try_again(h); /* who waited for a place */
     }
     if (pfd.revents & (POLLHUP | POLLERR)) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->link, NULL);

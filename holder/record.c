@@ -16,6 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 #define LOAD(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define STORE(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define ADD(p, v) __atomic_add_fetch(p, v, __ATOMIC_SEQ_CST)
@@ -168,6 +170,7 @@ unsigned ff_record_take_faults(FfRecord *rec, struct uffd_msg *msgs, unsigned ma
     }
     STORE(&rec->tail, tail + n);
     if (n && __atomic_exchange_n(&rec->full, 0, __ATOMIC_SEQ_CST)) {
+        FF_FAULT_AT("room-made");
         ff_tell(told);
     }
     return n;

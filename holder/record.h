@@ -40,6 +40,8 @@ typedef struct {
     int32_t pid; /* of a client; 0: a child's, not known */
     uint32_t uid;
     uint32_t hello_len;
+    uint32_t registered; /* holder, of a root: all its memory is. Observer: the pager */
+    uint32_t reserved;
     uint32_t taken; /* FfTaken: pager; the holder after its death. Observers: both */
 
     /* ---- the family's: of the root's record. All atomic, sequentially consistent ---- */
@@ -68,6 +70,12 @@ typedef struct {
 } FfRecord;
 static_assert(sizeof(struct uffd_msg) == 32, "as the kernel writes it");
 static_assert(offsetof(FfRecord, seq) % 8 == 0, "atomic");
+
+/* What is in `hello` of a process that CRIU restores. */
+typedef struct {
+    int32_t pid; /* in its own pid namespace: of its images */
+} FfHoldPid;
+static_assert(sizeof(FfHoldPid) == 4, "as CRIU sends it");
 
 /* Where the pager's part begins in the memfd. */
 #define FF_RECORD_SIZE ((sizeof(FfRecord) + 4095) / 4096 * 4096)

@@ -7,7 +7,8 @@
  * is `ready`, and turn() of its family reads it when the gate allows: at once, or when the pager
  * tells that the last one has left, that an event was applied, or that there is room for faults.
  *
- * System calls: read, eventfd, epoll_ctl, fcntl, readlinkat, close.
+ * System calls: preadv2, read, getrlimit, setrlimit, poll, eventfd, epoll_ctl, fcntl, readlinkat,
+ * close.
  */
 #include "holder/holder-internal.h"
 
@@ -17,11 +18,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 
-#define AGAIN_MS 10
+#define AGAIN_MS 100
 
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id)
 {
@@ -116,10 +119,55 @@ static bool is_userfaultfd(int fd)
            strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }
 
+/* ---- the guard ---------------------------------------------------------------------------------
+ */
+
+/* One thread, so it can be forked. Nobody is without one for longer than this takes. */
+bool ff_holder_start_guard(FfHolder *h)
+{
+    close_fd(&h->guard);
+    int link = ff_guard_start();
+    if (link < 0) {
+        errno = -link;
+        return false;
+    }
+    h->guard = link;
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        const FfHeldSpace *s = &h->space[i];
+        if (s->id && s->uffd >= 0) {
+            ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
+        }
+    }
+    return ff_holder_watch(h, h->guard, FF_ON_GUARD, 0, EPOLLRDHUP);
+}
+
+static void guard(FfHolder *h, const FfHeldSpace *s, FfGuardType type)
+{
+    if (ff_holder_is_guarded(h)) {
+        ff_guard_tell(h->guard, type, s->id, s->uffd, s->pidfd); /* its death is an event */
+    }
+}
+
+void ff_holder_registered(FfHolder *h, uint64_t connection)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        if (s->id && s->root == (int)i && s->connection == connection) {
+            __atomic_store_n(&s->rec->registered, 1, __ATOMIC_RELEASE);
+            for (; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+                ff_tell(s->news);
+            }
+        }
+    }
+}
+
+/* ---- clients -----------------------------------------------------------------------------------
+ */
+
 bool ff_holder_add_client(FfHolder *h, FfPending *p)
 {
     if (!is_userfaultfd(p->uffd)) {
-        ff_holder_log("process %d: what it passed is not a userfaultfd", p->pid);
+        ff_say("process %d: what it passed is not a userfaultfd", p->pid);
         return false;
     }
     int i = prepare(h);
@@ -128,27 +176,33 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
     if (!s || s->told < 0) {
-        ff_holder_log("process %d: no room for another client (%u at most, and files: ulimit -n)",
-                      p->pid, FF_HOLDER_SPACES);
+        ff_say("process %d: no room for another client (%u at most, and files: ulimit -n)", p->pid,
+               FF_HOLDER_SPACES);
         if (s) {
             release(s);
         }
         return false;
     }
     name(h, s);
+    s->n_family = 1;
     s->rec->root = s->id;
     s->rec->pid = p->pid;
     s->rec->uid = p->uid;
     s->rec->hello_len = p->len;
     memcpy(s->rec->hello, p->bytes, p->len);
+    s->rec->registered = !h->cfg->criu;
+    s->connection = p->connection;
     s->sock = p->sock;
     s->pidfd = p->pidfd;
     int uffd = p->uffd;
+    s->uffd = uffd;
+    guard(h, s, FF_GUARD_HOLD);
     p->sock = p->uffd = p->pidfd = -1;
     if (!ff_holder_watch(h, s->told, FF_ON_TOLD, i, EPOLLIN) || !watch_uffd(h, s, uffd) ||
         !ff_holder_watch(h, s->sock, FF_ON_SOCK, i, EPOLLRDHUP) ||
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
-        ff_holder_log("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
+        ff_say("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
+        guard(h, s, FF_GUARD_KILL);
         release(s);
         return false;
     }
@@ -170,13 +224,16 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     s->parent = index_of(h, parent);
     s->next = parent->next;
     parent->next = index_of(h, s);
+    h->space[s->root].n_family++;
     name(h, s);
     s->rec->pid = 0;
     s->rec->uid = parent->rec->uid;
     s->tries = 0;
+    s->uffd = uffd;
+    guard(h, s, FF_GUARD_HOLD);
     if (!watch_uffd(h, s, uffd)) {
-        ff_holder_log("a child of process %d cannot be watched, and waits: %s", parent->rec->pid,
-                      g_strerror(errno));
+        ff_say("a child of process %d cannot be watched, and waits: %s", parent->rec->pid,
+               g_strerror(errno));
     }
     parent->rec->child = s->id;
     ff_holder_tell_pager(h);
@@ -219,28 +276,75 @@ static void arm(FfHolder *h, FfHeldSpace *s)
     epoll_ctl(h->epoll, EPOLL_CTL_MOD, s->uffd, &e);
 }
 
+/* Whoever has another fd of it can make it wait (O_NONBLOCK is not this fd's alone), so it is said
+ * with each read, where the kernel knows that of a userfaultfd (6.18 does, 6.1 does not). */
+static ssize_t read_one(FfHeldSpace *s)
+{
+    struct iovec iov = {&s->rec->in, sizeof(s->rec->in)};
+    ssize_t n = preadv2(s->uffd, &iov, 1, -1, RWF_NOWAIT);
+
+    if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+        int flags = fcntl(s->uffd, F_GETFL);
+        if (!(flags & O_NONBLOCK)) {
+            fcntl(s->uffd, F_SETFL, flags | O_NONBLOCK);
+        }
+        n = read(s->uffd, &s->rec->in, sizeof(s->rec->in));
+    }
+    return n;
+}
+
+/* The same where nothing is ready for a child: with no fd free the kernel keeps a fork for later
+ * (EMFILE), and hands out the rest. */
+static ssize_t read_no_fork(FfHeldSpace *s)
+{
+    struct rlimit files, none;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0) {
+        return -1;
+    }
+    none = (struct rlimit){0, files.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &none) < 0) {
+        return -1;
+    }
+    ssize_t n = read_one(s);
+    int err = errno;
+    setrlimit(RLIMIT_NOFILE, &files);
+    errno = err;
+    return n;
+}
+
+static void say_no_room(FfHolder *h, const FfHeldSpace *s)
+{
+    FfHeldSpace *root = &h->space[s->root];
+
+    if (!root->said_room) {
+        ff_say("process %d or a child of it has forked, and waits: no room for another child"
+               " (%u of one client, %u in all; files: ulimit -n)",
+               root->rec->pid, FF_HOLDER_FAMILY, FF_HOLDER_SPACES);
+        root->said_room = true;
+    }
+}
+
 /* Until an event, or nothing is there. */
 static Read read_messages(FfHolder *h, FfHeldSpace *s)
 {
     FfRecord *r = s->rec;
+    bool may_fork = have_spare(h) && h->space[s->root].n_family < FF_HOLDER_FAMILY;
 
     for (;;) {
         if (!has_room(r)) {
             s->full = true;
             return READ_LATER;
         }
-        if (!have_spare(h)) {
-            ff_holder_set_timer(h, AGAIN_MS); /* what becomes free has no event */
-            return READ_LATER;
-        }
         r->in_seq = r->seq + 1;
-        ssize_t n = FF_FAULT_CALL("holder-read", read(s->uffd, &r->in, sizeof(r->in)));
+        ssize_t n = FF_FAULT_CALL("holder-read", may_fork ? read_one(s) : read_no_fork(s));
         if (n < 0 && errno == EAGAIN) {
             arm(h, s);
             return READ_ALL;
         }
         if (n < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
-            ff_holder_set_timer(h, AGAIN_MS); /* a child's userfaultfd: it waits in fork() */
+            say_no_room(h, s);                /* a child's userfaultfd: it waits in fork() */
+            ff_holder_set_timer(h, AGAIN_MS); /* what becomes free has no event */
             return READ_LATER;
         }
         if (n < 0 && errno == EINTR) {
@@ -248,8 +352,8 @@ static Read read_messages(FfHolder *h, FfHeldSpace *s)
         }
         if (n != sizeof(r->in)) {
             s->ready = false;
-            ff_holder_log("process %d: its userfaultfd cannot be read: %s", r->pid,
-                          g_strerror(n < 0 ? errno : EIO));
+            ff_say("process %d: its userfaultfd cannot be read: %s", r->pid,
+                   g_strerror(n < 0 ? errno : EIO));
             return READ_ALL;
         }
         FF_FAULT_AT("holder-was-read");
@@ -269,6 +373,11 @@ static void turn(FfHolder *h, FfHeldSpace *root)
 {
     bool any = false;
 
+    /* Until then the client can neither change its memory nor fork: what the pager finds out about
+     * it is what the first event finds. */
+    if (__atomic_load_n(&root->rec->taken, __ATOMIC_ACQUIRE) != FF_TAKEN) {
+        return; /* the pager tells */
+    }
     if (ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_EVENT) {
         return; /* the pager opens it, and tells */
     }
@@ -313,7 +422,7 @@ static void open_if_no_event(FfHolder *h, FfHeldSpace *root)
     }
 }
 
-void ff_holder_drop(FfHolder *h, uint64_t id)
+void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
 {
     FfHeldSpace *s = ff_holder_find(h, id);
 
@@ -321,8 +430,11 @@ void ff_holder_drop(FfHolder *h, uint64_t id)
         return;
     }
     FfHeldSpace *root = &h->space[s->root];
+    guard(h, s, failed ? FF_GUARD_KILL : FF_GUARD_DROP);
     close_fd(&s->uffd);
     s->ready = false;
+    root->n_family--;
+    root->said_room = false;
     if (s != root) {
         for (FfHeldSpace *p = root;; p = &h->space[p->next]) {
             if (p->next == (int)index_of(h, s)) {
@@ -351,6 +463,13 @@ void ff_holder_on_uffd(FfHolder *h, unsigned i)
     }
 }
 
+static void look_for_room(FfHolder *h, FfHeldSpace *root)
+{
+    for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
+        s->full = s->full && !has_room(s->rec);
+    }
+}
+
 /* Once for each fd: it stays as it is then. Whose fd it was may have been dropped meanwhile, and
  * another client have its place. */
 void ff_holder_on_end(FfHolder *h, unsigned i, FfHolderOn on)
@@ -373,9 +492,7 @@ void ff_holder_on_told(FfHolder *h, unsigned i)
         return;
     }
     ff_untell(root->told);
-    for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
-        s->full = s->full && !has_room(s->rec);
-    }
+    look_for_room(h, root);
     turn(h, root);
 }
 
@@ -395,6 +512,7 @@ void ff_holder_reset_gates(FfHolder *h)
         if (h->space[i].id && h->space[i].root == (int)i) {
             ff_gate_reset(h->space[i].rec);
             open_if_no_event(h, &h->space[i]);
+            look_for_room(h, &h->space[i]); /* it may have died before it told */
             turn(h, &h->space[i]);
         }
     }

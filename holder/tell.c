@@ -1,26 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What all parts of the holder use: the log, its epoll and timer, and messages to the pager. See
+ * What all parts of the holder use: its epoll and timer, and messages to the pager. See
  * holder-internal.h. System calls: epoll_ctl, timerfd_settime, sendmsg.
  */
 #include "holder/holder-internal.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
 #define AGAIN_MS 10
-
-void ff_holder_log(const char *format, ...)
-{
-    va_list ap;
-
-    va_start(ap, format);
-    g_autofree char *text = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    fprintf(stderr, "farfault pager: %s\n", text);
-}
 
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events)
 {

@@ -21,6 +21,12 @@ static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
     FfSession *s = of(m);
 
     ff_untell(s->news);
+    if (!s->said_registered && __atomic_load_n(&s->root_rec->registered, __ATOMIC_ACQUIRE)) {
+        s->said_registered = true;
+        pthread_mutex_lock(&s->lock);
+        pthread_cond_broadcast(&s->changed); /* to the owner */
+        pthread_mutex_unlock(&s->lock);
+    }
     unsigned n = ff_record_take_faults(s->rec, msgs, max - 1, s->told);
     bool all = __atomic_load_n(&s->rec->head, __ATOMIC_SEQ_CST) == s->rec->tail;
     if (!all) {

@@ -12,6 +12,7 @@
 #include <assert.h>
 
 #include "holder/record.h"
+#include "snapshot/input.h"
 #include "uffd/space.h"
 
 #define FF_IMAGE_BLOCKS 128
@@ -56,6 +57,9 @@ typedef struct {
     uint32_t n_blocks, reserved;
     uint64_t features; /* of the userfaultfd */
     FfImageCounts counts;
+    int32_t criu_pid; /* whose images; 0: a client of another dialect */
+    uint32_t reserved2;
+    FfInputStamp pagemap, pages; /* of its images */
     FfImageBlock block[FF_IMAGE_BLOCKS];
     FfImageCopy copy[2];
 } FfImage;

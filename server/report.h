@@ -9,5 +9,7 @@
 
 /* An array with an object for each. Any thread. */
 JsonNode *ff_sessions_report(FfSessions *all);
+/* The same as OpenMetrics (g_free). */
+char *ff_sessions_metrics(FfSessions *all);
 
 #endif

@@ -14,11 +14,14 @@
 #define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
 /* Listening: who connects reads what is known of all clients, as JSON. May be closed. */
 #define FF_SERVER_CONTROL_FD (FF_HOLD_LINK_FD + 2)
+/* The same of TCP, as OpenMetrics by HTTP. */
+#define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)
 
 typedef struct {
     FfInputStamp source; /* of the source, when the holder began */
     bool bulk;           /* pages that nobody waits for are placed as well */
     bool control;        /* FF_SERVER_CONTROL_FD is there */
+    bool metrics;        /* FF_SERVER_METRICS_FD */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

@@ -19,6 +19,7 @@
 
 #include <pthread.h>
 
+#include "server/criu.h"
 #include "server/image.h"
 #include "server/sessions.h"
 #include "uffd/bitmap.h"
@@ -40,8 +41,10 @@ struct FfSession {
     uint64_t id, root, parent;
     int uffd, memfd, news, told;
     FfRecord *rec, *root_rec;
-    FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
-    FfSpace *space; /* the same */
+    FfCriu criu;      /* owner; before the others run */
+    FfSource *source; /* the same: that of all, or of `criu` */
+    FfImage *image;   /* NULL: not made yet. Set once; lock of FfSessions */
+    FfSpace *space;   /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
@@ -61,6 +64,7 @@ struct FfSession {
     pthread_mutex_t calm_lock; /* a leaf; of `calm` alone, as bulk shares no lock with faults */
     pthread_cond_t calm;       /* nobody waits */
     bool ending;               /* atomic, stored under lock. Observers: all its threads */
+    bool said_registered;      /* fault thread */
     bool stuck;                /* atomic; the gate stays closed. Observer: the owner */
     bool said_source;          /* stored under lock; there is something in `bad` */
     bool said_memory;          /* atomic; once. Observers: who would say it again */

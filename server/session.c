@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "holder/say.h"
 #include "net/priority.h"
 #include "server/family.h"
 #include "server/firecracker.h"
@@ -27,6 +28,7 @@
 #include "server/work.h"
 
 #define THREADS_AGAIN_MS 1000
+#define CRIU_PAGE 4096
 
 /* ---- what a space tells ------------------------------------------------------------------------
  */
@@ -110,20 +112,19 @@ static bool check_features(FfSession *s, uint64_t *features, GError **error)
     return true;
 }
 
-/* A client's image, from its first message. */
-static bool make_image(FfSession *s, GError **error)
+/* Of Firecracker's regions. NULL and ERROR. */
+static FfImage *make_firecracker(FfSession *s, GError **error)
 {
     FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
     FfImageBlock block[FF_IMAGE_BLOCKS];
-    uint64_t features;
     G_STATIC_ASSERT(FF_FIRECRACKER_REGIONS <= FF_IMAGE_BLOCKS);
 
     unsigned n = s->rec->hello_len > FF_RECORD_HELLO_MAX
                      ? 0
                      : ff_firecracker_parse(s->rec->hello, s->rec->hello_len,
                                             ff_source_size(s->all->source), region, error);
-    if (!n || !check_features(s, &features, error)) {
-        return false;
+    if (!n) {
+        return NULL;
     }
     g_autofree char *path = g_strdup_printf("/proc/%d/maps", s->rec->pid), *maps = NULL;
     g_file_get_contents(path, &maps, NULL, NULL);
@@ -133,13 +134,61 @@ static bool make_image(FfSession *s, GError **error)
     }
     FfImage *image = ff_image_create(s->memfd, block, n);
     if (!image) {
-        return fail(error, "no room for what is known of its memory", -errno);
+        fail(error, "no room for what is known of its memory", -errno);
+        return NULL;
     }
-    image->features = features;
     for (unsigned i = 0; i < n; i++) {
         image->copy[0].range[i] = (FfImageRange){region[i].addr, region[i].size, 0, i};
     }
     image->copy[0].n_ranges = n;
+    return image;
+}
+
+/* Of CRIU's images: one block, in as many ranges as they have. */
+static FfImage *make_criu(FfSession *s, GError **error)
+{
+    g_auto(FfCriu) c = {0};
+    FfHoldPid hello;
+
+    memcpy(&hello, s->rec->hello, sizeof(hello));
+    if (!ff_criu_open(&c, s->all->images, hello.pid, NULL, error)) {
+        return NULL;
+    }
+    uint64_t size = ff_source_size(c.source);
+    if (!size || c.ranges->len > FF_IMAGE_RANGES) {
+        fail(error, "CRIU's images have no lazy pages, or too many runs of them", -E2BIG);
+        return NULL;
+    }
+    FfImage *image = ff_image_create(
+        s->memfd, &(FfImageBlock){size, CRIU_PAGE, 0, .sharing = FF_SHARING_PRIVATE}, 1);
+    if (!image) {
+        fail(error, "no room for what is known of its memory", -errno);
+        return NULL;
+    }
+    for (guint i = 0; i < c.ranges->len; i++) {
+        const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
+        image->copy[0].range[i] = (FfImageRange){r->addr, r->len, r->offset, 0};
+    }
+    image->copy[0].n_ranges = c.ranges->len;
+    image->criu_pid = hello.pid;
+    image->pagemap = c.stamp;
+    image->pages = *ff_source_stamp(c.source);
+    return image;
+}
+
+/* A client's image, from its first message. */
+static bool make_image(FfSession *s, GError **error)
+{
+    uint64_t features;
+
+    if (!check_features(s, &features, error)) {
+        return false;
+    }
+    FfImage *image = s->all->images >= 0 ? make_criu(s, error) : make_firecracker(s, error);
+    if (!image) {
+        return false;
+    }
+    image->features = features;
     FF_FAULT_AT("client-made");
     __atomic_store_n(&s->rec->taken, FF_TAKEN, __ATOMIC_RELEASE);
     pthread_mutex_lock(&s->all->lock);
@@ -155,6 +204,9 @@ static bool make_image_alone(FfSession *s, GError **error)
     __atomic_store_n(&s->rec->taken, FF_TAKEN_BEGUN, __ATOMIC_RELEASE);
     bool made = make_image(s, error);
     pthread_mutex_unlock(&s->all->making);
+    if (made) {
+        ff_tell(s->told);
+    }
     return made;
 }
 
@@ -169,8 +221,28 @@ static bool wait_for_parent(FfSession *s)
     return s->image;
 }
 
+/* Content as it was when the client came. */
+static bool open_source(FfSession *s, GError **error)
+{
+    const FfImage *i = s->image;
+
+    s->source = s->all->source;
+    if (!i->criu_pid) {
+        return true;
+    }
+    if (!ff_criu_open(&s->criu, s->all->images, i->criu_pid, &i->pages, error)) {
+        return false;
+    }
+    s->source = s->criu.source;
+    return memcmp(&s->criu.stamp, &i->pagemap, sizeof(i->pagemap)) == 0 ||
+           fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
+}
+
 static bool open_space(FfSession *s, GError **error)
 {
+    if (!open_source(s, error)) {
+        return false;
+    }
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         const FfImageBlock *b = &s->image->block[i];
         ff_bitmap_init_over(&s->placed[i], ff_image_bits(s->image, i), b->size / b->page_size);
@@ -205,6 +277,19 @@ static gpointer run_faults(gpointer p)
     return NULL;
 }
 
+/* CRIU's processes register their memory only after they have passed their userfaultfd. FALSE: the
+ * end. */
+static bool wait_registered(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!__atomic_load_n(&s->root_rec->registered, __ATOMIC_ACQUIRE) &&
+           !ff_session_is_ending(s)) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return !ff_session_is_ending(s);
+}
+
 /* After a pager that has died: who was told to it and not answered is told again. */
 static void serve(FfSession *s)
 {
@@ -226,8 +311,11 @@ static void serve(FfSession *s)
     ff_tell(s->news); /* what its predecessor has not taken */
     ff_space_wake_all(s->space);
     ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
-    if (s->all->bulk) {
+    if (s->all->bulk && wait_registered(s)) {
         ff_work_bulk(s);
+        if (s->image->criu_pid && ff_space_missing(s->space) == 0) {
+            ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */
+        }
     }
 }
 
@@ -239,6 +327,7 @@ static void close_all(FfSession *s)
     if (s->image) {
         ff_image_unmap(s->image);
     }
+    ff_criu_clear(&s->criu);
     close(s->uffd);
     close(s->memfd);
     close(s->news);
@@ -318,9 +407,9 @@ static gpointer run_owner(gpointer p)
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
-void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk)
+void ff_sessions_init(FfSessions *all, FfSource *source, int images, int link, bool bulk)
 {
-    *all = (FfSessions){.source = source, .link = link, .bulk = bulk};
+    *all = (FfSessions){.source = source, .images = images, .link = link, .bulk = bulk};
     pthread_mutex_init(&all->lock, NULL);
     pthread_mutex_init(&all->making, NULL);
     pthread_cond_init(&all->changed, NULL);
@@ -367,9 +456,7 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
     s->news = fds[FF_HOLD_FD_NEWS];
     s->told = fds[FF_HOLD_FD_TOLD];
     if (!map_records(s, fds[FF_HOLD_FD_ROOT])) {
-        fprintf(stderr,
-                "farfault pager: what is known of a client cannot be mapped (%s), so it waits\n",
-                g_strerror(errno));
+        ff_say("what is known of a client cannot be mapped (%s), so it waits", g_strerror(errno));
         close_all(s); /* the holder keeps it for the next pager */
         g_free(s);
         return;

@@ -9,7 +9,8 @@
 #include "holder/wire.h"
 #include "server/sessions.h"
 
-void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk);
+/* SOURCE, or IMAGES: a folder of CRIU's (else -1). */
+void ff_sessions_init(FfSessions *all, FfSource *source, int images, int link, bool bulk);
 
 /* A space as the holder told of it; FDS (FF_HOLD_FDS) are taken. Its threads do not run yet. */
 void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds);

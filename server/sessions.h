@@ -12,9 +12,10 @@
 typedef struct FfSession FfSession;
 
 typedef struct {
-    FfSource *source;       /* borrowed */
-    int link;               /* to the holder */
-    bool bulk;              /* pages that nobody waits for are placed as well */
+    int images;       /* a folder of CRIU's, where each session has a source of its own; or -1 */
+    FfSource *source; /* borrowed */
+    int link;         /* to the holder */
+    bool bulk;        /* pages that nobody waits for are placed as well */
     pthread_mutex_t lock;   /* a leaf, but that a space's lock is taken under it to read */
     pthread_mutex_t making; /* the first message of a client is looked at; before `lock` */
     pthread_cond_t changed;

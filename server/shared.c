@@ -2,7 +2,7 @@
 /* What all parts of a session use; see session-internal.h. System calls: write. */
 #include "server/session-internal.h"
 
-#include <stdio.h>
+#include "holder/say.h"
 
 void ff_session_log(const FfSession *s, const char *format, ...)
 {
@@ -11,8 +11,7 @@ void ff_session_log(const FfSession *s, const char *format, ...)
     va_start(ap, format);
     g_autofree char *text = g_strdup_vprintf(format, ap);
     va_end(ap);
-    fprintf(stderr, "farfault pager: process %d%s: %s\n", s->root_rec->pid,
-            s->parent ? " (a child)" : "", text);
+    ff_say("process %d%s: %s", s->root_rec->pid, s->parent ? " (a child)" : "", text);
 }
 
 void ff_session_end(FfSession *s)

@@ -15,10 +15,7 @@
 #include "snapshot/mapped.h"
 #include "snapshot/saved.h"
 
-/* Bytes [START, START + LEN) of the source are at FILE of the file, or zeros. */
-typedef struct {
-    uint64_t start, len, file;
-} Extent;
+typedef FfSourceExtent Extent;
 
 struct FfSource {
     char *path;
@@ -117,9 +114,8 @@ static bool is_unchanged(const FfSource *s, const FfInput *in, GError **error)
     return false;
 }
 
-FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **error)
+static FfInput *open_known(FfSource *s, const char *path, const FfInputStamp *known, GError **error)
 {
-    g_autoptr(FfSource) s = g_new0(FfSource, 1);
     g_autoptr(FfInput) in = ff_input_open(path, error);
 
     s->path = g_strdup(path);
@@ -131,7 +127,26 @@ FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **e
     } else {
         ff_input_stamp(in, &s->stamp);
     }
-    if (!is_unchanged(s, in, error)) {
+    return is_unchanged(s, in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+FfSource *ff_source_open_extents(const char *path, GArray *extents, uint64_t size,
+                                 const FfInputStamp *known, GError **error)
+{
+    g_autoptr(FfSource) s = g_new0(FfSource, 1);
+
+    s->extents = extents;
+    s->size = size;
+    g_autoptr(FfInput) in = open_known(s, path, known, error);
+    return in ? g_steal_pointer(&s) : NULL;
+}
+
+FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **error)
+{
+    g_autoptr(FfSource) s = g_new0(FfSource, 1);
+    g_autoptr(FfInput) in = open_known(s, path, known, error);
+
+    if (!in) {
         return NULL;
     }
     if (is_saved(in)) {
@@ -140,6 +155,13 @@ FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **e
         }
     } else {
         s->size = ff_input_size(in);
+    }
+    if (s->size % FF_SAVED_PAGE) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: it is not whole pages; give the file with the memory, not that with the "
+                    "state of the devices",
+                    path);
+        return NULL;
     }
     if (!s->size) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: there is nothing in it", path);

@@ -21,9 +21,17 @@
 typedef struct FfSource FfSource;
 typedef struct FfSourceReader FfSourceReader;
 
+/* Bytes [START, START + LEN) of the source are at FILE of the file. */
+typedef struct {
+    uint64_t start, len, file;
+} FfSourceExtent;
+
 /* KNOWN: the stamp of an earlier source of the same file, which it must have still; or NULL. ERROR
  * (G_IO_ERROR, one line that names PATH). */
 FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **error);
+/* Of EXTENTS (FfSourceExtent, by START, without gaps; taken), which are SIZE bytes of PATH. */
+FfSource *ff_source_open_extents(const char *path, GArray *extents, uint64_t size,
+                                 const FfInputStamp *known, GError **error);
 const FfInputStamp *ff_source_stamp(const FfSource *s);
 /* After all readers. Can be NULL. */
 void ff_source_free(FfSource *s);

@@ -104,7 +104,7 @@ static bool read_content(Worker *w, const FfRun *run, uint64_t *len, bool *zero)
 
     *len = run->n * b->page_size;
     if (!w->reader) {
-        w->reader = ff_source_reader(s->all->source, &error);
+        w->reader = ff_source_reader(s->source, &error);
     }
     if (w->reader && FF_FAULT_CALL("source-read", 0) == 0 &&
         ff_source_read(w->reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,

@@ -160,7 +160,7 @@ static void make_memory(Client *c)
     if (p->flags & CLIENT_MOVES) {
         api.features |= UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
     }
-    if (p->flags & CLIENT_FORKS) {
+    if (p->flags & (CLIENT_FORKS | CLIENT_LEAVES)) {
         api.features |= UFFD_FEATURE_EVENT_FORK;
     }
     c->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -348,6 +348,29 @@ static void read_all(const Client *c)
     }
 }
 
+static void *read_one(void *p)
+{
+    const volatile uint64_t *word = p;
+
+    return (void *)(uintptr_t)*word;
+}
+
+static void read_at_once(const Client *c)
+{
+    pthread_t *thread = calloc(c->plan->pages, sizeof(*thread));
+    pthread_attr_t small;
+
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 64 << 10);
+    for (unsigned i = 0; i < c->plan->pages; i++) {
+        need(pthread_create(&thread[i], &small, read_one, page_at(c, i)) == 0, "pthread_create");
+    }
+    for (unsigned i = 0; i < c->plan->pages; i++) {
+        pthread_join(thread[i], NULL);
+    }
+    free(thread);
+}
+
 /* Nobody else reads the userfaultfd any more, so a fault stays there. */
 static void *watch_fault(void *p)
 {
@@ -375,11 +398,17 @@ static int run(const ClientPlan *plan)
         }
     }
     hand_over(&c);
+    if (plan->flags & CLIENT_WAITS_FIRST) {
+        need(read(plan->go, &byte, 1) == 1, "read");
+    }
     for (unsigned i = 0; i < n; i++) {
         need(pthread_create(&thread[i], NULL, run_vcpu, &v[i]) == 0, "pthread_create");
     }
     for (unsigned i = 0; i < n; i++) {
         pthread_join(thread[i], NULL);
+    }
+    if (plan->flags & CLIENT_LEAVES && fork() > 0) {
+        _exit(0);
     }
     if (plan->flags & CLIENT_WAITS) {
         need(read(plan->go, &byte, 1) == 1, "read");
@@ -387,8 +416,14 @@ static int run(const ClientPlan *plan)
     if (plan->flags & CLIENT_FREEZES) {
         need(pthread_create(&thread[0], NULL, watch_fault, &c) == 0, "pthread_create");
     }
+    if (plan->flags & CLIENT_READS_AT_ONCE) {
+        read_at_once(&c);
+    }
     if (plan->flags & (CLIENT_READS_ALL | CLIENT_WAITS)) {
         read_all(&c);
+    }
+    if (plan->flags & CLIENT_LEAVES) {
+        need(write(plan->go, "r", 1) == 1, "write");
     }
     return 0;
 }

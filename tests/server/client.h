@@ -22,7 +22,10 @@ enum {
     CLIENT_WAITS = 1 << 4,     /* in the end, for a byte of `go`, and reads all after it */
     CLIENT_FREEZES = 1 << 7,   /* ends with CLIENT_FROZEN as soon as a fault waits for a handler */
     CLIENT_OLD = 1 << 5,       /* sends page_size_kib alone, as an old Firecracker */
-    CLIENT_SPLIT = 1 << 6,     /* its message comes in pieces, the userfaultfd with the last */
+    CLIENT_WAITS_FIRST = 1 << 9,    /* for a byte of `go`, before anything else */
+    CLIENT_READS_AT_ONCE = 1 << 10, /* in the end, with a thread for each page */
+    CLIENT_LEAVES = 1 << 8, /* forks when all has been done, and exits at once: the child goes on */
+    CLIENT_SPLIT = 1 << 6,  /* its message comes in pieces, the userfaultfd with the last */
 };
 
 #define CLIENT_FROZEN 42
@@ -35,7 +38,7 @@ typedef struct {
     unsigned vcpus, ops;
     unsigned flags;
     uint32_t seed;
-    int go; /* CLIENT_WAITS */
+    int go; /* CLIENT_WAITS; CLIENT_LEAVES: the child writes a byte there when it has read all */
 } ClientPlan;
 
 uint64_t client_page_size(ClientKind kind);

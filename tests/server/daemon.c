@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -48,6 +49,25 @@ static int connect_to(const char *path)
     return fd;
 }
 
+static DaemonKind next = {.said_to = -1};
+
+void daemon_next(const DaemonKind *kind)
+{
+    next = *kind;
+}
+
+static void become_other(void)
+{
+    struct rlimit processes = {next.processes, next.processes};
+
+    if (next.processes) {
+        setrlimit(RLIMIT_NPROC, &processes);
+    }
+    if (next.uid && (setgid(next.uid) < 0 || setuid(next.uid) < 0)) {
+        _exit(126);
+    }
+}
+
 static void become(const Daemon *d, const char *faults, const char *more)
 {
     const char *build = g_getenv("FF_BUILD");
@@ -55,13 +75,14 @@ static void become(const Daemon *d, const char *faults, const char *more)
     g_autofree char *env = faults ? g_strdup_printf("%s;%s", d->dir, faults) : NULL;
     int log = open(d->log, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(log, 2);
+    dup2(next.said_to >= 0 ? next.said_to : log, 2);
+    become_other();
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* setuid() has taken it back */
     if (env) {
         setenv("FARFAULT_FAULTS", env, 1);
     }
-    execl(program, "farfault", "pager", "--listen", d->socket, "--from", d->file, "--control",
-          d->control, more, NULL);
+    execl(program, "farfault", "pager", "--listen", d->socket, "--from",
+          next.file ? next.file : d->file, "--control", d->control, more, NULL);
     _exit(127);
 }
 
@@ -76,14 +97,24 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     d->control = g_build_filename(d->dir, "control", NULL);
     d->file = g_build_filename(d->dir, "memory", NULL);
     d->log = g_build_filename(d->dir, "log", NULL);
-    make_file(d, pages, page_size, fill);
+    if (!next.file) {
+        make_file(d, pages, page_size, fill);
+    }
     g_assert_true(g_file_set_contents(d->log, "", 0, NULL));
+    if (next.uid) {
+        g_assert_cmpint(chown(d->dir, next.uid, next.uid), ==, 0);
+        g_assert_cmpint(chown(d->file, next.uid, next.uid), ==, 0);
+        g_assert_cmpint(chown(d->log, next.uid, next.uid), ==, 0);
+    }
     d->pid = fork();
     g_assert_cmpint(d->pid, >=, 0);
     if (d->pid == 0) {
         become(d, faults, more);
     }
-    daemon_wait_said(d, "listens at");
+    if (next.said_to < 0) {
+        daemon_wait_said(d, "listens at");
+    }
+    next = (DaemonKind){.said_to = -1};
     return d;
 }
 
@@ -149,6 +180,19 @@ JsonNode *daemon_report(const Daemon *d)
             return node;
         }
     }
+}
+
+void daemon_wait_threads(pid_t pid, unsigned n)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    unsigned found;
+
+    do {
+        GDir *dir = g_dir_open(path, 0, NULL);
+        for (found = 0; dir && g_dir_read_name(dir); found++) {
+        }
+        g_dir_close(dir);
+    } while (found < n);
 }
 
 void assert_ended_well(pid_t pid)

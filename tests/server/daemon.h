@@ -22,6 +22,15 @@ typedef struct {
 typedef bool (*DaemonFill)(unsigned page, void *buf);
 Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const char *faults,
                      const char *more);
+/* The next one that is started is another user's, may have so many processes and threads, and says
+ * what it says to that fd. 0, 0, -1: as usual. */
+typedef struct {
+    uid_t uid;
+    unsigned processes;
+    int said_to;
+    const char *file; /* NULL: it is made by FILL */
+} DaemonKind;
+void daemon_next(const DaemonKind *kind);
 /* Ends it by SIGTERM, if it still runs. */
 void daemon_stop(Daemon *d);
 /* Of the pager that runs now; 0: none. */
@@ -34,6 +43,8 @@ JsonNode *daemon_report(const Daemon *d);
 void daemon_wait_said(const Daemon *d, const char *text);
 char *daemon_said(const Daemon *d);
 
+/* PID has N threads. There is no event of it. */
+void daemon_wait_threads(pid_t pid, unsigned n);
 /* PID has ended with 0. */
 void assert_ended_well(pid_t pid);
 

@@ -189,7 +189,7 @@ static void test_too_long(void)
 static void test_silent(void)
 {
     Daemon *d = daemon_start(PAGES, 4096, fill, NULL, NULL);
-    int sock[40];
+    int sock[80];
 
     for (unsigned i = 0; i < G_N_ELEMENTS(sock); i++) {
         sock[i] = say(d, "", 0, -1);

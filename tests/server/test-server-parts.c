@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "holder/record.h"
+#include "server/criu.h"
 #include "server/firecracker.h"
 #include "server/source.h"
 #include "tests/lib/savedfile.h"
@@ -200,8 +201,8 @@ static void test_refused(void)
     g_auto(SavedFile) shared = savedfile_new(&(SavedFileKind){.mapped = true, .shared = true});
     g_autofree char *a = make_file(stream.bytes->data, stream.bytes->len, stream.bytes->len),
                     *b = make_file(shared.bytes->data, shared.bytes->len, shared.bytes->len),
-                    *c = make_file("", 0, 0);
-    g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL;
+                    *c = make_file("", 0, 0), *e = make_file("state", 5, 5000);
+    g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL, ee = NULL;
 
     g_assert_null(ff_source_open(a, NULL, &ea));
     g_assert_nonnull(strstr(ea->message, "farfault convert"));
@@ -209,9 +210,95 @@ static void test_refused(void)
     g_assert_nonnull(strstr(eb->message, "not in the file"));
     g_assert_null(ff_source_open(c, NULL, &ec));
     g_assert_nonnull(strstr(ec->message, "nothing in it"));
+    g_assert_null(ff_source_open(e, NULL, &ee));
+    g_assert_nonnull(strstr(ee->message, "not whole pages"));
     g_unlink(a);
     g_unlink(b);
     g_unlink(c);
+    g_unlink(e);
+}
+
+/* ---- CRIU --------------------------------------------------------------------------------------
+ */
+
+/* Two runs in two mappings, and in between one that is not lazy. */
+static const uint8_t pagemap_image[] = {
+    0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56, /* magic */
+    2,    0,    0,    0,    8,    7,                /* pages-7 */
+    7,    0,    0,    0,    8,    0x80, 0x20, 16,
+    3,    32,   6, /* 3 pages at 0x1000: lazy, present */
+    7,    0,    0,    0,    8,    0x80, 0x80, 1,
+    16,   2,    32, /* 2 at 0x4000 ... */
+};
+static const uint8_t pagemap_rest[] = {
+    4,                                          /* ... present */
+    8, 0, 0, 0, 8, 0x80, 0xc0, 1, 40, 1, 32, 6, /* 1 at 0x6000, by the new field */
+};
+static const uint8_t mm_image[] = {
+    0x19, 0x43, 0x56, 0x54, 0x20, 0x28, 0x49, 0x57,       /* magic */
+    20,   0,    0,    0,                                  /* one message */
+    8,    1,                                              /* another field */
+    0x72, 6,    8,    0x80, 0x20, 16,   0x80, 0x40,       /* 0x1000 to 0x2000 */
+    0x72, 8,    8,    0x80, 0x40, 16,   0x80, 0x80, 2, 0, /* 0x2000 to 0x8000, and what is bad */
+};
+
+static bool parse_criu(const uint8_t *pagemap, size_t pagemap_len, const uint8_t *mm, size_t mm_len,
+                       GArray **ranges, GArray **extents, uint64_t *size)
+{
+    g_auto(FfCriu) c = {0};
+    uint32_t id;
+
+    *extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
+    bool ok = ff_criu_parse(&c, pagemap, pagemap_len, mm, mm_len, &id, *extents, size, NULL);
+    *ranges = g_steal_pointer(&c.ranges);
+    return ok;
+}
+
+/* As they are, and then with each bit wrong and each end too early: what is accepted is whole. */
+static void test_criu(void)
+{
+    g_autoptr(GByteArray) pagemap = g_byte_array_new(), mm = g_byte_array_new();
+
+    g_byte_array_append(pagemap, pagemap_image, sizeof(pagemap_image));
+    g_byte_array_append(pagemap, pagemap_rest, sizeof(pagemap_rest));
+    pagemap->data[25] = 8; /* the entry's length */
+    g_byte_array_append(mm, mm_image, sizeof(mm_image) - 1);
+    mm->data[8] = 19;
+    mm->data[23] = 7;
+    for (guint bit = 0; bit <= (pagemap->len + mm->len) * 8; bit++) {
+        GByteArray *file = bit / 8 < pagemap->len ? pagemap : mm;
+        guint at = bit / 8 < pagemap->len ? bit / 8 : bit / 8 - pagemap->len;
+        bool flip = bit < (pagemap->len + mm->len) * 8;
+        g_autoptr(GArray) ranges = NULL;
+        g_autoptr(GArray) extents = NULL;
+        uint64_t size = 0, sum = 0;
+        if (flip) {
+            file->data[at] ^= 1 << bit % 8;
+        }
+        bool ok =
+            parse_criu(pagemap->data, pagemap->len, mm->data, mm->len, &ranges, &extents, &size);
+        for (guint i = 0; ok && i < ranges->len; i++) {
+            const FfCriuRange *r = &g_array_index(ranges, FfCriuRange, i);
+            g_assert_cmpuint(r->offset, ==, sum);
+            sum += r->len;
+        }
+        g_assert_true(!ok || sum == size);
+        if (!flip) {
+            g_assert_true(ok);
+            g_assert_cmpuint(size, ==, 4 * 4096);
+            g_assert_cmpuint(ranges->len, ==, 3); /* the first run is in both mappings */
+            g_assert_cmpuint(g_array_index(extents, FfSourceExtent, 1).file, ==, 5 * 4096);
+        } else {
+            file->data[at] ^= 1 << bit % 8;
+        }
+    }
+    for (guint len = 0; len < pagemap->len; len++) {
+        g_autoptr(GArray) ranges = NULL;
+        g_autoptr(GArray) extents = NULL;
+        uint64_t size;
+        g_autofree uint8_t *copy = g_memdup2(pagemap->data, len); /* nothing is behind it */
+        parse_criu(copy, len, mm->data, mm->len, &ranges, &extents, &size);
+    }
 }
 
 /* ---- the gate ----------------------------------------------------------------------------------
@@ -320,6 +407,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);
+    g_test_add_func("/server-parts/criu", test_criu);
     g_test_add_func("/server-parts/gate", test_gate);
     g_test_add_func("/server-parts/ring", test_ring);
     return g_test_run();

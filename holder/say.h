@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What farfault pager says, on stderr, from both of its processes. */
+#ifndef FF_HOLDER_SAY_H
+#define FF_HOLDER_SAY_H
+
+#include <glib.h>
+
+/* One line. It waits for nobody: what a terminal, a pipe or a socket does not take at once is lost,
+ * and the next line says how many were. Any thread. */
+void ff_say(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
+#endif
