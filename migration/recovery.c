@@ -198,6 +198,8 @@ bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
     /* Never given back, so it does not change any more once it is true. */
     bool granted = m->control->granted;
     if (paused && granted) {
+        /* The next one is that of this attempt. */
+        g_clear_pointer(&m->control->error, g_free);
         set_target_locked(m, uri, -1, false);
     }
     ff_mutex_unlock(&m->control->lock);
