@@ -26,6 +26,7 @@ typedef struct {
     FfProgress *progress;
     GMainLoop *loop;
     const char *path;
+    gint64 missing; /* bytes, at the first look; 0: none yet */
     gint64 shown_us;
     int status;
 } Watch;
@@ -37,6 +38,23 @@ static void finish(Watch *w, int status)
 }
 
 static gboolean look(gpointer opaque);
+
+/* A destination has no "ram": what is to come from the dump takes its place. */
+static void show(Watch *w, JsonObject *info)
+{
+    JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
+    gint64 left = ff_json_int(half, "bytes-missing", 0);
+    g_autoptr(JsonObject) line = json_object_new();
+    JsonObject *ram = json_object_new();
+
+    w->missing = MAX(w->missing, left);
+    json_object_set_int_member(ram, "total", w->missing);
+    json_object_set_int_member(ram, "remaining", left);
+    json_object_set_int_member(ram, "transferred", w->missing - left);
+    json_object_set_object_member(line, "ram", ram);
+    json_object_set_string_member(line, "status", ff_json_string_or(info, "status", ""));
+    ff_progress_update(w->progress, line);
+}
 
 static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -58,7 +76,7 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
         finish(w, EXIT_FAILED);
     } else {
         if (now - w->shown_us >= ff_progress_interval(w->progress) * G_TIME_SPAN_MILLISECOND) {
-            ff_progress_update(w->progress, info);
+            show(w, info);
             w->shown_us = now;
         }
         g_timeout_add(LOOK_MS, look, w);

@@ -159,6 +159,8 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     bool known = m->ram.n_blocks && (!m->side->receives || m->ram.received);
     int copy = ff_device_copy_fd_locked(&m->copy);
     int device = copy >= 0 ? fcntl(copy, F_DUPFD_CLOEXEC, 0) : -1;
+    /* With the status: before anything is told to a source, it has another one. */
+    Moment moment = moment_of(m->cfg.state);
     ff_mutex_unlock(&m->control->lock);
     if (!paused || !known) {
         if (device >= 0) {
@@ -173,7 +175,7 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->ram.n_blocks);
     d->device_fd = device;
     d->state = m->cfg.state;
-    d->moment = moment_of(d->state);
+    d->moment = moment;
     d->frozen = !m->side->receives || d->moment.phase == FF_PHASE_LOADED;
     describe(d, m);
     for (unsigned i = 0; i < m->ram.n_blocks; i++) {
