@@ -15,6 +15,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
+#include "pagers/reader.h"
 #include "uffd/pager.h"
 #include "uffd/space.h"
 
@@ -22,15 +23,6 @@
 #define FF_FILE_PAGE 4096ull
 
 typedef struct FfFilePager FfFilePager;
-
-/* What a file is as long as nobody writes to it. */
-typedef struct {
-    uint64_t size;
-    int64_t mtime_ns; /* 0: of a block device, which has none for its content */
-} FfFileId;
-
-/* 0 or -errno. */
-int ff_file_id(int fd, FfFileId *id);
 
 /* A block of the space. */
 typedef struct {
@@ -91,8 +83,11 @@ FfPager *ff_file_pager_pager(FfFilePager *p);
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id);
 /* Begins to fill what nobody has asked for. After start. */
 void ff_file_pager_fill(FfFilePager *p);
-/* Ends the threads, and closes the file. Requests that were not answered are forgotten: before the
- * next start ff_faults_stop(), and ff_faults_again() for who still waits. */
+/* Nothing is filled any more, nor any failure told, until the next start; who waits is answered. */
+void ff_file_pager_pause(FfFilePager *p);
+/* Ends the threads, and closes the file. A thread whose read does not come back is left behind, and
+ * touches nothing of the pager nor of the space any more. Requests that were not answered are
+ * forgotten: before the next start ff_faults_stop(), and ff_faults_again() for who still waits. */
 void ff_file_pager_stop(FfFilePager *p);
 FfFileCounts ff_file_pager_counts(const FfFilePager *p);
 

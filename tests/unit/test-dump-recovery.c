@@ -6,7 +6,7 @@
  * source that comes back while a dump is read is sent away, and has no way back to its guest; when
  * all is there it learns that.
  *
- * FF_ROUNDS: how many random moments (default 6).
+ * FF_ROUNDS: how many random moments (default 4).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -476,7 +476,7 @@ int main(int argc, char **argv)
     const char *rounds = g_getenv("FF_ROUNDS");
 
     g_test_init(&argc, &argv, NULL);
-    for (int i = 0; i < (rounds ? atoi(rounds) : 6); i++) {
+    for (int i = 0; i < (rounds ? atoi(rounds) : 4); i++) {
         g_autofree char *path = g_strdup_printf("/dump-recovery/progress/%d", i);
         g_test_add_data_func(path, GINT_TO_POINTER(i), test_progress);
     }
