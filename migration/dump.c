@@ -25,7 +25,7 @@
 #include "migration/internal.h"
 #include "migration/journal.h"
 #include "snapshot/dump-files.h"
-#include "snapshot/sum.h"
+#include "snapshot/xxh64.h"
 
 typedef struct {
     FfRamBlock info; /* memfd is a duplicate, id a copy */
@@ -289,7 +289,7 @@ static int write_piece(int fd, HeldBlock *h, uint64_t i, char *buf, uint64_t *by
         uint64_t from = MAX(at, first * ps), to = MIN(end, (first + n) * ps);
         rc = copy_extent(fd, h->info.memfd, from, to, buf + (from - at), bytes);
     }
-    h->sums[i] = ff_sum(buf, end - at);
+    h->sums[i] = ff_xxh64(buf, end - at, 0);
     if (*bytes > before) {
         memset(buf, 0, FF_DUMP_PIECE);
     }
@@ -316,7 +316,7 @@ static int write_words(int fd, uint64_t *words, uint64_t n, uint64_t *sum)
     for (uint64_t i = 0; i < n; i++) {
         le[i] = GUINT64_TO_LE(words[i]);
     }
-    *sum = ff_sum(le, n * sizeof(*le));
+    *sum = ff_xxh64(le, n * sizeof(*le), 0);
     return write_all(fd, le, n * sizeof(*le), 0);
 }
 
@@ -335,7 +335,7 @@ static int write_device(FfDump *d, int fd)
         at += n;
     }
     g_key_file_set_uint64(d->about, "dump", "device-state-bytes", MAX(size, 0));
-    set_sum(d, "dump", "device-state-sum", ff_sum(buf, MAX(size, 0)));
+    set_sum(d, "dump", "device-state-sum", ff_xxh64(buf, MAX(size, 0), 0));
     return size < 0 ? -1 : write_all(fd, buf, size, 0);
 }
 
