@@ -181,7 +181,7 @@ static void test_huge(void)
     p.d->n_touchers = 1;
     side_fill(p.s);
     side_start(p.d, "tcp:127.0.0.1:0", -1);
-    Test t = begin_with(p, 0, FF_FRAME_RUNNING, true);
+    Test t = begin_with(p, DEVICE_BYTES + (5 << 20), 0, false);
     g_assert_cmpint(t.p.d->status, ==, FF_STATUS_POSTCOPY_PAUSED);
     go_on_alone(&t);
     end(&t);
