@@ -178,10 +178,10 @@ static void test_huge(void)
     }
     Pair p = {side_new_huge(FF_ROLE_SOURCE, HUGE_PAGES, true),
               side_new_huge(FF_ROLE_DESTINATION, HUGE_PAGES, true)};
-    p.d->n_touchers = 1;
+    p.s->config.max_postcopy_bandwidth = 1 << 20; /* a page is more than a second */
     side_fill(p.s);
     side_start(p.d, "tcp:127.0.0.1:0", -1);
-    Test t = begin_with(p, DEVICE_BYTES + (5 << 20), 0, false);
+    Test t = begin_with(p, 0, FF_FRAME_RUNNING, false);
     g_assert_cmpint(t.p.d->status, ==, FF_STATUS_POSTCOPY_PAUSED);
     go_on_alone(&t);
     end(&t);
