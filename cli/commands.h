@@ -13,6 +13,8 @@ int ff_cli_status(int argc, char **argv);
 int ff_cli_metrics(int argc, char **argv);
 /* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
 int ff_cli_dump(int argc, char **argv);
+/* farfault recover --from DIRECTORY QMP */
+int ff_cli_recover(int argc, char **argv);
 /* farfault snapshot QMP FILE */
 int ff_cli_snapshot(int argc, char **argv);
 /* farfault restore FILE -- qemu-system-ARCH ARGS...: becomes QEMU. */

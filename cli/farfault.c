@@ -31,6 +31,7 @@ static const Command commands[] = {
     {"metrics", ff_cli_metrics, "what the guests of this host have done, for Prometheus",
      ff_help_metrics},
     {"dump", ff_cli_dump, "write half of a paused migration into files", ff_help_dump},
+    {"recover", ff_cli_recover, "go on from the dump of a source that is gone", ff_help_recover},
     {"snapshot", ff_cli_snapshot, "write a running guest into a file", ff_help_snapshot},
     {"restore", ff_cli_restore, "start QEMU with a guest out of a file", ff_help_restore},
     {"info", ff_cli_info, "say what is in the file of a saved guest", ff_help_info},

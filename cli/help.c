@@ -76,6 +76,23 @@ const char ff_help_dump[] =
     "  --check        say whether the dumps of both sides together have every page\n"
     "  --help, -h     this text\n";
 
+const char ff_help_recover[] =
+    "Usage: farfault recover --from DIRECTORY [--quiet] QMP\n"
+    "Let the guest of a paused migration go on at the destination, from the dump of a source that "
+    "is\n"
+    "gone for good. The dump is verified first; from then on the source is not resumed any more. "
+    "The\n"
+    "user that QEMU runs as has to be able to read it.\n"
+    "\n"
+    "QMP              the destination's monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT "
+    "(then\n"
+    "                 the directory is on the guest's host)\n"
+    "  --from DIRECTORY   what farfault dump has written at the source\n"
+    "  --quiet, -q    no progress\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 every page is there, 1 not: it is paused as before, 2 usage.\n";
+
 const char ff_help_snapshot[] =
     "Usage: farfault snapshot [OPTION]... QMP FILE\n"
     "Write a running guest, its memory and its devices as they are at one instant, into a file "

@@ -72,6 +72,13 @@ static void print_lost_at_source(FILE *out)
                   "switch");
 }
 
+static void next_with_dump(FILE *out)
+{
+    ff_report_row(out, "",
+                  "if the source was dumped after the switch: farfault recover --from DIRECTORY "
+                  "QMP");
+}
+
 static void print_lost_at_destination(FILE *out, JsonObject *half)
 {
     g_autofree char *bytes = ff_format_bytes(ff_json_int(half, "bytes-missing", 0));
@@ -81,7 +88,8 @@ static void print_lost_at_destination(FILE *out, JsonObject *half)
                   pages_missing(half), bytes);
     ff_report_row(out, "",
                   "nothing can be resumed: the guest runs until it needs one of them, and then "
-                  "waits for ever");
+                  "waits");
+    next_with_dump(out);
 }
 
 /* Without the other side's word nobody can see whether its QEMU has ended: all that is known is the
@@ -135,6 +143,9 @@ static void next_at_destination(FILE *out, JsonObject *half)
                   "%s{\"execute\": \"migrate-recover\", \"arguments\": "
                   "{\"uri\": \"tcp:ADDRESS:PORT\"}}, then resume at the source",
                   listens ? "over another network: " : "");
+    if (ff_json_bool(half, "may-run")) {
+        next_with_dump(out);
+    }
 }
 
 bool ff_split_lacks_pages(JsonObject *info)
@@ -148,6 +159,13 @@ static void print_paused(FILE *out, JsonObject *half, bool source)
 {
     bool ended = ff_json_bool(half, "peer-ended");
 
+    if (!source && ff_json_string(half, "peer")) {
+        ff_report_row(out, "next",
+                      "it is recovered from %s, which cannot be read now: when it can, or from a "
+                      "copy: farfault recover --from DIRECTORY QMP",
+                      ff_json_string(half, "peer"));
+        return;
+    }
     if (source && ended) {
         print_lost_at_source(out);
     } else if (source) {

@@ -17,7 +17,9 @@
  * that nothing starts by itself; the operator (or x-farfault-auto-recover, which does the same and
  * changes nothing but who does it) repeats migrate-recover and resume as long as it helps, may
  * revoke in place of it, and ends a side that the other one's end has made superfluous. A peer of
- * whom nothing is heard is a lost connection, whoever of the two finds it first.
+ * whom nothing is heard is a lost connection, whoever of the two finds it first. A paused source can
+ * be dumped; then it may be gone for good, if the destination has the guest, which goes on from the
+ * dump. While it does the source looks for it once at most (so that runs have an end).
  *
  * HOLE_* take one safety out each: spin has to find that.
  */
@@ -60,6 +62,12 @@ bool s_end = false, d_end = false;  /* this side's migration is over */
 bool s_quit = false, d_quit = false; /* the operator ends a side that has become superfluous */
 bool s_force = false;        /* the operator has seen that the destination is dead */
 bool s_gone = false, d_gone = false; /* its relay, and so its engine, is dead */
+/* The source's dump: what it holds, and whether the source has run since. */
+byte dump = 0;
+bool stale = false;
+bool s_lost = false;         /* source and host are gone for good */
+bool d_mark = false;         /* stored: FF_MARK_DUMP */
+bool visited = false;
 /* The connection. */
 bool up = true;
 bool listening = false;      /* the destination takes RESUME */
@@ -108,6 +116,9 @@ active proctype Source()
     :: to_s?FF_FRAME_ABORT(_, _) -> goto s_roll_back
     :: !up || cancel -> goto s_roll_back
     od;
+#ifdef HOLE_DUMP_EARLY
+    atomic { dump = s_mem; stale = true };
+#endif
     /* stop_guest() */
 #ifndef HOLE_JOURNAL
     STEP(s, S_PHASE(FF_PHASE_STOPPED));
@@ -166,6 +177,13 @@ s_paused:
     assert(s_right == FF_RUN_GIVEN && !s_runs);
     STEP(s, up = false; s_status = FF_STATUS_POSTCOPY_PAUSED);
     if
+    :: dump == 0 && s_phase != FF_PHASE_DONE -> dump = s_mem /* farfault dump */
+    :: skip
+    fi;
+    if
+    :: atomic { dump != 0 && d_phase == FF_PHASE_GRANTED && (dump | have) == ALL && !up ->
+        s_lost = true; s_mem = 0; s_end = true };
+        goto s_over
     :: atomic {
         listening && !up ->
         do :: to_d?_(_, _) :: to_s?_(_, _) :: empty(to_d) && empty(to_s) -> break od;
@@ -186,7 +204,11 @@ s_paused:
     fi;
     SEND_D(FF_FRAME_RESUME, s_epoch + 1);
     if
-    :: to_s?FF_FRAME_RESUME_REPLY(n, phase) -> atomic { assert(n > s_epoch); s_epoch = n; n = 0 }
+    :: to_s?FF_FRAME_RESUME_REPLY(n, phase) ->
+        if
+        :: n == 0 -> goto s_paused /* sent away */
+        :: else -> atomic { assert(n > s_epoch); s_epoch = n; n = 0 }
+        fi
     :: !up -> goto s_paused
     fi;
     MAY_DIE(s);
@@ -245,7 +267,7 @@ s_let_go:
 
 s_roll_back:
     assert(s_right != FF_RUN_GIVEN);
-    STEP(s, s_runs = true; s_stands = false; s_resumed = false);
+    STEP(s, s_runs = true; s_stands = false; s_resumed = false; stale = (dump != 0));
     SEND_D(FF_FRAME_ABORT, 0);
     MAY_DIE(s);
     up = false;
@@ -350,6 +372,7 @@ d_postcopy:
 
 d_complete:
     STEP(d, D_PHASE(FF_PHASE_DONE));
+    d_mark = false;
     d_status = FF_STATUS_COMPLETED;
     SEND_S(FF_FRAME_DONE, 0, FF_PHASE_IDLE);
     do
@@ -374,6 +397,9 @@ d_paused:
     listening = true };
     if
     :: !listening /* somebody has connected */
+    /* ff_dest_dump_use(): verified; what neither has is refused */
+    :: atomic { d_phase == FF_PHASE_GRANTED && dump != 0 && (dump | have) == ALL && listening ->
+        listening = false }; goto d_use_dump
     :: atomic { d_quit && listening -> listening = false };
         goto d_give_up
     /* The source does not come back in time: nothing is lost by it. */
@@ -416,6 +442,33 @@ d_paused:
     :: else -> goto d_postcopy
     fi;
 
+d_use_dump: /* commit() */
+    assert(!stale); /* what it holds is the memory that the guest was given with */
+    STEP(d, d_epoch = d_epoch + 1);
+    STEP(d, d_mark = true);
+
+d_from_dump:
+    atomic { up = false; listening = !visited && have != ALL; d_status = FF_STATUS_POSTCOPY_ACTIVE };
+    do
+    :: have != ALL -> STEP(d, have = have | (dump & 1)); STEP(d, have = have | (dump & 2))
+    :: atomic { have == ALL && (listening || !up) -> listening = false }; goto d_complete
+    :: atomic { up && !listening && !visited -> visited = true }; break
+    :: atomic { deaths < DEATHS -> deaths++; up = false; listening = false; goto d_died }
+    od;
+    if
+    :: to_d?FF_FRAME_RESUME(_, _) -> /* ff_dest_send_away() */
+#ifdef HOLE_DUMP_DONE
+        SEND_S(FF_FRAME_RESUME_REPLY, d_epoch + 3, FF_PHASE_DONE);
+        SEND_S(FF_FRAME_HAVE, have, FF_PHASE_IDLE);
+#else
+        SEND_S(FF_FRAME_RESUME_REPLY, 0, d_phase);
+#endif
+        !up
+    :: to_d?FF_FRAME_REVOKE(_, _) -> SEND_S(FF_FRAME_REVOKED, 1, FF_PHASE_IDLE); !up
+    :: !up
+    fi;
+    goto d_from_dump;
+
 d_revoked: /* ff_dest_take_revoke(): dead first, then its QEMU ends, then it says so */
     STEP(d, D_PHASE(FF_PHASE_DEAD));
     SEND_S(FF_FRAME_REVOKED, 0, FF_PHASE_IDLE);
@@ -438,8 +491,9 @@ d_died: /* adopt_destination() */
 #ifndef HOLE_NOT_STARTED
         d_runs = true;
 #endif
-        goto d_paused
-    :: d_phase == FF_PHASE_GRANTED && d_runs -> goto d_paused
+        if :: d_mark -> goto d_from_dump :: else -> goto d_paused fi
+    :: d_phase == FF_PHASE_GRANTED && d_runs ->
+        if :: d_mark -> goto d_from_dump :: else -> goto d_paused fi
     :: d_phase == FF_PHASE_LOADED -> goto d_paused
     :: d_phase == FF_PHASE_DONE -> d_status = FF_STATUS_COMPLETED; goto d_finished
     :: d_phase == FF_PHASE_SETUP || d_phase == FF_PHASE_LOADING -> goto d_give_up
@@ -517,4 +571,4 @@ lost:
 ltl never_two { [] (!(s_runs && d_runs) && !(s_runs && s_right == FF_RUN_GIVEN) &&
                     !(d_runs && s_right == FF_RUN_MINE)) }
 /* Every page is on one of the sides; a guest that runs at the source has all of them there. */
-ltl pages_kept { [] ((s_mem | have) == ALL && (s_runs -> s_mem == ALL)) }
+ltl pages_kept { [] ((s_mem | have | (s_lost -> dump : 0)) == ALL && (s_runs -> s_mem == ALL)) }

@@ -525,7 +525,11 @@ static unsigned await_dump(FfDestination *d)
             ff_control_wait(d->control, FF_EV_RECOVER | FF_EV_ALL | FF_EV_QUIT | FF_EV_MAIN);
 
         if (got & FF_EV_RECOVER) {
-            change_target(d);
+            FfVisit visit = {.ch = change_target(d)};
+
+            if (visit.ch) { /* asked for while the dump took the source's place */
+                end_visit(d, &visit);
+            }
         }
         if (got != FF_EV_MAIN) {
             return got;

@@ -25,7 +25,7 @@
 #include "migration/internal.h"
 #include "migration/journal.h"
 #include "snapshot/dump-files.h"
-#include "snapshot/sum.h"
+#include "snapshot/xxh64.h"
 
 typedef struct {
     FfRamBlock info; /* memfd is a duplicate, id a copy */
@@ -159,6 +159,8 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     bool known = m->ram.n_blocks && (!m->side->receives || m->ram.received);
     int copy = ff_device_copy_fd_locked(&m->copy);
     int device = copy >= 0 ? fcntl(copy, F_DUPFD_CLOEXEC, 0) : -1;
+    /* With the status: before anything is told to a source, it has another one. */
+    Moment moment = moment_of(m->cfg.state);
     ff_mutex_unlock(&m->control->lock);
     if (!paused || !known) {
         if (device >= 0) {
@@ -173,7 +175,7 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->ram.n_blocks);
     d->device_fd = device;
     d->state = m->cfg.state;
-    d->moment = moment_of(d->state);
+    d->moment = moment;
     d->frozen = !m->side->receives || d->moment.phase == FF_PHASE_LOADED;
     describe(d, m);
     for (unsigned i = 0; i < m->ram.n_blocks; i++) {
@@ -287,7 +289,7 @@ static int write_piece(int fd, HeldBlock *h, uint64_t i, char *buf, uint64_t *by
         uint64_t from = MAX(at, first * ps), to = MIN(end, (first + n) * ps);
         rc = copy_extent(fd, h->info.memfd, from, to, buf + (from - at), bytes);
     }
-    h->sums[i] = ff_sum(buf, end - at);
+    h->sums[i] = ff_xxh64(buf, end - at, 0);
     if (*bytes > before) {
         memset(buf, 0, FF_DUMP_PIECE);
     }
@@ -314,7 +316,7 @@ static int write_words(int fd, uint64_t *words, uint64_t n, uint64_t *sum)
     for (uint64_t i = 0; i < n; i++) {
         le[i] = GUINT64_TO_LE(words[i]);
     }
-    *sum = ff_sum(le, n * sizeof(*le));
+    *sum = ff_xxh64(le, n * sizeof(*le), 0);
     return write_all(fd, le, n * sizeof(*le), 0);
 }
 
@@ -333,7 +335,7 @@ static int write_device(FfDump *d, int fd)
         at += n;
     }
     g_key_file_set_uint64(d->about, "dump", "device-state-bytes", MAX(size, 0));
-    set_sum(d, "dump", "device-state-sum", ff_sum(buf, MAX(size, 0)));
+    set_sum(d, "dump", "device-state-sum", ff_xxh64(buf, MAX(size, 0), 0));
     return size < 0 ? -1 : write_all(fd, buf, size, 0);
 }
 

@@ -184,8 +184,7 @@ bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
 {
     static const char not_granted[] =
         "This guest has never run here, and its source may have taken it back since its dump was "
-        "made: only the source itself can continue it here. If the source is gone for good: dump "
-        "this side too (farfault dump), and make a snapshot of both dumps (farfault join)";
+        "made: only the source itself can continue it here (migrate with resume)";
     g_autofree char *uri = g_strconcat(FF_DUMP_SCHEME, path, NULL);
 
     if (!g_path_is_absolute(path)) {
@@ -198,6 +197,8 @@ bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
     /* Never given back, so it does not change any more once it is true. */
     bool granted = m->control->granted;
     if (paused && granted) {
+        /* The next one is that of this attempt. */
+        g_clear_pointer(&m->control->error, g_free);
         set_target_locked(m, uri, -1, false);
     }
     ff_mutex_unlock(&m->control->lock);

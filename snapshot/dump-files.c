@@ -20,7 +20,7 @@
 
 #include "fault/fault.h"
 #include "snapshot/pageset.h"
-#include "snapshot/sum.h"
+#include "snapshot/xxh64.h"
 
 #define ABOUT_MAX (1u << 20)
 #define BLOCKS_MAX 128
@@ -108,7 +108,7 @@ static void *read_list(const FfDumpFiles *f, const char *name, uint64_t n, uint6
     close(fd);
     if (rc < 0) {
         refuse_errno(error, f, name, rc);
-    } else if (ff_sum(data, n) != sum) {
+    } else if (ff_xxh64(data, n, 0) != sum) {
         refuse(error, f, name, "damaged: its checksum does not match");
     } else {
         return data;
@@ -122,7 +122,8 @@ static void *read_list(const FfDumpFiles *f, const char *name, uint64_t n, uint6
 
 char *ff_dump_seal(const char *text, gsize *len)
 {
-    char *sealed = g_strdup_printf("%s" END "%016" PRIx64 "\n", text, ff_sum(text, strlen(text)));
+    char *sealed =
+        g_strdup_printf("%s" END "%016" PRIx64 "\n", text, ff_xxh64(text, strlen(text), 0));
 
     *len = strlen(sealed);
     return sealed;
@@ -136,7 +137,7 @@ static bool is_sealed(const char *text, size_t len)
     if (len < END_SIZE) {
         return false;
     }
-    own = g_strdup_printf(END "%016" PRIx64 "\n", ff_sum(text, len - END_SIZE));
+    own = g_strdup_printf(END "%016" PRIx64 "\n", ff_xxh64(text, len - END_SIZE, 0));
     return memcmp(text + len - END_SIZE, own, END_SIZE) == 0;
 }
 
@@ -332,11 +333,11 @@ bool ff_dump_piece_is_zero(const FfDumpBlock *b, uint64_t piece)
     static uint64_t sum;
 
     if (g_once_init_enter(&known)) {
-        sum = ff_sum(zeros, sizeof(zeros));
+        sum = ff_xxh64(zeros, sizeof(zeros), 0);
         g_once_init_leave(&known, 1);
     }
     uint64_t n = ff_dump_piece_size(b, piece);
-    return b->sums[piece] == (n == sizeof(zeros) ? sum : ff_sum(zeros, n));
+    return b->sums[piece] == (n == sizeof(zeros) ? sum : ff_xxh64(zeros, n, 0));
 }
 
 /* A hole that is to be zeros need not be read. */
@@ -362,7 +363,7 @@ int ff_dump_read(const FfDumpBlock *b, uint64_t piece, uint8_t *buf)
     }
     int rc = read_at(b->fd, piece * FF_DUMP_PIECE, buf, n);
 
-    return rc < 0 ? rc : ff_sum(buf, n) == b->sums[piece] ? 0 : -EBADMSG;
+    return rc < 0 ? rc : ff_xxh64(buf, n, 0) == b->sums[piece] ? 0 : -EBADMSG;
 }
 
 void ff_dump_set_error(const FfDumpBlock *b, uint64_t piece, int rc, GError **error)

@@ -23,7 +23,7 @@ typedef struct {
     uint64_t size, page_size, address;
     uint64_t n_pages, n_pieces;
     uint64_t *held; /* as a set of pageset.h: content is in the file */
-    uint64_t *sums; /* [n_pieces], as ff_sum() says them */
+    uint64_t *sums; /* [n_pieces], as ff_xxh64() says them */
     int fd;         /* of its memory */
 } FfDumpBlock;
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "snapshot/dump-files.h"
-#include "snapshot/sum.h"
+#include "snapshot/xxh64.h"
 
 static int open_it(const char *dir, const char *name)
 {
@@ -80,7 +80,7 @@ static void sum_list(GKeyFile *about, const char *dir, int block, const char *wh
     gsize n;
 
     g_assert_true(g_file_get_contents(path, &data, &n, NULL));
-    g_autofree char *sum = g_strdup_printf("%016" G_GINT64_MODIFIER "x", ff_sum(data, n));
+    g_autofree char *sum = g_strdup_printf("%016" G_GINT64_MODIFIER "x", ff_xxh64(data, n, 0));
     g_key_file_set_string(about, group, key, sum);
 }
 

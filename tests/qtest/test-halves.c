@@ -10,6 +10,7 @@
 
 #include "tests/lib/check.h"
 #include "tests/lib/delay.h"
+#include "tests/lib/dumps.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -306,6 +307,8 @@ static void keep(Half *s, Half *d, const BootsectConfig *boot)
     REFUSED("not the two halves", "dump", "--check", s->dump, s->dump);
     g_assert_cmpint(g_unlink(map), ==, 0);
     g_assert_true(g_file_set_contents(map, none, RAM_BYTES / PAGE / 8, NULL));
+    REFUSED("0.pages: damaged", "dump", "--check", s->dump, d->dump);
+    dump_seal(s->dump);
     REFUSED("pages are in neither of them", "dump", "--check", s->dump, d->dump);
 }
 

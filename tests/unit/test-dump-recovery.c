@@ -6,7 +6,7 @@
  * source that comes back while a dump is read is sent away, and has no way back to its guest; when
  * all is there it learns that.
  *
- * FF_ROUNDS: how many random moments (default 6).
+ * FF_ROUNDS: how many random moments (default 4).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,10 @@
 #include "migration/dump.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/dumps.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/pair.h"
+
+#define HUGE_PAGES 6u
 
 typedef struct {
     Pair p;
@@ -41,9 +44,9 @@ static void write_half(Side *s, const char *directory)
 
 /* Paused after BUDGET bytes, or (0) at the first frame of TYPE. Perhaps it was over before: then
  * the destination is not paused, and there is no dump. */
-static Test begin(unsigned n_touchers, int64_t budget, FfFrameType type, bool after)
+static Test begin_with(Pair p, int64_t budget, FfFrameType type, bool after)
 {
-    Test t = {.p = pair_new(n_touchers)};
+    Test t = {.p = p};
 
     t.to = pair_address(t.p.d);
     t.c = cutter_new(t.to, budget ? budget : -1);
@@ -60,6 +63,11 @@ static Test begin(unsigned n_touchers, int64_t budget, FfFrameType type, bool af
         write_half(t.p.s, t.dump);
     }
     return t;
+}
+
+static Test begin(unsigned n_touchers, int64_t budget, FfFrameType type, bool after)
+{
+    return begin_with(pair_new(n_touchers), budget, type, after);
 }
 
 /* The sides may be gone already. */
@@ -104,8 +112,10 @@ static void check_alone(Side *d, char *const memory[])
     for (unsigned i = 0; i < d->n_touchers; i++) {
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(d->touchers[i])), ==, 0);
     }
-    for (unsigned b = 0; b < PAIR_BLOCKS; b++) {
-        g_assert_cmpint(memcmp(memory[b], d->map[b], pair_sizes[b]), ==, 0);
+    for (unsigned b = 0; b < d->blocks->len; b++) {
+        const FfRamBlock *block = d->blocks->pdata[b];
+
+        g_assert_cmpint(memcmp(memory[b], d->map[b], block->size), ==, 0);
     }
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->m);
     g_assert_cmpuint(info->ram_remaining, ==, 0);
@@ -114,6 +124,28 @@ static void check_alone(Side *d, char *const memory[])
 
 /* ---- the source is gone ------------------------------------------------------------------------
  */
+
+/* The source ends for good, and the destination is recovered. */
+static void go_on_alone(Test *t)
+{
+    char *memory[PAIR_BLOCKS];
+    Side *d = t->p.d;
+    uint64_t epoch = d->state->epoch;
+
+    for (unsigned b = 0; b < d->blocks->len; b++) {
+        memory[b] = g_memdup2(t->p.s->map[b], ((FfRamBlock *)d->blocks->pdata[b])->size);
+    }
+    side_free(g_steal_pointer(&t->p.s));
+    recover(d, t->dump);
+    side_run_until(d->status == FF_STATUS_COMPLETED);
+    g_assert_cmpuint(d->state->epoch, >, epoch);
+    ff_migration_stop_waiting(d->m); /* for a source that will not come */
+    side_run_until(d->done);
+    check_alone(d, memory);
+    for (unsigned b = 0; b < d->blocks->len; b++) {
+        g_free(memory[b]);
+    }
+}
 
 static void test_progress(gconstpointer data)
 {
@@ -132,22 +164,31 @@ static void test_progress(gconstpointer data)
         end(&t);
         return;
     }
-    char *memory[PAIR_BLOCKS];
-    uint64_t epoch = d->state->epoch;
-    for (unsigned b = 0; b < PAIR_BLOCKS; b++) {
-        memory[b] = g_memdup2(t.p.s->map[b], pair_sizes[b]);
+    go_on_alone(&t);
+    end(&t);
+}
+
+/* A MiB of the dump is half a page. */
+static void test_huge(void)
+{
+    HugePages *pool = side_possible() ? hugepages_new(2 * HUGE_PAGES) : NULL;
+
+    if (!pool) {
+        return;
     }
-    side_free(g_steal_pointer(&t.p.s)); /* for good */
-    recover(d, t.dump);
-    side_run_until(d->status == FF_STATUS_COMPLETED);
-    g_assert_cmpuint(d->state->epoch, >, epoch);
-    ff_migration_stop_waiting(d->m); /* for a source that will not come */
-    side_run_until(d->done);
-    check_alone(d, memory);
-    for (unsigned b = 0; b < PAIR_BLOCKS; b++) {
-        g_free(memory[b]);
+    Pair p = {side_new_huge(FF_ROLE_SOURCE, HUGE_PAGES, true),
+              side_new_huge(FF_ROLE_DESTINATION, HUGE_PAGES, true)};
+    p.s->config.max_postcopy_bandwidth = 1 << 20; /* a page is more than a second */
+    side_fill(p.s);
+    side_start(p.d, "tcp:127.0.0.1:0", -1);
+    Test t = begin_with(p, 0, FF_FRAME_RUNNING, false);
+    if (t.p.d->status == FF_STATUS_POSTCOPY_PAUSED) {
+        go_on_alone(&t);
+    } else {
+        g_test_message("every page had come: nothing to recover");
     }
     end(&t);
+    hugepages_free(pool);
 }
 
 /* ---- dumps that are refused --------------------------------------------------------------------
@@ -322,7 +363,7 @@ static void test_loaded(void)
     Test t = begin(0, 0, FF_FRAME_GRANT, false);
     g_assert_cmpint(t.p.d->state->phase, ==, FF_PHASE_LOADED);
     g_assert_false(ff_migration_recover_dump(t.p.d->m, t.dump, &error));
-    g_assert_nonnull(strstr(error->message, "farfault join"));
+    g_assert_nonnull(strstr(error->message, "only the source itself"));
     g_clear_error(&error);
     /* Nor a source. */
     g_assert_false(ff_migration_recover_dump(t.p.s->m, t.dump, &error));
@@ -398,6 +439,39 @@ static void test_returns(void)
     g_assert_cmpint(g_atomic_int_get(&errors), >, 0);
     end(&t);
 }
+
+static const char *damages; /* a dump, once */
+
+static int damage(const char *place, const char *name)
+{
+    if (damages && !strcmp(place, "at") && !strcmp(name, "dump-marked")) {
+        flip_memory(g_steal_pointer(&damages));
+    }
+    return 0;
+}
+
+/* It was whole when it was verified: what has changed since is not placed. */
+static void test_damaged_later(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(2, 0, FF_FRAME_RUNNING, false);
+    Side *d = t.p.d;
+    damages = t.dump;
+    ff_fault_hook(damage);
+    recover(d, t.dump);
+    side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
+    ff_fault_hook(NULL);
+    g_autofree char *error = error_of(d);
+    g_assert_nonnull(strstr(error, "damaged: the checksum of the MiB at byte 5242880"));
+    flip_memory(t.dump);
+    recover(d, t.dump);
+    side_run_until(d->status == FF_STATUS_COMPLETED);
+    pair_resume_at(&t.p, t.to);
+    pair_run_to_end(&t.p);
+    end(&t);
+}
 #endif
 
 int main(int argc, char **argv)
@@ -405,14 +479,16 @@ int main(int argc, char **argv)
     const char *rounds = g_getenv("FF_ROUNDS");
 
     g_test_init(&argc, &argv, NULL);
-    for (int i = 0; i < (rounds ? atoi(rounds) : 6); i++) {
+    for (int i = 0; i < (rounds ? atoi(rounds) : 4); i++) {
         g_autofree char *path = g_strdup_printf("/dump-recovery/progress/%d", i);
         g_test_add_data_func(path, GINT_TO_POINTER(i), test_progress);
     }
+    g_test_add_func("/dump-recovery/huge", test_huge);
     g_test_add_func("/dump-recovery/refused", test_refused);
     g_test_add_func("/dump-recovery/loaded", test_loaded);
 #ifdef FF_FAULTS
     g_test_add_func("/dump-recovery/returns", test_returns);
+    g_test_add_func("/dump-recovery/damaged-later", test_damaged_later);
 #endif
     return g_test_run();
 }
