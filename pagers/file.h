@@ -40,12 +40,28 @@ typedef struct {
     bool waits;  /* somebody waits for that page */
 } FfFileError;
 
+/* Pages that the fill brings before all others, in this order, from a file of their own. Of blocks
+ * with large pages there are none. */
+typedef struct {
+    int fd;                 /* taken by ff_file_pager_new(); -1: there are none */
+    uint64_t at, n;         /* page 0 in it, bytes; how many there are */
+    const uint64_t *places; /* [n] in the file of the pager, bytes; borrowed */
+    unsigned chunk;         /* so many are read together */
+    /* The N bytes of CHUNK are right. */
+    bool (*is_right)(uint64_t chunk, const void *data, size_t n, void *opaque);
+    /* It is used no more: -errno; -EBADMSG: it is wrong. Called once; any thread of the pager. */
+    void (*useless)(int rc, void *opaque);
+    void *opaque;
+} FfFileFirst;
+
 /* Counted by all threads; any thread may look. */
 typedef struct {
     uint64_t faults;      /* requests that were read for */
     uint64_t zeros;       /* requests that needed no reading */
     uint64_t fault_bytes; /* read for them */
     uint64_t fill_bytes;
+    uint64_t first_bytes; /* read from FfFileFirst */
+    uint64_t first_pages; /* of it that were placed: nobody had needed them before */
 } FfFileCounts;
 
 typedef struct {
@@ -53,6 +69,8 @@ typedef struct {
     const FfFileBlock *blocks; /* of the space, in its order; copied */
     unsigned n_blocks;
     unsigned window; /* pages of the file that are read for a fault, at most; a power of 2 */
+    FfFileFirst first;
+    uint64_t record;             /* places of so many faults are kept, at most */
     void (*thread_begins)(void); /* of those that answer faults; can be NULL */
     /* Places zeros where nobody waits; 0 or -errno. NULL: ff_place_zero(). */
     int (*zero)(const FfRun *run, void *opaque);
@@ -64,6 +82,7 @@ typedef struct {
     void *opaque;
 } FfFilePagerConfig;
 
+/* What the config borrows is the pager's until ff_file_pager_free(). */
 FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg);
 /* After ff_file_pager_stop(), and when no fault thread asks any more. P can be NULL. */
 void ff_file_pager_free(FfFilePager *p);
@@ -74,7 +93,7 @@ FfPager *ff_file_pager_pager(FfFilePager *p);
 /* The pages are read by URGENT, for who waits, and by FILL: two descriptions of one file, both
  * taken, which was ID when it was opened first. Faults are answered from now on. */
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id);
-/* Begins to fill what nobody has asked for. After start. */
+/* Begins to fill what nobody has asked for. After start, which begins with FfFileFirst alone. */
 void ff_file_pager_fill(FfFilePager *p);
 /* Nothing is filled any more, nor any failure told, until the next start; who waits is answered. */
 void ff_file_pager_pause(FfFilePager *p);
@@ -82,6 +101,9 @@ void ff_file_pager_pause(FfFilePager *p);
  * touches nothing of the pager nor of the space any more. Requests that were not answered are
  * forgotten: before the next start ff_faults_stop(), and ff_faults_again() for who still waits. */
 void ff_file_pager_stop(FfFilePager *p);
+/* Where the pages stand that were asked for since the beginning, in that order (g_free); *N of
+ * them. Nothing is kept any more. */
+uint64_t *ff_file_pager_take_record(FfFilePager *p, uint64_t *n);
 FfFileCounts ff_file_pager_counts(const FfFilePager *p);
 
 #endif

@@ -197,6 +197,7 @@ static void begin_waiting(FfCall *call)
     ff_driver_want_events(d, ff_capability(call->capabilities, "events"));
     /* Before anybody hears of it. */
     d->config.state->driver_flags |= FF_DRIVER_DEFERRED;
+    ff_migration_hurry(d->migration);
     ff_driver_report(d, FF_STATUS_SETUP);
     ff_call_return(call, NULL);
 }
