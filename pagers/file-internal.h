@@ -39,7 +39,8 @@ struct FfFilePager {
     FfFilePagerBlock *blocks;
     size_t buf_len;
     uint64_t page_max;                     /* pages of the file in the largest page */
-    FfReaderFile *urgent_file, *fill_file; /* NULL: not started */
+    uint64_t fill_bytes;
+    FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
     FfFileId id;
     FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS];
     gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the

@@ -47,8 +47,15 @@ void ff_file_count(uint64_t *n, uint64_t more)
 static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first, uint64_t n,
                       uint64_t *at, uint64_t *bytes)
 {
+    const FfFilePagerConfig *cfg = &w->p->cfg;
+
     *bytes = 0;
     *at = b->file.at + first * FF_FILE_PAGE;
+    if (cfg->read) {
+        *bytes = n * FF_FILE_PAGE;
+        return cfg->read((unsigned)(b - w->p->blocks), first, n, ff_reader_buffer(w->reader), at,
+                         cfg->opaque);
+    }
     for (uint64_t i = 0, some; i < n; i += some) {
         bool data = ff_bitmap_test(&b->data, first + i);
         uint8_t *to = ff_reader_buffer(w->reader) + i * FF_FILE_PAGE;
@@ -352,7 +359,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
         if (p->at_page == b->n_pages) {
             continue;
         }
-        uint64_t most = MAX(1, FILL_BYTES / FF_FILE_PAGE / b->per_page), first = p->at_page;
+        uint64_t most = MAX(1, p->fill_bytes / FF_FILE_PAGE / b->per_page), first = p->at_page;
 
         *zero = !has_data(b, first);
         p->at_page =
@@ -443,7 +450,9 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->page_max = MAX(p->page_max, p->blocks[i].per_page);
     }
     p->cfg.blocks = NULL;
-    p->buf_len = MAX(MAX(p->page_max, cfg->first.chunk), FILL_BYTES / FF_FILE_PAGE) * FF_FILE_PAGE;
+    p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
+    p->buf_len =
+        MAX(MAX(p->page_max, cfg->first.chunk), p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
     if (cfg->first.n) {
         p->first_file = ff_reader_file_new(cfg->first.fd);
         posix_fadvise(cfg->first.fd, 0, 0, POSIX_FADV_RANDOM); /* read in pieces, as the fill */
@@ -470,9 +479,9 @@ static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *na
 
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
 {
-    p->urgent_file = ff_reader_file_new(urgent);
-    p->fill_file = ff_reader_file_new(fill);
-    p->id = *id;
+    p->urgent_file = urgent < 0 ? NULL : ff_reader_file_new(urgent);
+    p->fill_file = fill < 0 ? NULL : ff_reader_file_new(fill);
+    p->id = id ? *id : (FfFileId){0};
     p->ends = p->broken = 0;
     p->fills = false;
     p->at_first = 0;

@@ -41,6 +41,8 @@ struct FfDriver {
     guint linger;    /* source of the one-shot timer; 0: not running */
 
     FfMigration *migration;      /* NULL: none under way */
+    FfTotals totals;             /* before it; totals.c */
+    bool counting;               /* it is in the stored ones */
     const FfStartOps *start_ops; /* of the last one */
     FfIncoming *incoming;        /* NULL: we do not listen for a source */
     int snapshot_uffd;           /* of a live snapshot under way; -1: none */
@@ -267,6 +269,18 @@ void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 void ff_driver_store_end(FfDriver *driver, FfRole role, FfStatus status, const char *why);
 /* Of one that waits for a restore, of which INFO is; NULL: that is over. */
 JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info);
+
+/* totals.c: nothing where a migration is not counted */
+/* A use begins. Before its first status. */
+void ff_totals_begin(FfDriver *driver, FfUse use);
+/* The one that the engine before this one had under way. */
+void ff_totals_adopt(FfDriver *driver);
+void ff_totals_status(FfDriver *driver, FfStatus status);
+/* Its numbers as they are now. */
+void ff_totals_look(FfDriver *driver);
+void ff_totals_end(FfDriver *driver, const FfMigrationInfo *info);
+/* It was none of the engine's: QEMU carries it, or it did not begin. */
+void ff_totals_drop(FfDriver *driver);
 
 /* policy.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands

@@ -39,6 +39,9 @@ static void give_back(FfDriver *d, bool is_free)
     if (is_free) {
         ff_driver_give_uffd(d, uffd);
     } else {
+        ff_driver_log(d,
+                      "farfault: guest memory stays in the userfaultfd of this snapshot, which is "
+                      "closed: the guest has no more live snapshots until it is started again");
         ff_driver_lose_uffd(d, uffd);
     }
 }

@@ -31,7 +31,7 @@ static void test_killed(gconstpointer point)
     if (restore_begin_plain(&s)) {
         Vm *vm = restore_start_again(&s, faults);
 
-        restore_ask(&s, vm, s.path);
+        qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", s.path);
         qmp_expect_migration(vm_qmp(vm), "completed");
         g_assert_true(vm_fault_happened(vm, 0));
         restore_check_restored(&s, vm);
@@ -51,7 +51,7 @@ static void test_killed_deleted(void)
     if (restore_begin_plain(&s)) {
         Vm *vm = restore_start_again(&s, "destination/postcopy-active/call/read-file#9=kill");
 
-        restore_ask(&s, vm, s.path);
+        qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", s.path);
         g_assert_cmpint(unlink(s.path), ==, 0);
         qmp_expect_migration(vm_qmp(vm), "completed");
         g_assert_true(vm_fault_happened(vm, 0));
@@ -89,7 +89,7 @@ static void test_killed_at_random(void)
         for (int i = rounds ? atoi(rounds) : 3; i > 0; i--) {
             Vm *vm = restore_start_again(&s, NULL);
 
-            restore_ask(&s, vm, s.path);
+            qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", s.path);
             g_usleep(g_test_rand_int_range(0, 60000)); /* the moment, not an event */
             pid_t engine = vm_find_engine(vm);
             if (engine) {
@@ -116,7 +116,7 @@ static void test_killed_early(gconstpointer point)
     if (restore_begin_plain(&s)) {
         Vm *vm = restore_start_again(&s, faults), *next;
 
-        restore_ask(&s, vm, s.path);
+        qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", s.path);
         g_assert_cmpint(vm_wait_exit(vm), !=, 0);
         g_assert_true(vm_fault_happened(vm, 0));
         vm_end(vm);
