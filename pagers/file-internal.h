@@ -38,7 +38,7 @@ struct FfFilePager {
     FfFilePagerConfig cfg;
     FfFilePagerBlock *blocks;
     size_t buf_len;
-    uint64_t page_max;                     /* pages of the file in the largest page */
+    uint64_t page_max; /* pages of the file in the largest page */
     uint64_t fill_bytes;
     FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
     FfFileId id;
