@@ -62,6 +62,16 @@ static void say(Round *r, const char *command, const char *name, const char *val
              : qmp_call(vm_qmp(r->vm), command, NULL);
 }
 
+static char *status_of(JsonObject *answer)
+{
+    JsonObject *info = json_object_has_member(answer, "return")
+                           ? json_object_get_object_member(answer, "return")
+                           : NULL;
+
+    return g_strdup(info ? json_object_get_string_member_with_default(info, "status", "none")
+                         : "none");
+}
+
 /* ---- what happens ------------------------------------------------------------------------------
  */
 
@@ -106,6 +116,18 @@ static void snapshot(Round *r)
     }
 }
 
+/* As a write does it. Not before the engine knows what the file is: that would be what it is then.
+ */
+static void write_to_file(Round *r)
+{
+    g_autoptr(JsonObject) answer = qmp_call(vm_qmp(r->vm), "query-migrate", NULL);
+    g_autofree char *status = answer ? status_of(answer) : g_strdup("");
+
+    if (!strcmp(status, "postcopy-active")) {
+        utimensat(AT_FDCWD, r->s.path, NULL, 0);
+    }
+}
+
 static void act(Round *r)
 {
     switch (below(r, 8)) {
@@ -117,7 +139,7 @@ static void act(Round *r)
         kill_engine(r, true);
         break;
     case 3:
-        utimensat(AT_FDCWD, r->s.path, NULL, 0); /* as a write does it */
+        write_to_file(r);
         break;
     case 4:
         say(r, "migrate-pause", NULL, NULL);
@@ -141,16 +163,6 @@ static void act(Round *r)
 
 /* ---- until it is settled -----------------------------------------------------------------------
  */
-
-static char *status_of(JsonObject *answer)
-{
-    JsonObject *info = json_object_has_member(answer, "return")
-                           ? json_object_get_object_member(answer, "return")
-                           : NULL;
-
-    return g_strdup(info ? json_object_get_string_member_with_default(info, "status", "none")
-                         : "none");
-}
 
 /* TRUE: the guest has come. FALSE: this QEMU has ended. */
 static bool settle(Round *r)
