@@ -7,7 +7,7 @@
 #define FF_PAGERS_FILE_INTERNAL_H
 
 #include "net/sync.h"
-#include "pagers/file.h"
+#include "pagers/file-types.h"
 #include "uffd/bitmap.h"
 
 #define FAULT_THREADS 2
@@ -70,6 +70,7 @@ struct FfFilePager {
     uint64_t at_page;  /* cursor_lock */
 };
 
+/* file-place.c */
 void ff_file_count(uint64_t *n, uint64_t more);
 /* Places DATA where RUN is missing. *SOME: what it has come to. 0 or -errno. */
 int ff_file_place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, FfRun *some);

@@ -19,12 +19,13 @@
  *
  * System calls: fadvise64.
  */
-#include "pagers/file-internal.h"
+#include "pagers/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
+#include "pagers/file-internal.h"
 #include "uffd/place.h"
 
 #define FILL_BYTES (256u << 10)
@@ -33,11 +34,6 @@
 #define FILL_GAP 16
 /* Zeros that are placed in one step by the fill. */
 #define ZERO_PAGES (1ull << 18)
-
-void ff_file_count(uint64_t *n, uint64_t more)
-{
-    __atomic_fetch_add(n, more, __ATOMIC_RELAXED); /* statistics */
-}
 
 /* ---- the file ----------------------------------------------------------------------------------
  */
@@ -96,12 +92,6 @@ static bool has_data(const FfFilePagerBlock *b, uint64_t page)
                             : ff_bitmap_count_run(&b->data, page * b->per_page, b->per_page) > 0;
 }
 
-void ff_file_cannot_place(FfFilePager *p, const FfRun *run, int rc)
-{
-    g_atomic_int_set(&p->broken, 1);
-    p->cfg.cannot_place(run, rc, p->cfg.opaque);
-}
-
 /* Of huge pages there may be as many as the guest needs, and no more: two threads that place the
  * same one would need two of them for a moment. */
 static void enter_placing(FfFilePager *p, unsigned block)
@@ -129,27 +119,6 @@ static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
         ff_file_cannot_place(p, run, rc);
     }
     return rc >= 0;
-}
-
-int ff_file_place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, FfRun *some)
-{
-    uint64_t end = run->first + run->n, ps = p->blocks[run->block].per_page * FF_FILE_PAGE;
-    int rc = 0;
-
-    for (*some = (FfRun){run->block, run->first, 0}; some->first < end; some->first += some->n) {
-        bool there = ff_space_is_placed(p->cfg.space, run->block, some->first);
-
-        for (some->n = 1;
-             some->first + some->n < end &&
-             ff_space_is_placed(p->cfg.space, run->block, some->first + some->n) == there;
-             some->n++) {
-        }
-        rc = there ? 0 : ff_place_copy(p->cfg.space, some, data + (some->first - run->first) * ps);
-        if (rc < 0) {
-            break;
-        }
-    }
-    return rc;
 }
 
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W

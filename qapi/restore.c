@@ -191,8 +191,3 @@ void ff_restore_recover(FfCall *call)
         ff_call_error(call, "%s", error->message);
     }
 }
-
-bool ff_restore_is_under_way(const FfDriver *d)
-{
-    return d->migration && ff_migration_is_restore(d->migration);
-}
