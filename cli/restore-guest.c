@@ -34,7 +34,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 /* The command line as written. */
 typedef struct {
-    gboolean help, quiet;
+    gboolean help, quiet, learn, no_set;
     char *offset_text;
     char **positional;
     int64_t offset; /* FF_SAVED_OFFSET_LOOK */
@@ -62,6 +62,19 @@ typedef struct {
     bool asking, over;
 } Watch;
 
+/* What became of its working set, if it had one (g_free). */
+static char *set_text(JsonObject *info)
+{
+    JsonObject *restore = ff_json_object(ff_json_object(info, "x-farfault"), "restore");
+    gint64 has = ff_json_int(restore, "working-set", 0);
+    g_autofree char *bytes = ff_format_bytes(has);
+
+    return has ? g_strdup_printf("; working set %s, %" G_GINT64_FORMAT
+                                 " %% of it before it was needed",
+                                 bytes, ff_json_int(restore, "working-set-used", 0) * 100 / has)
+               : g_strdup("");
+}
+
 static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Watch *w = opaque;
@@ -72,9 +85,11 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
         w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
 
     if (info) {
+        g_autofree char *set = set_text(info);
+
         ff_progress_say(w->progress, true,
-                        "%s: restored: guest ran after %s, all of it here after %s", w->line->path,
-                        ran, all);
+                        "%s: restored: guest ran after %s, all of it here after %s%s",
+                        w->line->path, ran, all, set);
     }
     g_main_loop_quit(w->loop);
 }
@@ -86,7 +101,7 @@ static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error
 
     if (info) {
         ff_progress_say(w->progress, true,
-                        "restore paused: %s; when it is mended: "
+                        "restore paused: %s; when it is repaired: "
                         "migrate_recover file:%s",
                         ff_json_string_or(info, "error-desc", "?"), w->line->path);
     }
@@ -149,6 +164,9 @@ static bool ask(Watch *w, GError **error)
     json_object_set_string_member(args, "file", w->line->path);
     if (w->line->offset > 0) {
         json_object_set_int_member(args, "offset", w->line->offset);
+    }
+    if (w->line->learn || w->line->no_set) {
+        json_object_set_string_member(args, "working-set", w->line->learn ? "learn" : "ignore");
     }
     g_autoptr(JsonNode) set = ff_cli_qmp_call(w->qmp, "migrate-set-capabilities",
                                               json_node_dup_object(capabilities), error);
@@ -283,6 +301,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset_text, NULL, NULL},
+        {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
+        {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
@@ -321,6 +341,9 @@ static bool interpret(Line *line, GError **error)
             !strcmp(*arg, "--loadvm")) {
             return usage(error, "leave -incoming and -loadvm out: the guest comes from the file");
         }
+    }
+    if (line->learn && line->no_set) {
+        return usage(error, "--learn writes what --no-working-set leaves alone: give one of them");
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
     line->path = g_canonicalize_filename(line->positional[0], NULL);

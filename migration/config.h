@@ -105,6 +105,8 @@ typedef struct {
     FfSplit *split;              /* NULL: the guest is whole */
     bool restore;                /* destination: from a file. REQUESTS are faults, of which ... */
     uint64_t fault_bytes, fill_bytes; /* ... were read for them, and for what nobody asked for */
+    uint64_t set_bytes, set_used; /* in its working set (0: none); of which nobody had needed them
+                                     before they came */
     /* A live snapshot; what follows is its own. RAM and pages are those of the file, LATENCY is
      * that of writes to memory that was not saved yet, of which there were REQUESTS. */
     bool snapshot;
@@ -127,12 +129,20 @@ typedef struct {
     int uffd;        /* for protection; borrowed until done() */
 } FfSnapshotConfig;
 
+/* What becomes of a restore's working set (snapshot/working-set.h). */
+typedef enum {
+    FF_SET_USE,    /* what PATH.ws has is read first */
+    FF_SET_LEARN,  /* it is found out, and written to PATH.ws */
+    FF_SET_IGNORE, /* neither */
+} FfUseSet;
+
 /* A destination whose guest is in a file. */
 typedef struct {
     bool wanted;
     char *path;     /* for errors, and to open it if fd is -1 */
     int fd;         /* taken; -1 */
     int64_t offset; /* where the guest begins in it, bytes; -1: to be looked for */
+    FfUseSet set;   /* of PATH, if it is the file's name */
 } FfRestoreConfig;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is

@@ -154,7 +154,9 @@ static bool dest_init(FfMigration *m, GError **error)
     ff_close_fd(&m->cfg.mem_fd);
     ff_dest_init(&m->dest);
     if (m->cfg.restore.wanted) {
-        ff_restore_init(&m->dest, m->cfg.restore.fd, m->cfg.restore.path, m->cfg.restore.offset);
+        const FfRestoreConfig *r = &m->cfg.restore;
+
+        ff_restore_init(&m->dest, r->fd, r->path, r->offset, r->set);
     }
     return true;
 }

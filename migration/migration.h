@@ -71,6 +71,8 @@ void ff_migration_set_tls(FfMigration *m, FfTls *tls, const char *hostname);
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error);
 /* Its guest comes from a file: it has no connection, and none to recover. */
 bool ff_migration_is_restore(FfMigration *m);
+/* Something waits for the end of it. */
+void ff_migration_hurry(FfMigration *m);
 /* Restore, postcopy-paused: goes on with the file at PATH, which has to be the same. */
 bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error);
 /* Destination, postcopy-paused, of a guest that was granted to it: what is missing comes from the

@@ -164,6 +164,11 @@ bool ff_migration_is_restore(FfMigration *m)
     return m->side->receives && m->dest.origin;
 }
 
+void ff_migration_hurry(FfMigration *m)
+{
+    ff_control_event(m->control, FF_EV_HURRY);
+}
+
 bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
 {
     ff_mutex_lock(&m->control->lock);

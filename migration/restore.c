@@ -28,14 +28,21 @@
 #include "migration/destination.h"
 #include "migration/journal.h"
 #include "migration/restore-file.h"
+#include "migration/restore-set.h"
 #include "net/priority.h"
 
 /* Pages that are read together for a fault. */
 #define WINDOW 4
 #define FEED (1u << 20)
 
+/* While its working set is found out, nothing is filled: what the fill brings nobody asks for. */
+#define LEARN_US (4 * G_USEC_PER_SEC)
+
 struct FfRestore {
-    int fd; /* given, or held by the engine before this one; -1: none */
+    FfUseSet set;       /* of this attempt; an engine that follows only fills */
+    FfRestoreSet *sets; /* lock, to write; NULL: none is used */
+    GThread *writer;    /* writes one; NULL */
+    int fd;             /* given, or held by the engine before this one; -1: none */
     char *path;
     int64_t offset;
     bool adopted; /* until the first attempt is made */
@@ -97,6 +104,7 @@ static void set_pager(FfDestination *d, FfFilePager *pager)
         r->past.zeros += c.zeros;
         r->past.fault_bytes += c.fault_bytes;
         r->past.fill_bytes += c.fill_bytes;
+        r->past.first_pages += c.first_pages;
     }
     ff_mutex_unlock(&d->control->lock);
     ff_file_pager_free(old);
@@ -115,11 +123,14 @@ static bool start_pager(FfDestination *d, GError **error)
         ff_close_fd(&fill);
         return false;
     }
+    bool learns = r->set == FF_SET_LEARN;
     FfFilePager *pager = ff_file_pager_new(&(FfFilePagerConfig){
         .space = d->placer.space,
         .blocks = r->file->blocks,
         .n_blocks = r->file->n_blocks,
-        .window = WINDOW,
+        .window = learns ? 1 : WINDOW,
+        .first = ff_restore_set_first(r->sets),
+        .record = learns ? ff_restore_set_max(r->file) : 0,
         .thread_begins = ff_priority_urgent,
         .zero = place_zeros,
         .failed = failed,
@@ -185,6 +196,17 @@ static bool open_file(FfDestination *d, GError **error)
     return r->file != NULL;
 }
 
+/* After the file was compared. */
+static void open_set(FfDestination *d)
+{
+    FfRestore *r = d->restore;
+    FfRestoreSet *set = r->set == FF_SET_USE ? ff_restore_set_open(r->file) : NULL;
+
+    ff_mutex_lock(&d->control->lock);
+    r->sets = set;
+    ff_mutex_unlock(&d->control->lock);
+}
+
 /* ---- the way in --------------------------------------------------------------------------------
  */
 
@@ -205,6 +227,7 @@ static bool begin(FfDestination *d, GError **error)
     if (!ff_dest_check_guest(d, &refused, error) || !open_file(d, error) || !compare(d, error)) {
         return false;
     }
+    open_set(d);
     keep(d);
     hold(d);
     FF_FAULT_AT("held");
@@ -440,9 +463,26 @@ static bool again(FfDestination *d)
     }
 }
 
+/* Who waits for the end of the restore ends it early. */
+static void learn(FfDestination *d)
+{
+    FfRestore *r = d->restore;
+    const unsigned end = FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT;
+    unsigned got =
+        ff_control_wait_until(d->control, end | FF_EV_HURRY, g_get_monotonic_time() + LEARN_US);
+
+    r->set = FF_SET_IGNORE;
+    if (!(got & (FF_EV_DEAD | FF_EV_QUIT))) {
+        r->writer = ff_restore_set_write(r->file, r->pager);
+    }
+}
+
 /* FfDestOrigin: the guest runs, and what is beside its faults may begin. */
 static void granted(FfDestination *d)
 {
+    if (d->restore->set == FF_SET_LEARN) {
+        learn(d);
+    }
     fill(d);
 }
 
@@ -450,6 +490,7 @@ static void granted(FfDestination *d)
 static void end(FfDestination *d)
 {
     stop_pager(d);
+    ff_control_join(&d->restore->writer);
 }
 
 static const FfDestOrigin origin = {
@@ -458,13 +499,14 @@ static const FfDestOrigin origin = {
 /* ---- beginning and end -------------------------------------------------------------------------
  */
 
-void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset)
+void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset, FfUseSet set)
 {
     d->origin = &origin;
     d->restore = g_new0(FfRestore, 1);
     d->restore->fd = fd;
     d->restore->path = g_strdup(path);
     d->restore->offset = offset;
+    d->restore->set = set;
 }
 
 void ff_restore_adopt_init(FfDestination *d, int fd)
@@ -472,7 +514,7 @@ void ff_restore_adopt_init(FfDestination *d, int fd)
     const char *uri = d->cfg->state->peer_uri;
     const char *path = g_str_has_prefix(uri, "file:") ? uri + strlen("file:") : uri;
 
-    ff_restore_init(d, fd, path, -1);
+    ff_restore_init(d, fd, path, -1, FF_SET_IGNORE);
     d->restore->adopted = true;
 }
 
@@ -494,6 +536,8 @@ void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info)
     info->requests = c.faults + c.zeros + r->past.faults + r->past.zeros;
     info->fault_bytes = c.fault_bytes + r->past.fault_bytes;
     info->fill_bytes = c.fill_bytes + r->past.fill_bytes;
+    info->set_bytes = ff_restore_set_pages(r->sets) * FF_FILE_PAGE;
+    info->set_used = (c.first_pages + r->past.first_pages) * FF_FILE_PAGE;
     info->bytes_wire = info->fault_bytes + info->fill_bytes;
 }
 
@@ -505,6 +549,7 @@ void ff_restore_clear(FfDestination *d)
         return;
     }
     ff_file_pager_free(r->pager);
+    ff_restore_set_free(r->sets);
     ff_restore_file_free(r->file);
     ff_close_fd(&r->fd);
     g_free(r->path);

@@ -9,7 +9,7 @@
 #include "migration/dest-side.h"
 
 /* D becomes one: before the coordinator. FD (taken; -1: PATH is opened, by the coordinator). */
-void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset);
+void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset, FfUseSet set);
 /* The same for an engine that adopts one; FD: what was held, or -1. */
 void ff_restore_adopt_init(FfDestination *d, int fd);
 /* The coordinator, from the beginning to the end. */

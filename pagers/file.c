@@ -15,7 +15,7 @@
  * (reader.h) they must not look at the pager: -ECANCELED ends them at once. Locks: `ring_lock`,
  * with the fault thread of the space, and `cursor_lock`, of the fill alone; both are leaves, and
  * nobody reads under one. `huge_lock`: one thread at a time places huge pages, beside which it
- * takes locks of the space.
+ * takes locks of the space. What comes before the rest of the fill is in file-first.c.
  *
  * System calls: fadvise64.
  */
@@ -25,79 +25,23 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "net/sync.h"
-#include "uffd/bitmap.h"
+#include "pagers/file-internal.h"
 #include "uffd/place.h"
 
-#define FAULT_THREADS 2
-#define FILL_THREADS 2
 #define FILL_BYTES (256u << 10)
 /* Pages that are there already are read once more if they are so few between others: one read
  * costs more than they do. */
 #define FILL_GAP 16
 /* Zeros that are placed in one step by the fill. */
 #define ZERO_PAGES (1ull << 18)
-#define RING 256
-
-typedef struct {
-    FfFileBlock file;
-    FfBitmap data;              /* over file.data */
-    FfBitmap wanted;            /* by page of the space: requested, and not taken by a thread */
-    uint64_t n_pages, per_page; /* pages of the space; of the file in one */
-} Block;
-
-typedef struct {
-    unsigned block;
-    uint64_t page;
-} Request;
-
-/* A thread, as its own functions see it. */
-typedef struct {
-    FfFilePager *p; /* not after -ECANCELED */
-    FfReader *reader;
-    FfReaderFile *file; /* borrowed from the pager */
-} Worker;
-
-struct FfFilePager {
-    FfPager pager; /* first */
-    FfFilePagerConfig cfg;
-    Block *blocks;
-    size_t buf_len;
-    uint64_t page_max; /* pages of the file in the largest page */
-    uint64_t fill_bytes;
-    FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
-    FfFileId id;
-    FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS];
-    gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
-                    fill */
-    gint ends;   /* atomic; all threads are to end. Observers: they */
-    FfFileCounts counts; /* each atomic */
-
-    FfMutex ring_lock;
-    FfCond asked;
-    Request ring[RING]; /* ring_lock */
-    unsigned head, n;   /* ring_lock */
-    bool overflow;      /* ring_lock; some are in `wanted` alone */
-
-    FfMutex huge_lock; /* held while huge pages are placed */
-
-    FfMutex cursor_lock;
-    unsigned at_block; /* cursor_lock */
-    uint64_t at_page;  /* cursor_lock */
-};
-
-static void count(uint64_t *n, uint64_t more)
-{
-    __atomic_fetch_add(n, more, __ATOMIC_RELAXED); /* statistics */
-}
 
 /* ---- the file ----------------------------------------------------------------------------------
  */
 
 /* N pages of the file from FIRST on into W's buffer: what stands there, and zeros. -errno with the
  * place in *AT. */
-static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uint64_t *at,
-                      uint64_t *bytes)
+static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first, uint64_t n,
+                      uint64_t *at, uint64_t *bytes)
 {
     const FfFilePagerConfig *cfg = &w->p->cfg;
 
@@ -142,16 +86,10 @@ static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
 /* ---- placing -----------------------------------------------------------------------------------
  */
 
-static bool has_data(const Block *b, uint64_t page)
+static bool has_data(const FfFilePagerBlock *b, uint64_t page)
 {
     return b->per_page == 1 ? ff_bitmap_test(&b->data, page)
                             : ff_bitmap_count_run(&b->data, page * b->per_page, b->per_page) > 0;
-}
-
-static void cannot_place(FfFilePager *p, const FfRun *run, int rc)
-{
-    g_atomic_int_set(&p->broken, 1);
-    p->cfg.cannot_place(run, rc, p->cfg.opaque);
 }
 
 /* Of huge pages there may be as many as the guest needs, and no more: two threads that place the
@@ -178,39 +116,17 @@ static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
 
     leave_placing(p, run->block);
     if (rc < 0) {
-        cannot_place(p, run, rc);
+        ff_file_cannot_place(p, run, rc);
     }
     return rc >= 0;
 }
 
-/* Places DATA where RUN is missing. *SOME: what it has come to. 0 or -errno. */
-static int place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, FfRun *some)
-{
-    uint64_t end = run->first + run->n, ps = p->blocks[run->block].per_page * FF_FILE_PAGE;
-    int rc = 0;
-
-    for (*some = (FfRun){run->block, run->first, 0}; some->first < end; some->first += some->n) {
-        bool there = ff_space_is_placed(p->cfg.space, run->block, some->first);
-
-        for (some->n = 1;
-             some->first + some->n < end &&
-             ff_space_is_placed(p->cfg.space, run->block, some->first + some->n) == there;
-             some->n++) {
-        }
-        rc = there ? 0 : ff_place_copy(p->cfg.space, some, data + (some->first - run->first) * ps);
-        if (rc < 0) {
-            break;
-        }
-    }
-    return rc;
-}
-
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W
  * was left behind. */
-static bool bring(Worker *w, const FfRun *run, bool waits)
+static bool bring(FfFileWorker *w, const FfRun *run, bool waits)
 {
     FfFilePager *p = w->p;
-    const Block *b = &p->blocks[run->block];
+    const FfFilePagerBlock *b = &p->blocks[run->block];
     uint64_t at, bytes;
     int rc = read_pages(w, b, run->first * b->per_page, run->n * b->per_page, &at, &bytes);
     FfRun some;
@@ -222,18 +138,37 @@ static bool bring(Worker *w, const FfRun *run, bool waits)
         fail(p, rc, at, waits);
         return false;
     }
-    count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
+    ff_file_count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
     enter_placing(p, run->block);
-    rc = place_missing(p, run, ff_reader_buffer(w->reader), &some);
+    rc = ff_file_place_missing(p, run, ff_reader_buffer(w->reader), &some);
     leave_placing(p, run->block);
     if (rc < 0) {
-        cannot_place(p, &some, rc);
+        ff_file_cannot_place(p, &some, rc);
     }
     return rc >= 0;
 }
 
 /* ---- who waits ---------------------------------------------------------------------------------
  */
+
+static void record_locked(FfFilePager *p, unsigned block, uint64_t page)
+{
+    const FfFilePagerBlock *b = &p->blocks[block];
+
+    if (p->n_record < p->n_places && b->per_page == 1 && ff_bitmap_test(&b->data, page)) {
+        p->record[p->n_record++] = b->file.at + page * FF_FILE_PAGE;
+    }
+}
+
+uint64_t *ff_file_pager_take_record(FfFilePager *p, uint64_t *n)
+{
+    ff_mutex_lock(&p->ring_lock);
+    uint64_t *record = g_steal_pointer(&p->record);
+    *n = p->n_record;
+    p->n_record = p->n_places = 0;
+    ff_mutex_unlock(&p->ring_lock);
+    return record;
+}
 
 /* A fault thread of a space, which has no other locks of ours. */
 static int request(FfPager *pager, const FfRun *runs, unsigned n)
@@ -246,6 +181,7 @@ static int request(FfPager *pager, const FfRun *runs, unsigned n)
             if (!ff_bitmap_set(&p->blocks[runs[i].block].wanted, page)) {
                 continue; /* it is on its way to a thread */
             }
+            record_locked(p, runs[i].block, page);
             if (p->n < RING) {
                 p->ring[(p->head + p->n++) % RING] = (Request){runs[i].block, page};
             } else {
@@ -262,7 +198,7 @@ static int request(FfPager *pager, const FfRun *runs, unsigned n)
 static bool take_overflow_locked(FfFilePager *p, Request *r)
 {
     for (r->block = 0; r->block < p->cfg.n_blocks; r->block++) {
-        Block *b = &p->blocks[r->block];
+        FfFilePagerBlock *b = &p->blocks[r->block];
 
         if (ff_bitmap_claim_run(&b->wanted, 0, b->n_pages, 1, &r->page)) {
             return true;
@@ -306,7 +242,7 @@ static bool is_wanted(const FfFilePager *p, unsigned block, uint64_t page)
 /* The pages around R's that are missing and stand in the file, as far as they are next to it. */
 static FfRun window_of(const FfFilePager *p, const Request *r)
 {
-    const Block *b = &p->blocks[r->block];
+    const FfFilePagerBlock *b = &p->blocks[r->block];
     uint64_t size = MAX(1, p->cfg.window / b->per_page), from = r->page / size * size;
     uint64_t end = MIN(from + size, b->n_pages), first = r->page, last = r->page + 1;
 
@@ -319,7 +255,7 @@ static FfRun window_of(const FfFilePager *p, const Request *r)
     return (FfRun){r->block, first, last - first};
 }
 
-static void answer(Worker *w, const Request *r)
+static void answer(FfFileWorker *w, const Request *r)
 {
     FfFilePager *p = w->p;
 
@@ -329,12 +265,12 @@ static void answer(Worker *w, const Request *r)
     if (has_data(&p->blocks[r->block], r->page)) {
         FfRun run = window_of(p, r);
 
-        count(&p->counts.faults, 1);
+        ff_file_count(&p->counts.faults, 1);
         bring(w, &run, true);
     } else {
         FfRun run = {r->block, r->page, 1};
 
-        count(&p->counts.zeros, 1);
+        ff_file_count(&p->counts.zeros, 1);
         place_zero(p, &run, true);
     }
 }
@@ -343,7 +279,7 @@ static void answer(Worker *w, const Request *r)
 static void fault_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
-    Worker w = {p, reader, p->urgent_file};
+    FfFileWorker w = {p, reader, p->urgent_file};
     Request r;
 
     if (p->cfg.thread_begins) {
@@ -383,7 +319,7 @@ static uint64_t zeros_end(const FfFilePager *p, unsigned block, uint64_t first, 
 static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
 {
     for (; p->at_block < p->cfg.n_blocks; p->at_block++, p->at_page = 0) {
-        const Block *b = &p->blocks[p->at_block];
+        const FfFilePagerBlock *b = &p->blocks[p->at_block];
 
         while (p->at_page < b->n_pages &&
                ff_space_is_placed(p->cfg.space, p->at_block, p->at_page)) {
@@ -412,15 +348,41 @@ static bool next(FfFilePager *p, FfRun *run, bool *zero)
     return some;
 }
 
+/* Until ff_file_pager_fill(). FALSE: the end. */
+static bool await_fill(FfFilePager *p)
+{
+    ff_mutex_lock(&p->cursor_lock);
+    while (!p->fills && !g_atomic_int_get(&p->ends)) {
+        ff_cond_wait(&p->filling, &p->cursor_lock);
+    }
+    bool fills = p->fills;
+    ff_mutex_unlock(&p->cursor_lock);
+    return fills;
+}
+
+static bool goes_on(FfFilePager *p)
+{
+    return !g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken);
+}
+
 /* FfReaderFunc */
 static void fill_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
-    Worker w = {p, reader, p->fill_file};
+    FfFileWorker w = {p, reader, p->fill_file};
+    uint64_t first, end;
     FfRun run;
     bool zero;
 
-    while (!g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken) && next(p, &run, &zero)) {
+    while (goes_on(p) && ff_file_first_next(p, &first, &end)) {
+        if (!ff_file_first_bring(&w, first, end)) {
+            return;
+        }
+    }
+    if (!await_fill(p)) {
+        return;
+    }
+    while (goes_on(p) && next(p, &run, &zero)) {
         if (zero ? !place_zero(p, &run, false) : !bring(&w, &run, false)) {
             return;
         }
@@ -435,7 +397,7 @@ FfPager *ff_file_pager_pager(FfFilePager *p)
     return &p->pager;
 }
 
-static void block_init(Block *b, const FfFileBlock *file)
+static void block_init(FfFilePagerBlock *b, const FfFileBlock *file)
 {
     b->file = *file;
     b->per_page = file->page_size / FF_FILE_PAGE;
@@ -450,7 +412,7 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
 
     p->pager.request = request;
     p->cfg = *cfg;
-    p->blocks = g_new0(Block, cfg->n_blocks);
+    p->blocks = g_new0(FfFilePagerBlock, cfg->n_blocks);
     p->page_max = 1;
     for (unsigned i = 0; i < cfg->n_blocks; i++) {
         block_init(&p->blocks[i], &cfg->blocks[i]);
@@ -458,7 +420,17 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
     }
     p->cfg.blocks = NULL;
     p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
-    p->buf_len = MAX(p->page_max, p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
+    p->buf_len =
+        MAX(MAX(p->page_max, cfg->first.chunk), p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
+    if (cfg->first.n) {
+        p->first_file = ff_reader_file_new(cfg->first.fd);
+        posix_fadvise(cfg->first.fd, 0, 0, POSIX_FADV_RANDOM); /* read in pieces, as the fill */
+    }
+    if (cfg->record) {
+        p->record = g_new(uint64_t, cfg->record);
+        p->n_places = cfg->record;
+    }
+    ff_cond_init(&p->filling);
     ff_mutex_init(&p->ring_lock);
     ff_cond_init(&p->asked);
     ff_mutex_init(&p->cursor_lock);
@@ -480,17 +452,28 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
     p->fill_file = fill < 0 ? NULL : ff_reader_file_new(fill);
     p->id = id ? *id : (FfFileId){0};
     p->ends = p->broken = 0;
+    p->fills = false;
+    p->at_first = 0;
     p->at_block = 0;
     p->at_page = 0;
     /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
     posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
     posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
     begin(p, p->fault, FAULT_THREADS, "ff-file-fault", fault_thread);
+    if (p->first_file) {
+        begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+    }
 }
 
 void ff_file_pager_fill(FfFilePager *p)
 {
-    begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+    ff_mutex_lock(&p->cursor_lock);
+    p->fills = true;
+    ff_cond_broadcast(&p->filling);
+    ff_mutex_unlock(&p->cursor_lock);
+    if (!p->fill[0]) {
+        begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+    }
 }
 
 void ff_file_pager_pause(FfFilePager *p)
@@ -511,6 +494,9 @@ void ff_file_pager_stop(FfFilePager *p)
     g_atomic_int_set(&p->ends, 1);
     ff_cond_broadcast(&p->asked);
     ff_mutex_unlock(&p->ring_lock);
+    ff_mutex_lock(&p->cursor_lock);
+    ff_cond_broadcast(&p->filling);
+    ff_mutex_unlock(&p->cursor_lock);
     end(p->fault, FAULT_THREADS);
     end(p->fill, FILL_THREADS);
     ff_mutex_lock(&p->ring_lock);
@@ -531,6 +517,8 @@ FfFileCounts ff_file_pager_counts(const FfFilePager *p)
         .zeros = __atomic_load_n(&p->counts.zeros, __ATOMIC_RELAXED),
         .fault_bytes = __atomic_load_n(&p->counts.fault_bytes, __ATOMIC_RELAXED),
         .fill_bytes = __atomic_load_n(&p->counts.fill_bytes, __ATOMIC_RELAXED),
+        .first_bytes = __atomic_load_n(&p->counts.first_bytes, __ATOMIC_RELAXED),
+        .first_pages = __atomic_load_n(&p->counts.first_pages, __ATOMIC_RELAXED),
     };
 }
 
@@ -544,6 +532,9 @@ void ff_file_pager_free(FfFilePager *p)
         ff_bitmap_clear(&p->blocks[i].data);
         ff_bitmap_clear(&p->blocks[i].wanted);
     }
+    ff_reader_file_unref(p->first_file);
+    g_free(p->record);
+    ff_cond_clear(&p->filling);
     ff_cond_clear(&p->asked);
     ff_mutex_clear(&p->ring_lock);
     ff_mutex_clear(&p->cursor_lock);

@@ -7,6 +7,8 @@
  * The client's call ends with that answer; a call of our own goes on in its place (`deferred`),
  * with its monitor and its fd. What becomes of it is told by status and event, never by an answer.
  *
+ * What becomes of it afterwards: deferred.c.
+ *
  * An engine that dies has forgotten it, and the next one says that it failed: nobody takes the end
  * of the restore for that of his snapshot. If the restore pauses it has failed, too: what has to be
  * seen then is the pause. Main loop's thread.
@@ -14,91 +16,8 @@
 #include "migration/states.h"
 #include "qapi/driver-private.h"
 
-/* ---- its end ----------------------------------------------------------------------------------
- */
-
-static void forget(FfDriver *d)
-{
-    d->deferring = d->deferred_cancelled = false;
-    d->deferred_next = NULL;
-    d->config.state->driver_flags &= ~(uint32_t)FF_DRIVER_DEFERRED;
-}
-
-/* It is over before it began, as STATUS; the restore may go on. */
-static void end(FfDriver *d, FfStatus status, const char *why)
-{
-    if (!d->deferring) {
-        return; /* it has begun, and has said so itself */
-    }
-    forget(d);
-    ff_driver_store_end(d, FF_ROLE_SOURCE, status, why);
-    d->deferred_over = true;
-    ff_driver_report(d, status);
-}
-
-/* FfCall.failed */
-static void failed(FfDriver *d, const char *why)
-{
-    end(d, FF_STATUS_FAILED, why);
-}
-
-void ff_deferred_fail(FfDriver *d, const char *why)
-{
-    FfCall *call = g_steal_pointer(&d->deferred);
-
-    if (call) {
-        ff_call_error(call, "%s", why);
-    }
-}
-
-bool ff_deferred_cancel(FfDriver *d)
-{
-    FfCall *call = g_steal_pointer(&d->deferred);
-
-    if (!d->deferring) {
-        return false;
-    }
-    if (!call) {
-        d->deferred_cancelled = true; /* it is just beginning */
-        return true;
-    }
-    ff_driver_report(d, FF_STATUS_CANCELLING);
-    end(d, FF_STATUS_CANCELLED, NULL);
-    ff_call_return(call, NULL);
-    return true;
-}
-
-void ff_deferred_begun(FfDriver *d)
-{
-    bool cancelled = d->deferred_cancelled;
-
-    forget(d);
-    d->deferred_over = false;
-    if (cancelled && d->migration) {
-        ff_migration_cancel(d->migration, NULL);
-    }
-}
-
-void ff_deferred_adopt(FfDriver *d)
-{
-    if (d->config.state->driver_flags & FF_DRIVER_DEFERRED) {
-        d->deferring = true;
-        d->events = d->config.state->driver_flags & FF_DRIVER_EVENTS;
-        failed(d, "the engine died before it began: the guest runs on, repeat it");
-    }
-}
-
 /* ---- its beginning ----------------------------------------------------------------------------
  */
-
-void ff_deferred_go_on(FfDriver *d)
-{
-    FfCall *call = g_steal_pointer(&d->deferred);
-
-    if (call) {
-        d->deferred_next(call);
-    }
-}
 
 static void cancelled(FfCall *call, JsonNode *result, const GError *error)
 {
@@ -126,7 +45,7 @@ static void give_to_qemu(FfCall *call)
 
     if (call->driver->deferred_cancelled) {
         ff_driver_report(call->driver, FF_STATUS_CANCELLING);
-        end(call->driver, FF_STATUS_CANCELLED, NULL);
+        ff_deferred_end(call->driver, FF_STATUS_CANCELLED, NULL);
         g_clear_pointer(&args, json_object_unref);
         ff_call_return(call, NULL);
     } else if (call->target.kind == FF_URI_FD) {
@@ -150,7 +69,7 @@ static FfCall *detach(FfCall *call)
     call->target = (FfUri){0};
     own->fd = g_steal_fd(&call->fd);
     own->snapshot = g_steal_pointer(&call->snapshot);
-    own->failed = failed;
+    own->failed = ff_deferred_failed;
     own->pass = give_to_qemu;
     return own;
 }
@@ -197,6 +116,7 @@ static void begin_waiting(FfCall *call)
     ff_driver_want_events(d, ff_capability(call->capabilities, "events"));
     /* Before anybody hears of it. */
     d->config.state->driver_flags |= FF_DRIVER_DEFERRED;
+    ff_migration_hurry(d->migration);
     ff_driver_report(d, FF_STATUS_SETUP);
     ff_call_return(call, NULL);
 }

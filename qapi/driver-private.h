@@ -336,19 +336,24 @@ bool ff_restore_is_wanted(FfCall *call);
 void ff_restore_incoming(FfCall *call);
 /* migrate-recover, of a migration that is a restore. */
 void ff_restore_recover(FfCall *call);
-/* The guest's memory comes from a file. */
-bool ff_restore_is_under_way(const FfDriver *d);
 
 /* after-restore.c */
 /* FALSE: no restore is under way. Else CALL is answered, or NEXT is called with it, or with one of
  * our own in its place, when the restore is over. */
 bool ff_call_after_restore(FfCall *call, FfHandler next);
+/* deferred.c */
+/* The guest's memory comes from a file. */
+bool ff_restore_is_under_way(const FfDriver *d);
 /* The restore is over: what waits begins. */
 void ff_deferred_go_on(FfDriver *driver);
 /* A migration was started, or QEMU was given one. */
 void ff_deferred_begun(FfDriver *driver);
 /* It will not begin. */
 void ff_deferred_fail(FfDriver *driver, const char *why);
+/* It is over before it began, as STATUS; the restore may go on. WHY can be NULL. */
+void ff_deferred_end(FfDriver *driver, FfStatus status, const char *why);
+/* FfCall.failed */
+void ff_deferred_failed(FfDriver *driver, const char *why);
 /* migrate_cancel; FALSE: nothing waits. */
 bool ff_deferred_cancel(FfDriver *driver);
 /* The engine before this one may have died while something waited. */

@@ -83,6 +83,10 @@ static JsonObject *restore_to_json(const FfMigrationInfo *info)
     json_object_set_int_member(o, "read-by-fill", (gint64)info->fill_bytes);
     json_object_set_int_member(
         o, "remaining", info->status == FF_STATUS_COMPLETED ? 0 : (gint64)info->ram_remaining);
+    if (info->set_bytes) {
+        json_object_set_int_member(o, "working-set", (gint64)info->set_bytes);
+        json_object_set_int_member(o, "working-set-used", (gint64)info->set_used);
+    }
     return o;
 }
 

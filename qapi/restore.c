@@ -42,6 +42,16 @@ static bool has_file(FfCall *call)
     return true;
 }
 
+/* What came without a name has no other file beside it. */
+static FfUseSet use_of_set(const FfCall *call)
+{
+    const char *use = ff_json_string(call->args, "working-set");
+
+    return call->target.name || !g_strcmp0(use, "ignore") ? FF_SET_IGNORE
+           : !g_strcmp0(use, "learn")                     ? FF_SET_LEARN
+                                                          : FF_SET_USE;
+}
+
 static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -61,7 +71,8 @@ static void start(FfCall *call)
         (FfRestoreConfig){.wanted = true,
                           .path = call->target.path,
                           .fd = g_steal_fd(&call->fd),
-                          .offset = call->target.offset ? (int64_t)call->target.offset : -1};
+                          .offset = call->target.offset ? (int64_t)call->target.offset : -1,
+                          .set = use_of_set(call)};
     d->config.port->vmm(d->config.port_opaque)->state.keep_failed =
         lives && !json_node_get_boolean(lives);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
@@ -158,6 +169,8 @@ void ff_handle_restore(FfCall *call)
         ff_call_error(call, "'offset' has to be less than 2^60 bytes");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-restore needs 'file' or 'fdname'");
+    } else if (name && !g_strcmp0(ff_json_string(call->args, "working-set"), "learn")) {
+        ff_call_error(call, "a working set is written beside the file: it needs 'file'");
     } else {
         ff_call_inner(call, "query-status", NULL, got_status);
     }
@@ -177,9 +190,4 @@ void ff_restore_recover(FfCall *call)
     } else {
         ff_call_error(call, "%s", error->message);
     }
-}
-
-bool ff_restore_is_under_way(const FfDriver *d)
-{
-    return d->migration && ff_migration_is_restore(d->migration);
 }

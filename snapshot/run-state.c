@@ -39,11 +39,11 @@ char *ff_run_state_read(const uint8_t *stream, size_t n)
 {
     const uint8_t *found = memmem(stream, n, paused, AT_LENGTH);
     size_t left = found ? n - (found + AT_LENGTH - stream) : 0, length;
-    const char *name = (const char *)found + AT_LENGTH + 4;
 
     if (left < 4 + LONGEST) {
         return g_strdup("running");
     }
+    const char *name = (const char *)found + AT_LENGTH + 4;
     if (memmem(name, left - 4, paused, AT_LENGTH)) {
         return g_strdup("paused"); /* two: one of them may be the guest's own doing */
     }

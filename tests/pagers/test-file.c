@@ -102,7 +102,8 @@ static void start(File *f)
 }
 
 /* FALSE: skipped. */
-static bool begin(File *f, RigKind kind, unsigned window)
+static bool begin_with(File *f, RigKind kind, unsigned window, const FfFileFirst *first,
+                       uint64_t record)
 {
     *f = (File){.r = rig_new(kind, MISSING, 0)};
     if (!f->r) {
@@ -120,11 +121,18 @@ static bool begin(File *f, RigKind kind, unsigned window)
                                                       .blocks = &f->block,
                                                       .n_blocks = 1,
                                                       .window = window,
+                                                      .first = *first,
+                                                      .record = record,
                                                       .failed = on_failed,
                                                       .cannot_place = cannot_place,
                                                       .opaque = f});
     ff_space_set_pager(f->r->s, ff_file_pager_pager(f->pager));
     return true;
+}
+
+static bool begin(File *f, RigKind kind, unsigned window)
+{
+    return begin_with(f, kind, window, &(FfFileFirst){.fd = -1}, 0);
 }
 
 static void end(File *f)
@@ -552,6 +560,143 @@ static void test_hung(RigKind kind)
     end(&f);
 }
 
+/* ---- what comes first --------------------------------------------------------------------------
+ */
+
+#define FIRST 10 /* pages */
+#define CHUNK 4
+
+/* Of a working set. */
+typedef struct {
+    uint64_t places[FIRST];
+    int useless;
+    bool wrong; /* its last chunk */
+} First;
+
+static bool is_right(uint64_t chunk, const void *data, size_t n, void *opaque)
+{
+    First *first = opaque;
+
+    g_assert_cmpuint(n, ==, MIN(CHUNK, FIRST - chunk * CHUNK) * FF_FILE_PAGE);
+    return !first->wrong || chunk < FIRST / CHUNK;
+}
+
+static void useless(int rc, void *opaque)
+{
+    g_assert_cmpint(rc, ==, -EBADMSG);
+    g_atomic_int_inc(&((First *)opaque)->useless);
+}
+
+/* Pages backwards in a file of their own, that of File without its zeros. */
+static bool begin_first(File *f, RigKind kind, First *first)
+{
+    g_autofree char *path = NULL, *buf = NULL;
+    int fd = g_file_open_tmp("ff-first-XXXXXX", &path, NULL);
+    FfFileFirst config = {fd, 512, FIRST, first->places, CHUNK, is_right, useless, first};
+
+    g_assert_cmpint(fd, >=, 0);
+    g_unlink(path);
+    for (unsigned i = 0, page = 30; i < FIRST; page--) {
+        if (!is_zero(page)) {
+            first->places[i++] = AT + page * FF_FILE_PAGE;
+        }
+    }
+    if (!begin_with(f, kind, 1, &config, 0)) {
+        close(fd);
+        return false;
+    }
+    g_assert_cmpuint(f->r->page_size, ==, FF_FILE_PAGE);
+    buf = g_malloc(FF_FILE_PAGE);
+    for (unsigned i = 0; i < FIRST; i++) {
+        rig_pattern(f->r, (first->places[i] - AT) / FF_FILE_PAGE, buf);
+        g_assert_cmpint(pwrite(fd, buf, FF_FILE_PAGE, 512 + i * FF_FILE_PAGE), ==, FF_FILE_PAGE);
+    }
+    return true;
+}
+
+/* They come before ff_file_pager_fill(), and nothing else does. */
+static void test_first(RigKind kind)
+{
+    First first = {0};
+    File f;
+
+    if (!begin_first(&f, kind, &first)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    while (ff_space_missing(f.r->s) > f.r->n_pages - FIRST) {
+        g_usleep(1000); /* of one page of many nothing tells */
+    }
+    ff_file_pager_fill(f.pager);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    FfFileCounts c = ff_file_pager_counts(f.pager);
+    g_assert_cmpuint(c.first_pages, ==, FIRST);
+    g_assert_cmpuint(c.first_bytes, ==, FIRST * FF_FILE_PAGE);
+    g_assert_cmpuint(c.faults, ==, 0);
+    g_assert_cmpint(first.useless, ==, 0);
+    end(&f);
+}
+
+/* What is wrong is not placed, be it its content or its place; all comes from the file then. */
+static void first_wrong(RigKind kind, bool content)
+{
+    First first = {.wrong = content};
+    File f;
+
+    if (!begin_first(&f, kind, &first)) {
+        return;
+    }
+    if (!content) {
+        first.places[1] += 100;
+    }
+    rig_start(f.r);
+    start(&f);
+    ff_file_pager_fill(f.pager);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    g_assert_cmpint(first.useless, ==, 1);
+    end(&f);
+}
+
+static void test_first_content(RigKind kind)
+{
+    first_wrong(kind, true);
+}
+
+static void test_first_place(RigKind kind)
+{
+    first_wrong(kind, false);
+}
+
+/* Faults in their order, those of zeros left out, and not more than there is room for. */
+static void test_record(RigKind kind)
+{
+    static const unsigned pages[] = {20, 3, 5, 21, 7, 9};
+    uint64_t n;
+    File f;
+
+    if (!begin_with(&f, kind, 1, &(FfFileFirst){.fd = -1}, 4)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    for (unsigned i = 0; i < G_N_ELEMENTS(pages); i++) {
+        check_page(&f, pages[i]);
+    }
+    g_autofree uint64_t *places = ff_file_pager_take_record(f.pager, &n);
+    g_assert_cmpuint(n, ==, 4);
+    for (unsigned i = 0, k = 0; k < n; i++) {
+        if (!is_zero(pages[i])) {
+            g_assert_cmpuint(places[k++], ==, AT + pages[i] * FF_FILE_PAGE);
+        }
+    }
+    ff_file_pager_fill(f.pager);
+    rig_wait_completed(f.r, 1);
+    end(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -567,6 +712,10 @@ int main(int argc, char **argv)
     rig_add("/file/deleted", RIG_FILES, test_deleted);
     rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
     rig_add("/file/paused", RIG_FILES, test_paused);
+    rig_add("/file/first", RIG_BIT(RIG_MEMFD), test_first);
+    rig_add("/file/first-content", RIG_BIT(RIG_MEMFD), test_first_content);
+    rig_add("/file/first-place", RIG_BIT(RIG_MEMFD), test_first_place);
+    rig_add("/file/record", RIG_BIT(RIG_MEMFD), test_record);
     rig_add("/file/hung", RIG_FILES, test_hung);
     return g_test_run();
 }

@@ -103,24 +103,29 @@ const RestoreRow restore_plain = {"plain",    OURS, OLD, OLD, COMMAND, .machine 
                                   .n_cpus = 2};
 static RestoreScene first; /* of it; saved once */
 
-bool restore_begin_plain(RestoreScene *s)
+void restore_copy(RestoreScene *s, const RestoreScene *of)
 {
     static unsigned n;
+    g_autofree char *name = g_strdup_printf("copy-%u", n++);
+    int status;
 
+    *s = *of;
+    s->shared = true;
+    s->newer = g_strdup(of->newer);
+    s->path = vm_path(s->saved, name);
+    const char *const argv[] = {"cp", "--sparse=always", of->path, s->path, NULL};
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                               NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+}
+
+bool restore_begin_plain(RestoreScene *s)
+{
     *s = (RestoreScene){.row = &restore_plain};
     if (!first.saved && !restore_begin(&first, &restore_plain)) {
         return false;
     }
-    *s = first;
-    g_autofree char *name = g_strdup_printf("copy-%u", n++);
-    s->shared = true;
-    s->newer = NULL;
-    s->path = vm_path(s->saved, name);
-    const char *const argv[] = {"cp", "--sparse=always", first.path, s->path, NULL};
-    int status;
-    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
-                               NULL, &status, NULL));
-    g_assert_cmpint(status, ==, 0);
+    restore_copy(s, &first);
     return true;
 }
 

@@ -48,6 +48,8 @@ extern const RestoreRow restore_plain;
 bool restore_begin(RestoreScene *s, const RestoreRow *row);
 /* A file of this case's own, of a guest that is saved once for all of them. FALSE: skipped. */
 bool restore_begin_plain(RestoreScene *s);
+/* S is OF, with a file of its own. */
+void restore_copy(RestoreScene *s, const RestoreScene *of);
 void restore_end(RestoreScene *s);
 /* The end of the program: of what all cases shared. */
 void restore_rig_end(void);

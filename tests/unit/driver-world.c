@@ -182,6 +182,10 @@ bool ff_migration_is_restore(FfMigration *m)
     return false;
 }
 
+void ff_migration_hurry(FfMigration *m)
+{
+}
+
 bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
 {
     g_assert_not_reached();

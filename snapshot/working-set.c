@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See working-set.h. Who writes FILE.ws writes into the memory of the guest, so it has to belong to
+ * who owns FILE, to root or to us, and must be writable by nobody who cannot write FILE.
+ *
+ * Any thread; an object belongs to nobody, as nothing of it changes.
+ *
+ * System calls: open, fstat, pread64, unlink, close.
+ */
+#include "snapshot/working-set.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snapshot/output.h"
+#include "snapshot/xxh64.h"
+
+#define MAGIC "FFWSET1\n"
+#define PAGE FF_WORKING_SET_PAGE
+#define CHUNK FF_WORKING_SET_CHUNK
+
+static bool fail(GError **error, const char *path, const char *what)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: %s", path, what);
+    return false;
+}
+
+static bool read_all(int fd, uint64_t at, void *to, size_t n, const char *path, GError **error)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(fd, (char *)to + done, n - done, (off_t)(at + done));
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return fail(error, path, got < 0 ? g_strerror(errno) : "cut");
+        }
+        done += got;
+    }
+    return true;
+}
+
+static uint64_t n_chunks(uint64_t n)
+{
+    return (n + CHUNK - 1) / CHUNK;
+}
+
+/* Where the pages begin. */
+static uint64_t pages_at(uint64_t n)
+{
+    uint64_t tables = sizeof(FfWorkingSetHead) + (n + n_chunks(n)) * sizeof(uint64_t);
+
+    return (tables + PAGE - 1) / PAGE * PAGE;
+}
+
+static uint64_t sum_of_head(const FfWorkingSetHead *head)
+{
+    return ff_xxh64(head, offsetof(FfWorkingSetHead, head_sum), 0);
+}
+
+static uint64_t sum_of_tables(const uint64_t *places, const uint64_t *sums, uint64_t n)
+{
+    return ff_xxh64(sums, n_chunks(n) * sizeof(*sums), ff_xxh64(places, n * sizeof(*places), 0));
+}
+
+/* ---- reading -----------------------------------------------------------------------------------
+ */
+
+void ff_working_set_free(FfWorkingSet *w)
+{
+    if (w) {
+        close(w->fd);
+        g_free(w->places);
+        g_free(w->sums);
+        g_free(w);
+    }
+}
+
+static bool check_head(const FfWorkingSetHead *head, const FfWorkingSetFile *file, uint64_t size,
+                       const char *name, GError **error)
+{
+    if (memcmp(head->magic, MAGIC, sizeof(head->magic)) != 0) {
+        return fail(error, name, "it is no working set");
+    }
+    if (head->head_sum != sum_of_head(head) || !head->n || head->n > FF_WORKING_SET_MAX) {
+        return fail(error, name, "damaged");
+    }
+    if (memcmp(&head->file, file, sizeof(*file)) != 0) {
+        return fail(error, name, "it is of another file, or of this one before it was changed");
+    }
+    return size == pages_at(head->n) + head->n * PAGE || fail(error, name, "cut");
+}
+
+FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFile *file,
+                                  GError **error)
+{
+    g_autoptr(FfWorkingSet) w = g_new0(FfWorkingSet, 1);
+    FfWorkingSetHead head;
+    struct stat st;
+
+    w->fd = fd;
+    if (fstat(fd, &st) < 0) {
+        fail(error, name, g_strerror(errno));
+        return NULL;
+    }
+    if (!read_all(fd, 0, &head, sizeof(head), name, error) ||
+        !check_head(&head, file, (uint64_t)st.st_size, name, error)) {
+        return NULL;
+    }
+    uint64_t sums_at = sizeof(head) + head.n * sizeof(uint64_t);
+    w->n = head.n;
+    w->at = pages_at(head.n);
+    w->places = g_new(uint64_t, head.n);
+    w->sums = g_new(uint64_t, n_chunks(head.n));
+    if (!read_all(fd, sizeof(head), w->places, head.n * sizeof(uint64_t), name, error) ||
+        !read_all(fd, sums_at, w->sums, n_chunks(head.n) * sizeof(uint64_t), name, error)) {
+        return NULL;
+    }
+    if (head.sum != sum_of_tables(w->places, w->sums, w->n)) {
+        fail(error, name, "damaged");
+        return NULL;
+    }
+    return g_steal_pointer(&w);
+}
+
+static bool is_trusted(int set, int file)
+{
+    struct stat s, f;
+
+    return fstat(set, &s) == 0 && fstat(file, &f) == 0 && S_ISREG(s.st_mode) &&
+           (s.st_uid == f.st_uid || s.st_uid == geteuid() || s.st_uid == 0) &&
+           !(s.st_mode & 022 & ~f.st_mode);
+}
+
+FfWorkingSet *ff_working_set_open(const char *path, int file_fd, const FfWorkingSetFile *file,
+                                  GError **error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+
+    if (fd < 0) {
+        if (errno != ENOENT) {
+            fail(error, path, g_strerror(errno));
+        }
+        return NULL;
+    }
+    if (!is_trusted(fd, file_fd)) {
+        close(fd);
+        fail(error, path, "it could be written by others than the owner of the saved guest");
+        return NULL;
+    }
+    return ff_working_set_read(path, fd, file, error);
+}
+
+bool ff_working_set_is_right(const FfWorkingSet *w, uint64_t chunk, const void *data, size_t n)
+{
+    return ff_xxh64(data, n, 0) == w->sums[chunk];
+}
+
+/* ---- writing -----------------------------------------------------------------------------------
+ */
+
+/* One of before, and nothing else that has its name. */
+static bool remove_old(const char *path, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    char magic[sizeof(MAGIC) - 1];
+
+    if (fd < 0) {
+        return errno == ENOENT || fail(error, path, g_strerror(errno));
+    }
+    bool is_one =
+        pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, MAGIC, sizeof(magic));
+    close(fd);
+    if (!is_one) {
+        return fail(error, path, "it is there, and is no working set");
+    }
+    return unlink(path) == 0 || errno == ENOENT || fail(error, path, g_strerror(errno));
+}
+
+static bool write_pages(FfOutput *o, int fd, const uint64_t *places, uint64_t n, uint64_t *sums,
+                        GError **error)
+{
+    g_autofree uint8_t *chunk = g_malloc(CHUNK * PAGE);
+
+    for (uint64_t i = 0; i < n; i += CHUNK) {
+        uint64_t some = MIN(CHUNK, n - i);
+
+        for (uint64_t k = 0; k < some; k++) {
+            if (!read_all(fd, places[i + k], chunk + k * PAGE, PAGE, ff_output_path(o), error)) {
+                return false;
+            }
+        }
+        sums[i / CHUNK] = ff_xxh64(chunk, some * PAGE, 0);
+        if (!ff_output_append(o, chunk, some * PAGE, error)) {
+            return false;
+        }
+    }
+    return ff_output_flush(o, error);
+}
+
+static bool is_unchanged(int fd, const FfWorkingSetFile *file)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == file->size &&
+           st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec == file->mtime_ns;
+}
+
+bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file,
+                          const uint64_t *places, uint64_t n, GError **error)
+{
+    g_autofree uint64_t *sums = g_new0(uint64_t, n_chunks(n));
+    FfWorkingSetHead head = {.file = *file, .n = n};
+
+    if (!n) {
+        return fail(error, path, "the guest needed nothing: no working set");
+    }
+    if (!remove_old(path, error)) {
+        return false;
+    }
+    g_autoptr(FfOutput) o = ff_output_new(path, error);
+    if (!o || !ff_output_seek(o, pages_at(n), error) ||
+        !write_pages(o, fd, places, n, sums, error)) {
+        return false;
+    }
+    if (!is_unchanged(fd, file)) {
+        return fail(error, path, "the saved guest was changed: no working set");
+    }
+    memcpy(head.magic, MAGIC, sizeof(head.magic));
+    head.sum = sum_of_tables(places, sums, n);
+    head.head_sum = sum_of_head(&head);
+    return ff_output_write(o, 0, &head, sizeof(head), error) &&
+           ff_output_write(o, sizeof(head), places, n * sizeof(*places), error) &&
+           ff_output_write(o, sizeof(head) + n * sizeof(*places), sums, n_chunks(n) * sizeof(*sums),
+                           error) &&
+           ff_output_commit(o, error);
+}
