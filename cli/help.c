@@ -41,12 +41,21 @@ const char ff_help_migrate[] =
     "4 left: it may go on.\n";
 
 const char ff_help_status[] =
-    "Usage: farfault status [OPTION]... QMP\n"
+    "Usage: farfault status [--json] QMP\n"
+    "       farfault status --watch [--interval SECONDS] QMP [QMP]\n"
     "Say in words how a guest and its migration stand.\n"
     "\n"
     "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
     "  --json         print QEMU's own answers as JSON\n"
-    "  --help, -h     this text\n";
+    "  --watch, -w    show it while it moves, of one side or of both, until what is under way, or\n"
+    "                 begins next, is over: progress, time left, faults, who waits. Lines where\n"
+    "                 stdout is no terminal\n"
+    "  --interval SECONDS   ask for numbers so often meanwhile (0.5; 1 where it is no terminal).\n"
+    "                 States come by events\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 QEMU answered, 1 if not, 2 usage. With --watch: 0 completed, 1 failed,\n"
+    "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may go on.\n";
 
 const char ff_help_metrics[] =
     "Usage: farfault metrics [--openmetrics] [--output FILE]\n"
