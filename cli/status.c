@@ -130,16 +130,36 @@ static bool parse_interval(double seconds, unsigned *ms, GError **error)
     return true;
 }
 
+/* PATH can be NULL: nothing is recorded. */
+static int watch_them(char **addresses, unsigned ms, const char *path)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfRecord) record = path ? ff_record_new(path, &error) : NULL;
+    int status;
+
+    if (error) {
+        fprintf(stderr, "farfault: --record: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    status = ff_watch(addresses, ms, record);
+    if (record && !ff_record_close(record, &error)) {
+        fprintf(stderr, "farfault: --record: %s\n", error->message);
+    }
+    return status;
+}
+
 int ff_cli_status(int argc, char **argv)
 {
     gboolean help = FALSE, json = FALSE, watch = FALSE;
     double interval = 0;
+    g_autofree char *record = NULL;
     unsigned ms = 0;
     g_auto(GStrv) positional = NULL;
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
         {"json", 0, 0, G_OPTION_ARG_NONE, &json, NULL, NULL},
         {"watch", 'w', 0, G_OPTION_ARG_NONE, &watch, NULL, NULL},
+        {"record", 0, 0, G_OPTION_ARG_FILENAME, &record, NULL, NULL},
         {"interval", 0, 0, G_OPTION_ARG_DOUBLE, &interval, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
@@ -156,9 +176,9 @@ int ff_cli_status(int argc, char **argv)
     }
     guint n = positional ? g_strv_length(positional) : 0;
     if (watch && (n == 1 || n == 2) && !json) {
-        return ff_watch(positional, ms);
+        return watch_them(positional, ms, record);
     }
-    if (n != 1 || watch || ms) {
+    if (n != 1 || watch || ms || record) {
         fprintf(stderr, "farfault: give one QMP address: farfault status QMP; or one or two, of "
                         "both sides, with --watch\n");
         return EXIT_USAGE;

@@ -127,7 +127,7 @@ static char *amount_text(const FfWatchView *v, double *done)
                            pace->rate > 0 ? "/s" : "", time ? ", done in " : "", time ? time : "");
 }
 
-static char *faults_text(const FfWatchSide *s)
+static char *requests_text(const FfWatchSide *s)
 {
     JsonObject *x = own(s);
     gint64 n = ff_json_int(x, "requests", -1);
@@ -225,9 +225,11 @@ static const struct {
     char *(*text)(const FfWatchSide *s);
     const char *color; /* NULL: none */
 } rows[] = {
-    {"status", status_text, NULL}, {"guest", state_text, NULL},   {"downtime", times_text, NULL},
-    {"faults", faults_text, NULL}, {"writes", writes_text, NULL}, {"waiting", waits_text, YELLOW},
-    {"broken", broken_text, RED},  {"QEMU", carrier_text, NULL},  {"error", error_text, RED},
+    {"status", status_text, NULL},  {"guest", state_text, NULL},
+    {"downtime", times_text, NULL}, {"requests", requests_text, NULL},
+    {"writes", writes_text, NULL},  {"waiting", waits_text, YELLOW},
+    {"broken", broken_text, RED},   {"QEMU", carrier_text, NULL},
+    {"error", error_text, RED},
 };
 
 /* ---- the screen -------------------------------------------------------------------------------
@@ -432,9 +434,9 @@ char *ff_watch_line(const FfWatchView *v)
     for (unsigned i = 0; i < v->n; i++) {
         const FfWatchSide *s = &v->side[i];
 
-        /* Both sides count the same faults: who waits there knows better how long. */
+        /* Both sides count the same requests: who waits there knows better how long. */
         if (v->n == 1 || !strcmp(ff_watch_role(s), "destination")) {
-            append(out, "faults", faults_text(s));
+            append(out, "requests", requests_text(s));
             append(out, "waiting", waits_text(s));
         }
         append(out, "writes", writes_text(s));

@@ -41,6 +41,7 @@ typedef struct {
     char *name, *state, *why;
     bool asking_info, asking_state, again; /* again: an event came meanwhile */
     bool eventless;                        /* its capability "events" is off */
+    FfSide role;                           /* in the record */
     FfPace pace;
 } Side;
 
@@ -56,6 +57,8 @@ struct Watch {
     guint timer, timer_ms;
     GPtrArray *events; /* char * */
     char *how;
+    FfRecord *record; /* NULL: none */
+    bool recording;
 };
 
 /* ---- what is known ----------------------------------------------------------------------------
@@ -91,6 +94,43 @@ static bool under_way(const Watch *w)
         }
     }
     return false;
+}
+
+/* ---- the record -------------------------------------------------------------------------------
+ */
+
+/* Who moves a guest away, or saves it, is the source; so is who does nothing yet. */
+static void set_roles(Watch *w)
+{
+    FfWatchSide view[2];
+
+    fill(w, view);
+    w->side[0].role =
+        !strcmp(ff_watch_role(&view[0]), "destination") ? FF_SIDE_DESTINATION : FF_SIDE_SOURCE;
+    w->side[1].role = w->side[0].role == FF_SIDE_SOURCE ? FF_SIDE_DESTINATION : FF_SIDE_SOURCE;
+}
+
+/* TRUE: what is said is recorded. It begins when something does. */
+static bool records(Watch *w, bool begins)
+{
+    bool local = true;
+
+    if (!w->record || w->recording || !begins) {
+        return w->recording;
+    }
+    w->recording = true;
+    set_roles(w);
+    for (unsigned i = 0; i < w->n; i++) {
+        local &= !w->side[i].qmp || !ff_cli_qmp_host(w->side[i].qmp);
+    }
+    ff_record_begin(w->record, local);
+    for (unsigned i = 0; i < w->n; i++) {
+        const Side *s = &w->side[i];
+
+        ff_record_side(w->record, s->role, w->addresses[i],
+                       s->qmp ? ff_cli_qmp_version(s->qmp) : NULL, s->name);
+    }
+    return true;
 }
 
 /* ---- showing it -------------------------------------------------------------------------------
@@ -260,6 +300,9 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
 
         g_clear_pointer(&s->info, json_node_unref);
         s->info = json_node_copy(result);
+        if (records(s->watch, ff_words_under_way(status_of(s)))) {
+            ff_record_info(s->watch->record, s->role, info);
+        }
         ff_pace_look(&s->pace, g_get_monotonic_time(),
                      ff_json_int(ram, "transferred",
                                  ff_json_int(ff_json_object(info, "x-farfault"), "bytes-wire", 0)),
@@ -321,6 +364,9 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
         changed(s);
         return;
     }
+    if (records(w, !strcmp(ff_json_string_or(event, "event", ""), "MIGRATION"))) {
+        ff_record_event(w->record, s->role, event);
+    }
     note(w, s, event);
     for (unsigned i = 0; i < w->n; i++) {
         w->side[i].again |= w->side[i].asking_info; /* that answer may be older than the event */
@@ -360,7 +406,7 @@ static void connect_side(Watch *w, unsigned i)
 {
     Side *s = &w->side[i];
     g_autoptr(GError) error = NULL;
-    g_autoptr(JsonNode) info = NULL, name = NULL, capabilities = NULL;
+    g_autoptr(JsonNode) info = NULL, name = NULL, state = NULL, capabilities = NULL;
 
     s->watch = w;
     s->qmp = ff_cli_qmp_open(w->addresses[i], NULL, &error);
@@ -372,6 +418,8 @@ static void connect_side(Watch *w, unsigned i)
     if (capabilities && !ff_split_lacks_pages(ff_json_node_object(info))) {
         name = ff_cli_qmp_call(s->qmp, "query-name", NULL, &error);
         s->name = g_strdup(ff_json_string(ff_json_node_object(name), "name"));
+        state = name ? ff_cli_qmp_call(s->qmp, "query-status", NULL, &error) : NULL;
+        s->state = g_strdup(ff_json_string(ff_json_node_object(state), "status"));
     }
     if (error) {
         s->why = g_strdup(error->message);
@@ -414,7 +462,7 @@ static void side_clear(Side *s)
     g_free(s->why);
 }
 
-int ff_watch(char *const *addresses, unsigned interval_ms)
+int ff_watch(char *const *addresses, unsigned interval_ms, FfRecord *record)
 {
     const char *term = g_getenv("TERM");
     bool terminal = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;
@@ -425,7 +473,8 @@ int ff_watch(char *const *addresses, unsigned interval_ms)
                .interval = interval_ms ? interval_ms
                            : terminal  ? TERMINAL_MS
                                        : PLAIN_MS,
-               .start = g_get_monotonic_time()};
+               .start = g_get_monotonic_time(),
+               .record = record};
     bool any = false;
 
     w.events = g_ptr_array_new_with_free_func(g_free);

@@ -5,9 +5,12 @@
 #ifndef FF_CLI_WATCH_H
 #define FF_CLI_WATCH_H
 
+#include "cli/record.h"
+
 /* Shows what the one or two QMP ADDRESSES (NULL-terminated) say, until what is under way there, or
  * begins next, is over. INTERVAL_MS: between two questions; 0: 500 on a terminal, 1000 elsewhere.
- * Returns the exit status. */
-int ff_watch(char *const *addresses, unsigned interval_ms);
+ * RECORD: from the begin of it on what is said goes there too; NULL: nowhere. Returns the exit
+ * status. */
+int ff_watch(char *const *addresses, unsigned interval_ms, FfRecord *record);
 
 #endif

@@ -127,13 +127,13 @@ static void test_lines(void)
 
     /* The last line has the last numbers. */
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(destination), "query-migrate", NULL);
-    g_autofree char *faults = g_strdup_printf(
-        "; faults %" G_GINT64_FORMAT ", ",
+    g_autofree char *requests = g_strdup_printf(
+        "; requests %" G_GINT64_FORMAT ", ",
         json_object_get_int_member(json_object_get_object_member(info, "x-farfault"), "requests"));
     g_strchomp(text->str);
     const char *last = strrchr(text->str, '\n') + 1;
     has(last, "source completed, destination completed");
-    has(last, faults);
+    has(last, requests);
     move_check_guest(source, destination, &boot, RAM);
 }
 
