@@ -48,7 +48,13 @@ static void on_status(FfStatus status, void *opaque)
     }
     ff_driver_filter(d, (d->filter & ~(uint32_t)FF_FILTER_OVERDUE) | overdue);
     ff_totals_status(d, status);
-    ff_driver_report(d, status);
+    if (status == FF_STATUS_POSTCOPY_PAUSED) {
+        ff_deferred_fail(d, "the restore that it waited for has paused: see query-migrate");
+        d->deferred_over = false; /* the pause has to be seen */
+    }
+    if (!d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
+        ff_driver_report(d, status);
+    }
 }
 
 static void on_sync(void *opaque)
@@ -75,7 +81,9 @@ static void on_done(void *opaque)
     g_autoptr(FfMigrationInfo) info = ff_migration_info(migration);
     g_autofree char *summary = ff_info_summary(info);
 
-    ff_driver_store_info(d, info);
+    if (!d->deferred_over) {
+        ff_driver_store_info(d, info);
+    }
     ff_totals_end(d, info);
     ff_driver_forget_tls(d);
     /* QEMU's last events of the inner migration may still be on their way to the relay: they are
@@ -231,6 +239,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
         ff_driver_filter(d, 0);
         return false;
     }
+    ff_deferred_begun(d);
     ff_driver_touch(d);
     return true;
 }

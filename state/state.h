@@ -146,6 +146,8 @@ enum {
     /* Nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates, or
      * (D) that it listens or has its source. The relay, too, looks at it. */
     FF_DRIVER_GIVING_BACK = 1 << 12,
+    /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
+    FF_DRIVER_DEFERRED = 1 << 13,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */
@@ -164,14 +166,18 @@ enum {
     /* D: guest and memory come from a file, which the relay holds as FF_FILE_HELD; `secret` is an
      * FfStateFile. Set before the phase is SETUP, cleared when it is IDLE. */
     FF_MARK_FILE = 1 << 1,
+    /* D: what is missing comes from the source's dump, of which the relay holds the directory as
+     * FF_FILE_HELD; the source is not resumed any more. Set when the phase is GRANTED, after the
+     * dump was verified; cleared after the phase is DONE. */
+    FF_MARK_DUMP = 1 << 2,
 };
 #define FF_FILE_HELD "file"
 /* In place of a session's secret: what the file of a restore is. */
 typedef struct {
     uint64_t size; /* FfFileId */
     int64_t mtime_ns;
-    int64_t offset; /* where the guest begins in it; -1: to be looked for */
-    uint64_t unused;
+    int64_t offset;  /* where the guest begins in it; -1: to be looked for */
+    uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
