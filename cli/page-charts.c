@@ -241,10 +241,18 @@ static double remaining(const FfSample *now, const FfSample *before)
     return (double)ff_json_int(ff_json_object(now->info, "ram"), "remaining", -1);
 }
 
-static double own_rate(const FfSample *now, const FfSample *before, const char *member)
+/* MEMBER of x-farfault; where QEMU carries it, OTHERWISE of ram. -1: neither. */
+static gint64 counter(JsonObject *info, const char *member, const char *otherwise)
 {
-    gint64 n = ff_json_int(ff_json_object(now->info, "x-farfault"), member, -1);
-    gint64 was = before ? ff_json_int(ff_json_object(before->info, "x-farfault"), member, 0) : 0;
+    return ff_json_int(ff_json_object(info, "x-farfault"), member,
+                       ff_json_int(ff_json_object(info, "ram"), otherwise, -1));
+}
+
+static double rate_of(const FfSample *now, const FfSample *before, const char *member,
+                      const char *otherwise)
+{
+    gint64 n = counter(now->info, member, otherwise);
+    gint64 was = before ? MAX(counter(before->info, member, otherwise), 0) : 0;
     double seconds = before ? (now->ms - before->ms) / 1000 : 0;
 
     return n < 0 || seconds < 0.001 ? -1 : (double)MAX(n - was, 0) / seconds;
@@ -252,18 +260,18 @@ static double own_rate(const FfSample *now, const FfSample *before, const char *
 
 static double wire_rate(const FfSample *now, const FfSample *before)
 {
-    return own_rate(now, before, "bytes-wire");
+    return rate_of(now, before, "bytes-wire", "transferred");
 }
 
 static double request_rate(const FfSample *now, const FfSample *before)
 {
-    return own_rate(now, before, "requests");
+    return rate_of(now, before, "requests", "postcopy-requests");
 }
 
 /* VALUE of each sample of SIDE, by F; the largest one. */
 static double each(const FfPageData *d, FfSide side, Value *value,
                    void (*f)(GString *out, double from, double to, double v, double scale),
-                   GString *out, const FfPageData *axis, double scale)
+                   GString *out, double scale)
 {
     const FfSample *before = NULL;
     double most = 0;
@@ -279,8 +287,8 @@ static double each(const FfPageData *d, FfSide side, Value *value,
         if (v >= 0) {
             most = MAX(most, v);
             if (f) {
-                f(out, x_of(before ? before->ms : s->ms, 0, axis->end_ms),
-                  x_of(s->ms, 0, axis->end_ms), v, scale);
+                f(out, x_of(before ? before->ms : s->ms, 0, d->end_ms), x_of(s->ms, 0, d->end_ms),
+                  v, scale);
             }
         }
         before = s;
@@ -320,7 +328,7 @@ static void chart(GString *out, const FfPageData *d, const char *id, const char 
     double most = 0;
 
     for (FfSide side = 0; side < FF_SIDES; side++) {
-        most = MAX(most, sides[side] ? each(d, side, value, NULL, NULL, d, 0) : 0);
+        most = MAX(most, sides[side] ? each(d, side, value, NULL, NULL, 0) : 0);
     }
     if (most <= 0) {
         return;
@@ -331,7 +339,7 @@ static void chart(GString *out, const FfPageData *d, const char *id, const char 
     for (FfSide side = 0; side < FF_SIDES; side++) {
         if (sides[side]) {
             g_string_append_printf(out, "<polyline class=\"line %s\" points=\"", side_class[side]);
-            each(d, side, value, steps ? step_to : line_to, out, d, (HEIGHT - 12) / most);
+            each(d, side, value, steps ? step_to : line_to, out, (HEIGHT - 12) / most);
             g_string_append(out, "\"/>\n");
         }
     }
@@ -352,7 +360,7 @@ void ff_chart_rate(GString *out, const FfPageData *d)
 
 void ff_chart_faults(GString *out, const FfPageData *d)
 {
-    bool destination = d->last[FF_SIDE_DESTINATION];
+    bool destination = counter(d->last[FF_SIDE_DESTINATION], "requests", "postcopy-requests") >= 0;
 
     chart(out, d, "faults", "Page requests, per second", (bool[]){!destination, destination},
           request_rate, true, false, "/s");

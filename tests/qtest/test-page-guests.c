@@ -18,10 +18,10 @@
 
 static const char *const args[] = {"-machine", "pc", "-smp", "2", NULL};
 
-static Vm *start(const BootsectConfig *boot, const char *incoming)
+static Vm *start(VmLauncher launcher, const BootsectConfig *boot, const char *incoming)
 {
     return vm_start(&(VmConfig){.name = "shown",
-                                .launcher = VM_RUN,
+                                .launcher = launcher,
                                 .memory = G_STRINGIFY(RAM_MIB) "M",
                                 .args = args,
                                 .boot = boot,
@@ -175,8 +175,8 @@ static void test_migration(void)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM, 16 << 20, 2);
-    g_autoptr(Vm) source = start(&boot, NULL);
-    g_autoptr(Vm) destination = start(&boot, "defer");
+    g_autoptr(Vm) source = start(VM_RUN, &boot, NULL);
+    g_autoptr(Vm) destination = start(VM_RUN, &boot, "defer");
     g_autofree char *a = vm_path(source, "server"), *b = vm_path(destination, "server");
     g_autofree char *record = vm_path(source, "record"), *page = vm_path(source, "page.html");
     g_autofree char *later = vm_path(source, "later.html");
@@ -223,6 +223,30 @@ static void test_migration(void)
     move_check_guest(source, destination, &boot, RAM);
 }
 
+/* QEMU's own, which knows less: what is there is shown. */
+static void test_stock(void)
+{
+    if (skipped()) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 16 << 20, 2);
+    g_autoptr(Vm) source = start(VM_PLAIN, &boot, NULL);
+    g_autoptr(Vm) destination = start(VM_PLAIN, &boot, "defer");
+    g_autofree char *a = vm_path(source, "server"), *b = vm_path(destination, "server");
+    g_autofree char *page = vm_path(source, "page.html");
+    g_autofree char *err = NULL;
+
+    vm_wait_serial(source, "AB");
+    g_assert_cmpint(cli(&err, "migrate", "--postcopy-after-pass", "--bandwidth", "32M", "--quiet",
+                        "--report", page, a, b, NULL),
+                    ==, 0);
+    g_autofree char *text = content(page);
+    check_side(text, source, "source");
+    g_assert_nonnull(strstr(text, "<figure id=\"timeline\">"));
+    g_assert_nonnull(strstr(text, "<figure id=\"rate\">"));
+    g_assert_null(strstr(text, "<figure id=\"latency\">"));
+}
+
 /* By farfault status --watch, which records whatever goes on. */
 static void test_snapshot(void)
 {
@@ -230,7 +254,7 @@ static void test_snapshot(void)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM, 16 << 20, 2);
-    g_autoptr(Vm) vm = start(&boot, NULL);
+    g_autoptr(Vm) vm = start(VM_RUN, &boot, NULL);
     g_autofree char *farfault = vm_build_path("cli/farfault");
     g_autofree char *monitor = vm_path(vm, "server"), *file = vm_path(vm, "file");
     g_autofree char *record = vm_path(vm, "record"), *page = vm_path(vm, "page.html");
@@ -264,6 +288,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page-guests/migration", test_migration);
+    g_test_add_func("/page-guests/stock", test_stock);
     g_test_add_func("/page-guests/snapshot", test_snapshot);
     return g_test_run();
 }
