@@ -11,6 +11,8 @@ int ff_cli_migrate(int argc, char **argv);
 int ff_cli_status(int argc, char **argv);
 /* farfault metrics [--listen ADDRESS] */
 int ff_cli_metrics(int argc, char **argv);
+/* farfault report RECORD PAGE.html */
+int ff_cli_report(int argc, char **argv);
 /* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
 int ff_cli_dump(int argc, char **argv);
 /* farfault recover --from DIRECTORY QMP */

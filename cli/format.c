@@ -51,6 +51,13 @@ char *ff_format_us(double us)
     return g_strdup_printf("%.2f s", us / 1000000);
 }
 
+char *ff_format_markup(const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+
+    return g_markup_escape_text(valid, -1);
+}
+
 int ff_parse_size(const char *text, uint64_t *bytes)
 {
     static const char suffixes[] = "KMGT";
@@ -81,8 +88,7 @@ int ff_parse_size(const char *text, uint64_t *bytes)
     return 0;
 }
 
-/* One bucket of the histogram; FALSE if ENTRY is not [low, count]. */
-static bool bucket(JsonArray *list, guint i, gint64 *low, gint64 *count)
+bool ff_histogram_bucket(JsonArray *list, guint i, gint64 *low, gint64 *count)
 {
     JsonNode *node = json_array_get_element(list, i);
     JsonArray *pair = JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
@@ -111,10 +117,10 @@ double ff_histogram_quantile(JsonObject *x_farfault, double share)
     guint n = list ? json_array_get_length(list) : 0;
     gint64 low, count, total = 0, below = 0;
 
-    for (guint i = 0; i < n && bucket(list, i, &low, &count); i++) {
+    for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
         total += MAX(count, 0);
     }
-    for (guint i = 0; total && i < n && bucket(list, i, &low, &count); i++) {
+    for (guint i = 0; total && i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
         below += MAX(count, 0);
         if ((double)below >= share * (double)total) {
             return low ? 2.0 * (double)low : 2.0;
@@ -131,7 +137,7 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
     gint64 low, count, most = 0, total = 0;
 
     for (guint i = 0; i < n; i++) {
-        if (!bucket(list, i, &low, &count)) {
+        if (!ff_histogram_bucket(list, i, &low, &count)) {
             return false;
         }
         if (count > 0) {
@@ -145,7 +151,7 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
         return false;
     }
     for (guint i = first; i <= last; i++) {
-        bucket(list, i, &low, &count);
+        ff_histogram_bucket(list, i, &low, &count);
         print_row(out, low, count, most, total);
     }
     return true;

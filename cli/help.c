@@ -34,6 +34,8 @@ const char ff_help_migrate[] =
     "  --timeout SECONDS        before the switch: cancel then; after it: leave\n"
     "  --quiet, -q              no progress\n"
     "  --json                   print the result as JSON\n"
+    "  --report FILE.html       make a page about it at the end\n"
+    "  --record FILE            write what both sides say into FILE, for farfault report\n"
     "  --help, -h               this text\n"
     "\n"
     "Ctrl-C cancels until the switch is asked for. Exit status: 0 completed, 1 failed or\n"
@@ -41,12 +43,22 @@ const char ff_help_migrate[] =
     "4 left: it may go on.\n";
 
 const char ff_help_status[] =
-    "Usage: farfault status [OPTION]... QMP\n"
+    "Usage: farfault status [--json] QMP\n"
+    "       farfault status --watch [--interval SECONDS] [--record FILE] QMP [QMP]\n"
     "Say in words how a guest and its migration stand.\n"
     "\n"
     "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
     "  --json         print QEMU's own answers as JSON\n"
-    "  --help, -h     this text\n";
+    "  --watch, -w    show it while it moves, of one side or of both, until what is under way, or\n"
+    "                 begins next, is over: progress, time left, requests, who waits. Lines where\n"
+    "                 stdout is no terminal\n"
+    "  --interval SECONDS   ask for numbers so often meanwhile (0.5; 1 where it is no terminal).\n"
+    "                 States come by events\n"
+    "  --record FILE  with --watch: write what is said into FILE, for farfault report\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 QEMU answered, 1 if not, 2 usage. With --watch: 0 completed, 1 failed,\n"
+    "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may go on.\n";
 
 const char ff_help_metrics[] =
     "Usage: farfault metrics [--openmetrics] [--output FILE]\n"
@@ -61,6 +73,18 @@ const char ff_help_metrics[] =
     "for.\n"
     "                   HOST is a number, 127.0.0.1 if it is left out\n"
     "  --help, -h       this text\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 usage.\n";
+
+const char ff_help_report[] =
+    "Usage: farfault report RECORD PAGE.html\n"
+    "Make a page of what was recorded: a timeline, the blackout and its parts, bytes, faults and\n"
+    "where they were, latency, events of both sides, all numbers. It is one file, which loads\n"
+    "nothing and runs no script.\n"
+    "\n"
+    "RECORD           was written by farfault migrate --record, or farfault status --watch "
+    "--record\n"
+    "  --help, -h     this text\n"
     "\n"
     "Exit status: 0 done, 1 failed, 2 usage.\n";
 

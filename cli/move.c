@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
+#define RECORD_INTERVAL 100  /* ms between two looks at numbers that are recorded */
 #define CLOSING_TIMEOUT 5000 /* ms for the last questions, and for the slower side */
 
 typedef struct {
@@ -31,10 +32,11 @@ typedef struct {
     bool cancel_asked;
     bool warned; /* the first signal after the switch was answered */
     bool src_completed, dst_completed, dst_gone;
-    bool grace;  /* the source is through, the destination has time to say so */
-    bool over;   /* the outcome is known; last questions are being asked */
-    bool ended;  /* and answered */
-    bool asking; /* query-migrate for the display is under way */
+    bool grace;             /* the source is through, the destination has time to say so */
+    bool over;              /* the outcome is known; last questions are being asked */
+    bool ended;             /* and answered */
+    bool asking;            /* query-migrate for the display is under way */
+    bool looking[FF_SIDES]; /* and for the record */
     bool cont_asking, cont_sent;
     bool carrier_said;  /* that QEMU carries it */
     unsigned questions; /* of the closing round, not answered yet */
@@ -63,6 +65,73 @@ static void attach(Move *m, GSource *source, GSourceFunc function)
     g_ptr_array_add(m->sources, source);
 }
 
+/* --- the record --------------------------------------------------------------------------- */
+
+static void record_info(Move *m, FfSide side, JsonNode *result)
+{
+    if (m->o->record && ff_json_node_object(result)) {
+        ff_record_info(m->o->record, side, ff_json_node_object(result));
+    }
+}
+
+static void record_event(Move *m, FfSide side, JsonObject *event)
+{
+    if (m->o->record && event) {
+        ff_record_event(m->o->record, side, event);
+    }
+}
+
+static void on_source_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+
+    m->looking[FF_SIDE_SOURCE] = false;
+    record_info(m, FF_SIDE_SOURCE, result);
+}
+
+static void on_destination_look(FfQmpClient *client, JsonNode *result, const GError *error,
+                                void *opaque)
+{
+    Move *m = opaque;
+
+    m->looking[FF_SIDE_DESTINATION] = false;
+    record_info(m, FF_SIDE_DESTINATION, result);
+}
+
+static void look(Move *m, FfSide side, FfCliQmp *qmp, FfQmpReplyFunc reply)
+{
+    if (!m->looking[side]) {
+        m->looking[side] = true;
+        ff_cli_qmp_send(qmp, "query-migrate", NULL, reply, m);
+    }
+}
+
+static gboolean on_record_time(gpointer opaque)
+{
+    Move *m = opaque;
+
+    if (m->over) {
+        return G_SOURCE_REMOVE; /* the last questions are asked */
+    }
+    look(m, FF_SIDE_SOURCE, m->ends->src, on_source_look);
+    if (!m->dst_gone) {
+        look(m, FF_SIDE_DESTINATION, m->ends->dst, on_destination_look);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void record_begin(Move *m)
+{
+    FfCliQmp *src = m->ends->src, *dst = m->ends->dst;
+    g_autoptr(JsonNode) answer = ff_cli_qmp_call(src, "query-name", NULL, NULL);
+    const char *name = ff_json_string(ff_json_node_object(answer), "name");
+
+    ff_record_begin(m->o->record, !ff_cli_qmp_host(src) && !ff_cli_qmp_host(dst));
+    ff_record_side(m->o->record, FF_SIDE_SOURCE, m->o->source, ff_cli_qmp_version(src), name);
+    ff_record_side(m->o->record, FF_SIDE_DESTINATION, m->o->destination, ff_cli_qmp_version(dst),
+                   NULL);
+}
+
 /* --- the end ------------------------------------------------------------------------------ */
 
 static gboolean on_closing_timeout(gpointer opaque)
@@ -88,6 +157,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
         g_clear_pointer(&m->result->source_info, json_node_unref);
         m->result->source_info = json_node_copy(result);
     }
+    record_info(m, FF_SIDE_SOURCE, result);
     answered(m);
 }
 
@@ -97,6 +167,7 @@ static void on_destination_info(FfQmpClient *client, JsonNode *result, const GEr
     Move *m = opaque;
 
     m->result->destination_info = result ? json_node_copy(result) : NULL;
+    record_info(m, FF_SIDE_DESTINATION, result);
     answered(m);
 }
 
@@ -332,6 +403,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
     const char *name = ff_json_string_or(event, "event", "");
     JsonObject *data = ff_json_object(event, "data");
 
+    record_event(m, FF_SIDE_SOURCE, event);
     if (!event) {
         if (!m->src_completed) {
             leave_source(m, error->message); /* the migration may go on, whoever has closed it */
@@ -355,6 +427,7 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
     const char *name = ff_json_string_or(event, "event", "");
     const char *status = ff_json_string_or(ff_json_object(event, "data"), "status", "");
 
+    record_event(m, FF_SIDE_DESTINATION, event);
     if (!event) {
         /* The source's own status follows and has the reason. */
         m->dst_gone = true;
@@ -481,6 +554,9 @@ static void attach_all(Move *m)
     attach(m, g_unix_signal_source_new(SIGINT), on_signal);
     attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
     attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
+    if (m->o->record) {
+        attach(m, g_timeout_source_new(RECORD_INTERVAL), on_record_time);
+    }
     if (m->o->timeout) {
         attach(m, g_timeout_source_new_seconds(m->o->timeout), on_timeout);
     }
@@ -512,6 +588,9 @@ static bool start(Move *m, GError **error)
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) started = NULL;
 
+    if (m->o->record) {
+        record_begin(m);
+    }
     m->started = g_get_monotonic_time();
     json_object_set_string_member(arguments, "uri", m->ends->uri);
     started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);

@@ -8,6 +8,7 @@
 
 #include "cli/progress.h"
 #include "cli/qmp.h"
+#include "cli/record.h"
 
 #include <stdint.h>
 
@@ -29,6 +30,7 @@ typedef struct {
     char **capabilities;                    /* NAME[=on|off]; can be NULL */
     bool preempt, no_cont;
     unsigned timeout; /* seconds; 0: none */
+    FfRecord *record; /* what both sides say, until the last answers; NULL: nobody wants it */
 } FfMoveOptions;
 
 typedef enum {

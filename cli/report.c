@@ -146,14 +146,11 @@ void ff_report_text(FILE *out, const FfMoveResult *r)
     ff_report_latency(out, ff_json_node_object(r->destination_info));
 }
 
-void ff_report_json(FILE *out, const FfMoveResult *r)
+JsonObject *ff_report_object(const FfMoveResult *r)
 {
-    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
-    g_autofree char *text = NULL;
     JsonObject *o = json_object_new();
     JsonObject *info = ff_json_node_object(r->source_info);
 
-    json_node_take_object(root, o);
     json_object_set_string_member(o, "outcome", ff_outcome_name(r->outcome));
     if (r->reason) {
         json_object_set_string_member(o, "reason", r->reason);
@@ -175,6 +172,15 @@ void ff_report_json(FILE *out, const FfMoveResult *r)
     if (r->destination_info) {
         json_object_set_member(o, "destination", json_node_copy(r->destination_info));
     }
+    return o;
+}
+
+void ff_report_json(FILE *out, const FfMoveResult *r)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    g_autofree char *text = NULL;
+
+    json_node_take_object(root, ff_report_object(r));
     text = json_to_string(root, FALSE);
     fprintf(out, "%s\n", text);
 }

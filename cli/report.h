@@ -11,7 +11,8 @@
 
 /* The outcome and the numbers, in words; the latency histogram drawn in text. */
 void ff_report_text(FILE *out, const FfMoveResult *result);
-/* The same as one JSON object on one line. */
+/* The same as a JSON object (json_object_unref()); and that on one line. */
+JsonObject *ff_report_object(const FfMoveResult *result);
 void ff_report_json(FILE *out, const FfMoveResult *result);
 /* The lines about one side's migration INFO (query-migrate) that both of the above and
  * farfault status share: bytes, pages by kind, requests. */

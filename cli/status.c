@@ -11,6 +11,8 @@
 #include "cli/options.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
+#include "cli/watch.h"
+#include "cli/words.h"
 
 #include <string.h>
 
@@ -19,59 +21,6 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 /* What is asked, in the order of .answer[]. */
 static const char *const question[] = {"query-migrate", "query-status", "query-name"};
 enum { MIGRATE, STATUS, NAME, QUESTIONS };
-
-static const char *guest_words(const char *state)
-{
-    static const struct {
-        const char *state, *words;
-    } table[] = {
-        {"inmigrate", "waits for an incoming migration"},
-        {"postmigrate", "has moved away; it does not run here any more"},
-        {"finish-migrate", "is stopped here while its migration ends"},
-        {"prelaunch", "was started with -S and has not run yet"},
-        {"running", "runs"},
-        {"paused", "is paused"},
-        {"suspended", "sleeps (suspended to RAM)"},
-        {"shutdown", "has shut down"},
-        {"io-error", "is stopped by an I/O error"},
-        {"guest-panicked", "has panicked"},
-    };
-
-    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
-        if (!strcmp(state, table[i].state)) {
-            return table[i].words;
-        }
-    }
-    return state;
-}
-
-static const char *migration_words(const char *status)
-{
-    static const struct {
-        const char *status, *words;
-    } table[] = {
-        {"none", "none so far"},
-        {"setup", "is being set up"},
-        {"active", "runs; the guest has not been switched over"},
-        {"pre-switchover", "waits for migrate-continue before the switch"},
-        {"device", "moves the device state"},
-        {"postcopy-active", "runs by postcopy: the guest has been switched over, and its memory "
-                            "follows"},
-        {"postcopy-paused", "is paused after the switch: the connection broke"},
-        {"postcopy-recover", "is recovering after a pause"},
-        {"completed", "completed"},
-        {"failed", "failed"},
-        {"cancelling", "is being cancelled"},
-        {"cancelled", "was cancelled"},
-    };
-
-    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
-        if (!strcmp(status, table[i].status)) {
-            return table[i].words;
-        }
-    }
-    return status;
-}
 
 static void print_times(JsonObject *info)
 {
@@ -110,15 +59,15 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
     const char *status = ff_json_string_or(info, "status", "none");
     const char *why = ff_json_string(info, "error-desc");
 
-    printf("guest%s%s %s (%s, QEMU %s)\n", name ? " " : "", name ? name : "", guest_words(state),
+    printf("guest%s%s %s (%s, QEMU %s)\n", name ? " " : "", name ? name : "", ff_words_guest(state),
            state, ff_cli_qmp_version(qmp));
     if (!strcmp(status, "none")) {
-        printf("migration: %s\n", migration_words(status));
+        printf("migration: %s\n", ff_words_migration(status));
         return;
     }
     bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
     const char *words =
-        snapshot && !strcmp(status, "active") ? "is being taken" : migration_words(status);
+        snapshot && !strcmp(status, "active") ? "is being taken" : ff_words_migration(status);
     printf("%s %s (%s)%s%s\n", snapshot ? "live snapshot" : "migration", words, status,
            why ? ": " : "", why ? why : "");
     print_times(info);
@@ -169,19 +118,55 @@ static int show(const char *address, bool json)
     return error ? EXIT_FAILED : EXIT_OK;
 }
 
+/* As --watch has it; milliseconds, 0: as the program thinks fit. */
+static bool parse_interval(double seconds, unsigned *ms, GError **error)
+{
+    if (seconds != 0 && !(seconds >= 0.1 && seconds <= 3600)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--interval: give seconds, 0.1 to 3600");
+        return false;
+    }
+    *ms = (unsigned)(1000 * seconds);
+    return true;
+}
+
+/* PATH can be NULL: nothing is recorded. */
+static int watch_them(char **addresses, unsigned ms, const char *path)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfRecord) record = path ? ff_record_new(path, &error) : NULL;
+    int status;
+
+    if (error) {
+        fprintf(stderr, "farfault: --record: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    status = ff_watch(addresses, ms, record);
+    if (record && !ff_record_close(record, &error)) {
+        fprintf(stderr, "farfault: --record: %s\n", error->message);
+    }
+    return status;
+}
+
 int ff_cli_status(int argc, char **argv)
 {
-    gboolean help = FALSE, json = FALSE;
+    gboolean help = FALSE, json = FALSE, watch = FALSE;
+    double interval = 0;
+    g_autofree char *record = NULL;
+    unsigned ms = 0;
     g_auto(GStrv) positional = NULL;
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
         {"json", 0, 0, G_OPTION_ARG_NONE, &json, NULL, NULL},
+        {"watch", 'w', 0, G_OPTION_ARG_NONE, &watch, NULL, NULL},
+        {"record", 0, 0, G_OPTION_ARG_FILENAME, &record, NULL, NULL},
+        {"interval", 0, 0, G_OPTION_ARG_DOUBLE, &interval, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GError) error = NULL;
 
-    if (!ff_cli_options(entries, argc, argv, &error)) {
+    if (!ff_cli_options(entries, argc, argv, &error) || !parse_interval(interval, &ms, &error)) {
         fprintf(stderr, "farfault: %s (farfault status --help)\n", error->message);
         return EXIT_USAGE;
     }
@@ -189,8 +174,13 @@ int ff_cli_status(int argc, char **argv)
         fputs(ff_help_status, stdout);
         return EXIT_OK;
     }
-    if (!positional || g_strv_length(positional) != 1) {
-        fprintf(stderr, "farfault: give one QMP address: farfault status QMP\n");
+    guint n = positional ? g_strv_length(positional) : 0;
+    if (watch && (n == 1 || n == 2) && !json) {
+        return watch_them(positional, ms, record);
+    }
+    if (n != 1 || watch || ms || record) {
+        fprintf(stderr, "farfault: give one QMP address: farfault status QMP; or one or two, of "
+                        "both sides, with --watch\n");
         return EXIT_USAGE;
     }
     return show(positional[0], json);

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See words.h. */
+#include "cli/words.h"
+
+#include <glib.h>
+#include <string.h>
+
+const char *ff_words_guest(const char *state)
+{
+    static const struct {
+        const char *state, *words;
+    } table[] = {
+        {"inmigrate", "waits for an incoming migration"},
+        {"postmigrate", "has moved away; it does not run here any more"},
+        {"finish-migrate", "is stopped here while its migration ends"},
+        {"prelaunch", "was started with -S and has not run yet"},
+        {"running", "runs"},
+        {"paused", "is paused"},
+        {"suspended", "sleeps (suspended to RAM)"},
+        {"shutdown", "has shut down"},
+        {"io-error", "is stopped by an I/O error"},
+        {"guest-panicked", "has panicked"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (!strcmp(state, table[i].state)) {
+            return table[i].words;
+        }
+    }
+    return state;
+}
+
+const char *ff_words_migration(const char *status)
+{
+    static const struct {
+        const char *status, *words;
+    } table[] = {
+        {"none", "none so far"},
+        {"setup", "is being set up"},
+        {"active", "runs; the guest has not been switched over"},
+        {"pre-switchover", "waits for migrate-continue before the switch"},
+        {"device", "moves the device state"},
+        {"postcopy-active", "runs by postcopy: the guest has been switched over, and its memory "
+                            "follows"},
+        {"postcopy-paused", "is paused after the switch: the connection broke"},
+        {"postcopy-recover", "is recovering after a pause"},
+        {"completed", "completed"},
+        {"failed", "failed"},
+        {"cancelling", "is being cancelled"},
+        {"cancelled", "was cancelled"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (!strcmp(status, table[i].status)) {
+            return table[i].words;
+        }
+    }
+    return status;
+}
+
+bool ff_words_under_way(const char *status)
+{
+    return strcmp(status, "none") != 0 && !ff_words_over(status);
+}
+
+bool ff_words_over(const char *status)
+{
+    return !strcmp(status, "completed") || !strcmp(status, "failed") ||
+           !strcmp(status, "cancelled");
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU's words for states, in sentences; and which of them say that something is under way. Pure
+ * functions; any thread.
+ */
+#ifndef FF_CLI_WORDS_H
+#define FF_CLI_WORDS_H
+
+#include <stdbool.h>
+
+/* "The guest ...": STATE of query-status. */
+const char *ff_words_guest(const char *state);
+/* "The migration ...": STATUS of query-migrate. */
+const char *ff_words_migration(const char *status);
+/* A migration, snapshot or restore with this status goes on, or may. */
+bool ff_words_under_way(const char *status);
+/* It is over. */
+bool ff_words_over(const char *status);
+
+#endif

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Records and the page that is made of them, without QEMU: a page made at once and one made from
+ * the file are the same; each number is where it should be; nothing of what QEMU says is taken for
+ * markup; records that are cut off, foreign or odd are read as far as they make sense.
+ */
+#include <glib/gstdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/page.h"
+
+static JsonObject *object(const char *text)
+{
+    g_autofree char *json = g_strdelimit(g_strdup(text), "'", '"');
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) node = json_from_string(json, &error);
+
+    g_assert_no_error(error);
+    return json_object_ref(json_node_get_object(node));
+}
+
+static void event(FfRecord *r, FfSide side, const char *text)
+{
+    g_autoptr(JsonObject) o = object(text);
+
+    ff_record_event(r, side, o);
+}
+
+static void info(FfRecord *r, FfSide side, const char *text)
+{
+    g_autoptr(JsonObject) o = object(text);
+
+    ff_record_info(r, side, o);
+}
+
+static void fill(FfRecord *r)
+{
+    g_autoptr(JsonObject) result = object("{'outcome': 'completed'}");
+
+    ff_record_begin(r, false);
+    ff_record_side(r, FF_SIDE_SOURCE, "/run/a", "7.2.22", "web<script>alert(1)</script>\xff&");
+    ff_record_side(r, FF_SIDE_DESTINATION, "/run/b", NULL, NULL);
+    event(r, FF_SIDE_SOURCE, "{'event': 'MIGRATION', 'data': {'status': 'active'}}");
+    event(r, FF_SIDE_SOURCE, "{'event': 'MIGRATION_PASS', 'data': {'pass': 1}}");
+    info(r, FF_SIDE_SOURCE,
+         "{'status': 'active', 'ram': {'total': 1000, 'remaining': 900, 'precopy-bytes': 5},"
+         " 'x-farfault': {'requests': 0, 'bytes-wire': 100}}");
+    g_usleep(3000);
+    event(r, FF_SIDE_SOURCE, "{'event': 'STOP'}");
+    event(r, FF_SIDE_SOURCE, "{'event': 'MIGRATION', 'data': {'status': 'device'}}");
+    g_usleep(3000);
+    event(r, FF_SIDE_DESTINATION, "{'event': 'MIGRATION', 'data': {'status': 'postcopy-active'}}");
+    event(r, FF_SIDE_DESTINATION, "{'event': 'RESUME'}");
+    event(r, FF_SIDE_DESTINATION, "{'event': 'MIGRATION', 'data': {'status': 'postcopy-paused'}}");
+    info(r, FF_SIDE_DESTINATION,
+         "{'status': 'postcopy-active', 'x-farfault': {'requests': 3, 'bytes-wire': 9, 'half':"
+         " {'role': 'destination', 'waits': [{'vcpu': 0, 'block': 'pc.ram<', 'offset': 8192,"
+         "  'ms': 2}]}}}");
+    g_usleep(3000);
+    event(r, FF_SIDE_DESTINATION, "{'event': 'MIGRATION', 'data': {'status': 'completed'}}");
+    event(r, FF_SIDE_SOURCE, "{'event': '<b>odd</b>', 'data': {'status': 'completed'}}");
+    info(r, FF_SIDE_SOURCE,
+         "{'status': 'completed', 'total-time': 123, 'downtime': 7, 'ram': {'total': 1000,"
+         " 'remaining': 0, 'page-size': 4096, 'transferred': 4242, 'precopy-bytes': 4000,"
+         " 'postcopy-bytes': 242, 'mbps': 12.5, 'dirty-sync-count': 2}, 'x-farfault':"
+         " {'requests': 3, 'bytes-wire': 4300, 'pages-bulk': 10, 'pages-urgent': 3}}");
+    info(r, FF_SIDE_DESTINATION,
+         "{'status': 'completed', 'x-farfault': {'requests': 5, 'bytes-wire': 4300,"
+         " 'latency-us': [[32, 2], [64, 1]], 'latency-p99-us': 128}}");
+    ff_record_result(r, result);
+}
+
+static void has(const char *text, const char *part)
+{
+    if (!strstr(text, part)) {
+        g_error("no %s in:\n%s", part, text);
+    }
+}
+
+/* Each picture is XML that ends. */
+static unsigned check_pictures(const char *page)
+{
+    const GMarkupParser parser = {NULL, NULL, NULL, NULL, NULL};
+    unsigned n = 0;
+
+    for (const char *at = page; (at = strstr(at, "<svg")); n++) {
+        const char *end = strstr(at, "</svg>");
+        g_autoptr(GMarkupParseContext) context = g_markup_parse_context_new(&parser, 0, NULL, NULL);
+        g_autoptr(GError) error = NULL;
+
+        g_assert_nonnull(end);
+        g_markup_parse_context_parse(context, at, end + 6 - at, &error);
+        g_assert_no_error(error);
+        g_markup_parse_context_end_parse(context, &error);
+        g_assert_no_error(error);
+        at = end;
+    }
+    g_assert_null(strstr(page, "nan"));
+    return n;
+}
+
+static void test_page(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = g_strdup_printf("%s/ff-page-%d", g_get_tmp_dir(), (int)getpid());
+    g_autoptr(FfRecord) r = ff_record_new(path, &error);
+
+    g_assert_no_error(error);
+    fill(r);
+    g_assert_true(ff_record_close(r, &error));
+    g_autofree char *page = ff_page(r);
+    g_autoptr(FfRecord) loaded = ff_record_load(path, &error);
+    g_assert_no_error(error);
+    g_autofree char *again = ff_page(loaded);
+    g_assert_cmpstr(page, ==, again);
+
+    g_assert_true(g_utf8_validate(page, -1, NULL));
+    g_assert_cmpuint(check_pictures(page), ==, 8);
+    has(page, "<title>Migration of web&lt;script&gt;");
+    g_assert_null(strstr(page, "<script"));
+    g_assert_null(strstr(page, "<b>odd"));
+    has(page, "&lt;b&gt;odd");
+    has(page, "id=\"source.ram.transferred\">4242</td>");
+    has(page, "id=\"source.ram.mbps\">12.5</td>");
+    has(page, "id=\"destination.x-farfault.latency-us\">[[32,2],[64,1]]</td>");
+    has(page, "<b>7 ms</b><span>downtime, as QEMU says it</span>");
+    has(page, "<b>completed</b><span>outcome</span>");
+    has(page, "rect class=\"dst lost\"");
+    has(page, "<title>the guest stood for ");
+    has(page, "0x2000 of pc.ram&lt;");
+    has(page, "<figure id=\"blackout\"");
+    has(page, "sent before the switch</th><td>3.9 KiB");
+    has(page, "left at the last look before it</th><td>900 B");
+    g_unlink(path);
+}
+
+static void load(const char *path, const char *text, bool good, guint entries)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_file_set_contents(path, text, -1, &error);
+    g_assert_no_error(error);
+    g_autoptr(FfRecord) r = ff_record_load(path, &error);
+    g_assert_true(!r == !good);
+    g_assert_true(!r == !!error);
+    if (r) {
+        g_autofree char *page = ff_page(r);
+
+        g_assert_cmpuint(ff_record_entries(r)->len, ==, entries);
+        check_pictures(page);
+    }
+}
+
+#define HEAD "{\"farfault-record\":1,\"started-us\":1700000000000000,\"same-clock\":true}\n"
+
+static void test_load(void)
+{
+    g_autofree char *path = g_strdup_printf("%s/ff-load-%d", g_get_tmp_dir(), (int)getpid());
+    g_autoptr(GError) error = NULL;
+
+    load(path, "", true, 0);
+    load(path, "hello\n", false, 0);
+    load(path, "{}\n", false, 0);
+    load(path, "{\"farfault-record\":2}\n", false, 0);
+    load(path, HEAD, true, 0);
+    load(path, HEAD "{\"us\":5,\"side\":\"source\",\"info\":{}}\n{\"us\":6,\"side\":\"sou", true,
+         1);
+    /* What a later version may add is left out; what is odd as well. */
+    load(path,
+         HEAD "{\"us\":5,\"side\":\"third\",\"info\":{}}\n[1]\n7\n"
+              "{\"us\":-5,\"side\":\"source\",\"info\":{}}\n"
+              "{\"us\":9223372036854775807,\"side\":\"source\",\"event\":{\"event\":\"STOP\"}}\n"
+              "{\"us\":6,\"side\":\"destination\",\"event\":{\"timestamp\":7,\"event\":[]}}\n"
+              "{\"us\":7,\"side\":\"source\",\"info\":{\"ram\":{\"remaining\":-1,\"total\":\"x\"},"
+              "\"x-farfault\":{\"latency-us\":[[1],2,[3,-4]],\"half\":{\"waits\":[1,{}]}}}}\n",
+         true, 3);
+    g_autoptr(FfRecord) there = ff_record_new(path, &error);
+    g_assert_null(there);
+    g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST);
+    g_unlink(path);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/page/page", test_page);
+    g_test_add_func("/page/load", test_load);
+    return g_test_run();
+}

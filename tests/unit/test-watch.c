@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What farfault status --watch shows, without QEMU: what is said of each state, that no line is
+ * wider than the terminal, that what QEMU says reaches it as text alone. And rates.
+ */
+#include <string.h>
+
+#include "cli/watch-screen.h"
+
+#define SOURCE                                                                                     \
+    "{'status': 'postcopy-active', 'total-time': 12300, 'downtime': 21,"                           \
+    " 'ram': {'total': 8589934592, 'remaining': 2147483648, 'transferred': 6442450944},"           \
+    " 'x-farfault': {'engine': 'farfault', 'requests': 1500, 'latency-us': [[64, 1500]]}}"
+#define DESTINATION                                                                                \
+    "{'status': 'postcopy-active',"                                                                \
+    " 'x-farfault': {'engine': 'farfault', 'requests': 1532, 'latency-us': [[0, 32], [64, 1500]]," \
+    "  'half': {'role': 'destination', 'pages-total': 1000, 'pages-destination': 750,"             \
+    "   'bytes-missing': 1024000,"                                                                 \
+    "   'waits': [{'vcpu': 1, 'block': 'pc.ram', 'offset': 4096, 'ms': 12},"                       \
+    "             {'block': 'pc.ram', 'offset': 8192, 'ms': 1500}]}}}"
+#define PAUSED                                                                                     \
+    "{'status': 'postcopy-paused', 'error-desc': 'the peer\\u001b[2J\\nis gone'," /* */            \
+    " 'x-farfault': {'engine': 'farfault', 'half': {'role': 'source', 'broken-ms': 3000}}}"
+#define SNAPSHOT                                                                                   \
+    "{'status': 'active', 'ram': {'total': 1048576, 'remaining': 524288, 'transferred': 1},"       \
+    " 'x-farfault': {'engine': 'farfault', 'requests': 7, 'snapshot': {'buffer-used': 2048,"       \
+    "  'waits': 3}}}"
+
+static JsonNode *parse(const char *text)
+{
+    g_autofree char *json = g_strdelimit(g_strdup(text), "'", '"');
+    g_autoptr(GError) error = NULL;
+    JsonNode *node = json_from_string(json, &error);
+
+    g_assert_no_error(error);
+    return node;
+}
+
+typedef struct {
+    JsonNode *node[2];
+    FfWatchSide side[2];
+    GPtrArray *events;
+    FfWatchView view;
+} World;
+
+/* SECOND can be NULL. */
+static void world_begin(World *w, const char *first, const char *second)
+{
+    const char *const text[] = {first, second};
+
+    memset(w, 0, sizeof(*w));
+    w->events = g_ptr_array_new();
+    w->view = (FfWatchView){.side = w->side,
+                            .n = second ? 2 : 1,
+                            .ms = 4000,
+                            .events = w->events,
+                            .how = "asks at each event and every 0.5 s; Ctrl-C leaves"};
+    for (unsigned i = 0; i < w->view.n; i++) {
+        w->node[i] = parse(text[i]);
+        w->side[i] = (FfWatchSide){.address = i ? "/run/b.qmp" : "/run/a.qmp",
+                                   .version = "7.2.22",
+                                   .name = i ? NULL : "web",
+                                   .state = i ? "running" : "postmigrate",
+                                   .info = json_node_get_object(w->node[i])};
+        w->side[i].pace.rate = 104857600;
+        w->side[i].pace.fall = 1073741824;
+        w->side[i].pace.remaining = 2147483648;
+        w->side[i].pace.fault_rate = 210;
+    }
+}
+
+static void world_end(World *w)
+{
+    g_clear_pointer(&w->node[0], json_node_unref);
+    g_clear_pointer(&w->node[1], json_node_unref);
+    g_ptr_array_unref(w->events);
+}
+
+/* Width of the widest line, without SGR sequences. Nothing else in it may begin with ESC. */
+static glong width(const char *text)
+{
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    g_autoptr(GRegex) sgr = g_regex_new("\033\\[[0-9]*m", 0, 0, NULL);
+    glong widest = 0;
+
+    for (char **l = lines; *l; l++) {
+        g_autofree char *bare = g_regex_replace_literal(sgr, *l, -1, 0, "", 0, NULL);
+
+        g_assert_null(strchr(bare, '\033'));
+        widest = MAX(widest, g_utf8_strlen(bare, -1));
+    }
+    return widest;
+}
+
+static unsigned lines(const char *text)
+{
+    unsigned n = 0;
+
+    while ((text = strchr(text, '\n'))) {
+        text++;
+        n++;
+    }
+    return n;
+}
+
+static void has(const char *text, const char *part)
+{
+    if (!strstr(text, part)) {
+        g_error("no \"%s\" in:\n%s", part, text);
+    }
+}
+
+static void test_both(void)
+{
+    World w;
+
+    world_begin(&w, SOURCE, DESTINATION);
+    g_autofree char *wide = ff_watch_screen(&w.view, 160, 0, false);
+    g_test_message("%s", wide);
+    has(wide, "web: migration runs by postcopy");
+    has(wide, "12.30 s");
+    has(wide, " 75 %  2.0 GiB of 8.0 GiB left, 100.0 MiB/s, done in 2.00 s");
+    has(wide, "source, QEMU 7.2.22, /run/a.qmp");
+    has(wide, "destination, QEMU 7.2.22, /run/b.qmp");
+    has(wide, "has moved away");
+    has(wide, "1532, 210/s now; half up to 128 us, 99 % up to 128 us");
+    has(wide, "vCPU 1 12 ms, QEMU itself 1.50 s");
+    has(wide, "downtime  21 ms");
+    has(wide, "every 0.5 s");
+    g_assert_null(strchr(wide, '\033'));
+    /* Below each other. */
+    g_autofree char *narrow = ff_watch_screen(&w.view, 50, 0, false);
+    has(narrow, "\nsource, QEMU");
+    has(narrow, "\ndestination, QEMU");
+    has(narrow, "\nwaiting   vCPU 1 12 ms, QEMU itself 1.50 s\n");
+    g_autofree char *line = ff_watch_line(&w.view);
+    g_assert_cmpstr(
+        line, ==,
+        "4.0 s source postcopy-active, destination postcopy-active;  75 %  2.0 GiB of "
+        "8.0 GiB left, 100.0 MiB/s, done in 2.00 s; requests 1532, 210/s now; half up to "
+        "128 us, 99 % up to 128 us; waiting vCPU 1 12 ms, QEMU itself 1.50 s");
+    world_end(&w);
+}
+
+/* A destination alone: what is missing is known by its pages. */
+static void test_alone(void)
+{
+    World w;
+
+    world_begin(&w, DESTINATION, NULL);
+    g_autofree char *text = ff_watch_screen(&w.view, 80, 0, false);
+    has(text, " 75 %  1000.0 KiB of 3.9 MiB left");
+    world_end(&w);
+}
+
+static void test_snapshot(void)
+{
+    World w;
+
+    world_begin(&w, SNAPSHOT, NULL);
+    g_autofree char *text = ff_watch_screen(&w.view, 80, 0, false);
+    has(text, "live snapshot is being taken");
+    has(text, "7, 210/s now, 3 waited; buffer 2.0 KiB");
+    world_end(&w);
+}
+
+/* Nothing so far, and a side that has gone. */
+static void test_idle(void)
+{
+    World w;
+
+    world_begin(&w, "{}", "{}");
+    w.side[0].state = "running";
+    w.side[1].state = "inmigrate";
+    g_autofree char *text = ff_watch_screen(&w.view, 80, 0, false);
+    has(text, "web: no migration so far; waits for one");
+    has(text, "destination, QEMU");
+    w.side[1].why = "/run/b.qmp: the monitor was closed";
+    g_autofree char *gone = ff_watch_screen(&w.view, 80, 0, false);
+    has(gone, "cannot be asked");
+    has(gone, "the monitor was closed");
+    world_end(&w);
+}
+
+/* At any size, with anything in it: no line is too wide, no more lines than there is room for, no
+ * control characters but our own. */
+static void test_sizes(void)
+{
+    static const char *const first[] = {SOURCE, PAUSED, SNAPSHOT, "{}", "{'status': 7, 'ram': []}"};
+    static const char *const second[] = {NULL, DESTINATION, "{}"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(first); i++) {
+        for (size_t j = 0; j < G_N_ELEMENTS(second); j++) {
+            World w;
+
+            world_begin(&w, first[i], second[j]);
+            w.side[0].name = "a\033]0;title\007\xff\nname that is long \xc3\xa4\xe2\x82\xac";
+            g_ptr_array_add(w.events, (char *)"   0.10 s  source: \033[31mMIGRATION active");
+            for (int columns = 1; columns < 200; columns += columns < 90 ? 1 : 20) {
+                for (int rows = 0; rows < 12; rows += 4) {
+                    g_autofree char *plain = ff_watch_screen(&w.view, columns, rows, false);
+                    g_autofree char *color = ff_watch_screen(&w.view, columns, rows, true);
+
+                    g_assert_null(strchr(plain, '\033'));
+                    g_assert_null(strchr(plain, '\007'));
+                    g_assert_true(g_utf8_validate(plain, -1, NULL));
+                    g_assert_cmpint(width(plain), <=, columns);
+                    g_assert_cmpint(width(color), <=, columns);
+                    g_assert_true(!rows || lines(plain) <= (unsigned)rows);
+                }
+            }
+            g_autofree char *line = ff_watch_line(&w.view);
+            g_assert_null(strpbrk(line, "\033\007\n"));
+            world_end(&w);
+        }
+    }
+}
+
+static void test_pace(void)
+{
+    FfPace p = {0};
+
+    ff_pace_look(&p, 1000000, 0, 1000, 0);
+    g_assert_cmpint(ff_pace_left(&p), ==, -1);
+    ff_pace_look(&p, 1005000, 900, 900, 5); /* too near to say anything */
+    g_assert_cmpfloat(p.rate, ==, 0);
+    ff_pace_look(&p, 2000000, 500, 800, 10);
+    g_assert_cmpfloat(p.rate, ==, 500);
+    g_assert_cmpfloat(p.fault_rate, ==, 10);
+    g_assert_cmpint(ff_pace_left(&p), ==, 4000);
+    ff_pace_look(&p, 3000000, 500, 2800, 10); /* the guest writes faster */
+    g_assert_cmpint(ff_pace_left(&p), ==, -1);
+    g_assert_cmpfloat(p.fault_rate, ==, 0);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/watch/both", test_both);
+    g_test_add_func("/watch/alone", test_alone);
+    g_test_add_func("/watch/snapshot", test_snapshot);
+    g_test_add_func("/watch/idle", test_idle);
+    g_test_add_func("/watch/sizes", test_sizes);
+    g_test_add_func("/watch/pace", test_pace);
+    return g_test_run();
+}
