@@ -236,8 +236,9 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
     if (state == FF_BLOCK_EMPTY) {
         load_block(a, block, buffer);
     }
-    FfArrayMap *m = find_map(a, addr); /* now */
+    FfArrayMap *m = find_map(a, addr), *done = NULL; /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
+        done = m;
         if (ff_bitmap_test(&m->shown, block)) {
             show_page(a, m, addr);
         } else {
@@ -245,10 +246,11 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
             show(a, m, block);
         }
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
+        done = m;
         poison(a, m, block);
     } /* else somebody loads it, or takes it away, and wakes all then */
     if (state == FF_BLOCK_EMPTY) {
-        wake_all(a, block, m);
+        wake_all(a, block, done);
     }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The object behind FfArray, for array.c, array-fault.c and array-commit.c.
+ * The object behind FfArray, for array.c, array-blocks.c, array-fault.c and array-commit.c.
  *
  * A block's state has one table:
  *
@@ -73,7 +73,8 @@ struct FfArray {
     FfArrayStats stats;
 };
 
-/* ---- array.c ------------------------------------------------------------------------------------
+/* ---- array-blocks.c
+ * ------------------------------------------------------------------------------------
  */
 
 /* All locked. */

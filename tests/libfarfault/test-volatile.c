@@ -326,7 +326,7 @@ typedef struct {
     size_t page_size;
     unsigned calls;     /* atomic */
     int fail;           /* atomic: the negative errno of page 3 */
-    FfVolatile *nested; /* page N needs page N + 1 of this, if N is even */
+    FfVolatile *nested; /* atomic: page N needs page N + 1 of this, if N is even */
 } Source;
 
 static int regenerate(void *opaque, size_t page, void *buf)
@@ -338,9 +338,10 @@ static int regenerate(void *opaque, size_t page, void *buf)
     if (page == 3 && fail) {
         return fail;
     }
-    if (s->nested && page % 2 == 0) {
+    FfVolatile *nested = __atomic_load_n(&s->nested, __ATOMIC_RELAXED);
+    if (nested && page % 2 == 0) {
         const volatile uint64_t *other =
-            (const volatile uint64_t *)ff_volatile_addr(s->nested) + (page + 1) * s->page_size / 8;
+            (const volatile uint64_t *)ff_volatile_addr(nested) + (page + 1) * s->page_size / 8;
         g_assert_cmphex(*other, ==, word_of((page + 1) * s->page_size / PS, 0));
     }
     for (size_t i = 0; i < s->page_size / 8; i++) {
@@ -384,17 +385,17 @@ static void test_regenerate(gconstpointer data)
     }
     g_assert_cmpuint(bytes_of(v), ==, 0);
     assert_right(ff_volatile_addr(v), 0, len);
-    g_assert_cmpuint(s.calls, ==, 16);
+    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 16);
     g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 0); /* it is pinned */
     call(ff_volatile_unpin(v, s.page_size, 2 * s.page_size));
     g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
     g_assert_cmpuint(bytes_of(v), ==, 14 * s.page_size);
     assert_right(ff_volatile_addr(v), 0, len); /* unpinned */
-    g_assert_cmpuint(s.calls, ==, 18);
+    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 18);
     g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
     g_assert_cmpint(ff_volatile_pin(v, 0, 0), ==, 0); /* nothing is lost */
     assert_right(ff_volatile_addr(v), 0, len);
-    g_assert_cmpuint(s.calls, ==, 20);
+    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 20);
     ff_volatile_free(v);
 }
 
@@ -404,9 +405,9 @@ static void test_nested(void)
     FfVolatile *v = regenerated(&s, 64 * PS, 0);
 
     if (v) {
-        s.nested = v;
+        __atomic_store_n(&s.nested, v, __ATOMIC_RELAXED);
         assert_right(ff_volatile_addr(v), 0, 64 * PS);
-        g_assert_cmpuint(s.calls, ==, 64);
+        g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 64);
         ff_volatile_free(v);
     }
 }
