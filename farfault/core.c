@@ -41,8 +41,8 @@ int ff_fail(int rc, const char *format, ...)
 /* GIO knows more than it keeps of an errno; what is not there is -EIO. */
 static int errno_of(const GError *error)
 {
-    static const int known[] = {ENOENT, EEXIST, EISDIR, ENOTDIR, ENOSPC,    EINVAL, EACCES,
-                                EBUSY,  ENOMEM, EROFS,  EMFILE,  ECANCELED, ESRCH,  ENOTSUP};
+    static const int known[] = {ENOENT, EEXIST, EISDIR, ENOTDIR,   ENOSPC, EINVAL,  EACCES, EBUSY,
+                                ENOMEM, EROFS,  EMFILE, ECANCELED, ESRCH,  ENOTSUP, EAGAIN};
 
     if (error->domain != G_IO_ERROR) {
         return -EIO;
@@ -101,6 +101,7 @@ int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char
     FfMemoryState now = m->state;
     if (now == from) {
         m->state = to;
+        m->cancelled = false; /* what was cancelled before is over */
     }
     pthread_mutex_unlock(&m->lock);
     return now == from ? 0 : ff_fail(-EBUSY, "%s: %s", what, state_names[now]);
