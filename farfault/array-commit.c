@@ -145,14 +145,24 @@ static int fail(const char *call, int rc)
 /* ---- storing -----------------------------------------------------------------------------------
  */
 
-/* What BLOCK, which is changed, holds now. */
-static int read_now(FfArray *a, uint64_t block, char *buffer)
+/* Of BLOCK, which is changed: it stays where it is, as nothing is spilled, and is in the log if it
+ * is not in memory. One that was not changed when this began may be on its way out, and comes back.
+ */
+static bool is_loaded(FfArray *a, uint64_t block)
 {
     pthread_mutex_lock(&a->lock);
-    bool is_loaded = a->blocks[block].state == FF_BLOCK_LOADED;
+    while (a->blocks[block].state == FF_BLOCK_LEAVING) {
+        pthread_cond_wait(&a->changed, &a->lock);
+    }
+    bool loaded = a->blocks[block].state == FF_BLOCK_LOADED;
     pthread_mutex_unlock(&a->lock);
-    /* It stays there, as it is changed and nothing is spilled; and in the log, where it is not. */
-    if (!is_loaded) {
+    return loaded;
+}
+
+/* What it holds now. */
+static int read_now(FfArray *a, uint64_t block, char *buffer)
+{
+    if (!is_loaded(a, block)) {
         return ff_array_read(a, block, buffer);
     }
     for (size_t done = 0; done < a->block_size;) {
@@ -203,14 +213,6 @@ static int note_stored(FfArray *a, uint64_t first, uint64_t n, const char *data)
     return 0;
 }
 
-static bool is_in_log(FfArray *a, uint64_t block)
-{
-    pthread_mutex_lock(&a->lock);
-    bool is_loaded = a->blocks[block].state == FF_BLOCK_LOADED;
-    pthread_mutex_unlock(&a->lock);
-    return !is_loaded;
-}
-
 /* Of each changed block STEP, in ascending order. BUFFER has its content. */
 typedef int Step(FfArray *a, uint64_t block, char *buffer);
 static int each_dirty(FfArray *a, char *buffer, Step *step)
@@ -225,7 +227,7 @@ static int each_dirty(FfArray *a, char *buffer, Step *step)
 
 static int log_block(FfArray *a, uint64_t block, char *buffer)
 {
-    if (is_in_log(a, block)) {
+    if (!is_loaded(a, block)) {
         return 0;
     }
     int rc = read_now(a, block, buffer);

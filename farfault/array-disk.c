@@ -60,9 +60,14 @@ int ff_disk_open_file(const char *path, uint64_t *len, FfDisk **result)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     struct stat st;
 
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        int rc = fd < 0 || errno ? -errno : -EINVAL;
-        return fd < 0 ? rc : close_with(fd, S_ISREG(st.st_mode) ? rc : -EINVAL);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (fstat(fd, &st) < 0) {
+        return close_with(fd, -errno);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return close_with(fd, -EINVAL);
     }
     *len = *len ? *len : (uint64_t)st.st_size;
     if (*len < (uint64_t)st.st_size) {
@@ -82,6 +87,27 @@ int ff_disk_open_file(const char *path, uint64_t *len, FfDisk **result)
     return 0;
 }
 
+/* The folder says how large its blocks are: with another size their numbers would mean something
+ * else. 0 or -errno. */
+static int check_block_size(int folder, size_t block_size)
+{
+    g_autofree char *text = g_strdup_printf("%zu\n", block_size);
+    char found[32] = "";
+    int fd = openat(folder, "block_size", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+
+    if (fd < 0) {
+        return -errno;
+    }
+    ssize_t n = pread(fd, found, sizeof(found) - 1, 0), len = (ssize_t)strlen(text);
+    if (n != 0) {
+        return close_with(fd, n < 0 ? -errno : strcmp(found, text) == 0 ? 0 : -EMEDIUMTYPE);
+    }
+    if (pwrite(fd, text, (size_t)len, 0) != len || fsync(fd) < 0 || fsync(folder) < 0) {
+        return close_with(fd, -EIO);
+    }
+    return close_with(fd, 0);
+}
+
 int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result)
 {
     int rc = mkdir(path, 0777) == 0 ? sync_folder_of(path) : errno == EEXIST ? 0 : -errno;
@@ -89,6 +115,10 @@ int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result)
 
     if (fd < 0) {
         return rc < 0 ? rc : -errno;
+    }
+    rc = check_block_size(fd, block_size);
+    if (rc < 0) {
+        return close_with(fd, rc);
     }
     *result = g_new0(FfDisk, 1);
     **result = (FfDisk){.fd = fd,

@@ -15,7 +15,8 @@ typedef struct FfDisk FfDisk;
 /* PATH, made if it is not there. *LEN: 0: as long as the file is; else it is made as long as that.
  * 0 or -errno; -EFBIG: it is longer. */
 int ff_disk_open_file(const char *path, uint64_t *len, FfDisk **result);
-/* The folder PATH, made if it is not there, for blocks of BLOCK_SIZE. */
+/* The folder PATH, made if it is not there, for blocks of BLOCK_SIZE. 0 or -errno; -EMEDIUMTYPE:
+ * its blocks have another size. */
 int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result);
 void ff_disk_free(FfDisk *d);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDisk, ff_disk_free)

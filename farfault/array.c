@@ -18,7 +18,7 @@
 #define PAGE FF_ARRAY_PAGE
 #define BLOCK_SIZE (64u << 10)
 #define BLOCK_MAX (2u << 20)
-#define THREADS 16
+#define THREADS_MAX 1024
 /* One instruction that copies has four pages at most: it must find all of them at once. */
 #define LEAST_BLOCKS 4
 #define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS)
@@ -197,7 +197,7 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
 {
     size_t bs = o->block_size;
 
-    if (o->size != sizeof(*o) || o->flags & ~FLAGS || o->threads > 1024) {
+    if (o->size != sizeof(*o) || o->flags & ~FLAGS || o->threads > THREADS_MAX) {
         return ff_fail(-EINVAL, "FfArrayOptions: a size, a flag or a number that is not known");
     }
     if (bs < PAGE || bs > BLOCK_MAX || bs & (bs - 1)) {
@@ -230,8 +230,8 @@ static int make(FfArray *a, const FfArrayOptions *o)
         return uffd;
     }
     a->uffd = uffd; /* before its threads */
-    a->pool =
-        ff_pool_new(uffd, o->threads ? o->threads : THREADS, a->block_size, ff_array_on_fault, a);
+    a->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, a->block_size,
+                          ff_array_on_fault, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
@@ -366,6 +366,14 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     rc = chunks ? ff_disk_open_chunks(path, o.block_size, &disk)
                 : ff_disk_open_file(path, &len, &disk);
     rc = rc < 0 ? rc : recover(log, disk);
+    if (rc == -EMEDIUMTYPE) {
+        return ff_fail(-EINVAL,
+                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
+                       o.block_size, path);
+    }
+    if (rc == -EFBIG) {
+        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
+    }
     if (rc < 0) {
         return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
     }

@@ -181,7 +181,8 @@ typedef struct {
     size_t page_size; /* what is pinned, purged and regenerated at once: a power of two from 4096 to
                        * 2 MiB; 0: 4096 */
     size_t limit;     /* as ff_volatile_set_limit() */
-    unsigned threads; /* that regenerate at once, at most; 0: 16 */
+    unsigned threads; /* that regenerate at once, at most, and then REGENERATE touches no other
+                       * page; 0: as many as are waited for */
     unsigned flags;   /* FF_MEMORY_* */
 } FfVolatileOptions;
 
@@ -268,7 +269,8 @@ typedef struct {
     size_t size;       /* sizeof(FfArrayOptions) */
     size_t block_size; /* loaded and given back at once: 4096 to 2 MiB, a power of two; 0: 64 KiB */
     size_t limit;      /* bytes of memory; 0: no limit */
-    unsigned threads;  /* that load at once, at most; 0: 16 */
+    unsigned threads;  /* that load at once, at most, and then load() touches no array; 0: as many
+                        * as are waited for */
     unsigned flags;    /* FF_MEMORY_*, FF_ARRAY_* */
     const char *spill; /* folder for what is changed and has no room in memory; NULL: /var/tmp. Not
                         * for ff_array_open*(), which has its log for that */

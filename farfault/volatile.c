@@ -25,7 +25,7 @@
 
 #define PAGE 4096u
 #define PAGE_MAX (2u << 20)
-#define THREADS 16
+#define THREADS_MAX 1024
 
 /* ---- filling -----------------------------------------------------------------------------------
  */
@@ -204,7 +204,7 @@ static int check_options(size_t len, const FfVolatileOptions *o)
 {
     size_t ps = o->page_size;
 
-    if (o->size != sizeof(*o) || o->flags & ~FF_MEMORY_USER_MODE || o->threads > 1024) {
+    if (o->size != sizeof(*o) || o->flags & ~FF_MEMORY_USER_MODE || o->threads > THREADS_MAX) {
         return ff_fail(-EINVAL,
                        "ff_volatile_new: size must be sizeof(FfVolatileOptions); flags and "
                        "threads that are known");
@@ -243,7 +243,7 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     ff_bitmap_init(&v->filling, v->n, false);
     ff_bitmap_init(&v->poisoned, v->n, false);
     v->uffd = uffd; /* before its threads */
-    v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS, v->page_size, on_fault, v);
+    v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
     int rc = v->pool
                  ? ff_uffd_register(uffd, (uintptr_t)v->map, v->len, UFFDIO_REGISTER_MODE_MISSING)
                  : -errno;

@@ -99,6 +99,8 @@ class _Handle:
     def __init__(self, pointer: int, free: str) -> None:
         self.pointer = pointer
         self._free = weakref.finalize(self, getattr(_lib, free), pointer)
+        # At exit arrays may still be there. What was committed is safe.
+        self._free.atexit = False
 
 
 class _Mapping:
@@ -108,7 +110,6 @@ class _Mapping:
         self.file = file
         # The finalizer has the handle: the array is freed after it.
         self._unmap = weakref.finalize(self, _Mapping._end, handle, address)
-        # At exit threads may still use it.
         self._unmap.atexit = False
 
     @staticmethod

@@ -15,18 +15,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define PS 4096u
 #define BLOCKS 128u
 #define WORDS (PS / 8)
-
-static void call(int64_t rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
 
 /* ---- a file ------------------------------------------------------------------------------------
  */

@@ -108,7 +108,9 @@ def test_chunks(folder):
         with f.transaction():
             f.array("uint8")[3 * 65536] = 9
     gc.collect()
-    assert [p.name for p in (folder / "chunks").iterdir()] == ["0000000000000003"]
+    assert sorted(p.name for p in (folder / "chunks").iterdir()) == ["0000000000000003", "block_size"]
+    with raises(OSError, "not of 4096 bytes"):
+        farfault.File(folder / "chunks", size=MIB, chunks=True, block_size=4096)
     with farfault.File(folder / "chunks", size=MIB, chunks=True) as f:
         assert f.array("uint8")[3 * 65536] == 9
 

@@ -16,20 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/libfarfault/held.h"
 #include "tests/libfarfault/record.h"
-#include "tests/libfarfault/world.h"
 
 #define PS 4096u
 #define BLOCK (4 * PS)
 #define PAGES 96u
 #define LEN (PAGES * (uint64_t)PS - 100)
-
-static void call(int64_t rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
 
 static char *new_directory(void)
 {

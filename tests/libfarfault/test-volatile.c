@@ -20,18 +20,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define PS 4096u
 #define ALL SIZE_MAX
 #define PINNERS 3
-
-static void call(int64_t rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
 
 static FfVolatile *plain(size_t n_pages)
 {
