@@ -2,6 +2,7 @@
 /* See record.h. */
 #include "tests/libfarfault/record.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdbool.h>
@@ -15,6 +16,7 @@ static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
 static GArray *record; /* record_lock; NULL: nothing is recorded */
 static dev_t device;   /* record_lock to write */
 static bool no_syncs;
+static int fail_writes, fail_syncs; /* atomic */
 
 static void op_clear(gpointer p)
 {
@@ -68,6 +70,21 @@ void record_start(GArray *ops, const char *path)
     pthread_mutex_unlock(&record_lock);
 }
 
+void record_fail(int writes, int syncs)
+{
+    __atomic_store_n(&fail_writes, writes, __ATOMIC_RELAXED);
+    __atomic_store_n(&fail_syncs, syncs, __ATOMIC_RELAXED);
+}
+
+/* What VALUE says is to fail. */
+static bool fails(const int *value)
+{
+    int err = __atomic_load_n(value, __ATOMIC_RELAXED);
+
+    errno = err ? err : errno;
+    return err;
+}
+
 void record_no_syncs(bool on)
 {
     no_syncs = on;
@@ -96,7 +113,7 @@ ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at)
 
 ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t at)
 {
-    ssize_t done = syscall(SYS_pwritev, fd, iov, n, at, 0);
+    ssize_t done = fails(&fail_writes) ? -1 : syscall(SYS_pwritev, fd, iov, n, at, 0);
 
     for (ssize_t i = 0, left = done; left > 0; left -= (ssize_t)iov[i++].iov_len) {
         size_t some = MIN((size_t)left, iov[i].iov_len);
@@ -120,6 +137,9 @@ int fsync(int fd)
 
 int fdatasync(int fd)
 {
+    if (fails(&fail_syncs)) {
+        return -1;
+    }
     note(OP_SYNC, fd, 0, NULL, 0, NULL);
     return no_syncs ? 0 : (int)syscall(SYS_fdatasync, fd);
 }

@@ -29,5 +29,7 @@ void record_stop(void);
 /* ON: nothing is synced, which takes most of the time where what was replayed is only looked at.
  * While one thread runs. */
 void record_no_syncs(bool on);
+/* From now on gathered writes, or syncs of data, fail with that (0: not). Any thread. */
+void record_fail(int writes, int syncs);
 
 #endif

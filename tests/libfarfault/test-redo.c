@@ -122,6 +122,59 @@ static void test_reopen(gconstpointer data)
     g_free(dir);
 }
 
+/* ---- a disk that fails -------------------------------------------------------------------------
+ */
+
+static void change(char *p, unsigned first, unsigned step, char byte)
+{
+    for (unsigned i = first; i < PAGES - 1; i += step) {
+        memset(p + (size_t)i * PS + 10, byte, PS - 10);
+    }
+}
+
+static void test_disk_fails(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_at(ff_array_open, path, 6);
+    FfArrayStats stats = {.size = sizeof(stats)};
+
+    if (a) {
+        char *p = map(a);
+        change(p, 0, 1, 'a');
+        call(ff_array_commit(a));
+        /* No room in the log: what is changed stays in memory, more than the limit. */
+        record_fail(ENOSPC, 0);
+        change(p, 0, 1, 'b');
+        call(ff_array_stats(a, &stats));
+        g_assert_cmpuint(stats.bytes, >, 6 * BLOCK);
+        assert_says(ff_array_commit(a), -ENOSPC, "the log");
+        g_assert_cmpint(p[PS + 10], ==, 'b');
+        record_fail(0, 0);
+        call(ff_array_commit(a)); /* once there is room */
+        /* Nobody knows what is on the disk: nothing more is committed. */
+        change(p, 0, 2, 'c');
+        record_fail(0, EIO);
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        record_fail(0, 0);
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(p[10], ==, 'c');
+        ff_array_free(a);
+        a = open_at(ff_array_open, path, 6);
+        p = map(a);
+        g_assert_cmpint(p[PS + 10], ==, 'b');
+        for (unsigned i = 0; i < PAGES - 1; i += 2) { /* all of it, or nothing */
+            g_assert_cmpint(p[(size_t)i * PS + 10], ==, p[10]);
+            g_assert_cmpint(p[(size_t)i * PS + PS - 1], ==, p[10]);
+        }
+        change(p, 0, 3, 'd');
+        call(ff_array_commit(a));
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* ---- prefixes ----------------------------------------------------------------------------------
  */
 
@@ -210,13 +263,6 @@ static void note_version(History *h, const char *p)
     g_assert_cmpuint(h->n, <, VERSIONS);
     h->ended[h->n] = h->ops->len;
     h->versions[h->n++] = g_memdup2(p, LEN);
-}
-
-static void change(char *p, unsigned first, unsigned step, char byte)
-{
-    for (unsigned i = first; i < PAGES - 1; i += step) {
-        memset(p + (size_t)i * PS + 10, byte, PS - 10);
-    }
 }
 
 /* Commits, with and without room in memory for them, and aborts. */
@@ -386,6 +432,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
+    g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
     g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);
     g_test_add_data_func("/libfarfault/redo/killed-chunks", GUINT_TO_POINTER(1), test_killed);
