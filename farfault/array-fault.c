@@ -29,6 +29,8 @@
 #include "uffd/uffd.h"
 
 #define PAGE FF_ARRAY_PAGE
+/* So many of the oldest blocks are looked at for one that can go without being written. */
+#define LOOK 64
 
 /* ---- showing -----------------------------------------------------------------------------------
  */
@@ -166,7 +168,7 @@ static void punch(const FfArray *a, uint64_t block)
 static void make_room(FfArray *a)
 {
     while (a->max_resident && a->n_resident >= a->max_resident) {
-        if (ff_array_evict(a, 1)) {
+        if (ff_array_evict(a, 1, LOOK)) {
             continue;
         }
         uint32_t at = a->oldest;
@@ -377,27 +379,28 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
     return rc;
 }
 
-/* The one that was used longest ago and is not changed; 0: none, else its number + 1. */
-static uint32_t find_clean(FfArray *a)
+static bool is_clean(FfArray *a, uint64_t block)
 {
-    for (uint32_t at = a->oldest; at; at = a->blocks[at - 1].newer) {
-        if (a->blocks[at - 1].state != FF_BLOCK_LOADED || ff_array_dirty(a, at - 1)) {
-            continue;
-        }
-        unmap_block(a, at - 1, true);
-        if (!ff_array_dirty(a, at - 1)) {
-            return at;
-        }
+    if (a->blocks[block].state != FF_BLOCK_LOADED || ff_array_dirty(a, block)) {
+        return false;
     }
-    return 0;
+    unmap_block(a, block, true);
+    return ff_array_dirty(a, block) == 0;
 }
 
-uint64_t ff_array_evict(FfArray *a, uint64_t n)
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look)
 {
     uint64_t done = 0;
 
-    for (uint32_t at; done < n && (at = find_clean(a));) {
+    for (uint32_t at = a->oldest, next; done < n && at && look > 0; at = next, look--) {
+        next = a->blocks[at - 1].newer;
+        if (!is_clean(a, at - 1)) {
+            continue;
+        }
         done += ff_array_leave(a, at - 1, FF_LEAVE_CLEAN) == 0;
+        if (next && a->blocks[next - 1].state != FF_BLOCK_LOADED) {
+            next = a->oldest; /* it has left as well */
+        }
     }
     return done;
 }

@@ -101,8 +101,9 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer);
  * (-EAGAIN). DROP: what was changed is lost. Else that is spilled: -errno, it stays. */
 typedef enum { FF_LEAVE_CLEAN, FF_LEAVE_SPILL, FF_LEAVE_DROP } FfLeave;
 int ff_array_leave(FfArray *a, uint64_t block, FfLeave how);
-/* Gives back up to N blocks that are not changed. Locked, drops the lock. Returns how many. */
-uint64_t ff_array_evict(FfArray *a, uint64_t n);
+/* Gives back up to N blocks that are not changed, of the LOOK oldest. Locked, drops the lock.
+ * Returns how many. */
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look);
 
 /* ---- array-commit.c -----------------------------------------------------------------------------
  */

@@ -123,7 +123,7 @@ ssize_t ff_array_reclaim(FfArray *a, size_t bytes)
         return rc;
     }
     pthread_mutex_lock(&a->lock);
-    uint64_t n = ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0));
+    uint64_t n = ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX);
     pthread_mutex_unlock(&a->lock);
     return (ssize_t)(n * a->block_size);
 }
