@@ -17,7 +17,7 @@
 #define ACCOUNTS (1u << 20)
 #define START 100
 #define ROUNDS 6u
-#define TRANSFERS 20000u
+#define TRANSFERS 500u
 
 static void die(const char *what)
 {

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import traceback
 
-source, library = sys.argv[1:3]
+source, library = map(os.path.abspath, sys.argv[1:3])
 os.environ["FARFAULT_LIBRARY"] = library
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(source, "python"))
