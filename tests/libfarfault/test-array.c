@@ -7,8 +7,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -145,24 +143,9 @@ static uint64_t *map(File *f, uint64_t first, uint64_t n)
 /* ---- what is seen of it ------------------------------------------------------------------------
  */
 
-/* R, W or -: of N pages at MAP, what a page table says. */
-static char *tables(const void *at, size_t n)
-{
-    char *text = g_malloc0(n + 1);
-    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-
-    for (size_t i = 0; i < n; i++) {
-        uint64_t entry;
-        g_assert_cmpint(pread(fd, &entry, 8, (off_t)(((uintptr_t)at / PS + i) * 8)), ==, 8);
-        text[i] = !(entry >> 63 & 1) ? '-' : entry >> 57 & 1 ? 'R' : 'W';
-    }
-    close(fd);
-    return text;
-}
-
 static void assert_tables(const void *at, const char *expected)
 {
-    g_autofree char *text = tables(at, strlen(expected));
+    g_autofree char *text = world_tables(at, strlen(expected));
 
     g_assert_cmpstr(text, ==, expected);
 }
@@ -420,27 +403,6 @@ static void test_alias(gconstpointer data)
 /* ---- what fails --------------------------------------------------------------------------------
  */
 
-static sigjmp_buf on_bus;
-
-static void handle_bus(int sig)
-{
-    siglongjmp(on_bus, 1);
-}
-
-static bool is_bus(const uint64_t *at)
-{
-    struct sigaction action = {.sa_handler = handle_bus}, old;
-    volatile bool bus = true;
-
-    g_assert_cmpint(sigaction(SIGBUS, &action, &old), ==, 0);
-    if (sigsetjmp(on_bus, 1) == 0) {
-        *(const volatile uint64_t *)at;
-        bus = false;
-    }
-    g_assert_cmpint(sigaction(SIGBUS, &old, NULL), ==, 0);
-    return bus;
-}
-
 static void test_fails(gconstpointer data)
 {
     const Mode *mode = data;
@@ -454,9 +416,9 @@ static void test_fails(gconstpointer data)
     pthread_mutex_lock(&f.lock);
     f.fail_load = -EIO;
     pthread_mutex_unlock(&f.lock);
-    g_assert_true(is_bus(p + 3 * 4 * WORDS + 5));
-    g_assert_true(is_bus(p + 3 * 4 * WORDS + WORDS));
-    g_assert_true(is_bus(q));
+    g_assert_true(world_is_bus(p + 3 * 4 * WORDS + 5));
+    g_assert_true(world_is_bus(p + 3 * 4 * WORDS + WORDS));
+    g_assert_true(world_is_bus(q));
     g_assert_cmpint(pwrite(fd, p + 3 * 4 * WORDS, PS, 0), ==, -1);
     g_assert_cmpuint(p[2 * 4 * WORDS], ==, 2);
     g_assert_cmpuint(p[4 * 4 * WORDS], ==, 4);
@@ -465,7 +427,7 @@ static void test_fails(gconstpointer data)
     pthread_mutex_lock(&f.lock);
     f.fail_load = 0;
     pthread_mutex_unlock(&f.lock);
-    g_assert_true(is_bus(p + 3 * 4 * WORDS)); /* until somebody says so */
+    g_assert_true(world_is_bus(p + 3 * 4 * WORDS)); /* until somebody says so */
     call(ff_array_invalidate(f.a, 3 * 4 * PS, 4 * PS));
     g_assert_cmpuint(p[3 * 4 * WORDS], ==, 3);
     g_assert_cmpuint(q[0], ==, 3);

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -405,27 +404,6 @@ static void test_nested(void)
     }
 }
 
-static sigjmp_buf on_bus;
-
-static void handle_bus(int sig)
-{
-    siglongjmp(on_bus, 1);
-}
-
-static bool is_bus(const char *at)
-{
-    struct sigaction action = {.sa_handler = handle_bus}, old;
-    volatile bool bus = true;
-
-    g_assert_cmpint(sigaction(SIGBUS, &action, &old), ==, 0);
-    if (sigsetjmp(on_bus, 1) == 0) {
-        *(const volatile char *)at;
-        bus = false;
-    }
-    g_assert_cmpint(sigaction(SIGBUS, &old, NULL), ==, 0);
-    return bus;
-}
-
 static void test_fails(void)
 {
     Source s = {.page_size = PS, .fail = -EIO};
@@ -438,16 +416,16 @@ static void test_fails(void)
         return;
     }
     const char *map = ff_volatile_addr(v);
-    g_assert_true(is_bus(map + 3 * PS + 8));
-    g_assert_true(is_bus(map + 3 * PS));
-    g_assert_false(is_bus(map + 2 * PS));
-    g_assert_false(is_bus(map + 4 * PS));
+    g_assert_true(world_is_bus(map + 3 * PS + 8));
+    g_assert_true(world_is_bus(map + 3 * PS));
+    g_assert_false(world_is_bus(map + 2 * PS));
+    g_assert_false(world_is_bus(map + 4 * PS));
     g_assert_cmpint(pwrite(fd, map + 3 * PS, PS, 0), ==, -1); /* an error of that call */
     call(ff_volatile_stats(v, &stats));
     g_assert_cmpuint(stats.failed, ==, 1);
     g_assert_cmpuint(stats.regenerated, ==, 2);
     __atomic_store_n(&s.fail, 0, __ATOMIC_RELAXED);
-    g_assert_true(is_bus(map + 3 * PS)); /* until somebody says so */
+    g_assert_true(world_is_bus(map + 3 * PS)); /* until somebody says so */
     call(ff_volatile_purge(v, ALL));
     assert_right(map, 0, 8 * PS);
     close(fd);
