@@ -2,7 +2,7 @@
 /*
  * libfarfault: a program's own memory as of one moment, without fork(), and memory that can be
  * taken away and comes back when it is touched. docs/libfarfault.md is the guide, docs/arrays.md
- * that of volatile ranges.
+ * that of arrays and volatile ranges.
  *
  * An FfMemory is a set of regions. ff_snapshot_begin() is the moment; the program runs on, and
  * ff_snapshot_save*() writes what the regions held then, or ff_fork() lets a child process see it
@@ -182,7 +182,8 @@ typedef struct {
     size_t page_size; /* what is pinned, purged and regenerated at once: a power of two from 4096 to
                        * 2 MiB; 0: 4096 */
     size_t limit;     /* as ff_volatile_set_limit() */
-    unsigned threads; /* that regenerate at once, at most; 0: 16 */
+    unsigned threads; /* that regenerate at once, at most, and then REGENERATE touches no other
+                       * page; 0: as many as are waited for */
     unsigned flags;   /* FF_MEMORY_* */
 } FfVolatileOptions;
 
@@ -218,7 +219,7 @@ FF_API int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len);
  * how many bytes of memory are free now, or a negative errno. Any thread. */
 FF_API ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes);
 /* When more than BYTES of memory are used (0: no limit), what is not pinned goes until it is not
- * so, but for 16 pages: with REGENERATE after each page that was filled, without it at each unpin.
+ * so, but for 16 pages: with REGENERATE before a page is placed, without it at each unpin.
  * Any thread. */
 FF_API int ff_volatile_set_limit(FfVolatile *v, size_t bytes);
 /*
@@ -242,6 +243,123 @@ typedef struct {
 
 /* Any thread. */
 FF_API int ff_volatile_stats(FfVolatile *v, FfVolatileStats *stats);
+
+/* ---- arrays ------------------------------------------------------------------------------------
+ */
+
+typedef struct FfArray FfArray;
+
+/* Where an array's content is. Blocks are numbered from 0. In threads of the library's, all signals
+ * blocked; a negative errno fails. */
+typedef struct {
+    /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not
+     * BLOCK; it must not wait for who may wait for a block. */
+    int (*load)(void *opaque, uint64_t block, void *buf);
+    /* Keeps BUF as the content of BLOCK. In the thread of who commits, in ascending order. NULL:
+     * the array cannot be committed. */
+    int (*store)(void *opaque, uint64_t block, const void *buf);
+    /* BLOCK could not be loaded: who touches it gets SIGBUS. Can be NULL. */
+    void (*failed)(void *opaque, uint64_t block, int rc);
+} FfArrayFile;
+
+/* Each first write to a page is a fault, in place of looking at the page tables when it is
+ * committed. So it is where the kernel has no asynchronous write protection (before Linux 6.7). */
+#define FF_ARRAY_WRITE_FAULTS 0x10u
+
+typedef struct {
+    size_t size;       /* sizeof(FfArrayOptions) */
+    size_t block_size; /* loaded and given back at once: 4096 to 2 MiB, a power of two; 0: 64 KiB */
+    size_t limit;      /* bytes of memory; 0: no limit */
+    unsigned threads;  /* that load at once, at most, and then load() touches no array; 0: as many
+                        * as are waited for */
+    unsigned flags;    /* FF_MEMORY_*, FF_ARRAY_* */
+    const char *spill; /* folder for what is changed and has no room in memory; NULL: /var/tmp. Not
+                        * for ff_array_open*(), which has its log for that */
+} FfArrayOptions;
+
+/* An array of LEN bytes whose content FILE has (which is copied). OPTIONS can be NULL. -EPERM as
+ * ff_memory_new(); -ENOTSUP: Linux 6.6 is needed. */
+FF_API int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque,
+                        const FfArrayOptions *options, FfArray **result);
+/*
+ * The content is the file PATH, which is made if it is not there, and longer if it is shorter; LEN
+ * 0: as long as it is. Commits are atomic and durable by a log, PATH.redo, which holds what was
+ * committed last (some 256 MiB, and one transaction) and is empty after ff_array_free(). What a
+ * process left in it that ended in the middle is put in its place here. -EBUSY: somebody has it
+ * open; -EFBIG: the file is longer than LEN.
+ */
+FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options,
+                         FfArray **result);
+/* The same, the content being files in the folder PATH, each of one block, with its number as their
+ * name (16 digits, hexadecimal); one that is not there is zeros. */
+FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
+                                FfArray **result);
+/* Unmaps all of it; what was not committed is dropped. Can be NULL. */
+FF_API void ff_array_free(FfArray *a);
+FF_API uint64_t ff_array_len(const FfArray *a);
+
+/* Maps LEN bytes from OFFSET on (whole pages; LEN 0: to the end) at *ADDR. Mappings that have the
+ * same pages show the same memory. A child of fork() has no such mapping. Any thread. */
+FF_API int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr);
+/* Of one that ff_array_map() made. What was changed there stays. Any thread. */
+FF_API int ff_array_unmap(FfArray *a, void *addr);
+
+#define FF_ARRAY_STORE 1u /* what was changed is stored; it still counts as changed */
+#define FF_ARRAY_MARK 2u  /* what was stored counts as unchanged. It cannot fail */
+
+/*
+ * One of these at a time (-EBUSY); nobody writes to the array meanwhile, nor between FF_ARRAY_STORE
+ * and FF_ARRAY_MARK: also not a device (O_DIRECT, io_uring).
+ */
+
+/* 0: all that was changed is in the file; of ff_array_open*() after a power failure, too: all of it
+ * or, before this returns, nothing. -errno: as before, and it can be tried again. -EIO of a log
+ * that could not be written: only opening it again tells. */
+FF_API int ff_array_commit(FfArray *a);
+/* The same in two steps. FLAGS: FF_ARRAY_STORE, FF_ARRAY_MARK or both. */
+FF_API int ff_array_writeout(FfArray *a, unsigned flags);
+/* What was changed since the last commit is as it was. */
+FF_API int ff_array_abort(FfArray *a);
+/* LEN bytes at OFFSET (whole blocks; LEN 0: to the end) are loaded again when they are touched,
+ * with what was changed there lost; also what is just being loaded, and what could not be. */
+FF_API int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len);
+
+/* Gives memory of blocks that are not changed back, BYTES at most (SIZE_MAX: all). Returns how
+ * many. Any thread. */
+FF_API ssize_t ff_array_reclaim(FfArray *a, size_t bytes);
+
+typedef enum {
+    FF_BLOCK_EMPTY,   /* not in memory; changed pages of it are in the log */
+    FF_BLOCK_LOADING, /* by a thread of the library's */
+    FF_BLOCK_LOADED,
+    FF_BLOCK_LEAVING, /* its memory is being given back */
+    FF_BLOCK_FAILED,  /* it could not be loaded */
+} FfBlockState;
+
+typedef struct {
+    size_t size;        /* sizeof(FfArrayBlock), set by the caller */
+    FfBlockState state; /* now */
+    unsigned mappings;  /* in which it was touched since it was loaded */
+    unsigned changed;   /* pages of 4096 bytes */
+} FfArrayBlock;
+
+/* Of one block. Any thread. */
+FF_API int ff_array_block(FfArray *a, uint64_t block, FfArrayBlock *info);
+/* Numbers of blocks in memory, what was used last first, N at most. Returns how many there are. Any
+ * thread. */
+FF_API uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n);
+
+typedef struct {
+    size_t size;      /* sizeof(FfArrayStats), set by the caller */
+    uint64_t bytes;   /* of memory */
+    uint64_t changed; /* pages of 4096 bytes, as far as it is known: commits, and who needs memory,
+                         look */
+    uint64_t faults, loads, stores, evictions;
+    uint64_t spilled; /* pages that went to the log for want of memory */
+    uint64_t failed;  /* loads */
+} FfArrayStats;
+
+FF_API int ff_array_stats(FfArray *a, FfArrayStats *stats);
 
 /* ---- the file ----------------------------------------------------------------------------------
  */

@@ -33,11 +33,6 @@ struct FfPool {
     bool ending;        /* lock */
 };
 
-int ff_pool_uffd(const FfPool *p)
-{
-    return p->uffd;
-}
-
 static gpointer run(gpointer opaque);
 
 /* Another thread, which counts as idle. Without it, for want of memory, those that are there do. */

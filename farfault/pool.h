@@ -24,7 +24,6 @@ typedef void FfPoolFault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid,
 
 /* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. NULL and errno. */
 FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque);
-int ff_pool_uffd(const FfPool *p);
 /* Ends the threads, when they have done what they do, and closes the userfaultfd: who waits finds
  * zeros, so nobody may. NULL: nothing. */
 void ff_pool_free(FfPool *p);

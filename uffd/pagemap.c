@@ -138,27 +138,51 @@ int ff_pagemap_mapped(int pagemap_fd, uint64_t addr)
     return has_bits(pagemap_fd, addr, ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
-int ff_pagemap_all_mapped(int pagemap_fd, uint64_t addr, uint64_t len)
+#define MAX_ENTRIES 512
+
+/* Of LEN bytes at ADDR. */
+static int read_entries(int pagemap_fd, uint64_t addr, uint64_t len, uint64_t *entries)
 {
-    uint64_t entries[512];
     size_t want = len / 4096 * sizeof(*entries);
     ssize_t n;
 
-    if (want > sizeof(entries)) {
+    if (len / 4096 > MAX_ENTRIES) {
         return -EINVAL;
     }
     do {
         n = pread(pagemap_fd, entries, want, (off_t)(addr / 4096 * sizeof(*entries)));
     } while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)want) {
-        return n < 0 ? -errno : -ESRCH;
-    }
-    for (size_t i = 0; i < want / sizeof(*entries); i++) {
+    return n == (ssize_t)want ? 0 : n < 0 ? -errno : -ESRCH;
+}
+
+int ff_pagemap_all_mapped(int pagemap_fd, uint64_t addr, uint64_t len)
+{
+    uint64_t entries[MAX_ENTRIES];
+    int rc = read_entries(pagemap_fd, addr, len, entries);
+
+    for (size_t i = 0; i < len / 4096 && rc == 0; i++) {
         if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED))) {
             return 0;
         }
     }
-    return 1;
+    return rc < 0 ? rc : 1;
+}
+
+int ff_pagemap_unprotected(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                           void *opaque)
+{
+    uint64_t entries[MAX_ENTRIES];
+    int rc = read_entries(pagemap_fd, addr, len, entries);
+
+    for (size_t i = 0, n; i < len / 4096 && rc == 0; i += n) {
+        bool is_protected = entries[i] & ENTRY_UFFD_WP;
+        for (n = 1; i + n < len / 4096 && !(entries[i + n] & ENTRY_UFFD_WP) == !is_protected; n++) {
+        }
+        if (!is_protected) {
+            fn(addr + i * 4096, n * 4096, opaque);
+        }
+    }
+    return rc;
 }
 
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,

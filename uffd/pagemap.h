@@ -43,6 +43,10 @@ int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapF
  * there is no page table. -errno. */
 int ff_pagemap_protected(int pagemap_fd, uint64_t addr);
 
+/* Calls FN for the runs of LEN bytes at ADDR, 2 MiB at most, of which that says 0. 0 or -errno. */
+int ff_pagemap_unprotected(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                           void *opaque);
+
 /* 1: a page is mapped at ADDR, or swapped out; 0: none, though the file may have it. -errno. */
 int ff_pagemap_mapped(int pagemap_fd, uint64_t addr);
 /* 1: every page of the LEN bytes at ADDR is, 2 MiB at most. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A file with the final name is always whole. The calls with which ff_snapshot_save_path() makes it
- * are recorded (this program stands in front of them), and every prefix of them is replayed on a
+ * are recorded (tests/libfarfault/record.h), and every prefix of them is replayed on a
  * disk that keeps what was synced alone, and on one that keeps everything. And a program that saves
  * all the time is killed at random moments. FF_ROUNDS says how often.
  */
@@ -12,111 +12,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/libfarfault/held.h"
+#include "tests/libfarfault/record.h"
 
 #define LEN (4u << 20)
-
-/* ---- the record --------------------------------------------------------------------------------
- */
-
-typedef enum { OP_WRITE, OP_SIZE, OP_SYNC, OP_LINK, OP_RENAME, OP_SYNC_DIRECTORY } OpKind;
-
-typedef struct {
-    OpKind kind;
-    uint64_t offset;
-    GBytes *data; /* OP_WRITE */
-    char *name;   /* OP_LINK, OP_RENAME: the new one */
-} Op;
-
-static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
-static GArray *record; /* record_lock; NULL: nothing is recorded */
-
-static void op_clear(gpointer p)
-{
-    Op *op = p;
-
-    g_clear_pointer(&op->data, g_bytes_unref);
-    g_free(op->name);
-}
-
-static void note(OpKind kind, uint64_t offset, const void *data, size_t len, const char *name)
-{
-    pthread_mutex_lock(&record_lock);
-    if (record) {
-        Op op = {kind, offset, data ? g_bytes_new(data, len) : NULL, g_strdup(name)};
-        g_array_append_val(record, op);
-    }
-    pthread_mutex_unlock(&record_lock);
-}
-
-static bool is_file(int fd)
-{
-    struct stat st;
-
-    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-/* What the library calls; the same as libc's. */
-ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at);
-ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t at);
-
-ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at)
-{
-    ssize_t done = syscall(SYS_pwrite64, fd, data, n, at);
-
-    if (done > 0 && is_file(fd)) {
-        note(OP_WRITE, (uint64_t)at, data, (size_t)done, NULL);
-    }
-    return done;
-}
-
-ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t at)
-{
-    ssize_t done = syscall(SYS_pwritev, fd, iov, n, at, 0);
-
-    for (ssize_t i = 0, left = done; left > 0; left -= (ssize_t)iov[i++].iov_len) {
-        size_t some = MIN((size_t)left, iov[i].iov_len);
-        note(OP_WRITE, (uint64_t)at, iov[i].iov_base, some, NULL);
-        at += (off64_t)some;
-    }
-    return done;
-}
-
-int ftruncate64(int fd, off64_t size)
-{
-    note(OP_SIZE, (uint64_t)size, NULL, 0, NULL);
-    return (int)syscall(SYS_ftruncate, fd, size);
-}
-
-int fsync(int fd)
-{
-    note(is_file(fd) ? OP_SYNC : OP_SYNC_DIRECTORY, 0, NULL, 0, NULL);
-    return (int)syscall(SYS_fsync, fd);
-}
-
-int fdatasync(int fd)
-{
-    note(OP_SYNC, 0, NULL, 0, NULL);
-    return (int)syscall(SYS_fdatasync, fd);
-}
-
-int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
-{
-    note(OP_LINK, 0, NULL, 0, to);
-    return (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
-}
-
-int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
-{
-    note(OP_RENAME, 0, NULL, 0, to);
-    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
-}
 
 /* ---- replaying it ------------------------------------------------------------------------------
  */
@@ -211,16 +113,13 @@ static void test_prefixes(void)
     }
     memset(w->map, 7, LEN / 4);
     g_assert_true(g_file_set_contents(path, "the one before", -1, NULL));
-    GArray *ops = g_array_new(FALSE, FALSE, sizeof(Op));
-    g_array_set_clear_func(ops, op_clear);
+    GArray *ops = record_new();
     call(ff_snapshot_prepare(w->m, &options));
     call(ff_snapshot_begin(w->m));
-    record = ops;
+    record_start(ops, path);
     call(ff_snapshot_save_path(w->m, path));
     call(ff_snapshot_wait(w->m, NULL));
-    pthread_mutex_lock(&record_lock);
-    record = NULL;
-    pthread_mutex_unlock(&record_lock);
+    record_stop();
     g_assert_true(g_file_get_contents(path, &data, &len, NULL));
     g_autoptr(GBytes) whole = g_bytes_new_take(data, len);
     g_assert_cmpuint(len, ==, LEN + 4096);

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -198,6 +200,44 @@ void world_wait_writes(World *w, uint64_t n)
         pthread_cond_wait(&w->changed, &w->lock);
     }
     pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- memory that is touched ---------------------------------------------------------------------
+ */
+
+static sigjmp_buf on_bus;
+
+static void handle_bus(int sig)
+{
+    siglongjmp(on_bus, 1);
+}
+
+bool world_is_bus(const void *at)
+{
+    struct sigaction action = {.sa_handler = handle_bus}, old;
+    volatile bool bus = true;
+
+    g_assert_cmpint(sigaction(SIGBUS, &action, &old), ==, 0);
+    if (sigsetjmp(on_bus, 1) == 0) {
+        *(const volatile char *)at;
+        bus = false;
+    }
+    g_assert_cmpint(sigaction(SIGBUS, &old, NULL), ==, 0);
+    return bus;
+}
+
+char *world_tables(const void *at, size_t n)
+{
+    char *text = g_malloc0(n + 1);
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t entry;
+        g_assert_cmpint(pread(fd, &entry, 8, (off_t)(((uintptr_t)at / 4096 + i) * 8)), ==, 8);
+        text[i] = !(entry >> 63 & 1) ? '-' : entry >> 57 & 1 ? 'R' : 'W';
+    }
+    close(fd);
+    return text;
 }
 
 /* ---- what it holds -----------------------------------------------------------------------------

@@ -68,6 +68,12 @@ typedef struct {
 WorldFork world_fork(const World *w);
 uint64_t world_forked_hash(WorldFork f);
 
+/* Touching AT is SIGBUS. One thread. */
+bool world_is_bus(const void *at);
+/* Of N pages at AT what a page table says: R is protected (userfaultfd), W is not, - is not there.
+ */
+char *world_tables(const void *at, size_t n);
+
 /* A file without a name on a file system of its own kind. */
 int world_file(void);
 /* Checks the header of FD, with one region of W. Returns the content, of w->len bytes; munmap(). */

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What was changed in an array is stored, or dropped. See array-internal.h for the states and the
+ * lock.
+ *
+ * An array of the caller's: each block with changed pages is handed to store(), whole, in ascending
+ * order. One of ff_array_open*(): changed pages are written to the log, as far as they are not
+ * there already for want of memory; its end is the moment of the commit, and the one fsync. Then
+ * they are written to the file, without one: if that is lost the log has them. The log is emptied
+ * when it has become long, after the file was synced.
+ *
+ * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
+ * without the lock.
+ *
+ * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd), madvise.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "farfault/array-internal.h"
+#include "uffd/pagemap.h"
+#include "uffd/uffd.h"
+
+#define PAGE FF_ARRAY_PAGE
+#define TABLE (2ull << 20) /* bytes of a page table */
+#define LOG_MAX (256ull << 20)
+
+/* ---- what was written --------------------------------------------------------------------------
+ */
+
+typedef struct {
+    FfArray *a;
+    const FfArrayMap *m;
+    uint64_t end; /* of what was told last; 0: nothing */
+} Harvest;
+
+static void note_written(uint64_t addr, uint64_t len, void *opaque)
+{
+    Harvest *h = opaque;
+
+    ff_bitmap_set_run(&h->a->dirty, (h->m->offset + (addr - h->m->addr)) / PAGE, len / PAGE);
+    h->end = addr + len;
+}
+
+/* One page table at most. Where nothing was told all is protected, by its table; or that is gone,
+ * with what was written there (uffd/pagemap.c). */
+static int harvest_table(Harvest *h, uint64_t addr, uint64_t len)
+{
+    int fd = h->a->pagemap_fd;
+
+    h->end = 0;
+    int rc = ff_pagemap_scan(fd, addr, len, true, note_written, h);
+    if (rc == 0 && !h->end) {
+        rc = ff_pagemap_protected(fd, addr);
+        if (rc == 0) {
+            rc = ff_uffd_protect(h->a->uffd, addr, len);
+            note_written(addr, len, h);
+        }
+    }
+    return MIN(rc, 0);
+}
+
+int ff_array_harvest(FfArray *a, FfArrayMap *m)
+{
+    Harvest h = {.a = a, .m = m};
+    uint64_t first, n;
+    int rc = 0;
+
+    if (!a->async) {
+        return 0;
+    }
+    for (uint64_t at = 0; rc == 0 && (n = ff_bitmap_next_run(&m->shown, at, true, &first));
+         at = first + n) {
+        uint64_t from = MAX(first * a->block_size, m->offset) - m->offset + m->addr;
+        uint64_t end = MIN((first + n) * a->block_size - m->offset, m->len) + m->addr;
+        for (uint64_t next; from < end && rc == 0; from = next) {
+            next = MIN(end, (from / TABLE + 1) * TABLE);
+            rc = harvest_table(&h, from, next - from);
+        }
+    }
+    return rc;
+}
+
+static int harvest_all(FfArray *a)
+{
+    int rc = 0;
+
+    for (guint i = 0; i < a->maps->len && rc == 0; i++) {
+        rc = ff_array_harvest(a, a->maps->pdata[i]);
+    }
+    return rc;
+}
+
+/* The next block at or after FROM with changed pages; n_blocks: none. */
+static uint64_t next_dirty(const FfArray *a, uint64_t from)
+{
+    uint64_t page = ff_array_first_page(a, from), n_pages = a->size / PAGE;
+
+    while (page < n_pages) {
+        uint64_t word = __atomic_load_n(&a->dirty.words[page / 64], __ATOMIC_RELAXED);
+        word &= ~0ull << page % 64;
+        if (word) {
+            return (page / 64 * 64 + (uint64_t)__builtin_ctzll(word)) * PAGE / a->block_size;
+        }
+        page = (page / 64 + 1) * 64;
+    }
+    return a->n_blocks;
+}
+
+/* ---- one at a time -----------------------------------------------------------------------------
+ */
+
+/* Locked afterwards, if it is 0. */
+static int begin(FfArray *a, const char *call)
+{
+    if (a->pid != getpid()) {
+        return ff_fail(-ECHILD, "%s: this is a child of the process whose memory it is", call);
+    }
+    pthread_mutex_lock(&a->lock);
+    if (a->busy) {
+        pthread_mutex_unlock(&a->lock);
+        return ff_fail(-EBUSY, "%s: another thread commits, aborts or invalidates", call);
+    }
+    a->busy = true;
+    while (a->n_leaving) { /* who spills has not seen that it is busy */
+        pthread_cond_wait(&a->changed, &a->lock);
+    }
+    return 0;
+}
+
+/* Locked before. */
+static void end(FfArray *a)
+{
+    a->busy = false;
+    pthread_mutex_unlock(&a->lock);
+}
+
+static int fail(const char *call, int rc)
+{
+    return ff_fail(rc, "%s: %s", call, g_strerror(-rc));
+}
+
+/* ---- storing -----------------------------------------------------------------------------------
+ */
+
+/* Of BLOCK, which is changed: it stays where it is, as nothing is spilled, and is in the log if it
+ * is not in memory. One that was not changed when this began may be on its way out, and comes back.
+ */
+static bool is_loaded(FfArray *a, uint64_t block)
+{
+    pthread_mutex_lock(&a->lock);
+    while (a->blocks[block].state == FF_BLOCK_LEAVING) {
+        pthread_cond_wait(&a->changed, &a->lock);
+    }
+    bool loaded = a->blocks[block].state == FF_BLOCK_LOADED;
+    pthread_mutex_unlock(&a->lock);
+    return loaded;
+}
+
+/* What it holds now. */
+static int read_now(FfArray *a, uint64_t block, char *buffer)
+{
+    if (!is_loaded(a, block)) {
+        return ff_array_read(a, block, buffer);
+    }
+    for (size_t done = 0; done < a->block_size;) {
+        ssize_t n = pread(a->fd, buffer + done, a->block_size - done,
+                          (off_t)(block * a->block_size + done));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n < 0 ? -errno : -EIO;
+        }
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+/* Calls FN for each run of changed pages of BLOCK. */
+typedef int Run(FfArray *a, uint64_t first, uint64_t n, const char *data);
+static int each_run(FfArray *a, uint64_t block, const char *buffer, Run *fn)
+{
+    uint64_t first = ff_array_first_page(a, block), n_pages = ff_array_pages(a);
+    int rc = 0;
+
+    for (uint64_t i = 0, n; i < n_pages && rc == 0; i += n) {
+        bool dirty = ff_bitmap_test(&a->dirty, first + i);
+        for (n = 1; i + n < n_pages && ff_bitmap_test(&a->dirty, first + i + n) == dirty; n++) {
+        }
+        rc = dirty ? fn(a, first + i, n, buffer + i * PAGE) : 0;
+    }
+    return rc;
+}
+
+static int to_log(FfArray *a, uint64_t first, uint64_t n, const char *data)
+{
+    return ff_redo_add(a->log, first, n, data);
+}
+
+static int to_disk(FfArray *a, uint64_t first, uint64_t n, const char *data)
+{
+    uint64_t at = first * PAGE;
+
+    return at >= a->len ? 0 : ff_disk_write(a->disk, at, data, MIN(n * PAGE, a->len - at));
+}
+
+static int note_stored(FfArray *a, uint64_t first, uint64_t n, const char *data)
+{
+    ff_bitmap_set_run(&a->stored, first, n);
+    return 0;
+}
+
+/* Of each changed block STEP, in ascending order. BUFFER has its content. */
+typedef int Step(FfArray *a, uint64_t block, char *buffer);
+static int each_dirty(FfArray *a, char *buffer, Step *step)
+{
+    int rc = 0;
+
+    for (uint64_t b = 0; rc == 0 && (b = next_dirty(a, b)) < a->n_blocks; b++) {
+        rc = step(a, b, buffer);
+    }
+    return rc;
+}
+
+static int log_block(FfArray *a, uint64_t block, char *buffer)
+{
+    if (!is_loaded(a, block)) {
+        return 0;
+    }
+    int rc = read_now(a, block, buffer);
+    return rc < 0 ? rc : each_run(a, block, buffer, to_log);
+}
+
+static int apply_block(FfArray *a, uint64_t block, char *buffer)
+{
+    int rc = read_now(a, block, buffer);
+
+    rc = rc < 0 ? rc : each_run(a, block, buffer, to_disk);
+    a->stats.stores += rc == 0;
+    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+}
+
+static int store_block(FfArray *a, uint64_t block, char *buffer)
+{
+    int rc = a->file.store ? read_now(a, block, buffer) : -EROFS;
+
+    rc = rc < 0 ? rc : MIN(a->file.store(a->opaque, block, buffer), 0);
+    a->stats.stores += rc == 0;
+    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+}
+
+int ff_array_checkpoint(FfArray *a)
+{
+    int rc = ff_disk_sync(a->disk);
+
+    return rc < 0 ? rc : ff_redo_reset(a->log);
+}
+
+/* The log has it: what fails from here on does not undo it. */
+static int apply(FfArray *a, char *buffer)
+{
+    int rc = each_dirty(a, buffer, apply_block);
+
+    if (rc < 0) {
+        /* The log has what the file lacks: it stays until it is opened again. */
+        return ff_fail(
+            -EIO,
+            "ff_array_commit: it is committed, and could not be written to its place (%s): "
+            "free this array and open it again",
+            g_strerror(-rc));
+    }
+    return 0;
+}
+
+static int store_disk(FfArray *a, char *buffer)
+{
+    if (a->broken) {
+        return ff_fail(-EIO,
+                       "ff_array_commit: an earlier one failed in the middle: free this array "
+                       "and open it again");
+    }
+    int rc = each_dirty(a, buffer, log_block);
+    rc = rc < 0 ? rc : ff_redo_end(a->log);
+    if (rc < 0) {
+        a->broken = ff_redo_is_lost(a->log);
+        return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", g_strerror(-rc),
+                       a->broken ? ": free this array and open it again" : "");
+    }
+    rc = apply(a, buffer);
+    a->broken = rc < 0;
+    return rc;
+}
+
+static int store(FfArray *a)
+{
+    g_autofree char *buffer = g_malloc(a->block_size);
+
+    if (next_dirty(a, 0) == a->n_blocks) {
+        return 0;
+    }
+    if (a->disk) {
+        return store_disk(a, buffer);
+    }
+    int rc = each_dirty(a, buffer, store_block);
+    return rc < 0 ? fail("ff_array_commit: store", rc) : 0;
+}
+
+/* ---- marking -----------------------------------------------------------------------------------
+ */
+
+/* Where each first write is a fault, the next one is again. */
+static void protect(FfArray *a, uint64_t first, uint64_t n)
+{
+    for (guint i = 0; !a->async && i < a->maps->len; i++) {
+        const FfArrayMap *m = a->maps->pdata[i];
+        uint64_t from = MAX(first * PAGE, m->offset),
+                 to = MIN((first + n) * PAGE, m->offset + m->len);
+        for (uint64_t at = from; at < to; at += PAGE) {
+            uint64_t addr = m->addr + (at - m->offset);
+            if (ff_bitmap_test(&m->shown, at / a->block_size)) {
+                ff_uffd_protect(a->uffd, addr, PAGE);
+            }
+        }
+    }
+}
+
+/* Locked. */
+static void mark(FfArray *a)
+{
+    uint64_t first, n;
+
+    for (uint64_t at = 0; (n = ff_bitmap_next_run(&a->stored, at, true, &first)); at = first + n) {
+        for (uint64_t i = first; a->log && i < first + n; i++) {
+            ff_redo_forget(a->log, i);
+        }
+        ff_bitmap_clear_run(&a->dirty, first, n);
+        ff_bitmap_clear_run(&a->stored, first, n);
+        protect(a, first, n);
+    }
+    /* What is not stored yet, and was spilled, is still wanted. */
+    if (a->log && next_dirty(a, 0) == a->n_blocks) {
+        ff_redo_begin(a->log);
+    }
+}
+
+int ff_array_writeout(FfArray *a, unsigned flags)
+{
+    int rc = 0;
+
+    if (!flags || flags & ~(FF_ARRAY_STORE | FF_ARRAY_MARK)) {
+        return ff_fail(-EINVAL,
+                       "ff_array_writeout: flags are FF_ARRAY_STORE, FF_ARRAY_MARK or both");
+    }
+    rc = begin(a, "ff_array_commit");
+    if (rc < 0) {
+        return rc;
+    }
+    if (flags & FF_ARRAY_STORE) {
+        rc = harvest_all(a);
+        rc = rc < 0 ? fail("ff_array_commit: the page tables", rc) : 0;
+        pthread_mutex_unlock(&a->lock);
+        rc = rc < 0 ? rc : store(a);
+        pthread_mutex_lock(&a->lock);
+    }
+    if (rc == 0 && flags & FF_ARRAY_MARK) {
+        mark(a);
+    }
+    if (rc == 0 && a->disk && next_dirty(a, 0) == a->n_blocks && ff_redo_size(a->log) > LOG_MAX) {
+        pthread_mutex_unlock(&a->lock);
+        /* It is committed. A log that cannot be emptied is there for the next one that opens it. */
+        a->broken = ff_array_checkpoint(a) < 0;
+        pthread_mutex_lock(&a->lock);
+    }
+    end(a);
+    return rc;
+}
+
+int ff_array_commit(FfArray *a)
+{
+    return ff_array_writeout(a, FF_ARRAY_STORE | FF_ARRAY_MARK);
+}
+
+/* ---- dropping ----------------------------------------------------------------------------------
+ */
+
+static void forget_pages(FfArray *a, uint64_t block)
+{
+    uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
+
+    for (uint64_t i = 0; a->log && i < n; i++) {
+        ff_redo_forget(a->log, first + i);
+    }
+    ff_bitmap_clear_run(&a->dirty, first, n);
+    ff_bitmap_clear_run(&a->stored, first, n);
+}
+
+/* Locked, drops the lock: BLOCK is loaded again when it is touched. */
+static void drop(FfArray *a, uint64_t block)
+{
+    FfBlock *b = &a->blocks[block];
+
+    while (b->state == FF_BLOCK_LEAVING) {
+        pthread_cond_wait(&a->changed, &a->lock);
+    }
+    forget_pages(a, block);
+    if (b->state == FF_BLOCK_LOADING) {
+        b->again = true;
+    } else if (b->state == FF_BLOCK_LOADED) {
+        ff_array_leave(a, block, FF_LEAVE_DROP);
+    } else if (b->state == FF_BLOCK_FAILED) {
+        for (guint i = 0; i < a->maps->len; i++) {
+            uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
+            if (addr) {
+                madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED); /* the poison */
+            }
+        }
+        ff_array_set_state(a, block, FF_BLOCK_EMPTY);
+    }
+}
+
+int ff_array_abort(FfArray *a)
+{
+    int rc = begin(a, "ff_array_abort");
+
+    if (rc < 0) {
+        return rc;
+    }
+    rc = harvest_all(a);
+    for (uint64_t b = 0; rc == 0 && (b = next_dirty(a, b)) < a->n_blocks; b++) {
+        drop(a, b);
+    }
+    if (rc == 0 && a->log) {
+        ff_redo_begin(a->log);
+    }
+    end(a);
+    return rc < 0 ? fail("ff_array_abort: the page tables", rc) : 0;
+}
+
+int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
+{
+    if (offset > a->size || len > a->size - offset || offset % a->block_size ||
+        (len % a->block_size && offset + len != a->len)) {
+        return ff_fail(-EINVAL, "ff_array_invalidate: they are not whole blocks of the array");
+    }
+    int rc = begin(a, "ff_array_invalidate");
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t last = len ? (offset + len + a->block_size - 1) / a->block_size : a->n_blocks;
+    for (uint64_t b = offset / a->block_size; b < last; b++) {
+        drop(a, b);
+    }
+    end(a);
+    return 0;
+}

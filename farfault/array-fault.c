@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What happens when somebody touches an array, and how its blocks leave memory again. See
+ * array-internal.h for the states and the lock.
+ *
+ * The memory is a memfd. A block is loaded into a buffer of the thread's and written to the memfd;
+ * each mapping shows it by UFFDIO_CONTINUE, write-protected, when it is touched there (MISSING at
+ * first, MINOR where another mapping has it). So no half of a block is ever seen, and no write is
+ * missed.
+ *
+ * What was written: with asynchronous write protection an entry of the page tables that was shown
+ * and is not protected any more. Taking the mapping away (MADV_DONTNEED) turns protected entries
+ * into markers, and others into nothing, so what was written until the last moment is known
+ * afterwards, when nobody can write any more; then the pages are taken out of the file. An entry
+ * that was shown and is nothing, of a block that is in memory, was swapped out or given back by the
+ * program: it counts as written. Otherwise a first write is a fault, and `dirty` knows all.
+ *
+ * Threads: those of the pool, and any that need memory. System calls: ioctl(UFFDIO_*), madvise,
+ * fallocate, pread64 (pagemap, memfd), pwrite64 (memfd).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "farfault/array-internal.h"
+#include "uffd/pagemap.h"
+#include "uffd/uffd.h"
+
+#define PAGE FF_ARRAY_PAGE
+/* So many of the oldest blocks are looked at for one that can go without being written. */
+#define LOOK 64
+
+/* ---- showing -----------------------------------------------------------------------------------
+ */
+
+static FfArrayMap *find_map(const FfArray *a, uint64_t addr)
+{
+    for (guint i = 0; i < a->maps->len; i++) {
+        FfArrayMap *m = a->maps->pdata[i];
+        if (addr - m->addr < m->len) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+/* Who waits for BLOCK is told again, but for those in DONE (NULL: none), who know. */
+static void wake_all(const FfArray *a, uint64_t block, const FfArrayMap *done)
+{
+    for (guint i = 0; i < a->maps->len; i++) {
+        uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
+        if (addr && a->maps->pdata[i] != done) {
+            ff_uffd_wake(a->uffd, addr, len);
+        }
+    }
+}
+
+/* Changed pages of BLOCK can be written without a fault, in M. */
+static void open_dirty(FfArray *a, const FfArrayMap *m, uint64_t addr, uint64_t len)
+{
+    uint64_t first = (m->offset + (addr - m->addr)) / PAGE;
+
+    for (uint64_t i = 0; i < len / PAGE; i++) {
+        if (ff_bitmap_test(&a->dirty, first + i)) {
+            ff_uffd_try_protect(a->uffd, addr + i * PAGE, PAGE, false);
+        }
+    }
+}
+
+static void show(FfArray *a, FfArrayMap *m, uint64_t block)
+{
+    uint64_t len, addr = ff_array_where(a, m, block, &len);
+
+    ff_uffd_map_protected(a->uffd, addr, len);
+    ff_bitmap_set(&m->shown, block);
+    if (!a->async) {
+        open_dirty(a, m, addr, len);
+    }
+    ff_uffd_wake(a->uffd, addr, len);
+}
+
+/* It was shown before: the message is old, or the entry was lost. */
+static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
+{
+    uint64_t page = (m->offset + (addr - m->addr)) / PAGE, done;
+    int uffd = a->uffd;
+
+    if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
+        (!a->async && !ff_bitmap_test(&a->dirty, page))) {
+        ff_uffd_map_protected(uffd, addr, PAGE);
+    } else if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
+        ff_bitmap_set(&a->dirty, page);
+        ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, PAGE, &done);
+    }
+    ff_uffd_wake(uffd, addr, PAGE);
+}
+
+static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
+{
+    uint64_t len, done, addr = ff_array_where(a, m, block, &len);
+
+    for (uint64_t at = 0; at < len; at += MAX(done, PAGE)) {
+        done = 0;
+        ff_uffd_try(a->uffd, FF_UFFD_POISON, addr + at, NULL, len - at, &done);
+    }
+    ff_uffd_wake(a->uffd, addr, len);
+}
+
+/* ---- loading -----------------------------------------------------------------------------------
+ */
+
+static int load(FfArray *a, uint64_t block, void *buffer)
+{
+    uint64_t at = block * a->block_size;
+
+    if (!a->disk) {
+        return a->file.load(a->opaque, block, buffer);
+    }
+    uint64_t n = MIN(a->block_size, a->len - at);
+    memset((char *)buffer + n, 0, a->block_size - n);
+    return ff_disk_read(a->disk, at, buffer, n);
+}
+
+int ff_array_read(FfArray *a, uint64_t block, void *buffer)
+{
+    uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
+    uint64_t changed = ff_array_dirty(a, block);
+    int rc = changed == n ? 0 : load(a, block, buffer);
+
+    for (uint64_t i = 0; i < n && changed && rc >= 0; i++) {
+        if (ff_bitmap_test(&a->dirty, first + i)) {
+            rc = ff_redo_read(a->log, first + i, (char *)buffer + i * PAGE);
+            /* Aborted meanwhile: the block is loaded again. */
+            rc = rc == -ENOENT ? 0 : rc;
+        }
+    }
+    return MIN(rc, 0);
+}
+
+static int write_memory(const FfArray *a, uint64_t block, const char *buffer)
+{
+    for (size_t done = 0; done < a->block_size;) {
+        ssize_t n = pwrite(a->fd, buffer + done, a->block_size - done,
+                           (off_t)(block * a->block_size + done));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n < 0 ? -errno : -EIO;
+        }
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+static void punch(const FfArray *a, uint64_t block)
+{
+    while (fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)(block * a->block_size), (off_t)a->block_size) < 0 &&
+           errno == EINTR) {
+    }
+}
+
+/* Until the limit has room for one more. Where nothing can go, for want of room in the log, the
+ * limit gives way: a program that has done nothing wrong is not ended. */
+static void make_room(FfArray *a)
+{
+    while (a->max_resident && a->n_resident >= a->max_resident) {
+        if (ff_array_evict(a, 1, LOOK)) {
+            continue;
+        }
+        uint32_t at = a->oldest;
+        while (at && a->blocks[at - 1].state != FF_BLOCK_LOADED) {
+            at = a->blocks[at - 1].newer;
+        }
+        if (!at || a->busy || ff_array_leave(a, at - 1, FF_LEAVE_SPILL) < 0) {
+            return;
+        }
+    }
+}
+
+/* BLOCK is EMPTY. Locked, drops the lock. */
+static void load_block(FfArray *a, uint64_t block, void *buffer)
+{
+    FfBlock *b = &a->blocks[block];
+    int rc;
+
+    ff_array_set_state(a, block, FF_BLOCK_LOADING);
+    make_room(a);
+    a->n_resident++;
+    do {
+        b->again = false;
+        pthread_mutex_unlock(&a->lock);
+        rc = ff_array_read(a, block, buffer);
+        rc = rc < 0 ? rc : write_memory(a, block, buffer);
+        if (rc < 0) {
+            punch(a, block);
+        }
+        pthread_mutex_lock(&a->lock);
+        a->stats.loads++;
+    } while (b->again);
+    if (rc < 0) {
+        a->n_resident--;
+        a->stats.failed++;
+        ff_array_set_state(a, block, FF_BLOCK_FAILED);
+    } else {
+        ff_array_use(a, block);
+        ff_array_set_state(a, block, FF_BLOCK_LOADED);
+    }
+    if (rc < 0 && a->file.failed) {
+        pthread_mutex_unlock(&a->lock);
+        a->file.failed(a->opaque, block, rc);
+        pthread_mutex_lock(&a->lock);
+    }
+}
+
+/* ---- faults ------------------------------------------------------------------------------------
+ */
+
+/* A first write, where each is a fault. */
+static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
+{
+    if (a->blocks[block].state != FF_BLOCK_LOADED || !ff_bitmap_test(&m->shown, block)) {
+        ff_uffd_wake(a->uffd, addr, PAGE); /* it misses the page now */
+        return;
+    }
+    ff_bitmap_set(&a->dirty, (m->offset + (addr - m->addr)) / PAGE);
+    ff_array_use(a, block);
+    ff_uffd_try_protect(a->uffd, addr, PAGE, false);
+}
+
+static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
+{
+    FfBlockState state = a->blocks[block].state;
+
+    if (state == FF_BLOCK_EMPTY) {
+        load_block(a, block, buffer);
+    }
+    FfArrayMap *m = find_map(a, addr), *done = NULL; /* now */
+    if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
+        done = m;
+        if (ff_bitmap_test(&m->shown, block)) {
+            show_page(a, m, addr);
+        } else {
+            ff_array_use(a, block);
+            show(a, m, block);
+        }
+    } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
+        done = m;
+        poison(a, m, block);
+    } /* else somebody loads it, or takes it away, and wakes all then */
+    if (state == FF_BLOCK_EMPTY) {
+        wake_all(a, block, done);
+    }
+}
+
+void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer)
+{
+    FfArray *a = opaque;
+
+    pthread_mutex_lock(&a->lock);
+    FfArrayMap *m = find_map(a, addr);
+    a->stats.faults++;
+    if (m) {
+        uint64_t block = (m->offset + (addr - m->addr)) / a->block_size;
+        if (flags & UFFD_PAGEFAULT_FLAG_WP) {
+            on_write(a, m, block, addr);
+        } else {
+            on_miss(a, addr, block, buffer);
+        }
+    } /* else it is being unmapped */
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* ---- leaving -----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    FfArray *a;
+    const FfArrayMap *m;
+} Written;
+
+static void note_written(uint64_t addr, uint64_t len, void *opaque)
+{
+    const Written *w = opaque;
+
+    ff_bitmap_set_run(&w->a->dirty, (w->m->offset + (addr - w->m->addr)) / PAGE, len / PAGE);
+}
+
+/* Nobody has BLOCK mapped any more; what was written until now is in `dirty`. LOOK: it stays
+ * mapped, and what is written while this looks may be seen or not. */
+static void unmap_block(FfArray *a, uint64_t block, bool look)
+{
+    for (guint i = 0; i < a->maps->len; i++) {
+        FfArrayMap *m = a->maps->pdata[i];
+        uint64_t len, addr = ff_array_where(a, m, block, &len);
+        if (!addr || !ff_bitmap_test(&m->shown, block)) {
+            continue;
+        }
+        if (!look) {
+            madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED);
+            ff_bitmap_claim(&m->shown, block);
+        }
+        Written w = {a, m};
+        if (a->async && ff_pagemap_unprotected(a->pagemap_fd, addr, len, note_written, &w) < 0) {
+            note_written(addr, len, &w); /* nobody knows */
+        }
+    }
+}
+
+/* Changed pages of BLOCK, which nobody has mapped, go to the log. */
+static int spill(FfArray *a, uint64_t block)
+{
+    uint64_t first = ff_array_first_page(a, block), end = first + ff_array_pages(a);
+    g_autofree char *buffer = g_malloc(a->block_size);
+    int rc = pread(a->fd, buffer, a->block_size, (off_t)(first * PAGE)) == (ssize_t)a->block_size
+                 ? 0
+                 : -EIO;
+
+    for (uint64_t i = first, n; i < end && rc == 0; i += n) {
+        bool dirty = ff_bitmap_test(&a->dirty, i);
+        for (n = 1; i + n < end && ff_bitmap_test(&a->dirty, i + n) == dirty; n++) {
+        }
+        if (dirty) {
+            rc = ff_redo_add(a->log, i, n, buffer + (i - first) * PAGE);
+        }
+    }
+    return rc;
+}
+
+static int open_spill(FfArray *a)
+{
+    int fd = a->log ? -1 : open(a->spill, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    if (a->log || fd < 0) {
+        return a->log ? 0 : -errno;
+    }
+    int rc = ff_redo_new(fd, a->len, &a->log);
+    if (rc == 0) {
+        ff_redo_begin(a->log);
+    }
+    return rc;
+}
+
+int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
+{
+    uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
+    int rc = 0;
+
+    ff_array_set_state(a, block, FF_BLOCK_LEAVING);
+    unmap_block(a, block, false);
+    if (how == FF_LEAVE_DROP) {
+        ff_bitmap_clear_run(&a->dirty, first, n);
+    }
+    uint64_t changed = ff_array_dirty(a, block);
+    if (changed && how == FF_LEAVE_CLEAN) {
+        rc = -EAGAIN;
+    } else if (changed) {
+        rc = open_spill(a);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (rc == 0 && changed) {
+        rc = spill(a, block);
+    }
+    if (rc == 0) {
+        punch(a, block);
+    }
+    pthread_mutex_lock(&a->lock);
+    if (rc == 0) {
+        a->stats.spilled += changed;
+        a->stats.evictions++;
+        a->n_resident--;
+        ff_array_unlist(a, block);
+    }
+    ff_array_set_state(a, block, rc == 0 ? FF_BLOCK_EMPTY : FF_BLOCK_LOADED);
+    wake_all(a, block, NULL);
+    return rc;
+}
+
+static bool is_clean(FfArray *a, uint64_t block)
+{
+    if (a->blocks[block].state != FF_BLOCK_LOADED || ff_array_dirty(a, block)) {
+        return false;
+    }
+    unmap_block(a, block, true);
+    return ff_array_dirty(a, block) == 0;
+}
+
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look)
+{
+    uint64_t done = 0;
+
+    for (uint32_t at = a->oldest, next; done < n && at && look > 0; at = next, look--) {
+        next = a->blocks[at - 1].newer;
+        if (!is_clean(a, at - 1)) {
+            continue;
+        }
+        done += ff_array_leave(a, at - 1, FF_LEAVE_CLEAN) == 0;
+        if (next && a->blocks[next - 1].state != FF_BLOCK_LOADED) {
+            next = a->oldest; /* it has left as well */
+        }
+    }
+    return done;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object behind FfArray, for array.c, array-blocks.c, array-fault.c and array-commit.c.
+ *
+ * A block's state has one table:
+ *
+ *   EMPTY    a touch -> LOADING
+ *   LOADING  loaded -> LOADED; not -> FAILED; invalidated meanwhile: is loaded once more
+ *   LOADED   to be given back, aborted, invalidated -> LEAVING
+ *   LEAVING  gone -> EMPTY; it was written to meanwhile, or has no room in the log -> LOADED
+ *   FAILED   invalidated -> EMPTY
+ *
+ * Each change is made under `lock`, by ff_array_set_state(), which wakes who waits for the block
+ * when it is LOADED, EMPTY or FAILED. In LOADING and LEAVING the block belongs to one thread, which
+ * drops the lock while it loads, spills and gives back; who touches the block waits in the kernel.
+ *
+ * Lock: `lock`, held for system calls about mappings, never for a load, a store or a disk.
+ */
+#ifndef FARFAULT_ARRAY_INTERNAL_H
+#define FARFAULT_ARRAY_INTERNAL_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "farfault/array-disk.h"
+#include "farfault/memory-internal.h"
+#include "farfault/pool.h"
+#include "farfault/redo.h"
+#include "uffd/bitmap.h"
+
+#define FF_ARRAY_PAGE 4096u
+
+typedef struct {
+    uint32_t newer, older; /* in the list of what is in memory: a block + 1; 0: none */
+    uint8_t state;         /* FfBlockState */
+    bool again;            /* LOADING: what is loaded is out of date */
+} FfBlock;
+
+typedef struct {
+    uint64_t addr, offset, len;
+    FfBitmap shown; /* blocks, by number: mapped here since they were loaded */
+} FfArrayMap;
+
+struct FfArray {
+    pid_t pid;
+    uint64_t len, size; /* size: whole blocks */
+    size_t block_size;
+    uint64_t n_blocks;
+    bool async; /* the page tables tell what was written, and not faults */
+    int fd, pagemap_fd;
+    FfArrayFile file;
+    void *opaque;
+    FfDisk *disk; /* of ff_array_open*(); NULL: the caller's */
+    char *spill;
+    int uffd; /* the pool's */
+    FfPool *pool;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a block is LOADED, EMPTY or FAILED */
+    FfBlock *blocks;
+    size_t blocks_len;
+    uint32_t newest, oldest; /* a block + 1 */
+    uint64_t n_resident;     /* and what is LOADING */
+    uint64_t max_resident;   /* 0: no limit */
+    uint64_t n_leaving;
+    FfBitmap dirty;  /* pages; with async those that are known */
+    FfBitmap stored; /* of them, since they were stored last */
+    GPtrArray *maps; /* FfArrayMap */
+    FfRedo *log;     /* lock to set; what was spilled, and of a disk what is committed */
+    bool busy;       /* a commit, an abort or an invalidation is under way: nothing is spilled */
+    bool broken;     /* of who is busy: the log must stay as it is */
+    FfArrayStats stats;
+};
+
+/* ---- array-blocks.c
+ * ------------------------------------------------------------------------------------
+ */
+
+/* All locked. */
+void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state);
+/* In front of the list of what is in memory; it is not in it, or is. */
+void ff_array_use(FfArray *a, uint64_t block);
+void ff_array_unlist(FfArray *a, uint64_t block);
+/* Pages of BLOCK: the first one; how many. */
+uint64_t ff_array_first_page(const FfArray *a, uint64_t block);
+uint64_t ff_array_pages(const FfArray *a);
+/* Changed pages of BLOCK. */
+uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
+/* Where BLOCK is in M: *LEN bytes. 0: it is not. */
+uint64_t ff_array_where(const FfArray *a, const FfArrayMap *m, uint64_t block, uint64_t *len);
+
+/* ---- array-fault.c ------------------------------------------------------------------------------
+ */
+
+void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer);
+/* What BLOCK holds, from the file and the log; in no memory of the array's. Not locked. */
+int ff_array_read(FfArray *a, uint64_t block, void *buffer);
+/* Takes BLOCK, which is LOADED, out of memory. Locked, drops the lock. CLEAN: only if it is not
+ * changed
+ * (-EAGAIN). DROP: what was changed is lost. Else that is spilled: -errno, it stays. */
+typedef enum { FF_LEAVE_CLEAN, FF_LEAVE_SPILL, FF_LEAVE_DROP } FfLeave;
+int ff_array_leave(FfArray *a, uint64_t block, FfLeave how);
+/* Gives back up to N blocks that are not changed, of the LOOK oldest. Locked, drops the lock.
+ * Returns how many. */
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look);
+
+/* ---- array-commit.c -----------------------------------------------------------------------------
+ */
+
+/* Locked: what was written in M until now is in `dirty`. 0 or -errno. */
+int ff_array_harvest(FfArray *a, FfArrayMap *m);
+/* Not locked: all that the log of a disk has is in its file, on the disk, and the log is empty. */
+int ff_array_checkpoint(FfArray *a);
+
+#endif

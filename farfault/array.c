@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Arrays begin and end, and are mapped. See farfault.h for the
+ * threads, array-internal.h for the states and the lock.
+ *
+ * System calls: memfd_create, ftruncate, mmap, munmap, madvise, open, flock, close, getpid.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "farfault/array-internal.h"
+#include "uffd/uffd.h"
+
+#define PAGE FF_ARRAY_PAGE
+#define BLOCK_SIZE (64u << 10)
+#define BLOCK_MAX (2u << 20)
+#define THREADS_MAX 1024
+/* One instruction that copies has four pages at most: it must find all of them at once. */
+#define LEAST_BLOCKS 4
+#define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS)
+
+/* ---- mappings ----------------------------------------------------------------------------------
+ */
+
+static void map_free(gpointer p)
+{
+    FfArrayMap *m = p;
+
+    munmap((void *)(uintptr_t)m->addr, m->len);
+    ff_bitmap_clear(&m->shown);
+    g_free(m);
+}
+
+static int check_child(const FfArray *a)
+{
+    return a->pid == getpid()
+               ? 0
+               : ff_fail(-ECHILD, "this is a child of the process whose memory it is");
+}
+
+int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
+{
+    int rc = check_child(a);
+
+    *addr = NULL;
+    if (rc < 0) {
+        return rc;
+    }
+    len = len || offset > a->size ? len : a->size - offset;
+    if (!len || offset > a->size || len > a->size - offset || offset % PAGE) {
+        return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
+    }
+    len = (len + PAGE - 1) / PAGE * PAGE;
+    char *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, (off_t)offset);
+    if (at == MAP_FAILED) {
+        return ff_fail(-errno, "ff_array_map: %zu bytes: %s", len, g_strerror(errno));
+    }
+    rc = ff_uffd_register(a->uffd, (uintptr_t)at, len,
+                          UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+                              UFFDIO_REGISTER_MODE_WP);
+    rc = rc == 0 && madvise(at, len, MADV_DONTFORK) < 0 ? -errno : rc;
+    if (rc < 0) {
+        munmap(at, len);
+        return ff_fail(rc, "ff_array_map: %s", g_strerror(-rc));
+    }
+    FfArrayMap *m = g_new0(FfArrayMap, 1);
+    *m = (FfArrayMap){.addr = (uintptr_t)at, .offset = offset, .len = len};
+    ff_bitmap_init(&m->shown, a->n_blocks, false);
+    pthread_mutex_lock(&a->lock);
+    g_ptr_array_add(a->maps, m);
+    pthread_mutex_unlock(&a->lock);
+    *addr = at;
+    return 0;
+}
+
+int ff_array_unmap(FfArray *a, void *addr)
+{
+    FfArrayMap *found = NULL;
+    int rc = check_child(a);
+
+    if (rc < 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&a->lock);
+    for (guint i = 0; i < a->maps->len && !found; i++) {
+        FfArrayMap *m = a->maps->pdata[i];
+        if (m->addr == (uintptr_t)addr) {
+            found = m;
+            rc = ff_array_harvest(a, m);
+            if (rc == 0) {
+                g_ptr_array_steal_index_fast(a->maps, i);
+            }
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (!found) {
+        return ff_fail(-EINVAL, "ff_array_unmap: ff_array_map() did not make that");
+    }
+    if (rc < 0) {
+        return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
+    }
+    map_free(found);
+    return 0;
+}
+
+/* ---- what there is -----------------------------------------------------------------------------
+ */
+
+uint64_t ff_array_len(const FfArray *a)
+{
+    return a->len;
+}
+
+ssize_t ff_array_reclaim(FfArray *a, size_t bytes)
+{
+    int rc = check_child(a);
+
+    if (rc < 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&a->lock);
+    uint64_t n = ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX);
+    pthread_mutex_unlock(&a->lock);
+    return (ssize_t)(n * a->block_size);
+}
+
+int ff_array_block(FfArray *a, uint64_t block, FfArrayBlock *info)
+{
+    FfArrayBlock b = {0};
+    size_t size = info->size;
+
+    if (block >= a->n_blocks) {
+        return ff_fail(-EINVAL, "ff_array_block: there is no such block");
+    }
+    pthread_mutex_lock(&a->lock);
+    b.state = a->blocks[block].state;
+    b.changed = (unsigned)ff_array_dirty(a, block);
+    for (guint i = 0; i < a->maps->len; i++) {
+        const FfArrayMap *m = a->maps->pdata[i];
+        b.mappings += ff_bitmap_test(&m->shown, block);
+    }
+    pthread_mutex_unlock(&a->lock);
+    memcpy(info, &b, MIN(size, sizeof(b)));
+    info->size = size;
+    return 0;
+}
+
+uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n)
+{
+    uint64_t i = 0;
+
+    pthread_mutex_lock(&a->lock);
+    for (uint32_t at = a->newest; at; at = a->blocks[at - 1].older, i++) {
+        if (i < n) {
+            blocks[i] = at - 1;
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+    return i;
+}
+
+int ff_array_stats(FfArray *a, FfArrayStats *stats)
+{
+    size_t size = stats->size;
+
+    pthread_mutex_lock(&a->lock);
+    FfArrayStats s = a->stats;
+    s.bytes = a->n_resident * a->block_size;
+    s.changed = ff_bitmap_count(&a->dirty);
+    pthread_mutex_unlock(&a->lock);
+    memcpy(stats, &s, MIN(size, sizeof(s)));
+    stats->size = size;
+    return 0;
+}
+
+/* ---- begin and end -----------------------------------------------------------------------------
+ */
+
+static int open_uffd(FfArray *a, unsigned flags)
+{
+    uint64_t features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |
+                        UFFD_FEATURE_THREAD_ID | FF_UFFD_PROTECTION | FF_UFFD_FEATURE_POISON;
+    int uffd = -1;
+
+    if (!(flags & FF_ARRAY_WRITE_FAULTS)) {
+        uffd = ff_uffd_open(flags & FF_MEMORY_USER_MODE, features | FF_UFFD_TRACKING);
+        a->async = uffd >= 0;
+    }
+    return a->async ? uffd : ff_uffd_open(flags & FF_MEMORY_USER_MODE, features);
+}
+
+static int check_options(uint64_t len, const FfArrayOptions *o)
+{
+    size_t bs = o->block_size;
+
+    if (o->size != sizeof(*o) || o->flags & ~FLAGS || o->threads > THREADS_MAX) {
+        return ff_fail(-EINVAL, "FfArrayOptions: a size, a flag or a number that is not known");
+    }
+    if (bs < PAGE || bs > BLOCK_MAX || bs & (bs - 1)) {
+        return ff_fail(-EINVAL, "block_size: a power of two from 4096 to 2 MiB");
+    }
+    if (!len || len > (uint64_t)INT64_MAX - bs || (len - 1) / bs >= UINT32_MAX) {
+        return ff_fail(-EINVAL,
+                       "%" G_GUINT64_FORMAT " bytes: 1 byte to %u blocks: say how long it is, or "
+                       "choose larger blocks",
+                       len, UINT32_MAX);
+    }
+    return 0;
+}
+
+static int make(FfArray *a, const FfArrayOptions *o)
+{
+    a->blocks_len = a->n_blocks * sizeof(FfBlock);
+    a->blocks = mmap(NULL, a->blocks_len, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    a->fd = memfd_create("array", MFD_CLOEXEC);
+    a->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (a->blocks == MAP_FAILED || a->fd < 0 || ftruncate(a->fd, (off_t)a->size) < 0 ||
+        a->pagemap_fd < 0) {
+        return ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+    }
+    ff_bitmap_init(&a->dirty, a->size / PAGE, false);
+    ff_bitmap_init(&a->stored, a->size / PAGE, false);
+    int uffd = open_uffd(a, o->flags);
+    if (uffd < 0) {
+        return uffd;
+    }
+    a->uffd = uffd; /* before its threads */
+    a->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, a->block_size,
+                          ff_array_on_fault, a);
+    return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+}
+
+static FfArrayOptions options_of(const FfArrayOptions *options)
+{
+    FfArrayOptions o = options ? *options : (FfArrayOptions){.size = sizeof(o)};
+
+    o.block_size = o.block_size ? o.block_size : BLOCK_SIZE;
+    o.spill = o.spill ? o.spill : "/var/tmp";
+    return o;
+}
+
+/* DISK and LOG are taken, also on failure. */
+static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const FfArrayOptions *o,
+                     FfDisk *disk, FfRedo *log, FfArray **result)
+{
+    int rc = check_options(len, o);
+
+    if (rc < 0) {
+        ff_disk_free(disk);
+        ff_redo_free(log);
+        return rc;
+    }
+    FfArray *a = g_new0(FfArray, 1);
+    size_t bs = o->block_size;
+    *a = (FfArray){.pid = getpid(),
+                   .len = len,
+                   .size = (len + bs - 1) / bs * bs,
+                   .block_size = bs,
+                   .n_blocks = (len + bs - 1) / bs,
+                   .fd = -1,
+                   .pagemap_fd = -1,
+                   .file = file ? *file : (FfArrayFile){0},
+                   .opaque = opaque,
+                   .disk = disk,
+                   .spill = g_strdup(o->spill),
+                   .blocks = MAP_FAILED,
+                   .max_resident = o->limit ? MAX(o->limit / bs, LEAST_BLOCKS) : 0,
+                   .maps = g_ptr_array_new_with_free_func(map_free),
+                   .log = log};
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    rc = make(a, o);
+    if (rc < 0) {
+        ff_array_free(a);
+        return rc;
+    }
+    *result = a;
+    return 0;
+}
+
+int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque, const FfArrayOptions *options,
+                 FfArray **result)
+{
+    FfArrayOptions o = options_of(options);
+
+    *result = NULL;
+    return file->load ? new_array(len, file, opaque, &o, NULL, NULL, result)
+                      : ff_fail(-EINVAL, "ff_array_new: load must not be NULL");
+}
+
+typedef struct {
+    FfDisk *disk;
+    uint64_t len;
+} Recovery;
+
+static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
+{
+    Recovery *r = opaque;
+    int rc = 0;
+
+    for (uint64_t i = 0; i < n && rc == 0; i++) { /* a run may be of several chunks */
+        uint64_t at = (first + i) * PAGE;
+        rc = at >= r->len ? -EPROTO
+                          : ff_disk_write(r->disk, at, (const char *)data + i * PAGE,
+                                          MIN(PAGE, r->len - at));
+    }
+    return rc;
+}
+
+/* Locks PATH.redo, which is made if it is not there. */
+static int open_log(const char *path, uint64_t len, FfRedo **log)
+{
+    g_autofree char *name = g_strdup_printf("%s.redo", path);
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int rc = fd < 0 ? -errno : flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+
+    if (rc < 0) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", path)
+                                  : ff_fail(rc, "%s: %s", name, g_strerror(-rc));
+    }
+    g_autofree char *folder = g_path_get_dirname(path);
+    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    rc = dir < 0 || fsync(dir) < 0 ? -errno : 0;
+    if (dir >= 0) {
+        close(dir);
+    }
+    if (rc < 0) {
+        close(fd);
+        return ff_fail(rc, "%s: %s", folder, g_strerror(-rc));
+    }
+    return ff_redo_new(fd, len, log);
+}
+
+/* What was committed is in its place. */
+static int recover(FfRedo *log, FfDisk *disk)
+{
+    Recovery r = {disk, 0};
+    int rc = ff_redo_replay(log, &r.len, apply_pages, &r);
+
+    rc = rc < 0 ? rc : ff_disk_sync(disk);
+    return rc < 0 ? rc : ff_redo_reset(log);
+}
+
+static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayOptions *options,
+                     FfArray **result)
+{
+    FfArrayOptions o = options_of(options);
+    g_autoptr(FfRedo) log = NULL;
+    g_autoptr(FfDisk) disk = NULL;
+
+    *result = NULL;
+    int rc = len || !chunks ? check_options(len ? len : 1, &o)
+                            : ff_fail(-EINVAL, "%s: say how long it is", path);
+    rc = rc < 0 ? rc : open_log(path, len, &log);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = chunks ? ff_disk_open_chunks(path, o.block_size, &disk)
+                : ff_disk_open_file(path, &len, &disk);
+    rc = rc < 0 ? rc : recover(log, disk);
+    if (rc == -EMEDIUMTYPE) {
+        return ff_fail(-EINVAL,
+                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
+                       o.block_size, path);
+    }
+    if (rc == -EFBIG) {
+        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
+    }
+    if (rc < 0) {
+        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+    }
+    return new_array(len, NULL, NULL, &o, g_steal_pointer(&disk), g_steal_pointer(&log), result);
+}
+
+int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options, FfArray **result)
+{
+    return open_disk(path, len, false, options, result);
+}
+
+int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
+                         FfArray **result)
+{
+    return open_disk(path, len, true, options, result);
+}
+
+void ff_array_free(FfArray *a)
+{
+    if (!a) {
+        return;
+    }
+    if (a->pid == getpid()) {
+        pthread_mutex_lock(&a->lock); /* nobody touches it, but a thread may be loading */
+        g_ptr_array_set_size(a->maps, 0);
+        pthread_mutex_unlock(&a->lock);
+        ff_pool_free(a->pool);
+        g_ptr_array_unref(a->maps);
+        if (a->disk && a->log && !a->broken) {
+            ff_array_checkpoint(a); /* else the next one that opens it does that */
+        }
+    } else { /* which has no mappings and no threads */
+        g_ptr_array_set_free_func(a->maps, NULL);
+        g_ptr_array_unref(a->maps);
+    }
+    ff_disk_free(a->disk);
+    ff_redo_free(a->log);
+    if (a->fd >= 0) {
+        close(a->fd);
+    }
+    if (a->pagemap_fd >= 0) {
+        close(a->pagemap_fd);
+    }
+    if (a->blocks != MAP_FAILED) {
+        munmap(a->blocks, a->blocks_len);
+    }
+    ff_bitmap_clear(&a->dirty);
+    ff_bitmap_clear(&a->stored);
+    pthread_mutex_destroy(&a->lock);
+    pthread_cond_destroy(&a->changed);
+    g_free(a->spill);
+    g_free(a);
+}

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The log of an array; see redo.h.
+ *
+ * A record's checksum covers its header and its pages. It is valid if its transaction's number is
+ * that of the record before it, or if that one is an end; an end also says how many records it
+ * ends. All is written before the one fdatasync() of ff_redo_end(), in any order, as what is torn
+ * or missing has no valid checksum. Emptying it is synced before anything is written over it: else
+ * a part of the old transactions could be valid again, without the later ones.
+ *
+ * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages.
+ *
+ * System calls: pread64, pwritev, ftruncate, fdatasync, getrandom.
+ */
+#include "farfault/redo.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define MAGIC 0x4f44455246460a00ull /* "\0\nFFREDO" */
+#define VERSION 1u
+#define FIRST 4096u /* of the records */
+#define PAGES_MAX 512u
+
+enum { PAGES = 1, END = 2 };
+
+/* Little-endian, at byte 0. */
+typedef struct {
+    uint64_t magic;
+    uint32_t version, reserved;
+    uint64_t len; /* of the array, in bytes */
+    uint64_t checksum;
+} Header;
+_Static_assert(sizeof(Header) == 32, "of a file");
+
+/* In front of `n` pages. END: `n` is 0, `first` how many records it ends. */
+typedef struct {
+    uint32_t kind, n;
+    uint64_t transaction; /* drawn */
+    uint64_t first;       /* page */
+    uint64_t checksum;    /* of this, with 0 here, and the pages */
+} Record;
+_Static_assert(sizeof(Record) == 32, "of a file");
+
+struct FfRedo {
+    int fd;
+    uint64_t len;
+    bool has_header, lost;
+    uint64_t at, ended; /* the next record's place; the end of what is valid */
+    uint64_t transaction, n_records;
+    pthread_mutex_t adding; /* over `lock`; held while a record is written */
+    pthread_mutex_t lock;
+    GHashTable *places; /* lock: page + 1 -> where it is */
+};
+
+static uint64_t sum(uint64_t h, const void *data, size_t n)
+{
+    const char *at = data;
+
+    for (size_t i = 0; i < n; i += sizeof(uint64_t)) {
+        uint64_t word;
+        memcpy(&word, at + i, sizeof(word));
+        h = (h ^ GUINT64_FROM_LE(word)) * 0x9e3779b97f4a7c15ull;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+static uint64_t sum_record(Record r, const void *data)
+{
+    r.checksum = 0;
+    return sum(sum(MAGIC, &r, sizeof(r)), data, GUINT32_FROM_LE(r.n) * (size_t)FF_REDO_PAGE);
+}
+
+/* All of IOV. */
+static int write_all(int fd, uint64_t at, struct iovec *iov, int n)
+{
+    while (n > 0) {
+        ssize_t done = pwritev(fd, iov, n, (off_t)at);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return done < 0 ? -errno : -EIO;
+        }
+        at += (uint64_t)done;
+        for (; n > 0 && (size_t)done >= iov->iov_len; iov++, n--) {
+            done -= (ssize_t)iov->iov_len;
+        }
+        if (n > 0) {
+            iov->iov_base = (char *)iov->iov_base + done;
+            iov->iov_len -= (size_t)done;
+        }
+    }
+    return 0;
+}
+
+/* How much of N bytes there is; or -errno. */
+static ssize_t read_all(int fd, uint64_t at, void *to, size_t n)
+{
+    size_t done = 0;
+
+    while (done < n) {
+        ssize_t some = pread(fd, (char *)to + done, n - done, (off_t)(at + done));
+        if (some < 0 && errno == EINTR) {
+            continue;
+        }
+        if (some <= 0) {
+            return some < 0 ? -errno : (ssize_t)done;
+        }
+        done += (size_t)some;
+    }
+    return (ssize_t)done;
+}
+
+/* ---- begin and end -----------------------------------------------------------------------------
+ */
+
+void ff_redo_begin(FfRedo *r)
+{
+    pthread_mutex_lock(&r->lock);
+    g_hash_table_remove_all(r->places);
+    pthread_mutex_unlock(&r->lock);
+    if (r->at > r->ended && ftruncate(r->fd, (off_t)r->ended) < 0) {
+        /* It takes room, and is not valid. */
+    }
+    r->at = r->ended;
+    r->n_records = 0;
+    if (getrandom(&r->transaction, sizeof(r->transaction), 0) != sizeof(r->transaction)) {
+        r->transaction++;
+    }
+}
+
+int ff_redo_new(int fd, uint64_t len, FfRedo **result)
+{
+    FfRedo *r = g_new0(FfRedo, 1);
+
+    *r = (FfRedo){.fd = fd, .len = len, .at = FIRST, .ended = FIRST};
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->adding, NULL);
+    r->places = g_hash_table_new(g_direct_hash, g_direct_equal);
+    *result = r;
+    return 0;
+}
+
+void ff_redo_free(FfRedo *r)
+{
+    if (r) {
+        close(r->fd);
+        g_hash_table_unref(r->places);
+        pthread_mutex_destroy(&r->lock);
+        pthread_mutex_destroy(&r->adding);
+        g_free(r);
+    }
+}
+
+int ff_redo_reset(FfRedo *r)
+{
+    if (ftruncate(r->fd, 0) < 0 || fdatasync(r->fd) < 0) {
+        r->lost = true;
+        return -errno;
+    }
+    r->has_header = false;
+    r->at = r->ended = FIRST;
+    ff_redo_begin(r);
+    return 0;
+}
+
+bool ff_redo_is_lost(const FfRedo *r)
+{
+    return r->lost;
+}
+
+uint64_t ff_redo_size(const FfRedo *r)
+{
+    return r->ended - FIRST;
+}
+
+/* ---- reading -----------------------------------------------------------------------------------
+ */
+
+/* Whether there is a valid record at AT; DATA has room for PAGES_MAX pages. 1, 0 or -errno. */
+static int read_record(const FfRedo *r, uint64_t at, Record *record, void *data)
+{
+    ssize_t n = read_all(r->fd, at, record, sizeof(*record));
+    uint32_t kind = GUINT32_FROM_LE(record->kind), pages = GUINT32_FROM_LE(record->n);
+
+    if (n != sizeof(*record)) {
+        return n < 0 ? (int)n : 0;
+    }
+    if (!(kind == PAGES && pages >= 1 && pages <= PAGES_MAX) && !(kind == END && pages == 0)) {
+        return 0;
+    }
+    size_t len = pages * (size_t)FF_REDO_PAGE;
+    n = read_all(r->fd, at + sizeof(*record), data, len);
+    return n < 0
+               ? (int)n
+               : (size_t)n == len && sum_record(*record, data) == GUINT64_FROM_LE(record->checksum);
+}
+
+/* The transaction at AT. *END: what comes after it; AT: it has no end. 0 or -errno. */
+static int find_end(const FfRedo *r, uint64_t at, void *data, uint64_t *end)
+{
+    uint64_t transaction = 0, n = 0;
+    Record record;
+    int rc;
+
+    *end = at;
+    for (uint64_t next = at; (rc = read_record(r, next, &record, data)) > 0; n++) {
+        if (n && record.transaction != transaction) {
+            return 0;
+        }
+        transaction = record.transaction;
+        next += sizeof(record) + GUINT32_FROM_LE(record.n) * (size_t)FF_REDO_PAGE;
+        if (GUINT32_FROM_LE(record.kind) == END) {
+            *end = GUINT64_FROM_LE(record.first) == n ? next : at;
+            return 0;
+        }
+    }
+    return rc;
+}
+
+static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, FfRedoPages *pages,
+                      void *opaque)
+{
+    Record record;
+    int rc = 0;
+
+    while (at < end && rc >= 0) {
+        rc = read_record(r, at, &record, data);
+        uint32_t n = GUINT32_FROM_LE(record.n);
+        if (rc > 0 && n) {
+            rc = pages(opaque, GUINT64_FROM_LE(record.first), n, data);
+        } else if (rc == 0) {
+            rc = -EIO; /* it was there a moment ago */
+        }
+        at += sizeof(record) + n * (size_t)FF_REDO_PAGE;
+    }
+    return MIN(rc, 0);
+}
+
+int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
+{
+    Header header;
+    ssize_t n = read_all(r->fd, 0, &header, sizeof(header));
+    g_autofree void *data = g_malloc(PAGES_MAX * (size_t)FF_REDO_PAGE);
+    int rc = 0;
+
+    *len = 0;
+    if (n < (ssize_t)sizeof(header) || GUINT64_FROM_LE(header.magic) != MAGIC ||
+        sum(0, &header, offsetof(Header, checksum)) != GUINT64_FROM_LE(header.checksum)) {
+        return n < 0 ? (int)n : 0;
+    }
+    if (GUINT32_FROM_LE(header.version) != VERSION) {
+        return -EPROTO;
+    }
+    *len = GUINT64_FROM_LE(header.len);
+    for (uint64_t at = FIRST, end; rc == 0; at = end) {
+        rc = find_end(r, at, data, &end);
+        if (rc < 0 || end == at) {
+            break;
+        }
+        rc = replay_one(r, at, end, data, pages, opaque);
+    }
+    return rc;
+}
+
+int ff_redo_read(FfRedo *r, uint64_t page, void *data)
+{
+    pthread_mutex_lock(&r->lock);
+    uint64_t at = GPOINTER_TO_SIZE(g_hash_table_lookup(r->places, GSIZE_TO_POINTER(page + 1)));
+    pthread_mutex_unlock(&r->lock);
+    if (!at) {
+        return -ENOENT;
+    }
+    ssize_t n = read_all(r->fd, at, data, FF_REDO_PAGE);
+    return n < 0 ? (int)n : n == FF_REDO_PAGE ? 0 : -EIO;
+}
+
+void ff_redo_forget(FfRedo *r, uint64_t page)
+{
+    pthread_mutex_lock(&r->lock);
+    g_hash_table_remove(r->places, GSIZE_TO_POINTER(page + 1));
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- writing -----------------------------------------------------------------------------------
+ */
+
+static int write_header(FfRedo *r)
+{
+    Header header = {.magic = GUINT64_TO_LE(MAGIC),
+                     .version = GUINT32_TO_LE(VERSION),
+                     .len = GUINT64_TO_LE(r->len)};
+    struct iovec iov = {&header, sizeof(header)};
+
+    header.checksum = GUINT64_TO_LE(sum(0, &header, offsetof(Header, checksum)));
+    return write_all(r->fd, 0, &iov, 1);
+}
+
+static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, const void *data)
+{
+    Record record = {.kind = GUINT32_TO_LE(kind),
+                     .n = GUINT32_TO_LE(n),
+                     .transaction = r->transaction,
+                     .first = GUINT64_TO_LE(first)};
+    struct iovec iov[] = {{&record, sizeof(record)}, {(void *)data, n * (size_t)FF_REDO_PAGE}};
+    int rc = r->lost ? -EIO : 0;
+
+    if (rc == 0 && !r->has_header) {
+        rc = write_header(r);
+        r->has_header = rc == 0;
+    }
+    if (rc == 0) {
+        record.checksum = GUINT64_TO_LE(sum_record(record, data));
+        rc = write_all(r->fd, r->at, iov, n ? 2 : 1);
+    }
+    return rc;
+}
+
+int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
+{
+    const char *from = data;
+    int rc = 0;
+
+    pthread_mutex_lock(&r->adding);
+    for (uint64_t i = 0, some; i < n && rc == 0; i += some) {
+        some = MIN(n - i, PAGES_MAX);
+        rc = write_record(r, PAGES, first + i, (uint32_t)some, from + i * FF_REDO_PAGE);
+        if (rc < 0) {
+            break;
+        }
+        pthread_mutex_lock(&r->lock);
+        for (uint64_t k = 0; k < some; k++) {
+            uint64_t at = r->at + sizeof(Record) + k * FF_REDO_PAGE;
+            g_hash_table_insert(r->places, GSIZE_TO_POINTER(first + i + k + 1),
+                                GSIZE_TO_POINTER(at));
+        }
+        pthread_mutex_unlock(&r->lock);
+        r->at += sizeof(Record) + some * FF_REDO_PAGE;
+        r->n_records++;
+    }
+    pthread_mutex_unlock(&r->adding);
+    return rc;
+}
+
+int ff_redo_end(FfRedo *r)
+{
+    int rc = write_record(r, END, r->n_records, 0, NULL);
+
+    if (rc < 0) {
+        return rc; /* a part of it at most: it is not valid, and written over */
+    }
+    if (fdatasync(r->fd) < 0) {
+        rc = -errno;
+        r->lost = true;
+        return rc;
+    }
+    r->at += sizeof(Record);
+    r->ended = r->at;
+    r->n_records = 0;
+    return 0;
+}

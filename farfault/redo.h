@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The log of an array: pages that were changed, and the end of each transaction. A transaction
+ * whose end is in the log is valid as a whole; what comes after the last one is not. Of a file
+ * without a name it is the place for what has no room in memory.
+ *
+ * The file is a header and records in a row, each with a checksum, and with a number that is drawn
+ * for each transaction: what an earlier one left behind is not taken for a part of this one.
+ *
+ * Adding and reading: any thread. Begin, end, reset and replay: while nobody adds.
+ */
+#ifndef FARFAULT_REDO_H
+#define FARFAULT_REDO_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FF_REDO_PAGE 4096u
+
+typedef struct FfRedo FfRedo;
+
+/* FD is taken, also on failure. LEN: of the array. What the file holds is kept until
+ * ff_redo_reset(). 0 or -errno. */
+int ff_redo_new(int fd, uint64_t len, FfRedo **result);
+void ff_redo_free(FfRedo *r);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRedo, ff_redo_free)
+
+/* Calls PAGES for the pages of each transaction that has its end, in the order in which they were
+ * committed. *LEN: of the array that they are of; 0: the file is no log yet. Stops with what PAGES
+ * says. 0 or -errno. */
+typedef int FfRedoPages(void *opaque, uint64_t first, uint64_t n, const void *data);
+int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque);
+/* The log is empty, on the disk. 0 or -errno. */
+int ff_redo_reset(FfRedo *r);
+/* Adds N pages from FIRST on. 0; -errno: they are not in the log. */
+int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data);
+/* The page as it was added last in this transaction. -ENOENT: it was not. */
+int ff_redo_read(FfRedo *r, uint64_t page, void *data);
+/* It is not wanted any more: ff_redo_read() says -ENOENT. Its record stays. */
+void ff_redo_forget(FfRedo *r, uint64_t page);
+/* Ends the transaction: after this it is valid, whatever happens. Its pages can be read until
+ * ff_redo_begin(). -errno: nobody knows (ff_redo_is_lost()). */
+int ff_redo_end(FfRedo *r);
+/* What was ended before was not, or was in vain: no change of it will be seen. */
+bool ff_redo_is_lost(const FfRedo *r);
+/* The next transaction; what was added since the last end is dropped. */
+void ff_redo_begin(FfRedo *r);
+/* Bytes of transactions that have ended. */
+uint64_t ff_redo_size(const FfRedo *r);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object behind FfVolatile, for volatile.c and volatile-purge.c.
+ *
+ * Lock: `lock`, a leaf, for what is being filled and what has failed.
+ */
+#ifndef FARFAULT_VOLATILE_INTERNAL_H
+#define FARFAULT_VOLATILE_INTERNAL_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "farfault/memory-internal.h"
+#include "farfault/pool.h"
+#include "uffd/bitmap.h"
+
+/* A page's word. Above the bits: when it was unpinned (ff_volatile_now()); in PURGING, which
+ * process purges. */
+#define FF_PAGE_PINNED 1ull
+#define FF_PAGE_LOST 2ull
+#define FF_PAGE_PURGING 4ull
+#define FF_PAGE_AWAITED 8ull /* somebody waits for the end of PURGING */
+#define FF_PAGE_ABOVE 8
+
+typedef struct {
+    uint64_t purged, regenerated, failed, pressure; /* atomic */
+    uint64_t unpinned;                              /* atomic: since the limit was looked at */
+    uint64_t word[];                                /* atomic */
+} FfVolatileShared;
+
+struct FfVolatile {
+    pid_t pid;
+    size_t len, page_size, n;
+    unsigned shift;
+    int fd;
+    char *map;
+    FfVolatileShared *shared;
+    size_t shared_len;
+    size_t limit; /* atomic */
+    FfRegenerate *regenerate;
+    void *opaque;
+    int uffd; /* the pool's */
+    FfPool *pool;
+    pthread_mutex_t lock;
+    FfBitmap filling, poisoned; /* lock */
+    uint64_t n_poisoned;        /* lock to write; atomic */
+
+    GThread *watcher;
+    int watch_fd, own_watch_fd, wake_fd;
+    short events;
+};
+
+/* ---- volatile-purge.c ---------------------------------------------------------------------------
+ */
+
+/* Of PAGE, for who makes it. */
+void ff_volatile_init_page(FfVolatile *v, size_t page);
+/* Just used: it is not the next one to go. */
+void ff_volatile_make_young(FfVolatile *v, size_t page);
+/* Purges BYTES of what is not pinned, or one of FRACTION (not 0) parts of it, the oldest first.
+ * Returns how many pages, or -errno. */
+ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction);
+/* Purges until no more than the limit is used, with MORE bytes that will be. */
+void ff_volatile_keep_limit(FfVolatile *v, size_t more);
+/* Bytes of memory. */
+size_t ff_volatile_used(const FfVolatile *v);
+/* -ECHILD, said. */
+int ff_volatile_fail_child(void);
+
+#endif

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pins of volatile ranges, and purging what has none. See volatile-internal.h for a page's word.
+ *
+ * All changes of a word are one compare-and-swap: who purges claims the page first, so what is
+ * pinned never goes. Which pages are in memory is what the file says (SEEK_DATA, st_blocks).
+ *
+ * Threads: any, of this process and, without a callback, of its children. System calls: fallocate,
+ * lseek, fstat, futex, pidfd_open, poll, madvise.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "farfault/volatile-internal.h"
+
+/* What is under the limit whatever it is: an instruction and a system call must find all that they
+ * touch at once. */
+#define LEAST_PAGES 16
+/* Punched at once: who touches the range waits meanwhile. */
+#define PIECE (2u << 20)
+/* Somebody who purges has it claimed for so long, unless he died. */
+#define PURGER_MS 1000
+
+static uint64_t *word(const FfVolatile *v, size_t i)
+{
+    return &v->shared->word[i];
+}
+
+static uint64_t load(const FfVolatile *v, size_t i)
+{
+    return __atomic_load_n(word(v, i), __ATOMIC_ACQUIRE);
+}
+
+/* Against all that it does not know: pinned, purged and filled by anybody. */
+static bool swap(FfVolatile *v, size_t i, uint64_t *was, uint64_t is)
+{
+    return __atomic_compare_exchange_n(word(v, i), was, is, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
+}
+
+/* Only to tell what is older: not a clock, as that takes as long as the rest of unpinning. */
+static uint64_t now(void)
+{
+    return __builtin_ia32_rdtsc() << FF_PAGE_ABOVE;
+}
+
+/* ---- pins --------------------------------------------------------------------------------------
+ */
+
+static int futex(uint64_t *at, int op, uint32_t value, const struct timespec *timeout)
+{
+    /* The lower half of the word, which has all bits; also of other processes. */
+    return (int)syscall(SYS_futex, at, op, value, timeout, NULL, 0);
+}
+
+/* Also if nobody has waited for it yet. */
+static bool has_ended(pid_t pid)
+{
+    struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    bool ended = pfd.fd < 0 ? errno == ESRCH : poll(&pfd, 1, 0) > 0;
+
+    if (pfd.fd >= 0) {
+        close(pfd.fd);
+    }
+    return ended;
+}
+
+/* W is being purged: waits until it is not, or was given up. */
+static void await_purge(FfVolatile *v, size_t i, uint64_t w)
+{
+    struct timespec timeout = {.tv_sec = PURGER_MS / 1000};
+
+    if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
+        return;
+    }
+    w |= FF_PAGE_AWAITED;
+    /* A process that is killed tells nobody: what it had claimed may have gone. */
+    if (futex(word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) < 0 && errno == ETIMEDOUT &&
+        has_ended((pid_t)(w >> FF_PAGE_ABOVE))) {
+        swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST);
+    }
+}
+
+static bool pin(FfVolatile *v, size_t i)
+{
+    uint64_t w = load(v, i);
+
+    for (;;) {
+        if (w & FF_PAGE_PURGING) {
+            await_purge(v, i, w);
+            w = load(v, i);
+        } else if (swap(v, i, &w, FF_PAGE_PINNED)) {
+            return w & FF_PAGE_LOST;
+        }
+    }
+}
+
+/* TRUE: it was pinned. */
+static bool unpin(FfVolatile *v, size_t i, uint64_t when)
+{
+    uint64_t w = load(v, i);
+
+    while (w & FF_PAGE_PINNED) {
+        if (swap(v, i, &w, when)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int fail_range(const char *call)
+{
+    return ff_fail(-EINVAL, "%s: they are not whole pages of the range", call);
+}
+
+int ff_volatile_fail_child(void)
+{
+    return ff_fail(-ECHILD, "this is a child of the process whose memory it is");
+}
+
+/* Of LEN bytes at OFFSET the pages [*FIRST, *END). */
+static int find(const FfVolatile *v, const char *call, size_t offset, size_t len, size_t *first,
+                size_t *end)
+{
+    if (offset > v->len || len > v->len - offset || (offset | len) & (v->page_size - 1)) {
+        return fail_range(call);
+    }
+    *first = offset >> v->shift;
+    *end = len ? *first + (len >> v->shift) : v->n;
+    return 0;
+}
+
+int ff_volatile_pin(FfVolatile *v, size_t offset, size_t len)
+{
+    size_t i, end;
+    bool lost = false;
+    int rc = find(v, "ff_volatile_pin", offset, len, &i, &end);
+
+    if (rc < 0) {
+        return rc;
+    }
+    for (; i < end; i++) {
+        lost |= pin(v, i);
+    }
+    return lost ? FF_WAS_PURGED : 0;
+}
+
+/* So that memory is looked at after each eighth of the limit, and not each time. */
+static void count_unpinned(FfVolatile *v, size_t limit, size_t n)
+{
+    uint64_t all = __atomic_add_fetch(&v->shared->unpinned, n * v->page_size, __ATOMIC_RELAXED);
+
+    if (all >= limit / 8) {
+        __atomic_store_n(&v->shared->unpinned, 0, __ATOMIC_RELAXED);
+        ff_volatile_keep_limit(v, 0);
+    }
+}
+
+int ff_volatile_unpin(FfVolatile *v, size_t offset, size_t len)
+{
+    size_t i, end, limit, n = 0;
+    int rc = find(v, "ff_volatile_unpin", offset, len, &i, &end);
+
+    if (rc < 0) {
+        return rc;
+    }
+    for (uint64_t when = now(); i < end; i++) {
+        n += unpin(v, i, when);
+    }
+    limit = v->regenerate ? 0 : __atomic_load_n(&v->limit, __ATOMIC_RELAXED);
+    if (limit && n) {
+        count_unpinned(v, limit, n);
+    }
+    return 0;
+}
+
+int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
+{
+    size_t i, end;
+    int rc = find(v, "ff_volatile_is_pinned", offset, len, &i, &end);
+
+    if (rc < 0) {
+        return rc;
+    }
+    while (i < end && load(v, i) & FF_PAGE_PINNED) {
+        i++;
+    }
+    return i == end;
+}
+
+/* ---- purging -----------------------------------------------------------------------------------
+ */
+
+/* Nobody pins it until settle(). FALSE: it is pinned, or somebody else has it. */
+static bool claim(FfVolatile *v, size_t i)
+{
+    uint64_t w = load(v, i);
+
+    while (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
+        if (swap(v, i, &w,
+                 FF_PAGE_PURGING | (uint64_t)getpid() << FF_PAGE_ABOVE | (w & FF_PAGE_LOST))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The end of a claim. */
+static void settle(FfVolatile *v, size_t i, bool gone)
+{
+    uint64_t w = load(v, i), is;
+
+    do {
+        is = (w & FF_PAGE_LOST) | (gone && !v->regenerate ? FF_PAGE_LOST : 0);
+    } while (!swap(v, i, &w, is));
+    if (w & FF_PAGE_AWAITED) {
+        futex(word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
+    }
+}
+
+static int punch(FfVolatile *v, size_t first, size_t n)
+{
+    int rc;
+
+    do {
+        rc = fallocate(v->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                       (off_t)(first << v->shift), (off_t)(n << v->shift));
+    } while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+/* Of N pages from FIRST on those that nobody has pinned. Returns how many, or -errno. */
+static ssize_t purge_run(FfVolatile *v, size_t first, size_t n)
+{
+    size_t max = MAX(1, PIECE >> v->shift), done = 0;
+    int rc = 0;
+
+    for (size_t i = first, run; i < first + n && rc == 0; i += run) {
+        for (run = 0; run < max && i + run < first + n && claim(v, i + run); run++) {
+        }
+        if (!run) {
+            run = 1;
+            continue;
+        }
+        rc = punch(v, i, run);
+        for (size_t k = 0; k < run; k++) {
+            settle(v, i + k, rc == 0);
+        }
+        done += rc == 0 ? run : 0;
+    }
+    __atomic_fetch_add(&v->shared->purged, done, __ATOMIC_RELAXED);
+    return rc < 0 ? rc : (ssize_t)done;
+}
+
+/* The next pages at or after FROM of which something is in memory (or swapped out). 0: none. */
+static size_t next_data(const FfVolatile *v, size_t from, size_t *first)
+{
+    off_t at = from < v->n ? lseek(v->fd, (off_t)(from << v->shift), SEEK_DATA) : -1;
+    off_t end = at < 0 ? -1 : lseek(v->fd, at, SEEK_HOLE);
+
+    if (end <= at) {
+        return 0;
+    }
+    *first = (size_t)at >> v->shift;
+    return (((size_t)end - 1) >> v->shift) + 1 - *first;
+}
+
+static ssize_t purge_all(FfVolatile *v)
+{
+    size_t first, done = 0;
+
+    for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
+        ssize_t some = purge_run(v, first, n);
+        if (some < 0) {
+            return some;
+        }
+        done += (size_t)some;
+    }
+    return (ssize_t)done;
+}
+
+typedef struct {
+    uint64_t when;
+    size_t page;
+} Candidate;
+
+static int by_age(const void *a, const void *b)
+{
+    const Candidate *x = a, *y = b;
+
+    return x->when != y->when ? (x->when > y->when) - (x->when < y->when)
+                              : (x->page > y->page) - (x->page < y->page);
+}
+
+static int by_page(const void *a, const void *b)
+{
+    const Candidate *x = a, *y = b;
+
+    return (x->page > y->page) - (x->page < y->page);
+}
+
+/* All that can go; NULL if nothing can. */
+static GArray *find_candidates(const FfVolatile *v)
+{
+    GArray *found = g_array_new(FALSE, FALSE, sizeof(Candidate));
+    size_t first;
+
+    for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
+        for (size_t i = first; i < first + n; i++) {
+            uint64_t w = load(v, i);
+            Candidate c = {w >> FF_PAGE_ABOVE, i};
+            if (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
+                g_array_append_val(found, c);
+            }
+        }
+    }
+    return found;
+}
+
+/* The first N of FOUND, in order of address. */
+static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n)
+{
+    const Candidate *c = (const Candidate *)(const void *)found->data;
+    size_t done = 0;
+
+    g_array_sort(found, by_age);
+    g_array_set_size(found, (guint)n);
+    g_array_sort(found, by_page);
+    for (size_t i = 0, run; i < n; i += run) {
+        for (run = 1; i + run < n && c[i + run].page == c[i].page + run; run++) {
+        }
+        ssize_t some = purge_run(v, c[i].page, run);
+        if (some < 0) {
+            return some;
+        }
+        done += (size_t)some;
+    }
+    return (ssize_t)done;
+}
+
+/* BYTES, or FRACTION of what can go. */
+ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction)
+{
+    g_autoptr(GArray) found = find_candidates(v);
+    size_t n = fraction ? (found->len + fraction - 1) / fraction
+                        : MIN(found->len, bytes / v->page_size + (bytes % v->page_size > 0));
+
+    return purge_these(v, found, n);
+}
+
+/* What could not be regenerated is asked for once more: a poisoned page is no memory, so a hole
+ * does not remove it. */
+static void forget_failures(FfVolatile *v)
+{
+    if (!__atomic_load_n(&v->n_poisoned, __ATOMIC_RELAXED)) {
+        return;
+    }
+    pthread_mutex_lock(&v->lock);
+    uint64_t first, n;
+    for (uint64_t at = 0; (n = ff_bitmap_next_run(&v->poisoned, at, true, &first));
+         at = first + n) {
+        madvise(v->map + (first << v->shift), n << v->shift, MADV_DONTNEED);
+        ff_bitmap_clear_run(&v->poisoned, first, n);
+    }
+    __atomic_store_n(&v->n_poisoned, 0, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&v->lock);
+}
+
+ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes)
+{
+    if (v->pool && v->pid != getpid()) {
+        return ff_volatile_fail_child();
+    }
+    forget_failures(v);
+    ssize_t n = bytes >= v->len ? purge_all(v) : ff_volatile_purge_oldest(v, bytes, 0);
+    return n < 0 ? ff_fail((int)n, "ff_volatile_purge: %s", g_strerror((int)-n)) : n << v->shift;
+}
+
+size_t ff_volatile_used(const FfVolatile *v)
+{
+    struct stat st;
+
+    return fstat(v->fd, &st) < 0 ? 0 : (size_t)st.st_blocks * 512;
+}
+
+void ff_volatile_keep_limit(FfVolatile *v, size_t more)
+{
+    size_t limit = __atomic_load_n(&v->limit, __ATOMIC_RELAXED);
+    size_t least = MAX(limit, LEAST_PAGES * v->page_size),
+           have = limit ? ff_volatile_used(v) + more : 0;
+
+    if (limit && have > least) {
+        /* Some more, so that it is not done for each page. */
+        ff_volatile_purge_oldest(v, have - least + least / 16, 0);
+    }
+}
+
+int ff_volatile_set_limit(FfVolatile *v, size_t bytes)
+{
+    if (v->pool && v->pid != getpid()) {
+        return ff_volatile_fail_child();
+    }
+    __atomic_store_n(&v->limit, bytes, __ATOMIC_RELAXED);
+    ff_volatile_keep_limit(v, 0);
+    return 0;
+}
+
+/* Just used: it is not the next one to go. */
+void ff_volatile_make_young(FfVolatile *v, size_t page)
+{
+    uint64_t w = load(v, page);
+
+    if (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
+        swap(v, page, &w, now() | (w & FF_PAGE_LOST));
+    }
+}
+
+void ff_volatile_init_page(FfVolatile *v, size_t page)
+{
+    *word(v, page) = FF_PAGE_PINNED;
+}

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Arrays larger than memory with transactions, and memory that can be taken away.
+
+    >>> import farfault
+    >>> with farfault.File("data", size=1 << 30, limit=64 << 20) as f:
+    ...     a = f.array("float64", (1 << 27,))
+    ...     with f.transaction():
+    ...         a[:] = 1.0
+
+The work is done by libfarfault, whose threads load what is touched. Python code cannot be called from
+there: whoever touches an array waits with the interpreter's lock held. So files are plain files or folders
+of chunks, and what regenerates volatile memory is a C function.
+"""
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy
+
+__all__ = ["Array", "File", "FileStats", "REGENERATE", "Volatile", "VolatileStats"]
+
+_lib = ctypes.CDLL(os.environ.get("FARFAULT_LIBRARY", "libfarfault.so.0"))
+_lib.ff_last_error.restype = ctypes.c_char_p
+
+#: What Volatile(regenerate=...) takes: int f(void *opaque, size_t page, void *buffer).
+REGENERATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+
+USER_MODE = 1
+WRITE_FAULTS = 0x10
+_WAS_PURGED = 1
+_ALL = ctypes.c_size_t(-1).value
+
+
+class _ArrayOptions(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("block_size", ctypes.c_size_t), ("limit", ctypes.c_size_t),
+                ("threads", ctypes.c_uint), ("flags", ctypes.c_uint), ("spill", ctypes.c_char_p)]
+
+
+class _ArrayStats(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64) for name in ("bytes", "changed", "faults", "loads", "stores", "evictions",
+                                             "spilled", "failed")]
+
+
+class _VolatileOptions(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("page_size", ctypes.c_size_t), ("limit", ctypes.c_size_t),
+                ("threads", ctypes.c_uint), ("flags", ctypes.c_uint)]
+
+
+class _VolatileStats(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64) for name in ("bytes", "purged", "regenerated", "failed", "pressure")]
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> None:
+    function = getattr(_lib, name)
+    function.restype = result
+    function.argtypes = arguments
+
+
+_P, _SIZE, _U64, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_int
+for _open in ("ff_array_open", "ff_array_open_chunks"):
+    _declare(_open, _INT, ctypes.c_char_p, _U64, ctypes.POINTER(_ArrayOptions), ctypes.POINTER(_P))
+_declare("ff_array_free", None, _P)
+_declare("ff_array_len", _U64, _P)
+_declare("ff_array_map", _INT, _P, _U64, _SIZE, ctypes.POINTER(_P))
+_declare("ff_array_unmap", _INT, _P, _P)
+_declare("ff_array_commit", _INT, _P)
+_declare("ff_array_abort", _INT, _P)
+_declare("ff_array_invalidate", _INT, _P, _U64, _U64)
+_declare("ff_array_reclaim", ctypes.c_ssize_t, _P, _SIZE)
+_declare("ff_array_stats", _INT, _P, ctypes.POINTER(_ArrayStats))
+_declare("ff_volatile_new", _INT, _SIZE, _P, _P, ctypes.POINTER(_VolatileOptions), ctypes.POINTER(_P))
+_declare("ff_volatile_free", None, _P)
+_declare("ff_volatile_addr", _P, _P)
+for _call in ("pin", "unpin", "is_pinned"):
+    _declare("ff_volatile_" + _call, _INT, _P, _SIZE, _SIZE)
+_declare("ff_volatile_purge", ctypes.c_ssize_t, _P, _SIZE)
+_declare("ff_volatile_set_limit", _INT, _P, _SIZE)
+_declare("ff_volatile_watch", _INT, _P, _INT, ctypes.c_short)
+_declare("ff_volatile_stats", _INT, _P, ctypes.POINTER(_VolatileStats))
+
+
+def _check(result: int) -> int:
+    """RESULT, or the exception of what it says (OSError)."""
+    if result < 0:
+        raise OSError(-result, _lib.ff_last_error().decode(errors="replace"))
+    return result
+
+
+class _Handle:
+    """An object of the library's, which is freed with the last who has this."""
+
+    def __init__(self, pointer: int, free: str) -> None:
+        self.pointer = pointer
+        self._free = weakref.finalize(self, getattr(_lib, free), pointer)
+        # At exit arrays may still be there. What was committed is safe.
+        self._free.atexit = False
+
+
+class _Mapping:
+    """Of an array; unmapped with the last numpy array that shows it."""
+
+    def __init__(self, file: File, handle: _Handle, address: int) -> None:
+        self.file = file
+        # The finalizer has the handle: the array is freed after it.
+        self._unmap = weakref.finalize(self, _Mapping._end, handle, address)
+        self._unmap.atexit = False
+
+    @staticmethod
+    def _end(handle: _Handle, address: int) -> None:
+        _lib.ff_array_unmap(handle.pointer, address)
+
+
+def _buffer(address: int, size: int, owner: object) -> Any:
+    """SIZE bytes at ADDRESS, which keep OWNER."""
+    buffer = (ctypes.c_char * size).from_address(address)
+    buffer.owner = owner
+    return buffer
+
+
+class Array(numpy.ndarray):
+    """A numpy array whose memory is a part of a File. Views of it are Arrays as well; what is computed from it
+    is in ordinary memory. The part stays mapped as long as one of them is there."""
+
+    @property
+    def file(self) -> File | None:
+        """The file that it is a part of; None: of none (it was computed, or copied)."""
+        memory: Any = self
+        while isinstance(memory, numpy.ndarray):
+            memory = memory.base
+        owner = getattr(memory, "owner", None)
+        return owner.file if isinstance(owner, _Mapping) else None
+
+
+class FileStats(NamedTuple):
+    """What File.stats() says."""
+
+    bytes: int  #: of memory
+    changed: int  #: pages of 4096 bytes, as far as it is known
+    faults: int  #: touches of what was not there
+    loads: int  #: blocks
+    stores: int  #: blocks
+    evictions: int  #: blocks that gave their memory back
+    spilled: int  #: pages that were changed, and had no room in memory
+    failed: int  #: loads
+
+
+class File:
+    """A file of which arrays are parts: loaded when they are touched, changed by transactions.
+
+    path: a file, which is made if it is not there; chunks=True: a folder, with a file for each block.
+    size: bytes; None: as long as the file is (not of chunks).
+    limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo.
+    block_size: what is loaded at once: a power of two from 4096 to 2 MiB.
+    user_mode: needs no permission; system calls of memory that is not there fail then.
+
+    Its methods can be called by any thread, but nobody may write to its arrays while one commits or aborts.
+    OSError: what failed, and what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int = 0,
+                 block_size: int = 65536, chunks: bool = False, threads: int = 0, user_mode: bool = False,
+                 write_faults: bool = False) -> None:
+        options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads,
+                                (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0), None)
+        pointer = ctypes.c_void_p()
+        function = _lib.ff_array_open_chunks if chunks else _lib.ff_array_open
+        _check(function(os.fsencode(path), size or 0, ctypes.byref(options), ctypes.byref(pointer)))
+        assert pointer.value
+        self._handle: _Handle | None = _Handle(pointer.value, "ff_array_free")
+        self._in_transaction = False
+
+    @property
+    def _pointer(self) -> int:
+        if self._handle is None:
+            raise ValueError("the file is closed")
+        return self._handle.pointer
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drops what was not committed. The file is free for others when its arrays are gone as well."""
+        self._handle = None
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return int(_lib.ff_array_len(self._pointer))
+
+    def array(self, dtype: Any, shape: Any = None, offset: int = 0) -> Array:
+        """The bytes from OFFSET on as an array. shape None: one dimension, to the end."""
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError("Python objects cannot be in a file")
+        shape = ((len(self) - offset) // kind.itemsize,) if shape is None else shape
+        shape = (shape,) if isinstance(shape, (int, numpy.integer)) else tuple(shape)
+        size = kind.itemsize
+        for n in shape:
+            size *= int(n)
+        if offset < 0 or size <= 0 or offset + size > len(self):
+            raise ValueError(f"{size} bytes at {offset} are not in the file, which has {len(self)}")
+        first = offset // 4096 * 4096
+        address = ctypes.c_void_p()
+        assert self._handle
+        _check(_lib.ff_array_map(self._pointer, first, offset + size - first, ctypes.byref(address)))
+        assert address.value
+        mapping = _Mapping(self, self._handle, address.value)
+        memory = _buffer(address.value + offset - first, size, mapping)
+        return Array(shape, kind, memory)
+
+    @contextmanager
+    def transaction(self) -> Iterator[File]:
+        """with f.transaction(): ... commits at the end, and aborts if an exception leaves it. All that was
+        changed since the last commit or abort belongs to it."""
+        if self._in_transaction:
+            raise RuntimeError("a transaction is under way")
+        self._in_transaction = True
+        try:
+            yield self
+        except BaseException:
+            self.abort()
+            raise
+        else:
+            self.commit()
+        finally:
+            self._in_transaction = False
+
+    def commit(self) -> None:
+        """All that was changed is in the file, or (an exception) nothing is; also after a power failure."""
+        _check(_lib.ff_array_commit(self._pointer))
+
+    def abort(self) -> None:
+        """What was changed since the last commit is as it was."""
+        _check(_lib.ff_array_abort(self._pointer))
+
+    def invalidate(self, offset: int = 0, size: int = 0) -> None:
+        """SIZE bytes at OFFSET, whole blocks (0: to the end), are loaded again; changes there are lost."""
+        _check(_lib.ff_array_invalidate(self._pointer, offset, size))
+
+    def reclaim(self, size: int = _ALL) -> int:
+        """Gives up to SIZE bytes of memory back that are not changed. Returns how many."""
+        return _check(_lib.ff_array_reclaim(self._pointer, size))
+
+    def stats(self) -> FileStats:
+        """Counters."""
+        s = _ArrayStats(ctypes.sizeof(_ArrayStats))
+        _check(_lib.ff_array_stats(self._pointer, ctypes.byref(s)))
+        return FileStats(*(getattr(s, name) for name in FileStats._fields))
+
+
+class VolatileStats(NamedTuple):
+    """What Volatile.stats() says."""
+
+    bytes: int  #: of memory
+    purged: int  #: pages
+    regenerated: int  #: pages
+    failed: int  #: pages that could not be regenerated
+    pressure: int  #: events of watch()
+
+
+class Volatile:
+    """Memory whose pages can be taken away while they are not pinned. All of it is pinned at first.
+
+    size: bytes, whole pages; page_size: a power of two from 4096 to 2 MiB.
+    regenerate: a C function (a REGENERATE, or its address) that fills a page again when it is touched. A Python
+    function would need the interpreter's lock, which whoever touches the page holds: TypeError. None: a page
+    that was purged is zeros, and pin() says so once.
+    limit: bytes of memory; what is not pinned goes when more is used. 0: no limit.
+
+    memory is all of it, a numpy array of bytes. OSError: what failed, and what to do.
+    """
+
+    #: All of it; numpy arrays of other types are views: v.memory.view("float32").
+    memory: numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
+
+    def __init__(self, size: int, regenerate: Any = None, *, page_size: int = 4096, limit: int = 0,
+                 opaque: int = 0, threads: int = 0, user_mode: bool = False) -> None:
+        if callable(regenerate) and not isinstance(regenerate, ctypes._CFuncPtr):  # type: ignore[attr-defined]
+            raise TypeError("regenerate must be a C function (farfault.REGENERATE): Python code would wait for "
+                            "the interpreter's lock, which is held by whoever touches the page")
+        options = _VolatileOptions(ctypes.sizeof(_VolatileOptions), page_size, limit, threads,
+                                   USER_MODE if user_mode else 0)
+        pointer = ctypes.c_void_p()
+        function = ctypes.cast(regenerate, ctypes.c_void_p) if regenerate is not None else None
+        _check(_lib.ff_volatile_new(size, function, opaque, ctypes.byref(options), ctypes.byref(pointer)))
+        assert pointer.value
+        self._regenerate = regenerate
+        self._handle = _Handle(pointer.value, "ff_volatile_free")
+        memory = _buffer(_lib.ff_volatile_addr(pointer), size, (self._handle, regenerate))
+        self.memory = numpy.frombuffer(memory, numpy.uint8)
+
+    def pin(self, offset: int = 0, size: int = 0) -> bool:
+        """SIZE bytes at OFFSET, whole pages (0: to the end), stay. True: some of them were purged since they were
+        unpinned, and nothing regenerates them. Not counted: twice is once."""
+        return _check(_lib.ff_volatile_pin(self._handle.pointer, offset, size)) == _WAS_PURGED
+
+    def unpin(self, offset: int = 0, size: int = 0) -> None:
+        """They may go at any time, with what was written to them."""
+        _check(_lib.ff_volatile_unpin(self._handle.pointer, offset, size))
+
+    def is_pinned(self, offset: int = 0, size: int = 0) -> bool:
+        """All of them are."""
+        return bool(_check(_lib.ff_volatile_is_pinned(self._handle.pointer, offset, size)))
+
+    @contextmanager
+    def pinned(self, offset: int = 0, size: int = 0) -> Iterator[bool]:
+        """with v.pinned(offset, size) as was_purged: ..."""
+        was_purged = self.pin(offset, size)
+        try:
+            yield was_purged
+        finally:
+            self.unpin(offset, size)
+
+    def purge(self, size: int = _ALL) -> int:
+        """Takes SIZE bytes of what is not pinned, the oldest first. Returns how many are free now."""
+        return _check(_lib.ff_volatile_purge(self._handle.pointer, size))
+
+    def set_limit(self, size: int) -> None:
+        """Of memory; 0: no limit."""
+        _check(_lib.ff_volatile_set_limit(self._handle.pointer, size))
+
+    def watch(self, fd: int = -1, events: int = 0) -> None:
+        """Purges half of what is not pinned when poll() of FD has one of EVENTS; -1: when the system has memory
+        pressure."""
+        _check(_lib.ff_volatile_watch(self._handle.pointer, fd, events))
+
+    def stats(self) -> VolatileStats:
+        """Counters."""
+        s = _VolatileStats(ctypes.sizeof(_VolatileStats))
+        _check(_lib.ff_volatile_stats(self._handle.pointer, ctypes.byref(s)))
+        return VolatileStats(*(getattr(s, name) for name in VolatileStats._fields))

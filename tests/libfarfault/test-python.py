@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Python module: files and their arrays, transactions, threads, volatile memory, and an array of three times
+the memory that the process may use (a control group, where one can be made). Prints TAP.
+
+    test-python.py SOURCE LIBRARY
+"""
+import contextlib
+import gc
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+
+source, library = map(os.path.abspath, sys.argv[1:3])
+os.environ["FARFAULT_LIBRARY"] = library
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(source, "python"))
+try:
+    import numpy
+except ImportError:
+    print("1..0 # SKIP python3-numpy is not installed")
+    sys.exit(0)
+import farfault  # noqa: E402
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def raises(kind, text=""):
+    try:
+        yield
+    except kind as e:
+        assert text in str(e), str(e)
+    else:
+        raise AssertionError(f"no {kind.__name__}")
+
+
+def test_transactions(folder):
+    path = folder / "data"
+    with farfault.File(path, size=8 * MIB, limit=MIB) as f:
+        assert len(f) == 8 * MIB
+        a = f.array("int32", (1024, 2048))
+        assert isinstance(a, numpy.ndarray) and isinstance(a, farfault.Array) and a.file is f
+        assert a.shape == (1024, 2048) and not a.any()
+        with f.transaction():
+            a[:] = numpy.arange(2048)
+            a[7] += 1
+        with raises(ZeroDivisionError):
+            with f.transaction():
+                a[:] = 5
+                1 / 0
+        assert (a[6] == numpy.arange(2048)).all() and (a[7] == numpy.arange(2048) + 1).all()
+        b = f.array("int32", 2048, offset=7 * 2048 * 4)  # the same memory
+        b[0] = 77
+        assert a[7, 0] == 77
+        f.abort()
+        assert b[0] == 1
+        assert f.stats().bytes <= MIB and f.stats().spilled > 0
+        with raises(RuntimeError):
+            with f.transaction(), f.transaction():
+                pass
+        with raises(OSError, "somebody has it open"):
+            farfault.File(path)
+        assert (a * 2).file is None and (a[3:5].file is f)
+        del a, b
+    gc.collect()
+    assert numpy.fromfile(path, "int32").reshape(1024, 2048)[7, 5] == 6
+    with farfault.File(path) as f:
+        a = f.array("int32")
+        assert a.size == 2 * MIB and a[7 * 2048 + 5] == 6
+        a.tofile(folder / "copy")  # a system call of all of it
+        assert (numpy.fromfile(folder / "copy", "int32") == a).all()
+        with open(folder / "copy", "rb") as g:  # and one into it
+            assert g.readinto(memoryview(f.array("uint8"))) == 8 * MIB
+        assert f.reclaim() >= 0
+        f.invalidate()
+        assert a[7 * 2048 + 5] == 6
+
+
+def test_lifetime(folder):
+    f = farfault.File(folder / "data", size=MIB)
+    a = f.array("uint8")
+    view = a[100:200]
+    del a
+    f.close()
+    with raises(ValueError, "closed"):
+        f.commit()
+    view[:] = 3  # still there
+    assert view.sum() == 300
+    del view
+    gc.collect()
+    farfault.File(folder / "data").close()
+    with raises(ValueError):
+        farfault.File(folder / "data").array("uint8", 2 * MIB)
+    with raises(TypeError):
+        farfault.File(folder / "data").array(object)
+    with raises(OSError, "No such file"):
+        farfault.File(folder / "not" / "there", size=MIB)
+
+
+def test_chunks(folder):
+    with farfault.File(folder / "chunks", size=MIB, chunks=True) as f:
+        with f.transaction():
+            f.array("uint8")[3 * 65536] = 9
+    gc.collect()
+    assert sorted(p.name for p in (folder / "chunks").iterdir()) == ["0000000000000003", "block_size"]
+    with raises(OSError, "not of 4096 bytes"):
+        farfault.File(folder / "chunks", size=MIB, chunks=True, block_size=4096)
+    with farfault.File(folder / "chunks", size=MIB, chunks=True) as f:
+        assert f.array("uint8")[3 * 65536] == 9
+
+
+def test_threads(folder):
+    """Who waits for a block holds the interpreter's lock, or does not: both get it."""
+    with farfault.File(folder / "data", size=8 * MIB, limit=MIB) as f:
+        a = f.array("int64")
+
+        def work(index):
+            for i in range(index, a.size, 4 * 512):
+                a[i] = index + 1
+            a[index::4 * 512].sum()
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        f.commit()
+        assert a.sum() == (1 + 2 + 3 + 4) * a.size // 2048
+        del a
+    gc.collect()
+
+
+def test_volatile(folder):
+    v = farfault.Volatile(MIB)
+    assert v.is_pinned() and v.memory.size == MIB
+    v.memory[:] = 7
+    v.unpin(0, MIB // 2)
+    assert v.purge() == MIB // 2
+    assert not v.memory[:MIB // 2].any() and (v.memory[MIB // 2:] == 7).all()
+    with v.pinned(4096, 4096) as was_purged:
+        assert was_purged
+    assert not v.pin(4096, 4096) and v.pin()
+    assert v.stats().purged == 128
+    with raises(OSError, "whole pages"):
+        v.pin(1, 4096)
+    with raises(TypeError, "C function"):
+        farfault.Volatile(MIB, lambda *_: 0)
+    memory = v.memory
+    del v
+    gc.collect()
+    assert memory[MIB - 1] == 7  # as long as somebody has it
+
+
+def in_group(folder):
+    """In a control group of 64 MiB: an array of 192 MiB is changed, committed, aborted and opened again."""
+    with farfault.File(folder / "big", size=192 * MIB, limit=16 * MIB) as f:
+        a = f.array("float64")
+        with f.transaction():
+            a[:] = 1.5
+        a[::3] = 0
+        f.abort()
+        assert a.sum() == 1.5 * a.size
+        del a
+    gc.collect()
+    with farfault.File(folder / "big", limit=16 * MIB) as f:
+        assert (f.array("float64")[::1000] == 1.5).all()
+
+
+def test_larger_than_memory(folder):
+    group = pathlib.Path(f"/sys/fs/cgroup/memory/farfault-test-{os.getpid()}")
+    limit = group / "memory.limit_in_bytes"
+    try:
+        group.mkdir()
+        limit.write_text(str(64 * MIB))
+    except OSError:
+        group = None
+        print("# no control group can be made here: without one")
+
+    def enter():
+        if group:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    try:
+        subprocess.run([sys.executable, __file__, source, library, "in-group", str(folder)], check=True,
+                       preexec_fn=enter, timeout=150)
+    finally:
+        if group:
+            group.rmdir()
+
+
+def main():
+    if sys.argv[3:]:
+        in_group(pathlib.Path(sys.argv[4]))
+        return
+    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_volatile, test_larger_than_memory]
+    folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
+    try:
+        farfault.File(folder / "probe", size=4096).close()
+    except PermissionError as e:
+        print(f"1..0 # SKIP {e}")
+        shutil.rmtree(folder)
+        return
+    print(f"1..{len(tests)}", flush=True)
+    bad = 0
+    for number, test in enumerate(tests, 1):
+        one = folder / test.__name__
+        one.mkdir()
+        try:
+            test(one)
+            print(f"ok {number} {test.__name__}", flush=True)
+        except Exception:
+            bad += 1
+            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="")
+            print(f"not ok {number} {test.__name__}", flush=True)
+        gc.collect()
+    shutil.rmtree(folder)
+    sys.exit(bad > 0)
+
+
+main()

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Arrays of files: what was committed is there when they are opened again, and nothing else. The
+ * calls that change the file and its log are recorded, and each prefix of them is replayed on a
+ * disk that has lost all, some or none of what was not synced; what is opened then is as of a
+ * commit, and of none that is older than the last that returned. And a program that commits all the
+ * time is killed. FF_ROUNDS says how often.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/libfarfault/held.h"
+#include "tests/libfarfault/record.h"
+
+#define PS 4096u
+#define BLOCK (4 * PS)
+#define PAGES 96u
+#define LEN (PAGES * (uint64_t)PS - 100)
+
+static char *new_directory(void)
+{
+    char *dir = g_dir_make_tmp("libfarfault-XXXXXX", NULL);
+
+    g_assert_nonnull(dir);
+    return dir;
+}
+
+static void remove_all(const char *path)
+{
+    GDir *d = g_dir_open(path, 0, NULL);
+
+    for (const char *name; d && (name = g_dir_read_name(d));) {
+        g_autofree char *one = g_build_filename(path, name, NULL);
+        remove_all(one);
+    }
+    g_clear_pointer(&d, g_dir_close);
+    g_assert_cmpint(remove(path), ==, 0);
+}
+
+typedef int Open(const char *path, uint64_t len, const FfArrayOptions *options, FfArray **result);
+
+/* NULL: skipped. LIMIT: blocks. */
+static FfArray *open_at(Open *fn, const char *path, unsigned limit)
+{
+    FfArrayOptions o = {.size = sizeof(o), .block_size = BLOCK, .limit = limit * BLOCK};
+    FfArray *a;
+    int rc = fn(path, LEN, &o, &a);
+
+    if (rc == -EPERM || rc == -ENOTSUP) {
+        g_test_skip(ff_last_error());
+        return NULL;
+    }
+    call(rc);
+    return a;
+}
+
+static char *map(FfArray *a)
+{
+    void *at;
+
+    call(ff_array_map(a, 0, 0, &at));
+    return at;
+}
+
+static void test_reopen(gconstpointer data)
+{
+    Open *fn = data ? ff_array_open_chunks : ff_array_open;
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_at(fn, path, 0), *b;
+
+    if (!a) {
+        remove_all(dir);
+        g_free(dir);
+        return;
+    }
+    char *p = map(a);
+    strcpy(p, "Hello"), strcpy(p + 5 * BLOCK + 77, "World");
+    p[LEN - 1] = 'x';
+    g_assert_cmpint(fn(path, LEN, NULL, &b), ==, -EBUSY);
+    call(ff_array_commit(a));
+    strcpy(p, "lost");
+    ff_array_free(a);
+    a = open_at(fn, path, 0);
+    p = map(a);
+    g_assert_cmpstr(p, ==, "Hello");
+    g_assert_cmpstr(p + 5 * BLOCK + 77, ==, "World");
+    g_assert_cmpint(p[LEN - 1], ==, 'x');
+    g_assert_cmpint(p[BLOCK], ==, 0);
+    strcpy(p + BLOCK, "aborted");
+    call(ff_array_abort(a));
+    strcpy(p + 2 * BLOCK, "kept");
+    call(ff_array_writeout(a, FF_ARRAY_STORE));
+    call(ff_array_writeout(a, FF_ARRAY_MARK));
+    ff_array_free(a);
+    a = open_at(fn, path, 4);
+    p = map(a);
+    g_assert_cmpint(p[BLOCK], ==, 0);
+    g_assert_cmpstr(p + 2 * BLOCK, ==, "kept");
+    g_assert_cmpstr(p, ==, "Hello");
+    ff_array_free(a);
+    struct stat st;
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    g_assert_cmpint(stat(log, &st), ==, 0);
+    g_assert_cmpint(st.st_size, ==, 0);
+    if (!data) {
+        g_assert_cmpint(stat(path, &st), ==, 0);
+        g_assert_cmpint(st.st_size, ==, LEN);
+        g_assert_cmpint(fn(path, LEN - 1, NULL, &b), ==, -EFBIG);
+        call(fn(path, 0, NULL, &b));
+        g_assert_cmpuint(ff_array_len(b), ==, LEN);
+        ff_array_free(b);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* ---- a disk that fails -------------------------------------------------------------------------
+ */
+
+static void change(char *p, unsigned first, unsigned step, char byte)
+{
+    for (unsigned i = first; i < PAGES - 1; i += step) {
+        memset(p + (size_t)i * PS + 10, byte, PS - 10);
+    }
+}
+
+static void test_disk_fails(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_at(ff_array_open, path, 6);
+    FfArrayStats stats = {.size = sizeof(stats)};
+
+    if (a) {
+        char *p = map(a);
+        change(p, 0, 1, 'a');
+        call(ff_array_commit(a));
+        /* No room in the log: what is changed stays in memory, more than the limit. */
+        record_fail(ENOSPC, 0);
+        change(p, 0, 1, 'b');
+        call(ff_array_stats(a, &stats));
+        g_assert_cmpuint(stats.bytes, >, 6 * BLOCK);
+        assert_says(ff_array_commit(a), -ENOSPC, "the log");
+        g_assert_cmpint(p[PS + 10], ==, 'b');
+        record_fail(0, 0);
+        call(ff_array_commit(a)); /* once there is room */
+        /* Nobody knows what is on the disk: nothing more is committed. */
+        change(p, 0, 2, 'c');
+        record_fail(0, EIO);
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        record_fail(0, 0);
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(p[10], ==, 'c');
+        ff_array_free(a);
+        a = open_at(ff_array_open, path, 6);
+        p = map(a);
+        g_assert_cmpint(p[PS + 10], ==, 'b');
+        for (unsigned i = 0; i < PAGES - 1; i += 2) { /* all of it, or nothing */
+            g_assert_cmpint(p[(size_t)i * PS + 10], ==, p[10]);
+            g_assert_cmpint(p[(size_t)i * PS + PS - 1], ==, p[10]);
+        }
+        change(p, 0, 3, 'd');
+        call(ff_array_commit(a));
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* ---- prefixes ----------------------------------------------------------------------------------
+ */
+
+#define VERSIONS 6
+
+typedef struct {
+    GByteArray *data, *log;
+} Image;
+
+typedef struct {
+    GArray *ops;
+    ino_t log;
+    char *first;              /* the file before all of it */
+    char *versions[VERSIONS]; /* after each commit; [0]: before */
+    guint ended[VERSIONS];    /* when there were so many operations it had returned */
+    unsigned n;
+} History;
+
+static void apply(GByteArray *file, const Op *op, bool torn)
+{
+    gsize len = 0;
+    const void *data = op->data ? g_bytes_get_data(op->data, &len) : NULL;
+    guint old = file->len, size;
+
+    len = torn ? len / 2 : len;
+    size = op->kind == OP_SIZE ? (guint)op->offset : MAX(old, (guint)(op->offset + len));
+    g_byte_array_set_size(file, size);
+    if (size > old) {
+        memset(file->data + old, 0, size - old);
+    }
+    if (op->kind == OP_WRITE) {
+        memcpy(file->data + op->offset, data, len);
+    }
+}
+
+/* After N operations. LOSS 0: nothing is lost; 1: all that was not synced; else what a generator of
+ * that seed says, and something is written half. */
+static Image replay(const History *h, guint n, unsigned loss)
+{
+    Image image = {g_byte_array_new(), g_byte_array_new()};
+    GRand *rand = g_rand_new_with_seed(loss);
+
+    g_byte_array_append(image.data, (const guint8 *)h->first, LEN);
+    for (guint i = 0; i < n; i++) {
+        const Op *op = &g_array_index(h->ops, Op, i);
+        bool is_log = op->ino == h->log, synced = false;
+        for (guint k = i; k < n && !synced; k++) {
+            const Op *later = &g_array_index(h->ops, Op, k);
+            synced = later->kind == OP_SYNC && later->ino == op->ino;
+        }
+        double draw = g_rand_double(rand);
+        if ((op->kind != OP_WRITE && op->kind != OP_SIZE) ||
+            (!synced && (loss == 1 || (loss > 1 && draw < 0.5)))) {
+            continue;
+        }
+        apply(is_log ? image.log : image.data, op, !synced && loss > 1 && draw > 0.9);
+    }
+    g_rand_free(rand);
+    return image;
+}
+
+/* Which version IMAGE opens as; -1: none. */
+static int opens_as(const History *h, Image image, const char *path)
+{
+    g_autofree char *log = g_strconcat(path, ".redo", NULL), *found = NULL;
+    int version = -1;
+    gsize len;
+
+    g_assert_true(g_file_set_contents_full(path, (char *)image.data->data, image.data->len,
+                                           G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+    g_assert_true(g_file_set_contents_full(log, image.log->len ? (char *)image.log->data : "",
+                                           image.log->len, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+    ff_array_free(open_at(ff_array_open, path, 0));
+    g_assert_true(g_file_get_contents(path, &found, &len, NULL));
+    g_assert_cmpuint(len, ==, LEN);
+    for (unsigned v = 0; v < h->n; v++) {
+        version = memcmp(found, h->versions[v], LEN) == 0 ? (int)v : version;
+    }
+    g_byte_array_unref(image.data);
+    g_byte_array_unref(image.log);
+    return version;
+}
+
+static void note_version(History *h, const char *p)
+{
+    g_assert_cmpuint(h->n, <, VERSIONS);
+    h->ended[h->n] = h->ops->len;
+    h->versions[h->n++] = g_memdup2(p, LEN);
+}
+
+/* Commits, with and without room in memory for them, and aborts. */
+static void make_history(History *h, const char *path)
+{
+    FfArray *a = open_at(ff_array_open, path, 6);
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    struct stat st;
+
+    char *p = map(a);
+    change(p, 0, 1, 'a');
+    call(ff_array_commit(a));
+    ff_array_free(a);
+    g_assert_true(g_file_get_contents(path, &h->first, NULL, NULL));
+    g_assert_cmpint(stat(log, &st), ==, 0);
+    h->log = st.st_ino;
+
+    record_start(h->ops, path);
+    a = open_at(ff_array_open, path, 6);
+    p = map(a);
+    note_version(h, p);
+    change(p, 1, 7, 'b');
+    call(ff_array_commit(a));
+    note_version(h, p);
+    change(p, 0, 2, 'c'); /* most of it has no room */
+    call(ff_array_commit(a));
+    note_version(h, p);
+    change(p, 0, 3, 'd');
+    call(ff_array_abort(a));
+    change(p, 0, 31, 'e');
+    call(ff_array_commit(a));
+    note_version(h, p);
+    ff_array_free(a); /* the log is emptied */
+    a = open_at(ff_array_open, path, 6);
+    p = map(a);
+    change(p, 2, 9, 'f');
+    call(ff_array_commit(a));
+    note_version(h, p);
+    change(p, 3, 5, 'g');
+    ff_array_free(a);
+    record_stop();
+}
+
+/* TRUE: one of the prefixes opens as what it must not. */
+static bool is_wrong(const History *h, const char *path, unsigned losses, guint step)
+{
+    bool wrong = false;
+
+    for (guint n = 0; n <= h->ops->len && !wrong; n += step) {
+        int least = 0;
+        for (unsigned v = 0; v < h->n; v++) {
+            least = h->ended[v] <= n ? (int)v : least;
+        }
+        for (unsigned loss = 0; loss < losses; loss++) {
+            int version = opens_as(h, replay(h, n, loss), path);
+            if (version != least && version != least + 1) {
+                g_test_message("%u of %u operations, loss %u: version %d, not %d", n, h->ops->len,
+                               loss, version, least);
+                wrong = true;
+            }
+        }
+    }
+    return wrong;
+}
+
+static void test_prefixes(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    g_autofree char *again = g_build_filename(dir, "again", NULL);
+    History h = {.ops = record_new()};
+    FfArray *a = open_at(ff_array_open, path, 0);
+
+    if (a) {
+        ff_array_free(a);
+        make_history(&h, path);
+        record_no_syncs(true);
+        g_assert_cmpuint(h.ops->len, >, 60);
+        g_assert_cmpint(opens_as(&h, replay(&h, h.ops->len, 0), again), ==, (int)h.n - 1);
+        g_assert_false(is_wrong(&h, again, 2 + world_rounds(2), 1));
+        /* That a forgotten sync would be seen. */
+        for (guint i = h.ops->len; i-- > 0;) {
+            if (g_array_index(h.ops, Op, i).kind == OP_SYNC) {
+                g_array_index(h.ops, Op, i).kind = OP_SYNC_DIRECTORY;
+            }
+        }
+        g_assert_true(is_wrong(&h, again, 3, 7));
+        record_no_syncs(false);
+        for (unsigned v = 0; v < h.n; v++) {
+            g_free(h.versions[v]);
+        }
+        g_free(h.first);
+    }
+    g_array_unref(h.ops);
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* ---- killed ------------------------------------------------------------------------------------
+ */
+
+/* All words are the same after each commit. */
+static void commit_for_ever(Open *fn, const char *path, int fd, pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    FfArray *a = getppid() == parent ? open_at(fn, path, 6) : NULL;
+    uint64_t *p = a ? (uint64_t *)(void *)map(a) : NULL;
+
+    for (uint64_t n = p ? p[0] + 1 : 0; p; n++) {
+        for (size_t i = 0; i < LEN / 8; i++) {
+            p[i] = n;
+        }
+        if (write(fd, &n, sizeof(n)) != sizeof(n)) {
+            _exit(1);
+        }
+        call(ff_array_commit(a));
+        if (write(fd, &n, sizeof(n)) != sizeof(n)) {
+            _exit(1);
+        }
+    }
+    _exit(1);
+}
+
+static void test_killed(gconstpointer data)
+{
+    Open *fn = data ? ff_array_open_chunks : ff_array_open;
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_at(fn, path, 0);
+
+    for (unsigned round = 0; a && round < world_rounds(8); round++) {
+        unsigned moment = (unsigned)g_test_rand_int_range(2, 7);
+        uint64_t n = 0, last = 0;
+        int fds[2];
+        ff_array_free(g_steal_pointer(&a));
+        g_assert_cmpint(pipe(fds), ==, 0);
+        pid_t self = getpid(), pid = fork();
+        if (pid == 0) {
+            close(fds[0]);
+            commit_for_ever(fn, path, fds[1], self);
+        }
+        close(fds[1]);
+        for (unsigned i = 0; i < moment; i++) {
+            g_assert_cmpint(read(fds[0], &n, sizeof(n)), ==, sizeof(n));
+            last = i % 2 ? n : last;
+        }
+        g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+        g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+        while (read(fds[0], &n, sizeof(n)) == sizeof(n)) {
+        }
+        close(fds[0]);
+        a = open_at(fn, path, 0);
+        const uint64_t *p = (const uint64_t *)(const void *)map(a);
+        g_assert_cmpuint(p[0], >=, last);
+        g_assert_cmpuint(p[0], <=, n);
+        for (size_t i = 0; i < LEN / 8; i++) {
+            g_assert_cmpuint(p[i], ==, p[0]);
+        }
+    }
+    ff_array_free(a);
+    remove_all(dir);
+    g_free(dir);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
+    g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
+    g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
+    g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
+    g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);
+    g_test_add_data_func("/libfarfault/redo/killed-chunks", GUINT_TO_POINTER(1), test_killed);
+    return g_test_run();
+}
