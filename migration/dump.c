@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "migration/internal.h"
+#include "migration/migration.h"
 
 #define CHUNK (1u << 20)
 #define FORMAT 1
