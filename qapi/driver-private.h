@@ -314,8 +314,6 @@ void ff_handle_hand_over(FfCall *call); /* x-farfault-hand-over */
 void ff_handle_take_over(FfCall *call); /* x-farfault-take-over */
 /* Answers CALL if it would touch guest memory that is another QEMU's still. */
 bool ff_upgrade_refuses(FfCall *call);
-/* A new engine, first of all: what the one before it did not come to store. */
-void ff_driver_look_at_upgrade(FfDriver *driver);
 /* The new QEMU's memory is guarded by its old one, and is to stay so. */
 bool ff_driver_is_guarded(const FfDriver *driver);
 extern const FfStartOps ff_upgrade_ops;

@@ -247,7 +247,6 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
     d->downtime_limit = 300;
     ff_driver_touch(d);
     ff_driver_listen_again(d);
-    ff_driver_look_at_upgrade(d);
     ff_driver_lift_protection(d);
     if (d->config.state->phase == FF_PHASE_DEAD) {
         /* The engine that gave it up died before it had ended, and it must never run. */

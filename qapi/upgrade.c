@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "migration/journal.h"
-#include "migration/takeover.h"
 #include "net/rights.h"
 #include "qapi/driver-private.h"
 
@@ -45,11 +44,6 @@ bool ff_driver_is_guarded(const FfDriver *d)
     return ff_state_is_marked(state, FF_MARK_UPGRADE) && state->role == FF_ROLE_DESTINATION &&
            (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
             phase == FF_PHASE_DEAD);
-}
-
-void ff_driver_look_at_upgrade(FfDriver *d)
-{
-    ff_takeover_look(d->config.state, d->config.pact_fd);
 }
 
 /* ---- lending -----------------------------------------------------------------------------------
