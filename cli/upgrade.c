@@ -422,7 +422,8 @@ static bool switch_over(Upgrade *u, GError **error)
     ff_cli_qmp_listen(u->prepared, on_new, u);
     u->handed = true;
     bool begun = begin(u, error);
-    while (begun && u->end == GOING && !(u->old_gone && u->new_gone)) {
+    /* A completed one ends its QEMU; a relay that has died before it could leaves that to us. */
+    while (begun && !(u->old_gone && (u->new_gone || u->end == COMPLETED)) && u->end != FAILED) {
         g_main_context_iteration(NULL, TRUE);
     }
     ff_cli_qmp_listen(u->running, NULL, NULL);
@@ -434,17 +435,23 @@ static bool switch_over(Upgrade *u, GError **error)
         return true;
     }
     g_autofree char *why = reason(u);
-    return fail(error, "%s: %s",
-                u->end == FAILED ? "the upgrade failed, and the guest goes on in its old QEMU"
-                                 : "both QEMUs have ended their monitors; look for the guest",
-                why);
+    if (u->end == FAILED) {
+        return fail(error, "the upgrade failed, and the guest goes on in its old QEMU: %s", why);
+    }
+    return fail(
+        error,
+        "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
+        "and the guest goes on there if it had not left (%s)",
+        u->old_pid, why);
 }
 
-/* Its files and ports are free then. */
-static void await_old(const Upgrade *u)
+/* The guest is the new one's for good: the old one is not told that its migration is over, and is
+ * of no use. Its files are free when it has ended. */
+static void end_old(const Upgrade *u)
 {
     struct pollfd p = {.fd = u->old_pidfd, .events = POLLIN};
 
+    pidfd_send_signal(u->old_pidfd, SIGKILL, NULL, 0);
     while (poll(&p, 1, -1) < 0 && errno == EINTR) {
     }
 }
@@ -459,7 +466,7 @@ static int run(Upgrade *u, const Line *line)
         ok = switch_over(u, &error);
     }
     if (ok && !line->check) {
-        await_old(u);
+        end_old(u);
         g_autofree char *stood =
             u->stop && u->resume > u->stop
                 ? g_strdup_printf(", and stood for %.1f ms", (u->resume - u->stop) / 1e3)
