@@ -9,6 +9,8 @@
 int ff_cli_migrate(int argc, char **argv);
 /* farfault status QMP */
 int ff_cli_status(int argc, char **argv);
+/* farfault metrics [--listen ADDRESS] */
+int ff_cli_metrics(int argc, char **argv);
 /* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
 int ff_cli_dump(int argc, char **argv);
 /* farfault snapshot QMP FILE */

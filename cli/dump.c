@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault dump: half of a paused migration into files; and whether two dumps together have every
- * page of the guest (docs/dump.md has the format). One thread.
+ * farfault dump: half of a paused migration into files; and whether two dumps are as they were
+ * written, and together have every page of the guest (docs/dump.md has the format). One thread.
  */
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -10,10 +10,14 @@
 #include "cli/options.h"
 #include "cli/qmp.h"
 
+#include "snapshot/dump-files.h"
+#include "snapshot/pageset.h"
+
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
@@ -58,14 +62,8 @@ static int dump(const char *address, const char *directory)
     return EXIT_OK;
 }
 
-/* ---- checking two of them
- * ------------------------------------------------------------------------ */
-
-typedef struct {
-    const char *directory;
-    GKeyFile *about;
-    int blocks;
-} Half;
+/* ---- checking two of them ----------------------------------------------------------------------
+ */
 
 static bool complain(const char *format, ...) G_GNUC_PRINTF(1, 2);
 static bool complain(const char *format, ...)
@@ -80,121 +78,89 @@ static bool complain(const char *format, ...)
     return false;
 }
 
-static bool open_half(Half *h, const char *directory)
+static FfDumpFiles *open_half(const char *directory)
 {
-    g_autofree char *path = g_build_filename(directory, "dump", NULL);
     g_autoptr(GError) error = NULL;
+    int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    h->directory = directory;
-    h->about = g_key_file_new();
-    if (!g_key_file_load_from_file(h->about, path, G_KEY_FILE_NONE, &error)) {
-        return complain("%s: %s: no dump, or one that did not come to its end", path,
-                        error->message);
+    if (dir < 0) {
+        complain("%s: %s", directory, g_strerror(errno));
+        return NULL;
     }
-    h->blocks = g_key_file_get_integer(h->about, "dump", "blocks", NULL);
-    if (g_key_file_get_integer(h->about, "dump", "format", NULL) != 1 || h->blocks < 1) {
-        return complain("%s: not of format 1", path);
+    FfDumpFiles *f = ff_dump_files_open(dir, directory, &error);
+    if (!f) {
+        complain("%s", error->message);
     }
-    return true;
+    return f;
 }
 
-static char *block_text(const Half *h, int block, const char *key)
+/* All of its memory is as it was written. */
+static bool verify(const FfDumpFiles *f)
 {
-    g_autofree char *group = g_strdup_printf("block %d", block);
+    g_autofree uint8_t *buf = g_malloc(FF_DUMP_PIECE);
 
-    return g_key_file_get_string(h->about, group, key, NULL);
-}
+    for (unsigned i = 0; i < f->n_blocks; i++) {
+        const FfDumpBlock *b = &f->blocks[i];
 
-static uint64_t block_number(const Half *h, int block, const char *key)
-{
-    g_autofree char *group = g_strdup_printf("block %d", block);
+        for (uint64_t piece = 0; piece < b->n_pieces; piece++) {
+            g_autoptr(GError) error = NULL;
+            int rc = ff_dump_read(b, piece, buf);
 
-    return g_key_file_get_uint64(h->about, group, key, NULL);
-}
-
-static int find_block(const Half *h, const char *id)
-{
-    for (int i = 0; i < h->blocks; i++) {
-        g_autofree char *other = block_text(h, i, "id");
-
-        if (!g_strcmp0(id, other)) {
-            return i;
+            if (rc < 0) {
+                ff_dump_set_error(b, piece, rc, &error);
+                return complain("%s", error->message);
+            }
         }
     }
-    return -1;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GBytes) devices = f->device_bytes ? ff_dump_read_devices(f, &error) : NULL;
+    return !error || complain("%s", error->message);
 }
 
-/* The map of pages that the half has of a block; NULL, with a complaint, if its files are not as
- * they should be. */
-static uint64_t *read_pages(const Half *h, int block, uint64_t n_pages)
+static const FfDumpBlock *find_block(const FfDumpFiles *f, const char *id)
 {
-    g_autofree char *name = block_text(h, block, "pages");
-    g_autofree char *memory = block_text(h, block, "memory");
-    g_autofree char *path = g_build_filename(h->directory, name ? name : "?", NULL);
-    g_autofree char *memory_path = g_build_filename(h->directory, memory ? memory : "?", NULL);
-    char *data = NULL;
-    gsize length;
-    struct stat st;
-
-    if (stat(memory_path, &st) < 0 || (uint64_t)st.st_size != block_number(h, block, "size")) {
-        complain("%s: not there, or not as long as its block", memory_path);
-        return NULL;
+    for (unsigned i = 0; i < f->n_blocks; i++) {
+        if (!strcmp(f->blocks[i].id, id)) {
+            return &f->blocks[i];
+        }
     }
-    if (!g_file_get_contents(path, &data, &length, NULL) || length != (n_pages + 63) / 64 * 8) {
-        complain("%s: not there, or not as long as it should be", path);
-        g_free(data);
-        return NULL;
-    }
-    return (uint64_t *)(void *)data;
+    return NULL;
 }
 
-static bool check_block(const Half *a, int i, const Half *b, int j, uint64_t *missing)
+static bool check_block(const FfDumpBlock *a, const FfDumpBlock *b, uint64_t *missing)
 {
-    uint64_t size = block_number(a, i, "size"), page = block_number(a, i, "page-size");
-    g_autofree char *id = block_text(a, i, "id");
-
-    if (!page || size % page || size != block_number(b, j, "size") ||
-        page != block_number(b, j, "page-size")) {
-        return complain("block '%s' differs in size", id);
+    if (a->size != b->size || a->page_size != b->page_size) {
+        return complain("block '%s' differs in size", a->id);
     }
-    uint64_t n = size / page;
-    g_autofree uint64_t *here = read_pages(a, i, n), *there = here ? read_pages(b, j, n) : NULL;
-
-    if (!here || !there) {
-        return false;
-    }
-    for (uint64_t p = 0; p < n; p++) {
-        uint64_t word = GUINT64_FROM_LE(here[p / 64]) | GUINT64_FROM_LE(there[p / 64]);
-
-        *missing += !(word >> (p % 64) & 1);
+    for (uint64_t p = 0; p < a->n_pages; p++) {
+        *missing += !ff_pageset_has(a->held, p) && !ff_pageset_has(b->held, p);
     }
     return true;
 }
 
-static bool check_halves(const Half *a, const Half *b)
+static bool check_halves(const FfDumpFiles *a, const FfDumpFiles *b)
 {
-    g_autofree char *one = g_key_file_get_string(a->about, "dump", "session", NULL);
-    g_autofree char *two = g_key_file_get_string(b->about, "dump", "session", NULL);
-    g_autofree char *role_a = g_key_file_get_string(a->about, "dump", "role", NULL);
-    g_autofree char *role_b = g_key_file_get_string(b->about, "dump", "role", NULL);
     uint64_t missing = 0;
 
-    if (g_strcmp0(one, two) || !g_strcmp0(role_a, role_b) || a->blocks != b->blocks) {
+    if (memcmp(a->session, b->session, sizeof(a->session)) != 0 || !strcmp(a->role, b->role) ||
+        a->n_blocks != b->n_blocks) {
         return complain("these are not the two halves of one migration");
     }
-    for (int i = 0; i < a->blocks; i++) {
-        g_autofree char *id = block_text(a, i, "id");
-        int j = find_block(b, id);
+    for (unsigned i = 0; i < a->n_blocks; i++) {
+        const FfDumpBlock *other = find_block(b, a->blocks[i].id);
 
-        if (j < 0) {
-            return complain("block '%s' is in one of them only", id);
+        if (!other) {
+            return complain("block '%s' is in one of them only", a->blocks[i].id);
         }
-        if (!check_block(a, i, b, j, &missing)) {
+        if (!check_block(&a->blocks[i], other, &missing)) {
             return false;
         }
     }
     if (missing) {
         return complain("%" PRIu64 " pages are in neither of them", missing);
+    }
+    if (!verify(a) || !verify(b)) {
+        return false;
     }
     puts("every page is in one of them; where both have it the destination's is the newer one");
     return true;
@@ -202,12 +168,9 @@ static bool check_halves(const Half *a, const Half *b)
 
 static int check(const char *one, const char *two)
 {
-    Half a = {0}, b = {0};
-    bool ok = open_half(&a, one) && open_half(&b, two) && check_halves(&a, &b);
+    g_autoptr(FfDumpFiles) a = open_half(one), b = a ? open_half(two) : NULL;
 
-    g_clear_pointer(&a.about, g_key_file_unref);
-    g_clear_pointer(&b.about, g_key_file_unref);
-    return ok ? EXIT_OK : EXIT_FAILED;
+    return b && check_halves(a, b) ? EXIT_OK : EXIT_FAILED;
 }
 
 int ff_cli_dump(int argc, char **argv)

@@ -28,6 +28,8 @@ static const Command commands[] = {
     {"run", ff_cli_run, "start QEMU so that farfault can migrate the guest", ff_help_run},
     {"migrate", ff_cli_migrate, "move a running guest to another QEMU", ff_help_migrate},
     {"status", ff_cli_status, "say how a guest and its migration stand", ff_help_status},
+    {"metrics", ff_cli_metrics, "what the guests of this host have done, for Prometheus",
+     ff_help_metrics},
     {"dump", ff_cli_dump, "write half of a paused migration into files", ff_help_dump},
     {"snapshot", ff_cli_snapshot, "write a running guest into a file", ff_help_snapshot},
     {"restore", ff_cli_restore, "start QEMU with a guest out of a file", ff_help_restore},

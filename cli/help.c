@@ -48,6 +48,22 @@ const char ff_help_status[] =
     "  --json         print QEMU's own answers as JSON\n"
     "  --help, -h     this text\n";
 
+const char ff_help_metrics[] =
+    "Usage: farfault metrics [--openmetrics] [--output FILE]\n"
+    "       farfault metrics --listen [HOST:]PORT\n"
+    "Print what the guests of this host have done, for Prometheus: migrations, snapshots and\n"
+    "restores, how they ended, bytes, pages, pauses, how long guests waited, what is under way.\n"
+    "No guest is asked, so no monitor is needed. Run it as root: a user sees only his own guests.\n"
+    "\n"
+    "  --output FILE    write it there, whole at any moment (node_exporter's textfile collector)\n"
+    "  --openmetrics    as OpenMetrics; else in Prometheus' text format\n"
+    "  --listen [HOST:]PORT   answer at http://HOST:PORT/metrics, in the format that is asked "
+    "for.\n"
+    "                   HOST is a number, 127.0.0.1 if it is left out\n"
+    "  --help, -h       this text\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 usage.\n";
+
 const char ff_help_dump[] =
     "Usage: farfault dump QMP DIRECTORY\n"
     "       farfault dump --check DIRECTORY DIRECTORY\n"

@@ -7,6 +7,7 @@
 
 extern const char ff_help_migrate[];
 extern const char ff_help_status[];
+extern const char ff_help_metrics[];
 extern const char ff_help_dump[];
 extern const char ff_help_run[];
 extern const char ff_help_upgrade[];

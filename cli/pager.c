@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
+#include <inttypes.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,8 +29,8 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 #define BACKLOG 64
 
 typedef struct {
-    gboolean help, serve, no_bulk;
-    char *listen, *from, *control;
+    gboolean help, no_bulk;
+    char *listen, *from, *control, *serve;
     char **allow, **positional;
 } Line;
 
@@ -38,6 +39,7 @@ static void line_clear(Line *line)
     g_free(line->listen);
     g_free(line->from);
     g_free(line->control);
+    g_free(line->serve);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -52,7 +54,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
-        {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &line->serve, NULL, NULL},
+        {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
@@ -142,13 +144,14 @@ static int listen_at(const char *path, bool others, GError **error)
 }
 
 /* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, GError **error)
+static int open_source(const char *path, FfInputStamp *stamp, GError **error)
 {
-    g_autoptr(FfSource) source = ff_source_open(path, error);
+    g_autoptr(FfSource) source = ff_source_open(path, NULL, error);
 
     if (!source) {
         return -1;
     }
+    *stamp = *ff_source_stamp(source);
     int fd = move_up(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         fail(error, path, g_strerror(errno));
@@ -161,7 +164,8 @@ static int open_source(const char *path, GError **error)
 
 static int hold(const Line *line, GArray *uids, GError **error)
 {
-    int inherit[] = {open_source(line->from, error), -1};
+    FfInputStamp stamp;
+    int inherit[] = {open_source(line->from, &stamp, error), -1};
 
     if (inherit[0] < 0) {
         return EXIT_FAILED;
@@ -174,7 +178,9 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    char *argv[6] = {(char *)"farfault", (char *)"pager", (char *)"--serve"};
+    char *argv[6] = {(char *)"farfault", (char *)"pager"};
+    argv[2] = g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64, stamp.size, stamp.sec,
+                              stamp.nsec);
     unsigned n = 3;
     if (line->no_bulk) {
         argv[n++] = (char *)"--no-bulk";
@@ -196,6 +202,18 @@ static int hold(const Line *line, GArray *uids, GError **error)
     return status;
 }
 
+/* As hold() has said it. */
+static int serve(const Line *line)
+{
+    FfServerConfig cfg = {.bulk = !line->no_bulk, .control = line->control};
+
+    if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64, &cfg.source.size, &cfg.source.sec,
+               &cfg.source.nsec) != 3) {
+        return EXIT_USAGE;
+    }
+    return ff_server_run(&cfg);
+}
+
 int ff_cli_pager(int argc, char **argv)
 {
     g_auto(Line) line = {0};
@@ -211,7 +229,7 @@ int ff_cli_pager(int argc, char **argv)
         return EXIT_OK;
     }
     if (line.serve) {
-        return ff_server_run(&(FfServerConfig){.bulk = !line.no_bulk, .control = line.control});
+        return serve(&line);
     }
     if (!line.listen || !line.from || line.positional) {
         fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE\n",

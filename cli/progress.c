@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The progress display of farfault migrate and farfault snapshot.
- *
- * The rate is taken from the bytes transferred between two looks and smoothed; the time left
- * from how fast "remaining" falls, because zero pages cost few bytes. While a guest writes faster
- * than its memory is sent, "remaining" does not fall, and no time is shown. One thread.
+ * The progress display of farfault migrate and farfault snapshot; its rate and time left are
+ * pace.h's. One thread.
  */
 #include "cli/progress.h"
 #include "cli/format.h"
+#include "cli/pace.h"
 #include "qmp/json.h"
 
 #include <stdarg.h>
@@ -16,15 +14,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define SMOOTHING 0.3     /* weight of the newest look */
 #define BAR_COLUMNS 10    /* less than this is no bar */
 #define BUFFER_COLUMNS 30 /* of buffer_text() */
 
 struct FfProgress {
     bool quiet, terminal, shown;
-    gint64 when; /* monotonic us of the last look; 0 = none yet */
-    gint64 transferred, remaining;
-    double rate, fall; /* bytes per second */
+    FfPace pace;
 };
 
 FfProgress *ff_progress_new(bool quiet)
@@ -72,41 +67,23 @@ void ff_progress_say(FfProgress *p, bool important, const char *format, ...)
     fputc('\n', stderr);
 }
 
-static void smooth(double *value, double newest)
-{
-    *value = *value ? *value + SMOOTHING * (newest - *value) : newest;
-}
-
-static void measure(FfProgress *p, gint64 transferred, gint64 remaining)
-{
-    gint64 now = g_get_monotonic_time();
-    double seconds = (now - p->when) / (double)G_TIME_SPAN_SECOND;
-
-    if (p->when && seconds > 0.01) {
-        smooth(&p->rate, MAX(transferred - p->transferred, 0) / seconds);
-        smooth(&p->fall, (p->remaining - remaining) / seconds);
-    }
-    p->when = now;
-    p->transferred = transferred;
-    p->remaining = remaining;
-}
-
 /* Empty after the first look, which has nothing to compare with. */
 static char *rate_text(const FfProgress *p)
 {
-    g_autofree char *bytes = ff_format_bytes(p->rate);
+    g_autofree char *bytes = ff_format_bytes(p->pace.rate);
 
-    return p->rate > 0 ? g_strdup_printf("%s/s, ", bytes) : g_strdup("");
+    return p->pace.rate > 0 ? g_strdup_printf("%s/s, ", bytes) : g_strdup("");
 }
 
 static char *eta_text(const FfProgress *p)
 {
+    gint64 ms = ff_pace_left(&p->pace);
     g_autofree char *left = NULL;
 
-    if (p->fall <= 0) {
+    if (ms < 0) {
         return g_strdup("");
     }
-    left = ff_format_duration((int64_t)(1000 * (p->remaining / p->fall)));
+    left = ff_format_duration(ms);
     return g_strdup_printf(", ETA %s", left);
 }
 
@@ -165,7 +142,8 @@ void ff_progress_update(FfProgress *p, JsonObject *info)
     if (!ram || total <= 0) {
         return;
     }
-    measure(p, ff_json_int(ram, "transferred", 0), remaining);
+    ff_pace_look(&p->pace, g_get_monotonic_time(), ff_json_int(ram, "transferred", 0), remaining,
+                 0);
     if (p->quiet) {
         return;
     }

@@ -78,6 +78,7 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
     }
     if (header->type == FF_LINK_PING) {
         ff_link_send(link, FF_LINK_PONG, 0, header->seq, NULL, 0, NULL, 0);
+        ff_driver_look(e->driver);
         return;
     }
     if (header->n_fds) {

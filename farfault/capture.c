@@ -4,14 +4,13 @@
  * ff_fork() have in common. The fault thread is the capture's; like all threads of ours it blocks
  * all signals: a handler of the program's may write to a region.
  *
- * System calls: mmap, munmap, close, rt_sigprocmask.
+ * System calls: close, rt_sigprocmask.
  */
 #include "farfault/capture.h"
 
 #include <errno.h>
 #include <gio/gio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "farfault/memory-internal.h"
@@ -42,47 +41,33 @@ static void drop_saved(FfMemory *m)
 {
     for (guint i = 0; m->saved && i < m->saved->len; i++) {
         FfSaved *s = &g_array_index(m->saved, FfSaved, i);
-        if (s->map) {
-            munmap(s->map, s->map_len);
-        }
         ff_owner_unref(s->owner);
     }
     g_clear_pointer(&m->saved, g_array_unref);
 }
 
 /* Region R, to be saved; as a block of the capture and where it is. */
-static int add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
+static void add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
 {
     FfSaved s = {
         .addr = r->addr, .len = r->len, .offset = r->offset, .page_size = r->backing.page_size};
 
-    if (r->backing.kind == FF_BACKING_SHARED) {
-        /* The program may unmap its own. */
-        s.map_len = r->backing.size;
-        s.map = mmap(NULL, s.map_len, PROT_READ, MAP_SHARED | MAP_NORESERVE, r->fd, 0);
-        if (s.map == MAP_FAILED) {
-            return ff_fail(-errno, "a file of memory cannot be mapped: %s", g_strerror(errno));
-        }
-    }
     s.owner = ff_owner_ref(r->owner);
-    *block = (FfCaptureBlock){"a region", r->backing, s.map};
+    /* No mapping: the program may make the file shorter, and a look there would be a SIGBUS. */
+    *block = (FfCaptureBlock){"a region", r->backing, NULL};
     *range = (FfRegion){m->saved->len, r->addr, r->offset, r->len};
     g_array_append_val(m->saved, s);
-    return 0;
 }
 
-static int note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, uint64_t *features)
+static void note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, uint64_t *features)
 {
-    int rc = 0;
-
     *features = EVENTS;
     m->saved = g_array_new(FALSE, FALSE, sizeof(FfSaved));
-    for (guint i = 0; i < m->regions->len && rc == 0; i++) {
+    for (guint i = 0; i < m->regions->len; i++) {
         const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
-        rc = add_saved(m, r, &blocks[i], &ranges[i]);
+        add_saved(m, r, &blocks[i], &ranges[i]);
         *features |= ff_backing_features(&r->backing, UFFDIO_REGISTER_MODE_WP);
     }
-    return rc;
 }
 
 void ff_block_signals(sigset_t *old)
@@ -98,6 +83,20 @@ void ff_unblock_signals(const sigset_t *old)
     pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
+GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque)
+{
+    g_autoptr(GError) error = NULL;
+    sigset_t old;
+
+    ff_block_signals(&old);
+    GThread *thread = g_thread_try_new(name, fn, opaque, &error);
+    ff_unblock_signals(&old);
+    if (!thread) {
+        ff_fail(-EAGAIN, "%s", error->message);
+    }
+    return thread;
+}
+
 static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
 {
     /* Nobody changes the regions in FF_PREPARING but ff_region_remove(). */
@@ -107,11 +106,9 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     g_autofree FfRegion *ranges = g_new0(FfRegion, n);
     g_autoptr(GError) error = NULL;
     uint64_t features;
-    int rc = note_regions(m, blocks, ranges, &features);
+    int rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
+    note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
-    if (rc == 0 && n == 0) {
-        rc = ff_fail(-EINVAL, "there is no region: call ff_region_add()");
-    }
     m->uffd = rc < 0 ? rc : ff_memory_open_uffd(m, features);
     if (m->uffd < 0) {
         return m->uffd;
@@ -228,4 +225,26 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
     int rc = check_options(o);
 
     return rc < 0 ? rc : prepare(m, o);
+}
+
+int ff_memory_arm(FfMemory *m, int64_t begin)
+{
+    g_autoptr(GError) error = NULL;
+    int rc = 0;
+
+    if (!ff_capture_arm(m->capture, &error)) {
+        rc = ff_fail_error(error);
+        ff_capture_finish(m);
+    }
+    ff_memory_note_us(m, &m->begin_us, begin);
+    return rc;
+}
+
+int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque)
+{
+    GThread *saver = ff_thread_new(name, fn, opaque);
+    pthread_mutex_lock(&m->lock);
+    m->saver = saver;
+    pthread_mutex_unlock(&m->lock);
+    return saver ? 0 : -EAGAIN;
 }

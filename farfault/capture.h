@@ -13,6 +13,11 @@ extern const FfSnapshotOptions ff_default_options;
 
 /* In FF_PREPARING: as ff_snapshot_prepare(). */
 int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options);
+/* In FF_PREPARING, prepared: the moment, of the call that began at BEGIN. After an error all is as
+ * before the preparation. */
+int ff_memory_arm(FfMemory *m, int64_t begin);
+/* In FF_SAVING: FN is the saver. */
+int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *opaque);
 /* Microseconds since BEGIN, into *US of M, which others may look at. */
 void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin);
 void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptureStats *c);
@@ -22,5 +27,7 @@ void ff_capture_finish(FfMemory *m);
 /* Around the start of a thread of ours. */
 void ff_block_signals(sigset_t *old);
 void ff_unblock_signals(const sigset_t *old);
+/* One that blocks all signals. NULL: -EAGAIN, said. */
+GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque);
 
 #endif

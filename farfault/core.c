@@ -41,8 +41,8 @@ int ff_fail(int rc, const char *format, ...)
 /* GIO knows more than it keeps of an errno; what is not there is -EIO. */
 static int errno_of(const GError *error)
 {
-    static const int known[] = {ENOENT, EEXIST, EISDIR, ENOTDIR, ENOSPC,    EINVAL, EACCES,
-                                EBUSY,  ENOMEM, EROFS,  EMFILE,  ECANCELED, ESRCH,  ENOTSUP};
+    static const int known[] = {ENOENT, EEXIST, EISDIR, ENOTDIR,   ENOSPC, EINVAL,  EACCES, EBUSY,
+                                ENOMEM, EROFS,  EMFILE, ECANCELED, ESRCH,  ENOTSUP, EAGAIN};
 
     if (error->domain != G_IO_ERROR) {
         return -EIO;
@@ -101,6 +101,7 @@ int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char
     FfMemoryState now = m->state;
     if (now == from) {
         m->state = to;
+        m->cancelled = false; /* what was cancelled before is over */
     }
     pthread_mutex_unlock(&m->lock);
     return now == from ? 0 : ff_fail(-EBUSY, "%s: %s", what, state_names[now]);
@@ -146,9 +147,9 @@ int ff_memory_new_uffd(unsigned memory_flags)
     return rc;
 }
 
-int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
+static int open_uffd(unsigned flags, uint64_t features, const char *unsupported)
 {
-    int fd = ff_memory_new_uffd(m->flags);
+    int fd = ff_memory_new_uffd(flags);
 
     if (fd == -EPERM) {
         return ff_fail(fd, "no permission for userfaultfd: let this user open /dev/userfaultfd, or "
@@ -160,11 +161,22 @@ int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
     int rc = ff_uffd_init(fd, features, NULL);
     if (rc < 0) {
         close(fd);
-        return ff_fail(rc == -EINVAL ? -ENOTSUP : rc,
-                       "this kernel cannot protect such memory: private memory needs Linux 6.4, "
-                       "shared memory 5.19");
+        return ff_fail(rc == -EINVAL ? -ENOTSUP : rc, "%s", unsupported);
     }
     return fd;
+}
+
+int ff_memory_open_uffd(const FfMemory *m, uint64_t features)
+{
+    return open_uffd(m->flags, features,
+                     "this kernel cannot protect such memory: private memory needs Linux 6.4, "
+                     "shared memory 5.19");
+}
+
+int ff_uffd_open(unsigned flags, uint64_t features)
+{
+    return open_uffd(flags, features,
+                     "this kernel cannot answer for such memory: Linux 6.6 is needed");
 }
 
 int *ff_owner_new(int fd)

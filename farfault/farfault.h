@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * libfarfault: a program's own memory as of one moment, without fork(). docs/libfarfault.md is the
- * guide.
+ * libfarfault: a program's own memory as of one moment, without fork(), and memory that can be
+ * taken away and comes back when it is touched. docs/libfarfault.md is the guide, docs/arrays.md
+ * that of volatile ranges.
  *
  * An FfMemory is a set of regions. ff_snapshot_begin() is the moment; the program runs on, and
  * ff_snapshot_save*() writes what the regions held then, or ff_fork() lets a child process see it
@@ -159,6 +160,87 @@ FF_API pid_t ff_fork(FfMemory *memory, const void *arg, size_t len);
  * after ff_snapshot_cancel(), which kills it; other errors as with ff_snapshot_wait(), and the
  * child is killed before it sees anything that is wrong. */
 FF_API int ff_fork_wait(FfMemory *memory, int *status, FfSnapshotStats *stats);
+
+/* ---- volatile ranges ---------------------------------------------------------------------------
+ */
+
+typedef struct FfVolatile FfVolatile;
+
+/* Fills BUF with what PAGE (of the range's page size, numbered from 0) held: the same each time. In
+ * a thread of the library's, several at once; signals are blocked. It may touch other pages, of
+ * this range and of others, but not PAGE; it must not wait for who may wait for a page. A negative
+ * errno: who touches the page gets SIGBUS (a system call EFAULT or EHWPOISON) until
+ * ff_volatile_purge(). */
+typedef int FfRegenerate(void *opaque, size_t page, void *buf);
+
+/* Said by ff_volatile_pin(). */
+#define FF_WAS_PURGED 1
+
+typedef struct {
+    size_t size;      /* sizeof(FfVolatileOptions) */
+    size_t page_size; /* what is pinned, purged and regenerated at once: a power of two from 4096 to
+                       * 2 MiB; 0: 4096 */
+    size_t limit;     /* as ff_volatile_set_limit() */
+    unsigned threads; /* that regenerate at once, at most; 0: 16 */
+    unsigned flags;   /* FF_MEMORY_* */
+} FfVolatileOptions;
+
+/*
+ * LEN bytes (whole pages) of memory that can be taken away while it is not pinned. All of it is
+ * pinned at first. With REGENERATE who touches a page that is not there, pinned or not, also in a
+ * system call, waits until it was filled: at first, and after it was purged. Linux 6.6; a child of
+ * fork() has no such memory. With NULL such a page is zeros, no permission is needed, and a child
+ * shares the memory and its pins. OPTIONS can be NULL.
+ */
+FF_API int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
+                           const FfVolatileOptions *options, FfVolatile **result);
+/* Unmaps it: nobody touches it any more. Can be NULL. */
+FF_API void ff_volatile_free(FfVolatile *v);
+/* Where it is, as long as it is. Any thread. */
+FF_API void *ff_volatile_addr(const FfVolatile *v);
+
+/*
+ * OFFSET and LEN: bytes, whole pages; LEN 0: to the end. -EINVAL: they are not. Pins are not
+ * counted: twice is once. One atomic operation for each page, and no system call unless the page is
+ * just being purged. Any thread.
+ */
+
+/* What is pinned stays. 0, or FF_WAS_PURGED: without REGENERATE, a page of them was purged since it
+ * was unpinned, and is zeros or what was written since; it is said once. */
+FF_API int ff_volatile_pin(FfVolatile *v, size_t offset, size_t len);
+/* What is not pinned may go at any time, with what was written to it. */
+FF_API int ff_volatile_unpin(FfVolatile *v, size_t offset, size_t len);
+/* 1: all of it is pinned; 0. */
+FF_API int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len);
+
+/* Takes BYTES (SIZE_MAX: all) of what is not pinned, what was unpinned longest ago first. Returns
+ * how many bytes of memory are free now, or a negative errno. Any thread. */
+FF_API ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes);
+/* When more than BYTES of memory are used (0: no limit), what is not pinned goes until it is not
+ * so, but for 16 pages: with REGENERATE after each page that was filled, without it at each unpin.
+ * Any thread. */
+FF_API int ff_volatile_set_limit(FfVolatile *v, size_t bytes);
+/*
+ * Purges the older half of what is not pinned each time that poll() of FD (borrowed until
+ * ff_volatile_free()) has one of EVENTS; FD is then read. FD -1: when the system has memory
+ * pressure
+ * (/proc/pressure/memory: somebody waited for memory for 100 ms of 2 s). Of a control group
+ * (version 2) memory.pressure, after a trigger was written to it, and memory.events: POLLPRI. Once.
+ * -EPERM and -ENOTSUP: the kernel tells nobody of pressure, or not this process.
+ */
+FF_API int ff_volatile_watch(FfVolatile *v, int fd, short events);
+
+typedef struct {
+    size_t size;          /* sizeof(FfVolatileStats), set by the caller */
+    uint64_t bytes;       /* of memory that are used now */
+    uint64_t purged;      /* pages, so far */
+    uint64_t regenerated; /* calls that succeeded */
+    uint64_t failed;      /* calls that did not */
+    uint64_t pressure;    /* events of ff_volatile_watch() */
+} FfVolatileStats;
+
+/* Any thread. */
+FF_API int ff_volatile_stats(FfVolatile *v, FfVolatileStats *stats);
 
 /* ---- the file ----------------------------------------------------------------------------------
  */

@@ -68,10 +68,12 @@ typedef struct FfTemplate {
  * program's first write to each page later need not copy it. */
 static void advise_regions(FfMemory *m, int advice)
 {
+    pthread_mutex_lock(&m->lock);
     for (guint i = 0; i < m->regions->len; i++) {
         const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
         madvise((void *)(uintptr_t)r->addr, r->len, advice);
     }
+    pthread_mutex_unlock(&m->lock);
 }
 
 static void wake_server(FfMemory *m)
@@ -161,17 +163,21 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
     t->other = socks[1];
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->changed, NULL);
+    pthread_sigmask(SIG_SETMASK, NULL, &t->signals);
     advise_regions(m, MADV_DONTFORK);
-    ff_block_signals(&t->signals);
-    t->thread = g_thread_new("ff-template", template_thread, t);
-    ff_unblock_signals(&t->signals);
+    t->thread = ff_thread_new("ff-template", template_thread, t);
     pthread_mutex_lock(&t->lock);
-    while (!t->started) {
+    while (t->thread && !t->started) {
         pthread_cond_wait(&t->changed, &t->lock);
     }
     int rc = t->rc;
     pthread_mutex_unlock(&t->lock);
     advise_regions(m, MADV_DOFORK);
+    if (!t->thread) {
+        close(t->other);
+        template_free(t);
+        return -EAGAIN;
+    }
     if (rc < 0) {
         g_thread_join(t->thread);
         template_free(t);
@@ -297,12 +303,19 @@ static bool next_wanted(void *opaque, FfRun *page)
     return found;
 }
 
+/* RUN of the program's, in pages of the child's. */
+static FfRun in_child(const FfMemory *m, const FfRun *run)
+{
+    const FfSaved *s = &g_array_index(m->saved, FfSaved, run->block);
+    uint64_t ps = s->page_size;
+
+    return (FfRun){run->block, (run->first * ps - s->offset) / 4096, run->n * ps / 4096};
+}
+
 static bool put(void *opaque, const FfRun *run, const void *data, GError **error)
 {
     Child *c = opaque;
-    const FfSaved *s = &g_array_index(c->m->saved, FfSaved, run->block);
-    uint64_t ps = page_size_of(c->m, run->block);
-    FfRun there = {run->block, (run->first * ps - s->offset) / 4096, run->n * ps / 4096};
+    FfRun there = in_child(c->m, run);
     int rc = c->gone ? 0 : ff_place_copy(c->space, &there, data);
 
     if (rc == -ESRCH || rc == -ECANCELED) {
@@ -337,9 +350,9 @@ static void drop_child(Child *c, bool kill)
     if (kill && c->pidfd >= 0) {
         syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
     }
-    if (c->sock >= 0) {
-        close(c->sock); /* one that was not told to go goes */
-    }
+    /* One that was not told to go goes. Another child of the program's may have it open, too. */
+    shutdown(c->sock, SHUT_RDWR);
+    close(c->sock);
     pthread_mutex_lock(&t->lock);
     while (!t->is_reaped && !t->ended) {
         pthread_cond_wait(&t->changed, &t->lock);
@@ -458,10 +471,8 @@ static int make_child(FfMemory *m)
     t->child = c;
     rc = meet_child(t, c);
     if (rc == 0) {
-        sigset_t old;
-        ff_block_signals(&old);
-        c->faults = g_thread_new("ff-child", answer_child, c);
-        ff_unblock_signals(&old);
+        c->faults = ff_thread_new("ff-child", answer_child, c);
+        rc = c->faults ? 0 : -EAGAIN;
     }
     return rc;
 }
@@ -484,33 +495,85 @@ int ff_fork_prepare(FfMemory *m, const FfSnapshotOptions *options)
     return rc;
 }
 
+/* What the program has unmapped since it was prepared nobody can serve: it is zeros, as in a file.
+ */
+static int put_gaps(FfMemory *m, Child *c)
+{
+    FfRun run = {0};
+    int rc = 0;
+
+    while (rc == 0 && ff_capture_next_gap(m->capture, &run)) {
+        FfRun there = in_child(m, &run);
+        rc = ff_place_zero(c->space, &there);
+        run.first += run.n;
+    }
+    return rc < 0 && rc != -ESRCH ? ff_fail(rc, "the child's memory: %s", g_strerror(-rc)) : 0;
+}
+
+/* It has all that it needs, and runs; until somebody serves it it waits. -EPIPE: it has ended, and
+ * that is the news. */
+static int tell_child(Child *c, const char *message, size_t len)
+{
+    int rc = ff_template_send(c->sock, message, len, -1);
+
+    return rc < 0 && rc != -EPIPE
+               ? ff_fail(rc, "ff_fork: the child cannot be told: %s", g_strerror(-rc))
+               : 0;
+}
+
+static int start_child(FfMemory *m, Child *c, const char *message, size_t len)
+{
+    int rc = put_gaps(m, c);
+
+    rc = rc < 0 ? rc : tell_child(c, message, len);
+    rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve, c);
+    if (rc < 0) {
+        g_autofree char *why = g_strdup(ff_last_error());
+        ff_capture_finish(m);
+        ff_memory_set_state(m, FF_IDLE);
+        ff_fail(rc, "%s", why);
+    }
+    return rc;
+}
+
+static int begin_fork(FfMemory *m)
+{
+    int rc = m->template ? ff_memory_step(m, FF_PREPARED, FF_PREPARING, "ff_fork") : -EINVAL;
+
+    if (rc == 0 && !m->template->child) { /* it was ff_snapshot_prepare() */
+        ff_memory_set_state(m, FF_PREPARED);
+        rc = -EINVAL;
+    }
+    pthread_mutex_lock(&m->lock);
+    bool is_idle = m->state == FF_IDLE;
+    pthread_mutex_unlock(&m->lock);
+    return rc == -EINVAL || (rc == -EBUSY && is_idle)
+               ? ff_fail(-EINVAL, "ff_fork: call ff_fork_prepare() first")
+               : rc;
+}
+
 pid_t ff_fork(FfMemory *m, const void *arg, size_t len)
 {
-    g_autofree char *message = g_malloc0(len + 1);
-    sigset_t old;
+    int64_t begin = g_get_monotonic_time();
 
     if (len > FF_TEMPLATE_MAX) {
         return ff_fail(-E2BIG, "ff_fork: more than %u bytes", FF_TEMPLATE_MAX);
     }
+    g_autofree char *message = g_malloc0(len + 1);
     if (len) {
         memcpy(message + 1, arg, len);
     }
-    Child *c = m->template ? m->template->child : NULL;
-    if (!c) {
-        return ff_fail(-EINVAL, "ff_fork: call ff_fork_prepare() first");
-    }
-    int rc = ff_snapshot_begin(m);
-    rc = rc < 0 ? rc : ff_memory_step(m, FF_BEGUN, FF_SAVING, "ff_fork");
+    int rc = ff_memory_check(m);
+    rc = rc < 0 ? rc : begin_fork(m);
     if (rc < 0) {
         return rc;
     }
+    Child *c = m->template->child; /* nobody drops it but who is in the call */
     pid_t pid = c->pid;
-    rc = ff_template_send(c->sock, message, len + 1, -1);
-    ff_block_signals(&old);
-    /* Also if the child is gone by now: that ends at once. */
-    m->saver = g_thread_new("ff-serve", serve, c);
-    ff_unblock_signals(&old);
-    return rc < 0 && rc != -EPIPE ? rc : pid;
+    rc = ff_memory_arm(m, begin);
+    ff_memory_set_state(m, rc < 0 ? FF_IDLE : FF_SAVING);
+    rc = rc < 0 ? rc : start_child(m, c, message, len + 1);
+    return rc < 0 ? rc : pid;
 }
 
 int ff_fork_wait(FfMemory *m, int *status, FfSnapshotStats *stats)

@@ -37,8 +37,6 @@ typedef struct {
 typedef struct {
     uint64_t addr, len, offset; /* as in FfMemoryRegion */
     uint64_t page_size;
-    void *map; /* of the file, ours; NULL: none is needed */
-    size_t map_len;
     uint64_t place; /* in the file of the snapshot */
     int *owner;     /* as in FfMemoryRegion */
 } FfSaved;
@@ -52,7 +50,7 @@ struct FfMemory {
     pthread_mutex_t lock;
     FfMemoryState state;
     GArray *regions; /* FfMemoryRegion, by address */
-    bool cancelled;  /* while there is no capture to be told */
+    bool cancelled;  /* while there is no capture to be told; of what is under way */
     FfCapture *capture;
     FfSnapshotStats stats; /* of the last one */
     int result;            /* of the saver, in FF_SAVED */
@@ -98,6 +96,10 @@ int ff_memory_check(const FfMemory *m);
 int ff_memory_new_uffd(unsigned memory_flags);
 /* A new one, with FEATURES; or -errno, said. */
 int ff_memory_open_uffd(const FfMemory *m, uint64_t features);
+/* That what is mapped there is still what ff_region_add() has seen. Locked. 0 or -errno, said. */
+int ff_regions_check(const FfMemory *m);
+/* The same for memory that comes and goes (FLAGS: FF_MEMORY_*), whose features are newer. */
+int ff_uffd_open(unsigned flags, uint64_t features);
 /* What is closed with the last of them. FD is taken. */
 int *ff_owner_new(int fd);
 int *ff_owner_ref(int *owner); /* NULL: NULL */

@@ -19,6 +19,10 @@
 #include "farfault/memory-internal.h"
 #include "uffd/regions.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 #define PAGE 4096ull
 #define HUGE (2ull << 20)
 /* Given back at once by ff_region_discard(), so that a hole is not filled for long. */
@@ -44,12 +48,13 @@ static bool parse(const char *line, Mapping *m)
     return ok;
 }
 
-/* That M, which has a part of R, can be saved as R says. */
-static int check_mapping(FfMemoryRegion *r, const Mapping *m, bool is_first)
+/* That M, which has a part of R, can be saved as R says. IS_NEW: R's offset is set, and it is
+ * writable (a program may take that away from a part of it later). */
+static int check_mapping(FfMemoryRegion *r, const Mapping *m, bool is_first, bool is_new)
 {
     uint64_t at = MAX(m->start, r->addr), offset = m->offset + (at - m->start);
 
-    if (m->perms[0] != 'r' || m->perms[1] != 'w') {
+    if (is_new && (m->perms[0] != 'r' || m->perms[1] != 'w')) {
         return ff_fail(-EACCES, "%#" PRIx64 ": it is not readable and writable", at);
     }
     if (r->fd < 0) {
@@ -63,7 +68,7 @@ static int check_mapping(FfMemoryRegion *r, const Mapping *m, bool is_first)
     if (m->perms[3] != 's' || m->dev != r->dev || m->ino != r->ino) {
         return ff_fail(-EINVAL, "%#" PRIx64 ": no shared mapping of that file is there", at);
     }
-    if (is_first) {
+    if (is_new && is_first) {
         r->offset = offset;
     }
     return offset == r->offset + (at - r->addr)
@@ -71,17 +76,12 @@ static int check_mapping(FfMemoryRegion *r, const Mapping *m, bool is_first)
                : ff_fail(-EINVAL, "%#" PRIx64 ": the file is not mapped in a row there", at);
 }
 
-static int look_at_maps(const FfMemory *m, FfMemoryRegion *r)
+/* LINES: of /proc/self/maps. */
+static int look_at_lines(char **lines, FfMemoryRegion *r, bool is_new)
 {
-    g_autoptr(GError) error = NULL;
-    g_autofree char *text = ff_maps_read(m->maps_fd, &error);
     uint64_t next = r->addr, end = r->addr + r->len;
     int rc = 0;
 
-    if (!text) {
-        return ff_fail_error(error);
-    }
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
     for (char **l = lines; *l && rc == 0 && next < end; l++) {
         Mapping map;
         if (!parse(*l, &map) || map.end <= next) {
@@ -90,10 +90,39 @@ static int look_at_maps(const FfMemory *m, FfMemoryRegion *r)
         if (map.start > next) {
             break;
         }
-        rc = check_mapping(r, &map, next == r->addr);
+        rc = check_mapping(r, &map, next == r->addr, is_new);
         next = map.end;
     }
     return rc < 0 || next >= end ? rc : ff_fail(-ENOMEM, "%#" PRIx64 ": nothing is mapped", next);
+}
+
+static char **read_lines(const FfMemory *m)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *text = ff_maps_read(m->maps_fd, &error);
+
+    if (!text) {
+        ff_fail_error(error);
+    }
+    return text ? g_strsplit(text, "\n", -1) : NULL;
+}
+
+static int look_at_maps(const FfMemory *m, FfMemoryRegion *r)
+{
+    g_auto(GStrv) lines = read_lines(m);
+
+    return lines ? look_at_lines(lines, r, true) : -EIO;
+}
+
+int ff_regions_check(const FfMemory *m)
+{
+    g_auto(GStrv) lines = read_lines(m);
+    int rc = lines ? 0 : -EIO;
+
+    for (guint i = 0; i < m->regions->len && rc == 0; i++) {
+        rc = look_at_lines(lines, &g_array_index(m->regions, FfMemoryRegion, i), false);
+    }
+    return rc;
 }
 
 static int look_at_file(FfMemoryRegion *r)
@@ -250,13 +279,78 @@ static bool find(FfMemory *m, uint64_t addr, uint64_t len, bool *is_shared, bool
     return found;
 }
 
-/* Writes to each page without changing it: whoever returns from that has had its old content kept,
- * as any first write has. */
-static void touch(char *at, uint64_t len)
+static int fail_keep(int rc, const char *at, const char *why)
 {
+    return ff_fail(rc, "%p: its old content cannot be kept: %s", (const void *)at, why);
+}
+
+/* Writes to each page without changing it: who returns from that has had its old content kept, as
+ * any first write has. The kernel does it, which says what a write of our own would die of. 0;
+ * -ENOMEM: not all of it is mapped. */
+static int populate(char *at, uint64_t len)
+{
+    if (madvise(at, len, MADV_POPULATE_WRITE) == 0) {
+        return 0;
+    }
+    switch (errno) {
+    case ENOMEM:
+        return fail_keep(-ENOMEM, at, "it is not mapped, or there is no memory");
+    case EINVAL:
+        return fail_keep(-EACCES, at, "it is not writable: mprotect() it first");
+    case EFAULT:
+        return fail_keep(-ENOMEM, at,
+                         "a write would be a SIGBUS (no huge page is free, or the "
+                         "file ends before it)");
+    default:
+        return fail_keep(-errno, at, g_strerror(errno));
+    }
+}
+
+/* The same where the kernel would be refused (FF_MEMORY_USER_MODE). */
+static int touch(const FfMemory *m, char *at, uint64_t len)
+{
+    g_auto(GStrv) lines = read_lines(m);
+    uint64_t next = (uintptr_t)at, end = next + len;
+
+    for (char **l = lines; l && *l && next < end; l++) {
+        Mapping map;
+        if (!parse(*l, &map) || map.end <= next) {
+            continue;
+        }
+        if (map.start > next) {
+            break;
+        }
+        if (map.perms[1] != 'w') {
+            return fail_keep(-EACCES, at, "it is not writable: mprotect() it first");
+        }
+        next = map.end;
+    }
+    if (!lines || next < end) {
+        return fail_keep(-ENOMEM, at, "it is not mapped");
+    }
     for (uint64_t i = 0; i < len; i += PAGE) {
         __atomic_fetch_or(at + i, 0, __ATOMIC_RELAXED);
     }
+    return 0;
+}
+
+static int keep_old(const FfMemory *m, char *at, uint64_t len)
+{
+    return m->flags & FF_MEMORY_USER_MODE ? touch(m, at, len) : populate(at, len);
+}
+
+/* Of what is mapped there: the rest has nothing to keep. */
+static int keep_mapped(const FfMemory *m, char *at, uint64_t len)
+{
+    int rc = keep_old(m, at, len);
+
+    for (uint64_t i = 0; rc == -ENOMEM && len > PAGE && i < len; i += PAGE) {
+        int one = keep_old(m, at + i, PAGE);
+        if (one < 0 && one != -ENOMEM) {
+            return one;
+        }
+    }
+    return rc == -ENOMEM ? 0 : rc;
 }
 
 static int check_range(FfMemory *m, const char *call, void *addr, size_t len, bool *is_shared,
@@ -279,8 +373,12 @@ int ff_region_remove(FfMemory *m, void *addr, size_t len)
     if (rc < 0) {
         return rc;
     }
-    if (keep) {
-        touch((char *)addr, len);
+    for (size_t at = 0, n; keep && rc == 0 && at < len; at += n) {
+        n = MIN(len - at, PIECE);
+        rc = keep_mapped(m, (char *)addr + at, n);
+    }
+    if (rc < 0) {
+        return rc;
     }
     pthread_mutex_lock(&m->lock);
     cut(m, (uintptr_t)addr, (uintptr_t)addr + len);
@@ -296,8 +394,9 @@ int ff_region_discard(FfMemory *m, void *addr, size_t len)
     for (size_t at = 0, n; rc == 0 && at < len; at += n) {
         char *piece = (char *)addr + at;
         n = MIN(len - at, PIECE - (uintptr_t)piece % PIECE);
-        if (keep) {
-            touch(piece, n);
+        rc = keep ? keep_old(m, piece, n) : 0;
+        if (rc < 0) {
+            break;
         }
         /* One at a time: while the kernel tells of one nothing can be protected, and no writer be
          * let go; many in a row would leave no room. */

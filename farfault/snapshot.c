@@ -33,7 +33,6 @@ int ff_snapshot_begin(FfMemory *m)
 {
     FfSnapshotOptions at_once = ff_default_options;
     int64_t begin = g_get_monotonic_time();
-    g_autoptr(GError) error = NULL;
     int rc = 0;
 
     at_once.flags = FF_SNAPSHOT_NO_PASSES;
@@ -45,11 +44,7 @@ int ff_snapshot_begin(FfMemory *m)
             return rc;
         }
     }
-    if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
-        rc = ff_fail_error(error);
-        ff_capture_finish(m);
-    }
-    ff_memory_note_us(m, &m->begin_us, begin);
+    rc = rc < 0 ? rc : ff_memory_arm(m, begin);
     ff_memory_set_state(m, rc < 0 ? FF_IDLE : FF_BEGUN);
     return rc;
 }
@@ -130,7 +125,6 @@ static gpointer save(gpointer p)
 
 static int start(FfMemory *m, Job *j, const char *what)
 {
-    sigset_t old;
     int rc = ff_memory_step(m, FF_BEGUN, FF_SAVING, what);
 
     if (rc < 0) {
@@ -151,10 +145,12 @@ static int start(FfMemory *m, Job *j, const char *what)
             return rc;
         }
     }
-    ff_block_signals(&old);
-    m->saver = g_thread_new("ff-save", save, j);
-    ff_unblock_signals(&old);
-    return 0;
+    rc = ff_memory_start_saver(m, "ff-save", save, j);
+    if (rc < 0) {
+        job_free(j);
+        ff_memory_set_state(m, FF_BEGUN);
+    }
+    return rc;
 }
 
 int ff_snapshot_save_fd(FfMemory *m, int fd)

@@ -4,7 +4,8 @@
  * and the template by the end of its socket too.
  *
  * System calls: prctl, getppid, sendmsg, recvmsg, poll, fork, pidfd_open, waitid, mmap, madvise,
- * ioctl(UFFDIO_*), close.
+ * ioctl(UFFDIO_*), rt_sigaction,
+ * rt_sigprocmask, kill, close.
  */
 #include "farfault/template.h"
 
@@ -180,17 +181,33 @@ static void reap(Template *t)
     tell(t, FF_TEMPLATE_ENDED, status);
 }
 
+/* What a child was that could not be watched is none. */
+static int watch(pid_t pid)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), rc = -errno;
+
+    if (pidfd < 0) {
+        kill(pid, SIGKILL);
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+        }
+    }
+    return pidfd < 0 ? rc : pidfd;
+}
+
+/* All signals stay blocked in the template: what is for the program (a ^C at its terminal) is not
+ * for it. And its children are its own to wait for, whatever the program does with SIGCHLD. */
 void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *child, void *opaque,
                      const sigset_t *signals)
 {
     static FfTemplateRegion regions[FF_TEMPLATE_MAX / sizeof(FfTemplateRegion)];
     Template t = {.sock = sock, .pidfd = -1};
+    struct sigaction own = {.sa_handler = SIG_DFL}, programs;
     pid_t self = getpid();
 
     if (!end_with(parent)) {
         _exit(0);
     }
-    sigprocmask(SIG_SETMASK, signals, NULL);
+    sigaction(SIGCHLD, &own, &programs);
     for (;;) {
         struct pollfd pfd[2] = {{.fd = sock, .events = POLLIN}, {.fd = t.pidfd, .events = POLLIN}};
         int child_sock;
@@ -208,11 +225,14 @@ void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *chi
         t.pid = fork();
         if (t.pid == 0) {
             close(sock);
+            sigaction(SIGCHLD, &programs, NULL);
+            sigprocmask(SIG_SETMASK, signals, NULL);
             _exit(run_child(child_sock, self, memory_flags, regions, (size_t)len / sizeof(*regions),
                             child, opaque));
         }
+        int rc = t.pid < 0 ? -errno : watch(t.pid);
         close(child_sock);
-        t.pidfd = t.pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, t.pid, 0);
-        tell(&t, FF_TEMPLATE_MADE, t.pid < 0 ? -errno : 0);
+        t.pidfd = rc < 0 ? -1 : rc;
+        tell(&t, FF_TEMPLATE_MADE, MIN(rc, 0));
     }
 }

@@ -31,6 +31,7 @@ typedef enum {
     FF_ON_UFFD,
     FF_ON_TOLD,   /* of a root */
     FF_ON_CLIENT, /* a root's pidfd */
+    FF_ON_SOCK,   /* a root's socket: all who have it have ended, or closed it */
 } FfHolderOn;
 
 typedef struct {
@@ -44,6 +45,7 @@ typedef struct {
     FfRecord *rec;
     bool ready;     /* there may be something to read; its epoll is not armed */
     bool full;      /* not before the pager has made room */
+    bool probe;     /* of a root: the pager is to be told that somebody may have ended */
     unsigned tries; /* pagers that died before they took it */
 } FfHeldSpace;
 
@@ -73,6 +75,8 @@ typedef struct {
     /* the pager */
     pid_t pid; /* 0: none */
     int pidfd, link;
+    uint64_t told_number; /* up to this one it knows all spaces (FfHeldSpace.id, without index) */
+    bool told_ready;
     gint64 started_us;
     bool timer_armed;
     bool deaf; /* the listening socket is not watched: no fd is free */
@@ -83,9 +87,11 @@ void ff_holder_log(const char *format, ...) G_GNUC_PRINTF(1, 2);
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
 /* What has no event of its own is tried again: after MS. */
 void ff_holder_set_timer(FfHolder *h, unsigned ms);
-void ff_holder_tell(FfHolder *h, const FfHoldMessage *msg, const int *fds, unsigned n);
-void ff_holder_tell_space(FfHolder *h, const FfHeldSpace *s);
-void ff_holder_tell_probe(FfHolder *h, const FfHeldSpace *root);
+/* The pager is new, and knows nothing. */
+void ff_holder_tell_anew(FfHolder *h);
+/* All that the pager does not know yet, as far as its socket has room; the rest when it has. */
+void ff_holder_tell_pager(FfHolder *h);
+void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 
 /* ---- accept.c ---- */
 void ff_holder_accept(FfHolder *h);
@@ -96,6 +102,8 @@ void ff_holder_on_pending(FfHolder *h, unsigned i);
 bool ff_holder_add_client(FfHolder *h, FfPending *p);
 void ff_holder_on_uffd(FfHolder *h, unsigned i);
 void ff_holder_on_told(FfHolder *h, unsigned root);
+/* FD, of ROOT: readable, or hung up, as somebody has ended. */
+void ff_holder_on_end(FfHolder *h, unsigned root, FfHolderOn on);
 /* The pager has died: nobody is inside any gate. */
 void ff_holder_reset_gates(FfHolder *h);
 /* What could not be read for want of something. */

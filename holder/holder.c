@@ -75,9 +75,8 @@ static void dispatch(FfHolder *h, uint64_t what)
         ff_holder_on_told(h, i);
         break;
     case FF_ON_CLIENT:
-        if (h->space[i].id) {
-            ff_holder_tell_probe(h, &h->space[i]);
-        }
+    case FF_ON_SOCK:
+        ff_holder_on_end(h, i, (FfHolderOn)(what >> 32));
         break;
     }
 }

@@ -55,40 +55,14 @@ static int spawn(FfHolder *h, int link, pid_t *pid)
     return -rc;
 }
 
-/* Each parent before its children: in order of age. */
-static int by_age(const void *a, const void *b)
-{
-    const FfHeldSpace *x = *(FfHeldSpace *const *)a, *y = *(FfHeldSpace *const *)b;
-
-    return x->id / FF_HOLDER_SPACES < y->id / FF_HOLDER_SPACES ? -1 : 1;
-}
-
-static void tell_all(FfHolder *h)
-{
-    const FfHeldSpace *all[FF_HOLDER_SPACES];
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
-        if (h->space[i].id && h->space[i].uffd >= 0) {
-            all[n++] = &h->space[i];
-        }
-    }
-    qsort(all, n, sizeof(all[0]), by_age);
-    for (unsigned i = 0; i < n; i++) {
-        ff_holder_tell_space(h, all[i]);
-    }
-}
-
 void ff_holder_start_pager(FfHolder *h)
 {
-    int link[2], size = 4 << 20;
+    int link[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0) {
         ff_holder_set_timer(h, WAIT_MS);
         return;
     }
-    /* Room for all spaces at once. */
-    setsockopt(link[0], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
     int rc = spawn(h, link[1], &h->pid);
     close(link[1]);
     h->pidfd = rc == 0 ? (int)syscall(SYS_pidfd_open, h->pid, 0) : -1;
@@ -103,18 +77,20 @@ void ff_holder_start_pager(FfHolder *h)
     h->started_us = g_get_monotonic_time();
     ff_holder_watch(h, h->link, FF_ON_LINK, 0, EPOLLIN);
     ff_holder_watch(h, h->pidfd, FF_ON_PAGER, 0, EPOLLIN);
-    tell_all(h);
-    ff_holder_tell(h, &(FfHoldMessage){.type = FF_HOLD_READY}, NULL, 0);
+    ff_holder_tell_anew(h);
 }
 
-/* Who made pager after pager die is not given to the next one. */
+/* Who made pager after pager die is not given to the next one. A pager looks at one first message
+ * at a time, so who is there at the same time is not suspected. */
 static void count_tries(FfHolder *h)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         FfHeldSpace *s = &h->space[i];
-        if (!s->id || s->uffd < 0 || __atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE)) {
+        if (!s->id || s->uffd < 0 ||
+            __atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) != FF_TAKEN_BEGUN) {
             continue;
         }
+        __atomic_store_n(&s->rec->taken, FF_TAKEN_NOT, __ATOMIC_RELEASE);
         if (++s->tries >= TRIES_MAX && s->root == (int)i) {
             ff_holder_log("process %d is given up: %u pagers died over its first message",
                           s->rec->pid, s->tries);
@@ -170,6 +146,8 @@ void ff_holder_on_link(FfHolder *h)
     }
     if (pfd.revents & (POLLHUP | POLLERR)) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->link, NULL);
+    } else {
+        ff_holder_tell_pager(h); /* it may have room again */
     }
 }
 

@@ -27,6 +27,12 @@ typedef enum {
     FF_GATE_EVENT,  /* an event was read, and the pager has not applied it */
 } FfGate;
 
+typedef enum {
+    FF_TAKEN_NOT,
+    FF_TAKEN_BEGUN, /* a pager looks at the first message: if it dies, that may be why */
+    FF_TAKEN,       /* its part is complete */
+} FfTaken;
+
 typedef struct {
     uint64_t magic;
     uint64_t id, root; /* holder, before the pager knows of it; so are the next four */
@@ -34,7 +40,7 @@ typedef struct {
     int32_t pid; /* of a client; 0: a child's, not known */
     uint32_t uid;
     uint32_t hello_len;
-    uint32_t taken; /* pager: its part is complete */
+    uint32_t taken; /* FfTaken: pager; the holder after its death. Observers: both */
 
     /* ---- the family's: of the root's record. All atomic, sequentially consistent ---- */
     uint32_t gate;     /* FfGate, and above it a number that each change makes larger: who has seen

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -145,12 +146,13 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
     int uffd = p->uffd;
     p->sock = p->uffd = p->pidfd = -1;
     if (!ff_holder_watch(h, s->told, FF_ON_TOLD, i, EPOLLIN) || !watch_uffd(h, s, uffd) ||
+        !ff_holder_watch(h, s->sock, FF_ON_SOCK, i, EPOLLRDHUP) ||
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
         ff_holder_log("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
         release(s);
         return false;
     }
-    ff_holder_tell_space(h, s);
+    ff_holder_tell_pager(h);
     return true;
 }
 
@@ -177,7 +179,7 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
                       g_strerror(errno));
     }
     parent->rec->child = s->id;
-    ff_holder_tell_space(h, s);
+    ff_holder_tell_pager(h);
 }
 
 /* What is in `in`. */
@@ -349,6 +351,20 @@ void ff_holder_on_uffd(FfHolder *h, unsigned i)
     }
 }
 
+/* Once for each fd: it stays as it is then. Whose fd it was may have been dropped meanwhile, and
+ * another client have its place. */
+void ff_holder_on_end(FfHolder *h, unsigned i, FfHolderOn on)
+{
+    FfHeldSpace *root = &h->space[i];
+    struct pollfd pfd = {.fd = on == FF_ON_SOCK ? root->sock : root->pidfd,
+                         .events = on == FF_ON_SOCK ? POLLRDHUP : POLLIN};
+
+    if (root->id && pfd.fd >= 0 && poll(&pfd, 1, 0) == 1) {
+        epoll_ctl(h->epoll, EPOLL_CTL_DEL, pfd.fd, NULL);
+        ff_holder_tell_probe(h, root);
+    }
+}
+
 void ff_holder_on_told(FfHolder *h, unsigned i)
 {
     FfHeldSpace *root = &h->space[i];
@@ -370,6 +386,7 @@ void ff_holder_try_again(FfHolder *h)
             turn(h, &h->space[i]);
         }
     }
+    ff_holder_tell_pager(h);
 }
 
 void ff_holder_reset_gates(FfHolder *h)

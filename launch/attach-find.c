@@ -179,9 +179,7 @@ static pid_t find_by_path(const char *path)
     return 0;
 }
 
-/* The guest's state memfd, under a number of QEMU's (an older farfault) or in its parcel; -1 if
- * this user may not take it. */
-static int open_state(pid_t pid, JsonObject *plan)
+int ff_attach_open_state(pid_t pid, JsonObject *plan)
 {
     int fd = ff_json_int(plan, FF_PLAN_KEPT_STATE, -1), kept = ff_json_int(plan, FF_PLAN_KEPT, -1);
     g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
@@ -228,12 +226,12 @@ static bool in_first_namespace(void)
 }
 
 /* Whoever starts a relay meanwhile waits for this moment to be over. */
-static bool is_unlocked(pid_t pid, JsonObject *plan)
+bool ff_attach_is_orphan(pid_t pid, JsonObject *plan)
 {
     if (is_listed(plan)) {
         return false;
     }
-    int own = open_state(pid, plan);
+    int own = ff_attach_open_state(pid, plan);
     bool is = own >= 0 ? flock(own, LOCK_SH | LOCK_NB) == 0
                        : ff_json_int(plan, FF_PLAN_KEPT, -1) >= 0 && in_first_namespace();
 
@@ -251,7 +249,7 @@ GArray *ff_attach_orphans(void)
     for (pid_t pid; (pid = ff_next_process(proc));) {
         g_autoptr(JsonNode) plan = ff_attach_plan(pid, NULL, NULL);
 
-        if (plan && is_unlocked(pid, json_node_get_object(plan))) {
+        if (plan && ff_attach_is_orphan(pid, json_node_get_object(plan))) {
             g_array_append_val(pids, pid);
         }
     }
@@ -263,7 +261,7 @@ GArray *ff_attach_orphans(void)
 static int protect_error(pid_t pid, JsonObject *plan)
 {
     g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
-    int fd = open_state(pid, plan);
+    int fd = ff_attach_open_state(pid, plan);
     bool known = fd >= 0 && pread(fd, state, sizeof(*state), 0) == sizeof(*state) &&
                  state->magic == FF_STATE_MAGIC && state->version == FF_STATE_VERSION &&
                  state->agent != FF_STATE_AGENT_SILENT;

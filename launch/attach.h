@@ -29,6 +29,11 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error);
 /* The process that TARGET names: a process id, or the path of a unix socket on which the relay of a
  * guest listened for QMP clients ("unix:" before it is allowed). 0 and ERROR if there is none. */
 pid_t ff_attach_find(const char *target, GError **error);
+/* Opens the state memfd of the guest of process PID and of PLAN, for reading: under a number of
+ * QEMU's (an older farfault) or in its parcel. -1 if this user may not take it. */
+int ff_attach_open_state(pid_t pid, JsonObject *plan);
+/* The relay (and engine) of that guest has ended. */
+bool ff_attach_is_orphan(pid_t pid, JsonObject *plan);
 /* The processes that this user may look at and whose relay (and engine) has ended (pid_t). */
 GArray *ff_attach_orphans(void);
 /* A guest without live snapshots until it is started again. */

@@ -10,7 +10,8 @@
  *   destination loaded  the grant may be on its way: kept, postcopy-paused, recoverable; it never
  *                       runs without the grant
  *   destination granted kept, postcopy-paused, recoverable: who needs a missing page waits, since
- *                       QEMU and the relay hold the userfaultfd open
+ *                       QEMU and the relay hold the userfaultfd open. With a dump in the source's
+ *                       place that is read on, and nobody is asked
  *   destination done    every page is here: what was left over is undone, completed; a source that
  *                       does not know it yet can resume
  *
@@ -20,6 +21,7 @@
 
 #include <string.h>
 
+#include "migration/dest-dump.h"
 #include "migration/dest-recover.h"
 #include "migration/destination.h"
 #include "migration/journal.h"
@@ -209,7 +211,7 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
     if (phase != FF_PHASE_LOADED && phase != FF_PHASE_GRANTED) {
         return FF_STATUS_SETUP;
     }
-    if (d->origin) {
+    if (d->origin || d->dump) {
         ff_control_dead(d->control, DIED);
         return FF_STATUS_POSTCOPY_RECOVER; /* the file is looked at first */
     }
@@ -229,7 +231,7 @@ static void adopt_granted(FfDestination *d)
     if (!__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
         ff_dest_start_guest(d, !d->control->start_paused);
     }
-    if (d->origin && ff_control_events(d->control) & FF_EV_ALL) {
+    if ((d->origin || d->dump) && ff_control_events(d->control) & FF_EV_ALL) {
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     } else if (ff_control_events(d->control) & FF_EV_ALL) {
         /* Every page is here: there is nothing to recover but the last word. */
@@ -259,6 +261,7 @@ static void adopt_done(FfDestination *d)
     ff_control_set_status(d->control, FF_STATUS_ACTIVE);
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     ff_dest_adopt_listener(d);
+    ff_dest_dump_end(d, true);
     if (d->origin) {
         /* Nobody else has to know. */
     } else if (ff_ram_adopt(d->ram, d->control, d->cfg->vmm->memory.blocks(&d->cfg->vmm->memory),

@@ -7,6 +7,9 @@
  * A destination that is LOADED cannot know whether the grant was on its way, so it stays too:
  * paused, recoverable, never running. Only the source (ABORT) or the user ends it.
  *
+ * Where the source is gone for good its dump takes its place (dest-dump.c). A source that comes
+ * back then is sent away until every page is here.
+ *
  * The fault thread goes on while there is no connection; it is stopped only for the moment in
  * which its channel is exchanged, so it needs no lock for it.
  *
@@ -21,6 +24,7 @@
 
 #include "migration/dest-accept.h"
 #include "migration/dest-arm.h"
+#include "migration/dest-dump.h"
 #include "migration/dest-fault.h"
 #include "migration/dest-greet.h"
 #include "migration/dest-read.h"
@@ -132,7 +136,8 @@ static FfChannel *await_first_byte(FfDestination *d, int fd)
     return ch;
 }
 
-/* The client's migrate-recover. Returns a channel if it named a connected fd. */
+/* The client's migrate-recover. Returns a channel if it named a connected fd. With a dump it
+ * listens where it did. */
 static FfChannel *change_target(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
@@ -141,6 +146,11 @@ static FfChannel *change_target(FfDestination *d)
     d->control->new_fd = -1;
     d->control->events &= ~FF_EV_RECOVER;
     ff_mutex_unlock(&d->control->lock);
+    if (uri && g_str_has_prefix(uri, FF_DUMP_SCHEME)) {
+        g_free(d->dump_order);
+        d->dump_order = g_strdup(uri + strlen(FF_DUMP_SCHEME));
+        return NULL;
+    }
     const char *local = uri && g_str_has_prefix(uri, "unix:") ? uri : NULL;
     ff_dest_stop_listening(d, local);
     drop_arrived(d);
@@ -428,6 +438,21 @@ static void ask_for_help(FfDestination *d)
     }
 }
 
+/* The client has named a dump. TRUE: it takes the source's place. */
+static bool try_dump(FfDestination *d)
+{
+    g_autofree char *path = g_steal_pointer(&d->dump_order);
+    g_autoptr(GError) error = NULL;
+
+    begin(d);
+    if (ff_dest_dump_use(d, path, &error)) {
+        return true;
+    }
+    g_message("recovery: %s", error->message);
+    ff_control_pause(d->control, error->message);
+    return false;
+}
+
 bool ff_dest_reconnect(FfDestination *d)
 {
     ff_dest_end_connection(d);
@@ -448,10 +473,98 @@ bool ff_dest_reconnect(FfDestination *d)
             end_visit(d, &visit);
             return false;
         }
-        if (visit.ch && try_source(d, &visit)) {
+        if (d->dump_order ? try_dump(d) : visit.ch && try_source(d, &visit)) {
             return true;
         }
         ask_for_help(d);
+    }
+}
+
+/* ---- with a dump in place of the source --------------------------------------------------------
+ */
+
+static bool send_away(FfDestination *d, FfVisit *visit, GError **error)
+{
+    FfResume r;
+
+    /* What it has nobody needs, unless the dump cannot be read: so it must not let go yet. */
+    return hear_proof(d, visit, &r, error) &&
+           refuse(visit,
+                  "this migration is recovered from a dump of its source: come back when every "
+                  "page is there",
+                  error);
+}
+
+static const FfManners while_from_dump = {
+    .words = &words,
+    .opening_ms = FIRST_BYTES_DEADLINE_MS,
+    .resume = send_away,
+    .revoke = take_revoke, /* in vain: the guest is here */
+    .other = refuse_other,
+};
+
+void ff_dest_send_away(FfDestination *d)
+{
+    g_autoptr(GError) error = NULL;
+    FfVisit visit = {.ch = ff_dest_take_arrived(d)};
+
+    if (!visit.ch) {
+        return;
+    }
+    if (!ff_dest_receive(d, &visit, &while_from_dump, &error)) {
+        g_message("recovery: %s", error->message);
+    }
+    end_visit(d, &visit);
+}
+
+/* The client's migrate-recover, or an end. */
+static unsigned await_dump(FfDestination *d)
+{
+    for (;;) {
+        unsigned got =
+            ff_control_wait(d->control, FF_EV_RECOVER | FF_EV_ALL | FF_EV_QUIT | FF_EV_MAIN);
+
+        if (got & FF_EV_RECOVER) {
+            change_target(d);
+        }
+        if (got != FF_EV_MAIN) {
+            return got;
+        }
+        ff_dest_send_away(d);
+    }
+}
+
+bool ff_dest_dump_again(FfDestination *d)
+{
+    bool asked = ff_dest_dump_take_adopted(d); /* where only the engine has died */
+
+    ff_dest_end_connection(d);
+    for (;; asked = false) {
+        g_autoptr(GError) error = NULL;
+        unsigned got = 0;
+
+        if (!asked) {
+            ff_control_pause(d->control, "the dump cannot be read");
+            got = await_dump(d);
+            if (got & FF_EV_QUIT) {
+                return false;
+            }
+            ff_control_forget(d->control, FF_EV_DEAD);
+            ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
+        }
+        if (got & FF_EV_ALL) { /* faults alone have brought the last pages */
+            ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+            return true;
+        }
+        g_autofree char *path = g_steal_pointer(&d->dump_order);
+        if (ff_dest_dump_use(d, path, &error)) {
+            return true;
+        }
+        g_message("recovery: %s", error->message);
+        if (asked) {
+            ff_control_forget(d->control, 0); /* newer than what was said first */
+        }
+        ff_control_set_error(d->control, error->message);
     }
 }
 

@@ -9,6 +9,11 @@
 
 /* The connection is lost: postcopy-paused, until a new one stands. FALSE: being freed. */
 bool ff_dest_reconnect(FfDestination *d);
+/* The same where a dump has taken the source's place, and cannot be read, or the client has paused,
+ * or the engine is a new one. */
+bool ff_dest_dump_again(FfDestination *d);
+/* A source has come (FF_EV_MAIN) while a dump is read: it is not resumed. */
+void ff_dest_send_away(FfDestination *d);
 /* Every page is here, but the source does not know it: tells it when it comes back. */
 void ff_dest_linger(FfDestination *d);
 void ff_dest_end_connection(FfDestination *d);

@@ -26,6 +26,7 @@
 
 typedef struct FfDestination FfDestination;
 typedef struct FfRestore FfRestore;
+typedef struct FfDestDump FfDestDump;
 
 /* A destination that has no source: what it does in place of connections. The coordinator. */
 typedef struct {
@@ -51,6 +52,9 @@ struct FfDestination {
     FfDeviceCopy *copy;
     const FfDestOrigin *origin; /* NULL: a source */
     FfRestore *restore;         /* of restore.c; lock: who describes it. NULL: a source */
+    FfDestDump *dump;           /* of dest-dump.c, in place of a source that is gone; else NULL */
+    char *dump_uri;             /* lock; its "file:DIRECTORY" */
+    char *dump_order;           /* the directory of the client's migrate-recover; else NULL */
 
     /* Where the source comes to. */
     int listen_fd;

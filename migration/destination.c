@@ -20,6 +20,7 @@
 #include "migration/dest-accept.h"
 #include "migration/dest-arm.h"
 #include "migration/dest-device.h"
+#include "migration/dest-dump.h"
 #include "migration/dest-fault.h"
 #include "migration/dest-hello.h"
 #include "migration/dest-read.h"
@@ -107,7 +108,7 @@ static bool agree(FfDestination *d, GError **error)
     }
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
      * nothing was changed, and the next one goes on listening. */
-    ff_state_unmark(d->cfg->state, FF_MARK_FILE);
+    ff_state_unmark(d->cfg->state, FF_MARK_FILE | FF_MARK_DUMP);
     ff_journal_setup(d->cfg->state);
     FF_FAULT_AT("setup");
     ff_conn_store(d->conn, d->cfg->state);
@@ -238,7 +239,7 @@ static bool load(FfDestination *d, GError **error)
 /* The connection, or what stands in its place. FALSE: the engine ends. */
 static bool again(FfDestination *d)
 {
-    return d->origin ? d->origin->again(d) : ff_dest_reconnect(d);
+    return d->origin ? d->origin->again(d) : d->dump ? ff_dest_dump_again(d) : ff_dest_reconnect(d);
 }
 
 /* From here on the grant may be on its way, whatever becomes of the connection: only the source
@@ -336,6 +337,7 @@ static void end_threads(FfDestination *d)
     ff_control_join(&d->feeder);
     ff_control_join(&d->return_path);
     ff_control_join(&d->fault_thread);
+    ff_dest_dump_end(d, false);
     if (d->origin) {
         d->origin->end(d);
     }
@@ -413,6 +415,16 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
     ff_control_set_status(d->control, FF_STATUS_FAILED);
 }
 
+/* Nobody misses a page any more. */
+static void leave_dump(FfDestination *d)
+{
+    if (d->dump) {
+        ff_dest_fault_end(d);
+        ff_control_join(&d->fault_thread);
+        ff_dest_dump_end(d, true);
+    }
+}
+
 static void complete(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
@@ -423,13 +435,15 @@ static void complete(FfDestination *d)
     FF_FAULT_AT("disarmed");
     ff_journal_done(d->cfg->state);
     FF_FAULT_AT("done");
+    bool connected = d->conn->main && !d->dump;
+    leave_dump(d);
     if (ff_conn_vmm_ended(d->conn, 0)) {
         /* A guest that has ended has no use for its pages, and its source must not say that it is
          * well. This engine ends, too. */
         end_threads(d);
         return;
     }
-    if (d->conn->main) {
+    if (connected) {
         ff_channel_send(d->conn->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
     }
     /* While the source cleans up as well. It is completed when this side is. */
@@ -440,8 +454,8 @@ static void complete(FfDestination *d)
     /* The source's word comes before the end of the main channel, but perhaps after that of the
      * urgent one. */
     bool known =
-        d->origin || (d->conn->main &&
-                      ff_control_wait(d->control, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &
+        d->origin ||
+        (connected && ff_control_wait(d->control, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &
                           (FF_EV_FINISHED | FF_EV_QUIT));
     if (!known) {
         /* Everything is here: the guest needs nobody any more, only the source does not know. */
@@ -474,9 +488,16 @@ static void complete(FfDestination *d)
 void ff_dest_see_through(FfDestination *d)
 {
     for (;;) {
-        if (ff_control_wait(d->control, FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT) & FF_EV_ALL) {
+        unsigned visit = d->dump ? FF_EV_MAIN : 0;
+        unsigned got = ff_control_wait(d->control, FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT | visit);
+
+        if (got & FF_EV_ALL) {
             complete(d);
             return;
+        }
+        if (got == FF_EV_MAIN) {
+            ff_dest_send_away(d);
+            continue;
         }
         /* The fault thread goes on: who touches a missing page waits, and is never shown zeros. */
         if (ff_control_events(d->control) & FF_EV_QUIT || !again(d)) {
@@ -536,4 +557,6 @@ void ff_dest_clear(FfDestination *d)
     g_free(d->socket_address);
     g_free(d->listen_path);
     g_free(d->granted_state);
+    g_free(d->dump_uri);
+    g_free(d->dump_order);
 }

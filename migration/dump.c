@@ -6,6 +6,11 @@
  * of mode 0700, since guest memory is in them. Memory is read from the memfds, never through a
  * mapping: a missing page is a hole there, and reading a hole makes nobody wait.
  *
+ * What is written is of one moment only if nothing has gone on meanwhile: of a source, and of a
+ * destination that may not run yet, epoch, phase and right are compared at the end with those of
+ * the beginning. A guest that runs changes all the time, so a destination's memory is that of no
+ * moment.
+ *
  * System calls: mkdir, openat, pread, pwrite, ftruncate, lseek(SEEK_DATA, SEEK_HOLE), fsync, fcntl.
  */
 #include "migration/dump.h"
@@ -16,27 +21,59 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "migration/internal.h"
+#include "migration/journal.h"
 #include "migration/migration.h"
-
-#define CHUNK (1u << 20)
-#define FORMAT 1
+#include "snapshot/dump-files.h"
+#include "snapshot/sum.h"
 
 typedef struct {
     FfRamBlock info; /* memfd is a duplicate, id a copy */
     FfBitmap held;   /* pages whose content is here */
+    uint64_t *sums;  /* of memory, as it is written */
 } HeldBlock;
 
+/* What must be the same at the end. */
+typedef struct {
+    uint64_t epoch;
+    FfPhase phase;
+    FfRunRight right;
+} Moment;
+
 struct FfDump {
+    const FfStateHeader *state; /* of the engine, which outlives a migration */
+    Moment moment;
+    bool frozen;    /* no guest runs in this memory, at that moment */
     GArray *blocks; /* HeldBlock */
     GKeyFile *about;
     int device_fd; /* -1: none */
 };
 
+static Moment moment_of(const FfStateHeader *s)
+{
+    return (Moment){.epoch = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED),
+                    .phase = ff_journal_phase(s),
+                    .right = ff_journal_right(s)};
+}
+
+static bool is_same(const Moment *a, const Moment *b)
+{
+    return a->epoch == b->epoch && a->phase == b->phase && a->right == b->right;
+}
+
 /* ---- what there is --------------------------------------------------------------------------- */
 
+/* What was not sent yet was not given up; but a new engine does not know what was sent. */
+static void add_unsent(const FfMigration *m, HeldBlock *h, const FfBlock *b)
+{
+    for (uint64_t i = 0; !m->source.adopted && i < ff_bitmap_words(b->n_pages); i++) {
+        h->held.words[i] |= __atomic_load_n(&b->bitmap.words[i], __ATOMIC_ACQUIRE);
+    }
+}
+
 /* A destination has what it received. A source has everything, as long as it has not given up
- * memory; then what still has data. */
+ * memory; then what still has data, and what it has not sent. */
 static void fill_held(FfMigration *m, HeldBlock *h, const FfBlock *b)
 {
     bool receives = m->side->receives, all = !receives && !g_atomic_int_get(&m->ram.released);
@@ -53,6 +90,7 @@ static void fill_held(FfMigration *m, HeldBlock *h, const FfBlock *b)
             ff_bitmap_set_run(&h->held, data / b->info.page_size,
                               (hole - data) / b->info.page_size);
         }
+        add_unsent(m, h, b);
     }
 }
 
@@ -61,6 +99,7 @@ static void describe_block(FfDump *d, unsigned i, const HeldBlock *h)
     g_autofree char *group = g_strdup_printf("block %u", i);
     g_autofree char *memory = g_strdup_printf("%u.memory", i);
     g_autofree char *pages = g_strdup_printf("%u.pages", i);
+    g_autofree char *sums = g_strdup_printf("%u.sums", i);
 
     g_key_file_set_string(d->about, group, "id", h->info.id);
     g_key_file_set_uint64(d->about, group, "size", h->info.size);
@@ -68,7 +107,15 @@ static void describe_block(FfDump *d, unsigned i, const HeldBlock *h)
     g_key_file_set_uint64(d->about, group, "address", h->info.gpa);
     g_key_file_set_string(d->about, group, "memory", memory);
     g_key_file_set_string(d->about, group, "pages", pages);
+    g_key_file_set_string(d->about, group, "sums", sums);
     g_key_file_set_uint64(d->about, group, "held", ff_bitmap_count(&h->held));
+}
+
+static void set_sum(FfDump *d, const char *group, const char *key, uint64_t sum)
+{
+    g_autofree char *text = g_strdup_printf("%016" G_GINT64_MODIFIER "x", sum);
+
+    g_key_file_set_string(d->about, group, key, text);
 }
 
 static void describe(FfDump *d, FfMigration *m)
@@ -85,18 +132,24 @@ static void describe(FfDump *d, FfMigration *m)
     for (unsigned i = 0; i < sizeof(m->conn.session); i++) {
         g_string_append_printf(session, "%02x", m->conn.session[i]);
     }
-    g_key_file_set_integer(d->about, "dump", "format", FORMAT);
+    g_key_file_set_integer(d->about, "dump", "format", FF_DUMP_FORMAT);
     g_key_file_set_string(d->about, "dump", "written", when);
     g_key_file_set_string(d->about, "dump", "role", m->side->name);
     g_key_file_set_string(d->about, "dump", "session", session->str);
-    g_key_file_set_uint64(d->about, "dump", "epoch", s->epoch);
-    g_key_file_set_string(d->about, "dump", "phase", phases[MIN(s->phase, FF_PHASE_DEAD)]);
-    g_key_file_set_string(d->about, "dump", "run-right", rights[MIN(s->run_right, FF_RUN_GIVEN)]);
+    g_key_file_set_uint64(d->about, "dump", "epoch", d->moment.epoch);
+    g_key_file_set_string(d->about, "dump", "phase", phases[MIN(d->moment.phase, FF_PHASE_DEAD)]);
+    g_key_file_set_string(d->about, "dump", "run-right",
+                          rights[MIN(d->moment.right, FF_RUN_GIVEN)]);
     g_key_file_set_string(d->about, "dump", "run-state", run_state);
     g_key_file_set_integer(d->about, "dump", "blocks", m->ram.n_blocks);
     if (d->device_fd >= 0) {
         g_key_file_set_string(d->about, "dump", "device-state", "device-state");
     }
+}
+
+static uint64_t pieces_of(const FfRamBlock *info)
+{
+    return (info->size + FF_DUMP_PIECE - 1) / FF_DUMP_PIECE;
 }
 
 FfDump *ff_dump_new(FfMigration *m, GError **error)
@@ -120,12 +173,16 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     d->about = g_key_file_new();
     d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->ram.n_blocks);
     d->device_fd = device;
+    d->state = m->cfg.state;
+    d->moment = moment_of(d->state);
+    d->frozen = !m->side->receives || d->moment.phase == FF_PHASE_LOADED;
     describe(d, m);
     for (unsigned i = 0; i < m->ram.n_blocks; i++) {
         const FfBlock *b = &m->ram.blocks[i];
         HeldBlock h = {.info = b->info};
         h.info.id = g_strdup(b->info.id);
         h.info.memfd = fcntl(b->info.memfd, F_DUPFD_CLOEXEC, 0);
+        h.sums = g_new0(uint64_t, pieces_of(&b->info));
         fill_held(m, &h, b);
         describe_block(d, i, &h);
         g_array_append_val(d->blocks, h);
@@ -148,6 +205,7 @@ void ff_dump_free(FfDump *d)
         ff_bitmap_clear(&h->held);
         close(h->info.memfd);
         g_free(h->info.id);
+        g_free(h->sums);
     }
     g_array_unref(d->blocks);
     g_key_file_unref(d->about);
@@ -186,9 +244,11 @@ static int make_file(int dir, const char *name)
     return openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 }
 
-/* Copies [AT, END) of FROM; holes stay holes. */
-static int copy_extent(int to, int from, off_t at, off_t end, void *buf, uint64_t *bytes)
+/* Reads [AT, END) of FROM into TO, which is zeros, and writes it; holes stay holes. */
+static int copy_extent(int fd, int from, off_t at, off_t end, char *to, uint64_t *bytes)
 {
+    off_t begin = at;
+
     while (at < end) {
         /* hugetlbfs knows no holes: there everything is data. */
         off_t data = lseek(from, at, SEEK_DATA);
@@ -200,11 +260,11 @@ static int copy_extent(int to, int from, off_t at, off_t end, void *buf, uint64_
             return 0;
         }
         off_t hole = data < 0 ? end : lseek(from, at, SEEK_HOLE);
-        ssize_t n = pread(from, buf, MIN(CHUNK, MIN(end, hole < 0 ? end : hole) - at), at);
+        ssize_t n = pread(from, to + (at - begin), MIN(end, hole < 0 ? end : hole) - at, at);
         if (n < 0 && errno == EINTR) {
             continue;
         }
-        if (n <= 0 || write_all(to, buf, n, at) < 0) {
+        if (n <= 0 || write_all(fd, to + (at - begin), n, at) < 0) {
             return -1;
         }
         *bytes += n;
@@ -213,44 +273,69 @@ static int copy_extent(int to, int from, off_t at, off_t end, void *buf, uint64_
     return 0;
 }
 
-static int write_memory(int fd, const HeldBlock *h, uint64_t *bytes)
+/* What is held of piece I, and its sum. BUF is zeros, before and after. */
+static int write_piece(int fd, HeldBlock *h, uint64_t i, char *buf, uint64_t *bytes)
 {
-    g_autofree void *buf = g_malloc(CHUNK);
-    uint64_t ps = h->info.page_size, first, n;
-    int rc = ftruncate(fd, h->info.size);
+    uint64_t ps = h->info.page_size, at = i * FF_DUMP_PIECE, before = *bytes, first, n;
+    uint64_t end = MIN(at + FF_DUMP_PIECE, h->info.size);
+    int rc = 0;
 
-    for (uint64_t p = 0; rc == 0 && (n = ff_bitmap_next_run(&h->held, p, true, &first));) {
-        rc = copy_extent(fd, h->info.memfd, first * ps, (first + n) * ps, buf, bytes);
-        p = first + n;
+    for (uint64_t p = at / ps; rc == 0; p = first + n) {
+        n = ff_bitmap_next_run(&h->held, p, true, &first);
+        if (!n || first * ps >= end) {
+            break;
+        }
+        uint64_t from = MAX(at, first * ps), to = MIN(end, (first + n) * ps);
+        rc = copy_extent(fd, h->info.memfd, from, to, buf + (from - at), bytes);
     }
-    memset(buf, 0, CHUNK); /* it held guest memory */
+    h->sums[i] = ff_sum(buf, end - at);
+    if (*bytes > before) {
+        memset(buf, 0, FF_DUMP_PIECE);
+    }
     return rc;
 }
 
-static int write_pages(int fd, const HeldBlock *h)
+static int write_memory(int fd, HeldBlock *h, uint64_t *bytes)
 {
-    for (uint64_t i = 0; i < ff_bitmap_words(h->held.n_pages); i++) {
-        uint64_t w = GUINT64_TO_LE(h->held.words[i]);
-        if (write_all(fd, &w, sizeof(w), i * sizeof(w)) < 0) {
-            return -1;
-        }
+    g_autofree char *buf = g_malloc0(FF_DUMP_PIECE);
+    int rc = ftruncate(fd, h->info.size);
+
+    for (uint64_t i = 0; rc == 0 && i < pieces_of(&h->info); i++) {
+        rc = write_piece(fd, h, i, buf, bytes);
     }
-    return 0;
+    memset(buf, 0, FF_DUMP_PIECE); /* it held guest memory */
+    return rc;
 }
 
-static int write_device(int fd, int from)
+/* N words of a list, and what the list's checksum is. */
+static int write_words(int fd, uint64_t *words, uint64_t n, uint64_t *sum)
 {
-    g_autofree void *buf = g_malloc(CHUNK);
-    off_t at = 0;
-    ssize_t n;
+    g_autofree uint64_t *le = g_new(uint64_t, n);
 
-    while ((n = pread(from, buf, CHUNK, at)) > 0) {
-        if (write_all(fd, buf, n, at) < 0) {
+    for (uint64_t i = 0; i < n; i++) {
+        le[i] = GUINT64_TO_LE(words[i]);
+    }
+    *sum = ff_sum(le, n * sizeof(*le));
+    return write_all(fd, le, n * sizeof(*le), 0);
+}
+
+/* It is small: at most 256 MiB are loaded of it (snapshot/dump-files.c). */
+static int write_device(FfDump *d, int fd)
+{
+    struct stat st;
+    off_t size = fstat(d->device_fd, &st) < 0 ? -1 : st.st_size, at = 0;
+    g_autofree char *buf = g_malloc(MAX(size, 1));
+
+    while (at < size) {
+        ssize_t n = pread(d->device_fd, buf + at, size - at, at);
+        if (n <= 0) {
             return -1;
         }
         at += n;
     }
-    return n;
+    g_key_file_set_uint64(d->about, "dump", "device-state-bytes", MAX(size, 0));
+    set_sum(d, "dump", "device-state-sum", ff_sum(buf, MAX(size, 0)));
+    return size < 0 ? -1 : write_all(fd, buf, size, 0);
 }
 
 /* RC is what the writing of FD (taken) came to. */
@@ -267,43 +352,72 @@ static bool finish(int fd, int rc, const char *name, GError **error)
     return ok;
 }
 
-static bool write_block(int dir, const HeldBlock *h, unsigned i, uint64_t *bytes, GError **error)
+static bool write_list(FfDump *d, int dir, unsigned i, const char *what, uint64_t *words,
+                       uint64_t n, GError **error)
 {
+    g_autofree char *name = g_strdup_printf("%u.%s", i, what);
+    g_autofree char *group = g_strdup_printf("block %u", i);
+    g_autofree char *key = g_strdup_printf("%s-sum", what);
+    uint64_t sum = 0;
+    int fd = make_file(dir, name);
+    int rc = fd < 0 ? -1 : write_words(fd, words, n, &sum);
+
+    set_sum(d, group, key, sum);
+    return finish(fd, rc, name, error);
+}
+
+static bool write_block(FfDump *d, int dir, unsigned i, uint64_t *bytes, GError **error)
+{
+    HeldBlock *h = &g_array_index(d->blocks, HeldBlock, i);
     g_autofree char *memory = g_strdup_printf("%u.memory", i);
-    g_autofree char *pages = g_strdup_printf("%u.pages", i);
     int fd = make_file(dir, memory);
 
-    if (!finish(fd, fd < 0 ? -1 : write_memory(fd, h, bytes), memory, error)) {
-        return false;
-    }
-    fd = make_file(dir, pages);
-    return finish(fd, fd < 0 ? -1 : write_pages(fd, h), pages, error);
+    return finish(fd, fd < 0 ? -1 : write_memory(fd, h, bytes), memory, error) &&
+           write_list(d, dir, i, "pages", h->held.words, ff_bitmap_words(h->held.n_pages), error) &&
+           write_list(d, dir, i, "sums", h->sums, pieces_of(&h->info), error);
 }
 
 /* The description comes last: a directory that has it is whole. */
 static bool write_about(FfDump *d, int dir, GError **error)
 {
     gsize len;
-    g_autofree char *text = g_key_file_to_data(d->about, &len, NULL);
-    int fd = make_file(dir, "dump");
+    g_autofree char *text = g_key_file_to_data(d->about, NULL, NULL);
+    g_autofree char *sealed = ff_dump_seal(text, &len);
+    int fd = make_file(dir, FF_DUMP_ABOUT);
 
-    return finish(fd, fd < 0 ? -1 : write_all(fd, text, len, 0), "dump", error);
+    return finish(fd, fd < 0 ? -1 : write_all(fd, sealed, len, 0), FF_DUMP_ABOUT, error);
+}
+
+/* Who uses a dump believes that its memory is that of one moment, of a guest that was given. */
+static bool check_moment(const FfDump *d, GError **error)
+{
+    Moment now = moment_of(d->state);
+
+    if (d->frozen && !is_same(&now, &d->moment)) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "the migration went on while its memory was written, so that this is "
+                            "no dump: pause it (migrate-pause) and dump again");
+        return false;
+    }
+    return true;
 }
 
 static bool write_files(FfDump *d, int dir, uint64_t *bytes, GError **error)
 {
     for (guint i = 0; i < d->blocks->len; i++) {
-        if (!write_block(dir, &g_array_index(d->blocks, HeldBlock, i), i, bytes, error)) {
+        if (!write_block(d, dir, i, bytes, error)) {
             return false;
         }
     }
     if (d->device_fd >= 0) {
         int fd = make_file(dir, "device-state");
-        if (!finish(fd, fd < 0 ? -1 : write_device(fd, d->device_fd), "device-state", error)) {
+        if (!finish(fd, fd < 0 ? -1 : write_device(d, fd), "device-state", error)) {
             return false;
         }
     }
-    return write_about(d, dir, error) && (fsync(dir) == 0 || fail(error, "the directory"));
+    FF_FAULT_AT("dump-written");
+    return check_moment(d, error) && write_about(d, dir, error) &&
+           (fsync(dir) == 0 || fail(error, "the directory"));
 }
 
 bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **error)

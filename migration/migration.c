@@ -15,6 +15,7 @@
 #include "fault/fault.h"
 #include "migration/adopt.h"
 #include "migration/dest-accept.h"
+#include "migration/dest-dump.h"
 #include "migration/dest-revoke.h"
 #include "migration/destination.h"
 #include "migration/split.h"
@@ -178,6 +179,8 @@ static FfStatus dest_begin_adoption(FfMigration *m)
 {
     if (ff_state_is_marked(m->cfg.state, FF_MARK_FILE)) {
         ff_restore_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
+    } else if (ff_state_is_marked(m->cfg.state, FF_MARK_DUMP)) {
+        ff_dest_dump_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     }
     return ff_adopt_destination_begin(&m->dest);
 }
@@ -240,6 +243,7 @@ static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
     }
     if (info->split) {
         info->split->may_run = m->control->granted;
+        info->split->peer_uri = g_strdup(m->dest.dump_uri);
     }
 }
 

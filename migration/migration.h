@@ -73,6 +73,12 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
 bool ff_migration_is_restore(FfMigration *m);
 /* Restore, postcopy-paused: goes on with the file at PATH, which has to be the same. */
 bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error);
+/* Destination, postcopy-paused, of a guest that was granted to it: what is missing comes from the
+ * source's dump in directory PATH (absolute). What comes of it is told by the status:
+ * postcopy-active, or postcopy-paused again. */
+bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error);
+/* Destination: one has taken the source's place, for good. */
+bool ff_migration_has_dump(FfMigration *m);
 /* A destination that is completed, but waits for its source to know it, waits no more. */
 void ff_migration_stop_waiting(FfMigration *m);
 /* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;

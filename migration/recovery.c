@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+#include "migration/dest-dump.h"
 #include "migration/source-connect.h"
 
 static bool refuse(GError **error, const char *text)
@@ -126,6 +127,13 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
 {
     FfStatus s = status_of(m);
 
+    if (ff_migration_has_dump(m)) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return refuse(error, "This guest is recovered from a dump of its source: name it, or "
+                             "another one of that source (file:DIRECTORY)");
+    }
     if (!(m->side->obeys & FF_ORDER_RECOVER) ||
         (s != FF_STATUS_POSTCOPY_PAUSED && s != FF_STATUS_COMPLETED)) {
         if (fd >= 0) {
@@ -166,6 +174,38 @@ bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
     }
     ff_mutex_unlock(&m->control->lock);
     return paused || refuse(error, "Migrate recover can only be run when postcopy is paused.");
+}
+
+bool ff_migration_has_dump(FfMigration *m)
+{
+    return m->side->receives && ff_state_is_marked(m->cfg.state, FF_MARK_DUMP);
+}
+
+bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
+{
+    static const char not_granted[] =
+        "This guest has never run here, and its source may have taken it back since its dump was "
+        "made: only the source itself can continue it here. If the source is gone for good: dump "
+        "this side too (farfault dump), and make a snapshot of both dumps (farfault join)";
+    g_autofree char *uri = g_strconcat(FF_DUMP_SCHEME, path, NULL);
+
+    if (!g_path_is_absolute(path)) {
+        g_set_error(error, FF_M_ERROR, 0, "'%s' is no absolute path", path);
+        return false;
+    }
+    ff_mutex_lock(&m->control->lock);
+    bool paused =
+        m->side->receives && !m->dest.origin && m->control->status == FF_STATUS_POSTCOPY_PAUSED;
+    /* Never given back, so it does not change any more once it is true. */
+    bool granted = m->control->granted;
+    if (paused && granted) {
+        set_target_locked(m, uri, -1, false);
+    }
+    ff_mutex_unlock(&m->control->lock);
+    if (!paused) {
+        return refuse(error, "Migrate recover can only be run when postcopy is paused.");
+    }
+    return granted || refuse(error, not_granted);
 }
 
 void ff_migration_stop_waiting(FfMigration *m)

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "snapshot/digest.h"
 #include "snapshot/mapped.h"
 #include "snapshot/records.h"
 #include "snapshot/run-state.h"
@@ -65,7 +66,8 @@ static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **er
                       "it is an ordinary stream, which only QEMU itself can load: make it "
                       "mapped-ram first (farfault convert --to mapped-ram)");
     }
-    return ff_records_walk(f->saved, &nobody, NULL, error) && ff_tail_check(f->saved, error);
+    return ff_records_walk(f->saved, &nobody, NULL, error) && ff_tail_check(f->saved, error) &&
+           ff_saved_digest(f->saved, &f->digest, error);
 }
 
 FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error)

@@ -149,7 +149,7 @@ static void keep(FfDestination *d)
 {
     FfStateHeader *state = d->cfg->state;
     FfRestore *r = d->restore;
-    FfStateFile kept = {r->file->id.size, r->file->id.mtime_ns, r->offset, 0};
+    FfStateFile kept = {r->file->id.size, r->file->id.mtime_ns, r->offset, r->file->digest};
     g_autofree char *uri = g_strdup_printf("file:%s", r->path);
 
     memset(state->uuid, 0, sizeof(state->uuid));
@@ -285,6 +285,13 @@ void ff_restore_coordinate(FfDestination *d)
 /* ---- once more ---------------------------------------------------------------------------------
  */
 
+/* A block device has neither size nor time that would tell: its content does. */
+static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
+{
+    return f->id.size == kept->size && f->id.mtime_ns == kept->mtime_ns &&
+           (!kept->digest || f->digest == kept->digest);
+}
+
 /* The file as it was, or the one that the client names: it has to be the same. */
 static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **error)
 {
@@ -306,11 +313,11 @@ static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **err
     memcpy(&kept, d->cfg->state->secret, sizeof(kept));
     g_autoptr(FfRestoreFile) f =
         ff_restore_file_open(fd, path ? path : r->path, kept.offset, error);
-    if (f && (f->id.size != kept.size || f->id.mtime_ns != kept.mtime_ns)) {
+    if (f && !is_same(f, &kept)) {
         g_set_error(
             error, FF_M_ERROR, 0,
             "%s: it is not the file that this guest is restored from, or was changed since: "
-            "its size and its time have to be the same",
+            "its size, its time and its device state have to be the same",
             f->path);
         return NULL;
     }
@@ -388,8 +395,12 @@ static unsigned await_recover(FfDestination *d, char **path)
     return got;
 }
 
+/* The client's migrate-pause, too, gives the disk its peace. */
 static void pause_for(FfDestination *d, const GError *why)
 {
+    if (d->restore->pager) {
+        ff_file_pager_pause(d->restore->pager);
+    }
     if (why) {
         ff_control_forget(d->control, 0); /* newer than what was said first */
     }

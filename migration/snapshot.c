@@ -22,6 +22,7 @@
 
 #include "fault/fault.h"
 #include "migration/journal.h"
+#include "migration/snapshot-guest.h"
 #include "net/priority.h"
 #include "snapshot/run-state.h"
 #include "uffd/regions.h"
@@ -191,6 +192,7 @@ static bool make_capture(FfSnapshot *s, GError **error)
             .map = b->map,
         };
     }
+    bool stuck = false;
     FfCapture *capture = ff_capture_new(
         &(FfCaptureConfig){.uffd = s->cfg->snapshot.uffd,
                            .maps_fd = s->cfg->maps_fd,
@@ -200,12 +202,13 @@ static bool make_capture(FfSnapshot *s, GError **error)
                            .n_blocks = s->ram->n_blocks,
                            .buffer = MIN(s->cfg->snapshot.buffer, s->ram->total_bytes),
                            .fault_thread = ff_priority_urgent,
+                           .stuck = &stuck,
                            .stands = true},
         error);
+    s->uffd_is_free = !capture && !stuck;
     if (!capture) {
         return false;
     }
-    s->uffd_is_free = false;
     ff_mutex_lock(&s->control->lock);
     s->capture = capture;
     ff_capture_set_bandwidth(capture, s->cfg->max_bandwidth);
@@ -259,78 +262,6 @@ static void read_state(FfSnapshot *s)
     }
 }
 
-static bool stop_guest(FfSnapshot *s, GError **error)
-{
-    FfVmm *vmm = s->cfg->vmm;
-
-    vmm->state.one_way = true;
-    s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
-    if (!s->prepared) {
-        return false;
-    }
-    FF_FAULT_AT("prepared");
-    ff_journal_stopped(s->cfg->state);
-    FF_FAULT_AT("stopping");
-    ff_mutex_lock(&s->control->lock);
-    s->stopped = true;
-    ff_mutex_unlock(&s->control->lock);
-    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
-        return false;
-    }
-    s->saving = true;
-    FF_FAULT_AT("offered");
-    ff_stamp(s->stats->stop_us);
-    ff_mutex_lock(&s->control->lock);
-    s->stopped_by_us = true;
-    ff_mutex_unlock(&s->control->lock);
-    s->stopping = true;
-    s->begun = vmm->state.stop_and_save(&vmm->state, &s->run_state, error);
-    if (!s->begun) {
-        return false;
-    }
-    g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
-    FF_FAULT_AT("stopped");
-    return true;
-}
-
-/* What the guest is to be, *START: unless it is to stand. */
-static const char *state_afterwards(FfSnapshot *s, bool *start)
-{
-    ff_mutex_lock(&s->control->lock);
-    bool cont = s->control->client_cont;
-    *start = !s->control->start_paused;
-    s->stopped_by_us = false;
-    ff_mutex_unlock(&s->control->lock);
-    return cont && !strcmp(s->run_state, "paused") ? "running" : s->run_state;
-}
-
-/* The guest is as it was before, or as the client has said meanwhile. */
-static bool release_guest(FfSnapshot *s, GError **error)
-{
-    FfVmmRun *run = &s->cfg->vmm->run;
-    bool start = false, running = false, ok = true;
-
-    if (!s->run_state && s->stopping) {
-        /* QEMU may have carried it out, and did not say so. stop() has noted what it was. */
-        s->run_state = g_strdup(s->cfg->state->run_state);
-    }
-    if (s->run_state) {
-        const char *state = state_afterwards(s, &start);
-        ok = run->resume(run, state, start, &running, error);
-    }
-    ff_stamp(s->stats->running_us);
-    ff_mutex_lock(&s->control->lock);
-    bool halt = running && s->control->start_paused;
-    ff_mutex_unlock(&s->control->lock);
-    if (halt && ok) {
-        ok = run->halt(run, error);
-    }
-    ff_mutex_lock(&s->control->lock);
-    s->stopped = false;
-    ff_mutex_unlock(&s->control->lock);
-    return ok;
-}
-
 static bool undo(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
@@ -354,7 +285,7 @@ static gpointer resume_guest(gpointer p)
     FfVmmState *state = &s->cfg->vmm->state;
 
     ff_priority_urgent();
-    if (!release_guest(s, &s->resume_error)) {
+    if (!ff_snapshot_release_guest(s, &s->resume_error)) {
         fail_writing(s);
         return NULL;
     }
@@ -388,7 +319,7 @@ static bool take(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
-    if (!stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
+    if (!ff_snapshot_stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
         return false;
     }
     FF_FAULT_AT("armed");
@@ -487,10 +418,6 @@ static void end_capture(FfSnapshot *s)
     s->last = ff_capture_stats(capture);
     ff_mutex_unlock(&s->control->lock);
     s->uffd_is_free = ff_capture_end(capture);
-    if (!s->uffd_is_free) {
-        g_warning("the userfaultfd of this snapshot cannot be used again: this guest has no more "
-                  "live snapshots until it is started again");
-    }
     ff_capture_free(capture);
     ff_discards_disarm(s->discards);
 }
@@ -567,7 +494,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     }
     end_saving(s);
-    if (s->stopped && !release_guest(s, &stands)) {
+    if (s->stopped && !ff_snapshot_release_in_the_end(s, &stands)) {
         g_warning("snapshot: the guest could not be resumed: %s", stands->message);
         cancelled = false; /* not everything is as it was */
     }

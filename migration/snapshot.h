@@ -44,7 +44,6 @@ typedef struct {
     bool begun;           /* it has, and ends by itself */
     bool stopped;         /* lock; the client's stop and cont are ours */
     bool stopped_by_us;   /* lock; nobody may start the guest but we */
-    bool resumed;         /* lock; somebody did */
 } FfSnapshot;
 
 void ff_snapshot_init(FfSnapshot *s);

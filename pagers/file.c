@@ -11,22 +11,20 @@
  *
  * Threads: `fault` (FAULT_THREADS) answer requests, `fill` (FILL_THREADS) go through the blocks by
  * address. Few of them, and small reads: what the fill has under way a fault waits for in the disk.
- * They place, so they may wait for an event of the space. Locks: `ring_lock`, with the fault thread
- * of the space, and `cursor_lock`, of the fill alone; both are leaves, and nobody reads under one.
- * `huge_lock`: one thread at a time places huge pages, beside which it takes locks of the space.
+ * They place, so they may wait for an event of the space. When a read has come back too late
+ * (reader.h) they must not look at the pager: -ECANCELED ends them at once. Locks: `ring_lock`,
+ * with the fault thread of the space, and `cursor_lock`, of the fill alone; both are leaves, and
+ * nobody reads under one. `huge_lock`: one thread at a time places huge pages, beside which it
+ * takes locks of the space.
  *
- * System calls: pread64, fstat, fadvise64, mmap.
+ * System calls: fadvise64.
  */
 #include "pagers/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "fault/fault.h"
 #include "net/sync.h"
 #include "uffd/bitmap.h"
 #include "uffd/place.h"
@@ -53,11 +51,11 @@ typedef struct {
     uint64_t page;
 } Request;
 
+/* A thread, as its own functions see it. */
 typedef struct {
-    FfFilePager *p;
-    GThread *thread;
-    int fd; /* of all threads of a kind; borrowed */
-    uint8_t *buf;
+    FfFilePager *p; /* not after -ECANCELED */
+    FfReader *reader;
+    FfReaderFile *file; /* borrowed from the pager */
 } Worker;
 
 struct FfFilePager {
@@ -66,11 +64,13 @@ struct FfFilePager {
     Block *blocks;
     size_t buf_len;
     uint64_t page_max; /* pages of the file in the largest page */
-    int urgent_fd, fill_fd;
+    uint64_t fill_bytes;
+    FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
     FfFileId id;
-    Worker fault[FAULT_THREADS], fill[FILL_THREADS];
-    gint broken;         /* atomic; reading has failed, and it was said. Observers: the fill */
-    gint ends;           /* atomic; all threads are to end. Observers: they */
+    FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS];
+    gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
+                    fill */
+    gint ends;   /* atomic; all threads are to end. Observers: they */
     FfFileCounts counts; /* each atomic */
 
     FfMutex ring_lock;
@@ -94,60 +94,23 @@ static void count(uint64_t *n, uint64_t more)
 /* ---- the file ----------------------------------------------------------------------------------
  */
 
-int ff_file_id(int fd, FfFileId *id)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) < 0) {
-        return -errno;
-    }
-    *id = (FfFileId){0};
-    if (S_ISREG(st.st_mode)) {
-        id->size = (uint64_t)st.st_size;
-        id->mtime_ns = st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec;
-    }
-    return 0;
-}
-
-/* What is read is what was saved. */
-static int check_unchanged(const FfFilePager *p, int fd)
-{
-    FfFileId now;
-    int rc = ff_file_id(fd, &now);
-
-    if (rc < 0) {
-        return rc;
-    }
-    return now.size == p->id.size && now.mtime_ns == p->id.mtime_ns ? 0 : -ESTALE;
-}
-
-static int read_at(int fd, uint64_t at, uint8_t *to, size_t n)
-{
-    for (size_t done = 0; done < n;) {
-        ssize_t got =
-            FF_FAULT_CALL("read-file", pread(fd, to + done, n - done, (off_t)(at + done)));
-
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got <= 0) {
-            return got < 0 ? -errno : -ENODATA;
-        }
-        done += got;
-    }
-    return 0;
-}
-
 /* N pages of the file from FIRST on into W's buffer: what stands there, and zeros. -errno with the
  * place in *AT. */
 static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uint64_t *at,
                       uint64_t *bytes)
 {
+    const FfFilePagerConfig *cfg = &w->p->cfg;
+
     *bytes = 0;
     *at = b->file.at + first * FF_FILE_PAGE;
+    if (cfg->read) {
+        *bytes = n * FF_FILE_PAGE;
+        return cfg->read((unsigned)(b - w->p->blocks), first, n, ff_reader_buffer(w->reader), at,
+                         cfg->opaque);
+    }
     for (uint64_t i = 0, some; i < n; i += some) {
         bool data = ff_bitmap_test(&b->data, first + i);
-        uint8_t *to = w->buf + i * FF_FILE_PAGE;
+        uint8_t *to = ff_reader_buffer(w->reader) + i * FF_FILE_PAGE;
 
         for (some = 1; i + some < n && ff_bitmap_test(&b->data, first + i + some) == data;) {
             some++;
@@ -157,13 +120,14 @@ static int read_pages(Worker *w, const Block *b, uint64_t first, uint64_t n, uin
             continue;
         }
         *at = b->file.at + (first + i) * FF_FILE_PAGE;
-        int rc = read_at(w->fd, *at, to, some * FF_FILE_PAGE);
+        int rc = ff_reader_read(w->reader, w->file, *at, to, some * FF_FILE_PAGE);
         if (rc < 0) {
             return rc;
         }
         *bytes += some * FF_FILE_PAGE;
     }
-    return check_unchanged(w->p, w->fd);
+    /* What is read is what was saved. */
+    return ff_reader_check(w->reader, w->file, &w->p->id);
 }
 
 static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
@@ -241,7 +205,8 @@ static int place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, 
     return rc;
 }
 
-/* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said. */
+/* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W
+ * was left behind. */
 static bool bring(Worker *w, const FfRun *run, bool waits)
 {
     FfFilePager *p = w->p;
@@ -250,13 +215,16 @@ static bool bring(Worker *w, const FfRun *run, bool waits)
     int rc = read_pages(w, b, run->first * b->per_page, run->n * b->per_page, &at, &bytes);
     FfRun some;
 
+    if (rc == -ECANCELED) {
+        return false;
+    }
     if (rc < 0) {
         fail(p, rc, at, waits);
         return false;
     }
     count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
     enter_placing(p, run->block);
-    rc = place_missing(p, run, w->buf, &some);
+    rc = place_missing(p, run, ff_reader_buffer(w->reader), &some);
     leave_placing(p, run->block);
     if (rc < 0) {
         cannot_place(p, &some, rc);
@@ -371,18 +339,19 @@ static void answer(Worker *w, const Request *r)
     }
 }
 
-static gpointer fault_thread(gpointer opaque)
+/* FfReaderFunc */
+static void fault_thread(FfReader *reader, void *owner)
 {
-    Worker *w = opaque;
+    FfFilePager *p = owner;
+    Worker w = {p, reader, p->urgent_file};
     Request r;
 
-    if (w->p->cfg.thread_begins) {
-        w->p->cfg.thread_begins();
+    if (p->cfg.thread_begins) {
+        p->cfg.thread_begins();
     }
-    while (take(w->p, &r)) {
-        answer(w, &r);
+    while (!ff_reader_is_left(reader) && take(p, &r)) {
+        answer(&w, &r);
     }
-    return NULL;
 }
 
 /* ---- the fill ----------------------------------------------------------------------------------
@@ -423,7 +392,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
         if (p->at_page == b->n_pages) {
             continue;
         }
-        uint64_t most = MAX(1, FILL_BYTES / FF_FILE_PAGE / b->per_page), first = p->at_page;
+        uint64_t most = MAX(1, p->fill_bytes / FF_FILE_PAGE / b->per_page), first = p->at_page;
 
         *zero = !has_data(b, first);
         p->at_page =
@@ -443,19 +412,19 @@ static bool next(FfFilePager *p, FfRun *run, bool *zero)
     return some;
 }
 
-static gpointer fill_thread(gpointer opaque)
+/* FfReaderFunc */
+static void fill_thread(FfReader *reader, void *owner)
 {
-    Worker *w = opaque;
-    FfFilePager *p = w->p;
+    FfFilePager *p = owner;
+    Worker w = {p, reader, p->fill_file};
     FfRun run;
     bool zero;
 
     while (!g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken) && next(p, &run, &zero)) {
-        if (zero ? !place_zero(p, &run, false) : !bring(w, &run, false)) {
-            return NULL;
+        if (zero ? !place_zero(p, &run, false) : !bring(&w, &run, false)) {
+            return;
         }
     }
-    return NULL;
 }
 
 /* ---- beginning and end -------------------------------------------------------------------------
@@ -481,7 +450,6 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
 
     p->pager.request = request;
     p->cfg = *cfg;
-    p->urgent_fd = p->fill_fd = -1;
     p->blocks = g_new0(Block, cfg->n_blocks);
     p->page_max = 1;
     for (unsigned i = 0; i < cfg->n_blocks; i++) {
@@ -489,7 +457,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->page_max = MAX(p->page_max, p->blocks[i].per_page);
     }
     p->cfg.blocks = NULL;
-    p->buf_len = MAX(p->page_max, FILL_BYTES / FF_FILE_PAGE) * FF_FILE_PAGE;
+    p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
+    p->buf_len = MAX(p->page_max, p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
     ff_mutex_init(&p->ring_lock);
     ff_cond_init(&p->asked);
     ff_mutex_init(&p->cursor_lock);
@@ -497,53 +466,42 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
     return p;
 }
 
-/* Page-aligned, and of a huge page no memory before it is read. */
-static uint8_t *buffer(const FfFilePager *p)
-{
-    void *buf = mmap(NULL, p->buf_len, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (buf == MAP_FAILED) {
-        g_error("no memory for the buffers of a restore: %s", g_strerror(errno));
-    }
-    return buf;
-}
-
-static void begin(FfFilePager *p, Worker *w, unsigned n, int fd, const char *name, GThreadFunc run)
+static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *name,
+                  FfReaderFunc run)
 {
     for (unsigned i = 0; i < n; i++) {
-        w[i] = (Worker){.p = p, .fd = fd, .buf = buffer(p)};
-        w[i].thread = g_thread_new(name, run, &w[i]);
+        readers[i] = ff_reader_start(name, p->buf_len, run, p);
     }
 }
 
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
 {
-    p->urgent_fd = urgent;
-    p->fill_fd = fill;
-    p->id = *id;
+    p->urgent_file = urgent < 0 ? NULL : ff_reader_file_new(urgent);
+    p->fill_file = fill < 0 ? NULL : ff_reader_file_new(fill);
+    p->id = id ? *id : (FfFileId){0};
     p->ends = p->broken = 0;
     p->at_block = 0;
     p->at_page = 0;
     /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
     posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
     posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
-    begin(p, p->fault, FAULT_THREADS, urgent, "ff-file-fault", fault_thread);
+    begin(p, p->fault, FAULT_THREADS, "ff-file-fault", fault_thread);
 }
 
 void ff_file_pager_fill(FfFilePager *p)
 {
-    begin(p, p->fill, FILL_THREADS, p->fill_fd, "ff-file-fill", fill_thread);
+    begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
 }
 
-static void end(const FfFilePager *p, Worker *w, unsigned n)
+void ff_file_pager_pause(FfFilePager *p)
+{
+    g_atomic_int_set(&p->broken, 1);
+}
+
+static void end(FfReader **readers, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
-        if (w[i].thread) {
-            g_thread_join(w[i].thread);
-            munmap(w[i].buf, p->buf_len);
-        }
-        w[i] = (Worker){0};
+        g_clear_pointer(&readers[i], ff_reader_end);
     }
 }
 
@@ -553,8 +511,8 @@ void ff_file_pager_stop(FfFilePager *p)
     g_atomic_int_set(&p->ends, 1);
     ff_cond_broadcast(&p->asked);
     ff_mutex_unlock(&p->ring_lock);
-    end(p, p->fault, FAULT_THREADS);
-    end(p, p->fill, FILL_THREADS);
+    end(p->fault, FAULT_THREADS);
+    end(p->fill, FILL_THREADS);
     ff_mutex_lock(&p->ring_lock);
     p->head = p->n = 0;
     p->overflow = false;
@@ -562,13 +520,8 @@ void ff_file_pager_stop(FfFilePager *p)
     for (unsigned i = 0; i < p->cfg.n_blocks; i++) {
         ff_bitmap_clear_run(&p->blocks[i].wanted, 0, p->blocks[i].n_pages);
     }
-    int *fds[] = {&p->urgent_fd, &p->fill_fd};
-    for (unsigned i = 0; i < G_N_ELEMENTS(fds); i++) {
-        if (*fds[i] >= 0) {
-            close(*fds[i]);
-            *fds[i] = -1;
-        }
-    }
+    g_clear_pointer(&p->urgent_file, ff_reader_file_unref);
+    g_clear_pointer(&p->fill_file, ff_reader_file_unref);
 }
 
 FfFileCounts ff_file_pager_counts(const FfFilePager *p)

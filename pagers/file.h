@@ -15,6 +15,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
+#include "pagers/reader.h"
 #include "uffd/pager.h"
 #include "uffd/space.h"
 
@@ -22,15 +23,6 @@
 #define FF_FILE_PAGE 4096ull
 
 typedef struct FfFilePager FfFilePager;
-
-/* What a file is as long as nobody writes to it. */
-typedef struct {
-    uint64_t size;
-    int64_t mtime_ns; /* 0: of a block device, which has none for its content */
-} FfFileId;
-
-/* 0 or -errno. */
-int ff_file_id(int fd, FfFileId *id);
 
 /* A block of the space. */
 typedef struct {
@@ -43,7 +35,7 @@ typedef struct {
 
 /* The first thing that went wrong since ff_file_pager_start(). */
 typedef struct {
-    int error;   /* errno; ESTALE: the file was changed; ENODATA: it was cut */
+    int error;   /* errno; ESTALE: the file was changed; ENODATA: it was cut; what READ says */
     uint64_t at; /* in the file, bytes */
     bool waits;  /* somebody waits for that page */
 } FfFileError;
@@ -64,6 +56,12 @@ typedef struct {
     void (*thread_begins)(void); /* of those that answer faults; can be NULL */
     /* Places zeros where nobody waits; 0 or -errno. NULL: ff_place_zero(). */
     int (*zero)(const FfRun *run, void *opaque);
+    /* Reads N pages of the file, from FIRST of a block on, of which some stand there, in place of
+     * the pager, which then needs no file: 0, or -errno with the place in *AT. Any thread of the
+     * pager. NULL: the pager reads. */
+    int (*read)(unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
+                void *opaque);
+    unsigned fill; /* with READ: bytes that the fill reads together; a multiple of pages */
     /* Reading failed: nothing is filled any more until ff_file_pager_start(); faults that can be
      * answered are. Called once. Any thread of the pager. */
     void (*failed)(const FfFileError *e, void *opaque);
@@ -80,12 +78,16 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfFilePager, ff_file_pager_free)
 /* For ff_space_set_pager(). */
 FfPager *ff_file_pager_pager(FfFilePager *p);
 /* The pages are read by URGENT, for who waits, and by FILL: two descriptions of one file, both
- * taken, which was ID when it was opened first. Faults are answered from now on. */
+ * taken, which was ID when it was opened first (with FfFilePagerConfig.read: -1, -1, NULL). Faults
+ * are answered from now on. */
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id);
 /* Begins to fill what nobody has asked for. After start. */
 void ff_file_pager_fill(FfFilePager *p);
-/* Ends the threads, and closes the file. Requests that were not answered are forgotten: before the
- * next start ff_faults_stop(), and ff_faults_again() for who still waits. */
+/* Nothing is filled any more, nor any failure told, until the next start; who waits is answered. */
+void ff_file_pager_pause(FfFilePager *p);
+/* Ends the threads, and closes the file. A thread whose read does not come back is left behind, and
+ * touches nothing of the pager nor of the space any more. Requests that were not answered are
+ * forgotten: before the next start ff_faults_stop(), and ff_faults_again() for who still waits. */
 void ff_file_pager_stop(FfFilePager *p);
 FfFileCounts ff_file_pager_counts(const FfFilePager *p);
 

@@ -277,6 +277,10 @@ void ff_call_gerror(FfCall *call, const GError *error)
 
 void ff_call_pass(FfCall *call)
 {
+    if (call->pass) {
+        call->pass(call);
+        return;
+    }
     if (!call->gone) {
         ff_driver_send(call->driver, FF_LINK_PASS, call->mon, call->seq, NULL, 0);
     }

@@ -169,6 +169,19 @@ static bool number(const char *name)
     return strspn(name, "0123456789") == strlen(name);
 }
 
+static void look_at_uri(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
+        ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc") ||
+        (call->target.kind == FF_URI_FD && number(call->target.name))) {
+        ff_call_pass_native(call);
+    } else {
+        ff_call_get_capabilities(call, got_capabilities);
+    }
+}
+
 void ff_handle_migrate(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -190,12 +203,7 @@ void ff_handle_migrate(FfCall *call)
     if (ff_call_when_over(call, ff_handle_migrate)) {
         return;
     }
-    g_autofree char *busy = ff_restore_is_busy(d);
-    if (busy) {
-        ff_call_error(call, "%s", busy);
-        return;
-    }
-    if (d->migration) {
+    if (d->migration && !ff_restore_is_under_way(d)) {
         ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE
                                 ? "There's a migration process in progress"
                                 : "Guest is waiting for an incoming migration");
@@ -208,12 +216,8 @@ void ff_handle_migrate(FfCall *call)
     ff_uri_from_arguments(&call->target, call->args);
     if (call->target.kind == FF_URI_NONE) {
         ff_call_pass(call); /* QEMU refuses it: each version in its own words */
-    } else if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
-               ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc") ||
-               (call->target.kind == FF_URI_FD && number(call->target.name))) {
-        ff_call_pass_native(call);
-    } else {
-        ff_call_get_capabilities(call, got_capabilities);
+    } else if (!ff_call_after_restore(call, look_at_uri)) {
+        look_at_uri(call);
     }
 }
 
@@ -262,8 +266,10 @@ void ff_handle_cancel(FfCall *call)
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
 
-    if (d->migration && d->config.state->role == FF_ROLE_SOURCE &&
-        d->status != FF_STATUS_COMPLETED) {
+    if (ff_deferred_cancel(d)) {
+        ff_call_return(call, NULL);
+    } else if (d->migration && d->config.state->role == FF_ROLE_SOURCE &&
+               d->status != FF_STATUS_COMPLETED) {
         bool ok = ff_migration_cancel(d->migration, &error);
 
         answer(call, ok, error);

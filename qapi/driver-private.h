@@ -41,6 +41,8 @@ struct FfDriver {
     guint linger;    /* source of the one-shot timer; 0: not running */
 
     FfMigration *migration;      /* NULL: none under way */
+    FfTotals totals;             /* before it; totals.c */
+    bool counting;               /* it is in the stored ones */
     const FfStartOps *start_ops; /* of the last one */
     FfIncoming *incoming;        /* NULL: we do not listen for a source */
     int snapshot_uffd;           /* of a live snapshot under way; -1: none */
@@ -66,6 +68,12 @@ struct FfDriver {
     bool lifting;     /* or in a live snapshot: its protection is being taken away */
     GQueue waiting_restored; /* what waits for that; restore-settings.c */
     GQueue waiting_over;     /* what came after a migration's last event; over.c */
+    /* What waits for the end of a restore; after-restore.c. */
+    bool deferring;          /* from its answer until it has begun, or is over */
+    bool deferred_cancelled; /* while it begins */
+    bool deferred_over;      /* it is, before it began: that is what query-migrate says of it */
+    FfCall *deferred;        /* NULL: there is none, or it begins */
+    void (*deferred_next)(FfCall *call);
 };
 
 typedef void (*FfHandler)(FfCall *call);
@@ -104,9 +112,12 @@ struct FfCall {
     JsonNode *capabilities;       /* the client's */
     JsonNode *parameters;
     FfHandler next;
-    FfHandler restored; /* of ff_call_restore() */
+    FfHandler restored;      /* of ff_call_restore() */
+    FfHandler next_restored; /* of ff_call_after_restore() */
     /* In place of an answer that is an error, for a call of our own; NULL. */
     void (*failed)(FfDriver *d, const char *why);
+    /* In place of the client's line, which has been answered: QEMU is given the command; NULL. */
+    void (*pass)(FfCall *call);
     int fd;
     FfTlsChoice tls;
     const char *native; /* why QEMU carries it though the engine was asked for; static; NULL */
@@ -254,6 +265,22 @@ char *ff_driver_stored_status(FfDriver *driver);
 /* QEMU carries the migration that begins, because of WHY: kept for queries, and logged. */
 void ff_driver_store_native(FfDriver *driver, const char *why);
 void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
+/* The same of any end; WHY can be NULL. */
+void ff_driver_store_end(FfDriver *driver, FfRole role, FfStatus status, const char *why);
+/* Of one that waits for a restore, of which INFO is; NULL: that is over. */
+JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info);
+
+/* totals.c: nothing where a migration is not counted */
+/* A use begins. Before its first status. */
+void ff_totals_begin(FfDriver *driver, FfUse use);
+/* The one that the engine before this one had under way. */
+void ff_totals_adopt(FfDriver *driver);
+void ff_totals_status(FfDriver *driver, FfStatus status);
+/* Its numbers as they are now. */
+void ff_totals_look(FfDriver *driver);
+void ff_totals_end(FfDriver *driver, const FfMigrationInfo *info);
+/* It was none of the engine's: QEMU carries it, or it did not begin. */
+void ff_totals_drop(FfDriver *driver);
 
 /* policy.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
@@ -305,8 +332,23 @@ bool ff_restore_is_wanted(FfCall *call);
 void ff_restore_incoming(FfCall *call);
 /* migrate-recover, of a migration that is a restore. */
 void ff_restore_recover(FfCall *call);
-/* Why nothing else can begin: memory still comes from a file (g_free); NULL: it does not. */
-char *ff_restore_is_busy(FfDriver *d);
+/* The guest's memory comes from a file. */
+bool ff_restore_is_under_way(const FfDriver *d);
+
+/* after-restore.c */
+/* FALSE: no restore is under way. Else CALL is answered, or NEXT is called with it, or with one of
+ * our own in its place, when the restore is over. */
+bool ff_call_after_restore(FfCall *call, FfHandler next);
+/* The restore is over: what waits begins. */
+void ff_deferred_go_on(FfDriver *driver);
+/* A migration was started, or QEMU was given one. */
+void ff_deferred_begun(FfDriver *driver);
+/* It will not begin. */
+void ff_deferred_fail(FfDriver *driver, const char *why);
+/* migrate_cancel; FALSE: nothing waits. */
+bool ff_deferred_cancel(FfDriver *driver);
+/* The engine before this one may have died while something waited. */
+void ff_deferred_adopt(FfDriver *driver);
 
 /* upgrade.c */
 void ff_handle_lend(FfCall *call);      /* x-farfault-lend */

@@ -262,6 +262,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
             d); /* what an engine left that died while QEMU carried a migration */
         ff_outgoing_look(d);
     }
+    ff_deferred_adopt(d);
     return d;
 }
 
@@ -291,6 +292,11 @@ void ff_driver_last_words(FfDriver *d)
     }
 }
 
+void ff_driver_look(FfDriver *d)
+{
+    ff_totals_look(d);
+}
+
 void ff_driver_free(FfDriver *d)
 {
     GHashTableIter iter;
@@ -302,6 +308,7 @@ void ff_driver_free(FfDriver *d)
     ff_driver_close_mem(d);
     ff_driver_forget_names(d);
     ff_driver_report_clear(d);
+    g_clear_pointer(&d->deferred, ff_call_free);
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->outgoing, ff_outgoing_free);
     g_clear_pointer(&d->parting, ff_migration_free);

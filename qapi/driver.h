@@ -24,6 +24,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDriver, ff_driver_free)
 void ff_driver_frame(FfDriver *driver, FfLinkType type, unsigned mon, uint32_t seq,
                      const char *payload, size_t length, int fd);
 
+/* The relay's PING: what others see of a migration in the state memfd is brought up to date. */
+void ff_driver_look(FfDriver *driver);
+
 /* QEMU has ended, and this process is about to: what a peer still waits for is said. */
 void ff_driver_last_words(FfDriver *driver);
 #define FF_DRIVER_LAST_WORDS_MS 3000

@@ -35,7 +35,8 @@ void ff_driver_want_events(FfDriver *d, bool on)
 
 void ff_driver_report_anew(FfDriver *d, FfStatus status)
 {
-    d->status = status;
+    /* One that was deferred has said that already. */
+    d->status = d->deferring ? FF_STATUS_SETUP : status;
     d->config.state->driver_flags &=
         ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
 }

@@ -81,7 +81,23 @@ static JsonObject *restore_to_json(const FfMigrationInfo *info)
 
     json_object_set_int_member(o, "read-for-faults", (gint64)info->fault_bytes);
     json_object_set_int_member(o, "read-by-fill", (gint64)info->fill_bytes);
+    json_object_set_int_member(
+        o, "remaining", info->status == FF_STATUS_COMPLETED ? 0 : (gint64)info->ram_remaining);
     return o;
+}
+
+JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info)
+{
+    JsonObject *out = json_object_new();
+    JsonObject *own = json_object_new();
+
+    json_object_set_string_member(own, "engine", "farfault");
+    if (info) {
+        json_object_set_object_member(own, "restore", restore_to_json(info));
+    }
+    json_object_set_string_member(out, "status", ff_status_name(FF_STATUS_SETUP));
+    json_object_set_object_member(out, "x-farfault", own);
+    return out;
 }
 
 static JsonObject *own_to_json(const FfMigrationInfo *info)
@@ -292,8 +308,13 @@ void ff_driver_store_native(FfDriver *d, const char *why)
 
 void ff_driver_store_failure(FfDriver *d, FfRole role, const char *why)
 {
+    ff_driver_store_end(d, role, FF_STATUS_FAILED, why);
+}
+
+void ff_driver_store_end(FfDriver *d, FfRole role, FfStatus status, const char *why)
+{
     g_autofree char *desc = g_strdup(why);
-    FfMigrationInfo info = {.role = role, .status = FF_STATUS_FAILED, .error_desc = desc};
+    FfMigrationInfo info = {.role = role, .status = status, .error_desc = desc};
     const FfInfoView view = ff_info_view(d);
     g_autoptr(JsonObject) object = ff_info_to_json(&info, &view);
 

@@ -47,7 +47,14 @@ static void on_status(FfStatus status, void *opaque)
         d->start_ops->active(d);
     }
     ff_driver_filter(d, (d->filter & ~(uint32_t)FF_FILTER_OVERDUE) | overdue);
-    ff_driver_report(d, status);
+    ff_totals_status(d, status);
+    if (status == FF_STATUS_POSTCOPY_PAUSED) {
+        ff_deferred_fail(d, "the restore that it waited for has paused: see query-migrate");
+        d->deferred_over = false; /* the pause has to be seen */
+    }
+    if (!d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
+        ff_driver_report(d, status);
+    }
 }
 
 static void on_sync(void *opaque)
@@ -74,7 +81,10 @@ static void on_done(void *opaque)
     g_autoptr(FfMigrationInfo) info = ff_migration_info(migration);
     g_autofree char *summary = ff_info_summary(info);
 
-    ff_driver_store_info(d, info);
+    if (!d->deferred_over) {
+        ff_driver_store_info(d, info);
+    }
+    ff_totals_end(d, info);
     ff_driver_forget_tls(d);
     /* QEMU's last events of the inner migration may still be on their way to the relay: they are
      * dropped until QEMU carries one itself, or this engine ends. */
@@ -107,6 +117,7 @@ static void on_plain(const FfPlainPeer *peer, void *opaque)
     FfMigration *migration = g_steal_pointer(&d->migration);
 
     ff_driver_forget_tls(d); /* nobody adopts a migration of QEMU's */
+    ff_totals_drop(d);
     d->start_ops->plain(d, peer);
     g_idle_add(free_migration, migration);
     ff_driver_touch(d);
@@ -175,6 +186,14 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
 }
 
+static FfUse use_of(const FfMigrationConfig *config)
+{
+    return config->snapshot.wanted               ? FF_USE_SNAPSHOT
+           : config->restore.wanted              ? FF_USE_RESTORE
+           : config->role == FF_ROLE_DESTINATION ? FF_USE_INCOMING
+                                                 : FF_USE_OUTGOING;
+}
+
 bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilities,
                      const FfStartOps *start_ops, GError **error)
 {
@@ -212,12 +231,15 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
         /* The guest may have come in by this engine: how that was to fail is no matter any more. */
         config->vmm->state.keep_failed = config->vmm->state.one_way = false;
     }
+    ff_totals_begin(d, use_of(config));
     d->migration = ff_migration_start(config, driver_ops(d, &ops), error);
     if (!d->migration) {
+        ff_totals_drop(d);
         ff_driver_forget_tls(d);
         ff_driver_filter(d, 0);
         return false;
     }
+    ff_deferred_begun(d);
     ff_driver_touch(d);
     return true;
 }
@@ -273,10 +295,12 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
     d->inner_begun = true;
     d->taking_back = config.role == FF_ROLE_SOURCE && (d->config.state->phase == FF_PHASE_SETUP ||
                                                        d->config.state->phase == FF_PHASE_STOPPED);
+    ff_totals_adopt(d);
     d->migration = ff_migration_adopt(&config, driver_ops(d, &ops), &error);
     ff_tls_choice_clear(&tls);
     if (!d->migration) {
         ff_driver_log(d, "farfault: engine: %s", error->message);
+        ff_totals_drop(d);
         d->taking_back = false;
     }
     ff_driver_touch(d);

@@ -31,6 +31,7 @@ void ff_driver_migration_over(FfDriver *d)
     Waiting *w;
 
     g_queue_clear(&d->waiting_over);
+    ff_deferred_go_on(d); /* it came before them */
     while ((w = g_queue_pop_head(waiting))) {
         w->next(w->call); /* waits once more if one before it has begun a migration */
         g_free(w);

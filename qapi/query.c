@@ -88,12 +88,27 @@ static void merge_native(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, object_node(object));
 }
 
+/* What waits for a restore, or has come to its end before it could begin. */
+static JsonNode *deferred(FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+
+    if (!d->deferring) {
+        return ff_json_parse(state->info, MIN(state->info_len, sizeof(state->info)), NULL, NULL);
+    }
+    g_autoptr(FfMigrationInfo) info = d->migration ? ff_migration_info(d->migration) : NULL;
+
+    return object_node(ff_info_deferred_to_json(info));
+}
+
 void ff_handle_query_migrate(FfCall *call)
 {
     FfDriver *d = call->driver;
 
     ff_driver_client_looked(d);
-    if (d->migration) {
+    if (d->deferring || (d->migration && d->deferred_over)) {
+        ff_call_return(call, deferred(d));
+    } else if (d->migration) {
         /* No question to QEMU: it may hang while it waits for a page. A reason against migration
          * that has come since the start, which a QEMU that migrates would refuse, is not said. */
         g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);

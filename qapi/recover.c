@@ -97,7 +97,8 @@ static bool is_possible(FfCall *call)
     if (call->target.kind != FF_URI_TCP && call->target.kind != FF_URI_UNIX &&
         call->target.kind != FF_URI_FD) {
         ff_call_error(call,
-                      "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only");
+                      "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME, or at "
+                      "the destination from its source's dump (file:DIRECTORY), only");
         return false;
     }
     return has_credentials(call);
@@ -172,6 +173,19 @@ static void recover_by_fd(FfCall *call)
     }
 }
 
+/* The source is gone, and its dump is not. */
+static void recover_from_dump(FfCall *call)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (call->target.offset) {
+        ff_call_error(call, "a dump is a directory, and has no offset");
+    } else {
+        answer(call, ff_migration_recover_dump(call->driver->migration, call->target.path, &error),
+               error);
+    }
+}
+
 void ff_handle_recover(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -190,6 +204,10 @@ void ff_handle_recover(FfCall *call)
     ff_uri_parse(&call->target, ff_json_string(call->args, "uri"));
     if (ff_migration_is_restore(d->migration)) {
         ff_restore_recover(call);
+        return;
+    }
+    if (call->target.kind == FF_URI_FILE) {
+        recover_from_dump(call);
         return;
     }
     if (!is_possible(call)) {

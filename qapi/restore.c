@@ -179,15 +179,7 @@ void ff_restore_recover(FfCall *call)
     }
 }
 
-char *ff_restore_is_busy(FfDriver *d)
+bool ff_restore_is_under_way(const FfDriver *d)
 {
-    if (!d->migration || !ff_migration_is_restore(d->migration)) {
-        return NULL;
-    }
-    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
-
-    return g_strdup_printf("The guest's memory still comes from the file that it is restored from "
-                           "(%" G_GUINT64_FORMAT " MiB are left): wait until query-migrate says "
-                           "completed",
-                           info->ram_remaining >> 20);
+    return d->migration && ff_migration_is_restore(d->migration);
 }

@@ -9,6 +9,7 @@
  */
 #include <string.h>
 
+#include "fault/fault.h"
 #include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
@@ -20,6 +21,26 @@ static bool holds(FfDriver *d)
 static bool is_source(FfDriver *d)
 {
     return d->config.state->role == FF_ROLE_SOURCE;
+}
+
+static void carried_out(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_forward(call, result, error);
+}
+
+/* QEMU is told. A live snapshot stops the guest and lets it go on by itself, as soon as its
+ * coordinator has said that it does (holds()): on the private monitor, where QEMU carries out one
+ * after the other, what the client says comes before that, and is noticed. On the client's own it
+ * could come between the two, be answered with success, and be undone. */
+static void carry_out(FfCall *call, const char *command)
+{
+    FF_FAULT_AT("client-word");
+    if (ff_driver_takes_snapshot(call->driver)) {
+        call->patient = true; /* stop waits for the disks */
+        ff_call_inner(call, command, NULL, carried_out);
+    } else {
+        ff_call_pass(call);
+    }
 }
 
 static void take_cont(FfCall *call)
@@ -34,11 +55,11 @@ static void take_cont(FfCall *call)
     }
     ff_driver_client_runs(d, true);
     if (!holds(d)) {
-        ff_call_pass(call);
+        carry_out(call, "cont");
     } else if (!ff_migration_client_cont(d->migration, &now, &error)) {
         ff_call_error(call, "%s", error->message);
     } else if (now) {
-        ff_call_pass(call);
+        carry_out(call, "cont");
     } else {
         ff_call_return(call, NULL); /* carried out after the grant */
     }
@@ -90,7 +111,7 @@ void ff_handle_stop(FfCall *call)
     if (holds_it) {
         ff_call_return(call, NULL); /* it is stopped */
     } else {
-        ff_call_pass(call);
+        carry_out(call, "stop");
     }
 }
 

@@ -39,6 +39,9 @@ static void give_back(FfDriver *d, bool is_free)
     if (is_free) {
         ff_driver_give_uffd(d, uffd);
     } else {
+        ff_driver_log(d,
+                      "farfault: guest memory stays in the userfaultfd of this snapshot, which is "
+                      "closed: the guest has no more live snapshots until it is started again");
         ff_driver_lose_uffd(d, uffd);
     }
 }
@@ -236,6 +239,11 @@ static bool has_regular_file(FfCall *call)
            !(fcntl(call->fd, F_GETFL) & O_APPEND);
 }
 
+static void get_capabilities(FfCall *call)
+{
+    ff_call_get_capabilities(call, got_capabilities);
+}
+
 static void got_fd(FfCall *call)
 {
     if (!has_regular_file(call)) {
@@ -243,9 +251,9 @@ static void got_fd(FfCall *call)
                       "File descriptor named '%s' is not that of a regular file, or one that only "
                       "appends",
                       call->target.name);
-        return;
+    } else if (!ff_call_after_restore(call, get_capabilities)) {
+        get_capabilities(call);
     }
-    ff_call_get_capabilities(call, got_capabilities);
 }
 
 void ff_handle_snapshot(FfCall *call)
@@ -269,11 +277,8 @@ void ff_handle_snapshot(FfCall *call)
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
-    g_autofree char *busy = ff_restore_is_busy(d);
 
-    if (busy) {
-        ff_call_error(call, "%s", busy);
-    } else if (d->migration || d->incoming) {
+    if ((d->migration && !ff_restore_is_under_way(d)) || d->incoming || d->deferring) {
         ff_call_error(call, "There's a migration process in progress");
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
@@ -284,7 +289,9 @@ void ff_handle_snapshot(FfCall *call)
         ff_call_take_fd(call, name, got_fd);
     } else {
         r->path = g_strdup(file);
-        ff_call_get_capabilities(call, got_capabilities);
+        if (!ff_call_after_restore(call, get_capabilities)) {
+            get_capabilities(call);
+        }
     }
 }
 

@@ -23,13 +23,13 @@ static FfSession *find(const FfSessions *all, uint64_t id)
     return NULL;
 }
 
-/* The holder has told of it before the event could be seen. */
+/* The holder tells of it. Also if S is about to end: its child has nobody else. */
 static FfSession *wait_for_child(FfSession *s, uint64_t id)
 {
     FfSession *child;
 
     pthread_mutex_lock(&s->all->lock);
-    while (!(child = find(s->all, id)) && !ff_session_is_ending(s)) {
+    while (!(child = find(s->all, id))) {
         pthread_cond_wait(&s->all->changed, &s->all->lock);
     }
     pthread_mutex_unlock(&s->all->lock);
@@ -65,7 +65,7 @@ static FfImage *make_child(const FfSession *s, const FfSession *child)
     image->copy[0].n_unmaps = 0; /* those are of the parent's mappings */
     image->features = s->image->features;
     FF_FAULT_AT("child-made");
-    __atomic_store_n(&child->rec->taken, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&child->rec->taken, FF_TAKEN, __ATOMIC_RELEASE);
     return image;
 }
 
@@ -73,8 +73,8 @@ void ff_family_fork(FfSession *s, uint64_t id)
 {
     FfSession *child = wait_for_child(s, id);
 
-    if (!child || child->image) {
-        return; /* the end; or the pager before this one has died after it was made */
+    if (child->image) {
+        return; /* the pager before this one has died after it was made */
     }
     FfImage *image = sharing_is_known(s->image) ? make_child(s, child) : NULL;
     if (!image) {
@@ -86,7 +86,6 @@ void ff_family_fork(FfSession *s, uint64_t id)
     child->image = image;
     pthread_cond_broadcast(&s->all->changed);
     pthread_mutex_unlock(&s->all->lock);
-    ff_family_probe(s->all, s->root); /* no event tells of a child's end */
 }
 
 void ff_family_gave_back(FfSession *s, const FfRun *run)
@@ -108,12 +107,22 @@ void ff_family_gave_back(FfSession *s, const FfRun *run)
     pthread_mutex_unlock(&s->all->lock);
 }
 
+/* Its parent has forked, and looks for it until that was applied. Under the lock. */
+static bool is_wanted(const FfSessions *all, const FfSession *s)
+{
+    const FfSession *parent = s->parent ? find(all, s->parent) : NULL;
+
+    return parent &&
+           (!s->image || (ff_record_has_event(parent->rec) &&
+                          parent->rec->in.event == UFFD_EVENT_FORK && parent->rec->child == s->id));
+}
+
 void ff_family_probe(FfSessions *all, uint64_t root)
 {
     pthread_mutex_lock(&all->lock);
     for (guint i = 0; i < all->sessions->len; i++) {
         FfSession *s = g_ptr_array_index(all->sessions, i);
-        if (s->root == root && ff_uffd_is_gone(s->uffd)) {
+        if (s->root == root && !is_wanted(all, s) && ff_uffd_is_gone(s->uffd)) {
             ff_session_end(s);
         }
     }

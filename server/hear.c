@@ -93,8 +93,12 @@ static void applied(FfMessages *m, int rc)
         ff_session_stick(s, "it has cut its memory into too many pieces, and waits from now on");
     }
     if (!ff_session_is_stuck(s)) {
+        bool forked = s->rec->in.event == UFFD_EVENT_FORK;
         ff_gate_set(s->root_rec, FF_GATE_OPEN);
         ff_tell(s->told);
+        if (forked) {
+            ff_family_probe(s->all, s->root); /* no event tells of a child's end */
+        }
     }
     pthread_mutex_lock(&s->lock);
     pthread_cond_broadcast(&s->changed); /* to an owner that waits for this before it ends */
@@ -121,9 +125,10 @@ static int request(FfPager *p, const FfRun *runs, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         if (s->queue_n < FF_SESSION_QUEUE) {
             s->queue[(s->queue_first + s->queue_n++) % FF_SESSION_QUEUE] = (FfDemand){runs[i], now};
-        } else {
-            ff_bitmap_set(&s->overflow[runs[i].block], runs[i].first);
+        } else if (ff_bitmap_set(&s->overflow[runs[i].block], runs[i].first)) {
             s->overflow_n++;
+        } else {
+            __atomic_sub_fetch(&s->waiting, 1, __ATOMIC_SEQ_CST);
         }
     }
     pthread_cond_broadcast(&s->changed);

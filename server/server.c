@@ -20,9 +20,12 @@
 #include "server/report.h"
 #include "server/session.h"
 
+#define SOURCE_AGAIN_MS 1000
+#define START_AGAIN_MS 1000
+
 typedef struct {
     FfSessions sessions;
-    bool ready;
+    bool ready, all_started;
 } Server;
 
 static void close_all(const int *fds, unsigned n)
@@ -51,13 +54,11 @@ static bool on_link(Server *s)
     case FF_HOLD_SPACE:
         g_assert_cmpuint(n, ==, FF_HOLD_FDS);
         ff_session_add(&s->sessions, &msg, fds);
-        if (s->ready) {
-            ff_sessions_start_all(&s->sessions);
-        }
+        s->all_started = s->ready && ff_sessions_start_all(&s->sessions);
         break;
     case FF_HOLD_READY:
         s->ready = true;
-        ff_sessions_start_all(&s->sessions);
+        s->all_started = ff_sessions_start_all(&s->sessions);
         break;
     case FF_HOLD_PROBE:
         ff_family_probe(&s->sessions, msg.root);
@@ -98,7 +99,12 @@ static void run(Server *s, bool control)
                             {.fd = control ? FF_SERVER_CONTROL_FD : -1, .events = POLLIN}};
 
     for (;;) {
-        if (poll(pfd, 2, -1) < 0) {
+        /* A thread that can be had again has no event. */
+        int n = poll(pfd, 2, s->ready && !s->all_started ? START_AGAIN_MS : -1);
+        if (n == 0) {
+            s->all_started = ff_sessions_start_all(&s->sessions);
+        }
+        if (n <= 0) {
             continue;
         }
         if (pfd[0].revents && !on_link(s)) {
@@ -110,10 +116,33 @@ static void run(Server *s, bool control)
     }
 }
 
+/* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */
+static FfSource *wait_for_source(const FfServerConfig *cfg)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD), *said = NULL;
+    struct pollfd link = {.fd = FF_HOLD_LINK_FD}; /* nothing but POLLHUP */
+
+    for (;;) {
+        g_autoptr(GError) error = NULL;
+        /* By its fd: another file may have its name by now. */
+        FfSource *source = ff_source_open(path, &cfg->source, &error);
+        if (source) {
+            return source;
+        }
+        if (g_strcmp0(said, error->message)) {
+            fprintf(stderr, "farfault pager: %s: all clients wait, and it is tried again\n",
+                    error->message);
+            g_free(said);
+            said = g_strdup(error->message);
+        }
+        if (poll(&link, 1, SOURCE_AGAIN_MS) != 0) {
+            return NULL;
+        }
+    }
+}
+
 int ff_server_run(const FfServerConfig *cfg)
 {
-    g_autoptr(GError) error = NULL;
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD);
     Server s = {0};
     struct rlimit files;
 
@@ -127,12 +156,11 @@ int ff_server_run(const FfServerConfig *cfg)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    /* By its fd: another file may have its name by now. */
-    g_autoptr(FfSource) source = ff_source_open(path, &error);
+    g_autoptr(FfSource) source = wait_for_source(cfg);
     if (!source) {
-        fprintf(stderr, "farfault pager: %s\n", error->message);
         return 1;
     }
+    FF_FAULT_AT("pager-begins");
     ff_sessions_init(&s.sessions, source, FF_HOLD_LINK_FD, cfg->bulk);
     run(&s, cfg->control);
     /* Sessions' threads end with the process, and what they hold is in their records. */

@@ -9,14 +9,16 @@
 #include <stdbool.h>
 
 #include "holder/wire.h"
+#include "snapshot/input.h"
 
 #define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
 /* Listening: who connects reads what is known of all clients, as JSON. May be closed. */
 #define FF_SERVER_CONTROL_FD (FF_HOLD_LINK_FD + 2)
 
 typedef struct {
-    bool bulk;    /* pages that nobody waits for are placed as well */
-    bool control; /* FF_SERVER_CONTROL_FD is there */
+    FfInputStamp source; /* of the source, when the holder began */
+    bool bulk;           /* pages that nobody waits for are placed as well */
+    bool control;        /* FF_SERVER_CONTROL_FD is there */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

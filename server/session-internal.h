@@ -44,7 +44,7 @@ struct FfSession {
     FfSpace *space; /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
-    bool started; /* main thread */
+    bool started, said_waits; /* main thread */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the queue, the end, and that nobody waits */
@@ -52,12 +52,18 @@ struct FfSession {
     unsigned queue_first, queue_n;
     FfBitmap overflow[FF_IMAGE_BLOCKS]; /* what the ring had no room for */
     unsigned overflow_n;                /* lock; an upper bound */
-    unsigned waiting;              /* atomic; requests that were not answered. Observer: bulk */
-    pthread_mutex_t calm_lock;     /* a leaf; of `calm` alone, as bulk shares no lock with faults */
-    pthread_cond_t calm;           /* nobody waits */
-    bool ending;                   /* atomic, stored under lock. Observers: all its threads */
-    bool stuck;                    /* atomic; the gate stays closed. Observer: the owner */
-    bool said_source, said_memory; /* atomic; once each. Observers: who would say it again */
+    FfBitmap later[FF_IMAGE_BLOCKS];    /* what somebody waits for and could not be read */
+    unsigned later_n;                   /* lock */
+    int64_t later_us;                   /* lock; when it is tried again */
+    FfBitmap bad[FF_IMAGE_BLOCKS];      /* what could not be read the last time */
+    uint64_t bad_n;                     /* lock */
+    unsigned waiting;          /* atomic; requests that were not answered. Observer: bulk */
+    pthread_mutex_t calm_lock; /* a leaf; of `calm` alone, as bulk shares no lock with faults */
+    pthread_cond_t calm;       /* nobody waits */
+    bool ending;               /* atomic, stored under lock. Observers: all its threads */
+    bool stuck;                /* atomic; the gate stays closed. Observer: the owner */
+    bool said_source;          /* stored under lock; there is something in `bad` */
+    bool said_memory;          /* atomic; once. Observers: who would say it again */
 };
 
 /* ---- shared.c: any thread ---- */

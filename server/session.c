@@ -20,10 +20,13 @@
 
 #include "fault/fault.h"
 #include "net/priority.h"
+#include "server/family.h"
 #include "server/firecracker.h"
 #include "server/hear.h"
 #include "server/session-internal.h"
 #include "server/work.h"
+
+#define THREADS_AGAIN_MS 1000
 
 /* ---- what a space tells ------------------------------------------------------------------------
  */
@@ -138,11 +141,21 @@ static bool make_image(FfSession *s, GError **error)
     }
     image->copy[0].n_ranges = n;
     FF_FAULT_AT("client-made");
-    __atomic_store_n(&s->rec->taken, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&s->rec->taken, FF_TAKEN, __ATOMIC_RELEASE);
     pthread_mutex_lock(&s->all->lock);
     s->image = image;
     pthread_mutex_unlock(&s->all->lock);
     return true;
+}
+
+/* One at a time: the holder finds out over which one a pager died. */
+static bool make_image_alone(FfSession *s, GError **error)
+{
+    pthread_mutex_lock(&s->all->making);
+    __atomic_store_n(&s->rec->taken, FF_TAKEN_BEGUN, __ATOMIC_RELEASE);
+    bool made = make_image(s, error);
+    pthread_mutex_unlock(&s->all->making);
+    return made;
 }
 
 /* FALSE: the end. */
@@ -196,15 +209,23 @@ static gpointer run_faults(gpointer p)
 static void serve(FfSession *s)
 {
     g_autoptr(GError) error = NULL;
+    bool said = false;
 
     ff_image_count(s->image, pagers, 1);
-    if (!ff_work_start(s, &error) ||
-        !(s->faults = g_thread_try_new("fault", run_faults, s, &error))) {
-        ff_session_log(s, "%s, so it waits", error->message);
-        return;
+    while (!ff_work_start(s, &error) ||
+           !(s->faults = g_thread_try_new("fault", run_faults, s, &error))) {
+        if (!said) {
+            ff_session_log(s, "%s: it waits, and it is tried again", error->message);
+        }
+        said = true;
+        g_clear_error(&error);
+        if (ff_work_pause(s, THREADS_AGAIN_MS)) { /* what becomes free has no event */
+            return;
+        }
     }
     ff_tell(s->news); /* what its predecessor has not taken */
     ff_space_wake_all(s->space);
+    ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
     if (s->all->bulk) {
         ff_work_bulk(s);
     }
@@ -222,8 +243,12 @@ static void close_all(FfSession *s)
     close(s->memfd);
     close(s->news);
     close(s->told);
-    ff_record_unmap(s->rec);
-    ff_record_unmap(s->root_rec);
+    if (s->rec) {
+        ff_record_unmap(s->rec);
+    }
+    if (s->root_rec) {
+        ff_record_unmap(s->root_rec);
+    }
 }
 
 /* WHY can be NULL. S is gone after it. */
@@ -262,7 +287,7 @@ static gpointer run_owner(gpointer p)
     FfSession *s = p;
     g_autoptr(GError) error = NULL;
 
-    if (s->parent ? !wait_for_parent(s) : !s->image && !make_image(s, &error)) {
+    if (s->parent ? !wait_for_parent(s) : !s->image && !make_image_alone(s, &error)) {
         drop(s, error ? error->message : NULL);
         return NULL;
     }
@@ -283,7 +308,10 @@ static gpointer run_owner(gpointer p)
         ff_faults_stop(s->space);
         g_thread_join(s->faults);
     }
+    FfSessions *all = s->all;
+    uint64_t root = s->root;
     drop(s, NULL);
+    ff_family_probe(all, root); /* a child that it had not made yet */
     return NULL;
 }
 
@@ -294,6 +322,7 @@ void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk)
 {
     *all = (FfSessions){.source = source, .link = link, .bulk = bulk};
     pthread_mutex_init(&all->lock, NULL);
+    pthread_mutex_init(&all->making, NULL);
     pthread_cond_init(&all->changed, NULL);
     all->sessions = g_ptr_array_new();
 }
@@ -304,11 +333,25 @@ static void init_locks(FfSession *s)
 
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->calm_lock, NULL);
-    pthread_cond_init(&s->changed, NULL);
     pthread_condattr_init(&mono);
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &mono);
     pthread_cond_init(&s->calm, &mono);
     pthread_condattr_destroy(&mono);
+}
+
+/* Takes ROOT. The image: before any thread of the family applies an event, which may be one of this
+ * one's memory. */
+static bool map_records(FfSession *s, int root)
+{
+    bool ok = ff_record_map(s->memfd, &s->rec) == 0 && ff_record_map(root, &s->root_rec) == 0 &&
+              (__atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) != FF_TAKEN ||
+               (s->image = ff_image_map(s->memfd)));
+    int err = errno;
+
+    close(root);
+    errno = err;
+    return ok;
 }
 
 void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
@@ -323,37 +366,50 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
     s->memfd = fds[FF_HOLD_FD_RECORD];
     s->news = fds[FF_HOLD_FD_NEWS];
     s->told = fds[FF_HOLD_FD_TOLD];
+    if (!map_records(s, fds[FF_HOLD_FD_ROOT])) {
+        fprintf(stderr,
+                "farfault pager: what is known of a client cannot be mapped (%s), so it waits\n",
+                g_strerror(errno));
+        close_all(s); /* the holder keeps it for the next pager */
+        g_free(s);
+        return;
+    }
     init_locks(s);
-    if (ff_record_map(s->memfd, &s->rec) < 0 ||
-        ff_record_map(fds[FF_HOLD_FD_ROOT], &s->root_rec) < 0) {
-        g_error("a record of the holder's cannot be mapped: %s", g_strerror(errno));
-    }
-    close(fds[FF_HOLD_FD_ROOT]);
     ff_session_hear(s);
-    /* Before any thread of the family applies an event, which may be one of this one's memory. */
-    if (__atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) && !(s->image = ff_image_map(s->memfd))) {
-        g_error("what is known of a client cannot be mapped: %s", g_strerror(errno));
-    }
     pthread_mutex_lock(&all->lock);
     g_ptr_array_add(all->sessions, s);
     pthread_cond_broadcast(&all->changed);
     pthread_mutex_unlock(&all->lock);
 }
 
-void ff_session_start(FfSession *s)
+/* FALSE: no thread can be had. */
+static bool start(FfSession *s)
 {
+    g_autoptr(GError) error = NULL;
+    GThread *owner = g_thread_try_new("owner", run_owner, s, &error);
+
+    if (!owner) {
+        if (!s->said_waits) {
+            ff_session_log(s, "%s: it waits, and it is tried again", error->message);
+        }
+        s->said_waits = true;
+        return false;
+    }
     s->started = true;
-    g_thread_unref(g_thread_new("owner", run_owner, s));
+    g_thread_unref(owner);
+    return true;
 }
 
-void ff_sessions_start_all(FfSessions *all)
+/* One that has begun can leave the list at any time. */
+bool ff_sessions_start_all(FfSessions *all)
 {
+    bool ok = true;
+
     pthread_mutex_lock(&all->lock);
-    for (guint i = 0; i < all->sessions->len; i++) {
+    for (guint i = 0; i < all->sessions->len && ok; i++) {
         FfSession *s = g_ptr_array_index(all->sessions, i);
-        if (!s->started) {
-            ff_session_start(s);
-        }
+        ok = s->started || start(s);
     }
     pthread_mutex_unlock(&all->lock);
+    return ok;
 }

@@ -13,9 +13,8 @@ void ff_sessions_init(FfSessions *all, FfSource *source, int link, bool bulk);
 
 /* A space as the holder told of it; FDS (FF_HOLD_FDS) are taken. Its threads do not run yet. */
 void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds);
-/* From now on: for those that were added before the holder said READY, after it; else at once. It
- * ends by itself, and says so to the holder. */
-void ff_session_start(FfSession *s);
-void ff_sessions_start_all(FfSessions *all);
+/* Starts those that do not run yet, after the holder has said READY. Each ends by itself, and says
+ * so to the holder. FALSE: there are no threads for all, and it is to be tried again. */
+bool ff_sessions_start_all(FfSessions *all);
 
 #endif

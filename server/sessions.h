@@ -12,10 +12,11 @@
 typedef struct FfSession FfSession;
 
 typedef struct {
-    FfSource *source;     /* borrowed */
-    int link;             /* to the holder */
-    bool bulk;            /* pages that nobody waits for are placed as well */
-    pthread_mutex_t lock; /* a leaf, but that a space's lock is taken under it to read */
+    FfSource *source;       /* borrowed */
+    int link;               /* to the holder */
+    bool bulk;              /* pages that nobody waits for are placed as well */
+    pthread_mutex_t lock;   /* a leaf, but that a space's lock is taken under it to read */
+    pthread_mutex_t making; /* the first message of a client is looked at; before `lock` */
     pthread_cond_t changed;
     GPtrArray *sessions; /* lock; FfSession *, unsorted */
 } FfSessions;

@@ -22,6 +22,7 @@ typedef struct {
 
 struct FfSource {
     char *path;
+    FfInputStamp stamp;
     uint64_t size;
     GArray *extents; /* Extent, by START: all data; NULL: a raw file */
 };
@@ -99,13 +100,38 @@ static bool open_saved(FfSource *s, FfInput *in, GError **error)
     return read_blocks(s, saved, error);
 }
 
-FfSource *ff_source_open(const char *path, GError **error)
+/* After what was read of it: who changes a file has changed its size, or its time, by then. */
+static bool is_unchanged(const FfSource *s, const FfInput *in, GError **error)
+{
+    FfInputStamp now;
+
+    if (ff_input_stamp(in, &now) && now.size == s->stamp.size && now.sec == s->stamp.sec &&
+        now.nsec == s->stamp.nsec) {
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                "%s: it was changed while it was in use (it had %" G_GUINT64_FORMAT
+                " bytes, and the time @%" G_GINT64_FORMAT ".%09" G_GINT64_FORMAT
+                "); put it back as it was, with that time (touch -d)",
+                s->path, s->stamp.size, s->stamp.sec, s->stamp.nsec);
+    return false;
+}
+
+FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **error)
 {
     g_autoptr(FfSource) s = g_new0(FfSource, 1);
     g_autoptr(FfInput) in = ff_input_open(path, error);
 
     s->path = g_strdup(path);
     if (!in) {
+        return NULL;
+    }
+    if (known) {
+        s->stamp = *known;
+    } else {
+        ff_input_stamp(in, &s->stamp);
+    }
+    if (!is_unchanged(s, in, error)) {
         return NULL;
     }
     if (is_saved(in)) {
@@ -133,6 +159,11 @@ void ff_source_free(FfSource *s)
     }
 }
 
+const FfInputStamp *ff_source_stamp(const FfSource *s)
+{
+    return &s->stamp;
+}
+
 uint64_t ff_source_size(const FfSource *s)
 {
     return s->size;
@@ -140,14 +171,14 @@ uint64_t ff_source_size(const FfSource *s)
 
 FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 {
-    FfInput *in = ff_input_open(s->path, error);
+    g_autoptr(FfInput) in = ff_input_open(s->path, error);
 
-    if (!in) {
+    if (!in || !is_unchanged(s, in, error)) {
         return NULL;
     }
     FfSourceReader *r = g_new0(FfSourceReader, 1);
     r->s = s;
-    r->in = in;
+    r->in = g_steal_pointer(&in);
     return r;
 }
 
@@ -247,5 +278,5 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
         }
     }
     *zero = *zero || is_zero(buf, *len);
-    return true;
+    return is_unchanged(r->s, r->in, error);
 }

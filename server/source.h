@@ -2,7 +2,10 @@
 /*
  * Where content comes from: bytes from 0 to a size, of a file. A raw file is its bytes; of a
  * mapped-ram file they are those of its blocks, one after the other in the order of its table;
- * either can be compressed in zstd's seekable format. The file is not changed while it is used.
+ * either can be compressed in zstd's seekable format.
+ *
+ * A file that was changed since it was opened for the first time (its size, or the time of its last
+ * change) has other content than its clients' memory: nothing of it is given out any more.
  *
  * A source is made by one thread and then only read: any thread, each with a reader of its own.
  */
@@ -13,11 +16,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "snapshot/input.h"
+
 typedef struct FfSource FfSource;
 typedef struct FfSourceReader FfSourceReader;
 
-/* ERROR (G_IO_ERROR, one line that names PATH). */
-FfSource *ff_source_open(const char *path, GError **error);
+/* KNOWN: the stamp of an earlier source of the same file, which it must have still; or NULL. ERROR
+ * (G_IO_ERROR, one line that names PATH). */
+FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **error);
+const FfInputStamp *ff_source_stamp(const FfSource *s);
 /* After all readers. Can be NULL. */
 void ff_source_free(FfSource *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSource, ff_source_free)

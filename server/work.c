@@ -45,8 +45,8 @@ static void worker_clear(Worker *w)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Worker, worker_clear)
 
-/* Until MS have passed, or the end. For what has no event: a disk that is well again, memory. */
-static void pause_for(FfSession *s, unsigned ms)
+/* For what has no event: a disk that is well again, memory. */
+bool ff_work_pause(FfSession *s, unsigned ms)
 {
     struct timespec until;
 
@@ -60,40 +60,60 @@ static void pause_for(FfSession *s, unsigned ms)
         rc = pthread_cond_timedwait(&s->calm, &s->calm_lock, &until);
     }
     pthread_mutex_unlock(&s->calm_lock);
+    return ff_session_is_ending(s);
 }
 
 /* ---- one run -----------------------------------------------------------------------------------
  */
 
-static void source_failed(Worker *w, const char *why)
+/* What cannot be read is in `bad` until it can. */
+static void note_failure(FfSession *s, const FfRun *run, const char *why)
 {
-    if (!__atomic_exchange_n(&w->s->said_source, true, __ATOMIC_ACQ_REL)) {
-        ff_session_log(w->s, "%s: who waits for it waits, and it is tried again", why);
+    pthread_mutex_lock(&s->lock);
+    s->bad_n += ff_bitmap_set_run(&s->bad[run->block], run->first, run->n);
+    bool said = s->said_source;
+    s->said_source = true;
+    pthread_mutex_unlock(&s->lock);
+    if (!said) {
+        ff_session_log(s, "%s: who waits for it waits, and it is tried again", why);
     }
-    pause_for(w->s, SOURCE_AGAIN_MS);
 }
 
-/* The reader is opened again each time: the file may be on a disk that was away. */
-static bool read_content(Worker *w, uint64_t at, uint64_t *len, uint64_t ps, bool *zero)
+static void note_success(FfSession *s, const FfRun *run)
 {
-    uint64_t want = *len;
-
-    while (!ff_session_is_ending(w->s)) {
-        g_autoptr(GError) error = NULL;
-        *len = want;
-        if (!w->reader) {
-            w->reader = ff_source_reader(w->s->all->source, &error);
-        }
-        if (w->reader && FF_FAULT_CALL("source-read", 0) == 0 &&
-            ff_source_read(w->reader, at, w->buf, len, ps, zero, &error)) {
-            if (__atomic_exchange_n(&w->s->said_source, false, __ATOMIC_ACQ_REL)) {
-                ff_session_log(w->s, "its content can be read again");
-            }
-            return true;
-        }
-        g_clear_pointer(&w->reader, ff_source_reader_free);
-        source_failed(w, error ? error->message : g_strerror(errno));
+    if (!__atomic_load_n(&s->said_source, __ATOMIC_RELAXED)) {
+        return;
     }
+    pthread_mutex_lock(&s->lock);
+    s->bad_n -= ff_bitmap_clear_run(&s->bad[run->block], run->first, run->n);
+    bool well = s->said_source && !s->bad_n;
+    s->said_source = s->bad_n;
+    pthread_mutex_unlock(&s->lock);
+    if (well) {
+        ff_session_log(s, "its content can be read again");
+    }
+}
+
+/* Of RUN as many pages as *LEN says afterwards. After a failure the reader is opened again: the
+ * file may be on a disk that was away. */
+static bool read_content(Worker *w, const FfRun *run, uint64_t *len, bool *zero)
+{
+    FfSession *s = w->s;
+    const FfImageBlock *b = &s->image->block[run->block];
+    g_autoptr(GError) error = NULL;
+
+    *len = run->n * b->page_size;
+    if (!w->reader) {
+        w->reader = ff_source_reader(s->all->source, &error);
+    }
+    if (w->reader && FF_FAULT_CALL("source-read", 0) == 0 &&
+        ff_source_read(w->reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
+                       zero, &error)) {
+        note_success(s, &(FfRun){run->block, run->first, *len / b->page_size});
+        return true;
+    }
+    g_clear_pointer(&w->reader, ff_source_reader_free);
+    note_failure(s, run, error ? error->message : g_strerror(errno));
     return false;
 }
 
@@ -116,7 +136,7 @@ static bool placed(Worker *w, const FfRun *run, int rc)
     case -ENOMEM: /* of a huge page also: it may be there */
         if (w->demand) {
             ff_place_ask_again(s->space, run);
-            pause_for(s, MEMORY_AGAIN_MS);
+            ff_work_pause(s, MEMORY_AGAIN_MS);
         }
         return true;
     default:
@@ -130,18 +150,17 @@ static bool placed(Worker *w, const FfRun *run, int rc)
     }
 }
 
-/* Content of RUN, which is at most what the buffer holds. */
-static void place_run(Worker *w, const FfRun *run)
+/* Content of RUN, which is at most what the buffer holds. FALSE: some of it cannot be read now. */
+static bool place_run(Worker *w, const FfRun *run)
 {
     FfSession *s = w->s;
-    const FfImageBlock *b = &s->image->block[run->block];
-    uint64_t ps = b->page_size;
+    uint64_t ps = s->image->block[run->block].page_size;
 
     for (uint64_t i = 0; i < run->n;) {
-        uint64_t len = (run->n - i) * ps;
+        uint64_t len;
         bool zero;
-        if (!read_content(w, b->content + (run->first + i) * ps, &len, ps, &zero)) {
-            return;
+        if (!read_content(w, &(FfRun){run->block, run->first + i, run->n - i}, &len, &zero)) {
+            return false;
         }
         FF_FAULT_AT("content-read");
         for (uint64_t at = 0; at < len; at += MAX(GATE_BYTES, ps)) {
@@ -150,11 +169,12 @@ static void place_run(Worker *w, const FfRun *run)
             int rc = zero ? ff_place_zero(s->space, &part)
                           : ff_place_copy(s->space, &part, (char *)w->buf + at);
             if (!placed(w, &part, rc)) {
-                return;
+                return true;
             }
         }
         i += len / ps;
     }
+    return true;
 }
 
 /* ---- demand ------------------------------------------------------------------------------------
@@ -175,19 +195,62 @@ static bool take_overflow(FfSession *s, FfDemand *d)
     return false;
 }
 
+/* What could not be read a while ago is asked for again. Under the lock. */
+static void ask_again(FfSession *s)
+{
+    uint64_t first, n, added = 0;
+
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        for (uint64_t at = 0; (n = ff_bitmap_next_run(&s->later[i], at, true, &first));
+             at = first + n) {
+            ff_bitmap_clear_run(&s->later[i], first, n);
+            added += ff_bitmap_set_run(&s->overflow[i], first, n);
+        }
+    }
+    s->overflow_n += added;
+    __atomic_add_fetch(&s->waiting, added, __ATOMIC_SEQ_CST);
+    s->later_n = 0;
+}
+
+/* Nobody is kept waiting by a page that cannot be read but who waits for that one. */
+static void put_off(FfSession *s, const FfRun *run)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->later_n) {
+        s->later_us = g_get_monotonic_time() + SOURCE_AGAIN_MS * 1000;
+    }
+    s->later_n += ff_bitmap_set_run(&s->later[run->block], run->first, run->n);
+    pthread_cond_broadcast(&s->changed); /* who waits without an end to it */
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void wait_demand(FfSession *s)
+{
+    struct timespec until = {s->later_us / 1000000, s->later_us % 1000000 * 1000};
+
+    if (s->later_n) {
+        pthread_cond_timedwait(&s->changed, &s->lock, &until);
+    } else {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+}
+
 static bool next_demand(FfSession *s, FfDemand *d)
 {
     bool some = false;
 
     pthread_mutex_lock(&s->lock);
     while (!some && !ff_session_is_ending(s)) {
+        if (s->later_n && g_get_monotonic_time() >= s->later_us) {
+            ask_again(s);
+        }
         if (s->queue_n) {
             *d = s->queue[s->queue_first];
             s->queue_first = (s->queue_first + 1) % FF_SESSION_QUEUE;
             s->queue_n--;
             some = true;
         } else if (!take_overflow(s, d)) {
-            pthread_cond_wait(&s->changed, &s->lock);
+            wait_demand(s);
         } else {
             some = true;
         }
@@ -236,7 +299,9 @@ static gpointer run_demand(gpointer p)
     is_demand = true;
     ff_priority_urgent();
     while (next_demand(s, &d)) {
-        place_run(&w, &d.run);
+        if (!place_run(&w, &d.run)) {
+            put_off(s, &d.run);
+        }
         demand_done(s, &d);
     }
     return NULL;
@@ -257,19 +322,33 @@ static bool wait_calm(FfSession *s)
     return !ff_session_is_ending(s);
 }
 
+/* FALSE: some could not be read. */
+static bool pass(Worker *w)
+{
+    FfSession *s = w->s;
+    bool all = true;
+
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        uint64_t most = w->buf_size / s->image->block[i].page_size, first, n;
+        for (uint64_t at = 0;
+             wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
+             at = first + n) {
+            n = MIN(n, most);
+            if (!place_run(w, &(FfRun){i, first, n})) {
+                all = false;
+                ff_work_pause(s, SOURCE_AGAIN_MS); /* all of it may be away */
+            }
+        }
+    }
+    return all;
+}
+
 void ff_work_bulk(FfSession *s)
 {
     uint64_t size = MAX(BULK_BYTES, largest_page(s));
     g_auto(Worker) w = worker(s, size, false);
 
-    for (unsigned i = 0; i < s->image->n_blocks; i++) {
-        uint64_t most = size / s->image->block[i].page_size, first, n;
-        for (uint64_t at = 0;
-             wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
-             at = first + n) {
-            n = MIN(n, most);
-            place_run(&w, &(FfRun){i, first, n});
-        }
+    while (!pass(&w) && !ff_session_is_ending(s)) {
     }
 }
 
@@ -278,13 +357,16 @@ void ff_work_bulk(FfSession *s)
 
 bool ff_work_start(FfSession *s, GError **error)
 {
-    s->queue = g_new(FfDemand, FF_SESSION_QUEUE);
-    for (unsigned i = 0; i < s->image->n_blocks; i++) {
-        ff_bitmap_init(&s->overflow[i], s->placed[i].n_pages, false);
+    if (!s->queue) {
+        s->queue = g_new(FfDemand, FF_SESSION_QUEUE);
+        for (unsigned i = 0; i < s->image->n_blocks; i++) {
+            ff_bitmap_init(&s->overflow[i], s->placed[i].n_pages, false);
+            ff_bitmap_init(&s->later[i], s->placed[i].n_pages, false);
+            ff_bitmap_init(&s->bad[i], s->placed[i].n_pages, false);
+        }
     }
     for (unsigned i = 0; i < FF_SESSION_DEMANDS; i++) {
-        s->demand[i] = g_thread_try_new("demand", run_demand, s, error);
-        if (!s->demand[i]) {
+        if (!s->demand[i] && !(s->demand[i] = g_thread_try_new("demand", run_demand, s, error))) {
             return false;
         }
     }
@@ -300,6 +382,8 @@ void ff_work_join(FfSession *s)
     }
     for (unsigned i = 0; s->queue && i < s->image->n_blocks; i++) {
         ff_bitmap_clear(&s->overflow[i]);
+        ff_bitmap_clear(&s->later[i]);
+        ff_bitmap_clear(&s->bad[i]);
     }
     g_free(s->queue);
 }

@@ -10,6 +10,8 @@ bool ff_work_start(FfSession *s, GError **error);
 /* All pages, until none is missing, or the end. */
 void ff_work_bulk(FfSession *s);
 void ff_work_join(FfSession *s);
+/* Until MS have passed, or the end (TRUE). */
+bool ff_work_pause(FfSession *s, unsigned ms);
 /* This thread places what somebody waits for. */
 bool ff_work_is_demand(void);
 

@@ -35,13 +35,18 @@ static bool fail(const Serve *s, int rc, GError **error)
     return false;
 }
 
-/* RUN was claimed. Nobody writes to it before it was put: it is read again where that fails. */
+/* RUN was claimed. Nobody writes to it before it was put, but after ff_capture_cancel(). */
 static bool put_claimed(Serve *s, const FfRun *run, GError **error)
 {
     int rc = ff_protect_read(s->c->protect, run, s->copy);
 
     if (rc < 0) {
-        return fail(s, rc, error);
+        /* What is not there any more cannot be read either. */
+        return ff_capture_has_all(s->c, error) && fail(s, rc, error);
+    }
+    /* After the read: who has cancelled lets writers go on, and this may be what they wrote. */
+    if (!ff_capture_goes_on(s->c, error)) {
+        return false;
     }
     if (!s->taker->put(s->opaque, run, s->copy, error)) {
         return false;

@@ -79,7 +79,11 @@ static bool put_claimed(Stream *s, const FfRun *run, GError **error)
     int rc = ff_protect_read(s->c->protect, run, s->copy);
 
     rc = rc < 0 ? rc : ff_protect_done(s->c->protect, run);
-    return rc < 0 ? fail(s, rc, error) : put(s, run, s->copy, error);
+    if (rc < 0) {
+        /* What is not there any more cannot be read either. */
+        return ff_capture_has_all(s->c, error) && fail(s, rc, error);
+    }
+    return put(s, run, s->copy, error);
 }
 
 /* One page of the buffer. FALSE: there is none, or *OK is FALSE. */

@@ -77,6 +77,10 @@ static void on_failure(const FfRun *run, int rc, void *opaque)
 
     __atomic_store_n(&c->failed, rc, __ATOMIC_RELEASE);
     ff_capture_cancel(c);
+    if (!run) {
+        /* The fault thread ends, and somebody may wait for a writer that nobody answers: QEMU. */
+        ff_protect_lift_all(c->protect);
+    }
 }
 
 static const FfSpaceOps space_ops = {.failed = on_failure};
@@ -232,11 +236,22 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!make_space(c, cfg, error)) {
+        bool is_clean = ff_capture_end(c);
+        if (cfg->stuck) {
+            *cfg->stuck = !is_clean;
+        }
+        ff_capture_free(c);
+        return NULL;
+    }
+    g_autoptr(GError) why = NULL;
+    c->fault_thread = g_thread_try_new("ff-protect", answer_faults, c, &why);
+    if (!c->fault_thread) {
+        /* As errno has it: no limit of another kind ends in this. */
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(EAGAIN), "%s", why->message);
         ff_capture_end(c);
         ff_capture_free(c);
         return NULL;
     }
-    c->fault_thread = g_thread_new("ff-protect", answer_faults, c);
     return c;
 }
 
@@ -308,6 +323,18 @@ bool ff_capture_arm(FfCapture *c, GError **error)
     return rc == 0 ? ff_capture_goes_on(c, error) : fail_memory(c, error, rc, "protected");
 }
 
+bool ff_capture_next_gap(const FfCapture *c, FfRun *run)
+{
+    for (; run->block < c->n_blocks; *run = (FfRun){.block = run->block + 1}) {
+        /* The pages of a file are there without a mapping. */
+        if (c->blocks[run->block].backing.kind == FF_BACKING_PRIVATE &&
+            ff_protect_next_unarmed(c->protect, run)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool ff_capture_stood(FfCapture *c, GError **error)
 {
     ff_protect_set_still(c->protect, false);
@@ -374,10 +401,11 @@ bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay 
     if (!ff_capture_goes_on(c, error)) {
         return false;
     }
-    if (rc < 0) {
-        return fail(error, rc, "writing");
+    /* First: what is not there any more cannot be read either. */
+    if (!ff_capture_has_all(c, error)) {
+        return false;
     }
-    return ff_capture_has_all(c, error);
+    return rc == 0 || fail(error, rc, "writing");
 }
 
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block)
@@ -393,6 +421,13 @@ bool ff_capture_end(FfCapture *c)
     int rc = 0;
 
     if (c->fault_thread) {
+        /* Much may be protected, and to lift it takes some 50 ms for each GiB: writers are answered
+         * meanwhile, unless nobody can any more. */
+        ff_protect_give_up(c->protect);
+        FF_FAULT_AT("capture-lifting");
+        if (__atomic_load_n(&c->failed, __ATOMIC_ACQUIRE) == 0) {
+            ff_protect_lift_all(c->protect);
+        }
         ff_faults_stop(c->space);
         g_thread_join(c->fault_thread);
         c->fault_thread = NULL;
@@ -433,6 +468,9 @@ void ff_capture_free(FfCapture *c)
 void ff_capture_cancel(FfCapture *c)
 {
     __atomic_store_n(&c->cancelled, true, __ATOMIC_RELEASE);
+    /* After it: the caller's thread does not take what is lost by that for saved. And now: that
+     * thread may be in a write to a disk that does not answer. */
+    ff_protect_give_up(c->protect);
     pthread_mutex_lock(&c->lock);
     if (c->writer) {
         ff_writer_cancel(c->writer);

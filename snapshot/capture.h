@@ -50,6 +50,7 @@ typedef struct {
     const FfCaptureWords *words; /* static; NULL: those of a guest */
     uint64_t buffer;             /* bytes, as of ff_protect_new() */
     void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
+    bool *stuck; /* can be NULL; set where there is no capture: ff_capture_end() would be FALSE */
     bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */
 } FfCaptureConfig;
 
@@ -83,6 +84,9 @@ bool ff_capture_prepare(FfCapture *c, GError **error);
 bool ff_capture_arm(FfCapture *c, GError **error);
 /* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
 bool ff_capture_stood(FfCapture *c, GError **error);
+/* Just after it: the next run at or after RUN's first page of what was unmapped since
+ * ff_capture_new(), and of which there is nothing to save. FALSE: there is none. */
+bool ff_capture_next_gap(const FfCapture *c, FfRun *run);
 /* Writes the memory to FD (regular file, open for writing; borrowed), page 0 of block i at byte
  * PLACES[i] (multiple of 4096; modulo 2^64 where the ranges have not the block's first pages).
  * Returns when all of it is there. ERROR: G_IO_ERROR_CANCELLED; the
@@ -117,7 +121,8 @@ bool ff_capture_end(FfCapture *c);
 /* After ff_capture_end(). Can be NULL. */
 void ff_capture_free(FfCapture *c);
 
-/* Any thread, until ff_capture_end(): what is being done ends soon. */
+/* Any thread, until ff_capture_end(): what is being done ends soon. Whoever writes to the memory
+ * goes on at once, however long the disk takes. */
 void ff_capture_cancel(FfCapture *c);
 void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
 /* Also after it, of the caller's thread; then without what the buffer says. */

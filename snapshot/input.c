@@ -180,6 +180,23 @@ uint64_t ff_input_next_data(FfInput *in, uint64_t at)
     return MIN((uint64_t)data, in->file_size);
 }
 
+bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp)
+{
+    struct stat st;
+
+    *stamp = (FfInputStamp){.size = in->file_size};
+    if (in->fd < 0) {
+        return true;
+    }
+    if (fstat(in->fd, &st) < 0) {
+        return false;
+    }
+    if (S_ISREG(st.st_mode)) {
+        *stamp = (FfInputStamp){st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+    }
+    return true;
+}
+
 /* ---- in a row ---------------------------------------------------------------------------------
  */
 

@@ -11,8 +11,8 @@
  * is used, runs that free slots; else from the first page to the last, and then what is in the
  * buffer.
  *
- * Memory that a read would fill (hugetlb), and private memory, is read into a buffer of the run's
- * own and let go before it is written.
+ * Memory that is not mapped here (private memory; hugetlb, which a look would fill) is read into a
+ * buffer of the run's own and let go before it is written.
  *
  * System calls: lseek, eventfd, ppoll, read (eventfd), write (eventfd), mmap, munmap.
  */
@@ -76,9 +76,10 @@ static uint64_t n_pages(const FfWriter *w, unsigned block)
     return w->cfg.blocks[block].backing.size / page_size(w, block);
 }
 
+/* Else it is read by ff_protect_read(). */
 static bool is_mapped(const FfWriter *w, unsigned block)
 {
-    return w->cfg.blocks[block].backing.kind == FF_BACKING_SHARED;
+    return w->cfg.blocks[block].map;
 }
 
 static int make_flights(FfWriter *w)
@@ -194,36 +195,56 @@ static void drop(FfWriter *w, Flight *f, unsigned i)
     f->pages[i].where = FF_PROTECT_OTHERS;
 }
 
+/* The next bytes at or after AT that the file of BLOCK has. FALSE: none follow, or it failed. */
+static bool find_data(FfWriter *w, unsigned block, uint64_t at, uint64_t *from, uint64_t *to)
+{
+    int fd = w->cfg.blocks[block].backing.fd;
+    bool known = w->data_block == block && at >= w->data_from && at < w->data_to;
+
+    if (!known) {
+        off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+        off_t hole = data < 0 ? data : lseek(fd, data, SEEK_HOLE);
+        if (hole < 0) {
+            if (errno != ENXIO) { /* else nothing follows */
+                failed(w, -errno);
+            }
+            return false;
+        }
+        w->data_block = block;
+        w->data_from = (uint64_t)data;
+        w->data_to = (uint64_t)hole;
+    }
+    *from = MAX(at, w->data_from);
+    *to = w->data_to;
+    return true;
+}
+
 /* Where the claimed pages of the run are in the mapping. What is a hole of the file gets no place:
  * to look there would fill it. */
 static void find_in_map(FfWriter *w, Flight *f)
 {
     const FfWriterBlock *b = &w->cfg.blocks[f->run.block];
-    uint64_t ps = b->backing.page_size, from = f->run.first * ps, end = from + f->run.n * ps;
+    uint64_t ps = b->backing.page_size, start = f->run.first * ps, end = start + f->run.n * ps;
+    uint64_t from, to;
 
-    for (uint64_t at = from; at < end;) {
-        bool known = w->data_block == f->run.block && at >= w->data_from && at < w->data_to;
-        off_t data = known ? (off_t)at : lseek(b->backing.fd, at, SEEK_DATA);
-        off_t hole = known      ? (off_t)w->data_to
-                     : data < 0 ? data
-                                : lseek(b->backing.fd, data, SEEK_HOLE);
-        if (hole < 0) {
-            if (errno != ENXIO) { /* else nothing follows */
-                failed(w, -errno);
-            }
-            return;
-        }
-        w->data_block = f->run.block;
-        w->data_from = data;
-        w->data_to = hole;
-        for (at = MAX(at, (uint64_t)data); at < MIN(end, (uint64_t)hole); at += ps) {
-            FfProtectPage *page = &f->pages[(at - from) / ps];
+    for (uint64_t at = start; at < end && find_data(w, f->run.block, at, &from, &to); at = to) {
+        for (at = from; at < MIN(end, to); at += ps) {
+            FfProtectPage *page = &f->pages[(at - start) / ps];
             if (page->where == FF_PROTECT_CLAIMED) {
                 page->data = (const char *)b->map + at;
             }
         }
-        at = MAX(at, (uint64_t)hole);
     }
+}
+
+/* Whether there is anything to read: in a large hole there is not. */
+static bool has_data(FfWriter *w, const FfRun *run)
+{
+    uint64_t ps = page_size(w, run->block), from, to;
+
+    return w->cfg.blocks[run->block].backing.kind != FF_BACKING_SHARED ||
+           (find_data(w, run->block, run->first * ps, &from, &to) &&
+            from < (run->first + run->n) * ps);
 }
 
 static void read_claimed(FfWriter *w, Flight *f, const FfRun *run)
@@ -265,7 +286,7 @@ static void fill(FfWriter *w, Flight *f)
 
     if (is_mapped(w, f->run.block)) {
         find_in_map(w, f);
-    } else {
+    } else if (has_data(w, &f->run)) {
         for_claimed(w, f, 0, f->run.n, read_claimed);
     }
     for (unsigned i = 0; i < f->run.n && !w->rc; i++) {

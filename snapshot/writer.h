@@ -18,7 +18,9 @@
 /* A block of the space. */
 typedef struct {
     FfBacking backing;
-    const void *map;      /* all of it, shared, never written to; of FF_BACKING_SHARED alone */
+    /* All of it, shared, never written to; of FF_BACKING_SHARED alone, and of a file that nobody
+     * makes shorter. NULL: it is read. */
+    const void *map;
     uint64_t file_offset; /* of its first page in the file; multiple of 4096 */
 } FfWriterBlock;
 

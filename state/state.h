@@ -19,12 +19,13 @@
 #include <stdint.h>
 
 #include "state/kinds.h"
+#include "state/totals.h"
 
 #define FF_STATE_MAGIC 0x4554415453464600ull
 #define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
-#define FF_STATE_INFO_MAX (32 * 1024 - 8)
+#define FF_STATE_INFO_MAX (28 * 1024 - 8)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -104,15 +105,17 @@ typedef struct {
     FfStateBlock block[FF_STATE_MAX_BLOCKS];
     char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
     char info[FF_STATE_INFO_MAX];
+    /* The end of what was info before: a text of a farfault of then reaches to here only if it is
+     * longer than FF_STATE_INFO_MAX. */
+    FfStateTotals totals;
     /* QEMU's version, as FfDriverPort.version says it; 0: not known yet. So an engine that has not
-     * heard QEMU's greeting yet answers as the one before it did. The end of what was info before:
-     * a text of a farfault of then reaches to here only if it is longer than FF_STATE_INFO_MAX. */
+     * heard QEMU's greeting yet answers as the one before it did. */
     uint32_t qemu_version;
     uint32_t unused;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
-static_assert(sizeof(((FfStateHeader *)NULL)->info) + 8 == 32 * 1024,
+static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 8 == 32 * 1024,
               "the bitmaps begin where they did");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");
@@ -143,6 +146,8 @@ enum {
     /* Nothing is the engine's any more (phase IDLE), and QEMU has not said yet that it migrates, or
      * (D) that it listens or has its source. The relay, too, looks at it. */
     FF_DRIVER_GIVING_BACK = 1 << 12,
+    /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
+    FF_DRIVER_DEFERRED = 1 << 13,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */
@@ -161,24 +166,28 @@ enum {
     /* D: guest and memory come from a file, which the relay holds as FF_FILE_HELD; `secret` is an
      * FfStateFile. Set before the phase is SETUP, cleared when it is IDLE. */
     FF_MARK_FILE = 1 << 1,
+    /* D: what is missing comes from the source's dump, of which the relay holds the directory as
+     * FF_FILE_HELD; the source is not resumed any more. Set when the phase is GRANTED, after the
+     * dump was verified; cleared after the phase is DONE. */
+    FF_MARK_DUMP = 1 << 2,
     /* The migration is the change of the guest's QEMU (docs/design/upgrade.md). Set before the
      * phase is SETUP, cleared when it is IDLE. */
-    FF_MARK_UPGRADE = 1 << 2,
+    FF_MARK_UPGRADE = 1 << 3,
     /* D: guest memory is another QEMU's still, whose guest runs: nothing may be loaded, dropped or
      * placed here but by an upgrade. Set at the start of this QEMU, cleared when the guest is its
      * own. */
-    FF_MARK_BORROWED = 1 << 3,
+    FF_MARK_BORROWED = 1 << 4,
     /* S: the guest runs in its next QEMU, which has the monitors' sockets: their names are not
      * removed at the end. */
-    FF_MARK_MOVED = 1 << 4,
+    FF_MARK_MOVED = 1 << 5,
 };
 #define FF_FILE_HELD "file"
 /* In place of a session's secret: what the file of a restore is. */
 typedef struct {
     uint64_t size; /* FfFileId */
     int64_t mtime_ns;
-    int64_t offset; /* where the guest begins in it; -1: to be looked for */
-    uint64_t unused;
+    int64_t offset;  /* where the guest begins in it; -1: to be looked for */
+    uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */

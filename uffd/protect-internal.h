@@ -35,7 +35,8 @@ struct FfProtect {
     FfBitmap empty, kept; /* slots */
     FfWaits waits;        /* of writers without a slot */
     pthread_rwlock_t locks[FF_PROTECT_LOCKS];
-    bool still;                  /* atomic; observer: the fault thread */
+    bool still, given_up;        /* atomic; observer: the fault thread */
+    bool stuck;                  /* atomic; something could not be lifted; observer: the end */
     uint64_t prepared;           /* of who prepares */
     uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
     uint64_t spoilt;             /* atomic; of those that are lost */

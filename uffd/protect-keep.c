@@ -44,6 +44,9 @@ static int read_page(FfSpace *s, const FfRun *run, void *buf)
     uint64_t bytes;
     uint64_t addr = ff_space_find_addr(s, run->block, run->first, &bytes);
 
+    if (addr && bytes < b->page_size) {
+        return -ENOTSUP; /* a part of it was moved or unmapped alone */
+    }
     FF_FAULT_AT("protect-read");
     int rc = ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
     bool may_move = s->changes && b->kind == FF_BACKING_PRIVATE;
@@ -279,6 +282,15 @@ static bool spoil(FfProtect *p, const FfRun *run)
     return true;
 }
 
+/* The page RUN, whoever has it: nobody wants it any more. */
+static void forgo(FfProtect *p, const FfRun *run)
+{
+    uint64_t had = ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, 1);
+
+    __atomic_sub_fetch(&p->left, had, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&p->lost, had, __ATOMIC_RELAXED);
+}
+
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
 {
     FfRun run = {block, page, 1};
@@ -290,6 +302,10 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         return ff_protect_lift(p->s, &run);
     }
     __atomic_fetch_add(&p->faults, 1, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&p->given_up, __ATOMIC_ACQUIRE)) {
+        forgo(p, &run);
+        return ff_protect_lift(p->s, &run);
+    }
     if (__atomic_load_n(&p->still, __ATOMIC_ACQUIRE) && spoil(p, &run)) {
         return ff_protect_lift(p->s, &run);
     }

@@ -262,7 +262,8 @@ static int each_piece(FfSpace *s, const FfRun *run, PieceFunc fn)
         uint64_t seen = ff_space_enter(s);
         uint64_t addr = ff_space_find_addr(s, part.block, part.first, &bytes);
         part.n = addr ? MIN(part.n, MIN(bytes, whole - part.first * ps % whole) / ps) : 1;
-        rc = fn(s, &part, addr);
+        /* 0: a part of a page of 2 MiB was moved or unmapped alone. */
+        rc = part.n ? fn(s, &part, addr) : -ENOTSUP;
         ff_space_leave(s);
         if (rc != -EAGAIN) {
             i += part.n;
@@ -321,30 +322,54 @@ int ff_protect_lift_late(FfSpace *s)
     return rc;
 }
 
-/* What is set in BM of BLOCK is lifted. 0, or what failed first. */
-static int lift_set(FfProtect *p, unsigned block, FfBitmap *bm)
+/* What is set in BM of BLOCK is lifted, and counted in *LIFTED. 0, or what failed first. */
+static int lift_set(FfProtect *p, unsigned block, FfBitmap *bm, uint64_t *lifted)
 {
     FfRun run = {.block = block};
     int rc = 0;
 
     for (uint64_t at = 0; (run.n = ff_bitmap_claim_run(bm, at, UINT64_MAX, UINT64_MAX, &run.first));
          at = run.first + run.n) {
+        *lifted += run.n;
         int one = ff_protect_lift(p->s, &run);
         rc = rc ? rc : one;
     }
     return rc;
 }
 
-static void lift_all(FfProtect *p)
+bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run)
 {
-    int rc = 0;
+    run->n = ff_bitmap_next_run(&p->blocks[run->block].armed, run->first, false, &run->first);
+    return run->n;
+}
 
+void ff_protect_lift_all(FfProtect *p)
+{
     for (unsigned i = 0; i < p->s->n_blocks; i++) {
-        int armed = lift_set(p, i, &p->blocks[i].armed);
-        int ready = lift_set(p, i, &p->blocks[i].ready);
-        rc = rc ? rc : armed ? armed : ready;
+        uint64_t n_armed = 0, n_ready = 0;
+        int armed = lift_set(p, i, &p->blocks[i].armed, &n_armed);
+        int ready = lift_set(p, i, &p->blocks[i].ready, &n_ready);
+        __atomic_sub_fetch(&p->left, n_armed, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&p->lost, n_armed, __ATOMIC_RELAXED);
+        int rc = armed ? armed : ready;
+        if (rc < 0 && rc != -ESRCH) {
+            __atomic_store_n(&p->stuck, true, __ATOMIC_RELEASE);
+        }
     }
-    if (rc < 0 && rc != -ESRCH) {
+}
+
+void ff_protect_give_up(FfProtect *p)
+{
+    /* Before the wake: who was read of and not answered is told again, and the fault thread sees
+     * this then. */
+    __atomic_store_n(&p->given_up, true, __ATOMIC_RELEASE);
+    ff_space_wake_all(p->s);
+}
+
+static void end_protection(FfProtect *p)
+{
+    ff_protect_lift_all(p);
+    if (__atomic_load_n(&p->stuck, __ATOMIC_ACQUIRE)) {
         /* An event that nobody reads any more is in the way. Of this it is not. */
         ff_space_unregister(p->s);
     }
@@ -357,7 +382,7 @@ void ff_protect_free(FfProtect *p)
     if (!p) {
         return;
     }
-    lift_all(p);
+    end_protection(p);
     for (unsigned i = 0; i < p->s->n_blocks; i++) {
         ff_bitmap_clear(&p->blocks[i].armed);
         ff_bitmap_clear(&p->blocks[i].free);

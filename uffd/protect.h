@@ -32,6 +32,13 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
  * with it: BYTES (a power of two; 0, as at the beginning: nothing), a quarter of that when less
  * than three quarters are free. Before ff_protect_arm(). */
 void ff_protect_set_around(FfProtect *p, uint64_t bytes);
+/* What is protected is worth nothing any more: from now on who writes goes on at once, whatever
+ * room the buffer has and whoever has the page, and who waits already does so, too. What nobody has
+ * saved counts as lost. The fault thread has to run. Any thread. */
+void ff_protect_give_up(FfProtect *p);
+/* After it: lifts what is still protected, piece by piece, with the fault thread answering
+ * meanwhile. Any thread, also with savers: theirs is worth nothing either. */
+void ff_protect_lift_all(FfProtect *p);
 /* Lifts what is still protected and wakes all writers. The fault thread has ended; no saver. Of
  * memory that the process has moved since, of which nobody has read, only the end of the
  * userfaultfd lifts it. Can be NULL. */
@@ -52,6 +59,9 @@ void ff_protect_set_still(FfProtect *p, bool still);
  * before this returns may be seen by the saver or not. 0 or -errno. Any thread but the fault
  * thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);
+
+/* Just after it: the next pages of RUN's block, at or after its first one, that are not armed. */
+bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run);
 
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
  * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). A page that could
@@ -102,8 +112,8 @@ bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data
 /* Somebody who waited for a slot goes on. */
 void ff_protect_release(FfProtect *p, unsigned slot);
 
-/* Pages that nobody has saved yet; that the process has given back before, or are spoilt; and that
- * are spoilt. */
+/* Pages that nobody has saved yet; that the process has given back before, that are spoilt, or were
+ * given up; and that are spoilt. */
 uint64_t ff_protect_left(const FfProtect *p);
 uint64_t ff_protect_lost(const FfProtect *p);
 uint64_t ff_protect_spoilt(const FfProtect *p);

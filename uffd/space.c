@@ -242,7 +242,10 @@ int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
             if (block) {
                 *block = range(s, i)->file;
             }
-            s->not_registered = s->ranges->len - i;
+            /* EBUSY and the like are found before anything is changed, and what is another's must
+             * not be taken out (older kernels do it). ENOMEM: of several mappings in this range the
+             * first ones may be in. */
+            s->not_registered = s->ranges->len - i - (rc == -ENOMEM);
             return rc;
         }
     }

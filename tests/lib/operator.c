@@ -125,17 +125,20 @@ static void resume(Operator *o)
     operator_try(o, o->s, "migrate", args);
 }
 
-/* QEMU carries the migration, and the guest has given up memory that the peer may not have: QEMU
- * itself recovers nothing then. */
-static bool released_by_qemu(Operator *o)
+static bool carried_by_qemu(Operator *o)
 {
     g_autoptr(JsonObject) info = ask(o, o->s, "query-migrate");
     JsonObject *own = info && json_object_has_member(info, "x-farfault")
                           ? json_object_get_object_member(info, "x-farfault")
                           : NULL;
 
-    return o->release_ram && own &&
-           !strcmp(json_object_get_string_member_with_default(own, "engine", ""), "qemu");
+    return own && !strcmp(json_object_get_string_member_with_default(own, "engine", ""), "qemu");
+}
+
+/* The guest has given up memory that the peer may not have: QEMU itself recovers nothing then. */
+static bool released_by_qemu(Operator *o)
+{
+    return o->release_ram && carried_by_qemu(o);
 }
 
 static void recover(Operator *o)
@@ -211,6 +214,12 @@ OperatorEnd operator_look(Operator *o)
         return OPERATOR_DESTINATION;
     }
     if (o->d_ended && !strcmp(s, "postcopy-paused")) {
+        /* QEMU's destination ends when the connection breaks between migrate-start-postcopy and its
+         * "postcopy-active", and its source has given the guest away then. */
+        if (!(killed & 2) && carried_by_qemu(o)) {
+            g_print("# QEMU carried it, and the connection broke in its switch\n");
+            return OPERATOR_LOST;
+        }
         g_assert_true(killed & 2);
         return OPERATOR_LOST;
     }

@@ -134,6 +134,19 @@ void qmp_ok(Qmp *q, const char *command, const char *format, ...)
     va_end(args);
 }
 
+void qmp_ok_or_dies(Qmp *q, const char *command, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autoptr(JsonObject) answer = call(q, command, format, args);
+    va_end(args);
+    JsonObject *error = answer && json_object_has_member(answer, "error")
+                            ? json_object_get_object_member(answer, "error")
+                            : NULL;
+    g_assert_true(!error ||
+                  strstr(json_object_get_string_member(error, "desc"), "ended unexpectedly"));
+}
+
 JsonObject *qmp_return(Qmp *q, const char *command, const char *format, ...)
 {
     va_list args;

@@ -25,6 +25,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qmp, qmp_free)
 JsonObject *qmp_call(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);
 /* Must succeed; returns nothing, or the member "return" as an object. */
 void qmp_ok(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);
+/* The same for what kills the engine: it, or all of QEMU, may be gone before it has answered. */
+void qmp_ok_or_dies(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);
 JsonObject *qmp_return(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);
 /* Must fail; returns the description of the error (g_free). */
 char *qmp_error(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);

@@ -601,7 +601,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.uri = (char *)uri;
     c.fd = fd;
     c.listen_fd = s->listen_fd;
-    c.device_fd = -1;
+    c.device_fd = c.restore.fd = -1;
     c.state = s->state;
     c.state_fd = s->state_fd;
     c.uffds = s->uffds;

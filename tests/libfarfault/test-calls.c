@@ -13,110 +13,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
-#define LEN (8u << 20)
-#define LATE (LEN / 2) /* where nothing is saved while the callback is held */
-
-static void call(int rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
-
-/* RC, with a line that has TEXT in it. */
-static void assert_says(int rc, int expected, const char *text)
-{
-    g_assert_cmpint(rc, ==, expected);
-    if (!strstr(ff_last_error(), text)) {
-        g_error("'%s' is not in: %s", text, ff_last_error());
-    }
-    g_assert_null(strchr(ff_last_error(), '\n'));
-}
-
-/* ---- a saver that can be held ------------------------------------------------------------------
- */
-
-typedef struct {
-    World *w;
-    WorldPages pages;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    bool reached, go; /* lock */
-    int stop;         /* what the callback returns */
-    char *then;       /* what the memory held */
-} Held;
-
-static int hold(void *opaque, void *addr, const void *data, size_t len)
-{
-    Held *h = opaque;
-
-    pthread_mutex_lock(&h->lock);
-    h->reached = true;
-    pthread_cond_broadcast(&h->changed);
-    while (!h->go) {
-        pthread_cond_wait(&h->changed, &h->lock);
-    }
-    pthread_mutex_unlock(&h->lock);
-    return h->stop ? h->stop : world_page(&h->pages, addr, data, len);
-}
-
-static void fill(World *w, uint64_t salt)
-{
-    for (size_t i = 0; i < w->len; i += 8) {
-        uint64_t word = (i + 1) * 0x9e3779b97f4a7c15ull + salt;
-        memcpy(w->map + i, &word, sizeof(word));
-    }
-}
-
-/* A snapshot of KIND that is being saved, and held. FALSE: skipped. */
-static bool held_new(Held *h, WorldKind kind)
-{
-    *h = (Held){.w = world_new(kind, LEN)};
-    if (!h->w) {
-        return false;
-    }
-    pthread_mutex_init(&h->lock, NULL);
-    pthread_cond_init(&h->changed, NULL);
-    world_pages_init(&h->pages, h->w);
-    fill(h->w, 0);
-    h->then = g_memdup2(h->w->map, LEN);
-    call(ff_snapshot_prepare(h->w->m, NULL));
-    call(ff_snapshot_begin(h->w->m));
-    call(ff_snapshot_save_pages(h->w->m, hold, h));
-    pthread_mutex_lock(&h->lock);
-    while (!h->reached) {
-        pthread_cond_wait(&h->changed, &h->lock);
-    }
-    pthread_mutex_unlock(&h->lock);
-    return true;
-}
-
-static void let_go(Held *h)
-{
-    pthread_mutex_lock(&h->lock);
-    h->go = true;
-    pthread_cond_broadcast(&h->changed);
-    pthread_mutex_unlock(&h->lock);
-}
-
-static void held_free(Held *h)
-{
-    world_free(h->w);
-    world_pages_clear(&h->pages);
-    g_free(h->then);
-    pthread_mutex_destroy(&h->lock);
-    pthread_cond_destroy(&h->changed);
-}
-
-/* It ends, with what the memory held at the moment. */
-static void assert_saved(Held *h)
-{
-    let_go(h);
-    call(ff_snapshot_wait(h->w->m, NULL));
-    g_assert_cmphex(world_hash(h->pages.copy, LEN), ==, world_hash(h->then, LEN));
-}
+#define LEN HELD_LEN
+#define LATE HELD_LATE
 
 /* ---- cases -------------------------------------------------------------------------------------
  */
@@ -213,13 +113,13 @@ static void test_plain_discard(gconstpointer p)
 {
     Held h;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p))) {
+    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
         return;
     }
     bool is_shared = h.w->fd >= 0;
     g_assert_cmpint(
         madvise(h.w->map + LATE, h.w->page_size, is_shared ? MADV_REMOVE : MADV_DONTNEED), ==, 0);
-    let_go(&h);
+    held_go(&h);
     assert_says(ff_snapshot_wait(h.w->m, NULL), -EIO, "1 pages were given back");
     held_free(&h);
 }
@@ -229,13 +129,13 @@ static void test_discard(gconstpointer p)
     static const char zeros[4096];
     Held h;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p))) {
+    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
         return;
     }
     call(ff_region_discard(h.w->m, h.w->map + LATE, LEN - LATE));
     g_assert_cmpint(memcmp(h.w->map + LATE, zeros, sizeof(zeros)), ==, 0);
     g_assert_cmpint(memcmp(h.w->map + LEN - 4096, zeros, sizeof(zeros)), ==, 0);
-    assert_saved(&h);
+    held_assert_saved(&h);
     held_free(&h);
 }
 
@@ -243,7 +143,7 @@ static void test_munmap(gconstpointer p)
 {
     Held h;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p))) {
+    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
         return;
     }
     bool is_shared = h.w->fd >= 0;
@@ -251,7 +151,7 @@ static void test_munmap(gconstpointer p)
         call(ff_region_remove(h.w->m, h.w->map + LATE, LEN - LATE));
     }
     g_assert_cmpint(munmap(h.w->map + LATE, LEN - LATE), ==, 0);
-    assert_saved(&h);
+    held_assert_saved(&h);
     held_free(&h);
 }
 
@@ -259,11 +159,11 @@ static void test_plain_munmap(void)
 {
     Held h;
 
-    if (!held_new(&h, W_ANON)) {
+    if (!held_new(&h, W_ANON, NULL)) {
         return;
     }
     g_assert_cmpint(munmap(h.w->map + LATE, LEN - LATE), ==, 0);
-    let_go(&h);
+    held_go(&h);
     assert_says(ff_snapshot_wait(h.w->m, NULL), -EIO, "were given back");
     held_free(&h);
 }
@@ -272,7 +172,7 @@ static void test_mremap(gconstpointer p)
 {
     Held h;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p))) {
+    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
         return;
     }
     char *room = mmap(NULL, LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -284,7 +184,7 @@ static void test_mremap(gconstpointer p)
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     memset(other, 1, LEN - LATE);
     memset(moved, 2, LEN - LATE);
-    assert_saved(&h);
+    held_assert_saved(&h);
     munmap(room, LEN);
     held_free(&h);
 }
@@ -295,7 +195,7 @@ static void test_fork(gconstpointer p)
     Held h;
     int status;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p))) {
+    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
         return;
     }
     pid_t pid = fork();
@@ -310,8 +210,8 @@ static void test_fork(gconstpointer p)
     }
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     g_assert_cmpint(status, ==, 0);
-    fill(h.w, 7);
-    assert_saved(&h);
+    held_fill(h.w, 7);
+    held_assert_saved(&h);
     held_free(&h);
 }
 
@@ -319,11 +219,11 @@ static void test_cancel(void)
 {
     Held h;
 
-    if (!held_new(&h, W_ANON)) {
+    if (!held_new(&h, W_ANON, NULL)) {
         return;
     }
     call(ff_snapshot_cancel(h.w->m));
-    let_go(&h);
+    held_go(&h);
     assert_says(ff_snapshot_wait(h.w->m, NULL), -ECANCELED, "cancelled");
     int fd = world_file(); /* and the next one is whole */
     call(ff_snapshot_begin(h.w->m));
@@ -340,19 +240,19 @@ static void test_callback_stops(void)
 {
     Held h;
 
-    if (!held_new(&h, W_ANON)) {
+    if (!held_new(&h, W_ANON, NULL)) {
         return;
     }
     h.stop = -ENOSPC;
-    let_go(&h);
+    held_go(&h);
     assert_says(ff_snapshot_wait(h.w->m, NULL), -ENOSPC, "callback");
-    fill(h.w, 1); /* nobody waits */
+    held_fill(h.w, 1); /* nobody waits */
     held_free(&h);
 }
 
 static gpointer write_all(gpointer p)
 {
-    fill(p, 5);
+    held_fill(p, 5);
     return NULL;
 }
 
@@ -366,7 +266,7 @@ static void test_limit(void)
     if (!w) {
         return;
     }
-    fill(w, 0);
+    held_fill(w, 0);
     uint64_t then = world_hash(w->map, LEN);
     call(ff_snapshot_prepare(w->m, &options));
     call(ff_snapshot_begin(w->m));
@@ -399,7 +299,7 @@ static void test_parts_of_a_file(void)
     if (!w) {
         return;
     }
-    fill(w, 0);
+    held_fill(w, 0);
     call(ff_region_remove(w->m, w->map + LEN / 4, LEN / 4));
     char *then = g_memdup2(w->map, LEN);
     memset(then + LEN / 4, 0, LEN / 4);
@@ -407,7 +307,7 @@ static void test_parts_of_a_file(void)
     world_pages_init(&pages, w);
     int fd = world_file();
     call(ff_snapshot_begin(w->m));
-    fill(w, 1);
+    held_fill(w, 1);
     call(ff_snapshot_save_fd(w->m, fd));
     call(ff_snapshot_wait(w->m, NULL));
     FfFileHeader header;
@@ -454,7 +354,7 @@ static void test_huge_pages(void)
         return;
     }
     madvise(w->map, LEN, MADV_HUGEPAGE);
-    fill(w, 0);
+    held_fill(w, 0);
     if (!is_huge(w->map)) {
         g_test_skip("no transparent huge pages here");
         world_free(w);

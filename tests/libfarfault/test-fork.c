@@ -6,36 +6,23 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define LEN (8u << 20)
-
-static void call(int rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
-
-static void assert_says(int rc, int expected, const char *text)
-{
-    g_assert_cmpint(rc, ==, expected);
-    if (!strstr(ff_last_error(), text)) {
-        g_error("'%s' is not in: %s", text, ff_last_error());
-    }
-}
 
 /* ---- what children do --------------------------------------------------------------------------
  */
 
-typedef enum { HASH, EXIT_7, GIVE_BACK, WAIT_FOR_EVER, READ_GLOBAL, READ_ONE } What;
+typedef enum { HASH, EXIT_7, GIVE_BACK, WAIT_FOR_EVER, READ_GLOBAL, READ_ONE, EXEC } What;
 
 typedef struct {
     What what;
@@ -80,6 +67,9 @@ static int child(void *opaque, const void *arg, size_t len)
     case READ_ONE:
         result = (uint64_t)order.map[order.len - 1];
         break;
+    case EXEC:
+        execl("/bin/sh", "sh", "-c", "exit 3", NULL);
+        return 1;
     }
     return write(answer_fds[1], &result, sizeof(result)) == sizeof(result) ? 0 : 1;
 }
@@ -291,6 +281,210 @@ static void test_address(void)
     world_free(w);
 }
 
+static int send_error; /* of the next message to a child that runs; 0: none */
+
+/* In front of libc's. */
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    if (send_error && msg->msg_iov->iov_len == sizeof(Order) + 1) {
+        errno = send_error;
+        return -1;
+    }
+    return syscall(SYS_sendmsg, fd, msg, flags);
+}
+
+/* The child that was made hears nothing: no child, and no snapshot that is under way. */
+static void test_not_told(void)
+{
+    World *w = new_world(W_ANON);
+    Order order = {0};
+
+    if (!w) {
+        return;
+    }
+    call(ff_fork_prepare(w->m, NULL));
+    send_error = ENOBUFS;
+    assert_says(ff_fork(w->m, &order, sizeof(order)), -ENOBUFS, "cannot be told");
+    send_error = 0;
+    memset(w->map, 6, LEN);
+    call(ff_fork_prepare(w->m, NULL));
+    fork_now(w, EXIT_7);
+    call(ff_fork_wait(w->m, NULL, NULL));
+    world_free(w);
+}
+
+/* The program ignores SIGCHLD: its children are not waited for, the template's are. */
+static void test_ignored_sigchld(void)
+{
+    int status = -1;
+
+    signal(SIGCHLD, SIG_IGN);
+    World *w = new_world(W_ANON);
+    if (w) {
+        call(ff_fork_prepare(w->m, NULL));
+        fork_now(w, EXIT_7);
+        call(ff_fork_wait(w->m, &status, NULL));
+        g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+        world_free(w);
+    }
+    signal(SIGCHLD, SIG_DFL);
+}
+
+/* A ^C at the terminal is for the program, which may have its own mind about it. */
+static void test_signals(void)
+{
+    g_autofree char *path = NULL, *text = NULL;
+    World *w = new_world(W_ANON);
+    int status = -1, template;
+
+    if (!w) {
+        return;
+    }
+    call(ff_fork_prepare(w->m, NULL));
+    path = g_strdup_printf("/proc/%d/status", fork_now(w, WAIT_FOR_EVER));
+    g_assert_cmpuint(answer(), ==, 5);
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strstr(text, "PPid:"), "PPid: %d", &template), ==, 1);
+    g_assert_cmpint(kill(template, SIGINT), ==, 0);
+    g_assert_cmpint(kill(template, SIGTERM), ==, 0);
+    call(ff_snapshot_cancel(w->m));
+    ff_fork_wait(w->m, NULL, NULL);
+    call(ff_fork_prepare(w->m, NULL));
+    fork_now(w, EXIT_7);
+    call(ff_fork_wait(w->m, &status, NULL));
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    world_free(w);
+}
+
+/* A child that has become another program, while the parent writes. */
+static void test_exec(void)
+{
+    FfSnapshotOptions options = {.size = sizeof(options), .buffer = 4096};
+    World *w = new_world(W_ANON);
+    int status;
+
+    if (!w) {
+        return;
+    }
+    call(ff_fork_prepare(w->m, &options));
+    fork_now(w, EXEC);
+    memset(w->map, 1, LEN);
+    call(ff_fork_wait(w->m, &status, NULL));
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+    world_free(w);
+}
+
+/* What the program unmaps ahead of the moment is no hole in which the child waits for ever. */
+static void test_unmapped_before(gconstpointer p)
+{
+    World *w = new_world(GPOINTER_TO_UINT(p));
+
+    if (!w) {
+        return;
+    }
+    call(ff_fork_prepare(w->m, NULL));
+    g_assert_cmpint(munmap(w->map + LEN / 2, LEN / 2), ==, 0);
+    fork_now(w, READ_ONE);
+    call(ff_fork_wait(w->m, NULL, NULL));
+    g_assert_cmpuint(answer(), ==, 0);
+    world_free(w);
+}
+
+static FfMemory *to_cancel; /* at the next fork() */
+
+static void cancel_it(void)
+{
+    if (to_cancel) {
+        call(ff_snapshot_cancel(to_cancel));
+    }
+    to_cancel = NULL;
+}
+
+/* While the template is made there is no snapshot to cancel, and the next one is not meant. */
+static void test_early_cancel(void)
+{
+    World *w = world_new(W_ANON, LEN);
+
+    if (!w) {
+        return;
+    }
+    g_assert_cmpint(pthread_atfork(cancel_it, NULL, NULL), ==, 0);
+    to_cancel = w->m;
+    call(ff_template_start(w->m, child, &global));
+    g_assert_null(to_cancel);
+    call(ff_snapshot_prepare(w->m, NULL));
+    world_free(w);
+}
+
+static gpointer cancel_once(gpointer p)
+{
+    call(ff_snapshot_cancel(p));
+    return NULL;
+}
+
+/* A cancel at any moment of ff_fork(). */
+static void test_cancel_races(void)
+{
+    World *w = new_world(W_ANON);
+    Order order = {EXIT_7, NULL, 0};
+
+    if (!w) {
+        return;
+    }
+    for (unsigned i = 0; i < 20; i++) {
+        call(ff_fork_prepare(w->m, NULL));
+        GThread *thread = g_thread_new("cancel", cancel_once, w->m);
+        pid_t pid = ff_fork(w->m, &order, sizeof(order));
+        if (pid < 0) {
+            if (pid != -EINVAL && pid != -ECANCELED && pid != -EBUSY) {
+                g_error("%d: %s", pid, ff_last_error());
+            }
+        } else {
+            int rc = ff_fork_wait(w->m, NULL, NULL);
+            g_assert_true(rc == 0 || rc == -ECANCELED);
+        }
+        g_thread_join(thread);
+        memset(w->map, 1, LEN);
+        ff_snapshot_cancel(w->m);
+    }
+    world_free(w);
+}
+
+static gpointer fork_all_the_time(gpointer p)
+{
+    const World *w = p;
+
+    while (!__atomic_load_n(&w->end, __ATOMIC_RELAXED)) {
+        world_forked_hash(world_fork(w));
+    }
+    return NULL;
+}
+
+/* fork() and ff_fork() at once. */
+static void test_both(void)
+{
+    World *w = new_world(W_ANON);
+    unsigned rounds = world_rounds(3);
+
+    if (!w) {
+        return;
+    }
+    world_start_writers(w);
+    GThread *thread = g_thread_new("fork", fork_all_the_time, w);
+    for (unsigned i = 0; i < rounds; i++) {
+        call(ff_fork_prepare(w->m, NULL));
+        world_park(w);
+        uint64_t hash = world_hash(w->map, w->len);
+        fork_now(w, HASH);
+        world_release(w);
+        call(ff_fork_wait(w->m, NULL, NULL));
+        g_assert_cmphex(answer(), ==, hash);
+    }
+    __atomic_store_n(&w->end, true, __ATOMIC_RELAXED);
+    g_thread_join(thread);
+    world_free(w);
+}
+
 /* Its child ends with a program that is killed. */
 static void test_killed_parent(void)
 {
@@ -355,5 +549,16 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/fork/plain-discard", test_plain_discard);
     g_test_add_func("/libfarfault/fork/address", test_address);
     g_test_add_func("/libfarfault/fork/killed-parent", test_killed_parent);
+    g_test_add_func("/libfarfault/fork/not-told", test_not_told);
+    g_test_add_func("/libfarfault/fork/ignored-sigchld", test_ignored_sigchld);
+    g_test_add_func("/libfarfault/fork/signals", test_signals);
+    g_test_add_func("/libfarfault/fork/exec", test_exec);
+    g_test_add_data_func("/libfarfault/fork/unmapped-before/anon", GUINT_TO_POINTER(W_ANON),
+                         test_unmapped_before);
+    g_test_add_data_func("/libfarfault/fork/unmapped-before/anon-2M", GUINT_TO_POINTER(W_ANON_HUGE),
+                         test_unmapped_before);
+    g_test_add_func("/libfarfault/fork/early-cancel", test_early_cancel);
+    g_test_add_func("/libfarfault/fork/cancel-races", test_cancel_races);
+    g_test_add_func("/libfarfault/fork/both", test_both);
     return g_test_run();
 }

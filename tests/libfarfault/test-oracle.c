@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define LEN (8u << 20)
 
@@ -19,13 +19,6 @@ typedef struct {
 } Case;
 
 typedef enum { FILE_DIRECT, FILE_BUFFERED, PAGES, WAYS } Way;
-
-static void call(int rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
-}
 
 /* What memory held when all were parked. */
 typedef struct {

@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/world.h"
+#include "tests/libfarfault/held.h"
 
 #define LEN (4u << 20)
 
@@ -172,13 +172,6 @@ static unsigned count_torn(const GArray *ops, const char *path, GBytes *whole)
         }
     }
     return torn;
-}
-
-static void call(int rc)
-{
-    if (rc < 0) {
-        g_error("%s", ff_last_error());
-    }
 }
 
 static char *new_directory(void)

@@ -27,9 +27,9 @@ typedef struct {
     FfFileId id;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    FfFileError error;       /* lock */
-    unsigned failures;       /* lock */
-    unsigned held, released; /* lock; reads */
+    FfFileError error;             /* lock */
+    unsigned failures;             /* lock */
+    unsigned held, released, gone; /* lock; reads */
 } File;
 
 /* What the file's bitmap says of page PAGE of the memory. */
@@ -364,6 +364,26 @@ static void test_eio_fill(RigKind kind)
     end(&f);
 }
 
+/* The fill ends, and who waits is answered. */
+static void test_paused(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    ff_file_pager_pause(f.pager);
+    ff_file_pager_fill(f.pager);
+    check_page(&f, f.r->n_pages - 1);
+    g_assert_cmpuint(ff_file_pager_counts(f.pager).fill_bytes, ==, 0);
+    try_again(&f);
+    rig_wait_completed(f.r, 1);
+    check_all(&f);
+    end(&f);
+}
+
 /* Of the pages that have data, nearly; not is_zero() with any kind of memory. */
 #define LAST(f) ((f)->r->n_pages - 2)
 
@@ -447,8 +467,30 @@ static int hold(void *opaque)
     while (!f->released) {
         pthread_cond_wait(&f->changed, &f->lock);
     }
+    f->gone++;
+    pthread_cond_broadcast(&f->changed);
     pthread_mutex_unlock(&f->lock);
     return 0;
+}
+
+static void wait_held(File *f, unsigned n)
+{
+    pthread_mutex_lock(&f->lock);
+    while (f->held < n) {
+        pthread_cond_wait(&f->changed, &f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void release(File *f)
+{
+    pthread_mutex_lock(&f->lock);
+    f->released = 1;
+    pthread_cond_broadcast(&f->changed);
+    while (f->gone < f->held) {
+        pthread_cond_wait(&f->changed, &f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
 }
 
 /* Both threads of the fill stand in their reads, and every other page comes. */
@@ -463,17 +505,49 @@ static void test_fill_stands(RigKind kind)
     start(&f);
     if (rig_at("read-file", hold, &f) && rig_at("read-file", hold, &f)) {
         ff_file_pager_fill(f.pager);
-        pthread_mutex_lock(&f.lock);
-        while (f.held < 2) {
-            pthread_cond_wait(&f.changed, &f.lock);
-        }
-        pthread_mutex_unlock(&f.lock);
+        wait_held(&f, 2);
         check_all(&f);
         g_assert_cmpuint(ff_file_pager_counts(f.pager).fill_bytes, ==, 0);
-        pthread_mutex_lock(&f.lock);
-        f.released = 1;
-        pthread_cond_broadcast(&f.changed);
-        pthread_mutex_unlock(&f.lock);
+        release(&f);
+    }
+    end(&f);
+}
+
+/* All threads stand in reads that do not come back: the pager ends all the same, and the next one
+ * answers who waits. What the reads bring in the end is placed nowhere. */
+static void test_hung(RigKind kind)
+{
+    GThread *threads[2];
+    Reader waiting[2];
+    bool ok = true;
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    for (unsigned i = 0; i < 4; i++) {
+        ok = ok && rig_at("read-file", hold, &f);
+    }
+    if (ok) {
+        for (unsigned i = 0; i < 2; i++) {
+            waiting[i] = (Reader){&f, 5 + i, 0};
+            threads[i] = g_thread_new("waits", read_one, &waiting[i]);
+        }
+        wait_held(&f, 2);
+        ff_file_pager_fill(f.pager);
+        wait_held(&f, 4);
+        try_again(&f);
+        for (unsigned i = 0; i < 2; i++) {
+            g_thread_join(threads[i]);
+        }
+        rig_wait_completed(f.r, 1);
+        FfFileCounts before = ff_file_pager_counts(f.pager);
+        release(&f);
+        check_all(&f);
+        FfFileCounts after = ff_file_pager_counts(f.pager);
+        g_assert_cmpmem(&before, sizeof(before), &after, sizeof(after));
     }
     end(&f);
 }
@@ -492,5 +566,7 @@ int main(int argc, char **argv)
     rig_add("/file/changed", RIG_FILES, test_changed);
     rig_add("/file/deleted", RIG_FILES, test_deleted);
     rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
+    rig_add("/file/paused", RIG_FILES, test_paused);
+    rig_add("/file/hung", RIG_FILES, test_hung);
     return g_test_run();
 }

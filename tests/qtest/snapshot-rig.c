@@ -19,16 +19,22 @@
 
 bool snap_begin(Snap *t, const char *faults, const char *device)
 {
-    const char *args[] = {"-smp", "2", device ? "-device" : NULL, device, NULL}, *why;
+    const char *args[16] = {"-smp", "2", device ? "-device" : NULL, device, NULL}, *why;
+    unsigned n = device ? 4 : 2;
 
     t->boot = bootsect_config(SNAP_RAM_MIB * MIB, BUSY_MIB * MIB, 2);
     if (!(faults ? vm_faults_available : vm_farfault_available)(&why)) {
         g_test_skip(why);
         return false;
     }
+    for (unsigned i = 0; t->args && t->args[i]; i++) {
+        g_assert_cmpuint(n, <, G_N_ELEMENTS(args) - 1);
+        args[n++] = t->args[i];
+    }
     t->vm = vm_start(&(VmConfig){.name = "guest",
                                  .launcher = VM_RUN,
-                                 .memory = G_STRINGIFY(SNAP_RAM_MIB) "M",
+                                 .qemu = t->qemu,
+                                 .memory = t->args ? NULL : G_STRINGIFY(SNAP_RAM_MIB) "M",
                                  .args = args,
                                  .boot = &t->boot,
                                  .listens = t->listens,

@@ -15,8 +15,11 @@
 typedef struct {
     Vm *vm;
     BootsectConfig boot;
-    char *path;   /* of the file that is to come */
-    bool listens; /* VmConfig.listens; set before snap_begin() */
+    char *path; /* of the file that is to come */
+    /* Set before snap_begin(). */
+    bool listens;            /* VmConfig.listens */
+    const char *qemu;        /* VmConfig.qemu */
+    const char *const *args; /* NULL-terminated, with -m or the like: all of the memory; or NULL */
 } Snap;
 
 /* A guest that runs, with FAULTS (fault/fault.h) and a DEVICE more; both can be NULL. FALSE: the

@@ -29,7 +29,7 @@ static void test_killed(gconstpointer data)
     if (!snap_begin(&t, faults, NULL)) {
         return;
     }
-    snap_ask(&t);
+    qmp_ok_or_dies(vm_qmp(t.vm), "x-farfault-snapshot", "{'file': '%s'}", t.path);
     qmp_expect_migration(vm_qmp(t.vm), "failed");
     g_assert_true(vm_fault_happened(t.vm, 0));
     snap_expect_error(&t, "the migration engine ended unexpectedly");

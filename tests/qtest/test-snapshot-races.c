@@ -128,6 +128,126 @@ static void test_paused_before(void)
     snap_end(&t);
 }
 
+/* Until it stands, whatever lets it go on before that. */
+static void expect_standing(Snap *t)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(t->vm));
+
+    g_assert_cmpstr(state, !=, "running");
+    qmp_ok(vm_qmp(t->vm), "cont", NULL);
+}
+
+static gpointer say_stop(gpointer t)
+{
+    qmp_ok(vm_qmp(((Snap *)t)->vm), "stop", NULL);
+    return NULL;
+}
+
+/* The client's stop is under way, and the relay late with what the engine says, when the engine
+ * stops the guest by itself. What is answered with success is so afterwards. */
+static void test_stop_under_way(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t,
+                    "snapshot/*/at/stopping=hold;snapshot/*/at/client-word=hold;"
+                    "snapshot/*/at/armed=hold",
+                    NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    GThread *client = g_thread_new("client", say_stop, &t);
+    snap_wait_held(&t);
+    pid_t relay = vm_relay(t.vm);
+    g_assert_cmpint(kill(relay, SIGSTOP), ==, 0);
+    snap_let_go(&t); /* both */
+    snap_wait_held(&t);
+    g_assert_cmpint(kill(relay, SIGCONT), ==, 0);
+    g_thread_join(client);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    expect_standing(&t);
+    snap_end(&t);
+}
+
+/* The client changes its mind while the guest is being let go on. */
+static void test_stop_at_the_end(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/releasing=hold", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    expect_standing(&t);
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "stop", NULL);
+    qmp_ok(q, "cont", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    snap_end(&t);
+}
+
+/* The engine dies before it knows what the guest is: what that was at an older snapshot is nothing
+ * to go by. */
+static void test_stopped_since(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/offered#2=kill", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    qmp_expect_migration(q, "completed");
+    g_assert_cmpint(unlink(t.path), ==, 0);
+    qmp_ok(q, "stop", NULL);
+    snap_ask(&t);
+    qmp_expect_migration(q, "failed");
+    expect_standing(&t);
+    snap_end(&t);
+}
+
+/* QEMU does not let the guest go on at once. */
+static void test_not_resumed(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/call/resume=EIO", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    expect_failure(&t, "Input/output error");
+    snap_end(&t);
+}
+
+/* Nor when that was not the end of the time for which it stands. */
+static void test_not_rolled_back(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold;snapshot/*/call/resume=EIO", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "cancelled");
+    snap_expect_no_file(&t);
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
 /* ---- the last moments --------------------------------------------------------------------------
  */
 
@@ -217,6 +337,44 @@ static void test_given_file(void)
     snap_end(&t);
 }
 
+/* ---- the end of one that fails -----------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *faults, *end;
+} Early;
+
+/* There is no room for what the guest overwrites, so it waits for the disk; which does not answer
+ * (the client cancels), or is full, and then it takes long to lift what is protected. */
+static const Early early[] = {
+    {"disk-hangs", "snapshot/*/at/writer-lent=hold", "cancelled"},
+    {"lifting", "snapshot/*/call/writer-write=ENOSPC;snapshot/*/at/capture-lifting=hold", "failed"},
+};
+
+/* The guest does not wait for any of that: it comes round, through all of its memory. */
+static void test_early_end(gconstpointer data)
+{
+    const Early *c = data;
+    Snap t = {0};
+
+    if (!snap_begin(&t, c->faults, NULL)) {
+        return;
+    }
+    snap_ask_with(&t, ", 'buffer': 0");
+    qmp_expect(vm_qmp(t.vm), "RESUME");
+    snap_wait_held(&t);
+    if (!strcmp(c->end, "cancelled")) {
+        qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    }
+    for (unsigned round = 0; round < 3; round++) {
+        vm_wait_new_serial(t.vm, "B");
+    }
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), c->end);
+    snap_expect_no_file(&t);
+    snap_end(&t);
+}
+
 /* ---- after a death -----------------------------------------------------------------------------
  */
 
@@ -291,6 +449,11 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
     g_test_add_data_func("/snapshot/races/written/room", "67108864", test_written);
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
+    g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
+    g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);
+    g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
+    g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
+    g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/cancel/", cancels[i].name, NULL);
 
@@ -302,6 +465,11 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &syncs[i], test_sync);
     }
     g_test_add_func("/snapshot/races/given-file", test_given_file);
+    for (unsigned i = 0; i < G_N_ELEMENTS(early); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/races/early/", early[i].name, NULL);
+
+        g_test_add_data_func(path, &early[i], test_early_end);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/at-once/", deaths[i], NULL);
 

@@ -8,6 +8,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "holder/record.h"
@@ -121,7 +122,7 @@ static void test_raw(void)
         data[i] = (char)(i * 2654435761u >> 13 | 1);
     }
     g_autofree char *path = make_file(data, 3 * MIB, 8 * MIB);
-    g_autoptr(FfSource) s = ff_source_open(path, NULL);
+    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
     g_assert_cmpuint(ff_source_size(s), ==, 8 * MIB);
     g_autoptr(GByteArray) all = read_all(s, 4096, &zeros);
     g_assert_cmpuint(zeros, ==, 5 * MIB);
@@ -133,13 +134,47 @@ static void test_raw(void)
     g_unlink(path);
 }
 
+/* Who cuts a file leaves an open reader nothing that it may take for a hole; nor may new content be
+ * given to who has had some of the old. */
+static void test_changed(void)
+{
+    g_autofree char *data = g_strnfill(MIB, 'x'), *buf = g_malloc(MIB);
+    g_autofree char *path = make_file(data, MIB, MIB);
+    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
+    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autoptr(GError) error = NULL;
+    struct stat st;
+    uint64_t len = 4096;
+    bool zero;
+
+    g_assert_true(ff_source_read(r, 0, buf, &len, 4096, &zero, NULL));
+    g_assert_cmpint(g_stat(path, &st), ==, 0);
+    g_assert_cmpint(truncate(path, 4096), ==, 0);
+    g_assert_false(ff_source_read(r, MIB / 2, buf, &len, 4096, &zero, NULL));
+    /* As large as before, and other content: only its time tells. */
+    g_assert_cmpint(truncate(path, MIB), ==, 0);
+    len = 4096;
+    g_assert_false(ff_source_read(r, MIB / 2, buf, &len, 4096, &zero, &error));
+    g_assert_nonnull(strstr(error->message, "was changed"));
+    /* Nor may a new reader, or the next pager's source, begin with it. */
+    g_assert_null(ff_source_reader(s, NULL));
+    g_assert_null(ff_source_open(path, ff_source_stamp(s), NULL));
+    g_assert_true(g_file_set_contents(path, data, MIB, NULL)); /* another file of that name */
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(futimens(fd, (struct timespec[]){st.st_atim, st.st_mtim}), ==, 0);
+    close(fd);
+    g_autoptr(FfSource) again = ff_source_open(path, ff_source_stamp(s), NULL);
+    g_assert_nonnull(again);
+    g_unlink(path);
+}
+
 /* Blocks one after the other. */
 static void test_mapped(gconstpointer huge)
 {
     g_auto(SavedFile) f = savedfile_new(&(SavedFileKind){.mapped = true});
     g_autofree char *path = make_file(f.bytes->data, f.bytes->len, f.bytes->len);
     g_autoptr(GError) error = NULL;
-    g_autoptr(FfSource) s = ff_source_open(path, &error);
+    g_autoptr(FfSource) s = ff_source_open(path, NULL, &error);
     uint64_t zeros;
     uint8_t page[SAVEDFILE_PAGE];
 
@@ -168,11 +203,11 @@ static void test_refused(void)
                     *c = make_file("", 0, 0);
     g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL;
 
-    g_assert_null(ff_source_open(a, &ea));
+    g_assert_null(ff_source_open(a, NULL, &ea));
     g_assert_nonnull(strstr(ea->message, "farfault convert"));
-    g_assert_null(ff_source_open(b, &eb));
+    g_assert_null(ff_source_open(b, NULL, &eb));
     g_assert_nonnull(strstr(eb->message, "not in the file"));
-    g_assert_null(ff_source_open(c, &ec));
+    g_assert_null(ff_source_open(c, NULL, &ec));
     g_assert_nonnull(strstr(ec->message, "nothing in it"));
     g_unlink(a);
     g_unlink(b);
@@ -281,6 +316,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/server-parts/firecracker", test_firecracker);
     g_test_add_func("/server-parts/source/raw", test_raw);
+    g_test_add_func("/server-parts/source/changed", test_changed);
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);

@@ -414,6 +414,36 @@ static void test_move(RigKind kind)
     }
 }
 
+/* ---- given up ----------------------------------------------------------------------------------
+ */
+
+/* Who waits for a page that a saver has goes on, as does who comes later, while what is protected
+ * is still being lifted. */
+static void test_give_up(RigKind kind)
+{
+    Scene sc;
+    FfRun run = {0};
+
+    if (!open_scene(&sc, kind, 0, 0)) {
+        return;
+    }
+    rig_start(sc.r);
+    run.n = ff_protect_claim(sc.p, 0, 0, 1, &run.first);
+    g_assert_cmpuint(run.n, ==, 1);
+    GThread *writer = g_thread_new("writer", other_writes, &sc);
+    wait_for(sc.r, &sc.r->full, 1);
+    ff_protect_give_up(sc.p);
+    g_thread_join(writer);
+    write_page(sc.r, sc.r->n_pages - 1);
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, 2);
+    ff_protect_lift_all(sc.p);
+    g_assert_cmpuint(ff_protect_left(sc.p), ==, 0);
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, sc.r->n_pages);
+    g_assert_cmpint(ff_protect_done(sc.p, &run), ==, 0);
+    g_assert_cmpuint(ff_protect_left(sc.p), ==, 0);
+    close_scene(&sc);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -423,6 +453,7 @@ int main(int argc, char **argv)
     rig_add("/protect-moments/stop-many", RIG_ALL, test_stop_many);
     rig_add("/protect-moments/give-back", RIG_ALL, test_give_back);
     rig_add("/protect-moments/unreadable", RIG_ALL, test_unreadable);
+    rig_add("/protect-moments/give-up", RIG_ALL, test_give_up);
     /* files are not read by address */
     rig_add("/protect-moments/move", RIG_BIT(RIG_ANON), test_move);
     return g_test_run();

@@ -187,6 +187,11 @@ bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
     g_assert_not_reached();
 }
 
+bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
+{
+    g_assert_not_reached();
+}
+
 void ff_migration_stop_waiting(FfMigration *m)
 {
 }

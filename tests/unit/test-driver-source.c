@@ -71,6 +71,74 @@ static void test_source(void)
     world_clear(&w);
 }
 
+static const FfTotals *totals(const World *w)
+{
+    return &w->state->totals.copy[w->state->totals.which & 1];
+}
+
+/* What is counted is whole after each step, and goes on where an engine has died. */
+static void test_totals(void)
+{
+    World w;
+    const FfUseTotals *use;
+
+    world_init(&w, NULL, NULL);
+    g_assert_cmpuint(totals(&w)->running, ==, 0);
+    start_source(&w);
+    use = &totals(&w)->use[FF_USE_OUTGOING];
+    g_assert_cmpuint(totals(&w)->running, ==, FF_USE_OUTGOING + 1);
+    g_assert_cmpstr(totals(&w)->status, ==, "setup");
+    migration->info.bytes_wire = 1000;
+    migration->info.latency[3] = 2;
+    migration->info.latency_mean_us = 10;
+    migration->info.ram_remaining = 77;
+    become(FF_STATUS_ACTIVE);
+    g_assert_cmpstr(totals(&w)->status, ==, "active");
+    g_assert_cmpuint(totals(&w)->use[FF_USE_OUTGOING].bytes, ==, 0); /* no PING yet */
+    ff_driver_look(w.driver);
+    ff_driver_look(w.driver); /* the same numbers are not added twice */
+    use = &totals(&w)->use[FF_USE_OUTGOING];
+    g_assert_cmpuint(use->bytes, ==, 1000);
+    g_assert_cmpuint(use->latency[3], ==, 2);
+    g_assert_cmpuint(use->latency_sum_us, ==, 20);
+    g_assert_cmpuint(totals(&w)->ram_remaining, ==, 77);
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    become(FF_STATUS_POSTCOPY_RECOVER);
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    migration->info.bytes_wire = 1500;
+    migration->info.downtime = 7;
+    become(FF_STATUS_COMPLETED);
+    finish(FF_STATUS_COMPLETED);
+    use = &totals(&w)->use[FF_USE_OUTGOING];
+    g_assert_cmpuint(totals(&w)->running, ==, 0);
+    g_assert_cmpuint(use->pauses, ==, 2);
+    g_assert_cmpuint(use->bytes, ==, 1500);
+    g_assert_cmpuint(use->stopped_ms, ==, 7);
+    g_assert_cmpuint(use->ended[FF_END_COMPLETED], ==, 1);
+    g_assert_cmpuint(use->ended[FF_END_FAILED], ==, 0);
+    FfStateHeader state = *w.state;
+    world_clear(&w);
+
+    /* The next one's engine has died after it had counted 300 bytes. */
+    uint32_t which = state.totals.which & 1;
+    state.totals.copy[which].running = FF_USE_OUTGOING + 1;
+    state.totals.copy[which].use[FF_USE_OUTGOING].bytes = 1800;
+    state.phase = FF_PHASE_SETUP;
+    state.role = FF_ROLE_SOURCE;
+    world_begin(&w, state, false, NULL, NULL);
+    migration->info.bytes_wire = 100;
+    ff_driver_look(w.driver);
+    g_assert_cmpuint(totals(&w)->use[FF_USE_OUTGOING].bytes, ==, 1900);
+    become(FF_STATUS_FAILED);
+    finish(FF_STATUS_FAILED);
+    use = &totals(&w)->use[FF_USE_OUTGOING];
+    g_assert_cmpuint(use->bytes, ==, 1900);
+    g_assert_cmpuint(use->ended[FF_END_COMPLETED], ==, 1);
+    g_assert_cmpuint(use->ended[FF_END_FAILED], ==, 1);
+    world_clear(&w);
+}
+
 /* What the engine does not do goes to QEMU, postcopy capabilities first. */
 static void test_native(void)
 {
@@ -404,7 +472,8 @@ static void test_resume(void)
         sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
                  "\"Migrate recover can only be run when postcopy is paused.\"}}\n"
                  "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"a paused migration "
-                 "goes on over tcp:HOST:PORT, unix:PATH or fd:NAME only\"}}\n");
+                 "goes on over tcp:HOST:PORT, unix:PATH or fd:NAME, or at the destination from its "
+                 "source's dump (file:DIRECTORY), only\"}}\n");
         command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
         qemu_answers(&w, "query-version", rows[i].version);
         g_assert_cmpstr(migration->resumed_at, ==, "tcp:h:2");
@@ -467,6 +536,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/source", test_source);
+    g_test_add_func("/driver/totals", test_totals);
     g_test_add_func("/driver/resume", test_resume);
     g_test_add_func("/driver/native", test_native);
     g_test_add_func("/driver/fd", test_fd);

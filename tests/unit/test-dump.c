@@ -9,11 +9,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include "cli/commands.h"
 #include "migration/dump.h"
+#include "snapshot/sum.h"
 #include "state/state.h"
 #include "tests/lib/cutter.h"
+#include "tests/lib/dumps.h"
 #include "tests/lib/pair.h"
 
 typedef struct {
@@ -54,22 +57,10 @@ static Test begin(FfFrameType type, bool after)
     return t;
 }
 
-static void remove_half(const char *path)
-{
-    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
-    const char *name;
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *file = g_build_filename(path, name, NULL);
-        g_assert_cmpint(g_unlink(file), ==, 0);
-    }
-    g_rmdir(path);
-}
-
 static void end(Test *t)
 {
-    remove_half(t->half[0]);
-    remove_half(t->half[1]);
+    dump_remove(t->half[0]);
+    dump_remove(t->half[1]);
     g_assert_cmpint(g_rmdir(t->dir), ==, 0);
     g_free(t->half[0]);
     g_free(t->half[1]);
@@ -187,15 +178,6 @@ static void test_loaded(void)
     end(&t);
 }
 
-static void set_byte(const char *half, const char *name, off_t at, char value)
-{
-    g_autofree char *path = g_build_filename(half, name, NULL);
-    int fd = open(path, O_WRONLY);
-
-    g_assert_cmpint(pwrite(fd, &value, 1, at), ==, 1);
-    close(fd);
-}
-
 static void test_lacking(void)
 {
     g_autoptr(GError) error = NULL;
@@ -211,12 +193,100 @@ static void test_lacking(void)
     g_clear_error(&error);
     g_assert_false(ff_dump_write(dump, "relative", &bytes, &error));
     /* Eight pages that neither has. */
-    set_byte(t.half[0], "0.pages", 0, 0);
-    set_byte(t.half[1], "0.pages", 0, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        dump_change(t.half[i], "0.pages", 0, 0);
+        dump_seal(t.half[i]);
+    }
     g_assert_cmpint(check(&t), ==, 1);
     /* Twice the same half. */
     g_assert_cmpint(check_dirs(t.half[0], t.half[0]), ==, 1);
     end(&t);
+}
+
+/* Whatever is changed of a file, or is missing of it, is found. */
+static void test_damaged(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    g_auto(GStrv) names = dump_names(t.half[0]);
+    for (char **name = names; *name; name++) {
+        g_autofree char *path = g_build_filename(t.half[0], *name, NULL);
+        gsize n;
+        g_autofree char *data = contents(t.half[0], *name, &n);
+        gsize places[] = {0, n - 1, (gsize)(g_test_rand_double() * (double)n)};
+
+        for (unsigned i = 0; i < G_N_ELEMENTS(places); i++) {
+            dump_flip(t.half[0], *name, places[i]);
+            g_assert_cmpint(check(&t), ==, 1);
+            dump_flip(t.half[0], *name, places[i]);
+        }
+        dump_cut(t.half[0], *name, 1);
+        g_assert_cmpint(check(&t), ==, 1);
+        g_assert_true(g_file_set_contents(path, data, (gssize)n, NULL));
+    }
+    g_assert_cmpint(check(&t), ==, 0);
+    /* One of a farfault of before checksums. */
+    g_autofree char *about = g_build_filename(t.half[0], "dump", NULL);
+    g_assert_true(g_file_set_contents(about, "[dump]\nformat=1\nblocks=2\n", -1, NULL));
+    g_assert_cmpint(check(&t), ==, 1);
+    end(&t);
+}
+
+/* The source is given its guest back, and the migration goes on, while its memory is written: what
+ * is in the files is of no moment, and no description makes a dump of it. */
+static void test_moved_on(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    g_autofree char *late = g_build_filename(t.dir, "late", NULL);
+
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(FfDump) dump = ff_dump_new(t.p.s->m, NULL);
+        FfStateHeader was = {.epoch = t.p.s->state->epoch, .run_right = t.p.s->state->run_right};
+        uint64_t bytes;
+
+        t.p.s->state->epoch += i;
+        t.p.s->state->run_right = i ? FF_RUN_GIVEN : FF_RUN_MINE;
+        g_assert_false(ff_dump_write(dump, late, &bytes, &error));
+        g_assert_nonnull(strstr(error->message, "went on"));
+        g_assert_false(has(late, "dump"));
+        t.p.s->state->epoch = was.epoch;
+        t.p.s->state->run_right = was.run_right;
+        dump_remove(late);
+    }
+    end(&t);
+}
+
+/* The checksum is XXH64: its own vectors, and zstd's, which has the lower half of it at the end of
+ * a frame. */
+static void test_sum(void)
+{
+    static const char text[] = "Nobody inspects the spammish repetition";
+    static uint8_t data[4000], frame[8000];
+    ZSTD_CCtx *z = ZSTD_createCCtx();
+
+    g_assert_cmphex(ff_sum("", 0), ==, 0xef46db3751d8e999ull);
+    g_assert_cmphex(ff_sum("a", 1), ==, 0xd24ec4f1a98c6e5bull);
+    g_assert_cmphex(ff_sum("abc", 3), ==, 0x44bc2cf5ad770999ull);
+    g_assert_cmphex(ff_sum(text, strlen(text)), ==, 0xfbcea83c8a378bf1ull);
+    ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 1);
+    for (unsigned i = 0; i < sizeof(data); i++) {
+        data[i] = (uint8_t)g_test_rand_int();
+    }
+    for (size_t n = 0; n <= sizeof(data); n += n < 200 ? 1 : 97) {
+        size_t len = ZSTD_compress2(z, frame, sizeof(frame), data, n);
+        uint32_t low;
+
+        g_assert_false(ZSTD_isError(len));
+        memcpy(&low, frame + len - sizeof(low), sizeof(low));
+        g_assert_cmphex(GUINT32_FROM_LE(low), ==, ff_sum(data, n) & UINT32_MAX);
+    }
+    ZSTD_freeCCtx(z);
 }
 
 /* Not while it goes on. */
@@ -257,6 +327,9 @@ int main(int argc, char **argv)
     g_test_add_func("/dump/whole", test_whole);
     g_test_add_func("/dump/loaded", test_loaded);
     g_test_add_func("/dump/lacking", test_lacking);
+    g_test_add_func("/dump/damaged", test_damaged);
+    g_test_add_func("/dump/moved-on", test_moved_on);
+    g_test_add_func("/dump/sum", test_sum);
     g_test_add_func("/dump/active", test_active);
     g_test_add_func("/dump/half", test_half);
     return g_test_run();

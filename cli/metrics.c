@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault metrics: what the guests of this host have done, for Prometheus. Once to stdout or into
+ * a file, or to whoever asks over HTTP. Guests are found and read by launch/guests.c; no guest is
+ * asked. One thread.
+ */
+#include "cli/commands.h"
+#include "cli/help.h"
+#include "cli/metrics-listen.h"
+#include "cli/metrics-text.h"
+#include "cli/options.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+static char *page(bool open)
+{
+    g_autoptr(GPtrArray) guests = ff_guests_find();
+
+    return ff_metrics_text(guests, open);
+}
+
+/* The old content stays until the new one is whole: a collector may read at any moment. */
+static int write_file(const char *path, const char *text)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!g_file_set_contents_full(path, text, (gssize)strlen(text), G_FILE_SET_CONTENTS_CONSISTENT,
+                                  0644, &error)) {
+        fprintf(stderr, "farfault: metrics: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+static int print(const char *path, bool open)
+{
+    g_autofree char *text = page(open);
+
+    if (path) {
+        return write_file(path, text);
+    }
+    return fputs(text, stdout) < 0 || fflush(stdout) != 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+int ff_cli_metrics(int argc, char **argv)
+{
+    gboolean help = FALSE, open = FALSE;
+    g_autofree char *address = NULL;
+    g_autofree char *path = NULL;
+    g_auto(GStrv) positional = NULL;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"listen", 0, 0, G_OPTION_ARG_STRING, &address, NULL, NULL},
+        {"output", 0, 0, G_OPTION_ARG_FILENAME, &path, NULL, NULL},
+        {"openmetrics", 0, 0, G_OPTION_ARG_NONE, &open, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault metrics --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (help) {
+        fputs(ff_help_metrics, stdout);
+        return EXIT_OK;
+    }
+    if (positional || (address && (path || open))) {
+        fprintf(stderr, "farfault: give --listen ADDRESS alone, or --output and --openmetrics "
+                        "(farfault metrics --help)\n");
+        return EXIT_USAGE;
+    }
+    if (!address) {
+        return print(path, open);
+    }
+    if (!ff_metrics_listen(address, page, &error)) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT) ? EXIT_USAGE
+                                                                               : EXIT_FAILED;
+    }
+    return EXIT_OK;
+}

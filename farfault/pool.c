@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Threads that answer faults; see pool.h.
+ *
+ * All threads read the same userfaultfd, so there is no queue and nobody who hands out: the kernel
+ * gives each message once. `idle` counts who can read the next one.
+ *
+ * Lock: `lock`, a leaf, for the list of threads. System calls: poll, read, write (eventfd), mmap,
+ * munmap, close.
+ */
+#include "farfault/pool.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "farfault/capture.h"
+#include "uffd/uffd.h"
+
+struct FfPool {
+    int uffd, wake_fd;
+    unsigned max_threads;
+    size_t buffer;
+    FfPoolFault *fn;
+    void *opaque;
+    int idle; /* atomic; observer: who takes a message */
+    pthread_mutex_t lock;
+    GPtrArray *threads; /* lock: GThread */
+    bool ending;        /* lock */
+};
+
+int ff_pool_uffd(const FfPool *p)
+{
+    return p->uffd;
+}
+
+static gpointer run(gpointer opaque);
+
+/* Another thread, which counts as idle. Without it, for want of memory, those that are there do. */
+static bool start_one(FfPool *p)
+{
+    bool started = false;
+    sigset_t old;
+
+    pthread_mutex_lock(&p->lock);
+    if (!p->ending && p->threads->len < p->max_threads) {
+        __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
+        ff_block_signals(&old);
+        GThread *thread = g_thread_try_new("ff-load", run, p, NULL);
+        ff_unblock_signals(&old);
+        started = thread;
+        if (thread) {
+            g_ptr_array_add(p->threads, thread);
+        } else {
+            __atomic_sub_fetch(&p->idle, 1, __ATOMIC_RELAXED);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return started;
+}
+
+static void handle(FfPool *p, const struct uffd_msg *msg, void *buffer)
+{
+    if (msg->event != UFFD_EVENT_PAGEFAULT) {
+        return; /* nobody has asked for events */
+    }
+    if (__atomic_sub_fetch(&p->idle, 1, __ATOMIC_RELAXED) <= 0) {
+        start_one(p);
+    }
+    p->fn(p->opaque, msg->arg.pagefault.address & ~4095ull, msg->arg.pagefault.flags,
+          (pid_t)msg->arg.pagefault.feat.ptid, buffer);
+    __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
+}
+
+static gpointer run(gpointer opaque)
+{
+    FfPool *p = opaque;
+    struct pollfd pfd[2] = {{.fd = p->uffd, .events = POLLIN},
+                            {.fd = p->wake_fd, .events = POLLIN}};
+    void *buffer =
+        mmap(NULL, p->buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffd_msg msg;
+
+    if (buffer == MAP_FAILED) {
+        /* The first one has one: ff_pool_new() has tried. */
+        __atomic_sub_fetch(&p->idle, 1, __ATOMIC_RELAXED);
+        return NULL;
+    }
+    while (!pfd[1].revents) {
+        if (poll(pfd, 2, -1) < 0) {
+            pfd[1].revents = 0; /* EINTR: a debugger */
+        } else if (!pfd[1].revents && ff_uffd_read(p->uffd, &msg, 1) == 1) {
+            handle(p, &msg, buffer);
+        }
+    }
+    munmap(buffer, p->buffer);
+    return NULL;
+}
+
+static int prepare(FfPool *p)
+{
+    void *probe = mmap(NULL, p->buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (probe == MAP_FAILED || p->wake_fd < 0) {
+        return -errno;
+    }
+    munmap(probe, p->buffer);
+    return start_one(p) ? 0 : -EAGAIN;
+}
+
+FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque)
+{
+    FfPool *p = g_new0(FfPool, 1);
+
+    *p = (FfPool){.uffd = uffd,
+                  .wake_fd = -1,
+                  .max_threads = max_threads,
+                  .buffer = buffer,
+                  .fn = fn,
+                  .opaque = opaque};
+    pthread_mutex_init(&p->lock, NULL);
+    p->threads = g_ptr_array_new();
+    int rc = prepare(p);
+    if (rc < 0) {
+        ff_pool_free(p);
+        errno = -rc;
+        return NULL;
+    }
+    return p;
+}
+
+static void end_threads(FfPool *p)
+{
+    uint64_t one = 1;
+
+    pthread_mutex_lock(&p->lock);
+    p->ending = true;
+    pthread_mutex_unlock(&p->lock);
+    while (p->wake_fd >= 0 && write(p->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+    for (guint i = 0; i < p->threads->len; i++) {
+        g_thread_join(p->threads->pdata[i]);
+    }
+}
+
+void ff_pool_free(FfPool *p)
+{
+    if (!p) {
+        return;
+    }
+    end_threads(p);
+    close(p->uffd);
+    if (p->wake_fd >= 0) {
+        close(p->wake_fd);
+    }
+    g_ptr_array_unref(p->threads);
+    pthread_mutex_destroy(&p->lock);
+    g_free(p);
+}

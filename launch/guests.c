@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Finds guests as `farfault attach` does, by the plan that their QEMU keeps open, and reads the
+ * totals out of their state memfds (state/totals.h). A guest pays nothing for it: its processes are
+ * not asked. (Only where no relay lives the lock that a new one would take is tried.)
+ *
+ * One thread. System calls: none of its own.
+ */
+#include "launch/guests.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launch/argv-opts.h"
+#include "launch/attach.h"
+#include "state/state.h"
+
+#define TRIES 3 /* at a copy that is being replaced */
+
+const char *ff_guests_option(const char *cmdline, size_t len, const char *name)
+{
+    const char *found = NULL, *at = cmdline, *end = cmdline + len;
+
+    while (at < end && memchr(at, 0, end - at)) {
+        const char *next = at + strlen(at) + 1;
+        const FfOption *option = ff_option_find(at);
+
+        if (option && option->has_arg && next < end && memchr(next, 0, end - next)) {
+            found = strcmp(option->name, name) ? found : next;
+            next += strlen(next) + 1;
+        }
+        at = next;
+    }
+    return found;
+}
+
+static char *name_of(const char *cmdline, size_t len)
+{
+    const char *value = cmdline ? ff_guests_option(cmdline, len, "name") : NULL;
+    g_autoptr(GPtrArray) opts = value ? ff_opts_parse(value, "guest") : NULL;
+    const char *name = opts ? ff_opts_get(opts, "guest") : NULL;
+
+    return g_strdup(name ? name : "");
+}
+
+static void read_cmdline(FfHostGuest *guest)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/cmdline", (int)guest->pid);
+    g_autofree char *text = NULL;
+    const char *uuid = NULL;
+    gsize len = 0;
+
+    if (g_file_get_contents(path, &text, &len, NULL)) {
+        uuid = ff_guests_option(text, len, "uuid");
+    }
+    guest->name = name_of(text, len);
+    guest->uuid = g_strdup(uuid ? uuid : "");
+}
+
+/* An engine that writes turns to the other copy first, and needs two turns to come back to this
+ * one; they are seconds apart, or a change of status. */
+static bool read_copy(int fd, FfTotals *totals)
+{
+    const off_t base = offsetof(FfStateHeader, totals);
+    const off_t which_at = base + (off_t)offsetof(FfStateTotals, which);
+    uint32_t before, after;
+
+    for (int i = 0; i < TRIES; i++) {
+        if (pread(fd, &before, sizeof(before), which_at) != sizeof(before)) {
+            return false;
+        }
+        off_t copy_at =
+            base + (off_t)offsetof(FfStateTotals, copy) + (off_t)((before & 1) * sizeof(FfTotals));
+
+        if (pread(fd, totals, sizeof(*totals), copy_at) != sizeof(*totals) ||
+            pread(fd, &after, sizeof(after), which_at) != sizeof(after)) {
+            return false;
+        }
+        if (before == after) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_totals(int fd, FfTotals *totals)
+{
+    FfStateHeader head;
+    const size_t len = offsetof(FfStateHeader, role);
+
+    if (pread(fd, &head, len, 0) != (ssize_t)len || head.magic != FF_STATE_MAGIC ||
+        head.version != FF_STATE_VERSION || !read_copy(fd, totals)) {
+        return false;
+    }
+    totals->status[sizeof(totals->status) - 1] = 0;
+    return true;
+}
+
+static void guest_free(gpointer opaque)
+{
+    FfHostGuest *guest = opaque;
+
+    g_free(guest->name);
+    g_free(guest->uuid);
+    g_free(guest);
+}
+
+static gint by_pid(gconstpointer a, gconstpointer b)
+{
+    const FfHostGuest *const *x = a, *const *y = b;
+
+    return (*x)->pid < (*y)->pid ? -1 : (*x)->pid > (*y)->pid;
+}
+
+GPtrArray *ff_guests_find(void)
+{
+    GPtrArray *guests = g_ptr_array_new_with_free_func(guest_free);
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+
+    for (pid_t pid; (pid = ff_next_process(proc));) {
+        g_autoptr(JsonNode) plan = ff_attach_plan(pid, NULL, NULL);
+        FfHostGuest *guest;
+        int fd;
+
+        if (!plan) {
+            continue;
+        }
+        guest = g_new0(FfHostGuest, 1);
+        guest->pid = pid;
+        guest->served = !ff_attach_is_orphan(pid, json_node_get_object(plan));
+        read_cmdline(guest);
+        fd = ff_attach_open_state(pid, json_node_get_object(plan));
+        if (fd >= 0) {
+            guest->counted = read_totals(fd, &guest->totals);
+            close(fd);
+        }
+        g_ptr_array_add(guests, guest);
+    }
+    g_ptr_array_sort(guests, by_pid);
+    return guests;
+}

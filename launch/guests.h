@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guests of this host, and what their engines have done. Nobody is asked: what is said of a
+ * guest is in its QEMU's command line, and in its state memfd. One thread.
+ */
+#ifndef FF_LAUNCH_GUESTS_H
+#define FF_LAUNCH_GUESTS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "state/totals.h"
+
+typedef struct {
+    pid_t pid;       /* of QEMU */
+    char *name;      /* of -name; empty if it has none. As QEMU has it: any bytes */
+    char *uuid;      /* of -uuid; empty if it has none */
+    bool served;     /* its relay, or an engine, lives */
+    bool counted;    /* TOTALS are there: this user may read them */
+    FfTotals totals; /* written by a process of QEMU's user: no number in it is to be trusted */
+} FfHostGuest;
+
+/* All that this user may look at, by pid (FfHostGuest, freed with the array). */
+GPtrArray *ff_guests_find(void);
+
+/* The value of QEMU's option NAME ("uuid") in a command line of LEN bytes, as /proc/PID/cmdline has
+ * it; the last one counts. Borrowed; NULL if there is none. */
+const char *ff_guests_option(const char *cmdline, size_t len, const char *name);
+
+#endif

@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See dest-dump.h. Everything that a dump says is compared, and each piece of it that is needed is
+ * verified, before anything is changed; then, in this order: the relay holds the directory, the
+ * epoch is raised, the mark is stored, and the pager (pagers/file.h) takes the place of the one
+ * that asked the source. It reads by read_pages(), which verifies each piece again.
+ *
+ * A dump that an engine before this one has used is compared only: what was verified then is
+ * verified once more when it is used.
+ *
+ * Threads: the coordinator; those of the pager call read_pages(), failed(), cannot_place() and
+ * place_zeros(). No locks of its own.
+ */
+#include "migration/dest-dump.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "migration/dest-arm.h"
+#include "migration/dest-fault.h"
+#include "net/priority.h"
+#include "pagers/file.h"
+#include "snapshot/dump-files.h"
+#include "snapshot/pageset.h"
+
+/* Pages that are placed together for a fault. */
+#define WINDOW 16
+
+/* A dump that fits the guest. */
+typedef struct {
+    FfDumpFiles *files;
+    const FfDumpBlock *block[FF_MAX_BLOCKS]; /* by the guest's */
+    FfFileBlock pages[FF_MAX_BLOCKS];        /* for the pager; `at`: as if the files were one */
+    unsigned n_blocks;
+} Dump;
+
+struct FfDestDump {
+    int fd;       /* held by the engine before this one; -1: none */
+    bool adopted; /* until the first attempt is made */
+    Dump *now;    /* NULL: none is read */
+    FfFilePager *pager;
+    FfDestination *side;
+};
+
+static void dump_free(Dump *dump)
+{
+    if (!dump) {
+        return;
+    }
+    for (unsigned i = 0; i < dump->n_blocks; i++) {
+        g_free((uint64_t *)dump->pages[i].data);
+    }
+    ff_dump_files_free(dump->files);
+    g_free(dump);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Dump, dump_free)
+
+static bool refuse(GError **error, const Dump *dump, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
+static bool refuse(GError **error, const Dump *dump, const char *format, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    va_start(ap, format);
+    what = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", dump->files->path, what);
+    return false;
+}
+
+/* ---- whether it is ours ------------------------------------------------------------------------
+ */
+
+static bool compare_block(Dump *dump, unsigned i, const FfRamBlock *ours, GError **error)
+{
+    for (unsigned j = 0; j < dump->files->n_blocks; j++) {
+        const FfDumpBlock *b = &dump->files->blocks[j];
+
+        if (strcmp(b->id, ours->id) != 0) {
+            continue;
+        }
+        dump->block[i] = b;
+        return (b->size == ours->size && b->page_size == ours->page_size &&
+                b->address == ours->gpa) ||
+               refuse(error, dump, "its memory '%s' is another one than this guest's", b->id);
+    }
+    return refuse(error, dump, "it has no memory '%s', as this guest has", ours->id);
+}
+
+/* Whatever is compared here was verified by its checksum. */
+static bool compare(const FfDestination *d, Dump *dump, GError **error)
+{
+    const FfDumpFiles *f = dump->files;
+
+    if (memcmp(f->session, d->conn->session, sizeof(f->session)) != 0) {
+        return refuse(error, dump,
+                      "it is of another migration: this one is continued by its own source, or its "
+                      "source's dump");
+    }
+    if (strcmp(f->role, "source") != 0) {
+        return refuse(error, dump,
+                      "it is the destination's half: name the directory of the source's");
+    }
+    if (strcmp(f->run_right, "given") != 0) {
+        return refuse(error, dump,
+                      "it was made before the source gave the guest away, and is older than what "
+                      "is here: dump the source when it is postcopy-paused");
+    }
+    if (f->n_blocks != d->ram->n_blocks) {
+        return refuse(error, dump, "it has %u blocks of memory, this guest has %u", f->n_blocks,
+                      d->ram->n_blocks);
+    }
+    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
+        if (!compare_block(dump, i, &d->ram->blocks[i].info, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- its pages ---------------------------------------------------------------------------------
+ */
+
+static bool is_here(const FfDestination *d, unsigned block, uint64_t page)
+{
+    return ff_bitmap_test(&d->ram->blocks[block].bitmap, page);
+}
+
+/* What is missing here the dump must have: what it does not hold is never zeros. */
+static bool check_held(const FfDestination *d, const Dump *dump, GError **error)
+{
+    uint64_t lacking = 0;
+
+    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
+        for (uint64_t page = 0; page < d->ram->blocks[i].n_pages; page++) {
+            lacking += !is_here(d, i, page) && !ff_pageset_has(dump->block[i]->held, page);
+        }
+    }
+    return !lacking || refuse(error, dump, "%" PRIu64 " pages are neither here nor in it", lacking);
+}
+
+/* What the pager reads; the rest is zeros. A page that is not held is none of them. */
+static void make_pages(const FfDestination *d, Dump *dump)
+{
+    uint64_t at = 0;
+
+    for (; dump->n_blocks < d->ram->n_blocks; dump->n_blocks++) {
+        const FfDumpBlock *b = dump->block[dump->n_blocks];
+        uint64_t n = b->size / FF_FILE_PAGE, *words = g_new0(uint64_t, ff_bitmap_words(n));
+        FfBitmap data;
+
+        ff_bitmap_init_over(&data, words, n);
+        for (uint64_t i = 0; i < n; i++) {
+            if (!ff_dump_piece_is_zero(b, i * FF_FILE_PAGE / FF_DUMP_PIECE) ||
+                !ff_pageset_has(b->held, i * FF_FILE_PAGE / b->page_size)) {
+                ff_bitmap_set(&data, i);
+            }
+        }
+        dump->pages[dump->n_blocks] =
+            (FfFileBlock){.at = at, .n_pages = n, .page_size = b->page_size, .data = words};
+        at += b->size;
+    }
+}
+
+static bool is_needed(const FfDestination *d, unsigned i, const FfDumpBlock *b, uint64_t piece)
+{
+    uint64_t at = piece * FF_DUMP_PIECE, end = at + ff_dump_piece_size(b, piece);
+
+    for (uint64_t page = at / b->page_size; page * b->page_size < end; page++) {
+        if (!is_here(d, i, page)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool verify_block(FfDestination *d, const Dump *dump, unsigned i, uint8_t *buf,
+                         GError **error)
+{
+    const FfDumpBlock *b = dump->block[i];
+
+    for (uint64_t piece = 0; piece < b->n_pieces; piece++) {
+        if (ff_control_events(d->control) & (FF_EV_QUIT | FF_EV_DEAD)) {
+            return refuse(error, dump, "it was not read to its end: paused meanwhile");
+        }
+        int rc = is_needed(d, i, b, piece) ? ff_dump_read(b, piece, buf) : 0;
+        if (rc < 0) {
+            ff_dump_set_error(b, piece, rc, error);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* All that is needed of it. */
+static bool verify(FfDestination *d, const Dump *dump, GError **error)
+{
+    g_autofree uint8_t *buf = g_malloc(FF_DUMP_PIECE);
+    bool ok = true;
+
+    for (unsigned i = 0; ok && i < d->ram->n_blocks; i++) {
+        ok = verify_block(d, dump, i, buf, error);
+    }
+    memset(buf, 0, FF_DUMP_PIECE); /* it held guest memory */
+    return ok;
+}
+
+/* FD (taken) is the directory PATH. */
+static Dump *open_dump(FfDestination *d, int fd, const char *path, bool verified, GError **error)
+{
+    g_autoptr(Dump) dump = g_new0(Dump, 1);
+
+    dump->files = ff_dump_files_open(fd, path, error);
+    if (!dump->files || !compare(d, dump, error) || !check_held(d, dump, error) ||
+        (!verified && !verify(d, dump, error))) {
+        return NULL;
+    }
+    FF_FAULT_AT("dump-verified");
+    make_pages(d, dump);
+    return g_steal_pointer(&dump);
+}
+
+static Dump *open_path(FfDestination *d, const char *path, bool verified, GError **error)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: %s (errno %d): a dump is a directory", path,
+                    g_strerror(errno), errno);
+        return NULL;
+    }
+    return open_dump(d, fd, path, verified, error);
+}
+
+/* ---- the pager ---------------------------------------------------------------------------------
+ */
+
+/* The piece that a thread of the pager has verified last. */
+typedef struct {
+    const FfDumpBlock *b; /* NULL: none */
+    uint64_t piece;
+    uint8_t data[FF_DUMP_PIECE];
+} Verified;
+
+static void verified_free(gpointer p)
+{
+    explicit_bzero(p, sizeof(Verified)); /* it held guest memory */
+    g_free(p);
+}
+
+/* Its threads end with a pager, so what one has is of that pager's dump. */
+static GPrivate verified = G_PRIVATE_INIT(verified_free);
+
+static int find_piece(const FfDumpBlock *b, uint64_t piece, const uint8_t **data)
+{
+    Verified *v = g_private_get(&verified);
+
+    if (!v) {
+        v = g_new0(Verified, 1);
+        g_private_set(&verified, v);
+    }
+    *data = v->data;
+    if (v->b == b && v->piece == piece) {
+        return 0;
+    }
+    int rc = ff_dump_read(b, piece, v->data);
+    v->b = rc < 0 ? NULL : b;
+    v->piece = piece;
+    return rc;
+}
+
+/* FfFilePagerConfig */
+static int read_pages(unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
+                      void *opaque)
+{
+    const FfDestDump *dd = opaque;
+    const FfDumpBlock *b = dd->now->block[block];
+
+    for (uint64_t i = 0; i < n; i++, to += FF_FILE_PAGE) {
+        uint64_t place = (first + i) * FF_FILE_PAGE, page = place / b->page_size;
+        const uint8_t *data;
+
+        *at = dd->now->pages[block].at + place;
+        if (!ff_pageset_has(b->held, page)) {
+            /* It is read between others, and not placed. */
+            if (!ff_space_is_placed(dd->side->placer.space, block, page)) {
+                return -ENXIO;
+            }
+            continue;
+        }
+        int rc = find_piece(b, place / FF_DUMP_PIECE, &data);
+        if (rc < 0) {
+            return rc;
+        }
+        memcpy(to, data + place % FF_DUMP_PIECE, FF_FILE_PAGE);
+    }
+    return 0;
+}
+
+/* FfFilePagerConfig */
+static void failed(const FfFileError *e, void *opaque)
+{
+    const FfDestDump *dd = opaque;
+    const Dump *dump = dd->now;
+    g_autoptr(GError) error = NULL;
+    unsigned i = 0;
+
+    while (i + 1 < dump->n_blocks && e->at >= dump->pages[i + 1].at) {
+        i++;
+    }
+    const FfDumpBlock *b = dump->block[i];
+    uint64_t place = e->at - dump->pages[i].at;
+    if (e->error == ENXIO) {
+        ff_control_dead(dd->side->control, "%s: it does not hold the page at byte %" PRIu64,
+                        b->memory_path, place);
+        return;
+    }
+    ff_dump_set_error(b, place / FF_DUMP_PIECE, -e->error, &error);
+    ff_control_dead(dd->side->control, "%s; who waits for memory waits", error->message);
+}
+
+/* FfFilePagerConfig */
+static void cannot_place(const FfRun *run, int rc, void *opaque)
+{
+    ff_dest_cannot_place(((FfDestDump *)opaque)->side, run, rc);
+}
+
+/* FfFilePagerConfig */
+static int place_zeros(const FfRun *run, void *opaque)
+{
+    return ff_placer_zero(&((FfDestDump *)opaque)->side->placer, run);
+}
+
+/* The fault thread does not run. */
+static void stop_pager(FfDestination *d)
+{
+    if (d->placer.space) {
+        ff_space_set_pager(d->placer.space, &d->peer.pager);
+    }
+    g_clear_pointer(&d->dump->pager, ff_file_pager_free);
+    g_clear_pointer(&d->dump->now, dump_free);
+}
+
+/* Whoever waits is asked for again by the new fault thread. */
+static void exchange(FfDestination *d, Dump *dump)
+{
+    FfDestDump *dd = d->dump;
+
+    ff_dest_fault_stop(d);
+    stop_pager(d);
+    dd->now = dump;
+    /* The pager may say at once that it cannot. */
+    ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
+    dd->pager = ff_file_pager_new(&(FfFilePagerConfig){
+        .space = d->placer.space,
+        .blocks = dump->pages,
+        .n_blocks = dump->n_blocks,
+        .window = WINDOW,
+        .thread_begins = ff_priority_urgent,
+        .zero = place_zeros,
+        .read = read_pages,
+        .fill = FF_DUMP_PIECE,
+        .failed = failed,
+        .cannot_place = cannot_place,
+        .opaque = dd,
+    });
+    ff_space_set_pager(d->placer.space, ff_file_pager_pager(dd->pager));
+    ff_file_pager_start(dd->pager, -1, -1, NULL);
+    ff_dest_fault_start(d);
+    FF_FAULT_AT("dump-asked");
+    ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+    ff_file_pager_fill(dd->pager);
+}
+
+/* ---- the way to it -----------------------------------------------------------------------------
+ */
+
+/* For the engine after this one. */
+static void keep(FfDestination *d, const Dump *dump)
+{
+    FfStateHeader *state = d->cfg->state;
+    char *uri = g_strconcat(FF_DUMP_SCHEME, dump->files->path, NULL);
+
+    if (d->control->ops.hold) {
+        d->control->ops.hold(FF_FILE_HELD, dump->files->dir, d->control->ops.opaque);
+    }
+    FF_FAULT_AT("dump-held");
+    /* A path that was cut would be another one. */
+    g_strlcpy(state->peer_uri, strlen(uri) < sizeof(state->peer_uri) ? uri : FF_DUMP_SCHEME,
+              sizeof(state->peer_uri));
+    ff_mutex_lock(&d->control->lock);
+    g_free(d->dump_uri);
+    d->dump_uri = uri;
+    ff_mutex_unlock(&d->control->lock);
+}
+
+/* What is left of the attempts of a source to connect is of an old epoch, and then the source is
+ * not resumed any more. */
+static void commit(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    ff_conn_agreed_locked(d->conn);
+    d->conn->epoch++;
+    ff_mutex_unlock(&d->control->lock);
+    ff_conn_end_bulk(d->conn);
+    ff_conn_store(d->conn, d->cfg->state);
+    FF_FAULT_AT("dump-epoch");
+    ff_state_mark(d->cfg->state, FF_MARK_DUMP);
+    FF_FAULT_AT("dump-marked");
+}
+
+static FfDestDump *dump_new(FfDestination *d, int fd)
+{
+    FfDestDump *dd = g_new0(FfDestDump, 1);
+
+    dd->fd = fd;
+    dd->side = d;
+    return dd;
+}
+
+/* The one that the engine before this one has used: what was held, or what its path names. */
+static Dump *open_kept(FfDestination *d, GError **error)
+{
+    const char *uri = d->dump_uri;
+    const char *path = uri ? uri + strlen(FF_DUMP_SCHEME) : "";
+
+    if (d->dump && d->dump->fd >= 0) {
+        return open_dump(d, g_steal_fd(&d->dump->fd), path, true, error);
+    }
+    if (path[0] != '/') {
+        g_set_error(error, FF_M_ERROR, 0,
+                    "the dump that this guest is recovered from is not known any more: name it "
+                    "(migrate-recover, file:DIRECTORY)");
+        return NULL;
+    }
+    return open_path(d, path, true, error);
+}
+
+bool ff_dest_dump_use(FfDestination *d, const char *path, GError **error)
+{
+    g_assert(d->control->granted);
+    Dump *dump = path ? open_path(d, path, false, error) : open_kept(d, error);
+
+    if (!dump) {
+        return false;
+    }
+    keep(d, dump);
+    if (!ff_state_is_marked(d->cfg->state, FF_MARK_DUMP)) {
+        commit(d);
+    }
+    if (!d->dump) {
+        d->dump = dump_new(d, -1);
+    }
+    exchange(d, dump);
+    return true;
+}
+
+/* ---- beginning and end -------------------------------------------------------------------------
+ */
+
+void ff_dest_dump_adopt_init(FfDestination *d, int fd)
+{
+    d->dump = dump_new(d, fd);
+    d->dump->adopted = true;
+    d->dump_uri = g_strndup(d->cfg->state->peer_uri, sizeof(d->cfg->state->peer_uri) - 1);
+    if (!g_str_has_prefix(d->dump_uri, FF_DUMP_SCHEME)) {
+        g_clear_pointer(&d->dump_uri, g_free);
+    }
+}
+
+bool ff_dest_dump_take_adopted(FfDestination *d)
+{
+    bool adopted = d->dump->adopted;
+
+    d->dump->adopted = false;
+    return adopted;
+}
+
+void ff_dest_dump_end(FfDestination *d, bool forget)
+{
+    if (!d->dump) {
+        return;
+    }
+    stop_pager(d);
+    ff_close_fd(&d->dump->fd);
+    g_clear_pointer(&d->dump, g_free);
+    if (forget) {
+        if (d->control->ops.drop) {
+            d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
+        }
+        ff_state_unmark(d->cfg->state, FF_MARK_DUMP);
+        d->cfg->state->peer_uri[0] = 0;
+    }
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a guest's engines have done since QEMU was started, for who watches the host: a part of the
+ * state memfd (state.h).
+ *
+ * One writer, the engine's main loop (qapi/totals.c): when something begins, changes its status or
+ * ends, and at each of the relay's PINGs. Readers are other processes (launch/guests.c), which only
+ * look. There are two copies: the writer fills the one that is not in use, and then turns WHICH,
+ * so the one in use is whole also when the engine dies in the middle. A reader looks at WHICH
+ * before and after.
+ */
+#ifndef FF_STATE_TOTALS_H
+#define FF_STATE_TOTALS_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#define FF_TOTALS_BUCKETS 32
+
+/* What an engine was used for. */
+typedef enum { FF_USE_OUTGOING, FF_USE_INCOMING, FF_USE_SNAPSHOT, FF_USE_RESTORE, FF_USES } FfUse;
+typedef enum { FF_END_COMPLETED, FF_END_FAILED, FF_END_CANCELLED, FF_ENDS } FfEnd;
+
+/* All of them only grow. The one under way is in all but ENDED and STOPPED_MS. */
+typedef struct {
+    uint64_t ended[FF_ENDS]; /* by how they ended */
+    uint64_t pauses;         /* times that it became postcopy-paused */
+    uint64_t bytes;          /* FfMigrationInfo.bytes_wire */
+    uint64_t pages_bulk, pages_urgent, pages_zero;
+    uint64_t stopped_ms;                 /* the guest stood still (not known at a destination) */
+    uint64_t latency_sum_us;             /* of all that LATENCY counts */
+    uint64_t latency[FF_TOTALS_BUCKETS]; /* as FfMigrationInfo.latency */
+} FfUseTotals;
+
+typedef struct {
+    FfUseTotals use[FF_USES];
+    /* What is under way: FfUse + 1, 0: nothing. Its status, as query-migrate says it; memory that
+     * it is about, bytes. */
+    uint32_t running;
+    char status[28];
+    uint64_t ram_total, ram_remaining;
+} FfTotals;
+
+typedef struct {
+    uint32_t which; /* 0 or 1, atomic: the copy in use */
+    uint32_t unused;
+    FfTotals copy[2];
+    uint8_t spare[4096 - 8 - 2 * sizeof(FfTotals)];
+} FfStateTotals;
+static_assert(sizeof(FfStateTotals) == 4096, "its place in the state memfd");
+
+#endif

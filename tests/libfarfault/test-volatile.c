@@ -1,0 +1,686 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Volatile ranges: the pins and purges that Android's ashmem promises, page by page; memory that is
+ * regenerated while somebody touches it, in the program and in system calls, with purges all the
+ * time; limits, pressure, failures, children. FF_ROUNDS says how long the storms are.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/libfarfault/world.h"
+
+#define PS 4096u
+#define ALL SIZE_MAX
+#define PINNERS 3
+
+static void call(int64_t rc)
+{
+    if (rc < 0) {
+        g_error("%s", ff_last_error());
+    }
+}
+
+static FfVolatile *plain(size_t n_pages)
+{
+    FfVolatile *v;
+
+    call(ff_volatile_new(n_pages * PS, NULL, NULL, NULL, &v));
+    return v;
+}
+
+static int pin(FfVolatile *v, size_t first, size_t n)
+{
+    return ff_volatile_pin(v, first * PS, n * PS);
+}
+
+static int unpin(FfVolatile *v, size_t first, size_t n)
+{
+    return ff_volatile_unpin(v, first * PS, n * PS);
+}
+
+static int status(FfVolatile *v, size_t first, size_t n)
+{
+    return ff_volatile_is_pinned(v, first * PS, n * PS);
+}
+
+static void fill(FfVolatile *v, size_t first, size_t n, int byte)
+{
+    memset((char *)ff_volatile_addr(v) + first * PS, byte, n * PS);
+}
+
+static void assert_holds(FfVolatile *v, size_t first, size_t n, int byte)
+{
+    const char *at = (const char *)ff_volatile_addr(v) + first * PS;
+
+    for (size_t i = 0; i < n * PS; i++) {
+        g_assert_cmpint(at[i], ==, byte);
+    }
+}
+
+static uint64_t bytes_of(FfVolatile *v)
+{
+    FfVolatileStats stats = {.size = sizeof(stats)};
+
+    call(ff_volatile_stats(v, &stats));
+    return stats.bytes;
+}
+
+/* ---- what Android's promises -------------------------------------------------------------------
+ */
+
+static void test_arguments(void)
+{
+    FfVolatile *v = plain(4);
+
+    g_assert_cmpint(status(v, 0, 4), ==, 1); /* all of it at first */
+    g_assert_cmpint(ff_volatile_pin(v, 1, PS), ==, -EINVAL);
+    g_assert_cmpint(ff_volatile_pin(v, 0, PS - 1), ==, -EINVAL);
+    g_assert_cmpint(ff_volatile_unpin(v, PS / 2, PS / 2), ==, -EINVAL);
+    g_assert_cmpint(pin(v, 0, 5), ==, -EINVAL);
+    g_assert_cmpint(unpin(v, 4, 1), ==, -EINVAL);
+    g_assert_cmpint(status(v, 5, 0), ==, -EINVAL);
+    g_assert_cmpint(ff_volatile_unpin(v, PS, SIZE_MAX - PS + 1), ==, -EINVAL);
+    g_assert_cmpint(ff_volatile_pin(v, SIZE_MAX - PS + 1, PS), ==, -EINVAL);
+    g_assert_nonnull(strstr(ff_last_error(), "whole pages"));
+    g_assert_cmpint(unpin(v, 2, 0), ==, 0); /* to the end */
+    g_assert_cmpint(status(v, 0, 2), ==, 1);
+    g_assert_cmpint(status(v, 2, 1), ==, 0);
+    g_assert_cmpint(status(v, 3, 1), ==, 0);
+    g_assert_cmpint(status(v, 1, 2), ==, 0); /* any of them */
+    g_assert_cmpint(unpin(v, 2, 2), ==, 0);  /* twice */
+    g_assert_cmpint(pin(v, 2, 2), ==, 0);
+    g_assert_cmpint(pin(v, 2, 2), ==, 0);
+    g_assert_cmpint(status(v, 0, 0), ==, 1);
+    ff_volatile_free(v);
+    g_assert_cmpint(ff_volatile_new(PS + 1, NULL, NULL, NULL, &v), ==, -EINVAL);
+    g_assert_cmpint(ff_volatile_new(0, NULL, NULL, NULL, &v), ==, -EINVAL);
+    FfVolatileOptions o = {.size = sizeof(o), .page_size = 3 * PS};
+    g_assert_cmpint(ff_volatile_new(12 * PS, NULL, NULL, &o, &v), ==, -EINVAL);
+    g_assert_null(v);
+    ff_volatile_free(NULL);
+}
+
+static void test_purged_once(void)
+{
+    FfVolatile *v = plain(8);
+
+    fill(v, 0, 8, 7);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 0); /* all are pinned */
+    assert_holds(v, 0, 8, 7);
+    unpin(v, 4, 4);
+    assert_holds(v, 0, 8, 7); /* nothing goes by itself */
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 4 * PS);
+    g_assert_cmpuint(bytes_of(v), ==, 4 * PS);
+    assert_holds(v, 0, 4, 7);
+    assert_holds(v, 4, 4, 0);
+    unpin(v, 5, 1); /* after it was purged */
+    g_assert_cmpint(pin(v, 2, 2), ==, 0);
+    g_assert_cmpint(pin(v, 2, 4), ==, FF_WAS_PURGED); /* half of it was */
+    g_assert_cmpint(pin(v, 2, 4), ==, 0);
+    g_assert_cmpint(pin(v, 6, 1), ==, FF_WAS_PURGED); /* each page for itself */
+    g_assert_cmpint(pin(v, 7, 1), ==, FF_WAS_PURGED);
+    g_assert_cmpint(pin(v, 0, 0), ==, 0);
+    fill(v, 4, 4, 9);
+    unpin(v, 0, 0);
+    g_assert_cmpint(pin(v, 0, 0), ==, 0);
+    assert_holds(v, 4, 4, 9);
+    /* What was written to it unpinned, after it was purged, does not hide that it was. */
+    unpin(v, 0, 1);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, PS);
+    fill(v, 0, 1, 3);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, PS);
+    g_assert_cmpint(pin(v, 0, 1), ==, FF_WAS_PURGED);
+    ff_volatile_free(v);
+}
+
+static void test_messy(void)
+{
+    static const char *const expected = "uuuppppuuuuupppppppppuppp";
+    FfVolatile *v = plain(25);
+
+    pin(v, 0, 4), unpin(v, 4, 9), pin(v, 13, 3), unpin(v, 16, 1), pin(v, 17, 8);
+    pin(v, 2, 5), pin(v, 10, 7);
+    unpin(v, 0, 3), unpin(v, 9, 3), unpin(v, 21, 1);
+    for (size_t i = 0; i < 25; i++) {
+        g_assert_cmpint(status(v, i, 1), ==, expected[i] == 'p');
+    }
+    fill(v, 0, 25, 1);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 9 * PS);
+    for (size_t i = 0; i < 25; i++) {
+        assert_holds(v, i, 1, expected[i] == 'p');
+        g_assert_cmpint(pin(v, i, 1), ==, expected[i] == 'p' ? 0 : FF_WAS_PURGED);
+    }
+    ff_volatile_free(v);
+}
+
+static void test_oldest_first(void)
+{
+    FfVolatile *v = plain(64);
+
+    fill(v, 0, 64, 1);
+    for (size_t i = 0; i < 64; i++) {
+        unpin(v, i * 13 % 64, 1);
+    }
+    pin(v, 26, 1), unpin(v, 26, 1); /* the third: is the youngest now */
+    g_assert_cmpint(ff_volatile_purge(v, 3 * PS - 1), ==, 3 * PS);
+    for (size_t i = 0; i < 64; i++) {
+        bool old = i == 0 || i == 13 || i == 39;
+        assert_holds(v, i, 1, !old);
+        g_assert_cmpint(pin(v, i, 1), ==, old ? FF_WAS_PURGED : 0);
+    }
+    ff_volatile_free(v);
+}
+
+/* Others that pin and purge at the same time: what is pinned stays as it is. */
+typedef struct {
+    FfVolatile *v;
+    unsigned index;
+    bool *end; /* atomic */
+} Pinner;
+
+static gpointer pin_and_write(gpointer opaque)
+{
+    Pinner *p = opaque;
+    uint64_t *page = (uint64_t *)ff_volatile_addr(p->v) + p->index * (PS / 8);
+    uint64_t n = 0, lost = 0;
+
+    g_assert_cmpint(pin(p->v, p->index, 1), >=, 0);
+    for (page[0] = page[511] = 0; !__atomic_load_n(p->end, __ATOMIC_RELAXED);) {
+        g_assert_cmpuint(page[0], ==, n);
+        g_assert_cmpuint(page[511], ==, n);
+        page[0] = page[511] = ++n;
+        unpin(p->v, p->index, 1);
+        g_thread_yield();
+        if (pin(p->v, p->index, 1)) {
+            g_assert_cmpuint(page[0], ==, 0);
+            page[0] = page[511] = n;
+            lost++;
+        }
+    }
+    return GUINT_TO_POINTER(lost > 0);
+}
+
+static void test_pins_hold(void)
+{
+    FfVolatile *v = plain(PINNERS);
+    GThread *threads[PINNERS];
+    Pinner pinners[PINNERS];
+    bool end = false;
+    unsigned lost = 0;
+
+    unpin(v, 0, 0);
+    for (unsigned i = 0; i < PINNERS; i++) {
+        pinners[i] = (Pinner){v, i, &end};
+        threads[i] = g_thread_new("pinner", pin_and_write, &pinners[i]);
+    }
+    FfVolatileStats stats = {.size = sizeof(stats)};
+    while (call(ff_volatile_stats(v, &stats)), stats.purged < 100 * world_rounds(2)) {
+        call(ff_volatile_purge(v, ALL));
+        call(ff_volatile_purge(v, PS));
+    }
+    __atomic_store_n(&end, true, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < PINNERS; i++) {
+        lost += GPOINTER_TO_UINT(g_thread_join(threads[i]));
+    }
+    g_assert_cmpuint(lost, >, 0);
+    ff_volatile_free(v);
+}
+
+static void run_child(void (*fn)(FfVolatile *), FfVolatile *v)
+{
+    pid_t parent = getpid(), pid = fork();
+    int st;
+
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() == parent) {
+            fn(v);
+        }
+        _exit(0);
+    }
+    g_assert_cmpint(waitpid(pid, &st, 0), ==, pid);
+    g_assert_cmpint(st, ==, 0);
+}
+
+static void purge_and_pin(FfVolatile *v)
+{
+    if (ff_volatile_purge(v, ALL) != 2 * PS || pin(v, 2, 1) != FF_WAS_PURGED) {
+        _exit(1);
+    }
+    fill(v, 0, 1, 5);
+}
+
+static void test_child(void)
+{
+    FfVolatile *v = plain(4);
+
+    fill(v, 0, 4, 1);
+    unpin(v, 2, 2);
+    run_child(purge_and_pin, v);
+    assert_holds(v, 0, 1, 5);
+    assert_holds(v, 2, 2, 0);
+    g_assert_cmpint(status(v, 2, 1), ==, 1);
+    g_assert_cmpint(pin(v, 2, 1), ==, 0); /* the child was told */
+    g_assert_cmpint(pin(v, 3, 1), ==, FF_WAS_PURGED);
+    ff_volatile_free(v);
+}
+
+/* A child that is killed while it has claimed what it purges. */
+static void test_child_killed(void)
+{
+    FfVolatile *v = plain(1024);
+
+    for (unsigned round = 0; round < world_rounds(6); round++) {
+        int fds[2];
+        char c;
+        unpin(v, 0, 0);
+        g_assert_cmpint(pipe(fds), ==, 0);
+        pid_t parent = getpid(), pid = fork();
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            while (getppid() == parent) {
+                fill(v, 0, 1024, 1);
+                ff_volatile_purge(v, ALL);
+                if (write(fds[1], "", 1) != 1) {
+                    _exit(1);
+                }
+            }
+            _exit(1);
+        }
+        close(fds[1]);
+        for (unsigned i = 0; i < 3; i++) {
+            g_assert_cmpint(read(fds[0], &c, 1), ==, 1);
+        }
+        g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+        g_assert_cmpint(pin(v, 0, 0), ==, FF_WAS_PURGED); /* it may be a zombie still */
+        g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+        close(fds[0]);
+        g_assert_cmpint(status(v, 0, 0), ==, 1);
+    }
+    ff_volatile_free(v);
+}
+
+/* ---- regenerating ------------------------------------------------------------------------------
+ */
+
+static uint64_t word_of(size_t page, size_t i)
+{
+    return (page * 512 + i + 1) * 0x9e3779b97f4a7c15ull;
+}
+
+typedef struct {
+    size_t page_size;
+    unsigned calls;     /* atomic */
+    int fail;           /* atomic: the negative errno of page 3 */
+    FfVolatile *nested; /* page N needs page N + 1 of this, if N is even */
+} Source;
+
+static int regenerate(void *opaque, size_t page, void *buf)
+{
+    Source *s = opaque;
+    int fail = __atomic_load_n(&s->fail, __ATOMIC_RELAXED);
+
+    __atomic_fetch_add(&s->calls, 1, __ATOMIC_RELAXED);
+    if (page == 3 && fail) {
+        return fail;
+    }
+    if (s->nested && page % 2 == 0) {
+        const volatile uint64_t *other =
+            (const volatile uint64_t *)ff_volatile_addr(s->nested) + (page + 1) * s->page_size / 8;
+        g_assert_cmphex(*other, ==, word_of((page + 1) * s->page_size / PS, 0));
+    }
+    for (size_t i = 0; i < s->page_size / 8; i++) {
+        ((uint64_t *)buf)[i] = word_of(page * s->page_size / PS, i);
+    }
+    return 0;
+}
+
+/* NULL: skipped. */
+static FfVolatile *regenerated(Source *s, size_t len, size_t limit)
+{
+    FfVolatileOptions o = {.size = sizeof(o), .page_size = s->page_size, .limit = limit};
+    FfVolatile *v;
+    int rc = ff_volatile_new(len, regenerate, s, &o, &v);
+
+    if (rc == -EPERM || rc == -ENOTSUP) {
+        g_test_skip(ff_last_error());
+        return NULL;
+    }
+    call(rc);
+    return v;
+}
+
+static void assert_right(const void *data, size_t offset, size_t len)
+{
+    const uint64_t *words = data;
+
+    for (size_t i = 0; i < len / 8; i++) {
+        g_assert_cmphex(words[i], ==, word_of(0, offset / 8 + i));
+    }
+}
+
+static void test_regenerate(gconstpointer data)
+{
+    Source s = {.page_size = GPOINTER_TO_SIZE(data)};
+    size_t len = 16 * s.page_size;
+    FfVolatile *v = regenerated(&s, len, 0);
+
+    if (!v) {
+        return;
+    }
+    g_assert_cmpuint(bytes_of(v), ==, 0);
+    assert_right(ff_volatile_addr(v), 0, len);
+    g_assert_cmpuint(s.calls, ==, 16);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 0); /* it is pinned */
+    call(ff_volatile_unpin(v, s.page_size, 2 * s.page_size));
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
+    g_assert_cmpuint(bytes_of(v), ==, 14 * s.page_size);
+    assert_right(ff_volatile_addr(v), 0, len); /* unpinned */
+    g_assert_cmpuint(s.calls, ==, 18);
+    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
+    g_assert_cmpint(ff_volatile_pin(v, 0, 0), ==, 0); /* nothing is lost */
+    assert_right(ff_volatile_addr(v), 0, len);
+    g_assert_cmpuint(s.calls, ==, 20);
+    ff_volatile_free(v);
+}
+
+static void test_nested(void)
+{
+    Source s = {.page_size = PS};
+    FfVolatile *v = regenerated(&s, 64 * PS, 0);
+
+    if (v) {
+        s.nested = v;
+        assert_right(ff_volatile_addr(v), 0, 64 * PS);
+        g_assert_cmpuint(s.calls, ==, 64);
+        ff_volatile_free(v);
+    }
+}
+
+static sigjmp_buf on_bus;
+
+static void handle_bus(int sig)
+{
+    siglongjmp(on_bus, 1);
+}
+
+static bool is_bus(const char *at)
+{
+    struct sigaction action = {.sa_handler = handle_bus}, old;
+    volatile bool bus = true;
+
+    g_assert_cmpint(sigaction(SIGBUS, &action, &old), ==, 0);
+    if (sigsetjmp(on_bus, 1) == 0) {
+        *(const volatile char *)at;
+        bus = false;
+    }
+    g_assert_cmpint(sigaction(SIGBUS, &old, NULL), ==, 0);
+    return bus;
+}
+
+static void test_fails(void)
+{
+    Source s = {.page_size = PS, .fail = -EIO};
+    FfVolatile *v = regenerated(&s, 8 * PS, 0);
+    FfVolatileStats stats = {.size = sizeof(stats)};
+    int fd = world_file();
+
+    if (!v) {
+        close(fd);
+        return;
+    }
+    const char *map = ff_volatile_addr(v);
+    g_assert_true(is_bus(map + 3 * PS + 8));
+    g_assert_true(is_bus(map + 3 * PS));
+    g_assert_false(is_bus(map + 2 * PS));
+    g_assert_false(is_bus(map + 4 * PS));
+    g_assert_cmpint(pwrite(fd, map + 3 * PS, PS, 0), ==, -1); /* an error of that call */
+    call(ff_volatile_stats(v, &stats));
+    g_assert_cmpuint(stats.failed, ==, 1);
+    g_assert_cmpuint(stats.regenerated, ==, 2);
+    __atomic_store_n(&s.fail, 0, __ATOMIC_RELAXED);
+    g_assert_true(is_bus(map + 3 * PS)); /* until somebody says so */
+    call(ff_volatile_purge(v, ALL));
+    assert_right(map, 0, 8 * PS);
+    close(fd);
+    ff_volatile_free(v);
+}
+
+/* ---- storms ------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    FfVolatile *v;
+    size_t len;
+    bool *end; /* atomic */
+    int fd;
+} Reader;
+
+static gpointer purge_all_the_time(gpointer opaque)
+{
+    Reader *r = opaque;
+
+    while (!__atomic_load_n(r->end, __ATOMIC_RELAXED)) {
+        call(ff_volatile_purge(r->v, ALL));
+    }
+    return NULL;
+}
+
+static gpointer read_all_the_time(gpointer opaque)
+{
+    Reader *r = opaque;
+
+    while (!__atomic_load_n(r->end, __ATOMIC_RELAXED)) {
+        assert_right(ff_volatile_addr(r->v), 0, r->len); /* each word: nothing is torn */
+    }
+    return NULL;
+}
+
+/* write() of the range to a file, read() of the file: never EFAULT, never another byte. */
+static void write_out(Reader *r)
+{
+    g_autofree char *back = g_malloc(r->len);
+
+    for (size_t at = 0; at < r->len;) {
+        ssize_t n = pwrite(r->fd, (char *)ff_volatile_addr(r->v) + at, r->len - at, (off_t)at);
+        g_assert_cmpint(n, >, 0);
+        at += (size_t)n;
+    }
+    g_assert_cmpint(pread(r->fd, back, r->len, 0), ==, (ssize_t)r->len);
+    assert_right(back, 0, r->len);
+}
+
+static void test_storm(gconstpointer data)
+{
+    Source s = {.page_size = GPOINTER_TO_SIZE(data)};
+    bool end = false;
+    FfVolatileStats stats = {.size = sizeof(stats)};
+    Reader r = {regenerated(&s, 64 * PS, 0), 64 * PS, &end, world_file()};
+
+    if (!r.v) {
+        close(r.fd);
+        return;
+    }
+    call(ff_volatile_unpin(r.v, 0, 0));
+    GThread *purger = g_thread_new("purger", purge_all_the_time, &r);
+    GThread *reader = g_thread_new("reader", read_all_the_time, &r);
+    for (unsigned i = 0; i < world_rounds(20) || stats.purged < 200; i++) {
+        write_out(&r);
+        call(ff_volatile_stats(r.v, &stats));
+    }
+    __atomic_store_n(&end, true, __ATOMIC_RELAXED);
+    g_thread_join(purger);
+    g_thread_join(reader);
+    call(ff_volatile_stats(r.v, &stats));
+    g_assert_cmpuint(stats.failed, ==, 0);
+    g_test_message("%" G_GUINT64_FORMAT " pages purged, %" G_GUINT64_FORMAT " regenerated",
+                   stats.purged, stats.regenerated);
+    close(r.fd);
+    ff_volatile_free(r.v);
+}
+
+/* ---- limits, pressure --------------------------------------------------------------------------
+ */
+
+static void test_limit(void)
+{
+    Source s = {.page_size = PS};
+    FfVolatile *v = regenerated(&s, 1024 * PS, 64 * PS);
+
+    if (!v) {
+        return;
+    }
+    call(ff_volatile_unpin(v, 0, 0));
+    for (size_t i = 0; i < 1024; i++) {
+        assert_right((char *)ff_volatile_addr(v) + i * PS, i * PS, PS);
+        /* What was just filled is counted by the thread that filled it, a little later. */
+        g_assert_cmpuint(bytes_of(v), <=, 65 * PS);
+    }
+    call(ff_volatile_set_limit(v, 32 * PS));
+    g_assert_cmpuint(bytes_of(v), <=, 33 * PS);
+    call(ff_volatile_set_limit(v, 1)); /* never so few that nobody gets on */
+    assert_right(ff_volatile_addr(v), 0, 1024 * PS);
+    g_assert_cmpuint(bytes_of(v), <=, 18 * PS);
+    ff_volatile_free(v);
+
+    /* Without a callback: looked at when something is unpinned. */
+    v = plain(1024);
+    call(ff_volatile_set_limit(v, 64 * PS));
+    for (size_t i = 0; i < 1024; i++) {
+        fill(v, i, 1, 1);
+        unpin(v, i, 1);
+        g_assert_cmpuint(i < 80 ? 0 : bytes_of(v), <=, 72 * PS);
+    }
+    ff_volatile_free(v);
+}
+
+static void wait_pressure(FfVolatile *v, uint64_t n)
+{
+    FfVolatileStats stats = {.size = sizeof(stats)};
+
+    do {
+        g_usleep(1000); /* it has no event */
+        call(ff_volatile_stats(v, &stats));
+    } while (stats.purged < n);
+    g_assert_cmpuint(stats.pressure, >, 0);
+}
+
+static void test_watch(void)
+{
+    FfVolatile *v = plain(64);
+    uint64_t one = 1;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    fill(v, 0, 64, 1);
+    unpin(v, 0, 32);
+    call(ff_volatile_watch(v, fd, POLLIN));
+    g_assert_cmpint(ff_volatile_watch(v, fd, POLLIN), ==, -EBUSY);
+    g_assert_cmpuint(bytes_of(v), ==, 64 * PS);
+    g_assert_cmpint(write(fd, &one, sizeof(one)), ==, sizeof(one));
+    wait_pressure(v, 16); /* half of 32 */
+    g_assert_cmpint(write(fd, &one, sizeof(one)), ==, sizeof(one));
+    wait_pressure(v, 24);
+    g_assert_cmpuint(bytes_of(v), ==, 40 * PS);
+    ff_volatile_free(v);
+    close(fd);
+}
+
+/* The kernel's own events of a control group, by the same file system as memory.events. */
+static void test_watch_cgroup(void)
+{
+    const char *roots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+    g_autofree char *dir = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(roots) && !dir; i++) {
+        g_autofree char *v2 = g_build_filename(roots[i], "cgroup.controllers", NULL);
+        if (g_file_test(v2, G_FILE_TEST_EXISTS)) {
+            dir = g_strdup_printf("%s/farfault-test-%d", roots[i], getpid());
+        }
+    }
+    if (!dir || mkdir(dir, 0755) < 0) {
+        g_test_skip("no control group (version 2) can be made here");
+        return;
+    }
+    g_autofree char *events = g_build_filename(dir, "cgroup.events", NULL);
+    g_autofree char *procs = g_build_filename(dir, "cgroup.procs", NULL);
+    FfVolatile *v = plain(64);
+    int fds[2], fd = open(events, O_RDONLY | O_CLOEXEC), st;
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(read(fd, fds, sizeof(fds)), >, 0); /* from now on */
+    fill(v, 0, 64, 1);
+    unpin(v, 0, 32);
+    call(ff_volatile_watch(v, fd, POLLPRI));
+    g_assert_cmpint(pipe(fds), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(fds[1]);
+        _exit(read(fds[0], &st, 1) < 0);
+    }
+    g_autofree char *text = g_strdup_printf("%d", pid);
+    int to = open(procs, O_WRONLY | O_CLOEXEC);
+    g_assert_cmpint(write(to, text, strlen(text)), ==, (ssize_t)strlen(text));
+    close(to);
+    wait_pressure(v, 16);
+    close(fds[1]);
+    close(fds[0]);
+    g_assert_cmpint(waitpid(pid, &st, 0), ==, pid);
+    wait_pressure(v, 24); /* it is empty again */
+    ff_volatile_free(v);
+    close(fd);
+    g_assert_cmpint(rmdir(dir), ==, 0);
+}
+
+static void test_watch_system(void)
+{
+    FfVolatile *v = plain(4);
+    int rc = ff_volatile_watch(v, -1, 0);
+
+    if (rc == -EPERM || rc == -ENOTSUP || rc == -EACCES) {
+        g_test_skip(ff_last_error());
+    } else {
+        call(rc);
+    }
+    ff_volatile_free(v);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/libfarfault/volatile/arguments", test_arguments);
+    g_test_add_func("/libfarfault/volatile/purged-once", test_purged_once);
+    g_test_add_func("/libfarfault/volatile/messy", test_messy);
+    g_test_add_func("/libfarfault/volatile/oldest-first", test_oldest_first);
+    g_test_add_func("/libfarfault/volatile/pins-hold", test_pins_hold);
+    g_test_add_func("/libfarfault/volatile/child", test_child);
+    g_test_add_func("/libfarfault/volatile/child-killed", test_child_killed);
+    g_test_add_data_func("/libfarfault/volatile/regenerate-4K", GSIZE_TO_POINTER(PS),
+                         test_regenerate);
+    g_test_add_data_func("/libfarfault/volatile/regenerate-64K", GSIZE_TO_POINTER(16 * PS),
+                         test_regenerate);
+    g_test_add_data_func("/libfarfault/volatile/regenerate-2M", GSIZE_TO_POINTER(512 * PS),
+                         test_regenerate);
+    g_test_add_func("/libfarfault/volatile/nested", test_nested);
+    g_test_add_func("/libfarfault/volatile/fails", test_fails);
+    g_test_add_data_func("/libfarfault/volatile/storm-4K", GSIZE_TO_POINTER(PS), test_storm);
+    g_test_add_data_func("/libfarfault/volatile/storm-64K", GSIZE_TO_POINTER(16 * PS), test_storm);
+    g_test_add_func("/libfarfault/volatile/limit", test_limit);
+    g_test_add_func("/libfarfault/volatile/watch", test_watch);
+    g_test_add_func("/libfarfault/volatile/watch-cgroup", test_watch_cgroup);
+    g_test_add_func("/libfarfault/volatile/watch-system", test_watch_system);
+    return g_test_run();
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Live snapshots of unusual memory: huge pages of which not one has room in the buffer, and memory
+ * that somebody else in QEMU has in a userfaultfd of its own (other-uffd.c).
+ */
+#include "tests/qtest/snapshot-rig.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/lib/hugepages.h"
+
+/* ---- huge pages --------------------------------------------------------------------------------
+ */
+
+/* The memory that the file holds is that of one instant. */
+static void expect_right_counters(const Snap *t)
+{
+    g_autofree uint8_t *ram = snap_read(t->path, (uint64_t)SNAP_RAM_MIB << 20);
+    uint64_t n = (t->boot.end - t->boot.start) / 4096;
+    g_autofree uint32_t *counters = g_new(uint32_t, n);
+
+    for (unsigned cpu = 0; cpu < t->boot.n_cpus; cpu++) {
+        for (uint64_t i = 0; i < n; i++) {
+            memcpy(&counters[i], ram + t->boot.start + i * 4096 + cpu * BOOTSECT_STRIDE,
+                   sizeof(*counters));
+        }
+        check_right(bootsect_check(counters, n));
+    }
+}
+
+/* Each write waits for the disk, which takes a page of 2 MiB at a time. */
+static void test_huge(gconstpointer buffer)
+{
+    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object",
+                                       "memory-backend-memfd,id=ram0,size=" G_STRINGIFY(
+                                           SNAP_RAM_MIB) "M,hugetlb=on,hugetlbsize=2M",
+                                       NULL};
+    g_autofree char *more = g_strdup_printf(", 'buffer': %s", (const char *)buffer);
+    Snap t = {.args = args};
+    HugePages *pages = hugepages_new(SNAP_RAM_MIB / 2);
+
+    if (!pages) {
+        return;
+    }
+    if (snap_begin(&t, NULL, NULL)) {
+        snap_ask_with(&t, more);
+        qmp_expect_migration(vm_qmp(t.vm), "completed");
+        expect_right_counters(&t);
+        snap_expect_settings(&t);
+        snap_end(&t);
+    }
+    hugepages_free(pages);
+}
+
+/* ---- somebody else's ---------------------------------------------------------------------------
+ */
+
+static void open_fifo(const char *dir, const char *name)
+{
+    g_autofree char *path = g_build_filename(dir, name, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
+/* The other one registers its memory, or lets go of it, and has done so. */
+static void other(const char *dir)
+{
+    open_fifo(dir, "go");
+    open_fifo(dir, "done");
+}
+
+static void make_fifos(const char *dir)
+{
+    g_autofree char *go = g_build_filename(dir, "go", NULL);
+    g_autofree char *done = g_build_filename(dir, "done", NULL);
+
+    g_assert_cmpint(mkfifo(go, 0600), ==, 0);
+    g_assert_cmpint(mkfifo(done, 0600), ==, 0);
+}
+
+static void remove_fifos(const char *dir)
+{
+    g_autofree char *go = g_build_filename(dir, "go", NULL);
+    g_autofree char *done = g_build_filename(dir, "done", NULL);
+
+    g_assert_cmpint(unlink(go) | unlink(done) | rmdir(dir), ==, 0);
+}
+
+/* The first block may be registered by then: it is taken out again, and the guest runs on as if
+ * nothing had been. */
+static void test_other(void)
+{
+    static const char *const args[] = {"-m",      "64M",
+                                       "-object", "memory-backend-memfd,id=m0,size=40M",
+                                       "-object", "memory-backend-memfd,id=m1,size=24M",
+                                       "-numa",   "node,nodeid=0,cpus=0-1,memdev=m0",
+                                       "-numa",   "node,nodeid=1,memdev=m1",
+                                       NULL};
+    g_autofree char *dir = g_dir_make_tmp("other-uffd-XXXXXX", NULL);
+    g_autofree char *preload = vm_build_path("tests/qtest/other-uffd.so");
+    Snap t = {.args = args};
+
+    make_fifos(dir);
+    g_setenv("LD_PRELOAD", preload, TRUE);
+    g_setenv("OTHER_UFFD", dir, TRUE);
+    bool runs = snap_begin(&t, NULL, NULL);
+    g_unsetenv("LD_PRELOAD");
+    g_unsetenv("OTHER_UFFD");
+    if (runs) {
+        other(dir);
+        snap_ask(&t);
+        qmp_expect_migration(vm_qmp(t.vm), "failed");
+        snap_expect_error(&t, "guest RAM 'm1' is watched by another userfaultfd");
+        snap_expect_no_file(&t);
+        snap_expect_settings(&t);
+        snap_expect_running(&t);
+        other(dir);
+        snap_ask(&t);
+        qmp_expect_migration(vm_qmp(t.vm), "completed");
+        snap_end(&t);
+    }
+    remove_fifos(dir);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/snapshot/memory/huge/no-room", "0", test_huge);
+    g_test_add_data_func("/snapshot/memory/huge/one-small-page", "4096", test_huge);
+    g_test_add_func("/snapshot/memory/other-uffd", test_other);
+    return g_test_run();
+}
