@@ -25,6 +25,8 @@ int ff_cli_restore(int argc, char **argv);
 int ff_cli_info(int argc, char **argv);
 /* farfault convert IN OUT */
 int ff_cli_convert(int argc, char **argv);
+/* farfault upgrade QMP */
+int ff_cli_upgrade(int argc, char **argv);
 /* farfault attach PID|QMP */
 int ff_cli_attach(int argc, char **argv);
 /* farfault pager --listen SOCKET --from FILE */

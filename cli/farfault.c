@@ -35,6 +35,7 @@ static const Command commands[] = {
     {"recover", ff_cli_recover, "go on from the dump of a source that is gone", ff_help_recover},
     {"snapshot", ff_cli_snapshot, "write a running guest into a file", ff_help_snapshot},
     {"restore", ff_cli_restore, "start QEMU with a guest out of a file", ff_help_restore},
+    {"upgrade", ff_cli_upgrade, "give a running guest a new QEMU", ff_help_upgrade},
     {"info", ff_cli_info, "say what is in the file of a saved guest", ff_help_info},
     {"convert", ff_cli_convert, "write the file of a saved guest in another form", ff_help_convert},
     {"attach", ff_cli_attach, "give a guest that lost its relay a new one", ff_help_attach},

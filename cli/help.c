@@ -163,6 +163,22 @@ const char ff_help_restore[] =
     "A file can be restored as often as you like, but two guests of one file have the same disks\n"
     "and network addresses. Exit status: that of QEMU; 1 FILE cannot be restored, 2 usage.\n";
 
+const char ff_help_upgrade[] =
+    "Usage: farfault upgrade [OPTION]... QMP\n"
+    "Give a running guest another QEMU process on this host, of the same or another version,\n"
+    "without copying its memory. It stands for some milliseconds. The guest has to run under\n"
+    "farfault, and not under libvirt. If anything fails it goes on in the QEMU that it has.\n"
+    "\n"
+    "QMP                a monitor of -qmp that listens: PATH or unix:PATH. Its clients are\n"
+    "                   disconnected, and find the new QEMU at the same place\n"
+    "  --check          start the new QEMU, compare, and end it: nothing is changed\n"
+    "  --qemu BINARY    the new QEMU's program; else that of the running one, as it is installed\n"
+    "  --args-from FILE its arguments, as a shell would read them, without its name; else those\n"
+    "                   of the running one\n"
+    "  --help, -h       this text\n"
+    "\n"
+    "Exit status: 0 the guest runs in its new QEMU (--check: it could), 1 it does not, 2 usage.\n";
+
 const char ff_help_info[] =
     "Usage: farfault info [OPTION]... FILE\n"
     "Say what is in the file of a saved guest (QEMU's migration to a file: an ordinary stream or\n"

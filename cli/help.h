@@ -12,6 +12,7 @@ extern const char ff_help_report[];
 extern const char ff_help_dump[];
 extern const char ff_help_recover[];
 extern const char ff_help_run[];
+extern const char ff_help_upgrade[];
 extern const char ff_help_restore[];
 extern const char ff_help_snapshot[];
 extern const char ff_help_info[];

@@ -29,6 +29,11 @@ typedef struct {
     const char *words[3];
 } Setting;
 
+/* Of farfault upgrade alone: inherited sockets (launch/launch.h); -1: none. */
+typedef struct {
+    int socket, monitor;
+} Borrow;
+
 static const Setting policy_setting = {
     "--policy", "FARFAULT_POLICY", "policy", "policy", {"auto", "always", "never"}};
 static const Setting untracked_setting = {
@@ -71,7 +76,8 @@ static const char *find_setting(const Setting *setting, const char *option, GErr
     return NULL;
 }
 
-static int run(char **argv, const char *policy_option, const char *untracked_option)
+static int run(char **argv, const char *policy_option, const char *untracked_option,
+               const Borrow *borrow)
 {
     g_autoptr(GError) error = NULL;
     const char *policy = find_setting(&policy_setting, policy_option, &error);
@@ -86,7 +92,11 @@ static int run(char **argv, const char *policy_option, const char *untracked_opt
         fail(error->message);
         return 127; /* as a shell says that a command was not found */
     }
-    FfLaunchOptions options = {.qemu = qemu, .policy = policy, .untracked = untracked};
+    FfLaunchOptions options = {.qemu = qemu,
+                               .policy = policy,
+                               .untracked = untracked,
+                               .borrow_fd = borrow->socket,
+                               .monitor_fd = borrow->monitor};
     return ff_launch(&options, argv);
 }
 
@@ -122,7 +132,7 @@ static int unknown_option(const char *option)
 
 int ff_cli_run(int argc, char **argv)
 {
-    const char *policy = NULL, *untracked = NULL;
+    const char *policy = NULL, *untracked = NULL, *borrow = NULL;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "--") == 0) {
@@ -130,7 +140,8 @@ int ff_cli_run(int argc, char **argv)
             break;
         }
         if (!take_option(argv, argc, &i, policy_setting.option, &policy) &&
-            !take_option(argv, argc, &i, untracked_setting.option, &untracked)) {
+            !take_option(argv, argc, &i, untracked_setting.option, &untracked) &&
+            !take_option(argv, argc, &i, "--borrow", &borrow)) {
             return unknown_option(argv[i]);
         }
     }
@@ -139,10 +150,14 @@ int ff_cli_run(int argc, char **argv)
                         "farfault run qemu-system-x86_64 -m 1G ...\n");
         return FF_CLI_USAGE_STATUS;
     }
-    return run(argv + i, policy, untracked);
+    Borrow sockets = {-1, -1};
+    if (borrow && sscanf(borrow, "%d,%d", &sockets.socket, &sockets.monitor) != 2) {
+        return fail("run: --borrow is farfault upgrade's own");
+    }
+    return run(argv + i, policy, untracked, &sockets);
 }
 
 int ff_cli_run_as_qemu(char **argv)
 {
-    return run(argv, NULL, NULL);
+    return run(argv, NULL, NULL, &(Borrow){-1, -1});
 }

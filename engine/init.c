@@ -9,6 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "qapi/port.h"
+#include "state/link.h"
+#include "state/pact.h"
 #include "vmm/vmm.h"
 #include "qapi/json.h"
 
@@ -21,6 +24,15 @@ static void ram_free(gpointer opaque)
     }
     g_free(block->id);
     g_free(block);
+}
+
+static void monitor_free(gpointer opaque)
+{
+    FfLentMonitor *monitor = opaque;
+
+    close(monitor->fd);
+    g_free(monitor->id);
+    g_free(monitor);
 }
 
 static void close_fd(int fd)
@@ -47,6 +59,10 @@ void ff_engine_init_free(FfEngineInit *init)
     for (guint i = 0; i < init->incoming_fds->len; i++) {
         close_fd(g_array_index(init->incoming_fds, int, i));
     }
+    close_fd(init->pact_fd);
+    close_fd(init->heir_fd);
+    g_strfreev(init->command_line);
+    g_ptr_array_unref(init->listening);
     g_array_unref(init->incoming_fds);
     g_ptr_array_unref(init->ram);
     g_free(init->incoming);
@@ -101,6 +117,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
         {"listener", &init->listener_fd}, {"device", &init->device_fd},
         {"discards", &init->discard_fd},  {FF_FILE_HELD, &init->file_fd},
+        {FF_PACT_HELD, &init->pact_fd},   {FF_HEIR_HELD, &init->heir_fd},
     };
     JsonObject *held;
 
@@ -117,6 +134,13 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
             return false;
         }
         init->uffds[kind] = fd;
+        return true;
+    }
+    if (g_str_has_prefix(name, FF_LISTENING_MONITOR)) {
+        FfLentMonitor *monitor = g_new(FfLentMonitor, 1);
+
+        *monitor = (FfLentMonitor){g_strdup(name + strlen(FF_LISTENING_MONITOR)), fd};
+        g_ptr_array_add(init->listening, monitor);
         return true;
     }
     if (g_str_has_prefix(name, FF_LISTENER_HELD)) {
@@ -180,6 +204,25 @@ static void place_errors(FfEngineInit *init, JsonObject *root)
     init->discard_error = g_strdup(ff_json_string(root, "discards-error"));
 }
 
+static void place_command_line(FfEngineInit *init, JsonObject *root)
+{
+    JsonNode *node = json_object_get_member(root, "command-line");
+    JsonArray *words = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+
+    if (!words) {
+        return;
+    }
+    init->command_line = g_new0(char *, json_array_get_length(words) + 1);
+    for (guint i = 0; i < json_array_get_length(words); i++) {
+        JsonNode *word = json_array_get_element(words, i);
+
+        init->command_line[i] =
+            g_strdup(JSON_NODE_HOLDS_VALUE(word) && json_node_get_value_type(word) == G_TYPE_STRING
+                         ? json_node_get_string(word)
+                         : "");
+    }
+}
+
 void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, uint64_t page_size,
                             int memfd)
 {
@@ -209,11 +252,12 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
-            init->discard_fd = init->file_fd = -1;
+            init->discard_fd = init->file_fd = init->pact_fd = init->heir_fd = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }
     init->incoming_fds = g_array_new(FALSE, FALSE, sizeof(int));
+    init->listening = g_ptr_array_new_with_free_func(monitor_free);
     init->ram = g_ptr_array_new_with_free_func(ram_free);
     node = ff_json_parse(json, length, NULL, error);
     if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
@@ -233,6 +277,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->start_paused = ff_json_bool(root, "start-paused");
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
     place_errors(init, root);
+    place_command_line(init, root);
     init->name = g_strdup(ff_json_string(root, "name"));
     init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
     init->state = ff_state_map(init->state_fd, error);

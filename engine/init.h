@@ -25,6 +25,9 @@ typedef struct {
     char *discard_error;        /* why there is none; NULL: null, or an older relay's */
     int uffds[FF_KINDS];        /* -1: not given */
     GArray *incoming_fds;       /* of int: FF_LISTENER_HELD, in their order */
+    int pact_fd, heir_fd;       /* of an upgrade whose engine died (state/pact.h); -1: none */
+    char **command_line;        /* QEMU's, as the user gave it; NULL: not known */
+    GPtrArray *listening;       /* FfLentMonitor * */
     GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
     char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */
     char *incoming, *engine_refused, *name; /* NULL: null */

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "migration/takeover.h"
 #include "net/priority.h"
 #include "qapi/driver.h"
 #include "engine/init.h"
@@ -55,6 +56,7 @@ static bool start(Engine *e, const char *json, gsize length, int *fds, unsigned 
         return false;
     }
     ff_link_send(e->link, FF_LINK_STARTED, 0, 0, NULL, 0, NULL, 0);
+    ff_takeover_look(e->init->state, e->init->pact_fd);
     e->driver = ff_driver_new(ff_engine_port_config(e->port));
     ff_engine_port_set_driver(e->port, e->driver);
     return true;

@@ -188,6 +188,17 @@ static void add_ram(Builder *b, const FfRelayStart *start)
     json_builder_end_array(b->json);
 }
 
+/* For the QEMU that takes over from this one. */
+static void add_command_line(Builder *b, char *const *argv)
+{
+    json_builder_set_member_name(b->json, "command-line");
+    json_builder_begin_array(b->json);
+    for (; argv && *argv; argv++) {
+        json_builder_add_string_value(b->json, *argv);
+    }
+    json_builder_end_array(b->json);
+}
+
 static void add_kept(Builder *b, const FfRelayStart *start)
 {
     struct stat st;
@@ -233,6 +244,8 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_fd(&b, "qemu-monitor", start->qemu_monitor->path_fd);
     add_monitors(&b, start);
     add_ram(&b, start);
+    add_command_line(&b, start->command_line);
+    add_bool(&b, "borrowed", start->borrowed);
     json_builder_end_object(json);
 
     g_autoptr(JsonNode) root = json_builder_get_root(json);

@@ -46,6 +46,8 @@ typedef struct {
     int kept;       /* the parcel for QEMU; -1: none */
     int kept_state; /* QEMU's copy of the state, if there is no parcel; -1: none */
     FfRunas runas;
+    char *const *command_line; /* QEMU's as it was given, without QEMU; NULL-terminated */
+    bool borrowed;             /* guest RAM and listening monitors are another QEMU's still */
 } FfRelayStart;
 
 /* A relay's program as it is to be started: the plan, and the fds that the plan names. */

@@ -36,6 +36,7 @@
 #include "launch/argv.h"
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
+#include "launch/lent.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
 #include "state/state.h"
@@ -47,6 +48,8 @@
 
 typedef struct {
     const FfLaunchOptions *options;
+    FfLent *lent; /* NULL: all is this guest's own */
+    char **command_line;
     FfPlan *plan;
     const char *prog;            /* as QEMU names itself in messages */
     int *ram_fds;                /* one per plan->ram */
@@ -65,7 +68,7 @@ typedef struct {
 
 static void launch_clear(Launch *l)
 {
-    if (l->plan && l->endpoints && !l->relay_started) {
+    if (l->plan && l->endpoints && !l->relay_started && !l->lent) {
         for (guint i = 0; i < l->plan->monitors->len; i++) {
             ff_endpoint_undo(&l->endpoints[i]);
         }
@@ -74,6 +77,7 @@ static void launch_clear(Launch *l)
     g_free(l->monitors);
     g_free(l->endpoints);
     g_free(l->agent_path);
+    g_clear_pointer(&l->lent, ff_lent_free);
     g_clear_pointer(&l->plan, ff_plan_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Launch, launch_clear)
@@ -215,7 +219,8 @@ static bool make_all_ram(Launch *l, GError **error)
 {
     l->ram_fds = g_new(int, l->plan->ram->len + 1);
     for (guint i = 0; i < l->plan->ram->len; i++) {
-        l->ram_fds[i] = make_ram(l->plan->ram->pdata[i], error);
+        l->ram_fds[i] = l->lent ? ff_lent_ram(l->lent, l->plan->ram->pdata[i], error)
+                                : make_ram(l->plan->ram->pdata[i], error);
         if (l->ram_fds[i] < 0) {
             return false;
         }
@@ -230,6 +235,12 @@ static bool open_endpoints(Launch *l, GError **error)
     for (guint i = 0; i < n; i++) {
         const FfPlanMonitor *mon = l->plan->monitors->pdata[i];
         GError *err = NULL;
+        if (l->lent && ff_lent_listens(mon)) {
+            if (!ff_lent_endpoint(l->lent, mon, &l->endpoints[i], error)) {
+                return false;
+            }
+            continue;
+        }
         if (!ff_endpoint_open(mon, &l->endpoints[i], &err)) {
             l->qemu_error = true;
             g_propagate_prefixed_error(error, err, "-chardev socket,id=%s: ", mon->chardev_id);
@@ -321,6 +332,8 @@ static bool start_relay(Launch *l, GError **error)
         .kept = l->kept,
         .kept_state = l->kept_state,
         .runas = l->runas,
+        .command_line = l->command_line,
+        .borrowed = l->lent,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -443,6 +456,17 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
 
     FfArgvSystem sys = *ff_argv_system_real();
     sys.opaque = (void *)options->qemu;
+    l.command_line = argv + 1;
+    g_auto(GStrv) more = options->borrow_fd >= 0 ? ff_lent_argv(argv, options->monitor_fd) : NULL;
+    if (more) {
+        l.lent = ff_lent_receive(options->borrow_fd, &error);
+        close(options->borrow_fd); /* none of QEMU's */
+        if (!l.lent) {
+            fprintf(stderr, "farfault: %s\n", error->message);
+            return 1;
+        }
+        argv = more;
+    }
     l.plan = ff_plan_new((const char *const *)argv, &sys, &error);
     if (l.plan && l.plan->passthrough) {
         return exec_qemu(options->qemu, argv);

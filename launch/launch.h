@@ -10,6 +10,10 @@ typedef struct {
     const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
     /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
     const char *untracked;
+    /* An upgrade (docs/design/upgrade.md): a socket on which guest RAM and listening monitors are
+     * lent (launch/lent.h); -1: they are made. */
+    int borrow_fd;
+    int monitor_fd; /* with it: a connected socket that becomes one more QMP monitor */
 } FfLaunchOptions;
 
 /*

@@ -145,6 +145,16 @@ typedef struct {
     FfUseSet set;   /* of PATH, if it is the file's name */
 } FfRestoreConfig;
 
+/* The guest changes its VMM on this host, and keeps its memory (docs/design/upgrade.md).
+ * FfMigrationConfig.fd is the socket to the other engine; of one that adopts: what was held as
+ * "inner". */
+typedef struct {
+    bool wanted, adopts;
+    int uffd;    /* destination: for protection; borrowed until done() */
+    int pact_fd; /* adopting: what was held; taken; -1 */
+    int heir_fd; /* likewise, of a source */
+} FfUpgradeConfig;
+
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
  * refused. Valid during the callback. */
 typedef struct {
@@ -201,16 +211,17 @@ typedef struct {
 typedef struct {
     FfRole role;
     FfSnapshotConfig snapshot; /* source */
-    FfRestoreConfig restore;   /* destination; of one that adopts only fd: what was held, -1 */
-    char *uri;                 /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
-    int fd;                    /* connected socket (source, or destination); -1 if uri is given.
-                                  Destination: also a listening socket whose first connection waits to
-                                  be accepted: the driver listens itself, since only then it is known
-                                  who carries the migration. Ownership goes to the migration. */
-    int device_fd;             /* adopting: what was held as "device", -1: nothing; taken */
-    int listen_fd;             /* destination that adopts: the listening socket that was held as
-                                  "listener", -1: none; taken */
-    bool start_paused;         /* destination: -S was given: wait for the client's cont */
+    FfUpgradeConfig upgrade;
+    FfRestoreConfig restore; /* destination; of one that adopts only fd: what was held, -1 */
+    char *uri;               /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
+    int fd;                  /* connected socket (source, or destination); -1 if uri is given.
+                                Destination: also a listening socket whose first connection waits to
+                                be accepted: the driver listens itself, since only then it is known
+                                who carries the migration. Ownership goes to the migration. */
+    int device_fd;           /* adopting: what was held as "device", -1: nothing; taken */
+    int listen_fd;           /* destination that adopts: the listening socket that was held as
+                                "listener", -1: none; taken */
+    bool start_paused;       /* destination: -S was given: wait for the client's cont */
     bool pause_before_switchover;
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */

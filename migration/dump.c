@@ -24,6 +24,7 @@
 #include "fault/fault.h"
 #include "migration/internal.h"
 #include "migration/journal.h"
+#include "migration/migration.h"
 #include "snapshot/dump-files.h"
 #include "snapshot/xxh64.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The object behind migration.h: the parts of a migration, and which side it is. Private to
- * migration.c, recovery.c and dump.c: no thread of a migration has it.
+ * migration.c, upgrade-ops.c, recovery.c and dump.c: no thread of a migration has it.
  *
  * The role is asked in one place, where `side` is set; what differs is in the table.
  */
@@ -9,9 +9,12 @@
 #define FF_MIGRATION_INTERNAL_H
 
 #include "migration/dest-side.h"
-#include "migration/migration.h"
+#include "migration/handover.h"
 #include "migration/snapshot.h"
 #include "migration/source-side.h"
+#include "migration/takeover.h"
+
+typedef struct FfMigration FfMigration; /* migration.h */
 
 /* The client's commands that not every side obeys. */
 typedef enum {
@@ -51,6 +54,9 @@ typedef struct {
     void (*clear)(FfMigration *m); /* no thread is left */
 } FfSideOps;
 
+/* upgrade-ops.c */
+extern const FfSideOps ff_handover_ops, ff_takeover_ops;
+
 struct FfMigration {
     const FfSideOps *side;
     FfMigrationConfig cfg;
@@ -64,6 +70,8 @@ struct FfMigration {
         FfSource source;
         FfDestination dest;
         FfSnapshot snapshot;
+        FfHandover handover;
+        FfTakeover takeover;
     };
     GThread *coordinator;
     bool adopting;

@@ -6,6 +6,7 @@
  *
  * Threads: the driver; the coordinator begins here.
  */
+#include "migration/migration.h"
 #include "migration/internal.h"
 
 #include <string.h>
@@ -426,13 +427,23 @@ bool ff_migration_lives_on(FfMigration *m)
     return m->side->lives_on(m);
 }
 
+static const FfSideOps *side_of(const FfMigrationConfig *config)
+{
+    if (config->role == FF_ROLE_DESTINATION) {
+        return config->upgrade.wanted ? &ff_takeover_ops : &dest_ops;
+    }
+    return config->upgrade.wanted    ? &ff_handover_ops
+           : config->snapshot.wanted ? &snapshot_ops
+                                     : &source_ops;
+}
+
 static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigrationOps *ops,
                                   GError **error)
 {
     FfMigration *m = g_new0(FfMigration, 1);
     bool source = config->role == FF_ROLE_SOURCE;
 
-    m->side = !source ? &dest_ops : config->snapshot.wanted ? &snapshot_ops : &source_ops;
+    m->side = side_of(config);
     FF_FAULT_SIDE(m->side->name);
     m->cfg = *config;
     m->cfg.listen_fd = -1; /* taken when nothing can fail any more */
@@ -632,7 +643,8 @@ bool ff_migration_speaks(FfMigration *m)
 
 bool ff_migration_frees_uffd(const FfMigration *m)
 {
-    return m->side == &snapshot_ops && m->snapshot.uffd_is_free;
+    return (m->side == &snapshot_ops && m->snapshot.uffd_is_free) ||
+           (m->side == &ff_takeover_ops && m->takeover.uffd_is_free);
 }
 
 bool ff_migration_lacks_tls(FfMigration *m)

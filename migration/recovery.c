@@ -6,6 +6,7 @@
  *
  * Thread: the driver.
  */
+#include "migration/migration.h"
 #include "migration/internal.h"
 
 #include <unistd.h>

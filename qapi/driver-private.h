@@ -359,6 +359,16 @@ bool ff_deferred_cancel(FfDriver *driver);
 /* The engine before this one may have died while something waited. */
 void ff_deferred_adopt(FfDriver *driver);
 
+/* upgrade.c */
+void ff_handle_lend(FfCall *call);      /* x-farfault-lend */
+void ff_handle_hand_over(FfCall *call); /* x-farfault-hand-over */
+void ff_handle_take_over(FfCall *call); /* x-farfault-take-over */
+/* Answers CALL if it would touch guest memory that is another QEMU's still. */
+bool ff_upgrade_refuses(FfCall *call);
+/* The new QEMU's memory is guarded by its old one, and is to stay so. */
+bool ff_driver_is_guarded(const FfDriver *driver);
+extern const FfStartOps ff_upgrade_ops;
+
 /* commands.c */
 /* Of migrate. */
 extern const FfStartOps ff_migrate_ops;

@@ -35,6 +35,9 @@ static const struct {
     {"x-farfault-dump", ff_handle_dump},
     {"x-farfault-restore", ff_handle_restore},
     {"x-farfault-snapshot", ff_handle_snapshot},
+    {"x-farfault-lend", ff_handle_lend},
+    {"x-farfault-hand-over", ff_handle_hand_over},
+    {"x-farfault-take-over", ff_handle_take_over},
     {"query-status", ff_handle_query_status},
     {"cont", ff_handle_cont},
     {"stop", ff_handle_stop},
@@ -70,6 +73,9 @@ static void dispatch(FfCall *call)
             const FfQapiCommand *command = ff_qapi_command(call->name);
             g_autofree char *error = ff_qapi_check_arguments(command, call->args);
 
+            if (ff_upgrade_refuses(call)) {
+                return;
+            }
             if (call->oob && !command->allow_oob) {
                 ff_call_error(call, "The command %s does not support OOB", call->name);
             } else if (error && qemu_refuses(call)) {
@@ -250,8 +256,9 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
 
         ff_driver_send(d, FF_LINK_KILL_QEMU, 0, 0, why, strlen(why));
     } else if (d->config.state->phase != FF_PHASE_IDLE) {
-        ff_driver_adopt(d, d->config.state->role == FF_ROLE_DESTINATION ? &ff_incoming_ops
-                                                                        : &ff_migrate_ops);
+        ff_driver_adopt(d, ff_state_is_marked(d->config.state, FF_MARK_UPGRADE) ? &ff_upgrade_ops
+                           : d->config.state->role == FF_ROLE_DESTINATION       ? &ff_incoming_ops
+                                                                                : &ff_migrate_ops);
     } else {
         ff_driver_restore_settings(
             d); /* what an engine left that died while QEMU carried a migration */

@@ -103,7 +103,7 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
 
 void ff_driver_lift_protection(FfDriver *d)
 {
-    if (ff_state_is_marked(d->config.state, FF_MARK_PROTECTED)) {
+    if (ff_state_is_marked(d->config.state, FF_MARK_PROTECTED) && !ff_driver_is_guarded(d)) {
         d->lifting = true;
         ff_call_take_uffd(ff_call_new_own(d), taken);
     }

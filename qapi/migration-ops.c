@@ -206,7 +206,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");
     config->validate_uuid = ff_capability(capabilities, "validate-uuid");
     config->plain = d->config.state->peer == FF_PEER_WISH_AUTO && !config->snapshot.alone &&
-                    !config->restore.wanted;
+                    !config->restore.wanted && !config->upgrade.wanted;
     if (config->plain && ff_capability(capabilities, "multifd")) {
         config->silence = "Or it is a QEMU without farfault, which with multifd answers only when "
                           "all its channels are there: switch multifd off, or set x-farfault-peer "
@@ -222,7 +222,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     config->untracked = d->config.state->untracked;
     config->client_switches = ff_capability(capabilities, "postcopy-ram");
     d->blocktime = config->blocktime;
-    ff_driver_want_events(d, ff_capability(capabilities, "events"));
+    ff_driver_want_events(d, config->upgrade.wanted || ff_capability(capabilities, "events"));
     ff_driver_store_info(d, NULL);
     d->config.state->role = config->role;
     d->start_ops = start_ops;
@@ -263,12 +263,18 @@ bool ff_driver_adopts_paused(const FfDriver *d)
 
 void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
 {
-    FfMigrationConfig config = {.role = d->config.state->role,
-                                .fd = d->config.inner_fd,
-                                .listen_fd = d->config.listener_fd,
-                                .device_fd = d->config.device_fd,
-                                .restore.fd = d->config.file_fd,
-                                .start_paused = ff_driver_adopts_paused(d)};
+    FfMigrationConfig config = {
+        .role = d->config.state->role,
+        .fd = d->config.inner_fd,
+        .listen_fd = d->config.listener_fd,
+        .device_fd = d->config.device_fd,
+        .restore.fd = d->config.file_fd,
+        .upgrade = {.wanted = ff_state_is_marked(d->config.state, FF_MARK_UPGRADE),
+                    .adopts = true,
+                    .uffd = -1,
+                    .pact_fd = d->config.pact_fd,
+                    .heir_fd = d->config.heir_fd},
+        .start_paused = ff_driver_adopts_paused(d)};
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
     g_autoptr(JsonNode) parameters = d->config.port->view(d->config.port_opaque, true);
     g_autoptr(GError) error = NULL;

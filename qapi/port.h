@@ -34,6 +34,12 @@ typedef struct {
 } FfPortObject;
 typedef void (*FfPortObjectReply)(const FfPortObject *object, const GError *error, gpointer data);
 
+/* A monitor that listens. */
+typedef struct {
+    char *id;
+    int fd;
+} FfLentMonitor;
+
 typedef struct {
     /* Sends one frame to the relay; FD is borrowed, -1 for none. */
     void (*send)(void *opaque, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
@@ -74,8 +80,12 @@ typedef struct {
     int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
     int inner_fd;         /* of a migration whose engine died, -1: none */
     int device_fd;        /* the same: the copy of its device state, -1: none */
-    int file_fd;          /* the same: the file that it is restored from, -1: none */
-    int listener_fd;      /* the same: where its source comes to, -1: none */
+    int pact_fd, heir_fd; /* the same, of an upgrade (state/pact.h), -1: none */
+    int qemu_pid;
+    char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
+    const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
+    int file_fd;                /* the same: the file that it is restored from, -1: none */
+    int listener_fd;            /* the same: where its source comes to, -1: none */
     GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
                              had been greeted. Can be NULL */
     bool start_paused;

@@ -34,6 +34,7 @@ struct FfAccept {
     GSource *source; /* listening, connecting, or the timer */
     int connecting;  /* fd, -1 */
     bool told;       /* that the peer cannot be reached */
+    bool shut;       /* the socket is another QEMU's still: nobody is accepted */
 };
 
 /* Until accept() is tried again when there was no room for a client. */
@@ -233,18 +234,31 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
 void ff_accept_next(FfAccept *a)
 {
     if (a->plan->kind == FF_RELAY_LISTEN) {
-        accept_watch(a, a->plan->fd, G_IO_IN, accept_ready);
+        a->shut = ff_state_is_marked(a->relay->state, FF_MARK_BORROWED);
+        if (!a->shut) {
+            accept_watch(a, a->plan->fd, G_IO_IN, accept_ready);
+        }
     } else if (a->plan->reconnect && (a->plan->path || a->addresses)) {
         accept_later(a, a->plan->reconnect, accept_retry);
     }
 }
 
+void ff_accept_open(FfAccept *a)
+{
+    if (a->shut) {
+        ff_accept_next(a);
+    }
+}
+
 /* QEMU has ended, and who started it may have started the next one already, which listens at the
  * same path: that socket is not ours. */
-static void remove_socket(const FfRelayMonitor *plan)
+static void remove_socket(const FfStateHeader *state, const FfRelayMonitor *plan)
 {
     struct stat st;
 
+    if (ff_state_is_marked(state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
+        return; /* it was, or is, another QEMU's */
+    }
     if (stat(plan->unlink, &st) == 0 && st.st_dev == plan->unlink_dev &&
         st.st_ino == plan->unlink_ino) {
         unlink(plan->unlink);
@@ -264,7 +278,7 @@ void ff_accept_end(FfAccept *a)
         close(a->plan->fd);
     }
     if (a->plan->unlink) {
-        remove_socket(a->plan);
+        remove_socket(a->relay->state, a->plan);
     }
     g_free(a);
 }

@@ -27,6 +27,7 @@ typedef struct {
     void (*filters_changed)(FfRelay *relay);   /* relay->filters */
     bool (*has_pending)(const FfRelay *relay); /* a command is the engine's */
     void (*go)(FfRelay *relay);                /* clients need not wait any more */
+    void (*open)(FfRelay *relay);              /* clients may come to those that listen */
     /* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as
      * ff_absence_text() says. */
     void (*engine_lost)(FfRelay *relay, const char *desc);

@@ -228,6 +228,9 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     case FF_LINK_PONG:
         ff_ping_answered(relay, header->seq);
         break;
+    case FF_LINK_OPEN:
+        relay->engine->ops->open(relay);
+        break;
     case FF_LINK_KILL_QEMU:
         text = g_strndup(data, len);
         ff_guest_kill(relay, text);

@@ -229,6 +229,14 @@ void ff_guest_kill(FfRelay *relay, const char *why)
     }
 }
 
+void ff_guest_left(FfRelay *relay)
+{
+    if (ff_state_is_marked(relay->state, FF_MARK_BORROWED) &&
+        !ff_state_is_under_way(relay->state)) {
+        ff_guest_kill(relay, "farfault upgrade has ended, and the guest was not handed over");
+    }
+}
+
 bool ff_guest_start(FfRelay *relay, GError **error)
 {
     FfGuest *guest = &relay->guest;

@@ -13,6 +13,9 @@ void ff_guest_is_up(FfRelay *relay);
 /* QEMU closed a monitor without being asked. */
 void ff_guest_hung_up(FfRelay *relay);
 bool ff_guest_has_ended(const FfRelay *relay);
+/* A client that cannot come again has gone: a QEMU that was started for a guest which it does not
+ * get (FF_MARK_BORROWED) has no use any more. */
+void ff_guest_left(FfRelay *relay);
 void ff_guest_kill(FfRelay *relay, const char *why);
 
 #endif

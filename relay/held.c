@@ -63,6 +63,12 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
         add_fd(b, fds, name, i == FF_KIND_PROTECT ? -1 : guest->uffds[i]);
     }
     add_fd(b, fds, "discards", guest->hook);
+    for (guint i = 0; i < relay->plan->monitors->len; i++) {
+        const FfRelayMonitor *mon = relay->plan->monitors->pdata[i];
+        g_autofree char *name = g_strconcat(FF_LISTENING_MONITOR, mon->id, NULL);
+
+        add_fd(b, fds, name, mon->kind == FF_RELAY_LISTEN ? mon->fd : -1);
+    }
     for (guint i = 0; i < relay->held->len; i++) {
         const FfHeld *held = relay->held->pdata[i];
 
@@ -102,6 +108,10 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)
     init_errors(relay, b);
     add_text(b, "name", plan->name);
     add_int(b, "qemu-pid", relay->guest.pid);
+    if (plan->command_line) {
+        json_builder_set_member_name(b, "command-line");
+        json_builder_add_value(b, json_from_string(plan->command_line, NULL));
+    }
     json_builder_set_member_name(b, "monitors");
     json_builder_begin_array(b);
     for (guint i = 0; i < plan->monitors->len; i++) {

@@ -291,6 +291,9 @@ static void session_over(FfMonitor *mon)
     g_clear_pointer(&mon->greeting, g_byte_array_unref);
     mon->greeted = mon->negotiated = mon->oob_enabled = false;
     mon->client_ended = mon->kept = mon->qemu_oob = false;
+    if (mon->plan->kind == FF_RELAY_CONNECTED) {
+        ff_guest_left(mon->relay);
+    }
     if (mon->accept && !mon->accepting) {
         ff_accept_next(mon->accept);
     }
@@ -432,6 +435,13 @@ void ff_monitor_go(FfMonitor *mon)
 {
     if (mon->client && !mon->qemu) {
         open_qemu(mon);
+    }
+}
+
+void ff_monitor_open(FfMonitor *mon)
+{
+    if (mon->accept) {
+        ff_accept_open(mon->accept);
     }
 }
 

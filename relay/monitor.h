@@ -6,6 +6,7 @@
 #include "relay/shared.h"
 
 FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index);
+void ff_monitor_open(FfMonitor *mon);
 void ff_monitor_go(FfMonitor *mon); /* clients need not wait any more */
 /* The engine's answers. SEQ names the command; unknown ones are ignored (the client is gone). */
 void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line);

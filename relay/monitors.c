@@ -60,6 +60,13 @@ static void go(FfRelay *relay)
     }
 }
 
+static void open(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_open(monitor(relay, i));
+    }
+}
+
 static void engine_lost(FfRelay *relay, const char *desc)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
@@ -102,6 +109,7 @@ const FfEngineOps ff_monitors_engine_ops = {
     .filters_changed = filters_changed,
     .has_pending = has_pending,
     .go = go,
+    .open = open,
     .engine_lost = engine_lost,
     .own_again = own_again,
     .pump = pump,

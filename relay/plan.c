@@ -196,6 +196,10 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->start_paused = ff_json_bool(root, "start-paused");
     plan->incoming_taken = ff_json_bool(root, "incoming-taken");
     plan->attached = ff_json_bool(root, "attached");
+    plan->borrowed = ff_json_bool(root, "borrowed");
+    if (json_object_has_member(root, "command-line")) {
+        plan->command_line = json_to_string(json_object_get_member(root, "command-line"), FALSE);
+    }
     read_ram(plan, root);
     read_held(plan, root);
     if (!read_monitors(plan, root, error)) {

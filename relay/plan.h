@@ -53,6 +53,8 @@ typedef struct {
     FfPolicy policy;
     FfUntracked untracked;
     bool daemonize, start_paused, incoming_taken;
+    bool borrowed;       /* memory and listening monitors are those of another QEMU still */
+    char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */
     bool attached;       /* QEMU runs already, and lost its relay */
     GPtrArray *monitors; /* FfRelayMonitor * */
     GPtrArray *ram;      /* FfRelayRam * */

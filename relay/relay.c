@@ -148,6 +148,9 @@ static bool relay_start(FfRelay *relay, GError **error)
     if (!plan->attached) {
         relay->state->policy = plan->policy;
         relay->state->untracked = plan->untracked;
+        if (plan->borrowed) {
+            ff_state_mark(relay->state, FF_MARK_BORROWED);
+        }
     }
     relay->engine = ff_engine_new(relay, &ff_monitors_engine_ops);
     if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {

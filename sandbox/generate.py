@@ -12,7 +12,7 @@ from pathlib import Path
 
 ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/*.c", "pagers/*.c", "uffd/*.c",
           "qemu/*.c", "qmp/*.c", "snapshot/*.c", "launch/argv-system.c", "state/link.c",
-          "state/state.c", "state/discards.c"]
+          "state/state.c", "state/discards.c", "state/pact.c"]
 FAULTS = ["fault/*.c"]
 # The engine enters its own sandbox from within that of the relay.
 RELAY = ["relay/*.c", "sandbox/*.c"]

@@ -17,6 +17,7 @@
 #define FF_LINK_FD 3
 #define FF_LINK_MAX_PAYLOAD (64u << 20) /* bytes; QEMU's own limit for a JSON text */
 #define FF_LINK_MAX_FDS 200
+#define FF_LISTENING_MONITOR "listens:"
 
 typedef enum {
     /* relay -> engine */
@@ -68,6 +69,7 @@ typedef enum {
     FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more.
                           Without it: the engine has closed it, but something may be registered; the
                           relay closes it as well, and who waits goes on */
+    FF_LINK_OPEN,      /* the guest is this QEMU's now: clients may come to monitors that listen */
 } FfLinkType;
 
 enum {
@@ -98,12 +100,13 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
  *  "engine-refused": TEXT|null, "uffd-error": TEXT|null (why none for missing pages),
  *  "tracking-error": TEXT|null, "protect-error": TEXT|null, "discards-error": TEXT|null,
  *  "name": TEXT|null, "qemu-pid": n,
- *  "monitors": [{"id": ID}], "fds": [NAME, ...], "held": [{"name": ..., ...}]}
+ *  "monitors": [{"id": ID}], "command-line": [TEXT, ...] (QEMU's, as the user gave it; missing:
+ *  not known), "fds": [NAME, ...], "held": [{"name": ..., ...}]}
  * "fds" names the attached fds in order: "state", "qemu-monitor" (O_PATH of the private
  * monitor's listening socket: connect to /proc/self/fd/N), "pidfd", "pagemap", "maps",
- * "mem", "discards" (discards.h), "uffd:KIND" of state/kinds.h but "protect" (relays before:
- * "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used), and for each of
- * "held" its name ("ram:ID",
+ * "mem", "discards" (discards.h), "listens:ID" (the socket of a monitor that listens), "uffd:KIND"
+ * of state/kinds.h but "protect" (relays before: "uffd:0" tracks, "uffd:1" is for missing pages,
+ * none of "uffd:2" ... is used), and for each of "held" its name ("ram:ID",
  * ...).
  */
 

@@ -170,6 +170,16 @@ enum {
      * FF_FILE_HELD; the source is not resumed any more. Set when the phase is GRANTED, after the
      * dump was verified; cleared after the phase is DONE. */
     FF_MARK_DUMP = 1 << 2,
+    /* The migration is the change of the guest's QEMU (docs/design/upgrade.md). Set before the
+     * phase is SETUP, cleared when it is IDLE. */
+    FF_MARK_UPGRADE = 1 << 3,
+    /* D: guest memory is another QEMU's still, whose guest runs: nothing may be loaded, dropped or
+     * placed here but by an upgrade. Set at the start of this QEMU, cleared when the guest is its
+     * own. */
+    FF_MARK_BORROWED = 1 << 4,
+    /* S: the guest runs in its next QEMU, which has the monitors' sockets: their names are not
+     * removed at the end. */
+    FF_MARK_MOVED = 1 << 5,
 };
 #define FF_FILE_HELD "file"
 /* In place of a session's secret: what the file of a restore is. */

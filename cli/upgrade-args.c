@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See upgrade-args.h. Options are known by a table; what is not in it is refused. Monitors are
+ * those that the launcher takes (launch/argv.h): they are lent, if they listen.
+ *
+ * Any thread; no state.
+ */
+#include "cli/upgrade-args.h"
+
+#include <gio/gio.h>
+#include <string.h>
+
+#include "launch/argv.h"
+
+#define HANDED "cannot be handed over to another QEMU yet"
+
+/* NULL: it is harmless; else what is wrong with VALUE. */
+typedef const char *Check(const char *value, const FfPlan *plan);
+
+static bool has_prefix_of(const char *text, const char *const *prefixes)
+{
+    for (; *prefixes; prefixes++) {
+        if (g_str_has_prefix(text, *prefixes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The value begins with one of NAMES, as a whole word. */
+static bool is_one_of(const char *value, const char *const *names)
+{
+    g_autofree char *word = g_strndup(value, strcspn(value, ",:"));
+
+    return g_strv_contains(names, word);
+}
+
+/* MEMBER ("id=") of a list of keys (g_free); NULL. */
+static char *member(const char *value, const char *name)
+{
+    g_auto(GStrv) parts = g_strsplit(value, ",", -1);
+
+    for (unsigned i = 0; parts[i]; i++) {
+        if (g_str_has_prefix(parts[i], name)) {
+            return g_strdup(parts[i] + strlen(name));
+        }
+    }
+    return NULL;
+}
+
+static const char *check_device(const char *value, const FfPlan *plan)
+{
+    static const char *const bad[] = {"vfio",       "vhost",        "ivshmem",
+                                      "usb-host",   "usb-redir",    "usb-mtp",
+                                      "scsi-block", "scsi-generic", "virtio-input-host",
+                                      "virtio-9p",  "pvpanic-host", "u2f-",
+                                      "ccid-card",  "tpm-",         "xen-",
+                                      "nvdimm",     "virtio-pmem",  NULL};
+
+    if (g_str_has_prefix(value, "{")) {
+        return "in JSON is not understood here: write it as keys";
+    }
+    if (is_one_of(value, (const char *const[]){"vmgenid", NULL})) {
+        return HANDED ": the guest would see another generation";
+    }
+    return has_prefix_of(value, bad) ? HANDED : NULL;
+}
+
+static const char *check_drive(const char *value, const FfPlan *plan)
+{
+    static const char *const bad[] = {"snapshot=on", "/dev/fdset",   "fat:", "vvfat",
+                                      "file=fd:",    "\"snapshot\"", NULL};
+
+    for (unsigned i = 0; bad[i]; i++) {
+        if (strstr(value, bad[i])) {
+            return HANDED ": its content is in the running QEMU alone";
+        }
+    }
+    return NULL;
+}
+
+static const char *check_net(const char *value, const FfPlan *plan)
+{
+    if (!is_one_of(value, (const char *const[]){"user", "none", NULL})) {
+        return HANDED ": only user and none can be started twice";
+    }
+    return strstr(value, "fwd=") || strstr(value, "smb=") ? HANDED
+               ": the port is the running QEMU's"
+                                                          : NULL;
+}
+
+static const char *check_object(const char *value, const FfPlan *plan)
+{
+    static const char *const good[] = {"memory-backend-ram",
+                                       "memory-backend-file",
+                                       "memory-backend-memfd",
+                                       "iothread",
+                                       "rng-random",
+                                       "rng-builtin",
+                                       "secret",
+                                       "throttle-group",
+                                       "qom-type=memory-backend-ram",
+                                       NULL};
+
+    return is_one_of(value, good) ? NULL : HANDED;
+}
+
+static bool is_lent(const FfPlan *plan, const char *id)
+{
+    for (guint i = 0; id && i < plan->monitors->len; i++) {
+        const FfPlanMonitor *m = plan->monitors->pdata[i];
+
+        if (!strcmp(m->chardev_id, id)) {
+            return m->kind == FF_CLIENT_LISTEN_UNIX || m->kind == FF_CLIENT_LISTEN_TCP;
+        }
+    }
+    return false;
+}
+
+static const char *check_chardev(const char *value, const FfPlan *plan)
+{
+    g_autofree char *id = member(value, "id=");
+
+    if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL}) ||
+        (is_one_of(value, (const char *const[]){"socket", NULL}) && is_lent(plan, id))) {
+        return NULL;
+    }
+    if (is_one_of(value, (const char *const[]){"file", NULL})) {
+        return strstr(value, "append=on") ? NULL
+                                          : HANDED ": a second QEMU would truncate it (append=on)";
+    }
+    return HANDED ": of these only QMP monitors that listen, file with append=on, and null";
+}
+
+static const char *check_serial(const char *value, const FfPlan *plan)
+{
+    return is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL}) ? NULL
+                                                                                    : HANDED
+               ": use -chardev file,append=on or null";
+}
+
+static const char *check_display(const char *value, const FfPlan *plan)
+{
+    return strcmp(value, "none") ? HANDED ": only -display none" : NULL;
+}
+
+static const char *check_audio(const char *value, const FfPlan *plan)
+{
+    return is_one_of(value, (const char *const[]){"none", NULL}) ? NULL : HANDED;
+}
+
+static const char *check_monitor(const char *value, const FfPlan *plan)
+{
+    return strcmp(value, "none") && strcmp(value, "null") ? HANDED ": only QMP monitors that listen"
+                                                          : NULL;
+}
+
+static const struct {
+    const char *name;
+    bool has_value;
+    Check *check;
+} known[] = {
+    {"nodefaults", false, NULL},
+    {"no-user-config", false, NULL},
+    {"S", false, NULL},
+    {"enable-kvm", false, NULL},
+    {"no-reboot", false, NULL},
+    {"no-shutdown", false, NULL},
+    {"no-hpet", false, NULL},
+    {"no-acpi", false, NULL},
+    {"no-fd-bootchk", false, NULL},
+    {"usb", false, NULL},
+    {"machine", true, NULL},
+    {"M", true, NULL},
+    {"accel", true, NULL},
+    {"cpu", true, NULL},
+    {"smp", true, NULL},
+    {"m", true, NULL},
+    {"numa", true, NULL},
+    {"name", true, NULL},
+    {"uuid", true, NULL},
+    {"rtc", true, NULL},
+    {"boot", true, NULL},
+    {"bios", true, NULL},
+    {"kernel", true, NULL},
+    {"initrd", true, NULL},
+    {"append", true, NULL},
+    {"smbios", true, NULL},
+    {"global", true, NULL},
+    {"L", true, NULL},
+    {"k", true, NULL},
+    {"vga", true, NULL},
+    {"overcommit", true, NULL},
+    {"msg", true, NULL},
+    {"action", true, NULL},
+    {"watchdog-action", true, NULL},
+    {"sandbox", true, NULL},
+    {"incoming", true, NULL}, /* is replaced */
+    {"display", true, check_display},
+    {"audiodev", true, check_audio},
+    {"device", true, check_device},
+    {"drive", true, check_drive},
+    {"blockdev", true, check_drive},
+    {"hda", true, check_drive},
+    {"hdb", true, check_drive},
+    {"hdc", true, check_drive},
+    {"hdd", true, check_drive},
+    {"cdrom", true, check_drive},
+    {"pflash", true, check_drive},
+    {"netdev", true, check_net},
+    {"nic", true, check_net},
+    {"net", true, check_net},
+    {"object", true, check_object},
+    {"chardev", true, check_chardev},
+    {"serial", true, check_serial},
+    {"parallel", true, check_serial},
+    {"monitor", true, check_monitor},
+    {"mon", true, NULL}, /* its chardev is looked at */
+    {"qmp", true, NULL}, /* the launcher's plan has it */
+};
+
+static bool fail(GError **error, const char *option, const char *value, const char *why)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, "%s%s%s: %s", option, value ? " " : "",
+                value ? value : "", why);
+    return false;
+}
+
+/* *I is the last word of it afterwards. */
+static bool check_option(char *const *argv, unsigned *i, const FfPlan *plan, GError **error)
+{
+    const char *option = argv[*i], *name = option + 1 + (option[1] == '-');
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(known); k++) {
+        if (strcmp(known[k].name, name)) {
+            continue;
+        }
+        const char *value = known[k].has_value ? argv[*i + 1] : NULL;
+        if (known[k].has_value && !value) {
+            return fail(error, option, NULL, "it lacks its value");
+        }
+        *i += known[k].has_value;
+        const char *why = known[k].check ? known[k].check(value, plan) : NULL;
+        return !why || fail(error, option, value, why);
+    }
+    return fail(error, option, NULL, HANDED);
+}
+
+static bool check_monitors(const FfPlan *plan, GError **error)
+{
+    for (guint i = 0; i < plan->monitors->len; i++) {
+        const FfPlanMonitor *m = plan->monitors->pdata[i];
+
+        if (!is_lent(plan, m->chardev_id)) {
+            return fail(error, "monitor", m->chardev_id,
+                        HANDED ": only QMP monitors that listen (server=on)");
+        }
+    }
+    return true;
+}
+
+bool ff_upgrade_check_args(char *const *argv, GError **error)
+{
+    g_autoptr(GPtrArray) words = g_ptr_array_new();
+
+    g_ptr_array_add(words, (char *)"qemu-system-x86_64");
+    for (char *const *word = argv; *word; word++) {
+        g_ptr_array_add(words, *word);
+    }
+    g_ptr_array_add(words, NULL);
+    FfArgvSystem sys = *ff_argv_system_real();
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)words->pdata, &sys, error);
+    if (!plan) {
+        return false;
+    }
+    if (plan->passthrough) {
+        return fail(error, "the command line", NULL, "it starts no guest");
+    }
+    if (plan->engine_refused) {
+        return fail(error, "guest RAM", NULL, plan->engine_refused);
+    }
+    for (unsigned i = 0; argv[i]; i++) {
+        if (argv[i][0] != '-') {
+            const char *why = check_drive(argv[i], plan);
+            if (why) {
+                return fail(error, argv[i], NULL, why);
+            }
+        } else if (!check_option(argv, &i, plan, error)) {
+            return false;
+        }
+    }
+    return check_monitors(plan, error);
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which command lines of QEMU can be started a second time while the first QEMU runs: what is on
+ * them is not known to take, truncate or remove anything that the running one needs. Any thread.
+ */
+#ifndef FF_CLI_UPGRADE_ARGS_H
+#define FF_CLI_UPGRADE_ARGS_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+/* ARGV: NULL-terminated, without QEMU itself. FALSE and ERROR, one line that names the option. */
+bool ff_upgrade_check_args(char *const *argv, GError **error);
+
+#endif

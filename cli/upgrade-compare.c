@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See upgrade-compare.h. What both QEMUs say is made into lists of names, each with what belongs to
+ * it; every name of the running one has to be the other's as well. Offsets, addresses and what one
+ * version has more than another are no difference. One thread; no state.
+ */
+#include "cli/upgrade-compare.h"
+
+#include <string.h>
+
+#include "qmp/json.h"
+
+/* Fills LIST (name -> what; both g_free). FALSE and ERROR. */
+typedef bool Ask(FfCliQmp *qmp, GHashTable *list, GError **error);
+
+static JsonObject *args(const char *name, const char *value, const char *name2, const char *value2)
+{
+    JsonObject *o = json_object_new();
+
+    json_object_set_string_member(o, name, value);
+    if (name2) {
+        json_object_set_string_member(o, name2, value2);
+    }
+    return o;
+}
+
+static bool ask_machine(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node =
+        ff_cli_qmp_call(qmp, "qom-get", args("path", "/machine", "property", "type"), error);
+
+    if (node) {
+        g_hash_table_insert(list, g_strdup("type"), g_strdup(json_node_get_string(node)));
+    }
+    return node;
+}
+
+/* Lines of NAME SIZE UNIT OFFSET USED TOTAL. */
+static bool ask_blocks(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(
+        qmp, "human-monitor-command", args("command-line", "info ramblock", NULL, NULL), error);
+
+    if (!node) {
+        return false;
+    }
+    g_auto(GStrv) lines = g_strsplit_set(json_node_get_string(node), "\r\n", -1);
+    for (unsigned i = 0; lines[i]; i++) {
+        g_autoptr(GPtrArray) words = g_ptr_array_new();
+        g_auto(GStrv) all = g_strsplit_set(lines[i], " \t", -1);
+
+        for (unsigned k = 0; all[k]; k++) {
+            if (*all[k]) {
+                g_ptr_array_add(words, all[k]);
+            }
+        }
+        if (words->len >= 6 && g_str_has_prefix(words->pdata[5], "0x")) {
+            g_hash_table_insert(list, g_strdup(words->pdata[0]), g_strdup(words->pdata[5]));
+        }
+    }
+    return true;
+}
+
+static bool add_children(FfCliQmp *qmp, const char *path, GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node =
+        ff_cli_qmp_call(qmp, "qom-list", args("path", path, NULL, NULL), error);
+
+    for (guint i = 0; node && i < ff_json_node_length(node); i++) {
+        JsonObject *o = ff_json_node_nth(node, i);
+        const char *type = ff_json_string_or(o, "type", "");
+
+        if (g_str_has_prefix(type, "child<")) {
+            g_hash_table_insert(list, g_strdup(ff_json_string_or(o, "name", "")), g_strdup(type));
+        }
+    }
+    return node;
+}
+
+static bool ask_devices(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    return add_children(qmp, "/machine/peripheral", list, error) &&
+           add_children(qmp, "/machine/peripheral-anon", list, error);
+}
+
+static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-block", NULL, error);
+
+    for (guint i = 0; node && i < ff_json_node_length(node); i++) {
+        JsonObject *o = ff_json_node_nth(node, i);
+        JsonObject *inserted = ff_json_object(o, "inserted");
+        const char *name = ff_json_string_or(o, "device", "");
+
+        g_hash_table_insert(list, g_strdup(*name ? name : ff_json_string_or(o, "qdev", "?")),
+                            g_strdup(ff_json_string_or(inserted, "file", "(no medium)")));
+    }
+    return node;
+}
+
+static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, error);
+
+    if (node) {
+        g_hash_table_insert(list, g_strdup("number"),
+                            g_strdup_printf("%u", ff_json_node_length(node)));
+    }
+    return node;
+}
+
+static const struct {
+    const char *what;
+    Ask *ask;
+    bool exact; /* the prepared one may not have more of them */
+} questions[] = {
+    {"machine", ask_machine, true},    {"virtual CPUs", ask_cpus, true},
+    {"device", ask_devices, true},     {"RAM block", ask_blocks, false},
+    {"block device", ask_disks, true},
+};
+
+static bool differs(const char *what, const char *name, const char *has, const char *other,
+                    GError **error)
+{
+    g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                "%s '%s' is %s in the running QEMU and %s in the new one: use the guest's own "
+                "command line (--args-from)",
+                what, name, has ? has : "not there", other ? other : "not there");
+    return false;
+}
+
+static bool compare(const char *what, GHashTable *running, GHashTable *prepared, bool exact,
+                    GError **error)
+{
+    GHashTableIter iter;
+    gpointer name, value;
+
+    g_hash_table_iter_init(&iter, running);
+    while (g_hash_table_iter_next(&iter, &name, &value)) {
+        const char *other = g_hash_table_lookup(prepared, name);
+
+        if (g_strcmp0(value, other) != 0) {
+            return differs(what, name, value, other, error);
+        }
+    }
+    g_hash_table_iter_init(&iter, prepared);
+    while (exact && g_hash_table_iter_next(&iter, &name, &value)) {
+        if (!g_hash_table_contains(running, name)) {
+            return differs(what, name, NULL, value, error);
+        }
+    }
+    return true;
+}
+
+bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, GError **error)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(questions); i++) {
+        g_autoptr(GHashTable) a = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+        g_autoptr(GHashTable) b = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+
+        if (!questions[i].ask(running, a, error) || !questions[i].ask(prepared, b, error) ||
+            !compare(questions[i].what, a, b, questions[i].exact, error)) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade: starts a second QEMU on the memory of a running guest, compares the two, and
+ * has their engines hand the guest over (docs/design/upgrade.md). From then on it only watches: the
+ * engines come to an end without it.
+ *
+ * The new QEMU has no other client than this program until the guest is its own, and is ended by
+ * its relay when this program ends before that.
+ *
+ * One thread: the GLib main loop of the default context. System calls: fork, setsid, execve,
+ * memfd_create, socketpair, pidfd_open.
+ */
+#include "cli/commands.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/qmp.h"
+#include "cli/upgrade-args.h"
+#include "cli/upgrade-compare.h"
+#include "qmp/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNKNOWN = 4 };
+
+/* What QEMU, its relay and its engine write to stderr, from then on; bytes. */
+#define LOG_SIZE (256u << 10)
+#define SOCKET_NAME "farfault-upgrade"
+
+typedef struct {
+    gboolean help, check;
+    char *qemu, *args_from;
+    char **positional;
+} Line;
+
+static void line_clear(Line *line)
+{
+    g_free(line->qemu);
+    g_free(line->args_from);
+    g_strfreev(line->positional);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
+
+typedef enum { GOING, COMPLETED, FAILED } End;
+
+typedef struct {
+    const char *address;
+    FfCliQmp *running, *prepared;
+    int old_pid, old_pidfd;
+    char **args; /* the new QEMU's */
+    char *qemu;  /* its program */
+    pid_t pid;   /* of the new QEMU, our child; 0: none */
+    int log;     /* its stderr; -1 */
+    End end;
+    gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
+    bool old_gone, new_gone;
+    bool handed; /* the engines may have begun: they end the new QEMU, if it gets no guest */
+} Upgrade;
+
+#define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+static void upgrade_clear(Upgrade *u)
+{
+    g_clear_pointer(&u->prepared, ff_cli_qmp_free);
+    g_clear_pointer(&u->running, ff_cli_qmp_free);
+    close_fd(&u->old_pidfd);
+    close_fd(&u->log);
+    g_strfreev(u->args);
+    g_free(u->qemu);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
+
+/* ---- the running QEMU --------------------------------------------------------------------------
+ */
+
+static bool has_farfault(const Upgrade *u, const GError *local, GError **error)
+{
+    if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
+        return fail(error,
+                    "%s: no farfault behind this monitor, or one that cannot hand a guest over: "
+                    "the guest has to be started by farfault run",
+                    u->address);
+    }
+    return fail(error, "%s: %s", u->address, local->message);
+}
+
+static bool read_args(Upgrade *u, const char *path, GError **error)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, error)) {
+        return false;
+    }
+    g_strfreev(u->args);
+    u->args = NULL;
+    if (!g_shell_parse_argv(text, NULL, &u->args, error)) {
+        g_prefix_error(error, "%s: ", path);
+        return false;
+    }
+    return true;
+}
+
+static void take_args(Upgrade *u, JsonObject *lent)
+{
+    JsonArray *words = ff_json_array(lent, "command-line");
+
+    if (!words) {
+        return;
+    }
+    u->args = g_new0(char *, json_array_get_length(words) + 1);
+    for (guint i = 0; i < json_array_get_length(words); i++) {
+        u->args[i] = g_strdup(json_array_get_string_element(words, i));
+    }
+}
+
+/* The program that the running QEMU is, as it is installed now. */
+static char *program_of(int pid)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/exe", pid);
+    char *path = g_file_read_link(link, NULL);
+
+    if (path && g_str_has_suffix(path, " (deleted)")) {
+        path[strlen(path) - strlen(" (deleted)")] = 0;
+    }
+    return path;
+}
+
+static bool look_at_running(Upgrade *u, const Line *line, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", NULL, &local);
+    JsonObject *lent = ff_json_node_object(node);
+
+    if (!lent) {
+        return has_farfault(u, local, error);
+    }
+    u->old_pid = (int)ff_json_int(lent, "pid", 0);
+    u->old_pidfd = u->old_pid > 0 ? pidfd_open(u->old_pid, 0) : -1;
+    g_autofree char *proc = g_strdup_printf("/proc/%d", u->old_pid);
+    struct stat st;
+    if (u->old_pidfd < 0 || stat(proc, &st) < 0) {
+        return fail(error, "%s: its QEMU is not to be seen from here: run this on its host",
+                    u->address);
+    }
+    if (st.st_uid != geteuid()) {
+        return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
+                    st.st_uid);
+    }
+    take_args(u, lent);
+    if (line->args_from && !read_args(u, line->args_from, error)) {
+        return false;
+    }
+    u->qemu = line->qemu ? g_strdup(line->qemu) : program_of(u->old_pid);
+    if (!u->args) {
+        return fail(error,
+                    "%s: an older farfault has started this guest, and did not keep its command "
+                    "line: give it with --args-from",
+                    u->address);
+    }
+    if (!u->qemu || access(u->qemu, X_OK) < 0 || !strchr(u->qemu, '/')) {
+        return fail(error, "--qemu %s: give the path of a program", u->qemu ? u->qemu : "");
+    }
+    return ff_upgrade_check_args(u->args, error);
+}
+
+/* ---- the new one -------------------------------------------------------------------------------
+ */
+
+/* What it says on stderr has an end: who writes more is told that there is no room. */
+static int make_log(void)
+{
+    int fd = memfd_create("farfault-upgrade-log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd >= 0 && (ftruncate(fd, LOG_SIZE) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) < 0)) {
+        close_fd(&fd);
+    }
+    return fd;
+}
+
+/* The last line that was written there (g_free); NULL: nothing was. */
+static char *last_line(int log)
+{
+    g_autofree char *text = g_malloc0(LOG_SIZE + 1);
+
+    if (log < 0 || pread(log, text, LOG_SIZE, 0) <= 0) {
+        return NULL;
+    }
+    g_strchomp(text);
+    char *line = strrchr(text, '\n');
+    return *text ? g_strdup(line ? line + 1 : text) : NULL;
+}
+
+G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
+{
+    g_autofree char *cwd = g_strdup_printf("/proc/%d/cwd", u->old_pid);
+    int null = open("/dev/null", O_RDWR);
+    sigset_t none;
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    if (null < 0 || chdir(cwd) < 0) {
+        _exit(127);
+    }
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(u->log, STDERR_FILENO);
+    fcntl(sockets[0], F_SETFD, 0);
+    fcntl(sockets[1], F_SETFD, 0);
+    execv("/proc/self/exe", argv);
+    _exit(127);
+}
+
+/* SOCKETS: the one for what is lent, the one that becomes its monitor. */
+static bool start_new(Upgrade *u, const int *sockets, GError **error)
+{
+    g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
+
+    g_ptr_array_add(argv, g_strdup("farfault"));
+    g_ptr_array_add(argv, g_strdup("run"));
+    g_ptr_array_add(argv, g_strdup_printf("--borrow=%d,%d", sockets[0], sockets[1]));
+    g_ptr_array_add(argv, g_strdup("--"));
+    g_ptr_array_add(argv, g_strdup(u->qemu));
+    for (char **word = u->args; *word; word++) {
+        g_ptr_array_add(argv, g_strdup(*word));
+    }
+    g_ptr_array_add(argv, NULL);
+    u->log = make_log();
+    u->pid = u->log >= 0 ? fork() : -1;
+    if (u->pid == 0) {
+        become((char **)argv->pdata, u, sockets);
+    }
+    if (u->pid < 0) {
+        u->pid = 0;
+        return fail(error, "the new QEMU cannot be started: %s", g_strerror(errno));
+    }
+    return true;
+}
+
+static bool lend(Upgrade *u, int socket, GError **error)
+{
+    JsonObject *arguments = json_object_new();
+
+    json_object_set_string_member(arguments, "fdname", SOCKET_NAME);
+    if (!ff_cli_qmp_pass_fd(u->running, SOCKET_NAME, socket, error)) {
+        json_object_unref(arguments);
+        return false;
+    }
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", arguments, error);
+    return node;
+}
+
+/* LOCAL: what happened to its monitor. */
+static bool new_failed(Upgrade *u, const GError *local, GError **error)
+{
+    g_autofree char *said = NULL;
+    int status;
+
+    /* Its monitor may be gone a moment before it has ended. */
+    kill(u->pid, SIGTERM);
+    if (waitpid(u->pid, &status, 0) == u->pid) {
+        u->pid = 0;
+    }
+    said = last_line(u->log);
+    return fail(error, "the new QEMU (%s) does not start: %s", u->qemu,
+                said ? said : local->message);
+}
+
+static bool connect_new(Upgrade *u, int monitor, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    u->prepared = ff_cli_qmp_open_fd(monitor, "the new QEMU", NULL, &local);
+    return u->prepared || new_failed(u, local, error);
+}
+
+static bool prepare(Upgrade *u, GError **error)
+{
+    int memory[2], monitor[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, memory) < 0) {
+        return fail(error, "socketpair: %s", g_strerror(errno));
+    }
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0) {
+        close(memory[0]);
+        close(memory[1]);
+        return fail(error, "socketpair: %s", g_strerror(errno));
+    }
+    bool ok =
+        lend(u, memory[0], error) && start_new(u, (const int[]){memory[1], monitor[1]}, error);
+    close(memory[0]);
+    close(memory[1]);
+    close(monitor[1]);
+    if (!ok) {
+        close(monitor[0]);
+        return false;
+    }
+    return connect_new(u, monitor[0], error) && ff_upgrade_compare(u->running, u->prepared, error);
+}
+
+/* It has no guest. */
+static void end_new(Upgrade *u)
+{
+    g_clear_pointer(&u->prepared, ff_cli_qmp_free);
+    if (u->pid > 0) {
+        kill(u->pid, SIGTERM);
+        waitpid(u->pid, NULL, 0);
+        u->pid = 0;
+    }
+}
+
+/* ---- the switch --------------------------------------------------------------------------------
+ */
+
+static const char *status_of(JsonObject *event)
+{
+    bool is_migration = !strcmp(ff_json_string_or(event, "event", ""), "MIGRATION");
+
+    return is_migration ? ff_json_string_or(ff_json_object(event, "data"), "status", "") : "";
+}
+
+static gint64 time_of(JsonObject *event)
+{
+    JsonObject *stamp = ff_json_object(event, "timestamp");
+
+    return ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC +
+           ff_json_int(stamp, "microseconds", 0);
+}
+
+/* Of the old one: what it says is true, as it has the guest until it says so. */
+static void on_old(JsonObject *event, const GError *error, void *opaque)
+{
+    Upgrade *u = opaque;
+    const char *status = event ? status_of(event) : "";
+
+    u->old_gone |= !event;
+    if (!u->stop && !strcmp(ff_json_string_or(event, "event", ""), "STOP")) {
+        u->stop = time_of(event);
+    }
+    if (!strcmp(status, "completed")) {
+        u->end = COMPLETED;
+    } else if (!strcmp(status, "failed") || !strcmp(status, "cancelled")) {
+        u->end = FAILED;
+    }
+}
+
+static void on_new(JsonObject *event, const GError *error, void *opaque)
+{
+    Upgrade *u = opaque;
+
+    u->new_gone |= !event;
+    if (!u->resume && !strcmp(ff_json_string_or(event, "event", ""), "RESUME")) {
+        u->resume = time_of(event);
+    }
+    if (event && !strcmp(status_of(event), "completed")) {
+        u->end = COMPLETED;
+    }
+}
+
+static bool tell(FfCliQmp *qmp, const char *command, int socket, GError **error)
+{
+    JsonObject *arguments = json_object_new();
+
+    json_object_set_string_member(arguments, "fdname", SOCKET_NAME);
+    if (!ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error)) {
+        json_object_unref(arguments);
+        return false;
+    }
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, command, arguments, error);
+    return node;
+}
+
+static bool begin(Upgrade *u, GError **error)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return fail(error, "socketpair: %s", g_strerror(errno));
+    }
+    /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
+     * engine hears of that. */
+    bool ok = tell(u->running, "x-farfault-hand-over", pair[0], error) &&
+              tell(u->prepared, "x-farfault-take-over", pair[1], error);
+    close(pair[0]);
+    close(pair[1]);
+    return ok;
+}
+
+static char *reason(Upgrade *u)
+{
+    g_autoptr(JsonNode) node =
+        u->old_gone ? NULL : ff_cli_qmp_call(u->running, "query-migrate", NULL, NULL);
+    const char *desc = ff_json_string(ff_json_node_object(node), "error-desc");
+    g_autofree char *said = last_line(u->log);
+
+    return g_strdup_printf("%s%s%s", desc ? desc : "the engine does not say why",
+                           said ? "; the new QEMU's last words: " : "", said ? said : "");
+}
+
+static bool switch_over(Upgrade *u, GError **error)
+{
+    ff_cli_qmp_listen(u->running, on_old, u);
+    ff_cli_qmp_listen(u->prepared, on_new, u);
+    u->handed = true;
+    bool begun = begin(u, error);
+    /* A completed one ends its QEMU; a relay that has died before it could leaves that to us. */
+    while (begun && !(u->old_gone && (u->new_gone || u->end == COMPLETED)) && u->end != FAILED) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    ff_cli_qmp_listen(u->running, NULL, NULL);
+    ff_cli_qmp_listen(u->prepared, NULL, NULL);
+    if (!begun) {
+        return false;
+    }
+    if (u->end == COMPLETED) {
+        return true;
+    }
+    g_autofree char *why = reason(u);
+    if (u->end == FAILED) {
+        return fail(error, "the upgrade failed, and the guest goes on in its old QEMU: %s", why);
+    }
+    return fail(
+        error,
+        "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
+        "and the guest goes on there if it had not left (%s)",
+        u->old_pid, why);
+}
+
+/* The guest is the new one's for good: the old one is not told that its migration is over, and is
+ * of no use. Its files are free when it has ended. */
+static void end_old(const Upgrade *u)
+{
+    struct pollfd p = {.fd = u->old_pidfd, .events = POLLIN};
+
+    pidfd_send_signal(u->old_pidfd, SIGKILL, NULL, 0);
+    while (poll(&p, 1, -1) < 0 && errno == EINTR) {
+    }
+}
+
+static int run(Upgrade *u, const Line *line)
+{
+    g_autoptr(GError) error = NULL;
+    bool ok = (u->running = ff_cli_qmp_open(u->address, NULL, &error)) &&
+              look_at_running(u, line, &error) && prepare(u, &error);
+
+    if (ok && !line->check) {
+        ok = switch_over(u, &error);
+    }
+    if (ok && !line->check) {
+        end_old(u);
+        g_autofree char *stood =
+            u->stop && u->resume > u->stop
+                ? g_strdup_printf(", and stood for %.1f ms", (u->resume - u->stop) / 1e3)
+                : g_strdup("");
+        printf("the guest is in QEMU %s, process %d%s\n", ff_cli_qmp_version(u->prepared),
+               (int)u->pid, stood);
+        return EXIT_OK;
+    }
+    g_autofree char *version = u->prepared ? g_strdup(ff_cli_qmp_version(u->prepared)) : NULL;
+    if (!u->handed) {
+        end_new(u);
+    }
+    if (!ok) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    printf("QEMU %s can take this guest over\n", version);
+    return EXIT_OK;
+}
+
+int ff_cli_upgrade(int argc, char **argv)
+{
+    g_auto(Line) line = {0};
+    g_auto(Upgrade) u = {.old_pidfd = -1, .log = -1};
+    g_autoptr(GError) error = NULL;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &line.help, NULL, NULL},
+        {"check", 0, 0, G_OPTION_ARG_NONE, &line.check, NULL, NULL},
+        {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &line.qemu, NULL, NULL},
+        {"args-from", 0, 0, G_OPTION_ARG_FILENAME, &line.args_from, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line.positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault upgrade --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (line.help) {
+        fputs(ff_help_upgrade, stdout);
+        return EXIT_OK;
+    }
+    if (!line.positional || g_strv_length(line.positional) != 1) {
+        fprintf(stderr, "farfault: name the guest's monitor (farfault upgrade --help)\n");
+        return EXIT_USAGE;
+    }
+    u.address = line.positional[0];
+    return run(&u, &line);
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See lent.h. The launcher's only thread. System calls: recvmsg, poll, fstat.
+ */
+#include "launch/lent.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <json-glib/json-glib.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "net/rights.h"
+#include "qmp/json.h"
+
+#define TEXT_MAX (256u << 10)
+#define fail(error, ...) g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__)
+
+typedef struct {
+    char *id;
+    uint64_t size, page_size; /* of RAM */
+    int fd;                   /* -1: taken */
+} Thing;
+
+struct FfLent {
+    GArray *ram, *monitors; /* of Thing */
+};
+
+static void clear_thing(gpointer p)
+{
+    Thing *t = p;
+
+    g_free(t->id);
+    if (t->fd >= 0) {
+        close(t->fd);
+    }
+}
+
+void ff_lent_free(FfLent *lent)
+{
+    g_array_unref(lent->ram);
+    g_array_unref(lent->monitors);
+    g_free(lent);
+}
+
+/* Their text, 0-terminated (g_free), and RIGHTS. */
+static char *receive(int socket, FfRights *rights, GError **error)
+{
+    struct pollfd p = {.fd = socket, .events = POLLIN};
+    g_autofree char *text = g_malloc(TEXT_MAX + 1);
+    ssize_t n;
+
+    while ((n = ff_rights_receive(socket, text, TEXT_MAX, rights)) == -EAGAIN || n == -EINTR) {
+        poll(&p, 1, -1);
+    }
+    if (n <= 0) {
+        fail(error, "the running QEMU lends no memory: %s", n ? g_strerror((int)-n) : "it hung up");
+        return NULL;
+    }
+    text[n] = 0;
+    return g_steal_pointer(&text);
+}
+
+static GArray *things(JsonObject *root, const char *name, const FfRights *rights, unsigned *next)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(Thing));
+    JsonArray *array = ff_json_array(root, name);
+
+    g_array_set_clear_func(all, clear_thing);
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(array, i));
+        Thing t = {.id = g_strdup(ff_json_string_or(o, "id", "")),
+                   .size = (uint64_t)ff_json_int(o, "size", 0),
+                   .page_size = (uint64_t)ff_json_int(o, "page-size", 0),
+                   .fd = *next < rights->n ? ff_fd_high(rights->fd[*next]) : -1};
+
+        (*next)++;
+        g_array_append_val(all, t);
+    }
+    return all;
+}
+
+FfLent *ff_lent_receive(int socket, GError **error)
+{
+    FfRights rights = {.n = 0};
+    g_autofree char *text = receive(socket, &rights, error);
+    g_autoptr(JsonNode) node = text ? json_from_string(text, NULL) : NULL;
+    JsonObject *root = ff_json_node_object(node);
+    unsigned next = 0;
+
+    if (!root) {
+        if (text) {
+            fail(error, "the running QEMU lends its memory in words of another farfault");
+        }
+        return NULL;
+    }
+    FfLent *lent = g_new(FfLent, 1);
+
+    lent->ram = things(root, "ram", &rights, &next);
+    lent->monitors = things(root, "monitors", &rights, &next);
+    if (next != rights.n) {
+        fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
+        g_clear_pointer(&lent, ff_lent_free);
+    }
+    return lent;
+}
+
+static Thing *find(GArray *all, const char *id)
+{
+    for (guint i = 0; i < all->len; i++) {
+        Thing *t = &g_array_index(all, Thing, i);
+
+        if (!strcmp(t->id, id) && t->fd >= 0) {
+            return t;
+        }
+    }
+    return NULL;
+}
+
+int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error)
+{
+    Thing *t = find(lent->ram, ram->id);
+    struct stat st;
+
+    if (!t) {
+        fail(error, "the running guest has no memory backend '%s': use its own command line",
+             ram->id);
+        return -1;
+    }
+    if (t->size != ram->size || t->page_size != ram->page_size || fstat(t->fd, &st) < 0 ||
+        (uint64_t)st.st_size < t->size) {
+        fail(error,
+             "memory backend '%s' has %" PRIu64 " bytes in pages of %" PRIu64
+             ", and is to have %" PRIu64 " in pages of %" PRIu64 ": use the guest's own command "
+             "line",
+             ram->id, t->size, t->page_size, ram->size, ram->page_size);
+        return -1;
+    }
+    return g_steal_fd(&t->fd);
+}
+
+bool ff_lent_listens(const FfPlanMonitor *mon)
+{
+    return mon->kind == FF_CLIENT_LISTEN_UNIX || mon->kind == FF_CLIENT_LISTEN_TCP;
+}
+
+bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error)
+{
+    Thing *t = find(lent->monitors, mon->chardev_id);
+
+    if (!t) {
+        fail(error, "the running guest has no monitor '%s' that listens: use its own command line",
+             mon->chardev_id);
+        return false;
+    }
+    *endpoint = (FfEndpoint){.fd = g_steal_fd(&t->fd), .in = -1, .out = -1};
+    if (mon->kind == FF_CLIENT_LISTEN_UNIX && !mon->abstract) {
+        endpoint->unlink_path = g_canonicalize_filename(mon->path, NULL);
+    }
+    return true;
+}
+
+static bool is_option(const char *word, const char *name)
+{
+    return *word == '-' && !strcmp(word + 1 + (word[1] == '-'), name);
+}
+
+char **ff_lent_argv(char *const *argv, int monitor_fd)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    g_autofree char *chardev = g_strdup_printf("socket,id=farfault-upgrade,fd=%d", monitor_fd);
+
+    for (; *argv; argv++) {
+        if (is_option(*argv, "incoming") && argv[1]) {
+            argv++;
+        } else if (!is_option(*argv, "S")) {
+            g_strv_builder_add(b, *argv);
+        }
+    }
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
+                            "chardev=farfault-upgrade,mode=control", NULL);
+    return g_strv_builder_end(b);
+}

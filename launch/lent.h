@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the QEMU whose guest is to be taken over lends to the one that is being started: guest RAM,
+ * and the sockets at which its monitors listen (docs/design/upgrade.md). It comes as one message on
+ * a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}], "monitors": [{"id":}]}, and the
+ * fds of both in this order.
+ *
+ * The launcher's only thread.
+ */
+#ifndef FF_LAUNCH_LENT_H
+#define FF_LAUNCH_LENT_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#include "launch/endpoint.h"
+#include "launch/plan.h"
+
+typedef struct FfLent FfLent;
+
+/* Waits for the message. NULL and ERROR: there is none, or it is none. */
+FfLent *ff_lent_receive(int socket, GError **error);
+/* What nobody has taken is closed. */
+void ff_lent_free(FfLent *lent);
+
+/* The memory of RAM, the caller's; -1 and ERROR: there is none of this name and size. */
+int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error);
+/* MON has a socket of its own at which it listens. */
+bool ff_lent_listens(const FfPlanMonitor *mon);
+/* That socket; FALSE and ERROR: it is not lent. Its name is not to be removed when this launch
+ * fails. */
+bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error);
+
+/* ARGV, with -incoming defer in place of any other and without -S, and with the connected socket
+ * MONITOR_FD as one more monitor (g_strfreev). */
+char **ff_lent_argv(char *const *argv, int monitor_fd);
+
+#endif

@@ -1,0 +1,610 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The coordinator of the old QEMU's side; see handover.h. The order that matters:
+ *
+ *   guard, then ACCEPT     the new QEMU loads nothing before its writes are seen
+ *   right GIVEN, then the word   an engine without the pact (farfault attach) knows that the guest
+ *                          cannot be the new QEMU's as long as the right is not given
+ *   OLD, then the new QEMU's end, then its pages back, then SHUT(1)   nobody writes to the memory
+ *                          of a guest that runs here
+ *
+ * This QEMU never learns that its migration is over: it stays in finish-migrate, where it refuses
+ * cont, until it is killed.
+ *
+ * Threads: the coordinator; written() and failed() are the guard's. System calls:
+ * pidfd_send_signal, poll, recvfrom, sendto, shutdown, mmap, munmap, fstat.
+ */
+#include "migration/handover.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "migration/journal.h"
+#include "migration/upgrade-link.h"
+
+#define PEER "the new QEMU"
+#define DIED "the migration engine ended unexpectedly"
+
+/* ---- the guard ---------------------------------------------------------------------------------
+ */
+
+/* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. */
+static int written(unsigned block, uint64_t page, const void *content, void *opaque)
+{
+    FfHandover *s = opaque;
+
+    if (ff_pact_word(s->pact) == FF_PACT_TAKEN) {
+        return 0;
+    }
+    return ff_pact_keep_page(s->pact, block, page, content, s->ram->blocks[block].info.page_size);
+}
+
+/* FfGuardConfig */
+static void failed(int rc, void *opaque)
+{
+    FfHandover *s = opaque;
+
+    ff_control_dead(s->control, PEER " writes to the guest's memory while it loads: %s",
+                    rc == -ENOSPC ? "more pages than can be put back" : g_strerror(-rc));
+    ff_mutex_lock(&s->control->lock);
+    ff_handover_wake_locked(s);
+    ff_mutex_unlock(&s->control->lock);
+}
+
+static bool guard(FfHandover *s, GError **error)
+{
+    g_autofree FfGuardBlock *blocks = g_new0(FfGuardBlock, s->ram->n_blocks);
+
+    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
+        const FfRamBlock *b = &s->ram->blocks[i].info;
+        blocks[i] = (FfGuardBlock){b->memfd, b->size, b->page_size};
+    }
+    s->guard = ff_guard_new(&(FfGuardConfig){.uffd = s->uffd,
+                                             .maps_fd = s->maps,
+                                             .blocks = blocks,
+                                             .n_blocks = s->ram->n_blocks,
+                                             .written = written,
+                                             .failed = failed,
+                                             .opaque = s},
+                            error);
+    return s->guard;
+}
+
+/* ---- before the guest is stopped ---------------------------------------------------------------
+ */
+
+/* FALSE and ERROR: somebody wants it to end. */
+static bool goes_on(FfHandover *s, GError **error)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT);
+    bool dead = s->control->events & FF_EV_DEAD;
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the upgrade was cancelled");
+    } else if (dead) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            s->control->error ? s->control->error : "it failed");
+    }
+    ff_mutex_unlock(&s->control->lock);
+    return !cancelled && !dead;
+}
+
+static bool look_at_guest(FfHandover *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+    GPtrArray *blocks = NULL;
+    uint8_t uuid[16];
+
+    if (memory->check(memory, FF_ROLE_SOURCE, &blocks, uuid, error) != FF_GUEST_FITS ||
+        !ff_ram_set_blocks(s->ram, s->control, blocks, error)) {
+        return false;
+    }
+    ff_ram_store(s->ram, s->cfg->state);
+    return true;
+}
+
+/* It is this very memory. */
+static bool is_ours(const FfRamBlock *b, const FfUpgradeBlock *theirs)
+{
+    struct stat st;
+
+    return strncmp(theirs->id, b->id, sizeof(theirs->id)) == 0 && theirs->size == b->size &&
+           theirs->page_size == b->page_size && fstat(b->memfd, &st) == 0 &&
+           theirs->dev == st.st_dev && theirs->ino == st.st_ino;
+}
+
+static bool compare(FfHandover *s, const FfUpgradeMessage *m, GError **error)
+{
+    bool same = m->length == s->ram->n_blocks * sizeof(FfUpgradeBlock);
+
+    for (unsigned i = 0; same && i < s->ram->n_blocks; i++) {
+        bool found = false;
+        for (unsigned k = 0; !found && k < s->ram->n_blocks; k++) {
+            found = is_ours(&s->ram->blocks[i].info, &m->blocks[k]);
+        }
+        same = found;
+    }
+    if (!same) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            PEER " does not have this guest's memory: start it with the same -m "
+                                 "and memory backends, by farfault upgrade");
+    }
+    return same;
+}
+
+static uint64_t largest_page(const FfRam *ram)
+{
+    uint64_t size = 4096;
+
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        size = MAX(size, ram->blocks[i].info.page_size);
+    }
+    return size;
+}
+
+static void hold(FfHandover *s, const char *name, int fd)
+{
+    if (s->control->ops.hold) {
+        s->control->ops.hold(name, fd, s->control->ops.opaque);
+    }
+}
+
+static void drop(FfHandover *s, const char *name)
+{
+    if (s->control->ops.drop) {
+        s->control->ops.drop(name, s->control->ops.opaque);
+    }
+}
+
+static bool accept_peer(FfHandover *s, GError **error)
+{
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+    int fds[FF_UPGRADE_FDS];
+
+    if (!ff_upgrade_await(s->link, FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS, error)) {
+        return false;
+    }
+    s->heir = fds[FF_UPGRADE_FD_PIDFD];
+    s->uffd = fds[FF_UPGRADE_FD_UFFD];
+    s->maps = fds[FF_UPGRADE_FD_MAPS];
+    hold(s, FF_HEIR_HELD, s->heir);
+    hold(s, FF_HEIR_UFFD_HELD, s->uffd);
+    if (!compare(s, m, error)) {
+        return false;
+    }
+    int pact = ff_pact_create(largest_page(s->ram));
+    if (pact < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "the pact: %s", g_strerror(-pact));
+        return false;
+    }
+    hold(s, FF_PACT_HELD, pact);
+    s->pact = ff_pact_map(pact, error);
+    bool ok = s->pact && guard(s, error);
+    FF_FAULT_AT("guarded");
+    int rc = ok ? ff_upgrade_send(s->link, FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
+    close(pact);
+    if (rc < 0) {
+        return ff_upgrade_peer_error(m, rc, PEER, error);
+    }
+    return ok && ff_upgrade_await(s->link, FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+}
+
+static bool begin(FfHandover *s, GError **error)
+{
+    ff_journal_setup(s->cfg->state);
+    FF_FAULT_AT("setup");
+    if (!look_at_guest(s, error) || !accept_peer(s, error) || !goes_on(s, error)) {
+        return false;
+    }
+    ff_stamp(s->stats->setup_us);
+    ff_control_set_status(s->control, FF_STATUS_ACTIVE);
+    FF_FAULT_AT("active");
+    return true;
+}
+
+/* ---- the switch --------------------------------------------------------------------------------
+ */
+
+static bool stop_guest(FfHandover *s, GError **error)
+{
+    FfVmm *vmm = s->cfg->vmm;
+
+    if (!vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error)) {
+        return false;
+    }
+    FF_FAULT_AT("prepared");
+    ff_journal_stopped(s->cfg->state);
+    FF_FAULT_AT("stopping");
+    ff_mutex_lock(&s->control->lock);
+    s->stopped = true;
+    ff_mutex_unlock(&s->control->lock);
+    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
+        return false;
+    }
+    s->saving = true;
+    /* If this process dies, QEMU must not see the end of this socket. */
+    hold(s, "inner", s->inner);
+    if (vmm->state.keep) {
+        vmm->state.keep(&vmm->state);
+    }
+    ff_control_set_status(s->control, FF_STATUS_DEVICE);
+    ff_stamp(s->stats->stop_us);
+    ff_mutex_lock(&s->control->lock);
+    s->stopped_by_us = true;
+    ff_mutex_unlock(&s->control->lock);
+    if (!vmm->state.stop_and_save(&vmm->state, &s->run_state, error)) {
+        return false;
+    }
+    g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
+    FF_FAULT_AT("stopped");
+    return true;
+}
+
+/* One piece. */
+static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
+{
+    ssize_t n = recv(s->inner, buf, FF_UPGRADE_PIECE, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return true;
+    }
+    if (n <= 0) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "QEMU ended its device state early: see the log of the old QEMU");
+        return false;
+    }
+    ff_count(s->stats->device_bytes, n);
+    int rc = ff_upgrade_send(s->link, FF_UPGRADE_DEVICE, buf, n, NULL, 0);
+    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+}
+
+/* Device state goes to the new QEMU as it comes, until that one says that it has it. */
+static bool send_all_state(FfHandover *s, GError **error)
+{
+    g_autofree uint8_t *buf = g_malloc(FF_UPGRADE_PIECE);
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+    struct pollfd fds[] = {{s->inner, POLLIN, 0}, {s->link, POLLIN, 0}};
+
+    for (;;) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+            g_set_error(error, FF_M_ERROR, 0, "poll: %s", g_strerror(errno));
+            return false;
+        }
+        if (fds[1].revents) {
+            FF_FAULT_AT("loaded");
+            return ff_upgrade_await(s->link, FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
+        }
+        if (fds[0].revents && !send_state(s, buf, error)) {
+            return false;
+        }
+    }
+}
+
+/* TRUE: the word is GIVEN, and this side has let go. */
+static bool give(FfHandover *s, GError **error)
+{
+    g_autoptr(GError) moved = NULL;
+    bool stands = s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved);
+
+    if (!goes_on(s, error)) {
+        return false;
+    }
+    ff_mutex_lock(&s->control->lock);
+    bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT | FF_EV_DEAD);
+    bool ok = stands && !cancelled && !s->resumed;
+    if (ok) {
+        if (s->control->start_paused && !strcmp(s->run_state, "running")) {
+            g_free(s->run_state);
+            s->run_state = g_strdup("paused"); /* the client has said stop meanwhile */
+        }
+        ff_pact_set_run_state(s->pact, s->run_state);
+        ff_journal_give(s->cfg->state);
+        s->control->granted = true;
+    }
+    ff_mutex_unlock(&s->control->lock);
+    if (!ok) {
+        if (!stands) {
+            g_propagate_error(error, g_steal_pointer(&moved));
+        } else {
+            g_set_error_literal(error, FF_M_ERROR, 0,
+                                s->resumed ? "the guest was resumed" : "the upgrade was ended");
+        }
+        return false;
+    }
+    FF_FAULT_AT("giving");
+    if (!ff_pact_change(s->pact, FF_PACT_OPEN, FF_PACT_GIVEN)) {
+        g_set_error_literal(error, FF_M_ERROR, 0, PEER " has given up");
+        return false;
+    }
+    FF_FAULT_AT("given");
+    /* Who does not get it reads the word. */
+    ff_upgrade_send(s->link, FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
+    return true;
+}
+
+static bool await_taken(FfHandover *s, GError **error)
+{
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+
+    bool ok = ff_upgrade_await(s->link, FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
+    FF_FAULT_AT("running");
+    return ok;
+}
+
+/* ---- the guest is the new QEMU's ---------------------------------------------------------------
+ */
+
+static void kill_it(int pidfd)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+    if (pidfd >= 0) {
+        /* ESRCH: it has ended. */
+        pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+        while (poll(&p, 1, -1) < 0 && errno == EINTR) {
+        }
+    }
+}
+
+/* This QEMU is not told that it has completed: it would obey cont then. */
+static void end_old(FfHandover *s)
+{
+    ff_journal_done(s->cfg->state);
+    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
+    FF_FAULT_AT("done");
+    ff_control_set_status(s->control, FF_STATUS_COMPLETED);
+    ff_control_sync(s->control);
+    g_message("the guest runs in its new QEMU: this one is ended");
+    kill_it(s->cfg->pidfd);
+}
+
+static void finish(FfHandover *s)
+{
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+    g_autoptr(GError) ignored = NULL;
+
+    ff_stamp(s->control->end_us);
+    /* Until then the guard answers; after it, or if the new engine has died, its side does. */
+    if (s->link >= 0) {
+        ff_upgrade_await(s->link, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);
+    }
+    FF_FAULT_AT("lifted");
+    g_clear_pointer(&s->guard, ff_guard_free);
+    end_old(s);
+}
+
+/* ---- the guest stays ---------------------------------------------------------------------------
+ */
+
+static bool put_page(const FfRamBlock *b, uint64_t page, const void *content)
+{
+    void *map = mmap(NULL, b->page_size, PROT_READ | PROT_WRITE, MAP_SHARED, b->memfd,
+                     (off_t)(page * b->page_size));
+
+    if (map == MAP_FAILED) {
+        return false;
+    }
+    memcpy(map, content, b->page_size);
+    munmap(map, b->page_size);
+    return true;
+}
+
+/* The new QEMU has ended. The youngest content first: each page is there once, but for one that
+ * was let go, protected by nobody, and kept once more; the oldest is the guest's. */
+static void put_back(FfHandover *s)
+{
+    unsigned n = ff_pact_pages(s->pact);
+
+    for (unsigned i = n; i-- > 0;) {
+        unsigned block;
+        uint64_t page;
+        const void *content = ff_pact_page(s->pact, i, &block, &page);
+
+        if (block >= s->ram->n_blocks || page >= s->ram->blocks[block].n_pages ||
+            !FF_FAULT_STEP("put-back", put_page(&s->ram->blocks[block].info, page, content))) {
+            g_critical("a page that " PEER " wrote could not be put back");
+        }
+    }
+    if (n) {
+        g_message("upgrade: %u pages that " PEER " had written were put back", n);
+    }
+}
+
+/* After it nobody but this QEMU has the memory. */
+static void end_heir(FfHandover *s)
+{
+    FF_FAULT_AT("ending-heir");
+    kill_it(s->heir);
+    g_clear_pointer(&s->guard, ff_guard_free);
+    if (s->pact) {
+        put_back(s);
+    }
+    FF_FAULT_AT("put-back");
+}
+
+static void restart_guest(FfHandover *s)
+{
+    static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
+    FfVmm *vmm = s->cfg->vmm;
+    g_autoptr(GError) error = NULL;
+    bool running = false;
+
+    if (s->inner >= 0) {
+        if (send(s->inner, shut_bad, sizeof(shut_bad), MSG_NOSIGNAL) < 0) {
+            g_message("roll back: QEMU's stream: %s", g_strerror(errno));
+        }
+        shutdown(s->inner, SHUT_RDWR);
+        if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
+            g_warning("roll back: %s", error->message);
+            g_clear_error(&error);
+        }
+    } else if (!s->saving && vmm->state.forget_kept) {
+        vmm->state.forget_kept(&vmm->state);
+    }
+    const char *state = s->run_state ? s->run_state : s->cfg->state->run_state;
+    if (*state && !vmm->run.resume(&vmm->run, state, !ff_control_client_stopped(s->control),
+                                   &running, &error)) {
+        g_warning("roll back: the guest could not be resumed: %s", error->message);
+        g_clear_error(&error);
+    }
+    ff_mutex_lock(&s->control->lock);
+    bool halt = running && s->control->start_paused;
+    ff_mutex_unlock(&s->control->lock);
+    if (halt && !vmm->run.halt(&vmm->run, &error)) {
+        g_warning("roll back: the guest could not be stopped again: %s", error->message);
+    }
+    ff_mutex_lock(&s->control->lock);
+    s->stopped = false;
+    ff_mutex_unlock(&s->control->lock);
+}
+
+static void forget(FfHandover *s)
+{
+    drop(s, FF_HEIR_UFFD_HELD);
+    drop(s, FF_HEIR_HELD);
+    drop(s, FF_PACT_HELD);
+    drop(s, "inner");
+}
+
+/* The word is OLD, or there is none. */
+static void stay(FfHandover *s, bool cancelled)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+    g_autoptr(GError) error = NULL;
+
+    end_heir(s);
+    if (ff_journal_right(s->cfg->state) == FF_RUN_GIVEN) {
+        ff_journal_take_back(s->cfg->state);
+    }
+    ff_mutex_lock(&s->control->lock);
+    s->stopped_by_us = false;
+    s->control->granted = false;
+    ff_mutex_unlock(&s->control->lock);
+    if (s->stopped) {
+        restart_guest(s);
+    }
+    FF_FAULT_AT("restarted");
+    if (!state->undo(state, &error)) {
+        g_warning("roll back: %s", error->message);
+    }
+    forget(s);
+    ff_journal_idle(s->cfg->state);
+    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
+    ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
+}
+
+static void roll_back(FfHandover *s, const GError *why)
+{
+    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
+
+    FF_FAULT_AT("rolling-back");
+    if (s->pact && !ff_pact_keep_guest(s->pact)) {
+        finish(s); /* it was faster */
+        return;
+    }
+    if (cancelled) {
+        ff_control_set_status(s->control, FF_STATUS_CANCELLING);
+    } else {
+        ff_control_set_error(s->control, why->message);
+    }
+    ff_upgrade_send(s->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    stay(s, cancelled);
+}
+
+void ff_handover_coordinate(FfHandover *s)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (begin(s, &error) && stop_guest(s, &error) && send_all_state(s, &error) && give(s, &error) &&
+        await_taken(s, &error)) {
+        finish(s);
+    } else {
+        roll_back(s, error);
+    }
+}
+
+/* ---- after an engine that died -----------------------------------------------------------------
+ */
+
+/* Nobody knows whose the guest is: it is not made two. */
+static void stay_stopped(FfHandover *s)
+{
+    static const char why[] = DIED " after it had given the guest to its new QEMU, and its relay "
+                                   "as well: if the guest runs there, end this QEMU";
+
+    g_warning("%s", why);
+    ff_control_set_error(s->control, why);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_PAUSED);
+    ff_control_wait(s->control, FF_EV_QUIT);
+}
+
+void ff_handover_adopt(FfHandover *s)
+{
+    FfStateHeader *state = s->cfg->state;
+    FfPhase phase = ff_journal_phase(state);
+    bool given = ff_journal_right(state) == FF_RUN_GIVEN;
+    g_autoptr(GError) error = NULL;
+
+    s->inner = g_steal_fd(&s->cfg->fd);
+    s->heir = g_steal_fd(&s->cfg->upgrade.heir_fd);
+    s->pact = s->cfg->upgrade.pact_fd >= 0 ? ff_pact_map(s->cfg->upgrade.pact_fd, NULL) : NULL;
+    s->stopped = phase != FF_PHASE_SETUP;
+    s->saving = s->inner >= 0;
+    if (phase == FF_PHASE_DONE || (s->pact && !ff_pact_keep_guest(s->pact))) {
+        ff_control_set_status(s->control, FF_STATUS_ACTIVE);
+        end_old(s);
+        return;
+    }
+    if (given && !s->pact) {
+        stay_stopped(s);
+        return;
+    }
+    if (s->pact && !ff_ram_adopt(s->ram, s->control,
+                                 s->cfg->vmm->memory.blocks(&s->cfg->vmm->memory), state, &error)) {
+        g_critical("upgrade: %s", error->message);
+        stay_stopped(s);
+        return;
+    }
+    ff_control_set_error(s->control,
+                         DIED ": the guest goes on in the old QEMU, repeat the upgrade");
+    stay(s, false);
+}
+
+/* ---- beginning and end ---------------------------------------------------------------------- */
+
+void ff_handover_init(FfHandover *s)
+{
+    s->link = g_steal_fd(&s->cfg->fd);
+    s->heir = s->uffd = s->maps = s->inner = -1;
+}
+
+void ff_handover_wake_locked(FfHandover *s)
+{
+    if (s->link >= 0) {
+        shutdown(s->link, SHUT_RDWR);
+    }
+}
+
+void ff_handover_clear(FfHandover *s)
+{
+    ff_guard_free(s->guard);
+    ff_pact_free(s->pact);
+    ff_close_fd(&s->link);
+    ff_close_fd(&s->heir);
+    ff_close_fd(&s->uffd);
+    ff_close_fd(&s->maps);
+    ff_close_fd(&s->inner);
+    ff_close_fd(&s->cfg->upgrade.pact_fd);
+    ff_close_fd(&s->cfg->upgrade.heir_fd);
+    g_free(s->run_state);
+}

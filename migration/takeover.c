@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The coordinator of the new QEMU's side; see takeover.h. Its one rule: cont is said after the word
+ * is TAKEN, which this side alone can make it, and only of GIVEN. Until then every end of the old
+ * engine, and every failure, makes the word OLD, and this QEMU is killed.
+ *
+ * This side never touches guest memory: nothing is dropped, placed or registered by it, but for the
+ * end of the old side's guard.
+ *
+ * Thread: the coordinator. System calls: poll, recvfrom, sendto, shutdown, fstat.
+ */
+#include "migration/takeover.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "migration/journal.h"
+#include "migration/lift.h"
+#include "migration/upgrade-link.h"
+
+#define PEER "the old QEMU's engine"
+#define DIED "the migration engine ended unexpectedly"
+
+/* ---- before device state -----------------------------------------------------------------------
+ */
+
+static bool look_at_guest(FfTakeover *t, GError **error)
+{
+    FfVmmMemory *memory = &t->cfg->vmm->memory;
+    GPtrArray *blocks = NULL;
+    uint8_t uuid[16];
+
+    if (memory->check(memory, FF_ROLE_DESTINATION, &blocks, uuid, error) != FF_GUEST_FITS ||
+        !ff_ram_set_blocks(t->ram, t->control, blocks, error)) {
+        return false;
+    }
+    ff_ram_store(t->ram, t->cfg->state);
+    return true;
+}
+
+static bool describe(const FfRamBlock *b, FfUpgradeBlock *block, GError **error)
+{
+    struct stat st;
+
+    if (fstat(b->memfd, &st) < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s': %s", b->id, g_strerror(errno));
+        return false;
+    }
+    *block = (FfUpgradeBlock){
+        .size = b->size, .page_size = b->page_size, .dev = st.st_dev, .ino = st.st_ino};
+    g_strlcpy(block->id, b->id, sizeof(block->id));
+    return true;
+}
+
+static bool offer(FfTakeover *t, GError **error)
+{
+    g_autofree FfUpgradeBlock *blocks = g_new0(FfUpgradeBlock, t->ram->n_blocks);
+    const int fds[FF_UPGRADE_FDS] = {[FF_UPGRADE_FD_PIDFD] = t->cfg->pidfd,
+                                     [FF_UPGRADE_FD_UFFD] = t->cfg->upgrade.uffd,
+                                     [FF_UPGRADE_FD_MAPS] = t->cfg->maps_fd};
+
+    for (unsigned i = 0; i < t->ram->n_blocks; i++) {
+        if (!describe(&t->ram->blocks[i].info, &blocks[i], error)) {
+            return false;
+        }
+    }
+    int rc = ff_upgrade_send(t->link, FF_UPGRADE_OFFER, blocks, t->ram->n_blocks * sizeof(*blocks),
+                             fds, FF_UPGRADE_FDS);
+    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+}
+
+static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+{
+    int pact;
+
+    t->uffd_is_free = false; /* the other side registers it */
+    if (!offer(t, error) ||
+        !ff_upgrade_await(t->link, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
+        return false;
+    }
+    if (t->control->ops.hold) {
+        t->control->ops.hold(FF_PACT_HELD, pact, t->control->ops.opaque);
+    }
+    t->pact = ff_pact_map(pact, error);
+    close(pact);
+    return t->pact;
+}
+
+static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+{
+    FfVmmState *state = &t->cfg->vmm->state;
+
+    FF_FAULT_AT("setup");
+    if (!look_at_guest(t, error) || !agree(t, m, error)) {
+        return false;
+    }
+    FF_FAULT_AT("agreed");
+    if (!state->prepare(state, FF_ROLE_DESTINATION, error)) {
+        return false;
+    }
+    ff_stamp(t->stats->setup_us);
+    ff_control_set_status(t->control, FF_STATUS_ACTIVE);
+    ff_journal_loading(t->cfg->state);
+    FF_FAULT_AT("loading");
+    if (!state->load(state, &t->inner, error)) {
+        return false;
+    }
+    FF_FAULT_AT("ready");
+    int rc = ff_upgrade_send(t->link, FF_UPGRADE_READY, NULL, 0, NULL, 0);
+    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+}
+
+/* ---- device state ------------------------------------------------------------------------------
+ */
+
+static bool not_loaded(GError **error)
+{
+    g_set_error_literal(error, FF_M_ERROR, 0,
+                        "it could not load the device state: it says on its stderr which device");
+    return false;
+}
+
+static bool feed(FfTakeover *t, const FfUpgradeMessage *m, GError **error)
+{
+    for (size_t at = 0; at < m->length;) {
+        ssize_t n = send(t->inner, m->bytes + at, m->length - at, MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR) {
+            return not_loaded(error);
+        }
+        at += MAX(n, 0);
+    }
+    ff_count(t->stats->device_bytes, m->length);
+    return true;
+}
+
+/* What QEMU says on its return path (migration/migration.h): be16 type, be16 length, payload. What
+ * matters is SHUT. *DONE: it has loaded all. */
+static bool hear_qemu(FfTakeover *t, bool *done, GError **error)
+{
+    static const uint8_t shut[8] = {0, 1, 0, 4, 0, 0, 0, 0};
+    unsigned payload = t->n_said < 4 ? 0 : t->said[2] << 8 | t->said[3];
+    unsigned whole = 4 + payload;
+    ssize_t n = whole > sizeof(t->said)
+                    ? 0
+                    : recv(t->inner, t->said + t->n_said, whole - t->n_said, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return true;
+    }
+    if (n <= 0) {
+        return not_loaded(error);
+    }
+    t->n_said += n;
+    if (t->n_said < 4 || t->n_said < 4u + (t->said[2] << 8 | t->said[3])) {
+        return true;
+    }
+    t->n_said = 0;
+    *done = memcmp(t->said, shut, sizeof(shut)) == 0;
+    return *done || memcmp(t->said, shut, 2) != 0 || not_loaded(error);
+}
+
+static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+{
+    struct pollfd fds[] = {{t->inner, POLLIN, 0}, {t->link, POLLIN, 0}};
+    bool done = false;
+
+    while (!done) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+            g_set_error(error, FF_M_ERROR, 0, "poll: %s", g_strerror(errno));
+            return false;
+        }
+        if (fds[0].revents) {
+            if (!hear_qemu(t, &done, error)) {
+                return false;
+            }
+        } else if (fds[1].revents) {
+            if (!ff_upgrade_await(t->link, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
+                !feed(t, m, error)) {
+                return false;
+            }
+        }
+    }
+    FF_FAULT_AT("shut");
+    ff_journal_loaded(t->cfg->state);
+    FF_FAULT_AT("loaded");
+    /* Who does not get it sees the end of this engine, or goes on to read the word. */
+    ff_upgrade_send(t->link, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
+    return true;
+}
+
+/* ---- the commit --------------------------------------------------------------------------------
+ */
+
+/* Whatever comes from the old engine, or its end: the word decides. */
+static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+{
+    g_autoptr(GError) said = NULL;
+
+    do {
+        g_clear_error(&said);
+    } while (!ff_upgrade_await(t->link, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
+             m->type == FF_UPGRADE_DEVICE); /* of which QEMU needs no more */
+    FF_FAULT_AT("grant");
+    if (!ff_pact_change(t->pact, FF_PACT_GIVEN, FF_PACT_TAKEN)) {
+        g_propagate_error(
+            error, said ? g_steal_pointer(&said)
+                        : g_error_new_literal(FF_M_ERROR, 0, PEER " has taken the guest back"));
+        return false;
+    }
+    FF_FAULT_AT("taken");
+    return true;
+}
+
+/* Of a guest that is this QEMU's. */
+static void run_guest(FfTakeover *t)
+{
+    FfVmmRun *run = &t->cfg->vmm->run;
+    g_autoptr(GError) error = NULL;
+    bool running = false;
+
+    ff_mutex_lock(&t->control->lock);
+    t->control->granted = true;
+    bool start = !t->control->start_paused || t->control->client_cont;
+    ff_mutex_unlock(&t->control->lock);
+    if (!run->resume(run, t->cfg->state->run_state, start, &running, &error)) {
+        g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
+        ff_control_set_error(t->control, error->message);
+    }
+    FF_FAULT_AT("resumed");
+    __atomic_store_n(&t->cfg->state->resumed, 1, __ATOMIC_RELEASE);
+    ff_stamp(t->stats->running_us);
+}
+
+static void lift_guard(FfTakeover *t)
+{
+    g_autofree FfLiftBlock *blocks = g_new0(FfLiftBlock, t->ram->n_blocks);
+    g_autoptr(GError) error = NULL;
+
+    for (unsigned i = 0; i < t->ram->n_blocks; i++) {
+        const FfRamBlock *b = &t->ram->blocks[i].info;
+        blocks[i] = (FfLiftBlock){b->memfd, b->size, b->page_size};
+    }
+    t->uffd_is_free =
+        ff_lift_protection(t->cfg->upgrade.uffd, t->cfg->maps_fd, blocks, t->ram->n_blocks, &error);
+    if (!t->uffd_is_free) {
+        g_warning("upgrade: %s", error->message);
+    }
+}
+
+static void complete(FfTakeover *t)
+{
+    FfVmmState *state = &t->cfg->vmm->state;
+    g_autoptr(GError) error = NULL;
+
+    ff_stamp(t->control->end_us);
+    if (ff_journal_phase(t->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
+        ff_journal_done(t->cfg->state);
+    }
+    FF_FAULT_AT("done");
+    if (!state->undo(state, &error)) {
+        g_warning("%s", error->message);
+    }
+    FF_FAULT_AT("undone");
+    if (t->control->ops.drop) {
+        t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
+    }
+    ff_journal_idle(t->cfg->state);
+    ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE | FF_MARK_BORROWED);
+    ff_control_set_status(t->control, FF_STATUS_COMPLETED);
+}
+
+static void run_and_complete(FfTakeover *t)
+{
+    g_autofree char *run_state = ff_pact_run_state(t->pact);
+
+    ff_journal_grant(t->cfg->state, run_state);
+    FF_FAULT_AT("granted");
+    run_guest(t);
+    ff_upgrade_send(t->link, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
+    FF_FAULT_AT("running");
+    lift_guard(t);
+    FF_FAULT_AT("lifted");
+    ff_upgrade_send(t->link, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
+    complete(t);
+}
+
+/* ---- it does not come to that ------------------------------------------------------------------
+ */
+
+static void give_up(FfTakeover *t, const GError *why)
+{
+    FF_FAULT_AT("giving-up");
+    ff_control_set_error(t->control, why->message);
+    ff_journal_dead(t->cfg->state);
+    g_message("the upgrade has failed: %s", why->message);
+    ff_upgrade_send(t->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    ff_control_set_status(t->control, FF_STATUS_FAILED);
+    ff_control_kill_vmm(t->control, why->message);
+}
+
+void ff_takeover_coordinate(FfTakeover *t)
+{
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+    g_autoptr(GError) error = NULL;
+
+    if (begin(t, m, &error) && load(t, m, &error) && take(t, m, &error)) {
+        run_and_complete(t);
+    } else if (t->pact && !ff_pact_keep_guest(t->pact)) {
+        g_assert_not_reached(); /* nobody but take() makes it TAKEN */
+    } else {
+        give_up(t, error);
+    }
+}
+
+/* ---- after an engine that died -----------------------------------------------------------------
+ */
+
+void ff_takeover_look(FfStateHeader *state, int pact_fd)
+{
+    if (state->role != FF_ROLE_DESTINATION || !ff_state_is_marked(state, FF_MARK_UPGRADE) ||
+        ff_journal_phase(state) != FF_PHASE_LOADED || pact_fd < 0) {
+        return;
+    }
+    g_autoptr(FfPact) pact = ff_pact_map(pact_fd, NULL);
+    g_autofree char *run_state = pact ? ff_pact_run_state(pact) : NULL;
+
+    if (pact && ff_pact_word(pact) == FF_PACT_TAKEN) {
+        ff_journal_grant(state, run_state);
+    }
+}
+
+void ff_takeover_adopt(FfTakeover *t)
+{
+    FfPhase phase = ff_journal_phase(t->cfg->state);
+
+    if (phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE) {
+        ff_control_set_status(t->control, FF_STATUS_ACTIVE);
+        if (phase == FF_PHASE_GRANTED &&
+            !__atomic_load_n(&t->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
+            run_guest(t);
+        }
+        complete(t); /* the driver lifts what is guarded */
+        return;
+    }
+    t->pact = ff_pact_map(t->cfg->upgrade.pact_fd, NULL);
+    if (t->pact && !ff_pact_keep_guest(t->pact)) {
+        g_assert_not_reached(); /* ff_takeover_look() */
+    }
+    g_autoptr(GError) why =
+        g_error_new_literal(FF_M_ERROR, 0, DIED " before the guest could run here");
+    give_up(t, why);
+}
+
+/* ---- beginning and end ---------------------------------------------------------------------- */
+
+void ff_takeover_init(FfTakeover *t)
+{
+    t->link = g_steal_fd(&t->cfg->fd);
+    t->inner = -1;
+    t->uffd_is_free = true;
+}
+
+void ff_takeover_wake_locked(FfTakeover *t)
+{
+    if (t->link >= 0) {
+        shutdown(t->link, SHUT_RDWR);
+    }
+}
+
+void ff_takeover_clear(FfTakeover *t)
+{
+    ff_pact_free(t->pact);
+    ff_close_fd(&t->link);
+    ff_close_fd(&t->inner);
+    ff_close_fd(&t->cfg->upgrade.pact_fd);
+    ff_close_fd(&t->cfg->upgrade.heir_fd);
+}

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The change of a guest's QEMU as farfault upgrade asks for it (docs/design/upgrade.md): memory is
+ * lent, then the guest is handed over by one QEMU and taken over by the other. For clients that
+ * look it is a migration at either.
+ *
+ * Main loop's thread.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "migration/journal.h"
+#include "net/rights.h"
+#include "qapi/driver-private.h"
+
+/* ---- memory that is borrowed -------------------------------------------------------------------
+ */
+
+bool ff_upgrade_refuses(FfCall *call)
+{
+    static const char *const touching[] = {"migrate",
+                                           "migrate-incoming",
+                                           "x-farfault-restore",
+                                           "x-farfault-snapshot",
+                                           "x-farfault-lend",
+                                           "x-farfault-hand-over",
+                                           NULL};
+
+    if (!ff_state_is_marked(call->driver->config.state, FF_MARK_BORROWED) ||
+        !g_strv_contains(touching, call->name)) {
+        return false;
+    }
+    ff_call_error(call, "this QEMU was started to take over a guest that another QEMU runs: its "
+                        "memory is not its own yet");
+    return true;
+}
+
+bool ff_driver_is_guarded(const FfDriver *d)
+{
+    const FfStateHeader *state = d->config.state;
+    FfPhase phase = ff_journal_phase(state);
+
+    return ff_state_is_marked(state, FF_MARK_UPGRADE) && state->role == FF_ROLE_DESTINATION &&
+           (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
+            phase == FF_PHASE_DEAD);
+}
+
+/* ---- lending -----------------------------------------------------------------------------------
+ */
+
+static void add_thing(JsonBuilder *b, const char *id, GArray *fds, int fd)
+{
+    json_builder_set_member_name(b, "id");
+    json_builder_add_string_value(b, id);
+    g_array_append_val(fds, fd);
+}
+
+/* What launch/lent.h reads. */
+static char *describe(FfDriver *d, GArray *fds)
+{
+    FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
+    GPtrArray *blocks = memory->blocks(memory);
+    g_autoptr(JsonBuilder) b = json_builder_new();
+
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "ram");
+    json_builder_begin_array(b);
+    for (guint i = 0; i < blocks->len; i++) {
+        const FfRamBlock *block = blocks->pdata[i];
+
+        json_builder_begin_object(b);
+        add_thing(b, block->id, fds, block->memfd);
+        json_builder_set_member_name(b, "size");
+        json_builder_add_int_value(b, (gint64)block->size);
+        json_builder_set_member_name(b, "page-size");
+        json_builder_add_int_value(b, (gint64)block->page_size);
+        json_builder_end_object(b);
+    }
+    json_builder_end_array(b);
+    json_builder_set_member_name(b, "monitors");
+    json_builder_begin_array(b);
+    for (guint i = 0; d->config.listening && i < d->config.listening->len; i++) {
+        const FfLentMonitor *monitor = d->config.listening->pdata[i];
+
+        json_builder_begin_object(b);
+        add_thing(b, monitor->id, fds, monitor->fd);
+        json_builder_end_object(b);
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+    g_autoptr(JsonNode) root = json_builder_get_root(b);
+    return json_to_string(root, FALSE);
+}
+
+static JsonNode *lent(FfDriver *d)
+{
+    g_autoptr(JsonBuilder) b = json_builder_new();
+
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "pid");
+    json_builder_add_int_value(b, d->config.qemu_pid);
+    if (d->config.command_line) {
+        json_builder_set_member_name(b, "command-line");
+        json_builder_begin_array(b);
+        for (char *const *word = d->config.command_line; *word; word++) {
+            json_builder_add_string_value(b, *word);
+        }
+        json_builder_end_array(b);
+    }
+    json_builder_end_object(b);
+    return json_builder_get_root(b);
+}
+
+/* Of QEMU's own copy of what the client passed. */
+static void close_qemus_copy(FfCall *call, FfCallInner next)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", call->target.name);
+    ff_call_inject(call, "closefd", args, next);
+}
+
+static void lend_over(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_return(call, lent(call->driver));
+}
+
+static void lend(FfCall *call)
+{
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+
+    if (call->fd < 0) {
+        ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
+        return;
+    }
+    g_autofree char *text = describe(call->driver, fds);
+    ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
+                                         : ff_rights_send(call->fd, text, strlen(text),
+                                                          (int *)(void *)fds->data, fds->len);
+
+    if (n != (ssize_t)strlen(text)) {
+        ff_call_error(call, "guest memory cannot be lent: %s",
+                      n < 0 ? g_strerror((int)-n) : "the socket is too small");
+        return;
+    }
+    close_qemus_copy(call, lend_over);
+}
+
+static const char *refusal(FfDriver *d)
+{
+    const char *why = ff_driver_refusal(d);
+
+    return why                           ? why
+           : d->migration || d->outgoing ? "There's a migration process in progress"
+                                         : NULL;
+}
+
+void ff_handle_lend(FfCall *call)
+{
+    const char *name = ff_json_string(call->args, "fdname");
+    const char *why = refusal(call->driver);
+
+    if (why) {
+        ff_call_error(call, "%s", why);
+    } else if (!name) {
+        ff_call_return(call, lent(call->driver));
+    } else {
+        call->target.name = g_strdup(name);
+        ff_call_take_fd(call, name, lend);
+    }
+}
+
+/* ---- handing over, taking over -----------------------------------------------------------------
+ */
+
+static void on_plain(FfDriver *d, const FfPlainPeer *peer)
+{
+    g_assert_not_reached(); /* FfMigrationConfig.plain is false */
+}
+
+static void on_active(FfDriver *d)
+{
+}
+
+static void give_back(FfDriver *d, bool is_free)
+{
+    int uffd = g_steal_fd(&d->snapshot_uffd);
+
+    if (uffd >= 0 && is_free) {
+        ff_driver_give_uffd(d, uffd);
+    } else if (uffd >= 0) {
+        ff_driver_lose_uffd(d, uffd);
+    }
+}
+
+static void on_done(FfDriver *d, FfMigration *m)
+{
+    const FfStateHeader *state = d->config.state;
+
+    if (ff_driver_is_guarded(d)) {
+        return; /* QEMU is being ended, and its memory stays guarded until then */
+    }
+    give_back(d, ff_migration_frees_uffd(m));
+    if (state->role == FF_ROLE_DESTINATION) {
+        ff_driver_send(d, FF_LINK_OPEN, 0, 0, NULL, 0);
+    }
+}
+
+const FfStartOps ff_upgrade_ops = {.plain = on_plain, .active = on_active, .done = on_done};
+
+static void start(FfCall *call, FfRole role)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    FfMigrationConfig config = {.role = role, .fd = g_steal_fd(&call->fd)};
+
+    config.upgrade =
+        (FfUpgradeConfig){.wanted = true, .uffd = d->snapshot_uffd, .pact_fd = -1, .heir_fd = -1};
+    g_clear_pointer(&d->uri, g_free);
+    ff_driver_report_anew(d, FF_STATUS_NONE);
+    if (!ff_driver_start(d, &config, call->capabilities, &ff_upgrade_ops, &error)) {
+        give_back(d, true);
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
+    ff_driver_report(d, FF_STATUS_SETUP);
+    ff_call_return(call, NULL);
+}
+
+/* Another client's may have been faster meanwhile. */
+static bool is_late(FfCall *call)
+{
+    const char *why = refusal(call->driver);
+
+    if (why || call->fd < 0) {
+        ff_call_error(call, "%s", why ? why : "the socket has not been found");
+    }
+    return why || call->fd < 0;
+}
+
+static void got_capabilities(FfCall *call)
+{
+    if (!is_late(call)) {
+        start(call, FF_ROLE_SOURCE);
+    }
+}
+
+static void hand_over_closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_get_capabilities(call, got_capabilities);
+}
+
+static void hand_over(FfCall *call)
+{
+    close_qemus_copy(call, hand_over_closed);
+}
+
+static void got_status(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *object =
+        result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (object && !g_strcmp0(ff_json_string(object, "status"), "inmigrate")) {
+        ff_call_error(call, "Guest is waiting for an incoming migration");
+    } else {
+        ff_call_take_fd(call, call->target.name, hand_over);
+    }
+}
+
+void ff_handle_hand_over(FfCall *call)
+{
+    const char *why = refusal(call->driver);
+
+    if (ff_call_when_over(call, ff_handle_hand_over)) {
+        return;
+    }
+    call->target.name = g_strdup(ff_json_string(call->args, "fdname"));
+    if (why) {
+        ff_call_error(call, "%s", why);
+    } else {
+        ff_call_inner(call, "query-status", NULL, got_status);
+    }
+}
+
+static void take_over_ready(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!is_late(call)) {
+        start(call, FF_ROLE_DESTINATION);
+        return;
+    }
+    give_back(d, true);
+}
+
+static void take_over_closed(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_get_capabilities(call, take_over_ready);
+}
+
+static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        ff_call_gerror(call, error);
+        return;
+    }
+    d->snapshot_uffd = g_steal_fd(&call->fd);
+    call->fd = g_steal_fd(&call->snapshot->fd);
+    close_qemus_copy(call, take_over_closed);
+}
+
+static void take_uffd(FfCall *call)
+{
+    if (call->fd < 0) {
+        ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
+        return;
+    }
+    /* call->fd is where the userfaultfd comes to. */
+    call->snapshot = g_new0(FfSnapshotRequest, 1);
+    call->snapshot->fd = g_steal_fd(&call->fd);
+    ff_call_take_uffd(call, uffd_taken);
+}
+
+void ff_handle_take_over(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    const char *why = refusal(d);
+
+    call->target.name = g_strdup(ff_json_string(call->args, "fdname"));
+    if (why) {
+        ff_call_error(call, "%s", why);
+    } else if (!ff_state_is_marked(d->config.state, FF_MARK_BORROWED)) {
+        ff_call_error(call, "this QEMU has its own memory: it was not started by farfault upgrade");
+    } else {
+        ff_call_take_fd(call, call->target.name, take_uffd);
+    }
+}
