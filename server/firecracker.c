@@ -112,11 +112,14 @@ unsigned ff_firecracker_parse(const char *text, size_t len, uint64_t source_size
 {
     g_autoptr(JsonParser) parser = json_parser_new_immutable();
     g_autoptr(GError) why = NULL;
+    g_autofree char *words = NULL;
 
     if (is_deep(text, len) || !g_utf8_validate(text, len, NULL) ||
         !json_parser_load_from_data(parser, text, (gssize)len, &why)) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "its message is no JSON%s%s",
-                    why ? ": " : "", why ? why->message : "");
+        /* The parser quotes the text, which may have ends of lines and what a terminal obeys. */
+        words = why ? g_strescape(why->message, "\"") : g_strdup("no text");
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "its message is no JSON: %s",
+                    words);
         return 0;
     }
     JsonNode *root = json_parser_get_root(parser);

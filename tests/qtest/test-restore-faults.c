@@ -152,8 +152,9 @@ static void test_eio(void)
         g_autofree char *refusal =
             qmp_error(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", other);
         g_assert_nonnull(strstr(refusal, "MiB are left"));
+        /* What was read before the error may still arrive: fewer are left then. */
         g_autofree char *again = qmp_error(vm_qmp(vm), "migrate", "{'uri': 'unix:%s'}", other);
-        g_assert_cmpstr(again, ==, refusal);
+        g_assert_nonnull(strstr(again, "MiB are left"));
         restore_recovers(&s, vm, s.path);
         vm_end(vm);
     }
