@@ -29,6 +29,7 @@
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
 #include "tests/lib/operator.h"
+#include "tests/lib/stop.h"
 #include "tests/lib/vm.h"
 
 #define RAM "24M"
@@ -162,26 +163,6 @@ static void check_snapshots(Vm *vm, bool has)
         g_strdup_printf("QEMU process %d has no live snapshots any more", (int)vm_pid(vm));
 
     g_assert_cmpint(doctor_says(line), ==, !has);
-}
-
-static bool is_stopped(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    return strstr(text, ") T ");
-}
-
-/* All of its threads have to take the signal; nobody but its parent is told when they have. */
-static void stop_process(pid_t pid)
-{
-    int64_t end = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
-
-    kill(pid, SIGSTOP);
-    while (!is_stopped(pid)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_thread_yield();
-    }
 }
 
 /* LINE is said of PID while it is stopped, and at no other time. */

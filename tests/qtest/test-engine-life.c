@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/lib/stop.h"
 #include "tests/qtest/relay-rig.h"
 
 #define MS(n) ((n)*G_TIME_SPAN_MILLISECOND)
@@ -238,12 +239,12 @@ static void test_answers(void)
     int process = rig_engine_process(rig);
 
     serve(2500);
-    kill(rig->relay, SIGSTOP);
+    stop_process(rig->relay);
     serve(2500);
     kill(rig->relay, SIGCONT);
     serve(500);
     /* It is silent for a while, but comes back in time. */
-    kill(rig->relay, SIGSTOP);
+    stop_process(rig->relay);
     g_usleep(MS(1500));
     kill(rig->relay, SIGCONT);
     g_usleep(MS(400));

@@ -12,6 +12,7 @@
 #include "tests/lib/delay.h"
 #include "tests/lib/dumps.h"
 #include "tests/lib/move.h"
+#include "tests/lib/stop.h"
 #include "tests/lib/vm.h"
 
 #define RAM "64M"
@@ -411,7 +412,7 @@ static void test_stopped(void)
     qmp_expect_migration(d.q, "postcopy-active");
     FARFAULT(&before, NULL, "doctor");
     g_assert_null(strstr(before, type));
-    kill(vm_pid(d.vm), SIGSTOP);
+    stop_process(vm_pid(d.vm));
     /* It may have greeted this client before. */
     REFUSED("see farfault doctor", "status", d.monitor);
     FARFAULT(&after, NULL, "doctor");

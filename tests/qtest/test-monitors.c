@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "sandbox/sandbox.h"
+#include "tests/lib/stop.h"
 #include "tests/lib/vm.h"
 #include "tests/qtest/relay-rig.h"
 #include "agent/agent.h"
@@ -251,7 +252,7 @@ static void test_fds_at_their_command(void)
     int sv[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
-    kill(rig->relay, SIGSTOP);
+    stop_process(rig->relay);
     rig_send(client, "{'execute':'getfd','arguments':{'fdname':'a'},'id':1}");
     send_fd(client, "{'execute':'getfd','arguments':{'fdname':'a'},'id':2}", sv[0]);
     rig_send(client, "{'execute':'getfd','arguments':{'fdname':'b'},'id':3}"
@@ -570,7 +571,7 @@ static void test_filter_races(void)
     rig_send(client, "{'execute':'migrate'}");
     rig_engine_start(rig);
     command = rig_frame(rig, FF_LINK_COMMAND);
-    kill(rig->relay, SIGSTOP);
+    stop_process(rig->relay);
     rig_filter(rig, FF_FILTER_MIGRATION_EVENTS);
     rig_send(direct, "{'execute':'migrate','arguments':{'uri':'exec:cat >/dev/null'}}");
     skip_to(direct, "\"completed\"", "\"failed\"");
@@ -598,7 +599,7 @@ static void test_setup_filter(void)
     rig_send(client, "{'execute':'migrate'}");
     rig_engine_start(rig);
     command = rig_frame(rig, FF_LINK_COMMAND);
-    kill(rig->relay, SIGSTOP);
+    stop_process(rig->relay);
     rig_filter(rig, FF_FILTER_MIGRATION_EVENTS);
     rig_filter(rig, FF_FILTER_SETUP_EVENTS);
     rig_send(direct, "{'execute':'migrate','arguments':{'uri':'exec:cat >/dev/null'}}");

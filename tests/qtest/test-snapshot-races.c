@@ -4,6 +4,7 @@
  * between stop and its device state, QEMU itself writes to guest memory there, the client stops it
  * or cancels at the last moment. The engine is held at the moment that a case is about.
  */
+#include "tests/lib/stop.h"
 #include "tests/qtest/snapshot-rig.h"
 
 #include <fcntl.h>
@@ -250,7 +251,7 @@ static void test_stop_under_way(void)
     GThread *client = g_thread_new("client", say_stop, &t);
     snap_wait_held(&t);
     pid_t relay = vm_relay(t.vm);
-    g_assert_cmpint(kill(relay, SIGSTOP), ==, 0);
+    stop_process(relay);
     snap_let_go(&t); /* both */
     snap_wait_held(&t);
     g_assert_cmpint(kill(relay, SIGCONT), ==, 0);

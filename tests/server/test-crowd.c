@@ -28,6 +28,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "tests/lib/stop.h"
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
 
@@ -253,7 +254,7 @@ static void test_end_is_lost(void)
     wait_clients(d, 1);
     pid_t pager = daemon_pager(d);
     int pidfd = (int)syscall(SYS_pidfd_open, pager, 0);
-    kill(pager, SIGSTOP);
+    stop_process(pager);
     kill(client, SIGKILL);
     g_assert_cmpint(waitpid(client, &status, 0), ==, client);
     int sock = connect_to(d->socket);
@@ -328,7 +329,7 @@ static void test_room(void)
     pid_t client = client_start(&plan);
     wait_clients(d, 1);
     pid_t pager = daemon_pager(d);
-    kill(pager, SIGSTOP); /* until the record is full */
+    stop_process(pager); /* until the record is full */
     g_assert_cmpint(write(go[1], "g", 1), ==, 1);
     daemon_wait_threads(client, PAGES);
     kill(pager, SIGCONT);
