@@ -20,6 +20,8 @@
 #define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
 #define RECORD_INTERVAL 100  /* ms between two looks at numbers that are recorded */
 #define CLOSING_TIMEOUT 5000 /* ms for the last questions, and for the slower side */
+#define COUNTING_INTERVAL 10 /* ms until a source that has not counted yet is asked again */
+#define COUNTING_MAX 50      /* times */
 
 typedef struct {
     const FfMoveOptions *o;
@@ -40,6 +42,7 @@ typedef struct {
     bool cont_asking, cont_sent;
     bool carrier_said;  /* that QEMU carries it */
     unsigned questions; /* of the closing round, not answered yet */
+    unsigned counting;  /* times that the source was asked again */
     GPtrArray *sources; /* GSource *, attached */
 } Move;
 
@@ -149,16 +152,42 @@ static void answered(Move *m)
     }
 }
 
+static gboolean on_counting_time(gpointer opaque);
+
+/* QEMU says that it has completed, and works out its total time and its rate after that
+ * (migration_completion(), migration_calculate_complete()): 0 and those of the last round until
+ * then. */
+static bool is_counting(Move *m, JsonNode *result)
+{
+    JsonObject *info = ff_json_node_object(result);
+
+    return info && !g_strcmp0(ff_json_string(info, "status"), "completed") &&
+           !ff_json_int(info, "total-time", 0) && m->counting < COUNTING_MAX;
+}
+
 static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
 
+    if (is_counting(m, result)) {
+        m->counting++;
+        attach(m, g_timeout_source_new(COUNTING_INTERVAL), on_counting_time);
+        return;
+    }
     if (result) {
         g_clear_pointer(&m->result->source_info, json_node_unref);
         m->result->source_info = json_node_copy(result);
     }
     record_info(m, FF_SIDE_SOURCE, result);
     answered(m);
+}
+
+static gboolean on_counting_time(gpointer opaque)
+{
+    Move *m = opaque;
+
+    ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_source_info, m);
+    return G_SOURCE_REMOVE;
 }
 
 static void on_destination_info(FfQmpClient *client, JsonNode *result, const GError *error,

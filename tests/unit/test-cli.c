@@ -420,15 +420,18 @@ static void test_qmp_address(void)
 #define RETURN(id) "{\"return\": {}, \"id\": " #id "}\r\n"
 #define EVENT(status)                                                                              \
     "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"" status "\"}, \"timestamp\": {}}\r\n"
+#define TOOK(id, ms)                                                                               \
+    "{\"return\": {\"status\": \"completed\", \"total-time\": " #ms "}, \"id\": " #id "}\r\n"
 #define REFUSED(id) "{\"error\": {\"class\": \"X\", \"desc\": \"not now\"}, \"id\": " #id "}\r\n"
 
 typedef struct {
     const char *name;
     FfMoveMode mode;
-    const char *source[6], *destination[4]; /* answers; behind the last one it closes */
+    const char *source[7], *destination[4]; /* answers; behind the last one it closes */
     FfOutcome outcome;
     const char *reason; /* a part of it; NULL: none */
     bool refused;       /* it could not be started */
+    gint64 took;        /* ms, as the source says in the end; 0: it does not */
 } EndRow;
 
 static const EndRow ends[] = {
@@ -438,6 +441,14 @@ static const EndRow ends[] = {
      {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
      FF_OUTCOME_COMPLETED,
      NULL},
+    /* QEMU counts when it has completed. */
+    {"counted-later",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed"), TOOK(4, 0),
+      TOOK(5, 0), TOOK(6, 670)},
+     {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
+     FF_OUTCOME_COMPLETED,
+     .took = 670},
     /* The guest is there: nobody is to be told to continue it at the source. */
     {"postcopy/destination-closed",
      FF_MOVE_NOW,
@@ -518,6 +529,10 @@ static void test_end(gconstpointer data)
         g_assert_null(why);
     }
     g_assert_cmpstr(ff_outcome_name(result.outcome), ==, ff_outcome_name(row->outcome));
+    if (row->took) {
+        JsonObject *info = ff_json_node_object(result.source_info);
+        g_assert_cmpint(ff_json_int(info, "total-time", 0), ==, row->took);
+    }
     monitor_stop(&s);
     monitor_stop(&d);
 }
