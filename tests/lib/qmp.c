@@ -305,6 +305,19 @@ char *qmp_run_state(Qmp *q)
     return g_strdup(json_object_get_string_member(info, "status"));
 }
 
+void qmp_wait_postmigrate(Qmp *q)
+{
+    g_autofree char *state = NULL;
+
+    while (g_strcmp0(state, "postmigrate")) {
+        g_free(state);
+        state = qmp_run_state(q);
+        if (strcmp(state, "postmigrate") && strcmp(state, "finish-migrate")) {
+            test_fail("the source is \"%s\" after its migration", state);
+        }
+    }
+}
+
 void qmp_set_capability(Qmp *q, const char *name, bool on)
 {
     qmp_ok(q, "migrate-set-capabilities", "{'capabilities': [{'capability': '%s', 'state': %s}]}",

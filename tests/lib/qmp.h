@@ -55,6 +55,9 @@ char *qmp_event_names(Qmp *q);
 char *qmp_migrate_status(Qmp *q);
 /* query-status's member "status" (g_free). */
 char *qmp_run_state(Qmp *q);
+/* A source whose migration is over. QEMU says "completed" a moment before the run state follows,
+ * and there is no event for that. */
+void qmp_wait_postmigrate(Qmp *q);
 void qmp_set_capability(Qmp *q, const char *name, bool on);
 
 /* For tests of the monitor itself: bytes out, one line in, exactly as they are. */

@@ -86,8 +86,7 @@ static void check_moved_whole(Test *t)
     qmp_ok(vm_qmp(t->d), "stop", NULL);
     check_right(check_counters(t->d, &t->boot));
     check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
-    g_autofree char *state = qmp_run_state(vm_qmp(t->s));
-    g_assert_cmpstr(state, ==, "postmigrate");
+    qmp_wait_postmigrate(vm_qmp(t->s));
 }
 
 static void move_whole(Test *t)

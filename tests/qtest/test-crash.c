@@ -122,8 +122,7 @@ static void recover(Vm *s, Vm *d, const BootsectConfig *boot)
     qmp_ok(vm_qmp(d), "stop", NULL);
     check_right(check_counters(d, boot));
     check_right(check_moved(s, d, boot, RAM_BYTES));
-    g_autofree char *state = qmp_run_state(vm_qmp(s));
-    g_assert_cmpstr(state, ==, "postmigrate");
+    qmp_wait_postmigrate(vm_qmp(s));
 }
 
 /* No write protection is left on the memory of QEMU: "uw" among the flags of a mapping. */

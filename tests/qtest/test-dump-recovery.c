@@ -301,8 +301,7 @@ static void test_returns(void)
     /* Now it is told that it may let go. */
     qmp_ok(t.sq, "migrate", "{'uri': '%s', 'resume': true}", t.uri);
     qmp_expect_migration(t.sq, "completed");
-    g_autofree char *over = qmp_run_state(t.sq);
-    g_assert_cmpstr(over, ==, "postmigrate");
+    qmp_wait_postmigrate(t.sq);
     vm_wait_new_serial(t.d, "B");
     qmp_ok(t.dq, "stop", NULL);
     check_right(check_counters(t.d, &t.boot));

@@ -350,8 +350,7 @@ static void test_row(gconstpointer data)
     migrate(&m);
     check_right(move_check_counts(m.source, m.stock ? 0 : m.row->ram_kib << 10));
     check_memory(&m);
-    /* Last, as QEMU says "completed" a moment before its run state follows. */
-    assert_state(m.source, "source", "postmigrate");
+    qmp_wait_postmigrate(vm_qmp(m.source));
     if (!m.stock) {
         if (!m.row->release_ram)
             assert_frozen(m.source);

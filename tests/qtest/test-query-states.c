@@ -235,20 +235,6 @@ static void migrate(Course *c)
     try_command(c, c->destination, "active", "migrate_cancel", NULL);
 }
 
-/* QEMU says "completed" a moment before the run state follows, and there is no event for that. */
-static void wait_postmigrate(Vm *vm)
-{
-    g_autofree char *state = NULL;
-
-    while (g_strcmp0(state, "postmigrate")) {
-        g_free(state);
-        state = qmp_run_state(vm_qmp(vm));
-        if (strcmp(state, "postmigrate") && strcmp(state, "finish-migrate")) {
-            test_fail("the source is \"%s\" after its migration", state);
-        }
-    }
-}
-
 static void course_postcopy(Course *c)
 {
     start_both(c);
@@ -271,7 +257,7 @@ static void course_postcopy(Course *c)
     qmp_ok(vm_qmp(c->destination), "cont", NULL);
     qmp_ok(vm_qmp(c->source), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     move_wait_completed(c->source, c->destination);
-    wait_postmigrate(c->source);
+    qmp_wait_postmigrate(vm_qmp(c->source));
     look(c, c->source, "end");
     look(c, c->destination, "end");
     look_at_settings(c, c->source, "end", 402);

@@ -150,12 +150,7 @@ static void test_qemu(void)
         qmp_ok(vm_qmp(vm), "stop", NULL);
         qmp_expect_migration(vm_qmp(vm), "completed");
         g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
-        /* QEMU's event comes before its run state, and refuses cont in between. */
-        g_autofree char *state = NULL;
-        do {
-            g_free(state);
-            state = qmp_run_state(vm_qmp(vm));
-        } while (strcmp(state, "postmigrate") != 0);
+        qmp_wait_postmigrate(vm_qmp(vm)); /* it refuses cont until then */
         qmp_ok(vm_qmp(vm), "cont", NULL);
         restore_check_goes_on(&s, vm);
     }
