@@ -1187,7 +1187,8 @@ static void test_agent(void)
     g_assert_nonnull(strstr(rig->init,
                             "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
                             "\"maps\",\"mem\",\"uffd:tracking\",\"uffd:missing\",\"discards\","
-                            "\"ram:pc.ram\"]"));
+                            "\"" FF_LISTENING_MONITOR "m0\",\"" FF_LISTENING_MONITOR
+                            "m1\",\"ram:pc.ram\"]"));
     second = rig_frame(rig, FF_LINK_COMMAND);
     log = rig_log(rig);
     g_assert_nonnull(strstr(log, "its migrations are QEMU"));
