@@ -19,6 +19,7 @@
 #include "migration/dest-urgent.h"
 #include "migration/destination.h"
 #include "migration/internal.h"
+#include "migration/migration.h"
 #include "migration/received.h"
 #include "migration/source-connect.h"
 #include "migration/source-hello.h"
