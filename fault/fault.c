@@ -74,6 +74,17 @@ static const struct {
     {"hold", A_HOLD, false, 0},
 };
 
+/* It is dead when this returns: behind the point the engine has no relay. */
+static void end_relay(void)
+{
+    pid_t relay = getppid();
+
+    kill(relay, SIGKILL);
+    while (getppid() == relay) {
+        poll(NULL, 0, 1);
+    }
+}
+
 G_NORETURN static void bad(const char *what)
 {
     fprintf(stderr, "farfault: FARFAULT_FAULTS: '%s': write DIR;SIDE/STATE/PLACE/NAME=ACTION\n",
@@ -215,7 +226,7 @@ static bool do_plain(const Fault *f)
     case A_ABORT:
         abort();
     case A_RELAY:
-        kill(getppid(), SIGKILL);
+        end_relay();
         return true;
     case A_BOTH:
         kill(getppid(), SIGKILL);

@@ -206,6 +206,11 @@ static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     } while (!ff_upgrade_await(t->link, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
              m->type == FF_UPGRADE_DEVICE); /* of which QEMU needs no more */
     FF_FAULT_AT("grant");
+    if (getppid() != t->relay) {
+        /* This engine ends with it, and nobody would let the guest run. */
+        g_set_error_literal(error, FF_M_ERROR, 0, "the relay has ended");
+        return false;
+    }
     if (!ff_pact_change(t->pact, FF_PACT_GIVEN, FF_PACT_TAKEN)) {
         g_propagate_error(
             error, said ? g_steal_pointer(&said)
@@ -360,6 +365,7 @@ void ff_takeover_adopt(FfTakeover *t)
 
 void ff_takeover_init(FfTakeover *t)
 {
+    t->relay = getppid();
     t->link = g_steal_fd(&t->cfg->fd);
     t->inner = -1;
     t->uffd_is_free = true;

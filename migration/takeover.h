@@ -19,6 +19,7 @@ typedef struct {
     FfRam *ram;
     FfStats *stats;
 
+    pid_t relay;       /* this process's parent */
     int link;          /* to the old engine; lock to close */
     int inner;         /* device state into QEMU; -1 */
     FfPact *pact;      /* NULL: the old engine has not accepted yet */
