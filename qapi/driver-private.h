@@ -392,9 +392,11 @@ void ff_driver_want_events(FfDriver *driver, bool on);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);
-/* The client has asked for the status; has said cont or stop, which an engine that adopts must
+/* CALL's client moves the guest away. */
+void ff_driver_client_is(FfCall *call);
+/* CALL asks for the status; the client has said cont or stop, which an engine that adopts must
  * know. */
-void ff_driver_client_looked(FfDriver *driver);
+void ff_driver_client_looked(FfCall *call);
 void ff_driver_client_runs(FfDriver *driver, bool run);
 /* CALL is answered when the resumed migration stands, or has failed again. */
 void ff_driver_hold_resume(FfCall *call);

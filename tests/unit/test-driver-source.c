@@ -463,6 +463,11 @@ static void test_resume(void)
         /* The switch is told first, the pause when the client has gone on. */
         become(FF_STATUS_POSTCOPY_PAUSED);
         sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n");
+        /* Who only watches has not. */
+        command_of(&w, 1, "{'execute':'query-migrate'}");
+        g_assert_true(g_str_has_prefix(w.out->str, "reply "));
+        g_assert_null(strstr(w.out->str, "event"));
+        g_string_truncate(w.out, 0);
         command(&w, "{'execute':'query-migrate'}");
         g_assert_true(g_str_has_prefix(w.out->str, "event \"event\": \"MIGRATION\", \"data\": "
                                                    "{\"status\": \"postcopy-paused\"}}\nreply "));
