@@ -283,6 +283,9 @@ void ff_totals_look(FfDriver *driver);
 void ff_totals_end(FfDriver *driver, const FfMigrationInfo *info);
 /* It was none of the engine's: QEMU carries it, or it did not begin. */
 void ff_totals_drop(FfDriver *driver);
+/* Nothing is under way: an engine that died at the end of something, or an older one that has
+ * taken it over, may have left it there. */
+void ff_totals_settle(FfDriver *driver);
 
 /* policy.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
