@@ -14,8 +14,8 @@
  *                answer to migrate with resume=true; a destination that has not said as much by
  * then is taken for failed again. So the answer waits until the destination has agreed.
  *
- * At the source "the client" is the one that has begun the migration, or resumed it: others may look
- * as often as they like (farfault status --watch does at each event), and hurry nothing.
+ * At the source "the client" is the one that has begun the migration, or resumed it: others may
+ * look as often as they like (farfault status --watch does at each event), and hurry nothing.
  *
  * query-migrate shows the true status at any time. Main loop's thread.
  */
