@@ -13,7 +13,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "launch/attach.h"
 #include "launch/parcel.h"
+
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76 /* Linux 6.5 */
+#endif
 
 static int memfd(const char *text)
 {
@@ -97,6 +102,27 @@ static void test_no_room(void)
     close(fd);
 }
 
+/* A socket that looks like one, and has the kernel say more than a parcel's: nothing of that stays
+ * open, however often somebody looks. */
+static void test_hostile(void)
+{
+    static const int options[] = {SO_PASSCRED, SO_PASSPIDFD};
+    int fd = memfd("file"), copies[FF_PARCEL_MAX], on = 1;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        int parcel = ff_parcel_new((int[]){fd, fd}, 2);
+
+        if (setsockopt(parcel, SOL_SOCKET, options[i], &on, sizeof(on)) == 0) { /* Linux 6.5 */
+            unsigned open = open_fds();
+
+            g_assert_cmpint(ff_parcel_look(parcel, copies), ==, -EBADMSG);
+            g_assert_cmpuint(open_fds(), ==, open);
+        }
+        close(parcel);
+    }
+    close(fd);
+}
+
 /* As another user, whose limit is 64: 32 of them may lie in sockets, and others may send more. */
 static int crowd(void)
 {
@@ -151,12 +177,33 @@ static void test_crowd(void)
     g_assert_cmpint(status, ==, 0);
 }
 
+/* What a process says its state is: a memfd is opened, and nothing else, be it a file. */
+static void test_state(void)
+{
+    const int fds[] = {memfd("state"), open("/proc/self/status", O_RDONLY | O_CLOEXEC)};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(fds); i++) {
+        g_autoptr(JsonObject) plan = json_object_new();
+
+        json_object_set_int_member(plan, FF_PLAN_KEPT_STATE, fds[i]);
+        int state = ff_attach_open_state(getpid(), plan);
+        if (i == 0) {
+            check_text(state, "state");
+        } else {
+            g_assert_cmpint(state, ==, -1);
+        }
+        close(fds[i]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/parcel/look", test_look);
     g_test_add_func("/parcel/no-parcel", test_no_parcel);
     g_test_add_func("/parcel/no-room", test_no_room);
+    g_test_add_func("/parcel/hostile", test_hostile);
+    g_test_add_func("/parcel/state", test_state);
     g_test_add_func("/parcel/crowd", test_crowd);
     return g_test_run();
 }
