@@ -96,33 +96,39 @@ bool ff_histogram_bucket(JsonArray *list, guint i, gint64 *low, gint64 *count)
     if (!pair || json_array_get_length(pair) != 2) {
         return false;
     }
+    if (!JSON_NODE_HOLDS_VALUE(json_array_get_element(pair, 0)) ||
+        !JSON_NODE_HOLDS_VALUE(json_array_get_element(pair, 1))) {
+        return false;
+    }
     *low = json_array_get_int_element(pair, 0);
-    *count = json_array_get_int_element(pair, 1);
+    *count = MAX(json_array_get_int_element(pair, 1), 0);
     return true;
 }
 
-static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, gint64 total)
+static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, double total)
 {
     g_autofree char *from = ff_format_us(low);
     g_autofree char *to = ff_format_us(low ? 2.0 * low : 2.0);
-    g_autofree char *bar = g_strnfill(count ? MAX(count * BAR_WIDTH / most, 1) : 0, '#');
+    g_autofree char *bar =
+        g_strnfill(count ? MAX((gsize)((double)count * BAR_WIDTH / (double)most), 1) : 0, '#');
 
     fprintf(out, "  %8s .. %-8s |%-*s| %8" G_GINT64_FORMAT "  %5.1f %%\n", from, to, BAR_WIDTH, bar,
-            count, 100.0 * count / total);
+            count, 100.0 * (double)count / total);
 }
 
 double ff_histogram_quantile(JsonObject *x_farfault, double share)
 {
     JsonArray *list = ff_json_array(x_farfault, "latency-us");
     guint n = list ? json_array_get_length(list) : 0;
-    gint64 low, count, total = 0, below = 0;
+    gint64 low, count;
+    double total = 0, below = 0;
 
     for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
-        total += MAX(count, 0);
+        total += (double)count;
     }
-    for (guint i = 0; total && i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
-        below += MAX(count, 0);
-        if ((double)below >= share * (double)total) {
+    for (guint i = 0; total > 0 && i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
+        below += (double)count;
+        if (below >= share * total) {
             return low ? 2.0 * (double)low : 2.0;
         }
     }
@@ -134,7 +140,8 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
     JsonArray *list = ff_json_array(x_farfault, "latency-us");
     guint n = list ? json_array_get_length(list) : 0;
     guint first = n, last = 0;
-    gint64 low, count, most = 0, total = 0;
+    gint64 low, count, most = 0;
+    double total = 0;
 
     for (guint i = 0; i < n; i++) {
         if (!ff_histogram_bucket(list, i, &low, &count)) {
@@ -144,10 +151,10 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
             first = MIN(first, i);
             last = i;
             most = MAX(most, count);
-            total += count;
+            total += (double)count;
         }
     }
-    if (!total) {
+    if (!most) {
         return false;
     }
     for (guint i = first; i <= last; i++) {

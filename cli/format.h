@@ -29,8 +29,8 @@ int ff_parse_size(const char *text, uint64_t *bytes);
  */
 bool ff_print_histogram(FILE *out, JsonObject *x_farfault);
 
-/* Bucket I of the histogram LIST, "latency-us": its lower edge (microseconds) and count. FALSE: it
- * is none. */
+/* Bucket I of the histogram LIST, "latency-us": its lower edge (microseconds) and count, 0 or more.
+ * FALSE: it is none. */
 bool ff_histogram_bucket(JsonArray *list, guint i, gint64 *low, gint64 *count);
 
 /* Of the same histogram: microseconds below which SHARE (0 to 1) of what it counts is, the upper

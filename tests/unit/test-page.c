@@ -181,10 +181,80 @@ static void test_load(void)
     g_unlink(path);
 }
 
+/* A page of a record of these lines (g_free). */
+static char *page_of(const char *text)
+{
+    g_autofree char *path = g_strdup_printf("%s/ff-lines-%d", g_get_tmp_dir(), (int)getpid());
+    g_autoptr(GError) error = NULL;
+
+    g_file_set_contents(path, text, -1, &error);
+    g_assert_no_error(error);
+    g_autoptr(FfRecord) r = ff_record_load(path, &error);
+    g_unlink(path);
+    g_assert_no_error(error);
+    return ff_page(r);
+}
+
+#define EVENT(us, seconds, event)                                                                  \
+    "{\"us\":" us ",\"side\":\"source\",\"event\":{" event ",\"timestamp\":{\"seconds\":" seconds  \
+    ",\"microseconds\":0}}}\n"
+
+/* A status becomes a class of the style only if it is one of those. */
+static void test_markup(void)
+{
+    static const char status[] = "\"event\":\"MIGRATION\",\"data\":{\"status\":"
+                                 "\"x\\\"><a href='//h'>\"}";
+    g_autofree char *lines =
+        g_strconcat(HEAD "{\"us\":1,\"side\":\"source\",\"event\":{", status,
+                    "}}\n"
+                    "{\"us\":90000,\"side\":\"source\",\"event\":{\"event\":\"STOP\"}}\n",
+                    NULL);
+    g_autofree char *page = page_of(lines);
+
+    has(page, "&lt;a href");
+    g_assert_null(strstr(page, "<a href"));
+    check_pictures(page);
+}
+
+/* The host's clock was set an hour back, and then to a time that is none: the times at which the
+ * events were heard of are left. */
+static void test_clock(void)
+{
+    g_autofree char *page =
+        page_of(HEAD EVENT("1005000", "1700000001", "\"event\":\"STOP\"")
+                    EVENT("1025000", "1699996401", "\"event\":\"RESUME\"")
+                        EVENT("2000000", "9223372036854775807", "\"event\":\"SHUTDOWN\"")
+                            EVENT("2000001", "-9223372036854775807", "\"event\":\"RESET\""));
+
+    has(page, "<b>25.0 ms</b><span>from STOP to RESUME");
+    has(page, "<td>1000.000 ms</td><td>source</td><td>STOP ");
+    has(page, "<td>1025.000 ms</td><td>source</td><td>RESUME ");
+    has(page, "<td>2000.000 ms</td><td>source</td><td>SHUTDOWN ");
+    has(page, "<td>2000.001 ms</td><td>source</td><td>RESET ");
+}
+
+/* Counts that are too large to be added, and things that are no counts. */
+static void test_counts(void)
+{
+    g_autofree char *page = page_of(
+        HEAD "{\"us\":5,\"side\":\"source\",\"info\":{\"ram\":{\"page-size\":9223372036854775807},"
+             "\"total-time\":1000,\"x-farfault\":{\"bytes-wire\":5,\"pages-bulk\":7,"
+             "\"latency-us\":[[1,9223372036854775807],[2,9223372036854775807]]}}}\n");
+    g_autofree char *odd =
+        page_of(HEAD "{\"us\":5,\"side\":\"source\",\"info\":{\"x-farfault\":{\"latency-us\":"
+                     "[[{},{}],[[],1]]}}}\n");
+
+    has(page, "9223372036854775807, 50.0 %");
+    g_assert_null(strstr(odd, "id=\"latency\""));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
     g_test_add_func("/page/load", test_load);
+    g_test_add_func("/page/markup", test_markup);
+    g_test_add_func("/page/clock", test_clock);
+    g_test_add_func("/page/counts", test_counts);
     return g_test_run();
 }
