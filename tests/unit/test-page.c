@@ -248,11 +248,69 @@ static void test_counts(void)
     g_assert_null(strstr(odd, "id=\"latency\""));
 }
 
+/* A file of which nothing has come is not in the way of the next try. */
+static void test_nothing(void)
+{
+    g_autofree char *path = g_strdup_printf("%s/ff-nothing-%d", g_get_tmp_dir(), (int)getpid());
+
+    for (unsigned i = 0; i < 3; i++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(FfRecord) r = ff_record_new(path, &error);
+
+        g_assert_no_error(error);
+        if (i == 1) { /* the source refused */
+            ff_record_begin(r, true);
+            ff_record_side(r, FF_SIDE_SOURCE, "/run/a", NULL, NULL);
+        } else if (i == 2) {
+            ff_record_begin(r, true);
+            info(r, FF_SIDE_SOURCE, "{'status': 'active'}");
+        }
+        if (i) {
+            g_assert_true(ff_record_close(r, &error));
+        }
+        g_clear_pointer(&r, ff_record_free);
+        g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS) == (i == 2));
+    }
+    g_unlink(path);
+}
+
+/* Ten hours at ten looks a second are no more lines than memory has room for; each new status and
+ * the last numbers are among them. */
+static void test_long(void)
+{
+    g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+    g_autoptr(JsonObject) active = object("{'status': 'active'}");
+    g_autoptr(JsonObject) paused = object("{'status': 'postcopy-paused'}");
+    g_autoptr(JsonObject) done = object("{'status': 'completed', 'total-time': 1}");
+    g_autoptr(JsonObject) later = object("{'status': 'completed', 'total-time': 2}");
+    const gint64 hours = G_GINT64_CONSTANT(36000000000);
+    const GArray *entries = ff_record_entries(r);
+
+    ff_record_begin(r, true);
+    for (gint64 us = 0; us < hours; us += 100000) {
+        ff_record_info_at(r, FF_SIDE_SOURCE, active, us);
+        if (us == 90000000) { /* a short one has them all */
+            g_assert_cmpuint(entries->len, ==, 901);
+        }
+    }
+    g_assert_cmpuint(entries->len, >, 5000);
+    g_assert_cmpuint(entries->len, <, 10000);
+    guint before = entries->len;
+    ff_record_info_at(r, FF_SIDE_SOURCE, paused, hours + 1);
+    for (unsigned i = 0; i < 100; i++) {
+        ff_record_info_at(r, FF_SIDE_SOURCE, done, hours + 2 + i);
+    }
+    ff_record_info_at(r, FF_SIDE_SOURCE, later, hours + 200);
+    g_assert_cmpuint(entries->len, ==, before + 3);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
     g_test_add_func("/page/load", test_load);
+    g_test_add_func("/page/nothing", test_nothing);
+    g_test_add_func("/page/long", test_long);
     g_test_add_func("/page/markup", test_markup);
     g_test_add_func("/page/clock", test_clock);
     g_test_add_func("/page/counts", test_counts);
