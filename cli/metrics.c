@@ -15,7 +15,7 @@
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
-static char *page(bool open)
+static char *page(bool open, void *opaque)
 {
     g_autoptr(GPtrArray) guests = ff_guests_find();
 
@@ -37,7 +37,7 @@ static int write_file(const char *path, const char *text)
 
 static int print(const char *path, bool open)
 {
-    g_autofree char *text = page(open);
+    g_autofree char *text = page(open, NULL);
 
     if (path) {
         return write_file(path, text);
@@ -77,7 +77,7 @@ int ff_cli_metrics(int argc, char **argv)
     if (!address) {
         return print(path, open);
     }
-    if (!ff_metrics_listen(address, page, &error)) {
+    if (!ff_metrics_listen(address, page, NULL, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT) ? EXIT_USAGE
                                                                                : EXIT_FAILED;
