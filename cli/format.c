@@ -58,6 +58,19 @@ char *ff_format_markup(const char *text)
     return g_markup_escape_text(valid, -1);
 }
 
+char *ff_format_shown(const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+    GString *out = g_string_new(NULL);
+
+    for (const char *c = valid; *c; c = g_utf8_next_char(c)) {
+        gunichar u = g_utf8_get_char(c);
+
+        g_string_append_unichar(out, g_unichar_isprint(u) && !g_unichar_iszerowidth(u) ? u : '?');
+    }
+    return g_string_free(out, FALSE);
+}
+
 int ff_parse_size(const char *text, uint64_t *bytes)
 {
     static const char suffixes[] = "KMGT";

@@ -19,6 +19,9 @@ char *ff_format_duration(int64_t ms);
 char *ff_format_us(double us);
 /* TEXT, any bytes, as text in HTML and XML. Free with g_free(). */
 char *ff_format_markup(const char *text);
+/* TEXT, any bytes, as characters that a terminal shows, and nothing else: what is none is "?". For
+ * what guests and other hosts say. Free with g_free(). */
+char *ff_format_shown(const char *text);
 /* A size as "64M", "1G", "4096": bytes, suffixes K M G T of 1024. -EINVAL or -ERANGE if not. */
 int ff_parse_size(const char *text, uint64_t *bytes);
 

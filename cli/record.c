@@ -21,8 +21,9 @@
 #include "cli/words.h"
 #include "qmp/json.h"
 
-#define PART 1000 /* of the time so far has to pass between two answers of a side with one status  \
-                   */
+#define PART                                                                                       \
+    1000 /* of the time so far has to pass between two answers of a side with one status           \
+          */
 
 struct FfRecord {
     char *path;

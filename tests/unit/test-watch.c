@@ -153,6 +153,38 @@ static void test_alone(void)
     world_end(&w);
 }
 
+/* Columns that a terminal needs for the widest line: some letters take two. */
+static int columns(const char *text)
+{
+    int widest = 0, used = 0;
+
+    for (const char *c = text; *c; c = g_utf8_next_char(c)) {
+        gunichar u = g_utf8_get_char(c);
+
+        used = u == '\n' ? 0 : used + 1 + g_unichar_iswide(u);
+        widest = MAX(widest, used);
+    }
+    return widest;
+}
+
+static void test_wide_letters(void)
+{
+    static const char name[] =
+        "\xe4\xbb\xae\xe6\x83\xb3\xe6\xa9\x9f\xe4\xbb\xae\xe6\x83\xb3\xe6\xa9\x9f";
+    g_autofree char *path = g_strconcat("/run/", name, name, name, name, NULL);
+    World w;
+
+    for (int width = 1; width < 120; width++) {
+        world_begin(&w, SOURCE, DESTINATION);
+        w.side[0].name = w.side[1].name = name;
+        w.side[0].address = w.side[1].address = path;
+        w.side[0].why = path;
+        g_autofree char *text = ff_watch_screen(&w.view, width, 0, false);
+        g_assert_cmpint(columns(text), <=, width);
+        world_end(&w);
+    }
+}
+
 static void test_snapshot(void)
 {
     World w;
@@ -238,6 +270,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/watch/both", test_both);
     g_test_add_func("/watch/alone", test_alone);
+    g_test_add_func("/watch/wide-letters", test_wide_letters);
     g_test_add_func("/watch/snapshot", test_snapshot);
     g_test_add_func("/watch/idle", test_idle);
     g_test_add_func("/watch/sizes", test_sizes);
