@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What farfault status --watch shows, without QEMU: what is said of each state, that no line is
- * wider than the terminal, that what QEMU says reaches it as text alone. And rates.
+ * wider than the terminal, that what QEMU says reaches it as text alone. And rates, and what it
+ * asks a monitor.
  */
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <gio/gunixsocketaddress.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/watch-screen.h"
+#include "cli/watch.h"
 
 #define SOURCE                                                                                     \
     "{'status': 'postcopy-active', 'total-time': 12300, 'downtime': 21,"                           \
@@ -265,6 +273,78 @@ static void test_pace(void)
     g_assert_cmpfloat(p.fault_rate, ==, 0);
 }
 
+/* ---- with a monitor ---------------------------------------------------------------------------
+ */
+
+static const char *answer_to(const char *command, unsigned *looks)
+{
+    if (!strcmp(command, "query-migrate")) {
+        return ++*looks < 5 ? DESTINATION : "{'status': 'completed'}";
+    }
+    if (!strcmp(command, "query-migrate-capabilities")) {
+        return "[{'capability': 'events', 'state': true}]";
+    }
+    /* QEMU waits for a page: it would answer neither this nor what comes after it. */
+    g_assert_true(strcmp(command, "query-status") != 0 || *looks >= 5);
+    return "{'status': 'running'}";
+}
+
+/* A destination's monitor, for one client. */
+static gpointer monitor(gpointer listener)
+{
+    g_autoptr(GSocketConnection) c = g_socket_listener_accept(listener, NULL, NULL, NULL);
+    GOutputStream *out = g_io_stream_get_output_stream(G_IO_STREAM(c));
+    g_autoptr(GDataInputStream) in =
+        g_data_input_stream_new(g_io_stream_get_input_stream(G_IO_STREAM(c)));
+    unsigned looks = 0;
+
+    g_output_stream_printf(out, NULL, NULL, NULL,
+                           "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, "
+                           "\"major\": 7}, \"package\": \"\"}, \"capabilities\": []}}\r\n");
+    for (;;) {
+        g_autofree char *text = g_data_input_stream_read_line(in, NULL, NULL, NULL);
+        if (!text) {
+            return NULL;
+        }
+        g_autoptr(JsonNode) node = json_from_string(text, NULL);
+        JsonObject *request = json_node_get_object(node);
+        g_autoptr(JsonNode) result =
+            parse(answer_to(json_object_get_string_member(request, "execute"), &looks));
+        g_autofree char *id = json_to_string(json_object_get_member(request, "id"), FALSE);
+        g_autofree char *said = json_to_string(result, FALSE);
+
+        g_output_stream_printf(out, NULL, NULL, NULL, "{\"return\": %s, \"id\": %s}\r\n", said, id);
+    }
+}
+
+/* It looks at a destination that waits for pages until the end, and asks it nothing on the way that
+ * QEMU itself would have to answer. */
+static void test_waiting(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("ff-watch-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "qmp", NULL);
+    char *const addresses[] = {path, NULL};
+    g_autoptr(GSocketListener) listener = g_socket_listener_new();
+    g_autoptr(GSocketAddress) where = g_unix_socket_address_new(path);
+    g_autoptr(GError) error = NULL;
+
+    g_socket_listener_add_address(listener, where, G_SOCKET_TYPE_STREAM, 0, NULL, NULL, &error);
+    g_assert_no_error(error);
+    GThread *thread = g_thread_new("monitor", monitor, listener);
+    fflush(stdout);
+    int before = dup(STDOUT_FILENO), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    dup2(null, STDOUT_FILENO);
+    int status = ff_watch(addresses, 100, NULL);
+    fflush(stdout);
+    dup2(before, STDOUT_FILENO);
+    close(before);
+    close(null);
+    g_thread_join(thread);
+    g_assert_cmpint(status, ==, 0);
+    g_unlink(path);
+    g_rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -274,6 +354,7 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/snapshot", test_snapshot);
     g_test_add_func("/watch/idle", test_idle);
     g_test_add_func("/watch/sizes", test_sizes);
+    g_test_add_func("/watch/waiting", test_waiting);
     g_test_add_func("/watch/pace", test_pace);
     return g_test_run();
 }
