@@ -9,9 +9,10 @@
 #include "cli/metrics-listen.h"
 #include "cli/metrics-text.h"
 #include "cli/options.h"
+#include "cli/write-file.h"
 
+#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
@@ -22,27 +23,21 @@ static char *page(bool open, void *opaque)
     return ff_metrics_text(guests, open);
 }
 
-/* The old content stays until the new one is whole: a collector may read at any moment. */
-static int write_file(const char *path, const char *text)
-{
-    g_autoptr(GError) error = NULL;
-
-    if (!g_file_set_contents_full(path, text, (gssize)strlen(text), G_FILE_SET_CONTENTS_CONSISTENT,
-                                  0644, &error)) {
-        fprintf(stderr, "farfault: metrics: %s\n", error->message);
-        return EXIT_FAILED;
-    }
-    return EXIT_OK;
-}
-
+/* PATH: NULL: stdout. A collector may read it at any moment. */
 static int print(const char *path, bool open)
 {
     g_autofree char *text = page(open, NULL);
+    g_autoptr(GError) error = NULL;
 
-    if (path) {
-        return write_file(path, text);
+    if (path && !ff_write_file(path, text, &error)) {
+        fprintf(stderr, "farfault: --output: %s\n", error->message);
+        return EXIT_FAILED;
     }
-    return fputs(text, stdout) < 0 || fflush(stdout) != 0 ? EXIT_FAILED : EXIT_OK;
+    if (!path && (fputs(text, stdout) < 0 || fflush(stdout) != 0)) {
+        fprintf(stderr, "farfault: stdout: %s\n", g_strerror(errno));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
 }
 
 int ff_cli_metrics(int argc, char **argv)

@@ -12,6 +12,7 @@
 
 #include "cli/format.h"
 #include "cli/page-private.h"
+#include "cli/write-file.h"
 #include "qmp/json.h"
 
 #define EARLY_US 500000.0 /* two clocks are never quite the same */
@@ -399,6 +400,5 @@ bool ff_page_save(const FfRecord *record, const char *path, GError **error)
 {
     g_autofree char *text = ff_page(record);
 
-    return g_file_set_contents_full(path, text, (gssize)strlen(text),
-                                    G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
+    return ff_write_file(path, text, error);
 }

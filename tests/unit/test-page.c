@@ -152,6 +152,34 @@ static void load(const char *path, const char *text, bool good, guint entries)
     }
 }
 
+/* What is no file is left as it is, and what is one has the page. */
+static void test_save(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("ff-page-XXXXXX", NULL);
+    g_autofree char *link = g_build_filename(dir, "link", NULL);
+    g_autofree char *file = g_build_filename(dir, "file", NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+    g_autofree char *page = NULL, *there = NULL;
+
+    ff_record_begin(r, true);
+    g_assert_cmpint(symlink("file", link), ==, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        g_assert_false(ff_page_save(r, link, &error));
+        g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
+        g_clear_error(&error);
+        g_assert_true(g_file_test(link, G_FILE_TEST_IS_SYMLINK));
+        g_assert_true(ff_page_save(r, file, &error)); /* it is there the second time */
+        g_assert_no_error(error);
+    }
+    page = ff_page(r);
+    g_assert_true(g_file_get_contents(file, &there, NULL, NULL));
+    g_assert_cmpstr(there, ==, page);
+    g_unlink(link);
+    g_unlink(file);
+    g_rmdir(dir);
+}
+
 #define HEAD "{\"farfault-record\":1,\"started-us\":1700000000000000,\"same-clock\":true}\n"
 
 static void test_load(void)
@@ -308,6 +336,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
+    g_test_add_func("/page/save", test_save);
     g_test_add_func("/page/load", test_load);
     g_test_add_func("/page/nothing", test_nothing);
     g_test_add_func("/page/long", test_long);
