@@ -74,8 +74,14 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
     const char *status = ff_json_string_or(info, "status", "none");
     const char *why = ff_json_string(info, "error-desc");
 
-    print_line("guest%s%s %s (%s, QEMU %s)", name ? " " : "", name ? name : "",
-               ff_words_guest(state), state, ff_cli_qmp_version(qmp));
+    if (answer[STATUS]) {
+        print_line("guest%s%s %s (%s, QEMU %s)", name ? " " : "", name ? name : "",
+                   ff_words_guest(state), state, ff_cli_qmp_version(qmp));
+    } else {
+        print_line(
+            "guest: QEMU %s does not answer, as it may wait for a page itself; its engine does",
+            ff_cli_qmp_version(qmp));
+    }
     if (!strcmp(status, "none")) {
         printf("migration: %s\n", ff_words_migration(status));
         return;
@@ -116,8 +122,13 @@ static int show(const char *address, bool json)
     JsonNode *answer[QUESTIONS] = {NULL};
 
     for (int i = 0; qmp && !error && i < QUESTIONS; i++) {
-        if (i != NAME || !ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]))) {
+        bool lacks = ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]));
+
+        if (i != NAME || !lacks) {
             answer[i] = ff_cli_qmp_call(qmp, question[i], NULL, &error);
+        }
+        if (i == STATUS && lacks) {
+            g_clear_error(&error); /* what the engine has said is worth more than that */
         }
     }
     if (error) {
