@@ -278,7 +278,7 @@ FfRecord *ff_record_load(const char *path, GError **error)
     for (unsigned n = 1; data; n++) {
         g_autoptr(GError) why = NULL;
         g_autofree char *text = g_data_input_stream_read_line_utf8(data, NULL, NULL, &why);
-        JsonNode *node = text ? json_from_string(text, NULL) : NULL;
+        JsonNode *node = text ? ff_json_from_text(text) : NULL;
 
         if (!text && !why) {
             break;

@@ -121,7 +121,7 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
 
         if (g_strcmp0(link, PLAN_LINK) == 0) {
             g_autofree char *text = read_plan(pid, fd, owner);
-            g_autoptr(JsonNode) node = text ? json_from_string(text, NULL) : NULL;
+            g_autoptr(JsonNode) node = text ? ff_json_from_text(text) : NULL;
 
             if (node && JSON_NODE_HOLDS_OBJECT(node)) {
                 return g_steal_pointer(&node);

@@ -203,6 +203,11 @@ static void test_load(void)
               "{\"us\":7,\"side\":\"source\",\"info\":{\"ram\":{\"remaining\":-1,\"total\":\"x\"},"
               "\"x-farfault\":{\"latency-us\":[[1],2,[3,-4]],\"half\":{\"waits\":[1,{}]}}}}\n",
          true, 3);
+    /* Brackets in brackets beyond the end of the stack. */
+    g_autofree char *brackets = g_strnfill(1000000, '[');
+    g_autofree char *deep =
+        g_strconcat(HEAD "{\"us\":5,\"side\":\"source\",\"info\":", brackets, NULL);
+    load(path, deep, true, 0);
     g_autoptr(FfRecord) there = ff_record_new(path, &error);
     g_assert_null(there);
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST);

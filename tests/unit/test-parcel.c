@@ -196,6 +196,22 @@ static void test_state(void)
     }
 }
 
+/* A plan of a process that is none of ours: no farfault that looks at it goes down its own stack.
+ */
+static void test_plan(void)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    int fd = memfd_create("farfault-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    g_autofree char *brackets = g_strnfill(1000000, '[');
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpint(write(fd, brackets, 1000000), ==, 1000000);
+    g_assert_cmpint(fcntl(fd, F_ADD_SEALS, seals), ==, 0);
+    g_assert_null(ff_attach_plan(getpid(), NULL, &error));
+    g_assert_nonnull(error);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -204,6 +220,7 @@ int main(int argc, char **argv)
     g_test_add_func("/parcel/no-room", test_no_room);
     g_test_add_func("/parcel/hostile", test_hostile);
     g_test_add_func("/parcel/state", test_state);
+    g_test_add_func("/parcel/plan", test_plan);
     g_test_add_func("/parcel/crowd", test_crowd);
     return g_test_run();
 }
