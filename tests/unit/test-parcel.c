@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +16,7 @@
 
 #include "launch/attach.h"
 #include "launch/parcel.h"
+#include "net/rights.h"
 
 #ifndef SO_PASSPIDFD
 #define SO_PASSPIDFD 76 /* Linux 6.5 */
@@ -110,15 +112,17 @@ static void test_hostile(void)
     int fd = memfd("file"), copies[FF_PARCEL_MAX], on = 1;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
-        int parcel = ff_parcel_new((int[]){fd, fd}, 2);
+        int pair[2];
 
-        if (setsockopt(parcel, SOL_SOCKET, options[i], &on, sizeof(on)) == 0) { /* Linux 6.5 */
-            unsigned open = open_fds();
-
-            g_assert_cmpint(ff_parcel_look(parcel, copies), ==, -EBADMSG);
-            g_assert_cmpuint(open_fds(), ==, open);
-        }
-        close(parcel);
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), ==, 0);
+        bool can = setsockopt(pair[1], SOL_SOCKET, options[i], &on, sizeof(on)) == 0; /* 6.5 */
+        g_assert_cmpint(ff_rights_send(pair[0], "", 1, (int[]){fd, fd}, 2), ==, 1);
+        close(pair[0]);
+        unsigned open = open_fds();
+        int ret = can ? ff_parcel_look(pair[1], copies) : -EBADMSG;
+        g_assert_cmpint(ret, ==, -EBADMSG);
+        g_assert_cmpuint(open_fds(), ==, open);
+        close(pair[1]);
     }
     close(fd);
 }

@@ -283,7 +283,7 @@ typedef const char *Answer(const char *command, unsigned *looks);
 static const char *answer_to_watch(const char *command, unsigned *looks)
 {
     if (!strcmp(command, "query-migrate")) {
-        return ++*looks < 5 ? DESTINATION : "{'status': 'completed'}";
+        return ++*looks < 5 ? DESTINATION : "{'status': 'completed', 'x-farfault': {}}";
     }
     if (!strcmp(command, "query-migrate-capabilities")) {
         return "[{'capability': 'events', 'state': true}]";
