@@ -58,6 +58,7 @@ static GPtrArray *some_guests(void)
     g_ptr_array_add(guests, guest(17, "odd"));
     FfHostGuest *odd = g_ptr_array_index(guests, 5);
     memset(&odd->totals, 0xff, sizeof(odd->totals));
+    odd->totals.use[0].latency[1] = 2; /* the sum would begin again from 0 */
     odd->totals.status[sizeof(odd->totals.status) - 1] = 0;
     return guests;
 }
