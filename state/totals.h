@@ -6,8 +6,8 @@
  * One writer, the engine's main loop (qapi/totals.c): when something begins, changes its status or
  * ends, and at each of the relay's PINGs. Readers are other processes (launch/guests.c), which only
  * look. There are two copies: the writer fills the one that is not in use, and then adds one to
- * TURNS, so the one in use is whole also when the engine dies in the middle. A reader looks at TURNS
- * before and after: two turns come back to the same copy, but not to the same number.
+ * TURNS, so the one in use is whole also when the engine dies in the middle. A reader looks at
+ * TURNS before and after: two turns come back to the same copy, but not to the same number.
  */
 #ifndef FF_STATE_TOTALS_H
 #define FF_STATE_TOTALS_H
