@@ -323,12 +323,12 @@ static void test_option(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/metrics/once", test_once); /* it forks: before there are threads */
     g_test_add_func("/metrics/text", test_text);
     g_test_add_func("/metrics/hostile", test_hostile);
     g_test_add_func("/metrics/checker", test_checker);
     g_test_add_func("/metrics/promtool", test_promtool);
     g_test_add_func("/metrics/http", test_http);
-    g_test_add_func("/metrics/once", test_once);
     g_test_add_func("/metrics/address", test_address);
     g_test_add_func("/metrics/option", test_option);
     return g_test_run();
