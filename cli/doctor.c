@@ -154,6 +154,17 @@ static int try_as(const struct passwd *pw)
     return fd >= 0 ? 0 : -fd;
 }
 
+/* What sets a host up, by the name that it has here. */
+static const char *install_host(void)
+{
+    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *dir = exe ? g_path_get_dirname(exe) : NULL;
+    g_autofree char *path =
+        dir ? g_build_filename(dir, "../sbin/farfault-install-host", NULL) : NULL;
+
+    return path && access(path, F_OK) == 0 ? "farfault-install-host" : "scripts/install-host";
+}
+
 static void check_permission(const struct passwd *pw)
 {
     g_autofree char *subject = g_strdup_printf("user %s", pw->pw_name);
@@ -168,10 +179,12 @@ static void check_permission(const struct passwd *pw)
     } else if (WEXITSTATUS(status) == 0) {
         say(OK, subject, NULL, "may use userfaultfd");
     } else {
+        g_autofree char *device = g_strdup_printf(
+            "give it the device (%s), or set vm.unprivileged_userfaultfd=1", install_host());
+
         say(FAIL, subject,
             access("/dev/userfaultfd", F_OK) == 0
-                ? "give it the device (scripts/install-host), or set "
-                  "vm.unprivileged_userfaultfd=1"
+                ? device
                 : "set vm.unprivileged_userfaultfd=1 (Linux 6.1 or newer has a device instead)",
             "may not use userfaultfd (%s): no postcopy into this host, and QEMU carries what "
             "leaves "
@@ -318,10 +331,13 @@ static void check_libvirt_device(unsigned major, unsigned minor)
     } else if (contains(file, "\"/dev/userfaultfd\"")) {
         say(OK, "libvirt's /dev", NULL, "guests see /dev/userfaultfd");
     } else {
-        say(FAIL, "libvirt's /dev",
-            "add it to cgroup_device_acl in /etc/libvirt/qemu.conf (scripts/install-host), or set "
-            "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
-            "guests of libvirt %u.%u do not see /dev/userfaultfd", major, minor);
+        g_autofree char *fix =
+            g_strdup_printf("add it to cgroup_device_acl in %s (%s), or set "
+                            "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
+                            file, install_host());
+
+        say(FAIL, "libvirt's /dev", fix, "guests of libvirt %u.%u do not see /dev/userfaultfd",
+            major, minor);
     }
 }
 
@@ -349,8 +365,9 @@ static void check_confinement(void)
         if (contains("/etc/apparmor.d/local/abstractions/libvirt-qemu", "farfault")) {
             say(OK, "AppArmor", NULL, "guests of libvirt may use farfault");
         } else {
-            say(FAIL, "AppArmor", "scripts/install-host adds the rules",
-                "the profile of libvirt's guests does not know farfault");
+            g_autofree char *fix = g_strdup_printf("%s adds the rules", install_host());
+
+            say(FAIL, "AppArmor", fix, "the profile of libvirt's guests does not know farfault");
         }
     }
     if (strcmp(enforce, "1") == 0) {

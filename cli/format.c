@@ -58,6 +58,19 @@ char *ff_format_markup(const char *text)
     return g_markup_escape_text(valid, -1);
 }
 
+char *ff_format_shown(const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+    GString *out = g_string_new(NULL);
+
+    for (const char *c = valid; *c; c = g_utf8_next_char(c)) {
+        gunichar u = g_utf8_get_char(c);
+
+        g_string_append_unichar(out, g_unichar_isprint(u) && !g_unichar_iszerowidth(u) ? u : '?');
+    }
+    return g_string_free(out, FALSE);
+}
+
 int ff_parse_size(const char *text, uint64_t *bytes)
 {
     static const char suffixes[] = "KMGT";
@@ -96,33 +109,39 @@ bool ff_histogram_bucket(JsonArray *list, guint i, gint64 *low, gint64 *count)
     if (!pair || json_array_get_length(pair) != 2) {
         return false;
     }
+    if (!JSON_NODE_HOLDS_VALUE(json_array_get_element(pair, 0)) ||
+        !JSON_NODE_HOLDS_VALUE(json_array_get_element(pair, 1))) {
+        return false;
+    }
     *low = json_array_get_int_element(pair, 0);
-    *count = json_array_get_int_element(pair, 1);
+    *count = MAX(json_array_get_int_element(pair, 1), 0);
     return true;
 }
 
-static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, gint64 total)
+static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, double total)
 {
     g_autofree char *from = ff_format_us(low);
     g_autofree char *to = ff_format_us(low ? 2.0 * low : 2.0);
-    g_autofree char *bar = g_strnfill(count ? MAX(count * BAR_WIDTH / most, 1) : 0, '#');
+    g_autofree char *bar =
+        g_strnfill(count ? MAX((gsize)((double)count * BAR_WIDTH / (double)most), 1) : 0, '#');
 
     fprintf(out, "  %8s .. %-8s |%-*s| %8" G_GINT64_FORMAT "  %5.1f %%\n", from, to, BAR_WIDTH, bar,
-            count, 100.0 * count / total);
+            count, 100.0 * (double)count / total);
 }
 
 double ff_histogram_quantile(JsonObject *x_farfault, double share)
 {
     JsonArray *list = ff_json_array(x_farfault, "latency-us");
     guint n = list ? json_array_get_length(list) : 0;
-    gint64 low, count, total = 0, below = 0;
+    gint64 low, count;
+    double total = 0, below = 0;
 
     for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
-        total += MAX(count, 0);
+        total += (double)count;
     }
-    for (guint i = 0; total && i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
-        below += MAX(count, 0);
-        if ((double)below >= share * (double)total) {
+    for (guint i = 0; total > 0 && i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
+        below += (double)count;
+        if (below >= share * total) {
             return low ? 2.0 * (double)low : 2.0;
         }
     }
@@ -134,7 +153,8 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
     JsonArray *list = ff_json_array(x_farfault, "latency-us");
     guint n = list ? json_array_get_length(list) : 0;
     guint first = n, last = 0;
-    gint64 low, count, most = 0, total = 0;
+    gint64 low, count, most = 0;
+    double total = 0;
 
     for (guint i = 0; i < n; i++) {
         if (!ff_histogram_bucket(list, i, &low, &count)) {
@@ -144,10 +164,10 @@ bool ff_print_histogram(FILE *out, JsonObject *x_farfault)
             first = MIN(first, i);
             last = i;
             most = MAX(most, count);
-            total += count;
+            total += (double)count;
         }
     }
-    if (!total) {
+    if (!most) {
         return false;
     }
     for (guint i = first; i <= last; i++) {

@@ -19,6 +19,9 @@ char *ff_format_duration(int64_t ms);
 char *ff_format_us(double us);
 /* TEXT, any bytes, as text in HTML and XML. Free with g_free(). */
 char *ff_format_markup(const char *text);
+/* TEXT, any bytes, as characters that a terminal shows, and nothing else: what is none is "?". For
+ * what guests and other hosts say. Free with g_free(). */
+char *ff_format_shown(const char *text);
 /* A size as "64M", "1G", "4096": bytes, suffixes K M G T of 1024. -EINVAL or -ERANGE if not. */
 int ff_parse_size(const char *text, uint64_t *bytes);
 
@@ -29,8 +32,8 @@ int ff_parse_size(const char *text, uint64_t *bytes);
  */
 bool ff_print_histogram(FILE *out, JsonObject *x_farfault);
 
-/* Bucket I of the histogram LIST, "latency-us": its lower edge (microseconds) and count. FALSE: it
- * is none. */
+/* Bucket I of the histogram LIST, "latency-us": its lower edge (microseconds) and count, 0 or more.
+ * FALSE: it is none. */
 bool ff_histogram_bucket(JsonArray *list, guint i, gint64 *low, gint64 *count);
 
 /* Of the same histogram: microseconds below which SHARE (0 to 1) of what it counts is, the upper

@@ -2,7 +2,8 @@
 /*
  * A server of one page. A connection is one request: its head is read, at most 8 KiB and 10 s of
  * it, it is answered, and closed. At most 16 at a time; then the next ones wait in the kernel's
- * queue, so strangers cost neither memory nor files without limit.
+ * queue, so strangers cost neither memory nor files without limit. Nor time: the page is made once
+ * a second at most, since looking at all processes of a host is work that its guests would feel.
  *
  * Nothing of a request is used but its first line and its Accept. One thread: the main loop of the
  * default context.
@@ -17,11 +18,15 @@
 #define HEAD_MAX 8192 /* bytes */
 #define SECONDS 10
 #define CLIENTS_MAX 16
+#define PAGE_US G_USEC_PER_SEC /* for so long a page is what it is */
 
 typedef struct {
     GSocketService *service;
     FfMetricsPage *page;
+    void *opaque; /* of .page */
     unsigned clients;
+    char *made[2]; /* pages: text, OpenMetrics; NULL: none so far */
+    gint64 when[2];
 } Server;
 
 typedef struct {
@@ -80,7 +85,7 @@ static bool wants_open(const char *request)
     return false;
 }
 
-char *ff_metrics_answer(const char *request, FfMetricsPage *page)
+char *ff_metrics_answer(const char *request, FfMetricsPage *page, void *opaque)
 {
     g_autofree char *line = g_strndup(request, strcspn(request, "\r\n"));
     g_auto(GStrv) word = g_strsplit(line, " ", 3);
@@ -97,8 +102,21 @@ char *ff_metrics_answer(const char *request, FfMetricsPage *page)
     if (strcmp(word[1], "/metrics") != 0) {
         return respond("404 Not Found", "text/plain", "the page is /metrics\n", head);
     }
-    g_autofree char *body = page(open);
+    g_autofree char *body = page(open, opaque);
     return respond("200 OK", open ? FF_METRICS_OPEN : FF_METRICS_TEXT, body, head);
+}
+
+/* FfMetricsPage: the server's, as long as it is fresh. */
+static char *fresh_page(bool open, void *opaque)
+{
+    Server *s = opaque;
+
+    if (!s->made[open] || g_get_monotonic_time() - s->when[open] >= PAGE_US) {
+        g_free(s->made[open]);
+        s->made[open] = s->page(open, s->opaque);
+        s->when[open] = g_get_monotonic_time();
+    }
+    return g_strdup(s->made[open]);
 }
 
 static void client_free(Client *c)
@@ -154,7 +172,7 @@ static void on_read(GObject *stream, GAsyncResult *result, gpointer opaque)
     c->length += n;
     c->head[c->length] = 0;
     if (strstr(c->head, "\r\n\r\n") || strstr(c->head, "\n\n")) {
-        answer(c, ff_metrics_answer(c->head, c->server->page));
+        answer(c, ff_metrics_answer(c->head, fresh_page, c->server));
     } else if (c->length == HEAD_MAX || strlen(c->head) < c->length) {
         answer(c, respond("400 Bad Request", "text/plain", "this is no HTTP request\n", false));
     } else {
@@ -187,14 +205,14 @@ static gboolean on_incoming(GSocketService *service, GSocketConnection *connecti
     return TRUE;
 }
 
-bool ff_metrics_listen(const char *address, FfMetricsPage *page, GError **error)
+bool ff_metrics_listen(const char *address, FfMetricsPage *page, void *opaque, GError **error)
 {
     g_autoptr(GSocketAddress) where = ff_metrics_address(address, error);
     g_autoptr(GSocketAddress) bound = NULL;
     g_autoptr(GSocketService) service = g_socket_service_new();
     g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
     g_autofree char *text = NULL;
-    Server server = {.service = service, .page = page};
+    Server server = {.service = service, .page = page, .opaque = opaque};
 
     if (!where) {
         return false;

@@ -214,7 +214,8 @@ static void histogram(Page *p, const FfHostGuest *g, unsigned u)
     for (unsigned i = 0; i < FF_TOTALS_BUCKETS; i++) {
         char edge[G_ASCII_DTOSTR_BUF_SIZE];
 
-        sum += t->latency[i];
+        /* No guest's odd numbers make the whole page wrong: buckets never fall. */
+        sum = sum > UINT64_MAX - t->latency[i] ? UINT64_MAX : sum + t->latency[i];
         if (i < LAST_BUCKET) {
             begin(p, "farfault_fault_latency_seconds_bucket", g);
             more(p, "kind", use_name[u]);

@@ -9,40 +9,35 @@
 #include "cli/metrics-listen.h"
 #include "cli/metrics-text.h"
 #include "cli/options.h"
+#include "cli/write-file.h"
 
+#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
-static char *page(bool open)
+static char *page(bool open, void *opaque)
 {
     g_autoptr(GPtrArray) guests = ff_guests_find();
 
     return ff_metrics_text(guests, open);
 }
 
-/* The old content stays until the new one is whole: a collector may read at any moment. */
-static int write_file(const char *path, const char *text)
+/* PATH: NULL: stdout. A collector may read it at any moment. */
+static int print(const char *path, bool open)
 {
+    g_autofree char *text = page(open, NULL);
     g_autoptr(GError) error = NULL;
 
-    if (!g_file_set_contents_full(path, text, (gssize)strlen(text), G_FILE_SET_CONTENTS_CONSISTENT,
-                                  0644, &error)) {
-        fprintf(stderr, "farfault: metrics: %s\n", error->message);
+    if (path && !ff_write_file(path, text, &error)) {
+        fprintf(stderr, "farfault: --output: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    if (!path && (fputs(text, stdout) < 0 || fflush(stdout) != 0)) {
+        fprintf(stderr, "farfault: stdout: %s\n", g_strerror(errno));
         return EXIT_FAILED;
     }
     return EXIT_OK;
-}
-
-static int print(const char *path, bool open)
-{
-    g_autofree char *text = page(open);
-
-    if (path) {
-        return write_file(path, text);
-    }
-    return fputs(text, stdout) < 0 || fflush(stdout) != 0 ? EXIT_FAILED : EXIT_OK;
 }
 
 int ff_cli_metrics(int argc, char **argv)
@@ -77,7 +72,7 @@ int ff_cli_metrics(int argc, char **argv)
     if (!address) {
         return print(path, open);
     }
-    if (!ff_metrics_listen(address, page, &error)) {
+    if (!ff_metrics_listen(address, page, NULL, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT) ? EXIT_USAGE
                                                                                : EXIT_FAILED;

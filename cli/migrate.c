@@ -155,6 +155,9 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     if (!strcmp(line->positional[0], line->positional[1])) {
         return usage(error, "source and destination are the same monitor: %s", line->positional[0]);
     }
+    if (line->report && !g_strcmp0(line->report, line->record)) {
+        return usage(error, "--report and --record: give two names");
+    }
     o->source = line->positional[0];
     o->destination = line->positional[1];
     o->listen = line->listen;

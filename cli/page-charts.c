@@ -106,6 +106,17 @@ static void time_axis(GString *out, double from, double to, double top, double y
 /* ---- time -------------------------------------------------------------------------------------
  */
 
+/* What the style has a colour of its own for; anything else QEMU may have said is none of a class.
+ */
+static const char *class_of(const char *status)
+{
+    return !strcmp(status, "postcopy-paused")             ? " lost"
+           : g_str_has_prefix(status, "postcopy-recover") ? " again"
+           : !strcmp(status, "setup")                     ? " setup"
+           : !strcmp(status, "completed")                 ? " completed"
+                                                          : "";
+}
+
 /* A side's statuses as bars, one after the other. */
 static void lane(GString *out, const FfPageData *d, FfSide side, double y)
 {
@@ -119,13 +130,8 @@ static void lane(GString *out, const FfPageData *d, FfSide side, double y)
         }
         double to = m ? m->ms : d->end_ms;
         if (before && to >= before->ms) {
-            bool lost = !strcmp(before->status, "postcopy-paused");
-            bool again = g_str_has_prefix(before->status, "postcopy-recover");
             double x = x_of(before->ms, 0, d->end_ms), w = x_of(to, 0, d->end_ms) - x;
-            g_autofree char *class = g_strdup_printf("%s %s", side_class[side],
-                                                     lost    ? "lost"
-                                                     : again ? "again"
-                                                             : before->status);
+            g_autofree char *class = g_strconcat(side_class[side], class_of(before->status), NULL);
             g_autofree char *time = ms_text(to - before->ms);
             g_autofree char *title =
                 g_strdup_printf("%s: %s for %s", ff_side_name(side), before->status, time);
@@ -420,11 +426,12 @@ void ff_chart_latency(GString *out, const FfPageData *d)
     FfSide side = d->last[FF_SIDE_DESTINATION] ? FF_SIDE_DESTINATION : FF_SIDE_SOURCE;
     JsonArray *list = ff_json_array(ff_json_object(d->last[side], "x-farfault"), "latency-us");
     guint n = list ? json_array_get_length(list) : 0;
-    gint64 low, count, most = 0, total = 0;
+    gint64 low, count, most = 0;
+    double total = 0;
 
     for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
         most = MAX(most, count);
-        total += count;
+        total += (double)count;
     }
     if (!most) {
         return;
@@ -436,8 +443,8 @@ void ff_chart_latency(GString *out, const FfPageData *d)
     for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
         g_autofree char *from = ff_format_us((double)low);
         g_autofree char *label = g_strdup_printf("from %s", from);
-        g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT ", %.1f %%", count,
-                                                  100.0 * (double)count / (double)total);
+        g_autofree char *number =
+            g_strdup_printf("%" G_GINT64_FORMAT ", %.1f %%", count, 100.0 * (double)count / total);
         double w = (PLOT - 110) * (double)count / (double)most;
 
         text(out, LEFT - 8, 20 * i + 16, "end", label);
@@ -473,7 +480,7 @@ void ff_chart_pages(GString *out, const FfPageData *d)
           20 * G_N_ELEMENTS(row) + 8);
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT " pages", row[i].n);
-        double w = (PLOT - 130) * (double)row[i].n / (double)most;
+        double w = (PLOT - 130) * (double)MAX(row[i].n, 0) / (double)most;
 
         text(out, LEFT - 8, 20 * (double)i + 16, "end", row[i].name);
         box(out, LEFT, 20 * (double)i + 4, w, 14, side_class[side], number);

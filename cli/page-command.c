@@ -3,6 +3,7 @@
  * farfault report: the page of something that was recorded (--record). One thread.
  */
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "cli/commands.h"
 #include "cli/help.h"
@@ -10,6 +11,13 @@
 #include "cli/page.h"
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+static bool is_same(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
 
 int ff_cli_report(int argc, char **argv)
 {
@@ -32,6 +40,13 @@ int ff_cli_report(int argc, char **argv)
     }
     if (!positional || g_strv_length(positional) != 2) {
         fprintf(stderr, "farfault: give two files: farfault report RECORD PAGE.html\n");
+        return EXIT_USAGE;
+    }
+    if (is_same(positional[0], positional[1])) {
+        fprintf(stderr,
+                "farfault: report: %s would take the place of the record: give another "
+                "name\n",
+                positional[1]);
         return EXIT_USAGE;
     }
     g_autoptr(FfRecord) record = ff_record_load(positional[0], &error);

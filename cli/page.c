@@ -12,18 +12,28 @@
 
 #include "cli/format.h"
 #include "cli/page-private.h"
+#include "cli/write-file.h"
 #include "qmp/json.h"
+
+#define EARLY_US 500000.0 /* two clocks are never quite the same */
+#define LATE_US 60000000.0
 
 /* ---- the record, read once --------------------------------------------------------------------
  */
 
+/* QEMU's time of an event, if it can be: nobody hears of an event before it happens, or a minute
+ * after it. Else the host's clock was set, or the host slept, and the time at which it was heard of
+ * is the better one. */
 static double time_of(const FfRecord *record, const FfRecordEntry *e)
 {
     JsonObject *stamp = ff_json_object(e->event, "timestamp");
-    gint64 us = ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC +
-                ff_json_int(stamp, "microseconds", 0) - ff_record_started(record);
+    double heard = (double)e->us;
+    double us = (double)ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC +
+                (double)ff_json_int(stamp, "microseconds", 0) - (double)ff_record_started(record);
+    bool is =
+        stamp && ff_record_is_local(record) && us <= heard + EARLY_US && us >= heard - LATE_US;
 
-    return stamp && ff_record_is_local(record) ? (double)MAX(us, 0) / 1000 : (double)e->us / 1000;
+    return (is ? MAX(us, 0) : heard) / 1000;
 }
 
 static gint by_time(gconstpointer a, gconstpointer b)
@@ -245,9 +255,9 @@ static void tiles(GString *out, const FfPageData *d)
 /* ---- tables -----------------------------------------------------------------------------------
  */
 
-static void bytes_row(GString *out, const char *name, gint64 bytes)
+static void bytes_row(GString *out, const char *name, double bytes)
 {
-    g_autofree char *text = ff_format_bytes((double)MAX(bytes, 0));
+    g_autofree char *text = ff_format_bytes(MAX(bytes, 0));
 
     put(out, "<tr><th>%s</th><td>%s</td></tr>\n", name, text);
 }
@@ -276,10 +286,10 @@ static void gained(GString *out, const FfPageData *d)
         return;
     }
     g_string_append(out, "<h2>What precopy gained</h2>\n<table id=\"precopy\">\n");
-    bytes_row(out, "sent before the switch", ff_json_int(ram, "precopy-bytes", 0));
-    bytes_row(out, "sent after it", ff_json_int(ram, "postcopy-bytes", 0));
+    bytes_row(out, "sent before the switch", ff_json_double(ram, "precopy-bytes", 0));
+    bytes_row(out, "sent after it", ff_json_double(ram, "postcopy-bytes", 0));
     if (left >= 0) {
-        bytes_row(out, "left at the last look before it", left);
+        bytes_row(out, "left at the last look before it", (double)left);
     }
     put(out, "<tr><th>passes over memory</th><td>%d</td></tr>\n</table>\n",
         (int)ff_json_int(ram, "dirty-sync-count", 0));
@@ -290,23 +300,23 @@ static void channels(GString *out, const FfPageData *d)
     JsonObject *info =
         d->last[FF_SIDE_SOURCE] ? d->last[FF_SIDE_SOURCE] : d->last[FF_SIDE_DESTINATION];
     JsonObject *x = ff_json_object(info, "x-farfault");
-    gint64 page = ff_json_int(ff_json_object(info, "ram"), "page-size", 4096);
-    gint64 wire = ff_json_int(x, "bytes-wire", 0);
+    double page = ff_json_double(ff_json_object(info, "ram"), "page-size", 4096);
+    double wire = ff_json_double(x, "bytes-wire", 0);
     double seconds = (double)ff_json_int(info, "total-time", 0) / 1000;
 
-    if (!x || !wire) {
+    if (!x || wire <= 0) {
         return;
     }
     g_string_append(out, "<h2>Bytes</h2>\n<table id=\"channels\">\n");
     bytes_row(out, "on all channels", wire);
     if (seconds > 0) {
-        bytes_row(out, "of them per second, from begin to end", (gint64)((double)wire / seconds));
+        bytes_row(out, "of them per second, from begin to end", wire / seconds);
     }
     bytes_row(out, "memory by bulk channels (before compression, zeros too)",
-              page * ff_json_int(x, "pages-bulk", 0));
-    bytes_row(out, "memory by the urgent channel", page * ff_json_int(x, "pages-urgent", 0));
-    bytes_row(out, "device state", ff_json_int(x, "device-bytes", 0));
-    bytes_row(out, "of it, sent while the guest stood", ff_json_int(x, "device-bytes-wire", 0));
+              page * ff_json_double(x, "pages-bulk", 0));
+    bytes_row(out, "memory by the urgent channel", page * ff_json_double(x, "pages-urgent", 0));
+    bytes_row(out, "device state", ff_json_double(x, "device-bytes", 0));
+    bytes_row(out, "of it, sent while the guest stood", ff_json_double(x, "device-bytes-wire", 0));
     g_string_append(out, "</table>\n");
     if (ff_json_bool(x, "urgent-shared")) {
         put(out, "<p>%s</p>\n", "Urgent pages shared the main connection.");
@@ -390,6 +400,5 @@ bool ff_page_save(const FfRecord *record, const char *path, GError **error)
 {
     g_autofree char *text = ff_page(record);
 
-    return g_file_set_contents_full(path, text, (gssize)strlen(text),
-                                    G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
+    return ff_write_file(path, text, error);
 }

@@ -4,6 +4,9 @@
  * whether a line was just made or read from a file: so a page made at once and one made later are
  * the same. A line goes to the file at once: what was seen is there also if this program is killed.
  *
+ * What is under way may take days. So answers to query-migrate are taken at larger and larger
+ * intervals: the record grows with the logarithm of the time.
+ *
  * One thread. A file that is read is not trusted to have any shape.
  */
 #include "cli/record.h"
@@ -15,7 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/words.h"
 #include "qmp/json.h"
+
+#define PART                                                                                       \
+    1000 /* of the time so far has to pass between two answers of a side with one status           \
+          */
 
 struct FfRecord {
     char *path;
@@ -27,6 +35,8 @@ struct FfRecord {
     GPtrArray *lines; /* JsonNode: what entries point into */
     GArray *entries;  /* FfRecordEntry */
     JsonObject *side[FF_SIDES], *result;
+    JsonObject *last[FF_SIDES]; /* answer that was taken; NULL: none. In .lines */
+    gint64 looked[FF_SIDES];    /* us, when */
 };
 
 static const char *const side_name[FF_SIDES] = {"source", "destination"};
@@ -46,14 +56,23 @@ static FfRecord *record_new(const char *path)
     return r;
 }
 
+/* A file in which nothing has come to be is in the way of the next try. */
+static int close_file(FfRecord *r)
+{
+    FILE *file = g_steal_pointer(&r->file);
+
+    if (file && !r->entries->len && !r->result) {
+        unlink(r->path);
+    }
+    return file && fclose(file) != 0 ? errno : 0;
+}
+
 void ff_record_free(FfRecord *r)
 {
     if (!r) {
         return;
     }
-    if (r->file) {
-        fclose(r->file);
-    }
+    close_file(r);
     g_array_unref(r->entries);
     g_ptr_array_unref(r->lines);
     g_free(r->path);
@@ -144,11 +163,11 @@ static void add(FfRecord *r, JsonObject *line)
     take_line(r, node);
 }
 
-static JsonObject *timed(const FfRecord *r, FfSide side)
+static JsonObject *timed(FfSide side, gint64 us)
 {
     JsonObject *line = json_object_new();
 
-    json_object_set_int_member(line, "us", g_get_monotonic_time() - r->begin);
+    json_object_set_int_member(line, "us", us);
     json_object_set_string_member(line, "side", side_name[side]);
     return line;
 }
@@ -188,18 +207,41 @@ void ff_record_side(FfRecord *r, FfSide side, const char *address, const char *v
 
 void ff_record_event(FfRecord *r, FfSide side, JsonObject *event)
 {
-    JsonObject *line = timed(r, side);
+    JsonObject *line = timed(side, g_get_monotonic_time() - r->begin);
 
     json_object_set_object_member(line, "event", json_object_ref(event));
     add(r, line);
 }
 
-void ff_record_info(FfRecord *r, FfSide side, JsonObject *info)
+/* Each first answer with a status is taken, and all that are different of what is over: the last
+ * numbers are in the record. */
+static bool is_wanted(const FfRecord *r, FfSide side, JsonObject *info, gint64 us)
 {
-    JsonObject *line = timed(r, side);
+    const char *status = ff_json_string_or(info, "status", "none");
+
+    if (!r->last[side] || strcmp(status, ff_json_string_or(r->last[side], "status", "none")) != 0) {
+        return true;
+    }
+    return ff_words_over(status) ? !json_object_equal(r->last[side], info)
+                                 : us - r->looked[side] >= us / PART;
+}
+
+void ff_record_info_at(FfRecord *r, FfSide side, JsonObject *info, gint64 us)
+{
+    if (!is_wanted(r, side, info, us)) {
+        return;
+    }
+    JsonObject *line = timed(side, us);
 
     json_object_set_object_member(line, "info", json_object_ref(info));
     add(r, line);
+    r->last[side] = info;
+    r->looked[side] = us;
+}
+
+void ff_record_info(FfRecord *r, FfSide side, JsonObject *info)
+{
+    ff_record_info_at(r, side, info, g_get_monotonic_time() - r->begin);
 }
 
 void ff_record_result(FfRecord *r, JsonObject *result)
@@ -212,10 +254,9 @@ void ff_record_result(FfRecord *r, JsonObject *result)
 
 bool ff_record_close(FfRecord *r, GError **error)
 {
-    if (r->file && fclose(r->file) != 0 && !r->error) {
-        r->error = errno;
-    }
-    r->file = NULL;
+    int errnum = close_file(r);
+
+    r->error = r->error ? r->error : errnum;
     if (r->error) {
         g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(r->error),
                     "%s: not all of the record could be written: %s", r->path,
@@ -237,7 +278,7 @@ FfRecord *ff_record_load(const char *path, GError **error)
     for (unsigned n = 1; data; n++) {
         g_autoptr(GError) why = NULL;
         g_autofree char *text = g_data_input_stream_read_line_utf8(data, NULL, NULL, &why);
-        JsonNode *node = text ? json_from_string(text, NULL) : NULL;
+        JsonNode *node = text ? ff_json_from_text(text) : NULL;
 
         if (!text && !why) {
             break;

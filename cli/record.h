@@ -24,7 +24,8 @@ typedef struct {
 
 typedef struct FfRecord FfRecord;
 
-/* PATH: is written as it comes, and must not be there; NULL: kept in memory alone. */
+/* PATH: is written as it comes, and must not be there, and is not there afterwards if nothing was
+ * recorded; NULL: kept in memory alone. */
 FfRecord *ff_record_new(const char *path, GError **error);
 /* Reads what was written; a last line that is not whole is left out. */
 FfRecord *ff_record_load(const char *path, GError **error);
@@ -38,7 +39,11 @@ void ff_record_begin(FfRecord *record, bool local);
 void ff_record_side(FfRecord *record, FfSide side, const char *address, const char *version,
                     const char *name);
 void ff_record_event(FfRecord *record, FfSide side, JsonObject *event);
+/* An answer to query-migrate, as it is now (INFO stays as it is). It is left out if it comes soon
+ * after one with the same status, measured by the time so far. */
 void ff_record_info(FfRecord *record, FfSide side, JsonObject *info);
+/* The same, US microseconds after the begin. */
+void ff_record_info_at(FfRecord *record, FfSide side, JsonObject *info, gint64 us);
 /* The end, as farfault migrate --json says it. */
 void ff_record_result(FfRecord *record, JsonObject *result);
 /* FALSE and ERROR: not all of it could be written. */

@@ -72,7 +72,9 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
         finish(w, EXIT_OK);
     } else if (!strcmp(status, "postcopy-paused") && ff_json_string_or(info, "error-desc", NULL)) {
         ff_progress_clear(w->progress);
-        fprintf(stderr, "farfault: %s\n", ff_json_string_or(info, "error-desc", ""));
+        g_autofree char *why = ff_format_shown(ff_json_string_or(info, "error-desc", ""));
+
+        fprintf(stderr, "farfault: %s\n", why);
         finish(w, EXIT_FAILED);
     } else {
         if (now - w->shown_us >= ff_progress_interval(w->progress) * G_TIME_SPAN_MILLISECOND) {

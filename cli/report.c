@@ -16,11 +16,11 @@ void ff_report_row(FILE *out, const char *name, const char *format, ...)
 {
     va_list args;
 
-    fprintf(out, "  %-12s ", name);
     va_start(args, format);
-    vfprintf(out, format, args);
+    g_autofree char *text = g_strdup_vprintf(format, args);
     va_end(args);
-    fputc('\n', out);
+    g_autofree char *shown = ff_format_shown(text);
+    fprintf(out, "  %-12s %s\n", name, shown);
 }
 
 void ff_report_ram(FILE *out, JsonObject *info)
@@ -136,10 +136,12 @@ void ff_report_text(FILE *out, const FfMoveResult *r)
         ff_report_row(out, "total time", "%s", total);
         print_downtime(out, r, info);
     } else {
+        g_autofree char *reason = ff_format_shown(r->reason);
+
         fprintf(out, "migration %s: %s\n",
                 r->outcome == FF_OUTCOME_LEFT ? "goes on without this program"
                                               : ff_outcome_name(r->outcome),
-                r->reason);
+                reason);
         ff_report_row(out, "after", "%s", total);
     }
     ff_report_ram(out, info);

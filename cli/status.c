@@ -14,6 +14,7 @@
 #include "cli/watch.h"
 #include "cli/words.h"
 
+#include <stdarg.h>
 #include <string.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
@@ -51,6 +52,20 @@ static void print_remaining(JsonObject *info)
     }
 }
 
+static void print_line(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
+/* Names and errors come from guests and other hosts. */
+static void print_line(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_autofree char *shown = ff_format_shown(text);
+    puts(shown);
+}
+
 static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
 {
     JsonObject *info = ff_json_node_object(answer[MIGRATE]);
@@ -59,8 +74,14 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
     const char *status = ff_json_string_or(info, "status", "none");
     const char *why = ff_json_string(info, "error-desc");
 
-    printf("guest%s%s %s (%s, QEMU %s)\n", name ? " " : "", name ? name : "", ff_words_guest(state),
-           state, ff_cli_qmp_version(qmp));
+    if (answer[STATUS]) {
+        print_line("guest%s%s %s (%s, QEMU %s)", name ? " " : "", name ? name : "",
+                   ff_words_guest(state), state, ff_cli_qmp_version(qmp));
+    } else {
+        print_line(
+            "guest: QEMU %s does not answer, as it may wait for a page itself; its engine does",
+            ff_cli_qmp_version(qmp));
+    }
     if (!strcmp(status, "none")) {
         printf("migration: %s\n", ff_words_migration(status));
         return;
@@ -68,8 +89,8 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
     bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
     const char *words =
         snapshot && !strcmp(status, "active") ? "is being taken" : ff_words_migration(status);
-    printf("%s %s (%s)%s%s\n", snapshot ? "live snapshot" : "migration", words, status,
-           why ? ": " : "", why ? why : "");
+    print_line("%s %s (%s)%s%s", snapshot ? "live snapshot" : "migration", words, status,
+               why ? ": " : "", why ? why : "");
     print_times(info);
     print_remaining(info);
     ff_split_print(stdout, info);
@@ -101,8 +122,13 @@ static int show(const char *address, bool json)
     JsonNode *answer[QUESTIONS] = {NULL};
 
     for (int i = 0; qmp && !error && i < QUESTIONS; i++) {
-        if (i != NAME || !ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]))) {
+        bool lacks = ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]));
+
+        if (i != NAME || !lacks) {
             answer[i] = ff_cli_qmp_call(qmp, question[i], NULL, &error);
+        }
+        if (i == STATUS && lacks) {
+            g_clear_error(&error); /* what the engine has said is worth more than that */
         }
     }
     if (error) {

@@ -62,20 +62,6 @@ const char *ff_watch_role(const FfWatchSide *s)
                : "guest";
 }
 
-/* Characters that a terminal shows, and nothing else (g_free). */
-static char *shown(const char *text)
-{
-    g_autofree char *valid = g_utf8_make_valid(text, -1);
-    GString *out = g_string_new(NULL);
-
-    for (const char *c = valid; *c; c = g_utf8_next_char(c)) {
-        gunichar u = g_utf8_get_char(c);
-
-        g_string_append_unichar(out, g_unichar_isprint(u) && !g_unichar_iszerowidth(u) ? u : '?');
-    }
-    return g_string_free(out, FALSE);
-}
-
 /* Bytes that are about to be moved and that are left; of a destination alone, by pages. FALSE: not
  * known. */
 static bool amount(const FfWatchView *v, gint64 *total, gint64 *left, const FfPace **pace)
@@ -235,16 +221,33 @@ static const struct {
 /* ---- the screen -------------------------------------------------------------------------------
  */
 
-/* TEXT, cut or filled up to WIDTH characters. FILL: filled up. */
+/* Cuts TEXT to what fits into WIDTH columns; returns how many it takes. Letters of Chinese,
+ * Japanese and Korean take two each. */
+static int cut(char *text, int width)
+{
+    int used = 0;
+
+    for (char *c = text; *c; c = g_utf8_next_char(c)) {
+        int columns = g_unichar_iswide(g_utf8_get_char(c)) ? 2 : 1;
+
+        if (used + columns > width) {
+            *c = 0;
+            break;
+        }
+        used += columns;
+    }
+    return used;
+}
+
+/* TEXT, cut or filled up to WIDTH columns. FILL: filled up. */
 static void put(Screen *s, const char *text, int width, bool fill, const char *color)
 {
-    g_autofree char *safe = shown(text);
-    glong length = g_utf8_strlen(safe, -1);
-    g_autofree char *cut = g_utf8_substring(safe, 0, MIN(length, MAX(width, 0)));
+    g_autofree char *safe = ff_format_shown(text);
+    int used = cut(safe, width);
 
     color = s->color ? color : NULL;
-    g_string_append_printf(s->out, "%s%s%s%*s", color ? color : "", cut, color ? PLAIN : "",
-                           fill && length < width ? (int)(width - length) : 0, "");
+    g_string_append_printf(s->out, "%s%s%s%*s", color ? color : "", safe, color ? PLAIN : "",
+                           fill ? MAX(width - used, 0) : 0, "");
 }
 
 static bool has_room(const Screen *s)
@@ -443,5 +446,5 @@ char *ff_watch_line(const FfWatchView *v)
         append(out, "broken", broken_text(s));
         append(out, "error:", error_text(s));
     }
-    return shown(out->str);
+    return ff_format_shown(out->str);
 }

@@ -316,6 +316,8 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
     changed(s);
 }
 
+/* A side that lacks pages is not asked for its run state, which its events tell: QEMU may wait for
+ * a page, and until it answers this monitor answers nothing else. */
 static void ask(Side *s)
 {
     if (!s->qmp || s->why) {
@@ -326,7 +328,7 @@ static void ask(Side *s)
     }
     s->asking_info = true;
     ff_cli_qmp_send(s->qmp, "query-migrate", NULL, on_info, s);
-    if (!s->asking_state) {
+    if (!s->asking_state && !ff_split_lacks_pages(ff_json_node_object(s->info))) {
         s->asking_state = true;
         ff_cli_qmp_send(s->qmp, "query-status", NULL, on_state, s);
     }
@@ -352,6 +354,18 @@ static void note(Watch *w, const Side *s, JsonObject *event)
                                                status ? " " : "", status ? status : "", number));
 }
 
+static void note_state(Side *s, const char *event)
+{
+    const char *state = !strcmp(event, "RESUME") ? "running"
+                        : !strcmp(event, "STOP") ? "paused"
+                                                 : NULL;
+
+    if (state) {
+        g_free(s->state);
+        s->state = g_strdup(state);
+    }
+}
+
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
     Side *s = opaque;
@@ -368,6 +382,7 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
         ff_record_event(w->record, s->role, event);
     }
     note(w, s, event);
+    note_state(s, ff_json_string_or(event, "event", ""));
     for (unsigned i = 0; i < w->n; i++) {
         w->side[i].again |= w->side[i].asking_info; /* that answer may be older than the event */
     }
@@ -415,6 +430,7 @@ static void connect_side(Watch *w, unsigned i)
         info ? ff_cli_qmp_call(s->qmp, "query-migrate-capabilities", NULL, &error) : NULL;
     s->eventless = capabilities && lacks_events(capabilities);
     /* Who waits for a page does not say its name. */
+    s->info = info ? json_node_copy(info) : NULL;
     if (capabilities && !ff_split_lacks_pages(ff_json_node_object(info))) {
         name = ff_cli_qmp_call(s->qmp, "query-name", NULL, &error);
         s->name = g_strdup(ff_json_string(ff_json_node_object(name), "name"));
@@ -432,6 +448,7 @@ static void run(Watch *w)
                         g_unix_signal_add(SIGTERM, on_signal, w),
                         w->terminal ? g_unix_signal_add(SIGWINCH, on_resize, w) : 0};
 
+    w->begun = under_way(w);
     set_timer(w);
     for (unsigned i = 0; i < w->n; i++) {
         if (!w->side[i].why) {

@@ -3,19 +3,21 @@
  * Finds the guests of farfault by what their QEMU keeps open: the launcher's plan, a memfd.
  *
  * Reading /proc/PID/fd takes the right to read QEMU's memory (its user, or root). One thread.
- * System calls: flock, pidfd_open, pidfd_getfd.
+ * System calls: flock, fstatfs, pidfd_open, pidfd_getfd.
  */
 #include "launch/attach.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "launch/attach-kinds.h"
@@ -64,12 +66,24 @@ char *ff_attach_link(pid_t pid, int fd)
 }
 
 /* What a process that may be hostile has open: nothing that opening would do something to, or that
- * would keep who opens it waiting (a fifo, a device). */
-static int open_regular(const char *path)
+ * would keep who opens it waiting (a fifo, a device, a file of another file system than a memfd's).
+ * O_PATH does nothing to it, and it stays the same one, whatever is under that number meanwhile. */
+static int open_memfd(const char *path)
 {
+    int name = open(path, O_PATH | O_CLOEXEC), fd = -1;
+    struct statfs fs;
     struct stat st;
 
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (name >= 0 && fstatfs(name, &fs) == 0 && fs.f_type == TMPFS_MAGIC && fstat(name, &st) == 0 &&
+        S_ISREG(st.st_mode)) {
+        g_autofree char *again = g_strdup_printf("/proc/self/fd/%d", name);
+
+        fd = open(again, O_RDONLY | O_CLOEXEC);
+    }
+    if (name >= 0) {
+        close(name);
+    }
+    return fd;
 }
 
 /* NULL: it is not the launcher's, whose is sealed. */
@@ -78,7 +92,7 @@ static char *read_plan(pid_t pid, int fd, uid_t *owner)
     const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
     g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)pid, fd);
     g_autofree char *text = NULL;
-    int own = open_regular(path);
+    int own = open_memfd(path);
     struct stat st;
 
     if (own >= 0 && (fcntl(own, F_GET_SEALS) & seals) == seals && fstat(own, &st) == 0 &&
@@ -107,7 +121,7 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
 
         if (g_strcmp0(link, PLAN_LINK) == 0) {
             g_autofree char *text = read_plan(pid, fd, owner);
-            g_autoptr(JsonNode) node = text ? json_from_string(text, NULL) : NULL;
+            g_autoptr(JsonNode) node = text ? ff_json_from_text(text) : NULL;
 
             if (node && JSON_NODE_HOLDS_OBJECT(node)) {
                 return g_steal_pointer(&node);
@@ -186,7 +200,7 @@ int ff_attach_open_state(pid_t pid, JsonObject *plan)
     int fds[FF_PARCEL_MAX], state = -1;
 
     if (kept < 0) {
-        return open_regular(path);
+        return open_memfd(path);
     }
     int pidfd = pidfd_open(pid, 0), parcel = pidfd >= 0 ? pidfd_getfd(pidfd, kept, 0) : -1;
     int n = parcel >= 0 ? ff_parcel_look(parcel, fds) : 0;

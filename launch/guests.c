@@ -16,7 +16,7 @@
 #include "launch/attach.h"
 #include "state/state.h"
 
-#define TRIES 3 /* at a copy that is being replaced */
+#define TRIES 100 /* at a copy that is being replaced */
 
 const char *ff_guests_option(const char *cmdline, size_t len, const char *name)
 {
@@ -58,23 +58,23 @@ static void read_cmdline(FfHostGuest *guest)
     guest->uuid = g_strdup(uuid ? uuid : "");
 }
 
-/* An engine that writes turns to the other copy first, and needs two turns to come back to this
- * one; they are seconds apart, or a change of status. */
+/* An engine that writes turns to the other copy first, so only one that has turned since may have
+ * written into this one. Turns are seconds apart, or a change of status. */
 static bool read_copy(int fd, FfTotals *totals)
 {
     const off_t base = offsetof(FfStateHeader, totals);
-    const off_t which_at = base + (off_t)offsetof(FfStateTotals, which);
+    const off_t turns_at = base + (off_t)offsetof(FfStateTotals, turns);
     uint32_t before, after;
 
     for (int i = 0; i < TRIES; i++) {
-        if (pread(fd, &before, sizeof(before), which_at) != sizeof(before)) {
+        if (pread(fd, &before, sizeof(before), turns_at) != sizeof(before)) {
             return false;
         }
         off_t copy_at =
             base + (off_t)offsetof(FfStateTotals, copy) + (off_t)((before & 1) * sizeof(FfTotals));
 
         if (pread(fd, totals, sizeof(*totals), copy_at) != sizeof(*totals) ||
-            pread(fd, &after, sizeof(after), which_at) != sizeof(after)) {
+            pread(fd, &after, sizeof(after), turns_at) != sizeof(after)) {
             return false;
         }
         if (before == after) {

@@ -88,7 +88,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
 {
     FfRights rights = {.n = 0};
     g_autofree char *text = receive(socket, &rights, error);
-    g_autoptr(JsonNode) node = text ? json_from_string(text, NULL) : NULL;
+    g_autoptr(JsonNode) node = text ? ff_json_from_text(text) : NULL;
     JsonObject *root = ff_json_node_object(node);
     unsigned next = 0;
 

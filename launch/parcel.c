@@ -8,12 +8,17 @@
 #include "launch/parcel.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "net/rights.h"
+
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04 /* Linux 6.5 */
+#endif
 
 /* Puts FDS into SOCKET while half of the limit is left. Returns 0 or -errno. */
 static int send_modestly(int socket, const int *fds, unsigned n)
@@ -53,6 +58,29 @@ int ff_parcel_new(const int *fds, unsigned n)
     return pair[1];
 }
 
+/* Takes the fds of C to the N of FDS; returns their number. *ODD: that is nothing of a parcel's. */
+static int take(struct cmsghdr *c, int *fds, int n, bool *odd)
+{
+    size_t len = c->cmsg_len - CMSG_LEN(0);
+    bool rights = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS;
+    int pidfd;
+
+    if (rights && n + len / sizeof(int) <= FF_PARCEL_MAX) {
+        memcpy(fds + n, CMSG_DATA(c), len);
+        return n + (int)(len / sizeof(int));
+    }
+    if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_PIDFD && len == sizeof(pidfd)) {
+        memcpy(&pidfd, CMSG_DATA(c), sizeof(pidfd));
+        if (pidfd >= 0) {
+            close(pidfd);
+        }
+    }
+    *odd = true;
+    return n;
+}
+
+/* The socket may be one that somebody has made to look like a parcel, and to have the kernel hand
+ * out more than that (SO_PASSCRED, SO_PASSPIDFD): then none of it stays open. */
 int ff_parcel_look(int parcel, int *fds)
 {
     union {
@@ -70,17 +98,16 @@ int ff_parcel_look(int parcel, int *fds)
     if (recvmsg(parcel, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) {
         return -errno;
     }
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    bool odd = false, lost = msg.msg_flags & MSG_CTRUNC;
 
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-        n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(c), n * sizeof(int));
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+        n = take(c, fds, n, &odd);
     }
-    if (msg.msg_flags & MSG_CTRUNC) {
+    if (odd || lost) {
         while (n > 0) {
             close(fds[--n]);
         }
-        return -EMFILE;
+        return odd ? -EBADMSG : -EMFILE;
     }
     return n;
 }

@@ -50,6 +50,7 @@ static void start(FfCall *call)
     ff_driver_use_tls(call, &config);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
     ff_driver_report_anew(d, FF_STATUS_NONE);
+    ff_driver_client_is(call);
     if (!ff_driver_start(d, &config, call->capabilities, &ff_migrate_ops, &error)) {
         ff_driver_store_failure(d, FF_ROLE_SOURCE, error->message);
         ff_driver_report(d, FF_STATUS_SETUP);

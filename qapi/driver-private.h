@@ -283,6 +283,9 @@ void ff_totals_look(FfDriver *driver);
 void ff_totals_end(FfDriver *driver, const FfMigrationInfo *info);
 /* It was none of the engine's: QEMU carries it, or it did not begin. */
 void ff_totals_drop(FfDriver *driver);
+/* Nothing is under way: an engine that died at the end of something, or an older one that has
+ * taken it over, may have left it there. */
+void ff_totals_settle(FfDriver *driver);
 
 /* policy.c */
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
@@ -392,9 +395,11 @@ void ff_driver_want_events(FfDriver *driver, bool on);
 void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 /* Reports STATUS: the event, if the client wants it and it is a change. */
 void ff_driver_report(FfDriver *driver, FfStatus status);
-/* The client has asked for the status; has said cont or stop, which an engine that adopts must
+/* CALL's client moves the guest away. */
+void ff_driver_client_is(FfCall *call);
+/* CALL asks for the status; the client has said cont or stop, which an engine that adopts must
  * know. */
-void ff_driver_client_looked(FfDriver *driver);
+void ff_driver_client_looked(FfCall *call);
 void ff_driver_client_runs(FfDriver *driver, bool run);
 /* CALL is answered when the resumed migration stands, or has failed again. */
 void ff_driver_hold_resume(FfCall *call);

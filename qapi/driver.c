@@ -260,6 +260,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
                            : d->config.state->role == FF_ROLE_DESTINATION       ? &ff_incoming_ops
                                                                                 : &ff_migrate_ops);
     } else {
+        ff_totals_settle(d);
         ff_driver_restore_settings(
             d); /* what an engine left that died while QEMU carried a migration */
         ff_outgoing_look(d);

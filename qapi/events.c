@@ -14,6 +14,9 @@
  *                answer to migrate with resume=true; a destination that has not said as much by
  * then is taken for failed again. So the answer waits until the destination has agreed.
  *
+ * At the source "the client" is the one that has begun the migration, or resumed it: others may
+ * look as often as they like (farfault status --watch does at each event), and hurry nothing.
+ *
  * query-migrate shows the true status at any time. Main loop's thread.
  */
 #include "qapi/driver-private.h"
@@ -92,11 +95,18 @@ static void followed(FfDriver *d)
     }
 }
 
-void ff_driver_client_looked(FfDriver *d)
+void ff_driver_client_is(FfCall *call)
 {
+    call->driver->config.state->client = call->mon + 1; /* of a call of our own: not known */
+}
+
+void ff_driver_client_looked(FfCall *call)
+{
+    FfDriver *d = call->driver;
     const FfStateHeader *state = d->config.state;
 
-    if (state->role == FF_ROLE_SOURCE && state->driver_flags & FF_DRIVER_SWITCHED) {
+    if (state->role == FF_ROLE_SOURCE && state->driver_flags & FF_DRIVER_SWITCHED &&
+        (!state->client || state->client == call->mon + 1)) {
         followed(d);
     }
 }

@@ -105,7 +105,7 @@ void ff_handle_query_migrate(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    ff_driver_client_looked(d);
+    ff_driver_client_looked(call);
     if (d->deferring || (d->migration && d->deferred_over)) {
         ff_call_return(call, deferred(d));
     } else if (d->migration) {

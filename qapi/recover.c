@@ -309,6 +309,7 @@ static void got_version(FfCall *call, JsonNode *result, const GError *error)
                                   knows_recover_setup(result), &own);
 
     if (ok) {
+        ff_driver_client_is(call);
         ff_driver_hold_resume(call);
     } else {
         ff_call_error(call, "%s", own->message);

@@ -13,21 +13,25 @@
 
 G_STATIC_ASSERT(FF_TOTALS_BUCKETS == FF_LATENCY_BUCKETS);
 
+static const FfStatus end_status[FF_ENDS] = {FF_STATUS_COMPLETED, FF_STATUS_FAILED,
+                                             FF_STATUS_CANCELLED};
+
 static const FfTotals *stored(const FfDriver *d)
 {
     const FfStateTotals *t = &d->config.state->totals;
 
-    return &t->copy[t->which & 1];
+    return &t->copy[t->turns & 1];
 }
 
 static void store(FfDriver *d, const FfTotals *totals)
 {
     FfStateTotals *t = &d->config.state->totals;
-    uint32_t other = !(t->which & 1);
+    uint32_t next = t->turns + 1;
 
-    t->copy[other] = *totals;
-    /* Who sees this sees the whole copy: a reader, or the next engine. */
-    __atomic_store_n(&t->which, other, __ATOMIC_RELEASE);
+    t->copy[next & 1] = *totals;
+    /* Who sees this sees the whole copy: a reader, or the next engine. SEQ_CST, with the next
+     * turn's stores after it: a reader of the copy that they replace sees this one. */
+    __atomic_exchange_n(&t->turns, next, __ATOMIC_SEQ_CST);
 }
 
 static void add(FfUseTotals *use, const FfMigrationInfo *info)
@@ -145,9 +149,27 @@ void ff_totals_end(FfDriver *d, const FfMigrationInfo *info)
     end(d, &now);
 }
 
+/* What it has counted stays: a counter that falls is taken for one that has begun again from 0. */
 void ff_totals_drop(FfDriver *d)
 {
+    FfTotals now = *stored(d);
+
     if (d->counting) {
-        end(d, &d->totals);
+        end(d, &now);
     }
+}
+
+void ff_totals_settle(FfDriver *d)
+{
+    FfTotals now = *stored(d);
+    FfUse use = use_of(&now);
+
+    if (!now.running) {
+        return;
+    }
+    g_autofree char *status = ff_driver_stored_status(d);
+    for (unsigned e = 0; use != FF_USES && e < FF_ENDS; e++) {
+        now.use[use].ended[e] += !strcmp(status, ff_status_name(end_status[e]));
+    }
+    end(d, &now);
 }

@@ -9,6 +9,7 @@
 
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
+#include <string.h>
 
 static inline JsonNode *ff_json_get(JsonObject *object, const char *name, JsonNodeType type)
 {
@@ -77,6 +78,27 @@ static inline const char *ff_json_string(JsonObject *object, const char *name)
 static inline JsonObject *ff_json_node_object(JsonNode *node)
 {
     return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+/* Arrays and objects at most in a text that somebody else may have written: more than any of ours
+ * has. json-glib's parser recurses for each of them that is in another one, and has no limit of its
+ * own. Those in strings are counted as well: where a string begins is the parser's to say. */
+#define FF_JSON_NESTS_MAX 4096
+
+static inline bool ff_json_is_modest(const char *text, size_t len)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < len && n <= FF_JSON_NESTS_MAX; i++) {
+        n += text[i] == '[' || text[i] == '{';
+    }
+    return n <= FF_JSON_NESTS_MAX;
+}
+
+/* What TEXT says, whoever has written it (json_node_unref()); NULL: it is no JSON, or too much. */
+static inline JsonNode *ff_json_from_text(const char *text)
+{
+    return ff_json_is_modest(text, strlen(text)) ? json_from_string(text, NULL) : NULL;
 }
 
 /* How many elements a list has; 0: it is none. */

@@ -92,7 +92,8 @@ static bool check_content(const FfRegionOfClient *r, unsigned n, uint64_t source
     return true;
 }
 
-/* Those in texts are counted as well, which none of ours has. */
+/* Those in texts are counted as well, which none of ours has. So somebody else's may seem to close
+ * what they do not: ff_json_is_modest() has the last word. */
 static bool is_deep(const char *text, size_t len)
 {
     unsigned depth = 0;
@@ -114,7 +115,7 @@ unsigned ff_firecracker_parse(const char *text, size_t len, uint64_t source_size
     g_autoptr(GError) why = NULL;
     g_autofree char *words = NULL;
 
-    if (is_deep(text, len) || !g_utf8_validate(text, len, NULL) ||
+    if (is_deep(text, len) || !ff_json_is_modest(text, len) || !g_utf8_validate(text, len, NULL) ||
         !json_parser_load_from_data(parser, text, (gssize)len, &why)) {
         /* The parser quotes the text, which may have ends of lines and what a terminal obeys. */
         words = why ? g_strescape(why->message, "\"") : g_strdup("no text");

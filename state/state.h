@@ -111,7 +111,9 @@ typedef struct {
     /* QEMU's version, as FfDriverPort.version says it; 0: not known yet. So an engine that has not
      * heard QEMU's greeting yet answers as the one before it did. */
     uint32_t qemu_version;
-    uint32_t unused;
+    /* S: the monitor whose client has begun, or resumed, the migration, counted from 1; 0: not
+     * known. The driver's. */
+    uint32_t client;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");

@@ -5,9 +5,9 @@
  *
  * One writer, the engine's main loop (qapi/totals.c): when something begins, changes its status or
  * ends, and at each of the relay's PINGs. Readers are other processes (launch/guests.c), which only
- * look. There are two copies: the writer fills the one that is not in use, and then turns WHICH,
- * so the one in use is whole also when the engine dies in the middle. A reader looks at WHICH
- * before and after.
+ * look. There are two copies: the writer fills the one that is not in use, and then adds one to
+ * TURNS, so the one in use is whole also when the engine dies in the middle. A reader looks at
+ * TURNS before and after: two turns come back to the same copy, but not to the same number.
  */
 #ifndef FF_STATE_TOTALS_H
 #define FF_STATE_TOTALS_H
@@ -42,7 +42,7 @@ typedef struct {
 } FfTotals;
 
 typedef struct {
-    uint32_t which; /* 0 or 1, atomic: the copy in use */
+    uint32_t turns; /* atomic; its lowest bit: the copy in use */
     uint32_t unused;
     FfTotals copy[2];
     uint8_t spare[4096 - 8 - 2 * sizeof(FfTotals)];

@@ -74,6 +74,21 @@ static void test_firecracker(void)
     }
 }
 
+/* Brackets in brackets beyond the end of the stack, with others in texts that seem to close them.
+ */
+static void test_firecracker_deep(void)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    g_autoptr(GError) error = NULL;
+    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+
+    for (unsigned i = 0; i < 1000000; i++) {
+        g_string_append(text, "[\"]\",");
+    }
+    g_assert_cmpuint(ff_firecracker_parse(text->str, text->len, 4096, region, &error), ==, 0);
+    g_assert_nonnull(error);
+}
+
 /* ---- sources -----------------------------------------------------------------------------------
  */
 
@@ -402,6 +417,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/server-parts/firecracker", test_firecracker);
+    g_test_add_func("/server-parts/firecracker-deep", test_firecracker_deep);
     g_test_add_func("/server-parts/source/raw", test_raw);
     g_test_add_func("/server-parts/source/changed", test_changed);
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);

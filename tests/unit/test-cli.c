@@ -7,10 +7,13 @@
 #include "qmp/json.h"
 #include "cli/move.h"
 #include "cli/qmp.h"
+#include "cli/report.h"
 #include "cli/restore.h"
 #include "cli/uri.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -61,6 +64,19 @@ static void test_words(void)
     g_assert_cmpstr(s, ==, "1.23 s");
     g_assert_cmpstr(min, ==, "2 min 5 s");
     g_assert_cmpstr(us, ==, "1.5 ms");
+}
+
+/* What a guest or another host says is no command to the terminal. */
+static void test_shown(void)
+{
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+
+    ff_report_row(out, "waiting", "%s", "a\033[2J\r\n\xc2\x9b\x31m\xff\xe2\x80\xae \xc3\xa4");
+    fclose(out);
+    g_assert_cmpstr(text, ==, "  waiting      a?[2J???1m\xef\xbf\xbd? \xc3\xa4\n");
+    free(text);
 }
 
 static void test_uri_for_source(void)
@@ -542,6 +558,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cli/size", test_size);
     g_test_add_func("/cli/words", test_words);
+    g_test_add_func("/cli/shown", test_shown);
     g_test_add_func("/cli/uri/for-source", test_uri_for_source);
     g_test_add_func("/cli/uri/default", test_uri_default);
     g_test_add_func("/cli/uri/info", test_uri_info);

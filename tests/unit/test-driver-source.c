@@ -73,7 +73,7 @@ static void test_source(void)
 
 static const FfTotals *totals(const World *w)
 {
-    return &w->state->totals.copy[w->state->totals.which & 1];
+    return &w->state->totals.copy[w->state->totals.turns & 1];
 }
 
 /* What is counted is whole after each step, and goes on where an engine has died. */
@@ -95,8 +95,11 @@ static void test_totals(void)
     become(FF_STATUS_ACTIVE);
     g_assert_cmpstr(totals(&w)->status, ==, "active");
     g_assert_cmpuint(totals(&w)->use[FF_USE_OUTGOING].bytes, ==, 0); /* no PING yet */
+    uint32_t turns = w.state->totals.turns;
     ff_driver_look(w.driver);
     ff_driver_look(w.driver); /* the same numbers are not added twice */
+    /* A reader that was kept from looking meanwhile sees that its copy has been written to. */
+    g_assert_cmpuint(w.state->totals.turns, ==, turns + 2);
     use = &totals(&w)->use[FF_USE_OUTGOING];
     g_assert_cmpuint(use->bytes, ==, 1000);
     g_assert_cmpuint(use->latency[3], ==, 2);
@@ -121,7 +124,7 @@ static void test_totals(void)
     world_clear(&w);
 
     /* The next one's engine has died after it had counted 300 bytes. */
-    uint32_t which = state.totals.which & 1;
+    uint32_t which = state.totals.turns & 1;
     state.totals.copy[which].running = FF_USE_OUTGOING + 1;
     state.totals.copy[which].use[FF_USE_OUTGOING].bytes = 1800;
     state.phase = FF_PHASE_SETUP;
@@ -137,6 +140,37 @@ static void test_totals(void)
     g_assert_cmpuint(use->ended[FF_END_COMPLETED], ==, 1);
     g_assert_cmpuint(use->ended[FF_END_FAILED], ==, 1);
     world_clear(&w);
+}
+
+/* Of what is over nobody is told that it is under way, whoever has died at its end. */
+static void test_totals_settled(void)
+{
+    static const struct {
+        const char *info;
+        unsigned completed, failed;
+    } row[] = {
+        {"{\"status\": \"completed\"}", 1, 0},
+        {"{\"status\": \"failed\"}", 0, 1},
+        {"", 0, 0}, /* nobody knows how it ended */
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        FfStateHeader state = {.info_len = strlen(row[i].info)};
+        World w;
+
+        memcpy(state.info, row[i].info, state.info_len);
+        state.totals.copy[0].running = FF_USE_SNAPSHOT + 1;
+        strcpy(state.totals.copy[0].status, "active");
+        state.totals.copy[0].use[FF_USE_SNAPSHOT].bytes = 5;
+        world_begin(&w, state, false, NULL, NULL);
+        g_assert_cmpuint(totals(&w)->running, ==, 0);
+        g_assert_cmpstr(totals(&w)->status, ==, "");
+        const FfUseTotals *use = &totals(&w)->use[FF_USE_SNAPSHOT];
+        g_assert_cmpuint(use->bytes, ==, 5);
+        g_assert_cmpuint(use->ended[FF_END_COMPLETED], ==, row[i].completed);
+        g_assert_cmpuint(use->ended[FF_END_FAILED], ==, row[i].failed);
+        world_clear(&w);
+    }
 }
 
 /* What the engine does not do goes to QEMU, postcopy capabilities first. */
@@ -347,7 +381,15 @@ static void test_fd_refused(void)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
     world_init(&w, NULL, NULL);
     start_source(&w);
+    migration->info.bytes_wire = 100;
+    ff_driver_look(w.driver);
     give_back(&w, &(FfPlainPeer){.refused = "why", .fd = pair[0]});
+    /* It was none of the engine's; what was counted stays, as counters do not fall. */
+    g_assert_cmpuint(totals(&w)->running, ==, 0);
+    g_assert_cmpuint(totals(&w)->use[FF_USE_OUTGOING].bytes, ==, 100);
+    for (unsigned e = 0; e < FF_ENDS; e++) {
+        g_assert_cmpuint(totals(&w)->use[FF_USE_OUTGOING].ended[e], ==, 0);
+    }
     qemu_answers(&w, "getfd", "{}");
     qemu_answers(&w, "migrate", "!not now");
     qemu_answers(&w, "closefd", "{}");
@@ -463,6 +505,11 @@ static void test_resume(void)
         /* The switch is told first, the pause when the client has gone on. */
         become(FF_STATUS_POSTCOPY_PAUSED);
         sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n");
+        /* Who only watches has not. */
+        command_of(&w, 1, "{'execute':'query-migrate'}");
+        g_assert_true(g_str_has_prefix(w.out->str, "reply "));
+        g_assert_null(strstr(w.out->str, "event"));
+        g_string_truncate(w.out, 0);
         command(&w, "{'execute':'query-migrate'}");
         g_assert_true(g_str_has_prefix(w.out->str, "event \"event\": \"MIGRATION\", \"data\": "
                                                    "{\"status\": \"postcopy-paused\"}}\nreply "));
@@ -537,6 +584,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/totals", test_totals);
+    g_test_add_func("/driver/totals-settled", test_totals_settled);
     g_test_add_func("/driver/resume", test_resume);
     g_test_add_func("/driver/native", test_native);
     g_test_add_func("/driver/fd", test_fd);

@@ -4,7 +4,13 @@
  * guest's name is; requests over HTTP; addresses; QEMU's command line. promtool checks the text
  * format as well, where there is one (FF_PROMTOOL, or in PATH).
  */
+#include <fcntl.h>
+#include <gio/gunixinputstream.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cli/metrics-listen.h"
 #include "cli/metrics-text.h"
@@ -52,6 +58,7 @@ static GPtrArray *some_guests(void)
     g_ptr_array_add(guests, guest(17, "odd"));
     FfHostGuest *odd = g_ptr_array_index(guests, 5);
     memset(&odd->totals, 0xff, sizeof(odd->totals));
+    odd->totals.use[0].latency[1] = 2; /* the sum would begin again from 0 */
     odd->totals.status[sizeof(odd->totals.status) - 1] = 0;
     return guests;
 }
@@ -65,7 +72,6 @@ static void check(const GPtrArray *guests)
     }
 }
 
-/* "odd" is left out: sums of its buckets are beyond 64 bits, and begin again from 0. */
 static void test_text(void)
 {
     g_autoptr(GPtrArray) guests = some_guests();
@@ -110,6 +116,7 @@ static void test_hostile(void)
     g_autoptr(GPtrArray) guests = some_guests();
     g_autofree char *text = ff_metrics_text(guests, false);
 
+    check(guests); /* sums of its buckets are beyond 64 bits */
     g_assert_true(g_utf8_validate(text, -1, NULL));
     g_assert_true(metrics_has(text, "farfault_guest_info{domain=\"odd\",pid=\"17\""));
     g_assert_false(metrics_has(text, "farfault_operation_running{domain=\"odd\""));
@@ -159,7 +166,7 @@ static void test_promtool(void)
 /* ---- HTTP -------------------------------------------------------------------------------------
  */
 
-static char *page(bool open)
+static char *page(bool open, void *opaque)
 {
     return g_strdup(open ? "open" : "text");
 }
@@ -185,12 +192,94 @@ static void test_http(void)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
-        g_autofree char *answer = ff_metrics_answer(row[i].request, page);
+        g_autofree char *answer = ff_metrics_answer(row[i].request, page, NULL);
 
         g_test_message("%s", answer);
         g_assert_true(g_str_has_prefix(answer, row[i].begins));
         g_assert_cmpstr(strstr(answer, "\r\n\r\n") + 4, ==, row[i].body);
     }
+}
+
+static char *numbered(bool open, void *opaque)
+{
+    unsigned *n = opaque;
+
+    return g_strdup_printf("page %u of %d", ++*n, open);
+}
+
+/* A server of numbered pages; *URL gets where (g_free). Ends with this process. */
+static pid_t serve(char **url)
+{
+    int ends[2];
+
+    g_assert_cmpint(pipe2(ends, O_CLOEXEC), ==, 0);
+    pid_t pid = fork();
+    if (!pid) {
+        unsigned n = 0;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(ends[1], STDERR_FILENO);
+        ff_metrics_listen("0", numbered, &n, NULL);
+        _exit(1);
+    }
+    close(ends[1]);
+    g_autoptr(GInputStream) in = g_unix_input_stream_new(ends[0], TRUE);
+    g_autoptr(GDataInputStream) lines = g_data_input_stream_new(in);
+    g_autofree char *line = g_data_input_stream_read_line(lines, NULL, NULL, NULL);
+    const char *at = line ? strstr(line, "http://") : NULL;
+
+    g_assert_nonnull(at);
+    *url = g_strndup(at + strlen("http://"), strcspn(at + strlen("http://"), "/"));
+    return pid;
+}
+
+/* What follows the head of the answer (g_free). */
+static char *get(const char *where, bool open)
+{
+    g_autofree char *request = g_strdup_printf(
+        "GET /metrics HTTP/1.1\r\n%s\r\n", open ? "Accept: application/openmetrics-text\r\n" : "");
+    g_autoptr(GSocketClient) client = g_socket_client_new();
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GSocketConnection) c =
+        g_socket_client_connect_to_host(client, where, 0, NULL, &error);
+    char text[4096] = "";
+    gsize n;
+
+    g_assert_no_error(error);
+    g_output_stream_write_all(g_io_stream_get_output_stream(G_IO_STREAM(c)), request,
+                              strlen(request), NULL, NULL, &error);
+    g_assert_no_error(error);
+    g_input_stream_read_all(g_io_stream_get_input_stream(G_IO_STREAM(c)), text, sizeof(text) - 1,
+                            &n, NULL, &error);
+    g_assert_no_error(error);
+    return g_strdup(strstr(text, "\r\n\r\n") + 4);
+}
+
+/* Who asks again at once is given the page that is there, and later a new one; of each format. */
+static void test_once(void)
+{
+    g_autofree char *where = NULL;
+    pid_t pid = serve(&where);
+    bool same = false, differs = false;
+
+    for (unsigned i = 0; !same && i < 100; i++) { /* a busy machine may need a second for both */
+        g_autofree char *first = get(where, false), *second = get(where, false);
+
+        same = !strcmp(first, second);
+    }
+    g_assert_true(same);
+    g_autofree char *open = get(where, true);
+    g_assert_true(g_str_has_suffix(open, " of 1"));
+    g_autofree char *now = get(where, false);
+    for (unsigned i = 0; !differs && i < 600; i++) {
+        g_autofree char *later = get(where, false);
+
+        differs = strcmp(later, now) != 0;
+        g_usleep(100000);
+    }
+    g_assert_true(differs);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
 }
 
 static void test_address(void)
@@ -234,6 +323,7 @@ static void test_option(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/metrics/once", test_once); /* it forks: before there are threads */
     g_test_add_func("/metrics/text", test_text);
     g_test_add_func("/metrics/hostile", test_hostile);
     g_test_add_func("/metrics/checker", test_checker);

@@ -152,6 +152,34 @@ static void load(const char *path, const char *text, bool good, guint entries)
     }
 }
 
+/* What is no file is left as it is, and what is one has the page. */
+static void test_save(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("ff-page-XXXXXX", NULL);
+    g_autofree char *link = g_build_filename(dir, "link", NULL);
+    g_autofree char *file = g_build_filename(dir, "file", NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+    g_autofree char *page = NULL, *there = NULL;
+
+    ff_record_begin(r, true);
+    g_assert_cmpint(symlink("file", link), ==, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        g_assert_false(ff_page_save(r, link, &error));
+        g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
+        g_clear_error(&error);
+        g_assert_true(g_file_test(link, G_FILE_TEST_IS_SYMLINK));
+        g_assert_true(ff_page_save(r, file, &error)); /* it is there the second time */
+        g_assert_no_error(error);
+    }
+    page = ff_page(r);
+    g_assert_true(g_file_get_contents(file, &there, NULL, NULL));
+    g_assert_cmpstr(there, ==, page);
+    g_unlink(link);
+    g_unlink(file);
+    g_rmdir(dir);
+}
+
 #define HEAD "{\"farfault-record\":1,\"started-us\":1700000000000000,\"same-clock\":true}\n"
 
 static void test_load(void)
@@ -175,16 +203,150 @@ static void test_load(void)
               "{\"us\":7,\"side\":\"source\",\"info\":{\"ram\":{\"remaining\":-1,\"total\":\"x\"},"
               "\"x-farfault\":{\"latency-us\":[[1],2,[3,-4]],\"half\":{\"waits\":[1,{}]}}}}\n",
          true, 3);
+    /* Brackets in brackets beyond the end of the stack. */
+    g_autofree char *brackets = g_strnfill(1000000, '[');
+    g_autofree char *deep =
+        g_strconcat(HEAD "{\"us\":5,\"side\":\"source\",\"info\":", brackets, NULL);
+    load(path, deep, true, 0);
     g_autoptr(FfRecord) there = ff_record_new(path, &error);
     g_assert_null(there);
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST);
     g_unlink(path);
 }
 
+/* A page of a record of these lines (g_free). */
+static char *page_of(const char *text)
+{
+    g_autofree char *path = g_strdup_printf("%s/ff-lines-%d", g_get_tmp_dir(), (int)getpid());
+    g_autoptr(GError) error = NULL;
+
+    g_file_set_contents(path, text, -1, &error);
+    g_assert_no_error(error);
+    g_autoptr(FfRecord) r = ff_record_load(path, &error);
+    g_unlink(path);
+    g_assert_no_error(error);
+    return ff_page(r);
+}
+
+#define EVENT(us, seconds, event)                                                                  \
+    "{\"us\":" us ",\"side\":\"source\",\"event\":{" event ",\"timestamp\":{\"seconds\":" seconds  \
+    ",\"microseconds\":0}}}\n"
+
+/* A status becomes a class of the style only if it is one of those. */
+static void test_markup(void)
+{
+    static const char status[] = "\"event\":\"MIGRATION\",\"data\":{\"status\":"
+                                 "\"x\\\"><a href='//h'>\"}";
+    g_autofree char *lines =
+        g_strconcat(HEAD "{\"us\":1,\"side\":\"source\",\"event\":{", status,
+                    "}}\n"
+                    "{\"us\":90000,\"side\":\"source\",\"event\":{\"event\":\"STOP\"}}\n",
+                    NULL);
+    g_autofree char *page = page_of(lines);
+
+    has(page, "&lt;a href");
+    g_assert_null(strstr(page, "<a href"));
+    check_pictures(page);
+}
+
+/* The host's clock was set an hour back, and then to a time that is none: the times at which the
+ * events were heard of are left. */
+static void test_clock(void)
+{
+    g_autofree char *page =
+        page_of(HEAD EVENT("1005000", "1700000001", "\"event\":\"STOP\"")
+                    EVENT("1025000", "1699996401", "\"event\":\"RESUME\"")
+                        EVENT("2000000", "9223372036854775807", "\"event\":\"SHUTDOWN\"")
+                            EVENT("2000001", "-9223372036854775807", "\"event\":\"RESET\""));
+
+    has(page, "<b>25.0 ms</b><span>from STOP to RESUME");
+    has(page, "<td>1000.000 ms</td><td>source</td><td>STOP ");
+    has(page, "<td>1025.000 ms</td><td>source</td><td>RESUME ");
+    has(page, "<td>2000.000 ms</td><td>source</td><td>SHUTDOWN ");
+    has(page, "<td>2000.001 ms</td><td>source</td><td>RESET ");
+}
+
+/* Counts that are too large to be added, and things that are no counts. */
+static void test_counts(void)
+{
+    g_autofree char *page = page_of(
+        HEAD "{\"us\":5,\"side\":\"source\",\"info\":{\"ram\":{\"page-size\":9223372036854775807},"
+             "\"total-time\":1000,\"x-farfault\":{\"bytes-wire\":5,\"pages-bulk\":7,"
+             "\"latency-us\":[[1,9223372036854775807],[2,9223372036854775807]]}}}\n");
+    g_autofree char *odd =
+        page_of(HEAD "{\"us\":5,\"side\":\"source\",\"info\":{\"x-farfault\":{\"latency-us\":"
+                     "[[{},{}],[[],1]]}}}\n");
+
+    has(page, "9223372036854775807, 50.0 %");
+    g_assert_null(strstr(odd, "id=\"latency\""));
+}
+
+/* A file of which nothing has come is not in the way of the next try. */
+static void test_nothing(void)
+{
+    g_autofree char *path = g_strdup_printf("%s/ff-nothing-%d", g_get_tmp_dir(), (int)getpid());
+
+    for (unsigned i = 0; i < 3; i++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(FfRecord) r = ff_record_new(path, &error);
+
+        g_assert_no_error(error);
+        if (i == 1) { /* the source refused */
+            ff_record_begin(r, true);
+            ff_record_side(r, FF_SIDE_SOURCE, "/run/a", NULL, NULL);
+        } else if (i == 2) {
+            ff_record_begin(r, true);
+            info(r, FF_SIDE_SOURCE, "{'status': 'active'}");
+        }
+        if (i) {
+            g_assert_true(ff_record_close(r, &error));
+        }
+        g_clear_pointer(&r, ff_record_free);
+        g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS) == (i == 2));
+    }
+    g_unlink(path);
+}
+
+/* Ten hours at ten looks a second are no more lines than memory has room for; each new status and
+ * the last numbers are among them. */
+static void test_long(void)
+{
+    g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+    g_autoptr(JsonObject) active = object("{'status': 'active'}");
+    g_autoptr(JsonObject) paused = object("{'status': 'postcopy-paused'}");
+    g_autoptr(JsonObject) done = object("{'status': 'completed', 'total-time': 1}");
+    g_autoptr(JsonObject) later = object("{'status': 'completed', 'total-time': 2}");
+    const gint64 hours = G_GINT64_CONSTANT(36000000000);
+    const GArray *entries = ff_record_entries(r);
+
+    ff_record_begin(r, true);
+    for (gint64 us = 0; us < hours; us += 100000) {
+        ff_record_info_at(r, FF_SIDE_SOURCE, active, us);
+        if (us == 90000000) { /* a short one has them all */
+            g_assert_cmpuint(entries->len, ==, 901);
+        }
+    }
+    g_assert_cmpuint(entries->len, >, 5000);
+    g_assert_cmpuint(entries->len, <, 10000);
+    guint before = entries->len;
+    ff_record_info_at(r, FF_SIDE_SOURCE, paused, hours + 1);
+    for (unsigned i = 0; i < 100; i++) {
+        ff_record_info_at(r, FF_SIDE_SOURCE, done, hours + 2 + i);
+    }
+    ff_record_info_at(r, FF_SIDE_SOURCE, later, hours + 200);
+    g_assert_cmpuint(entries->len, ==, before + 3);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
+    g_test_add_func("/page/save", test_save);
     g_test_add_func("/page/load", test_load);
+    g_test_add_func("/page/nothing", test_nothing);
+    g_test_add_func("/page/long", test_long);
+    g_test_add_func("/page/markup", test_markup);
+    g_test_add_func("/page/clock", test_clock);
+    g_test_add_func("/page/counts", test_counts);
     return g_test_run();
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,7 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "launch/attach.h"
 #include "launch/parcel.h"
+#include "net/rights.h"
+
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76 /* Linux 6.5 */
+#endif
 
 static int memfd(const char *text)
 {
@@ -97,6 +104,29 @@ static void test_no_room(void)
     close(fd);
 }
 
+/* A socket that looks like one, and has the kernel say more than a parcel's: nothing of that stays
+ * open, however often somebody looks. */
+static void test_hostile(void)
+{
+    static const int options[] = {SO_PASSCRED, SO_PASSPIDFD};
+    int fd = memfd("file"), copies[FF_PARCEL_MAX], on = 1;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        int pair[2];
+
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), ==, 0);
+        bool can = setsockopt(pair[1], SOL_SOCKET, options[i], &on, sizeof(on)) == 0; /* 6.5 */
+        g_assert_cmpint(ff_rights_send(pair[0], "", 1, (int[]){fd, fd}, 2), ==, 1);
+        close(pair[0]);
+        unsigned open = open_fds();
+        int ret = can ? ff_parcel_look(pair[1], copies) : -EBADMSG;
+        g_assert_cmpint(ret, ==, -EBADMSG);
+        g_assert_cmpuint(open_fds(), ==, open);
+        close(pair[1]);
+    }
+    close(fd);
+}
+
 /* As another user, whose limit is 64: 32 of them may lie in sockets, and others may send more. */
 static int crowd(void)
 {
@@ -151,12 +181,50 @@ static void test_crowd(void)
     g_assert_cmpint(status, ==, 0);
 }
 
+/* What a process says its state is: a memfd is opened, and nothing else, be it a file. */
+static void test_state(void)
+{
+    const int fds[] = {memfd("state"), open("/proc/self/status", O_RDONLY | O_CLOEXEC)};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(fds); i++) {
+        g_autoptr(JsonObject) plan = json_object_new();
+
+        json_object_set_int_member(plan, FF_PLAN_KEPT_STATE, fds[i]);
+        int state = ff_attach_open_state(getpid(), plan);
+        if (i == 0) {
+            check_text(state, "state");
+        } else {
+            g_assert_cmpint(state, ==, -1);
+        }
+        close(fds[i]);
+    }
+}
+
+/* A plan of a process that is none of ours: no farfault that looks at it goes down its own stack.
+ */
+static void test_plan(void)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    int fd = memfd_create("farfault-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    g_autofree char *brackets = g_strnfill(1000000, '[');
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpint(write(fd, brackets, 1000000), ==, 1000000);
+    g_assert_cmpint(fcntl(fd, F_ADD_SEALS, seals), ==, 0);
+    g_assert_null(ff_attach_plan(getpid(), NULL, &error));
+    g_assert_nonnull(error);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/parcel/look", test_look);
     g_test_add_func("/parcel/no-parcel", test_no_parcel);
     g_test_add_func("/parcel/no-room", test_no_room);
+    g_test_add_func("/parcel/hostile", test_hostile);
+    g_test_add_func("/parcel/state", test_state);
+    g_test_add_func("/parcel/plan", test_plan);
     g_test_add_func("/parcel/crowd", test_crowd);
     return g_test_run();
 }

@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What farfault status --watch shows, without QEMU: what is said of each state, that no line is
- * wider than the terminal, that what QEMU says reaches it as text alone. And rates.
+ * wider than the terminal, that what QEMU says reaches it as text alone. And rates, and what it,
+ * and farfault status, ask a monitor.
  */
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <gio/gunixsocketaddress.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "cli/commands.h"
 #include "cli/watch-screen.h"
+#include "cli/watch.h"
 
 #define SOURCE                                                                                     \
     "{'status': 'postcopy-active', 'total-time': 12300, 'downtime': 21,"                           \
@@ -153,6 +162,38 @@ static void test_alone(void)
     world_end(&w);
 }
 
+/* Columns that a terminal needs for the widest line: some letters take two. */
+static int columns(const char *text)
+{
+    int widest = 0, used = 0;
+
+    for (const char *c = text; *c; c = g_utf8_next_char(c)) {
+        gunichar u = g_utf8_get_char(c);
+
+        used = u == '\n' ? 0 : used + 1 + g_unichar_iswide(u);
+        widest = MAX(widest, used);
+    }
+    return widest;
+}
+
+static void test_wide_letters(void)
+{
+    static const char name[] =
+        "\xe4\xbb\xae\xe6\x83\xb3\xe6\xa9\x9f\xe4\xbb\xae\xe6\x83\xb3\xe6\xa9\x9f";
+    g_autofree char *path = g_strconcat("/run/", name, name, name, name, NULL);
+    World w;
+
+    for (int width = 1; width < 120; width++) {
+        world_begin(&w, SOURCE, DESTINATION);
+        w.side[0].name = w.side[1].name = name;
+        w.side[0].address = w.side[1].address = path;
+        w.side[0].why = path;
+        g_autofree char *text = ff_watch_screen(&w.view, width, 0, false);
+        g_assert_cmpint(columns(text), <=, width);
+        world_end(&w);
+    }
+}
+
 static void test_snapshot(void)
 {
     World w;
@@ -233,14 +274,155 @@ static void test_pace(void)
     g_assert_cmpfloat(p.fault_rate, ==, 0);
 }
 
+/* ---- with a monitor ---------------------------------------------------------------------------
+ */
+
+/* *LOOKS: at the migration so far. NULL: an error. */
+typedef const char *Answer(const char *command, unsigned *looks);
+
+static const char *answer_to_watch(const char *command, unsigned *looks)
+{
+    if (!strcmp(command, "query-migrate")) {
+        return ++*looks < 5 ? DESTINATION : "{'status': 'completed', 'x-farfault': {}}";
+    }
+    if (!strcmp(command, "query-migrate-capabilities")) {
+        return "[{'capability': 'events', 'state': true}]";
+    }
+    /* QEMU waits for a page: it would answer neither this nor what comes after it. */
+    g_assert_true(strcmp(command, "query-status") != 0 || *looks >= 5);
+    return "{'status': 'running'}";
+}
+
+/* Of a QEMU that waits for a page. */
+static const char *answer_to_status(const char *command, unsigned *looks)
+{
+    return !strcmp(command, "query-migrate")  ? DESTINATION
+           : !strcmp(command, "query-status") ? NULL
+                                              : "{}";
+}
+
+typedef struct {
+    char *dir, *path;
+    GSocketListener *listener;
+    GThread *thread;
+    Answer *answer;
+    int before; /* stdout */
+} Monitor;
+
+/* A destination's monitor, for one client. */
+static gpointer monitor(gpointer opaque)
+{
+    Monitor *m = opaque;
+    g_autoptr(GSocketConnection) c = g_socket_listener_accept(m->listener, NULL, NULL, NULL);
+    GOutputStream *out = g_io_stream_get_output_stream(G_IO_STREAM(c));
+    g_autoptr(GDataInputStream) in =
+        g_data_input_stream_new(g_io_stream_get_input_stream(G_IO_STREAM(c)));
+    unsigned looks = 0;
+
+    g_output_stream_printf(out, NULL, NULL, NULL,
+                           "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, "
+                           "\"major\": 7}, \"package\": \"\"}, \"capabilities\": []}}\r\n");
+    for (;;) {
+        g_autofree char *text = g_data_input_stream_read_line(in, NULL, NULL, NULL);
+        if (!text) {
+            return NULL;
+        }
+        g_autoptr(JsonNode) node = json_from_string(text, NULL);
+        JsonObject *request = json_node_get_object(node);
+        const char *answer = m->answer(json_object_get_string_member(request, "execute"), &looks);
+        g_autoptr(JsonNode) result =
+            parse(answer ? answer : "{'class': 'GenericError', 'desc': 'no answer within 10 s'}");
+        g_autofree char *id = json_to_string(json_object_get_member(request, "id"), FALSE);
+        g_autofree char *said = json_to_string(result, FALSE);
+
+        g_output_stream_printf(out, NULL, NULL, NULL, "{\"%s\": %s, \"id\": %s}\r\n",
+                               answer ? "return" : "error", said, id);
+    }
+}
+
+/* Listens, and has stdout in a file. */
+static void monitor_begin(Monitor *m, Answer *answer)
+{
+    g_autoptr(GSocketAddress) where = NULL;
+    g_autoptr(GError) error = NULL;
+
+    m->dir = g_dir_make_tmp("ff-watch-XXXXXX", NULL);
+    m->path = g_build_filename(m->dir, "qmp", NULL);
+    m->answer = answer;
+    m->listener = g_socket_listener_new();
+    where = g_unix_socket_address_new(m->path);
+    g_socket_listener_add_address(m->listener, where, G_SOCKET_TYPE_STREAM, 0, NULL, NULL, &error);
+    g_assert_no_error(error);
+    m->thread = g_thread_new("monitor", monitor, m);
+    g_autofree char *file = g_build_filename(m->dir, "stdout", NULL);
+    int out = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    fflush(stdout);
+    m->before = dup(STDOUT_FILENO);
+    dup2(out, STDOUT_FILENO);
+    close(out);
+}
+
+/* What went to stdout (g_free). */
+static char *monitor_end(Monitor *m)
+{
+    g_autofree char *file = g_build_filename(m->dir, "stdout", NULL);
+    char *text = NULL;
+
+    fflush(stdout);
+    dup2(m->before, STDOUT_FILENO);
+    close(m->before);
+    g_thread_join(m->thread);
+    g_object_unref(m->listener);
+    g_assert_true(g_file_get_contents(file, &text, NULL, NULL));
+    g_unlink(file);
+    g_unlink(m->path);
+    g_rmdir(m->dir);
+    g_free(m->path);
+    g_free(m->dir);
+    return text;
+}
+
+/* It looks at a destination that waits for pages until the end, and asks it nothing on the way that
+ * QEMU itself would have to answer. */
+static void test_waiting(void)
+{
+    Monitor m;
+
+    monitor_begin(&m, answer_to_watch);
+    char *const addresses[] = {m.path, NULL};
+    int status = ff_watch(addresses, 100, NULL);
+    g_autofree char *text = monitor_end(&m);
+    g_assert_cmpint(status, ==, 0);
+    has(text, "waiting vCPU 1 12 ms, QEMU itself 1.50 s");
+    has(text, "destination completed");
+}
+
+/* farfault status has what the engine says, also where QEMU does not answer. */
+static void test_status(void)
+{
+    Monitor m;
+
+    monitor_begin(&m, answer_to_status);
+    char *argv[] = {(char *)"status", m.path, NULL};
+    int status = ff_cli_status(2, argv);
+    g_autofree char *text = monitor_end(&m);
+    g_assert_cmpint(status, ==, 0);
+    has(text, "QEMU 7.2.22 does not answer");
+    has(text, "750 of 1000 pages are here");
+    has(text, "QEMU itself, for 1.50 s");
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/watch/both", test_both);
     g_test_add_func("/watch/alone", test_alone);
+    g_test_add_func("/watch/wide-letters", test_wide_letters);
     g_test_add_func("/watch/snapshot", test_snapshot);
     g_test_add_func("/watch/idle", test_idle);
     g_test_add_func("/watch/sizes", test_sizes);
+    g_test_add_func("/watch/waiting", test_waiting);
+    g_test_add_func("/watch/status", test_status);
     g_test_add_func("/watch/pace", test_pace);
     return g_test_run();
 }
