@@ -21,7 +21,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 /* The command line as written. */
 typedef struct {
     gboolean help, quiet, compress;
-    char *buffer, *format, *bandwidth, *offset;
+    char *buffer, *format, *bandwidth, *offset, *disks;
     char **positional;
 } Line;
 
@@ -31,6 +31,7 @@ static void line_clear(Line *line)
     g_free(line->format);
     g_free(line->bandwidth);
     g_free(line->offset);
+    g_free(line->disks);
     g_strfreev(line->positional);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
@@ -41,6 +42,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
         {"buffer", 0, 0, G_OPTION_ARG_STRING, &line->buffer, NULL, NULL},
         {"compress", 0, 0, G_OPTION_ARG_NONE, &line->compress, NULL, NULL},
+        {"disks", 0, 0, G_OPTION_ARG_FILENAME, &line->disks, NULL, NULL},
         {"format", 0, 0, G_OPTION_ARG_STRING, &line->format, NULL, NULL},
         {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset, NULL, NULL},
@@ -88,9 +90,15 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         return false;
     }
     o->buffer = line->buffer ? (int64_t)buffer : -1;
+    o->disks = line->disks;
     o->compress = line->compress;
     if (o->compress && (strcmp(o->format, "mapped-ram") != 0 || o->offset)) {
         return usage(error, "--compress is for mapped-ram without --offset");
+    }
+    if (o->disks && !g_file_test(o->disks, G_FILE_TEST_IS_DIR)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--disks %s: there is no such folder: make it first", o->disks);
+        return false;
     }
     return true;
 }
@@ -137,6 +145,13 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     print_bytes(info);
     ff_report_latency(stdout, info);
     ff_report_row(stdout, "restore", "%s", restore[0]);
+    if (r->manifest) {
+        ff_report_row(stdout, "disks", "%s", r->manifest);
+    }
+    /* The last line: who misses it starts the guest with images that it has left behind. */
+    if (r->disks) {
+        printf("%s\n", r->disks);
+    }
 }
 
 static int take(const FfTakeOptions *o, bool quiet)
@@ -147,6 +162,9 @@ static int take(const FfTakeOptions *o, bool quiet)
 
     if (!ff_take_run(o, progress, &result, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
+        if (result.disks) {
+            fprintf(stderr, "%s\n", result.disks);
+        }
         return EXIT_FAILED;
     }
     print_result(o, &result);

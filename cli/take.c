@@ -9,6 +9,7 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/take.h"
+#include "cli/overlays.h"
 #include "qmp/json.h"
 #include "snapshot/convert.h"
 #include "snapshot/output.h"
@@ -28,14 +29,17 @@ typedef struct {
     FfProgress *progress;
     FfTakeResult *result;
     FfCliQmp *qmp;
-    FfOutput *output;    /* NULL: the engine makes the file */
-    char *fdname;        /* what QEMU knows .output by; NULL */
-    bool events_set;     /* by us: to be put back */
-    bool begun;          /* the engine has said so, or its first event has come */
-    bool unattended;     /* the engine is an older one, and does not know "attended" */
-    bool interrupted;    /* a signal came */
-    bool asking;         /* query-migrate for the display is under way */
-    gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
+    FfOutput *output;        /* NULL: the engine makes the file */
+    char *fdname;            /* what QEMU knows .output by; NULL */
+    FfCliOverlays *overlays; /* NULL: the disks are left alone */
+    bool left;               /* a second signal came */
+    bool asked;              /* for the snapshot */
+    bool events_set;         /* by us: to be put back */
+    bool begun;              /* the engine has said so, or its first event has come */
+    bool unattended;         /* the engine is an older one, and does not know "attended" */
+    bool interrupted;        /* a signal came */
+    bool asking;             /* query-migrate for the display is under way */
+    gint64 stop, resume;     /* QEMU's event times, us; 0 = not seen */
     End end;
     char *why;          /* of FAILED, one line; NULL: the engine knows */
     GPtrArray *sources; /* GSource *, attached */
@@ -45,6 +49,8 @@ void ff_take_result_clear(FfTakeResult *result)
 {
     g_clear_pointer(&result->path, g_free);
     g_clear_pointer(&result->info, json_node_unref);
+    g_clear_pointer(&result->disks, g_free);
+    g_clear_pointer(&result->manifest, g_free);
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -325,6 +331,7 @@ static gboolean on_signal(gpointer opaque)
     Take *t = opaque;
 
     if (t->interrupted) {
+        t->left = true;
         over(t, LEFT, NULL);
         return G_SOURCE_CONTINUE;
     }
@@ -376,6 +383,12 @@ static char *refusal(const Take *t, const GError *error)
 {
     g_autofree char *message = named(t, error->message);
 
+    if (t->overlays && strstr(message, "'disks'")) {
+        return g_strdup_printf("%s: --disks: an older farfault has started this guest: start it "
+                               "again, or leave its disks alone",
+                               t->o->address);
+    }
+
     if (g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
         return g_strdup_printf("%s: no farfault behind this monitor, or one that takes no live "
                                "snapshots: the guest has to be started by farfault run",
@@ -420,6 +433,9 @@ static JsonObject *arguments(const Take *t)
     if (t->fdname && !t->unattended) {
         json_object_set_boolean_member(a, "attended", TRUE); /* the file's name comes from us */
     }
+    if (t->overlays) {
+        json_object_set_array_member(a, "disks", ff_cli_overlays_argument(t->overlays));
+    }
     if (o->buffer >= 0) {
         json_object_set_int_member(a, "buffer", o->buffer);
     }
@@ -428,6 +444,7 @@ static JsonObject *arguments(const Take *t)
 
 static void ask(Take *t)
 {
+    t->asked = true;
     ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
 }
 
@@ -480,6 +497,9 @@ static bool write_compressed(Take *t, GError **error)
     g_autoptr(FfSaved) saved = NULL;
 
     ff_progress_say(t->progress, false, "compressing");
+    if (t->result->disks) {
+        ff_progress_say(t->progress, true, "%s", t->result->disks);
+    }
     detach_all(t);
     FfInput *in = ff_input_open(raw, error);
 
@@ -524,6 +544,41 @@ static void ask_last(Take *t)
     }
 }
 
+/* ---- the disks ---------------------------------------------------------------------------------
+ */
+
+static bool make_overlays(Take *t, GError **error)
+{
+    if (!t->o->disks) {
+        return true;
+    }
+    t->overlays = ff_cli_overlays_new(t->qmp, t->o->disks, t->result->path, &t->left, error);
+    return t->overlays;
+}
+
+/* Also of a snapshot that has failed: the guest may have gone on with them, and nobody else says
+ * so. */
+static void settle_disks(Take *t)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!t->overlays) {
+        return;
+    }
+    FfOverlaysEnd end = ff_cli_overlays_settle(t->overlays, t->end == COMPLETED,
+                                               t->end != LEFT || !t->asked, &local);
+    if (local && end != FF_OVERLAYS_UNKNOWN) {
+        ff_progress_say(t->progress, true, "%s", local->message);
+    }
+    t->result->disks = g_strdup(ff_cli_overlays_line(t->overlays));
+    t->result->manifest = g_strdup(ff_cli_overlays_manifest(t->overlays));
+    if (!t->result->disks && t->end == COMPLETED) {
+        t->result->disks =
+            g_strdup("the guest has no disk that it can write to: it is started with "
+                     "what it had");
+    }
+}
+
 bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
                  GError **error)
 {
@@ -538,7 +593,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
-        ok = want_events(&t, error) && pass_file(&t, error);
+        ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {
         ok = fail(error, "interrupted before it began");
@@ -546,14 +601,16 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (ok) {
         wait_for_end(&t);
         ask_last(&t);
-        ok = conclude(&t, error);
     }
+    settle_disks(&t);
+    ok = ok && conclude(&t, error);
     close_fd(&t);
     if (t.events_set && t.end != LEFT) {
         set_events(&t, false, NULL);
     }
     ff_output_free(t.output);
     detach_all(&t);
+    ff_cli_overlays_free(t.overlays);
     ff_cli_qmp_free(t.qmp);
     g_free(t.fdname);
     g_free(t.why);

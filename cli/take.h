@@ -17,6 +17,7 @@ typedef struct {
     uint64_t offset;     /* where in the file it begins */
     int64_t buffer;      /* bytes; -1: the engine's default */
     uint64_t bandwidth;  /* bytes per second; 0: no limit */
+    const char *disks;   /* folder for overlays of the guest's disks; NULL: they are left alone */
     bool compress;       /* zstd's seekable format, as soon as the guest has its memory back */
 } FfTakeOptions;
 
@@ -25,6 +26,9 @@ typedef struct {
     bool was_running; /* the guest, before */
     int64_t stood_us; /* from STOP to RESUME, by QEMU's own event times; -1: not both were seen */
     JsonNode *info;   /* the last query-migrate */
+    char *disks;    /* what the guest has to be started with from now on, one line; NULL: with what
+                       it had. Also if there is no file */
+    char *manifest; /* path of FILE.disks; NULL: there is none */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTakeResult, ff_take_result_clear)

@@ -120,13 +120,15 @@ typedef struct {
 /* A live snapshot of a source's guest, in place of a migration to a peer. */
 typedef struct {
     bool wanted;
-    char *path;      /* of the file, which must not be there; NULL: FfMigrationConfig.fd, a regular
-                        file that is open for writing */
-    uint64_t offset; /* where it begins in the file, bytes */
-    bool mapped;     /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
-    uint64_t buffer; /* bytes, for what the guest overwrites before it is saved */
-    bool alone;      /* the VMM is to take none in the engine's place */
-    int uffd;        /* for protection; borrowed until done() */
+    char *path;       /* of the file, which must not be there; NULL: FfMigrationConfig.fd, a regular
+                         file that is open for writing */
+    uint64_t offset;  /* where it begins in the file, bytes */
+    bool mapped;      /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
+    uint64_t buffer;  /* bytes, for what the guest overwrites before it is saved */
+    GPtrArray *disks; /* FfDisk *, with a reference: they are branched at the same instant; NULL:
+                         they are left alone */
+    bool alone;       /* the VMM is to take none in the engine's place */
+    int uffd;         /* for protection; borrowed until done() */
 } FfSnapshotConfig;
 
 /* What becomes of a restore's working set (snapshot/working-set.h). */

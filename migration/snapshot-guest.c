@@ -16,11 +16,48 @@
 #include "fault/fault.h"
 #include "migration/journal.h"
 
+bool ff_snapshot_goes_on(FfSnapshot *s, GError **error)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT);
+    bool dead = s->control->events & FF_EV_DEAD;
+    if (cancelled) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the snapshot was cancelled");
+    } else if (dead) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            s->control->error ? s->control->error : "it failed");
+    }
+    ff_mutex_unlock(&s->control->lock);
+    return !cancelled && !dead;
+}
+
+/* With the guest stopped. From the answer on it writes to the overlays, whatever becomes of the
+ * snapshot. */
+static bool branch_disks(void *opaque, GError **error)
+{
+    FfSnapshot *s = opaque;
+    FfVmmDisks *disks = &s->cfg->vmm->disks;
+
+    FF_FAULT_AT("branching");
+    if (!ff_snapshot_goes_on(s, error)) {
+        return false;
+    }
+    if (!disks->branch(disks, error)) {
+        g_prefix_error(error, "no overlays of the disks: ");
+        return false;
+    }
+    FF_FAULT_AT("branched");
+    return true;
+}
+
 bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
     vmm->state.one_way = true;
+    vmm->state.between = s->cfg->snapshot.disks ? branch_disks : NULL;
+    vmm->state.between_opaque = s;
+    vmm->disks.plan = s->cfg->snapshot.disks;
     s->prepared = vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error);
     if (!s->prepared) {
         return false;

@@ -8,7 +8,10 @@
 
 #include "migration/snapshot-side.h"
 
-/* FALSE and ERROR: it may have been stopped (FfSnapshot.stopped), and QEMU may have begun. */
+/* FALSE and ERROR: it is cancelled, or has failed already. Any thread of the snapshot's. */
+bool ff_snapshot_goes_on(FfSnapshot *s, GError **error);
+/* With its disks, if they are to be branched. FALSE and ERROR: it may have been stopped
+ * (FfSnapshot.stopped), and QEMU may have begun. */
 bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error);
 /* The guest is as it was before, or as the client has said meanwhile. FALSE and ERROR: it is not,
  * and the client's stop and cont are still ours. */

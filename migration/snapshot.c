@@ -32,21 +32,6 @@
 /* ---- before the instant ------------------------------------------------------------------------
  */
 
-static bool goes_on(FfSnapshot *s, GError **error)
-{
-    ff_mutex_lock(&s->control->lock);
-    bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT);
-    bool dead = s->control->events & FF_EV_DEAD;
-    if (cancelled) {
-        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the snapshot was cancelled");
-    } else if (dead) {
-        g_set_error_literal(error, FF_M_ERROR, 0,
-                            s->control->error ? s->control->error : "it failed");
-    }
-    ff_mutex_unlock(&s->control->lock);
-    return !cancelled && !dead;
-}
-
 /* What is given back before it is saved would be lost, and nothing tells of it: the hook in QEMU
  * drops it. */
 static bool keeps_what_is_given_back(FfSnapshot *s, GError **error)
@@ -108,6 +93,15 @@ static bool drop_discards(FfSnapshot *s, GError **error)
                     g_strerror(-rc));
     }
     return rc == 0;
+}
+
+static bool can_branch(FfSnapshot *s, GError **error)
+{
+    if (s->cfg->snapshot.disks && !s->cfg->vmm->disks.branch) {
+        g_set_error_literal(error, FF_M_ERROR, 0, "this guest's disks cannot have overlays");
+        return false;
+    }
+    return true;
 }
 
 static bool look_at_guest(FfSnapshot *s, GError **error)
@@ -233,8 +227,8 @@ static bool begin(FfSnapshot *s, GError **error)
     /* From the first step on, so that the engine that comes after a crash says "failed". */
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !open_output(s, error) || !drop_discards(s, error) ||
-        !make_capture(s, error)) {
+    if (!can_branch(s, error) || !look_at_guest(s, error) || !open_output(s, error) ||
+        !drop_discards(s, error) || !make_capture(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -242,7 +236,8 @@ static bool begin(FfSnapshot *s, GError **error)
     FF_FAULT_AT("active");
     ff_control_new_pass(s->control);
     flush_disks(s);
-    bool ok = goes_on(s, error) && ff_capture_prepare(s->capture, error) && goes_on(s, error);
+    bool ok = ff_snapshot_goes_on(s, error) && ff_capture_prepare(s->capture, error) &&
+              ff_snapshot_goes_on(s, error);
     FF_FAULT_AT("protected");
     return ok;
 }
@@ -267,6 +262,8 @@ static bool undo(FfSnapshot *s, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     state->one_way = false;
+    state->between = NULL;
+    s->cfg->vmm->disks.plan = NULL;
     return state->undo(state, error); /* also what prepare() set before it failed */
 }
 
@@ -337,7 +334,7 @@ static bool take(FfSnapshot *s, GError **error)
     /* QEMU closes its end when it has left finish-migrate: the guest need not wait for the question
      * how that went. And who waits for QEMU's answer must not be the one who saves: QEMU itself may
      * wait for a page to be saved. */
-    if (!goes_on(s, error)) {
+    if (!ff_snapshot_goes_on(s, error)) {
         return false;
     }
     ff_count(s->stats->device_bytes, s->state->len);
@@ -447,8 +444,8 @@ static bool save(FfSnapshot *s, GError **error)
     }
     end_capture(s);
     FF_FAULT_AT("written");
-    return end_resuming(s, error) && ff_live_file_end(s->file, error) && goes_on(s, error) &&
-           ff_output_commit(s->output, error);
+    return end_resuming(s, error) && ff_live_file_end(s->file, error) &&
+           ff_snapshot_goes_on(s, error) && ff_output_commit(s->output, error);
 }
 
 /* ---- its ends ----------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ static void free_snapshot(FfSnapshotRequest *request)
     if (request) {
         g_free(request->path);
         g_free(request->refusal);
+        g_clear_pointer(&request->disks, g_ptr_array_unref);
     }
     g_free(request);
 }

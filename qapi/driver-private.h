@@ -88,6 +88,7 @@ typedef struct {
     bool has_bandwidth; /* else the parameter's */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
+    GPtrArray *disks;   /* FfDisk *; NULL: they are left alone */
     bool attended;      /* it ends with its client */
     int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
     char *refusal;      /* call->native; NULL */

@@ -116,6 +116,7 @@ static void start(FfCall *call)
                                          .offset = r->offset,
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,
+                                         .disks = r->disks,
                                          .alone = r->own,
                                          .uffd = d->snapshot_uffd};
     g_free(d->uri);
@@ -272,6 +273,24 @@ static void got_fd(FfCall *call)
     }
 }
 
+/* NULL: the disks are left alone. */
+static GPtrArray *disks_of(JsonArray *list)
+{
+    GPtrArray *disks = list ? g_ptr_array_new_with_free_func(ff_disk_free) : NULL;
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *o = json_array_get_object_element(list, i);
+        FfDisk *d = g_new0(FfDisk, 1);
+
+        d->device = g_strdup(ff_json_string_or(o, "device", ""));
+        d->node = g_strdup(ff_json_string_or(o, "node", ""));
+        d->overlay = g_strdup(ff_json_string_or(o, "overlay", ""));
+        d->size = (uint64_t)ff_json_int(o, "size", 0);
+        g_ptr_array_add(disks, d);
+    }
+    return disks;
+}
+
 void ff_handle_snapshot(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -292,6 +311,7 @@ void ff_handle_snapshot(FfCall *call)
     r->offset = json_object_get_int_member_with_default(call->args, "offset", 0);
     r->buffer = json_object_get_int_member_with_default(call->args, "buffer", BUFFER);
     r->attended = json_object_get_boolean_member_with_default(call->args, "attended", FALSE);
+    r->disks = disks_of(ff_json_array(call->args, "disks"));
     r->has_bandwidth = json_object_has_member(call->args, "max-bandwidth");
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
 

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Flushes the disks that the guest can write to, ahead of stop.
+ * Flushes the disks that the guest can write to, ahead of stop; with the guest stopped, puts nodes
+ * that wait for that in front of them, in one transaction of blockdev-snapshot. Whoever planned
+ * that did it while the guest ran, so QEMU says once more, behind stop, which disks there are.
  *
  * Threads: the coordinator's. No lock.
  */
 #include "qemu/disks.h"
 
+#include <string.h>
+
 #include "qemu/call.h"
 #include "qemu/internal.h"
+#include "qmp/disk.h"
 #include "qmp/json.h"
 
 /* By qemu-io, which any QEMU has, and which says nothing where all is well. */
@@ -49,4 +54,92 @@ bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error)
         ok = !node || flush_one(qemu, node, error);
     }
     return ok;
+}
+
+/* ---- overlays ----------------------------------------------------------------------------------
+ */
+
+static bool differs(GError **error, const char *device, const char *how)
+{
+    g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                "disk %s %s while its overlay was made: repeat the snapshot", device, how);
+    return false;
+}
+
+static const FfDisk *planned(const GPtrArray *plan, const char *device)
+{
+    for (guint i = 0; i < plan->len; i++) {
+        const FfDisk *d = plan->pdata[i];
+
+        if (!strcmp(d->device, device)) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+/* Who plugs a disk, commits or grows an image, or puts a filter in front of it, has made the plan
+ * stale. QEMU would carry it out all the same, on a node that no guest uses any more. */
+static bool is_as_planned(const GPtrArray *plan, JsonNode *block, GError **error)
+{
+    guint n = 0;
+
+    for (guint i = 0; i < ff_json_node_length(block); i++) {
+        FfDiskEntry now;
+
+        if (!ff_disk_read(ff_json_node_nth(block, i), &now)) {
+            continue;
+        }
+        const FfDisk *d = planned(plan, now.device);
+        if (!d) {
+            return differs(error, now.device, "has come, or can be written to since,");
+        }
+        if (strcmp(d->node, now.node) != 0) {
+            return differs(error, now.device, "got another node");
+        }
+        if ((int64_t)d->size != now.size) {
+            return differs(error, now.device, "got another size");
+        }
+        n++;
+    }
+    if (n != plan->len) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                            "a disk went away, or cannot be written to any more, while its overlay "
+                            "was made: repeat the snapshot");
+    }
+    return n == plan->len;
+}
+
+static JsonObject *action(const FfDisk *d)
+{
+    JsonObject *action = json_object_new(), *data = json_object_new();
+
+    json_object_set_string_member(data, "node", d->node);
+    json_object_set_string_member(data, "overlay", d->overlay);
+    json_object_set_string_member(action, "type", "blockdev-snapshot");
+    json_object_set_object_member(action, "data", data);
+    return action;
+}
+
+bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error)
+{
+    FfQemu *qemu = ff_qemu_of_disks(disks);
+
+    if (!is_as_planned(disks->plan, qemu->disks_at_stop, error)) {
+        return false;
+    }
+    if (!disks->plan->len) {
+        return true;
+    }
+    JsonObject *args = json_object_new();
+    JsonArray *actions = json_array_new();
+
+    for (guint i = 0; i < disks->plan->len; i++) {
+        json_array_add_object_element(actions, action(disks->plan->pdata[i]));
+    }
+    json_object_set_array_member(args, "actions", actions);
+    /* No deadline and no cancel: what was sent is carried out. */
+    g_autoptr(JsonNode) reply = ff_qemu_call_within(qemu, "transaction", args, 0, error);
+
+    return reply != NULL;
 }

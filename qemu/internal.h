@@ -32,7 +32,8 @@ struct FfQemu {
     FfNesting nesting;      /* coordinator */
     char *
         nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
-    FfMutex undo_lock;  /* the undo log's text and its length */
+    JsonNode *disks_at_stop; /* coordinator; query-block's answer, in FfVmmState.between(); NULL */
+    FfMutex undo_lock;       /* the undo log's text and its length */
 };
 
 static inline FfQemu *ff_qemu_of_run(FfVmmRun *run)

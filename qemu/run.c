@@ -49,6 +49,37 @@ static void listen_from_stop(FfQemu *qemu)
     }
 }
 
+/* FALSE and ERROR: behind stop, by another monitor. Memory may have been written since. */
+static bool still_stands(FfQemu *qemu, FfQmpWatch *resumed, GError **error)
+{
+    if (!ff_qmp_watch_any(resumed)) {
+        return true;
+    }
+    g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        qemu->vmm.state.one_way ? resumed_in_save : resumed_in_switchover);
+    return false;
+}
+
+/* With the guest stopped: what has to be done before its devices are saved. DISKS: the answer to
+ * query-block that came behind stop's; NULL if it was not asked, or there is none (WHY). */
+static bool come_between(FfQemu *qemu, FfQmpWatch *resumed, JsonNode *disks, GError **why,
+                         GError **error)
+{
+    FfVmmState *state = &qemu->vmm.state;
+
+    if (*why) {
+        g_propagate_error(error, g_steal_pointer(why));
+        return false;
+    }
+    if (!still_stands(qemu, resumed, error)) {
+        return false; /* the disks would be of another time than its memory */
+    }
+    qemu->disks_at_stop = disks;
+    bool ok = state->between(state->between_opaque, error);
+    qemu->disks_at_stop = NULL;
+    return ok && ff_qemu_begin_stream(qemu, error);
+}
+
 /* With SAVE also starts the inner migration, on the stream that was offered. */
 static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
 {
@@ -58,6 +89,8 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     g_autofree char *first = ff_qemu_run_state(qemu, false, error);
     g_autoptr(GError) early = NULL;
     g_autoptr(GError) late = NULL;
+    g_autoptr(GError) unseen = NULL;
+    bool between = save && qemu->vmm.state.between;
 
     if (!first) {
         return false;
@@ -70,12 +103,15 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-status", NULL), ff_qemu_ask(qemu, "stop", NULL),
                           ff_qemu_ask(qemu, "query-status", NULL)};
     FfQmpCall *registers = ff_qemu_ask_registers(qemu);
-    bool saves = !save || ff_qemu_begin_stream(qemu, &late);
+    FfQmpCall *block =
+        between && qemu->vmm.disks.plan ? ff_qemu_ask(qemu, "query-block", NULL) : NULL;
+    bool saves = !save || between || ff_qemu_begin_stream(qemu, &late);
     g_autoptr(JsonNode) was = ff_qemu_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_qemu_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_qemu_answer(asked[2], "query-status", &early);
     g_free(qemu->nested_at_stop);
     qemu->nested_at_stop = ff_qemu_take_registers(registers);
+    g_autoptr(JsonNode) disks = block ? ff_qemu_answer(block, "query-block", &unseen) : NULL;
     if (early) {
         g_propagate_error(error, g_steal_pointer(&early));
         return false;
@@ -84,18 +120,16 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     if (!*before) {
         return false;
     }
+    if (between) {
+        saves = come_between(qemu, resumed, disks, &unseen, &late);
+    }
     if (!saves) {
         g_propagate_error(error, g_steal_pointer(&late));
         return false;
     }
-    /* Behind stop, by another monitor: memory may have been written since. With SAVE QEMU would
-     * have stopped a running guest by itself, and would start it again if the stream ended. */
-    if (ff_qmp_watch_any(resumed)) {
-        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                            qemu->vmm.state.one_way ? resumed_in_save : resumed_in_switchover);
-        return false;
-    }
-    return true;
+    /* With SAVE QEMU would have stopped a running guest by itself, and would start it again if the
+     * stream ended. */
+    return still_stands(qemu, resumed, error);
 }
 
 bool ff_qemu_stop(FfVmmRun *run, char **before, GError **error)

@@ -63,7 +63,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
-        .disks = {.flush = ff_qemu_flush_disks},
+        .disks = {.flush = ff_qemu_flush_disks, .branch = ff_qemu_branch_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;

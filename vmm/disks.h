@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The guest's disks, as a snapshot of its memory meets them.
+ * The guest's disks, as a snapshot of its memory meets them: they are flushed, and branched, so
+ * that what they hold at one instant stays as it is.
  *
  * For threads and errors see vmm/vmm.h.
  */
@@ -9,6 +10,25 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
+
+/* A disk that the guest can write to, and what is to come in front of it. */
+typedef struct {
+    char *device;  /* that has it, as the VMM calls it */
+    char *node;    /* which that device uses, by name */
+    char *overlay; /* node by name: it is there, empty, and nobody uses it */
+    uint64_t size; /* bytes that the disk has */
+} FfDisk;
+
+static inline void ff_disk_free(void *data)
+{
+    FfDisk *d = data;
+
+    g_free(d->device);
+    g_free(d->node);
+    g_free(d->overlay);
+    g_free(d);
+}
 
 typedef struct FfVmmDisks FfVmmDisks;
 struct FfVmmDisks {
@@ -16,6 +36,15 @@ struct FfVmmDisks {
      * that stop, which does the same with the guest standing, has less to do. The VMM answers
      * nobody meanwhile; vCPUs run as long as they do not ask it for anything. */
     bool (*flush)(FfVmmDisks *disks, GError **error);
+
+    /* FfDisk *, borrowed: those that are to be branched, all that the guest can write to; NULL: the
+     * disks are left alone. Set before FfVmmState.stop_and_save() by who calls branch(). */
+    const GPtrArray *plan;
+    /* Optional (NULL: disks cannot be branched). From FfVmmState.between(), the guest stopped: if
+     * its disks are those of .plan, all overlays come in front of them, in one step: from now on
+     * the guest writes there. FALSE and ERROR: none has. (But the answer of a VMM that is gone, or
+     * closes its monitor, may be lost.) */
+    bool (*branch)(FfVmmDisks *disks, GError **error);
 };
 
 #endif

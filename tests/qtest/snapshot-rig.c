@@ -19,7 +19,7 @@
 
 bool snap_begin(Snap *t, const char *faults, const char *device)
 {
-    const char *args[16] = {"-smp", "2", device ? "-device" : NULL, device, NULL}, *why;
+    const char *args[64] = {"-smp", "2", device ? "-device" : NULL, device, NULL}, *why;
     unsigned n = device ? 4 : 2;
 
     t->boot = bootsect_config(SNAP_RAM_MIB * MIB, BUSY_MIB * MIB, 2);

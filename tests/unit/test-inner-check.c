@@ -28,6 +28,11 @@ typedef struct {
 #define MORE(driver) "{'node-name': 'n', 'drv': '" driver "', 'cache': {'direct': false}}"
 #define NODE(driver) "[" MORE(driver)
 
+/* What query-block says of a disk that the guest can write to. */
+#define DISK(device, node, size)                                                                   \
+    "{'device': '', 'qdev': '" device "', 'inserted': {'ro': false, 'node-name': '" node           \
+    "', 'image': {'virtual-size': " size "}}}"
+
 /* The first match counts. */
 static const Answer healthy[] = {
     {"human-monitor-command", "aio_flush", "''"},
@@ -52,6 +57,11 @@ static const Answer healthy[] = {
     {"migrate-incoming", "fd:farfault-inner", "{}"},
     {"getfd", NULL, "{}"},
     {"closefd", NULL, "{}"},
+    {"query-block", NULL,
+     "[" DISK("d0", "n0", "512") ", {'device': 'cd0', 'qdev': 'c'}, {'device': 'unused', "
+                                 "'inserted': {'ro': false, 'node-name': 'u'}}, {'qdev': 'r', "
+                                 "'inserted': {'ro': true}}]"},
+    {"transaction", "\"node\":\"n0\",\"overlay\":\"o0\"", "{}"},
 };
 static const Answer stopped = {"query-status", NULL, "{'status': 'paused', 'running': false}"};
 
@@ -143,6 +153,28 @@ static const Case cases[] = {
     {"stop/save-refused", {"migrate", NULL, "!no"}, "migrate: no"},
     {"stop/odd-status", {"query-status", NULL, "{'status': 7}"}, "named no status"},
     {"stop/offer-refused", {"getfd", NULL, "!no"}, "getfd: no"},
+    {"branch/good", {"none", NULL, NULL}, NULL},
+    {"branch/refused", {"transaction", NULL, "!no"}, "transaction: no"},
+    {"branch/not-said", {"query-block", NULL, "!no"}, "query-block: no"},
+    {"branch/resumed",
+     {"query-block", NULL, "^[" DISK("d0", "n0", "512") "]"},
+     "resumed by another"},
+    {"branch/none", {"query-block", NULL, "[]"}, "a disk went away"},
+    {"branch/odd",
+     {"query-block", NULL, "[7, {'qdev': 'd0', 'inserted': []}]"},
+     "a disk went away"},
+    {"branch/other-node",
+     {"query-block", NULL, "[" DISK("d0", "n1", "512") "]"},
+     "disk d0 got another node"},
+    {"branch/other-size",
+     {"query-block", NULL, "[" DISK("d0", "n0", "1024") "]"},
+     "disk d0 got another size"},
+    {"branch/one-more",
+     {"query-block", NULL, "[" DISK("d0", "n0", "512") ", " DISK("d1", "n1", "512") "]"},
+     "disk d1 has come"},
+    {"branch/twice",
+     {"query-block", NULL, "[" DISK("d0", "n0", "512") ", " DISK("d0", "n0", "512") "]"},
+     "disk"},
     {"load/good", {"none", NULL, NULL}, NULL},
     {"load/stop-refused", {"stop", NULL, "!no"}, "stop: no"},
     {"load/getfd-refused", {"getfd", NULL, "!no"}, "getfd: no"},
@@ -193,8 +225,9 @@ typedef struct {
     const Case *c;
     int fd;
     bool stopped;
-    gint drained;                  /* atomic */
-    unsigned machine;              /* questions for its type */
+    gint drained;         /* atomic */
+    gint branched, saved; /* atomic; times that a transaction, that migrate was asked for */
+    unsigned machine;     /* questions for its type */
     bool on[N_CAPABILITIES], wide; /* WIDE: bandwidth without limit */
     GString *held; /* answers that go out when the next line has come; can be NULL */
 } Script;
@@ -271,6 +304,13 @@ static void answer(Script *s, const char *line)
     s->stopped |= a && !strcmp(a->command, "stop");
     if (strstr(line, "aio_flush")) {
         g_atomic_int_inc(&s->drained);
+    }
+    if (strstr(line, "\"transaction\"")) {
+        g_assert_true(s->stopped);
+        g_atomic_int_inc(&s->branched);
+    }
+    if (strstr(line, "\"migrate\"")) {
+        g_atomic_int_inc(&s->saved);
     }
     s->machine += strstr(line, "\"type\"") != NULL;
     g_assert_cmpuint(s->machine, <=, 1);
@@ -373,6 +413,42 @@ static void check_stop(FfVmm *vmm, const Case *c)
     }
 }
 
+static bool between(void *opaque, GError **error)
+{
+    FfVmm *vmm = opaque;
+
+    return vmm->disks.branch(&vmm->disks, error);
+}
+
+/* Only the disks of the plan get overlays; else the devices are not saved either. */
+static void check_branch(FfVmm *vmm, const Script *s)
+{
+    FfDisk disk = {(char *)"d0", (char *)"n0", (char *)"o0", 512};
+    g_autoptr(GPtrArray) plan = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+    g_autofree char *run_state = NULL;
+    const char *part = s->c->part;
+    int fd = -1;
+
+    g_ptr_array_add(plan, &disk);
+    vmm->disks.plan = plan;
+    vmm->state.between = between;
+    vmm->state.between_opaque = vmm;
+    bool ok = vmm->state.offer(&vmm->state, &fd, &error) &&
+              vmm->state.stop_and_save(&vmm->state, &run_state, &error);
+
+    g_assert_true(ok == !part);
+    g_assert_cmpstr(run_state, ==, "running");
+    g_assert_cmpint(g_atomic_int_get(&s->saved), ==, !part);
+    g_assert_cmpint(g_atomic_int_get(&s->branched), ==,
+                    !part || !strcmp(s->c->odd.command, "transaction"));
+    if (part) {
+        g_test_message("%s", error->message);
+        g_assert_nonnull(strstr(error->message, part));
+    }
+    close(fd);
+}
+
 static void check_load(FfVmm *vmm, const Case *c)
 {
     g_autoptr(GError) error = NULL;
@@ -461,6 +537,8 @@ static void test_case(const void *data)
     FfVmm *vmm = ff_qemu_vmm(under_test);
     if (g_str_has_prefix(script.c->name, "drain/")) {
         check_drain(vmm, &script);
+    } else if (g_str_has_prefix(script.c->name, "branch/")) {
+        check_branch(vmm, &script);
     } else {
         (settings                                    ? check_settings
          : g_str_has_prefix(script.c->name, "stop/") ? check_stop

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The disks that a guest can write to, for a snapshot that keeps them: which ones there are, and
+ * whether each can go on with an overlay. Nothing is changed. One thread.
+ */
+#ifndef FF_CLI_DISKS_H
+#define FF_CLI_DISKS_H
+
+#include "cli/qmp.h"
+
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct {
+    char *name;   /* for people: its drive, the id of its device, or the last part of its path */
+    char *device; /* as query-block has it */
+    char *node;   /* which the device uses */
+    char *base;   /* its image: absolute, and really the file that QEMU has open */
+    char *format; /* of BASE: "raw" or "qcow2" */
+    int64_t size; /* bytes that the guest sees */
+    bool direct, no_flush; /* how QEMU caches it */
+    char *detect_zeroes;   /* likewise */
+    /* Of overlays.c: */
+    char *overlay;                  /* path; NULL: not yet */
+    char *overlay_node, *file_node; /* names of the nodes */
+    unsigned made;                  /* how far it has come; FfStep */
+} FfCliDisk;
+
+/* Where QEMU lives on this host; made by ff_cli_disks_plan(). */
+typedef struct {
+    int thread; /* one of QEMU's */
+    uid_t uid;  /* QEMU's user */
+} FfCliHost;
+
+/* FfCliDisk *, perhaps none. NULL and ERROR: one of them cannot have an overlay, something is under
+ * way with them, or somebody else (libvirt) keeps account of them. */
+GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A guest's disk, as an entry of QEMU's query-block has it. Who plans a snapshot of the disks, and
+ * who looks whether the plan still holds, have to agree on what a disk is. No state; any thread.
+ */
+#ifndef FF_QMP_DISK_H
+#define FF_QMP_DISK_H
+
+#include "qmp/json.h"
+
+/* Borrowed from the entry. */
+typedef struct {
+    const char *device;   /* the guest's: its id, or its path in QEMU's object tree */
+    const char *drive;    /* of -drive, by its id; NULL: there is none */
+    const char *node;     /* which the device uses */
+    const char *format;   /* of that node: its driver */
+    const char *image;    /* as QEMU calls it; NULL: it does not say */
+    int64_t size;         /* bytes that the guest sees; -1: QEMU does not say */
+    JsonObject *inserted; /* what else QEMU says of the node */
+} FfDiskEntry;
+
+/* FALSE: no device of the guest has it, there is no medium, or the guest cannot write to it. */
+static inline bool ff_disk_read(JsonObject *entry, FfDiskEntry *disk)
+{
+    JsonObject *inserted = ff_json_object(entry, "inserted");
+    JsonObject *image = ff_json_object(inserted, "image");
+    const char *drive = ff_json_string_or(entry, "device", "");
+
+    *disk = (FfDiskEntry){.device = ff_json_string_or(entry, "qdev", ""),
+                          .drive = *drive ? drive : NULL,
+                          .node = ff_json_string_or(inserted, "node-name", ""),
+                          .format = ff_json_string_or(inserted, "drv", ""),
+                          .image = ff_json_string(image, "filename"),
+                          .size = ff_json_int(image, "virtual-size", -1),
+                          .inserted = inserted};
+    return inserted && *disk->device && !ff_json_bool(inserted, "ro");
+}
+
+#endif
