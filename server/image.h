@@ -27,6 +27,9 @@ typedef struct {
     uint64_t bits;    /* where its bits are in the image */
     uint32_t sharing; /* FfSharing: with children that the process forks */
     uint32_t reserved;
+    /* Of a client that asks: */
+    uint64_t gpa, file_offset; /* guest-physical; in its memfd */
+    FfInputStamp stamp;        /* of the file with its content */
 } FfImageBlock;
 
 typedef struct {
@@ -58,7 +61,7 @@ typedef struct {
     uint64_t features; /* of the userfaultfd */
     FfImageCounts counts;
     int32_t criu_pid; /* whose images; 0: a client of another dialect */
-    uint32_t reserved2;
+    uint32_t asks;    /* it asks for its pages: the ranges are of the pager that runs now */
     FfInputStamp pagemap, pages; /* of its images */
     FfImageBlock block[FF_IMAGE_BLOCKS];
     FfImageCopy copy[2];
