@@ -30,8 +30,9 @@
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 /* Above those that the pager is given by number. */
-#define LOWEST_FD 128
-G_STATIC_ASSERT(LOWEST_FD >= FF_SERVER_SLOT_FD + 2 * FF_SERVER_SLOTS);
+#define LOWEST_FD 10
+#define LOWEST_FD_WITH_SLOTS 128
+G_STATIC_ASSERT(LOWEST_FD_WITH_SLOTS >= FF_SERVER_SLOT_FD + 2 * FF_SERVER_SLOTS);
 G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
@@ -101,15 +102,20 @@ static bool fail(GError **error, const char *path, const char *what)
     return false;
 }
 
-/* FD where no number is meant. */
-static int move_up(int fd)
+static int move_above(int fd, int lowest)
 {
-    int up = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, LOWEST_FD);
+    int up = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, lowest);
 
     if (fd >= 0) {
         close(fd);
     }
     return up;
+}
+
+/* FD where no number is meant. */
+static int move_up(int fd)
+{
+    return move_above(fd, LOWEST_FD);
 }
 
 /* Nobody listens there any more: a pager that has ended has left it. */
@@ -326,10 +332,13 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, error)) {
         return EXIT_FAILED;
     }
+    for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
+        p.inherit[i] = move_above(p.inherit[i], LOWEST_FD_WITH_SLOTS);
+    }
     for (unsigned i = 0; i < o->n_slots; i++) {
         int *at = p.inherit + (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD) + i;
-        at[0] = fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD);
-        at[o->n_slots] = fcntl(o->file[i], F_DUPFD_CLOEXEC, LOWEST_FD);
+        at[0] = fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
+        at[o->n_slots] = fcntl(o->file[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
         if (at[0] < 0 || at[o->n_slots] < 0) {
             fail(error, line->from, g_strerror(errno));
             return EXIT_FAILED;

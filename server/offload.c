@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A snapshot of Cloud Hypervisor's; see offload.h. No state; any thread. System calls: open,
- * openat, memfd_create, ftruncate, close, and those of snapshot/input.c.
+ * userfaultfd, memfd_create, ftruncate, close, and those of snapshot/input.c.
  */
 #include "server/offload.h"
 
@@ -9,14 +9,16 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <json-glib/json-glib.h>
+#include <linux/userfaultfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "qmp/json.h"
 #include "server/source.h"
 #include "server/text.h"
 
-/* Of brackets; the deepest that has been seen is 9. */
+/* Of brackets: those of a configuration are a handful. */
 #define DEPTH_MAX 64
 #define ADDRESS_END (1ull << 52) /* of a guest */
 
@@ -162,12 +164,29 @@ static bool open_slot(FfOffload *o, unsigned i, const char *path, GError **error
     return true;
 }
 
+/* Before a guest depends on it. */
+static bool check_userfaultfd(GError **error)
+{
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+    if (uffd < 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "no userfaultfd can be made (%s): Linux 5.11 or newer is needed, and a "
+                    "container must not forbid it",
+                    g_strerror(errno));
+        return false;
+    }
+    close(uffd);
+    return true;
+}
+
 bool ff_offload_open(FfOffload *o, const char *path, GError **error)
 {
     for (unsigned i = 0; i < FF_OFFLOAD_SLOTS; i++) {
         o->file[i] = o->memory[i] = -1;
     }
-    if (!read_text(path, "migration_config.json", &o->config, &o->config_len, error) ||
+    if (!check_userfaultfd(error) ||
+        !read_text(path, "migration_config.json", &o->config, &o->config_len, error) ||
         !read_text(path, "state.json", &o->state, &o->state_len, error)) {
         return false;
     }
