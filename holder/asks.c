@@ -76,7 +76,6 @@ static void take(FfHolder *h)
         be_deaf(h, "has asked for what is no page");
         return;
     }
-    tell_talk(h);
     h->asks.waiting = true;
     listen_for(h, 0);
     if (s) { /* else the pager has given it up */
@@ -117,6 +116,7 @@ void ff_holder_answer(FfHolder *h)
     ssize_t n = send(h->cfg->asks->fault_fd, &ok, sizeof(ok), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n == sizeof(ok)) {
         h->asks.waiting = false;
+        tell_talk(h);
         listen_for(h, EPOLLIN);
     } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         listen_for(h, EPOLLOUT); /* it asks, and does not read */

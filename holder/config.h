@@ -12,7 +12,7 @@
 typedef struct {
     int fault_fd; /* where it asks */
     int talk_fd;  /* of a socketpair, to who replays the rest of its snapshot: that one is told of
-                     the first request (a byte), or that there is none (its end); and says when the
+                     the first answer (a byte), or that there is none (its end); and says when the
                      guest may run (a byte) */
     pid_t pid;
     uid_t uid;

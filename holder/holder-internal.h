@@ -83,7 +83,7 @@ typedef struct {
     bool waiting;  /* it was read, and the answer is not sent */
     bool deaf;     /* it has said what is none: it waits for ever */
     bool closed;   /* the other end has closed the socket */
-    bool told;     /* of the first request */
+    bool told;     /* of the first answer */
     bool finished; /* the talk has an end */
 } FfHeldAsks;
 

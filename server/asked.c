@@ -11,7 +11,7 @@
  *
  * Nobody reads or writes in the mapping, so the userfaultfd needs no rights and tells of nothing.
  *
- * System calls: userfaultfd, mmap, munmap, poll, read, and those of uffd/.
+ * System calls: userfaultfd, mmap, munmap, lseek, poll, read, and those of uffd/.
  */
 #include "server/asked.h"
 
@@ -63,7 +63,7 @@ FfImage *ff_asked_make(FfSession *s)
             image->copy[0].range[i] = (FfImageRange){.len = block[i].size, .block = i};
         }
         image->copy[0].n_ranges = n;
-        image->asks = 1;
+        image->asks = FF_ASKS;
     }
     return image;
 }
@@ -213,11 +213,48 @@ static void answer(FfWorker *w, FfSession *s)
     ff_tell(s->told);
 }
 
+/* What is there before anything was placed, somebody has touched before he could ask: it is zeros,
+ * and would be taken for content. */
+static bool is_empty(const FfSession *s)
+{
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        if (lseek(s->all->slot_fd + (int)i, 0, SEEK_DATA) >= 0 || errno != ENXIO) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* With the first request: from then on nobody finds a page that is not ours. */
+static void begin(FfSession *s)
+{
+    wait_request(s);
+    if (s->image->asks != FF_ASKS_BEGUN && !is_empty(s)) {
+        ff_session_log(s, "it has touched its memory before it could ask for it, so it gets none, "
+                          "and the guest does not run");
+        ff_session_wait_end(s);
+    }
+    pthread_mutex_lock(&s->lock);
+    __atomic_store_n(&s->image->asks, FF_ASKS_BEGUN, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&s->changed); /* to the owner */
+    pthread_mutex_unlock(&s->lock);
+}
+
+void ff_asked_wait_begun(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (s->image->asks != FF_ASKS_BEGUN) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
 gpointer ff_asked_run(gpointer session)
 {
     FfSession *s = session;
     g_autoptr(FfWorker) w = ff_worker_new(s, GATE_BYTES, true);
 
+    begin(s);
     while (!ff_session_is_ending(s)) {
         wait_request(s);
         answer(w, s);

@@ -17,6 +17,8 @@ bool ff_asked_open_source(FfSession *s, GError **error);
 int ff_asked_map(FfSession *s);
 /* The thread that answers: it places what is asked for, without an end. S->space is registered. */
 gpointer ff_asked_run(gpointer session);
+/* Until something may be placed for nobody. */
+void ff_asked_wait_begun(FfSession *s);
 void ff_asked_close(FfSession *s);
 
 #endif

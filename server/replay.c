@@ -3,7 +3,7 @@
  * Cloud Hypervisor's peer; see replay.h. A guest whose memory is asked for by nobody would run on
  * zeros: Cloud Hypervisor takes the empty memfds for its memory unless it was told to receive by
  * memory_mode=postcopy, which is not to be seen from here. So it is not told to run before it has
- * asked for a page.
+ * asked for a page, and has got it.
  *
  * System calls: socket, connect, getsockopt, sendmsg, recv, poll, close.
  */
@@ -163,7 +163,7 @@ static bool wait_first(int talk)
     ssize_t n;
 
     if (poll(&pfd, 1, SAY_AFTER_MS) == 0) {
-        ff_say("Cloud Hypervisor has not asked for a page yet, so the guest does not run: "
+        ff_say("Cloud Hypervisor has asked for no page and got it yet, so the guest does not run: "
                "receive-migration needs memory_mode=postcopy");
     }
     do {

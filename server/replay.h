@@ -23,7 +23,7 @@ typedef struct {
 /* Up to the moment from which on it may ask. ERROR (G_IO_ERROR, one line). */
 bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError **error);
 /* The rest: RUN, or the guest stays paused. TALK: a socket, on which there is a byte when it has
- * asked for the first time, or the end if it has not. */
+ * got its first page, or the end if it has not. */
 bool ff_replay_finish(const FfReplay *r, const FfOffload *o, int talk, bool run, GError **error);
 void ff_replay_clear(FfReplay *r);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfReplay, ff_replay_clear)

@@ -337,6 +337,8 @@ static void serve(FfSession *s)
     if (!s->image->asks) {
         ff_space_wake_all(s->space);
         ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
+    } else {
+        ff_asked_wait_begun(s);
     }
     if (s->all->bulk && wait_registered(s)) {
         ff_work_bulk(s);

@@ -399,6 +399,25 @@ static void test_last_answer_lost(void)
     end(&w);
 }
 
+/* What somebody has touched before it was registered is zeros: the guest does not run on that. */
+static void test_touched(void)
+{
+    World w;
+    VmmPeer p;
+
+    begin(&w, &(VmmPlan){0}, NULL, NULL);
+    vmm_receive_to_state(&p, w.plan.listener);
+    g_assert_cmpint(pwrite(p.memory[1], "", 1, (off_t)vmm_slot[1].file_offset), ==, 1);
+    vmm_respond(p.control, 1, 0);
+    g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, 0, VMM_PAGE));
+    daemon_wait_said(w.d, "before it could ask");
+    assert_no_answer(p.fault);
+    assert_no_answer(p.control);
+    vmm_peer_clear(&p);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    end(&w);
+}
+
 /* ---- folders -----------------------------------------------------------------------------------
  */
 
@@ -466,6 +485,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vmm/hostile/flood", test_flood);
     g_test_add_func("/vmm/hostile/talk", test_bad_talk);
     g_test_add_func("/vmm/hostile/end", test_bad_end);
+    g_test_add_func("/vmm/touched", test_touched);
     g_test_add_func("/vmm/last-answer-lost", test_last_answer_lost);
     g_test_add_func("/vmm/damaged", test_damaged);
     return g_test_run();

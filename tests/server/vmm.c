@@ -216,8 +216,7 @@ static void begin(VmmPeer *p, int listener)
     need(p->control >= 0, "accept");
 }
 
-/* Up to State, which is not answered. */
-static void receive_to_state(VmmPeer *p, int listener)
+void vmm_receive_to_state(VmmPeer *p, int listener)
 {
     unsigned command, seen = 0;
 
@@ -240,7 +239,7 @@ static void receive_to_state(VmmPeer *p, int listener)
 
 void vmm_receive_all(VmmPeer *p, int listener)
 {
-    receive_to_state(p, listener);
+    vmm_receive_to_state(p, listener);
     vmm_respond(p->control, 1, 0);
 }
 
@@ -543,7 +542,7 @@ static void run(const VmmPlan *plan)
     Vmm *v = g_new0(Vmm, 1);
 
     v->plan = plan;
-    receive_to_state(&v->peer, plan->listener);
+    vmm_receive_to_state(&v->peer, plan->listener);
     for (unsigned i = 0; i < VMM_SLOTS; i++) {
         v->mem[i] = map_slot(v, i);
     }

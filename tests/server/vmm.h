@@ -69,7 +69,9 @@ unsigned vmm_receive(VmmPeer *p);
 void vmm_respond(int sock, unsigned status, uint64_t length);
 /* The connection for pages. */
 void vmm_accept_fault(VmmPeer *p);
-/* All up to State, whose answer is given as well. */
+/* All up to State, which is not answered; the connection for pages is there. */
+void vmm_receive_to_state(VmmPeer *p, int listener);
+/* The same, and the answer. */
 void vmm_receive_all(VmmPeer *p, int listener);
 void vmm_peer_clear(VmmPeer *p);
 /* FALSE: it cannot be sent. */
