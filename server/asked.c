@@ -68,17 +68,31 @@ FfImage *ff_asked_make(FfSession *s)
     return image;
 }
 
-bool ff_asked_open_source(FfSession *s, GError **error)
+static void open_block(FfSession *s, unsigned i)
+{
+    int fd = s->all->slot_fd + (int)(s->all->slots + i);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    bool said = false;
+
+    for (;;) {
+        g_autoptr(GError) error = NULL;
+        s->block_source[i] = ff_source_open(path, &s->image->block[i].stamp, &error);
+        if (s->block_source[i]) {
+            return;
+        }
+        if (!said) {
+            ff_session_log(s, "%s: the guest waits until it is what it was", error->message);
+        }
+        said = true;
+        ff_work_pause(s, SOURCE_AGAIN_MS);
+    }
+}
+
+void ff_asked_open_source(FfSession *s)
 {
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
-        const FfImageBlock *b = &s->image->block[i];
-        int fd = s->all->slot_fd + (int)(s->all->slots + i);
-        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
-        if (!(s->block_source[i] = ff_source_open(path, &b->stamp, error))) {
-            return false;
-        }
+        open_block(s, i);
     }
-    return true;
 }
 
 /* The address is another one in each pager; what the record says of the one before is not needed.

@@ -10,9 +10,9 @@
 
 /* All of these: the owner. Its image, from what the holder was told. NULL and errno. */
 FfImage *ff_asked_make(FfSession *s);
-/* Before ff_asked_open(): the content of each block, from the files that the pager has, which must
- * be what they were. */
-bool ff_asked_open_source(FfSession *s, GError **error);
+/* The content of each block, from the files that the pager has: waits until they are what they
+ * were. */
+void ff_asked_open_source(FfSession *s);
 /* Maps the memory: the image's ranges are where, and S->uffd is that userfaultfd. 0 or -errno. */
 int ff_asked_map(FfSession *s);
 /* The thread that answers: it places what is asked for, without an end. S->space is registered. */

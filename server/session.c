@@ -242,7 +242,8 @@ static bool open_source(FfSession *s, GError **error)
 
     s->source = s->all->source;
     if (i->asks) {
-        return ff_asked_open_source(s, error);
+        ff_asked_open_source(s);
+        return true;
     }
     if (!i->criu_pid) {
         return true;

@@ -166,6 +166,46 @@ static void test_bad_source(void)
     run_well(VMM_PREFAULTS, 1, "pager/none/call/source-read#20=EIO", "--no-bulk");
 }
 
+/* No answer has come: there is none yet when what was said about it is there. */
+static void assert_no_answer(int sock)
+{
+    char byte;
+
+    g_assert_cmpint(recv(sock, &byte, 1, MSG_DONTWAIT), <, 0);
+    g_assert_cmpint(errno, ==, EAGAIN);
+}
+
+/* A file of the snapshot is another one for a while, also for a pager that begins meanwhile. */
+static void test_changed(void)
+{
+    World w;
+    VmmPeer p;
+    struct stat st;
+
+    begin(&w, &(VmmPlan){0}, NULL, "--no-bulk");
+    vmm_receive_all(&p, w.plan.listener);
+    g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
+    g_assert_true(vmm_read_answer(p.fault));
+    g_assert_cmpuint(vmm_receive(&p), ==, 5);
+    vmm_respond(p.control, 1, 0);
+    g_autofree char *path = g_build_filename(w.d->dir, "memory-3", NULL);
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[2]){0}, 0), ==, 0);
+    g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3 + VMM_PAGE, VMM_PAGE));
+    daemon_wait_said(w.d, "was changed while it was in use");
+    pid_t pager = daemon_pager(w.d);
+    g_assert_cmpint(pager, >, 0);
+    kill(pager, SIGKILL);
+    daemon_wait_said(w.d, "the guest waits until it is what it was");
+    assert_no_answer(p.fault);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[2]){st.st_atim, st.st_mtim}, 0), ==,
+                    0);
+    g_assert_true(vmm_read_answer(p.fault));
+    vmm_peer_clear(&p);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
 /* All of farfault but its guard is killed, or ended: who misses a page stands still, and the guard
  * ends when the process has. */
 static void test_frozen(gconstpointer signal)
@@ -210,15 +250,6 @@ static void begin_peer(World *w, VmmPeer *p, const char *more)
     g_assert_true(vmm_ask(p->fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
     g_assert_true(vmm_read_answer(p->fault));
     finish_talk(p);
-}
-
-/* No answer has come: there is none yet when what was said about it is there. */
-static void assert_no_answer(int sock)
-{
-    char byte;
-
-    g_assert_cmpint(recv(sock, &byte, 1, MSG_DONTWAIT), <, 0);
-    g_assert_cmpint(errno, ==, EAGAIN);
 }
 
 static void test_bad_asks(void)
@@ -478,6 +509,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/vmm/killed-at-random", test_killed_at_random);
     g_test_add_func("/vmm/bad-source", test_bad_source);
+    g_test_add_func("/vmm/changed", test_changed);
     g_test_add_data_func("/vmm/frozen/killed", GINT_TO_POINTER(SIGKILL), test_frozen);
     g_test_add_data_func("/vmm/frozen/ended", GINT_TO_POINTER(SIGTERM), test_frozen);
     g_test_add_func("/vmm/hostile/asks", test_bad_asks);
