@@ -471,15 +471,18 @@ static void prepare_damaged(const char *dir, const char *socket, void *opaque)
 
 static void test_damaged(void)
 {
-    static const Damage damages[] = {
+    static char page[VMM_PAGE + 1];
+    const Damage damages[] = {
         {"state.json", NULL, "state.json"},
         {"migration_config.json", NULL, "migration_config.json"},
         {"migration_config.json", "{}", "guest_ram_mappings"},
         {"migration_config.json", "no", "no JSON"},
         {"memory-3", NULL, "memory-3"},
-        {"memory-0", "short", "is it another snapshot's?"},
+        {"memory-0", "short", "memory-0: it is not whole pages"},
+        {"memory-0", page, "is it another snapshot's?"},
     };
 
+    memset(page, 'x', VMM_PAGE);
     for (unsigned i = 0; i < G_N_ELEMENTS(damages); i++) {
         daemon_next(&(DaemonKind){
             .said_to = -1, .restores = prepare_damaged, .opaque = (void *)&damages[i]});
