@@ -345,6 +345,7 @@ static void test_flood(void)
         }
     }
     g_assert_cmpuint(sent, ==, N);
+    g_assert_cmpuint(got, ==, N);
     assert_no_answer(p.fault);
     vmm_peer_clear(&p);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
