@@ -250,14 +250,20 @@ const char ff_help_run[] =
 const char ff_help_pager[] =
     "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
     "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
+    "       farfault pager --to SOCKET --from FOLDER [--paused] [--control SOCKET]\n"
+    "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
     "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
     "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
+    "With --to: restore a guest of Cloud Hypervisor, and give it its memory as it asks for it.\n"
     "\n"
     "  --listen SOCKET   where clients connect; made here\n"
     "  --from FILE       their memory: a raw file (Firecracker's memory file) or a mapped-ram "
     "file\n"
     "                    (farfault snapshot), also in zstd's seekable format. Do not change it.\n"
     "                    A folder with CRIU's images: instead of criu lazy-pages\n"
+    "  --to SOCKET       where Cloud Hypervisor waits for a guest (receive-migration with\n"
+    "                    memory_mode=postcopy); FOLDER: what its offload daemon has written\n"
+    "  --paused          leave that guest paused\n"
     "  --allow USER      a user besides this one and root who may connect; can be given again\n"
     "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
     "  --metrics ADDRESS:PORT\n"
@@ -266,6 +272,7 @@ const char ff_help_pager[] =
     "  --help, -h        this text\n"
     "\n"
     "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
+    "With --to it ends when the guest has all its memory, or is gone.\n"
     "Exit status: 0 ended, 1 failed, 2 usage.\n";
 
 const char ff_help_doctor[] =

@@ -7,6 +7,9 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "holder/holder.h"
+#include "holder/say.h"
+#include "server/offload.h"
+#include "server/replay.h"
 #include "server/server.h"
 #include "server/source.h"
 
@@ -15,8 +18,10 @@
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -26,17 +31,22 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 /* Above those that the pager is given by number. */
 #define LOWEST_FD 10
+#define LOWEST_FD_WITH_SLOTS 128
+G_STATIC_ASSERT(LOWEST_FD_WITH_SLOTS >= FF_SERVER_SLOT_FD + 2 * FF_SERVER_SLOTS);
+G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
 typedef struct {
-    gboolean help, no_bulk;
-    char *listen, *from, *control, *metrics, *serve;
+    gboolean help, no_bulk, paused;
+    int slots;
+    char *listen, *to, *from, *control, *metrics, *serve;
     char **allow, **positional;
 } Line;
 
 static void line_clear(Line *line)
 {
     g_free(line->listen);
+    g_free(line->to);
     g_free(line->from);
     g_free(line->control);
     g_free(line->metrics);
@@ -51,11 +61,14 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
         {"listen", 0, 0, G_OPTION_ARG_FILENAME, &line->listen, NULL, NULL},
+        {"to", 0, 0, G_OPTION_ARG_FILENAME, &line->to, NULL, NULL},
+        {"paused", 0, 0, G_OPTION_ARG_NONE, &line->paused, NULL, NULL},
         {"from", 0, 0, G_OPTION_ARG_FILENAME, &line->from, NULL, NULL},
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
+        {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
@@ -89,15 +102,20 @@ static bool fail(GError **error, const char *path, const char *what)
     return false;
 }
 
-/* FD where no number is meant. */
-static int move_up(int fd)
+static int move_above(int fd, int lowest)
 {
-    int up = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, LOWEST_FD);
+    int up = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, lowest);
 
     if (fd >= 0) {
         close(fd);
     }
     return up;
+}
+
+/* FD where no number is meant. */
+static int move_up(int fd)
+{
+    return move_above(fd, LOWEST_FD);
 }
 
 /* Nobody listens there any more: a pager that has ended has left it. */
@@ -205,51 +223,165 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 /* ---- the holder --------------------------------------------------------------------------------
  */
 
+#define ARGS 9
+#define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
+
+/* How this program becomes the pager, and with which fds. */
+typedef struct {
+    char *argv[ARGS + 1];
+    unsigned n;
+    int inherit[INHERITED]; /* -1: none */
+} Pager;
+
+static void pager_clear(Pager *p)
+{
+    for (unsigned i = 0; i < p->n; i++) {
+        g_free(p->argv[i]);
+    }
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
+
+/* SLOTS: of a client that asks. */
+static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsigned slots,
+                    GError **error)
+{
+    memset(p->inherit, -1, sizeof(p->inherit));
+    if (line->control && (p->inherit[1] = listen_at(line->control, false, error)) < 0) {
+        return false;
+    }
+    if (line->metrics && (p->inherit[2] = listen_tcp(line->metrics, error)) < 0) {
+        return false;
+    }
+    p->argv[p->n++] = g_strdup("farfault");
+    p->argv[p->n++] = g_strdup("pager");
+    p->argv[p->n++] = g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64, stamp->size,
+                                      stamp->sec, stamp->nsec);
+    p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
+    if (line->no_bulk) {
+        p->argv[p->n++] = g_strdup("--no-bulk");
+    }
+    if (line->control) {
+        p->argv[p->n++] = g_strdup_printf("--control=%s", line->control);
+    }
+    if (line->metrics) {
+        p->argv[p->n++] = g_strdup_printf("--metrics=%s", line->metrics);
+    }
+    return true;
+}
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
     bool criu;
-    int inherit[] = {open_source(line->from, &stamp, &criu, error), -1, -1};
+    g_auto(Pager) p = {0};
+    int source = open_source(line->from, &stamp, &criu, error);
 
-    if (inherit[0] < 0) {
+    if (source < 0) {
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
         return EXIT_FAILED;
     }
-    if (line->control && (inherit[1] = listen_at(line->control, false, error)) < 0) {
+    if (!prepare(&p, line, &stamp, 0, error)) {
         return EXIT_FAILED;
     }
-    if (line->metrics && (inherit[2] = listen_tcp(line->metrics, error)) < 0) {
-        return EXIT_FAILED;
-    }
+    p.inherit[0] = source;
     int listener = listen_at(line->listen, uids->len, error);
     if (listener < 0) {
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    char *argv[8] = {(char *)"farfault", (char *)"pager"};
-    argv[2] = g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64, stamp.size, stamp.sec,
-                              stamp.nsec);
-    unsigned n = 3;
-    if (line->no_bulk) {
-        argv[n++] = (char *)"--no-bulk";
-    }
-    if (line->control) {
-        argv[n++] = g_strdup_printf("--control=%s", line->control);
-    }
-    if (line->metrics) {
-        argv[n++] = g_strdup_printf("--metrics=%s", line->metrics);
-    }
     int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
-                                                 .pager_argv = argv,
-                                                 .inherit = inherit,
-                                                 .n_inherit = G_N_ELEMENTS(inherit),
+                                                 .pager_argv = p.argv,
+                                                 .inherit = p.inherit,
+                                                 .n_inherit = G_N_ELEMENTS(p.inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,
                                                  .n_uids = uids->len,
                                                  .criu = criu},
                                error);
     unlink(line->listen);
+    if (line->control) {
+        unlink(line->control);
+    }
+    return status;
+}
+
+/* ---- Cloud Hypervisor --------------------------------------------------------------------------
+ */
+
+/* A process of its own, as the holder waits for nobody; it ends with that. */
+static void replay(const FfReplay *r, const FfOffload *o, int talk, bool run)
+{
+    g_autoptr(GError) error = NULL;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (ff_replay_finish(r, o, talk, run, &error)) {
+        ff_say("the guest is there, and %s", run ? "runs" : "is paused");
+        send(talk, "", 1, MSG_NOSIGNAL);
+        _exit(EXIT_OK);
+    }
+    ff_say("%s", error->message);
+    _exit(EXIT_FAILED);
+}
+
+static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **error)
+{
+    g_auto(Pager) p = {0};
+    int talk[2];
+
+    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, error)) {
+        return EXIT_FAILED;
+    }
+    for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
+        p.inherit[i] = move_above(p.inherit[i], LOWEST_FD_WITH_SLOTS);
+    }
+    for (unsigned i = 0; i < o->n_slots; i++) {
+        int *at = p.inherit + (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD) + i;
+        at[0] = fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
+        at[o->n_slots] = fcntl(o->file[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
+        if (at[0] < 0 || at[o->n_slots] < 0) {
+            fail(error, line->from, g_strerror(errno));
+            return EXIT_FAILED;
+        }
+    }
+    if (!ff_replay_begin(r, line->to, o, error)) {
+        return EXIT_FAILED;
+    }
+    pid_t pid = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, talk) < 0 ? -1 : fork();
+    if (pid == 0) {
+        close(talk[0]);
+        close(r->fault);
+        replay(r, o, talk[1], !line->paused);
+    } else if (pid < 0) {
+        fail(error, line->to, g_strerror(errno));
+        return EXIT_FAILED;
+    }
+    close(talk[1]);
+    close(r->control); /* that process's: its end is told */
+    r->control = -1;
+    const FfHolderAsks asks = {.fault_fd = r->fault,
+                               .talk_fd = talk[0],
+                               .pid = r->pid,
+                               .uid = r->uid,
+                               .hello = o->slot,
+                               .hello_len = o->n_slots * (uint32_t)sizeof(o->slot[0])};
+    return ff_holder_run(&(FfHolderConfig){.listen_fd = -1,
+                                           .pager_argv = p.argv,
+                                           .inherit = p.inherit,
+                                           .n_inherit = G_N_ELEMENTS(p.inherit),
+                                           .asks = &asks},
+                         error);
+}
+
+static int restore_to(const Line *line, GError **error)
+{
+    g_auto(FfOffload) o = {0};
+    g_auto(FfReplay) r = {0};
+
+    if (!ff_offload_open(&o, line->from, error)) {
+        return EXIT_FAILED;
+    }
+    int status = hold_for(line, &r, &o, error);
     if (line->control) {
         unlink(line->control);
     }
@@ -262,6 +394,10 @@ static int serve(const Line *line)
     FfServerConfig cfg = {
         .bulk = !line->no_bulk, .control = line->control, .metrics = line->metrics};
 
+    if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
+        return EXIT_USAGE;
+    }
+    cfg.slots = (unsigned)line->slots;
     if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64, &cfg.source.size, &cfg.source.sec,
                &cfg.source.nsec) != 3) {
         return EXIT_USAGE;
@@ -286,16 +422,21 @@ int ff_cli_pager(int argc, char **argv)
     if (line.serve) {
         return serve(&line);
     }
-    if (!line.listen || !line.from || line.positional) {
-        fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE\n",
+    if (!line.listen == !line.to || !line.from || line.positional) {
+        fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE, or "
+              "--to SOCKET --from FOLDER\n",
               stderr);
+        return EXIT_USAGE;
+    }
+    if (line.to ? line.allow != NULL : line.paused) {
+        fputs("farfault: --allow is for --listen, --paused for --to\n", stderr);
         return EXIT_USAGE;
     }
     if (!parse_users(line.allow, uids, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = hold(&line, uids, &error);
+    int status = line.to ? restore_to(&line, &error) : hold(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

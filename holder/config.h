@@ -5,16 +5,30 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
+/* A client that asks for its pages by a socket (asks.c). All fds are borrowed. */
 typedef struct {
-    int listen_fd;      /* of a unix stream socket, listening; taken */
+    int fault_fd; /* where it asks */
+    int talk_fd;  /* of a socketpair, to who replays the rest of its snapshot: that one is told of
+                     the first answer (a byte), or that there is none (its end); and says when the
+                     guest may run (a byte) */
+    pid_t pid;
+    uid_t uid;
+    const void *hello; /* its first message, for the pager */
+    uint32_t hello_len;
+} FfHolderAsks;
+
+typedef struct {
+    int listen_fd;      /* of a unix stream socket, listening; taken. -1: there is `asks` */
     char **pager_argv;  /* how this program becomes the pager, whose link is FF_HOLD_LINK_FD */
     const int *inherit; /* fds that it has as FF_HOLD_LINK_FD + 1 and so on; -1: it has none */
     unsigned n_inherit;
     const uid_t *uids; /* who may connect besides the holder's own user and root */
     unsigned n_uids;
     bool criu; /* clients are CRIU's, not Firecracker's: many on a connection, and without a copy */
+    const FfHolderAsks *asks; /* the only client; the end of it is the holder's. NULL: none */
 } FfHolderConfig;
 
 #endif

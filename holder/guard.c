@@ -32,14 +32,15 @@ typedef struct {
 
 typedef struct {
     uint64_t id;
-    int uffd, pidfd; /* -1: not known */
+    int fd, pidfd; /* userfaultfd, or socket; -1: not known */
+    bool is_sock;
 } Held;
 
 static void forget(GArray *all, guint i)
 {
     const Held *h = &g_array_index(all, Held, i);
 
-    close(h->uffd);
+    close(h->fd);
     if (h->pidfd >= 0) {
         close(h->pidfd);
     }
@@ -55,8 +56,8 @@ static void kill_one(const Held *h)
 
 static void obey(GArray *all, const Message *msg, const int *fds, unsigned n)
 {
-    if (msg->type == FF_GUARD_HOLD && n) {
-        Held h = {msg->id, fds[0], n > 1 ? fds[1] : -1};
+    if ((msg->type == FF_GUARD_HOLD || msg->type == FF_GUARD_SOCK) && n) {
+        Held h = {msg->id, fds[0], n > 1 ? fds[1] : -1, msg->type == FF_GUARD_SOCK};
         g_array_append_val(all, h);
         return;
     }
@@ -109,14 +110,15 @@ static void wait_some(int link, GArray *all)
 
     pfd[all->len] = (struct pollfd){.fd = link, .events = POLLIN};
     for (guint i = 0; i < all->len; i++) {
-        int pidfd = g_array_index(all, Held, i).pidfd;
-        pfd[i] = (struct pollfd){.fd = pidfd, .events = POLLIN};
-        look = look || pidfd < 0;
+        const Held *h = &g_array_index(all, Held, i);
+        pfd[i] = h->is_sock ? (struct pollfd){.fd = h->fd, .events = POLLRDHUP}
+                            : (struct pollfd){.fd = h->pidfd, .events = POLLIN};
+        look = look || pfd[i].fd < 0;
     }
     poll(pfd, all->len + 1, look ? LOOK_AGAIN_MS : -1);
     for (guint i = all->len; i-- > 0;) {
         const Held *h = &g_array_index(all, Held, i);
-        if (h->pidfd >= 0 ? pfd[i].revents != 0 : ff_uffd_is_gone(h->uffd)) {
+        if (pfd[i].fd >= 0 ? pfd[i].revents != 0 : ff_uffd_is_gone(h->fd)) {
             forget(all, i);
         }
     }
@@ -171,20 +173,20 @@ int ff_guard_start(void)
     return link[0];
 }
 
-int ff_guard_tell(int link, FfGuardType type, uint64_t id, int uffd, int pidfd)
+int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd)
 {
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
     Message msg = {.id = id, .type = type};
-    int fds[2] = {uffd, pidfd};
+    int fds[2] = {fd, pidfd};
     unsigned n = pidfd >= 0 ? 2 : 1;
     struct iovec iov = {&msg, sizeof(msg)};
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t rc;
 
-    if (type == FF_GUARD_HOLD) {
+    if (type == FF_GUARD_HOLD || type == FF_GUARD_SOCK) {
         mh.msg_control = &control;
         mh.msg_controllen = CMSG_SPACE(n * sizeof(int));
         struct cmsghdr *c = CMSG_FIRSTHDR(&mh);

@@ -2,7 +2,8 @@
 /*
  * A process that outlives the holder, for clients that keep no copy of their userfaultfd: once
  * nobody has it any more they would go on with zeros. It has a copy of each. When the holder ends,
- * for whatever reason, it kills those clients, and holds their userfaultfds until they are gone.
+ * for whatever reason, it kills those clients, and holds their userfaultfds until they are gone. Of
+ * a client that asks for its pages by a socket it holds that: who has no answer waits.
  */
 #ifndef FF_HOLDER_GUARD_H
 #define FF_HOLDER_GUARD_H
@@ -11,13 +12,14 @@
 
 typedef enum {
     FF_GUARD_HOLD, /* with a userfaultfd, and a pidfd if it is known */
+    FF_GUARD_SOCK, /* with a socket, which is held until the other end has closed it */
     FF_GUARD_DROP, /* all is in place */
     FF_GUARD_KILL, /* of one that is held */
 } FfGuardType;
 
 /* Forks it: the link to it, or -errno. Only in a process of one thread. */
 int ff_guard_start(void);
-/* UFFD, PIDFD: of FF_GUARD_HOLD; PIDFD can be -1. -errno: it has died. */
-int ff_guard_tell(int link, FfGuardType type, uint64_t id, int uffd, int pidfd);
+/* FD: of FF_GUARD_HOLD and FF_GUARD_SOCK; PIDFD: of the first, or -1. -errno: it has died. */
+int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd);
 
 #endif

@@ -7,6 +7,7 @@
  *   tell.c     epoll and timer; what is said to the pager
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
+ *   asks.c     a client that asks by a socket
  *   pager.c    the pager's process, and what it says
  *   holder.c   the loop, start and end
  */
@@ -17,6 +18,7 @@
 #include "holder/guard.h"
 #include "holder/record.h"
 #include "holder/say.h"
+#include "holder/vmm-wire.h"
 #include "holder/wire.h"
 
 #define FF_HOLDER_SPACES 1024
@@ -37,6 +39,8 @@ typedef enum {
     FF_ON_CLIENT, /* a root's pidfd */
     FF_ON_GUARD,  /* the link to it */
     FF_ON_SOCK,   /* a root's socket: all who have it have ended, or closed it */
+    FF_ON_ASK,    /* the socket where a client asks */
+    FF_ON_TALK,   /* FfHolderAsks.talk_fd */
 } FfHolderOn;
 
 typedef struct {
@@ -71,6 +75,18 @@ typedef struct {
     char *bytes; /* FF_RECORD_HELLO_MAX */
 } FfPending;
 
+/* Of FfHolderAsks. */
+typedef struct {
+    uint64_t id; /* of its space */
+    FfVmmAsk in; /* the request that is being read: LEN bytes of it */
+    unsigned len;
+    bool waiting;  /* it was read, and the answer is not sent */
+    bool deaf;     /* it has said what is none: it waits for ever */
+    bool closed;   /* the other end has closed the socket */
+    bool told;     /* of the first answer */
+    bool finished; /* the talk has an end */
+} FfHeldAsks;
+
 typedef struct {
     const FfHolderConfig *cfg;
     int epoll, signals, timer, null_fd;
@@ -82,6 +98,7 @@ typedef struct {
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
     int guard; /* the link to it; -1: it is not needed */
+    FfHeldAsks asks;
     /* the pager */
     pid_t pid; /* 0: none */
     int pidfd, link;
@@ -106,6 +123,13 @@ void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
 
+/* ---- asks.c ---- */
+bool ff_holder_asks_begin(FfHolder *h);
+void ff_holder_on_ask(FfHolder *h, uint32_t events);
+void ff_holder_on_talk(FfHolder *h);
+/* The pager may have answered. */
+void ff_holder_answer(FfHolder *h);
+
 /* ---- spaces.c ---- */
 /* A client keeps no copy of its userfaultfd. */
 static inline bool ff_holder_is_guarded(const FfHolder *h)
@@ -118,6 +142,8 @@ bool ff_holder_start_guard(FfHolder *h);
 void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */
 bool ff_holder_add_client(FfHolder *h, FfPending *p);
+/* The client that asks: a space without a userfaultfd. NULL and errno. */
+FfHeldSpace *ff_holder_add_asks(FfHolder *h);
 void ff_holder_on_uffd(FfHolder *h, unsigned i);
 void ff_holder_on_told(FfHolder *h, unsigned root);
 /* FD, of ROOT: readable, or hung up, as somebody has ended. */

@@ -45,7 +45,7 @@ static void on_signal(FfHolder *h)
     }
 }
 
-static void dispatch(FfHolder *h, uint64_t what)
+static void dispatch(FfHolder *h, uint64_t what, uint32_t events)
 {
     unsigned i = (uint32_t)what;
 
@@ -61,6 +61,7 @@ static void dispatch(FfHolder *h, uint64_t what)
         break;
     case FF_ON_PAGER:
         ff_holder_on_pager_end(h);
+        ff_holder_answer(h); /* it may have died before it told */
         break;
     case FF_ON_TIMER:
         on_timer(h);
@@ -73,6 +74,13 @@ static void dispatch(FfHolder *h, uint64_t what)
         break;
     case FF_ON_TOLD:
         ff_holder_on_told(h, i);
+        ff_holder_answer(h);
+        break;
+    case FF_ON_ASK:
+        ff_holder_on_ask(h, events);
+        break;
+    case FF_ON_TALK:
+        ff_holder_on_talk(h);
         break;
     case FF_ON_GUARD:
         ff_say("the guard has died: the next one goes on");
@@ -95,7 +103,7 @@ static void run(FfHolder *h)
     while (!h->ending) {
         int n = epoll_wait(h->epoll, events, EVENTS, -1);
         for (int i = 0; i < n && !h->ending; i++) {
-            dispatch(h, events[i].data.u64);
+            dispatch(h, events[i].data.u64, events[i].events);
         }
     }
 }
@@ -122,10 +130,11 @@ static bool set_up(FfHolder *h, GError **error)
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     h->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
-        !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN) ||
+        (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
         !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) ||
-        (h->cfg->criu && !ff_holder_start_guard(h))) {
+        ((h->cfg->criu || h->cfg->asks) && !ff_holder_start_guard(h)) ||
+        (h->cfg->asks && !ff_holder_asks_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));
         return false;

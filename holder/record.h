@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define FF_RECORD_MAGIC 0x444f4345524646ull
-#define FF_RECORD_VERSION 1u
+#define FF_RECORD_VERSION 2u
 #define FF_RECORD_FAULTS 1024u /* a power of 2 */
 #define FF_RECORD_HELLO_MAX 65536u
 
@@ -56,6 +56,14 @@ typedef struct {
     uint32_t full; /* holder: it waits for room; pager clears it, and tells by the eventfd */
     uint64_t head; /* holder */
     uint64_t tail; /* pager */
+
+    /* ---- of a client that asks by a socket (holder/asks.c): one request at a time ---- */
+    struct {
+        uint64_t gpa, length; /* holder, before `asked` */
+        uint64_t asked;       /* holder: how many requests it has read. Observer: the pager */
+        uint64_t answered;    /* pager: of so many the pages are there. Observers: the holder, which
+                                 sends the answer; the next pager */
+    } ask;
 
     /* ---- events ---- */
     uint64_t in_seq;    /* holder, before the read: what `in` will be, if it is an event */

@@ -132,7 +132,10 @@ bool ff_holder_start_guard(FfHolder *h)
         return false;
     }
     h->guard = link;
-    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+    if (h->cfg->asks) {
+        ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
+    }
+    for (unsigned i = 0; i < FF_HOLDER_SPACES && !h->cfg->asks; i++) {
         const FfHeldSpace *s = &h->space[i];
         if (s->id && s->uffd >= 0) {
             ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
@@ -143,7 +146,7 @@ bool ff_holder_start_guard(FfHolder *h)
 
 static void guard(FfHolder *h, const FfHeldSpace *s, FfGuardType type)
 {
-    if (ff_holder_is_guarded(h)) {
+    if (ff_holder_is_guarded(h) && !h->cfg->asks) {
         ff_guard_tell(h->guard, type, s->id, s->uffd, s->pidfd); /* its death is an event */
     }
 }
@@ -164,33 +167,60 @@ void ff_holder_registered(FfHolder *h, uint64_t connection)
 /* ---- clients -----------------------------------------------------------------------------------
  */
 
+/* The first one of a family, without a userfaultfd. NULL and errno: no room. */
+static FfHeldSpace *new_root(FfHolder *h, pid_t pid, uid_t uid, const void *hello, uint32_t len)
+{
+    int i = prepare(h);
+    FfHeldSpace *s = i < 0 ? NULL : &h->space[i];
+
+    if (s && (s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
+        release(s);
+        s = NULL;
+    }
+    if (!s) {
+        return NULL;
+    }
+    name(h, s);
+    s->n_family = 1;
+    s->rec->root = s->id;
+    s->rec->pid = pid;
+    s->rec->uid = uid;
+    s->rec->hello_len = len;
+    memcpy(s->rec->hello, hello, len);
+    s->rec->registered = !h->cfg->criu;
+    return s;
+}
+
+/* Nothing is ever read of what stands here for its userfaultfd. */
+FfHeldSpace *ff_holder_add_asks(FfHolder *h)
+{
+    const FfHolderAsks *a = h->cfg->asks;
+    FfHeldSpace *s = new_root(h, a->pid, a->uid, a->hello, a->hello_len);
+
+    if (!s) {
+        return NULL;
+    }
+    s->uffd = fcntl(h->null_fd, F_DUPFD_CLOEXEC, 0);
+    if (s->uffd < 0 || !ff_holder_watch(h, s->told, FF_ON_TOLD, index_of(h, s), EPOLLIN)) {
+        release(s);
+        return NULL;
+    }
+    return s;
+}
+
 bool ff_holder_add_client(FfHolder *h, FfPending *p)
 {
     if (!is_userfaultfd(p->uffd)) {
         ff_say("process %d: what it passed is not a userfaultfd", p->pid);
         return false;
     }
-    int i = prepare(h);
-    FfHeldSpace *s = i < 0 ? NULL : &h->space[i];
-    if (s) {
-        s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    }
-    if (!s || s->told < 0) {
+    FfHeldSpace *s = new_root(h, p->pid, p->uid, p->bytes, p->len);
+    if (!s) {
         ff_say("process %d: no room for another client (%u at most, and files: ulimit -n)", p->pid,
                FF_HOLDER_SPACES);
-        if (s) {
-            release(s);
-        }
         return false;
     }
-    name(h, s);
-    s->n_family = 1;
-    s->rec->root = s->id;
-    s->rec->pid = p->pid;
-    s->rec->uid = p->uid;
-    s->rec->hello_len = p->len;
-    memcpy(s->rec->hello, p->bytes, p->len);
-    s->rec->registered = !h->cfg->criu;
+    unsigned i = index_of(h, s);
     s->connection = p->connection;
     s->sock = p->sock;
     s->pidfd = p->pidfd;

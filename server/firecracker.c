@@ -15,10 +15,11 @@
 #include <string.h>
 
 #include "qmp/json.h"
+#include "server/text.h"
 
 #define SMALL_PAGE 4096
 #define HUGE_PAGE (2 << 20)
-/* Of brackets: it has two. The parser goes down the stack with them. */
+/* Of brackets: it has two. */
 #define DEPTH_MAX 8
 #define ADDRESS_END (1ull << 56) /* of a process, with five levels of page tables */
 
@@ -92,39 +93,16 @@ static bool check_content(const FfRegionOfClient *r, unsigned n, uint64_t source
     return true;
 }
 
-/* Those in texts are counted as well, which none of ours has. So somebody else's may seem to close
- * what they do not: ff_json_is_modest() has the last word. */
-static bool is_deep(const char *text, size_t len)
-{
-    unsigned depth = 0;
-
-    for (size_t i = 0; i < len; i++) {
-        depth += text[i] == '[' || text[i] == '{';
-        depth -= depth && (text[i] == ']' || text[i] == '}');
-        if (depth > DEPTH_MAX) {
-            return true;
-        }
-    }
-    return false;
-}
-
 unsigned ff_firecracker_parse(const char *text, size_t len, uint64_t source_size,
                               FfRegionOfClient *regions, GError **error)
 {
-    g_autoptr(JsonParser) parser = json_parser_new_immutable();
-    g_autoptr(GError) why = NULL;
-    g_autofree char *words = NULL;
+    g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, error);
 
-    if (is_deep(text, len) || !ff_json_is_modest(text, len) || !g_utf8_validate(text, len, NULL) ||
-        !json_parser_load_from_data(parser, text, (gssize)len, &why)) {
-        /* The parser quotes the text, which may have ends of lines and what a terminal obeys. */
-        words = why ? g_strescape(why->message, "\"") : g_strdup("no text");
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "its message is no JSON: %s",
-                    words);
+    if (!root) {
+        g_prefix_error(error, "its message is ");
         return 0;
     }
-    JsonNode *root = json_parser_get_root(parser);
-    JsonArray *array = root && JSON_NODE_HOLDS_ARRAY(root) ? json_node_get_array(root) : NULL;
+    JsonArray *array = JSON_NODE_HOLDS_ARRAY(root) ? json_node_get_array(root) : NULL;
     unsigned n = array ? json_array_get_length(array) : 0;
     if (!n || n > FF_FIRECRACKER_REGIONS) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,

@@ -21,12 +21,21 @@
 
 typedef enum { FF_SHARING_UNKNOWN, FF_SHARING_PRIVATE, FF_SHARING_SHARED } FfSharing;
 
+typedef enum {
+    FF_ASKS_NOT,
+    FF_ASKS,       /* the client asks for its pages; nothing was placed yet */
+    FF_ASKS_BEGUN, /* its memory was found empty when it asked for the first time */
+} FfAsks;
+
 typedef struct {
     uint64_t size, page_size;
     uint64_t content; /* where its content begins in the source */
     uint64_t bits;    /* where its bits are in the image */
     uint32_t sharing; /* FfSharing: with children that the process forks */
     uint32_t reserved;
+    /* Of a client that asks: */
+    uint64_t gpa, file_offset; /* guest-physical; in its memfd */
+    FfInputStamp stamp;        /* of the file with its content */
 } FfImageBlock;
 
 typedef struct {
@@ -57,8 +66,8 @@ typedef struct {
     uint32_t n_blocks, reserved;
     uint64_t features; /* of the userfaultfd */
     FfImageCounts counts;
-    int32_t criu_pid; /* whose images; 0: a client of another dialect */
-    uint32_t reserved2;
+    int32_t criu_pid;            /* whose images; 0: a client of another dialect */
+    uint32_t asks;               /* FfAsks. Not 0: the ranges are of the pager that runs now */
     FfInputStamp pagemap, pages; /* of its images */
     FfImageBlock block[FF_IMAGE_BLOCKS];
     FfImageCopy copy[2];

@@ -15,7 +15,7 @@ static void add_count(JsonBuilder *b, const char *name, const uint64_t *count)
 
 static const char *dialect_of(const FfSession *s)
 {
-    return s->image->criu_pid ? "criu" : "firecracker";
+    return s->image->asks ? "cloud-hypervisor" : s->image->criu_pid ? "criu" : "firecracker";
 }
 
 static void sum_memory(FfSession *s, uint64_t *total, uint64_t *missing)

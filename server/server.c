@@ -131,7 +131,7 @@ int ff_server_run(const FfServerConfig *cfg)
     FF_FAULT_SIDE("pager");
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN); /* of a terminal: the holder ends this */
-    for (int fd = FF_HOLD_LINK_FD; fd <= FF_SERVER_METRICS_FD; fd++) {
+    for (int fd = FF_HOLD_LINK_FD; fd < FF_SERVER_SLOT_FD + 2 * (int)cfg->slots; fd++) {
         fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -139,14 +139,20 @@ int ff_server_run(const FfServerConfig *cfg)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     struct stat st;
-    bool images = fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
-    g_autoptr(FfSource) source = images ? NULL : wait_for_source(cfg);
-    if (!images && !source) {
+    bool images = !cfg->slots && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
+    bool one = !images && !cfg->slots;
+    g_autoptr(FfSource) source = one ? wait_for_source(cfg) : NULL;
+    if (one && !source) {
         return 1;
     }
     FF_FAULT_AT("pager-begins");
-    ff_sessions_init(&s.sessions, source, images ? FF_SERVER_SOURCE_FD : -1, FF_HOLD_LINK_FD,
-                     cfg->bulk);
+    s.sessions = (FfSessions){.source = source,
+                              .images = images ? FF_SERVER_SOURCE_FD : -1,
+                              .slots = cfg->slots,
+                              .slot_fd = FF_SERVER_SLOT_FD,
+                              .link = FF_HOLD_LINK_FD,
+                              .bulk = cfg->bulk};
+    ff_sessions_init(&s.sessions);
     run(&s);
     /* Sessions' threads end with the process, and what they hold is in their records. */
     _exit(1);

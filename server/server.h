@@ -17,7 +17,12 @@
 /* The same of TCP, as OpenMetrics by HTTP. */
 #define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)
 
+/* Of a client that asks: the memfds of its slots, and then as many files with their content. */
+#define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 4)
+#define FF_SERVER_SLOTS 32
+
 typedef struct {
+    unsigned slots;      /* how many; else 0 */
     FfInputStamp source; /* of the source, when the holder began */
     bool bulk;           /* pages that nobody waits for are placed as well */
     bool control;        /* FF_SERVER_CONTROL_FD is there */

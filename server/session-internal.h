@@ -8,11 +8,13 @@
  *   family.c   what one process means for its relatives
  *   hear.c     FfMessages: what the holder has read, and the gate
  *   work.c     threads that place
+ *   asked.c    a client that asks for its pages, instead of hear.c
  *   session.c  comes, is adopted, goes
  *
  * Threads: the owner (one for each session; makes it, places in bulk, ends it), fault, two demand,
- * and the pager's main thread, which adds and probes.
- * Locks: FfSession.lock, a leaf: the queue and the end. FfSessions.lock.
+ * and the pager's main thread, which adds and probes. Of a client that asks: the owner and one that
+ * answers.
+ * Locks: FfSession.lock, a leaf: the queue and the end. FfSessions.lock. FfSession.asked_lock.
  */
 #ifndef FF_SERVER_SESSION_INTERNAL_H
 #define FF_SERVER_SESSION_INTERNAL_H
@@ -41,10 +43,12 @@ struct FfSession {
     uint64_t id, root, parent;
     int uffd, memfd, news, told;
     FfRecord *rec, *root_rec;
-    FfCriu criu;      /* owner; before the others run */
-    FfSource *source; /* the same: that of all, or of `criu` */
-    FfImage *image;   /* NULL: not made yet. Set once; lock of FfSessions */
-    FfSpace *space;   /* the same */
+    FfCriu criu;                             /* owner; before the others run */
+    FfSource *source;                        /* the same: that of all, or of `criu` */
+    FfSource *block_source[FF_IMAGE_BLOCKS]; /* of a client that asks: the same, one for each */
+    uint64_t map_len[FF_IMAGE_BLOCKS];       /* owner: so much is mapped */
+    FfImage *image;                          /* NULL: not made yet. Set once; lock of FfSessions */
+    FfSpace *space;                          /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
@@ -60,14 +64,16 @@ struct FfSession {
     int64_t later_us;                   /* lock; when it is tried again */
     FfBitmap bad[FF_IMAGE_BLOCKS];      /* what could not be read the last time */
     uint64_t bad_n;                     /* lock */
-    unsigned waiting;          /* atomic; requests that were not answered. Observer: bulk */
-    pthread_mutex_t calm_lock; /* a leaf; of `calm` alone, as bulk shares no lock with faults */
-    pthread_cond_t calm;       /* nobody waits */
-    bool ending;               /* atomic, stored under lock. Observers: all its threads */
-    bool said_registered;      /* fault thread */
-    bool stuck;                /* atomic; the gate stays closed. Observer: the owner */
-    bool said_source;          /* stored under lock; there is something in `bad` */
-    bool said_memory;          /* atomic; once. Observers: who would say it again */
+    unsigned waiting;           /* atomic; requests that were not answered. Observer: bulk */
+    pthread_mutex_t asked_lock; /* a leaf. Of a client that asks: what is placed is not answered for
+                                   before; nothing is placed after that */
+    pthread_mutex_t calm_lock;  /* a leaf; of `calm` alone, as bulk shares no lock with faults */
+    pthread_cond_t calm;        /* nobody waits */
+    bool ending;                /* atomic, stored under lock. Observers: all its threads */
+    bool said_registered;       /* fault thread */
+    bool stuck;                 /* atomic; the gate stays closed. Observer: the owner */
+    bool said_source;           /* stored under lock; there is something in `bad` */
+    bool said_memory;           /* atomic; once. Observers: who would say it again */
 };
 
 /* ---- shared.c: any thread ---- */

@@ -21,6 +21,7 @@
 #include "fault/fault.h"
 #include "holder/say.h"
 #include "net/priority.h"
+#include "server/asked.h"
 #include "server/family.h"
 #include "server/firecracker.h"
 #include "server/hear.h"
@@ -176,15 +177,28 @@ static FfImage *make_criu(FfSession *s, GError **error)
     return image;
 }
 
+/* Of one that asks. NULL and ERROR. */
+static FfImage *make_asked(FfSession *s, GError **error)
+{
+    FfImage *image = ff_asked_make(s);
+
+    if (!image) {
+        fail(error, "no room for what is known of its memory", -errno);
+    }
+    return image;
+}
+
 /* A client's image, from its first message. */
 static bool make_image(FfSession *s, GError **error)
 {
-    uint64_t features;
+    uint64_t features = 0;
 
-    if (!check_features(s, &features, error)) {
+    if (!s->all->slots && !check_features(s, &features, error)) {
         return false;
     }
-    FfImage *image = s->all->images >= 0 ? make_criu(s, error) : make_firecracker(s, error);
+    FfImage *image = s->all->slots         ? make_asked(s, error)
+                     : s->all->images >= 0 ? make_criu(s, error)
+                                           : make_firecracker(s, error);
     if (!image) {
         return false;
     }
@@ -227,6 +241,10 @@ static bool open_source(FfSession *s, GError **error)
     const FfImage *i = s->image;
 
     s->source = s->all->source;
+    if (i->asks) {
+        ff_asked_open_source(s);
+        return true;
+    }
     if (!i->criu_pid) {
         return true;
     }
@@ -247,17 +265,24 @@ static bool open_space(FfSession *s, GError **error)
         const FfImageBlock *b = &s->image->block[i];
         ff_bitmap_init_over(&s->placed[i], ff_image_bits(s->image, i), b->size / b->page_size);
     }
-    g_autoptr(FfSpace) space =
-        ff_space_new(&(FfSpaceConfig){.uffd = s->uffd,
-                                      .features = s->image->features,
-                                      .pagemap_fd = -1,
-                                      .grows = true,
-                                      .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
-                                      .messages = &s->messages,
-                                      .pager = &s->pager,
-                                      .ops = &space_ops,
-                                      .opaque = s});
-    int rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
+    int rc = s->image->asks ? ff_asked_map(s) : 0;
+    if (rc < 0) {
+        return fail(error, "its memory cannot be mapped", rc);
+    }
+    FfSpaceConfig cfg = {.uffd = s->uffd,
+                         .features = s->image->features,
+                         .pagemap_fd = -1,
+                         .grows = true,
+                         .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
+                         .messages = s->image->asks ? NULL : &s->messages,
+                         .pager = s->image->asks ? NULL : &s->pager,
+                         .ops = &space_ops,
+                         .opaque = s};
+    g_autoptr(FfSpace) space = ff_space_new(&cfg);
+    rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
+    if (rc == 0 && s->image->asks) {
+        rc = ff_space_register(space, UFFDIO_REGISTER_MODE_MISSING, NULL);
+    }
     if (rc < 0) {
         return fail(error, "what is known of its memory cannot be used", rc);
     }
@@ -298,7 +323,8 @@ static void serve(FfSession *s)
 
     ff_image_count(s->image, pagers, 1);
     while (!ff_work_start(s, &error) ||
-           !(s->faults = g_thread_try_new("fault", run_faults, s, &error))) {
+           !(s->faults = s->image->asks ? g_thread_try_new("asked", ff_asked_run, s, &error)
+                                        : g_thread_try_new("fault", run_faults, s, &error))) {
         if (!said) {
             ff_session_log(s, "%s: it waits, and it is tried again", error->message);
         }
@@ -309,8 +335,12 @@ static void serve(FfSession *s)
         }
     }
     ff_tell(s->news); /* what its predecessor has not taken */
-    ff_space_wake_all(s->space);
-    ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
+    if (!s->image->asks) {
+        ff_space_wake_all(s->space);
+        ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
+    } else {
+        ff_asked_wait_begun(s);
+    }
     if (s->all->bulk && wait_registered(s)) {
         ff_work_bulk(s);
         if (s->image->criu_pid && ff_space_missing(s->space) == 0) {
@@ -323,6 +353,9 @@ static void close_all(FfSession *s)
 {
     if (s->space) {
         ff_space_free(s->space);
+    }
+    if (s->all->slots) {
+        ff_asked_close(s);
     }
     if (s->image) {
         ff_image_unmap(s->image);
@@ -352,6 +385,7 @@ static void drop(FfSession *s, const char *why)
     struct pollfd link = {.fd = s->all->link, .events = POLLOUT};
     close_all(s);
     pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->asked_lock);
     pthread_mutex_destroy(&s->calm_lock);
     pthread_cond_destroy(&s->changed);
     pthread_cond_destroy(&s->calm);
@@ -407,9 +441,8 @@ static gpointer run_owner(gpointer p)
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
-void ff_sessions_init(FfSessions *all, FfSource *source, int images, int link, bool bulk)
+void ff_sessions_init(FfSessions *all)
 {
-    *all = (FfSessions){.source = source, .images = images, .link = link, .bulk = bulk};
     pthread_mutex_init(&all->lock, NULL);
     pthread_mutex_init(&all->making, NULL);
     pthread_cond_init(&all->changed, NULL);
@@ -421,6 +454,7 @@ static void init_locks(FfSession *s)
     pthread_condattr_t mono;
 
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->asked_lock, NULL);
     pthread_mutex_init(&s->calm_lock, NULL);
     pthread_condattr_init(&mono);
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);

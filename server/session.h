@@ -9,8 +9,8 @@
 #include "holder/wire.h"
 #include "server/sessions.h"
 
-/* SOURCE, or IMAGES: a folder of CRIU's (else -1). */
-void ff_sessions_init(FfSessions *all, FfSource *source, int images, int link, bool bulk);
+/* ALL has what the caller knows of (sessions.h), and zeros. */
+void ff_sessions_init(FfSessions *all);
 
 /* A space as the holder told of it; FDS (FF_HOLD_FDS) are taken. Its threads do not run yet. */
 void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds);

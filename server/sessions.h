@@ -14,6 +14,8 @@ typedef struct FfSession FfSession;
 typedef struct {
     int images;       /* a folder of CRIU's, where each session has a source of its own; or -1 */
     FfSource *source; /* borrowed */
+    unsigned slots;   /* blocks of the one client, which asks; 0: clients of other dialects */
+    int slot_fd;      /* so many memfds from here on, and then as many files with their content */
     int link;         /* to the holder */
     bool bulk;        /* pages that nobody waits for are placed as well */
     pthread_mutex_t lock;   /* a leaf, but that a space's lock is taken under it to read */

@@ -30,20 +30,39 @@ bool ff_work_is_demand(void)
     return is_demand;
 }
 
-typedef struct {
+struct FfWorker {
     FfSession *s;
-    FfSourceReader *reader;
+    FfSourceReader *reader[FF_IMAGE_BLOCKS]; /* one for all, or one for each block */
     void *buf;
     uint64_t buf_size;
     bool demand;
-} Worker;
+};
 
-static void worker_clear(Worker *w)
+FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand)
 {
-    ff_source_reader_free(w->reader);
-    g_free(w->buf);
+    FfWorker *w = g_new0(FfWorker, 1);
+
+    w->s = s;
+    w->buf = g_malloc(buf_size);
+    w->buf_size = buf_size;
+    w->demand = demand;
+    if (demand) {
+        is_demand = true;
+        ff_priority_urgent();
+    }
+    return w;
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Worker, worker_clear)
+
+void ff_worker_free(FfWorker *w)
+{
+    if (w) {
+        for (unsigned i = 0; i < FF_IMAGE_BLOCKS; i++) {
+            ff_source_reader_free(w->reader[i]);
+        }
+        g_free(w->buf);
+        g_free(w);
+    }
+}
 
 /* For what has no event: a disk that is well again, memory. */
 bool ff_work_pause(FfSession *s, unsigned ms)
@@ -96,29 +115,31 @@ static void note_success(FfSession *s, const FfRun *run)
 
 /* Of RUN as many pages as *LEN says afterwards. After a failure the reader is opened again: the
  * file may be on a disk that was away. */
-static bool read_content(Worker *w, const FfRun *run, uint64_t *len, bool *zero)
+static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
+    FfSource *source = s->image->asks ? s->block_source[run->block] : s->source;
+    FfSourceReader **reader = &w->reader[s->image->asks ? run->block : 0];
     g_autoptr(GError) error = NULL;
 
     *len = run->n * b->page_size;
-    if (!w->reader) {
-        w->reader = ff_source_reader(s->source, &error);
+    if (!*reader) {
+        *reader = ff_source_reader(source, &error);
     }
-    if (w->reader && FF_FAULT_CALL("source-read", 0) == 0 &&
-        ff_source_read(w->reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
+    if (*reader && FF_FAULT_CALL("source-read", 0) == 0 &&
+        ff_source_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
                        zero, &error)) {
         note_success(s, &(FfRun){run->block, run->first, *len / b->page_size});
         return true;
     }
-    g_clear_pointer(&w->reader, ff_source_reader_free);
+    g_clear_pointer(reader, ff_source_reader_free);
     note_failure(s, run, error ? error->message : g_strerror(errno));
     return false;
 }
 
 /* What placing RUN came to. FALSE: no more of it. */
-static bool placed(Worker *w, const FfRun *run, int rc)
+static bool placed(FfWorker *w, const FfRun *run, int rc)
 {
     FfSession *s = w->s;
 
@@ -150,8 +171,30 @@ static bool placed(Worker *w, const FfRun *run, int rc)
     }
 }
 
-/* Content of RUN, which is at most what the buffer holds. FALSE: some of it cannot be read now. */
-static bool place_run(Worker *w, const FfRun *run)
+/* Of a client that asks nothing tells that it has given a page back. So who places what nobody
+ * waits for must not come late, when the page was answered for. */
+static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
+{
+    FfSession *s = w->s;
+
+    if (s->image->asks) {
+        pthread_mutex_lock(&s->asked_lock);
+    }
+    int rc = zero ? ff_place_zero(s->space, part) : ff_place_copy(s->space, part, data);
+    if (s->image->asks) {
+        pthread_mutex_unlock(&s->asked_lock);
+    }
+    return rc;
+}
+
+/* In a memfd of ours zeros cost memory, and what nobody asks for (memory that is not plugged in)
+ * must cost none. */
+static bool is_left_out(const FfWorker *w, bool zero)
+{
+    return zero && w->s->image->asks && !w->demand;
+}
+
+bool ff_worker_place(FfWorker *w, const FfRun *run)
 {
     FfSession *s = w->s;
     uint64_t ps = s->image->block[run->block].page_size;
@@ -166,8 +209,10 @@ static bool place_run(Worker *w, const FfRun *run)
         for (uint64_t at = 0; at < len; at += MAX(GATE_BYTES, ps)) {
             FfRun part = {run->block, run->first + i + at / ps,
                           MIN(len - at, MAX(GATE_BYTES, ps)) / ps};
-            int rc = zero ? ff_place_zero(s->space, &part)
-                          : ff_place_copy(s->space, &part, (char *)w->buf + at);
+            if (is_left_out(w, zero)) {
+                continue;
+            }
+            int rc = place_part(w, &part, zero, (char *)w->buf + at);
             if (!placed(w, &part, rc)) {
                 return true;
             }
@@ -259,9 +304,9 @@ static bool next_demand(FfSession *s, FfDemand *d)
     return some;
 }
 
-static void demand_done(FfSession *s, const FfDemand *d)
+void ff_work_answered(FfSession *s, int64_t since_us)
 {
-    uint64_t took = g_get_monotonic_time() - d->since_us;
+    uint64_t took = g_get_monotonic_time() - since_us;
     uint64_t max = __atomic_load_n(&s->image->counts.demand_us_max, __ATOMIC_RELAXED);
 
     ff_image_count(s->image, demand_us, took);
@@ -285,24 +330,17 @@ static uint64_t largest_page(const FfSession *s)
     return size;
 }
 
-static Worker worker(FfSession *s, uint64_t buf_size, bool demand)
-{
-    return (Worker){.s = s, .buf = g_malloc(buf_size), .buf_size = buf_size, .demand = demand};
-}
-
 static gpointer run_demand(gpointer p)
 {
     FfSession *s = p;
-    g_auto(Worker) w = worker(s, largest_page(s), true);
+    g_autoptr(FfWorker) w = ff_worker_new(s, largest_page(s), true);
     FfDemand d;
 
-    is_demand = true;
-    ff_priority_urgent();
     while (next_demand(s, &d)) {
-        if (!place_run(&w, &d.run)) {
+        if (!ff_worker_place(w, &d.run)) {
             put_off(s, &d.run);
         }
-        demand_done(s, &d);
+        ff_work_answered(s, d.since_us);
     }
     return NULL;
 }
@@ -323,7 +361,7 @@ static bool wait_calm(FfSession *s)
 }
 
 /* FALSE: some could not be read. */
-static bool pass(Worker *w)
+static bool pass(FfWorker *w)
 {
     FfSession *s = w->s;
     bool all = true;
@@ -334,7 +372,7 @@ static bool pass(Worker *w)
              wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
              at = first + n) {
             n = MIN(n, most);
-            if (!place_run(w, &(FfRun){i, first, n})) {
+            if (!ff_worker_place(w, &(FfRun){i, first, n})) {
                 all = false;
                 ff_work_pause(s, SOURCE_AGAIN_MS); /* all of it may be away */
             }
@@ -346,9 +384,9 @@ static bool pass(Worker *w)
 void ff_work_bulk(FfSession *s)
 {
     uint64_t size = MAX(BULK_BYTES, largest_page(s));
-    g_auto(Worker) w = worker(s, size, false);
+    g_autoptr(FfWorker) w = ff_worker_new(s, size, false);
 
-    while (!pass(&w) && !ff_session_is_ending(s)) {
+    while (!pass(w) && !ff_session_is_ending(s)) {
     }
 }
 
@@ -365,7 +403,7 @@ bool ff_work_start(FfSession *s, GError **error)
             ff_bitmap_init(&s->bad[i], s->placed[i].n_pages, false);
         }
     }
-    for (unsigned i = 0; i < FF_SESSION_DEMANDS; i++) {
+    for (unsigned i = 0; i < FF_SESSION_DEMANDS && !s->image->asks; i++) {
         if (!s->demand[i] && !(s->demand[i] = g_thread_try_new("demand", run_demand, s, error))) {
             return false;
         }

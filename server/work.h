@@ -1,9 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Threads that place a session's pages. */
+/*
+ * Threads that place a session's pages.
+ */
 #ifndef FF_SERVER_WORK_H
 #define FF_SERVER_WORK_H
 
 #include "server/session-internal.h"
+
+typedef struct FfWorker FfWorker;
+
+/* Of one thread, for runs of BUF_SIZE bytes at most. DEMAND: for who waits. */
+FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand);
+void ff_worker_free(FfWorker *w);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorker, ff_worker_free)
+/* Content of RUN, as far as it is missing. FALSE: some of it cannot be read now. There may be no
+ * memory for some, without a word. */
+bool ff_worker_place(FfWorker *w, const FfRun *run);
+
+/* Who waited since then (monotonic) has its page: counts, and bulk may go on if it was the last. */
+void ff_work_answered(FfSession *s, int64_t since_us);
 
 /* All of these: the owner. Those that wait for what somebody waits for. */
 bool ff_work_start(FfSession *s, GError **error);

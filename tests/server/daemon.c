@@ -81,6 +81,11 @@ static void become(const Daemon *d, const char *faults, const char *more)
     if (env) {
         setenv("FARFAULT_FAULTS", env, 1);
     }
+    if (next.restores) {
+        execl(program, "farfault", "pager", "--to", d->socket, "--from", d->dir, "--control",
+              d->control, more, NULL);
+        _exit(127);
+    }
     execl(program, "farfault", "pager", "--listen", d->socket, "--from",
           next.file ? next.file : d->file, "--control", d->control, more, NULL);
     _exit(127);
@@ -97,7 +102,9 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     d->control = g_build_filename(d->dir, "control", NULL);
     d->file = g_build_filename(d->dir, "memory", NULL);
     d->log = g_build_filename(d->dir, "log", NULL);
-    if (!next.file) {
+    if (next.restores) {
+        next.restores(d->dir, d->socket, next.opaque);
+    } else if (!next.file) {
         make_file(d, pages, page_size, fill);
     }
     g_assert_true(g_file_set_contents(d->log, "", 0, NULL));
@@ -111,7 +118,7 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     if (d->pid == 0) {
         become(d, faults, more);
     }
-    if (next.said_to < 0) {
+    if (next.said_to < 0 && !next.restores) {
         daemon_wait_said(d, "listens at");
     }
     next = (DaemonKind){.said_to = -1};
@@ -151,7 +158,29 @@ pid_t daemon_pager(const Daemon *d)
     g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", d->pid, d->pid);
     g_autofree char *text = NULL;
 
-    return g_file_get_contents(path, &text, NULL, NULL) ? atoi(text) : 0;
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return 0;
+    }
+    g_auto(GStrv) pids = g_strsplit(g_strstrip(text), " ", -1);
+    for (char **pid = pids; *pid; pid++) {
+        g_autofree char *name = g_strdup_printf("/proc/%s/cmdline", *pid), *line = NULL;
+        gsize len = 0;
+        if (**pid && g_file_get_contents(name, &line, &len, NULL) &&
+            memmem(line, len, "--serve", strlen("--serve"))) {
+            return atoi(*pid);
+        }
+    }
+    return 0;
+}
+
+int daemon_wait(Daemon *d)
+{
+    int status;
+
+    g_assert_cmpint(waitpid(d->pid, &status, 0), ==, d->pid);
+    d->pid = 0;
+    g_assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
 }
 
 bool daemon_fault_happened(const Daemon *d, unsigned i)

@@ -29,8 +29,14 @@ typedef struct {
     unsigned processes;
     int said_to;
     const char *file; /* NULL: it is made by FILL */
+    /* It restores to a Cloud Hypervisor, from its own folder, which this fills before: it ends by
+     * itself (daemon_wait()). */
+    void (*restores)(const char *dir, const char *socket, void *opaque);
+    void *opaque;
 } DaemonKind;
 void daemon_next(const DaemonKind *kind);
+/* Waits for its end: the exit status. */
+int daemon_wait(Daemon *d);
 /* Ends it by SIGTERM, if it still runs. */
 void daemon_stop(Daemon *d);
 /* Of the pager that runs now; 0: none. */

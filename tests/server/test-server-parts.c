@@ -14,6 +14,7 @@
 #include "holder/record.h"
 #include "server/criu.h"
 #include "server/firecracker.h"
+#include "server/offload.h"
 #include "server/source.h"
 #include "tests/lib/savedfile.h"
 
@@ -87,6 +88,61 @@ static void test_firecracker_deep(void)
     }
     g_assert_cmpuint(ff_firecracker_parse(text->str, text->len, 4096, region, &error), ==, 0);
     g_assert_nonnull(error);
+}
+
+/* ---- Cloud Hypervisor's configuration ----------------------------------------------------------
+ */
+
+#define SLOT(slot, gpa, size, offset)                                                              \
+    "{\"slot\":" slot ",\"gpa\":" gpa ",\"size\":" size ",\"file_offset\":" offset "}"
+#define CONFIG(vm, slots)                                                                          \
+    "{\"vm_config\":{" vm "},\"memory_manager_data\":{\"guest_ram_mappings\":[" slots "]}}"
+
+static const struct {
+    const char *text;
+    unsigned slots;
+    const char *why; /* a part of what is said */
+} configs[] = {
+    {CONFIG("", SLOT("0", "0", "4096", "0")), 1, NULL},
+    {CONFIG("\"disks\":[{\"path\":\"a\",\"vhost_user\":false}],\"fs\":null,\"net\":[]",
+            SLOT("0", "0", "4096", "0") "," SLOT("7", "4294967296", "8192", "4096")),
+     2, NULL},
+    {CONFIG("\"disks\":[{},{\"vhost_user\":true}]", SLOT("0", "0", "4096", "0")), 0, "disks of"},
+    {CONFIG("\"net\":[{\"vhost_user\":true}]", SLOT("0", "0", "4096", "0")), 0, "net of"},
+    {CONFIG("\"fs\":[{}]", SLOT("0", "0", "4096", "0")), 0, "fs of"},
+    {CONFIG("\"user_devices\":[{}]", SLOT("0", "0", "4096", "0")), 0, "user_devices of"},
+    {CONFIG("\"generic_vhost_user\":[{}]", SLOT("0", "0", "4096", "0")), 0, "another process"},
+    {CONFIG("", ""), 0, "guest_ram_mappings"},
+    {CONFIG("", "0"), 0, "must be numbers"},
+    {CONFIG("", SLOT("-1", "0", "4096", "0")), 0, "must be numbers"},
+    {CONFIG("", SLOT("4294967296", "0", "4096", "0")), 0, "must be numbers"},
+    {CONFIG("", SLOT("0", "0", "0", "0")), 0, "must be numbers"},
+    {CONFIG("", SLOT("0", "\"0\"", "4096", "0")), 0, "must be numbers"},
+    {CONFIG("", SLOT("0", "0", "4095", "0")), 0, "whole pages"},
+    {CONFIG("", SLOT("0", "1", "4096", "0")), 0, "whole pages"},
+    {CONFIG("", SLOT("0", "0", "4096", "8")), 0, "whole pages"},
+    {CONFIG("", SLOT("0", "4503599627370496", "4096", "0")), 0, "such an address"},
+    {CONFIG("", SLOT("0", "0", "9223372036854771712", "0")), 0, "such an address"},
+    {CONFIG("", SLOT("0", "0", "4096", "9223372036854771712")), 0, "such an address"},
+    {CONFIG("", SLOT("0", "0", "8192", "0") "," SLOT("1", "4096", "4096", "0")), 0, "some of"},
+    {CONFIG("", SLOT("0", "0", "4096", "0") "," SLOT("0", "4096", "4096", "0")), 0, "its slot"},
+    {"[]", 0, "guest_ram_mappings"},
+    {"", 0, "guest_ram_mappings"},
+    {"{", 0, "no JSON"},
+};
+
+static void test_offload(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(configs); i++) {
+        FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
+        g_autoptr(GError) error = NULL;
+        unsigned n = ff_offload_parse(configs[i].text, strlen(configs[i].text), slot, &error);
+        g_assert_true(!n == !!error);
+        if (n != configs[i].slots ||
+            (!n && (!strstr(error->message, configs[i].why) || strchr(error->message, '\n')))) {
+            g_error("%u: %u, %s", i, n, error ? error->message : "");
+        }
+    }
 }
 
 /* ---- sources -----------------------------------------------------------------------------------
@@ -418,6 +474,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/server-parts/firecracker", test_firecracker);
     g_test_add_func("/server-parts/firecracker-deep", test_firecracker_deep);
+    g_test_add_func("/server-parts/offload", test_offload);
     g_test_add_func("/server-parts/source/raw", test_raw);
     g_test_add_func("/server-parts/source/changed", test_changed);
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);

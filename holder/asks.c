@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A client that keeps its userfaultfd to itself and asks for its pages by a socket, as Cloud
+ * Hypervisor does: one request, its answer, the next request. The pager may die at any time; so
+ * this is who has the socket, and who reads and writes there. A request goes into the record right
+ * after it was read, and is answered once, after the pager has said in the record that the page is
+ * there: of an answer too many the client would take a page to be there that is not.
+ *
+ * Nothing is ever said but that a page is there. What is no request, or asks for what the guest
+ * does not have, is not answered: the client would end, and let go of its userfaultfd before.
+ *
+ * The end of the connection and of the talk (config.h) is the end of the holder. See
+ * holder-internal.h. System calls: recv, send, shutdown, epoll_ctl.
+ */
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+
+/* What is there to be read waits in the socket while one is answered; the end is always seen. */
+static void listen_for(FfHolder *h, uint32_t events)
+{
+    struct epoll_event e = {.events = events | EPOLLRDHUP, .data.u64 = (uint64_t)FF_ON_ASK << 32};
+
+    epoll_ctl(h->epoll, EPOLL_CTL_MOD, h->cfg->asks->fault_fd, &e);
+}
+
+static void end_if_all_ended(FfHolder *h)
+{
+    if (h->asks.closed && h->asks.finished) {
+        h->ending = true;
+    }
+}
+
+static void tell_talk(FfHolder *h)
+{
+    if (!h->asks.told) {
+        h->asks.told = true;
+        send(h->cfg->asks->talk_fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+}
+
+static void on_closed(FfHolder *h)
+{
+    ff_say("Cloud Hypervisor (process %d) asks for no more pages: it has all of them, or has ended",
+           h->cfg->asks->pid);
+    h->asks.closed = true;
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->asks->fault_fd, NULL);
+    shutdown(h->cfg->asks->talk_fd, SHUT_WR);
+    end_if_all_ended(h);
+}
+
+static void be_deaf(FfHolder *h, const char *why)
+{
+    ff_say("Cloud Hypervisor (process %d) %s: it waits from now on", h->cfg->asks->pid, why);
+    h->asks.deaf = true;
+    listen_for(h, 0);
+}
+
+static bool is_request(const FfVmmAsk *ask)
+{
+    return GUINT16_FROM_LE(ask->request.command) == FF_VMM_PAGE_FAULT &&
+           GUINT64_FROM_LE(ask->request.length) == sizeof(ask->range);
+}
+
+/* A whole one is in `in`. */
+static void take(FfHolder *h)
+{
+    FfHeldSpace *s = ff_holder_find(h, h->asks.id);
+
+    if (!is_request(&h->asks.in)) {
+        be_deaf(h, "has asked for what is no page");
+        return;
+    }
+    h->asks.waiting = true;
+    listen_for(h, 0);
+    if (s) { /* else the pager has given it up */
+        s->rec->ask.gpa = GUINT64_FROM_LE(h->asks.in.range.gpa);
+        s->rec->ask.length = GUINT64_FROM_LE(h->asks.in.range.length);
+        FF_FAULT_AT("ask-read");
+        __atomic_add_fetch(&s->rec->ask.asked, 1, __ATOMIC_SEQ_CST);
+        ff_tell(s->news);
+    }
+}
+
+static void read_some(FfHolder *h)
+{
+    ssize_t n = recv(h->cfg->asks->fault_fd, (char *)&h->asks.in + h->asks.len,
+                     sizeof(h->asks.in) - h->asks.len, MSG_DONTWAIT);
+
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+        on_closed(h);
+    } else if (n > 0) {
+        h->asks.len += n;
+        if (h->asks.len == sizeof(h->asks.in)) {
+            h->asks.len = 0;
+            take(h);
+        }
+    }
+}
+
+/* So little is taken as a whole, or not at all. */
+void ff_holder_answer(FfHolder *h)
+{
+    const FfVmmResponse ok = {.status = GUINT16_TO_LE(FF_VMM_OK)};
+    const FfHeldSpace *s = h->asks.waiting ? ff_holder_find(h, h->asks.id) : NULL;
+
+    if (!s || h->asks.closed ||
+        __atomic_load_n(&s->rec->ask.answered, __ATOMIC_SEQ_CST) != s->rec->ask.asked) {
+        return;
+    }
+    ssize_t n = send(h->cfg->asks->fault_fd, &ok, sizeof(ok), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n == sizeof(ok)) {
+        h->asks.waiting = false;
+        tell_talk(h);
+        listen_for(h, EPOLLIN);
+    } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        listen_for(h, EPOLLOUT); /* it asks, and does not read */
+    } else {
+        on_closed(h);
+    }
+}
+
+void ff_holder_on_ask(FfHolder *h, uint32_t events)
+{
+    if (h->asks.closed) {
+        return;
+    }
+    if (events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) {
+        on_closed(h); /* who has closed its end reads no answer */
+    } else if (h->asks.waiting) {
+        ff_holder_answer(h);
+    } else if (!h->asks.deaf) {
+        read_some(h);
+    }
+}
+
+/* A byte: the guest may run. The end without it: that one has said why not. */
+void ff_holder_on_talk(FfHolder *h)
+{
+    char byte;
+    ssize_t n = recv(h->cfg->asks->talk_fd, &byte, 1, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
+    }
+    h->exit_status = n == 1 ? 0 : 1;
+    h->asks.finished = true;
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->asks->talk_fd, NULL);
+    end_if_all_ended(h);
+}
+
+bool ff_holder_asks_begin(FfHolder *h)
+{
+    const FfHeldSpace *s = ff_holder_add_asks(h);
+
+    if (!s) {
+        return false;
+    }
+    h->asks.id = s->id;
+    return ff_holder_watch(h, h->cfg->asks->fault_fd, FF_ON_ASK, 0, EPOLLIN | EPOLLRDHUP) &&
+           ff_holder_watch(h, h->cfg->asks->talk_fd, FF_ON_TALK, 0, EPOLLIN);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A snapshot as Cloud Hypervisor's offload daemon leaves it, which is a folder:
+ *
+ *     migration_config.json   the configuration, with the table of memory
+ *     state.json              the devices
+ *     memory-SLOT             the memory of one slot
+ *
+ * Everything in it is taken for damaged.
+ */
+#ifndef FF_SERVER_OFFLOAD_H
+#define FF_SERVER_OFFLOAD_H
+
+#include <assert.h>
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "snapshot/input.h"
+
+#define FF_OFFLOAD_SLOTS 32
+#define FF_OFFLOAD_PAGE 4096
+
+/* Also what a record has as the first message of such a client: an array of them. */
+typedef struct {
+    uint64_t gpa, size;   /* guest-physical; bytes */
+    uint64_t file_offset; /* where it begins in its memfd */
+    FfInputStamp stamp;   /* of memory-SLOT */
+    uint32_t slot, reserved;
+} FfOffloadSlot;
+static_assert(sizeof(FfOffloadSlot) == 56, "no holes");
+
+/* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
+ * the order of the table, without stamps. Their number; 0 and ERROR (G_IO_ERROR, one line), also of
+ * a guest with devices that are other processes. */
+unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, GError **error);
+
+typedef struct {
+    char *config, *state; /* as they are in the files */
+    size_t config_len, state_len;
+    unsigned n_slots;
+    FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
+    int file[FF_OFFLOAD_SLOTS];   /* memory-SLOT, to read */
+    int memory[FF_OFFLOAD_SLOTS]; /* a memfd of its own, empty */
+} FfOffload;
+
+/* Of the folder PATH. ERROR as above, which names the file. */
+bool ff_offload_open(FfOffload *o, const char *path, GError **error);
+void ff_offload_clear(FfOffload *o);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfOffload, ff_offload_clear)
+
+#endif
