@@ -38,7 +38,8 @@ typedef struct {
     bool asking;            /* query-migrate for the display is under way */
     bool looking[FF_SIDES]; /* and for the record */
     bool cont_asking, cont_sent;
-    bool carrier_said;  /* that QEMU carries it */
+    bool carrier_said; /* that QEMU carries it */
+    bool differences_said;
     unsigned questions; /* of the closing round, not answered yet */
     GPtrArray *sources; /* GSource *, attached */
 } Move;
@@ -471,6 +472,17 @@ static void say_carrier(Move *m, JsonObject *info)
     }
 }
 
+/* Once. */
+static void say_differences(Move *m, JsonObject *info)
+{
+    const char *text = ff_json_string(ff_json_object(info, "x-farfault"), "differences");
+
+    if (text && !m->differences_said) {
+        m->differences_said = true;
+        ff_progress_say(m->progress, true, "the guests differ: %s", text);
+    }
+}
+
 static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -483,6 +495,7 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
     m->result->source_info = json_node_copy(result);
     ff_progress_update(m->progress, ff_json_node_object(result));
     say_carrier(m, ff_json_node_object(result));
+    say_differences(m, ff_json_node_object(result));
     check_passes(m, ff_json_node_object(result));
 }
 

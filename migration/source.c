@@ -572,6 +572,7 @@ void ff_source_clear(FfSource *s)
     g_free(s->peer_uri);
     g_free(s->run_state);
     g_free(s->untracked);
+    g_free(s->differences);
     g_clear_pointer(&s->hot, g_array_unref);
     ff_heat_free(s->heat);
     ff_delta_free(s->device_base);
