@@ -117,6 +117,20 @@ const char ff_help_recover[] =
     "\n"
     "Exit status: 0 every page is there, 1 not: it is paused as before, 2 usage.\n";
 
+const char ff_help_end[] =
+    "Usage: farfault end [--lose-guest] QMP\n"
+    "End the QEMU of a paused destination, which ends by SIGTERM and quit only if nothing in it\n"
+    "waits for a page. Its guest is at no other place, so it is lost: what is lost and what is "
+    "left\n"
+    "is said, and without --lose-guest nothing is done. A guest that was not granted to the\n"
+    "destination is left to its source, and a QEMU that is no paused destination to quit.\n"
+    "\n"
+    "QMP              the destination's monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
+    "  --lose-guest   the guest may be lost\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 it has ended, 1 not, 2 usage.\n";
+
 const char ff_help_snapshot[] =
     "Usage: farfault snapshot [OPTION]... QMP FILE\n"
     "Write a running guest, its memory and its devices as they are at one instant, into a file "
