@@ -44,8 +44,11 @@ const char ff_help_migrate[] =
 
 const char ff_help_status[] =
     "Usage: farfault status [--json] QMP\n"
+    "       farfault status\n"
     "       farfault status --watch [--interval SECONDS] [--record FILE] QMP [QMP]\n"
-    "Say in words how a guest and its migration stand.\n"
+    "Say in words how a guest and its migration stand; without QMP, what is under way with each\n"
+    "guest under farfault on this host, none of which is asked: no monitor is needed (a user sees\n"
+    "only his own guests, root all).\n"
     "\n"
     "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
     "  --json         print QEMU's own answers as JSON\n"
@@ -57,7 +60,8 @@ const char ff_help_status[] =
     "  --record FILE  with --watch: write what is said into FILE, for farfault report\n"
     "  --help, -h     this text\n"
     "\n"
-    "Exit status: 0 QEMU answered, 1 if not, 2 usage. With --watch: 0 completed, 1 failed,\n"
+    "Exit status: 0 QEMU answered, or none was asked, 1 if not, 2 usage. With --watch: 0 "
+    "completed, 1 failed,\n"
     "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may go on.\n";
 
 const char ff_help_metrics[] =

@@ -187,6 +187,22 @@ static char *uri_to_type(const char *text)
     return g_strdup(json_object_get_string_member(args, "uri"));
 }
 
+/* Without a monitor; other guests may be there. */
+static void look_at_all(Half *s, Half *d)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *from = g_strdup_printf("process %d: its migration to another QEMU is paused "
+                                            "after the switch: the connection broke "
+                                            "(postcopy-paused)",
+                                            (int)vm_pid(s->vm));
+    g_autofree char *to = g_strdup_printf("process %d: its migration from another QEMU is paused ",
+                                          (int)vm_pid(d->vm));
+
+    g_assert_cmpint(FARFAULT(&text, NULL, "status"), ==, 0);
+    expect_text(text, from);
+    expect_text(text, to);
+}
+
 /* Returns the URI that both sides say to type. */
 static char *look(Half *s, Half *d)
 {
@@ -204,6 +220,7 @@ static char *look(Half *s, Half *d)
     g_autofree char *same = uri_to_type(at_d);
     g_assert_cmpstr(uri, ==, same);
 
+    look_at_all(s, d);
     g_assert_cmpint(FARFAULT(&json, NULL, "status", "--json", d->monitor), ==, 0);
     g_autoptr(JsonNode) root = json_from_string(json, NULL);
     JsonObject *info = json_object_get_object_member(json_node_get_object(root), "query-migrate");
