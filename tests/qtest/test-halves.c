@@ -187,6 +187,19 @@ static char *uri_to_type(const char *text)
     return g_strdup(json_object_get_string_member(args, "uri"));
 }
 
+/* So that ps shows whose relay it is. */
+static void check_title(Half *h, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/cmdline", (int)vm_relay(h->vm));
+    g_autofree char *words = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(path, &words, &len, NULL));
+    g_assert_cmpstr(words, ==, "farfault-relay");
+    g_assert_cmpuint(len, >, strlen(name) + 1);
+    g_assert_cmpstr(words + len - strlen(name) - 1, ==, name);
+}
+
 /* Without a monitor; other guests may be there. */
 static void look_at_all(Half *s, Half *d)
 {
@@ -198,6 +211,7 @@ static void look_at_all(Half *s, Half *d)
     g_autofree char *to = g_strdup_printf("process %d: its migration from another QEMU is paused ",
                                           (int)vm_pid(d->vm));
 
+    check_title(s, "source");
     g_assert_cmpint(FARFAULT(&text, NULL, "status"), ==, 0);
     expect_text(text, from);
     expect_text(text, to);
