@@ -516,7 +516,11 @@ static gboolean on_refresh(gpointer opaque)
 static void cancel(Move *m, const char *why)
 {
     m->cancel_asked = true;
-    ff_progress_say(m->progress, true, "%s: cancelling; the guest stays at the source", why);
+    ff_progress_say(
+        m->progress, true,
+        "%s: cancelling; the guest stays at the source. The destination's QEMU ends, if "
+        "the source had reached it: start it again for another try",
+        why);
     ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL);
 }
 
