@@ -137,13 +137,11 @@ static bool hear_reply(FfSource *s, FfCall *call, bool parts, GError **error)
 }
 
 /* NULL: the destination does not take it, or it cannot be had. */
-static char *own_parts(const FfSource *s)
+static const char *own_parts(const FfSource *s)
 {
-    FfVmmState *state = &s->cfg->vmm->state;
-    bool wanted = s->conn->peer_features & FF_FEATURE_PARTS && state->parts;
-    g_autofree char *text = wanted ? state->parts(state) : NULL;
+    bool wanted = s->conn->peer_features & FF_FEATURE_PARTS && s->parts;
 
-    return text && strlen(text) <= FF_PARTS_MAX ? g_steal_pointer(&text) : NULL;
+    return wanted && strlen(s->parts) <= FF_PARTS_MAX ? s->parts : NULL;
 }
 
 static bool say_hello(FfSource *s, FfCall *call, GError **error)
@@ -157,7 +155,7 @@ static bool say_hello(FfSource *s, FfCall *call, GError **error)
         g_set_error(error, FF_M_ERROR, 0, "getrandom: %s", g_strerror(errno));
         return false;
     }
-    g_autofree char *parts = own_parts(s);
+    const char *parts = own_parts(s);
     describe(s, h, parts);
     f.n_pages = s->ram->n_blocks;
     return ff_greeting_say(call->ch, call->sentence->words, f, h, error) &&

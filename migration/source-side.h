@@ -58,6 +58,7 @@ typedef struct FfSource {
     uint64_t private_rest; /* the thread that reads it; bytes without a place in it */
 
     /* The connection. */
+    char *parts;       /* what the guest is made of (parts.h); NULL: not known */
     char *differences; /* lock; what the destination says of the guests; can be NULL */
     char *peer_uri;    /* lock; where the destination listens; can be NULL */
     FfFeed *feed;      /* requests come on the main channel; NULL: on the urgent one */
