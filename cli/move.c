@@ -150,6 +150,17 @@ static void answered(Move *m)
     }
 }
 
+/* Once. */
+static void say_differences(Move *m, JsonObject *info)
+{
+    const char *text = ff_json_string(ff_json_object(info, "x-farfault"), "differences");
+
+    if (text && !m->differences_said) {
+        m->differences_said = true;
+        ff_progress_say(m->progress, true, "the guests differ: %s", text);
+    }
+}
+
 static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -157,6 +168,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
     if (result) {
         g_clear_pointer(&m->result->source_info, json_node_unref);
         m->result->source_info = json_node_copy(result);
+        say_differences(m, ff_json_node_object(result));
     }
     record_info(m, FF_SIDE_SOURCE, result);
     answered(m);
@@ -472,17 +484,6 @@ static void say_carrier(Move *m, JsonObject *info)
     }
 }
 
-/* Once. */
-static void say_differences(Move *m, JsonObject *info)
-{
-    const char *text = ff_json_string(ff_json_object(info, "x-farfault"), "differences");
-
-    if (text && !m->differences_said) {
-        m->differences_said = true;
-        ff_progress_say(m->progress, true, "the guests differ: %s", text);
-    }
-}
-
 static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -566,10 +567,14 @@ static gboolean on_timeout(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void attach_all(Move *m)
+static void attach_signals(Move *m)
 {
     attach(m, g_unix_signal_source_new(SIGINT), on_signal);
     attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
+}
+
+static void attach_all(Move *m)
+{
     attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
     if (m->o->record) {
         attach(m, g_timeout_source_new(RECORD_INTERVAL), on_record_time);
@@ -633,13 +638,13 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
     bool local = !ff_cli_qmp_host(ends->src) && !ff_cli_qmp_host(ends->dst);
 
     result->stopped_us = -1;
-    if (!start(&m, error)) {
-        return false;
-    }
-    if (m.over) {
-        return true;
-    }
     m.sources = g_ptr_array_new();
+    attach_signals(&m); /* first: a migration that is asked for is not left without a word */
+    bool started = start(&m, error);
+    if (!started || m.over) {
+        detach_all(&m);
+        return started;
+    }
     attach_all(&m);
     /* The events that came meanwhile are delivered at once. */
     ff_cli_qmp_listen(ends->src, on_source, &m);

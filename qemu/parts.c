@@ -266,17 +266,18 @@ static bool add_cpus(FfQemu *qemu, GString *text)
 char *ff_qemu_parts(FfVmmState *state)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
-    unsigned version = ff_qmp_client_version(qemu->qmp);
     g_autoptr(GPtrArray) parts = g_ptr_array_new_with_free_func(part_free);
     g_autoptr(GString) text = g_string_new(NULL);
     g_autofree char *machine = ff_qemu_machine(state);
-    g_autofree char *number =
-        g_strdup_printf("%u.%u.%u", version / 10000, version / 100 % 100, version % 100);
 
     if (!machine || !list_parts(qemu, "/machine/peripheral", parts) ||
         !list_parts(qemu, "/machine/peripheral-anon", parts) || !add_cpus(qemu, text)) {
         return NULL;
     }
+    unsigned version = ff_qmp_client_version(qemu->qmp);
+    g_autofree char *number =
+        g_strdup_printf("%u.%u.%u", version / 10000, version / 100 % 100, version % 100);
+
     ask_places(qemu, parts);
     take_places(qemu, parts);
     add_line(text, "qemu", "version", number, "");

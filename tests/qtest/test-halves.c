@@ -606,6 +606,7 @@ static void test_end(void)
     REFUSED("not the destination of a paused migration", "end", "--lose-guest", d.monitor);
     pause_it(&s, &d);
     refuse_to_end(&s, &d);
+    kill(vm_pid(d.vm), SIGTERM);
     g_assert_cmpint(FARFAULT(&out, NULL, "end", "--lose-guest", d.monitor), ==, 0);
     expect_text(out, "this QEMU has ended\nlost: the guest: it was here alone, with ");
     g_assert_cmpint(vm_wait_exit(d.vm), ==, -SIGKILL);
