@@ -17,6 +17,8 @@ int ff_cli_report(int argc, char **argv);
 int ff_cli_dump(int argc, char **argv);
 /* farfault recover --from DIRECTORY QMP */
 int ff_cli_recover(int argc, char **argv);
+/* farfault end [--lose-guest] QMP */
+int ff_cli_end(int argc, char **argv);
 /* farfault snapshot QMP FILE */
 int ff_cli_snapshot(int argc, char **argv);
 /* farfault restore FILE -- qemu-system-ARCH ARGS...: becomes QEMU. */

@@ -44,8 +44,11 @@ const char ff_help_migrate[] =
 
 const char ff_help_status[] =
     "Usage: farfault status [--json] QMP\n"
+    "       farfault status\n"
     "       farfault status --watch [--interval SECONDS] [--record FILE] QMP [QMP]\n"
-    "Say in words how a guest and its migration stand.\n"
+    "Say in words how a guest and its migration stand; without QMP, what is under way with each\n"
+    "guest under farfault on this host, none of which is asked: no monitor is needed (a user sees\n"
+    "only his own guests, root all).\n"
     "\n"
     "QMP              a monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
     "  --json         print QEMU's own answers as JSON\n"
@@ -57,7 +60,8 @@ const char ff_help_status[] =
     "  --record FILE  with --watch: write what is said into FILE, for farfault report\n"
     "  --help, -h     this text\n"
     "\n"
-    "Exit status: 0 QEMU answered, 1 if not, 2 usage. With --watch: 0 completed, 1 failed,\n"
+    "Exit status: 0 QEMU answered, or none was asked, 1 if not, 2 usage. With --watch: 0 "
+    "completed, 1 failed,\n"
     "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may go on.\n";
 
 const char ff_help_metrics[] =
@@ -116,6 +120,20 @@ const char ff_help_recover[] =
     "  --help, -h     this text\n"
     "\n"
     "Exit status: 0 every page is there, 1 not: it is paused as before, 2 usage.\n";
+
+const char ff_help_end[] =
+    "Usage: farfault end [--lose-guest] QMP\n"
+    "End the QEMU of a paused destination, which ends by SIGTERM and quit only if nothing in it\n"
+    "waits for a page. Its guest is at no other place, so it is lost: what is lost and what is "
+    "left\n"
+    "is said, and without --lose-guest nothing is done. A guest that was not granted to the\n"
+    "destination is left to its source, and a QEMU that is no paused destination to quit.\n"
+    "\n"
+    "QMP              the destination's monitor of -qmp: PATH or unix:PATH, or tcp:HOST:PORT\n"
+    "  --lose-guest   the guest may be lost\n"
+    "  --help, -h     this text\n"
+    "\n"
+    "Exit status: 0 it has ended, 1 not, 2 usage.\n";
 
 const char ff_help_snapshot[] =
     "Usage: farfault snapshot [OPTION]... QMP FILE\n"

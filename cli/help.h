@@ -11,6 +11,7 @@ extern const char ff_help_metrics[];
 extern const char ff_help_report[];
 extern const char ff_help_dump[];
 extern const char ff_help_recover[];
+extern const char ff_help_end[];
 extern const char ff_help_run[];
 extern const char ff_help_upgrade[];
 extern const char ff_help_restore[];

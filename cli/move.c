@@ -40,7 +40,8 @@ typedef struct {
     bool asking;            /* query-migrate for the display is under way */
     bool looking[FF_SIDES]; /* and for the record */
     bool cont_asking, cont_sent;
-    bool carrier_said;  /* that QEMU carries it */
+    bool carrier_said; /* that QEMU carries it */
+    bool differences_said;
     unsigned questions; /* of the closing round, not answered yet */
     unsigned counting;  /* times that the source was asked again */
     GPtrArray *sources; /* GSource *, attached */
@@ -165,6 +166,17 @@ static bool is_counting(Move *m, JsonNode *result)
            !ff_json_int(info, "total-time", 0) && m->counting < COUNTING_MAX;
 }
 
+/* Once. */
+static void say_differences(Move *m, JsonObject *info)
+{
+    const char *text = ff_json_string(ff_json_object(info, "x-farfault"), "differences");
+
+    if (text && !m->differences_said) {
+        m->differences_said = true;
+        ff_progress_say(m->progress, true, "the guests differ: %s", text);
+    }
+}
+
 static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -177,6 +189,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
     if (result) {
         g_clear_pointer(&m->result->source_info, json_node_unref);
         m->result->source_info = json_node_copy(result);
+        say_differences(m, ff_json_node_object(result));
     }
     record_info(m, FF_SIDE_SOURCE, result);
     answered(m);
@@ -512,6 +525,7 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
     m->result->source_info = json_node_copy(result);
     ff_progress_update(m->progress, ff_json_node_object(result));
     say_carrier(m, ff_json_node_object(result));
+    say_differences(m, ff_json_node_object(result));
     check_passes(m, ff_json_node_object(result));
 }
 
@@ -532,7 +546,11 @@ static gboolean on_refresh(gpointer opaque)
 static void cancel(Move *m, const char *why)
 {
     m->cancel_asked = true;
-    ff_progress_say(m->progress, true, "%s: cancelling; the guest stays at the source", why);
+    ff_progress_say(
+        m->progress, true,
+        "%s: cancelling; the guest stays at the source. The destination's QEMU ends, if "
+        "the source had reached it: start it again for another try",
+        why);
     ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL);
 }
 
@@ -578,10 +596,14 @@ static gboolean on_timeout(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void attach_all(Move *m)
+static void attach_signals(Move *m)
 {
     attach(m, g_unix_signal_source_new(SIGINT), on_signal);
     attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
+}
+
+static void attach_all(Move *m)
+{
     attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
     if (m->o->record) {
         attach(m, g_timeout_source_new(RECORD_INTERVAL), on_record_time);
@@ -645,13 +667,13 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
     bool local = !ff_cli_qmp_host(ends->src) && !ff_cli_qmp_host(ends->dst);
 
     result->stopped_us = -1;
-    if (!start(&m, error)) {
-        return false;
-    }
-    if (m.over) {
-        return true;
-    }
     m.sources = g_ptr_array_new();
+    attach_signals(&m); /* first: a migration that is asked for is not left without a word */
+    bool started = start(&m, error);
+    if (!started || m.over) {
+        detach_all(&m);
+        return started;
+    }
     attach_all(&m);
     /* The events that came meanwhile are delivered at once. */
     ff_cli_qmp_listen(ends->src, on_source, &m);

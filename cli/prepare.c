@@ -210,6 +210,20 @@ static bool listening(FfCliQmp *dst, char **uri, GError **error)
     return true;
 }
 
+/* A destination that cannot listen at WANTED, which QEMU does not name. */
+static void name_address(const char *wanted, GError **error)
+{
+    if (strstr((*error)->message, "Address already in use")) {
+        g_autofree char *text = g_strdup_printf(
+            "%s: %s is another program's: name another port with --uri (port 0: any that is free), "
+            "or end what listens there (ss -ltnp)",
+            (*error)->message, wanted);
+
+        g_free((*error)->message);
+        (*error)->message = g_steal_pointer(&text);
+    }
+}
+
 static bool listen_at(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
 {
     const char *dst_host = ff_cli_qmp_host(ends->dst);
@@ -227,8 +241,11 @@ static bool listen_at(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
         }
         arguments = json_object_new();
         json_object_set_string_member(arguments, "uri", wanted);
-        if (!must(ends->dst, "destination", "migrate-incoming", arguments, error) ||
-            !listening(ends->dst, &actual, error)) {
+        if (!must(ends->dst, "destination", "migrate-incoming", arguments, error)) {
+            name_address(wanted, error);
+            return false;
+        }
+        if (!listening(ends->dst, &actual, error)) {
             return false;
         }
     }

@@ -178,6 +178,9 @@ static void print_paused(FILE *out, JsonObject *half, bool source)
         next_at_destination(out, half);
     }
     ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
+    if (!source && ff_json_bool(half, "may-run")) {
+        ff_report_row(out, "", "to give the guest up, and end this QEMU: farfault end QMP");
+    }
 }
 
 void ff_split_print(FILE *out, JsonObject *info)

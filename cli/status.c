@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
+#include "cli/status-guests.h"
 #include "cli/watch.h"
 #include "cli/words.h"
 
@@ -204,9 +205,12 @@ int ff_cli_status(int argc, char **argv)
     if (watch && (n == 1 || n == 2) && !json) {
         return watch_them(positional, ms, record);
     }
+    if (n == 0 && !watch && !json && !ms && !record) {
+        return ff_status_guests();
+    }
     if (n != 1 || watch || ms || record) {
-        fprintf(stderr, "farfault: give one QMP address: farfault status QMP; or one or two, of "
-                        "both sides, with --watch\n");
+        fprintf(stderr, "farfault: give one QMP address: farfault status QMP; one or two, of "
+                        "both sides, with --watch; or none, for all guests of this host\n");
         return EXIT_USAGE;
     }
     return show(positional[0], json);

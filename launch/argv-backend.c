@@ -102,6 +102,7 @@ void ff_backend_free(FfBackend *backend)
     g_clear_pointer(&backend->json, json_node_unref);
     g_free(backend->type);
     g_free(backend->id);
+    g_free(backend->mount);
     g_free(backend);
 }
 
@@ -178,6 +179,7 @@ static char *check_file(FfBackend *backend, const FfArgvSystem *sys)
     if (fs == 't') {
         backend->page_size = 4096;
     }
+    backend->mount = fs == 'h' ? g_strdup(path) : NULL;
     if ((fs != 't' && fs != 'h') || prop_size(backend, "offset", &offset)) {
         return g_strdup_printf("keeps guest RAM in the file %s%s, which may have contents or other "
                                "users: use memory-backend-memfd, or a directory of tmpfs or "

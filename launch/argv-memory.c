@@ -36,11 +36,13 @@ typedef struct {
     bool used;
     char *id; /* g_free */
     uint64_t size, page_size;
+    char *mount;
 } DefaultRam;
 
 static void default_ram_clear(DefaultRam *ram)
 {
     g_free(ram->id);
+    g_free(ram->mount);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(DefaultRam, default_ram_clear)
 
@@ -322,6 +324,8 @@ static void place_default(FfRewrite *rw, DefaultRam *ram)
         ff_rewrite_refuse(rw, g_strdup_printf("-mem-path %s: -m is no multiple of the huge page "
                                               "size, %" PRIu64 " bytes: round it up",
                                               mem_path->value, ram->page_size));
+    } else {
+        ram->mount = g_strdup(mem_path->value);
     }
 }
 
@@ -405,7 +409,9 @@ static void apply_default(FfRewrite *rw, const DefaultRam *ram, bool incoming)
                                               ram->id, ram->size, rw->plan->ram->len, align));
     g_ptr_array_add(rw->tail, g_strdup("-machine"));
     g_ptr_array_add(rw->tail, g_strdup_printf("memory-backend=%s", ram->id));
-    add_ram(rw, ram->id, ram->size, ram->page_size)->thp = thp;
+    FfPlanRam *new = add_ram(rw, ram->id, ram->size, ram->page_size);
+    new->thp = thp;
+    new->mount = g_strdup(ram->mount);
 }
 
 void ff_argv_rewrite_memory(FfRewrite *rw)
@@ -429,6 +435,7 @@ void ff_argv_rewrite_memory(FfRewrite *rw)
         new->seal = backend->seal;
         new->thp = backend->thp;
         new->unreserved = backend->unreserved;
+        new->mount = g_strdup(backend->mount);
     }
     if (ram.used) {
         apply_default(rw, &ram, incoming);

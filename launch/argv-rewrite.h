@@ -73,7 +73,8 @@ typedef struct {
     uint64_t size;   /* of the new backend, bytes */
     uint64_t page_size;
     bool seal, unreserved;
-    bool thp; /* found by ff_backend_rewrite() */
+    char *mount; /* a directory of hugetlbfs; NULL: none */
+    bool thp;    /* found by ff_backend_rewrite() */
 } FfBackend;
 
 /* argv-backend.c. ff_backend_new() returns NULL if ARG (an -object) makes no memory backend;

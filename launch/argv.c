@@ -38,6 +38,7 @@ static void ram_free(gpointer data)
     FfPlanRam *ram = data;
 
     g_free(ram->id);
+    g_free(ram->mount);
     g_free(ram);
 }
 

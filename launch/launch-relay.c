@@ -349,7 +349,8 @@ static void G_GNUC_NORETURN detach_relay(const Exec *e, int pid_fd)
 static pid_t spawn(const FfRelayProgram *program, const char *path, int plan_fd)
 {
     g_autofree char *number = g_strdup_printf("%d", plan_fd);
-    char *argv[] = {(char *)"farfault-relay", number, NULL};
+    /* Of no use to the relay: ps shows whose it is. */
+    char *argv[] = {(char *)"farfault-relay", number, (char *)program->guest, NULL};
     g_auto(GStrv) environment = relay_environment();
     const Exec e = {program, path, argv, environment};
     int pipe_fds[2];
@@ -436,8 +437,12 @@ bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error)
     int stderr_fd = start->plan->daemonize ? -1 : ff_fd_high(dup(STDERR_FILENO));
     g_autoptr(GArray) fds = g_array_new(false, false, sizeof(int));
     g_autofree char *text = describe(start, ready_fd, stderr_fd, fds);
-    const FfRelayProgram program = {text, fds, &start->runas, start->plan->daemonize,
-                                    "the guest was not started"};
+    const FfRelayProgram program = {text,
+                                    fds,
+                                    &start->runas,
+                                    start->plan->daemonize,
+                                    "the guest was not started",
+                                    start->plan->name};
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, plan_fd, error);
     if (stderr_fd >= 0) {
         close(stderr_fd);

@@ -57,6 +57,7 @@ typedef struct {
     const FfRunas *as;     /* whom it becomes; .uid -1: nobody else */
     bool mute;             /* it has no stderr */
     const char *otherwise; /* what did not happen if it does not stand */
+    const char *guest;     /* its name, for ps; can be NULL */
 } FfRelayProgram;
 
 /*

@@ -103,8 +103,10 @@ static bool reserve_hugepages(int fd, const FfPlanRam *ram, uint64_t size, GErro
     }
     ff_launch_fail(error,
                    "memory backend '%s' needs %" PRIu64 " huge pages of %" PRIu64
-                   " KiB, %s are free (%s): raise %s/nr_hugepages, or make the guest smaller",
-                   ram->id, size / ram->page_size, kib, available ?: "none", g_strerror(err), dir);
+                   " KiB, %s are free (%s): raise %s/nr_hugepages%s%s, or make the guest smaller",
+                   ram->id, size / ram->page_size, kib, available ?: "none", g_strerror(err), dir,
+                   ram->mount ? " and, if it is limited, size= of the mount of " : "",
+                   ram->mount ? ram->mount : "");
     return false;
 }
 
@@ -162,11 +164,27 @@ static int thp_file(void)
     return ff_fd_high(fd);
 }
 
+/*
+ * A file without a name in the hugetlbfs that the user named, as QEMU makes one there: the mount's
+ * size= limits it, and what min_size= has set aside is its. (A memfd has neither.) Returns an fd,
+ * or -1: a kernel without O_TMPFILE there, or a directory that may not be written to.
+ */
+static int mounted_file(const char *dir)
+{
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd >= 0 && !can_be_reopened(fd)) {
+        close(fd);
+        return -1;
+    }
+    return ff_fd_high(fd);
+}
+
 static int ram_memfd(const FfPlanRam *ram)
 {
-    int thp = wants_thp(ram) ? thp_file() : -1;
-    if (thp >= 0) {
-        return thp;
+    int fd = ram->mount ? mounted_file(ram->mount) : wants_thp(ram) ? thp_file() : -1;
+    if (fd >= 0) {
+        return fd;
     }
     unsigned flags = MFD_CLOEXEC | (ram->seal ? MFD_ALLOW_SEALING : 0);
     if (ram->page_size > (uint64_t)getpagesize()) {
@@ -174,7 +192,7 @@ static int ram_memfd(const FfPlanRam *ram)
     }
     /* the name shows in /proc/PID/maps; the kernel takes 249 bytes */
     g_autofree char *name = g_strdup_printf("farfault-%.200s", ram->id);
-    int fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+    fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL) { /* before Linux 6.3 */
         fd = memfd_create(name, flags);
     }

@@ -17,6 +17,7 @@ typedef struct {
     bool seal;          /* the user asked memory-backend-memfd for sealing */
     bool thp;           /* without farfault it would have transparent huge pages */
     bool unreserved;    /* reserve=off: its pages need not be there at the start */
+    char *mount;        /* the directory of hugetlbfs that the user named; NULL: none */
 } FfPlanRam;
 
 typedef enum {

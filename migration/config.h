@@ -90,6 +90,7 @@ typedef struct {
     uint64_t dirty_pages_rate; /* pages that the guest wrote per second, in the last round */
     int64_t expected_downtime; /* if the rest were sent now; -1: not known yet */
     char *untracked;           /* source: why there is no precopy; NULL: there is */
+    char *differences;         /* source: what differs in the guests, and hinders nothing; NULL */
     double mbps;               /* megabits per second, recent */
     /* Destination: time from reading a fault to its page placed; [i] counts latencies in
      * [2^i, 2^(i+1)) microseconds ([0]: below 2). Source: from request to answer written. */

@@ -246,7 +246,7 @@ gpointer ff_dest_acceptor(gpointer p)
         ff_channel_set_deadline(ch, d->cfg->peer_timeout_ms);
         set_accepting(d, ch);
         if ((why = take_connection(d, &ch))) {
-            g_message("connection from %s refused: %s", ff_channel_peer(ch), why);
+            ff_handshakes_log(handshakes, ch, why);
         }
         set_accepting(d, NULL);
         if (d->plain->first) {

@@ -52,13 +52,23 @@ gpointer ff_dest_feeder(gpointer p)
         if (rc < 0) {
             if (!(ff_control_events(d->control) & FF_EV_SHUT)) {
                 ff_control_dead(d->control,
-                                "QEMU did not take the device state: %s; see this QEMU's log",
+                                "QEMU did not take the device state: %s; why is in the "
+                                "destination QEMU's stderr",
                                 g_strerror(-rc));
             }
             return NULL;
         }
         __atomic_fetch_sub(&d->device_queued, len, __ATOMIC_RELEASE);
     }
+}
+
+static void say_not_loaded(FfDestination *d)
+{
+    ff_control_dead(d->control,
+                    "QEMU could not load the device state%s%s%s: which device, and why, is in the "
+                    "destination QEMU's stderr (libvirt: /var/log/libvirt/qemu/NAME.log)",
+                    d->suspects ? " (the guests differ: " : "", d->suspects ? d->suspects : "",
+                    d->suspects ? ")" : "");
 }
 
 gpointer ff_dest_return_path(gpointer p)
@@ -86,7 +96,6 @@ gpointer ff_dest_return_path(gpointer p)
             return NULL;
         }
     }
-    ff_control_dead(d->control,
-                    "QEMU could not load the device state: see this QEMU's log for the device");
+    say_not_loaded(d);
     return NULL;
 }

@@ -24,6 +24,7 @@ FfGreeting ff_dest_greeting(const FfDestination *d)
         .features =
             GUINT32_TO_LE(FF_FEATURE_ALIVE | FF_FEATURE_ZSTD | FF_FEATURE_COMPRESSED_DEVICE |
                           FF_FEATURE_DELTA_DEVICE | FF_FEATURE_ROUNDS | FF_FEATURE_ENDED |
+                          (d->cfg->vmm->state.parts ? FF_FEATURE_PARTS : 0) |
                           (d->listen_fd >= 0 ? FF_FEATURE_LISTENS : 0)),
     };
 }

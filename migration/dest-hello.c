@@ -15,6 +15,7 @@
 
 #include "migration/dest-greet.h"
 #include "migration/dest-read.h"
+#include "migration/parts.h"
 
 static const FfGreetingWords words = {.peer = "source", .stranger = ""};
 
@@ -150,18 +151,76 @@ static char *compare(FfDestination *d, const FfFrame *f, uint8_t *payload)
     return NULL;
 }
 
+/* What the source's guest is made of, if it says so: text (g_free), NULL if not. It has to be read
+ * also where the guest is refused for something else: what is left unread makes the end of the
+ * connection a reset, which would overtake the answer. */
+static bool hear_parts(FfVisit *visit, const FfHello *h, char **parts, GError **error)
+{
+    g_autofree char *text = NULL;
+    FfFrame f;
+
+    if (GUINT32_FROM_LE(h->version) != FF_WIRE_VERSION ||
+        !(GUINT32_FROM_LE(h->features) & FF_FEATURE_PARTS)) {
+        return true;
+    }
+    text = g_malloc0(FF_PARTS_MAX + 1);
+    if (!ff_greeting_expect(visit->ch, &words, FF_FRAME_PARTS, &f, text, FF_PARTS_MAX, error)) {
+        return false;
+    }
+    *parts = g_steal_pointer(&text);
+    return true;
+}
+
+/* Our own are asked for now: devices may have been plugged in since this side began to listen.
+ * *DIFFERENCES (g_free): what the source is to be told; NULL: nothing. */
+static char *compare_parts(FfDestination *d, const char *theirs, char **differences)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+    g_autofree char *ours = theirs && state->parts ? state->parts(state) : NULL;
+    g_auto(FfPartsFit) fit = ours ? ff_parts_compare(theirs, ours) : (FfPartsFit){NULL};
+
+    g_free(d->suspects);
+    d->suspects = fit.differences && fit.versions
+                      ? g_strdup_printf("%s; %s", fit.differences, fit.versions)
+                      : g_strdup(fit.differences ? fit.differences : fit.versions);
+    if (fit.differences && !fit.refusal) {
+        g_message("the guests differ: %s", fit.differences);
+    }
+    *differences = g_steal_pointer(&fit.differences);
+    return g_steal_pointer(&fit.refusal);
+}
+
 /* ---- the answers ------------------------------------------------------------------------------
  */
 
+/* The secret, and behind it what else the source is to know. */
+static bool accept_hello(FfDestination *d, FfVisit *visit, const char *differences, GError **error)
+{
+    uint8_t reply[FF_FRAME_MAX_TEXT];
+    size_t head = sizeof(FfHelloReply);
+    size_t len = differences ? MIN(strlen(differences), sizeof(reply) - head) : 0;
+
+    memcpy(reply, d->conn->secret, head);
+    if (len) {
+        memcpy(reply + head, differences, len);
+    }
+    return ff_greeting_say(visit->ch, &words, ff_frame(FF_FRAME_HELLO_REPLY, head + len), reply,
+                           error);
+}
+
 static bool answer_hello(FfDestination *d, FfVisit *visit, GError **error)
 {
-    FfFrame reply = ff_frame(FF_FRAME_HELLO_REPLY, sizeof(FfHelloReply));
     g_autofree uint8_t *payload = g_malloc(visit->f.length);
+    g_autofree char *parts = NULL, *differences = NULL;
 
-    if (!ff_greeting_hear_payload(visit->ch, &words, &visit->f, payload, visit->f.length, error)) {
+    if (!ff_greeting_hear_payload(visit->ch, &words, &visit->f, payload, visit->f.length, error) ||
+        !hear_parts(visit, (const FfHello *)payload, &parts, error)) {
         return false;
     }
     d->refusal = compare(d, &visit->f, payload);
+    if (!d->refusal) {
+        d->refusal = compare_parts(d, parts, &differences);
+    }
     if (d->refusal) {
         /* The coordinator tells the source, when QEMU has ended. */
         g_set_error(error, FF_M_ERROR, 0, "the guests differ: %s", d->refusal);
@@ -171,7 +230,7 @@ static bool answer_hello(FfDestination *d, FfVisit *visit, GError **error)
         return ff_greeting_lost(error, visit->ch, &words, NULL, -errno, NULL);
     }
     ff_dest_expect_channels(d, d->conn->epoch);
-    return ff_greeting_say(visit->ch, &words, reply, d->conn->secret, error);
+    return accept_hello(d, visit, differences, error);
 }
 
 /* The source of a migration that was here before: this one waits for its own, for whom the place

@@ -554,6 +554,7 @@ void ff_dest_clear(FfDestination *d)
         close(d->listen_fd);
     }
     g_free(d->refusal);
+    g_free(d->suspects);
     g_free(d->socket_address);
     g_free(d->listen_path);
     g_free(d->granted_state);

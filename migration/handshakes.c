@@ -25,6 +25,7 @@
 #define LINGER_MS 1000
 /* Until somebody is let in again, when there was no fd or no memory for him. */
 #define SHORT_MS 100
+#define LINES_US (60 * G_USEC_PER_SEC)
 #define WORDS_MAX MAX(FF_PROLOGUE_MAX, sizeof(FfFrame) + sizeof(FfChannelHello))
 
 typedef enum {
@@ -53,7 +54,9 @@ struct FfHandshakes {
     gpointer opaque;
     Pending pending[FF_HANDSHAKES_PLACES]; /* [n], the oldest first */
     unsigned n, next_number, taken;
-    int64_t not_before; /* nobody is let in; monotonic, us */
+    int64_t not_before;     /* nobody is let in; monotonic, us */
+    int64_t lines_since;    /* monotonic, us */
+    unsigned lines, unsaid; /* in the log since then; that were not */
 };
 
 FfHandshakes *ff_handshakes_new(int listen_fd, GCancellable *cancel, FfHandshakesAdmit admit,
@@ -78,19 +81,55 @@ static void enter(Pending *p, Stage stage, int ms)
     p->end = g_get_monotonic_time() + ms * (int64_t)1000;
 }
 
-static void send_away(Pending *p, const char *why)
+static void say_unsaid(FfHandshakes *h)
+{
+    if (h->unsaid) {
+        g_message("%u more connections were refused (no more than %d lines a minute)", h->unsaid,
+                  FF_HANDSHAKES_LINES);
+    }
+    h->unsaid = 0;
+}
+
+/* TRUE: one more line may be logged. */
+static bool may_log(FfHandshakes *h)
+{
+    int64_t now = g_get_monotonic_time();
+
+    if (!h->lines || now - h->lines_since >= LINES_US) {
+        say_unsaid(h);
+        h->lines_since = now;
+        h->lines = 0;
+    }
+    if (h->lines == FF_HANDSHAKES_LINES) {
+        h->unsaid++;
+        return false;
+    }
+    h->lines++;
+    return true;
+}
+
+void ff_handshakes_log(FfHandshakes *h, const FfChannel *ch, const char *why)
+{
+    if (may_log(h)) {
+        g_message("connection from %s refused: %s", ff_channel_peer(ch), why);
+    }
+}
+
+static void send_away(FfHandshakes *h, Pending *p, const char *why)
 {
     if (why) {
-        g_message("connection from %s refused: %s", ff_channel_peer(p->ch), why);
+        ff_handshakes_log(h, p->ch, why);
     }
     g_clear_pointer(&p->ch, ff_channel_free);
 }
 
 /* He was told why. A close now would break the connection under what he still writes, and he would
  * never read it. */
-static void refuse(Pending *p, const GError *error)
+static void refuse(FfHandshakes *h, Pending *p, const GError *error)
 {
-    g_message("connection refused: %s", error->message);
+    if (may_log(h)) {
+        g_message("connection refused: %s", error->message);
+    }
     shutdown(ff_channel_fd(p->ch), SHUT_WR);
     enter(p, REFUSED, LINGER_MS);
 }
@@ -105,9 +144,9 @@ static void see_first_byte(FfHandshakes *h, Pending *p)
         return;
     }
     if (rc < 0) {
-        send_away(p, "it ended before it said anything");
+        send_away(h, p, "it ended before it said anything");
     } else if (h->admit && !h->admit(p->ch, first, h->opaque, &error)) {
-        refuse(p, error);
+        refuse(h, p, error);
     } else if (ff_channel_has_tls(p->ch)) {
         enter(p, HANDSHAKE, FF_HANDSHAKES_DEADLINE_MS);
     } else {
@@ -115,7 +154,7 @@ static void see_first_byte(FfHandshakes *h, Pending *p)
     }
 }
 
-static void shake_hands(Pending *p)
+static void shake_hands(FfHandshakes *h, Pending *p)
 {
     g_autoptr(GError) error = NULL;
 
@@ -129,9 +168,9 @@ static void shake_hands(Pending *p)
     case FF_IO_AGAIN:
         break;
     case FF_IO_DEAD:
-        refuse(p, error);
+        refuse(h, p, error);
         if (ff_channel_error(p->ch) != EPROTO) {
-            send_away(p, NULL); /* there was nothing to be told */
+            send_away(h, p, NULL); /* there was nothing to be told */
         }
     }
 }
@@ -174,13 +213,13 @@ static void listen_to(Pending *p)
 }
 
 /* What he still says is not looked at. */
-static void see_end(Pending *p)
+static void see_end(FfHandshakes *h, Pending *p)
 {
     char sink[4096];
     ssize_t n = recv(ff_channel_fd(p->ch), sink, sizeof(sink), MSG_DONTWAIT);
 
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-        send_away(p, NULL);
+        send_away(h, p, NULL);
     }
 }
 
@@ -188,14 +227,14 @@ static void see_end(Pending *p)
 static void go_on(FfHandshakes *h, Pending *p)
 {
     if (p->stage == REFUSED) {
-        see_end(p);
+        see_end(h, p);
         return;
     }
     if (p->stage == SILENT) {
         see_first_byte(h, p);
     }
     if (p->ch && p->stage == HANDSHAKE) {
-        shake_hands(p);
+        shake_hands(h, p);
     }
     if (p->ch && p->stage == SPEAKING) {
         listen_to(p);
@@ -235,9 +274,10 @@ static void send_overdue_away(FfHandshakes *h, int64_t now)
         Pending *p = &h->pending[i];
 
         if (p->end <= now) {
-            send_away(p, p->stage == REFUSED     ? NULL
-                         : p->stage == HANDSHAKE ? "its TLS handshake was not finished in time"
-                                                 : "nothing came in time");
+            send_away(h, p,
+                      p->stage == REFUSED     ? NULL
+                      : p->stage == HANDSHAKE ? "its TLS handshake was not finished in time"
+                                              : "nothing came in time");
         }
     }
     clear_places(h);
@@ -274,7 +314,7 @@ static void make_room(FfHandshakes *h)
     if (h->n == FF_HANDSHAKES_PLACES) {
         Pending *p = next_to_go(h);
 
-        send_away(p, p->stage == REFUSED ? NULL : "nothing came in time");
+        send_away(h, p, p->stage == REFUSED ? NULL : "nothing came in time");
         clear_places(h);
     }
 }
@@ -402,5 +442,6 @@ void ff_handshakes_free(FfHandshakes *h)
     while (h->n) {
         ff_channel_free(leave(h, 0));
     }
+    say_unsaid(h);
     g_free(h);
 }

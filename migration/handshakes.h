@@ -24,6 +24,10 @@
  * handshake begins, the handshake, the first words inside. */
 #define FF_HANDSHAKES_DEADLINE_MS 10000
 
+/* Lines in the log about those who are sent away, in a minute: whoever reaches the port could fill
+ * the disk with them. How many more there were is said with the next one, or at the end. */
+#define FF_HANDSHAKES_LINES 10
+
 typedef struct FfHandshakes FfHandshakes;
 
 /* Who begins with the byte FIRST, which is not taken: FALSE and ERROR: he is sent away. TRUE: he
@@ -40,6 +44,8 @@ FfChannel *ff_handshakes_next(FfHandshakes *handshakes, GError **error);
 /* Those who came after the last one that was taken: an array of FfChannel, which frees them, the
  * caller's. A handshake may be begun in them, or over, and what they have said is in them. */
 GPtrArray *ff_handshakes_later(FfHandshakes *handshakes);
+/* Logs that CH, whom ff_handshakes_next() returned, was refused, and WHY. */
+void ff_handshakes_log(FfHandshakes *handshakes, const FfChannel *ch, const char *why);
 /* Closes those who wait still. */
 void ff_handshakes_free(FfHandshakes *handshakes);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHandshakes, ff_handshakes_free)

@@ -111,6 +111,7 @@ static bool source_speaks(FfMigration *m)
 static void source_describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
     info->untracked = g_strdup(m->source.untracked);
+    info->differences = g_strdup(m->source.differences);
     if (info->split) {
         info->split->peer_uri = g_strdup(m->source.peer_uri);
     }
@@ -754,6 +755,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
     if (info) {
         g_free(info->error_desc);
         g_free(info->untracked);
+        g_free(info->differences);
         g_free(info->socket_address);
         g_free(info->vcpu_blocktime_ms);
         ff_split_free(info->split);

@@ -82,12 +82,12 @@ static bool await_answer(FfSource *s, FfCall *call, GError **error)
 /* ---- the sentence -----------------------------------------------------------------------------
  */
 
-static void describe(const FfSource *s, FfHello *h)
+static void describe(const FfSource *s, FfHello *h, bool parts)
 {
     FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
 
     h->version = GUINT32_TO_LE(FF_WIRE_VERSION);
-    h->features = GUINT32_TO_LE(ff_source_features(s) |
+    h->features = GUINT32_TO_LE(ff_source_features(s) | (parts ? FF_FEATURE_PARTS : 0) |
                                 (s->cfg->validate_uuid ? FF_FEATURE_VALIDATE_UUID : 0));
     h->epoch = GUINT64_TO_LE(s->conn->epoch);
     memcpy(h->session, s->conn->session, sizeof(h->session));
@@ -100,7 +100,18 @@ static void describe(const FfSource *s, FfHello *h)
     }
 }
 
-static bool hear_reply(FfSource *s, FfCall *call, GError **error)
+/* What the destination has seen, and takes the guest all the same. */
+static void note_differences(FfSource *s, const char *text)
+{
+    g_message("the guests differ: %s", text);
+    ff_mutex_lock(&s->control->lock);
+    g_free(s->differences);
+    s->differences = g_strdup(text);
+    ff_mutex_unlock(&s->control->lock);
+}
+
+/* PARTS: the destination was told what the guest is made of. */
+static bool hear_reply(FfSource *s, FfCall *call, bool parts, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     char reply[FF_FRAME_MAX_TEXT + 1] = "";
@@ -114,12 +125,23 @@ static bool hear_reply(FfSource *s, FfCall *call, GError **error)
         g_set_error(error, FF_M_ERROR, 0, "the destination refused: %s", ff_peer_text(reply));
         return false;
     }
-    if (f.length != sizeof(FfHelloReply)) {
+    if (parts ? f.length < sizeof(FfHelloReply) : f.length != sizeof(FfHelloReply)) {
         return ff_greeting_lost(error, call->ch, words, words->saying, 0,
                                 "malformed reply to hello");
     }
     memcpy(s->conn->secret, reply, sizeof(s->conn->secret));
+    if (f.length > sizeof(FfHelloReply)) {
+        note_differences(s, ff_peer_text(reply + sizeof(FfHelloReply)));
+    }
     return true;
+}
+
+/* NULL: the destination does not take it, or it cannot be had. */
+static const char *own_parts(const FfSource *s)
+{
+    bool wanted = s->conn->peer_features & FF_FEATURE_PARTS && s->parts;
+
+    return wanted && strlen(s->parts) <= FF_PARTS_MAX ? s->parts : NULL;
 }
 
 static bool say_hello(FfSource *s, FfCall *call, GError **error)
@@ -133,10 +155,13 @@ static bool say_hello(FfSource *s, FfCall *call, GError **error)
         g_set_error(error, FF_M_ERROR, 0, "getrandom: %s", g_strerror(errno));
         return false;
     }
-    describe(s, h);
+    const char *parts = own_parts(s);
+    describe(s, h, parts);
     f.n_pages = s->ram->n_blocks;
     return ff_greeting_say(call->ch, call->sentence->words, f, h, error) &&
-           hear_reply(s, call, error);
+           (!parts || ff_greeting_say(call->ch, call->sentence->words,
+                                      ff_frame(FF_FRAME_PARTS, strlen(parts)), parts, error)) &&
+           hear_reply(s, call, parts, error);
 }
 
 /* A destination that has given up since its greeting takes no further channel, nor this: the

@@ -58,9 +58,11 @@ typedef struct FfSource {
     uint64_t private_rest; /* the thread that reads it; bytes without a place in it */
 
     /* The connection. */
-    char *peer_uri;  /* lock; where the destination listens; can be NULL */
-    FfFeed *feed;    /* requests come on the main channel; NULL: on the urgent one */
-    int urgent_wake; /* eventfd: the end of the urgent thread */
+    char *parts;       /* what the guest is made of (parts.h); NULL: not known */
+    char *differences; /* lock; what the destination says of the guests; can be NULL */
+    char *peer_uri;    /* lock; where the destination listens; can be NULL */
+    FfFeed *feed;      /* requests come on the main channel; NULL: on the urgent one */
+    int urgent_wake;   /* eventfd: the end of the urgent thread */
     FfSentLog sent[2 + FF_MAX_BULK]; /* by index; each its channel's sender and the main reader */
     /* lock; by index: how many ROUNDs were said there, and how many are answered */
     uint64_t asked[2 + FF_MAX_BULK], answered[2 + FF_MAX_BULK];

@@ -95,8 +95,12 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
     GThread *reader = s->cfg->mem_fd >= 0 ? g_thread_new("ff-base", ff_source_read_base, s) : NULL;
+    FfVmmState *state = &s->cfg->vmm->state;
     FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, blocks, s->conn->vm_uuid, error);
 
+    if (fit == FF_GUEST_FITS && state->parts) {
+        s->parts = state->parts(state);
+    }
     if (reader) {
         s->device_base = g_thread_join(reader);
         ff_close_fd(&s->cfg->mem_fd);
@@ -572,6 +576,8 @@ void ff_source_clear(FfSource *s)
     g_free(s->peer_uri);
     g_free(s->run_state);
     g_free(s->untracked);
+    g_free(s->differences);
+    g_free(s->parts);
     g_clear_pointer(&s->hot, g_array_unref);
     ff_heat_free(s->heat);
     ff_delta_free(s->device_base);

@@ -187,6 +187,7 @@ static const struct {
     [FF_FRAME_BASE] = {"base", 1, FF_RUN_MAX_BYTES},
     [FF_FRAME_ROUND] = {"round", 0, 0},
     [FF_FRAME_ENDED] = {"ended", 0, 0},
+    [FF_FRAME_PARTS] = {"parts", 1, FF_PARTS_MAX},
 };
 
 const char *ff_frame_name(unsigned type)

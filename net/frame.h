@@ -23,6 +23,7 @@
 #define FF_RUN_MAX_BYTES (128u * 1024)
 #define FF_FRAME_MAX_DATA (2u * 1024 * 1024)
 #define FF_FRAME_MAX_TEXT 1024u
+#define FF_PARTS_MAX (64u * 1024)
 #define FF_MAX_BLOCKS 128u
 
 /* The token in the first PING ("FarF" as QEMU's big-endian u32). */
@@ -88,6 +89,8 @@ typedef enum {
     /* Either way, on the main channel, after the grant: this side's QEMU has ended, and what it
      * had is gone. The last word. With FF_FEATURE_ENDED of who hears it */
     FF_FRAME_ENDED,
+    FF_FRAME_PARTS, /* S->D, right after HELLO: what the guest is made of, text (migration/parts.h).
+                       With FF_FEATURE_PARTS of both */
     FF_FRAME__MAX
 } FfFrameType;
 
@@ -115,6 +118,8 @@ enum {
     FF_FEATURE_ROUNDS = 1 << 6,       /* D: takes pages of precopy on further bulk connections,
                                          behind the main one's first ROUND. S: may say them */
     FF_FEATURE_ENDED = 1 << 7,        /* knows ENDED */
+    FF_FEATURE_PARTS = 1 << 8, /* D: takes PARTS, and says behind FfHelloReply, in text, where
+                                  the guests differ. S: PARTS follows this HELLO */
 };
 
 typedef struct {

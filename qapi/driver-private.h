@@ -412,6 +412,7 @@ void ff_handle_recover(FfCall *call);
 void ff_handle_revoke(FfCall *call);
 /* dump.c */
 void ff_handle_dump(FfCall *call);
+void ff_handle_end(FfCall *call);
 /* INFO has a half. */
 JsonObject *ff_split_to_json(const FfMigrationInfo *info);
 /* migrate with resume=true; driver->migration is there. */

@@ -33,6 +33,7 @@ static const struct {
     {"migrate-pause", ff_handle_pause},
     {"x-farfault-revoke", ff_handle_revoke},
     {"x-farfault-dump", ff_handle_dump},
+    {"x-farfault-end", ff_handle_end},
     {"x-farfault-restore", ff_handle_restore},
     {"x-farfault-snapshot", ff_handle_snapshot},
     {"x-farfault-lend", ff_handle_lend},

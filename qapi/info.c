@@ -125,6 +125,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     if (info->untracked) {
         json_object_set_string_member(own, "no-precopy", info->untracked);
     }
+    if (info->differences) {
+        json_object_set_string_member(own, "differences", info->differences);
+    }
     if (info->snapshot) {
         json_object_set_object_member(own, "snapshot", snapshot_to_json(info));
     }

@@ -16,6 +16,7 @@
 #include "qemu/drain.h"
 #include "qemu/internal.h"
 #include "qemu/nested.h"
+#include "qemu/parts.h"
 #include "qemu/run.h"
 #include "qemu/settings.h"
 
@@ -60,6 +61,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .forget_kept = ff_qemu_forget_kept,
                   .wait_saved = ff_qemu_wait_saved,
                   .machine = ff_qemu_machine,
+                  .parts = ff_qemu_parts,
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},

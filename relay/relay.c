@@ -165,7 +165,7 @@ int main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
     static FfRelay relay; /* lives as long as the process, and all that hangs on it */
     char *end;
-    long fd = argc == 2 ? strtol(argv[1], &end, 10) : -1;
+    long fd = argc == 2 || argc == 3 ? strtol(argv[1], &end, 10) : -1; /* the third: for ps */
 
     FF_FAULT_SIDE("relay");
     if (fd < 0 || *end) {

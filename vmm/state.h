@@ -66,6 +66,9 @@ struct FfVmmState {
     /* Source: the name of the machine type, as it stands in QEMU's stream; NULL if it cannot be
      * had. Can be NULL: then no QEMU without farfault can be the destination. */
     char *(*machine)(FfVmmState *state); /* g_free */
+    /* Optional, of both sides while their guest has not moved: what it is made of, as
+     * migration/parts.h compares it (g_free); NULL: it cannot be had. */
+    char *(*parts)(FfVmmState *state);
 
     /* ---- in ---- */
 

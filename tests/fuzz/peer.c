@@ -14,12 +14,18 @@
 /* A side that is in step answers at once; one that is not does not answer at all. */
 #define ANSWER_MS 20
 
+static char *parts(FfVmmState *state)
+{
+    return g_strdup("machine\ttype\tpc\t\ncpu\t0\t\t\ndevice\tpci.0/04.0\tnet\tnet\n");
+}
+
 Side *fuzz_side(FfRole role, int *peer)
 {
     int sv[2];
 
     fuzz_quiet();
     Side *s = side_new_lenient(role, FUZZ_RAM_BYTES);
+    s->vmm.state.parts = parts;
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), ==, 0);
     *peer = sv[1];
     side_start(s, NULL, sv[0]);

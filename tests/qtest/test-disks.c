@@ -304,13 +304,16 @@ static void test_cancel(void)
     vm_wait_new_serial(source, "B");
 }
 
+/* A device that the destination lacks, and that is compared by nobody but QEMU: it is on no bus. */
+static const char unloadable[] = "vmcoreinfo";
+
 /* The destination cannot load the device state, for which the source has given up its disks. */
 static void roll_back(bool stopped_by_client)
 {
     if (!have())
         return;
     g_autoptr(Vm) storage = start_storage();
-    g_autoptr(Vm) source = start(storage, "source", NULL, "virtio-balloon-pci");
+    g_autoptr(Vm) source = start(storage, "source", NULL, unloadable);
     g_autoptr(Vm) destination = start(storage, "destination", "defer", NULL);
 
     vm_wait_serial(source, "AB");
@@ -341,7 +344,7 @@ static void test_roll_back_kept(void)
     if (!have())
         return;
     g_autoptr(Vm) storage = start_storage();
-    g_autoptr(Vm) source = start(storage, "source", NULL, "virtio-balloon-pci");
+    g_autoptr(Vm) source = start(storage, "source", NULL, unloadable);
     g_autoptr(Vm) destination = start(storage, "destination", "defer", NULL);
     Qmp *d = vm_qmp(destination);
 

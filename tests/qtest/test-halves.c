@@ -188,6 +188,36 @@ static char *uri_to_type(const char *text)
     return g_strdup(json_object_get_string_member(args, "uri"));
 }
 
+/* So that ps shows whose relay it is. */
+static void check_title(Half *h, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/cmdline", (int)vm_relay(h->vm));
+    g_autofree char *words = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(path, &words, &len, NULL));
+    g_assert_cmpstr(words, ==, "farfault-relay");
+    g_assert_cmpuint(len, >, strlen(name) + 1);
+    g_assert_cmpstr(words + len - strlen(name) - 1, ==, name);
+}
+
+/* Without a monitor; other guests may be there. */
+static void look_at_all(Half *s, Half *d)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *from = g_strdup_printf("process %d: its migration to another QEMU is paused "
+                                            "after the switch: the connection broke "
+                                            "(postcopy-paused)",
+                                            (int)vm_pid(s->vm));
+    g_autofree char *to = g_strdup_printf("process %d: its migration from another QEMU is paused ",
+                                          (int)vm_pid(d->vm));
+
+    check_title(s, "source");
+    g_assert_cmpint(FARFAULT(&text, NULL, "status"), ==, 0);
+    expect_text(text, from);
+    expect_text(text, to);
+}
+
 /* Returns the URI that both sides say to type. */
 static char *look(Half *s, Half *d)
 {
@@ -205,6 +235,7 @@ static char *look(Half *s, Half *d)
     g_autofree char *same = uri_to_type(at_d);
     g_assert_cmpstr(uri, ==, same);
 
+    look_at_all(s, d);
     g_assert_cmpint(FARFAULT(&json, NULL, "status", "--json", d->monitor), ==, 0);
     g_autoptr(JsonNode) root = json_from_string(json, NULL);
     JsonObject *info = json_object_get_object_member(json_node_get_object(root), "query-migrate");
@@ -548,6 +579,42 @@ static void test_source_all_killed(void)
     check_silent_end(true);
 }
 
+/* Nobody may be taken for dead by mistake: what is refused, and why, is said. */
+static void refuse_to_end(Half *s, Half *d)
+{
+    g_autofree char *err = NULL;
+
+    REFUSED("not the destination of a paused migration", "end", s->monitor);
+    g_assert_cmpint(FARFAULT(NULL, &err, "end", d->monitor), ==, 1);
+    expect_text(err, "to be lost: the guest: it is here alone, with ");
+    expect_text(err, "left: what the source keeps");
+    expect_text(err, "farfault: nothing was done. ");
+    g_autofree char *refused = qmp_error(d->q, "x-farfault-end", NULL);
+    expect_text(refused, "lose-guest");
+}
+
+/* Its vCPU waits for a page: SIGTERM and quit do not end it. */
+static void test_end(void)
+{
+    if (!has(vm_farfault_available)) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    g_autofree char *out = NULL;
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+
+    REFUSED("not the destination of a paused migration", "end", "--lose-guest", d.monitor);
+    pause_it(&s, &d);
+    refuse_to_end(&s, &d);
+    kill(vm_pid(d.vm), SIGTERM);
+    g_assert_cmpint(FARFAULT(&out, NULL, "end", "--lose-guest", d.monitor), ==, 0);
+    expect_text(out, "this QEMU has ended\nlost: the guest: it was here alone, with ");
+    g_assert_cmpint(vm_wait_exit(d.vm), ==, -SIGKILL);
+    g_unlink(d.monitor);
+    halves_end(&s, &d, dir);
+}
+
 /* A destination of before does not know the word, and is not told: it would take it for an error of
  * the protocol. */
 static void test_older_destination(void)
@@ -582,6 +649,7 @@ int main(int argc, char **argv)
     g_test_add_func("/halves/source-killed", test_source_killed);
     g_test_add_func("/halves/older-destination", test_older_destination);
     g_test_add_func("/halves/destination-killed", test_destination_killed);
+    g_test_add_func("/halves/end", test_end);
     g_test_add_func("/halves/source-relay-killed", test_source_relay_killed);
     g_test_add_func("/halves/source-all-killed", test_source_all_killed);
     g_test_add_func("/halves/granted", test_granted);

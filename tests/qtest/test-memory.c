@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/lib/bootsect.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -180,6 +182,73 @@ static void test_snapshot(void)
     g_assert_cmpint(huge_kib(vm), >=, before);
 }
 
+/* A hugetlbfs of N pages of 2 MiB, mounted nowhere. Returns an fd, -1: this user may not. */
+static int limited_hugetlbfs(unsigned n)
+{
+    g_autofree char *size = g_strdup_printf("%uM", n * 2);
+    int fs = syscall(SYS_fsopen, "hugetlbfs", FSOPEN_CLOEXEC), mount = -1;
+
+    if (fs >= 0 && syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "pagesize", "2M", 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "size", size, 0) == 0 &&
+        syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0) {
+        mount = syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, 0);
+    }
+    if (fs >= 0) {
+        close(fs);
+    }
+    return mount;
+}
+
+/* farfault run of a guest with RAM in PATH, for which there is no room (g_free: what it says). */
+static char *start_without_room(const char *path)
+{
+    g_autofree char *program = vm_build_path("cli/farfault");
+    const char *const argv[] = {
+        program, "run", "--",  "qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine",
+        "pc",    "-m",  "16M", "-mem-path",          path,          NULL};
+    g_autoptr(GError) error = NULL;
+    char *text;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL, NULL,
+                 NULL, NULL, &text, &status, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, !=, 0);
+    return text;
+}
+
+/* Huge pages are those of the mount that the user named, within its limit, though the machine has
+ * more. */
+static void test_mount(void)
+{
+    enum { PAGES = 8 };
+    HugePages *pool = hugepages_new(3 * PAGES);
+    int mount = pool ? limited_hugetlbfs(PAGES) : -1;
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)getpid(), mount);
+    const char *const args[] = {"-machine", "pc", "-mem-path", path, NULL};
+    struct statfs fs;
+
+    if (mount < 0) {
+        if (pool) {
+            g_test_skip("this user may mount nothing");
+        }
+        hugepages_free(pool);
+        return;
+    }
+    Vm *vm = vm_start(&(VmConfig){.name = "vm", .launcher = VM_RUN, .memory = "16M", .args = args});
+    g_assert_cmpint(fstatfs(mount, &fs), ==, 0);
+    g_assert_cmpuint(fs.f_blocks, ==, PAGES);
+    g_assert_cmpuint(fs.f_bfree, ==, 0);
+    g_autofree char *text = start_without_room(path);
+    g_test_message("%s", text);
+    g_assert_nonnull(strstr(text, "size= of the mount of "));
+    vm_end(vm);
+    g_assert_cmpint(fstatfs(mount, &fs), ==, 0);
+    g_assert_cmpuint(fs.f_bfree, ==, PAGES);
+    close(mount);
+    hugepages_free(pool);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -187,5 +256,6 @@ int main(int argc, char **argv)
     g_test_add_func("/memory/arrives", test_arrives);
     g_test_add_func("/memory/stays", test_stays);
     g_test_add_func("/memory/snapshot", test_snapshot);
+    g_test_add_func("/memory/mount", test_mount);
     return g_test_run();
 }

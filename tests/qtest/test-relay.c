@@ -163,7 +163,7 @@ static void report(JsonObject *plan, const HandOver *h, int registered, const ch
 
 int main(int argc, char **argv)
 {
-    g_assert_cmpint(argc, ==, 2);
+    g_assert_cmpint(argc, >=, 2); /* the third is the guest's name */
     if (g_getenv("FF_TEST_DIE")) {
         return 1;
     }

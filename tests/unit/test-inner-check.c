@@ -50,6 +50,12 @@ static const Answer healthy[] = {
     {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'drv': 'qcow2'}, {'drv': 'file'}]"},
     {"query-sev", NULL, "{'enabled': false}"},
     {"qom-get", "\"type\"", "'pc-test-1.0-machine'"},
+    {"qom-get", "parent_bus", "'/machine/i440fx/pci.0'"},
+    {"qom-get", "addr", "32"},
+    {"query-cpus-fast", NULL, "[{'cpu-index': 0}]"},
+    {"query-pci", NULL,
+     "[{'bus': 0, 'devices': [{'bus': 0, 'slot': 1, 'function': 3, 'qdev_id': '', 'class_info': "
+     "{'class': 1664, 'desc': 'Bridge'}, 'id': {'vendor': 32902, 'device': 28947}}]}]"},
     {"qom-get", NULL, "''"},
     {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
     {"stop", NULL, "{}"},
@@ -209,6 +215,38 @@ static const Case cases[] = {
     {"prepare/no-capabilities",
      {"query-migrate-capabilities", NULL, "!no"},
      "query-migrate-capabilities: no"},
+    /* PART: a line of what the guest is made of; NULL: it is not known. */
+    {"parts/machine", {"none", NULL, NULL}, "machine\ttype\tpc-test-1.0\t\n"},
+    {"parts/version", {"none", NULL, NULL}, "qemu\tversion\t7.2.0\t\n"},
+    {"parts/cpus",
+     {"query-cpus-fast", NULL, "[{'cpu-index': 0}, {'cpu-index': 2}]"},
+     "cpu\t0\t\t\ncpu\t2\t\t\n"},
+    {"parts/device",
+     {"none", NULL, NULL},
+     "device\tpci.0/04.0\tvirtio-net-pci\tvirtio-net-pci 'd0'\n"},
+    {"parts/behind-another",
+     {"qom-get", "peripheral/d0\",\"property\":\"parent_bus",
+      "'/machine/peripheral-anon/d0/bridge'"},
+     "device\tpci.0/04.0/04.0\tvirtio-net-pci"},
+    {"parts/behind-itself",
+     {"qom-get", "parent_bus", "'/machine/peripheral/d0/bus'"},
+     "other\tvirtio-net-pci on bus/04.0/04.0"},
+    {"parts/other-bus",
+     {"qom-get", "parent_bus", "'/machine/unattached/device[3]/usb.0'"},
+     "other\tvirtio-net-pci on usb.0/04.0\t2\t"},
+    {"parts/no-bus", {"qom-get", "parent_bus", "!no"}, "other\tvirtio-net-pci\t2\t"},
+    {"parts/no-address", {"qom-get", "addr", "!no"}, "other\tvirtio-net-pci on pci.0\t2\t"},
+    {"parts/transitional",
+     {"qom-list", "peripheral\"", "[{'name': 'd0', 'type': 'child<virtio-net-pci-transitional>'}]"},
+     "device\tpci.0/04.0\tvirtio-net-pci\tvirtio-net-pci-transitional 'd0'\n"},
+    {"parts/pci", {"none", NULL, NULL}, "pci\t00:01.3\t8086:7113\tBridge 8086:7113\n"},
+    {"parts/forged",
+     {"qom-list", "peripheral\"", "[{'name': 'a\\tb\\nmachine', 'type': 'child<x>'}]"},
+     "x 'a?b?machine'\n"},
+    {"parts/no-machine", {"qom-get", "\"type\"", "!no"}, NULL},
+    {"parts/no-list", {"qom-list", NULL, "!no"}, NULL},
+    {"parts/no-cpus", {"query-cpus-fast", NULL, "!no"}, NULL},
+    {"parts/odd-pci", {"query-pci", NULL, "[1, {'devices': [2, {}, {'id': 3}]}]"}, "qemu\t"},
     {"undo/good", {"none", NULL, NULL}, NULL},
     /* With it the whole is refused: the others are set one by one, and looked at behind that. */
     {"undo/one-refused", {"migrate-set-capabilities", "multifd\",\"state\":true", "!no"}, NULL},
@@ -475,6 +513,15 @@ static void check_drain(FfVmm *vmm, const Script *s)
     g_assert_cmpint(g_atomic_int_get(&s->drained), ==, s->c->part || (file && !copies));
 }
 
+static void check_parts(FfVmm *vmm, const Case *c)
+{
+    g_autofree char *text = vmm->state.parts(&vmm->state);
+
+    g_test_message("%s", text);
+    g_assert_true(!text == !c->part);
+    g_assert_true(!text || strstr(text, c->part));
+}
+
 /* prepare(), and undo() whatever came of it. */
 static void check_settings(FfVmm *vmm, const Case *c)
 {
@@ -540,10 +587,11 @@ static void test_case(const void *data)
     } else if (g_str_has_prefix(script.c->name, "branch/")) {
         check_branch(vmm, &script);
     } else {
-        (settings                                    ? check_settings
-         : g_str_has_prefix(script.c->name, "stop/") ? check_stop
-         : g_str_has_prefix(script.c->name, "load/") ? check_load
-                                                     : check)(vmm, data);
+        (settings                                     ? check_settings
+         : g_str_has_prefix(script.c->name, "parts/") ? check_parts
+         : g_str_has_prefix(script.c->name, "stop/")  ? check_stop
+         : g_str_has_prefix(script.c->name, "load/")  ? check_load
+                                                      : check)(vmm, data);
     }
     ff_qemu_free(under_test);
     ff_qmp_client_close(client);

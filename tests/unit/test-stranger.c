@@ -488,6 +488,47 @@ static void test_order(void)
     close(listener);
 }
 
+static GPtrArray *logged; /* char * */
+
+static void keep_log(const char *domain, GLogLevelFlags level, const char *text, void *opaque)
+{
+    g_ptr_array_add(logged, g_strdup(text));
+}
+
+/* However many come, the log has so many lines of them in a minute, and how many more there were.
+ */
+static void test_log(void)
+{
+    enum { MORE = 7 };
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int listener = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(listener);
+    Scene s = {.address = ff_address_parse(uri, NULL)};
+    g_autoptr(FfHandshakes) handshakes = ff_handshakes_new(listener, NULL, NULL, NULL);
+
+    logged = g_ptr_array_new_with_free_func(g_free);
+    g_log_set_default_handler(keep_log, NULL);
+    for (unsigned i = 0; i < FF_HANDSHAKES_LINES + MORE; i++) {
+        g_autoptr(FfChannel) stranger = connect_plain(&s, FF_CHANNEL_MAIN);
+        struct iovec iov = {"GET / HTTP/1.1\r\n\r\n", 18};
+
+        g_assert_cmpint(ff_channel_write_all(stranger, &iov, 1, true), ==, 0);
+        g_autoptr(FfChannel) ch = ff_handshakes_next(handshakes, NULL);
+        g_assert_nonnull(ch);
+        ff_handshakes_log(handshakes, ch, "not a migration stream");
+    }
+    g_assert_cmpuint(logged->len, ==, FF_HANDSHAKES_LINES);
+    g_assert_true(g_str_has_suffix(logged->pdata[0], " refused: not a migration stream"));
+    g_clear_pointer(&handshakes, ff_handshakes_free);
+    g_assert_cmpuint(logged->len, ==, FF_HANDSHAKES_LINES + 1);
+    g_assert_true(
+        g_str_has_prefix(logged->pdata[FF_HANDSHAKES_LINES], "7 more connections were refused"));
+    g_log_set_default_handler(g_log_default_handler, NULL);
+    g_ptr_array_unref(logged);
+    ff_address_free(s.address);
+    close(listener);
+}
+
 static struct rlimit files;
 
 static void allow_files(int signal)
@@ -542,6 +583,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/stranger/crowd/tls", GINT_TO_POINTER(1), test_crowd);
     g_test_add_func("/stranger/order", test_order);
     g_test_add_func("/stranger/short", test_short);
+    g_test_add_func("/stranger/log", test_log);
     int rc = g_test_run();
 
     certs_remove(base);

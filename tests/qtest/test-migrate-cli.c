@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault migrate, as a person meets it: two guests that are not the same ("differ/..."), a port
+ * that somebody has, Ctrl-C before the switch. What it says names what is wrong, and the guest goes
+ * on at the source. The monitors are the VMs' second ones.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/vm.h"
+
+#define MAX_ARGS 14
+
+typedef struct {
+    GPid pid;
+    int err;
+} Cli;
+
+/* All that it says comes by one pipe. */
+static void join_outputs(void *opaque)
+{
+    dup2(STDERR_FILENO, STDOUT_FILENO);
+}
+
+static Cli cli_start(Vm *s, Vm *d, const char *const *more)
+{
+    g_autofree char *program = vm_build_path("cli/farfault");
+    g_autofree char *source = vm_path(s, "server"), *destination = vm_path(d, "server");
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+    Cli cli;
+
+    g_ptr_array_add(argv, program);
+    g_ptr_array_add(argv, (char *)"migrate");
+    g_ptr_array_add(argv, source);
+    g_ptr_array_add(argv, destination);
+    for (; more && *more; more++) {
+        g_ptr_array_add(argv, (char *)*more);
+    }
+    g_ptr_array_add(argv, NULL);
+    g_spawn_async_with_pipes(NULL, (char **)argv->pdata, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
+                             join_outputs, NULL, &cli.pid, NULL, NULL, &cli.err, &error);
+    g_assert_no_error(error);
+    return cli;
+}
+
+/* Its exit status; *TEXT: what it said (g_free). */
+static int cli_end(Cli *cli, char **text)
+{
+    g_autoptr(GString) all = g_string_new(NULL);
+    char buf[4096];
+    ssize_t n;
+    int status;
+
+    while ((n = read(cli->err, buf, sizeof(buf))) > 0 || (n < 0 && errno == EINTR)) {
+        g_string_append_len(all, buf, MAX(n, 0));
+    }
+    close(cli->err);
+    g_assert_cmpint(waitpid(cli->pid, &status, 0), ==, cli->pid);
+    g_assert_true(WIFEXITED(status));
+    g_test_message("%s", all->str);
+    *text = g_string_free(g_steal_pointer(&all), FALSE);
+    return WEXITSTATUS(status);
+}
+
+static void expect_text(const char *text, const char *part)
+{
+    if (!strstr(text, part)) {
+        g_error("not in what it says: %s\n%s", part, text);
+    }
+}
+
+static Vm *start(const char *name, const char *const *args, const char *incoming)
+{
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = "64M",
+                                .args = args,
+                                .incoming = incoming,
+                                .listens = true});
+}
+
+static bool can_run(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    return true;
+}
+
+/* The guest was not touched. */
+static void check_stayed(Vm *s)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(s));
+
+    g_assert_cmpstr(state, ==, "running");
+}
+
+/* ---- two guests that differ -------------------------------------------------------------------
+ */
+
+#define ROOT_PORT "-device", "pcie-root-port,id=rp0,chassis=1,addr=3"
+#define SCSI "-device", "virtio-scsi-pci,id=scsi0,addr=5"
+#define DISK "-drive", "if=none,id=d0,driver=null-co,size=1M", "-device", "scsi-hd,drive=d0"
+
+typedef struct {
+    const char *name;
+    const char *source[MAX_ARGS], *destination[MAX_ARGS];
+    const char *text;
+    bool moves;
+    bool stops; /* found by QEMU alone, with the guest stopped */
+} Case;
+
+static const Case cases[] = {
+    {"machine", {"-machine", "pc"}, {"-machine", "q35"}, "machine type pc-i440fx-", .moves = false},
+    {"cpus",
+     {"-machine", "pc", "-smp", "2"},
+     {"-machine", "pc", "-smp", "1"},
+     "the destination refused: 2 virtual CPUs at the source, 1 at the destination: start both with "
+     "the same -smp",
+     .moves = false},
+    {"device",
+     {"-machine", "pc", "-device", "virtio-balloon-pci,id=b0,addr=7"},
+     {"-machine", "pc"},
+     "the destination refused: the source has virtio-balloon-pci 'b0' at pci.0/07.0, the "
+     "destination nothing there: start both with the same devices",
+     .moves = false},
+    {"other-device",
+     {"-machine", "pc", "-device", "virtio-balloon-pci,addr=7"},
+     {"-machine", "pc", "-device", "virtio-rng-pci,id=r0,addr=7"},
+     "the source has virtio-balloon-pci at pci.0/07.0, the destination has virtio-rng-pci 'r0'",
+     .moves = false},
+    {"default-device",
+     {"-machine", "pc", "-vga", "std"},
+     {"-machine", "pc"},
+     "the source has VGA controller 1234:1111 at 00:0",
+     .moves = false},
+    {"behind-a-bridge",
+     {"-machine", "q35", ROOT_PORT, "-device", "virtio-rng-pci,bus=rp0,id=r0"},
+     {"-machine", "q35", ROOT_PORT},
+     "the source has virtio-rng-pci 'r0' at pcie.0/03.0/00.0, the destination nothing there",
+     .moves = false},
+    {"same-behind-a-bridge",
+     {"-machine", "q35", ROOT_PORT, "-device", "virtio-rng-pci,bus=rp0,id=r0"},
+     {"-machine", "q35", "-device", "pcie-root-port,id=other,chassis=1,addr=3", "-device",
+      "virtio-rng-pci,bus=other"},
+     "completed",
+     .moves = true},
+    {"disk",
+     {"-machine", "pc", SCSI, DISK},
+     {"-machine", "pc", SCSI},
+     /* What QEMU makes of it may come as a lost connection, as QEMU ends: this is said before. */
+     "the guests differ: scsi-hd on pci.0/05.0: 1 at the source, none at the destination\n",
+     .stops = true},
+    {"more",
+     {"-machine", "pc"},
+     {"-machine", "pc", "-device", "virtio-rng-pci,id=r0,addr=7"},
+     "the guests differ: the destination has virtio-rng-pci 'r0' at pci.0/07.0, the source nothing "
+     "there",
+     .moves = true},
+};
+
+static void test_differ(const void *data)
+{
+    const Case *c = data;
+    g_autofree char *text = NULL;
+
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("source", c->source, NULL), *d = start("destination", c->destination, "defer");
+    Cli cli = cli_start(s, d, NULL);
+    int status = cli_end(&cli, &text);
+
+    expect_text(text, c->text);
+    g_assert_cmpint(status, ==, c->moves ? 0 : 1);
+    if (!c->moves) {
+        check_stayed(s);
+        g_assert_true(c->stops == qmp_has_event(vm_qmp(s), "STOP"));
+        g_assert_cmpint(vm_wait_exit(d), ==, 1);
+    }
+    vm_end(d);
+    vm_end(s);
+}
+
+/* ---- a port that somebody has -----------------------------------------------------------------
+ */
+
+static void test_port(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_autofree char *text = NULL;
+
+    if (!can_run()) {
+        return;
+    }
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&at, sizeof(at)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&at, &len), ==, 0);
+    g_autofree char *uri = g_strdup_printf("tcp:127.0.0.1:%d", ntohs(at.sin_port));
+    g_autofree char *where = g_strdup_printf("%s is another program's", uri);
+    const char *const more[] = {"--uri", uri, NULL};
+    Vm *s = start("source", args, NULL), *d = start("destination", args, "defer");
+    Cli cli = cli_start(s, d, more);
+
+    g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+    expect_text(text, "Address already in use");
+    expect_text(text, where);
+    check_stayed(s);
+    close(fd);
+    vm_end(d);
+    vm_end(s);
+}
+
+/* ---- Ctrl-C -----------------------------------------------------------------------------------
+ */
+
+static void test_interrupted(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const more[] = {"--precopy", "--bandwidth", "4096", NULL};
+    g_autofree char *text = NULL;
+
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("source", args, NULL), *d = start("destination", args, "defer");
+    Cli cli = cli_start(s, d, more);
+
+    qmp_expect_migration(vm_qmp(s), "active");
+    kill(cli.pid, SIGINT);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+    expect_text(text,
+                "interrupted: cancelling; the guest stays at the source. The destination's QEMU "
+                "ends, if the source had reached it");
+    check_stayed(s);
+    g_assert_cmpint(vm_wait_exit(d), ==, 1);
+    vm_end(d);
+    vm_end(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strdup_printf("/migrate-cli/differ/%s", cases[i].name);
+        g_test_add_data_func(path, &cases[i], test_differ);
+    }
+    g_test_add_func("/migrate-cli/port", test_port);
+    g_test_add_func("/migrate-cli/interrupted", test_interrupted);
+    return g_test_run();
+}
