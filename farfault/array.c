@@ -3,10 +3,11 @@
  * Arrays begin and end, and are mapped. See farfault.h for the
  * threads, array-internal.h for the states and the lock.
  *
- * System calls: memfd_create, ftruncate, mmap, munmap, madvise, open, flock, close, getpid.
+ * System calls: memfd_create, ftruncate, mmap, munmap, open, flock, fsync, readlink, close, getpid.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -295,38 +296,39 @@ int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque, const FfAr
 
 typedef struct {
     FfDisk *disk;
-    uint64_t len;
+    uint64_t len; /* of the array that the log is of */
 } Recovery;
 
 static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
 {
     Recovery *r = opaque;
-    int rc = 0;
+    uint64_t is = ff_disk_len(r->disk);
+    int rc = is != r->len && is != UINT64_MAX ? -ESTALE : 0;
 
     for (uint64_t i = 0; i < n && rc == 0; i++) { /* a run may be of several chunks */
         uint64_t at = (first + i) * PAGE;
-        rc = at >= r->len ? -EPROTO
+        rc = at >= r->len ? -EIO
                           : ff_disk_write(r->disk, at, (const char *)data + i * PAGE,
                                           MIN(PAGE, r->len - at));
     }
     return rc;
 }
 
-/* Locks PATH.redo, which is made if it is not there. */
-static int open_log(const char *path, uint64_t len, FfRedo **log)
+/* Locks the log NAME, which is made if it is not there, for those that may read the file. Its name,
+ * and that of the file beside it, are on the disk. */
+static int open_log(const char *name, const FfDisk *disk, FfRedo **log)
 {
-    g_autofree char *name = g_strdup_printf("%s.redo", path);
-    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, ff_disk_mode(disk));
     int rc = fd < 0 ? -errno : flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
 
     if (rc < 0) {
         if (fd >= 0) {
             close(fd);
         }
-        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", path)
+        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", name)
                                   : ff_fail(rc, "%s: %s", name, g_strerror(-rc));
     }
-    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *folder = g_path_get_dirname(name);
     int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     rc = dir < 0 || fsync(dir) < 0 ? -errno : 0;
     if (dir >= 0) {
@@ -336,17 +338,56 @@ static int open_log(const char *path, uint64_t len, FfRedo **log)
         close(fd);
         return ff_fail(rc, "%s: %s", folder, g_strerror(-rc));
     }
-    return ff_redo_new(fd, len, log);
+    return ff_redo_new(fd, 0, log);
 }
 
-/* What was committed is in its place. */
-static int recover(FfRedo *log, FfDisk *disk)
+/* What was committed is in its place. NAME: of the log. */
+static int recover(FfRedo *log, const char *name, FfDisk *disk)
 {
     Recovery r = {disk, 0};
     int rc = ff_redo_replay(log, &r.len, apply_pages, &r);
 
+    if (rc == -EBADMSG) {
+        return ff_fail(-EINVAL, "%s is no log of an array: give that file another name", name);
+    }
+    if (rc == -EPROTO) {
+        return ff_fail(rc, "%s is of another version of libfarfault: open it with that one", name);
+    }
+    if (rc == -ESTALE) {
+        return ff_fail(-EINVAL,
+                       "%s has commits to an array of %" G_GUINT64_FORMAT " bytes, and this one "
+                       "has %" G_GUINT64_FORMAT ": put the right file there, or remove the log "
+                       "if it is not wanted",
+                       name, r.len, ff_disk_len(disk));
+    }
     rc = rc < 0 ? rc : ff_disk_sync(disk);
-    return rc < 0 ? rc : ff_redo_reset(log);
+    rc = rc < 0 ? rc : ff_redo_reset(log);
+    return rc < 0 ? ff_fail(rc, "%s: %s", name, g_strerror(-rc)) : 0;
+}
+
+static int fail_open(int rc, const char *path, size_t block_size)
+{
+    switch (rc) {
+    case -EBUSY:
+        return ff_fail(rc, "%s: somebody has it open", path);
+    case -EFBIG:
+        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
+    case -EMEDIUMTYPE:
+        return ff_fail(-EINVAL,
+                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
+                       block_size, path);
+    default:
+        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+    }
+}
+
+/* PATH.redo, whichever of its names PATH is. */
+static char *name_log(const char *path)
+{
+    char *real = realpath(path, NULL), *name = g_strdup_printf("%s.redo", real ? real : path);
+
+    free(real);
+    return name;
 }
 
 static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayOptions *options,
@@ -359,24 +400,25 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     *result = NULL;
     int rc = len || !chunks ? check_options(len ? len : 1, &o)
                             : ff_fail(-EINVAL, "%s: say how long it is", path);
-    rc = rc < 0 ? rc : open_log(path, len, &log);
     if (rc < 0) {
         return rc;
     }
     rc = chunks ? ff_disk_open_chunks(path, o.block_size, &disk)
-                : ff_disk_open_file(path, &len, &disk);
-    rc = rc < 0 ? rc : recover(log, disk);
-    if (rc == -EMEDIUMTYPE) {
-        return ff_fail(-EINVAL,
-                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
-                       o.block_size, path);
-    }
-    if (rc == -EFBIG) {
-        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
-    }
+                : ff_disk_open_file(path, len > 0, &disk);
     if (rc < 0) {
-        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+        return fail_open(rc, path, o.block_size);
     }
+    g_autofree char *name = name_log(path);
+    rc = open_log(name, disk, &log);
+    rc = rc < 0 ? rc : recover(log, name, disk);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = ff_disk_fit(disk, &len);
+    if (rc < 0) {
+        return fail_open(rc, path, o.block_size);
+    }
+    ff_redo_set_len(log, len);
     return new_array(len, NULL, NULL, &o, g_steal_pointer(&disk), g_steal_pointer(&log), result);
 }
 
@@ -404,6 +446,12 @@ void ff_array_free(FfArray *a)
         g_ptr_array_unref(a->maps);
         if (a->disk && a->log && !a->broken) {
             ff_array_checkpoint(a); /* else the next one that opens it does that */
+        }
+        if (a->disk) {
+            ff_disk_unlock(a->disk);
+        }
+        if (a->disk && a->log) {
+            ff_redo_unlock(a->log);
         }
     } else { /* which has no mappings and no threads */
         g_ptr_array_set_free_func(a->maps, NULL);

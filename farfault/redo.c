@@ -10,13 +10,14 @@
  *
  * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages.
  *
- * System calls: pread64, pwritev, ftruncate, fdatasync, getrandom.
+ * System calls: pread64, pwritev, ftruncate, fdatasync, flock, getrandom.
  */
 #include "farfault/redo.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -158,6 +159,16 @@ void ff_redo_free(FfRedo *r)
     }
 }
 
+void ff_redo_unlock(FfRedo *r)
+{
+    flock(r->fd, LOCK_UN);
+}
+
+void ff_redo_set_len(FfRedo *r, uint64_t len)
+{
+    r->len = len;
+}
+
 int ff_redo_reset(FfRedo *r)
 {
     if (ftruncate(r->fd, 0) < 0 || fdatasync(r->fd) < 0) {
@@ -243,6 +254,15 @@ static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, Ff
     return MIN(rc, 0);
 }
 
+/* Of N bytes of a header, which may never have come to the disk: they are of another file. */
+static bool is_foreign(const Header *header, size_t n)
+{
+    static const uint64_t none, magic = GUINT64_TO_LE(MAGIC);
+
+    n = MIN(n, sizeof(magic));
+    return memcmp(&header->magic, &magic, n) != 0 && memcmp(&header->magic, &none, n) != 0;
+}
+
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
 {
     Header header;
@@ -251,6 +271,9 @@ int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
     int rc = 0;
 
     *len = 0;
+    if (n > 0 && is_foreign(&header, (size_t)n)) {
+        return -EBADMSG;
+    }
     if (n < (ssize_t)sizeof(header) || GUINT64_FROM_LE(header.magic) != MAGIC ||
         sum(0, &header, offsetof(Header, checksum)) != GUINT64_FROM_LE(header.checksum)) {
         return n < 0 ? (int)n : 0;

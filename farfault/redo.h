@@ -24,11 +24,15 @@ typedef struct FfRedo FfRedo;
  * ff_redo_reset(). 0 or -errno. */
 int ff_redo_new(int fd, uint64_t len, FfRedo **result);
 void ff_redo_free(FfRedo *r);
+/* Also a child of fork() had the lock; it has not any more. */
+void ff_redo_unlock(FfRedo *r);
+/* Of the array, before anything is added. */
+void ff_redo_set_len(FfRedo *r, uint64_t len);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRedo, ff_redo_free)
 
 /* Calls PAGES for the pages of each transaction that has its end, in the order in which they were
  * committed. *LEN: of the array that they are of; 0: the file is no log yet. Stops with what PAGES
- * says. 0 or -errno. */
+ * says. 0 or -errno; -EBADMSG: the file is something else; -EPROTO: of another version. */
 typedef int FfRedoPages(void *opaque, uint64_t first, uint64_t n, const void *data);
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque);
 /* The log is empty, on the disk. 0 or -errno. */

@@ -122,6 +122,147 @@ static void test_reopen(gconstpointer data)
     g_free(dir);
 }
 
+/* ---- what is beside it ------------------------------------------------------------------------
+ */
+
+static void copy(const char *from, const char *to)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(from, &data, &len, NULL));
+    g_assert_true(
+        g_file_set_contents_full(to, data, (gssize)len, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+}
+
+static char *log_of(const char *path)
+{
+    return g_strconcat(path, ".redo", NULL);
+}
+
+/* An array at PATH whose first word is "old", with a log that says that it is "new": its program
+ * was killed, or the machine. FALSE: skipped. */
+static bool leave_behind(const char *path)
+{
+    g_autofree char *work = g_strconcat(path, "-work", NULL);
+    g_autofree char *from = log_of(work), *to = log_of(path);
+    FfArray *a = open_at(ff_array_open, work, 0);
+
+    if (!a) {
+        return false;
+    }
+    strcpy(map(a), "old");
+    call(ff_array_commit(a));
+    ff_array_free(a);
+    copy(work, path);
+    call(ff_array_open(work, 0, NULL, &a)); /* as long as it is */
+    strcpy(map(a), "new");
+    call(ff_array_commit(a));
+    copy(from, to);
+    ff_array_free(a);
+    g_assert_cmpint(remove(work), ==, 0);
+    g_assert_cmpint(remove(from), ==, 0);
+    return true;
+}
+
+static void assert_new(const char *path, uint64_t len)
+{
+    FfArray *a;
+
+    call(ff_array_open(path, len, NULL, &a));
+    g_assert_cmpstr(map(a), ==, "new");
+    ff_array_free(a);
+}
+
+/* A log that was left behind is of that file alone, by whatever name. */
+static void test_left_behind(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *name = g_build_filename(dir, "name", NULL), *text = NULL;
+    FfArray *a;
+
+    if (leave_behind(path)) {
+        assert_new(path, 0);
+        assert_new(path, 0); /* the log is empty now */
+        g_assert_true(leave_behind(path));
+        assert_new(path, LEN + 5); /* it is made longer, after that */
+        g_assert_true(leave_behind(path));
+        g_assert_cmpint(symlink("array", name), ==, 0);
+        assert_new(name, 0);
+        g_assert_cmpint(remove(name), ==, 0);
+        /* The file was cut, replaced, removed: nothing is changed. */
+        g_assert_true(leave_behind(path));
+        g_assert_cmpint(truncate(path, LEN - 1), ==, 0);
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "put the right file there");
+        assert_says(ff_array_open(path, LEN, NULL, &a), -EINVAL, "put the right file there");
+        g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+        g_assert_cmpstr(text, ==, "old");
+        g_assert_cmpint(remove(path), ==, 0);
+        assert_says(ff_array_open(path, LEN, NULL, &a), -EINVAL, "put the right file there");
+        g_assert_cmpint(truncate(path, LEN), ==, 0); /* the right one, for this test */
+        assert_new(path, 0);
+        /* Somebody else's file of that name. */
+        g_assert_true(g_file_set_contents(log, "notes", -1, NULL));
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "is no log");
+        g_clear_pointer(&text, g_free);
+        g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+        g_assert_cmpstr(text, ==, "notes");
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* One at a time, whichever name it has; the next one at once, though a child of fork() lives. */
+static void test_locked(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *name = g_build_filename(dir, "name", NULL);
+    FfArray *a = open_at(ff_array_open, path, 0), *b;
+    struct stat st;
+    int fds[2], status;
+    char c;
+
+    if (a) {
+        g_assert_cmpint(link(path, name), ==, 0);
+        assert_says(ff_array_open(name, 0, NULL, &b), -EBUSY, "somebody has it open");
+        g_assert_cmpint(remove(name), ==, 0);
+        g_assert_cmpint(symlink(path, name), ==, 0);
+        assert_says(ff_array_open(name, 0, NULL, &b), -EBUSY, "somebody has it open");
+        g_assert_cmpint(pipe(fds), ==, 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            close(fds[1]);
+            _exit(read(fds[0], &c, 1) != 0);
+        }
+        close(fds[0]);
+        ff_array_free(a);
+        call(ff_array_open(path, 0, NULL, &a));
+        ff_array_free(a);
+        close(fds[1]);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(status, ==, 0);
+        /* Who may not read the file may not read the log. */
+        g_assert_cmpint(remove(log), ==, 0);
+        g_assert_cmpint(chmod(path, 0600), ==, 0);
+        mode_t mask = umask(022);
+        call(ff_array_open(path, 0, NULL, &a));
+        umask(mask);
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        g_assert_cmpint(st.st_mode & 0777, ==, 0600);
+        ff_array_free(a);
+        /* A name that is wrong. */
+        g_autofree char *none = g_build_filename(dir, "none", NULL), *none_log = log_of(none);
+        assert_says(ff_array_open(none, 0, NULL, &a), -ENOENT, "none: No such file");
+        g_assert_cmpint(access(none, F_OK), <, 0);
+        g_assert_cmpint(access(none_log, F_OK), <, 0);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* ---- a disk that fails -------------------------------------------------------------------------
  */
 
@@ -432,6 +573,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
+    g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
+    g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
     g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);
