@@ -311,7 +311,8 @@ static int store(FfArray *a)
 /* ---- marking -----------------------------------------------------------------------------------
  */
 
-/* Where each first write is a fault, the next one is again. */
+/* Where each first write is a fault, the next one is again. What cannot be protected, for want of
+ * memory, stays changed. */
 static void protect(FfArray *a, uint64_t first, uint64_t n)
 {
     for (guint i = 0; !a->async && i < a->maps->len; i++) {
@@ -320,10 +321,22 @@ static void protect(FfArray *a, uint64_t first, uint64_t n)
                  to = MIN((first + n) * PAGE, m->offset + m->len);
         for (uint64_t at = from; at < to; at += PAGE) {
             uint64_t addr = m->addr + (at - m->offset);
-            if (ff_bitmap_test(&m->shown, at / a->block_size)) {
-                ff_uffd_protect(a->uffd, addr, PAGE);
+            if (ff_bitmap_test(&m->shown, at / a->block_size) &&
+                ff_uffd_protect(a->uffd, addr, PAGE) < 0) {
+                ff_bitmap_set(&a->dirty, at / PAGE);
             }
         }
+    }
+}
+
+/* Who loads one of N pages from FIRST on may have begun before they were stored, and would look for
+ * them in the log by now. */
+static void load_again(FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t last = (first + n - 1) / ff_array_pages(a);
+
+    for (uint64_t b = first / ff_array_pages(a); b <= last; b++) {
+        a->blocks[b].again |= a->blocks[b].state == FF_BLOCK_LOADING;
     }
 }
 
@@ -336,6 +349,7 @@ static void mark(FfArray *a)
         for (uint64_t i = first; a->log && i < first + n; i++) {
             ff_redo_forget(a->log, i);
         }
+        load_again(a, first, n);
         ff_bitmap_clear_run(&a->dirty, first, n);
         ff_bitmap_clear_run(&a->stored, first, n);
         protect(a, first, n);
@@ -421,9 +435,22 @@ static void drop(FfArray *a, uint64_t block)
     }
 }
 
+/* As begin(). What the file holds after a commit that failed in the middle is of no transaction. */
+static int begin_drop(FfArray *a, const char *call)
+{
+    int rc = begin(a, call);
+
+    if (rc == 0 && a->broken) {
+        end(a);
+        return ff_fail(-EIO, "%s: a commit failed in the middle: free this array and open it again",
+                       call);
+    }
+    return rc;
+}
+
 int ff_array_abort(FfArray *a)
 {
-    int rc = begin(a, "ff_array_abort");
+    int rc = begin_drop(a, "ff_array_abort");
 
     if (rc < 0) {
         return rc;
@@ -439,17 +466,36 @@ int ff_array_abort(FfArray *a)
     return rc < 0 ? fail("ff_array_abort: the page tables", rc) : 0;
 }
 
+/* The commit of the rest does not bring back what these blocks had in the log. Locked, drops the
+ * lock: as long as this is busy nobody else writes to the log. Who loads one of them meanwhile
+ * finds what it was, and it is dropped after that. */
+static int drop_from_log(FfArray *a, uint64_t first, uint64_t end)
+{
+    if (!a->disk || first >= end) {
+        return 0;
+    }
+    pthread_mutex_unlock(&a->lock);
+    int rc = ff_redo_drop(a->log, first * ff_array_pages(a), (end - first) * ff_array_pages(a));
+    pthread_mutex_lock(&a->lock);
+    return rc;
+}
+
 int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
 {
     if (offset > a->size || len > a->size - offset || offset % a->block_size ||
         (len % a->block_size && offset + len != a->len)) {
         return ff_fail(-EINVAL, "ff_array_invalidate: they are not whole blocks of the array");
     }
-    int rc = begin(a, "ff_array_invalidate");
+    int rc = begin_drop(a, "ff_array_invalidate");
     if (rc < 0) {
         return rc;
     }
     uint64_t last = len ? (offset + len + a->block_size - 1) / a->block_size : a->n_blocks;
+    rc = drop_from_log(a, offset / a->block_size, last);
+    if (rc < 0) {
+        end(a);
+        return fail("ff_array_invalidate: the log", rc);
+    }
     for (uint64_t b = offset / a->block_size; b < last; b++) {
         drop(a, b);
     }

@@ -7,7 +7,7 @@
  * The file is a header and records in a row, each with a checksum, and with a number that is drawn
  * for each transaction: what an earlier one left behind is not taken for a part of this one.
  *
- * Adding and reading: any thread. Begin, end, reset and replay: while nobody adds.
+ * Adding, dropping and reading: any thread. Begin, end, reset and replay: while nobody adds.
  */
 #ifndef FARFAULT_REDO_H
 #define FARFAULT_REDO_H
@@ -41,7 +41,11 @@ int ff_redo_reset(FfRedo *r);
 int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data);
 /* The page as it was added last in this transaction. -ENOENT: it was not. */
 int ff_redo_read(FfRedo *r, uint64_t page, void *data);
-/* It is not wanted any more: ff_redo_read() says -ENOENT. Its record stays. */
+/* Of N pages from FIRST on what was added in this transaction is not a part of it. They can be read
+ * until ff_redo_forget(), which must follow before they are added again. 0; -errno: all is as
+ * before. */
+int ff_redo_drop(FfRedo *r, uint64_t first, uint64_t n);
+/* It is not read any more: ff_redo_read() says -ENOENT. Its record stays, and counts. */
 void ff_redo_forget(FfRedo *r, uint64_t page);
 /* Ends the transaction: after this it is valid, whatever happens. Its pages can be read until
  * ff_redo_begin(). -errno: nobody knows (ff_redo_is_lost()). */

@@ -32,6 +32,7 @@ typedef struct {
     uint64_t order[1024];                   /* lock: of stores */
     unsigned n_stores, n_loads, n_failed;   /* lock */
     unsigned held, loading;                 /* lock: loads wait while it is not 0 */
+    unsigned late;                          /* lock: 1: the next load waits with what it found */
     int fail_load, fail_store;              /* lock: the errno of block 3 */
     const uint64_t *nested;                 /* a mapping of the first blocks: N touches N + 1 */
 } File;
@@ -49,11 +50,16 @@ static int load(void *opaque, uint64_t block, void *buf)
     while (f->held) {
         pthread_cond_wait(&f->changed, &f->lock);
     }
-    f->loading--;
     for (size_t i = 0; i < n; i++) {
         uint64_t word = f->words[block * n + i];
         ((uint64_t *)buf)[i] = word ? word : block;
     }
+    if (f->late == 1) {
+        for (f->late = 2; f->late == 2;) {
+            pthread_cond_wait(&f->changed, &f->lock);
+        }
+    }
+    f->loading--;
     int fail = block == 3 ? f->fail_load : 0;
     const uint64_t *nested = f->nested;
     pthread_mutex_unlock(&f->lock);
@@ -527,6 +533,41 @@ static void test_parallel(void)
     file_free(&f);
 }
 
+static void set_late(File *f, unsigned late)
+{
+    pthread_mutex_lock(&f->lock);
+    f->late = late;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* A block that is read while it is committed, and has begun to load before, is what was committed:
+ * what it held had no room in memory, and is in the log. */
+static void test_load_while_stored(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+
+    if (!file_new(&f, 4 * PS, 4, mode->flags)) {
+        return;
+    }
+    uint64_t *p = map(&f, 0, 0);
+    p[0] = 1000;
+    for (unsigned b = 1; b < 8; b++) {
+        p[b * 4 * WORDS] = 2000;
+    }
+    assert_states(&f, 0, "E", "d");
+    set_late(&f, 1);
+    GThread *reader = g_thread_new("reader", read_word, p);
+    wait_loading(&f, 1);
+    call(ff_array_commit(f.a));
+    set_late(&f, 0);
+    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 1000);
+    g_assert_cmpuint(p[0], ==, 1000);
+    g_assert_cmpuint(f.words[0], ==, 1000);
+    file_free(&f);
+}
+
 typedef struct {
     uint64_t *at; /* its words, one in each page */
     unsigned index;
@@ -687,6 +728,7 @@ int main(int argc, char **argv)
     add("steps", test_steps, 4);
     add("alias", test_alias, 2);
     add("fails", test_fails, 2);
+    add("load-while-stored", test_load_while_stored, 2);
     add("spill", test_spill, 2);
     add("system-calls", test_system_calls, 2);
     g_test_add_func("/libfarfault/array/nested", test_nested);

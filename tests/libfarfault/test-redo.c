@@ -213,6 +213,53 @@ static void test_left_behind(void)
     g_free(dir);
 }
 
+/* What was changed, had no room in memory, and was dropped by ff_array_invalidate() is no part of
+ * the transaction: also not of what a crash leaves behind. */
+static void test_dropped(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *left = g_build_filename(dir, "left", NULL), *left_log = log_of(left);
+    FfArray *a = open_at(ff_array_open, path, 4);
+
+    if (a) {
+        FfArrayStats stats = {.size = sizeof(stats)};
+        char *p = map(a);
+        memset(p, 'a', LEN);
+        call(ff_array_commit(a));
+        ff_array_free(a);
+        copy(path, left);
+        a = open_at(ff_array_open, path, 4);
+        p = map(a);
+        memset(p, 'b', LEN);
+        call(ff_array_stats(a, &stats));
+        g_assert_cmpuint(stats.spilled, >, 8 * BLOCK / PS);
+        record_fail(ENOSPC, 0); /* all or nothing */
+        assert_says(ff_array_invalidate(a, BLOCK, 2 * BLOCK), -ENOSPC, "the log");
+        record_fail(0, 0);
+        for (size_t i = 0; i < LEN; i++) {
+            g_assert_cmpint(p[i], ==, 'b');
+        }
+        call(ff_array_invalidate(a, BLOCK, 2 * BLOCK));
+        g_assert_cmpint(p[BLOCK], ==, 'a');
+        p[2 * BLOCK] = 'c'; /* and changed once more */
+        call(ff_array_commit(a));
+        copy(log, left_log); /* the machine stops here, before any of it is in the file */
+        ff_array_free(a);
+        for (unsigned i = 0; i < 2; i++) { /* of what is left, and of what is in the file */
+            a = open_at(ff_array_open, i ? path : left, 0);
+            p = map(a);
+            for (size_t k = 0; k < LEN; k++) {
+                bool dropped = k >= BLOCK && k < 3 * BLOCK;
+                g_assert_cmpint(p[k], ==, k == 2 * BLOCK ? 'c' : dropped ? 'a' : 'b');
+            }
+            ff_array_free(a);
+        }
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* One at a time, whichever name it has; the next one at once, though a child of fork() lives. */
 static void test_locked(void)
 {
@@ -299,6 +346,9 @@ static void test_disk_fails(void)
         assert_says(ff_array_commit(a), -EIO, "open it again");
         record_fail(0, 0);
         assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(p[10], ==, 'c');
+        assert_says(ff_array_abort(a), -EIO, "open it again"); /* to what? */
+        assert_says(ff_array_invalidate(a, 0, 0), -EIO, "open it again");
         g_assert_cmpint(p[10], ==, 'c');
         ff_array_free(a);
         a = open_at(ff_array_open, path, 6);
@@ -574,6 +624,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
     g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
+    g_test_add_func("/libfarfault/redo/dropped", test_dropped);
     g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
