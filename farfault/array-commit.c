@@ -12,11 +12,10 @@
  * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
  * without the lock.
  *
- * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd), madvise.
+ * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd).
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
@@ -411,10 +410,11 @@ static void forget_pages(FfArray *a, uint64_t block)
     ff_bitmap_clear_run(&a->stored, first, n);
 }
 
-/* Locked, drops the lock: BLOCK is loaded again when it is touched. */
-static void drop(FfArray *a, uint64_t block)
+/* Locked, drops the lock: BLOCK is loaded again when it is touched. 0 or -errno. */
+static int drop(FfArray *a, uint64_t block)
 {
     FfBlock *b = &a->blocks[block];
+    int rc = 0;
 
     while (b->state == FF_BLOCK_LEAVING) {
         pthread_cond_wait(&a->changed, &a->lock);
@@ -423,16 +423,20 @@ static void drop(FfArray *a, uint64_t block)
     if (b->state == FF_BLOCK_LOADING) {
         b->again = true;
     } else if (b->state == FF_BLOCK_LOADED) {
-        ff_array_leave(a, block, FF_LEAVE_DROP);
+        rc = ff_array_leave(a, block, FF_LEAVE_DROP);
     } else if (b->state == FF_BLOCK_FAILED) {
         for (guint i = 0; i < a->maps->len; i++) {
             uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
             if (addr) {
-                madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED); /* the poison */
+                ff_pool_unmap(addr, len); /* the poison */
             }
         }
         ff_array_set_state(a, block, FF_BLOCK_EMPTY);
     }
+    if (rc < 0) {
+        ff_bitmap_set_run(&a->dirty, ff_array_first_page(a, block), ff_array_pages(a));
+    }
+    return rc;
 }
 
 /* As begin(). What the file holds after a commit that failed in the middle is of no transaction. */
@@ -457,7 +461,7 @@ int ff_array_abort(FfArray *a)
     }
     rc = harvest_all(a);
     for (uint64_t b = 0; rc == 0 && (b = next_dirty(a, b)) < a->n_blocks; b++) {
-        drop(a, b);
+        rc = drop(a, b);
     }
     if (rc == 0 && a->log) {
         ff_redo_begin(a->log);
@@ -496,9 +500,9 @@ int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
         end(a);
         return fail("ff_array_invalidate: the log", rc);
     }
-    for (uint64_t b = offset / a->block_size; b < last; b++) {
-        drop(a, b);
+    for (uint64_t b = offset / a->block_size; rc == 0 && b < last; b++) {
+        rc = drop(a, b);
     }
     end(a);
-    return 0;
+    return rc < 0 ? fail("ff_array_invalidate: the page tables", rc) : 0;
 }

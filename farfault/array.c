@@ -43,6 +43,16 @@ static int check_child(const FfArray *a)
                : ff_fail(-ECHILD, "this is a child of the process whose memory it is");
 }
 
+/* All clear; of an array that is too large for this machine -ENOMEM. */
+static int bitmap_new(FfBitmap *bm, uint64_t n)
+{
+    uint64_t *words = g_try_new0(uint64_t, ff_bitmap_words(n));
+
+    ff_bitmap_init_over(bm, words, words ? n : 0);
+    bm->owned = true;
+    return words ? 0 : -ENOMEM;
+}
+
 int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
 {
     int rc = check_child(a);
@@ -56,25 +66,23 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
     }
     len = (len + PAGE - 1) / PAGE * PAGE;
-    char *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, (off_t)offset);
-    if (at == MAP_FAILED) {
-        return ff_fail(-errno, "ff_array_map: %zu bytes: %s", len, g_strerror(errno));
+    FfBitmap shown;
+    rc = bitmap_new(&shown, a->n_blocks);
+    if (rc == 0) {
+        rc = ff_pool_map(a->uffd,
+                         UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+                             UFFDIO_REGISTER_MODE_WP,
+                         a->fd, offset, len, addr);
     }
-    rc = ff_uffd_register(a->uffd, (uintptr_t)at, len,
-                          UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                              UFFDIO_REGISTER_MODE_WP);
-    rc = rc == 0 && madvise(at, len, MADV_DONTFORK) < 0 ? -errno : rc;
     if (rc < 0) {
-        munmap(at, len);
-        return ff_fail(rc, "ff_array_map: %s", g_strerror(-rc));
+        ff_bitmap_clear(&shown);
+        return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, g_strerror(-rc));
     }
     FfArrayMap *m = g_new0(FfArrayMap, 1);
-    *m = (FfArrayMap){.addr = (uintptr_t)at, .offset = offset, .len = len};
-    ff_bitmap_init(&m->shown, a->n_blocks, false);
+    *m = (FfArrayMap){.addr = (uintptr_t)*addr, .offset = offset, .len = len, .shown = shown};
     pthread_mutex_lock(&a->lock);
     g_ptr_array_add(a->maps, m);
     pthread_mutex_unlock(&a->lock);
-    *addr = at;
     return 0;
 }
 
@@ -133,7 +141,11 @@ int ff_array_block(FfArray *a, uint64_t block, FfArrayBlock *info)
 {
     FfArrayBlock b = {0};
     size_t size = info->size;
+    int rc = check_child(a);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (block >= a->n_blocks) {
         return ff_fail(-EINVAL, "ff_array_block: there is no such block");
     }
@@ -154,6 +166,9 @@ uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n)
 {
     uint64_t i = 0;
 
+    if (check_child(a) < 0) {
+        return 0;
+    }
     pthread_mutex_lock(&a->lock);
     for (uint32_t at = a->newest; at; at = a->blocks[at - 1].older, i++) {
         if (i < n) {
@@ -167,7 +182,11 @@ uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n)
 int ff_array_stats(FfArray *a, FfArrayStats *stats)
 {
     size_t size = stats->size;
+    int rc = check_child(a);
 
+    if (rc < 0) {
+        return rc;
+    }
     pthread_mutex_lock(&a->lock);
     FfArrayStats s = a->stats;
     s.bytes = a->n_resident * a->block_size;
@@ -224,8 +243,9 @@ static int make(FfArray *a, const FfArrayOptions *o)
         a->pagemap_fd < 0) {
         return ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
     }
-    ff_bitmap_init(&a->dirty, a->size / PAGE, false);
-    ff_bitmap_init(&a->stored, a->size / PAGE, false);
+    if (bitmap_new(&a->dirty, a->size / PAGE) < 0 || bitmap_new(&a->stored, a->size / PAGE) < 0) {
+        return ff_fail(-ENOMEM, "ff_array_new: %s", g_strerror(ENOMEM));
+    }
     int uffd = open_uffd(a, o->flags);
     if (uffd < 0) {
         return uffd;
@@ -290,8 +310,10 @@ int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque, const FfAr
     FfArrayOptions o = options_of(options);
 
     *result = NULL;
-    return file->load ? new_array(len, file, opaque, &o, NULL, NULL, result)
-                      : ff_fail(-EINVAL, "ff_array_new: load must not be NULL");
+    if (file->size != sizeof(*file) || !file->load) {
+        return ff_fail(-EINVAL, "ff_array_new: size must be sizeof(FfArrayFile), load not NULL");
+    }
+    return new_array(len, file, opaque, &o, NULL, NULL, result);
 }
 
 typedef struct {

@@ -252,6 +252,7 @@ typedef struct FfArray FfArray;
 /* Where an array's content is. Blocks are numbered from 0. In threads of the library's, all signals
  * blocked; a negative errno fails. */
 typedef struct {
+    size_t size; /* sizeof(FfArrayFile) */
     /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not
      * BLOCK; it must not wait for who may wait for a block. */
     int (*load)(void *opaque, uint64_t block, void *buf);
@@ -294,7 +295,8 @@ FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *o
  * name (16 digits, hexadecimal); one that is not there is zeros. */
 FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
                                 FfArray **result);
-/* Unmaps all of it; what was not committed is dropped. Can be NULL. */
+/* Unmaps all of it; what was not committed is dropped. Nobody touches it any more, and no call of
+ * it is under way. Can be NULL. */
 FF_API void ff_array_free(FfArray *a);
 FF_API uint64_t ff_array_len(const FfArray *a);
 
