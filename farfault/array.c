@@ -475,6 +475,9 @@ void ff_array_free(FfArray *a)
         if (a->disk && a->log) {
             ff_redo_unlock(a->log);
         }
+        if (a->fd >= 0 && ftruncate(a->fd, 0) < 0) {
+            /* A child of fork() keeps the memory until it ends. */
+        }
     } else { /* which has no mappings and no threads */
         g_ptr_array_set_free_func(a->maps, NULL);
         g_ptr_array_unref(a->maps);

@@ -350,6 +350,9 @@ void ff_volatile_free(FfVolatile *v)
     if (!is_child) {
         ff_pool_free(v->pool);
     }
+    if (!is_child && v->regenerate && v->fd >= 0 && ftruncate(v->fd, 0) < 0) {
+        /* A child of fork() keeps the memory until it ends. */
+    }
     if (v->shared != MAP_FAILED) {
         munmap(v->shared, v->shared_len);
     }

@@ -260,6 +260,21 @@ static void test_dropped(void)
     g_free(dir);
 }
 
+/* Of an array, in a file that this process has open. */
+static bool has_memory(void)
+{
+    struct stat st;
+    bool any = false;
+
+    for (int fd = 0; fd < 256; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+        g_autofree char *name = g_file_read_link(path, NULL);
+        any |=
+            name && g_str_has_prefix(name, "/memfd:array") && fstat(fd, &st) == 0 && st.st_blocks;
+    }
+    return any;
+}
+
 /* One at a time, whichever name it has; the next one at once, though a child of fork() lives. */
 static void test_locked(void)
 {
@@ -277,12 +292,14 @@ static void test_locked(void)
         g_assert_cmpint(remove(name), ==, 0);
         g_assert_cmpint(symlink(path, name), ==, 0);
         assert_says(ff_array_open(name, 0, NULL, &b), -EBUSY, "somebody has it open");
+        memset(map(a), 1, LEN);
+        g_assert_true(has_memory());
         g_assert_cmpint(pipe(fds), ==, 0);
         pid_t pid = fork();
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             close(fds[1]);
-            _exit(read(fds[0], &c, 1) != 0);
+            _exit(read(fds[0], &c, 1) != 0 || has_memory());
         }
         close(fds[0]);
         ff_array_free(a);
