@@ -473,7 +473,7 @@ static void note_version(History *h, const char *p)
     h->versions[h->n++] = g_memdup2(p, LEN);
 }
 
-/* Commits, with and without room in memory for them, and aborts. */
+/* Commits, with and without room in memory for them, invalidations and aborts. */
 static void make_history(History *h, const char *path)
 {
     FfArray *a = open_at(ff_array_open, path, 6);
@@ -507,6 +507,11 @@ static void make_history(History *h, const char *path)
     a = open_at(ff_array_open, path, 6);
     p = map(a);
     change(p, 2, 9, 'f');
+    call(ff_array_commit(a));
+    note_version(h, p);
+    change(p, 0, 1, 'h');
+    call(ff_array_invalidate(a, 2 * BLOCK, 9 * BLOCK));
+    change(p, 12, 5, 'i');
     call(ff_array_commit(a));
     note_version(h, p);
     change(p, 3, 5, 'g');
