@@ -122,7 +122,7 @@ static int check_block_size(int folder, size_t block_size)
         return -errno;
     }
     ssize_t n = pread(fd, found, sizeof(found) - 1, 0), len = (ssize_t)strlen(text);
-    if (n != 0) {
+    if (n < 0 || found[0]) { /* which may not have come to the disk at all */
         return close_with(fd, n < 0 ? -errno : strcmp(found, text) == 0 ? 0 : -EMEDIUMTYPE);
     }
     if (pwrite(fd, text, (size_t)len, 0) != len || fsync(fd) < 0 || fsync(folder) < 0) {

@@ -83,6 +83,7 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
     pthread_mutex_lock(&a->lock);
     g_ptr_array_add(a->maps, m);
     pthread_mutex_unlock(&a->lock);
+    ff_uffd_wake(a->uffd, m->addr, len); /* mlockall() in another thread was faster */
     return 0;
 }
 
@@ -112,7 +113,9 @@ int ff_array_unmap(FfArray *a, void *addr)
     if (rc < 0) {
         return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
     }
+    uint64_t at = found->addr, len = found->len;
     map_free(found);
+    ff_uffd_wake(a->uffd, at, len); /* who waits there, wrongly, gets SIGSEGV */
     return 0;
 }
 

@@ -34,7 +34,7 @@ struct FfVolatile {
     size_t len, page_size, n;
     unsigned shift;
     int fd;
-    char *map;
+    void *map;
     FfVolatileShared *shared;
     size_t shared_len;
     size_t limit;   /* atomic */

@@ -274,13 +274,9 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     ff_bitmap_init(&v->poisoned, v->n, false);
     v->uffd = uffd; /* before its threads */
     v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
-    void *map;
     /* A child would find zeros, and fill the parent's memory with them. */
-    int rc =
-        v->pool ? ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &map) : -errno;
-    if (rc == 0) {
-        v->map = map;
-    }
+    int rc = v->pool ? ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map)
+                     : -errno;
     return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
 }
 

@@ -4,8 +4,11 @@
  * commit overtakes; pages that the program removes, or locks into memory.
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/libfarfault/blocks.h"
@@ -163,6 +166,48 @@ static void test_locked(gconstpointer data)
     file_free(&f);
 }
 
+static void on_segv(int sig)
+{
+    _exit(7);
+}
+
+static gpointer unmap(gpointer opaque)
+{
+    File *f = opaque;
+
+    file_wait_loading(f, 1);
+    call(ff_array_unmap(f->a, (void *)(uintptr_t)f->nested));
+    return NULL;
+}
+
+/* Who touches what is being unmapped does not wait for ever. */
+static void test_unmapped(void)
+{
+    pid_t parent = getpid(), pid = fork();
+    int status;
+    File f;
+
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        signal(SIGSEGV, on_segv);
+        if (getppid() != parent || !file_new(&f, PS, 0, 0)) {
+            _exit(77);
+        }
+        file_hold(&f, 1);
+        f.nested = file_map(&f, 0, 8);
+        g_thread_unref(g_thread_new("unmapper", unmap, &f));
+        read_word((gpointer)f.nested);
+        _exit(1);
+    }
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        g_test_skip("no permission for userfaultfd");
+    } else {
+        g_assert_true(WIFEXITED(status));
+        g_assert_cmpint(WEXITSTATUS(status), ==, 7);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -170,5 +215,6 @@ int main(int argc, char **argv)
     add_modes("load-while-stored", test_load_while_stored, 2);
     add_modes("removed", test_removed, 2);
     add_modes("locked", test_locked, 2);
+    g_test_add_func("/libfarfault/array/unmapped", test_unmapped);
     return g_test_run();
 }
