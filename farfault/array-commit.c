@@ -404,7 +404,9 @@ static void forget_pages(FfArray *a, uint64_t block)
     uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
 
     for (uint64_t i = 0; a->log && i < n; i++) {
-        ff_redo_forget(a->log, first + i);
+        if (ff_bitmap_test(&a->dirty, first + i)) { /* what is in the log is changed */
+            ff_redo_forget(a->log, first + i);
+        }
     }
     ff_bitmap_clear_run(&a->dirty, first, n);
     ff_bitmap_clear_run(&a->stored, first, n);

@@ -275,6 +275,40 @@ static bool has_memory(void)
     return any;
 }
 
+/* Chunks that were written stay open until they are synced, but not all that a commit writes. */
+static void test_many_chunks(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .block_size = PS};
+    FfArray *a = open_at(ff_array_open_chunks, path, 0);
+    size_t len = 300 * PS;
+
+    if (a) {
+        ff_array_free(a);
+        remove_all(path);
+        call(ff_array_open_chunks(path, len, &o, &a));
+        char *p = map(a);
+        memset(p, 'a', len);
+        call(ff_array_commit(a));
+        memset(p, 'b', len);
+        call(ff_array_commit(a));
+        int next = dup(0); /* the lowest that is free */
+        g_assert_cmpint(next, <, 200);
+        close(next);
+        memset(p, 'c', len);
+        ff_array_free(a);
+        call(ff_array_open_chunks(path, len, &o, &a));
+        p = map(a);
+        for (size_t i = 0; i < len; i++) {
+            g_assert_cmpint(p[i], ==, 'b');
+        }
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* One at a time, whichever name it has; the next one at once, though a child of fork() lives. */
 static void test_locked(void)
 {
@@ -647,6 +681,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
     g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
+    g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
     g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
