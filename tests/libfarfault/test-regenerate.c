@@ -5,6 +5,7 @@
  * how long the storms are.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,36 +19,14 @@ static uint64_t word_of(size_t page, size_t i)
 
 typedef struct {
     size_t page_size;
-    unsigned calls;       /* atomic */
-    int fail;             /* atomic: the negative errno of page 3 */
-    FfVolatile *nested;   /* atomic: page N needs page N + 1 of this, if N is even */
-    pthread_mutex_t lock; /* of those that meet */
-    pthread_cond_t changed;
-    unsigned meet;        /* lock: so many calls go on at once; 0: no call waits */
-    unsigned here, round; /* lock */
+    unsigned calls;     /* atomic */
+    int fail;           /* atomic: the negative errno of page 3 */
+    FfVolatile *nested; /* atomic: page N needs page N + 1 of this, if N is even */
 } Source;
 
 static Source source(size_t page_size)
 {
-    return (Source){.page_size = page_size,
-                    .lock = PTHREAD_MUTEX_INITIALIZER,
-                    .changed = PTHREAD_COND_INITIALIZER};
-}
-
-/* Waits until as many as meet have called. */
-static void meet(Source *s)
-{
-    pthread_mutex_lock(&s->lock);
-    if (s->meet) {
-        unsigned round = s->round;
-        s->here = (s->here + 1) % s->meet;
-        s->round += s->here == 0;
-        pthread_cond_broadcast(&s->changed);
-        while (s->round == round && s->meet) {
-            pthread_cond_wait(&s->changed, &s->lock);
-        }
-    }
-    pthread_mutex_unlock(&s->lock);
+    return (Source){.page_size = page_size};
 }
 
 static int regenerate(void *opaque, size_t page, void *buf)
@@ -65,7 +44,6 @@ static int regenerate(void *opaque, size_t page, void *buf)
             (const volatile uint64_t *)ff_volatile_addr(nested) + (page + 1) * s->page_size / 8;
         g_assert_cmphex(*other, ==, word_of((page + 1) * s->page_size / PS, 0));
     }
-    meet(s);
     for (size_t i = 0; i < s->page_size / 8; i++) {
         ((uint64_t *)buf)[i] = word_of(page * s->page_size / PS, i);
     }
@@ -262,53 +240,44 @@ static void test_limit(void)
     ff_volatile_free(v);
 }
 
-#define MEETING 4
-
-typedef struct {
-    FfVolatile *v;
-    Source *s;
-    size_t first; /* page */
-} Toucher;
-
-static gpointer touch_some(gpointer opaque)
+static gpointer touch_page(gpointer at)
 {
-    Toucher *t = opaque;
-
-    for (size_t i = t->first; i < 1024; i += MEETING) {
-        assert_right((char *)ff_volatile_addr(t->v) + i * PS, i * PS, 8);
-    }
-    pthread_mutex_lock(&t->s->lock); /* the others are fewer than meet */
-    t->s->meet = 0;
-    pthread_cond_broadcast(&t->s->changed);
-    pthread_mutex_unlock(&t->s->lock);
-    return NULL;
+    return GSIZE_TO_POINTER(*(const volatile uint64_t *)at);
 }
 
-/* Pages that are filled at the same time are all counted. */
-static void test_limit_threads(void)
+static void fill_two_at_once(void)
 {
     Source s = source(PS);
-    s.meet = MEETING;
-    FfVolatile *v = regenerated(&s, 1024 * PS, 64 * PS);
-    GThread *threads[MEETING];
-    Toucher touchers[MEETING];
+    FfVolatile *v = regenerated(&s, 64 * PS, 16 * PS);
 
-    if (!v) {
+    if (v) {
+        uint64_t *map = ff_volatile_addr(v);
+        call(ff_volatile_unpin(v, 0, 0));
+        assert_right(map, 0, 15 * PS);
+        GThread *thread = g_thread_new("toucher", touch_page, map + 15 * PS / 8);
+        touch_page(map + 16 * PS / 8);
+        g_thread_join(thread);
+        g_assert_cmpuint(bytes_of(v), <=, 16 * PS);
+        ff_volatile_free(v);
+    }
+}
+
+/* Of two pages, for one of which there is room, one is about to be placed when the other one is. */
+static void test_limit_at_once(void)
+{
+    if (g_test_subprocess()) {
+        fill_two_at_once();
         return;
     }
-    call(ff_volatile_unpin(v, 0, 0));
-    for (size_t i = 0; i < MEETING; i++) {
-        touchers[i] = (Toucher){v, &s, i};
-        threads[i] = g_thread_new("toucher", touch_some, &touchers[i]);
-    }
-    while (__atomic_load_n(&s.calls, __ATOMIC_RELAXED) < 1024) {
-        g_assert_cmpuint(bytes_of(v), <=, 64 * PS);
-    }
-    for (size_t i = 0; i < MEETING; i++) {
-        g_thread_join(threads[i]);
-    }
-    g_assert_cmpuint(bytes_of(v), <=, 64 * PS);
-    ff_volatile_free(v);
+    g_autofree char *dir = g_dir_make_tmp("libfarfault-XXXXXX", NULL);
+    g_autofree char *faults = g_strdup_printf("%s;*/*/call/uffd-copy#16=delay:300", dir);
+    g_autofree char *done = g_build_filename(dir, "fault-0", NULL);
+    g_setenv("FARFAULT_FAULTS", faults, TRUE); /* of a build for tests */
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_unsetenv("FARFAULT_FAULTS");
+    g_test_trap_assert_passed();
+    remove(done);
+    g_assert_cmpint(remove(dir), ==, 0);
 }
 
 static void unpin_all(FfVolatile *v)
@@ -368,7 +337,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/regenerate/storm-64K", GSIZE_TO_POINTER(16 * PS),
                          test_storm);
     g_test_add_func("/libfarfault/regenerate/limit", test_limit);
-    g_test_add_func("/libfarfault/regenerate/limit-threads", test_limit_threads);
+    g_test_add_func("/libfarfault/regenerate/limit-at-once", test_limit_at_once);
     g_test_add_func("/libfarfault/regenerate/child-pins", test_child_pins);
     g_test_add_func("/libfarfault/regenerate/locked", test_locked);
     return g_test_run();
