@@ -140,8 +140,6 @@ int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, vo
     if (p == MAP_FAILED) {
         return -errno;
     }
-    void *before = *at;
-    *at = p;
     int rc = munlock(p, len) < 0 ? -errno : ff_uffd_register(uffd, (uintptr_t)p, len, mode);
     if (rc == 0 &&
         (mprotect(p, len, PROT_READ | PROT_WRITE) < 0 || madvise(p, len, MADV_DONTFORK) < 0)) {
@@ -149,9 +147,10 @@ int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, vo
     }
     if (rc < 0) {
         munmap(p, len);
-        *at = before;
+        return rc;
     }
-    return rc;
+    *at = p;
+    return 0;
 }
 
 int ff_pool_unmap(uint64_t addr, uint64_t len)

@@ -25,8 +25,7 @@ typedef void FfPoolFault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid,
 
 /* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. NULL and errno. */
 FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque);
-/* LEN bytes of FD from OFFSET on, at *AT (which is set before anything faults there), not in
- * children; registered with UFFD in MODE before
+/* LEN bytes of FD from OFFSET on, at *AT, not in children; registered with UFFD in MODE before
  * anything can be mapped there, which mlockall() would do. 0 or -errno. */
 int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at);
 /* Takes what is mapped in LEN bytes at ADDR out of the page tables, locked or not: markers stay,

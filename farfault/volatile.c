@@ -272,11 +272,16 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     }
     ff_bitmap_init(&v->filling, v->n, false);
     ff_bitmap_init(&v->poisoned, v->n, false);
-    v->uffd = uffd; /* before its threads */
-    v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
-    /* A child would find zeros, and fill the parent's memory with them. */
-    int rc = v->pool ? ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map)
-                     : -errno;
+    /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
+    v->uffd = uffd;
+    int rc = ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map);
+    if (rc < 0) {
+        close(uffd);
+    } else {
+        v->pool =
+            ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
+        rc = v->pool ? 0 : -errno;
+    }
     return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
 }
 
