@@ -12,11 +12,10 @@
  * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
  * without the lock.
  *
- * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd), madvise.
+ * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd).
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
@@ -311,7 +310,8 @@ static int store(FfArray *a)
 /* ---- marking -----------------------------------------------------------------------------------
  */
 
-/* Where each first write is a fault, the next one is again. */
+/* Where each first write is a fault, the next one is again. What cannot be protected, for want of
+ * memory, stays changed. */
 static void protect(FfArray *a, uint64_t first, uint64_t n)
 {
     for (guint i = 0; !a->async && i < a->maps->len; i++) {
@@ -320,10 +320,22 @@ static void protect(FfArray *a, uint64_t first, uint64_t n)
                  to = MIN((first + n) * PAGE, m->offset + m->len);
         for (uint64_t at = from; at < to; at += PAGE) {
             uint64_t addr = m->addr + (at - m->offset);
-            if (ff_bitmap_test(&m->shown, at / a->block_size)) {
-                ff_uffd_protect(a->uffd, addr, PAGE);
+            if (ff_bitmap_test(&m->shown, at / a->block_size) &&
+                ff_uffd_protect(a->uffd, addr, PAGE) < 0) {
+                ff_bitmap_set(&a->dirty, at / PAGE);
             }
         }
+    }
+}
+
+/* Who loads one of N pages from FIRST on may have begun before they were stored, and would look for
+ * them in the log by now. */
+static void load_again(FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t last = (first + n - 1) / ff_array_pages(a);
+
+    for (uint64_t b = first / ff_array_pages(a); b <= last; b++) {
+        a->blocks[b].again |= a->blocks[b].state == FF_BLOCK_LOADING;
     }
 }
 
@@ -336,6 +348,7 @@ static void mark(FfArray *a)
         for (uint64_t i = first; a->log && i < first + n; i++) {
             ff_redo_forget(a->log, i);
         }
+        load_again(a, first, n);
         ff_bitmap_clear_run(&a->dirty, first, n);
         ff_bitmap_clear_run(&a->stored, first, n);
         protect(a, first, n);
@@ -391,16 +404,19 @@ static void forget_pages(FfArray *a, uint64_t block)
     uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
 
     for (uint64_t i = 0; a->log && i < n; i++) {
-        ff_redo_forget(a->log, first + i);
+        if (ff_bitmap_test(&a->dirty, first + i)) { /* what is in the log is changed */
+            ff_redo_forget(a->log, first + i);
+        }
     }
     ff_bitmap_clear_run(&a->dirty, first, n);
     ff_bitmap_clear_run(&a->stored, first, n);
 }
 
-/* Locked, drops the lock: BLOCK is loaded again when it is touched. */
-static void drop(FfArray *a, uint64_t block)
+/* Locked, drops the lock: BLOCK is loaded again when it is touched. 0 or -errno. */
+static int drop(FfArray *a, uint64_t block)
 {
     FfBlock *b = &a->blocks[block];
+    int rc = 0;
 
     while (b->state == FF_BLOCK_LEAVING) {
         pthread_cond_wait(&a->changed, &a->lock);
@@ -409,28 +425,45 @@ static void drop(FfArray *a, uint64_t block)
     if (b->state == FF_BLOCK_LOADING) {
         b->again = true;
     } else if (b->state == FF_BLOCK_LOADED) {
-        ff_array_leave(a, block, FF_LEAVE_DROP);
+        rc = ff_array_leave(a, block, FF_LEAVE_DROP);
     } else if (b->state == FF_BLOCK_FAILED) {
         for (guint i = 0; i < a->maps->len; i++) {
             uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
             if (addr) {
-                madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED); /* the poison */
+                ff_pool_unmap(addr, len); /* the poison */
             }
         }
         ff_array_set_state(a, block, FF_BLOCK_EMPTY);
     }
+    if (rc < 0) {
+        ff_bitmap_set_run(&a->dirty, ff_array_first_page(a, block), ff_array_pages(a));
+    }
+    return rc;
+}
+
+/* As begin(). What the file holds after a commit that failed in the middle is of no transaction. */
+static int begin_drop(FfArray *a, const char *call)
+{
+    int rc = begin(a, call);
+
+    if (rc == 0 && a->broken) {
+        end(a);
+        return ff_fail(-EIO, "%s: a commit failed in the middle: free this array and open it again",
+                       call);
+    }
+    return rc;
 }
 
 int ff_array_abort(FfArray *a)
 {
-    int rc = begin(a, "ff_array_abort");
+    int rc = begin_drop(a, "ff_array_abort");
 
     if (rc < 0) {
         return rc;
     }
     rc = harvest_all(a);
     for (uint64_t b = 0; rc == 0 && (b = next_dirty(a, b)) < a->n_blocks; b++) {
-        drop(a, b);
+        rc = drop(a, b);
     }
     if (rc == 0 && a->log) {
         ff_redo_begin(a->log);
@@ -439,20 +472,39 @@ int ff_array_abort(FfArray *a)
     return rc < 0 ? fail("ff_array_abort: the page tables", rc) : 0;
 }
 
+/* The commit of the rest does not bring back what these blocks had in the log. Locked, drops the
+ * lock: as long as this is busy nobody else writes to the log. Who loads one of them meanwhile
+ * finds what it was, and it is dropped after that. */
+static int drop_from_log(FfArray *a, uint64_t first, uint64_t end)
+{
+    if (!a->disk || first >= end) {
+        return 0;
+    }
+    pthread_mutex_unlock(&a->lock);
+    int rc = ff_redo_drop(a->log, first * ff_array_pages(a), (end - first) * ff_array_pages(a));
+    pthread_mutex_lock(&a->lock);
+    return rc;
+}
+
 int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
 {
     if (offset > a->size || len > a->size - offset || offset % a->block_size ||
         (len % a->block_size && offset + len != a->len)) {
         return ff_fail(-EINVAL, "ff_array_invalidate: they are not whole blocks of the array");
     }
-    int rc = begin(a, "ff_array_invalidate");
+    int rc = begin_drop(a, "ff_array_invalidate");
     if (rc < 0) {
         return rc;
     }
     uint64_t last = len ? (offset + len + a->block_size - 1) / a->block_size : a->n_blocks;
-    for (uint64_t b = offset / a->block_size; b < last; b++) {
-        drop(a, b);
+    rc = drop_from_log(a, offset / a->block_size, last);
+    if (rc < 0) {
+        end(a);
+        return fail("ff_array_invalidate: the log", rc);
+    }
+    for (uint64_t b = offset / a->block_size; rc == 0 && b < last; b++) {
+        rc = drop(a, b);
     }
     end(a);
-    return 0;
+    return rc < 0 ? fail("ff_array_invalidate: the page tables", rc) : 0;
 }

@@ -2,10 +2,12 @@
 /*
  * Plain files and folders of chunks; see array-disk.h for the threads.
  *
- * A chunk is opened for each call: a folder may have more of them than a process may have files.
- * Those that were written to are noted until they are synced, each with the folder.
+ * A folder may have more chunks than a process may have files. One that was written to stays open
+ * until it is synced: the kernel tells of a page that it could not write only who had the file open
+ * since then. When they are many they are synced.
  *
- * System calls: open, openat, mkdir, fstat, ftruncate, pread64, pwrite64, fdatasync, fsync, close.
+ * System calls: open, openat, mkdir, fstat, flock, ftruncate, pread64, pwrite64, fdatasync, fsync,
+ * close.
  */
 #include "farfault/array-disk.h"
 
@@ -14,13 +16,16 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define WRITTEN_MAX 128 /* chunks that are open, of the 1024 files that a process may have */
 
 struct FfDisk {
     int fd;              /* the file, or the folder */
     size_t block_size;   /* of chunks; 0: a file */
-    GHashTable *written; /* numbers of chunks + 1 */
+    GHashTable *written; /* chunk's number + 1 -> its file, until it is synced */
 };
 
 typedef struct {
@@ -41,50 +46,68 @@ static int close_with(int fd, int rc)
     return rc;
 }
 
+static void close_chunk(gpointer fd)
+{
+    close(GPOINTER_TO_INT(fd));
+}
+
 static int sync_fd(int fd)
 {
     return fdatasync(fd) < 0 ? -errno : 0;
 }
 
-/* A name that was just made outlives a power failure. */
-static int sync_folder_of(const char *path)
+/* 0 or -errno. */
+static int lock(int fd)
 {
-    g_autofree char *folder = g_path_get_dirname(path);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    return fd < 0 ? -errno : close_with(fd, fsync(fd) < 0 ? -errno : 0);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        return errno == EWOULDBLOCK ? -EBUSY : -errno;
+    }
+    return 0;
 }
 
-int ff_disk_open_file(const char *path, uint64_t *len, FfDisk **result)
+int ff_disk_open_file(const char *path, bool make, FfDisk **result)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
     struct stat st;
 
     if (fd < 0) {
         return -errno;
     }
-    if (fstat(fd, &st) < 0) {
-        return close_with(fd, -errno);
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return close_with(fd, -EINVAL);
-    }
-    *len = *len ? *len : (uint64_t)st.st_size;
-    if (*len < (uint64_t)st.st_size) {
-        return close_with(fd, -EFBIG);
-    }
-    if (*len != (uint64_t)st.st_size) {
-        int rc = ftruncate(fd, (off_t)*len) < 0 ? -errno : sync_fd(fd);
-        if (rc == 0 && st.st_size == 0) {
-            rc = sync_folder_of(path);
-        }
-        if (rc < 0) {
-            return close_with(fd, rc);
-        }
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd) : -EINVAL;
+    if (rc < 0) {
+        return close_with(fd, rc);
     }
     *result = g_new0(FfDisk, 1);
     **result = (FfDisk){.fd = fd};
     return 0;
+}
+
+int ff_disk_fit(FfDisk *d, uint64_t *len)
+{
+    uint64_t now = ff_disk_len(d);
+
+    if (d->block_size) {
+        return 0;
+    }
+    *len = *len ? *len : now;
+    if (*len < now) {
+        return -EFBIG;
+    }
+    return *len == now ? 0 : ftruncate(d->fd, (off_t)*len) < 0 ? -errno : sync_fd(d->fd);
+}
+
+uint64_t ff_disk_len(const FfDisk *d)
+{
+    struct stat st;
+
+    return d->block_size || fstat(d->fd, &st) < 0 ? UINT64_MAX : (uint64_t)st.st_size;
+}
+
+unsigned ff_disk_mode(const FfDisk *d)
+{
+    struct stat st;
+
+    return fstat(d->fd, &st) < 0 ? 0600 : st.st_mode & 0666;
 }
 
 /* The folder says how large its blocks are: with another size their numbers would mean something
@@ -99,7 +122,7 @@ static int check_block_size(int folder, size_t block_size)
         return -errno;
     }
     ssize_t n = pread(fd, found, sizeof(found) - 1, 0), len = (ssize_t)strlen(text);
-    if (n != 0) {
+    if (n < 0 || found[0]) { /* which may not have come to the disk at all */
         return close_with(fd, n < 0 ? -errno : strcmp(found, text) == 0 ? 0 : -EMEDIUMTYPE);
     }
     if (pwrite(fd, text, (size_t)len, 0) != len || fsync(fd) < 0 || fsync(folder) < 0) {
@@ -110,20 +133,23 @@ static int check_block_size(int folder, size_t block_size)
 
 int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result)
 {
-    int rc = mkdir(path, 0777) == 0 ? sync_folder_of(path) : errno == EEXIST ? 0 : -errno;
-    int fd = rc < 0 ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = mkdir(path, 0777) < 0 && errno != EEXIST
+                 ? -1
+                 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0) {
-        return rc < 0 ? rc : -errno;
+        return -errno;
     }
-    rc = check_block_size(fd, block_size);
+    int rc = lock(fd);
+    rc = rc < 0 ? rc : check_block_size(fd, block_size);
     if (rc < 0) {
         return close_with(fd, rc);
     }
     *result = g_new0(FfDisk, 1);
-    **result = (FfDisk){.fd = fd,
-                        .block_size = block_size,
-                        .written = g_hash_table_new(g_direct_hash, g_direct_equal)};
+    **result = (FfDisk){
+        .fd = fd,
+        .block_size = block_size,
+        .written = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, close_chunk)};
     return 0;
 }
 
@@ -134,6 +160,11 @@ void ff_disk_free(FfDisk *d)
         g_clear_pointer(&d->written, g_hash_table_unref);
         g_free(d);
     }
+}
+
+void ff_disk_unlock(FfDisk *d)
+{
+    flock(d->fd, LOCK_UN);
 }
 
 /* ---- reading and writing -----------------------------------------------------------------------
@@ -188,31 +219,36 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
     return close_with(fd, read_file(fd, at % d->block_size, to, n));
 }
 
+/* The file of BLOCK, which stays open; or -errno. */
+static int open_chunk(FfDisk *d, uint64_t block)
+{
+    gpointer key = GSIZE_TO_POINTER(block + 1), found;
+
+    if (g_hash_table_lookup_extended(d->written, key, NULL, &found)) {
+        return GPOINTER_TO_INT(found);
+    }
+    int rc = g_hash_table_size(d->written) < WRITTEN_MAX ? 0 : ff_disk_sync(d);
+    int fd = rc < 0 ? -1 : openat(d->fd, name_of(block).name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return rc < 0 ? rc : -errno;
+    }
+    g_hash_table_insert(d->written, key, GINT_TO_POINTER(fd));
+    return fd;
+}
+
 int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n)
 {
     if (!d->block_size) {
         return write_file(d->fd, at, from, n);
     }
-    uint64_t block = at / d->block_size;
-    int fd = openat(d->fd, name_of(block).name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return -errno;
-    }
-    g_hash_table_add(d->written, GSIZE_TO_POINTER(block + 1));
-    return close_with(fd, write_file(fd, at % d->block_size, from, n));
-}
-
-static int sync_chunk(FfDisk *d, uint64_t block)
-{
-    int fd = openat(d->fd, name_of(block).name, O_RDWR | O_CLOEXEC);
-
-    return fd < 0 ? -errno : close_with(fd, sync_fd(fd));
+    int fd = open_chunk(d, at / d->block_size);
+    return fd < 0 ? fd : write_file(fd, at % d->block_size, from, n);
 }
 
 int ff_disk_sync(FfDisk *d)
 {
     GHashTableIter iter;
-    gpointer key;
+    gpointer fd;
     int rc = 0;
 
     if (!d->block_size) {
@@ -222,8 +258,8 @@ int ff_disk_sync(FfDisk *d)
         return 0;
     }
     g_hash_table_iter_init(&iter, d->written);
-    while (rc == 0 && g_hash_table_iter_next(&iter, &key, NULL)) {
-        rc = sync_chunk(d, GPOINTER_TO_SIZE(key) - 1);
+    while (rc == 0 && g_hash_table_iter_next(&iter, NULL, &fd)) {
+        rc = sync_fd(GPOINTER_TO_INT(fd));
     }
     if (rc == 0 && fsync(d->fd) < 0) {
         rc = -errno;

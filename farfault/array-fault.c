@@ -15,13 +15,12 @@
  * that was shown and is nothing, of a block that is in memory, was swapped out or given back by the
  * program: it counts as written. Otherwise a first write is a fault, and `dirty` knows all.
  *
- * Threads: those of the pool, and any that need memory. System calls: ioctl(UFFDIO_*), madvise,
- * fallocate, pread64 (pagemap, memfd), pwrite64 (memfd).
+ * Threads: those of the pool, and any that need memory. System calls: ioctl(UFFDIO_*),
+ * fallocate, pread64 (pagemap, memfd), pwrite64 (memfd), openat.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
@@ -81,7 +80,8 @@ static void show(FfArray *a, FfArrayMap *m, uint64_t block)
     ff_uffd_wake(a->uffd, addr, len);
 }
 
-/* It was shown before: the message is old, or the entry was lost. */
+/* It was shown before: the message is old, or the entry was lost. If the memory has the page no
+ * more the program has removed it (MADV_REMOVE), and it is zeros. */
 static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
 {
     uint64_t page = (m->offset + (addr - m->addr)) / PAGE, done;
@@ -90,9 +90,12 @@ static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
     if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
         (!a->async && !ff_bitmap_test(&a->dirty, page))) {
         ff_uffd_map_protected(uffd, addr, PAGE);
-    } else if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
+    }
+    if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
         ff_bitmap_set(&a->dirty, page);
-        ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, PAGE, &done);
+        if (ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, PAGE, &done) == -EFAULT) {
+            ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, PAGE, &done);
+        }
     }
     ff_uffd_wake(uffd, addr, PAGE);
 }
@@ -101,6 +104,8 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 {
     uint64_t len, done, addr = ff_array_where(a, m, block, &len);
 
+    /* The kernel poisons nothing that has a marker of protection. */
+    ff_uffd_try_protect(a->uffd, addr, len, false);
     for (uint64_t at = 0; at < len; at += MAX(done, PAGE)) {
         done = 0;
         ff_uffd_try(a->uffd, FF_UFFD_POISON, addr + at, NULL, len - at, &done);
@@ -290,8 +295,8 @@ static void note_written(uint64_t addr, uint64_t len, void *opaque)
 }
 
 /* Nobody has BLOCK mapped any more; what was written until now is in `dirty`. LOOK: it stays
- * mapped, and what is written while this looks may be seen or not. */
-static void unmap_block(FfArray *a, uint64_t block, bool look)
+ * mapped, and what is written while this looks may be seen or not. -errno: some still have it. */
+static int unmap_block(FfArray *a, uint64_t block, bool look)
 {
     for (guint i = 0; i < a->maps->len; i++) {
         FfArrayMap *m = a->maps->pdata[i];
@@ -299,8 +304,11 @@ static void unmap_block(FfArray *a, uint64_t block, bool look)
         if (!addr || !ff_bitmap_test(&m->shown, block)) {
             continue;
         }
+        int rc = look ? 0 : ff_pool_unmap(addr, len);
+        if (rc < 0) {
+            return rc;
+        }
         if (!look) {
-            madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED);
             ff_bitmap_claim(&m->shown, block);
         }
         Written w = {a, m};
@@ -308,6 +316,7 @@ static void unmap_block(FfArray *a, uint64_t block, bool look)
             note_written(addr, len, &w); /* nobody knows */
         }
     }
+    return 0;
 }
 
 /* Changed pages of BLOCK, which nobody has mapped, go to the log. */
@@ -347,18 +356,15 @@ static int open_spill(FfArray *a)
 int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
 {
     uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
-    int rc = 0;
 
     ff_array_set_state(a, block, FF_BLOCK_LEAVING);
-    unmap_block(a, block, false);
-    if (how == FF_LEAVE_DROP) {
+    int rc = unmap_block(a, block, false);
+    if (how == FF_LEAVE_DROP && rc == 0) {
         ff_bitmap_clear_run(&a->dirty, first, n);
     }
     uint64_t changed = ff_array_dirty(a, block);
-    if (changed && how == FF_LEAVE_CLEAN) {
-        rc = -EAGAIN;
-    } else if (changed) {
-        rc = open_spill(a);
+    if (rc == 0 && changed) {
+        rc = how == FF_LEAVE_CLEAN ? -EAGAIN : open_spill(a);
     }
     pthread_mutex_unlock(&a->lock);
     if (rc == 0 && changed) {

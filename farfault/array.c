@@ -3,10 +3,11 @@
  * Arrays begin and end, and are mapped. See farfault.h for the
  * threads, array-internal.h for the states and the lock.
  *
- * System calls: memfd_create, ftruncate, mmap, munmap, madvise, open, flock, close, getpid.
+ * System calls: memfd_create, ftruncate, mmap, munmap, open, flock, fsync, readlink, close, getpid.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -42,6 +43,16 @@ static int check_child(const FfArray *a)
                : ff_fail(-ECHILD, "this is a child of the process whose memory it is");
 }
 
+/* All clear; of an array that is too large for this machine -ENOMEM. */
+static int bitmap_new(FfBitmap *bm, uint64_t n)
+{
+    uint64_t *words = g_try_new0(uint64_t, ff_bitmap_words(n));
+
+    ff_bitmap_init_over(bm, words, words ? n : 0);
+    bm->owned = true;
+    return words ? 0 : -ENOMEM;
+}
+
 int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
 {
     int rc = check_child(a);
@@ -55,25 +66,24 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
     }
     len = (len + PAGE - 1) / PAGE * PAGE;
-    char *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, (off_t)offset);
-    if (at == MAP_FAILED) {
-        return ff_fail(-errno, "ff_array_map: %zu bytes: %s", len, g_strerror(errno));
+    FfBitmap shown;
+    rc = bitmap_new(&shown, a->n_blocks);
+    if (rc == 0) {
+        rc = ff_pool_map(a->uffd,
+                         UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+                             UFFDIO_REGISTER_MODE_WP,
+                         a->fd, offset, len, addr);
     }
-    rc = ff_uffd_register(a->uffd, (uintptr_t)at, len,
-                          UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                              UFFDIO_REGISTER_MODE_WP);
-    rc = rc == 0 && madvise(at, len, MADV_DONTFORK) < 0 ? -errno : rc;
     if (rc < 0) {
-        munmap(at, len);
-        return ff_fail(rc, "ff_array_map: %s", g_strerror(-rc));
+        ff_bitmap_clear(&shown);
+        return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, g_strerror(-rc));
     }
     FfArrayMap *m = g_new0(FfArrayMap, 1);
-    *m = (FfArrayMap){.addr = (uintptr_t)at, .offset = offset, .len = len};
-    ff_bitmap_init(&m->shown, a->n_blocks, false);
+    *m = (FfArrayMap){.addr = (uintptr_t)*addr, .offset = offset, .len = len, .shown = shown};
     pthread_mutex_lock(&a->lock);
     g_ptr_array_add(a->maps, m);
     pthread_mutex_unlock(&a->lock);
-    *addr = at;
+    ff_uffd_wake(a->uffd, m->addr, len); /* mlockall() in another thread was faster */
     return 0;
 }
 
@@ -103,7 +113,9 @@ int ff_array_unmap(FfArray *a, void *addr)
     if (rc < 0) {
         return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
     }
+    uint64_t at = found->addr, len = found->len;
     map_free(found);
+    ff_uffd_wake(a->uffd, at, len); /* who waits there, wrongly, gets SIGSEGV */
     return 0;
 }
 
@@ -132,7 +144,11 @@ int ff_array_block(FfArray *a, uint64_t block, FfArrayBlock *info)
 {
     FfArrayBlock b = {0};
     size_t size = info->size;
+    int rc = check_child(a);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (block >= a->n_blocks) {
         return ff_fail(-EINVAL, "ff_array_block: there is no such block");
     }
@@ -153,6 +169,9 @@ uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n)
 {
     uint64_t i = 0;
 
+    if (check_child(a) < 0) {
+        return 0;
+    }
     pthread_mutex_lock(&a->lock);
     for (uint32_t at = a->newest; at; at = a->blocks[at - 1].older, i++) {
         if (i < n) {
@@ -166,7 +185,11 @@ uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n)
 int ff_array_stats(FfArray *a, FfArrayStats *stats)
 {
     size_t size = stats->size;
+    int rc = check_child(a);
 
+    if (rc < 0) {
+        return rc;
+    }
     pthread_mutex_lock(&a->lock);
     FfArrayStats s = a->stats;
     s.bytes = a->n_resident * a->block_size;
@@ -223,8 +246,9 @@ static int make(FfArray *a, const FfArrayOptions *o)
         a->pagemap_fd < 0) {
         return ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
     }
-    ff_bitmap_init(&a->dirty, a->size / PAGE, false);
-    ff_bitmap_init(&a->stored, a->size / PAGE, false);
+    if (bitmap_new(&a->dirty, a->size / PAGE) < 0 || bitmap_new(&a->stored, a->size / PAGE) < 0) {
+        return ff_fail(-ENOMEM, "ff_array_new: %s", g_strerror(ENOMEM));
+    }
     int uffd = open_uffd(a, o->flags);
     if (uffd < 0) {
         return uffd;
@@ -289,44 +313,47 @@ int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque, const FfAr
     FfArrayOptions o = options_of(options);
 
     *result = NULL;
-    return file->load ? new_array(len, file, opaque, &o, NULL, NULL, result)
-                      : ff_fail(-EINVAL, "ff_array_new: load must not be NULL");
+    if (file->size != sizeof(*file) || !file->load) {
+        return ff_fail(-EINVAL, "ff_array_new: size must be sizeof(FfArrayFile), load not NULL");
+    }
+    return new_array(len, file, opaque, &o, NULL, NULL, result);
 }
 
 typedef struct {
     FfDisk *disk;
-    uint64_t len;
+    uint64_t len; /* of the array that the log is of */
 } Recovery;
 
 static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
 {
     Recovery *r = opaque;
-    int rc = 0;
+    uint64_t is = ff_disk_len(r->disk);
+    int rc = is != r->len && is != UINT64_MAX ? -ESTALE : 0;
 
     for (uint64_t i = 0; i < n && rc == 0; i++) { /* a run may be of several chunks */
         uint64_t at = (first + i) * PAGE;
-        rc = at >= r->len ? -EPROTO
+        rc = at >= r->len ? -EIO
                           : ff_disk_write(r->disk, at, (const char *)data + i * PAGE,
                                           MIN(PAGE, r->len - at));
     }
     return rc;
 }
 
-/* Locks PATH.redo, which is made if it is not there. */
-static int open_log(const char *path, uint64_t len, FfRedo **log)
+/* Locks the log NAME, which is made if it is not there, for those that may read the file. Its name,
+ * and that of the file beside it, are on the disk. */
+static int open_log(const char *name, const FfDisk *disk, FfRedo **log)
 {
-    g_autofree char *name = g_strdup_printf("%s.redo", path);
-    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, ff_disk_mode(disk));
     int rc = fd < 0 ? -errno : flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
 
     if (rc < 0) {
         if (fd >= 0) {
             close(fd);
         }
-        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", path)
+        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", name)
                                   : ff_fail(rc, "%s: %s", name, g_strerror(-rc));
     }
-    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *folder = g_path_get_dirname(name);
     int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     rc = dir < 0 || fsync(dir) < 0 ? -errno : 0;
     if (dir >= 0) {
@@ -336,17 +363,56 @@ static int open_log(const char *path, uint64_t len, FfRedo **log)
         close(fd);
         return ff_fail(rc, "%s: %s", folder, g_strerror(-rc));
     }
-    return ff_redo_new(fd, len, log);
+    return ff_redo_new(fd, 0, log);
 }
 
-/* What was committed is in its place. */
-static int recover(FfRedo *log, FfDisk *disk)
+/* What was committed is in its place. NAME: of the log. */
+static int recover(FfRedo *log, const char *name, FfDisk *disk)
 {
     Recovery r = {disk, 0};
     int rc = ff_redo_replay(log, &r.len, apply_pages, &r);
 
+    if (rc == -EBADMSG) {
+        return ff_fail(-EINVAL, "%s is no log of an array: give that file another name", name);
+    }
+    if (rc == -EPROTO) {
+        return ff_fail(rc, "%s is of another version of libfarfault: open it with that one", name);
+    }
+    if (rc == -ESTALE) {
+        return ff_fail(-EINVAL,
+                       "%s has commits to an array of %" G_GUINT64_FORMAT " bytes, and this one "
+                       "has %" G_GUINT64_FORMAT ": put the right file there, or remove the log "
+                       "if it is not wanted",
+                       name, r.len, ff_disk_len(disk));
+    }
     rc = rc < 0 ? rc : ff_disk_sync(disk);
-    return rc < 0 ? rc : ff_redo_reset(log);
+    rc = rc < 0 ? rc : ff_redo_reset(log);
+    return rc < 0 ? ff_fail(rc, "%s: %s", name, g_strerror(-rc)) : 0;
+}
+
+static int fail_open(int rc, const char *path, size_t block_size)
+{
+    switch (rc) {
+    case -EBUSY:
+        return ff_fail(rc, "%s: somebody has it open", path);
+    case -EFBIG:
+        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
+    case -EMEDIUMTYPE:
+        return ff_fail(-EINVAL,
+                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
+                       block_size, path);
+    default:
+        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+    }
+}
+
+/* PATH.redo, whichever of its names PATH is. */
+static char *name_log(const char *path)
+{
+    char *real = realpath(path, NULL), *name = g_strdup_printf("%s.redo", real ? real : path);
+
+    free(real);
+    return name;
 }
 
 static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayOptions *options,
@@ -359,24 +425,25 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     *result = NULL;
     int rc = len || !chunks ? check_options(len ? len : 1, &o)
                             : ff_fail(-EINVAL, "%s: say how long it is", path);
-    rc = rc < 0 ? rc : open_log(path, len, &log);
     if (rc < 0) {
         return rc;
     }
     rc = chunks ? ff_disk_open_chunks(path, o.block_size, &disk)
-                : ff_disk_open_file(path, &len, &disk);
-    rc = rc < 0 ? rc : recover(log, disk);
-    if (rc == -EMEDIUMTYPE) {
-        return ff_fail(-EINVAL,
-                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
-                       o.block_size, path);
-    }
-    if (rc == -EFBIG) {
-        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
-    }
+                : ff_disk_open_file(path, len > 0, &disk);
     if (rc < 0) {
-        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+        return fail_open(rc, path, o.block_size);
     }
+    g_autofree char *name = name_log(path);
+    rc = open_log(name, disk, &log);
+    rc = rc < 0 ? rc : recover(log, name, disk);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = ff_disk_fit(disk, &len);
+    if (rc < 0) {
+        return fail_open(rc, path, o.block_size);
+    }
+    ff_redo_set_len(log, len);
     return new_array(len, NULL, NULL, &o, g_steal_pointer(&disk), g_steal_pointer(&log), result);
 }
 
@@ -404,6 +471,15 @@ void ff_array_free(FfArray *a)
         g_ptr_array_unref(a->maps);
         if (a->disk && a->log && !a->broken) {
             ff_array_checkpoint(a); /* else the next one that opens it does that */
+        }
+        if (a->disk) {
+            ff_disk_unlock(a->disk);
+        }
+        if (a->disk && a->log) {
+            ff_redo_unlock(a->log);
+        }
+        if (a->fd >= 0 && ftruncate(a->fd, 0) < 0) {
+            /* A child of fork() keeps the memory until it ends. */
         }
     } else { /* which has no mappings and no threads */
         g_ptr_array_set_free_func(a->maps, NULL);

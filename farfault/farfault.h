@@ -252,6 +252,7 @@ typedef struct FfArray FfArray;
 /* Where an array's content is. Blocks are numbered from 0. In threads of the library's, all signals
  * blocked; a negative errno fails. */
 typedef struct {
+    size_t size; /* sizeof(FfArrayFile) */
     /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not
      * BLOCK; it must not wait for who may wait for a block. */
     int (*load)(void *opaque, uint64_t block, void *buf);
@@ -283,10 +284,11 @@ FF_API int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque,
                         const FfArrayOptions *options, FfArray **result);
 /*
  * The content is the file PATH, which is made if it is not there, and longer if it is shorter; LEN
- * 0: as long as it is. Commits are atomic and durable by a log, PATH.redo, which holds what was
- * committed last (some 256 MiB, and one transaction) and is empty after ff_array_free(). What a
- * process left in it that ended in the middle is put in its place here. -EBUSY: somebody has it
- * open; -EFBIG: the file is longer than LEN.
+ * 0: as long as it is, and -ENOENT if it is not there. Commits are atomic and durable by a log,
+ * PATH.redo, which holds what was committed last (some 256 MiB, and one transaction) and is empty
+ * after ff_array_free(). What a process left in it that ended in the middle is put in its place
+ * here. -EBUSY: somebody has it open; -EFBIG: the file is longer than LEN; -EINVAL, too: the log is
+ * of another file, or is no log.
  */
 FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options,
                          FfArray **result);
@@ -294,7 +296,8 @@ FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *o
  * name (16 digits, hexadecimal); one that is not there is zeros. */
 FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
                                 FfArray **result);
-/* Unmaps all of it; what was not committed is dropped. Can be NULL. */
+/* Unmaps all of it; what was not committed is dropped. Nobody touches it any more, and no call of
+ * it is under way. Can be NULL. */
 FF_API void ff_array_free(FfArray *a);
 FF_API uint64_t ff_array_len(const FfArray *a);
 
@@ -318,7 +321,8 @@ FF_API int ff_array_unmap(FfArray *a, void *addr);
 FF_API int ff_array_commit(FfArray *a);
 /* The same in two steps. FLAGS: FF_ARRAY_STORE, FF_ARRAY_MARK or both. */
 FF_API int ff_array_writeout(FfArray *a, unsigned flags);
-/* What was changed since the last commit is as it was. */
+/* What was changed since the last commit, or FF_ARRAY_STORE, is as it was. -EIO as a commit: what
+ * it was only opening it again tells. */
 FF_API int ff_array_abort(FfArray *a);
 /* LEN bytes at OFFSET (whole blocks; LEN 0: to the end) are loaded again when they are touched,
  * with what was changed there lost; also what is just being loaded, and what could not be. */

@@ -6,7 +6,7 @@
  * gives each message once. `idle` counts who can read the next one.
  *
  * Lock: `lock`, a leaf, for the list of threads. System calls: poll, read, write (eventfd), mmap,
- * munmap, close.
+ * munlock, mprotect, munmap, madvise, ioctl(UFFDIO_REGISTER), close.
  */
 #include "farfault/pool.h"
 
@@ -20,6 +20,9 @@
 
 #include "farfault/capture.h"
 #include "uffd/uffd.h"
+
+/* asm-generic/mman-common.h since 5.18. */
+#define DONTNEED_LOCKED 24
 
 struct FfPool {
     int uffd, wake_fd;
@@ -127,6 +130,34 @@ FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *
         return NULL;
     }
     return p;
+}
+
+int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at)
+{
+    /* After mlockall(MCL_FUTURE) the kernel fills what is mapped with zeros, but for this. */
+    char *p = mmap(NULL, len, PROT_NONE, MAP_SHARED, fd, (off_t)offset);
+
+    if (p == MAP_FAILED) {
+        return -errno;
+    }
+    int rc = munlock(p, len) < 0 ? -errno : ff_uffd_register(uffd, (uintptr_t)p, len, mode);
+    if (rc == 0 &&
+        (mprotect(p, len, PROT_READ | PROT_WRITE) < 0 || madvise(p, len, MADV_DONTFORK) < 0)) {
+        rc = -errno;
+    }
+    if (rc < 0) {
+        munmap(p, len);
+        return rc;
+    }
+    *at = p;
+    return 0;
+}
+
+int ff_pool_unmap(uint64_t addr, uint64_t len)
+{
+    int rc = madvise((void *)(uintptr_t)addr, len, DONTNEED_LOCKED);
+
+    return rc < 0 && errno != ENOMEM ? -errno : 0;
 }
 
 static void end_threads(FfPool *p)

@@ -12,6 +12,7 @@
 #define FARFAULT_POOL_H
 
 #include <glib.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -24,6 +25,12 @@ typedef void FfPoolFault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid,
 
 /* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. NULL and errno. */
 FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque);
+/* LEN bytes of FD from OFFSET on, at *AT, not in children; registered with UFFD in MODE before
+ * anything can be mapped there, which mlockall() would do. 0 or -errno. */
+int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at);
+/* Takes what is mapped in LEN bytes at ADDR out of the page tables, locked or not: markers stay,
+ * and so does the file. What the program has unmapped is passed over. 0 or -errno. */
+int ff_pool_unmap(uint64_t addr, uint64_t len);
 /* Ends the threads, when they have done what they do, and closes the userfaultfd: who waits finds
  * zeros, so nobody may. NULL: nothing. */
 void ff_pool_free(FfPool *p);

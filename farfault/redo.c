@@ -10,13 +10,14 @@
  *
  * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages.
  *
- * System calls: pread64, pwritev, ftruncate, fdatasync, getrandom.
+ * System calls: pread64, pwritev, ftruncate, fdatasync, flock, getrandom.
  */
 #include "farfault/redo.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -26,7 +27,7 @@
 #define FIRST 4096u /* of the records */
 #define PAGES_MAX 512u
 
-enum { PAGES = 1, END = 2 };
+enum { PAGES = 1, END = 2, DROP = 3 };
 
 /* Little-endian, at byte 0. */
 typedef struct {
@@ -37,7 +38,8 @@ typedef struct {
 } Header;
 _Static_assert(sizeof(Header) == 32, "of a file");
 
-/* In front of `n` pages. END: `n` is 0, `first` how many records it ends. */
+/* In front of `n` pages. END: `n` is 0, `first` how many records it ends. DROP: `n` is 0; what
+ * stands before it, of page `first` in this transaction, is void. */
 typedef struct {
     uint32_t kind, n;
     uint64_t transaction; /* drawn */
@@ -158,6 +160,16 @@ void ff_redo_free(FfRedo *r)
     }
 }
 
+void ff_redo_unlock(FfRedo *r)
+{
+    flock(r->fd, LOCK_UN);
+}
+
+void ff_redo_set_len(FfRedo *r, uint64_t len)
+{
+    r->len = len;
+}
+
 int ff_redo_reset(FfRedo *r)
 {
     if (ftruncate(r->fd, 0) < 0 || fdatasync(r->fd) < 0) {
@@ -192,7 +204,7 @@ static int read_record(const FfRedo *r, uint64_t at, Record *record, void *data)
     if (n != sizeof(*record)) {
         return n < 0 ? (int)n : 0;
     }
-    if (!(kind == PAGES && pages >= 1 && pages <= PAGES_MAX) && !(kind == END && pages == 0)) {
+    if (kind == PAGES ? pages < 1 || pages > PAGES_MAX : (kind != END && kind != DROP) || pages) {
         return 0;
     }
     size_t len = pages * (size_t)FF_REDO_PAGE;
@@ -202,19 +214,25 @@ static int read_record(const FfRedo *r, uint64_t at, Record *record, void *data)
                : (size_t)n == len && sum_record(*record, data) == GUINT64_FROM_LE(record->checksum);
 }
 
-/* The transaction at AT. *END: what comes after it; AT: it has no end. 0 or -errno. */
-static int find_end(const FfRedo *r, uint64_t at, void *data, uint64_t *end)
+/* The transaction at AT. *END: what comes after it; AT: it has no end. DROPS: page + 1 -> the place
+ * up to which what it has of that is void. 0 or -errno. */
+static int find_end(const FfRedo *r, uint64_t at, void *data, GHashTable *drops, uint64_t *end)
 {
     uint64_t transaction = 0, n = 0;
     Record record;
     int rc;
 
     *end = at;
+    g_hash_table_remove_all(drops);
     for (uint64_t next = at; (rc = read_record(r, next, &record, data)) > 0; n++) {
         if (n && record.transaction != transaction) {
             return 0;
         }
         transaction = record.transaction;
+        if (GUINT32_FROM_LE(record.kind) == DROP) {
+            g_hash_table_insert(drops, GSIZE_TO_POINTER(GUINT64_FROM_LE(record.first) + 1),
+                                GSIZE_TO_POINTER(next));
+        }
         next += sizeof(record) + GUINT32_FROM_LE(record.n) * (size_t)FF_REDO_PAGE;
         if (GUINT32_FROM_LE(record.kind) == END) {
             *end = GUINT64_FROM_LE(record.first) == n ? next : at;
@@ -224,8 +242,26 @@ static int find_end(const FfRedo *r, uint64_t at, void *data, uint64_t *end)
     return rc;
 }
 
-static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, FfRedoPages *pages,
-                      void *opaque)
+/* Those of N pages at AT that are not void. */
+static int replay_pages(GHashTable *drops, uint64_t at, uint64_t first, uint64_t n,
+                        const char *data, FfRedoPages *pages, void *opaque)
+{
+    int rc = 0;
+
+    if (g_hash_table_size(drops) == 0) {
+        return pages(opaque, first, n, data);
+    }
+    for (uint64_t i = 0; i < n && rc >= 0; i++) {
+        gpointer key = GSIZE_TO_POINTER(first + i + 1);
+        if (at > GPOINTER_TO_SIZE(g_hash_table_lookup(drops, key))) {
+            rc = pages(opaque, first + i, 1, data + i * FF_REDO_PAGE);
+        }
+    }
+    return rc;
+}
+
+static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, GHashTable *drops,
+                      FfRedoPages *pages, void *opaque)
 {
     Record record;
     int rc = 0;
@@ -234,7 +270,7 @@ static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, Ff
         rc = read_record(r, at, &record, data);
         uint32_t n = GUINT32_FROM_LE(record.n);
         if (rc > 0 && n) {
-            rc = pages(opaque, GUINT64_FROM_LE(record.first), n, data);
+            rc = replay_pages(drops, at, GUINT64_FROM_LE(record.first), n, data, pages, opaque);
         } else if (rc == 0) {
             rc = -EIO; /* it was there a moment ago */
         }
@@ -243,14 +279,27 @@ static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, Ff
     return MIN(rc, 0);
 }
 
+/* Of N bytes of a header, which may never have come to the disk: they are of another file. */
+static bool is_foreign(const Header *header, size_t n)
+{
+    static const uint64_t none, magic = GUINT64_TO_LE(MAGIC);
+
+    n = MIN(n, sizeof(magic));
+    return memcmp(&header->magic, &magic, n) != 0 && memcmp(&header->magic, &none, n) != 0;
+}
+
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
 {
     Header header;
     ssize_t n = read_all(r->fd, 0, &header, sizeof(header));
     g_autofree void *data = g_malloc(PAGES_MAX * (size_t)FF_REDO_PAGE);
+    g_autoptr(GHashTable) drops = g_hash_table_new(g_direct_hash, g_direct_equal);
     int rc = 0;
 
     *len = 0;
+    if (n > 0 && is_foreign(&header, (size_t)n)) {
+        return -EBADMSG;
+    }
     if (n < (ssize_t)sizeof(header) || GUINT64_FROM_LE(header.magic) != MAGIC ||
         sum(0, &header, offsetof(Header, checksum)) != GUINT64_FROM_LE(header.checksum)) {
         return n < 0 ? (int)n : 0;
@@ -260,11 +309,11 @@ int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
     }
     *len = GUINT64_FROM_LE(header.len);
     for (uint64_t at = FIRST, end; rc == 0; at = end) {
-        rc = find_end(r, at, data, &end);
+        rc = find_end(r, at, data, drops, &end);
         if (rc < 0 || end == at) {
             break;
         }
-        rc = replay_one(r, at, end, data, pages, opaque);
+        rc = replay_one(r, at, end, data, drops, pages, opaque);
     }
     return rc;
 }
@@ -343,6 +392,45 @@ int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
         pthread_mutex_unlock(&r->lock);
         r->at += sizeof(Record) + some * FF_REDO_PAGE;
         r->n_records++;
+    }
+    pthread_mutex_unlock(&r->adding);
+    return rc;
+}
+
+/* Of N pages from FIRST on those that this transaction has. */
+static GArray *find_places(FfRedo *r, uint64_t first, uint64_t n)
+{
+    GArray *found = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    GHashTableIter iter;
+    gpointer key;
+
+    pthread_mutex_lock(&r->lock);
+    g_hash_table_iter_init(&iter, r->places);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint64_t page = GPOINTER_TO_SIZE(key) - 1;
+        if (page - first < n) {
+            g_array_append_val(found, page);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return found;
+}
+
+int ff_redo_drop(FfRedo *r, uint64_t first, uint64_t n)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&r->adding);
+    g_autoptr(GArray) found = find_places(r, first, n);
+    uint64_t at = r->at;
+    for (guint i = 0; i < found->len && rc == 0; i++) {
+        rc = write_record(r, DROP, g_array_index(found, uint64_t, i), 0, NULL);
+        r->at += sizeof(Record);
+    }
+    if (rc < 0) {
+        r->at = at; /* those that were written are written over, and none of them counts */
+    } else {
+        r->n_records += found->len;
     }
     pthread_mutex_unlock(&r->adding);
     return rc;

@@ -7,7 +7,7 @@
  * The file is a header and records in a row, each with a checksum, and with a number that is drawn
  * for each transaction: what an earlier one left behind is not taken for a part of this one.
  *
- * Adding and reading: any thread. Begin, end, reset and replay: while nobody adds.
+ * Adding, dropping and reading: any thread. Begin, end, reset and replay: while nobody adds.
  */
 #ifndef FARFAULT_REDO_H
 #define FARFAULT_REDO_H
@@ -24,11 +24,15 @@ typedef struct FfRedo FfRedo;
  * ff_redo_reset(). 0 or -errno. */
 int ff_redo_new(int fd, uint64_t len, FfRedo **result);
 void ff_redo_free(FfRedo *r);
+/* Also a child of fork() had the lock; it has not any more. */
+void ff_redo_unlock(FfRedo *r);
+/* Of the array, before anything is added. */
+void ff_redo_set_len(FfRedo *r, uint64_t len);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRedo, ff_redo_free)
 
 /* Calls PAGES for the pages of each transaction that has its end, in the order in which they were
  * committed. *LEN: of the array that they are of; 0: the file is no log yet. Stops with what PAGES
- * says. 0 or -errno. */
+ * says. 0 or -errno; -EBADMSG: the file is something else; -EPROTO: of another version. */
 typedef int FfRedoPages(void *opaque, uint64_t first, uint64_t n, const void *data);
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque);
 /* The log is empty, on the disk. 0 or -errno. */
@@ -37,7 +41,11 @@ int ff_redo_reset(FfRedo *r);
 int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data);
 /* The page as it was added last in this transaction. -ENOENT: it was not. */
 int ff_redo_read(FfRedo *r, uint64_t page, void *data);
-/* It is not wanted any more: ff_redo_read() says -ENOENT. Its record stays. */
+/* Of N pages from FIRST on what was added in this transaction is not a part of it. They can be read
+ * until ff_redo_forget(), which must follow before they are added again. 0; -errno: all is as
+ * before. */
+int ff_redo_drop(FfRedo *r, uint64_t first, uint64_t n);
+/* It is not read any more: ff_redo_read() says -ENOENT. Its record stays, and counts. */
 void ff_redo_forget(FfRedo *r, uint64_t page);
 /* Ends the transaction: after this it is valid, whatever happens. Its pages can be read until
  * ff_redo_begin(). -errno: nobody knows (ff_redo_is_lost()). */

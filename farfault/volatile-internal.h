@@ -34,10 +34,11 @@ struct FfVolatile {
     size_t len, page_size, n;
     unsigned shift;
     int fd;
-    char *map;
+    void *map;
     FfVolatileShared *shared;
     size_t shared_len;
-    size_t limit; /* atomic */
+    size_t limit;   /* atomic */
+    size_t placing; /* atomic; observer: who keeps the limit: bytes that are being placed */
     FfRegenerate *regenerate;
     void *opaque;
     int uffd; /* the pool's */
@@ -61,8 +62,8 @@ void ff_volatile_make_young(FfVolatile *v, size_t page);
 /* Purges BYTES of what is not pinned, or one of FRACTION (not 0) parts of it, the oldest first.
  * Returns how many pages, or -errno. */
 ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction);
-/* Purges until no more than the limit is used, with MORE bytes that will be. */
-void ff_volatile_keep_limit(FfVolatile *v, size_t more);
+/* Purges until no more than the limit is used, with what is being placed. */
+void ff_volatile_keep_limit(FfVolatile *v);
 /* Bytes of memory. */
 size_t ff_volatile_used(const FfVolatile *v);
 /* -ECHILD, said. */

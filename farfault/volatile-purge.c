@@ -6,14 +6,13 @@
  * pinned never goes. Which pages are in memory is what the file says (SEEK_DATA, st_blocks).
  *
  * Threads: any, of this process and, without a callback, of its children. System calls: fallocate,
- * lseek, fstat, futex, pidfd_open, poll, madvise.
+ * lseek, fstat, futex, pidfd_open, poll.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -77,6 +76,10 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
 {
     struct timespec timeout = {.tv_sec = PURGER_MS / 1000};
 
+    if (v->regenerate && v->pid != getpid()) {
+        swap(v, i, &w, 0); /* a child's own words: nobody purges there */
+        return;
+    }
     if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
         return;
     }
@@ -159,7 +162,7 @@ static void count_unpinned(FfVolatile *v, size_t limit, size_t n)
 
     if (all >= limit / 8) {
         __atomic_store_n(&v->shared->unpinned, 0, __ATOMIC_RELAXED);
-        ff_volatile_keep_limit(v, 0);
+        ff_volatile_keep_limit(v);
     }
 }
 
@@ -366,7 +369,7 @@ static void forget_failures(FfVolatile *v)
     uint64_t first, n;
     for (uint64_t at = 0; (n = ff_bitmap_next_run(&v->poisoned, at, true, &first));
          at = first + n) {
-        madvise(v->map + (first << v->shift), n << v->shift, MADV_DONTNEED);
+        ff_pool_unmap((uintptr_t)v->map + (first << v->shift), n << v->shift);
         ff_bitmap_clear_run(&v->poisoned, first, n);
     }
     __atomic_store_n(&v->n_poisoned, 0, __ATOMIC_RELAXED);
@@ -390,11 +393,12 @@ size_t ff_volatile_used(const FfVolatile *v)
     return fstat(v->fd, &st) < 0 ? 0 : (size_t)st.st_blocks * 512;
 }
 
-void ff_volatile_keep_limit(FfVolatile *v, size_t more)
+void ff_volatile_keep_limit(FfVolatile *v)
 {
     size_t limit = __atomic_load_n(&v->limit, __ATOMIC_RELAXED);
     size_t least = MAX(limit, LEAST_PAGES * v->page_size),
-           have = limit ? ff_volatile_used(v) + more : 0;
+           placing = __atomic_load_n(&v->placing, __ATOMIC_SEQ_CST),
+           have = limit ? ff_volatile_used(v) + placing : 0;
 
     if (limit && have > least) {
         /* Some more, so that it is not done for each page. */
@@ -408,7 +412,7 @@ int ff_volatile_set_limit(FfVolatile *v, size_t bytes)
         return ff_volatile_fail_child();
     }
     __atomic_store_n(&v->limit, bytes, __ATOMIC_RELAXED);
-    ff_volatile_keep_limit(v, 0);
+    ff_volatile_keep_limit(v);
     return 0;
 }
 

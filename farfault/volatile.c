@@ -8,7 +8,7 @@
  * at once or not at all. Without one the kernel's zeros are right, and there is no userfaultfd.
  *
  * Threads: any; those of the pool; one that waits for pressure. System calls: memfd_create,
- * ftruncate, mmap, munmap, madvise, ioctl(UFFDIO_*), poll, open, read, pread64, write (pressure),
+ * ftruncate, mmap, munmap, ioctl(UFFDIO_*), poll, open, read, pread64, write (pressure),
  * eventfd, close.
  */
 #include <errno.h>
@@ -48,19 +48,25 @@ static int place(FfVolatile *v, uint64_t addr, const char *content)
     return 0;
 }
 
-/* Who touches PAGE, which cannot be filled, gets SIGBUS. */
+/* Locked: who touches PAGE gets SIGBUS. */
 static void poison(FfVolatile *v, size_t page)
 {
     uint64_t addr = (uintptr_t)v->map + (page << v->shift), done;
 
-    __atomic_fetch_add(&v->shared->failed, 1, __ATOMIC_RELAXED);
-    pthread_mutex_lock(&v->lock);
-    ff_bitmap_set(&v->poisoned, page);
-    __atomic_store_n(&v->n_poisoned, v->n_poisoned + 1, __ATOMIC_RELAXED);
     for (size_t at = 0; at < v->page_size; at += MAX(done, PAGE)) {
         done = 0;
         ff_uffd_try(v->uffd, FF_UFFD_POISON, addr + at, NULL, v->page_size - at, &done);
     }
+}
+
+/* PAGE cannot be filled. */
+static void give_up(FfVolatile *v, size_t page)
+{
+    __atomic_fetch_add(&v->shared->failed, 1, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&v->lock);
+    ff_bitmap_set(&v->poisoned, page);
+    __atomic_store_n(&v->n_poisoned, v->n_poisoned + 1, __ATOMIC_RELAXED);
+    poison(v, page);
     pthread_mutex_unlock(&v->lock);
 }
 
@@ -72,11 +78,13 @@ static void fill(FfVolatile *v, size_t page, void *buffer)
     if (rc >= 0) {
         __atomic_fetch_add(&v->shared->regenerated, 1, __ATOMIC_RELAXED);
         ff_volatile_make_young(v, page);
-        ff_volatile_keep_limit(v, v->page_size);
+        __atomic_fetch_add(&v->placing, v->page_size, __ATOMIC_SEQ_CST);
+        ff_volatile_keep_limit(v);
         rc = place(v, addr, buffer);
+        __atomic_fetch_sub(&v->placing, v->page_size, __ATOMIC_SEQ_CST);
     }
     if (rc < 0) {
-        poison(v, page);
+        give_up(v, page);
     }
 }
 
@@ -88,6 +96,9 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
     pthread_mutex_lock(&v->lock);
     bool is_mine = !ff_bitmap_test(&v->poisoned, page) && ff_bitmap_set(&v->filling, page);
     bool is_poisoned = ff_bitmap_test(&v->poisoned, page);
+    if (is_poisoned) {
+        poison(v, page); /* the message is old, or the program has taken it off (madvise()) */
+    }
     pthread_mutex_unlock(&v->lock);
     if (is_mine) {
         fill(v, page, buffer);
@@ -127,6 +138,13 @@ static gpointer watch(gpointer opaque)
         }
     }
     return NULL;
+}
+
+static void close_fd(int fd)
+{
+    if (fd >= 0) {
+        close(fd);
+    }
 }
 
 static int open_pressure(void)
@@ -174,7 +192,12 @@ int ff_volatile_watch(FfVolatile *v, int fd, short events)
     ff_block_signals(&old);
     v->watcher = v->wake_fd < 0 ? NULL : g_thread_try_new("ff-pressure", watch, v, NULL);
     ff_unblock_signals(&old);
-    return v->watcher ? 0 : ff_fail(-EAGAIN, "ff_volatile_watch: no file or thread is free");
+    if (!v->watcher) {
+        close_fd(g_steal_fd(&v->own_watch_fd));
+        close_fd(g_steal_fd(&v->wake_fd));
+        return ff_fail(-EAGAIN, "ff_volatile_watch: no file or thread is free");
+    }
+    return 0;
 }
 
 /* ---- begin and end -----------------------------------------------------------------------------
@@ -226,10 +249,17 @@ static int make_memory(FfVolatile *v)
     if (v->fd < 0 || ftruncate(v->fd, (off_t)v->len) < 0) {
         return -errno;
     }
-    v->shared =
-        mmap(NULL, v->shared_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    v->map = mmap(NULL, v->len, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
-    return v->shared == MAP_FAILED || v->map == MAP_FAILED ? -errno : 0;
+    /* A child that does not have the memory has pins of its own. */
+    v->shared = mmap(NULL, v->shared_len, PROT_READ | PROT_WRITE,
+                     (v->regenerate ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS, -1, 0);
+    if (v->shared == MAP_FAILED) {
+        return -errno;
+    }
+    if (!v->regenerate) {
+        v->map = mmap(NULL, v->len, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+        return v->map == MAP_FAILED ? -errno : 0;
+    }
+    return 0;
 }
 
 static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
@@ -242,14 +272,15 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     }
     ff_bitmap_init(&v->filling, v->n, false);
     ff_bitmap_init(&v->poisoned, v->n, false);
-    v->uffd = uffd; /* before its threads */
-    v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
-    int rc = v->pool
-                 ? ff_uffd_register(uffd, (uintptr_t)v->map, v->len, UFFDIO_REGISTER_MODE_MISSING)
-                 : -errno;
-    /* A child would find zeros, and fill the parent's memory with them. */
-    if (rc == 0 && madvise(v->map, v->len, MADV_DONTFORK) < 0) {
-        rc = -errno;
+    /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
+    v->uffd = uffd;
+    int rc = ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map);
+    if (rc < 0) {
+        close(uffd);
+    } else {
+        v->pool =
+            ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
+        rc = v->pool ? 0 : -errno;
     }
     return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
 }
@@ -305,13 +336,6 @@ static void end_watch(FfVolatile *v)
     }
 }
 
-static void close_fd(int fd)
-{
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
 void ff_volatile_free(FfVolatile *v)
 {
     if (!v) {
@@ -326,6 +350,9 @@ void ff_volatile_free(FfVolatile *v)
     }
     if (!is_child) {
         ff_pool_free(v->pool);
+    }
+    if (!is_child && v->regenerate && v->fd >= 0 && ftruncate(v->fd, 0) < 0) {
+        /* A child of fork() keeps the memory until it ends. */
     }
     if (v->shared != MAP_FAILED) {
         munmap(v->shared, v->shared_len);

@@ -27,7 +27,8 @@ __all__ = ["Array", "File", "FileStats", "REGENERATE", "Volatile", "VolatileStat
 _lib = ctypes.CDLL(os.environ.get("FARFAULT_LIBRARY", "libfarfault.so.0"))
 _lib.ff_last_error.restype = ctypes.c_char_p
 
-#: What Volatile(regenerate=...) takes: int f(void *opaque, size_t page, void *buffer).
+#: What Volatile(regenerate=...) takes: int f(void *opaque, size_t page, void *buffer). Of a C function, as in
+#: REGENERATE(("name", library)), or its address; not of a Python function.
 REGENERATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 USER_MODE = 1
@@ -257,6 +258,13 @@ class File:
         return FileStats(*(getattr(s, name) for name in FileStats._fields))
 
 
+def _is_python(function: Any) -> bool:
+    """A Python function, also one that ctypes has made a C function of."""
+    if not isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]
+        return callable(function)
+    return any(type(o).__name__ == "CThunkObject" for o in (function._objects or {}).values())
+
+
 class VolatileStats(NamedTuple):
     """What Volatile.stats() says."""
 
@@ -284,7 +292,7 @@ class Volatile:
 
     def __init__(self, size: int, regenerate: Any = None, *, page_size: int = 4096, limit: int = 0,
                  opaque: int = 0, threads: int = 0, user_mode: bool = False) -> None:
-        if callable(regenerate) and not isinstance(regenerate, ctypes._CFuncPtr):  # type: ignore[attr-defined]
+        if _is_python(regenerate):
             raise TypeError("regenerate must be a C function (farfault.REGENERATE): Python code would wait for "
                             "the interpreter's lock, which is held by whoever touches the page")
         options = _VolatileOptions(ctypes.sizeof(_VolatileOptions), page_size, limit, threads,

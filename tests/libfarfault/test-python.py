@@ -101,6 +101,9 @@ def test_lifetime(folder):
         farfault.File(folder / "data").array(object)
     with raises(OSError, "No such file"):
         farfault.File(folder / "not" / "there", size=MIB)
+    with raises(OSError, "No such file"):
+        farfault.File(folder / "typo")
+    assert sorted(p.name for p in folder.iterdir()) == ["data", "data.redo"]
 
 
 def test_chunks(folder):
@@ -151,6 +154,9 @@ def test_volatile(folder):
         v.pin(1, 4096)
     with raises(TypeError, "C function"):
         farfault.Volatile(MIB, lambda *_: 0)
+    with raises(TypeError, "C function"):
+        farfault.Volatile(MIB, farfault.REGENERATE(lambda *_: 0))
+    farfault.Volatile(MIB, farfault.REGENERATE(("ff_volatile_pin", farfault._lib)))  # is not called
     memory = v.memory
     del v
     gc.collect()

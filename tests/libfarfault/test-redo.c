@@ -122,6 +122,246 @@ static void test_reopen(gconstpointer data)
     g_free(dir);
 }
 
+/* ---- what is beside it ------------------------------------------------------------------------
+ */
+
+static void copy(const char *from, const char *to)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(from, &data, &len, NULL));
+    remove(to); /* it may be longer */
+    g_assert_true(
+        g_file_set_contents_full(to, data, (gssize)len, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+}
+
+static char *log_of(const char *path)
+{
+    return g_strconcat(path, ".redo", NULL);
+}
+
+/* An array at PATH whose first word is "old", with a log that says that it is "new": its program
+ * was killed, or the machine. FALSE: skipped. */
+static bool leave_behind(const char *path)
+{
+    g_autofree char *work = g_strconcat(path, "-work", NULL);
+    g_autofree char *from = log_of(work), *to = log_of(path);
+    FfArray *a = open_at(ff_array_open, work, 0);
+
+    if (!a) {
+        return false;
+    }
+    strcpy(map(a), "old");
+    call(ff_array_commit(a));
+    ff_array_free(a);
+    copy(work, path);
+    call(ff_array_open(work, 0, NULL, &a)); /* as long as it is */
+    strcpy(map(a), "new");
+    call(ff_array_commit(a));
+    copy(from, to);
+    ff_array_free(a);
+    g_assert_cmpint(remove(work), ==, 0);
+    g_assert_cmpint(remove(from), ==, 0);
+    return true;
+}
+
+static void assert_new(const char *path, uint64_t len)
+{
+    FfArray *a;
+
+    call(ff_array_open(path, len, NULL, &a));
+    g_assert_cmpstr(map(a), ==, "new");
+    ff_array_free(a);
+}
+
+/* A log that was left behind is of that file alone, by whatever name. */
+static void test_left_behind(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *name = g_build_filename(dir, "name", NULL), *text = NULL;
+    FfArray *a;
+
+    if (leave_behind(path)) {
+        assert_new(path, 0);
+        assert_new(path, 0); /* the log is empty now */
+        g_assert_true(leave_behind(path));
+        assert_new(path, LEN + 5); /* it is made longer, after that */
+        g_assert_true(leave_behind(path));
+        g_assert_cmpint(symlink("array", name), ==, 0);
+        assert_new(name, 0);
+        g_assert_cmpint(remove(name), ==, 0);
+        /* The file was cut, replaced, removed: nothing is changed. */
+        g_assert_true(leave_behind(path));
+        g_assert_cmpint(truncate(path, LEN - 1), ==, 0);
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "put the right file there");
+        assert_says(ff_array_open(path, LEN, NULL, &a), -EINVAL, "put the right file there");
+        g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+        g_assert_cmpstr(text, ==, "old");
+        g_assert_cmpint(remove(path), ==, 0);
+        assert_says(ff_array_open(path, LEN, NULL, &a), -EINVAL, "put the right file there");
+        g_assert_cmpint(truncate(path, LEN), ==, 0); /* the right one, for this test */
+        assert_new(path, 0);
+        /* Somebody else's file of that name. */
+        g_assert_true(g_file_set_contents(log, "notes", -1, NULL));
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "is no log");
+        g_clear_pointer(&text, g_free);
+        g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+        g_assert_cmpstr(text, ==, "notes");
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* What was changed, had no room in memory, and was dropped by ff_array_invalidate() is no part of
+ * the transaction: also not of what a crash leaves behind. */
+static void test_dropped(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *left = g_build_filename(dir, "left", NULL), *left_log = log_of(left);
+    FfArray *a = open_at(ff_array_open, path, 4);
+
+    if (a) {
+        FfArrayStats stats = {.size = sizeof(stats)};
+        char *p = map(a);
+        memset(p, 'a', LEN);
+        call(ff_array_commit(a));
+        ff_array_free(a);
+        copy(path, left);
+        a = open_at(ff_array_open, path, 4);
+        p = map(a);
+        memset(p, 'b', LEN);
+        call(ff_array_stats(a, &stats));
+        g_assert_cmpuint(stats.spilled, >, 8 * BLOCK / PS);
+        record_fail(ENOSPC, 0); /* all or nothing */
+        assert_says(ff_array_invalidate(a, BLOCK, 2 * BLOCK), -ENOSPC, "the log");
+        record_fail(0, 0);
+        for (size_t i = 0; i < LEN; i++) {
+            g_assert_cmpint(p[i], ==, 'b');
+        }
+        call(ff_array_invalidate(a, BLOCK, 2 * BLOCK));
+        g_assert_cmpint(p[BLOCK], ==, 'a');
+        p[2 * BLOCK] = 'c'; /* and changed once more */
+        call(ff_array_commit(a));
+        copy(log, left_log); /* the machine stops here, before any of it is in the file */
+        ff_array_free(a);
+        for (unsigned i = 0; i < 2; i++) { /* of what is left, and of what is in the file */
+            a = open_at(ff_array_open, i ? path : left, 0);
+            p = map(a);
+            for (size_t k = 0; k < LEN; k++) {
+                bool dropped = k >= BLOCK && k < 3 * BLOCK;
+                g_assert_cmpint(p[k], ==, k == 2 * BLOCK ? 'c' : dropped ? 'a' : 'b');
+            }
+            ff_array_free(a);
+        }
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* Of an array, in a file that this process has open. */
+static bool has_memory(void)
+{
+    struct stat st;
+    bool any = false;
+
+    for (int fd = 0; fd < 256; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+        g_autofree char *name = g_file_read_link(path, NULL);
+        any |=
+            name && g_str_has_prefix(name, "/memfd:array") && fstat(fd, &st) == 0 && st.st_blocks;
+    }
+    return any;
+}
+
+/* Chunks that were written stay open until they are synced, but not all that a commit writes. */
+static void test_many_chunks(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .block_size = PS};
+    FfArray *a = open_at(ff_array_open_chunks, path, 0);
+    size_t len = 300 * PS;
+
+    if (a) {
+        ff_array_free(a);
+        remove_all(path);
+        call(ff_array_open_chunks(path, len, &o, &a));
+        char *p = map(a);
+        memset(p, 'a', len);
+        call(ff_array_commit(a));
+        memset(p, 'b', len);
+        call(ff_array_commit(a));
+        int next = dup(0); /* the lowest that is free */
+        g_assert_cmpint(next, <, 200);
+        close(next);
+        memset(p, 'c', len);
+        ff_array_free(a);
+        call(ff_array_open_chunks(path, len, &o, &a));
+        p = map(a);
+        for (size_t i = 0; i < len; i++) {
+            g_assert_cmpint(p[i], ==, 'b');
+        }
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* One at a time, whichever name it has; the next one at once, though a child of fork() lives. */
+static void test_locked(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *name = g_build_filename(dir, "name", NULL);
+    FfArray *a = open_at(ff_array_open, path, 0), *b;
+    struct stat st;
+    int fds[2], status;
+    char c;
+
+    if (a) {
+        g_assert_cmpint(link(path, name), ==, 0);
+        assert_says(ff_array_open(name, 0, NULL, &b), -EBUSY, "somebody has it open");
+        g_assert_cmpint(remove(name), ==, 0);
+        g_assert_cmpint(symlink(path, name), ==, 0);
+        assert_says(ff_array_open(name, 0, NULL, &b), -EBUSY, "somebody has it open");
+        memset(map(a), 1, LEN);
+        g_assert_true(has_memory());
+        g_assert_cmpint(pipe(fds), ==, 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            close(fds[1]);
+            _exit(read(fds[0], &c, 1) != 0 || has_memory());
+        }
+        close(fds[0]);
+        ff_array_free(a);
+        call(ff_array_open(path, 0, NULL, &a));
+        ff_array_free(a);
+        close(fds[1]);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(status, ==, 0);
+        /* Who may not read the file may not read the log. */
+        g_assert_cmpint(remove(log), ==, 0);
+        g_assert_cmpint(chmod(path, 0600), ==, 0);
+        mode_t mask = umask(022);
+        call(ff_array_open(path, 0, NULL, &a));
+        umask(mask);
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        g_assert_cmpint(st.st_mode & 0777, ==, 0600);
+        ff_array_free(a);
+        /* A name that is wrong. */
+        g_autofree char *none = g_build_filename(dir, "none", NULL), *none_log = log_of(none);
+        assert_says(ff_array_open(none, 0, NULL, &a), -ENOENT, "none: No such file");
+        g_assert_cmpint(access(none, F_OK), <, 0);
+        g_assert_cmpint(access(none_log, F_OK), <, 0);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* ---- a disk that fails -------------------------------------------------------------------------
  */
 
@@ -158,6 +398,9 @@ static void test_disk_fails(void)
         assert_says(ff_array_commit(a), -EIO, "open it again");
         record_fail(0, 0);
         assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(p[10], ==, 'c');
+        assert_says(ff_array_abort(a), -EIO, "open it again"); /* to what? */
+        assert_says(ff_array_invalidate(a, 0, 0), -EIO, "open it again");
         g_assert_cmpint(p[10], ==, 'c');
         ff_array_free(a);
         a = open_at(ff_array_open, path, 6);
@@ -265,7 +508,7 @@ static void note_version(History *h, const char *p)
     h->versions[h->n++] = g_memdup2(p, LEN);
 }
 
-/* Commits, with and without room in memory for them, and aborts. */
+/* Commits, with and without room in memory for them, invalidations and aborts. */
 static void make_history(History *h, const char *path)
 {
     FfArray *a = open_at(ff_array_open, path, 6);
@@ -299,6 +542,11 @@ static void make_history(History *h, const char *path)
     a = open_at(ff_array_open, path, 6);
     p = map(a);
     change(p, 2, 9, 'f');
+    call(ff_array_commit(a));
+    note_version(h, p);
+    change(p, 0, 1, 'h');
+    call(ff_array_invalidate(a, 2 * BLOCK, 9 * BLOCK));
+    change(p, 12, 5, 'i');
     call(ff_array_commit(a));
     note_version(h, p);
     change(p, 3, 5, 'g');
@@ -432,6 +680,10 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
+    g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
+    g_test_add_func("/libfarfault/redo/dropped", test_dropped);
+    g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
+    g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
     g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Volatile ranges: the pins and purges that Android's ashmem promises, page by page; memory that is
- * regenerated while somebody touches it, in the program and in system calls, with purges all the
- * time; limits, pressure, failures, children. FF_ROUNDS says how long the storms are.
+ * Volatile ranges: the pins and purges that Android's ashmem promises, page by page; limits,
+ * pressure, children. FF_ROUNDS says how long the storms are.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,56 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/libfarfault/held.h"
+#include "tests/libfarfault/range.h"
 
-#define PS 4096u
-#define ALL SIZE_MAX
 #define PINNERS 3
-
-static FfVolatile *plain(size_t n_pages)
-{
-    FfVolatile *v;
-
-    call(ff_volatile_new(n_pages * PS, NULL, NULL, NULL, &v));
-    return v;
-}
-
-static int pin(FfVolatile *v, size_t first, size_t n)
-{
-    return ff_volatile_pin(v, first * PS, n * PS);
-}
-
-static int unpin(FfVolatile *v, size_t first, size_t n)
-{
-    return ff_volatile_unpin(v, first * PS, n * PS);
-}
-
-static int status(FfVolatile *v, size_t first, size_t n)
-{
-    return ff_volatile_is_pinned(v, first * PS, n * PS);
-}
-
-static void fill(FfVolatile *v, size_t first, size_t n, int byte)
-{
-    memset((char *)ff_volatile_addr(v) + first * PS, byte, n * PS);
-}
-
-static void assert_holds(FfVolatile *v, size_t first, size_t n, int byte)
-{
-    const char *at = (const char *)ff_volatile_addr(v) + first * PS;
-
-    for (size_t i = 0; i < n * PS; i++) {
-        g_assert_cmpint(at[i], ==, byte);
-    }
-}
-
-static uint64_t bytes_of(FfVolatile *v)
-{
-    FfVolatileStats stats = {.size = sizeof(stats)};
-
-    call(ff_volatile_stats(v, &stats));
-    return stats.bytes;
-}
 
 /* ---- what Android's promises -------------------------------------------------------------------
  */
@@ -231,23 +183,6 @@ static void test_pins_hold(void)
     ff_volatile_free(v);
 }
 
-static void run_child(void (*fn)(FfVolatile *), FfVolatile *v)
-{
-    pid_t parent = getpid(), pid = fork();
-    int st;
-
-    g_assert_cmpint(pid, >=, 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() == parent) {
-            fn(v);
-        }
-        _exit(0);
-    }
-    g_assert_cmpint(waitpid(pid, &st, 0), ==, pid);
-    g_assert_cmpint(st, ==, 0);
-}
-
 static void purge_and_pin(FfVolatile *v)
 {
     if (ff_volatile_purge(v, ALL) != 2 * PS || pin(v, 2, 1) != FF_WAS_PURGED) {
@@ -306,230 +241,14 @@ static void test_child_killed(void)
     ff_volatile_free(v);
 }
 
-/* ---- regenerating ------------------------------------------------------------------------------
- */
-
-static uint64_t word_of(size_t page, size_t i)
-{
-    return (page * 512 + i + 1) * 0x9e3779b97f4a7c15ull;
-}
-
-typedef struct {
-    size_t page_size;
-    unsigned calls;     /* atomic */
-    int fail;           /* atomic: the negative errno of page 3 */
-    FfVolatile *nested; /* atomic: page N needs page N + 1 of this, if N is even */
-} Source;
-
-static int regenerate(void *opaque, size_t page, void *buf)
-{
-    Source *s = opaque;
-    int fail = __atomic_load_n(&s->fail, __ATOMIC_RELAXED);
-
-    __atomic_fetch_add(&s->calls, 1, __ATOMIC_RELAXED);
-    if (page == 3 && fail) {
-        return fail;
-    }
-    FfVolatile *nested = __atomic_load_n(&s->nested, __ATOMIC_RELAXED);
-    if (nested && page % 2 == 0) {
-        const volatile uint64_t *other =
-            (const volatile uint64_t *)ff_volatile_addr(nested) + (page + 1) * s->page_size / 8;
-        g_assert_cmphex(*other, ==, word_of((page + 1) * s->page_size / PS, 0));
-    }
-    for (size_t i = 0; i < s->page_size / 8; i++) {
-        ((uint64_t *)buf)[i] = word_of(page * s->page_size / PS, i);
-    }
-    return 0;
-}
-
-/* NULL: skipped. */
-static FfVolatile *regenerated(Source *s, size_t len, size_t limit)
-{
-    FfVolatileOptions o = {.size = sizeof(o), .page_size = s->page_size, .limit = limit};
-    FfVolatile *v;
-    int rc = ff_volatile_new(len, regenerate, s, &o, &v);
-
-    if (rc == -EPERM || rc == -ENOTSUP) {
-        g_test_skip(ff_last_error());
-        return NULL;
-    }
-    call(rc);
-    return v;
-}
-
-static void assert_right(const void *data, size_t offset, size_t len)
-{
-    const uint64_t *words = data;
-
-    for (size_t i = 0; i < len / 8; i++) {
-        g_assert_cmphex(words[i], ==, word_of(0, offset / 8 + i));
-    }
-}
-
-static void test_regenerate(gconstpointer data)
-{
-    Source s = {.page_size = GPOINTER_TO_SIZE(data)};
-    size_t len = 16 * s.page_size;
-    FfVolatile *v = regenerated(&s, len, 0);
-
-    if (!v) {
-        return;
-    }
-    g_assert_cmpuint(bytes_of(v), ==, 0);
-    assert_right(ff_volatile_addr(v), 0, len);
-    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 16);
-    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, 0); /* it is pinned */
-    call(ff_volatile_unpin(v, s.page_size, 2 * s.page_size));
-    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
-    g_assert_cmpuint(bytes_of(v), ==, 14 * s.page_size);
-    assert_right(ff_volatile_addr(v), 0, len); /* unpinned */
-    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 18);
-    g_assert_cmpint(ff_volatile_purge(v, ALL), ==, (ssize_t)(2 * s.page_size));
-    g_assert_cmpint(ff_volatile_pin(v, 0, 0), ==, 0); /* nothing is lost */
-    assert_right(ff_volatile_addr(v), 0, len);
-    g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 20);
-    ff_volatile_free(v);
-}
-
-static void test_nested(void)
-{
-    Source s = {.page_size = PS};
-    FfVolatile *v = regenerated(&s, 64 * PS, 0);
-
-    if (v) {
-        __atomic_store_n(&s.nested, v, __ATOMIC_RELAXED);
-        assert_right(ff_volatile_addr(v), 0, 64 * PS);
-        g_assert_cmpuint(__atomic_load_n(&s.calls, __ATOMIC_RELAXED), ==, 64);
-        ff_volatile_free(v);
-    }
-}
-
-static void test_fails(void)
-{
-    Source s = {.page_size = PS, .fail = -EIO};
-    FfVolatile *v = regenerated(&s, 8 * PS, 0);
-    FfVolatileStats stats = {.size = sizeof(stats)};
-    int fd = world_file();
-
-    if (!v) {
-        close(fd);
-        return;
-    }
-    const char *map = ff_volatile_addr(v);
-    g_assert_true(world_is_bus(map + 3 * PS + 8));
-    g_assert_true(world_is_bus(map + 3 * PS));
-    g_assert_false(world_is_bus(map + 2 * PS));
-    g_assert_false(world_is_bus(map + 4 * PS));
-    g_assert_cmpint(pwrite(fd, map + 3 * PS, PS, 0), ==, -1); /* an error of that call */
-    call(ff_volatile_stats(v, &stats));
-    g_assert_cmpuint(stats.failed, ==, 1);
-    g_assert_cmpuint(stats.regenerated, ==, 2);
-    __atomic_store_n(&s.fail, 0, __ATOMIC_RELAXED);
-    g_assert_true(world_is_bus(map + 3 * PS)); /* until somebody says so */
-    call(ff_volatile_purge(v, ALL));
-    assert_right(map, 0, 8 * PS);
-    close(fd);
-    ff_volatile_free(v);
-}
-
-/* ---- storms ------------------------------------------------------------------------------------
- */
-
-typedef struct {
-    FfVolatile *v;
-    size_t len;
-    bool *end; /* atomic */
-    int fd;
-} Reader;
-
-static gpointer purge_all_the_time(gpointer opaque)
-{
-    Reader *r = opaque;
-
-    while (!__atomic_load_n(r->end, __ATOMIC_RELAXED)) {
-        call(ff_volatile_purge(r->v, ALL));
-    }
-    return NULL;
-}
-
-static gpointer read_all_the_time(gpointer opaque)
-{
-    Reader *r = opaque;
-
-    while (!__atomic_load_n(r->end, __ATOMIC_RELAXED)) {
-        assert_right(ff_volatile_addr(r->v), 0, r->len); /* each word: nothing is torn */
-    }
-    return NULL;
-}
-
-/* write() of the range to a file, read() of the file: never EFAULT, never another byte. */
-static void write_out(Reader *r)
-{
-    g_autofree char *back = g_malloc(r->len);
-
-    for (size_t at = 0; at < r->len;) {
-        ssize_t n = pwrite(r->fd, (char *)ff_volatile_addr(r->v) + at, r->len - at, (off_t)at);
-        g_assert_cmpint(n, >, 0);
-        at += (size_t)n;
-    }
-    g_assert_cmpint(pread(r->fd, back, r->len, 0), ==, (ssize_t)r->len);
-    assert_right(back, 0, r->len);
-}
-
-static void test_storm(gconstpointer data)
-{
-    Source s = {.page_size = GPOINTER_TO_SIZE(data)};
-    bool end = false;
-    FfVolatileStats stats = {.size = sizeof(stats)};
-    Reader r = {regenerated(&s, 64 * PS, 0), 64 * PS, &end, world_file()};
-
-    if (!r.v) {
-        close(r.fd);
-        return;
-    }
-    call(ff_volatile_unpin(r.v, 0, 0));
-    GThread *purger = g_thread_new("purger", purge_all_the_time, &r);
-    GThread *reader = g_thread_new("reader", read_all_the_time, &r);
-    for (unsigned i = 0; i < world_rounds(20) || stats.purged < 200; i++) {
-        write_out(&r);
-        call(ff_volatile_stats(r.v, &stats));
-    }
-    __atomic_store_n(&end, true, __ATOMIC_RELAXED);
-    g_thread_join(purger);
-    g_thread_join(reader);
-    call(ff_volatile_stats(r.v, &stats));
-    g_assert_cmpuint(stats.failed, ==, 0);
-    g_test_message("%" G_GUINT64_FORMAT " pages purged, %" G_GUINT64_FORMAT " regenerated",
-                   stats.purged, stats.regenerated);
-    close(r.fd);
-    ff_volatile_free(r.v);
-}
-
 /* ---- limits, pressure --------------------------------------------------------------------------
  */
 
+/* Looked at when something is unpinned. */
 static void test_limit(void)
 {
-    Source s = {.page_size = PS};
-    FfVolatile *v = regenerated(&s, 1024 * PS, 64 * PS);
+    FfVolatile *v = plain(1024);
 
-    if (!v) {
-        return;
-    }
-    call(ff_volatile_unpin(v, 0, 0));
-    for (size_t i = 0; i < 1024; i++) {
-        assert_right((char *)ff_volatile_addr(v) + i * PS, i * PS, PS);
-        g_assert_cmpuint(bytes_of(v), <=, 64 * PS);
-    }
-    call(ff_volatile_set_limit(v, 32 * PS));
-    g_assert_cmpuint(bytes_of(v), <=, 32 * PS);
-    call(ff_volatile_set_limit(v, 1)); /* never so few that nobody gets on */
-    assert_right(ff_volatile_addr(v), 0, 1024 * PS);
-    g_assert_cmpuint(bytes_of(v), <=, 16 * PS);
-    ff_volatile_free(v);
-
-    /* Without a callback: looked at when something is unpinned. */
-    v = plain(1024);
     call(ff_volatile_set_limit(v, 64 * PS));
     for (size_t i = 0; i < 1024; i++) {
         fill(v, i, 1, 1);
@@ -639,16 +358,6 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/volatile/pins-hold", test_pins_hold);
     g_test_add_func("/libfarfault/volatile/child", test_child);
     g_test_add_func("/libfarfault/volatile/child-killed", test_child_killed);
-    g_test_add_data_func("/libfarfault/volatile/regenerate-4K", GSIZE_TO_POINTER(PS),
-                         test_regenerate);
-    g_test_add_data_func("/libfarfault/volatile/regenerate-64K", GSIZE_TO_POINTER(16 * PS),
-                         test_regenerate);
-    g_test_add_data_func("/libfarfault/volatile/regenerate-2M", GSIZE_TO_POINTER(512 * PS),
-                         test_regenerate);
-    g_test_add_func("/libfarfault/volatile/nested", test_nested);
-    g_test_add_func("/libfarfault/volatile/fails", test_fails);
-    g_test_add_data_func("/libfarfault/volatile/storm-4K", GSIZE_TO_POINTER(PS), test_storm);
-    g_test_add_data_func("/libfarfault/volatile/storm-64K", GSIZE_TO_POINTER(16 * PS), test_storm);
     g_test_add_func("/libfarfault/volatile/limit", test_limit);
     g_test_add_func("/libfarfault/volatile/watch", test_watch);
     g_test_add_func("/libfarfault/volatile/watch-cgroup", test_watch_cgroup);

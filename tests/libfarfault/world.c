@@ -240,6 +240,22 @@ char *world_tables(const void *at, size_t n)
     return text;
 }
 
+bool world_lock_memory(void)
+{
+    size_t room = 256u << 20; /* for threads and so on */
+
+    if (mlockall(MCL_FUTURE) == 0) {
+        void *at = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at != MAP_FAILED) {
+            munmap(at, room);
+            return true;
+        }
+        munlockall();
+    }
+    g_test_skip("so much memory may not be locked");
+    return false;
+}
+
 /* ---- what it holds -----------------------------------------------------------------------------
  */
 

@@ -74,6 +74,9 @@ bool world_is_bus(const void *at);
  */
 char *world_tables(const void *at, size_t n);
 
+/* From now on all that is mapped is locked into memory; munlockall(). FALSE: skipped. */
+bool world_lock_memory(void);
+
 /* A file without a name on a file system of its own kind. */
 int world_file(void);
 /* Checks the header of FD, with one region of W. Returns the content, of w->len bytes; munmap(). */
