@@ -428,6 +428,21 @@ static bool write_files(FfDump *d, int dir, uint64_t *bytes, GError **error)
            (fsync(dir) == 0 || fail(error, "the directory"));
 }
 
+/* The directory itself may be new. */
+static bool sync_name(const char *directory, GError **error)
+{
+    g_autofree char *parent = g_path_get_dirname(directory);
+    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return true; /* it may be entered and not read */
+    }
+    bool ok =
+        FF_FAULT_CALL("dump-parent", fsync(fd)) == 0 || errno == EINVAL || fail(error, parent);
+    close(fd);
+    return ok;
+}
+
 bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **error)
 {
     *bytes = 0;
@@ -442,7 +457,7 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
     if (dir < 0) {
         return fail(error, directory);
     }
-    bool ok = write_files(d, dir, bytes, error);
+    bool ok = sync_name(directory, error) && write_files(d, dir, bytes, error);
     if (!ok) {
         g_prefix_error(error, "%s: ", directory);
     }
