@@ -129,6 +129,50 @@ static void test_killed_early(gconstpointer point)
     restore_end(&s);
 }
 
+/* A process has PATH open. */
+static bool has_open(pid_t pid, const char *path)
+{
+    g_autofree char *name = g_strdup_printf("/proc/%d/fd", (int)pid);
+    g_autoptr(GDir) dir = g_dir_open(name, 0, NULL);
+    const char *fd;
+    bool has = false;
+
+    g_assert_nonnull(dir);
+    while ((fd = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(name, fd, NULL);
+        g_autofree char *to = g_file_read_link(link, NULL);
+
+        has = has || !g_strcmp0(to, path);
+    }
+    return has;
+}
+
+/* A QEMU that lives on has no use for the file any more, and nobody holds it. */
+static void test_lives_on(void)
+{
+    const RestoreRow row = {"lives-on", OURS, OLD, NEW, INCOMING, .machine = RESTORE_PC,
+                            .n_cpus = 2};
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s) && (s.newer = vm_newer_qemu())) {
+        s.row = &row;
+        Vm *vm = restore_start_again(&s, "destination/*/call/punch=EIO");
+        Qmp *q = vm_qmp(vm);
+
+        qmp_set_capability(q, "mapped-ram", true);
+        qmp_set_capability(q, "postcopy-ram", true);
+        qmp_ok(q, "migrate-incoming", "{'uri': 'file:%s', 'exit-on-error': false}", s.path);
+        qmp_expect_migration(q, "failed");
+        g_assert_true(vm_fault_happened(vm, 0));
+        g_assert_false(has_open(vm_relay(vm), s.path));
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* ---- the file cannot be read -------------------------------------------------------------------
  */
 
@@ -265,6 +309,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/restore-faults/killed-deleted", test_killed_deleted);
     g_test_add_func("/restore-faults/killed-at-random", test_killed_at_random);
+    g_test_add_func("/restore-faults/lives-on", test_lives_on);
     g_test_add_func("/restore-faults/eio", test_eio);
     g_test_add_func("/restore-faults/another", test_another);
     g_test_add_func("/restore-faults/relay", test_relay);
