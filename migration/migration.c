@@ -245,7 +245,8 @@ static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
     }
     if (info->split) {
         info->split->may_run = m->control->granted;
-        info->split->peer_uri = g_strdup(m->dest.dump_uri);
+        info->split->peer_uri =
+            m->dest.origin ? ff_restore_uri(&m->dest) : g_strdup(m->dest.dump_uri);
     }
 }
 

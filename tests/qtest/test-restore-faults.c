@@ -242,6 +242,24 @@ static void test_another(void)
 /* ---- the relay dies ----------------------------------------------------------------------------
  */
 
+/* What a person reads: the rest is in the file, and not with a source that may be gone. */
+static void check_status(const RestoreScene *s, Vm *vm)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *socket = vm_path(vm, "server");
+    g_autofree char *uri = g_strconcat("\"uri\": \"file:", s->path, "\"", NULL);
+    g_autofree char *text = NULL;
+    char *argv[] = {farfault, (char *)"status", socket, NULL};
+    int status;
+
+    g_assert_true(
+        g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &text, NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    if (!strstr(text, uri) || strstr(text, "source")) {
+        g_error("'%s' does not say what to do", text);
+    }
+}
+
 /* With it goes the file that it held: the client names it again, and it has to be the same. */
 static void test_relay(void)
 {
@@ -277,6 +295,7 @@ static void test_relay(void)
         } while (strcmp(status, "postcopy-paused") != 0);
         why = restore_error_desc(vm);
         g_assert_nonnull(strstr(why, "name it (migrate-recover"));
+        check_status(&s, vm);
         qmp_set_capability(vm_qmp(vm), "events", true);
         g_assert_true(g_file_set_contents(other, "other", -1, NULL));
         qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': 'file:%s'}", other);
