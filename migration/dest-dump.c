@@ -516,6 +516,20 @@ void ff_dest_dump_adopt_init(FfDestination *d, int fd)
     }
 }
 
+static void let_go(FfDestination *d)
+{
+    if (d->control->ops.drop) {
+        d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
+    }
+    d->cfg->state->peer_uri[0] = 0;
+}
+
+void ff_dest_dump_not_begun(FfDestination *d, int fd)
+{
+    close(fd);
+    let_go(d);
+}
+
 bool ff_dest_dump_take_adopted(FfDestination *d)
 {
     bool adopted = d->dump->adopted;
@@ -540,10 +554,7 @@ void ff_dest_dump_end(FfDestination *d, bool forget)
     ff_close_fd(&d->dump->fd);
     g_clear_pointer(&d->dump, g_free);
     if (forget) {
-        if (d->control->ops.drop) {
-            d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
-        }
+        let_go(d);
         ff_state_unmark(d->cfg->state, FF_MARK_DUMP);
-        d->cfg->state->peer_uri[0] = 0;
     }
 }

@@ -183,6 +183,8 @@ static FfStatus dest_begin_adoption(FfMigration *m)
         ff_restore_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     } else if (ff_state_is_marked(m->cfg.state, FF_MARK_DUMP)) {
         ff_dest_dump_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
+    } else if (m->cfg.restore.fd >= 0) {
+        ff_dest_dump_not_begun(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     }
     return ff_adopt_destination_begin(&m->dest);
 }

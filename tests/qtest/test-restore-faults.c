@@ -129,24 +129,6 @@ static void test_killed_early(gconstpointer point)
     restore_end(&s);
 }
 
-/* A process has PATH open. */
-static bool has_open(pid_t pid, const char *path)
-{
-    g_autofree char *name = g_strdup_printf("/proc/%d/fd", (int)pid);
-    g_autoptr(GDir) dir = g_dir_open(name, 0, NULL);
-    const char *fd;
-    bool has = false;
-
-    g_assert_nonnull(dir);
-    while ((fd = g_dir_read_name(dir))) {
-        g_autofree char *link = g_build_filename(name, fd, NULL);
-        g_autofree char *to = g_file_read_link(link, NULL);
-
-        has = has || !g_strcmp0(to, path);
-    }
-    return has;
-}
-
 /* A QEMU that lives on has no use for the file any more, and nobody holds it. */
 static void test_lives_on(void)
 {
@@ -167,7 +149,7 @@ static void test_lives_on(void)
         qmp_ok(q, "migrate-incoming", "{'uri': 'file:%s', 'exit-on-error': false}", s.path);
         qmp_expect_migration(q, "failed");
         g_assert_true(vm_fault_happened(vm, 0));
-        g_assert_false(has_open(vm_relay(vm), s.path));
+        g_assert_false(vm_relay_holds(vm, s.path));
         vm_end(vm);
     }
     restore_end(&s);
