@@ -141,7 +141,7 @@ static void test_lives_on(void)
     }
     if (restore_begin_plain(&s) && (s.newer = vm_newer_qemu())) {
         s.row = &row;
-        Vm *vm = restore_start_again(&s, "destination/*/call/punch=EIO");
+        Vm *vm = restore_start_again(&s, "destination/*/call/uffd-register=ENOMEM");
         Qmp *q = vm_qmp(vm);
 
         qmp_set_capability(q, "mapped-ram", true);
@@ -224,6 +224,24 @@ static void test_another(void)
 /* ---- the relay dies ----------------------------------------------------------------------------
  */
 
+/* One that others can look at. */
+static Vm *start_listening(const RestoreScene *s, const char *faults)
+{
+    const char *args[] = {"-machine", RESTORE_PC, "-smp", "2", NULL};
+    Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                  .launcher = VM_RUN,
+                                  .qemu = "qemu-system-x86_64",
+                                  .memory = G_STRINGIFY(RESTORE_RAM_MIB) "M",
+                                  .args = args,
+                                  .boot = &s->boot,
+                                  .faults = faults,
+                                  .listens = true,
+                                  .incoming = "defer"});
+
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    return vm;
+}
+
 /* What a person reads: the rest is in the file, and not with a source that may be gone. */
 static void check_status(const RestoreScene *s, Vm *vm)
 {
@@ -242,6 +260,25 @@ static void check_status(const RestoreScene *s, Vm *vm)
     }
 }
 
+static void test_status(void)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s)) {
+        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file#20=EIO");
+
+        restore_ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        check_status(&s, vm);
+        restore_recovers(&s, vm, s.path);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* With it goes the file that it held: the client names it again, and it has to be the same. */
 static void test_relay(void)
 {
@@ -251,22 +288,11 @@ static void test_relay(void)
         return;
     }
     if (restore_begin_plain(&s)) {
-        const char *args[] = {"-machine", RESTORE_PC, "-smp", "2", NULL};
-        /* The fill does not come to its end before the relay's. */
-        Vm *vm =
-            vm_start(&(VmConfig){.name = "restored",
-                                 .launcher = VM_RUN,
-                                 .qemu = "qemu-system-x86_64",
-                                 .memory = G_STRINGIFY(RESTORE_RAM_MIB) "M",
-                                 .args = args,
-                                 .boot = &s.boot,
-                                 .faults = "destination/postcopy-active/call/read-file=delay:3000",
-                                 .listens = true,
-                                 .incoming = "defer"});
+        /* The fill does not come to its end: the engine dies with the relay. */
+        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file=delay:60000");
         g_autofree char *other = g_strconcat(s.path, "-other", NULL);
         g_autofree char *status = NULL, *why = NULL;
 
-        qmp_set_capability(vm_qmp(vm), "events", true);
         restore_ask(&s, vm, s.path);
         qmp_expect_migration(vm_qmp(vm), "postcopy-active");
         attach_kill_relay(vm, true);
@@ -277,7 +303,6 @@ static void test_relay(void)
         } while (strcmp(status, "postcopy-paused") != 0);
         why = restore_error_desc(vm);
         g_assert_nonnull(strstr(why, "name it (migrate-recover"));
-        check_status(&s, vm);
         qmp_set_capability(vm_qmp(vm), "events", true);
         g_assert_true(g_file_set_contents(other, "other", -1, NULL));
         qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': 'file:%s'}", other);
@@ -312,6 +337,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-faults/killed-at-random", test_killed_at_random);
     g_test_add_func("/restore-faults/lives-on", test_lives_on);
     g_test_add_func("/restore-faults/eio", test_eio);
+    g_test_add_func("/restore-faults/status", test_status);
     g_test_add_func("/restore-faults/another", test_another);
     g_test_add_func("/restore-faults/relay", test_relay);
     int rc = g_test_run();
