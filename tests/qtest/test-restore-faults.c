@@ -288,8 +288,8 @@ static void test_relay(void)
         return;
     }
     if (restore_begin_plain(&s)) {
-        /* The fill does not come to its end: the engine dies with the relay. */
-        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file=delay:60000");
+        /* The fill does not come to its end before the relay's. */
+        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file=delay:3000");
         g_autofree char *other = g_strconcat(s.path, "-other", NULL);
         g_autofree char *status = NULL, *why = NULL;
 
