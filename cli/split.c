@@ -11,6 +11,12 @@
 #include "qmp/json.h"
 #include "cli/report.h"
 
+/* Its guest comes from a file. */
+static bool is_restore(JsonObject *info)
+{
+    return ff_json_object(ff_json_object(info, "x-farfault"), "restore");
+}
+
 /* Destination: that are not here. */
 static gint64 pages_missing(JsonObject *half)
 {
@@ -24,8 +30,14 @@ static void print_pages(FILE *out, JsonObject *half, bool source)
     gint64 total = ff_json_int(half, "pages-total", 0);
     gint64 there = ff_json_int(half, "pages-destination", 0);
     bool broken = ff_json_get(half, "broken-ms", JSON_NODE_VALUE);
+    const char *file = ff_json_string(half, "peer");
 
-    if (source) {
+    if (!source && file) {
+        ff_report_row(out, "memory",
+                      "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
+                      " pages are here; %" G_GINT64_FORMAT " are in %s still",
+                      there, total, pages_missing(half), file);
+    } else if (source) {
         ff_report_row(
             out, "memory",
             "%s %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " pages are at the destination; %s",
@@ -155,15 +167,23 @@ bool ff_split_lacks_pages(JsonObject *info)
     return !strcmp(ff_json_string_or(half, "role", ""), "destination");
 }
 
-static void print_paused(FILE *out, JsonObject *half, bool source)
+static void print_paused(FILE *out, JsonObject *half, bool source, bool restore)
 {
     bool ended = ff_json_bool(half, "peer-ended");
+    const char *file = source ? NULL : ff_json_string(half, "peer");
 
-    if (!source && ff_json_string(half, "peer")) {
+    if (file && restore) {
+        ff_report_row(out, "next",
+                      "when it can be read, and is as it was: {\"execute\": \"migrate-recover\", "
+                      "\"arguments\": {\"uri\": \"%s\"}}",
+                      file);
+        return;
+    }
+    if (file) {
         ff_report_row(out, "next",
                       "it is recovered from %s, which cannot be read now: when it can, or from a "
                       "copy: farfault recover --from DIRECTORY QMP",
-                      ff_json_string(half, "peer"));
+                      file);
         return;
     }
     if (source && ended) {
@@ -204,6 +224,6 @@ void ff_split_print(FILE *out, JsonObject *info)
         ff_report_row(out, "broken", "for %s", since);
     }
     if (!strcmp(status, "postcopy-paused")) {
-        print_paused(out, half, source);
+        print_paused(out, half, source, is_restore(info));
     }
 }

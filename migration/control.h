@@ -41,6 +41,7 @@ typedef enum {
     FF_EV_RESUMED = 1 << 20,    /* D: QEMU has answered, the guest is as the grant says */
     FF_EV_SYNCED = 1 << 21,     /* the client knows what it was told before ff_control_sync() */
     FF_EV_HURRY = 1 << 22,      /* D: a restore is to come to its end */
+    FF_EV_VERIFIED = 1 << 23,   /* D: a dump was verified, or is none that can be used */
     FF_EV_RECOVER = 1 << 24,    /* client: migrate with resume (S), migrate-recover (D) */
     FF_EV_ABORTED = 1 << 25,    /* the peer has given up (D: this guest must never run) */
     FF_EV_MAIN_ENDED = 1 << 26, /* the main reader has ended */

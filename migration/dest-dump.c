@@ -8,8 +8,11 @@
  * A dump that an engine before this one has used is compared only: what was verified then is
  * verified once more when it is used.
  *
- * Threads: the coordinator; those of the pager call read_pages(), failed(), cannot_place() and
- * place_zeros(). No locks of its own.
+ * Each read of memory is a reader's (pagers/reader.h), which is left behind where it does not come
+ * back. So what it reads from (FfDumpFiles) is freed by the last one.
+ *
+ * Threads: the coordinator; one that verifies, for which it waits; those of the pager call
+ * read_pages(), failed(), cannot_place() and place_zeros(). No locks of its own.
  */
 #include "migration/dest-dump.h"
 
@@ -32,7 +35,8 @@
 
 /* A dump that fits the guest. */
 typedef struct {
-    FfDumpFiles *files;
+    FfReaderFile *shared;                    /* has `files` */
+    const FfDumpFiles *files;                /* borrowed from it */
     const FfDumpBlock *block[FF_MAX_BLOCKS]; /* by the guest's */
     FfFileBlock pages[FF_MAX_BLOCKS];        /* for the pager; `at`: as if the files were one */
     unsigned n_blocks;
@@ -54,7 +58,7 @@ static void dump_free(Dump *dump)
     for (unsigned i = 0; i < dump->n_blocks; i++) {
         g_free((uint64_t *)dump->pages[i].data);
     }
-    ff_dump_files_free(dump->files);
+    ff_reader_file_unref(dump->shared);
     g_free(dump);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Dump, dump_free)
@@ -179,35 +183,67 @@ static bool is_needed(const FfDestination *d, unsigned i, const FfDumpBlock *b, 
     return false;
 }
 
-static bool verify_block(FfDestination *d, const Dump *dump, unsigned i, uint8_t *buf,
-                         GError **error)
+/* What the thread that verifies is told, and tells; not after -ECANCELED. */
+typedef struct {
+    FfDestination *d;
+    const Dump *dump;
+    GError *error;
+    bool verified;
+} Verification;
+
+/* FALSE: the end, and V may be gone. */
+static bool verify_block(FfReader *r, Verification *v, unsigned i)
 {
-    const FfDumpBlock *b = dump->block[i];
+    const FfDumpBlock *b = v->dump->block[i];
 
     for (uint64_t piece = 0; piece < b->n_pieces; piece++) {
-        if (ff_control_events(d->control) & (FF_EV_QUIT | FF_EV_DEAD)) {
-            return refuse(error, dump, "it was not read to its end: paused meanwhile");
+        if (ff_control_events(v->d->control) & (FF_EV_QUIT | FF_EV_DEAD)) {
+            return false;
         }
-        int rc = is_needed(d, i, b, piece) ? ff_dump_read(b, piece, buf) : 0;
+        if (!is_needed(v->d, i, b, piece)) {
+            continue;
+        }
+        ff_reader_enter(r, v->dump->shared);
+        int rc = ff_reader_leave(r, ff_dump_read(b, piece, ff_reader_buffer(r)));
         if (rc < 0) {
-            ff_dump_set_error(b, piece, rc, error);
+            if (rc != -ECANCELED) {
+                ff_dump_set_error(b, piece, rc, &v->error);
+            }
             return false;
         }
     }
     return true;
 }
 
+/* FfReaderFunc */
+static void verify_blocks(FfReader *r, void *opaque)
+{
+    Verification *v = opaque;
+    unsigned n = v->d->ram->n_blocks, i = 0;
+
+    while (i < n && verify_block(r, v, i)) {
+        i++;
+    }
+    if (!ff_reader_is_left(r)) {
+        v->verified = i == n;
+        ff_control_event(v->d->control, FF_EV_VERIFIED);
+    }
+}
+
 /* All that is needed of it. */
 static bool verify(FfDestination *d, const Dump *dump, GError **error)
 {
-    g_autofree uint8_t *buf = g_malloc(FF_DUMP_PIECE);
-    bool ok = true;
+    Verification v = {.d = d, .dump = dump};
 
-    for (unsigned i = 0; ok && i < d->ram->n_blocks; i++) {
-        ok = verify_block(d, dump, i, buf, error);
+    ff_control_forget_events(d->control, FF_EV_VERIFIED);
+    FfReader *r = ff_reader_start("ff-dump-verify", FF_DUMP_PIECE, verify_blocks, &v);
+    ff_control_wait(d->control, FF_EV_VERIFIED | FF_EV_QUIT | FF_EV_DEAD);
+    ff_reader_end(r);
+    if (v.error) {
+        g_propagate_error(error, v.error);
+        return false;
     }
-    memset(buf, 0, FF_DUMP_PIECE); /* it held guest memory */
-    return ok;
+    return v.verified || refuse(error, dump, "it was not read to its end: paused meanwhile");
 }
 
 /* FD (taken) is the directory PATH. */
@@ -215,8 +251,13 @@ static Dump *open_dump(FfDestination *d, int fd, const char *path, bool verified
 {
     g_autoptr(Dump) dump = g_new0(Dump, 1);
 
-    dump->files = ff_dump_files_open(fd, path, error);
-    if (!dump->files || !compare(d, dump, error) || !check_held(d, dump, error) ||
+    FfDumpFiles *files = ff_dump_files_open(fd, path, error);
+    if (!files) {
+        return NULL;
+    }
+    dump->files = files;
+    dump->shared = ff_reader_file_new_of(files, (GDestroyNotify)ff_dump_files_free);
+    if (!compare(d, dump, error) || !check_held(d, dump, error) ||
         (!verified && !verify(d, dump, error))) {
         return NULL;
     }
@@ -256,7 +297,8 @@ static void verified_free(gpointer p)
 /* Its threads end with a pager, so what one has is of that pager's dump. */
 static GPrivate verified = G_PRIVATE_INIT(verified_free);
 
-static int find_piece(const FfDumpBlock *b, uint64_t piece, const uint8_t **data)
+static int find_piece(FfReader *r, FfReaderFile *shared, const FfDumpBlock *b, uint64_t piece,
+                      const uint8_t **data)
 {
     Verified *v = g_private_get(&verified);
 
@@ -268,15 +310,16 @@ static int find_piece(const FfDumpBlock *b, uint64_t piece, const uint8_t **data
     if (v->b == b && v->piece == piece) {
         return 0;
     }
-    int rc = ff_dump_read(b, piece, v->data);
+    ff_reader_enter(r, shared);
+    int rc = ff_reader_leave(r, ff_dump_read(b, piece, v->data));
     v->b = rc < 0 ? NULL : b;
     v->piece = piece;
     return rc;
 }
 
 /* FfFilePagerConfig */
-static int read_pages(unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
-                      void *opaque)
+static int read_pages(FfReader *r, unsigned block, uint64_t first, uint64_t n, uint8_t *to,
+                      uint64_t *at, void *opaque)
 {
     const FfDestDump *dd = opaque;
     const FfDumpBlock *b = dd->now->block[block];
@@ -293,7 +336,7 @@ static int read_pages(unsigned block, uint64_t first, uint64_t n, uint8_t *to, u
             }
             continue;
         }
-        int rc = find_piece(b, place / FF_DUMP_PIECE, &data);
+        int rc = find_piece(r, dd->now->shared, b, place / FF_DUMP_PIECE, &data);
         if (rc < 0) {
             return rc;
         }
@@ -473,12 +516,33 @@ void ff_dest_dump_adopt_init(FfDestination *d, int fd)
     }
 }
 
+static void let_go(FfDestination *d)
+{
+    if (d->control->ops.drop) {
+        d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
+    }
+    d->cfg->state->peer_uri[0] = 0;
+}
+
+void ff_dest_dump_not_begun(FfDestination *d, int fd)
+{
+    close(fd);
+    let_go(d);
+}
+
 bool ff_dest_dump_take_adopted(FfDestination *d)
 {
     bool adopted = d->dump->adopted;
 
     d->dump->adopted = false;
     return adopted;
+}
+
+void ff_dest_dump_pause(FfDestination *d)
+{
+    if (d->dump->pager) {
+        ff_file_pager_pause(d->dump->pager);
+    }
 }
 
 void ff_dest_dump_end(FfDestination *d, bool forget)
@@ -490,10 +554,7 @@ void ff_dest_dump_end(FfDestination *d, bool forget)
     ff_close_fd(&d->dump->fd);
     g_clear_pointer(&d->dump, g_free);
     if (forget) {
-        if (d->control->ops.drop) {
-            d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
-        }
+        let_go(d);
         ff_state_unmark(d->cfg->state, FF_MARK_DUMP);
-        d->cfg->state->peer_uri[0] = 0;
     }
 }

@@ -20,8 +20,12 @@
 bool ff_dest_dump_use(FfDestination *d, const char *path, GError **error);
 /* D is that of an engine that adopts one; FD (taken): what was held, or -1. */
 void ff_dest_dump_adopt_init(FfDestination *d, int fd);
+/* The same where the engine before it was about to use one, and nothing had begun. */
+void ff_dest_dump_not_begun(FfDestination *d, int fd);
 /* The engine before this one has used it, and nobody has to be asked. Once. */
 bool ff_dest_dump_take_adopted(FfDestination *d);
+/* The client's migrate-pause, or what failed: nothing is filled any more, who waits is answered. */
+void ff_dest_dump_pause(FfDestination *d);
 /* After DONE is stored, or at the end of this process (FORGET false): nobody is answered any more.
  * No fault thread runs. */
 void ff_dest_dump_end(FfDestination *d, bool forget);

@@ -548,6 +548,7 @@ bool ff_dest_dump_again(FfDestination *d)
         unsigned got = 0;
 
         if (!asked) {
+            ff_dest_dump_pause(d);
             ff_control_pause(d->control, "the dump cannot be read");
             got = await_dump(d);
             if (got & FF_EV_QUIT) {

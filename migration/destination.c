@@ -408,6 +408,9 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
     vmm->state.abandon(&vmm->state);
     if (lives_on) {
         ff_journal_idle(d->cfg->state);
+        if (d->origin) {
+            d->origin->over(d);
+        }
     } else {
         ff_dest_answer_revoke(d, ff_dest_ensure_end(d));
     }

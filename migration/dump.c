@@ -233,10 +233,14 @@ static int write_all(int fd, const void *data, size_t len, off_t at)
 {
     for (size_t done = 0; done < len;) {
         ssize_t n = pwrite(fd, (const char *)data + done, len - done, at + done);
-        if (n < 0 && errno != EINTR) {
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            errno = n < 0 ? errno : ENOSPC;
             return -1;
         }
-        done += MAX(n, 0);
+        done += n;
     }
     return 0;
 }
@@ -266,6 +270,9 @@ static int copy_extent(int fd, int from, off_t at, off_t end, char *to, uint64_t
         if (n < 0 && errno == EINTR) {
             continue;
         }
+        if (n == 0) {
+            errno = ENODATA; /* the memory is shorter than it was */
+        }
         if (n <= 0 || write_all(fd, to + (at - begin), n, at) < 0) {
             return -1;
         }
@@ -278,17 +285,16 @@ static int copy_extent(int fd, int from, off_t at, off_t end, char *to, uint64_t
 /* What is held of piece I, and its sum. BUF is zeros, before and after. */
 static int write_piece(int fd, HeldBlock *h, uint64_t i, char *buf, uint64_t *bytes)
 {
-    uint64_t ps = h->info.page_size, at = i * FF_DUMP_PIECE, before = *bytes, first, n;
-    uint64_t end = MIN(at + FF_DUMP_PIECE, h->info.size);
+    uint64_t ps = h->info.page_size, at = i * FF_DUMP_PIECE, before = *bytes, n;
+    uint64_t end = MIN(at + FF_DUMP_PIECE, h->info.size), last = (end + ps - 1) / ps;
     int rc = 0;
 
-    for (uint64_t p = at / ps; rc == 0; p = first + n) {
-        n = ff_bitmap_next_run(&h->held, p, true, &first);
-        if (!n || first * ps >= end) {
-            break;
+    /* No page behind the piece is looked at: a run may be all of the block. */
+    for (uint64_t p = at / ps; rc == 0 && p < last; p += MAX(n, 1)) {
+        for (n = 0; p + n < last && ff_bitmap_test(&h->held, p + n); n++) {
         }
-        uint64_t from = MAX(at, first * ps), to = MIN(end, (first + n) * ps);
-        rc = copy_extent(fd, h->info.memfd, from, to, buf + (from - at), bytes);
+        uint64_t from = MAX(at, p * ps), to = MIN(end, (p + n) * ps);
+        rc = n ? copy_extent(fd, h->info.memfd, from, to, buf + (from - at), bytes) : 0;
     }
     h->sums[i] = ff_xxh64(buf, end - at, 0);
     if (*bytes > before) {
@@ -422,6 +428,21 @@ static bool write_files(FfDump *d, int dir, uint64_t *bytes, GError **error)
            (fsync(dir) == 0 || fail(error, "the directory"));
 }
 
+/* The directory itself may be new. */
+static bool sync_name(const char *directory, GError **error)
+{
+    g_autofree char *parent = g_path_get_dirname(directory);
+    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return true; /* it may be entered and not read */
+    }
+    bool ok =
+        FF_FAULT_CALL("dump-parent", fsync(fd)) == 0 || errno == EINVAL || fail(error, parent);
+    close(fd);
+    return ok;
+}
+
 bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **error)
 {
     *bytes = 0;
@@ -436,7 +457,7 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
     if (dir < 0) {
         return fail(error, directory);
     }
-    bool ok = write_files(d, dir, bytes, error);
+    bool ok = sync_name(directory, error) && write_files(d, dir, bytes, error);
     if (!ok) {
         g_prefix_error(error, "%s: ", directory);
     }

@@ -184,6 +184,8 @@ static FfStatus dest_begin_adoption(FfMigration *m)
         ff_restore_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     } else if (ff_state_is_marked(m->cfg.state, FF_MARK_DUMP)) {
         ff_dest_dump_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
+    } else if (m->cfg.restore.fd >= 0) {
+        ff_dest_dump_not_begun(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     }
     return ff_adopt_destination_begin(&m->dest);
 }
@@ -246,7 +248,8 @@ static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
     }
     if (info->split) {
         info->split->may_run = m->control->granted;
-        info->split->peer_uri = g_strdup(m->dest.dump_uri);
+        info->split->peer_uri =
+            m->dest.origin ? ff_restore_uri(&m->dest) : g_strdup(m->dest.dump_uri);
     }
 }
 

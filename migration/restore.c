@@ -161,7 +161,7 @@ static void keep(FfDestination *d)
     FfStateHeader *state = d->cfg->state;
     FfRestore *r = d->restore;
     FfStateFile kept = {r->file->id.size, r->file->id.mtime_ns, r->offset, r->file->digest};
-    g_autofree char *uri = g_strdup_printf("file:%s", r->path);
+    g_autofree char *uri = ff_restore_uri(d);
 
     memset(state->uuid, 0, sizeof(state->uuid));
     memcpy(state->secret, &kept, sizeof(kept));
@@ -539,6 +539,11 @@ void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info)
     info->set_bytes = ff_restore_set_pages(r->sets) * FF_FILE_PAGE;
     info->set_used = (c.first_pages + r->past.first_pages) * FF_FILE_PAGE;
     info->bytes_wire = info->fault_bytes + info->fill_bytes;
+}
+
+char *ff_restore_uri(const FfDestination *d)
+{
+    return g_strconcat("file:", d->restore->path, NULL);
 }
 
 void ff_restore_clear(FfDestination *d)

@@ -18,6 +18,8 @@ void ff_restore_coordinate(FfDestination *d);
 void ff_restore_forget(FfDestination *d);
 /* Driver, under the control's lock. */
 void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info);
+/* What a client names to it when it has paused (g_free). Any thread. */
+char *ff_restore_uri(const FfDestination *d);
 /* No thread is left. */
 void ff_restore_clear(FfDestination *d);
 

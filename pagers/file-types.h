@@ -67,8 +67,10 @@ typedef struct {
     int (*zero)(const FfRun *run, void *opaque);
     /* Reads N pages of the file, from FIRST of a block on, of which some stand there, in place of
      * the pager, which then needs no file: 0, or -errno with the place in *AT. Any thread of the
-     * pager. NULL: the pager reads. */
-    int (*read)(unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
+     * pager, which is R: what may not come back stands between ff_reader_enter() and
+     * ff_reader_leave(), and after -ECANCELED, which is returned, OPAQUE may be gone. NULL: the
+     * pager reads. */
+    int (*read)(FfReader *r, unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
                 void *opaque);
     unsigned fill; /* with READ: bytes that the fill reads together; a multiple of pages */
     /* Reading failed: nothing is filled any more until ff_file_pager_start(); faults that can be

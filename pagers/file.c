@@ -49,8 +49,8 @@ static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first
     *at = b->file.at + first * FF_FILE_PAGE;
     if (cfg->read) {
         *bytes = n * FF_FILE_PAGE;
-        return cfg->read((unsigned)(b - w->p->blocks), first, n, ff_reader_buffer(w->reader), at,
-                         cfg->opaque);
+        return cfg->read(w->reader, (unsigned)(b - w->p->blocks), first, n,
+                         ff_reader_buffer(w->reader), at, cfg->opaque);
     }
     for (uint64_t i = 0, some; i < n; i += some) {
         bool data = ff_bitmap_test(&b->data, first + i);

@@ -24,7 +24,9 @@
 
 struct FfReaderFile {
     gatomicrefcount refs;
-    int fd;
+    int fd;        /* -1: it is `what` */
+    gpointer what; /* NULL: it is an fd */
+    GDestroyNotify free;
 };
 
 struct FfReader {
@@ -66,6 +68,15 @@ FfReaderFile *ff_reader_file_new(int fd)
     return f;
 }
 
+FfReaderFile *ff_reader_file_new_of(gpointer what, GDestroyNotify free)
+{
+    FfReaderFile *f = ff_reader_file_new(-1);
+
+    f->what = what;
+    f->free = free;
+    return f;
+}
+
 FfReaderFile *ff_reader_file_ref(FfReaderFile *f)
 {
     g_atomic_ref_count_inc(&f->refs);
@@ -75,7 +86,11 @@ FfReaderFile *ff_reader_file_ref(FfReaderFile *f)
 void ff_reader_file_unref(FfReaderFile *f)
 {
     if (f && g_atomic_ref_count_dec(&f->refs)) {
-        close(f->fd);
+        if (f->free) {
+            f->free(f->what);
+        } else {
+            close(f->fd);
+        }
         g_free(f);
     }
 }
@@ -166,7 +181,7 @@ bool ff_reader_is_left(const FfReader *r)
     return r->left;
 }
 
-static void enter(FfReader *r, FfReaderFile *f)
+void ff_reader_enter(FfReader *r, FfReaderFile *f)
 {
     ff_mutex_lock(&r->lock);
     r->file = ff_reader_file_ref(f);
@@ -175,8 +190,7 @@ static void enter(FfReader *r, FfReaderFile *f)
     ff_mutex_unlock(&r->lock);
 }
 
-/* RC, or -ECANCELED. */
-static int leave(FfReader *r, int rc)
+int ff_reader_leave(FfReader *r, int rc)
 {
     ff_mutex_lock(&r->lock);
     r->reads = false;
@@ -184,7 +198,8 @@ static int leave(FfReader *r, int rc)
     ff_cond_broadcast(&r->changed);
     ff_mutex_unlock(&r->lock);
     g_clear_pointer(&r->file, ff_reader_file_unref);
-    return r->left ? -ECANCELED : rc;
+    /* What the kernel calls so is an error as any other, and has to be said. */
+    return r->left ? -ECANCELED : rc == -ECANCELED ? -EIO : rc;
 }
 
 static int read_all(int fd, uint64_t at, uint8_t *to, size_t n)
@@ -206,8 +221,8 @@ static int read_all(int fd, uint64_t at, uint8_t *to, size_t n)
 
 int ff_reader_read(FfReader *r, FfReaderFile *f, uint64_t at, uint8_t *to, size_t n)
 {
-    enter(r, f);
-    return leave(r, read_all(f->fd, at, to, n));
+    ff_reader_enter(r, f);
+    return ff_reader_leave(r, read_all(f->fd, at, to, n));
 }
 
 static int check(int fd, const FfFileId *id)
@@ -225,6 +240,6 @@ int ff_reader_check(FfReader *r, FfReaderFile *f, const FfFileId *id)
 {
     const FfFileId first = *id; /* whose it is may be gone */
 
-    enter(r, f);
-    return leave(r, check(f->fd, &first));
+    ff_reader_enter(r, f);
+    return ff_reader_leave(r, check(f->fd, &first));
 }

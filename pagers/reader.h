@@ -25,6 +25,8 @@ int ff_file_id(int fd, FfFileId *id);
 /* An fd that several threads read: closed by the last one. */
 typedef struct FfReaderFile FfReaderFile;
 FfReaderFile *ff_reader_file_new(int fd); /* FD is taken */
+/* What is more than an fd: the last one frees WHAT. */
+FfReaderFile *ff_reader_file_new_of(gpointer what, GDestroyNotify free);
 FfReaderFile *ff_reader_file_ref(FfReaderFile *f);
 void ff_reader_file_unref(FfReaderFile *f); /* F can be NULL */
 
@@ -49,5 +51,9 @@ bool ff_reader_is_left(const FfReader *r);
 int ff_reader_read(FfReader *r, FfReaderFile *f, uint64_t at, uint8_t *to, size_t n);
 /* 0: F is ID still; -ESTALE: it is not. Else as above. */
 int ff_reader_check(FfReader *r, FfReaderFile *f, const FfFileId *id);
+/* Around a read of the thread's own: between the two it uses what F has and what is the thread's,
+ * and nothing of its owner. LEAVE returns RC, which the read came to, or -ECANCELED. */
+void ff_reader_enter(FfReader *r, FfReaderFile *f);
+int ff_reader_leave(FfReader *r, int rc);
 
 #endif

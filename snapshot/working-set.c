@@ -132,9 +132,13 @@ static bool is_trusted(int set, int file)
 {
     struct stat s, f;
 
-    return fstat(set, &s) == 0 && fstat(file, &f) == 0 && S_ISREG(s.st_mode) &&
-           (s.st_uid == f.st_uid || s.st_uid == geteuid() || s.st_uid == 0) &&
-           !(s.st_mode & 022 & ~f.st_mode);
+    if (fstat(set, &s) < 0 || fstat(file, &f) < 0) {
+        return false;
+    }
+    /* Those who write FILE as its group, if they are the group of the other one as well. */
+    mode_t writers = s.st_gid == f.st_gid ? f.st_mode : f.st_mode & ~(mode_t)S_IWGRP;
+    return S_ISREG(s.st_mode) && (s.st_uid == f.st_uid || s.st_uid == geteuid() || s.st_uid == 0) &&
+           !(s.st_mode & (S_IWGRP | S_IWOTH) & ~writers);
 }
 
 FfWorkingSet *ff_working_set_open(const char *path, int file_fd, const FfWorkingSetFile *file,

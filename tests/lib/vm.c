@@ -584,6 +584,23 @@ pid_t vm_relay(Vm *vm)
     test_fail("%s: it has no relay", vm->name);
 }
 
+bool vm_relay_holds(Vm *vm, const char *path)
+{
+    g_autofree char *name = g_strdup_printf("/proc/%d/fd", (int)vm_relay(vm));
+    g_autoptr(GDir) dir = g_dir_open(name, 0, NULL);
+    const char *fd;
+    bool holds = false;
+
+    g_assert_nonnull(dir);
+    while ((fd = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(name, fd, NULL);
+        g_autofree char *to = g_file_read_link(link, NULL);
+
+        holds = holds || !g_strcmp0(to, path);
+    }
+    return holds;
+}
+
 void vm_wait_qmp_end(Vm *vm)
 {
     if (!stream_wait_eof(qmp_stream(vm->qmp), test_deadline(TEST_TIMEOUT)))

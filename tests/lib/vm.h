@@ -66,6 +66,8 @@ pid_t vm_engine(Vm *vm);
 pid_t vm_find_engine(Vm *vm);
 /* The relay of VM; it must have one. */
 pid_t vm_relay(Vm *vm);
+/* It has PATH open. */
+bool vm_relay_holds(Vm *vm, const char *path);
 /* Waits until the connection of vm_qmp() has ended. */
 void vm_wait_qmp_end(Vm *vm);
 /* A new client of VmConfig.listens' QMP monitor takes the place of vm_qmp(), which is freed. */

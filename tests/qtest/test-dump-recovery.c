@@ -259,6 +259,7 @@ static void test_killed(gconstpointer data)
     if (death->asked) {
         qmp_expect_migration(t.dq, "postcopy-recover");
         qmp_expect_migration(t.dq, "postcopy-paused");
+        g_assert_false(vm_relay_holds(t.d, t.dump)); /* nothing has begun */
         recover(&t, t.dump);
     }
     qmp_expect_migration(t.dq, "completed");

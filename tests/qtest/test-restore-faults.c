@@ -129,6 +129,32 @@ static void test_killed_early(gconstpointer point)
     restore_end(&s);
 }
 
+/* A QEMU that lives on has no use for the file any more, and nobody holds it. */
+static void test_lives_on(void)
+{
+    const RestoreRow row = {"lives-on", OURS, OLD, NEW, INCOMING, .machine = RESTORE_PC,
+                            .n_cpus = 2};
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s) && (s.newer = vm_newer_qemu())) {
+        s.row = &row;
+        Vm *vm = restore_start_again(&s, "destination/*/call/uffd-register=ENOMEM");
+        Qmp *q = vm_qmp(vm);
+
+        qmp_set_capability(q, "mapped-ram", true);
+        qmp_set_capability(q, "postcopy-ram", true);
+        qmp_ok(q, "migrate-incoming", "{'uri': 'file:%s', 'exit-on-error': false}", s.path);
+        qmp_expect_migration(q, "failed");
+        g_assert_true(vm_fault_happened(vm, 0));
+        g_assert_false(vm_relay_holds(vm, s.path));
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* ---- the file cannot be read -------------------------------------------------------------------
  */
 
@@ -198,6 +224,61 @@ static void test_another(void)
 /* ---- the relay dies ----------------------------------------------------------------------------
  */
 
+/* One that others can look at. */
+static Vm *start_listening(const RestoreScene *s, const char *faults)
+{
+    const char *args[] = {"-machine", RESTORE_PC, "-smp", "2", NULL};
+    Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                  .launcher = VM_RUN,
+                                  .qemu = "qemu-system-x86_64",
+                                  .memory = G_STRINGIFY(RESTORE_RAM_MIB) "M",
+                                  .args = args,
+                                  .boot = &s->boot,
+                                  .faults = faults,
+                                  .listens = true,
+                                  .incoming = "defer"});
+
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    return vm;
+}
+
+/* What a person reads: the rest is in the file, and not with a source that may be gone. */
+static void check_status(const RestoreScene *s, Vm *vm)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *socket = vm_path(vm, "server");
+    g_autofree char *uri = g_strconcat("\"uri\": \"file:", s->path, "\"", NULL);
+    g_autofree char *text = NULL;
+    char *argv[] = {farfault, (char *)"status", socket, NULL};
+    int status;
+
+    g_assert_true(
+        g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &text, NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    if (!strstr(text, uri) || strstr(text, "source")) {
+        g_error("'%s' does not say what to do", text);
+    }
+}
+
+static void test_status(void)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s)) {
+        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file#20=EIO");
+
+        restore_ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        check_status(&s, vm);
+        restore_recovers(&s, vm, s.path);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* With it goes the file that it held: the client names it again, and it has to be the same. */
 static void test_relay(void)
 {
@@ -207,22 +288,11 @@ static void test_relay(void)
         return;
     }
     if (restore_begin_plain(&s)) {
-        const char *args[] = {"-machine", RESTORE_PC, "-smp", "2", NULL};
         /* The fill does not come to its end before the relay's. */
-        Vm *vm =
-            vm_start(&(VmConfig){.name = "restored",
-                                 .launcher = VM_RUN,
-                                 .qemu = "qemu-system-x86_64",
-                                 .memory = G_STRINGIFY(RESTORE_RAM_MIB) "M",
-                                 .args = args,
-                                 .boot = &s.boot,
-                                 .faults = "destination/postcopy-active/call/read-file=delay:3000",
-                                 .listens = true,
-                                 .incoming = "defer"});
+        Vm *vm = start_listening(&s, "destination/postcopy-active/call/read-file=delay:3000");
         g_autofree char *other = g_strconcat(s.path, "-other", NULL);
         g_autofree char *status = NULL, *why = NULL;
 
-        qmp_set_capability(vm_qmp(vm), "events", true);
         restore_ask(&s, vm, s.path);
         qmp_expect_migration(vm_qmp(vm), "postcopy-active");
         attach_kill_relay(vm, true);
@@ -265,7 +335,9 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/restore-faults/killed-deleted", test_killed_deleted);
     g_test_add_func("/restore-faults/killed-at-random", test_killed_at_random);
+    g_test_add_func("/restore-faults/lives-on", test_lives_on);
     g_test_add_func("/restore-faults/eio", test_eio);
+    g_test_add_func("/restore-faults/status", test_status);
     g_test_add_func("/restore-faults/another", test_another);
     g_test_add_func("/restore-faults/relay", test_relay);
     int rc = g_test_run();

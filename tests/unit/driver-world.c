@@ -442,6 +442,7 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
         .inner_fd = -1,
         .listener_fd = -1,
         .device_fd = -1,
+        .file_fd = -1,
         .start_paused = start_paused,
         .incoming = incoming,
         .engine_refused = refused,

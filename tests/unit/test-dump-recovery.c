@@ -4,7 +4,7 @@
  * memory is then that of the source, byte by byte, and no vCPU sees a wrong page. A dump that is
  * cut, damaged, old, or of another migration is refused, and the source can still be resumed. A
  * source that comes back while a dump is read is sent away, and has no way back to its guest; when
- * all is there it learns that.
+ * all is there it learns that. A read that does not come back holds up nobody.
  *
  * FF_ROUNDS: how many random moments (default 4).
  */
@@ -440,6 +440,158 @@ static void test_returns(void)
     end(&t);
 }
 
+/* ---- a disk that does not answer ---------------------------------------------------------------
+ */
+
+/* Reads that stand until they are released. */
+static struct {
+    GMutex lock;
+    GCond changed;
+    int before;          /* lock; so many pass; -1: all, until the dump is asked */
+    unsigned most, held; /* lock; so many are to stand; stand, or have stood */
+    unsigned later;      /* lock; that came when `most` stood */
+    bool released;       /* lock */
+    unsigned gone;       /* lock */
+} stands;
+
+static int stand(const char *place, const char *name)
+{
+    g_mutex_lock(&stands.lock);
+    if (!strcmp(place, "at") && !strcmp(name, "dump-asked") && stands.before < 0) {
+        stands.before = 0;
+    }
+    if (strcmp(name, "read-dump") != 0 || stands.before < 0 || stands.before-- > 0) {
+        /* not yet */
+    } else if (stands.held == stands.most) {
+        stands.later++;
+        stands.before = 0;
+    } else {
+        stands.held++;
+        stands.before = 0;
+        g_main_context_wakeup(NULL);
+        while (!stands.released) {
+            g_cond_wait(&stands.changed, &stands.lock);
+        }
+        stands.gone++;
+        g_cond_broadcast(&stands.changed);
+    }
+    g_mutex_unlock(&stands.lock);
+    return 0;
+}
+
+static void stand_from(int before, unsigned most)
+{
+    g_mutex_lock(&stands.lock);
+    stands.before = before;
+    stands.most = most;
+    stands.held = stands.later = stands.gone = 0;
+    stands.released = false;
+    g_mutex_unlock(&stands.lock);
+    ff_fault_hook(stand);
+}
+
+static bool all_stand(void)
+{
+    g_mutex_lock(&stands.lock);
+    bool all = stands.held == stands.most;
+    g_mutex_unlock(&stands.lock);
+    return all;
+}
+
+static void release_standing(void)
+{
+    g_mutex_lock(&stands.lock);
+    stands.released = true;
+    g_cond_broadcast(&stands.changed);
+    while (stands.gone < stands.held) {
+        g_cond_wait(&stands.changed, &stands.lock);
+    }
+    g_mutex_unlock(&stands.lock);
+}
+
+static void pause_dest(Side *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    ff_migration_pause(d->m, &error);
+    g_assert_no_error(error);
+    side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
+}
+
+/* The threads of the fill stand in reads that do not come back: another copy of the dump brings
+ * everything all the same. What the reads bring in the end is placed nowhere. */
+static void test_hung(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(0, 0, FF_FRAME_RUNNING, false);
+    Side *d = t.p.d;
+    stand_from(-1, 2);
+    recover(d, t.dump);
+    side_run_until(all_stand());
+    pause_dest(d);
+    g_autofree char *copy = g_build_filename(t.dir, "copy", NULL);
+    dump_copy(t.dump, copy);
+    recover(d, copy);
+    side_run_until(d->status == FF_STATUS_COMPLETED);
+    release_standing();
+    ff_fault_hook(NULL);
+    dump_remove(copy);
+    pair_resume_at(&t.p, t.to);
+    pair_run_to_end(&t.p);
+    end(&t);
+}
+
+/* The same while the dump is verified: nothing has changed, and the source goes on. */
+static void test_hung_verifying(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(0, 0, FF_FRAME_RUNNING, false);
+    Side *d = t.p.d;
+    stand_from(1 + 4, 1); /* the description, the lists */
+    recover(d, t.dump);
+    side_run_until(all_stand());
+    pause_dest(d);
+    g_autofree char *error = error_of(d);
+    g_assert_nonnull(strstr(error, "paused"));
+    g_assert_cmpuint(d->state->marks & FF_MARK_DUMP, ==, 0);
+    pair_resume_at(&t.p, t.to);
+    pair_run_to_end(&t.p);
+    release_standing();
+    ff_fault_hook(NULL);
+    end(&t);
+}
+
+/* The client's pause gives the disk its peace: what is being read is the last. */
+static void test_paused(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(0, 0, FF_FRAME_RUNNING, false);
+    Side *d = t.p.d;
+    stand_from(-1, 2);
+    recover(d, t.dump);
+    side_run_until(all_stand());
+    pause_dest(d);
+    release_standing();
+    /* Time for the fill to go on, if it did: the coordinator's, there and back. */
+    recover(d, "/nowhere");
+    side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_mutex_lock(&stands.lock);
+    g_assert_cmpuint(stands.later, ==, 0);
+    g_mutex_unlock(&stands.lock);
+    ff_fault_hook(NULL);
+    recover(d, t.dump);
+    side_run_until(d->status == FF_STATUS_COMPLETED);
+    pair_resume_at(&t.p, t.to);
+    pair_run_to_end(&t.p);
+    end(&t);
+}
+
 static const char *damages; /* a dump, once */
 
 static int damage(const char *place, const char *name)
@@ -489,6 +641,9 @@ int main(int argc, char **argv)
 #ifdef FF_FAULTS
     g_test_add_func("/dump-recovery/returns", test_returns);
     g_test_add_func("/dump-recovery/damaged-later", test_damaged_later);
+    g_test_add_func("/dump-recovery/hung", test_hung);
+    g_test_add_func("/dump-recovery/hung-verifying", test_hung_verifying);
+    g_test_add_func("/dump-recovery/paused", test_paused);
 #endif
     return g_test_run();
 }

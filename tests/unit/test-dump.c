@@ -4,6 +4,7 @@
  * nobody but their owner can read them, and farfault dump --check tells whether a page is in
  * neither.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include <zstd.h>
 
 #include "cli/commands.h"
+#include "fault/fault.h"
 #include "migration/dump.h"
 #include "snapshot/xxh64.h"
 #include "state/state.h"
@@ -289,6 +291,34 @@ static void test_sum(void)
     ZSTD_freeCCtx(z);
 }
 
+#ifdef FF_FAULTS
+static int fail_parent(const char *place, const char *name)
+{
+    return strcmp(name, "dump-parent") ? 0 : EIO;
+}
+
+/* What has no name after a crash is no dump. */
+static void test_unnamed(void)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t bytes;
+
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    g_autofree char *late = g_build_filename(t.dir, "late", NULL);
+    g_autoptr(FfDump) dump = ff_dump_new(t.p.s->m, NULL);
+    ff_fault_hook(fail_parent);
+    g_assert_false(ff_dump_write(dump, late, &bytes, &error));
+    ff_fault_hook(NULL);
+    g_assert_nonnull(strstr(error->message, "Input/output error"));
+    g_assert_false(has(late, "dump"));
+    dump_remove(late);
+    end(&t);
+}
+#endif
+
 /* Not while it goes on. */
 static void test_active(void)
 {
@@ -332,5 +362,8 @@ int main(int argc, char **argv)
     g_test_add_func("/dump/sum", test_sum);
     g_test_add_func("/dump/active", test_active);
     g_test_add_func("/dump/half", test_half);
+#ifdef FF_FAULTS
+    g_test_add_func("/dump/unnamed", test_unnamed);
+#endif
     return g_test_run();
 }

@@ -183,6 +183,13 @@ static void test_others(void)
     if (geteuid() == 0) {
         g_assert_cmpint(chown(w.set, 12345, -1), ==, 0);
         refused(&w, "written by others");
+        g_assert_cmpint(chown(w.set, 0, -1), ==, 0);
+        /* One group may write the one, another group the other. */
+        g_assert_cmpint(chmod(w.path, 0660), ==, 0);
+        g_assert_cmpint(chmod(w.set, 0660), ==, 0);
+        check(&w);
+        g_assert_cmpint(chown(w.set, -1, 12345), ==, 0);
+        refused(&w, "written by others");
     }
     g_unlink(w.set);
     g_assert_cmpint(symlink("file", w.set), ==, 0);
