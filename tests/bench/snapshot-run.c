@@ -274,10 +274,13 @@ static void take_info(JsonNode *node, BenchSnapshotSample *s)
 {
     JsonObject *info = ff_json_node_object(node);
     JsonObject *own = ff_json_object(info, "x-farfault");
+    BenchLatency latency = bench_latency(ff_json_array(own, "latency-us"));
 
     s->downtime_ms = ff_json_double(info, "downtime", NAN);
     s->faults = ff_json_double(own, "requests", NAN);
-    bench_snapshot_faults(ff_json_array(own, "latency-us"), s);
+    s->fault_p50_us = latency.p50_us;
+    s->fault_p99_us = latency.p99_us;
+    s->fault_worst_us = latency.worst_us;
     s->waits = ff_json_double(ff_json_object(own, "snapshot"), "waits", NAN);
 }
 
@@ -305,7 +308,7 @@ static bool take(Run *r, BenchSnapshotSample *s, BenchSnapshotSeries *series, GE
         return false;
     }
     take_info(series->info, s);
-    bench_snapshot_stalls(&before, &r->guest->last, s);
+    s->stalls = bench_stalls(&before, &r->guest->last);
     s->stall_ms = r->guest->worst_ms;
     for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
         series->hist[b] = r->guest->last.hist[b] - MIN(before.hist[b], r->guest->last.hist[b]);
