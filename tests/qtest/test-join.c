@@ -214,9 +214,7 @@ static void join_well(const Test *t)
     }
     g_test_message("%s", out);
     expect_text(out, t->row->stands ? "it stands until cont" : "it runs");
-    if (t->row->released) {
-        g_assert_null(strstr(out, " 0 bytes of the destination's"));
-    }
+    g_assert_cmpint(!strstr(out, " 0 B of the destination's"), ==, t->row->released);
 }
 
 /* ---- what it made ------------------------------------------------------------------------------
