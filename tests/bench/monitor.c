@@ -12,17 +12,40 @@
 
 /* A QEMU that reads a file in its main loop answers when it has done so. */
 #define CALL_MS 300000
+#define CONNECT_TRIES 20000 /* 20 s */
+#define CONNECT_US 1000
+
+/* Its name is there when it is bound, and for its listening the kernel has no event: so it is tried
+ * again, which takes microseconds. */
+static int connect_to(int inode, GError **error)
+{
+    for (unsigned i = 0; i < CONNECT_TRIES; i++) {
+        g_autoptr(GError) own = NULL;
+        int fd = ff_qmp_connect(inode, &own);
+
+        if (fd >= 0) {
+            return fd;
+        }
+        if (!g_error_matches(own, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
+            i + 1 == CONNECT_TRIES) {
+            g_propagate_error(error, g_steal_pointer(&own));
+            return -1;
+        }
+        g_usleep(CONNECT_US);
+    }
+    return -1;
+}
 
 bool bench_monitor_open(BenchMonitor *m, const char *path, GError **error)
 {
     int inode = open(path, O_PATH | O_CLOEXEC);
-    int fd = inode >= 0 ? ff_qmp_connect(inode, error) : -1;
 
     if (inode < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path,
                     g_strerror(errno));
         return false;
     }
+    int fd = connect_to(inode, error);
     close(inode);
     if (fd < 0) {
         return false;

@@ -12,7 +12,6 @@ const BenchColumn bench_restore_column[BENCH_RESTORE_FIELDS] = {
     {"mib-s", "MiB/s", "%.0f", .more = true},
     {"work", "2s ksteps", "%.1f", .more = true},
     {"speed", "ksteps/s", "%.1f", .more = true},
-    {"lost-s", "lost s", "%.2f"},
     {"stalls", "stalls", "%.0f"},
     {"stall-ms", "stall ms", "%.1f"},
     {"faults", "faults", "%.0f"},
@@ -51,11 +50,7 @@ double bench_restore_steps_at(const BenchPoint *point, unsigned n, int64_t at)
 void bench_restore_work(const BenchPoint *point, unsigned n, unsigned steady, int64_t start,
                         BenchRestoreSample *sample)
 {
-    double speed = bench_speed(&point[steady], n - steady); /* per us */
-    BenchPoint asked = {start, point[0].steps};
-
-    sample->speed = speed * 1000;
-    sample->lost_s = bench_lost(&asked, &point[n - 1], speed) / 1000;
+    sample->speed = bench_speed(&point[steady], n - steady) * 1000;
     sample->work =
         (bench_restore_steps_at(point, n, start + BENCH_RESTORE_WORK_US) - (double)point[0].steps) /
         1000;

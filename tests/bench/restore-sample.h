@@ -17,7 +17,6 @@ typedef struct {
     double mib_s;  /* the file's data by that time */
     double work;   /* steps of the guest until 2 s after the command, thousands */
     double speed;  /* thousands of steps per second when all is in */
-    double lost_s; /* work at that speed that is missing since the command */
     double stalls; /* touches of the guest that took 1 ms or longer */
     double stall_ms;                                   /* its longest step, by its own clock */
     double faults;                                     /* as farfault sees them */
@@ -40,7 +39,7 @@ double bench_restore_steps_at(const BenchPoint *point, unsigned n, int64_t at);
 
 /* N points of a guest that was restored by a command at START us: the first is that of its RESUME,
  * with the steps that it had when it was saved. From point STEADY on it has its own speed. Sets
- * .work, .speed and .lost_s; needs two points from STEADY on. */
+ * .work and .speed; needs two points from STEADY on. */
 void bench_restore_work(const BenchPoint *point, unsigned n, unsigned steady, int64_t start,
                         BenchRestoreSample *sample);
 
