@@ -15,6 +15,8 @@ int ff_cli_metrics(int argc, char **argv);
 int ff_cli_report(int argc, char **argv);
 /* farfault dump QMP DIRECTORY; farfault dump --check DIRECTORY DIRECTORY */
 int ff_cli_dump(int argc, char **argv);
+/* farfault join SOURCE DESTINATION FILE */
+int ff_cli_join(int argc, char **argv);
 /* farfault recover --from DIRECTORY QMP */
 int ff_cli_recover(int argc, char **argv);
 /* farfault end [--lose-guest] QMP */

@@ -10,8 +10,7 @@
 #include "cli/options.h"
 #include "cli/qmp.h"
 
-#include "snapshot/dump-files.h"
-#include "snapshot/pageset.h"
+#include "snapshot/dump-join.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -117,47 +116,12 @@ static bool verify(const FfDumpFiles *f)
     return !error || complain("%s", error->message);
 }
 
-static const FfDumpBlock *find_block(const FfDumpFiles *f, const char *id)
-{
-    for (unsigned i = 0; i < f->n_blocks; i++) {
-        if (!strcmp(f->blocks[i].id, id)) {
-            return &f->blocks[i];
-        }
-    }
-    return NULL;
-}
-
-static bool check_block(const FfDumpBlock *a, const FfDumpBlock *b, uint64_t *missing)
-{
-    if (a->size != b->size || a->page_size != b->page_size) {
-        return complain("block '%s' differs in size", a->id);
-    }
-    for (uint64_t p = 0; p < a->n_pages; p++) {
-        *missing += !ff_pageset_has(a->held, p) && !ff_pageset_has(b->held, p);
-    }
-    return true;
-}
-
 static bool check_halves(const FfDumpFiles *a, const FfDumpFiles *b)
 {
-    uint64_t missing = 0;
+    g_autoptr(GError) error = NULL;
 
-    if (memcmp(a->session, b->session, sizeof(a->session)) != 0 || !strcmp(a->role, b->role) ||
-        a->n_blocks != b->n_blocks) {
-        return complain("these are not the two halves of one migration");
-    }
-    for (unsigned i = 0; i < a->n_blocks; i++) {
-        const FfDumpBlock *other = find_block(b, a->blocks[i].id);
-
-        if (!other) {
-            return complain("block '%s' is in one of them only", a->blocks[i].id);
-        }
-        if (!check_block(&a->blocks[i], other, &missing)) {
-            return false;
-        }
-    }
-    if (missing) {
-        return complain("%" PRIu64 " pages are in neither of them", missing);
+    if (!ff_dump_halves_check(a, b, &error)) {
+        return complain("%s", error->message);
     }
     if (!verify(a) || !verify(b)) {
         return false;

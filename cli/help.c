@@ -104,6 +104,23 @@ const char ff_help_dump[] =
     "  --check        say whether the dumps of both sides together have every page\n"
     "  --help, -h     this text\n";
 
+const char ff_help_join[] =
+    "Usage: farfault join [--force] [--monitor QMP]... SOURCE DESTINATION FILE\n"
+    "Make a snapshot of the two dumps of a paused migration whose guest has never run at the\n"
+    "destination: its memory and its devices as they were at the switch. It is a clone: nobody "
+    "can\n"
+    "know from the dumps whether the guest has gone on since. Where it has run at the "
+    "destination,\n"
+    "use farfault recover there.\n"
+    "\n"
+    "SOURCE           what farfault dump has written at the source\n"
+    "DESTINATION      the same of the destination\n"
+    "FILE             a new file, mapped-ram; it is there when it is complete\n"
+    "  --force        both QEMUs have ended for good. Without this nothing is written. If one of\n"
+    "                 them is a process of this host it is refused nevertheless\n"
+    "  --monitor QMP  of one of the two, on whatever host: refused if it answers. Can be repeated\n"
+    "  --help, -h     this text\n";
+
 const char ff_help_recover[] =
     "Usage: farfault recover --from DIRECTORY [--quiet] QMP\n"
     "Let the guest of a paused migration go on at the destination, from the dump of a source that "

@@ -10,6 +10,7 @@ extern const char ff_help_status[];
 extern const char ff_help_metrics[];
 extern const char ff_help_report[];
 extern const char ff_help_dump[];
+extern const char ff_help_join[];
 extern const char ff_help_recover[];
 extern const char ff_help_end[];
 extern const char ff_help_run[];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Finds guests as `farfault attach` does, by the plan that their QEMU keeps open, and reads the
- * totals out of their state memfds (state/totals.h). A guest pays nothing for it: its processes are
- * not asked. (Only where no relay lives the lock that a new one would take is tried.)
+ * session and totals out of their state memfds (state/totals.h). A guest pays nothing for it: its
+ * processes are not asked. (Only where no relay lives the lock that a new one would take is tried.)
  *
  * One thread. System calls: none of its own.
  */
@@ -84,17 +84,18 @@ static bool read_copy(int fd, FfTotals *totals)
     return false;
 }
 
-static bool read_totals(int fd, FfTotals *totals)
+static void read_state(int fd, FfHostGuest *guest)
 {
     FfStateHeader head;
-    const size_t len = offsetof(FfStateHeader, role);
+    const size_t len = offsetof(FfStateHeader, run_state);
 
     if (pread(fd, &head, len, 0) != (ssize_t)len || head.magic != FF_STATE_MAGIC ||
-        head.version != FF_STATE_VERSION || !read_copy(fd, totals)) {
-        return false;
+        head.version != FF_STATE_VERSION) {
+        return;
     }
-    totals->status[sizeof(totals->status) - 1] = 0;
-    return true;
+    memcpy(guest->session, head.uuid, sizeof(guest->session));
+    guest->counted = read_copy(fd, &guest->totals);
+    guest->totals.status[sizeof(guest->totals.status) - 1] = 0;
 }
 
 static void guest_free(gpointer opaque)
@@ -132,7 +133,7 @@ GPtrArray *ff_guests_find(void)
         read_cmdline(guest);
         fd = ff_attach_open_state(pid, json_node_get_object(plan));
         if (fd >= 0) {
-            guest->counted = read_totals(fd, &guest->totals);
+            read_state(fd, guest);
             close(fd);
         }
         g_ptr_array_add(guests, guest);

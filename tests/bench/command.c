@@ -2,6 +2,8 @@
 /* See command.h. */
 #include "command.h"
 
+#include <string.h>
+
 void bench_command_add(GPtrArray *argv, const char *format, ...)
 {
     va_list args;
@@ -49,4 +51,19 @@ GPtrArray *bench_command_new(const BenchCommand *c)
                             "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
     bench_command_add(argv, "unix:%s,server=on,wait=off", c->qmp);
     return argv;
+}
+
+char *bench_command_version(const char *qemu, GError **error)
+{
+    const char *argv[] = {qemu, "--version", NULL};
+    g_autofree char *said = NULL;
+
+    if (!g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &said, NULL, NULL,
+                      error)) {
+        return NULL;
+    }
+    const char *at = strstr(said, "version ");
+    at = at ? at + strlen("version ") : "?";
+    const char *dot = strchr(at, '.');
+    return g_strndup(at, dot ? dot + 1 - at + strspn(dot + 1, "0123456789") : strlen(at));
 }

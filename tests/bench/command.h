@@ -24,4 +24,7 @@ GPtrArray *bench_command_new(const BenchCommand *command);
 void bench_command_add(GPtrArray *argv, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void bench_command_add_words(GPtrArray *argv, const char *words);
 
+/* "7.2" of what the program QEMU says of itself (g_free). */
+char *bench_command_version(const char *qemu, GError **error);
+
 #endif

@@ -75,6 +75,36 @@ void bench_print_figures(FILE *out, const char *name, const BenchColumn *column,
     fputc('\n', out);
 }
 
+static void rank_columns(const BenchColumn *column, size_t columns, const double *row, unsigned n,
+                         double rank, double *ranked)
+{
+    for (size_t c = 0; c < columns; c++) {
+        ranked[c] = bench_rank(row, n, columns, c, column[c].more ? 1 - rank : rank);
+    }
+}
+
+void bench_print_ranks(FILE *out, const BenchColumn *column, size_t columns, const double *row,
+                       unsigned rounds, unsigned n, const char *const *name, const unsigned *taken)
+{
+    static const struct {
+        const char *name;
+        double rank;
+    } lines[] = {{"median", 0.5}, {"p99", 0.99}, {"worst", 1}};
+    g_autofree double *ranked = g_new(double, columns);
+
+    for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
+        fprintf(out, "%s of %u\n", lines[l].name, rounds);
+        for (unsigned i = 0; i < n; i++) {
+            rank_columns(column, columns, &row[(size_t)i * rounds * columns], taken[i],
+                         lines[l].rank, ranked);
+            if (taken[i]) {
+                bench_print_figures(out, name[i], column, columns, ranked);
+            }
+        }
+    }
+    fflush(out);
+}
+
 void bench_figures_to_json(JsonObject *o, const BenchColumn *column, size_t columns,
                            const double *row)
 {

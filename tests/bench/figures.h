@@ -7,11 +7,13 @@
 #define FF_BENCH_FIGURES_H
 
 #include <json-glib/json-glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
 typedef struct {
     const char *name, *title, *format; /* in JSON; over the table; as for g_ascii_formatd() */
+    bool more;                         /* more is better */
 } BenchColumn;
 
 /* Of N rows of COLUMNS doubles each, one column: RANK 0 is the least value, 0.5 the median, 1 the
@@ -27,6 +29,10 @@ double bench_hist_edge(const uint64_t *hist, unsigned n, double share);
 /* One row of the table, or its head if ROW is NULL. */
 void bench_print_figures(FILE *out, const char *name, const BenchColumn *column, size_t columns,
                          const double *row);
+/* Median, p99 and worst of N rows of names, of each of which the first TAKEN of ROUNDS rows at ROW
+ * are there; a name of which none is has no line. The worst is the least where more is better. */
+void bench_print_ranks(FILE *out, const BenchColumn *column, size_t columns, const double *row,
+                       unsigned rounds, unsigned n, const char *const *name, const unsigned *taken);
 /* The values that there are, as members of O. */
 void bench_figures_to_json(JsonObject *o, const BenchColumn *column, size_t columns,
                            const double *row);

@@ -44,6 +44,31 @@ void bench_waits(const BenchReport *before, const BenchReport *after, BenchSampl
     sample->wait_worst_us = bench_hist_edge(n, BENCH_BUCKETS, 1);
 }
 
+double bench_stalls(const BenchReport *before, const BenchReport *after)
+{
+    uint64_t n = 0;
+
+    for (unsigned b = BENCH_STALL_BUCKET; b < BENCH_BUCKETS; b++) {
+        n += after->hist[b] - MIN(before->hist[b], after->hist[b]);
+    }
+    return (double)n;
+}
+
+BenchLatency bench_latency(JsonArray *list)
+{
+    uint64_t hist[BENCH_BUCKETS] = {0};
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonArray *pair = json_array_get_array_element(list, i);
+        gint64 us = json_array_get_int_element(pair, 0);
+        unsigned b = us > 0 ? g_bit_storage(us) - 1 : 0;
+        hist[MIN(b, BENCH_BUCKETS - 1)] += json_array_get_int_element(pair, 1);
+    }
+    return (BenchLatency){.p50_us = bench_hist_edge(hist, BENCH_BUCKETS, 0.5),
+                          .p99_us = bench_hist_edge(hist, BENCH_BUCKETS, 0.99),
+                          .worst_us = bench_hist_edge(hist, BENCH_BUCKETS, 1)};
+}
+
 double bench_speed(const BenchPoint *point, unsigned n)
 {
     return n < 2 ? NAN

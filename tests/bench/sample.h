@@ -12,6 +12,9 @@
  * within a microsecond; ticks of the guest's kernel take up to 32. */
 #define BENCH_WAIT_BUCKET 5
 
+/* One that took 2^BENCH_STALL_BUCKET us or longer is a stall: a millisecond. */
+#define BENCH_STALL_BUCKET 10
+
 /* A guest is back when it has this share of the speed it had before. */
 #define BENCH_RECOVERED 0.9
 
@@ -40,6 +43,16 @@ extern const BenchColumn bench_column[BENCH_SAMPLE_FIELDS];
 /* Waits between two reports of the guest: number, mean (from the middle of each bucket), and
  * percentiles and the longest (upper edges of their buckets). */
 void bench_waits(const BenchReport *before, const BenchReport *after, BenchSample *sample);
+
+/* Stalls of the guest between two reports. */
+double bench_stalls(const BenchReport *before, const BenchReport *after);
+
+/* How long farfault took for faults: upper edges of buckets; NaN: there were none. */
+typedef struct {
+    double p50_us, p99_us, worst_us;
+} BenchLatency;
+/* LIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. */
+BenchLatency bench_latency(JsonArray *list);
 
 /* Steps per microsecond over N points. */
 double bench_speed(const BenchPoint *point, unsigned n);

@@ -9,11 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "qmp/client.h"
+#include "monitor.h"
 #include "qmp/json.h"
 #include "sample.h"
 
-#define CALL_MS 20000
 #define SNAPSHOT_MS 900000
 #define REPORTS 4     /* of the guest, from which its speed is taken */
 #define MOST_AFTER 60 /* reports that are waited for until it is back */
@@ -21,8 +20,7 @@
 typedef struct {
     const BenchSnapshotRun *run;
     BenchGuest *guest;
-    FfQmpClient *qmp;
-    FfQmpWatch *events;
+    BenchMonitor monitor;
     GSubprocess *writer; /* dd; NULL: QEMU writes the file itself */
     int64_t start_us;
     double stop_us, resume_us; /* NaN: not yet */
@@ -31,11 +29,7 @@ typedef struct {
 
 static void run_clear(Run *r)
 {
-    g_clear_pointer(&r->events, ff_qmp_watch_free);
-    if (r->qmp) {
-        ff_qmp_client_close(r->qmp);
-        g_clear_pointer(&r->qmp, ff_qmp_client_unref);
-    }
+    bench_monitor_clear(&r->monitor);
     g_clear_pointer(&r->guest, bench_guest_free);
     if (r->writer) {
         g_subprocess_force_exit(r->writer); /* of a run that failed; else it has ended */
@@ -108,64 +102,22 @@ static bool take_lost(Run *r, BenchSnapshotSample *s, GError **error)
     return true;
 }
 
-/* ---- the monitor ----------------------------------------------------------------------------- */
-
-/* ARGS is taken; can be NULL. FD: -1, none. */
-static bool command(Run *r, const char *name, JsonObject *args, int fd, GError **error)
-{
-    g_autoptr(JsonNode) result =
-        ff_qmp_call_sync(r->qmp, name, args, &fd, fd >= 0 ? 1 : 0, CALL_MS, NULL, error);
-
-    g_clear_pointer(&args, json_object_unref);
-    return result != NULL;
-}
-
-static bool set_capability(Run *r, const char *name, GError **error)
-{
-    JsonObject *args = json_object_new(), *one = json_object_new();
-    JsonArray *list = json_array_new();
-
-    json_object_set_string_member(one, "capability", name);
-    json_object_set_boolean_member(one, "state", TRUE);
-    json_array_add_object_element(list, one);
-    json_object_set_array_member(args, "capabilities", list);
-    return command(r, "migrate-set-capabilities", args, -1, error);
-}
-
-static bool connect_monitor(Run *r, GError **error)
-{
-    int inode = open(r->run->qmp, O_PATH | O_CLOEXEC);
-    int fd = inode >= 0 ? ff_qmp_connect(inode, error) : -1;
-
-    if (inode < 0) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", r->run->qmp,
-                    g_strerror(errno));
-        return false;
-    }
-    close(inode);
-    if (fd < 0) {
-        return false;
-    }
-    r->qmp = ff_qmp_client_new_shared(fd, NULL, NULL, NULL);
-    r->events = ff_qmp_watch_new(r->qmp, NULL);
-    return ff_qmp_client_wait_ready(r->qmp, CALL_MS, NULL, error);
-}
+/* ---- its start ------------------------------------------------------------------------------- */
 
 static bool prepare(Run *r, GError **error)
 {
     JsonObject *args = json_object_new();
 
-    if (!connect_monitor(r, error)) {
+    if (!bench_monitor_open(&r->monitor, r->run->qmp, error)) {
         json_object_unref(args);
         return false;
     }
     json_object_set_int_member(args, "max-bandwidth", 0); /* no limit */
-    return command(r, "migrate-set-parameters", args, -1, error) &&
-           set_capability(r, "events", error) &&
-           (r->run->engine->farfault || set_capability(r, "background-snapshot", error));
+    return bench_monitor_command(&r->monitor, "migrate-set-parameters", args, -1, error) &&
+           bench_monitor_set_capability(&r->monitor, "events", error) &&
+           (r->run->engine->farfault ||
+            bench_monitor_set_capability(&r->monitor, "background-snapshot", error));
 }
-
-/* ---- its start ------------------------------------------------------------------------------- */
 
 /* What QEMU writes to: its copy alone keeps it open. -1 and ERROR. */
 static int open_pipe(Run *r, GError **error)
@@ -214,7 +166,7 @@ static bool give_file(Run *r, GError **error)
     }
     args = json_object_new();
     json_object_set_string_member(args, "fdname", "snapshot");
-    bool ok = command(r, "getfd", args, fd, error);
+    bool ok = bench_monitor_command(&r->monitor, "getfd", args, fd, error);
     close(fd);
     return ok;
 }
@@ -234,18 +186,12 @@ static bool begin(Run *r, GError **error)
         json_object_set_string_member(args, "uri", "fd:snapshot");
     }
     r->start_us = g_get_monotonic_time();
-    return command(r, engine->farfault ? "x-farfault-snapshot" : "migrate", args, -1, error);
+    return bench_monitor_command(&r->monitor, engine->farfault ? "x-farfault-snapshot" : "migrate",
+                                 args, -1, error);
 }
 
 /* ---- its course and end ------------------------------------------------------------------------
  */
-
-static double timestamp_us(JsonObject *event)
-{
-    JsonObject *t = ff_json_object(event, "timestamp");
-
-    return ff_json_double(t, "seconds", NAN) * 1e6 + ff_json_double(t, "microseconds", NAN);
-}
 
 /* Returns the status that a MIGRATION event says, NULL for other events. */
 static const char *note_event(Run *r, JsonObject *event)
@@ -253,32 +199,17 @@ static const char *note_event(Run *r, JsonObject *event)
     const char *name = ff_json_string_or(event, "event", "");
 
     if (!strcmp(name, "STOP")) {
-        r->stop_us = timestamp_us(event);
+        r->stop_us = bench_event_us(event);
     } else if (!strcmp(name, "RESUME")) {
-        r->resume_us = timestamp_us(event);
-    } else if (!strcmp(name, "MIGRATION")) {
-        return ff_json_string(ff_json_object(event, "data"), "status");
+        r->resume_us = bench_event_us(event);
     }
-    return NULL;
-}
-
-static JsonNode *query(Run *r, GError **error)
-{
-    return ff_qmp_call_sync(r->qmp, "query-migrate", NULL, NULL, 0, CALL_MS, NULL, error);
-}
-
-static void set_failure(Run *r, const char *status, GError **error)
-{
-    g_autoptr(JsonNode) info = query(r, NULL);
-    const char *why = ff_json_string_or(ff_json_node_object(info), "error-desc", "no reason given");
-
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the snapshot is %s: %s", status, why);
+    return bench_event_status(event);
 }
 
 static bool wait_completed(Run *r, BenchSnapshotSample *s, GError **error)
 {
     for (;;) {
-        g_autoptr(JsonNode) event = ff_qmp_watch_next(r->events, SNAPSHOT_MS, NULL, error);
+        g_autoptr(JsonNode) event = ff_qmp_watch_next(r->monitor.events, SNAPSHOT_MS, NULL, error);
         const char *status;
 
         if (!event) {
@@ -292,7 +223,7 @@ static bool wait_completed(Run *r, BenchSnapshotSample *s, GError **error)
             return true;
         }
         if (!g_strcmp0(status, "failed") || !g_strcmp0(status, "cancelled")) {
-            set_failure(r, status, error);
+            bench_monitor_set_failure(&r->monitor, "the snapshot", status, error);
             return false;
         }
     }
@@ -343,10 +274,13 @@ static void take_info(JsonNode *node, BenchSnapshotSample *s)
 {
     JsonObject *info = ff_json_node_object(node);
     JsonObject *own = ff_json_object(info, "x-farfault");
+    BenchLatency latency = bench_latency(ff_json_array(own, "latency-us"));
 
     s->downtime_ms = ff_json_double(info, "downtime", NAN);
     s->faults = ff_json_double(own, "requests", NAN);
-    bench_snapshot_faults(ff_json_array(own, "latency-us"), s);
+    s->fault_p50_us = latency.p50_us;
+    s->fault_p99_us = latency.p99_us;
+    s->fault_worst_us = latency.worst_us;
     s->waits = ff_json_double(ff_json_object(own, "snapshot"), "waits", NAN);
 }
 
@@ -369,12 +303,12 @@ static bool take(Run *r, BenchSnapshotSample *s, BenchSnapshotSeries *series, GE
         return false;
     }
     series->start_us = r->start_us;
-    series->info = query(r, error);
+    series->info = bench_monitor_query(&r->monitor, error);
     if (!series->info || !wait_disk(r, s, error) || !take_lost(r, s, error)) {
         return false;
     }
     take_info(series->info, s);
-    bench_snapshot_stalls(&before, &r->guest->last, s);
+    s->stalls = bench_stalls(&before, &r->guest->last);
     s->stall_ms = r->guest->worst_ms;
     for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
         series->hist[b] = r->guest->last.hist[b] - MIN(before.hist[b], r->guest->last.hist[b]);

@@ -23,32 +23,6 @@ void bench_snapshot_clear(BenchSnapshotSample *sample)
     }
 }
 
-void bench_snapshot_stalls(const BenchReport *before, const BenchReport *after,
-                           BenchSnapshotSample *sample)
-{
-    uint64_t n = 0;
-
-    for (unsigned b = BENCH_STALL_BUCKET; b < BENCH_BUCKETS; b++) {
-        n += after->hist[b] - MIN(before->hist[b], after->hist[b]);
-    }
-    sample->stalls = n;
-}
-
-void bench_snapshot_faults(JsonArray *list, BenchSnapshotSample *sample)
-{
-    uint64_t hist[BENCH_BUCKETS] = {0};
-
-    for (guint i = 0; list && i < json_array_get_length(list); i++) {
-        JsonArray *pair = json_array_get_array_element(list, i);
-        gint64 us = json_array_get_int_element(pair, 0);
-        unsigned b = us > 0 ? g_bit_storage(us) - 1 : 0;
-        hist[MIN(b, BENCH_BUCKETS - 1)] += json_array_get_int_element(pair, 1);
-    }
-    sample->fault_p50_us = bench_hist_edge(hist, BENCH_BUCKETS, 0.5);
-    sample->fault_p99_us = bench_hist_edge(hist, BENCH_BUCKETS, 0.99);
-    sample->fault_worst_us = bench_hist_edge(hist, BENCH_BUCKETS, 1);
-}
-
 void bench_snapshot_lost(const BenchPoint *point, unsigned n, unsigned before, unsigned end,
                          BenchSnapshotSample *sample)
 {

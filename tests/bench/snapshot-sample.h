@@ -8,9 +8,6 @@
 #include "figures.h"
 #include "guest.h"
 
-/* A write that took 2^BENCH_STALL_BUCKET us or longer is a stall: a millisecond. */
-#define BENCH_STALL_BUCKET 10
-
 /* NaN where there is no value. */
 typedef struct {
     double total_ms;    /* from the command to "completed" */
@@ -35,11 +32,6 @@ extern const BenchColumn bench_snapshot_column[BENCH_SNAPSHOT_FIELDS];
 
 /* All NaN. */
 void bench_snapshot_clear(BenchSnapshotSample *sample);
-/* Writes of the guest between two reports. */
-void bench_snapshot_stalls(const BenchReport *before, const BenchReport *after,
-                           BenchSnapshotSample *sample);
-/* HIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. Their times. */
-void bench_snapshot_faults(JsonArray *hist, BenchSnapshotSample *sample);
 /* N points; BEFORE is the last one before the command, END the first at whose end the guest is
  * back. Its speed is that of the points up to BEFORE and of those from END on, on average. */
 void bench_snapshot_lost(const BenchPoint *point, unsigned n, unsigned before, unsigned end,

@@ -11,15 +11,14 @@
  *
  * One thread, the default main context.
  */
-#include <glib-unix.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "command.h"
 #include "snapshot-run.h"
+#include "stage.h"
 
 #define SKIPPED 77
 
@@ -82,9 +81,8 @@ static void contender_free(gpointer p)
 static struct {
     GPtrArray *contenders; /* Contender */
     BenchThrottle *throttle;
-    FILE *json;
-    char *run_dir; /* for sockets */
-    char *qmp, *file;
+    BenchStage stage;
+    char *file;
 } bench;
 
 /* ---- one snapshot ------------------------------------------------------------------------------
@@ -123,10 +121,10 @@ static bool measure(const Contender *c, int mem, BenchSnapshotSample *sample,
                     BenchSnapshotSeries *series, GError **error)
 {
     g_autofree char *log = g_strdup_printf("%s/%s.log", opt.out, c->engine->name);
-    g_auto(GStrv) argv = command_line(c, mem, bench.qmp);
+    g_auto(GStrv) argv = command_line(c, mem, bench.stage.qmp);
     BenchSnapshotRun run = {.engine = c->engine,
                             .argv = argv,
-                            .qmp = bench.qmp,
+                            .qmp = bench.stage.qmp,
                             .log = log,
                             .file = bench.file,
                             .farfault = opt.farfault,
@@ -134,7 +132,7 @@ static bool measure(const Contender *c, int mem, BenchSnapshotSample *sample,
                             .buffer = opt.buffer < 0 ? -1 : (gint64)opt.buffer << 20};
     bool ok = bench_snapshot_run(&run, sample, series, error);
 
-    unlink(bench.qmp);
+    unlink(bench.stage.qmp);
     return ok;
 }
 
@@ -191,8 +189,8 @@ static void write_json(const Contender *c, int mem, gint round, const BenchSnaps
     bench_figures_to_json(o, bench_snapshot_column, BENCH_SNAPSHOT_FIELDS, (const double *)s);
     add_series(o, series);
     text = json_to_string(root, FALSE);
-    fprintf(bench.json, "%s\n", text);
-    fflush(bench.json);
+    fprintf(bench.stage.json, "%s\n", text);
+    fflush(bench.stage.json);
 }
 
 static void print_row(const char *name, const double *row)
@@ -217,23 +215,13 @@ static void print_head(int mem)
 
 static void print_ranks(const BenchSnapshotSample *sample, const unsigned *taken)
 {
-    static const struct {
-        const char *name;
-        double rank;
-    } lines[] = {{"median", 0.5}, {"p99", 0.99}, {"worst", 1}};
+    g_autofree const char **name = g_new0(const char *, bench.contenders->len);
 
-    for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
-        printf("%s of %d\n", lines[l].name, opt.rounds);
-        for (guint i = 0; i < bench.contenders->len; i++) {
-            const Contender *c = bench.contenders->pdata[i];
-            double row[BENCH_SNAPSHOT_FIELDS];
-            bench_rank_row((const double *)&sample[i * opt.rounds], taken[i], BENCH_SNAPSHOT_FIELDS,
-                           lines[l].rank, row);
-            if (taken[i]) {
-                print_row(c->name, row);
-            }
-        }
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        name[i] = ((const Contender *)bench.contenders->pdata[i])->name;
     }
+    bench_print_ranks(stdout, bench_snapshot_column, BENCH_SNAPSHOT_FIELDS, (const double *)sample,
+                      opt.rounds, bench.contenders->len, name, taken);
 }
 
 /* All rounds with guests of MEM MiB. */
@@ -279,22 +267,6 @@ static bool run_all(void)
 /* ---- what is asked for -------------------------------------------------------------------------
  */
 
-/* "7.2" of what the program says of itself. */
-static char *version_of(const char *qemu, GError **error)
-{
-    const char *argv[] = {qemu, "--version", NULL};
-    g_autofree char *said = NULL;
-
-    if (!g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &said, NULL, NULL,
-                      error)) {
-        return NULL;
-    }
-    const char *at = strstr(said, "version ");
-    at = at ? at + strlen("version ") : "?";
-    const char *dot = strchr(at, '.');
-    return g_strndup(at, dot ? dot + 1 - at + strspn(dot + 1, "0123456789") : strlen(at));
-}
-
 static const BenchSnapshotEngine *engine_named(const char *name)
 {
     for (unsigned e = 0; e < ENGINES; e++) {
@@ -310,7 +282,7 @@ static bool choose(GError **error)
     g_auto(GStrv) name = g_strsplit(opt.engines, ",", -1);
 
     for (char **q = opt.qemu; *q; q++) {
-        g_autofree char *version = version_of(*q, error);
+        g_autofree char *version = bench_command_version(*q, error);
         if (!version) {
             return false;
         }
@@ -370,37 +342,23 @@ static bool settle(GError **error)
     return choose(error);
 }
 
-static void close_all(void)
+static void tidy(void)
 {
-    if (bench.json) {
-        fclose(bench.json);
-    }
-    if (bench.run_dir) {
-        rmdir(bench.run_dir);
-    }
-    /* Of a relay that ends after its QEMU an engine may be left. */
-    bench_guest_end_all();
+    unlink(bench.file);
     g_clear_pointer(&bench.throttle, bench_throttle_free);
-    g_ptr_array_unref(bench.contenders);
-    g_free(bench.qmp);
-    g_free(bench.file);
 }
 
-/* In the middle of a run: files and cgroup do not stay. */
-static gboolean on_signal(gpointer opaque)
+static void close_all(void)
 {
-    bench_guest_end_all();
-    unlink(bench.qmp);
-    unlink(bench.file);
-    rmdir(bench.run_dir);
-    bench_throttle_free(bench.throttle);
-    _exit(1);
+    bench_stage_close(&bench.stage);
+    g_clear_pointer(&bench.throttle, bench_throttle_free);
+    g_ptr_array_unref(bench.contenders);
+    g_free(bench.file);
 }
 
 /* Where results and throttle come from. 0, or the exit status. */
 static int open_all(void)
 {
-    g_autofree char *results = g_build_filename(opt.out, "results.jsonl", NULL);
     g_autofree char *why = NULL;
 
     if (opt.rate) {
@@ -410,18 +368,8 @@ static int open_all(void)
             return SKIPPED;
         }
     }
-    bench.json = fopen(results, "ae");
-    bench.run_dir = g_dir_make_tmp("farfault-bench-XXXXXX", NULL);
-    if (!bench.json || !bench.run_dir) {
-        g_printerr("bench: cannot write to %s or to %s\n", results, g_get_tmp_dir());
-        return 1;
-    }
-    bench.qmp = g_build_filename(bench.run_dir, "qmp", NULL);
     bench.file = g_strdup_printf("%s/snapshot-%d", opt.out, (int)getpid());
-    g_unix_signal_add(SIGINT, on_signal, NULL);
-    g_unix_signal_add(SIGTERM, on_signal, NULL);
-    g_unix_signal_add(SIGHUP, on_signal, NULL);
-    return 0;
+    return bench_stage_open(&bench.stage, opt.out, tidy) ? 0 : 1;
 }
 
 int main(int argc, char **argv)

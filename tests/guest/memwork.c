@@ -21,8 +21,9 @@
  *   ff.net=PORT    as process 1: and a TCP connection
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
  *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
+ *   ff.report=MS   time between two reports; default 1000
  *
- * Lines on the console, one per second and all numbers since the start, but stall_ms:
+ * Lines on the console, one for each report and all numbers since the start, but stall_ms:
  *   FF ready pages=N threads=N fill_ms=N
  *   FF t=S writes=N checks=N passes=N bad=N stall_ms=X max_ms=X hist=B:N,...
  *   FF io disk=N net=N bad=N               with ff.disk= or ff.net=
@@ -38,7 +39,9 @@
  *
  * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
- * memory of ff.extra=, which 'x' then damages, and gives it back the next time.
+ * memory of ff.extra=, which 'x' then damages, and gives it back the next time; '0' to '9' each
+ * have the pages chosen anew, so that a guest that is restored often does not do the same each
+ * time.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -92,7 +95,8 @@ static struct {
     unsigned port;   /* 0: no network */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
-} opt = {.write_percent = 50, .seed = 1, .core = 64};
+    uint64_t report; /* ms */
+} opt = {.write_percent = 50, .seed = 1, .core = 64, .report = 1000};
 
 typedef struct {
     _Alignas(64) pthread_t thread;
@@ -103,6 +107,7 @@ typedef struct {
     /* Read by main at any moment; only this worker adds (stall: main swaps in 0). */
     _Atomic uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
     _Atomic unsigned verified; /* the last request for a verdict that it has served */
+    uint64_t choice;           /* the last one of choice_request that it has served */
 } Worker;
 
 static uint64_t (*pages)[WORDS];
@@ -112,6 +117,7 @@ static Worker workers[MAX_THREADS];
 static double ticks_per_us;
 static _Atomic unsigned verdict_request, bad_lines;
 static _Atomic uint64_t damage_request; /* page number + 1; 0 = none */
+static _Atomic uint64_t choice_request; /* the key '0' to '9'; 0 = none. All workers look at it */
 static pthread_barrier_t filled;
 static pthread_mutex_t verified_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t verified_cond = PTHREAD_COND_INITIALIZER;
@@ -332,6 +338,11 @@ static void serve_requests(Worker *w)
         pages[damage - 1][WORDS / 2] ^= 1;
         atomic_store(&damage_request, 0);
     }
+    uint64_t choice = atomic_load(&choice_request);
+    if (choice != w->choice) {
+        w->choice = choice;
+        w->rng = mix(mix(opt.seed) + choice) + w->index;
+    }
     unsigned request = atomic_load(&verdict_request);
     if (request == atomic_load(&w->verified))
         return;
@@ -406,7 +417,7 @@ static void report(double seconds)
             p += sprintf(p, "%s%u:%llu", p == hist ? "" : ",", b, (unsigned long long)s.hist[b]);
     if (stall_ms > max_ms)
         max_ms = stall_ms;
-    line("FF t=%.0f writes=%llu checks=%llu passes=%llu bad=%llu stall_ms=%.2f max_ms=%.2f hist=%s",
+    line("FF t=%g writes=%llu checks=%llu passes=%llu bad=%llu stall_ms=%.2f max_ms=%.2f hist=%s",
          seconds, (unsigned long long)s.writes, (unsigned long long)s.checks,
          (unsigned long long)s.passes, (unsigned long long)s.bad, stall_ms, max_ms, hist);
     if (opt.disk || opt.port) {
@@ -456,17 +467,33 @@ static void take_or_give_back(void)
     line("FF extra %s mib=%u", what, opt.extra);
 }
 
-/* Reports every second, and serves the keys between. A console that is at its end has no keys. */
+static void serve_key(char key)
+{
+    if (key == 'v')
+        verdict();
+    else if (key == 'x' && extra_taken())
+        extra_damage();
+    else if (key == 'x')
+        atomic_store(&damage_request, n_pages / 2 + 1);
+    else if (key == 'm')
+        take_or_give_back();
+    else if (key >= '0' && key <= '9')
+        atomic_store(&choice_request, (uint64_t)key);
+    else if (key == 'q')
+        end(verdict() ? 0 : 1);
+}
+
+/* Reports, and serves the keys between. A console that is at its end has no keys. */
 static void report_and_listen(void)
 {
-    double start = now_us(), next = start + 1e6;
+    double every = opt.report * 1e3, start = now_us(), next = start + every;
     struct pollfd console = {.fd = STDIN_FILENO, .events = POLLIN};
     for (;;) {
         double left = next - now_us();
         if (left <= 0) {
             report((next - start) / 1e6);
             /* A guest that was stopped for long does not catch up on lines. */
-            next += left < -1e6 ? 1e6 * (uint64_t)(1 - left / 1e6) : 1e6;
+            next += left < -every ? every * (uint64_t)(1 - left / every) : every;
             continue;
         }
         if (poll(&console, 1, (int)(left / 1e3) + 1) <= 0)
@@ -475,16 +502,8 @@ static void report_and_listen(void)
         ssize_t n = read(STDIN_FILENO, &key, 1);
         if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
             console.fd = -1;
-        else if (n == 1 && key == 'v')
-            verdict();
-        else if (n == 1 && key == 'x' && extra_taken())
-            extra_damage();
-        else if (n == 1 && key == 'x')
-            atomic_store(&damage_request, n_pages / 2 + 1);
-        else if (n == 1 && key == 'm')
-            take_or_give_back();
-        else if (n == 1 && key == 'q')
-            end(verdict() ? 0 : 1);
+        else if (n == 1)
+            serve_key(key);
     }
 }
 
@@ -547,6 +566,8 @@ static void parse_option(char *word)
         opt.direct = n;
     else if (!strcmp(name, "extra"))
         opt.extra = n;
+    else if (!strcmp(name, "report"))
+        opt.report = n ? n : 1;
     else
         line("FF warning: ff.%s is unknown", name);
 }

@@ -132,6 +132,25 @@ static void test_extra(void)
     g_assert_cmpint(end(&m), ==, 1);
 }
 
+static void test_report(void)
+{
+    const char *options[] = {"ff.mib=4", "ff.threads=2", "ff.report=10", NULL};
+    Memwork m = start(options);
+
+    /* t is the guest's own time: with lines of every second it would be 1 or more. */
+    g_autofree char *first = line_with(&m, "FF t=");
+    g_assert_true(g_str_has_prefix(first, "FF t=0."));
+    /* Chosen anew, and no page is wrong. */
+    for (const char *k = "0190"; *k; k++) {
+        const char one[] = {*k, 0};
+        key(&m, one);
+        g_free(line_with(&m, "FF t="));
+    }
+    key(&m, "q");
+    g_free(line_with(&m, "FF verdict ok"));
+    g_assert_cmpint(end(&m), ==, 0);
+}
+
 static uint64_t touches(const char *line)
 {
     const char *at = strstr(line, " hist=");
@@ -187,6 +206,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/memwork/zipf", "zipf", test_mode);
     g_test_add_func("/memwork/damage", test_damage);
     g_test_add_func("/memwork/extra", test_extra);
+    g_test_add_func("/memwork/report", test_report);
     g_test_add_func("/memwork/store", test_store);
     g_test_add_func("/memwork/options", test_options);
     return g_test_run();

@@ -337,6 +337,8 @@ static void keep(Half *s, Half *d, const BootsectConfig *boot)
     expect_text(out, "every page is in one of them");
     compare_dumps(s, d, boot);
     REFUSED("not the two halves", "dump", "--check", s->dump, s->dump);
+    REFUSED("farfault recover --from", "join", "--force", s->dump, d->dump, "/nowhere/at-all");
+    REFUSED("give the source's first", "join", "--force", d->dump, s->dump, "/nowhere/at-all");
     g_assert_cmpint(g_unlink(map), ==, 0);
     g_assert_true(g_file_set_contents(map, none, RAM_BYTES / PAGE / 8, NULL));
     REFUSED("0.pages: damaged", "dump", "--check", s->dump, d->dump);

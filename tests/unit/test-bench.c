@@ -2,10 +2,15 @@
 /*
  * The arithmetic of the bench: the guest's lines, waits between two of them, ranks of figures.
  */
+#include "tests/bench/restore-cache.h"
+#include "tests/bench/restore-sample.h"
 #include "tests/bench/sample.h"
 #include "tests/bench/snapshot-sample.h"
 
+#include <glib/gstdio.h>
 #include <math.h>
+#include <string.h>
+#include <unistd.h>
 
 static void test_report(void)
 {
@@ -104,6 +109,26 @@ static void test_rank(void)
     g_assert_true(isnan(bench_rank(rows, 3, 2, 1, 0.5)));
 }
 
+/* The worst of a column is its largest value, or its least where more is better; who has no row has
+ * no line. */
+static void test_ranks(void)
+{
+    static const BenchColumn column[] = {{"time", "time", "%.0f"},
+                                         {"work", "work", "%.0f", .more = true}};
+    static const double rows[] = {1, 10, 5, 50, 0, 0, 0, 0};
+    static const char *const name[] = {"a", "b"};
+    static const unsigned taken[] = {2, 0};
+    g_autofree char *line = NULL, *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+
+    bench_print_ranks(out, column, 2, rows, 2, 2, name, taken);
+    fclose(out);
+    line = g_strdup_printf("worst of 2\n%-20s %9s %9s\n", "a", "5", "10");
+    g_assert_true(g_str_has_suffix(text, line));
+    g_assert_null(strstr(text, "b "));
+}
+
 static void test_hist_edge(void)
 {
     uint64_t hist[8] = {0};
@@ -117,28 +142,24 @@ static void test_hist_edge(void)
     g_assert_cmpfloat(bench_hist_edge(hist, 8, 1), ==, 256);
 }
 
-static void test_snapshot_faults(void)
+static void test_latency(void)
 {
     g_autoptr(JsonNode) list = json_from_string("[[0, 1], [16, 90], [32, 8], [65536, 1]]", NULL);
-    BenchSnapshotSample s;
+    BenchLatency l = bench_latency(NULL);
 
-    bench_snapshot_clear(&s);
-    bench_snapshot_faults(NULL, &s);
-    g_assert_true(isnan(s.fault_p50_us) && isnan(s.fault_p99_us));
-    bench_snapshot_faults(json_node_get_array(list), &s);
-    g_assert_cmpfloat(s.fault_p50_us, ==, 32);
-    g_assert_cmpfloat(s.fault_p99_us, ==, 64);
-    g_assert_cmpfloat(s.fault_worst_us, ==, 131072);
+    g_assert_true(isnan(l.p50_us) && isnan(l.p99_us));
+    l = bench_latency(json_node_get_array(list));
+    g_assert_cmpfloat(l.p50_us, ==, 32);
+    g_assert_cmpfloat(l.p99_us, ==, 64);
+    g_assert_cmpfloat(l.worst_us, ==, 131072);
 }
 
-static void test_snapshot_stalls(void)
+static void test_stalls(void)
 {
     BenchReport before = {.hist = {[9] = 4, [10] = 2}},
                 after = {.hist = {[9] = 50, [10] = 5, [14] = 1}};
-    BenchSnapshotSample s;
 
-    bench_snapshot_stalls(&before, &after, &s);
-    g_assert_cmpfloat(s.stalls, ==, 4);
+    g_assert_cmpfloat(bench_stalls(&before, &after), ==, 4);
 }
 
 /* 10 steps per us; a second without any; then 8 per us. */
@@ -152,6 +173,54 @@ static void test_snapshot_lost(void)
     g_assert_cmpfloat_with_epsilon(s.lost_s, 2 - 8.0 / 9, 1e-9);
 }
 
+/* 10 steps per ms. Asked at 1 s, runs at 1.5 s with 100 steps, does 100 until 2 s, then stands
+ * still until 4 s, then has its speed. */
+static void test_restore_work(void)
+{
+    static const BenchPoint point[] = {
+        {1500000, 100}, {2000000, 200}, {4000000, 200}, {5000000, 10200}, {6000000, 20200}};
+    BenchRestoreSample s;
+
+    g_assert_cmpfloat(bench_restore_steps_at(point, 5, 0), ==, 100);
+    g_assert_cmpfloat(bench_restore_steps_at(point, 5, 1750000), ==, 150);
+    g_assert_cmpfloat(bench_restore_steps_at(point, 5, 6000000), ==, 20200);
+    g_assert_true(isnan(bench_restore_steps_at(point, 5, 6000001)));
+    bench_restore_clear(&s);
+    bench_restore_work(point, 5, 3, 1000000, &s);
+    g_assert_cmpfloat_with_epsilon(s.speed, 10, 1e-9);
+    g_assert_cmpfloat_with_epsilon(s.work, 0.1, 1e-9);
+    /* It runs later than is looked at. */
+    bench_restore_work(&point[3], 2, 0, 2000000, &s);
+    g_assert_cmpfloat(s.work, ==, 0);
+}
+
+/* One MiB of data between holes; where its file system is a disk, it can be dropped. */
+static void test_restore_cache(void)
+{
+    g_autofree char *path = NULL, *mib = g_malloc0(1 << 20);
+    g_autoptr(GError) error = NULL;
+    int fd = g_file_open_tmp("bench-XXXXXX", &path, NULL);
+    uint64_t bytes;
+    int64_t us;
+
+    memset(mib, 7, 1 << 20);
+    g_assert_cmpint(ftruncate(fd, 8 << 20), ==, 0);
+    g_assert_cmpint(pwrite(fd, mib, 1 << 20, 2 << 20), ==, 1 << 20);
+    close(fd);
+    for (unsigned direct = 0; direct < 2; direct++) {
+        g_assert_true(bench_cache_read(path, direct, &bytes, &us, &error));
+        g_assert_cmpuint(bytes, ==, 1 << 20);
+        g_assert_cmpint(us, >, 0);
+    }
+    g_assert_true(bench_cache_data(path, &bytes, &error));
+    g_assert_cmpuint(bytes, ==, 1 << 20);
+    g_assert_true(bench_cache_fill(path, &error));
+    if (!bench_cache_drop(path, &error)) {
+        g_assert_nonnull(strstr(error->message, "stays in the page cache"));
+    }
+    g_unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -161,8 +230,11 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/median", test_median);
     g_test_add_func("/bench/rank", test_rank);
     g_test_add_func("/bench/hist-edge", test_hist_edge);
-    g_test_add_func("/bench/snapshot/faults", test_snapshot_faults);
-    g_test_add_func("/bench/snapshot/stalls", test_snapshot_stalls);
+    g_test_add_func("/bench/latency", test_latency);
+    g_test_add_func("/bench/stalls", test_stalls);
+    g_test_add_func("/bench/ranks", test_ranks);
     g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
+    g_test_add_func("/bench/restore/work", test_restore_work);
+    g_test_add_func("/bench/restore/cache", test_restore_cache);
     return g_test_run();
 }

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "fault/fault.h"
 #include "migration/dump.h"
+#include "snapshot/dump-join.h"
 #include "snapshot/xxh64.h"
 #include "state/state.h"
 #include "tests/lib/cutter.h"
@@ -264,6 +265,77 @@ static void test_moved_on(void)
     end(&t);
 }
 
+static FfDumpFiles *open_half(const char *half)
+{
+    g_autoptr(GError) error = NULL;
+    FfDumpFiles *f = ff_dump_files_open(open(half, O_RDONLY | O_CLOEXEC), half, &error);
+
+    g_assert_no_error(error);
+    return f;
+}
+
+/* Both are opened again; ff_dump_join_check() says something with PART, or (NULL) nothing. */
+static void check_join(const Test *t, const char *part)
+{
+    g_autoptr(FfDumpFiles) s = open_half(t->half[0]), d = open_half(t->half[1]);
+    g_autoptr(GError) error = NULL;
+
+    g_assert_true(ff_dump_halves_check(s, d, NULL));
+    g_assert_cmpint(ff_dump_join_check(s, d, &error), ==, !part);
+    if (part) {
+        g_assert_nonnull(strstr(error->message, part));
+        g_assert_null(strchr(error->message, '\n'));
+    }
+}
+
+/* A guest that has never run at the destination can be joined, and no other one. What is no stream
+ * of QEMU's leaves nothing. */
+static void test_join(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_GRANT, false);
+    g_autofree char *joined = g_build_filename(t.dir, "joined", NULL);
+    static const struct {
+        unsigned half;
+        const char *key, *value, *part;
+    } rows[] = {
+        {1, "phase", "granted", "farfault recover --from"},
+        {1, "phase", "done", "farfault recover --from"},
+        {1, "phase", "dead", "the guest is at the source"},
+        {1, "phase", "loading", "the guest is at the source"},
+        {0, "run-right", "mine", "it is at the source"},
+    };
+
+    check_join(&t, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        const char *half = t.half[rows[i].half];
+        g_autofree char *was = dump_said(half, "dump", rows[i].key);
+
+        dump_say(half, "dump", rows[i].key, rows[i].value);
+        check_join(&t, rows[i].part);
+        dump_say(half, "dump", rows[i].key, was);
+    }
+    check_join(&t, NULL);
+    {
+        g_autoptr(FfDumpFiles) s = open_half(t.half[0]), d = open_half(t.half[1]);
+        g_autoptr(GError) error = NULL;
+        g_autoptr(FfOutput) o = ff_output_new(joined, &error);
+        FfJoined result;
+
+        g_assert_false(ff_dump_join_check(d, s, NULL));
+        g_assert_false(ff_dump_join(s, d, o, &result, &error));
+        g_assert_nonnull(error);
+    }
+    g_assert_false(g_file_test(joined, G_FILE_TEST_EXISTS));
+    for (unsigned i = 0; i < 2; i++) {
+        dump_say(t.half[i], "dump", "device-state-bytes", "0");
+    }
+    check_join(&t, "neither dump has the device state");
+    end(&t);
+}
+
 /* The checksum is XXH64: its own vectors, and zstd's, which has the lower half of it at the end of
  * a frame. */
 static void test_sum(void)
@@ -359,6 +431,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dump/lacking", test_lacking);
     g_test_add_func("/dump/damaged", test_damaged);
     g_test_add_func("/dump/moved-on", test_moved_on);
+    g_test_add_func("/dump/join", test_join);
     g_test_add_func("/dump/sum", test_sum);
     g_test_add_func("/dump/active", test_active);
     g_test_add_func("/dump/half", test_half);

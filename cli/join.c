@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault join: the two dumps of a migration whose destination never ran become the file of a
+ * saved guest (snapshot/dump-join.h). What this makes is a second copy of a guest, so it is made
+ * only if somebody says that the first one is gone, and never while a process of this host, or a
+ * monitor that was named, is one of the migration's sides. One thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/qmp.h"
+#include "launch/guests.h"
+#include "snapshot/dump-join.h"
+#include "snapshot/saved.h"
+
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+#define CLONE                                                                                      \
+    "the guest as it was at the switch would be a clone: what the dumps do not say is whether it " \
+    "has gone on since, at the source (which may have taken it back) or at the destination "       \
+    "(which "                                                                                      \
+    "may have been granted it): if both QEMUs have ended for good, say so (--force)"
+
+static FfDumpFiles *open_half(const char *directory, GError **error)
+{
+    int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (dir < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", directory,
+                    g_strerror(errno));
+        return NULL;
+    }
+    return ff_dump_files_open(dir, directory, error);
+}
+
+/* ---- does one of them still live ---------------------------------------------------------------
+ */
+
+/* Any process counts: farfault attach can give a relay to a QEMU that has none. */
+static bool no_process(const FfDumpFiles *half, GError **error)
+{
+    g_autoptr(GPtrArray) guests = ff_guests_find();
+
+    for (guint i = 0; i < guests->len; i++) {
+        const FfHostGuest *g = guests->pdata[i];
+
+        if (!memcmp(g->session, half->session, sizeof(g->session))) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                        "one side of this migration is process %d of this host%s: continue it "
+                        "there (farfault status says how), or end that QEMU first",
+                        (int)g->pid, g->served ? "" : ", which farfault attach can serve again");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Nobody is there who could answer: the rest is not known. */
+static bool is_absent(const GError *error)
+{
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
+           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
+           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_HOST_UNREACHABLE) ||
+           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NETWORK_UNREACHABLE) ||
+           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
+}
+
+static bool no_monitor(char **address, GError **error)
+{
+    for (char **a = address; a && *a; a++) {
+        g_autoptr(GError) own = NULL;
+        g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(*a, NULL, &own);
+
+        if (qmp) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                        "%s answers: continue the migration there (farfault status %s says how), "
+                        "or end that QEMU first",
+                        *a, *a);
+            return false;
+        }
+        if (!is_absent(own)) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&own),
+                                       "whether a QEMU is left is not known: ");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- joining -----------------------------------------------------------------------------------
+ */
+
+static void report(const char *path, const FfJoined *joined)
+{
+    g_autofree char *source = ff_format_bytes((double)(joined->pages[0] * FF_SAVED_PAGE));
+    g_autofree char *destination = ff_format_bytes((double)(joined->pages[1] * FF_SAVED_PAGE));
+
+    printf("%s: the guest as it was at the switch, a clone\n"
+           "  memory       %s of the source's, %s of the destination's\n"
+           "  restored     it %s; its disks have to be as they were then\n"
+           "  restore      farfault restore %s -- qemu-system-...\n",
+           path, source, destination, joined->runs ? "runs" : "stands until cont", path);
+}
+
+static bool join(const char *const *path, bool force, char **monitors, GError **error)
+{
+    g_autoptr(FfDumpFiles) source = open_half(path[0], error);
+    g_autoptr(FfDumpFiles) destination = source ? open_half(path[1], error) : NULL;
+    g_autoptr(FfOutput) o = NULL;
+    FfJoined joined;
+
+    if (!destination || !ff_dump_halves_check(source, destination, error) ||
+        !ff_dump_join_check(source, destination, error) || !no_process(source, error) ||
+        !no_monitor(monitors, error)) {
+        return false;
+    }
+    if (!force) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED, CLONE);
+        return false;
+    }
+    o = ff_output_new(path[2], error);
+    if (!o || !ff_dump_join(source, destination, o, &joined, error) ||
+        !ff_output_commit(o, error)) {
+        return false;
+    }
+    report(path[2], &joined);
+    return true;
+}
+
+int ff_cli_join(int argc, char **argv)
+{
+    gboolean help = FALSE, force = FALSE;
+    g_auto(GStrv) positional = NULL, monitors = NULL;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"force", 0, 0, G_OPTION_ARG_NONE, &force, NULL, NULL},
+        {"monitor", 0, 0, G_OPTION_ARG_STRING_ARRAY, &monitors, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &positional, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    g_autoptr(GError) error = NULL;
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault join --help)\n", error->message);
+        return EXIT_USAGE;
+    }
+    if (help) {
+        fputs(ff_help_join, stdout);
+        return EXIT_OK;
+    }
+    if (!positional || g_strv_length(positional) != 3) {
+        fputs("farfault: give two dumps and a new file: farfault join SOURCE DESTINATION FILE\n",
+              stderr);
+        return EXIT_USAGE;
+    }
+    if (!join((const char *const *)positional, force, monitors, &error)) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
