@@ -495,6 +495,11 @@ static void test_refused(void)
         {"-qmp stdio", "monitor compat_monitor1: cannot be handed over"},
         {"-device vmgenid,guid=auto", "another generation"},
         {"-device vfio-pci,host=1", "cannot be handed over"},
+        {"-device id=v,driver=vfio-pci,host=1", "driver=vfio-pci,host=1: cannot be handed over"},
+        {"-device virtio-mem-pci,memdev=m", "writes to the memory of the running guest"},
+        {"-device loader,addr=4096,data=1,data-len=4", "writes to the memory of the running guest"},
+        {"-chardev null,id=l,logfile=/tmp/x", "would truncate its log"},
+        {"-chardev file,id=f,path=append=on", "would truncate it"},
         {"-pidfile /tmp/x", "-pidfile: cannot be handed over"},
         {"-daemonize", "-daemonize: cannot be handed over"},
         {"-snapshot", "-snapshot: cannot be handed over"},
@@ -534,6 +539,7 @@ static void test_fails(void)
         {"-vga std", "-vga std -device virtio-rng-pci,id=more",
          "device 'more' is not there in the"},
         {"-vga std", "-vga cirrus", "RAM block "},
+        {"-display none", "", "give -display none"},
     };
     g_autoptr(Guest) g = counting(NULL);
 
