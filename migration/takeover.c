@@ -269,8 +269,11 @@ static void complete(FfTakeover *t)
     if (t->control->ops.drop) {
         t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
     }
+    /* First: who is IDLE, and has borrowed memory, got no guest, and is killed. */
+    ff_state_unmark(t->cfg->state, FF_MARK_BORROWED);
     ff_journal_idle(t->cfg->state);
-    ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE | FF_MARK_BORROWED);
+    FF_FAULT_AT("idle");
+    ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE);
     ff_control_set_status(t->control, FF_STATUS_COMPLETED);
 }
 

@@ -310,7 +310,7 @@ static void test_new_engine_after(void)
 {
     new_dies_at("kill",
                 (const char *const[]){"taken", "granted", "resumed", "running", "lifted", "done",
-                                      "undone", NULL},
+                                      "undone", "idle", NULL},
                 NEW);
 }
 
