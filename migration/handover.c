@@ -33,6 +33,13 @@
 #define PEER "the new QEMU"
 #define DIED "the migration engine ended unexpectedly"
 
+/* A new QEMU, or engine of it, that says nothing for so long has failed; ms. The guest may be
+ * standing, and the word lets nobody run who has been given up. */
+static int limit(const FfHandover *s)
+{
+    return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
+}
+
 /* ---- the guard ---------------------------------------------------------------------------------
  */
 
@@ -169,7 +176,8 @@ static bool accept_peer(FfHandover *s, GError **error)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     int fds[FF_UPGRADE_FDS];
 
-    if (!ff_upgrade_await(s->link, FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS, error)) {
+    if (!ff_upgrade_await(s->link, limit(s), FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS,
+                          error)) {
         return false;
     }
     s->heir = fds[FF_UPGRADE_FD_PIDFD];
@@ -189,12 +197,12 @@ static bool accept_peer(FfHandover *s, GError **error)
     s->pact = ff_pact_map(pact, error);
     bool ok = s->pact && guard(s, error);
     FF_FAULT_AT("guarded");
-    int rc = ok ? ff_upgrade_send(s->link, FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
+    int rc = ok ? ff_upgrade_send(s->link, limit(s), FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
     close(pact);
     if (rc < 0) {
         return ff_upgrade_peer_error(m, rc, PEER, error);
     }
-    return ok && ff_upgrade_await(s->link, FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+    return ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
 }
 
 static bool begin(FfHandover *s, GError **error)
@@ -262,7 +270,7 @@ static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, n);
-    int rc = ff_upgrade_send(s->link, FF_UPGRADE_DEVICE, buf, n, NULL, 0);
+    int rc = ff_upgrade_send(s->link, limit(s), FF_UPGRADE_DEVICE, buf, n, NULL, 0);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -274,13 +282,17 @@ static bool send_all_state(FfHandover *s, GError **error)
     struct pollfd fds[] = {{s->inner, POLLIN, 0}, {s->link, POLLIN, 0}};
 
     for (;;) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+        int n = poll(fds, 2, limit(s));
+        if (n == 0) {
+            return ff_upgrade_peer_error(m, -ETIMEDOUT, PEER, error);
+        }
+        if (n < 0 && errno != EINTR) {
             g_set_error(error, FF_M_ERROR, 0, "poll: %s", g_strerror(errno));
             return false;
         }
         if (fds[1].revents) {
             FF_FAULT_AT("loaded");
-            return ff_upgrade_await(s->link, FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
+            return ff_upgrade_await(s->link, limit(s), FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
         }
         if (fds[0].revents && !send_state(s, buf, error)) {
             return false;
@@ -326,7 +338,7 @@ static bool give(FfHandover *s, GError **error)
     }
     FF_FAULT_AT("given");
     /* Who does not get it reads the word. */
-    ff_upgrade_send(s->link, FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
+    ff_upgrade_send(s->link, limit(s), FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
     return true;
 }
 
@@ -334,7 +346,7 @@ static bool await_taken(FfHandover *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
 
-    bool ok = ff_upgrade_await(s->link, FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
+    bool ok = ff_upgrade_await(s->link, limit(s), FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
     FF_FAULT_AT("running");
     return ok;
 }
@@ -374,7 +386,7 @@ static void finish(FfHandover *s)
     ff_stamp(s->control->end_us);
     /* Until then the guard answers; after it, or if the new engine has died, its side does. */
     if (s->link >= 0) {
-        ff_upgrade_await(s->link, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);
+        ff_upgrade_await(s->link, -1, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);
     }
     FF_FAULT_AT("lifted");
     g_clear_pointer(&s->guard, ff_guard_free);
@@ -516,7 +528,7 @@ static void roll_back(FfHandover *s, const GError *why)
     } else {
         ff_control_set_error(s->control, why->message);
     }
-    ff_upgrade_send(s->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    ff_upgrade_send(s->link, 0, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
     stay(s, cancelled);
 }
 

@@ -69,8 +69,8 @@ static bool offer(FfTakeover *t, GError **error)
             return false;
         }
     }
-    int rc = ff_upgrade_send(t->link, FF_UPGRADE_OFFER, blocks, t->ram->n_blocks * sizeof(*blocks),
-                             fds, FF_UPGRADE_FDS);
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_OFFER, blocks,
+                             t->ram->n_blocks * sizeof(*blocks), fds, FF_UPGRADE_FDS);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -80,7 +80,7 @@ static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 
     t->uffd_is_free = false; /* the other side registers it */
     if (!offer(t, error) ||
-        !ff_upgrade_await(t->link, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
+        !ff_upgrade_await(t->link, -1, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
         return false;
     }
     if (t->control->ops.hold) {
@@ -111,7 +111,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     FF_FAULT_AT("ready");
-    int rc = ff_upgrade_send(t->link, FF_UPGRADE_READY, NULL, 0, NULL, 0);
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, NULL, 0, NULL, 0);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -179,7 +179,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
                 return false;
             }
         } else if (fds[1].revents) {
-            if (!ff_upgrade_await(t->link, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
+            if (!ff_upgrade_await(t->link, -1, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
                 !feed(t, m, error)) {
                 return false;
             }
@@ -189,7 +189,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     ff_journal_loaded(t->cfg->state);
     FF_FAULT_AT("loaded");
     /* Who does not get it sees the end of this engine, or goes on to read the word. */
-    ff_upgrade_send(t->link, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
     return true;
 }
 
@@ -203,7 +203,7 @@ static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 
     do {
         g_clear_error(&said);
-    } while (!ff_upgrade_await(t->link, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
+    } while (!ff_upgrade_await(t->link, -1, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
              m->type == FF_UPGRADE_DEVICE); /* of which QEMU needs no more */
     FF_FAULT_AT("grant");
     if (!ff_pact_change(t->pact, FF_PACT_GIVEN, FF_PACT_TAKEN)) {
@@ -284,11 +284,11 @@ static void run_and_complete(FfTakeover *t)
     ff_journal_grant(t->cfg->state, run_state);
     FF_FAULT_AT("granted");
     run_guest(t);
-    ff_upgrade_send(t->link, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
     FF_FAULT_AT("running");
     lift_guard(t);
     FF_FAULT_AT("lifted");
-    ff_upgrade_send(t->link, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
     complete(t);
 }
 
@@ -301,7 +301,7 @@ static void give_up(FfTakeover *t, const GError *why)
     ff_control_set_error(t->control, why->message);
     ff_journal_dead(t->cfg->state);
     g_message("the upgrade has failed: %s", why->message);
-    ff_upgrade_send(t->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
     ff_control_set_status(t->control, FF_STATUS_FAILED);
     ff_control_kill_vmm(t->control, why->message);
 }
