@@ -331,6 +331,8 @@ static bool give(FfHandover *s, GError **error)
         }
         return false;
     }
+    /* If this QEMU ends now, the monitors' sockets may be the other one's. */
+    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     FF_FAULT_AT("giving");
     if (!ff_pact_change(s->pact, FF_PACT_OPEN, FF_PACT_GIVEN)) {
         g_set_error_literal(error, FF_M_ERROR, 0, PEER " has given up");
@@ -370,7 +372,6 @@ static void kill_it(int pidfd)
 static void end_old(FfHandover *s)
 {
     ff_journal_done(s->cfg->state);
-    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     FF_FAULT_AT("done");
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
     ff_control_sync(s->control);
@@ -509,7 +510,7 @@ static void stay(FfHandover *s, bool cancelled)
     }
     forget(s);
     ff_journal_idle(s->cfg->state);
-    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
+    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE | FF_MARK_MOVED);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 

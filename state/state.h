@@ -177,8 +177,8 @@ enum {
      * placed here but by an upgrade. Set at the start of this QEMU, cleared when the guest is its
      * own. */
     FF_MARK_BORROWED = 1 << 4,
-    /* S: the guest runs in its next QEMU, which has the monitors' sockets: their names are not
-     * removed at the end. */
+    /* S: the guest runs, or may run, in its next QEMU, which has the monitors' sockets: their names
+     * are not removed at the end. Set before the guest is given away, cleared if it stays. */
     FF_MARK_MOVED = 1 << 5,
 };
 #define FF_FILE_HELD "file"
