@@ -217,6 +217,10 @@ FfStateHeader *ff_state_map(int fd, GError **error);
 /* A migration is under way, or what one has done to QEMU is not undone yet. */
 bool ff_state_is_under_way(const FfStateHeader *state);
 
+/* Guest memory is another QEMU's still, which guards it against this one: it must stay guarded
+ * until this one is dead, or the guest is its own. */
+bool ff_state_is_guarded(const FfStateHeader *state);
+
 /* MARK: of FF_MARK_*. Observers: the relay when this engine has died, and the next engine. Any
  * thread. */
 static inline void ff_state_mark(FfStateHeader *state, unsigned mark)
