@@ -43,11 +43,15 @@ static int limit(const FfHandover *s)
 /* ---- the guard ---------------------------------------------------------------------------------
  */
 
-/* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. */
+/* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. Before it has
+ * anything to load the guest runs here: what is kept then would be older than what is put back. */
 static int written(unsigned block, uint64_t page, const void *content, void *opaque)
 {
     FfHandover *s = opaque;
 
+    if (!__atomic_load_n(&s->loads, __ATOMIC_ACQUIRE)) {
+        return -EPERM;
+    }
     if (ff_pact_word(s->pact) == FF_PACT_TAKEN) {
         return 0;
     }
@@ -59,8 +63,10 @@ static void failed(int rc, void *opaque)
 {
     FfHandover *s = opaque;
 
-    ff_control_dead(s->control, PEER " writes to the guest's memory while it loads: %s",
-                    rc == -ENOSPC ? "more pages than can be put back" : g_strerror(-rc));
+    ff_control_dead(s->control, PEER " writes to the guest's memory: %s",
+                    rc == -ENOSPC  ? "more pages than can be put back"
+                    : rc == -EPERM ? "while the guest still runs in the old one"
+                                   : g_strerror(-rc));
     ff_mutex_lock(&s->control->lock);
     ff_handover_wake_locked(s);
     ff_mutex_unlock(&s->control->lock);
@@ -281,6 +287,7 @@ static bool send_all_state(FfHandover *s, GError **error)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     struct pollfd fds[] = {{s->inner, POLLIN, 0}, {s->link, POLLIN, 0}};
 
+    __atomic_store_n(&s->loads, true, __ATOMIC_RELEASE);
     for (;;) {
         int n = poll(fds, 2, limit(s));
         if (n == 0) {
