@@ -177,6 +177,15 @@ static void drop(FfHandover *s, const char *name)
     }
 }
 
+/* This engine and its relay may both die: the next ones need the same as if it was this one alone.
+ */
+static bool keep_pact(FfHandover *s, const int *fds, unsigned n, GError **error)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    return !state->keep_pact || state->keep_pact(state, fds, n, error);
+}
+
 static bool accept_peer(FfHandover *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
@@ -201,7 +210,8 @@ static bool accept_peer(FfHandover *s, GError **error)
     }
     hold(s, FF_PACT_HELD, pact);
     s->pact = ff_pact_map(pact, error);
-    bool ok = s->pact && guard(s, error);
+    const int kept[] = {pact, s->heir, s->uffd};
+    bool ok = s->pact && keep_pact(s, kept, G_N_ELEMENTS(kept), error) && guard(s, error);
     FF_FAULT_AT("guarded");
     int rc = ok ? ff_upgrade_send(s->link, limit(s), FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
     close(pact);
@@ -488,6 +498,11 @@ static void restart_guest(FfHandover *s)
 
 static void forget(FfHandover *s)
 {
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    if (state->forget_pact) {
+        state->forget_pact(state);
+    }
     drop(s, FF_HEIR_UFFD_HELD);
     drop(s, FF_HEIR_HELD);
     drop(s, FF_PACT_HELD);

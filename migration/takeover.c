@@ -87,8 +87,10 @@ static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         t->control->ops.hold(FF_PACT_HELD, pact, t->control->ops.opaque);
     }
     t->pact = ff_pact_map(pact, error);
+    FfVmmState *state = &t->cfg->vmm->state;
+    bool ok = t->pact && (!state->keep_pact || state->keep_pact(state, &pact, 1, error));
     close(pact);
-    return t->pact;
+    return ok;
 }
 
 static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
@@ -266,6 +268,9 @@ static void complete(FfTakeover *t)
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");
+    if (state->forget_pact) {
+        state->forget_pact(state);
+    }
     if (t->control->ops.drop) {
         t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
     }

@@ -15,6 +15,7 @@
 #include "qemu/disks.h"
 #include "qemu/drain.h"
 #include "qemu/internal.h"
+#include "qemu/keep-pact.h"
 #include "qemu/nested.h"
 #include "qemu/run.h"
 #include "qemu/settings.h"
@@ -58,6 +59,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .let_save = ff_qemu_let_save,
                   .keep = ff_qemu_keep,
                   .forget_kept = ff_qemu_forget_kept,
+                  .keep_pact = ff_qemu_keep_pact,
+                  .forget_pact = ff_qemu_forget_pact,
                   .wait_saved = ff_qemu_wait_saved,
                   .machine = ff_qemu_machine,
                   .load = ff_qemu_load,

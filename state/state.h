@@ -111,7 +111,9 @@ typedef struct {
     /* QEMU's version, as FfDriverPort.version says it; 0: not known yet. So an engine that has not
      * heard QEMU's greeting yet answers as the one before it did. */
     uint32_t qemu_version;
-    uint32_t unused;
+    /* Inode of a parcel of which QEMU has a copy: what the next relay and engine need of an upgrade
+     * (state/pact.h); 0: none. The number of a socket has no more bits. */
+    uint32_t kept_pact;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
