@@ -221,11 +221,37 @@ static bool accept_peer(FfHandover *s, GError **error)
     return ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
 }
 
+/* What the new QEMU has open has been compared with what this one had then. *TEXT is what it has
+ * now; "": nobody can tell. */
+static bool look_at_disks(FfHandover *s, char **text, GError **error)
+{
+    FfVmmDisks *disks = &s->cfg->vmm->disks;
+
+    *text = disks->describe ? disks->describe(disks, error) : g_strdup("");
+    return *text;
+}
+
+static bool disks_are_the_same(FfHandover *s, GError **error)
+{
+    g_autofree char *now = NULL;
+
+    if (!look_at_disks(s, &now, error)) {
+        return false;
+    }
+    if (strcmp(now, s->disks) != 0) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "the guest's disks have been changed meanwhile: repeat the upgrade");
+        return false;
+    }
+    return true;
+}
+
 static bool begin(FfHandover *s, GError **error)
 {
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !accept_peer(s, error) || !goes_on(s, error)) {
+    if (!look_at_guest(s, error) || !look_at_disks(s, &s->disks, error) || !accept_peer(s, error) ||
+        !goes_on(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -321,7 +347,8 @@ static bool send_all_state(FfHandover *s, GError **error)
 static bool give(FfHandover *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
-    bool stands = s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved);
+    bool stands =
+        disks_are_the_same(s, &moved) && s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved);
 
     if (!goes_on(s, error)) {
         return false;
@@ -642,4 +669,5 @@ void ff_handover_clear(FfHandover *s)
     ff_close_fd(&s->cfg->upgrade.pact_fd);
     ff_close_fd(&s->cfg->upgrade.heir_fd);
     g_free(s->run_state);
+    g_free(s->disks);
 }

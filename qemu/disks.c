@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Flushes the disks that the guest can write to, ahead of stop.
+ * Flushes the disks that the guest can write to, ahead of stop; tells which files they are in.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -49,4 +49,23 @@ bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error)
         ok = !node || flush_one(qemu, node, error);
     }
     return ok;
+}
+
+/* The node's name is another one after a snapshot, a mirror that took over, or a change of medium.
+ */
+char *ff_qemu_describe_disks(FfVmmDisks *disks, GError **error)
+{
+    g_autoptr(JsonNode) all = ff_qemu_call(ff_qemu_of_disks(disks), "query-block", NULL, error);
+    GString *text = all ? g_string_new(NULL) : NULL;
+
+    for (guint i = 0; all && i < ff_json_node_length(all); i++) {
+        JsonObject *entry = ff_json_node_nth(all, i);
+        JsonObject *inserted = ff_json_object(entry, "inserted");
+
+        g_string_append_printf(text, "%s %s: %s %s\n", ff_json_string_or(entry, "device", ""),
+                               ff_json_string_or(entry, "qdev", ""),
+                               ff_json_string_or(inserted, "node-name", ""),
+                               ff_json_string_or(inserted, "file", ""));
+    }
+    return text ? g_string_free(text, FALSE) : NULL;
 }

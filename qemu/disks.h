@@ -6,5 +6,6 @@
 #include "vmm/vmm.h"
 
 bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error);
+char *ff_qemu_describe_disks(FfVmmDisks *disks, GError **error);
 
 #endif

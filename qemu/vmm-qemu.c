@@ -66,7 +66,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
-        .disks = {.flush = ff_qemu_flush_disks},
+        .disks = {.flush = ff_qemu_flush_disks, .describe = ff_qemu_describe_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;

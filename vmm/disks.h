@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The guest's disks, as a snapshot of its memory meets them.
+ * The guest's disks, as a snapshot of its memory or a change of its VMM meets them.
  *
  * For threads and errors see vmm/vmm.h.
  */
@@ -16,6 +16,9 @@ struct FfVmmDisks {
      * that stop, which does the same with the guest standing, has less to do. The VMM answers
      * nobody meanwhile; vCPUs run as long as they do not ask it for anything. */
     bool (*flush)(FfVmmDisks *disks, GError **error);
+    /* Optional. Which files they are in, as a text that changes with them (g_free). NULL and ERROR.
+     */
+    char *(*describe)(FfVmmDisks *disks, GError **error);
 };
 
 #endif
