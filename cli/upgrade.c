@@ -16,6 +16,7 @@
 #include "cli/qmp.h"
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
+#include "cli/upgrade-place.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -167,6 +168,9 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
                     st.st_uid);
     }
+    if (!ff_upgrade_may_leave(u->old_pid, error)) {
+        return false;
+    }
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
@@ -220,6 +224,7 @@ G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
+    ff_upgrade_take_place(u->old_pid);
     if (null < 0 || chdir(cwd) < 0) {
         _exit(127);
     }
