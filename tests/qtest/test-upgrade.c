@@ -34,6 +34,88 @@ static void test_row(void)
     up_check_memory(g);
 }
 
+/* A monitor for whose first client QEMU waits: the second QEMU does not, as it comes to the first.
+ */
+static void test_waits_for_client(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *file = g_build_filename(g->dir, "args", NULL), *said = NULL;
+    g_autofree char *own = g_strjoinv(" ", g->args);
+    g_auto(GStrv) parts = g_strsplit(own, ",wait=off", 2);
+    g_autofree char *text = g_strjoinv(",wait=on", parts);
+
+    g_assert_nonnull(parts[1]);
+    g_assert_true(g_file_set_contents(file, text, -1, NULL));
+    g_assert_cmpint(up_run(g, (const char *const[]){"--args-from", file, NULL}, &said), ==, 0);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* The node of the first block device (g_free). */
+static char *first_node(Guest *g)
+{
+    JsonObject *answer = qmp_call(g->qmp, "query-block", NULL);
+    JsonArray *all = json_object_get_array_member(answer, "return");
+    JsonObject *inserted =
+        json_object_get_object_member(json_array_get_object_element(all, 0), "inserted");
+    char *name = g_strdup(json_object_get_string_member(inserted, "node-name"));
+
+    json_object_unref(answer);
+    return name;
+}
+
+static char *replace(const char *text, const char *from, const char *to)
+{
+    g_auto(GStrv) parts = g_strsplit(text, from, -1);
+
+    return g_strjoinv(to, parts);
+}
+
+/* What a client has begun in the running QEMU, or given it, ends with it: the other one has none.
+ */
+static void test_begun(void)
+{
+    static const struct {
+        const char *command, *args, *part, *undo, *undo_args;
+    } cases[] = {
+        {"object-add", "{'qom-type': 'secret', 'id': 'more', 'data': 'x'}",
+         "object 'more' is child<secret> in the running QEMU and not there", "object-del",
+         "{'id': 'more'}"},
+        {"block_set_io_throttle",
+         "{'device': 'disk0', 'bps': 0, 'bps_rd': 0, 'bps_wr': 0, 'iops': 1000, 'iops_rd': 0, "
+         "'iops_wr': 0}",
+         "disk (raw) iops=1000 in the running QEMU", "block_set_io_throttle",
+         "{'device': 'disk0', 'bps': 0, 'bps_rd': 0, 'bps_wr': 0, 'iops': 0, 'iops_rd': 0, "
+         "'iops_wr': 0}"},
+        {"block-export-add", "{'type': 'nbd', 'id': 'e', 'node-name': '%s', 'writable': false}",
+         "export 'e' is nbd in the running QEMU and not there", "block-export-del", "{'id': 'e'}"},
+    };
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *socket = g_build_filename(g->dir, "nbd", NULL);
+    up_reconnect(g);
+    qmp_ok(g->qmp, "nbd-server-start", "{'addr': {'type': 'unix', 'data': {'path': '%s'}}}",
+           socket);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        up_reconnect(g);
+        g_autofree char *node = first_node(g);
+        g_autofree char *args = replace(cases[i].args, "%s", node);
+        qmp_ok(g->qmp, cases[i].command, "%s", args);
+        up_fails(g, NULL, cases[i].part);
+        up_reconnect(g);
+        qmp_ok(g->qmp, cases[i].undo, "%s", cases[i].undo_args);
+    }
+    up_disconnect(g);
+    up_check_memory(g);
+}
+
 static void test_versions(void)
 {
     g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
@@ -430,6 +512,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/upgrade/row", test_row);
+    g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
+    g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
     g_test_add_func("/upgrade/paused", test_paused);
     g_test_add_func("/upgrade/refused", test_refused);

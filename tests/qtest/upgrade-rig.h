@@ -59,6 +59,8 @@ void up_check_memory(Guest *g);
 char *up_memory(Guest *g);
 /* farfault attach PID, a QEMU of G whose relay is dead. */
 void up_attach(Guest *g, pid_t pid);
+/* The same, if it is dead. */
+void up_attach_if_needed(Guest *g, pid_t pid);
 /* "hold" of fault/fault.h: before it; until somebody waits there; who waits goes on. */
 void up_can_hold(const Guest *g);
 void up_wait_held(const Guest *g);
