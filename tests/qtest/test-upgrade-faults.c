@@ -316,7 +316,7 @@ static void test_random(void)
                       NULL, NULL, &command, &error);
         g_assert_no_error(error);
         /* Any moment will do. */
-        g_usleep(g_test_rand_int_range(0, 1500) * 1000);
+        g_usleep(g_test_rand_int_range(0, 700) * 1000);
         kill_one(g);
         g_assert_cmpint(waitpid(command, NULL, 0), ==, command);
         pid_t now = up_only_qemu(g);

@@ -527,10 +527,20 @@ void up_attach(Guest *g, pid_t pid)
 
 void up_attach_if_needed(Guest *g, pid_t pid)
 {
-    g_autofree char *text = NULL;
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
 
-    if (attach(g, pid, &text) && !strstr(text, "there is nothing to attach")) {
-        g_error("attach: %s", text);
+    for (;;) {
+        g_autofree char *text = NULL;
+
+        if (!attach(g, pid, &text) || strstr(text, "there is nothing to attach")) {
+            return;
+        }
+        /* The relay of the other QEMU has the monitor's socket as long as it has not seen the end
+         * of its QEMU, which nobody else is told. */
+        if (!strstr(text, "somebody else listens") || g_get_monotonic_time() > until) {
+            g_error("attach: %s", text);
+        }
+        g_usleep(50000);
     }
 }
 
