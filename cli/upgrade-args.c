@@ -48,6 +48,10 @@ static char *member(const char *value, const char *name)
     return NULL;
 }
 
+/* Those that write to guest memory, or empty it, when they are made or reset: the new QEMU does
+ * that while the guest runs, before anything is guarded. */
+static const char *const touching[] = {"loader", "guest-loader", "virtio-mem", "hv-balloon", NULL};
+
 static const char *check_device(const char *value, const FfPlan *plan)
 {
     static const char *const bad[] = {"vfio",       "vhost",        "ivshmem",
@@ -55,15 +59,22 @@ static const char *check_device(const char *value, const FfPlan *plan)
                                       "scsi-block", "scsi-generic", "virtio-input-host",
                                       "virtio-9p",  "pvpanic-host", "u2f-",
                                       "ccid-card",  "tpm-",         "xen-",
-                                      "nvdimm",     "virtio-pmem",  NULL};
+                                      "nvdimm",     "virtio-pmem",  "canokey",
+                                      "acpi-erst",  "cxl-",         "pvrdma",
+                                      "x-remote",   "x-pci-proxy",  NULL};
+    g_autofree char *driver = member(value, "driver=");
+    const char *name = driver ? driver : value;
 
     if (g_str_has_prefix(value, "{")) {
         return "in JSON is not understood here: write it as keys";
     }
-    if (is_one_of(value, (const char *const[]){"vmgenid", NULL})) {
+    if (is_one_of(name, (const char *const[]){"vmgenid", NULL})) {
         return HANDED ": the guest would see another generation";
     }
-    return has_prefix_of(value, bad) ? HANDED : NULL;
+    if (has_prefix_of(name, touching)) {
+        return HANDED ": a second one writes to the memory of the running guest";
+    }
+    return has_prefix_of(name, bad) ? HANDED : NULL;
 }
 
 static const char *check_drive(const char *value, const FfPlan *plan)
@@ -117,17 +128,29 @@ static bool is_lent(const FfPlan *plan, const char *id)
     return false;
 }
 
+/* The bool NAME ("append=") of a list of keys is on; absent: off. */
+static bool is_on(const char *value, const char *name)
+{
+    g_autofree char *text = member(value, name);
+
+    return text && (!strcmp(text, "on") || !strcmp(text, "yes") || !strcmp(text, "true") ||
+                    !strcmp(text, "y"));
+}
+
 static const char *check_chardev(const char *value, const FfPlan *plan)
 {
-    g_autofree char *id = member(value, "id=");
+    g_autofree char *id = member(value, "id="), *log = member(value, "logfile=");
 
+    if (log && !is_on(value, "logappend=")) {
+        return HANDED ": a second QEMU would truncate its log (logappend=on)";
+    }
     if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL}) ||
         (is_one_of(value, (const char *const[]){"socket", NULL}) && is_lent(plan, id))) {
         return NULL;
     }
     if (is_one_of(value, (const char *const[]){"file", NULL})) {
-        return strstr(value, "append=on") ? NULL
-                                          : HANDED ": a second QEMU would truncate it (append=on)";
+        return is_on(value, "append=") ? NULL
+                                       : HANDED ": a second QEMU would truncate it (append=on)";
     }
     return HANDED ": of these only QMP monitors that listen, file with append=on, and null";
 }
@@ -279,7 +302,10 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
     if (plan->engine_refused) {
         return fail(error, "guest RAM", NULL, plan->engine_refused);
     }
+    bool displays = true;
     for (unsigned i = 0; argv[i]; i++) {
+        const char *option = argv[i];
+
         if (argv[i][0] != '-') {
             const char *why = check_drive(argv[i], plan);
             if (why) {
@@ -288,6 +314,9 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
         } else if (!check_option(argv, &i, plan, error)) {
             return false;
         }
+        displays &= !g_str_has_suffix(option, "-display");
     }
-    return check_monitors(plan, error);
+    /* QEMU's default is a window, or VNC at the next port that is free. */
+    return displays ? fail(error, "the display", NULL, HANDED ": give -display none")
+                    : check_monitors(plan, error);
 }

@@ -83,6 +83,29 @@ static bool ask_devices(FfCliQmp *qmp, GHashTable *list, GError **error)
            add_children(qmp, "/machine/peripheral-anon", list, error);
 }
 
+/* The medium with what the new QEMU has to have the same of it: format, limits, and the files below
+ * it, as far as the image names them (g_free). */
+static char *describe_medium(JsonObject *inserted)
+{
+    static const char *const limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+    GString *text = g_string_new(ff_json_string_or(inserted, "file", "(no medium)"));
+
+    g_string_append_printf(text, " (%s%s)", ff_json_string_or(inserted, "drv", "no format"),
+                           ff_json_bool(inserted, "ro") ? ", read-only" : "");
+    for (unsigned i = 0; i < G_N_ELEMENTS(limits); i++) {
+        gint64 n = ff_json_int(inserted, limits[i], 0);
+        if (n) {
+            g_string_append_printf(text, " %s=%" G_GINT64_FORMAT, limits[i], n);
+        }
+    }
+    for (JsonObject *image = ff_json_object(ff_json_object(inserted, "image"), "backing-image");
+         image; image = ff_json_object(image, "backing-image")) {
+        g_string_append_printf(text, " on %s (%s)", ff_json_string_or(image, "filename", "?"),
+                               ff_json_string_or(image, "format", "?"));
+    }
+    return g_string_free(text, FALSE);
+}
+
 static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-block", NULL, error);
@@ -93,9 +116,39 @@ static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
         const char *name = ff_json_string_or(o, "device", "");
 
         g_hash_table_insert(list, g_strdup(*name ? name : ff_json_string_or(o, "qdev", "?")),
-                            g_strdup(ff_json_string_or(inserted, "file", "(no medium)")));
+                            inserted ? describe_medium(inserted) : g_strdup("(no medium)"));
     }
     return node;
+}
+
+/* What a client has begun in the running QEMU, and would be gone with it. */
+static bool ask_begun(FfCliQmp *qmp, const char *command, const char *id, const char *what,
+                      GHashTable *list, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, command, NULL, error);
+
+    for (guint i = 0; node && i < ff_json_node_length(node); i++) {
+        JsonObject *o = ff_json_node_nth(node, i);
+
+        g_hash_table_insert(list, g_strdup(ff_json_string_or(o, id, "?")),
+                            g_strdup(ff_json_string_or(o, what, "?")));
+    }
+    return node;
+}
+
+static bool ask_jobs(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    return ask_begun(qmp, "query-jobs", "id", "type", list, error);
+}
+
+static bool ask_exports(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    return ask_begun(qmp, "query-block-exports", "id", "type", list, error);
+}
+
+static bool ask_objects(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    return add_children(qmp, "/objects", list, error);
 }
 
 static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
@@ -116,7 +169,8 @@ static const struct {
 } questions[] = {
     {"machine", ask_machine, true},    {"virtual CPUs", ask_cpus, true},
     {"device", ask_devices, true},     {"RAM block", ask_blocks, false},
-    {"block device", ask_disks, true},
+    {"block device", ask_disks, true}, {"job", ask_jobs, false},
+    {"export", ask_exports, false},    {"object", ask_objects, false},
 };
 
 static bool differs(const char *what, const char *name, const char *has, const char *other,

@@ -16,6 +16,7 @@
 #include "cli/qmp.h"
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
+#include "cli/upgrade-place.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -34,8 +35,10 @@
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNKNOWN = 4 };
 
-/* What QEMU, its relay and its engine write to stderr, from then on; bytes. */
+/* What QEMU, its relay and its engine write to stderr, from then on; bytes. The name must not look
+ * like that of guest RAM (farfault-ID), which farfault attach takes from what QEMU has open. */
 #define LOG_SIZE (256u << 10)
+#define LOG_NAME "upgrade-log"
 #define SOCKET_NAME "farfault-upgrade"
 
 typedef struct {
@@ -65,7 +68,7 @@ typedef struct {
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
-    bool handed; /* the engines may have begun: they end the new QEMU, if it gets no guest */
+    bool handed; /* the engines may have begun: who has the guest is theirs to say */
 } Upgrade;
 
 #define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
@@ -165,6 +168,9 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
                     st.st_uid);
     }
+    if (!ff_upgrade_may_leave(u->old_pid, error)) {
+        return false;
+    }
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
@@ -188,7 +194,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
 /* What it says on stderr has an end: who writes more is told that there is no room. */
 static int make_log(void)
 {
-    int fd = memfd_create("farfault-upgrade-log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create(LOG_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     if (fd >= 0 && (ftruncate(fd, LOG_SIZE) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) < 0)) {
         close_fd(&fd);
@@ -218,6 +224,7 @@ G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
+    ff_upgrade_take_place(u->old_pid);
     if (null < 0 || chdir(cwd) < 0) {
         _exit(127);
     }
@@ -275,8 +282,8 @@ static bool new_failed(Upgrade *u, const GError *local, GError **error)
     g_autofree char *said = NULL;
     int status;
 
-    /* Its monitor may be gone a moment before it has ended. */
-    kill(u->pid, SIGTERM);
+    /* Its monitor may be gone a moment before it has ended. It may also hang: no orderly end. */
+    kill(u->pid, SIGKILL);
     if (waitpid(u->pid, &status, 0) == u->pid) {
         u->pid = 0;
     }
@@ -322,7 +329,7 @@ static void end_new(Upgrade *u)
 {
     g_clear_pointer(&u->prepared, ff_cli_qmp_free);
     if (u->pid > 0) {
-        kill(u->pid, SIGTERM);
+        kill(u->pid, SIGKILL); /* an orderly end might touch what is the running one's */
         waitpid(u->pid, NULL, 0);
         u->pid = 0;
     }
@@ -398,8 +405,8 @@ static bool begin(Upgrade *u, GError **error)
     }
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
-    bool ok = tell(u->running, "x-farfault-hand-over", pair[0], error) &&
-              tell(u->prepared, "x-farfault-take-over", pair[1], error);
+    u->handed = tell(u->running, "x-farfault-hand-over", pair[0], error);
+    bool ok = u->handed && tell(u->prepared, "x-farfault-take-over", pair[1], error);
     close(pair[0]);
     close(pair[1]);
     return ok;
@@ -416,35 +423,6 @@ static char *reason(Upgrade *u)
                            said ? "; the new QEMU's last words: " : "", said ? said : "");
 }
 
-static bool switch_over(Upgrade *u, GError **error)
-{
-    ff_cli_qmp_listen(u->running, on_old, u);
-    ff_cli_qmp_listen(u->prepared, on_new, u);
-    u->handed = true;
-    bool begun = begin(u, error);
-    /* A completed one ends its QEMU; a relay that has died before it could leaves that to us. */
-    while (begun && !(u->old_gone && (u->new_gone || u->end == COMPLETED)) && u->end != FAILED) {
-        g_main_context_iteration(NULL, TRUE);
-    }
-    ff_cli_qmp_listen(u->running, NULL, NULL);
-    ff_cli_qmp_listen(u->prepared, NULL, NULL);
-    if (!begun) {
-        return false;
-    }
-    if (u->end == COMPLETED) {
-        return true;
-    }
-    g_autofree char *why = reason(u);
-    if (u->end == FAILED) {
-        return fail(error, "the upgrade failed, and the guest goes on in its old QEMU: %s", why);
-    }
-    return fail(
-        error,
-        "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
-        "and the guest goes on there if it had not left (%s)",
-        u->old_pid, why);
-}
-
 /* The guest is the new one's for good: the old one is not told that its migration is over, and is
  * of no use. Its files are free when it has ended. */
 static void end_old(const Upgrade *u)
@@ -454,6 +432,58 @@ static void end_old(const Upgrade *u)
     pidfd_send_signal(u->old_pidfd, SIGKILL, NULL, 0);
     while (poll(&p, 1, -1) < 0 && errno == EINTR) {
     }
+}
+
+/* The relays have ended, and said nothing. */
+static bool lost_sight(Upgrade *u, GError **error)
+{
+    struct pollfd old = {.fd = u->old_pidfd, .events = POLLIN};
+    bool old_ended = poll(&old, 1, 0) == 1, new_lives = waitpid(u->pid, NULL, WNOHANG) == 0;
+    g_autofree char *why = reason(u);
+
+    if (!old_ended) {
+        return fail(
+            error,
+            "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
+            "and the guest goes on there if it had not left (%s)",
+            u->old_pid, why);
+    }
+    if (new_lives) {
+        return fail(error,
+                    "the guest is in the new QEMU, whose relay has ended: farfault attach %d gives "
+                    "it another (%s)",
+                    (int)u->pid, why);
+    }
+    return fail(error, "both QEMUs have ended (%s)", why);
+}
+
+static bool switch_over(Upgrade *u, GError **error)
+{
+    ff_cli_qmp_listen(u->running, on_old, u);
+    ff_cli_qmp_listen(u->prepared, on_new, u);
+    bool begun = begin(u, error);
+    /* A completed one ends its QEMU; a relay that has died before it could leaves that to us. What
+     * the old one was told comes to an end also if the new one could not be told. */
+    while (u->handed && u->end != FAILED &&
+           !(u->old_gone && (!begun || u->new_gone || u->end == COMPLETED))) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    ff_cli_qmp_listen(u->running, NULL, NULL);
+    ff_cli_qmp_listen(u->prepared, NULL, NULL);
+    if (!begun) {
+        return false;
+    }
+    if (u->end == COMPLETED) {
+        end_old(u);
+        /* Its relay may have died before it could start the guest. */
+        g_autoptr(JsonNode) lives = ff_cli_qmp_call(u->prepared, "query-status", NULL, NULL);
+        return lives || lost_sight(u, error);
+    }
+    if (u->end == FAILED) {
+        g_autofree char *why = reason(u);
+        return fail(error, "the upgrade failed, and the guest goes on in its old QEMU: %s", why);
+    }
+    return lost_sight(u, error);
 }
 
 static int run(Upgrade *u, const Line *line)
@@ -466,7 +496,6 @@ static int run(Upgrade *u, const Line *line)
         ok = switch_over(u, &error);
     }
     if (ok && !line->check) {
-        end_old(u);
         g_autofree char *stood =
             u->stop && u->resume > u->stop
                 ? g_strdup_printf(", and stood for %.1f ms", (u->resume - u->stop) / 1e3)
@@ -476,7 +505,8 @@ static int run(Upgrade *u, const Line *line)
         return EXIT_OK;
     }
     g_autofree char *version = u->prepared ? g_strdup(ff_cli_qmp_version(u->prepared)) : NULL;
-    if (!u->handed) {
+    /* The engines end it as well, if they have come to know it. */
+    if (!u->handed || u->end == FAILED) {
         end_new(u);
     }
     if (!ok) {

@@ -252,7 +252,8 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts)
     }
     value = g_string_new(NULL);
     g_string_printf(value, "socket,id=%s,fd=@FF_MON%u@,server=on,wait=%s", escaped,
-                    rw->plan->monitors->len, mon->wait ? "on" : "off");
+                    rw->plan->monitors->len,
+                    mon->wait && !rw->sys->clients_come_later ? "on" : "off");
     if (ff_opts_get(opts, "logfile")) {
         g_autofree char *path = ff_opts_escape(ff_opts_get(opts, "logfile"));
         bool append = ff_opt_bool(ff_opts_get(opts, "logappend"), false);

@@ -38,6 +38,7 @@
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
+#include "state/pact.h"
 #include "state/state.h"
 #include "agent/agent.h"
 #include "qmp/json.h"
@@ -408,6 +409,32 @@ static bool take_migration(Attach *a, JsonArray *held, int fd, const char *link,
     return true;
 }
 
+/* FD of QEMU is LINK: the parcel with what an upgrade under way needs. */
+static bool take_pact(Attach *a, JsonArray *held, int fd, const char *link, GError **error)
+{
+    static const char *const names[FF_PACT_KEPT_MAX] = FF_PACT_KEPT;
+    g_autofree char *ours = g_strdup_printf("socket:[%u]", a->state->kept_pact);
+    int fds[FF_PARCEL_MAX], parcel;
+
+    if (!a->state->kept_pact || strcmp(link, ours) != 0 || is_held(held, names[0])) {
+        return true;
+    }
+    parcel = take(a, fd, NULL, "the pact of its upgrade", error);
+    if (parcel < 0) {
+        return false;
+    }
+    int n = ff_parcel_look(parcel, fds);
+    close(parcel);
+    for (int i = 0; i < n; i++) {
+        int own = give(a, fds[i]);
+
+        if (own >= 0 && i < FF_PACT_KEPT_MAX) {
+            hold(a, held, names[i], own, NULL, 0);
+        }
+    }
+    return true;
+}
+
 /* RAM, and what QEMU keeps of a migration under way. */
 static bool take_memory(Attach *a, GError **error)
 {
@@ -432,7 +459,8 @@ static bool take_memory(Attach *a, GError **error)
         if (link && g_str_has_prefix(link, MEMFD) && !take_plugged(a, ram, held, fd, link, error)) {
             return false;
         }
-        if (link && !take_migration(a, held, fd, link, error)) {
+        if (link &&
+            (!take_migration(a, held, fd, link, error) || !take_pact(a, held, fd, link, error))) {
             return false;
         }
     }

@@ -77,6 +77,7 @@ typedef struct {
      * (g_free) is it, NULL if it makes none. FALSE: nobody knows. Can be NULL. */
     bool (*machine_ram_id)(const char *type, char **ram_id, void *opaque);
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
+    bool clients_come_later; /* QEMU waits for no monitor's first client, whatever wait= says */
     void *opaque;
 } FfArgvSystem;
 

@@ -33,14 +33,25 @@
 #define PEER "the new QEMU"
 #define DIED "the migration engine ended unexpectedly"
 
+/* A new QEMU, or engine of it, that says nothing for so long has failed; ms. The guest may be
+ * standing, and the word lets nobody run who has been given up. */
+static int limit(const FfHandover *s)
+{
+    return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
+}
+
 /* ---- the guard ---------------------------------------------------------------------------------
  */
 
-/* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. */
+/* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. Before it has
+ * anything to load the guest runs here: what is kept then would be older than what is put back. */
 static int written(unsigned block, uint64_t page, const void *content, void *opaque)
 {
     FfHandover *s = opaque;
 
+    if (!__atomic_load_n(&s->loads, __ATOMIC_ACQUIRE)) {
+        return -EPERM;
+    }
     if (ff_pact_word(s->pact) == FF_PACT_TAKEN) {
         return 0;
     }
@@ -52,8 +63,10 @@ static void failed(int rc, void *opaque)
 {
     FfHandover *s = opaque;
 
-    ff_control_dead(s->control, PEER " writes to the guest's memory while it loads: %s",
-                    rc == -ENOSPC ? "more pages than can be put back" : g_strerror(-rc));
+    ff_control_dead(s->control, PEER " writes to the guest's memory: %s",
+                    rc == -ENOSPC  ? "more pages than can be put back"
+                    : rc == -EPERM ? "while the guest still runs in the old one"
+                                   : g_strerror(-rc));
     ff_mutex_lock(&s->control->lock);
     ff_handover_wake_locked(s);
     ff_mutex_unlock(&s->control->lock);
@@ -164,12 +177,22 @@ static void drop(FfHandover *s, const char *name)
     }
 }
 
+/* This engine and its relay may both die: the next ones need the same as if it was this one alone.
+ */
+static bool keep_pact(FfHandover *s, const int *fds, unsigned n, GError **error)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    return !state->keep_pact || state->keep_pact(state, fds, n, error);
+}
+
 static bool accept_peer(FfHandover *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     int fds[FF_UPGRADE_FDS];
 
-    if (!ff_upgrade_await(s->link, FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS, error)) {
+    if (!ff_upgrade_await(s->link, limit(s), FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS,
+                          error)) {
         return false;
     }
     s->heir = fds[FF_UPGRADE_FD_PIDFD];
@@ -187,21 +210,48 @@ static bool accept_peer(FfHandover *s, GError **error)
     }
     hold(s, FF_PACT_HELD, pact);
     s->pact = ff_pact_map(pact, error);
-    bool ok = s->pact && guard(s, error);
+    const int kept[] = {pact, s->heir, s->uffd};
+    bool ok = s->pact && keep_pact(s, kept, G_N_ELEMENTS(kept), error) && guard(s, error);
     FF_FAULT_AT("guarded");
-    int rc = ok ? ff_upgrade_send(s->link, FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
+    int rc = ok ? ff_upgrade_send(s->link, limit(s), FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
     close(pact);
     if (rc < 0) {
         return ff_upgrade_peer_error(m, rc, PEER, error);
     }
-    return ok && ff_upgrade_await(s->link, FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+    return ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+}
+
+/* What the new QEMU has open has been compared with what this one had then. *TEXT is what it has
+ * now; "": nobody can tell. */
+static bool look_at_disks(FfHandover *s, char **text, GError **error)
+{
+    FfVmmDisks *disks = &s->cfg->vmm->disks;
+
+    *text = disks->describe ? disks->describe(disks, error) : g_strdup("");
+    return *text;
+}
+
+static bool disks_are_the_same(FfHandover *s, GError **error)
+{
+    g_autofree char *now = NULL;
+
+    if (!look_at_disks(s, &now, error)) {
+        return false;
+    }
+    if (strcmp(now, s->disks) != 0) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "the guest's disks have been changed meanwhile: repeat the upgrade");
+        return false;
+    }
+    return true;
 }
 
 static bool begin(FfHandover *s, GError **error)
 {
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !accept_peer(s, error) || !goes_on(s, error)) {
+    if (!look_at_guest(s, error) || !look_at_disks(s, &s->disks, error) || !accept_peer(s, error) ||
+        !goes_on(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -262,7 +312,7 @@ static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, n);
-    int rc = ff_upgrade_send(s->link, FF_UPGRADE_DEVICE, buf, n, NULL, 0);
+    int rc = ff_upgrade_send(s->link, limit(s), FF_UPGRADE_DEVICE, buf, n, NULL, 0);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -273,14 +323,19 @@ static bool send_all_state(FfHandover *s, GError **error)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     struct pollfd fds[] = {{s->inner, POLLIN, 0}, {s->link, POLLIN, 0}};
 
+    __atomic_store_n(&s->loads, true, __ATOMIC_RELEASE);
     for (;;) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+        int n = poll(fds, 2, limit(s));
+        if (n == 0) {
+            return ff_upgrade_peer_error(m, -ETIMEDOUT, PEER, error);
+        }
+        if (n < 0 && errno != EINTR) {
             g_set_error(error, FF_M_ERROR, 0, "poll: %s", g_strerror(errno));
             return false;
         }
         if (fds[1].revents) {
             FF_FAULT_AT("loaded");
-            return ff_upgrade_await(s->link, FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
+            return ff_upgrade_await(s->link, limit(s), FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
         }
         if (fds[0].revents && !send_state(s, buf, error)) {
             return false;
@@ -292,7 +347,8 @@ static bool send_all_state(FfHandover *s, GError **error)
 static bool give(FfHandover *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
-    bool stands = s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved);
+    bool stands =
+        disks_are_the_same(s, &moved) && s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved);
 
     if (!goes_on(s, error)) {
         return false;
@@ -319,6 +375,8 @@ static bool give(FfHandover *s, GError **error)
         }
         return false;
     }
+    /* If this QEMU ends now, the monitors' sockets may be the other one's. */
+    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     FF_FAULT_AT("giving");
     if (!ff_pact_change(s->pact, FF_PACT_OPEN, FF_PACT_GIVEN)) {
         g_set_error_literal(error, FF_M_ERROR, 0, PEER " has given up");
@@ -326,7 +384,7 @@ static bool give(FfHandover *s, GError **error)
     }
     FF_FAULT_AT("given");
     /* Who does not get it reads the word. */
-    ff_upgrade_send(s->link, FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
+    ff_upgrade_send(s->link, limit(s), FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
     return true;
 }
 
@@ -334,7 +392,7 @@ static bool await_taken(FfHandover *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
 
-    bool ok = ff_upgrade_await(s->link, FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
+    bool ok = ff_upgrade_await(s->link, limit(s), FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
     FF_FAULT_AT("running");
     return ok;
 }
@@ -358,7 +416,6 @@ static void kill_it(int pidfd)
 static void end_old(FfHandover *s)
 {
     ff_journal_done(s->cfg->state);
-    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     FF_FAULT_AT("done");
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
     ff_control_sync(s->control);
@@ -374,7 +431,7 @@ static void finish(FfHandover *s)
     ff_stamp(s->control->end_us);
     /* Until then the guard answers; after it, or if the new engine has died, its side does. */
     if (s->link >= 0) {
-        ff_upgrade_await(s->link, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);
+        ff_upgrade_await(s->link, -1, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);
     }
     FF_FAULT_AT("lifted");
     g_clear_pointer(&s->guard, ff_guard_free);
@@ -468,6 +525,11 @@ static void restart_guest(FfHandover *s)
 
 static void forget(FfHandover *s)
 {
+    FfVmmState *state = &s->cfg->vmm->state;
+
+    if (state->forget_pact) {
+        state->forget_pact(state);
+    }
     drop(s, FF_HEIR_UFFD_HELD);
     drop(s, FF_HEIR_HELD);
     drop(s, FF_PACT_HELD);
@@ -497,7 +559,7 @@ static void stay(FfHandover *s, bool cancelled)
     }
     forget(s);
     ff_journal_idle(s->cfg->state);
-    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
+    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE | FF_MARK_MOVED);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
@@ -516,7 +578,7 @@ static void roll_back(FfHandover *s, const GError *why)
     } else {
         ff_control_set_error(s->control, why->message);
     }
-    ff_upgrade_send(s->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    ff_upgrade_send(s->link, 0, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
     stay(s, cancelled);
 }
 
@@ -607,4 +669,5 @@ void ff_handover_clear(FfHandover *s)
     ff_close_fd(&s->cfg->upgrade.pact_fd);
     ff_close_fd(&s->cfg->upgrade.heir_fd);
     g_free(s->run_state);
+    g_free(s->disks);
 }

@@ -27,7 +27,9 @@ typedef struct {
     int uffd, maps; /* the new QEMU's; -1 */
     FfPact *pact;   /* and the guard's; NULL: nothing can have been loaded yet */
     FfGuard *guard;
+    bool loads;         /* atomic; the new QEMU may write. Observer: the guard's thread */
     int inner;          /* device state of this QEMU; -1 */
+    char *disks;        /* which files they are in */
     char *run_state;    /* what the guest was before stop */
     bool saving;        /* this QEMU may have begun its inner migration */
     bool stopped;       /* lock to write; the client's stop and cont are ours */

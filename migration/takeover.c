@@ -69,8 +69,8 @@ static bool offer(FfTakeover *t, GError **error)
             return false;
         }
     }
-    int rc = ff_upgrade_send(t->link, FF_UPGRADE_OFFER, blocks, t->ram->n_blocks * sizeof(*blocks),
-                             fds, FF_UPGRADE_FDS);
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_OFFER, blocks,
+                             t->ram->n_blocks * sizeof(*blocks), fds, FF_UPGRADE_FDS);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -80,15 +80,17 @@ static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 
     t->uffd_is_free = false; /* the other side registers it */
     if (!offer(t, error) ||
-        !ff_upgrade_await(t->link, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
+        !ff_upgrade_await(t->link, -1, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
         return false;
     }
     if (t->control->ops.hold) {
         t->control->ops.hold(FF_PACT_HELD, pact, t->control->ops.opaque);
     }
     t->pact = ff_pact_map(pact, error);
+    FfVmmState *state = &t->cfg->vmm->state;
+    bool ok = t->pact && (!state->keep_pact || state->keep_pact(state, &pact, 1, error));
     close(pact);
-    return t->pact;
+    return ok;
 }
 
 static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
@@ -111,7 +113,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     FF_FAULT_AT("ready");
-    int rc = ff_upgrade_send(t->link, FF_UPGRADE_READY, NULL, 0, NULL, 0);
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, NULL, 0, NULL, 0);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -179,7 +181,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
                 return false;
             }
         } else if (fds[1].revents) {
-            if (!ff_upgrade_await(t->link, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
+            if (!ff_upgrade_await(t->link, -1, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
                 !feed(t, m, error)) {
                 return false;
             }
@@ -189,7 +191,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     ff_journal_loaded(t->cfg->state);
     FF_FAULT_AT("loaded");
     /* Who does not get it sees the end of this engine, or goes on to read the word. */
-    ff_upgrade_send(t->link, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
     return true;
 }
 
@@ -203,7 +205,7 @@ static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 
     do {
         g_clear_error(&said);
-    } while (!ff_upgrade_await(t->link, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
+    } while (!ff_upgrade_await(t->link, -1, FF_UPGRADE_GIVE, PEER, m, NULL, 0, &said) &&
              m->type == FF_UPGRADE_DEVICE); /* of which QEMU needs no more */
     FF_FAULT_AT("grant");
     if (getppid() != t->relay) {
@@ -271,11 +273,17 @@ static void complete(FfTakeover *t)
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");
+    if (state->forget_pact) {
+        state->forget_pact(state);
+    }
     if (t->control->ops.drop) {
         t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
     }
+    /* First: who is IDLE, and has borrowed memory, got no guest, and is killed. */
+    ff_state_unmark(t->cfg->state, FF_MARK_BORROWED);
     ff_journal_idle(t->cfg->state);
-    ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE | FF_MARK_BORROWED);
+    FF_FAULT_AT("idle");
+    ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE);
     ff_control_set_status(t->control, FF_STATUS_COMPLETED);
 }
 
@@ -286,11 +294,11 @@ static void run_and_complete(FfTakeover *t)
     ff_journal_grant(t->cfg->state, run_state);
     FF_FAULT_AT("granted");
     run_guest(t);
-    ff_upgrade_send(t->link, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
     FF_FAULT_AT("running");
     lift_guard(t);
     FF_FAULT_AT("lifted");
-    ff_upgrade_send(t->link, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
     complete(t);
 }
 
@@ -303,7 +311,7 @@ static void give_up(FfTakeover *t, const GError *why)
     ff_control_set_error(t->control, why->message);
     ff_journal_dead(t->cfg->state);
     g_message("the upgrade has failed: %s", why->message);
-    ff_upgrade_send(t->link, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
     ff_control_set_status(t->control, FF_STATUS_FAILED);
     ff_control_kill_vmm(t->control, why->message);
 }

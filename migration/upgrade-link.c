@@ -14,20 +14,21 @@
 
 #define HEAD offsetof(FfUpgradeMessage, bytes)
 
-static int wait_for(int fd, short events)
+static int wait_for(int fd, short events, int limit_ms)
 {
     struct pollfd p = {.fd = fd, .events = events};
+    int n;
 
-    while (poll(&p, 1, -1) < 0) {
+    while ((n = poll(&p, 1, limit_ms)) < 0) {
         if (errno != EINTR) {
             return -errno;
         }
     }
-    return 0;
+    return n ? 0 : -ETIMEDOUT;
 }
 
-int ff_upgrade_send(int fd, FfUpgradeType type, const void *data, size_t len, const int *fds,
-                    unsigned n_fds)
+int ff_upgrade_send(int fd, int limit_ms, FfUpgradeType type, const void *data, size_t len,
+                    const int *fds, unsigned n_fds)
 {
     g_autofree FfUpgradeMessage *m = g_malloc(HEAD + len);
     ssize_t n;
@@ -38,7 +39,7 @@ int ff_upgrade_send(int fd, FfUpgradeType type, const void *data, size_t len, co
         memcpy((uint8_t *)m + HEAD, data, len);
     }
     while ((n = ff_rights_send(fd, m, HEAD + len, fds, n_fds)) == -EAGAIN) {
-        int rc = wait_for(fd, POLLOUT);
+        int rc = wait_for(fd, POLLOUT, limit_ms);
         if (rc < 0) {
             return rc;
         }
@@ -53,13 +54,13 @@ static void close_all(FfRights *rights)
     }
 }
 
-int ff_upgrade_receive(int fd, FfUpgradeMessage *m, FfRights *rights)
+int ff_upgrade_receive(int fd, int limit_ms, FfUpgradeMessage *m, FfRights *rights)
 {
     ssize_t n;
 
     memset(m, 0, HEAD);
     while ((n = ff_rights_receive(fd, m, sizeof(*m), rights)) == -EAGAIN) {
-        int rc = wait_for(fd, POLLIN);
+        int rc = wait_for(fd, POLLIN, limit_ms);
         if (rc < 0) {
             return rc;
         }
@@ -82,6 +83,11 @@ bool ff_upgrade_peer_error(const FfUpgradeMessage *m, int rc, const char *peer, 
         g_set_error(error, FF_M_ERROR, 0, "%s: %s", peer, why);
     } else if (rc == -EPIPE || rc == -ECONNRESET) {
         g_set_error(error, FF_M_ERROR, 0, "%s has ended, see what it says on its stderr", peer);
+    } else if (rc == -ETIMEDOUT) {
+        g_set_error(error, FF_M_ERROR, 0,
+                    "%s says nothing for too long: see whether its processes are stopped, or "
+                    "raise x-farfault-peer-timeout",
+                    peer);
     } else {
         g_set_error(error, FF_M_ERROR, 0, "%s: %s", peer,
                     rc ? g_strerror(-rc) : "it says what is not expected now");
@@ -89,11 +95,11 @@ bool ff_upgrade_peer_error(const FfUpgradeMessage *m, int rc, const char *peer, 
     return false;
 }
 
-bool ff_upgrade_await(int fd, FfUpgradeType type, const char *peer, FfUpgradeMessage *m, int *fds,
-                      unsigned n_fds, GError **error)
+bool ff_upgrade_await(int fd, int limit_ms, FfUpgradeType type, const char *peer,
+                      FfUpgradeMessage *m, int *fds, unsigned n_fds, GError **error)
 {
     FfRights rights = {.n = 0};
-    int rc = ff_upgrade_receive(fd, m, &rights);
+    int rc = ff_upgrade_receive(fd, limit_ms, m, &rights);
 
     if (rc == 0 && m->type == type && rights.n == n_fds) {
         memcpy(fds, rights.fd, n_fds * sizeof(int));

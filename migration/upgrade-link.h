@@ -2,7 +2,8 @@
 /*
  * What the engines of the old and the new QEMU say to each other while one takes over the guest of
  * the other (docs/design/upgrade.md): messages over a SOCK_SEQPACKET pair, with fds. A function
- * waits until the socket is shut down or the peer is gone, no longer. One thread at each end.
+ * waits until the socket is shut down or the peer is gone, or for LIMIT_MS (-1: no limit), no
+ * longer. One thread at each end.
  */
 #ifndef FF_MIGRATION_UPGRADE_LINK_H
 #define FF_MIGRATION_UPGRADE_LINK_H
@@ -51,16 +52,17 @@ typedef struct {
     };
 } FfUpgradeMessage;
 
-/* 0 or -errno. */
-int ff_upgrade_send(int fd, FfUpgradeType type, const void *data, size_t len, const int *fds,
-                    unsigned n_fds);
-/* The next message. RIGHTS: its fds, the caller's. 0, -EPIPE: the peer is gone; -errno. */
-int ff_upgrade_receive(int fd, FfUpgradeMessage *m, FfRights *rights);
+/* 0, -ETIMEDOUT or -errno. */
+int ff_upgrade_send(int fd, int limit_ms, FfUpgradeType type, const void *data, size_t len,
+                    const int *fds, unsigned n_fds);
+/* The next message. RIGHTS: its fds, the caller's. 0, -EPIPE: the peer is gone; -ETIMEDOUT;
+ * -errno. */
+int ff_upgrade_receive(int fd, int limit_ms, FfUpgradeMessage *m, FfRights *rights);
 /* The next message, which has to be of TYPE; FALSE and ERROR: it is another, or there is none. PEER
  * is what the other end is called. Fds that come with any but N_FDS of them are closed; else they
  * are the caller's. */
-bool ff_upgrade_await(int fd, FfUpgradeType type, const char *peer, FfUpgradeMessage *m, int *fds,
-                      unsigned n_fds, GError **error);
+bool ff_upgrade_await(int fd, int limit_ms, FfUpgradeType type, const char *peer,
+                      FfUpgradeMessage *m, int *fds, unsigned n_fds, GError **error);
 /* ERROR: what M (RC: of the receive) says of the peer's end; FALSE. */
 bool ff_upgrade_peer_error(const FfUpgradeMessage *m, int rc, const char *peer, GError **error);
 

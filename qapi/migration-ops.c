@@ -224,6 +224,10 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     d->blocktime = config->blocktime;
     ff_driver_want_events(d, config->upgrade.wanted || ff_capability(capabilities, "events"));
     ff_driver_store_info(d, NULL);
+    if (!config->upgrade.wanted) {
+        /* Of an engine that died between the phase and the mark. */
+        ff_state_unmark(d->config.state, FF_MARK_UPGRADE);
+    }
     d->config.state->role = config->role;
     d->start_ops = start_ops;
     fill_config(d, config);

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "migration/journal.h"
 #include "net/rights.h"
 #include "qapi/driver-private.h"
 
@@ -38,12 +37,7 @@ bool ff_upgrade_refuses(FfCall *call)
 
 bool ff_driver_is_guarded(const FfDriver *d)
 {
-    const FfStateHeader *state = d->config.state;
-    FfPhase phase = ff_journal_phase(state);
-
-    return ff_state_is_marked(state, FF_MARK_UPGRADE) && state->role == FF_ROLE_DESTINATION &&
-           (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
-            phase == FF_PHASE_DEAD);
+    return ff_state_is_guarded(d->config.state);
 }
 
 /* ---- lending -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
  * Flushes the disks that the guest can write to, ahead of stop; with the guest stopped, puts nodes
  * that wait for that in front of them, in one transaction of blockdev-snapshot. Whoever planned
  * that did it while the guest ran, so QEMU says once more, behind stop, which disks there are.
+ * Tells which files they are in.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -142,4 +143,23 @@ bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error)
     g_autoptr(JsonNode) reply = ff_qemu_call_within(qemu, "transaction", args, 0, error);
 
     return reply != NULL;
+}
+
+/* The node's name is another one after a snapshot, a mirror that took over, or a change of medium.
+ */
+char *ff_qemu_describe_disks(FfVmmDisks *disks, GError **error)
+{
+    g_autoptr(JsonNode) all = ff_qemu_call(ff_qemu_of_disks(disks), "query-block", NULL, error);
+    GString *text = all ? g_string_new(NULL) : NULL;
+
+    for (guint i = 0; all && i < ff_json_node_length(all); i++) {
+        JsonObject *entry = ff_json_node_nth(all, i);
+        JsonObject *inserted = ff_json_object(entry, "inserted");
+
+        g_string_append_printf(text, "%s %s: %s %s\n", ff_json_string_or(entry, "device", ""),
+                               ff_json_string_or(entry, "qdev", ""),
+                               ff_json_string_or(inserted, "node-name", ""),
+                               ff_json_string_or(inserted, "file", ""));
+    }
+    return text ? g_string_free(text, FALSE) : NULL;
 }

@@ -15,6 +15,7 @@
 #include "qemu/disks.h"
 #include "qemu/drain.h"
 #include "qemu/internal.h"
+#include "qemu/keep-pact.h"
 #include "qemu/nested.h"
 #include "qemu/parts.h"
 #include "qemu/run.h"
@@ -59,13 +60,17 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .let_save = ff_qemu_let_save,
                   .keep = ff_qemu_keep,
                   .forget_kept = ff_qemu_forget_kept,
+                  .keep_pact = ff_qemu_keep_pact,
+                  .forget_pact = ff_qemu_forget_pact,
                   .wait_saved = ff_qemu_wait_saved,
                   .machine = ff_qemu_machine,
                   .parts = ff_qemu_parts,
                   .load = ff_qemu_load,
                   .abandon = ff_qemu_abandon,
                   .doom = ff_qemu_doom},
-        .disks = {.flush = ff_qemu_flush_disks, .branch = ff_qemu_branch_disks},
+        .disks = {.flush = ff_qemu_flush_disks,
+                  .branch = ff_qemu_branch_disks,
+                  .describe = ff_qemu_describe_disks},
     };
     qemu->qmp = ff_qmp_client_ref(config->qmp);
     qemu->state = config->state;

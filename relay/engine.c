@@ -105,6 +105,9 @@ static void set_filters(FfRelay *relay, unsigned filters)
 static void let_go(FfRelay *relay)
 {
     ff_process_let_go(relay->engine);
+    if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
+        relay->engine->ops->open(relay); /* it may have died before it could say so */
+    }
     ff_uffds_engine_ended(relay);
     if (relay->engine->ending < 0) {
         ff_hook_engine_dead(relay);

@@ -211,7 +211,9 @@ void ff_uffds_engine_ended(FfRelay *relay)
         return;
     }
     ff_state_mark(relay->state, FF_MARK_PROTECTED); /* it may have died before it had done so */
-    if (!guest->uffd_timer) {
+    /* This QEMU is ended then, or the next engine finds that the guest is its own. */
+    bool guarded = ff_state_is_guarded(relay->state);
+    if (!guarded && !guest->uffd_timer) {
         guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
     }
 }

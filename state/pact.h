@@ -28,6 +28,13 @@ typedef enum { FF_PACT_OPEN, FF_PACT_GIVEN, FF_PACT_TAKEN, FF_PACT_OLD } FfPactW
 #define FF_PACT_HELD "pact"
 #define FF_HEIR_HELD "heir"
 #define FF_HEIR_UFFD_HELD "heir-uffd"
+/* The same in this order, of the new QEMU the pact alone, is in a parcel that QEMU keeps: relay and
+ * engine may die at once (FfStateHeader.kept_pact). */
+#define FF_PACT_KEPT                                                                               \
+    {                                                                                              \
+        FF_PACT_HELD, FF_HEIR_HELD, FF_HEIR_UFFD_HELD                                              \
+    }
+#define FF_PACT_KEPT_MAX 3
 
 typedef struct FfPact FfPact;
 

@@ -119,3 +119,12 @@ bool ff_state_is_under_way(const FfStateHeader *state)
     return __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE ||
            __atomic_load_n(&state->undo_len, __ATOMIC_ACQUIRE) != 0;
 }
+
+bool ff_state_is_guarded(const FfStateHeader *state)
+{
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
+
+    return ff_state_is_marked(state, FF_MARK_UPGRADE) && state->role == FF_ROLE_DESTINATION &&
+           (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
+            phase == FF_PHASE_DEAD);
+}

@@ -25,7 +25,7 @@
 #define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
-#define FF_STATE_INFO_MAX (28 * 1024 - 8)
+#define FF_STATE_INFO_MAX (28 * 1024 - 16)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -114,10 +114,14 @@ typedef struct {
     /* S: the monitor whose client has begun, or resumed, the migration, counted from 1; 0: not
      * known. The driver's. */
     uint32_t client;
+    /* Inode of a parcel of which QEMU has a copy: what the next relay and engine need of an upgrade
+     * (state/pact.h); 0: none. The number of a socket has no more bits. */
+    uint32_t kept_pact;
+    uint32_t reserved;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
-static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 8 == 32 * 1024,
+static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 16 == 32 * 1024,
               "the bitmaps begin where they did");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");
@@ -179,8 +183,8 @@ enum {
      * placed here but by an upgrade. Set at the start of this QEMU, cleared when the guest is its
      * own. */
     FF_MARK_BORROWED = 1 << 4,
-    /* S: the guest runs in its next QEMU, which has the monitors' sockets: their names are not
-     * removed at the end. */
+    /* S: the guest runs, or may run, in its next QEMU, which has the monitors' sockets: their names
+     * are not removed at the end. Set before the guest is given away, cleared if it stays. */
     FF_MARK_MOVED = 1 << 5,
 };
 #define FF_FILE_HELD "file"
@@ -218,6 +222,10 @@ int ff_state_create(FfPolicy policy);
 FfStateHeader *ff_state_map(int fd, GError **error);
 /* A migration is under way, or what one has done to QEMU is not undone yet. */
 bool ff_state_is_under_way(const FfStateHeader *state);
+
+/* Guest memory is another QEMU's still, which guards it against this one: it must stay guarded
+ * until this one is dead, or the guest is its own. */
+bool ff_state_is_guarded(const FfStateHeader *state);
 
 /* MARK: of FF_MARK_*. Observers: the relay when this engine has died, and the next engine. Any
  * thread. */

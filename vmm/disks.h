@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The guest's disks, as a snapshot of its memory meets them: they are flushed, and branched, so
- * that what they hold at one instant stays as it is.
+ * The guest's disks, as a snapshot of its memory or a change of its VMM meets them: they are
+ * flushed, and branched, so that what they hold at one instant stays as it is.
  *
  * For threads and errors see vmm/vmm.h.
  */
@@ -45,6 +45,9 @@ struct FfVmmDisks {
      * the guest writes there. FALSE and ERROR: none has. (But the answer of a VMM that is gone, or
      * closes its monitor, may be lost.) */
     bool (*branch)(FfVmmDisks *disks, GError **error);
+    /* Optional. Which files they are in, as a text that changes with them (g_free). NULL and ERROR.
+     */
+    char *(*describe)(FfVmmDisks *disks, GError **error);
 };
 
 #endif

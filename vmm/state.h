@@ -59,6 +59,11 @@ struct FfVmmState {
     void (*keep)(FfVmmState *state);
     /* Source, optional: takes that copy back, if there is one. */
     void (*forget_kept)(FfVmmState *state);
+    /* Either side of an upgrade, optional: has the VMM itself keep copies of the N FDS
+     * (FF_PACT_KEPT), for those who come when everybody else who holds them has died; forgets them.
+     * Waits for the VMM. */
+    bool (*keep_pact)(FfVmmState *state, const int *fds, unsigned n, GError **error);
+    void (*forget_pact)(FfVmmState *state);
     /* Source, after SHUT was written (status 0 or 1) : waits until the inner migration has
      * ended as "completed" (status 0) or failed/cancelled (status 1; it may also never have
      * begun). */

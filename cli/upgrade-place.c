@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See upgrade-place.h. What cannot be had is left as it is: who calls farfault upgrade might have
+ * started the guest just so. Any thread; no state. System calls: prlimit64, sched_getaffinity,
+ * sched_setaffinity, getpriority, setpriority.
+ */
+#include "cli/upgrade-place.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Of process PID (g_free); "": it cannot be read. */
+static char *proc_text(pid_t pid, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)pid, name);
+    char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? text : g_strdup("");
+}
+
+/* ---- who waits for its end ---------------------------------------------------------------------
+ */
+
+/* The last line of NAME in TEXT, from behind it to the end of the line (g_free); NULL. */
+static char *field(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+
+    return at ? g_strchug(g_strndup(at + strlen(name), strcspn(at + strlen(name), "\n"))) : NULL;
+}
+
+/* The service whose group CGROUP is (g_free); NULL: none. */
+static char *service_of(const char *cgroup)
+{
+    g_auto(GStrv) lines = g_strsplit(cgroup, "\n", -1);
+
+    for (unsigned i = 0; lines[i]; i++) {
+        if (g_str_has_suffix(lines[i], ".service")) {
+            const char *slash = strrchr(lines[i], '/');
+            return g_strdup(slash ? slash + 1 : lines[i]);
+        }
+    }
+    return NULL;
+}
+
+bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent,
+                               GError **error)
+{
+    g_autofree char *service = service_of(cgroup), *ns_pid = field(status, "\nNSpid:");
+    const char *inner = ns_pid ? strrchr(ns_pid, '\t') : NULL;
+
+    if (inner && !strcmp(inner + 1, "1")) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                            "the running QEMU is process 1 of a container, which ends with it: "
+                            "start it there by an init program");
+        return false;
+    }
+    if (service && !strcmp(parent, "systemd")) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "the running QEMU is systemd's child in %s, and its end would be taken for the "
+                    "guest's: run the guest in a scope (systemd-run --scope)",
+                    service);
+        return false;
+    }
+    return true;
+}
+
+bool ff_upgrade_may_leave(pid_t pid, GError **error)
+{
+    g_autofree char *cgroup = proc_text(pid, "cgroup"), *status = proc_text(pid, "status");
+    g_autofree char *parent_pid = field(status, "\nPPid:");
+    g_autofree char *parent = proc_text(parent_pid ? atoi(parent_pid) : 0, "comm");
+
+    return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent), error);
+}
+
+/* ---- its place ---------------------------------------------------------------------------------
+ */
+
+static void copy_limits(pid_t pid)
+{
+    for (int i = 0; i < (int)RLIMIT_NLIMITS; i++) {
+        struct rlimit theirs;
+
+        if (prlimit(pid, (enum __rlimit_resource)i, NULL, &theirs) == 0) {
+            setrlimit((enum __rlimit_resource)i, &theirs);
+        }
+    }
+}
+
+static void copy_processors(pid_t pid)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(pid, sizeof(set), &set) == 0) {
+        sched_setaffinity(0, sizeof(set), &set);
+    }
+}
+
+static void copy_priority(pid_t pid)
+{
+    errno = 0;
+    int nice = getpriority(PRIO_PROCESS, pid);
+
+    if (!errno) {
+        setpriority(PRIO_PROCESS, 0, nice);
+    }
+}
+
+static void put_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        /* What is refused stays as it is. */
+        if (write(fd, text, strlen(text)) < 0) {
+            errno = 0;
+        }
+        close(fd);
+    }
+}
+
+/* Lines "ID:CONTROLLERS:PATH"; without controllers it is the second version's. */
+static void join_groups(const char *text)
+{
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+    for (unsigned i = 0; lines[i]; i++) {
+        g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
+        if (g_strv_length(parts) != 3) {
+            continue;
+        }
+        const char *controllers = g_str_has_prefix(parts[1], "name=") ? parts[1] + 5 : parts[1];
+        g_autofree char *procs =
+            g_build_filename("/sys/fs/cgroup", controllers, parts[2], "cgroup.procs", NULL);
+        put_text(procs, "0");
+    }
+}
+
+void ff_upgrade_take_place(pid_t pid)
+{
+    g_autofree char *theirs = proc_text(pid, "cgroup"), *ours = proc_text(getpid(), "cgroup");
+    g_autofree char *oom = proc_text(pid, "oom_score_adj");
+
+    if (strcmp(theirs, ours) != 0) {
+        join_groups(theirs);
+    }
+    put_text("/proc/self/oom_score_adj", oom);
+    copy_limits(pid);
+    copy_processors(pid);
+    copy_priority(pid);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where the new QEMU of an upgrade lives: with the limits, the priority, the processors and, if
+ * that is allowed, the control groups of the running one. And whether somebody takes the end of the
+ * running one for the guest's. Any thread.
+ */
+#ifndef FF_CLI_UPGRADE_PLACE_H
+#define FF_CLI_UPGRADE_PLACE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* PID, the running QEMU, may end, and the guest go on in another process. FALSE and ERROR: it may
+ * be the main process of a service, or of a container, which would end then, or be started again.
+ */
+bool ff_upgrade_may_leave(pid_t pid, GError **error);
+/* The same of what stands in CGROUP (/proc/PID/cgroup) and STATUS (/proc/PID/status), and the name
+ * PARENT of its parent's program. */
+bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent,
+                               GError **error);
+/* The calling process takes PID's place, as far as it may. */
+void ff_upgrade_take_place(pid_t pid);
+
+#endif

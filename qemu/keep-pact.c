@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See keep-pact.h. The fds are in a parcel, so that nobody else of QEMU's user can open them. Its
+ * inode is stored first: farfault attach looks for it among QEMU's fds, and finds none if QEMU did
+ * not get it.
+ *
+ * Threads: the coordinator's. No lock here. System calls: fstat.
+ */
+#include "qemu/keep-pact.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launch/parcel.h"
+#include "qemu/call.h"
+#include "qemu/internal.h"
+
+#define NAME "farfault-pact"
+
+static JsonObject *name_args(void)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "fdname", NAME);
+    return args;
+}
+
+bool ff_qemu_keep_pact(FfVmmState *state, const int *fds, unsigned n, GError **error)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+    int parcel = ff_parcel_new(fds, n);
+    struct stat st;
+
+    if (parcel < 0 || fstat(parcel, &st) < 0) {
+        int err = parcel < 0 ? -parcel : errno;
+
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err),
+                    "what QEMU is to keep of the upgrade: %s", g_strerror(err));
+        if (parcel >= 0) {
+            close(parcel);
+        }
+        return false;
+    }
+    __atomic_store_n(&qemu->state->kept_pact, (uint32_t)st.st_ino, __ATOMIC_RELEASE);
+    g_autoptr(JsonObject) args = name_args();
+    FfQmpCall *asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &parcel, 1);
+    close(parcel);
+    g_autoptr(JsonNode) reply = ff_qemu_answer(asked, "getfd", error);
+    return reply != NULL;
+}
+
+void ff_qemu_forget_pact(FfVmmState *state)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+
+    if (__atomic_exchange_n(&qemu->state->kept_pact, 0, __ATOMIC_ACQ_REL)) {
+        g_autoptr(JsonObject) args = name_args();
+
+        ff_qmp_call(qemu->qmp, "closefd", args, NULL, 0, NULL, NULL);
+    }
+}

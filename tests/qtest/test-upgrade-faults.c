@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade where more than one part fails: relay and engine at once, a QEMU that is killed
+ * while both may have the guest, one that hangs, one that writes when it must not. Exactly one QEMU
+ * has the guest afterwards, and its memory is right.
+ */
+#include "tests/qtest/upgrade-rig.h"
+
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static bool has_faults(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    return true;
+}
+
+static void says(const char *said, const char *part)
+{
+    if (!strstr(said, part)) {
+        g_error("\"%s\" is not in: %s", part, said);
+    }
+}
+
+/* ---- relay and engine at once ------------------------------------------------------------------
+ */
+
+/* The old QEMU's die before the guest is given away: it is the old QEMU's again with a new relay.
+ */
+static void test_old_both_before(void)
+{
+    static const char *const points[] = {"guarded", "stopping", "stopped", "loaded", "giving"};
+    g_autoptr(GString) faults = g_string_new(NULL);
+
+    if (!has_faults()) {
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
+        g_string_append_printf(faults, "%shandover/*/at/%s=both", i ? ";" : "", points[i]);
+    }
+    g_autoptr(Guest) g = up_counting(faults->str);
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(points); i++) {
+        g_autofree char *said = NULL, *hint = NULL;
+        pid_t old = up_only_qemu(g);
+
+        g_test_message("%s", points[i]);
+        g_assert_cmpint(up_run(g, NULL, &said), ==, 1);
+        hint = g_strdup_printf("farfault attach %d ", (int)old);
+        says(said, hint);
+        g_assert_cmpint(up_only_qemu(g), ==, old);
+        up_attach(g, old);
+        up_runs(g);
+        up_check_memory(g);
+    }
+}
+
+/* And after that: the new one has it, and nothing is left of the old one. */
+static void test_old_both_after(void)
+{
+    g_autofree char *said = NULL;
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/given=both");
+    if (g) {
+        pid_t old = up_only_qemu(g);
+
+        g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
+        g_assert_cmpint(up_only_qemu(g), !=, old);
+        up_runs(g);
+        up_check_memory(g);
+    }
+}
+
+/* What the new QEMU wrote while it was loaded is put back by who comes after both. */
+static void test_put_back_by_attach(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_with_vmgenid("handover/*/at/loaded=both");
+    qmp_ok(g->qmp, "stop", NULL);
+    g_autofree char *before = up_memory(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_attach(g, old);
+    g_autofree char *console = g->console;
+    g->console = g_build_filename(g->dir, "stderr", NULL);
+    g_free(up_wait_console(g, " pages that the new QEMU had written were put back"));
+    up_reconnect(g);
+    g_autofree char *after = up_memory(g);
+    g_assert_cmpint(memcmp(before, after, RAM_MIB << 20), ==, 0);
+}
+
+/* The new QEMU's die after the guest has become its own: it is there again with a new relay, and
+ * can be upgraded once more. */
+static void test_new_both_after(void)
+{
+    static const char *const points[] = {"taken", "granted", "resumed"};
+    g_autofree char *program = up_installed();
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(points); i++) {
+        g_autofree char *said = NULL, *hint = NULL;
+        g_autofree char *fault = g_strdup_printf("takeover/*/at/%s=both", points[i]);
+        pid_t old = up_only_qemu(g);
+
+        g_test_message("%s", points[i]);
+        up_set_faults(g, fault);
+        g_assert_cmpint(up_run(g, NULL, &said), ==, 1);
+        pid_t now = up_only_qemu(g);
+        g_assert_cmpint(now, !=, old);
+        hint = g_strdup_printf("in the new QEMU, whose relay has ended: farfault attach %d ", now);
+        says(said, hint);
+        up_attach(g, now);
+        up_runs(g);
+        up_check_memory(g);
+        up_to(g, program);
+    }
+}
+
+/* ---- a QEMU ------------------------------------------------------------------------------------
+ */
+
+/* The old QEMU is killed while the guest is nobody's yet: it becomes the new one's, whose monitor
+ * is where it was. */
+static void test_old_qemu(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/given=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    up_disconnect(g);
+    kill(old, SIGKILL);
+    g_assert_cmpint(up_only_qemu(g), !=, old);
+    up_runs(g);
+    g_assert_true(g_file_test(g->monitor, G_FILE_TEST_EXISTS));
+    up_check_memory(g);
+}
+
+/* An engine that stands still for longer than anybody waits: before the guest is its own it goes on
+ * in the old QEMU, behind that in the new one. */
+static void test_hangs(void)
+{
+    static const struct {
+        const char *fault;
+        bool moves;
+    } cases[] = {
+        {"takeover/*/at/agreed=stop:90000", false}, {"takeover/*/at/shut=stop:90000", false},
+        {"takeover/*/at/loaded=stop:90000", false}, {"takeover/*/at/grant=stop:90000", false},
+        {"takeover/*/at/taken=stop:8000", true},
+    };
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *said = NULL;
+        pid_t old = up_only_qemu(g);
+
+        g_test_message("%s", cases[i].fault);
+        up_reconnect(g);
+        qmp_ok(g->qmp, "migrate-set-parameters", "{'x-farfault-peer-timeout': 5}");
+        up_set_faults(g, cases[i].fault);
+        g_assert_cmpint(up_run(g, NULL, &said), ==, !cases[i].moves);
+        g_assert_cmpint(up_only_qemu(g) != old, ==, cases[i].moves);
+        if (!cases[i].moves) {
+            says(said, "says nothing for too long");
+        }
+        up_runs(g);
+        up_check_memory(g);
+    }
+}
+
+/* A new QEMU that writes to guest memory while the guest runs in the old one: the write does not
+ * happen. fw_cfg answers a request in guest memory, here at 32 MiB; the number is in the order of
+ * bytes in which the device reads it. */
+static void test_writes_too_early(void)
+{
+    static const char write_there[] = "{\"execute\": \"human-monitor-command\", \"arguments\": "
+                                      "{\"command-line\": \"o /w 0x518 2\"}}\n";
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/active=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    stream_send(qmp_stream(other), write_there, strlen(write_there), NULL, 0);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_let_go(g);
+    qmp_expect_migration(g->qmp, "failed");
+    g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
+    says(json_object_get_string_member(info, "error-desc"), "while the guest still runs");
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* A snapshot by another client, after the two QEMUs were compared: the new one has the older image
+ * open. */
+static void test_disks_change(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/active=hold");
+    if (!g) {
+        return;
+    }
+    g_autofree char *overlay = g_build_filename(g->dir, "overlay", NULL);
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    qmp_ok(g->qmp, "blockdev-snapshot-sync",
+           "{'device': 'disk0', 'snapshot-file': '%s', 'format': 'qcow2'}", overlay);
+    up_let_go(g);
+    qmp_expect_migration(g->qmp, "failed");
+    g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
+    says(json_object_get_string_member(info, "error-desc"), "disks have been changed");
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* ---- at random ---------------------------------------------------------------------------------
+ */
+
+/* All processes of G's guest and of its upgrade, without QEMUs. */
+static GArray *processes(const Guest *g)
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *path = g_strdup_printf("/proc/%s/environ", name), *text = NULL;
+        g_autofree char *comm_path = g_strdup_printf("/proc/%s/comm", name), *comm = NULL;
+        pid_t pid = atoi(name);
+        gsize len;
+
+        if (pid > 1 && pid != getpid() && g_file_get_contents(comm_path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, "farfault") && g_file_get_contents(path, &text, &len, NULL) &&
+            memmem(text, len, g->dir, strlen(g->dir))) {
+            g_array_append_val(pids, pid);
+        }
+    }
+    return pids;
+}
+
+static void kill_one(const Guest *g)
+{
+    g_autoptr(GArray) pids = processes(g);
+    g_autofree char *comm = NULL;
+
+    if (!pids->len) {
+        return;
+    }
+    pid_t pid = g_array_index(pids, pid_t, g_test_rand_int_range(0, pids->len));
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", pid);
+
+    g_file_get_contents(path, &comm, NULL, NULL);
+    g_test_message("%d: %s", pid, comm ? g_strchomp(comm) : "-");
+    kill(pid, SIGKILL);
+}
+
+/* Any one process but a QEMU is killed, at any moment. What is left is one QEMU, with the guest;
+ * its relay may have been the one. FF_ROUNDS. */
+static void test_random(void)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("nobody/*/at/nowhere=kill");
+    for (unsigned i = 0; g && i < up_rounds(3); i++) {
+        const char *argv[] = {farfault, "upgrade", g->monitor, NULL};
+        g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_FAULTS", g->faults, TRUE);
+        g_autoptr(GError) error = NULL;
+        pid_t old = up_only_qemu(g), command;
+
+        up_disconnect(g);
+        g_spawn_async(NULL, (char **)argv, env,
+                      G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL |
+                          G_SPAWN_STDERR_TO_DEV_NULL,
+                      NULL, NULL, &command, &error);
+        g_assert_no_error(error);
+        /* Any moment will do. */
+        g_usleep(g_test_rand_int_range(0, 700) * 1000);
+        kill_one(g);
+        g_assert_cmpint(waitpid(command, NULL, 0), ==, command);
+        pid_t now = up_only_qemu(g);
+        g_test_message("%u: %s", i, now == old ? "stays" : "moved");
+        up_attach_if_needed(g, now);
+        up_runs(g);
+        up_check_memory(g);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-faults/both/old-before", test_old_both_before);
+    g_test_add_func("/upgrade-faults/both/old-after", test_old_both_after);
+    g_test_add_func("/upgrade-faults/both/put-back", test_put_back_by_attach);
+    g_test_add_func("/upgrade-faults/both/new-after", test_new_both_after);
+    g_test_add_func("/upgrade-faults/old-qemu", test_old_qemu);
+    g_test_add_func("/upgrade-faults/hangs", test_hangs);
+    g_test_add_func("/upgrade-faults/writes-too-early", test_writes_too_early);
+    g_test_add_func("/upgrade-faults/disks-change", test_disks_change);
+    g_test_add_func("/upgrade-faults/random", test_random);
+    return g_test_run();
+}

@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See upgrade-rig.h. */
+#include "tests/qtest/upgrade-rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BUSY_MIB 16
+#define WAIT_S 120
+
+/* ---- processes ---------------------------------------------------------------------------------
+ */
+
+/* Those that have DIR on their command line and are programs of QEMU. */
+static GArray *qemus(const char *dir)
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *path = g_strdup_printf("/proc/%s/cmdline", name);
+        g_autofree char *text = NULL;
+        gsize len;
+        pid_t pid = atoi(name);
+
+        if (pid <= 0 || pid == getpid() || !g_file_get_contents(path, &text, &len, NULL)) {
+            continue;
+        }
+        for (gsize i = 0; i + 1 < len; i++) {
+            text[i] = text[i] ? text[i] : ' ';
+        }
+        if (len && strstr(text, dir) && strstr(text, "-nodefaults") && !strstr(text, " --borrow")) {
+            g_array_append_val(pids, pid);
+        }
+    }
+    return pids;
+}
+
+static void end_all(const char *dir)
+{
+    g_autoptr(GArray) pids = qemus(dir);
+
+    for (guint i = 0; i < pids->len; i++) {
+        kill(g_array_index(pids, pid_t, i), SIGKILL);
+    }
+}
+
+/* A process that ends those of DIR when this program ends. */
+static int keep(const char *dir)
+{
+    int fds[2];
+    char byte;
+
+    g_assert_cmpint(pipe2(fds, O_CLOEXEC), ==, 0);
+    if (fork() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        signal(SIGINT, SIG_IGN);
+        close(fds[1]);
+        while (read(fds[0], &byte, 1) < 0 && errno == EINTR) {
+        }
+        end_all(dir);
+        _exit(0);
+    }
+    close(fds[0]);
+    return fds[1];
+}
+
+/* Waits until N QEMUs are left, 0 or 1, which is returned (0: none). */
+pid_t up_await_qemus(const Guest *g, guint n_left)
+{
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+
+    for (;;) {
+        g_autoptr(GArray) pids = qemus(g->dir);
+
+        g_assert_cmpuint(pids->len, >=, n_left);
+        if (pids->len == n_left) {
+            return n_left ? g_array_index(pids, pid_t, 0) : 0;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        /* One of them ends, whichever. */
+        struct pollfd fds[8] = {{.fd = -1}};
+        guint n = MIN(pids->len, G_N_ELEMENTS(fds));
+        for (guint i = 0; i < n; i++) {
+            fds[i] = (struct pollfd){pidfd_open(g_array_index(pids, pid_t, i), 0), POLLIN, 0};
+        }
+        poll(fds, n, 1000);
+        for (guint i = 0; i < n; i++) {
+            close(fds[i].fd);
+        }
+        while (waitpid(-1, NULL, WNOHANG) > 0) {
+        }
+    }
+}
+
+pid_t up_only_qemu(const Guest *g)
+{
+    return up_await_qemus(g, 1);
+}
+
+/* ---- the guest ---------------------------------------------------------------------------------
+ */
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    return fd;
+}
+
+void up_reconnect(Guest *g)
+{
+    g_clear_pointer(&g->qmp, qmp_free);
+    g->qmp = qmp_new(connect_to(g->monitor), "guest", false);
+}
+
+void up_disconnect(Guest *g)
+{
+    g_clear_pointer(&g->qmp, qmp_free);
+}
+
+/* What has been written to the console since the last call (g_free). */
+static char *console(Guest *g)
+{
+    g_autofree char *text = NULL;
+    gsize len;
+
+    if (!g_file_get_contents(g->console, &text, &len, NULL) || (off_t)len <= g->seen) {
+        return g_strdup("");
+    }
+    char *news = g_strndup(text + g->seen, len - g->seen);
+    g->seen = len;
+    return news;
+}
+
+/* Waits until it writes TEXT to its console, from now on, with the end of its line if it is more
+ * than a letter or two; what it has written since then (g_free). */
+char *up_wait_console(Guest *g, const char *text)
+{
+    g_autoptr(GString) all = g_string_new(NULL);
+    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+
+    g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_MODIFY | IN_CREATE), >=, 0);
+    for (;;) {
+        g_autofree char *news = console(g);
+        char events[4096];
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        g_string_append(all, news);
+        const char *at = strstr(all->str, text);
+        if (at && (strlen(text) < 3 || strchr(at, '\n'))) {
+            close(fd);
+            return g_string_free(g_steal_pointer(&all), FALSE);
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        poll(&p, 1, 1000);
+        while (read(fd, events, sizeof(events)) > 0) {
+        }
+    }
+}
+
+/* It runs: after what it had written by now it writes more. */
+void up_runs(Guest *g)
+{
+    g_free(console(g));
+    g_free(up_wait_console(g, "B"));
+}
+
+static char **environment(const Guest *g)
+{
+    char **env = g_get_environ();
+
+    return g->faults ? g_environ_setenv(env, "FARFAULT_FAULTS", g->faults, TRUE)
+                     : g_environ_unsetenv(env, "FARFAULT_FAULTS");
+}
+
+Guest *up_new(void)
+{
+    g_autoptr(GError) error = NULL;
+    Guest *g = g_new0(Guest, 1);
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    g->dir = g_dir_make_tmp("ff-upgrade-XXXXXX", &error);
+    g_assert_no_error(error);
+    g->monitor = g_build_filename(g->dir, "qmp", NULL);
+    g->console = g_build_filename(g->dir, "console", NULL);
+    g->keeper = keep(g->dir);
+    return g;
+}
+
+/* PROGRAM with ARGS, and monitor and console. */
+void up_start(Guest *g, const char *program, const char *const *args)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *file = g_strdup_printf("file,id=console,append=on,path=%s", g->console);
+    g_autofree char *qmp = g_strdup_printf("unix:%s,server=on,wait=off", g->monitor);
+    g_autofree char *log = g_build_filename(g->dir, "stderr", NULL);
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_auto(GStrv) env = environment(g);
+    const char *const own[] = {"-nodefaults", "-display", "none",    "-accel",          "tcg",
+                               "-chardev",    file,       "-serial", "chardev:console", "-qmp",
+                               qmp,           NULL};
+    const char *const launcher[] = {farfault, "run", "--", program, NULL};
+    const char *const *const parts[] = {launcher, own, args};
+
+    for (unsigned p = 0; p < G_N_ELEMENTS(parts); p++) {
+        for (unsigned i = 0; parts[p][i]; i++) {
+            g_ptr_array_add(argv, (char *)parts[p][i]);
+        }
+    }
+    g_ptr_array_add(argv, NULL);
+    g->args = g_strdupv((char **)argv->pdata + 4);
+    int inotify = inotify_init1(IN_CLOEXEC);
+    g_assert_cmpint(inotify_add_watch(inotify, g->dir, IN_CREATE), >=, 0);
+    if (fork() == 0) {
+        int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(open("/dev/null", O_RDWR), 0);
+        dup2(err, 1);
+        dup2(err, 2);
+        execvpe(argv->pdata[0], (char **)argv->pdata, env);
+        _exit(127);
+    }
+    while (!g_file_test(g->monitor, G_FILE_TEST_EXISTS)) {
+        char events[4096];
+        g_assert_cmpint(read(inotify, events, sizeof(events)), >, 0);
+    }
+    close(inotify);
+    up_reconnect(g);
+}
+
+void up_end(Guest *g)
+{
+    g_autoptr(GDir) dir = g_dir_open(g->dir, 0, NULL);
+    const char *name;
+
+    g_clear_pointer(&g->qmp, qmp_free);
+    end_all(g->dir);
+    close(g->keeper);
+    /* Everybody of it is a child of this program by now, or becomes one: relays and engines end
+     * with their QEMU. */
+    alarm(WAIT_S);
+    while (waitpid(-1, NULL, 0) > 0) {
+    }
+    alarm(0);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(g->dir, name, NULL);
+        g_remove(path);
+    }
+    g_rmdir(g->dir);
+    g_free(g->dir);
+    g_free(g->monitor);
+    g_free(g->console);
+    g_free(g->faults);
+    g_strfreev(g->args);
+    g_free(g);
+}
+
+/* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
+Guest *up_counting(const char *faults)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Guest *g = up_new();
+    g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
+    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
+    const char *const args[] = {"-machine", "pc-i440fx-7.2",
+                                "-smp",     "2",
+                                "-m",       G_STRINGIFY(RAM_MIB) "M",
+                                "-vga",     "std",
+                                "-drive",   drive,
+                                "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+                                NULL};
+
+    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    g->boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
+    bootsect_write(&g->boot, image);
+    up_start(g, "qemu-system-x86_64", args);
+    g_free(up_wait_console(g, "AB"));
+    return g;
+}
+
+/* Every counter of every page, with the guest stopped for it. */
+void up_check_memory(Guest *g)
+{
+    g_autofree char *path = g_build_filename(g->dir, "memory", NULL), *bytes = NULL;
+    uint64_t n = (g->boot.end - g->boot.start) / 4096;
+    g_autofree uint32_t *counters = g_new(uint32_t, n);
+    gsize len;
+
+    up_reconnect(g);
+    qmp_ok(g->qmp, "stop", NULL);
+    qmp_ok(g->qmp, "pmemsave",
+           "{'val': %" G_GUINT64_FORMAT ", 'size': %" G_GUINT64_FORMAT ", 'filename': '%s'}",
+           g->boot.start, g->boot.end - g->boot.start, path);
+    g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
+    g_assert_cmpuint(len, ==, n * 4096);
+    for (unsigned cpu = 0; cpu < g->boot.n_cpus; cpu++) {
+        for (uint64_t i = 0; i < n; i++) {
+            memcpy(&counters[i], bytes + i * 4096 + cpu * BOOTSECT_STRIDE, sizeof(uint32_t));
+        }
+        g_autofree char *wrong = bootsect_check(counters, n);
+        g_assert_cmpstr(wrong, ==, NULL);
+        g_assert_cmpuint(counters[0], >, 0);
+    }
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+}
+
+/* ---- the command -------------------------------------------------------------------------------
+ */
+
+/* ARGS: after "farfault upgrade QMP", NULL-terminated. Returns the exit status; *SAID (g_free): the
+ * last line that it wrote. */
+int up_run(Guest *g, const char *const *args, char **said)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_auto(GStrv) env = environment(g);
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    up_disconnect(g);
+    g_ptr_array_add(argv, farfault);
+    g_ptr_array_add(argv, (char *)"upgrade");
+    g_ptr_array_add(argv, g->monitor);
+    for (unsigned i = 0; args && args[i]; i++) {
+        g_ptr_array_add(argv, (char *)args[i]);
+    }
+    g_ptr_array_add(argv, NULL);
+    g_spawn_sync(NULL, (char **)argv->pdata, env, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_test_message("%s%s", out, err);
+    g_assert_true(WIFEXITED(status));
+    *said = g_strdup(WEXITSTATUS(status) ? err : out);
+    return WEXITSTATUS(status);
+}
+
+void up_to(Guest *g, const char *program)
+{
+    g_autofree char *said = NULL;
+    pid_t before = up_only_qemu(g);
+
+    g_assert_cmpint(up_run(g, (const char *const[]){"--qemu", program, NULL}, &said), ==, 0);
+    g_assert_cmpint(up_only_qemu(g), !=, before);
+    up_runs(g);
+}
+
+/* It fails, and says PART; the QEMU that was there goes on. */
+void up_fails(Guest *g, const char *const *args, const char *part)
+{
+    g_autofree char *said = NULL;
+    pid_t before = up_only_qemu(g);
+
+    g_assert_cmpint(up_run(g, args, &said), ==, 1);
+    if (!strstr(said, part)) {
+        g_error("\"%s\" is not in: %s", part, said);
+    }
+    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1);
+    g_assert_cmpint(up_only_qemu(g), ==, before);
+    up_runs(g);
+}
+
+unsigned up_rounds(unsigned otherwise)
+{
+    const char *text = g_getenv("FF_ROUNDS");
+
+    return text ? (unsigned)atoi(text) : otherwise;
+}
+
+char *up_installed(void)
+{
+    char *path = g_find_program_in_path("qemu-system-x86_64");
+
+    g_assert_nonnull(path);
+    return path;
+}
+
+/* FAULTS of engines that are started from now on; they happen once each. */
+void up_set_faults(Guest *g, const char *faults)
+{
+    g_free(g->faults);
+    g->faults = g_strdup_printf("%s;%s", g->dir, faults);
+    for (unsigned i = 0; i < 8; i++) {
+        g_autofree char *mark = g_strdup_printf("%s/fault-%u", g->dir, i);
+        g_remove(mark);
+    }
+}
+
+static void set_cloexec(gpointer fds)
+{
+    fcntl(((int *)fds)[0], F_SETFD, 0);
+    fcntl(((int *)fds)[1], F_SETFD, 0);
+}
+
+/* A QEMU on the memory of G's, that waits; its monitor. */
+Qmp *up_start_borrowing(Guest *g)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *program = up_installed();
+    g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
+    g_auto(GStrv) env = environment(g);
+    g_autoptr(GError) error = NULL;
+    int lend[2], monitor[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, lend), ==, 0);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor), ==, 0);
+    qmp_getfd(g->qmp, "lend", lend[0]);
+    json_object_unref(qmp_return(g->qmp, "x-farfault-lend", "{'fdname': 'lend'}"));
+    g_ptr_array_add(argv, g_strdup(farfault));
+    g_ptr_array_add(argv, g_strdup("run"));
+    g_ptr_array_add(argv, g_strdup_printf("--borrow=%d,%d", lend[1], monitor[1]));
+    g_ptr_array_add(argv, g_strdup("--"));
+    g_ptr_array_add(argv, g_strdup(program));
+    for (char **arg = g->args; *arg; arg++) {
+        g_ptr_array_add(argv, g_strdup(*arg));
+    }
+    g_ptr_array_add(argv, NULL);
+    g_spawn_async(NULL, (char **)argv->pdata, env,
+                  G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_LEAVE_DESCRIPTORS_OPEN |
+                      G_SPAWN_STDOUT_TO_DEV_NULL | G_SPAWN_STDERR_TO_DEV_NULL,
+                  set_cloexec, (int[]){lend[1], monitor[1]}, NULL, &error);
+    g_assert_no_error(error);
+    close(lend[0]);
+    close(lend[1]);
+    close(monitor[1]);
+    return qmp_new(monitor[0], "new QEMU", false);
+}
+
+/* What farfault upgrade does, without its refusal of command lines; a monitor of the new QEMU. */
+Qmp *up_by_hand(Guest *g)
+{
+    Qmp *other = up_start_borrowing(g);
+    int link[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link), ==, 0);
+    qmp_getfd(g->qmp, "link", link[0]);
+    qmp_getfd(other, "link", link[1]);
+    close(link[0]);
+    close(link[1]);
+    qmp_ok(g->qmp, "x-farfault-hand-over", "{'fdname': 'link'}");
+    JsonObject *answer = qmp_call(other, "x-farfault-take-over", "{'fdname': 'link'}");
+    g_clear_pointer(&answer, json_object_unref); /* its engine may be dead by now */
+    return other;
+}
+
+char *up_memory(Guest *g)
+{
+    g_autofree char *path = g_build_filename(g->dir, "memory", NULL);
+    char *bytes = NULL;
+    gsize len;
+
+    qmp_ok(g->qmp, "pmemsave", "{'val': 0, 'size': %u, 'filename': '%s'}", RAM_MIB << 20, path);
+    g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
+    g_assert_cmpuint(len, ==, RAM_MIB << 20);
+    return bytes;
+}
+
+Guest *up_with_vmgenid(const char *faults)
+{
+    Guest *g = up_new();
+    g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
+    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
+    const char *const args[] = {"-machine", "pc-i440fx-7.2",
+                                "-smp",     "2",
+                                "-m",       G_STRINGIFY(RAM_MIB) "M",
+                                "-device",  "vmgenid,guid=auto",
+                                "-drive",   drive,
+                                "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+                                NULL};
+
+    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    g->boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
+    bootsect_write(&g->boot, image);
+    up_start(g, "qemu-system-x86_64", args);
+    g_free(up_wait_console(g, "AB"));
+    return g;
+}
+
+/* The exit status; *TEXT (g_free): what it said. */
+static int attach(Guest *g, pid_t pid, char **text)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
+    g_autofree char *number = g_strdup_printf("%d", (int)pid);
+    const char *argv[] = {farfault, "attach", number, NULL};
+    g_auto(GStrv) env = environment(g);
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    up_disconnect(g);
+    g_spawn_sync(NULL, (char **)argv, env, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
+                 &error);
+    g_assert_no_error(error);
+    *text = g_strconcat(out, err, NULL);
+    return status;
+}
+
+void up_attach(Guest *g, pid_t pid)
+{
+    g_autofree char *text = NULL;
+
+    if (attach(g, pid, &text)) {
+        g_error("attach: %s", text);
+    }
+}
+
+void up_attach_if_needed(Guest *g, pid_t pid)
+{
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+
+    for (;;) {
+        g_autofree char *text = NULL;
+
+        if (!attach(g, pid, &text) || strstr(text, "there is nothing to attach")) {
+            return;
+        }
+        /* The relay of the other QEMU has the monitor's socket as long as it has not seen the end
+         * of its QEMU, which nobody else is told. */
+        if (!strstr(text, "somebody else listens") || g_get_monotonic_time() > until) {
+            g_error("attach: %s", text);
+        }
+        g_usleep(50000);
+    }
+}
+
+static void open_fifo(const Guest *g, const char *name)
+{
+    g_autofree char *path = g_build_filename(g->dir, name, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
+void up_can_hold(const Guest *g)
+{
+    g_autofree char *hold = g_build_filename(g->dir, "hold", NULL);
+    g_autofree char *held = g_build_filename(g->dir, "held", NULL);
+
+    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
+    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+}
+
+void up_wait_held(const Guest *g)
+{
+    open_fifo(g, "held");
+}
+
+void up_let_go(const Guest *g)
+{
+    open_fifo(g, "hold");
+}

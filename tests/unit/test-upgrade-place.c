@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where the new QEMU of an upgrade lives: it takes over limits, priority and processors of the
+ * running one; one whose end would be taken for the guest's is refused.
+ */
+#include "cli/upgrade-place.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void test_who_waits(void)
+{
+    static const struct {
+        const char *cgroup, *status, *parent, *refusal;
+    } cases[] = {
+        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "bash", NULL},
+        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "systemd", NULL},
+        {"0::/system.slice/ssh.service\n", "\nNSpid:\t700\n", "bash", NULL},
+        {"0::/system.slice/guest.service\n", "\nNSpid:\t700\n", "systemd", "in guest.service"},
+        {"12:cpu,cpuacct:/\n1:name=systemd:/system.slice/vm@1.service\n", "\nNSpid:\t7\n",
+         "systemd", "in vm@1.service"},
+        {"0::/\n", "\nNSpid:\t700\t1\n", "containerd-shim", "process 1 of a container"},
+        {"0::/\n", "\nNSpid:\t700\t11\n", "tini", NULL},
+        {"", "", "", NULL},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GError) error = NULL;
+        bool ok =
+            ff_upgrade_may_leave_text(cases[i].cgroup, cases[i].status, cases[i].parent, &error);
+
+        g_assert_cmpint(ok, ==, !cases[i].refusal);
+        if (!ok) {
+            g_assert_nonnull(strstr(error->message, cases[i].refusal));
+        }
+    }
+    g_autoptr(GError) error = NULL;
+    ff_upgrade_may_leave(getpid(), &error); /* whatever it says, it reads what there is */
+}
+
+/* A process that waits, with another place than this one. */
+static pid_t start_other(int cpu)
+{
+    int ready[2];
+    char byte;
+
+    g_assert_cmpint(pipe(ready), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        const struct rlimit limit = {100, 100};
+        cpu_set_t set;
+
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        bool ok = sched_setaffinity(0, sizeof(set), &set) == 0 &&
+                  setpriority(PRIO_PROCESS, 0, 15) == 0 && setrlimit(RLIMIT_NOFILE, &limit) == 0;
+        if (write(ready[1], "", ok) == 1) {
+            pause();
+        }
+        _exit(1);
+    }
+    close(ready[1]);
+    g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+    close(ready[0]);
+    return pid;
+}
+
+static int a_processor(void)
+{
+    cpu_set_t set;
+    int cpu = 0;
+
+    g_assert_cmpint(sched_getaffinity(0, sizeof(set), &set), ==, 0);
+    while (!CPU_ISSET(cpu, &set)) {
+        cpu++;
+    }
+    return cpu;
+}
+
+static void test_takes_place(void)
+{
+    int cpu = a_processor(), status;
+    pid_t other = start_other(cpu), pid = fork();
+
+    if (pid == 0) {
+        struct rlimit limit;
+        cpu_set_t set;
+
+        ff_upgrade_take_place(other);
+        _exit(getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur != 100 ? 1
+              : getpriority(PRIO_PROCESS, 0) != 15                      ? 2
+              : sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1 ||
+                      !CPU_ISSET(cpu, &set)
+                  ? 3
+                  : 0);
+    }
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    kill(other, SIGKILL);
+    waitpid(other, NULL, 0);
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 0);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-place/who-waits", test_who_waits);
+    g_test_add_func("/upgrade-place/takes-place", test_takes_place);
+    return g_test_run();
+}
