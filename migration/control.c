@@ -37,6 +37,7 @@ void ff_control_set_error_locked(FfControl *c, const char *text)
 {
     if (!c->error) {
         c->error = g_strdup(text);
+        c->only_lost = false;
     }
 }
 
@@ -47,6 +48,22 @@ void ff_control_set_error(FfControl *c, const char *text)
     ff_mutex_unlock(&c->lock);
 }
 
+/* TRUE: TEXT is the error now. */
+static bool dead_locked(FfControl *c, const char *text)
+{
+    /* What follows from an orderly end is no failure: channels close in any order. */
+    bool over = c->events & (FF_EV_FINISHED | FF_EV_QUIT | FF_EV_DONE | FF_EV_WANT_CANCEL) ||
+                (c->granted && c->events & FF_EV_ALL);
+    bool first = !over && !c->error;
+
+    if (first) {
+        ff_control_set_error_locked(c, text);
+    }
+    c->events |= FF_EV_DEAD;
+    ff_cond_broadcast(&c->changed);
+    return first;
+}
+
 void ff_control_dead(FfControl *c, const char *fmt, ...)
 {
     va_list ap;
@@ -55,14 +72,29 @@ void ff_control_dead(FfControl *c, const char *fmt, ...)
     g_autofree char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     ff_mutex_lock(&c->lock);
-    /* What follows from an orderly end is no failure: channels close in any order. */
-    bool over = c->events & (FF_EV_FINISHED | FF_EV_QUIT | FF_EV_DONE | FF_EV_WANT_CANCEL) ||
-                (c->granted && c->events & FF_EV_ALL);
-    if (!over) {
-        ff_control_set_error_locked(c, text);
+    dead_locked(c, text);
+    ff_mutex_unlock(&c->lock);
+}
+
+void ff_control_lost(FfControl *c, const char *text)
+{
+    ff_mutex_lock(&c->lock);
+    if (dead_locked(c, text)) {
+        c->only_lost = true;
     }
-    c->events |= FF_EV_DEAD;
-    ff_cond_broadcast(&c->changed);
+    ff_mutex_unlock(&c->lock);
+}
+
+void ff_control_gave_up(FfControl *c, const char *text)
+{
+    ff_mutex_lock(&c->lock);
+    c->events |= FF_EV_ABORTED;
+    if (c->only_lost && c->error) {
+        c->only_lost = false;
+        g_free(c->error);
+        c->error = g_strdup(text);
+    }
+    dead_locked(c, text);
     ff_mutex_unlock(&c->lock);
 }
 

@@ -67,6 +67,7 @@ typedef struct {
     unsigned events;         /* lock */
     FfStatus status;         /* lock; written by the coordinator only */
     char *error;             /* lock; the first failure, one line; can be NULL */
+    bool only_lost;          /* lock; the error is no more than that a connection ended */
     bool granted;            /* lock; the guest is the destination's. S: GIVEN is stored */
     bool peer_ended;         /* lock; the peer has said that its VMM has ended */
     unsigned auto_recover_s; /* lock; FfMigrationConfig's, as it is now */
@@ -97,6 +98,12 @@ unsigned ff_control_events(FfControl *c);
 void ff_control_peer_ended(FfControl *c, const char *name);
 /* Records the first failure and wakes the coordinator. Any thread. Printf-like. */
 void ff_control_dead(FfControl *c, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+/* The same; TEXT says of a connection that it has ended. Why comes on another one, if it comes:
+ * ff_control_gave_up(). */
+void ff_control_lost(FfControl *c, const char *text);
+/* The peer has given up (FF_EV_ABORTED, FF_EV_DEAD), and TEXT says why. One of its connections may
+ * have been seen to end first. */
+void ff_control_gave_up(FfControl *c, const char *text);
 void ff_control_set_error(FfControl *c, const char *text);
 void ff_control_set_error_locked(FfControl *c, const char *text);
 /* Waits until one of WANT has been set; returns the events that are set, masked by WANT. */

@@ -407,8 +407,8 @@ static int take_abort(Reader *r, FfFrame *f)
     int rc = ff_channel_read_all(r->ch, text, f->length, -1);
 
     if (rc == 0) {
-        ff_control_event(r->d->control, FF_EV_ABORTED);
-        ff_control_dead(r->d->control, "the source gave up: %s", ff_peer_text(text));
+        g_autofree char *why = g_strconcat("the source gave up: ", ff_peer_text(text), NULL);
+        ff_control_gave_up(r->d->control, why);
     }
     return rc < 0 ? rc : -ECANCELED;
 }

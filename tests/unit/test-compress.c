@@ -338,11 +338,12 @@ static void test_device(void)
 static void test_features(void)
 {
     /* The main connection's sender has decided; this is another one. */
-    FfMigrationConfig cfg = {0};
+    FfVmm vmm = {.memory = {NULL}};
+    FfMigrationConfig cfg = {.vmm = &vmm};
     FfConnection conn = {.peer_features = FF_FEATURE_ZSTD};
     FfRam ram = {0};
     FfSource s = {.cfg = &cfg, .conn = &conn, .ram = &ram, .compressing = 1};
-    FfDestination d = {.listen_fd = -1};
+    FfDestination d = {.cfg = &cfg, .listen_fd = -1};
 
     conn.main = (FfChannel *)&s;
 

@@ -56,6 +56,9 @@ static const Case cases[] = {
      "0 virtual CPUs at the source, 1 at the destination", NULL},
     {"more-devices", GUEST, GUEST DEVICE("05.0", "disk") PCI("05.0", "1af4:1001"), NULL,
      "the destination has disk 'id' at pci.0/05.0, the source nothing there", NULL},
+    /* QEMU saves nothing of it, and does not miss it. */
+    {"no-state", GUEST DEVICE("05.0", "edu") PCI("05.0", "1234:11e8"), GUEST, NULL,
+     "the source has edu 'id' at pci.0/05.0, the destination nothing there", NULL},
     /* QEMU may take such a guest, or say nothing of it. */
     {"others", GUEST OTHER("usb-tablet on usb.0", "2"), GUEST OTHER("isa-debugcon", "1"), NULL,
      "usb-tablet on usb.0: 2 at the source, none at the destination; isa-debugcon: none at the "
