@@ -79,11 +79,11 @@ void ff_conn_lost(FfConnection *conn, const FfChannel *ch, int rc)
     if (rc == -ETIMEDOUT && conn->cfg->peer_timeout_ms) {
         ff_conn_silent(conn, ch); /* the kernel has looked first (TCP_USER_TIMEOUT) */
     } else {
-        g_autofree char *text = g_strdup_printf("lost the connection to the %s%s: %s", conn->peer,
-                                                where(conn, ch),
-                                                rc == -EPIPE ? "the peer closed it"
-                                                : ch         ? ff_channel_strerror(ch, rc)
-                                                             : g_strerror(-rc));
+        g_autofree char *text =
+            g_strdup_printf("lost the connection to the %s%s: %s", conn->peer, where(conn, ch),
+                            rc == -EPIPE ? "the peer closed it"
+                            : ch         ? ff_channel_strerror(ch, rc)
+                                         : g_strerror(-rc));
         ff_control_lost(conn->control, text);
     }
 }

@@ -18,8 +18,8 @@ static bool read_abort(FfSource *s, const FfFrame *f)
 
     /* Cut in the middle of its reason, it has given up no less: the coordinator waits for this. */
     int rc = ff_channel_read_all(s->conn->main, text, f->length, FF_GREETING_DEADLINE_MS);
-    g_autofree char *why = g_strconcat("the destination gave up: ",
-                                       rc ? "its reason was cut off" : ff_peer_text(text), NULL);
+    g_autofree char *why = g_strconcat(
+        "the destination gave up: ", rc ? "its reason was cut off" : ff_peer_text(text), NULL);
     ff_control_gave_up(s->control, why);
     return false;
 }
