@@ -382,7 +382,8 @@ bool ff_capture_has_all(FfCapture *c, GError **error)
 {
     uint64_t lost = ff_protect_lost(c->protect);
 
-    if (lost) {
+    /* What was lost since it has failed, or was cancelled, is not why. */
+    if (lost && ff_capture_goes_on(c, error)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%" PRIu64 " %s", lost,
                     c->words->given_back);
     }
