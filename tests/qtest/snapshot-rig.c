@@ -83,6 +83,33 @@ void snap_let_go(Snap *t)
     open_fifo(t, "hold");
 }
 
+/* Threads of PID that open a FIFO of which nobody has the other end (fs/pipe.c). */
+static unsigned count_waiting(pid_t pid)
+{
+    g_autofree char *tasks = g_strdup_printf("/proc/%d/task", pid);
+    g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
+    const char *name;
+    unsigned n = 0;
+
+    g_assert_nonnull(dir);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(tasks, name, "wchan", NULL), *where = NULL;
+        n += g_file_get_contents(path, &where, NULL, NULL) && !strcmp(where, "wait_for_partner");
+    }
+    return n;
+}
+
+void snap_let_both_go(Snap *t)
+{
+    int64_t end = g_get_monotonic_time() + 20 * G_USEC_PER_SEC;
+
+    /* Where /proc does not say it they are given the time that is left. */
+    while (count_waiting(vm_engine(t->vm)) < 2 && g_get_monotonic_time() < end) {
+        g_thread_yield();
+    }
+    snap_let_go(t);
+}
+
 static char *error_desc(Snap *t)
 {
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(t->vm), "query-migrate", NULL);

@@ -38,6 +38,8 @@ void snap_slow_down(Snap *t);
 void snap_wait_held(Snap *t);
 /* Lets it go on; waits until there is one. */
 void snap_let_go(Snap *t);
+/* The same for two threads that wait at once: each has told of it, and goes to wait after that. */
+void snap_let_both_go(Snap *t);
 
 /* query-migrate says "failed", and why: with TEXT in it. */
 void snap_expect_error(Snap *t, const char *text);

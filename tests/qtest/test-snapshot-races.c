@@ -252,7 +252,7 @@ static void test_stop_under_way(void)
     snap_wait_held(&t);
     pid_t relay = vm_relay(t.vm);
     stop_process(relay);
-    snap_let_go(&t); /* both */
+    snap_let_both_go(&t);
     snap_wait_held(&t);
     g_assert_cmpint(kill(relay, SIGCONT), ==, 0);
     g_thread_join(client);
