@@ -916,7 +916,7 @@ static unsigned held_by_relay(Rig *rig, int fd)
 }
 
 /* A relay that has sent a frame closes what it need not keep of it. */
-static void expect_held(const Rig *rig, int fd, unsigned n)
+static void expect_held(Rig *rig, int fd, unsigned n)
 {
     int64_t end = g_get_monotonic_time() + 20 * G_USEC_PER_SEC;
 
