@@ -115,6 +115,9 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
         return rc;
     }
     sigset_t old;
+    /* A discard that is under way has told nobody, and takes pages out that are protected by then:
+     * the kernel holds no lock between the two (madvise_remove()). */
+    pthread_mutex_lock(&m->discards);
     ff_block_signals(&old);
     FfCapture *c = ff_capture_new(&(FfCaptureConfig){.uffd = m->uffd,
                                                      .maps_fd = m->maps_fd,
@@ -129,6 +132,7 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
                                                      .buffer = options->buffer},
                                   &error);
     ff_unblock_signals(&old);
+    pthread_mutex_unlock(&m->discards);
     if (!c) {
         return ff_fail_error(error);
     }

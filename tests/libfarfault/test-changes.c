@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -182,6 +183,81 @@ static void test_changes(gconstpointer p)
     world_free(w);
 }
 
+/* ---- a discard that prepare meets --------------------------------------------------------------
+ */
+
+static struct {
+    World *w;              /* NULL: no call is held */
+    bool called, prepared; /* World.lock */
+} held;
+
+/* In front of libc's. MADV_REMOVE asks who has registered the memory, lets go of all locks, and
+ * takes the pages out (mm/madvise.c, madvise_remove()): here with the snapshot's beginning between
+ * the two, if that does not wait for it. A page that somebody touches meanwhile is taken out with
+ * its protection (fs/hugetlbfs/inode.c, remove_inode_hugepages()), as here all are. */
+int madvise(void *addr, size_t len, int advice)
+{
+    World *w = held.w;
+    int64_t end = g_get_monotonic_time() + 200 * 1000;
+    struct timespec until = {end / 1000000, end % 1000000 * 1000};
+
+    if (!w || advice != MADV_REMOVE) {
+        return (int)syscall(SYS_madvise, addr, len, advice);
+    }
+    held.w = NULL;
+    pthread_mutex_lock(&w->lock);
+    held.called = true;
+    pthread_cond_broadcast(&w->changed);
+    while (!held.prepared &&
+           pthread_cond_clockwait(&w->changed, &w->lock, CLOCK_MONOTONIC, &until) == 0) {
+    }
+    pthread_mutex_unlock(&w->lock);
+    return ftruncate(w->fd, 0) == 0 ? ftruncate(w->fd, LEN) : -1;
+}
+
+static gpointer discard_first(gpointer p)
+{
+    World *w = p;
+
+    call(ff_region_discard(w->m, w->map, LEN));
+    return NULL;
+}
+
+/* The memory is given back: it is zeros at the moment, and what is written later is not saved. */
+static void test_discard_meets_prepare(void)
+{
+    World *w = world_new(W_HUGETLB, LEN);
+    int fd = world_file();
+
+    if (w) {
+        memset(w->map, 5, LEN);
+        held.w = w;
+        GThread *thread = g_thread_new("discards", discard_first, w);
+        pthread_mutex_lock(&w->lock);
+        while (!held.called) {
+            pthread_cond_wait(&w->changed, &w->lock);
+        }
+        pthread_mutex_unlock(&w->lock);
+        call(ff_snapshot_prepare(w->m, NULL));
+        pthread_mutex_lock(&w->lock);
+        held.prepared = true;
+        pthread_cond_broadcast(&w->changed);
+        pthread_mutex_unlock(&w->lock);
+        g_thread_join(thread);
+        call(ff_snapshot_begin(w->m));
+        memset(w->map, 9, LEN);
+        call(ff_snapshot_save_fd(w->m, fd));
+        call(ff_snapshot_wait(w->m, NULL));
+        char *map = world_map_file(w, fd);
+        for (size_t i = 0; i < LEN; i += 4096) {
+            g_assert_cmpint(map[i], ==, 0);
+        }
+        munmap(map, LEN);
+        world_free(w);
+    }
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -190,5 +266,6 @@ int main(int argc, char **argv)
                                                 i & 1 ? "chaos" : "moves", i & 2 ? "16M" : "0");
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_changes);
     }
+    g_test_add_func("/libfarfault/changes/discard-meets-prepare", test_discard_meets_prepare);
     return g_test_run();
 }
