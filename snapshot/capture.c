@@ -328,7 +328,7 @@ bool ff_capture_next_gap(const FfCapture *c, FfRun *run)
     for (; run->block < c->n_blocks; *run = (FfRun){.block = run->block + 1}) {
         /* The pages of a file are there without a mapping. */
         if (c->blocks[run->block].backing.kind == FF_BACKING_PRIVATE &&
-            ff_protect_next_unarmed(c->protect, run)) {
+            ff_protect_next_gap(c->protect, run)) {
             return true;
         }
     }

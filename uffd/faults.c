@@ -30,6 +30,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "uffd/place.h"
 #include "uffd/protect.h"
 #include "uffd/space-internal.h"
@@ -470,6 +471,7 @@ static void answer(Batch *b)
         return;
     }
     b->now = g_get_monotonic_time();
+    FF_FAULT_AT("faults-read");
     answer_faults(b, msgs, first, n);
     ask(b);
     ff_place_tell(b->s, &b->fresh);
@@ -524,6 +526,23 @@ static void tell_failed(const Batch *b)
     }
 }
 
+/* Reads, and answers what was read. */
+static void turn(Batch *b)
+{
+    FfSpace *s = b->s;
+
+    if (s->protect) {
+        pthread_mutex_lock(&s->answering);
+    }
+    tell_deferred(b);
+    answer(b);
+    if (s->protect) {
+        pthread_mutex_unlock(&s->answering);
+    }
+    tell_failed(b); /* of one page: it continues; or it is dead */
+    b->rc = 0;
+}
+
 void ff_faults_run(FfSpace *s)
 {
     Batch b = {.s = s, .fresh = {.as = FF_PRESENT_NOTHING}};
@@ -531,10 +550,7 @@ void ff_faults_run(FfSpace *s)
     ff_space_set_fault_thread(s);
     ask_noted(&b);
     while (!b.dead && wait_for_messages(&b)) {
-        tell_deferred(&b);
-        answer(&b);
-        tell_failed(&b); /* of one page: it continues; or it is dead */
-        b.rc = 0;
+        turn(&b);
     }
     tell_deferred(&b);
     tell_failed(&b);

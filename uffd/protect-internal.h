@@ -20,6 +20,7 @@ typedef struct {
     FfBitmap armed, free, lent;
     FfBitmap ready;    /* protected and not armed; set with the lock of its piece written */
     FfBitmap given;    /* given back since it was registered: never ready; the space is locked */
+    FfBitmap gaps;     /* had no address when they were to be armed; of who arms */
     uint32_t *slot_of; /* by page: where it was kept last, + 1; atomic, and to be checked */
 } FfProtectBlock;
 

@@ -81,6 +81,7 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
         ff_bitmap_init(&p->blocks[i].lent, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].ready, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].given, s->changes ? s->blocks[i].n_pages : 0, false);
+        ff_bitmap_init(&p->blocks[i].gaps, s->blocks[i].n_pages, false);
         p->blocks[i].slot_of = g_new0(uint32_t, s->blocks[i].n_pages);
     }
     if (!make_buffer(p, buffer)) {
@@ -221,7 +222,9 @@ static int arm_piece(FfSpace *s, const FfRun *run, uint64_t addr)
     FfProtect *p = s->protect;
 
     if (!addr && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE) {
-        return 0; /* unmapped since it was registered: it holds nothing */
+        /* Unmapped since it was registered: it holds nothing. */
+        ff_bitmap_set_run(&p->blocks[run->block].gaps, run->first, run->n);
+        return 0;
     }
     pthread_rwlock_wrlock(lock_of(p, run));
     arm_bits(p, run);
@@ -283,8 +286,17 @@ int ff_protect_lift(FfSpace *s, const FfRun *run)
     return each_piece(s, run, lift_piece);
 }
 
+/* What was read of faults is answered when this returns. Of two writers that were told of the first
+ * one's answer lets both go; the fault thread must not take the second one's for a new write. */
+static void settle(FfSpace *s)
+{
+    pthread_mutex_lock(&s->answering);
+    pthread_mutex_unlock(&s->answering);
+}
+
 int ff_protect_arm(FfProtect *p, const FfRun *run)
 {
+    settle(p->s);
     return each_piece(p->s, run, arm_piece);
 }
 
@@ -337,9 +349,9 @@ static int lift_set(FfProtect *p, unsigned block, FfBitmap *bm, uint64_t *lifted
     return rc;
 }
 
-bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run)
+bool ff_protect_next_gap(const FfProtect *p, FfRun *run)
 {
-    run->n = ff_bitmap_next_run(&p->blocks[run->block].armed, run->first, false, &run->first);
+    run->n = ff_bitmap_next_run(&p->blocks[run->block].gaps, run->first, true, &run->first);
     return run->n;
 }
 
@@ -389,6 +401,7 @@ void ff_protect_free(FfProtect *p)
         ff_bitmap_clear(&p->blocks[i].lent);
         ff_bitmap_clear(&p->blocks[i].ready);
         ff_bitmap_clear(&p->blocks[i].given);
+        ff_bitmap_clear(&p->blocks[i].gaps);
         g_free(p->blocks[i].slot_of);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(p->locks); i++) {

@@ -56,12 +56,13 @@ int ff_protect_prepare(FfProtect *p, const FfRun *run, uint64_t *n);
 void ff_protect_set_still(FfProtect *p, bool still);
 /* Protects RUN, of which nothing is armed (any more); private memory that was unmapped since it was
  * registered has nothing to arm. The process is giving nothing back meanwhile. What is written
- * before this returns may be seen by the saver or not. 0 or -errno. Any thread but the fault
- * thread. */
+ * before this returns may be seen by the saver or not; what was written before the call is no write
+ * to what is armed. 0 or -errno. Any thread but the fault thread. */
 int ff_protect_arm(FfProtect *p, const FfRun *run);
 
-/* Just after it: the next pages of RUN's block, at or after its first one, that are not armed. */
-bool ff_protect_next_unarmed(const FfProtect *p, FfRun *run);
+/* After it, by the same thread: the next pages of RUN's block, at or after its first one, that had
+ * nothing to arm. */
+bool ff_protect_next_gap(const FfProtect *p, FfRun *run);
 
 /* The next run of BLOCK at or after FROM, of MAX pages at most, that nobody has; 0: none. It is the
  * caller's, stays as it is and keeps its writers waiting until ff_protect_done(). A page that could

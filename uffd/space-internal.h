@@ -53,6 +53,7 @@ struct FfSpace {
     /* Of who answers for a page that was placed before, and who makes pages missing again; a leaf.
      */
     pthread_mutex_t again_lock;
+    pthread_mutex_t answering; /* of the fault thread, from reading to the answers, if .protect */
     pthread_rwlock_t lock;
     pthread_mutex_t changed_lock;
     pthread_cond_t changed;

@@ -45,6 +45,7 @@ static void init_locks(FfSpace *s)
     pthread_condattr_destroy(&mono);
     pthread_mutex_init(&s->changed_lock, NULL);
     pthread_mutex_init(&s->again_lock, NULL);
+    pthread_mutex_init(&s->answering, NULL);
 }
 
 typedef struct {
@@ -103,6 +104,7 @@ void ff_space_free(FfSpace *s)
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->changed_lock);
     pthread_mutex_destroy(&s->again_lock);
+    pthread_mutex_destroy(&s->answering);
     g_free(s->blocks);
     g_free(s);
 }

@@ -21,8 +21,9 @@ typedef struct {
     FfProtect *p;
     unsigned page;
     uint64_t left;
-    GThread *other;
-    char *room; /* for a page */
+    GThread *other, *writer;
+    unsigned armed, went_on; /* Rig.lock; times */
+    char *room;              /* for a page */
 } Scene;
 
 static void tell(Rig *r, unsigned *count)
@@ -164,6 +165,66 @@ static void test_arm_again(RigKind kind)
         wait_for(sc.r, &sc.r->written, 1);
         g_thread_join(writer);
         take_pattern(&sc, 0);
+    }
+    close_scene(&sc);
+}
+
+/* ---- who wrote before --------------------------------------------------------------------------
+ */
+
+static gpointer other_arms(gpointer p)
+{
+    Scene *sc = p;
+
+    ff_protect_set_still(sc->p, true);
+    g_assert_cmpint(ff_protect_arm(sc->p, &(FfRun){0, 0, sc->r->n_pages}), ==, 0);
+    tell(sc->r, &sc->armed);
+    return NULL;
+}
+
+/* Fault thread, which has read of a writer: somebody else lets it go, and then all is armed, if
+ * that does not wait for the fault thread. */
+static int let_go_and_arm(void *opaque)
+{
+    Scene *sc = opaque;
+    int64_t end = g_get_monotonic_time() + 200 * 1000;
+    struct timespec until = {end / 1000000, end % 1000000 * 1000};
+
+    g_assert_cmpint(ff_protect_lift(sc->r->s, &(FfRun){0, sc->page, 1}), ==, 0);
+    g_thread_join(sc->writer);
+    sc->other = g_thread_new("arms", other_arms, sc);
+    pthread_mutex_lock(&sc->r->lock);
+    while (!sc->armed &&
+           pthread_cond_clockwait(&sc->r->changed, &sc->r->lock, CLOCK_MONOTONIC, &until) == 0) {
+    }
+    pthread_mutex_unlock(&sc->r->lock);
+    tell(sc->r, &sc->went_on);
+    return 0;
+}
+
+/* A write from before the instant, of which the fault thread has read and which somebody else has
+ * answered, is none after it. */
+static void test_wrote_before(RigKind kind)
+{
+    Rig *r = rig_new(kind, WP, 0);
+    Scene sc = {.r = r, .page = 1};
+    uint64_t n;
+
+    if (!r) {
+        return;
+    }
+    rig_populate(r);
+    g_assert_cmpint(ff_protect_new(r->s, 4 * r->page_size, &sc.p), ==, 0);
+    g_assert_cmpint(ff_protect_prepare(sc.p, &(FfRun){0, 0, r->n_pages}, &n), ==, 0);
+    if (rig_at("faults-read", let_go_and_arm, &sc)) {
+        sc.writer = g_thread_new("writer", other_writes, &sc);
+        rig_start(r);
+        wait_for(r, &sc.went_on, 1);
+        wait_for(r, &sc.armed, 1);
+        g_thread_join(sc.other);
+        rig_stop(r); /* when it has answered */
+        g_assert_cmpuint(ff_protect_spoilt(sc.p), ==, 0);
+        g_assert_cmpuint(ff_protect_left(sc.p), ==, r->n_pages);
     }
     close_scene(&sc);
 }
@@ -449,6 +510,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     rig_add("/protect-moments/left", RIG_ALL, test_left);
     rig_add("/protect-moments/arm-again", RIG_ALL, test_arm_again);
+    rig_add("/protect-moments/wrote-before", RIG_ALL, test_wrote_before);
     rig_add("/protect-moments/stop", RIG_ALL, test_stop);
     rig_add("/protect-moments/stop-many", RIG_ALL, test_stop_many);
     rig_add("/protect-moments/give-back", RIG_ALL, test_give_back);
