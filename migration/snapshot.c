@@ -235,6 +235,8 @@ static bool begin(FfSnapshot *s, GError **error)
     ff_control_set_status(s->control, FF_STATUS_ACTIVE);
     FF_FAULT_AT("active");
     ff_control_new_pass(s->control);
+    /* Its first answer is also the barrier for discards: none is past the hook's check then. One
+     * that came after a page was protected would take the protection out with it. */
     flush_disks(s);
     bool ok = ff_snapshot_goes_on(s, error) && ff_capture_prepare(s->capture, error) &&
               ff_snapshot_goes_on(s, error);
