@@ -80,15 +80,21 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
         swap(v, i, &w, 0); /* a child's own words: nobody purges there */
         return;
     }
-    if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
-        return;
+    /* A process that is killed tells nobody: what it had claimed may have gone. It may have been
+     * many pages, of which only the first one is waited for. */
+    pid_t purger = (pid_t)(w >> FF_PAGE_ABOVE);
+    if (__atomic_load_n(&v->dead, __ATOMIC_RELAXED) != purger || !has_ended(purger)) {
+        if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
+            return;
+        }
+        w |= FF_PAGE_AWAITED;
+        if (futex(word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) == 0 || errno != ETIMEDOUT ||
+            !has_ended(purger)) {
+            return;
+        }
+        __atomic_store_n(&v->dead, purger, __ATOMIC_RELAXED);
     }
-    w |= FF_PAGE_AWAITED;
-    /* A process that is killed tells nobody: what it had claimed may have gone. */
-    if (futex(word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) < 0 && errno == ETIMEDOUT &&
-        has_ended((pid_t)(w >> FF_PAGE_ABOVE))) {
-        swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST);
-    }
+    swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST);
 }
 
 static bool pin(FfVolatile *v, size_t i)
