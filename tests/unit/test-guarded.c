@@ -272,7 +272,13 @@ static void test_outlives(void)
     g_assert_cmpuint(w->map[7 * PAGE], ==, 8);
     g = guard(w);
     wait_written(w);
-    g_assert_cmpuint(ff_pact_pages(w->pact), ==, 1);
+    /* Who waits may be answered before the new guard protects, and come once more. */
+    g_assert_cmpuint(ff_pact_pages(w->pact), >=, 1);
+    g_assert_cmpuint(ff_pact_pages(w->pact), <=, 2);
+    kill_child(w);
+    g_clear_pointer(&g, ff_guard_free);
+    put_back(w);
+    g_assert_cmpuint(w->map[7 * PAGE], ==, 8);
 }
 
 /* ---- the pact ----------------------------------------------------------------------------------
