@@ -7,11 +7,12 @@
  * the other.
  *
  * Threads: the fault thread keeps; savers, which give slots back, may keep for a writer that waits.
- * Lock: that of the space, while a page is read and becomes kept. No system calls.
+ * Lock: that of the space, while a page is read and becomes kept. System calls: poll.
  */
 #include "uffd/protect-internal.h"
 
 #include <errno.h>
+#include <poll.h>
 
 #include "fault/fault.h"
 #include "uffd/uffd.h"
@@ -230,14 +231,24 @@ static bool keep_quietly(FfProtect *p, const FfRun *run, int *rc)
     return false;
 }
 
-/* Those around PAGE, which has been kept: their writers need not wait. */
+/* Fault thread: somebody else waits. */
+static bool is_awaited(const FfSpace *s)
+{
+    const FfMessages *m = s->cfg.messages;
+    struct pollfd pfd = {.fd = m ? m->fd : s->cfg.uffd, .events = POLLIN};
+
+    return poll(&pfd, 1, 0) > 0;
+}
+
+/* Those around PAGE, which has been kept: their writers need not wait, unless somebody else does
+ * so already. */
 static int keep_around(FfProtect *p, unsigned block, uint64_t page)
 {
     const FfRun all = window(p, block, page);
     unsigned n = 0;
     int rc = 0;
 
-    for (uint64_t i = all.first; i < all.first + all.n && rc == 0; i++) {
+    for (uint64_t i = all.first; i < all.first + all.n && rc == 0 && !is_awaited(p->s); i++) {
         n += i != page && keep_quietly(p, &(FfRun){block, i, 1}, &rc);
     }
     int lifted = n ? ff_protect_lift(p->s, &all) : 0;
