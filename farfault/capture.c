@@ -14,6 +14,7 @@
 
 #include "farfault/memory-internal.h"
 #include "farfault/pinned.h"
+#include "net/priority.h"
 #include "uffd/uffd.h"
 
 #define BUFFER (64ull << 20)
@@ -129,6 +130,7 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
                                                      .n_ranges = n,
                                                      .features = features,
                                                      .words = &words,
+                                                     .fault_thread = ff_priority_urgent,
                                                      .buffer = options->buffer},
                                   &error);
     ff_unblock_signals(&old);

@@ -25,6 +25,7 @@
 #include "farfault/capture.h"
 #include "farfault/memory-internal.h"
 #include "farfault/template.h"
+#include "net/priority.h"
 #include "uffd/faults.h"
 #include "uffd/place.h"
 #include "uffd/uffd.h"
@@ -243,6 +244,7 @@ static const FfSpaceOps child_ops = {.failed = on_failed};
 
 static gpointer answer_child(gpointer p)
 {
+    ff_priority_urgent();
     ff_faults_run(((Child *)p)->space);
     return NULL;
 }
@@ -387,6 +389,7 @@ static gpointer serve(gpointer p)
     FfTemplate *t = m->template;
     g_autoptr(GError) error = NULL;
 
+    ff_priority_urgent(); /* the child waits for each page */
     bool ok = ff_capture_serve(m->capture, &taker, c, &error);
     drop_child(c, !ok);
     ff_capture_finish(m);

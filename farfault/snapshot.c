@@ -13,6 +13,7 @@
 #include "farfault/capture.h"
 #include "farfault/file.h"
 #include "farfault/memory-internal.h"
+#include "net/priority.h"
 
 /* ---- up to the moment --------------------------------------------------------------------------
  */
@@ -112,6 +113,7 @@ static gpointer save(gpointer p)
     g_autoptr(GError) error = NULL;
     int64_t begin = g_get_monotonic_time();
 
+    ff_priority_bulk();
     bool ok =
         j->output ? write_file(j, &error) : ff_capture_stream(m->capture, put_page, j, &error);
     ff_memory_note_us(m, &m->save_us, begin);
