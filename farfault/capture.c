@@ -2,7 +2,8 @@
 /*
  * From the regions of an FfMemory to a capture (snapshot/capture.h) and back: what a snapshot and
  * ff_fork() have in common. The fault thread is the capture's; like all threads of ours it blocks
- * all signals: a handler of the program's may write to a region.
+ * all signals: a handler of the program's may write to a region. So does the program's own thread
+ * while it has a lock that the fault thread needs.
  *
  * System calls: rt_sigprocmask.
  */
@@ -116,9 +117,6 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
         return rc;
     }
     sigset_t old;
-    /* A discard that is under way has told nobody, and takes pages out that are protected by then:
-     * the kernel holds no lock between the two (madvise_remove()). */
-    pthread_mutex_lock(&m->discards);
     ff_block_signals(&old);
     FfCapture *c = ff_capture_new(&(FfCaptureConfig){.uffd = m->uffd,
                                                      .maps_fd = m->maps_fd,
@@ -134,10 +132,13 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
                                                      .buffer = options->buffer},
                                   &error);
     ff_unblock_signals(&old);
-    pthread_mutex_unlock(&m->discards);
     if (!c) {
         return ff_fail_error(error);
     }
+    /* A discard that began before that has told nobody, and would take pages out that are protected
+     * by then: the kernel holds no lock between the two (madvise_remove()). */
+    pthread_mutex_lock(&m->discards);
+    pthread_mutex_unlock(&m->discards);
     ff_capture_set_bandwidth(c, options->bandwidth);
     pthread_mutex_lock(&m->lock);
     m->capture = c;
@@ -167,7 +168,7 @@ void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptur
     memcpy(st->latency, c->latency, sizeof(st->latency));
 }
 
-void ff_capture_finish(FfMemory *m)
+static void finish(FfMemory *m)
 {
     if (m->drop_child) {
         m->drop_child(m);
@@ -187,6 +188,15 @@ void ff_capture_finish(FfMemory *m)
     }
     ff_memory_close_uffd(m);
     drop_saved(m);
+}
+
+void ff_capture_finish(FfMemory *m)
+{
+    sigset_t old;
+
+    ff_block_signals(&old);
+    finish(m);
+    ff_unblock_signals(&old);
 }
 
 /* ---- up to the moment --------------------------------------------------------------------------
@@ -227,11 +237,15 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
 {
     const FfSnapshotOptions *o = options ? options : &ff_default_options;
     int rc = check_options(o);
+    sigset_t old;
 
-    return rc < 0 ? rc : prepare(m, o);
+    ff_block_signals(&old);
+    rc = rc < 0 ? rc : prepare(m, o);
+    ff_unblock_signals(&old);
+    return rc;
 }
 
-int ff_memory_arm(FfMemory *m, int64_t begin)
+static int arm(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
     pthread_mutex_lock(&m->lock);
@@ -250,6 +264,16 @@ int ff_memory_arm(FfMemory *m, int64_t begin)
         ff_fail(rc, "%s", why);
     }
     ff_memory_note_us(m, &m->begin_us, begin);
+    return rc;
+}
+
+int ff_memory_arm(FfMemory *m, int64_t begin)
+{
+    sigset_t old;
+
+    ff_block_signals(&old);
+    int rc = arm(m, begin);
+    ff_unblock_signals(&old);
     return rc;
 }
 

@@ -47,8 +47,7 @@ struct FfMemory {
     unsigned flags;
     int mem_fd, pagemap_fd, maps_fd, status_fd, pidfd;
 
-    /* Held while the kernel is told to take pages out, and while memory is registered. */
-    pthread_mutex_t discards;
+    pthread_mutex_t discards; /* a leaf; held while the kernel is told to take pages out */
     pthread_mutex_t lock;
     FfMemoryState state;
     GArray *regions; /* FfMemoryRegion, by address */

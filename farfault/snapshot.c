@@ -224,10 +224,12 @@ int ff_snapshot_cancel(FfMemory *m)
 {
     int rc = ff_memory_check(m);
     bool mine = false;
+    sigset_t old;
 
     if (rc < 0) {
         return rc;
     }
+    ff_block_signals(&old);
     pthread_mutex_lock(&m->lock);
     if (m->state == FF_PREPARED || m->state == FF_BEGUN) {
         mine = true;
@@ -238,6 +240,7 @@ int ff_snapshot_cancel(FfMemory *m)
         m->cancelled = m->state == FF_PREPARING;
     }
     pthread_mutex_unlock(&m->lock);
+    ff_unblock_signals(&old);
     if (mine) {
         ff_capture_finish(m);
         ff_memory_set_state(m, FF_IDLE);
@@ -250,10 +253,12 @@ int ff_snapshot_stats(FfMemory *m, FfSnapshotStats *stats)
     int rc = ff_memory_check(m);
     FfSnapshotStats now;
     size_t size = stats->size;
+    sigset_t old;
 
     if (rc < 0) {
         return rc;
     }
+    ff_block_signals(&old);
     pthread_mutex_lock(&m->lock);
     if (m->capture) {
         FfCaptureStats c = ff_capture_stats(m->capture);
@@ -263,6 +268,7 @@ int ff_snapshot_stats(FfMemory *m, FfSnapshotStats *stats)
         now.save_us = m->save_us;
     }
     pthread_mutex_unlock(&m->lock);
+    ff_unblock_signals(&old);
     memcpy(stats, &now, MIN(size, sizeof(now)));
     stats->size = size;
     return 0;

@@ -6,10 +6,12 @@
  * comes back from every call. FF_ROUNDS says how many snapshots there are.
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -258,6 +260,50 @@ static void test_discard_meets_prepare(void)
     close(fd);
 }
 
+/* ---- signals -----------------------------------------------------------------------------------
+ */
+
+static char *struck; /* where the handler writes */
+
+static void strike(int sig)
+{
+    static unsigned n;
+
+    struck[n++ * 4096 % LEN]++;
+}
+
+/* A handler that writes to a region may interrupt every call but the one that is the moment: none
+ * of them has a lock then that who answers the write needs. */
+static void test_signals(void)
+{
+    World *w = world_new(W_ANON, LEN);
+    struct itimerval often = {{0, 100}, {0, 100}}, never = {{0, 0}, {0, 0}};
+    FfSnapshotStats st = {.size = sizeof(st)};
+    struct sigaction action = {.sa_handler = strike, .sa_flags = SA_RESTART}, old;
+
+    if (!w) {
+        return;
+    }
+    memset(w->map, 1, LEN);
+    struck = w->map;
+    g_assert_cmpint(sigaction(SIGALRM, &action, &old), ==, 0);
+    for (unsigned i = 0; i < world_rounds(50); i++) {
+        g_assert_cmpint(setitimer(ITIMER_REAL, &often, NULL), ==, 0);
+        call(ff_snapshot_prepare(w->m, NULL));
+        call(ff_snapshot_stats(w->m, &st));
+        if (i % 2) {
+            g_assert_cmpint(setitimer(ITIMER_REAL, &never, NULL), ==, 0);
+            call(ff_snapshot_begin(w->m));
+            g_assert_cmpint(setitimer(ITIMER_REAL, &often, NULL), ==, 0);
+            call(ff_snapshot_stats(w->m, &st));
+        }
+        call(ff_snapshot_cancel(w->m));
+    }
+    g_assert_cmpint(setitimer(ITIMER_REAL, &never, NULL), ==, 0);
+    g_assert_cmpint(sigaction(SIGALRM, &old, NULL), ==, 0);
+    world_free(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -267,5 +313,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_changes);
     }
     g_test_add_func("/libfarfault/changes/discard-meets-prepare", test_discard_meets_prepare);
+    g_test_add_func("/libfarfault/changes/signals", test_signals);
     return g_test_run();
 }
