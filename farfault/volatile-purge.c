@@ -94,7 +94,9 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
         }
         __atomic_store_n(&v->dead, purger, __ATOMIC_RELAXED);
     }
-    swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST);
+    if (swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST) && w & FF_PAGE_AWAITED) {
+        futex(word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
+    }
 }
 
 static bool pin(FfVolatile *v, size_t i)

@@ -244,13 +244,15 @@ static bool is_awaited(const FfSpace *s)
  * so already. */
 static int keep_around(FfProtect *p, unsigned block, uint64_t page)
 {
-    const FfRun all = window(p, block, page);
+    FfRun all = window(p, block, page);
+    uint64_t i = all.first;
     unsigned n = 0;
     int rc = 0;
 
-    for (uint64_t i = all.first; i < all.first + all.n && rc == 0 && !is_awaited(p->s); i++) {
+    for (; i < all.first + all.n && rc == 0 && !is_awaited(p->s); i++) {
         n += i != page && keep_quietly(p, &(FfRun){block, i, 1}, &rc);
     }
+    all.n = i - all.first; /* who waits in the rest is told of next */
     int lifted = n ? ff_protect_lift(p->s, &all) : 0;
     rc = rc ? rc : lifted;
     if (n && p->s->cfg.pager && p->s->cfg.pager->written) {

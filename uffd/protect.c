@@ -66,6 +66,8 @@ static bool has_unseen_writers(const FfSpace *s)
 
 int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
 {
+    /* What another process has read of the userfaultfd is not waited for by settle(). */
+    g_assert(!s->cfg.messages);
     if (has_unseen_writers(s)) {
         return -ENOTSUP;
     }
