@@ -424,15 +424,23 @@ static bool take_pact(Attach *a, JsonArray *held, int fd, const char *link, GErr
         return false;
     }
     int n = ff_parcel_look(parcel, fds);
+    bool all = n > 0;
     close(parcel);
     for (int i = 0; i < n; i++) {
         int own = give(a, fds[i]);
 
+        all = all && own >= 0;
         if (own >= 0 && i < FF_PACT_KEPT_MAX) {
             hold(a, held, names[i], own, NULL, 0);
         }
     }
-    return true;
+    if (!all) {
+        /* Without it nobody could say whose the guest is. */
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "what QEMU keeps of its upgrade cannot be had (%s): try again",
+                    g_strerror(n < 0 ? -n : EMFILE));
+    }
+    return all;
 }
 
 /* RAM, and what QEMU keeps of a migration under way. */

@@ -7,13 +7,15 @@
  * This side never touches guest memory: nothing is dropped, placed or registered by it, but for the
  * end of the old side's guard.
  *
- * Thread: the coordinator. System calls: poll, recvfrom, sendto, shutdown, fstat.
+ * Threads: the coordinator; one that lifts the guard. System calls: poll, recvfrom, sendto,
+ * shutdown, fstat, eventfd, write.
  */
 #include "migration/takeover.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -259,6 +261,43 @@ static void lift_guard(FfTakeover *t)
     }
 }
 
+/* When the guest has been started; or when nobody answers the guard any more: QEMU may write to a
+ * guarded page before it says that it has started. */
+static gpointer lift_in_time(gpointer p)
+{
+    FfTakeover *t = p;
+    struct pollfd pfd[] = {{t->link, POLLRDHUP, 0}, {t->started_fd, POLLIN, 0}};
+
+    while (poll(pfd, G_N_ELEMENTS(pfd), -1) < 0 && errno == EINTR) {
+    }
+    lift_guard(t);
+    return NULL;
+}
+
+/* Nobody takes it back: the guard is needed no more. */
+static void run_and_lift(FfTakeover *t)
+{
+    uint64_t one = 1;
+    GThread *lifter;
+
+    t->started_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    lifter = t->started_fd < 0 ? NULL : g_thread_try_new("ff-lift", lift_in_time, t, NULL);
+    if (!lifter) {
+        lift_guard(t);
+    }
+    run_guest(t);
+    ff_upgrade_send(t->link, -1, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
+    FF_FAULT_AT("running");
+    if (lifter) {
+        while (write(t->started_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+        }
+        g_thread_join(lifter);
+    }
+    if (t->started_fd >= 0) {
+        close(t->started_fd);
+    }
+}
+
 static void complete(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
@@ -293,10 +332,7 @@ static void run_and_complete(FfTakeover *t)
 
     ff_journal_grant(t->cfg->state, run_state);
     FF_FAULT_AT("granted");
-    run_guest(t);
-    ff_upgrade_send(t->link, -1, FF_UPGRADE_RUNNING, NULL, 0, NULL, 0);
-    FF_FAULT_AT("running");
-    lift_guard(t);
+    run_and_lift(t);
     FF_FAULT_AT("lifted");
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
     complete(t);
@@ -361,6 +397,17 @@ void ff_takeover_adopt(FfTakeover *t)
         return;
     }
     t->pact = ff_pact_map(t->cfg->upgrade.pact_fd, NULL);
+    if (!t->pact && phase == FF_PHASE_LOADED) {
+        /* It may be this one's, and the other QEMU gone. */
+        static const char why[] =
+            DIED " and its relay as well, and what the two QEMUs had agreed on "
+                 "is lost: if the guest runs in the old one, end this QEMU";
+        g_warning("%s", why);
+        ff_control_set_error(t->control, why);
+        ff_control_set_status(t->control, FF_STATUS_ACTIVE);
+        ff_control_wait(t->control, FF_EV_QUIT);
+        return;
+    }
     if (t->pact && !ff_pact_keep_guest(t->pact)) {
         g_assert_not_reached(); /* ff_takeover_look() */
     }
