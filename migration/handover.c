@@ -454,11 +454,13 @@ static bool put_page(const FfRamBlock *b, uint64_t page, const void *content)
     return true;
 }
 
-/* The new QEMU has ended. The youngest content first: each page is there once, but for one that
- * was let go, protected by nobody, and kept once more; the oldest is the guest's. */
-static void put_back(FfHandover *s)
+/* The new QEMU has ended, and the guest stands. The youngest content first: each page is there
+ * once, but for one that was let go, protected by nobody, and kept once more; the oldest is the
+ * guest's. FALSE: not all of it. */
+static bool put_back(FfHandover *s)
 {
     unsigned n = ff_pact_pages(s->pact);
+    bool ok = true;
 
     for (unsigned i = n; i-- > 0;) {
         unsigned block;
@@ -468,23 +470,40 @@ static void put_back(FfHandover *s)
         if (block >= s->ram->n_blocks || page >= s->ram->blocks[block].n_pages ||
             !FF_FAULT_STEP("put-back", put_page(&s->ram->blocks[block].info, page, content))) {
             g_critical("a page that " PEER " wrote could not be put back");
+            ok = false;
         }
     }
-    if (n) {
+    if (n && ok) {
+        /* An engine that comes after this one would put them over what the guest has written. */
+        ff_pact_forget_pages(s->pact);
         g_message("upgrade: %u pages that " PEER " had written were put back", n);
     }
+    return ok;
 }
 
-/* After it nobody but this QEMU has the memory. */
-static void end_heir(FfHandover *s)
+/* After it nobody but this QEMU has the memory. FALSE: it is not all as it was. */
+static bool end_heir(FfHandover *s)
 {
+    bool ok = true;
+
     FF_FAULT_AT("ending-heir");
     kill_it(s->heir);
     g_clear_pointer(&s->guard, ff_guard_free);
     if (s->pact) {
-        put_back(s);
+        ok = put_back(s);
     }
     FF_FAULT_AT("put-back");
+    return ok;
+}
+
+/* Nobody may start the guest. */
+static void stay_stopped(FfHandover *s, const char *why)
+{
+    g_warning("%s", why);
+    ff_control_set_error(s->control, why);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
+    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_PAUSED);
+    ff_control_wait(s->control, FF_EV_QUIT);
 }
 
 static void restart_guest(FfHandover *s)
@@ -542,7 +561,11 @@ static void stay(FfHandover *s, bool cancelled)
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
-    end_heir(s);
+    if (!end_heir(s)) {
+        stay_stopped(s, "guest memory that " PEER " had written could not be put back: farfault "
+                        "attach tries it again, once memory can be mapped");
+        return;
+    }
     if (ff_journal_right(s->cfg->state) == FF_RUN_GIVEN) {
         ff_journal_take_back(s->cfg->state);
     }
@@ -597,18 +620,10 @@ void ff_handover_coordinate(FfHandover *s)
 /* ---- after an engine that died -----------------------------------------------------------------
  */
 
-/* Nobody knows whose the guest is: it is not made two. */
-static void stay_stopped(FfHandover *s)
-{
-    static const char why[] = DIED " after it had given the guest to its new QEMU, and its relay "
-                                   "as well: if the guest runs there, end this QEMU";
-
-    g_warning("%s", why);
-    ff_control_set_error(s->control, why);
-    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
-    ff_control_set_status(s->control, FF_STATUS_POSTCOPY_PAUSED);
-    ff_control_wait(s->control, FF_EV_QUIT);
-}
+/* Nobody knows whose the guest is, or what its memory was: it is not made two. */
+static const char unknown[] =
+    DIED " while its guest was handed to a new QEMU, and its relay as well: "
+         "if the guest runs there, end this QEMU";
 
 void ff_handover_adopt(FfHandover *s)
 {
@@ -627,14 +642,14 @@ void ff_handover_adopt(FfHandover *s)
         end_old(s);
         return;
     }
-    if (given && !s->pact) {
-        stay_stopped(s);
+    if ((given || __atomic_load_n(&state->kept_pact, __ATOMIC_ACQUIRE)) && !s->pact) {
+        stay_stopped(s, unknown);
         return;
     }
     if (s->pact && !ff_ram_adopt(s->ram, s->control,
                                  s->cfg->vmm->memory.blocks(&s->cfg->vmm->memory), state, &error)) {
         g_critical("upgrade: %s", error->message);
-        stay_stopped(s);
+        stay_stopped(s, unknown);
         return;
     }
     ff_control_set_error(s->control,

@@ -154,6 +154,11 @@ unsigned ff_pact_pages(const FfPact *p)
     return MIN(__atomic_load_n(&p->h->n_kept, __ATOMIC_ACQUIRE), FF_PACT_PAGES);
 }
 
+void ff_pact_forget_pages(FfPact *p)
+{
+    __atomic_store_n(&p->h->n_kept, 0, __ATOMIC_RELEASE);
+}
+
 const void *ff_pact_page(const FfPact *p, unsigned i, unsigned *block, uint64_t *page)
 {
     *block = p->h->kept[i].block;

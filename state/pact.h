@@ -62,5 +62,7 @@ int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *cont
 /* The number of pages that are kept; number I of them (below that). */
 unsigned ff_pact_pages(const FfPact *p);
 const void *ff_pact_page(const FfPact *p, unsigned i, unsigned *block, uint64_t *page);
+/* They are in their places, and the guest may write there: nobody puts them back once more. */
+void ff_pact_forget_pages(FfPact *p);
 
 #endif

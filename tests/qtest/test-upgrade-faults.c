@@ -103,6 +103,34 @@ static void test_put_back_by_attach(void)
     g_assert_cmpint(memcmp(before, after, RAM_MIB << 20), ==, 0);
 }
 
+/* The engine that has put it back dies before it has said so: the guest may have written there
+ * since, and the next one does not put it back once more. */
+static void test_put_back_once(void)
+{
+    static const char text[] = " pages that the new QEMU had written were put back";
+    g_autofree char *said = NULL;
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_with_vmgenid("takeover/*/at/loaded=kill;"
+                                         "handover/*/at/restarted=kill");
+    g_autofree char *log = g_build_filename(g->dir, "stderr", NULL);
+    pid_t old = up_only_qemu(g);
+
+    qmp_set_capability(g->qmp, "events", true);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    qmp_expect_migration(g->qmp, "failed");
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    g_assert_true(g_file_get_contents(log, &said, NULL, NULL));
+    char *first = strstr(said, text);
+    g_assert_nonnull(first);
+    g_assert_null(strstr(first + 1, text));
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 /* The new QEMU's die after the guest has become its own: it is there again with a new relay, and
  * can be upgraded once more. */
 static void test_new_both_after(void)
@@ -333,6 +361,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/both/old-before", test_old_both_before);
     g_test_add_func("/upgrade-faults/both/old-after", test_old_both_after);
     g_test_add_func("/upgrade-faults/both/put-back", test_put_back_by_attach);
+    g_test_add_func("/upgrade-faults/put-back-once", test_put_back_once);
     g_test_add_func("/upgrade-faults/both/new-after", test_new_both_after);
     g_test_add_func("/upgrade-faults/old-qemu", test_old_qemu);
     g_test_add_func("/upgrade-faults/hangs", test_hangs);
