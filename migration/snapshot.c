@@ -104,6 +104,19 @@ static bool can_branch(FfSnapshot *s, GError **error)
     return true;
 }
 
+/* What KVM writes for a guest's own guests it writes past all page tables: it would be in the file
+ * as it was later. STOPPED: what was asked together with stop. */
+static bool sees_all_writes(FfSnapshot *s, bool stopped, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+    g_autofree char *why = memory->untrackable ? memory->untrackable(memory, stopped) : NULL;
+
+    if (why) {
+        g_set_error_literal(error, FF_M_ERROR, 0, why);
+    }
+    return !why;
+}
+
 static bool look_at_guest(FfSnapshot *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
@@ -114,7 +127,7 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    return keeps_what_is_given_back(s, error) &&
+    return keeps_what_is_given_back(s, error) && sees_all_writes(s, false, error) &&
            ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
 }
 
@@ -318,7 +331,8 @@ static bool take(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
-    if (!ff_snapshot_stop_guest(s, error) || !ff_capture_arm(s->capture, error)) {
+    if (!ff_snapshot_stop_guest(s, error) || !sees_all_writes(s, true, error) ||
+        !ff_capture_arm(s->capture, error)) {
         return false;
     }
     FF_FAULT_AT("armed");

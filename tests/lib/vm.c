@@ -524,6 +524,21 @@ void vm_type_serial(Vm *vm, const char *text)
     stream_send(vm->serial, text, strlen(text), NULL, 0);
 }
 
+void vm_set_svme(Vm *vm, bool on)
+{
+    vm_type_serial(vm, on ? "1" : "0");
+    for (;;) {
+        g_autofree char *text = qmp_hmp(vm_qmp(vm), "info registers");
+        const char *efer = strstr(text, "EFER=");
+
+        g_assert_nonnull(efer);
+        if ((g_ascii_strtoull(efer + strlen("EFER="), NULL, 16) & 0x1000) == (on ? 0x1000 : 0)) {
+            return;
+        }
+        vm_wait_new_serial(vm, "B");
+    }
+}
+
 char *vm_stderr(Vm *vm)
 {
     g_autofree char *path = g_build_filename(vm->dir, "stderr", NULL);

@@ -90,6 +90,8 @@ void vm_wait_new_serial(Vm *vm, const char *text);
 /* The next whole line of the console that has TEXT in it (g_free). */
 char *vm_serial_line(Vm *vm, const char *text);
 void vm_type_serial(Vm *vm, const char *text);
+/* The guest, with -cpu max, is a hypervisor (SVM) from here on, or no more. */
+void vm_set_svme(Vm *vm, bool on);
 /* What the engine says if the RAM of a source has changed after it was stopped: each test of a
  * migration fails then, unless it does so itself and says it here. */
 #define VM_RAM_CHANGED "RAM at stop and at the end: DIFFERENT"

@@ -127,28 +127,12 @@ static void hmp(const char *dir, const char *name, const char *line)
     g_assert_true(stream_wait_text(s, "(qemu) ", deadline));
 }
 
-/* The guest is a hypervisor from here on, or no more. */
-static void set_svme(Vm *vm, bool on)
-{
-    vm_type_serial(vm, on ? "1" : "0");
-    for (;;) {
-        g_autofree char *text = qmp_hmp(vm_qmp(vm), "info registers");
-        const char *efer = strstr(text, "EFER=");
-
-        g_assert_nonnull(efer);
-        if ((g_ascii_strtoull(efer + strlen("EFER="), NULL, 16) & 0x1000) == (on ? 0x1000 : 0)) {
-            return;
-        }
-        vm_wait_new_serial(vm, "B");
-    }
-}
-
 static void meet(Obstacle obstacle, Vm *vm, const char *dir, const char *name)
 {
     if (obstacle == PLUGGED) {
         hmp(dir, name, "object_add memory-backend-ram,id=later,size=1M\n");
     } else if (obstacle == NESTED) {
-        set_svme(vm, true);
+        vm_set_svme(vm, true);
     }
 }
 
@@ -309,7 +293,7 @@ static void run_nested(const Row *row, const char *dir)
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(s, "active");
     if (!idle) {
-        set_svme(source, true);
+        vm_set_svme(source, true);
     }
     if (row->engine) {
         move_wait_completed(source, destination);

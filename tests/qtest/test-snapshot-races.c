@@ -74,6 +74,32 @@ static void test_reset(void)
     vm_end(t.vm);
 }
 
+/* A guest that is a hypervisor, or becomes one while its memory is protected: under KVM its own
+ * guests write past all page tables. */
+static void test_nested(gconstpointer later)
+{
+    static const char *const args[] = {"-m", G_STRINGIFY(SNAP_RAM_MIB) "M", "-cpu", "max", NULL};
+    Snap t = {.args = args};
+
+    if (!snap_begin(&t,
+                    later ? "snapshot/*/step/nested-kvm=skip;snapshot/*/at/active=hold"
+                          : "snapshot/*/step/nested-kvm=skip",
+                    NULL)) {
+        return;
+    }
+    if (!later) {
+        vm_set_svme(t.vm, true);
+    }
+    snap_ask(&t);
+    if (later) {
+        snap_wait_held(&t);
+        vm_set_svme(t.vm, true);
+        snap_let_go(&t);
+    }
+    expect_failure(&t, "the guest uses nested virtualisation (svm)");
+    snap_end(&t);
+}
+
 /* As for a device that somebody writes to. There is no room for what it overwrites, and QEMU's main
  * loop waits for its write: without an end, if only the writer of the file could end that. */
 static void test_written(gconstpointer buffer)
@@ -582,6 +608,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &resumed[i], test_resumed);
     }
     g_test_add_func("/snapshot/races/reset", test_reset);
+    g_test_add_data_func("/snapshot/races/nested/from-the-beginning", NULL, test_nested);
+    g_test_add_data_func("/snapshot/races/nested/later", "later", test_nested);
     g_test_add_data_func("/snapshot/races/10/resumed", "cont", test_newer);
     g_test_add_data_func("/snapshot/races/10/reset", "system_reset", test_newer);
     g_test_add_data_func("/snapshot/races/written/no-room", "0", test_written);
