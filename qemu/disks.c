@@ -46,7 +46,8 @@ static const char *writable_node(JsonObject *entry)
 bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_disks(disks);
-    g_autoptr(JsonNode) all = ff_qemu_call(qemu, "query-block", NULL, error);
+    /* However long it takes: its answer is waited for as a barrier, too. */
+    g_autoptr(JsonNode) all = ff_qemu_call_patient(qemu, "query-block", NULL, error);
     bool ok = all != NULL;
 
     for (guint i = 0; ok && i < ff_json_node_length(all); i++) {

@@ -32,9 +32,11 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
     } else {
-        /* A guest that was not running keeps its state ("io-error", ...), and the blob carries
-         * it. */
-        return g_strdup(strcmp(after, "paused") == 0 ? before : after);
+        /* A guest that was not running keeps its state ("io-error", ...), and the blob carries it.
+         * "prelaunch": it was reset in the very stop, and would run on. */
+        bool ran = strcmp(before, "running") == 0 || strcmp(before, "suspended") == 0;
+        bool stands = strcmp(after, "paused") == 0 || (ran && strcmp(after, "prelaunch") == 0);
+        return g_strdup(stands ? before : after);
     }
     return NULL;
 }

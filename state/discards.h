@@ -60,7 +60,7 @@ void ff_discards_free(FfDiscards *d);
 int ff_discards_add_file(FfDiscards *d, int memfd);
 int ff_discards_add_range(FfDiscards *d, uint64_t addr, uint64_t len);
 /* From now on discards of what was added are dropped. One that is past its check may still be
- * carried out: QEMU's reply to `stop` says that none is any more. */
+ * carried out: QEMU's reply to any command after that says that none is any more. */
 void ff_discards_arm(FfDiscards *d);
 /* Discards are carried out again, and what was added is forgotten. What was dropped is not made up
  * for. TRUE: it was armed. D can be NULL. */
