@@ -173,7 +173,9 @@ static void test_row(gconstpointer data)
     vm_wait_serial(s, "B");
     move_prepare(s, d);
     if (row->alone) {
-        qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'x-farfault-channels': 1}");
+        /* What is acknowledged comes after the switch, not all of it before the guest runs. */
+        qmp_ok(vm_qmp(s), "migrate-set-parameters",
+               "{'x-farfault-channels': 1, 'max-postcopy-bandwidth': 8388608}");
     }
     if (!row->precopy) {
         /* However late the operator switches, precopy has not sent everything. */
