@@ -525,6 +525,11 @@ void side_free(Side *s)
     /* Lets through who still waits for a page. */
     close(s->uffds[FF_KIND_TRACKING]);
     close(s->uffds[FF_KIND_MISSING]);
+    for (unsigned i = 0; s->ends_touchers && i < s->n_touchers; i++) {
+        if (s->touchers[i]) {
+            g_thread_join(s->touchers[i]);
+        }
+    }
     if (s->inner_thread) {
         g_thread_join(s->inner_thread);
     }

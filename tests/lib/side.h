@@ -50,6 +50,7 @@ typedef struct Side {
     bool unwatched; /* destination: the engine has no pidfd */
     GThread *touchers[MAX_TOUCHERS];
     unsigned n_touchers;
+    bool ends_touchers; /* side_free() joins them: the test does not wait for what they wait for */
     /* What each of them does, and what its thread returns; NULL: touches every page once, and
      * returns how many were wrong. */
     gpointer (*touch)(struct Side *s, unsigned index);
