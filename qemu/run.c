@@ -20,6 +20,12 @@ static const char resumed_in_switchover[] =
 static const char resumed_in_save[] =
     "the guest was resumed by another monitor while its devices were saved: repeat the snapshot";
 
+/* "suspended": it runs as well, until somebody wakes it. */
+static bool is_running(const char *state)
+{
+    return strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0;
+}
+
 /* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
  * it; g_free. NULL and ERROR if it does not stand. */
 static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
@@ -28,15 +34,14 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 
     if (!before || !after) {
         ff_qemu_set_no_status(error);
-    } else if (strcmp(after, "running") == 0 || strcmp(after, "suspended") == 0) {
+    } else if (is_running(after)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
     } else {
         /* A guest that was not running keeps its state ("io-error", ...), and the blob carries it.
          * "prelaunch": it was reset in the very stop, and would run on. */
-        bool ran = strcmp(before, "running") == 0 || strcmp(before, "suspended") == 0;
-        bool stands = strcmp(after, "paused") == 0 || (ran && strcmp(after, "prelaunch") == 0);
-        return g_strdup(stands ? before : after);
+        bool reset = is_running(before) && strcmp(after, "prelaunch") == 0;
+        return g_strdup(reset || strcmp(after, "paused") == 0 ? before : after);
     }
     return NULL;
 }
@@ -257,7 +262,7 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
-    bool starts = start && (strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0);
+    bool starts = start && is_running(state);
     FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
     FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
     g_autofree char *now = NULL;
