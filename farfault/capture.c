@@ -99,6 +99,7 @@ GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque)
     return thread;
 }
 
+/* Signals are blocked, for its fault thread as well. */
 static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
 {
     /* Nobody changes the regions in FF_PREPARING but ff_region_remove(). */
@@ -116,8 +117,6 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     if (rc < 0) {
         return rc;
     }
-    sigset_t old;
-    ff_block_signals(&old);
     FfCapture *c = ff_capture_new(&(FfCaptureConfig){.uffd = m->uffd,
                                                      .maps_fd = m->maps_fd,
                                                      .pagemap_fd = m->pagemap_fd,
@@ -131,7 +130,6 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
                                                      .fault_thread = ff_priority_urgent,
                                                      .buffer = options->buffer},
                                   &error);
-    ff_unblock_signals(&old);
     if (!c) {
         return ff_fail_error(error);
     }

@@ -38,7 +38,7 @@ struct FfVolatile {
     FfVolatileShared *shared;
     size_t shared_len;
     size_t limit;   /* atomic */
-    pid_t dead;     /* atomic; observers: who waits for a purge: a process that ended in one */
+    pid_t dead;     /* atomic; a process that ended while it purged; observers: who pins */
     size_t placing; /* atomic; observer: who keeps the limit: bytes that are being placed */
     FfRegenerate *regenerate;
     void *opaque;

@@ -234,8 +234,7 @@ static bool keep_quietly(FfProtect *p, const FfRun *run, int *rc)
 /* Fault thread: somebody else waits. */
 static bool is_awaited(const FfSpace *s)
 {
-    const FfMessages *m = s->cfg.messages;
-    struct pollfd pfd = {.fd = m ? m->fd : s->cfg.uffd, .events = POLLIN};
+    struct pollfd pfd = {.fd = s->cfg.uffd, .events = POLLIN};
 
     return poll(&pfd, 1, 0) > 0;
 }
@@ -252,7 +251,7 @@ static int keep_around(FfProtect *p, unsigned block, uint64_t page)
     for (; i < all.first + all.n && rc == 0 && !is_awaited(p->s); i++) {
         n += i != page && keep_quietly(p, &(FfRun){block, i, 1}, &rc);
     }
-    all.n = i - all.first; /* who waits in the rest is told of next */
+    all.n = i - all.first; /* a writer that waits in the rest has its own message */
     int lifted = n ? ff_protect_lift(p->s, &all) : 0;
     rc = rc ? rc : lifted;
     if (n && p->s->cfg.pager && p->s->cfg.pager->written) {
