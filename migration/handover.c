@@ -562,8 +562,8 @@ static void stay(FfHandover *s, bool cancelled)
     g_autoptr(GError) error = NULL;
 
     if (!end_heir(s)) {
-        stay_stopped(s, "guest memory that " PEER " had written could not be put back: farfault "
-                        "attach tries it again, once memory can be mapped");
+        stay_stopped(s, "guest memory that " PEER " had written could not be put back: "
+                        "the guest stands; end this engine, and the next one tries it again");
         return;
     }
     if (ff_journal_right(s->cfg->state) == FF_RUN_GIVEN) {
