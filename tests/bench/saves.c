@@ -92,7 +92,8 @@ static void write_once(Writer *w)
 static gpointer write_on(gpointer p)
 {
     Writer *w = p;
-    unsigned burst = writes ? MAX(1, writes / (unsigned)(NS / BURST_NS)) : 256;
+    int64_t period = writes ? MAX(BURST_NS, NS / writes) : 0;
+    unsigned burst = writes ? (unsigned)(writes * period / NS) : 256;
     int64_t next = now_ns();
 
     while (!__atomic_load_n(&end, __ATOMIC_RELAXED)) {
@@ -102,7 +103,7 @@ static gpointer write_on(gpointer p)
         }
         pthread_rwlock_unlock(&moment);
         /* Who was late does not make up for it. */
-        next = MAX(next + BURST_NS, now_ns());
+        next = MAX(next + period, now_ns());
         struct timespec until = {next / NS, next % NS};
         while (writes && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {
         }
