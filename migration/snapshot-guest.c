@@ -102,7 +102,8 @@ typedef enum { AS_IT_IS, TO_RUN, TO_STAND } Wish;
 
 /* What the client has said since the guest was stopped, or since this was asked last. AS_IT_IS: it
  * is that already, RUNNING or not, and from now on QEMU is told at once. One look decides, and ends
- * the time in which we answer for QEMU: what is said after it is not lost. */
+ * the time in which we answer for QEMU: what is said after it is not lost. Nor if this engine dies:
+ * one that finds STOPPED lets the guest run, so the journal is first. */
 static Wish take_wish(FfSnapshot *s, bool running)
 {
     ff_mutex_lock(&s->control->lock);
@@ -111,6 +112,9 @@ static Wish take_wish(FfSnapshot *s, bool running)
                 : !running && cont                  ? TO_RUN
                                                     : AS_IT_IS;
     s->control->client_cont = false;
+    if (wish == AS_IT_IS && ff_journal_phase(s->cfg->state) == FF_PHASE_STOPPED) {
+        ff_journal_resumed(s->cfg->state);
+    }
     s->stopped = wish != AS_IT_IS;
     ff_mutex_unlock(&s->control->lock);
     return wish;

@@ -302,7 +302,6 @@ static gpointer resume_guest(gpointer p)
         return NULL;
     }
     FF_FAULT_AT("running");
-    ff_journal_resumed(s->cfg->state);
     if (!s->cfg->vmm->run.stood(&s->cfg->vmm->run, &s->resume_error)) {
         fail_writing(s);
         return NULL;

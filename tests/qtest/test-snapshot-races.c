@@ -313,6 +313,23 @@ static void test_stop_at_the_end(void)
     snap_end(&t);
 }
 
+/* QEMU has obeyed the client's stop, right behind the release, when the engine dies. */
+static void test_stop_behind(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/running=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "stop", NULL);
+    g_assert_cmpint(kill(vm_engine(t.vm), SIGKILL), ==, 0);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    expect_standing(&t);
+    snap_end(&t);
+}
+
 /* The engine dies before it knows what the guest is: what that was at an older snapshot is nothing
  * to go by. */
 static void test_stopped_since(void)
@@ -623,6 +640,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
     g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
     g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);
+    g_test_add_func("/snapshot/races/stop/behind", test_stop_behind);
     g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
     g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
     g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
