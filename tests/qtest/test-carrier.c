@@ -82,8 +82,9 @@ static const Row rows[] = {
     {"nested", .source = NESTED},
 };
 
-static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const char *incoming,
-                 const char *dir)
+/* QEMU of the version QEMU; NULL: the installed one. */
+static Vm *start_qemu(const Row *row, const char *qemu, bool source, const BootsectConfig *boot,
+                      const char *incoming, const char *dir)
 {
     const char *name = source ? "source" : "destination";
     Obstacle obstacle = source ? row->source : row->destination;
@@ -99,6 +100,7 @@ static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const 
                           "-cpu",     "max",   NULL};
 
     return vm_start(&(VmConfig){.name = name,
+                                .qemu = qemu,
                                 .launcher = VM_RUN,
                                 .memory = MEMORY,
                                 .args = args,
@@ -107,6 +109,12 @@ static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const 
                                 .faults = !source       ? NULL
                                           : row->faults ? row->faults
                                                         : obstacles[obstacle].faults});
+}
+
+static Vm *start(const Row *row, bool source, const BootsectConfig *boot, const char *incoming,
+                 const char *dir)
+{
+    return start_qemu(row, NULL, source, boot, incoming, dir);
 }
 
 /* Runs LINE at QEMU's own human monitor. */
@@ -423,11 +431,18 @@ static bool is_end(JsonObject *data, const void *opaque)
 }
 
 /* Cancelled at moments on both sides of the engine's leaving it to QEMU: each attempt has an end
- * that the client hears of, the guest runs on, and can be migrated. */
+ * that the client hears of, the guest runs on, and can be migrated. With postcopy-preempt that is
+ * QEMU 10: 7.2 makes its second connection beside the migration, and aborts
+ * (yank_register_function) when it is made after the end of one that was cancelled, as it does
+ * without farfault. */
 static void run_cancel(const Row *row, const char *dir)
 {
+    g_autofree char *newer = row->capability ? vm_newer_qemu() : NULL;
+    if (row->capability && !newer) {
+        return;
+    }
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
-    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) source = start_qemu(row, newer, true, &boot, NULL, dir);
     Qmp *s = vm_qmp(source);
 
     vm_wait_serial(source, "B");
@@ -435,7 +450,7 @@ static void run_cancel(const Row *row, const char *dir)
     set_up(row, s, true);
     qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 8388608, 'downtime-limit': 1}");
     for (unsigned ms = 0; ms <= 60; ms += ms < 20 ? 4 : 20) {
-        g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+        g_autoptr(Vm) destination = start_qemu(row, newer, false, &boot, "defer", dir);
         Qmp *d = vm_qmp(destination);
 
         meet(row->destination, destination, dir, "destination");
