@@ -218,6 +218,18 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
     return rc == 0;
 }
 
+static bool begin_answering(FfCapture *c, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    c->fault_thread = g_thread_try_new("ff-protect", answer_faults, c, &why);
+    if (!c->fault_thread) {
+        /* As errno has it: no limit of another kind ends in this. */
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(EAGAIN), "%s", why->message);
+    }
+    return c->fault_thread;
+}
+
 FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
 {
     FfCapture *c = g_new0(FfCapture, 1);
@@ -235,20 +247,11 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     pthread_mutex_init(&c->lock, NULL);
     c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!make_space(c, cfg, error)) {
+    if (!make_space(c, cfg, error) || !begin_answering(c, error)) {
         bool is_clean = ff_capture_end(c);
         if (cfg->stuck) {
             *cfg->stuck = !is_clean;
         }
-        ff_capture_free(c);
-        return NULL;
-    }
-    g_autoptr(GError) why = NULL;
-    c->fault_thread = g_thread_try_new("ff-protect", answer_faults, c, &why);
-    if (!c->fault_thread) {
-        /* As errno has it: no limit of another kind ends in this. */
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(EAGAIN), "%s", why->message);
-        ff_capture_end(c);
         ff_capture_free(c);
         return NULL;
     }
