@@ -30,6 +30,32 @@ case_managedsave() {
     check_guest B
 }
 
+# A live snapshot behind libvirt's back, by its own way to QEMU's monitor: it sees a guest that stood
+# for a moment, and goes on as if nothing had been.
+case_live_snapshot() {
+    local save=/var/lib/libvirt/qemu/save
+    local file=$hosts/A/lib/qemu/save/$VM.farfault
+    start_guest A
+    mark A
+    virsh_on A qemu-monitor-command "$VM" \
+        '{"execute": "x-farfault-snapshot", "arguments": {"file": "'"$save/$VM.farfault"'"}}'
+    await_status A completed 120
+    check_guest A "running (unpaused)"
+    "$prefix/bin/farfault" info "$file" # fails for one that is not whole
+    rm "$file"
+    virsh_on A suspend "$VM"
+    mark A
+    virsh_on A qemu-monitor-command "$VM" \
+        '{"execute": "x-farfault-snapshot", "arguments": {"file": "'"$save/$VM.farfault"'"}}'
+    await_status A completed 120
+    is "state" "$(state A)" "paused (user)"
+    "$prefix/bin/farfault" info "$file"
+    rm "$file"
+    virsh_on A resume "$VM"
+    move A
+    check_guest B
+}
+
 case_dump() {
     local file=/var/lib/libvirt/qemu/dump/$VM.elf
     start_guest A
