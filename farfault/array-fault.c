@@ -68,12 +68,15 @@ static void open_dirty(FfArray *a, const FfArrayMap *m, uint64_t addr, uint64_t 
     }
 }
 
-static void show(FfArray *a, FfArrayMap *m, uint64_t block)
+/* N blocks from FIRST on, of which M has all, or parts of the first and the last. */
+static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
 {
-    uint64_t len, addr = ff_array_where(a, m, block, &len);
+    uint64_t len, addr = ff_array_where(a, m, first, &len);
+    uint64_t last_len, last = ff_array_where(a, m, first + n - 1, &last_len);
 
+    len = last + last_len - addr;
     ff_uffd_map_protected(a->uffd, addr, len);
-    ff_bitmap_set(&m->shown, block);
+    ff_bitmap_set_run(&m->shown, first, n);
     if (!a->async) {
         open_dirty(a, m, addr, len);
     }
@@ -144,18 +147,18 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer)
     return MIN(rc, 0);
 }
 
-static int write_memory(const FfArray *a, uint64_t block, const char *buffer)
+static int write_memory(const FfArray *a, uint64_t block, uint64_t n, const char *buffer)
 {
-    for (size_t done = 0; done < a->block_size;) {
-        ssize_t n = pwrite(a->fd, buffer + done, a->block_size - done,
-                           (off_t)(block * a->block_size + done));
-        if (n < 0 && errno == EINTR) {
+    for (size_t done = 0, len = n * a->block_size; done < len;) {
+        ssize_t some =
+            pwrite(a->fd, buffer + done, len - done, (off_t)(block * a->block_size + done));
+        if (some < 0 && errno == EINTR) {
             continue;
         }
-        if (n <= 0) {
-            return n < 0 ? -errno : -EIO;
+        if (some <= 0) {
+            return some < 0 ? -errno : -EIO;
         }
-        done += (size_t)n;
+        done += (size_t)some;
     }
     return 0;
 }
@@ -199,7 +202,7 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
         b->again = false;
         pthread_mutex_unlock(&a->lock);
         rc = ff_array_read(a, block, buffer);
-        rc = rc < 0 ? rc : write_memory(a, block, buffer);
+        rc = rc < 0 ? rc : write_memory(a, block, 1, buffer);
         if (rc < 0) {
             punch(a, block);
         }
@@ -221,6 +224,116 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
     }
 }
 
+/* ---- loading ahead -----------------------------------------------------------------------------
+ */
+
+/* The first ones of N blocks from FIRST on that are EMPTY, and that there is room for, are LOADING:
+ * how many. Locked, drops the lock. */
+static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t i = 0;
+
+    for (; i < n && a->blocks[first + i].state == FF_BLOCK_EMPTY; i++) {
+        FfBlock *b = &a->blocks[first + i];
+        b->again = b->wanted = false;
+        ff_array_set_state(a, first + i, FF_BLOCK_LOADING);
+        bool room = true;
+        while (room && a->max_resident && a->n_resident >= a->max_resident) {
+            room = ff_array_evict(a, 1, LOOK) > 0;
+        }
+        if (!room) {
+            ff_array_set_state(a, first + i, FF_BLOCK_EMPTY);
+            wake_all(a, first + i, NULL);
+            break;
+        }
+        a->n_resident++;
+    }
+    return i;
+}
+
+/* N blocks, which are LOADING, are LOADED; or EMPTY: who touches one tries once more, and is told
+ * of what fails. Locked, drops the lock. */
+static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
+{
+    bool again;
+    int rc = 0;
+
+    do {
+        for (uint64_t i = 0; i < n; i++) {
+            a->blocks[first + i].again = false;
+        }
+        pthread_mutex_unlock(&a->lock);
+        rc = 0;
+        for (uint64_t i = 0; i < n && rc >= 0; i++) {
+            rc = ff_array_read(a, first + i, buffer + i * a->block_size);
+        }
+        rc = rc < 0 ? rc : write_memory(a, first, n, buffer);
+        for (uint64_t i = 0; i < n && rc < 0; i++) {
+            punch(a, first + i);
+        }
+        pthread_mutex_lock(&a->lock);
+        again = false;
+        for (uint64_t i = 0; i < n; i++) {
+            again |= a->blocks[first + i].again;
+        }
+    } while (again);
+    a->n_resident -= rc < 0 ? n : 0;
+    a->stats.loads += rc < 0 ? 0 : n;
+    a->stats.ahead += rc < 0 ? 0 : n;
+    for (uint64_t i = 0; i < n; i++) {
+        if (rc >= 0) {
+            ff_array_use(a, first + i);
+        }
+        ff_array_set_state(a, first + i, rc < 0 ? FF_BLOCK_EMPTY : FF_BLOCK_LOADED);
+    }
+    return rc;
+}
+
+/* In M, or NULL, what is LOADED and not shown there, of N blocks from FIRST on. Who waits for one
+ * is woken. Locked. */
+static void show_loaded(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
+{
+    for (uint64_t b = first, run; b < first + n; b += MAX(run, 1)) {
+        for (run = 0; m && b + run < first + n; run++) {
+            uint64_t len;
+            if (a->blocks[b + run].state != FF_BLOCK_LOADED || ff_bitmap_test(&m->shown, b + run) ||
+                !ff_array_where(a, m, b + run, &len)) {
+                break;
+            }
+        }
+        if (run) {
+            show(a, m, b, run);
+        }
+    }
+}
+
+void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
+                         char *buffer)
+{
+    for (uint64_t at = first, end = first + n, some; at < end; at += MAX(some, 1)) {
+        some = claim(a, at, end - at);
+        if (!some && a->blocks[at].state == FF_BLOCK_EMPTY) {
+            return; /* no room */
+        }
+        int rc = some ? load_claimed(a, at, some, buffer) : 0;
+        FfArrayMap *now = g_ptr_array_find(a->maps, m, NULL) ? m : NULL;
+        bool hide = mark && at == first && !a->blocks[at].wanted;
+        if (rc >= 0 && hide) {
+            show_loaded(a, now, at + 1, MAX(some, 1) - 1);
+        } else if (rc >= 0) {
+            show_loaded(a, now, at, MAX(some, 1));
+        }
+        for (uint64_t b = at; b < at + some; b++) {
+            if (a->blocks[b].wanted || rc < 0) {
+                wake_all(a, b, rc < 0 ? NULL : now);
+            }
+        }
+        if (rc < 0) {
+            return;
+        }
+    }
+}
+
 /* ---- faults ------------------------------------------------------------------------------------
  */
 
@@ -239,18 +352,23 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
 static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
 {
     FfBlockState state = a->blocks[block].state;
+    FfArrayMap *m = find_map(a, addr), *done = NULL;
 
+    a->blocks[block].wanted = true;
+    if (!ff_bitmap_test(&m->shown, block)) {
+        ff_ahead_note(a->ahead, m, block);
+    }
     if (state == FF_BLOCK_EMPTY) {
         load_block(a, block, buffer);
     }
-    FfArrayMap *m = find_map(a, addr), *done = NULL; /* now */
+    m = find_map(a, addr); /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
         done = m;
         if (ff_bitmap_test(&m->shown, block)) {
             show_page(a, m, addr);
         } else {
             ff_array_use(a, block);
-            show(a, m, block);
+            show(a, m, block, 1);
         }
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;

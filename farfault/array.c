@@ -22,7 +22,7 @@
 #define THREADS_MAX 1024
 /* One instruction that copies has four pages at most: it must find all of them at once. */
 #define LEAST_BLOCKS 4
-#define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS)
+#define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS | FF_ARRAY_RANDOM)
 
 /* ---- mappings ----------------------------------------------------------------------------------
  */
@@ -254,8 +254,10 @@ static int make(FfArray *a, const FfArrayOptions *o)
         return uffd;
     }
     a->uffd = uffd; /* before its threads */
-    a->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, a->block_size,
-                          ff_array_on_fault, a);
+    unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_ahead_threads(o->threads);
+    a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
+    a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
+                          a->block_size, ff_array_on_fault, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
@@ -464,6 +466,7 @@ void ff_array_free(FfArray *a)
         return;
     }
     if (a->pid == getpid()) {
+        ff_ahead_end(a->ahead);       /* whose loads may touch it */
         pthread_mutex_lock(&a->lock); /* nobody touches it, but a thread may be loading */
         g_ptr_array_set_size(a->maps, 0);
         pthread_mutex_unlock(&a->lock);
@@ -485,6 +488,7 @@ void ff_array_free(FfArray *a)
         g_ptr_array_set_free_func(a->maps, NULL);
         g_ptr_array_unref(a->maps);
     }
+    ff_ahead_free(a->ahead);
     ff_disk_free(a->disk);
     ff_redo_free(a->log);
     if (a->fd >= 0) {

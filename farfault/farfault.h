@@ -266,6 +266,10 @@ typedef struct {
 /* Each first write to a page is a fault, in place of looking at the page tables when it is
  * committed. So it is where the kernel has no asynchronous write protection (before Linux 6.7). */
 #define FF_ARRAY_WRITE_FAULTS 0x10u
+/* Nothing is loaded before it is touched. Without this flag the blocks after three that were missed
+ * in a row are, twice 2 MiB or two blocks at most; not with a limit below 64 blocks, nor with 1 of
+ * `threads`. */
+#define FF_ARRAY_RANDOM 0x20u
 
 typedef struct {
     size_t size;       /* sizeof(FfArrayOptions) */
@@ -343,7 +347,7 @@ typedef enum {
 typedef struct {
     size_t size;        /* sizeof(FfArrayBlock), set by the caller */
     FfBlockState state; /* now */
-    unsigned mappings;  /* in which it was touched since it was loaded */
+    unsigned mappings;  /* in which it was touched since it was loaded, or is shown ahead of that */
     unsigned changed;   /* pages of 4096 bytes */
 } FfArrayBlock;
 
@@ -361,6 +365,7 @@ typedef struct {
     uint64_t faults, loads, stores, evictions;
     uint64_t spilled; /* pages that went to the log for want of memory */
     uint64_t failed;  /* loads */
+    uint64_t ahead;   /* of the loads, those before a touch */
 } FfArrayStats;
 
 FF_API int ff_array_stats(FfArray *a, FfArrayStats *stats);

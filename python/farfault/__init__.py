@@ -33,6 +33,7 @@ REGENERATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ct
 
 USER_MODE = 1
 WRITE_FAULTS = 0x10
+RANDOM = 0x20
 _WAS_PURGED = 1
 _ALL = ctypes.c_size_t(-1).value
 
@@ -45,7 +46,7 @@ class _ArrayOptions(ctypes.Structure):
 class _ArrayStats(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t)] + [
         (name, ctypes.c_uint64) for name in ("bytes", "changed", "faults", "loads", "stores", "evictions",
-                                             "spilled", "failed")]
+                                             "spilled", "failed", "ahead")]
 
 
 class _VolatileOptions(ctypes.Structure):
@@ -150,6 +151,7 @@ class FileStats(NamedTuple):
     evictions: int  #: blocks that gave their memory back
     spilled: int  #: pages that were changed, and had no room in memory
     failed: int  #: loads
+    ahead: int  #: loads of what was not touched yet
 
 
 class File:
@@ -160,6 +162,7 @@ class File:
     limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo.
     block_size: what is loaded at once: a power of two from 4096 to 2 MiB.
     user_mode: needs no permission; system calls of memory that is not there fail then.
+    random: nothing is loaded before it is touched.
 
     Its methods can be called by any thread, but nobody may write to its arrays while one commits or aborts.
     OSError: what failed, and what to do.
@@ -167,9 +170,9 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int = 0,
                  block_size: int = 65536, chunks: bool = False, threads: int = 0, user_mode: bool = False,
-                 write_faults: bool = False) -> None:
-        options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads,
-                                (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0), None)
+                 write_faults: bool = False, random: bool = False) -> None:
+        flags = (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0) | (RANDOM if random else 0)
+        options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads, flags, None)
         pointer = ctypes.c_void_p()
         function = _lib.ff_array_open_chunks if chunks else _lib.ff_array_open
         _check(function(os.fsencode(path), size or 0, ctypes.byref(options), ctypes.byref(pointer)))

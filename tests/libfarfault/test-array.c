@@ -261,7 +261,7 @@ static void test_nested(void)
 {
     File f;
 
-    if (!file_new(&f, PS, 0, 0)) {
+    if (!file_new(&f, PS, 0, FF_ARRAY_RANDOM)) {
         return;
     }
     pthread_mutex_lock(&f.lock);
@@ -280,7 +280,7 @@ static void test_parallel(void)
     GThread *threads[6];
     File f;
 
-    if (!file_new(&f, PS, 0, 0)) {
+    if (!file_new(&f, PS, 0, FF_ARRAY_RANDOM)) {
         return;
     }
     uint64_t *p = file_map(&f, 0, 8), *q = file_map(&f, 0, 8);
