@@ -25,6 +25,7 @@
 #include <stdbool.h>
 
 #include "farfault/array-disk.h"
+#include "farfault/huge-memory.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pool.h"
 #include "farfault/redo.h"
@@ -50,9 +51,11 @@ struct FfArray {
     pid_t pid;
     uint64_t len, size; /* size: whole blocks */
     size_t block_size;
+    size_t page_size; /* of its memory: what is mapped, and tracked, at once */
     uint64_t n_blocks;
     bool async; /* the page tables tell what was written, and not faults */
     int fd, pagemap_fd;
+    FfHugeMemory *huge; /* has the fd; NULL: pages of 4096 bytes */
     FfArrayFile file;
     void *opaque;
     FfDisk *disk; /* of ff_array_open*(); NULL: the caller's */

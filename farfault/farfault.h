@@ -270,6 +270,9 @@ typedef struct {
  * in a row are, twice 2 MiB or two blocks at most; not with a limit below 64 blocks, nor with 1 of
  * `threads`. */
 #define FF_ARRAY_RANDOM 0x20u
+/* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
+ * set aside when it is opened: -ENOMEM, they are not free. */
+#define FF_ARRAY_HUGE 0x40u
 
 typedef struct {
     size_t size;       /* sizeof(FfArrayOptions) */
