@@ -107,6 +107,9 @@ void ff_huge_memory_free(FfHugeMemory *h)
     if (h) {
         if (h->at && h->pid == getpid()) { /* a child may have something else there */
             munmap(h->at, h->len);
+            if (h->kept && ftruncate(h->kept_fd, 0) < 0) {
+                /* A child of fork() keeps them until it ends. */
+            }
         }
         close_fd(h->fd);
         close_fd(h->kept_fd);

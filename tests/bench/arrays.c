@@ -133,6 +133,17 @@ static Open open_array(const char *path, size_t block_size, unsigned flags)
     return open;
 }
 
+/* As many huge pages, if they are wanted, are free. */
+static bool have(const char *path, unsigned flags)
+{
+    FfArrayOptions o = {.size = sizeof(o), .flags = flags};
+    FfArray *a;
+    int rc = ff_array_open(path, 0, &o, &a);
+
+    ff_array_free(a);
+    return rc != -ENOMEM;
+}
+
 static char *map_file(const char *path, int flags)
 {
     int fd = open(path, O_RDWR);
@@ -163,7 +174,8 @@ static void bench_scan(const char *path, bool cold)
     static const struct {
         size_t size;
         unsigned flags;
-    } kinds[] = {{64u << 10, 0}, {2u << 20, 0}, {64u << 10, FF_ARRAY_RANDOM}};
+    } kinds[] = {
+        {64u << 10, 0}, {2u << 20, 0}, {2u << 20, FF_ARRAY_HUGE}, {64u << 10, FF_ARRAY_RANDOM}};
     const char *from = cold ? ", from the disk" : "";
     g_autofree char *of_mmap = g_strdup_printf("read all%s, mmap", from);
     Samples plain = {0};
@@ -180,8 +192,14 @@ static void bench_scan(const char *path, bool cold)
     for (unsigned k = 0; k < G_N_ELEMENTS(kinds); k++) {
         g_autofree char *what =
             g_strdup_printf("read all%s, blocks of %zu KiB%s", from, kinds[k].size >> 10,
-                            kinds[k].flags ? ", none ahead" : "");
+                            kinds[k].flags & FF_ARRAY_HUGE     ? ", huge pages"
+                            : kinds[k].flags & FF_ARRAY_RANDOM ? ", none ahead"
+                                                               : "");
         Samples s = {0}, again = {0};
+        if (!have(path, kinds[k].flags)) {
+            printf("%-44s: %s\n", what, ff_last_error());
+            continue;
+        }
         for (unsigned i = 0; i < rounds; i++) {
             Open o = open_array(path, kinds[k].size, kinds[k].flags);
             make_cold(path, cold);

@@ -2,18 +2,34 @@
 /*
  * Arrays on huge pages: aliases, more changed data than memory, a file that is opened again, loads
  * that fail, pages that the program gives back and removes; a pool that is empty, at first and in
- * the middle; what is refused. The steps of one program are in test-array.c.
+ * the middle, for which this stands in front of fallocate(); what is refused. The steps of one
+ * program are in test-array.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/libfarfault/blocks.h"
 
 #define HW (HUGEPAGE / 8) /* words of a block */
 #define LIMIT 4
+
+/* So many times somebody else has the page that was ours. Atomic; observer: who loads. */
+static int stolen;
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    if (mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0) {
+        __atomic_sub_fetch(&stolen, 1, __ATOMIC_RELAXED);
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
 
 /* The pool has room for it. NULL: skipped. */
 static HugePages *start(File *f, unsigned flags)
@@ -198,6 +214,47 @@ static void test_empty_pool(void)
     g_assert_nonnull(strstr(ff_last_error(), "block_size"));
 }
 
+/* A page that another program has taken in passing is replaced by one of the array's own. */
+static void test_stolen(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        p[i * HW] = 1;
+    }
+    for (unsigned i = 20; i < 30; i++) { /* what is changed goes, and then what is not */
+        __atomic_store_n(&stolen, 1, __ATOMIC_RELAXED);
+        g_assert_cmpuint(p[i * HW], ==, i);
+    }
+    g_assert_cmpint(__atomic_load_n(&stolen, __ATOMIC_RELAXED), ==, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, 1);
+    }
+    /* Every one of them: the last resort. */
+    pthread_mutex_lock(&f.lock);
+    f.fail_load = -ENOMEM; /* what is said of it */
+    pthread_mutex_unlock(&f.lock);
+    __atomic_store_n(&stolen, 1000, __ATOMIC_RELAXED);
+    g_assert_true(world_is_bus(p + 3 * HW));
+    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 0);
+    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
+    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&f.lock);
+    f.fail_load = 0;
+    pthread_mutex_unlock(&f.lock);
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    for (unsigned i = 0; i < 3 * LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, i >= 8 && i < 8 + LIMIT ? 1 : i);
+    }
+    end(&f, pool);
+}
+
 /* Of a file that ends in the middle of a block. */
 static void test_file(gconstpointer data)
 {
@@ -243,6 +300,7 @@ int main(int argc, char **argv)
     add_huge_modes("spill", test_spill, 2);
     add_huge_modes("fails", test_fails, 2);
     add_huge_modes("given-back", test_given_back, 2);
+    add_huge_modes("stolen", test_stolen, 2);
     add_huge_modes("file", test_file, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();

@@ -119,6 +119,22 @@ def test_chunks(folder):
         assert f.array("uint8")[3 * 65536] == 9
 
 
+def test_huge(folder):
+    with raises(OSError, "2 MiB"):
+        farfault.File(folder / "data", size=8 * MIB, huge=True, block_size=4096)
+    try:
+        f = farfault.File(folder / "data", size=8 * MIB, limit=8 * MIB, huge=True)
+    except OSError as e:
+        assert "huge pages" in str(e), e
+        print(f"# {e}")
+        return
+    a = f.array("uint8", 5, offset=3 * MIB + 1)
+    with f.transaction():
+        a[:] = 7
+    assert f.array("uint8")[3 * MIB:3 * MIB + 8].tolist() == [0, 7, 7, 7, 7, 7, 0, 0]
+    f.close()
+
+
 def test_threads(folder):
     """Who waits for a block holds the interpreter's lock, or does not: both get it."""
     with farfault.File(folder / "data", size=8 * MIB, limit=MIB) as f:
@@ -220,7 +236,7 @@ def main():
     if sys.argv[3:]:
         run_page(sys.argv[4], lambda title: (title == TEN_LINES) == (sys.argv[3] == "ten-lines"))
         return
-    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_volatile, test_page, test_larger_than_memory]
+    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_huge, test_volatile, test_page, test_larger_than_memory]
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
     try:
         farfault.File(folder / "probe", size=4096).close()
