@@ -308,8 +308,9 @@ FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOpt
 FF_API void ff_array_free(FfArray *a);
 FF_API uint64_t ff_array_len(const FfArray *a);
 
-/* Maps LEN bytes from OFFSET on (whole pages; LEN 0: to the end) at *ADDR. Mappings that have the
- * same pages show the same memory. A child of fork() has no such mapping. Any thread. */
+/* Maps LEN bytes from OFFSET on (whole pages, of FF_ARRAY_HUGE of 2 MiB; LEN 0: to the end) at
+ * *ADDR. Mappings that have the same pages show the same memory. A child of fork() has no such
+ * mapping. Any thread. */
 FF_API int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr);
 /* Of one that ff_array_map() made. What was changed there stays. Any thread. */
 FF_API int ff_array_unmap(FfArray *a, void *addr);

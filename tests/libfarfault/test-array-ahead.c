@@ -225,12 +225,18 @@ static void test_held(void)
     wait_idle(&f, 7);
     file_hold(&f, 1);
     g_assert_cmpuint(p[3 * WORDS], ==, 3); /* is there; the window after it is not */
-    wait_loads(&f, &f.n_loads, 8);
+    wait_loads(&f, &f.loads[7], 1);
+    uint64_t before = stats_of(f.a).faults;
+    GThread *waiter = g_thread_new("waiter", read_word, q + 7 * WORDS);
+    while (stats_of(f.a).faults == before) {
+        g_thread_yield(); /* nothing tells of it */
+    }
     GThread *other = g_thread_new("other", read_word, q + 100 * WORDS);
     wait_loads(&f, &f.loads[100], 1);
     call(ff_array_unmap(f.a, p));
     file_hold(&f, 0);
     g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(other)), ==, 100);
+    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(waiter)), ==, 7); /* by another mapping */
     g_assert_cmpuint(q[9 * WORDS], ==, 9);
     file_free(&f); /* with loads under way, or not */
 }
