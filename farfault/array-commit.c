@@ -318,11 +318,11 @@ static void protect(FfArray *a, uint64_t first, uint64_t n)
         const FfArrayMap *m = a->maps->pdata[i];
         uint64_t from = MAX(first * PAGE, m->offset),
                  to = MIN((first + n) * PAGE, m->offset + m->len);
-        for (uint64_t at = from; at < to; at += PAGE) {
+        for (uint64_t at = from; at < to; at += a->page_size) {
             uint64_t addr = m->addr + (at - m->offset);
             if (ff_bitmap_test(&m->shown, at / a->block_size) &&
-                ff_uffd_protect(a->uffd, addr, PAGE) < 0) {
-                ff_bitmap_set(&a->dirty, at / PAGE);
+                ff_uffd_protect(a->uffd, addr, a->page_size) < 0) {
+                ff_bitmap_set_run(&a->dirty, at / PAGE, a->page_size / PAGE);
             }
         }
     }

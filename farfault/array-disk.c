@@ -6,8 +6,8 @@
  * until it is synced: the kernel tells of a page that it could not write only who had the file open
  * since then. When they are many they are synced.
  *
- * System calls: open, openat, mkdir, fstat, flock, ftruncate, pread64, pwrite64, fdatasync, fsync,
- * close.
+ * System calls: open, openat, mkdir, fstat, flock, ftruncate, pread64, pwrite64, fadvise64,
+ * fdatasync, fsync, close.
  */
 #include "farfault/array-disk.h"
 
@@ -217,6 +217,13 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
         return errno == ENOENT ? 0 : -errno;
     }
     return close_with(fd, read_file(fd, at % d->block_size, to, n));
+}
+
+void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n)
+{
+    if (!d->block_size) {
+        posix_fadvise(d->fd, (off_t)at, (off_t)n, POSIX_FADV_WILLNEED);
+    }
 }
 
 /* The file of BLOCK, which stays open; or -errno. */

@@ -35,6 +35,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDisk, ff_disk_free)
 
 /* N bytes at AT, within one block. 0 or -errno. */
 int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n);
+/* N bytes at AT will be read: the kernel may begin. Any thread. */
+void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n);
 int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n);
 /* All that was written is on the disk. An error may be said once: what was written before is lost
  * then, and must be written again. */

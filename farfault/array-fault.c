@@ -61,19 +61,22 @@ static void open_dirty(FfArray *a, const FfArrayMap *m, uint64_t addr, uint64_t 
 {
     uint64_t first = (m->offset + (addr - m->addr)) / PAGE;
 
-    for (uint64_t i = 0; i < len / PAGE; i++) {
-        if (ff_bitmap_test(&a->dirty, first + i)) {
-            ff_uffd_try_protect(a->uffd, addr + i * PAGE, PAGE, false);
+    for (uint64_t at = 0; at < len; at += a->page_size) {
+        if (ff_bitmap_test(&a->dirty, first + at / PAGE)) {
+            ff_uffd_try_protect(a->uffd, addr + at, a->page_size, false);
         }
     }
 }
 
-static void show(FfArray *a, FfArrayMap *m, uint64_t block)
+/* N blocks from FIRST on, of which M has all, or parts of the first and the last. */
+static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
 {
-    uint64_t len, addr = ff_array_where(a, m, block, &len);
+    uint64_t len, addr = ff_array_where(a, m, first, &len);
+    uint64_t last_len, last = ff_array_where(a, m, first + n - 1, &last_len);
 
+    len = last + last_len - addr;
     ff_uffd_map_protected(a->uffd, addr, len);
-    ff_bitmap_set(&m->shown, block);
+    ff_bitmap_set_run(&m->shown, first, n);
     if (!a->async) {
         open_dirty(a, m, addr, len);
     }
@@ -84,20 +87,24 @@ static void show(FfArray *a, FfArrayMap *m, uint64_t block)
  * more the program has removed it (MADV_REMOVE), and it is zeros. */
 static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
 {
-    uint64_t page = (m->offset + (addr - m->addr)) / PAGE, done;
+    uint64_t page = (m->offset + (addr - m->addr)) / PAGE, done, len = a->page_size;
     int uffd = a->uffd;
 
     if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
         (!a->async && !ff_bitmap_test(&a->dirty, page))) {
-        ff_uffd_map_protected(uffd, addr, PAGE);
+        ff_uffd_map_protected(uffd, addr, len);
     }
     if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
-        ff_bitmap_set(&a->dirty, page);
-        if (ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, PAGE, &done) == -EFAULT) {
-            ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, PAGE, &done);
+        ff_bitmap_set_run(&a->dirty, page, len / PAGE);
+        int rc = ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, len, &done);
+        if (rc == -EFAULT && !a->huge) {
+            ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, len, &done);
+        } else if (rc == -EFAULT) {
+            rc = ff_huge_memory_again(a->huge, page * PAGE);
+            ff_uffd_try(uffd, rc < 0 ? FF_UFFD_POISON : FF_UFFD_CONTINUE, addr, NULL, len, &done);
         }
     }
-    ff_uffd_wake(uffd, addr, PAGE);
+    ff_uffd_wake(uffd, addr, len);
 }
 
 static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
@@ -106,7 +113,7 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 
     /* The kernel poisons nothing that has a marker of protection. */
     ff_uffd_try_protect(a->uffd, addr, len, false);
-    for (uint64_t at = 0; at < len; at += MAX(done, PAGE)) {
+    for (uint64_t at = 0; at < len; at += MAX(done, a->page_size)) {
         done = 0;
         ff_uffd_try(a->uffd, FF_UFFD_POISON, addr + at, NULL, len - at, &done);
     }
@@ -144,45 +151,70 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer)
     return MIN(rc, 0);
 }
 
-static int write_memory(const FfArray *a, uint64_t block, const char *buffer)
+/* Where N blocks from BLOCK on are read to: BUFFER, or their memory, which nobody sees yet. 0 or
+ * -errno. Not locked. */
+static int find_place(const FfArray *a, uint64_t block, uint64_t n, char **buffer)
 {
-    for (size_t done = 0; done < a->block_size;) {
-        ssize_t n = pwrite(a->fd, buffer + done, a->block_size - done,
-                           (off_t)(block * a->block_size + done));
-        if (n < 0 && errno == EINTR) {
+    int rc = 0;
+
+    for (uint64_t i = 0; a->huge && i < n && rc == 0; i++) {
+        rc = ff_huge_memory_take(a->huge, (block + i) * a->block_size);
+        for (uint64_t k = 0; rc < 0 && k < i; k++) {
+            ff_huge_memory_give(a->huge, (block + k) * a->block_size);
+        }
+    }
+    if (a->huge) {
+        *buffer = ff_huge_memory_at(a->huge, block * a->block_size);
+    }
+    return rc;
+}
+
+static int write_memory(const FfArray *a, uint64_t block, uint64_t n, const char *buffer)
+{
+    for (size_t done = 0, len = a->huge ? 0 : n * a->block_size; done < len;) {
+        ssize_t some =
+            pwrite(a->fd, buffer + done, len - done, (off_t)(block * a->block_size + done));
+        if (some < 0 && errno == EINTR) {
             continue;
         }
-        if (n <= 0) {
-            return n < 0 ? -errno : -EIO;
+        if (some <= 0) {
+            return some < 0 ? -errno : -EIO;
         }
-        done += (size_t)n;
+        done += (size_t)some;
     }
     return 0;
 }
 
 static void punch(const FfArray *a, uint64_t block)
 {
+    if (a->huge) {
+        ff_huge_memory_give(a->huge, block * a->block_size);
+        return;
+    }
     while (fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                      (off_t)(block * a->block_size), (off_t)a->block_size) < 0 &&
            errno == EINTR) {
     }
 }
 
+/* One block leaves memory, to the log if need be. Locked, drops the lock. FALSE: none can. */
+static bool free_one(FfArray *a)
+{
+    if (ff_array_evict(a, 1, LOOK)) {
+        return true;
+    }
+    uint32_t at = a->oldest;
+    while (at && a->blocks[at - 1].state != FF_BLOCK_LOADED) {
+        at = a->blocks[at - 1].newer;
+    }
+    return at && !a->busy && ff_array_leave(a, at - 1, FF_LEAVE_SPILL) == 0;
+}
+
 /* Until the limit has room for one more. Where nothing can go, for want of room in the log, the
  * limit gives way: a program that has done nothing wrong is not ended. */
 static void make_room(FfArray *a)
 {
-    while (a->max_resident && a->n_resident >= a->max_resident) {
-        if (ff_array_evict(a, 1, LOOK)) {
-            continue;
-        }
-        uint32_t at = a->oldest;
-        while (at && a->blocks[at - 1].state != FF_BLOCK_LOADED) {
-            at = a->blocks[at - 1].newer;
-        }
-        if (!at || a->busy || ff_array_leave(a, at - 1, FF_LEAVE_SPILL) < 0) {
-            return;
-        }
+    while (a->max_resident && a->n_resident >= a->max_resident && free_one(a)) {
     }
 }
 
@@ -190,6 +222,8 @@ static void make_room(FfArray *a)
 static void load_block(FfArray *a, uint64_t block, void *buffer)
 {
     FfBlock *b = &a->blocks[block];
+    char *to = buffer;
+    bool placed = false;
     int rc;
 
     ff_array_set_state(a, block, FF_BLOCK_LOADING);
@@ -198,12 +232,19 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
     do {
         b->again = false;
         pthread_mutex_unlock(&a->lock);
-        rc = ff_array_read(a, block, buffer);
-        rc = rc < 0 ? rc : write_memory(a, block, buffer);
-        if (rc < 0) {
+        rc = placed ? 0 : find_place(a, block, 1, &to);
+        placed = rc == 0;
+        bool taken = rc < 0; /* somebody else has the page that was ours */
+        rc = rc < 0 ? rc : ff_array_read(a, block, to);
+        rc = rc < 0 ? rc : write_memory(a, block, 1, to);
+        if (rc < 0 && placed) {
             punch(a, block);
+            placed = false;
         }
         pthread_mutex_lock(&a->lock);
+        if (taken) {
+            b->again |= free_one(a);
+        }
         a->stats.loads++;
     } while (b->again);
     if (rc < 0) {
@@ -221,6 +262,119 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
     }
 }
 
+/* ---- loading ahead -----------------------------------------------------------------------------
+ */
+
+/* The first ones of N blocks from FIRST on that are EMPTY, and that there is room for, are LOADING:
+ * how many. Locked, drops the lock. */
+static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t i = 0;
+
+    for (; i < n && a->blocks[first + i].state == FF_BLOCK_EMPTY; i++) {
+        FfBlock *b = &a->blocks[first + i];
+        b->again = b->wanted = false;
+        ff_array_set_state(a, first + i, FF_BLOCK_LOADING);
+        bool room = true;
+        while (room && a->max_resident && a->n_resident >= a->max_resident) {
+            room = ff_array_evict(a, 1, LOOK) > 0;
+        }
+        if (!room) {
+            ff_array_set_state(a, first + i, FF_BLOCK_EMPTY);
+            wake_all(a, first + i, NULL);
+            break;
+        }
+        a->n_resident++;
+    }
+    return i;
+}
+
+/* N blocks, which are LOADING, are LOADED; or EMPTY: who touches one tries once more, and is told
+ * of what fails. Locked, drops the lock. */
+static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
+{
+    bool again, placed = false;
+    char *to = buffer;
+    int rc = 0;
+
+    do {
+        for (uint64_t i = 0; i < n; i++) {
+            a->blocks[first + i].again = false;
+        }
+        pthread_mutex_unlock(&a->lock);
+        rc = placed ? 0 : find_place(a, first, n, &to);
+        placed = rc == 0;
+        for (uint64_t i = 0; i < n && rc >= 0; i++) {
+            rc = ff_array_read(a, first + i, to + i * a->block_size);
+        }
+        rc = rc < 0 ? rc : write_memory(a, first, n, to);
+        for (uint64_t i = 0; i < n && rc < 0 && placed; i++) {
+            punch(a, first + i);
+        }
+        placed &= rc >= 0;
+        pthread_mutex_lock(&a->lock);
+        again = false;
+        for (uint64_t i = 0; i < n; i++) {
+            again |= a->blocks[first + i].again;
+        }
+    } while (again);
+    a->n_resident -= rc < 0 ? n : 0;
+    a->stats.loads += rc < 0 ? 0 : n;
+    a->stats.ahead += rc < 0 ? 0 : n;
+    for (uint64_t i = 0; i < n; i++) {
+        if (rc >= 0) {
+            ff_array_use(a, first + i);
+        }
+        ff_array_set_state(a, first + i, rc < 0 ? FF_BLOCK_EMPTY : FF_BLOCK_LOADED);
+    }
+    return rc;
+}
+
+/* In M, or NULL, what is LOADED and not shown there, of N blocks from FIRST on. Who waits for one
+ * is woken. Locked. */
+static void show_loaded(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
+{
+    for (uint64_t b = first, run; b < first + n; b += MAX(run, 1)) {
+        for (run = 0; m && b + run < first + n; run++) {
+            uint64_t len;
+            if (a->blocks[b + run].state != FF_BLOCK_LOADED || ff_bitmap_test(&m->shown, b + run) ||
+                !ff_array_where(a, m, b + run, &len)) {
+                break;
+            }
+        }
+        if (run) {
+            show(a, m, b, run);
+        }
+    }
+}
+
+void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
+                         char *buffer)
+{
+    for (uint64_t at = first, end = first + n, some; at < end; at += MAX(some, 1)) {
+        some = claim(a, at, end - at);
+        if (!some && a->blocks[at].state == FF_BLOCK_EMPTY) {
+            return; /* no room */
+        }
+        int rc = some ? load_claimed(a, at, some, buffer) : 0;
+        FfArrayMap *now = g_ptr_array_find(a->maps, m, NULL) ? m : NULL;
+        bool hide = mark && at == first && !a->blocks[at].wanted;
+        if (rc >= 0 && hide) {
+            show_loaded(a, now, at + 1, MAX(some, 1) - 1);
+        } else if (rc >= 0) {
+            show_loaded(a, now, at, MAX(some, 1));
+        }
+        for (uint64_t b = at; b < at + some; b++) {
+            if (a->blocks[b].wanted || rc < 0) {
+                wake_all(a, b, rc < 0 ? NULL : now);
+            }
+        }
+        if (rc < 0) {
+            return;
+        }
+    }
+}
+
 /* ---- faults ------------------------------------------------------------------------------------
  */
 
@@ -231,26 +385,31 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
         ff_uffd_wake(a->uffd, addr, PAGE); /* it misses the page now */
         return;
     }
-    ff_bitmap_set(&a->dirty, (m->offset + (addr - m->addr)) / PAGE);
+    ff_bitmap_set_run(&a->dirty, (m->offset + (addr - m->addr)) / PAGE, a->page_size / PAGE);
     ff_array_use(a, block);
-    ff_uffd_try_protect(a->uffd, addr, PAGE, false);
+    ff_uffd_try_protect(a->uffd, addr, a->page_size, false);
 }
 
 static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
 {
     FfBlockState state = a->blocks[block].state;
+    FfArrayMap *m = find_map(a, addr), *done = NULL;
 
+    a->blocks[block].wanted = true;
+    if (!ff_bitmap_test(&m->shown, block)) {
+        ff_ahead_note(a->ahead, m, block);
+    }
     if (state == FF_BLOCK_EMPTY) {
         load_block(a, block, buffer);
     }
-    FfArrayMap *m = find_map(a, addr), *done = NULL; /* now */
+    m = find_map(a, addr); /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
         done = m;
         if (ff_bitmap_test(&m->shown, block)) {
             show_page(a, m, addr);
         } else {
             ff_array_use(a, block);
-            show(a, m, block);
+            show(a, m, block, 1);
         }
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
@@ -265,6 +424,7 @@ void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, v
 {
     FfArray *a = opaque;
 
+    addr &= ~(uint64_t)(a->page_size - 1); /* of which a mapping begins at a multiple */
     pthread_mutex_lock(&a->lock);
     FfArrayMap *m = find_map(a, addr);
     a->stats.faults++;

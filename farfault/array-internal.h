@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The object behind FfArray, for array.c, array-blocks.c, array-fault.c and array-commit.c.
+ * The object behind FfArray, for array.c and array-*.c.
  *
  * A block's state has one table:
  *
  *   EMPTY    a touch -> LOADING
- *   LOADING  loaded -> LOADED; not -> FAILED; invalidated meanwhile: is loaded once more
+ *   LOADING  loaded -> LOADED; not -> FAILED, or EMPTY if nobody has asked for it; invalidated
+ *            meanwhile: is loaded once more
  *   LOADED   to be given back, aborted, invalidated -> LEAVING
  *   LEAVING  gone -> EMPTY; it was written to meanwhile, or has no room in the log -> LOADED
  *   FAILED   invalidated -> EMPTY
@@ -24,6 +25,7 @@
 #include <stdbool.h>
 
 #include "farfault/array-disk.h"
+#include "farfault/huge-memory.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pool.h"
 #include "farfault/redo.h"
@@ -35,6 +37,7 @@ typedef struct {
     uint32_t newer, older; /* in the list of what is in memory: a block + 1; 0: none */
     uint8_t state;         /* FfBlockState */
     bool again;            /* LOADING: what is loaded is out of date */
+    bool wanted;           /* LOADING ahead: somebody waits for it */
 } FfBlock;
 
 typedef struct {
@@ -42,19 +45,24 @@ typedef struct {
     FfBitmap shown; /* blocks, by number: mapped here since they were loaded */
 } FfArrayMap;
 
+typedef struct FfAhead FfAhead; /* array-ahead.c */
+
 struct FfArray {
     pid_t pid;
     uint64_t len, size; /* size: whole blocks */
     size_t block_size;
+    size_t page_size; /* of its memory: what is mapped, and tracked, at once */
     uint64_t n_blocks;
     bool async; /* the page tables tell what was written, and not faults */
     int fd, pagemap_fd;
+    FfHugeMemory *huge; /* has the fd; NULL: pages of 4096 bytes */
     FfArrayFile file;
     void *opaque;
     FfDisk *disk; /* of ff_array_open*(); NULL: the caller's */
     char *spill;
     int uffd; /* the pool's */
     FfPool *pool;
+    FfAhead *ahead; /* NULL: nothing is loaded before it is touched */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a block is LOADED, EMPTY or FAILED */
@@ -101,9 +109,31 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer);
  * (-EAGAIN). DROP: what was changed is lost. Else that is spilled: -errno, it stays. */
 typedef enum { FF_LEAVE_CLEAN, FF_LEAVE_SPILL, FF_LEAVE_DROP } FfLeave;
 int ff_array_leave(FfArray *a, uint64_t block, FfLeave how);
+/* N blocks from FIRST on, before anybody needs them, as far as there is room. M, if it is still
+ * there, shows them; MARK: not the first one, unless somebody waits for it. BUFFER: of N blocks.
+ * Locked, drops the lock. */
+void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
+                         char *buffer);
 /* Gives back up to N blocks that are not changed, of the LOOK oldest. Locked, drops the lock.
  * Returns how many. */
 uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look);
+
+/* ---- array-ahead.c ------------------------------------------------------------------------------
+ */
+
+/* ff_array_load_ahead() */
+typedef void FfAheadLoad(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
+                         char *buffer);
+/* By THREADS at most. NULL: none, or the limit has no room for it. */
+FfAhead *ff_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load);
+/* How many threads; LIMIT: of loads at once, 0: none. */
+unsigned ff_ahead_threads(unsigned limit);
+/* BLOCK was not in memory, or not shown in M. Locked. H can be NULL. */
+void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block);
+/* Its threads have ended. Not locked. Can be NULL. */
+void ff_ahead_end(FfAhead *h);
+/* After ff_ahead_end(), or in a child of fork(). Can be NULL. */
+void ff_ahead_free(FfAhead *h);
 
 /* ---- array-commit.c -----------------------------------------------------------------------------
  */

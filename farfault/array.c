@@ -22,7 +22,7 @@
 #define THREADS_MAX 1024
 /* One instruction that copies has four pages at most: it must find all of them at once. */
 #define LEAST_BLOCKS 4
-#define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS)
+#define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS | FF_ARRAY_RANDOM | FF_ARRAY_HUGE)
 
 /* ---- mappings ----------------------------------------------------------------------------------
  */
@@ -62,10 +62,10 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         return rc;
     }
     len = len || offset > a->size ? len : a->size - offset;
-    if (!len || offset > a->size || len > a->size - offset || offset % PAGE) {
+    if (!len || offset > a->size || len > a->size - offset || offset % a->page_size) {
         return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
     }
-    len = (len + PAGE - 1) / PAGE * PAGE;
+    len = (len + a->page_size - 1) / a->page_size * a->page_size;
     FfBitmap shown;
     rc = bitmap_new(&shown, a->n_blocks);
     if (rc == 0) {
@@ -205,8 +205,10 @@ int ff_array_stats(FfArray *a, FfArrayStats *stats)
 
 static int open_uffd(FfArray *a, unsigned flags)
 {
-    uint64_t features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |
-                        UFFD_FEATURE_THREAD_ID | FF_UFFD_PROTECTION | FF_UFFD_FEATURE_POISON;
+    uint64_t features =
+        (flags & FF_ARRAY_HUGE ? UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS
+                               : UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM) |
+        UFFD_FEATURE_THREAD_ID | FF_UFFD_PROTECTION | FF_UFFD_FEATURE_POISON;
     int uffd = -1;
 
     if (!(flags & FF_ARRAY_WRITE_FAULTS)) {
@@ -226,6 +228,9 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
     if (bs < PAGE || bs > BLOCK_MAX || bs & (bs - 1)) {
         return ff_fail(-EINVAL, "block_size: a power of two from 4096 to 2 MiB");
     }
+    if (o->flags & FF_ARRAY_HUGE && bs != FF_HUGE_PAGE) {
+        return ff_fail(-EINVAL, "block_size: of an array of huge pages it is 2 MiB");
+    }
     if (!len || len > (uint64_t)INT64_MAX - bs || (len - 1) / bs >= UINT32_MAX) {
         return ff_fail(-EINVAL,
                        "%" G_GUINT64_FORMAT " bytes: 1 byte to %u blocks: say how long it is, or "
@@ -235,15 +240,33 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
     return 0;
 }
 
+/* 0 or -errno, said. */
+static int make_memory(FfArray *a, bool huge)
+{
+    if (huge) {
+        int rc = ff_huge_memory_new(
+            a->size, a->max_resident ? MIN(a->max_resident, a->n_blocks) : a->n_blocks, &a->huge);
+        a->fd = rc < 0 ? -1 : ff_huge_memory_fd(a->huge);
+        return rc;
+    }
+    a->fd = memfd_create("array", MFD_CLOEXEC);
+    return a->fd >= 0 && ftruncate(a->fd, (off_t)a->size) == 0
+               ? 0
+               : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+}
+
 static int make(FfArray *a, const FfArrayOptions *o)
 {
+    int rc = make_memory(a, o->flags & FF_ARRAY_HUGE);
+
+    if (rc < 0) {
+        return rc;
+    }
     a->blocks_len = a->n_blocks * sizeof(FfBlock);
     a->blocks = mmap(NULL, a->blocks_len, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    a->fd = memfd_create("array", MFD_CLOEXEC);
     a->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (a->blocks == MAP_FAILED || a->fd < 0 || ftruncate(a->fd, (off_t)a->size) < 0 ||
-        a->pagemap_fd < 0) {
+    if (a->blocks == MAP_FAILED || a->pagemap_fd < 0) {
         return ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
     }
     if (bitmap_new(&a->dirty, a->size / PAGE) < 0 || bitmap_new(&a->stored, a->size / PAGE) < 0) {
@@ -254,8 +277,10 @@ static int make(FfArray *a, const FfArrayOptions *o)
         return uffd;
     }
     a->uffd = uffd; /* before its threads */
-    a->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, a->block_size,
-                          ff_array_on_fault, a);
+    unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_ahead_threads(o->threads);
+    a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
+    a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
+                          a->block_size, ff_array_on_fault, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
@@ -263,7 +288,9 @@ static FfArrayOptions options_of(const FfArrayOptions *options)
 {
     FfArrayOptions o = options ? *options : (FfArrayOptions){.size = sizeof(o)};
 
-    o.block_size = o.block_size ? o.block_size : BLOCK_SIZE;
+    if (!o.block_size) {
+        o.block_size = o.flags & FF_ARRAY_HUGE ? FF_HUGE_PAGE : BLOCK_SIZE;
+    }
     o.spill = o.spill ? o.spill : "/var/tmp";
     return o;
 }
@@ -285,6 +312,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .len = len,
                    .size = (len + bs - 1) / bs * bs,
                    .block_size = bs,
+                   .page_size = o->flags & FF_ARRAY_HUGE ? FF_HUGE_PAGE : PAGE,
                    .n_blocks = (len + bs - 1) / bs,
                    .fd = -1,
                    .pagemap_fd = -1,
@@ -464,6 +492,7 @@ void ff_array_free(FfArray *a)
         return;
     }
     if (a->pid == getpid()) {
+        ff_ahead_end(a->ahead);       /* whose loads may touch it */
         pthread_mutex_lock(&a->lock); /* nobody touches it, but a thread may be loading */
         g_ptr_array_set_size(a->maps, 0);
         pthread_mutex_unlock(&a->lock);
@@ -485,9 +514,12 @@ void ff_array_free(FfArray *a)
         g_ptr_array_set_free_func(a->maps, NULL);
         g_ptr_array_unref(a->maps);
     }
+    ff_ahead_free(a->ahead);
     ff_disk_free(a->disk);
     ff_redo_free(a->log);
-    if (a->fd >= 0) {
+    if (a->huge) {
+        ff_huge_memory_free(a->huge);
+    } else if (a->fd >= 0) {
         close(a->fd);
     }
     if (a->pagemap_fd >= 0) {

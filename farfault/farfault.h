@@ -266,6 +266,13 @@ typedef struct {
 /* Each first write to a page is a fault, in place of looking at the page tables when it is
  * committed. So it is where the kernel has no asynchronous write protection (before Linux 6.7). */
 #define FF_ARRAY_WRITE_FAULTS 0x10u
+/* Nothing is loaded before it is touched. Without this flag the blocks after three that were missed
+ * in a row are, twice 2 MiB or two blocks at most; not with a limit below 64 blocks, nor with 1 of
+ * `threads`. */
+#define FF_ARRAY_RANDOM 0x20u
+/* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
+ * set aside when it is opened: -ENOMEM, they are not free. */
+#define FF_ARRAY_HUGE 0x40u
 
 typedef struct {
     size_t size;       /* sizeof(FfArrayOptions) */
@@ -301,8 +308,9 @@ FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOpt
 FF_API void ff_array_free(FfArray *a);
 FF_API uint64_t ff_array_len(const FfArray *a);
 
-/* Maps LEN bytes from OFFSET on (whole pages; LEN 0: to the end) at *ADDR. Mappings that have the
- * same pages show the same memory. A child of fork() has no such mapping. Any thread. */
+/* Maps LEN bytes from OFFSET on (whole pages, of FF_ARRAY_HUGE of 2 MiB; LEN 0: to the end) at
+ * *ADDR. Mappings that have the same pages show the same memory. A child of fork() has no such
+ * mapping. Any thread. */
 FF_API int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr);
 /* Of one that ff_array_map() made. What was changed there stays. Any thread. */
 FF_API int ff_array_unmap(FfArray *a, void *addr);
@@ -343,7 +351,7 @@ typedef enum {
 typedef struct {
     size_t size;        /* sizeof(FfArrayBlock), set by the caller */
     FfBlockState state; /* now */
-    unsigned mappings;  /* in which it was touched since it was loaded */
+    unsigned mappings;  /* in which it was touched since it was loaded, or is shown ahead of that */
     unsigned changed;   /* pages of 4096 bytes */
 } FfArrayBlock;
 
@@ -361,6 +369,7 @@ typedef struct {
     uint64_t faults, loads, stores, evictions;
     uint64_t spilled; /* pages that went to the log for want of memory */
     uint64_t failed;  /* loads */
+    uint64_t ahead;   /* of the loads, those before a touch */
 } FfArrayStats;
 
 FF_API int ff_array_stats(FfArray *a, FfArrayStats *stats);

@@ -135,7 +135,7 @@ FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *
 int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at)
 {
     /* After mlockall(MCL_FUTURE) the kernel fills what is mapped with zeros, but for this. */
-    char *p = mmap(NULL, len, PROT_NONE, MAP_SHARED, fd, (off_t)offset);
+    char *p = mmap(NULL, len, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)offset);
 
     if (p == MAP_FAILED) {
         return -errno;

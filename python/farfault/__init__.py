@@ -33,6 +33,8 @@ REGENERATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ct
 
 USER_MODE = 1
 WRITE_FAULTS = 0x10
+RANDOM = 0x20
+HUGE = 0x40
 _WAS_PURGED = 1
 _ALL = ctypes.c_size_t(-1).value
 
@@ -45,7 +47,7 @@ class _ArrayOptions(ctypes.Structure):
 class _ArrayStats(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t)] + [
         (name, ctypes.c_uint64) for name in ("bytes", "changed", "faults", "loads", "stores", "evictions",
-                                             "spilled", "failed")]
+                                             "spilled", "failed", "ahead")]
 
 
 class _VolatileOptions(ctypes.Structure):
@@ -150,6 +152,7 @@ class FileStats(NamedTuple):
     evictions: int  #: blocks that gave their memory back
     spilled: int  #: pages that were changed, and had no room in memory
     failed: int  #: loads
+    ahead: int  #: loads of what was not touched yet
 
 
 class File:
@@ -158,24 +161,29 @@ class File:
     path: a file, which is made if it is not there; chunks=True: a folder, with a file for each block.
     size: bytes; None: as long as the file is (not of chunks).
     limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo.
-    block_size: what is loaded at once: a power of two from 4096 to 2 MiB.
+    block_size: what is loaded at once: a power of two from 4096 to 2 MiB; 0: 64 KiB, of huge pages 2 MiB.
     user_mode: needs no permission; system calls of memory that is not there fail then.
+    random: nothing is loaded before it is touched.
+    huge: memory of huge pages of 2 MiB; as many as limit has must be free.
 
     Its methods can be called by any thread, but nobody may write to its arrays while one commits or aborts.
     OSError: what failed, and what to do.
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int = 0,
-                 block_size: int = 65536, chunks: bool = False, threads: int = 0, user_mode: bool = False,
-                 write_faults: bool = False) -> None:
-        options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads,
-                                (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0), None)
+                 block_size: int = 0, chunks: bool = False, threads: int = 0, user_mode: bool = False,
+                 write_faults: bool = False, random: bool = False,
+                 huge: bool = False) -> None:
+        flags = (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0) | (RANDOM if random else 0)
+        flags |= HUGE if huge else 0
+        options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads, flags, None)
         pointer = ctypes.c_void_p()
         function = _lib.ff_array_open_chunks if chunks else _lib.ff_array_open
         _check(function(os.fsencode(path), size or 0, ctypes.byref(options), ctypes.byref(pointer)))
         assert pointer.value
         self._handle: _Handle | None = _Handle(pointer.value, "ff_array_free")
         self._in_transaction = False
+        self._page_size = 2 << 20 if huge else 4096
 
     @property
     def _pointer(self) -> int:
@@ -209,7 +217,7 @@ class File:
             size *= int(n)
         if offset < 0 or size <= 0 or offset + size > len(self):
             raise ValueError(f"{size} bytes at {offset} are not in the file, which has {len(self)}")
-        first = offset // 4096 * 4096
+        first = offset // self._page_size * self._page_size
         address = ctypes.c_void_p()
         assert self._handle
         _check(_lib.ff_array_map(self._pointer, first, offset + size - first, ctypes.byref(address)))

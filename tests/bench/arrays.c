@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What arrays and volatile ranges cost, beside mmap() of the same file: reading all of it, one
- * fault, first writes, a commit; pin and unpin, purging, a page that is regenerated. Medians, with
- * the processor time of the whole process beside the time on the clock: on a busy machine the first
- * is the one to look at.
+ * fault, first writes, a commit, several threads; pin and unpin, purging, a page that is
+ * regenerated, purges beside write(). Medians, with the processor time of the whole process beside
+ * the time on the clock: on a busy machine the first is the one to look at.
  *
- *   farfault-arrays-bench FILE MIB ROUNDS
+ *   farfault-arrays-bench FILE MIB ROUNDS SECONDS      of purges beside write()
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,6 +133,17 @@ static Open open_array(const char *path, size_t block_size, unsigned flags)
     return open;
 }
 
+/* As many huge pages, if they are wanted, are free. */
+static bool have(const char *path, unsigned flags)
+{
+    FfArrayOptions o = {.size = sizeof(o), .flags = flags};
+    FfArray *a;
+    int rc = ff_array_open(path, 0, &o, &a);
+
+    ff_array_free(a);
+    return rc != -ENOMEM;
+}
+
 static char *map_file(const char *path, int flags)
 {
     int fd = open(path, O_RDWR);
@@ -145,25 +157,52 @@ static char *map_file(const char *path, int flags)
     return at;
 }
 
-static void bench_scan(const char *path)
+/* The page cache has nothing of the file any more, if COLD. */
+static void make_cold(const char *path, bool cold)
 {
-    static const size_t sizes[] = {64u << 10, 2u << 20};
+    int fd = cold ? open(path, O_RDWR | O_CLOEXEC) : -1;
+
+    if (fd >= 0) {
+        fdatasync(fd);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+}
+
+static void bench_scan(const char *path, bool cold)
+{
+    static const struct {
+        size_t size;
+        unsigned flags;
+    } kinds[] = {
+        {64u << 10, 0}, {2u << 20, 0}, {2u << 20, FF_ARRAY_HUGE}, {64u << 10, FF_ARRAY_RANDOM}};
+    const char *from = cold ? ", from the disk" : "";
+    g_autofree char *of_mmap = g_strdup_printf("read all%s, mmap", from);
     Samples plain = {0};
 
     for (unsigned i = 0; i < rounds; i++) {
         char *at = map_file(path, MAP_SHARED);
+        make_cold(path, cold);
         Moment m = now();
         read_all((const uint64_t *)(const void *)at);
         add(&plain, m);
         munmap(at, len);
     }
-    print("read all, mmap", &plain, 1e3, 1, "ms");
-    for (unsigned k = 0; k < G_N_ELEMENTS(sizes); k++) {
+    print(of_mmap, &plain, 1e3, 1, "ms");
+    for (unsigned k = 0; k < G_N_ELEMENTS(kinds); k++) {
         g_autofree char *what =
-            g_strdup_printf("read all, array, blocks of %zu KiB", sizes[k] >> 10);
+            g_strdup_printf("read all%s, blocks of %zu KiB%s", from, kinds[k].size >> 10,
+                            kinds[k].flags & FF_ARRAY_HUGE     ? ", huge pages"
+                            : kinds[k].flags & FF_ARRAY_RANDOM ? ", none ahead"
+                                                               : "");
         Samples s = {0}, again = {0};
+        if (!have(path, kinds[k].flags)) {
+            printf("%-44s: %s\n", what, ff_last_error());
+            continue;
+        }
         for (unsigned i = 0; i < rounds; i++) {
-            Open o = open_array(path, sizes[k], 0);
+            Open o = open_array(path, kinds[k].size, kinds[k].flags);
+            make_cold(path, cold);
             Moment m = now();
             read_all((const uint64_t *)(const void *)o.at);
             add(&s, m);
@@ -173,7 +212,9 @@ static void bench_scan(const char *path)
             ff_array_free(o.a);
         }
         print(what, &s, 1e3, 1, "ms");
-        print("  once more, in memory", &again, 1e3, 1, "ms");
+        if (!cold) {
+            print("  once more, in memory", &again, 1e3, 1, "ms");
+        }
     }
 }
 
@@ -185,7 +226,7 @@ static void bench_faults(const char *path)
         g_autofree char *what = g_strdup_printf("a fault, blocks of %zu KiB", sizes[k] >> 10);
         Samples s = {0};
         for (unsigned i = 0; i < rounds; i++) {
-            Open o = open_array(path, sizes[k], 0);
+            Open o = open_array(path, sizes[k], FF_ARRAY_RANDOM);
             Moment m = now();
             touch(o.at, sizes[k]);
             add(&s, m);
@@ -240,6 +281,60 @@ static void bench_writes(const char *path)
         print(commit, &c, 1e6, (double)(len / PS / 16), "us a page");
         print(none, &n, 1e3, (double)len / (1u << 30), "ms a GiB");
     }
+}
+
+/* ---- threads -----------------------------------------------------------------------------------
+ */
+
+#define READERS 16
+#define READS 32 /* blocks, each */
+
+/* As long as a disk takes that answers any number at once. */
+static int load_slowly(void *opaque, uint64_t block, void *buf)
+{
+    struct timespec ms = {0, 1000000};
+
+    memset(buf, 1, PS);
+    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &ms, &ms) == EINTR) {
+    }
+    return 0;
+}
+
+static gpointer read_blocks(gpointer at)
+{
+    uint64_t found = 0;
+
+    for (unsigned i = 0; i < READS; i++) {
+        found += ((const char *)at)[(size_t)i * READERS * PS] != 0;
+    }
+    return GSIZE_TO_POINTER(found);
+}
+
+/* N threads read all of an array, each every Nth block. */
+static void bench_threads(unsigned n)
+{
+    static const FfArrayFile file = {.size = sizeof(file), .load = load_slowly};
+    FfArrayOptions o = {.size = sizeof(o), .block_size = PS, .flags = FF_ARRAY_RANDOM};
+    g_autofree char *what = g_strdup_printf("loads of 1 ms, %u thread%s", n, n > 1 ? "s" : "");
+    Samples s = {0};
+
+    for (unsigned i = 0; i < rounds; i++) {
+        GThread *threads[READERS];
+        FfArray *a;
+        void *at;
+        call(ff_array_new((uint64_t)READERS * READS * PS, &file, NULL, &o, &a));
+        call(ff_array_map(a, 0, 0, &at));
+        Moment m = now();
+        for (unsigned k = 0; k < n; k++) {
+            threads[k] = g_thread_new("reader", read_blocks, (char *)at + (size_t)k * PS);
+        }
+        for (unsigned k = 0; k < n; k++) {
+            g_thread_join(threads[k]);
+        }
+        add(&s, m);
+        ff_array_free(a);
+    }
+    print(what, &s, 1e3, n * READS, "ms a block");
 }
 
 /* ---- volatile ranges ---------------------------------------------------------------------------
@@ -310,20 +405,90 @@ static void bench_regenerate(void)
     }
 }
 
+#define STORM_PAGES 1024u
+
+typedef struct {
+    FfVolatile *v;
+    bool ending; /* atomic; observer: the purger */
+} Storm;
+
+static int number(void *opaque, size_t page, void *buf)
+{
+    for (unsigned i = 0; i < PS / 8; i++) {
+        ((uint64_t *)buf)[i] = page * 0x9e3779b97f4a7c15ull + i;
+    }
+    return 0;
+}
+
+static gpointer purge_pages(gpointer opaque)
+{
+    Storm *s = opaque;
+
+    while (!__atomic_load_n(&s->ending, __ATOMIC_RELAXED)) {
+        call(ff_volatile_purge(s->v, PS));
+    }
+    return NULL;
+}
+
+/* One page at a time is purged, as fast as it goes, while all of them are written to a file, and
+ * what has come there is compared. */
+static void bench_storm(double seconds)
+{
+    size_t size = STORM_PAGES * (size_t)PS;
+    g_autofree char *found = g_malloc(size), *wanted = g_malloc(size);
+    FfVolatileOptions o = {.size = sizeof(o)};
+    FfVolatileStats stats = {.size = sizeof(stats)};
+    Storm s = {0};
+    uint64_t writes = 0, wrong = 0, failed = 0;
+    int fd = memfd_create("storm", MFD_CLOEXEC);
+
+    for (size_t i = 0; i < STORM_PAGES; i++) {
+        number(NULL, i, wanted + i * PS);
+    }
+    call(ff_volatile_new(size, number, NULL, &o, &s.v));
+    call(ff_volatile_unpin(s.v, 0, 0));
+    GThread *purger = g_thread_new("purger", purge_pages, &s);
+    Moment begin = now();
+    while (now().wall - begin.wall < seconds) {
+        ssize_t n = pwrite(fd, ff_volatile_addr(s.v), size, 0);
+        writes++;
+        failed += n != (ssize_t)size;
+        wrong += n == (ssize_t)size &&
+                 (pread(fd, found, size, 0) != (ssize_t)size || memcmp(found, wanted, size) != 0);
+    }
+    double took = now().wall - begin.wall;
+    __atomic_store_n(&s.ending, true, __ATOMIC_RELAXED);
+    g_thread_join(purger);
+    call(ff_volatile_stats(s.v, &stats));
+    printf("purges beside write(), %.0f s: %.0f pages purged a second, %" G_GUINT64_FORMAT
+           " writes of 4 MiB, %" G_GUINT64_FORMAT " failed, %" G_GUINT64_FORMAT
+           " wrong; %" G_GUINT64_FORMAT " pages regenerated\n",
+           took, (double)stats.purged / took, writes, failed, wrong, stats.regenerated);
+    ff_volatile_free(s.v);
+    close(fd);
+    if (failed || wrong) {
+        exit(1);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
-        g_printerr("farfault-arrays-bench FILE MIB ROUNDS\n");
+    if (argc != 5) {
+        g_printerr("farfault-arrays-bench FILE MIB ROUNDS SECONDS\n");
         return 1;
     }
     len = (size_t)strtoul(argv[2], NULL, 10) << 20;
     rounds = (unsigned)CLAMP(strtoul(argv[3], NULL, 10), 1, MAX_ROUNDS);
     printf("%-44s %10s %10s\n", "", "wall", "cpu");
-    bench_scan(argv[1]);
+    bench_scan(argv[1], false);
+    bench_scan(argv[1], true);
     bench_faults(argv[1]);
     bench_writes(argv[1]);
+    bench_threads(1);
+    bench_threads(READERS);
     bench_pins();
     bench_purge();
     bench_regenerate();
+    bench_storm(g_ascii_strtod(argv[4], NULL));
     return sink == 1;
 }

@@ -147,15 +147,31 @@ void file_hold(File *f, unsigned held)
     pthread_mutex_unlock(&f->lock);
 }
 
-static const Mode modes[] = {
-    {FF_ARRAY_WRITE_FAULTS, false}, {FF_ARRAY_WRITE_FAULTS, true}, {0, false}, {0, true}};
+#define HUGE FF_ARRAY_HUGE
+static const Mode modes[][4] = {
+    {{FF_ARRAY_WRITE_FAULTS, false}, {FF_ARRAY_WRITE_FAULTS, true}, {0, false}, {0, true}},
+    {{HUGE | FF_ARRAY_WRITE_FAULTS, false},
+     {HUGE | FF_ARRAY_WRITE_FAULTS, true},
+     {HUGE, false},
+     {HUGE, true}}};
 
-void add_modes(const char *name, void (*fn)(gconstpointer), unsigned n)
+static void add(bool huge, const char *name, void (*fn)(gconstpointer), unsigned n)
 {
     static const char *const names[] = {"faults", "faults-calls", "tables", "tables-calls"};
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(modes); i += 4 / n) {
-        g_autofree char *path = g_strdup_printf("/libfarfault/array/%s/%s", name, names[i]);
-        g_test_add_data_func(path, &modes[i], fn);
+    for (unsigned i = 0; i < G_N_ELEMENTS(modes[0]); i += 4 / n) {
+        g_autofree char *path =
+            g_strdup_printf("/libfarfault/array/%s%s/%s", huge ? "huge/" : "", name, names[i]);
+        g_test_add_data_func(path, &modes[huge][i], fn);
     }
+}
+
+void add_modes(const char *name, void (*fn)(gconstpointer), unsigned n)
+{
+    add(false, name, fn, n);
+}
+
+void add_huge_modes(const char *name, void (*fn)(gconstpointer), unsigned n)
+{
+    add(true, name, fn, n);
 }

@@ -6,6 +6,7 @@
 #ifndef FF_TESTS_LIBFARFAULT_BLOCKS_H
 #define FF_TESTS_LIBFARFAULT_BLOCKS_H
 
+#include "tests/lib/hugepages.h"
 #include "tests/libfarfault/held.h"
 
 #define PS 4096u
@@ -52,5 +53,7 @@ typedef struct {
 } Mode;
 /* Adds /libfarfault/array/NAME for N (4, or 2: by the test itself) modes. */
 void add_modes(const char *name, void (*fn)(gconstpointer), unsigned n);
+/* The same, with FF_ARRAY_HUGE. */
+void add_huge_modes(const char *name, void (*fn)(gconstpointer), unsigned n);
 
 #endif

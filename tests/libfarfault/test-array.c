@@ -15,11 +15,16 @@
 
 #include "tests/libfarfault/blocks.h"
 
-static void assert_tables(const void *at, const char *expected)
+/* Of blocks of one page of SIZE bytes. */
+static void assert_tables(const char *at, size_t size, const char *expected)
 {
-    g_autofree char *text = world_tables(at, strlen(expected));
+    g_autoptr(GString) text = g_string_new(NULL);
 
-    g_assert_cmpstr(text, ==, expected);
+    for (size_t i = 0; i < strlen(expected); i++) {
+        g_autofree char *one = world_tables(at + i * size, 1);
+        g_string_append(text, one);
+    }
+    g_assert_cmpstr(text->str, ==, expected);
 }
 
 static unsigned mappings_of(File *f, uint64_t block)
@@ -75,19 +80,22 @@ static void poke(uint64_t *at, uint64_t word)
 static void test_steps(gconstpointer data)
 {
     const Mode *mode = data;
-    bool faults = mode->flags & FF_ARRAY_WRITE_FAULTS;
+    bool faults = mode->flags & FF_ARRAY_WRITE_FAULTS, huge = mode->flags & FF_ARRAY_HUGE;
+    HugePages *pool = huge ? hugepages_new(4) : NULL;
+    size_t size = huge ? HUGEPAGE : PS, words = size / 8;
     File f;
 
-    if (!file_new(&f, PS, 4, mode->flags)) {
+    if ((huge && !pool) || !file_new(&f, size, 4, mode->flags)) {
+        hugepages_free(pool);
         return;
     }
     by_calls = mode->by_calls;
     g_assert_cmpint(pipe(pipes), ==, 0);
     uint64_t *other = file_map(&f, 50, 1), *p = file_map(&f, 100, 4);
-    uint64_t *p0 = p, *p1 = p + WORDS, *p2 = p + 2 * WORDS, *p3 = p + 3 * WORDS;
+    uint64_t *p0 = p, *p1 = p + words, *p2 = p + 2 * words, *p3 = p + 3 * words;
 
     /* 0 */
-    assert_tables(p, "----");
+    assert_tables((const char *)p, size, "----");
     assert_states(&f, 100, "EEEE", "----");
     poke(other, 5);
     assert_order(&f, "50");
@@ -96,8 +104,8 @@ static void test_steps(gconstpointer data)
     g_assert_cmpuint(peek(p0), ==, 100);
     g_assert_cmpint(errno, ==, 1); /* what load() did to its own is not seen */
     g_assert_cmpuint(p0[1], ==, 100);
-    g_assert_cmpuint(p0[WORDS - 1], ==, 100);
-    assert_tables(p, "R---");
+    g_assert_cmpuint(p0[words - 1], ==, 100);
+    assert_tables((const char *)p, size, "R---");
     assert_states(&f, 100, "LEEE", "----");
     g_assert_cmpuint(mappings_of(&f, 100), ==, 1);
     assert_order(&f, "100 50");
@@ -105,7 +113,7 @@ static void test_steps(gconstpointer data)
     poke(p2, 12);
     g_assert_cmpuint(p2[0], ==, 12);
     g_assert_cmpuint(p2[1], ==, 102);
-    assert_tables(p, "R-W-");
+    assert_tables((const char *)p, size, "R-W-");
     assert_order(&f, "102 100 50");
     assert_states(&f, 100, "LELE", faults ? "--d-" : "----");
     /* 3 */
@@ -113,17 +121,17 @@ static void test_steps(gconstpointer data)
     assert_order(&f, "103 102 100 50");
     /* 4 */
     poke(p0, 10);
-    assert_tables(p, "W-WR");
+    assert_tables((const char *)p, size, "W-WR");
     assert_order(&f, faults ? "100 103 102 50" : "103 102 100 50");
     /* 5: room for one more is made by the only one that is not changed */
     g_assert_cmpuint(peek(p1), ==, 101);
-    assert_tables(p, "WRW-");
+    assert_tables((const char *)p, size, "WRW-");
     assert_states(&f, 100, "LLLE", "d-d-");
     g_assert_cmpuint(mappings_of(&f, 103), ==, 0);
     assert_order(&f, faults ? "101 100 102 50" : "101 102 100 50");
     /* 6 */
-    g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, PS);
-    assert_tables(p, "W-W-");
+    g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, (ssize_t)size);
+    assert_tables((const char *)p, size, "W-W-");
     assert_states(&f, 100, "LELE", "d-d-");
     g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, 0);
     /* 7: what was changed stays */
@@ -133,17 +141,17 @@ static void test_steps(gconstpointer data)
     assert_order(&f, faults ? "100 102 50" : "102 100 50");
     /* 8 */
     p = file_map(&f, 100, 4);
-    p0 = p, p2 = p + 2 * WORDS, p3 = p + 3 * WORDS;
-    assert_tables(p, "----");
+    p0 = p, p2 = p + 2 * words, p3 = p + 3 * words;
+    assert_tables((const char *)p, size, "----");
     g_assert_cmpuint(peek(p2), ==, 12);
     g_assert_cmpuint(p2[1], ==, 102);
-    assert_tables(p, faults ? "--W-" : "--R-");
+    assert_tables((const char *)p, size, faults ? "--W-" : "--R-");
     assert_order(&f, "102 100 50");
     g_assert_cmpuint(peek(p0), ==, 10);
     g_assert_cmpuint(file_get(&f, &f.loads[100]), ==, 1);
     /* 9 */
     call(ff_array_abort(f.a));
-    assert_tables(p, "----");
+    assert_tables((const char *)p, size, "----");
     assert_states(&f, 100, "EEEE", "----");
     assert_order(&f, "");
     g_assert_cmpuint(peek(p2), ==, 102);
@@ -157,15 +165,15 @@ static void test_steps(gconstpointer data)
     g_assert_cmpuint(f.n_stores, ==, 2);
     g_assert_cmpuint(f.order[0], ==, 100);
     g_assert_cmpuint(f.order[1], ==, 102);
-    g_assert_cmpuint(f.words[100 * WORDS], ==, 20);
-    g_assert_cmpuint(f.words[102 * WORDS + 1], ==, 102);
+    g_assert_cmpuint(f.words[100 * words], ==, 20);
+    g_assert_cmpuint(f.words[102 * words + 1], ==, 102);
     assert_states(&f, 100, "LELL", "d-d-");
-    assert_tables(p, faults ? "W-WR" : "R-RR");
+    assert_tables((const char *)p, size, faults ? "W-WR" : "R-RR");
     /* 11 */
     call(ff_array_writeout(f.a, FF_ARRAY_MARK));
     g_assert_cmpuint(f.n_stores, ==, 2);
     assert_states(&f, 100, "LELL", "----");
-    assert_tables(p, "R-RR");
+    assert_tables((const char *)p, size, "R-RR");
     /* 12 */
     poke(p2 + 1, 23);
     call(ff_array_commit(f.a));
@@ -183,14 +191,14 @@ static void test_steps(gconstpointer data)
     g_assert_cmpint(ff_array_writeout(f.a, 4), ==, -EINVAL);
     g_assert_cmpint(ff_array_writeout(f.a, 0), ==, -EINVAL);
     /* 14 */
-    call(ff_array_invalidate(f.a, 101 * PS, PS));
+    call(ff_array_invalidate(f.a, 101 * size, size));
     assert_states(&f, 100, "LELL", "----");
-    call(ff_array_invalidate(f.a, 103 * PS, PS));
+    call(ff_array_invalidate(f.a, 103 * size, size));
     assert_states(&f, 100, "LELE", "----");
-    assert_tables(p, "R-R-");
-    call(ff_array_invalidate(f.a, 102 * PS, PS));
-    call(ff_array_invalidate(f.a, 100 * PS, PS));
-    assert_tables(p, "----");
+    assert_tables((const char *)p, size, "R-R-");
+    call(ff_array_invalidate(f.a, 102 * size, size));
+    call(ff_array_invalidate(f.a, 100 * size, size));
+    assert_tables((const char *)p, size, "----");
     unsigned before = file_get(&f, &f.loads[103]);
     g_assert_cmpuint(peek(p3), ==, 103);
     g_assert_cmpuint(file_get(&f, &f.loads[103]), ==, before + 1);
@@ -199,6 +207,7 @@ static void test_steps(gconstpointer data)
     /* 15 */
     poke(p2, 99);
     file_free(&f);
+    hugepages_free(pool);
     close(pipes[0]);
     close(pipes[1]);
 }
@@ -261,7 +270,7 @@ static void test_nested(void)
 {
     File f;
 
-    if (!file_new(&f, PS, 0, 0)) {
+    if (!file_new(&f, PS, 0, FF_ARRAY_RANDOM)) {
         return;
     }
     pthread_mutex_lock(&f.lock);
@@ -280,7 +289,7 @@ static void test_parallel(void)
     GThread *threads[6];
     File f;
 
-    if (!file_new(&f, PS, 0, 0)) {
+    if (!file_new(&f, PS, 0, FF_ARRAY_RANDOM)) {
         return;
     }
     uint64_t *p = file_map(&f, 0, 8), *q = file_map(&f, 0, 8);
@@ -469,6 +478,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_modes("steps", test_steps, 4);
+    add_huge_modes("steps", test_steps, 4);
     add_modes("alias", test_alias, 2);
     add_modes("spill", test_spill, 2);
     add_modes("system-calls", test_system_calls, 2);

@@ -6,6 +6,7 @@ the memory that the process may use (a control group, where one can be made). Pr
     test-python.py SOURCE LIBRARY
 """
 import contextlib
+import doctest
 import gc
 import os
 import pathlib
@@ -118,6 +119,22 @@ def test_chunks(folder):
         assert f.array("uint8")[3 * 65536] == 9
 
 
+def test_huge(folder):
+    with raises(OSError, "2 MiB"):
+        farfault.File(folder / "data", size=8 * MIB, huge=True, block_size=4096)
+    try:
+        f = farfault.File(folder / "data", size=8 * MIB, limit=8 * MIB, huge=True)
+    except OSError as e:
+        assert "huge pages" in str(e), e
+        print(f"# {e}")
+        return
+    a = f.array("uint8", 5, offset=3 * MIB + 1)
+    with f.transaction():
+        a[:] = 7
+    assert f.array("uint8")[3 * MIB:3 * MIB + 8].tolist() == [0, 7, 7, 7, 7, 7, 0, 0]
+    f.close()
+
+
 def test_threads(folder):
     """Who waits for a block holds the interpreter's lock, or does not: both get it."""
     with farfault.File(folder / "data", size=8 * MIB, limit=MIB) as f:
@@ -163,22 +180,37 @@ def test_volatile(folder):
     assert memory[MIB - 1] == 7  # as long as somebody has it
 
 
-def in_group(folder):
-    """In a control group of 64 MiB: an array of 192 MiB is changed, committed, aborted and opened again."""
-    with farfault.File(folder / "big", size=192 * MIB, limit=16 * MIB) as f:
-        a = f.array("float64")
-        with f.transaction():
-            a[:] = 1.5
-        a[::3] = 0
-        f.abort()
-        assert a.sum() == 1.5 * a.size
-        del a
-    gc.collect()
-    with farfault.File(folder / "big", limit=16 * MIB) as f:
-        assert (f.array("float64")[::1000] == 1.5).all()
+def run_page(folder, wanted):
+    """Runs what docs/arrays.md shows of Python, in the sections that are WANTED, in FOLDER; each output is compared."""
+    if int(numpy.__version__.split(".")[0]) > 1:
+        numpy.set_printoptions(legacy="1.25")
+    page = (pathlib.Path(source) / "docs" / "arrays.md").read_text()
+    os.chdir(folder)
+    names, examples = {"numpy": numpy, "farfault": farfault}, 0
+    for section in page.split("\n## ")[1:]:
+        title = section.split("\n", 1)[0]
+        for block in section.split("\n```\n")[1::2]:
+            if not wanted(title) or not block.startswith(">>> "):
+                continue
+            test = doctest.DocTestParser().get_doctest(block + "\n", {}, title, "docs/arrays.md", 0)
+            test.globs = names  # no copy, which would keep what is deleted
+            examples += len(test.examples)
+            result = doctest.DocTestRunner(verbose=False).run(test, out=sys.stderr.write, clear_globs=False)
+            if result.failed:
+                sys.exit(f"docs/arrays.md, {title}: it is not so")
+    if not examples:
+        sys.exit("docs/arrays.md: these sections are not there")
+
+
+TEN_LINES = "Three times the memory, in ten lines"
+
+
+def test_page(folder):
+    subprocess.run([sys.executable, __file__, source, library, "page", str(folder)], check=True, timeout=150)
 
 
 def test_larger_than_memory(folder):
+    """An array of three times the memory that the process may use."""
     group = pathlib.Path(f"/sys/fs/cgroup/memory/farfault-test-{os.getpid()}")
     limit = group / "memory.limit_in_bytes"
     try:
@@ -193,7 +225,7 @@ def test_larger_than_memory(folder):
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
     try:
-        subprocess.run([sys.executable, __file__, source, library, "in-group", str(folder)], check=True,
+        subprocess.run([sys.executable, __file__, source, library, "ten-lines", str(folder)], check=True,
                        preexec_fn=enter, timeout=150)
     finally:
         if group:
@@ -202,9 +234,9 @@ def test_larger_than_memory(folder):
 
 def main():
     if sys.argv[3:]:
-        in_group(pathlib.Path(sys.argv[4]))
+        run_page(sys.argv[4], lambda title: (title == TEN_LINES) == (sys.argv[3] == "ten-lines"))
         return
-    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_volatile, test_larger_than_memory]
+    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_huge, test_volatile, test_page, test_larger_than_memory]
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
     try:
         farfault.File(folder / "probe", size=4096).close()

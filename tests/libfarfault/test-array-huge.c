@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Arrays on huge pages: aliases, more changed data than memory, a file that is opened again, loads
+ * that fail, pages that the program gives back and removes; a pool that is empty, at first and in
+ * the middle, for which this stands in front of fallocate(); what is refused. The steps of one
+ * program are in test-array.c.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tests/libfarfault/blocks.h"
+
+#define HW (HUGEPAGE / 8) /* words of a block */
+#define LIMIT 4
+
+/* So many times somebody else has the page that was ours. Atomic; observer: who loads. */
+static int stolen;
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    if (mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0) {
+        __atomic_sub_fetch(&stolen, 1, __ATOMIC_RELAXED);
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+/* The pool has room for it. NULL: skipped. */
+static HugePages *start(File *f, unsigned flags)
+{
+    HugePages *pool = hugepages_new(LIMIT);
+
+    if (pool && !file_new(f, HUGEPAGE, LIMIT, flags | FF_ARRAY_HUGE)) {
+        g_clear_pointer(&pool, hugepages_free);
+    }
+    return pool;
+}
+
+static void end(File *f, HugePages *pool)
+{
+    file_free(f);
+    hugepages_free(pool);
+}
+
+static void test_alias(gconstpointer data)
+{
+    const Mode *mode = data;
+    void *bad;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *one = file_map(&f, 10, 4), *two = file_map(&f, 11, 4);
+    one[HW + 5] = 7;
+    g_assert_cmpuint(two[5], ==, 7);
+    two[HW - 1] = 8;
+    g_assert_cmpuint(one[2 * HW - 1], ==, 8);
+    g_assert_cmpuint(two[HW], ==, 12); /* which the first has not touched */
+    two[HW + 1] = 9;
+    g_assert_cmpuint(one[2 * HW + 1], ==, 9);
+    g_assert_cmpuint(file_get(&f, &f.loads[11]), ==, 1);
+    g_assert_cmpuint(file_get(&f, &f.loads[12]), ==, 1);
+    call(ff_array_commit(f.a));
+    g_assert_cmpuint(f.n_stores, ==, 2);
+    g_assert_cmpuint(f.words[11 * HW + 5], ==, 7);
+    g_assert_cmpuint(f.words[12 * HW - 1], ==, 8);
+    one[HW + 5] = 1;
+    two[6] = 1;
+    call(ff_array_abort(f.a));
+    g_assert_cmpuint(two[5], ==, 7);
+    g_assert_cmpuint(one[HW + 6], ==, 11);
+    two[7] = 3;
+    call(ff_array_unmap(f.a, two)); /* stays */
+    call(ff_array_commit(f.a));
+    g_assert_cmpuint(one[HW + 7], ==, 3);
+    g_assert_cmpuint(f.words[11 * HW + 7], ==, 3);
+    g_assert_cmpint(ff_array_map(f.a, PS, HUGEPAGE, &bad), ==, -EINVAL);
+    end(&f, pool);
+}
+
+/* Twelve blocks are changed, and four have room. */
+static void test_spill(gconstpointer data)
+{
+    const Mode *mode = data;
+    FfArrayStats stats = {.size = sizeof(stats)};
+    unsigned n = 3 * LIMIT;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0), *q = file_map(&f, 0, 0);
+    for (unsigned round = 1; round <= 2; round++) {
+        for (unsigned i = 0; i < n; i++) {
+            (i % 2 ? p : q)[i * HW + round * 1000] = round;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(p[i * HW + 1000], ==, 1);
+        g_assert_cmpuint(q[i * HW + 2000], ==, 2);
+        g_assert_cmpuint(p[(i + 1) * HW - 1], ==, i);
+    }
+    call(ff_array_stats(f.a, &stats));
+    g_assert_cmpuint(stats.spilled, >=, (n - LIMIT) * 512);
+    g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
+    g_assert_cmpuint(f.n_stores, ==, 0);
+    call(ff_array_commit(f.a));
+    g_assert_cmpuint(f.n_stores, ==, n);
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(f.words[i * HW + 1000], ==, 1);
+        p[i * HW + 1000] = 5;
+    }
+    call(ff_array_abort(f.a));
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(p[i * HW + 1000], ==, 1);
+    }
+    g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, LIMIT * (ssize_t)HUGEPAGE);
+    end(&f, pool);
+}
+
+static void test_fails(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 8), *q = file_map(&f, 3, 1);
+    for (unsigned round = 0; round < 2; round++) { /* then it has left marks in the tables */
+        pthread_mutex_lock(&f.lock);
+        f.fail_load = -ENOMEM;
+        pthread_mutex_unlock(&f.lock);
+        g_assert_true(world_is_bus(p + 3 * HW + 5));
+        g_assert_true(world_is_bus(q));
+        g_assert_cmpuint(p[4 * HW], ==, 4);
+        pthread_mutex_lock(&f.lock);
+        f.fail_load = 0;
+        pthread_mutex_unlock(&f.lock);
+        call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+        g_assert_cmpuint(p[3 * HW], ==, 3);
+        g_assert_cmpuint(q[1], ==, 3);
+        g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, 2 * HUGEPAGE);
+    }
+    end(&f, pool);
+}
+
+/* What the program gives back may have been written to; what it removes is zeros. */
+static void test_given_back(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 4), *q = file_map(&f, 0, 4);
+    p[0] = 1;
+    p[HW] = 2;
+    g_assert_cmpint(madvise(p, 4 * HUGEPAGE, MADV_DONTNEED), ==, 0);
+    g_assert_cmpuint(p[0], ==, 1);
+    call(ff_array_commit(f.a));
+    g_assert_cmpuint(f.words[0], ==, 1);
+    g_assert_cmpuint(f.words[HW], ==, 2);
+    g_assert_cmpuint(p[0], ==, 1);
+    g_assert_cmpuint(q[0], ==, 1);
+    g_assert_cmpint(madvise(p, HUGEPAGE, MADV_REMOVE), ==, 0);
+    g_assert_cmpuint(p[0], ==, 0);
+    g_assert_cmpuint(q[1], ==, 0);
+    g_assert_cmpuint(p[2 * HW], ==, 2);
+    end(&f, pool);
+}
+
+/* Nobody gets SIGBUS because another program has the pages. */
+static void test_empty_pool(void)
+{
+    FfArrayOptions o = {.size = sizeof(o), .limit = LIMIT * HUGEPAGE, .flags = FF_ARRAY_HUGE};
+    static const FfArrayFile calls = {.size = sizeof(calls), .load = (void *)abort};
+    FfArray *a;
+    File f;
+    HugePages *pool = start(&f, 0);
+
+    if (!pool) {
+        return;
+    }
+    hugepages_take(pool);
+    uint64_t *p = file_map(&f, 0, 0); /* it has set its pages aside */
+    for (unsigned i = 0; i < 3 * LIMIT; i++) {
+        p[i * HW] = 1000 + i;
+    }
+    for (unsigned i = 0; i < 3 * LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, 1000 + i);
+        hugepages_take(pool);
+    }
+    int rc = ff_array_new(64 * HUGEPAGE, &calls, NULL, &o, &a);
+    g_assert_cmpint(rc, ==, -ENOMEM);
+    g_assert_nonnull(strstr(ff_last_error(), "4 huge pages of 2 MiB"));
+    g_assert_null(strchr(ff_last_error(), '\n'));
+    call(ff_array_abort(f.a));
+    g_assert_cmpuint(p[0], ==, 0);
+    hugepages_give(pool);
+    end(&f, pool);
+    o.block_size = 64u << 10;
+    g_assert_cmpint(ff_array_new(64 * HUGEPAGE, &calls, NULL, &o, &a), ==, -EINVAL);
+    g_assert_nonnull(strstr(ff_last_error(), "block_size"));
+}
+
+/* A page that another program has taken in passing is replaced by one of the array's own. */
+static void test_stolen(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        p[i * HW] = 1;
+    }
+    for (unsigned i = 20; i < 30; i++) { /* what is changed goes, and then what is not */
+        __atomic_store_n(&stolen, 1, __ATOMIC_RELAXED);
+        g_assert_cmpuint(p[i * HW], ==, i);
+    }
+    g_assert_cmpint(__atomic_load_n(&stolen, __ATOMIC_RELAXED), ==, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, 1);
+    }
+    /* Every one of them: the last resort. */
+    pthread_mutex_lock(&f.lock);
+    f.fail_load = -ENOMEM; /* what is said of it */
+    pthread_mutex_unlock(&f.lock);
+    __atomic_store_n(&stolen, 1000, __ATOMIC_RELAXED);
+    g_assert_true(world_is_bus(p + 3 * HW));
+    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 0);
+    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
+    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&f.lock);
+    f.fail_load = 0;
+    pthread_mutex_unlock(&f.lock);
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    for (unsigned i = 0; i < 3 * LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, i >= 8 && i < 8 + LIMIT ? 1 : i);
+    }
+    end(&f, pool);
+}
+
+/* Of a file that ends in the middle of a block. */
+static void test_file(gconstpointer data)
+{
+    const Mode *mode = data;
+    size_t len = 6 * HUGEPAGE + 1000;
+    g_autofree char *folder = g_dir_make_tmp("huge-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .limit = LIMIT * HUGEPAGE, .flags = mode->flags};
+    HugePages *pool = hugepages_new(LIMIT);
+    FfArray *a;
+    void *at;
+
+    for (unsigned round = 0; pool && round < 2; round++) {
+        int rc = ff_array_open(path, len, &o, &a);
+        if (rc == -EPERM || rc == -ENOTSUP) {
+            g_test_skip(ff_last_error());
+            break;
+        }
+        call(rc);
+        call(ff_array_map(a, 0, 0, &at));
+        char *p = at;
+        for (size_t i = 0; i < len; i += 100000) {
+            g_assert_cmpint(p[i], ==, (char)(round ? i / 100000 : 0));
+            p[i] = (char)(i / 100000);
+        }
+        call(ff_array_commit(a));
+        memset(p, 99, len);
+        call(ff_array_abort(a));
+        g_assert_cmpint(p[len - 1], ==, 0);
+        ff_array_free(a);
+    }
+    unlink(path);
+    unlink(log);
+    rmdir(folder);
+    hugepages_free(pool);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add_huge_modes("alias", test_alias, 2);
+    add_huge_modes("spill", test_spill, 2);
+    add_huge_modes("fails", test_fails, 2);
+    add_huge_modes("given-back", test_given_back, 2);
+    add_huge_modes("stolen", test_stolen, 2);
+    add_huge_modes("file", test_file, 2);
+    g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
+    return g_test_run();
+}
