@@ -31,6 +31,7 @@
 #include "migration/keepalive.h"
 #include "migration/received.h"
 #include "state/stderr.h"
+#include "trace/mark.h"
 
 /* A source connects, shakes hands and has its answer within 20 s each, or does without. */
 #define CHANNEL_DEADLINE_MS 90000
@@ -282,6 +283,7 @@ static gpointer start_guest(gpointer p)
     __atomic_store_n(&d->cfg->state->resumed, 1, __ATOMIC_RELEASE);
     FF_FAULT_AT("running");
     ff_stamp(d->stats->running_us);
+    FF_MARK1(resumed, running);
     d->runs = running;
     ff_control_event(d->control, FF_EV_RESUMED);
     ff_device_copy_end(d->copy); /* the guest goes on from it */
