@@ -40,8 +40,8 @@ void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len)
     }
 }
 
-/* What QEMU has said of it; NULL: nothing (g_free). It says that before its stream ends, or (newer
- * than 10.0) right before it ends itself, which does not take long. */
+/* What QEMU has said of it; NULL: nothing (g_free). It says that before its stream ends; its last
+ * line (10.0) right before it ends itself. If that is the only one, it is waited for. */
 static char *last_words(FfDestination *d)
 {
     char *words = ff_stderr_since(d->cfg->discard_fd, d->stderr_before);
