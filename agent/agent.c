@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The agent: preloaded into QEMU, it makes the userfaultfds and hands them to the relay, with what
- * arms the hook in front of QEMU's discards (hook.c).
+ * arms the hook in front of QEMU's discards (hook.c). The same memory has what QEMU says on its
+ * stderr (stderr.c).
  *
  * A userfaultfd belongs to the address space that made it, and after QEMU's seccomp filter or
  * -runas none could be made any more, so this runs as a constructor, before main(). It makes one of
@@ -50,6 +51,7 @@
 #include <unistd.h>
 
 #include "agent/hook.h"
+#include "agent/stderr.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -349,6 +351,7 @@ static void __attribute__((constructor)) farfault_agent(void)
     }
     /* The address space of -daemonize's child has the same memory. */
     agent.hook = ff_hook_start();
+    ff_stderr_start(agent.hook);
     agent.hook_kept = agent.hook >= 0 ? keep_in_socket(agent.hook) : -1;
     hand_over(sock);
     agent.session = getsid(0);

@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "state/discards.h"
+#include "state/stderr.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
@@ -153,8 +154,8 @@ static int make_memfd(void)
     if (fd < 0 && errno == EINVAL) {
         fd = memfd_create(FF_DISCARDS_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     }
-    if (fd >= 0 && (ftruncate(fd, sizeof(FfDiscardsPage)) < 0 ||
-                    fcntl(fd, F_ADD_SEALS, FF_DISCARDS_SEALS) < 0)) {
+    if (fd >= 0 &&
+        (ftruncate(fd, FF_STDERR_END) < 0 || fcntl(fd, F_ADD_SEALS, FF_DISCARDS_SEALS) < 0)) {
         int err = errno;
         close(fd);
         return -err;

@@ -3,7 +3,8 @@
 #ifndef FF_AGENT_HOOK_H
 #define FF_AGENT_HOOK_H
 
-/* Makes the shared memory by which it is armed (state/discards.h). Before there is another thread.
+/* Makes the shared memory by which it is armed (state/discards.h), with room for what QEMU says
+ * (state/stderr.h). Before there is another thread.
  * Returns its fd, which is close-on-exec, or -errno: nothing is ever dropped. */
 int ff_hook_start(void);
 

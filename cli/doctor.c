@@ -27,6 +27,8 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/help.h"
+#include "cli/options.h"
 #include "launch/attach.h"
 #include "launch/paths.h"
 #include "launch/stopped.h"
@@ -443,7 +445,24 @@ static void check_guests(void)
 
 int ff_cli_doctor(int argc, char **argv)
 {
-    if (argc > 1) {
+    gboolean help = FALSE;
+    g_auto(GStrv) rest = NULL;
+    g_autoptr(GError) error = NULL;
+    const GOptionEntry entries[] = {
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &rest, NULL, NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+
+    if (!ff_cli_options(entries, argc, argv, &error)) {
+        fprintf(stderr, "farfault: %s (farfault doctor --help)\n", error->message);
+        return FF_CLI_USAGE_STATUS;
+    }
+    if (help) {
+        fputs(ff_help_doctor, stdout);
+        return 0;
+    }
+    if (rest) {
         fprintf(stderr, "farfault: doctor: takes no arguments; see farfault help doctor\n");
         return FF_CLI_USAGE_STATUS;
     }

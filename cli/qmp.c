@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <gio/gunixsocketaddress.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define GREETING_TIMEOUT 5 /* seconds */
 #define CALL_TIMEOUT 20    /* seconds */
@@ -237,10 +238,22 @@ FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GErr
     return g_steal_pointer(&qmp);
 }
 
-static const char *advice(const GError *error)
+/* A path of something else refuses connections, too. */
+static bool is_no_socket(const char *address)
+{
+    const char *path = g_str_has_prefix(address, "unix:") ? address + 5 : address;
+    struct stat st;
+
+    return !g_str_has_prefix(address, "tcp:") && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode);
+}
+
+static const char *advice(const char *address, const GError *error)
 {
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND)) {
         return "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
+    }
+    if (is_no_socket(address)) {
+        return "it is no socket: give that of QEMU's -qmp unix:PATH,server=on,wait=off";
     }
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {
         return "connection refused: nobody listens there; has QEMU ended? If it runs on, its relay "
@@ -301,7 +314,7 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
     connection = g_socket_client_connect(client, where, NULL, &local);
     if (!connection) {
         g_set_error(error, local->domain, local->code, "cannot connect to %s%s%s: %s",
-                    role ? role : "", role ? " " : "", address, advice(local));
+                    role ? role : "", role ? " " : "", address, advice(address, local));
         return NULL;
     }
     /* Closing this fd does not end the connection, which has another one. */

@@ -122,9 +122,10 @@ char *ff_find_real_qemu(const char *argv0, GError **error)
     bool has_slash = strchr(argv0, '/') != NULL;
     if (has_slash && !is_self(argv0)) {
         if (!is_program(argv0)) {
+            /* A folder may be run by nobody, and passes access(). */
+            int err = access(argv0, X_OK) < 0 ? errno : EACCES;
             g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOENT, "cannot run %s: %s", argv0,
-                        g_file_test(argv0, G_FILE_TEST_EXISTS) ? g_strerror(EACCES)
-                                                               : g_strerror(ENOENT));
+                        g_strerror(err));
             return NULL;
         }
         return g_strdup(argv0);

@@ -11,6 +11,7 @@
 #include "fault/fault.h"
 #include "migration/states.h"
 #include "migration/stats.h"
+#include "trace/mark.h"
 
 /* The relay answers in microseconds; without one that answers a client may learn things late. */
 #define SYNC_DEADLINE_MS 1000
@@ -273,6 +274,8 @@ void ff_control_new_pass(FfControl *c)
 {
     uint64_t pass = __atomic_add_fetch(&c->pass, 1, __ATOMIC_RELAXED);
 
+    FF_MARK1(pass, pass);
+
     tell_driver(c, (Told){.pass = pass});
 }
 
@@ -326,6 +329,7 @@ void ff_control_entered(FfControl *c, FfStatus old, FfStatus status)
         return;
     }
     FF_FAULT_STATE(ff_status_name(status));
+    FF_MARK3(status, old, status, ff_status_name(status));
     g_debug("status %s -> %s", ff_status_name(old), ff_status_name(status));
     note_break(c, status);
     if (ff_state_is_final(status) && !ff_counted(c->end_us)) {

@@ -13,12 +13,18 @@
 #include <errno.h>
 #include <string.h>
 
+#include "migration/dest-revoke.h"
+#include "migration/journal.h"
 #include "net/priority.h"
 #include "net/sync.h"
+#include "state/stderr.h"
 
 /* QEMU's return path (migration/migration.h): be16 type, be16 length, payload. */
 #define RP_SHUT 1
 #define RP_MAX_PAYLOAD 512
+
+/* For the last words of a QEMU that ends; the source's guest stands meanwhile. */
+#define WORDS_MS 500
 
 void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len)
 {
@@ -32,6 +38,61 @@ void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len)
         ff_tsan_publish(bytes);
         g_async_queue_push(d->device_queue, bytes);
     }
+}
+
+/* What QEMU has said of it; NULL: nothing (g_free). It says that before its stream ends; its last
+ * line (10.0) right before it ends itself. If that is the only one, it is waited for. */
+static char *last_words(FfDestination *d)
+{
+    char *words = ff_stderr_since(d->cfg->discard_fd, d->stderr_before);
+
+    if (!words && !d->cfg->vmm->state.keep_failed && ff_conn_vmm_ended(d->conn, WORDS_MS)) {
+        words = ff_stderr_since(d->cfg->discard_fd, d->stderr_before);
+    }
+    return words;
+}
+
+static void say_not_loaded(FfDestination *d)
+{
+    if (ff_control_events(d->control) & (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
+        return; /* that is what the stream has ended for */
+    }
+    g_autofree char *words = last_words(d);
+    bool ended = !words && ff_conn_vmm_ended(d->conn, 0);
+    ff_control_dead(d->control, "QEMU %s the device state%s%s%s: %s%s",
+                    ended ? "has ended while it loaded" : "could not load",
+                    d->suspects ? " (the guests differ: " : "", d->suspects ? d->suspects : "",
+                    d->suspects ? ")" : "",
+                    words   ? words
+                    : ended ? "why"
+                            : "which device, and why,",
+                    words ? ""
+                          : " is in the destination QEMU's stderr (libvirt: "
+                            "/var/log/libvirt/qemu/NAME.log)");
+}
+
+static char *end_text(FfDestination *d)
+{
+    g_autofree char *words = ff_stderr_since(d->cfg->discard_fd, d->stderr_before);
+
+    return g_strconcat("its QEMU has ended", words ? ": " : NULL, words, NULL);
+}
+
+void ff_dest_vmm_ended(FfDestination *d)
+{
+    /* While it loads, who reads its return path says it. */
+    if (ff_dest_owes_reason(d) && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADING) {
+        g_autofree char *text = end_text(d);
+        ff_control_dead(d->control, "%s", text);
+    }
+}
+
+char *ff_dest_reason(FfDestination *d, const GError *error)
+{
+    /* Its monitor's end comes a moment before its own. */
+    bool of_vmm = error->domain != FF_M_ERROR && error->domain != G_IO_ERROR;
+
+    return of_vmm && ff_conn_vmm_ended(d->conn, WORDS_MS) ? end_text(d) : g_strdup(error->message);
 }
 
 gpointer ff_dest_feeder(gpointer p)
@@ -51,24 +112,12 @@ gpointer ff_dest_feeder(gpointer p)
         int rc = ff_channel_write_all(d->inner, &iov, 1, false);
         if (rc < 0) {
             if (!(ff_control_events(d->control) & FF_EV_SHUT)) {
-                ff_control_dead(d->control,
-                                "QEMU did not take the device state: %s; why is in the "
-                                "destination QEMU's stderr",
-                                g_strerror(-rc));
+                say_not_loaded(d);
             }
             return NULL;
         }
         __atomic_fetch_sub(&d->device_queued, len, __ATOMIC_RELEASE);
     }
-}
-
-static void say_not_loaded(FfDestination *d)
-{
-    ff_control_dead(d->control,
-                    "QEMU could not load the device state%s%s%s: which device, and why, is in the "
-                    "destination QEMU's stderr (libvirt: /var/log/libvirt/qemu/NAME.log)",
-                    d->suspects ? " (the guests differ: " : "", d->suspects ? d->suspects : "",
-                    d->suspects ? ")" : "");
 }
 
 gpointer ff_dest_return_path(gpointer p)

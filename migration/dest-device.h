@@ -11,5 +11,10 @@
 void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len);
 gpointer ff_dest_feeder(gpointer d);      /* FfDestination */
 gpointer ff_dest_return_path(gpointer d); /* FfDestination */
+/* Driver: QEMU has ended. If the source does not know why, the coordinator is told to tell it. */
+void ff_dest_vmm_ended(FfDestination *d);
+/* Coordinator, before the grant: what is to be said of ERROR (g_free). If a command failed because
+ * QEMU has ended, that is it. */
+char *ff_dest_reason(FfDestination *d, const GError *error);
 
 #endif

@@ -14,6 +14,8 @@
 #include <poll.h>
 #include <string.h>
 
+#include "migration/journal.h"
+
 /* A destination ends its QEMU within this time, then by force (milliseconds). */
 #define QUIT_DEADLINE_MS 5000
 #define KILL_DEADLINE_MS 10000
@@ -79,11 +81,23 @@ void ff_dest_answer_revoke(FfDestination *d, bool ended)
     }
 }
 
+bool ff_dest_owes_reason(FfDestination *d)
+{
+    FfPhase phase = ff_journal_phase(d->cfg->state);
+
+    ff_mutex_lock(&d->control->lock);
+    bool owes =
+        !d->origin && !d->control->granted && !(d->control->events & (FF_EV_TOLD | FF_EV_QUIT));
+    ff_mutex_unlock(&d->control->lock);
+    return owes && (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING) &&
+           ff_conn_vmm_ended(d->conn, 0);
+}
+
 bool ff_dest_speaks(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
     unsigned end = d->revoker ? FF_EV_ANSWERED : d->parting ? FF_EV_TOLD : 0;
     bool speaks = end && !(d->control->events & end);
     ff_mutex_unlock(&d->control->lock);
-    return speaks;
+    return speaks || ff_dest_owes_reason(d);
 }

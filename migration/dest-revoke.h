@@ -13,6 +13,9 @@ bool ff_dest_take_revoke(FfDestination *d, FfChannel *ch, GError **error);
 bool ff_dest_ensure_end(FfDestination *d);
 /* Says so to the source that waits for it; if it has not ENDED that gets no answer. */
 void ff_dest_answer_revoke(FfDestination *d, bool ended);
+/* Any thread: QEMU has ended before the device state was loaded, and the source, which has the
+ * guest and may have stopped it, does not know why yet. */
+bool ff_dest_owes_reason(FfDestination *d);
 /* Any thread: somebody waits for a word of this side. */
 bool ff_dest_speaks(FfDestination *d);
 

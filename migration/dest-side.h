@@ -65,10 +65,12 @@ struct FfDestination {
     GThread *acceptor;
     gint acceptor_failed; /* atomic; it has ended, and was not told to */
     char *refusal;        /* what the answer to the source's hello must say; can be NULL */
-    char *suspects;       /* what device state may not be loadable for; set before it comes; NULL */
-    int64_t auto_end_us;  /* it still reconnects by itself. 0: it does not */
-    FfChannel *revoker;   /* lock; the source that waits for this QEMU's end; can be NULL */
-    bool parting;         /* lock; is giving up, and says TOLD when the source knows */
+    uint64_t
+        stderr_before;   /* ff_stderr_written() when this began; before the journal's first step */
+    char *suspects;      /* what device state may not be loadable for; set before it comes; NULL */
+    int64_t auto_end_us; /* it still reconnects by itself. 0: it does not */
+    FfChannel *revoker;  /* lock; the source that waits for this QEMU's end; can be NULL */
+    bool parting;        /* lock; is giving up, and says TOLD when the source knows */
 
     /* Pages. */
     gint emptied;     /* atomic; main reader: guest RAM was emptied for precopy */

@@ -30,6 +30,8 @@
 #include "migration/journal.h"
 #include "migration/keepalive.h"
 #include "migration/received.h"
+#include "state/stderr.h"
+#include "trace/mark.h"
 
 /* A source connects, shakes hands and has its answer within 20 s each, or does without. */
 #define CHANNEL_DEADLINE_MS 90000
@@ -106,6 +108,7 @@ static bool agree(FfDestination *d, GError **error)
         }
         g_clear_error(&local);
     }
+    d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
      * nothing was changed, and the next one goes on listening. */
     ff_state_unmark(d->cfg->state, FF_MARK_FILE | FF_MARK_DUMP);
@@ -176,6 +179,9 @@ bool ff_dest_begin_load(FfDestination *d, GError **error)
     int fd = -1;
 
     know_vcpus(d);
+    if (d->origin) {
+        d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
+    }
     ff_journal_loading(d->cfg->state);
     FF_FAULT_AT("loading");
     if (!d->cfg->vmm->state.load(&d->cfg->vmm->state, &fd, error)) {
@@ -277,6 +283,7 @@ static gpointer start_guest(gpointer p)
     __atomic_store_n(&d->cfg->state->resumed, 1, __ATOMIC_RELEASE);
     FF_FAULT_AT("running");
     ff_stamp(d->stats->running_us);
+    FF_MARK1(resumed, running);
     d->runs = running;
     ff_control_event(d->control, FF_EV_RESUMED);
     ff_device_copy_end(d->copy); /* the guest goes on from it */
@@ -374,9 +381,12 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
 {
     FfVmm *vmm = d->cfg->vmm;
 
-    ff_control_set_error(d->control, why->message);
-    if (ff_control_events(d->control) & FF_EV_QUIT) {
-        tell_source(d, why->message);
+    bool quits = ff_control_events(d->control) & FF_EV_QUIT;
+    g_autofree char *reason = quits ? g_strdup(why->message) : ff_dest_reason(d, why);
+
+    ff_control_set_error(d->control, reason);
+    if (quits) {
+        tell_source(d, reason);
         end_threads(d); /* the engine ends with its QEMU: nothing is left to tell */
         return;
     }
@@ -397,12 +407,12 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */
     }
     /* The engine ends with its QEMU, perhaps before it has said more than this. */
-    g_message("the migration cannot come in: %s", why->message);
+    g_message("the migration cannot come in: %s", reason);
     if (!lives_on) {
         ff_control_set_status(d->control, FF_STATUS_FAILED);
         end_vmm(d);
     }
-    tell_source(d, why->message);
+    tell_source(d, reason);
     ff_control_event(d->control, FF_EV_TOLD);
     g_main_context_wakeup(d->control->driver_ctx);
     vmm->state.abandon(&vmm->state);

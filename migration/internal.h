@@ -48,6 +48,7 @@ typedef struct {
     void (*set_bandwidth_locked)(FfMigration *m);       /* NULL: likewise */
     bool (*lives_on)(const FfMigration *m);
     bool (*speaks)(FfMigration *m);
+    void (*vmm_ended)(FfMigration *m); /* NULL: the connection's end says it */
     void (*describe_locked)(const FfMigration *m, FfMigrationInfo *info);
     /* For pages; NULL, and what it returns: nobody waits on this side. */
     const FfWaits *(*waits)(const FfMigration *m);

@@ -57,6 +57,7 @@ static const Row rows[] = {
     {FF_ROLE_##side, STEP_##step, phases, BEFORE_##rights, FF_PHASE_##phase, RIGHT_##right,        \
      order,          why,         #step},
 #include "migration/journal-steps.h"
+#include "trace/mark.h"
 #undef FF_JOURNAL_STEP
 };
 
@@ -89,6 +90,7 @@ static const Row *find(const FfStateHeader *s, Step step)
 static void store_phase(FfStateHeader *s, const Row *row)
 {
     __atomic_store_n(&s->phase, row->phase, __ATOMIC_RELEASE);
+    FF_MARK3(phase, s->role, row->phase, s->run_right);
 }
 
 static void store_right(FfStateHeader *s, const Row *row)

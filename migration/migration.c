@@ -15,6 +15,7 @@
 #include "fault/fault.h"
 #include "migration/adopt.h"
 #include "migration/dest-accept.h"
+#include "migration/dest-device.h"
 #include "migration/dest-dump.h"
 #include "migration/dest-revoke.h"
 #include "migration/destination.h"
@@ -240,6 +241,11 @@ static bool dest_speaks(FfMigration *m)
     return ff_dest_speaks(&m->dest);
 }
 
+static void dest_vmm_ended(FfMigration *m)
+{
+    ff_dest_vmm_ended(&m->dest);
+}
+
 static void dest_describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
     info->socket_address = g_strdup(m->dest.socket_address);
@@ -282,6 +288,7 @@ static const FfSideOps dest_ops = {
     .may_roll_back_locked = dest_may_roll_back_locked,
     .lives_on = dest_lives_on,
     .speaks = dest_speaks,
+    .vmm_ended = dest_vmm_ended,
     .describe_locked = dest_describe_locked,
     .waits = dest_waits,
     .clear = dest_clear,
@@ -638,6 +645,8 @@ void ff_migration_vmm_ended(FfMigration *m)
 {
     if (is_telling(m)) {
         ff_control_dead(m->control, "this QEMU has ended");
+    } else if (m->side->vmm_ended) {
+        m->side->vmm_ended(m);
     }
 }
 

@@ -22,6 +22,7 @@
 #include "migration/source-send.h"
 #include "net/priority.h"
 #include "uffd/prefetch.h"
+#include "trace/mark.h"
 
 #define BATCH 64
 /* Streams with pages to be sent ahead; one more takes the place of the oldest. */
@@ -222,6 +223,7 @@ static int answer(Urgent *u, unsigned n)
     }
     rc = rc < 0 ? rc : send_claims(&c);
     int64_t took = g_get_monotonic_time() - begin;
+    FF_MARK2(pages_answered, n, took);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
         if (u->frames[i].type == FF_FRAME_REQUEST) {
             ff_count(u->stats->requests, 1);

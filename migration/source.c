@@ -32,6 +32,8 @@
 #define RUNNING_DEADLINE_MS 1000
 /* A destination with nothing to drop is ready in about 10 ms. */
 #define READY_SOON_MS 1000
+/* What a destination has said last is here, or comes at once; the guest may stand meanwhile. */
+#define LAST_WORD_MS 200
 /* For the destination to say, by the end of the connection, that it is completed. */
 #define COMPLETED_DEADLINE_MS 5000
 
@@ -426,6 +428,20 @@ static void restart_guest(FfSource *s)
     ff_source_release_guest(s, running);
 }
 
+/* Of a destination that has given up a writer may see the end first. Why is what the main reader
+ * has still to read, and whether it was given up decides what may have become of the guest there.
+ */
+static void hear_out(FfSource *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool reads = s->control->only_lost && s->conn->main_reader;
+    ff_mutex_unlock(&s->control->lock);
+    if (reads) {
+        ff_control_wait_until(s->control, FF_EV_MAIN_ENDED | FF_EV_WANT_CANCEL | FF_EV_QUIT,
+                              g_get_monotonic_time() + LAST_WORD_MS * 1000);
+    }
+}
+
 void ff_source_roll_back(FfSource *s, const GError *why)
 {
     g_autoptr(GError) error = NULL;
@@ -436,6 +452,7 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = false;
     ff_mutex_unlock(&s->control->lock);
+    hear_out(s);
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     } else {

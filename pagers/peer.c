@@ -3,6 +3,7 @@
 #include "pagers/peer.h"
 
 #include "net/channel-write.h"
+#include "trace/mark.h"
 
 /* Frames of one write. */
 #define BATCH 64
@@ -29,6 +30,7 @@ static int request(FfPager *pager, const FfRun *runs, unsigned n)
     for (unsigned at = 0, some; p->ch && at < n; at += some) {
         some = MIN(BATCH, n - at);
         for (unsigned i = 0; i < some; i++) {
+            FF_MARK3(page_asked, runs[at + i].block, runs[at + i].first, runs[at + i].n);
             frames[i] = frame_of(p, &runs[at + i]);
         }
         struct iovec iov = {frames, some * sizeof(FfFrame)};

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "trace/mark.h"
+
 static uint64_t key_of(unsigned block, uint64_t page)
 {
     return ((uint64_t)(block + 1) << 48) | page;
@@ -33,6 +35,7 @@ void ff_waits_begin(FfWaits *w, FfWait *slot, unsigned block, uint64_t page, int
     /* Who sees the key (a placing thread) sees the rest of the slot. Sequentially consistent
      * with the bitmap that the fault thread looks at next. */
     __atomic_store_n(&slot->key, key_of(block, page), __ATOMIC_SEQ_CST);
+    FF_MARK3(wait_begins, block, page, who);
 }
 
 bool ff_waits_end(FfWaits *w, unsigned block, uint64_t page, uint64_t n, FfWaitEnded fn,
@@ -52,6 +55,7 @@ bool ff_waits_end(FfWaits *w, unsigned block, uint64_t page, uint64_t n, FfWaitE
         int32_t who = __atomic_load_n(&slot->who, __ATOMIC_RELAXED);
         if (__atomic_compare_exchange_n(&slot->key, &key, 0, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_RELAXED)) {
+            FF_MARK3(wait_ends, block, page + (key - lo), who);
             if (fn) {
                 fn(who, since, opaque);
             }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The engine of test-monitors: hands its link to the test and lives as long as the test wants. */
+/* The engine of relay-rig.c: hands its link to the test and lives as long as the test wants. */
 #include <glib.h>
 #include <stdlib.h>
 #include <string.h>

@@ -115,6 +115,7 @@ typedef struct {
     const char *name;
     const char *source[MAX_ARGS], *destination[MAX_ARGS];
     const char *text;
+    const char *words; /* of the destination's QEMU, in what is said; NULL: none */
     bool moves;
     bool stops; /* found by QEMU alone, with the guest stopped */
 } Case;
@@ -157,8 +158,16 @@ static const Case cases[] = {
     {"disk",
      {"-machine", "pc", SCSI, DISK},
      {"-machine", "pc", SCSI},
-     /* What QEMU makes of it may come as a lost connection, as QEMU ends: this is said before. */
      "the guests differ: scsi-hd on pci.0/05.0: 1 at the source, none at the destination\n",
+     .words = "at the source, none at the destination): Unknown savevm section or instance "
+              "'0000:00:05.0/0:0:0/scsi-disk' 0.",
+     .stops = true},
+    /* Properties nobody but QEMU compares. */
+    {"property",
+     {"-machine", "pc", "-device", "virtio-serial-pci,addr=7,vectors=0"},
+     {"-machine", "pc", "-device", "virtio-serial-pci,addr=7,vectors=2"},
+     "QEMU could not load the device state: ",
+     .words = "for instance 0x0 of device '0000:00:07.0/virtio-console'",
      .stops = true},
     {"more",
      {"-machine", "pc"},
@@ -181,12 +190,62 @@ static void test_differ(const void *data)
     int status = cli_end(&cli, &text);
 
     expect_text(text, c->text);
+    if (c->words) {
+        expect_text(text, c->words);
+    }
     g_assert_cmpint(status, ==, c->moves ? 0 : 1);
     if (!c->moves) {
         check_stayed(s);
         g_assert_true(c->stops == qmp_has_event(vm_qmp(s), "STOP"));
         g_assert_cmpint(vm_wait_exit(d), ==, 1);
     }
+    if (c->words) {
+        /* QEMU's own lines are where they were, and the log has them in one. */
+        g_autofree char *log = vm_stderr(d);
+        expect_text(log, "qemu-system-x86_64: load of migration failed: ");
+        expect_text(log, "the migration cannot come in: QEMU could not load the device state");
+        expect_text(log, c->words);
+    }
+    vm_end(d);
+    vm_end(s);
+}
+
+/* ---- a destination's QEMU that ends -----------------------------------------------------------
+ */
+
+/* WHERE: the engine there stands still until QEMU was killed; NULL: QEMU is killed in precopy. */
+static void test_ends(const void *where)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const more[] = {"--postcopy-after", "100000", "--bandwidth", "4096", NULL};
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (where ? !vm_faults_available(&why) : !vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start("source", args, NULL);
+    Vm *d = vm_start_pc((VmConfig){.name = "destination",
+                                   .memory = "64M",
+                                   .incoming = "defer",
+                                   .listens = true,
+                                   .faults = where});
+    Cli cli = cli_start(s, d, where ? NULL : more);
+
+    if (where) {
+        while (!vm_fault_happened(d, 0)) {
+            g_usleep(1000); /* it has no event */
+        }
+    } else {
+        qmp_expect_migration(vm_qmp(d), "active");
+    }
+    vm_kill(d);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+    expect_text(text, where ? "the destination gave up: QEMU has ended while it loaded the device "
+                              "state: why is in the destination QEMU's stderr"
+                            : "the destination gave up: its QEMU has ended");
+    check_stayed(s);
     vm_end(d);
     vm_end(s);
 }
@@ -257,6 +316,9 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/migrate-cli/differ/%s", cases[i].name);
         g_test_add_data_func(path, &cases[i], test_differ);
     }
+    g_test_add_data_func("/migrate-cli/ends/precopy", NULL, test_ends);
+    g_test_add_data_func("/migrate-cli/ends/loading", "destination/active/at/armed=stop:300",
+                         test_ends);
     g_test_add_func("/migrate-cli/port", test_port);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();

@@ -190,7 +190,25 @@ static void empty(RestoreScene *s)
     g_assert_cmpint(truncate(s->path, 0), ==, 0);
 }
 
+/* The device's state is of a version that no QEMU has. */
+static void newer_device(RestoreScene *s)
+{
+    static const char timer[] = "\5timer\0\0\0\0\0\0\0\2"; /* name, instance, version */
+    g_autofree char *file = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(s->path, &file, &len, NULL));
+    char *at = memmem(file, len, timer, sizeof(timer) - 1);
+    g_assert_nonnull(at);
+    int fd = open(s->path, O_WRONLY | O_CLOEXEC);
+    g_assert_cmpint(pwrite(fd, "\143", 1, at - file + sizeof(timer) - 2), ==, 1);
+    close(fd);
+}
+
 static const Bad bad[] = {
+    {"version", newer_device, "64M", RESTORE_PC,
+     "the migration cannot come in: QEMU could not load the device state: savevm: unsupported "
+     "version 99 for 'timer' v2; load of migration failed: Invalid argument"},
     {"cut/devices", cut_devices, "64M", RESTORE_PC, "cut"},
     {"cut/memory", cut_memory, "64M", RESTORE_PC, "cut"},
     {"hostile", hostile, "64M", RESTORE_PC, "damaged"},

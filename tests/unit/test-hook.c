@@ -2,7 +2,8 @@
 /*
  * The hook in front of discards, as it stands in QEMU: this program is linked with it, so each
  * fallocate() and madvise() here goes through it. Armed, it drops what would destroy guest RAM, and
- * nothing else; not armed, nothing; and then it costs next to nothing.
+ * nothing else; not armed, nothing; and then it costs next to nothing. And the copy of what is said
+ * on stderr: its last lines, of bounded length, with nothing in them that harms a terminal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +19,9 @@
 #include <unistd.h>
 
 #include "agent/hook.h"
+#include "agent/stderr.h"
 #include "state/discards.h"
+#include "state/stderr.h"
 #include "tests/lib/hugepages.h"
 
 #define PAGE 4096
@@ -323,6 +326,118 @@ static void test_full(void)
     munmap(page, sizeof(*page));
 }
 
+/* ---- stderr ------------------------------------------------------------------------------------
+ */
+
+/* As QEMU's error_vprintf(); with _FORTIFY_SOURCE that is the other one of the two. */
+int plain_vfprintf(FILE *stream, const char *format, va_list ap) __asm__("vfprintf");
+int checked_vfprintf(FILE *stream, int flag, const char *format,
+                     va_list ap) __asm__("__vfprintf_chk");
+
+static bool checked;
+
+static int G_GNUC_PRINTF(2, 3) say_to(FILE *stream, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int n = checked ? checked_vfprintf(stream, 1, format, ap) : plain_vfprintf(stream, format, ap);
+    va_end(ap);
+    return n;
+}
+
+/* What is said goes to a file, as it is, and the copy is what is expected. */
+typedef struct {
+    int saved, file;
+    uint64_t before;
+} Said;
+
+static Said said_begin(void)
+{
+    Said s = {.saved = dup(STDERR_FILENO), .file = memfd_create("stderr", MFD_CLOEXEC)};
+
+    g_assert_cmpint(dup2(s.file, STDERR_FILENO), ==, STDERR_FILENO);
+    s.before = ff_stderr_written(hook_fd);
+    return s;
+}
+
+static void said_end(Said *s, const char *written, const char *copy)
+{
+    g_autofree char *file = g_malloc0(1 << 20), *last = ff_stderr_since(hook_fd, s->before);
+
+    g_assert_cmpint(dup2(s->saved, STDERR_FILENO), ==, STDERR_FILENO);
+    g_assert_cmpint(pread(s->file, file, (1 << 20) - 1, 0), >=, 0);
+    close(s->saved);
+    close(s->file);
+    if (written) {
+        g_assert_cmpstr(file, ==, written);
+    }
+    g_assert_cmpstr(last, ==, copy);
+}
+
+static void test_said(void)
+{
+    for (int i = 0; i < 2; i++) {
+        checked = i;
+        Said s = said_begin();
+        g_assert_cmpint(say_to(stderr, "2026-11-23T03:40:11.5Z vm1 qemu-system-x86_64: "), ==, 47);
+        errno = EINVAL;
+        say_to(stderr, "no %s: %m", "device");
+        g_assert_cmpint(errno, ==, EINVAL);
+        say_to(stderr, "\n");
+        say_to(stderr, "%s", "\nqemu-kvm: load failed\n");
+        said_end(&s,
+                 "2026-11-23T03:40:11.5Z vm1 qemu-system-x86_64: no device: Invalid argument\n"
+                 "\nqemu-kvm: load failed\n",
+                 "no device: Invalid argument; load failed");
+    }
+}
+
+/* Another file's, and what was there before. */
+static void test_not_said(void)
+{
+    say_to(stderr, "# before\n");
+    Said s = said_begin();
+    FILE *other = fdopen(memfd_create("other", MFD_CLOEXEC), "w");
+    g_assert_cmpint(say_to(other, "other\n"), ==, 6);
+    fclose(other);
+    said_end(&s, "", NULL);
+    g_assert_null(ff_stderr_since(-1, 0));
+    g_assert_null(ff_stderr_since(STDERR_FILENO, 0));
+    g_assert_cmpuint(ff_stderr_written(-1), ==, 0);
+    /* A QEMU that says that it has written less than before. */
+    g_assert_null(ff_stderr_since(hook_fd, UINT64_MAX));
+}
+
+static void test_harmless(void)
+{
+    Said s = said_begin();
+
+    say_to(stderr, "a\x1b[2Jb\xff\xc3\xa4\tc\r\n%c\n", 7);
+    said_end(&s, NULL, "a?[2Jb????c?; ?");
+}
+
+/* The last lines that have room, whole; of one that has none its beginning. */
+static void test_bounded(void)
+{
+    g_autofree char *line = g_strnfill(100, 'x');
+    g_autofree char *lines = g_strdup_printf("%s; %s; %s; %s; last", line, line, line, line);
+    g_autofree char *endless = g_strnfill(100000, 'y'), *cut = g_strnfill(FF_STDERR_MAX, 'y');
+    Said s = said_begin();
+
+    for (int i = 0; i < 1000; i++) {
+        say_to(stderr, "%s\n", line);
+    }
+    say_to(stderr, "last\n");
+    said_end(&s, NULL, lines);
+    s = said_begin();
+    say_to(stderr, "%s\n", endless);
+    said_end(&s, NULL, cut);
+    s = said_begin();
+    say_to(stderr, "%s", "no line end");
+    said_end(&s, "no line end", "no line end");
+    say_to(stderr, "\n");
+}
+
 /* ---- what it costs ----------------------------------------------------------------------------
  */
 
@@ -371,5 +486,10 @@ int main(int argc, char **argv)
     g_test_add_func("/hook/refused", test_refused);
     g_test_add_func("/hook/full", test_full);
     g_test_add_func("/hook/cost", test_cost);
+    ff_stderr_start(hook_fd);
+    g_test_add_func("/hook/stderr/said", test_said);
+    g_test_add_func("/hook/stderr/not-said", test_not_said);
+    g_test_add_func("/hook/stderr/harmless", test_harmless);
+    g_test_add_func("/hook/stderr/bounded", test_bounded);
     return g_test_run();
 }

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What each command of farfault says to a command line that cannot work: its help, one line that
+ * names what is wrong, and an exit status that its manual page has. No QEMU runs.
+ *
+ * "none/..." are files, sockets and folders that are not there; "text" is a file of one line,
+ * "secret" one that may not be read, "locked" a folder that may not be entered.
+ */
+#include <fcntl.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/vm.h"
+
+static char *dir;    /* with the files; commands run there */
+static char *manual; /* the folder of the manual pages */
+static int program;  /* of the build; executed by number, as another user cannot come to its path */
+
+typedef struct {
+    const char *command;
+    const char *misspelled, *meant; /* an option of its own */
+} Command;
+
+static const Command commands[] = {
+    {"run", "--polcy=auto", "--policy"}, {"migrate", "--postcopy-nwo", "--postcopy-now"},
+    {"status", "--jsno", "--json"},      {"report", "--hlep", "--help"},
+    {"metrics", "--lisen", "--listen"},  {"dump", "--chekc", "--check"},
+    {"recover", "--form", "--from"},     {"end", "--loose-guest", "--lose-guest"},
+    {"join", "--froce", "--force"},      {"snapshot", "--bufer", "--buffer"},
+    {"restore", "--learm", "--learn"},   {"upgrade", "--chek", "--check"},
+    {"info", "--ofset", "--offset"},     {"convert", "--compres", "--compress"},
+    {"attach", "--hepl", "--help"},      {"pager", "--lisetn", "--listen"},
+    {"doctor", "--hlp", "--help"},
+};
+
+typedef struct {
+    const char *line; /* arguments, separated by blanks */
+    int status;
+    const char *says;
+    bool other; /* by a user who may do nothing here */
+} Row;
+
+#define NO_SOCKET "no such socket: start QEMU with -qmp"
+#define NOBODY "connection refused: nobody listens there"
+#define NOT_ONE "it is no socket"
+#define DENIED "ermission denied"
+static const Row rows[] = {
+    /* a file that is not there, and one that is not what is wanted */
+    {"report none/record page.html", 1, "none/record: No such file"},
+    {"report text page.html", 1, "text: is no record of farfault's"},
+    {"info none/file", 1, "none/file: No such file"},
+    {"info text", 1, "text: no saved guest"},
+    {"info --offset x text", 2, "--offset x: not a number of bytes"},
+    {"convert none/file out", 1, "none/file: No such file"},
+    {"convert text out", 1, "text: no saved guest"},
+    {"convert text", 2, "give two files"},
+    {"restore none/file -- qemu-system-x86_64", 1, "none/file: No such file"},
+    {"restore text -- qemu-system-x86_64", 1, "text: no saved guest"},
+    {"join none/a none/b out", 1, "none/a: No such file"},
+    {"dump --check none/a none/b", 1, "none/a"},
+    {"pager --listen socket --from none/file", 1, "none/file: No such file"},
+    {"pager --to none/socket --from none", 1, "No such file"},
+    {"metrics --output none/file", 1, "--output: "},
+    {"run none/qemu", 127, "cannot run none/qemu: No such file"},
+    {"run qemu-system-none", 127, "there is no qemu-system-none on PATH"},
+    /* no monitor */
+    {"migrate none/a none/b", 1, NO_SOCKET},
+    {"migrate none/a none/a", 2, "source and destination are the same monitor"},
+    {"status none/qmp", 1, NO_SOCKET},
+    {"status --watch none/qmp", 1, NO_SOCKET},
+    {"dump none/qmp out", 1, NO_SOCKET},
+    {"recover --from none/dump none/qmp", 1, NO_SOCKET},
+    {"end none/qmp", 1, NO_SOCKET},
+    {"snapshot none/qmp out", 1, NO_SOCKET},
+    {"upgrade none/qmp", 1, NO_SOCKET},
+    {"attach none/qmp", 1, "no guest of farfault that you may look at has its QMP socket at"},
+    {"attach 999999999", 1, "there is no process 999999999"},
+    /* a file in place of a monitor */
+    {"migrate text none/b", 1, NOT_ONE},
+    {"status text", 1, NOT_ONE},
+    {"dump text out", 1, NOT_ONE},
+    {"end text", 1, NOT_ONE},
+    {"snapshot text out", 1, NOT_ONE},
+    {"upgrade text", 1, NOT_ONE},
+    /* a port at which nobody listens (tcpmux), and what is none */
+    {"migrate tcp:127.0.0.1:1 none/b", 1, NOBODY},
+    {"status tcp:127.0.0.1:1", 1, NOBODY},
+    {"dump tcp:127.0.0.1:1 out", 1, NOBODY},
+    {"recover --from none tcp:127.0.0.1:1", 1, NOBODY},
+    {"end tcp:127.0.0.1:1", 1, NOBODY},
+    {"snapshot tcp:127.0.0.1:1 out", 1, NOBODY},
+    {"upgrade tcp:127.0.0.1:1", 1, NOBODY},
+    {"status tcp:127.0.0.1:x", 1, "\"tcp:127.0.0.1:x\" is no tcp address: give tcp:HOST:PORT"},
+    {"metrics --listen 127.0.0.1:x", 2, "--listen 127.0.0.1:x: give PORT"},
+    /* no permission */
+    {"report secret page.html", 1, DENIED, true},
+    {"info secret", 1, DENIED, true},
+    {"convert secret out", 1, DENIED, true},
+    {"restore secret -- qemu-system-x86_64", 1, DENIED, true},
+    {"join locked/a locked/b out", 1, DENIED, true},
+    {"pager --listen socket --from secret", 1, DENIED, true},
+    {"metrics --output locked/file", 1, DENIED, true},
+    {"run locked/qemu", 127, DENIED, true},
+    {"status locked/qmp", 1, "run as the user who owns the socket, or as root", true},
+    {"migrate locked/a locked/b", 1, "run as the user who owns the socket, or as root", true},
+    {"snapshot locked/qmp out", 1, "run as the user who owns the socket, or as root", true},
+    {"end locked/qmp", 1, "run as the user who owns the socket, or as root", true},
+    {"upgrade locked/qmp", 1, "run as the user who owns the socket, or as root", true},
+    {"attach 1", 1, "attach: ", true},
+};
+
+static void become_nobody(void *opaque)
+{
+    if (geteuid() == 0 && (setgid(65534) < 0 || setuid(65534) < 0)) {
+        _exit(99);
+    }
+}
+
+/* LINE's exit status; *SAYS: what it said on stdout, or, if ERR, on stderr (g_free). */
+static int run(const char *line, bool other, char **out, char **err)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", program);
+    g_autofree char *whole = g_strconcat(path, " ", line, NULL);
+    g_auto(GStrv) argv = g_strsplit(whole, " ", -1);
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    g_spawn_sync(dir, argv, NULL, G_SPAWN_LEAVE_DESCRIPTORS_OPEN, other ? become_nobody : NULL,
+                 NULL, out, err, &status, &error);
+    g_assert_no_error(error);
+    if (!WIFEXITED(status)) {
+        g_error("%s: ended by signal %d", line, WTERMSIG(status));
+    }
+    return WEXITSTATUS(status);
+}
+
+static void check_line(const char *line, const char *err, const char *says)
+{
+    const char *end = strchr(err, '\n');
+
+    if (!end || end[1] || !g_str_has_prefix(err, "farfault: ") || !strstr(err, says)) {
+        g_error("farfault %s: not one line with '%s': %s", line, says, err);
+    }
+}
+
+/* The section of its manual page names STATUS. */
+static void check_documented(const char *command, int status)
+{
+    g_autofree char *path = g_strdup_printf("%s/farfault-%s.1", manual, command);
+    g_autofree char *word = g_strdup_printf("\\b%d\\b", status), *page = NULL;
+    g_autoptr(GError) error = NULL;
+
+    g_file_get_contents(path, &page, NULL, &error);
+    g_assert_no_error(error);
+    const char *section = strstr(page, ".Sh EXIT STATUS");
+    g_assert_nonnull(section);
+    if (!g_regex_match_simple(word, section, 0, 0) &&
+        !(strstr(section, "That of QEMU") && status == 127)) {
+        g_error("%s does not say what status %d means", path, status);
+    }
+}
+
+static void test_help(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
+        const Command *c = &commands[i];
+        g_autofree char *line = g_strconcat(c->command, " --help", NULL);
+        g_autofree char *begin = g_strconcat("Usage: farfault ", c->command, NULL);
+        g_autofree char *out = NULL, *err = NULL;
+
+        g_assert_cmpint(run(line, false, &out, &err), ==, 0);
+        g_assert_true(g_str_has_prefix(out, begin));
+        g_assert_cmpstr(err, ==, "");
+        check_documented(c->command, 2);
+    }
+}
+
+static void test_options(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
+        const Command *c = &commands[i];
+        const char *options[] = {c->misspelled, "--nonsense"};
+
+        for (unsigned k = 0; k < G_N_ELEMENTS(options); k++) {
+            g_autofree char *line = g_strdup_printf("%s %s", c->command, options[k]);
+            g_autofree char *meant = g_strdup_printf("did you mean \"%s\"?", c->meant);
+            g_autofree char *out = NULL, *err = NULL;
+            int status = run(line, false, &out, &err);
+
+            check_line(line, err, "unknown option");
+            check_line(line, err, k ? "(there are --" : meant);
+            g_assert_cmpint(status, ==, 2);
+            g_assert_cmpstr(out, ==, "");
+        }
+    }
+}
+
+/* All commands that there are have been asked. */
+static void test_all(void)
+{
+    g_autofree char *out = NULL, *err = NULL;
+
+    g_assert_cmpint(run("--help", false, &out, &err), ==, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
+        g_autofree char *at = g_strdup_printf("\n  %s ", commands[i].command);
+        g_assert_nonnull(strstr(out, at));
+    }
+    const char *list = strstr(out, "Commands:\n");
+    unsigned n = 0;
+    for (const char *p = list; p && (p = strstr(p, "\n  ")) && g_ascii_islower(p[3]); p++) {
+        n++;
+    }
+    g_assert_cmpuint(n, ==, G_N_ELEMENTS(commands) + 1); /* and "help" */
+}
+
+static void test_row(const void *data)
+{
+    const Row *r = data;
+    g_autofree char *out = NULL, *err = NULL;
+    g_auto(GStrv) words = g_strsplit(r->line, " ", 2);
+    int status = run(r->line, r->other, &out, &err);
+
+    check_line(r->line, err, r->says);
+    g_assert_cmpint(status, ==, r->status);
+    g_assert_cmpstr(out, ==, "");
+    check_documented(words[0], status);
+}
+
+static void make_files(void)
+{
+    static const char *const files[] = {"text", "secret"};
+
+    dir = g_dir_make_tmp("command-lines-XXXXXX", NULL);
+    g_assert_nonnull(dir);
+    g_assert_cmpint(g_chmod(dir, 0755), ==, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autofree char *path = g_build_filename(dir, files[i], NULL);
+        g_assert_true(g_file_set_contents(path, "text\n", -1, NULL));
+        g_assert_cmpint(g_chmod(path, i ? 0 : 0644), ==, 0);
+    }
+    g_autofree char *locked = g_build_filename(dir, "locked", NULL);
+    g_assert_cmpint(g_mkdir(locked, 0), ==, 0);
+}
+
+/* Nothing else was made. */
+static void remove_files(void)
+{
+    g_autofree char *text = g_build_filename(dir, "text", NULL);
+    g_autofree char *secret = g_build_filename(dir, "secret", NULL);
+    g_autofree char *locked = g_build_filename(dir, "locked", NULL);
+
+    g_assert_cmpint(g_unlink(text) | g_unlink(secret) | g_rmdir(locked), ==, 0);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+    g_free(dir);
+    g_free(manual);
+}
+
+int main(int argc, char **argv)
+{
+    g_autofree char *path = vm_build_path("cli/farfault");
+    const char *source = g_getenv("FF_SOURCE");
+
+    g_test_init(&argc, &argv, NULL);
+    program = open(path, O_RDONLY);
+    g_assert_cmpint(program, >=, 0);
+    manual = g_build_filename(source ? source : ".", "docs", "man", NULL);
+    make_files();
+    g_test_add_func("/command-lines/all", test_all);
+    g_test_add_func("/command-lines/help", test_help);
+    g_test_add_func("/command-lines/options", test_options);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *name = g_strdelimit(g_strdup(rows[i].line), "/ ", '.');
+        g_autofree char *test =
+            g_strconcat("/command-lines/", name, rows[i].other ? ".as-nobody" : "", NULL);
+        g_test_add_data_func(test, &rows[i], test_row);
+    }
+    int rc = g_test_run();
+    remove_files();
+    return rc;
+}
