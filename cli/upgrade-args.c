@@ -190,6 +190,7 @@ static const struct {
     {"initrd", true, NULL},
     {"append", true, NULL},
     {"smbios", true, NULL},
+    {"fw_cfg", true, NULL},
     {"global", true, NULL},
     {"L", true, NULL},
     {"k", true, NULL},
