@@ -23,14 +23,16 @@
 static char *adapt_chardev(const char *value)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
+    bool is_file = !g_strcmp0(ff_opts_get(opts, "backend"), "file");
+    bool has_log = ff_opts_get(opts, "logfile");
 
-    if (!g_strcmp0(ff_opts_get(opts, "backend"), "file")) {
+    if (is_file) {
         ff_opts_set(opts, "append", "on");
     }
-    if (ff_opts_get(opts, "logfile")) {
+    if (has_log) {
         ff_opts_set(opts, "logappend", "on");
     }
-    return ff_opts_print(opts, "backend");
+    return is_file || has_log ? ff_opts_print(opts, "backend") : g_strdup(value);
 }
 
 /* A second QEMU would make up another one: the guest would take itself for a copy. */
