@@ -120,7 +120,13 @@ static int connect_to(const char *path)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
-    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    /* The name is there a moment before somebody listens, for which there is no event. */
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        g_assert_cmpint(errno, ==, ECONNREFUSED);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10000);
+    }
     return fd;
 }
 
