@@ -10,6 +10,7 @@
 #include <gio/gio.h>
 #include <string.h>
 
+#include "launch/argv-opts.h"
 #include "launch/argv.h"
 
 #define HANDED "cannot be handed over to another QEMU yet"
@@ -35,19 +36,6 @@ static bool is_one_of(const char *value, const char *const *names)
     return g_strv_contains(names, word);
 }
 
-/* MEMBER ("id=") of a list of keys (g_free); NULL. */
-static char *member(const char *value, const char *name)
-{
-    g_auto(GStrv) parts = g_strsplit(value, ",", -1);
-
-    for (unsigned i = 0; parts[i]; i++) {
-        if (g_str_has_prefix(parts[i], name)) {
-            return g_strdup(parts[i] + strlen(name));
-        }
-    }
-    return NULL;
-}
-
 /* Those that write to guest memory, or empty it, when they are made or reset: the new QEMU does
  * that while the guest runs, before anything is guarded. */
 static const char *const touching[] = {"loader", "guest-loader", "virtio-mem", "hv-balloon", NULL};
@@ -62,13 +50,13 @@ static const char *check_device(const char *value, const FfPlan *plan)
                                       "nvdimm",     "virtio-pmem",  "canokey",
                                       "acpi-erst",  "cxl-",         "pvrdma",
                                       "x-remote",   "x-pci-proxy",  NULL};
-    g_autofree char *driver = member(value, "driver=");
-    const char *name = driver ? driver : value;
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "driver");
+    const char *name = ff_opts_get(opts, "driver") ?: "", *guid = ff_opts_get(opts, "guid");
 
     if (g_str_has_prefix(value, "{")) {
         return "in JSON is not understood here: write it as keys";
     }
-    if (is_one_of(name, (const char *const[]){"vmgenid", NULL})) {
+    if (!strcmp(name, "vmgenid") && (!guid || !strcmp(guid, "auto"))) {
         return HANDED ": the guest would see another generation";
     }
     if (has_prefix_of(name, touching)) {
@@ -128,38 +116,31 @@ static bool is_lent(const FfPlan *plan, const char *id)
     return false;
 }
 
-/* The bool NAME ("append=") of a list of keys is on; absent: off. */
-static bool is_on(const char *value, const char *name)
-{
-    g_autofree char *text = member(value, name);
-
-    return text && (!strcmp(text, "on") || !strcmp(text, "yes") || !strcmp(text, "true") ||
-                    !strcmp(text, "y"));
-}
-
 static const char *check_chardev(const char *value, const FfPlan *plan)
 {
-    g_autofree char *id = member(value, "id="), *log = member(value, "logfile=");
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
+    const char *id = ff_opts_get(opts, "id");
 
-    if (log && !is_on(value, "logappend=")) {
-        return HANDED ": a second QEMU would truncate its log (logappend=on)";
+    if (ff_opts_get(opts, "logfile") && !ff_opt_bool(ff_opts_get(opts, "logappend"), false)) {
+        return HANDED ": a second QEMU would truncate its log";
     }
     if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL}) ||
         (is_one_of(value, (const char *const[]){"socket", NULL}) && is_lent(plan, id))) {
         return NULL;
     }
     if (is_one_of(value, (const char *const[]){"file", NULL})) {
-        return is_on(value, "append=") ? NULL
-                                       : HANDED ": a second QEMU would truncate it (append=on)";
+        return ff_opt_bool(ff_opts_get(opts, "append"), false) ? NULL
+                                                               : HANDED
+                   ": a second QEMU would truncate it";
     }
-    return HANDED ": of these only QMP monitors that listen, file with append=on, and null";
+    return HANDED ": of these only QMP monitors that listen, file and null";
 }
 
 static const char *check_serial(const char *value, const FfPlan *plan)
 {
     return is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL}) ? NULL
                                                                                     : HANDED
-               ": use -chardev file,append=on or null";
+               ": of these only file:PATH, null and chardev:ID";
 }
 
 static const char *check_display(const char *value, const FfPlan *plan)
@@ -209,6 +190,7 @@ static const struct {
     {"initrd", true, NULL},
     {"append", true, NULL},
     {"smbios", true, NULL},
+    {"fw_cfg", true, NULL},
     {"global", true, NULL},
     {"L", true, NULL},
     {"k", true, NULL},

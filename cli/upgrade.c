@@ -14,6 +14,7 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/qmp.h"
+#include "cli/upgrade-adapt.h"
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
 #include "cli/upgrade-place.h"
@@ -185,6 +186,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     if (!u->qemu || access(u->qemu, X_OK) < 0 || !strchr(u->qemu, '/')) {
         return fail(error, "--qemu %s: give the path of a program", u->qemu ? u->qemu : "");
     }
+    ff_upgrade_adapt_args(u->running, &u->args);
     return ff_upgrade_check_args(u->args, error);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * QEMU's option syntax: which options there are, "key=value,..." lists, sizes and switches.
- * Shared by the files of the rewriter (launch/argv*.c) only. Pure functions; any thread.
+ * Shared by the files of the rewriter (launch/argv*.c) and farfault upgrade. Pure functions; any
+ * thread.
  */
 #ifndef FF_LAUNCH_ARGV_OPTS_H
 #define FF_LAUNCH_ARGV_OPTS_H

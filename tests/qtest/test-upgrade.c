@@ -153,6 +153,65 @@ static void test_paused(void)
     up_check_memory(g);
 }
 
+static void write_to(const char *path)
+{
+    g_assert_true(g_file_set_contents(path, "of before\n", -1, NULL));
+}
+
+static void is_as_before(const char *path)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpstr(text, ==, "of before\n");
+}
+
+/* Of the generation ID; also the text that QEMU makes up at its start. */
+static char *generation(Guest *g)
+{
+    up_reconnect(g);
+    g_autoptr(JsonObject) answer = qmp_return(g->qmp, "query-vm-generation-id", NULL);
+    char *guid = g_strdup(json_object_get_string_member(answer, "guid"));
+
+    up_disconnect(g);
+    return guid;
+}
+
+/* What a second start would truncate, or make up anew: none of it is, also not the second time. */
+static void test_adapted(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *program = up_installed();
+    g_autofree char *serial = g_build_filename(g->dir, "serial,append=on", NULL);
+    g_autofree char *file = g_build_filename(g->dir, "file,append=on", NULL);
+    g_autofree char *log = g_build_filename(g->dir, "log", NULL);
+    g_autofree char *on_serial = g_strdup_printf("file:%s", serial);
+    g_autofree char *on_log = g_strdup_printf("null,id=l,logappend=off,logfile=%s", log);
+    g_autofree char *on_file = g_strdup_printf("file,id=f,path=%s/file,,append=on", g->dir);
+    const char *const own[] = {"-serial", on_serial, "-chardev", on_file, "-chardev", on_log, NULL};
+
+    up_start_vmgenid(g, own);
+    g_autofree char *guid = generation(g);
+    write_to(serial);
+    write_to(file);
+    write_to(log);
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+        g_autofree char *now = generation(g);
+        g_assert_cmpstr(now, ==, guid);
+        is_as_before(serial);
+        is_as_before(file);
+        is_as_before(log);
+    }
+    up_check_memory(g);
+}
+
 /* Command lines that must not be started twice: refused before anything is started. */
 static void test_refused(void)
 {
@@ -164,18 +223,15 @@ static void test_refused(void)
         {"-netdev user,id=n,hostfwd=tcp::7001-:7", "the port is the running QEMU's"},
         {"-vnc :7", "-vnc: cannot be handed over"},
         {"-display gtk", "only -display none"},
-        {"-serial file:/tmp/x", "-serial file:/tmp/x: cannot be handed over"},
-        {"-chardev file,id=f,path=/tmp/x", "would truncate it"},
+        {"-serial pty", "-serial pty: cannot be handed over"},
+        {"-serial tcp::7001,server=on", "cannot be handed over"},
         {"-chardev socket,id=f,path=/tmp/x,server=on", "cannot be handed over"},
         {"-monitor stdio", "-monitor stdio: cannot be handed over"},
         {"-qmp stdio", "monitor compat_monitor1: cannot be handed over"},
-        {"-device vmgenid,guid=auto", "another generation"},
         {"-device vfio-pci,host=1", "cannot be handed over"},
         {"-device id=v,driver=vfio-pci,host=1", "driver=vfio-pci,host=1: cannot be handed over"},
         {"-device virtio-mem-pci,memdev=m", "writes to the memory of the running guest"},
         {"-device loader,addr=4096,data=1,data-len=4", "writes to the memory of the running guest"},
-        {"-chardev null,id=l,logfile=/tmp/x", "would truncate its log"},
-        {"-chardev file,id=f,path=append=on", "would truncate it"},
         {"-pidfile /tmp/x", "-pidfile: cannot be handed over"},
         {"-daemonize", "-daemonize: cannot be handed over"},
         {"-snapshot", "-snapshot: cannot be handed over"},
@@ -516,6 +572,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
     g_test_add_func("/upgrade/paused", test_paused);
+    g_test_add_func("/upgrade/adapted", test_adapted);
     g_test_add_func("/upgrade/refused", test_refused);
     g_test_add_func("/upgrade/fails", test_fails);
     g_test_add_func("/upgrade/no-trace", test_no_trace);

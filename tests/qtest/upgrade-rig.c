@@ -120,7 +120,13 @@ static int connect_to(const char *path)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
-    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    /* The name is there a moment before somebody listens, for which there is no event. */
+    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        g_assert_cmpint(errno, ==, ECONNREFUSED);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10000);
+    }
     return fd;
 }
 
@@ -477,9 +483,8 @@ char *up_memory(Guest *g)
     return bytes;
 }
 
-Guest *up_with_vmgenid(const char *faults)
+void up_start_vmgenid(Guest *g, const char *const *more)
 {
-    Guest *g = up_new();
     g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
     g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
     const char *const args[] = {"-machine", "pc-i440fx-7.2",
@@ -489,12 +494,27 @@ Guest *up_with_vmgenid(const char *faults)
                                 "-drive",   drive,
                                 "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
                                 NULL};
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
 
-    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    for (unsigned i = 0; args[i]; i++) {
+        g_ptr_array_add(all, (char *)args[i]);
+    }
+    for (unsigned i = 0; more && more[i]; i++) {
+        g_ptr_array_add(all, (char *)more[i]);
+    }
+    g_ptr_array_add(all, NULL);
     g->boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
     bootsect_write(&g->boot, image);
-    up_start(g, "qemu-system-x86_64", args);
+    up_start(g, "qemu-system-x86_64", (const char *const *)all->pdata);
     g_free(up_wait_console(g, "AB"));
+}
+
+Guest *up_with_vmgenid(const char *faults)
+{
+    Guest *g = up_new();
+
+    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    up_start_vmgenid(g, NULL);
     return g;
 }
 

@@ -37,6 +37,8 @@ Guest *up_counting(const char *faults);
 /* The same, whose QEMU writes to guest memory while it is loaded: vmgenid, 16 bytes, other ones in
  * each QEMU. Not NULL. */
 Guest *up_with_vmgenid(const char *faults);
+/* Starts such a QEMU in G, with MORE on its command line (NULL-terminated; can be NULL). */
+void up_start_vmgenid(Guest *g, const char *const *more);
 /* FAULTS of engines that are started from now on; they happen once each. */
 void up_set_faults(Guest *g, const char *faults);
 void up_end(Guest *g);

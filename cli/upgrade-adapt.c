@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See upgrade-adapt.h. What a value means is known by launch/argv-opts.h, which parses as QEMU
+ * does.
+ *
+ *   -chardev file                append=on
+ *   -chardev ...,logfile=PATH    logappend=on
+ *   -serial, -parallel file:PATH a chardev of their own, with append=on
+ *   -device vmgenid              the guid of the running one
+ *
+ * One thread; no state.
+ */
+#include "cli/upgrade-adapt.h"
+
+#include <string.h>
+
+#include "launch/argv-opts.h"
+#include "qmp/json.h"
+
+#define FILE_PREFIX "file:"
+
+/* Both QEMUs have the file open; the first one writes no more when the second one begins to. */
+static char *adapt_chardev(const char *value)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
+    bool is_file = !g_strcmp0(ff_opts_get(opts, "backend"), "file");
+    bool has_log = ff_opts_get(opts, "logfile");
+
+    if (is_file) {
+        ff_opts_set(opts, "append", "on");
+    }
+    if (has_log) {
+        ff_opts_set(opts, "logappend", "on");
+    }
+    return is_file || has_log ? ff_opts_print(opts, "backend") : g_strdup(value);
+}
+
+/* A second QEMU would make up another one: the guest would take itself for a copy. */
+static char *adapt_device(const char *value, FfCliQmp *running)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "driver");
+
+    if (*value == '{' || g_strcmp0(ff_opts_get(opts, "driver"), "vmgenid")) {
+        return g_strdup(value);
+    }
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(running, "query-vm-generation-id", NULL, NULL);
+    const char *guid = ff_json_string(ff_json_node_object(node), "guid");
+    if (guid) {
+        ff_opts_set(opts, "guid", guid);
+    }
+    return ff_opts_print(opts, "driver");
+}
+
+/* N counts these chardevs. */
+static void add_serial(GStrvBuilder *b, const char *option, const char *path, unsigned *n)
+{
+    g_autofree char *escaped = ff_opts_escape(path);
+    g_autofree char *chardev =
+        g_strdup_printf("file,id=farfault-serial%u,append=on,path=%s", *n, escaped);
+    g_autofree char *value = g_strdup_printf("chardev:farfault-serial%u", (*n)++);
+
+    g_strv_builder_add_many(b, "-chardev", chardev, option, value, NULL);
+}
+
+void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    unsigned n = 0;
+
+    for (char **word = *args; *word; word++) {
+        const FfOption *option = ff_option_find(*word);
+        const char *value = option && option->has_arg ? word[1] : NULL;
+        g_autofree char *adapted = NULL;
+
+        if (!value) {
+            g_strv_builder_add(b, *word);
+            continue;
+        }
+        word++;
+        bool is_serial = option->kind == FF_OPT_SERIAL || option->kind == FF_OPT_PARALLEL;
+        if (is_serial && g_str_has_prefix(value, FILE_PREFIX)) {
+            add_serial(b, word[-1], value + strlen(FILE_PREFIX), &n);
+            continue;
+        }
+        adapted = option->kind == FF_OPT_CHARDEV  ? adapt_chardev(value)
+                  : option->kind == FF_OPT_DEVICE ? adapt_device(value, running)
+                                                  : g_strdup(value);
+        g_strv_builder_add_many(b, word[-1], adapted, NULL);
+    }
+    g_strfreev(*args);
+    *args = g_strv_builder_end(b);
+}
