@@ -259,7 +259,8 @@ void slowfile_release(SlowFile *f)
 void slowfile_free(SlowFile *f)
 {
     slowfile_release(f);
-    umount2(f->directory, MNT_DETACH);
+    /* By force: another mount namespace that was made meanwhile has it as well, and keeps it. */
+    umount2(f->directory, MNT_FORCE | MNT_DETACH);
     g_thread_join(f->server);
     close(f->fuse);
     if (f->content >= 0) {
