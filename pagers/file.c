@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "fault/fault.h"
 #include "pagers/file-internal.h"
 #include "uffd/place.h"
 
@@ -135,7 +136,7 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
     if (rc == -ECANCELED) {
         return false;
     }
-    if (rc < 0 && alone && alone->n < run->n) {
+    if (rc < 0 && alone && alone->n < run->n && !FF_FAULT_STEP("page-alone", false)) {
         return bring(w, alone, alone);
     }
     if (rc < 0) {
