@@ -196,6 +196,18 @@ static void test_restore_work(void)
 }
 
 /* One MiB of data between holes; where its file system is a disk, it can be dropped. */
+/* The first point is ahead of the guest by what was reckoned too much. */
+static void test_restore_ahead(void)
+{
+    const BenchPoint point[] = {{1000000, 500}, {4000000, 200}, {5000000, 400}};
+    BenchRestoreSample s;
+
+    bench_restore_clear(&s);
+    bench_restore_work(point, 3, 1, 1000000, &s);
+    g_assert_cmpfloat(s.work, >=, 0);
+    g_assert_cmpfloat(s.work, <, 1);
+}
+
 /* What it says of restores that reach all, of ones that do not, and of what nobody has measured. */
 static void test_restore_aims(void)
 {
@@ -269,6 +281,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/ranks", test_ranks);
     g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
     g_test_add_func("/bench/restore/work", test_restore_work);
+    g_test_add_func("/bench/restore/ahead", test_restore_ahead);
     g_test_add_func("/bench/restore/aims", test_restore_aims);
     g_test_add_func("/bench/restore/cache", test_restore_cache);
     return g_test_run();
