@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "fault/fault.h"
 #include "pagers/file-internal.h"
 #include "uffd/place.h"
 
@@ -122,8 +123,9 @@ static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
 }
 
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W
- * was left behind. */
-static bool bring(FfFileWorker *w, const FfRun *run, bool waits)
+ * was left behind. With ALONE that is what is needed of it, and is tried by itself: what stands
+ * beside a page may be unreadable, as a bad sector is, where the page is not. */
+static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 {
     FfFilePager *p = w->p;
     const FfFilePagerBlock *b = &p->blocks[run->block];
@@ -134,11 +136,14 @@ static bool bring(FfFileWorker *w, const FfRun *run, bool waits)
     if (rc == -ECANCELED) {
         return false;
     }
+    if (rc < 0 && alone && alone->n < run->n && !FF_FAULT_STEP("page-alone", false)) {
+        return bring(w, alone, alone);
+    }
     if (rc < 0) {
-        fail(p, rc, at, waits);
+        fail(p, rc, at, alone != NULL);
         return false;
     }
-    ff_file_count(waits ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
+    ff_file_count(alone ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
     enter_placing(p, run->block);
     rc = ff_file_place_missing(p, run, ff_reader_buffer(w->reader), &some);
     leave_placing(p, run->block);
@@ -262,16 +267,15 @@ static void answer(FfFileWorker *w, const Request *r)
     if (ff_space_is_placed(p->cfg.space, r->block, r->page)) {
         return; /* which woke who waited */
     }
+    const FfRun alone = {r->block, r->page, 1};
     if (has_data(&p->blocks[r->block], r->page)) {
         FfRun run = window_of(p, r);
 
         ff_file_count(&p->counts.faults, 1);
-        bring(w, &run, true);
+        bring(w, &run, &alone);
     } else {
-        FfRun run = {r->block, r->page, 1};
-
         ff_file_count(&p->counts.zeros, 1);
-        place_zero(p, &run, true);
+        place_zero(p, &alone, true);
     }
 }
 
@@ -383,7 +387,7 @@ static void fill_thread(FfReader *reader, void *owner)
         return;
     }
     while (goes_on(p) && next(p, &run, &zero)) {
-        if (zero ? !place_zero(p, &run, false) : !bring(&w, &run, false)) {
+        if (zero ? !place_zero(p, &run, false) : !bring(&w, &run, NULL)) {
             return;
         }
     }

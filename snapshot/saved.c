@@ -32,6 +32,13 @@ typedef struct {
 } LibvirtHeader;
 _Static_assert(sizeof(LibvirtHeader) == 92, "libvirt's header");
 
+#define LIBVIRT_WHOLE "LibvirtQemudSave"
+#define LIBVIRT_PART "LibvirtQemudPart" /* it becomes the other one when all is written */
+
+/* Of LibvirtHeader.format: which program has packed the stream. NULL: it stands there as it is. */
+static const char *const packers[] = {
+    [1] = "gzip", [2] = "bzip2", [3] = "xz", [4] = "lzop", [5] = "zstd", [6 /* sparse */] = NULL};
+
 bool ff_saved_has_capability(const FfSaved *s, const char *name)
 {
     return g_ptr_array_find_with_equal_func(s->capabilities, name, g_str_equal, NULL);
@@ -64,17 +71,39 @@ static char *short_text(FfCursor *c, const char *what)
     return ff_cursor_text(c, ff_cursor_u8(c), what);
 }
 
-/* Where the stream begins: 0, or after the header of libvirt's. */
-static uint64_t look_for_begin(FfInput *in)
+static bool has_magic(const LibvirtHeader *h, const char *magic)
 {
-    LibvirtHeader h;
+    return !memcmp(h->magic, magic, sizeof(h->magic));
+}
 
-    if (ff_input_size(in) < sizeof(h) || !ff_input_read(in, 0, &h, sizeof(h), NULL) ||
-        (memcmp(h.magic, "LibvirtQemudSave", sizeof(h.magic)) != 0 &&
-         memcmp(h.magic, "LibvirtQemudPart", sizeof(h.magic)) != 0)) {
+/* Where the stream begins: 0, or after the header of libvirt's. H: that header, zeros if there is
+ * none. */
+static uint64_t look_for_begin(FfInput *in, LibvirtHeader *h)
+{
+    if (ff_input_size(in) < sizeof(*h) || !ff_input_read(in, 0, h, sizeof(*h), NULL) ||
+        !(has_magic(h, LIBVIRT_WHOLE) || has_magic(h, LIBVIRT_PART))) {
+        memset(h, 0, sizeof(*h));
         return 0;
     }
-    return sizeof(h) + (uint64_t)h.data_len;
+    return sizeof(*h) + (uint64_t)h->data_len;
+}
+
+/* What libvirt itself would not restore, or not as it stands there. */
+static void check_libvirt(const LibvirtHeader *h, FfCursor *c)
+{
+    const char *packer = h->format < G_N_ELEMENTS(packers) ? packers[h->format] : NULL;
+
+    if (has_magic(h, LIBVIRT_PART)) {
+        ff_cursor_fail(c,
+                       "libvirt has not finished it, and its guest may still run: save it again, "
+                       "or, if that guest is gone, name the offset: %" PRIu64,
+                       c->at);
+    } else if (packer) {
+        ff_cursor_fail(c,
+                       "libvirt packed it with %s: unpack it first "
+                       "(tail -c +%" PRIu64 " FILE | %s -dc >NEW)",
+                       packer, c->at + 1, packer);
+    }
 }
 
 /* ---- configuration ----------------------------------------------------------------------------
@@ -309,14 +338,18 @@ FfSaved *ff_saved_open(FfInput *in, int64_t offset, GError **error)
 {
     g_autoptr(FfSaved) s = g_new0(FfSaved, 1);
     g_auto(FfCursor) c = {0};
+    LibvirtHeader libvirt = {0};
 
     s->in = in;
     s->capabilities = g_ptr_array_new_with_free_func(g_free);
     s->blocks = g_array_new(FALSE, FALSE, sizeof(FfSavedBlock));
     g_array_set_clear_func(s->blocks, (GDestroyNotify)block_clear);
-    s->offset = offset < 0 ? look_for_begin(in) : (uint64_t)offset;
+    s->offset = offset < 0 ? look_for_begin(in, &libvirt) : (uint64_t)offset;
     ff_cursor_init(&c, in, s->offset);
-    read_head(s, &c);
+    check_libvirt(&libvirt, &c);
+    if (!c.error) {
+        read_head(s, &c);
+    }
     if (c.error) {
         g_propagate_error(error, g_steal_pointer(&c.error));
         if (!s->machine) {

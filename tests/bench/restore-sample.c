@@ -44,14 +44,16 @@ double bench_restore_steps_at(const BenchPoint *point, unsigned n, int64_t at)
     }
     const BenchPoint *p = &point[i - 1], *q = &point[i];
     return (double)p->steps +
-           (double)(q->steps - p->steps) * (double)(at - p->us) / (double)(q->us - p->us);
+           ((double)q->steps - (double)p->steps) * (double)(at - p->us) / (double)(q->us - p->us);
 }
 
 void bench_restore_work(const BenchPoint *point, unsigned n, unsigned steady, int64_t start,
                         BenchRestoreSample *sample)
 {
     sample->speed = bench_speed(&point[steady], n - steady) * 1000;
-    sample->work =
-        (bench_restore_steps_at(point, n, start + BENCH_RESTORE_WORK_US) - (double)point[0].steps) /
-        1000;
+    /* What it had when it was saved is reckoned from its last line, and may be too much. */
+    sample->work = (bench_restore_steps_at(point, n, start + BENCH_RESTORE_WORK_US) -
+                    (double)MIN(point[0].steps, point[1].steps)) /
+                   1000;
+    sample->work = sample->work < 0 ? 0 : sample->work;
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "restore-aims.h"
 #include "restore-cache.h"
 #include "restore-files.h"
 #include "stage.h"
@@ -306,6 +307,40 @@ typedef struct {
     unsigned *taken;
 } Table;
 
+/* Of engine NAME with QEMU (NULL: any). */
+static BenchRestoreSamples samples_of(const Table *t, const char *name, const char *qemu)
+{
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        const Contender *c = bench.contenders->pdata[i];
+
+        if (!strcmp(c->engine->name, name) && (!qemu || !strcmp(c->version, qemu))) {
+            return (BenchRestoreSamples){&t->sample[i * (guint)opt.rounds], t->taken[i]};
+        }
+    }
+    return (BenchRestoreSamples){0};
+}
+
+/* Once for each QEMU. */
+static void print_aims(const Table *t, BenchCache cache)
+{
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        const Contender *c = bench.contenders->pdata[i];
+        g_autofree char *name = g_strdup_printf("farfault %s", c->version);
+        BenchRestoreSamples lazy = samples_of(t, "farfault", c->version);
+        BenchRestoreSamples set = samples_of(t, "farfault-set", c->version);
+        const BenchRestoreAims aims = {.name = name,
+                                       .cold = cache == BENCH_CACHE_COLD,
+                                       .read = samples_of(t, "read", NULL),
+                                       .lazy = lazy,
+                                       .set = set};
+
+        /* By the row without a working set, or, where there is none, by the one with. */
+        if (c->engine->farfault && (!has_set(c->engine) || !lazy.sample)) {
+            bench_restore_aims(stdout, &aims);
+        }
+    }
+}
+
 static void table_clear(Table *t)
 {
     g_free(t->sample);
@@ -363,6 +398,7 @@ static bool run_size(int mem)
     for (unsigned c = 0; c < CACHES; c++) {
         if (bench.caches[c]) {
             print_ranks(c, table[c].sample, table[c].taken);
+            print_aims(&table[c], c);
         }
         table_clear(&table[c]);
     }

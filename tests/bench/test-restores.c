@@ -55,6 +55,7 @@ static void test_engines(void)
     int status = bench_test_run(program, dir, words, &said);
     g_autoptr(GPtrArray) results = bench_test_results(dir);
     g_assert_nonnull(strstr(said, "median of 1\n"));
+    g_assert_nonnull(strstr(said, "aim, farfault "));
     g_assert_cmpuint(results->len, ==, status == 0 ? 2 * n : n);
     for (guint i = 0; i < results->len; i++) {
         check_result(results->pdata[i], engines[i % n]);

@@ -22,12 +22,17 @@ struct SlowFile {
     GThread *server;
     GMutex lock;
     GCond changed;
-    bool open;    /* nothing is held any more */
-    GArray *held; /* struct { unique, size } */
+    bool open;                   /* nothing is held any more */
+    GArray *held;                /* of Held */
+    int content;                 /* -1: SLOWFILE_BYTE everywhere */
+    struct stat st;              /* of the file */
+    uint64_t held_from, held_to; /* bytes; lock */
+    uint64_t bad_at;             /* lock */
+    int bad;                     /* errno; lock */
 };
 
 typedef struct {
-    uint64_t unique;
+    uint64_t unique, at;
     uint32_t size;
 } Held;
 
@@ -40,40 +45,50 @@ static void reply(SlowFile *f, uint64_t unique, int error, const void *data, siz
     G_GNUC_UNUSED ssize_t n = writev(f->fuse, iov, len ? 2 : 1);
 }
 
-static struct fuse_attr attributes(uint64_t node)
+static struct fuse_attr attributes(const SlowFile *f, uint64_t node)
 {
     bool file = node == FILE_NODE;
 
     return (struct fuse_attr){.ino = node,
-                              .size = file ? SLOWFILE_SIZE : 0,
-                              .blocks = file ? SLOWFILE_SIZE / 512 : 0,
+                              .size = file ? f->st.st_size : 0,
+                              .blocks = file ? f->st.st_size / 512 : 0,
+                              .mtime = f->st.st_mtim.tv_sec,
+                              .mtimensec = f->st.st_mtim.tv_nsec,
                               .mode = file ? S_IFREG | 0600 : S_IFDIR | 0700,
                               .nlink = 1,
                               .blksize = 4096};
 }
 
-static void answer_read(SlowFile *f, uint64_t unique, uint32_t size)
+static void answer_read(SlowFile *f, const Held *h)
 {
-    g_autofree char *data = g_malloc(size);
+    g_autofree char *data = g_malloc(h->size);
+    ssize_t n = h->size;
 
-    memset(data, SLOWFILE_BYTE, size);
-    reply(f, unique, 0, data, size);
+    g_mutex_lock(&f->lock);
+    int error = f->bad && h->at <= f->bad_at && f->bad_at < h->at + h->size ? f->bad : 0;
+    g_mutex_unlock(&f->lock);
+    if (f->content >= 0) {
+        n = pread(f->content, data, h->size, (off_t)h->at);
+    } else {
+        memset(data, SLOWFILE_BYTE, h->size);
+    }
+    reply(f, h->unique, -error, data, error || n < 0 ? 0 : (size_t)n);
 }
 
 static void take_read(SlowFile *f, const struct fuse_in_header *in, const struct fuse_read_in *r)
 {
-    uint32_t size = r->offset >= SLOWFILE_SIZE ? 0 : MIN(r->size, SLOWFILE_SIZE - r->offset);
+    uint64_t size = (uint64_t)f->st.st_size;
+    Held h = {in->unique, r->offset, r->offset >= size ? 0 : MIN(r->size, size - r->offset)};
 
     g_mutex_lock(&f->lock);
-    bool hold = !f->open && r->offset >= SLOWFILE_HELD;
+    bool hold = !f->open && r->offset >= f->held_from && r->offset < f->held_to;
     if (hold) {
-        Held h = {in->unique, size};
         g_array_append_val(f->held, h);
         g_cond_broadcast(&f->changed);
     }
     g_mutex_unlock(&f->lock);
     if (!hold) {
-        answer_read(f, in->unique, size);
+        answer_read(f, &h);
     }
 }
 
@@ -92,13 +107,13 @@ static void take(SlowFile *f, const struct fuse_in_header *in)
         break;
     }
     case FUSE_LOOKUP: {
-        struct fuse_entry_out out = {.nodeid = FILE_NODE, .attr = attributes(FILE_NODE)};
+        struct fuse_entry_out out = {.nodeid = FILE_NODE, .attr = attributes(f, FILE_NODE)};
         reply(f, in->unique, strcmp(arg, "disk") ? -ENOENT : 0, &out,
               strcmp(arg, "disk") ? 0 : sizeof(out));
         break;
     }
     case FUSE_GETATTR: {
-        struct fuse_attr_out out = {.attr = attributes(in->nodeid)};
+        struct fuse_attr_out out = {.attr = attributes(f, in->nodeid)};
         reply(f, in->unique, 0, &out, sizeof(out));
         break;
     }
@@ -147,21 +162,34 @@ static gpointer serve(gpointer p)
     }
 }
 
-SlowFile *slowfile_new(const char *directory, const char **why)
+/* CONTENT (taken) can be -1. */
+static SlowFile *mount_file(const char *directory, int content, unsigned long flags,
+                            const char **why)
 {
     int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     g_autofree char *options =
         g_strdup_printf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fuse, getuid(), getgid());
 
-    if (fuse < 0 || mount("slow", directory, "fuse", MS_NOSUID | MS_NODEV, options) < 0) {
+    if (fuse < 0 || mount("slow", directory, "fuse", MS_NOSUID | MS_NODEV | flags, options) < 0) {
         *why = "no permission to mount a FUSE file system";
         if (fuse >= 0) {
             close(fuse);
+        }
+        if (content >= 0) {
+            close(content);
         }
         return NULL;
     }
     SlowFile *f = g_new0(SlowFile, 1);
     f->fuse = fuse;
+    f->content = content;
+    f->open = content >= 0;
+    f->held_from = SLOWFILE_HELD;
+    f->held_to = UINT64_MAX;
+    f->st.st_size = SLOWFILE_SIZE;
+    if (content >= 0) {
+        g_assert_cmpint(fstat(content, &f->st), ==, 0);
+    }
     f->directory = g_strdup(directory);
     f->path = g_build_filename(directory, "disk", NULL);
     f->held = g_array_new(FALSE, FALSE, sizeof(Held));
@@ -169,6 +197,36 @@ SlowFile *slowfile_new(const char *directory, const char **why)
     g_cond_init(&f->changed);
     f->server = g_thread_new("fuse", serve, f);
     return f;
+}
+
+SlowFile *slowfile_new(const char *directory, const char **why)
+{
+    return mount_file(directory, -1, 0, why);
+}
+
+SlowFile *slowfile_new_of(const char *directory, const char *content, const char **why)
+{
+    int fd = open(content, O_RDONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return mount_file(directory, fd, MS_RDONLY, why);
+}
+
+void slowfile_hold(SlowFile *f, uint64_t from, uint64_t to)
+{
+    g_mutex_lock(&f->lock);
+    f->open = false;
+    f->held_from = from;
+    f->held_to = to;
+    g_mutex_unlock(&f->lock);
+}
+
+void slowfile_fail(SlowFile *f, uint64_t at, int error)
+{
+    g_mutex_lock(&f->lock);
+    f->bad_at = at;
+    f->bad = error;
+    g_mutex_unlock(&f->lock);
 }
 
 const char *slowfile_path(const SlowFile *f)
@@ -189,20 +247,25 @@ void slowfile_release(SlowFile *f)
 {
     g_mutex_lock(&f->lock);
     f->open = true;
-    for (guint i = 0; i < f->held->len; i++) {
-        const Held *h = &g_array_index(f->held, Held, i);
-        answer_read(f, h->unique, h->size);
-    }
-    g_array_set_size(f->held, 0);
+    GArray *held = g_steal_pointer(&f->held);
+    f->held = g_array_new(FALSE, FALSE, sizeof(Held));
     g_mutex_unlock(&f->lock);
+    for (guint i = 0; i < held->len; i++) {
+        answer_read(f, &g_array_index(held, Held, i));
+    }
+    g_array_unref(held);
 }
 
 void slowfile_free(SlowFile *f)
 {
     slowfile_release(f);
-    umount2(f->directory, MNT_DETACH);
+    /* By force: another mount namespace that was made meanwhile has it as well, and keeps it. */
+    umount2(f->directory, MNT_FORCE | MNT_DETACH);
     g_thread_join(f->server);
     close(f->fuse);
+    if (f->content >= 0) {
+        close(f->content);
+    }
     g_array_unref(f->held);
     g_mutex_clear(&f->lock);
     g_cond_clear(&f->changed);

@@ -349,6 +349,28 @@ static void test_eio(RigKind kind)
     end(&f);
 }
 
+/* What stands beside the page cannot be read: the page comes all the same, and nobody hears of it.
+ */
+static void test_eio_beside(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 4)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (f.r->page_size == FF_FILE_PAGE && rig_at("read-file", io_error, NULL)) {
+        check_page(&f, 5); /* read together with 4, 6 and 7 */
+        g_assert_false(ff_space_is_placed(f.r->s, 0, 6));
+        check_page(&f, 6);
+        pthread_mutex_lock(&f.lock);
+        g_assert_cmpuint(f.failures, ==, 0);
+        pthread_mutex_unlock(&f.lock);
+    }
+    end(&f);
+}
+
 /* The fill stops and says so, who waits is answered. */
 static void test_eio_fill(RigKind kind)
 {
@@ -706,6 +728,7 @@ int main(int argc, char **argv)
     rig_add("/file/both", RIG_ALL, test_both);
     rig_add("/file/many", RIG_ALL, test_many);
     rig_add("/file/eio", RIG_FILES, test_eio);
+    rig_add("/file/eio-beside", RIG_FILES, test_eio_beside);
     rig_add("/file/eio-fill", RIG_FILES, test_eio_fill);
     rig_add("/file/cut", RIG_FILES, test_cut);
     rig_add("/file/changed", RIG_FILES, test_changed);

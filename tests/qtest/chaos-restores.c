@@ -45,7 +45,8 @@ typedef struct {
     RestoreScene s;
     Vm *vm;
     struct stat file; /* as it was */
-    bool asked;       /* for a snapshot */
+    bool asked;       /* for a snapshot, */
+    bool accepted;    /* and it was promised */
     bool killed;      /* the guest */
 } Round;
 
@@ -54,21 +55,24 @@ static int below(Round *r, int n)
     return g_rand_int_range(r->rand, 0, n);
 }
 
-/* An error is none of ours: the moment was another one. */
-static void say(Round *r, const char *command, const char *name, const char *value)
+/* An error is none of ours: the moment was another one. FALSE: it is one, or QEMU has ended. */
+static bool say(Round *r, const char *command, const char *name, const char *value)
 {
     g_autoptr(JsonObject) answer =
         name ? qmp_call(vm_qmp(r->vm), command, "{'%s': '%s'}", name, value)
              : qmp_call(vm_qmp(r->vm), command, NULL);
+
+    return answer && json_object_has_member(answer, "return");
 }
 
-static char *status_of(JsonObject *answer)
+/* A member of what query-migrate has answered (g_free). */
+static char *text_of(JsonObject *answer, const char *member)
 {
     JsonObject *info = json_object_has_member(answer, "return")
                            ? json_object_get_object_member(answer, "return")
                            : NULL;
 
-    return g_strdup(info ? json_object_get_string_member_with_default(info, "status", "none")
+    return g_strdup(info ? json_object_get_string_member_with_default(info, member, "none")
                          : "none");
 }
 
@@ -110,7 +114,7 @@ static void snapshot(Round *r)
 
     r->asked = true;
     total.snapshots++;
-    say(r, "x-farfault-snapshot", "file", path);
+    r->accepted = say(r, "x-farfault-snapshot", "file", path);
     if (below(r, 2)) {
         say(r, "migrate_cancel", NULL, NULL);
     }
@@ -121,7 +125,7 @@ static void snapshot(Round *r)
 static void write_to_file(Round *r)
 {
     g_autoptr(JsonObject) answer = qmp_call(vm_qmp(r->vm), "query-migrate", NULL);
-    g_autofree char *status = answer ? status_of(answer) : g_strdup("");
+    g_autofree char *status = answer ? text_of(answer, "status") : g_strdup("");
 
     if (!strcmp(status, "postcopy-active")) {
         utimensat(AT_FDCWD, r->s.path, NULL, 0);
@@ -164,6 +168,16 @@ static void act(Round *r)
 /* ---- until it is settled -----------------------------------------------------------------------
  */
 
+/* The snapshot was promised, or its engine died before it could say so. Another one that has failed
+ * is the restore, and its QEMU ends. */
+static bool is_of_snapshot(Round *r, JsonObject *answer, const char *status)
+{
+    g_autofree char *why = text_of(answer, "error-desc");
+
+    return (!strcmp(status, "failed") || !strcmp(status, "cancelled")) &&
+           (r->accepted || strstr(why, "before it began"));
+}
+
 /* TRUE: the guest has come. FALSE: this QEMU has ended. */
 static bool settle(Round *r)
 {
@@ -173,7 +187,7 @@ static bool settle(Round *r)
         if (!answer) {
             return false;
         }
-        g_autofree char *status = status_of(answer);
+        g_autofree char *status = text_of(answer, "status");
         if (!strcmp(status, "postcopy-paused")) {
             total.paused++;
             put_right(r);
@@ -181,8 +195,8 @@ static bool settle(Round *r)
             say(r, "migrate-recover", "uri", uri);
         } else if (!strcmp(status, "completed")) {
             return true;
-        } else if (r->asked && (!strcmp(status, "failed") || !strcmp(status, "cancelled"))) {
-            put_right(r); /* of the snapshot; the guest fills on, and answers by itself */
+        } else if (is_of_snapshot(r, answer, status)) {
+            put_right(r); /* the guest fills on, and answers by itself */
             return true;
         }
     }

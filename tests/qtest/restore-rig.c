@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/lib/check.h"
@@ -226,4 +227,55 @@ void restore_recovers(const RestoreScene *s, Vm *vm, const char *path)
     qmp_expect_migration(vm_qmp(vm), "postcopy-active");
     qmp_expect_migration(vm_qmp(vm), "completed");
     restore_check_restored(s, vm);
+}
+
+/* ---- one that does not come to its end ---------------------------------------------------------
+ */
+
+/* From then on no read ends before restore_release(). */
+#define HELD "destination/postcopy-active/call/read-file#30=hold"
+
+static int gates[2]; /* of HELD, while they are open */
+
+void restore_release(Vm *vm)
+{
+    static const char *const names[] = {"held", "hold"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(gates); i++) {
+        g_autofree char *path = vm_path(vm, names[i]);
+
+        gates[i] = open(path, O_RDWR | O_CLOEXEC);
+        g_assert_cmpint(gates[i], >=, 0);
+    }
+}
+
+Vm *restore_begin_held(RestoreScene *s)
+{
+    if (!restore_has_faults() || !restore_begin_plain(s)) {
+        return NULL;
+    }
+    Vm *vm = restore_start_again(s, HELD);
+    g_autofree char *hold = vm_path(vm, "hold"), *held = vm_path(vm, "held");
+
+    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
+    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+    restore_ask(s, vm, s->path);
+    qmp_expect_migration(vm_qmp(vm), "setup");
+    qmp_expect_migration(vm_qmp(vm), "active");
+    qmp_expect_migration(vm_qmp(vm), "postcopy-active");
+    int fd = open(held, O_WRONLY | O_CLOEXEC); /* when somebody is */
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    return vm;
+}
+
+void restore_end_held(RestoreScene *s, Vm *vm)
+{
+    if (vm) {
+        vm_end(vm);
+        for (unsigned i = 0; i < G_N_ELEMENTS(gates); i++) {
+            close(gates[i]);
+        }
+    }
+    restore_end(s);
 }

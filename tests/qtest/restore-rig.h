@@ -66,6 +66,12 @@ void restore_ask(const RestoreScene *s, Vm *vm, const char *path);
 /* The same by x-farfault-restore, with MORE members (", 'a': 1"). */
 void restore_ask_with(const RestoreScene *s, Vm *vm, const char *path, const char *more);
 
+/* A guest that runs, and whose memory does not come before restore_release(). NULL: skipped. */
+Vm *restore_begin_held(RestoreScene *s);
+void restore_release(Vm *vm);
+/* After restore_release(); VM can be NULL. */
+void restore_end_held(RestoreScene *s, Vm *vm);
+
 /* The engine did it, by faults and fill. */
 void restore_check_info(Vm *vm);
 /* It runs, and has never seen a wrong counter. */

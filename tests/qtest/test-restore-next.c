@@ -4,62 +4,10 @@
  * all is here. Until then they can be cancelled; if the engine dies, or the restore pauses, they
  * have failed, and the guest goes on filling. Nobody takes the end of the restore for theirs.
  */
-#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "tests/qtest/restore-rig.h"
-
-/* From then on no read ends before release(). */
-#define HELD "destination/postcopy-active/call/read-file#30=hold"
-
-static int gates[2]; /* of HELD, while they are open */
-
-static void release(Vm *vm)
-{
-    static const char *const names[] = {"held", "hold"};
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(gates); i++) {
-        g_autofree char *path = vm_path(vm, names[i]);
-
-        gates[i] = open(path, O_RDWR | O_CLOEXEC);
-        g_assert_cmpint(gates[i], >=, 0);
-    }
-}
-
-/* A guest whose memory does not come before release(). NULL: skipped. */
-static Vm *begin_held(RestoreScene *s)
-{
-    if (!restore_has_faults() || !restore_begin_plain(s)) {
-        return NULL;
-    }
-    Vm *vm = restore_start_again(s, HELD);
-    g_autofree char *hold = vm_path(vm, "hold"), *held = vm_path(vm, "held");
-
-    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
-    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
-    restore_ask(s, vm, s->path);
-    qmp_expect_migration(vm_qmp(vm), "setup");
-    qmp_expect_migration(vm_qmp(vm), "active");
-    qmp_expect_migration(vm_qmp(vm), "postcopy-active");
-    int fd = open(held, O_WRONLY | O_CLOEXEC); /* when somebody is */
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-    return vm;
-}
-
-static void end_held(RestoreScene *s, Vm *vm)
-{
-    if (vm) {
-        vm_end(vm);
-        for (unsigned i = 0; i < G_N_ELEMENTS(gates); i++) {
-            close(gates[i]);
-        }
-    }
-    restore_end(s);
-}
 
 /* It waits, and says what is left. */
 static void check_waits(Vm *vm)
@@ -87,14 +35,14 @@ static void check_status(Vm *vm, const char *status)
 static void test_snapshot(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s), *next;
+    Vm *vm = restore_begin_held(&s), *next;
 
     if (vm) {
         g_autofree char *path = vm_path(vm, "next");
 
         qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
         check_waits(vm);
-        release(vm);
+        restore_release(vm);
         g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
         qmp_expect_migration(vm_qmp(vm), "active");
         qmp_expect_migration(vm_qmp(vm), "completed");
@@ -106,14 +54,14 @@ static void test_snapshot(void)
         vm_end(next);
         restore_check_goes_on(&s, vm);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 /* To another guest, by postcopy: it is the guest that was restored. */
 static void test_migrate(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s), *to;
+    Vm *vm = restore_begin_held(&s), *to;
 
     if (vm) {
         g_autofree char *socket = vm_path(vm, "socket");
@@ -124,7 +72,7 @@ static void test_migrate(void)
         qmp_set_capability(vm_qmp(vm), "postcopy-ram", true);
         qmp_ok(vm_qmp(vm), "migrate", "{'uri': 'unix:%s'}", socket);
         check_waits(vm);
-        release(vm);
+        restore_release(vm);
         qmp_expect_migration(vm_qmp(vm), "active");
         qmp_ok(vm_qmp(vm), "migrate-start-postcopy", NULL);
         qmp_expect_migration(vm_qmp(vm), "completed");
@@ -132,21 +80,21 @@ static void test_migrate(void)
         restore_check_goes_on(&s, to);
         vm_end(to);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 /* By QEMU itself, to a command of its own. */
 static void test_qemu(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s);
+    Vm *vm = restore_begin_held(&s);
 
     if (vm) {
         g_autofree char *path = vm_path(vm, "stream");
 
         qmp_ok(vm_qmp(vm), "migrate", "{'uri': 'exec:cat > %s'}", path);
         check_waits(vm);
-        release(vm);
+        restore_release(vm);
         qmp_ok(vm_qmp(vm), "stop", NULL);
         qmp_expect_migration(vm_qmp(vm), "completed");
         g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
@@ -154,13 +102,13 @@ static void test_qemu(void)
         qmp_ok(vm_qmp(vm), "cont", NULL);
         restore_check_goes_on(&s, vm);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 static void test_cancel(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s);
+    Vm *vm = restore_begin_held(&s);
 
     if (vm) {
         g_autofree char *path = vm_path(vm, "next");
@@ -170,7 +118,7 @@ static void test_cancel(void)
         qmp_ok(vm_qmp(vm), "migrate_cancel", NULL);
         qmp_expect_migration(vm_qmp(vm), "cancelled");
         check_status(vm, "cancelled");
-        release(vm);
+        restore_release(vm);
         qmp_expect_migration(vm_qmp(vm), "completed"); /* the restore */
         check_status(vm, "cancelled");
         g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
@@ -180,13 +128,13 @@ static void test_cancel(void)
         check_status(vm, "completed");
         restore_check_goes_on(&s, vm);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 static void test_killed(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s);
+    Vm *vm = restore_begin_held(&s);
 
     if (vm) {
         g_autofree char *path = vm_path(vm, "next");
@@ -196,20 +144,20 @@ static void test_killed(void)
         kill(vm_find_engine(vm), SIGKILL);
         qmp_expect_migration(vm_qmp(vm), "failed");
         check_status(vm, "failed");
-        release(vm);
+        restore_release(vm);
         qmp_expect_migration(vm_qmp(vm), "completed"); /* the restore */
         check_status(vm, "failed");
         g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
         restore_check_goes_on(&s, vm);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 /* migrate-pause, too: what waits has failed, the pause is seen, and the restore goes on. */
 static void test_paused(void)
 {
     RestoreScene s;
-    Vm *vm = begin_held(&s);
+    Vm *vm = restore_begin_held(&s);
 
     if (vm) {
         g_autofree char *path = vm_path(vm, "next");
@@ -220,10 +168,10 @@ static void test_paused(void)
         qmp_expect_migration(vm_qmp(vm), "failed");
         qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
         check_status(vm, "postcopy-paused");
-        release(vm);
+        restore_release(vm);
         restore_recovers(&s, vm, s.path);
     }
-    end_held(&s, vm);
+    restore_end_held(&s, vm);
 }
 
 int main(int argc, char **argv)

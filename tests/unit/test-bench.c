@@ -2,6 +2,7 @@
 /*
  * The arithmetic of the bench: the guest's lines, waits between two of them, ranks of figures.
  */
+#include "tests/bench/restore-aims.h"
 #include "tests/bench/restore-cache.h"
 #include "tests/bench/restore-sample.h"
 #include "tests/bench/sample.h"
@@ -195,6 +196,51 @@ static void test_restore_work(void)
 }
 
 /* One MiB of data between holes; where its file system is a disk, it can be dropped. */
+/* The first point is ahead of the guest by what was reckoned too much. */
+static void test_restore_ahead(void)
+{
+    const BenchPoint point[] = {{1000000, 500}, {4000000, 200}, {5000000, 400}};
+    BenchRestoreSample s;
+
+    bench_restore_clear(&s);
+    bench_restore_work(point, 3, 1, 1000000, &s);
+    g_assert_cmpfloat(s.work, >=, 0);
+    g_assert_cmpfloat(s.work, <, 1);
+}
+
+/* What it says of restores that reach all, of ones that do not, and of what nobody has measured. */
+static void test_restore_aims(void)
+{
+    BenchRestoreSample read = {.all_ms = 1000};
+    BenchRestoreSample lazy[3] = {{.run_ms = 20, .all_ms = 1100, .work = 10, .stall_ms = 40},
+                                  {.run_ms = 90, .all_ms = 1000, .work = 10, .stall_ms = 10},
+                                  {.run_ms = 30, .all_ms = 1200, .work = 10, .stall_ms = 20}};
+    BenchRestoreSample set = {.run_ms = 49, .all_ms = 1150, .work = 50, .stall_ms = 50};
+    BenchRestoreAims aims = {
+        .name = "QEMU", .cold = true, .read = {&read, 1}, .lazy = {lazy, 3}, .set = {&set, 1}};
+    g_autofree char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+
+    g_assert_cmpuint(bench_restore_aims(out, &aims), ==, 0);
+    lazy[1].stall_ms = 51; /* the worst counts, */
+    lazy[2].run_ms = 51;   /* and here the median */
+    lazy[0].all_ms = lazy[2].all_ms = 1151;
+    set.work = 49;
+    g_assert_cmpuint(bench_restore_aims(out, &aims), ==, 4);
+    set.all_ms = 1300;
+    g_assert_cmpuint(bench_restore_aims(out, &aims), ==, 5);
+    aims.cold = false; /* as much work is enough, and the disk is not read */
+    g_assert_cmpuint(bench_restore_aims(out, &aims), ==, 3);
+    fclose(out);
+    g_assert_nonnull(strstr(text, "aim, QEMU, cold: runs after ms 51 (at most 50): missed\n"));
+    g_autofree char *nothing = NULL;
+    out = open_memstream(&nothing, &n);
+    g_assert_cmpuint(bench_restore_aims(out, &(BenchRestoreAims){.name = "QEMU"}), ==, 0);
+    fclose(out);
+    g_assert_cmpstr(nothing, ==, "");
+}
+
 static void test_restore_cache(void)
 {
     g_autofree char *path = NULL, *mib = g_malloc0(1 << 20);
@@ -235,6 +281,8 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/ranks", test_ranks);
     g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
     g_test_add_func("/bench/restore/work", test_restore_work);
+    g_test_add_func("/bench/restore/ahead", test_restore_ahead);
+    g_test_add_func("/bench/restore/aims", test_restore_aims);
     g_test_add_func("/bench/restore/cache", test_restore_cache);
     return g_test_run();
 }
