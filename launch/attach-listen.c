@@ -5,7 +5,7 @@
  *
  * One thread. System calls: socket, connect, setsockopt, bind, listen, lchown, unlink.
  */
-#include "launch/attach.h"
+#include "launch/attach-listen.h"
 
 #include <errno.h>
 #include <sys/socket.h>

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "launch/attach.h"
+#include "launch/attach-listen.h"
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "state/state.h"
