@@ -29,6 +29,8 @@ typedef struct {
     GArray *fds;      /* of int: the relay's */
     GPtrArray *made;  /* char *: unix sockets that this made */
     GPtrArray *notes; /* borrowed */
+    int pact_fd;      /* of its upgrade, the relay's; -1: none */
+    bool stays;       /* nobody takes the guest over any more: its sockets are this QEMU's */
     bool done;
 } FfAttach;
 
@@ -56,6 +58,8 @@ int ff_attach_take_kept(FfAttach *a, unsigned at, JsonObject *o, const char *mem
 bool ff_attach_take_state(FfAttach *a, GError **error);
 /* RAM, and what QEMU keeps of a migration under way. */
 bool ff_attach_take_memory(FfAttach *a, GError **error);
+/* .stays: of the old QEMU of an upgrade, whose guest is not the new one's: it stays here. */
+void ff_attach_settle_pact(FfAttach *a);
 
 /* ---- attach-agent.c ---- */
 

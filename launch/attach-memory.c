@@ -208,6 +208,7 @@ static bool take_pact(FfAttach *a, JsonArray *held, int fd, const char *link, GE
         all = all && own >= 0;
         if (own >= 0 && i < FF_PACT_KEPT_MAX) {
             hold(a, held, names[i], own, NULL, 0);
+            a->pact_fd = i == 0 ? own : a->pact_fd;
         }
     }
     if (!all) {
@@ -254,4 +255,15 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
                "dump keeps this half of the guest");
     }
     return true;
+}
+
+/* Whoever comes after the engines that are dead decides the same, and ends the new QEMU. But that
+ * one's relay, which may be stopped, has the sockets to which clients come: they are this QEMU's
+ * again once the new one can never have the guest. */
+void ff_attach_settle_pact(FfAttach *a)
+{
+    g_autoptr(FfPact) pact =
+        a->pact_fd >= 0 && a->state->role == FF_ROLE_SOURCE ? ff_pact_map(a->pact_fd, NULL) : NULL;
+
+    a->stays = pact && ff_pact_keep_guest(pact);
 }

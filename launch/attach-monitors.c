@@ -25,8 +25,8 @@ static bool make_endpoint(FfAttach *a, JsonObject *monitor, const char *id, bool
     if (!strcmp(kind, "stdio")) {
         *lost = ff_json_int(monitor, "in", -1) < 0 || ff_json_int(monitor, "out", -1) < 0;
     } else if (!strcmp(kind, "listen") && ff_attach_address(monitor, &address, &len)) {
-        int fd = ff_attach_give(
-            a, ff_attach_listen((struct sockaddr *)&address, len, &a->as, a->made, id, error));
+        int fd = ff_attach_give(a, ff_attach_listen((struct sockaddr *)&address, len, &a->as,
+                                                    a->stays, a->made, id, error));
         if (fd < 0) {
             return false;
         }

@@ -81,16 +81,21 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
 
 static bool take_all(FfAttach *a, GError **error)
 {
-    return ff_attach_open_process(a, error) && ff_attach_open_parcel(a, error) &&
-           ff_attach_take_state(a, error) && ff_attach_take_memory(a, error) &&
-           ff_attach_take_uffds(a, error) && ff_attach_take_monitors(a, error) &&
-           become_planner(a, error) && ff_attach_make_endpoints(a, error);
+    if (!ff_attach_open_process(a, error) || !ff_attach_open_parcel(a, error) ||
+        !ff_attach_take_state(a, error) || !ff_attach_take_memory(a, error) ||
+        !ff_attach_take_uffds(a, error) || !ff_attach_take_monitors(a, error) ||
+        !become_planner(a, error)) {
+        return false;
+    }
+    ff_attach_settle_pact(a);
+    return ff_attach_make_endpoints(a, error);
 }
 
 pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error)
 {
     g_auto(FfAttach) a = {.pid = pid,
                           .pidfd = -1,
+                          .pact_fd = -1,
                           .fds = g_array_new(FALSE, FALSE, sizeof(int)),
                           .made = g_ptr_array_new_with_free_func(g_free),
                           .notes = notes};

@@ -14,7 +14,8 @@
 /*
  * Starts a relay for the guest of process PID. Waits up to 5 s for an engine that still ends.
  * NOTES gets what is not as it was before (char *, one line each). Returns the relay's PID; 0 and
- * ERROR (one line, nothing has changed then).
+ * ERROR (one line, nothing has changed then, but that the old QEMU of an upgrade may have the guest
+ * for good).
  */
 pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error);
 
