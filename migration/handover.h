@@ -29,7 +29,8 @@ typedef struct {
     FfGuard *guard;
     bool loads;         /* atomic; the new QEMU may write. Observer: the guard's thread */
     int inner;          /* device state of this QEMU; -1 */
-    char *disks;        /* which files they are in */
+    char *disks;        /* which files they are in, as this QEMU says it */
+    char *theirs;       /* disks and devices that the new one has; NULL: it does not say */
     char *run_state;    /* what the guest was before stop */
     bool saving;        /* this QEMU may have begun its inner migration */
     bool stopped;       /* lock to write; the client's stop and cont are ours */

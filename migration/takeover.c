@@ -95,16 +95,33 @@ static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     return ok;
 }
 
+/* The old side looks whether its own QEMU still has the same, when its guest stands. */
+static bool say_ready(FfTakeover *t, const char *disks, GError **error)
+{
+    size_t len = strlen(disks);
+
+    if (len > FF_UPGRADE_PIECE) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "the list of its disks and devices is too long: give it fewer");
+        return false;
+    }
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, disks, len, NULL, 0);
+    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+}
+
 static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     FfVmmState *state = &t->cfg->vmm->state;
+    FfVmmDisks *disks = &t->cfg->vmm->disks;
+    g_autofree char *here = NULL, *anywhere = NULL;
 
     FF_FAULT_AT("setup");
     if (!look_at_guest(t, error) || !agree(t, m, error)) {
         return false;
     }
     FF_FAULT_AT("agreed");
-    if (!state->prepare(state, FF_ROLE_DESTINATION, error)) {
+    if ((disks->describe && !disks->describe(disks, &here, &anywhere, error)) ||
+        !state->prepare(state, FF_ROLE_DESTINATION, error)) {
         return false;
     }
     ff_stamp(t->stats->setup_us);
@@ -115,8 +132,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     FF_FAULT_AT("ready");
-    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, NULL, 0, NULL, 0);
-    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+    return say_ready(t, anywhere ? anywhere : "", error);
 }
 
 /* ---- device state ------------------------------------------------------------------------------

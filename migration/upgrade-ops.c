@@ -9,11 +9,10 @@
 
 static bool note_upgrade(FfMigration *m, GError **error)
 {
-    /* Before the coordinator: an engine that comes after a crash says that it came to nothing. */
+    /* Before the coordinator, and before who asks for it is told that it has begun: an engine that
+     * comes after a crash says that it came to nothing. */
     ff_state_mark(m->cfg.state, FF_MARK_UPGRADE);
-    if (m->cfg.role == FF_ROLE_DESTINATION) {
-        ff_journal_setup(m->cfg.state);
-    }
+    ff_journal_setup(m->cfg.state);
     return true;
 }
 
