@@ -576,6 +576,7 @@ void ff_handover_coordinate(FfHandover *s)
 {
     g_autoptr(GError) error = NULL;
 
+    FF_FAULT_AT("begun");
     if (begin(s, &error) && stop_guest(s, &error) && send_all_state(s, &error) && give(s, &error) &&
         await_taken(s, &error)) {
         finish(s);
@@ -592,6 +593,29 @@ static const char unknown[] =
     DIED " while its guest was handed to a new QEMU, and its relay as well: "
          "if the guest runs there, end this QEMU";
 
+void ff_handover_adopt_begin(FfHandover *s)
+{
+    FfUpgradeConfig *held = &s->cfg->upgrade;
+
+    s->inner = g_steal_fd(&s->cfg->fd);
+    s->heir = g_steal_fd(&held->heir_fd);
+    s->pact = held->pact_fd >= 0 ? ff_pact_map(held->pact_fd, NULL) : NULL;
+    s->stopped = ff_journal_phase(s->cfg->state) != FF_PHASE_SETUP;
+    s->saving = s->inner >= 0;
+    s->control->granted = ff_journal_right(s->cfg->state) == FF_RUN_GIVEN;
+}
+
+/* The pages that the new QEMU has written are known by their block. */
+static void cannot_put_back(FfHandover *s, const GError *why)
+{
+    g_autofree char *text = g_strdup_printf(
+        DIED ", and the next one cannot put back what " PEER " may have written to guest memory: "
+             "%s: the guest stands, and neither QEMU may go on with it: end both",
+        why->message);
+
+    stay_stopped(s, text);
+}
+
 void ff_handover_adopt(FfHandover *s)
 {
     FfStateHeader *state = s->cfg->state;
@@ -599,11 +623,6 @@ void ff_handover_adopt(FfHandover *s)
     bool given = ff_journal_right(state) == FF_RUN_GIVEN;
     g_autoptr(GError) error = NULL;
 
-    s->inner = g_steal_fd(&s->cfg->fd);
-    s->heir = g_steal_fd(&s->cfg->upgrade.heir_fd);
-    s->pact = s->cfg->upgrade.pact_fd >= 0 ? ff_pact_map(s->cfg->upgrade.pact_fd, NULL) : NULL;
-    s->stopped = phase != FF_PHASE_SETUP;
-    s->saving = s->inner >= 0;
     if (phase == FF_PHASE_DONE || (s->pact && !ff_pact_keep_guest(s->pact))) {
         ff_control_set_status(s->control, FF_STATUS_ACTIVE);
         end_old(s);
@@ -651,4 +670,5 @@ void ff_handover_clear(FfHandover *s)
     ff_close_fd(&s->cfg->upgrade.heir_fd);
     g_free(s->run_state);
     g_free(s->disks);
+    g_free(s->theirs);
 }

@@ -42,6 +42,8 @@ void ff_handover_init(FfHandover *s);
 /* The coordinator, from the beginning to the end; of one that adopts. */
 void ff_handover_coordinate(FfHandover *s);
 void ff_handover_adopt(FfHandover *s);
+/* Before that coordinator. The driver. */
+void ff_handover_adopt_begin(FfHandover *s);
 /* Driver: who waits for the peer stops doing so. The control's lock is held. */
 void ff_handover_wake_locked(FfHandover *s);
 void ff_handover_clear(FfHandover *s);

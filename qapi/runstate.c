@@ -98,8 +98,13 @@ void ff_handle_cont(FfCall *call)
 void ff_handle_stop(FfCall *call)
 {
     FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    bool holds_it = false;
 
-    bool holds_it = d->migration && ff_migration_client_stop(d->migration);
+    if (d->migration && !ff_migration_client_stop(d->migration, &holds_it, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
 
     /* At a source that QEMU stops the run state that is noted at the switch says it. */
     if (holds_it || (!is_source(d) && (d->migration || d->incoming))) {
