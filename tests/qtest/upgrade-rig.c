@@ -183,6 +183,18 @@ void up_runs(Guest *g)
     g_free(up_wait_console(g, "B"));
 }
 
+bool up_has_run(Guest *g)
+{
+    g_autofree char *news = console(g);
+
+    return strchr(news, 'B');
+}
+
+GArray *up_qemus(const Guest *g)
+{
+    return qemus(g->dir);
+}
+
 static char **environment(const Guest *g)
 {
     char **env = g_get_environ();
@@ -272,8 +284,16 @@ void up_end(Guest *g)
     g_free(g);
 }
 
-/* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
-Guest *up_counting(const char *faults)
+Qmp *up_second_monitor(Guest *g)
+{
+    g_autofree char *path = g_build_filename(g->dir, "second", NULL);
+
+    return qmp_new(connect_to(path), "second", false);
+}
+
+/* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. TWO:
+ * it has a second monitor. */
+static Guest *counting(const char *faults, bool two)
 {
     const char *why;
 
@@ -284,12 +304,21 @@ Guest *up_counting(const char *faults)
     Guest *g = up_new();
     g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
     g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
-    const char *const args[] = {"-machine", "pc-i440fx-7.2",
-                                "-smp",     "2",
-                                "-m",       G_STRINGIFY(RAM_MIB) "M",
-                                "-vga",     "std",
-                                "-drive",   drive,
-                                "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+    g_autofree char *second = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
+    const char *const args[] = {"-machine",
+                                "pc-i440fx-7.2",
+                                "-smp",
+                                "2",
+                                "-m",
+                                G_STRINGIFY(RAM_MIB) "M",
+                                "-vga",
+                                "std",
+                                "-drive",
+                                drive,
+                                "-device",
+                                "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+                                two ? "-qmp" : NULL,
+                                second,
                                 NULL};
 
     g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
@@ -298,6 +327,16 @@ Guest *up_counting(const char *faults)
     up_start(g, "qemu-system-x86_64", args);
     g_free(up_wait_console(g, "AB"));
     return g;
+}
+
+Guest *up_counting(const char *faults)
+{
+    return counting(faults, false);
+}
+
+Guest *up_counting_two_monitors(const char *faults)
+{
+    return counting(faults, true);
 }
 
 /* Every counter of every page, with the guest stopped for it. */
@@ -356,6 +395,126 @@ int up_run(Guest *g, const char *const *args, char **said)
     g_assert_true(WIFEXITED(status));
     *said = g_strdup(WEXITSTATUS(status) ? err : out);
     return WEXITSTATUS(status);
+}
+
+static void open_fifo(const Guest *g, const char *name)
+{
+    g_autofree char *path = g_build_filename(g->dir, name, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
+struct Command {
+    pid_t pid; /* 0: it was waited for */
+    int out;
+};
+
+Command *up_begin(Guest *g, const char *program)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    const char *argv[] = {farfault, "upgrade", g->monitor, program ? "--qemu" : NULL,
+                          program,  NULL};
+    g_auto(GStrv) env = environment(g);
+    Command *c = g_new0(Command, 1);
+    int fds[2];
+
+    g_assert_cmpint(pipe2(fds, O_CLOEXEC), ==, 0);
+    up_disconnect(g);
+    c->out = fds[0];
+    c->pid = fork();
+    if (c->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(fds[1], 1);
+        dup2(fds[1], 2);
+        execve(farfault, (char **)argv, env);
+        _exit(127);
+    }
+    close(fds[1]);
+    return c;
+}
+
+int up_finish(Command *c, char **said)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    char buf[1024];
+    ssize_t n;
+    int status;
+
+    while ((n = read(c->out, buf, sizeof(buf))) > 0) {
+        g_string_append_len(text, buf, n);
+    }
+    while (waitpid(c->pid, &status, 0) < 0) {
+        g_assert_cmpint(errno, ==, EINTR);
+    }
+    c->pid = 0;
+    g_test_message("%s", text->str);
+    *said = g_string_free(g_steal_pointer(&text), FALSE);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+void up_command_free(Command *c)
+{
+    if (c->pid) {
+        kill(c->pid, SIGKILL);
+    }
+    close(c->out);
+    g_free(c);
+}
+
+char *up_slow_program(Guest *g)
+{
+    static const char *const names[] = {"slow-waits", "slow-go"};
+    g_autofree char *installed = up_installed();
+    g_autofree char *text = g_strdup_printf("#!/bin/sh\n: >%s/slow-waits\nread x <%s/slow-go\n"
+                                            "exec %s \"$@\"\n",
+                                            g->dir, g->dir, installed);
+    char *path = g_build_filename(g->dir, "slow-qemu", NULL);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *fifo = g_build_filename(g->dir, names[i], NULL);
+
+        g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
+    }
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    g_assert_cmpint(chmod(path, 0700), ==, 0);
+    return path;
+}
+
+void up_slow_program_waits(Guest *g)
+{
+    g_autofree char *path = g_build_filename(g->dir, "slow-waits", NULL);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
+void up_slow_program_goes_on(Guest *g)
+{
+    open_fifo(g, "slow-go");
+}
+
+GArray *up_processes(const Guest *g)
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *path = g_strdup_printf("/proc/%s/environ", name), *text = NULL;
+        g_autofree char *comm_path = g_strdup_printf("/proc/%s/comm", name), *comm = NULL;
+        pid_t pid = atoi(name);
+        gsize len;
+
+        if (pid > 1 && pid != getpid() && g_file_get_contents(comm_path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, "farfault") && g_file_get_contents(path, &text, &len, NULL) &&
+            memmem(text, len, g->dir, strlen(g->dir))) {
+            g_array_append_val(pids, pid);
+        }
+    }
+    return pids;
 }
 
 void up_to(Guest *g, const char *program)
@@ -516,6 +675,14 @@ static int attach(Guest *g, pid_t pid, char **text)
     return status;
 }
 
+char *up_try_attach(Guest *g, pid_t pid)
+{
+    char *text = NULL;
+
+    attach(g, pid, &text);
+    return text;
+}
+
 void up_attach(Guest *g, pid_t pid)
 {
     g_autofree char *text = NULL;
@@ -542,15 +709,6 @@ void up_attach_if_needed(Guest *g, pid_t pid)
         }
         g_usleep(50000);
     }
-}
-
-static void open_fifo(const Guest *g, const char *name)
-{
-    g_autofree char *path = g_build_filename(g->dir, name, NULL);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
 }
 
 void up_can_hold(const Guest *g)
