@@ -4,12 +4,14 @@
  * to three of these at random moments, of any process of the guest (old or new QEMU, their relays
  * and engines, the command itself):
  *
- *   it is killed        it stands for a while, short or longer than its peer waits
+ *   it is killed, a relay perhaps with its engine
+ *   it stands for a while, short or longer than its peer waits
  *
- * Half of the moments are counted from the beginning, half from when the new QEMU's engine is
- * there. A QEMU without relay and engine gets new ones by farfault attach. In the end there is one
- * QEMU, its guest runs without anybody's help, and each of its counters is right. There may be none
- * only if a QEMU was killed; the next round has a new guest then.
+ * A third of the moments are counted from the beginning, the others from when one of the engines
+ * has come to some named point of the switch, where it stands for a moment. A QEMU without relay
+ * and engine gets new ones by farfault attach. In the end there is one QEMU, its guest runs without
+ * anybody's help, and each of its counters is right. There may be none only if a QEMU was killed;
+ * the next round has a new guest then.
  *
  * Moments are no events: so this sleeps.
  */
@@ -77,6 +79,17 @@ static void stand(Round *r, pid_t pid)
     kill(pid, SIGCONT);
 }
 
+static pid_t parent_of(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+    int parent = 0;
+
+    if (g_file_get_contents(path, &text, NULL, NULL)) {
+        sscanf(strrchr(text, ')') + 1, " %*c %d", &parent);
+    }
+    return parent > 1 && parent != getpid() ? parent : pid;
+}
+
 static void act(Round *r)
 {
     g_autoptr(GArray) all = up_processes(r->g);
@@ -101,27 +114,41 @@ static void act(Round *r)
         return;
     }
     total.killed++;
+    if (g_str_has_prefix(name, "farfault-engine") && below(r, 3) == 0) {
+        g_string_append(r->what, " with its relay");
+        kill(parent_of(pid), SIGKILL);
+    }
     r->qemu_killed |= !g_str_has_prefix(name, "farfault");
     kill(pid, SIGKILL);
 }
 
-/* Relays and engines of both are there, or the command has ended. */
-static void await_second_engine(Round *r)
+/* What the engines that are started from now on do: the new one's in this round, which is the old
+ * one's in the next. */
+static void draw_points(Round *r)
 {
-    for (;; g_usleep(1000)) {
-        g_autoptr(GArray) all = up_processes(r->g);
-        unsigned engines = 0;
-        bool command = false;
+    static const char *const old[] = {
+        "begun",  "setup", "guarded", "active", "prepared", "stopping",    "stopped",  "loaded",
+        "giving", "given", "running", "lifted", "done",     "ending-heir", "put-back", "restarted"};
+    static const char *const new[] = {"setup",   "agreed", "loading", "ready",   "shut",
+                                      "loaded",  "grant",  "taken",   "granted", "resumed",
+                                      "running", "lifted", "done",    "undone",  "idle"};
+    int ms = 1 + below(r, 80);
+    g_autofree char *faults =
+        g_strdup_printf("takeover/*/at/%s=stop:%d;handover/*/at/%s=stop:%d",
+                        new[below(r, G_N_ELEMENTS(new))], ms, old[below(r, G_N_ELEMENTS(old))], ms);
 
-        for (guint i = 0; i < all->len; i++) {
-            g_autofree char *name = name_of(g_array_index(all, pid_t, i));
+    up_set_faults(r->g, faults);
+    g_string_append_printf(r->what, "; %s", faults);
+}
 
-            engines += g_str_has_prefix(name, "farfault-engine");
-            command |= !strcmp(name, "farfault");
-        }
-        if (engines > 1 || !command) {
-            return;
-        }
+static void await_point(Round *r)
+{
+    g_autofree char *first = g_build_filename(r->g->dir, "fault-0", NULL);
+    g_autofree char *second = g_build_filename(r->g->dir, "fault-1", NULL);
+
+    while (!g_file_test(first, G_FILE_TEST_EXISTS) && !g_file_test(second, G_FILE_TEST_EXISTS) &&
+           up_is_under_way(r->command)) {
+        g_usleep(500);
     }
 }
 
@@ -176,7 +203,7 @@ static pid_t settle(Round *r)
 
 static void begin_guest(Round *r)
 {
-    r->g = up_counting("nobody/*/at/nowhere=kill"); /* its processes are known by that */
+    r->g = up_counting("nobody/*/at/nowhere=kill;handover/*/at/stopped=stop:30");
     if (!r->g) {
         g_error("no guest");
     }
@@ -193,13 +220,14 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
         begin_guest(r);
     }
     r->old = up_only_qemu(r->g);
+    draw_points(r);
     r->command = up_begin(r->g, programs[below(r, (int)n_programs)]);
-    bool late = below(r, 2);
+    bool late = below(r, 3);
     if (late) {
-        await_second_engine(r);
+        await_point(r);
     }
     for (int i = below(r, ACTIONS + 1); i > 0; i--) {
-        g_usleep((gulong)below(r, late ? 60 : 700) * 1000);
+        g_usleep((gulong)below(r, late ? 50 : 700) * 1000);
         act(r);
     }
     alarm(LIMIT_S); /* the command ends */

@@ -195,7 +195,7 @@ GArray *up_qemus(const Guest *g)
     return qemus(g->dir);
 }
 
-static char **environment(const Guest *g)
+char **up_environment(const Guest *g)
 {
     char **env = g_get_environ();
 
@@ -225,7 +225,7 @@ void up_start(Guest *g, const char *program, const char *const *args)
     g_autofree char *qmp = g_strdup_printf("unix:%s,server=on,wait=off", g->monitor);
     g_autofree char *log = g_build_filename(g->dir, "stderr", NULL);
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     const char *const own[] = {"-nodefaults", "-display", "none",    "-accel",          "tcg",
                                "-chardev",    file,       "-serial", "chardev:console", "-qmp",
                                qmp,           NULL};
@@ -370,132 +370,6 @@ void up_check_memory(Guest *g)
 /* ---- the command -------------------------------------------------------------------------------
  */
 
-/* ARGS: after "farfault upgrade QMP", NULL-terminated. Returns the exit status; *SAID (g_free): the
- * last line that it wrote. */
-int up_run(Guest *g, const char *const *args, char **said)
-{
-    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
-    g_autoptr(GPtrArray) argv = g_ptr_array_new();
-    g_auto(GStrv) env = environment(g);
-    g_autoptr(GError) error = NULL;
-    int status;
-
-    up_disconnect(g);
-    g_ptr_array_add(argv, farfault);
-    g_ptr_array_add(argv, (char *)"upgrade");
-    g_ptr_array_add(argv, g->monitor);
-    for (unsigned i = 0; args && args[i]; i++) {
-        g_ptr_array_add(argv, (char *)args[i]);
-    }
-    g_ptr_array_add(argv, NULL);
-    g_spawn_sync(NULL, (char **)argv->pdata, env, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
-                 &error);
-    g_assert_no_error(error);
-    g_test_message("%s%s", out, err);
-    g_assert_true(WIFEXITED(status));
-    *said = g_strdup(WEXITSTATUS(status) ? err : out);
-    return WEXITSTATUS(status);
-}
-
-static void open_fifo(const Guest *g, const char *name)
-{
-    g_autofree char *path = g_build_filename(g->dir, name, NULL);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-}
-
-struct Command {
-    pid_t pid; /* 0: it was waited for */
-    int out;
-};
-
-Command *up_begin(Guest *g, const char *program)
-{
-    g_autofree char *farfault = vm_build_path("cli/farfault");
-    const char *argv[] = {farfault, "upgrade", g->monitor, program ? "--qemu" : NULL,
-                          program,  NULL};
-    g_auto(GStrv) env = environment(g);
-    Command *c = g_new0(Command, 1);
-    int fds[2];
-
-    g_assert_cmpint(pipe2(fds, O_CLOEXEC), ==, 0);
-    up_disconnect(g);
-    c->out = fds[0];
-    c->pid = fork();
-    if (c->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        dup2(fds[1], 1);
-        dup2(fds[1], 2);
-        execve(farfault, (char **)argv, env);
-        _exit(127);
-    }
-    close(fds[1]);
-    return c;
-}
-
-int up_finish(Command *c, char **said)
-{
-    g_autoptr(GString) text = g_string_new(NULL);
-    char buf[1024];
-    ssize_t n;
-    int status;
-
-    while ((n = read(c->out, buf, sizeof(buf))) > 0) {
-        g_string_append_len(text, buf, n);
-    }
-    while (waitpid(c->pid, &status, 0) < 0) {
-        g_assert_cmpint(errno, ==, EINTR);
-    }
-    c->pid = 0;
-    g_test_message("%s", text->str);
-    *said = g_string_free(g_steal_pointer(&text), FALSE);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-void up_command_free(Command *c)
-{
-    if (c->pid) {
-        kill(c->pid, SIGKILL);
-    }
-    close(c->out);
-    g_free(c);
-}
-
-char *up_slow_program(Guest *g)
-{
-    static const char *const names[] = {"slow-waits", "slow-go"};
-    g_autofree char *installed = up_installed();
-    g_autofree char *text = g_strdup_printf("#!/bin/sh\n: >%s/slow-waits\nread x <%s/slow-go\n"
-                                            "exec %s \"$@\"\n",
-                                            g->dir, g->dir, installed);
-    char *path = g_build_filename(g->dir, "slow-qemu", NULL);
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
-        g_autofree char *fifo = g_build_filename(g->dir, names[i], NULL);
-
-        g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
-    }
-    g_assert_true(g_file_set_contents(path, text, -1, NULL));
-    g_assert_cmpint(chmod(path, 0700), ==, 0);
-    return path;
-}
-
-void up_slow_program_waits(Guest *g)
-{
-    g_autofree char *path = g_build_filename(g->dir, "slow-waits", NULL);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-}
-
-void up_slow_program_goes_on(Guest *g)
-{
-    open_fifo(g, "slow-go");
-}
-
 GArray *up_processes(const Guest *g)
 {
     GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
@@ -515,31 +389,6 @@ GArray *up_processes(const Guest *g)
         }
     }
     return pids;
-}
-
-void up_to(Guest *g, const char *program)
-{
-    g_autofree char *said = NULL;
-    pid_t before = up_only_qemu(g);
-
-    g_assert_cmpint(up_run(g, (const char *const[]){"--qemu", program, NULL}, &said), ==, 0);
-    g_assert_cmpint(up_only_qemu(g), !=, before);
-    up_runs(g);
-}
-
-/* It fails, and says PART; the QEMU that was there goes on. */
-void up_fails(Guest *g, const char *const *args, const char *part)
-{
-    g_autofree char *said = NULL;
-    pid_t before = up_only_qemu(g);
-
-    g_assert_cmpint(up_run(g, args, &said), ==, 1);
-    if (!strstr(said, part)) {
-        g_error("\"%s\" is not in: %s", part, said);
-    }
-    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1);
-    g_assert_cmpint(up_only_qemu(g), ==, before);
-    up_runs(g);
 }
 
 unsigned up_rounds(unsigned otherwise)
@@ -579,7 +428,7 @@ Qmp *up_start_borrowing(Guest *g)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault"), *program = up_installed();
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     g_autoptr(GError) error = NULL;
     int lend[2], monitor[2];
 
@@ -663,7 +512,7 @@ static int attach(Guest *g, pid_t pid, char **text)
     g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
     g_autofree char *number = g_strdup_printf("%d", (int)pid);
     const char *argv[] = {farfault, "attach", number, NULL};
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     g_autoptr(GError) error = NULL;
     int status;
 
@@ -711,6 +560,15 @@ void up_attach_if_needed(Guest *g, pid_t pid)
     }
 }
 
+void up_open_fifo(const Guest *g, const char *name)
+{
+    g_autofree char *path = g_build_filename(g->dir, name, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
 void up_can_hold(const Guest *g)
 {
     g_autofree char *hold = g_build_filename(g->dir, "hold", NULL);
@@ -722,10 +580,10 @@ void up_can_hold(const Guest *g)
 
 void up_wait_held(const Guest *g)
 {
-    open_fifo(g, "held");
+    up_open_fifo(g, "held");
 }
 
 void up_let_go(const Guest *g)
 {
-    open_fifo(g, "hold");
+    up_open_fifo(g, "hold");
 }

@@ -69,6 +69,9 @@ void up_can_hold(const Guest *g);
 void up_wait_held(const Guest *g);
 void up_let_go(const Guest *g);
 
+/* For its processes (g_strfreev). Opens the FIFO NAME of its folder, for writing. */
+char **up_environment(const Guest *g);
+void up_open_fifo(const Guest *g, const char *name);
 /* ARGS: after "farfault upgrade QMP", NULL-terminated. Returns the exit status; *SAID (g_free): the
  * last line that it wrote. */
 int up_run(Guest *g, const char *const *args, char **said);
@@ -76,6 +79,7 @@ int up_run(Guest *g, const char *const *args, char **said);
  * it was killed, and the status is -1. */
 typedef struct Command Command;
 Command *up_begin(Guest *g, const char *program);
+bool up_is_under_way(Command *c);
 int up_finish(Command *c, char **said);
 void up_command_free(Command *c);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Command, up_command_free)
