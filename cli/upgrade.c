@@ -458,8 +458,9 @@ static bool lost_sight(Upgrade *u, GError **error)
         return fail(
             error,
             "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
-            "and the guest goes on there if it had not left (%s)",
-            u->old_pid, why);
+            "and the guest goes on there if it had not left; farfault attach %d then ends the new "
+            "one, if it lives and has no guest (%s)",
+            u->old_pid, (int)u->pid, why);
     }
     if (new_lives) {
         return fail(error,
@@ -567,8 +568,11 @@ static bool switch_over(Upgrade *u, GError **error)
     bool ended = await_end(u, begun, begun ? error : NULL);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
-    if (!begun || !ended) {
+    if (!ended || (!begun && (u->end == FAILED || !u->handed))) {
         return false;
+    }
+    if (!begun) {
+        g_clear_error(error); /* the new one may have heard it all the same */
     }
     if (u->end == COMPLETED) {
         end_old(u);

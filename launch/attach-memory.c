@@ -257,13 +257,23 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
     return true;
 }
 
+/* Of a new QEMU without relay and engine, which alone could take the guest. */
+static bool has_no_guest(const FfStateHeader *state, const FfPact *pact)
+{
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
+    bool early = phase == FF_PHASE_IDLE || phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING;
+
+    return ff_state_is_marked(state, FF_MARK_BORROWED) &&
+           (pact ? ff_pact_word(pact) != FF_PACT_TAKEN : early);
+}
+
 /* Whoever comes after the engines that are dead decides the same, and ends the new QEMU. But that
  * one's relay, which may be stopped, has the sockets to which clients come: they are this QEMU's
  * again once the new one can never have the guest. */
 void ff_attach_settle_pact(FfAttach *a)
 {
-    g_autoptr(FfPact) pact =
-        a->pact_fd >= 0 && a->state->role == FF_ROLE_SOURCE ? ff_pact_map(a->pact_fd, NULL) : NULL;
+    g_autoptr(FfPact) pact = a->pact_fd >= 0 ? ff_pact_map(a->pact_fd, NULL) : NULL;
 
-    a->stays = pact && ff_pact_keep_guest(pact);
+    a->stays = pact && a->state->role == FF_ROLE_SOURCE && ff_pact_keep_guest(pact);
+    a->ends = has_no_guest(a->state, pact);
 }

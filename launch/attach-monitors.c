@@ -89,7 +89,12 @@ bool ff_attach_make_endpoints(FfAttach *a, GError **error)
 {
     JsonArray *all = ff_attach_monitors(a), *kept = json_array_new();
 
-    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+    if (a->ends) {
+        ff_attach_note(a,
+                       "this QEMU was to take over another one's guest, and has not got it: it is "
+                       "ended");
+    }
+    for (guint i = 0; all && !a->ends && i < json_array_get_length(all); i++) {
         JsonObject *monitor = json_array_get_object_element(all, i);
         const char *id = ff_json_string_or(monitor, "id", "?");
         bool lost = false;

@@ -155,20 +155,26 @@ static void await_point(Round *r)
 /* ---- until it is settled -----------------------------------------------------------------------
  */
 
+static void attach(Round *r, pid_t pid)
+{
+    g_autofree char *said = up_try_attach(r->g, pid);
+
+    total.attached += strstr(said, " serves the guest") != NULL;
+    g_string_append_printf(r->what, "; attach %d: %s", (int)pid, g_strchomp(said));
+}
+
+/* The old one first: it knows whose the guest is. */
 static void help(Round *r, const GArray *qemus)
 {
-    pid_t pid = g_array_index(qemus, pid_t, 0);
+    for (unsigned old = 2; old-- > 0;) {
+        for (guint i = 0; i < qemus->len; i++) {
+            pid_t pid = g_array_index(qemus, pid_t, i);
 
-    for (guint i = 0; i < qemus->len; i++) {
-        if (g_array_index(qemus, pid_t, i) == r->old) {
-            pid = r->old; /* it knows whose the guest is */
+            if ((pid == r->old) == old) {
+                attach(r, pid);
+            }
         }
     }
-    g_autofree char *said = up_try_attach(r->g, pid);
-    bool is = strstr(said, " serves the guest");
-
-    total.attached += is;
-    g_string_append_printf(r->what, "; attach %d: %s", (int)pid, g_strchomp(said));
 }
 
 /* The only QEMU, whose guest runs; 0: there is none any more. */

@@ -497,6 +497,30 @@ static void test_stopped_relay(void)
     up_check_memory(g);
 }
 
+/* A new QEMU that lost its relay before it was offered a guest: it never gets one, and is ended. */
+static void test_attach_to_left_alone(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("nobody/*/at/nowhere=kill");
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    pid_t relay = find_process(g, "farfault-relay", 0);
+    g_autoptr(Qmp) other = up_start_borrowing(g);
+    pid_t theirs = find_process(g, "farfault-relay", relay);
+    g_autoptr(GArray) qemus = up_qemus(g);
+
+    g_assert_cmpuint(qemus->len, ==, 2);
+    kill(theirs, SIGKILL);
+    up_attach(g, g_array_index(qemus, pid_t, g_array_index(qemus, pid_t, 0) == old));
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 /* ---- at random ---------------------------------------------------------------------------------
  */
 
@@ -560,6 +584,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/not-started", test_not_started);
     g_test_add_func("/upgrade-faults/earlier-end", test_earlier_end);
     g_test_add_func("/upgrade-faults/stopped-relay", test_stopped_relay);
+    g_test_add_func("/upgrade-faults/attach-to-left-alone", test_attach_to_left_alone);
     g_test_add_func("/upgrade-faults/random", test_random);
     return g_test_run();
 }
