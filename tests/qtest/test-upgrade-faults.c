@@ -344,6 +344,46 @@ static void test_stop_after_giving(void)
     }
 }
 
+/* Relay and engine of the old QEMU die when the journal says that the guest is being stopped, and
+ * it is not yet: who says stop to the next engine is not told that it stands while it runs. */
+static void test_stop_while_taken_back(void)
+{
+    static const char stop[] = "{\"execute\": \"stop\"}\n";
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/stopping=both;handover/*/at/ending-heir=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_attach(g, old);
+    up_wait_held(g);
+    up_reconnect(g);
+    stream_send(qmp_stream(g->qmp), stop, strlen(stop), NULL, 0);
+    up_runs(g);
+    /* Were it answered before, it would be by now. */
+    g_assert_false(test_wait_readable(stream_fd(qmp_stream(g->qmp)), 0));
+    up_let_go(g);
+    bool answered = false;
+    while (!answered) { /* there are events as well */
+        g_autofree char *line =
+            stream_read_line(qmp_stream(g->qmp), "stop", test_deadline(TEST_TIMEOUT));
+        g_assert_nonnull(line);
+        answered = strstr(line, "\"return\"");
+    }
+    g_autofree char *state = qmp_run_state(g->qmp);
+    g_assert_cmpstr(state, ==, "paused");
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 /* An engine that finds a guest that runs: what clients say of that is QEMU's. */
 static void test_adopted_runs(void)
 {
@@ -580,6 +620,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/disks-change", test_disks_change);
     g_test_add_func("/upgrade-faults/disks-change/early", test_disks_change_early);
     g_test_add_func("/upgrade-faults/stop-after-giving", test_stop_after_giving);
+    g_test_add_func("/upgrade-faults/stop-while-taken-back", test_stop_while_taken_back);
     g_test_add_func("/upgrade-faults/adopted-runs", test_adopted_runs);
     g_test_add_func("/upgrade-faults/not-started", test_not_started);
     g_test_add_func("/upgrade-faults/earlier-end", test_earlier_end);
