@@ -62,12 +62,17 @@ static bool no_process(const FfDumpFiles *half, GError **error)
     return true;
 }
 
-/* Nobody is there who could answer: the rest is not known. */
+/* Its host says that nobody is there who could answer. */
 static bool is_absent(const GError *error)
 {
     return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
-           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
-           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_HOST_UNREACHABLE) ||
+           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED);
+}
+
+/* Its host says nothing: it may be cut off, and its guest run on. */
+static bool is_out_of_reach(const GError *error)
+{
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_HOST_UNREACHABLE) ||
            g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NETWORK_UNREACHABLE) ||
            g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
 }
@@ -83,6 +88,13 @@ static bool no_monitor(char **address, GError **error)
                         "%s answers: continue the migration there (farfault status %s says how), "
                         "or end that QEMU first",
                         *a, *a);
+            return false;
+        }
+        if (is_out_of_reach(own)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                        "%s cannot be reached, which does not say that its QEMU has ended (%s): "
+                        "switch that host off, or reach it; then leave this --monitor out",
+                        *a, own->message);
             return false;
         }
         if (!is_absent(own)) {

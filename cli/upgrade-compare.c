@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "qmp/disk.h"
 #include "qmp/json.h"
 
 /* Fills LIST (name -> what; both g_free). FALSE and ERROR. */
@@ -83,29 +84,6 @@ static bool ask_devices(FfCliQmp *qmp, GHashTable *list, GError **error)
            add_children(qmp, "/machine/peripheral-anon", list, error);
 }
 
-/* The medium with what the new QEMU has to have the same of it: format, limits, and the files below
- * it, as far as the image names them (g_free). */
-static char *describe_medium(JsonObject *inserted)
-{
-    static const char *const limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
-    GString *text = g_string_new(ff_json_string_or(inserted, "file", "(no medium)"));
-
-    g_string_append_printf(text, " (%s%s)", ff_json_string_or(inserted, "drv", "no format"),
-                           ff_json_bool(inserted, "ro") ? ", read-only" : "");
-    for (unsigned i = 0; i < G_N_ELEMENTS(limits); i++) {
-        gint64 n = ff_json_int(inserted, limits[i], 0);
-        if (n) {
-            g_string_append_printf(text, " %s=%" G_GINT64_FORMAT, limits[i], n);
-        }
-    }
-    for (JsonObject *image = ff_json_object(ff_json_object(inserted, "image"), "backing-image");
-         image; image = ff_json_object(image, "backing-image")) {
-        g_string_append_printf(text, " on %s (%s)", ff_json_string_or(image, "filename", "?"),
-                               ff_json_string_or(image, "format", "?"));
-    }
-    return g_string_free(text, FALSE);
-}
-
 static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-block", NULL, error);
@@ -113,10 +91,8 @@ static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
     for (guint i = 0; node && i < ff_json_node_length(node); i++) {
         JsonObject *o = ff_json_node_nth(node, i);
         JsonObject *inserted = ff_json_object(o, "inserted");
-        const char *name = ff_json_string_or(o, "device", "");
 
-        g_hash_table_insert(list, g_strdup(*name ? name : ff_json_string_or(o, "qdev", "?")),
-                            inserted ? describe_medium(inserted) : g_strdup("(no medium)"));
+        g_hash_table_insert(list, g_strdup(ff_disk_owner(o)), ff_disk_describe(inserted));
     }
     return node;
 }

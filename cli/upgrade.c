@@ -34,13 +34,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNKNOWN = 4 };
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STANDS };
 
 /* What QEMU, its relay and its engine write to stderr, from then on; bytes. The name must not look
  * like that of guest RAM (farfault-ID), which farfault attach takes from what QEMU has open. */
 #define LOG_SIZE (256u << 10)
 #define LOG_NAME "upgrade-log"
 #define SOCKET_NAME "farfault-upgrade"
+
+/* Seconds without a word of either engine, after which they are asked whether they are there. */
+#define QUIET_S 30
 
 typedef struct {
     gboolean help, check;
@@ -69,7 +72,9 @@ typedef struct {
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
+    bool heard;  /* something came from an engine since it was last looked */
     bool handed; /* the engines may have begun: who has the guest is theirs to say */
+    char *state; /* of the guest in the new QEMU, if it does not run there; NULL */
 } Upgrade;
 
 #define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
@@ -90,6 +95,7 @@ static void upgrade_clear(Upgrade *u)
     close_fd(&u->log);
     g_strfreev(u->args);
     g_free(u->qemu);
+    g_free(u->state);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
 
@@ -361,7 +367,13 @@ static void on_old(JsonObject *event, const GError *error, void *opaque)
     Upgrade *u = opaque;
     const char *status = event ? status_of(event) : "";
 
+    u->heard = true;
     u->old_gone |= !event;
+    if (!strcmp(status, "setup")) {
+        /* What came before is of an earlier migration. */
+        u->end = GOING;
+        u->stop = 0;
+    }
     if (!u->stop && !strcmp(ff_json_string_or(event, "event", ""), "STOP")) {
         u->stop = time_of(event);
     }
@@ -376,6 +388,7 @@ static void on_new(JsonObject *event, const GError *error, void *opaque)
 {
     Upgrade *u = opaque;
 
+    u->heard = true;
     u->new_gone |= !event;
     if (!u->resume && !strcmp(ff_json_string_or(event, "event", ""), "RESUME")) {
         u->resume = time_of(event);
@@ -447,8 +460,9 @@ static bool lost_sight(Upgrade *u, GError **error)
         return fail(
             error,
             "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
-            "and the guest goes on there if it had not left (%s)",
-            u->old_pid, why);
+            "and the guest goes on there if it had not left; farfault attach %d then ends the new "
+            "one, if it lives and has no guest (%s)",
+            u->old_pid, (int)u->pid, why);
     }
     if (new_lives) {
         return fail(error,
@@ -459,27 +473,112 @@ static bool lost_sight(Upgrade *u, GError **error)
     return fail(error, "both QEMUs have ended (%s)", why);
 }
 
+static gboolean ring(gpointer rung)
+{
+    *(bool *)rung = true;
+    return G_SOURCE_REMOVE;
+}
+
+/* FALSE: neither engine has said anything for QUIET_S. */
+static bool listen_for_a_while(Upgrade *u)
+{
+    bool rung = false;
+    guint timer = g_timeout_add_seconds(QUIET_S, ring, &rung);
+
+    u->heard = false;
+    while (!u->heard && !rung) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    if (!rung) {
+        g_source_remove(timer);
+    }
+    return u->heard;
+}
+
+/* What is to come may not come any more: the new QEMU has gone, of which an old engine that died at
+ * once may never have known; or nobody has said anything for a while. FALSE and ERROR: whoever is
+ * left does not answer. */
+static bool ask(Upgrade *u, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) node =
+        ff_cli_qmp_call(u->old_gone ? u->prepared : u->running, "query-migrate", NULL, &local);
+    const char *status = ff_json_string_or(ff_json_node_object(node), "status", "none");
+
+    if (!node && g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT)) {
+        return fail(error,
+                    "the upgrade hangs, processes %d and %d are the guest's QEMUs: see farfault "
+                    "doctor which process is stopped, and continue it or end it (%s)",
+                    u->old_pid, (int)u->pid, local->message);
+    }
+    if (node && !u->old_gone && u->new_gone &&
+        (!strcmp(status, "none") || !strcmp(status, "failed") || !strcmp(status, "cancelled"))) {
+        u->end = FAILED;
+    }
+    return true;
+}
+
+/* The engines come to an end. A completed one ends its QEMU; a relay that has died before it could
+ * leaves that to us. What the old one was told comes to an end also if the new one could not be
+ * told (BEGUN is false). FALSE and ERROR: they hang. */
+static bool await_end(Upgrade *u, bool begun, GError **error)
+{
+    bool asked = false;
+
+    while (u->handed && u->end != FAILED &&
+           !(u->old_gone && (!begun || u->new_gone || u->end == COMPLETED))) {
+        bool alone = u->new_gone && !u->old_gone && !asked;
+
+        asked |= alone;
+        if ((alone || !listen_for_a_while(u)) && !ask(u, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The guest is the new QEMU's: does it run there? */
+static bool look_at_guest(Upgrade *u, GError **error)
+{
+    g_autoptr(JsonNode) status = ff_cli_qmp_call(u->prepared, "query-status", NULL, NULL);
+    g_autoptr(JsonNode) info = ff_cli_qmp_call(u->prepared, "query-migrate", NULL, NULL);
+    JsonObject *own = ff_json_object(ff_json_node_object(info), "x-farfault");
+    const char *why = ff_json_string(own, "not-started");
+
+    if (!status) {
+        /* Its relay may have died before it could start the guest. */
+        return lost_sight(u, error);
+    }
+    if (!ff_json_bool(ff_json_node_object(status), "running")) {
+        u->state = g_strdup(ff_json_string_or(ff_json_node_object(status), "status", "?"));
+    }
+    if (why && u->state) {
+        return fail(
+            error,
+            "the guest is in QEMU %s, process %d, and stands: it could not be started (%s): "
+            "put that right, and say cont to its monitor",
+            ff_cli_qmp_version(u->prepared), (int)u->pid, why);
+    }
+    return true;
+}
+
 static bool switch_over(Upgrade *u, GError **error)
 {
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
     bool begun = begin(u, error);
-    /* A completed one ends its QEMU; a relay that has died before it could leaves that to us. What
-     * the old one was told comes to an end also if the new one could not be told. */
-    while (u->handed && u->end != FAILED &&
-           !(u->old_gone && (!begun || u->new_gone || u->end == COMPLETED))) {
-        g_main_context_iteration(NULL, TRUE);
-    }
+    bool ended = await_end(u, begun, begun ? error : NULL);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
-    if (!begun) {
+    if (!ended || (!begun && (u->end == FAILED || !u->handed))) {
         return false;
+    }
+    if (!begun) {
+        g_clear_error(error); /* the new one may have heard it all the same */
     }
     if (u->end == COMPLETED) {
         end_old(u);
-        /* Its relay may have died before it could start the guest. */
-        g_autoptr(JsonNode) lives = ff_cli_qmp_call(u->prepared, "query-status", NULL, NULL);
-        return lives || lost_sight(u, error);
+        return look_at_guest(u, error);
     }
     if (u->end == FAILED) {
         g_autofree char *why = reason(u);
@@ -502,8 +601,8 @@ static int run(Upgrade *u, const Line *line)
             u->stop && u->resume > u->stop
                 ? g_strdup_printf(", and stood for %.1f ms", (u->resume - u->stop) / 1e3)
                 : g_strdup("");
-        printf("the guest is in QEMU %s, process %d%s\n", ff_cli_qmp_version(u->prepared),
-               (int)u->pid, stood);
+        printf("the guest is in QEMU %s, process %d%s%s\n", ff_cli_qmp_version(u->prepared),
+               (int)u->pid, u->state ? ", and stands: it is " : stood, u->state ? u->state : "");
         return EXIT_OK;
     }
     g_autofree char *version = u->prepared ? g_strdup(ff_cli_qmp_version(u->prepared)) : NULL;
@@ -513,7 +612,7 @@ static int run(Upgrade *u, const Line *line)
     }
     if (!ok) {
         fprintf(stderr, "farfault: %s\n", error->message);
-        return EXIT_FAILED;
+        return u->end == COMPLETED && u->state ? EXIT_STANDS : EXIT_FAILED;
     }
     printf("QEMU %s can take this guest over\n", version);
     return EXIT_OK;

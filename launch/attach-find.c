@@ -5,7 +5,7 @@
  * Reading /proc/PID/fd takes the right to read QEMU's memory (its user, or root). One thread.
  * System calls: flock, fstatfs, pidfd_open, pidfd_getfd.
  */
-#include "launch/attach.h"
+#include "launch/attach-find.h"
 
 #include <errno.h>
 #include <fcntl.h>

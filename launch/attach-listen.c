@@ -5,7 +5,7 @@
  *
  * One thread. System calls: socket, connect, setsockopt, bind, listen, lchown, unlink.
  */
-#include "launch/attach.h"
+#include "launch/attach-listen.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -34,7 +34,7 @@ static const char *path_of(const struct sockaddr *address)
     return address->sa_family == AF_UNIX && path[0] ? path : NULL;
 }
 
-static bool make_room(const struct sockaddr *address, socklen_t len, GError **error)
+static bool make_room(const struct sockaddr *address, socklen_t len, bool instead, GError **error)
 {
     const char *path = path_of(address);
     struct stat st;
@@ -46,7 +46,7 @@ static bool make_room(const struct sockaddr *address, socklen_t len, GError **er
         ff_launch_fail(error, "%s is in the way: it is no socket", path);
         return false;
     }
-    if (is_listened_on(address, len)) {
+    if (!instead && is_listened_on(address, len)) {
         ff_launch_fail(error, "somebody else listens at %s", path);
         return false;
     }
@@ -54,13 +54,13 @@ static bool make_room(const struct sockaddr *address, socklen_t len, GError **er
     return true;
 }
 
-int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as,
+int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as, bool instead,
                      GPtrArray *made, const char *id, GError **error)
 {
     const char *path = path_of(address);
     int on = 1;
 
-    if (!make_room(address, len, error)) {
+    if (!make_room(address, len, instead, error)) {
         return -1;
     }
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -69,7 +69,10 @@ int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRuna
     }
     if (fd < 0 || bind(fd, address, len) < 0 ||
         (path && as->uid != (uid_t)-1 && lchown(path, as->uid, as->gid) < 0) || listen(fd, 1) < 0) {
-        ff_launch_fail(error, "monitor '%s' cannot listen again: %s", id, g_strerror(errno));
+        ff_launch_fail(error, "monitor '%s' cannot listen again: %s%s", id, g_strerror(errno),
+                       instead ? ": the relay of the QEMU that was to take the guest over has it, "
+                                 "farfault doctor says which one is stopped: end it"
+                               : "");
         if (fd >= 0) {
             close(fd);
         }

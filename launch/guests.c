@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "launch/argv-opts.h"
-#include "launch/attach.h"
+#include "launch/attach-find.h"
 #include "state/state.h"
 
 #define TRIES 100 /* at a copy that is being replaced */

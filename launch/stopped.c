@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch/attach.h"
+#include "launch/attach-find.h"
 
 /* The value of NAME ("\nState:\t") in /proc/PID/status; NULL if there is none. TEXT holds it. */
 static const char *status_of(pid_t pid, const char *name, char **text)

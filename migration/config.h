@@ -104,6 +104,7 @@ typedef struct {
     bool urgent_shared;          /* urgent pages share the main connection */
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
     FfSplit *split;              /* NULL: the guest is whole */
+    char *not_started;           /* destination: why the guest, which is its own, stands; NULL */
     bool restore;                /* destination: from a file. REQUESTS are faults, of which ... */
     uint64_t fault_bytes, fill_bytes; /* ... were read for them, and for what nobody asked for */
     uint64_t set_bytes, set_used; /* in its working set (0: none); of which nobody had needed them

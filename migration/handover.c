@@ -23,12 +23,12 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 #include "migration/journal.h"
 #include "migration/upgrade-link.h"
+#include "migration/upgrade-same.h"
 
 #define PEER "the new QEMU"
 #define DIED "the migration engine ended unexpectedly"
@@ -124,35 +124,6 @@ static bool look_at_guest(FfHandover *s, GError **error)
     return true;
 }
 
-/* It is this very memory. */
-static bool is_ours(const FfRamBlock *b, const FfUpgradeBlock *theirs)
-{
-    struct stat st;
-
-    return strncmp(theirs->id, b->id, sizeof(theirs->id)) == 0 && theirs->size == b->size &&
-           theirs->page_size == b->page_size && fstat(b->memfd, &st) == 0 &&
-           theirs->dev == st.st_dev && theirs->ino == st.st_ino;
-}
-
-static bool compare(FfHandover *s, const FfUpgradeMessage *m, GError **error)
-{
-    bool same = m->length == s->ram->n_blocks * sizeof(FfUpgradeBlock);
-
-    for (unsigned i = 0; same && i < s->ram->n_blocks; i++) {
-        bool found = false;
-        for (unsigned k = 0; !found && k < s->ram->n_blocks; k++) {
-            found = is_ours(&s->ram->blocks[i].info, &m->blocks[k]);
-        }
-        same = found;
-    }
-    if (!same) {
-        g_set_error_literal(error, FF_M_ERROR, 0,
-                            PEER " does not have this guest's memory: start it with the same -m "
-                                 "and memory backends, by farfault upgrade");
-    }
-    return same;
-}
-
 static uint64_t largest_page(const FfRam *ram)
 {
     uint64_t size = 4096;
@@ -200,7 +171,7 @@ static bool accept_peer(FfHandover *s, GError **error)
     s->maps = fds[FF_UPGRADE_FD_MAPS];
     hold(s, FF_HEIR_HELD, s->heir);
     hold(s, FF_HEIR_UFFD_HELD, s->uffd);
-    if (!compare(s, m, error)) {
+    if (!ff_upgrade_same_memory(s->ram, m, error)) {
         return false;
     }
     int pact = ff_pact_create(largest_page(s->ram));
@@ -218,29 +189,23 @@ static bool accept_peer(FfHandover *s, GError **error)
     if (rc < 0) {
         return ff_upgrade_peer_error(m, rc, PEER, error);
     }
-    return ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
-}
-
-/* What the new QEMU has open has been compared with what this one had then. *TEXT is what it has
- * now; "": nobody can tell. */
-static bool look_at_disks(FfHandover *s, char **text, GError **error)
-{
-    FfVmmDisks *disks = &s->cfg->vmm->disks;
-
-    *text = disks->describe ? disks->describe(disks, error) : g_strdup("");
-    return *text;
+    ok = ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+    s->theirs = ok && m->length ? g_strndup((const char *)m->bytes, m->length) : NULL;
+    return ok;
 }
 
 static bool disks_are_the_same(FfHandover *s, GError **error)
 {
-    g_autofree char *now = NULL;
+    g_autofree char *now = NULL, *ours = NULL;
 
-    if (!look_at_disks(s, &now, error)) {
+    if (!ff_upgrade_look_at_disks(s->cfg->vmm, &now, &ours, error) ||
+        !ff_upgrade_same_parts(s->theirs, ours, error)) {
         return false;
     }
     if (strcmp(now, s->disks) != 0) {
         g_set_error_literal(error, FF_M_ERROR, 0,
-                            "the guest's disks have been changed meanwhile: repeat the upgrade");
+                            "the guest's disks have been changed meanwhile, and changed back: "
+                            "repeat the upgrade");
         return false;
     }
     return true;
@@ -248,10 +213,12 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
 
 static bool begin(FfHandover *s, GError **error)
 {
-    ff_journal_setup(s->cfg->state);
+    g_autofree char *ours = NULL;
+
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !look_at_disks(s, &s->disks, error) || !accept_peer(s, error) ||
-        !goes_on(s, error)) {
+    if (!look_at_guest(s, error) ||
+        !ff_upgrade_look_at_disks(s->cfg->vmm, &s->disks, &ours, error) || !accept_peer(s, error) ||
+        !ff_upgrade_same_parts(s->theirs, ours, error) || !goes_on(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -609,6 +576,7 @@ void ff_handover_coordinate(FfHandover *s)
 {
     g_autoptr(GError) error = NULL;
 
+    FF_FAULT_AT("begun");
     if (begin(s, &error) && stop_guest(s, &error) && send_all_state(s, &error) && give(s, &error) &&
         await_taken(s, &error)) {
         finish(s);
@@ -625,6 +593,29 @@ static const char unknown[] =
     DIED " while its guest was handed to a new QEMU, and its relay as well: "
          "if the guest runs there, end this QEMU";
 
+void ff_handover_adopt_begin(FfHandover *s)
+{
+    FfUpgradeConfig *held = &s->cfg->upgrade;
+
+    s->inner = g_steal_fd(&s->cfg->fd);
+    s->heir = g_steal_fd(&held->heir_fd);
+    s->pact = held->pact_fd >= 0 ? ff_pact_map(held->pact_fd, NULL) : NULL;
+    s->stopped = ff_journal_phase(s->cfg->state) != FF_PHASE_SETUP;
+    s->saving = s->inner >= 0;
+    s->control->granted = ff_journal_right(s->cfg->state) == FF_RUN_GIVEN;
+}
+
+/* The pages that the new QEMU has written are known by their block. */
+static void cannot_put_back(FfHandover *s, const GError *why)
+{
+    g_autofree char *text = g_strdup_printf(
+        DIED ", and the next one cannot put back what " PEER " may have written to guest memory: "
+             "%s: the guest stands, and neither QEMU may go on with it: end both",
+        why->message);
+
+    stay_stopped(s, text);
+}
+
 void ff_handover_adopt(FfHandover *s)
 {
     FfStateHeader *state = s->cfg->state;
@@ -632,11 +623,6 @@ void ff_handover_adopt(FfHandover *s)
     bool given = ff_journal_right(state) == FF_RUN_GIVEN;
     g_autoptr(GError) error = NULL;
 
-    s->inner = g_steal_fd(&s->cfg->fd);
-    s->heir = g_steal_fd(&s->cfg->upgrade.heir_fd);
-    s->pact = s->cfg->upgrade.pact_fd >= 0 ? ff_pact_map(s->cfg->upgrade.pact_fd, NULL) : NULL;
-    s->stopped = phase != FF_PHASE_SETUP;
-    s->saving = s->inner >= 0;
     if (phase == FF_PHASE_DONE || (s->pact && !ff_pact_keep_guest(s->pact))) {
         ff_control_set_status(s->control, FF_STATUS_ACTIVE);
         end_old(s);
@@ -648,8 +634,7 @@ void ff_handover_adopt(FfHandover *s)
     }
     if (s->pact && !ff_ram_adopt(s->ram, s->control,
                                  s->cfg->vmm->memory.blocks(&s->cfg->vmm->memory), state, &error)) {
-        g_critical("upgrade: %s", error->message);
-        stay_stopped(s, unknown);
+        cannot_put_back(s, error);
         return;
     }
     ff_control_set_error(s->control,
@@ -685,4 +670,5 @@ void ff_handover_clear(FfHandover *s)
     ff_close_fd(&s->cfg->upgrade.heir_fd);
     g_free(s->run_state);
     g_free(s->disks);
+    g_free(s->theirs);
 }

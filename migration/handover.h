@@ -29,7 +29,8 @@ typedef struct {
     FfGuard *guard;
     bool loads;         /* atomic; the new QEMU may write. Observer: the guard's thread */
     int inner;          /* device state of this QEMU; -1 */
-    char *disks;        /* which files they are in */
+    char *disks;        /* which files they are in, as this QEMU says it */
+    char *theirs;       /* disks and devices that the new one has; NULL: it does not say */
     char *run_state;    /* what the guest was before stop */
     bool saving;        /* this QEMU may have begun its inner migration */
     bool stopped;       /* lock to write; the client's stop and cont are ours */
@@ -41,6 +42,8 @@ void ff_handover_init(FfHandover *s);
 /* The coordinator, from the beginning to the end; of one that adopts. */
 void ff_handover_coordinate(FfHandover *s);
 void ff_handover_adopt(FfHandover *s);
+/* Before that coordinator. The driver. */
+void ff_handover_adopt_begin(FfHandover *s);
 /* Driver: who waits for the peer stops doing so. The control's lock is held. */
 void ff_handover_wake_locked(FfHandover *s);
 void ff_handover_clear(FfHandover *s);

@@ -43,6 +43,9 @@ typedef struct {
     /* The guest runs though it was stopped for its move; a source may roll back. TRUE: it has no
      * right to run here. */
     bool (*resumed_locked)(FfMigration *m);
+    /* The client's stop, of a guest that this side holds. FALSE: it cannot be seen to any more.
+     * NULL: it can. */
+    bool (*stop_locked)(FfMigration *m);
     bool (*may_roll_back_locked)(const FfMigration *m); /* its guest is stopped, and not given */
     void (*cancel_locked)(FfMigration *m);              /* NULL: it hears of it by the events */
     void (*set_bandwidth_locked)(FfMigration *m);       /* NULL: likewise */

@@ -587,16 +587,17 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return ok || refuse(error, "Migration is not finalized yet");
 }
 
-bool ff_migration_client_stop(FfMigration *m)
+bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
 {
     ff_mutex_lock(&m->control->lock);
-    bool holds = m->side->holds_guest_locked(m);
-    if (holds) {
+    *holds = m->side->holds_guest_locked(m);
+    bool ok = !*holds || !m->side->stop_locked || m->side->stop_locked(m);
+    if (*holds && ok) {
         m->control->client_cont = false;
         m->control->start_paused = true;
     }
     ff_mutex_unlock(&m->control->lock);
-    return holds;
+    return ok || refuse(error, "The guest is in its new QEMU by now: connect again, and repeat it");
 }
 
 bool ff_migration_resumed(FfMigration *m)
@@ -768,6 +769,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
         g_free(info->error_desc);
         g_free(info->untracked);
         g_free(info->differences);
+        g_free(info->not_started);
         g_free(info->socket_address);
         g_free(info->vcpu_blocktime_ms);
         ff_split_free(info->split);

@@ -86,10 +86,10 @@ void ff_migration_stop_waiting(FfMigration *m);
 /* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;
  * else it is remembered and carried out after the grant. */
 bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error);
-/* The client's stop. TRUE: the guest stands still anyway, and is not to run afterwards, neither at
- * the destination nor here after a rollback. FALSE: it is not held, the caller passes it to QEMU.
- */
-bool ff_migration_client_stop(FfMigration *m);
+/* The client's stop. *HOLDS: the guest stands still anyway, and is not to run afterwards, neither
+ * at the destination nor here after a rollback; else it is not held, and the caller passes it to
+ * QEMU. FALSE and ERROR: it is held, but is somebody else's to stop by now. */
+bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error);
 /* QEMU says that the guest runs again. TRUE: somebody else's doing (a monitor that is QEMU's own),
  * while it has no right to run here: the caller stops it. A source that may still roll back does
  * so. */

@@ -95,16 +95,33 @@ static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     return ok;
 }
 
+/* The old side looks whether its own QEMU still has the same, when its guest stands. */
+static bool say_ready(FfTakeover *t, const char *disks, GError **error)
+{
+    size_t len = strlen(disks);
+
+    if (len > FF_UPGRADE_PIECE) {
+        g_set_error_literal(error, FF_M_ERROR, 0,
+                            "the list of its disks and devices is too long: give it fewer");
+        return false;
+    }
+    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, disks, len, NULL, 0);
+    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+}
+
 static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     FfVmmState *state = &t->cfg->vmm->state;
+    FfVmmDisks *disks = &t->cfg->vmm->disks;
+    g_autofree char *here = NULL, *anywhere = NULL;
 
     FF_FAULT_AT("setup");
     if (!look_at_guest(t, error) || !agree(t, m, error)) {
         return false;
     }
     FF_FAULT_AT("agreed");
-    if (!state->prepare(state, FF_ROLE_DESTINATION, error)) {
+    if ((disks->describe && !disks->describe(disks, &here, &anywhere, error)) ||
+        !state->prepare(state, FF_ROLE_DESTINATION, error)) {
         return false;
     }
     ff_stamp(t->stats->setup_us);
@@ -115,8 +132,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     FF_FAULT_AT("ready");
-    int rc = ff_upgrade_send(t->link, -1, FF_UPGRADE_READY, NULL, 0, NULL, 0);
-    return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
+    return say_ready(t, anywhere ? anywhere : "", error);
 }
 
 /* ---- device state ------------------------------------------------------------------------------
@@ -236,9 +252,12 @@ static void run_guest(FfTakeover *t)
     t->control->granted = true;
     bool start = !t->control->start_paused || t->control->client_cont;
     ff_mutex_unlock(&t->control->lock);
+    start = start && !(t->pact && ff_pact_stop_is_said(t->pact));
     if (!run->resume(run, t->cfg->state->run_state, start, &running, &error)) {
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
-        ff_control_set_error(t->control, error->message);
+        ff_mutex_lock(&t->control->lock);
+        t->not_started = g_strdup(error->message);
+        ff_mutex_unlock(&t->control->lock);
     }
     FF_FAULT_AT("resumed");
     __atomic_store_n(&t->cfg->state->resumed, 1, __ATOMIC_RELEASE);
@@ -298,11 +317,24 @@ static void run_and_lift(FfTakeover *t)
     }
 }
 
+/* A client of the old QEMU, which it still had a monitor of, has been told that the guest stands.
+ */
+static void obey_late_stop(FfTakeover *t)
+{
+    FfVmmRun *run = &t->cfg->vmm->run;
+    g_autoptr(GError) error = NULL;
+
+    if (t->pact && ff_pact_hear_no_more(t->pact) && !run->halt(run, &error)) {
+        g_warning("the guest was to stand, and could not be stopped: %s", error->message);
+    }
+}
+
 static void complete(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
+    obey_late_stop(t);
     ff_stamp(t->control->end_us);
     if (ff_journal_phase(t->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
         ff_journal_done(t->cfg->state);
@@ -387,6 +419,7 @@ void ff_takeover_adopt(FfTakeover *t)
 {
     FfPhase phase = ff_journal_phase(t->cfg->state);
 
+    t->pact = t->cfg->upgrade.pact_fd >= 0 ? ff_pact_map(t->cfg->upgrade.pact_fd, NULL) : NULL;
     if (phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE) {
         ff_control_set_status(t->control, FF_STATUS_ACTIVE);
         if (phase == FF_PHASE_GRANTED &&
@@ -396,7 +429,6 @@ void ff_takeover_adopt(FfTakeover *t)
         complete(t); /* the driver lifts what is guarded */
         return;
     }
-    t->pact = ff_pact_map(t->cfg->upgrade.pact_fd, NULL);
     if (!t->pact && phase == FF_PHASE_LOADED) {
         /* It may be this one's, and the other QEMU gone. */
         static const char why[] =
@@ -440,4 +472,5 @@ void ff_takeover_clear(FfTakeover *t)
     ff_close_fd(&t->inner);
     ff_close_fd(&t->cfg->upgrade.pact_fd);
     ff_close_fd(&t->cfg->upgrade.heir_fd);
+    g_free(t->not_started);
 }

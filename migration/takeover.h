@@ -24,6 +24,7 @@ typedef struct {
     int inner;         /* device state into QEMU; -1 */
     FfPact *pact;      /* NULL: the old engine has not accepted yet */
     int started_fd;    /* while the guest is being started: that it was; for who lifts */
+    char *not_started; /* lock; why the guest, which is this QEMU's, could not be started; NULL */
     bool uffd_is_free; /* coordinator, then the driver: nothing is registered in it */
     uint8_t said[516]; /* a message of QEMU's return path, as far as it has come */
     unsigned n_said;

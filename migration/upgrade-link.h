@@ -18,7 +18,7 @@
 typedef enum {
     FF_UPGRADE_OFFER = 1, /* new: its memory (FfUpgradeBlock), and fds of FfUpgradeFd */
     FF_UPGRADE_ACCEPT,    /* old: its memory is guarded; one fd, the pact */
-    FF_UPGRADE_READY,     /* new: it waits for device state */
+    FF_UPGRADE_READY,     /* new: it waits for device state; its disks and devices, a line each */
     FF_UPGRADE_DEVICE,    /* old: a piece of it */
     FF_UPGRADE_LOADED,    /* new: it has it all; the guest does not run */
     FF_UPGRADE_GIVE,      /* old: the pact says GIVEN */

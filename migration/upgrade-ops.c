@@ -9,17 +9,11 @@
 
 static bool note_upgrade(FfMigration *m, GError **error)
 {
-    /* Before the coordinator: an engine that comes after a crash says that it came to nothing. */
+    /* Before the coordinator, and before who asks for it is told that it has begun: an engine that
+     * comes after a crash says that it came to nothing. */
     ff_state_mark(m->cfg.state, FF_MARK_UPGRADE);
-    if (m->cfg.role == FF_ROLE_DESTINATION) {
-        ff_journal_setup(m->cfg.state);
-    }
+    ff_journal_setup(m->cfg.state);
     return true;
-}
-
-static FfStatus begin_adoption(FfMigration *m)
-{
-    return FF_STATUS_SETUP;
 }
 
 static bool lives_on(const FfMigration *m)
@@ -48,6 +42,13 @@ static bool handover_init(FfMigration *m, GError **error)
     return true;
 }
 
+/* What the client says is answered from here on. */
+static FfStatus handover_begin_adoption(FfMigration *m)
+{
+    ff_handover_adopt_begin(&m->handover);
+    return FF_STATUS_SETUP;
+}
+
 static void handover_coordinate(FfMigration *m)
 {
     ff_handover_coordinate(&m->handover);
@@ -67,6 +68,12 @@ static bool handover_cont_locked(FfMigration *m, bool *now)
 {
     *now = !m->handover.stopped;
     return *now;
+}
+
+/* From GIVEN on the other engine has to see to it. */
+static bool handover_stop_locked(FfMigration *m)
+{
+    return !m->control->granted || (m->handover.pact && ff_pact_say_stop(m->handover.pact));
 }
 
 static bool handover_may_roll_back_locked(const FfMigration *m)
@@ -110,11 +117,12 @@ const FfSideOps ff_handover_ops = {
     .name = "handover",
     .init = handover_init,
     .listen = note_upgrade,
-    .begin_adoption = begin_adoption,
+    .begin_adoption = handover_begin_adoption,
     .coordinate = handover_coordinate,
     .adopt = handover_adopt,
     .holds_guest_locked = handover_holds_guest_locked,
     .cont_locked = handover_cont_locked,
+    .stop_locked = handover_stop_locked,
     .resumed_locked = handover_resumed_locked,
     .may_roll_back_locked = handover_may_roll_back_locked,
     .cancel_locked = handover_cancel_locked,
@@ -133,6 +141,15 @@ static bool takeover_init(FfMigration *m, GError **error)
     ff_close_fd(&m->cfg.mem_fd);
     ff_takeover_init(&m->takeover);
     return true;
+}
+
+/* A guest that may run here is QEMU's to stop and to start. */
+static FfStatus takeover_begin_adoption(FfMigration *m)
+{
+    FfPhase phase = ff_journal_phase(m->cfg.state);
+
+    m->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
+    return FF_STATUS_SETUP;
 }
 
 static void takeover_coordinate(FfMigration *m)
@@ -172,6 +189,12 @@ static void takeover_cancel_locked(FfMigration *m)
     ff_takeover_wake_locked(&m->takeover);
 }
 
+static void takeover_describe_locked(const FfMigration *m, FfMigrationInfo *info)
+{
+    describe_locked(m, info);
+    info->not_started = g_strdup(m->takeover.not_started);
+}
+
 static void takeover_clear(FfMigration *m)
 {
     ff_takeover_clear(&m->takeover);
@@ -181,7 +204,7 @@ const FfSideOps ff_takeover_ops = {
     .name = "takeover",
     .init = takeover_init,
     .listen = note_upgrade,
-    .begin_adoption = begin_adoption,
+    .begin_adoption = takeover_begin_adoption,
     .coordinate = takeover_coordinate,
     .adopt = takeover_adopt,
     .holds_guest_locked = takeover_holds_guest_locked,
@@ -191,6 +214,6 @@ const FfSideOps ff_takeover_ops = {
     .cancel_locked = takeover_cancel_locked,
     .lives_on = lives_on,
     .speaks = speaks,
-    .describe_locked = describe_locked,
+    .describe_locked = takeover_describe_locked,
     .clear = takeover_clear,
 };

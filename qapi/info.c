@@ -128,6 +128,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     if (info->differences) {
         json_object_set_string_member(own, "differences", info->differences);
     }
+    if (info->not_started) {
+        json_object_set_string_member(own, "not-started", info->not_started);
+    }
     if (info->snapshot) {
         json_object_set_object_member(own, "snapshot", snapshot_to_json(info));
     }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fault/fault.h"
+#include "migration/states.h"
 #include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
@@ -98,8 +99,19 @@ void ff_handle_cont(FfCall *call)
 void ff_handle_stop(FfCall *call)
 {
     FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    bool holds_it = false;
 
-    bool holds_it = d->migration && ff_migration_client_stop(d->migration);
+    /* The engine that died may not have come to stop the guest: "it stands" would not be true. */
+    if (d->taking_back && ff_state_is_marked(d->config.state, FF_MARK_UPGRADE) &&
+        !ff_state_is_lost(d->status)) {
+        ff_call_when_restored(call, ff_handle_stop);
+        return;
+    }
+    if (d->migration && !ff_migration_client_stop(d->migration, &holds_it, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
 
     /* At a source that QEMU stops the run state that is noted at the switch says it. */
     if (holds_it || (!is_source(d) && (d->migration || d->incoming))) {

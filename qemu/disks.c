@@ -3,7 +3,7 @@
  * Flushes the disks that the guest can write to, ahead of stop; with the guest stopped, puts nodes
  * that wait for that in front of them, in one transaction of blockdev-snapshot. Whoever planned
  * that did it while the guest ran, so QEMU says once more, behind stop, which disks there are.
- * Tells which files they are in.
+ * Tells which files they are in, and which devices there are.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -146,21 +146,91 @@ bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error)
     return reply != NULL;
 }
 
-/* The node's name is another one after a snapshot, a mirror that took over, or a change of medium.
+/* ---- what they are -----------------------------------------------------------------------------
  */
-char *ff_qemu_describe_disks(FfVmmDisks *disks, GError **error)
-{
-    g_autoptr(JsonNode) all = ff_qemu_call(ff_qemu_of_disks(disks), "query-block", NULL, error);
-    GString *text = all ? g_string_new(NULL) : NULL;
 
-    for (guint i = 0; all && i < ff_json_node_length(all); i++) {
+static int compare_lines(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* All lines (char *), in an order of their own. */
+static char *join(GPtrArray *lines)
+{
+    g_ptr_array_sort(lines, compare_lines);
+    g_ptr_array_add(lines, NULL);
+    return g_strjoinv("\n", (char **)lines->pdata);
+}
+
+static void add_disks(JsonNode *all, GString *here, GPtrArray *anywhere)
+{
+    for (guint i = 0; i < ff_json_node_length(all); i++) {
         JsonObject *entry = ff_json_node_nth(all, i);
         JsonObject *inserted = ff_json_object(entry, "inserted");
+        g_autofree char *medium = ff_disk_describe(inserted);
 
-        g_string_append_printf(text, "%s %s: %s %s\n", ff_json_string_or(entry, "device", ""),
+        /* The node's name is another one after a snapshot, a mirror that took over, or a change of
+         * medium. */
+        g_string_append_printf(here, "%s %s: %s %s\n", ff_json_string_or(entry, "device", ""),
                                ff_json_string_or(entry, "qdev", ""),
                                ff_json_string_or(inserted, "node-name", ""),
                                ff_json_string_or(inserted, "file", ""));
+        g_ptr_array_add(anywhere, g_strdup_printf("disk '%s': %s", ff_disk_owner(entry), medium));
     }
-    return text ? g_string_free(text, FALSE) : NULL;
+}
+
+static void add_devices(JsonNode *all, GPtrArray *anywhere)
+{
+    for (guint i = 0; i < ff_json_node_length(all); i++) {
+        JsonObject *child = ff_json_node_nth(all, i);
+        const char *type = ff_json_string_or(child, "type", "");
+
+        if (g_str_has_prefix(type, "child<")) {
+            g_ptr_array_add(anywhere, g_strdup_printf("device '%s': %s",
+                                                      ff_json_string_or(child, "name", ""), type));
+        }
+    }
+}
+
+static JsonNode *answer(FfQemu *qemu, FfQmpCall *asked, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    JsonNode *node = ff_qmp_call_end(asked, qemu->deadline_ms, qemu->cancel, &local);
+
+    if (!node && !*error) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&local), "disks and devices: ");
+    }
+    return node;
+}
+
+/* All at once: a guest may stand meanwhile. */
+bool ff_qemu_describe_disks(FfVmmDisks *disks, char **here, char **anywhere, GError **error)
+{
+    static const char *const folders[] = {"/machine/peripheral", "/machine/peripheral-anon"};
+    FfQemu *qemu = ff_qemu_of_disks(disks);
+    FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-block", NULL), NULL, NULL};
+    g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GString) own = g_string_new(NULL);
+    g_autoptr(GError) why = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(folders); i++) {
+        JsonObject *args = json_object_new();
+
+        json_object_set_string_member(args, "path", folders[i]);
+        asked[1 + i] = ff_qemu_ask(qemu, "qom-list", args);
+    }
+    g_autoptr(JsonNode) all = answer(qemu, asked[0], &why);
+    add_disks(all, own, lines);
+    for (unsigned i = 0; i < G_N_ELEMENTS(folders); i++) {
+        g_autoptr(JsonNode) children = answer(qemu, asked[1 + i], &why);
+
+        add_devices(children, lines);
+    }
+    if (why) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return false;
+    }
+    *here = g_string_free(g_steal_pointer(&own), FALSE);
+    *anywhere = join(lines);
+    return true;
 }

@@ -7,6 +7,6 @@
 
 bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error);
 bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error);
-char *ff_qemu_describe_disks(FfVmmDisks *disks, GError **error);
+bool ff_qemu_describe_disks(FfVmmDisks *disks, char **here, char **anywhere, GError **error);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A guest's disk, as an entry of QEMU's query-block has it. Who plans a snapshot of the disks, and
- * who looks whether the plan still holds, have to agree on what a disk is. No state; any thread.
+ * who looks whether the plan still holds, have to agree on what a disk is; so have those who
+ * compare the disks of two QEMUs. No state; any thread.
  */
 #ifndef FF_QMP_DISK_H
 #define FF_QMP_DISK_H
@@ -35,5 +36,18 @@ static inline bool ff_disk_read(JsonObject *entry, FfDiskEntry *disk)
                           .inserted = inserted};
     return inserted && *disk->device && !ff_json_bool(inserted, "ro");
 }
+
+/* How its owner is called, borrowed from ENTRY: the id of -drive, else that of the device. */
+static inline const char *ff_disk_owner(JsonObject *entry)
+{
+    const char *drive = ff_json_string_or(entry, "device", "");
+
+    return *drive ? drive : ff_json_string_or(entry, "qdev", "?");
+}
+
+/* The medium in words (g_free), with all that another QEMU has to have the same of it: format,
+ * limits, the node's name if somebody gave it one, and the files below it, as far as the image
+ * names them. INSERTED: of the entry; NULL: there is none. */
+char *ff_disk_describe(JsonObject *inserted);
 
 #endif

@@ -157,6 +157,9 @@ static bool relay_start(FfRelay *relay, GError **error)
         return false;
     }
     ff_monitors_start(relay);
+    if (plan->attached) {
+        ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
+    }
     return true;
 }
 

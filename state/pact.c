@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/memfd.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -36,8 +37,10 @@ typedef struct {
     uint64_t slot;   /* bytes */
     char run_state[32];
     Place kept[FF_PACT_PAGES];
+    uint32_t said; /* FfPactSaid, atomic */
+    uint32_t unused;
 } Header;
-static_assert(sizeof(Place) == 16 && sizeof(Header) == 56 + 16 * FF_PACT_PAGES,
+static_assert(sizeof(Place) == 16 && offsetof(Header, said) == 56 + 16 * FF_PACT_PAGES,
               "two versions of farfault may share it");
 static_assert(sizeof(Header) <= HEADER, "slots begin behind it");
 
@@ -134,6 +137,26 @@ void ff_pact_set_run_state(FfPact *p, const char *run_state)
 char *ff_pact_run_state(const FfPact *p)
 {
     return g_strndup(p->h->run_state, sizeof(p->h->run_state) - 1);
+}
+
+bool ff_pact_say_stop(FfPact *p)
+{
+    uint32_t expected = FF_PACT_SAID_NOTHING;
+
+    return __atomic_compare_exchange_n(&p->h->said, &expected, (uint32_t)FF_PACT_SAID_STOP, false,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
+           expected == FF_PACT_SAID_STOP;
+}
+
+bool ff_pact_stop_is_said(const FfPact *p)
+{
+    return __atomic_load_n(&p->h->said, __ATOMIC_SEQ_CST) == FF_PACT_SAID_STOP;
+}
+
+bool ff_pact_hear_no_more(FfPact *p)
+{
+    return __atomic_exchange_n(&p->h->said, (uint32_t)FF_PACT_SAID_ALL, __ATOMIC_SEQ_CST) ==
+           FF_PACT_SAID_STOP;
 }
 
 int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *content, uint64_t size)

@@ -21,6 +21,9 @@
 
 typedef enum { FF_PACT_OPEN, FF_PACT_GIVEN, FF_PACT_TAKEN, FF_PACT_OLD } FfPactWord;
 
+/* What clients of the old QEMU say from GIVEN on: its engine cannot carry it out any more. */
+typedef enum { FF_PACT_SAID_NOTHING, FF_PACT_SAID_STOP, FF_PACT_SAID_ALL } FfPactSaid;
+
 /* Pages that can be kept. What devices write while they are loaded is one page or none. */
 #define FF_PACT_PAGES 64
 /* Under these names a relay holds the pact, and the old one's holds the new QEMU's pidfd and its
@@ -56,6 +59,14 @@ bool ff_pact_keep_guest(FfPact *p);
 void ff_pact_set_run_state(FfPact *p, const char *run_state);
 /* g_free. From GIVEN on. */
 char *ff_pact_run_state(const FfPact *p);
+
+/* A client of the old QEMU wants the guest to stand. FALSE: the new engine does not look any more.
+ */
+bool ff_pact_say_stop(FfPact *p);
+/* New engine: it was said. */
+bool ff_pact_stop_is_said(const FfPact *p);
+/* New engine: it cannot be said from now on. TRUE: it was. */
+bool ff_pact_hear_no_more(FfPact *p);
 
 /* Keeps page PAGE of BLOCK, of SIZE bytes, which a writer waits for. One thread. 0, or -ENOSPC. */
 int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *content, uint64_t size);

@@ -45,9 +45,10 @@ struct FfVmmDisks {
      * the guest writes there. FALSE and ERROR: none has. (But the answer of a VMM that is gone, or
      * closes its monitor, may be lost.) */
     bool (*branch)(FfVmmDisks *disks, GError **error);
-    /* Optional. Which files they are in, as a text that changes with them (g_free). NULL and ERROR.
-     */
-    char *(*describe)(FfVmmDisks *disks, GError **error);
+    /* Optional. Which files they are in, as a text that changes with them: *HERE by names that this
+     * VMM has given as well; *ANYWHERE a line for each disk, and for each device that can be
+     * plugged, the same ones in every VMM that has the same (both g_free). FALSE and ERROR. */
+    bool (*describe)(FfVmmDisks *disks, char **here, char **anywhere, GError **error);
 };
 
 #endif

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "launch/attach.h"
+#include "launch/attach-listen.h"
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "state/state.h"
@@ -803,8 +804,8 @@ static void test_in_the_way(void)
     } while (connect(waits[n++], (struct sockaddr *)&address, sizeof(address)) == 0);
     g_assert_cmpint(errno, ==, EAGAIN);
     alarm(20); /* ends this program if it is waited for */
-    int fd =
-        ff_attach_listen((struct sockaddr *)&address, sizeof(address), &as, made, "qmp", &error);
+    int fd = ff_attach_listen((struct sockaddr *)&address, sizeof(address), &as, false, made, "qmp",
+                              &error);
     alarm(0);
     g_assert_cmpint(fd, ==, -1);
     g_assert_nonnull(strstr(error->message, "somebody else listens at "));

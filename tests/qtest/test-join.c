@@ -290,6 +290,9 @@ static void test_row(gconstpointer row)
     if (t.row->released) {
         release(&t);
     }
+    /* Where nothing can be connected to, without a packet. */
+    refused(&t, (const char *const[]){"--force", "--monitor", "tcp:255.255.255.255:1", NULL},
+            "does not say that its QEMU has ended");
     join_well(&t);
     refused(&t, (const char *const[]){"--force", "--monitor", "unix:/nowhere/at-all", NULL},
             "exists");

@@ -6,8 +6,10 @@
  */
 #include "tests/qtest/upgrade-rig.h"
 
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -273,9 +275,288 @@ static void test_disks_change(void)
     up_let_go(g);
     qmp_expect_migration(g->qmp, "failed");
     g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
-    says(json_object_get_string_member(info, "error-desc"), "disks have been changed");
+    says(json_object_get_string_member(info, "error-desc"), "disks or devices have been changed");
     g_assert_cmpint(up_only_qemu(g), ==, old);
     up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* The same, between the command's comparison and the old engine's first look. */
+static void test_disks_change_early(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/setup=hold");
+    if (!g) {
+        return;
+    }
+    g_autofree char *overlay = g_build_filename(g->dir, "overlay", NULL);
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    qmp_ok(g->qmp, "blockdev-snapshot-sync",
+           "{'device': 'disk0', 'snapshot-file': '%s', 'format': 'qcow2'}", overlay);
+    up_let_go(g);
+    qmp_expect_migration(g->qmp, "failed");
+    g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
+    says(json_object_get_string_member(info, "error-desc"), "disks or devices have been changed");
+    says(json_object_get_string_member(info, "error-desc"), overlay);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* ---- what clients say meanwhile ----------------------------------------------------------------
+ */
+
+/* A client of the old QEMU says stop after the guest was given away, before it runs in the new one
+ * or after that: there it stands. */
+static void test_stop_after_giving(void)
+{
+    static const char *const points[] = {"handover/*/at/given=hold", "takeover/*/at/running=hold"};
+
+    if (!has_faults()) {
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
+        g_autoptr(Guest) g = up_counting(points[i]);
+        if (!g) {
+            return;
+        }
+        g_test_message("%s", points[i]);
+        up_can_hold(g);
+        pid_t old = up_only_qemu(g);
+        g_autoptr(Qmp) other = up_by_hand(g);
+        up_wait_held(g);
+        qmp_ok(g->qmp, "stop", NULL);
+        up_let_go(g);
+        up_disconnect(g);
+        g_assert_cmpint(up_only_qemu(g), !=, old);
+        g_autofree char *state = qmp_run_state(other);
+        g_assert_cmpstr(state, ==, "paused");
+        qmp_ok(other, "cont", NULL);
+        up_runs(g);
+        up_check_memory(g);
+    }
+}
+
+/* Relay and engine of the old QEMU die when the journal says that the guest is being stopped, and
+ * it is not yet: who says stop to the next engine is not told that it stands while it runs. */
+static void test_stop_while_taken_back(void)
+{
+    static const char stop[] = "{\"execute\": \"stop\"}\n";
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/stopping=both;handover/*/at/ending-heir=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_attach(g, old);
+    up_wait_held(g);
+    up_reconnect(g);
+    stream_send(qmp_stream(g->qmp), stop, strlen(stop), NULL, 0);
+    up_runs(g);
+    /* Were it answered before, it would be by now. */
+    g_assert_false(test_wait_readable(stream_fd(qmp_stream(g->qmp)), 0));
+    up_let_go(g);
+    bool answered = false;
+    while (!answered) { /* there are events as well */
+        g_autofree char *line =
+            stream_read_line(qmp_stream(g->qmp), "stop", test_deadline(TEST_TIMEOUT));
+        g_assert_nonnull(line);
+        answered = strstr(line, "\"return\"");
+    }
+    g_autofree char *state = qmp_run_state(g->qmp);
+    g_assert_cmpstr(state, ==, "paused");
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* An engine that finds a guest that runs: what clients say of that is QEMU's. */
+static void test_adopted_runs(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("takeover/*/at/running=kill;takeover/*/at/done=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    qmp_ok(other, "stop", NULL);
+    g_autofree char *stands = qmp_run_state(other);
+    g_assert_cmpstr(stands, ==, "paused");
+    qmp_ok(other, "cont", NULL);
+    g_autofree char *runs = qmp_run_state(other);
+    g_assert_cmpstr(runs, ==, "running");
+    up_let_go(g);
+    up_disconnect(g);
+    g_assert_cmpint(up_only_qemu(g), !=, old);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* ---- what the command says ---------------------------------------------------------------------
+ */
+
+/* Somebody else has the image when the new QEMU is to start the guest. */
+static void test_not_started(void)
+{
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/given=hold");
+    if (!g) {
+        return;
+    }
+    g_autofree char *image = g_build_filename(g->dir, "disk", NULL), *said = NULL;
+    int fd = open(image, O_RDWR | O_CLOEXEC);
+    pid_t old = up_only_qemu(g);
+
+    up_can_hold(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0); /* QEMU's own kind of lock */
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 3);
+    says(said, "it could not be started (");
+    g_assert_cmpint(up_only_qemu(g), !=, old);
+    close(fd);
+    up_reconnect(g);
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* The end of a migration before it, which the command hears as well, is not that of this one: the
+ * old QEMU has the guest, and is not ended. */
+static void test_earlier_end(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors("handover/*/at/stopped=both");
+    if (!g) {
+        return;
+    }
+    g_autofree char *program = up_slow_program(g), *said = NULL;
+    g_autofree char *file = g_build_filename(g->dir, "snapshot", NULL);
+    g_autofree char *hint = NULL;
+    pid_t old = up_only_qemu(g);
+
+    qmp_set_capability(g->qmp, "events", true);
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    g_autoptr(Command) c = up_begin(g, program);
+    up_slow_program_waits(g);
+    qmp_ok(second, "x-farfault-snapshot", "{'file': '%s'}", file);
+    qmp_expect_migration(second, "completed");
+    up_slow_program_goes_on(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    hint = g_strdup_printf("farfault attach %d ", (int)old);
+    says(said, hint);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_attach(g, old);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* ---- a relay that is stopped -------------------------------------------------------------------
+ */
+
+/* The relay of PID, or of its engine. */
+static pid_t parent_of(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+    int parent = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strrchr(text, ')') + 1, " %*c %d", &parent), ==, 1);
+    return parent;
+}
+
+/* The guest's processes called NAME, but for EXCEPT. */
+static pid_t find_process(const Guest *g, const char *name, pid_t except)
+{
+    g_autoptr(GArray) pids = up_processes(g);
+
+    for (guint i = 0; i < pids->len; i++) {
+        pid_t pid = g_array_index(pids, pid_t, i);
+        g_autofree char *path = g_strdup_printf("/proc/%d/comm", pid), *comm = NULL;
+
+        if (pid != except && g_file_get_contents(path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, name)) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
+/* Relay and engine of the old QEMU are dead, and the new one's relay, which has the sockets of the
+ * monitors, is stopped: the old QEMU gets a new relay all the same, and has the guest. */
+static void test_stopped_relay(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/loaded=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    json_object_unref(qmp_return(g->qmp, "x-farfault-lend", NULL)); /* there is an engine */
+    pid_t engine = find_process(g, "farfault-engine", 0), relay = parent_of(engine);
+    g_autoptr(Qmp) other = up_by_hand(g);
+    up_wait_held(g);
+    pid_t theirs = find_process(g, "farfault-relay", relay);
+    kill(theirs, SIGSTOP);
+    kill(relay, SIGKILL);
+    kill(engine, SIGKILL);
+    up_attach(g, old);
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_runs(g);
+    kill(theirs, SIGCONT);
+    up_check_memory(g);
+}
+
+/* A new QEMU that lost its relay before it was offered a guest: it never gets one, and is ended. */
+static void test_attach_to_left_alone(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("nobody/*/at/nowhere=kill");
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    pid_t relay = find_process(g, "farfault-relay", 0);
+    g_autoptr(Qmp) other = up_start_borrowing(g);
+    pid_t theirs = find_process(g, "farfault-relay", relay);
+    g_autoptr(GArray) qemus = up_qemus(g);
+
+    g_assert_cmpuint(qemus->len, ==, 2);
+    kill(theirs, SIGKILL);
+    up_attach(g, g_array_index(qemus, pid_t, g_array_index(qemus, pid_t, 0) == old));
+    g_assert_cmpint(up_only_qemu(g), ==, old);
     up_runs(g);
     up_check_memory(g);
 }
@@ -283,31 +564,9 @@ static void test_disks_change(void)
 /* ---- at random ---------------------------------------------------------------------------------
  */
 
-/* All processes of G's guest and of its upgrade, without QEMUs. */
-static GArray *processes(const Guest *g)
-{
-    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
-    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
-    const char *name;
-
-    while ((name = g_dir_read_name(proc))) {
-        g_autofree char *path = g_strdup_printf("/proc/%s/environ", name), *text = NULL;
-        g_autofree char *comm_path = g_strdup_printf("/proc/%s/comm", name), *comm = NULL;
-        pid_t pid = atoi(name);
-        gsize len;
-
-        if (pid > 1 && pid != getpid() && g_file_get_contents(comm_path, &comm, NULL, NULL) &&
-            g_str_has_prefix(comm, "farfault") && g_file_get_contents(path, &text, &len, NULL) &&
-            memmem(text, len, g->dir, strlen(g->dir))) {
-            g_array_append_val(pids, pid);
-        }
-    }
-    return pids;
-}
-
 static void kill_one(const Guest *g)
 {
-    g_autoptr(GArray) pids = processes(g);
+    g_autoptr(GArray) pids = up_processes(g);
     g_autofree char *comm = NULL;
 
     if (!pids->len) {
@@ -325,28 +584,20 @@ static void kill_one(const Guest *g)
  * its relay may have been the one. FF_ROUNDS. */
 static void test_random(void)
 {
-    g_autofree char *farfault = vm_build_path("cli/farfault");
-
     if (!has_faults()) {
         return;
     }
     g_autoptr(Guest) g = up_counting("nobody/*/at/nowhere=kill");
     for (unsigned i = 0; g && i < up_rounds(3); i++) {
-        const char *argv[] = {farfault, "upgrade", g->monitor, NULL};
-        g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_FAULTS", g->faults, TRUE);
-        g_autoptr(GError) error = NULL;
-        pid_t old = up_only_qemu(g), command;
+        pid_t old = up_only_qemu(g);
+        g_autofree char *said = NULL;
 
         up_disconnect(g);
-        g_spawn_async(NULL, (char **)argv, env,
-                      G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL |
-                          G_SPAWN_STDERR_TO_DEV_NULL,
-                      NULL, NULL, &command, &error);
-        g_assert_no_error(error);
+        g_autoptr(Command) c = up_begin(g, NULL);
         /* Any moment will do. */
         g_usleep(g_test_rand_int_range(0, 700) * 1000);
         kill_one(g);
-        g_assert_cmpint(waitpid(command, NULL, 0), ==, command);
+        up_finish(c, &said);
         pid_t now = up_only_qemu(g);
         g_test_message("%u: %s", i, now == old ? "stays" : "moved");
         up_attach_if_needed(g, now);
@@ -367,6 +618,14 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/hangs", test_hangs);
     g_test_add_func("/upgrade-faults/writes-too-early", test_writes_too_early);
     g_test_add_func("/upgrade-faults/disks-change", test_disks_change);
+    g_test_add_func("/upgrade-faults/disks-change/early", test_disks_change_early);
+    g_test_add_func("/upgrade-faults/stop-after-giving", test_stop_after_giving);
+    g_test_add_func("/upgrade-faults/stop-while-taken-back", test_stop_while_taken_back);
+    g_test_add_func("/upgrade-faults/adopted-runs", test_adopted_runs);
+    g_test_add_func("/upgrade-faults/not-started", test_not_started);
+    g_test_add_func("/upgrade-faults/earlier-end", test_earlier_end);
+    g_test_add_func("/upgrade-faults/stopped-relay", test_stopped_relay);
+    g_test_add_func("/upgrade-faults/attach-to-left-alone", test_attach_to_left_alone);
     g_test_add_func("/upgrade-faults/random", test_random);
     return g_test_run();
 }

@@ -189,7 +189,19 @@ void up_runs(Guest *g)
     g_free(up_wait_console(g, "B"));
 }
 
-static char **environment(const Guest *g)
+bool up_has_run(Guest *g)
+{
+    g_autofree char *news = console(g);
+
+    return strchr(news, 'B');
+}
+
+GArray *up_qemus(const Guest *g)
+{
+    return qemus(g->dir);
+}
+
+char **up_environment(const Guest *g)
 {
     char **env = g_get_environ();
 
@@ -219,7 +231,7 @@ void up_start(Guest *g, const char *program, const char *const *args)
     g_autofree char *qmp = g_strdup_printf("unix:%s,server=on,wait=off", g->monitor);
     g_autofree char *log = g_build_filename(g->dir, "stderr", NULL);
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     const char *const own[] = {"-nodefaults", "-display", "none",    "-accel",          "tcg",
                                "-chardev",    file,       "-serial", "chardev:console", "-qmp",
                                qmp,           NULL};
@@ -278,8 +290,16 @@ void up_end(Guest *g)
     g_free(g);
 }
 
-/* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
-Guest *up_counting(const char *faults)
+Qmp *up_second_monitor(Guest *g)
+{
+    g_autofree char *path = g_build_filename(g->dir, "second", NULL);
+
+    return qmp_new(connect_to(path), "second", false);
+}
+
+/* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. TWO:
+ * it has a second monitor. */
+static Guest *counting(const char *faults, bool two)
 {
     const char *why;
 
@@ -290,12 +310,21 @@ Guest *up_counting(const char *faults)
     Guest *g = up_new();
     g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
     g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", image);
-    const char *const args[] = {"-machine", "pc-i440fx-7.2",
-                                "-smp",     "2",
-                                "-m",       G_STRINGIFY(RAM_MIB) "M",
-                                "-vga",     "std",
-                                "-drive",   drive,
-                                "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+    g_autofree char *second = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
+    const char *const args[] = {"-machine",
+                                "pc-i440fx-7.2",
+                                "-smp",
+                                "2",
+                                "-m",
+                                G_STRINGIFY(RAM_MIB) "M",
+                                "-vga",
+                                "std",
+                                "-drive",
+                                drive,
+                                "-device",
+                                "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+                                two ? "-qmp" : NULL,
+                                second,
                                 NULL};
 
     g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
@@ -304,6 +333,16 @@ Guest *up_counting(const char *faults)
     up_start(g, "qemu-system-x86_64", args);
     g_free(up_wait_console(g, "AB"));
     return g;
+}
+
+Guest *up_counting(const char *faults)
+{
+    return counting(faults, false);
+}
+
+Guest *up_counting_two_monitors(const char *faults)
+{
+    return counting(faults, true);
 }
 
 /* Every counter of every page, with the guest stopped for it. */
@@ -337,56 +376,25 @@ void up_check_memory(Guest *g)
 /* ---- the command -------------------------------------------------------------------------------
  */
 
-/* ARGS: after "farfault upgrade QMP", NULL-terminated. Returns the exit status; *SAID (g_free): the
- * last line that it wrote. */
-int up_run(Guest *g, const char *const *args, char **said)
+GArray *up_processes(const Guest *g)
 {
-    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
-    g_autoptr(GPtrArray) argv = g_ptr_array_new();
-    g_auto(GStrv) env = environment(g);
-    g_autoptr(GError) error = NULL;
-    int status;
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *name;
 
-    up_disconnect(g);
-    g_ptr_array_add(argv, farfault);
-    g_ptr_array_add(argv, (char *)"upgrade");
-    g_ptr_array_add(argv, g->monitor);
-    for (unsigned i = 0; args && args[i]; i++) {
-        g_ptr_array_add(argv, (char *)args[i]);
+    while ((name = g_dir_read_name(proc))) {
+        g_autofree char *path = g_strdup_printf("/proc/%s/environ", name), *text = NULL;
+        g_autofree char *comm_path = g_strdup_printf("/proc/%s/comm", name), *comm = NULL;
+        pid_t pid = atoi(name);
+        gsize len;
+
+        if (pid > 1 && pid != getpid() && g_file_get_contents(comm_path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, "farfault") && g_file_get_contents(path, &text, &len, NULL) &&
+            memmem(text, len, g->dir, strlen(g->dir))) {
+            g_array_append_val(pids, pid);
+        }
     }
-    g_ptr_array_add(argv, NULL);
-    g_spawn_sync(NULL, (char **)argv->pdata, env, G_SPAWN_DEFAULT, NULL, NULL, &out, &err, &status,
-                 &error);
-    g_assert_no_error(error);
-    g_test_message("%s%s", out, err);
-    g_assert_true(WIFEXITED(status));
-    *said = g_strdup(WEXITSTATUS(status) ? err : out);
-    return WEXITSTATUS(status);
-}
-
-void up_to(Guest *g, const char *program)
-{
-    g_autofree char *said = NULL;
-    pid_t before = up_only_qemu(g);
-
-    g_assert_cmpint(up_run(g, (const char *const[]){"--qemu", program, NULL}, &said), ==, 0);
-    g_assert_cmpint(up_only_qemu(g), !=, before);
-    up_runs(g);
-}
-
-/* It fails, and says PART; the QEMU that was there goes on. */
-void up_fails(Guest *g, const char *const *args, const char *part)
-{
-    g_autofree char *said = NULL;
-    pid_t before = up_only_qemu(g);
-
-    g_assert_cmpint(up_run(g, args, &said), ==, 1);
-    if (!strstr(said, part)) {
-        g_error("\"%s\" is not in: %s", part, said);
-    }
-    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1);
-    g_assert_cmpint(up_only_qemu(g), ==, before);
-    up_runs(g);
+    return pids;
 }
 
 unsigned up_rounds(unsigned otherwise)
@@ -426,7 +434,7 @@ Qmp *up_start_borrowing(Guest *g)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault"), *program = up_installed();
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     g_autoptr(GError) error = NULL;
     int lend[2], monitor[2];
 
@@ -524,7 +532,7 @@ static int attach(Guest *g, pid_t pid, char **text)
     g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
     g_autofree char *number = g_strdup_printf("%d", (int)pid);
     const char *argv[] = {farfault, "attach", number, NULL};
-    g_auto(GStrv) env = environment(g);
+    g_auto(GStrv) env = up_environment(g);
     g_autoptr(GError) error = NULL;
     int status;
 
@@ -534,6 +542,14 @@ static int attach(Guest *g, pid_t pid, char **text)
     g_assert_no_error(error);
     *text = g_strconcat(out, err, NULL);
     return status;
+}
+
+char *up_try_attach(Guest *g, pid_t pid)
+{
+    char *text = NULL;
+
+    attach(g, pid, &text);
+    return text;
 }
 
 void up_attach(Guest *g, pid_t pid)
@@ -564,7 +580,7 @@ void up_attach_if_needed(Guest *g, pid_t pid)
     }
 }
 
-static void open_fifo(const Guest *g, const char *name)
+void up_open_fifo(const Guest *g, const char *name)
 {
     g_autofree char *path = g_build_filename(g->dir, name, NULL);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -584,10 +600,10 @@ void up_can_hold(const Guest *g)
 
 void up_wait_held(const Guest *g)
 {
-    open_fifo(g, "held");
+    up_open_fifo(g, "held");
 }
 
 void up_let_go(const Guest *g)
 {
-    open_fifo(g, "hold");
+    up_open_fifo(g, "hold");
 }

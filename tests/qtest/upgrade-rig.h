@@ -34,6 +34,9 @@ Guest *up_new(void);
 void up_start(Guest *g, const char *program, const char *const *args);
 /* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
 Guest *up_counting(const char *faults);
+/* The same with another monitor, to which the second one connects. */
+Guest *up_counting_two_monitors(const char *faults);
+Qmp *up_second_monitor(Guest *g);
 /* The same, whose QEMU writes to guest memory while it is loaded: vmgenid, 16 bytes, other ones in
  * each QEMU. Not NULL. */
 Guest *up_with_vmgenid(const char *faults);
@@ -68,9 +71,32 @@ void up_can_hold(const Guest *g);
 void up_wait_held(const Guest *g);
 void up_let_go(const Guest *g);
 
+/* For its processes (g_strfreev). Opens the FIFO NAME of its folder, for writing. */
+char **up_environment(const Guest *g);
+void up_open_fifo(const Guest *g, const char *name);
 /* ARGS: after "farfault upgrade QMP", NULL-terminated. Returns the exit status; *SAID (g_free): the
  * last line that it wrote. */
 int up_run(Guest *g, const char *const *args, char **said);
+/* The same, meanwhile: with PROGRAM (NULL: the same QEMU) begun, and waited for. *SAID is NULL if
+ * it was killed, and the status is -1. */
+typedef struct Command Command;
+Command *up_begin(Guest *g, const char *program);
+bool up_is_under_way(Command *c);
+int up_finish(Command *c, char **said);
+void up_command_free(Command *c);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Command, up_command_free)
+/* A QEMU (its path, g_free) that waits before it starts; once. Waits until it does; lets it start.
+ */
+char *up_slow_program(Guest *g);
+void up_slow_program_waits(Guest *g);
+void up_slow_program_goes_on(Guest *g);
+/* All processes (pid_t) of G's guest and of its upgrade, without QEMUs; its QEMUs. */
+GArray *up_processes(const Guest *g);
+GArray *up_qemus(const Guest *g);
+/* Something that means that it runs has been written to the console since the last call. */
+bool up_has_run(Guest *g);
+/* farfault attach PID; what it said (g_free). */
+char *up_try_attach(Guest *g, pid_t pid);
 void up_to(Guest *g, const char *program);
 /* It fails, and says PART; the QEMU that was there goes on. */
 void up_fails(Guest *g, const char *const *args, const char *part);

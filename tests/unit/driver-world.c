@@ -207,10 +207,11 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return true;
 }
 
-bool ff_migration_client_stop(FfMigration *m)
+bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
 {
     m->conted = m->conted && !m->holds;
-    return m->holds;
+    *holds = m->holds;
+    return true;
 }
 
 bool ff_migration_resumed(FfMigration *m)

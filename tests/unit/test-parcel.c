@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "launch/attach.h"
+#include "launch/launch-relay.h"
 #include "launch/parcel.h"
 #include "net/rights.h"
 

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Where the clients of a relay that has ended came to. The only thread of a command. */
+#ifndef FF_LAUNCH_ATTACH_LISTEN_H
+#define FF_LAUNCH_ATTACH_LISTEN_H
+
+#include <glib.h>
+#include <sys/socket.h>
+
+#include "launch/launch-relay.h"
+
+/* Listens at ADDRESS for monitor ID; a unix socket belongs to AS. MADE gets its path (char *).
+ * INSTEAD: of whoever listens there (a unix socket). Returns the fd, close-on-exec; -1 and ERROR
+ * (one line). */
+int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as, bool instead,
+                     GPtrArray *made, const char *id, GError **error);
+
+#endif
