@@ -284,7 +284,7 @@ const char ff_help_run[] =
 
 const char ff_help_pager[] =
     "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
-    "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
+    "                      [--metrics ADDRESS:PORT] [--no-bulk] [--learn | --no-working-set]\n"
     "       farfault pager --to SOCKET --from FOLDER [--paused] [--control SOCKET]\n"
     "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
     "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
@@ -304,6 +304,11 @@ const char ff_help_pager[] =
     "  --metrics ADDRESS:PORT\n"
     "                    the same for Prometheus, by HTTP (127.0.0.1:9470)\n"
     "  --no-bulk         only pages that somebody waits for are placed\n"
+    "  --learn           find out what clients need first, where FILE.ws is not there: the first "
+    "one\n"
+    "                    is given nothing else for 4 s; it is written to FILE.ws, and all later\n"
+    "                    clients are given that first\n"
+    "  --no-working-set  leave FILE.ws alone\n"
     "  --help, -h        this text\n"
     "\n"
     "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"

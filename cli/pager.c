@@ -37,9 +37,9 @@ G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
 typedef struct {
-    gboolean help, no_bulk, paused;
+    gboolean help, no_bulk, paused, learn, no_set;
     int slots;
-    char *listen, *to, *from, *control, *metrics, *serve;
+    char *listen, *to, *from, *control, *metrics, *serve, *set;
     char **allow, **positional;
 } Line;
 
@@ -51,6 +51,7 @@ static void line_clear(Line *line)
     g_free(line->control);
     g_free(line->metrics);
     g_free(line->serve);
+    g_free(line->set);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -68,6 +69,9 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
+        {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
+        {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
+        {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -223,7 +227,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 /* ---- the holder --------------------------------------------------------------------------------
  */
 
-#define ARGS 9
+#define ARGS 12
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
 
 /* How this program becomes the pager, and with which fds. */
@@ -241,9 +245,9 @@ static void pager_clear(Pager *p)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
-/* SLOTS: of a client that asks. */
+/* SLOTS: of a client that asks. SET: the name of the source's working set, or NULL. */
 static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsigned slots,
-                    GError **error)
+                    const char *set, GError **error)
 {
     memset(p->inherit, -1, sizeof(p->inherit));
     if (line->control && (p->inherit[1] = listen_at(line->control, false, error)) < 0) {
@@ -259,6 +263,12 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
+    }
+    if (line->learn || line->no_set) {
+        p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
+    }
+    if (set) {
+        p->argv[p->n++] = g_strdup_printf("--set=%s", set);
     }
     if (line->control) {
         p->argv[p->n++] = g_strdup_printf("--control=%s", line->control);
@@ -282,7 +292,9 @@ static int hold(const Line *line, GArray *uids, GError **error)
         }
         return EXIT_FAILED;
     }
-    if (!prepare(&p, line, &stamp, 0, error)) {
+    g_autofree char *file = g_canonicalize_filename(line->from, NULL);
+    g_autofree char *set = criu ? NULL : g_strconcat(file, ".ws", NULL);
+    if (!prepare(&p, line, &stamp, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
@@ -329,7 +341,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     g_auto(Pager) p = {0};
     int talk[2];
 
-    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, error)) {
+    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -391,8 +403,12 @@ static int restore_to(const Line *line, GError **error)
 /* As hold() has said it. */
 static int serve(const Line *line)
 {
-    FfServerConfig cfg = {
-        .bulk = !line->no_bulk, .control = line->control, .metrics = line->metrics};
+    FfServerConfig cfg = {.bulk = !line->no_bulk,
+                          .sets = !line->no_set,
+                          .learn = line->learn,
+                          .set = line->set,
+                          .control = line->control,
+                          .metrics = line->metrics};
 
     if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
         return EXIT_USAGE;
@@ -426,6 +442,10 @@ int ff_cli_pager(int argc, char **argv)
         fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE, or "
               "--to SOCKET --from FOLDER\n",
               stderr);
+        return EXIT_USAGE;
+    }
+    if (line.learn && (line.no_set || line.to)) {
+        fputs("farfault: --learn is for --listen, and not with --no-working-set\n", stderr);
         return EXIT_USAGE;
     }
     if (line.to ? line.allow != NULL : line.paused) {

@@ -151,7 +151,10 @@ int ff_server_run(const FfServerConfig *cfg)
                               .slots = cfg->slots,
                               .slot_fd = FF_SERVER_SLOT_FD,
                               .link = FF_HOLD_LINK_FD,
-                              .bulk = cfg->bulk};
+                              .bulk = cfg->bulk,
+                              .sets = cfg->sets,
+                              .learn = cfg->learn,
+                              .set = cfg->set};
     ff_sessions_init(&s.sessions);
     run(&s);
     /* Sessions' threads end with the process, and what they hold is in their records. */

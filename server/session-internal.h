@@ -8,6 +8,7 @@
  *   family.c   what one process means for its relatives
  *   hear.c     FfMessages: what the holder has read, and the gate
  *   work.c     threads that place
+ *   set.c      the working set
  *   asked.c    a client that asks for its pages, instead of hear.c
  *   session.c  comes, is adopted, goes
  *
@@ -24,6 +25,7 @@
 #include "server/criu.h"
 #include "server/image.h"
 #include "server/sessions.h"
+#include "snapshot/working-set.h"
 #include "uffd/bitmap.h"
 #include "uffd/faults.h"
 #include "uffd/place.h"
@@ -52,6 +54,10 @@ struct FfSession {
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
+    FfWorkingSet *set;        /* owner; NULL: there is none */
+    uint64_t *learnt;         /* owner, before the others run; by places of the source, in order */
+    uint64_t learnt_max;      /* the same */
+    uint64_t learnt_n;        /* atomic; fault thread. Observer: the owner */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the queue, the end, and that nobody waits */

@@ -20,6 +20,7 @@ typedef FfSourceExtent Extent;
 struct FfSource {
     char *path;
     FfInputStamp stamp;
+    bool compressed;
     uint64_t size;
     GArray *extents; /* Extent, by START: all data; NULL: a raw file */
 };
@@ -122,6 +123,7 @@ static FfInput *open_known(FfSource *s, const char *path, const FfInputStamp *kn
     if (!in) {
         return NULL;
     }
+    s->compressed = ff_input_is_compressed(in);
     if (known) {
         s->stamp = *known;
     } else {
@@ -189,6 +191,16 @@ const FfInputStamp *ff_source_stamp(const FfSource *s)
 uint64_t ff_source_size(const FfSource *s)
 {
     return s->size;
+}
+
+bool ff_source_is_compressed(const FfSource *s)
+{
+    return s->compressed;
+}
+
+const char *ff_source_path(const FfSource *s)
+{
+    return s->path;
 }
 
 FfSourceReader *ff_source_reader(FfSource *s, GError **error)
@@ -301,4 +313,66 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
     }
     *zero = *zero || is_zero(buf, *len);
     return is_unchanged(r->s, r->in, error);
+}
+
+/* ---- places ------------------------------------------------------------------------------------
+ */
+
+bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)
+{
+    uint64_t len = FF_SAVED_PAGE;
+
+    if (at > r->s->size || len > r->s->size - at) {
+        return false;
+    }
+    bool zero = r->s->extents ? find_extent(r, at, file, &len) : find_raw(r, at, file, &len);
+    return !zero && len == FF_SAVED_PAGE;
+}
+
+static gint by_file(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const Extent *)a)->file, y = ((const Extent *)b)->file;
+
+    return x < y ? -1 : x > y;
+}
+
+/* ALL: by FILE. */
+static bool find_place(const GArray *all, uint64_t *place)
+{
+    guint lo = 0, hi = all->len;
+
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        if (g_array_index(all, Extent, mid).file <= *place) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    const Extent *e = lo ? &g_array_index(all, Extent, lo - 1) : NULL;
+    uint64_t into = e ? *place - e->file : 0;
+    if (!e || into >= e->len || e->len - into < FF_SAVED_PAGE) {
+        return false;
+    }
+    *place = e->start + into;
+    return *place % FF_SAVED_PAGE == 0;
+}
+
+bool ff_source_find(const FfSource *s, uint64_t *places, uint64_t n)
+{
+    g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(Extent));
+
+    if (s->extents) {
+        g_array_append_vals(all, s->extents->data, s->extents->len);
+        g_array_sort(all, by_file);
+    } else {
+        Extent e = {0, s->size, 0};
+        g_array_append_val(all, e);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (!find_place(all, &places[i])) {
+            return false;
+        }
+    }
+    return true;
 }

@@ -37,6 +37,12 @@ const FfInputStamp *ff_source_stamp(const FfSource *s);
 void ff_source_free(FfSource *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSource, ff_source_free)
 uint64_t ff_source_size(const FfSource *s);
+bool ff_source_is_compressed(const FfSource *s);
+/* By which it is opened; borrowed. */
+const char *ff_source_path(const FfSource *s);
+/* Each of the N PLACES of the file becomes a place of the source. FALSE: one of them is not that of
+ * a whole page (4 KiB) of it. */
+bool ff_source_find(const FfSource *s, uint64_t *places, uint64_t n);
 
 FfSourceReader *ff_source_reader(FfSource *s, GError **error);
 void ff_source_reader_free(FfSourceReader *r);
@@ -45,5 +51,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
  * either *ZERO, and BUF is as it was, or they are in BUF. FALSE and ERROR: they cannot be read. */
 bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error);
+
+/* Is what is AT (a page) in the file, which is not compressed, and at its place *FILE? FALSE: it is
+ * zeros. */
+bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file);
 
 #endif

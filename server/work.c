@@ -194,6 +194,20 @@ static bool is_left_out(const FfWorker *w, bool zero)
     return zero && w->s->image->asks && !w->demand;
 }
 
+bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
+{
+    uint64_t ps = w->s->image->block[run->block].page_size, most = MAX(GATE_BYTES, ps) / ps;
+
+    for (uint64_t i = 0; i < run->n; i += most) {
+        FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
+        int rc = place_part(w, &part, !data, data ? (const char *)data + i * ps : NULL);
+        if (!placed(w, &part, rc)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool ff_worker_place(FfWorker *w, const FfRun *run)
 {
     FfSession *s = w->s;
@@ -206,16 +220,10 @@ bool ff_worker_place(FfWorker *w, const FfRun *run)
             return false;
         }
         FF_FAULT_AT("content-read");
-        for (uint64_t at = 0; at < len; at += MAX(GATE_BYTES, ps)) {
-            FfRun part = {run->block, run->first + i + at / ps,
-                          MIN(len - at, MAX(GATE_BYTES, ps)) / ps};
-            if (is_left_out(w, zero)) {
-                continue;
-            }
-            int rc = place_part(w, &part, zero, (char *)w->buf + at);
-            if (!placed(w, &part, rc)) {
-                return true;
-            }
+        if (!is_left_out(w, zero) &&
+            !ff_worker_put(w, &(FfRun){run->block, run->first + i, len / ps},
+                           zero ? NULL : w->buf)) {
+            return true;
         }
         i += len / ps;
     }
@@ -348,7 +356,7 @@ static gpointer run_demand(gpointer p)
 /* ---- bulk --------------------------------------------------------------------------------------
  */
 
-static bool wait_calm(FfSession *s)
+bool ff_work_wait_calm(FfSession *s)
 {
     if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
         pthread_mutex_lock(&s->calm_lock);
@@ -369,7 +377,7 @@ static bool pass(FfWorker *w)
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         uint64_t most = w->buf_size / s->image->block[i].page_size, first, n;
         for (uint64_t at = 0;
-             wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
+             ff_work_wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
              at = first + n) {
             n = MIN(n, most);
             if (!ff_worker_place(w, &(FfRun){i, first, n})) {

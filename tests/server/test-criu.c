@@ -119,7 +119,10 @@ static void write_images(const World *w)
         }
         g_byte_array_append(pages, (guint8 *)words, sizeof(words));
     }
-    save(w, "pages", 7, pages);
+    g_autofree char *path = g_strdup_printf("%s/pages-7.img", w->dir);
+    if (!g_file_test(path, G_FILE_TEST_EXISTS)) { /* else of a process before, and just as it was */
+        save(w, "pages", 7, pages);
+    }
 }
 
 /* ---- the process -------------------------------------------------------------------------------
@@ -226,22 +229,28 @@ static void run(const char *socket_path, int go)
 /* ---- cases -------------------------------------------------------------------------------------
  */
 
+static void start_process(World *w)
+{
+    int go[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
+    w->pid = fork();
+    if (w->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(go[1]);
+        run(w->d->socket, go[0]);
+    }
+    close(go[0]);
+    w->go = go[1];
+}
+
 static World begin(const char *faults, const char *more)
 {
     World w = {.dir = g_dir_make_tmp("farfault-criu-XXXXXX", NULL)};
-    int go[2];
 
     daemon_next(&(DaemonKind){.said_to = -1, .file = w.dir});
     w.d = daemon_start(PAGES, 4096, NULL, faults, more);
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
-    w.pid = fork();
-    if (w.pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(go[1]);
-        run(w.d->socket, go[0]);
-    }
-    close(go[0]);
-    w.go = go[1];
+    start_process(&w);
     return w;
 }
 
@@ -264,6 +273,31 @@ static void end(World *w)
     g_rmdir(w->dir);
     g_free(w->dir);
     close(w->go);
+}
+
+/* What the first process needed the second one, of the same images, is given first. */
+static void test_set(void)
+{
+    World w = begin(NULL, "--learn");
+    char byte;
+
+    write_images(&w);
+    for (unsigned i = 0; i < 3; i++) {
+        go_on(&w);
+    }
+    assert_ended_well(w.pid);
+    daemon_wait_said(w.d, "working set written");
+    close(w.go);
+    start_process(&w);
+    write_images(&w);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    /* A quarter of its memory. */
+    daemon_wait_said(w.d, "working set: 31 of 31 pages");
+    go_on(&w);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    end(&w);
 }
 
 static unsigned clients_of(const Daemon *d)
@@ -365,6 +399,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
 #endif
+    g_test_add_func("/criu/set", test_set);
     g_test_add_func("/criu/both-killed", test_both_killed);
     g_test_add_data_func("/criu/no-images", NULL, test_refused);
     g_test_add_data_func("/criu/damaged", "damaged", test_refused);
