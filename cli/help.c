@@ -284,9 +284,10 @@ const char ff_help_run[] =
 
 const char ff_help_pager[] =
     "Usage: farfault pager --listen SOCKET --from FILE [--allow USER]... [--control SOCKET]\n"
-    "                      [--metrics ADDRESS:PORT] [--no-bulk] [--learn | --no-working-set]\n"
+    "                      [--metrics ADDRESS:PORT] [--max-bandwidth N[KMGT]] [--no-bulk]\n"
+    "                      [--learn | --no-working-set]\n"
     "       farfault pager --to SOCKET --from FOLDER [--paused] [--control SOCKET]\n"
-    "                      [--metrics ADDRESS:PORT] [--no-bulk]\n"
+    "                      [--metrics ADDRESS:PORT] [--max-bandwidth N[KMGT]] [--no-bulk]\n"
     "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
     "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
     "With --to: restore a guest of Cloud Hypervisor, and give it its memory as it asks for it.\n"
@@ -303,6 +304,8 @@ const char ff_help_pager[] =
     "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
     "  --metrics ADDRESS:PORT\n"
     "                    the same for Prometheus, by HTTP (127.0.0.1:9470)\n"
+    "  --max-bandwidth N[KMGT]\n"
+    "                    for each client: bytes per second of pages that nobody waits for\n"
     "  --no-bulk         only pages that somebody waits for are placed\n"
     "  --learn           find out what clients need first, where FILE.ws is not there: the first "
     "one\n"

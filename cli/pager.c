@@ -4,6 +4,7 @@
  * the holder adds, the pager (docs/design/pager.md). One thread until then.
  */
 #include "cli/commands.h"
+#include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "holder/holder.h"
@@ -39,7 +40,8 @@ G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 typedef struct {
     gboolean help, no_bulk, paused, learn, no_set;
     int slots;
-    char *listen, *to, *from, *control, *metrics, *serve, *set;
+    uint64_t rate; /* of `bandwidth` */
+    char *listen, *to, *from, *control, *metrics, *serve, *set, *bandwidth;
     char **allow, **positional;
 } Line;
 
@@ -52,6 +54,7 @@ static void line_clear(Line *line)
     g_free(line->metrics);
     g_free(line->serve);
     g_free(line->set);
+    g_free(line->bandwidth);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -68,6 +71,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
+        {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
         {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
@@ -227,7 +231,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 /* ---- the holder --------------------------------------------------------------------------------
  */
 
-#define ARGS 12
+#define ARGS 13
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
 
 /* How this program becomes the pager, and with which fds. */
@@ -266,6 +270,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     }
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
+    }
+    if (line->rate) {
+        p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
     }
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
@@ -404,6 +411,7 @@ static int restore_to(const Line *line, GError **error)
 static int serve(const Line *line)
 {
     FfServerConfig cfg = {.bulk = !line->no_bulk,
+                          .rate = line->rate,
                           .sets = !line->no_set,
                           .learn = line->learn,
                           .set = line->set,
@@ -434,6 +442,11 @@ int ff_cli_pager(int argc, char **argv)
     if (line.help) {
         fputs(ff_help_pager, stdout);
         return EXIT_OK;
+    }
+    if (line.bandwidth && ff_parse_size(line.bandwidth, &line.rate) < 0) {
+        fprintf(stderr, "farfault: --max-bandwidth %s: give bytes per second, as 4096, 64M or 1G\n",
+                line.bandwidth);
+        return EXIT_USAGE;
     }
     if (line.serve) {
         return serve(&line);

@@ -152,6 +152,7 @@ int ff_server_run(const FfServerConfig *cfg)
                               .slot_fd = FF_SERVER_SLOT_FD,
                               .link = FF_HOLD_LINK_FD,
                               .bulk = cfg->bulk,
+                              .rate = cfg->rate,
                               .sets = cfg->sets,
                               .learn = cfg->learn,
                               .set = cfg->set};

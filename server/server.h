@@ -25,6 +25,7 @@ typedef struct {
     unsigned slots;      /* how many; else 0 */
     FfInputStamp source; /* of the source, when the holder began */
     bool bulk;           /* pages that nobody waits for are placed as well */
+    uint64_t rate;       /* bytes per second of those, for each client; 0: no limit */
     bool sets, learn;    /* working sets are used; and found out where there is none */
     const char *set;     /* the name of the source's; NULL: it has none */
     bool control;        /* FF_SERVER_CONTROL_FD is there */

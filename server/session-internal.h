@@ -54,10 +54,11 @@ struct FfSession {
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
-    FfWorkingSet *set;        /* owner; NULL: there is none */
-    uint64_t *learnt;         /* owner, before the others run; by places of the source, in order */
-    uint64_t learnt_max;      /* the same */
-    uint64_t learnt_n;        /* atomic; fault thread. Observer: the owner */
+    int64_t next_us;     /* owner; it places nothing that nobody waits for before (monotonic) */
+    FfWorkingSet *set;   /* owner; NULL: there is none */
+    uint64_t *learnt;    /* owner, before the others run; by places of the source, in order */
+    uint64_t learnt_max; /* the same */
+    uint64_t learnt_n;   /* atomic; fault thread. Observer: the owner */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the queue, the end, and that nobody waits */

@@ -18,6 +18,7 @@ typedef struct {
     int slot_fd;      /* so many memfds from here on, and then as many files with their content */
     int link;         /* to the holder */
     bool bulk;        /* pages that nobody waits for are placed as well */
+    uint64_t rate;    /* bytes per second of those, for each client; 0: no limit */
     bool sets;        /* working sets are used */
     bool learn;       /* where there is none, it is found out */
     const char *set;  /* the name of the source's; NULL: it has none */

@@ -329,7 +329,7 @@ void ff_set_place(FfSession *s)
 
     __atomic_store_n(&s->image->counts.set, set->n, __ATOMIC_RELAXED);
     is_placing = true;
-    for (uint64_t i = 0; i < set->n && ff_work_wait_calm(s); i += FF_WORKING_SET_CHUNK) {
+    for (uint64_t i = 0; i < set->n && ff_work_wait_turn(s); i += FF_WORKING_SET_CHUNK) {
         uint64_t n = ff_working_set_read_chunk(set, i / FF_WORKING_SET_CHUNK, buf, &error);
         if (!n) {
             ff_session_log(s, "the working set is not used any more: %s", error->message);

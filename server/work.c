@@ -194,10 +194,22 @@ static bool is_left_out(const FfWorker *w, bool zero)
     return zero && w->s->image->asks && !w->demand;
 }
 
+/* Demand is not limited, and is not counted. What was placed is paid for before the next piece. */
+static void charge(FfSession *s, uint64_t bytes)
+{
+    if (s->all->rate) {
+        double us = (double)bytes * G_USEC_PER_SEC / (double)s->all->rate;
+        s->next_us = MAX(s->next_us, g_get_monotonic_time()) + (int64_t)us;
+    }
+}
+
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
 {
     uint64_t ps = w->s->image->block[run->block].page_size, most = MAX(GATE_BYTES, ps) / ps;
 
+    if (data && !w->demand) {
+        charge(w->s, run->n * ps);
+    }
     for (uint64_t i = 0; i < run->n; i += most) {
         FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
         int rc = place_part(w, &part, !data, data ? (const char *)data + i * ps : NULL);
@@ -356,8 +368,18 @@ static gpointer run_demand(gpointer p)
 /* ---- bulk --------------------------------------------------------------------------------------
  */
 
-bool ff_work_wait_calm(FfSession *s)
+static void wait_limit(FfSession *s)
 {
+    int64_t left;
+
+    while ((left = s->next_us - g_get_monotonic_time()) > 0 &&
+           !ff_work_pause(s, (unsigned)MIN(left / 1000 + 1, 60000))) {
+    }
+}
+
+bool ff_work_wait_turn(FfSession *s)
+{
+    wait_limit(s);
     if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
         pthread_mutex_lock(&s->calm_lock);
         while (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST) && !ff_session_is_ending(s)) {
@@ -377,7 +399,7 @@ static bool pass(FfWorker *w)
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         uint64_t most = w->buf_size / s->image->block[i].page_size, first, n;
         for (uint64_t at = 0;
-             ff_work_wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
+             ff_work_wait_turn(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
              at = first + n) {
             n = MIN(n, most);
             if (!ff_worker_place(w, &(FfRun){i, first, n})) {

@@ -21,8 +21,8 @@ bool ff_worker_place(FfWorker *w, const FfRun *run);
 /* Pages that were read, DATA or zeros (NULL). FALSE: no more of it can be placed. */
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);
 
-/* Until nobody waits. FALSE: the end. */
-bool ff_work_wait_calm(FfSession *s);
+/* Owner: until the limit allows more, and nobody waits. FALSE: the end. */
+bool ff_work_wait_turn(FfSession *s);
 /* Who waited since then (monotonic) has its page: counts, and bulk may go on if it was the last. */
 void ff_work_answered(FfSession *s, int64_t since_us);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Working sets of farfault pager: found out by one client, read first by the next one, and of no
- * consequence if they are damaged or of another file.
+ * consequence if they are damaged or of another file. And a limit of what nobody waits for.
  *
  * Clients are of this process. Not for sanitizers, as the others here.
  */
@@ -178,6 +178,39 @@ static void test_killed(void)
 #endif
 }
 
+/* ---- a limit -----------------------------------------------------------------------------------
+ */
+
+/* What nobody waits for takes its time; that of the last piece is not waited for. */
+static void test_limit(void)
+{
+    Daemon *d = daemon_start(PAGES, 4096, small_fill, NULL, "--max-bandwidth=4M");
+    Small c = {.pages = PAGES};
+    gint64 since = g_get_monotonic_time();
+
+    small_start(&c, d);
+    wait_count(d, "missing", 0);
+    gint64 took = g_get_monotonic_time() - since;
+    g_assert_cmpint(count_of(d, "faults"), ==, 0);
+    g_assert_cmpint(took, >, ((gint64)DATA / 7 * 6 - (512 << 10)) * G_USEC_PER_SEC / (4 << 20));
+    check_all(&c);
+    small_end(&c);
+    daemon_stop(d);
+}
+
+/* What somebody waits for comes at once; the rest would take an hour. */
+static void test_demand_is_not_limited(void)
+{
+    Daemon *d = daemon_start(PAGES, 4096, small_fill, NULL, "--max-bandwidth=512");
+    Small c = {.pages = PAGES};
+
+    small_start(&c, d);
+    check_all(&c);
+    wait_count(d, "missing", 0);
+    small_end(&c);
+    daemon_stop(d);
+}
+
 /* ---- not used ----------------------------------------------------------------------------------
  */
 
@@ -260,6 +293,8 @@ int main(int argc, char **argv)
     g_test_add_func("/sets/used", test_used);
     g_test_add_func("/sets/first", test_first);
     g_test_add_func("/sets/killed", test_killed);
+    g_test_add_func("/sets/limit", test_limit);
+    g_test_add_func("/sets/demand-is-not-limited", test_demand_is_not_limited);
     for (unsigned i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autofree char *path = g_strdup_printf("/sets/not-used/%s", wrong[i].name);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_not_used);
