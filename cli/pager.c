@@ -9,7 +9,10 @@
 #include "cli/options.h"
 #include "holder/holder.h"
 #include "holder/say.h"
+#include "net/address.h"
+#include "server/export.h"
 #include "server/offload.h"
+#include "server/remote.h"
 #include "server/replay.h"
 #include "server/server.h"
 #include "server/source.h"
@@ -41,7 +44,7 @@ typedef struct {
     gboolean help, no_bulk, paused, learn, no_set;
     int slots;
     uint64_t rate; /* of `bandwidth` */
-    char *listen, *to, *from, *control, *metrics, *serve, *set, *bandwidth;
+    char *listen, *to, *from, *control, *metrics, *serve, *set, *bandwidth, *creds, *hostname;
     char **allow, **positional;
 } Line;
 
@@ -55,6 +58,8 @@ static void line_clear(Line *line)
     g_free(line->serve);
     g_free(line->set);
     g_free(line->bandwidth);
+    g_free(line->creds);
+    g_free(line->hostname);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -76,6 +81,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
+        {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
+        {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -231,7 +238,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 /* ---- the holder --------------------------------------------------------------------------------
  */
 
-#define ARGS 13
+#define ARGS 16
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
 
 /* How this program becomes the pager, and with which fds. */
@@ -271,6 +278,16 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
     }
+    if (ff_remote_is_uri(line->from)) {
+        p->argv[p->n++] = g_strdup_printf("--from=%s", line->from);
+    }
+    if (line->creds) {
+        g_autofree char *folder = g_canonicalize_filename(line->creds, NULL);
+        p->argv[p->n++] = g_strdup_printf("--tls-creds=%s", folder);
+    }
+    if (line->hostname) {
+        p->argv[p->n++] = g_strdup_printf("--tls-hostname=%s", line->hostname);
+    }
     if (line->rate) {
         p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
     }
@@ -286,21 +303,34 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     return true;
 }
 
+/* It is there, and which content it has. */
+static bool ask_remote(const Line *line, FfInputStamp *stamp, GError **error)
+{
+    signal(SIGPIPE, SIG_IGN);
+    FfRemote *remote = ff_remote_new(line->from, line->creds, line->hostname, error);
+    g_autoptr(FfSource) source = remote ? ff_source_open_remote(remote, NULL, error) : NULL;
+
+    if (source) {
+        *stamp = *ff_source_stamp(source);
+    }
+    return source;
+}
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
-    bool criu;
+    bool criu = false, remote = ff_remote_is_uri(line->from);
     g_auto(Pager) p = {0};
-    int source = open_source(line->from, &stamp, &criu, error);
+    int source = remote ? -1 : open_source(line->from, &stamp, &criu, error);
 
-    if (source < 0) {
+    if (remote ? !ask_remote(line, &stamp, error) : source < 0) {
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
         return EXIT_FAILED;
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
-    g_autofree char *set = criu ? NULL : g_strconcat(file, ".ws", NULL);
+    g_autofree char *set = criu || remote ? NULL : g_strconcat(file, ".ws", NULL);
     if (!prepare(&p, line, &stamp, 0, set, error)) {
         return EXIT_FAILED;
     }
@@ -323,6 +353,46 @@ static int hold(const Line *line, GArray *uids, GError **error)
         unlink(line->control);
     }
     return status;
+}
+
+/* ---- for pagers of other hosts -----------------------------------------------------------------
+ */
+
+static int give(const Line *line, GError **error)
+{
+    bool tls, criu;
+    FfInputStamp stamp;
+    g_autofree char *uri = ff_remote_address(line->listen, &tls);
+    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
+    g_autoptr(FfTls) creds = NULL;
+
+    if (!address || (tls && !(creds = ff_remote_creds(line->creds, true, error)))) {
+        return EXIT_FAILED;
+    }
+    int fd = open_source(line->from, &stamp, &criu, error);
+    if (fd < 0 || criu) {
+        if (!*error) {
+            fail(error, line->from,
+                 criu ? "a folder cannot be given: name a file" : g_strerror(errno));
+        }
+        return EXIT_FAILED;
+    }
+    /* By its fd: another file may have its name later. */
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autoptr(FfSource) source = ff_source_open(path, &stamp, error);
+    FfExport e = {.tls = creds, .source = source};
+    if (!source || (e.listen_fd = ff_address_listen(address, error)) < 0) {
+        return EXIT_FAILED;
+    }
+    if (!ff_export_identify(fd, &e.identity)) {
+        fail(error, line->from, g_strerror(errno));
+        return EXIT_FAILED;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    g_autofree char *where = ff_address_of_listener(e.listen_fd);
+    fprintf(stderr, "farfault pager: gives %s at %s%s\n", line->from, tls ? "tls" : "tcp",
+            strchr(where, ':'));
+    ff_export_run(&e);
 }
 
 /* ---- Cloud Hypervisor --------------------------------------------------------------------------
@@ -415,6 +485,9 @@ static int serve(const Line *line)
                           .sets = !line->no_set,
                           .learn = line->learn,
                           .set = line->set,
+                          .remote = line->from,
+                          .creds = line->creds,
+                          .hostname = line->hostname,
                           .control = line->control,
                           .metrics = line->metrics};
 
@@ -427,6 +500,41 @@ static int serve(const Line *line)
         return EXIT_USAGE;
     }
     return ff_server_run(&cfg);
+}
+
+/* Options that are not for each other; NULL: all is right. */
+static const char *misuse(const Line *line)
+{
+    if (!line->listen == !line->to || !line->from || line->positional) {
+        return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
+               "SOCKET --from FOLDER";
+    }
+    bool gives = line->listen && ff_remote_is_uri(line->listen);
+    bool remote = ff_remote_is_uri(line->from);
+    if (gives && (remote || line->allow || line->control || line->metrics || line->learn ||
+                  line->no_set || line->no_bulk || line->rate)) {
+        return "--listen tcp: and tls: give a file of this host, and take no options but --from "
+               "and "
+               "--tls-creds";
+    }
+    if (remote && (line->to || line->learn || line->no_set)) {
+        return "--from tcp: and tls: are for --listen SOCKET, without working sets";
+    }
+    bool tls = (gives && g_str_has_prefix(line->listen, "tls:")) ||
+               (remote && g_str_has_prefix(line->from, "tls:"));
+    if (tls ? !line->creds : line->creds != NULL) {
+        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it";
+    }
+    if (line->hostname && !(remote && tls)) {
+        return "--tls-hostname is for --from tls:HOST:PORT";
+    }
+    if (line->learn && (line->no_set || line->to)) {
+        return "--learn is for --listen, and not with --no-working-set";
+    }
+    if (line->to ? line->allow != NULL : line->paused) {
+        return "--allow is for --listen, --paused for --to";
+    }
+    return NULL;
 }
 
 int ff_cli_pager(int argc, char **argv)
@@ -451,25 +559,18 @@ int ff_cli_pager(int argc, char **argv)
     if (line.serve) {
         return serve(&line);
     }
-    if (!line.listen == !line.to || !line.from || line.positional) {
-        fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE, or "
-              "--to SOCKET --from FOLDER\n",
-              stderr);
-        return EXIT_USAGE;
-    }
-    if (line.learn && (line.no_set || line.to)) {
-        fputs("farfault: --learn is for --listen, and not with --no-working-set\n", stderr);
-        return EXIT_USAGE;
-    }
-    if (line.to ? line.allow != NULL : line.paused) {
-        fputs("farfault: --allow is for --listen, --paused for --to\n", stderr);
+    const char *wrong = misuse(&line);
+    if (wrong) {
+        fprintf(stderr, "farfault: %s\n", wrong);
         return EXIT_USAGE;
     }
     if (!parse_users(line.allow, uids, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = line.to ? restore_to(&line, &error) : hold(&line, uids, &error);
+    int status = line.to                         ? restore_to(&line, &error)
+                 : ff_remote_is_uri(line.listen) ? give(&line, &error)
+                                                 : hold(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

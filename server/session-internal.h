@@ -79,6 +79,8 @@ struct FfSession {
     bool ending;                /* atomic, stored under lock. Observers: all its threads */
     bool said_registered;       /* fault thread */
     bool stuck;                 /* atomic; the gate stays closed. Observer: the owner */
+    guint said_why;             /* lock; a hash of what was said of the source last */
+    int64_t said_us;            /* lock; when */
     bool said_source;           /* stored under lock; there is something in `bad` */
     bool said_memory;           /* atomic; once. Observers: who would say it again */
 };

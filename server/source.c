@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Content from files; see source.h for the threads. What is known to be zeros is not read: holes of
- * a raw file, clear bits of mapped-ram. What was read is looked at, as a page of zeros costs a
- * client no memory.
+ * Content from files, or from another host; see source.h for the threads. What is known to be zeros
+ * is not read: holes of a raw file, clear bits of mapped-ram. What was read is looked at, as a page
+ * of zeros costs a client no memory.
  *
  * No system calls of its own (snapshot/input.c).
  */
@@ -22,12 +22,14 @@ struct FfSource {
     FfInputStamp stamp;
     bool compressed;
     uint64_t size;
-    GArray *extents; /* Extent, by START: all data; NULL: a raw file */
+    GArray *extents;  /* Extent, by START: all data; NULL: a raw file */
+    FfRemote *remote; /* then the rest is not needed, and the stamp is {size, identity}; or NULL */
 };
 
 struct FfSourceReader {
     FfSource *s;
     FfInput *in;
+    FfRemoteLink *link; /* of a remote source; there is no `in` then */
 };
 
 /* ---- mapped-ram --------------------------------------------------------------------------------
@@ -178,6 +180,7 @@ void ff_source_free(FfSource *s)
         if (s->extents) {
             g_array_unref(s->extents);
         }
+        ff_remote_free(s->remote);
         g_free(s->path);
         g_free(s);
     }
@@ -193,6 +196,11 @@ uint64_t ff_source_size(const FfSource *s)
     return s->size;
 }
 
+bool ff_source_is_remote(const FfSource *s)
+{
+    return s->remote;
+}
+
 bool ff_source_is_compressed(const FfSource *s)
 {
     return s->compressed;
@@ -203,8 +211,51 @@ const char *ff_source_path(const FfSource *s)
     return s->path;
 }
 
+/* A link to what it was when it was opened for the first time. */
+static FfRemoteLink *connect_known(FfSource *s, GError **error)
+{
+    g_autoptr(FfRemoteLink) l = ff_remote_connect(s->remote, error);
+
+    if (l &&
+        (ff_remote_size(l) != s->stamp.size || ff_remote_identity(l) != (uint64_t)s->stamp.sec)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: it gives another file than it gave, or one that was written to: give that "
+                    "file again (not a copy), with its old time",
+                    s->path);
+        return NULL;
+    }
+    return g_steal_pointer(&l);
+}
+
+FfSource *ff_source_open_remote(FfRemote *remote, const FfInputStamp *known, GError **error)
+{
+    g_autoptr(FfSource) s = g_new0(FfSource, 1);
+
+    s->remote = remote;
+    s->path = g_strdup(ff_remote_uri(remote));
+    if (known) {
+        s->stamp = *known;
+    } else {
+        g_autoptr(FfRemoteLink) l = ff_remote_connect(remote, error);
+        if (!l) {
+            return NULL;
+        }
+        s->stamp = (FfInputStamp){.size = ff_remote_size(l), .sec = (int64_t)ff_remote_identity(l)};
+    }
+    s->size = s->stamp.size;
+    return g_steal_pointer(&s);
+}
+
 FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 {
+    if (s->remote) {
+        g_autoptr(FfRemoteLink) link = connect_known(s, error);
+        FfSourceReader *r = link ? g_new0(FfSourceReader, 1) : NULL;
+        if (r) {
+            *r = (FfSourceReader){.s = s, .link = g_steal_pointer(&link)};
+        }
+        return r;
+    }
     g_autoptr(FfInput) in = ff_input_open(s->path, error);
 
     if (!in || !is_unchanged(s, in, error)) {
@@ -219,7 +270,8 @@ FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 void ff_source_reader_free(FfSourceReader *r)
 {
     if (r) {
-        ff_input_free(r->in);
+        g_clear_pointer(&r->in, ff_input_free);
+        g_clear_pointer(&r->link, ff_remote_link_free);
         g_free(r);
     }
 }
@@ -296,6 +348,9 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "%s: it ends before",
                     r->s->path);
         return false;
+    }
+    if (r->link) {
+        return ff_remote_read(r->link, at, buf, len, piece, zero, error);
     }
     *zero = r->s->extents ? find_extent(r, at, &file, &some) : find_raw(r, at, &file, &some);
     some -= some % piece;

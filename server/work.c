@@ -22,6 +22,7 @@
 #define GATE_BYTES (64ull << 10)
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
+#define SAID_AGAIN_US (10 * G_USEC_PER_SEC)
 
 static __thread bool is_demand;
 
@@ -85,12 +86,28 @@ bool ff_work_pause(FfSession *s, unsigned ms)
 /* ---- one run -----------------------------------------------------------------------------------
  */
 
+/* Under the lock. Another host can fail in one way after the other: who looks after it has to know.
+ */
+static bool is_said(FfSession *s, const char *why)
+{
+    int64_t now = g_get_monotonic_time();
+    guint hash = g_str_hash(why);
+
+    if (s->said_source && (!s->source || !ff_source_is_remote(s->source) || hash == s->said_why ||
+                           now - s->said_us < SAID_AGAIN_US)) {
+        return true;
+    }
+    s->said_why = hash;
+    s->said_us = now;
+    return false;
+}
+
 /* What cannot be read is in `bad` until it can. */
 static void note_failure(FfSession *s, const FfRun *run, const char *why)
 {
     pthread_mutex_lock(&s->lock);
     s->bad_n += ff_bitmap_set_run(&s->bad[run->block], run->first, run->n);
-    bool said = s->said_source;
+    bool said = is_said(s, why);
     s->said_source = true;
     pthread_mutex_unlock(&s->lock);
     if (!said) {
@@ -113,27 +130,41 @@ static void note_success(FfSession *s, const FfRun *run)
     }
 }
 
-/* Of RUN as many pages as *LEN says afterwards. After a failure the reader is opened again: the
- * file may be on a disk that was away. */
-static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
+/* After a failure the reader is opened again: the file may be on a disk that was away. */
+static bool read_once(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero, GError **error)
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
     FfSource *source = s->image->asks ? s->block_source[run->block] : s->source;
     FfSourceReader **reader = &w->reader[s->image->asks ? run->block : 0];
-    g_autoptr(GError) error = NULL;
 
     *len = run->n * b->page_size;
     if (!*reader) {
-        *reader = ff_source_reader(source, &error);
+        *reader = ff_source_reader(source, error);
     }
     if (*reader && FF_FAULT_CALL("source-read", 0) == 0 &&
         ff_source_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
-                       zero, &error)) {
-        note_success(s, &(FfRun){run->block, run->first, *len / b->page_size});
+                       zero, error)) {
         return true;
     }
     g_clear_pointer(reader, ff_source_reader_free);
+    return false;
+}
+
+/* Of RUN as many pages as *LEN says afterwards. A link to another host that has died since it was
+ * used last is not a failure yet. */
+static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
+{
+    FfSession *s = w->s;
+    bool again = w->reader[0] && s->source && ff_source_is_remote(s->source);
+    g_autoptr(GError) error = NULL;
+
+    if (read_once(w, run, len, zero, again ? NULL : &error) ||
+        (again && read_once(w, run, len, zero, &error))) {
+        uint64_t ps = s->image->block[run->block].page_size;
+        note_success(s, &(FfRun){run->block, run->first, *len / ps});
+        return true;
+    }
     note_failure(s, run, error ? error->message : g_strerror(errno));
     return false;
 }
