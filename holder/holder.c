@@ -132,8 +132,7 @@ static bool set_up(FfHolder *h, GError **error)
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
         (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
-        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) ||
-        ((h->cfg->criu || h->cfg->asks) && !ff_holder_start_guard(h)) ||
+        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_start_guard(h) ||
         (h->cfg->asks && !ff_holder_asks_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));

@@ -51,6 +51,8 @@ char *daemon_said(const Daemon *d);
 
 /* PID has N threads. There is no event of it. */
 void daemon_wait_threads(pid_t pid, unsigned n);
+/* A thread of PID, or of its children, waits for a page, or for an event of it to be read. */
+bool is_waiting_for_page(pid_t pid);
 /* PID has ended with 0. */
 void assert_ended_well(pid_t pid);
 

@@ -33,9 +33,10 @@ void giver_write_file(const char *path, unsigned more)
 /* At `uri`, or, if that is not known yet, at any port; it is not killed with its line unread. */
 void giver_start(Giver *g, const char *scheme, const char *creds)
 {
-    g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
+    const char *build = g_getenv("FF_BUILD");
+    g_autofree char *program = g_strdup_printf("%s/cli/farfault", build ? build : "build");
     g_autofree char *where = g_strdup(g->uri ? g->uri : scheme);
-    char line[1024];
+    char line[1024] = "";
     int said[2];
 
     g_assert_cmpint(pipe2(said, O_CLOEXEC), ==, 0);

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -206,6 +207,54 @@ static void test_orphan(gconstpointer more)
         close(go[1]);
     }
     wait_clients(d, 0);
+    daemon_stop(d);
+}
+
+/* The one of our children that is not NOT_PID; the guard ends by itself. */
+static pid_t find_child(pid_t not_pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", getpid(), getpid());
+    g_autofree char *text = NULL;
+    pid_t found = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (char *at = g_strstrip(text); *at;) {
+        pid_t pid = (pid_t)g_ascii_strtoll(at, &at, 10);
+        found = pid == not_pid ? found : pid;
+    }
+    return found;
+}
+
+/* A child has no copy of its userfaultfd. Without pager and holder it stands still, as its parent
+ * would, and does not read zeros. */
+static void test_child_stands_still(void)
+{
+    Daemon *d = daemon_start(64, 4096, small_fill, NULL, "--no-bulk");
+    ClientPlan plan = plan_of(d, 64);
+    int go[2], status;
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
+    plan.flags = CLIENT_WAITS | CLIENT_LEAVES;
+    plan.ops = 0;
+    plan.go = go[0];
+    assert_ended_well(client_start(&plan));
+    wait_clients(d, 1);
+    pid_t child = find_child(d->pid), pager = daemon_pager(d);
+    kill(d->pid, SIGKILL);
+    g_assert_cmpint(waitpid(d->pid, &status, 0), ==, d->pid);
+    g_assert_cmpint(waitpid(pager, &status, 0), ==, pager);
+    d->pid = 0;
+    g_assert_cmpint(write(go[1], "g", 1), ==, 1);
+    while (!is_waiting_for_page(child)) {
+        g_assert_cmpint(waitpid(child, &status, WNOHANG), ==, 0);
+    } /* there is no event of it */
+    kill(child, SIGKILL);
+    while (waitpid(-1, &status, 0) > 0) { /* it, and the guard, which ends after it */
+    }
+    prctl(PR_SET_CHILD_SUBREAPER, 0);
+    close(go[0]);
+    close(go[1]);
     daemon_stop(d);
 }
 
@@ -504,6 +553,7 @@ int main(int argc, char **argv)
     g_test_add_func("/crowd/end-is-lost", test_end_is_lost);
     g_test_add_data_func("/crowd/orphan", NULL, test_orphan);
     g_test_add_data_func("/crowd/orphan-no-bulk", "--no-bulk", test_orphan);
+    g_test_add_func("/crowd/child-stands-still", test_child_stands_still);
 #ifdef FF_FAULTS
     g_test_add_func("/crowd/innocent", test_innocent);
     g_test_add_func("/crowd/room", test_room);
