@@ -57,6 +57,7 @@ struct FfSession {
     int64_t next_us;     /* owner; it places nothing that nobody waits for before (monotonic) */
     FfWorkingSet *set;   /* owner; NULL: there is none */
     uint64_t *learnt;    /* owner, before the others run; by places of the source, in order */
+    bool learnt_taken;   /* owner; it is written, or was */
     uint64_t learnt_max; /* the same */
     uint64_t learnt_n;   /* atomic; fault thread. Observer: the owner */
 

@@ -347,9 +347,7 @@ static void serve(FfSession *s)
         ff_asked_wait_begun(s);
     }
     bool registered = (s->all->bulk || s->learnt) && wait_registered(s);
-    if (registered) {
-        ff_set_learn(s);
-    }
+    ff_set_learn(s); /* also of one that has ended by now */
     if (s->all->bulk && registered) {
         ff_set_place(s);
         ff_work_bulk(s);

@@ -168,6 +168,9 @@ void ff_set_begin(FfSession *s)
 
 void ff_set_end(FfSession *s)
 {
+    if (s->learnt && !s->learnt_taken) {
+        release(s->all, s->image->criu_pid);
+    }
     g_clear_pointer(&s->set, ff_working_set_free);
     g_clear_pointer(&s->learnt, g_free);
 }
@@ -255,6 +258,7 @@ static void write_learnt(FfSession *s)
     g_autoptr(GError) error = NULL;
     g_autoptr(Writer) w = g_new0(Writer, 1);
 
+    s->learnt_taken = true; /* the writer says when it is over */
     w->all = s->all;
     w->whose = s->image->criu_pid;
     w->path = path_of(s);
