@@ -43,6 +43,7 @@ typedef struct {
     pid_t pid; /* 0: it has ended */
     unsigned dialect;
     bool killed; /* by the round */
+    bool stood;  /* that was why */
     int go;
 } Client;
 
@@ -105,7 +106,7 @@ static void start_firecrackers(Round *r)
                                   .ops = 300 + (unsigned)below(r, 1500),
                                   .flags = flags | CLIENT_READS_ALL,
                                   .seed = r->seed + i};
-        r->client[i] = (Client){client_start(&r->plan[i]), FIRECRACKER, false, -1};
+        r->client[i] = (Client){client_start(&r->plan[i]), FIRECRACKER, false, false, -1};
     }
 }
 
@@ -143,7 +144,7 @@ static void start_vmm(Round *r)
                        .seed = r->seed};
     daemon_next(&(DaemonKind){.said_to = -1, .restores = prepare_vmm, .opaque = r});
     r->d[VMM] = daemon_start(0, 0, NULL, NULL, below(r, 2) ? "--no-bulk" : NULL);
-    r->client[CLIENTS - 1] = (Client){r->vmm_pid, VMM, false, -1};
+    r->client[CLIENTS - 1] = (Client){r->vmm_pid, VMM, false, false, -1};
 }
 
 /* ---- what happens ------------------------------------------------------------------------------
@@ -186,6 +187,9 @@ static void kill_holder(Round *r)
     Daemon *d = r->d[dialect];
     int status;
 
+    if (dialect == VMM && r->client[CLIENTS - 1].pid && !r->client[CLIENTS - 1].killed) {
+        daemon_wait_said(d, "the guest is there"); /* who was not connected to waits for ever */
+    }
     if (r->held[dialect]) {
         pid_t pager = daemon_pager(d);
         kill(d->pid, SIGKILL);
@@ -231,10 +235,10 @@ static bool look_at(Round *r, Client *c)
                                             (c->dialect == CRIU && WEXITSTATUS(status) == 3));
     if (!status) {
         total.right++;
-    } else if (c->killed) {
-        total.killed++;
-    } else if (read_wrong || held) {
+    } else if (read_wrong || (held && !c->killed)) {
         wrong(r, c, status);
+    } else if (c->killed) {
+        *(c->stood ? &total.frozen : &total.killed) += 1;
     } else {
         total.ended_by_guard++; /* or it had not been taken when its holder died */
     }
@@ -247,12 +251,8 @@ static void wait_client(Round *r, Client *c)
         if (!r->held[c->dialect] && c->dialect != CRIU && !c->killed &&
             is_waiting_for_page(c->pid)) {
             g_usleep(10 * LOOK_US); /* that the others have time to read what they should not */
-            if (waitpid(c->pid, NULL, WNOHANG | WNOWAIT) == 0 && is_waiting_for_page(c->pid)) {
-                kill(c->pid, SIGKILL);
-                c->killed = true;
-                total.frozen++;
-                total.killed--;
-            }
+            kill(c->pid, SIGKILL);
+            c->killed = c->stood = true;
         }
         g_usleep(LOOK_US); /* one of many ends, or stands still: there is no event for both */
     }

@@ -243,7 +243,8 @@ static void test_child_stands_still(void)
     pid_t child = find_child(d->pid), pager = daemon_pager(d);
     kill(d->pid, SIGKILL);
     g_assert_cmpint(waitpid(d->pid, &status, 0), ==, d->pid);
-    g_assert_cmpint(waitpid(pager, &status, 0), ==, pager);
+    while (kill(pager, 0) == 0 && waitpid(pager, &status, WNOHANG) == 0) {
+    } /* it is its parent's that was, or ours: there is no event for both */
     d->pid = 0;
     g_assert_cmpint(write(go[1], "g", 1), ==, 1);
     while (!is_waiting_for_page(child)) {
