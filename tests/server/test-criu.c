@@ -174,6 +174,19 @@ static void test_refused(gconstpointer damaged)
     end(&w);
 }
 
+#ifdef FF_FAULTS
+/* It has said all of it when it was accepted and not yet looked at: it is known who it was. */
+static void test_refused_early(void)
+{
+    World w = begin("holder/none/at/accepted=delay:300", NULL);
+
+    go_on(&w);
+    assert_was_killed(w.pid);
+    daemon_wait_said(w.d, "No such file");
+    end(&w);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -181,6 +194,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/read-no-bulk", "--no-bulk", test_read);
 #ifdef FF_FAULTS
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
+    g_test_add_func("/criu/no-images-early", test_refused_early);
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
 #endif
     g_test_add_func("/criu/set", test_set);
