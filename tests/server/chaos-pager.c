@@ -245,11 +245,17 @@ static bool look_at(Round *r, Client *c)
     return true;
 }
 
+/* Its holder has died, and nobody will answer. */
+static bool stands_still(const Client *c)
+{
+    return is_waiting_in(c->pid, "userfault") ||
+           (c->dialect == VMM && is_waiting_in(c->pid, "unix_stream_read"));
+}
+
 static void wait_client(Round *r, Client *c)
 {
     while (c->pid && !look_at(r, c)) {
-        if (!r->held[c->dialect] && c->dialect != CRIU && !c->killed &&
-            is_waiting_for_page(c->pid)) {
+        if (!r->held[c->dialect] && c->dialect != CRIU && !c->killed && stands_still(c)) {
             g_usleep(10 * LOOK_US); /* that the others have time to read what they should not */
             kill(c->pid, SIGKILL);
             c->killed = c->stood = true;

@@ -247,7 +247,7 @@ static void test_child_stands_still(void)
     } /* it is its parent's that was, or ours: there is no event for both */
     d->pid = 0;
     g_assert_cmpint(write(go[1], "g", 1), ==, 1);
-    while (!is_waiting_for_page(child)) {
+    while (!is_waiting_in(child, "userfault")) {
         g_assert_cmpint(waitpid(child, &status, WNOHANG), ==, 0);
     } /* there is no event of it */
     kill(child, SIGKILL);
