@@ -4,11 +4,15 @@
  * the holder adds, the pager (docs/design/pager.md). One thread until then.
  */
 #include "cli/commands.h"
+#include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "holder/holder.h"
 #include "holder/say.h"
+#include "net/address.h"
+#include "server/export.h"
 #include "server/offload.h"
+#include "server/remote.h"
 #include "server/replay.h"
 #include "server/server.h"
 #include "server/source.h"
@@ -37,9 +41,10 @@ G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
 typedef struct {
-    gboolean help, no_bulk, paused;
+    gboolean help, no_bulk, paused, learn, no_set;
     int slots;
-    char *listen, *to, *from, *control, *metrics, *serve;
+    uint64_t rate; /* of `bandwidth` */
+    char *listen, *to, *from, *control, *metrics, *serve, *set, *bandwidth, *creds, *hostname;
     char **allow, **positional;
 } Line;
 
@@ -51,6 +56,10 @@ static void line_clear(Line *line)
     g_free(line->control);
     g_free(line->metrics);
     g_free(line->serve);
+    g_free(line->set);
+    g_free(line->bandwidth);
+    g_free(line->creds);
+    g_free(line->hostname);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -67,7 +76,13 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
+        {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
+        {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
+        {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
+        {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
+        {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
+        {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -223,7 +238,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 /* ---- the holder --------------------------------------------------------------------------------
  */
 
-#define ARGS 9
+#define ARGS 16
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
 
 /* How this program becomes the pager, and with which fds. */
@@ -241,9 +256,9 @@ static void pager_clear(Pager *p)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
-/* SLOTS: of a client that asks. */
+/* SLOTS: of a client that asks. SET: the name of the source's working set, or NULL. */
 static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsigned slots,
-                    GError **error)
+                    const char *set, GError **error)
 {
     memset(p->inherit, -1, sizeof(p->inherit));
     if (line->control && (p->inherit[1] = listen_at(line->control, false, error)) < 0) {
@@ -260,6 +275,25 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
     }
+    if (line->learn || line->no_set) {
+        p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
+    }
+    if (ff_remote_is_uri(line->from)) {
+        p->argv[p->n++] = g_strdup_printf("--from=%s", line->from);
+    }
+    if (line->creds) {
+        g_autofree char *folder = g_canonicalize_filename(line->creds, NULL);
+        p->argv[p->n++] = g_strdup_printf("--tls-creds=%s", folder);
+    }
+    if (line->hostname) {
+        p->argv[p->n++] = g_strdup_printf("--tls-hostname=%s", line->hostname);
+    }
+    if (line->rate) {
+        p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
+    }
+    if (set) {
+        p->argv[p->n++] = g_strdup_printf("--set=%s", set);
+    }
     if (line->control) {
         p->argv[p->n++] = g_strdup_printf("--control=%s", line->control);
     }
@@ -269,20 +303,35 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     return true;
 }
 
+/* It is there, and which content it has. */
+static bool ask_remote(const Line *line, FfInputStamp *stamp, GError **error)
+{
+    signal(SIGPIPE, SIG_IGN);
+    FfRemote *remote = ff_remote_new(line->from, line->creds, line->hostname, error);
+    g_autoptr(FfSource) source = remote ? ff_source_open_remote(remote, NULL, error) : NULL;
+
+    if (source) {
+        *stamp = *ff_source_stamp(source);
+    }
+    return source;
+}
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
-    bool criu;
+    bool criu = false, remote = ff_remote_is_uri(line->from);
     g_auto(Pager) p = {0};
-    int source = open_source(line->from, &stamp, &criu, error);
+    int source = remote ? -1 : open_source(line->from, &stamp, &criu, error);
 
-    if (source < 0) {
+    if (remote ? !ask_remote(line, &stamp, error) : source < 0) {
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
         return EXIT_FAILED;
     }
-    if (!prepare(&p, line, &stamp, 0, error)) {
+    g_autofree char *file = g_canonicalize_filename(line->from, NULL);
+    g_autofree char *set = criu || remote ? NULL : g_strconcat(file, ".ws", NULL);
+    if (!prepare(&p, line, &stamp, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
@@ -304,6 +353,46 @@ static int hold(const Line *line, GArray *uids, GError **error)
         unlink(line->control);
     }
     return status;
+}
+
+/* ---- for pagers of other hosts -----------------------------------------------------------------
+ */
+
+static int give(const Line *line, GError **error)
+{
+    bool tls, criu;
+    FfInputStamp stamp;
+    g_autofree char *uri = ff_remote_address(line->listen, &tls);
+    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
+    g_autoptr(FfTls) creds = NULL;
+
+    if (!address || (tls && !(creds = ff_remote_creds(line->creds, true, error)))) {
+        return EXIT_FAILED;
+    }
+    int fd = open_source(line->from, &stamp, &criu, error);
+    if (fd < 0 || criu) {
+        if (!*error) {
+            fail(error, line->from,
+                 criu ? "a folder cannot be given: name a file" : g_strerror(errno));
+        }
+        return EXIT_FAILED;
+    }
+    /* By its fd: another file may have its name later. */
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autoptr(FfSource) source = ff_source_open(path, &stamp, error);
+    FfExport e = {.tls = creds, .source = source};
+    if (!source || (e.listen_fd = ff_address_listen(address, error)) < 0) {
+        return EXIT_FAILED;
+    }
+    if (!ff_export_identify(fd, &e.identity)) {
+        fail(error, line->from, g_strerror(errno));
+        return EXIT_FAILED;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    g_autofree char *where = ff_address_of_listener(e.listen_fd);
+    fprintf(stderr, "farfault pager: gives %s at %s%s\n", line->from, tls ? "tls" : "tcp",
+            strchr(where, ':'));
+    ff_export_run(&e);
 }
 
 /* ---- Cloud Hypervisor --------------------------------------------------------------------------
@@ -329,7 +418,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     g_auto(Pager) p = {0};
     int talk[2];
 
-    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, error)) {
+    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -391,8 +480,16 @@ static int restore_to(const Line *line, GError **error)
 /* As hold() has said it. */
 static int serve(const Line *line)
 {
-    FfServerConfig cfg = {
-        .bulk = !line->no_bulk, .control = line->control, .metrics = line->metrics};
+    FfServerConfig cfg = {.bulk = !line->no_bulk,
+                          .rate = line->rate,
+                          .sets = !line->no_set,
+                          .learn = line->learn,
+                          .set = line->set,
+                          .remote = line->from,
+                          .creds = line->creds,
+                          .hostname = line->hostname,
+                          .control = line->control,
+                          .metrics = line->metrics};
 
     if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
         return EXIT_USAGE;
@@ -403,6 +500,41 @@ static int serve(const Line *line)
         return EXIT_USAGE;
     }
     return ff_server_run(&cfg);
+}
+
+/* Options that are not for each other; NULL: all is right. */
+static const char *misuse(const Line *line)
+{
+    if (!line->listen == !line->to || !line->from || line->positional) {
+        return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
+               "SOCKET --from FOLDER";
+    }
+    bool gives = line->listen && ff_remote_is_uri(line->listen);
+    bool remote = ff_remote_is_uri(line->from);
+    if (gives && (remote || line->allow || line->control || line->metrics || line->learn ||
+                  line->no_set || line->no_bulk || line->rate)) {
+        return "--listen tcp: and tls: give a file of this host, and take no options but --from "
+               "and "
+               "--tls-creds";
+    }
+    if (remote && (line->to || line->learn || line->no_set)) {
+        return "--from tcp: and tls: are for --listen SOCKET, without working sets";
+    }
+    bool tls = (gives && g_str_has_prefix(line->listen, "tls:")) ||
+               (remote && g_str_has_prefix(line->from, "tls:"));
+    if (tls ? !line->creds : line->creds != NULL) {
+        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it";
+    }
+    if (line->hostname && !(remote && tls)) {
+        return "--tls-hostname is for --from tls:HOST:PORT";
+    }
+    if (line->learn && (line->no_set || line->to)) {
+        return "--learn is for --listen, and not with --no-working-set";
+    }
+    if (line->to ? line->allow != NULL : line->paused) {
+        return "--allow is for --listen, --paused for --to";
+    }
+    return NULL;
 }
 
 int ff_cli_pager(int argc, char **argv)
@@ -419,24 +551,26 @@ int ff_cli_pager(int argc, char **argv)
         fputs(ff_help_pager, stdout);
         return EXIT_OK;
     }
+    if (line.bandwidth && ff_parse_size(line.bandwidth, &line.rate) < 0) {
+        fprintf(stderr, "farfault: --max-bandwidth %s: give bytes per second, as 4096, 64M or 1G\n",
+                line.bandwidth);
+        return EXIT_USAGE;
+    }
     if (line.serve) {
         return serve(&line);
     }
-    if (!line.listen == !line.to || !line.from || line.positional) {
-        fputs("farfault: give a socket and a file: farfault pager --listen SOCKET --from FILE, or "
-              "--to SOCKET --from FOLDER\n",
-              stderr);
-        return EXIT_USAGE;
-    }
-    if (line.to ? line.allow != NULL : line.paused) {
-        fputs("farfault: --allow is for --listen, --paused for --to\n", stderr);
+    const char *wrong = misuse(&line);
+    if (wrong) {
+        fprintf(stderr, "farfault: %s\n", wrong);
         return EXIT_USAGE;
     }
     if (!parse_users(line.allow, uids, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = line.to ? restore_to(&line, &error) : hold(&line, uids, &error);
+    int status = line.to                         ? restore_to(&line, &error)
+                 : ff_remote_is_uri(line.listen) ? give(&line, &error)
+                                                 : hold(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

@@ -19,6 +19,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
@@ -125,9 +127,7 @@ void ff_holder_accept(FfHolder *h)
     *p = (FfPending){.sock = sock, .uffd = -1, .pid = cred.pid, .uid = cred.uid};
     p->since_us = g_get_monotonic_time();
     p->pidfd = pidfd_of(sock, cred.pid);
-    if (h->cfg->criu) { /* who has sent what: the kernel says so of what came before this, too */
-        setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int));
-    }
+    FF_FAULT_AT("accepted");
     p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
         forget(p);

@@ -97,7 +97,7 @@ typedef struct {
     FfPending pending[FF_HOLDER_PENDING];
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
-    int guard; /* the link to it; -1: it is not needed */
+    int guard; /* the link to it; -1: it cannot be started */
     FfHeldAsks asks;
     /* the pager */
     pid_t pid; /* 0: none */
@@ -132,10 +132,6 @@ void ff_holder_answer(FfHolder *h);
 
 /* ---- spaces.c ---- */
 /* A client keeps no copy of its userfaultfd. */
-static inline bool ff_holder_is_guarded(const FfHolder *h)
-{
-    return h->guard >= 0;
-}
 /* The guard is new, or has died. FALSE and errno. */
 bool ff_holder_start_guard(FfHolder *h);
 /* All clients of the connection have registered their memory. */

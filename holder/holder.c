@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -129,11 +130,15 @@ static bool set_up(FfHolder *h, GError **error)
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     h->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (h->cfg->criu) {
+        /* Who has sent what. Of the listening socket, which hands it on: of what is sent between
+         * accept() and a call of our own the kernel would not say it. */
+        setsockopt(h->cfg->listen_fd, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int));
+    }
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
         (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
-        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) ||
-        ((h->cfg->criu || h->cfg->asks) && !ff_holder_start_guard(h)) ||
+        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_start_guard(h) ||
         (h->cfg->asks && !ff_holder_asks_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));

@@ -122,6 +122,13 @@ static bool is_userfaultfd(int fd)
 /* ---- the guard ---------------------------------------------------------------------------------
  */
 
+/* Who has passed its userfaultfd as Firecracker does has a copy, and stands still without us; a
+ * child that it forks has none. */
+static bool needs_guard(const FfHolder *h, const FfHeldSpace *s)
+{
+    return !h->cfg->asks && (h->cfg->criu || s->root != (int)index_of(h, s));
+}
+
 /* One thread, so it can be forked. Nobody is without one for longer than this takes. */
 bool ff_holder_start_guard(FfHolder *h)
 {
@@ -135,9 +142,9 @@ bool ff_holder_start_guard(FfHolder *h)
     if (h->cfg->asks) {
         ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
     }
-    for (unsigned i = 0; i < FF_HOLDER_SPACES && !h->cfg->asks; i++) {
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         const FfHeldSpace *s = &h->space[i];
-        if (s->id && s->uffd >= 0) {
+        if (s->id && s->uffd >= 0 && needs_guard(h, s)) {
             ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
         }
     }
@@ -146,7 +153,7 @@ bool ff_holder_start_guard(FfHolder *h)
 
 static void guard(FfHolder *h, const FfHeldSpace *s, FfGuardType type)
 {
-    if (ff_holder_is_guarded(h) && !h->cfg->asks) {
+    if (needs_guard(h, s)) {
         ff_guard_tell(h->guard, type, s->id, s->uffd, s->pidfd); /* its death is an event */
     }
 }

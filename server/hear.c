@@ -9,6 +9,7 @@
 
 #include "fault/fault.h"
 #include "server/family.h"
+#include "server/set.h"
 
 static FfSession *of(FfMessages *m)
 {
@@ -127,6 +128,9 @@ static int request(FfPager *p, const FfRun *runs, unsigned n)
 
     ff_image_count(s->image, faults, n);
     __atomic_add_fetch(&s->waiting, n, __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < n; i++) {
+        ff_set_note(s, &runs[i]);
+    }
     pthread_mutex_lock(&s->lock);
     for (unsigned i = 0; i < n; i++) {
         if (s->queue_n < FF_SESSION_QUEUE) {

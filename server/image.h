@@ -59,6 +59,7 @@ typedef struct {
     uint64_t given_back, unmapped; /* pages, by the process */
     uint64_t events, pagers;
     uint64_t demand_us, demand_us_max; /* from a request to its page */
+    uint64_t set, set_used;            /* pages of its working set; of those: placed from it */
 } FfImageCounts;
 
 typedef struct {

@@ -57,6 +57,8 @@ static void add_session(JsonBuilder *b, FfSession *s)
     add_count(b, "demand-us", &c->demand_us);
     add_count(b, "demand-us-max", &c->demand_us_max);
     add_count(b, "pagers", &c->pagers);
+    add_count(b, "working-set-pages", &c->set);
+    add_count(b, "working-set-used", &c->set_used);
     json_builder_end_object(b);
 }
 
@@ -105,6 +107,9 @@ static const Metric metrics[] = {
     {"demand_seconds", "seconds", "Time from the faults to their pages, in all.", true,
      COUNT(demand_us), 1e6},
     {"demand_max_seconds", "seconds", "The longest of them.", false, COUNT(demand_us_max), 1e6},
+    {"working_set_pages", NULL, "Pages of the working set.", false, COUNT(set), 0},
+    {"working_set_used_pages", NULL, "Pages placed from the working set before anybody waited.",
+     true, COUNT(set_used), 0},
 };
 
 static uint64_t value_of(FfSession *s, const Metric *m)

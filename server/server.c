@@ -97,16 +97,27 @@ static void run(Server *s)
     }
 }
 
+static FfSource *open_source(const FfServerConfig *cfg, GError **error)
+{
+    /* By its fd: another file may have its name by now. */
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD);
+
+    if (!cfg->remote) {
+        return ff_source_open(path, &cfg->source, error);
+    }
+    FfRemote *remote = ff_remote_new(cfg->remote, cfg->creds, cfg->hostname, error);
+    return remote ? ff_source_open_remote(remote, &cfg->source, error) : NULL;
+}
+
 /* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */
 static FfSource *wait_for_source(const FfServerConfig *cfg)
 {
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD), *said = NULL;
+    g_autofree char *said = NULL;
     struct pollfd link = {.fd = FF_HOLD_LINK_FD}; /* nothing but POLLHUP */
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        /* By its fd: another file may have its name by now. */
-        FfSource *source = ff_source_open(path, &cfg->source, &error);
+        FfSource *source = open_source(cfg, &error);
         if (source) {
             return source;
         }
@@ -139,7 +150,8 @@ int ff_server_run(const FfServerConfig *cfg)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     struct stat st;
-    bool images = !cfg->slots && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
+    bool images =
+        !cfg->slots && !cfg->remote && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
     bool one = !images && !cfg->slots;
     g_autoptr(FfSource) source = one ? wait_for_source(cfg) : NULL;
     if (one && !source) {
@@ -151,7 +163,11 @@ int ff_server_run(const FfServerConfig *cfg)
                               .slots = cfg->slots,
                               .slot_fd = FF_SERVER_SLOT_FD,
                               .link = FF_HOLD_LINK_FD,
-                              .bulk = cfg->bulk};
+                              .bulk = cfg->bulk,
+                              .rate = cfg->rate,
+                              .sets = cfg->sets,
+                              .learn = cfg->learn,
+                              .set = cfg->set};
     ff_sessions_init(&s.sessions);
     run(&s);
     /* Sessions' threads end with the process, and what they hold is in their records. */

@@ -25,8 +25,13 @@ typedef struct {
     unsigned slots;      /* how many; else 0 */
     FfInputStamp source; /* of the source, when the holder began */
     bool bulk;           /* pages that nobody waits for are placed as well */
-    bool control;        /* FF_SERVER_CONTROL_FD is there */
-    bool metrics;        /* FF_SERVER_METRICS_FD */
+    uint64_t rate;       /* bytes per second of those, for each client; 0: no limit */
+    bool sets, learn;    /* working sets are used; and found out where there is none */
+    const char *set;     /* the name of the source's; NULL: it has none */
+    const char *remote;  /* the source is on another host: "tcp:...", "tls:..."; NULL: it is not */
+    const char *creds, *hostname; /* as of ff_remote_new() */
+    bool control;                 /* FF_SERVER_CONTROL_FD is there */
+    bool metrics;                 /* FF_SERVER_METRICS_FD */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

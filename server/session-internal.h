@@ -8,6 +8,7 @@
  *   family.c   what one process means for its relatives
  *   hear.c     FfMessages: what the holder has read, and the gate
  *   work.c     threads that place
+ *   set.c      the working set
  *   asked.c    a client that asks for its pages, instead of hear.c
  *   session.c  comes, is adopted, goes
  *
@@ -24,6 +25,7 @@
 #include "server/criu.h"
 #include "server/image.h"
 #include "server/sessions.h"
+#include "snapshot/working-set.h"
 #include "uffd/bitmap.h"
 #include "uffd/faults.h"
 #include "uffd/place.h"
@@ -52,6 +54,12 @@ struct FfSession {
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
+    int64_t next_us;     /* owner; it places nothing that nobody waits for before (monotonic) */
+    FfWorkingSet *set;   /* owner; NULL: there is none */
+    uint64_t *learnt;    /* owner, before the others run; by places of the source, in order */
+    bool learnt_taken;   /* owner; it is written, or was */
+    uint64_t learnt_max; /* the same */
+    uint64_t learnt_n;   /* atomic; fault thread. Observer: the owner */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the queue, the end, and that nobody waits */
@@ -72,6 +80,8 @@ struct FfSession {
     bool ending;                /* atomic, stored under lock. Observers: all its threads */
     bool said_registered;       /* fault thread */
     bool stuck;                 /* atomic; the gate stays closed. Observer: the owner */
+    guint said_why;             /* lock; a hash of what was said of the source last */
+    int64_t said_us;            /* lock; when */
     bool said_source;           /* stored under lock; there is something in `bad` */
     bool said_memory;           /* atomic; once. Observers: who would say it again */
 };

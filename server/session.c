@@ -26,6 +26,7 @@
 #include "server/firecracker.h"
 #include "server/hear.h"
 #include "server/session-internal.h"
+#include "server/set.h"
 #include "server/work.h"
 
 #define THREADS_AGAIN_MS 1000
@@ -45,6 +46,9 @@ static void on_present(const FfPresent *p, void *opaque)
         ff_image_count(s->image, demand, p->pages);
     } else {
         ff_image_count(s->image, bulk, p->pages);
+    }
+    if (ff_set_is_placing()) {
+        ff_image_count(s->image, set_used, p->pages);
     }
     if (p->as == FF_PRESENT_ZEROS) {
         ff_image_count(s->image, zeros, p->pages);
@@ -321,6 +325,7 @@ static void serve(FfSession *s)
     g_autoptr(GError) error = NULL;
     bool said = false;
 
+    ff_set_begin(s);
     ff_image_count(s->image, pagers, 1);
     while (!ff_work_start(s, &error) ||
            !(s->faults = s->image->asks ? g_thread_try_new("asked", ff_asked_run, s, &error)
@@ -341,7 +346,10 @@ static void serve(FfSession *s)
     } else {
         ff_asked_wait_begun(s);
     }
-    if (s->all->bulk && wait_registered(s)) {
+    bool registered = (s->all->bulk || s->learnt) && wait_registered(s);
+    ff_set_learn(s); /* also of one that has ended by now */
+    if (s->all->bulk && registered) {
+        ff_set_place(s);
         ff_work_bulk(s);
         if (s->image->criu_pid && ff_space_missing(s->space) == 0) {
             ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */
@@ -357,6 +365,7 @@ static void close_all(FfSession *s)
     if (s->all->slots) {
         ff_asked_close(s);
     }
+    ff_set_end(s);
     if (s->image) {
         ff_image_unmap(s->image);
     }
@@ -447,6 +456,7 @@ void ff_sessions_init(FfSessions *all)
     pthread_mutex_init(&all->making, NULL);
     pthread_cond_init(&all->changed, NULL);
     all->sessions = g_ptr_array_new();
+    all->learning = g_array_new(FALSE, FALSE, sizeof(int32_t));
 }
 
 static void init_locks(FfSession *s)

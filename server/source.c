@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Content from files; see source.h for the threads. What is known to be zeros is not read: holes of
- * a raw file, clear bits of mapped-ram. What was read is looked at, as a page of zeros costs a
- * client no memory.
+ * Content from files, or from another host; see source.h for the threads. What is known to be zeros
+ * is not read: holes of a raw file, clear bits of mapped-ram. What was read is looked at, as a page
+ * of zeros costs a client no memory.
  *
  * No system calls of its own (snapshot/input.c).
  */
@@ -20,13 +20,16 @@ typedef FfSourceExtent Extent;
 struct FfSource {
     char *path;
     FfInputStamp stamp;
+    bool compressed;
     uint64_t size;
-    GArray *extents; /* Extent, by START: all data; NULL: a raw file */
+    GArray *extents;  /* Extent, by START: all data; NULL: a raw file */
+    FfRemote *remote; /* then the rest is not needed, and the stamp is {size, identity}; or NULL */
 };
 
 struct FfSourceReader {
     FfSource *s;
     FfInput *in;
+    FfRemoteLink *link; /* of a remote source; there is no `in` then */
 };
 
 /* ---- mapped-ram --------------------------------------------------------------------------------
@@ -122,6 +125,7 @@ static FfInput *open_known(FfSource *s, const char *path, const FfInputStamp *kn
     if (!in) {
         return NULL;
     }
+    s->compressed = ff_input_is_compressed(in);
     if (known) {
         s->stamp = *known;
     } else {
@@ -176,6 +180,7 @@ void ff_source_free(FfSource *s)
         if (s->extents) {
             g_array_unref(s->extents);
         }
+        ff_remote_free(s->remote);
         g_free(s->path);
         g_free(s);
     }
@@ -191,8 +196,66 @@ uint64_t ff_source_size(const FfSource *s)
     return s->size;
 }
 
+bool ff_source_is_remote(const FfSource *s)
+{
+    return s->remote;
+}
+
+bool ff_source_is_compressed(const FfSource *s)
+{
+    return s->compressed;
+}
+
+const char *ff_source_path(const FfSource *s)
+{
+    return s->path;
+}
+
+/* A link to what it was when it was opened for the first time. */
+static FfRemoteLink *connect_known(FfSource *s, GError **error)
+{
+    g_autoptr(FfRemoteLink) l = ff_remote_connect(s->remote, error);
+
+    if (l &&
+        (ff_remote_size(l) != s->stamp.size || ff_remote_identity(l) != (uint64_t)s->stamp.sec)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: it gives another file than it gave, or one that was written to: give that "
+                    "file again (not a copy), with its old time",
+                    s->path);
+        return NULL;
+    }
+    return g_steal_pointer(&l);
+}
+
+FfSource *ff_source_open_remote(FfRemote *remote, const FfInputStamp *known, GError **error)
+{
+    g_autoptr(FfSource) s = g_new0(FfSource, 1);
+
+    s->remote = remote;
+    s->path = g_strdup(ff_remote_uri(remote));
+    if (known) {
+        s->stamp = *known;
+    } else {
+        g_autoptr(FfRemoteLink) l = ff_remote_connect(remote, error);
+        if (!l) {
+            return NULL;
+        }
+        s->stamp = (FfInputStamp){.size = ff_remote_size(l), .sec = (int64_t)ff_remote_identity(l)};
+    }
+    s->size = s->stamp.size;
+    return g_steal_pointer(&s);
+}
+
 FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 {
+    if (s->remote) {
+        g_autoptr(FfRemoteLink) link = connect_known(s, error);
+        FfSourceReader *r = link ? g_new0(FfSourceReader, 1) : NULL;
+        if (r) {
+            *r = (FfSourceReader){.s = s, .link = g_steal_pointer(&link)};
+        }
+        return r;
+    }
     g_autoptr(FfInput) in = ff_input_open(s->path, error);
 
     if (!in || !is_unchanged(s, in, error)) {
@@ -207,7 +270,8 @@ FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 void ff_source_reader_free(FfSourceReader *r)
 {
     if (r) {
-        ff_input_free(r->in);
+        g_clear_pointer(&r->in, ff_input_free);
+        g_clear_pointer(&r->link, ff_remote_link_free);
         g_free(r);
     }
 }
@@ -285,6 +349,9 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
                     r->s->path);
         return false;
     }
+    if (r->link) {
+        return ff_remote_read(r->link, at, buf, len, piece, zero, error);
+    }
     *zero = r->s->extents ? find_extent(r, at, &file, &some) : find_raw(r, at, &file, &some);
     some -= some % piece;
     if (!some) {
@@ -301,4 +368,66 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
     }
     *zero = *zero || is_zero(buf, *len);
     return is_unchanged(r->s, r->in, error);
+}
+
+/* ---- places ------------------------------------------------------------------------------------
+ */
+
+bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)
+{
+    uint64_t len = FF_SAVED_PAGE;
+
+    if (at > r->s->size || len > r->s->size - at) {
+        return false;
+    }
+    bool zero = r->s->extents ? find_extent(r, at, file, &len) : find_raw(r, at, file, &len);
+    return !zero && len == FF_SAVED_PAGE;
+}
+
+static gint by_file(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const Extent *)a)->file, y = ((const Extent *)b)->file;
+
+    return x < y ? -1 : x > y;
+}
+
+/* ALL: by FILE. */
+static bool find_place(const GArray *all, uint64_t *place)
+{
+    guint lo = 0, hi = all->len;
+
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        if (g_array_index(all, Extent, mid).file <= *place) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    const Extent *e = lo ? &g_array_index(all, Extent, lo - 1) : NULL;
+    uint64_t into = e ? *place - e->file : 0;
+    if (!e || into >= e->len || e->len - into < FF_SAVED_PAGE) {
+        return false;
+    }
+    *place = e->start + into;
+    return *place % FF_SAVED_PAGE == 0;
+}
+
+bool ff_source_find(const FfSource *s, uint64_t *places, uint64_t n)
+{
+    g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(Extent));
+
+    if (s->extents) {
+        g_array_append_vals(all, s->extents->data, s->extents->len);
+        g_array_sort(all, by_file);
+    } else {
+        Extent e = {0, s->size, 0};
+        g_array_append_val(all, e);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (!find_place(all, &places[i])) {
+            return false;
+        }
+    }
+    return true;
 }

@@ -7,6 +7,8 @@
  * A file that was changed since it was opened for the first time (its size, or the time of its last
  * change) has other content than its clients' memory: nothing of it is given out any more.
  *
+ * Or from another host, where another pager has such a file.
+ *
  * A source is made by one thread and then only read: any thread, each with a reader of its own.
  */
 #ifndef FF_SERVER_SOURCE_H
@@ -16,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "server/remote.h"
 #include "snapshot/input.h"
 
 typedef struct FfSource FfSource;
@@ -32,11 +35,22 @@ FfSource *ff_source_open(const char *path, const FfInputStamp *known, GError **e
 /* Of EXTENTS (FfSourceExtent, by START, without gaps; taken), which are SIZE bytes of PATH. */
 FfSource *ff_source_open_extents(const char *path, GArray *extents, uint64_t size,
                                  const FfInputStamp *known, GError **error);
+/* REMOTE is taken. KNOWN as above: nobody is connected to; or NULL: its stamp is asked for. NULL
+ * and ERROR. */
+FfSource *ff_source_open_remote(FfRemote *remote, const FfInputStamp *known, GError **error);
 const FfInputStamp *ff_source_stamp(const FfSource *s);
 /* After all readers. Can be NULL. */
 void ff_source_free(FfSource *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSource, ff_source_free)
 uint64_t ff_source_size(const FfSource *s);
+bool ff_source_is_compressed(const FfSource *s);
+/* It is on another host. */
+bool ff_source_is_remote(const FfSource *s);
+/* By which it is opened; borrowed. */
+const char *ff_source_path(const FfSource *s);
+/* Each of the N PLACES of the file becomes a place of the source. FALSE: one of them is not that of
+ * a whole page (4 KiB) of it. */
+bool ff_source_find(const FfSource *s, uint64_t *places, uint64_t n);
 
 FfSourceReader *ff_source_reader(FfSource *s, GError **error);
 void ff_source_reader_free(FfSourceReader *r);
@@ -45,5 +59,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
  * either *ZERO, and BUF is as it was, or they are in BUF. FALSE and ERROR: they cannot be read. */
 bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error);
+
+/* Is what is AT (a page) in the file, which is not compressed, and at its place *FILE? FALSE: it is
+ * zeros. */
+bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file);
 
 #endif

@@ -22,6 +22,7 @@
 #define GATE_BYTES (64ull << 10)
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
+#define SAID_AGAIN_US (10 * G_USEC_PER_SEC)
 
 static __thread bool is_demand;
 
@@ -85,12 +86,28 @@ bool ff_work_pause(FfSession *s, unsigned ms)
 /* ---- one run -----------------------------------------------------------------------------------
  */
 
+/* Under the lock. Another host can fail in one way after the other: who looks after it has to know.
+ */
+static bool is_said(FfSession *s, const char *why)
+{
+    int64_t now = g_get_monotonic_time();
+    guint hash = g_str_hash(why);
+
+    if (s->said_source && (!s->source || !ff_source_is_remote(s->source) || hash == s->said_why ||
+                           now - s->said_us < SAID_AGAIN_US)) {
+        return true;
+    }
+    s->said_why = hash;
+    s->said_us = now;
+    return false;
+}
+
 /* What cannot be read is in `bad` until it can. */
 static void note_failure(FfSession *s, const FfRun *run, const char *why)
 {
     pthread_mutex_lock(&s->lock);
     s->bad_n += ff_bitmap_set_run(&s->bad[run->block], run->first, run->n);
-    bool said = s->said_source;
+    bool said = is_said(s, why);
     s->said_source = true;
     pthread_mutex_unlock(&s->lock);
     if (!said) {
@@ -113,27 +130,41 @@ static void note_success(FfSession *s, const FfRun *run)
     }
 }
 
-/* Of RUN as many pages as *LEN says afterwards. After a failure the reader is opened again: the
- * file may be on a disk that was away. */
-static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
+/* After a failure the reader is opened again: the file may be on a disk that was away. */
+static bool read_once(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero, GError **error)
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
     FfSource *source = s->image->asks ? s->block_source[run->block] : s->source;
     FfSourceReader **reader = &w->reader[s->image->asks ? run->block : 0];
-    g_autoptr(GError) error = NULL;
 
     *len = run->n * b->page_size;
     if (!*reader) {
-        *reader = ff_source_reader(source, &error);
+        *reader = ff_source_reader(source, error);
     }
     if (*reader && FF_FAULT_CALL("source-read", 0) == 0 &&
         ff_source_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
-                       zero, &error)) {
-        note_success(s, &(FfRun){run->block, run->first, *len / b->page_size});
+                       zero, error)) {
         return true;
     }
     g_clear_pointer(reader, ff_source_reader_free);
+    return false;
+}
+
+/* Of RUN as many pages as *LEN says afterwards. A link to another host that has died since it was
+ * used last is not a failure yet. */
+static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
+{
+    FfSession *s = w->s;
+    bool again = w->reader[0] && s->source && ff_source_is_remote(s->source);
+    g_autoptr(GError) error = NULL;
+
+    if (read_once(w, run, len, zero, again ? NULL : &error) ||
+        (again && read_once(w, run, len, zero, &error))) {
+        uint64_t ps = s->image->block[run->block].page_size;
+        note_success(s, &(FfRun){run->block, run->first, *len / ps});
+        return true;
+    }
     note_failure(s, run, error ? error->message : g_strerror(errno));
     return false;
 }
@@ -194,6 +225,32 @@ static bool is_left_out(const FfWorker *w, bool zero)
     return zero && w->s->image->asks && !w->demand;
 }
 
+/* Demand is not limited, and is not counted. What was placed is paid for before the next piece. */
+static void charge(FfSession *s, uint64_t bytes)
+{
+    if (s->all->rate) {
+        double us = (double)bytes * G_USEC_PER_SEC / (double)s->all->rate;
+        s->next_us = MAX(s->next_us, g_get_monotonic_time()) + (int64_t)us;
+    }
+}
+
+bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
+{
+    uint64_t ps = w->s->image->block[run->block].page_size, most = MAX(GATE_BYTES, ps) / ps;
+
+    if (data && !w->demand) {
+        charge(w->s, run->n * ps);
+    }
+    for (uint64_t i = 0; i < run->n; i += most) {
+        FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
+        int rc = place_part(w, &part, !data, data ? (const char *)data + i * ps : NULL);
+        if (!placed(w, &part, rc)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool ff_worker_place(FfWorker *w, const FfRun *run)
 {
     FfSession *s = w->s;
@@ -206,16 +263,10 @@ bool ff_worker_place(FfWorker *w, const FfRun *run)
             return false;
         }
         FF_FAULT_AT("content-read");
-        for (uint64_t at = 0; at < len; at += MAX(GATE_BYTES, ps)) {
-            FfRun part = {run->block, run->first + i + at / ps,
-                          MIN(len - at, MAX(GATE_BYTES, ps)) / ps};
-            if (is_left_out(w, zero)) {
-                continue;
-            }
-            int rc = place_part(w, &part, zero, (char *)w->buf + at);
-            if (!placed(w, &part, rc)) {
-                return true;
-            }
+        if (!is_left_out(w, zero) &&
+            !ff_worker_put(w, &(FfRun){run->block, run->first + i, len / ps},
+                           zero ? NULL : w->buf)) {
+            return true;
         }
         i += len / ps;
     }
@@ -348,8 +399,18 @@ static gpointer run_demand(gpointer p)
 /* ---- bulk --------------------------------------------------------------------------------------
  */
 
-static bool wait_calm(FfSession *s)
+static void wait_limit(FfSession *s)
 {
+    int64_t left;
+
+    while ((left = s->next_us - g_get_monotonic_time()) > 0 &&
+           !ff_work_pause(s, (unsigned)MIN(left / 1000 + 1, 60000))) {
+    }
+}
+
+bool ff_work_wait_turn(FfSession *s)
+{
+    wait_limit(s);
     if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
         pthread_mutex_lock(&s->calm_lock);
         while (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST) && !ff_session_is_ending(s)) {
@@ -369,7 +430,7 @@ static bool pass(FfWorker *w)
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         uint64_t most = w->buf_size / s->image->block[i].page_size, first, n;
         for (uint64_t at = 0;
-             wait_calm(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
+             ff_work_wait_turn(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
              at = first + n) {
             n = MIN(n, most);
             if (!ff_worker_place(w, &(FfRun){i, first, n})) {

@@ -9,7 +9,8 @@
 
 typedef struct FfWorker FfWorker;
 
-/* Of one thread, for runs of BUF_SIZE bytes at most. DEMAND: for who waits. */
+/* Of one thread, for runs of BUF_SIZE bytes at most (0: for ff_worker_put() alone). DEMAND: for
+ * who waits. */
 FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand);
 void ff_worker_free(FfWorker *w);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorker, ff_worker_free)
@@ -17,6 +18,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorker, ff_worker_free)
  * memory for some, without a word. */
 bool ff_worker_place(FfWorker *w, const FfRun *run);
 
+/* Pages that were read, DATA or zeros (NULL). FALSE: no more of it can be placed. */
+bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);
+
+/* Owner: until the limit allows more, and nobody waits. FALSE: the end. */
+bool ff_work_wait_turn(FfSession *s);
 /* Who waited since then (monotonic) has its page: counts, and bulk may go on if it was the last. */
 void ff_work_answered(FfSession *s, int64_t since_us);
 

@@ -165,6 +165,20 @@ bool ff_working_set_is_right(const FfWorkingSet *w, uint64_t chunk, const void *
     return ff_xxh64(data, n, 0) == w->sums[chunk];
 }
 
+uint64_t ff_working_set_read_chunk(const FfWorkingSet *w, uint64_t chunk, void *buf, GError **error)
+{
+    uint64_t first = chunk * CHUNK, n = MIN(CHUNK, w->n - first);
+
+    if (!read_all(w->fd, w->at + first * PAGE, buf, n * PAGE, "its pages", error)) {
+        return 0;
+    }
+    if (!ff_working_set_is_right(w, chunk, buf, n * PAGE)) {
+        fail(error, "its pages", "damaged");
+        return 0;
+    }
+    return n;
+}
+
 /* ---- writing -----------------------------------------------------------------------------------
  */
 

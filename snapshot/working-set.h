@@ -56,6 +56,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorkingSet, ff_working_set_free)
 /* DATA, the N bytes of CHUNK, are what was written. */
 bool ff_working_set_is_right(const FfWorkingSet *w, uint64_t chunk, const void *data, size_t n);
 
+/* Reads the pages of CHUNK to BUF, which has room for FF_WORKING_SET_CHUNK: how many, all of them
+ * right; or 0 and ERROR. */
+uint64_t ff_working_set_read_chunk(const FfWorkingSet *w, uint64_t chunk, void *buf,
+                                   GError **error);
+
 /* Writes one: N pages (at most FF_WORKING_SET_MAX) of FD, which is FILE, from PLACES. It has its
  * name when all of it is on the disk; one that is there already is removed before. ERROR: FILE has
  * changed; it cannot be written; what has its name is no working set. */

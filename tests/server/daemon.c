@@ -224,6 +224,27 @@ void daemon_wait_threads(pid_t pid, unsigned n)
     } while (found < n);
 }
 
+bool is_waiting_in(pid_t pid, const char *where)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *task;
+    bool waits = false;
+
+    while (dir && (task = g_dir_read_name(dir))) {
+        g_autofree char *name = g_build_filename(path, task, "wchan", NULL), *wchan = NULL;
+        g_autofree char *name_of_children = g_build_filename(path, task, "children", NULL);
+        g_autofree char *children = NULL;
+        waits = waits || (g_file_get_contents(name, &wchan, NULL, NULL) && strstr(wchan, where));
+        if (g_file_get_contents(name_of_children, &children, NULL, NULL)) {
+            for (char *at = children; *g_strstrip(at);) {
+                waits = is_waiting_in((pid_t)g_ascii_strtoll(at, &at, 10), where) || waits;
+            }
+        }
+    }
+    return waits;
+}
+
 void assert_ended_well(pid_t pid)
 {
     int status;

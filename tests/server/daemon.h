@@ -51,6 +51,9 @@ char *daemon_said(const Daemon *d);
 
 /* PID has N threads. There is no event of it. */
 void daemon_wait_threads(pid_t pid, unsigned n);
+/* A thread of PID, or of its children, waits in a function of the kernel that has WHERE in its
+ * name; "userfault": for a page, or for an event to be read. */
+bool is_waiting_in(pid_t pid, const char *where);
 /* PID has ended with 0. */
 void assert_ended_well(pid_t pid);
 

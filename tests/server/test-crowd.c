@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -31,96 +32,9 @@
 #include "tests/lib/stop.h"
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
+#include "tests/server/small.h"
 
 #define NOBODY 54321 /* a user of nobody else */
-
-static bool fill(unsigned page, void *buf)
-{
-    for (unsigned i = 0; i < 512; i++) {
-        ((uint64_t *)buf)[i] = client_word(page, i);
-    }
-    return !client_is_zero(page);
-}
-
-/* ---- clients of one page -----------------------------------------------------------------------
- */
-
-typedef struct {
-    int uffd, sock;
-    unsigned pages; /* 0: one */
-    uint64_t *page;
-} Small;
-
-static size_t small_size(const Small *c)
-{
-    return MAX(c->pages, 1) * 4096ul;
-}
-
-static int connect_to(const char *path)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-    g_assert_cmpint(connect(sock, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    return sock;
-}
-
-static void hand_over(const Small *c)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    g_autofree char *text =
-        g_strdup_printf("[{\"base_host_virt_addr\":%" G_GUINT64_FORMAT ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":4096}]",
-                        (guint64)(uintptr_t)c->page, small_size(c));
-    struct iovec iov = {text, strlen(text)};
-    struct msghdr mh = {.msg_iov = &iov,
-                        .msg_iovlen = 1,
-                        .msg_control = &control,
-                        .msg_controllen = sizeof(control)};
-    struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
-
-    cm->cmsg_level = SOL_SOCKET;
-    cm->cmsg_type = SCM_RIGHTS;
-    cm->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(cm), &c->uffd, sizeof(int));
-    g_assert_cmpint(sendmsg(c->sock, &mh, MSG_NOSIGNAL), ==, (ssize_t)iov.iov_len);
-}
-
-/* Its pages are those of the file, from 0 on. */
-static void small_start(Small *c, const Daemon *d)
-{
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
-
-    c->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    g_assert_cmpint(ioctl(c->uffd, UFFDIO_API, &api), ==, 0);
-    c->page = mmap(NULL, small_size(c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    g_assert_true(c->page != MAP_FAILED);
-    struct uffdio_register reg = {.range = {(uintptr_t)c->page, small_size(c)},
-                                  .mode = UFFDIO_REGISTER_MODE_MISSING};
-    g_assert_cmpint(ioctl(c->uffd, UFFDIO_REGISTER, &reg), ==, 0);
-    c->sock = connect_to(d->socket);
-    hand_over(c);
-}
-
-static void small_check(const Small *c)
-{
-    const volatile uint64_t *words = c->page;
-
-    for (unsigned i = 0; i < 512; i++) {
-        g_assert_cmpuint(words[i], ==, client_word(0, i));
-    }
-}
-
-static void small_end(Small *c)
-{
-    close(c->uffd);
-    close(c->sock);
-    munmap(c->page, small_size(c));
-}
 
 static unsigned clients_of(const Daemon *d)
 {
@@ -164,7 +78,7 @@ static bool is_root(void)
 /* All places are taken, and then somebody forks: that one waits, nobody else. */
 static void test_full(void)
 {
-    Daemon *d = daemon_start(1, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, "--no-bulk");
     ClientPlan plan = plan_of(d, 1);
     Small *c = g_new0(Small, PLACES);
     unsigned n = 0;
@@ -221,7 +135,7 @@ static void test_restart(void)
         return;
     }
     daemon_next(&(DaemonKind){.uid = NOBODY, .said_to = -1});
-    Daemon *d = daemon_start(1, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, "--no-bulk");
     for (unsigned i = 0; i < N; i++) {
         small_start(&c[i], d);
     }
@@ -242,7 +156,7 @@ static void test_restart(void)
 /* A client ends, and the pager that was told of it as well. */
 static void test_end_is_lost(void)
 {
-    Daemon *d = daemon_start(64, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(64, 4096, small_fill, NULL, "--no-bulk");
     ClientPlan plan = plan_of(d, 64);
     int go[2], status;
 
@@ -257,7 +171,7 @@ static void test_end_is_lost(void)
     stop_process(pager);
     kill(client, SIGKILL);
     g_assert_cmpint(waitpid(client, &status, 0), ==, client);
-    int sock = connect_to(d->socket);
+    int sock = small_connect(d->socket);
     g_assert_cmpint(write(sock, "?", 1), ==, 1);
     daemon_wait_said(d, "none of the dialects"); /* the holder has told of the end by then */
     close(sock);
@@ -276,7 +190,7 @@ static void test_orphan(gconstpointer more)
 {
     const char *env = g_getenv("FF_ROUNDS");
     unsigned rounds = env ? (unsigned)g_ascii_strtoull(env, NULL, 10) : 4;
-    Daemon *d = daemon_start(64, 4096, fill, NULL, more);
+    Daemon *d = daemon_start(64, 4096, small_fill, NULL, more);
 
     for (unsigned i = 0; i < rounds; i++) {
         ClientPlan plan = plan_of(d, 64);
@@ -296,6 +210,55 @@ static void test_orphan(gconstpointer more)
     daemon_stop(d);
 }
 
+/* The one of our children that is not NOT_PID; the guard ends by itself. */
+static pid_t find_child(pid_t not_pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", getpid(), getpid());
+    g_autofree char *text = NULL;
+    pid_t found = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (char *at = g_strstrip(text); *at;) {
+        pid_t pid = (pid_t)g_ascii_strtoll(at, &at, 10);
+        found = pid == not_pid ? found : pid;
+    }
+    return found;
+}
+
+/* A child has no copy of its userfaultfd. Without pager and holder it stands still, as its parent
+ * would, and does not read zeros. */
+static void test_child_stands_still(void)
+{
+    Daemon *d = daemon_start(64, 4096, small_fill, NULL, "--no-bulk");
+    ClientPlan plan = plan_of(d, 64);
+    int go[2], status;
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
+    plan.flags = CLIENT_WAITS | CLIENT_LEAVES;
+    plan.ops = 0;
+    plan.go = go[0];
+    assert_ended_well(client_start(&plan));
+    wait_clients(d, 1);
+    pid_t child = find_child(d->pid), pager = daemon_pager(d);
+    kill(d->pid, SIGKILL);
+    g_assert_cmpint(waitpid(d->pid, &status, 0), ==, d->pid);
+    while (kill(pager, 0) == 0 && waitpid(pager, &status, WNOHANG) == 0) {
+    } /* it is its parent's that was, or ours: there is no event for both */
+    d->pid = 0;
+    g_assert_cmpint(write(go[1], "g", 1), ==, 1);
+    while (!is_waiting_in(child, "userfault")) {
+        g_assert_cmpint(waitpid(child, &status, WNOHANG), ==, 0);
+    } /* there is no event of it */
+    kill(child, SIGKILL);
+    while (waitpid(-1, &status, 0) > 0) { /* it, and the guard, which ends after it */
+    }
+    prctl(PR_SET_CHILD_SUBREAPER, 0);
+    close(go[0]);
+    close(go[1]);
+    daemon_stop(d);
+}
+
 #ifdef FF_FAULTS
 /* Pagers die, and not over the client that waits to be taken. */
 static void test_innocent(void)
@@ -303,7 +266,7 @@ static void test_innocent(void)
     const char *faults = "pager/none/at/pager-begins#1=kill;pager/none/at/pager-begins#1=kill;"
                          "pager/none/at/pager-begins#1=kill;pager/none/at/pager-begins#1=kill;"
                          "pager/none/at/pager-begins#1=kill";
-    Daemon *d = daemon_start(1, 4096, fill, faults, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, faults, "--no-bulk");
     Small c = {0};
 
     small_start(&c, d);
@@ -317,7 +280,8 @@ static void test_innocent(void)
 static void test_room(void)
 {
     enum { PAGES = 1400 };
-    Daemon *d = daemon_start(PAGES, 4096, fill, "pager/none/at/room-made#1=kill", "--no-bulk");
+    Daemon *d =
+        daemon_start(PAGES, 4096, small_fill, "pager/none/at/room-made#1=kill", "--no-bulk");
     ClientPlan plan = plan_of(d, PAGES);
     int go[2];
 
@@ -347,7 +311,7 @@ static void test_room(void)
 /* A client takes O_NONBLOCK from its userfaultfd, which is the holder's as well. */
 static void test_waiting_fd(void)
 {
-    Daemon *d = daemon_start(1, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, "--no-bulk");
     Small bad = {0}, good = {0};
 
     small_start(&bad, d);
@@ -371,7 +335,7 @@ static void test_threads(void)
         return;
     }
     daemon_next(&(DaemonKind){.uid = NOBODY, .processes = 32, .said_to = -1});
-    Daemon *d = daemon_start(1, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, "--no-bulk");
     small_start(&c[0], d);
     small_check(&c[0]);
     pid_t pager = daemon_pager(d);
@@ -401,11 +365,11 @@ static void test_not_read(void)
     /* Room for the first line, which it says before it is anybody's pager. */
     g_assert_cmpint(read(said[0], some, sizeof(some)), ==, sizeof(some));
     daemon_next(&(DaemonKind){.said_to = said[1]});
-    Daemon *d = daemon_start(1, 4096, fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, "--no-bulk");
     while (!g_file_test(d->socket, G_FILE_TEST_EXISTS) || clients_of(d) != 0) {
     }
     for (unsigned i = 0; i < 100; i++) { /* a line each */
-        int sock = connect_to(d->socket);
+        int sock = small_connect(d->socket);
         g_assert_cmpint(write(sock, "?", 1), ==, 1);
         char byte;
         g_assert_cmpint(read(sock, &byte, 1), <=, 0);
@@ -439,7 +403,7 @@ static void write_damaged(const char *path)
     ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
     for (unsigned i = 0; i < FRAMES; i++) {
         for (unsigned k = 0; k < FRAME_PAGES; k++) {
-            if (!fill(i * FRAME_PAGES + k, plain + k * 4096)) {
+            if (!small_fill(i * FRAME_PAGES + k, plain + k * 4096)) {
                 memset(plain + k * 4096, 0, 4096);
             }
         }
@@ -554,7 +518,7 @@ static void test_metrics(void)
     g_autofree Small *c = g_new0(Small, N);
     unsigned port = free_port();
     g_autofree char *option = g_strdup_printf("--metrics=127.0.0.1:%u", port);
-    Daemon *d = daemon_start(1, 4096, fill, NULL, option);
+    Daemon *d = daemon_start(1, 4096, small_fill, NULL, option);
     const char request[] = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     unsigned found = 0;
 
@@ -590,6 +554,7 @@ int main(int argc, char **argv)
     g_test_add_func("/crowd/end-is-lost", test_end_is_lost);
     g_test_add_data_func("/crowd/orphan", NULL, test_orphan);
     g_test_add_data_func("/crowd/orphan-no-bulk", "--no-bulk", test_orphan);
+    g_test_add_func("/crowd/child-stands-still", test_child_stands_still);
 #ifdef FF_FAULTS
     g_test_add_func("/crowd/innocent", test_innocent);
     g_test_add_func("/crowd/room", test_room);

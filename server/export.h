@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Gives a source to pagers of other hosts, which ask for it (server/remote.h). A process of its
+ * own, which holds nothing that must outlive it: whoever misses a page waits until there is one
+ * again.
+ */
+#ifndef FF_SERVER_EXPORT_H
+#define FF_SERVER_EXPORT_H
+
+#include "net/tls.h"
+#include "server/source.h"
+
+typedef struct {
+    int listen_fd;    /* taken */
+    FfTls *tls;       /* borrowed; NULL: in the clear */
+    FfSource *source; /* borrowed */
+    uint64_t identity;
+} FfExport;
+
+/* Which content the file FD has: its size, its time, and its inode, so that another file in its
+ * place is another content. FALSE and errno. */
+bool ff_export_identify(int fd, uint64_t *identity);
+/* For ever. The process ignores SIGPIPE. */
+void ff_export_run(const FfExport *e) G_GNUC_NORETURN;
+
+#endif

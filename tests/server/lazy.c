@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See lazy.h. */
+#include "tests/server/lazy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "tests/server/client.h"
+
+#define BASE 0x1000000000ull
+#define FIRST_MAPPING 64u /* pages; the other one follows at once */
+#define FIRST_RUN 100u    /* goes over both */
+#define EAGER 4u          /* pages that are not lazy, behind that */
+#define LAST_RUN 20u
+#define FINISHED 0x52535446
+
+/* ---- images ------------------------------------------------------------------------------------
+ */
+
+static void put_varint(GByteArray *b, uint64_t value)
+{
+    do {
+        uint8_t byte = (value & 0x7f) | (value > 0x7f ? 0x80 : 0);
+        g_byte_array_append(b, &byte, 1);
+        value >>= 7;
+    } while (value);
+}
+
+static void put_field(GByteArray *b, unsigned number, uint64_t value)
+{
+    put_varint(b, number << 3);
+    put_varint(b, value);
+}
+
+static void put_u32(GByteArray *b, uint32_t value)
+{
+    g_byte_array_append(b, (const guint8 *)&value, sizeof(value));
+}
+
+static void put_message(GByteArray *file, const GByteArray *message)
+{
+    put_u32(file, message->len);
+    g_byte_array_append(file, message->data, message->len);
+}
+
+static void put_entry(GByteArray *file, uint64_t page, unsigned pages, unsigned flags)
+{
+    g_autoptr(GByteArray) m = g_byte_array_new();
+
+    put_field(m, 1, BASE + page * 4096);
+    put_field(m, 2, pages);
+    put_field(m, 4, flags);
+    put_message(file, m);
+}
+
+static void save(const char *dir, const char *name, unsigned number, const GByteArray *file)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s-%u.img", dir, name, number);
+
+    g_assert_true(g_file_set_contents(path, (const char *)file->data, file->len, NULL));
+}
+
+void lazy_write_images(const char *dir, pid_t pid)
+{
+    g_autoptr(GByteArray) pagemap = g_byte_array_new(), mm = g_byte_array_new(),
+                          pages = g_byte_array_new(), m = g_byte_array_new();
+    uint64_t words[512];
+
+    put_u32(pagemap, 0x54564319);
+    put_u32(pagemap, 0x56084025);
+    put_field(m, 1, 7);
+    put_message(pagemap, m);
+    put_entry(pagemap, 0, FIRST_RUN, 2 | 4);
+    put_entry(pagemap, FIRST_RUN, EAGER, 4);
+    put_entry(pagemap, FIRST_RUN + EAGER, LAST_RUN, 2 | 4);
+    save(dir, "pagemap", (unsigned)pid, pagemap);
+    g_byte_array_set_size(m, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GByteArray) vma = g_byte_array_new();
+        put_field(vma, 1, BASE + (i ? FIRST_MAPPING * 4096ull : 0));
+        put_field(vma, 2, BASE + (i ? LAZY_PAGES : FIRST_MAPPING) * 4096ull);
+        put_varint(m, 14 << 3 | 2);
+        put_varint(m, vma->len);
+        g_byte_array_append(m, vma->data, vma->len);
+    }
+    put_u32(mm, 0x54564319);
+    put_u32(mm, 0x57492820);
+    put_message(mm, m);
+    save(dir, "mm", (unsigned)pid, mm);
+    for (unsigned i = 0; i < FIRST_RUN + EAGER + LAST_RUN; i++) {
+        for (unsigned k = 0; k < 512; k++) {
+            words[k] = client_word(i, k);
+        }
+        g_byte_array_append(pages, (guint8 *)words, sizeof(words));
+    }
+    g_autofree char *path = g_strdup_printf("%s/pages-7.img", dir);
+    if (!g_file_test(path, G_FILE_TEST_EXISTS)) { /* else of a process before, and just as it was */
+        save(dir, "pages", 7, pages);
+    }
+}
+
+/* ---- the process -------------------------------------------------------------------------------
+ */
+
+static void need(bool ok, int status)
+{
+    if (!ok) {
+        _exit(status);
+    }
+}
+
+static void send_fd(int sock, int fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    char byte = 0;
+    struct iovec iov = {&byte, 1};
+    struct msghdr mh = {.msg_iov = &iov,
+                        .msg_iovlen = 1,
+                        .msg_control = &control,
+                        .msg_controllen = sizeof(control)};
+    struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
+
+    cm->cmsg_level = SOL_SOCKET;
+    cm->cmsg_type = SCM_RIGHTS;
+    cm->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(cm), &fd, sizeof(fd));
+    need(sendmsg(sock, &mh, MSG_NOSIGNAL) == 1, 12);
+}
+
+static void map_all(int uffd)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        char *at = (char *)(uintptr_t)(BASE + (i ? FIRST_MAPPING * 4096ull : 0));
+        size_t len = (i ? LAZY_PAGES - FIRST_MAPPING : FIRST_MAPPING) * 4096ul;
+        /* Not one mapping: one of them may be executed. */
+        need(mmap(at, len, PROT_READ | PROT_WRITE | (i ? PROT_EXEC : 0),
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at,
+             13);
+        if (i) { /* what is not lazy is there already */
+            memset(at + (FIRST_RUN - FIRST_MAPPING) * 4096ul, 1, EAGER * 4096ul);
+        }
+        struct uffdio_register reg = {.range = {(uintptr_t)at, len},
+                                      .mode = UFFDIO_REGISTER_MODE_MISSING};
+        need(ioctl(uffd, UFFDIO_REGISTER, &reg) == 0, 14);
+    }
+}
+
+static void read_all(void)
+{
+    for (unsigned i = 0; i < LAZY_PAGES; i++) {
+        const volatile uint64_t *words = (const volatile uint64_t *)(uintptr_t)(BASE + i * 4096ull);
+        bool eager = i >= FIRST_RUN && i < FIRST_RUN + EAGER;
+        bool nothing = i >= FIRST_RUN + EAGER + LAST_RUN;
+        for (unsigned k = 0; k < 512; k++) {
+            need(words[k] == (eager ? 0x0101010101010101ull : nothing ? 0 : client_word(i, k)), 2);
+        }
+    }
+}
+
+static void wait_go(int go)
+{
+    char byte;
+
+    need(read(go, &byte, 1) == 1, 15);
+}
+
+static void run(const char *socket_path, int go)
+{
+    struct uffdio_api api = {.api = UFFD_API,
+                             .features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_FORK |
+                                         UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP};
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), sock;
+    int32_t pid = getpid(), finished = FINISHED;
+
+    wait_go(go); /* there are images */
+    need(ioctl(uffd, UFFDIO_API, &api) == 0, 10);
+    strncpy(addr.sun_path, socket_path, sizeof(addr.sun_path) - 1);
+    sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    need(connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0, 11);
+    pid = -pid; /* of a zombie, first */
+    need(send(sock, &pid, 4, 0) == 4, 11);
+    pid = -pid;
+    need(send(sock, &pid, 2, 0) == 2 && send(sock, (char *)&pid + 2, 2, 0) == 2, 11);
+    send_fd(sock, uffd);
+    map_all(uffd);
+    send(sock, &finished, 4, MSG_NOSIGNAL);
+    close(uffd);
+    close(sock);
+    need(write(go, "r", 1) == 1, 15); /* restored */
+    wait_go(go);
+    read_all();
+    wait_go(go);
+    read_all();
+    char *first = (char *)(uintptr_t)BASE;
+    need(madvise(first, 4096, MADV_DONTNEED) == 0 && first[9] == 0, 3);
+    _exit(0);
+}
+
+pid_t lazy_start(const char *socket_path, int *go)
+{
+    int ends[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(ends[1]);
+        run(socket_path, ends[0]);
+    }
+    close(ends[0]);
+    *go = ends[1];
+    return pid;
+}

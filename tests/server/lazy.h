@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A process that does what criu restore --lazy-pages makes a process do, written from CRIU's
+ * sources: it passes its userfaultfd, registers its memory, says that it is restored, and has no
+ * copy of the userfaultfd then. It ends with 0; 2 or 3: it has read what it should not; else it
+ * came to nothing before.
+ */
+#ifndef FF_TESTS_SERVER_LAZY_H
+#define FF_TESTS_SERVER_LAZY_H
+
+#include <sys/types.h>
+
+#define LAZY_PAGES 128u
+
+/* It waits for a byte of *GO: there are images; to read all; to read all again, and end. It writes
+ * one when it is restored. */
+pid_t lazy_start(const char *socket_path, int *go);
+/* Of PID, in DIR; all have one file of pages. */
+void lazy_write_images(const char *dir, pid_t pid);
+
+#endif
