@@ -10,6 +10,7 @@
  *
  * One thread; no locks. System calls: setsid, chdir, umask, close_range.
  */
+#include "relay/backends.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitors.h"
@@ -34,6 +35,7 @@
 static void relay_finish(FfRelay *relay)
 {
     ff_monitors_end(relay);
+    ff_backends_end(relay);
     ff_engine_end(relay);
 }
 
@@ -157,6 +159,7 @@ static bool relay_start(FfRelay *relay, GError **error)
         return false;
     }
     ff_monitors_start(relay);
+    ff_backends_start(relay);
     return true;
 }
 
