@@ -400,10 +400,12 @@ bool ff_vhost_session_again(FfVhostSession *s)
     return pump(s);
 }
 
-/* The last answer to what began the log is that of GET_FEATURES. */
+/* The last answer to what began the log is that of GET_FEATURES. Nobody waits any more for one
+ * whose end is wanted already. */
 static void ours_answered(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    if (!s->ours.length && s->logs && msg->header.request == FF_VHOST_GET_FEATURES) {
+    if (!s->ours.length && s->logs && !s->ends_log &&
+        msg->header.request == FF_VHOST_GET_FEATURES) {
         s->ops->logs(s->opaque);
     }
 }

@@ -101,7 +101,7 @@ static void test_stop(void)
     if (!w)
         return;
     world_boot(w);
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 3; i++) {
         qmp_ok(vm_qmp(w->vm), "stop", NULL);
         qmp_ok(vm_qmp(w->vm), "cont", NULL);
         vm_wait_new_serial(w->vm, "FF direct reads=");
