@@ -260,8 +260,8 @@ const char ff_help_attach[] =
     "relay or its engine lives. Exit status: 0 attached, 1 refused, 2 usage.\n";
 
 const char ff_help_run[] =
-    "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait] [--]\n"
-    "       qemu-system-ARCH ARG...\n"
+    "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait]\n"
+    "                    [--vhost-user=qemu|farfault] [--] qemu-system-ARCH ARG...\n"
     "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
     "status. Guest memory becomes shared memory, and farfault answers the migration commands on\n"
     "the QMP monitors. An invocation that starts no guest (-version, -machine help, ...) goes to\n"
@@ -273,13 +273,18 @@ const char ff_help_run[] =
     "(docs/precopy.md):\n"
     "                 qemu (QEMU does it; the default), postcopy (the guest is moved at once, its\n"
     "                 memory follows), wait (the same at migrate-start-postcopy)\n"
+    "  --vhost-user=V who is connected to the back-ends of vhost-user-blk devices: qemu (the\n"
+    "                 default), or farfault, which passes everything on, and lets QEMU stop a\n"
+    "                 device only when the back-end has finished its requests\n"
     "  --help, -h     this text\n"
     "\n"
     "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"
     "symlink), farfault does the same for the next QEMU of that name on PATH.\n"
     "\n"
-    "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED.\n"
-    "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=.\n"
+    "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED,\n"
+    "FARFAULT_VHOST_USER.\n"
+    "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=,\n"
+    "vhost-user=.\n"
     "The option wins over the environment, the environment over the file.\n";
 
 const char ff_help_pager[] =

@@ -26,7 +26,7 @@ static int fail(const char *message)
 typedef struct {
     const char *option, *variable, *key; /* where it is looked for, in this order */
     const char *what;                    /* for an error */
-    const char *words[3];
+    const char *words[4];                /* ended by NULL */
 } Setting;
 
 /* Of farfault upgrade alone: inherited sockets (launch/launch.h); -1: none. */
@@ -38,6 +38,9 @@ static const Setting policy_setting = {
     "--policy", "FARFAULT_POLICY", "policy", "policy", {"auto", "always", "never"}};
 static const Setting untracked_setting = {
     "--untracked", "FARFAULT_UNTRACKED", "untracked", "such choice", {"qemu", "postcopy", "wait"}};
+/* Who is the peer of vhost-user-blk devices' back-ends. */
+static const Setting vhost_setting = {
+    "--vhost-user", "FARFAULT_VHOST_USER", "vhost-user", "such choice", {"qemu", "farfault"}};
 
 /* The word of SETTING; OPTION is what the command line says, can be NULL. Returns a static string,
  * or NULL and ERROR. */
@@ -65,27 +68,34 @@ static const char *find_setting(const Setting *setting, const char *option, GErr
     if (!text) {
         return words[0];
     }
-    for (size_t i = 0; i < G_N_ELEMENTS(setting->words); i++) {
+    for (size_t i = 0; words[i]; i++) {
         if (strcmp(text, words[i]) == 0) {
             return words[i];
         }
     }
     g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                "%s: \"%s\" is no %s: it must be %s, %s or %s", where, text, setting->what,
-                words[0], words[1], words[2]);
+                "%s: \"%s\" is no %s: it must be %s%s%s or %s", where, text, setting->what,
+                words[0], words[2] ? ", " : "", words[2] ? words[1] : "",
+                words[2] ? words[2] : words[1]);
     return NULL;
 }
 
-static int run(char **argv, const char *policy_option, const char *untracked_option,
-               const Borrow *borrow)
+/* What the command line says; NULL: nothing. */
+typedef struct {
+    const char *policy, *untracked, *vhost;
+} Said;
+
+static int run(char **argv, const Said *said, const Borrow *borrow)
 {
     g_autoptr(GError) error = NULL;
-    const char *policy = find_setting(&policy_setting, policy_option, &error);
+    const char *policy = find_setting(&policy_setting, said->policy, &error);
     const char *untracked =
-        policy ? find_setting(&untracked_setting, untracked_option, &error) : NULL;
-    if (!untracked) {
+        policy ? find_setting(&untracked_setting, said->untracked, &error) : NULL;
+    const char *vhost = untracked ? find_setting(&vhost_setting, said->vhost, &error) : NULL;
+    if (!vhost) {
+        const char *wrong = untracked ? said->vhost : policy ? said->untracked : said->policy;
         fail(error->message);
-        return (policy ? untracked_option : policy_option) ? FF_CLI_USAGE_STATUS : 1;
+        return wrong ? FF_CLI_USAGE_STATUS : 1;
     }
     g_autofree char *qemu = ff_find_real_qemu(argv[0], &error);
     if (!qemu) {
@@ -95,6 +105,7 @@ static int run(char **argv, const char *policy_option, const char *untracked_opt
     FfLaunchOptions options = {.qemu = qemu,
                                .policy = policy,
                                .untracked = untracked,
+                               .takes_backends = strcmp(vhost, "farfault") == 0,
                                .borrow_fd = borrow->socket,
                                .monitor_fd = borrow->monitor};
     return ff_launch(&options, argv);
@@ -121,7 +132,8 @@ static bool take_option(char **argv, int argc, int *i, const char *name, const c
 
 static int unknown_option(const char *option)
 {
-    const char *const known[] = {policy_setting.option, untracked_setting.option, "--help", NULL};
+    const char *const known[] = {policy_setting.option, untracked_setting.option,
+                                 vhost_setting.option, "--help", NULL};
     g_autofree char *text = ff_cli_unknown_option(option, known);
 
     fprintf(stderr,
@@ -132,15 +144,17 @@ static int unknown_option(const char *option)
 
 int ff_cli_run(int argc, char **argv)
 {
-    const char *policy = NULL, *untracked = NULL, *borrow = NULL;
+    Said said = {0};
+    const char *borrow = NULL;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "--") == 0) {
             i++;
             break;
         }
-        if (!take_option(argv, argc, &i, policy_setting.option, &policy) &&
-            !take_option(argv, argc, &i, untracked_setting.option, &untracked) &&
+        if (!take_option(argv, argc, &i, policy_setting.option, &said.policy) &&
+            !take_option(argv, argc, &i, untracked_setting.option, &said.untracked) &&
+            !take_option(argv, argc, &i, vhost_setting.option, &said.vhost) &&
             !take_option(argv, argc, &i, "--borrow", &borrow)) {
             return unknown_option(argv[i]);
         }
@@ -154,10 +168,10 @@ int ff_cli_run(int argc, char **argv)
     if (borrow && sscanf(borrow, "%d,%d", &sockets.socket, &sockets.monitor) != 2) {
         return fail("run: --borrow is farfault upgrade's own");
     }
-    return run(argv + i, policy, untracked, &sockets);
+    return run(argv + i, &said, &sockets);
 }
 
 int ff_cli_run_as_qemu(char **argv)
 {
-    return run(argv, NULL, NULL, &(Borrow){-1, -1});
+    return run(argv, &(Said){0}, &(Borrow){-1, -1});
 }

@@ -11,6 +11,9 @@
  * client (telnet, websocket, TLS, mux, pty, pipe, vc, ...), port 0 (only QEMU's query-chardev
  * would tell the port), and options that are not known here. Left without a word: what QEMU
  * refuses anyway. HMP monitors and chardevs with another user are never touched.
+ *
+ * The chardevs of vhost-user-blk devices are taken in the same way, if that is wanted: the relay
+ * stands in the sockets of their back-ends as it does in the monitors'.
  * Pure but for the injected questions; any thread.
  */
 #include "launch/argv-rewrite.h"
@@ -237,17 +240,33 @@ static void warn_left(FfRewrite *rw, const char *id, const char *why)
     }
 }
 
-/* Takes the chardev over. Returns the value of the new -chardev, NULL if QEMU keeps it. */
-static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts)
+static void warn_left_backend(FfRewrite *rw, const char *id, const char *why)
+{
+    if (why != qemu_refuses) {
+        g_ptr_array_add(rw->plan->warnings,
+                        g_strdup_printf("the back-end of chardev %s (%s) stays QEMU's own: this "
+                                        "guest's migrations are not farfault's; use a unix socket",
+                                        id, why));
+    }
+}
+
+/* Takes the chardev over, of a monitor or (BACKEND) of a vhost-user device. Returns the value of
+ * the new -chardev, NULL if QEMU keeps it. */
+static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, bool backend)
 {
     g_autoptr(FfPlanMonitor) mon = g_new0(FfPlanMonitor, 1);
     const char *why = plan_chardev(rw, opts, mon);
     g_autofree char *escaped = ff_opts_escape(id);
     GString *value;
 
+    if (!why && backend && !mon->path) {
+        why = "no path=";
+    }
     mon->chardev_id = g_strdup(id);
+    mon->backend = backend;
+    mon->wait &= !backend; /* the device waits for it, and says so */
     if (why) {
-        warn_left(rw, id, why);
+        (backend ? warn_left_backend : warn_left)(rw, id, why);
         return NULL;
     }
     value = g_string_new(NULL);
@@ -313,7 +332,7 @@ static void take_inline(FfRewrite *rw, FfArg *arg, guint index)
         warn_left(rw, id, kind);
         return;
     }
-    value = take_chardev(rw, id, opts);
+    value = take_chardev(rw, id, opts, false);
     if (value) {
         ff_arg_insert(arg, "-chardev", value);
         arg->new_value = g_strdup_printf("chardev:%s", id);
@@ -389,17 +408,18 @@ static FfArg *sole_chardev(const FfRewrite *rw, const char *id, const FfArg *use
     return found;
 }
 
-static void take_named(FfRewrite *rw, const FfArg *user, const char *id)
+static void take_named(FfRewrite *rw, const FfArg *user, const char *id, bool backend)
 {
     FfArg *chardev = sole_chardev(rw, id, user);
     g_autoptr(GPtrArray) opts = NULL;
 
     if (!chardev) {
-        warn_left(rw, id, "its chardev is not on the command line, or has another user");
+        (backend ? warn_left_backend : warn_left)(
+            rw, id, "its chardev is not on the command line, or has another user");
         return;
     }
     opts = ff_opts_parse(chardev->value, "backend");
-    chardev->new_value = take_chardev(rw, id, opts);
+    chardev->new_value = take_chardev(rw, id, opts, backend);
 }
 
 static void take_mon(FfRewrite *rw, const FfArg *arg)
@@ -408,7 +428,7 @@ static void take_mon(FfRewrite *rw, const FfArg *arg)
     const char *id = ff_opts_get(opts, "chardev");
 
     if (id && !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
-        take_named(rw, arg, id);
+        take_named(rw, arg, id, false);
     }
 }
 
@@ -427,7 +447,7 @@ void ff_argv_rewrite_monitors(FfRewrite *rw)
         case FF_OPT_QMP:
         case FF_OPT_QMP_PRETTY:
             if (g_str_has_prefix(arg->value, "chardev:")) {
-                take_named(rw, arg, arg->value + strlen("chardev:"));
+                take_named(rw, arg, arg->value + strlen("chardev:"), false);
             } else {
                 take_inline(rw, arg, index);
             }
@@ -438,6 +458,20 @@ void ff_argv_rewrite_monitors(FfRewrite *rw)
             break;
         default:
             break;
+        }
+    }
+}
+
+void ff_argv_rewrite_backends(FfRewrite *rw)
+{
+    for (guint i = 0; rw->sys->takes_backends && i < rw->args->len; i++) {
+        FfArg *arg = rw->args->pdata[i];
+        g_autoptr(FfBackend) device =
+            ff_arg_kind(arg) == FF_OPT_DEVICE ? ff_backend_new_device(arg->value) : NULL;
+        g_autofree char *id = device ? ff_backend_get(device, "chardev") : NULL;
+
+        if (id && device->type && g_str_has_prefix(device->type, "vhost-user-blk")) {
+            take_named(rw, arg, id, true);
         }
     }
 }

@@ -62,6 +62,8 @@ void ff_argv_read_config(FfRewrite *rw);
 void ff_argv_rewrite_memory(FfRewrite *rw);
 /* argv-monitor.c: QMP monitors, and the private one. */
 void ff_argv_rewrite_monitors(FfRewrite *rw);
+/* The chardevs of vhost-user devices; after the monitors, whose numbers stay what they are. */
+void ff_argv_rewrite_backends(FfRewrite *rw);
 void ff_argv_add_private_monitor(FfRewrite *rw);
 
 /* One memory backend on the command line, in either of QEMU's two notations. */

@@ -196,6 +196,7 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
         ff_argv_rewrite_memory(&rw);
         rewrite_incoming(&rw);
         ff_argv_rewrite_monitors(&rw);
+        ff_argv_rewrite_backends(&rw);
         ff_argv_add_private_monitor(&rw);
     }
     write_argv(&rw);

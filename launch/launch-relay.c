@@ -158,6 +158,7 @@ static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
     add_int(b, "reconnect", mon->reconnect);
     add_address(b, mon, ep);
     add_string(b, "unlink", ep->unlink_path);
+    add_bool(b, "backend", mon->backend);
     json_builder_end_object(b->json);
 }
 

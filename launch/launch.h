@@ -5,11 +5,14 @@
 #ifndef FF_LAUNCH_LAUNCH_H
 #define FF_LAUNCH_LAUNCH_H
 
+#include <stdbool.h>
+
 typedef struct {
     const char *qemu;   /* path of the real QEMU */
     const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
     /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
     const char *untracked;
+    bool takes_backends; /* the relay stands in the sockets of vhost-user-blk devices */
     /* An upgrade (docs/design/upgrade.md): a socket on which guest RAM and listening monitors are
      * lent (launch/lent.h); -1: they are made. */
     int borrow_fd;

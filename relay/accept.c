@@ -58,6 +58,11 @@ static void accept_watch(FfAccept *a, int fd, GIOCondition condition, GUnixFDSou
     g_source_attach(a->source, NULL);
 }
 
+static const char *what(const FfAccept *a)
+{
+    return a->plan->backend ? "vhost-user back-end" : "monitor";
+}
+
 static void accept_client(FfAccept *a, int fd)
 {
     int one = 1;
@@ -93,7 +98,7 @@ static gboolean accept_ready(gint listener, GIOCondition condition, gpointer dat
         return G_SOURCE_CONTINUE; /* the client left again; the next wakes us */
     }
     if (fd < 0 && !a->told) {
-        ff_relay_log(a->relay, "monitor '%s': no client can come in, it is tried again: %s",
+        ff_relay_log(a->relay, "%s '%s': no client can come in, it is tried again: %s", what(a),
                      a->plan->id, g_strerror(errno));
         a->told = true;
     }
@@ -118,7 +123,7 @@ static gboolean accept_retry(gpointer data)
 static void accept_failed(FfAccept *a, int error)
 {
     if (!a->told) {
-        ff_relay_log(a->relay, "monitor '%s': cannot connect to %s%s%s: %s", a->plan->id,
+        ff_relay_log(a->relay, "%s '%s': cannot connect to %s%s%s: %s", what(a), a->plan->id,
                      a->plan->path ? a->plan->path : a->plan->host, a->plan->path ? "" : ":",
                      a->plan->path ? "" : a->plan->port, g_strerror(error));
         a->told = true;

@@ -17,6 +17,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "net/outbox.h"
@@ -260,4 +261,20 @@ FfConn *ff_conn_new(int in, int out, const FfConnOps *ops, void *opaque)
     g_unix_set_fd_nonblocking(out, TRUE, NULL);
     conn_rewatch(conn);
     return conn;
+}
+
+/* connect() by the O_PATH fd: the socket's name is gone from the file system. */
+int ff_conn_to_qemu(int fd)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
+    if (s >= 0 && connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        int ret = -errno;
+
+        close(s);
+        return ret;
+    }
+    return s < 0 ? -errno : s;
 }

@@ -36,4 +36,8 @@ void ff_conn_read_rest(FfConn *conn);
 void ff_conn_finish(FfConn *conn);
 void ff_conn_free(FfConn *conn);
 
+/* Connects to a private listening socket of QEMU's by FD, its name (O_PATH). Returns an fd, or
+ * -errno. */
+int ff_conn_to_qemu(int fd);
+
 #endif

@@ -73,8 +73,9 @@ int ff_engine_spawn(FfRelay *relay, int link, bool kept);
 void ff_held_new(FfRelay *relay);                                       /* makes relay->held */
 void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD; takes JSON */
 void ff_held_drop(FfRelay *relay, const char *name);
-/* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). */
-char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds);
+/* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). BACKENDS: the
+ * engine's end of their socket; -1: none. */
+char *ff_held_init(FfRelay *relay, unsigned restarts, int backends, GArray *fds);
 
 /* waiting.c. Each command is answered with an error after a while. */
 void ff_waiting_add(FfRelay *relay, unsigned mon, uint32_t seq, const char *json);

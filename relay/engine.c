@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "relay/absence.h"
+#include "relay/backends.h"
 #include "relay/engine-internal.h"
 #include "relay/guest.h"
 #include "relay/hook.h"
@@ -442,7 +443,7 @@ static int start_once(FfRelay *relay)
     FfEngine *engine = relay->engine;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
     g_autofree char *init = NULL;
-    int link = -1, ret;
+    int link = -1, backends, ret;
 
     if (!ff_process_reap_unwatched(engine)) {
         return -EBUSY;
@@ -454,9 +455,13 @@ static int start_once(FfRelay *relay)
     ff_guest_look(relay);
     engine->spoke = false;
     engine->link = ff_link_new(link, NULL, &link_ops, relay);
-    init = ff_held_init(relay, engine->restarts, fds);
+    backends = ff_backends_offer(relay);
+    init = ff_held_init(relay, engine->restarts, backends, fds);
     ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
                        fds->len);
+    if (backends >= 0) {
+        close(backends); /* the link has a copy */
+    }
     if (ret < 0) {
         g_clear_pointer(&engine->link, ff_link_free);
         ff_process_let_go(engine);

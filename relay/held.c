@@ -45,7 +45,7 @@ static void add_fd(JsonBuilder *b, GArray *fds, const char *name, int fd)
     }
 }
 
-static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
+static void init_fds(FfRelay *relay, JsonBuilder *b, int backends, GArray *fds)
 {
     const FfGuest *guest = &relay->guest;
 
@@ -63,6 +63,7 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, GArray *fds)
         add_fd(b, fds, name, i == FF_KIND_PROTECT ? -1 : guest->uffds[i]);
     }
     add_fd(b, fds, "discards", guest->hook);
+    add_fd(b, fds, "backends", backends);
     for (guint i = 0; i < relay->plan->monitors->len; i++) {
         const FfRelayMonitor *mon = relay->plan->monitors->pdata[i];
         g_autofree char *name = g_strconcat(FF_LISTENING_MONITOR, mon->id, NULL);
@@ -91,7 +92,7 @@ static void init_errors(const FfRelay *relay, JsonBuilder *b)
     add_text(b, "discards-error", guest->refusal ? guest->refusal : guest->hook_error);
 }
 
-char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)
+char *ff_held_init(FfRelay *relay, unsigned restarts, int backends, GArray *fds)
 {
     static const char *const policies[] = {"auto", "always", "never"};
     const FfRelayPlan *plan = relay->plan;
@@ -120,7 +121,7 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, GArray *fds)
         json_builder_end_object(b);
     }
     json_builder_end_array(b);
-    init_fds(relay, b, fds);
+    init_fds(relay, b, backends, fds);
     json_builder_set_member_name(b, "held");
     json_builder_begin_array(b);
     for (guint i = 0; i < relay->held->len; i++) {

@@ -24,7 +24,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define MAX_TO_QEMU (256 << 10)  /* bytes that QEMU has not read */
@@ -383,25 +382,9 @@ static void qemu_drained(FfConn *conn, void *opaque)
 static const FfConnOps client_ops = {client_data, client_end, client_drained};
 static const FfConnOps qemu_ops = {qemu_data, qemu_end, qemu_drained};
 
-/* connect() by the O_PATH fd: the socket's name is gone from the file system. */
-static int connect_qemu(int fd)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
-    if (s >= 0 && connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        int ret = -errno;
-
-        close(s);
-        return ret;
-    }
-    return s < 0 ? -errno : s;
-}
-
 static void open_qemu(FfMonitor *mon)
 {
-    int fd = connect_qemu(mon->plan->qemu);
+    int fd = ff_conn_to_qemu(mon->plan->qemu);
 
     if (fd < 0) {
         ff_relay_log(mon->relay, "monitor '%s': QEMU does not take the connection: %s",

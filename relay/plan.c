@@ -71,6 +71,11 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->port = get_text(o, "port");
     mon->reconnect = ff_json_int(o, "reconnect", 0);
     mon->unlink = get_text(o, "unlink");
+    mon->backend = ff_json_bool(o, "backend");
+    if (mon->backend) {
+        /* QEMU waits for a connection, where it would have made one itself. */
+        mon->reconnect = MAX(mon->reconnect, 1);
+    }
     if (mon->unlink && stat(mon->unlink, &st) == 0) {
         mon->unlink_dev = st.st_dev;
         mon->unlink_ino = st.st_ino;
@@ -94,7 +99,7 @@ static bool read_monitors(FfRelayPlan *plan, JsonObject *root, GError **error)
     for (guint i = 0; array && i < json_array_get_length(array); i++) {
         FfRelayMonitor *mon = read_monitor(plan, json_array_get_object_element(array, i), &wrong);
 
-        g_ptr_array_add(plan->monitors, mon);
+        g_ptr_array_add(mon->backend ? plan->backends : plan->monitors, mon);
         if (wrong) {
             g_propagate_error(error, wrong);
             return false;
@@ -178,6 +183,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     root = json_node_get_object(node);
     plan->fds = g_array_new(FALSE, FALSE, sizeof(int));
     plan->monitors = g_ptr_array_new();
+    plan->backends = g_ptr_array_new();
     plan->ram = g_ptr_array_new();
     plan->held = g_ptr_array_new();
     plan->qemu_pid = ff_json_int(root, "qemu-pid", 0);

@@ -30,6 +30,7 @@ typedef struct {
     char *unlink;             /* socket to remove at QEMU's end; can be NULL */
     dev_t unlink_dev;         /* it is removed only while it is still this inode */
     ino_t unlink_ino;
+    bool backend; /* no monitor: a vhost-user back-end comes here */
 } FfRelayMonitor;
 
 typedef struct {
@@ -57,6 +58,7 @@ typedef struct {
     char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */
     bool attached;       /* QEMU runs already, and lost its relay */
     GPtrArray *monitors; /* FfRelayMonitor * */
+    GPtrArray *backends; /* FfRelayMonitor *: those that are .backend */
     GPtrArray *ram;      /* FfRelayRam * */
     GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
     GArray *fds;         /* of int: every fd that the text names */

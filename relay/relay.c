@@ -10,6 +10,7 @@
  *
  * One thread; no locks. System calls: setsid, chdir, umask, close_range.
  */
+#include "relay/backends.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitors.h"
@@ -34,6 +35,7 @@
 static void relay_finish(FfRelay *relay)
 {
     ff_monitors_end(relay);
+    ff_backends_end(relay);
     ff_engine_end(relay);
 }
 
@@ -160,6 +162,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     if (plan->attached) {
         ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
     }
+    ff_backends_start(relay);
     return true;
 }
 

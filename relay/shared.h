@@ -8,7 +8,8 @@
  *   hook.c      what arms the hook for discards in QEMU
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
- *   accept.c    where a monitor's clients come from
+ *   accept.c    where a monitor's clients and vhost-user back-ends come from
+ *   backends.c  such back-ends, and what the engine asks about them (vhost-conn.c: one of them)
  *   monitor.c   one client monitor: order of commands and replies (monitor-internal.h)
  *   monitors.c  all of them, as the engine has to do with them
  *   relay.c     start and end of all
@@ -30,6 +31,7 @@ typedef struct FfRelay FfRelay;
 typedef struct FfMonitor FfMonitor;
 typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
+typedef struct FfBackends FfBackends;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -61,6 +63,7 @@ struct FfRelay {
     FfStateHeader *state;
     FfGuest guest;
     GPtrArray *monitors; /* FfMonitor *, by index */
+    FfBackends *backends;
     FfEngine *engine;
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */

@@ -12,10 +12,10 @@ from pathlib import Path
 
 ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/*.c", "pagers/*.c", "uffd/*.c",
           "qemu/*.c", "qmp/*.c", "snapshot/*.c", "launch/argv-system.c", "state/link.c",
-          "state/state.c", "state/discards.c", "state/pact.c"]
+          "state/state.c", "state/discards.c", "state/pact.c", "state/backends.c"]
 FAULTS = ["fault/*.c"]
 # The engine enters its own sandbox from within that of the relay.
-RELAY = ["relay/*.c", "sandbox/*.c"]
+RELAY = ["relay/*.c", "vhost/*.c", "sandbox/*.c"]
 # What libc's functions are called in the kernel.
 KERNEL = {"pwrite": "pwrite64", "pread": "pread64", "recv": "recvfrom", "send": "sendto",
           "setrlimit": "prlimit64", "statvfs": "statfs", "posix_spawn": "execve"}

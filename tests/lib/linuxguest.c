@@ -54,13 +54,21 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     g_autofree char *drive =
         g_strdup_printf("if=virtio,format=raw,cache=none,aio=%s,file=%s",
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
-    const char *args[16] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
+    g_autofree char *chardev =
+        g_strdup_printf("socket,id=vhost,path=%s,reconnect=1", guest->vhost ? guest->vhost : "");
+    const char *args[20] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd, "-append", append, "-no-reboot"};
     unsigned n = 11;
 
     if (guest->disk) {
         args[n++] = "-drive";
         args[n++] = drive;
+    }
+    if (guest->vhost) {
+        args[n++] = "-chardev";
+        args[n++] = chardev;
+        args[n++] = "-device";
+        args[n++] = "vhost-user-blk-pci,chardev=vhost,num-queues=1";
     }
     if (guest->balloon) {
         args[n++] = "-device";

@@ -10,12 +10,13 @@
 
 typedef struct {
     unsigned ram_kib, n_cpus;
-    const char *load;          /* parameters of the guest's init: tests/guest/memwork.c */
-    const char *disk;          /* image for virtio-blk, past the page cache; NULL: none */
-    const char *aio;           /* how QEMU reads it: threads, native, io_uring */
-    bool balloon;              /* a virtio-balloon; ff.extra= makes the guest serve it */
-    bool reporting;            /* it reports pages that the guest has free */
-    bool listens;              /* as in VmConfig */
+    const char *load;  /* parameters of the guest's init: tests/guest/memwork.c */
+    const char *disk;  /* image for virtio-blk, past the page cache; NULL: none */
+    const char *aio;   /* how QEMU reads it: threads, native, io_uring */
+    const char *vhost; /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
+    bool balloon;      /* a virtio-balloon; ff.extra= makes the guest serve it */
+    bool reporting;    /* it reports pages that the guest has free */
+    bool listens;      /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */
 } LinuxGuest;
 

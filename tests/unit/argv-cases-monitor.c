@@ -72,6 +72,20 @@ const ArgvCase argv_monitor_cases[] = {
      Q "-qtest unix:/q -qtest-log /dev/null " MON(
          "char0", 0, "off") " -mon chardev=char0,mode=control" PC128 PRIV,
      S128 "mon=char0:connect-unix:/m "},
+    {"vhost-user-blk",
+     Q "-chardev socket,id=v,path=/b,reconnect=2 -device vhost-user-blk-pci,chardev=v,num-queues=1 "
+       "-qmp unix:/a,server=on,wait=off",
+     Q MON("v", 1, "off") " -device vhost-user-blk-pci,chardev=v,num-queues=1 " MON(
+         "compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     S128 "mon=compat_monitor0:listen-unix:/a mon=v:connect-unix:/b:backend:re2 "},
+    {"vhost-user-server",
+     Q "-chardev socket,id=v,path=/b,server=on -device "
+       "'{\"driver\":\"vhost-user-blk-pci\",\"chardev\":\"v\"}' -monitor none",
+     Q MON(
+         "v", 0,
+         "off") " -device "
+                "'{\"driver\":\"vhost-user-blk-pci\",\"chardev\":\"v\"}' -monitor none" PC128 PRIV,
+     S128 "mon=v:listen-unix:/b:backend "},
     /* QEMU's default HMP monitor outlives the private one. */
     {"default-hmp", Q "-m 128", Q "-m 128" PC128 HMP PRIV, S128},
     {"nographic", Q "-nographic", Q "-nographic" PC128 " -serial mon:stdio" PRIV, S128},
@@ -90,6 +104,10 @@ const ArgvCase argv_left_monitor_cases[] = {
     {"readline", Q "-chardev socket,id=c,path=/a,server=on -mon c,mode=readline", NULL, S128},
     {"no-mode", Q "-chardev socket,id=c,path=/a,server=on -mon c", NULL, S128},
     {"hmp", Q "-monitor unix:/a,server=on,wait=off", NULL, S128},
+    {"vhost-user-net", Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v", NULL,
+     S128},
+    {"vhost-user-tcp", Q "-chardev socket,id=v,host=h,port=1 -device vhost-user-blk-pci,chardev=v",
+     NULL, S128, NULL, "the back-end of chardev v (no path=)"},
     {"telnet", Q "-qmp telnet:localhost:4444,server=on,wait=off", NULL, S128, NULL,
      "compat_monitor0"},
     {"websocket",

@@ -80,6 +80,7 @@ static const FfArgvSystem fake = {
     .fd_is_listening = fake_fd_is_listening,
     .read_file = fake_read_file,
     .default_hugepage_size = 2048 << 10,
+    .takes_backends = true,
 };
 
 /* ------------------------------------------------------------------ what a plan says, in text */
@@ -108,6 +109,9 @@ static void monitor_summary(GString *text, const FfPlanMonitor *mon)
     }
     if (mon->to) {
         g_string_append_printf(text, ":to%u", mon->to);
+    }
+    if (mon->backend) {
+        g_string_append(text, ":backend");
     }
     if (mon->reconnect) {
         g_string_append_printf(text, ":re%u", mon->reconnect);

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See backends.h. A log is the engine's: it ends with it, and tells nothing more once a back-end
+ * that writes to it has gone. What is held back is held by the phase in the state memfd alone, so
+ * it outlives engines.
+ *
+ * One thread; no locks. System calls: socketpair, fstat, close.
+ */
+#include "relay/backends.h"
+
+#include <errno.h>
+#include <glib-unix.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "net/rights.h"
+#include "relay/vhost-conn.h"
+#include "state/backends.h"
+
+/* A guest of 32 TiB. */
+#define MAX_LOG_BYTES (1ull << 30)
+
+struct FfBackends {
+    FfRelay *relay;
+    GPtrArray *all; /* FfVhostConn * */
+    int engine;     /* our end of its socket; -1: none */
+    GSource *source;
+    bool logging;     /* a log was asked for, and not its end */
+    unsigned missing; /* of them that do not log yet; the engine waits */
+    const char *lost; /* one line; NULL: nothing */
+};
+
+static FfVhostConn *nth(const FfBackends *b, guint i)
+{
+    return b->all->pdata[i];
+}
+
+/* ---- answers ---- */
+
+static void G_GNUC_PRINTF(2, 3) say_why(FfBackendsAnswer *answer, const char *format, ...)
+{
+    va_list ap;
+
+    if (!answer->why[0]) {
+        va_start(ap, format);
+        g_vsnprintf(answer->why, sizeof(answer->why), format, ap);
+        va_end(ap);
+    }
+}
+
+static void reply(FfBackends *b, const FfBackendsAnswer *answer)
+{
+    if (b->engine >= 0) {
+        (void)ff_rights_send(b->engine, answer, sizeof(*answer), NULL, 0);
+    }
+}
+
+static void add_regions(FfBackendsAnswer *answer, FfVhostConn *backend)
+{
+    const int *fds;
+    unsigned n;
+    const FfVhostRegion *regions =
+        ff_vhost_session_regions(ff_vhost_conn_session(backend), &n, &fds);
+
+    for (unsigned i = 0; i < n; i++) {
+        FfBackendRegion region = {regions[i].guest, regions[i].size, regions[i].offset, 0, 0};
+        struct stat st;
+        bool known = false;
+
+        if (fstat(fds[i], &st) == 0) {
+            region.dev = st.st_dev;
+            region.ino = st.st_ino;
+        }
+        for (uint32_t k = 0; k < answer->n_regions && !known; k++) {
+            known = memcmp(&region, &answer->regions[k], sizeof(region)) == 0;
+        }
+        if (!known && answer->n_regions == FF_BACKENDS_REGIONS) {
+            say_why(answer, "they have too many regions of guest memory");
+        } else if (!known) {
+            answer->regions[answer->n_regions++] = region;
+        }
+    }
+}
+
+static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destination)
+{
+    FfVhostSession *session = ff_vhost_conn_session(backend);
+    const char *id = ff_vhost_conn_id(backend);
+    const char *why = session ? ff_vhost_session_unloggable(session) : NULL;
+    unsigned n;
+
+    if (!session) {
+        say_why(answer, "the back-end of chardev '%s' is not connected", id);
+        return;
+    }
+    ff_vhost_session_regions(session, &n, NULL);
+    if (destination && n) {
+        say_why(answer, "the back-end of chardev '%s' has guest memory already", id);
+    } else if (!destination && why) {
+        say_why(answer, "the back-end of chardev '%s': %s", id, why);
+    }
+    answer->log_bytes = MAX(answer->log_bytes, ff_vhost_session_log_bytes(session));
+    add_regions(answer, backend);
+}
+
+static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
+{
+    for (guint i = 0; i < b->all->len; i++) {
+        g_strlcat(answer->ids, ff_vhost_conn_id(nth(b, i)), sizeof(answer->ids));
+        if (g_strlcat(answer->ids, "\n", sizeof(answer->ids)) >= sizeof(answer->ids)) {
+            say_why(answer, "there are too many of them");
+        }
+        look_at(answer, nth(b, i), destination);
+    }
+    if (answer->log_bytes > MAX_LOG_BYTES) {
+        say_why(answer, "the guest's memory lies too high");
+    }
+}
+
+/* ---- the log ---- */
+
+static void end_log(FfBackends *b)
+{
+    b->logging = false;
+    b->missing = 0;
+    b->lost = NULL;
+    for (guint i = 0; i < b->all->len; i++) {
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+
+        if (session) {
+            ff_vhost_session_log_end(session);
+        }
+    }
+}
+
+static void logs(FfVhostConn *backend, void *opaque)
+{
+    FfBackends *b = opaque;
+    FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};
+
+    if (b->missing && --b->missing == 0) {
+        survey(b, &answer, false); /* as it is now */
+        if (b->lost) {
+            say_why(&answer, "%s", b->lost);
+        }
+        reply(b, &answer);
+    }
+}
+
+static void begin_log(FfBackends *b, int fd)
+{
+    FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};
+    struct stat st;
+
+    end_log(b);
+    survey(b, &answer, false);
+    if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size < answer.log_bytes) {
+        say_why(&answer, "the log is too short");
+    }
+    if (answer.why[0] || !b->all->len) {
+        reply(b, &answer);
+        return;
+    }
+    b->logging = true;
+    b->missing = b->all->len;
+    for (guint i = 0; i < b->all->len; i++) {
+        ff_vhost_session_log_begin(ff_vhost_conn_session(nth(b, i)), fd, (uint64_t)st.st_size);
+    }
+}
+
+static void tell_lost(FfBackends *b)
+{
+    FfBackendsAnswer answer = {.op = FF_BACKENDS_LOST};
+
+    if (!b->logging) {
+        say_why(&answer, "there is no log");
+    }
+    if (b->lost) {
+        say_why(&answer, "%s", b->lost);
+    }
+    for (guint i = 0; i < b->all->len; i++) {
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        const char *why = session ? ff_vhost_session_lost(session) : NULL;
+
+        if (why) {
+            say_why(&answer, "the back-end of chardev '%s': %s", ff_vhost_conn_id(nth(b, i)), why);
+        }
+    }
+    reply(b, &answer);
+}
+
+/* ---- the phase ---- */
+
+/* From before guest RAM is emptied until every page is there. */
+static bool holds(void *opaque)
+{
+    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
+
+    return state->role == FF_ROLE_DESTINATION &&
+           (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED);
+}
+
+static void look(FfBackends *b)
+{
+    for (guint i = 0; i < b->all->len; i++) {
+        ff_vhost_conn_look(nth(b, i));
+    }
+}
+
+static void ended(FfVhostConn *backend, void *opaque)
+{
+    FfBackends *b = opaque;
+
+    if (b->logging && !b->lost) {
+        b->lost = "the connection of one of them has ended";
+    }
+    if (b->missing) {
+        b->missing = 1;
+        logs(backend, b); /* it is not waited for any more: nothing is to be had */
+    }
+}
+
+static const FfVhostConnOps backend_ops = {.holds = holds, .logs = logs, .ended = ended};
+
+/* ---- the engine ---- */
+
+static void engine_gone(FfBackends *b)
+{
+    if (b->source) {
+        g_source_destroy(b->source);
+        g_clear_pointer(&b->source, g_source_unref);
+    }
+    if (b->engine >= 0) {
+        close(g_steal_fd(&b->engine));
+    }
+    end_log(b);
+    look(b);
+}
+
+static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
+{
+    FfBackendsAnswer answer = {.op = request->op};
+
+    switch (request->op) {
+    case FF_BACKENDS_PROBE:
+        survey(b, &answer, request->destination);
+        break;
+    case FF_BACKENDS_LOG:
+        begin_log(b, fd);
+        return;
+    case FF_BACKENDS_LOST:
+        tell_lost(b);
+        return;
+    case FF_BACKENDS_END:
+        end_log(b);
+        break;
+    case FF_BACKENDS_LOOK:
+        look(b);
+        break;
+    default:
+        say_why(&answer, "the relay does not know request %u", request->op);
+    }
+    reply(b, &answer);
+}
+
+static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
+{
+    FfBackends *b = data;
+    FfBackendsRequest request;
+    FfRights rights;
+    ssize_t n = ff_rights_receive(fd, &request, sizeof(request), &rights);
+
+    if (n == -EAGAIN || n == -EINTR) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n != sizeof(request)) {
+        engine_gone(b);
+        return G_SOURCE_REMOVE;
+    }
+    asked(b, &request, rights.n ? rights.fd[0] : -1);
+    for (unsigned i = 0; i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+int ff_backends_offer(FfRelay *relay)
+{
+    FfBackends *b = relay->backends;
+    int pair[2];
+
+    if (!b || !b->all->len) {
+        return -1;
+    }
+    engine_gone(b);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        return -1;
+    }
+    b->engine = pair[0];
+    b->source = g_unix_fd_source_new(b->engine, G_IO_IN | G_IO_HUP);
+    g_source_set_callback(b->source, G_SOURCE_FUNC(engine_asks), b, NULL);
+    g_source_attach(b->source, NULL);
+    return pair[1];
+}
+
+void ff_backends_start(FfRelay *relay)
+{
+    FfBackends *b = g_new0(FfBackends, 1);
+
+    relay->backends = b;
+    b->relay = relay;
+    b->engine = -1;
+    b->all = g_ptr_array_new();
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        g_ptr_array_add(b->all,
+                        ff_vhost_conn_new(relay, relay->plan->backends->pdata[i], &backend_ops, b));
+    }
+}
+
+void ff_backends_end(FfRelay *relay)
+{
+    FfBackends *b = relay->backends;
+
+    engine_gone(b);
+    for (guint i = 0; i < b->all->len; i++) {
+        ff_vhost_conn_end(nth(b, i));
+    }
+    g_ptr_array_set_size(b->all, 0);
+}

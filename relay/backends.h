@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The back-ends of a guest's devices that are processes of their own, all together, and what the
+ * engine has to do with them (state/backends.h). The main loop's thread. */
+#ifndef FF_RELAY_BACKENDS_H
+#define FF_RELAY_BACKENDS_H
+
+#include "relay/shared.h"
+
+void ff_backends_start(FfRelay *relay);
+/* A new engine's end of the socket, the caller's; -1: there are no back-ends, or no socket. The one
+ * before is at its end. */
+int ff_backends_offer(FfRelay *relay);
+void ff_backends_end(FfRelay *relay);
+
+#endif

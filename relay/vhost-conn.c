@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The relay's place between QEMU and a vhost-user back-end: QEMU's chardev is a private listening
+ * socket, to which the relay connects when a back-end is there; what passes is vhost/session.c's.
+ * Only control messages pass here, data goes by shared rings, and fds go with the message that they
+ * came with. When one of the two ends, the other is let go as well.
+ *
+ * One thread; no locks.
+ */
+#include "relay/vhost-conn.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "relay/accept.h"
+#include "relay/conn.h"
+
+/* Until a ring that is being stopped is looked at again. */
+#define AGAIN_MS 1
+
+struct FfVhostConn {
+    FfRelay *relay;
+    const FfRelayMonitor *plan;
+    const FfVhostConnOps *ops;
+    void *opaque;
+    FfAccept *accept;
+    FfConn *backend, *qemu; /* both, or none */
+    FfVhostReader from_backend, from_qemu;
+    FfVhostSession *session;
+    guint timer; /* 0: none */
+};
+
+static void close_both(FfVhostConn *b, const char *why)
+{
+    if (!b->session) {
+        return;
+    }
+    if (why) {
+        ff_relay_log(b->relay, "vhost-user back-end '%s': the connection is closed: %s",
+                     b->plan->id, why);
+    }
+    g_clear_pointer(&b->backend, ff_conn_free);
+    g_clear_pointer(&b->qemu, ff_conn_free);
+    ff_vhost_reader_clear(&b->from_backend);
+    ff_vhost_reader_clear(&b->from_qemu);
+    g_clear_pointer(&b->session, ff_vhost_session_free);
+    if (b->timer) {
+        g_source_remove(b->timer);
+        b->timer = 0;
+    }
+    b->ops->ended(b, b->opaque);
+    if (b->accept) {
+        ff_accept_next(b->accept);
+    }
+}
+
+/* ---- what the session says ---- */
+
+static void send(FfConn *conn, FfVhostMessage *msg)
+{
+    g_autoptr(FfVhostMessage) own = msg;
+    size_t len = sizeof(msg->header) + msg->header.size;
+    g_autofree uint8_t *bytes = g_malloc(len);
+
+    memcpy(bytes, &msg->header, sizeof(msg->header));
+    memcpy(bytes + sizeof(msg->header), msg->payload, msg->header.size);
+    ff_conn_write(conn, bytes, len, msg->fds, msg->n_fds);
+    msg->n_fds = 0; /* taken */
+}
+
+static void to_backend(FfVhostMessage *msg, void *opaque)
+{
+    send(((FfVhostConn *)opaque)->backend, msg);
+}
+
+static void to_qemu(FfVhostMessage *msg, void *opaque)
+{
+    send(((FfVhostConn *)opaque)->qemu, msg);
+}
+
+static gboolean look_again(gpointer data)
+{
+    FfVhostConn *b = data;
+
+    b->timer = 0;
+    if (!ff_vhost_session_again(b->session)) {
+        close_both(b, "QEMU breaks the protocol");
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void again(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    if (!b->timer) {
+        b->timer = g_timeout_add(AGAIN_MS, look_again, b);
+    }
+}
+
+static void logs(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    b->ops->logs(b, b->opaque);
+}
+
+static const FfVhostSessionOps session_ops = {
+    .to_backend = to_backend,
+    .to_qemu = to_qemu,
+    .again = again,
+    .logs = logs,
+};
+
+/* ---- what comes ---- */
+
+/* FALSE: the back-end has what it must not have. */
+static bool look(FfVhostConn *b)
+{
+    int rc = ff_vhost_session_hold(b->session, b->ops->holds(b->opaque));
+
+    if (rc < 0) {
+        ff_relay_log(b->relay,
+                     "vhost-user back-end '%s': it has the memory of a guest that is still coming",
+                     b->plan->id);
+    }
+    return rc == 0;
+}
+
+static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    /* Whether it may have memory is looked at for each message: QEMU begins a guest when it is told
+     * so, which follows the store of the phase. */
+    if (!look(b)) {
+        ff_vhost_message_free(msg);
+        return false;
+    }
+    return ff_vhost_session_from_qemu(b->session, msg);
+}
+
+static bool take_from_backend(FfVhostMessage *msg, void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    return ff_vhost_session_from_backend(b->session, msg);
+}
+
+static void qemu_data(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds,
+                      void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    if (ff_vhost_read(&b->from_qemu, buf, len, fds, n_fds, take_from_qemu, b) < 0) {
+        close_both(b, "QEMU breaks the protocol");
+    }
+}
+
+static void backend_data(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds,
+                         void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    if (ff_vhost_read(&b->from_backend, buf, len, fds, n_fds, take_from_backend, b) < 0) {
+        close_both(b, "the back-end breaks the protocol");
+    }
+}
+
+static void one_ended(FfConn *conn, bool gone, void *opaque)
+{
+    close_both(opaque, NULL);
+}
+
+static const FfConnOps qemu_ops = {.data = qemu_data, .end = one_ended};
+static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended};
+
+/* ---- beginning and end ---- */
+
+static void backend_came(int in, int out, void *opaque)
+{
+    FfVhostConn *b = opaque;
+    int fd = ff_conn_to_qemu(b->plan->qemu);
+
+    if (fd < 0) {
+        ff_relay_log(b->relay, "vhost-user back-end '%s': QEMU does not take the connection: %s",
+                     b->plan->id, g_strerror(-fd));
+        close(in);
+        if (b->accept) {
+            ff_accept_next(b->accept);
+        }
+        return;
+    }
+    b->session = ff_vhost_session_new(&session_ops, b);
+    b->backend = ff_conn_new(in, out, &backend_ops, b);
+    b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
+}
+
+FfVhostSession *ff_vhost_conn_session(FfVhostConn *b)
+{
+    return b->session;
+}
+
+const char *ff_vhost_conn_id(const FfVhostConn *b)
+{
+    return b->plan->id;
+}
+
+void ff_vhost_conn_look(FfVhostConn *b)
+{
+    if (b->session && !look(b)) {
+        close_both(b, "it must not have it yet");
+    }
+}
+
+FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
+                               const FfVhostConnOps *ops, void *opaque)
+{
+    FfVhostConn *b = g_new0(FfVhostConn, 1);
+
+    b->relay = relay;
+    b->plan = plan;
+    b->ops = ops;
+    b->opaque = opaque;
+    b->accept = ff_accept_new(relay, plan, backend_came, b);
+    return b;
+}
+
+void ff_vhost_conn_end(FfVhostConn *b)
+{
+    FfAccept *accept = g_steal_pointer(&b->accept); /* no further one */
+
+    close_both(b, NULL);
+    ff_accept_end(accept);
+    g_free(b);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See storage.h. It says that it stands by its pid file, which it makes when its exports are there;
+ * the test waits for that file by inotify. One thread.
+ */
+#include "tests/lib/storage.h"
+
+#include <signal.h>
+#include <sys/inotify.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct Storage {
+    GPid pid;
+};
+
+bool storage_available(const char **why)
+{
+    g_autofree char *program = g_find_program_in_path("qemu-storage-daemon");
+
+    if (!program)
+        *why = "there is no qemu-storage-daemon: install qemu-system-common";
+    return program;
+}
+
+static void end_with_parent(gpointer opaque)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static void await(const char *path, int watch)
+{
+    char buf[4096];
+
+    while (!g_file_test(path, G_FILE_TEST_EXISTS))
+        g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
+}
+
+Storage *storage_start(const char *image, const char *socket)
+{
+    g_autofree char *file = g_strdup_printf(
+        "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
+    g_autofree char *export = g_strdup_printf("type=vhost-user-blk,id=export,node-name=file,"
+                                              "addr.type=unix,addr.path=%s,writable=on",
+                                              socket);
+    g_autofree char *pidfile = g_strconcat(socket, ".pid", NULL);
+    g_autofree char *folder = g_path_get_dirname(socket);
+    const char *argv[16] = {"qemu-storage-daemon", "--pidfile", pidfile, "--blockdev", file};
+    unsigned n = 5;
+    int watch = inotify_init1(IN_CLOEXEC);
+    Storage *s = g_new0(Storage, 1);
+    g_autoptr(GError) error = NULL;
+
+    argv[n++] = "--export";
+    argv[n++] = export;
+    unlink(pidfile);
+    unlink(socket);
+    g_assert_cmpint(inotify_add_watch(watch, folder, IN_CREATE | IN_MOVED_TO), >=, 0);
+    g_spawn_async(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD,
+                  end_with_parent, NULL, &s->pid, &error);
+    g_assert_no_error(error);
+    await(pidfile, watch);
+    close(watch);
+    return s;
+}
+
+void storage_kill(Storage *s)
+{
+    kill(s->pid, SIGKILL);
+    waitpid(s->pid, NULL, 0);
+    g_free(s);
+}
+
+void storage_end(Storage *s)
+{
+    int status;
+
+    kill(s->pid, SIGTERM);
+    waitpid(s->pid, &status, 0);
+    g_assert_cmpint(status, ==, 0);
+    g_free(s);
+}

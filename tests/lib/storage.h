@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A qemu-storage-daemon that is the back-end of a vhost-user-blk device. One thread. */
+#ifndef FF_TESTS_STORAGE_H
+#define FF_TESTS_STORAGE_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+typedef struct Storage Storage;
+
+/* TRUE if there is one; else *WHY (static). */
+bool storage_available(const char **why);
+/* Starts one over IMAGE, which others may have open as well, past the page cache; listens at SOCKET
+ * when this returns. It ends with the test.
+ */
+Storage *storage_start(const char *image, const char *socket);
+/* SIGKILL, and reaped. */
+void storage_kill(Storage *storage);
+/* SIGTERM, and reaped; it must have ended by itself with status 0. */
+void storage_end(Storage *storage);
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A Linux guest whose disk is a vhost-user-blk device, with qemu-storage-daemon behind it and the
+ * relay in between: it is used, stopped under way, it loses its back-end and gets a new one, and
+ * QEMU migrates it. The guest checks the memory into which nobody but the back-end has written, and
+ * what is on the disk.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/lib/check.h"
+#include "tests/lib/linuxguest.h"
+#include "tests/lib/move.h"
+#include "tests/lib/storage.h"
+
+#define RAM_KIB (160 * 1024)
+#define DISK_BYTES (32 << 20)
+#define IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70"
+#define BUSY_LOAD IDLE_LOAD " ff.disk=1 ff.direct=32"
+
+/* One guest that goes from QEMU to QEMU, and each QEMU's back-end. */
+typedef struct {
+    char *folder, *disk;
+    LinuxGuest guest;
+    VmLauncher launcher;
+    Vm *vm;
+    Storage *storage;
+    char *socket;
+    unsigned hops;
+} World;
+
+/* NULL, and the test is skipped. */
+static World *world_new(VmLauncher launcher, const char *who, const char *load)
+{
+    const char *why = NULL;
+    World *w;
+
+    if (!linux_guest_available(&why) || !vm_farfault_available(&why) || !storage_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    g_setenv("FARFAULT_VHOST_USER", who, TRUE);
+    w = g_new0(World, 1);
+    w->launcher = launcher;
+    w->folder = g_dir_make_tmp("ff-vhost-XXXXXX", NULL);
+    w->disk = linux_guest_disk_new(DISK_BYTES);
+    g_assert_nonnull(w->disk);
+    w->guest = (LinuxGuest){.ram_kib = RAM_KIB, .n_cpus = 2, .load = load};
+    return w;
+}
+
+static void world_start(World *w, const char *incoming)
+{
+    g_autofree char *name = g_strdup_printf("vm%u", w->hops);
+
+    w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
+    w->storage = storage_start(w->disk, w->socket);
+    w->guest.vhost = w->socket;
+    w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
+}
+
+static void world_boot(World *w)
+{
+    world_start(w, NULL);
+    vm_wait_serial(w->vm, "FF ready");
+    if (strstr(w->guest.load, "direct"))
+        vm_wait_serial(w->vm, "FF direct reads=");
+}
+
+static void remove_socket(World *w)
+{
+    g_autofree char *pidfile = g_strconcat(w->socket, ".pid", NULL);
+
+    unlink(w->socket);
+    unlink(pidfile);
+    g_clear_pointer(&w->socket, g_free);
+}
+
+static void world_end(World *w)
+{
+    vm_type_serial(w->vm, "q");
+    vm_wait_serial(w->vm, "FF verdict ok");
+    g_assert_cmpint(vm_wait_exit(w->vm), ==, 0);
+    storage_end(w->storage);
+    vm_end(w->vm);
+    remove_socket(w);
+    unlink(w->disk);
+    rmdir(w->folder);
+    g_free(w->disk);
+    g_free(w->folder);
+    g_free(w);
+}
+
+/* ---- without a migration ---- */
+
+/* Requests are always under way when it is stopped. */
+static void test_stop(void)
+{
+    World *w = world_new(VM_RUN, "farfault", BUSY_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    for (unsigned i = 0; i < 3; i++) {
+        qmp_ok(vm_qmp(w->vm), "stop", NULL);
+        qmp_ok(vm_qmp(w->vm), "cont", NULL);
+        vm_wait_new_serial(w->vm, "FF direct reads=");
+    }
+    linux_guest_assert_intact(w->vm, "stopped and started");
+    world_end(w);
+}
+
+/* The back-end is killed, and QEMU takes the next one. Nothing is under way, as qemu-storage-daemon
+ * has no memory of what is. */
+static void test_reconnect(void)
+{
+    World *w = world_new(VM_RUN, "farfault", IDLE_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    storage_kill(w->storage);
+    vm_wait_stderr(w->vm, "cannot connect to");
+    w->storage = storage_start(w->disk, w->socket);
+    for (;;) {
+        g_autofree char *text = qmp_hmp(vm_qmp(w->vm), "info chardev");
+
+        /* QEMU has no event for it. */
+        if (!strstr(text, "vhost: filename=disconnected"))
+            break;
+    }
+    linux_guest_assert_intact(w->vm, "with a new back-end");
+    world_end(w);
+}
+
+/* ---- migrations, which QEMU carries ---- */
+
+static void hop(World *w)
+{
+    World old = *w;
+
+    w->hops++;
+    world_start(w, "defer");
+    Qmp *s = vm_qmp(old.vm), *d = vm_qmp(w->vm);
+
+    for (unsigned i = 0; i < 2; i++)
+        qmp_ok(i ? s : d, "migrate-set-capabilities",
+               "{'capabilities': [{'capability': 'events', 'state': true},"
+               " {'capability': 'postcopy-ram', 'state': true}]}");
+    qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 2000000000, 'downtime-limit': 2000}");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "completed");
+    qmp_expect_migration(d, "completed");
+    vm_wait_stderr(old.vm, "another process maps the guest's memory");
+    vm_end(old.vm);
+    storage_end(old.storage);
+    remove_socket(&old);
+    linux_guest_assert_intact(w->vm, "after a migration");
+}
+
+/* As between two of plain QEMU: the disk rests, as the back-end breaks when a ring is stopped with
+ * requests under way. */
+static void test_native(void)
+{
+    World *w = world_new(VM_RUN, "qemu", IDLE_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    hop(w);
+    world_end(w);
+}
+
+/* The disk is busy: the relay waits for the requests. QEMU's own log and the rest pass by it. */
+static void test_passed_on(void)
+{
+    World *w = world_new(VM_RUN, "farfault", BUSY_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    hop(w);
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    hop(w);
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    world_end(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/vhost-user/stop", test_stop);
+    g_test_add_func("/vhost-user/reconnect", test_reconnect);
+    g_test_add_func("/vhost-user/migration/native", test_native);
+    g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
+    return g_test_run();
+}

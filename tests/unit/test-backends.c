@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The relay between QEMU and a vhost-user back-end, with sockets: the connections, and what an
+ * engine asks about them. QEMU, the back-end and the engine are played here; the relay's main loop
+ * is this program's, and the engine asks in a thread of its own.
+ */
+#include "relay/backends.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "launch/endpoint.h"
+#include "net/rights.h"
+#include "state/backends.h"
+#include "vhost/message.h"
+
+#define MEMORY (1u << 20)
+#define PROTOCOL (FF_VHOST_PROTOCOL_F_LOG_SHMFD | FF_VHOST_PROTOCOL_F_REPLY_ACK)
+
+typedef struct {
+    FfRelay relay;
+    FfRelayPlan plan;
+    FfRelayMonitor monitor;
+    FfPrivateSocket private;
+    int qemu, backend; /* the other ends of what the relay has */
+    int engine;
+} World;
+
+static void turn(void)
+{
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+}
+
+static void send_message(int fd, uint32_t request, uint32_t flags, const void *payload,
+                         uint32_t size, int sent)
+{
+    g_autoptr(FfVhostMessage) msg = ff_vhost_message_new(request, flags, payload, size);
+    uint8_t bytes[sizeof(msg->header) + 64];
+
+    memcpy(bytes, &msg->header, sizeof(msg->header));
+    memcpy(bytes + sizeof(msg->header), msg->payload, size);
+    g_assert_cmpint(ff_rights_send(fd, bytes, sizeof(msg->header) + size, &sent, sent >= 0), ==,
+                    sizeof(msg->header) + size);
+    turn();
+}
+
+/* The next message at FD. The relay has written it already. */
+static uint64_t expect(int fd, uint32_t request, unsigned n_fds)
+{
+    FfVhostHeader header;
+    uint64_t value[8] = {0};
+    FfRights rights;
+
+    g_assert_cmpint(ff_rights_receive(fd, &header, sizeof(header), &rights), ==, sizeof(header));
+    g_assert_cmpuint(header.request, ==, request);
+    g_assert_cmpuint(rights.n, ==, n_fds);
+    for (unsigned i = 0; i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    if (header.size) {
+        g_assert_cmpint(recv(fd, value, header.size, MSG_DONTWAIT), ==, header.size);
+    }
+    return value[0];
+}
+
+static bool is_silent(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
+}
+
+static void ask(World *w, uint32_t request, uint64_t value)
+{
+    send_message(w->qemu, request, 0, NULL, 0, -1);
+    expect(w->backend, request, 0);
+    send_message(w->backend, request, FF_VHOST_REPLY, &value, sizeof(value), -1);
+    g_assert_cmphex(expect(w->qemu, request, 0), ==, value);
+}
+
+/* ---- the engine ---- */
+
+typedef struct {
+    World *w;
+    FfBackendsOp op;
+    bool destination, ok;
+    int fd;
+    FfBackendsAnswer answer;
+    GError *error;
+    gint done; /* atomic: main loop */
+} Question;
+
+static gpointer ask_relay(gpointer opaque)
+{
+    Question *q = opaque;
+
+    q->ok = ff_backends_ask(q->w->engine, q->op, q->destination, q->fd, &q->answer, &q->error);
+    g_atomic_int_set(&q->done, 1);
+    g_main_context_wakeup(NULL);
+    return NULL;
+}
+
+/* PLAY: what the back-end does meanwhile; can be NULL. NULL, or why not (g_free). */
+static char *engine_asks(Question *q, void (*play)(World *))
+{
+    GThread *thread = g_thread_new("engine", ask_relay, q);
+    char *why = NULL;
+
+    while (!g_atomic_int_get(&q->done)) {
+        g_main_context_iteration(NULL, TRUE);
+        if (play && !is_silent(q->w->backend)) {
+            play(q->w);
+            play = NULL;
+        }
+    }
+    g_thread_join(thread);
+    if (!q->ok) {
+        why = g_strdup(q->error->message);
+    }
+    g_clear_error(&q->error);
+    return why;
+}
+
+static char *engine_says(World *w, FfBackendsOp op, bool destination)
+{
+    Question q = {.w = w, .op = op, .destination = destination, .fd = -1};
+
+    return engine_asks(&q, NULL);
+}
+
+static void log_begins(World *w)
+{
+    const uint64_t zero = 0;
+
+    expect(w->backend, FF_VHOST_SET_LOG_BASE, 1);
+    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_FEATURES, 0), ==, FF_VHOST_F_LOG_ALL);
+    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
+    send_message(w->backend, FF_VHOST_SET_LOG_BASE, FF_VHOST_REPLY, &zero, sizeof(zero), -1);
+    send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &zero, sizeof(zero), -1);
+}
+
+/* ---- the world ---- */
+
+static World *world_new(void)
+{
+    World *w = g_new0(World, 1);
+    int pair[2];
+
+    g_assert_true(ff_private_sockets_new(&w->private, 1, -1, -1, NULL));
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    w->monitor = (FfRelayMonitor){.id = (char *)"disk",
+                                  .qemu = w->private.path_fd,
+                                  .kind = FF_RELAY_CONNECTED,
+                                  .fd = pair[0],
+                                  .backend = true};
+    w->backend = pair[1];
+    w->plan.stderr_fd = -1;
+    w->plan.backends = g_ptr_array_new();
+    g_ptr_array_add(w->plan.backends, &w->monitor);
+    w->relay.plan = &w->plan;
+    w->relay.state_fd = ff_state_create(FF_POLICY_AUTO);
+    w->relay.state = ff_state_map(w->relay.state_fd, NULL);
+    ff_backends_start(&w->relay);
+    w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    g_assert_cmpint(w->qemu, >=, 0);
+    w->engine = ff_backends_offer(&w->relay);
+    g_assert_cmpint(w->engine, >=, 0);
+    return w;
+}
+
+static void shake_hands(World *w)
+{
+    const uint64_t protocol = PROTOCOL;
+
+    ask(w, FF_VHOST_GET_FEATURES, FF_VHOST_F_LOG_ALL);
+    ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
+    send_message(w->qemu, FF_VHOST_SET_PROTOCOL_FEATURES, 0, &protocol, sizeof(protocol), -1);
+    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_PROTOCOL_FEATURES, 0), ==, protocol);
+}
+
+static void give_memory(World *w)
+{
+    const struct {
+        FfVhostMemory memory;
+        FfVhostRegion region;
+    } table = {{1, 0}, {0, MEMORY, 0x7f0000000000, 0}};
+    const uint64_t features = 0;
+    int memory = memfd_create("memory", MFD_CLOEXEC);
+
+    g_assert_cmpint(ftruncate(memory, MEMORY), ==, 0);
+    send_message(w->qemu, FF_VHOST_SET_FEATURES, 0, &features, sizeof(features), -1);
+    send_message(w->qemu, FF_VHOST_SET_MEM_TABLE, 0, &table, sizeof(table), memory);
+    close(memory);
+}
+
+static void world_free(World *w)
+{
+    ff_backends_end(&w->relay);
+    close(w->qemu);
+    close(w->backend);
+    close(w->engine);
+    close(w->private.listen_fd);
+    close(w->private.path_fd);
+    close(w->relay.state_fd);
+    g_ptr_array_unref(w->plan.backends);
+    g_free(w);
+}
+
+/* ---- the cases ---- */
+
+static void test_log(void)
+{
+    World *w = world_new();
+    Question q = {.w = w, .op = FF_BACKENDS_PROBE, .fd = -1};
+
+    g_autofree char *early = engine_says(w, FF_BACKENDS_PROBE, false);
+    g_assert_nonnull(early);
+    shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    g_assert_null(engine_asks(&q, NULL));
+    g_assert_cmpstr(q.answer.ids, ==, "disk\n");
+    g_assert_cmpuint(q.answer.n_regions, ==, 1);
+    g_assert_cmpuint(q.answer.regions[0].size, ==, MEMORY);
+    g_assert_cmpuint(q.answer.regions[0].ino, !=, 0);
+    /* Too short a log is none. */
+    int log = memfd_create("log", MFD_CLOEXEC);
+    Question begin = {.w = w, .op = FF_BACKENDS_LOG, .fd = log};
+    g_autofree char *small = engine_asks(&begin, NULL);
+    g_assert_nonnull(small);
+    g_assert_cmpint(ftruncate(log, q.answer.log_bytes), ==, 0);
+    begin = (Question){.w = w, .op = FF_BACKENDS_LOG, .fd = log};
+    g_assert_null(engine_asks(&begin, log_begins));
+    g_assert_null(engine_says(w, FF_BACKENDS_LOST, false));
+    /* Whoever goes takes what it did not log along. */
+    close(w->backend);
+    turn();
+    g_autofree char *lost = engine_says(w, FF_BACKENDS_LOST, false);
+    g_assert_nonnull(lost);
+    g_assert_cmpint(read(w->qemu, &(char){0}, 1), ==, 0);
+    w->backend = dup(w->qemu);
+    close(log);
+    world_free(w);
+}
+
+/* The memory of a guest that is still coming is no back-end's. */
+static void test_held(void)
+{
+    World *w = world_new();
+
+    shake_hands(w);
+    g_assert_null(engine_says(w, FF_BACKENDS_PROBE, true));
+    w->relay.state->role = FF_ROLE_DESTINATION;
+    w->relay.state->phase = FF_PHASE_GRANTED;
+    give_memory(w);
+    g_assert_true(is_silent(w->backend));
+    w->relay.state->phase = FF_PHASE_DONE;
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    g_autofree char *has = engine_says(w, FF_BACKENDS_PROBE, true);
+    g_assert_nonnull(has);
+    world_free(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/backends/log", test_log);
+    g_test_add_func("/backends/held", test_held);
+    return g_test_run();
+}

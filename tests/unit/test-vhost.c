@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Between QEMU and a vhost-user back-end: what is passed on as it is, what the back-end is told
+ * beside it (a log), when a ring may stop, and what is held back. Both sides are played here.
+ */
+#include "vhost/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vhost/rings.h"
+
+#define MEMORY (1u << 20)
+#define USER 0x7f0000000000ull
+#define DESC 0x1000u
+#define AVAIL 0x2000u
+#define USED 0x3000u
+#define OFFERED (1ull << 32 | 1ull << 30 | FF_VHOST_F_LOG_ALL)
+#define ACCEPTED (1ull << 32 | 1ull << 30)
+
+typedef struct {
+    FfVhostSession *session;
+    GQueue backend, qemu; /* FfVhostMessage *: what each of them has got */
+    unsigned again, logs;
+    int memory, kick;
+    uint8_t *map;
+} World;
+
+static void to_backend(FfVhostMessage *msg, void *opaque)
+{
+    g_queue_push_tail(&((World *)opaque)->backend, msg);
+}
+
+static void to_qemu(FfVhostMessage *msg, void *opaque)
+{
+    g_queue_push_tail(&((World *)opaque)->qemu, msg);
+}
+
+static void again(void *opaque)
+{
+    ((World *)opaque)->again++;
+}
+
+static void logs(void *opaque)
+{
+    ((World *)opaque)->logs++;
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs};
+
+static World *world_new(void)
+{
+    World *w = g_new0(World, 1);
+
+    w->session = ff_vhost_session_new(&ops, w);
+    w->memory = memfd_create("memory", MFD_CLOEXEC);
+    g_assert_cmpint(ftruncate(w->memory, MEMORY), ==, 0);
+    w->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, w->memory, 0);
+    w->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return w;
+}
+
+static void world_free(World *w)
+{
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_null(g_queue_peek_head(&w->qemu));
+    ff_vhost_session_free(w->session);
+    munmap(w->map, MEMORY);
+    close(w->memory);
+    close(w->kick);
+    g_free(w);
+}
+
+static void qemu_says(World *w, uint32_t request, const void *payload, uint32_t size, int fd)
+{
+    FfVhostMessage *msg = ff_vhost_message_new(request, 0, payload, size);
+
+    if (fd >= 0) {
+        msg->fds[msg->n_fds++] = dup(fd);
+    }
+    g_assert_true(ff_vhost_session_from_qemu(w->session, msg));
+}
+
+static void backend_answers(World *w, uint32_t request, const void *payload, uint32_t size)
+{
+    g_assert_true(ff_vhost_session_from_backend(
+        w->session, ff_vhost_message_new(request, FF_VHOST_REPLY, payload, size)));
+}
+
+static FfVhostMessage *next(GQueue *queue, uint32_t request)
+{
+    FfVhostMessage *msg = g_queue_pop_head(queue);
+
+    g_assert_nonnull(msg);
+    g_assert_cmpuint(msg->header.request, ==, request);
+    return msg;
+}
+
+static void expect(GQueue *queue, uint32_t request)
+{
+    ff_vhost_message_free(next(queue, request));
+}
+
+static void expect_u64(GQueue *queue, uint32_t request, uint64_t value)
+{
+    g_autoptr(FfVhostMessage) msg = next(queue, request);
+
+    g_assert_cmphex(ff_vhost_u64(msg), ==, value);
+}
+
+static void expect_addr(GQueue *queue, uint32_t flags)
+{
+    g_autoptr(FfVhostMessage) msg = next(queue, FF_VHOST_SET_VRING_ADDR);
+    FfVhostVringAddr addr = ff_vhost_addr(msg);
+
+    g_assert_cmpuint(addr.flags, ==, flags);
+    g_assert_cmphex(addr.used, ==, USER + USED);
+}
+
+/* QEMU asks, the back-end answers, and each gets the other's words. */
+static void ask(World *w, uint32_t request, uint64_t value)
+{
+    qemu_says(w, request, NULL, 0, -1);
+    expect(&w->backend, request);
+    backend_answers(w, request, &value, sizeof(value));
+    expect_u64(&w->qemu, request, value);
+}
+
+static void shake_hands(World *w)
+{
+    const uint64_t protocol = FF_VHOST_PROTOCOL_F_LOG_SHMFD | FF_VHOST_PROTOCOL_F_REPLY_ACK;
+
+    ask(w, FF_VHOST_GET_FEATURES, OFFERED);
+    ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
+    qemu_says(w, FF_VHOST_SET_PROTOCOL_FEATURES, &protocol, sizeof(protocol), -1);
+    expect_u64(&w->backend, FF_VHOST_SET_PROTOCOL_FEATURES, protocol);
+    qemu_says(w, FF_VHOST_SET_OWNER, NULL, 0, -1);
+    expect(&w->backend, FF_VHOST_SET_OWNER);
+}
+
+/* What QEMU says when the guest's driver is there. */
+static void start_ring(World *w)
+{
+    const uint64_t features = ACCEPTED, ring = 0;
+    const struct {
+        FfVhostMemory memory;
+        FfVhostRegion region;
+    } table = {{1, 0}, {0, MEMORY, USER, 0}};
+    const FfVhostVringState base = {0, 7};
+    const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
+
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    qemu_says(w, FF_VHOST_SET_MEM_TABLE, &table, sizeof(table), w->memory);
+    qemu_says(w, FF_VHOST_SET_VRING_BASE, &base, sizeof(base), -1);
+    qemu_says(w, FF_VHOST_SET_VRING_ADDR, &addr, sizeof(addr), -1);
+    qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+}
+
+static void expect_ring(World *w, bool logged)
+{
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED | (logged ? FF_VHOST_F_LOG_ALL : 0));
+    expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    expect(&w->backend, FF_VHOST_SET_VRING_BASE);
+    expect_addr(&w->backend, logged ? FF_VHOST_VRING_F_LOG : 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+}
+
+static void set_index(World *w, unsigned ring, uint16_t index)
+{
+    index = GUINT16_TO_LE(index);
+    memcpy(w->map + ring + 2, &index, sizeof(index));
+}
+
+static void stop_ring(World *w)
+{
+    const FfVhostVringState state = {0, 0};
+
+    qemu_says(w, FF_VHOST_GET_VRING_BASE, &state, sizeof(state), -1);
+}
+
+static void ring_stopped(World *w, uint32_t base)
+{
+    const FfVhostVringState state = {0, base};
+
+    expect(&w->backend, FF_VHOST_GET_VRING_BASE);
+    backend_answers(w, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
+    g_autoptr(FfVhostMessage) msg = next(&w->qemu, FF_VHOST_GET_VRING_BASE);
+    g_assert_cmpuint(ff_vhost_state(msg).value, ==, base);
+}
+
+/* ---- the stream ---- */
+
+static bool take(FfVhostMessage *msg, void *opaque)
+{
+    g_queue_push_tail(opaque, msg);
+    return true;
+}
+
+static ino_t inode(int fd)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    return st.st_ino;
+}
+
+/* Cut at every place. The fd belongs to the message whose first byte it came with. */
+static void test_stream(void)
+{
+    const FfVhostHeader first = {FF_VHOST_SET_OWNER, FF_VHOST_VERSION, 0};
+    const FfVhostHeader second = {FF_VHOST_SET_VRING_KICK, FF_VHOST_VERSION, 8};
+    const uint64_t ring = 3;
+    uint8_t bytes[sizeof(first) + sizeof(second) + sizeof(ring)];
+    int fd = memfd_create("x", MFD_CLOEXEC);
+
+    memcpy(bytes, &first, sizeof(first));
+    memcpy(bytes + sizeof(first), &second, sizeof(second));
+    memcpy(bytes + sizeof(first) + sizeof(second), &ring, sizeof(ring));
+    for (size_t cut = sizeof(first); cut < sizeof(bytes); cut++) {
+        FfVhostReader reader = {0};
+        GQueue got = G_QUEUE_INIT;
+        int own = dup(fd);
+
+        for (size_t i = 0; i < sizeof(first); i++) {
+            g_assert_cmpint(ff_vhost_read(&reader, bytes + i, 1, NULL, 0, take, &got), ==, 0);
+        }
+        if (cut > sizeof(first)) {
+            g_assert_cmpint(ff_vhost_read(&reader, bytes + sizeof(first), cut - sizeof(first), &own,
+                                          1, take, &got),
+                            ==, 0);
+            own = -1;
+        }
+        g_assert_cmpint(
+            ff_vhost_read(&reader, bytes + cut, sizeof(bytes) - cut, &own, own >= 0, take, &got),
+            ==, 0);
+        expect(&got, FF_VHOST_SET_OWNER);
+        g_autoptr(FfVhostMessage) msg = next(&got, FF_VHOST_SET_VRING_KICK);
+        g_assert_cmpuint(ff_vhost_u64(msg), ==, ring);
+        g_assert_cmpuint(msg->n_fds, ==, 1);
+        g_assert_cmpuint(inode(msg->fds[0]), ==, inode(fd));
+        ff_vhost_reader_clear(&reader);
+    }
+    close(fd);
+}
+
+static void test_bad_stream(void)
+{
+    const FfVhostHeader bad[] = {{1, FF_VHOST_VERSION, FF_VHOST_MAX_PAYLOAD + 1}, {1, 2, 0}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        FfVhostReader reader = {0};
+        GQueue got = G_QUEUE_INIT;
+
+        g_assert_cmpint(ff_vhost_read(&reader, &bad[i], sizeof(bad[i]), NULL, 0, take, &got), ==,
+                        -EPROTO);
+        g_assert_null(g_queue_peek_head(&got));
+        ff_vhost_reader_clear(&reader);
+    }
+}
+
+/* ---- the session ---- */
+
+static void test_passed_on(void)
+{
+    World *w = world_new();
+    const uint8_t odd[3] = {1, 2, 3};
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    g_assert_null(ff_vhost_session_unloggable(w->session));
+    qemu_says(w, 4711, odd, sizeof(odd), -1);
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, 4711);
+    g_assert_cmpmem(msg->payload, msg->header.size, odd, sizeof(odd));
+    g_assert_nonnull(ff_vhost_session_unloggable(w->session));
+    world_free(w);
+}
+
+/* The ring stops when the back-end has used what it was given, and not before. */
+static void test_drained(void)
+{
+    World *w = world_new();
+    uint64_t kicks = 0;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    set_index(w, AVAIL, 9);
+    set_index(w, USED, 7);
+    stop_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_cmpuint(w->again, ==, 1);
+    g_assert_cmpint(read(w->kick, &kicks, sizeof(kicks)), ==, sizeof(kicks));
+    set_index(w, USED, 8);
+    g_assert_true(ff_vhost_session_again(w->session));
+    g_assert_null(g_queue_peek_head(&w->backend));
+    /* QEMU's next words come after. */
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    set_index(w, USED, 9);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 9);
+    expect(&w->backend, FF_VHOST_GET_QUEUE_NUM);
+    world_free(w);
+}
+
+static void expect_log(World *w, uint64_t features, uint32_t ring_flags, bool base)
+{
+    if (base) {
+        g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_LOG_BASE);
+
+        g_assert_cmpuint(msg->n_fds, ==, 1);
+    }
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, features);
+    expect_addr(&w->backend, ring_flags);
+    expect(&w->backend, FF_VHOST_GET_FEATURES);
+}
+
+/* Nothing of it reaches QEMU, whose own words wait meanwhile, and are changed as long as it lasts.
+ */
+static void test_log(void)
+{
+    World *w = world_new();
+    const uint64_t zero = 0, features = OFFERED;
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    g_assert_cmpuint(ff_vhost_session_log_bytes(w->session), >=, MEMORY / 4096 / 8);
+    /* Not while QEMU is owed an answer. */
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    expect(&w->backend, FF_VHOST_GET_QUEUE_NUM);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    backend_answers(w, FF_VHOST_GET_QUEUE_NUM, &zero, sizeof(zero));
+    expect(&w->qemu, FF_VHOST_GET_QUEUE_NUM);
+    expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+    stop_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, &zero, sizeof(zero));
+    g_assert_cmpuint(w->logs, ==, 0);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
+    g_assert_cmpuint(w->logs, ==, 1);
+    ring_stopped(w, 0);
+    start_ring(w);
+    expect_ring(w, true);
+    g_assert_null(ff_vhost_session_lost(w->session));
+    ff_vhost_session_log_end(w->session);
+    expect_log(w, ACCEPTED, 0, false);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
+    /* And once more: a second migration. */
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+    close(log);
+    world_free(w);
+}
+
+/* What makes a log incomplete is noticed. */
+static void test_log_lost(void)
+{
+    World *w = world_new();
+    const FfVhostLog own = {4096, 0};
+    const uint64_t zero = 0;
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, &zero, sizeof(zero));
+    backend_answers(w, FF_VHOST_GET_FEATURES, &zero, sizeof(zero));
+    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), log);
+    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    g_assert_nonnull(ff_vhost_session_lost(w->session));
+    close(log);
+    world_free(w);
+}
+
+/* QEMU believes that the ring runs; the back-end has nothing until it is let go. */
+static void test_held(void)
+{
+    World *w = world_new();
+
+    shake_hands(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    start_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ask(w, FF_VHOST_GET_FEATURES, OFFERED);
+    /* Stopped, and started once more. */
+    stop_ring(w);
+    g_autoptr(FfVhostMessage) msg = next(&w->qemu, FF_VHOST_GET_VRING_BASE);
+    g_assert_cmpuint(ff_vhost_state(msg).value, ==, 7);
+    start_ring(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, false), ==, 0);
+    expect(&w->backend, FF_VHOST_SET_FEATURES);
+    expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    expect_ring(w, false);
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 1);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, -EBUSY);
+    world_free(w);
+}
+
+/* An acknowledgement that QEMU wants while things are held is ours; the back-end's is not asked
+ * for. */
+static void test_held_acknowledged(void)
+{
+    World *w = world_new();
+    const uint64_t features = ACCEPTED;
+
+    shake_hands(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    g_assert_true(ff_vhost_session_from_qemu(
+        w->session, ff_vhost_message_new(FF_VHOST_SET_FEATURES, FF_VHOST_NEED_REPLY, &features,
+                                         sizeof(features))));
+    expect_u64(&w->qemu, FF_VHOST_SET_FEATURES, 0);
+    ff_vhost_session_hold(w->session, false);
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_FEATURES);
+    g_assert_cmphex(msg->header.flags, ==, FF_VHOST_VERSION);
+    world_free(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/vhost/stream", test_stream);
+    g_test_add_func("/vhost/stream/bad", test_bad_stream);
+    g_test_add_func("/vhost/passed-on", test_passed_on);
+    g_test_add_func("/vhost/drained", test_drained);
+    g_test_add_func("/vhost/log", test_log);
+    g_test_add_func("/vhost/log/lost", test_log_lost);
+    g_test_add_func("/vhost/held", test_held);
+    g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
+    return g_test_run();
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See rings.h. Rings are split ones, in memory that is read through the regions' fds: nothing is
+ * mapped here. An fd that is no file (or one of another process's making that cannot be read) makes
+ * a ring unreadable, no more.
+ *
+ * One thread; no locks. System calls: fcntl, pread64, write, close.
+ */
+#include "vhost/rings.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- memory ---- */
+
+static bool is_same(const FfVhostRegion *a, const FfVhostRegion *b)
+{
+    return a->guest == b->guest && a->size == b->size && a->user == b->user;
+}
+
+static void drop_region(FfVhostRings *r, unsigned i)
+{
+    close(r->fds[i]);
+    r->n_regions--;
+    r->regions[i] = r->regions[r->n_regions];
+    r->fds[i] = r->fds[r->n_regions];
+}
+
+static bool add_region(FfVhostRings *r, const FfVhostRegion *region, int fd)
+{
+    if (r->n_regions == FF_VHOST_MAX_REGIONS || region->guest + region->size < region->guest) {
+        return false;
+    }
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (copy >= 0) {
+        r->regions[r->n_regions] = *region;
+        r->fds[r->n_regions++] = copy;
+    }
+    return copy >= 0;
+}
+
+static bool has_table(const FfVhostRings *r, const FfVhostMessage *msg)
+{
+    unsigned n = ff_vhost_n_regions(msg);
+    bool same = n == r->n_regions;
+
+    for (unsigned i = 0; i < n && same; i++) {
+        FfVhostRegion region = ff_vhost_region(msg, i);
+
+        same = memcmp(&region, &r->regions[i], sizeof(region)) == 0;
+    }
+    return same;
+}
+
+static bool set_table(FfVhostRings *r, const FfVhostMessage *msg)
+{
+    bool all = true;
+
+    while (r->n_regions) {
+        drop_region(r, r->n_regions - 1);
+    }
+    for (unsigned i = 0; i < ff_vhost_n_regions(msg) && all; i++) {
+        FfVhostRegion region = ff_vhost_region(msg, i);
+
+        all = add_region(r, &region, msg->fds[i]);
+    }
+    return all;
+}
+
+bool ff_vhost_rings_memory(FfVhostRings *r, const FfVhostMessage *msg, bool *changed)
+{
+    if (msg->header.request == FF_VHOST_SET_MEM_TABLE) {
+        *changed = !has_table(r, msg);
+        return set_table(r, msg); /* same places may be other files */
+    }
+    FfVhostRegion region = ff_vhost_region(msg, 0);
+
+    *changed = true;
+    if (msg->header.request == FF_VHOST_ADD_MEM_REG) {
+        return add_region(r, &region, msg->fds[0]);
+    }
+    for (unsigned i = r->n_regions; i-- > 0;) {
+        if (is_same(&r->regions[i], &region)) {
+            drop_region(r, i);
+        }
+    }
+    return true;
+}
+
+/* Reads a little-endian u16 at the front-end's address USER. */
+static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
+{
+    for (unsigned i = 0; i < r->n_regions; i++) {
+        const FfVhostRegion *region = &r->regions[i];
+        uint64_t at = user - region->user;
+
+        if (user >= region->user && at < region->size && region->size - at >= sizeof(*value)) {
+            bool ok = pread(r->fds[i], value, sizeof(*value), (off_t)(region->offset + at)) ==
+                      sizeof(*value);
+
+            *value = GUINT16_FROM_LE(*value);
+            return ok;
+        }
+    }
+    return false;
+}
+
+/* ---- rings ---- */
+
+/* NULL: there is no such ring. */
+static FfVhostRing *ring_of(FfVhostRings *r, uint64_t i)
+{
+    if (i >= FF_VHOST_MAX_RINGS) {
+        return NULL;
+    }
+    if (!r->rings) {
+        r->rings = g_new0(FfVhostRing, FF_VHOST_MAX_RINGS);
+        for (unsigned k = 0; k < FF_VHOST_MAX_RINGS; k++) {
+            r->rings[k].kick = -1;
+        }
+    }
+    return &r->rings[i];
+}
+
+static void set_kick(FfVhostRing *ring, const FfVhostMessage *msg)
+{
+    if (ring->kick >= 0) {
+        close(ring->kick);
+    }
+    ring->kick = msg->n_fds == 1 ? fcntl(msg->fds[0], F_DUPFD_CLOEXEC, 0) : -1;
+    ring->started = true;
+}
+
+void ff_vhost_rings_note(FfVhostRings *r, const FfVhostMessage *msg)
+{
+    FfVhostVringAddr addr;
+    FfVhostRing *ring;
+
+    if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
+        addr = ff_vhost_addr(msg);
+        ring = ring_of(r, addr.index);
+        if (ring) {
+            ring->addr = addr;
+            ring->has_addr = true;
+        }
+    } else if (msg->header.request == FF_VHOST_SET_VRING_KICK) {
+        ring = ring_of(r, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
+        if (ring) {
+            set_kick(ring, msg);
+        }
+    } else if (msg->header.request == FF_VHOST_SET_VRING_ENABLE) {
+        ring = ring_of(r, ff_vhost_state(msg).index);
+        if (ring) {
+            ring->disabled = !ff_vhost_state(msg).value;
+        }
+    }
+}
+
+void ff_vhost_rings_stopped(FfVhostRings *r, unsigned i)
+{
+    FfVhostRing *ring = r->rings ? ring_of(r, i) : NULL;
+
+    if (!ring) {
+        return;
+    }
+    if (ring->kick >= 0) {
+        close(ring->kick);
+    }
+    *ring = (FfVhostRing){.kick = -1};
+}
+
+static const FfVhostRing *running(const FfVhostRings *r, unsigned i)
+{
+    const FfVhostRing *ring = r->rings && i < FF_VHOST_MAX_RINGS ? &r->rings[i] : NULL;
+
+    return ring && ring->started && ring->has_addr ? ring : NULL;
+}
+
+const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *r, unsigned i)
+{
+    const FfVhostRing *ring = running(r, i);
+
+    return ring ? &ring->addr : NULL;
+}
+
+FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *r, unsigned i)
+{
+    const FfVhostRing *ring = running(r, i);
+    uint16_t avail, used;
+
+    if (!ring || ring->disabled) {
+        return FF_VHOST_RING_IDLE;
+    }
+    /* Both rings begin with u16 flags, u16 index. */
+    if (!read_u16(r, ring->addr.avail + 2, &avail) || !read_u16(r, ring->addr.used + 2, &used)) {
+        return FF_VHOST_RING_UNREADABLE;
+    }
+    return avail == used ? FF_VHOST_RING_IDLE : FF_VHOST_RING_BUSY;
+}
+
+void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
+{
+    const FfVhostRing *ring = running(r, i);
+    const uint64_t one = 1;
+
+    /* A full counter is a kick that was not heard yet. */
+    if (ring && ring->kick >= 0 && write(ring->kick, &one, sizeof(one)) < 0) {
+        return;
+    }
+}
+
+void ff_vhost_rings_clear(FfVhostRings *r)
+{
+    while (r->n_regions) {
+        drop_region(r, r->n_regions - 1);
+    }
+    for (unsigned i = 0; r->rings && i < FF_VHOST_MAX_RINGS; i++) {
+        ff_vhost_rings_stopped(r, i);
+    }
+    g_clear_pointer(&r->rings, g_free);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a back-end has of a guest, as its front-end has told it: regions of memory, and rings. Looks
+ * into a ring whether the back-end has finished what is in it. One thread; no locks.
+ */
+#ifndef FF_VHOST_RINGS_H
+#define FF_VHOST_RINGS_H
+
+#include "vhost/message.h"
+
+#define FF_VHOST_MAX_RINGS 256u
+/* For so long a ring is waited for at most, while QEMU's main loop waits as well. */
+#define FF_VHOST_DRAIN_US (30 * G_USEC_PER_SEC)
+
+typedef struct {
+    FfVhostVringAddr addr; /* .flags as the front-end has said */
+    int kick;              /* -1: none */
+    bool has_addr, started, disabled;
+} FfVhostRing;
+
+/* All zeros: it has nothing. */
+typedef struct {
+    FfVhostRegion regions[FF_VHOST_MAX_REGIONS];
+    int fds[FF_VHOST_MAX_REGIONS]; /* own ones */
+    unsigned n_regions;
+    FfVhostRing *rings; /* FF_VHOST_MAX_RINGS; NULL: none was named */
+} FfVhostRings;
+
+/* A SET_MEM_TABLE, ADD_MEM_REG or REM_MEM_REG that fits. *CHANGED: it is not what was before.
+ * FALSE: more than is followed here. */
+bool ff_vhost_rings_memory(FfVhostRings *rings, const FfVhostMessage *msg, bool *changed);
+/* Any other message that fits. */
+void ff_vhost_rings_note(FfVhostRings *rings, const FfVhostMessage *msg);
+void ff_vhost_rings_stopped(FfVhostRings *rings, unsigned i);
+/* The address of ring I, if it runs; else NULL. */
+const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *rings, unsigned i);
+
+typedef enum {
+    FF_VHOST_RING_IDLE, /* it does not run, or is disabled, or nothing is in it that is not used */
+    FF_VHOST_RING_BUSY,
+    FF_VHOST_RING_UNREADABLE, /* it is in no region */
+} FfVhostRingLook;
+
+FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *rings, unsigned i);
+/* Has the back-end look into ring I, which it does without harm at any time. */
+void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
+void ff_vhost_rings_clear(FfVhostRings *rings);
+
+#endif

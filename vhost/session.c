@@ -1,0 +1,542 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See session.h.
+ *
+ * A back-end answers in the order in which it was asked, and its answers have no number. So words
+ * of our own go out only while it owes QEMU no answer, and while it owes us one QEMU's messages
+ * wait here: then it is always clear whose an answer is.
+ *
+ * One thread; no locks. System calls: fcntl, pread64, write, close.
+ */
+#include "vhost/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vhost/rings.h"
+
+/* Messages of QEMU's that are held at most. It sends some ten for each ring. */
+#define MAX_HELD 4096
+#define MAX_WAITING 4096
+
+struct FfVhostSession {
+    const FfVhostSessionOps *ops;
+    void *opaque;
+    uint64_t features, protocol;        /* that QEMU has set */
+    uint64_t offered, offered_protocol; /* by the back-end */
+    bool has_features, knows_offer;     /* .features, .offered are known */
+    const char *odd;                    /* something came that is not understood here */
+    unsigned owed;                      /* answers to QEMU */
+    GQueue ours;                        /* requests whose answers are ours, in order */
+    GQueue waiting;                     /* FfVhostMessage * of QEMU's */
+    FfVhostRings rings;
+    /* logging */
+    int log; /* fd; -1: none is wanted */
+    uint64_t log_size;
+    bool logs;        /* the back-end was told, or is being told */
+    bool ends_log;    /* it is to be told that it need not any more */
+    bool foreign_log; /* QEMU has set a log of its own */
+    const char *lost;
+    /* draining */
+    FfVhostMessage *stopping; /* the message that waits for it; NULL: none */
+    gint64 stopping_until;    /* us */
+    /* holding */
+    bool holds;
+    GQueue held; /* FfVhostMessage * */
+};
+
+static void lose(FfVhostSession *s, const char *why)
+{
+    if (s->logs && !s->lost) {
+        s->lost = why;
+    }
+}
+
+FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque)
+{
+    FfVhostSession *s = g_new0(FfVhostSession, 1);
+
+    s->ops = ops;
+    s->opaque = opaque;
+    s->log = -1;
+    return s;
+}
+
+static void message_free(void *msg)
+{
+    ff_vhost_message_free(msg);
+}
+
+void ff_vhost_session_free(FfVhostSession *s)
+{
+    if (!s) {
+        return;
+    }
+    g_queue_clear(&s->ours);
+    g_queue_clear_full(&s->waiting, message_free);
+    g_queue_clear_full(&s->held, message_free);
+    ff_vhost_message_free(s->stopping);
+    ff_vhost_rings_clear(&s->rings);
+    if (s->log >= 0) {
+        close(s->log);
+    }
+    g_free(s);
+}
+
+/* ---- to the back-end ---- */
+
+static bool is_busy(const FfVhostSession *s)
+{
+    return s->stopping || s->ours.length;
+}
+
+/* A word of ours; with ANSWERED an answer comes to it. */
+static void say(FfVhostSession *s, FfVhostMessage *msg, bool answered)
+{
+    if (answered) {
+        g_queue_push_tail(&s->ours, GUINT_TO_POINTER(msg->header.request));
+    }
+    s->ops->to_backend(msg, s->opaque);
+}
+
+static void add_log_flags(const FfVhostSession *s, FfVhostMessage *msg)
+{
+    if (!s->logs) {
+        return;
+    }
+    if (msg->header.request == FF_VHOST_SET_FEATURES) {
+        uint64_t features = ff_vhost_u64(msg) | FF_VHOST_F_LOG_ALL;
+
+        memcpy(msg->payload, &features, sizeof(features));
+    } else if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
+        FfVhostVringAddr addr = ff_vhost_addr(msg);
+
+        addr.flags |= FF_VHOST_VRING_F_LOG;
+        memcpy(msg->payload, &addr, sizeof(addr));
+    }
+}
+
+/* QEMU's message, as it is but for the log's flags. */
+static void pass(FfVhostSession *s, FfVhostMessage *msg)
+{
+    add_log_flags(s, msg);
+    s->owed +=
+        ff_vhost_has_answer(msg->header.request, s->protocol) ||
+        (msg->header.flags & FF_VHOST_NEED_REPLY && s->protocol & FF_VHOST_PROTOCOL_F_REPLY_ACK);
+    s->ops->to_backend(msg, s->opaque);
+}
+
+/* ---- what QEMU says ---- */
+
+static void note_log(FfVhostSession *s)
+{
+    s->foreign_log = true;
+    lose(s, "QEMU has set a log of its own");
+}
+
+static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    bool changed = false;
+
+    if (!ff_vhost_rings_memory(&s->rings, msg, &changed)) {
+        s->odd = "its memory has more regions than farfault follows";
+    }
+    if (changed) {
+        lose(s, "the guest's memory has changed its places");
+    }
+}
+
+static void note(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    if (msg->header.request > FF_VHOST_LAST_KNOWN || !msg->header.request ||
+        msg->header.flags & FF_VHOST_REPLY || !ff_vhost_message_fits(msg)) {
+        s->odd = "QEMU speaks of what this farfault does not know";
+        lose(s, s->odd);
+        return;
+    }
+    switch ((FfVhostRequest)msg->header.request) {
+    case FF_VHOST_SET_FEATURES:
+        s->features = ff_vhost_u64(msg);
+        s->has_features = true;
+        if (!(s->features & FF_VHOST_F_LOG_ALL)) {
+            s->foreign_log = false;
+        }
+        break;
+    case FF_VHOST_SET_PROTOCOL_FEATURES:
+        s->protocol = ff_vhost_u64(msg);
+        break;
+    case FF_VHOST_SET_LOG_BASE:
+        note_log(s);
+        break;
+    case FF_VHOST_SET_MEM_TABLE:
+    case FF_VHOST_ADD_MEM_REG:
+    case FF_VHOST_REM_MEM_REG:
+        note_memory(s, msg);
+        break;
+    case FF_VHOST_RESET_OWNER:
+    case FF_VHOST_RESET_DEVICE:
+        lose(s, "the device was reset");
+        break;
+    case FF_VHOST_POSTCOPY_ADVISE:
+        s->odd = "QEMU carries a postcopy of its own";
+        break;
+    default:
+        ff_vhost_rings_note(&s->rings, msg);
+    }
+}
+
+/* ---- holding ---- */
+
+/* What the back-end may have without memory. */
+static bool may_pass(const FfVhostMessage *msg)
+{
+    switch (msg->header.request) {
+    case FF_VHOST_SET_OWNER:
+    case FF_VHOST_SET_PROTOCOL_FEATURES:
+    case FF_VHOST_SET_BACKEND_REQ_FD:
+        return true;
+    case FF_VHOST_GET_VRING_BASE:
+        return false;
+    default:
+        return ff_vhost_has_answer(msg->header.request, 0);
+    }
+}
+
+/* Of ring I alone. */
+static bool is_of_ring(const FfVhostMessage *msg, uint32_t i)
+{
+    switch (msg->header.request) {
+    case FF_VHOST_SET_VRING_NUM:
+    case FF_VHOST_SET_VRING_ADDR:
+    case FF_VHOST_SET_VRING_BASE:
+    case FF_VHOST_SET_VRING_ENABLE:
+        return ff_vhost_state(msg).index == i;
+    case FF_VHOST_SET_VRING_KICK:
+    case FF_VHOST_SET_VRING_CALL:
+    case FF_VHOST_SET_VRING_ERR:
+        return (ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX) == i;
+    default:
+        return false;
+    }
+}
+
+static void answer(FfVhostSession *s, uint32_t request, const void *payload, uint32_t size)
+{
+    s->ops->to_qemu(ff_vhost_message_new(request, FF_VHOST_REPLY, payload, size), s->opaque);
+}
+
+/* A ring that was never begun stops where it was to begin. */
+static void stop_held(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    FfVhostVringState state = ff_vhost_state(msg);
+
+    for (GList *l = s->held.head, *next; l; l = next) {
+        FfVhostMessage *held = l->data;
+
+        next = l->next;
+        if (is_of_ring(held, state.index)) {
+            if (held->header.request == FF_VHOST_SET_VRING_BASE) {
+                state.value = ff_vhost_state(held).value;
+            }
+            ff_vhost_message_free(held);
+            g_queue_delete_link(&s->held, l);
+        }
+    }
+    ff_vhost_rings_stopped(&s->rings, MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS));
+    answer(s, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
+}
+
+static bool hold(FfVhostSession *s, FfVhostMessage *msg)
+{
+    const uint64_t good = 0;
+    uint32_t request = msg->header.request;
+
+    if (request == FF_VHOST_GET_VRING_BASE) {
+        stop_held(s, msg);
+        ff_vhost_message_free(msg);
+        return true;
+    }
+    if (ff_vhost_has_answer(request, s->protocol) ||
+        (msg->header.flags & FF_VHOST_NEED_REPLY && s->protocol & FF_VHOST_PROTOCOL_F_REPLY_ACK)) {
+        answer(s, request, &good, sizeof(good));
+    }
+    g_queue_push_tail(&s->held, msg);
+    return s->held.length <= MAX_HELD;
+}
+
+int ff_vhost_session_hold(FfVhostSession *s, bool hold)
+{
+    FfVhostMessage *msg;
+
+    if (hold) {
+        unsigned n;
+
+        ff_vhost_session_regions(s, &n, NULL);
+        if (n && !s->holds) {
+            return -EBUSY;
+        }
+        s->holds = true;
+        return 0;
+    }
+    s->holds = false;
+    while ((msg = g_queue_pop_head(&s->held))) {
+        /* QEMU has its acknowledgement; the back-end's own would be one too many. */
+        msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
+        say(s, msg, ff_vhost_has_answer(msg->header.request, s->protocol));
+    }
+    return 0;
+}
+
+/* ---- draining ---- */
+
+/* The ring that MSG stops: -1: none. */
+static int stopped_ring(const FfVhostMessage *msg)
+{
+    bool disables = msg->header.request == FF_VHOST_SET_VRING_ENABLE;
+
+    if ((!disables && msg->header.request != FF_VHOST_GET_VRING_BASE) ||
+        !ff_vhost_message_fits(msg)) {
+        return -1;
+    }
+    FfVhostVringState state = ff_vhost_state(msg);
+    return disables && state.value ? -1 : (int)MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS);
+}
+
+/* TRUE: MSG may go out. */
+static bool is_drained(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    int ring = stopped_ring(msg);
+
+    if (ring < 0 || s->holds || s->features & FF_VHOST_F_RING_PACKED) {
+        return true;
+    }
+    switch (ff_vhost_rings_look(&s->rings, ring)) {
+    case FF_VHOST_RING_IDLE:
+        return true;
+    case FF_VHOST_RING_UNREADABLE:
+        lose(s, "a ring of the device lies outside of the guest's memory");
+        return true;
+    case FF_VHOST_RING_BUSY:
+        break;
+    }
+    if (s->stopping && g_get_monotonic_time() >= s->stopping_until) {
+        lose(s, "the back-end has not finished its requests");
+        return true;
+    }
+    return false;
+}
+
+/* ---- the two ways ---- */
+
+static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
+{
+    if (msg->header.request == FF_VHOST_GET_VRING_BASE && ff_vhost_message_fits(msg)) {
+        ff_vhost_rings_stopped(&s->rings, stopped_ring(msg));
+    }
+    pass(s, msg);
+}
+
+/* FALSE: it waits for a drain, or nothing is of use any more (*BROKEN). */
+static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
+{
+    if (!is_drained(s, msg)) {
+        s->stopping = msg;
+        s->stopping_until = g_get_monotonic_time() + FF_VHOST_DRAIN_US;
+        /* The guest may have been stopped between filling the ring and saying so. */
+        ff_vhost_rings_kick(&s->rings, stopped_ring(msg));
+        s->ops->again(s->opaque);
+        return false;
+    }
+    note(s, msg);
+    if (s->holds && !may_pass(msg)) {
+        *broken = !hold(s, msg);
+        return !*broken;
+    }
+    stop_and_pass(s, msg);
+    return true;
+}
+
+static void begin_log(FfVhostSession *s);
+static void end_log(FfVhostSession *s);
+
+static bool pump(FfVhostSession *s)
+{
+    FfVhostMessage *msg;
+    bool broken = false;
+
+    while (!is_busy(s) && (msg = g_queue_pop_head(&s->waiting)) && handle(s, msg, &broken)) {
+    }
+    if (!is_busy(s) && !s->owed && s->ends_log) {
+        end_log(s);
+    }
+    if (!is_busy(s) && !s->owed && s->log >= 0 && !s->logs) {
+        begin_log(s);
+    }
+    return !broken;
+}
+
+bool ff_vhost_session_from_qemu(FfVhostSession *s, FfVhostMessage *msg)
+{
+    g_queue_push_tail(&s->waiting, msg);
+    return s->waiting.length <= MAX_WAITING && pump(s);
+}
+
+bool ff_vhost_session_again(FfVhostSession *s)
+{
+    FfVhostMessage *msg = s->stopping;
+
+    if (!msg) {
+        return true;
+    }
+    if (!is_drained(s, msg)) {
+        s->ops->again(s->opaque);
+        return true;
+    }
+    s->stopping = NULL;
+    note(s, msg);
+    stop_and_pass(s, msg);
+    return pump(s);
+}
+
+/* The last answer to what began the log is that of GET_FEATURES. Nobody waits any more for one
+ * whose end is wanted already. */
+static void ours_answered(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    if (!s->ours.length && s->logs && !s->ends_log &&
+        msg->header.request == FF_VHOST_GET_FEATURES) {
+        s->ops->logs(s->opaque);
+    }
+}
+
+bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
+{
+    if (s->ours.length) {
+        bool right = msg->header.flags & FF_VHOST_REPLY &&
+                     GPOINTER_TO_UINT(g_queue_pop_head(&s->ours)) == msg->header.request;
+
+        if (right) {
+            ours_answered(s, msg);
+        }
+        ff_vhost_message_free(msg);
+        return right && pump(s);
+    }
+    if (msg->header.request == FF_VHOST_GET_FEATURES) {
+        s->offered = ff_vhost_u64(msg);
+        s->knows_offer = true;
+    } else if (msg->header.request == FF_VHOST_GET_PROTOCOL_FEATURES) {
+        s->offered_protocol = ff_vhost_u64(msg);
+    }
+    s->owed -= s->owed > 0;
+    s->ops->to_qemu(msg, s->opaque);
+    return pump(s);
+}
+
+/* ---- the log ---- */
+
+const char *ff_vhost_session_unloggable(const FfVhostSession *s)
+{
+    if (!s->knows_offer) {
+        return "it has not said yet what it can do";
+    }
+    if (s->odd) {
+        return s->odd;
+    }
+    if (s->holds) {
+        return "the guest's memory is not all there yet";
+    }
+    if (s->foreign_log) {
+        return "QEMU has set a log of its own";
+    }
+    if (!(s->offered & FF_VHOST_F_LOG_ALL) || !(s->protocol & FF_VHOST_PROTOCOL_F_LOG_SHMFD)) {
+        return "it cannot log what it writes to guest memory (LOG_ALL, LOG_SHMFD)";
+    }
+    return s->features & FF_VHOST_F_RING_PACKED ? "its rings are packed ones" : NULL;
+}
+
+uint64_t ff_vhost_session_log_bytes(const FfVhostSession *s)
+{
+    unsigned n;
+    const FfVhostRegion *regions = ff_vhost_session_regions(s, &n, NULL);
+    uint64_t end = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        end = MAX(end, regions[i].guest + regions[i].size);
+    }
+    return end / FF_VHOST_LOG_PAGE / 8 + 1;
+}
+
+const FfVhostRegion *ff_vhost_session_regions(const FfVhostSession *s, unsigned *n, const int **fds)
+{
+    *n = s->rings.n_regions;
+    if (fds) {
+        *fds = s->rings.fds;
+    }
+    return s->rings.regions;
+}
+
+/* The ring addresses once more, with or without the log's flag, and a question whose answer comes
+ * when all of it is done. */
+static void tell_features(FfVhostSession *s)
+{
+    FfVhostMessage *msg;
+
+    if (s->has_features) {
+        msg = ff_vhost_message_new(FF_VHOST_SET_FEATURES, 0, &s->features, sizeof(s->features));
+        add_log_flags(s, msg);
+        say(s, msg, false);
+    }
+    for (unsigned i = 0; i < FF_VHOST_MAX_RINGS; i++) {
+        const FfVhostVringAddr *addr = ff_vhost_rings_addr(&s->rings, i);
+
+        if (addr) {
+            msg = ff_vhost_message_new(FF_VHOST_SET_VRING_ADDR, 0, addr, sizeof(*addr));
+            add_log_flags(s, msg);
+            say(s, msg, false);
+        }
+    }
+    say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
+}
+
+static void begin_log(FfVhostSession *s)
+{
+    FfVhostLog log = {s->log_size, 0};
+    FfVhostMessage *msg = ff_vhost_message_new(FF_VHOST_SET_LOG_BASE, 0, &log, sizeof(log));
+
+    msg->fds[0] = s->log;
+    msg->n_fds = 1;
+    s->log = -1;
+    s->logs = true;
+    say(s, msg, true);
+    tell_features(s);
+}
+
+static void end_log(FfVhostSession *s)
+{
+    s->ends_log = s->logs = false;
+    tell_features(s);
+}
+
+void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size)
+{
+    s->log = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    s->log_size = size;
+    s->lost = NULL;
+    pump(s);
+}
+
+const char *ff_vhost_session_lost(const FfVhostSession *s)
+{
+    return s->lost;
+}
+
+void ff_vhost_session_log_end(FfVhostSession *s)
+{
+    if (s->log >= 0) {
+        close(s->log);
+        s->log = -1;
+    }
+    s->ends_log = s->logs;
+    pump(s);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One connection of a front-end (QEMU) to a back-end, with somebody in between: what each of them
+ * says is passed on, and noted as far as it is needed for
+ *
+ *   logging: the back-end's writes to guest memory go to a log of ours, without QEMU's knowledge;
+ *   draining: a ring is stopped when the back-end has finished what it has taken from it;
+ *   holding: the back-end is given neither memory nor rings until all of the guest's memory is
+ *       there, and QEMU is answered as if it had them.
+ *
+ * docs/design/vhost-user.md says why. Knows no socket: messages come in by a call and go out by
+ * one. One thread; no locks.
+ */
+#ifndef FF_VHOST_SESSION_H
+#define FF_VHOST_SESSION_H
+
+#include "vhost/message.h"
+
+typedef struct FfVhostSession FfVhostSession;
+
+typedef struct {
+    /* MSG is to be sent; the callee's. Calls nothing of the session. */
+    void (*to_backend)(FfVhostMessage *msg, void *opaque);
+    void (*to_qemu)(FfVhostMessage *msg, void *opaque);
+    /* ff_vhost_session_again() is wanted in a moment: nothing tells when a back-end has finished a
+     * request, as the guest may have asked for no interrupt. */
+    void (*again)(void *opaque);
+    /* What ff_vhost_session_log_begin() has asked for is done: from here on the back-end logs. */
+    void (*logs)(void *opaque);
+} FfVhostSessionOps;
+
+FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque);
+void ff_vhost_session_free(FfVhostSession *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfVhostSession, ff_vhost_session_free)
+
+/* One message (taken). FALSE: the connection is of no use any more. */
+bool ff_vhost_session_from_qemu(FfVhostSession *s, FfVhostMessage *msg);
+bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg);
+bool ff_vhost_session_again(FfVhostSession *s);
+
+/* Why the back-end's writes cannot be logged, one line; NULL: they can. */
+const char *ff_vhost_session_unloggable(const FfVhostSession *s);
+/* Bytes that a log of the guest's memory has, as the back-end knows it now. */
+uint64_t ff_vhost_session_log_bytes(const FfVhostSession *s);
+/* The memory that the back-end has; *N of them. Their fds are *FDS, which stay the session's. */
+const FfVhostRegion *ff_vhost_session_regions(const FfVhostSession *s, unsigned *n,
+                                              const int **fds);
+/* Has the back-end log into FD (duplicated), of SIZE bytes, as soon as it owes QEMU no answer; then
+ * ops.logs() is called. Only if it is loggable. */
+void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size);
+/* Why what is in the log may not be all, one line; NULL: it is all. While it logs, and until the
+ * next ff_vhost_session_log_begin(). */
+const char *ff_vhost_session_lost(const FfVhostSession *s);
+void ff_vhost_session_log_end(FfVhostSession *s);
+
+/* From now on the back-end gets nothing that has to do with memory; HOLD FALSE: it gets what was
+ * held. -EBUSY: it has memory already. */
+int ff_vhost_session_hold(FfVhostSession *s, bool hold);
+
+#endif
