@@ -420,12 +420,17 @@ static void test_qmp_address(void)
         {"unix:", "names no socket"},
         {"tcp:localhost", "tcp:HOST:PORT"},
         {"tcp:localhost:", "tcp:HOST:PORT"},
+        {"localhost:4444", "write tcp:HOST:PORT"},
+        {"/dev/null", "no socket"},
+        {"unix:/", "no socket"},
+        {"tcp:127.0.0.1:1", "no QEMU listens at this port"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_autoptr(GError) error = NULL;
 
         g_assert_null(ff_cli_qmp_open(row[i].address, "source", &error));
+        g_test_message("%s", error->message);
         g_assert_nonnull(strstr(error->message, row[i].part));
     }
 }
