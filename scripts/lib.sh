@@ -83,6 +83,11 @@ need_packages() {
 setup_build() {
     local folder=$1
     shift
+    [ ! -d "$folder" ] || [ -w "$folder" ] ||
+        die "$folder belongs to another user: remove it, or run this as $(stat -c %U "$folder")"
+    # A tree that was copied or moved: meson would go on in the old place.
+    [ ! -f "$folder/build.ninja" ] || grep -qF "\"source\": \"$root\"" "$folder/meson-info/meson-info.json" ||
+        die "$folder was made for another folder than $root: remove it"
     [ -f "$folder/build.ninja" ] || meson setup "$folder" "$root" -Dfaults=true "$@" >"$folder.log" 2>&1 || {
         cat "$folder.log" >&2
         rm -rf "$folder" "$folder.log"
