@@ -223,8 +223,15 @@ static void test_restore(void)
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_auto(GStrv) lines = ff_restore_lines(&row[i].file);
         g_autofree char *all = g_strjoinv("|", lines);
+        g_autofree char *at_once = ff_restore_command(&row[i].file);
 
         g_assert_cmpstr(all, ==, row[i].lines);
+        if (row[i].file.mapped && !row[i].file.shared && !row[i].file.compressed) {
+            g_assert_nonnull(strstr(at_once, row[i].file.offset ? "restore --offset 8192 '/a' -- "
+                                                                : "restore '/a' -- "));
+        } else {
+            g_assert_null(at_once);
+        }
     }
 }
 
