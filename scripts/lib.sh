@@ -84,7 +84,7 @@ setup_build() {
     local folder=$1
     shift
     [ ! -d "$folder" ] || [ -w "$folder" ] ||
-        die "$folder belongs to another user: remove it, or run this as $(stat -c %U "$folder")"
+        die "$folder cannot be written to; it belongs to $(stat -c %U "$folder"): remove it, or run this as that user"
     # A tree that was copied or moved: meson would go on in the old place.
     [ ! -f "$folder/build.ninja" ] || grep -qF "\"source\": \"$root\"" "$folder/meson-info/meson-info.json" ||
         die "$folder was made for another folder than $root: remove it"
