@@ -125,7 +125,8 @@ static void show_line(FfProgress *p, const char *status, double done, const char
     if (more && (int)strlen(line) >= columns && strrchr(line, ',')) {
         *strrchr(line, ',') = 0;
     }
-    fprintf(stderr, "\r\033[K%s", line);
+    /* What a QEMU in the same terminal says then begins at the left, over the bar. */
+    fprintf(stderr, "\r\033[K%s\r", line);
     fflush(stderr);
     p->shown = true;
 }

@@ -238,37 +238,6 @@ FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GErr
     return g_steal_pointer(&qmp);
 }
 
-/* A path of something else refuses connections, too. */
-static bool is_no_socket(const char *address)
-{
-    const char *path = g_str_has_prefix(address, "unix:") ? address + 5 : address;
-    struct stat st;
-
-    return !g_str_has_prefix(address, "tcp:") && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode);
-}
-
-static const char *advice(const char *address, const GError *error)
-{
-    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND)) {
-        return "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
-    }
-    if (is_no_socket(address)) {
-        return "it is no socket: give that of QEMU's -qmp unix:PATH,server=on,wait=off";
-    }
-    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {
-        return "connection refused: nobody listens there; has QEMU ended? If it runs on, its relay "
-               "has ended: farfault attach";
-    }
-    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
-        return "permission denied: run as the user who owns the socket, or as root";
-    }
-    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
-        g_error_matches(error, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK)) {
-        return "no connection in time: another client holds this monitor, or the host is away";
-    }
-    return error->message;
-}
-
 /* Makes the address object of ADDRESS; *HOST is set for tcp. */
 static GSocketConnectable *parse_address(const char *address, char **host, GError **error)
 {
@@ -297,6 +266,46 @@ static GSocketConnectable *parse_address(const char *address, char **host, GErro
     return g_steal_pointer(&tcp);
 }
 
+/* A word with a colon and digits behind it that names no file. */
+static bool looks_like_tcp(const char *path)
+{
+    const char *port = strrchr(path, ':');
+
+    return port && port[1] && strspn(port + 1, "0123456789") == strlen(port + 1);
+}
+
+/* HOST: of a tcp address, else NULL. */
+static const char *advice(const GError *error, const char *address, const char *host)
+{
+    const char *path = g_str_has_prefix(address, "unix:") ? address + 5 : address;
+    struct stat st;
+
+    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND)) {
+        return looks_like_tcp(path)
+                   ? "no such socket: if that is a host and a port, write tcp:HOST:PORT"
+                   : "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
+    }
+    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {
+        if (host) {
+            return "connection refused: no QEMU listens at this port: start it with "
+                   "-qmp tcp:HOST:PORT,server=on,wait=off";
+        }
+        if (!stat(path, &st) && !S_ISSOCK(st.st_mode)) {
+            return "that is no socket: give the one of QEMU's -qmp unix:PATH,server=on,wait=off";
+        }
+        return "connection refused: nobody listens there; has QEMU ended? If it runs on, its relay "
+               "has ended: farfault attach";
+    }
+    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
+        return "permission denied: run as the user who owns the socket, or as root";
+    }
+    if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
+        g_error_matches(error, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK)) {
+        return "no connection in time: another client holds this monitor, or the host is away";
+    }
+    return error->message;
+}
+
 FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
 {
     g_autofree char *host = NULL;
@@ -314,7 +323,7 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
     connection = g_socket_client_connect(client, where, NULL, &local);
     if (!connection) {
         g_set_error(error, local->domain, local->code, "cannot connect to %s%s%s: %s",
-                    role ? role : "", role ? " " : "", address, advice(address, local));
+                    role ? role : "", role ? " " : "", address, advice(local, address, host));
         return NULL;
     }
     /* Closing this fd does not end the connection, which has another one. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * QEMU's arguments and human monitor commands that restore a file; see restore.h.
+ * The command, or QEMU's arguments and human monitor commands, that restore a file; see restore.h.
  */
 #include "cli/restore.h"
 
@@ -24,6 +24,18 @@ static char *stream_line(const FfRestore *r, const char *quoted)
     return r->offset ? g_strdup_printf("-incoming \"exec:tail -c +%" PRIu64 " %s\"", r->offset + 1,
                                        quoted)
                      : g_strdup_printf("-incoming \"exec:cat %s\"", quoted);
+}
+
+char *ff_restore_command(const FfRestore *r)
+{
+    g_autofree char *quoted = g_shell_quote(r->path);
+    g_autofree char *offset =
+        r->offset ? g_strdup_printf("--offset %" PRIu64 " ", r->offset) : g_strdup("");
+
+    return r->mapped && !r->shared && !r->compressed
+               ? g_strdup_printf("farfault restore %s%s -- and QEMU's command, as the guest had it",
+                                 offset, quoted)
+               : NULL;
 }
 
 char **ff_restore_lines(const FfRestore *r)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How stock QEMU restores the file of a saved guest, for people. Pure functions; any thread.
+ * How the file of a saved guest is restored, for people. Pure functions; any thread.
  */
 #ifndef FF_CLI_RESTORE_H
 #define FF_CLI_RESTORE_H
@@ -16,7 +16,9 @@ typedef struct {
     bool shared;     /* saved with x-ignore-shared */
 } FfRestore;
 
-/* Lines, in order of preference (g_strfreev). */
+/* The command that has the guest run at once (g_free); NULL: not of such a file. */
+char *ff_restore_command(const FfRestore *r);
+/* What stock QEMU wants. Lines, in order of preference (g_strfreev). */
 char **ff_restore_lines(const FfRestore *r);
 
 #endif

@@ -133,18 +133,24 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
 {
     JsonObject *info = ff_json_node_object(r->info);
     g_autofree char *total = ff_format_duration(ff_json_int(info, "total-time", 0));
-    g_auto(GStrv) restore =
-        ff_restore_lines(&(FfRestore){.path = r->path,
-                                      .offset = o->offset,
-                                      .mapped = !strcmp(o->format, "mapped-ram"),
-                                      .compressed = o->compress});
+    const FfRestore file = {.path = r->path,
+                            .offset = o->offset,
+                            .mapped = !strcmp(o->format, "mapped-ram"),
+                            .compressed = o->compress};
+    g_autofree char *at_once = ff_restore_command(&file);
+    g_auto(GStrv) restore = ff_restore_lines(&file);
 
     printf("%s: complete\n", r->path);
     ff_report_row(stdout, "total time", "%s", total);
     print_stood(r, info);
     print_bytes(info);
     ff_report_latency(stdout, info);
-    ff_report_row(stdout, "restore", "%s", restore[0]);
+    if (at_once) {
+        ff_report_row(stdout, "restore", "%s", at_once);
+        ff_report_row(stdout, "or", "QEMU 9.0 or newer: %s", restore[0]);
+    } else {
+        ff_report_row(stdout, "restore", "%s", restore[0]);
+    }
     if (r->manifest) {
         ff_report_row(stdout, "disks", "%s", r->manifest);
     }

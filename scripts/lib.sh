@@ -5,6 +5,14 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# SCRIPT --help: what stands at the script's head.
+case ${1-} in
+-h | --help)
+    sed -n '3,${/^#/!q;s/^# \?//;p}' "$0"
+    exit
+    ;;
+esac
+
 # Everything that building needs, and what the tests and the demo need besides.
 build_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev libjson-glib-dev
     liburing-dev libzstd-dev libssl-dev python3-numpy)
@@ -23,16 +31,33 @@ die() {
     exit 1
 }
 
-# Runs apt-get without questions. Its output is shown only when it fails.
+# show_last FILTER: of the lines that come in, and that FILTER (a sed script) prints, the last one is
+# seen, in one line of the terminal, which is empty again at the end.
+show_last() {
+    local line
+    sed -u -n -E "$1" | while IFS= read -r line; do
+        printf '\r\e[K  %.76s' "$line"
+    done
+    printf '\r\e[K'
+}
+
+# Runs apt-get without questions. Its output is shown only when it fails; a terminal sees how far it is.
 quiet_apt() {
-    local log
+    local log status=0 progress options=(-q -y)
     log=$(mktemp)
-    if ! DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" >"$log" 2>&1 </dev/null; then
-        cat "$log" >&2
-        rm -f "$log"
-        return 1
+    if [ -t 1 ]; then
+        # "pmstatus:gcc:12.5:Unpacking gcc"
+        exec {progress}> >(show_last 's/^[a-z]+:[^:]*(:[a-z0-9]+)?:([0-9]+)\.[0-9]*:(.*)/\2 %  \3/p')
+        options+=(-o "APT::Status-Fd=$progress")
     fi
+    DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@" >"$log" 2>&1 </dev/null || status=$?
+    if [ -t 1 ]; then
+        exec {progress}>&-
+        wait $! || true # until its line is empty again
+    fi
+    [ $status = 0 ] || cat "$log" >&2
     rm -f "$log"
+    return $status
 }
 
 # need_packages PACKAGE...: installs those that are missing. Fast when none is.
@@ -58,6 +83,11 @@ need_packages() {
 setup_build() {
     local folder=$1
     shift
+    [ ! -d "$folder" ] || [ -w "$folder" ] ||
+        die "$folder cannot be written to; it belongs to $(stat -c %U "$folder"): remove it, or run this as that user"
+    # A tree that was copied or moved: meson would go on in the old place.
+    [ ! -f "$folder/build.ninja" ] || grep -qF "\"source\": \"$root\"" "$folder/meson-info/meson-info.json" ||
+        die "$folder was made for another folder than $root: remove it"
     [ -f "$folder/build.ninja" ] || meson setup "$folder" "$root" -Dfaults=true "$@" >"$folder.log" 2>&1 || {
         cat "$folder.log" >&2
         rm -rf "$folder" "$folder.log"

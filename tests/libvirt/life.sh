@@ -363,7 +363,8 @@ case_install_host() {
     diff -r "$scratch/etc-before" "$etc"
     install_host_odd
 }
-# A file without an end of its last line, a block without an end, a file that cannot be written.
+# A file without an end of its last line, a block without an end, a file that cannot be written; what comes after a
+# step that fails is done.
 install_host_odd() {
     local etc=$scratch/etc-odd
     rm -rf "$etc"
@@ -379,5 +380,11 @@ install_host_odd() {
     rm -r "$etc/udev"
     : >"$etc/udev"
     ! install_host "$etc" || fail "a rule that cannot be written"
+    rm "$etc/udev"
+    echo 'cgroup_device_acl = ["/dev/null"]' >"$etc/libvirt/qemu.conf"
+    rm -r "$etc/apparmor.d/local"
+    ! install_host "$etc" || fail "a list of devices that is the user's own"
+    is "the user's own list" "$(cat "$etc/libvirt/qemu.conf")" 'cgroup_device_acl = ["/dev/null"]'
+    grep -q 'farfault under libvirt: begin' "$etc/apparmor.d/local/abstractions/libvirt-qemu"
 }
 install_host() { on A env "FF_ETC=$1" "$prefix/sbin/farfault-install-host" "${@:2}"; }

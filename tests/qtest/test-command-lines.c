@@ -46,7 +46,7 @@ typedef struct {
 
 #define NO_SOCKET "no such socket: start QEMU with -qmp"
 #define NOBODY "connection refused: nobody listens there"
-#define NOT_ONE "it is no socket"
+#define NOT_ONE "that is no socket"
 #define DENIED "ermission denied"
 static const Row rows[] = {
     /* a file that is not there, and one that is not what is wanted */

@@ -223,8 +223,15 @@ static void test_restore(void)
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_auto(GStrv) lines = ff_restore_lines(&row[i].file);
         g_autofree char *all = g_strjoinv("|", lines);
+        g_autofree char *at_once = ff_restore_command(&row[i].file);
 
         g_assert_cmpstr(all, ==, row[i].lines);
+        if (row[i].file.mapped && !row[i].file.shared && !row[i].file.compressed) {
+            g_assert_nonnull(strstr(at_once, row[i].file.offset ? "restore --offset 8192 '/a' -- "
+                                                                : "restore '/a' -- "));
+        } else {
+            g_assert_null(at_once);
+        }
     }
 }
 
@@ -420,12 +427,17 @@ static void test_qmp_address(void)
         {"unix:", "names no socket"},
         {"tcp:localhost", "tcp:HOST:PORT"},
         {"tcp:localhost:", "tcp:HOST:PORT"},
+        {"localhost:4444", "write tcp:HOST:PORT"},
+        {"/dev/null", "no socket"},
+        {"unix:/", "no socket"},
+        {"tcp:127.0.0.1:1", "no QEMU listens at this port"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_autoptr(GError) error = NULL;
 
         g_assert_null(ff_cli_qmp_open(row[i].address, "source", &error));
+        g_test_message("%s", error->message);
         g_assert_nonnull(strstr(error->message, row[i].part));
     }
 }

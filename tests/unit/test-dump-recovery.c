@@ -375,6 +375,7 @@ static void test_loaded(void)
 /* ---- a dump that cannot be read any more, and a source that comes back -------------------------
  */
 
+#ifdef FF_FAULTS
 static gint reads;  /* atomic: so many more succeed */
 static gint errors; /* atomic */
 
@@ -387,7 +388,6 @@ static int fail_reads(const char *place, const char *name)
     return EIO;
 }
 
-#ifdef FF_FAULTS
 static void test_returns(void)
 {
     g_autoptr(GError) error = NULL;
