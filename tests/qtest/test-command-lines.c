@@ -45,7 +45,7 @@ typedef struct {
 } Row;
 
 #define NO_SOCKET "no such socket: start QEMU with -qmp"
-#define NOBODY "connection refused: nobody listens there"
+#define NOBODY "connection refused: no QEMU listens at this port"
 #define NOT_ONE "that is no socket"
 #define DENIED "ermission denied"
 static const Row rows[] = {
