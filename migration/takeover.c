@@ -252,7 +252,9 @@ static void run_guest(FfTakeover *t)
     t->control->granted = true;
     bool start = !t->control->start_paused || t->control->client_cont;
     ff_mutex_unlock(&t->control->lock);
-    start = start && !(t->pact && ff_pact_stop_is_said(t->pact));
+    /* What a client of the old QEMU says from here on is refused: it could not be obeyed at once.
+     */
+    start = !(t->pact && ff_pact_hear_no_more(t->pact)) && start;
     if (!run->resume(run, t->cfg->state->run_state, start, &running, &error)) {
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
         ff_mutex_lock(&t->control->lock);
@@ -317,24 +319,11 @@ static void run_and_lift(FfTakeover *t)
     }
 }
 
-/* A client of the old QEMU, which it still had a monitor of, has been told that the guest stands.
- */
-static void obey_late_stop(FfTakeover *t)
-{
-    FfVmmRun *run = &t->cfg->vmm->run;
-    g_autoptr(GError) error = NULL;
-
-    if (t->pact && ff_pact_hear_no_more(t->pact) && !run->halt(run, &error)) {
-        g_warning("the guest was to stand, and could not be stopped: %s", error->message);
-    }
-}
-
 static void complete(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
-    obey_late_stop(t);
     ff_stamp(t->control->end_us);
     if (ff_journal_phase(t->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
         ff_journal_done(t->cfg->state);

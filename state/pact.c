@@ -141,21 +141,16 @@ char *ff_pact_run_state(const FfPact *p)
 
 bool ff_pact_say_stop(FfPact *p)
 {
-    uint32_t expected = FF_PACT_SAID_NOTHING;
+    uint32_t before = 0;
 
-    return __atomic_compare_exchange_n(&p->h->said, &expected, (uint32_t)FF_PACT_SAID_STOP, false,
+    return __atomic_compare_exchange_n(&p->h->said, &before, (uint32_t)FF_PACT_SAID_STOP, false,
                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
-           expected == FF_PACT_SAID_STOP;
-}
-
-bool ff_pact_stop_is_said(const FfPact *p)
-{
-    return __atomic_load_n(&p->h->said, __ATOMIC_SEQ_CST) == FF_PACT_SAID_STOP;
+           before == FF_PACT_SAID_STOP;
 }
 
 bool ff_pact_hear_no_more(FfPact *p)
 {
-    return __atomic_exchange_n(&p->h->said, (uint32_t)FF_PACT_SAID_ALL, __ATOMIC_SEQ_CST) ==
+    return __atomic_fetch_or(&p->h->said, (uint32_t)FF_PACT_SAID_ALL, __ATOMIC_SEQ_CST) &
            FF_PACT_SAID_STOP;
 }
 

@@ -21,8 +21,9 @@
 
 typedef enum { FF_PACT_OPEN, FF_PACT_GIVEN, FF_PACT_TAKEN, FF_PACT_OLD } FfPactWord;
 
-/* What clients of the old QEMU say from GIVEN on: its engine cannot carry it out any more. */
-typedef enum { FF_PACT_SAID_NOTHING, FF_PACT_SAID_STOP, FF_PACT_SAID_ALL } FfPactSaid;
+/* Bits. What clients of the old QEMU say from GIVEN on, whose engine cannot carry it out any more;
+ * and that nothing is heard after it. STOP stays: an engine that comes later sees it, too. */
+typedef enum { FF_PACT_SAID_STOP = 1, FF_PACT_SAID_ALL = 2 } FfPactSaid;
 
 /* Pages that can be kept. What devices write while they are loaded is one page or none. */
 #define FF_PACT_PAGES 64
@@ -63,9 +64,8 @@ char *ff_pact_run_state(const FfPact *p);
 /* A client of the old QEMU wants the guest to stand. FALSE: the new engine does not look any more.
  */
 bool ff_pact_say_stop(FfPact *p);
-/* New engine: it was said. */
-bool ff_pact_stop_is_said(const FfPact *p);
-/* New engine: it cannot be said from now on. TRUE: it was. */
+/* New engine, before it lets the guest run: it cannot be said from now on. TRUE: it was, then or
+ * when an engine that has died asked the same. */
 bool ff_pact_hear_no_more(FfPact *p);
 
 /* Keeps page PAGE of BLOCK, of SIZE bytes, which a writer waits for. One thread. 0, or -ENOSPC. */
