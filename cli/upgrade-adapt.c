@@ -4,7 +4,7 @@
  * does.
  *
  *   -chardev file                append=on
- *   -chardev ...,logfile=PATH    logappend=on
+ *   -chardev ...,logfile=PATH    logappend=on; that of -qmp and -monitor, too
  *   -serial, -parallel file:PATH a chardev of their own, with append=on
  *   -device vmgenid              the guid of the running one
  *
@@ -33,6 +33,24 @@ static char *adapt_chardev(const char *value)
         ff_opts_set(opts, "logappend", "on");
     }
     return is_file || has_log ? ff_opts_print(opts, "backend") : g_strdup(value);
+}
+
+/* The log of a monitor's. */
+static char *adapt_monitor(const char *value)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "device");
+
+    if (!ff_opts_get(opts, "logfile")) {
+        return g_strdup(value);
+    }
+    ff_opts_set(opts, "logappend", "on");
+    return ff_opts_print(opts, "device");
+}
+
+static bool is_monitor(const FfOption *option)
+{
+    return option->kind == FF_OPT_QMP || option->kind == FF_OPT_QMP_PRETTY ||
+           option->kind == FF_OPT_MONITOR;
 }
 
 /* A second QEMU would make up another one: the guest would take itself for a copy. */
@@ -84,6 +102,7 @@ void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
         }
         adapted = option->kind == FF_OPT_CHARDEV  ? adapt_chardev(value)
                   : option->kind == FF_OPT_DEVICE ? adapt_device(value, running)
+                  : is_monitor(option)            ? adapt_monitor(value)
                                                   : g_strdup(value);
         g_strv_builder_add_many(b, word[-1], adapted, NULL);
     }

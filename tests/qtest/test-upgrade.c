@@ -166,6 +166,15 @@ static void is_as_before(const char *path)
     g_assert_cmpstr(text, ==, "of before\n");
 }
 
+/* The log of a monitor, to which both QEMUs write. */
+static void begins_as_before(const char *path)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_true(g_str_has_prefix(text, "of before\n"));
+}
+
 /* Of the generation ID; also the text that QEMU makes up at its start. */
 static char *generation(Guest *g)
 {
@@ -194,13 +203,18 @@ static void test_adapted(void)
     g_autofree char *on_serial = g_strdup_printf("file:%s", serial);
     g_autofree char *on_log = g_strdup_printf("null,id=l,logappend=off,logfile=%s", log);
     g_autofree char *on_file = g_strdup_printf("file,id=f,path=%s/file,,append=on", g->dir);
-    const char *const own[] = {"-serial", on_serial, "-chardev", on_file, "-chardev", on_log, NULL};
+    g_autofree char *said = g_build_filename(g->dir, "said", NULL);
+    g_autofree char *monitor =
+        g_strdup_printf("unix:%s/second,server=on,wait=off,logfile=%s", g->dir, said);
+    const char *const own[] = {"-serial", on_serial, "-chardev", on_file, "-chardev",
+                               on_log,    "-qmp",    monitor,    NULL};
 
     up_start_vmgenid(g, own);
     g_autofree char *guid = generation(g);
     write_to(serial);
     write_to(file);
     write_to(log);
+    write_to(said);
     for (unsigned i = 0; i < 2; i++) {
         up_to(g, program);
         g_autofree char *now = generation(g);
@@ -208,6 +222,7 @@ static void test_adapted(void)
         is_as_before(serial);
         is_as_before(file);
         is_as_before(log);
+        begins_as_before(said);
     }
     up_check_memory(g);
 }
