@@ -502,14 +502,23 @@ static bool ask(Upgrade *u, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) node =
-        ff_cli_qmp_call(u->old_gone ? u->prepared : u->running, "query-migrate", NULL, &local);
-    const char *status = ff_json_string_or(ff_json_node_object(node), "status", "none");
+        u->old_gone ? NULL : ff_cli_qmp_call(u->running, "query-migrate", NULL, &local);
+    /* An old engine waits for the new one, which may hang. */
+    g_autoptr(JsonNode) other =
+        u->new_gone || local ? NULL : ff_cli_qmp_call(u->prepared, "query-migrate", NULL, &local);
+    JsonObject *info = ff_json_node_object(node);
+    const char *status = ff_json_string_or(info, "status", "none");
 
-    if (!node && g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT)) {
+    if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT)) {
         return fail(error,
                     "the upgrade hangs, processes %d and %d are the guest's QEMUs: see farfault "
                     "doctor which process is stopped, and continue it or end it (%s)",
                     u->old_pid, (int)u->pid, local->message);
+    }
+    if (!strcmp(status, "postcopy-paused")) {
+        return fail(error, "%s (processes %d and %d)",
+                    ff_json_string_or(info, "error-desc", "the upgrade has failed"), u->old_pid,
+                    (int)u->pid);
     }
     if (node && !u->old_gone && u->new_gone &&
         (!strcmp(status, "none") || !strcmp(status, "failed") || !strcmp(status, "cancelled"))) {
