@@ -52,6 +52,11 @@ static void on_status(FfStatus status, void *opaque)
         ff_deferred_fail(d, "the restore that it waited for has paused: see query-migrate");
         d->deferred_over = false; /* the pause has to be seen */
     }
+    if (status == FF_STATUS_POSTCOPY_PAUSED && d->taking_back) {
+        /* It is not: who waits for that is told what there is. */
+        d->taking_back = false;
+        ff_driver_go_on(d);
+    }
     if (!d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
         ff_driver_report(d, status);
     }
