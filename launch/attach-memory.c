@@ -261,7 +261,8 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
 static bool has_no_guest(const FfStateHeader *state, const FfPact *pact)
 {
     uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
-    bool early = phase == FF_PHASE_IDLE || phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING;
+    bool early = phase == FF_PHASE_IDLE || phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING ||
+                 phase == FF_PHASE_DEAD;
 
     return ff_state_is_marked(state, FF_MARK_BORROWED) &&
            (pact ? ff_pact_word(pact) != FF_PACT_TAKEN : early);

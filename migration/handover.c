@@ -498,15 +498,19 @@ static void restart_guest(FfHandover *s)
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
+    /* One look decides: from then on QEMU is told at once. */
     ff_mutex_lock(&s->control->lock);
     bool halt = running && s->control->start_paused;
+    s->stopped = halt;
     ff_mutex_unlock(&s->control->lock);
-    if (halt && !vmm->run.halt(&vmm->run, &error)) {
-        g_warning("roll back: the guest could not be stopped again: %s", error->message);
+    if (halt) {
+        if (!vmm->run.halt(&vmm->run, &error)) {
+            g_warning("roll back: the guest could not be stopped again: %s", error->message);
+        }
+        ff_mutex_lock(&s->control->lock);
+        s->stopped = false;
+        ff_mutex_unlock(&s->control->lock);
     }
-    ff_mutex_lock(&s->control->lock);
-    s->stopped = false;
-    ff_mutex_unlock(&s->control->lock);
 }
 
 static void forget(FfHandover *s)
@@ -628,7 +632,9 @@ void ff_handover_adopt(FfHandover *s)
         end_old(s);
         return;
     }
-    if ((given || __atomic_load_n(&state->kept_pact, __ATOMIC_ACQUIRE)) && !s->pact) {
+    /* In SETUP the guest runs here, and the pact was perhaps never made known. */
+    bool kept = __atomic_load_n(&state->kept_pact, __ATOMIC_ACQUIRE);
+    if (!s->pact && (given || (kept && phase != FF_PHASE_SETUP))) {
         stay_stopped(s, unknown);
         return;
     }
