@@ -98,28 +98,6 @@ FfStatus ff_adopt_source_begin(FfSource *s)
                                   : first;
 }
 
-/* QEMU's own migration, whose other end the relay has kept. FALSE: there is none. */
-static bool end_inner(FfSource *s)
-{
-    /* MIG_RP_MSG_SHUT with an error; then the end, for a QEMU that sits in a write. */
-    static const uint8_t shut[8] = {0, 1, 0, 4, 0, 0, 0, 1};
-    struct iovec iov = {(void *)shut, sizeof(shut)};
-    FfVmm *vmm = s->cfg->vmm;
-    g_autoptr(GError) error = NULL;
-
-    if (s->cfg->fd < 0) {
-        return false;
-    }
-    s->inner = ff_channel_new(s->cfg->fd, FF_CHANNEL_MAIN);
-    s->cfg->fd = -1;
-    ff_channel_write_all(s->inner, &iov, 1, true);
-    ff_channel_shutdown(s->inner);
-    if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
-        g_warning("roll back: %s", error->message);
-    }
-    return true;
-}
-
 /* FALSE: it is the peer's by now. */
 static bool take_guest_back(FfSource *s)
 {
@@ -127,7 +105,19 @@ static bool take_guest_back(FfSource *s)
     g_autoptr(GError) error = NULL;
     bool running = false, start = !ff_control_client_stopped(s->control);
 
-    if (!end_inner(s) && vmm->state.forget_kept) {
+    if (s->cfg->fd >= 0) {
+        /* MIG_RP_MSG_SHUT with an error; then the end, for a QEMU that sits in a write. */
+        static const uint8_t shut[8] = {0, 1, 0, 4, 0, 0, 0, 1};
+        struct iovec iov = {(void *)shut, sizeof(shut)};
+        s->inner = ff_channel_new(s->cfg->fd, FF_CHANNEL_MAIN);
+        s->cfg->fd = -1;
+        ff_channel_write_all(s->inner, &iov, 1, true);
+        ff_channel_shutdown(s->inner);
+        if (!vmm->state.wait_saved(&vmm->state, 1, &error)) {
+            g_warning("roll back: %s", error->message);
+            g_clear_error(&error);
+        }
+    } else if (vmm->state.forget_kept) {
         /* Nobody else has it any more: while QEMU keeps it, QEMU waits for its own end. */
         vmm->state.forget_kept(&vmm->state);
     }
@@ -197,9 +187,6 @@ void ff_adopt_source(FfSource *s)
     if (phase == FF_PHASE_STOPPED && !take_guest_back(s)) {
         adopt_given_late(s);
         return;
-    }
-    if (phase == FF_PHASE_SETUP) {
-        end_inner(s); /* a live snapshot's, behind its release */
     }
     ff_precopy_end(s, false);
     undo(s->cfg->vmm);
