@@ -64,17 +64,28 @@ static void copy(FILE *stream, const char *format, va_list ap)
     errno = saved_errno;
 }
 
+typedef int Vfprintf(FILE *, const char *, va_list);
+typedef int VfprintfChk(FILE *, int, const char *, va_list);
+
+/* The real ones: known before there are threads, but to who prints before that. */
+static Vfprintf *real_vfprintf;
+static VfprintfChk *real_vfprintf_chk;
+
+static void find_real(void)
+{
+    real_vfprintf = (Vfprintf *)dlsym(RTLD_NEXT, "vfprintf");
+    real_vfprintf_chk = (VfprintfChk *)dlsym(RTLD_NEXT, "__vfprintf_chk");
+}
+
 int ff_agent_vfprintf(FILE *stream, const char *format, va_list ap) __asm__("vfprintf");
 __attribute__((visibility("default"))) int ff_agent_vfprintf(FILE *stream, const char *format,
                                                              va_list ap)
 {
-    static int (*next)(FILE *, const char *, va_list);
-
-    copy(stream, format, ap);
-    if (!next) {
-        next = (int (*)(FILE *, const char *, va_list))dlsym(RTLD_NEXT, "vfprintf");
+    if (!real_vfprintf) {
+        find_real();
     }
-    return next(stream, format, ap);
+    copy(stream, format, ap);
+    return real_vfprintf(stream, format, ap);
 }
 
 int ff_agent_vfprintf_chk(FILE *stream, int flag, const char *format,
@@ -82,17 +93,16 @@ int ff_agent_vfprintf_chk(FILE *stream, int flag, const char *format,
 __attribute__((visibility("default"))) int ff_agent_vfprintf_chk(FILE *stream, int flag,
                                                                  const char *format, va_list ap)
 {
-    static int (*next)(FILE *, int, const char *, va_list);
-
-    copy(stream, format, ap);
-    if (!next) {
-        next = (int (*)(FILE *, int, const char *, va_list))dlsym(RTLD_NEXT, "__vfprintf_chk");
+    if (!real_vfprintf_chk) {
+        find_real();
     }
-    return next(stream, flag, format, ap);
+    copy(stream, format, ap);
+    return real_vfprintf_chk(stream, flag, format, ap);
 }
 
 void ff_stderr_start(int fd)
 {
+    find_real();
     char *memory =
         fd < 0 ? MAP_FAILED : mmap(NULL, FF_STDERR_END, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 

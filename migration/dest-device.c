@@ -59,6 +59,9 @@ static void say_not_loaded(FfDestination *d)
     }
     g_autofree char *words = last_words(d);
     bool ended = !words && ff_conn_vmm_ended(d->conn, 0);
+    if (ff_control_events(d->control) & FF_EV_SHUT) {
+        return; /* that took a while: it has loaded it, and closed its end before the last byte */
+    }
     ff_control_dead(d->control, "QEMU %s the device state%s%s%s: %s%s",
                     ended ? "has ended while it loaded" : "could not load",
                     d->suspects ? " (the guests differ: " : "", d->suspects ? d->suspects : "",
@@ -71,7 +74,7 @@ static void say_not_loaded(FfDestination *d)
                             "/var/log/libvirt/qemu/NAME.log)");
 }
 
-static char *end_text(FfDestination *d)
+char *ff_dest_end_text(FfDestination *d)
 {
     g_autofree char *words = ff_stderr_since(d->cfg->discard_fd, d->stderr_before);
 
@@ -80,9 +83,12 @@ static char *end_text(FfDestination *d)
 
 void ff_dest_vmm_ended(FfDestination *d)
 {
-    /* While it loads, who reads its return path says it. */
-    if (ff_dest_owes_reason(d) && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADING) {
-        g_autofree char *text = end_text(d);
+    /* While it loads, who reads its return path says it; who waits for pages after that does not.
+     */
+    bool is_read = ff_journal_phase(d->cfg->state) == FF_PHASE_LOADING &&
+                   !(ff_control_events(d->control) & FF_EV_SHUT);
+    if (!is_read && ff_dest_owes_reason(d)) {
+        g_autofree char *text = ff_dest_end_text(d);
         ff_control_dead(d->control, "%s", text);
     }
 }
@@ -92,7 +98,8 @@ char *ff_dest_reason(FfDestination *d, const GError *error)
     /* Its monitor's end comes a moment before its own. */
     bool of_vmm = error->domain != FF_M_ERROR && error->domain != G_IO_ERROR;
 
-    return of_vmm && ff_conn_vmm_ended(d->conn, WORDS_MS) ? end_text(d) : g_strdup(error->message);
+    return of_vmm && ff_conn_vmm_ended(d->conn, WORDS_MS) ? ff_dest_end_text(d)
+                                                          : g_strdup(error->message);
 }
 
 gpointer ff_dest_feeder(gpointer p)

@@ -17,4 +17,7 @@ void ff_dest_vmm_ended(FfDestination *d);
  * QEMU has ended, that is it. */
 char *ff_dest_reason(FfDestination *d, const GError *error);
 
+/* What the source is told of it (g_free). Any thread. */
+char *ff_dest_end_text(FfDestination *d);
+
 #endif

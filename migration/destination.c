@@ -179,9 +179,8 @@ bool ff_dest_begin_load(FfDestination *d, GError **error)
     int fd = -1;
 
     know_vcpus(d);
-    if (d->origin) {
-        d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
-    }
+    /* What it has said of other things, an hour ago, is no reason. */
+    d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
     ff_journal_loading(d->cfg->state);
     FF_FAULT_AT("loading");
     if (!d->cfg->vmm->state.load(&d->cfg->vmm->state, &fd, error)) {
@@ -230,6 +229,11 @@ static bool load(FfDestination *d, GError **error)
         return false;
     }
     FF_FAULT_AT("shut");
+    if (ff_conn_vmm_ended(d->conn, 0)) {
+        g_autofree char *text = ff_dest_end_text(d);
+        g_set_error_literal(error, FF_M_ERROR, 0, text);
+        return false;
+    }
     ff_journal_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
     FfFrame f = ff_frame(FF_FRAME_LOADED, 0);

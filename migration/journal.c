@@ -10,6 +10,8 @@
 
 #include <glib.h>
 
+#include "trace/mark.h"
+
 typedef enum {
     STEP_SETUP,
     STEP_STOPPED,
@@ -57,7 +59,6 @@ static const Row rows[] = {
     {FF_ROLE_##side, STEP_##step, phases, BEFORE_##rights, FF_PHASE_##phase, RIGHT_##right,        \
      order,          why,         #step},
 #include "migration/journal-steps.h"
-#include "trace/mark.h"
 #undef FF_JOURNAL_STEP
 };
 

@@ -445,14 +445,14 @@ static void hear_out(FfSource *s)
 void ff_source_roll_back(FfSource *s, const GError *why)
 {
     g_autoptr(GError) error = NULL;
-    /* A cancel shuts the connections, which is then what the steps fail with. */
-    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
-                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
 
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = false;
     ff_mutex_unlock(&s->control->lock);
     hear_out(s);
+    /* A cancel shuts the connections, which is then what the steps fail with. */
+    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     } else {

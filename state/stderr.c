@@ -55,7 +55,8 @@ static char *take_text(const FfStderrPage *page, uint64_t first)
 static const char *skip_name(const char *line)
 {
     const char *name = strstr(line, "qemu-");
-    const char *end = name ? strpbrk(name, ": ") : NULL;
+    bool begins = name && (name == line || name[-1] == ' ');
+    const char *end = begins ? strpbrk(name, ": ") : NULL;
 
     return end && g_str_has_prefix(end, ": ") ? end + 2 : line;
 }
