@@ -720,7 +720,7 @@ static void test_not_ours(void)
     expect_refusal(qemu, 1, "is no guest that farfault started");
     expect_refusal("2147483647", 1, "there is no process 2147483647");
     expect_refusal("/nonexistent/qmp.sock", 1, "has its QMP socket at /nonexistent/qmp.sock");
-    expect_refusal("--now", 2, "name one guest");
+    expect_refusal("--now", 2, "unknown option \"--now\"");
     vm_end(plain);
 }
 
