@@ -107,8 +107,8 @@ static gpointer run(gpointer opaque)
 
 static void queue(FfAhead *h, Window w)
 {
-    if (h->n_queue == G_N_ELEMENTS(h->queue)) {
-        return; /* the disk is slower than all who read */
+    if (h->ending || h->n_queue == G_N_ELEMENTS(h->queue)) {
+        return; /* nobody joins a new thread; or the disk is slower than all who read */
     }
     h->queue[h->n_queue++] = w;
     while (h->threads->len < h->max_threads) {

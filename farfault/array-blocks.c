@@ -14,6 +14,10 @@ void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state)
     a->blocks[block].state = (uint8_t)state;
     if (state != FF_BLOCK_LOADING && state != FF_BLOCK_LEAVING) {
         pthread_cond_broadcast(&a->changed);
+        ff_array_call_goes_on(a, block);
+    }
+    if (state == FF_BLOCK_LOADED || state == FF_BLOCK_FAILED) {
+        a->blocks[block].parked = false;
     }
 }
 

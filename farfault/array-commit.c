@@ -133,6 +133,7 @@ static int begin(FfArray *a, const char *call)
 static void end(FfArray *a)
 {
     a->busy = false;
+    ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -246,7 +247,12 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
 {
     int rc = a->file.store ? read_now(a, block, buffer) : -EROFS;
 
-    rc = rc < 0 ? rc : MIN(a->file.store(a->opaque, block, buffer), 0);
+    if (rc == 0) {
+        FfArrayCall call;
+        ff_array_call_begin(a, &call);
+        rc = MIN(a->file.store(a->opaque, block, buffer), 0);
+        ff_array_call_end(a, &call);
+    }
     a->stats.stores += rc == 0;
     return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
 }

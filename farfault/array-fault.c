@@ -6,7 +6,7 @@
  * The memory is a memfd. A block is loaded into a buffer of the thread's and written to the memfd;
  * each mapping shows it by UFFDIO_CONTINUE, write-protected, when it is touched there (MISSING at
  * first, MINOR where another mapping has it). So no half of a block is ever seen, and no write is
- * missed.
+ * missed. Where there is no huge page for one: array-wait.c.
  *
  * What was written: with asynchronous write protection an entry of the page tables that was shown
  * and is not protected any more. Taking the mapping away (MADV_DONTNEED) turns protected entries
@@ -43,17 +43,6 @@ static FfArrayMap *find_map(const FfArray *a, uint64_t addr)
         }
     }
     return NULL;
-}
-
-/* Who waits for BLOCK is told again, but for those in DONE (NULL: none), who know. */
-static void wake_all(const FfArray *a, uint64_t block, const FfArrayMap *done)
-{
-    for (guint i = 0; i < a->maps->len; i++) {
-        uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
-        if (addr && a->maps->pdata[i] != done) {
-            ff_uffd_wake(a->uffd, addr, len);
-        }
-    }
 }
 
 /* Changed pages of BLOCK can be written without a fault, in M. */
@@ -128,7 +117,11 @@ static int load(FfArray *a, uint64_t block, void *buffer)
     uint64_t at = block * a->block_size;
 
     if (!a->disk) {
-        return a->file.load(a->opaque, block, buffer);
+        FfArrayCall call;
+        ff_array_call_begin(a, &call);
+        int rc = a->file.load(a->opaque, block, buffer);
+        ff_array_call_end(a, &call);
+        return rc;
     }
     uint64_t n = MIN(a->block_size, a->len - at);
     memset((char *)buffer + n, 0, a->block_size - n);
@@ -210,16 +203,26 @@ static bool free_one(FfArray *a)
     return at && !a->busy && ff_array_leave(a, at - 1, FF_LEAVE_SPILL) == 0;
 }
 
-/* Until the limit has room for one more. Where nothing can go, for want of room in the log, the
- * limit gives way: a program that has done nothing wrong is not ended. */
+/* Until the limit has room for one more. Where nothing can go, for want of room in the log, while
+ * others load or commit, the limit gives way: a program that has done nothing wrong is not ended.
+ */
 static void make_room(FfArray *a)
 {
     while (a->max_resident && a->n_resident >= a->max_resident && free_one(a)) {
     }
 }
 
-/* BLOCK is EMPTY. Locked, drops the lock. */
-static void load_block(FfArray *a, uint64_t block, void *buffer)
+/* There may be a huge page by now. Locked, drops the lock. */
+static bool look_for_page(FfArray *a)
+{
+    uint64_t ended = a->n_ended;
+
+    return free_one(a) || ff_array_evict(a, 1, UINT64_MAX) || ff_huge_memory_has(a->huge) ||
+           a->n_ended != ended;
+}
+
+/* BLOCK is EMPTY. FALSE: it still is, and is touched once more. Locked, drops the lock. */
+static bool load_block(FfArray *a, uint64_t block, void *buffer)
 {
     FfBlock *b = &a->blocks[block];
     char *to = buffer;
@@ -227,6 +230,7 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
     int rc;
 
     ff_array_set_state(a, block, FF_BLOCK_LOADING);
+    a->n_loading++;
     make_room(a);
     a->n_resident++;
     do {
@@ -234,7 +238,8 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
         pthread_mutex_unlock(&a->lock);
         rc = placed ? 0 : find_place(a, block, 1, &to);
         placed = rc == 0;
-        bool taken = rc < 0; /* somebody else has the page that was ours */
+        bool taken = rc < 0; /* others load and have all pages, or somebody else has the one that
+                              * was ours */
         rc = rc < 0 ? rc : ff_array_read(a, block, to);
         rc = rc < 0 ? rc : write_memory(a, block, 1, to);
         if (rc < 0 && placed) {
@@ -242,11 +247,18 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
             placed = false;
         }
         pthread_mutex_lock(&a->lock);
+        a->stats.loads += !taken;
         if (taken) {
-            b->again |= free_one(a);
+            a->n_loading--;
+            b->again |= look_for_page(a);
+            if (!b->again && ff_array_park(a, block)) {
+                a->n_resident--;
+                return false;
+            }
+            a->n_loading++;
         }
-        a->stats.loads++;
     } while (b->again);
+    a->n_loading--;
     if (rc < 0) {
         a->n_resident--;
         a->stats.failed++;
@@ -256,10 +268,12 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
         ff_array_set_state(a, block, FF_BLOCK_LOADED);
     }
     if (rc < 0 && a->file.failed) {
+        ff_array_retry(a);
         pthread_mutex_unlock(&a->lock);
         a->file.failed(a->opaque, block, rc);
         pthread_mutex_lock(&a->lock);
     }
+    return true;
 }
 
 /* ---- loading ahead -----------------------------------------------------------------------------
@@ -281,7 +295,8 @@ static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
         }
         if (!room) {
             ff_array_set_state(a, first + i, FF_BLOCK_EMPTY);
-            wake_all(a, first + i, NULL);
+            ff_array_wake(a, first + i, NULL);
+            ff_array_retry(a);
             break;
         }
         a->n_resident++;
@@ -297,6 +312,7 @@ static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
     char *to = buffer;
     int rc = 0;
 
+    a->n_loading++;
     do {
         for (uint64_t i = 0; i < n; i++) {
             a->blocks[first + i].again = false;
@@ -318,6 +334,7 @@ static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
             again |= a->blocks[first + i].again;
         }
     } while (again);
+    a->n_loading--;
     a->n_resident -= rc < 0 ? n : 0;
     a->stats.loads += rc < 0 ? 0 : n;
     a->stats.ahead += rc < 0 ? 0 : n;
@@ -366,8 +383,11 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
         }
         for (uint64_t b = at; b < at + some; b++) {
             if (a->blocks[b].wanted || rc < 0) {
-                wake_all(a, b, rc < 0 ? NULL : now);
+                ff_array_wake(a, b, rc < 0 ? NULL : now);
             }
+        }
+        if (some) {
+            ff_array_retry(a);
         }
         if (rc < 0) {
             return;
@@ -390,17 +410,21 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
     ff_uffd_try_protect(a->uffd, addr, a->page_size, false);
 }
 
-static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
+static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *buffer)
 {
     FfBlockState state = a->blocks[block].state;
     FfArrayMap *m = find_map(a, addr), *done = NULL;
+    bool loaded = false;
 
     a->blocks[block].wanted = true;
-    if (!ff_bitmap_test(&m->shown, block)) {
+    if (!ff_bitmap_test(&m->shown, block) && !a->blocks[block].parked) { /* else it was noted */
         ff_ahead_note(a->ahead, m, block);
     }
+    if (state != FF_BLOCK_LOADED && state != FF_BLOCK_FAILED) {
+        ff_array_call_waits(a, block, tid);
+    }
     if (state == FF_BLOCK_EMPTY) {
-        load_block(a, block, buffer);
+        loaded = load_block(a, block, buffer);
     }
     m = find_map(a, addr); /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
@@ -414,9 +438,10 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, void *buffer)
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
         poison(a, m, block);
-    } /* else somebody loads it, or takes it away, and wakes all then */
-    if (state == FF_BLOCK_EMPTY) {
-        wake_all(a, block, done);
+    } /* else somebody loads it, or takes it away, and wakes all then; or it has to wait */
+    if (loaded) {
+        ff_array_wake(a, block, done);
+        ff_array_retry(a);
     }
 }
 
@@ -433,7 +458,7 @@ void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, v
         if (flags & UFFD_PAGEFAULT_FLAG_WP) {
             on_write(a, m, block, addr);
         } else {
-            on_miss(a, addr, block, buffer);
+            on_miss(a, addr, block, tid, buffer);
         }
     } /* else it is being unmapped */
     pthread_mutex_unlock(&a->lock);
@@ -541,7 +566,7 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
         ff_array_unlist(a, block);
     }
     ff_array_set_state(a, block, rc == 0 ? FF_BLOCK_EMPTY : FF_BLOCK_LOADED);
-    wake_all(a, block, NULL);
+    ff_array_wake(a, block, NULL);
     return rc;
 }
 

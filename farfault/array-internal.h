@@ -5,8 +5,8 @@
  * A block's state has one table:
  *
  *   EMPTY    a touch -> LOADING
- *   LOADING  loaded -> LOADED; not -> FAILED, or EMPTY if nobody has asked for it; invalidated
- *            meanwhile: is loaded once more
+ *   LOADING  loaded -> LOADED; not -> FAILED, or EMPTY if nobody has asked for it, or if there is
+ *            no huge page just now; invalidated meanwhile: is loaded once more
  *   LOADED   to be given back, aborted, invalidated -> LEAVING
  *   LEAVING  gone -> EMPTY; it was written to meanwhile, or has no room in the log -> LOADED
  *   FAILED   invalidated -> EMPTY
@@ -38,12 +38,20 @@ typedef struct {
     uint8_t state;         /* FfBlockState */
     bool again;            /* LOADING: what is loaded is out of date */
     bool wanted;           /* LOADING ahead: somebody waits for it */
+    bool parked;           /* there was no page for it, and it was not loaded since */
 } FfBlock;
 
 typedef struct {
     uint64_t addr, offset, len;
     FfBitmap shown; /* blocks, by number: mapped here since they were loaded */
 } FfArrayMap;
+
+/* load() or store() of the program's, which is under way. The array's lock. */
+typedef struct FfArrayCall {
+    pid_t tid;
+    uint64_t waits; /* for this block + 1; 0: for none */
+    struct FfArrayCall *next;
+} FfArrayCall;
 
 typedef struct FfAhead FfAhead; /* array-ahead.c */
 
@@ -72,12 +80,16 @@ struct FfArray {
     uint64_t n_resident;     /* and what is LOADING */
     uint64_t max_resident;   /* 0: no limit */
     uint64_t n_leaving;
-    FfBitmap dirty;  /* pages; with async those that are known */
-    FfBitmap stored; /* of them, since they were stored last */
-    GPtrArray *maps; /* FfArrayMap */
-    FfRedo *log;     /* lock to set; what was spilled, and of a disk what is committed */
-    bool busy;       /* a commit, an abort or an invalidation is under way: nothing is spilled */
-    bool broken;     /* of who is busy: the log must stay as it is */
+    uint64_t n_loading; /* threads that load, but for those that have found no huge page */
+    FfArrayCall *calls; /* of the program's */
+    GArray *parked;     /* uint64_t: blocks that were touched when there was no huge page */
+    uint64_t n_ended;   /* so often there may have been one after that */
+    FfBitmap dirty;     /* pages; with async those that are known */
+    FfBitmap stored;    /* of them, since they were stored last */
+    GPtrArray *maps;    /* FfArrayMap */
+    FfRedo *log;        /* lock to set; what was spilled, and of a disk what is committed */
+    bool busy;          /* a commit, an abort or an invalidation is under way: nothing is spilled */
+    bool broken;        /* of who is busy: the log must stay as it is */
     FfArrayStats stats;
 };
 
@@ -97,6 +109,25 @@ uint64_t ff_array_pages(const FfArray *a);
 uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
 /* Where BLOCK is in M: *LEN bytes. 0: it is not. */
 uint64_t ff_array_where(const FfArray *a, const FfArrayMap *m, uint64_t block, uint64_t *len);
+
+/* ---- array-wait.c -------------------------------------------------------------------------------
+ */
+
+/* Around a call of the program's, by its thread. Not locked. */
+void ff_array_call_begin(FfArray *a, FfArrayCall *call);
+void ff_array_call_end(FfArray *a, FfArrayCall *call);
+/* All locked. TID waits for BLOCK, which is not LOADED and not FAILED. */
+void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid);
+/* Nobody waits for BLOCK any more, or each tries once more. */
+void ff_array_call_goes_on(FfArray *a, uint64_t block);
+/* Who waits for BLOCK is told again, but for those in DONE (NULL: none), who know. */
+void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
+/* BLOCK, which is LOADING and has found no page, is EMPTY: it is touched once more when
+ * ff_array_retry() says so. FALSE: nothing is under way after which there may be a page, and it
+ * stays as it is. */
+bool ff_array_park(FfArray *a, uint64_t block);
+/* Something has ended after which there may be a page. */
+void ff_array_retry(FfArray *a);
 
 /* ---- array-fault.c ------------------------------------------------------------------------------
  */

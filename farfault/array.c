@@ -136,6 +136,7 @@ ssize_t ff_array_reclaim(FfArray *a, size_t bytes)
     }
     pthread_mutex_lock(&a->lock);
     uint64_t n = ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX);
+    ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
     return (ssize_t)(n * a->block_size);
 }
@@ -322,6 +323,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .spill = g_strdup(o->spill),
                    .blocks = MAP_FAILED,
                    .max_resident = o->limit ? MAX(o->limit / bs, LEAST_BLOCKS) : 0,
+                   .parked = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
                    .maps = g_ptr_array_new_with_free_func(map_free),
                    .log = log};
     pthread_mutex_init(&a->lock, NULL);
@@ -532,6 +534,7 @@ void ff_array_free(FfArray *a)
     ff_bitmap_clear(&a->stored);
     pthread_mutex_destroy(&a->lock);
     pthread_cond_destroy(&a->changed);
+    g_array_unref(a->parked);
     g_free(a->spill);
     g_free(a);
 }

@@ -256,8 +256,9 @@ typedef struct {
     /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not
      * BLOCK; it must not wait for who may wait for a block. */
     int (*load)(void *opaque, uint64_t block, void *buf);
-    /* Keeps BUF as the content of BLOCK. In the thread of who commits, in ascending order. NULL:
-     * the array cannot be committed. */
+    /* Keeps BUF as the content of BLOCK. In the thread of who commits, in ascending order. It may
+     * touch arrays; of FF_ARRAY_HUGE it must not wait for who may wait for a block. NULL: the array
+     * cannot be committed. */
     int (*store)(void *opaque, uint64_t block, const void *buf);
     /* BLOCK could not be loaded: who touches it gets SIGBUS. Can be NULL. */
     void (*failed)(void *opaque, uint64_t block, int rc);
@@ -271,7 +272,9 @@ typedef struct {
  * `threads`. */
 #define FF_ARRAY_RANDOM 0x20u
 /* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
- * set aside when it is opened: -ENOMEM, they are not free. */
+ * set aside when it is opened: -ENOMEM, they are not free. Who touches a block when all are in use
+ * waits until a load or a commit has ended; what load() and store() touch themselves could not be
+ * loaded (SIGBUS) if that would be for ever. */
 #define FF_ARRAY_HUGE 0x40u
 
 typedef struct {

@@ -150,6 +150,14 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
     return rc;
 }
 
+bool ff_huge_memory_has(FfHugeMemory *h)
+{
+    pthread_mutex_lock(&h->lock);
+    bool has = h->kept > 0;
+    pthread_mutex_unlock(&h->lock);
+    return has;
+}
+
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
 {
     pthread_mutex_lock(&h->lock);

@@ -7,6 +7,7 @@
 #define FARFAULT_HUGE_MEMORY_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,8 @@ int ff_huge_memory_fd(const FfHugeMemory *h);
 int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset);
 /* The same for one that was taken, and that the program has removed. */
 int ff_huge_memory_again(FfHugeMemory *h, uint64_t offset);
+/* One at least is set aside now, and not in use. */
+bool ff_huge_memory_has(FfHugeMemory *h);
 /* One that was taken is not there any more. */
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset);
 /* Where the page at OFFSET can be filled. Nobody touches that unless the page is there. */

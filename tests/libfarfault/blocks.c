@@ -34,6 +34,9 @@ static int load(void *opaque, uint64_t block, void *buf)
     if (nested && block < 8) {
         g_assert_cmpuint(*(const volatile uint64_t *)(nested + (block + 1) * n), ==, block + 1);
     }
+    if (f->during) {
+        f->during(f, block, false);
+    }
     errno = 98; /* nobody else's */
     return fail;
 }
@@ -43,6 +46,9 @@ static int store(void *opaque, uint64_t block, const void *buf)
     File *f = opaque;
     int rc = 0;
 
+    if (f->during) {
+        f->during(f, block, true);
+    }
     pthread_mutex_lock(&f->lock);
     if (block == 3 && f->fail_store) {
         rc = f->fail_store;

@@ -13,7 +13,7 @@
 #define BLOCKS 128u
 #define WORDS (PS / 8)
 
-typedef struct {
+typedef struct File {
     size_t block_size;
     FfArray *a;
     uint64_t *words; /* what is stored; 0: never was, and each word is the block's number */
@@ -26,6 +26,8 @@ typedef struct {
     unsigned late;                          /* lock: 1: the next load waits with what it found */
     int fail_load, fail_store;              /* lock: the errno of block 3 */
     const uint64_t *nested;                 /* a mapping of the first blocks: N touches N + 1 */
+    /* In a load, before it ends, or a store, before it begins. Can be NULL. */
+    void (*during)(struct File *f, uint64_t block, bool store);
 } File;
 
 /* FALSE: skipped. LIMIT: blocks. */

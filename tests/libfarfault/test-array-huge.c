@@ -2,7 +2,8 @@
 /*
  * Arrays on huge pages: aliases, more changed data than memory, a file that is opened again, loads
  * that fail, pages that the program gives back and removes; a pool that is empty, at first and in
- * the middle, for which this stands in front of fallocate(); what is refused. The steps of one
+ * the middle, for which this stands in front of fallocate(); who waits for a page, and who must
+ * not; what is refused. The steps of one
  * program are in test-array.c.
  */
 #include <errno.h>
@@ -21,6 +22,20 @@
 /* So many times somebody else has the page that was ours. Atomic; observer: who loads. */
 static int stolen;
 
+/* So often there was no page. missed_lock. */
+static unsigned missed;
+static pthread_mutex_t missed_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t missed_more = PTHREAD_COND_INITIALIZER;
+
+static void wait_missed(unsigned n)
+{
+    pthread_mutex_lock(&missed_lock);
+    while (missed < n) {
+        pthread_cond_wait(&missed_more, &missed_lock);
+    }
+    pthread_mutex_unlock(&missed_lock);
+}
+
 int fallocate(int fd, int mode, off_t offset, off_t len)
 {
     if (mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0) {
@@ -28,7 +43,16 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
         errno = ENOSPC;
         return -1;
     }
-    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+    int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len);
+    if (rc < 0 && mode == 0) {
+        int saved = errno;
+        pthread_mutex_lock(&missed_lock);
+        missed++;
+        pthread_cond_broadcast(&missed_more);
+        pthread_mutex_unlock(&missed_lock);
+        errno = saved;
+    }
+    return rc;
 }
 
 /* The pool has room for it. NULL: skipped. */
@@ -257,6 +281,174 @@ static void test_stolen(gconstpointer data)
     end(&f, pool);
 }
 
+static void set_fail_load(File *f, int rc)
+{
+    pthread_mutex_lock(&f->lock);
+    f->fail_load = rc;
+    pthread_mutex_unlock(&f->lock);
+}
+
+static uint64_t *touched; /* the first word of all blocks */
+
+/* A system call that reads a word of BLOCK does. */
+static bool can_touch(unsigned block)
+{
+    int fd = world_file();
+    bool ok = pwrite(fd, touched + block * HW, 8, 0) == 8;
+
+    close(fd);
+    return ok;
+}
+
+static gpointer commit(gpointer opaque)
+{
+    File *f = opaque;
+
+    call(ff_array_commit(f->a));
+    return NULL;
+}
+
+/* The first one waits until somebody else has missed a page. Then it misses one itself. */
+static void touch_in_store(File *f, uint64_t block, bool store)
+{
+    if (store && block == 8) {
+        file_hold(f, 2);
+        wait_missed(1);
+        g_assert_false(can_touch(3));
+        file_hold(f, 0);
+    }
+}
+
+/* All that is in memory is changed, and is being committed. Who reads something else meanwhile
+ * waits for the end; but for store() itself. */
+static void test_commit(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = touched = file_map(&f, 0, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        p[i * HW] = 1000 + i;
+    }
+    hugepages_take(pool);
+    set_fail_load(&f, -ENOMEM);
+    f.during = touch_in_store;
+    missed = 0;
+    GThread *committer = g_thread_new("committer", commit, &f);
+    pthread_mutex_lock(&f.lock);
+    while (f.held != 2 && !f.n_stores) {
+        pthread_cond_wait(&f.changed, &f.lock);
+    }
+    pthread_mutex_unlock(&f.lock);
+    GThread *reader = g_thread_new("reader", read_word, p + 20 * HW);
+    g_thread_join(committer);
+    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 20);
+    g_assert_cmpuint(f.n_stores, ==, LIMIT);
+    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
+    assert_states(&f, 3, "F", "-");
+    set_fail_load(&f, 0);
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    for (unsigned i = 0; i < 3 * LIMIT; i++) {
+        g_assert_cmpuint(p[i * HW], ==, i >= 8 && i < 8 + LIMIT ? 1000 + i : i);
+    }
+    end(&f, pool);
+}
+
+#define CROWD (16 * LIMIT)
+
+/* Far more miss blocks at once than there are pages. */
+static void test_crowd(gconstpointer data)
+{
+    const Mode *mode = data;
+    GThread *readers[CROWD];
+    FfArrayStats stats = {.size = sizeof(stats)};
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0);
+    hugepages_take(pool);
+    missed = 0;
+    file_hold(&f, 1);
+    for (unsigned i = 0; i < CROWD; i++) {
+        readers[i] = g_thread_new("reader", read_word, p + i * HW);
+    }
+    file_wait_loading(&f, LIMIT);
+    wait_missed(CROWD - LIMIT);
+    file_hold(&f, 0);
+    for (unsigned i = 0; i < CROWD; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, i);
+    }
+    call(ff_array_stats(f.a, &stats));
+    g_assert_cmpuint(stats.failed, ==, 0);
+    g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
+    g_test_message("%u loads of %u blocks, %u faults", (unsigned)stats.loads, CROWD,
+                   (unsigned)stats.faults);
+    end(&f, pool);
+}
+
+/* The blocks from 8 on have all pages. The first one reads one more, for which there is a page when
+ * another load has ended. */
+static void touch_in_load(File *f, uint64_t block, bool store)
+{
+    if (block == 8) {
+        g_assert_true(can_touch(20));
+    } else if (block > 8 && block < 8 + LIMIT) {
+        wait_missed(1);
+    }
+}
+
+/* All read the same one: no page ever comes. */
+static void touch_in_all(File *f, uint64_t block, bool store)
+{
+    if (block >= 8) {
+        g_assert_false(can_touch(3));
+    }
+}
+
+/* A load that needs another block waits for a page, unless all that could give one wait for it. */
+static void test_nested(gconstpointer data)
+{
+    const Mode *mode = data;
+    GThread *readers[LIMIT];
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = touched = file_map(&f, 0, 0);
+    hugepages_take(pool);
+    for (unsigned round = 0; round < 2; round++) {
+        f.during = round ? touch_in_all : touch_in_load;
+        set_fail_load(&f, -ENOMEM);
+        missed = 0;
+        file_hold(&f, 1);
+        for (unsigned i = 0; i < LIMIT; i++) {
+            readers[i] = g_thread_new("reader", read_word, p + (8 + i) * HW);
+        }
+        file_wait_loading(&f, LIMIT);
+        file_hold(&f, 0);
+        for (unsigned i = 0; i < LIMIT; i++) {
+            g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, 8 + i);
+        }
+        g_assert_cmpuint(file_get(&f, &f.n_failed), ==, round);
+        assert_states(&f, 3, round ? "F" : "E", "-");
+        set_fail_load(&f, 0);
+        f.during = NULL;
+        g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, LIMIT * (ssize_t)HUGEPAGE);
+    }
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    g_assert_cmpuint(p[3 * HW], ==, 3);
+    end(&f, pool);
+}
+
 /* Of a file that ends in the middle of a block. */
 static void test_file(gconstpointer data)
 {
@@ -303,6 +495,9 @@ int main(int argc, char **argv)
     add_huge_modes("fails", test_fails, 2);
     add_huge_modes("given-back", test_given_back, 2);
     add_huge_modes("stolen", test_stolen, 2);
+    add_huge_modes("commit", test_commit, 2);
+    add_huge_modes("crowd", test_crowd, 2);
+    add_huge_modes("nested", test_nested, 2);
     add_huge_modes("file", test_file, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Blocks of huge pages for which there is no page just now. No thread waits for one: the block is
+ * EMPTY again, who touches it stays where it is, in the kernel, and touches it once more when
+ * something has ended after which there may be a page: a load, a commit, an abort, a reclaim.
+ *
+ * That something ends must be certain. A load, and a commit, may be in a call of the program's that
+ * touches the array itself: such a call ends nothing as long as it waits for a block. So calls are
+ * listed by their threads, and only what is not in a call that waits is worth waiting for. Nobody
+ * who looks for a page counts for others: the last one that does finds nothing, and its block has
+ * FAILED, which goes on with all others.
+ *
+ * Threads, lock: array-internal.h. System calls: gettid, ioctl(UFFDIO_WAKE).
+ */
+#include <unistd.h>
+
+#include "farfault/array-internal.h"
+#include "uffd/uffd.h"
+
+/* ---- calls of the program's --------------------------------------------------------------------
+ */
+
+void ff_array_call_begin(FfArray *a, FfArrayCall *call)
+{
+    pthread_mutex_lock(&a->lock);
+    *call = (FfArrayCall){.tid = gettid(), .next = a->calls};
+    a->calls = call;
+    pthread_mutex_unlock(&a->lock);
+}
+
+void ff_array_call_end(FfArray *a, FfArrayCall *call)
+{
+    FfArrayCall **at = &a->calls;
+
+    pthread_mutex_lock(&a->lock);
+    while (*at != call) {
+        at = &(*at)->next;
+    }
+    *at = call->next;
+    pthread_mutex_unlock(&a->lock);
+}
+
+void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid)
+{
+    for (FfArrayCall *c = a->calls; c; c = c->next) { /* store() of a commit in a load() is two */
+        if (c->tid == tid) {
+            c->waits = block + 1;
+        }
+    }
+}
+
+void ff_array_call_goes_on(FfArray *a, uint64_t block)
+{
+    for (FfArrayCall *c = a->calls; c; c = c->next) {
+        if (c->waits == block + 1) {
+            c->waits = 0;
+        }
+    }
+}
+
+/* ---- waiting -----------------------------------------------------------------------------------
+ */
+
+void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done)
+{
+    for (guint i = 0; i < a->maps->len; i++) {
+        uint64_t len, addr = ff_array_where(a, a->maps->pdata[i], block, &len);
+        if (addr && a->maps->pdata[i] != done) {
+            ff_uffd_wake(a->uffd, addr, len);
+        }
+    }
+}
+
+bool ff_array_park(FfArray *a, uint64_t block)
+{
+    uint64_t stuck = 0;
+    guint i = 0;
+
+    for (const FfArrayCall *c = a->calls; c; c = c->next) {
+        stuck += c->waits != 0;
+    }
+    if (!a->n_leaving && a->n_loading + a->busy <= stuck) {
+        return false;
+    }
+    /* Not by ff_array_set_state(): calls that wait for it still do. */
+    a->blocks[block].state = FF_BLOCK_EMPTY;
+    a->blocks[block].parked = true;
+    /* A signal has who waits touch it again. */
+    while (i < a->parked->len && g_array_index(a->parked, uint64_t, i) != block) {
+        i++;
+    }
+    if (i == a->parked->len) {
+        g_array_append_val(a->parked, block);
+    }
+    return true;
+}
+
+void ff_array_retry(FfArray *a)
+{
+    a->n_ended++;
+    for (guint i = 0; i < a->parked->len; i++) {
+        uint64_t block = g_array_index(a->parked, uint64_t, i);
+        ff_array_call_goes_on(a, block);
+        ff_array_wake(a, block, NULL);
+    }
+    g_array_set_size(a->parked, 0);
+}
