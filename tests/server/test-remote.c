@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -160,11 +161,18 @@ static void test_killed(gconstpointer more)
 
 static void give_old(Giver *g)
 {
-    g_autofree char *away = g_strconcat(g->file, ".away", NULL);
-
     giver_kill(g);
-    g_assert_cmpint(g_rename(away, g->file), ==, 0);
+    g_free(g->file);
+    g->file = g_build_filename(g->dir, "memory", NULL);
     giver_start(g, NULL, NULL);
+}
+
+/* Other content than before. */
+static void write_with_time_of(const char *path, const struct stat *st)
+{
+    giver_write_file(path, 1);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[]){st->st_atim, st->st_mtim}, 0), ==,
+                    0);
 }
 
 /* One that was built again, with the same size and time, is not what clients have a part of. */
@@ -172,7 +180,6 @@ static void test_another_file(void)
 {
     Giver g = giver_new("tcp:127.0.0.1:0", NULL);
     Daemon *d = start(&g, "--no-bulk");
-    g_autofree char *away = g_strconcat(g.file, ".away", NULL);
     Small c = {.pages = PAGES};
     struct stat st;
 
@@ -180,14 +187,66 @@ static void test_another_file(void)
     small_check(&c);
     giver_kill(&g);
     g_assert_cmpint(stat(g.file, &st), ==, 0);
-    g_assert_cmpint(g_rename(g.file, away), ==, 0);
-    giver_write_file(g.file, 1);
-    g_assert_cmpint(utimensat(AT_FDCWD, g.file, (struct timespec[]){st.st_atim, st.st_mtim}, 0), ==,
-                    0);
+    g_free(g.file);
+    g.file = g_build_filename(g.dir, "another", NULL);
+    write_with_time_of(g.file, &st);
     giver_start(&g, NULL, NULL);
     check_waits_for(d, &c, "it gives another file than it gave", &g, give_old);
     small_end(&c);
     daemon_stop(d);
+    giver_end(&g);
+}
+
+static int connect_to(const Giver *g)
+{
+    g_autoptr(FfAddress) a = ff_address_parse(g->uri, NULL);
+    int fd = ff_address_connect(a, NULL, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(fcntl(fd, F_SETFL, 0), ==, 0);
+    return fd;
+}
+
+/* Connected, and welcome. */
+static int greet(const Giver *g, FfRemoteWelcome *welcome)
+{
+    FfRemoteHello hello;
+    int fd = connect_to(g);
+
+    memcpy(hello.magic, FF_REMOTE_MAGIC, sizeof(hello.magic));
+    g_assert_cmpint(write(fd, &hello, sizeof(hello)), ==, sizeof(hello));
+    g_assert_cmpint(recv(fd, welcome, sizeof(*welcome), MSG_WAITALL), ==, sizeof(*welcome));
+    return fd;
+}
+
+static uint64_t identity_of(const Giver *g)
+{
+    FfRemoteWelcome welcome;
+
+    close(greet(g, &welcome));
+    return welcome.identity;
+}
+
+/* In place, so that size, time and inode are the old ones; as of a new file that has got the inode
+ * of a removed one. */
+static void test_rewritten(void)
+{
+    Giver g = giver_new("tcp:127.0.0.1:0", NULL);
+    uint64_t first = identity_of(&g);
+    struct stat st, now;
+
+    giver_kill(&g);
+    giver_start(&g, NULL, NULL);
+    g_assert_cmpuint(identity_of(&g), ==, first);
+    giver_kill(&g);
+    g_assert_cmpint(stat(g.file, &st), ==, 0);
+    write_with_time_of(g.file, &st);
+    g_assert_cmpint(stat(g.file, &now), ==, 0);
+    g_assert_true(now.st_ino == st.st_ino && now.st_size == st.st_size &&
+                  now.st_mtim.tv_sec == st.st_mtim.tv_sec &&
+                  now.st_mtim.tv_nsec == st.st_mtim.tv_nsec);
+    giver_start(&g, NULL, NULL);
+    g_assert_cmpuint(identity_of(&g), !=, first);
     giver_end(&g);
 }
 
@@ -240,33 +299,19 @@ static const FfRemoteRequest wrong[] = {
     {FF_REMOTE_READ, 4096, 4096, ~0ull - 4095},
 };
 
-static int connect_to(const Giver *g)
-{
-    g_autoptr(FfAddress) a = ff_address_parse(g->uri, NULL);
-    int fd = ff_address_connect(a, NULL, NULL);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(fcntl(fd, F_SETFL, 0), ==, 0);
-    return fd;
-}
-
 static void test_hostile(void)
 {
     Giver g = giver_new("tcp:127.0.0.1:0", NULL);
-    FfRemoteHello hello;
+    FfRemoteHello hello = {0};
     FfRemoteWelcome welcome;
     char byte;
 
-    memcpy(hello.magic, FF_REMOTE_MAGIC, sizeof(hello.magic));
     for (unsigned i = 0; i < G_N_ELEMENTS(wrong); i++) {
-        int fd = connect_to(&g);
-        g_assert_cmpint(write(fd, &hello, sizeof(hello)), ==, sizeof(hello));
-        g_assert_cmpint(read(fd, &welcome, sizeof(welcome)), ==, sizeof(welcome));
+        int fd = greet(&g, &welcome);
         g_assert_cmpint(write(fd, &wrong[i], sizeof(wrong[i])), ==, sizeof(wrong[i]));
         g_assert_cmpint(read(fd, &byte, 1), <=, 0);
         close(fd);
     }
-    hello.magic[0] = 'X';
     int fd = connect_to(&g);
     g_assert_cmpint(write(fd, &hello, sizeof(hello)), ==, sizeof(hello));
     g_assert_cmpint(read(fd, &byte, 1), <=, 0);
@@ -285,6 +330,7 @@ int main(int argc, char **argv)
     g_test_add_func("/remote/tls", test_tls);
     g_test_add_data_func("/remote/killed", NULL, test_killed);
     g_test_add_func("/remote/another-file", test_another_file);
+    g_test_add_func("/remote/rewritten", test_rewritten);
     g_test_add_func("/remote/written-to", test_written_to);
     g_test_add_func("/remote/hostile", test_hostile);
     return g_test_run();
