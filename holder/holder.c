@@ -3,7 +3,7 @@
  * The holder's loop; see holder-internal.h. One thread, which waits for nobody but in epoll_wait().
  *
  * System calls: epoll_create1, epoll_ctl, epoll_wait, signalfd, timerfd_create,
- * sigprocmask, setrlimit, open, read.
+ * sigprocmask, open, read.
  */
 #include "holder/holder.h"
 
@@ -13,13 +13,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/files.h"
 #include "net/priority.h"
 
 #define EVENTS 64
@@ -111,14 +111,9 @@ static void run(FfHolder *h)
 
 static bool set_up(FfHolder *h, GError **error)
 {
-    struct rlimit files;
     sigset_t set;
 
-    /* Four for each space: as many as it may have. */
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    ff_files_raise(); /* four for each space */
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
