@@ -22,7 +22,7 @@ typedef struct {
  * content, also with its inode, size and time; but so is the same one under another name. FALSE and
  * errno. */
 bool ff_export_identify(int fd, uint64_t *identity);
-/* For ever. The process ignores SIGPIPE. */
+/* For ever. The process ignores SIGPIPE. It gets as many files as it may have. */
 void ff_export_run(const FfExport *e) G_GNUC_NORETURN;
 
 #endif

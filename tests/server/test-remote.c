@@ -7,7 +7,7 @@
  * Not for sanitizers: clients are forked and end in the middle.
  */
 #include <fcntl.h>
-#include <glib/gstdio.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -204,6 +204,8 @@ static int connect_to(const Giver *g)
 
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(fcntl(fd, F_SETFL, 0), ==, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 60},
+               sizeof(struct timeval));
     return fd;
 }
 
@@ -322,6 +324,102 @@ static void test_hostile(void)
     giver_end(&g);
 }
 
+/* ---- many peers --------------------------------------------------------------------------------
+ */
+
+static bool is_left(int fd)
+{
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
+
+    return poll(&pfd, 1, 0) == 1;
+}
+
+static Giver giver_with_files(rlim_t soft, rlim_t hard)
+{
+    Giver g = giver_new("tcp:127.0.0.1:0", NULL);
+
+    giver_kill(&g);
+    g.files = (struct rlimit){soft, hard};
+    giver_start(&g, NULL, NULL);
+    return g;
+}
+
+/* More connections than it has room for, of which nobody asks for anything: the oldest ones make
+ * room. A client whose pager is one of those notices nothing. */
+static void test_idle(void)
+{
+    Giver g = giver_with_files(64, 64);
+    Daemon *d = start(&g, "--no-bulk");
+    Small c = {.pages = PAGES};
+    Touch t = {.c = &c, .page = 1001};
+    FfRemoteWelcome welcome;
+    int fd[100];
+    char byte;
+
+    small_start(&c, d);
+    small_check(&c);
+    for (unsigned i = 0; i < G_N_ELEMENTS(fd); i++) {
+        fd[i] = greet(&g, &welcome);
+    }
+    g_assert_cmpint(read(fd[0], &byte, 1), ==, 0);
+    g_assert_false(is_left(fd[G_N_ELEMENTS(fd) - 1]));
+    touch(&t);
+    g_assert_false(is_left(fd[G_N_ELEMENTS(fd) - 1]));
+    g_autofree char *said = daemon_said(d);
+    g_assert_null(strstr(said, "tried again"));
+    for (unsigned i = 0; i < G_N_ELEMENTS(fd); i++) {
+        close(fd[i]);
+    }
+    small_end(&c);
+    daemon_stop(d);
+    giver_end(&g);
+}
+
+static gint64 anonymous_kib(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", pid), *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    const char *at = strstr(text, "RssAnon:");
+    g_assert_nonnull(at);
+    return g_ascii_strtoll(at + strlen("RssAnon:"), NULL, 10);
+}
+
+static void ask_much(int fd, char *buf)
+{
+    const FfRemoteRequest q = {FF_REMOTE_READ, 4096, 0, FF_REMOTE_LEN_MAX};
+    FfRemoteAnswer a;
+
+    g_assert_cmpint(write(fd, &q, sizeof(q)), ==, sizeof(q));
+    g_assert_cmpint(recv(fd, &a, sizeof(a), MSG_WAITALL), ==, sizeof(a));
+    g_assert_cmpuint(a.status, ==, FF_REMOTE_DATA);
+    g_assert_cmpuint(a.len, ==, FF_REMOTE_LEN_MAX);
+    g_assert_cmpint(recv(fd, buf, a.len, MSG_WAITALL), ==, a.len);
+}
+
+/* As many as the hard limit lets it have, with answers as large as they can be: they stay, and what
+ * they were given costs nothing any more. */
+static void test_many(void)
+{
+    Giver g = giver_with_files(32, 256);
+    g_autofree char *buf = g_malloc(FF_REMOTE_LEN_MAX);
+    FfRemoteWelcome welcome;
+    int fd[60];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(fd); i++) {
+        fd[i] = greet(&g, &welcome);
+        ask_much(fd[i], buf);
+    }
+    /* There is no event of it. */
+    while (anonymous_kib(g.pid) > (gint64)G_N_ELEMENTS(fd) * (FF_REMOTE_LEN_MAX >> 10) / 4) {
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(fd); i++) {
+        g_assert_false(is_left(fd[i]));
+        close(fd[i]);
+    }
+    giver_end(&g);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -333,5 +431,7 @@ int main(int argc, char **argv)
     g_test_add_func("/remote/rewritten", test_rewritten);
     g_test_add_func("/remote/written-to", test_written_to);
     g_test_add_func("/remote/hostile", test_hostile);
+    g_test_add_func("/remote/idle", test_idle);
+    g_test_add_func("/remote/many", test_many);
     return g_test_run();
 }
