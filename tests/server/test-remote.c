@@ -20,6 +20,7 @@
 #include "net/address.h"
 #include "server/remote-wire.h"
 #include "tests/lib/certs.h"
+#include "tests/lib/slow-names.h"
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
 #include "tests/server/giver.h"
@@ -68,6 +69,39 @@ static void read_by(const Daemon *d)
                        .flags = CLIENT_READS_ALL};
 
     assert_ended_well(client_start(&plan));
+}
+
+static unsigned threads_of(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        n++;
+    }
+    return n;
+}
+
+/* A host that has to be looked up: the holder, which forks, has no thread for that. */
+static void test_name(void)
+{
+    Giver g = giver_new("tcp:127.0.0.1:0", NULL);
+    g_autofree char *preload = g_strconcat(g_getenv("FF_BUILD"), "/tests/lib/slow-names.so", NULL);
+    g_autofree char *uri = g_strconcat("tcp:" SLOW_NAME, strrchr(g.uri, ':'), NULL);
+
+    g_setenv("LD_PRELOAD", preload, TRUE);
+    g_setenv(SLOW_NAMES_GATE, "/dev/null", TRUE); /* nobody has to wait */
+    daemon_next(&(DaemonKind){.said_to = -1, .file = uri});
+    Daemon *d = daemon_start(PAGES, 4096, NULL, NULL, NULL);
+    g_unsetenv("LD_PRELOAD");
+    g_unsetenv(SLOW_NAMES_GATE);
+    g_assert_cmpuint(threads_of(d->pid), ==, 1);
+    read_by(d);
+    g_assert_cmpuint(threads_of(d->pid), ==, 1);
+    daemon_stop(d);
+    giver_end(&g);
 }
 
 static void test_tls(void)
@@ -425,6 +459,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/remote/read", NULL, test_read);
     g_test_add_data_func("/remote/read-no-bulk", "--no-bulk", test_read);
+    g_test_add_func("/remote/name", test_name);
     g_test_add_func("/remote/tls", test_tls);
     g_test_add_data_func("/remote/killed", NULL, test_killed);
     g_test_add_func("/remote/another-file", test_another_file);
