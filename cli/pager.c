@@ -147,8 +147,9 @@ static bool is_left_over(const struct sockaddr_un *addr)
     return refused && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-/* Who connects is looked at; so others than this user may, if there are any. -1 and ERROR. */
-static int listen_at(const char *path, bool others, GError **error)
+/* Who connects is looked at; so others than this user may, if there are any. SENDERS: the kernel
+ * says of each message who has sent it. -1 and ERROR. */
+static int listen_at(const char *path, bool others, bool senders, GError **error)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
@@ -158,6 +159,9 @@ static int listen_at(const char *path, bool others, GError **error)
     }
     strcpy(addr.sun_path, path);
     int fd = move_up(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    /* Before anybody can connect: a connection has what this socket had then (newer kernels),
+     * or has when it is accepted. */
+    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &(int){senders}, sizeof(int));
     mode_t mask = umask(others ? 0111 : 0177);
     int rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
     if (rc < 0 && errno == EADDRINUSE && is_left_over(&addr) && unlink(path) == 0) {
@@ -261,7 +265,7 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
                     const char *set, GError **error)
 {
     memset(p->inherit, -1, sizeof(p->inherit));
-    if (line->control && (p->inherit[1] = listen_at(line->control, false, error)) < 0) {
+    if (line->control && (p->inherit[1] = listen_at(line->control, false, false, error)) < 0) {
         return false;
     }
     if (line->metrics && (p->inherit[2] = listen_tcp(line->metrics, error)) < 0) {
@@ -335,7 +339,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
-    int listener = listen_at(line->listen, uids->len, error);
+    int listener = listen_at(line->listen, uids->len, criu, error);
     if (listener < 0) {
         return EXIT_FAILED;
     }

@@ -3,7 +3,7 @@
  * The holder's loop; see holder-internal.h. One thread, which waits for nobody but in epoll_wait().
  *
  * System calls: epoll_create1, epoll_ctl, epoll_wait, signalfd, timerfd_create,
- * sigprocmask, setrlimit, open, read.
+ * sigprocmask, open, read.
  */
 #include "holder/holder.h"
 
@@ -13,13 +13,12 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/files.h"
 #include "net/priority.h"
 
 #define EVENTS 64
@@ -111,14 +110,9 @@ static void run(FfHolder *h)
 
 static bool set_up(FfHolder *h, GError **error)
 {
-    struct rlimit files;
     sigset_t set;
 
-    /* Four for each space: as many as it may have. */
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    ff_files_raise(); /* four for each space */
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
@@ -130,11 +124,6 @@ static bool set_up(FfHolder *h, GError **error)
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     h->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (h->cfg->criu) {
-        /* Who has sent what. Of the listening socket, which hands it on: of what is sent between
-         * accept() and a call of our own the kernel would not say it. */
-        setsockopt(h->cfg->listen_fd, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int));
-    }
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
         (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
@@ -152,6 +141,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     g_autofree FfHolder *h = g_new0(FfHolder, 1);
 
     FF_FAULT_SIDE("holder");
+    FF_FAULT_AT("holder-begins");
     h->cfg = cfg;
     h->spare = -1;
     h->link = h->pidfd = h->guard = -1;

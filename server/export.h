@@ -17,10 +17,12 @@ typedef struct {
     uint64_t identity;
 } FfExport;
 
-/* Which content the file FD has: its size, its time, and its inode, so that another file in its
- * place is another content. FALSE and errno. */
+/* Which content the file FD has: its size, its inode, and the times at which it was written to, was
+ * changed in any way, and was made (if that is known). So another file in its place is another
+ * content, also with its inode, size and time; but so is the same one under another name. FALSE and
+ * errno. */
 bool ff_export_identify(int fd, uint64_t *identity);
-/* For ever. The process ignores SIGPIPE. */
+/* For ever. The process ignores SIGPIPE. It gets as many files as it may have. */
 void ff_export_run(const FfExport *e) G_GNUC_NORETURN;
 
 #endif

@@ -5,11 +5,12 @@
  *
  * Who does not answer within ANSWER_MS is left, and asked again on another connection.
  *
- * System calls: those of net/.
+ * System calls: those of net/, and of getaddrinfo().
  */
 #include "server/remote.h"
 
 #include <gio/gio.h>
+#include <netdb.h>
 #include <string.h>
 
 #include "net/address.h"
@@ -17,6 +18,7 @@
 #include "net/channel-tls.h"
 #include "net/channel-write.h"
 #include "net/creds.h"
+#include "net/resolve.h"
 #include "server/remote-wire.h"
 #include "snapshot/xxh64.h"
 
@@ -138,11 +140,38 @@ static bool greet(FfRemoteLink *l, GError **error)
            fail(l, error, "its content is not whole pages");
 }
 
+/* To the first of its addresses that answers. The name is looked up here, as GLib has a thread for
+ * that: the holder, which asks first, forks later, and its signals are not blocked yet. */
+static int connect_to(const FfAddress *a, GError **error)
+{
+    struct addrinfo *list;
+    int fd = -1, rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
+
+    if (rc) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND, "%s: %s", a->host,
+                    gai_strerror(rc));
+        return -1;
+    }
+    for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+        char host[NI_MAXHOST];
+        const FfAddress one = {.host = host, .port = a->port};
+        g_clear_error(error); /* the last one counts */
+        rc = getnameinfo(ai->ai_addr, ai->ai_addrlen, host, sizeof(host), NULL, 0, NI_NUMERICHOST);
+        if (rc) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", a->host, gai_strerror(rc));
+        } else {
+            fd = ff_address_connect(&one, NULL, error);
+        }
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
 FfRemoteLink *ff_remote_connect(FfRemote *r, GError **error)
 {
     g_autoptr(FfRemoteLink) l = g_new0(FfRemoteLink, 1);
     g_autoptr(GError) local = NULL;
-    int fd = ff_address_connect(r->address, NULL, &local);
+    int fd = connect_to(r->address, &local);
 
     l->r = r;
     if (fd < 0) {

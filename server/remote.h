@@ -35,7 +35,8 @@ void ff_remote_free(FfRemote *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRemote, ff_remote_free)
 const char *ff_remote_uri(const FfRemote *r);
 
-/* Connects, for some seconds at most. NULL and ERROR (one line that names URI); so are all. */
+/* Connects, for some seconds at most for each address that the host has, without a thread of its
+ * own. NULL and ERROR (one line that names URI); so are all. */
 FfRemoteLink *ff_remote_connect(FfRemote *r, GError **error);
 void ff_remote_link_free(FfRemoteLink *l);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRemoteLink, ff_remote_link_free)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The pager's main thread: hears the holder. It waits for no session. See server.h. System calls:
- * fcntl, poll, setrlimit, close.
+ * fcntl, poll, close.
  */
 #include "server/server.h"
 
@@ -10,12 +10,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 #include "holder/say.h"
+#include "net/files.h"
 #include "server/answers.h"
 #include "server/family.h"
 #include "server/session.h"
@@ -137,7 +137,6 @@ int ff_server_run(const FfServerConfig *cfg)
     Server s = {.answers = {.all = &s.sessions,
                             .control = cfg->control ? FF_SERVER_CONTROL_FD : -1,
                             .metrics = cfg->metrics ? FF_SERVER_METRICS_FD : -1}};
-    struct rlimit files;
 
     FF_FAULT_SIDE("pager");
     signal(SIGPIPE, SIG_IGN);
@@ -145,10 +144,7 @@ int ff_server_run(const FfServerConfig *cfg)
     for (int fd = FF_HOLD_LINK_FD; fd < FF_SERVER_SLOT_FD + 2 * (int)cfg->slots; fd++) {
         fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    ff_files_raise();
     struct stat st;
     bool images =
         !cfg->slots && !cfg->remote && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);

@@ -2,7 +2,8 @@
 /*
  * See set.h. A set belongs to one file: its size and time, and as its digest the file itself and
  * the time of the last change of anything about it. So the next image that is built in its place is
- * another one, also if somebody has given it the same size and time.
+ * another one, also if somebody has given it the same size and time. And the file must be what the
+ * session's source was in the beginning, as a set can be of what was written to it since.
  *
  * Threads: the owner; the fault thread, which notes; one that writes, which needs no session.
  *
@@ -74,6 +75,16 @@ static int open_file(const FfSession *s, FfWorkingSetFile *file)
     return fd;
 }
 
+/* FILE, as it is now, is what the source was when it was opened for the first time. If not, a set
+ * of it has other content than clients have. */
+static bool is_source(const FfSession *s, const FfWorkingSetFile *file)
+{
+    const FfInputStamp *was = ff_source_stamp(s->source);
+
+    return file->size == was->size &&
+           file->mtime_ns == was->sec * G_GINT64_CONSTANT(1000000000) + was->nsec;
+}
+
 static bool has_set(const FfSession *s)
 {
     return s->all->sets && !s->parent && !s->image->asks && (s->image->criu_pid || s->all->set);
@@ -91,6 +102,11 @@ static void open_set(FfSession *s)
     }
     g_autoptr(FfWorkingSet) set = ff_working_set_open(path, fd, &file, &error);
     close(fd);
+    if (set && !is_source(s, &file)) {
+        ff_session_log(
+            s, "the working set is not used: %s: its file was changed while it was in use", path);
+        return;
+    }
     if (set && !ff_source_find(s->source, set->places, set->n)) {
         ff_session_log(s,
                        "the working set is not used: %s: it has pages that are none of this "
@@ -263,9 +279,12 @@ static void write_learnt(FfSession *s)
     w->whose = s->image->criu_pid;
     w->path = path_of(s);
     w->fd = open_file(s, &w->file);
-    if (w->fd < 0 || !take_places(s, w, &error)) {
+    bool changed = w->fd >= 0 && !is_source(s, &w->file);
+    if (w->fd < 0 || changed || !take_places(s, w, &error)) {
         ff_session_log(s, "no working set is written: %s",
-                       error ? error->message : "its content is no file");
+                       error     ? error->message
+                       : changed ? "its file was changed while it was in use"
+                                 : "its content is no file");
         return;
     }
     GThread *thread = g_thread_try_new("working-set", write_set, w, &error);

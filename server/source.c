@@ -219,8 +219,9 @@ static FfRemoteLink *connect_known(FfSource *s, GError **error)
     if (l &&
         (ff_remote_size(l) != s->stamp.size || ff_remote_identity(l) != (uint64_t)s->stamp.sec)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
-                    "%s: it gives another file than it gave, or one that was written to: give that "
-                    "file again (not a copy), with its old time",
+                    "%s: it gives another file than it gave, or one of which anything was changed "
+                    "(content, time, name, mode): give that very file, or end the clients, which "
+                    "have a part of it",
                     s->path);
         return NULL;
     }

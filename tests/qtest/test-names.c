@@ -39,7 +39,7 @@ static Vm *start(const char *name, const BootsectConfig *boot, const char *incom
                              .boot = boot,
                              .incoming = incoming,
                              .listens = incoming != NULL};
-    g_autofree char *preload = vm_build_path("tests/qtest/slow-names.so");
+    g_autofree char *preload = vm_build_path("tests/lib/slow-names.so");
 
     g_setenv("LD_PRELOAD", preload, TRUE);
     Vm *vm = vm_start(&config);

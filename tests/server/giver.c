@@ -44,6 +44,9 @@ void giver_start(Giver *g, const char *scheme, const char *creds)
     if (g->pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(said[1], 2);
+        if (g->files.rlim_max) {
+            setrlimit(RLIMIT_NOFILE, &g->files);
+        }
         execl(program, "farfault", "pager", "--listen", where, "--from", g->file, creds, NULL);
         _exit(127);
     }

@@ -4,6 +4,7 @@
 #define FF_TESTS_SERVER_GIVER_H
 
 #include <glib.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #define GIVER_PAGES 2048u
@@ -11,6 +12,7 @@
 typedef struct {
     char *dir, *file, *uri;
     pid_t pid;
+    struct rlimit files; /* of the next one that is started; rlim_max 0: as the test's */
 } Giver;
 
 /* A folder with a file (small_fill()), which is given at SCHEME ("tcp:127.0.0.1:0"). CREDS: an

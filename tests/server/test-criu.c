@@ -175,10 +175,12 @@ static void test_refused(gconstpointer damaged)
 }
 
 #ifdef FF_FAULTS
-/* It has said all of it when it was accepted and not yet looked at: it is known who it was. */
-static void test_refused_early(void)
+/* It has said all of it when it was accepted and not yet looked at, or before anybody could accept
+ * it: it is known who it was. */
+static void test_refused_early(gconstpointer moment)
 {
-    World w = begin("holder/none/at/accepted=delay:300", NULL);
+    g_autofree char *fault = g_strdup_printf("holder/none/at/%s=delay:300", (const char *)moment);
+    World w = begin(fault, NULL);
 
     go_on(&w);
     assert_was_killed(w.pid);
@@ -194,7 +196,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/read-no-bulk", "--no-bulk", test_read);
 #ifdef FF_FAULTS
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
-    g_test_add_func("/criu/no-images-early", test_refused_early);
+    g_test_add_data_func("/criu/no-images-early", "accepted", test_refused_early);
+    g_test_add_data_func("/criu/no-images-before", "holder-begins", test_refused_early);
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
 #endif
     g_test_add_func("/criu/set", test_set);

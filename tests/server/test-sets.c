@@ -286,6 +286,31 @@ static void test_not_used(gconstpointer which)
     daemon_stop(d);
 }
 
+/* The file is written to under a pager, and another one finds out a set of that: it is right for
+ * the file as it is, but not for clients of the first one. */
+static void test_other_than_source(void)
+{
+    Daemon *d = daemon_start(PAGES, 4096, small_fill, NULL, NULL);
+    g_autofree char *file = g_strdup(d->file);
+    Small c = {.pages = PAGES};
+    struct stat st;
+
+    g_assert_cmpint(stat(file, &st), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, file, (struct timespec[]){st.st_atim, {1, 0}}, 0), ==, 0);
+    daemon_next(&(DaemonKind){.said_to = -1, .file = file});
+    Daemon *other = daemon_start(PAGES, 4096, NULL, NULL, "--learn");
+    learn(other);
+    daemon_stop(other);
+    small_start(&c, d);
+    daemon_wait_said(d, "its file was changed while it was in use");
+    g_assert_cmpint(utimensat(AT_FDCWD, file, (struct timespec[]){st.st_atim, st.st_mtim}, 0), ==,
+                    0);
+    check_all(&c);
+    g_assert_cmpint(count_of(d, "working-set-used"), ==, 0);
+    small_end(&c);
+    daemon_stop(d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -299,5 +324,6 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/sets/not-used/%s", wrong[i].name);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_not_used);
     }
+    g_test_add_func("/sets/not-used/other-than-source", test_other_than_source);
     return g_test_run();
 }
