@@ -7,6 +7,15 @@
 
 #define PAGE FF_ARRAY_PAGE
 
+void ff_array_call_goes_on(FfArray *a, uint64_t block)
+{
+    for (FfArrayCall *c = a->calls; c; c = c->next) {
+        if (c->waits == block + 1) {
+            c->waits = 0;
+        }
+    }
+}
+
 void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state)
 {
     a->n_leaving += state == FF_BLOCK_LEAVING;

@@ -99,6 +99,8 @@ struct FfArray {
 
 /* All locked. */
 void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state);
+/* No call waits for BLOCK any more, or each tries once more. */
+void ff_array_call_goes_on(FfArray *a, uint64_t block);
 /* In front of the list of what is in memory; it is not in it, or is. */
 void ff_array_use(FfArray *a, uint64_t block);
 void ff_array_unlist(FfArray *a, uint64_t block);
@@ -118,8 +120,6 @@ void ff_array_call_begin(FfArray *a, FfArrayCall *call);
 void ff_array_call_end(FfArray *a, FfArrayCall *call);
 /* All locked. TID waits for BLOCK, which is not LOADED and not FAILED. */
 void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid);
-/* Nobody waits for BLOCK any more, or each tries once more. */
-void ff_array_call_goes_on(FfArray *a, uint64_t block);
 /* Who waits for BLOCK is told again, but for those in DONE (NULL: none), who know. */
 void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
 /* BLOCK, which is LOADING and has found no page, is EMPTY: it is touched once more when

@@ -49,15 +49,6 @@ void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid)
     }
 }
 
-void ff_array_call_goes_on(FfArray *a, uint64_t block)
-{
-    for (FfArrayCall *c = a->calls; c; c = c->next) {
-        if (c->waits == block + 1) {
-            c->waits = 0;
-        }
-    }
-}
-
 /* ---- waiting -----------------------------------------------------------------------------------
  */
 
