@@ -322,11 +322,15 @@ void ff_backends_start(FfRelay *relay)
 
 void ff_backends_end(FfRelay *relay)
 {
-    FfBackends *b = relay->backends;
+    FfBackends *b = g_steal_pointer(&relay->backends);
 
+    if (!b) {
+        return;
+    }
     engine_gone(b);
     for (guint i = 0; i < b->all->len; i++) {
         ff_vhost_conn_end(nth(b, i));
     }
-    g_ptr_array_set_size(b->all, 0);
+    g_ptr_array_unref(b->all);
+    g_free(b);
 }
