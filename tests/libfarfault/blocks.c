@@ -30,12 +30,13 @@ static int load(void *opaque, uint64_t block, void *buf)
     f->loading--;
     int fail = block == 3 ? f->fail_load : 0;
     const uint64_t *nested = f->nested;
+    FileDuring *during = f->during;
     pthread_mutex_unlock(&f->lock);
     if (nested && block < 8) {
         g_assert_cmpuint(*(const volatile uint64_t *)(nested + (block + 1) * n), ==, block + 1);
     }
-    if (f->during) {
-        f->during(f, block, false);
+    if (during) {
+        during(f, block, false);
     }
     errno = 98; /* nobody else's */
     return fail;
@@ -46,8 +47,11 @@ static int store(void *opaque, uint64_t block, const void *buf)
     File *f = opaque;
     int rc = 0;
 
-    if (f->during) {
-        f->during(f, block, true);
+    pthread_mutex_lock(&f->lock);
+    FileDuring *during = f->during;
+    pthread_mutex_unlock(&f->lock);
+    if (during) {
+        during(f, block, true);
     }
     pthread_mutex_lock(&f->lock);
     if (block == 3 && f->fail_store) {
@@ -150,6 +154,13 @@ void file_hold(File *f, unsigned held)
     pthread_mutex_lock(&f->lock);
     f->held = held;
     pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
+void file_during(File *f, FileDuring *during)
+{
+    pthread_mutex_lock(&f->lock);
+    f->during = during;
     pthread_mutex_unlock(&f->lock);
 }
 

@@ -13,6 +13,10 @@
 #define BLOCKS 128u
 #define WORDS (PS / 8)
 
+struct File;
+/* In a load, before it ends, or a store, before it begins. */
+typedef void FileDuring(struct File *f, uint64_t block, bool store);
+
 typedef struct File {
     size_t block_size;
     FfArray *a;
@@ -26,8 +30,7 @@ typedef struct File {
     unsigned late;                          /* lock: 1: the next load waits with what it found */
     int fail_load, fail_store;              /* lock: the errno of block 3 */
     const uint64_t *nested;                 /* a mapping of the first blocks: N touches N + 1 */
-    /* In a load, before it ends, or a store, before it begins. Can be NULL. */
-    void (*during)(struct File *f, uint64_t block, bool store);
+    FileDuring *during;                     /* lock; can be NULL */
 } File;
 
 /* FALSE: skipped. LIMIT: blocks. */
@@ -39,6 +42,7 @@ uint64_t *file_map(File *f, uint64_t first, uint64_t n);
 unsigned file_get(File *f, const unsigned *counter);
 /* Loads wait, or go on. */
 void file_hold(File *f, unsigned held);
+void file_during(File *f, FileDuring *during);
 /* As many loads are under way. */
 void file_wait_loading(File *f, unsigned n);
 

@@ -27,6 +27,13 @@ static unsigned missed;
 static pthread_mutex_t missed_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t missed_more = PTHREAD_COND_INITIALIZER;
 
+static void forget_missed(void)
+{
+    pthread_mutex_lock(&missed_lock);
+    missed = 0;
+    pthread_mutex_unlock(&missed_lock);
+}
+
 static void wait_missed(unsigned n)
 {
     pthread_mutex_lock(&missed_lock);
@@ -336,8 +343,8 @@ static void test_commit(gconstpointer data)
     }
     hugepages_take(pool);
     set_fail_load(&f, -ENOMEM);
-    f.during = touch_in_store;
-    missed = 0;
+    file_during(&f, touch_in_store);
+    forget_missed();
     GThread *committer = g_thread_new("committer", commit, &f);
     pthread_mutex_lock(&f.lock);
     while (f.held != 2 && !f.n_stores) {
@@ -374,7 +381,7 @@ static void test_crowd(gconstpointer data)
     }
     uint64_t *p = file_map(&f, 0, 0);
     hugepages_take(pool);
-    missed = 0;
+    forget_missed();
     file_hold(&f, 1);
     for (unsigned i = 0; i < CROWD; i++) {
         readers[i] = g_thread_new("reader", read_word, p + i * HW);
@@ -426,9 +433,9 @@ static void test_nested(gconstpointer data)
     uint64_t *p = touched = file_map(&f, 0, 0);
     hugepages_take(pool);
     for (unsigned round = 0; round < 2; round++) {
-        f.during = round ? touch_in_all : touch_in_load;
+        file_during(&f, round ? touch_in_all : touch_in_load);
         set_fail_load(&f, -ENOMEM);
-        missed = 0;
+        forget_missed();
         file_hold(&f, 1);
         for (unsigned i = 0; i < LIMIT; i++) {
             readers[i] = g_thread_new("reader", read_word, p + (8 + i) * HW);
@@ -441,7 +448,7 @@ static void test_nested(gconstpointer data)
         g_assert_cmpuint(file_get(&f, &f.n_failed), ==, round);
         assert_states(&f, 3, round ? "F" : "E", "-");
         set_fail_load(&f, 0);
-        f.during = NULL;
+        file_during(&f, NULL);
         g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, LIMIT * (ssize_t)HUGEPAGE);
     }
     call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
