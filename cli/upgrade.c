@@ -496,7 +496,7 @@ static bool listen_for_a_while(Upgrade *u)
 }
 
 /* What is to come may not come any more: the new QEMU has gone, of which an old engine that died at
- * once may never have known; or nobody has said anything for a while. FALSE and ERROR: whoever is
+ * once may never have known; or nobody has said anything for a while. FALSE and ERROR: who is
  * left does not answer. */
 static bool ask(Upgrade *u, GError **error)
 {
