@@ -27,7 +27,6 @@ void ff_attach_note(FfAttach *a, const char *format, ...)
     va_end(ap);
 }
 
-/* FD is the relay's from now on; -1 passes through. Returns its (high) number. */
 int ff_attach_give(FfAttach *a, int fd)
 {
     int high = ff_fd_high(fd);
@@ -111,8 +110,6 @@ bool ff_attach_open_process(FfAttach *a, GError **error)
     return find_user(a, error);
 }
 
-/* Takes a copy of fd FD of QEMU, whose link begins with PREFIX (NULL: any). WHAT names it in ERROR.
- * Returns a close-on-exec fd, or -1. */
 int ff_attach_take(FfAttach *a, int fd, const char *prefix, const char *what, GError **error)
 {
     g_autofree char *link = fd >= 0 ? ff_attach_link(a->pid, fd) : NULL;
@@ -165,7 +162,6 @@ bool ff_attach_open_parcel(FfAttach *a, GError **error)
     return true;
 }
 
-/* A copy of the parcel's fd AT, or of QEMU's fd that MEMBER of O says. As take(). */
 int ff_attach_take_kept(FfAttach *a, unsigned at, JsonObject *o, const char *member,
                         const char *prefix, const char *what, GError **error)
 {

@@ -84,19 +84,27 @@ static void test_eio(void)
     end(&h);
 }
 
+/* A guest that runs, with a read of its file that is not answered. */
+static Vm *start_held(Host *h)
+{
+    Vm *vm = restore_start_again(&h->s, NULL);
+
+    slowfile_hold(h->file, BAD_AT, BAD_END);
+    restore_ask(&h->s, vm, slowfile_path(h->file));
+    qmp_expect_migration(vm_qmp(vm), "postcopy-active");
+    slowfile_wait_held(h->file);
+    return vm;
+}
+
 /* Nothing of it is answered any more. The client is, and another copy of the file does. */
 static void test_hangs(void)
 {
     Host h;
 
     if (begin_fuse(&h)) {
-        Vm *vm = restore_start_again(&h.s, NULL);
+        Vm *vm = start_held(&h);
         Qmp *q = vm_qmp(vm);
 
-        slowfile_hold(h.file, BAD_AT, BAD_END);
-        restore_ask(&h.s, vm, slowfile_path(h.file));
-        qmp_expect_migration(q, "postcopy-active");
-        slowfile_wait_held(h.file);
         g_autofree char *status = qmp_migrate_status(q);
         g_assert_cmpstr(status, ==, "postcopy-active");
         qmp_ok(q, "migrate-pause", NULL);
@@ -114,13 +122,9 @@ static void test_hangs_killed(void)
     Host h;
 
     if (begin_fuse(&h)) {
-        Vm *vm = restore_start_again(&h.s, NULL);
+        Vm *vm = start_held(&h);
         Qmp *q = vm_qmp(vm);
 
-        slowfile_hold(h.file, BAD_AT, BAD_END);
-        restore_ask(&h.s, vm, slowfile_path(h.file));
-        qmp_expect_migration(q, "postcopy-active");
-        slowfile_wait_held(h.file);
         kill(vm_find_engine(vm), SIGKILL);
         slowfile_release(h.file);
         qmp_expect_migration(q, "completed");
