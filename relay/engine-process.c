@@ -20,7 +20,8 @@
 
 #include "fault/fault.h"
 
-#define END_MS 4000 /* how long an engine may take to end when QEMU has ended */
+#define END_MS 4000    /* how long an engine may take to end when QEMU has ended */
+#define KILLED_MS 1000 /* and then by SIGKILL: its memory is freed first */
 
 /* How it ended, if that was its own doing or somebody else's: says who has to be asked. */
 static void tell_end(FfRelay *relay, const siginfo_t *info)
@@ -153,5 +154,6 @@ void ff_process_end(FfEngine *engine)
     pidfd_send_signal(engine->ending, SIGTERM, NULL, 0);
     if (poll(&pfd, 1, END_MS) <= 0) {
         pidfd_send_signal(engine->ending, SIGKILL, NULL, 0);
+        (void)poll(&pfd, 1, KILLED_MS);
     }
 }

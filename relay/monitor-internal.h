@@ -52,6 +52,7 @@ struct FfMonitor {
     void (*pump)(FfMonitor *mon); /* ff_monitor_pump(), for the parts below it */
     FfConn *client, *qemu;        /* either can be NULL */
     bool client_ended;            /* it will send no more */
+    guint hang_up;                /* QEMU has hung up, and may have ended; 0: not so */
 
     /* client -> QEMU */
     FfQmpFramer *framer;

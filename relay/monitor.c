@@ -33,6 +33,7 @@
 #define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
+#define HANG_UP_MS 200 /* by then QEMU's pidfd has said that it has ended, or it lives */
 
 static void close_client(FfMonitor *mon);
 
@@ -300,6 +301,7 @@ static void session_over(FfMonitor *mon)
 
 static void close_client(FfMonitor *mon)
 {
+    g_clear_handle_id(&mon->hang_up, g_source_remove);
     ff_conn_free(g_steal_pointer(&mon->client));
     ff_inject_give_up(mon);
     drop_commands(mon);
@@ -332,7 +334,7 @@ static void client_drained(FfConn *conn, void *opaque)
 {
     FfMonitor *mon = opaque;
 
-    if (!mon->qemu && !mon->relay->clients_wait) {
+    if (!mon->qemu && !mon->relay->clients_wait && !mon->hang_up) {
         close_client(mon); /* that was the rest of what QEMU said */
     } else {
         update_reading(mon);
@@ -351,6 +353,19 @@ static void qemu_data(FfConn *conn, const char *buf, size_t len, int *fds, unsig
     ff_monitor_pump(mon);
 }
 
+static gboolean hung_up(gpointer opaque)
+{
+    FfMonitor *mon = opaque;
+
+    mon->hang_up = 0;
+    if (!ff_conn_queued(mon->client)) {
+        close_client(mon);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+/* Not asked for, this is most often QEMU's end, and the client hears of it when relay and engine
+ * have ended: relay_finish() in relay.c. */
 static void qemu_end(FfConn *conn, bool gone, void *opaque)
 {
     FfMonitor *mon = opaque;
@@ -363,8 +378,9 @@ static void qemu_end(FfConn *conn, bool gone, void *opaque)
     g_queue_clear_full(&mon->oob, (GDestroyNotify)ff_sent_free);
     if (!mon->client) {
         session_over(mon);
-    } else if (ff_conn_queued(mon->client)) {
+    } else if (!asked || ff_conn_queued(mon->client)) {
         mon->client_ended = true;
+        mon->hang_up = asked ? 0 : g_timeout_add(HANG_UP_MS, hung_up, mon);
         update_reading(mon);
     } else {
         close_client(mon);
@@ -588,13 +604,17 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
     }
 }
 
+void ff_monitor_hear_out(FfMonitor *mon)
+{
+    if (mon->qemu) {
+        ff_conn_read_rest(mon->qemu);
+    }
+}
+
 void ff_monitor_end(FfMonitor *mon)
 {
     FfAccept *accept = g_steal_pointer(&mon->accept); /* no further client */
 
-    if (mon->qemu) {
-        ff_conn_read_rest(mon->qemu);
-    }
     if (mon->client) {
         close_client(mon);
     }

@@ -123,6 +123,13 @@ void ff_monitors_start(FfRelay *relay)
     }
 }
 
+void ff_monitors_hear_out(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_hear_out(monitor(relay, i));
+    }
+}
+
 void ff_monitors_end(FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {

@@ -10,6 +10,7 @@
 extern const FfEngineOps ff_monitors_engine_ops;
 
 void ff_monitors_start(FfRelay *relay);
+void ff_monitors_hear_out(FfRelay *relay); /* QEMU has ended */
 void ff_monitors_end(FfRelay *relay);
 
 #endif

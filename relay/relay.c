@@ -31,12 +31,14 @@
 #include "fault/fault.h"
 #include "net/priority.h"
 
-/* QEMU has ended: what it still said is delivered, then everybody is let go at once. */
+/* QEMU has ended: what it still said is delivered, then everybody is let go. The clients last:
+ * libvirt takes the control group away as soon as a monitor ends, and tries it once. */
 static void relay_finish(FfRelay *relay)
 {
-    ff_monitors_end(relay);
+    ff_monitors_hear_out(relay);
     ff_backends_end(relay);
     ff_engine_end(relay);
+    ff_monitors_end(relay);
 }
 
 static int compare_ints(gconstpointer a, gconstpointer b)

@@ -283,6 +283,24 @@ static void test_not_dead(void)
     set_phase(rig, FF_PHASE_IDLE);
 }
 
+/* QEMU ends, and the engine takes its time: no client hears of the end before it is gone, since
+ * libvirt takes the control group away then. */
+static void test_ends_first(void)
+{
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+    int process = rig_engine_process(rig);
+    struct ucred cred;
+    socklen_t len = sizeof(cred);
+
+    g_assert_cmpint(getsockopt(process, SOL_SOCKET, SO_PEERCRED, &cred, &len), ==, 0);
+    stop_process(cred.pid);
+    rig_kill_qemu(rig);
+    rig_expect_end(client);
+    g_assert_true(test_wait_readable(process, 0));
+    close(process);
+}
+
 /* One that was let go and does not end: the next one waits until it is dead. */
 static void test_let_go(void)
 {
@@ -402,6 +420,7 @@ int main(int argc, char **argv)
     g_test_add_func("/engine-life/answers", test_answers);
     g_test_add_func("/engine-life/not-dead", test_not_dead);
     g_test_add_func("/engine-life/let-go", test_let_go);
+    g_test_add_func("/engine-life/ends-first", test_ends_first);
     static const bool no, yes = true;
     g_test_add_data_func("/engine-life/without", &no, test_without);
     g_test_add_data_func("/engine-life/without/waits", &yes, test_without);
