@@ -11,6 +11,10 @@
  * destination's QEMU gets first what was read. Under TLS the session stays with the engine: QEMU
  * could not go on inside it, so it is given the plain text on a private socket.
  *
+ * A source that is refused says the same, but with QEMU's own PING, where its client may ask for
+ * postcopy: so a farfault there leaves the guest to its QEMU, and QEMU's PONG is waited for as
+ * well.
+ *
  * Silence is no answer: whoever accepts may be a host that hangs, or a socket that nobody serves,
  * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
  * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
@@ -88,13 +92,28 @@ GBytes *ff_plain_opening(const FfPlain *plain)
                                                  uuid ? plain->conn->vm_uuid : NULL)
                        : 0;
 
-    return g_bytes_new(out, ff_prologue_encode(out, configuration, n));
+    n = ff_prologue_encode(out, configuration, n);
+    if (plain->refused) {
+        ff_prologue_as_qemu(out, n);
+    }
+    return g_bytes_new(out, n);
+}
+
+bool ff_plain_greets(const FfPlain *plain, GError **error)
+{
+    if (!plain->refused || !plain->cfg->answered_first) {
+        return false;
+    }
+    g_clear_error(error);
+    return true;
 }
 
 int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_SIZE],
                           GError **error)
 {
     uint8_t pong[FF_PONG_SIZE];
+    gsize len;
+    const uint8_t *opening = g_bytes_get_data(plain->opening, &len);
     int rc = ff_channel_read_all(ch, first, FF_PONG_SIZE, SPEAK_DEADLINE_MS);
 
     if (rc == 0 && ff_switchover_ack_take(first)) {
@@ -105,8 +124,12 @@ int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_S
     if (rc < 0) {
         return rc;
     }
-    ff_pong_encode(pong);
-    if (memcmp(first, pong, sizeof(pong)) == 0) {
+    ff_pong_encode(pong, opening, len);
+    if (plain->refused && memcmp(first, pong, sizeof(pong)) == 0) {
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, plain->refused);
+    } else if (plain->refused) {
+        g_set_error(error, FF_M_ERROR, 0, "%s does not answer as a QEMU", ff_channel_peer(ch));
+    } else if (memcmp(first, pong, sizeof(pong)) == 0) {
         g_set_error(error, FF_M_ERROR, plain->cfg->plain ? FF_M_ERROR_PLAIN : 0,
                     "%s is a QEMU without farfault%s", ff_channel_peer(ch),
                     plain->cfg->plain ? "" : ", and x-farfault-peer is require");

@@ -35,10 +35,14 @@ bool ff_plain_possible(const FfPlain *plain);
 bool ff_plain_refuse(FfPlain *plain, GError **error);
 /* D: the same, as soon as a source is there. TRUE: it is waited for. */
 bool ff_plain_refuse_later(FfPlain *plain, const GError *error);
+/* S: the source was refused, as *ERROR says, and all the same speaks to the peer first, to hear
+ * whether a QEMU is there. Clears ERROR then. */
+bool ff_plain_greets(const FfPlain *plain, GError **error);
 /* S: what the source sends first. */
 GBytes *ff_plain_opening(const FfPlain *plain);
 /* S: reads the first bytes of the answer, which are coming, on CH. 0 or -errno; sets ERROR (and
- * returns 0) if the peer is a QEMU without farfault, or one that must be refused. */
+ * returns 0) if the peer is a QEMU without farfault, or one that must be refused, or if this side
+ * is refused. */
 int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_SIZE],
                           GError **error);
 /* D: reads the opening from CH, a passed fd at which no acceptor has looked, within DEADLINE_MS

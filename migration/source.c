@@ -114,6 +114,11 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
 static bool look_at_guest(FfSource *s, GError **error)
 {
     GPtrArray *blocks = NULL;
+
+    if (s->cfg->refused) {
+        g_set_error_literal(error, FF_M_ERROR, 0, s->cfg->refused);
+        return ff_plain_refuse(s->plain, error);
+    }
     FfGuestFit fit = check(s, &blocks, error);
 
     if (fit != FF_GUEST_FITS) {
@@ -134,7 +139,8 @@ static bool agree(FfSource *s, GError **error)
     /* From the first step on, so that the engine that comes after a crash says "failed". */
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
-    if (!look_at_guest(s, error) || !ff_source_hello(s, error)) {
+    if ((!look_at_guest(s, error) && !ff_plain_greets(s->plain, error)) ||
+        !ff_source_hello(s, error)) {
         return false;
     }
     FF_FAULT_AT("connected");

@@ -97,12 +97,19 @@ FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need)
     return n < *need ? FF_PEER_MORE : FF_PEER_FARFAULT;
 }
 
-void ff_pong_encode(uint8_t out[FF_PONG_SIZE])
+void ff_prologue_as_qemu(uint8_t *prologue, size_t len)
+{
+    static const uint8_t first[] = {0, 0, 0, 1}; /* as migration_thread() counts its PINGs */
+
+    memcpy(prologue + len - sizeof(first), first, sizeof(first));
+}
+
+void ff_pong_encode(uint8_t out[FF_PONG_SIZE], const uint8_t *prologue, size_t len)
 {
     static const uint8_t head[] = {0, 2, 0, 4}; /* MIG_RP_MSG_PONG, length 4 */
 
     memcpy(out, head, sizeof(head));
-    memcpy(out + sizeof(head), commands + FF_PROLOGUE_COMMANDS - 4, 4);
+    memcpy(out + sizeof(head), prologue + len - 4, 4);
 }
 
 void ff_switchover_ack_encode(uint8_t out[FF_SWITCHOVER_ACK_SIZE])

@@ -217,12 +217,14 @@ size_t ff_configuration_encode(uint8_t out[FF_CONFIGURATION_MAX], const char *ma
 /* Writes the source's prologue, with the configuration section (LEN 0: without, which a stock
  * destination refuses). Returns its length, at most FF_PROLOGUE_SIZE + LEN. */
 size_t ff_prologue_encode(uint8_t *out, const void *configuration, size_t len);
+/* Makes QEMU's own of a prologue of LEN bytes: no farfault answers it. */
+void ff_prologue_as_qemu(uint8_t *prologue, size_t len);
 typedef enum { FF_PEER_FARFAULT, FF_PEER_PLAIN_QEMU, FF_PEER_UNKNOWN, FF_PEER_MORE } FfPeer;
 /* Tells from the first N bytes who connected; FF_PEER_MORE: not before *NEED bytes are there (at
  * most FF_PROLOGUE_MAX). */
 FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need);
-/* What a stock destination answers to the prologue. */
-void ff_pong_encode(uint8_t out[FF_PONG_SIZE]);
+/* What a stock destination answers to a prologue of LEN bytes. */
+void ff_pong_encode(uint8_t out[FF_PONG_SIZE], const uint8_t *prologue, size_t len);
 void ff_switchover_ack_encode(uint8_t out[FF_SWITCHOVER_ACK_SIZE]);
 /* Of IN, the first bytes of an answer: TRUE, and the first FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE
  * bytes behind it stand at its beginning then. */

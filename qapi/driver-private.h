@@ -319,6 +319,8 @@ bool ff_driver_adopts_paused(const FfDriver *driver);
 /* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
  * not). */
 bool ff_blocked_by_migration(JsonNode *info);
+/* Whether QEMU's query-migrate (INFO) says that its last one has failed or was cancelled. */
+bool ff_has_ended_badly(JsonNode *info);
 char *ff_blocked_by(JsonObject *info);
 
 /* snapshot.c */

@@ -219,6 +219,11 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     } else if (config->plain && ff_capability(capabilities, "postcopy-preempt")) {
         config->second_ms = SECOND_CHANNEL_MS;
     }
+    /* With multifd a QEMU says nothing until all its channels are there. With x-ignore-shared its
+     * stream begins in another way, and has no memory that could be lost in it. */
+    config->answered_first = config->plain && ff_capability(capabilities, "postcopy-ram") &&
+                             !ff_capability(capabilities, "multifd") &&
+                             !ff_capability(capabilities, "x-ignore-shared");
     config->max_bandwidth = d->max_bandwidth;
     config->max_postcopy_bandwidth = d->max_postcopy_bandwidth;
     config->downtime_limit = d->downtime_limit;

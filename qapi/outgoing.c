@@ -7,11 +7,11 @@
  * (net/splice.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a
  * private listening socket; else it is given a socketpair.
  *
- * Because this side's engine does not migrate such a guest: nobody was connected to, QEMU gets what
- * the client wrote, and is on its own.
+ * Because this side's engine does not migrate such a guest: the same, where postcopy may be asked
+ * for. Else nobody was connected to, QEMU gets what the client wrote, and is on its own.
  *
- * The peer has answered by then (migration/plain.c), also where it waited for a second channel. So
- * nothing of the guest goes to a peer that has not said a byte, whoever asks QEMU for postcopy.
+ * A peer that was connected to has answered by then (migration/plain.c), also where it waited for a
+ * second channel. So nothing of the guest goes to a peer that has not said a byte.
  *
  * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Main loop's
  * thread.
@@ -287,7 +287,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     out->driver = d;
     d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
     ff_driver_close_mem(d);
-    if (peer->refused) {
+    if (!peer->channel) {
         out->refused = out->ended = true;
     } else {
         set_peer(out, peer);
@@ -301,7 +301,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     ff_driver_store_info(d, NULL);
     ff_driver_store_native(d, peer->refused ? peer->refused
                                             : "the destination is a QEMU without farfault");
-    if (!peer->refused) {
+    if (peer->channel) {
         d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     }
     ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
@@ -317,9 +317,9 @@ static void looked(FfCall *call, JsonNode *result, const GError *error)
     const char *status = result && JSON_NODE_HOLDS_OBJECT(result)
                              ? ff_json_string(json_node_get_object(result), "status")
                              : NULL;
-    /* A migration that has failed may be an older one. */
-    bool begun =
-        status && strcmp(status, "none") && strcmp(status, "failed") && strcmp(status, "cancelled");
+    /* A migration that has failed may be an older one. Of this one QEMU has said it itself. */
+    bool begun = status && strcmp(status, "none") &&
+                 (!ff_has_ended_badly(result) || !(*flags & FF_DRIVER_ENDED_BEFORE));
 
     if (!error) {
         *flags &= ~FF_DRIVER_GIVING_BACK;

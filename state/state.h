@@ -140,7 +140,8 @@ enum {
     FF_DRIVER_EVENTS = 1 << 3, /* the client wants MIGRATION events of this migration */
     /* Nobody has come yet. The relay, too, looks at it. */
     FF_DRIVER_LISTENS = 1 << 4,
-    /* QEMU carries the migration, or has carried the last one, since the peer has no farfault. */
+    /* QEMU carries the migration, or has carried the last one, over connections of the engine's,
+     * since the peer has no farfault or this side is refused. */
     FF_DRIVER_PLAIN_PEER = 1 << 6,
     /* What the client has been told of the switch, and done: qapi/events.c. */
     FF_DRIVER_SWITCHED = 1 << 7, /* postcopy-active was said */
@@ -154,6 +155,9 @@ enum {
     FF_DRIVER_GIVING_BACK = 1 << 12,
     /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
     FF_DRIVER_DEFERRED = 1 << 13,
+    /* QEMU's last migration had failed, or was cancelled, before this one began: its status says
+     * nothing of this one. */
+    FF_DRIVER_ENDED_BEFORE = 1 << 14,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */

@@ -341,8 +341,9 @@ static void run_died(const Row *row, const char *dir)
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
     g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
     g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    g_autoptr(Vm) next = NULL;
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
-    bool begun = !strcmp(row->name, "begun");
+    bool begun = g_str_has_prefix(row->name, "begun");
 
     vm_wait_serial(source, "B");
     meet(row->source, source, dir, "source");
@@ -354,7 +355,7 @@ static void run_died(const Row *row, const char *dir)
     g_autoptr(JsonObject) answer = qmp_call(s, "migrate", "{'uri': '%s'}", uri);
 
     g_assert_nonnull(answer);
-    if (begun) {
+    if (begun && row->always) {
         json_object_unref(qmp_wait_event(s, "MIGRATION", is_completed, NULL, TEST_TIMEOUT));
         qmp_expect_migration(d, "completed");
     } else {
@@ -365,12 +366,21 @@ static void run_died(const Row *row, const char *dir)
         qmp_ok(s, "cont", NULL);
         vm_wait_new_serial(source, "B");
         qmp_ok(s, "stop", NULL);
+        if (!row->always) {
+            /* The connection was the engine's: its peer has seen the end of it. */
+            vm_kill(destination);
+            next = start(row, false, &boot, "defer", dir);
+            d = vm_qmp(next);
+            set_up(row, d, false);
+            g_free(uri);
+            uri = move_listen(next);
+        }
         qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
-        move_wait_completed(source, destination);
+        move_wait_completed(source, next ? next : destination);
     }
     g_assert_true(vm_fault_happened(source, 0));
     qmp_ok(d, "cont", NULL);
-    move_check_guest(source, destination, &boot, RAM);
+    move_check_guest(source, next ? next : destination, &boot, RAM);
 }
 
 static void test_died(const void *opaque)
@@ -484,6 +494,9 @@ static const Row cancels[] = {
 static const Row died[] = {
     {"given-back", .source = PLUGGED, .faults = "source/*/at/given-back=kill"},
     {"begun", .source = PLUGGED, .faults = "source/*/at/qemu-began=kill"},
+    {"given-back/alone", .source = PLUGGED, .always = true,
+     .faults = "source/*/at/given-back=kill"},
+    {"begun/alone", .source = PLUGGED, .always = true, .faults = "source/*/at/qemu-began=kill"},
 };
 
 static const Row nested[] = {

@@ -115,6 +115,7 @@ typedef struct {
     bool always;         /* nobody asks for postcopy, the engine carries it all the same */
     bool second;         /* a second connection is tried */
     bool whole;          /* as long as the engine waits; else 4 s */
+    bool untracked;      /* the guest's writes cannot be tracked, so QEMU is to carry it */
 } Row;
 
 #define POSTCOPY "postcopy-ram"
@@ -123,6 +124,11 @@ typedef struct {
 static const Row rows[] = {
     {"plain", {POSTCOPY}, .whole = true},
     {"human", {POSTCOPY}, .human = true},
+    {"untracked", {POSTCOPY}, .untracked = true},
+    {"untracked/human", {POSTCOPY}, .human = true, .untracked = true},
+    {"untracked/passed", {POSTCOPY}, .passed = true, .untracked = true},
+    {"untracked/preempt", {POSTCOPY, PREEMPT}, .second = true, .untracked = true},
+    {"untracked/newer", {POSTCOPY}, .newer = true, .untracked = true},
     {"passed", {POSTCOPY}, .passed = true},
     {"require", {POSTCOPY}, .require = true},
     {"return-path", {POSTCOPY, "return-path"}},
@@ -142,6 +148,8 @@ static const Row rows[] = {
 
 static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *qemu)
 {
+    static const char patience[] = "source/*/call/patience=EAGAIN";
+    static const char untracked[] = "source/*/call/patience=EAGAIN;source/*/call/uffd-track=EIO";
     const char *const args[] = {"-machine", row->machine ? row->machine : "pc", NULL};
 
     return vm_start(&(VmConfig){.name = "source",
@@ -149,7 +157,9 @@ static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *
                                 .qemu = qemu,
                                 .memory = RAM,
                                 .args = args,
-                                .faults = row->whole ? NULL : "source/*/call/patience=EAGAIN",
+                                .faults = row->whole       ? NULL
+                                          : row->untracked ? untracked
+                                                           : patience,
                                 .boot = boot});
 }
 
