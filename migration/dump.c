@@ -11,7 +11,11 @@
  * the beginning. A guest that runs changes all the time, so a destination's memory is that of no
  * moment.
  *
- * System calls: mkdir, openat, pread, pwrite, ftruncate, lseek(SEEK_DATA, SEEK_HOLE), fsync, fcntl.
+ * A dump that fails (a full disk) leaves nothing: no part of guest memory stays behind, and the
+ * next one can have the same name.
+ *
+ * System calls: mkdir, unlinkat, openat, pread, pwrite, ftruncate, lseek(SEEK_DATA, SEEK_HOLE),
+ * fsync, fcntl.
  */
 #include "migration/dump.h"
 
@@ -47,7 +51,8 @@ struct FfDump {
     bool frozen;    /* no guest runs in this memory, at that moment */
     GArray *blocks; /* HeldBlock */
     GKeyFile *about;
-    int device_fd; /* -1: none */
+    int device_fd;   /* -1: none */
+    GPtrArray *made; /* of char: names of files that ff_dump_write() has made */
 };
 
 static Moment moment_of(const FfStateHeader *s)
@@ -173,6 +178,7 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     }
     FfDump *d = g_new0(FfDump, 1);
     d->about = g_key_file_new();
+    d->made = g_ptr_array_new_with_free_func(g_free);
     d->blocks = g_array_sized_new(FALSE, TRUE, sizeof(HeldBlock), m->ram.n_blocks);
     d->device_fd = device;
     d->state = m->cfg.state;
@@ -210,6 +216,7 @@ void ff_dump_free(FfDump *d)
         g_free(h->sums);
     }
     g_array_unref(d->blocks);
+    g_ptr_array_unref(d->made);
     g_key_file_unref(d->about);
     if (d->device_fd >= 0) {
         close(d->device_fd);
@@ -245,9 +252,22 @@ static int write_all(int fd, const void *data, size_t len, off_t at)
     return 0;
 }
 
-static int make_file(int dir, const char *name)
+static int make_file(FfDump *d, int dir, const char *name)
 {
-    return openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+    if (fd >= 0) {
+        g_ptr_array_add(d->made, g_strdup(name));
+    }
+    return fd;
+}
+
+/* What cannot be removed stays: the reason is that the dump failed. */
+static void remove_made(FfDump *d, int dir)
+{
+    for (guint i = 0; i < d->made->len; i++) {
+        (void)unlinkat(dir, d->made->pdata[i], 0);
+    }
 }
 
 /* Reads [AT, END) of FROM into TO, which is zeros, and writes it; holes stay holes. */
@@ -367,7 +387,7 @@ static bool write_list(FfDump *d, int dir, unsigned i, const char *what, uint64_
     g_autofree char *group = g_strdup_printf("block %u", i);
     g_autofree char *key = g_strdup_printf("%s-sum", what);
     uint64_t sum = 0;
-    int fd = make_file(dir, name);
+    int fd = make_file(d, dir, name);
     int rc = fd < 0 ? -1 : write_words(fd, words, n, &sum);
 
     set_sum(d, group, key, sum);
@@ -378,7 +398,7 @@ static bool write_block(FfDump *d, int dir, unsigned i, uint64_t *bytes, GError 
 {
     HeldBlock *h = &g_array_index(d->blocks, HeldBlock, i);
     g_autofree char *memory = g_strdup_printf("%u.memory", i);
-    int fd = make_file(dir, memory);
+    int fd = make_file(d, dir, memory);
 
     return finish(fd, fd < 0 ? -1 : write_memory(fd, h, bytes), memory, error) &&
            write_list(d, dir, i, "pages", h->held.words, ff_bitmap_words(h->held.n_pages), error) &&
@@ -391,7 +411,7 @@ static bool write_about(FfDump *d, int dir, GError **error)
     gsize len;
     g_autofree char *text = g_key_file_to_data(d->about, NULL, NULL);
     g_autofree char *sealed = ff_dump_seal(text, &len);
-    int fd = make_file(dir, FF_DUMP_ABOUT);
+    int fd = make_file(d, dir, FF_DUMP_ABOUT);
 
     return finish(fd, fd < 0 ? -1 : write_all(fd, sealed, len, 0), FF_DUMP_ABOUT, error);
 }
@@ -418,7 +438,7 @@ static bool write_files(FfDump *d, int dir, uint64_t *bytes, GError **error)
         }
     }
     if (d->device_fd >= 0) {
-        int fd = make_file(dir, "device-state");
+        int fd = make_file(d, dir, "device-state");
         if (!finish(fd, fd < 0 ? -1 : write_device(d, fd), "device-state", error)) {
             return false;
         }
@@ -450,7 +470,8 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
         g_set_error(error, FF_M_ERROR, 0, "'%s' is no absolute path", directory);
         return false;
     }
-    if (mkdir(directory, 0700) < 0 && errno != EEXIST) {
+    bool ours = mkdir(directory, 0700) == 0;
+    if (!ours && errno != EEXIST) {
         return fail(error, directory);
     }
     int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -460,7 +481,11 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
     bool ok = sync_name(directory, error) && write_files(d, dir, bytes, error);
     if (!ok) {
         g_prefix_error(error, "%s: ", directory);
+        remove_made(d, dir);
     }
     close(dir);
+    if (!ok && ours) {
+        (void)unlinkat(AT_FDCWD, directory, AT_REMOVEDIR);
+    }
     return ok;
 }

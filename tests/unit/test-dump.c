@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
@@ -385,11 +387,52 @@ static void test_unnamed(void)
     g_assert_false(ff_dump_write(dump, late, &bytes, &error));
     ff_fault_hook(NULL);
     g_assert_nonnull(strstr(error->message, "Input/output error"));
-    g_assert_false(has(late, "dump"));
-    dump_remove(late);
+    g_assert_false(g_file_test(late, G_FILE_TEST_EXISTS));
     end(&t);
 }
 #endif
+
+/* There is no room for memory: nothing of it stays, nor the folder if it was made for it, and the
+ * same name can be used when there is. */
+static void test_full(void)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t bytes;
+
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_RUNNING, false);
+    g_autofree char *new = g_build_filename(t.dir, "new", NULL);
+    g_autofree char *known = g_build_filename(t.dir, "known", NULL);
+    g_autofree char *mine = g_build_filename(known, "mine", NULL);
+    struct rlimit had, limit;
+
+    g_assert_cmpint(g_mkdir(known, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(mine, "x", 1, NULL));
+    g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &had), ==, 0);
+    limit = (struct rlimit){64 << 10, had.rlim_max};
+    void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &limit), ==, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(FfDump) dump = ff_dump_new(t.p.s->m, NULL);
+
+        g_assert_false(ff_dump_write(dump, i ? known : new, &bytes, &error));
+        g_assert_nonnull(strstr(error->message, "0.memory: File too large"));
+        g_clear_error(&error);
+    }
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &had), ==, 0);
+    signal(SIGXFSZ, before);
+    g_assert_false(g_file_test(new, G_FILE_TEST_EXISTS));
+    g_assert_true(has(known, "mine"));
+    g_assert_false(has(known, "0.memory"));
+    write_half(t.p.s, new);
+    g_assert_true(has(new, "dump"));
+    dump_remove(new);
+    g_assert_cmpint(g_unlink(mine), ==, 0);
+    g_assert_cmpint(g_rmdir(known), ==, 0);
+    end(&t);
+}
 
 /* Not while it goes on. */
 static void test_active(void)
@@ -433,6 +476,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dump/moved-on", test_moved_on);
     g_test_add_func("/dump/join", test_join);
     g_test_add_func("/dump/sum", test_sum);
+    g_test_add_func("/dump/full", test_full);
     g_test_add_func("/dump/active", test_active);
     g_test_add_func("/dump/half", test_half);
 #ifdef FF_FAULTS
