@@ -217,7 +217,8 @@ const char ff_help_upgrade[] =
     "                   of the running one\n"
     "  --help, -h       this text\n"
     "\n"
-    "Exit status: 0 the guest runs in its new QEMU (--check: it could), 1 it does not, 2 usage.\n";
+    "Exit status: 0 the guest runs in its new QEMU (--check: it could), 1 it does not, 2 usage,\n"
+    "3 it is in its new QEMU, but could not be started.\n";
 
 const char ff_help_info[] =
     "Usage: farfault info [OPTION]... FILE\n"
