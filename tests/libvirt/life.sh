@@ -345,7 +345,8 @@ case_install_host() {
     cp -r "$etc" "$scratch/etc-before"
     install_host "$etc"
     cmp "$root/packaging/60-farfault.rules" "$etc/udev/rules.d/60-farfault.rules"
-    grep -qF '/usr/lib/farfault/* rmix,' "$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    grep -qF "$prefix/lib/farfault/* rmix," "$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    ! grep -q @prefix@ "$etc/apparmor.d/local/abstractions/libvirt-qemu"
     said=$(install_host "$etc")
     is "what it says the second time" "$said" ""
     cp "$conf" "$scratch/qemu.conf"
@@ -358,6 +359,8 @@ case_install_host() {
         cp "$scratch/qemu.conf" "$conf"
         "$root/scripts/libvirt-hosts" restart A
     fi
+    install_host "$etc" --huge-pages
+    grep -qx 'w /sys/kernel/mm/transparent_hugepage/shmem_enabled - - - - advise' "$etc/tmpfiles.d/farfault.conf"
     install_host "$etc" --undo
     find "$etc" "$scratch/etc-before" -type d -empty -delete
     diff -r "$scratch/etc-before" "$etc"
