@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "migration/lease.h"
 #include "migration/takeover.h"
 #include "net/priority.h"
 #include "qapi/driver.h"
@@ -105,6 +106,7 @@ static void shut_doors(void)
     g_autoptr(GError) error = NULL;
 
     signal(SIGPIPE, SIG_IGN);
+    ff_lease_init();
     signal(SIGTERM, SIG_IGN); /* the end of the link is our end, with a last word */
     if (!ff_sandbox_enter(FF_SANDBOX_ENGINE, &error)) {
         fprintf(stderr, "farfault: engine: goes on with more rights than it needs: %s\n",

@@ -35,6 +35,8 @@ typedef struct {
     bool (*again)(FfDestination *d);
     /* The guest runs, or was to. */
     void (*granted)(FfDestination *d);
+    /* Every page is here. */
+    void (*all)(FfDestination *d);
     /* No thread of it is left. */
     void (*end)(FfDestination *d);
     /* The journal has come to its end. */

@@ -446,6 +446,9 @@ static void complete(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
+    if (d->origin) {
+        d->origin->all(d); /* first: what follows may wait for QEMU */
+    }
     FF_FAULT_AT("all");
     ff_control_join(&d->starter); /* it waits for nothing here any more */
     ff_dest_disarm(d);

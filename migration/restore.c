@@ -27,6 +27,7 @@
 #include "migration/dest-fault.h"
 #include "migration/destination.h"
 #include "migration/journal.h"
+#include "migration/lease.h"
 #include "migration/restore-file.h"
 #include "migration/restore-set.h"
 #include "net/priority.h"
@@ -47,6 +48,7 @@ struct FfRestore {
     int64_t offset;
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
+    FfLease *lease;     /* on it, while it is read; NULL: none */
     FfFilePager *pager; /* lock */
     FfFileCounts past;  /* lock; of pagers before this one */
 };
@@ -187,11 +189,31 @@ static int open_path(const char *path, GError **error)
     return fd;
 }
 
+/* FfLeaseFunc */
+static void hurry(void *d)
+{
+    ff_control_event(((FfDestination *)d)->control, FF_EV_HURRY);
+}
+
+/* As long as the file is read, and no longer. */
+static void take_lease(FfDestination *d, int fd, const char *path)
+{
+    d->restore->lease = ff_lease_take(fd, path, d->control->driver_ctx, hurry, d);
+}
+
+static void end_lease(FfDestination *d)
+{
+    g_clear_pointer(&d->restore->lease, ff_lease_end);
+}
+
 static bool open_file(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
     int fd = r->fd >= 0 ? g_steal_fd(&r->fd) : open_path(r->path, error);
 
+    if (fd >= 0) {
+        take_lease(d, fd, r->path);
+    }
     r->file = fd >= 0 ? ff_restore_file_open(fd, r->path, r->offset, error) : NULL;
     return r->file != NULL;
 }
@@ -298,6 +320,7 @@ void ff_restore_coordinate(FfDestination *d)
     if (begin(d, &error) && load(d, &error)) {
         ff_dest_end_loaded(d);
     } else {
+        end_lease(d);
         if (d->occupied) {
             ff_journal_idle(d->cfg->state); /* nothing was begun */
         }
@@ -380,6 +403,9 @@ static bool attach(FfDestination *d, const char *path, GError **error)
         r->file = file;
         hold(d);
     }
+    if (path) { /* else it has been taken */
+        take_lease(d, r->file->fd, r->file->path);
+    }
     /* The pager may say at once that it cannot. */
     ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
     bool ok = start_pager(d, error);
@@ -418,12 +444,13 @@ static unsigned await_recover(FfDestination *d, char **path)
     return got;
 }
 
-/* The client's migrate-pause, too, gives the disk its peace. */
+/* The client's migrate-pause, too, gives the disk its peace. Nobody is held back for that long. */
 static void pause_for(FfDestination *d, const GError *why)
 {
     if (d->restore->pager) {
         ff_file_pager_pause(d->restore->pager);
     }
+    end_lease(d);
     if (why) {
         ff_control_forget(d->control, 0); /* newer than what was said first */
     }
@@ -438,6 +465,9 @@ static bool again(FfDestination *d)
     bool asked = r->adopted; /* where only the engine has died, nobody has to be asked */
 
     r->adopted = false;
+    if (asked && r->fd >= 0) {
+        take_lease(d, r->fd, r->path); /* first: who waits has waited for long */
+    }
     for (;; asked = false) {
         g_autofree char *path = NULL;
         unsigned got = 0;
@@ -489,12 +519,13 @@ static void granted(FfDestination *d)
 /* FfDestOrigin */
 static void end(FfDestination *d)
 {
+    end_lease(d);
     stop_pager(d);
     ff_control_join(&d->restore->writer);
 }
 
 static const FfDestOrigin origin = {
-    .again = again, .granted = granted, .end = end, .over = ff_restore_forget};
+    .again = again, .granted = granted, .all = end_lease, .end = end, .over = ff_restore_forget};
 
 /* ---- beginning and end -------------------------------------------------------------------------
  */
@@ -553,6 +584,7 @@ void ff_restore_clear(FfDestination *d)
     if (!r) {
         return;
     }
+    ff_lease_end(r->lease);
     ff_file_pager_free(r->pager);
     ff_restore_set_free(r->sets);
     ff_restore_file_free(r->file);

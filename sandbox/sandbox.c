@@ -5,7 +5,8 @@
  *
  * What root keeps: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH for keys and sockets of QEMU's user,
  * CAP_NET_BIND_SERVICE, CAP_SYS_NICE for the threads of the fault path, CAP_KILL for QEMU itself,
- * and CAP_SYS_PTRACE: the kernel asks for it at /proc/PID/fd of a QEMU that has more capabilities.
+ * CAP_LEASE for a saved guest that is another user's, and CAP_SYS_PTRACE: the kernel asks for it at
+ * /proc/PID/fd of a QEMU that has more capabilities.
  *
  * What the filter cannot take from who has them, it takes from openat, fchmod and rename: no file
  * that is there is opened for writing, given other rights or replaced, be it root's relay and
@@ -35,7 +36,7 @@
 
 #include "sandbox/syscalls.h"
 
-static const unsigned kept[] = {CAP_DAC_OVERRIDE,     CAP_DAC_READ_SEARCH, CAP_KILL,
+static const unsigned kept[] = {CAP_DAC_OVERRIDE,     CAP_DAC_READ_SEARCH, CAP_KILL,    CAP_LEASE,
                                 CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE,      CAP_SYS_NICE};
 
 static bool fail(GError **error, const char *what)

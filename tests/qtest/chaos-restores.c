@@ -6,6 +6,7 @@
  *   the engine is killed, or stands for a while    QEMU stands for a while, or is killed
  *   a read fails                                   the file is written to, and put right again
  *   migrate-pause                                  a snapshot is asked for, and perhaps cancelled
+ *   the file is opened for writing, which waits while its guest needs it
  *
  * It may learn a working set, or read one. Whatever pauses is repaired and recovered. In the end
  * this QEMU has ended before its guest could run (the engine was killed early), or was killed, and
@@ -18,7 +19,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/qtest/restore-rig.h"
@@ -37,7 +40,7 @@ static const RestoreRow kinds[] = {
 
 static RestoreScene scenes[G_N_ELEMENTS(kinds)];
 static struct {
-    unsigned right, ended, guests_killed, engines_killed, paused, snapshots;
+    unsigned right, ended, guests_killed, engines_killed, paused, snapshots, writers;
 } total;
 
 typedef struct {
@@ -48,6 +51,7 @@ typedef struct {
     bool asked;       /* for a snapshot, */
     bool accepted;    /* and it was promised */
     bool killed;      /* the guest */
+    pid_t writer;     /* 0: none */
 } Round;
 
 static int below(Round *r, int n)
@@ -132,9 +136,32 @@ static void write_to_file(Round *r)
     }
 }
 
+static void start_writer(Round *r)
+{
+    r->writer = fork();
+    g_assert_cmpint(r->writer, >=, 0);
+    if (r->writer == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close_range(3, ~0u, 0);
+        _exit(open(r->s.path, O_WRONLY) < 0);
+    }
+    total.writers++;
+}
+
+/* Nobody needs the file any more. */
+static void end_writer(Round *r)
+{
+    int status;
+
+    if (r->writer) {
+        g_assert_cmpint(waitpid(r->writer, &status, 0), ==, r->writer);
+        g_assert_cmpint(status, ==, 0);
+    }
+}
+
 static void act(Round *r)
 {
-    switch (below(r, 8)) {
+    switch (below(r, 9)) {
     case 0:
     case 1:
         kill_engine(r, false);
@@ -158,6 +185,11 @@ static void act(Round *r)
             total.guests_killed++;
             r->killed = true;
             vm_kill(r->vm);
+        }
+        break;
+    case 7:
+        if (!r->writer) {
+            start_writer(r);
         }
         break;
     default:
@@ -255,6 +287,7 @@ static void run(guint32 seed, unsigned n_kinds)
         vm_end(r.vm);
         once_more(&r);
     }
+    end_writer(&r);
     restore_check_restored(&r.s, r.vm);
     total.right++;
     printf("ok - seed %u, %s%s\n", seed, kinds[kind].name, came ? "" : ", once more");
@@ -298,8 +331,8 @@ int main(int argc, char **argv)
         restore_end(&scenes[i]);
     }
     printf("# %u right; %u QEMUs ended before their guest ran, %u were killed; %u engines killed, "
-           "%u pauses, %u snapshots asked for\n",
+           "%u pauses, %u snapshots asked for, %u writers\n",
            total.right, total.ended, total.guests_killed, total.engines_killed, total.paused,
-           total.snapshots);
+           total.snapshots, total.writers);
     return 0;
 }

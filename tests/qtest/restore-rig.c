@@ -251,9 +251,12 @@ void restore_release(Vm *vm)
 
 Vm *restore_begin_held(RestoreScene *s)
 {
-    if (!restore_has_faults() || !restore_begin_plain(s)) {
-        return NULL;
-    }
+    *s = (RestoreScene){0};
+    return restore_has_faults() && restore_begin_plain(s) ? restore_start_held(s) : NULL;
+}
+
+Vm *restore_start_held(const RestoreScene *s)
+{
     Vm *vm = restore_start_again(s, HELD);
     g_autofree char *hold = vm_path(vm, "hold"), *held = vm_path(vm, "held");
 

@@ -68,6 +68,8 @@ void restore_ask_with(const RestoreScene *s, Vm *vm, const char *path, const cha
 
 /* A guest that runs, and whose memory does not come before restore_release(). NULL: skipped. */
 Vm *restore_begin_held(RestoreScene *s);
+/* The same of a scene that has begun. It needs restore_has_faults(). */
+Vm *restore_start_held(const RestoreScene *s);
 void restore_release(Vm *vm);
 /* After restore_release(); VM can be NULL. */
 void restore_end_held(RestoreScene *s, Vm *vm);

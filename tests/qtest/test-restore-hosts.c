@@ -205,21 +205,32 @@ static void test_full(void)
 /* ---- the file of a guest that runs -------------------------------------------------------------
  */
 
-/* Cut: it waits. A copy with the same time is the same file. */
-static void test_cut(void)
+/* The same file, by what can be seen of it. */
+static void copy_with_time(RestoreScene *copy, const RestoreScene *s)
 {
-    RestoreScene s, copy;
-    Vm *vm = restore_begin_held(&s);
     struct stat st;
 
-    if (vm) {
-        Qmp *q = vm_qmp(vm);
+    restore_copy(copy, s);
+    g_assert_cmpint(stat(s->path, &st), ==, 0);
+    const struct timespec times[] = {st.st_atim, st.st_mtim};
+    g_assert_cmpint(utimensat(AT_FDCWD, copy->path, times, 0), ==, 0);
+}
 
-        restore_copy(&copy, &s);
-        g_assert_cmpint(stat(s.path, &st), ==, 0);
-        const struct timespec times[] = {st.st_atim, st.st_mtim};
-        g_assert_cmpint(utimensat(AT_FDCWD, copy.path, times, 0), ==, 0);
-        g_assert_cmpint(truncate(s.path, BAD_AT), ==, 0);
+/* Cut by who had it open before: it waits. A copy with the same time is the same file. */
+static void test_cut(void)
+{
+    RestoreScene s = {0}, copy;
+    Vm *vm = NULL;
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        int writer = open(s.path, O_WRONLY | O_CLOEXEC);
+
+        vm = restore_start_held(&s);
+        Qmp *q = vm_qmp(vm);
+        vm_wait_stderr(vm, "somebody has it open for writing");
+        copy_with_time(&copy, &s);
+        g_assert_cmpint(ftruncate(writer, BAD_AT), ==, 0);
+        close(writer);
         restore_release(vm);
         qmp_expect_migration(q, "postcopy-paused");
         g_autofree char *why = restore_error_desc(vm);
@@ -277,6 +288,129 @@ static void test_own_file(void)
     restore_end_held(&s, vm);
 }
 
+/* ---- who overwrites it -------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *path;
+    bool cuts; /* truncate() in place of open() */
+    gint came; /* atomic; he has come in */
+    GThread *thread;
+} Writer;
+
+static gpointer overwrite(gpointer opaque)
+{
+    Writer *w = opaque;
+    int fd = w->cuts ? -1 : open(w->path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+    g_assert_true(w->cuts ? truncate(w->path, 0) == 0 : fd >= 0);
+    g_atomic_int_set(&w->came, 1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return NULL;
+}
+
+/* He has waited until the guest had everything, and the file is his. */
+static void check_came(const RestoreScene *s, Vm *vm, Writer *w)
+{
+    struct stat st;
+
+    restore_release(vm);
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    g_thread_join(w->thread);
+    g_assert_cmpint(stat(s->path, &st), ==, 0);
+    g_assert_cmpint(st.st_size, ==, 0);
+    restore_check_restored(s, vm);
+}
+
+/* Also if the file is another user's, and the engine root's. */
+static void test_held_back(gconstpointer cuts)
+{
+    RestoreScene s = {0};
+    Vm *vm = NULL;
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Writer w = {.path = s.path, .cuts = cuts != NULL};
+
+        if (cuts && geteuid() == 0) {
+            g_assert_cmpint(chown(s.path, 1, 1), ==, 0);
+        }
+        vm = restore_start_held(&s);
+        w.thread = g_thread_new("writer", overwrite, &w);
+        vm_wait_stderr(vm, "somebody waits to write to it");
+        g_assert_false(g_atomic_int_get(&w.came));
+        check_came(&s, vm, &w);
+        vm_wait_stderr(vm, "nobody is held back from writing to it any more");
+    }
+    restore_end_held(&s, vm);
+}
+
+/* TRUE: somebody waits for the leases of the file ST. */
+static bool is_broken(const struct stat *st)
+{
+    g_autofree char *text = NULL, *inode = g_strdup_printf(":%" G_GUINT64_FORMAT " ", st->st_ino);
+
+    g_assert_true(g_file_get_contents("/proc/locks", &text, NULL, NULL));
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        if (strstr(*line, " BREAKING ") && strstr(*line, inode)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* He comes while there is no engine that could be told: the next one finds him. */
+static void test_held_back_killed(void)
+{
+    RestoreScene s;
+    Vm *vm = restore_begin_held(&s);
+    struct stat st;
+
+    if (vm) {
+        pid_t engine = vm_find_engine(vm);
+        Writer w = {.path = s.path};
+
+        g_assert_cmpint(stat(s.path, &st), ==, 0);
+        kill(engine, SIGSTOP);
+        w.thread = g_thread_new("writer", overwrite, &w);
+        while (!is_broken(&st)) {
+            g_usleep(1000); /* the kernel has no event for it */
+        }
+        g_assert_false(g_atomic_int_get(&w.came));
+        kill(engine, SIGKILL);
+        vm_wait_stderr(vm, "somebody writes, or waits to write, to it");
+        check_came(&s, vm, &w);
+    }
+    restore_end_held(&s, vm);
+}
+
+/* Nobody is held back for a guest whose restore does not go on. */
+static void test_held_back_paused(void)
+{
+    RestoreScene s, copy;
+    Vm *vm = restore_begin_held(&s);
+
+    if (vm) {
+        Writer w = {.path = s.path};
+
+        copy_with_time(&copy, &s);
+        w.thread = g_thread_new("writer", overwrite, &w);
+        vm_wait_stderr(vm, "somebody waits to write to it");
+        qmp_ok(vm_qmp(vm), "migrate-pause", NULL);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_thread_join(w.thread);
+        restore_release(vm);
+        qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': 'file:%s'}", s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused"); /* it is his */
+        restore_recovers(&copy, vm, copy.path);
+        g_assert_cmpint(unlink(copy.path), ==, 0);
+        restore_end(&copy);
+    }
+    restore_end_held(&s, vm);
+}
+
 /* ---- the engine --------------------------------------------------------------------------------
  */
 
@@ -314,6 +448,10 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-hosts/cut", test_cut);
     g_test_add_func("/restore-hosts/replaced", test_replaced);
     g_test_add_func("/restore-hosts/own-file", test_own_file);
+    g_test_add_data_func("/restore-hosts/held-back/overwritten", NULL, test_held_back);
+    g_test_add_data_func("/restore-hosts/held-back/cut", "", test_held_back);
+    g_test_add_func("/restore-hosts/held-back/killed", test_held_back_killed);
+    g_test_add_func("/restore-hosts/held-back/paused", test_held_back_paused);
     g_test_add_data_func("/restore-hosts/stopped", NULL, test_stopped);
     g_test_add_data_func("/restore-hosts/stopped-and-killed", "", test_stopped);
     int rc = g_test_run();

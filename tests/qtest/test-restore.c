@@ -235,10 +235,7 @@ static void test_bad(gconstpointer data)
 
         restore_ask(&s, vm, s.path);
         g_assert_cmpint(vm_wait_exit(vm), ==, 1);
-        g_autofree char *text = vm_stderr(vm);
-        if (!strstr(text, b->says)) {
-            g_error("'%s' does not say '%s'", text, b->says);
-        }
+        vm_wait_stderr(vm, b->says); /* a QEMU that cannot load ends first */
         vm_end(vm);
     }
     restore_end(&s);
