@@ -606,23 +606,23 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc)
 
 void ff_monitor_hear_out(FfMonitor *mon)
 {
+    FfAccept *accept = g_steal_pointer(&mon->accept); /* the name is free for the next relay */
+
     if (mon->qemu) {
         ff_conn_read_rest(mon->qemu);
+    }
+    if (accept) {
+        ff_accept_end(accept);
     }
 }
 
 void ff_monitor_end(FfMonitor *mon)
 {
-    FfAccept *accept = g_steal_pointer(&mon->accept); /* no further client */
-
     if (mon->client) {
         close_client(mon);
     }
     ff_overdue_end(mon);
     if (mon->qemu) {
         ff_conn_free(g_steal_pointer(&mon->qemu));
-    }
-    if (accept) {
-        ff_accept_end(accept);
     }
 }

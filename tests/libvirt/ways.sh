@@ -160,3 +160,59 @@ case_destination_without_farfault_and_back() {
     carried B
     check_guest B
 }
+
+# start_untracked HOST [VARIABLE=VALUE]: a guest whose writes cannot be tracked at the first attempt, and
+# that writes little (see above). VARIABLE is of QEMU's environment.
+start_untracked() {
+    local set=''
+    rm -rf "$scratch/points"
+    mkdir "$scratch/points"
+    chmod 777 "$scratch/points"
+    [ -z "${2-}" ] || set="<qemu:env name='${2%%=*}' value='${2#*=}'/>"
+    MEMWORK="ff.mib=64 ff.hot=1 ff.write=1" "$root/scripts/libvirt-hosts" xml |
+        sed "s#^<domain type='qemu'>#<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>#
+            s#^</domain>#<qemu:commandline><qemu:env name='FARFAULT_FAULTS' \
+value='$scratch/points;source/*/call/uffd-track=EIO'/>$set</qemu:commandline></domain>#" >"$scratch/untracked.xml"
+    virsh_on "$1" define "$scratch/untracked.xml" >/dev/null
+    virsh_on "$1" start "$VM"
+    console "$1" 240 '^FF t=' >/dev/null
+}
+
+# says_of_it HOST REGEX: what query-migrate says there.
+says_of_it() {
+    virsh_on "$1" qemu-monitor-command "$VM" '{"execute": "query-migrate"}' | tee "$scratch/info"
+    grep -qE "$2" "$scratch/info" || fail "query-migrate at $1 does not say: $2"
+}
+
+# Nobody asks for the switch: QEMU carries a guest whose writes cannot be tracked, and it arrives.
+case_untracked_without_a_switch() {
+    start_untracked A
+    if [ "$user" != root ] && [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ]; then
+        # What is QEMU's needs QEMU's own postcopy, which this user does not have. virsh hears of the
+        # connection's end alone.
+        refused "'migration out' (failed|unexpectedly failed)" virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
+        grep -q 'Postcopy is not supported' "$hosts/B/log/qemu/$VM.log" || fail "QEMU at B does not say why"
+        is "domains at B" "$(virsh_on B list --all --name)" ""
+        check_guest A "running (booted)"
+    else
+        start_move A --bandwidth 1 # until it was looked at
+        says_of_it A '"engine": *"qemu", *"reason": *"the guest.s writes cannot be tracked'
+        virsh_on A migrate-setspeed "$VM" 1000
+        finish_move
+        job A --completed
+        is "postcopy requests" "$(figure 'Postcopy requests')" 0
+        is "what remains" "$(figure 'Memory remaining')" 0
+        check_guest B
+        says_of_it B '"engine": *"qemu", *"reason": *"the source is a QEMU without farfault'
+    fi
+    [ -e "$scratch/points/fault-0" ] || fail "the source has not tried to track the guest's writes"
+    end_guest
+    # With that setting it is farfault's, and switched by itself.
+    start_untracked A FARFAULT_UNTRACKED=postcopy
+    virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
+    [ -e "$scratch/points/fault-0" ] || fail "the source has not tried to track the guest's writes"
+    carried B
+    job A --completed
+    [ "$(figure 'Postcopy requests')" -gt 0 ] || fail "nothing was left for postcopy"
+    check_guest B
+}

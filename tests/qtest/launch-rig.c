@@ -94,6 +94,7 @@ Rig *rig_new(const char *name)
     rig->env = g_get_environ();
     rig->env = g_environ_unsetenv(rig->env, "FARFAULT_QEMU");
     rig->env = g_environ_unsetenv(rig->env, "FARFAULT_POLICY");
+    rig->env = g_environ_unsetenv(rig->env, "FARFAULT_UNTRACKED");
     rig_setenv(rig, "FARFAULT_CONF", "/nonexistent/farfault.conf");
     rig->report = make_fifo(rig, "FF_TEST_REPORT", "report");
     rig->go = make_fifo(rig, "FF_TEST_GO", "go");

@@ -79,6 +79,14 @@ static bool exists(const Rig *rig, const char *name)
     return g_file_test(path, G_FILE_TEST_EXISTS);
 }
 
+/* For the next QEMU; the one before has left the socket's file. */
+static int listen_again(const Rig *rig)
+{
+    g_autofree char *path = rig_path(rig, "first.sock");
+    g_assert_cmpint(unlink(path), ==, 0);
+    return listen_at(rig, "first.sock");
+}
+
 static Rig *new_rig(int *listener)
 {
     Rig *rig = rig_new("tree");
@@ -307,6 +315,90 @@ static void test_bad_start(void)
     g_assert_false(exists(rig, "q.sock"));
 }
 
+/* A setting that is kept from the launcher's start to the engine that answers. The same as
+ * [migration] KEY= of the file. */
+typedef struct {
+    const char *key, *variable, *option, *parameter;
+    const char *words[4]; /* said by nobody, by the file, by the variable, by the option */
+    const char *wrong;    /* what is said of the word "mad"; in front of it is who said it */
+} Setting;
+
+static const Setting settings[] = {
+    {"policy",
+     "FARFAULT_POLICY",
+     "--policy",
+     "x-farfault-policy",
+     {"auto", "never", "always", "auto"},
+     "\"mad\" is no policy: it must be auto, always or never"},
+    {"untracked",
+     "FARFAULT_UNTRACKED",
+     "--untracked",
+     "x-farfault-untracked",
+     {"qemu", "postcopy", "wait", "qemu"},
+     "\"mad\" is no such choice: it must be qemu, postcopy or wait"},
+};
+
+static void set_by_file(Rig *rig, const Setting *setting, const char *word)
+{
+    g_autofree char *conf = rig_path(rig, "conf");
+    g_autofree char *text = g_strdup_printf("[migration]\n%s=%s\n", setting->key, word);
+    g_assert_true(g_file_set_contents(conf, text, -1, NULL));
+    rig_setenv(rig, "FARFAULT_CONF", conf);
+}
+
+/* Starts QEMU by farfault run with OPTION in front; NULL: with none. */
+static void start_set(Rig *rig, const char *option)
+{
+    const char *argv[] = {"farfault", "run",  option ?: "--", "qemu-system-x86_64",
+                          "-display", "none", "-m",           "64M",
+                          MONITOR,    NULL};
+    g_autofree char *program = rig_path(rig, "bin/farfault");
+    rig_spawn(rig, program, argv);
+}
+
+static void check_set(Rig *rig, int listener, const Setting *setting, const char *option,
+                      const char *word)
+{
+    start_set(rig, option);
+    g_autoptr(Qmp) first = first_monitor(listener);
+    g_autoptr(JsonObject) all = qmp_return(first, "query-migrate-parameters", NULL);
+    g_assert_cmpstr(json_object_get_string_member(all, setting->parameter), ==, word);
+    end(rig, first, "");
+}
+
+/* Nothing is started, and the one line that is said names who said it. */
+static void check_wrong(Rig *rig, const Setting *setting, const char *option, const char *who)
+{
+    start_set(rig, option);
+    g_assert_cmpint(rig_wait(rig), ==, option ? 2 : 1);
+    g_autofree char *err = rig_read(rig, "err");
+    g_autofree char *line = g_strdup_printf("farfault: %s: %s\n", who, setting->wrong);
+    g_assert_cmpstr(err, ==, line);
+}
+
+static void test_setting(gconstpointer data)
+{
+    const Setting *setting = data;
+    int listener;
+    g_autoptr(Rig) rig = new_rig(&listener);
+    g_autofree char *option = g_strdup_printf("%s=%s", setting->option, setting->words[3]);
+    g_autofree char *mad = g_strdup_printf("%s=mad", setting->option);
+    g_autofree char *file =
+        g_strdup_printf("[migration] %s= of /etc/farfault/farfault.conf", setting->key);
+
+    check_set(rig, listener, setting, NULL, setting->words[0]);
+    set_by_file(rig, setting, "mad");
+    check_wrong(rig, setting, NULL, file);
+    set_by_file(rig, setting, setting->words[1]);
+    check_set(rig, listen_again(rig), setting, NULL, setting->words[1]);
+    rig_setenv(rig, setting->variable, setting->words[2]);
+    check_set(rig, listen_again(rig), setting, NULL, setting->words[2]);
+    check_set(rig, listen_again(rig), setting, option, setting->words[3]);
+    check_wrong(rig, setting, mad, setting->option);
+    rig_setenv(rig, setting->variable, "mad");
+    check_wrong(rig, setting, NULL, setting->variable);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -320,5 +412,9 @@ int main(int argc, char **argv)
     g_test_add_func("/run/killed", test_killed);
     g_test_add_func("/run/parent-dies", test_parent_dies);
     g_test_add_func("/run/bad-start", test_bad_start);
+    for (size_t i = 0; i < G_N_ELEMENTS(settings); i++) {
+        g_autofree char *path = g_strdup_printf("/run/setting/%s", settings[i].key);
+        g_test_add_data_func(path, &settings[i], test_setting);
+    }
     return g_test_run();
 }
