@@ -89,7 +89,7 @@ static bool source_resumed_locked(FfMigration *m)
     static const char why[] = "the guest was resumed by another monitor during the switchover: "
                               "repeat the migration";
 
-    if (source_may_roll_back_locked(m)) {
+    if (source_may_roll_back_locked(m) && !FF_FAULT_STEP("hear-resume", false)) {
         /* Looked at under the same lock before the guest is given away. */
         m->source.resumed = true;
         ff_control_set_error_locked(m->control, why);

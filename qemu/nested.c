@@ -65,22 +65,33 @@ static bool may_nest(FfQemu *qemu)
     return qemu->nesting == FF_NESTING_POSSIBLE;
 }
 
-/* Whether TEXT has NAME with one of BITS set; *SEEN: it has NAME at all. */
-static bool any_set(const char *text, const char *name, uint64_t bits, bool *seen)
+/* Whether TEXT has NAME with one of BITS set. *SEEN: how often it has NAME with a whole value. */
+static bool any_set(const char *text, const char *name, uint64_t bits, unsigned *seen)
 {
     for (const char *at = text; (at = strstr(at, name));) {
+        char *end;
         at += strlen(name);
-        *seen = true;
-        if (g_ascii_strtoull(at, NULL, 16) & bits) {
+        if (g_ascii_strtoull(at, &end, 16) & bits) {
             return true;
         }
+        *seen += end != at && g_ascii_isspace(*end);
     }
     return false;
 }
 
+static unsigned count(const char *text, const char *part)
+{
+    unsigned n = 0;
+
+    for (const char *at = text; (at = strstr(at, part)); at += strlen(part)) {
+        n++;
+    }
+    return n;
+}
+
 char *ff_qemu_nested_in(const char *text)
 {
-    bool cr4 = false, efer = false;
+    unsigned cr4 = 0, efer = 0;
     const char *feature = any_set(text, "CR4=", CR4_VMXE, &cr4)      ? "vmx"
                           : any_set(text, "EFER=", EFER_SVME, &efer) ? "svm"
                                                                      : NULL;
@@ -91,7 +102,9 @@ char *ff_qemu_nested_in(const char *text)
                                "...,%s=off",
                                feature, feature);
     }
-    return cr4 && efer ? NULL : g_strdup("QEMU does not tell the registers of its vCPUs");
+    /* Of each vCPU: what is not told of one may be set there. */
+    bool told = cr4 && cr4 == efer && cr4 >= count(text, "CPU#");
+    return told ? NULL : g_strdup("QEMU does not tell the registers of its vCPUs");
 }
 
 static JsonObject *registers_args(void)

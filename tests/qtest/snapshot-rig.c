@@ -2,14 +2,13 @@
 /* See snapshot-rig.h. Thread: the test's. */
 #include "tests/qtest/snapshot-rig.h"
 
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "snapshot/mapped.h"
 #include "snapshot/records.h"
 #include "snapshot/saved.h"
+#include "tests/lib/hold.h"
 
 #define MIB ((uint64_t)1 << 20)
 #define BUSY_MIB 24
@@ -40,10 +39,7 @@ bool snap_begin(Snap *t, const char *faults, const char *device)
                                  .listens = t->listens,
                                  .faults = faults});
     t->path = vm_path(t->vm, "file");
-    g_autofree char *hold = vm_path(t->vm, "hold");
-    g_autofree char *held = vm_path(t->vm, "held");
-    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
-    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+    hold_make(t->vm);
     vm_wait_serial(t->vm, "AB");
     qmp_set_capability(vm_qmp(t->vm), "events", true);
     return true;
@@ -64,23 +60,14 @@ void snap_slow_down(Snap *t)
     qmp_ok(vm_qmp(t->vm), "migrate-set-parameters", "{'max-bandwidth': 1048576}");
 }
 
-static void open_fifo(Snap *t, const char *name)
-{
-    g_autofree char *path = g_build_filename(vm_dir(t->vm), name, NULL);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-}
-
 void snap_wait_held(Snap *t)
 {
-    open_fifo(t, "held");
+    hold_wait(t->vm);
 }
 
 void snap_let_go(Snap *t)
 {
-    open_fifo(t, "hold");
+    hold_let_go(t->vm);
 }
 
 /* Threads of PID that open a FIFO of which nobody has the other end (fs/pipe.c). */

@@ -9,8 +9,10 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -120,8 +122,9 @@ static void become_nobody(void *opaque)
     }
 }
 
-/* LINE's exit status; *SAYS: what it said on stdout, or, if ERR, on stderr (g_free). */
-static int run(const char *line, bool other, char **out, char **err)
+/* LINE's exit status; what it said (g_free). SETUP: in its process before; can be NULL. */
+static int run_after(const char *line, GSpawnChildSetupFunc setup, void *opaque, char **out,
+                     char **err)
 {
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", program);
     g_autofree char *whole = g_strconcat(path, " ", line, NULL);
@@ -129,13 +132,18 @@ static int run(const char *line, bool other, char **out, char **err)
     g_autoptr(GError) error = NULL;
     int status;
 
-    g_spawn_sync(dir, argv, NULL, G_SPAWN_LEAVE_DESCRIPTORS_OPEN, other ? become_nobody : NULL,
-                 NULL, out, err, &status, &error);
+    g_spawn_sync(dir, argv, NULL, G_SPAWN_LEAVE_DESCRIPTORS_OPEN, setup, opaque, out, err, &status,
+                 &error);
     g_assert_no_error(error);
     if (!WIFEXITED(status)) {
         g_error("%s: ended by signal %d", line, WTERMSIG(status));
     }
     return WEXITSTATUS(status);
+}
+
+static int run(const char *line, bool other, char **out, char **err)
+{
+    return run_after(line, other ? become_nobody : NULL, NULL, out, err);
 }
 
 static void check_line(const char *line, const char *err, const char *says)
@@ -230,6 +238,67 @@ static void test_row(const void *data)
     check_documented(words[0], status);
 }
 
+/* ---- doctor ------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    const char *module, *parameter; /* the one that is loaded, and its "nested" */
+    bool on;
+} Kvm;
+
+static const Kvm kvms[] = {
+    {"intel/y", "kvm_intel", "Y\n", true}, {"intel/1", "kvm_intel", "1\n", true},
+    {"intel/n", "kvm_intel", "N\n"},       {"intel/0", "kvm_intel", "0\n"},
+    {"amd/1", "kvm_amd", "1\n", true},     {"amd/0", "kvm_amd", "0\n"},
+    {"intel/none", "kvm_intel"},           {"none"},
+};
+
+/* A /sys/module that only this process sees. */
+static void load_module(void *opaque)
+{
+    static const char modules[] = "/sys/module";
+    const Kvm *k = opaque;
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("modules", modules, "tmpfs", 0, NULL) < 0) {
+        _exit(77);
+    }
+    if (k->module) {
+        g_autofree char *folder = g_build_filename(modules, k->module, "parameters", NULL);
+        g_autofree char *file = g_build_filename(folder, "nested", NULL);
+        if (g_mkdir_with_parents(folder, 0755) < 0 ||
+            (k->parameter && !g_file_set_contents(file, k->parameter, -1, NULL))) {
+            _exit(99);
+        }
+    }
+}
+
+/* What else it says is this host's business, and so is whether something fails. */
+static void test_nested(const void *data)
+{
+    Kvm k = *(const Kvm *)data;
+    g_autofree char *out = NULL, *err = NULL;
+    int status = run_after("doctor", load_module, &k, &out, &err);
+
+    if (status == 77) {
+        g_test_skip("may not mount");
+        return;
+    }
+    g_assert_cmpint(status, <=, 1);
+    g_assert_true(g_regex_match_simple("^(ok|FAIL|warn) +kernel ", out, G_REGEX_MULTILINE, 0));
+    const char *line = strstr(out, "nested KVM");
+    g_assert_true(!line == !k.on);
+    if (line) {
+        g_autofree char *expected =
+            g_strdup_printf("\nok    nested KVM       on (%s): QEMU carries guests that use it, "
+                            "farfault those that only could\n",
+                            k.module);
+        g_assert_nonnull(strstr(out, expected));
+        g_assert_null(strstr(line + 1, "nested KVM"));
+    }
+}
+
 static void make_files(void)
 {
     static const char *const files[] = {"text", "secret"};
@@ -277,6 +346,10 @@ int main(int argc, char **argv)
         g_autofree char *test =
             g_strconcat("/command-lines/", name, rows[i].other ? ".as-nobody" : "", NULL);
         g_test_add_data_func(test, &rows[i], test_row);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(kvms); i++) {
+        g_autofree char *test = g_strconcat("/command-lines/doctor/nested/", kvms[i].name, NULL);
+        g_test_add_data_func(test, &kvms[i], test_nested);
     }
     int rc = g_test_run();
     remove_files();

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/lib/hold.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -175,18 +176,29 @@ static void test_own_migrate(void)
     pair_end(&p);
 }
 
-/* SAYS_WHY: QEMU's own part went well. */
-static void expect_stays(Pair *p, bool says_why)
+static bool is_failed(JsonObject *data, const void *opaque)
 {
-    qmp_expect_migration(vm_qmp(p->source), "failed");
+    const char *status = json_object_get_string_member(data, "status");
+
+    g_assert_cmpstr(status, !=, "completed");
+    return !strcmp(status, "failed");
+}
+
+/* REASON: a part of it; NULL: any. LOADED: QEMU's own part was broken off, or the destination had
+ * loaded the guest: it can only quit then. */
+static void expect_stays(Pair *p, const char *reason, bool loaded)
+{
+    json_object_unref(
+        qmp_wait_event(vm_qmp(p->source), "MIGRATION", is_failed, NULL, TEST_TIMEOUT));
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(p->source), "query-migrate", NULL);
     const char *why = json_object_get_string_member_with_default(info, "error-desc", "");
-    if (says_why && !strstr(why, "another monitor")) {
+    g_test_message("%s", why);
+    if (reason && !strstr(why, reason)) {
         test_fail("the migration failed for another reason: '%s'", why);
     }
     check_state(p->source, "running");
     int status = vm_wait_exit(p->destination);
-    g_assert_true(status == 1 || !says_why); /* one that had loaded all of it can only quit */
+    g_assert_true(status == 1 || loaded);
     vm_wait_new_serial(p->source, "B");
     pair_end(p);
 }
@@ -212,7 +224,29 @@ static void test_resumed_early(gconstpointer switchover)
         hmp(&p, "source", "migrate_cancel");
         hmp(&p, "source", "cont");
     }
-    expect_stays(&p, switchover);
+    expect_stays(&p, switchover ? "another monitor" : NULL, !switchover);
+}
+
+/* The destination has loaded the guest and is about to be given it. QEMU's event that the guest was
+ * resumed here goes unheard: that QEMU is asked once more is all that is left. */
+static void test_resumed_loaded(void)
+{
+    const char *why;
+    Pair p;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    pair_begin(&p, false, "source/*/at/loaded=hold;source/*/step/hear-resume=skip");
+    hold_make(p.source);
+    qmp_ok(vm_qmp(p.source), "migrate-start-postcopy", NULL);
+    hold_wait(p.source);
+    hmp(&p, "source", "migrate_cancel");
+    hmp(&p, "source", "cont");
+    qmp_expect(vm_qmp(p.source), "RESUME");
+    hold_let_go(p.source);
+    expect_stays(&p, "QEMU is \"running\" in place of \"finish-migrate\"", true);
 }
 
 static void test_resumed(void)
@@ -223,7 +257,7 @@ static void test_resumed(void)
         return;
     }
     hmp(&p, "source", "cont");
-    expect_stays(&p, true);
+    expect_stays(&p, "another monitor", false);
 }
 
 /* A client that stops the guest while it stands still anyway finds it stopped, where ever. */
@@ -264,6 +298,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guard/refused", test_refused);
     g_test_add_func("/guard/own-migrate", test_own_migrate);
     g_test_add_func("/guard/resumed", test_resumed);
+    g_test_add_func("/guard/resumed/loaded", test_resumed_loaded);
     g_test_add_data_func("/guard/resumed/early", GINT_TO_POINTER(false), test_resumed_early);
     g_test_add_data_func("/guard/resumed/early/pre-switchover", GINT_TO_POINTER(true),
                          test_resumed_early);

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How long the relay waits for an engine that does not answer: relay/ping.c alone, with a link of
+ * the test's. Its timer is let off here, and what it was set to is added up.
+ */
+#include "relay/engine-internal.h"
+#include "tests/lib/documented.h"
+
+#define S ((gint64)G_USEC_PER_SEC)
+
+static FfEngine engine = {.pidfd = -1};
+static FfRelay relay = {.engine = &engine};
+static bool answers;     /* the engine does */
+static uint32_t late;    /* it answers the PING so many before the last one */
+static unsigned n_pings; /* that were sent */
+static gint64 look_us;   /* of the context's clock: when the last look began */
+static char *hung_why;
+
+void ff_link_read_now(FfLink *link)
+{
+    look_us = g_source_get_time(g_main_current_source());
+}
+
+int ff_link_send(FfLink *link, FfLinkType type, unsigned mon, uint32_t seq, const void *payload,
+                 size_t len, const int *fds, unsigned n_fds)
+{
+    g_assert_cmpint(type, ==, FF_LINK_PING);
+    n_pings++;
+    if (answers) {
+        ff_ping_answered(&relay, seq - late);
+    }
+    return 0;
+}
+
+void ff_relay_log(FfRelay *r, const char *format, ...)
+{
+    g_assert_not_reached();
+}
+
+static void hung(FfRelay *r, const char *why)
+{
+    hung_why = g_strdup(why);
+}
+
+static void begin(void)
+{
+    g_clear_pointer(&hung_why, g_free);
+    n_pings = 0;
+    gint64 before = g_get_monotonic_time();
+    ff_ping_start(&relay, hung);
+    gint64 first = g_source_get_ready_time(engine.ping.timer);
+    g_assert_cmpint(first, >=, before + 5 * S);
+    g_assert_cmpint(first, <=, g_get_monotonic_time() + 5 * S);
+}
+
+/* One look. Returns how long it is to the next one, us. */
+static gint64 look(void)
+{
+    g_source_set_ready_time(engine.ping.timer, 0);
+    g_assert_true(g_main_context_iteration(NULL, FALSE));
+    return g_source_get_ready_time(engine.ping.timer) - look_us;
+}
+
+/* As docs/architecture.md says. */
+static void check_given_up(void)
+{
+    gint64 waited = look();
+
+    g_assert_cmpuint(n_pings, ==, 1);
+    for (gint64 next; next = look(), !hung_why; waited += next) {
+        g_assert_cmpint(waited, <, 30 * S);
+    }
+    g_assert_cmpint(waited, ==, 30 * S);
+    g_assert_cmpuint(n_pings, ==, 1);
+    g_assert_cmpstr(hung_why, ==, "it has not answered for 30 s, and is killed");
+}
+
+static void test_silent(void)
+{
+    documented_check("The engine's main loop answers a PING every 5 s. After 30 s without an "
+                     "answer the relay kills");
+    answers = false;
+    begin();
+    check_given_up();
+    ff_ping_end(&relay);
+}
+
+/* The next PING is sent at the look after the answer. */
+static void test_answers(void)
+{
+    answers = true;
+    late = 0;
+    begin();
+    for (unsigned i = 0; i < 20; i++) {
+        g_assert_cmpint(look(), ==, 5 * S);
+        g_assert_cmpuint(n_pings, ==, i + 1);
+    }
+    g_assert_null(hung_why);
+    answers = false;
+    n_pings = 0;
+    check_given_up();
+    ff_ping_end(&relay);
+}
+
+/* An answer to what was asked of the engine before. */
+static void test_late(void)
+{
+    answers = true;
+    late = 1;
+    begin();
+    check_given_up();
+    ff_ping_end(&relay);
+}
+
+int main(int argc, char **argv)
+{
+    g_unsetenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/ping/silent", test_silent);
+    g_test_add_func("/ping/answers", test_answers);
+    g_test_add_func("/ping/late", test_late);
+    return g_test_run();
+}
