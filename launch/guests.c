@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "launch/argv-opts.h"
@@ -88,7 +89,9 @@ static void read_state(int fd, FfHostGuest *guest)
 {
     FfStateHeader head;
     const size_t len = offsetof(FfStateHeader, run_state);
+    struct stat st;
 
+    guest->state_inode = fstat(fd, &st) == 0 ? st.st_ino : 0;
     if (pread(fd, &head, len, 0) != (ssize_t)len || head.magic != FF_STATE_MAGIC ||
         head.version != FF_STATE_VERSION) {
         return;
