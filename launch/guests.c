@@ -97,6 +97,13 @@ static void read_state(int fd, FfHostGuest *guest)
         return;
     }
     memcpy(guest->session, head.uuid, sizeof(guest->session));
+    /* The journal's: every page is at the destination, which has the right to run. */
+    guest->moved = head.role == FF_ROLE_SOURCE && head.run_right == FF_RUN_GIVEN &&
+                   head.phase == FF_PHASE_IDLE;
+    if (guest->moved &&
+        pread(fd, guest->peer, sizeof(guest->peer) - 1, offsetof(FfStateHeader, peer_uri)) < 0) {
+        guest->peer[0] = 0;
+    }
     guest->counted = read_copy(fd, &guest->totals);
     guest->totals.status[sizeof(guest->totals.status) - 1] = 0;
 }
