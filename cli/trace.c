@@ -3,9 +3,9 @@
  * farfault trace: the marks of engines as they come, by uprobes of tracefs (trace/tracefs.c), a
  * line each; until a signal, or the end of all guests that were named, or of whoever reads.
  *
- * One thread: the main loop of the default context. It waits for the pipe of tracefs, for signals,
- * and for the end of QEMU's processes (pidfd). Whatever ends it, what was made in tracefs is
- * removed; signals are caught before anything is made.
+ * One thread: the main loop of the default context. It waits for the pipe of tracefs or for room in
+ * stdout, for signals, and for the end of QEMU's processes (pidfd). Whatever ends it, what was made
+ * in tracefs is removed; signals are caught before anything is made.
  */
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -19,11 +19,15 @@
 
 #include <errno.h>
 #include <glib-unix.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <unistd.h>
+
+#define OUT_MAX (64 << 10) /* bytes; more is left in the kernel's buffer meanwhile */
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
@@ -32,9 +36,12 @@ typedef struct {
     FfTracer *tracer;
     GHashTable *events; /* name to FfTraceEvent */
     GString *rest;      /* of a line that has not come whole */
+    GString *out;       /* not written yet */
     int pipe;
-    bool done;
-    int error; /* of writing; 0: none */
+    guint reader, writer; /* sources; 0: not waited for */
+    bool over;            /* all guests that were named are */
+    bool done;            /* a signal, or nobody reads */
+    int error;            /* of writing; 0: none */
 } Trace;
 
 typedef struct {
@@ -79,7 +86,7 @@ static void print_mark(Trace *t, const FfTraceLine *line, const FfTraceEvent *ev
         g_strdup_printf("%s %-12s %-11s %-14s %s", line->time, guest ? guest->name : nobody, side,
                         event->mark, values);
     g_autofree char *shown = ff_format_shown(text);
-    puts(shown);
+    g_string_append_printf(t->out, "%s\n", shown);
     if (status && ff_words_over(status)) {
         if (guest) {
             guest->over = true;
@@ -96,8 +103,10 @@ static void print_line(Trace *t, const char *text)
         return;
     }
     if (!line.event) {
-        printf("(%" G_GUINT64_FORMAT " marks are missing here: more came than could be read)\n",
-               line.lost);
+        g_string_append_printf(t->out,
+                               "(%" G_GUINT64_FORMAT
+                               " marks are missing here: more came than could be read)\n",
+                               line.lost);
         return;
     }
     const FfTraceEvent *event = g_hash_table_lookup(t->events, line.event);
@@ -106,13 +115,13 @@ static void print_line(Trace *t, const char *text)
     }
 }
 
-/* All that is there. */
+/* What is there, or as much as is written at a time. */
 static void read_pipe(Trace *t)
 {
     char buf[16384];
     ssize_t n;
 
-    while ((n = read(t->pipe, buf, sizeof(buf))) > 0) {
+    while (t->out->len < OUT_MAX && (n = read(t->pipe, buf, sizeof(buf))) > 0) {
         g_string_append_len(t->rest, buf, n);
         for (char *end; (end = memchr(t->rest->str, '\n', t->rest->len));) {
             *end = 0;
@@ -120,7 +129,17 @@ static void read_pipe(Trace *t)
             g_string_erase(t->rest, 0, end + 1 - t->rest->str);
         }
     }
-    if (fflush(stdout) != 0 || ferror(stdout)) {
+    t->over |= ff_traced_over(t->traced);
+}
+
+/* Stdout has room: a pipe has it for this much then. */
+static void write_some(Trace *t)
+{
+    ssize_t n = write(STDOUT_FILENO, t->out->str, MIN(t->out->len, PIPE_BUF));
+
+    if (n >= 0) {
+        g_string_erase(t->out, 0, n);
+    } else if (errno != EINTR && errno != EAGAIN) {
         t->error = errno;
         t->done = true;
     }
@@ -129,13 +148,42 @@ static void read_pipe(Trace *t)
 /* ---- what is waited for -----------------------------------------------------------------------
  */
 
+static gboolean on_pipe(gint fd, GIOCondition condition, gpointer opaque);
+
+/* One of the two is waited for: a reader that does not read keeps the pipe, never a signal. */
+static gboolean on_room(gint fd, GIOCondition condition, gpointer opaque)
+{
+    Trace *t = opaque;
+
+    write_some(t);
+    if (t->out->len) {
+        return G_SOURCE_CONTINUE;
+    }
+    t->writer = 0;
+    t->reader = g_unix_fd_add(t->pipe, G_IO_IN, on_pipe, t);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean on_pipe(gint fd, GIOCondition condition, gpointer opaque)
 {
     Trace *t = opaque;
 
     read_pipe(t);
-    t->done |= ff_traced_over(t->traced);
-    return G_SOURCE_CONTINUE;
+    if (!t->out->len) {
+        return G_SOURCE_CONTINUE;
+    }
+    t->reader = 0;
+    t->writer = g_unix_fd_add(STDOUT_FILENO, G_IO_OUT, on_room, t);
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean on_last_room(gint fd, GIOCondition condition, gpointer opaque)
+{
+    Trace *t = opaque;
+
+    write_some(t);
+    t->writer = 0;
+    return G_SOURCE_REMOVE;
 }
 
 static gboolean on_signal(gpointer opaque)
@@ -156,7 +204,7 @@ static gboolean on_qemu_end(gint fd, GIOCondition condition, gpointer opaque)
     Watched *w = opaque;
 
     w->guest->over = true;
-    w->trace->done |= ff_traced_over(w->trace->traced);
+    w->trace->over |= ff_traced_over(w->trace->traced);
     return G_SOURCE_REMOVE;
 }
 
@@ -180,9 +228,9 @@ static void watch(Trace *t)
     for (guint i = 0; named && i < named->len; i++) {
         watch_qemu(t, named->pdata[i]);
     }
-    g_unix_fd_add(t->pipe, G_IO_IN, on_pipe, t);
+    t->reader = g_unix_fd_add(t->pipe, G_IO_IN, on_pipe, t);
     g_unix_fd_add(STDOUT_FILENO, G_IO_ERR, on_reader_gone, t);
-    t->done |= ff_traced_over(t->traced);
+    t->over |= ff_traced_over(t->traced);
 }
 
 /* ---- begin and end ----------------------------------------------------------------------------
@@ -230,6 +278,27 @@ static bool add_programs(Trace *t, GPtrArray *programs, GError **error)
     return t->pipe >= 0;
 }
 
+/* What was noted before the end. After a signal nobody is waited for. */
+static void write_rest(Trace *t)
+{
+    struct pollfd room = {STDOUT_FILENO, POLLOUT, 0};
+
+    g_clear_handle_id(&t->reader, g_source_remove);
+    g_clear_handle_id(&t->writer, g_source_remove);
+    for (read_pipe(t); t->out->len && !t->error; read_pipe(t)) {
+        if (poll(&room, 1, 0) == 1) {
+            write_some(t);
+        } else if (t->done) {
+            return;
+        } else {
+            if (!t->writer) {
+                t->writer = g_unix_fd_add(STDOUT_FILENO, G_IO_OUT, on_last_room, t);
+            }
+            g_main_context_iteration(NULL, TRUE);
+        }
+    }
+}
+
 static void run(Trace *t)
 {
     GPtrArray *named = ff_traced_named(t->traced);
@@ -241,11 +310,11 @@ static void run(Trace *t)
     } else {
         fprintf(stderr, "farfault: tracing all guests of this host until Ctrl-C\n");
     }
-    while (!t->done) {
+    while (!t->done && !t->over) {
         g_main_context_iteration(NULL, TRUE);
     }
     ff_tracer_stop(t->tracer);
-    read_pipe(t);
+    write_rest(t);
 }
 
 static void catch_signals(Trace *t)
@@ -290,7 +359,8 @@ static int trace_them(char **names)
     g_autoptr(GHashTable) events =
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, event_free);
     g_autoptr(GString) rest = g_string_new(NULL);
-    Trace t = {.events = events, .rest = rest, .pipe = -1};
+    g_autoptr(GString) out = g_string_new(NULL);
+    Trace t = {.events = events, .rest = rest, .out = out, .pipe = -1};
     bool good = ff_tracer_allowed(&error) && (traced = ff_traced_new(names, &error));
 
     t.traced = traced;
