@@ -42,6 +42,7 @@ static const Command commands[] = {
     {"convert", ff_cli_convert, "write the file of a saved guest in another form", ff_help_convert},
     {"attach", ff_cli_attach, "give a guest that lost its relay a new one", ff_help_attach},
     {"pager", ff_cli_pager, "answer the page faults of other processes from a file", ff_help_pager},
+    {"trace", ff_cli_trace, "print what engines do, as it happens", ff_help_trace},
     {"doctor", ff_cli_doctor, "say what works on this host, and what to do", ff_help_doctor},
 };
 

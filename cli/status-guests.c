@@ -33,6 +33,15 @@ static void print_running(const FfTotals *totals)
     }
 }
 
+/* Nothing is under way: no engine of it can have the guest still. */
+static void print_moved(const FfHostGuest *guest)
+{
+    g_autofree char *peer = g_strescape(guest->peer, NULL);
+
+    printf("has moved away%s%s, it does not run here any more; this QEMU can be ended",
+           *peer ? " to " : "", peer);
+}
+
 static void print_guest(const FfHostGuest *guest)
 {
     g_autofree char *name = g_strescape(guest->name, NULL);
@@ -42,6 +51,8 @@ static void print_guest(const FfHostGuest *guest)
         printf("cannot be read: it is another user's, or was started by another version");
     } else if (guest->totals.running) {
         print_running(&guest->totals);
+    } else if (guest->moved) {
+        print_moved(guest);
     } else {
         printf("nothing is under way");
     }

@@ -14,6 +14,8 @@
 #include "cli/status-guests.h"
 #include "cli/watch.h"
 #include "cli/words.h"
+#include "launch/attach-find.h"
+#include "launch/guests.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -67,7 +69,42 @@ static void print_line(const char *format, ...)
     puts(shown);
 }
 
-static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
+/* Where the guest of the QEMU at ADDRESS, a socket of this host, has moved to (g_free); NULL: that
+ * is not known. */
+static char *moved_to(FfCliQmp *qmp, const char *address)
+{
+    pid_t pid = ff_cli_qmp_host(qmp) ? 0 : ff_attach_find(address, NULL);
+    g_autoptr(GPtrArray) guests = pid > 0 ? ff_guests_find() : NULL;
+
+    for (guint i = 0; guests && i < guests->len; i++) {
+        const FfHostGuest *guest = guests->pdata[i];
+
+        if (guest->pid == pid && guest->moved && guest->peer[0]) {
+            return g_strdup(guest->peer);
+        }
+    }
+    return NULL;
+}
+
+/* The guest has left this QEMU. What QEMU has carried by itself can have gone into a file. */
+static void print_moved(FfCliQmp *qmp, const char *address, JsonObject *info)
+{
+    const char *engine = ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", "qemu");
+    g_autofree char *uri = moved_to(qmp, address);
+
+    if (!strcmp(engine, "farfault")) {
+        print_line(
+            "  guest        is at the destination%s%s%s, with all its memory; this QEMU can be "
+            "ended",
+            uri ? " (" : "", uri ? uri : "", uri ? ")" : "");
+    } else {
+        print_line(
+            "  guest        was sent by QEMU itself: if it was to another QEMU, it is there, and "
+            "this one can be ended");
+    }
+}
+
+static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answer[])
 {
     JsonObject *info = ff_json_node_object(answer[MIGRATE]);
     const char *name = ff_json_string(ff_json_node_object(answer[NAME]), "name");
@@ -90,8 +127,12 @@ static void print_text(FfCliQmp *qmp, JsonNode *const answer[])
     bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
     const char *words =
         snapshot && !strcmp(status, "active") ? "is being taken" : ff_words_migration(status);
-    print_line("%s %s (%s)%s%s", snapshot ? "live snapshot" : "migration", words, status,
-               why ? ": " : "", why ? why : "");
+    bool same = !strcmp(words, status);
+    print_line("%s %s%s%s%s%s%s", snapshot ? "live snapshot" : "migration", words, same ? "" : " (",
+               same ? "" : status, same ? "" : ")", why ? ": " : "", why ? why : "");
+    if (!snapshot && !strcmp(status, "completed") && !strcmp(state, "postmigrate")) {
+        print_moved(qmp, address, info);
+    }
     print_times(info);
     print_remaining(info);
     ff_split_print(stdout, info);
@@ -137,7 +178,7 @@ static int show(const char *address, bool json)
     } else if (json) {
         print_json(qmp, answer);
     } else {
-        print_text(qmp, answer);
+        print_text(qmp, address, answer);
     }
     for (int i = 0; i < QUESTIONS; i++) {
         g_clear_pointer(&answer[i], json_node_unref);

@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "launch/argv-opts.h"
@@ -88,12 +89,21 @@ static void read_state(int fd, FfHostGuest *guest)
 {
     FfStateHeader head;
     const size_t len = offsetof(FfStateHeader, run_state);
+    struct stat st;
 
+    guest->state_inode = fstat(fd, &st) == 0 ? st.st_ino : 0;
     if (pread(fd, &head, len, 0) != (ssize_t)len || head.magic != FF_STATE_MAGIC ||
         head.version != FF_STATE_VERSION) {
         return;
     }
     memcpy(guest->session, head.uuid, sizeof(guest->session));
+    /* The journal's: every page is at the destination, which has the right to run. */
+    guest->moved = head.role == FF_ROLE_SOURCE && head.run_right == FF_RUN_GIVEN &&
+                   head.phase == FF_PHASE_IDLE;
+    if (guest->moved &&
+        pread(fd, guest->peer, sizeof(guest->peer) - 1, offsetof(FfStateHeader, peer_uri)) < 0) {
+        guest->peer[0] = 0;
+    }
     guest->counted = read_copy(fd, &guest->totals);
     guest->totals.status[sizeof(guest->totals.status) - 1] = 0;
 }

@@ -13,13 +13,16 @@
 #include "state/totals.h"
 
 typedef struct {
-    pid_t pid;           /* of QEMU */
-    char *name;          /* of -name; empty if it has none. As QEMU has it: any bytes */
-    char *uuid;          /* of -uuid; empty if it has none */
-    bool served;         /* its relay, or an engine, lives */
-    uint8_t session[16]; /* of its last migration between two QEMUs; zeros: none, or unreadable */
-    bool counted;        /* TOTALS are there: this user may read them */
-    FfTotals totals;     /* written by a process of QEMU's user: no number in it is to be trusted */
+    pid_t pid;            /* of QEMU */
+    char *name;           /* of -name; empty if it has none. As QEMU has it: any bytes */
+    char *uuid;           /* of -uuid; empty if it has none */
+    bool served;          /* its relay, or an engine, lives */
+    uint64_t state_inode; /* of its state memfd, which relay and engine have open; 0: unreadable */
+    uint8_t session[16];  /* of its last migration between two QEMUs; zeros: none, or unreadable */
+    bool moved;           /* a migration by an engine has completed: it runs elsewhere */
+    char peer[256];       /* ... there, as far as that is known (a URI); from QEMU's user as well */
+    bool counted;         /* TOTALS are there: this user may read them */
+    FfTotals totals; /* written by a process of QEMU's user: no number in it is to be trusted */
 } FfHostGuest;
 
 /* All that this user may look at, by pid (FfHostGuest, freed with the array). */

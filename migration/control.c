@@ -329,7 +329,7 @@ void ff_control_entered(FfControl *c, FfStatus old, FfStatus status)
         return;
     }
     FF_FAULT_STATE(ff_status_name(status));
-    FF_MARK3(status, old, status, ff_status_name(status));
+    FF_MARK4(status, ff_status_name(old), ff_status_name(status), c->role, status);
     g_debug("status %s -> %s", ff_status_name(old), ff_status_name(status));
     note_break(c, status);
     if (ff_state_is_final(status) && !ff_counted(c->end_us)) {

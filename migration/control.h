@@ -61,6 +61,7 @@ typedef struct {
     GMainContext *driver_ctx;
     GCancellable *cancel; /* wakes connect and accept */
     bool freed;           /* driver: nothing is told any more */
+    FfRole role;          /* for tracers */
 
     FfMutex lock;
     FfCond changed;

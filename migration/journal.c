@@ -10,6 +10,7 @@
 
 #include <glib.h>
 
+#include "state/names.h"
 #include "trace/mark.h"
 
 typedef enum {
@@ -61,12 +62,6 @@ static const Row rows[] = {
 #include "migration/journal-steps.h"
 #undef FF_JOURNAL_STEP
 };
-
-static const char *const phase_names[] = {"IDLE",   "SETUP",   "STOPPED", "LOADING",
-                                          "LOADED", "GRANTED", "DONE",    "DEAD"};
-static const char *const right_names[] = {"NONE", "MINE", "GIVEN"};
-G_STATIC_ASSERT(G_N_ELEMENTS(phase_names) == FF_PHASE_DEAD + 1);
-G_STATIC_ASSERT(G_N_ELEMENTS(right_names) == FF_RUN_GIVEN + 1);
 
 static bool allows(const Row *row, FfRole side, Step step, FfPhase phase, FfRunRight right)
 {
@@ -197,12 +192,12 @@ static void append_row(GString *out, const Row *row)
     g_autofree char *name = g_ascii_strdown(row->name, -1);
 
     g_string_append_printf(out, "| %s | `%s` | ", row->side == FF_ROLE_SOURCE ? "S" : "D", name);
-    append_names(out, phase_names, G_N_ELEMENTS(phase_names), row->phases);
+    append_names(out, ff_phase_names, G_N_ELEMENTS(ff_phase_names), row->phases);
     g_string_append(out, row->rights == BEFORE_GIVEN ? "; right GIVEN"
                          : row->rights == BEFORE_ANY ? ""
                                                      : "; right not GIVEN");
-    g_string_append_printf(out, " | %s | %s%s | %s |\n", phase_names[row->phase],
-                           row->right == KEEP ? "–" : right_names[row->right],
+    g_string_append_printf(out, " | %s | %s%s | %s |\n", ff_phase_names[row->phase],
+                           row->right == KEEP ? "–" : ff_right_names[row->right],
                            row->order == PHASE_FIRST ? ", after the phase" : "", row->why);
 }
 

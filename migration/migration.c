@@ -465,6 +465,7 @@ static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigra
     m->cfg.tls_hostname = g_strdup(config->tls_hostname);
     m->cfg.tls_refusal = g_strdup(config->tls_refusal);
     m->control = ff_control_new(ops);
+    m->control->role = config->role;
     m->control->auto_recover_s = config->auto_recover_s;
     m->control->start_paused = config->start_paused;
     m->conn = (FfConnection){.cfg = &m->cfg,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Marks for tracers (USDT): FF_MARK3(pass, a, b, c) is the place "farfault:pass" of the program, at
- * which perf, bpftrace, SystemTap and gdb can stop by, with three numbers. docs/trace.md lists
- * them.
+ * which perf, bpftrace, SystemTap and gdb can stop by, with three numbers. The table of
+ * trace/marks.c lists them; docs/trace.md shows it.
  *
  * A mark is one nop, and a note in the file that says where it is and in which registers the
  * numbers are; no tracer, no branch, no memory, no lock. So it may stand on the fault path. What
@@ -54,5 +54,10 @@
     __asm__ volatile(FF_MARK_NOTE(#name, "8@%0 8@%1 8@%2")                                         \
                      :                                                                             \
                      : "nr"(FF_MARK_NUMBER(a)), "nr"(FF_MARK_NUMBER(b)), "nr"(FF_MARK_NUMBER(c)))
+#define FF_MARK4(name, a, b, c, d)                                                                 \
+    __asm__ volatile(FF_MARK_NOTE(#name, "8@%0 8@%1 8@%2 8@%3")                                    \
+                     :                                                                             \
+                     : "nr"(FF_MARK_NUMBER(a)), "nr"(FF_MARK_NUMBER(b)), "nr"(FF_MARK_NUMBER(c)),  \
+                       "nr"(FF_MARK_NUMBER(d)))
 
 #endif

@@ -70,20 +70,22 @@ static void read_until(int fd, GString *text, const char *part)
     }
 }
 
-/* A migration that the reader of FD sees from before its begin (it has said IDLE) to its end. */
-static void migrate(Vm *source, Vm *destination, int fd, GString *text, const char *idle,
-                    const char *active)
+/* A migration that the reader of FD sees from before its begin (it has said IDLE) to its end.
+ * Returns the destination's URI (g_free). */
+static char *migrate(Vm *source, Vm *destination, int fd, GString *text, const char *idle,
+                     const char *active)
 {
     read_until(fd, text, idle);
     move_prepare(source, destination);
     qmp_ok(vm_qmp(source), "migrate-set-parameters", "{'max-postcopy-bandwidth': 16777216}");
-    g_autofree char *uri = move_listen(destination);
+    char *uri = move_listen(destination);
     qmp_ok(vm_qmp(source), "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(vm_qmp(source), "active");
     read_until(fd, text, active);
     qmp_ok(vm_qmp(source), "migrate-start-postcopy", NULL);
     read_until(fd, text, NULL);
     move_wait_completed(source, destination);
+    return uri;
 }
 
 static void has(const char *text, const char *part)
@@ -91,6 +93,43 @@ static void has(const char *text, const char *part)
     if (!strstr(text, part)) {
         test_fail("no \"%s\" in: %s", part, text);
     }
+}
+
+/* What farfault status says, of the monitor QMP or (NULL) of all guests. */
+static char *status_of(const char *qmp)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    const char *argv[] = {farfault, "status", qmp, NULL};
+    g_autoptr(GError) error = NULL;
+    char *out = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, ==, 0);
+    return out;
+}
+
+/* The source, whose guest is at URI. */
+static void check_status(Vm *source, const char *uri)
+{
+    qmp_wait_postmigrate(vm_qmp(source));
+    g_autofree char *monitor = vm_path(source, "server");
+    g_autofree char *one = status_of(monitor), *all = status_of(NULL);
+    g_autofree char *long_line = g_strdup_printf(
+        "\nmigration completed\n  guest        is at the destination (%s), with all its memory; "
+        "this QEMU can be ended\n",
+        uri);
+    g_autofree char *short_line = g_strdup_printf(
+        "watched process %d: has moved away to %s, it does not run here any more; this QEMU can be "
+        "ended\n",
+        (int)vm_pid(source), uri);
+
+    has(one, "guest watched has moved away; it does not run here any more (postmigrate, ");
+    has(one, long_line);
+    has(one, "\n  downtime     ");
+    has(all, short_line);
 }
 
 static bool skipped(void)
@@ -113,11 +152,12 @@ static void test_lines(void)
     g_autoptr(Vm) source = start(&boot, NULL);
     g_autoptr(Vm) destination = start(&boot, "defer");
     g_autoptr(GString) text = g_string_new(NULL);
+    g_autofree char *uri = NULL;
 
     vm_wait_serial(source, "AB");
     g_autoptr(GSubprocess) child = watch(source, destination, -1);
     int fd = g_unix_input_stream_get_fd(G_UNIX_INPUT_STREAM(g_subprocess_get_stdout_pipe(child)));
-    migrate(source, destination, fd, text, "none", "source active");
+    uri = migrate(source, destination, fd, text, "none", "source active");
     g_subprocess_wait(child, NULL, NULL);
     g_assert_cmpint(g_subprocess_get_exit_status(child), ==, 0);
     g_test_message("%s", text->str);
@@ -134,6 +174,7 @@ static void test_lines(void)
     const char *last = strrchr(text->str, '\n') + 1;
     has(last, "source completed, destination completed");
     has(last, requests);
+    check_status(source, uri);
     move_check_guest(source, destination, &boot, RAM);
 }
 
@@ -157,7 +198,7 @@ static void test_terminal(void)
     g_assert_cmpint(other, >=, 0);
     g_assert_cmpint(ioctl(fd, TIOCSWINSZ, &size), ==, 0);
     g_autoptr(GSubprocess) child = watch(source, destination, other);
-    migrate(source, destination, fd, text, "so far", "MIGRATION active");
+    g_free(migrate(source, destination, fd, text, "so far", "MIGRATION active"));
     g_subprocess_wait(child, NULL, NULL);
     g_assert_cmpint(g_subprocess_get_exit_status(child), ==, 0);
     close(fd);
