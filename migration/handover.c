@@ -509,6 +509,7 @@ static void restart_guest(FfHandover *s)
     ff_mutex_lock(&s->control->lock);
     bool halt = s->control->start_paused;
     s->stopped = halt;
+    s->cfg->state->run_state[0] = 0; /* as in ff_source_release_guest() */
     ff_mutex_unlock(&s->control->lock);
     if (halt) {
         if (!vmm->run.halt(&vmm->run, &error)) {

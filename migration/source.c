@@ -398,6 +398,9 @@ void ff_source_release_guest(FfSource *s)
         }
         ff_mutex_lock(&s->control->lock);
     }
+    /* An engine that comes before the phase is IDLE must not start a guest that a client stops from
+     * here on. */
+    s->cfg->state->run_state[0] = 0;
     s->stopped = false;
     ff_mutex_unlock(&s->control->lock);
     ff_control_moved(s->control);
