@@ -122,6 +122,24 @@ void ff_driver_moved(FfDriver *d)
     }
 }
 
+/* Noted when QEMU has it, so that the word that QEMU had last is the one that counts. */
+static void incoming_stop_answered(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (d->migration) {
+        ff_handle_stop(call); /* a source has come meanwhile */
+    } else {
+        ff_driver_client_runs(d, false);
+        if (d->incoming) {
+            ff_incoming_set_paused(d->incoming, true);
+        }
+        ff_call_forward(call, result, NULL);
+    }
+}
+
 void ff_handle_stop(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -143,16 +161,20 @@ void ff_handle_stop(FfCall *call)
         return;
     }
 
+    if (d->incoming && !d->migration) {
+        /* As cont: our own may be on its way, for a client that has said it before. */
+        call->patient = true;
+        ff_call_inner(call, "stop", NULL, incoming_stop_answered);
+        return;
+    }
+
     /* At a source that QEMU stops the run state that is noted at the switch says it. */
-    if (holds_it || (!is_source(d) && said != FF_STOP_LATER && (d->migration || d->incoming))) {
+    if (holds_it || (!is_source(d) && said != FF_STOP_LATER && d->migration)) {
         ff_driver_client_runs(d, false);
     }
     if (said == FF_STOP_LATER) {
         wait_for_move(call);
         return;
-    }
-    if (d->incoming && !d->migration) {
-        ff_incoming_set_paused(d->incoming, true);
     }
     if (said == FF_STOP_STANDS) {
         ff_call_return(call, NULL);
