@@ -328,7 +328,7 @@ void ff_driver_free(FfDriver *d)
     g_hash_table_unref(d->waiting);
     g_queue_clear_full(&d->waiting_restored, g_free);
     g_queue_clear_full(&d->waiting_over, g_free);
-    g_queue_clear(&d->waiting_moved); /* a client's calls are in its queue */
+    g_queue_clear_full(&d->waiting_moved, g_free);
     g_free(d->globals);
     g_free(d);
 }

@@ -5,8 +5,8 @@
  * The relay sends them here from the start of a migration to its end. As long as the guest may
  * not run on this side (source: from the stop on; destination: until the grant), QEMU must not
  * see them: it would answer from a state that is the engine's own doing, or, worse, obey. What is
- * said before that is QEMU's, and is carried out before the engine stops the guest. While the guest
- * is being stopped or started by the engine, who says stop waits. Main loop's thread.
+ * said before that is QEMU's, and is carried out before the engine stops the guest (words.c). While
+ * the guest is being stopped or started by the engine, who says stop waits. Main loop's thread.
  */
 #include <string.h>
 
@@ -107,19 +107,8 @@ static void wait_for_move(FfCall *call)
                             "when the migration goes on (migrate-recover)");
         return;
     }
-    g_queue_push_tail(&d->waiting_moved, call);
+    ff_call_when_moved(call, ff_handle_stop);
     FF_FAULT_AT("client-waits");
-}
-
-void ff_driver_moved(FfDriver *d)
-{
-    g_autoptr(GQueue) waiting = g_queue_copy(&d->waiting_moved);
-    FfCall *call;
-
-    g_queue_clear(&d->waiting_moved);
-    while ((call = g_queue_pop_head(waiting))) {
-        ff_handle_stop(call); /* waits once more if it moves again */
-    }
 }
 
 /* Noted when QEMU has it, so that the word that QEMU had last is the one that counts. */
@@ -181,43 +170,6 @@ void ff_handle_stop(FfCall *call)
     } else {
         carry_out(call, "stop");
     }
-}
-
-/* ---- the switch ---------------------------------------------------------------------------- */
-
-/* What a client has said before the guest is held went to QEMU by the client's own monitor, or by
- * the private one, and its answer may be all that the client waits for. So the guest is not stopped
- * before QEMU has carried it out: the relay says so of all that it has passed. A question on the
- * private monitor has behind it what went there, and each event that was caused by any of it. */
-void ff_driver_await_words(FfDriver *d)
-{
-    static const char words[] = "words";
-
-    d->words_seq += d->words_seq == UINT32_MAX ? 2 : 1; /* never 0 */
-    ff_driver_send(d, FF_LINK_SYNC, 0, d->words_seq, words, strlen(words));
-}
-
-static void words_heard(FfCall *call, JsonNode *result, const GError *error)
-{
-    FfDriver *d = call->driver;
-
-    if (d->migration && call->seq == d->words_seq) {
-        ff_migration_words_heard(d->migration);
-    }
-    ff_call_return(call, NULL);
-}
-
-void ff_driver_words_answered(FfDriver *d, uint32_t seq)
-{
-    FfCall *call;
-
-    if (seq != d->words_seq) {
-        return; /* of a migration that is over */
-    }
-    call = ff_call_new_own(d);
-    call->seq = seq;
-    call->patient = true;
-    ff_call_inner(call, "query-status", NULL, words_heard);
 }
 
 /* A reset writes to guest RAM (firmware, tables), which belongs to the other side now. */
