@@ -108,7 +108,6 @@ static void wait_for_move(FfCall *call)
         return;
     }
     ff_call_when_moved(call, ff_handle_stop);
-    FF_FAULT_AT("client-waits");
 }
 
 /* Noted when QEMU has it, so that the word that QEMU had last is the one that counts. */
