@@ -65,8 +65,9 @@ static void test_stop_under_way(void)
         &t); /* the guest is not held, so the relay is to pass stop to QEMU; it is late */
     stop_process(relay);
     snap_let_both_go(&t);
-    g_assert_false(has_gone_on(&t));
-    g_assert_cmpint(kill(relay, SIGCONT), ==, 0);
+    bool early = has_gone_on(&t);
+    g_assert_cmpint(kill(relay, SIGCONT), ==, 0); /* in any case: it ends with its QEMU */
+    g_assert_false(early);
     g_thread_join(client); /* it is told that the guest stands */
     snap_wait_held(&t);
     snap_let_go(&t);
