@@ -62,11 +62,17 @@ static bool no_process(const FfDumpFiles *half, GError **error)
     return true;
 }
 
-/* Its host says that nobody is there who could answer. */
+/* There is no socket: QEMU and relay remove theirs when they end. */
 static bool is_absent(const GError *error)
 {
-    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
-           g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED);
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND);
+}
+
+/* Nobody listens there now. A QEMU that was killed leaves such a socket behind; but so does one
+ * that lives, and whose socket was made again at that path or whose port a filter refuses. */
+static bool is_refused(const GError *error)
+{
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED);
 }
 
 /* Its host says nothing: it may be cut off, and its guest run on. */
@@ -95,6 +101,14 @@ static bool no_monitor(char **address, GError **error)
                         "%s cannot be reached, which does not say that its QEMU has ended (%s): "
                         "switch that host off, or reach it; then leave this --monitor out",
                         *a, own->message);
+            return false;
+        }
+        if (is_refused(own)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                        "%s refuses connections, which does not say that its QEMU has ended: look "
+                        "for that process at its host; if it has ended for good, leave this "
+                        "--monitor out, and say so (--force)",
+                        *a);
             return false;
         }
         if (!is_absent(own)) {

@@ -90,6 +90,8 @@ FfStatus ff_adopt_source_begin(FfSource *s)
         state->peer_uri[0] ? g_strndup(state->peer_uri, sizeof(state->peer_uri) - 1) : NULL;
     s->control->granted = is_given(s);
     s->stopped = is_given(s) || phase == FF_PHASE_STOPPED;
+    /* The engine that died may not have come to stop it. */
+    s->control->moves = s->stopped && !is_given(s);
     if (!is_given(s)) {
         return FF_STATUS_SETUP;
     }
@@ -143,7 +145,7 @@ static bool take_guest_back(FfSource *s)
     if (running) {
         vmm->run.announce(&vmm->run);
     }
-    ff_source_release_guest(s, running);
+    ff_source_release_guest(s);
     return true;
 }
 
@@ -170,6 +172,7 @@ static void adopt_given_late(FfSource *s)
     ff_mutex_lock(&s->control->lock);
     s->control->granted = s->stopped = true;
     ff_mutex_unlock(&s->control->lock);
+    ff_control_moved(s->control);
     ff_control_dead(s->control, DIED);
     ff_control_set_status(s->control, FF_STATUS_ACTIVE);
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
@@ -208,6 +211,8 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
     begin(d->conn, d->cfg->state);
     d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
     d->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
+    d->control->moves =
+        phase == FF_PHASE_GRANTED && !__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE);
     if (phase != FF_PHASE_LOADED && phase != FF_PHASE_GRANTED) {
         return FF_STATUS_SETUP;
     }

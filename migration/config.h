@@ -209,6 +209,13 @@ typedef struct {
     /* Behind status(): ff_migration_synced() is to be called when the client has been told all that
      * came before. Can be NULL: nobody waits for that. */
     void (*sync)(void *opaque);
+    /* ff_migration_words_heard() is to be called when the VMM has carried out every cont and stop
+     * that a client had said before this side held the guest, and what it reported of them has been
+     * told. Can be NULL: nobody says any. */
+    void (*words)(void *opaque);
+    /* The guest is no more being stopped or started: who was told to wait (FF_STOP_LATER) asks
+     * again. Can be NULL, as above. */
+    void (*moved)(void *opaque);
     void *opaque;
 } FfMigrationOps;
 

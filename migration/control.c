@@ -299,6 +299,30 @@ void ff_control_call(FfControl *c, void (*run)(gpointer data), gpointer data)
     tell_driver(c, (Told){.run = run, .data = data});
 }
 
+bool ff_control_await_words(FfControl *c, GError **error)
+{
+    if (!c->ops.words) {
+        return true;
+    }
+    ff_mutex_lock(&c->lock);
+    c->events &= ~(unsigned)FF_EV_WORDS;
+    ff_mutex_unlock(&c->lock);
+    ff_control_call(c, c->ops.words, c->ops.opaque);
+    /* No end: a VMM that takes long to carry out a client's stop takes as long for ours. */
+    return ff_control_await(c, FF_EV_WORDS, error);
+}
+
+void ff_control_moved(FfControl *c)
+{
+    ff_mutex_lock(&c->lock);
+    bool moves = c->moves;
+    c->moves = false;
+    ff_mutex_unlock(&c->lock);
+    if (moves && c->ops.moved) {
+        ff_control_call(c, c->ops.moved, c->ops.opaque);
+    }
+}
+
 /* ---- status ----------------------------------------------------------------------------- */
 
 FfStatus ff_control_enter_locked(FfControl *c, FfStatus status)

@@ -45,6 +45,7 @@ typedef enum {
     FF_EV_RECOVER = 1 << 24,    /* client: migrate with resume (S), migrate-recover (D) */
     FF_EV_ABORTED = 1 << 25,    /* the peer has given up (D: this guest must never run) */
     FF_EV_MAIN_ENDED = 1 << 26, /* the main reader has ended */
+    FF_EV_WORDS = 1 << 27,      /* no cont or stop of a client's is under way to the VMM */
 } FfEvent;
 
 /* Code of FF_M_ERROR: the peer is a QEMU without farfault. Other errors have code 0, but for the
@@ -73,8 +74,9 @@ typedef struct {
     bool peer_ended;         /* lock; the peer has said that its VMM has ended */
     unsigned auto_recover_s; /* lock; FfMigrationConfig's, as it is now */
     /* Lock: what the client wants, until the coordinator takes it. */
-    bool start_paused;  /* the guest must not run: -S or its stop (D), its stop meanwhile (S) */
-    bool client_cont;   /* D: cont came before the grant */
+    bool start_paused; /* the guest must not run: -S or its stop (D), its stop meanwhile (S) */
+    bool client_cont;  /* D: cont came before the grant */
+    bool moves; /* we are about to stop the guest, or to start it: what is said is for after that */
     char *new_uri;      /* of the next connection; can be NULL */
     int new_fd;         /* likewise; -1; D: also a listening one */
     bool recover_setup; /* S: the client knows postcopy-recover-setup */
@@ -123,8 +125,15 @@ void ff_control_reset_cancel(FfControl *c);
 /* The end of the time in which this side reconnects by itself, from now on; 0: it does not. */
 int64_t ff_control_auto_end(FfControl *c);
 
+/* ---- what clients say of running (FfMigrationOps.words, .moved) */
+
 /* The client wants the guest stopped. */
 bool ff_control_client_stopped(FfControl *c);
+/* With the guest held, before it is stopped: waits until the VMM has carried out what was said
+ * before that. FALSE and ERROR as ff_control_await(). */
+bool ff_control_await_words(FfControl *c, GError **error);
+/* The guest is as it is to be: who waits for that is answered. */
+void ff_control_moved(FfControl *c);
 
 /* ---- the status: the coordinator */
 

@@ -178,6 +178,12 @@ bool ff_dest_begin_load(FfDestination *d, GError **error)
 {
     int fd = -1;
 
+    /* A client's cont that QEMU carried out behind our stop would have it start the guest by
+     * itself.
+     */
+    if (!ff_control_await_words(d->control, error)) {
+        return false;
+    }
     know_vcpus(d);
     /* What it has said of other things, an hour ago, is no reason. */
     d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
@@ -289,6 +295,7 @@ static gpointer start_guest(gpointer p)
     ff_stamp(d->stats->running_us);
     FF_MARK1(resumed, running);
     d->runs = running;
+    ff_control_moved(d->control);
     ff_control_event(d->control, FF_EV_RESUMED);
     ff_device_copy_end(d->copy); /* the guest goes on from it */
     return NULL;
@@ -308,8 +315,9 @@ static void take_over(FfDestination *d)
     ff_journal_grant(d->cfg->state, d->granted_state);
     FF_FAULT_AT("granted");
     ff_mutex_lock(&d->control->lock);
-    /* A cont that comes from now on goes to QEMU; one that came before is carried out here. */
-    d->control->granted = true;
+    /* A cont that comes from now on goes to QEMU; one that came before is carried out here. So is a
+     * stop, when QEMU has carried out ours: in front of it, it would be undone. */
+    d->control->granted = d->control->moves = true;
     bool start = !d->control->start_paused || d->control->client_cont;
     ff_mutex_unlock(&d->control->lock);
     if (!d->conn->complete_at_grant) {

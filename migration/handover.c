@@ -240,10 +240,12 @@ static bool stop_guest(FfHandover *s, GError **error)
     FF_FAULT_AT("prepared");
     ff_journal_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
+    /* As for a migration (source.c). */
     ff_mutex_lock(&s->control->lock);
-    s->stopped = true;
+    s->stopped = s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
-    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
+    if (!FF_FAULT_STEP("words", ff_control_await_words(s->control, error)) ||
+        !vmm->state.offer(&vmm->state, &s->inner, error)) {
         return false;
     }
     s->saving = true;
@@ -262,6 +264,7 @@ static bool stop_guest(FfHandover *s, GError **error)
     }
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
     FF_FAULT_AT("stopped");
+    ff_control_moved(s->control);
     return true;
 }
 
@@ -324,7 +327,7 @@ static bool give(FfHandover *s, GError **error)
     bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT | FF_EV_DEAD);
     bool ok = stands && !cancelled && !s->resumed;
     if (ok) {
-        if (s->control->start_paused && !strcmp(s->run_state, "running")) {
+        if (s->control->start_paused && ff_vmm_runs(s->run_state)) {
             g_free(s->run_state);
             s->run_state = g_strdup("paused"); /* the client has said stop meanwhile */
         }
@@ -470,6 +473,7 @@ static void stay_stopped(FfHandover *s, const char *why)
     ff_control_set_error(s->control, why);
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_PAUSED);
+    ff_control_moved(s->control);
     ff_control_wait(s->control, FF_EV_QUIT);
 }
 
@@ -493,15 +497,19 @@ static void restart_guest(FfHandover *s)
         vmm->state.forget_kept(&vmm->state);
     }
     const char *state = s->run_state ? s->run_state : s->cfg->state->run_state;
-    if (*state && !vmm->run.resume(&vmm->run, state, !ff_control_client_stopped(s->control),
-                                   &running, &error)) {
+    ff_mutex_lock(&s->control->lock);
+    bool start = !s->control->start_paused;
+    s->control->moves = true;
+    ff_mutex_unlock(&s->control->lock);
+    if (*state && !vmm->run.resume(&vmm->run, state, start, &running, &error)) {
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
     /* One look decides: from then on QEMU is told at once. */
     ff_mutex_lock(&s->control->lock);
-    bool halt = running && s->control->start_paused;
+    bool halt = s->control->start_paused;
     s->stopped = halt;
+    s->cfg->state->run_state[0] = 0; /* as in ff_source_release_guest() */
     ff_mutex_unlock(&s->control->lock);
     if (halt) {
         if (!vmm->run.halt(&vmm->run, &error)) {
@@ -511,6 +519,7 @@ static void restart_guest(FfHandover *s)
         s->stopped = false;
         ff_mutex_unlock(&s->control->lock);
     }
+    ff_control_moved(s->control);
 }
 
 static void forget(FfHandover *s)

@@ -588,17 +588,27 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return ok || refuse(error, "Migration is not finalized yet");
 }
 
-bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
+FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
 {
     ff_mutex_lock(&m->control->lock);
     *holds = m->side->holds_guest_locked(m);
     bool ok = !*holds || !m->side->stop_locked || m->side->stop_locked(m);
+    bool moves = m->control->moves;
     if (*holds && ok) {
         m->control->client_cont = false;
         m->control->start_paused = true;
     }
     ff_mutex_unlock(&m->control->lock);
-    return ok || refuse(error, "The guest is in its new QEMU by now: connect again, and repeat it");
+    if (!ok) {
+        refuse(error, "The guest is in its new QEMU by now: connect again, and repeat it");
+        return FF_STOP_REFUSED;
+    }
+    return moves ? FF_STOP_LATER : *holds ? FF_STOP_STANDS : FF_STOP_IS_VMMS;
+}
+
+void ff_migration_words_heard(FfMigration *m)
+{
+    ff_control_event(m->control, FF_EV_WORDS);
 }
 
 bool ff_migration_resumed(FfMigration *m)

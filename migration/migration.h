@@ -86,10 +86,20 @@ void ff_migration_stop_waiting(FfMigration *m);
 /* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;
  * else it is remembered and carried out after the grant. */
 bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error);
-/* The client's stop. *HOLDS: the guest stands still anyway, and is not to run afterwards, neither
- * at the destination nor here after a rollback; else it is not held, and the caller passes it to
- * QEMU. FALSE and ERROR: it is held, but is somebody else's to stop by now. */
-bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error);
+typedef enum {
+    FF_STOP_REFUSED, /* it is somebody else's to stop by now; ERROR says so */
+    FF_STOP_IS_VMMS, /* the guest is not held: the caller passes it to QEMU */
+    FF_STOP_STANDS,  /* the guest stands, and is not to run afterwards, neither at the destination
+                        nor here after a rollback */
+    FF_STOP_LATER,   /* it is being stopped, or started: it is not known yet that it stands. The
+                        caller asks again after FfMigrationOps.moved or .done */
+} FfStopSaid;
+
+/* The client's stop. *HOLDS: the guest is not QEMU's to stop or start now, and what is said is
+ * remembered. */
+FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error);
+/* FfMigrationOps.words: it has been done. */
+void ff_migration_words_heard(FfMigration *m);
 /* QEMU says that the guest runs again. TRUE: somebody else's doing (a monitor that is QEMU's own),
  * while it has no right to run here: the caller stops it. A source that may still roll back does
  * so. */

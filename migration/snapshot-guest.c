@@ -65,10 +65,12 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
     FF_FAULT_AT("prepared");
     ff_journal_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
+    /* As for a migration (source.c). */
     ff_mutex_lock(&s->control->lock);
-    s->stopped = true;
+    s->stopped = s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
-    if (!vmm->state.offer(&vmm->state, &s->inner, error)) {
+    if (!FF_FAULT_STEP("words", ff_control_await_words(s->control, error)) ||
+        !vmm->state.offer(&vmm->state, &s->inner, error)) {
         return false;
     }
     s->saving = true;
@@ -84,6 +86,7 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
     }
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
     FF_FAULT_AT("stopped");
+    ff_control_moved(s->control);
     return true;
 }
 
@@ -131,6 +134,7 @@ static bool may_start(FfSnapshot *s)
         s->control->client_cont = false;
     }
     s->stopped_by_us = false;
+    s->control->moves = true; /* who says stop from here on is answered when it stands */
     ff_mutex_unlock(&s->control->lock);
     return start;
 }
@@ -153,6 +157,9 @@ bool ff_snapshot_release_guest(FfSnapshot *s, GError **error)
         ok = wish == TO_STAND ? run->halt(run, error)
                               : run->resume(run, "running", true, &running, error);
         running = running && wish == TO_RUN;
+    }
+    if (ok) {
+        ff_control_moved(s->control);
     }
     return ok;
 }
@@ -183,5 +190,6 @@ bool ff_snapshot_release_in_the_end(FfSnapshot *s, GError **error)
     ff_mutex_lock(&s->control->lock);
     s->stopped = false;
     ff_mutex_unlock(&s->control->lock);
+    ff_control_moved(s->control);
     return false;
 }

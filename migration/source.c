@@ -211,10 +211,13 @@ static bool stop_guest(FfSource *s, GError **error)
     }
     ff_journal_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
+    /* What clients say is ours from here on; what they have said before is QEMU's, and is carried
+     * out before it is asked what the guest is. */
     ff_mutex_lock(&s->control->lock);
-    s->stopped = true;
+    s->stopped = s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
-    if (!offer_stream(s, error)) {
+    if (!FF_FAULT_STEP("words", ff_control_await_words(s->control, error)) ||
+        !offer_stream(s, error)) {
         return false;
     }
     ff_stamp(s->stats->stop_us);
@@ -229,6 +232,7 @@ static bool stop_guest(FfSource *s, GError **error)
     }
     FF_FAULT_AT("stopped");
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
+    ff_control_moved(s->control);
     return true;
 }
 
@@ -275,7 +279,7 @@ static bool give(FfSource *s, GError **error)
     } else if (!stands) {
         g_propagate_error(error, g_steal_pointer(&moved));
     } else {
-        if (s->control->start_paused && !strcmp(s->run_state, "running")) {
+        if (s->control->start_paused && ff_vmm_runs(s->run_state)) {
             /* the client has said stop meanwhile */
             g_free(s->run_state);
             s->run_state = g_strdup("paused");
@@ -387,20 +391,25 @@ static void tell_peer(FfSource *s, const char *why)
     }
 }
 
-void ff_source_release_guest(FfSource *s, bool running)
+void ff_source_release_guest(FfSource *s)
 {
     g_autoptr(GError) error = NULL;
 
     ff_mutex_lock(&s->control->lock);
-    if (running && s->control->start_paused) {
+    /* Whatever it is by now: it may never have been stopped. */
+    if (s->control->start_paused) {
         ff_mutex_unlock(&s->control->lock);
         if (!s->cfg->vmm->run.halt(&s->cfg->vmm->run, &error)) {
             g_warning("roll back: the guest could not be stopped again: %s", error->message);
         }
         ff_mutex_lock(&s->control->lock);
     }
+    /* An engine that comes before the phase is IDLE must not start a guest that a client stops from
+     * here on. */
+    s->cfg->state->run_state[0] = 0;
     s->stopped = false;
     ff_mutex_unlock(&s->control->lock);
+    ff_control_moved(s->control);
 }
 
 static void restart_guest(FfSource *s)
@@ -422,16 +431,20 @@ static void restart_guest(FfSource *s)
             g_clear_error(&error);
         }
     }
-    if (s->run_state &&
-        !vmm->run.resume(&vmm->run, s->run_state, !ff_control_client_stopped(s->control), &running,
-                         &error)) {
+    /* One look decides; who says stop after it is answered when the guest has been stopped again.
+     */
+    ff_mutex_lock(&s->control->lock);
+    bool start = !s->control->start_paused;
+    s->control->moves = true;
+    ff_mutex_unlock(&s->control->lock);
+    if (s->run_state && !vmm->run.resume(&vmm->run, s->run_state, start, &running, &error)) {
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
     if (running) {
         vmm->run.announce(&vmm->run);
     }
-    ff_source_release_guest(s, running);
+    ff_source_release_guest(s);
 }
 
 /* Of a destination that has given up a writer may see the end first. Why is what the main reader

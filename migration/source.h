@@ -18,8 +18,8 @@ void ff_source_coordinate(FfSource *s);
 void ff_source_see_through(FfSource *s);
 /* The guest goes on here; it was never the peer's. */
 void ff_source_roll_back(FfSource *s, const GError *why);
-/* The client's stop and cont are QEMU's from now on. RUNNING: the guest was started; it is stopped
- * once more if the client has said so meanwhile. */
-void ff_source_release_guest(FfSource *s, bool running);
+/* The client's stop and cont are QEMU's from now on. The guest is stopped once more if the client
+ * has said so meanwhile. */
+void ff_source_release_guest(FfSource *s);
 
 #endif

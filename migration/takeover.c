@@ -249,7 +249,7 @@ static void run_guest(FfTakeover *t)
     bool running = false;
 
     ff_mutex_lock(&t->control->lock);
-    t->control->granted = true;
+    t->control->granted = t->control->moves = true;
     bool start = !t->control->start_paused || t->control->client_cont;
     ff_mutex_unlock(&t->control->lock);
     /* What a client of the old QEMU says from here on is refused: it could not be obeyed at once.
@@ -263,6 +263,7 @@ static void run_guest(FfTakeover *t)
     }
     FF_FAULT_AT("resumed");
     __atomic_store_n(&t->cfg->state->resumed, 1, __ATOMIC_RELEASE);
+    ff_control_moved(t->control);
     ff_stamp(t->stats->running_us);
 }
 

@@ -68,6 +68,8 @@ struct FfDriver {
     bool taking_back; /* an engine died before it gave its guest away: that is being undone */
     bool lifting;     /* or in a live snapshot: its protection is being taken away */
     GQueue waiting_restored; /* what waits for that; restore-settings.c */
+    GQueue waiting_moved;    /* stop, while the guest is being stopped or started; words.c */
+    uint32_t words_seq;      /* of the last FF_LINK_SYNC for cont and stop; words.c */
     GQueue waiting_over;     /* what came after a migration's last event; over.c */
     /* What waits for the end of a restore; after-restore.c. */
     bool deferring;          /* from its answer until it has begun, or is over */
@@ -465,6 +467,16 @@ void ff_handle_stop(FfCall *call);
 void ff_handle_reset(FfCall *call);
 void ff_handle_wakeup(FfCall *call);
 void ff_handle_query_status(FfCall *call);
+
+/* words.c */
+/* NEXT, when the guest is no more being stopped or started by the engine. */
+void ff_call_when_moved(FfCall *call, FfHandler next);
+/* That is so, or who waits for it is not to wait. */
+void ff_driver_moved(FfDriver *driver);
+/* The switch waits until QEMU has carried out what clients have said; the relay says that QEMU has
+ * answered all that it has passed (SEQ: words_seq of then). */
+void ff_driver_await_words(FfDriver *driver);
+void ff_driver_words_answered(FfDriver *driver, uint32_t seq);
 
 /* refuse.c */
 /* Answers CALL if it is something that QEMU must not do during a migration. */

@@ -210,7 +210,9 @@ void ff_driver_frame(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, c
         ff_snapshot_client_gone(d, mon);
         break;
     case FF_LINK_SYNCED:
-        if (d->migration) {
+        if (seq) {
+            ff_driver_words_answered(d, seq);
+        } else if (d->migration) {
             ff_migration_synced(d->migration);
         }
         break;
@@ -326,6 +328,7 @@ void ff_driver_free(FfDriver *d)
     g_hash_table_unref(d->waiting);
     g_queue_clear_full(&d->waiting_restored, g_free);
     g_queue_clear_full(&d->waiting_over, g_free);
+    g_queue_clear_full(&d->waiting_moved, g_free);
     g_free(d->globals);
     g_free(d);
 }

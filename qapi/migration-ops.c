@@ -60,11 +60,24 @@ static void on_status(FfStatus status, void *opaque)
     if (!d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
         ff_driver_report(d, status);
     }
+    if (overdue) {
+        ff_driver_moved(d); /* how long that takes nobody knows */
+    }
 }
 
 static void on_sync(void *opaque)
 {
     ff_driver_send(opaque, FF_LINK_SYNC, 0, 0, NULL, 0);
+}
+
+static void on_words(void *opaque)
+{
+    ff_driver_await_words(opaque);
+}
+
+static void on_moved(void *opaque)
+{
+    ff_driver_moved(opaque);
 }
 
 static void on_pass(uint64_t pass, void *opaque)
@@ -104,6 +117,7 @@ static void on_done(void *opaque)
     }
     d->taking_back = false;
     ff_driver_go_on(d);
+    ff_driver_moved(d);
     ff_driver_migration_over(d);
     ff_driver_touch(d);
 }
@@ -163,6 +177,8 @@ static const FfMigrationOps *driver_ops(FfDriver *d, FfMigrationOps *ops)
         .hold = on_hold,
         .drop = on_drop,
         .parted = on_parted,
+        .words = on_words,
+        .moved = on_moved,
         .opaque = d,
     };
     return ops;

@@ -4,8 +4,9 @@
  *
  * The relay sends them here from the start of a migration to its end. As long as the guest may
  * not run on this side (source: from the stop on; destination: until the grant), QEMU must not
- * see them: it would answer from a state that is the engine's own doing, or, worse, obey. Main
- * loop's thread.
+ * see them: it would answer from a state that is the engine's own doing, or, worse, obey. What is
+ * said before that is QEMU's, and is carried out before the engine stops the guest (words.c). While
+ * the guest is being stopped or started by the engine, who says stop waits. Main loop's thread.
  */
 #include <string.h>
 
@@ -29,10 +30,9 @@ static void carried_out(FfCall *call, JsonNode *result, const GError *error)
     ff_call_forward(call, result, error);
 }
 
-/* QEMU is told. A live snapshot stops the guest and lets it go on by itself, as soon as its
- * coordinator has said that it does (holds()): on the private monitor, where QEMU carries out one
- * after the other, what the client says comes before that, and is noticed. On the client's own it
- * could come between the two, be answered with success, and be undone. */
+/* QEMU is told. What stops the guest for a switch waits until it has obeyed:
+ * ff_driver_await_words(). A live snapshot, which lets the guest go on by itself, gets what the
+ * client says on the private monitor, for relays that do not wait. */
 static void carry_out(FfCall *call, const char *command)
 {
     FF_FAULT_AT("client-word");
@@ -96,10 +96,43 @@ void ff_handle_cont(FfCall *call)
     }
 }
 
+/* It is known soon, but for a destination without its source: there QEMU may have to have a page
+ * first. */
+static void wait_for_move(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!is_source(d) && ff_state_is_lost(d->status)) {
+        ff_call_error(call, "QEMU is starting the guest, and waits for its memory: repeat stop "
+                            "when the migration goes on (migrate-recover)");
+        return;
+    }
+    ff_call_when_moved(call, ff_handle_stop);
+}
+
+/* Noted when QEMU has it, so that the word that QEMU had last is the one that counts. */
+static void incoming_stop_answered(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (d->migration) {
+        ff_handle_stop(call); /* a source has come meanwhile */
+    } else {
+        ff_driver_client_runs(d, false);
+        if (d->incoming) {
+            ff_incoming_set_paused(d->incoming, true);
+        }
+        ff_call_forward(call, result, NULL);
+    }
+}
+
 void ff_handle_stop(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
+    FfStopSaid said = FF_STOP_IS_VMMS;
     bool holds_it = false;
 
     /* The engine that died may not have come to stop the guest: "it stands" would not be true. */
@@ -108,20 +141,31 @@ void ff_handle_stop(FfCall *call)
         ff_call_when_restored(call, ff_handle_stop);
         return;
     }
-    if (d->migration && !ff_migration_client_stop(d->migration, &holds_it, &error)) {
+    if (d->migration) {
+        said = ff_migration_client_stop(d->migration, &holds_it, &error);
+    }
+    if (said == FF_STOP_REFUSED) {
         ff_call_error(call, "%s", error->message);
         return;
     }
 
+    if (d->incoming && !d->migration) {
+        /* As cont: our own may be on its way, for a client that has said it before. */
+        call->patient = true;
+        ff_call_inner(call, "stop", NULL, incoming_stop_answered);
+        return;
+    }
+
     /* At a source that QEMU stops the run state that is noted at the switch says it. */
-    if (holds_it || (!is_source(d) && (d->migration || d->incoming))) {
+    if (holds_it || (!is_source(d) && said != FF_STOP_LATER && d->migration)) {
         ff_driver_client_runs(d, false);
     }
-    if (d->incoming && !d->migration) {
-        ff_incoming_set_paused(d->incoming, true);
+    if (said == FF_STOP_LATER) {
+        wait_for_move(call);
+        return;
     }
-    if (holds_it) {
-        ff_call_return(call, NULL); /* it is stopped */
+    if (said == FF_STOP_STANDS) {
+        ff_call_return(call, NULL);
     } else {
         carry_out(call, "stop");
     }

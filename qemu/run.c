@@ -20,12 +20,6 @@ static const char resumed_in_switchover[] =
 static const char resumed_in_save[] =
     "the guest was resumed by another monitor while its devices were saved: repeat the snapshot";
 
-/* "suspended": it runs as well, until somebody wakes it. */
-static bool is_running(const char *state)
-{
-    return strcmp(state, "running") == 0 || strcmp(state, "suspended") == 0;
-}
-
 /* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
  * it; g_free. NULL and ERROR if it does not stand. */
 static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
@@ -34,13 +28,13 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 
     if (!before || !after) {
         ff_qemu_set_no_status(error);
-    } else if (is_running(after)) {
+    } else if (ff_vmm_runs(after)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
     } else {
         /* A guest that was not running keeps its state ("io-error", ...), and the blob carries it.
          * "prelaunch": it was reset in the very stop, and would run on. */
-        bool reset = is_running(before) && strcmp(after, "prelaunch") == 0;
+        bool reset = ff_vmm_runs(before) && strcmp(after, "prelaunch") == 0;
         return g_strdup(reset || strcmp(after, "paused") == 0 ? before : after);
     }
     return NULL;
@@ -262,7 +256,7 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
-    bool starts = start && is_running(state);
+    bool starts = start && ff_vmm_runs(state);
     FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
     FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
     g_autofree char *now = NULL;

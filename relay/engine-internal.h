@@ -31,6 +31,7 @@ struct FfEngine {
     uint32_t incoming_seq; /* of START_INCOMING until it is answered */
     bool incoming_sent;
     FfHandIncoming *handing; /* QEMU is given -incoming's URI; NULL: it is not */
+    uint32_t words_seq;      /* of a SYNC that waits for QEMU's answers to cont and stop; 0: none */
     bool told_absent;
     bool spoke;             /* the current one has said something */
     bool kept;              /* with the kept libraries: those that are installed do not do */

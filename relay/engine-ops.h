@@ -26,6 +26,7 @@ typedef struct {
     void (*event)(FfRelay *relay, GBytes *line);
     void (*filters_changed)(FfRelay *relay);   /* relay->filters */
     bool (*has_pending)(const FfRelay *relay); /* a command is the engine's */
+    bool (*has_words)(const FfRelay *relay);   /* QEMU owes an answer to cont or stop */
     void (*go)(FfRelay *relay);                /* clients need not wait any more */
     void (*open)(FfRelay *relay);              /* clients may come to those that listen */
     /* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as

@@ -105,6 +105,7 @@ static void set_filters(FfRelay *relay, unsigned filters)
  * under it. */
 static void let_go(FfRelay *relay)
 {
+    relay->engine->words_seq = 0;
     ff_process_let_go(relay->engine);
     if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
         relay->engine->ops->open(relay); /* it may have died before it could say so */
@@ -145,6 +146,19 @@ static void answer(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
     } else {
         ops->pass(relay, header->mon, header->seq,
                   header->type == FF_LINK_PASS_AS ? payload : NULL);
+    }
+}
+
+/* What it said before has been done by now. WORDS: it waits for QEMU as well. */
+static void sync_with(FfRelay *relay, uint32_t seq, bool words)
+{
+    FfEngine *engine = relay->engine;
+
+    if (words && seq && engine->ops->has_words(relay)) {
+        engine->words_seq = seq;
+        engine->ops->pump(relay); /* QEMU is read */
+    } else {
+        ff_link_send(engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
     }
 }
 
@@ -227,7 +241,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         idle(relay);
         break;
     case FF_LINK_SYNC:
-        ff_link_send(relay->engine->link, FF_LINK_SYNCED, 0, header->seq, NULL, 0, NULL, 0);
+        sync_with(relay, header->seq, len > 0);
         break;
     case FF_LINK_PONG:
         ff_ping_answered(relay, header->seq);
@@ -591,6 +605,23 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
     }
     ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0);
     return FF_ENGINE_SENT; /* a dead link is reported by closed(), which answers */
+}
+
+bool ff_engine_awaits_words(const FfRelay *relay)
+{
+    return relay->engine && relay->engine->words_seq;
+}
+
+void ff_engine_word_answered(FfRelay *relay)
+{
+    FfEngine *engine = relay->engine;
+
+    if (engine && engine->link && engine->words_seq && !engine->ops->has_words(relay)) {
+        uint32_t seq = engine->words_seq;
+
+        engine->words_seq = 0;
+        ff_link_send(engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
+    }
 }
 
 void ff_engine_read_now(FfRelay *relay)

@@ -21,6 +21,10 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
 void ff_engine_inject_reply(FfRelay *relay, unsigned mon, uint32_t seq, const char *reply,
                             size_t len);
 void ff_engine_client_gone(FfRelay *relay, unsigned mon);
+/* The engine waits for QEMU's answers to cont and stop: QEMU is read, whoever else is slow. */
+bool ff_engine_awaits_words(const FfRelay *relay);
+/* QEMU has answered cont or stop, or owes no answer any more. */
+void ff_engine_word_answered(FfRelay *relay);
 /* Handles what the engine has said by now. */
 void ff_engine_read_now(FfRelay *relay);
 void ff_engine_start_incoming(FfRelay *relay);

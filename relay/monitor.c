@@ -49,6 +49,7 @@ static void update_reading(FfMonitor *mon)
         /* The engine must not wait for a client that does not read. */
         ff_conn_set_reading(mon->qemu,
                             !mon->client || ff_inject_pending(mon) ||
+                                (ff_engine_awaits_words(mon->relay) && ff_monitor_has_words(mon)) ||
                                 ff_conn_queued(mon->client) + mon->insert_bytes < MAX_TO_CLIENT);
     }
 }
@@ -376,6 +377,7 @@ static void qemu_end(FfConn *conn, bool gone, void *opaque)
     ff_conn_free(g_steal_pointer(&mon->qemu));
     g_queue_clear_full(&mon->inband, (GDestroyNotify)ff_sent_free);
     g_queue_clear_full(&mon->oob, (GDestroyNotify)ff_sent_free);
+    ff_engine_word_answered(mon->relay);
     if (!mon->client) {
         session_over(mon);
     } else if (!asked || ff_conn_queued(mon->client)) {
@@ -554,6 +556,16 @@ void ff_monitor_event(FfMonitor *mon, GBytes *line)
 bool ff_monitor_has_pending(const FfMonitor *mon)
 {
     return mon->owned || !g_queue_is_empty((GQueue *)&mon->owned_oob);
+}
+
+bool ff_monitor_has_words(const FfMonitor *mon)
+{
+    for (const GList *l = mon->inband.head; l; l = l->next) {
+        if (((const FfSent *)l->data)->says != FF_SAID_NOTHING) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static GQueue take_all_owned(FfMonitor *mon)

@@ -20,6 +20,8 @@ bool ff_monitor_inject(FfMonitor *mon, uint32_t seq, GBytes *command);
 /* relay->filters have changed. */
 void ff_monitor_filters_changed(FfMonitor *mon);
 bool ff_monitor_has_pending(const FfMonitor *mon);
+/* QEMU owes an answer to cont or stop. */
+bool ff_monitor_has_words(const FfMonitor *mon);
 void ff_monitor_refuse(FfMonitor *mon, uint32_t seq, const char *desc);
 /* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as
  * ff_absence_text() says. */

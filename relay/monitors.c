@@ -53,6 +53,16 @@ static void filters_changed(FfRelay *relay)
     }
 }
 
+static bool has_words(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (ff_monitor_has_words(monitor(relay, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void go(FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
@@ -108,6 +118,7 @@ const FfEngineOps ff_monitors_engine_ops = {
     .event = event,
     .filters_changed = filters_changed,
     .has_pending = has_pending,
+    .has_words = has_words,
     .go = go,
     .open = open,
     .engine_lost = engine_lost,

@@ -60,8 +60,10 @@ typedef enum {
                            link, and the engine ends at EOF */
     FF_LINK_KILL_QEMU,  /* SIGKILL to QEMU by pidfd; payload: why, one line */
     FF_LINK_STARTED, /* INIT is understood; the first frame. Who ends before it has done nothing */
-    FF_LINK_SYNC,    /* the relay answers SYNCED when what was sent before is in the clients'
-                        sockets (or waits for a client that reads nothing) */
+    FF_LINK_SYNC,    /* the relay answers SYNCED with the same SEQ when what was sent before is in
+                        the clients' sockets (or waits for a client that reads nothing). With the
+                        payload "words": and when QEMU has answered each cont and stop that went to
+                        it (relays before this one do not wait for that); one at a time */
     FF_LINK_PONG,    /* answer to PING */
     FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY, and lends it to nobody
                           else until it comes back. Asked only of a relay whose INIT has

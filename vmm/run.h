@@ -10,6 +10,14 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <string.h>
+
+/* Whether a guest in RUN_STATE is one that was not stopped. "suspended": it runs as well, until
+ * somebody wakes it. */
+static inline bool ff_vmm_runs(const char *run_state)
+{
+    return strcmp(run_state, "running") == 0 || strcmp(run_state, "suspended") == 0;
+}
 
 typedef struct FfVmmRun FfVmmRun;
 struct FfVmmRun {

@@ -134,7 +134,7 @@ void side_run(Side *s)
 
 static bool vmm_stop(FfVmmRun *run, char **run_state, GError **error)
 {
-    *run_state = g_strdup("running");
+    *run_state = g_strdup(of_run(run)->paused ? "paused" : "running");
     join_writers(of_run(run));
     if (of_run(run)->stopped) {
         of_run(run)->stopped(of_run(run));
@@ -589,6 +589,21 @@ static void on_sync(void *opaque)
     }
 }
 
+static void on_words(void *opaque)
+{
+    Side *s = opaque;
+
+    if (s->words) {
+        s->words(s);
+    }
+    ff_migration_words_heard(s->m);
+}
+
+static void on_moved(void *opaque)
+{
+    ((Side *)opaque)->moved++;
+}
+
 static void on_kill(const char *why, void *opaque)
 {
     g_error("kill: %s", why);
@@ -601,6 +616,8 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     FfMigrationConfig c = s->config;
 
     ops.sync = on_sync;
+    ops.words = on_words;
+    ops.moved = on_moved;
     ops.parted = s->tells ? on_parted : NULL;
     c.role = s->role;
     c.uri = (char *)uri;

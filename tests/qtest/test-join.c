@@ -7,7 +7,10 @@
  */
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/lib/check.h"
 #include "tests/lib/dumps.h"
@@ -205,6 +208,26 @@ static void refused(const Test *t, const char *const *word, const char *part)
     g_assert_cmpint(g_file_test(t->joined, G_FILE_TEST_EXISTS), ==, was);
 }
 
+/* A socket that is there, and has no listener: what a QEMU leaves behind that was killed, and one
+ * that lives, if somebody else made a socket at its path. */
+static void refuses(const Test *t)
+{
+    g_autofree char *path = g_build_filename(t->dir, "monitor", NULL);
+    g_autofree char *monitor = g_strconcat("unix:", path, NULL);
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpuint(g_strlcpy(name.sun_path, path, sizeof(name.sun_path)), <,
+                     sizeof(name.sun_path));
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&name, sizeof(name)), ==, 0);
+    refused(t, (const char *const[]){"--force", "--monitor", monitor, NULL}, "say so (--force)");
+    close(fd);
+    refused(t, (const char *const[]){"--force", "--monitor", monitor, NULL},
+            "does not say that its QEMU has ended");
+    g_assert_cmpint(g_unlink(path), ==, 0);
+}
+
 static void join_well(const Test *t)
 {
     g_autofree char *out = NULL, *err = NULL;
@@ -293,6 +316,7 @@ static void test_row(gconstpointer row)
     /* Where nothing can be connected to, without a packet. */
     refused(&t, (const char *const[]){"--force", "--monitor", "tcp:255.255.255.255:1", NULL},
             "does not say that its QEMU has ended");
+    refuses(&t);
     join_well(&t);
     refused(&t, (const char *const[]){"--force", "--monitor", "unix:/nowhere/at-all", NULL},
             "exists");

@@ -218,6 +218,39 @@ static void test_events(void)
     rig_expect(early, "early");
 }
 
+/* The engine is told when QEMU has carried out what clients have said of running, and not before.
+ */
+static void test_words(void)
+{
+    g_autoptr(Rig) rig = rig_new(NULL);
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    g_autoptr(RigFrame) command = NULL;
+
+    rig_send(client, "{'execute':'migrate'}");
+    rig_engine_start(rig);
+    command = rig_frame(rig, FF_LINK_COMMAND);
+    rig_filter(rig, FF_FILTER_RUN_STATE);
+    rig_answer(rig, command, FF_LINK_REPLY, "{\"return\": 0}");
+    rig_expect(client, "0");
+    stop_process(rig->qemu);
+    rig_send(client, "{'execute':'stop'}");
+    g_autoptr(RigFrame) stop = rig_frame(rig, FF_LINK_COMMAND);
+    rig_answer(rig, stop, FF_LINK_PASS, NULL);
+    rig_engine_send(rig, FF_LINK_SYNC, 0, 7, "words");
+    rig_engine_send(rig, FF_LINK_SYNC, 0, 8, NULL);
+    g_autoptr(RigFrame) plain = rig_frame(rig, FF_LINK_SYNCED);
+    g_assert_cmpuint(plain->header.seq, ==, 8);
+    g_assert_cmpint(kill(rig->qemu, SIGCONT), ==, 0);
+    g_autoptr(RigFrame) words = rig_frame(rig, FF_LINK_SYNCED);
+    g_assert_cmpuint(words->header.seq, ==, 7);
+    rig_expect(client, "STOP");
+    rig_expect(client, "return");
+    /* Nothing is under way. */
+    rig_engine_send(rig, FF_LINK_SYNC, 0, 9, "words");
+    g_autoptr(RigFrame) at_once = rig_frame(rig, FF_LINK_SYNCED);
+    g_assert_cmpuint(at_once->header.seq, ==, 9);
+}
+
 /* Reads on until TEXT comes; none of the lines before it may have REFUSED in it. */
 static void skip_to(Stream *client, const char *text, const char *refused)
 {
@@ -381,6 +414,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/pass", test_pass);
     g_test_add_func("/relay/undo-locks-native", test_undo_locks_native);
     g_test_add_func("/relay/ownership", test_ownership);
+    g_test_add_func("/relay/words", test_words);
     g_test_add_func("/relay/events", test_events);
     g_test_add_func("/relay/filter-races", test_filter_races);
     g_test_add_func("/relay/setup-filter", test_setup_filter);

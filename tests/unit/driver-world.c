@@ -207,11 +207,16 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     return true;
 }
 
-bool ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
+FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
 {
     m->conted = m->conted && !m->holds;
     *holds = m->holds;
-    return true;
+    return m->moves ? FF_STOP_LATER : m->holds ? FF_STOP_STANDS : FF_STOP_IS_VMMS;
+}
+
+void ff_migration_words_heard(FfMigration *m)
+{
+    m->words_heard = true;
 }
 
 bool ff_migration_resumed(FfMigration *m)

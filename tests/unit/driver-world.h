@@ -15,7 +15,7 @@ struct FfMigration {
     FfMigrationOps ops;
     FfMigrationConfig config;
     FfMigrationInfo info;
-    bool holds, start_postcopy, cancelled, conted, auto_postcopy, synced;
+    bool holds, moves, start_postcopy, cancelled, conted, auto_postcopy, synced, words_heard;
     uint64_t downtime_limit;
     uint64_t bandwidth;
     char *resumed_at;

@@ -91,6 +91,30 @@ static void test_incoming(void)
     world_clear(&w);
 }
 
+/* Two clients of a destination that listens: QEMU hears both words on one monitor, in the order in
+ * which they were said. */
+static void test_words_in_turn(void)
+{
+    World w;
+
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    command(&w, "{'execute':'migrate-incoming','arguments':{'uri':'tcp:127.0.0.1:0'}}");
+    qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    wait_sent(&w);
+    g_string_truncate(w.out, 0);
+    command(&w, "{'execute':'cont'}");
+    command_of(&w, 1, "{'execute':'stop'}");
+    sent(&w, "");
+    qemu_answers(&w, "cont", "{}");
+    qemu_answers(&w, "stop", "{}");
+    sent(&w, "reply {\"return\": {}}\nreply {\"return\": {}}\n");
+    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP);
+    world_clear(&w);
+}
+
 /* An engine that has not heard QEMU's greeting yet says what the one before it said: before
  * QEMU 8.2 a destination that listens has no status. */
 static void test_version_is_kept(void)
@@ -480,6 +504,7 @@ int main(int argc, char **argv)
     g_setenv(SLOW_NAMES_GATE, gate, TRUE);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/incoming", test_incoming);
+    g_test_add_func("/driver/incoming/words-in-turn", test_words_in_turn);
     g_test_add_func("/driver/incoming/version-is-kept", test_version_is_kept);
     g_test_add_func("/driver/incoming/fd", test_incoming_fd);
     g_test_add_func("/driver/name", test_name);

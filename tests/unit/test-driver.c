@@ -329,6 +329,82 @@ static void test_last_word(void)
     world_clear(&w);
 }
 
+/* Before the switch: the relay has passed what clients have said, and QEMU carried it out, as the
+ * answer to a question behind it says. */
+static void test_words(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    command(&w, "{'execute':'stop'}");
+    migration->ops.words(migration->ops.opaque);
+    sent(&w, "pass\nsync words\n");
+    ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 0, NULL, 0, -1);
+    g_assert_true(migration->synced);
+    g_assert_true(g_queue_is_empty(&w.questions));
+    ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 1, NULL, 0, -1);
+    g_assert_false(migration->words_heard);
+    qemu_answers(&w, "query-status", "{'status':'paused'}");
+    g_assert_true(migration->words_heard);
+    finish(FF_STATUS_CANCELLED);
+    g_string_truncate(w.out, 0);
+    /* Of one that is over. */
+    start_source(&w);
+    ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 1, NULL, 0, -1);
+    migration->ops.words(migration->ops.opaque);
+    sent(&w, "sync words\n");
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    g_assert_false(migration->words_heard);
+    ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 1, NULL, 0, -1);
+    g_assert_true(g_queue_is_empty(&w.questions));
+    ff_driver_frame(w.driver, FF_LINK_SYNCED, 0, 2, NULL, 0, -1);
+    qemu_answers(&w, "query-status", "{'status':'running'}");
+    g_assert_true(migration->words_heard);
+    world_clear(&w);
+}
+
+/* stop while the guest is being stopped or started: what comes of it is known later. */
+static void test_stop_later(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    migration->holds = migration->moves = true;
+    command(&w, "{'execute':'stop','id':1}");
+    command_of(&w, 1, "{'execute':'human-monitor-command','arguments':{'command-line':'s'}}");
+    sent(&w, "");
+    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP); /* for who comes after us */
+    migration->moves = false;
+    migration->ops.moved(migration->ops.opaque);
+    sent(&w, "reply {\"return\": {}, \"id\": 1}\nreply {\"return\": \"\"}\n");
+    /* It is QEMU's by then. */
+    migration->moves = true;
+    command(&w, "{'execute':'stop'}");
+    sent(&w, "");
+    migration->holds = migration->moves = false;
+    migration->ops.moved(migration->ops.opaque);
+    sent(&w, "pass\n");
+    /* At a destination it may take as long as its source is away. */
+    w.state->role = FF_ROLE_DESTINATION;
+    migration->moves = true;
+    command(&w, "{'execute':'stop'}");
+    sent(&w, "");
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_nonnull(strstr(w.out->str, "reply {\"error\": {\"class\": \"GenericError\", "
+                                        "\"desc\": \"QEMU is starting the guest, and waits"));
+    g_string_truncate(w.out, 0);
+    command(&w, "{'execute':'stop'}");
+    g_assert_nonnull(strstr(w.out->str, "QEMU is starting the guest, and waits"));
+    /* One that waits goes with its client. */
+    become(FF_STATUS_POSTCOPY_ACTIVE);
+    g_string_truncate(w.out, 0);
+    command(&w, "{'execute':'stop'}");
+    sent(&w, "");
+    world_clear(&w);
+}
+
 /* Milliseconds until the next timer. */
 static int next_timer(void)
 {
@@ -420,6 +496,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/order", test_order);
     g_test_add_func("/driver/envelope", test_envelope);
     g_test_add_func("/driver/last-word", test_last_word);
+    g_test_add_func("/driver/words", test_words);
+    g_test_add_func("/driver/stop-later", test_stop_later);
     g_test_add_func("/driver/own-call", test_own_call);
     g_test_add_func("/driver/object-del", test_object_del);
     g_test_add_func("/driver/unread", test_unread);

@@ -425,7 +425,7 @@ static bool stop(Side *s)
 {
     bool holds;
 
-    g_assert_true(ff_migration_client_stop(s->m, &holds, NULL));
+    g_assert_cmpint(ff_migration_client_stop(s->m, &holds, NULL), !=, FF_STOP_REFUSED);
     return holds;
 }
 
@@ -457,7 +457,8 @@ static void test_cancel_stop(void)
     side_run_until(d->done);
     g_assert_cmpint(s->status, ==, FF_STATUS_CANCELLED);
     g_assert_false(g_atomic_int_get(&s->runs));
-    g_assert_false(stop(s)); /* QEMU's again */
+    g_assert_false(stop(s));                      /* QEMU's again */
+    g_assert_cmpstr(s->state->run_state, ==, ""); /* by which another engine would start it */
     side_free(s);
     side_free(d);
     g_async_queue_unref(late);
