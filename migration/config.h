@@ -239,7 +239,6 @@ typedef struct {
     bool blocktime;
     bool plain;          /* a peer may be a QEMU without farfault; else it has to be a farfault,
                             and this side's VMM carries nothing */
-    const char *refused; /* source: why the VMM's own migration is to carry it; NULL. Borrowed */
     /* Source: where this side is refused, the VMM's own migration begins when the peer has said
      * something, over the connection on which it did. Else at once, by itself. */
     bool answered_first;

@@ -114,11 +114,6 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
 static bool look_at_guest(FfSource *s, GError **error)
 {
     GPtrArray *blocks = NULL;
-
-    if (s->cfg->refused) {
-        g_set_error_literal(error, FF_M_ERROR, 0, s->cfg->refused);
-        return ff_plain_refuse(s->plain, error);
-    }
     FfGuestFit fit = check(s, &blocks, error);
 
     if (fit != FF_GUEST_FITS) {

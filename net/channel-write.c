@@ -42,6 +42,16 @@ void ff_channel_set_deadline(FfChannel *ch, int ms)
     }
 }
 
+void ff_channel_leave_to_vmm(FfChannel *ch)
+{
+    int none = 0;
+
+    setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &none, sizeof(none));
+    setsockopt(ch->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &none, sizeof(none));
+    setsockopt(ch->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &none, sizeof(none));
+    ff_channel_set_deadline(ch, 0);
+}
+
 /* Somebody waits to write. A peer that takes nothing in time is gone, and in the middle of a frame
  * nobody else may write any more. */
 static int wait_for_peer(FfChannel *ch, short events)

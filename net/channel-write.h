@@ -35,6 +35,9 @@ uint64_t ff_channel_rate(const FfChannel *ch);
 /* A peer that takes nothing for MS milliseconds while somebody writes is gone: -ETIMEDOUT, and the
  * channel is shut down. 0: no deadline, which is how a channel begins. Any thread. */
 void ff_channel_set_deadline(FfChannel *ch, int ms);
+/* QEMU's own migration goes through it from now on: how long a peer may be out of reach is the
+ * system's to say, as with QEMU's own sockets. */
+void ff_channel_leave_to_vmm(FfChannel *ch);
 /* Writes what the socket takes now of LEN bytes that are no frame; returns how many, 0 as well if
  * somebody is writing or the channel is dead. Never waits. Not under TLS. */
 size_t ff_channel_write_some(FfChannel *ch, const void *data, size_t len);

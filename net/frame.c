@@ -21,12 +21,33 @@ static const uint8_t commands[FF_PROLOGUE_COMMANDS] = {
 static_assert(FF_PROLOGUE_TOKEN == ('F' << 24 | 'a' << 16 | 'r' << 8 | 'F'), "the token's bytes");
 
 /* vmstate_configuration and its subsection vmstate_configuration_uuid. */
-enum { VM_CONFIGURATION = 0x07, VM_SUBSECTION = 0x05, VM_COMMAND = 0x08 };
+enum { VM_CONFIGURATION = 0x07, VM_COMMAND = 0x08 };
 #define MACHINE_MAX 255u
 #define UUID_SIZE 16
-static const uint8_t uuid_head[] = {VM_SUBSECTION, 18,  'c', 'o', 'n', 'f', 'i', 'g',
-                                    'u',           'r', 'a', 't', 'i', 'o', 'n', '/',
-                                    'u',           'u', 'i', 'd', 0,   0,   0,   1};
+static const uint8_t uuid_head[] = {FF_PROLOGUE_SUBSECTION,
+                                    18,
+                                    'c',
+                                    'o',
+                                    'n',
+                                    'f',
+                                    'i',
+                                    'g',
+                                    'u',
+                                    'r',
+                                    'a',
+                                    't',
+                                    'i',
+                                    'o',
+                                    'n',
+                                    '/',
+                                    'u',
+                                    'u',
+                                    'i',
+                                    'd',
+                                    0,
+                                    0,
+                                    0,
+                                    1};
 
 size_t ff_configuration_encode(uint8_t out[FF_CONFIGURATION_MAX], const char *machine,
                                const uint8_t *uuid)
@@ -82,7 +103,7 @@ FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need)
         if (n < *need) {
             return FF_PEER_MORE;
         }
-        if (in[at] == VM_SUBSECTION) {
+        if (in[at] == FF_PROLOGUE_SUBSECTION) {
             size_t have = MIN(n - at, sizeof(uuid_head));
             if (memcmp(in + at, uuid_head, have) != 0) {
                 return FF_PEER_PLAIN_QEMU;

@@ -79,8 +79,15 @@ static bool skip_opening(Connection *c)
     if (!ff_stream_read_all(c->qemu, buf, FF_PROLOGUE_OPEN)) {
         return false;
     }
-    return memcmp(buf, command, FF_PROLOGUE_OPEN) == 0 ||
-           ff_stream_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
+    if (memcmp(buf, command, FF_PROLOGUE_OPEN) == 0) {
+        return true;
+    }
+    if (buf[0] == FF_PROLOGUE_SUBSECTION) {
+        g_warning("QEMU's configuration section has a part that farfault does not know: set "
+                  "x-farfault-peer to native");
+        return false;
+    }
+    return ff_stream_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
 }
 
 /* QEMU's stream has no OPEN_RETURN_PATH that the peer would answer so. */

@@ -36,6 +36,7 @@ FfStream *ff_stream_new(int fd)
 
 FfStream *ff_stream_new_channel(FfChannel *channel)
 {
+    ff_channel_leave_to_vmm(channel);
     return ff_channel_has_tls(channel) ? ff_stream_new_tls(channel)
                                        : ff_stream_new(ff_channel_release(channel));
 }

@@ -45,11 +45,12 @@ bool ff_blocked_by_migration(JsonNode *info)
            is_under_way(ff_json_string(json_node_get_object(info), "status"));
 }
 
-bool ff_has_ended_badly(JsonNode *info)
+bool ff_has_ended(JsonNode *info)
 {
     const char *status = info && JSON_NODE_HOLDS_OBJECT(info)
                              ? ff_json_string(json_node_get_object(info), "status")
                              : NULL;
 
-    return !g_strcmp0(status, "failed") || !g_strcmp0(status, "cancelled");
+    return !g_strcmp0(status, "failed") || !g_strcmp0(status, "cancelled") ||
+           !g_strcmp0(status, "completed");
 }

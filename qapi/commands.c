@@ -30,7 +30,7 @@ static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .refused = call->native, .fd = -1};
+    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
 
     if (ff_call_too_late(call)) {
         return;
@@ -69,17 +69,6 @@ static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
     ff_call_when_restored(call, start); /* gone already is as good */
 }
 
-static void note_older(FfDriver *d, JsonNode *info)
-{
-    uint32_t *flags = &d->config.state->driver_flags;
-
-    if (ff_has_ended_badly(info)) {
-        *flags |= FF_DRIVER_ENDED_BEFORE;
-    } else {
-        *flags &= ~FF_DRIVER_ENDED_BEFORE;
-    }
-}
-
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
@@ -94,7 +83,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
-    note_older(call->driver, result);
+    ff_outgoing_note_older(call->driver, result);
     if (result && JSON_NODE_HOLDS_OBJECT(result)) {
         g_autofree char *why = ff_blocked_by(json_node_get_object(result));
 
@@ -151,18 +140,11 @@ static void got_fd(FfCall *call)
     ff_call_inner(call, "query-status", NULL, got_status);
 }
 
-/* A guest that QEMU is to carry: all the same the peer has to answer the engine first. */
-static bool peer_comes_first(const FfCall *call)
-{
-    return call->native && !call->tls.error && ff_capability(call->capabilities, "postcopy-ram") &&
-           !ff_capability(call->capabilities, "multifd");
-}
-
 static void decide(FfCall *call)
 {
     if (ff_snapshot_is_wanted(call)) {
         ff_snapshot_migrate(call);
-    } else if ((!ff_policy_engine_carries(call) && !peer_comes_first(call)) || call->tls.native ||
+    } else if (!ff_policy_engine_carries(call) || call->tls.native ||
                call->target.kind == FF_URI_FILE) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {

@@ -321,8 +321,9 @@ bool ff_driver_adopts_paused(const FfDriver *driver);
 /* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
  * not). */
 bool ff_blocked_by_migration(JsonNode *info);
-/* Whether QEMU's query-migrate (INFO) says that its last one has failed or was cancelled. */
-bool ff_has_ended_badly(JsonNode *info);
+/* Whether QEMU's query-migrate (INFO) says that its last one has failed, was cancelled or is
+ * completed. */
+bool ff_has_ended(JsonNode *info);
 char *ff_blocked_by(JsonObject *info);
 
 /* snapshot.c */
@@ -456,6 +457,8 @@ void ff_outgoing_remove_name(FfOutgoing *outgoing);
 /* A new engine: if the one before it died before QEMU had begun, the client hears that it failed.
  */
 void ff_outgoing_look(FfDriver *driver);
+/* Of QEMU's query-migrate (INFO), before a migration begins that it may come to carry. */
+void ff_outgoing_note_older(FfDriver *driver, JsonNode *info);
 /* QEMU has its migration; else it may not be freed, as QEMU's answers are waited for. */
 bool ff_outgoing_has_begun(const FfOutgoing *outgoing);
 /* TRUE: CALL waits until QEMU has begun, and is dispatched again then. */

@@ -309,22 +309,26 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
 
 /* --- an engine that died in between ----------------------------------------------------------- */
 
-static void looked(FfCall *call, JsonNode *result, const GError *error)
+void ff_outgoing_note_older(FfDriver *d, JsonNode *info)
+{
+    uint32_t *flags = &d->config.state->driver_flags;
+
+    if (ff_has_ended(info)) {
+        *flags |= FF_DRIVER_ENDED_BEFORE;
+    } else {
+        *flags &= ~FF_DRIVER_ENDED_BEFORE;
+    }
+}
+
+/* BEGUN: QEMU has, and says itself what became of it. */
+static void known(FfCall *call, bool begun)
 {
     static const char why[] = "the migration engine ended before QEMU had begun the migration";
     FfDriver *d = call->driver;
     uint32_t *flags = &d->config.state->driver_flags;
-    const char *status = result && JSON_NODE_HOLDS_OBJECT(result)
-                             ? ff_json_string(json_node_get_object(result), "status")
-                             : NULL;
-    /* A migration that has failed may be an older one. Of this one QEMU has said it itself. */
-    bool begun = status && strcmp(status, "none") &&
-                 (!ff_has_ended_badly(result) || !(*flags & FF_DRIVER_ENDED_BEFORE));
 
-    if (!error) {
-        *flags &= ~FF_DRIVER_GIVING_BACK;
-    }
-    if (!error && !begun) {
+    *flags &= ~FF_DRIVER_GIVING_BACK;
+    if (!begun) {
         *flags &= ~FF_DRIVER_PLAIN_PEER;
         d->events = *flags & FF_DRIVER_EVENTS;
         ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
@@ -332,6 +336,37 @@ static void looked(FfCall *call, JsonNode *result, const GError *error)
         ff_driver_log(d, "farfault: migration source failed: %s", why);
     }
     ff_call_return(call, NULL);
+}
+
+/* Its status is "completed", and was before. A guest that has gone stands for that. */
+static void looked_at_run_state(FfCall *call, JsonNode *result, const GError *error)
+{
+    const char *state = result && JSON_NODE_HOLDS_OBJECT(result)
+                            ? ff_json_string(json_node_get_object(result), "status")
+                            : NULL;
+
+    if (error) {
+        ff_call_return(call, NULL); /* as in looked() */
+    } else {
+        known(call, !g_strcmp0(state, "postmigrate"));
+    }
+}
+
+static void looked(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    const char *status = result && JSON_NODE_HOLDS_OBJECT(result)
+                             ? ff_json_string(json_node_get_object(result), "status")
+                             : NULL;
+    bool older = d->config.state->driver_flags & FF_DRIVER_ENDED_BEFORE && ff_has_ended(result);
+
+    if (error) {
+        ff_call_return(call, NULL); /* nothing is known: the next engine looks again */
+    } else if (older && !strcmp(status, "completed")) {
+        ff_call_inner(call, "query-status", NULL, looked_at_run_state);
+    } else {
+        known(call, status && strcmp(status, "none") && !older);
+    }
 }
 
 void ff_outgoing_look(FfDriver *d)

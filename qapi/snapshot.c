@@ -209,6 +209,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         ff_call_error(call, "%s", why);
     } else if (!ff_call_too_late(call)) {
         g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
+        ff_outgoing_note_older(call->driver, result);
         ff_call_when_restored(call, take_uffd);
     }
 }

@@ -20,7 +20,7 @@
 
 #include "fault/fault.h"
 
-#define END_MS 4000    /* how long an engine may take to end when QEMU has ended */
+#define END_MS 3500    /* how long an engine may take to end when QEMU has ended */
 #define KILLED_MS 1000 /* and then by SIGKILL: its memory is freed first */
 
 /* How it ended, if that was its own doing or somebody else's: says who has to be asked. */

@@ -33,7 +33,7 @@
 #define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
-#define HANG_UP_MS 200 /* by then QEMU's pidfd has said that it has ended, or it lives */
+#define HANG_UP_MS 1000 /* by then QEMU's pidfd has said that it has ended, or it lives */
 
 static void close_client(FfMonitor *mon);
 

@@ -155,8 +155,8 @@ enum {
     FF_DRIVER_GIVING_BACK = 1 << 12,
     /* A migration or a snapshot waits for the end of a restore: qapi/after-restore.c. */
     FF_DRIVER_DEFERRED = 1 << 13,
-    /* QEMU's last migration had failed, or was cancelled, before this one began: its status says
-     * nothing of this one. */
+    /* QEMU's last migration had come to an end before this one began: such a status says nothing of
+     * this one. */
     FF_DRIVER_ENDED_BEFORE = 1 << 14,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
