@@ -227,8 +227,7 @@ static void check_shmem_thp(void)
     }
     *end = 0;
     if (strcmp(begin + 1, "never") == 0 || strcmp(begin + 1, "deny") == 0) {
-        say(WARN, "huge pages",
-            "farfault-install-host --huge-pages, or use hugepages",
+        say(WARN, "huge pages", "farfault-install-host --huge-pages, or use hugepages",
             "shmem_enabled is %s: guests not started by root have no transparent huge pages",
             begin + 1);
     } else {

@@ -237,8 +237,8 @@ typedef struct {
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */
     bool blocktime;
-    bool plain;          /* a peer may be a QEMU without farfault; else it has to be a farfault,
-                            and this side's VMM carries nothing */
+    bool plain; /* a peer may be a QEMU without farfault; else it has to be a farfault,
+                   and this side's VMM carries nothing */
     /* Source: where this side is refused, the VMM's own migration begins when the peer has said
      * something, over the connection on which it did. Else at once, by itself. */
     bool answered_first;
