@@ -593,9 +593,7 @@ static void on_words(void *opaque)
 {
     Side *s = opaque;
 
-    if (s->words) {
-        s->words(s);
-    }
+    s->words(s);
     ff_migration_words_heard(s->m);
 }
 
@@ -616,7 +614,8 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     FfMigrationConfig c = s->config;
 
     ops.sync = on_sync;
-    ops.words = on_words;
+    /* Where a test hears frames itself the main loop stands, and nobody would be asked. */
+    ops.words = s->words ? on_words : NULL;
     ops.moved = on_moved;
     ops.parted = s->tells ? on_parted : NULL;
     c.role = s->role;
