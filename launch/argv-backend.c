@@ -240,14 +240,13 @@ char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys)
     return NULL;
 }
 
-static void ask_for_thp(FfBackend *backend, FfBackendUse use)
+static void ask_for_thp(FfBackend *backend)
 {
     g_autofree char *align = ff_backend_get(backend, "align");
-    bool thp = g_str_equal(backend->type, "memory-backend-ram") &&
-               ff_may_have_thp(backend->size, backend->page_size);
 
-    backend->thp = thp && use == FF_BACKEND_WHOLE;
-    if (thp && !align) {
+    backend->thp = g_str_equal(backend->type, "memory-backend-ram") &&
+                   ff_may_have_thp(backend->size, backend->page_size);
+    if (backend->thp && !align) {
         prop_set_size(backend, "align", FF_THP_BYTES);
     }
 }
@@ -279,8 +278,8 @@ void ff_backend_rewrite(FfBackend *backend, guint index, FfBackendUse use)
                        g_str_equal(backend->type, "memory-backend-shm"))) {
         prop_set_bool(backend, "x-use-canonical-path-for-ramblock-id", false);
     }
-    if (use != FF_BACKEND_ADDED) {
-        ask_for_thp(backend, use);
+    if (use == FF_BACKEND_WHOLE) {
+        ask_for_thp(backend);
     }
     g_free(backend->arg->new_value);
     backend->arg->new_value = backend->opts ? ff_opts_print(backend->opts, "qom-type")

@@ -13,7 +13,5 @@ void ff_priority_urgent(void);
 void ff_priority_bulk(void);
 /* A bulk thread that only has to wake in time: it works for some microseconds, then waits. */
 void ff_priority_link(void);
-/* Work that can wait for ever: whoever else wants the processor has it nearly always. */
-void ff_priority_low(void);
 
 #endif

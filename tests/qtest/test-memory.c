@@ -155,38 +155,6 @@ static void test_stays(void)
     }
 }
 
-/* What has come in small pages gets huge ones when all is there: the kernel has no event for that.
- */
-static void test_gets_them(void)
-{
-    const char *why = NULL;
-
-    if (!vm_farfault_available(&why) || (why = why_none())) {
-        g_test_skip(why);
-        return;
-    }
-    g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
-    BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
-    VmConfig config = {.name = "source", .launcher = VM_RUN, .memory = memory, .boot = &boot};
-    g_autoptr(Vm) s = vm_start(&config);
-    config.name = "destination";
-    config.incoming = "defer";
-    g_autoptr(Vm) d = vm_start(&config);
-    int64_t deadline = test_deadline(TEST_TIMEOUT);
-
-    vm_wait_serial(s, "AB");
-    move_prepare(s, d);
-    g_autofree char *uri = move_listen(d);
-    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
-    qmp_ok(vm_qmp(s), "migrate-start-postcopy", NULL);
-    move_wait_completed(s, d);
-    while (huge_kib(d) < BUSY_MIB / 2 * 1024) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        vm_wait_new_serial(d, "B");
-    }
-    move_check_guest(s, d, &boot, (uint64_t)RAM_MIB << 20);
-}
-
 /* So does a live snapshot. */
 static void test_snapshot(void)
 {
@@ -287,7 +255,6 @@ int main(int argc, char **argv)
     g_test_add_func("/memory/begins", test_begins);
     g_test_add_func("/memory/arrives", test_arrives);
     g_test_add_func("/memory/stays", test_stays);
-    g_test_add_func("/memory/gets-them", test_gets_them);
     g_test_add_func("/memory/snapshot", test_snapshot);
     g_test_add_func("/memory/mount", test_mount);
     return g_test_run();
