@@ -33,13 +33,12 @@ static void print_running(const FfTotals *totals)
     }
 }
 
-/* Nothing is under way: no engine of it can have the guest still. */
+/* Whether it was started here again since, by hand, only its QEMU knows. */
 static void print_moved(const FfHostGuest *guest)
 {
     g_autofree char *peer = g_strescape(guest->peer, NULL);
 
-    printf("has moved away%s%s, it does not run here any more; this QEMU can be ended",
-           *peer ? " to " : "", peer);
+    printf("was given away%s%s, and is whole there", *peer ? " to " : "", peer);
 }
 
 static void print_guest(const FfHostGuest *guest)

@@ -323,6 +323,7 @@ static void catch_signals(Trace *t)
     g_unix_signal_add(SIGTERM, on_signal, t);
     g_unix_signal_add(SIGHUP, on_signal, t);
     signal(SIGPIPE, SIG_IGN); /* else what was made would be left */
+    signal(SIGQUIT, SIG_IGN);
 }
 
 static bool trace(Trace *t, GError **error)

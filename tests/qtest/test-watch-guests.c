@@ -122,9 +122,7 @@ static void check_status(Vm *source, const char *uri)
         "this QEMU can be ended\n",
         uri);
     g_autofree char *short_line = g_strdup_printf(
-        "watched process %d: has moved away to %s, it does not run here any more; this QEMU can be "
-        "ended\n",
-        (int)vm_pid(source), uri);
+        "watched process %d: was given away to %s, and is whole there\n", (int)vm_pid(source), uri);
 
     has(one, "guest watched has moved away; it does not run here any more (postmigrate, ");
     has(one, long_line);
