@@ -68,6 +68,7 @@ static void pause_for_ever(FfControl *c, const GError *why)
     g_warning("%s", text);
     ff_control_forget(c, 0);
     ff_control_pause(c, text);
+    ff_control_moved(c); /* nobody starts or stops this guest any more: clients may */
     ff_control_wait(c, FF_EV_QUIT);
 }
 
