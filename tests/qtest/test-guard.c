@@ -243,8 +243,12 @@ static void test_resumed_loaded(void)
     qmp_ok(vm_qmp(p.source), "migrate-start-postcopy", NULL);
     hold_wait(p.source);
     hmp(&p, "source", "migrate_cancel");
-    hmp(&p, "source", "cont");
-    qmp_expect(vm_qmp(p.source), "RESUME");
+    /* Refused until QEMU's migration thread has seen that, which nothing else tells. */
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+    while (!qmp_has_event(vm_qmp(p.source), "RESUME")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        hmp(&p, "source", "cont");
+    }
     hold_let_go(p.source);
     expect_stays(&p, "QEMU is \"running\" in place of \"finish-migrate\"", true);
 }
