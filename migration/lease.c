@@ -126,7 +126,7 @@ static void lease_unref(gpointer l)
 static const char *reason(int rc)
 {
     return rc == -EAGAIN   ? "somebody has it open for writing"
-           : rc == -EACCES ? "it is another user's"
+           : rc == -EACCES ? "it is another user's, or a security module forbids it"
            : rc == -ETIME  ? "fs.lease-break-time is 0, which has no end"
            : rc == -EINVAL ? "it is on a file system without leases, or no regular file"
                            : g_strerror(-rc);
