@@ -76,7 +76,16 @@ static void end(Test *t)
     g_free(t->uri);
 }
 
-/* FALSE: on a busy machine the guest may have had all of its memory before the cut. */
+static int64_t missing(Qmp *q)
+{
+    g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+
+    return json_object_get_int_member(json_object_get_object_member(own, "half"), "bytes-missing");
+}
+
+/* FALSE: on a busy machine the guest may have had all of its memory before the cut, or so much of
+ * it that a dump would be read at once. */
 static bool is_cut(Test *t, int64_t budget, Kind kind, const char *faults)
 {
     *t = (Test){.boot = bootsect_config(RAM_BYTES, BUSY, 1)};
@@ -117,7 +126,10 @@ static bool is_cut(Test *t, int64_t budget, Kind kind, const char *faults)
     } else {
         cutter_cut(t->c);
     }
-    return ends_paused(t->sq) && ends_paused(t->dq);
+    if (!ends_paused(t->sq) || !ends_paused(t->dq)) {
+        return false;
+    }
+    return budget || missing(t->dq) > BUSY / 4;
 }
 
 /* Paused on both sides, with BUDGET bytes of the migration passed; dumped. */
@@ -125,6 +137,8 @@ static void begin(Test *t, int64_t budget, Kind kind, const char *faults)
 {
     for (unsigned tries = 0; !is_cut(t, budget, kind, faults); tries++) {
         g_assert_cmpuint(tries, <, 20);
+        vm_kill(t->s);
+        vm_kill(t->d); /* who waits for a missing page hears no SIGTERM */
         end(t);
     }
     t->dump = vm_path(t->d, "dump");
@@ -248,10 +262,7 @@ static void test_progress(gconstpointer data)
         g_test_rand_int(); /* each row begins with the same seed */
     }
     begin(&t, g_test_rand_int_range(1, BUSY / 8 * 7), kind, NULL);
-    g_autoptr(JsonObject) info = qmp_return(t.dq, "query-migrate", NULL);
-    JsonObject *own = json_object_get_object_member(info, "x-farfault");
-    int64_t left =
-        json_object_get_int_member(json_object_get_object_member(own, "half"), "bytes-missing");
+    int64_t left = missing(t.dq);
     g_assert_cmpint(left, >, 0);
     g_test_message("%" G_GINT64_FORMAT " KiB are missing", left >> 10);
     lose_source(&t);
@@ -361,7 +372,9 @@ static void test_returns(void)
     if (!possible(true)) {
         return;
     }
-    begin(&t, 0, RUNS, "destination/postcopy-active/call/read-dump#5=EIO");
+    /* It stands: nobody's fault is answered by the read that fails, which would be tried once more
+     * for the page alone. */
+    begin(&t, 0, STANDS, "destination/postcopy-active/call/read-dump#5=EIO");
     recover(&t, t.dump);
     qmp_expect_migration(t.dq, "postcopy-recover");
     qmp_expect_migration(t.dq, "postcopy-active");
@@ -386,6 +399,7 @@ static void test_returns(void)
     qmp_ok(t.sq, "migrate", "{'uri': '%s', 'resume': true}", t.uri);
     qmp_expect_migration(t.sq, "completed");
     qmp_wait_postmigrate(t.sq);
+    qmp_ok(t.dq, "cont", NULL);
     vm_wait_new_serial(t.d, "B");
     qmp_ok(t.dq, "stop", NULL);
     check_right(check_counters(t.d, &t.boot));
