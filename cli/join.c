@@ -83,6 +83,27 @@ static bool is_out_of_reach(const GError *error)
            g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
 }
 
+/* A path that was mistyped is absent as well. FALSE: it cannot have been a monitor's. */
+static bool may_have_been(const char *address, GError **error)
+{
+    const char *path = g_str_has_prefix(address, "unix:") ? address + strlen("unix:") : address;
+    g_autofree char *dir = g_path_get_dirname(path);
+
+    if (!g_file_test(dir, G_FILE_TEST_IS_DIR)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY,
+                    "--monitor %s: there is no directory %s: give the monitor's path as QEMU was "
+                    "given it; if that directory is gone with it, leave this --monitor out",
+                    address, dir);
+        return false;
+    }
+    fprintf(
+        stderr,
+        "farfault: %s is not there: taken for the monitor of a QEMU that has ended. Look whether "
+        "that is its name\n",
+        address);
+    return true;
+}
+
 static bool no_monitor(char **address, GError **error)
 {
     for (char **a = address; a && *a; a++) {
@@ -114,6 +135,9 @@ static bool no_monitor(char **address, GError **error)
         if (!is_absent(own)) {
             g_propagate_prefixed_error(error, g_steal_pointer(&own),
                                        "whether a QEMU is left is not known: ");
+            return false;
+        }
+        if (!may_have_been(*a, error)) {
             return false;
         }
     }

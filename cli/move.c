@@ -40,6 +40,8 @@ typedef struct {
     bool asking;            /* query-migrate for the display is under way */
     bool looking[FF_SIDES]; /* and for the record */
     bool cont_asking, cont_sent;
+    bool src_stopped;  /* by a client, as far as QEMU's run state tells */
+    bool stands;       /* as a client wants it: no cont */
     bool carrier_said; /* that QEMU carries it */
     bool differences_said;
     unsigned questions; /* of the closing round, not answered yet */
@@ -297,17 +299,50 @@ static void check_completed(Move *m)
 
 /* --- the guest at the destination --------------------------------------------------------- */
 
+/* Of a source that has said STOP. QEMU's own for a migration is finish-migrate, then postmigrate.
+ */
+static void on_stopped_state(FfQmpClient *client, JsonNode *result, const GError *error,
+                             void *opaque)
+{
+    Move *m = opaque;
+
+    m->src_stopped =
+        !strcmp(ff_json_string_or(ff_json_node_object(result), "status", ""), "paused");
+}
+
+/* It is paused there; why? An engine knows it. */
+static void on_cont_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+    JsonObject *own = ff_json_object(ff_json_node_object(result), "x-farfault");
+
+    m->cont_asking = false;
+    if (!m->cont_sent && !m->resume && !error) {
+        bool ours = !strcmp(ff_json_string_or(own, "engine", ""), "farfault");
+
+        if (ours ? ff_json_bool(own, "client-stopped") : m->src_stopped) {
+            m->stands = true;
+            ff_progress_say(m->progress, true,
+                            "the guest stands at the destination: somebody has said stop");
+        } else {
+            m->cont_sent = true;
+            ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL);
+            ff_progress_say(m->progress, false, "the destination was started with -S: sent cont");
+        }
+    }
+    check_completed(m);
+}
+
 static void on_cont_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
     const char *state = ff_json_string_or(ff_json_node_object(result), "status", "");
 
-    m->cont_asking = false;
     if (!strcmp(state, "paused") && !m->cont_sent && !m->resume) {
-        m->cont_sent = true;
-        ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL);
-        ff_progress_say(m->progress, false, "the destination was started with -S: sent cont");
+        ff_cli_qmp_send(m->ends->dst, "query-migrate", NULL, on_cont_info, m);
+        return;
     }
+    m->cont_asking = false;
     check_completed(m);
 }
 
@@ -318,8 +353,8 @@ static void on_cont_state(FfQmpClient *client, JsonNode *result, const GError *e
  */
 static void look_for_paused(Move *m)
 {
-    if (m->o->no_cont || !m->ends->was_running || m->resume || m->cont_sent || m->cont_asking ||
-        m->dst_gone) {
+    if (m->o->no_cont || !m->ends->was_running || m->resume || m->cont_sent || m->stands ||
+        m->cont_asking || m->dst_gone) {
         return;
     }
     m->cont_asking = true;
@@ -331,7 +366,7 @@ static gboolean on_paused_time(gpointer opaque)
     Move *m = opaque;
 
     look_for_paused(m);
-    return m->resume || m->cont_sent || m->over ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
+    return m->resume || m->cont_sent || m->stands || m->over ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
 }
 
 /* --- events ------------------------------------------------------------------------------- */
@@ -458,8 +493,11 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
         if (m->o->mode == FF_MOVE_AFTER_PASSES && ff_json_int(data, "pass", 0) > m->o->after) {
             switch_over(m);
         }
-    } else if (!strcmp(name, "STOP") && !m->stop) {
-        m->stop = event_time(event);
+    } else if (!strcmp(name, "STOP")) {
+        m->stop = m->stop ? m->stop : event_time(event);
+        ff_cli_qmp_send(m->ends->src, "query-status", NULL, on_stopped_state, m);
+    } else if (!strcmp(name, "RESUME")) {
+        m->src_stopped = false;
     }
 }
 

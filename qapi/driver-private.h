@@ -259,6 +259,7 @@ typedef struct {
     uint64_t downtime_limit;   /* ms, the client's */
     bool blocktime;            /* the client asked for postcopy-blocktime */
     JsonArray *socket_address; /* where this destination listens; NULL */
+    bool client_stopped;       /* destination: the guest stands as a client wants it, not for -S */
 } FfInfoView;
 FfInfoView ff_info_view(FfDriver *driver);
 JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view);

@@ -11,6 +11,7 @@
 
 #include "migration/states.h"
 #include "qapi/driver-private.h"
+#include "vmm/run.h"
 
 static JsonObject *ram_to_json(const FfMigrationInfo *info, unsigned version)
 {
@@ -211,7 +212,12 @@ JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view)
         json_object_set_string_member(out, "error-desc", info->error_desc);
     }
     if (info->status != FF_STATUS_SETUP) {
-        json_object_set_object_member(out, "x-farfault", own_to_json(info));
+        JsonObject *own = own_to_json(info);
+
+        if (view->client_stopped && info->role == FF_ROLE_DESTINATION) {
+            json_object_set_boolean_member(own, "client-stopped", true);
+        }
+        json_object_set_object_member(out, "x-farfault", own);
     }
     return out;
 }
@@ -260,6 +266,15 @@ char *ff_info_summary(const FfMigrationInfo *info)
         info->latency_p99_us);
 }
 
+/* At a destination: whoever started the migration is not to continue such a guest. */
+static bool client_stopped(const FfStateHeader *state)
+{
+    if (state->driver_flags & (FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP)) {
+        return state->driver_flags & FF_DRIVER_CLIENT_STOP;
+    }
+    return state->said == FF_SAID_STOP || (state->run_state[0] && !ff_vmm_runs(state->run_state));
+}
+
 FfInfoView ff_info_view(FfDriver *d)
 {
     return (FfInfoView){
@@ -267,6 +282,8 @@ FfInfoView ff_info_view(FfDriver *d)
         .downtime_limit = d->downtime_limit,
         .blocktime = d->blocktime,
         .socket_address = d->socket_address,
+        .client_stopped =
+            d->config.state->role == FF_ROLE_DESTINATION && client_stopped(d->config.state),
     };
 }
 

@@ -230,12 +230,15 @@ static void refuses(const Test *t)
 
 static void join_well(const Test *t)
 {
+    g_autofree char *path = g_build_filename(t->dir, "ended", NULL);
+    const char *const gone[] = {"--force", "--monitor", path, NULL};
     g_autofree char *out = NULL, *err = NULL;
 
-    if (join(t, force, &out, &err) != 0) {
+    if (join(t, gone, &out, &err) != 0) {
         test_fail("farfault join: %s", err);
     }
     g_test_message("%s", out);
+    expect_text(err, "/ended is not there: taken for the monitor of a QEMU that has ended");
     expect_text(out, t->row->stands ? "it stands until cont" : "it runs");
     g_assert_cmpint(!strstr(out, " 0 B of the destination's"), ==, t->row->released);
 }
@@ -319,7 +322,8 @@ static void test_row(gconstpointer row)
     refuses(&t);
     join_well(&t);
     refused(&t, (const char *const[]){"--force", "--monitor", "unix:/nowhere/at-all", NULL},
-            "exists");
+            "there is no directory /nowhere");
+    refused(&t, force, "exists");
     restore(&t);
     end(&t);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * farfault migrate, as a person meets it: two guests that are not the same ("differ/..."), a port
- * that somebody has, Ctrl-C before the switch. What it says names what is wrong, and the guest goes
- * on at the source. The monitors are the VMs' second ones.
+ * that somebody has, a guest that is to stand, Ctrl-C before the switch. What it says names what is
+ * wrong, and the guest goes on at the source. The monitors are the VMs' second ones.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -282,6 +282,57 @@ static void test_port(void)
     vm_end(s);
 }
 
+/* ---- who stands at the destination ------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    bool stops;  /* another client stops the guest meanwhile, at the source */
+    bool engine; /* carries it; else QEMU */
+} Standing;
+
+static const Standing standings[] = {
+    {"dash-s", .engine = true},
+    {"stopped", .stops = true, .engine = true},
+    {"native/dash-s"},
+    {"native/stopped", .stops = true},
+};
+
+/* The destination has -S. */
+static void test_stands(const void *data)
+{
+    const Standing *row = data;
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const paused[] = {"-machine", "pc", "-S", NULL};
+    const char *const more[] = {"--precopy",    "--bandwidth",
+                                "4096",         row->engine ? "--capability" : NULL,
+                                "postcopy-ram", NULL};
+    g_autofree char *text = NULL;
+
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("source", args, NULL), *d = start("destination", paused, "defer");
+    Qmp *sq = vm_qmp(s), *dq = vm_qmp(d);
+    Cli cli = cli_start(s, d, more);
+
+    qmp_expect_migration(sq, "active");
+    if (row->stops) {
+        qmp_ok(sq, "stop", NULL);
+    }
+    qmp_ok(sq, "migrate-set-parameters", "{'max-bandwidth': 0}");
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    expect_text(text, row->stops ? "the guest stands at the destination: somebody has said stop"
+                                 : "the destination was started with -S: sent cont");
+    g_autofree char *state = qmp_run_state(dq);
+    g_assert_cmpstr(state, ==, row->stops ? "paused" : "running");
+    g_autoptr(JsonObject) info = qmp_return(dq, "query-migrate", NULL);
+    g_assert_cmpint(json_object_has_member(info, "x-farfault"), ==, row->engine);
+    qmp_ok(dq, "cont", NULL);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- Ctrl-C -----------------------------------------------------------------------------------
  */
 
@@ -320,6 +371,10 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migrate-cli/ends/loading", "destination/active/at/armed=stop:300",
                          test_ends);
     g_test_add_func("/migrate-cli/port", test_port);
+    for (unsigned i = 0; i < G_N_ELEMENTS(standings); i++) {
+        g_autofree char *path = g_strdup_printf("/migrate-cli/stands/%s", standings[i].name);
+        g_test_add_data_func(path, &standings[i], test_stands);
+    }
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();
 }
