@@ -325,6 +325,28 @@ static void test_stop_behind(void)
     snap_end(&t);
 }
 
+/* A client continues a guest that stood, in the moment of the snapshot, and hears that it is done;
+ * then the engine dies. */
+static void test_cont_behind(const void *where)
+{
+    g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=hold", (const char *)where);
+    Snap t = {0};
+
+    if (!snap_begin(&t, faults, NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    qmp_ok(q, "stop", NULL);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(q, "cont", NULL);
+    g_assert_cmpint(kill(vm_engine(t.vm), SIGKILL), ==, 0);
+    qmp_expect_migration(q, "failed");
+    g_autofree char *state = qmp_run_state(q);
+    g_assert_cmpstr(state, ==, "running");
+    snap_end(&t);
+}
+
 /* The engine dies before it knows what the guest is: what that was at an older snapshot is nothing
  * to go by. */
 static void test_stopped_since(void)
@@ -636,6 +658,9 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
     g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);
     g_test_add_func("/snapshot/races/stop/behind", test_stop_behind);
+    g_test_add_data_func("/snapshot/races/cont/offered", "offered", test_cont_behind);
+    g_test_add_data_func("/snapshot/races/cont/stopped", "stopped", test_cont_behind);
+    g_test_add_data_func("/snapshot/races/cont/releasing", "releasing", test_cont_behind);
     g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
     g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
     g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
