@@ -89,6 +89,12 @@ static bool may_have_been(const char *address, GError **error)
     const char *path = g_str_has_prefix(address, "unix:") ? address + strlen("unix:") : address;
     g_autofree char *dir = g_path_get_dirname(path);
 
+    if (ff_cli_qmp_is_tcp(path)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
+                    "--monitor %s: if that is a host and a port, write tcp:HOST:PORT", address);
+        return false;
+    }
+
     if (!g_file_test(dir, G_FILE_TEST_IS_DIR)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY,
                     "--monitor %s: there is no directory %s: give the monitor's path as QEMU was "

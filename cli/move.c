@@ -310,6 +310,21 @@ static void on_stopped_state(FfQmpClient *client, JsonNode *result, const GError
         !strcmp(ff_json_string_or(ff_json_node_object(result), "status", ""), "paused");
 }
 
+static bool is_ours(JsonObject *own)
+{
+    return !strcmp(ff_json_string_or(own, "engine", ""), "farfault");
+}
+
+/* Before the source has said that it is through, a precopy of QEMU's own can still be cancelled,
+ * and the guest then runs there, though it stands complete at the destination. An engine that is
+ * told too early starts the guest when it has the right to. */
+static bool may_continue(const Move *m, JsonObject *own)
+{
+    bool lost = m->over && m->result->outcome != FF_OUTCOME_COMPLETED;
+
+    return !lost && (m->src_completed || m->result->postcopy || is_ours(own));
+}
+
 /* It is paused there; why? An engine knows it. */
 static void on_cont_info(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -317,18 +332,19 @@ static void on_cont_info(FfQmpClient *client, JsonNode *result, const GError *er
     JsonObject *own = ff_json_object(ff_json_node_object(result), "x-farfault");
 
     m->cont_asking = false;
-    if (!m->cont_sent && !m->resume && !error) {
-        bool ours = !strcmp(ff_json_string_or(own, "engine", ""), "farfault");
+    if (!m->cont_sent && !m->resume && may_continue(m, own)) {
+        bool stopped = ff_json_bool(own, "client-stopped") || (!is_ours(own) && m->src_stopped);
 
-        if (ours ? ff_json_bool(own, "client-stopped") : m->src_stopped) {
-            m->stands = true;
-            ff_progress_say(m->progress, true,
-                            "the guest stands at the destination: somebody has said stop");
-        } else {
-            m->cont_sent = true;
+        m->stands = stopped || error;
+        m->cont_sent = !m->stands;
+        if (m->cont_sent) {
             ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL);
-            ff_progress_say(m->progress, false, "the destination was started with -S: sent cont");
         }
+        ff_progress_say(m->progress, m->stands, "%s",
+                        stopped ? "the guest stands at the destination: somebody has said stop"
+                        : error ? "the guest stands at the destination, which does not say why: "
+                                  "say cont there if it is to run"
+                                : "the destination was started with -S: sent cont");
     }
     check_completed(m);
 }
@@ -449,6 +465,9 @@ static void source_status(Move *m, const char *status)
         ff_cli_qmp_send(m->ends->src, "migrate-continue", arguments, NULL, NULL);
     } else if (!strcmp(status, "completed")) {
         m->src_completed = true;
+        if (m->dst_completed) {
+            look_for_paused(m);
+        }
         check_completed(m);
     } else if (!strcmp(status, "cancelled")) {
         finish(m, FF_OUTCOME_CANCELLED, "the guest goes on at the source");
@@ -498,6 +517,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
         ff_cli_qmp_send(m->ends->src, "query-status", NULL, on_stopped_state, m);
     } else if (!strcmp(name, "RESUME")) {
         m->src_stopped = false;
+        m->ends->was_running = true;
     }
 }
 

@@ -266,8 +266,7 @@ static GSocketConnectable *parse_address(const char *address, char **host, GErro
     return g_steal_pointer(&tcp);
 }
 
-/* A word with a colon and digits behind it that names no file. */
-static bool looks_like_tcp(const char *path)
+bool ff_cli_qmp_is_tcp(const char *path)
 {
     const char *port = strrchr(path, ':');
 
@@ -281,7 +280,7 @@ static const char *advice(const GError *error, const char *address, const char *
     struct stat st;
 
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND)) {
-        return looks_like_tcp(path)
+        return ff_cli_qmp_is_tcp(path)
                    ? "no such socket: if that is a host and a port, write tcp:HOST:PORT"
                    : "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
     }

@@ -107,6 +107,7 @@ static bool take_guest_back(FfSource *s)
     FfVmm *vmm = s->cfg->vmm;
     g_autoptr(GError) error = NULL;
     bool running = false, start = !ff_control_client_stopped(s->control);
+    const char *run_state = s->cfg->client_cont ? "running" : s->cfg->state->run_state;
 
     if (s->cfg->fd >= 0) {
         /* MIG_RP_MSG_SHUT with an error; then the end, for a QEMU that sits in a write. */
@@ -128,13 +129,13 @@ static bool take_guest_back(FfSource *s)
     if (is_given(s)) {
         return false;
     }
-    bool resumed = vmm->run.resume(&vmm->run, s->cfg->state->run_state, start, &running, &error);
+    bool resumed = vmm->run.resume(&vmm->run, run_state, start, &running, &error);
     if (!resumed && !s->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
         resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(s) &&
-                  vmm->run.resume(&vmm->run, s->cfg->state->run_state, start, &running, &error);
+                  vmm->run.resume(&vmm->run, run_state, start, &running, &error);
     }
     if (!resumed) {
         if (is_given(s)) {

@@ -233,6 +233,7 @@ typedef struct {
     int listen_fd;           /* destination that adopts: the listening socket that was held as
                                 "listener", -1: none; taken */
     bool start_paused;       /* destination: -S was given: wait for the client's cont */
+    bool client_cont;        /* source that adopts: the client said cont while the guest stood */
     bool pause_before_switchover;
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */

@@ -22,7 +22,6 @@
 #include "migration/split.h"
 #include "migration/journal.h"
 #include "migration/restore.h"
-#include "migration/snapshot-guest.h"
 #include "migration/source-revoke.h"
 #include "migration/source.h"
 #include "migration/states.h"
@@ -326,7 +325,6 @@ static bool snapshot_cont_locked(FfMigration *m, bool *now)
     if (!*now) {
         m->control->client_cont = true;
         m->control->start_paused = false;
-        ff_snapshot_note_cont_locked(&m->snapshot);
     }
     return true;
 }

@@ -50,15 +50,6 @@ static bool branch_disks(void *opaque, GError **error)
     return true;
 }
 
-void ff_snapshot_note_cont_locked(FfSnapshot *s)
-{
-    FfStateHeader *state = s->cfg->state;
-
-    if (s->control->client_cont && (!state->run_state[0] || !strcmp(state->run_state, "paused"))) {
-        g_strlcpy(state->run_state, "running", sizeof(state->run_state));
-    }
-}
-
 bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
@@ -93,10 +84,8 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
     if (!s->begun) {
         return false;
     }
-    ff_mutex_lock(&s->control->lock);
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
-    ff_snapshot_note_cont_locked(s);
-    ff_mutex_unlock(&s->control->lock);
+    s->ran = !strcmp(s->run_state, "running");
     FF_FAULT_AT("stopped");
     ff_control_moved(s->control);
     return true;

@@ -10,8 +10,6 @@
 
 /* FALSE and ERROR: it is cancelled, or has failed already. Any thread of the snapshot's. */
 bool ff_snapshot_goes_on(FfSnapshot *s, GError **error);
-/* The engine that comes after this one obeys the client's cont as well. Any thread; no wait. */
-void ff_snapshot_note_cont_locked(FfSnapshot *s);
 /* With its disks, if they are to be branched. FALSE and ERROR: it may have been stopped
  * (FfSnapshot.stopped), and QEMU may have begun. */
 bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error);

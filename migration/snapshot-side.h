@@ -36,7 +36,8 @@ typedef struct {
     GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
     GError *resume_error; /* its, until it is joined; NULL */
     int inner;            /* QEMU's device state; -1 */
-    char *run_state;      /* what the guest was before stop */
+    char *run_state;      /* what the guest was before stop, or is to be again; who releases it */
+    bool ran;             /* before stop */
     bool prepared;        /* the VMM has the settings for the inner migration */
     bool stopping;        /* it was told to stop the guest */
     bool saving;          /* it has the stream of the inner migration */

@@ -438,8 +438,7 @@ static void end_capture(FfSnapshot *s)
 static bool save(FfSnapshot *s, GError **error)
 {
     /* It was stopped for its snapshot alone: who restores it gets it as it was. */
-    if (!strcmp(s->run_state, "running") &&
-        !ff_run_state_set_running(s->state->data, s->state->len)) {
+    if (s->ran && !ff_run_state_set_running(s->state->data, s->state->len)) {
         g_message("snapshot: the guest will be paused when it is restored: say cont");
     }
     g_autoptr(FfInput) in =

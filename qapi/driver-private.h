@@ -408,6 +408,8 @@ void ff_driver_client_is(FfCall *call);
  * know. */
 void ff_driver_client_looked(FfCall *call);
 void ff_driver_client_runs(FfDriver *driver, bool run);
+/* It said cont to QEMU: what it said before that is over. */
+void ff_driver_client_forget(FfDriver *driver);
 /* CALL is answered when the resumed migration stands, or has failed again. */
 void ff_driver_hold_resume(FfCall *call);
 void ff_driver_report_clear(FfDriver *driver);

@@ -111,11 +111,16 @@ void ff_driver_client_looked(FfCall *call)
     }
 }
 
+void ff_driver_client_forget(FfDriver *d)
+{
+    d->config.state->driver_flags &= ~(FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
+}
+
 void ff_driver_client_runs(FfDriver *d, bool run)
 {
     FfStateHeader *state = d->config.state;
 
-    state->driver_flags &= ~(FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
+    ff_driver_client_forget(d);
     state->driver_flags |= run ? FF_DRIVER_CLIENT_CONT : FF_DRIVER_CLIENT_STOP;
     if (state->role == FF_ROLE_DESTINATION) {
         followed(d);

@@ -269,10 +269,13 @@ char *ff_info_summary(const FfMigrationInfo *info)
 /* At a destination: whoever started the migration is not to continue such a guest. */
 static bool client_stopped(const FfStateHeader *state)
 {
-    if (state->driver_flags & (FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP)) {
-        return state->driver_flags & FF_DRIVER_CLIENT_STOP;
+    if (state->driver_flags & FF_DRIVER_CLIENT_STOP) {
+        return true;
     }
-    return state->said == FF_SAID_STOP || (state->run_state[0] && !ff_vmm_runs(state->run_state));
+    if (state->run_state[0] && !ff_vmm_runs(state->run_state)) {
+        return true; /* the source's, by the grant: no cont that was said before it starts that */
+    }
+    return state->said == FF_SAID_STOP && !(state->driver_flags & FF_DRIVER_CLIENT_CONT);
 }
 
 FfInfoView ff_info_view(FfDriver *d)

@@ -295,7 +295,9 @@ bool ff_driver_adopts_paused(const FfDriver *d)
     if (state->driver_flags & (FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP)) {
         return state->driver_flags & FF_DRIVER_CLIENT_STOP;
     }
-    return state->role == FF_ROLE_DESTINATION && ff_driver_begins_paused(d);
+    /* An upgrade's guest is as it was, whatever the new QEMU was started with. */
+    return state->role == FF_ROLE_DESTINATION && !ff_state_is_marked(state, FF_MARK_UPGRADE) &&
+           ff_driver_begins_paused(d);
 }
 
 void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
@@ -311,7 +313,10 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
                     .uffd = -1,
                     .pact_fd = d->config.pact_fd,
                     .heir_fd = d->config.heir_fd},
-        .start_paused = ff_driver_adopts_paused(d)};
+        .start_paused = ff_driver_adopts_paused(d),
+        /* Of a live snapshot: nobody else takes a cont while the guest stands. */
+        .client_cont = d->config.state->role == FF_ROLE_SOURCE &&
+                       d->config.state->driver_flags & FF_DRIVER_CLIENT_CONT};
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
     g_autoptr(JsonNode) parameters = d->config.port->view(d->config.port_opaque, true);
     g_autoptr(GError) error = NULL;

@@ -54,7 +54,11 @@ static void take_cont(FfCall *call)
         ff_call_error(call, "Migration is not finalized yet");
         return;
     }
-    ff_driver_client_runs(d, true);
+    if (holds(d) || !is_source(d)) {
+        ff_driver_client_runs(d, true);
+    } else {
+        ff_driver_client_forget(d); /* QEMU's from here on */
+    }
     if (!holds(d)) {
         carry_out(call, "cont");
     } else if (!ff_migration_client_cont(d->migration, &now, &error)) {

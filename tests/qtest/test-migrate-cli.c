@@ -287,15 +287,19 @@ static void test_port(void)
 
 typedef struct {
     const char *name;
-    bool stops;  /* another client stops the guest meanwhile, at the source */
-    bool engine; /* carries it; else QEMU */
+    const char *there; /* what another client has said at the destination; NULL: nothing */
+    bool stops;        /* it stops the guest meanwhile, at the source */
+    bool engine;       /* carries it; else QEMU */
+    bool stands;
 } Standing;
 
 static const Standing standings[] = {
     {"dash-s", .engine = true},
-    {"stopped", .stops = true, .engine = true},
+    {"stopped", .stops = true, .engine = true, .stands = true},
+    {"stopped/cont-there", .there = "cont", .stops = true, .engine = true, .stands = true},
+    {"stopped/there", .there = "stop", .engine = true, .stands = true},
     {"native/dash-s"},
-    {"native/stopped", .stops = true},
+    {"native/stopped", .stops = true, .stands = true},
 };
 
 /* The destination has -S. */
@@ -314,6 +318,10 @@ static void test_stands(const void *data)
     }
     Vm *s = start("source", args, NULL), *d = start("destination", paused, "defer");
     Qmp *sq = vm_qmp(s), *dq = vm_qmp(d);
+
+    if (row->there) {
+        qmp_ok(dq, row->there, NULL);
+    }
     Cli cli = cli_start(s, d, more);
 
     qmp_expect_migration(sq, "active");
@@ -322,12 +330,16 @@ static void test_stands(const void *data)
     }
     qmp_ok(sq, "migrate-set-parameters", "{'max-bandwidth': 0}");
     g_assert_cmpint(cli_end(&cli, &text), ==, 0);
-    expect_text(text, row->stops ? "the guest stands at the destination: somebody has said stop"
-                                 : "the destination was started with -S: sent cont");
+    expect_text(text, row->stands ? "the guest stands at the destination: somebody has said stop"
+                                  : "the destination was started with -S: sent cont");
     g_autofree char *state = qmp_run_state(dq);
-    g_assert_cmpstr(state, ==, row->stops ? "paused" : "running");
+    g_assert_cmpstr(state, ==, row->stands ? "paused" : "running");
     g_autoptr(JsonObject) info = qmp_return(dq, "query-migrate", NULL);
-    g_assert_cmpint(json_object_has_member(info, "x-farfault"), ==, row->engine);
+    JsonObject *own = json_object_has_member(info, "x-farfault")
+                          ? json_object_get_object_member(info, "x-farfault")
+                          : NULL;
+    g_assert_cmpint(own && !strcmp(json_object_get_string_member(own, "engine"), "farfault"), ==,
+                    row->engine);
     qmp_ok(dq, "cont", NULL);
     vm_end(d);
     vm_end(s);
