@@ -118,7 +118,8 @@ const char ff_help_join[] =
     "FILE             a new file, mapped-ram; it is there when it is complete\n"
     "  --force        both QEMUs have ended for good. Without this nothing is written. If one of\n"
     "                 them is a process of this host it is refused nevertheless\n"
-    "  --monitor QMP  of one of the two (PATH or tcp:HOST:PORT): refused unless its socket is gone\n"
+    "  --monitor QMP  of one of the two (PATH or tcp:HOST:PORT): refused unless its socket is "
+    "gone\n"
     "                 (can be repeated)\n"
     "  --help, -h     this text\n";
 
