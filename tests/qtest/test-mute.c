@@ -112,6 +112,7 @@ typedef struct {
     bool passed;         /* a connection that the client made, by getfd */
     bool human;          /* migrate_start_postcopy at the human monitor */
     bool require;        /* x-farfault-peer */
+    bool itself;         /* x-farfault-auto-postcopy: the source would switch by itself */
     bool always;         /* nobody asks for postcopy, the engine carries it all the same */
     bool second;         /* a second connection is tried */
     bool whole;          /* as long as the engine waits; else 4 s */
@@ -125,6 +126,8 @@ static const Row rows[] = {
     {"plain", {POSTCOPY}, .whole = true},
     {"human", {POSTCOPY}, .human = true},
     {"untracked", {POSTCOPY}, .untracked = true},
+    {"itself", {POSTCOPY}, .itself = true},
+    {"untracked/itself", {POSTCOPY}, .itself = true, .untracked = true},
     {"untracked/human", {POSTCOPY}, .human = true, .untracked = true},
     {"untracked/passed", {POSTCOPY}, .passed = true, .untracked = true},
     {"untracked/preempt", {POSTCOPY, PREEMPT}, .second = true, .untracked = true},
@@ -188,7 +191,7 @@ static void switch_over(const Row *row, Qmp *s)
 {
     if (row->human) {
         g_free(qmp_hmp(s, "migrate_start_postcopy"));
-    } else if (!row->always) {
+    } else if (!row->always && !row->itself) {
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
 }
@@ -265,6 +268,9 @@ static void test_mute(gconstpointer data)
     if (row->always) {
         qmp_ok(s, "migrate-set-parameters",
                "{'x-farfault-policy': 'always', 'downtime-limit': 20000}");
+    }
+    if (row->itself) {
+        qmp_ok(s, "migrate-set-parameters", "{'x-farfault-auto-postcopy': true}");
     }
     if (row->require) {
         qmp_ok(s, "migrate-set-parameters", "{'x-farfault-peer': 'require'}");
