@@ -17,6 +17,7 @@
 #include "migration/keepalive.h"
 #include "migration/source-bulk.h"
 #include "migration/source-connect.h"
+#include "migration/source-reader.h"
 #include "migration/source-revoke.h"
 #include "migration/source-send.h"
 #include "migration/source-urgent.h"
@@ -213,6 +214,8 @@ static bool hear_done(FfSource *s, FfCall *call)
     ff_conn_install(s->conn, g_steal_pointer(&call->ch), NULL);
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
     ff_control_event(s->control, FF_EV_DONE);
+    /* Sees the end of the connection, with which the destination says that it is completed. */
+    s->conn->main_reader = g_thread_new("ff-main", ff_source_main_reader, s);
     return true;
 }
 
