@@ -520,6 +520,9 @@ static void end_log(FfVhostSession *s)
 
 void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size)
 {
+    if (s->log >= 0) {
+        close(s->log); /* one that the back-end has not been given yet */
+    }
     s->log = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     s->log_size = size;
     s->lost = NULL;
