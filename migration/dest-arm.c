@@ -15,13 +15,13 @@
 #include <unistd.h>
 
 #include "migration/dest-precopy.h"
+#include "uffd/holes.h"
 #include "uffd/place.h"
 #include "uffd/regions.h"
 #include "uffd/uffd.h"
 
 /* A QEMU whose memory is gone has ended within this time (milliseconds). */
 #define END_DEADLINE_MS 2000
-#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 #define UNREGISTER_AGAIN_US (100 * 1000)
 
 /* ---- what the space says ------------------------------------------------------------------------
@@ -160,21 +160,15 @@ static bool register_all(FfDestination *d, GError **error)
  * not: the guest would find zeros there that nobody was asked for. */
 static bool khugepaged_is_safe(GError **error)
 {
-    g_autofree char *text = NULL;
-    struct utsname u;
-    unsigned major, minor;
+    struct utsname u = {0};
 
-    if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
-        (major > 6 || (major == 6 && minor >= 4))) {
+    if (ff_holes_are_true()) {
         return true;
     }
-    if (!g_file_get_contents(SHMEM_ENABLED, &text, NULL, NULL) || strstr(text, "[never]") ||
-        strstr(text, "[deny]")) {
-        return true;
-    }
+    uname(&u);
     g_set_error(error, FF_M_ERROR, 0,
                 "this kernel (%s) may fill missing memory with huge pages: update to Linux 6.4, or "
-                "echo never > " SHMEM_ENABLED,
+                "echo never > " FF_HOLES_SHMEM_ENABLED,
                 u.release);
     return false;
 }

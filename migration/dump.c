@@ -31,6 +31,7 @@
 #include "migration/migration.h"
 #include "snapshot/dump-files.h"
 #include "snapshot/xxh64.h"
+#include "uffd/holes.h"
 
 typedef struct {
     FfRamBlock info; /* memfd is a duplicate, id a copy */
@@ -89,9 +90,9 @@ static void fill_held(FfMigration *m, HeldBlock *h, const FfBlock *b)
             h->held.words[i] = __atomic_load_n(&b->bitmap.words[i], __ATOMIC_ACQUIRE);
         }
     } else if (!all) {
-        off_t data, hole = 0;
-        while (hole < (off_t)b->info.size && (data = lseek(h->info.memfd, hole, SEEK_DATA)) >= 0) {
-            hole = lseek(h->info.memfd, data, SEEK_HOLE);
+        off_t data, hole = 0, size = (off_t)b->info.size;
+        while ((data = ff_holes_next_data(h->info.memfd, hole, size)) >= 0) {
+            hole = ff_holes_end_of_data(h->info.memfd, data, size);
             ff_bitmap_set_run(&h->held, data / b->info.page_size,
                               (hole - data) / b->info.page_size);
         }
@@ -277,7 +278,7 @@ static int copy_extent(int fd, int from, off_t at, off_t end, char *to, uint64_t
 
     while (at < end) {
         /* hugetlbfs knows no holes: there everything is data. */
-        off_t data = lseek(from, at, SEEK_DATA);
+        off_t data = ff_holes_next_data(from, at, end);
         if (data < 0 && errno == ENXIO) {
             return 0;
         }
@@ -285,7 +286,7 @@ static int copy_extent(int fd, int from, off_t at, off_t end, char *to, uint64_t
         if (at >= end) {
             return 0;
         }
-        off_t hole = data < 0 ? end : lseek(from, at, SEEK_HOLE);
+        off_t hole = data < 0 ? end : ff_holes_end_of_data(from, at, end);
         ssize_t n = pread(from, to + (at - begin), MIN(end, hole < 0 ? end : hole) - at, at);
         if (n < 0 && errno == EINTR) {
             continue;

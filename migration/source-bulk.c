@@ -20,6 +20,7 @@
 
 #include "migration/source-send.h"
 #include "net/priority.h"
+#include "uffd/holes.h"
 
 /* Around a request so much is sent before bulk returns to its order. */
 #define NEAR_BYTES (2ull << 20)
@@ -31,6 +32,8 @@
 /* While the link is the limit a run is what it carries in so long, but not less than so much. */
 #define RUN_US 250
 #define RUN_MIN_BYTES (32u * 1024)
+/* So much of a hole is looked through, and sent, at once. */
+#define HOLE_BYTES (256ull << 20)
 
 typedef struct {
     FfSource *s;
@@ -79,6 +82,15 @@ static int send_hole(FfSource *s, unsigned block, uint64_t first, uint64_t end)
     return 0;
 }
 
+/* Data begins at AT. */
+static void note_data(FfBlock *b, uint64_t at)
+{
+    off_t hole = ff_holes_end_of_data(b->info.memfd, (off_t)at, (off_t)b->info.size);
+
+    b->data_first = at;
+    b->data_end = hole < 0 ? b->info.size : (uint64_t)hole;
+}
+
 /* Where the hole at or after AT begins: END, or more, if there is none before. A search reads all
  * that comes before it, so one that has gone far serves the calls that follow. */
 static uint64_t next_hole(FfBlock *b, uint64_t at, uint64_t end)
@@ -97,11 +109,15 @@ int ff_source_send_holes_of(FfSource *s, unsigned block, uint64_t first, uint64_
     uint64_t ps = b->info.page_size, at = first * ps, end = (first + n) * ps;
 
     while ((at = next_hole(b, at, end)) < end) {
-        off_t data = lseek(b->info.memfd, at, SEEK_DATA);
+        uint64_t until = MIN(end, at + HOLE_BYTES);
+        off_t data = ff_holes_next_data(b->info.memfd, (off_t)at, (off_t)until);
         if (data < 0 && errno != ENXIO) {
             return 0; /* no holes told: zero pages are found by reading */
         }
-        uint64_t until = data < 0 ? end : MIN((uint64_t)data, end);
+        if (data >= 0) {
+            until = (uint64_t)data;
+            note_data(b, until);
+        }
         /* A page that is a hole only in part has data: huge pages are never split here. */
         int rc = send_hole(s, block, (at + ps - 1) / ps, until / ps);
         if (rc < 0) {

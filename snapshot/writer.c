@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "uffd/holes.h"
 
 #define RUN (128u << 10) /* bytes */
 #define SMALL_RUN 4      /* pages, for who waits */
@@ -195,17 +196,19 @@ static void drop(FfWriter *w, Flight *f, unsigned i)
     f->pages[i].where = FF_PROTECT_OTHERS;
 }
 
-/* The next bytes at or after AT that the file of BLOCK has. FALSE: none follow, or it failed. */
-static bool find_data(FfWriter *w, unsigned block, uint64_t at, uint64_t *from, uint64_t *to)
+/* The next bytes at or after AT and before END that the file of BLOCK has. FALSE: there are none,
+ * or it failed. */
+static bool find_data(FfWriter *w, unsigned block, uint64_t at, uint64_t end, uint64_t *from,
+                      uint64_t *to)
 {
-    int fd = w->cfg.blocks[block].backing.fd;
+    const FfBacking *b = &w->cfg.blocks[block].backing;
     bool known = w->data_block == block && at >= w->data_from && at < w->data_to;
 
     if (!known) {
-        off_t data = lseek(fd, (off_t)at, SEEK_DATA);
-        off_t hole = data < 0 ? data : lseek(fd, data, SEEK_HOLE);
+        off_t data = ff_holes_next_data(b->fd, (off_t)at, (off_t)end);
+        off_t hole = data < 0 ? data : ff_holes_end_of_data(b->fd, data, (off_t)b->size);
         if (hole < 0) {
-            if (errno != ENXIO) { /* else nothing follows */
+            if (errno != ENXIO) {
                 failed(w, -errno);
             }
             return false;
@@ -227,7 +230,8 @@ static void find_in_map(FfWriter *w, Flight *f)
     uint64_t ps = b->backing.page_size, start = f->run.first * ps, end = start + f->run.n * ps;
     uint64_t from, to;
 
-    for (uint64_t at = start; at < end && find_data(w, f->run.block, at, &from, &to); at = to) {
+    for (uint64_t at = start; at < end && find_data(w, f->run.block, at, end, &from, &to);
+         at = to) {
         for (at = from; at < MIN(end, to); at += ps) {
             FfProtectPage *page = &f->pages[(at - start) / ps];
             if (page->where == FF_PROTECT_CLAIMED) {
@@ -247,8 +251,8 @@ static bool has_data(FfWriter *w, const FfRun *run)
     if (b->kind != FF_BACKING_SHARED) {
         return true;
     }
-    bool found = find_data(w, run->block, start, &from, &to);
-    return (found && from < end) || lseek(b->fd, 0, SEEK_END) < (off_t)end;
+    return find_data(w, run->block, start, end, &from, &to) ||
+           lseek(b->fd, 0, SEEK_END) < (off_t)end;
 }
 
 static void read_claimed(FfWriter *w, Flight *f, const FfRun *run)

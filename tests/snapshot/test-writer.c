@@ -500,6 +500,34 @@ static void test_short(RigKind kind)
     close_snapshot(&sn);
 }
 
+static int hide_data(void *opaque)
+{
+    rig_at("seek-data", hide_data, NULL);
+    return ENXIO;
+}
+
+static int doubt_holes(void *opaque)
+{
+    rig_at("doubt-holes", doubt_holes, NULL);
+    return 1;
+}
+
+/* As Linux before 6.4 does while khugepaged makes huge pages: it says that all is a hole. */
+static void test_hidden(RigKind kind)
+{
+    Snapshot sn;
+
+    if (!open_snapshot(&sn, kind, 2000, FF_WRITER_URING)) {
+        return;
+    }
+    if (rig_at("seek-data", hide_data, NULL) && rig_at("doubt-holes", doubt_holes, NULL)) {
+        protect(&sn);
+        g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
+        g_assert_true(is_right(&sn));
+    }
+    close_snapshot(&sn);
+}
+
 /* A file system of SIZE. -1: may not. */
 static int small_file(const char *size)
 {
@@ -582,6 +610,7 @@ int main(int argc, char **argv)
     rig_add("/writer/late-copy", RIG_ALL, test_late_copy);
     rig_add("/writer/failures", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_ANON), test_failures);
     rig_add("/writer/short", RIG_ALL & ~RIG_BIT(RIG_HUGETLB), test_short);
+    rig_add("/writer/hidden", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_SHMEM_HUGE), test_hidden);
     rig_add("/writer/full-disk", RIG_ALL, test_full_disk);
     rig_add("/writer/cancel", RIG_ALL, test_cancel);
     return g_test_run();

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "state/state.h"
 #include "tests/lib/side.h"
 #include "tests/lib/wiretap.h"
@@ -583,6 +584,39 @@ static void test_hole(void)
     side_free(d);
 }
 
+#ifdef FF_FAULTS
+/* As Linux before 6.4 does while khugepaged makes huge pages: it says that all is a hole. */
+static int hide_data(const char *place, const char *name)
+{
+    return strcmp(name, "seek-data") == 0 ? ENXIO : strcmp(name, "doubt-holes") == 0;
+}
+
+static void test_hidden(void)
+{
+    const uint64_t sizes[] = {16ull << 20}, mib = 1ull << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, sizes, 1), *d = side_new(FF_ROLE_DESTINATION, sizes, 1);
+    int from = ((FfRamBlock *)s->blocks->pdata[0])->memfd;
+    d->n_touchers = 0;
+    d->any = true;
+    memset(s->map[0], 1, sizes[0]);
+    g_assert_cmpint(fallocate(from, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 6 * mib), ==, 0);
+    memset(s->map[0] + 3 * mib, 2, 4096);
+    ff_fault_hook(hide_data);
+    start_pair(s, d, cases[0].transport);
+    ff_migration_start_postcopy(s->m, NULL);
+    await_source(s, d);
+    side_run_until(s->done && d->done);
+    ff_fault_hook(NULL);
+    compare(s, d);
+    side_free(s);
+    side_free(d);
+}
+#endif
+
 static void test_channels_default(void)
 {
     cpu_set_t all, one;
@@ -667,7 +701,10 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
     g_test_add_func("/migration/channels-default", test_channels_default);
-    g_test_add_func("/migration/hole", test_hole);
+    g_test_add_func("/migration/hole/stays", test_hole);
+#ifdef FF_FAULTS
+    g_test_add_func("/migration/hole/hidden", test_hidden);
+#endif
     g_test_add_data_func("/migration/wire/channels", GUINT_TO_POINTER(4), test_wire);
     g_test_add_data_func("/migration/wire/compress", GUINT_TO_POINTER(1 | PACKED), test_wire);
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),

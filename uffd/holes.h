@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Holes of shared memory, when they are to be believed. While khugepaged puts a huge page in place
+ * of small ones, Linux before 6.4 says that all of it is a hole ("mm/khugepaged: maintain page
+ * cache uptodate flag"): memory with data would be taken for zeros. Any thread; no state.
+ */
+#ifndef FF_UFFD_HOLES_H
+#define FF_UFFD_HOLES_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define FF_HOLES_SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* Whether a hole is one, and stays one where userfaultfd is registered: Linux 6.4 and newer, or no
+ * huge pages of shared memory by themselves on this host. */
+bool ff_holes_are_true(void);
+/* Where FD has data next, at or after AT and before END (bytes): lseek(SEEK_DATA). Where holes may
+ * not be true the hole is read first, which waits for khugepaged, and takes 0.2 s per GiB. -1: an
+ * errno, ENXIO if there is none before END. */
+off_t ff_holes_next_data(int fd, off_t at, off_t end);
+/* The end of that data, at most END: lseek(SEEK_HOLE), but never DATA itself. -1: an errno. */
+off_t ff_holes_end_of_data(int fd, off_t data, off_t end);
+
+#endif
