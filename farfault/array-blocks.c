@@ -70,6 +70,11 @@ uint64_t ff_array_first_page(const FfArray *a, uint64_t block)
     return block * ff_array_pages(a);
 }
 
+uint64_t ff_array_end_page(const FfArray *a)
+{
+    return (a->len + PAGE - 1) / PAGE;
+}
+
 uint64_t ff_array_dirty(const FfArray *a, uint64_t block)
 {
     return ff_bitmap_count_run(&a->dirty, ff_array_first_page(a, block), ff_array_pages(a));

@@ -197,7 +197,9 @@ static int each_run(FfArray *a, uint64_t block, const char *buffer, Run *fn)
 
 static int to_log(FfArray *a, uint64_t first, uint64_t n, const char *data)
 {
-    return ff_redo_add(a->log, first, n, data);
+    uint64_t end = ff_array_end_page(a);
+
+    return first >= end ? 0 : ff_redo_add(a->log, first, MIN(n, end - first), data);
 }
 
 static int to_disk(FfArray *a, uint64_t first, uint64_t n, const char *data)

@@ -538,12 +538,24 @@ static int open_spill(FfArray *a)
     return rc;
 }
 
+/* What lies after the end of a file is kept nowhere, and no reason to spill. */
+static void forget_tail(FfArray *a, uint64_t block)
+{
+    uint64_t end = ff_array_first_page(a, block) + ff_array_pages(a);
+    uint64_t from = MAX(ff_array_end_page(a), ff_array_first_page(a, block));
+
+    if (a->disk && from < end) {
+        ff_bitmap_clear_run(&a->dirty, from, end - from);
+    }
+}
+
 int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
 {
     uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
 
     ff_array_set_state(a, block, FF_BLOCK_LEAVING);
     int rc = unmap_block(a, block, false);
+    forget_tail(a, block);
     if (how == FF_LEAVE_DROP && rc == 0) {
         ff_bitmap_clear_run(&a->dirty, first, n);
     }

@@ -107,6 +107,8 @@ void ff_array_unlist(FfArray *a, uint64_t block);
 /* Pages of BLOCK: the first one; how many. */
 uint64_t ff_array_first_page(const FfArray *a, uint64_t block);
 uint64_t ff_array_pages(const FfArray *a);
+/* The first page that has nothing of the array: the last block can have more. */
+uint64_t ff_array_end_page(const FfArray *a);
 /* Changed pages of BLOCK. */
 uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
 /* Where BLOCK is in M: *LEN bytes. 0: it is not. */

@@ -360,11 +360,10 @@ static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *dat
     uint64_t is = ff_disk_len(r->disk);
     int rc = is != r->len && is != UINT64_MAX ? -ESTALE : 0;
 
-    for (uint64_t i = 0; i < n && rc == 0; i++) { /* a run may be of several chunks */
+    /* A run may be of several chunks. Older builds logged what is after the end. */
+    for (uint64_t i = 0; i < n && rc == 0 && (first + i) * PAGE < r->len; i++) {
         uint64_t at = (first + i) * PAGE;
-        rc = at >= r->len ? -EIO
-                          : ff_disk_write(r->disk, at, (const char *)data + i * PAGE,
-                                          MIN(PAGE, r->len - at));
+        rc = ff_disk_write(r->disk, at, (const char *)data + i * PAGE, MIN(PAGE, r->len - at));
     }
     return rc;
 }

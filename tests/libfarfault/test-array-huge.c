@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -456,6 +457,61 @@ static void test_nested(gconstpointer data)
     end(&f, pool);
 }
 
+static void copy(const char *from, const char *to)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(from, &data, &len, NULL));
+    g_assert_true(g_file_set_contents(to, data, (gssize)len, NULL));
+}
+
+/* The machine stops after a commit to a file that ends in the middle of a block, before any of it
+ * is in the file. */
+static void test_left_behind(gconstpointer data)
+{
+    const Mode *mode = data;
+    size_t len = 2 * HUGEPAGE + 1000;
+    g_autofree char *folder = g_dir_make_tmp("huge-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    g_autofree char *left = g_build_filename(folder, "left", NULL);
+    g_autofree char *left_log = g_strconcat(left, ".redo", NULL), *found = NULL;
+    FfArrayOptions o = {.size = sizeof(o), .limit = LIMIT * HUGEPAGE, .flags = mode->flags};
+    HugePages *pool = hugepages_new(LIMIT);
+    struct stat st;
+    FfArray *a;
+    void *at;
+    int rc = pool ? ff_array_open(path, len, &o, &a) : -EPERM;
+
+    if (pool && rc < 0) {
+        g_assert_true(rc == -EPERM || rc == -ENOTSUP);
+        g_test_skip(ff_last_error());
+    }
+    if (rc == 0) {
+        copy(path, left);
+        call(ff_array_map(a, 0, 0, &at));
+        memset(at, 7, len);
+        call(ff_array_commit(a));
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        copy(log, left_log);
+        ff_array_free(a);
+        call(ff_array_open(left, 0, &o, &a));
+        ff_array_free(a);
+        g_assert_true(g_file_get_contents(left, &found, NULL, NULL));
+        for (size_t i = 0; i < len; i++) {
+            g_assert_cmpint(found[i], ==, 7);
+        }
+        g_assert_cmpuint(st.st_size, <, len + HUGEPAGE / 2);
+        unlink(left);
+        unlink(left_log);
+    }
+    unlink(path);
+    unlink(log);
+    rmdir(folder);
+    hugepages_free(pool);
+}
+
 /* Of a file that ends in the middle of a block. */
 static void test_file(gconstpointer data)
 {
@@ -506,6 +562,7 @@ int main(int argc, char **argv)
     add_huge_modes("crowd", test_crowd, 2);
     add_huge_modes("nested", test_nested, 2);
     add_huge_modes("file", test_file, 2);
+    add_huge_modes("left-behind", test_left_behind, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();
 }

@@ -47,11 +47,11 @@ static void remove_all(const char *path)
 typedef int Open(const char *path, uint64_t len, const FfArrayOptions *options, FfArray **result);
 
 /* NULL: skipped. LIMIT: blocks. */
-static FfArray *open_at(Open *fn, const char *path, unsigned limit)
+static FfArray *open_len(Open *fn, const char *path, uint64_t len, unsigned limit)
 {
     FfArrayOptions o = {.size = sizeof(o), .block_size = BLOCK, .limit = limit * BLOCK};
     FfArray *a;
-    int rc = fn(path, LEN, &o, &a);
+    int rc = fn(path, len, &o, &a);
 
     if (rc == -EPERM || rc == -ENOTSUP) {
         g_test_skip(ff_last_error());
@@ -59,6 +59,11 @@ static FfArray *open_at(Open *fn, const char *path, unsigned limit)
     }
     call(rc);
     return a;
+}
+
+static FfArray *open_at(Open *fn, const char *path, unsigned limit)
+{
+    return open_len(fn, path, LEN, limit);
 }
 
 static char *map(FfArray *a)
@@ -213,6 +218,97 @@ static void test_left_behind(void)
     remove_all(dir);
     g_free(dir);
 }
+
+/* ---- an end in the middle of a block -----------------------------------------------------------
+ */
+
+#define SHORT (5 * (uint64_t)BLOCK + 100) /* of its last block three pages are after the end */
+
+/* At PATH the file as it was before a commit to all that is mapped, and the log of that: the
+ * machine stopped. LIMIT: blocks; if there is one the last block had no room. FALSE: skipped. */
+static bool leave_commit(Open *fn, const char *path, uint64_t len, unsigned limit)
+{
+    g_autofree char *work = g_strconcat(path, "-work", NULL);
+    g_autofree char *from = log_of(work), *to = log_of(path);
+    FfArrayBlock last = {.size = sizeof(last)};
+    FfArray *a = open_len(fn, work, len, limit);
+
+    if (!a) {
+        return false;
+    }
+    if (fn == ff_array_open) { /* a folder is made */
+        copy(work, path);
+    }
+    char *p = map(a);
+    memset(p, 'n', (len + BLOCK - 1) / BLOCK * BLOCK);
+    for (unsigned i = 0; i < limit; i++) {
+        p[i * BLOCK] = 'n';
+    }
+    call(ff_array_block(a, (len - 1) / BLOCK, &last));
+    g_assert_cmpint(last.state, ==, limit ? FF_BLOCK_EMPTY : FF_BLOCK_LOADED);
+    call(ff_array_commit(a));
+    for (uint64_t i = 0; i < len; i++) {
+        g_assert_cmpint(p[i], ==, 'n');
+    }
+    copy(from, to);
+    ff_array_free(a);
+    remove_all(work);
+    remove_all(from);
+    return true;
+}
+
+static void assert_committed(Open *fn, const char *path)
+{
+    g_autofree char *log = log_of(path);
+    FfArray *a = open_len(fn, path, SHORT, 0);
+    const char *p = map(a);
+
+    for (uint64_t i = 0; i < SHORT; i++) {
+        g_assert_cmpint(p[i], ==, 'n');
+    }
+    ff_array_free(a);
+    remove_all(path);
+    remove_all(log);
+}
+
+/* LOG, as of an array of its length, has what LONGER has, the log of a longer one. */
+static void put_records(const char *log, const char *longer)
+{
+    g_autofree char *header = NULL, *data = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(log, &header, NULL, NULL));
+    g_assert_true(g_file_get_contents(longer, &data, &len, NULL));
+    memcpy(data, header, PS);
+    g_assert_true(g_file_set_contents(log, data, (gssize)len, NULL));
+}
+
+/* What was written after the end is in no log. Where it is, as once it was, the rest counts. */
+static void test_tail(gconstpointer data)
+{
+    Open *fn = data ? ff_array_open_chunks : ff_array_open;
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *longer = g_build_filename(dir, "longer", NULL), *longer_log = log_of(longer);
+    struct stat st;
+
+    if (leave_commit(fn, path, SHORT, 0)) {
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        assert_committed(fn, path);
+        g_assert_cmpuint(st.st_size, <, (SHORT / PS + 3) * PS);
+        g_assert_true(leave_commit(fn, path, SHORT, 4));
+        assert_committed(fn, path);
+        g_assert_true(leave_commit(fn, path, SHORT, 0));
+        g_assert_true(leave_commit(fn, longer, 6 * BLOCK, 0));
+        put_records(log, longer_log);
+        assert_committed(fn, path);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* ---- what is dropped ---------------------------------------------------------------------------
+ */
 
 /* What was changed, had no room in memory, and was dropped by ff_array_invalidate() is no part of
  * the transaction: also not of what a crash leaves behind. */
@@ -681,6 +777,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
     g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
+    g_test_add_data_func("/libfarfault/redo/tail-file", NULL, test_tail);
+    g_test_add_data_func("/libfarfault/redo/tail-chunks", GUINT_TO_POINTER(1), test_tail);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
     g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
     g_test_add_func("/libfarfault/redo/locked", test_locked);
