@@ -282,6 +282,12 @@ static int apply(FfArray *a, char *buffer)
     return 0;
 }
 
+static int set_broken(FfArray *a, int rc)
+{
+    __atomic_store_n(&a->broken, rc < 0, __ATOMIC_RELEASE);
+    return rc;
+}
+
 static int store_disk(FfArray *a, char *buffer)
 {
     if (a->broken) {
@@ -292,13 +298,11 @@ static int store_disk(FfArray *a, char *buffer)
     int rc = each_dirty(a, buffer, log_block);
     rc = rc < 0 ? rc : ff_redo_end(a->log);
     if (rc < 0) {
-        a->broken = ff_redo_is_lost(a->log);
+        set_broken(a, ff_redo_is_lost(a->log) ? rc : 0);
         return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", g_strerror(-rc),
                        a->broken ? ": free this array and open it again" : "");
     }
-    rc = apply(a, buffer);
-    a->broken = rc < 0;
-    return rc;
+    return set_broken(a, apply(a, buffer));
 }
 
 static int store(FfArray *a)
@@ -389,11 +393,16 @@ int ff_array_writeout(FfArray *a, unsigned flags)
     if (rc == 0 && flags & FF_ARRAY_MARK) {
         mark(a);
     }
-    if (rc == 0 && a->disk && next_dirty(a, 0) == a->n_blocks && ff_redo_size(a->log) > LOG_MAX) {
+    if (rc == 0 && a->disk && !a->broken && next_dirty(a, 0) == a->n_blocks &&
+        ff_redo_size(a->log) > LOG_MAX) {
         pthread_mutex_unlock(&a->lock);
-        /* It is committed. A log that cannot be emptied is there for the next one that opens it. */
-        a->broken = ff_array_checkpoint(a) < 0;
+        /* It is committed. A log that cannot be emptied is there for the next one that opens it:
+         * the kernel tells once that it could not write, so this is not tried once more. */
+        set_broken(a, ff_array_checkpoint(a));
         pthread_mutex_lock(&a->lock);
+    }
+    if (a->broken) {
+        load_again(a, 0, a->size / PAGE); /* with the log */
     }
     end(a);
     return rc;

@@ -112,6 +112,33 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 /* ---- loading -----------------------------------------------------------------------------------
  */
 
+typedef struct {
+    uint64_t first, n;
+    char *buffer;
+} Committed;
+
+static int take_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
+{
+    const Committed *c = opaque;
+
+    for (uint64_t i = 0; i < n; i++) {
+        if (first + i - c->first < c->n) {
+            memcpy(c->buffer + (first + i - c->first) * PAGE, (const char *)data + i * PAGE, PAGE);
+        }
+    }
+    return 0;
+}
+
+/* Of a file that could not be written or synced. A page that the kernel could not write it may take
+ * from the disk again, as it was before: what the log has of BLOCK counts. */
+static int load_committed(FfArray *a, uint64_t block, char *buffer)
+{
+    Committed c = {ff_array_first_page(a, block), ff_array_pages(a), buffer};
+    uint64_t len;
+
+    return ff_redo_replay(a->log, &len, take_pages, &c);
+}
+
 static int load(FfArray *a, uint64_t block, void *buffer)
 {
     uint64_t at = block * a->block_size;
@@ -124,8 +151,12 @@ static int load(FfArray *a, uint64_t block, void *buffer)
         return rc;
     }
     uint64_t n = MIN(a->block_size, a->len - at);
+    int rc = ff_disk_read(a->disk, at, buffer, n);
+    if (rc == 0 && __atomic_load_n(&a->broken, __ATOMIC_ACQUIRE)) {
+        rc = load_committed(a, block, buffer);
+    }
     memset((char *)buffer + n, 0, a->block_size - n);
-    return ff_disk_read(a->disk, at, buffer, n);
+    return rc;
 }
 
 int ff_array_read(FfArray *a, uint64_t block, void *buffer)

@@ -89,7 +89,8 @@ struct FfArray {
     GPtrArray *maps;    /* FfArrayMap */
     FfRedo *log;        /* lock to set; what was spilled, and of a disk what is committed */
     bool busy;          /* a commit, an abort or an invalidation is under way: nothing is spilled */
-    bool broken;        /* of who is busy: the log must stay as it is */
+    bool broken;        /* of who is busy to write; atomic; observer: who loads: the log must stay
+                         * as it is, and the file may lack what that has */
     FfArrayStats stats;
 };
 

@@ -7,7 +7,8 @@
  * The file is a header and records in a row, each with a checksum, and with a number that is drawn
  * for each transaction: what an earlier one left behind is not taken for a part of this one.
  *
- * Adding, dropping and reading: any thread. Begin, end, reset and replay: while nobody adds.
+ * Adding, dropping, reading and replaying: any thread. Begin, end and reset: while nobody adds;
+ * reset: while nobody replays.
  */
 #ifndef FARFAULT_REDO_H
 #define FARFAULT_REDO_H

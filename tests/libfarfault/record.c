@@ -17,6 +17,7 @@ static GArray *record; /* record_lock; NULL: nothing is recorded */
 static dev_t device;   /* record_lock to write */
 static bool no_syncs;
 static int fail_writes, fail_syncs; /* atomic */
+static ino_t fail_at;               /* 0: any file */
 
 static void op_clear(gpointer p)
 {
@@ -74,6 +75,21 @@ void record_fail(int writes, int syncs)
 {
     __atomic_store_n(&fail_writes, writes, __ATOMIC_RELAXED);
     __atomic_store_n(&fail_syncs, syncs, __ATOMIC_RELAXED);
+}
+
+void record_fail_at(const char *path)
+{
+    struct stat st = {0};
+
+    g_assert_true(!path || stat(path, &st) == 0);
+    fail_at = st.st_ino;
+}
+
+static bool is_at(int fd)
+{
+    struct stat st;
+
+    return !fail_at || (fstat(fd, &st) == 0 && st.st_ino == fail_at);
 }
 
 /* What VALUE says is to fail. */
@@ -137,7 +153,7 @@ int fsync(int fd)
 
 int fdatasync(int fd)
 {
-    if (fails(&fail_syncs)) {
+    if (is_at(fd) && fails(&fail_syncs)) {
         return -1;
     }
     note(OP_SYNC, fd, 0, NULL, 0, NULL);

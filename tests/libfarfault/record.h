@@ -31,5 +31,7 @@ void record_stop(void);
 void record_no_syncs(bool on);
 /* From now on gathered writes, or syncs of data, fail with that (0: not). Any thread. */
 void record_fail(int writes, int syncs);
+/* Of syncs only those of the file PATH; NULL: of any. While one thread runs. */
+void record_fail_at(const char *path);
 
 #endif

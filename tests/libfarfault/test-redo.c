@@ -514,6 +514,52 @@ static void test_disk_fails(void)
     g_free(dir);
 }
 
+#define LARGE (32ull << 20)
+
+/* The log is long enough to be emptied, and the file cannot be synced: the kernel tells that once,
+ * and what it could not write it may take from the disk again. */
+static void test_file_fails(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_len(ff_array_open, path, LARGE, 0);
+
+    if (a) {
+        char *p = map(a);
+        record_no_syncs(true);
+        record_fail_at(path);
+        record_fail(0, EIO);
+        for (char i = 1; i <= 8; i++) {
+            memset(p, i, LARGE);
+            call(ff_array_commit(a));
+        }
+        record_fail(0, 0);
+        record_fail_at(NULL);
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        g_assert_cmpint(ftruncate(fd, 0), ==, 0); /* zeros: as before all of it */
+        g_assert_cmpint(ftruncate(fd, LARGE), ==, 0);
+        close(fd);
+        g_assert_cmpint(ff_array_reclaim(a, SIZE_MAX), ==, LARGE);
+        g_assert_cmpint(p[5 * BLOCK + 10], ==, 8);
+        g_assert_cmpint(ff_array_reclaim(a, SIZE_MAX), >, 0);
+        call(ff_array_commit(a)); /* of nothing */
+        p[0] = 9;
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(p[0], ==, 9);
+        g_assert_cmpint(p[1], ==, 8);
+        ff_array_free(a);
+        record_no_syncs(false);
+        a = open_len(ff_array_open, path, LARGE, 0);
+        p = map(a);
+        for (uint64_t i = 0; i < LARGE; i++) {
+            g_assert_cmpint(p[i], ==, 8);
+        }
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* ---- prefixes ----------------------------------------------------------------------------------
  */
 
@@ -783,6 +829,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
     g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
+    g_test_add_func("/libfarfault/redo/file-fails", test_file_fails);
     g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
     g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);
     g_test_add_data_func("/libfarfault/redo/killed-chunks", GUINT_TO_POINTER(1), test_killed);
