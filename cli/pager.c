@@ -273,8 +273,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     }
     p->argv[p->n++] = g_strdup("farfault");
     p->argv[p->n++] = g_strdup("pager");
-    p->argv[p->n++] = g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64, stamp->size,
-                                      stamp->sec, stamp->nsec);
+    p->argv[p->n++] =
+        g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64 ".%" PRIu64 ".%" PRIu64,
+                        stamp->size, stamp->sec, stamp->nsec, stamp->dev, stamp->ino);
     p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
@@ -499,8 +500,9 @@ static int serve(const Line *line)
         return EXIT_USAGE;
     }
     cfg.slots = (unsigned)line->slots;
-    if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64, &cfg.source.size, &cfg.source.sec,
-               &cfg.source.nsec) != 3) {
+    if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64 ".%" SCNu64 ".%" SCNu64,
+               &cfg.source.size, &cfg.source.sec, &cfg.source.nsec, &cfg.source.dev,
+               &cfg.source.ino) != 5) {
         return EXIT_USAGE;
     }
     return ff_server_run(&cfg);

@@ -28,7 +28,7 @@ typedef struct {
     FfInputStamp stamp;   /* of memory-SLOT */
     uint32_t slot, reserved;
 } FfOffloadSlot;
-static_assert(sizeof(FfOffloadSlot) == 56, "no holes");
+static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
 
 /* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
  * the order of the table, without stamps. Their number; 0 and ERROR (G_IO_ERROR, one line), also of

@@ -100,14 +100,22 @@ static bool open_saved(FfSource *s, FfInput *in, GError **error)
     return read_blocks(s, saved, error);
 }
 
-/* After what was read of it: who changes a file has changed its size, or its time, by then. */
+/* After what was read of it: who changes a file has changed its size, or its time, by then. Not
+ * ctime: nobody could put that back, and a rename or a hard link is no change of the content. */
 static bool is_unchanged(const FfSource *s, const FfInput *in, GError **error)
 {
     FfInputStamp now;
+    bool asked = ff_input_stamp(in, &now);
 
-    if (ff_input_stamp(in, &now) && now.size == s->stamp.size && now.sec == s->stamp.sec &&
-        now.nsec == s->stamp.nsec) {
+    if (asked && memcmp(&now, &s->stamp, sizeof(now)) == 0) {
         return true;
+    }
+    if (asked && (now.dev != s->stamp.dev || now.ino != s->stamp.ino)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: another file has its name by now; put the very file back there, not a "
+                    "copy",
+                    s->path);
+        return false;
     }
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                 "%s: it was changed while it was in use (it had %" G_GUINT64_FORMAT

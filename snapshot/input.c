@@ -192,7 +192,8 @@ bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp)
         return false;
     }
     if (S_ISREG(st.st_mode)) {
-        *stamp = (FfInputStamp){st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+        *stamp =
+            (FfInputStamp){st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_dev, st.st_ino};
     }
     return true;
 }

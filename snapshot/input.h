@@ -36,10 +36,12 @@ bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
 /* The first place from AT on that may have bytes other than zero; its size: none. */
 uint64_t ff_input_next_data(FfInput *in, uint64_t at);
 
-/* By which a file that was written to, or cut, is known again. Only the size of what is no file. */
+/* By which a file that was written to, cut or replaced is known again. Only the size of what is no
+ * file. */
 typedef struct {
     uint64_t size; /* bytes, as it is on the disk */
     int64_t sec, nsec;
+    uint64_t dev, ino;
 } FfInputStamp;
 /* As it is now. FALSE: it cannot be asked. */
 bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp);

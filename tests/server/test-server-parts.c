@@ -237,12 +237,38 @@ static void test_changed(void)
     /* Nor may a new reader, or the next pager's source, begin with it. */
     g_assert_null(ff_source_reader(s, NULL));
     g_assert_null(ff_source_open(path, ff_source_stamp(s), NULL));
-    g_assert_true(g_file_set_contents(path, data, MIB, NULL)); /* another file of that name */
+    /* Put back as it was, with the old time. */
     int fd = open(path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(pwrite(fd, data, MIB, 0), ==, MIB);
     g_assert_cmpint(futimens(fd, (struct timespec[]){st.st_atim, st.st_mtim}), ==, 0);
     close(fd);
     g_autoptr(FfSource) again = ff_source_open(path, ff_source_stamp(s), NULL);
     g_assert_nonnull(again);
+    g_unlink(path);
+}
+
+/* Images that a build system makes have one size and one time. */
+static void test_replaced(void)
+{
+    g_autofree char *one = g_strnfill(MIB, 'x'), *two = g_strnfill(MIB, 'y');
+    g_autofree char *path = make_file(one, MIB, MIB), *other = make_file(two, MIB, MIB);
+    g_autofree char *kept = g_strconcat(path, ".kept", NULL);
+    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
+    g_autoptr(GError) error = NULL;
+    struct stat st;
+
+    g_assert_cmpint(g_stat(path, &st), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, other, (struct timespec[]){st.st_atim, st.st_mtim}, 0), ==,
+                    0);
+    g_assert_cmpint(g_rename(path, kept), ==, 0);
+    g_assert_cmpint(g_rename(other, path), ==, 0);
+    g_assert_null(ff_source_reader(s, &error));
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error->message, "another file"));
+    g_assert_null(ff_source_open(path, ff_source_stamp(s), NULL));
+    g_assert_cmpint(g_rename(kept, path), ==, 0);
+    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_assert_nonnull(r);
     g_unlink(path);
 }
 
@@ -567,6 +593,7 @@ int main(int argc, char **argv)
     g_test_add_func("/server-parts/offload", test_offload);
     g_test_add_func("/server-parts/source/raw", test_raw);
     g_test_add_func("/server-parts/source/changed", test_changed);
+    g_test_add_func("/server-parts/source/replaced", test_replaced);
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);
