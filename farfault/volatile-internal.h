@@ -15,8 +15,8 @@
 #include "farfault/pool.h"
 #include "uffd/bitmap.h"
 
-/* A page's word. Above the bits: when it was unpinned (ff_volatile_now()); in PURGING, which
- * process purges. */
+/* A page's word. Above the bits: when it was unpinned; in PURGING, which process purges
+ * (ff_volatile_process()). */
 #define FF_PAGE_PINNED 1ull
 #define FF_PAGE_LOST 2ull
 #define FF_PAGE_PURGING 4ull
@@ -31,6 +31,7 @@ typedef struct {
 
 struct FfVolatile {
     pid_t pid;
+    uint64_t process; /* of pid */
     size_t len, page_size, n;
     unsigned shift;
     int fd;
@@ -38,7 +39,7 @@ struct FfVolatile {
     FfVolatileShared *shared;
     size_t shared_len;
     size_t limit;   /* atomic */
-    pid_t dead;     /* atomic; a process that ended while it purged; observers: who pins */
+    uint64_t dead;  /* atomic; a process that ended while it purged; observers: who pins */
     size_t placing; /* atomic; observer: who keeps the limit: bytes that are being placed */
     FfRegenerate *regenerate;
     void *opaque;
@@ -56,6 +57,8 @@ struct FfVolatile {
 /* ---- volatile-purge.c ---------------------------------------------------------------------------
  */
 
+/* This process: its number, and above that when it began, as the next one can have its number. */
+uint64_t ff_volatile_process(void);
 /* Of PAGE, for who makes it. */
 void ff_volatile_init_page(FfVolatile *v, size_t page);
 /* Just used: it is not the next one to go. */

@@ -6,7 +6,7 @@
  * pinned never goes. Which pages are in memory is what the file says (SEEK_DATA, st_blocks).
  *
  * Threads: any, of this process and, without a callback, of its children. System calls: fallocate,
- * lseek, fstat, futex, pidfd_open, poll.
+ * lseek, fstat, futex, pidfd_open, poll, open, read (/proc/PID/stat).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,16 +59,46 @@ static int futex(uint64_t *at, int op, uint32_t value, const struct timespec *ti
     return (int)syscall(SYS_futex, at, op, value, timeout, NULL, 0);
 }
 
-/* Also if nobody has waited for it yet. */
-static bool has_ended(pid_t pid)
+#define PID_BITS 22
+#define START_MASK ((1ull << (64 - FF_PAGE_ABOVE - PID_BITS)) - 1)
+
+/* When PID began, in ticks since the machine did. 0: not known. */
+static uint64_t start_of(pid_t pid)
 {
+    char path[32], text[1024];
+    const char *at;
+
+    g_snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    text[MAX(n, 0)] = '\0';
+    at = strrchr(text, ')'); /* of the second field, which can have anything in it */
+    for (unsigned field = 2; at && field < 22; field++) {
+        at = strchr(at + 1, ' ');
+    }
+    return at ? g_ascii_strtoull(at, NULL, 10) & START_MASK : 0;
+}
+
+uint64_t ff_volatile_process(void)
+{
+    return (uint64_t)getpid() | start_of(getpid()) << PID_BITS;
+}
+
+/* Also if nobody has waited for it yet. */
+static bool has_ended(uint64_t process)
+{
+    pid_t pid = (pid_t)(process & ((1u << PID_BITS) - 1));
     struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
     bool ended = pfd.fd < 0 ? errno == ESRCH : poll(&pfd, 1, 0) > 0;
 
     if (pfd.fd >= 0) {
         close(pfd.fd);
     }
-    return ended;
+    uint64_t began = process >> PID_BITS, now_began = ended || !began ? 0 : start_of(pid);
+    return ended || (now_began && now_began != began);
 }
 
 /* W is being purged: waits until it is not, or was given up. */
@@ -82,7 +112,7 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
     }
     /* A process that is killed tells nobody: what it had claimed may have gone. It may have been
      * many pages, of which only the first one is waited for. */
-    pid_t purger = (pid_t)(w >> FF_PAGE_ABOVE);
+    uint64_t purger = w >> FF_PAGE_ABOVE;
     if (__atomic_load_n(&v->dead, __ATOMIC_RELAXED) != purger || !has_ended(purger)) {
         if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
             return;
@@ -209,14 +239,14 @@ int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
 /* ---- purging -----------------------------------------------------------------------------------
  */
 
-/* Nobody pins it until settle(). FALSE: it is pinned, or somebody else has it. */
-static bool claim(FfVolatile *v, size_t i)
+/* Nobody pins it until settle(). PROCESS: this one. FALSE: it is pinned, or somebody else has it.
+ */
+static bool claim(FfVolatile *v, size_t i, uint64_t process)
 {
     uint64_t w = load(v, i);
 
     while (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
-        if (swap(v, i, &w,
-                 FF_PAGE_PURGING | (uint64_t)getpid() << FF_PAGE_ABOVE | (w & FF_PAGE_LOST))) {
+        if (swap(v, i, &w, FF_PAGE_PURGING | process << FF_PAGE_ABOVE | (w & FF_PAGE_LOST))) {
             return true;
         }
     }
@@ -251,10 +281,11 @@ static int punch(FfVolatile *v, size_t first, size_t n)
 static ssize_t purge_run(FfVolatile *v, size_t first, size_t n)
 {
     size_t max = MAX(1, PIECE >> v->shift), done = 0;
+    uint64_t self = v->pid == getpid() ? v->process : ff_volatile_process();
     int rc = 0;
 
     for (size_t i = first, run; i < first + n && rc == 0; i += run) {
-        for (run = 0; run < max && i + run < first + n && claim(v, i + run); run++) {
+        for (run = 0; run < max && i + run < first + n && claim(v, i + run, self); run++) {
         }
         if (!run) {
             run = 1;

@@ -298,6 +298,7 @@ int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
     }
     FfVolatile *v = g_new0(FfVolatile, 1);
     *v = (FfVolatile){.pid = getpid(),
+                      .process = ff_volatile_process(),
                       .len = len,
                       .page_size = o.page_size,
                       .shift = (unsigned)__builtin_ctzll(o.page_size),

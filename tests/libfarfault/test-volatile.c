@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -244,6 +245,65 @@ static void test_child_killed(void)
     ff_volatile_free(v);
 }
 
+/* Whoever punches a hole is killed. */
+static bool kill_purger;
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    if (kill_purger) {
+        raise(SIGKILL);
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+/* A child with that number, which waits to be killed. -1 and errno. */
+static pid_t fork_as(pid_t pid)
+{
+    struct clone_args args = {
+        .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&pid, .set_tid_size = 1};
+    pid_t parent = getpid(), rc = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+
+    if (rc == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        while (getppid() == parent) {
+            pause();
+        }
+        _exit(1);
+    }
+    return rc;
+}
+
+/* It has died, and somebody else has its number. */
+static void test_number_again(void)
+{
+    FfVolatile *v = plain(4);
+
+    unpin(v, 0, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        kill_purger = true;
+        fill(v, 0, 4, 1);
+        ff_volatile_purge(v, ALL);
+        _exit(1);
+    }
+    int64_t begin = g_get_monotonic_time();
+    g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+    poll(NULL, 0, 20); /* a start is known to a tick of 10 ms */
+    pid_t again = fork_as(pid);
+    if (again < 0) {
+        g_test_skip("this needs the right to choose a process's number");
+    } else {
+        g_assert_cmpint(again, ==, pid);
+        alarm(20); /* in place of for ever */
+        g_assert_cmpint(pin(v, 0, 0), ==, FF_WAS_PURGED);
+        alarm(0);
+        g_assert_cmpint(g_get_monotonic_time() - begin, <, 10 * G_USEC_PER_SEC);
+        kill(again, SIGKILL);
+        g_assert_cmpint(waitpid(again, NULL, 0), ==, again);
+    }
+    ff_volatile_free(v);
+}
+
 /* ---- limits, pressure --------------------------------------------------------------------------
  */
 
@@ -361,6 +421,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/volatile/pins-hold", test_pins_hold);
     g_test_add_func("/libfarfault/volatile/child", test_child);
     g_test_add_func("/libfarfault/volatile/child-killed", test_child_killed);
+    g_test_add_func("/libfarfault/volatile/number-again", test_number_again);
     g_test_add_func("/libfarfault/volatile/limit", test_limit);
     g_test_add_func("/libfarfault/volatile/watch", test_watch);
     g_test_add_func("/libfarfault/volatile/watch-cgroup", test_watch_cgroup);
