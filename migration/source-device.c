@@ -63,7 +63,7 @@ static bool add_page(const void *page, void *opaque)
 {
     Reading *r = opaque;
 
-    r->full = r->full || !ff_delta_add(r->base, page, FF_DELTA_PAGE);
+    r->full = !page || r->full || !ff_delta_add(r->base, page, FF_DELTA_PAGE);
     r->rest += r->full ? FF_DELTA_PAGE : 0;
     return true;
 }
@@ -74,7 +74,8 @@ gpointer ff_source_read_base(gpointer p)
     const FfMigrationConfig *c = s->cfg;
     g_autoptr(FfDelta) base = ff_delta_new();
 
-    /* What cannot be read is not in it: a part is a base as well. */
+    /* What cannot be read is not in it: a part is a base as well. An engine's later migration has
+     * no mem_fd, thus no base: all that is there goes while the guest stands. */
     Reading r = {.base = base};
     ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, &r);
     s->private_rest = r.rest;

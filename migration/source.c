@@ -96,17 +96,15 @@ static gpointer device_thread(gpointer p)
 static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
-    GThread *reader = s->cfg->mem_fd >= 0 ? g_thread_new("ff-base", ff_source_read_base, s) : NULL;
+    GThread *reader = g_thread_new("ff-base", ff_source_read_base, s);
     FfVmmState *state = &s->cfg->vmm->state;
     FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, blocks, s->conn->vm_uuid, error);
 
     if (fit == FF_GUEST_FITS && state->parts) {
         s->parts = state->parts(state);
     }
-    if (reader) {
-        s->device_base = g_thread_join(reader);
-        ff_close_fd(&s->cfg->mem_fd);
-    }
+    s->device_base = g_thread_join(reader);
+    ff_close_fd(&s->cfg->mem_fd);
     return fit;
 }
 

@@ -96,12 +96,12 @@ static int read_piece(int pagemap_fd, int mem_fd, uint64_t addr, unsigned n, uin
     for (unsigned i = 0, run; rc == 0 && i < n; i += MAX(run, 1)) {
         for (run = 0; i + run < n && entries[i + run] & PAGEMAP_THERE; run++) {
         }
-        if (run) {
+        if (run && mem_fd >= 0) {
             rc = read_at(mem_fd, data, (size_t)run * PAGE, addr + (uint64_t)i * PAGE);
         }
         for (unsigned j = 0; rc == 0 && j < run; j++) {
             const uint8_t *page = data + (size_t)j * PAGE;
-            rc = all_zero(page) || fn(page, opaque) ? 0 : 1;
+            rc = mem_fd < 0 ? !fn(NULL, opaque) : !all_zero(page) && !fn(page, opaque);
         }
     }
     return rc;

@@ -11,13 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A page that is there and not all zeros. FALSE: that is enough. */
+/* A page that is there and not all zeros. NULL: that is there, and was not read. FALSE: enough. */
 typedef bool (*FfPrivateFunc)(const void *page, void *opaque);
 
 /*
  * Calls FN for each page of 4096 bytes, the smallest blocks first, each in order of address. The
- * fds are of /proc/PID/maps, pagemap and mem of the process that is looked at. Pages that it has
- * not touched are left alone. Returns 0 or -errno. Any thread.
+ * fds are of /proc/PID/maps, pagemap and mem of the process that is looked at; without MEM_FD (-1)
+ * no page is read. Pages that it has not touched are left alone. Returns 0 or -errno. Any thread.
  */
 int ff_private_read(int maps_fd, int pagemap_fd, int mem_fd, FfPrivateFunc fn, void *opaque);
 

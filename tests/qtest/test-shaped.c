@@ -156,8 +156,21 @@ static void test_display(void)
 #define FULL_MIB 24
 #define FULL_BYTES ((uint64_t)FULL_MIB << 20)
 
+/* A migration to nobody: the engine that it leaves behind has looked at QEMU's own memory, and
+ * cannot once more. */
+static void move_in_vain(const DisplayPair *p)
+{
+    Qmp *s = vm_qmp(p->source);
+
+    qmp_set_capability(s, "events", true);
+    qmp_set_capability(s, "postcopy-ram", true);
+    qmp_ok(s, "migrate-set-parameters", "{'downtime-limit': 2000}");
+    qmp_ok(s, "migrate", "{'uri': 'tcp:" SHAPED_ADDRESS_DESTINATION ":1'}");
+    qmp_expect_migration(s, "failed");
+}
+
 static int64_t move_full_display(const ShapedNet *net, VmLauncher launcher, unsigned limit_ms,
-                                 const char *engine)
+                                 const char *engine, bool again)
 {
     static const char *const args[] = {"-machine",         "pc", "-vga", "none", "-device",
                                        "VGA,vgamem_mb=32", NULL};
@@ -165,6 +178,9 @@ static int64_t move_full_display(const ShapedNet *net, VmLauncher launcher, unsi
         .net = net, .more = args, .memory = G_STRINGIFY(RAM_MIB) "M", .launcher = launcher});
 
     display_draw(&p, 0, FULL_BYTES, 1);
+    if (again) {
+        move_in_vain(&p);
+    }
     int64_t us = display_move(&p, limit_ms);
     if (engine) {
         g_autoptr(JsonObject) info = qmp_return(vm_qmp(p.source), "query-migrate", NULL);
@@ -193,14 +209,16 @@ static void test_full_display(void)
         g_test_skip(why);
         return;
     }
-    int64_t qemu = move_full_display(net, VM_PLAIN, 20, NULL);
-    int64_t short_limit = move_full_display(net, VM_RUN, 20, "qemu");
-    int64_t long_limit = move_full_display(net, VM_RUN, 2000, "farfault");
+    int64_t qemu = move_full_display(net, VM_PLAIN, 20, NULL, false);
+    int64_t short_limit = move_full_display(net, VM_RUN, 20, "qemu", false);
+    int64_t again = move_full_display(net, VM_RUN, 20, "qemu", true);
+    int64_t long_limit = move_full_display(net, VM_RUN, 2000, "farfault", false);
     g_test_message("%d MiB drawn, %d Mbit/s: QEMU %" G_GINT64_FORMAT
                    " us, through farfault with the same limit %" G_GINT64_FORMAT
+                   " us, at the second try %" G_GINT64_FORMAT
                    " us, with a limit of 2 s %" G_GINT64_FORMAT " us",
-                   FULL_MIB, LINK_MEGABITS, qemu, short_limit, long_limit);
-    g_assert_cmpint(short_limit, <, qemu + link_us / 2);
+                   FULL_MIB, LINK_MEGABITS, qemu, short_limit, again, long_limit);
+    g_assert_cmpint(MAX(short_limit, again), <, qemu + link_us / 2);
     shaped_net_free(net);
 }
 
