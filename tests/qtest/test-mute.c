@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "net/address.h"
+#include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
@@ -116,6 +117,7 @@ typedef struct {
     bool always;         /* nobody asks for postcopy, the engine carries it all the same */
     bool second;         /* a second connection is tried */
     bool whole;          /* as long as the engine waits; else 4 s */
+    bool tls;            /* the peer does not answer the handshake */
     bool untracked;      /* the guest's writes cannot be tracked, so QEMU is to carry it */
 } Row;
 
@@ -137,6 +139,8 @@ static const Row rows[] = {
     {"return-path", {POSTCOPY, "return-path"}},
     {"preempt", {POSTCOPY, PREEMPT}, .second = true},
     {"preempt/passed", {POSTCOPY, PREEMPT}, .passed = true},
+    {"tls", {POSTCOPY}, .tls = true},
+    {"tls/untracked", {POSTCOPY}, .tls = true, .untracked = true},
     {"multifd", {POSTCOPY, "multifd"}, .hint = "switch multifd off"},
     {"always", .always = true},
     {"always/return-path", {"return-path"}, .always = true},
@@ -148,6 +152,8 @@ static const Row rows[] = {
      .newer = true,
      .second = true},
 };
+
+static char *credentials; /* of certs_new_pair(); NULL: no openssl */
 
 static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *qemu)
 {
@@ -202,7 +208,9 @@ static void check_failed(const Row *row, Vm *source, const char *peer)
     const char *why = json_object_get_string_member(info, "error-desc");
     g_autofree char *state = qmp_run_state(vm_qmp(source));
 
-    g_assert_nonnull(strstr(why, row->whole ? "said nothing for 20 s" : "said nothing for 4 s"));
+    g_assert_nonnull(strstr(why, row->tls     ? "it was not finished in time"
+                                 : row->whole ? "said nothing for 20 s"
+                                              : "said nothing for 4 s"));
     g_assert_nonnull(strstr(why, peer + strlen("tcp:")));
     g_assert_null(strchr(why, '\n'));
     if (row->hint) {
@@ -254,6 +262,10 @@ static void test_mute(gconstpointer data)
     if (row->newer && !qemu) {
         return;
     }
+    if (row->tls && !credentials) {
+        g_test_skip("no openssl");
+        return;
+    }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
     g_autoptr(Vm) source = start_source(row, &boot, qemu);
     Qmp *s = vm_qmp(source);
@@ -275,6 +287,9 @@ static void test_mute(gconstpointer data)
     if (row->require) {
         qmp_ok(s, "migrate-set-parameters", "{'x-farfault-peer': 'require'}");
     }
+    if (row->tls) {
+        move_set_tls(source, credentials, "psk", false, NULL);
+    }
     g_autofree char *peer = g_strdup(mute.uri);
     g_autofree char *uri = row->passed ? connect_for(s, peer) : g_strdup(peer);
 
@@ -284,6 +299,9 @@ static void test_mute(gconstpointer data)
     check_failed(row, source, peer);
     g_assert_cmpint(g_atomic_int_get(&mute.bytes), <, OPENING_MAX);
     g_assert_cmpuint(mute_end(&mute), ==, row->second ? 2 : 1);
+    if (row->tls) {
+        qmp_ok(s, "migrate-set-parameters", "{'tls-creds': ''}");
+    }
     migrate_again(row, source, &boot, qemu);
 }
 
@@ -512,6 +530,7 @@ static void test_cancel(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    credentials = certs_new_pair();
     g_test_add_func("/mute/cancel", test_cancel);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strdup_printf("/mute/peer/%s", rows[i].name);
@@ -524,5 +543,11 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &deaths[i], test_death);
     }
     g_test_add_func("/mute/arrived", test_arrived);
-    return g_test_run();
+    int rc = g_test_run();
+
+    if (credentials) {
+        certs_remove(credentials);
+    }
+    g_free(credentials);
+    return rc;
 }
