@@ -17,6 +17,7 @@
 #include "cli/upgrade-adapt.h"
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
+#include "cli/upgrade-files.h"
 #include "cli/upgrade-place.h"
 #include "qmp/json.h"
 
@@ -175,7 +176,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
                     st.st_uid);
     }
-    if (!ff_upgrade_may_leave(u->old_pid, error)) {
+    if (!ff_upgrade_can_see(u->old_pid, error) || !ff_upgrade_may_leave(u->old_pid, error)) {
         return false;
     }
     take_args(u, lent);
@@ -329,7 +330,9 @@ static bool prepare(Upgrade *u, GError **error)
         close(monitor[0]);
         return false;
     }
-    return connect_new(u, monitor[0], error) && ff_upgrade_compare(u->running, u->prepared, error);
+    return connect_new(u, monitor[0], error) &&
+           ff_upgrade_compare(u->running, u->prepared, error) &&
+           ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
 }
 
 /* It has no guest. */

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade of guests whose disks are not any more what they were under the same names: it
+ * is refused, the guest goes on where it is, and goes over when each name is given back.
+ */
+#include "tests/qtest/upgrade-rig.h"
+
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/bootsect.h"
+
+/* Both in G's folder; TO is replaced. */
+static void move(const Guest *g, const char *from, const char *to)
+{
+    g_autofree char *a = g_build_filename(g->dir, from, NULL);
+    g_autofree char *b = g_build_filename(g->dir, to, NULL);
+
+    g_assert_cmpint(g_rename(a, b), ==, 0);
+}
+
+static void copy(const Guest *g, const char *from, const char *to)
+{
+    g_autofree char *a = g_build_filename(g->dir, from, NULL);
+    g_autofree char *b = g_build_filename(g->dir, to, NULL);
+    g_autofree char *bytes = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(a, &bytes, &len, NULL));
+    g_assert_true(g_file_set_contents(b, bytes, len, NULL));
+}
+
+static void link_to(const Guest *g, const char *target, const char *name)
+{
+    g_autofree char *path = g_build_filename(g->dir, name, NULL);
+
+    unlink(path);
+    g_assert_cmpint(symlink(target, path), ==, 0);
+}
+
+/* Of N bytes. */
+static void make(const Guest *g, const char *name, gsize n)
+{
+    g_autofree char *path = g_build_filename(g->dir, name, NULL);
+    g_autofree char *bytes = g_malloc0(n);
+
+    g_assert_true(g_file_set_contents(path, bytes, n, NULL));
+}
+
+static void is_refused(Guest *g, const char *part)
+{
+    up_fails(g, (const char *const[]){"--check", NULL}, part);
+    up_fails(g, NULL, part);
+}
+
+static void goes_over(Guest *g)
+{
+    g_autofree char *program = up_installed();
+
+    up_to(g, program);
+    up_check_memory(g);
+}
+
+/* A guest that writes counters, from a disk that its QEMU opens as FILE; MORE: of its command line,
+ * NULL-terminated. WITHIN: its working directory is its folder. */
+static void start(Guest *g, const char *file, const char *const *more, bool within)
+{
+    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s", file);
+    g_autofree char *here = g_get_current_dir();
+    g_autoptr(GStrvBuilder) args = g_strv_builder_new();
+
+    g_strv_builder_add_many(args, "-machine", "pc-i440fx-7.2", "-smp", "2", "-m",
+                            G_STRINGIFY(RAM_MIB) "M", "-drive", drive, "-device",
+                            "ide-hd,drive=disk0,secs=1,cyls=1,heads=1", NULL);
+    g_strv_builder_addv(args, (const char **)more);
+    g_auto(GStrv) all = g_strv_builder_end(args);
+    g_assert_cmpint(g_chdir(within ? g->dir : here), ==, 0);
+    up_start(g, "qemu-system-x86_64", (const char *const *)all);
+    g_assert_cmpint(g_chdir(here), ==, 0);
+    g_free(up_wait_console(g, "AB"));
+}
+
+static void write_boot_disk(Guest *g, const char *name)
+{
+    g_autofree char *image = g_build_filename(g->dir, name, NULL);
+
+    g->boot = bootsect_config((uint64_t)RAM_MIB << 20, 16 << 20, 2);
+    bootsect_write(&g->boot, image);
+}
+
+/* NULL, and the test is skipped. */
+static Guest *new_guest(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Guest *g = up_new();
+    write_boot_disk(g, "disk");
+    return g;
+}
+
+static void test_replaced(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    move(g, "disk", "kept");
+    copy(g, "kept", "disk");
+    is_refused(g, "block device 'disk0': ");
+    is_refused(g, "disk is not the file that the running QEMU has open");
+    move(g, "kept", "disk");
+    goes_over(g);
+}
+
+/* A name that means what it did from QEMU's working directory alone. */
+static void test_relative(void)
+{
+    static const char *const none[] = {"-vga", "std", NULL};
+    g_autoptr(Guest) g = new_guest();
+
+    if (!g) {
+        return;
+    }
+    start(g, "disk,format=raw", none, true);
+    move(g, "disk", "kept");
+    copy(g, "kept", "disk");
+    is_refused(g, "block device 'disk0': disk is not the file");
+    move(g, "kept", "disk");
+    goes_over(g);
+}
+
+static void test_link(void)
+{
+    static const char *const none[] = {"-vga", "std", NULL};
+    g_autoptr(Guest) g = new_guest();
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *file = g_strdup_printf("%s/link,format=raw", g->dir);
+    copy(g, "disk", "other");
+    link_to(g, "disk", "link");
+    start(g, file, none, false);
+    link_to(g, "other", "link");
+    is_refused(g, "link is not the file that the running QEMU has open");
+    link_to(g, "disk", "link");
+    goes_over(g);
+}
+
+static void test_backing(void)
+{
+    static const char *const none[] = {"-vga", "std", NULL};
+    g_autofree char *program = g_find_program_in_path("qemu-img");
+    g_autoptr(Guest) g = program ? new_guest() : NULL;
+
+    if (!g) {
+        g_test_skip("no qemu-img");
+        return;
+    }
+    g_autofree char *overlay = g_build_filename(g->dir, "overlay", NULL);
+    g_autofree char *file = g_strdup_printf("%s,format=qcow2", overlay);
+    const char *argv[] = {program, "create", "-q",  "-f",    "qcow2", "-b",
+                          "disk",  "-F",     "raw", overlay, NULL};
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL));
+    start(g, file, none, false);
+    move(g, "disk", "kept");
+    copy(g, "kept", "disk");
+    is_refused(g, "block device 'disk0': ");
+    is_refused(g, "/disk is not the file that the running QEMU has open");
+    move(g, "kept", "disk");
+    goes_over(g);
+}
+
+/* Two disks, each in the file of the other. */
+static void test_exchanged(void)
+{
+    g_autoptr(Guest) g = new_guest();
+
+    if (!g) {
+        return;
+    }
+    make(g, "one", 1 << 20);
+    make(g, "two", 2 << 20);
+    g_autofree char *one = g_strdup_printf("if=none,id=one,format=raw,file=%s/one", g->dir);
+    g_autofree char *two = g_strdup_printf("if=none,id=two,format=raw,file=%s/two", g->dir);
+    const char *const more[] = {"-drive", one, "-drive", two, NULL};
+    g_autofree char *file = g_strdup_printf("%s/disk,format=raw", g->dir);
+    start(g, file, more, false);
+    move(g, "one", "kept");
+    move(g, "two", "one");
+    move(g, "kept", "two");
+    is_refused(g, "block device 'one' has 1048576 bytes in the running QEMU and 2097152 in");
+    copy(g, "one", "two");
+    is_refused(g, "two is not the file that the running QEMU has open");
+}
+
+/* As root, without what root may more than others. */
+static int run_bare(const Guest *g, char **said)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    const char *argv[] = {farfault, "upgrade", g->monitor, NULL};
+    g_auto(GStrv) env = up_environment(g);
+    g_autofree char *path = g_build_filename(g->dir, "bare", NULL);
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        dup2(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+        for (int cap = 0; prctl(PR_CAPBSET_DROP, cap) == 0; cap++) {
+        }
+        execve(farfault, (char **)argv, env);
+        _exit(127);
+    }
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_true(g_file_get_contents(path, said, NULL, NULL));
+    return WEXITSTATUS(status);
+}
+
+/* What cannot be found out is not taken for granted. */
+static void test_not_seen(void)
+{
+    g_autofree char *said = NULL;
+
+    if (geteuid() != 0) {
+        g_test_skip("not root: no process of ours has more capabilities than another");
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    if (!g) {
+        return;
+    }
+    up_disconnect(g);
+    g_assert_cmpint(run_bare(g, &said), ==, 1);
+    g_test_message("%s", said);
+    g_assert_nonnull(strstr(said, ") has open cannot be seen"));
+    g_assert_nonnull(strstr(said, "run this with its user, group and capabilities\n"));
+    up_runs(g);
+    goes_over(g);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-disks/replaced", test_replaced);
+    g_test_add_func("/upgrade-disks/relative", test_relative);
+    g_test_add_func("/upgrade-disks/link", test_link);
+    g_test_add_func("/upgrade-disks/backing", test_backing);
+    g_test_add_func("/upgrade-disks/exchanged", test_exchanged);
+    g_test_add_func("/upgrade-disks/not-seen", test_not_seen);
+    return g_test_run();
+}
