@@ -237,8 +237,8 @@ static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
     p->since_us = G_MAXINT64; /* its place is its own until the end */
     if ((one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
         /* Nobody but us has its userfaultfd: without it, it would read zeros. */
-        ff_guard_tell(h->guard, FF_GUARD_HOLD, 0, one.uffd, one.pidfd);
-        ff_guard_tell(h->guard, FF_GUARD_KILL, 0, -1, -1);
+        ff_holder_kill(h, one.uffd, one.pidfd);
+        one.uffd = one.pidfd = -1;
     }
     one.bytes = NULL;
     forget(&one);

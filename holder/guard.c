@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "uffd/uffd.h"
 
 /* Of processes whose end has no event: a client's children. */
@@ -63,9 +64,7 @@ static void obey(GArray *all, const Message *msg, const int *fds, unsigned n)
     }
     for (guint i = 0; i < all->len; i++) {
         const Held *h = &g_array_index(all, Held, i);
-        if (h->id == msg->id && msg->type == FF_GUARD_KILL) {
-            kill_one(h);
-        } else if (h->id == msg->id && msg->type == FF_GUARD_DROP) {
+        if (h->id == msg->id && msg->type == FF_GUARD_DROP) {
             forget(all, i);
             return;
         }
@@ -151,7 +150,7 @@ int ff_guard_start(void)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0) {
         return -errno;
     }
-    pid_t pid = fork();
+    pid_t pid = FF_FAULT_CALL("guard-fork", fork());
     if (pid == 0) {
         sigset_t all;
         sigfillset(&all); /* it ends when the holder has */
@@ -196,7 +195,7 @@ int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd)
         memcpy(CMSG_DATA(c), fds, n * sizeof(int));
     }
     do {
-        rc = sendmsg(link, &mh, MSG_NOSIGNAL);
+        rc = FF_FAULT_CALL("guard-tell", sendmsg(link, &mh, MSG_NOSIGNAL));
     } while (rc < 0 && errno == EINTR);
     return rc < 0 ? -errno : 0;
 }

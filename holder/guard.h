@@ -14,12 +14,12 @@ typedef enum {
     FF_GUARD_HOLD, /* with a userfaultfd, and a pidfd if it is known */
     FF_GUARD_SOCK, /* with a socket, which is held until the other end has closed it */
     FF_GUARD_DROP, /* all is in place */
-    FF_GUARD_KILL, /* of one that is held */
 } FfGuardType;
 
 /* Forks it: the link to it, or -errno. Only in a process of one thread. */
 int ff_guard_start(void);
-/* FD: of FF_GUARD_HOLD and FF_GUARD_SOCK; PIDFD: of the first, or -1. -errno: it has died. */
+/* FD: of FF_GUARD_HOLD and FF_GUARD_SOCK; PIDFD: of the first, or -1. -errno: it has died
+ * (-EPIPE), or does not know it. */
 int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd);
 
 #endif

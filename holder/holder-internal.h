@@ -5,6 +5,7 @@
  * From the bottom:
  *
  *   tell.c     epoll and timer; what is said to the pager
+ *   guarded.c  what the guard is told
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
  *   asks.c     a client that asks by a socket
@@ -59,6 +60,7 @@ typedef struct {
     bool probe;          /* of a root: the pager is to be told that somebody may have ended */
     uint64_t connection; /* of a root of CRIU's; FfPending.connection */
     unsigned tries;      /* pagers that died before they took it */
+    bool guarded;        /* the guard that runs has been told to hold it */
 } FfHeldSpace;
 
 typedef struct {
@@ -85,6 +87,7 @@ typedef struct {
     bool closed;   /* the other end has closed the socket */
     bool told;     /* of the first answer */
     bool finished; /* the talk has an end */
+    bool guarded;  /* the guard that runs has been told to hold the connection */
 } FfHeldAsks;
 
 typedef struct {
@@ -97,7 +100,9 @@ typedef struct {
     FfPending pending[FF_HOLDER_PENDING];
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
-    int guard; /* the link to it; -1: it cannot be started */
+    int guard;      /* the link to it; -1: none runs */
+    bool unguarded; /* it does not know all: no fork is read until it does */
+    GArray *owed;   /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
     /* the pager */
     pid_t pid; /* 0: none */
@@ -119,6 +124,22 @@ void ff_holder_tell_anew(FfHolder *h);
 void ff_holder_tell_pager(FfHolder *h);
 void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 
+/* ---- guarded.c ---- */
+/* All that it does not know, and starts it if none runs. FALSE and errno: that was said, and the
+ * timer tries again. */
+bool ff_holder_tell_guard(FfHolder *h);
+/* An event of the link to it. */
+void ff_holder_on_guard(FfHolder *h);
+/* S has its userfaultfd. */
+void ff_holder_hold(FfHolder *h, const FfHeldSpace *s);
+/* S has all of its pages. */
+void ff_holder_let_go(FfHolder *h, FfHeldSpace *s);
+/* The process of S may not go on; if it is not known, it stands still. S is about to be released,
+ * and may have lost its fds. */
+void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s);
+/* The same of one that is no space. Takes UFFD and PIDFD (-1: not known). */
+void ff_holder_kill(FfHolder *h, int uffd, int pidfd);
+
 /* ---- accept.c ---- */
 void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
@@ -131,9 +152,6 @@ void ff_holder_on_talk(FfHolder *h);
 void ff_holder_answer(FfHolder *h);
 
 /* ---- spaces.c ---- */
-/* A client keeps no copy of its userfaultfd. */
-/* The guard is new, or has died. FALSE and errno. */
-bool ff_holder_start_guard(FfHolder *h);
 /* All clients of the connection have registered their memory. */
 void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */

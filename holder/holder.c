@@ -33,6 +33,7 @@ static void on_timer(FfHolder *h)
     if (!h->pid) {
         ff_holder_start_pager(h);
     }
+    ff_holder_tell_guard(h);
     ff_holder_try_again(h);
 }
 
@@ -83,11 +84,7 @@ static void dispatch(FfHolder *h, uint64_t what, uint32_t events)
         ff_holder_on_talk(h);
         break;
     case FF_ON_GUARD:
-        ff_say("the guard has died: the next one goes on");
-        if (!ff_holder_start_guard(h)) {
-            ff_say("no guard: %s; if the holder ends as well, clients read zeros",
-                   g_strerror(errno));
-        }
+        ff_holder_on_guard(h);
         break;
     case FF_ON_CLIENT:
     case FF_ON_SOCK:
@@ -127,7 +124,7 @@ static bool set_up(FfHolder *h, GError **error)
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
         (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
-        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_start_guard(h) ||
+        !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_tell_guard(h) ||
         (h->cfg->asks && !ff_holder_asks_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));

@@ -119,45 +119,6 @@ static bool is_userfaultfd(int fd)
            strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }
 
-/* ---- the guard ---------------------------------------------------------------------------------
- */
-
-/* Who has passed its userfaultfd as Firecracker does has a copy, and stands still without us; a
- * child that it forks has none. */
-static bool needs_guard(const FfHolder *h, const FfHeldSpace *s)
-{
-    return !h->cfg->asks && (h->cfg->criu || s->root != (int)index_of(h, s));
-}
-
-/* One thread, so it can be forked. Nobody is without one for longer than this takes. */
-bool ff_holder_start_guard(FfHolder *h)
-{
-    close_fd(&h->guard);
-    int link = ff_guard_start();
-    if (link < 0) {
-        errno = -link;
-        return false;
-    }
-    h->guard = link;
-    if (h->cfg->asks) {
-        ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
-    }
-    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
-        const FfHeldSpace *s = &h->space[i];
-        if (s->id && s->uffd >= 0 && needs_guard(h, s)) {
-            ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
-        }
-    }
-    return ff_holder_watch(h, h->guard, FF_ON_GUARD, 0, EPOLLRDHUP);
-}
-
-static void guard(FfHolder *h, const FfHeldSpace *s, FfGuardType type)
-{
-    if (needs_guard(h, s)) {
-        ff_guard_tell(h->guard, type, s->id, s->uffd, s->pidfd); /* its death is an event */
-    }
-}
-
 void ff_holder_registered(FfHolder *h, uint64_t connection)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
@@ -233,13 +194,13 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
     s->pidfd = p->pidfd;
     int uffd = p->uffd;
     s->uffd = uffd;
-    guard(h, s, FF_GUARD_HOLD);
+    ff_holder_hold(h, s);
     p->sock = p->uffd = p->pidfd = -1;
     if (!ff_holder_watch(h, s->told, FF_ON_TOLD, i, EPOLLIN) || !watch_uffd(h, s, uffd) ||
         !ff_holder_watch(h, s->sock, FF_ON_SOCK, i, EPOLLRDHUP) ||
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
         ff_say("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
-        guard(h, s, FF_GUARD_KILL);
+        ff_holder_kill_space(h, s);
         release(s);
         return false;
     }
@@ -267,7 +228,7 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     s->rec->uid = parent->rec->uid;
     s->tries = 0;
     s->uffd = uffd;
-    guard(h, s, FF_GUARD_HOLD);
+    ff_holder_hold(h, s);
     if (!watch_uffd(h, s, uffd)) {
         ff_say("a child of process %d cannot be watched, and waits: %s", parent->rec->pid,
                g_strerror(errno));
@@ -354,7 +315,7 @@ static void say_no_room(FfHolder *h, const FfHeldSpace *s)
 {
     FfHeldSpace *root = &h->space[s->root];
 
-    if (!root->said_room) {
+    if (!root->said_room && !h->unguarded) { /* of which something was said */
         ff_say("process %d or a child of it has forked, and waits: no room for another child"
                " (%u of one client, %u in all; files: ulimit -n)",
                root->rec->pid, FF_HOLDER_FAMILY, FF_HOLDER_SPACES);
@@ -366,7 +327,7 @@ static void say_no_room(FfHolder *h, const FfHeldSpace *s)
 static Read read_messages(FfHolder *h, FfHeldSpace *s)
 {
     FfRecord *r = s->rec;
-    bool may_fork = have_spare(h) && h->space[s->root].n_family < FF_HOLDER_FAMILY;
+    bool may_fork = have_spare(h) && !h->unguarded && h->space[s->root].n_family < FF_HOLDER_FAMILY;
 
     for (;;) {
         if (!has_room(r)) {
@@ -467,7 +428,11 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
         return;
     }
     FfHeldSpace *root = &h->space[s->root];
-    guard(h, s, failed ? FF_GUARD_KILL : FF_GUARD_DROP);
+    if (failed) {
+        ff_holder_kill_space(h, s);
+    } else {
+        ff_holder_let_go(h, s);
+    }
     close_fd(&s->uffd);
     s->ready = false;
     root->n_family--;

@@ -183,6 +183,24 @@ int daemon_wait(Daemon *d)
     return WEXITSTATUS(status);
 }
 
+/* The holder's child that is not its pager. */
+void daemon_kill_guard(const Daemon *d)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", d->pid, d->pid);
+    g_autofree char *text = NULL;
+    pid_t pager = daemon_pager(d);
+
+    g_assert_cmpint(pager, >, 0);
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (char *at = g_strstrip(text); *at;) {
+        pid_t pid = (pid_t)g_ascii_strtoll(at, &at, 10);
+        if (pid != pager) {
+            g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+        }
+    }
+    daemon_wait_said(d, "the guard has died");
+}
+
 bool daemon_fault_happened(const Daemon *d, unsigned i)
 {
     g_autofree char *path = g_strdup_printf("%s/fault-%u", d->dir, i);

@@ -131,10 +131,11 @@ static void assert_was_killed(pid_t pid)
     g_assert_cmpint(WTERMSIG(status), ==, SIGKILL);
 }
 
-/* Holder and pager are killed at once: it has no copy, and may not go on with zeros. */
-static void test_both_killed(void)
+/* Holder and pager are killed at once: it has no copy, and may not go on with zeros. FAULT: the
+ * guard has died before, and could not be started at once; NULL. */
+static void test_both_killed(gconstpointer fault)
 {
-    World w = begin(NULL, "--no-bulk");
+    World w = begin(fault, "--no-bulk");
     int status;
 
     lazy_write_images(w.dir, w.pid);
@@ -143,23 +144,25 @@ static void test_both_killed(void)
     g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
     while (clients_of(w.d) != 1) {
     }
-    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", w.d->pid, w.d->pid);
-    g_autofree char *text = NULL;
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    g_auto(GStrv) child = g_strsplit(g_strstrip(text), " ", -1);
-    g_assert_cmpuint(g_strv_length(child), ==, 2); /* the guard, the pager */
+    if (fault) {
+        daemon_kill_guard(w.d);
+        daemon_wait_said(w.d, "the guard knows all again");
+    }
+    pid_t pager = daemon_pager(w.d);
+    g_assert_cmpint(pager, >, 0);
     kill(w.d->pid, SIGKILL);
-    kill((pid_t)g_ascii_strtoll(child[1], NULL, 10), SIGKILL);
+    kill(pager, SIGKILL);
     g_assert_cmpint(waitpid(w.d->pid, &status, 0), ==, w.d->pid);
     w.d->pid = 0;
     assert_was_killed(w.pid);
     end(&w);
 }
 
-/* No image is its own, or one that is damaged. */
-static void test_refused(gconstpointer damaged)
+/* No image is its own, or one that is damaged. KIND: "damaged", or a fault of the guard; NULL. */
+static void test_refused(gconstpointer kind)
 {
-    World w = begin(NULL, NULL);
+    bool damaged = !g_strcmp0(kind, "damaged");
+    World w = begin(damaged ? NULL : kind, NULL);
 
     if (damaged) {
         lazy_write_images(w.dir, w.pid);
@@ -196,12 +199,16 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/read-no-bulk", "--no-bulk", test_read);
 #ifdef FF_FAULTS
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
+    g_test_add_data_func("/criu/no-images-not-told", "holder/none/call/guard-tell=ENOMEM",
+                         test_refused);
+    g_test_add_data_func("/criu/both-killed-no-guard", "holder/none/call/guard-fork#2=EAGAIN",
+                         test_both_killed);
     g_test_add_data_func("/criu/no-images-early", "accepted", test_refused_early);
     g_test_add_data_func("/criu/no-images-before", "holder-begins", test_refused_early);
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
 #endif
     g_test_add_func("/criu/set", test_set);
-    g_test_add_func("/criu/both-killed", test_both_killed);
+    g_test_add_data_func("/criu/both-killed", NULL, test_both_killed);
     g_test_add_data_func("/criu/no-images", NULL, test_refused);
     g_test_add_data_func("/criu/damaged", "damaged", test_refused);
     return g_test_run();

@@ -226,13 +226,17 @@ static pid_t find_child(pid_t not_pid)
 }
 
 /* A child has no copy of its userfaultfd. Without pager and holder it stands still, as its parent
- * would, and does not read zeros. */
-static void test_child_stands_still(void)
+ * would, and does not read zeros. FAULT: of the guard, which has died before if it cannot be
+ * started; NULL: none. */
+static void test_child_stands_still(gconstpointer fault)
 {
-    Daemon *d = daemon_start(64, 4096, small_fill, NULL, "--no-bulk");
+    Daemon *d = daemon_start(64, 4096, small_fill, fault, "--no-bulk");
     ClientPlan plan = plan_of(d, 64);
     int go[2], status;
 
+    if (fault && strstr(fault, "guard-fork")) {
+        daemon_kill_guard(d);
+    }
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
     plan.flags = CLIENT_WAITS | CLIENT_LEAVES;
@@ -240,6 +244,10 @@ static void test_child_stands_still(void)
     plan.go = go[0];
     assert_ended_well(client_start(&plan));
     wait_clients(d, 1);
+    if (fault) {
+        g_assert_true(daemon_fault_happened(d, 0));
+        daemon_wait_said(d, "the guard knows all again");
+    }
     pid_t child = find_child(d->pid), pager = daemon_pager(d);
     kill(d->pid, SIGKILL);
     g_assert_cmpint(waitpid(d->pid, &status, 0), ==, d->pid);
@@ -554,8 +562,12 @@ int main(int argc, char **argv)
     g_test_add_func("/crowd/end-is-lost", test_end_is_lost);
     g_test_add_data_func("/crowd/orphan", NULL, test_orphan);
     g_test_add_data_func("/crowd/orphan-no-bulk", "--no-bulk", test_orphan);
-    g_test_add_func("/crowd/child-stands-still", test_child_stands_still);
+    g_test_add_data_func("/crowd/child-stands-still", NULL, test_child_stands_still);
 #ifdef FF_FAULTS
+    g_test_add_data_func("/crowd/no-guard", "holder/none/call/guard-fork#2=EAGAIN",
+                         test_child_stands_still);
+    g_test_add_data_func("/crowd/guard-not-told", "holder/none/call/guard-tell=ENOMEM",
+                         test_child_stands_still);
     g_test_add_func("/crowd/innocent", test_innocent);
     g_test_add_func("/crowd/room", test_room);
 #endif

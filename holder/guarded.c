@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the guard has to know, and whether it does; see guard.h and holder-internal.h. A guard that
+ * has died is followed by the next one, which is told of everything. What cannot be said now (no
+ * memory, too many fds under way), or to nobody, as none can be started, is said again by the timer
+ * until it is known. Of a fork nothing is read while there is no guard: the child waits in it.
+ *
+ * The link is closed only when the guard has died: one that lives takes that for the holder's end,
+ * and kills its processes.
+ *
+ * System calls: pidfd_send_signal, epoll_ctl, poll, close.
+ */
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define AGAIN_MS 100
+
+/* To be said of what is no space any more: to hold UFFD until the process has ended; or, with -1,
+ * to drop ID. */
+typedef struct {
+    uint64_t id;
+    int uffd, pidfd;
+} Owed;
+
+/* Who has passed its userfaultfd as Firecracker does has a copy, and stands still without us; a
+ * child that it forks has none. */
+static bool needs_guard(const FfHolder *h, const FfHeldSpace *s)
+{
+    return !h->cfg->asks && (h->cfg->criu || s->parent >= 0);
+}
+
+static void owe(FfHolder *h, Owed owed)
+{
+    if (!h->owed) {
+        h->owed = g_array_new(FALSE, FALSE, sizeof(Owed));
+    }
+    g_array_append_val(h->owed, owed);
+}
+
+static void was_said(FfHolder *h, guint i)
+{
+    const Owed *o = &g_array_index(h->owed, Owed, i);
+
+    if (o->uffd >= 0) {
+        close(o->uffd);
+    }
+    if (o->pidfd >= 0) {
+        close(o->pidfd);
+    }
+    g_array_remove_index(h->owed, i);
+}
+
+/* It has died. The next one knows nothing, and has nothing to drop. */
+static void forget_guard(FfHolder *h)
+{
+    ff_say("the guard has died: the next one goes on");
+    close(h->guard);
+    h->guard = -1;
+    h->asks.guarded = false;
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        h->space[i].guarded = false;
+    }
+    for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
+        if (g_array_index(h->owed, Owed, i).uffd < 0) {
+            was_said(h, i);
+        }
+    }
+}
+
+/* The holder has one thread, so it can be forked. */
+static int start(FfHolder *h)
+{
+    int link = ff_guard_start();
+
+    if (link < 0) {
+        return link;
+    }
+    if (!ff_holder_watch(h, link, FF_ON_GUARD, 0, EPOLLRDHUP)) {
+        int err = errno;
+        close(link); /* it holds nothing yet, and ends */
+        return -err;
+    }
+    h->guard = link;
+    return 0;
+}
+
+static int tell_owed(FfHolder *h)
+{
+    int rc = 0;
+
+    while (rc == 0 && h->owed && h->owed->len) {
+        const Owed *o = &g_array_index(h->owed, Owed, 0);
+        rc = ff_guard_tell(h->guard, o->uffd < 0 ? FF_GUARD_DROP : FF_GUARD_HOLD, o->id, o->uffd,
+                           o->pidfd);
+        if (rc == 0) {
+            was_said(h, 0);
+        }
+    }
+    return rc;
+}
+
+/* It may be in the middle of a read of its memory, and is not gone at once. */
+static void send_kill(int pidfd)
+{
+    if (pidfd >= 0) {
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    }
+}
+
+/* All that it does not know. */
+static int tell_all(FfHolder *h)
+{
+    int rc = tell_owed(h);
+
+    if (rc == 0 && h->cfg->asks && !h->asks.guarded) {
+        rc = ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
+        h->asks.guarded = rc == 0;
+    }
+    for (unsigned i = 0; rc == 0 && i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        if (s->id && s->uffd >= 0 && !s->guarded && needs_guard(h, s)) {
+            rc = ff_guard_tell(h->guard, FF_GUARD_HOLD, s->id, s->uffd, s->pidfd);
+            s->guarded = rc == 0;
+        }
+    }
+    return rc;
+}
+
+static bool has_died(int rc)
+{
+    return rc == -EPIPE || rc == -ECONNRESET || rc == -ENOTCONN;
+}
+
+bool ff_holder_tell_guard(FfHolder *h)
+{
+    int rc = h->guard < 0 ? 0 : tell_all(h);
+
+    if (has_died(rc)) {
+        forget_guard(h);
+    }
+    if (h->guard < 0) {
+        rc = start(h);
+        rc = rc < 0 ? rc : tell_all(h);
+    }
+    if (rc < 0 && !h->unguarded) {
+        ff_say("the guard cannot be %s: %s; it is tried again, and who forks waits until then. If "
+               "the holder ends as well, processes that keep no userfaultfd read zeros",
+               h->guard < 0 ? "started" : "told", g_strerror(-rc));
+    } else if (rc == 0 && h->unguarded) {
+        ff_say("the guard knows all again");
+    }
+    h->unguarded = rc < 0;
+    if (rc < 0) {
+        ff_holder_set_timer(h, AGAIN_MS);
+        errno = -rc;
+    }
+    return rc == 0;
+}
+
+/* That may have been found out already, and the one that is there be the next one. */
+void ff_holder_on_guard(FfHolder *h)
+{
+    struct pollfd pfd = {.fd = h->guard, .events = POLLRDHUP};
+
+    if (h->guard >= 0 && poll(&pfd, 1, 0) == 1) {
+        forget_guard(h);
+        ff_holder_tell_guard(h);
+    }
+}
+
+/* ---- what a space has to do with it ------------------------------------------------------------
+ */
+
+void ff_holder_hold(FfHolder *h, const FfHeldSpace *s)
+{
+    if (needs_guard(h, s)) {
+        ff_holder_tell_guard(h);
+    }
+}
+
+void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
+{
+    int rc = s->guarded ? ff_guard_tell(h->guard, FF_GUARD_DROP, s->id, -1, -1) : 0;
+
+    s->guarded = false;
+    if (rc < 0 && !has_died(rc)) { /* whose death is an event */
+        owe(h, (Owed){s->id, -1, -1});
+        ff_holder_tell_guard(h);
+    }
+}
+
+void ff_holder_kill(FfHolder *h, int uffd, int pidfd)
+{
+    send_kill(pidfd);
+    owe(h, (Owed){0, uffd, pidfd});
+    ff_holder_tell_guard(h);
+}
+
+void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
+{
+    if (!needs_guard(h, s)) {
+        return;
+    }
+    if (s->guarded) {
+        send_kill(s->pidfd);
+        return;
+    }
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
+    if (s->pidfd >= 0) {
+        epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->pidfd, NULL);
+    }
+    int uffd = s->uffd, pidfd = s->pidfd;
+    s->uffd = s->pidfd = -1;
+    ff_holder_kill(h, uffd, pidfd);
+}
