@@ -177,6 +177,13 @@ static uint64_t same_state(const FfSpaceBlock *b, uint64_t page, uint64_t n, boo
     return i;
 }
 
+/* ff_place_hole() has taken it out and not marked it yet: it is zeros. Content belongs in no hole,
+ * so of that it is an error. Where mappings change the range may have moved or gone. */
+static bool is_in_hole(const FfSpace *s, FfUffdOp op, int rc)
+{
+    return rc == -ENOENT && op == FF_UFFD_ZERO && !s->changes;
+}
+
 /* As much as one ioctl does of the first pages of RUN, which are missing. *DONE need nothing any
  * more; P says what has become of them. */
 static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *data,
@@ -190,13 +197,17 @@ static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *
         return 0;
     }
     int rc = try_at(s, op, ps, addr, MIN(run->n * ps, len), data, &bytes);
+    if (is_in_hole(s, op, rc) && run->n > 1) {
+        rc = try_at(s, op, ps, addr, ps, data, &bytes); /* some of the others may be, and not it */
+    }
     *done = bytes / ps;
     if (*done) {
         FF_FAULT_AT("placed");
     }
-    if (rc == -EEXIST) {
+    if (rc == -EEXIST || is_in_hole(s, op, rc)) {
         ff_uffd_wake(s->cfg.uffd, addr, ps);
-        *done = p->duplicate = 1;
+        p->duplicate = rc == -EEXIST; /* of a hole that is said by who has made it */
+        *done = 1;
         rc = 0;
     }
     if (*done) {

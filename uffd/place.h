@@ -17,6 +17,8 @@
 
 /* DATA: of all pages of RUN. */
 int ff_place_copy(FfSpace *s, const FfRun *run, const void *data);
+/* Where nothing tells of changes, what is not registered any more counts as placed: a hole (below)
+ * may be made meanwhile. */
 int ff_place_zero(FfSpace *s, const FfRun *run);
 /* What the file has already, by another mapping of it, is mapped. -EFAULT: it has no such page. */
 int ff_place_continue(FfSpace *s, const FfRun *run);

@@ -294,6 +294,38 @@ static void test_many(RigKind kind)
     end(&f);
 }
 
+static int ask_for_hole(void *opaque)
+{
+    File *f = opaque;
+    FfPager *p = ff_file_pager_pager(f->pager);
+    FfRun run = {0, 3, 1};
+
+    g_assert_true(is_zero(run.first));
+    g_assert_cmpint(p->request(p, &run, 1), ==, 0);
+    rig_wait_completed(f->r, 1);
+    return 0;
+}
+
+/* Somebody has waited for a page of zeros when it leaves the userfaultfd, and is answered before it
+ * is marked. */
+static void test_hole(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    start(&f);
+    rig_fill_pattern(f.r, &(FfRun){0, 0, 3});
+    rig_fill_pattern(f.r, &(FfRun){0, 4, f.r->n_pages - 4});
+    if (rig_at("place-placed", ask_for_hole, &f)) {
+        g_assert_cmpint(ff_place_hole(f.r->s, &(FfRun){0, 3, 1}), ==, 0);
+        check_page(&f, 3);
+        g_assert_cmpuint(ff_file_pager_counts(f.pager).zeros, ==, 1);
+    }
+    end(&f);
+}
+
 /* ---- what fails --------------------------------------------------------------------------------
  */
 
@@ -728,6 +760,8 @@ int main(int argc, char **argv)
     rig_add("/file/fill", RIG_ALL, test_fill);
     rig_add("/file/both", RIG_ALL, test_both);
     rig_add("/file/many", RIG_ALL, test_many);
+    /* Of which one page can be a hole. */
+    rig_add("/file/hole", RIG_BIT(RIG_HUGETLB) | RIG_BIT(RIG_ANON), test_hole);
     rig_add("/file/eio", RIG_FILES, test_eio);
     rig_add("/file/eio-beside", RIG_FILES, test_eio_beside);
     rig_add("/file/eio-fill", RIG_FILES, test_eio_fill);

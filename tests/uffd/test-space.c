@@ -577,6 +577,47 @@ static void test_hole(RigKind kind)
     rig_free(r);
 }
 
+/* The second half has left the userfaultfd, and nobody has heard of it. Zeros are there then, also
+ * for a run of which only a part has left; content is nowhere. */
+static int place_in_hole(void *opaque)
+{
+    Rig *r = opaque;
+    unsigned half = r->n_pages / 2;
+    g_autofree char *buf = g_malloc0(r->page_size);
+
+    g_assert_cmpint(ff_place_copy(r->s, &(FfRun){0, half, 1}, buf), ==, -ENOENT);
+    g_assert_cmpuint(ff_space_missing(r->s), ==, r->n_pages);
+    g_assert_cmpint(ff_place_zero(r->s, &(FfRun){0, half + 1, 1}), ==, 0);
+    g_assert_cmpint(ff_place_zero(r->s, &(FfRun){0, half - 2, 4}), ==, 0);
+    g_assert_cmpuint(ff_space_missing(r->s), ==, r->n_pages - 4);
+    g_assert_cmpuint(r->duplicate, ==, 1);
+    return 0;
+}
+
+static void test_hole_meanwhile(RigKind kind)
+{
+    Rig *r = rig_new(kind, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    unsigned half = r->n_pages / 2;
+    if (rig_at("place-placed", place_in_hole, r)) {
+        rig_start(r);
+        g_assert_cmpint(ff_place_hole(r->s, &(FfRun){0, half, half}), ==, 0);
+        g_assert_cmpuint(ff_space_missing(r->s), ==, half - 2);
+        g_assert_cmpuint(r->present_as[FF_PRESENT_ZEROS], ==, half + 2);
+        g_assert_cmpuint(r->duplicate, ==, 3);
+        for (unsigned i = half - 2; i < r->n_pages; i++) {
+            rig_check_zero(r, rig_page(r, i));
+        }
+        g_assert_cmpuint(rig_asked(r), ==, 0);
+        g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
+        rig_stop(r);
+    }
+    rig_free(r);
+}
+
 static void test_forget(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -689,6 +730,7 @@ int main(int argc, char **argv)
     rig_add("/space/in-vain", RIG_ALL, test_in_vain);
     rig_add("/space/mark", RIG_ALL, test_mark);
     rig_add("/space/hole", RIG_ALL, test_hole);
+    rig_add("/space/hole-meanwhile", RIG_ALL, test_hole_meanwhile);
     rig_add("/space/forget", RIG_ALL, test_forget);
     rig_add("/space/ranges", RIG_ALL, test_ranges);
     rig_add("/space/unregister", RIG_BIT(RIG_MEMFD), test_unregister);
