@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What file.c and file-first.c do with content that they have read. Threads and locks: file.c.
+ * What the files of this pager do with content that they have read. Threads and locks: file.c.
  * System calls: none.
  */
 #include "pagers/file-internal.h"
 
 #include "uffd/place.h"
+
+bool ff_file_has_data(const FfFilePagerBlock *b, uint64_t page)
+{
+    return b->per_page == 1 ? ff_bitmap_test(&b->data, page)
+                            : ff_bitmap_count_run(&b->data, page * b->per_page, b->per_page) > 0;
+}
 
 void ff_file_count(uint64_t *n, uint64_t more)
 {

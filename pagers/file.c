@@ -2,20 +2,17 @@
 /*
  * Pages from a file; see file.h.
  *
- * A request goes into a ring, and its page's bit into a bitmap. Where the ring is full only the bit
- * is there, and who finds the ring empty looks through the bitmaps: no request is ever lost, and
- * none waits for room.
- *
  * After each read, and before its content is placed, the file's size and mtime are compared with
  * those of the beginning: a write stores its mtime before its bytes.
  *
- * Threads: `fault` (FAULT_THREADS) answer requests, `fill` (FILL_THREADS) go through the blocks by
- * address. Few of them, and small reads: what the fill has under way a fault waits for in the disk.
- * They place, so they may wait for an event of the space. When a read has come back too late
- * (reader.h) they must not look at the pager: -ECANCELED ends them at once. Locks: `ring_lock`,
- * with the fault thread of the space, and `cursor_lock`, of the fill alone; both are leaves, and
- * nobody reads under one. `huge_lock`: one thread at a time places huge pages, beside which it
- * takes locks of the space. What comes before the rest of the fill is in file-first.c.
+ * Threads: `fault` (FAULT_THREADS) answer requests, `zero` those that need no read, `fill`
+ * (FILL_THREADS) go through the blocks by address. Few of them, and small reads: what the fill has
+ * under way a fault waits for in the disk. They place, so they may wait for an event of the space.
+ * When a read has come back too late (reader.h) they must not look at the pager: -ECANCELED ends
+ * them at once. Locks: `ring_lock` (file-queue.c: requests) and `cursor_lock`, of the fill alone;
+ * both are leaves, and nobody reads under one. `huge_lock`: one thread at a time places huge pages,
+ * beside which it takes locks of the space. What comes before the rest of the fill is in
+ * file-first.c.
  *
  * System calls: fadvise64.
  */
@@ -87,12 +84,6 @@ static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
 /* ---- placing -----------------------------------------------------------------------------------
  */
 
-static bool has_data(const FfFilePagerBlock *b, uint64_t page)
-{
-    return b->per_page == 1 ? ff_bitmap_test(&b->data, page)
-                            : ff_bitmap_count_run(&b->data, page * b->per_page, b->per_page) > 0;
-}
-
 /* Of huge pages there may be as many as the guest needs, and no more: two threads that place the
  * same one would need two of them for a moment. */
 static void enter_placing(FfFilePager *p, unsigned block)
@@ -137,6 +128,7 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
         return false;
     }
     if (rc < 0 && alone && alone->n < run->n && !FF_FAULT_STEP("page-alone", false)) {
+        ff_file_reads(w, alone);
         return bring(w, alone, alone);
     }
     if (rc < 0) {
@@ -156,126 +148,10 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 /* ---- who waits ---------------------------------------------------------------------------------
  */
 
-static void record_locked(FfFilePager *p, unsigned block, uint64_t page)
+static void ready(const FfFilePager *p)
 {
-    const FfFilePagerBlock *b = &p->blocks[block];
-
-    if (p->n_record < p->n_places && b->per_page == 1 && ff_bitmap_test(&b->data, page)) {
-        p->record[p->n_record++] = b->file.at + page * FF_FILE_PAGE;
-    }
-}
-
-uint64_t *ff_file_pager_take_record(FfFilePager *p, uint64_t *n)
-{
-    ff_mutex_lock(&p->ring_lock);
-    uint64_t *record = g_steal_pointer(&p->record);
-    *n = p->n_record;
-    p->n_record = p->n_places = 0;
-    ff_mutex_unlock(&p->ring_lock);
-    return record;
-}
-
-/* A fault thread of a space, which has no other locks of ours. */
-static int request(FfPager *pager, const FfRun *runs, unsigned n)
-{
-    FfFilePager *p = (FfFilePager *)pager;
-
-    ff_mutex_lock(&p->ring_lock);
-    for (unsigned i = 0; i < n; i++) {
-        for (uint64_t page = runs[i].first; page < runs[i].first + runs[i].n; page++) {
-            if (!ff_bitmap_set(&p->blocks[runs[i].block].wanted, page)) {
-                continue; /* it is on its way to a thread */
-            }
-            record_locked(p, runs[i].block, page);
-            if (p->n < RING) {
-                p->ring[(p->head + p->n++) % RING] = (Request){runs[i].block, page};
-            } else {
-                p->overflow = true;
-            }
-        }
-    }
-    ff_cond_broadcast(&p->asked);
-    ff_mutex_unlock(&p->ring_lock);
-    return 0;
-}
-
-/* One that is in the bitmaps alone. */
-static bool take_overflow_locked(FfFilePager *p, Request *r)
-{
-    for (r->block = 0; r->block < p->cfg.n_blocks; r->block++) {
-        FfFilePagerBlock *b = &p->blocks[r->block];
-
-        if (ff_bitmap_claim_run(&b->wanted, 0, b->n_pages, 1, &r->page)) {
-            return true;
-        }
-    }
-    p->overflow = false;
-    return false;
-}
-
-static bool take_locked(FfFilePager *p, Request *r)
-{
-    while (p->n) {
-        *r = p->ring[p->head];
-        p->head = (p->head + 1) % RING;
-        p->n--;
-        /* Not if it was taken out of the bitmap while the ring was empty. */
-        if (ff_bitmap_claim(&p->blocks[r->block].wanted, r->page)) {
-            return true;
-        }
-    }
-    return p->overflow && take_overflow_locked(p, r);
-}
-
-/* FALSE: the end. */
-static bool take(FfFilePager *p, Request *r)
-{
-    ff_mutex_lock(&p->ring_lock);
-    while (!p->ends && !take_locked(p, r)) {
-        ff_cond_wait(&p->asked, &p->ring_lock);
-    }
-    bool ends = p->ends;
-    ff_mutex_unlock(&p->ring_lock);
-    return !ends;
-}
-
-static bool is_wanted(const FfFilePager *p, unsigned block, uint64_t page)
-{
-    return !ff_space_is_placed(p->cfg.space, block, page) && has_data(&p->blocks[block], page);
-}
-
-/* The pages around R's that are missing and stand in the file, as far as they are next to it. */
-static FfRun window_of(const FfFilePager *p, const Request *r)
-{
-    const FfFilePagerBlock *b = &p->blocks[r->block];
-    uint64_t size = MAX(1, p->cfg.window / b->per_page), from = r->page / size * size;
-    uint64_t end = MIN(from + size, b->n_pages), first = r->page, last = r->page + 1;
-
-    while (first > from && is_wanted(p, r->block, first - 1)) {
-        first--;
-    }
-    while (last < end && is_wanted(p, r->block, last)) {
-        last++;
-    }
-    return (FfRun){r->block, first, last - first};
-}
-
-static void answer(FfFileWorker *w, const Request *r)
-{
-    FfFilePager *p = w->p;
-
-    if (ff_space_is_placed(p->cfg.space, r->block, r->page)) {
-        return; /* which woke who waited */
-    }
-    const FfRun alone = {r->block, r->page, 1};
-    if (has_data(&p->blocks[r->block], r->page)) {
-        FfRun run = window_of(p, r);
-
-        ff_file_count(&p->counts.faults, 1);
-        bring(w, &run, &alone);
-    } else {
-        ff_file_count(&p->counts.zeros, 1);
-        place_zero(p, &alone, true);
+    if (p->cfg.thread_begins) {
+        p->cfg.thread_begins();
     }
 }
 
@@ -283,14 +159,27 @@ static void answer(FfFileWorker *w, const Request *r)
 static void fault_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
-    FfFileWorker w = {p, reader, p->urgent_file};
-    Request r;
+    FfRun *reading = &p->reading[g_atomic_int_add(&p->n_reading, 1)];
+    FfFileWorker w = {p, reader, p->urgent_file, .reading = reading};
+    FfRun run, page;
 
-    if (p->cfg.thread_begins) {
-        p->cfg.thread_begins();
+    ready(p);
+    while (!ff_reader_is_left(reader) && ff_file_take(&w, &run, &page)) {
+        ff_file_count(&p->counts.faults, 1);
+        bring(&w, &run, &page);
     }
-    while (!ff_reader_is_left(reader) && take(p, &r)) {
-        answer(&w, &r);
+}
+
+/* FfReaderFunc */
+static void zero_thread(FfReader *reader, void *owner)
+{
+    FfFilePager *p = owner;
+    FfRun page;
+
+    ready(p);
+    while (ff_file_take_zeros(p, &page)) {
+        ff_file_count(&p->counts.zeros, 1);
+        place_zero(p, &page, true);
     }
 }
 
@@ -303,7 +192,7 @@ static uint64_t data_end(const FfFilePager *p, unsigned block, uint64_t first, u
     uint64_t last = first + 1;
 
     for (uint64_t page = last; page < end && page - last < FILL_GAP; page++) {
-        if (!has_data(&p->blocks[block], page)) {
+        if (!ff_file_has_data(&p->blocks[block], page)) {
             break;
         }
         last = ff_space_is_placed(p->cfg.space, block, page) ? last : page + 1;
@@ -313,7 +202,7 @@ static uint64_t data_end(const FfFilePager *p, unsigned block, uint64_t first, u
 
 static uint64_t zeros_end(const FfFilePager *p, unsigned block, uint64_t first, uint64_t end)
 {
-    while (++first < end && !has_data(&p->blocks[block], first) &&
+    while (++first < end && !ff_file_has_data(&p->blocks[block], first) &&
            !ff_space_is_placed(p->cfg.space, block, first)) {
     }
     return first;
@@ -332,9 +221,9 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
         if (p->at_page == b->n_pages) {
             continue;
         }
-        uint64_t most = MAX(1, p->fill_bytes / FF_FILE_PAGE / b->per_page), first = p->at_page;
+        uint64_t most = ff_file_fill_pages(p, p->at_block), first = p->at_page;
 
-        *zero = !has_data(b, first);
+        *zero = !ff_file_has_data(b, first);
         p->at_page =
             *zero ? zeros_end(p, p->at_block, first, MIN(first + ZERO_PAGES, b->n_pages))
                   : data_end(p, p->at_block, first, MIN((first / most + 1) * most, b->n_pages));
@@ -357,7 +246,7 @@ static bool await_fill(FfFilePager *p)
 {
     ff_mutex_lock(&p->cursor_lock);
     while (!p->fills && !g_atomic_int_get(&p->ends)) {
-        ff_cond_wait(&p->filling, &p->cursor_lock);
+        ff_cond_wait(&p->fill_asked, &p->cursor_lock);
     }
     bool fills = p->fills;
     ff_mutex_unlock(&p->cursor_lock);
@@ -369,17 +258,15 @@ static bool goes_on(FfFilePager *p)
     return !g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken);
 }
 
-/* FfReaderFunc */
-static void fill_thread(FfReader *reader, void *owner)
+static void fill(FfFileWorker *w)
 {
-    FfFilePager *p = owner;
-    FfFileWorker w = {p, reader, p->fill_file};
+    FfFilePager *p = w->p;
     uint64_t first, end;
     FfRun run;
     bool zero;
 
     while (goes_on(p) && ff_file_first_next(p, &first, &end)) {
-        if (!ff_file_first_bring(&w, first, end)) {
+        if (!ff_file_first_bring(w, first, end)) {
             return;
         }
     }
@@ -387,9 +274,25 @@ static void fill_thread(FfReader *reader, void *owner)
         return;
     }
     while (goes_on(p) && next(p, &run, &zero)) {
-        if (zero ? !place_zero(p, &run, false) : !bring(&w, &run, NULL)) {
+        if (!zero) {
+            ff_file_fill_begins(w, &run);
+        }
+        if (zero ? !place_zero(p, &run, false) : !bring(w, &run, NULL)) {
             return;
         }
+    }
+}
+
+/* FfReaderFunc */
+static void fill_thread(FfReader *reader, void *owner)
+{
+    FfFilePager *p = owner;
+    uint64_t *filling = &p->filling[g_atomic_int_add(&p->n_filling, 1)];
+    FfFileWorker w = {p, reader, p->fill_file, .filling = filling};
+
+    fill(&w);
+    if (!ff_reader_is_left(reader)) {
+        ff_file_fill_ends(&w);
     }
 }
 
@@ -408,13 +311,14 @@ static void block_init(FfFilePagerBlock *b, const FfFileBlock *file)
     b->n_pages = file->n_pages / b->per_page;
     ff_bitmap_init_over(&b->data, (uint64_t *)file->data, file->n_pages);
     ff_bitmap_init(&b->wanted, b->n_pages, false);
+    ff_bitmap_init(&b->parked, b->n_pages, false);
 }
 
 FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
 {
     FfFilePager *p = g_new0(FfFilePager, 1);
 
-    p->pager.request = request;
+    p->pager.request = ff_file_request;
     p->cfg = *cfg;
     p->blocks = g_new0(FfFilePagerBlock, cfg->n_blocks);
     p->page_max = 1;
@@ -434,9 +338,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->record = g_new(uint64_t, cfg->record);
         p->n_places = cfg->record;
     }
-    ff_cond_init(&p->filling);
-    ff_mutex_init(&p->ring_lock);
-    ff_cond_init(&p->asked);
+    ff_cond_init(&p->fill_asked);
+    ff_file_queues_init(p);
     ff_mutex_init(&p->cursor_lock);
     ff_mutex_init(&p->huge_lock);
     return p;
@@ -464,6 +367,7 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
     posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
     posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
     begin(p, p->fault, FAULT_THREADS, "ff-file-fault", fault_thread);
+    begin(p, &p->zero, 1, "ff-file-zero", zero_thread);
     if (p->first_file) {
         begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
     }
@@ -473,7 +377,7 @@ void ff_file_pager_fill(FfFilePager *p)
 {
     ff_mutex_lock(&p->cursor_lock);
     p->fills = true;
-    ff_cond_broadcast(&p->filling);
+    ff_cond_broadcast(&p->fill_asked);
     ff_mutex_unlock(&p->cursor_lock);
     if (!p->fill[0]) {
         begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
@@ -494,22 +398,14 @@ static void end(FfReader **readers, unsigned n)
 
 void ff_file_pager_stop(FfFilePager *p)
 {
-    ff_mutex_lock(&p->ring_lock);
-    g_atomic_int_set(&p->ends, 1);
-    ff_cond_broadcast(&p->asked);
-    ff_mutex_unlock(&p->ring_lock);
+    ff_file_queues_end(p);
     ff_mutex_lock(&p->cursor_lock);
-    ff_cond_broadcast(&p->filling);
+    ff_cond_broadcast(&p->fill_asked);
     ff_mutex_unlock(&p->cursor_lock);
     end(p->fault, FAULT_THREADS);
+    end(&p->zero, 1);
     end(p->fill, FILL_THREADS);
-    ff_mutex_lock(&p->ring_lock);
-    p->head = p->n = 0;
-    p->overflow = false;
-    ff_mutex_unlock(&p->ring_lock);
-    for (unsigned i = 0; i < p->cfg.n_blocks; i++) {
-        ff_bitmap_clear_run(&p->blocks[i].wanted, 0, p->blocks[i].n_pages);
-    }
+    ff_file_queues_empty(p);
     g_clear_pointer(&p->urgent_file, ff_reader_file_unref);
     g_clear_pointer(&p->fill_file, ff_reader_file_unref);
 }
@@ -535,12 +431,12 @@ void ff_file_pager_free(FfFilePager *p)
     for (unsigned i = 0; i < p->cfg.n_blocks; i++) {
         ff_bitmap_clear(&p->blocks[i].data);
         ff_bitmap_clear(&p->blocks[i].wanted);
+        ff_bitmap_clear(&p->blocks[i].parked);
     }
     ff_reader_file_unref(p->first_file);
     g_free(p->record);
-    ff_cond_clear(&p->filling);
-    ff_cond_clear(&p->asked);
-    ff_mutex_clear(&p->ring_lock);
+    ff_cond_clear(&p->fill_asked);
+    ff_file_queues_clear(p);
     ff_mutex_clear(&p->cursor_lock);
     ff_mutex_clear(&p->huge_lock);
     g_free(p->blocks);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "pagers/file.h"
+#include "tests/lib/slowfile.h"
 #include "tests/uffd/rig.h"
 
 #define MISSING UFFDIO_REGISTER_MODE_MISSING
@@ -535,6 +536,12 @@ static int hold(void *opaque)
     return 0;
 }
 
+static int hold_then_fail(void *opaque)
+{
+    hold(opaque);
+    return EIO;
+}
+
 static void wait_held(File *f, unsigned n)
 {
     pthread_mutex_lock(&f->lock);
@@ -570,6 +577,201 @@ static void test_fill_stands(RigKind kind)
         wait_held(&f, 2);
         check_all(&f);
         g_assert_cmpuint(ff_file_pager_counts(f.pager).fill_bytes, ==, 0);
+        release(&f);
+    }
+    end(&f);
+}
+
+static int count_read(void *opaque)
+{
+    g_atomic_int_inc((gint *)opaque);
+    return 0;
+}
+
+static void ask(File *f, unsigned page)
+{
+    FfPager *p = ff_file_pager_pager(f->pager);
+
+    g_assert_cmpint(p->request(p, &(FfRun){0, page, 1}, 1), ==, 0);
+}
+
+/* A read stands, and who waits for what it brings, too, needs no thread: others are answered. */
+static void test_beside(RigKind kind)
+{
+    gint reads = 0;
+    File f;
+
+    if (!begin(&f, kind, 8)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (f.r->page_size == FF_FILE_PAGE && rig_at("read-file", hold, &f)) {
+        ask(&f, 6); /* read together with 4, 5 and 7 */
+        wait_held(&f, 1);
+        rig_at("read-file", count_read, &reads);
+        rig_at("read-file", count_read, &reads);
+        ask(&f, 5);
+        ask(&f, 4);
+        ask(&f, 7);
+        check_page(&f, f.r->n_pages - 2); /* requests are taken in their order */
+        g_assert_cmpint(reads, ==, 1);
+        for (unsigned page = 4; page < 8; page++) {
+            g_assert_false(ff_space_is_placed(f.r->s, 0, page));
+        }
+        release(&f);
+        for (unsigned page = 4; page < 8; page++) {
+            check_page(&f, page);
+        }
+    }
+    end(&f);
+}
+
+#define NEAR 3
+#define FUSE_S 20
+
+static gpointer read_elsewhere(gpointer p)
+{
+    File *f = p;
+
+    check_page(f, f->r->n_pages - 2);
+    check_page(f, 3);
+    pthread_mutex_lock(&f->lock);
+    f->gone++;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
+/* FALSE: it did not come in time. Who fails while FUSE does not answer could not even end. */
+static bool reads_elsewhere(File *f)
+{
+    GThread *thread = g_thread_new("elsewhere", read_elsewhere, f);
+    struct timespec until;
+    int rc = 0;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += FUSE_S;
+    pthread_mutex_lock(&f->lock);
+    while (!f->gone && rc == 0) {
+        rc = pthread_cond_timedwait(&f->changed, &f->lock, &until);
+    }
+    pthread_mutex_unlock(&f->lock);
+    g_thread_unref(thread);
+    return rc == 0;
+}
+
+/* The same of a real file: a file system does not answer for a page. */
+static void test_beside_fuse(RigKind kind)
+{
+    g_autofree char *directory = g_dir_make_tmp("ff-pager-XXXXXX", NULL);
+    GThread *threads[NEAR];
+    Reader waiting[NEAR];
+    const char *why;
+    File f;
+
+    if (!begin(&f, kind, 8)) {
+        return;
+    }
+    SlowFile *slow = slowfile_new_of(directory, f.path, &why);
+    if (slow) {
+        int urgent = open(slowfile_path(slow), O_RDONLY | O_CLOEXEC);
+        slowfile_hold(slow, AT + 4 * FF_FILE_PAGE, AT + 8 * FF_FILE_PAGE);
+        rig_start(f.r);
+        ff_file_pager_start(f.pager, urgent, open_file(&f), &f.id);
+        for (unsigned i = 0; i < NEAR; i++) {
+            waiting[i] = (Reader){&f, 4 + i, 0};
+            threads[i] = g_thread_new("waits", read_one, &waiting[i]);
+        }
+        rig_wait_began(f.r, NEAR);
+        slowfile_wait_held(slow);
+        bool came = reads_elsewhere(&f);
+        slowfile_release(slow);
+        g_assert_true(came);
+        for (unsigned i = 0; i < NEAR; i++) {
+            g_thread_join(threads[i]);
+        }
+        ff_file_pager_stop(f.pager);
+        slowfile_free(slow);
+    } else {
+        g_test_skip(why);
+    }
+    g_rmdir(directory);
+    end(&f);
+}
+
+/* What is read together cannot be read: each of those who wait for it tries by himself. */
+static void test_beside_eio(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 8)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (f.r->page_size == FF_FILE_PAGE && rig_at("read-file", hold_then_fail, &f)) {
+        ask(&f, 6);
+        wait_held(&f, 1);
+        rig_at("read-file", io_error, NULL);
+        ask(&f, 5);
+        check_page(&f, f.r->n_pages - 3); /* with an error of the window around it */
+        release(&f);
+        check_page(&f, 5);
+        check_page(&f, 6);
+    }
+    end(&f);
+}
+
+/* The fill and a fault stand in one piece of the fill: another fault in it waits for them, as the
+ * kernel may have it wait, and not with the thread that is left. */
+static void test_piece(RigKind kind)
+{
+    gint reads = 0;
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (f.r->page_size == FF_FILE_PAGE && rig_at("read-file", hold, &f) &&
+        rig_at("read-file", hold, &f)) {
+        ff_file_pager_fill(f.pager);
+        wait_held(&f, 2);
+        rig_at("read-file", hold, &f);
+        ask(&f, 0);
+        wait_held(&f, 3);
+        rig_at("read-file", count_read, &reads);
+        rig_at("read-file", count_read, &reads);
+        ask(&f, 10);
+        ask(&f, 11);
+        check_page(&f, f.r->n_pages - 2);
+        g_assert_cmpint(reads, ==, 1);
+        g_assert_false(ff_space_is_placed(f.r->s, 0, 10));
+        release(&f);
+        rig_wait_completed(f.r, 1);
+        check_all(&f);
+    }
+    end(&f);
+}
+
+/* Nobody who could read is left, and zeros need nobody. */
+static void test_zeros(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    if (rig_at("read-file", hold, &f) && rig_at("read-file", hold, &f)) {
+        ask(&f, 0);
+        ask(&f, 1);
+        wait_held(&f, 2);
+        check_page(&f, 3);
+        g_assert_true(is_zero(3));
         release(&f);
     }
     end(&f);
@@ -769,6 +971,11 @@ int main(int argc, char **argv)
     rig_add("/file/changed", RIG_FILES, test_changed);
     rig_add("/file/deleted", RIG_FILES, test_deleted);
     rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
+    rig_add("/file/beside", RIG_FILES, test_beside);
+    rig_add("/file/beside-fuse", RIG_BIT(RIG_MEMFD), test_beside_fuse);
+    rig_add("/file/beside-eio", RIG_FILES, test_beside_eio);
+    rig_add("/file/piece", RIG_FILES, test_piece);
+    rig_add("/file/zeros", RIG_FILES, test_zeros);
     rig_add("/file/paused", RIG_FILES, test_paused);
     rig_add("/file/first", RIG_BIT(RIG_MEMFD), test_first);
     rig_add("/file/first-content", RIG_BIT(RIG_MEMFD), test_first_content);
