@@ -615,7 +615,7 @@ static void test_beside(RigKind kind)
         ask(&f, 4);
         ask(&f, 7);
         check_page(&f, f.r->n_pages - 2); /* requests are taken in their order */
-        g_assert_cmpint(reads, ==, 1);
+        g_assert_cmpint(g_atomic_int_get(&reads), ==, 1);
         for (unsigned page = 4; page < 8; page++) {
             g_assert_false(ff_space_is_placed(f.r->s, 0, page));
         }
@@ -747,7 +747,7 @@ static void test_piece(RigKind kind)
         ask(&f, 10);
         ask(&f, 11);
         check_page(&f, f.r->n_pages - 2);
-        g_assert_cmpint(reads, ==, 1);
+        g_assert_cmpint(g_atomic_int_get(&reads), ==, 1);
         g_assert_false(ff_space_is_placed(f.r->s, 0, 10));
         release(&f);
         rig_wait_completed(f.r, 1);
