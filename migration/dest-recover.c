@@ -608,6 +608,18 @@ static bool tell_done(FfDestination *d, FfVisit *visit)
     return false;
 }
 
+/* The main channel's end alone counts: that of the urgent one may be seen before the word. A source
+ * whose QEMU hangs lives and says nothing of it. */
+bool ff_dest_hear_finished(FfDestination *d)
+{
+    unsigned over = FF_EV_FINISHED | FF_EV_QUIT;
+    int64_t ms = d->cfg->peer_timeout_ms ? d->cfg->peer_timeout_ms : FINISH_S * 1000;
+
+    return ff_control_wait_until(d->control, over | FF_EV_MAIN_ENDED | FF_EV_PAUSE,
+                                 g_get_monotonic_time() + ms * 1000) &
+           over;
+}
+
 void ff_dest_linger(FfDestination *d)
 {
     int64_t end = g_get_monotonic_time() + LINGER_S * G_TIME_SPAN_SECOND;

@@ -14,6 +14,9 @@ bool ff_dest_reconnect(FfDestination *d);
 bool ff_dest_dump_again(FfDestination *d);
 /* A source has come (FF_EV_MAIN) while a dump is read: it is not resumed. */
 void ff_dest_send_away(FfDestination *d);
+/* Every page is here, and the source was told. FALSE: it says no last word, as the connection has
+ * ended, the client pauses it, or the source takes too long. */
+bool ff_dest_hear_finished(FfDestination *d);
 /* Every page is here, but the source does not know it: tells it when it comes back. */
 void ff_dest_linger(FfDestination *d);
 void ff_dest_end_connection(FfDestination *d);

@@ -479,14 +479,9 @@ static void complete(FfDestination *d)
         g_warning("%s", error->message);
     }
     FF_FAULT_AT("undone");
-    /* The source's word comes before the end of the main channel, but perhaps after that of the
-     * urgent one. */
-    bool known =
-        d->origin ||
-        (connected && ff_control_wait(d->control, FF_EV_FINISHED | FF_EV_MAIN_ENDED | FF_EV_QUIT) &
-                          (FF_EV_FINISHED | FF_EV_QUIT));
+    bool known = d->origin || (connected && ff_dest_hear_finished(d));
     if (!known) {
-        /* Everything is here: the guest needs nobody any more, only the source does not know. */
+        /* Everything is here: the guest needs nobody any more, only the source may not know. */
         ff_dest_end_connection(d); /* who sees the status may come back at once */
         ff_control_set_status(d->control, FF_STATUS_COMPLETED);
         ff_dest_linger(d);

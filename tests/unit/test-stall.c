@@ -190,6 +190,57 @@ static void test_hanging_load(void)
     pair_free(&p);
 }
 
+/* ---- every page is there, and the last word does not come --------------------------------------
+ */
+
+static GMutex hang; /* while it is locked the source's VMM answers nothing */
+static gint hangs;  /* atomic: it was asked */
+
+/* The source's VMM is to get its settings back, which is right before FINISHED. */
+static void hang_at_end(Side *s, bool ours)
+{
+    if (ours || s->state->phase != FF_PHASE_DONE) {
+        return;
+    }
+    g_atomic_int_set(&hangs, 1);
+    g_main_context_wakeup(NULL);
+    g_mutex_lock(&hang);
+    g_mutex_unlock(&hang);
+}
+
+/* The source's engine lives and says ALIVE. The destination needs it no more: the client's
+ * migrate-pause, or the time that a silent peer has, ends its wait. */
+static void test_last_word(gconstpointer pauses)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = stall_pair(1);
+    g_autofree char *to = pair_address(p.d);
+    guint timer = g_timeout_add(PATIENCE_MS, impatient, (gpointer) "last-word");
+    p.s->settings = hang_at_end;
+    g_atomic_int_set(&hangs, 0);
+    g_mutex_lock(&hang);
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(g_atomic_int_get(&hangs));
+    g_assert_cmpint(p.d->status, ==, FF_STATUS_POSTCOPY_ACTIVE);
+    if (pauses) {
+        ff_migration_pause(p.d->m, &error);
+        g_assert_no_error(error);
+    }
+    side_run_until(p.d->status == FF_STATUS_COMPLETED);
+    g_assert_cmpuint(p.d->state->phase, ==, FF_PHASE_DONE);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_POSTCOPY_ACTIVE);
+    g_mutex_unlock(&hang);
+    side_run_until(p.s->done);
+    g_source_remove(timer);
+    pair_check_moved(&p);
+    pair_free(&p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -201,5 +252,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/stall/quiet/unix", "unix", test_quiet);
     g_test_add_func("/stall/quiet/precopy", test_quiet_precopy);
     g_test_add_func("/stall/hanging-load", test_hanging_load);
+    g_test_add_data_func("/stall/last-word/paused", "pauses", test_last_word);
+    g_test_add_data_func("/stall/last-word/time", NULL, test_last_word);
     return g_test_run();
 }
