@@ -15,6 +15,9 @@
  *   destination done    every page is here: what was left over is undone, completed; a source that
  *                       does not know it yet can resume
  *
+ * A guest that may be at both sides is never given up: where the new engine lacks something it is
+ * paused, and tries again.
+ *
  * Thread: the coordinator.
  */
 #include "migration/adopt.h"
@@ -33,6 +36,8 @@
 #include "uffd/uffd.h"
 
 #define DIED "the migration engine ended unexpectedly"
+/* Between two attempts to take its place (seconds). */
+#define LONGEST_PAUSE_S 60
 
 static void undo(FfVmm *vmm)
 {
@@ -60,16 +65,79 @@ static FfStatus first_status(FfControl *c, bool knows_where)
                                             : FF_STATUS_POSTCOPY_PAUSED;
 }
 
-/* Nothing can be done but keep what is there. */
-static void pause_for_ever(FfControl *c, const GError *why)
+/* What a client ordered meanwhile is carried out when the migration goes on. But it is taken back
+ * by force at once or not at all: what the client knows of the destination may not be true later.
+ * TRUE: that was ordered. */
+static bool keep_order(FfControl *c, bool *ordered)
 {
-    g_autofree char *text = g_strdup_printf(DIED ", and cannot be replaced: %s", why->message);
+    bool dropped = false;
 
-    g_warning("%s", text);
+    ff_mutex_lock(&c->lock);
+    if (c->events & FF_EV_RECOVER) {
+        dropped = c->want_revoke && c->force_revoke;
+        *ordered = !dropped;
+        c->want_revoke &= !dropped;
+        c->force_revoke = false;
+        c->events &= ~(unsigned)FF_EV_RECOVER;
+    }
+    ff_mutex_unlock(&c->lock);
+    return dropped;
+}
+
+/* As if it had gone well at once. */
+static void go_on(FfControl *c, FfStatus first, bool ordered)
+{
+    if (first != FF_STATUS_POSTCOPY_PAUSED) {
+        ff_control_set_status(c, FF_STATUS_POSTCOPY_RECOVER);
+        ff_control_set_status(c, first);
+    }
+    ff_control_forget(c, 0);
+    ff_control_dead(c, DIED);
+    if (ordered) {
+        ff_control_event(c, FF_EV_RECOVER);
+    }
+}
+
+/* FALSE: being freed. */
+static bool pause_until_next(FfControl *c, const char *why, int64_t pause_s, bool *ordered)
+{
+    bool dropped = keep_order(c, ordered);
+    g_autofree char *text = g_strdup_printf(
+        DIED ", and cannot be replaced yet: %s%s", why,
+        dropped ? "; the guest was not taken back: repeat that when the migration goes on" : "");
+
+    g_message("%s", text);
     ff_control_forget(c, 0);
     ff_control_pause(c, text);
-    ff_control_moved(c); /* nobody starts or stops this guest any more: clients may */
-    ff_control_wait(c, FF_EV_QUIT);
+    ff_control_moved(c); /* until then nobody starts or stops this guest: clients may */
+    return !(ff_control_wait_until(c, FF_EV_QUIT | FF_EV_RECOVER,
+                                   g_get_monotonic_time() + pause_s * G_TIME_SPAN_SECOND) &
+             FF_EV_QUIT);
+}
+
+/* What stands in the way may be gone in a while, as a lack of memory is. So SIDE's TAKE is tried
+ * again: at growing distances, and at once when a client orders something. FALSE: being freed. */
+static bool take_over(FfControl *c, bool (*take)(gpointer side, GError **error), gpointer side)
+{
+    int64_t pause_s = 1;
+    bool again = false, ordered = false;
+    g_autoptr(GError) why = NULL;
+
+    ff_mutex_lock(&c->lock);
+    FfStatus first = c->status;
+    ff_mutex_unlock(&c->lock);
+    while (!take(side, &why)) {
+        if (!pause_until_next(c, why->message, pause_s, &ordered)) {
+            return false;
+        }
+        g_clear_error(&why);
+        pause_s = MIN(2 * pause_s, LONGEST_PAUSE_S);
+        again = true;
+    }
+    if (again) {
+        go_on(c, first, ordered);
+    }
+    return true;
 }
 
 /* ---- source -------------------------------------------------------------------------------- */
@@ -151,12 +219,14 @@ static bool take_guest_back(FfSource *s)
     return true;
 }
 
+static bool take_source(gpointer side, GError **error)
+{
+    return ff_source_adopt(side, error);
+}
+
 static void adopt_given(FfSource *s, FfPhase phase)
 {
-    g_autoptr(GError) error = NULL;
-
-    if (!ff_source_adopt(s, &error)) {
-        pause_for_ever(s->control, error);
+    if (!take_over(s->control, take_source, s)) {
         return;
     }
     if (phase == FF_PHASE_DONE) {
@@ -225,18 +295,29 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
     return first_status(d->control, d->cfg->listen_fd >= 0);
 }
 
+static bool take_destination(gpointer side, GError **error)
+{
+    return ff_dest_adopt(side, error);
+}
+
+static void start_guest(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    d->control->moves = true;
+    bool start = !d->control->start_paused;
+    ff_mutex_unlock(&d->control->lock);
+    ff_dest_start_guest(d, start);
+}
+
 /* The guest runs, or is to run. */
 static void adopt_granted(FfDestination *d)
 {
-    g_autoptr(GError) error = NULL;
-
     ff_device_copy_end(d->copy); /* the guest goes on from it, or has gone on */
-    if (!ff_dest_adopt(d, &error)) {
-        pause_for_ever(d->control, error);
+    if (!take_over(d->control, take_destination, d)) {
         return;
     }
     if (!__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
-        ff_dest_start_guest(d, !d->control->start_paused);
+        start_guest(d);
     }
     if ((d->origin || d->dump) && ff_control_events(d->control) & FF_EV_ALL) {
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
@@ -250,12 +331,8 @@ static void adopt_granted(FfDestination *d)
 
 static void adopt_loaded(FfDestination *d)
 {
-    g_autoptr(GError) error = NULL;
-
-    if (ff_dest_adopt(d, &error)) {
+    if (take_over(d->control, take_destination, d)) {
         ff_dest_end_loaded(d);
-    } else {
-        pause_for_ever(d->control, error);
     }
 }
 

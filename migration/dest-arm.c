@@ -201,8 +201,8 @@ static bool arm(FfDestination *d, bool again, GError **error)
     }
     /* The firmware of this side has touched RAM, and a page that is there must never be taken for
      * one that was received: everything else goes. */
-    if (!make_space(d, features, error) || (!again && !ff_dest_drop_missing(d, error)) ||
-        !register_all(d, error)) {
+    if ((!d->placer.space && !make_space(d, features, error)) ||
+        (!again && !ff_dest_drop_missing(d, error)) || !register_all(d, error)) {
         return false;
     }
     /* Once more: QEMU's main loop may have touched a page between the two. From the registration on

@@ -26,6 +26,7 @@ void ff_dest_hold_listener(FfDestination *d);
 void ff_dest_stop_listening(FfDestination *d, const char *next_uri);
 /* The source may come where it came before. */
 void ff_dest_adopt_listener(FfDestination *d);
+/* Takes what an engine that died has left of a guest that is loaded. FALSE: may be called again. */
 bool ff_dest_adopt(FfDestination *d, GError **error);
 
 #endif

@@ -218,6 +218,7 @@ static bool dest_cont_locked(FfMigration *m, bool *now)
 {
     *now = m->control->granted;
     m->control->client_cont |= !*now;
+    m->control->start_paused &= !*now; /* an engine that adopts may not have come to start it */
     return true;
 }
 
@@ -594,7 +595,8 @@ FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
     *holds = m->side->holds_guest_locked(m);
     bool ok = !*holds || !m->side->stop_locked || m->side->stop_locked(m);
     bool moves = m->control->moves;
-    if (*holds && ok) {
+    /* D: after the grant for an engine that adopts, and may not have come to start it. */
+    if (ok && (*holds || m->side->receives)) {
         m->control->client_cont = false;
         m->control->start_paused = true;
     }

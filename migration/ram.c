@@ -55,6 +55,9 @@ bool ff_ram_map(FfRam *ram, GError **error)
 {
     for (unsigned i = 0; i < ram->n_blocks; i++) {
         FfBlock *b = &ram->blocks[i];
+        if (b->map) {
+            continue; /* of an attempt that has failed */
+        }
         /* Huge pages that the guest gave back may be another's: none is asked for. */
         void *p = FF_FAULT_MAP("map-ram", mmap(NULL, b->info.size, PROT_READ,
                                                MAP_SHARED | MAP_NORESERVE, b->info.memfd, 0));
@@ -101,6 +104,9 @@ bool ff_ram_adopt(FfRam *ram, FfControl *control, GPtrArray *blocks, const FfSta
 {
     g_autoptr(GPtrArray) ours = g_ptr_array_new();
 
+    if (ram->n_blocks) {
+        return true; /* by an attempt that has failed later */
+    }
     for (unsigned i = 0; i < MIN(state->n_blocks, FF_STATE_MAX_BLOCKS); i++) {
         FfRamBlock *b = find(blocks, &state->block[i]);
         if (!b) {

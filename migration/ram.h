@@ -40,12 +40,12 @@ typedef struct {
 
 /* Takes over the VMM's BLOCKS (FfRamBlock *). FALSE and ERROR: farfault cannot move them. */
 bool ff_ram_set_blocks(FfRam *ram, FfControl *control, GPtrArray *blocks, GError **error);
-/* S: maps them read-only; every page is dirty. */
+/* S: maps them read-only; every page is dirty. After a failure it may be called again. */
 bool ff_ram_map(FfRam *ram, GError **error);
 /* Notes the blocks for the engine that may have to adopt. */
 void ff_ram_store(const FfRam *ram, FfStateHeader *state);
 /* Takes the blocks of the migration whose engine died, in the order of the wire: those of BLOCKS
- * (FfRamBlock *) that STATE names. */
+ * (FfRamBlock *) that STATE names. It may be called again. */
 bool ff_ram_adopt(FfRam *ram, FfControl *control, GPtrArray *blocks, const FfStateHeader *state,
                   GError **error);
 /* Sets a block's bits back: all SET (S, before what the peer has is known) or clear. Nobody else

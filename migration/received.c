@@ -51,6 +51,9 @@ bool ff_received_map(FfRam *ram, FfControl *control, FfStateHeader *state, int s
     uint64_t offsets[FF_STATE_MAX_BLOCKS];
     size_t len;
 
+    if (ram->received && !fresh) {
+        return true; /* an attempt to adopt has failed later */
+    }
     if (fresh) {
         ff_ram_store(ram, state);
     }

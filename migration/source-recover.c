@@ -342,6 +342,7 @@ bool ff_source_adopt(FfSource *s, GError **error)
         s->inner = ff_channel_new(s->cfg->fd, FF_CHANNEL_MAIN);
         s->cfg->fd = -1;
     }
+    g_free(s->run_state);
     s->run_state = g_strndup(s->cfg->state->run_state, sizeof(s->cfg->state->run_state) - 1);
     s->saving = true;
     s->control->granted = true;

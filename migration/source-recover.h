@@ -12,7 +12,8 @@
 bool ff_source_persist(FfSource *s);
 /* Joins the threads that live as long as one connection. */
 void ff_source_end_connection(FfSource *s);
-/* Takes what an engine that died has left of a guest that is the peer's. */
+/* Takes what an engine that died has left of a guest that is the peer's. FALSE: may be called
+ * again. */
 bool ff_source_adopt(FfSource *s, GError **error);
 
 #endif

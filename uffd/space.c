@@ -235,6 +235,7 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
 int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
 {
     s->mode |= mode;
+    s->not_registered = 0; /* an attempt before this one may have failed */
     if (s->mode & UFFDIO_REGISTER_MODE_WP && s->mode & ~UFFDIO_REGISTER_MODE_WP) {
         return -EINVAL;
     }

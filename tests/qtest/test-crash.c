@@ -199,6 +199,51 @@ static void test_listening(void)
     vm_end(s);
 }
 
+/* The next engine lacks memory for a moment. It tries again, and at once when it is told to
+ * recover; what it was told is done. */
+typedef struct {
+    const char *name;
+    bool destination;
+    const char *faults;
+} Failing;
+
+static const Failing failing[] = {
+    {"source", false, "source/postcopy-*/call/map-ram=ENOMEM"},
+    {"destination", true, "destination/postcopy-*/call/uffd-register=ENOMEM"},
+    {"destination/bitmap", true, "destination/postcopy-*/call/map-state=ENOMEM"},
+};
+
+static void test_adopt_fails(gconstpointer data)
+{
+    const Failing *row = data;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Vm *vms[2];
+    for (unsigned i = 0; i < 2; i++) {
+        vms[i] = vm_start_pc((VmConfig){.name = i ? "destination" : "source",
+                                        .memory = RAM,
+                                        .boot = &boot,
+                                        .incoming = i ? "defer" : NULL,
+                                        .faults = i == row->destination ? row->faults : NULL});
+    }
+    Vm *s = vms[0], *d = vms[1];
+    vm_wait_serial(s, "B");
+    begin(s, d, POSTCOPY);
+    kill(vm_engine(row->destination ? d : s), SIGKILL);
+    qmp_expect_migration(vm_qmp(s), "postcopy-paused");
+    qmp_expect_migration(vm_qmp(d), "postcopy-paused");
+    vm_wait_stderr(row->destination ? d : s, "cannot be replaced");
+    g_assert_true(vm_fault_happened(row->destination ? d : s, 0));
+    recover(s, d, &boot);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* The destination's engine dies while it gives an incoming migration to QEMU: then the next one
  * listens, or QEMU has it, and knows it. */
 typedef struct {
@@ -267,6 +312,10 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_kill);
     }
     g_test_add_func("/crash/listening", test_listening);
+    for (unsigned i = 0; i < G_N_ELEMENTS(failing); i++) {
+        g_autofree char *path = g_strconcat("/crash/adopt-fails/", failing[i].name, NULL);
+        g_test_add_data_func(path, &failing[i], test_adopt_fails);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(giving); i++) {
         g_autofree char *path = g_strconcat("/crash/giving/", giving[i].name, NULL);
         g_test_add_data_func(path, &giving[i], test_giving);

@@ -3,11 +3,14 @@
  * What a new engine at the source makes of what the dead one has stored: phase and right decide
  * which word QEMU gets and whether the guest runs here.
  */
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "tests/lib/side.h"
+#include "uffd/uffd.h"
 
 #define RAM_BYTES (1ull << 20)
 
@@ -134,6 +137,86 @@ static void test_given_meanwhile(void)
     close(inner[1]);
 }
 
+#ifdef FF_FAULTS
+/* ---- what a new engine needs is not there at first ----------------------------------------------
+ */
+
+static const char *fails; /* NULL: nothing more */
+
+static int fail_once(const char *place, const char *name)
+{
+    return fails && !strcmp(name, fails) &&
+                   g_atomic_pointer_compare_and_exchange(&fails, fails, NULL)
+               ? ENOMEM
+               : 0;
+}
+
+/* Nobody orders anything, and it comes to its end by itself. */
+static void test_source_again(void)
+{
+    const Row *done = &rows[G_N_ELEMENTS(rows) - 1];
+    uint64_t size = RAM_BYTES;
+    int inner = -1;
+    char device[SIDE_LENIENT_BYTES];
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    s->lenient = true;
+    store(s, done);
+    g_atomic_int_set(&s->runs, 0);
+    g_assert_true(s->vmm.state.save(&s->vmm.state, &inner, NULL));
+    g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
+    fails = "map-ram";
+    ff_fault_hook(fail_once);
+    side_adopt(s, inner);
+    side_run_until(s->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    g_assert_nonnull(strstr(info->error_desc, "cannot be replaced yet"));
+    side_run_until(s->done);
+    ff_fault_hook(NULL);
+    g_assert_cmpint(s->status, ==, FF_STATUS_COMPLETED);
+    g_assert_cmpint(g_atomic_int_get(&s->saved_status), ==, 0);
+    g_assert_false(g_atomic_int_get(&s->runs));
+    side_free(s);
+}
+
+/* The guest was granted, and is started late: what clients say meanwhile holds. */
+static void test_destination_again(gconstpointer stops)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t size = RAM_BYTES;
+    bool held;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *d = side_new(FF_ROLE_DESTINATION, &size, 1);
+    store(d, &rows[4]);
+    d->state->role = FF_ROLE_DESTINATION;
+    d->state->run_right = FF_RUN_MINE;
+    d->state->block[0].bitmap_offset = sizeof(FfStateHeader);
+    g_assert_cmpint(ftruncate(d->state_fd, sizeof(FfStateHeader) + RAM_BYTES), ==, 0);
+    /* The engine that died has told the kernel. */
+    g_assert_cmpint(ff_uffd_init(d->uffds[FF_KIND_MISSING],
+                                 UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_THREAD_ID, NULL),
+                    ==, 0);
+    fails = "uffd-register";
+    ff_fault_hook(fail_once);
+    side_adopt(d, -1);
+    side_run_until(d->moved == 1);
+    g_assert_cmpint(d->status, ==, FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_false(g_atomic_int_get(&d->runs));
+    if (stops) {
+        g_assert_cmpint(ff_migration_client_stop(d->m, &held, &error), ==, FF_STOP_IS_VMMS);
+        g_assert_false(held);
+    }
+    side_run_until(d->moved == 2);
+    ff_fault_hook(NULL);
+    g_assert_cmpint(g_atomic_int_get(&d->runs), ==, !stops);
+    g_assert_true(d->state->resumed);
+    side_free(d);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -143,5 +226,10 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/adopt/kept", test_kept);
     g_test_add_func("/adopt/given-meanwhile", test_given_meanwhile);
+#ifdef FF_FAULTS
+    g_test_add_func("/adopt/again/source", test_source_again);
+    g_test_add_data_func("/adopt/again/destination/runs", NULL, test_destination_again);
+    g_test_add_data_func("/adopt/again/destination/stopped", "stops", test_destination_again);
+#endif
     return g_test_run();
 }
