@@ -143,7 +143,8 @@ static void next_at_destination(FILE *out, JsonObject *half)
     if (!ff_json_bool(half, "may-run")) {
         ff_report_row(out, "guest",
                       "is loaded, and was not granted to this side: it does not run "
-                      "here. If the source says \"failed\" the guest runs there: end this QEMU");
+                      "here. If the source says \"failed\" or \"cancelled\" the guest runs there: "
+                      "end this QEMU");
     }
     if (listens) {
         ff_report_row(out, "next",

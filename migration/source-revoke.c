@@ -96,11 +96,14 @@ void ff_source_tell_roll_back(FfSource *s)
     /* The error stays: the driver may not have looked yet. */
     ff_control_forget_events(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
-    while (uri && !notify(s, uri, &nobody) && g_get_monotonic_time() < end) {
-        if (ff_control_wait_until(s->control, FF_EV_QUIT,
+    while (uri && g_get_monotonic_time() < end) {
+        if (notify(s, uri, &nobody) ||
+            ff_control_wait_until(s->control, FF_EV_QUIT,
                                   g_get_monotonic_time() + pause_ms * 1000)) {
             return;
         }
         pause_ms = MIN(2 * pause_ms, LONGEST_PAUSE_MS);
     }
+    g_message("the destination may wait for this guest, and cannot be told that it went on here: "
+              "if its QEMU has not ended, end it (quit)");
 }

@@ -34,6 +34,8 @@
 #define READY_SOON_MS 1000
 /* What a destination has said last is here, or comes at once; the guest may stand meanwhile. */
 #define LAST_WORD_MS 200
+/* A destination that hears of a roll back says that it has given up, before its QEMU ends. */
+#define ABORTED_DEADLINE_MS 1000
 /* For the destination to say, by the end of the connection, that it is completed. */
 #define COMPLETED_DEADLINE_MS 5000
 
@@ -375,13 +377,28 @@ static void end_threads(FfSource *s)
     ff_source_end_connection(s);
 }
 
-static void tell_peer(FfSource *s, const char *why)
+static bool tell_peer(FfSource *s, const char *why)
 {
     size_t len = MIN(strlen(why), FF_FRAME_MAX_TEXT);
 
-    if (s->conn->main && len) {
-        ff_channel_send_last(s->conn->main, ff_frame(FF_FRAME_ABORT, len), why, 0);
+    return s->conn->main && len &&
+           ff_channel_send_last(s->conn->main, ff_frame(FF_FRAME_ABORT, len), why, 0);
+}
+
+/* A destination that has loaded all it was sent waits for a grant, unless it has heard the ABORT:
+ * it answers with one of its own. What was written to a connection that has just ended came to
+ * nobody.
+ */
+static bool waits_for_grant(FfSource *s, bool told)
+{
+    if (!s->device_thread || s->revoked) {
+        return false;
     }
+    if (told) {
+        ff_control_wait_until(s->control, FF_EV_ABORTED | FF_EV_MAIN_ENDED | FF_EV_QUIT,
+                              g_get_monotonic_time() + ABORTED_DEADLINE_MS * 1000);
+    }
+    return !(ff_control_events(s->control) & FF_EV_ABORTED);
 }
 
 void ff_source_release_guest(FfSource *s)
@@ -473,11 +490,7 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     if (s->stopped) {
         restart_guest(s);
     }
-    /* A lost connection carries no ABORT. */
-    s->dest_may_be_loaded =
-        s->saving && !s->revoked &&
-        (ff_control_events(s->control) & (FF_EV_DEAD | FF_EV_ABORTED)) == FF_EV_DEAD;
-    tell_peer(s, why->message);
+    s->dest_may_be_loaded = waits_for_grant(s, tell_peer(s, why->message));
     end_threads(s);
     ff_precopy_end(s, true);
     ff_device_copy_end(s->copy);

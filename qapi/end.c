@@ -22,7 +22,7 @@ static const char *refusal(const FfMigrationInfo *info, bool lose)
         return "The guest was not granted to this side, and nothing of it is lost with this QEMU: "
                "let the source take it back (x-farfault-revoke there), which ends this QEMU; or, "
                "if "
-               "the source says \"failed\", say quit here";
+               "the source says \"failed\" or \"cancelled\", say quit here";
     }
     return lose ? NULL
                 : "The guest is at this side, and is lost with this QEMU: say so with lose-guest";

@@ -108,6 +108,44 @@ static void test_lost_behind_loaded(void)
     end(&p, c);
 }
 
+/* The source has LOADED, and asks for the last time before it gives. */
+static bool cancel(Side *s)
+{
+    g_autoptr(GError) error = NULL;
+
+    ff_migration_cancel(s->m, &error);
+    g_assert_no_error(error);
+    return true;
+}
+
+/* A cancel whose ABORT is lost is told later. One that was heard is not. */
+static void test_cancelled(gconstpointer lost)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_idle(0);
+    side_start(p.d, "tcp:127.0.0.1:0", -1);
+    g_autofree char *to = pair_address(p.d);
+
+    Cutter *c = cutter_new(to, -1);
+    g_atomic_int_set(&c->type, lost ? FF_FRAME_ABORT : 0);
+    g_atomic_int_set(&c->once, true);
+    p.s->stands = cancel;
+    p.s->tells = true;
+    side_start(p.s, c->uri, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->done && p.d->done);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_CANCELLED);
+    if (lost) {
+        side_run_until(p.s->parted);
+    }
+    g_assert_cmpint(ff_migration_lives_on(p.s->m), ==, lost != NULL);
+    p.s->status = FF_STATUS_FAILED; /* all else is as after a failure */
+    check_back(&p);
+    end(&p, c);
+}
+
 /* A new engine at the source knows nothing but what the dead one has stored. */
 static void test_told_by_next_engine(void)
 {
@@ -348,6 +386,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/revoke/told", test_told);
+    g_test_add_data_func("/revoke/cancelled/lost", "lost", test_cancelled);
+    g_test_add_data_func("/revoke/cancelled/heard", NULL, test_cancelled);
     g_test_add_func("/revoke/lost-behind-loaded", test_lost_behind_loaded);
     g_test_add_func("/revoke/told-by-next-engine", test_told_by_next_engine);
     g_test_add_func("/revoke/untold", test_untold);
