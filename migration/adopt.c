@@ -154,7 +154,8 @@ FfStatus ff_adopt_source_begin(FfSource *s)
 
     begin(s->conn, state);
     s->adopted = true;
-    s->ram->released = s->cfg->release_ram; /* as far as anybody knows */
+    /* As far as anybody knows. */
+    s->ram->released = s->cfg->release_ram && !ff_state_is_marked(state, FF_MARK_WHOLE);
     s->peer_uri =
         state->peer_uri[0] ? g_strndup(state->peer_uri, sizeof(state->peer_uri) - 1) : NULL;
     s->control->granted = is_given(s);

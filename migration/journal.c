@@ -113,6 +113,7 @@ void ff_journal_setup(FfStateHeader *s)
 {
     if (s->role == FF_ROLE_SOURCE) {
         s->run_state[0] = 0; /* that of an older migration must not be restored */
+        ff_state_mark(s, FF_MARK_WHOLE);
     }
     step(s, STEP_SETUP);
 }
@@ -171,6 +172,7 @@ void ff_journal_dead(FfStateHeader *s)
 void ff_journal_idle(FfStateHeader *s)
 {
     step(s, STEP_IDLE);
+    ff_state_unmark(s, FF_MARK_WHOLE);
 }
 
 /* ---- the table as text ----------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
+#include "fault/fault.h"
 #include "migration/zero.h"
 
 #define MAX_GROUPS FF_SEND_MAX_PAGES
@@ -36,9 +37,12 @@ void ff_source_acked(FfSource *s, unsigned index, uint64_t count)
     }
     while (ff_sent_take(&s->sent[index], count, &run)) {
         const FfRamBlock *b = &s->ram->blocks[run.block].info;
+        /* The mark first: a next engine must not run the guest on what is left. */
+        ff_state_unmark(s->cfg->state, FF_MARK_WHOLE);
         g_atomic_int_set(&s->ram->released, 1);
-        fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run.first * b->page_size,
-                  run.n * b->page_size);
+        (void)FF_FAULT_CALL("release",
+                            fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                      run.first * b->page_size, run.n * b->page_size));
     }
 }
 

@@ -190,6 +190,10 @@ enum {
     /* S: the guest runs, or may run, in its next QEMU, which has the monitors' sockets: their names
      * are not removed at the end. Set before the guest is given away, cleared if it stays. */
     FF_MARK_MOVED = 1 << 5,
+    /* S: all of guest memory is here still, nothing of it was given up (release-ram). Set before
+     * the phase is SETUP, cleared before the first page is given up, or when it is IDLE. An engine
+     * of before it has never set it. */
+    FF_MARK_WHOLE = 1 << 6,
 };
 #define FF_FILE_HELD "file"
 /* In place of a session's secret: what the file of a restore is. */

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "migration/internal.h"
 #include "net/channel.h"
 #include "net/channel-read.h"
@@ -323,7 +324,26 @@ static void test_no_order_is_left(void)
     end(&p, c);
 }
 
-/* Memory that only the destination has. */
+/* The next engine of a source with release-ram. */
+static Side *next_that_releases(const Pair *p, unsigned marks)
+{
+    Side *next = side_new(FF_ROLE_SOURCE, pair_sizes, PAIR_BLOCKS);
+    char device[SIDE_LENIENT_BYTES]; /* the engine before it has read it */
+    int inner = -1;
+
+    memcpy(next->state, p->s->state, sizeof(*next->state));
+    next->state->marks &= marks;
+    next->config.release_ram = next->lenient = true;
+    g_atomic_int_set(&next->runs, 0);
+    g_assert_true(next->vmm.state.save(&next->vmm.state, &inner, NULL));
+    g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
+    side_adopt(next, inner);
+    side_run_until(pair_over(next));
+    return next;
+}
+
+/* Memory that only the destination has: for all that is known, where nothing says that all of it is
+ * here. */
 static void test_released(void)
 {
     g_autoptr(GError) error = NULL;
@@ -333,16 +353,73 @@ static void test_released(void)
         return;
     }
     Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
-    Side *next = side_new(FF_ROLE_SOURCE, pair_sizes, PAIR_BLOCKS);
-    memcpy(next->state, p.s->state, sizeof(*next->state));
-    next->config.release_ram = true;
-    side_adopt(next, -1);
-    side_run_until(pair_over(next));
+    Side *next = next_that_releases(&p, 0);
     g_assert_false(ff_migration_revoke(next->m, NULL, -1, false, &error));
     g_assert_nonnull(strstr(error->message, "release-ram"));
     side_free(next);
     end(&p, c);
 }
+
+/* It would have given up memory, and had not come to it. */
+static void test_not_released(void)
+{
+    Cutter *c;
+
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = broken_pair(FF_FRAME_GRANT, false, false, &c);
+    Side *next = next_that_releases(&p, ~0u);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(next->m);
+    g_assert_false(info->split->released);
+    g_autofree char *to = pair_address(p.d);
+    Pair taken = {next, p.d};
+    take_back_from(&taken, to, false);
+    side_run_until(p.d->done);
+    check_back(&taken);
+    side_free(next);
+    end(&p, c);
+}
+
+#ifdef FF_FAULTS
+static Side *releases;
+static gint releases_made; /* atomic */
+
+static int check_mark(const char *place, const char *name)
+{
+    if (!strcmp(name, "release")) {
+        g_assert_false(ff_state_is_marked(releases->state, FF_MARK_WHOLE));
+        g_atomic_int_inc(&releases_made);
+    }
+    return 0;
+}
+
+/* A next engine knows it before the first page is gone. */
+static void test_marked(void)
+{
+    if (!side_possible()) {
+        return;
+    }
+    Pair p = pair_new(0);
+    g_autofree char *to = pair_address(p.d);
+
+    releases = p.s;
+    ff_fault_hook(check_mark);
+    p.s->config.release_ram = true;
+    p.s->config.pause_before_switchover = true;
+    side_start(p.s, to, -1);
+    ff_migration_start_postcopy(p.s->m, NULL);
+    side_run_until(p.s->status == FF_STATUS_PRE_SWITCHOVER);
+    g_assert_true(ff_state_is_marked(p.s->state, FF_MARK_WHOLE));
+    ff_migration_continue(p.s->m, FF_STATUS_PRE_SWITCHOVER, NULL);
+    side_run_until(p.s->done && p.d->done);
+    ff_fault_hook(NULL);
+    g_assert_cmpint(p.s->status, ==, FF_STATUS_COMPLETED);
+    g_assert_cmpint(g_atomic_int_get(&releases_made), >, 0);
+    g_assert_false(ff_state_is_marked(p.s->state, FF_MARK_WHOLE));
+    pair_free(&p);
+}
+#endif
 
 /* ---- a destination at whose port another one was ------------------------------------------------
  */
@@ -397,6 +474,10 @@ int main(int argc, char **argv)
     g_test_add_func("/revoke/refused", test_refused);
     g_test_add_func("/revoke/no-order-is-left", test_no_order_is_left);
     g_test_add_func("/revoke/released", test_released);
+    g_test_add_func("/revoke/not-released", test_not_released);
+#ifdef FF_FAULTS
+    g_test_add_func("/revoke/marked", test_marked);
+#endif
     g_test_add_func("/revoke/stray", test_stray);
     return g_test_run();
 }
