@@ -379,6 +379,8 @@ d_complete:
     :: to_d?FF_FRAME_FINISHED(_, _) -> goto d_finished
     :: to_d?FF_FRAME_PAGES(n, _) -> atomic { assert((have & n) == n); n = 0 } /* dropped */
     :: !up -> break
+    /* The source's QEMU hangs, or the client pauses: ff_dest_hear_finished() */
+    :: atomic { up -> up = false }; break
     :: atomic { deaths < DEATHS -> deaths++; up = false; goto d_died }
     od;
     goto d_paused; /* ff_dest_linger(): the source is told when it comes back */

@@ -15,6 +15,7 @@
 #include "net/address.h"
 #include "tests/lib/check.h"
 #include "tests/lib/cutter.h"
+#include "tests/lib/hold.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -26,13 +27,19 @@ typedef struct {
     Vm *s, *d;
     Qmp *sq, *dq;
     char *uri;
-    Cutter *c; /* NULL: none is between */
+    Cutter *c;          /* NULL: none is between */
+    const char *faults; /* of the source; NULL: none */
 } Test;
 
-static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming)
+static Vm *start(const char *name, const BootsectConfig *boot, const char *incoming,
+                 const char *faults)
 {
-    return vm_start_pc((VmConfig){
-        .name = name, .memory = RAM, .boot = boot, .incoming = incoming, .listens = true});
+    return vm_start_pc((VmConfig){.name = name,
+                                  .memory = RAM,
+                                  .boot = boot,
+                                  .incoming = incoming,
+                                  .faults = faults,
+                                  .listens = true});
 }
 
 static bool begin(Test *t)
@@ -44,8 +51,8 @@ static bool begin(Test *t)
         return false;
     }
     t->boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    t->s = start("source", &t->boot, NULL);
-    t->d = start("destination", &t->boot, "defer");
+    t->s = start("source", &t->boot, NULL, t->faults);
+    t->d = start("destination", &t->boot, "defer", NULL);
     t->sq = vm_qmp(t->s);
     t->dq = vm_qmp(t->d);
     vm_wait_serial(t->s, "B");
@@ -81,14 +88,19 @@ static void end(Test *t)
     g_free(t->uri);
 }
 
-static void check_moved_whole(Test *t)
+static void check_whole(Test *t)
 {
-    qmp_ok(t->sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    move_wait_completed(t->s, t->d);
     vm_wait_new_serial(t->d, "B");
     qmp_ok(t->dq, "stop", NULL);
     check_right(check_counters(t->d, &t->boot));
     check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
+}
+
+static void check_moved_whole(Test *t)
+{
+    qmp_ok(t->sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(t->s, t->d);
+    check_whole(t);
 }
 
 static void check_stayed(Test *t)
@@ -299,6 +311,33 @@ static void test_qemu_killed(gconstpointer at_source)
     end(&t);
 }
 
+/* Every page has arrived, and the source's QEMU hangs when it is to end its migration: its engine
+ * lives, and the destination needs neither. */
+static void test_hangs_at_end(void)
+{
+    Test t = {.faults = "source/*/at/done=hold"};
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (!begin(&t)) {
+        return;
+    }
+    hold_make(t.s);
+    go_postcopy(&t);
+    qmp_ok(t.sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    hold_wait(t.s);
+    kill(vm_pid(t.s), SIGSTOP);
+    hold_let_go(t.s);
+    qmp_expect_migration(t.dq, "completed");
+    kill(vm_pid(t.s), SIGCONT);
+    qmp_expect_migration(t.sq, "completed");
+    check_whole(&t);
+    end(&t);
+}
+
 /* ---- a relay is killed ------------------------------------------------------------------------
  */
 
@@ -423,6 +462,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/stalls/relay-killed/", relay_rows[i].name, NULL);
         g_test_add_data_func(path, &relay_rows[i], test_relay_killed);
     }
+    g_test_add_func("/stalls/hangs-at-end", test_hangs_at_end);
     g_test_add_func("/stalls/incoming-stopped", test_incoming_stopped);
     g_test_add_func("/stalls/strangers", test_strangers);
     g_test_add_data_func("/stalls/qemu-killed/source", "source", test_qemu_killed);
