@@ -16,10 +16,13 @@
  */
 #include "net/splice.h"
 
+#include "fault/fault.h"
 #include "net/address.h"
 #include "net/channel-read.h"
 #include "net/frame.h"
+#include "net/io.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <glib-unix.h>
@@ -29,6 +32,8 @@
 
 /* So many who are not known yet may be in their handshakes at once: each has a thread. */
 #define STRANGERS_MAX 32
+/* Until the next attempt to accept, in a shortage (seconds). */
+#define SHORT_S 1
 
 typedef struct {
     FfSplice *native;
@@ -54,6 +59,7 @@ struct FfSplice {
     char *address; /* of the peer, for further ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
     char *hostname;
+    bool told; /* that there was a shortage */
     FfSpliceDone done;
     gpointer opaque;
 };
@@ -315,13 +321,65 @@ void ff_splice_take_peer(FfSplice *n, FfChannel *peer)
     }
 }
 
+static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one);
+
+/* Who has dispatched it ends. */
+static gboolean forget_source(FfSplice *n)
+{
+    g_ptr_array_remove(n->sources, g_main_current_source());
+    return G_SOURCE_REMOVE;
+}
+
+typedef struct {
+    FfSplice *native;
+    int listener;
+    GUnixFDSourceFunc accept_one;
+} Later;
+
+static gboolean accept_again(gpointer opaque)
+{
+    const Later *l = opaque;
+
+    watch(l->native, l->listener, l->accept_one);
+    return forget_source(l->native);
+}
+
+/* Nothing can be accepted for a while (net/io.h). */
+static gboolean accept_later(FfSplice *n, int listener, GUnixFDSourceFunc accept_one, int error)
+{
+    GSource *timer = g_timeout_source_new_seconds(SHORT_S);
+    const Later later = {n, listener, accept_one};
+
+    if (!n->told) {
+        g_message("no channel of QEMU's migration can come in, it is tried again: %s",
+                  g_strerror(error));
+        n->told = true;
+    }
+    g_source_set_callback(timer, accept_again, g_memdup2(&later, sizeof(later)), g_free);
+    g_source_attach(timer, NULL);
+    g_ptr_array_add(n->sources, timer);
+    return forget_source(n);
+}
+
+/* Who had come may have given up before: then the next one wakes us. */
+static gboolean not_accepted(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)
+{
+    return ff_io_is_short(errno) ? accept_later(n, listener, accept_one, errno) : G_SOURCE_CONTINUE;
+}
+
+static int accept_from(int listener)
+{
+    return FF_FAULT_CALL("splice-accept", accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+}
+
 static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaque)
 {
-    int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    int peer = accept_from(listener);
 
-    if (peer >= 0) { /* else it has given up before we came */
-        ff_splice_take_peer(opaque, ff_channel_new(peer, FF_CHANNEL_MAIN));
+    if (peer < 0) {
+        return not_accepted(opaque, listener, accept_peer);
     }
+    ff_splice_take_peer(opaque, ff_channel_new(peer, FF_CHANNEL_MAIN));
     return G_SOURCE_CONTINUE;
 }
 
@@ -348,10 +406,10 @@ static gpointer connect_peer(gpointer opaque)
 static gboolean accept_qemu(gint listener, GIOCondition condition, gpointer opaque)
 {
     FfSplice *n = opaque;
-    int qemu = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    int qemu = accept_from(listener);
 
     if (qemu < 0) {
-        return G_SOURCE_CONTINUE;
+        return not_accepted(n, listener, accept_qemu);
     }
     if (n->first_peer) {
         ff_splice_join(n, g_steal_pointer(&n->first_peer), qemu, &n->begun);
