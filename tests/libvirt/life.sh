@@ -341,12 +341,14 @@ case_install_host() {
     local etc=$scratch/etc conf=$hosts/A/etc/qemu.conf said
     rm -rf "$etc" "$scratch/etc-before" # of a run as another user
     mkdir -p "$etc"/libvirt "$etc"/apparmor.d/{abstractions,local/abstractions}
-    echo '# mine' | tee "$etc/libvirt/qemu.conf" >"$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    : >"$etc/apparmor.d/usr.sbin.libvirtd"
+    echo '# mine' | tee "$etc/libvirt/qemu.conf" "$etc/apparmor.d/local/usr.sbin.libvirtd" >"$etc/apparmor.d/local/abstractions/libvirt-qemu"
     cp -r "$etc" "$scratch/etc-before"
     install_host "$etc"
     cmp "$root/packaging/60-farfault.rules" "$etc/udev/rules.d/60-farfault.rules"
     grep -qF "$prefix/lib/farfault/* rmix," "$etc/apparmor.d/local/abstractions/libvirt-qemu"
     ! grep -q @prefix@ "$etc/apparmor.d/local/abstractions/libvirt-qemu"
+    grep -qx "  $prefix/bin/farfault PUx," "$etc/apparmor.d/local/usr.sbin.libvirtd"
     said=$(install_host "$etc")
     is "what it says the second time" "$said" ""
     cp "$conf" "$scratch/qemu.conf"
