@@ -227,7 +227,9 @@ static void check_shmem_thp(void)
     }
     *end = 0;
     if (strcmp(begin + 1, "never") == 0 || strcmp(begin + 1, "deny") == 0) {
-        say(WARN, "huge pages", "farfault-install-host --huge-pages, or use hugepages",
+        g_autofree char *fix = g_strdup_printf("%s --huge-pages, or use hugepages", install_host());
+
+        say(WARN, "huge pages", fix,
             "shmem_enabled is %s: guests not started by root have no transparent huge pages",
             begin + 1);
     } else {

@@ -116,7 +116,8 @@ static bool find_file(const FfCredsSpec *spec, const char *name, bool required, 
         g_clear_pointer(path, g_free);
         return true;
     }
-    fail(error, "Unable to access credentials %s: %s", *path, g_strerror(errno));
+    fail(error, "Unable to access credentials %s: %s%s", *path, g_strerror(errno),
+         errno == EACCES ? " (it is read by the user that QEMU runs as, also with -runas)" : "");
     g_clear_pointer(path, g_free);
     return false;
 }
