@@ -100,8 +100,8 @@ static bool has(GArray *all, const Identity *wanted, bool alone)
     return false;
 }
 
-/* Whose FILE is (borrowed), also if that is one of its backing files. */
-static const char *owner_of(JsonNode *disks, const char *file, JsonObject *node)
+/* The entry (borrowed) of whose FILE is, also if that is one of its backing files; NULL. */
+static JsonObject *entry_of(JsonNode *disks, const char *file)
 {
     for (guint i = 0; i < ff_json_node_length(disks); i++) {
         JsonObject *entry = ff_json_node_nth(disks, i);
@@ -109,15 +109,22 @@ static const char *owner_of(JsonNode *disks, const char *file, JsonObject *node)
         JsonObject *image = ff_json_object(inserted, "image");
 
         if (!g_strcmp0(ff_json_string(inserted, "file"), file)) {
-            return ff_disk_owner(entry);
+            return entry;
         }
         for (; image; image = ff_json_object(image, "backing-image")) {
             if (!g_strcmp0(ff_json_string(image, "filename"), file)) {
-                return ff_disk_owner(entry);
+                return entry;
             }
         }
     }
-    return ff_json_string_or(node, "node-name", "?");
+    return NULL;
+}
+
+/* Firmware in a flash that the guest cannot write to: what the guest sees of it travels with its
+ * memory, and the next package of it replaces the file. */
+static bool is_firmware(JsonObject *entry)
+{
+    return g_str_has_prefix(ff_json_string_or(entry, "qdev", ""), "/machine/system.flash");
 }
 
 typedef struct {
@@ -131,30 +138,32 @@ static bool check_node(const Files *f, JsonObject *node, GError **error)
 {
     static const char *const local[] = {"file", "host_device", "host_cdrom", NULL};
     const char *file = ff_json_string_or(node, "file", "");
+    JsonObject *entry = entry_of(f->disks, file);
+    const char *owner = entry ? ff_disk_owner(entry) : ff_json_string_or(node, "node-name", "?");
     bool writable = !ff_json_bool(node, "ro");
     g_autofree char *path = NULL;
     struct stat st;
 
-    if (!g_strv_contains(local, ff_json_string_or(node, "drv", ""))) {
+    if (!g_strv_contains(local, ff_json_string_or(node, "drv", "")) ||
+        (!writable && entry && is_firmware(entry))) {
         return true;
     }
     path = *file == '/' ? g_strdup(file)
                         : g_strdup_printf("/proc/%d/cwd/%s", (int)f->prepared_pid, file);
     if (stat(path, &st) < 0) {
-        return fail(error, "block device '%s': %s: %s", owner_of(f->disks, file, node), file,
-                    g_strerror(errno));
+        return fail(error, "block device '%s': %s: %s", owner, file, g_strerror(errno));
     }
     Identity identity = identity_of(&st);
     if (!has(f->prepared, &identity, writable)) {
         return fail(error, "block device '%s': %s has just been replaced: repeat the upgrade",
-                    owner_of(f->disks, file, node), file);
+                    owner, file);
     }
     /* Two that the guest can write to are two in the running QEMU as well. */
     if (!has(f->running, &identity, writable)) {
         return fail(error,
                     "block device '%s': %s is not the file that the running QEMU has open: give "
                     "that one its name back (ls -l /proc/%d/fd)",
-                    owner_of(f->disks, file, node), file, (int)f->running_pid);
+                    owner, file, (int)f->running_pid);
     }
     return true;
 }
@@ -189,7 +198,9 @@ static bool same_sizes(JsonNode *running, JsonNode *prepared, GError **error)
         if (size != other) {
             return fail(error,
                         "block device '%s' has %" G_GINT64_FORMAT " bytes in the running QEMU and "
-                        "%" G_GINT64_FORMAT " in the new one: give each disk its own file",
+                        "%" G_GINT64_FORMAT
+                        " in the new one: give each disk its own file; if its file has grown, say "
+                        "block_resize in the running QEMU",
                         owner, size, other);
         }
     }

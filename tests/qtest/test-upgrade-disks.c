@@ -180,6 +180,34 @@ static void test_backing(void)
     goes_over(g);
 }
 
+/* The next package of it has replaced the file, and nobody has the old one any more. */
+static void test_firmware(void)
+{
+    static const char bios[] = "/usr/share/seabios/bios-256k.bin";
+    g_autoptr(GError) error = NULL;
+    g_autofree char *bytes = NULL;
+    gsize len;
+    g_autoptr(Guest) g = g_file_test(bios, G_FILE_TEST_EXISTS) ? new_guest() : NULL;
+
+    if (!g) {
+        g_test_skip("no SeaBIOS, or as said above");
+        return;
+    }
+    g_autofree char *code = g_build_filename(g->dir, "code", NULL);
+    g_autofree char *flash =
+        g_strdup_printf("if=pflash,unit=0,format=raw,readonly=on,file=%s", code);
+    g_autofree char *file = g_strdup_printf("%s/disk,format=raw", g->dir);
+    const char *const more[] = {"-drive", flash, NULL};
+
+    g_assert_true(g_file_get_contents(bios, &bytes, &len, &error));
+    g_assert_no_error(error);
+    g_assert_true(g_file_set_contents(code, bytes, len, &error));
+    start(g, file, more, false);
+    bytes[0] ^= 1;
+    g_assert_true(g_file_set_contents(code, bytes, len, &error)); /* another file of that name */
+    goes_over(g);
+}
+
 /* Two disks, each in the file of the other. */
 static void test_exchanged(void)
 {
@@ -254,6 +282,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-disks/relative", test_relative);
     g_test_add_func("/upgrade-disks/link", test_link);
     g_test_add_func("/upgrade-disks/backing", test_backing);
+    g_test_add_func("/upgrade-disks/firmware", test_firmware);
     g_test_add_func("/upgrade-disks/exchanged", test_exchanged);
     g_test_add_func("/upgrade-disks/not-seen", test_not_seen);
     return g_test_run();
