@@ -162,13 +162,13 @@ static bool khugepaged_is_safe(GError **error)
 {
     struct utsname u = {0};
 
-    if (ff_holes_are_true()) {
+    if (ff_holes_of_memfd_stay()) {
         return true;
     }
     uname(&u);
     g_set_error(error, FF_M_ERROR, 0,
                 "this kernel (%s) may fill missing memory with huge pages: update to Linux 6.4, or "
-                "echo never > " FF_HOLES_SHMEM_ENABLED,
+                "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
                 u.release);
     return false;
 }

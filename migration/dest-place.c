@@ -75,6 +75,12 @@ int ff_placer_copy(FfPlacer *p, const FfRun *run, const void *data)
     return ff_place_copy(p->space, run, data);
 }
 
+/* Never 0. */
+static uint64_t border(unsigned block, uint64_t page)
+{
+    return (uint64_t)block << 48 | (page + 1);
+}
+
 /* The large part of RUN, of which nothing was received, becomes ordinary memory: no page is
  * allocated for it. FALSE: there is none, or it cannot be. */
 static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
@@ -89,11 +95,15 @@ static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
         return false;
     }
     hole->n = end - hole->first;
-    if (__atomic_load_n(&p->unregistered, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES ||
+    /* One that goes on where the last one ended splits nothing. */
+    uint64_t before = __atomic_load_n(&p->hole_end, __ATOMIC_RELAXED);
+    bool splits = before != border(hole->block, hole->first);
+    if ((splits && __atomic_load_n(&p->unregistered, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) ||
         ff_place_hole(p->space, hole) < 0) {
         return false;
     }
-    __atomic_fetch_add(&p->unregistered, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&p->unregistered, splits, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->hole_end, border(hole->block, end), __ATOMIC_RELAXED);
     return true;
 }
 

@@ -15,7 +15,8 @@ typedef struct {
     FfRam *ram;
     FfStats *stats;
     FfSpace *space; /* atomic; NULL: guest RAM is not armed. Observers: readers, the driver */
-    unsigned unregistered; /* atomic; ranges taken out of the userfaultfd */
+    unsigned unregistered; /* atomic; ranges taken out of the userfaultfd, apart from each other */
+    uint64_t hole_end;     /* atomic; where the last one of them ended. Observers: readers */
     /* What ends the fault path, so that locks do not matter: every page is here, and said once; RUN
      * (NULL: not known which) cannot be had. Any thread that places, the fault thread. */
     void (*all)(gpointer side);

@@ -32,8 +32,10 @@
 /* While the link is the limit a run is what it carries in so long, but not less than so much. */
 #define RUN_US 250
 #define RUN_MIN_BYTES (32u * 1024)
-/* So much of a hole is looked through, and sent, at once. */
+/* So much of a hole that may be none is read, and sent, at once. */
 #define HOLE_BYTES (256ull << 20)
+/* Holes with such borders a destination can leave as they are (dest-place.c). */
+#define HUGE_PAGE (2ull << 20)
 
 typedef struct {
     FfSource *s;
@@ -103,13 +105,29 @@ static uint64_t next_hole(FfBlock *b, uint64_t at, uint64_t end)
     return b->data_end;
 }
 
+/* Where the hole at AT is read, as it may be none, or was by then. */
+static uint64_t end_of_doubt(const FfBlock *b, uint64_t at, uint64_t end, bool *known)
+{
+    uint64_t ps = b->info.page_size;
+    uint64_t until = MIN(end, (at + HOLE_BYTES) / HUGE_PAGE * HUGE_PAGE);
+
+    *known = !ff_bitmap_count_run(&b->bitmap, at / ps, (until - at + ps - 1) / ps);
+    return until;
+}
+
 int ff_source_send_holes_of(FfSource *s, unsigned block, uint64_t first, uint64_t n)
 {
     FfBlock *b = &s->ram->blocks[block];
     uint64_t ps = b->info.page_size, at = first * ps, end = (first + n) * ps;
+    bool are_true = ff_holes_are_true(), known = false;
 
-    while ((at = next_hole(b, at, end)) < end) {
-        uint64_t until = MIN(end, at + HOLE_BYTES);
+    while ((at = next_hole(b, at, end)) < end &&
+           !(ff_control_events(s->control) & (FF_EV_DEAD | FF_EV_QUIT))) {
+        uint64_t until = are_true ? end : end_of_doubt(b, at, end, &known);
+        if (known) {
+            at = until; /* the peer has all of it */
+            continue;
+        }
         off_t data = ff_holes_next_data(b->info.memfd, (off_t)at, (off_t)until);
         if (data < 0 && errno != ENXIO) {
             return 0; /* no holes told: zero pages are found by reading */

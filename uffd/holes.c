@@ -13,21 +13,37 @@
 
 #include "fault/fault.h"
 
+#define HUGE_PAGES "/sys/kernel/mm/transparent_hugepage"
 #define PAGE 4096
 #define PIECE (128 << 10) /* bytes that are read at once */
 
+/* Of one of the settings of huge pages. A kernel without huge pages has none. */
+static bool is_set(const char *file, const char *word)
+{
+    g_autofree char *path = g_build_filename(HUGE_PAGES, file, NULL);
+    g_autofree char *text = NULL;
+
+    return !g_file_get_contents(path, &text, NULL, NULL) || strstr(text, word);
+}
+
 bool ff_holes_are_true(void)
 {
-    g_autofree char *enabled = NULL;
     struct utsname u;
     unsigned major, minor;
 
+    if (FF_FAULT_STEP("doubt-holes", false)) {
+        return false;
+    }
     if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
         (major > 6 || (major == 6 && minor >= 4))) {
         return true;
     }
-    return !g_file_get_contents(FF_HOLES_SHMEM_ENABLED, &enabled, NULL, NULL) ||
-           strstr(enabled, "[never]") || strstr(enabled, "[deny]");
+    return is_set("enabled", "[never]") || is_set("shmem_enabled", "[deny]");
+}
+
+bool ff_holes_of_memfd_stay(void)
+{
+    return ff_holes_are_true() || is_set("shmem_enabled", "[never]");
 }
 
 /* The first page of [AT, END) that is not zero, or END; -1: an errno. */
@@ -66,7 +82,7 @@ off_t ff_holes_next_data(int fd, off_t at, off_t end)
 {
     off_t data = at < end ? seek_data(fd, at, end) : end;
 
-    if (data > at && FF_FAULT_STEP("doubt-holes", !ff_holes_are_true())) {
+    if (data > at && !ff_holes_are_true()) {
         off_t seen = read_hole(fd, at, data);
         off_t again = seen < 0 ? seen : seek_data(fd, at, end); /* zeros that are data */
         data = again < 0 ? again : MIN(seen, again);

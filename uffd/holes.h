@@ -10,11 +10,12 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#define FF_HOLES_SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-
-/* Whether a hole is one, and stays one where userfaultfd is registered: Linux 6.4 and newer, or no
- * huge pages of shared memory by themselves on this host. */
+/* Linux 6.4 and newer, or this host's khugepaged leaves shared memory alone, whatever its owner
+ * asks for (launch/launch.c does). */
 bool ff_holes_are_true(void);
+/* Whether a hole of a memfd stays one where userfaultfd is registered: as above, or memfds get no
+ * huge pages on this host. */
+bool ff_holes_of_memfd_stay(void);
 /* Where FD has data next, at or after AT and before END (bytes): lseek(SEEK_DATA). Where holes may
  * not be true the hole is read first, which waits for khugepaged, and takes 0.2 s per GiB. -1: an
  * errno, ENXIO if there is none before END. */
