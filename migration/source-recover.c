@@ -317,7 +317,9 @@ bool ff_source_persist(FfSource *s)
         if (ff_control_events(s->control) & FF_EV_DONE) {
             return true; /* perhaps the last that the main reader heard */
         }
-        if (reconnect(s)) {
+        /* What was ordered while this engine could not take its place comes before all (adopt.c).
+         */
+        if (!(ff_control_events(s->control) & FF_EV_RECOVER) && reconnect(s)) {
             continue;
         }
         ff_control_pause(s->control, "the connection was lost");

@@ -4,11 +4,13 @@
  * which word QEMU gets and whether the guest runs here.
  */
 #include <errno.h>
+#include <glib-unix.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/address.h"
 #include "tests/lib/side.h"
 #include "uffd/uffd.h"
 
@@ -179,6 +181,58 @@ static void test_source_again(void)
     side_free(s);
 }
 
+static int first_called; /* the listener to which it came first; -1: none yet */
+
+static gboolean is_called(gint listener, GIOCondition condition, gpointer opaque)
+{
+    first_called = first_called < 0 ? listener : first_called;
+    return G_SOURCE_REMOVE;
+}
+
+static int listen_anywhere(char **uri)
+{
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int fd = ff_address_listen(any, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    *uri = ff_address_of_listener(fd);
+    g_unix_fd_add(fd, G_IO_IN, is_called, NULL);
+    return fd;
+}
+
+/* It would recover by itself where the destination was, but its client names another place. */
+static void test_source_ordered(void)
+{
+    uint64_t size = RAM_BYTES;
+    int inner = -1;
+    char device[SIDE_LENIENT_BYTES];
+    g_autofree char *old = NULL, *named = NULL;
+    g_autoptr(GError) error = NULL;
+    int old_fd = listen_anywhere(&old), named_fd = listen_anywhere(&named);
+
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    s->lenient = true;
+    store(s, &rows[4]);
+    g_strlcpy(s->state->peer_uri, old, sizeof(s->state->peer_uri));
+    s->config.auto_recover_s = 60;
+    g_atomic_int_set(&s->runs, 0);
+    g_assert_true(s->vmm.state.save(&s->vmm.state, &inner, NULL));
+    g_assert_cmpint(recv(inner, device, sizeof(device), MSG_WAITALL), ==, sizeof(device));
+    first_called = -1;
+    fails = "map-ram";
+    ff_fault_hook(fail_once);
+    side_adopt(s, inner);
+    side_run_until(s->status == FF_STATUS_POSTCOPY_PAUSED);
+    g_assert_true(ff_migration_resume(s->m, named, -1, false, &error));
+    g_assert_no_error(error);
+    side_run_until(first_called >= 0);
+    ff_fault_hook(NULL);
+    g_assert_cmpint(first_called, ==, named_fd);
+    side_free(s);
+    close(old_fd);
+    close(named_fd);
+}
+
 /* The guest was granted, and is started late: what clients say meanwhile holds. */
 static void test_destination_again(gconstpointer stops)
 {
@@ -228,6 +282,7 @@ int main(int argc, char **argv)
     g_test_add_func("/adopt/given-meanwhile", test_given_meanwhile);
 #ifdef FF_FAULTS
     g_test_add_func("/adopt/again/source", test_source_again);
+    g_test_add_func("/adopt/again/ordered", test_source_ordered);
     g_test_add_data_func("/adopt/again/destination/runs", NULL, test_destination_again);
     g_test_add_data_func("/adopt/again/destination/stopped", "stops", test_destination_again);
 #endif
