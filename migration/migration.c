@@ -595,8 +595,9 @@ FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
     *holds = m->side->holds_guest_locked(m);
     bool ok = !*holds || !m->side->stop_locked || m->side->stop_locked(m);
     bool moves = m->control->moves;
-    /* D: after the grant for an engine that adopts, and may not have come to start it. */
-    if (ok && (*holds || m->side->receives)) {
+    /* D: after the grant for an engine that adopts, and has not come to start it. What waits for a
+     * move is said again after it. */
+    if (ok && (*holds || (m->side->receives && !moves))) {
         m->control->client_cont = false;
         m->control->start_paused = true;
     }
