@@ -270,7 +270,6 @@ static bool check_file(const Line *line, GError **error)
 {
     g_autoptr(GError) opened = NULL;
     FfInput *in = ff_input_open(line->path, error);
-    bool compressed = in && ff_input_is_compressed(in);
     g_autoptr(FfSaved) s = in ? ff_saved_open(in, line->offset, &opened) : NULL;
     g_autoptr(FfSurvey) survey = NULL;
 
@@ -280,12 +279,11 @@ static bool check_file(const Line *line, GError **error)
         }
         return false;
     }
-    if (!opened && (compressed || s->form != FF_SAVED_MAPPED)) {
+    if (!opened && s->form != FF_SAVED_MAPPED) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
-                    "%s: %s: make it so first: farfault convert --to mapped-ram %s NEW", line->path,
-                    compressed ? "is compressed, and has to be plain mapped-ram"
-                               : "is an ordinary stream, and has to be mapped-ram",
-                    line->path);
+                    "%s: is an ordinary stream, and has to be mapped-ram: make it so first: "
+                    "farfault convert --to mapped-ram %s NEW",
+                    line->path, line->path);
         return false;
     }
     survey = ff_survey_new(s, opened);

@@ -32,7 +32,7 @@ char *ff_restore_command(const FfRestore *r)
     g_autofree char *offset =
         r->offset ? g_strdup_printf("--offset %" PRIu64 " ", r->offset) : g_strdup("");
 
-    return r->mapped && !r->shared && !r->compressed
+    return r->mapped && !r->shared
                ? g_strdup_printf("farfault restore %s%s -- and QEMU's command, as the guest had it",
                                  offset, quoted)
                : NULL;

@@ -51,12 +51,9 @@ static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **er
     /* mapped-ram has no pages among its records. */
     static const FfPageSink nobody = {0};
     g_autoptr(GError) local = NULL;
-    bool compressed = ff_input_is_compressed(in);
 
+    f->compressed = ff_input_is_compressed(in);
     f->saved = ff_saved_open(in, offset, &local);
-    if (compressed) {
-        return refuse(error, f, "it is compressed: unpack it first (farfault convert)");
-    }
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;

@@ -16,6 +16,7 @@ typedef struct {
     char *path; /* for errors */
     int fd;
     FfFileId id;
+    bool compressed;
     uint64_t digest; /* ff_saved_digest() */
     FfSaved *saved;
     unsigned n_blocks;   /* of guest RAM; 0: not compared yet */

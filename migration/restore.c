@@ -29,6 +29,7 @@
 #include "migration/journal.h"
 #include "migration/lease.h"
 #include "migration/restore-file.h"
+#include "migration/restore-packed.h"
 #include "migration/restore-set.h"
 #include "net/priority.h"
 
@@ -48,6 +49,7 @@ struct FfRestore {
     int64_t offset;
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
+    FfPacked *packed;   /* file, if it is compressed; NULL */
     FfLease *lease;     /* on it, while it is read; NULL: none */
     FfFilePager *pager; /* lock */
     FfFileCounts past;  /* lock; of pagers before this one */
@@ -67,6 +69,11 @@ static void failed(const FfFileError *e, void *side)
                         "%s: it was changed while the guest is restored from it: it must be as it "
                         "was; who waits for memory waits",
                         path);
+    } else if (e->error == EBADMSG) {
+        ff_control_dead(d->control,
+                        "%s: damaged: what is compressed there cannot be unpacked (byte "
+                        "%" G_GUINT64_FORMAT " of the memory's file); who waits for memory waits",
+                        path, e->at);
     } else if (e->error == ENODATA) {
         ff_control_dead(d->control,
                         "%s: it was cut: nothing is at byte %" G_GUINT64_FORMAT
@@ -78,6 +85,16 @@ static void failed(const FfFileError *e, void *side)
                         ": %s (errno %d); who waits for memory waits",
                         path, e->at, g_strerror(e->error), e->error);
     }
+}
+
+/* FfFilePagerConfig, of a compressed file */
+static int read_packed(FfReader *reader, unsigned block, uint64_t first, uint64_t n, uint8_t *to,
+                       uint64_t *at, void *side)
+{
+    const FfRestore *r = ((FfDestination *)side)->restore;
+
+    *at = r->file->blocks[block].at + first * FF_FILE_PAGE;
+    return ff_packed_read(r->packed, reader, *at, to, n * FF_FILE_PAGE);
 }
 
 /* FfFilePagerConfig */
@@ -112,17 +129,37 @@ static void set_pager(FfDestination *d, FfFilePager *pager)
     ff_file_pager_free(old);
 }
 
+static bool cannot_open(const FfRestore *r, GError **error)
+{
+    g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->file->path, g_strerror(errno));
+    return false;
+}
+
+/* What the pager reads from; -1, if it unpacks. */
+static bool open_for_pager(FfRestore *r, int *urgent, int *fill, GError **error)
+{
+    *urgent = *fill = -1;
+    if (r->file->compressed) {
+        r->packed = ff_packed_new(r->file->fd, r->file->path, &r->file->id);
+        return r->packed || cannot_open(r, error);
+    }
+    *urgent = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
+    *fill = *urgent < 0 ? -1 : fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
+    if (*fill < 0) {
+        cannot_open(r, error);
+        ff_close_fd(urgent);
+        return false;
+    }
+    return true;
+}
+
 /* Guest RAM is armed, and no fault thread runs. One that follows is answered. */
 static bool start_pager(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
-    int urgent = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
-    int fill = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
+    int urgent, fill;
 
-    if (urgent < 0 || fill < 0) {
-        g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->file->path, g_strerror(errno));
-        ff_close_fd(&urgent);
-        ff_close_fd(&fill);
+    if (!open_for_pager(r, &urgent, &fill, error)) {
         return false;
     }
     bool learns = r->set == FF_SET_LEARN;
@@ -135,6 +172,8 @@ static bool start_pager(FfDestination *d, GError **error)
         .record = learns ? ff_restore_set_max(r->file) : 0,
         .thread_begins = ff_priority_urgent,
         .zero = place_zeros,
+        .read = r->packed ? read_packed : NULL,
+        .fill = FF_PACKED_FILL,
         .failed = failed,
         .cannot_place = cannot_place,
         .opaque = d,
@@ -152,6 +191,7 @@ static void stop_pager(FfDestination *d)
         ff_space_set_pager(d->placer.space, &d->peer.pager);
     }
     set_pager(d, NULL);
+    g_clear_pointer(&d->restore->packed, ff_packed_free);
 }
 
 /* ---- the file ----------------------------------------------------------------------------------
@@ -222,6 +262,11 @@ static bool open_file(FfDestination *d, GError **error)
 static void open_set(FfDestination *d)
 {
     FfRestore *r = d->restore;
+    /* What one would be made of and compared with is not at its place in such a file. */
+    if (r->file->compressed && r->set == FF_SET_LEARN) {
+        g_message("restore: %s is compressed: it gets no working set", r->file->path);
+    }
+    r->set = r->file->compressed ? FF_SET_IGNORE : r->set;
     FfRestoreSet *set = r->set == FF_SET_USE ? ff_restore_set_open(r->file) : NULL;
 
     ff_mutex_lock(&d->control->lock);

@@ -3,6 +3,7 @@
 #include "tests/qtest/restore-rig.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,6 +42,21 @@ Vm *restore_start_again(const RestoreScene *s, const char *faults)
 /* ---- saving ------------------------------------------------------------------------------------
  */
 
+static void compress(RestoreScene *s)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *offset = g_strdup_printf("%" G_GUINT64_FORMAT, s->row->offset);
+    g_autofree char *packed = g_strconcat(s->path, ".zst", NULL);
+    const char *const argv[] = {farfault, "convert", "--compress", "--offset",
+                                offset,   s->path,   packed,       NULL};
+    int status;
+
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL,
+                               NULL, NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    g_assert_cmpint(rename(packed, s->path), ==, 0);
+}
+
 static void save(RestoreScene *s)
 {
     Qmp *q = vm_qmp(s->saved);
@@ -61,6 +77,9 @@ static void save(RestoreScene *s)
                s->row->offset);
     }
     qmp_expect_migration(q, "completed");
+    if (s->row->compressed) {
+        compress(s);
+    }
 }
 
 bool restore_begin(RestoreScene *s, const RestoreRow *row)

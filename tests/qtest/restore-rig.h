@@ -25,6 +25,7 @@ typedef struct {
     RestoreWay way;
     uint64_t offset;
     bool stopped;
+    bool compressed; /* by farfault convert, afterwards */
     const char *machine;
     unsigned n_cpus;
     const char *const *args; /* more of them; they name the memory, if there is SIZE; can be NULL */

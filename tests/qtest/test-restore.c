@@ -9,6 +9,7 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,6 +43,13 @@ static const RestoreRow rows[] = {
     {"numa", OURS, OLD, OLD, COMMAND, .stopped = true, .machine = RESTORE_PC, .n_cpus = 1,
      .args = numa, .size = "64M,slots=2,maxmem=1G"},
     {"huge", OURS, OLD, OLD, COMMAND, .machine = RESTORE_PC, .n_cpus = 2, .args = huge},
+    {"compressed", OURS, OLD, OLD, COMMAND, .compressed = true, .machine = RESTORE_PC, .n_cpus = 2},
+    {"compressed/stopped", OURS, OLD, OLD, COMMAND, .compressed = true, .stopped = true,
+     .machine = RESTORE_PC, .n_cpus = 2},
+    {"compressed/huge", OURS, OLD, OLD, COMMAND, .compressed = true, .machine = RESTORE_PC,
+     .n_cpus = 2, .args = huge},
+    {"compressed/stock/10", STOCK, NEW, NEW, INCOMING, .compressed = true, .machine = "q35",
+     .n_cpus = 2},
     {"stopped", OURS, OLD, OLD, COMMAND, .stopped = true, .machine = RESTORE_PC, .n_cpus = 2},
     {"stock/stopped", STOCK, NEW, NEW, INCOMING, .stopped = true, .machine = "q35", .n_cpus = 1},
 };
@@ -286,6 +294,55 @@ static void test_cli(void)
     restore_end(&s);
 }
 
+/* Among the pages that the guest writes, and not seen by size or time. */
+static void damage(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct timespec times[2];
+    struct stat st;
+    uint8_t byte;
+
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    g_assert_cmpint(pread(fd, &byte, 1, st.st_size / 8), ==, 1);
+    byte ^= 0x10;
+    g_assert_cmpint(pwrite(fd, &byte, 1, st.st_size / 8), ==, 1);
+    times[0] = st.st_atim;
+    times[1] = st.st_mtim;
+    g_assert_cmpint(futimens(fd, times), ==, 0);
+    close(fd);
+}
+
+/* A frame that does not fit its checksum is no memory: the guest waits for it, until there is a
+ * file in which it does. */
+static void test_damaged(void)
+{
+    static const RestoreRow row = {
+        "compressed/damaged",  OURS,       OLD, OLD, COMMAND, .compressed = true,
+        .machine = RESTORE_PC, .n_cpus = 2};
+    RestoreScene s;
+
+    if (restore_begin(&s, &row)) {
+        g_autofree char *good = g_strconcat(s.path, ".good", NULL);
+        const char *const argv[] = {"cp", "-p", s.path, good, NULL};
+        int status;
+
+        g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                                   NULL, &status, NULL));
+        g_assert_cmpint(status, ==, 0);
+        damage(s.path);
+        Vm *vm = restore_start_again(&s, NULL);
+        restore_ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_autofree char *why = restore_error_desc(vm);
+        g_assert_nonnull(strstr(why, s.path));
+        g_assert_nonnull(strstr(why, "damaged"));
+        restore_recovers(&s, vm, good);
+        vm_end(vm);
+        unlink(good);
+    }
+    restore_end(&s);
+}
+
 /* ARGS (one string, FILE for the file): one line, this exit status, and no QEMU. */
 static void refused(const RestoreScene *s, const char *args, int status, const char *says)
 {
@@ -334,6 +391,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/restore/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/restore/compressed/damaged", test_damaged);
     g_test_add_func("/restore/linux", test_linux);
     g_test_add_func("/restore/two", test_two);
     g_test_add_func("/restore/again", test_again);

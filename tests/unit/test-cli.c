@@ -226,7 +226,7 @@ static void test_restore(void)
         g_autofree char *at_once = ff_restore_command(&row[i].file);
 
         g_assert_cmpstr(all, ==, row[i].lines);
-        if (row[i].file.mapped && !row[i].file.shared && !row[i].file.compressed) {
+        if (row[i].file.mapped && !row[i].file.shared) {
             g_assert_nonnull(strstr(at_once, row[i].file.offset ? "restore --offset 8192 '/a' -- "
                                                                 : "restore '/a' -- "));
         } else {
