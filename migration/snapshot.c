@@ -152,7 +152,10 @@ static bool has_room(FfSnapshot *s, GError **error)
 
     struct stat st;
 
-    if (fstatvfs(ff_output_fd(s->output), &fs) < 0 || fstat(ff_output_fd(s->output), &st) < 0) {
+    /* A file system without blocks does not say: a memfd's, a tmpfs without a limit, some of FUSE.
+     */
+    if (fstatvfs(ff_output_fd(s->output), &fs) < 0 || fstat(ff_output_fd(s->output), &st) < 0 ||
+        fs.f_blocks == 0) {
         return true; /* it is seen when it is written */
     }
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
@@ -196,7 +199,8 @@ static bool make_capture(FfSnapshot *s, GError **error)
             .name = b->info.id,
             .backing = {b->info.page_size > 4096 ? FF_BACKING_HUGETLB : FF_BACKING_SHARED,
                         b->info.memfd, b->info.size, b->info.page_size},
-            .map = b->map,
+            /* A look at a hole of hugetlb by a mapping would fill it, or be SIGBUS. */
+            .map = b->info.page_size > 4096 ? NULL : b->map,
         };
     }
     bool stuck = false;

@@ -55,6 +55,32 @@ static void test_huge(gconstpointer buffer)
     hugepages_free(pages);
 }
 
+/* What the guest has never touched stays a hole of its memory, and takes no huge page of the host.
+ */
+static void test_holes(void)
+{
+    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object",
+                                       "memory-backend-memfd,id=ram0,size=" G_STRINGIFY(
+                                           SNAP_RAM_MIB) "M,hugetlb=on,hugetlbsize=2M,reserve=off",
+                                       NULL};
+    Snap t = {.args = args};
+    HugePages *pages = hugepages_new(SNAP_RAM_MIB / 2);
+
+    if (!pages) {
+        return;
+    }
+    if (snap_begin(&t, NULL, NULL)) {
+        unsigned before = hugepages_free_now();
+        snap_ask_with(&t, "");
+        qmp_expect_migration(vm_qmp(t.vm), "completed");
+        expect_right_counters(&t);
+        g_test_message("%u huge pages were free, %u are", before, hugepages_free_now());
+        g_assert_cmpuint(hugepages_free_now() + 2, >=, before);
+        snap_end(&t);
+    }
+    hugepages_free(pages);
+}
+
 /* ---- somebody else's ---------------------------------------------------------------------------
  */
 
@@ -130,6 +156,7 @@ static void test_other(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/snapshot/memory/huge/holes", test_holes);
     g_test_add_data_func("/snapshot/memory/huge/no-room", "0", test_huge);
     g_test_add_data_func("/snapshot/memory/huge/one-small-page", "4096", test_huge);
     g_test_add_func("/snapshot/memory/other-uffd", test_other);
