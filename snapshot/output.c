@@ -32,6 +32,7 @@ struct FfOutput {
     bool was_direct;   /* O_DIRECT was taken off */
     bool replaces;     /* another of its name; and catches no signals */
     int fd;
+    int folder;  /* in which it gets its name; -1: none */
     uint64_t at; /* of gathered[0] */
     size_t n;
     uint8_t *gathered;
@@ -105,18 +106,32 @@ static bool open_with_name(FfOutput *o, GError **error)
     return fail(o, EEXIST, error);
 }
 
+/* NAME: its path, or what it is called in errors. */
+static FfOutput *no_output(const char *name)
+{
+    FfOutput *o = g_new0(FfOutput, 1);
+
+    o->path = g_strdup(name);
+    o->fd = o->folder = -1;
+    o->gathered = g_malloc(GATHER);
+    return o;
+}
+
 static FfOutput *new_output(const char *path, bool replaces, GError **error)
 {
-    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    g_autoptr(FfOutput) o = no_output(path);
     g_autofree char *directory = g_path_get_dirname(path);
     struct stat st;
 
-    o->path = g_strdup(path);
-    o->fd = -1;
     o->replaces = replaces;
-    o->gathered = g_malloc(GATHER);
     if (!replaces && lstat(path, &st) == 0) {
         fail(o, EEXIST, error);
+        return NULL;
+    }
+    /* At the end the name is synced by it: who may not read the folder hears it now. */
+    o->folder = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (o->folder < 0) {
+        fail(o, errno, error);
         return NULL;
     }
     o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -142,11 +157,9 @@ FfOutput *ff_output_new_replacing(const char *path, GError **error)
 
 FfOutput *ff_output_new_nameless(const char *path, GError **error)
 {
-    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    g_autoptr(FfOutput) o = no_output(path);
     g_autofree char *directory = g_path_get_dirname(path);
 
-    o->path = g_strdup(path);
-    o->gathered = g_malloc(GATHER);
     o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (o->fd < 0) {
         g_autofree char *part = g_strdup_printf("%s.%08x.part", path, g_random_int());
@@ -163,13 +176,11 @@ FfOutput *ff_output_new_nameless(const char *path, GError **error)
 
 FfOutput *ff_output_new_fd(int fd, const char *name, GError **error)
 {
-    g_autoptr(FfOutput) o = g_new0(FfOutput, 1);
+    g_autoptr(FfOutput) o = no_output(name);
     struct stat st;
 
-    o->path = g_strdup(name);
     o->fd = fd;
     o->is_given = true;
-    o->gathered = g_malloc(GATHER);
     if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE,
                     "%s: it has to be a regular file", name);
@@ -203,6 +214,9 @@ void ff_output_free(FfOutput *o)
     }
     if (o->fd >= 0) {
         close(o->fd);
+    }
+    if (o->folder >= 0) {
+        close(o->folder);
     }
     g_free(o->gathered);
     g_free(o->path);
@@ -370,8 +384,6 @@ static bool give_name(FfOutput *o, GError **error)
 
 bool ff_output_commit(FfOutput *o, GError **error)
 {
-    g_autofree char *directory = g_path_get_dirname(o->path);
-
     if (!ff_output_flush(o, error)) {
         return false;
     }
@@ -386,19 +398,14 @@ bool ff_output_commit(FfOutput *o, GError **error)
         return false;
     }
     FF_FAULT_AT("named");
-    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || (FF_FAULT_CALL("output-folder", fsync(fd)) < 0 &&
-                   errno != EINVAL)) { /* EINVAL: it cannot be asked to */
+    if (FF_FAULT_CALL("output-folder", fsync(o->folder)) < 0 &&
+        errno != EINVAL) { /* EINVAL: it cannot be asked to */
         int err = errno;
 
         if (!o->replaces) {
             unlink(o->path); /* it may not outlive a crash: it is not there */
         }
-        if (fd >= 0) {
-            close(fd);
-        }
         return fail(o, err, error);
     }
-    close(fd);
     return true;
 }
