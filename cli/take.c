@@ -11,8 +11,8 @@
 #include "cli/take.h"
 #include "cli/overlays.h"
 #include "qmp/json.h"
-#include "snapshot/convert.h"
 #include "snapshot/output.h"
+#include "snapshot/seekable-write.h"
 
 #include <fcntl.h>
 #include <glib-unix.h>
@@ -492,19 +492,14 @@ static bool failed(Take *t, GError **error)
 /* The guest has its memory for itself again, and nobody waits: a signal ends us as any program. */
 static bool write_compressed(Take *t, GError **error)
 {
-    const FfConvertOptions options = {.to = FF_SAVED_MAPPED, .compress = true};
-    g_autofree char *raw = g_strdup_printf("/proc/self/fd/%d", ff_output_fd(t->output));
-    g_autoptr(FfSaved) saved = NULL;
-
     ff_progress_say(t->progress, false, "compressing");
     if (t->result->disks) {
         ff_progress_say(t->progress, true, "%s", t->result->disks);
     }
     detach_all(t);
-    FfInput *in = ff_input_open(raw, error);
+    g_autoptr(FfOutput) packed = ff_output_new(t->result->path, error);
 
-    saved = in ? ff_saved_open(in, 0, error) : NULL;
-    return saved && ff_convert(saved, t->result->path, &options, error);
+    return packed && ff_seekable_write(t->output, packed, error) && ff_output_commit(packed, error);
 }
 
 static bool conclude(Take *t, GError **error)
