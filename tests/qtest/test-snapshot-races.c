@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* Of the guest's memory, beyond what it counts in. */
@@ -548,6 +549,26 @@ static void test_given_direct(void)
     snap_end(&t);
 }
 
+/* A file system that does not say what room it has. */
+static void test_given_memory(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, NULL, NULL)) {
+        return;
+    }
+    int fd = memfd_create("snap", MFD_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    qmp_getfd(vm_qmp(t.vm), "snap", fd);
+    qmp_ok(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'snap'}");
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    g_autofree uint8_t *whole = snap_read(path, SNAP_RAM_MIB << 20);
+    g_assert_nonnull(whole);
+    close(fd);
+    snap_end(&t);
+}
+
 /* ---- the end of one that fails -----------------------------------------------------------------
  */
 
@@ -696,6 +717,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/races/given-file", test_given_file);
     g_test_add_func("/snapshot/races/given-killed", test_given_killed);
     g_test_add_func("/snapshot/races/given-direct", test_given_direct);
+    g_test_add_func("/snapshot/races/given-memory", test_given_memory);
     for (unsigned i = 0; i < G_N_ELEMENTS(early); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/early/", early[i].name, NULL);
 
