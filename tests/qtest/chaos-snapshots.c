@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Random live snapshots of guests that write everywhere: chaos-snapshots --seed S --guests N
- * [--snapshots N] [--boot-sector]. Guest i has the seed S + i, which decides about everything: a
- * boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a cgroup; the
- * kernel's doing, not that of our writer), and for each snapshot its form, its buffer, how much of
- * the memory is in swap (zram, if there is none), where the balloon goes, and whether the client
- * cancels or the engine is killed, and when. Linux reads its disk past the page cache all the time.
+ * [--snapshots N] [--restore N] [--boot-sector]. Guest i has the seed S + i, which decides about
+ * everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a
+ * cgroup; the kernel's doing, not that of our writer), and for each snapshot its form, its buffer,
+ * how much of the memory is in swap (zram, if there is none), where the balloon goes, and whether
+ * the client cancels or the engine is killed, and when. Linux reads its disk past the page cache
+ * all the time.
  *
  * Each snapshot is held at its instant, and QEMU copies the memory. Each file that is completed is
- * compared with that, byte for byte, and what is not completed leaves none. At the end the guest
- * checks all of its memory. One line of TAP a guest, and how many were compared and wrong.
+ * compared with that, byte for byte, and what is not completed leaves none. Every Nth file of a
+ * boot sector's (its disk does not matter) is restored by stock QEMU as well, 10 or, of streams,
+ * the installed one: that guest checks all of its memory, and runs on. At the end the guest checks
+ * all of its own. One line of TAP a guest, and how many were compared, restored and wrong.
  *
  * Where cgroups, swap or Linux cannot be had that is said, and the rest is done.
  */
@@ -54,14 +57,18 @@ typedef struct {
     char *disk;          /* of Linux */
     BenchThrottle *slow; /* NULL: it is not */
     Swap *swap;          /* NULL: there is none */
-    unsigned kills;
+    unsigned kills, n_cpus;
 } Guest;
 
 static struct {
-    unsigned compared, wrong, cancelled, failed, killed, slow, balloons;
+    unsigned compared, restored, wrong, cancelled, failed, killed, slow, balloons;
     uint64_t swapped; /* bytes */
 } total;
 static bool has_linux;
+static char *newer;             /* QEMU 10; NULL: it cannot be had */
+static gint restore_each;       /* every so many-th file; 0: none */
+static unsigned restorable;     /* files so far */
+#define MACHINE "pc-i440fx-7.2" /* both versions have it */
 
 /* ---- a guest -----------------------------------------------------------------------------------
  */
@@ -77,8 +84,9 @@ static void begin(Guest *g)
     static const char faults[] = "snapshot/*/at/armed=hold";
     unsigned n_cpus = cpus[one_of(g->rand, G_N_ELEMENTS(cpus))];
     g_autofree char *smp = g_strdup_printf("%u", n_cpus), *why = NULL;
-    const char *args[] = {"-smp", smp, NULL};
+    const char *args[] = {"-machine", MACHINE, "-smp", smp, NULL};
 
+    g->n_cpus = n_cpus;
     g->is_linux = one_of(g->rand, 2) && has_linux;
     g->ram = g->is_linux ? LINUX_RAM : BOOT_RAM;
     if (g->is_linux) {
@@ -227,12 +235,45 @@ static void disturb(Guest *g)
     }
 }
 
-static void compare(Guest *g, const char *then, const char *file)
+static void restore(const Guest *g, const char *file, bool stream)
+{
+    g_autofree char *smp = g_strdup_printf("%u", g->n_cpus);
+    g_autofree char *uri = g_strdup_printf(stream ? "exec:cat %s" : "file:%s", file);
+    const char *args[] = {"-machine", MACHINE, "-smp", smp, NULL};
+    Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                  .launcher = VM_PLAIN,
+                                  .qemu = stream ? NULL : newer,
+                                  .memory = "64M",
+                                  .args = args,
+                                  .boot = &g->boot,
+                                  .incoming = "defer"});
+    Qmp *q = vm_qmp(vm);
+
+    qmp_set_capability(q, "events", true);
+    if (!stream) {
+        qmp_set_capability(q, "mapped-ram", true);
+    }
+    qmp_ok(q, "migrate-incoming", "{'uri': '%s'}", uri);
+    qmp_expect_migration(q, "completed");
+    qmp_ok(q, "stop", NULL);
+    check_right(check_counters(vm, &g->boot));
+    qmp_ok(q, "cont", NULL);
+    vm_wait_new_serial(vm, "B");
+    qmp_ok(q, "stop", NULL);
+    check_right(check_counters(vm, &g->boot));
+    vm_end(vm);
+    total.restored++;
+}
+
+static void compare(Guest *g, const char *then, const char *file, bool stream)
 {
     total.compared++;
     if (!snap_is_equal(then, file, g->ram)) {
         total.wrong++;
         printf("# WRONG\n");
+    } else if (restore_each && !g->is_linux && (stream || newer) &&
+               restorable++ % (unsigned)restore_each == 0) {
+        restore(g, file, stream);
     }
     g_assert_cmpint(unlink(file), ==, 0);
 }
@@ -276,7 +317,8 @@ static void take(Guest *g)
     printf("# %s, buffer %s: %s\n", stream ? "stream" : "mapped-ram", buffer, status);
     bool killed = g->kills > kills;
     if (!strcmp(status, "completed") || (killed && access(file, F_OK) == 0)) {
-        compare(g, then, file); /* whole, too, if the engine died right after it had its name */
+        compare(g, then, file,
+                stream); /* whole, too, if the engine died right after it had its name */
     } else {
         snap_expect_no_file(&(Snap){.vm = g->vm, .path = file});
         total.cancelled += !strcmp(status, "cancelled");
@@ -310,10 +352,14 @@ int main(int argc, char **argv)
 {
     gint guests = 2, snapshots = 6;
     gint64 seed = 1;
+
+    restore_each = 4;
     gboolean boot = FALSE;
     const GOptionEntry entries[] = {
         {"guests", 0, 0, G_OPTION_ARG_INT, &guests, "How many", "N"},
         {"snapshots", 0, 0, G_OPTION_ARG_INT, &snapshots, "Of each", "N"},
+        {"restore", 0, 0, G_OPTION_ARG_INT, &restore_each,
+         "Every Nth file of a boot sector is restored (4); 0: none", "N"},
         {"boot-sector", 0, 0, G_OPTION_ARG_NONE, &boot, "No Linux", NULL},
         {"seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of the first guest", "S"},
         {NULL, 0, 0, 0, NULL, NULL, NULL}};
@@ -334,13 +380,18 @@ int main(int argc, char **argv)
     if (!boot && !has_linux) {
         printf("# no Linux, no balloon, no reads past the page cache: %s\n", why);
     }
+    if (restore_each) {
+        newer = vm_newer_qemu();
+    }
     printf("1..%d\n", guests);
     for (gint i = 0; i < guests; i++) {
         run(seed + i, snapshots);
     }
-    printf("# %u compared, %u wrong; %u cancelled, %u failed, %u engines killed; %u with a slow "
+    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed, %u engines killed; %u "
+           "with a slow "
            "disk, %u with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
-           total.compared, total.wrong, total.cancelled, total.failed, total.killed, total.slow,
-           total.balloons, total.swapped / MIB);
+           total.compared, total.restored, total.wrong, total.cancelled, total.failed, total.killed,
+           total.slow, total.balloons, total.swapped / MIB);
+    g_free(newer);
     return total.wrong ? 1 : 0;
 }
