@@ -29,6 +29,7 @@
 #include "server/set.h"
 #include "server/work.h"
 
+#define SOURCE_AGAIN_MS 1000
 #define THREADS_AGAIN_MS 1000
 #define CRIU_PAGE 4096
 
@@ -255,16 +256,36 @@ static bool open_source(FfSession *s, GError **error)
     if (!ff_criu_open(&s->criu, s->all->images, i->criu_pid, &i->pages, error)) {
         return false;
     }
+    if (memcmp(&s->criu.stamp, &i->pagemap, sizeof(i->pagemap)) != 0) {
+        return fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
+    }
     s->source = s->criu.source;
-    return memcmp(&s->criu.stamp, &i->pagemap, sizeof(i->pagemap)) == 0 ||
-           fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
+    return true;
+}
+
+/* Of a client that a pager before this one has made it can be away for now. FALSE: the end. */
+static bool wait_for_source(FfSession *s)
+{
+    bool said = false;
+
+    for (;;) {
+        g_autoptr(GError) error = NULL;
+        if (open_source(s, &error)) {
+            return true;
+        }
+        if (!said) {
+            ff_session_log(s, "%s: it waits, and it is tried again", error->message);
+        }
+        said = true;
+        ff_criu_clear(&s->criu);
+        if (ff_work_pause(s, SOURCE_AGAIN_MS)) { /* what is put back has no event */
+            return false;
+        }
+    }
 }
 
 static bool open_space(FfSession *s, GError **error)
 {
-    if (!open_source(s, error)) {
-        return false;
-    }
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         const FfImageBlock *b = &s->image->block[i];
         ff_bitmap_init_over(&s->placed[i], ff_image_bits(s->image, i), b->size / b->page_size);
@@ -423,7 +444,9 @@ static gpointer run_owner(gpointer p)
         drop(s, error ? error->message : NULL);
         return NULL;
     }
-    if (open_space(s, &error)) {
+    if (!wait_for_source(s)) {
+        /* nobody needs it any more */
+    } else if (open_space(s, &error)) {
         serve(s);
     } else {
         ff_session_log(s, "%s, so it waits", error->message);

@@ -122,6 +122,38 @@ static void test_killed(gconstpointer moment)
 }
 #endif
 
+/* The pager has died, and its successor finds no images: the process goes on when they are there
+ * again (ENDS: it ends before). */
+static void test_put_back(gconstpointer ends)
+{
+    World w = begin(NULL, "--no-bulk");
+    g_autofree char *pages = g_build_filename(w.dir, "pages-7.img", NULL);
+    g_autofree char *away = g_build_filename(w.dir, "away", NULL);
+    char byte;
+    int status;
+
+    lazy_write_images(w.dir, w.pid);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    g_assert_cmpint(g_rename(pages, away), ==, 0);
+    kill(daemon_pager(w.d), SIGKILL);
+    daemon_wait_said(w.d, "it waits");
+    if (ends) {
+        kill(w.pid, SIGKILL);
+        g_assert_cmpint(waitpid(w.pid, &status, 0), ==, w.pid);
+        while (clients_of(w.d) != 0) {
+        } /* the same */
+    } else {
+        g_assert_cmpint(g_rename(away, pages), ==, 0);
+        go_on(&w);
+        go_on(&w);
+        assert_ended_well(w.pid);
+    }
+    end(&w);
+}
+
 static void assert_was_killed(pid_t pid)
 {
     int status;
@@ -208,6 +240,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
 #endif
     g_test_add_func("/criu/set", test_set);
+    g_test_add_data_func("/criu/images-put-back", NULL, test_put_back);
+    g_test_add_data_func("/criu/images-away-at-its-end", "ends", test_put_back);
     g_test_add_data_func("/criu/both-killed", NULL, test_both_killed);
     g_test_add_data_func("/criu/no-images", NULL, test_refused);
     g_test_add_data_func("/criu/damaged", "damaged", test_refused);
