@@ -219,6 +219,12 @@ static const char *what_is_wrong(const FfPending *p)
 
 #define FINISHED 0x52535446 /* "RSTF" */
 
+/* Of who has sent something; -1: not known (of another pid namespace, or no fd is free). */
+static int pidfd_of_sender(const struct ucred *who)
+{
+    return who->pid ? FF_FAULT_CALL("client-pidfd", (int)syscall(SYS_pidfd_open, who->pid, 0)) : -1;
+}
+
 /* A process of which there is no more than what it has passed. */
 static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
 {
@@ -226,7 +232,7 @@ static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
                      .uffd = p->uffd,
                      .pid = who->pid,
                      .uid = who->uid,
-                     .pidfd = who->pid ? (int)syscall(SYS_pidfd_open, who->pid, 0) : -1,
+                     .pidfd = pidfd_of_sender(who),
                      .bytes = p->bytes,
                      .len = sizeof(FfHoldPid)};
 

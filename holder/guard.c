@@ -195,7 +195,7 @@ int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd)
         memcpy(CMSG_DATA(c), fds, n * sizeof(int));
     }
     do {
-        rc = FF_FAULT_CALL("guard-tell", sendmsg(link, &mh, MSG_NOSIGNAL));
+        rc = FF_FAULT_CALL("guard-tell", sendmsg(link, &mh, MSG_NOSIGNAL | MSG_DONTWAIT));
     } while (rc < 0 && errno == EINTR);
     return rc < 0 ? -errno : 0;
 }

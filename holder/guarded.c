@@ -5,10 +5,13 @@
  * memory, too many fds under way), or to nobody, as none can be started, is said again by the timer
  * until it is known. Of a fork nothing is read while there is no guard: the child waits in it.
  *
+ * It may have the only other copy of a userfaultfd. So the holder keeps its own until the process
+ * has ended, also of what is no space any more.
+ *
  * The link is closed only when the guard has died: one that lives takes that for the holder's end,
  * and kills its processes.
  *
- * System calls: pidfd_send_signal, epoll_ctl, poll, close.
+ * System calls: pidfd_send_signal, epoll_ctl, poll, close, ioctl (uffd/uffd.c).
  */
 #include "holder/holder-internal.h"
 
@@ -19,13 +22,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "uffd/uffd.h"
+
 #define AGAIN_MS 100
 
-/* To be said of what is no space any more: to hold UFFD until the process has ended; or, with -1,
- * to drop ID. */
+/* Of what is no space any more: to hold UFFD until the process has ended; or, with -1, to drop ID.
+ * The first is kept when it was said, as the next guard has to be told as well. */
 typedef struct {
     uint64_t id;
     int uffd, pidfd;
+    bool said; /* the guard that runs knows */
 } Owed;
 
 /* Who has passed its userfaultfd as Firecracker does has a copy, and stands still without us; a
@@ -43,7 +49,7 @@ static void owe(FfHolder *h, Owed owed)
     g_array_append_val(h->owed, owed);
 }
 
-static void was_said(FfHolder *h, guint i)
+static void forget_owed(FfHolder *h, guint i)
 {
     const Owed *o = &g_array_index(h->owed, Owed, i);
 
@@ -54,6 +60,23 @@ static void was_said(FfHolder *h, guint i)
         close(o->pidfd);
     }
     g_array_remove_index(h->owed, i);
+}
+
+static bool has_ended(const Owed *o)
+{
+    struct pollfd pfd = {.fd = o->pidfd, .events = POLLIN};
+
+    return o->uffd >= 0 && (o->pidfd >= 0 ? poll(&pfd, 1, 0) == 1 : ff_uffd_is_gone(o->uffd));
+}
+
+/* Those of a process that has ended. It has no event here, and costs nobody anything until then. */
+static void prune(FfHolder *h)
+{
+    for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
+        if (has_ended(&g_array_index(h->owed, Owed, i))) {
+            forget_owed(h, i);
+        }
+    }
 }
 
 /* It has died. The next one knows nothing, and has nothing to drop. */
@@ -67,8 +90,10 @@ static void forget_guard(FfHolder *h)
         h->space[i].guarded = false;
     }
     for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
-        if (g_array_index(h->owed, Owed, i).uffd < 0) {
-            was_said(h, i);
+        Owed *o = &g_array_index(h->owed, Owed, i);
+        o->said = false;
+        if (o->uffd < 0) {
+            forget_owed(h, i);
         }
     }
 }
@@ -94,12 +119,18 @@ static int tell_owed(FfHolder *h)
 {
     int rc = 0;
 
-    while (rc == 0 && h->owed && h->owed->len) {
-        const Owed *o = &g_array_index(h->owed, Owed, 0);
-        rc = ff_guard_tell(h->guard, o->uffd < 0 ? FF_GUARD_DROP : FF_GUARD_HOLD, o->id, o->uffd,
-                           o->pidfd);
-        if (rc == 0) {
-            was_said(h, 0);
+    for (guint i = 0; rc == 0 && h->owed && i < h->owed->len;) {
+        Owed *o = &g_array_index(h->owed, Owed, i);
+        bool drop = o->uffd < 0;
+        if (!o->said) {
+            rc = ff_guard_tell(h->guard, drop ? FF_GUARD_DROP : FF_GUARD_HOLD, o->id, o->uffd,
+                               o->pidfd);
+            o->said = rc == 0;
+        }
+        if (drop && o->said) {
+            forget_owed(h, i);
+        } else {
+            i++;
         }
     }
     return rc;
@@ -139,6 +170,7 @@ static bool has_died(int rc)
 
 bool ff_holder_tell_guard(FfHolder *h)
 {
+    prune(h);
     int rc = h->guard < 0 ? 0 : tell_all(h);
 
     if (has_died(rc)) {
@@ -148,12 +180,15 @@ bool ff_holder_tell_guard(FfHolder *h)
         rc = start(h);
         rc = rc < 0 ? rc : tell_all(h);
     }
-    if (rc < 0 && !h->unguarded) {
+    bool is_behind = rc == -EAGAIN && h->guard >= 0 && !h->unguarded; /* it may read at once */
+    if (rc < 0 && !h->said_unguarded && !is_behind) {
         ff_say("the guard cannot be %s: %s; it is tried again, and who forks waits until then. If "
                "the holder ends as well, processes that keep no userfaultfd read zeros",
                h->guard < 0 ? "started" : "told", g_strerror(-rc));
-    } else if (rc == 0 && h->unguarded) {
+        h->said_unguarded = true;
+    } else if (rc == 0 && h->said_unguarded) {
         ff_say("the guard knows all again");
+        h->said_unguarded = false;
     }
     h->unguarded = rc < 0;
     if (rc < 0) {
@@ -190,16 +225,22 @@ void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
 
     s->guarded = false;
     if (rc < 0 && !has_died(rc)) { /* whose death is an event */
-        owe(h, (Owed){s->id, -1, -1});
+        owe(h, (Owed){s->id, -1, -1, false});
         ff_holder_tell_guard(h);
     }
 }
 
+/* Takes OWED's fds. */
+static void kill_owed(FfHolder *h, Owed owed)
+{
+    send_kill(owed.pidfd);
+    owe(h, owed);
+    ff_holder_tell_guard(h);
+}
+
 void ff_holder_kill(FfHolder *h, int uffd, int pidfd)
 {
-    send_kill(pidfd);
-    owe(h, (Owed){0, uffd, pidfd});
-    ff_holder_tell_guard(h);
+    kill_owed(h, (Owed){0, uffd, pidfd, false});
 }
 
 void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
@@ -207,15 +248,12 @@ void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
     if (!needs_guard(h, s)) {
         return;
     }
-    if (s->guarded) {
-        send_kill(s->pidfd);
-        return;
-    }
     epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
     if (s->pidfd >= 0) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->pidfd, NULL);
     }
-    int uffd = s->uffd, pidfd = s->pidfd;
+    Owed owed = {s->id, s->uffd, s->pidfd, s->guarded};
     s->uffd = s->pidfd = -1;
-    ff_holder_kill(h, uffd, pidfd);
+    s->guarded = false;
+    kill_owed(h, owed);
 }

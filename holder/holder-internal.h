@@ -102,7 +102,8 @@ typedef struct {
     int spare;
     int guard;      /* the link to it; -1: none runs */
     bool unguarded; /* it does not know all: no fork is read until it does */
-    GArray *owed;   /* guarded.c; NULL: nothing yet */
+    bool said_unguarded;
+    GArray *owed; /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
     /* the pager */
     pid_t pid; /* 0: none */

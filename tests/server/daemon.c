@@ -183,21 +183,34 @@ int daemon_wait(Daemon *d)
     return WEXITSTATUS(status);
 }
 
-/* The holder's child that is not its pager. */
-void daemon_kill_guard(const Daemon *d)
+static pid_t find_guard(const Daemon *d)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", d->pid, d->pid);
     g_autofree char *text = NULL;
-    pid_t pager = daemon_pager(d);
+    pid_t guard = 0;
 
-    g_assert_cmpint(pager, >, 0);
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
     for (char *at = g_strstrip(text); *at;) {
         pid_t pid = (pid_t)g_ascii_strtoll(at, &at, 10);
-        if (pid != pager) {
-            g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
-        }
+        g_autofree char *of_child = g_strdup_printf("/proc/%d/comm", pid), *name = NULL;
+        bool is = g_file_get_contents(of_child, &name, NULL, NULL) && !strcmp(name, "guard\n");
+        guard = is ? pid : guard;
     }
+    return guard;
+}
+
+pid_t daemon_guard(const Daemon *d)
+{
+    pid_t guard;
+
+    while (!(guard = find_guard(d))) {
+    } /* there is no event of it */
+    return guard;
+}
+
+void daemon_kill_guard(const Daemon *d)
+{
+    g_assert_cmpint(kill(daemon_guard(d), SIGKILL), ==, 0);
     daemon_wait_said(d, "the guard has died");
 }
 

@@ -41,6 +41,8 @@ int daemon_wait(Daemon *d);
 void daemon_stop(Daemon *d);
 /* Of the pager that runs now; 0: none. */
 pid_t daemon_pager(const Daemon *d);
+/* Of the guard. */
+pid_t daemon_guard(const Daemon *d);
 /* Kills the guard, and waits until the holder knows. */
 void daemon_kill_guard(const Daemon *d);
 /* Has the Ith point of FAULTS been reached? */

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/stop.h"
 #include "tests/server/daemon.h"
 #include "tests/server/lazy.h"
 
@@ -209,7 +210,74 @@ static void test_refused(gconstpointer kind)
     end(&w);
 }
 
+/* The guard is stopped: who comes and is refused is killed nonetheless. More of them than its
+ * socket takes. */
+static void test_stopped_guard(void)
+{
+    enum { N = 400 };
+    World w = begin(NULL, NULL);
+    pid_t guard = daemon_guard(w.d);
+
+    stop_process(guard);
+    for (unsigned i = 0; i < N; i++) {
+        if (i) {
+            close(w.go);
+            start_process(&w);
+        }
+        go_on(&w);
+        assert_was_killed(w.pid);
+    }
+    daemon_wait_said(w.d, "the guard cannot be told");
+    kill(guard, SIGCONT);
+    daemon_wait_said(w.d, "the guard knows all again");
+    end(&w);
+}
+
 #ifdef FF_FAULTS
+static unsigned count_userfaultfds(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+    unsigned n = 0;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *fd = g_build_filename(path, name, NULL);
+        g_autofree char *target = g_file_read_link(fd, NULL);
+        n += !g_strcmp0(target, "anon_inode:[userfaultfd]");
+    }
+    return n;
+}
+
+/* It is refused, and nobody knows which process it is. The guard, which holds it, dies: the next
+ * one holds it too, and it reads no zeros. */
+static void test_refused_unknown(void)
+{
+    World w = begin("holder/none/call/client-pidfd=ENOMEM", NULL);
+    char byte;
+    int status;
+
+    go_on(&w);
+    daemon_wait_said(w.d, "No such file");
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    while (clients_of(w.d) != 0) {
+    } /* there is no event of it */
+    daemon_kill_guard(w.d);
+    go_on(&w);
+    while (!is_waiting_in(w.pid, "userfault")) {
+        g_assert_cmpint(waitpid(w.pid, &status, WNOHANG), ==, 0);
+    } /* the same */
+    kill(w.pid, SIGKILL);
+    g_assert_cmpint(waitpid(w.pid, &status, 0), ==, w.pid);
+    /* What of it is left goes with the next one. */
+    close(w.go);
+    start_process(&w);
+    go_on(&w);
+    assert_was_killed(w.pid);
+    g_assert_cmpuint(count_userfaultfds(w.d->pid), <=, 1);
+    end(&w);
+}
+
 /* It has said all of it when it was accepted and not yet looked at, or before anybody could accept
  * it: it is known who it was. */
 static void test_refused_early(gconstpointer moment)
@@ -235,6 +303,7 @@ int main(int argc, char **argv)
                          test_refused);
     g_test_add_data_func("/criu/both-killed-no-guard", "holder/none/call/guard-fork#2=EAGAIN",
                          test_both_killed);
+    g_test_add_func("/criu/no-images-unknown", test_refused_unknown);
     g_test_add_data_func("/criu/no-images-early", "accepted", test_refused_early);
     g_test_add_data_func("/criu/no-images-before", "holder-begins", test_refused_early);
     g_test_add_data_func("/criu/killed-at/placed", "placed#30", test_killed);
@@ -244,6 +313,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/images-away-at-its-end", "ends", test_put_back);
     g_test_add_data_func("/criu/both-killed", NULL, test_both_killed);
     g_test_add_data_func("/criu/no-images", NULL, test_refused);
+    g_test_add_func("/criu/no-images-guard-stopped", test_stopped_guard);
     g_test_add_data_func("/criu/damaged", "damaged", test_refused);
     return g_test_run();
 }
