@@ -16,7 +16,7 @@
 #include "uffd/bitmap.h"
 
 /* A page's word. Above the bits: when it was unpinned; in PURGING, which process purges
- * (ff_volatile_process()). */
+ * (this_process()). */
 #define FF_PAGE_PINNED 1ull
 #define FF_PAGE_LOST 2ull
 #define FF_PAGE_PURGING 4ull
@@ -26,12 +26,12 @@
 typedef struct {
     uint64_t purged, regenerated, failed, pressure; /* atomic */
     uint64_t unpinned;                              /* atomic: since the limit was looked at */
-    uint64_t word[];                                /* atomic */
+    uint64_t pids, time; /* namespaces of who made it, by their inodes. 0: not known */
+    uint64_t word[];     /* atomic */
 } FfVolatileShared;
 
 struct FfVolatile {
     pid_t pid;
-    uint64_t process; /* of pid */
     size_t len, page_size, n;
     unsigned shift;
     int fd;
@@ -57,10 +57,8 @@ struct FfVolatile {
 /* ---- volatile-purge.c ---------------------------------------------------------------------------
  */
 
-/* This process: its number, and above that when it began, as the next one can have its number. */
-uint64_t ff_volatile_process(void);
-/* Of PAGE, for who makes it. */
-void ff_volatile_init_page(FfVolatile *v, size_t page);
+/* What is shared, by who makes it. */
+void ff_volatile_init_shared(FfVolatile *v);
 /* Just used: it is not the next one to go. */
 void ff_volatile_make_young(FfVolatile *v, size_t page);
 /* Purges BYTES of what is not pinned, or one of FRACTION (not 0) parts of it, the oldest first.

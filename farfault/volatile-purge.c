@@ -6,7 +6,7 @@
  * pinned never goes. Which pages are in memory is what the file says (SEEK_DATA, st_blocks).
  *
  * Threads: any, of this process and, without a callback, of its children. System calls: fallocate,
- * lseek, fstat, futex, pidfd_open, poll, open, read (/proc/PID/stat).
+ * lseek, fstat, futex, pidfd_open, poll, open, read, stat, readlink (/proc).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -62,12 +62,35 @@ static int futex(uint64_t *at, int op, uint32_t value, const struct timespec *ti
 #define PID_BITS 22
 #define START_MASK ((1ull << (64 - FF_PAGE_ABOVE - PID_BITS)) - 1)
 
+#define PIDS "/proc/self/ns/pid"
+#define TIME "/proc/self/ns/time"
+
+/* 0: not known. */
+static uint64_t namespace_of(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? 0 : st.st_ino;
+}
+
+/* Do numbers in /proc mean what they mean to this process? */
+static bool is_our_proc(void)
+{
+    char text[32] = "";
+
+    return readlink("/proc/self", text, sizeof(text) - 1) > 0 &&
+           g_ascii_strtoull(text, NULL, 10) == (guint64)getpid();
+}
+
 /* When PID began, in ticks since the machine did. 0: not known. */
-static uint64_t start_of(pid_t pid)
+static uint64_t start_of(const FfVolatile *v, pid_t pid)
 {
     char path[32], text[1024];
     const char *at;
 
+    if (!is_our_proc() || namespace_of(TIME) != v->shared->time) {
+        return 0;
+    }
     g_snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
@@ -82,22 +105,32 @@ static uint64_t start_of(pid_t pid)
     return at ? g_ascii_strtoull(at, NULL, 10) & START_MASK : 0;
 }
 
-uint64_t ff_volatile_process(void)
+/* Its number, and above that when it began, as the next one can have its number. Found out each
+ * time: CRIU restores a process with another start. 0: nobody else would find it by its number, or
+ * nobody else looks for it, as what has a callback has words of its own in each process. */
+static uint64_t this_process(const FfVolatile *v)
 {
-    return (uint64_t)getpid() | start_of(getpid()) << PID_BITS;
+    return v->regenerate || namespace_of(PIDS) != v->shared->pids
+               ? 0
+               : (uint64_t)getpid() | start_of(v, getpid()) << PID_BITS;
 }
 
-/* Also if nobody has waited for it yet. */
-static bool has_ended(uint64_t process)
+/* Also if nobody has waited for it yet. FALSE: or it cannot be found out, as of a live one content
+ * that is pinned would go. */
+static bool has_ended(const FfVolatile *v, uint64_t process)
 {
     pid_t pid = (pid_t)(process & ((1u << PID_BITS) - 1));
+
+    if (!pid || namespace_of(PIDS) != v->shared->pids) {
+        return false;
+    }
     struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
     bool ended = pfd.fd < 0 ? errno == ESRCH : poll(&pfd, 1, 0) > 0;
 
     if (pfd.fd >= 0) {
         close(pfd.fd);
     }
-    uint64_t began = process >> PID_BITS, now_began = ended || !began ? 0 : start_of(pid);
+    uint64_t began = process >> PID_BITS, now_began = ended || !began ? 0 : start_of(v, pid);
     return ended || (now_began && now_began != began);
 }
 
@@ -113,13 +146,13 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
     /* A process that is killed tells nobody: what it had claimed may have gone. It may have been
      * many pages, of which only the first one is waited for. */
     uint64_t purger = w >> FF_PAGE_ABOVE;
-    if (__atomic_load_n(&v->dead, __ATOMIC_RELAXED) != purger || !has_ended(purger)) {
+    if (__atomic_load_n(&v->dead, __ATOMIC_RELAXED) != purger || !has_ended(v, purger)) {
         if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
             return;
         }
         w |= FF_PAGE_AWAITED;
         if (futex(word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) == 0 || errno != ETIMEDOUT ||
-            !has_ended(purger)) {
+            !has_ended(v, purger)) {
             return;
         }
         __atomic_store_n(&v->dead, purger, __ATOMIC_RELAXED);
@@ -239,7 +272,8 @@ int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
 /* ---- purging -----------------------------------------------------------------------------------
  */
 
-/* Nobody pins it until settle(). PROCESS: this one. FALSE: it is pinned, or somebody else has it.
+/* Nobody pins it until settle(). PROCESS: this_process(). FALSE: it is pinned, or somebody else has
+ * it.
  */
 static bool claim(FfVolatile *v, size_t i, uint64_t process)
 {
@@ -277,11 +311,11 @@ static int punch(FfVolatile *v, size_t first, size_t n)
     return rc < 0 ? -errno : 0;
 }
 
-/* Of N pages from FIRST on those that nobody has pinned. Returns how many, or -errno. */
-static ssize_t purge_run(FfVolatile *v, size_t first, size_t n)
+/* Of N pages from FIRST on those that nobody has pinned. SELF: this_process(). Returns how many, or
+ * -errno. */
+static ssize_t purge_run(FfVolatile *v, size_t first, size_t n, uint64_t self)
 {
     size_t max = MAX(1, PIECE >> v->shift), done = 0;
-    uint64_t self = v->pid == getpid() ? v->process : ff_volatile_process();
     int rc = 0;
 
     for (size_t i = first, run; i < first + n && rc == 0; i += run) {
@@ -317,9 +351,10 @@ static size_t next_data(const FfVolatile *v, size_t from, size_t *first)
 static ssize_t purge_all(FfVolatile *v)
 {
     size_t first, done = 0;
+    uint64_t self = this_process(v);
 
     for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
-        ssize_t some = purge_run(v, first, n);
+        ssize_t some = purge_run(v, first, n, self);
         if (some < 0) {
             return some;
         }
@@ -371,6 +406,7 @@ static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n)
 {
     const Candidate *c = (const Candidate *)(const void *)found->data;
     size_t done = 0;
+    uint64_t self = this_process(v);
 
     g_array_sort(found, by_age);
     g_array_set_size(found, (guint)n);
@@ -378,7 +414,7 @@ static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n)
     for (size_t i = 0, run; i < n; i += run) {
         for (run = 1; i + run < n && c[i + run].page == c[i].page + run; run++) {
         }
-        ssize_t some = purge_run(v, c[i].page, run);
+        ssize_t some = purge_run(v, c[i].page, run, self);
         if (some < 0) {
             return some;
         }
@@ -465,7 +501,11 @@ void ff_volatile_make_young(FfVolatile *v, size_t page)
     }
 }
 
-void ff_volatile_init_page(FfVolatile *v, size_t page)
+void ff_volatile_init_shared(FfVolatile *v)
 {
-    *word(v, page) = FF_PAGE_PINNED;
+    v->shared->pids = namespace_of(PIDS);
+    v->shared->time = namespace_of(TIME);
+    for (size_t i = 0; i < v->n; i++) {
+        *word(v, i) = FF_PAGE_PINNED;
+    }
 }

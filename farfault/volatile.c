@@ -298,7 +298,6 @@ int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
     }
     FfVolatile *v = g_new0(FfVolatile, 1);
     *v = (FfVolatile){.pid = getpid(),
-                      .process = ff_volatile_process(),
                       .len = len,
                       .page_size = o.page_size,
                       .shift = (unsigned)__builtin_ctzll(o.page_size),
@@ -314,8 +313,8 @@ int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
     pthread_mutex_init(&v->lock, NULL);
     rc = make_memory(v);
     rc = rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
-    for (size_t i = 0; rc == 0 && i < v->n; i++) {
-        ff_volatile_init_page(v, i);
+    if (rc == 0) {
+        ff_volatile_init_shared(v);
     }
     rc = rc == 0 && regenerate ? make_pool(v, &o) : rc;
     if (rc < 0) {

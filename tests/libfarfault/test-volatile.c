@@ -245,30 +245,40 @@ static void test_child_killed(void)
     ff_volatile_free(v);
 }
 
-/* Whoever punches a hole is killed. */
+/* Whoever punches a hole is killed; or writes a byte there (not -1), and takes his time. */
 static bool kill_purger;
+static int tell_begun = -1;
+static bool *has_punched; /* shared, atomic */
+
+#define SLOW_MS 2500 /* after a second it is looked whether he has died */
 
 int fallocate(int fd, int mode, off_t offset, off_t len)
 {
     if (kill_purger) {
         raise(SIGKILL);
     }
-    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+    if (tell_begun >= 0) {
+        g_assert_cmpint(write(tell_begun, "b", 1), ==, 1);
+        poll(NULL, 0, SLOW_MS);
+    }
+    int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len);
+    if (tell_begun >= 0) {
+        __atomic_store_n(has_punched, true, __ATOMIC_RELEASE);
+    }
+    return rc;
 }
 
-/* A child with that number, which waits to be killed. -1 and errno. */
-static pid_t fork_as(pid_t pid)
+/* A child with that number (0: any), in namespaces that are new. -1 and errno. */
+static pid_t fork_as(pid_t pid, uint64_t namespaces)
 {
-    struct clone_args args = {
-        .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&pid, .set_tid_size = 1};
-    pid_t parent = getpid(), rc = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+    struct clone_args args = {.flags = namespaces,
+                              .exit_signal = SIGCHLD,
+                              .set_tid = pid ? (uintptr_t)&pid : 0,
+                              .set_tid_size = pid ? 1 : 0};
+    pid_t rc = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 
     if (rc == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        while (getppid() == parent) {
-            pause();
-        }
-        _exit(1);
     }
     return rc;
 }
@@ -289,7 +299,12 @@ static void test_number_again(void)
     int64_t begin = g_get_monotonic_time();
     g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
     poll(NULL, 0, 20); /* a start is known to a tick of 10 ms */
-    pid_t again = fork_as(pid);
+    pid_t again = fork_as(pid, 0);
+    if (again == 0) {
+        for (;;) {
+            pause();
+        }
+    }
     if (again < 0) {
         g_test_skip("this needs the right to choose a process's number");
     } else {
@@ -302,6 +317,181 @@ static void test_number_again(void)
         g_assert_cmpint(waitpid(again, NULL, 0), ==, again);
     }
     ff_volatile_free(v);
+}
+
+/* It lives, but something about it is not what it was, or not the same everywhere. */
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+#define NO_RIGHT 77
+
+static void purge_slowly(FfVolatile *v, int to)
+{
+    tell_begun = to;
+    fill(v, 0, 4, 1);
+    ff_volatile_purge(v, ALL);
+    _exit(0);
+}
+
+/* What is pinned is not in the middle of a purge. FALSE: there is none (NO_RIGHT). */
+static bool pin_during_purge(FfVolatile *v, int from)
+{
+    char byte;
+
+    g_assert_cmpint(read(from, &byte, 1), ==, 1);
+    if (byte != 'b') {
+        return false;
+    }
+    g_assert_cmpint(pin(v, 0, 0), ==, FF_WAS_PURGED);
+    g_assert_true(__atomic_load_n(has_punched, __ATOMIC_ACQUIRE));
+    return true;
+}
+
+static void assert_ended(pid_t pid)
+{
+    int status;
+
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_cmpint(status, ==, 0);
+}
+
+/* The number of the one who made the range, and another start: what CRIU restores. */
+static int in_another_life(const int *begun)
+{
+    int made[2], gone[2];
+    char byte;
+
+    g_assert_cmpint(pipe(made) + pipe(gone), ==, 0);
+    pid_t maker = fork();
+    if (maker == 0) {
+        FfVolatile *v = plain(4);
+        pid_t old = getpid(), other;
+        unpin(v, 0, 0);
+        if (fork() > 0) {
+            _exit(0);
+        }
+        g_assert_cmpint(read(gone[0], &byte, 1), ==, 1);
+        poll(NULL, 0, 20); /* a start is known to a tick of 10 ms */
+        other = fork_as(old, 0);
+        if (other == 0) {
+            purge_slowly(v, begun[1]);
+        }
+        if (other > 0) {
+            pin_during_purge(v, begun[0]);
+            assert_ended(other);
+        }
+        g_assert_cmpint(write(made[1], other < 0 ? "n" : "y", 1), ==, 1);
+        _exit(0);
+    }
+    assert_ended(maker);
+    g_assert_cmpint(write(gone[1], "g", 1), ==, 1);
+    close(made[1]);
+    int n = (int)read(made[0], &byte, 1);
+    g_assert_cmpint(n, ==, 1); /* else it has failed */
+    close(made[0]);
+    close(gone[0]);
+    close(gone[1]);
+    return byte == 'n' ? NO_RIGHT : 0;
+}
+
+/* Who purges has other numbers: one that nobody has here. */
+static int in_other_pids(const int *begun)
+{
+    FfVolatile *v = plain(4);
+    pid_t nobody = fork();
+
+    if (nobody == 0) {
+        _exit(0);
+    }
+    assert_ended(nobody);
+    unpin(v, 0, 0);
+    pid_t pid = fork_as(0, CLONE_NEWPID);
+    if (pid == 0) {
+        pid_t purger = fork_as(nobody, 0);
+        if (purger == 0) {
+            purge_slowly(v, begun[1]);
+        }
+        assert_ended(purger);
+        _exit(0);
+    }
+    if (pid > 0) {
+        pin_during_purge(v, begun[0]);
+        assert_ended(pid);
+    }
+    ff_volatile_free(v);
+    return pid < 0 ? NO_RIGHT : 0;
+}
+
+/* Who waits has. */
+static int seen_from_other_pids(const int *begun)
+{
+    FfVolatile *v = plain(4);
+
+    unpin(v, 0, 0);
+    pid_t waiter = fork_as(0, CLONE_NEWPID);
+    if (waiter == 0) {
+        pin_during_purge(v, begun[0]);
+        _exit(0);
+    }
+    if (waiter > 0) {
+        pid_t purger = fork();
+        if (purger == 0) {
+            purge_slowly(v, begun[1]);
+        }
+        assert_ended(waiter);
+        assert_ended(purger);
+    }
+    ff_volatile_free(v);
+    return waiter < 0 ? NO_RIGHT : 0;
+}
+
+/* Who purges has another time. */
+static int in_another_time(const int *begun)
+{
+    static const char offset[] = "boottime 100000 0";
+    FfVolatile *v = plain(4);
+
+    unpin(v, 0, 0);
+    pid_t pid = fork(); /* as its children are all there */
+    if (pid == 0) {
+        int fd = unshare(CLONE_NEWTIME) < 0
+                     ? -1
+                     : open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, offset, strlen(offset)) < 0) {
+            _exit(write(begun[1], "n", 1) == 1 ? 0 : 1);
+        }
+        pid_t purger = fork();
+        if (purger == 0) {
+            purge_slowly(v, begun[1]);
+        }
+        assert_ended(purger);
+        _exit(0);
+    }
+    bool could = pin_during_purge(v, begun[0]);
+    assert_ended(pid);
+    ff_volatile_free(v);
+    return could ? 0 : NO_RIGHT;
+}
+
+typedef int (*Purger)(const int *begun);
+
+static const Purger another_life = in_another_life, other_pids = in_other_pids,
+                    from_other_pids = seen_from_other_pids, another_time = in_another_time;
+
+static void test_purger_lives(gconstpointer how)
+{
+    const Purger *purger = how;
+    int begun[2];
+
+    g_assert_cmpint(pipe(begun), ==, 0);
+    has_punched = mmap(NULL, PS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if ((*purger)(begun) == NO_RIGHT) {
+        g_test_skip("this needs the rights of root");
+    }
+    munmap(has_punched, PS);
+    close(begun[0]);
+    close(begun[1]);
 }
 
 /* ---- limits, pressure --------------------------------------------------------------------------
@@ -422,6 +612,12 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/volatile/child", test_child);
     g_test_add_func("/libfarfault/volatile/child-killed", test_child_killed);
     g_test_add_func("/libfarfault/volatile/number-again", test_number_again);
+    g_test_add_data_func("/libfarfault/volatile/purger-restored", &another_life, test_purger_lives);
+    g_test_add_data_func("/libfarfault/volatile/purger-other-pids", &other_pids, test_purger_lives);
+    g_test_add_data_func("/libfarfault/volatile/purger-seen-from-other-pids", &from_other_pids,
+                         test_purger_lives);
+    g_test_add_data_func("/libfarfault/volatile/purger-other-time", &another_time,
+                         test_purger_lives);
     g_test_add_func("/libfarfault/volatile/limit", test_limit);
     g_test_add_func("/libfarfault/volatile/watch", test_watch);
     g_test_add_func("/libfarfault/volatile/watch-cgroup", test_watch_cgroup);
