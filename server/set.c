@@ -47,7 +47,7 @@ static char *path_of(const FfSession *s)
 }
 
 /* FALSE: it is no regular file. */
-static bool identify(int fd, FfWorkingSetFile *file)
+static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
 {
     struct stat st;
 
@@ -60,29 +60,28 @@ static bool identify(int fd, FfWorkingSetFile *file)
         (FfWorkingSetFile){(uint64_t)st.st_size,
                            st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec,
                            ff_xxh64(about, sizeof(about), 0)};
+    *now = (FfInputStamp){(uint64_t)st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_dev,
+                          st.st_ino};
     return true;
 }
 
-/* The source's file, which is FILE: an fd, or -1. */
-static int open_file(const FfSession *s, FfWorkingSetFile *file)
+/* What has the name of the source's file: an fd, or -1. It is FILE, and NOW. */
+static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *now)
 {
     int fd = open(ff_source_path(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-    if (fd >= 0 && !identify(fd, file)) {
+    if (fd >= 0 && !identify(fd, file, now)) {
         close(fd);
         fd = -1;
     }
     return fd;
 }
 
-/* FILE, as it is now, is what the source was when it was opened for the first time. If not, a set
- * of it has other content than clients have. */
-static bool is_source(const FfSession *s, const FfWorkingSetFile *file)
+/* That is what the source was when it was opened for the first time. If not, a set of it has other
+ * content than clients have. */
+static bool is_source(const FfSession *s, const FfInputStamp *now)
 {
-    const FfInputStamp *was = ff_source_stamp(s->source);
-
-    return file->size == was->size &&
-           file->mtime_ns == was->sec * G_GINT64_CONSTANT(1000000000) + was->nsec;
+    return memcmp(now, ff_source_stamp(s->source), sizeof(*now)) == 0;
 }
 
 static bool has_set(const FfSession *s)
@@ -95,14 +94,15 @@ static void open_set(FfSession *s)
     g_autofree char *path = path_of(s);
     g_autoptr(GError) error = NULL;
     FfWorkingSetFile file;
-    int fd = open_file(s, &file);
+    FfInputStamp now;
+    int fd = open_file(s, &file, &now);
 
     if (fd < 0) {
         return;
     }
     g_autoptr(FfWorkingSet) set = ff_working_set_open(path, fd, &file, &error);
     close(fd);
-    if (set && !is_source(s, &file)) {
+    if (set && !is_source(s, &now)) {
         ff_session_log(
             s, "the working set is not used: %s: its file was changed while it was in use", path);
         return;
@@ -273,13 +273,14 @@ static void write_learnt(FfSession *s)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Writer) w = g_new0(Writer, 1);
+    FfInputStamp now;
 
     s->learnt_taken = true; /* the writer says when it is over */
     w->all = s->all;
     w->whose = s->image->criu_pid;
     w->path = path_of(s);
-    w->fd = open_file(s, &w->file);
-    bool changed = w->fd >= 0 && !is_source(s, &w->file);
+    w->fd = open_file(s, &w->file, &now);
+    bool changed = w->fd >= 0 && !is_source(s, &now);
     if (w->fd < 0 || changed || !take_places(s, w, &error)) {
         ff_session_log(s, "no working set is written: %s",
                        error     ? error->message

@@ -20,6 +20,8 @@
 #include "server/firecracker.h"
 #include "server/offload.h"
 #include "server/remote-wire.h"
+#include "server/session-internal.h"
+#include "server/set.h"
 #include "server/source.h"
 #include "snapshot/xxh64.h"
 #include "tests/lib/savedfile.h"
@@ -247,6 +249,14 @@ static void test_changed(void)
     g_unlink(path);
 }
 
+static void copy_time(const char *from, const char *to)
+{
+    struct stat st;
+
+    g_assert_cmpint(g_stat(from, &st), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, to, (struct timespec[]){st.st_atim, st.st_mtim}, 0), ==, 0);
+}
+
 /* Images that a build system makes have one size and one time. */
 static void test_replaced(void)
 {
@@ -255,11 +265,8 @@ static void test_replaced(void)
     g_autofree char *kept = g_strconcat(path, ".kept", NULL);
     g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
     g_autoptr(GError) error = NULL;
-    struct stat st;
 
-    g_assert_cmpint(g_stat(path, &st), ==, 0);
-    g_assert_cmpint(utimensat(AT_FDCWD, other, (struct timespec[]){st.st_atim, st.st_mtim}, 0), ==,
-                    0);
+    copy_time(path, other);
     g_assert_cmpint(g_rename(path, kept), ==, 0);
     g_assert_cmpint(g_rename(other, path), ==, 0);
     g_assert_null(ff_source_reader(s, &error));
@@ -269,6 +276,65 @@ static void test_replaced(void)
     g_assert_cmpint(g_rename(kept, path), ==, 0);
     g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
     g_assert_nonnull(r);
+    g_unlink(path);
+}
+
+/* PATH's first page, as server/set.c says which file it is of. */
+static void write_set(const char *path)
+{
+    g_autofree char *set = g_strconcat(path, ".ws", NULL);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t place = 0;
+    struct stat st;
+
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    const uint64_t about[] = {st.st_dev, st.st_ino, (uint64_t)st.st_ctim.tv_sec,
+                              (uint64_t)st.st_ctim.tv_nsec};
+    FfWorkingSetFile file = {(uint64_t)st.st_size,
+                             st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec,
+                             ff_xxh64(about, sizeof(about), 0)};
+    g_assert_true(ff_working_set_write(set, fd, &file, &place, 1, NULL));
+    close(fd);
+}
+
+static bool has_set(FfSource *source)
+{
+    FfSessions all = {.sets = true};
+    FfRecord root = {0};
+    FfImage *image = g_new0(FfImage, 1);
+    FfSession *s = g_new0(FfSession, 1);
+
+    image->criu_pid = 1;
+    s->all = &all;
+    s->root_rec = &root;
+    s->image = image;
+    s->source = source;
+    ff_set_begin(s);
+    bool has = s->set;
+    ff_set_end(s);
+    g_free(s);
+    g_free(image);
+    return has;
+}
+
+/* The set is of the file that has the source's name by now, which has its size and time. */
+static void test_set_of_another(void)
+{
+    g_autofree char *one = g_strnfill(MIB, 'x'), *two = g_strnfill(MIB, 'y');
+    g_autofree char *path = make_file(one, MIB, MIB), *other = make_file(two, MIB, MIB);
+    g_autofree char *set = g_strconcat(path, ".ws", NULL);
+    g_autoptr(FfSource) first = ff_source_open(path, NULL, NULL);
+
+    write_set(path);
+    g_assert_true(has_set(first));
+    copy_time(path, other);
+    g_assert_cmpint(g_rename(other, path), ==, 0);
+    g_assert_false(has_set(first));
+    write_set(path);
+    g_assert_false(has_set(first));
+    g_autoptr(FfSource) second = ff_source_open(path, NULL, NULL);
+    g_assert_true(has_set(second));
+    g_unlink(set);
     g_unlink(path);
 }
 
@@ -594,6 +660,7 @@ int main(int argc, char **argv)
     g_test_add_func("/server-parts/source/raw", test_raw);
     g_test_add_func("/server-parts/source/changed", test_changed);
     g_test_add_func("/server-parts/source/replaced", test_replaced);
+    g_test_add_func("/server-parts/set-of-another", test_set_of_another);
     g_test_add_data_func("/server-parts/source/mapped", NULL, test_mapped);
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);
