@@ -112,31 +112,20 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 /* ---- loading -----------------------------------------------------------------------------------
  */
 
-typedef struct {
-    uint64_t first, n;
-    char *buffer;
-} Committed;
-
-static int take_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
-{
-    const Committed *c = opaque;
-
-    for (uint64_t i = 0; i < n; i++) {
-        if (first + i - c->first < c->n) {
-            memcpy(c->buffer + (first + i - c->first) * PAGE, (const char *)data + i * PAGE, PAGE);
-        }
-    }
-    return 0;
-}
-
 /* Of a file that could not be written or synced. A page that the kernel could not write it may take
- * from the disk again, as it was before: what the log has of BLOCK counts. */
-static int load_committed(FfArray *a, uint64_t block, char *buffer)
+ * from the disk again, as it was before: what the log has of the first N bytes of BLOCK counts. Of
+ * changed pages it does not matter. */
+static int load_committed(FfArray *a, uint64_t block, uint64_t n, char *buffer)
 {
-    Committed c = {ff_array_first_page(a, block), ff_array_pages(a), buffer};
-    uint64_t len;
+    uint64_t first = ff_array_first_page(a, block);
+    int rc = 0;
 
-    return ff_redo_replay(a->log, &len, take_pages, &c);
+    for (uint64_t at = 0; at < n && rc == 0; at += PAGE) {
+        uint64_t page = first + at / PAGE;
+        rc = ff_bitmap_test(&a->dirty, page) ? 0 : ff_redo_read_ended(a->log, page, buffer + at);
+        rc = rc == -ENOENT ? 0 : rc;
+    }
+    return rc;
 }
 
 static int load(FfArray *a, uint64_t block, void *buffer)
@@ -153,7 +142,7 @@ static int load(FfArray *a, uint64_t block, void *buffer)
     uint64_t n = MIN(a->block_size, a->len - at);
     int rc = ff_disk_read(a->disk, at, buffer, n);
     if (rc == 0 && __atomic_load_n(&a->broken, __ATOMIC_ACQUIRE)) {
-        rc = load_committed(a, block, buffer);
+        rc = load_committed(a, block, n, buffer);
     }
     memset((char *)buffer + n, 0, a->block_size - n);
     return rc;

@@ -8,7 +8,8 @@
  * or missing has no valid checksum. Emptying it is synced before anything is written over it: else
  * a part of the old transactions could be valid again, without the later ones.
  *
- * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages.
+ * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages. `finding`, of
+ * who looks for what has ended: over no other.
  *
  * System calls: pread64, pwritev, ftruncate, fdatasync, flock, getrandom.
  */
@@ -57,6 +58,8 @@ struct FfRedo {
     pthread_mutex_t adding; /* over `lock`; held while a record is written */
     pthread_mutex_t lock;
     GHashTable *places; /* lock: page + 1 -> where it is */
+    pthread_mutex_t finding;
+    GHashTable *ended_places; /* finding: the same, of what has ended; NULL: not looked for yet */
 };
 
 static uint64_t sum(uint64_t h, const void *data, size_t n)
@@ -144,6 +147,7 @@ int ff_redo_new(int fd, uint64_t len, FfRedo **result)
     *r = (FfRedo){.fd = fd, .len = len, .at = FIRST, .ended = FIRST};
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->adding, NULL);
+    pthread_mutex_init(&r->finding, NULL);
     r->places = g_hash_table_new(g_direct_hash, g_direct_equal);
     *result = r;
     return 0;
@@ -156,6 +160,8 @@ void ff_redo_free(FfRedo *r)
         g_hash_table_unref(r->places);
         pthread_mutex_destroy(&r->lock);
         pthread_mutex_destroy(&r->adding);
+        pthread_mutex_destroy(&r->finding);
+        g_clear_pointer(&r->ended_places, g_hash_table_unref);
         g_free(r);
     }
 }
@@ -242,26 +248,30 @@ static int find_end(const FfRedo *r, uint64_t at, void *data, GHashTable *drops,
     return rc;
 }
 
-/* Those of N pages at AT that are not void. */
+/* Of N pages from FIRST on, which are DATA, and in the file at PLACE. */
+typedef int Visit(void *opaque, uint64_t first, uint64_t n, const char *data, uint64_t place);
+
+/* Those of N pages of the record at AT that are not void. */
 static int replay_pages(GHashTable *drops, uint64_t at, uint64_t first, uint64_t n,
-                        const char *data, FfRedoPages *pages, void *opaque)
+                        const char *data, Visit *visit, void *opaque)
 {
+    uint64_t place = at + sizeof(Record);
     int rc = 0;
 
     if (g_hash_table_size(drops) == 0) {
-        return pages(opaque, first, n, data);
+        return visit(opaque, first, n, data, place);
     }
     for (uint64_t i = 0; i < n && rc >= 0; i++) {
         gpointer key = GSIZE_TO_POINTER(first + i + 1);
         if (at > GPOINTER_TO_SIZE(g_hash_table_lookup(drops, key))) {
-            rc = pages(opaque, first + i, 1, data + i * FF_REDO_PAGE);
+            rc = visit(opaque, first + i, 1, data + i * FF_REDO_PAGE, place + i * FF_REDO_PAGE);
         }
     }
     return rc;
 }
 
 static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, GHashTable *drops,
-                      FfRedoPages *pages, void *opaque)
+                      Visit *visit, void *opaque)
 {
     Record record;
     int rc = 0;
@@ -270,7 +280,7 @@ static int replay_one(const FfRedo *r, uint64_t at, uint64_t end, void *data, GH
         rc = read_record(r, at, &record, data);
         uint32_t n = GUINT32_FROM_LE(record.n);
         if (rc > 0 && n) {
-            rc = replay_pages(drops, at, GUINT64_FROM_LE(record.first), n, data, pages, opaque);
+            rc = replay_pages(drops, at, GUINT64_FROM_LE(record.first), n, data, visit, opaque);
         } else if (rc == 0) {
             rc = -EIO; /* it was there a moment ago */
         }
@@ -288,7 +298,8 @@ static bool is_foreign(const Header *header, size_t n)
     return memcmp(&header->magic, &magic, n) != 0 && memcmp(&header->magic, &none, n) != 0;
 }
 
-int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
+/* What begins before LIMIT. */
+static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, Visit *visit, void *opaque)
 {
     Header header;
     ssize_t n = read_all(r->fd, 0, &header, sizeof(header));
@@ -308,26 +319,92 @@ int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
         return -EPROTO;
     }
     *len = GUINT64_FROM_LE(header.len);
-    for (uint64_t at = FIRST, end; rc == 0; at = end) {
+    for (uint64_t at = FIRST, end; rc == 0 && at < limit; at = end) {
         rc = find_end(r, at, data, drops, &end);
         if (rc < 0 || end == at) {
             break;
         }
-        rc = replay_one(r, at, end, data, drops, pages, opaque);
+        rc = replay_one(r, at, end, data, drops, visit, opaque);
     }
     return rc;
 }
 
-int ff_redo_read(FfRedo *r, uint64_t page, void *data)
+typedef struct {
+    FfRedoPages *pages;
+    void *opaque;
+} Caller;
+
+static int tell_caller(void *opaque, uint64_t first, uint64_t n, const char *data, uint64_t place)
 {
-    pthread_mutex_lock(&r->lock);
-    uint64_t at = GPOINTER_TO_SIZE(g_hash_table_lookup(r->places, GSIZE_TO_POINTER(page + 1)));
-    pthread_mutex_unlock(&r->lock);
+    const Caller *c = opaque;
+
+    return c->pages(c->opaque, first, n, data);
+}
+
+int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
+{
+    Caller c = {pages, opaque};
+
+    return visit_all(r, UINT64_MAX, len, tell_caller, &c);
+}
+
+static void note_places(GHashTable *places, uint64_t first, uint64_t n, uint64_t place)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        g_hash_table_insert(places, GSIZE_TO_POINTER(first + i + 1),
+                            GSIZE_TO_POINTER(place + i * FF_REDO_PAGE));
+    }
+}
+
+static int note_ended(void *places, uint64_t first, uint64_t n, const char *data, uint64_t place)
+{
+    note_places(places, first, n, place);
+    return 0;
+}
+
+/* Under `finding`. What is there after `ended` nobody knows, and can be cut. 0 or -errno. */
+static int find_ended(FfRedo *r)
+{
+    g_autoptr(GHashTable) places = g_hash_table_new(g_direct_hash, g_direct_equal);
+    uint64_t len;
+    int rc = r->ended_places ? 0 : visit_all(r, r->ended, &len, note_ended, places);
+
+    if (rc == 0 && !r->ended_places) {
+        r->ended_places = g_steal_pointer(&places);
+    }
+    return rc;
+}
+
+/* 0: nowhere. */
+static uint64_t place_of(GHashTable *places, uint64_t page)
+{
+    return GPOINTER_TO_SIZE(g_hash_table_lookup(places, GSIZE_TO_POINTER(page + 1)));
+}
+
+static int read_page(const FfRedo *r, uint64_t at, void *data)
+{
     if (!at) {
         return -ENOENT;
     }
     ssize_t n = read_all(r->fd, at, data, FF_REDO_PAGE);
     return n < 0 ? (int)n : n == FF_REDO_PAGE ? 0 : -EIO;
+}
+
+int ff_redo_read(FfRedo *r, uint64_t page, void *data)
+{
+    pthread_mutex_lock(&r->lock);
+    uint64_t at = place_of(r->places, page);
+    pthread_mutex_unlock(&r->lock);
+    return read_page(r, at, data);
+}
+
+int ff_redo_read_ended(FfRedo *r, uint64_t page, void *data)
+{
+    pthread_mutex_lock(&r->finding);
+    int rc = find_ended(r);
+    uint64_t at = rc < 0 ? 0 : place_of(r->ended_places, page);
+    pthread_mutex_unlock(&r->finding);
+    return rc < 0 ? rc : read_page(r, at, data);
 }
 
 void ff_redo_forget(FfRedo *r, uint64_t page)
@@ -384,11 +461,7 @@ int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
             break;
         }
         pthread_mutex_lock(&r->lock);
-        for (uint64_t k = 0; k < some; k++) {
-            uint64_t at = r->at + sizeof(Record) + k * FF_REDO_PAGE;
-            g_hash_table_insert(r->places, GSIZE_TO_POINTER(first + i + k + 1),
-                                GSIZE_TO_POINTER(at));
-        }
+        note_places(r->places, first + i, some, r->at + sizeof(Record));
         pthread_mutex_unlock(&r->lock);
         r->at += sizeof(Record) + some * FF_REDO_PAGE;
         r->n_records++;

@@ -42,6 +42,9 @@ int ff_redo_reset(FfRedo *r);
 int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data);
 /* The page as it was added last in this transaction. -ENOENT: it was not. */
 int ff_redo_read(FfRedo *r, uint64_t page, void *data);
+/* The page as the last transaction that has ended, and has it, left it. -ENOENT: none has. The
+ * first call looks through all of them, so none may end after it. */
+int ff_redo_read_ended(FfRedo *r, uint64_t page, void *data);
 /* Of N pages from FIRST on what was added in this transaction is not a part of it. They can be read
  * until ff_redo_forget(), which must follow before they are added again. 0; -errno: all is as
  * before. */

@@ -18,6 +18,8 @@ static dev_t device;   /* record_lock to write */
 static bool no_syncs;
 static int fail_writes, fail_syncs; /* atomic */
 static ino_t fail_at;               /* 0: any file */
+static ino_t count_at;              /* 0: none */
+static uint64_t n_read;             /* atomic */
 
 static void op_clear(gpointer p)
 {
@@ -85,6 +87,20 @@ void record_fail_at(const char *path)
     fail_at = st.st_ino;
 }
 
+void record_count_reads(const char *path)
+{
+    struct stat st = {0};
+
+    g_assert_true(!path || stat(path, &st) == 0);
+    count_at = st.st_ino;
+    __atomic_store_n(&n_read, 0, __ATOMIC_RELAXED);
+}
+
+uint64_t record_reads(void)
+{
+    return __atomic_load_n(&n_read, __ATOMIC_RELAXED);
+}
+
 static bool is_at(int fd)
 {
     struct stat st;
@@ -114,8 +130,20 @@ void record_stop(void)
 }
 
 /* What the library calls; the same as libc's. */
+ssize_t pread64(int fd, void *data, size_t n, off64_t at);
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at);
 ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t at);
+
+ssize_t pread64(int fd, void *data, size_t n, off64_t at)
+{
+    ssize_t done = syscall(SYS_pread64, fd, data, n, at);
+    struct stat st;
+
+    if (done > 0 && count_at && fstat(fd, &st) == 0 && st.st_ino == count_at) {
+        __atomic_fetch_add(&n_read, (uint64_t)done, __ATOMIC_RELAXED);
+    }
+    return done;
+}
 
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at)
 {

@@ -31,6 +31,10 @@ void record_stop(void);
 void record_no_syncs(bool on);
 /* From now on gathered writes, or syncs of data, fail with that (0: not). Any thread. */
 void record_fail(int writes, int syncs);
+/* Bytes that are read at a place of the file PATH (NULL: none) from now on. While one thread runs.
+ */
+void record_count_reads(const char *path);
+uint64_t record_reads(void);
 /* Of syncs only those of the file PATH; NULL: of any. While one thread runs. */
 void record_fail_at(const char *path);
 
