@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "snapshot-aims.h"
 #include "snapshot-run.h"
 #include "stage.h"
 
@@ -67,12 +68,14 @@ typedef struct {
     const char *qemu; /* path; borrowed */
     char *version;    /* 7.2 */
     char *name;
+    GArray *blackouts; /* double; the median of each size so far */
 } Contender;
 
 static void contender_free(gpointer p)
 {
     Contender *c = p;
 
+    g_array_unref(c->blackouts);
     g_free(c->version);
     g_free(c->name);
     g_free(c);
@@ -224,6 +227,41 @@ static void print_ranks(const BenchSnapshotSample *sample, const unsigned *taken
                       opt.rounds, bench.contenders->len, name, taken);
 }
 
+/* Those of ENGINE with QEMU. */
+static BenchSnapshotSamples samples_of(const BenchSnapshotSample *sample, const unsigned *taken,
+                                       const char *engine, const char *qemu)
+{
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        const Contender *c = bench.contenders->pdata[i];
+
+        if (!strcmp(c->engine->name, engine) && !strcmp(c->qemu, qemu)) {
+            return (BenchSnapshotSamples){&sample[(gsize)i * opt.rounds], taken[i]};
+        }
+    }
+    return (BenchSnapshotSamples){0};
+}
+
+static void print_aims(const BenchSnapshotSample *sample, const unsigned *taken)
+{
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        const Contender *c = bench.contenders->pdata[i];
+        const BenchSnapshotAims aims = {
+            .name = c->name,
+            .slow = opt.rate > 0,
+            .ours = {&sample[(gsize)i * opt.rounds], taken[i]},
+            .anon = samples_of(sample, taken, "qemu-anon", c->qemu),
+            .memfd = samples_of(sample, taken, "qemu-memfd", c->qemu),
+        };
+
+        if (c->engine->farfault) {
+            double blackout = bench_snapshot_blackout(&aims.ours);
+
+            bench_snapshot_aims(stdout, &aims);
+            g_array_append_val(c->blackouts, blackout);
+        }
+    }
+}
+
 /* All rounds with guests of MEM MiB. */
 static bool run_size(int mem)
 {
@@ -250,6 +288,7 @@ static bool run_size(int mem)
         taken[i % n]++;
     }
     print_ranks(sample, taken);
+    print_aims(sample, taken);
     return all;
 }
 
@@ -260,6 +299,11 @@ static bool run_all(void)
 
     for (char **s = size; *s; s++) {
         all = run_size(atoi(*s)) && all;
+    }
+    for (guint i = 0; i < bench.contenders->len; i++) {
+        const Contender *c = bench.contenders->pdata[i];
+        bench_snapshot_flat(stdout, c->name, (const double *)(const void *)c->blackouts->data,
+                            c->blackouts->len);
     }
     return all;
 }
@@ -288,6 +332,7 @@ static bool choose(GError **error)
         }
         for (char **p = name; *p; p++) {
             Contender *c = g_new0(Contender, 1);
+            c->blackouts = g_array_new(FALSE, FALSE, sizeof(double));
             g_ptr_array_add(bench.contenders, c);
             c->engine = engine_named(*p);
             if (!c->engine) {

@@ -3,6 +3,7 @@
  * The arithmetic of the bench: the guest's lines, waits between two of them, ranks of figures.
  */
 #include "tests/bench/restore-aims.h"
+#include "tests/bench/snapshot-aims.h"
 #include "tests/bench/restore-cache.h"
 #include "tests/bench/restore-sample.h"
 #include "tests/bench/sample.h"
@@ -241,6 +242,32 @@ static void test_restore_aims(void)
     g_assert_cmpstr(nothing, ==, "");
 }
 
+static void test_snapshot_aims(void)
+{
+    BenchSnapshotSample ours[2] = {
+        {.total_ms = 1000, .lost_s = 1, .blackout_ms = 5, .fault_p99_us = 32},
+        {.total_ms = 1000, .lost_s = 1, .blackout_ms = 9, .fault_p99_us = 32}};
+    BenchSnapshotSample qemu = {.total_ms = 3000, .lost_s = 2, .blackout_ms = 9};
+    BenchSnapshotAims aims = {.name = "us", .ours = {ours, 2}, .memfd = {&qemu, 1}};
+    const double flat[] = {5, 6, 7}, steep[] = {5, 6, 8};
+    g_autofree char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+
+    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 0);
+    ours[1].blackout_ms = 11; /* the worst counts, twice */
+    qemu.total_ms = 2999;
+    qemu.lost_s = 1.9;
+    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 4);
+    aims.slow = true; /* then work alone */
+    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 0);
+    g_assert_cmpuint(bench_snapshot_flat(out, "us", flat, 3), ==, 0);
+    g_assert_cmpuint(bench_snapshot_flat(out, "us", steep, 3), ==, 1);
+    g_assert_cmpuint(bench_snapshot_flat(out, "us", steep, 1), ==, 0);
+    fclose(out);
+    g_assert_nonnull(strstr(text, "aim, us, blackout, ms, worst: 11 (at most 10): missed\n"));
+}
+
 static void test_restore_cache(void)
 {
     g_autofree char *path = NULL, *mib = g_malloc0(1 << 20);
@@ -283,6 +310,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/restore/work", test_restore_work);
     g_test_add_func("/bench/restore/ahead", test_restore_ahead);
     g_test_add_func("/bench/restore/aims", test_restore_aims);
+    g_test_add_func("/bench/snapshot/aims", test_snapshot_aims);
     g_test_add_func("/bench/restore/cache", test_restore_cache);
     return g_test_run();
 }
