@@ -235,6 +235,35 @@ static void test_row(gconstpointer data)
     vm_end(saved);
 }
 
+/* By QEMU itself, as without farfault. */
+static void test_exec(void)
+{
+    static const Row row = {"exec", OLD, OLD, MIGRATE, .stream = true, .machine = PC, .n_cpus = 1};
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
+    Vm *saved = start(&row, OLD, NULL, &boot, NULL);
+    g_autofree char *path = vm_path(saved, "file");
+    Qmp *q = vm_qmp(saved);
+
+    vm_wait_serial(saved, "AB");
+    qmp_set_capability(q, "events", true);
+    qmp_set_capability(q, "background-snapshot", true);
+    qmp_ok(q, "migrate", "{'uri': 'exec:cat > %s'}", path);
+    qmp_expect_migration(q, "completed");
+    g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
+    g_assert_false(
+        json_object_has_member(info, "x-farfault") &&
+        json_object_has_member(json_object_get_object_member(info, "x-farfault"), "snapshot"));
+    check_restored(&row, saved, NULL, &boot, path);
+    check_goes_on(saved, &boot);
+    vm_end(saved);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -243,5 +272,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/snapshot/exec", test_exec);
     return g_test_run();
 }
