@@ -17,13 +17,17 @@
 #define PAGE 4096
 #define PIECE (128 << 10) /* bytes that are read at once */
 
-/* Of one of the settings of huge pages. A kernel without huge pages has none. */
+/* Of one of the settings of huge pages. A kernel without huge pages has none; what may not be read
+ * (AppArmor) says nothing. */
 static bool is_set(const char *file, const char *word)
 {
     g_autofree char *path = g_build_filename(HUGE_PAGES, file, NULL);
     g_autofree char *text = NULL;
+    g_autoptr(GError) error = NULL;
 
-    return !g_file_get_contents(path, &text, NULL, NULL) || strstr(text, word);
+    return g_file_get_contents(path, &text, NULL, &error)
+               ? strstr(text, word) != NULL
+               : g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT);
 }
 
 bool ff_holes_are_true(void)
