@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <glib.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,8 +19,11 @@ static void meet(Vm *vm, const char *name)
 {
     g_autofree char *path = g_build_filename(vm_dir(vm), name, NULL);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
+    struct pollfd reader = {.fd = fd};
 
     g_assert_cmpint(fd, >=, 0);
+    /* Until who has it open has closed it (POLLERR): the next meeting here is with the next one. */
+    g_assert_cmpint(poll(&reader, 1, TEST_TIMEOUT * 1000), ==, 1);
     close(fd);
 }
 

@@ -2,7 +2,10 @@
 /* See snapshot-rig.h. Thread: the test's. */
 #include "tests/qtest/snapshot-rig.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "snapshot/mapped.h"
@@ -70,7 +73,29 @@ void snap_let_go(Snap *t)
     hold_let_go(t->vm);
 }
 
-/* Threads of PID that open a FIFO of which nobody has the other end (fs/pipe.c). */
+/* Thread TASK (a folder of /proc) is in openat() of a file whose path ends with END. One that was
+ * woken out of another openat(), and has not run since, is still in that. */
+static bool is_opening(pid_t pid, const char *task, const char *end)
+{
+    g_autofree char *path = g_build_filename(task, "syscall", NULL), *call = NULL;
+    g_autofree char *mem = g_strdup_printf("/proc/%d/mem", pid);
+    uint64_t number, at;
+    char file[4096] = "";
+
+    if (!g_file_get_contents(path, &call, NULL, NULL) ||
+        sscanf(call, "%" G_GUINT64_FORMAT " %*x %" G_GINT64_MODIFIER "x", &number, &at) != 2 ||
+        number != SYS_openat) {
+        return false;
+    }
+    int fd = open(mem, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : pread(fd, file, sizeof(file) - 1, (off_t)at);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return n > 0 && g_str_has_suffix(file, end);
+}
+
+/* Threads of PID that open the FIFO "hold", of which nobody has the other end (fs/pipe.c). */
 static unsigned count_waiting(pid_t pid)
 {
     g_autofree char *tasks = g_strdup_printf("/proc/%d/task", pid);
@@ -80,8 +105,10 @@ static unsigned count_waiting(pid_t pid)
 
     g_assert_nonnull(dir);
     while ((name = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(tasks, name, "wchan", NULL), *where = NULL;
-        n += g_file_get_contents(path, &where, NULL, NULL) && !strcmp(where, "wait_for_partner");
+        g_autofree char *task = g_build_filename(tasks, name, NULL);
+        g_autofree char *path = g_build_filename(task, "wchan", NULL), *where = NULL;
+        n += g_file_get_contents(path, &where, NULL, NULL) && !strcmp(where, "wait_for_partner") &&
+             is_opening(pid, task, "/hold");
     }
     return n;
 }
