@@ -298,8 +298,9 @@ static bool is_foreign(const Header *header, size_t n)
     return memcmp(&header->magic, &magic, n) != 0 && memcmp(&header->magic, &none, n) != 0;
 }
 
-/* What begins before LIMIT. */
-static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, Visit *visit, void *opaque)
+/* What begins before LIMIT. *REACHED: the end of the last one that is whole. */
+static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, uint64_t *reached,
+                     Visit *visit, void *opaque)
 {
     Header header;
     ssize_t n = read_all(r->fd, 0, &header, sizeof(header));
@@ -308,6 +309,7 @@ static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, Visit *visi
     int rc = 0;
 
     *len = 0;
+    *reached = FIRST;
     if (n > 0 && is_foreign(&header, (size_t)n)) {
         return -EBADMSG;
     }
@@ -325,6 +327,7 @@ static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, Visit *visi
             break;
         }
         rc = replay_one(r, at, end, data, drops, visit, opaque);
+        *reached = end;
     }
     return rc;
 }
@@ -344,8 +347,9 @@ static int tell_caller(void *opaque, uint64_t first, uint64_t n, const char *dat
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque)
 {
     Caller c = {pages, opaque};
+    uint64_t reached;
 
-    return visit_all(r, UINT64_MAX, len, tell_caller, &c);
+    return visit_all(r, UINT64_MAX, len, &reached, tell_caller, &c);
 }
 
 static void note_places(GHashTable *places, uint64_t first, uint64_t n, uint64_t place)
@@ -366,9 +370,12 @@ static int note_ended(void *places, uint64_t first, uint64_t n, const char *data
 static int find_ended(FfRedo *r)
 {
     g_autoptr(GHashTable) places = g_hash_table_new(g_direct_hash, g_direct_equal);
-    uint64_t len;
-    int rc = r->ended_places ? 0 : visit_all(r, r->ended, &len, note_ended, places);
+    uint64_t len, reached = r->ended;
+    int rc = r->ended_places ? 0 : visit_all(r, r->ended, &len, &reached, note_ended, places);
 
+    if (rc == 0 && reached < r->ended) {
+        rc = -EIO; /* it has been written, and does not read as that */
+    }
     if (rc == 0 && !r->ended_places) {
         r->ended_places = g_steal_pointer(&places);
     }

@@ -73,6 +73,12 @@ static uint64_t namespace_of(const char *path)
     return stat(path, &st) < 0 ? 0 : st.st_ino;
 }
 
+/* Is this process in the namespace WAS? What is not known is never the same. */
+static bool is_in(const char *path, uint64_t was)
+{
+    return was && namespace_of(path) == was;
+}
+
 /* Do numbers in /proc mean what they mean to this process? */
 static bool is_our_proc(void)
 {
@@ -88,7 +94,7 @@ static uint64_t start_of(const FfVolatile *v, pid_t pid)
     char path[32], text[1024];
     const char *at;
 
-    if (!is_our_proc() || namespace_of(TIME) != v->shared->time) {
+    if (!is_our_proc() || !is_in(TIME, v->shared->time)) {
         return 0;
     }
     g_snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -110,7 +116,7 @@ static uint64_t start_of(const FfVolatile *v, pid_t pid)
  * nobody else looks for it, as what has a callback has words of its own in each process. */
 static uint64_t this_process(const FfVolatile *v)
 {
-    return v->regenerate || namespace_of(PIDS) != v->shared->pids
+    return v->regenerate || !is_in(PIDS, v->shared->pids)
                ? 0
                : (uint64_t)getpid() | start_of(v, getpid()) << PID_BITS;
 }
@@ -121,7 +127,7 @@ static bool has_ended(const FfVolatile *v, uint64_t process)
 {
     pid_t pid = (pid_t)(process & ((1u << PID_BITS) - 1));
 
-    if (!pid || namespace_of(PIDS) != v->shared->pids) {
+    if (!pid || !is_in(PIDS, v->shared->pids)) {
         return false;
     }
     struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};

@@ -25,6 +25,7 @@
 #include "uffd/uffd.h"
 
 #define AGAIN_MS 100
+#define NEW_MS 1000
 
 /* Of what is no space any more: to hold UFFD until the process has ended; or, with -1, to drop ID.
  * The first is kept when it was said, as the next guard has to be told as well. */
@@ -163,6 +164,22 @@ static int tell_all(FfHolder *h)
     return rc;
 }
 
+/* One that has just begun, and reads: there may be more than fits into its socket. */
+static int tell_new(FfHolder *h)
+{
+    int64_t end = g_get_monotonic_time() + NEW_MS * 1000;
+    int rc = tell_all(h), left = NEW_MS;
+
+    while (rc == -EAGAIN && left > 0) {
+        struct pollfd pfd = {.fd = h->guard, .events = POLLOUT};
+
+        poll(&pfd, 1, left);
+        rc = tell_all(h);
+        left = (int)((end - g_get_monotonic_time()) / 1000);
+    }
+    return rc;
+}
+
 static bool has_died(int rc)
 {
     return rc == -EPIPE || rc == -ECONNRESET || rc == -ENOTCONN;
@@ -178,7 +195,7 @@ bool ff_holder_tell_guard(FfHolder *h)
     }
     if (h->guard < 0) {
         rc = start(h);
-        rc = rc < 0 ? rc : tell_all(h);
+        rc = rc < 0 ? rc : tell_new(h);
     }
     bool is_behind = rc == -EAGAIN && h->guard >= 0 && !h->unguarded; /* it may read at once */
     if (rc < 0 && !h->said_unguarded && !is_behind) {

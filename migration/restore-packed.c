@@ -41,6 +41,7 @@ FfPacked *ff_packed_new(int fd, const char *path, const FfFileId *id)
     if (copy < 0) {
         return NULL;
     }
+    posix_fadvise(copy, 0, 0, POSIX_FADV_RANDOM); /* a hint, as in pagers/file.c */
     const File file = {copy, g_strdup(path), *id};
     FfPacked *p = g_new0(FfPacked, 1);
     p->file = g_memdup2(&file, sizeof(file));
@@ -80,9 +81,20 @@ static FfInput *find_input(const File *f, GError **error)
 
 static int code_of(const GError *e)
 {
-    return g_error_matches(e, G_IO_ERROR, G_IO_ERROR_INVALID_DATA)    ? -EBADMSG
-           : g_error_matches(e, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT) ? -ENODATA
-                                                                      : -EIO;
+    static const int errnos[] = {EMFILE, ENFILE, ENOMEM, EACCES, ESTALE, ENOSPC, ENODEV, ENXIO};
+
+    if (g_error_matches(e, G_IO_ERROR, G_IO_ERROR_INVALID_DATA)) {
+        return -EBADMSG;
+    }
+    if (g_error_matches(e, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT)) {
+        return -ENODATA;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(errnos); i++) {
+        if (e->code != G_IO_ERROR_FAILED && e->code == (int)g_io_error_from_errno(errnos[i])) {
+            return -errnos[i];
+        }
+    }
+    return -EIO;
 }
 
 static int unpack(const File *f, uint64_t at, uint8_t *to, size_t n)

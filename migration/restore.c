@@ -92,9 +92,21 @@ static int read_packed(FfReader *reader, unsigned block, uint64_t first, uint64_
                        uint64_t *at, void *side)
 {
     const FfRestore *r = ((FfDestination *)side)->restore;
+    const FfFileBlock *b = &r->file->blocks[block];
 
-    *at = r->file->blocks[block].at + first * FF_FILE_PAGE;
-    return ff_packed_read(r->packed, reader, *at, to, n * FF_FILE_PAGE);
+    *at = b->at + first * FF_FILE_PAGE;
+    int rc = ff_packed_read(r->packed, reader, *at, to, n * FF_FILE_PAGE);
+    if (rc < 0) {
+        return rc; /* -ECANCELED: neither R nor B may be there any more */
+    }
+    FfBitmap data;
+    ff_bitmap_init_over(&data, (uint64_t *)b->data, b->n_pages);
+    for (uint64_t i = 0; i < n; i++) {
+        if (!ff_bitmap_test(&data, first + i)) { /* zeros, whatever stands there */
+            memset(to + i * FF_FILE_PAGE, 0, FF_FILE_PAGE);
+        }
+    }
+    return 0;
 }
 
 /* FfFilePagerConfig */
