@@ -17,8 +17,8 @@ static GArray *record; /* record_lock; NULL: nothing is recorded */
 static dev_t device;   /* record_lock to write */
 static bool no_syncs;
 static int fail_writes, fail_syncs; /* atomic */
-static ino_t fail_at;               /* 0: any file */
-static ino_t count_at;              /* 0: none */
+static ino_t fail_at;               /* atomic; 0: any file. Observers: who writes */
+static ino_t count_at;              /* atomic; 0: none. Observers: who reads */
 static uint64_t n_read;             /* atomic */
 
 static void op_clear(gpointer p)
@@ -84,7 +84,7 @@ void record_fail_at(const char *path)
     struct stat st = {0};
 
     g_assert_true(!path || stat(path, &st) == 0);
-    fail_at = st.st_ino;
+    __atomic_store_n(&fail_at, st.st_ino, __ATOMIC_RELAXED);
 }
 
 void record_count_reads(const char *path)
@@ -92,7 +92,7 @@ void record_count_reads(const char *path)
     struct stat st = {0};
 
     g_assert_true(!path || stat(path, &st) == 0);
-    count_at = st.st_ino;
+    __atomic_store_n(&count_at, st.st_ino, __ATOMIC_RELAXED);
     __atomic_store_n(&n_read, 0, __ATOMIC_RELAXED);
 }
 
@@ -103,9 +103,10 @@ uint64_t record_reads(void)
 
 static bool is_at(int fd)
 {
+    ino_t at_file = __atomic_load_n(&fail_at, __ATOMIC_RELAXED);
     struct stat st;
 
-    return !fail_at || (fstat(fd, &st) == 0 && st.st_ino == fail_at);
+    return !at_file || (fstat(fd, &st) == 0 && st.st_ino == at_file);
 }
 
 /* What VALUE says is to fail. */
@@ -137,9 +138,10 @@ ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t at);
 ssize_t pread64(int fd, void *data, size_t n, off64_t at)
 {
     ssize_t done = syscall(SYS_pread64, fd, data, n, at);
+    ino_t at_file = __atomic_load_n(&count_at, __ATOMIC_RELAXED);
     struct stat st;
 
-    if (done > 0 && count_at && fstat(fd, &st) == 0 && st.st_ino == count_at) {
+    if (done > 0 && at_file && fstat(fd, &st) == 0 && st.st_ino == at_file) {
         __atomic_fetch_add(&n_read, (uint64_t)done, __ATOMIC_RELAXED);
     }
     return done;
