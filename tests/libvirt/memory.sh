@@ -52,6 +52,12 @@ reserve_hugepages() {
         skip "there is no room for $1 huge pages of 2 MiB"
 }
 
+# Of these, those that nobody has, or has reserved: the host may have had some before.
+drop_free_hugepages() {
+    awk '/^HugePages_Total/{t=$2} /^HugePages_Free/{f=$2} /^HugePages_Rsvd/{r=$2} END{print t - f + r}' /proc/meminfo \
+        >/proc/sys/vm/nr_hugepages
+}
+
 case_memory_hugepages() {
     reserve_hugepages 260
     forth_and_back '<memoryBacking><hugepages/></memoryBacking>'

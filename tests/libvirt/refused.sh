@@ -71,6 +71,7 @@ case_full_dev_shm() {
 case_exhausted_hugepages() {
     reserve_hugepages 130
     MEMORY_XML='<memoryBacking><hugepages/></memoryBacking>' start_guest A
+    drop_free_hugepages
     refused_move 'huge ?page|nr_hugepages'
 }
 
