@@ -30,19 +30,27 @@ static bool is_set(const char *file, const char *word)
                : g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT);
 }
 
+/* Linux 6.4 or newer. Asked for once: a search for data asks at each hole. */
+static bool is_new_kernel(void)
+{
+    static gsize known; /* 1: no; 2: yes */
+
+    if (g_once_init_enter(&known)) {
+        struct utsname u;
+        unsigned major, minor;
+        bool is_new = uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
+                      (major > 6 || (major == 6 && minor >= 4));
+        g_once_init_leave(&known, is_new ? 2 : 1);
+    }
+    return known == 2;
+}
+
 bool ff_holes_are_true(void)
 {
-    struct utsname u;
-    unsigned major, minor;
-
     if (FF_FAULT_STEP("doubt-holes", false)) {
         return false;
     }
-    if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
-        (major > 6 || (major == 6 && minor >= 4))) {
-        return true;
-    }
-    return is_set("enabled", "[never]") || is_set("shmem_enabled", "[deny]");
+    return is_new_kernel() || is_set("enabled", "[never]") || is_set("shmem_enabled", "[deny]");
 }
 
 bool ff_holes_of_memfd_stay(void)

@@ -2,7 +2,8 @@
 /*
  * Holes of shared memory, when they are to be believed. While khugepaged puts a huge page in place
  * of small ones, Linux before 6.4 says that all of it is a hole ("mm/khugepaged: maintain page
- * cache uptodate flag"): memory with data would be taken for zeros. Any thread; no state.
+ * cache uptodate flag"): memory with data would be taken for zeros. Any thread; no state but the
+ * kernel's version.
  */
 #ifndef FF_UFFD_HOLES_H
 #define FF_UFFD_HOLES_H
