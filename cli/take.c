@@ -172,20 +172,6 @@ static bool no_file(const Take *t, const GError *local, GError **error)
     return fail(error, "%s", local->message);
 }
 
-/* As the name is synced by it at the end (snapshot/output.c). */
-static bool may_read_folder(const char *path, GError **error)
-{
-    g_autofree char *folder = g_path_get_dirname(path);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0) {
-        g_set_error_literal(error, G_IO_ERROR, g_io_error_from_errno(errno), g_strerror(errno));
-        return false;
-    }
-    close(fd);
-    return true;
-}
-
 /* What is to be compressed is written whole first, so that the guest need not wait for that. */
 static bool make_nameless(Take *t, GError **error)
 {
@@ -194,7 +180,7 @@ static bool make_nameless(Take *t, GError **error)
 
     if (g_file_test(path, G_FILE_TEST_EXISTS)) {
         g_set_error_literal(&local, G_IO_ERROR, G_IO_ERROR_EXISTS, "");
-    } else if (may_read_folder(path, &local)) {
+    } else {
         t->output = ff_output_new_nameless(path, &local);
     }
     return t->output || no_file(t, local, error);

@@ -117,6 +117,13 @@ static FfOutput *no_output(const char *name)
     return o;
 }
 
+/* At the end its name is synced by the folder: who may not read that hears it at the beginning. */
+static bool open_folder(FfOutput *o, const char *folder, GError **error)
+{
+    o->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return o->folder >= 0 || fail(o, errno, error);
+}
+
 static FfOutput *new_output(const char *path, bool replaces, GError **error)
 {
     g_autoptr(FfOutput) o = no_output(path);
@@ -128,10 +135,7 @@ static FfOutput *new_output(const char *path, bool replaces, GError **error)
         fail(o, EEXIST, error);
         return NULL;
     }
-    /* At the end the name is synced by it: who may not read the folder hears it now. */
-    o->folder = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (o->folder < 0) {
-        fail(o, errno, error);
+    if (!open_folder(o, directory, error)) {
         return NULL;
     }
     o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -160,6 +164,9 @@ FfOutput *ff_output_new_nameless(const char *path, GError **error)
     g_autoptr(FfOutput) o = no_output(path);
     g_autofree char *directory = g_path_get_dirname(path);
 
+    if (!open_folder(o, directory, error)) {
+        return NULL;
+    }
     o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (o->fd < 0) {
         g_autofree char *part = g_strdup_printf("%s.%08x.part", path, g_random_int());

@@ -24,7 +24,8 @@ FfOutput *ff_output_new(const char *path, GError **error);
  * no signal is caught. What a process that is killed leaves behind is PATH.XXXXXXXX.part at most,
  * never a part of PATH. */
 FfOutput *ff_output_new_replacing(const char *path, GError **error);
-/* A file in the directory of PATH that never has a name: not for ff_output_commit(). */
+/* A file in the directory of PATH that never has a name: not for ff_output_commit(). What is made
+ * of it is to have that name, so it fails where ff_output_new() would for the directory. */
 FfOutput *ff_output_new_nameless(const char *path, GError **error);
 /* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. Its
  * file description may be somebody else's as well: if it has O_DIRECT, that is taken off until
