@@ -229,7 +229,6 @@ int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemor
     g_autofree uint64_t *addresses = g_new0(uint64_t, n);
     g_autofree bool *left_out = g_new0(bool, n);
     g_autoptr(FfOutput) o = new_memory(f, error);
-    FfFileId now;
 
     for (guint i = 0; i < n && o; i++) {
         int number = ram_block(ram, ff_saved_block(f->saved, i));
@@ -245,7 +244,7 @@ int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemor
         return -1;
     }
     /* All of it was read by now, and is what was compared. */
-    if (ff_file_id(f->fd, &now) < 0 || now.size != f->id.size || now.mtime_ns != f->id.mtime_ns) {
+    if (ff_file_check(f->fd, &f->id) < 0) {
         refuse(error, f, "it was changed while it was read");
         return -1;
     }

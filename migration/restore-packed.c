@@ -65,54 +65,32 @@ static void input_free(gpointer p)
 /* FfInput of a thread of a pager, which ends with it. */
 static GPrivate own = G_PRIVATE_INIT(input_free);
 
-static FfInput *find_input(const File *f, GError **error)
-{
-    FfInput *in = g_private_get(&own);
-    int fd = in ? -1 : fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
-
-    if (!in && fd < 0) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s", g_strerror(errno));
-    } else if (!in) {
-        in = ff_input_open_fd(fd, f->path, error);
-        g_private_set(&own, in);
-    }
-    return in;
-}
-
 static int code_of(const GError *e)
 {
-    static const int errnos[] = {EMFILE, ENFILE, ENOMEM, EACCES, ESTALE, ENOSPC, ENODEV, ENXIO};
-
-    if (g_error_matches(e, G_IO_ERROR, G_IO_ERROR_INVALID_DATA)) {
-        return -EBADMSG;
-    }
-    if (g_error_matches(e, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT)) {
-        return -ENODATA;
-    }
-    for (unsigned i = 0; i < G_N_ELEMENTS(errnos); i++) {
-        if (e->code != G_IO_ERROR_FAILED && e->code == (int)g_io_error_from_errno(errnos[i])) {
-            return -errnos[i];
-        }
-    }
-    return -EIO;
+    return g_error_matches(e, G_IO_ERROR, G_IO_ERROR_INVALID_DATA)        ? -EBADMSG
+           : g_error_matches(e, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT)     ? -ENODATA
+           : g_error_matches(e, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED) ? -EACCES
+                                                                          : -EIO;
 }
 
 static int unpack(const File *f, uint64_t at, uint8_t *to, size_t n)
 {
     g_autoptr(GError) error = NULL;
-    FfFileId now;
+    FfInput *in = g_private_get(&own);
 
     if (FF_FAULT_CALL("read-packed", 0) < 0) {
         return -errno;
     }
-    FfInput *in = find_input(f, &error);
-    bool ok = in && ff_input_read(in, at, to, n, &error);
-    int rc = ff_file_id(f->fd, &now);
-
-    /* What was changed is perhaps damaged, too: that says more. */
-    if (rc == 0 && (now.size != f->id.size || now.mtime_ns != f->id.mtime_ns)) {
-        rc = -ESTALE;
+    if (!in) {
+        int fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
+        if (fd < 0) {
+            return -errno;
+        }
+        in = ff_input_open_fd(fd, f->path, &error);
+        g_private_set(&own, in);
     }
+    bool ok = in && ff_input_read(in, at, to, n, &error);
+    int rc = ff_file_check(f->fd, &f->id); /* what was changed is perhaps damaged, too */
     return rc < 0 ? rc : ok ? 0 : code_of(error);
 }
 

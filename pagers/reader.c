@@ -225,7 +225,7 @@ int ff_reader_read(FfReader *r, FfReaderFile *f, uint64_t at, uint8_t *to, size_
     return ff_reader_leave(r, read_all(f->fd, at, to, n));
 }
 
-static int check(int fd, const FfFileId *id)
+int ff_file_check(int fd, const FfFileId *id)
 {
     FfFileId now;
     int rc = ff_file_id(fd, &now);
@@ -241,5 +241,5 @@ int ff_reader_check(FfReader *r, FfReaderFile *f, const FfFileId *id)
     const FfFileId first = *id; /* whose it is may be gone */
 
     ff_reader_enter(r, f);
-    return ff_reader_leave(r, check(f->fd, &first));
+    return ff_reader_leave(r, ff_file_check(f->fd, &first));
 }

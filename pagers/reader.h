@@ -21,6 +21,8 @@ typedef struct {
 
 /* 0 or -errno. */
 int ff_file_id(int fd, FfFileId *id);
+/* 0: FD is ID still; -ESTALE: it is not; another -errno. */
+int ff_file_check(int fd, const FfFileId *id);
 
 /* An fd that several threads read: closed by the last one. */
 typedef struct FfReaderFile FfReaderFile;

@@ -60,8 +60,7 @@ static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
         (FfWorkingSetFile){(uint64_t)st.st_size,
                            st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec,
                            ff_xxh64(about, sizeof(about), 0)};
-    *now = (FfInputStamp){(uint64_t)st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_dev,
-                          st.st_ino};
+    *now = ff_input_stamp_of(&st);
     return true;
 }
 

@@ -180,6 +180,12 @@ uint64_t ff_input_next_data(FfInput *in, uint64_t at)
     return MIN((uint64_t)data, in->file_size);
 }
 
+FfInputStamp ff_input_stamp_of(const struct stat *st)
+{
+    return (FfInputStamp){(uint64_t)st->st_size, st->st_mtim.tv_sec, st->st_mtim.tv_nsec,
+                          st->st_dev, st->st_ino};
+}
+
 bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp)
 {
     struct stat st;
@@ -192,8 +198,7 @@ bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp)
         return false;
     }
     if (S_ISREG(st.st_mode)) {
-        *stamp =
-            (FfInputStamp){st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec, st.st_dev, st.st_ino};
+        *stamp = ff_input_stamp_of(&st);
     }
     return true;
 }

@@ -12,6 +12,7 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 typedef struct FfInput FfInput;
 
@@ -43,6 +44,8 @@ typedef struct {
     int64_t sec, nsec;
     uint64_t dev, ino;
 } FfInputStamp;
+/* Of a regular file. */
+FfInputStamp ff_input_stamp_of(const struct stat *st);
 /* As it is now. FALSE: it cannot be asked. */
 bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp);
 
