@@ -75,12 +75,6 @@ int ff_placer_copy(FfPlacer *p, const FfRun *run, const void *data)
     return ff_place_copy(p->space, run, data);
 }
 
-/* Never 0. */
-static uint64_t border(unsigned block, uint64_t page)
-{
-    return (uint64_t)block << 48 | (page + 1);
-}
-
 /* The large part of RUN, of which nothing was received, becomes ordinary memory: no page is
  * allocated for it. FALSE: there is none, or it cannot be. */
 static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
@@ -97,13 +91,13 @@ static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
     hole->n = end - hole->first;
     /* One that goes on where the last one ended splits nothing. */
     uint64_t before = __atomic_load_n(&p->hole_end, __ATOMIC_RELAXED);
-    bool splits = before != border(hole->block, hole->first);
+    bool splits = before != ff_run_key(hole->block, hole->first);
     if ((splits && __atomic_load_n(&p->unregistered, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) ||
         ff_place_hole(p->space, hole) < 0) {
         return false;
     }
     __atomic_fetch_add(&p->unregistered, splits, __ATOMIC_RELAXED);
-    __atomic_store_n(&p->hole_end, border(hole->block, end), __ATOMIC_RELAXED);
+    __atomic_store_n(&p->hole_end, ff_run_key(hole->block, end), __ATOMIC_RELAXED);
     return true;
 }
 

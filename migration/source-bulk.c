@@ -162,8 +162,8 @@ static void follow_pivot(Bulk *k)
     uint64_t pivot = __atomic_exchange_n(&k->s->pivot, 0, __ATOMIC_ACQ_REL);
 
     if (pivot) {
-        k->block = pivot >> 48;
-        k->page = (pivot & ((1ull << 48) - 1)) - 1;
+        k->block = ff_run_key_block(pivot);
+        k->page = ff_run_key_page(pivot);
         k->near = NEAR_BYTES;
     }
 }

@@ -117,7 +117,7 @@ static void lead_bulk(const Urgent *u, const FfAhead *a)
     int64_t page = a->first + (a->step > 0 ? a->step * a->n : -FF_PREFETCH_MAX_STRIDE);
 
     if (ABS(a->step) == 1) {
-        __atomic_store_n(u->pivot, (uint64_t)a->block << 48 | (CLAMP(page, 0, last) + 1),
+        __atomic_store_n(u->pivot, ff_run_key(a->block, (uint64_t)CLAMP(page, 0, last)),
                          __ATOMIC_RELEASE);
     }
 }

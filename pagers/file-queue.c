@@ -86,23 +86,17 @@ uint64_t ff_file_fill_pages(const FfFilePager *p, unsigned block)
     return MAX(1, p->fill_bytes / FF_FILE_PAGE / p->blocks[block].per_page);
 }
 
-/* Of the pieces that the fill reads, never 0. */
-static uint64_t piece_key(unsigned block, uint64_t piece)
-{
-    return (uint64_t)block << 48 | (piece + 1);
-}
-
 void ff_file_fill_begins(FfFileWorker *w, const FfRun *run)
 {
     uint64_t piece = run->first / ff_file_fill_pages(w->p, run->block);
 
-    __atomic_store_n(w->filling, piece_key(run->block, piece), __ATOMIC_SEQ_CST);
+    __atomic_store_n(w->filling, ff_run_key(run->block, piece), __ATOMIC_SEQ_CST);
 }
 
 static bool is_filled_now(const FfFilePager *p, unsigned block, uint64_t piece)
 {
     for (unsigned i = 0; i < FILL_THREADS; i++) {
-        if (__atomic_load_n(&p->filling[i], __ATOMIC_SEQ_CST) == piece_key(block, piece)) {
+        if (__atomic_load_n(&p->filling[i], __ATOMIC_SEQ_CST) == ff_run_key(block, piece)) {
             return true;
         }
     }

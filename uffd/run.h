@@ -10,4 +10,20 @@ typedef struct {
     uint64_t first, n; /* pages */
 } FfRun;
 
+/* PAGE of BLOCK, or another number below 2^48 of it, in one word that is never 0. */
+static inline uint64_t ff_run_key(unsigned block, uint64_t page)
+{
+    return (uint64_t)block << 48 | (page + 1);
+}
+
+static inline unsigned ff_run_key_block(uint64_t key)
+{
+    return (unsigned)(key >> 48);
+}
+
+static inline uint64_t ff_run_key_page(uint64_t key)
+{
+    return (key & ((1ull << 48) - 1)) - 1;
+}
+
 #endif
