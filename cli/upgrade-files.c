@@ -176,14 +176,22 @@ static JsonNode *ask_nodes(FfCliQmp *qmp, GError **error)
     return ff_cli_qmp_call(qmp, "query-named-block-nodes", args, error);
 }
 
-static gint64 size_of(JsonNode *disks, const char *owner)
+/* -1: there is no medium. */
+static gint64 size_of(JsonObject *entry)
+{
+    FfDiskEntry disk;
+
+    ff_disk_read(entry, &disk); /* all of it also where the guest cannot write */
+    return disk.size;
+}
+
+static gint64 size_of_owner(JsonNode *disks, const char *owner)
 {
     for (guint i = 0; i < ff_json_node_length(disks); i++) {
         JsonObject *entry = ff_json_node_nth(disks, i);
 
         if (!strcmp(ff_disk_owner(entry), owner)) {
-            return ff_json_int(ff_json_object(ff_json_object(entry, "inserted"), "image"),
-                               "virtual-size", -1);
+            return size_of(entry);
         }
     }
     return -1;
@@ -192,8 +200,9 @@ static gint64 size_of(JsonNode *disks, const char *owner)
 static bool same_sizes(JsonNode *running, JsonNode *prepared, GError **error)
 {
     for (guint i = 0; i < ff_json_node_length(running); i++) {
-        const char *owner = ff_disk_owner(ff_json_node_nth(running, i));
-        gint64 size = size_of(running, owner), other = size_of(prepared, owner);
+        JsonObject *entry = ff_json_node_nth(running, i);
+        const char *owner = ff_disk_owner(entry);
+        gint64 size = size_of(entry), other = size_of_owner(prepared, owner);
 
         if (size != other) {
             return fail(error,

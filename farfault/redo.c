@@ -369,14 +369,17 @@ static int note_ended(void *places, uint64_t first, uint64_t n, const char *data
 /* Under `finding`. What is there after `ended` nobody knows, and can be cut. 0 or -errno. */
 static int find_ended(FfRedo *r)
 {
+    if (r->ended_places) {
+        return 0;
+    }
     g_autoptr(GHashTable) places = g_hash_table_new(g_direct_hash, g_direct_equal);
-    uint64_t len, reached = r->ended;
-    int rc = r->ended_places ? 0 : visit_all(r, r->ended, &len, &reached, note_ended, places);
+    uint64_t len, reached;
+    int rc = visit_all(r, r->ended, &len, &reached, note_ended, places);
 
     if (rc == 0 && reached < r->ended) {
         rc = -EIO; /* it has been written, and does not read as that */
     }
-    if (rc == 0 && !r->ended_places) {
+    if (rc == 0) {
         r->ended_places = g_steal_pointer(&places);
     }
     return rc;

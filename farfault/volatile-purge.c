@@ -278,9 +278,7 @@ int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
 /* ---- purging -----------------------------------------------------------------------------------
  */
 
-/* Nobody pins it until settle(). PROCESS: this_process(). FALSE: it is pinned, or somebody else has
- * it.
- */
+/* Nobody pins it until settle(). PROCESS: this_process(). FALSE: it is pinned, or taken already. */
 static bool claim(FfVolatile *v, size_t i, uint64_t process)
 {
     uint64_t w = load(v, i);
