@@ -10,17 +10,37 @@
  * is rewritten its old content is checked, word by word; the other checks walk over all pages.
  *
  * Parameters, from the kernel command line (as process 1) or from the arguments:
+ *
  *   ff.mib=N       MiB to use; default: what is free, less 48
+ *
  *   ff.hot=N       MiB that are rewritten; default: all
+ *
  *   ff.mode=M      which page is rewritten next: random, seq, zipf; core: 63 of 64 times one of
- * those of a core ff.core=N      MiB of that core, whose pages lie scattered over the others
- * (default 64) ff.write=N     percentage of operations that rewrite a page; default 50 ff.seed=N of
- * the pattern and of the choice of pages ff.alike=N     each word of a page stands there 2^N times
- * (0 to 8; default 0, which does not compress) ff.threads=N   default: one per vCPU ff.store=1 hist
- * counts writes: see below ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
+ *                  those of a core
+ *
+ *   ff.core=N      MiB of that core, whose pages lie scattered over the others; default 64
+ *
+ *   ff.write=N     percentage of operations that rewrite a page; default 50
+ *
+ *   ff.seed=N      of the pattern and of the choice of pages
+ *
+ *   ff.alike=N     each word of a page stands there 2^N times; 0 to 8; default 0, which does not
+ *                  compress
+ *
+ *   ff.threads=N   default: one per vCPU
+ *
+ *   ff.store=1     hist counts writes: see below
+ *
+ *   ff.disk=1      as process 1: keep /dev/vda busy, too; see iowork.h
+ *
  *   ff.net=PORT    as process 1: and a TCP connection
+ *
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
+ *
  *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
+ *
+ *   ff.nested=1    as process 1: key 'n' begins a virtual machine of its own; see nested.h
+ *
  *   ff.report=MS   time between two reports; default 1000
  *
  * Lines on the console, one for each report and all numbers since the start, but stall_ms:
@@ -28,8 +48,10 @@
  *   FF t=S writes=N checks=N passes=N bad=N stall_ms=X max_ms=X hist=B:N,...
  *   FF io disk=N net=N bad=N               with ff.disk= or ff.net=
  *   FF direct reads=N bad=N                with ff.direct=
+ *   FF nested exits=N bad=N                while the guest has one of its own
  *   FF bad page=N ...                      the first ten wrong pages
  *   FF extra taken|given back|refused mib=N
+ *   FF nested begun|ended|refused: why
  *   FF verdict ok|bad pages=N checks=N writes=N bad=N
  * stall_ms is the longest time a worker needed for one step since the last line, max_ms since the
  * start. hist counts the first touch of a page per step: B:N means N touches of [2^B, 2^(B+1))
@@ -39,9 +61,9 @@
  *
  * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
- * memory of ff.extra=, which 'x' then damages, and gives it back the next time; '0' to '9' each
- * have the pages chosen anew, so that a guest that is restored often does not do the same each
- * time.
+ * memory of ff.extra=, which 'x' then damages, and gives it back the next time; 'n' begins a
+ * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen anew, so that
+ * a guest that is restored often does not do the same each time.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -70,6 +92,7 @@
 #include "directio.h"
 #include "extra.h"
 #include "iowork.h"
+#include "nested.h"
 
 enum {
     PAGE = 4096,
@@ -95,6 +118,7 @@ static struct {
     unsigned port;   /* 0: no network */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
+    bool nested;
     uint64_t report; /* ms */
 } opt = {.write_percent = 50, .seed = 1, .core = 64, .report = 1000};
 
@@ -425,6 +449,11 @@ static void report(double seconds)
         line("FF io disk=%llu net=%llu bad=%llu", (unsigned long long)io.disk,
              (unsigned long long)io.net, (unsigned long long)io.bad);
     }
+    if (nested_runs()) {
+        NestedCounts nested = nested_counts();
+        line("FF nested exits=%llu bad=%llu", (unsigned long long)nested.exits,
+             (unsigned long long)nested.bad);
+    }
     if (opt.direct) {
         DirectCounts direct = direct_counts();
         line("FF direct reads=%llu bad=%llu", (unsigned long long)direct.reads,
@@ -443,7 +472,7 @@ static bool verdict(void)
     pthread_mutex_unlock(&verified_lock);
     direct_verify();
     uint64_t writes = 0, checks = 0;
-    uint64_t bad = io_counts().bad + direct_counts().bad + extra_verify();
+    uint64_t bad = io_counts().bad + direct_counts().bad + nested_counts().bad + extra_verify();
     for (unsigned i = 0; i < opt.threads; i++) {
         writes += atomic_load(&workers[i].writes);
         checks += atomic_load(&workers[i].checks);
@@ -467,6 +496,17 @@ static void take_or_give_back(void)
     line("FF extra %s mib=%u", what, opt.extra);
 }
 
+static void begin_or_end_nested(void)
+{
+    const char *error = NULL;
+    bool end = nested_runs();
+    if (end)
+        nested_end();
+    else
+        error = opt.nested ? nested_begin() : "no ff.nested=1";
+    line("FF nested %s%s", error ? "refused: " : end ? "ended" : "begun", error ? error : "");
+}
+
 static void serve_key(char key)
 {
     if (key == 'v')
@@ -477,6 +517,8 @@ static void serve_key(char key)
         atomic_store(&damage_request, n_pages / 2 + 1);
     else if (key == 'm')
         take_or_give_back();
+    else if (key == 'n')
+        begin_or_end_nested();
     else if (key >= '0' && key <= '9')
         atomic_store(&choice_request, (uint64_t)key);
     else if (key == 'q')
@@ -566,6 +608,8 @@ static void parse_option(char *word)
         opt.direct = n;
     else if (!strcmp(name, "extra"))
         opt.extra = n;
+    else if (!strcmp(name, "nested"))
+        opt.nested = n;
     else if (!strcmp(name, "report"))
         opt.report = n ? n : 1;
     else
@@ -642,6 +686,8 @@ int main(int argc, char **argv)
         be_init();
     for (int i = 1; i < argc; i++)
         parse_option(argv[i]);
+    if (getpid() == 1 && opt.nested)
+        nested_load_modules();
     settle_sizes();
     pages = mmap(NULL, n_pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     version = mmap(NULL, n_pages * sizeof *version, PROT_READ | PROT_WRITE,
