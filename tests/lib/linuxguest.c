@@ -56,10 +56,14 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
     g_autofree char *chardev =
         g_strdup_printf("socket,id=vhost,path=%s,reconnect=1", guest->vhost ? guest->vhost : "");
-    const char *args[20] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
+    const char *args[22] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd, "-append", append, "-no-reboot"};
     unsigned n = 11;
 
+    if (guest->cpu) {
+        args[n++] = "-cpu";
+        args[n++] = guest->cpu;
+    }
     if (guest->disk) {
         args[n++] = "-drive";
         args[n++] = drive;

@@ -10,6 +10,7 @@
 
 typedef struct {
     unsigned ram_kib, n_cpus;
+    const char *cpu;   /* value of -cpu; NULL: QEMU's own */
     const char *load;  /* parameters of the guest's init: tests/guest/memwork.c */
     const char *disk;  /* image for virtio-blk, past the page cache; NULL: none */
     const char *aio;   /* how QEMU reads it: threads, native, io_uring */
