@@ -317,11 +317,13 @@ static void make_state(Launch *l)
     }
 }
 
-/* What QEMU keeps for the next relay is in nobody's reach, where the kernel has room for it. */
+/* What QEMU keeps for the next relay is in nobody's reach, where the kernel has room for it: any
+ * process of the user can take that room, and is to be noticed. */
 static void make_parcel(Launch *l)
 {
     guint n = l->plan->monitors->len;
     g_autofree int *fds = g_new(int, n + 2);
+    int parcel;
 
     l->kept = -1;
     if (l->kept_state < 0) {
@@ -332,7 +334,15 @@ static void make_parcel(Launch *l)
     for (guint i = 0; i < n; i++) {
         fds[2 + i] = l->monitors[i].path_fd;
     }
-    l->kept = ff_fd_high(ff_parcel_new(fds, n + 2));
+    parcel = ff_parcel_new(fds, n + 2);
+    if (parcel < 0) {
+        fprintf(stderr,
+                "farfault: warning: what decides which side runs this guest is open to other "
+                "processes of its user: %s\n",
+                parcel == -ETOOMANYREFS ? "their sockets hold half as many fds as RLIMIT_NOFILE"
+                                        : g_strerror(-parcel));
+    }
+    l->kept = ff_fd_high(parcel);
 }
 
 static bool start_relay(Launch *l, GError **error)

@@ -351,7 +351,8 @@ static void uncrowd(pid_t pid, int *go)
     g_assert_cmpint(status, ==, 0);
 }
 
-/* What QEMU keeps for the next relay has numbers only where the user's sockets hold too much. */
+/* What QEMU keeps for the next relay has numbers only where the user's sockets hold too much, and
+ * that is said. */
 static void check_kept(bool crowded)
 {
     static const char *const members[] = {"kept-state", "qemu-monitor"};
@@ -364,6 +365,9 @@ static void check_kept(bool crowded)
     JsonObject *report = run_limited(rig);
     g_assert_cmpint(number(report, "kept") >= 0, ==, !crowded);
     g_assert_cmpint(number(report, "kept-state") >= 0, ==, crowded);
+    g_autofree char *err = rig_read(rig, "err");
+    g_test_message("%s", err);
+    g_assert_true(!strstr(err, "hold half as many fds as RLIMIT_NOFILE\n") == !crowded);
     for (unsigned i = 0; i < G_N_ELEMENTS(members); i++) {
         g_autofree char *path =
             g_strdup_printf("/proc/%d/fd/%d", rig->pid, number(report, members[i]));
