@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -148,6 +149,43 @@ static void test_cannot_start(void)
     rig_engine_start(rig);
     rig_send(client, "{'execute':'query-migrate'}");
     answer_next(rig, client, "query-migrate");
+    set_phase(rig, FF_PHASE_IDLE);
+}
+
+static void limit_fds(Rig *rig, rlim_t most)
+{
+    struct rlimit limit;
+
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, NULL, &limit), ==, 0);
+    limit.rlim_cur = most;
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, &limit, NULL), ==, 0);
+}
+
+/* What the relay has open before its first engine, at least. More than it polls. */
+#define TAKEN 16
+
+/* The same by a limit of the system's, in place of a named point: the relay has no number left for
+ * a descriptor, and gets its limit back. */
+static void test_no_descriptors(void)
+{
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+    struct rlimit before;
+
+    g_assert_cmpint(prlimit(rig->relay, RLIMIT_NOFILE, NULL, &before), ==, 0);
+    limit_fds(rig, TAKEN);
+    rig_engine_crash(rig);
+    rig_expect_no_engine(rig, 500);
+    rig_send(client, "{'execute':'migrate-pause','id':1}{'execute':'query-name','id':2}");
+    rig_expect(client, "\"id\": 1, \"error\": {\"class\": \"GenericError\", \"desc\": \"the "
+                       "migration engine cannot be started (Too many open files)");
+    rig_expect(client, "\"id\": 2");
+    limit_fds(rig, before.rlim_cur);
+    rig_engine_start(rig);
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    g_autofree char *log = rig_log(rig);
+    g_assert_null(strstr(log, "poll"));
     set_phase(rig, FF_PHASE_IDLE);
 }
 
@@ -414,6 +452,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/engine-life/hurry/query", "query-migrate", test_hurry);
     g_test_add_func("/engine-life/nothing-at-stake", test_nothing_at_stake);
     g_test_add_func("/engine-life/cannot-start", test_cannot_start);
+    g_test_add_func("/engine-life/no-descriptors", test_no_descriptors);
     g_test_add_func("/engine-life/unwatched", test_unwatched);
     g_test_add_func("/engine-life/unwatched/at-stake", test_unwatched_at_stake);
     g_test_add_func("/engine-life/hangs", test_hangs);
