@@ -157,13 +157,16 @@ static void test_revoke(void)
 /* ---- QEMU cannot answer cont -------------------------------------------------------------------
  */
 
+static JsonObject *half_of(JsonObject *info)
+{
+    return json_object_get_object_member(json_object_get_object_member(info, "x-farfault"), "half");
+}
+
 static bool somebody_waits(Qmp *q)
 {
     g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
-    JsonObject *half =
-        json_object_get_object_member(json_object_get_object_member(info, "x-farfault"), "half");
 
-    return json_array_get_length(json_object_get_array_member(half, "waits"));
+    return json_array_get_length(json_object_get_array_member(half_of(info), "waits"));
 }
 
 static void await_paused(Test *t)
@@ -289,6 +292,68 @@ static void test_engine_stopped(gconstpointer data)
     end(&t);
 }
 
+typedef struct {
+    Qmp *q;
+    GThread *thread;
+    int64_t answered;
+} Question;
+
+static gpointer ask(gpointer opaque)
+{
+    Question *question = opaque;
+
+    g_free(qmp_run_state(question->q));
+    question->answered = g_get_monotonic_time();
+    return NULL;
+}
+
+static Qmp *another_monitor(Vm *vm)
+{
+    g_autofree char *uri = g_strdup_printf("unix:%s/server", vm_dir(vm));
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
+
+    return qmp_new(ff_address_connect(address, NULL, NULL), "another monitor", false);
+}
+
+#define HUNG (30 * G_TIME_SPAN_SECOND) /* relay/ping.c */
+
+/* Both engines stand in postcopy, and nobody lets them go on: after 30 s each relay kills its own.
+ * What was asked meanwhile, at two monitors of each QEMU, is answered then, by the next engine. */
+static void test_engine_hangs(void)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_postcopy(&t);
+    Vm *vms[] = {t.s, t.d};
+    pid_t engine[] = {vm_engine(t.s), vm_engine(t.d)};
+    g_autoptr(Qmp) s = another_monitor(t.s), d = another_monitor(t.d);
+    Question questions[] = {{t.sq}, {s}, {t.dq}, {d}};
+    int64_t stopped = g_get_monotonic_time();
+
+    kill(engine[0], SIGSTOP);
+    kill(engine[1], SIGSTOP);
+    for (unsigned i = 0; i < G_N_ELEMENTS(questions); i++) {
+        questions[i].thread = g_thread_new("question", ask, &questions[i]);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(questions); i++) {
+        g_thread_join(questions[i].thread);
+        /* A look may have been under way. */
+        g_assert_cmpint(questions[i].answered - stopped, >=, HUNG - G_TIME_SPAN_SECOND);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(vms); i++) {
+        vm_wait_stderr(vms[i], "it has not answered for 30 s, and is killed");
+        g_assert_cmpint(vm_engine(vms[i]), !=, engine[i]);
+        qmp_expect_migration(vm_qmp(vms[i]), "postcopy-paused");
+    }
+    qmp_ok(t.sq, "migrate", "{'uri': '%s', 'resume': true}", t.uri);
+    qmp_expect_migration(t.sq, "postcopy-active");
+    check_moved_whole(&t);
+    end(&t);
+}
+
 /* ---- a QEMU is stopped or killed
  * ---------------------------------------------------------------------- */
 
@@ -334,6 +399,37 @@ static void test_hangs_at_end(void)
     qmp_expect_migration(t.dq, "completed");
     kill(vm_pid(t.s), SIGCONT);
     qmp_expect_migration(t.sq, "completed");
+    check_whole(&t);
+    end(&t);
+}
+
+static int64_t missing(Qmp *q)
+{
+    g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
+
+    return json_object_get_int_member(half_of(info), "bytes-missing");
+}
+
+/* The destination's QEMU hangs after the grant: its pages come, and the migration ends when it goes
+ * on. */
+static void test_hangs_granted(void)
+{
+    Test t = {0};
+
+    if (!begin(&t)) {
+        return;
+    }
+    go_postcopy(&t);
+    kill(vm_pid(t.d), SIGSTOP);
+    qmp_ok(t.sq, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    while (missing(t.dq)) {
+        /* until every page has come */
+    }
+    g_autofree char *here = qmp_migrate_status(t.sq), *there = qmp_migrate_status(t.dq);
+    g_assert_cmpstr(here, ==, "postcopy-active");
+    g_assert_cmpstr(there, ==, "postcopy-active");
+    kill(vm_pid(t.d), SIGCONT);
+    move_wait_completed(t.s, t.d);
     check_whole(&t);
     end(&t);
 }
@@ -458,11 +554,13 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/stalls/engine-stopped/", engine_rows[i].name, NULL);
         g_test_add_data_func(path, &engine_rows[i], test_engine_stopped);
     }
+    g_test_add_func("/stalls/engine-hangs", test_engine_hangs);
     for (unsigned i = 0; i < G_N_ELEMENTS(relay_rows); i++) {
         g_autofree char *path = g_strconcat("/stalls/relay-killed/", relay_rows[i].name, NULL);
         g_test_add_data_func(path, &relay_rows[i], test_relay_killed);
     }
     g_test_add_func("/stalls/hangs-at-end", test_hangs_at_end);
+    g_test_add_func("/stalls/hangs-granted", test_hangs_granted);
     g_test_add_func("/stalls/incoming-stopped", test_incoming_stopped);
     g_test_add_func("/stalls/strangers", test_strangers);
     g_test_add_data_func("/stalls/qemu-killed/source", "source", test_qemu_killed);
