@@ -166,9 +166,12 @@ static char *check_file(FfBackend *backend, const FfArgvSystem *sys)
 
     for (const char *const *kind = kinds; *kind; kind++) {
         if (prop_bool(backend, *kind, false)) {
-            return g_strdup_printf("has %s=on, which is no guest RAM that farfault can move: "
+            /* QEMU fails before the switch where it may not write to the file. */
+            const char *disk =
+                path && !prop_bool(backend, "readonly", false) ? ff_backend_disk(path, sys) : "";
+            return g_strdup_printf("has %s=on%s%s, which is no guest RAM that farfault can move: "
                                    "use memory-backend-memfd",
-                                   *kind);
+                                   *kind, *disk ? " for a file" : "", disk);
         }
     }
     if (!path) {

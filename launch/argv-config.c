@@ -103,9 +103,12 @@ static void section_done(FfRewrite *rw, FfSection *section, const char *path)
     const char *objection = section_objection(section);
 
     if (objection) {
-        ff_rewrite_refuse(rw, g_strdup_printf("%s has %s ([%s]): put it on the command line "
+        const char *file = is_backend(section) ? ff_opts_get(section->opts, "mem-path") : NULL;
+        const char *disk = file ? ff_backend_disk(file, rw->sys) : "";
+        ff_rewrite_refuse(rw, g_strdup_printf("%s has %s%s%s ([%s]): put it on the command line "
                                               "to let farfault migrate this guest",
-                                              path, objection, section->group));
+                                              path, objection, *disk ? " in a file" : "", disk,
+                                              section->group));
     }
     if (g_str_equal(section->group, "machine")) {
         merge_machine(rw, section->opts);

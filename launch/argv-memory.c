@@ -349,6 +349,7 @@ static void plan_default(FfRewrite *rw, const GPtrArray *backends, DefaultRam *r
         return;
     }
     if (rw->plan->engine_refused) {
+        place_default(rw, ram); /* which may have a reason that counts more */
         return;
     }
     bool known =

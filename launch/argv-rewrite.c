@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "state/state.h"
+
 void ff_plan_monitor_free(FfPlanMonitor *mon)
 {
     g_free(mon->chardev_id);
@@ -37,12 +39,15 @@ void ff_arg_insert(FfArg *arg, const char *word, char *value)
 
 void ff_rewrite_refuse(FfRewrite *rw, char *why)
 {
-    if (rw->plan->engine_refused) {
+    char **first = &rw->plan->engine_refused;
+
+    if (*first && (strstr(*first, FF_RAM_ON_DISK) || !strstr(why, FF_RAM_ON_DISK))) {
         g_free(why);
-    } else {
-        /* It becomes one line of an error message. */
-        rw->plan->engine_refused = g_strdelimit(why, "\r\n", ' ');
+        return;
     }
+    g_free(*first);
+    /* It becomes one line of an error message. */
+    *first = g_strdelimit(why, "\r\n", ' ');
 }
 
 bool ff_incoming_is_cpr(const char *value)

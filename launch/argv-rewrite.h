@@ -46,7 +46,9 @@ static inline FfOptKind ff_arg_kind(const FfArg *arg)
 FfArg *ff_rewrite_find(const FfRewrite *rw, FfOptKind kind);
 /* Puts words in front of ARG. */
 void ff_arg_insert(FfArg *arg, const char *word, char *value);
-/* Notes why the engine may not migrate this guest; the first reason stays. Takes WHY. */
+/* Notes why the engine may not migrate this guest. The first reason stays, but not before one with
+ * FF_RAM_ON_DISK, by which a destination is kept from a postcopy that would lose the guest. Takes
+ * WHY. */
 void ff_rewrite_refuse(FfRewrite *rw, char *why);
 
 /* TRUE if the value of an -incoming is QEMU's second channel, cpr. */

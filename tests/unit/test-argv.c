@@ -54,6 +54,8 @@ static char *fake_read_file(const char *path, GError **error, void *opaque)
         {"/plain.cfg", "# a comment\n[machine]\n  type = \"q35\"\n  accel = \"tcg\"\n"
                        "[memory]\n  size = \"256\"\n[device \"d\"]\n driver = \"e1000\"\n"},
         {"/object.cfg", "[object \"m0\"]\n qom-type = \"memory-backend-ram\"\n size = \"1G\"\n"},
+        {"/disk.cfg", "[object \"m0\"]\n qom-type = \"memory-backend-file\"\n size = \"1G\"\n"
+                      " mem-path = \"/var/file\"\n"},
         {"/mon.cfg", "[chardev \"c\"]\n backend = \"socket\"\n[mon \"m\"]\n chardev = \"c\"\n"
                      " mode = \"control\"\n"},
         {"/hmp.cfg", "[mon \"m\"]\n chardev = \"c\"\n mode = \"readline\"\n"},
