@@ -25,6 +25,9 @@ typedef enum {
     PLUGGED,  /* a backend that farfault has not made: seen when the migration begins */
     UNTRACKED,
     NESTED, /* the guest has EFER.SVME set, and TCG is taken for KVM */
+    CONFIG, /* its backend is in a file for -readconfig (Incus) */
+    NVDIMM, /* beside its RAM a file, shared with others perhaps */
+    IMAGE,  /* the same, which QEMU may only read (Kata) */
 } Obstacle;
 
 static const struct {
@@ -34,6 +37,9 @@ static const struct {
     [PLUGGED] = {"was not made by farfault", NULL},
     [UNTRACKED] = {"the guest's writes cannot be tracked", "source/*/call/uffd-track=EIO"},
     [NESTED] = {"the guest uses nested virtualisation (svm)", "source/*/step/nested-kvm=skip"},
+    [CONFIG] = {"has a memory backend ([object])", NULL},
+    [NVDIMM] = {"-device nvdimm,memdev=image: its memory persists", NULL},
+    [IMAGE] = {"-device nvdimm,memdev=image: its memory persists", NULL},
 };
 
 typedef struct {
@@ -81,7 +87,46 @@ static const Row rows[] = {
     {"untracked/wait", .source = UNTRACKED, .engine = true, .postcopy = true,
      .parameters = "{'x-farfault-untracked': 'wait'}"},
     {"nested", .source = NESTED},
+    {"config", .source = CONFIG, .destination = CONFIG},
+    {"config/postcopy", .source = CONFIG, .destination = CONFIG, .postcopy = true},
+    {"nvdimm", .source = NVDIMM, .destination = NVDIMM},
+    {"nvdimm/postcopy", .source = NVDIMM, .destination = NVDIMM, .postcopy = true},
 };
+
+static char *file_of(const char *dir, const char *name, const char *kind)
+{
+    return g_strdup_printf("%s/%s.%s", dir, name, kind);
+}
+
+#define IMAGE_BYTES (2u << 20)
+
+/* Arguments for OBSTACLE, behind the N of ARGS. What they point to is the caller's, in KEEP. */
+static void add_obstacle(Obstacle obstacle, const char *dir, const char *name, const char **args,
+                         unsigned n, GPtrArray *keep)
+{
+    char *path = file_of(dir, name, obstacle == CONFIG ? "cfg" : "image");
+
+    g_ptr_array_add(keep, path);
+    if (obstacle == CONFIG) {
+        g_assert_true(g_file_set_contents(path,
+                                          "[object \"m0\"]\n  qom-type = \"memory-backend-memfd\"\n"
+                                          "  size = \"" MEMORY "\"\n  share = \"on\"\n",
+                                          -1, NULL));
+        args[n++] = "-readconfig";
+        args[n++] = path;
+    } else if (obstacle == NVDIMM || obstacle == IMAGE) {
+        g_autofree char *image = g_malloc0(IMAGE_BYTES);
+        memset(image, name[0], IMAGE_BYTES / 2); /* another one at each end */
+        g_assert_true(g_file_set_contents(path, image, IMAGE_BYTES, NULL));
+        char *object = g_strdup_printf("memory-backend-file,id=image,size=2M,mem-path=%s,%s", path,
+                                       obstacle == IMAGE ? "readonly=on" : "share=on");
+        g_ptr_array_add(keep, object);
+        args[n++] = "-object";
+        args[n++] = object;
+        args[n++] = "-device";
+        args[n++] = "nvdimm,id=nv0,memdev=image,unarmed=on";
+    }
+}
 
 /* QEMU of the version QEMU; NULL: the installed one. */
 static Vm *start_qemu(const Row *row, const char *qemu, bool source, const BootsectConfig *boot,
@@ -96,14 +141,21 @@ static Vm *start_qemu(const Row *row, const char *qemu, bool source, const Boots
                                : g_strdup("memory-backend-ram,id=m0,size=" MEMORY);
     g_autofree char *chardev =
         g_strdup_printf("socket,id=h,path=%s/%s,server=on,wait=off", dir, name);
-    const char *args[] = {"-object",  ram,     "-machine", "pc,memory-backend=m0",
-                          "-chardev", chardev, "-mon",     "chardev=h,mode=readline",
-                          "-cpu",     "max",   NULL};
+    bool nvdimm = obstacle == NVDIMM || obstacle == IMAGE;
+    const char *args[20] = {
+        "-machine", nvdimm ? "pc,memory-backend=m0,nvdimm=on" : "pc,memory-backend=m0",
+        "-chardev", chardev,
+        "-mon",     "chardev=h,mode=readline",
+        "-cpu",     "max",
+        "-object",  ram};
+    g_autoptr(GPtrArray) keep = g_ptr_array_new_with_free_func(g_free);
+
+    add_obstacle(obstacle, dir, name, args, obstacle == CONFIG ? 8 : 10, keep);
 
     return vm_start(&(VmConfig){.name = name,
                                 .qemu = qemu,
                                 .launcher = VM_RUN,
-                                .memory = MEMORY,
+                                .memory = nvdimm ? MEMORY ",slots=2,maxmem=1G" : MEMORY,
                                 .args = args,
                                 .boot = boot,
                                 .incoming = incoming,
@@ -255,13 +307,45 @@ static void run(const Row *row, const char *dir)
     qmp_ok(d, row->postcopy ? "query-status" : "cont", NULL);
     move_check_guest(source, destination, &boot, RAM);
     check_both(row, source, destination);
+    if (row->source == NVDIMM) {
+        g_autofree char *from = file_of(dir, "source", "image"), *sent = NULL, *come = NULL;
+        g_autofree char *to = file_of(dir, "destination", "image");
+
+        g_assert_true(g_file_get_contents(from, &sent, NULL, NULL));
+        g_assert_true(g_file_get_contents(to, &come, NULL, NULL));
+        g_assert_cmpmem(sent, IMAGE_BYTES, come, IMAGE_BYTES);
+    }
+}
+
+/* QEMU does not move an image that it may only read: its destination ends before the switch, as it
+ * does without farfault, and the guest goes on at the source. */
+static void run_image(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    Qmp *s = vm_qmp(source);
+
+    vm_wait_serial(source, "B");
+    set_up(row, s, true);
+    set_up(row, vm_qmp(destination), false);
+    g_autofree char *uri = move_listen(destination);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "failed");
+    g_assert_cmpint(vm_wait_exit(destination), ==, 1);
+    g_autofree char *said = vm_stderr(destination);
+    g_assert_nonnull(strstr(said, "Failed to fallocate image:0"));
+    check_carrier(source, false, obstacles[IMAGE].reason);
+    vm_wait_new_serial(source, "B");
 }
 
 static void with_dir(const void *opaque, void (*func)(const Row *row, const char *dir))
 {
     g_autofree char *dir = g_strdup_printf("/dev/shm/ff-carrier-%d", getpid());
-    static const char *const left[] = {"source",          "destination", "source.ram",
-                                       "destination.ram", "migration",   NULL};
+    static const char *const left[] = {
+        "source",     "destination",     "source.ram",   "destination.ram",   "source.cfg",
+        "destination.cfg", "source.image", "destination.image", "migration",
+        NULL};
     const char *why;
 
     if (!vm_farfault_available(&why) || !vm_faults_available(&why)) {
@@ -280,6 +364,11 @@ static void with_dir(const void *opaque, void (*func)(const Row *row, const char
 static void test_row(const void *opaque)
 {
     with_dir(opaque, run);
+}
+
+static void test_image(const void *opaque)
+{
+    with_dir(opaque, run_image);
 }
 
 static bool is_end(JsonObject *data, const void *opaque)
@@ -538,6 +627,9 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &died[i], test_died);
     }
+    static const Row image = {"image", .source = IMAGE, .destination = IMAGE, .postcopy = true};
+
+    g_test_add_data_func("/carrier/image", &image, test_image);
     static const Row occupied = {"occupied"}, native = {"occupied/native", .never = true};
 
     g_test_add_data_func("/carrier/occupied", &occupied, test_occupied);
