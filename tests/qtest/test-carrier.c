@@ -343,9 +343,8 @@ static void with_dir(const void *opaque, void (*func)(const Row *row, const char
 {
     g_autofree char *dir = g_strdup_printf("/dev/shm/ff-carrier-%d", getpid());
     static const char *const left[] = {
-        "source",     "destination",     "source.ram",   "destination.ram",   "source.cfg",
-        "destination.cfg", "source.image", "destination.image", "migration",
-        NULL};
+        "source",          "destination",  "source.ram",        "destination.ram", "source.cfg",
+        "destination.cfg", "source.image", "destination.image", "migration",       NULL};
     const char *why;
 
     if (!vm_farfault_available(&why) || !vm_faults_available(&why)) {

@@ -525,7 +525,8 @@ static const EndRow ends[] = {
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("postcopy-paused"), RETURN(4)},
      {RETURN(1)},
      FF_OUTCOME_PAUSED,
-     "the destination's monitor is closed: if its QEMU has ended, what the guest did there is lost, "
+     "the destination's monitor is closed: if its QEMU has ended, what the guest did there is "
+     "lost, "
      "and the source does not run it; farfault status sock"},
     {"source-closed/completed",
      FF_MOVE_NOW,
