@@ -106,6 +106,7 @@ static void shut_doors(void)
     g_autoptr(GError) error = NULL;
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that is longer than RLIMIT_FSIZE is an error, like others */
     ff_lease_init();
     signal(SIGTERM, SIG_IGN); /* the end of the link is our end, with a last word */
     if (!ff_sandbox_enter(FF_SANDBOX_ENGINE, &error)) {

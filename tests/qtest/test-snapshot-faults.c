@@ -8,6 +8,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* ---- the engine dies ---------------------------------------------------------------------------
@@ -220,6 +221,24 @@ static void test_no_folder(void)
     snap_end(&t);
 }
 
+/* The limit of a file's length (ulimit -f) is an error like a full disk, and no engine's end. */
+static void test_limit(void)
+{
+    const struct rlimit limit = {1 << 20, 1 << 20};
+    Snap t = {0};
+
+    if (!snap_begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_assert_cmpint(prlimit(vm_engine(t.vm), RLIMIT_FSIZE, &limit, NULL), ==, 0);
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    snap_expect_error(&t, "File too large");
+    snap_expect_no_file(&t);
+    snap_expect_running(&t);
+    snap_end(&t);
+}
+
 /* QEMU lacks the hook that keeps what the guest gives back. QEMU's own snapshot does not take its
  * place unasked. */
 static void test_balloon(void)
@@ -277,6 +296,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/random", test_random);
     g_test_add_func("/snapshot/there-already", test_there_already);
     g_test_add_func("/snapshot/no-folder", test_no_folder);
+    g_test_add_func("/snapshot/limit", test_limit);
     g_test_add_func("/snapshot/balloon", test_balloon);
     g_test_add_func("/snapshot/second", test_second);
     return g_test_run();
