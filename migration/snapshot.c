@@ -357,8 +357,8 @@ static bool take(FfSnapshot *s, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, s->state->len);
-    s->resumer = g_thread_new("ff-resume", resume_guest, s);
-    return true;
+    s->resumer = g_thread_try_new("ff-resume", resume_guest, s, error);
+    return s->resumer;
 }
 
 /* ---- the file ----------------------------------------------------------------------------------
@@ -441,6 +441,7 @@ static void end_capture(FfSnapshot *s)
 
 static bool save(FfSnapshot *s, GError **error)
 {
+    ff_priority_bulk(); /* the guest runs, and its faults have a thread of their own */
     /* It was stopped for its snapshot alone: who restores it gets it as it was. */
     if (s->ran && !ff_run_state_set_running(s->state->data, s->state->len)) {
         g_message("snapshot: the guest will be paused when it is restored: say cont");
@@ -498,6 +499,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
     g_autoptr(GError) left = NULL, resuming = NULL, stands = NULL, others = NULL;
     FfVmmRun *run = &s->cfg->vmm->run;
 
+    ff_priority_urgent(); /* the guest may stand still */
     FF_FAULT_AT("rolling-back");
     /* First, as QEMU may wait for a page, and answers nobody then. */
     end_capture(s);
