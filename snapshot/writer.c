@@ -182,11 +182,28 @@ static void for_claimed(FfWriter *w, Flight *f, unsigned first, unsigned end,
     }
 }
 
-/* Page I needs nothing any more. */
-static void drop(FfWriter *w, Flight *f, unsigned i)
+/* Returns how many pages of it come once more. */
+static uint64_t end_loan(FfWriter *w, const FfRun *run)
 {
-    if (f->pages[i].where == FF_PROTECT_CLAIMED) {
-        int rc = ff_protect_done(w->cfg.protect, &(FfRun){f->run.block, f->run.first + i, 1});
+    uint64_t again;
+    int rc = ff_protect_end_loan(w->cfg.protect, run, &again);
+
+    if (rc < 0) {
+        failed(w, rc);
+    }
+    return again;
+}
+
+/* Page I needs nothing any more. FALSE: it has been kept since, and comes from the buffer. */
+static bool drop(FfWriter *w, Flight *f, unsigned i)
+{
+    FfRun page = {f->run.block, f->run.first + i, 1};
+    bool dropped = true;
+
+    if (f->pages[i].where == FF_PROTECT_CLAIMED && is_mapped(w, f->run.block)) {
+        dropped = end_loan(w, &page) == 0;
+    } else if (f->pages[i].where == FF_PROTECT_CLAIMED) {
+        int rc = ff_protect_done(w->cfg.protect, &page);
         if (rc < 0) {
             failed(w, rc);
         }
@@ -194,6 +211,7 @@ static void drop(FfWriter *w, Flight *f, unsigned i)
         ff_protect_release(w->cfg.protect, f->pages[i].slot);
     }
     f->pages[i].where = FF_PROTECT_OTHERS;
+    return dropped;
 }
 
 /* The next bytes at or after AT and before END that the file of BLOCK has. FALSE: there are none,
@@ -287,30 +305,54 @@ static void lend(FfWriter *w, Flight *f, const FfRun *run)
     ff_protect_lend(w->cfg.protect, run);
 }
 
+/* Where the pages of the run are. Each look may take long (swapped memory, hidden holes), and
+ * nobody who wants one of them waits for that: what is mapped is lent first. */
+static void find(FfWriter *w, Flight *f)
+{
+    if (is_mapped(w, f->run.block)) {
+        for_claimed(w, f, 0, f->run.n, lend);
+        FF_FAULT_AT("writer-looks");
+        find_in_map(w, f);
+    } else if (has_data(w, &f->run)) {
+        for_claimed(w, f, 0, f->run.n, read_claimed);
+    }
+}
+
+/* Page I is in the buffer since it was lent; what was just read of the mapping may be new. */
+static bool was_taken(FfWriter *w, Flight *f, unsigned i)
+{
+    if (f->pages[i].where != FF_PROTECT_CLAIMED || !is_mapped(w, f->run.block)) {
+        return false;
+    }
+    /* Behind what was read: who writes to the page does so after it was taken. */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return !ff_protect_is_lent(w->cfg.protect, f->run.block, f->run.first + i);
+}
+
 /* Finds all pages of the run, and drops those that need not be written. */
 static void fill(FfWriter *w, Flight *f)
 {
     uint64_t ps = page_size(w, f->run.block);
 
-    if (is_mapped(w, f->run.block)) {
-        find_in_map(w, f);
-    } else if (has_data(w, &f->run)) {
-        for_claimed(w, f, 0, f->run.n, read_claimed);
-    }
+    find(w, f);
     for (unsigned i = 0; i < f->run.n && !w->rc; i++) {
         FfProtectPage *page = &f->pages[i];
         bool is_there = page->where != FF_PROTECT_OTHERS;
         bool again = is_there && ff_bitmap_test(&w->data[f->run.block], f->run.first + i);
-        if (is_there && (!page->data || is_zero(page->data, ps))) {
-            count(&w->stats.zeros, 1);
-            drop(w, f, i);
+        bool zero = is_there && (!page->data || is_zero(page->data, ps));
+        if (was_taken(w, f, i)) {
+            page->where = FF_PROTECT_OTHERS;
+        } else if (zero) {
+            count(&w->stats.zeros, drop(w, f, i));
         } else if (again && FF_FAULT_STEP("writer-again", false)) {
             drop(w, f, i);
         } else if (is_there) {
             ff_bitmap_set(&w->data[f->run.block], f->run.first + i);
         }
     }
-    for_claimed(w, f, 0, f->run.n, is_mapped(w, f->run.block) ? lend : let_go);
+    if (!is_mapped(w, f->run.block)) {
+        for_claimed(w, f, 0, f->run.n, let_go);
+    }
 }
 
 /* ---- flights -----------------------------------------------------------------------------------
@@ -347,22 +389,16 @@ static void make_ops(FfWriter *w, Flight *f)
     count(&w->stats.runs, f->n_ops > 0);
 }
 
-static void end_loan(FfWriter *w, Flight *f, const FfRun *run)
+static void land_lent(FfWriter *w, Flight *f, const FfRun *run)
 {
-    uint64_t again;
-    int rc = ff_protect_end_loan(w->cfg.protect, run, &again);
-
-    count(&w->stats.again, again);
-    if (rc < 0) {
-        failed(w, rc);
-    }
+    count(&w->stats.again, end_loan(w, run));
 }
 
 /* All of F is in the file. */
 static void land(FfWriter *w, Flight *f)
 {
     if (!w->rc) {
-        for_claimed(w, f, 0, f->run.n, end_loan);
+        for_claimed(w, f, 0, f->run.n, land_lent);
     }
     for (unsigned i = 0; i < f->run.n; i++) {
         if (f->pages[i].where == FF_PROTECT_KEPT && !w->rc) {

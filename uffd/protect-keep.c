@@ -326,11 +326,15 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         if (wait) {
             ff_waits_begin(&p->waits, wait, block, page, 0, 0);
         }
-        if (!take_slot(p, &slot)) {
+        bool taken = take_slot(p, &slot);
+        if (!taken && ff_bitmap_test(&p->blocks[block].armed, page)) {
             tell_full(p, &run);
             return 0;
         }
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
+        if (!taken) { /* saved meanwhile: whoever did it may not have seen the wait */
+            return ff_protect_lift(p->s, &run);
+        }
     }
     if (keep(p, slot, block, page, &rc)) {
         count_latency(p, begin);
@@ -389,6 +393,11 @@ void ff_protect_lend(FfProtect *p, const FfRun *run)
     /* Observer: keep(). Who was told of before this and found the page taken waits in vain for the
      * buffer, and goes on at the end of the loan. */
     ff_bitmap_set_run(&p->blocks[run->block].lent, run->first, run->n);
+}
+
+bool ff_protect_is_lent(const FfProtect *p, unsigned block, uint64_t page)
+{
+    return ff_bitmap_test(&p->blocks[block].lent, page);
 }
 
 int ff_protect_end_loan(FfProtect *p, const FfRun *run, uint64_t *again)

@@ -380,6 +380,42 @@ static void test_not_again(RigKind kind)
     write_in_flight(kind, false);
 }
 
+/* The writer looks at its first run, and the guest writes to what it has not looked at: to data,
+ * which it makes zeros, to zeros and to a hole. */
+static int write_looked_at(void *opaque)
+{
+    Snapshot *sn = opaque;
+
+    if (!sn->page) {
+        sn->page = 1;
+        __atomic_store_n((uint64_t *)rig_page(sn->r, 1), 0, __ATOMIC_SEQ_CST);
+        memset(rig_page(sn->r, 2), 0, sn->r->page_size);
+        memset(rig_page(sn->r, 3), 1, sn->r->page_size);
+        memset(rig_page(sn->r, 8), 1, sn->r->page_size);
+    }
+    return 0;
+}
+
+/* Nobody waits for the disk before anything is on its way there. */
+static void test_looks(RigKind kind)
+{
+    Snapshot sn;
+
+    if (!open_snapshot(&sn, kind, 16, FF_WRITER_URING)) {
+        return;
+    }
+    if (rig_at("writer-looks", write_looked_at, &sn)) {
+        rig_drop(sn.r, 3, 1);
+        memset(sn.then + 3 * sn.r->page_size, 0, sn.r->page_size);
+        protect(&sn);
+        g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
+        g_assert_cmpuint(rig_written(sn.r), ==, 4);
+        g_assert_cmpuint(ff_writer_stats(sn.w).again, ==, 0);
+        g_assert_true(is_right(&sn));
+    }
+    close_snapshot(&sn);
+}
+
 static gpointer write_page(gpointer p)
 {
     Snapshot *sn = p;
@@ -606,6 +642,7 @@ int main(int argc, char **argv)
     rig_add("/writer/buffered", RIG_ALL, test_some_buffered);
     /* the others are copied before they are written */
     rig_add("/writer/in-flight", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_SHMEM_HUGE), test_in_flight);
+    rig_add("/writer/looks", RIG_BIT(RIG_MEMFD), test_looks);
     rig_add("/writer/not-again", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_SHMEM_HUGE), test_not_again);
     rig_add("/writer/late-copy", RIG_ALL, test_late_copy);
     rig_add("/writer/failures", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_ANON), test_failures);
