@@ -29,9 +29,8 @@
 /* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
 #define SCAN_SHARE 5
-/* What is left of the downtime that the client allows for sending, when the scan takes more: one
- * part of so many. */
-#define SCAN_LIMIT 4
+/* What RAM has at least of the downtime that the client allows: one part of so many. */
+#define RAM_SHARE 4
 /* Bandwidth is measured over at least so long. */
 #define MEASURE_US 20000
 /* A window is what is sent in so long, or in so many times what the last drain took: while disks
@@ -303,6 +302,53 @@ static uint64_t remaining(FfSource *s)
     return s->ram->total_bytes - MIN(s->ram->total_bytes, ff_counted(s->ram->done_bytes));
 }
 
+/* In bytes of the guest: compression makes the link that much wider. */
+static uint64_t all_sent(const FfSource *s)
+{
+    return ff_rounds_bytes(s) + ff_rounds_saved(s);
+}
+
+static FfStandstill standstill(FfSource *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    uint64_t limit = s->cfg->downtime_limit, given = s->cfg->switchover_bandwidth;
+    ff_mutex_unlock(&s->control->lock);
+    double bandwidth = given ? given : switch_bandwidth(s->precopy);
+    uint64_t sent = all_sent(s);
+
+    return (FfStandstill){
+        .limit_ms = limit,
+        .ram = remaining(s),
+        .private_rest = s->private_rest,
+        .scan_us = s->precopy->scan_took_us,
+        .bandwidth = bandwidth,
+        /* How well RAM compresses says nothing of a display's memory. */
+        .link = given || !sent ? bandwidth : bandwidth * ff_rounds_bytes(s) / sent,
+    };
+}
+
+static double private_us(const FfStandstill *t)
+{
+    return t->link > 0 ? t->private_rest / t->link * G_USEC_PER_SEC : 0;
+}
+
+int64_t ff_precopy_standstill_ms(const FfStandstill *t)
+{
+    return (t->ram / t->bandwidth * G_USEC_PER_SEC + private_us(t) + t->scan_us) / 1000;
+}
+
+/* Everything is scanned once more with the guest stopped, and what QEMU keeps to itself crosses the
+ * link then as well. Both are as long in each round: where they leave RAM too little of the limit, or
+ * nothing as on a link much slower than reckoned, a guest that writes would never be switched. So
+ * RAM has a share all the same, and the limit is exceeded. */
+bool ff_precopy_fits(const FfStandstill *t)
+{
+    double limit_us = t->limit_ms * 1000.0;
+    double us = MAX(limit_us - t->scan_us - private_us(t), limit_us / RAM_SHARE);
+
+    return t->ram <= t->bandwidth * us / G_USEC_PER_SEC;
+}
+
 static bool drain(FfSource *s, GError **error)
 {
     int64_t begin = g_get_monotonic_time();
@@ -333,10 +379,8 @@ static bool sync_dirty(FfSource *s, GError **error)
     p->scan_took_us = g_get_monotonic_time() - now;
     p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * p->scan_took_us);
     if (p->bandwidth) {
-        __atomic_store_n(
-            &s->stats->expected_ms,
-            (int64_t)(remaining(s) * 1000 / switch_bandwidth(p) + p->scan_took_us / 1000),
-            __ATOMIC_RELAXED);
+        FfStandstill t = standstill(s);
+        __atomic_store_n(&s->stats->expected_ms, ff_precopy_standstill_ms(&t), __ATOMIC_RELAXED);
     }
     return true;
 }
@@ -349,12 +393,6 @@ static bool broken(FfSource *s, int rc, GError **error)
         ff_conn_lost(s->conn, s->conn->main, rc);
     }
     return ff_control_await(s->control, 0, error);
-}
-
-/* In bytes of the guest: compression makes the link that much wider. */
-static uint64_t all_sent(const FfSource *s)
-{
-    return ff_rounds_bytes(s) + ff_rounds_saved(s);
 }
 
 static uint64_t round_sent(const FfSource *s)
@@ -383,15 +421,9 @@ static void measure(FfSource *s)
 /* What is left goes through within the downtime that the client allows. */
 static bool fits(FfSource *s)
 {
-    ff_mutex_lock(&s->control->lock);
-    uint64_t limit = s->cfg->downtime_limit, given = s->cfg->switchover_bandwidth;
-    ff_mutex_unlock(&s->control->lock);
-    double bandwidth = given ? given : switch_bandwidth(s->precopy);
-    /* Behind the stop everything is scanned once more. Some time has to be left, or it would never
-     * fit where that takes longer than the client allows. */
-    double us = MAX(limit * 1000.0 - s->precopy->scan_took_us, limit * 1000.0 / SCAN_LIMIT);
+    FfStandstill t = standstill(s);
 
-    return remaining(s) <= bandwidth * us / G_USEC_PER_SEC;
+    return ff_precopy_fits(&t);
 }
 
 /* TRUE: time to look again (or to switch). */

@@ -23,4 +23,19 @@ bool ff_precopy_freeze(FfSource *s, GError **error);
 void ff_precopy_end(FfSource *s, bool stays);
 void ff_precopy_free(FfSource *s);
 
+/* What is to be done while the guest stands still, if that were now. */
+typedef struct {
+    uint64_t limit_ms;     /* the client's downtime-limit */
+    uint64_t ram;          /* bytes of the guest that are left */
+    uint64_t private_rest; /* bytes of the memory that QEMU keeps to itself */
+    int64_t scan_us;       /* what a scan takes */
+    double bandwidth;      /* bytes of the guest per second, in which compression counts; 0: unknown */
+    double link;           /* bytes per second on the link */
+} FfStandstill;
+
+/* It is within the limit, or RAM within a fixed share of that. */
+bool ff_precopy_fits(const FfStandstill *t);
+/* How long it takes; the bandwidth is known. */
+int64_t ff_precopy_standstill_ms(const FfStandstill *t);
+
 #endif

@@ -8,8 +8,9 @@
  * alone: a page that has changed in between is not found in the base, and goes as it is.
  *
  * What the base has no room for crosses the link while the guest stands still, whatever the
- * client's downtime-limit. QEMU's own migration sends such memory while the guest runs. So where it
- * would take longer than that limit QEMU carries the migration.
+ * client's downtime-limit, and so does all of it where there is no base. QEMU's own migration sends
+ * such memory while the guest runs. So where it would take longer than that limit QEMU carries the
+ * migration; else it is part of what precopy reckons the downtime with.
  *
  * With what it is read through all of QEMU's memory could be read, its secrets too. So that is done
  * before the peer is spoken to, who may be hostile, and the fd is closed then.
@@ -79,7 +80,20 @@ gpointer ff_source_read_base(gpointer p)
     Reading r = {.base = base};
     ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, &r);
     s->private_rest = r.rest;
-    return ff_delta_size(base) && ff_delta_index(base) ? g_steal_pointer(&base) : NULL;
+    if (ff_delta_size(base) && ff_delta_index(base)) {
+        return g_steal_pointer(&base);
+    }
+    s->private_rest += ff_delta_size(base);
+    return NULL;
+}
+
+/* The peer will not have it, so what it holds goes while the guest stands still. */
+static void drop_base(FfSource *s)
+{
+    if (s->device_base) {
+        s->private_rest += ff_delta_size(s->device_base);
+        g_clear_pointer(&s->device_base, ff_delta_free);
+    }
 }
 
 bool ff_source_private_fits(FfSource *s, GError **error)
@@ -87,6 +101,9 @@ bool ff_source_private_fits(FfSource *s, GError **error)
     ff_mutex_lock(&s->control->lock);
     uint64_t limit = s->cfg->downtime_limit, rate = s->cfg->switchover_bandwidth;
     ff_mutex_unlock(&s->control->lock);
+    if (!ff_source_may_compress_device(s)) {
+        drop_base(s);
+    }
     uint64_t ms = s->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
 
     if (ms <= limit) {
@@ -104,7 +121,7 @@ bool ff_source_private_fits(FfSource *s, GError **error)
 void ff_source_send_base(FfSource *s, FfPace *pace)
 {
     if (!(ff_source_features(s) & FF_FEATURE_DELTA_DEVICE)) {
-        g_clear_pointer(&s->device_base, ff_delta_free);
+        drop_base(s);
     }
     const uint8_t *data = s->device_base ? ff_delta_data(s->device_base) : NULL;
     size_t size = s->device_base ? ff_delta_size(s->device_base) : 0;

@@ -10,10 +10,10 @@
 /* A thread, before there is a peer: reads what device state will hold again, firmware and a
  * display's memory. Returns an FfDelta, NULL if there is none. S is an FfSource. */
 gpointer ff_source_read_base(gpointer s);
-/* FALSE and ERROR: what the base has no room for would keep the guest still for longer than the
- * client's downtime-limit. After it was read; coordinator. */
+/* FALSE and ERROR: QEMU's memory that does not go ahead in the base would keep the guest still for
+ * longer than the client's downtime-limit. After it was read; coordinator. */
 bool ff_source_private_fits(FfSource *s, GError **error);
-/* Sends it, if the peer takes it, no faster than PACE (NULL: no limit). Coordinator, before
+/* Sends it, if the peer takes it (else it counts as private_rest from now on), no faster than PACE (NULL: no limit). Coordinator, before
  * PREPARE. A broken channel is the reader's to tell. */
 void ff_source_send_base(FfSource *s, FfPace *pace);
 /* Device thread: N bytes of QEMU's stream, in the shortest way that is worth it. 0 or -errno. */

@@ -157,10 +157,15 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
 
 /* Under TLS the length of what is compressed says something of it: only a client that asks for that
  * has it. */
+bool ff_source_may_compress_device(const FfSource *s)
+{
+    return s->cfg->compress != FF_COMPRESS_NEVER || !s->cfg->tls;
+}
+
 bool ff_source_compresses_device(const FfSource *s)
 {
     return s->conn->peer_features & FF_FEATURE_COMPRESSED_DEVICE &&
-           (s->cfg->compress != FF_COMPRESS_NEVER || !s->cfg->tls);
+           ff_source_may_compress_device(s);
 }
 
 uint32_t ff_source_features(const FfSource *s)

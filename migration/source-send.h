@@ -38,7 +38,9 @@ int ff_sender_urgent(const FfSender *k, const FfRun *runs, unsigned n);
 void ff_source_decide_compressing(FfSource *s, FfChannel *ch, FfCompressing *pk);
 /* What the source says of itself in HELLO and RESUME. */
 uint32_t ff_source_features(const FfSource *s);
-/* The peer takes device state that is compressed, or a delta. */
+/* Whether device state may be sent compressed, or as a delta, whoever the peer is. */
+bool ff_source_may_compress_device(const FfSource *s);
+/* The peer takes that, too. */
 bool ff_source_compresses_device(const FfSource *s);
 /* Main reader: the peer has placed COUNT page frames of the channel with INDEX. */
 void ff_source_acked(FfSource *s, unsigned index, uint64_t count);

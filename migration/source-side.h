@@ -55,7 +55,7 @@ typedef struct FfSource {
     bool dest_may_be_loaded; /* coordinator, then the driver; it waits for a grant, perhaps */
     GThread *device_thread;
     FfDelta *device_base;  /* coordinator, then device; what the peer has; NULL: nothing */
-    uint64_t private_rest; /* the thread that reads it; bytes without a place in it */
+    uint64_t private_rest; /* the thread that reads it, then coordinator; bytes not in it */
 
     /* The connection. */
     char *parts;       /* what the guest is made of (parts.h); NULL: not known */

@@ -6,6 +6,7 @@
  */
 #include <gio/gio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "net/sync.h"
@@ -361,6 +362,73 @@ static void test_auto(void)
         g_assert_cmpuint(sent(s), <, 2 * bytes);
     }
     finish(s, d);
+}
+
+/* ---- memory that QEMU keeps to itself ----------------------------------------------------------
+ */
+
+#define HUGE_PAGE (2 * MIB)
+#define PRIVATE (16 * MIB)
+#define LIMIT_MS 1000
+
+typedef struct {
+    const char *name;
+    unsigned private_percent, ram_percent; /* of the limit */
+    bool ends;
+} Private;
+
+static const Private privates[] = {
+    {"sum-too-long", 60, 60, false},
+    {"alone-too-long", 1000, 60, false},
+    {"must-end", 1000, 20, true},
+};
+
+/* As QEMU maps it: at a multiple of 2 MiB, and a page behind it that nobody may touch. BYTES of it
+ * are there. Returns where it begins. */
+static char *map_private(uint64_t bytes)
+{
+    char *room = mmap(NULL, PRIVATE + 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    g_assert_true(room != MAP_FAILED);
+    char *p = room + HUGE_PAGE - (uintptr_t)room % HUGE_PAGE, *end = room + PRIVATE + 2 * HUGE_PAGE;
+    g_assert_cmpint(mprotect(p, PRIVATE, PROT_READ | PROT_WRITE), ==, 0);
+    g_assert_cmpint(madvise(p, PRIVATE, MADV_NOHUGEPAGE), ==, 0);
+    g_assert_cmpint(munmap(room, p - room), ==, 0);
+    g_assert_cmpint(munmap(p + PRIVATE + PAGE, end - (p + PRIVATE + PAGE)), ==, 0);
+    memset(p, 1, bytes);
+    return p;
+}
+
+/* The client says how fast the link is, and LEFT is written in each round: how fast anything is
+ * decides nothing. */
+static void test_private(gconstpointer data)
+{
+    const Private *p = data;
+
+    if (!side_possible()) {
+        return;
+    }
+    char *block = map_private(LEFT * p->private_percent / p->ram_percent);
+    Side *s = source(0), *d = destination_of(s);
+    s->drain = leave_some;
+    s->config.downtime_limit = LIMIT_MS;
+    s->config.switchover_bandwidth = LEFT * 1000 * 100 / (LIMIT_MS * p->ram_percent);
+    side_run(s);
+    connect_to(s, d);
+    side_run_until(s->done || (!p->ends && s->passes >= 5));
+    bool tracked = possible(s);
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
+    ff_migration_start_postcopy(s->m, NULL);
+    side_run_until(s->done && d->done);
+    if (tracked) {
+        g_assert_cmpint(info->expected_downtime, >=,
+                        (p->private_percent + p->ram_percent) * LIMIT_MS / 100 - 1);
+        g_assert_cmpstr(s->history->str, ==,
+                        p->ends ? "setup active device completed"
+                                : "setup active device postcopy-active completed");
+    }
+    finish(s, d);
+    munmap(block, PRIVATE + PAGE);
 }
 
 /* Cancelled between two rounds; the guest goes on, and is moved after all. */
@@ -756,6 +824,10 @@ int main(int argc, char **argv)
     ff_cond_init(&disk.changed);
     g_test_add_data_func("/precopy/disk", GUINT_TO_POINTER(1), test_disk);
     g_test_add_data_func("/precopy/disk/channels", GUINT_TO_POINTER(4), test_disk);
+    for (unsigned i = 0; i < G_N_ELEMENTS(privates); i++) {
+        g_autofree char *path = g_strdup_printf("/precopy/private/%s", privates[i].name);
+        g_test_add_data_func(path, &privates[i], test_private);
+    }
     g_test_add_func("/precopy/auto", test_auto);
     g_test_add_data_func("/precopy/cancel", GUINT_TO_POINTER(1), test_cancel);
     g_test_add_data_func("/precopy/cancel/channels", GUINT_TO_POINTER(4), test_cancel);
