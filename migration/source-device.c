@@ -53,6 +53,9 @@ static int send_piece(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, Ff
 
 /* Bytes per second at which the rest is reckoned before there is a link to measure: 1 Gbit/s. */
 #define RECKONED_RATE 125000000ull
+/* Firmware alone is no reason to leave a migration to QEMU, even where the client has set the limit
+ * to nothing because it will say itself when to switch. */
+#define NEGLIGIBLE_MS 10u
 
 typedef struct {
     FfDelta *base;
@@ -106,7 +109,7 @@ bool ff_source_private_fits(FfSource *s, GError **error)
     }
     uint64_t ms = s->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
 
-    if (ms <= limit) {
+    if (ms <= MAX(limit, NEGLIGIBLE_MS)) {
         return true;
     }
     g_set_error(error, FF_M_ERROR, 0,

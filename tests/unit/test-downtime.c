@@ -128,6 +128,19 @@ static void test_ahead(gconstpointer data)
     rig_clear(&r);
 }
 
+/* A client that sets the limit to nothing, and has firmware but no display, keeps the engine. */
+static void test_little(void)
+{
+    Rig r;
+
+    rig_init(&r, true, FF_COMPRESS_NEVER);
+    r.cfg.switchover_bandwidth = (REST + BASE) * 1000 / 10;
+    g_assert_true(fits(&r, 0));
+    r.cfg.switchover_bandwidth = (REST + BASE) * 1000 / 11;
+    g_assert_false(fits(&r, 0));
+    rig_clear(&r);
+}
+
 /* It is known in the greeting alone that the peer takes no base. */
 static void test_older_peer(void)
 {
@@ -156,6 +169,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/downtime/ahead/%s", aheads[i].name);
         g_test_add_data_func(path, &aheads[i], test_ahead);
     }
+    g_test_add_func("/downtime/little", test_little);
     g_test_add_func("/downtime/older-peer", test_older_peer);
     return g_test_run();
 }
