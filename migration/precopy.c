@@ -338,9 +338,9 @@ int64_t ff_precopy_standstill_ms(const FfStandstill *t)
 }
 
 /* Everything is scanned once more with the guest stopped, and what QEMU keeps to itself crosses the
- * link then as well. Both are as long in each round: where they leave RAM too little of the limit, or
- * nothing as on a link much slower than reckoned, a guest that writes would never be switched. So
- * RAM has a share all the same, and the limit is exceeded. */
+ * link then as well. Both are as long in each round: where they leave RAM too little of the limit,
+ * or nothing as on a link much slower than reckoned, a guest that writes would never be switched.
+ * So RAM has a share all the same, and the limit is exceeded. */
 bool ff_precopy_fits(const FfStandstill *t)
 {
     double limit_us = t->limit_ms * 1000.0;

@@ -29,8 +29,8 @@ typedef struct {
     uint64_t ram;          /* bytes of the guest that are left */
     uint64_t private_rest; /* bytes of the memory that QEMU keeps to itself */
     int64_t scan_us;       /* what a scan takes */
-    double bandwidth;      /* bytes of the guest per second, in which compression counts; 0: unknown */
-    double link;           /* bytes per second on the link */
+    double bandwidth; /* bytes of the guest per second, in which compression counts; 0: unknown */
+    double link;      /* bytes per second on the link */
 } FfStandstill;
 
 /* It is within the limit, or RAM within a fixed share of that. */

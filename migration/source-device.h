@@ -11,10 +11,11 @@
  * display's memory. Returns an FfDelta, NULL if there is none. S is an FfSource. */
 gpointer ff_source_read_base(gpointer s);
 /* FALSE and ERROR: QEMU's memory that does not go ahead in the base would keep the guest still for
- * longer than the client's downtime-limit, and not just for some milliseconds. After it was read; coordinator. */
+ * longer than the client's downtime-limit, and not just for some milliseconds. After it was read;
+ * coordinator. */
 bool ff_source_private_fits(FfSource *s, GError **error);
-/* Sends it, if the peer takes it (else it counts as private_rest from now on), no faster than PACE (NULL: no limit). Coordinator, before
- * PREPARE. A broken channel is the reader's to tell. */
+/* Sends it, if the peer takes it (else it counts as private_rest from now on), no faster than PACE
+ * (NULL: no limit). Coordinator, before PREPARE. A broken channel is the reader's to tell. */
 void ff_source_send_base(FfSource *s, FfPace *pace);
 /* Device thread: N bytes of QEMU's stream, in the shortest way that is worth it. 0 or -errno. */
 int ff_source_send_device(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, const void *data,
