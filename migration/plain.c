@@ -28,7 +28,6 @@
 #include "migration/plain.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "fault/fault.h"
@@ -100,24 +99,9 @@ GBytes *ff_plain_opening(const FfPlain *plain)
     return g_bytes_new(out, n);
 }
 
-/* What QEMU itself will say first is known. Machines of before 2.4 say nothing of themselves
- * (send-configuration=off); of a guest that was refused early the UUID was not asked for. */
-static bool is_opening_known(const FfPlain *plain)
-{
-    FfVmm *vmm = plain->cfg->vmm;
-    g_autofree char *machine = vmm->state.machine ? vmm->state.machine(&vmm->state) : NULL;
-    const char *version = machine ? strrchr(machine, '-') : NULL;
-    unsigned major, minor;
-
-    return version && sscanf(version, "-%u.%u", &major, &minor) == 2 &&
-           (major > 2 || (major == 2 && minor > 3)) &&
-           !(plain->cfg->validate_uuid &&
-             zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid)));
-}
-
 bool ff_plain_greets(const FfPlain *plain, GError **error)
 {
-    if (!plain->refused || !plain->cfg->answered_first || !is_opening_known(plain)) {
+    if (!plain->refused || !plain->cfg->answered_first) {
         return false;
     }
     g_clear_error(error);

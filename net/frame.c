@@ -7,6 +7,7 @@
 #include "net/frame.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "net/delta.h"
@@ -49,12 +50,23 @@ static const uint8_t uuid_head[] = {FF_PROLOGUE_SUBSECTION,
                                     0,
                                     1};
 
+/* send-configuration is off in machines of before 2.4. Who has no such number is newer, or came
+ * from a distribution. */
+static bool is_told(const char *machine)
+{
+    const char *version = strrchr(machine, '-');
+    unsigned major, minor;
+
+    return !version || sscanf(version, "-%u.%u", &major, &minor) != 2 || major > 2 ||
+           (major == 2 && minor > 3);
+}
+
 size_t ff_configuration_encode(uint8_t out[FF_CONFIGURATION_MAX], const char *machine,
                                const uint8_t *uuid)
 {
     size_t len = strlen(machine), at = 5 + len;
 
-    if (len == 0 || len > MACHINE_MAX) {
+    if (len == 0 || len > MACHINE_MAX || !is_told(machine)) {
         return 0;
     }
     out[0] = VM_CONFIGURATION;

@@ -212,11 +212,13 @@ typedef struct {
 } FfFrameBlock;
 
 /* QEMU's configuration section for MACHINE ("pc-i440fx-7.2"), and for the capability validate-uuid
- * with UUID (else NULL). Returns its length, 0 if the name is too long. */
+ * with UUID (else NULL). Returns its length, 0 if the name is too long or QEMU has no such section
+ * for that machine. */
 size_t ff_configuration_encode(uint8_t out[FF_CONFIGURATION_MAX], const char *machine,
                                const uint8_t *uuid);
 /* Writes the source's prologue, with the configuration section (LEN 0: without, which a stock
- * destination refuses). Returns its length, at most FF_PROLOGUE_SIZE + LEN. */
+ * destination refuses, but for a machine that has none). Returns its length, at most
+ * FF_PROLOGUE_SIZE + LEN. */
 size_t ff_prologue_encode(uint8_t *out, const void *configuration, size_t len);
 /* Makes QEMU's own of a prologue of LEN bytes: no farfault answers it. */
 void ff_prologue_as_qemu(uint8_t *prologue, size_t len);

@@ -484,6 +484,12 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
         if (ok) {
             read_machine(&c);
         }
+        if (c.asked[ASK_UUID] && g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED)) {
+            g_autoptr(GError) unknown = NULL;
+
+            /* QEMU may carry it: the source says the UUID first all the same. */
+            read_uuid(&c, uuid, &unknown);
+        }
         forget_answers(&c);
     }
     if (ok) {

@@ -134,6 +134,8 @@ static const Row rows[] = {
     {"untracked/passed", {POSTCOPY}, .passed = true, .untracked = true},
     {"untracked/preempt", {POSTCOPY, PREEMPT}, .second = true, .untracked = true},
     {"untracked/newer", {POSTCOPY}, .newer = true, .untracked = true},
+    {"untracked/isapc", {POSTCOPY}, .machine = "isapc", .untracked = true},
+    {"untracked/old", {POSTCOPY}, .machine = "pc-i440fx-2.3", .untracked = true},
     {"passed", {POSTCOPY}, .passed = true},
     {"require", {POSTCOPY}, .require = true},
     {"return-path", {POSTCOPY, "return-path"}},

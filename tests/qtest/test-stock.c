@@ -72,6 +72,8 @@ static const Row rows[] = {
     {"to-stock/switchover-ack/always", .caps = {"return-path", "switchover-ack"}, .always = true},
     {"to-stock/multifd", .caps = {"multifd"}, .always = true},
     {"to-stock/validate-uuid", .caps = {"validate-uuid"}},
+    {"to-stock/isapc", .machine = "isapc"},
+    {"to-stock/old-machine", .machine = "pc-i440fx-2.3"},
     {"to-stock/later-engine", .engine_dies = true},
     {"to-stock/always", .always = true},
     {"to-stock/always/return-path", .always = true, .caps = {"return-path"}},

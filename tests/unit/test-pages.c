@@ -291,6 +291,31 @@ static void test_prologue(void)
     g_assert_cmpuint(ff_configuration_encode(configuration, "", NULL), ==, 0);
 }
 
+/* Machines of before 2.4 say nothing of themselves; those of distributions, and those without a
+ * version, do. */
+static void test_configuration(void)
+{
+    static const struct {
+        const char *machine;
+        bool told;
+    } cases[] = {
+        {"pc-i440fx-7.2", true},      {"pc-q35-2.4", true},     {"pc-i440fx-2.11", true},
+        {"pc-i440fx-10.0", true},     {"pc-q35-noble", true},   {"pc-i440fx-jammy", true},
+        {"pc-q35-rhel9.4.0", true},   {"microvm", true},        {"isapc", true},
+        {"pc-i440fx-noble-v2", true}, {"pc-i440fx-2.3", false}, {"pc-q35-2.0", false},
+        {"pc-i440fx-1.7", false},
+    };
+    uint8_t configuration[FF_CONFIGURATION_MAX];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        const char *machine = cases[i].machine;
+
+        size_t expected = cases[i].told ? 5 + strlen(machine) : 0;
+
+        g_assert_cmpuint(ff_configuration_encode(configuration, machine, NULL), ==, expected);
+    }
+}
+
 /* ---- addresses ---------------------------------------------------------------------------------
  */
 
@@ -418,6 +443,7 @@ int main(int argc, char **argv)
     g_test_add_func("/frame/runs", test_runs);
     g_test_add_func("/frame/device", test_device);
     g_test_add_func("/frame/prologue", test_prologue);
+    g_test_add_func("/frame/configuration", test_configuration);
     g_test_add_func("/address/parse", test_addresses);
     g_test_add_func("/states/table", test_states);
     g_test_add_func("/states/documented", test_states_documented);
