@@ -22,7 +22,7 @@ static const uint8_t commands[FF_PROLOGUE_COMMANDS] = {
 static_assert(FF_PROLOGUE_TOKEN == ('F' << 24 | 'a' << 16 | 'r' << 8 | 'F'), "the token's bytes");
 
 /* vmstate_configuration and its subsection vmstate_configuration_uuid. */
-enum { VM_CONFIGURATION = 0x07, VM_COMMAND = 0x08 };
+enum { VM_CONFIGURATION = FF_PROLOGUE_CONFIGURATION, VM_COMMAND = 0x08 };
 #define MACHINE_MAX 255u
 #define UUID_SIZE 16
 static const uint8_t uuid_head[] = {FF_PROLOGUE_SUBSECTION,

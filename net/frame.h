@@ -28,10 +28,11 @@
 
 /* The token in the first PING ("FarF" as QEMU's big-endian u32). */
 #define FF_PROLOGUE_TOKEN 0x46617246u
-#define FF_PROLOGUE_HEADER 8     /* magic and version */
-#define FF_PROLOGUE_COMMANDS 14  /* OPEN_RETURN_PATH and PING */
-#define FF_PROLOGUE_OPEN 5       /* the first of them */
-#define FF_PROLOGUE_SUBSECTION 5 /* QEMU_VM_SUBSECTION, of the configuration section */
+#define FF_PROLOGUE_HEADER 8        /* magic and version */
+#define FF_PROLOGUE_COMMANDS 14     /* OPEN_RETURN_PATH and PING */
+#define FF_PROLOGUE_OPEN 5          /* the first of them */
+#define FF_PROLOGUE_CONFIGURATION 7 /* QEMU_VM_CONFIGURATION */
+#define FF_PROLOGUE_SUBSECTION 5    /* QEMU_VM_SUBSECTION, of the configuration section */
 #define FF_PROLOGUE_SIZE (FF_PROLOGUE_HEADER + FF_PROLOGUE_COMMANDS)
 #define FF_CONFIGURATION_MAX 512
 #define FF_PROLOGUE_MAX (FF_PROLOGUE_SIZE + FF_CONFIGURATION_MAX)

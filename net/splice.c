@@ -59,10 +59,13 @@ struct FfSplice {
     char *address; /* of the peer, for further ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
     char *hostname;
-    bool told; /* that there was a shortage */
-    FfSpliceDone done;
+    bool told;                  /* that there was a shortage */
+    FfSpliceDone done, matched; /* the latter NULL: nobody asks */
     gpointer opaque;
 };
+
+static const char OTHER_OPENING[] = "QEMU's migration stream begins in another way than farfault "
+                                    "expected: set x-farfault-peer to native";
 
 /* QEMU's stream begins with what the peer has: header and configuration, and then, if QEMU wants
  * the return path, the command for it. Its own PING follows and is the peer's business. */
@@ -78,8 +81,7 @@ static bool skip_opening(Connection *c)
         return false;
     }
     if (memcmp(buf, sent, n) != 0) {
-        g_warning("QEMU's migration stream begins in another way than farfault expected: set "
-                  "x-farfault-peer to native");
+        g_warning("%s", OTHER_OPENING);
         return false;
     }
     if (!ff_stream_read_all(c->qemu, buf, FF_PROLOGUE_OPEN)) {
@@ -91,6 +93,10 @@ static bool skip_opening(Connection *c)
     if (buf[0] == FF_PROLOGUE_SUBSECTION) {
         g_warning("QEMU's configuration section has a part that farfault does not know: set "
                   "x-farfault-peer to native");
+        return false;
+    }
+    if (buf[0] == FF_PROLOGUE_CONFIGURATION) { /* the peer was sent none */
+        g_warning("%s", OTHER_OPENING);
         return false;
     }
     return ff_stream_write_all(c->peer, buf, FF_PROLOGUE_OPEN);
@@ -155,8 +161,10 @@ static void connection_free(gpointer opaque)
     if (c->threads[0]) {
         g_thread_join(c->threads[0]);
     }
-    /* The thread that ended last has queued connection_over(), if that has not run yet. */
-    g_source_remove_by_user_data(c);
+    /* The threads have queued connection_matches() and connection_over(), if those have not run
+     * yet. */
+    while (g_source_remove_by_user_data(c)) {
+    }
     ff_stream_free(c->peer);
     ff_stream_free(c->qemu);
     begun_clear(&c->begun);
@@ -177,13 +185,29 @@ static gboolean connection_over(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+static gboolean connection_matches(gpointer opaque)
+{
+    const Connection *c = opaque;
+    FfSplice *n = c->native;
+
+    if (n->matched) {
+        n->matched(n->opaque);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void tell_main_loop(Connection *c, GSourceFunc func)
+{
+    g_autoptr(GSource) source = g_idle_source_new();
+
+    g_source_set_callback(source, func, c, NULL);
+    g_source_attach(source, NULL);
+}
+
 static void direction_over(Connection *c)
 {
     if (g_atomic_int_dec_and_test(&c->running)) {
-        g_autoptr(GSource) source = g_idle_source_new();
-
-        g_source_set_callback(source, connection_over, c, NULL);
-        g_source_attach(source, NULL);
+        tell_main_loop(c, connection_over);
     }
 }
 
@@ -205,8 +229,13 @@ static gpointer to_peer(gpointer opaque)
 {
     Connection *c = opaque;
 
-    if (c->begun.opening && !skip_opening(c)) {
-        break_off(c);
+    if (c->begun.opening) {
+        FF_FAULT_AT("splice-opening");
+        if (skip_opening(c)) {
+            tell_main_loop(c, connection_matches);
+        } else {
+            break_off(c);
+        }
     }
     ff_stream_copy(c->qemu, c->peer);
     direction_over(c);
@@ -439,6 +468,11 @@ FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque)
     n->done = done;
     n->opaque = opaque;
     return n;
+}
+
+void ff_splice_when_matched(FfSplice *n, FfSpliceDone matched)
+{
+    n->matched = matched;
 }
 
 static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)

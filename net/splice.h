@@ -29,6 +29,10 @@ typedef struct {
 } FfSpliceBegun;
 
 FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque);
+/* MATCHED is called when QEMU's stream has begun as the peer was told (FfSpliceBegun.opening); if
+ * it begins in another way its connection ends. On the main loop's thread; must not free the
+ * object. Before there is any connection. */
+void ff_splice_when_matched(FfSplice *native, FfSpliceDone matched);
 /* Every further connection with the peer is to be under TLS (reference taken); NULL: in the clear.
  * Before there is any. HOSTNAME is copied, can be NULL. */
 void ff_splice_set_tls(FfSplice *native, FfTls *tls, const char *hostname);

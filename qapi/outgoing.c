@@ -13,8 +13,10 @@
  * A peer that was connected to has answered by then (migration/plain.c), also where it waited for a
  * second channel. So nothing of the guest goes to a peer that has not said a byte.
  *
- * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Main loop's
- * thread.
+ * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. And until its
+ * stream was found to begin as the peer was told: a switch that is asked for earlier could have
+ * stopped the guest by the time that the connection is broken, and nobody would have it then. Main
+ * loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -28,6 +30,8 @@
 #include "net/splice.h"
 
 #define FD_NAME "farfault-outgoing"
+/* QEMU writes the beginning of its stream within this time, once it has answered (seconds). */
+#define BEGIN_S 10
 
 struct FfOutgoing {
     FfDriver *driver;
@@ -40,9 +44,12 @@ struct FfOutgoing {
     int fd;              /* refused: or goes on over this one; -1: to uri */
     char *uri;           /* of the peer; NULL: none that can be connected to */
     bool postcopy;       /* the switch was asked for already */
-    bool started;        /* QEMU has its migration */
+    bool started;        /* QEMU has its migration, and its stream is the one that was expected */
+    bool matched;        /* the latter */
     bool ended;          /* the connections are over, before it had */
-    GQueue waiting;      /* FfCall: until it has */
+    FfCall *answered;    /* QEMU has its migration, and its stream was not seen yet; NULL */
+    guint timer;         /* until it is; 0 */
+    GQueue waiting;      /* FfCall: until then */
     int listener;        /* for QEMU's channels; -1 */
     FfPrivateName *name; /* the listener's; NULL */
     bool fd_given;       /* QEMU has a socket of ours by name, until it migrates */
@@ -51,6 +58,7 @@ struct FfOutgoing {
 void ff_outgoing_free(FfOutgoing *out)
 {
     g_clear_pointer(&out->native, ff_splice_free);
+    g_clear_handle_id(&out->timer, g_source_remove);
     ff_stream_free(out->peer);
     ff_stream_free(out->second);
     if (out->fd >= 0) {
@@ -102,17 +110,6 @@ static void end(FfDriver *d)
     ff_driver_touch(d);
 }
 
-static void over(gpointer opaque)
-{
-    FfDriver *d = opaque;
-
-    if (d->outgoing->started) {
-        end(d);
-    } else {
-        d->outgoing->ended = true; /* somebody waits for QEMU's answer still */
-    }
-}
-
 static void failed(FfCall *call, const char *why)
 {
     FfDriver *d = call->driver;
@@ -140,20 +137,16 @@ static void asked_for_postcopy(FfCall *call, JsonNode *result, const GError *err
     ff_call_return(call, NULL);
 }
 
-static void started(FfCall *call, JsonNode *result, const GError *error)
+/* Clients may ask for the switch from now on: the peer follows QEMU's stream, or it has ended. */
+static void go_on(FfCall *call)
 {
     FfDriver *d = call->driver;
     GQueue waiting = d->outgoing->waiting;
-    bool postcopy = d->outgoing->postcopy;
+    bool postcopy = d->outgoing->postcopy && (d->outgoing->matched || d->outgoing->refused);
 
-    if (error) {
-        failed(call, error->message);
-        return;
-    }
-    FF_FAULT_AT("qemu-began");
-    d->config.state->driver_flags &= ~FF_DRIVER_GIVING_BACK;
+    d->outgoing->answered = NULL;
     d->outgoing->started = true;
-    ff_driver_filter(d, 0); /* "setup" was said before this answer */
+    g_clear_handle_id(&d->outgoing->timer, g_source_remove);
     g_queue_init(&d->outgoing->waiting);
     if (postcopy) {
         ff_call_inner(call, "migrate-start-postcopy", NULL, asked_for_postcopy);
@@ -164,6 +157,66 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
         end(d);
     }
     let_calls_go(d, &waiting);
+}
+
+static void over(gpointer opaque)
+{
+    FfDriver *d = opaque;
+    FfOutgoing *out = d->outgoing;
+
+    if (out->started) {
+        end(d);
+        return;
+    }
+    out->ended = true;
+    if (out->answered) { /* else: somebody waits for QEMU's answer still */
+        go_on(out->answered);
+    }
+}
+
+static void matched(gpointer opaque)
+{
+    FfDriver *d = opaque;
+    FfOutgoing *out = d->outgoing;
+
+    out->matched = true;
+    if (out->answered) {
+        go_on(out->answered);
+    }
+}
+
+/* Whatever QEMU is about to write, nobody reads it any more. */
+static gboolean nothing_came(gpointer opaque)
+{
+    FfDriver *d = opaque;
+    FfOutgoing *out = d->outgoing;
+
+    out->timer = 0;
+    ff_driver_log(d, "farfault: QEMU's migration stream did not begin within %d s", BEGIN_S);
+    g_clear_pointer(&out->native, ff_splice_free);
+    out->ended = true;
+    go_on(out->answered);
+    return G_SOURCE_REMOVE;
+}
+
+static void started(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    FfOutgoing *out = d->outgoing;
+
+    if (error) {
+        failed(call, error->message);
+        return;
+    }
+    FF_FAULT_AT("qemu-began");
+    d->config.state->driver_flags &= ~FF_DRIVER_GIVING_BACK;
+    ff_driver_filter(d, 0); /* "setup" was said before this answer */
+    if (out->matched || out->ended) {
+        go_on(call);
+    } else {
+        out->answered = call;
+        out->timer = g_timeout_add_seconds(BEGIN_S, nothing_came, d);
+    }
 }
 
 /* The migration's events are QEMU's, and so is the guest's run state. Lifting a filter of all
@@ -272,6 +325,7 @@ static void capabilities_set(FfCall *call, JsonNode *result, const GError *error
 static void set_peer(FfOutgoing *out, const FfPlainPeer *peer)
 {
     out->native = ff_splice_new(over, out->driver);
+    ff_splice_when_matched(out->native, matched);
     ff_splice_set_tls(out->native, peer->tls, peer->tls_hostname);
     out->peer = ff_stream_new_channel(peer->channel);
     out->second = peer->second ? ff_stream_new_channel(peer->second) : NULL;

@@ -407,6 +407,76 @@ static void move(const void *opaque)
         tap_finish(tap, row, uri);
 }
 
+/* A guest whose stream begins in another way than its machine's name says. */
+typedef struct {
+    const char *name, *machine;
+    const char *sends; /* -global, of the source alone */
+    bool preempt;      /* QEMU connects to the engine */
+} Opening;
+
+static const Opening openings[] = {
+    {"none", OLD_MACHINE, "migration.send-configuration=off"},
+    {"none/preempt", OLD_MACHINE, "migration.send-configuration=off", .preempt = true},
+    {"more", "pc-i440fx-2.3", "migration.send-configuration=on"},
+};
+
+static bool is_failed(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    if (g_str_has_prefix(status, "postcopy")) {
+        test_fail("the source is %s, and its peer has nothing of it", status);
+    }
+    return !strcmp(status, "failed");
+}
+
+/* The switch, however early it is asked for, comes after the comparison: a stream that nobody can
+ * read costs the migration, and not the guest. */
+static void test_opening(const void *opaque)
+{
+    const Opening *row = opaque;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    const char *const args[] = {"-machine", row->machine, "-global", row->sends, NULL};
+    BootsectConfig boot = bootsect_config(RAM, 8 << 20, 1);
+    g_autoptr(Vm) source = vm_start(&(VmConfig){.name = "source",
+                                                .launcher = VM_RUN,
+                                                .memory = MEMORY,
+                                                .args = args,
+                                                .faults = "source/*/at/splice-opening=delay:3000",
+                                                .boot = &boot});
+    g_autoptr(Vm) destination =
+        start_vm_as("destination", true, &boot, "defer", row->machine, NULL);
+    Vm *both[] = {source, destination};
+    Qmp *s = vm_qmp(source);
+
+    vm_wait_serial(source, "B");
+    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
+        qmp_set_capability(vm_qmp(both[i]), "events", true);
+        qmp_set_capability(vm_qmp(both[i]), "postcopy-ram", true);
+        if (row->preempt) {
+            qmp_set_capability(vm_qmp(both[i]), "postcopy-preempt", true);
+        }
+    }
+    qmp_ok(vm_qmp(destination), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(destination);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    json_object_unref(qmp_wait_event(s, "MIGRATION", is_failed, NULL, TEST_TIMEOUT));
+    g_assert_true(vm_fault_happened(source, 0));
+    g_autofree char *state = qmp_run_state(s);
+
+    g_assert_cmpstr(state, ==, "running");
+    vm_wait_stderr(source, "begins in another way");
+    vm_wait_new_serial(source, "B");
+    g_assert_cmpint(vm_wait_exit(destination), ==, 1);
+}
+
 /* x-farfault-peer: require refuses; the guest goes on at the source. */
 static void test_require(void)
 {
@@ -702,6 +772,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/stock/%s", rows[i].name);
 
         g_test_add_data_func(path, &rows[i], move);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(openings); i++) {
+        g_autofree char *path = g_strdup_printf("/stock/opening/%s", openings[i].name);
+
+        g_test_add_data_func(path, &openings[i], test_opening);
     }
     g_test_add_func("/stock/require", test_require);
     g_test_add_func("/stock/from-stock/waiting-channel", test_waiting_channel);
