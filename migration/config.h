@@ -243,6 +243,8 @@ typedef struct {
     /* Source: where this side is refused, the VMM's own migration begins when the peer has said
      * something, over the connection on which it did. Else at once, by itself. */
     bool answered_first;
+    const char *refusal; /* source: why this side is refused, as its driver knows already; NULL. It
+                            outlives the migration */
     /* Source: a peer that has said nothing for so long is offered an additional connection, as a
      * QEMU may wait for one (migration/plain.c); 0: never. */
     unsigned second_ms;

@@ -116,6 +116,11 @@ static bool look_at_guest(FfSource *s, GError **error)
     GPtrArray *blocks = NULL;
     FfGuestFit fit = check(s, &blocks, error);
 
+    if (s->cfg->refusal && fit != FF_GUEST_UNKNOWN) {
+        g_clear_error(error);
+        g_set_error_literal(error, FF_M_ERROR, 0, s->cfg->refusal);
+        return ff_plain_refuse(s->plain, error);
+    }
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }

@@ -30,7 +30,7 @@ static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1};
+    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1, .refusal = ff_driver_refusal(d)};
 
     if (ff_call_too_late(call)) {
         return;
@@ -144,7 +144,7 @@ static void decide(FfCall *call)
 {
     if (ff_snapshot_is_wanted(call)) {
         ff_snapshot_migrate(call);
-    } else if (!ff_policy_engine_carries(call) || call->tls.native ||
+    } else if (!ff_policy_engine_begins(call) || call->tls.native ||
                call->target.kind == FF_URI_FILE) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {

@@ -215,12 +215,6 @@ static FfUse use_of(const FfMigrationConfig *config)
                                                  : FF_USE_OUTGOING;
 }
 
-/* A path of QEMU's own folder, which is not the engine's. */
-static bool is_relative(const char *uri)
-{
-    return uri && g_str_has_prefix(uri, "unix:") && uri[strlen("unix:")] != '/';
-}
-
 bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilities,
                      const FfStartOps *start_ops, GError **error)
 {
@@ -241,12 +235,8 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     } else if (config->plain && ff_capability(capabilities, "postcopy-preempt")) {
         config->second_ms = SECOND_CHANNEL_MS;
     }
-    /* With multifd a QEMU says nothing until all its channels are there. With x-ignore-shared its
-     * stream begins in another way, and has no memory that could be lost in it. */
-    config->answered_first = config->plain && ff_capability(capabilities, "postcopy-ram") &&
-                             !ff_capability(capabilities, "multifd") &&
-                             !ff_capability(capabilities, "x-ignore-shared") &&
-                             !is_relative(config->uri);
+    config->answered_first =
+        config->plain && ff_policy_answered_first(d, capabilities, config->uri);
     config->max_bandwidth = d->max_bandwidth;
     config->max_postcopy_bandwidth = d->max_postcopy_bandwidth;
     config->downtime_limit = d->downtime_limit;

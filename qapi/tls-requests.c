@@ -60,7 +60,7 @@ void ff_call_get_tls(FfCall *call, bool server, FfHandler next)
 {
     ff_tls_choice_clear(&call->tls);
     call->next = next;
-    if (ff_policy_engine_carries(call)) {
+    if (server ? ff_policy_engine_carries(call) : ff_policy_engine_begins(call)) {
         call->tls.answers =
             ff_tls_answers_new(json_node_get_object(call->parameters), call->target.host, server);
     }

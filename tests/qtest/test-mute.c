@@ -119,6 +119,7 @@ typedef struct {
     bool whole;          /* as long as the engine waits; else 4 s */
     bool tls;            /* the peer does not answer the handshake */
     bool untracked;      /* the guest's writes cannot be tracked, so QEMU is to carry it */
+    bool launcher;       /* so it is, as the launcher found */
 } Row;
 
 #define POSTCOPY "postcopy-ram"
@@ -136,6 +137,14 @@ static const Row rows[] = {
     {"untracked/newer", {POSTCOPY}, .newer = true, .untracked = true},
     {"untracked/isapc", {POSTCOPY}, .machine = "isapc", .untracked = true},
     {"untracked/old", {POSTCOPY}, .machine = "pc-i440fx-2.3", .untracked = true},
+    {"launcher", {POSTCOPY}, .launcher = true},
+    {"launcher/human", {POSTCOPY}, .human = true, .launcher = true},
+    {"launcher/itself", {POSTCOPY}, .itself = true, .launcher = true},
+    {"launcher/passed", {POSTCOPY}, .passed = true, .launcher = true},
+    {"launcher/preempt", {POSTCOPY, PREEMPT}, .second = true, .launcher = true},
+    {"launcher/uuid", {POSTCOPY, "validate-uuid"}, .launcher = true},
+    {"launcher/tls", {POSTCOPY}, .tls = true, .launcher = true},
+    {"launcher/newer", {POSTCOPY}, .newer = true, .launcher = true},
     {"passed", {POSTCOPY}, .passed = true},
     {"require", {POSTCOPY}, .require = true},
     {"return-path", {POSTCOPY, "return-path"}},
@@ -157,12 +166,28 @@ static const Row rows[] = {
 
 static char *credentials; /* of certs_new_pair(); NULL: no openssl */
 
+#define ARGUMENTS 7
+
+/* With the last two the launcher leaves the guest to QEMU. */
+static void fill_arguments(const Row *row, const char *args[ARGUMENTS])
+{
+    const char *const all[ARGUMENTS] = {"-machine",
+                                        row->machine ? row->machine : "pc",
+                                        "-uuid",
+                                        "6c0b1f62-1f7c-4c0e-9d57-6b1f3e5d8a11",
+                                        row->launcher ? "-global" : NULL,
+                                        "memory-backend-ram.dump=on"};
+
+    memcpy(args, all, sizeof(all));
+}
+
 static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *qemu)
 {
     static const char patience[] = "source/*/call/patience=EAGAIN";
     static const char untracked[] = "source/*/call/patience=EAGAIN;source/*/call/uffd-track=EIO";
-    const char *const args[] = {"-machine", row->machine ? row->machine : "pc", NULL};
+    const char *args[ARGUMENTS];
 
+    fill_arguments(row, args);
     return vm_start(&(VmConfig){.name = "source",
                                 .launcher = VM_RUN,
                                 .qemu = qemu,
@@ -226,7 +251,9 @@ static void check_failed(const Row *row, Vm *source, const char *peer)
 /* The same source, to somebody who does speak. */
 static void migrate_again(const Row *row, Vm *source, const BootsectConfig *boot, const char *qemu)
 {
-    const char *const args[] = {"-machine", row->machine ? row->machine : "pc", NULL};
+    const char *args[ARGUMENTS];
+
+    fill_arguments(row, args);
     g_autoptr(Vm) destination = vm_start(&(VmConfig){.name = "destination",
                                                      .launcher = VM_RUN,
                                                      .qemu = qemu,
