@@ -43,6 +43,7 @@ static void start(FfCall *call)
         config.fd = call->fd;
         call->fd = -1;
     } else {
+        ff_uri_make_absolute(&call->target, d->config.qemu_pid);
         config.uri = call->target.uri;
     }
     g_free(d->uri);

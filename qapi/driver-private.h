@@ -295,9 +295,9 @@ void ff_totals_settle(FfDriver *driver);
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
  * against the engine, if it is not what the client has set up. */
 bool ff_policy_engine_carries(FfCall *call);
-/* Of a source: QEMU's own migration of this guest to URI (NULL: by fd) is not to begin before the
- * peer has said something: with these capabilities somebody may ask for the switch. */
-bool ff_policy_answered_first(const FfDriver *driver, JsonNode *capabilities, const char *uri);
+/* Of a source: QEMU's own migration of this guest is not to begin before the peer has said
+ * something: with these capabilities somebody may ask for the switch. */
+bool ff_policy_answered_first(const FfDriver *driver, JsonNode *capabilities);
 /* The engine carries it, or speaks to the peer before QEMU does. */
 bool ff_policy_engine_begins(FfCall *call);
 

@@ -235,8 +235,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     } else if (config->plain && ff_capability(capabilities, "postcopy-preempt")) {
         config->second_ms = SECOND_CHANNEL_MS;
     }
-    config->answered_first =
-        config->plain && ff_policy_answered_first(d, capabilities, config->uri);
+    config->answered_first = config->plain && ff_policy_answered_first(d, capabilities);
     config->max_bandwidth = d->max_bandwidth;
     config->max_postcopy_bandwidth = d->max_postcopy_bandwidth;
     config->downtime_limit = d->downtime_limit;

@@ -55,24 +55,17 @@ bool ff_policy_engine_carries(FfCall *call)
     return !call->native;
 }
 
-/* A path of QEMU's own folder, which is not the engine's. */
-static bool is_relative(const char *uri)
-{
-    return uri && g_str_has_prefix(uri, "unix:") && uri[strlen("unix:")] != '/';
-}
-
 /* With multifd a QEMU says nothing until all its channels are there. With x-ignore-shared its
  * stream begins in another way, and has no memory that could be lost in it. */
-bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities, const char *uri)
+bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities)
 {
     return d->config.state->peer == FF_PEER_WISH_AUTO &&
            ff_capability(capabilities, "postcopy-ram") && !ff_capability(capabilities, "multifd") &&
-           !ff_capability(capabilities, "x-ignore-shared") && !is_relative(uri);
+           !ff_capability(capabilities, "x-ignore-shared");
 }
 
 bool ff_policy_engine_begins(FfCall *call)
 {
     return ff_policy_engine_carries(call) ||
-           (call->native &&
-            ff_policy_answered_first(call->driver, call->capabilities, call->target.uri));
+           (call->native && ff_policy_answered_first(call->driver, call->capabilities));
 }

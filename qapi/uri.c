@@ -182,3 +182,15 @@ void ff_uri_from_arguments(FfUri *target, JsonObject *args)
         }
     }
 }
+
+void ff_uri_make_absolute(FfUri *target, int pid)
+{
+    if (target->kind != FF_URI_UNIX || target->path[0] == '/') {
+        return;
+    }
+    g_autofree char *path = g_steal_pointer(&target->path);
+
+    g_free(target->uri);
+    target->path = g_strdup_printf("/proc/%d/cwd/%s", pid, path);
+    target->uri = g_strdup_printf("unix:%s", target->path);
+}

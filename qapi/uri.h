@@ -39,5 +39,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUri, ff_uri_clear)
 void ff_uri_parse(FfUri *target, const char *uri);
 /* Of the arguments "uri" and "channels", checked against the schema. */
 void ff_uri_from_arguments(FfUri *target, JsonObject *args);
+/* A path without / at its beginning is one of the folder in which process PID runs, whatever folder
+ * the engine runs in. */
+void ff_uri_make_absolute(FfUri *target, int pid);
 
 #endif

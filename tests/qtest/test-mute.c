@@ -68,9 +68,9 @@ static gpointer accept_all(gpointer data)
     return NULL;
 }
 
-static void mute_start(Mute *mute)
+static void mute_start(Mute *mute, const char *uri)
 {
-    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    g_autoptr(FfAddress) any = ff_address_parse(uri, NULL);
     g_autoptr(GError) error = NULL;
 
     mute->listen_fd = ff_address_listen(any, &error);
@@ -120,6 +120,7 @@ typedef struct {
     bool tls;            /* the peer does not answer the handshake */
     bool untracked;      /* the guest's writes cannot be tracked, so QEMU is to carry it */
     bool launcher;       /* so it is, as the launcher found */
+    bool relative;       /* to a unix socket, named from the folder in which QEMU runs */
 } Row;
 
 #define POSTCOPY "postcopy-ram"
@@ -145,6 +146,9 @@ static const Row rows[] = {
     {"launcher/uuid", {POSTCOPY, "validate-uuid"}, .launcher = true},
     {"launcher/tls", {POSTCOPY}, .tls = true, .launcher = true},
     {"launcher/newer", {POSTCOPY}, .newer = true, .launcher = true},
+    {"launcher/relative", {POSTCOPY}, .launcher = true, .relative = true},
+    {"untracked/relative", {POSTCOPY}, .untracked = true, .relative = true},
+    {"relative", {POSTCOPY}, .relative = true},
     {"passed", {POSTCOPY}, .passed = true},
     {"require", {POSTCOPY}, .require = true},
     {"return-path", {POSTCOPY, "return-path"}},
@@ -209,6 +213,18 @@ static char *connect_for(Qmp *s, const char *uri)
     return g_strdup("fd:moved");
 }
 
+/* From this folder, which is QEMU's too. */
+static char *relative_uri(const char *path)
+{
+    g_autofree char *here = g_get_current_dir();
+    g_autoptr(GString) uri = g_string_new("unix:");
+
+    for (const char *slash = here; here[1] && (slash = strchr(slash, '/')); slash++) {
+        g_string_append(uri, "../");
+    }
+    return g_strconcat(uri->str, path + 1, NULL);
+}
+
 /* Any event about the migration but setup and failed is one too many. */
 static bool is_over(JsonObject *data, const void *opaque)
 {
@@ -238,7 +254,7 @@ static void check_failed(const Row *row, Vm *source, const char *peer)
     g_assert_nonnull(strstr(why, row->tls     ? "it was not finished in time"
                                  : row->whole ? "said nothing for 20 s"
                                               : "said nothing for 4 s"));
-    g_assert_nonnull(strstr(why, peer + strlen("tcp:")));
+    g_assert_nonnull(strstr(why, row->relative ? "unix socket" : peer + strlen("tcp:")));
     g_assert_null(strchr(why, '\n'));
     if (row->hint) {
         g_assert_nonnull(strstr(why, row->hint));
@@ -300,7 +316,11 @@ static void test_mute(gconstpointer data)
     Qmp *s = vm_qmp(source);
     Mute mute = {0};
 
-    mute_start(&mute);
+    g_autofree char *path = vm_path(source, "mute");
+    g_autofree char *at =
+        row->relative ? g_strdup_printf("unix:%s", path) : g_strdup("tcp:127.0.0.1:0");
+
+    mute_start(&mute, at);
     vm_wait_serial(source, "B");
     qmp_set_capability(s, "events", true);
     for (unsigned i = 0; i < G_N_ELEMENTS(row->caps) && row->caps[i]; i++) {
@@ -320,7 +340,9 @@ static void test_mute(gconstpointer data)
         move_set_tls(source, credentials, "psk", false, NULL);
     }
     g_autofree char *peer = g_strdup(mute.uri);
-    g_autofree char *uri = row->passed ? connect_for(s, peer) : g_strdup(peer);
+    g_autofree char *uri = row->passed     ? connect_for(s, peer)
+                           : row->relative ? relative_uri(path)
+                                           : g_strdup(peer);
 
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     switch_over(row, s);
