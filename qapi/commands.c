@@ -30,7 +30,7 @@ static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1, .refusal = ff_driver_refusal(d)};
+    FfMigrationConfig config = {.role = FF_ROLE_SOURCE, .fd = -1, .refusal = call->native};
 
     if (ff_call_too_late(call)) {
         return;

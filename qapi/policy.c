@@ -7,17 +7,13 @@
 
 #include "qapi/driver-private.h"
 
-/* Capabilities under which QEMU carries the migration. */
+/* Capabilities under which QEMU carries the migration; and XBZRLE, which it takes together with
+ * postcopy. */
+#define XBZRLE "xbzrle"
 static const char *const qemu_capabilities[] = {
-    "xbzrle",
-    "compress",
-    "block",
-    "x-colo",
-    "mapped-ram",
-    "zero-copy-send",
-    "background-snapshot",
-    "rdma-pin-all",
-    "x-ignore-shared",
+    "compress",     "block",           "x-colo",
+    "mapped-ram",   "zero-copy-send",  "background-snapshot",
+    "rdma-pin-all", "x-ignore-shared",
 };
 
 /* And those that it carries without postcopy-ram only: what helps a precopy to its end, which has
@@ -35,23 +31,28 @@ static bool any_set(JsonNode *capabilities, const char *const *names, unsigned n
     return false;
 }
 
-bool ff_policy_engine_carries(FfCall *call)
+/* But for xbzrle. */
+static bool is_qemus(FfCall *call)
 {
-    FfDriver *d = call->driver;
-    uint32_t policy = d->config.state->policy;
+    const FfStateHeader *state = call->driver->config.state;
     JsonNode *capabilities = call->capabilities;
     const char *mode = ff_json_string(json_node_get_object(call->parameters), "mode");
     bool postcopy = ff_capability(capabilities, "postcopy-ram");
 
+    return state->policy == FF_POLICY_NEVER || state->peer == FF_PEER_WISH_NATIVE ||
+           (state->policy == FF_POLICY_AUTO && !postcopy) || (mode && strcmp(mode, "normal")) ||
+           any_set(capabilities, qemu_capabilities, G_N_ELEMENTS(qemu_capabilities)) ||
+           (!postcopy &&
+            any_set(capabilities, precopy_capabilities, G_N_ELEMENTS(precopy_capabilities)));
+}
+
+bool ff_policy_engine_carries(FfCall *call)
+{
     call->native = NULL;
-    if (policy == FF_POLICY_NEVER || d->config.state->peer == FF_PEER_WISH_NATIVE ||
-        (policy == FF_POLICY_AUTO && !postcopy) || (mode && strcmp(mode, "normal")) ||
-        any_set(capabilities, qemu_capabilities, G_N_ELEMENTS(qemu_capabilities)) ||
-        (!postcopy &&
-         any_set(capabilities, precopy_capabilities, G_N_ELEMENTS(precopy_capabilities)))) {
+    if (is_qemus(call) || ff_capability(call->capabilities, XBZRLE)) {
         return false;
     }
-    call->native = ff_driver_refusal(d);
+    call->native = ff_driver_refusal(call->driver);
     return !call->native;
 }
 
@@ -66,6 +67,14 @@ bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities)
 
 bool ff_policy_engine_begins(FfCall *call)
 {
-    return ff_policy_engine_carries(call) ||
-           (call->native && ff_policy_answered_first(call->driver, call->capabilities));
+    if (ff_policy_engine_carries(call)) {
+        return true;
+    }
+    if (is_qemus(call) || !ff_policy_answered_first(call->driver, call->capabilities)) {
+        return false;
+    }
+    if (!call->native) {
+        call->native = "the capability xbzrle is QEMU's: switch it off";
+    }
+    return true;
 }

@@ -146,6 +146,8 @@ static const Row rows[] = {
     {"launcher/uuid", {POSTCOPY, "validate-uuid"}, .launcher = true},
     {"launcher/tls", {POSTCOPY}, .tls = true, .launcher = true},
     {"launcher/newer", {POSTCOPY}, .newer = true, .launcher = true},
+    {"xbzrle", {POSTCOPY, "xbzrle"}},
+    {"xbzrle/launcher", {POSTCOPY, "xbzrle"}, .launcher = true},
     {"launcher/relative", {POSTCOPY}, .launcher = true, .relative = true},
     {"untracked/relative", {POSTCOPY}, .untracked = true, .relative = true},
     {"relative", {POSTCOPY}, .relative = true},

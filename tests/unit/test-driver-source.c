@@ -178,7 +178,7 @@ static void test_native(void)
 {
     static const char *const foreign[] = {
         "[" CAP("postcopy-ram", "true") "," CAP("compress", "true") "]",
-        "[" CAP("xbzrle", "true") "]",
+        "[" CAP("xbzrle", "true") "," CAP("multifd", "true") "]",
     };
     World w;
 
