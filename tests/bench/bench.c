@@ -49,7 +49,8 @@ static struct {
 static const GOptionEntry entries[] = {
     {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
     {"mem", 0, 0, G_OPTION_ARG_INT, &opt.mem, "RAM of the guest (1024)", "MIB"},
-    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4)", "MIB"},
+    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4, less of small ones)",
+     "MIB"},
     {"vcpus", 0, 0, G_OPTION_ARG_INT, &opt.vcpus, "vCPUs (1)", "N"},
     {"write", 0, 0, G_OPTION_ARG_INT, &opt.write, "Steps that write (50)", "PERCENT"},
     {"alike", 0, 0, G_OPTION_ARG_INT, &opt.alike,
@@ -137,6 +138,7 @@ static bool let_work(BenchGuest *guest, unsigned more, unsigned seconds, GError 
 
 typedef struct {
     uint64_t hist[BENCH_BUCKETS]; /* touches from the switch on */
+    Durations waits;              /* of them, those of 32 us and longer */
     GArray *track;                /* BenchPoint of both sides; can be NULL */
     int64_t start_us;             /* of the migration */
 } BenchSeries;
@@ -153,6 +155,7 @@ static void take_series(const BenchGuest *src, const BenchGuest *dst, const Benc
     for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
         series->hist[b] = dst->last.hist[b] - MIN(before->hist[b], dst->last.hist[b]);
     }
+    series->waits = dst->waits;
     series->track = g_array_copy(src->track);
     g_array_append_vals(series->track, dst->track->data, dst->track->len);
 }
@@ -247,8 +250,9 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
     }
     bench_guest_note_relays(src);
     dst = start_guest(engine, true, run_dir, error);
-    /* A line just before the start keeps the window that is compared short. */
-    if (!dst || !let_work(src, 1, 60, error)) {
+    /* A line just before the start keeps the window that is compared short. What is told of waits
+     * so far is not looked at. */
+    if (!dst || !let_work(src, 1, 60, error) || !bench_guest_take_waits(src, error)) {
         return false;
     }
     before = src->last;
@@ -261,10 +265,10 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
         return false;
     }
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
-    if (!take_lost(src, dst, sample, error)) {
+    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
         return false;
     }
-    bench_waits(&before, &dst->last, sample);
+    bench_waits(&dst->waits, sample);
     sample->stall_ms = dst->worst_ms;
     take_series(src, dst, &before, series);
     if (!bench_guest_key(dst, 'v', error) ||
@@ -277,6 +281,22 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
     return true;
 }
 
+/* [[us, how many], ...] */
+static JsonArray *json_of_waits(const Durations *waits)
+{
+    JsonArray *list = json_array_new();
+
+    for (unsigned b = 0; b < DURATIONS_BUCKETS; b++) {
+        if (waits->bucket[b]) {
+            JsonArray *pair = json_array_new();
+            json_array_add_double_element(pair, durations_middle(b));
+            json_array_add_int_element(pair, waits->bucket[b]);
+            json_array_add_array_element(list, pair);
+        }
+    }
+    return list;
+}
+
 /* What the plots are made of: touches by duration, and the guest's work over time. */
 static void add_series(JsonObject *o, const BenchSeries *series)
 {
@@ -285,6 +305,7 @@ static void add_series(JsonObject *o, const BenchSeries *series)
     for (unsigned b = 0; b < BENCH_BUCKETS; b++) {
         json_array_add_int_element(hist, series->hist[b]);
     }
+    json_object_set_array_member(o, "waits-us", json_of_waits(&series->waits));
     for (guint i = 0; series->track && i < series->track->len; i++) {
         const BenchPoint *p = &g_array_index(series->track, BenchPoint, i);
         JsonArray *pair = json_array_new();
@@ -341,10 +362,34 @@ static void print_head(void)
     fflush(stdout);
 }
 
+/* Of each engine: its rounds, column by column, then the waits of all its rounds together. */
+static void print_end(const Engine *const *engine, unsigned n, const BenchSample *sample,
+                      const unsigned *taken, const Durations *waits)
+{
+    g_autofree const char **name = g_new0(const char *, n);
+
+    for (unsigned e = 0; e < n; e++) {
+        name[e] = engine[e]->name;
+    }
+    bench_print_ranks(stdout, bench_column, BENCH_SAMPLE_FIELDS, (const double *)sample, opt.rounds,
+                      n, name, taken);
+    printf("waits of all %d\n", opt.rounds);
+    for (unsigned e = 0; e < n; e++) {
+        BenchSample all;
+
+        bench_sample_clear(&all);
+        bench_waits(&waits[e], &all);
+        if (taken[e]) {
+            bench_print_row(stdout, name[e], &all);
+        }
+    }
+}
+
 static bool run_all(const Engine *const *engine, unsigned n, FILE *json, const char *run_dir)
 {
     g_autofree BenchSample *sample = g_new0(BenchSample, n * opt.rounds);
     g_autofree unsigned *taken = g_new0(unsigned, n);
+    g_autofree Durations *waits = g_new0(Durations, n);
     bool all = true;
 
     print_head();
@@ -363,16 +408,11 @@ static bool run_all(const Engine *const *engine, unsigned n, FILE *json, const c
             write_json(json, engine[e], round, s, &series, raw);
             bench_print_row(stdout, engine[e]->name, s);
             fflush(stdout);
+            durations_merge(&waits[e], &series.waits);
             taken[e]++;
         }
     }
-    printf("median of %d\n", opt.rounds);
-    for (unsigned e = 0; e < n; e++) {
-        BenchSample median = bench_median(&sample[e * opt.rounds], taken[e]);
-        if (taken[e]) {
-            bench_print_row(stdout, engine[e]->name, &median);
-        }
-    }
+    print_end(engine, n, sample, taken, waits);
     return all;
 }
 
@@ -469,7 +509,8 @@ static bool settle(GError **error)
     set_default(&opt.mode, "random");
     set_default(&opt.qemu, "qemu-system-x86_64");
     set_default(&opt.out, ".");
-    opt.hot = opt.hot ? opt.hot : opt.mem / 4 * 3;
+    /* A guest has 96 MiB for its kernel at least. */
+    opt.hot = opt.hot ? opt.hot : MIN(opt.mem / 4 * 3, opt.mem - 96);
     if (opt.rounds < 1 || opt.vcpus < 1 || opt.mem < 128 || opt.hot < 1 || opt.hot >= opt.mem) {
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
                     "numbers out of range: rounds and vcpus from 1, mem from 128, hot below mem");

@@ -26,20 +26,31 @@ static bool number_after(const char *line, const char *name, double *value)
     return true;
 }
 
+/* Takes "BUCKET:COUNT" and a comma off *TEXT. */
+static bool next_pair(const char **text, guint64 *bucket, guint64 *count)
+{
+    char *end;
+
+    if (!g_ascii_isdigit(**text)) {
+        return false;
+    }
+    *bucket = g_ascii_strtoull(*text, &end, 10);
+    if (*end != ':') {
+        return false;
+    }
+    *count = g_ascii_strtoull(end + 1, &end, 10);
+    *text = *end == ',' ? end + 1 : "";
+    return true;
+}
+
 static void parse_hist(const char *text, uint64_t *hist)
 {
-    while (g_ascii_isdigit(*text)) {
-        char *end;
-        guint64 bucket = g_ascii_strtoull(text, &end, 10);
+    guint64 bucket, count;
 
-        if (*end != ':') {
-            return;
-        }
-        guint64 count = g_ascii_strtoull(end + 1, &end, 10);
+    while (next_pair(&text, &bucket, &count)) {
         if (bucket < BENCH_BUCKETS) {
             hist[bucket] = count;
         }
-        text = *end == ',' ? end + 1 : "";
     }
 }
 
@@ -58,13 +69,48 @@ bool bench_parse_report(const char *line, BenchReport *report)
     return true;
 }
 
+static void parse_buckets(const char *text, Durations *waits)
+{
+    guint64 bucket, count;
+
+    while (next_pair(&text, &bucket, &count)) {
+        if (bucket < DURATIONS_BUCKETS) {
+            waits->bucket[bucket] += count;
+        }
+    }
+}
+
+bool bench_parse_waits(const char *line, Durations *waits, bool *whole)
+{
+    const char prefix[] = "FF waits hist=";
+    double n;
+
+    *whole = false;
+    if (g_str_has_prefix(line, prefix)) {
+        parse_buckets(line + strlen(prefix), waits);
+        return true;
+    }
+    if (!g_str_has_prefix(line, "FF waits n=") || !number_after(line, " n=", &n) ||
+        !number_after(line, " sum_us=", &waits->sum_us) ||
+        !number_after(line, " worst_us=", &waits->worst_us)) {
+        return false;
+    }
+    waits->n = (uint64_t)n;
+    *whole = true;
+    return true;
+}
+
 static void take_line(BenchGuest *g, const char *line)
 {
+    bool whole;
+
     if (bench_parse_report(line, &g->last)) {
         BenchPoint point = {g_get_monotonic_time(), g->last.writes + g->last.checks};
         g_array_append_val(g->track, point);
         g->reports++;
         g->worst_ms = MAX(g->worst_ms, g->last.stall_ms);
+    } else if (bench_parse_waits(line, &g->waits, &whole)) {
+        g->waits_whole = whole;
     } else if (g_str_has_prefix(line, "FF ready")) {
         g->ready = true;
     } else if (g_str_has_prefix(line, "FF verdict ")) {
@@ -332,4 +378,17 @@ bool bench_guest_key(BenchGuest *g, char key, GError **error)
 
     return g_output_stream_write_all(console, &key, 1, NULL, NULL, error) &&
            g_output_stream_flush(console, NULL, error);
+}
+
+static bool waits_are_whole(const BenchGuest *g, void *opaque)
+{
+    return g->waits_whole;
+}
+
+bool bench_guest_take_waits(BenchGuest *g, GError **error)
+{
+    g->waits = (Durations){0};
+    g->waits_whole = false;
+    return bench_guest_key(g, 'w', error) &&
+           bench_guest_wait(g, waits_are_whole, NULL, 60, "the guest's waits", error);
 }

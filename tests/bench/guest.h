@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tests/guest/durations.h"
+
 #define BENCH_BUCKETS 32
 
 /* One line of the guest's report; counts since its start but .stall_ms. */
@@ -46,6 +48,8 @@ typedef struct {
     GArray *track;   /* BenchPoint, one for each report */
     double worst_ms; /* largest .stall_ms since it was set to 0 */
     int verdict;     /* -1 none yet, 0 bad, 1 ok */
+    Durations waits; /* see bench_guest_take_waits(); whole if .waits_whole */
+    bool waits_whole;
 } BenchGuest;
 
 /* Starts ARGV with the serial console on its stdin and stdout; what it writes to stderr goes to
@@ -77,6 +81,14 @@ bool bench_guest_key(BenchGuest *guest, char key, GError **error);
  * SECONDS; WHAT completes "... did not come". */
 bool bench_guest_wait(BenchGuest *guest, bool (*done)(const BenchGuest *guest, void *opaque),
                       void *opaque, unsigned seconds, const char *what, GError **error);
+
+/* Asks GUEST for its touches of 32 us and longer, since this was done the last time, here or at the
+ * source: they are in .waits then. */
+bool bench_guest_take_waits(BenchGuest *guest, GError **error);
+
+/* Reads one of the lines that tell of them, and adds to *WAITS what it has; FALSE if it is another
+ * line. *WHOLE: it was the last one. */
+bool bench_parse_waits(const char *line, Durations *waits, bool *whole);
 
 /* Reads one line of the guest's report; FALSE if it is another line. */
 bool bench_parse_report(const char *line, BenchReport *report);

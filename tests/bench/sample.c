@@ -26,22 +26,27 @@ const BenchColumn bench_column[BENCH_SAMPLE_FIELDS] = {
     {"bad", "bad", "%.0f"},
 };
 
-void bench_waits(const BenchReport *before, const BenchReport *after, BenchSample *sample)
+double bench_wait_rank(const Durations *waits, double share)
 {
-    uint64_t n[BENCH_BUCKETS] = {0}, total = 0;
-    double sum = 0;
+    uint64_t seen = 0;
 
-    for (unsigned b = BENCH_WAIT_BUCKET; b < BENCH_BUCKETS; b++) {
-        n[b] = after->hist[b] - MIN(before->hist[b], after->hist[b]);
-        total += n[b];
-        sum += n[b] * 1.5 * (1ull << b);
+    for (unsigned b = 0; b < DURATIONS_BUCKETS && waits->n; b++) {
+        seen += waits->bucket[b];
+        if ((double)seen >= share * (double)waits->n) {
+            return MIN(durations_middle(b), waits->worst_us);
+        }
     }
-    sample->waits = total;
-    sample->wait_mean_us = total ? sum / total : NAN;
-    sample->wait_p50_us = bench_hist_edge(n, BENCH_BUCKETS, 0.5);
-    sample->wait_p99_us = bench_hist_edge(n, BENCH_BUCKETS, 0.99);
-    sample->wait_p999_us = bench_hist_edge(n, BENCH_BUCKETS, 0.999);
-    sample->wait_worst_us = bench_hist_edge(n, BENCH_BUCKETS, 1);
+    return NAN;
+}
+
+void bench_waits(const Durations *waits, BenchSample *sample)
+{
+    sample->waits = (double)waits->n;
+    sample->wait_mean_us = waits->n ? waits->sum_us / (double)waits->n : NAN;
+    sample->wait_p50_us = bench_wait_rank(waits, 0.5);
+    sample->wait_p99_us = bench_wait_rank(waits, 0.99);
+    sample->wait_p999_us = bench_wait_rank(waits, 0.999);
+    sample->wait_worst_us = waits->n ? waits->worst_us : NAN;
 }
 
 double bench_stalls(const BenchReport *before, const BenchReport *after)
@@ -90,12 +95,11 @@ double bench_lost(const BenchPoint *before, const BenchPoint *after, double spee
     return (after->us - before->us - (double)(after->steps - before->steps) / speed) / 1000;
 }
 
-BenchSample bench_median(const BenchSample *sample, unsigned n)
+void bench_sample_clear(BenchSample *sample)
 {
-    BenchSample median;
-
-    bench_rank_row((const double *)sample, n, BENCH_SAMPLE_FIELDS, 0.5, (double *)&median);
-    return median;
+    for (size_t f = 0; f < BENCH_SAMPLE_FIELDS; f++) {
+        ((double *)sample)[f] = NAN;
+    }
 }
 
 void bench_print_row(FILE *out, const char *name, const BenchSample *sample)

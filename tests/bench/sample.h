@@ -8,11 +8,7 @@
 #include "figures.h"
 #include "guest.h"
 
-/* A touch of a page counts as a wait from 2^BENCH_WAIT_BUCKET us on. A present page is touched
- * within a microsecond; ticks of the guest's kernel take up to 32. */
-#define BENCH_WAIT_BUCKET 5
-
-/* One that took 2^BENCH_STALL_BUCKET us or longer is a stall: a millisecond. */
+/* A touch that took 2^BENCH_STALL_BUCKET us or longer is a stall: a millisecond. */
 #define BENCH_STALL_BUCKET 10
 
 /* A guest is back when it has this share of the speed it had before. */
@@ -24,9 +20,9 @@ typedef struct {
     double downtime_ms; /* QEMU's downtime */
     double gap_ms;      /* nobody ran: STOP at the source to RESUME at the destination */
     double stall_ms;    /* the guest's longest step, by its own clock (stands still in the gap) */
-    double waits;       /* pages that the guest waited for */
+    double waits;       /* touches of 32 us and longer; a tick of the guest's kernel takes less */
     double wait_mean_us;
-    double wait_p50_us, wait_p99_us, wait_p999_us, wait_worst_us; /* upper edges of buckets */
+    double wait_p50_us, wait_p99_us, wait_p999_us, wait_worst_us; /* see bench_waits() */
     double engine_mean_us, engine_p99_us; /* farfault's own view; NaN for others */
     double lost_ms; /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
     double mib;     /* sent, MiB */
@@ -40,9 +36,10 @@ typedef struct {
 /* The fields of BenchSample in order. */
 extern const BenchColumn bench_column[BENCH_SAMPLE_FIELDS];
 
-/* Waits between two reports of the guest: number, mean (from the middle of each bucket), and
- * percentiles and the longest (upper edges of their buckets). */
-void bench_waits(const BenchReport *before, const BenchReport *after, BenchSample *sample);
+/* How long SHARE of all waits took at most, to 0.8 %; NaN: there are none. */
+double bench_wait_rank(const Durations *waits, double share);
+/* The figures of waits: number, mean and worst as they were, percentiles by bench_wait_rank(). */
+void bench_waits(const Durations *waits, BenchSample *sample);
 
 /* Stalls of the guest between two reports. */
 double bench_stalls(const BenchReport *before, const BenchReport *after);
@@ -61,8 +58,8 @@ unsigned bench_recovered(const BenchPoint *point, unsigned n, double speed);
 /* Milliseconds of work at SPEED that are missing between two points. */
 double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed);
 
-/* The median, field by field, of N samples; NaNs are left out. */
-BenchSample bench_median(const BenchSample *sample, unsigned n);
+/* All NaN. */
+void bench_sample_clear(BenchSample *sample);
 
 /* One row of the table, or its head if SAMPLE is NULL. */
 void bench_print_row(FILE *out, const char *name, const BenchSample *sample);

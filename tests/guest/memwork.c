@@ -52,6 +52,8 @@
  *   FF bad page=N ...                      the first ten wrong pages
  *   FF extra taken|given back|refused mib=N
  *   FF nested begun|ended|refused: why
+ *   FF waits hist=B:N,...                  any number of them, with buckets of durations.h;
+ *   FF waits n=N sum_us=X worst_us=X       the end of what key 'w' asks for
  *   FF verdict ok|bad pages=N checks=N writes=N bad=N
  * stall_ms is the longest time a worker needed for one step since the last line, max_ms since the
  * start. hist counts the first touch of a page per step: B:N means N touches of [2^B, 2^(B+1))
@@ -63,7 +65,8 @@
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
  * memory of ff.extra=, which 'x' then damages, and gives it back the next time; 'n' begins a
  * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen anew, so that
- * a guest that is restored often does not do the same each time.
+ * a guest that is restored often does not do the same each time; 
+ * 'w' says how long each touch took of those of 32 us and longer, since it was last asked.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -90,6 +93,7 @@
 #include <x86intrin.h>
 
 #include "directio.h"
+#include "durations.h"
 #include "extra.h"
 #include "iowork.h"
 #include "nested.h"
@@ -132,6 +136,8 @@ typedef struct {
     _Atomic uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
     _Atomic unsigned verified; /* the last request for a verdict that it has served */
     uint64_t choice;           /* the last one of choice_request that it has served */
+    pthread_mutex_t waits_lock;
+    Durations waits; /* under waits_lock: touches, until main takes them */
 } Worker;
 
 static uint64_t (*pages)[WORDS];
@@ -313,6 +319,13 @@ static unsigned bucket(double us)
     return b < BUCKETS ? b : BUCKETS - 1;
 }
 
+static void note_wait(Worker *w, double us)
+{
+    pthread_mutex_lock(&w->waits_lock);
+    durations_add(&w->waits, us);
+    pthread_mutex_unlock(&w->waits_lock);
+}
+
 /* The first access to a page in a step, timed: what a missing page costs the guest, or one that is
  * protected against writes. */
 static void touch(Worker *w, uint64_t page, bool rewrite)
@@ -323,8 +336,11 @@ static void touch(Worker *w, uint64_t page, bool rewrite)
     if (opt.store && rewrite)
         word[0] = first;
     double us = (__rdtsc() - before) / ticks_per_us;
-    if (!opt.store || rewrite)
-        atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
+    if (opt.store && !rewrite)
+        return;
+    atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
+    if (durations_counts(us))
+        note_wait(w, us);
 }
 
 static void note_stall(Worker *w, uint64_t ticks)
@@ -484,6 +500,36 @@ static bool verdict(void)
     return bad == 0;
 }
 
+/* Those of all workers, which begin again. */
+static void take_waits(Durations *all)
+{
+    *all = (Durations){0};
+    for (unsigned i = 0; i < opt.threads; i++) {
+        Worker *w = &workers[i];
+        pthread_mutex_lock(&w->waits_lock);
+        durations_merge(all, &w->waits);
+        w->waits = (Durations){0};
+        pthread_mutex_unlock(&w->waits_lock);
+    }
+}
+
+static void say_waits(void)
+{
+    static Durations all;
+    char text[900], *p = text;
+    take_waits(&all);
+    for (unsigned b = 0; b < DURATIONS_BUCKETS; b++) {
+        if (all.bucket[b])
+            p += sprintf(p, "%s%u:%u", p == text ? "" : ",", b, all.bucket[b]);
+        if (p > text + sizeof text - 24 || (p > text && b == DURATIONS_BUCKETS - 1)) {
+            line("FF waits hist=%s", text);
+            p = text;
+        }
+    }
+    line("FF waits n=%llu sum_us=%.1f worst_us=%.1f", (unsigned long long)all.n, all.sum_us,
+         all.worst_us);
+}
+
 static void take_or_give_back(void)
 {
     const char *what = "refused";
@@ -519,6 +565,8 @@ static void serve_key(char key)
         take_or_give_back();
     else if (key == 'n')
         begin_or_end_nested();
+    else if (key == 'w')
+        say_waits();
     else if (key >= '0' && key <= '9')
         atomic_store(&choice_request, (uint64_t)key);
     else if (key == 'q')
@@ -671,6 +719,7 @@ static void start_workers(void)
         Worker *w = &workers[i];
         w->index = i;
         w->rng = mix(opt.seed) + i;
+        pthread_mutex_init(&w->waits_lock, NULL);
         w->n_own = (n_pages - i + opt.threads - 1) / opt.threads;
         w->n_hot = (hot - i + opt.threads - 1) / opt.threads;
         if (pthread_create(&w->thread, NULL, work, w)) {

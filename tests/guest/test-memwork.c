@@ -181,6 +181,68 @@ static void test_store(void)
     }
 }
 
+/* Of the touches in the line FF t=, those of 32 us and longer. */
+static uint64_t long_touches(const char *line)
+{
+    const char *at = strstr(line, " hist=");
+    uint64_t sum = 0;
+    while (at && *(at = at + strcspn(at, "=,"))) {
+        char *end;
+        uint64_t bucket = g_ascii_strtoull(at + 1, &end, 10);
+        if (bucket >= 5)
+            sum += g_ascii_strtoull(end + 1, NULL, 10);
+        at++;
+    }
+    return sum;
+}
+
+/* Asks for its waits, and adds up what the lines before the last say. *WORST_US: the longest. */
+static uint64_t ask_waits(Memwork *m, double *worst_us)
+{
+    uint64_t sum = 0;
+    key(m, "w");
+    for (;;) {
+        g_autofree char *line = line_with(m, "FF waits ");
+        if (g_str_has_prefix(line, "FF waits n=")) {
+            *worst_us = g_ascii_strtod(strstr(line, " worst_us=") + strlen(" worst_us="), NULL);
+            g_assert_cmpuint(sum, ==, number(line, "n"));
+            return sum;
+        }
+        const char *at = line;
+        while ((at = strchr(at, ':')))
+            sum += g_ascii_strtoull(++at, NULL, 10);
+    }
+}
+
+/* It knows all of those that the other histogram has, each once, and the longest of them. Three
+ * workers for each processor have some. */
+static void test_waits(void)
+{
+    g_autofree char *threads = g_strdup_printf("ff.threads=%u", 3 * g_get_num_processors());
+    const char *options[] = {"ff.mib=16", threads, NULL};
+    Memwork m = start(options);
+    double worst_us, most_us = 0;
+    uint64_t sum = 0, before;
+    g_free(line_with(&m, "FF t="));
+    do {
+        g_autofree char *first = line_with(&m, "FF t=");
+        before = long_touches(first);
+        sum += ask_waits(&m, &worst_us);
+        most_us = MAX(most_us, worst_us);
+        g_autofree char *second = line_with(&m, "FF t=");
+        g_assert_cmpuint(sum, >=, before);
+        g_assert_cmpuint(sum, <=, long_touches(second));
+        /* A step is longer than its touch. */
+        g_assert_cmpfloat(most_us / 1000, <=,
+                          g_ascii_strtod(strstr(second, " max_ms=") + strlen(" max_ms="), NULL) +
+                              0.01);
+    } while (!before);
+    g_assert_cmpfloat(most_us, >=, 32);
+    key(&m, "q");
+    g_free(line_with(&m, "FF verdict"));
+    g_assert_cmpint(end(&m), ==, 0);
+}
+
 static void test_options(void)
 {
     static const struct {
@@ -208,6 +270,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memwork/extra", test_extra);
     g_test_add_func("/memwork/report", test_report);
     g_test_add_func("/memwork/store", test_store);
+    g_test_add_func("/memwork/waits", test_waits);
     g_test_add_func("/memwork/options", test_options);
     return g_test_run();
 }

@@ -39,33 +39,75 @@ static void test_report(void)
     g_assert_cmpuint(r.hist[6], ==, 0);
 }
 
+/* No value is further from the middle of its bucket than it may be; the buckets are in order. */
+static void test_durations(void)
+{
+    unsigned last = 0;
+
+    g_assert_false(durations_counts(31.9));
+    g_assert_true(durations_counts(32));
+    g_assert_cmpuint(durations_bucket(32), ==, 0);
+    for (double us = 32; us < 1e8; us *= 1.003) {
+        unsigned b = durations_bucket(us);
+        g_assert_cmpuint(b, >=, last);
+        g_assert_cmpuint(b - last, <=, 1);
+        g_assert_cmpfloat_with_epsilon(durations_middle(b), us, 0.008 * us);
+        last = b;
+    }
+    g_assert_cmpuint(durations_bucket(1e12), ==, DURATIONS_BUCKETS - 1);
+}
+
+/* Of a thousand waits the guest says how long each percentile was, and the longest as it was: with
+ * buckets by powers of two the three longest of these looked alike. */
 static void test_waits(void)
 {
-    BenchReport before = {0}, after = {0};
+    g_autofree Durations *waits = g_new0(Durations, 1), *more = g_new0(Durations, 1);
     BenchSample s;
 
-    /* Below the threshold: no wait. */
-    before.hist[0] = 100;
-    after.hist[0] = 100000;
-    after.hist[BENCH_WAIT_BUCKET - 1] = 50;
-    bench_waits(&before, &after, &s);
+    bench_waits(waits, &s);
     g_assert_cmpfloat(s.waits, ==, 0);
     g_assert_true(isnan(s.wait_mean_us));
     g_assert_true(isnan(s.wait_p99_us));
-    /* 99 in [64, 128), 1 in [1024, 2048): the 99th of 100 is still in the first bucket. */
-    before.hist[6] = 5;
-    after.hist[6] = 104;
-    after.hist[10] = 1;
-    bench_waits(&before, &after, &s);
-    g_assert_cmpfloat(s.waits, ==, 100);
-    g_assert_cmpfloat_with_epsilon(s.wait_mean_us, (99 * 96 + 1536) / 100.0, 1e-9);
-    g_assert_cmpfloat(s.wait_p50_us, ==, 128);
-    g_assert_cmpfloat(s.wait_p99_us, ==, 128);
-    g_assert_cmpfloat(s.wait_p999_us, ==, 2048);
-    g_assert_cmpfloat(s.wait_worst_us, ==, 2048);
-    after.hist[10] = 2;
-    bench_waits(&before, &after, &s);
-    g_assert_cmpfloat(s.wait_p99_us, ==, 2048);
+    g_assert_true(isnan(s.wait_worst_us));
+    for (unsigned i = 1; i <= 500; i++) {
+        durations_add(waits, 100 + i);
+        durations_add(more, 600 + i);
+    }
+    durations_merge(waits, more);
+    bench_waits(waits, &s);
+    g_assert_cmpfloat(s.waits, ==, 1000);
+    g_assert_cmpfloat_with_epsilon(s.wait_mean_us, 600.5, 1e-9);
+    g_assert_cmpfloat_with_epsilon(s.wait_p50_us, 600, 0.008 * 600);
+    g_assert_cmpfloat_with_epsilon(s.wait_p99_us, 1090, 0.008 * 1090);
+    g_assert_cmpfloat_with_epsilon(s.wait_p999_us, 1099, 0.008 * 1099);
+    g_assert_cmpfloat(s.wait_worst_us, ==, 1100);
+    /* No percentile is longer than the longest. */
+    *waits = (Durations){0};
+    durations_add(waits, 97);
+    g_assert_cmpfloat(bench_wait_rank(waits, 0.5), ==, 97);
+}
+
+/* As the guest says them, in more than one line. */
+static void test_waits_lines(void)
+{
+    g_autofree Durations *waits = g_new0(Durations, 1);
+    bool whole;
+
+    g_assert_true(bench_parse_waits("FF waits hist=0:3,64:2", waits, &whole));
+    g_assert_false(whole);
+    g_assert_true(bench_parse_waits("FF waits hist=1407:1,1408:9,7", waits, &whole));
+    g_assert_false(whole);
+    g_assert_false(bench_parse_waits("FF waits n=6 sum_us=1", waits, &whole));
+    g_assert_false(bench_parse_waits("FF ready pages=1", waits, &whole));
+    g_assert_true(bench_parse_waits("FF waits n=6 sum_us=250.5 worst_us=99.1", waits, &whole));
+    g_assert_true(whole);
+    g_assert_cmpuint(waits->n, ==, 6);
+    g_assert_cmpfloat_with_epsilon(waits->sum_us, 250.5, 1e-9);
+    g_assert_cmpfloat_with_epsilon(waits->worst_us, 99.1, 1e-9);
+    g_assert_cmpuint(waits->bucket[0], ==, 3);
+    g_assert_cmpuint(waits->bucket[64], ==, 2);
+    g_assert_cmpuint(waits->bucket[1407], ==, 1);
+    g_assert_cmpuint(waits->bucket[7], ==, 0);
 }
 
 /* 10 steps per us; stands for half a second, then half as fast for one, then back. */
@@ -80,20 +122,6 @@ static void test_lost(void)
     g_assert_cmpuint(bench_recovered(after, 2, speed), ==, 0);
     g_assert_cmpuint(bench_recovered(after, 3, speed), ==, 2);
     g_assert_cmpfloat_with_epsilon(bench_lost(&before[1], &after[2], speed), 1000, 1e-6);
-}
-
-static void test_median(void)
-{
-    BenchSample s[4];
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(s); i++) {
-        static const double total[] = {40, 10, 30, 20};
-        s[i] = (BenchSample){.total_ms = total[i], .bad = NAN, .engine_mean_us = i ? NAN : 7};
-    }
-    g_assert_cmpfloat(bench_median(s, 4).total_ms, ==, 25);
-    g_assert_cmpfloat(bench_median(s, 3).total_ms, ==, 30);
-    g_assert_cmpfloat(bench_median(s, 4).engine_mean_us, ==, 7);
-    g_assert_true(isnan(bench_median(s, 4).bad));
 }
 
 /* Rows of two columns; what has no value does not count. */
@@ -298,9 +326,10 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/bench/report", test_report);
+    g_test_add_func("/bench/durations", test_durations);
     g_test_add_func("/bench/waits", test_waits);
+    g_test_add_func("/bench/waits-lines", test_waits_lines);
     g_test_add_func("/bench/lost", test_lost);
-    g_test_add_func("/bench/median", test_median);
     g_test_add_func("/bench/rank", test_rank);
     g_test_add_func("/bench/hist-edge", test_hist_edge);
     g_test_add_func("/bench/latency", test_latency);
