@@ -174,7 +174,7 @@ static bool recovered(const BenchGuest *guest, void *opaque)
             bench_recovered((const BenchPoint *)guest->track->data, guest->track->len, r->speed));
 }
 
-/* Waits until DST works as SRC did; what it has not done until then is lost. */
+/* Waits until DST works as SRC did; what it has not done until then is lost. .gap_ms is known. */
 static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GError **error)
 {
     const BenchPoint *before = (const BenchPoint *)src->track->data, *after;
@@ -186,7 +186,7 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     }
     after = (const BenchPoint *)dst->track->data;
     unsigned end = bench_recovered(after, dst->track->len, r.speed);
-    s->lost_ms = end ? bench_lost(&before[n - 1], &after[end], r.speed) : NAN;
+    s->lost_ms = end ? bench_lost(&before[n - 1], &after[end], r.speed, s->gap_ms) : NAN;
     return true;
 }
 
@@ -311,6 +311,7 @@ static void add_series(JsonObject *o, const BenchSeries *series)
         JsonArray *pair = json_array_new();
         json_array_add_double_element(pair, (p->us - series->start_us) / 1000.0);
         json_array_add_int_element(pair, p->steps);
+        json_array_add_double_element(pair, p->own_us / 1000);
         json_array_add_array_element(track, pair);
     }
     json_object_set_array_member(o, "touches", hist);

@@ -56,15 +56,16 @@ static void parse_hist(const char *text, uint64_t *hist)
 
 bool bench_parse_report(const char *line, BenchReport *report)
 {
-    double writes, checks, bad, stall;
+    double writes, checks, bad, stall, clock;
     const char *hist = strstr(line, " hist=");
 
     if (!g_str_has_prefix(line, "FF t=") || !hist || !number_after(line, " writes=", &writes) ||
         !number_after(line, " checks=", &checks) || !number_after(line, " bad=", &bad) ||
-        !number_after(line, " stall_ms=", &stall)) {
+        !number_after(line, " stall_ms=", &stall) || !number_after(line, " clock_us=", &clock)) {
         return false;
     }
-    *report = (BenchReport){.writes = writes, .checks = checks, .bad = bad, .stall_ms = stall};
+    *report = (BenchReport){
+        .writes = writes, .checks = checks, .bad = bad, .clock_us = clock, .stall_ms = stall};
     parse_hist(hist + strlen(" hist="), report->hist);
     return true;
 }
@@ -105,7 +106,8 @@ static void take_line(BenchGuest *g, const char *line)
     bool whole;
 
     if (bench_parse_report(line, &g->last)) {
-        BenchPoint point = {g_get_monotonic_time(), g->last.writes + g->last.checks};
+        BenchPoint point = {g_get_monotonic_time(), g->last.writes + g->last.checks,
+                            g->last.clock_us};
         g_array_append_val(g->track, point);
         g->reports++;
         g->worst_ms = MAX(g->worst_ms, g->last.stall_ms);

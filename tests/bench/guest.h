@@ -19,14 +19,16 @@
 /* One line of the guest's report; counts since its start but .stall_ms. */
 typedef struct {
     uint64_t writes, checks, bad;
+    double clock_us;              /* of the guest, when it read the others */
     double stall_ms;              /* longest step since the line before */
     uint64_t hist[BENCH_BUCKETS]; /* first touches of a page, by powers of two of us */
 } BenchReport;
 
-/* Its work so far, when a report came. */
+/* Its work so far, by a report. */
 typedef struct {
-    int64_t us; /* the host's monotonic clock */
+    int64_t us; /* the host's monotonic clock, when it came */
     uint64_t steps;
+    double own_us; /* the guest's clock, when it was made: a guest that waits says it late */
 } BenchPoint;
 
 /* Of threads of a guest's QEMU. */

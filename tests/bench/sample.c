@@ -77,7 +77,8 @@ BenchLatency bench_latency(JsonArray *list)
 double bench_speed(const BenchPoint *point, unsigned n)
 {
     return n < 2 ? NAN
-                 : (double)(point[n - 1].steps - point[0].steps) / (point[n - 1].us - point[0].us);
+                 : (double)(point[n - 1].steps - point[0].steps) /
+                       (point[n - 1].own_us - point[0].own_us);
 }
 
 unsigned bench_recovered(const BenchPoint *point, unsigned n, double speed)
@@ -90,9 +91,11 @@ unsigned bench_recovered(const BenchPoint *point, unsigned n, double speed)
     return 0;
 }
 
-double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed)
+double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed, double stood_ms)
 {
-    return (after->us - before->us - (double)(after->steps - before->steps) / speed) / 1000;
+    double worked_us = (double)(after->steps - before->steps) / speed;
+
+    return (after->own_us - before->own_us - worked_us) / 1000 + stood_ms;
 }
 
 void bench_sample_clear(BenchSample *sample)

@@ -51,12 +51,13 @@ typedef struct {
 /* LIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. */
 BenchLatency bench_latency(JsonArray *list);
 
-/* Steps per microsecond over N points. */
+/* Steps per microsecond of the guest's clock over N points. */
 double bench_speed(const BenchPoint *point, unsigned n);
 /* Which of N points is the first at whose end the guest has its SPEED back; 0: none. */
 unsigned bench_recovered(const BenchPoint *point, unsigned n, double speed);
-/* Milliseconds of work at SPEED that are missing between two points. */
-double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed);
+/* Milliseconds of work at SPEED that are missing between two points, where the guest stood still,
+ * and its clock with it, for STOOD_MS. */
+double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed, double stood_ms);
 
 /* All NaN. */
 void bench_sample_clear(BenchSample *sample);

@@ -28,5 +28,6 @@ void bench_snapshot_lost(const BenchPoint *point, unsigned n, unsigned before, u
 {
     double was = bench_speed(point, before + 1), is = bench_speed(&point[end], n - end);
 
-    sample->lost_s = bench_lost(&point[before], &point[end], (was + is) / 2) / 1000;
+    sample->lost_s =
+        bench_lost(&point[before], &point[end], (was + is) / 2, sample->blackout_ms) / 1000;
 }

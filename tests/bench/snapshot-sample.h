@@ -33,7 +33,8 @@ extern const BenchColumn bench_snapshot_column[BENCH_SNAPSHOT_FIELDS];
 /* All NaN. */
 void bench_snapshot_clear(BenchSnapshotSample *sample);
 /* N points; BEFORE is the last one before the command, END the first at whose end the guest is
- * back. Its speed is that of the points up to BEFORE and of those from END on, on average. */
+ * back. Its speed is that of the points up to BEFORE and of those from END on, on average.
+ * .blackout_ms is known. */
 void bench_snapshot_lost(const BenchPoint *point, unsigned n, unsigned before, unsigned end,
                          BenchSnapshotSample *sample);
 

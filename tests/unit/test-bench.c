@@ -18,10 +18,12 @@ static void test_report(void)
 {
     BenchReport r;
 
-    g_assert_true(bench_parse_report("FF t=3 writes=715832 checks=1432100 passes=10 bad=2 "
-                                     "stall_ms=0.91 max_ms=5.82 hist=0:1431811,1:74,31:3",
-                                     &r));
+    g_assert_true(
+        bench_parse_report("FF t=3 clock_us=3000017 writes=715832 checks=1432100 passes=10 bad=2 "
+                           "stall_ms=0.91 max_ms=5.82 hist=0:1431811,1:74,31:3",
+                           &r));
     g_assert_cmpuint(r.writes, ==, 715832);
+    g_assert_cmpfloat(r.clock_us, ==, 3000017);
     g_assert_cmpuint(r.checks, ==, 1432100);
     g_assert_cmpuint(r.bad, ==, 2);
     g_assert_cmpfloat_with_epsilon(r.stall_ms, 0.91, 1e-9);
@@ -32,9 +34,10 @@ static void test_report(void)
     g_assert_false(bench_parse_report("FF ready pages=65536 threads=1 fill_ms=2499", &r));
     g_assert_false(bench_parse_report("FF t=3 writes=71", &r));
     /* A bucket out of range and a torn end are left out. */
-    g_assert_true(bench_parse_report("FF t=1 writes=1 checks=1 passes=0 bad=0 stall_ms=1 max_ms=1 "
-                                     "hist=32:7,5:9,6",
-                                     &r));
+    g_assert_true(
+        bench_parse_report("FF t=1 clock_us=1 writes=1 checks=1 passes=0 bad=0 stall_ms=1 "
+                           "max_ms=1 hist=32:7,5:9,6",
+                           &r));
     g_assert_cmpuint(r.hist[5], ==, 9);
     g_assert_cmpuint(r.hist[6], ==, 0);
 }
@@ -110,18 +113,60 @@ static void test_waits_lines(void)
     g_assert_cmpuint(waits->bucket[7], ==, 0);
 }
 
-/* 10 steps per us; stands for half a second, then half as fast for one, then back. */
+/* 10 steps per us; stands for half a second, in which its clock stands, then half as fast for one,
+ * then back. */
 static void test_lost(void)
 {
-    static const BenchPoint before[] = {{0, 0}, {1000000, 10000000}},
-                            after[] = {
-                                {2500000, 20000000}, {3500000, 25000000}, {4500000, 35000000}};
+    static const BenchPoint before[] = {{0, 0, 0}, {1000000, 10000000, 1000000}},
+                            after[] = {{2500000, 20000000, 2000000},
+                                       {3500000, 25000000, 3000000},
+                                       {4500000, 35000000, 4000000}};
     double speed = bench_speed(before, 2);
 
     g_assert_cmpfloat_with_epsilon(speed, 10, 1e-9);
     g_assert_cmpuint(bench_recovered(after, 2, speed), ==, 0);
     g_assert_cmpuint(bench_recovered(after, 3, speed), ==, 2);
-    g_assert_cmpfloat_with_epsilon(bench_lost(&before[1], &after[2], speed), 1000, 1e-6);
+    g_assert_cmpfloat_with_epsilon(bench_lost(&before[1], &after[2], speed, 500), 1000, 1e-6);
+}
+
+/* By when reports came, as the bench did it once. */
+static double speed_as_heard(const BenchPoint *p, unsigned n)
+{
+    return (double)(p[n - 1].steps - p[0].steps) / (double)(p[n - 1].us - p[0].us);
+}
+
+static double lost_as_heard(const BenchPoint *before, const BenchPoint *after, double speed)
+{
+    double heard_us = (double)(after->us - before->us);
+
+    return (heard_us - (double)(after->steps - before->steps) / speed) / 1000;
+}
+
+/*
+ * A guest of 10 steps per us that stands for 10 ms and then has half of its speed for a second: 510
+ * ms are lost. What says so waits for pages itself, so its second line after the switch comes 600
+ * ms late, and seems to tell of a guest that is slower for longer; the last line before it was 200
+ * ms late, too. By its own clock the guest is back a second earlier.
+ */
+static void test_lost_late(void)
+{
+    static const BenchPoint before[] = {{0, 0, 0},
+                                        {1000000, 10000000, 1000000},
+                                        {2200000, 20000000, 2000000}},
+                            after[] = {{3010000, 25000000, 3000000},
+                                       {4610000, 35000000, 4000000},
+                                       {5010000, 45000000, 5000000}};
+    double own = bench_speed(before, 3), heard = speed_as_heard(before, 3);
+    unsigned back = bench_recovered(after, 3, own);
+
+    g_assert_cmpfloat_with_epsilon(own, 10, 1e-9);
+    g_assert_cmpuint(back, ==, 1);
+    g_assert_cmpfloat_with_epsilon(bench_lost(&before[2], &after[back], own, 10), 510, 1e-6);
+    /* As they are heard of, the speed was a tenth less, the guest is back one line later, and
+     * hardly any work is lost. */
+    g_assert_cmpfloat(heard, <, 9.1);
+    g_assert_cmpfloat(speed_as_heard(after, 2), <, BENCH_RECOVERED * heard);
+    g_assert_cmpfloat(lost_as_heard(&before[2], &after[2], heard), <, 100);
 }
 
 /* Rows of two columns; what has no value does not count. */
@@ -192,12 +237,15 @@ static void test_stalls(void)
     g_assert_cmpfloat(bench_stalls(&before, &after), ==, 4);
 }
 
-/* 10 steps per us; a second without any; then 8 per us. */
+/* 10 steps per us; a second without any, of which its clock misses a part; then 8 per us. */
 static void test_snapshot_lost(void)
 {
-    static const BenchPoint point[] = {
-        {0, 0}, {1000000, 10000000}, {2000000, 10000000}, {3000000, 18000000}, {4000000, 26000000}};
-    BenchSnapshotSample s;
+    static const BenchPoint point[] = {{0, 0, 0},
+                                       {1000000, 10000000, 1000000},
+                                       {2000000, 10000000, 1800000},
+                                       {3000000, 18000000, 2800000},
+                                       {4000000, 26000000, 3800000}};
+    BenchSnapshotSample s = {.blackout_ms = 200};
 
     bench_snapshot_lost(point, G_N_ELEMENTS(point), 1, 3, &s);
     g_assert_cmpfloat_with_epsilon(s.lost_s, 2 - 8.0 / 9, 1e-9);
@@ -207,8 +255,11 @@ static void test_snapshot_lost(void)
  * still until 4 s, then has its speed. */
 static void test_restore_work(void)
 {
-    static const BenchPoint point[] = {
-        {1500000, 100}, {2000000, 200}, {4000000, 200}, {5000000, 10200}, {6000000, 20200}};
+    static const BenchPoint point[] = {{1500000, 100, 0},
+                                       {2000000, 200, 500000},
+                                       {4000000, 200, 2500000},
+                                       {5000000, 10200, 3500000},
+                                       {6000000, 20200, 4500000}};
     BenchRestoreSample s;
 
     g_assert_cmpfloat(bench_restore_steps_at(point, 5, 0), ==, 100);
@@ -228,7 +279,8 @@ static void test_restore_work(void)
 /* The first point is ahead of the guest by what was reckoned too much. */
 static void test_restore_ahead(void)
 {
-    const BenchPoint point[] = {{1000000, 500}, {4000000, 200}, {5000000, 400}};
+    const BenchPoint point[] = {
+        {1000000, 500, 0}, {4000000, 200, 3000000}, {5000000, 400, 4000000}};
     BenchRestoreSample s;
 
     bench_restore_clear(&s);
@@ -330,6 +382,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/waits", test_waits);
     g_test_add_func("/bench/waits-lines", test_waits_lines);
     g_test_add_func("/bench/lost", test_lost);
+    g_test_add_func("/bench/lost-late", test_lost_late);
     g_test_add_func("/bench/rank", test_rank);
     g_test_add_func("/bench/hist-edge", test_hist_edge);
     g_test_add_func("/bench/latency", test_latency);
