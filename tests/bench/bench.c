@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The bench: QEMU's own postcopy, its postcopy-preempt, and farfault, in turn, in one run.
+ * The bench: QEMU's own postcopy, its postcopy-preempt, and farfault, each with one QEMU or
+ * several, in turn, in one run.
  *
- * Each round starts a pair of QEMUs for each engine, lets the Linux guest come up and work,
+ * Each round starts a pair of QEMUs for each of them, lets the Linux guest come up and work,
  * switches over at once, and takes down what QEMU and the guest say. Rounds are interleaved, so
- * that what else the machine does meets all engines alike. The guest checks all of its memory
+ * that what else the machine does meets all alike. The guest checks all of its memory
  * after each migration. Results: a table on stdout, one JSON line for each migration in
  * DIR/results.jsonl. With --tracking only precopy is looked at (tracking.h).
  *
@@ -39,10 +40,28 @@ static const Engine engine_table[] = {
 };
 #define ENGINES G_N_ELEMENTS(engine_table)
 
+/* One row of the table. */
+typedef struct {
+    const Engine *engine;
+    const char *qemu; /* path; borrowed */
+    char *version;    /* 7.2 */
+    char *name;       /* of the engine; with several QEMUs that and the version */
+} Contender;
+
+static void contender_free(gpointer p)
+{
+    Contender *c = p;
+
+    g_free(c->version);
+    g_free(c->name);
+    g_free(c);
+}
+
 static struct {
     gboolean after_pass;
     gint rounds, mem, hot, core, vcpus, write, alike, tracking, bandwidth;
-    char *engines, *link, *out, *guest, *farfault, *qemu, *mode;
+    char *engines, *link, *out, *guest, *farfault, *mode;
+    char **qemu;
     char *src_prefix, *dst_prefix, *listen, *with, *tls;
 } opt = {.rounds = 3, .mem = 1024, .core = 64, .vcpus = 1, .write = 50, .bandwidth = 100};
 
@@ -69,7 +88,8 @@ static const GOptionEntry entries[] = {
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
     {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
     {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
-    {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &opt.qemu, "QEMU", "PATH"},
+    {"qemu", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt.qemu,
+     "QEMU (qemu-system-x86_64); can be given again", "PATH"},
     {"src-prefix", 0, 0, G_OPTION_ARG_STRING, &opt.src_prefix, "Words before the source", "WORDS"},
     {"dst-prefix", 0, 0, G_OPTION_ARG_STRING, &opt.dst_prefix, "the same", "WORDS"},
     {"with", 0, 0, G_OPTION_ARG_STRING, &opt.with, "Words for both QEMUs: \"-vga std\"", "WORDS"},
@@ -78,14 +98,14 @@ static const GOptionEntry entries[] = {
     G_OPTION_ENTRY_NULL,
 };
 
-static GPtrArray *command_line(const Engine *engine, bool destination, const char *qmp)
+static GPtrArray *command_line(const Contender *c, bool destination, const char *qmp)
 {
     g_autofree char *load =
         g_strdup_printf("ff.mib=%d ff.hot=%d ff.core=%d ff.write=%d ff.mode=%s ff.alike=%d",
                         opt.hot, opt.hot, opt.core, opt.write, opt.mode, opt.alike);
     BenchCommand command = {.prefix = destination ? opt.dst_prefix : opt.src_prefix,
-                            .farfault = engine->farfault ? opt.farfault : NULL,
-                            .qemu = opt.qemu,
+                            .farfault = c->engine->farfault ? opt.farfault : NULL,
+                            .qemu = c->qemu,
                             .guest = opt.guest,
                             .mem = opt.mem,
                             .vcpus = opt.vcpus,
@@ -106,14 +126,15 @@ static GPtrArray *command_line(const Engine *engine, bool destination, const cha
     return argv;
 }
 
-static BenchGuest *start_guest(const Engine *engine, bool destination, const char *run_dir,
+static BenchGuest *start_guest(const Contender *c, bool destination, const char *run_dir,
                                GError **error)
 {
     const char *role = destination ? "destination" : "source";
     g_autofree char *qmp = g_strdup_printf("%s/%s.qmp", run_dir, role);
-    g_autofree char *log = g_strdup_printf("%s/%s-%s.log", opt.out, engine->name, role);
-    g_autoptr(GPtrArray) argv = command_line(engine, destination, qmp);
+    g_autofree char *log = g_strdup_printf("%s/%s-%s.log", opt.out, c->name, role);
+    g_autoptr(GPtrArray) argv = command_line(c, destination, qmp);
 
+    g_strdelimit(log + strlen(opt.out), " ", '-');
     return bench_guest_start((const char *const *)argv->pdata, qmp, log, error);
 }
 
@@ -236,10 +257,10 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
 }
 
 /* One migration, from two fresh QEMUs to the guest's verdict. */
-static bool measure(const Engine *engine, const char *run_dir, BenchSample *sample,
+static bool measure(const Contender *c, const char *run_dir, BenchSample *sample,
                     BenchSeries *series, JsonNode **raw, GError **error)
 {
-    g_autoptr(BenchGuest) src = start_guest(engine, false, run_dir, error);
+    g_autoptr(BenchGuest) src = start_guest(c, false, run_dir, error);
     g_autoptr(BenchGuest) dst = NULL;
     g_auto(FfMoveResult) result = {0};
     BenchReport before;
@@ -249,7 +270,7 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
         return false;
     }
     bench_guest_note_relays(src);
-    dst = start_guest(engine, true, run_dir, error);
+    dst = start_guest(c, true, run_dir, error);
     /* A line just before the start keeps the window that is compared short. What is told of waits
      * so far is not looked at. */
     if (!dst || !let_work(src, 1, 60, error) || !bench_guest_take_waits(src, error)) {
@@ -261,7 +282,7 @@ static bool measure(const Engine *engine, const char *run_dir, BenchSample *samp
     src_cpu = bench_guest_cpu(src);
     dst_cpu = bench_guest_cpu(dst);
     series->start_us = g_get_monotonic_time();
-    if (!migrate(engine, src, dst, &result, error)) {
+    if (!migrate(c->engine, src, dst, &result, error)) {
         return false;
     }
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
@@ -318,7 +339,7 @@ static void add_series(JsonObject *o, const BenchSeries *series)
     json_object_set_array_member(o, "track", track);
 }
 
-static void write_json(FILE *out, const Engine *engine, gint round, const BenchSample *s,
+static void write_json(FILE *out, const Contender *c, gint round, const BenchSample *s,
                        const BenchSeries *series, JsonNode *raw)
 {
     g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
@@ -326,7 +347,8 @@ static void write_json(FILE *out, const Engine *engine, gint round, const BenchS
     JsonObject *o = json_object_new();
 
     json_node_take_object(root, o);
-    json_object_set_string_member(o, "engine", engine->name);
+    json_object_set_string_member(o, "engine", c->engine->name);
+    json_object_set_string_member(o, "qemu", c->version);
     json_object_set_string_member(o, "link", opt.link);
     json_object_set_int_member(o, "round", round);
     json_object_set_int_member(o, "mem-mib", opt.mem);
@@ -363,76 +385,78 @@ static void print_head(void)
     fflush(stdout);
 }
 
-/* Of each engine: its rounds, column by column, then the waits of all its rounds together. */
-static void print_end(const Engine *const *engine, unsigned n, const BenchSample *sample,
-                      const unsigned *taken, const Durations *waits)
+/* Of each row: its rounds, column by column, then the waits of all its rounds together. */
+static void print_end(const GPtrArray *contenders, const BenchSample *sample, const unsigned *taken,
+                      const Durations *waits)
 {
-    g_autofree const char **name = g_new0(const char *, n);
+    g_autofree const char **name = g_new0(const char *, contenders->len);
 
-    for (unsigned e = 0; e < n; e++) {
-        name[e] = engine[e]->name;
+    for (guint i = 0; i < contenders->len; i++) {
+        name[i] = ((const Contender *)contenders->pdata[i])->name;
     }
     bench_print_ranks(stdout, bench_column, BENCH_SAMPLE_FIELDS, (const double *)sample, opt.rounds,
-                      n, name, taken);
+                      contenders->len, name, taken);
     printf("waits of all %d\n", opt.rounds);
-    for (unsigned e = 0; e < n; e++) {
+    for (guint i = 0; i < contenders->len; i++) {
         BenchSample all;
 
         bench_sample_clear(&all);
-        bench_waits(&waits[e], &all);
-        if (taken[e]) {
-            bench_print_row(stdout, name[e], &all);
+        bench_waits(&waits[i], &all);
+        if (taken[i]) {
+            bench_print_row(stdout, name[i], &all);
         }
     }
 }
 
-static bool run_all(const Engine *const *engine, unsigned n, FILE *json, const char *run_dir)
+static bool run_all(const GPtrArray *contenders, FILE *json, const char *run_dir)
 {
-    g_autofree BenchSample *sample = g_new0(BenchSample, n * opt.rounds);
+    guint n = contenders->len;
+    g_autofree BenchSample *sample = g_new0(BenchSample, (gsize)n * opt.rounds);
     g_autofree unsigned *taken = g_new0(unsigned, n);
     g_autofree Durations *waits = g_new0(Durations, n);
     bool all = true;
 
     print_head();
-    for (gint round = 0; round < opt.rounds; round++) {
-        for (unsigned e = 0; e < n; e++) {
-            BenchSample *s = &sample[e * opt.rounds + taken[e]];
-            g_autoptr(GError) error = NULL;
-            g_auto(BenchSeries) series = {0};
-            JsonNode *raw = NULL;
+    for (gint i = 0; i < opt.rounds * (gint)n; i++) {
+        guint at = i % n;
+        gint round = i / (gint)n;
+        const Contender *c = contenders->pdata[at];
+        BenchSample *s = &sample[at * opt.rounds + taken[at]];
+        g_autoptr(GError) error = NULL;
+        g_auto(BenchSeries) series = {0};
+        JsonNode *raw = NULL;
 
-            if (!measure(engine[e], run_dir, s, &series, &raw, &error)) {
-                g_printerr("bench: %s, round %d: %s\n", engine[e]->name, round + 1, error->message);
-                all = false;
-                continue;
-            }
-            write_json(json, engine[e], round, s, &series, raw);
-            bench_print_row(stdout, engine[e]->name, s);
-            fflush(stdout);
-            durations_merge(&waits[e], &series.waits);
-            taken[e]++;
+        if (!measure(c, run_dir, s, &series, &raw, &error)) {
+            g_printerr("bench: %s, round %d: %s\n", c->name, round + 1, error->message);
+            all = false;
+            continue;
         }
+        write_json(json, c, round, s, &series, raw);
+        bench_print_row(stdout, c->name, s);
+        fflush(stdout);
+        durations_merge(&waits[at], &series.waits);
+        taken[at]++;
     }
-    print_end(engine, n, sample, taken, waits);
+    print_end(contenders, sample, taken, waits);
     return all;
 }
 
 /* The same guest and link, with QEMU's dirty logging and farfault's tracking. */
-static bool track_one(const Engine *engine, const char *run_dir, BenchTracking *result,
+static bool track_one(const Contender *c, const char *run_dir, BenchTracking *result,
                       GError **error)
 {
-    g_autoptr(BenchGuest) src = start_guest(engine, false, run_dir, error);
+    g_autoptr(BenchGuest) src = start_guest(c, false, run_dir, error);
     g_autoptr(BenchGuest) dst = NULL;
 
     if (!src || !let_work(src, 2, 120, error)) {
         return false;
     }
-    dst = start_guest(engine, true, run_dir, error);
+    dst = start_guest(c, true, run_dir, error);
     return dst && bench_track(src, dst, opt.listen, opt.bandwidth * 1000000ull, opt.tracking,
                               result, error);
 }
 
-static void print_ranks(const Engine *const *engine, unsigned n, const BenchTracking *result,
+static void print_ranks(const GPtrArray *contenders, const BenchTracking *result,
                         const unsigned *taken)
 {
     static const struct {
@@ -440,18 +464,19 @@ static void print_ranks(const Engine *const *engine, unsigned n, const BenchTrac
         double rank;
     } lines[] = {{"min", 0}, {"median", 0.5}, {"max", 1}};
 
-    for (unsigned e = 0; e < n; e++) {
-        printf("%s, %u rounds\n", engine[e]->name, taken[e]);
+    for (guint i = 0; i < contenders->len; i++) {
+        printf("%s, %u rounds\n", ((const Contender *)contenders->pdata[i])->name, taken[i]);
         for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
-            BenchTracking r = bench_rank_tracking(&result[e * opt.rounds], taken[e], lines[l].rank);
+            BenchTracking r = bench_rank_tracking(&result[i * opt.rounds], taken[i], lines[l].rank);
             bench_print_tracking(stdout, lines[l].name, &r);
         }
     }
 }
 
-static bool track_all(const Engine *const *engine, unsigned n, const char *run_dir)
+static bool track_all(const GPtrArray *contenders, const char *run_dir)
 {
-    g_autofree BenchTracking *result = g_new0(BenchTracking, n * opt.rounds);
+    guint n = contenders->len;
+    g_autofree BenchTracking *result = g_new0(BenchTracking, (gsize)n * opt.rounds);
     g_autofree unsigned *taken = g_new0(unsigned, n);
     bool all = true;
 
@@ -459,43 +484,62 @@ static bool track_all(const Engine *const *engine, unsigned n, const char *run_d
     print_setting();
     bench_print_tracking(stdout, "", NULL);
     for (gint i = 0; i < opt.rounds * (gint)n; i++) {
-        unsigned e = i % n;
-        BenchTracking *r = &result[e * opt.rounds + taken[e]];
+        guint at = i % n;
+        const Contender *c = contenders->pdata[at];
+        BenchTracking *r = &result[at * opt.rounds + taken[at]];
         g_autoptr(GError) error = NULL;
 
-        if (!track_one(engine[e], run_dir, r, &error)) {
-            g_printerr("bench: %s: %s\n", engine[e]->name, error->message);
+        if (!track_one(c, run_dir, r, &error)) {
+            g_printerr("bench: %s: %s\n", c->name, error->message);
             all = false;
             continue;
         }
-        bench_print_tracking(stdout, engine[e]->name, r);
+        bench_print_tracking(stdout, c->name, r);
         fflush(stdout);
-        taken[e]++;
+        taken[at]++;
     }
-    print_ranks(engine, n, result, taken);
+    print_ranks(contenders, result, taken);
     return all;
 }
 
-static bool choose_engines(const Engine **engine, unsigned *n, GError **error)
+static const Engine *engine_named(const char *name)
 {
+    for (unsigned e = 0; e < ENGINES; e++) {
+        if (!strcmp(engine_table[e].name, name)) {
+            return &engine_table[e];
+        }
+    }
+    return NULL;
+}
+
+/* Each engine with each QEMU: Contender. NULL and ERROR: there is no such engine, or no such QEMU.
+ */
+static GPtrArray *choose(GError **error)
+{
+    g_autoptr(GPtrArray) contenders = g_ptr_array_new_with_free_func(contender_free);
     g_auto(GStrv) name = g_strsplit(opt.engines, ",", -1);
 
-    *n = 0;
-    for (char **p = name; *p; p++) {
-        const Engine *found = NULL;
-        for (unsigned e = 0; e < ENGINES; e++) {
-            found = strcmp(engine_table[e].name, *p) ? found : &engine_table[e];
+    for (char **q = opt.qemu; *q; q++) {
+        g_autofree char *version = bench_command_version(*q, error);
+        if (!version) {
+            return NULL;
         }
-        if (!found || *n == ENGINES) {
-            g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                        "--engines %s: known are plain, preempt, farfault, "
-                        "farfault-1, -2, -4, -8, zstd-auto, zstd",
-                        opt.engines);
-            return false;
+        for (char **p = name; *p; p++) {
+            const Engine *engine = engine_named(*p);
+            if (!engine) {
+                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                            "--engines %s: known are plain, preempt, farfault, "
+                            "farfault-1, -2, -4, -8, zstd-auto, zstd",
+                            opt.engines);
+                return NULL;
+            }
+            Contender *c = g_new0(Contender, 1);
+            *c = (Contender){.engine = engine, .qemu = *q, .version = g_strdup(version)};
+            c->name = opt.qemu[1] ? g_strdup_printf("%s %s", *p, version) : g_strdup(*p);
+            g_ptr_array_add(contenders, c);
         }
-        engine[(*n)++] = found;
     }
-    return true;
+    return g_steal_pointer(&contenders);
 }
 
 static void set_default(char **option, const char *value)
@@ -505,11 +549,13 @@ static void set_default(char **option, const char *value)
 
 static bool settle(GError **error)
 {
+    static const char *const qemu[] = {"qemu-system-x86_64", NULL};
+
     set_default(&opt.engines, "plain,preempt,farfault");
     set_default(&opt.link, "loopback");
     set_default(&opt.mode, "random");
-    set_default(&opt.qemu, "qemu-system-x86_64");
     set_default(&opt.out, ".");
+    opt.qemu = opt.qemu ? opt.qemu : g_strdupv((char **)qemu);
     /* A guest has 96 MiB for its kernel at least. */
     opt.hot = opt.hot ? opt.hot : MIN(opt.mem / 4 * 3, opt.mem - 96);
     if (opt.rounds < 1 || opt.vcpus < 1 || opt.mem < 128 || opt.hot < 1 || opt.hot >= opt.mem) {
@@ -529,15 +575,14 @@ int main(int argc, char **argv)
 {
     g_autoptr(GOptionContext) context = g_option_context_new("- compare postcopy engines");
     g_autoptr(GError) error = NULL;
-    const Engine *engine[ENGINES];
-    unsigned n;
+    g_autoptr(GPtrArray) contenders = NULL;
     g_autofree char *results = NULL, *run_dir = NULL;
     FILE *json;
     bool good;
 
     g_option_context_add_main_entries(context, entries, NULL);
     if (!g_option_context_parse(context, &argc, &argv, &error) || !settle(&error) ||
-        !choose_engines(engine, &n, &error)) {
+        !(contenders = choose(&error))) {
         g_printerr("bench: %s\n", error->message);
         return 2;
     }
@@ -548,7 +593,7 @@ int main(int argc, char **argv)
         g_printerr("bench: cannot write to %s\n", json ? error->message : results);
         return 1;
     }
-    good = opt.tracking ? track_all(engine, n, run_dir) : run_all(engine, n, json, run_dir);
+    good = opt.tracking ? track_all(contenders, run_dir) : run_all(contenders, json, run_dir);
     fclose(json);
     rmdir(run_dir);
     return good ? 0 : 1;

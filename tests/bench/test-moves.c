@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The bench of migrations, run with small guests: it has a figure for all that it promises, each
+ * engine with each QEMU in every round, and the guests are whole.
+ */
+#include "tests/bench/test-run.h"
+
+static const char *const program = "tests/bench/farfault-bench";
+
+static void check_result(JsonObject *o, const char *engine, const char *qemu)
+{
+    g_assert_cmpstr(json_object_get_string_member(o, "engine"), ==, engine);
+    g_assert_cmpstr(json_object_get_string_member(o, "qemu"), ==, qemu);
+    g_assert_cmpfloat(bench_figure(o, "total-ms"), >=, 0);
+    g_assert_cmpfloat(bench_figure(o, "gap-ms"), >, 0);
+    g_assert_cmpfloat(bench_figure(o, "waits"), >, 0);
+    g_assert_cmpfloat(bench_figure(o, "wait-p50-us"), >=, 32);
+    g_assert_cmpfloat(bench_figure(o, "wait-p99-us"), >=, bench_figure(o, "wait-p50-us"));
+    g_assert_cmpfloat(bench_figure(o, "wait-p999-us"), >=, bench_figure(o, "wait-p99-us"));
+    g_assert_cmpfloat(bench_figure(o, "wait-worst-us"), >=, bench_figure(o, "wait-p999-us"));
+    /* A step of the guest is longer than the touch in it. */
+    g_assert_cmpfloat(bench_figure(o, "stall-ms") + 0.01, >=,
+                      bench_figure(o, "wait-worst-us") / 1000);
+    g_assert_cmpfloat(bench_figure(o, "mib"), >=, 48);
+    g_assert_cmpfloat(bench_figure(o, "bad"), ==, 0);
+}
+
+/* One that calls itself 99.1 (g_free). */
+static char *make_other(const char *qemu)
+{
+    g_autofree char *text = g_strdup_printf("#!/bin/sh\n"
+                                            "[ \"$*\" != --version ] ||\n"
+                                            "    exec echo QEMU emulator version 99.1.0\n"
+                                            "exec %s \"$@\"\n",
+                                            qemu);
+    g_autoptr(GError) error = NULL;
+    char *path = NULL;
+    int fd = g_file_open_tmp("qemu-XXXXXX", &path, &error);
+
+    g_assert_no_error(error);
+    close(fd);
+    g_file_set_contents(path, text, -1, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(g_chmod(path, 0755), ==, 0);
+    return path;
+}
+
+static void test_qemus(void)
+{
+    static const char *const engines[] = {"plain", "farfault"};
+    const char *qemu = "qemu-system-x86_64";
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+
+    if (!bench_test_can_run()) {
+        g_rmdir(dir);
+        return;
+    }
+    g_autofree char *other = make_other(qemu);
+    const char *words[] = {"--engines", "plain,farfault", "--qemu", qemu, "--qemu", other, NULL};
+    g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 0);
+    g_assert_nonnull(strstr(said, "\nmedian of 1\n"));
+    g_assert_nonnull(strstr(said, "\nworst of 1\n"));
+    g_assert_nonnull(strstr(said, "\nwaits of all 1\n"));
+    g_assert_nonnull(strstr(said, "\nfarfault 99.1 "));
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, 2 * G_N_ELEMENTS(engines));
+    const char *first = json_object_get_string_member(results->pdata[0], "qemu");
+    for (guint i = 0; i < results->len; i++) {
+        check_result(results->pdata[i], engines[i % 2], i < 2 ? first : "99.1");
+    }
+    g_assert_cmpint(g_unlink(other), ==, 0);
+    bench_test_check_folder(dir);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/bench/move/qemus", test_qemus);
+    return g_test_run();
+}
