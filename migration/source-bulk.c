@@ -20,6 +20,7 @@
 
 #include "migration/source-send.h"
 #include "net/priority.h"
+#include "trace/mark.h"
 #include "uffd/holes.h"
 
 /* Around a request so much is sent before bulk returns to its order. */
@@ -75,6 +76,7 @@ static int send_hole(FfSource *s, unsigned block, uint64_t first, uint64_t end)
     uint64_t run, n;
 
     while ((n = ff_bitmap_claim_run(&s->ram->blocks[block].bitmap, first, end, UINT32_MAX, &run))) {
+        FF_MARK4(bulk_claimed, block, run, n, 0);
         int rc = ff_source_send_zero(s, s->conn->main, block, run, n);
         if (rc < 0) {
             return rc;
@@ -323,6 +325,7 @@ static int send_all(Bulk *k)
         if (!n) {
             return 0;
         }
+        FF_MARK4(bulk_claimed, block, first, n, k->index);
         ff_source_decide_compressing(s, k->ch, &k->packing);
         rc = ff_source_send_run(s, k->ch, &k->packing, block, first, n);
         if (rc < 0) {

@@ -31,8 +31,9 @@
 
 typedef enum { MOUNTED, NOT_MOUNTED, WITHOUT_UPROBES } Fs;
 
-static const char *const marks[] = {"status",      "phase",      "pass",           "resumed",
-                                    "wait_begins", "page_asked", "pages_answered", "wait_ends"};
+static const char *const marks[] = {"status",         "phase",        "pass",
+                                    "resumed",        "wait_begins",  "page_asked",
+                                    "pages_answered", "bulk_claimed", "wait_ends"};
 
 static bool own_namespace(void)
 {
@@ -286,6 +287,12 @@ static void test_migration(void)
         "traced destination status before=postcopy-active now=completed",
         NULL,
     };
+    static const char *const claims[] = {
+        "traced source phase phase=GRANTED right=GIVEN",
+        "traced source bulk_claimed block=0 page=",
+        "traced source status before=postcopy-active now=completed",
+        NULL,
+    };
     static const char *const waits[] = {
         "traced destination wait_begins block=",
         "traced destination page_asked block=",
@@ -321,6 +328,7 @@ static void test_migration(void)
     in_order(text, source_marks);
     in_order(text, destination_marks);
     in_order(text, waits);
+    in_order(text, claims);
     g_assert_nonnull(strstr(text, "traced destination resumed running=1\n"));
     check_left(pid, false);
     move_wait_completed(source, destination);
