@@ -15,6 +15,7 @@
 #include "cli/move.h"
 #include "command.h"
 #include "sample.h"
+#include "trace.h"
 #include "tracking.h"
 
 #include <math.h>
@@ -58,7 +59,7 @@ static void contender_free(gpointer p)
 }
 
 static struct {
-    gboolean after_pass;
+    gboolean after_pass, worst;
     gint rounds, mem, hot, core, vcpus, write, alike, tracking, bandwidth;
     char *engines, *link, *out, *guest, *farfault, *mode;
     char **qemu;
@@ -83,6 +84,8 @@ static const GOptionEntry entries[] = {
      "With --mode core: part that 63 of 64 steps go to, scattered (64)", "MIB"},
     {"after-pass", 0, 0, G_OPTION_ARG_NONE, &opt.after_pass,
      "Switch when the first pass of precopy is through, not at once", NULL},
+    {"worst", 0, 0, G_OPTION_ARG_NONE, &opt.worst,
+     "The guest's ten longest steps, and what made them, by farfault trace", NULL},
     {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, "plain,preempt,farfault", "LIST"},
     {"link", 0, 0, G_OPTION_ARG_STRING, &opt.link, "Name of the link, for the results", "NAME"},
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
@@ -126,15 +129,22 @@ static GPtrArray *command_line(const Contender *c, bool destination, const char 
     return argv;
 }
 
+/* Of what ROLE has said (g_free). */
+static char *log_name(const Contender *c, const char *role)
+{
+    g_autofree char *name = g_strdup_printf("%s-%s.log", c->name, role);
+
+    return g_build_filename(opt.out, g_strdelimit(name, " ", '-'), NULL);
+}
+
 static BenchGuest *start_guest(const Contender *c, bool destination, const char *run_dir,
                                GError **error)
 {
     const char *role = destination ? "destination" : "source";
     g_autofree char *qmp = g_strdup_printf("%s/%s.qmp", run_dir, role);
-    g_autofree char *log = g_strdup_printf("%s/%s-%s.log", opt.out, c->name, role);
+    g_autofree char *log = log_name(c, role);
     g_autoptr(GPtrArray) argv = command_line(c, destination, qmp);
 
-    g_strdelimit(log + strlen(opt.out), " ", '-');
     return bench_guest_start((const char *const *)argv->pdata, qmp, log, error);
 }
 
@@ -162,6 +172,10 @@ typedef struct {
     Durations waits;              /* of them, those of 32 us and longer */
     GArray *track;                /* BenchPoint of both sides; can be NULL */
     int64_t start_us;             /* of the migration */
+    BenchStep longest[BENCH_LONGEST];
+    BenchCause cause[BENCH_LONGEST]; /* of each of them */
+    unsigned n_longest;
+    uint64_t lost_marks;
 } BenchSeries;
 
 static void clear_series(BenchSeries *series)
@@ -256,13 +270,43 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
     return true;
 }
 
+/* NULL and no ERROR: nobody wants it, or there are no marks. */
+static BenchTrace *start_trace(const Contender *c, const BenchGuest *src, const BenchGuest *dst,
+                               GError **error)
+{
+    const char *qmp[] = {src->qmp, dst->qmp};
+    g_autofree char *log = log_name(c, "trace");
+
+    return opt.worst && c->engine->farfault ? bench_trace_start(opt.farfault, qmp, log, error)
+                                            : NULL;
+}
+
+/* TRACE can be NULL. */
+static bool take_longest(const BenchGuest *dst, BenchTrace *trace, BenchSeries *series,
+                         GError **error)
+{
+    g_autoptr(BenchMarks) marks = trace ? bench_trace_end(trace, error) : NULL;
+
+    if (trace && !marks) {
+        return false;
+    }
+    series->n_longest = dst->n_longest;
+    series->lost_marks = marks ? bench_marks_lost(marks) : 0;
+    memcpy(series->longest, dst->longest, sizeof(series->longest));
+    bench_explain(marks, series->longest, series->n_longest, (const BenchPoint *)dst->track->data,
+                  dst->track->len, series->cause);
+    return true;
+}
+
 /* One migration, from two fresh QEMUs to the guest's verdict. */
 static bool measure(const Contender *c, const char *run_dir, BenchSample *sample,
                     BenchSeries *series, JsonNode **raw, GError **error)
 {
     g_autoptr(BenchGuest) src = start_guest(c, false, run_dir, error);
     g_autoptr(BenchGuest) dst = NULL;
+    g_autoptr(BenchTrace) trace = NULL;
     g_auto(FfMoveResult) result = {0};
+    g_autoptr(GError) refusal = NULL;
     BenchReport before;
     double src_cpu, dst_cpu;
 
@@ -279,6 +323,11 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     before = src->last;
     dst->ready = true;
     bench_guest_note_relays(dst);
+    trace = start_trace(c, src, dst, &refusal);
+    if (refusal) {
+        g_propagate_error(error, g_steal_pointer(&refusal));
+        return false;
+    }
     src_cpu = bench_guest_cpu(src);
     dst_cpu = bench_guest_cpu(dst);
     series->start_us = g_get_monotonic_time();
@@ -286,7 +335,8 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
         return false;
     }
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
-    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
+    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error) ||
+        !take_longest(dst, trace, series, error)) {
         return false;
     }
     bench_waits(&dst->waits, sample);
@@ -318,6 +368,30 @@ static JsonArray *json_of_waits(const Durations *waits)
     return list;
 }
 
+/* Those of which nothing is known have no "why". */
+static JsonArray *json_of_longest(const BenchSeries *series)
+{
+    JsonArray *list = json_array_new();
+
+    for (unsigned i = 0; i < series->n_longest; i++) {
+        const BenchStep *step = &series->longest[i];
+        const BenchCause *cause = &series->cause[i];
+        JsonObject *o = json_object_new();
+
+        json_object_set_double_member(o, "ms", step->us / 1000);
+        json_object_set_double_member(o, "at-ms",
+                                      (cause->start_host - (double)series->start_us) / 1000);
+        json_object_set_double_member(o, "touch-ms", step->touch_us / 1000);
+        if (cause->why != BENCH_WHY_UNKNOWN) {
+            json_object_set_int_member(o, "pages", cause->pages);
+            json_object_set_double_member(o, "waited-ms", cause->waited_us / 1000);
+            json_object_set_string_member(o, "why", bench_why[cause->why]);
+        }
+        json_array_add_object_element(list, o);
+    }
+    return list;
+}
+
 /* What the plots are made of: touches by duration, and the guest's work over time. */
 static void add_series(JsonObject *o, const BenchSeries *series)
 {
@@ -327,6 +401,7 @@ static void add_series(JsonObject *o, const BenchSeries *series)
         json_array_add_int_element(hist, series->hist[b]);
     }
     json_object_set_array_member(o, "waits-us", json_of_waits(&series->waits));
+    json_object_set_array_member(o, "longest", json_of_longest(series));
     for (guint i = 0; series->track && i < series->track->len; i++) {
         const BenchPoint *p = &g_array_index(series->track, BenchPoint, i);
         JsonArray *pair = json_array_new();
@@ -373,15 +448,30 @@ static void write_json(FILE *out, const Contender *c, gint round, const BenchSam
 
 static void print_setting(void)
 {
-    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s%s\n", opt.link,
+    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s%s%s\n", opt.link,
            opt.mem, opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write,
-           opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "");
+           opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "",
+           opt.worst ? ", farfault traced" : "");
 }
 
 static void print_head(void)
 {
     print_setting();
     bench_print_row(stdout, "", NULL);
+    fflush(stdout);
+}
+
+static void print_one(const Contender *c, const BenchSample *s, const BenchSeries *series)
+{
+    bench_print_row(stdout, c->name, s);
+    if (opt.worst) {
+        bench_print_causes(stdout, c->name, series->longest, series->cause, series->n_longest,
+                           series->start_us);
+    }
+    if (series->lost_marks) {
+        printf("  %" G_GUINT64_FORMAT " marks are missing: more came than could be read\n",
+               series->lost_marks);
+    }
     fflush(stdout);
 }
 
@@ -432,8 +522,7 @@ static bool run_all(const GPtrArray *contenders, FILE *json, const char *run_dir
             continue;
         }
         write_json(json, c, round, s, &series, raw);
-        bench_print_row(stdout, c->name, s);
-        fflush(stdout);
+        print_one(c, s, &series);
         durations_merge(&waits[at], &series.waits);
         taken[at]++;
     }

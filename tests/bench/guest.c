@@ -101,8 +101,24 @@ bool bench_parse_waits(const char *line, Durations *waits, bool *whole)
     return true;
 }
 
+bool bench_parse_step(const char *line, BenchStep *step)
+{
+    double frame, worker;
+
+    if (!g_str_has_prefix(line, "FF longest us=") || !number_after(line, " us=", &step->us) ||
+        !number_after(line, " end_us=", &step->end_us) ||
+        !number_after(line, " touch_us=", &step->touch_us) ||
+        !number_after(line, " frame=", &frame) || !number_after(line, " worker=", &worker)) {
+        return false;
+    }
+    step->frame = (uint64_t)frame;
+    step->worker = (unsigned)worker;
+    return true;
+}
+
 static void take_line(BenchGuest *g, const char *line)
 {
+    BenchStep step;
     bool whole;
 
     if (bench_parse_report(line, &g->last)) {
@@ -113,6 +129,10 @@ static void take_line(BenchGuest *g, const char *line)
         g->worst_ms = MAX(g->worst_ms, g->last.stall_ms);
     } else if (bench_parse_waits(line, &g->waits, &whole)) {
         g->waits_whole = whole;
+    } else if (bench_parse_step(line, &step)) {
+        if (g->n_longest < BENCH_LONGEST) {
+            g->longest[g->n_longest++] = step;
+        }
     } else if (g_str_has_prefix(line, "FF ready")) {
         g->ready = true;
     } else if (g_str_has_prefix(line, "FF verdict ")) {
@@ -390,6 +410,7 @@ static bool waits_are_whole(const BenchGuest *g, void *opaque)
 bool bench_guest_take_waits(BenchGuest *g, GError **error)
 {
     g->waits = (Durations){0};
+    g->n_longest = 0;
     g->waits_whole = false;
     return bench_guest_key(g, 'w', error) &&
            bench_guest_wait(g, waits_are_whole, NULL, 60, "the guest's waits", error);

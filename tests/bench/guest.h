@@ -31,6 +31,16 @@ typedef struct {
     double own_us; /* the guest's clock, when it was made: a guest that waits says it late */
 } BenchPoint;
 
+#define BENCH_LONGEST 10
+
+/* One of the guest's longest steps. */
+typedef struct {
+    double us, end_us; /* by its clock, as BenchPoint.own_us */
+    double touch_us;   /* of it, the first touch of its page */
+    uint64_t frame;    /* the page, in the guest's physical memory; 0: not known */
+    unsigned worker;   /* its vCPU */
+} BenchStep;
+
 /* Of threads of a guest's QEMU. */
 typedef struct {
     double seconds; /* of processor time */
@@ -50,7 +60,9 @@ typedef struct {
     GArray *track;   /* BenchPoint, one for each report */
     double worst_ms; /* largest .stall_ms since it was set to 0 */
     int verdict;     /* -1 none yet, 0 bad, 1 ok */
-    Durations waits; /* see bench_guest_take_waits(); whole if .waits_whole */
+    Durations waits; /* see bench_guest_take_waits(); whole, like the next, if .waits_whole */
+    BenchStep longest[BENCH_LONGEST];
+    unsigned n_longest;
     bool waits_whole;
 } BenchGuest;
 
@@ -84,13 +96,16 @@ bool bench_guest_key(BenchGuest *guest, char key, GError **error);
 bool bench_guest_wait(BenchGuest *guest, bool (*done)(const BenchGuest *guest, void *opaque),
                       void *opaque, unsigned seconds, const char *what, GError **error);
 
-/* Asks GUEST for its touches of 32 us and longer, since this was done the last time, here or at the
- * source: they are in .waits then. */
+/* Asks GUEST for its touches of 32 us and longer, and its longest steps, since this was done the
+ * last time, here or at the source: they are in .waits and .longest then. */
 bool bench_guest_take_waits(BenchGuest *guest, GError **error);
 
 /* Reads one of the lines that tell of them, and adds to *WAITS what it has; FALSE if it is another
  * line. *WHOLE: it was the last one. */
 bool bench_parse_waits(const char *line, Durations *waits, bool *whole);
+
+/* Reads one line of a step; FALSE if it is another line. */
+bool bench_parse_step(const char *line, BenchStep *step);
 
 /* Reads one line of the guest's report; FALSE if it is another line. */
 bool bench_parse_report(const char *line, BenchReport *report);

@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The bench of migrations, run with small guests: it has a figure for all that it promises, each
- * engine with each QEMU in every round, and the guests are whole.
+ * engine with each QEMU in every round, the guests' longest steps with a reason, and the guests are
+ * whole.
  */
+#include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
 #include "tests/bench/test-run.h"
+
+#define NO_TRACEFS 98
 
 static const char *const program = "tests/bench/farfault-bench";
 
@@ -72,9 +79,67 @@ static void test_qemus(void)
     bench_test_check_folder(dir);
 }
 
+/* In the child: tracefs, where nobody else sees it. */
+static void mount_tracefs(gpointer opaque)
+{
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", "/sys/kernel/tracing", "tracefs", 0, NULL) < 0 ||
+        access("/sys/kernel/tracing/uprobe_events", W_OK) < 0) {
+        _exit(NO_TRACEFS);
+    }
+}
+
+/* The longest first, each with a reason if there are marks to know it from. */
+static void check_longest(JsonObject *o, bool traced)
+{
+    JsonArray *list = json_object_get_array_member(o, "longest");
+    double before = G_MAXDOUBLE;
+
+    g_assert_cmpuint(json_array_get_length(list), ==, 10);
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        JsonObject *step = json_array_get_object_element(list, i);
+        double ms = json_object_get_double_member(step, "ms");
+
+        g_assert_cmpfloat(ms, <=, before);
+        before = ms;
+        g_assert_true(json_object_has_member(step, "at-ms"));
+        g_assert_cmpfloat(json_object_get_double_member(step, "touch-ms"), <=, ms + 0.01);
+        g_assert_cmpint(json_object_has_member(step, "why"), ==, traced);
+    }
+}
+
+static void test_worst(void)
+{
+    static const char *const words[] = {"--engines", "plain,farfault", "--worst", NULL};
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+    g_autofree char *log = g_build_filename(dir, "farfault-trace.log", NULL), *text = NULL;
+
+    if (!bench_test_can_run()) {
+        g_rmdir(dir);
+        return;
+    }
+    int status = bench_test_run_in(mount_tracefs, program, dir, words, &said);
+    if (status == NO_TRACEFS) {
+        g_test_skip("tracefs cannot be mounted here, or the kernel has no uprobes");
+        g_rmdir(dir);
+        return;
+    }
+    g_assert_cmpint(status, ==, 0);
+    g_assert_nonnull(strstr(said, "\n  longest steps of farfault\n"));
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, 2);
+    check_longest(results->pdata[0], false);
+    check_longest(results->pdata[1], true);
+    g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+    g_assert_nonnull(strstr(text, " source      bulk_claimed "));
+    g_assert_nonnull(strstr(text, " destination wait_ends "));
+    bench_test_check_folder(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/bench/move/qemus", test_qemus);
+    g_test_add_func("/bench/move/worst", test_worst);
     return g_test_run();
 }

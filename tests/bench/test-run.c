@@ -6,6 +6,12 @@
 
 int bench_test_run(const char *program, const char *dir, const char *const *words, char **said)
 {
+    return bench_test_run_in(NULL, program, dir, words, said);
+}
+
+int bench_test_run_in(GSpawnChildSetupFunc setup, const char *program, const char *dir,
+                      const char *const *words, char **said)
+{
     g_autofree char *bench = vm_build_path(program);
     g_autofree char *farfault = vm_build_path("cli/farfault");
     g_autofree char *guest = g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest", NULL);
@@ -18,7 +24,7 @@ int bench_test_run(const char *program, const char *dir, const char *const *word
     g_strv_builder_addv(argv, fixed);
     g_strv_builder_addv(argv, (const char **)words);
     g_auto(GStrv) all = g_strv_builder_end(argv);
-    g_spawn_sync(NULL, all, NULL, G_SPAWN_DEFAULT, NULL, NULL, said, NULL, &status, &error);
+    g_spawn_sync(NULL, all, NULL, G_SPAWN_DEFAULT, setup, NULL, said, NULL, &status, &error);
     g_assert_no_error(error);
     g_assert_true(WIFEXITED(status));
     return WEXITSTATUS(status);

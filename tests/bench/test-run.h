@@ -17,6 +17,9 @@ bool bench_test_can_run(void);
 /* Runs PROGRAM of the build with WORDS; its files go to DIR. The exit status; *SAID: its stdout
  * (g_free). */
 int bench_test_run(const char *program, const char *dir, const char *const *words, char **said);
+/* The same; SETUP is called in the child before it becomes PROGRAM. */
+int bench_test_run_in(GSpawnChildSetupFunc setup, const char *program, const char *dir,
+                      const char *const *words, char **said);
 /* The lines of results.jsonl: JsonObject. */
 GPtrArray *bench_test_results(const char *dir);
 /* The figure NAME of O, which has to be there. */

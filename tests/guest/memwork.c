@@ -53,6 +53,7 @@
  *   FF extra taken|given back|refused mib=N
  *   FF nested begun|ended|refused: why
  *   FF waits hist=B:N,...                  any number of them, with buckets of durations.h;
+ *   FF longest us=X end_us=X touch_us=X frame=N worker=N       ten at most, the longest first;
  *   FF waits n=N sum_us=X worst_us=X       the end of what key 'w' asks for
  *   FF verdict ok|bad pages=N checks=N writes=N bad=N
  * t is when the line was due; clock_us is the guest's own time at which the numbers were read, by
@@ -68,6 +69,9 @@
  * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen anew, so that
  * a guest that is restored often does not do the same each time; 
  * 'w' says how long each touch took of those of 32 us and longer, since it was last asked.
+ * 'w' says how long each touch took of those of 32 us and longer, since it was last asked,
+ * and which steps were the longest: how long each took, when it ended (as clock_us), and the page
+ * it touched, by its number in the guest's physical memory (0: not known), and for how long.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -105,6 +109,7 @@ enum {
     BUCKETS = 32,
     MAX_THREADS = 64,
     MAX_BAD_LINES = 10,
+    LONGEST = 10,
     MAX_READ_US = 1000, /* what reading all counters may take */
     MAX_READS = 5,
     RESERVED_MIB = 48,   /* left to the kernel when ff.mib is not given */
@@ -130,6 +135,12 @@ static struct {
 } opt = {.write_percent = 50, .seed = 1, .core = 64, .report = 1000};
 
 typedef struct {
+    double us, end_us, touch_us;
+    uint64_t page;
+    unsigned worker;
+} Step;
+
+typedef struct {
     _Alignas(64) pthread_t thread;
     unsigned index;
     uint64_t rng;
@@ -139,8 +150,12 @@ typedef struct {
     _Atomic uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
     _Atomic unsigned verified; /* the last request for a verdict that it has served */
     uint64_t choice;           /* the last one of choice_request that it has served */
+    uint64_t touched;          /* by the step under way, */
+    double touch_us;           /* for so long */
     pthread_mutex_t waits_lock;
-    Durations waits; /* under waits_lock: touches, until main takes them */
+    /* Under waits_lock, until main takes them. */
+    Durations waits;       /* touches */
+    Step longest[LONGEST]; /* in no order; .us is 0 where there is none */
 } Worker;
 
 static uint64_t (*pages)[WORDS];
@@ -335,6 +350,24 @@ static void note_wait(Worker *w, double us)
     pthread_mutex_unlock(&w->waits_lock);
 }
 
+/* STEP in place of the shortest of LIST. */
+static void keep_longest(Step *list, const Step *step)
+{
+    Step *least = list;
+    for (unsigned i = 1; i < LONGEST; i++)
+        least = list[i].us < least->us ? &list[i] : least;
+    if (step->us > least->us)
+        *least = *step;
+}
+
+static void note_step(Worker *w, double us, double end_us)
+{
+    const Step step = {us, end_us, w->touch_us, w->touched, w->index};
+    pthread_mutex_lock(&w->waits_lock);
+    keep_longest(w->longest, &step);
+    pthread_mutex_unlock(&w->waits_lock);
+}
+
 /* The first access to a page in a step, timed: what a missing page costs the guest, or one that is
  * protected against writes. */
 static void touch(Worker *w, uint64_t page, bool rewrite)
@@ -345,6 +378,8 @@ static void touch(Worker *w, uint64_t page, bool rewrite)
     if (opt.store && rewrite)
         word[0] = first;
     double us = (__rdtsc() - before) / ticks_per_us;
+    w->touched = page;
+    w->touch_us = us;
     if (opt.store && !rewrite)
         return;
     atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
@@ -422,6 +457,9 @@ static void *work(void *arg)
         step(w);
         uint64_t now = __rdtsc();
         note_stall(w, now - last);
+        double us = (now - last) / ticks_per_us;
+        if (durations_counts(us))
+            note_step(w, us, now / ticks_per_us);
         last = now;
         if (n % CLOCK_STEPS == 0) {
             serve_requests(w);
@@ -529,31 +567,65 @@ static bool verdict(void)
 }
 
 /* Those of all workers, which begin again. */
-static void take_waits(Durations *all)
+static void take_waits(Durations *all, Step *longest)
 {
     *all = (Durations){0};
     for (unsigned i = 0; i < opt.threads; i++) {
         Worker *w = &workers[i];
         pthread_mutex_lock(&w->waits_lock);
         durations_merge(all, &w->waits);
+        for (unsigned k = 0; k < LONGEST; k++)
+            keep_longest(longest, &w->longest[k]);
         w->waits = (Durations){0};
+        memset(w->longest, 0, sizeof w->longest);
         pthread_mutex_unlock(&w->waits_lock);
     }
 }
 
-static void say_waits(void)
+static void say_buckets(const Durations *all)
 {
-    static Durations all;
     char text[900], *p = text;
-    take_waits(&all);
     for (unsigned b = 0; b < DURATIONS_BUCKETS; b++) {
-        if (all.bucket[b])
-            p += sprintf(p, "%s%u:%u", p == text ? "" : ",", b, all.bucket[b]);
+        if (all->bucket[b])
+            p += sprintf(p, "%s%u:%u", p == text ? "" : ",", b, all->bucket[b]);
         if (p > text + sizeof text - 24 || (p > text && b == DURATIONS_BUCKETS - 1)) {
             line("FF waits hist=%s", text);
             p = text;
         }
     }
+}
+
+/* Of page PAGE of ours, in the guest's physical memory; 0: it is not said. */
+static uint64_t frame_of(uint64_t page)
+{
+    static int fd = -1;
+    uint64_t entry = 0;
+    if (fd < 0)
+        fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pread(fd, &entry, sizeof entry, (uintptr_t)pages[page] / PAGE * sizeof entry) !=
+            sizeof entry ||
+        !(entry >> 63))
+        return 0;
+    return entry & ((1ull << 55) - 1);
+}
+
+static int by_length(const void *a, const void *b)
+{
+    double x = ((const Step *)a)->us, y = ((const Step *)b)->us;
+    return (x < y) - (x > y);
+}
+
+static void say_waits(void)
+{
+    static Durations all;
+    Step longest[LONGEST] = {0};
+    take_waits(&all, longest);
+    say_buckets(&all);
+    qsort(longest, LONGEST, sizeof *longest, by_length);
+    for (unsigned i = 0; i < LONGEST && longest[i].us > 0; i++)
+        line("FF longest us=%.1f end_us=%.1f touch_us=%.1f frame=%llu worker=%u", longest[i].us,
+             longest[i].end_us, longest[i].touch_us, (unsigned long long)frame_of(longest[i].page),
+             longest[i].worker);
     line("FF waits n=%llu sum_us=%.1f worst_us=%.1f", (unsigned long long)all.n, all.sum_us,
          all.worst_us);
 }
