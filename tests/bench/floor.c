@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What an urgent page costs at least beside a saturated link, whoever asks: the round trip of a
+ * request of 40 bytes and an answer of 40 + 4096, over one TCP connection, while another one from
+ * the same sender carries all that the link takes. No QEMU, no memory to fill, no engine: two
+ * sockets each way and four threads.
+ *
+ *   farfault-link-floor [--source-netns NAME --destination-netns NAME --address A]
+ *                       [--requests N] [--rounds N] [--pause US] [--lowat BYTES]
+ *                       [--maxseg BYTES] [--pacing MBIT] [--congestion NAME]
+ *
+ * A line for each case, in turn in each round:
+ *   alone      no bulk
+ *   bulk       with what the kernel queues by itself
+ *   lowat      with TCP_NOTSENT_LOWAT on the bulk socket, as an engine has it
+ *   +maxseg    with that and TCP_MAXSEG, if --maxseg is given
+ *   +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with all three
+ * Percentiles and the worst are of all round trips, none left out. The urgent socket is as an
+ * engine's: TCP_NODELAY, reno, SO_PRIORITY 6.
+ *
+ * The bulk sender waits until its socket takes data, and writes 128 KiB then; requests begin when
+ * 32 MiB have come. Between two requests lies a random time, else they would follow the pulse of
+ * the shaper.
+ *
+ * Threads: main is the destination that asks; one answers, one sends bulk, one reads it.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "figures.h"
+#include "net/priority.h"
+
+#define NAME "farfault-link-floor"
+#define REQUEST 40 /* an engine's frame */
+#define ANSWER (REQUEST + 4096)
+#define CHUNK (128u << 10)
+#define WARM_BYTES (32ull << 20)
+
+static struct {
+    gint requests, rounds, pause, lowat, maxseg, pacing;
+    char *source, *destination, *address, *congestion;
+} opt = {.requests = 2000, .rounds = 3, .pause = 500, .lowat = 128 << 10};
+
+static const GOptionEntry entries[] = {
+    {"requests", 0, 0, G_OPTION_ARG_INT, &opt.requests, "In each case of a round (2000)", "N"},
+    {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
+    {"pause", 0, 0, G_OPTION_ARG_INT, &opt.pause, "Between two requests, on average (500)", "US"},
+    {"lowat", 0, 0, G_OPTION_ARG_INT, &opt.lowat, "Unsent bytes of bulk (131072)", "BYTES"},
+    {"maxseg", 0, 0, G_OPTION_ARG_INT, &opt.maxseg, "Bulk's segments", "BYTES"},
+    {"pacing", 0, 0, G_OPTION_ARG_INT, &opt.pacing, "Bulk's rate at most", "MBIT"},
+    {"congestion", 0, 0, G_OPTION_ARG_STRING, &opt.congestion,
+     "Bulk's congestion control (the system's)", "NAME"},
+    {"source-netns", 0, 0, G_OPTION_ARG_STRING, &opt.source, "As ip netns has it", "NAME"},
+    {"destination-netns", 0, 0, G_OPTION_ARG_STRING, &opt.destination, "The same", "NAME"},
+    {"address", 0, 0, G_OPTION_ARG_STRING, &opt.address, "Of the destination (127.0.0.1)", "A"},
+    G_OPTION_ENTRY_NULL,
+};
+
+/* The options of a bulk socket; 0: not set. */
+typedef struct {
+    const char *name;
+    bool bulk;
+    int lowat, maxseg, pacing;
+} Case;
+
+/* Fields of a row; NaN where there is no bulk. */
+typedef struct {
+    double n, p50_us, p99_us, p999_us, worst_us;
+    double mbit; /* of bulk meanwhile */
+    double mss;  /* of bulk's segments, as TCP has them now */
+} Row;
+
+static const BenchColumn columns[] = {
+    {"n", "requests", "%.0f"},       {"p50-us", "p50 us", "%.0f"},     {"p99-us", "p99 us", "%.0f"},
+    {"p999-us", "p99.9 us", "%.0f"}, {"worst-us", "worst us", "%.0f"}, {"mbit", "Mbit/s", "%.0f"},
+    {"mss", "mss", "%.0f"},
+};
+
+/* Who ends a connection shuts it down; all threads of it end then. */
+typedef struct {
+    int from, to; /* at the source, at the destination */
+} Connection;
+
+typedef struct {
+    Connection bulk, urgent;
+    GMutex lock;
+    GCond warm;
+    /* Under .lock. */
+    uint64_t bytes; /* of bulk, that have come */
+    bool ended;     /* no more will */
+} Link;
+
+/* All round trips of a case, in all rounds: us. */
+typedef struct {
+    Case c;
+    GArray *us; /* double */
+    double bytes, seconds, mss;
+} Result;
+
+static void check(bool ok, const char *what)
+{
+    if (!ok) {
+        g_printerr(NAME ": %s: %s\n", what, g_strerror(errno));
+        exit(1);
+    }
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+/* ---- sockets ----------------------------------------------------------------------------------
+ */
+
+/* What this thread makes from now on is there. */
+static void enter(const char *netns)
+{
+    g_autofree char *path = netns ? g_strdup_printf("/run/netns/%s", netns) : NULL;
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+
+    if (path) {
+        check(fd >= 0 && setns(fd, CLONE_NEWNET) == 0, path);
+        close(fd);
+    }
+}
+
+static void set(int fd, int level, int name, int value, const char *what)
+{
+    check(setsockopt(fd, level, name, &value, sizeof(value)) == 0, what);
+}
+
+static int make_socket(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    check(fd >= 0, "socket");
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY");
+    return fd;
+}
+
+/* PREPARE is called with the source's socket before it connects. */
+static Connection connect_both(void (*prepare)(int fd, const Case *c), const Case *c)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    socklen_t len = sizeof(a);
+    Connection made;
+
+    enter(opt.destination);
+    int listener = make_socket();
+    check(inet_pton(AF_INET, opt.address, &a.sin_addr) == 1, opt.address);
+    check(bind(listener, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(listener, 1) == 0 &&
+              getsockname(listener, (struct sockaddr *)&a, &len) == 0,
+          opt.address);
+    enter(opt.source);
+    made.from = make_socket();
+    prepare(made.from, c);
+    check(connect(made.from, (struct sockaddr *)&a, sizeof(a)) == 0, "connect");
+    made.to = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    check(made.to >= 0, "accept");
+    close(listener);
+    return made;
+}
+
+static void prepare_bulk(int fd, const Case *c)
+{
+    if (c->maxseg) {
+        set(fd, IPPROTO_TCP, TCP_MAXSEG, c->maxseg, "--maxseg");
+    }
+    if (c->lowat) {
+        set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, c->lowat, "--lowat");
+    }
+    if (c->pacing) {
+        uint64_t rate = (uint64_t)c->pacing * 1000000 / 8;
+        check(setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)) == 0, "--pacing");
+    }
+    if (opt.congestion) {
+        check(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, opt.congestion, strlen(opt.congestion)) ==
+                  0,
+              opt.congestion);
+    }
+}
+
+static void prepare_urgent(int fd, const Case *c)
+{
+    set(fd, SOL_SOCKET, SO_PRIORITY, 6, "SO_PRIORITY");
+    check(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", strlen("reno")) == 0, "reno");
+}
+
+/* ---- threads ----------------------------------------------------------------------------------
+ */
+
+static bool read_all(int fd, char *at, size_t n)
+{
+    while (n) {
+        ssize_t got = recv(fd, at, n, 0);
+
+        if (got <= 0) {
+            return false;
+        }
+        at += got;
+        n -= got;
+    }
+    return true;
+}
+
+static bool write_all(int fd, const char *at, size_t n)
+{
+    return send(fd, at, n, MSG_NOSIGNAL) == (ssize_t)n;
+}
+
+static gpointer answer(gpointer opaque)
+{
+    const Link *l = opaque;
+    char request[REQUEST], page[ANSWER] = {0};
+
+    while (read_all(l->urgent.from, request, sizeof(request)) &&
+           write_all(l->urgent.from, page, sizeof(page))) {
+    }
+    return NULL;
+}
+
+static gpointer send_bulk(gpointer opaque)
+{
+    const Link *l = opaque;
+    g_autofree char *chunk = g_malloc0(CHUNK);
+    struct pollfd room = {l->bulk.from, POLLOUT, 0};
+    ssize_t n = 0;
+
+    ff_priority_link();
+    while (n >= 0 || errno == EAGAIN || errno == EINTR) {
+        n = poll(&room, 1, -1);
+        n = n < 0 ? n : send(l->bulk.from, chunk, CHUNK, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+    return NULL;
+}
+
+static gpointer read_bulk(gpointer opaque)
+{
+    Link *l = opaque;
+    g_autofree char *chunk = g_malloc(CHUNK);
+    ssize_t n;
+
+    ff_priority_bulk();
+    while ((n = recv(l->bulk.to, chunk, CHUNK, 0)) > 0) {
+        g_mutex_lock(&l->lock);
+        bool was = l->bytes >= WARM_BYTES;
+        l->bytes += n;
+        if (!was && l->bytes >= WARM_BYTES) {
+            g_cond_signal(&l->warm);
+        }
+        g_mutex_unlock(&l->lock);
+    }
+    g_mutex_lock(&l->lock);
+    l->ended = true;
+    g_cond_signal(&l->warm);
+    g_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+/* ---- a case -----------------------------------------------------------------------------------
+ */
+
+static void pause_at_random(void)
+{
+    double us = g_random_double() * 2 * opt.pause;
+    struct timespec t = {0, (long)(us * 1000)};
+
+    nanosleep(&t, NULL);
+}
+
+static void ask(const Link *l, Result *r)
+{
+    char request[REQUEST] = {0}, page[ANSWER];
+
+    for (gint i = 0; i < opt.requests; i++) {
+        double begin = now_us();
+        check(write_all(l->urgent.to, request, sizeof(request)) &&
+                  read_all(l->urgent.to, page, sizeof(page)),
+              "the urgent connection");
+        double us = now_us() - begin;
+        g_array_append_val(r->us, us);
+        pause_at_random();
+    }
+}
+
+static uint64_t bytes_so_far(Link *l, uint64_t least)
+{
+    g_mutex_lock(&l->lock);
+    while (l->bytes < least && !l->ended) {
+        g_cond_wait(&l->warm, &l->lock);
+    }
+    check(!l->ended, "the bulk connection");
+    uint64_t bytes = l->bytes;
+    g_mutex_unlock(&l->lock);
+    return bytes;
+}
+
+static void ask_beside_bulk(Link *l, Result *r)
+{
+    int mss = 0;
+    socklen_t len = sizeof(mss);
+
+    l->bulk = connect_both(prepare_bulk, &r->c);
+    GThread *reader = g_thread_new("reader", read_bulk, l);
+    GThread *sender = g_thread_new("sender", send_bulk, l);
+    uint64_t before = bytes_so_far(l, WARM_BYTES);
+    double begin = now_us();
+    ask(l, r);
+    r->seconds += (now_us() - begin) / 1e6;
+    r->bytes += (double)(bytes_so_far(l, 0) - before);
+    check(getsockopt(l->bulk.from, IPPROTO_TCP, TCP_MAXSEG, &mss, &len) == 0, "TCP_MAXSEG");
+    r->mss = mss;
+    shutdown(l->bulk.from, SHUT_RDWR);
+    shutdown(l->bulk.to, SHUT_RDWR);
+    g_thread_join(sender);
+    g_thread_join(reader);
+    close(l->bulk.from);
+    close(l->bulk.to);
+}
+
+static void run_case(Result *r)
+{
+    Link l = {.bytes = 0};
+
+    g_mutex_init(&l.lock);
+    g_cond_init(&l.warm);
+    l.urgent = connect_both(prepare_urgent, &r->c);
+    GThread *answerer = g_thread_new("answerer", answer, &l);
+    if (r->c.bulk) {
+        ask_beside_bulk(&l, r);
+    } else {
+        ask(&l, r);
+    }
+    shutdown(l.urgent.to, SHUT_RDWR);
+    g_thread_join(answerer);
+    close(l.urgent.from);
+    close(l.urgent.to);
+    g_cond_clear(&l.warm);
+    g_mutex_clear(&l.lock);
+}
+
+static double rank(const Result *r, double share)
+{
+    return bench_rank((const double *)(const void *)r->us->data, r->us->len, 1, 0, share);
+}
+
+static void print(const Result *r)
+{
+    Row row = {.n = r->us->len,
+               .p50_us = rank(r, 0.5),
+               .p99_us = rank(r, 0.99),
+               .p999_us = rank(r, 0.999),
+               .worst_us = rank(r, 1),
+               .mbit = r->c.bulk ? r->bytes * 8 / r->seconds / 1e6 : NAN,
+               .mss = r->c.bulk ? r->mss : NAN};
+
+    bench_print_figures(stdout, r->c.name, columns, G_N_ELEMENTS(columns), (const double *)&row);
+}
+
+static void run_all(void)
+{
+    const Case cases[] = {
+        {"alone"},
+        {"bulk", true},
+        {"lowat", true, opt.lowat},
+        {"lowat+maxseg", true, opt.lowat, opt.maxseg},
+        {"lowat+pacing", true, opt.lowat, 0, opt.pacing},
+        {"lowat+maxseg+pacing", true, opt.lowat, opt.maxseg, opt.pacing},
+    };
+    const bool wanted[] = {true,           true,           true,
+                           opt.maxseg > 0, opt.pacing > 0, opt.maxseg > 0 && opt.pacing > 0};
+    Result result[G_N_ELEMENTS(cases)];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        result[i] = (Result){.c = cases[i], .us = g_array_new(FALSE, FALSE, sizeof(double))};
+    }
+    for (gint i = 0; i < opt.rounds * (gint)G_N_ELEMENTS(cases); i++) {
+        unsigned at = i % G_N_ELEMENTS(cases);
+        if (wanted[at]) {
+            run_case(&result[at]);
+        }
+    }
+    bench_print_figures(stdout, "", columns, G_N_ELEMENTS(columns), NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        if (wanted[i]) {
+            print(&result[i]);
+        }
+        g_array_unref(result[i].us);
+    }
+}
+
+static bool settle(GError **error)
+{
+    opt.address = opt.address ? opt.address : g_strdup("127.0.0.1");
+    if (opt.requests < 1 || opt.rounds < 1 || opt.pause < 0 || opt.pause > 100000 ||
+        opt.lowat < 1 || opt.maxseg < 0 || opt.pacing < 0) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "numbers out of range: requests, rounds and lowat from 1, pause to 100000");
+        return false;
+    }
+    if (!opt.source != !opt.destination) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--source-netns and --destination-netns: both or none");
+        return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context =
+        g_option_context_new("- what an urgent page costs at least");
+    g_autoptr(GError) error = NULL;
+
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error) || !settle(&error)) {
+        g_printerr(NAME ": %s\n", error->message);
+        return 2;
+    }
+    run_all();
+    return 0;
+}
