@@ -12,11 +12,12 @@
  * A line for each case, in turn in each round:
  *   alone      no bulk
  *   bulk       with what the kernel queues by itself
- *   lowat      with TCP_NOTSENT_LOWAT on the bulk socket, as an engine has it
- *   +maxseg    with that and TCP_MAXSEG, if --maxseg is given
- *   +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with all three
- * Percentiles and the worst are of all round trips, none left out. The urgent socket is as an
- * engine's: TCP_NODELAY, reno, SO_PRIORITY 6.
+ *   lowat      with TCP_NOTSENT_LOWAT on the bulk socket
+ *   +window    with that, and a send buffer that follows the round trip (net/window.h) and, while
+ * it is short, pieces of 32 KiB: as an engine sends +maxseg    with that and TCP_MAXSEG, if
+ * --maxseg is given +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with
+ * all three Percentiles and the worst are of all round trips, none left out. The urgent socket is
+ * as an engine's: TCP_NODELAY, reno, SO_PRIORITY 6.
  *
  * The bulk sender waits until its socket takes data, and writes 128 KiB then; requests begin when
  * 32 MiB have come. Between two requests lies a random time, else they would follow the pulse of
@@ -32,6 +33,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,11 +43,13 @@
 
 #include "figures.h"
 #include "net/priority.h"
+#include "net/window.h"
 
 #define NAME "farfault-link-floor"
 #define REQUEST 40 /* an engine's frame */
 #define ANSWER (REQUEST + 4096)
 #define CHUNK (128u << 10)
+#define PIECE (32u << 10)
 #define WARM_BYTES (32ull << 20)
 
 static struct {
@@ -73,6 +77,8 @@ typedef struct {
     const char *name;
     bool bulk;
     int lowat, maxseg, pacing;
+    bool window;
+    bool wanted;
 } Case;
 
 /* Fields of a row; NaN where there is no bulk. */
@@ -94,9 +100,10 @@ typedef struct {
 } Connection;
 
 typedef struct {
+    bool window;
     Connection bulk, urgent;
-    GMutex lock;
-    GCond warm;
+    pthread_mutex_t lock;
+    pthread_cond_t warm;
     /* Under .lock. */
     uint64_t bytes; /* of bulk, that have come */
     bool ended;     /* no more will */
@@ -240,12 +247,19 @@ static gpointer send_bulk(gpointer opaque)
     const Link *l = opaque;
     g_autofree char *chunk = g_malloc0(CHUNK);
     struct pollfd room = {l->bulk.from, POLLOUT, 0};
+    FfWindow window = {0};
     ssize_t n = 0;
 
     ff_priority_link();
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
+        if (l->window) {
+            ff_window_follow(&window, l->bulk.from);
+        }
         n = poll(&room, 1, -1);
-        n = n < 0 ? n : send(l->bulk.from, chunk, CHUNK, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0) {
+            n = send(l->bulk.from, chunk, window.bytes ? PIECE : CHUNK,
+                     MSG_NOSIGNAL | MSG_DONTWAIT | (window.bytes ? MSG_EOR : 0));
+        }
     }
     return NULL;
 }
@@ -258,18 +272,18 @@ static gpointer read_bulk(gpointer opaque)
 
     ff_priority_bulk();
     while ((n = recv(l->bulk.to, chunk, CHUNK, 0)) > 0) {
-        g_mutex_lock(&l->lock);
+        pthread_mutex_lock(&l->lock);
         bool was = l->bytes >= WARM_BYTES;
         l->bytes += n;
         if (!was && l->bytes >= WARM_BYTES) {
-            g_cond_signal(&l->warm);
+            pthread_cond_signal(&l->warm);
         }
-        g_mutex_unlock(&l->lock);
+        pthread_mutex_unlock(&l->lock);
     }
-    g_mutex_lock(&l->lock);
+    pthread_mutex_lock(&l->lock);
     l->ended = true;
-    g_cond_signal(&l->warm);
-    g_mutex_unlock(&l->lock);
+    pthread_cond_signal(&l->warm);
+    pthread_mutex_unlock(&l->lock);
     return NULL;
 }
 
@@ -301,13 +315,13 @@ static void ask(const Link *l, Result *r)
 
 static uint64_t bytes_so_far(Link *l, uint64_t least)
 {
-    g_mutex_lock(&l->lock);
+    pthread_mutex_lock(&l->lock);
     while (l->bytes < least && !l->ended) {
-        g_cond_wait(&l->warm, &l->lock);
+        pthread_cond_wait(&l->warm, &l->lock);
     }
     check(!l->ended, "the bulk connection");
     uint64_t bytes = l->bytes;
-    g_mutex_unlock(&l->lock);
+    pthread_mutex_unlock(&l->lock);
     return bytes;
 }
 
@@ -336,10 +350,10 @@ static void ask_beside_bulk(Link *l, Result *r)
 
 static void run_case(Result *r)
 {
-    Link l = {.bytes = 0};
+    Link l = {.window = r->c.window};
 
-    g_mutex_init(&l.lock);
-    g_cond_init(&l.warm);
+    pthread_mutex_init(&l.lock, NULL);
+    pthread_cond_init(&l.warm, NULL);
     l.urgent = connect_both(prepare_urgent, &r->c);
     GThread *answerer = g_thread_new("answerer", answer, &l);
     if (r->c.bulk) {
@@ -351,8 +365,8 @@ static void run_case(Result *r)
     g_thread_join(answerer);
     close(l.urgent.from);
     close(l.urgent.to);
-    g_cond_clear(&l.warm);
-    g_mutex_clear(&l.lock);
+    pthread_cond_destroy(&l.warm);
+    pthread_mutex_destroy(&l.lock);
 }
 
 static double rank(const Result *r, double share)
@@ -375,16 +389,17 @@ static void print(const Result *r)
 
 static void run_all(void)
 {
+    bool maxseg = opt.maxseg > 0, pacing = opt.pacing > 0;
     const Case cases[] = {
-        {"alone"},
-        {"bulk", true},
-        {"lowat", true, opt.lowat},
-        {"lowat+maxseg", true, opt.lowat, opt.maxseg},
-        {"lowat+pacing", true, opt.lowat, 0, opt.pacing},
-        {"lowat+maxseg+pacing", true, opt.lowat, opt.maxseg, opt.pacing},
+        {"alone", .wanted = true},
+        {"bulk", true, .wanted = true},
+        {"lowat", true, opt.lowat, .wanted = true},
+        {"lowat+window", true, opt.lowat, .window = true, .wanted = true},
+        {"lowat+maxseg", true, opt.lowat, opt.maxseg, .wanted = maxseg},
+        {"lowat+pacing", true, opt.lowat, 0, opt.pacing, .wanted = pacing},
+        {"lowat+maxseg+pacing", true, opt.lowat, opt.maxseg, opt.pacing,
+         .wanted = maxseg && pacing},
     };
-    const bool wanted[] = {true,           true,           true,
-                           opt.maxseg > 0, opt.pacing > 0, opt.maxseg > 0 && opt.pacing > 0};
     Result result[G_N_ELEMENTS(cases)];
 
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -392,13 +407,13 @@ static void run_all(void)
     }
     for (gint i = 0; i < opt.rounds * (gint)G_N_ELEMENTS(cases); i++) {
         unsigned at = i % G_N_ELEMENTS(cases);
-        if (wanted[at]) {
+        if (cases[at].wanted) {
             run_case(&result[at]);
         }
     }
     bench_print_figures(stdout, "", columns, G_N_ELEMENTS(columns), NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-        if (wanted[i]) {
+        if (cases[i].wanted) {
             print(&result[i]);
         }
         g_array_unref(result[i].us);

@@ -82,7 +82,9 @@ static void test_without(void)
 
     g_assert_cmpint(run(none, &out), ==, 0);
     row_of(out, "lowat");
-    g_assert_null(strstr(out, "lowat+"));
+    row_of(out, "lowat+window");
+    g_assert_null(strstr(out, "lowat+maxseg"));
+    g_assert_null(strstr(out, "lowat+pacing"));
 }
 
 static void test_refused(void)
