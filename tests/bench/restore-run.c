@@ -198,6 +198,7 @@ static bool take_work(Run *r, BenchRestoreSample *s, BenchRestoreSeries *series,
         return false;
     }
     series->track = g_array_copy(r->guest->track);
+    bench_points_made((BenchPoint *)series->track->data, series->track->len);
     g_array_prepend_val(series->track, first);
     bench_restore_work((const BenchPoint *)series->track->data, series->track->len,
                        series->track->len - reports_after(r), r->start_us, s);

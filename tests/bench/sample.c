@@ -74,6 +74,18 @@ BenchLatency bench_latency(JsonArray *list)
                           .worst_us = bench_hist_edge(hist, BENCH_BUCKETS, 1)};
 }
 
+void bench_points_made(BenchPoint *point, unsigned n)
+{
+    double offset = INFINITY;
+
+    for (unsigned i = 0; i < n; i++) {
+        offset = MIN(offset, (double)point[i].us - point[i].own_us);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        point[i].us = (int64_t)(point[i].own_us + offset);
+    }
+}
+
 double bench_speed(const BenchPoint *point, unsigned n)
 {
     return n < 2 ? NAN

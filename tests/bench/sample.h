@@ -51,6 +51,9 @@ typedef struct {
 /* LIST: x-farfault's latency-us of query-migrate, [[us, count], ...]; NULL: none. */
 BenchLatency bench_latency(JsonArray *list);
 
+/* N points of a guest that did not stand still between them, .us as each came: as each was made
+ * from now on. The host's time of it is known from the one that came fastest. */
+void bench_points_made(BenchPoint *point, unsigned n);
 /* Steps per microsecond of the guest's clock over N points. */
 double bench_speed(const BenchPoint *point, unsigned n);
 /* Which of N points is the first at whose end the guest has its SPEED back; 0: none. */
