@@ -315,12 +315,9 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     }
     bench_guest_note_relays(src);
     dst = start_guest(c, true, run_dir, error);
-    /* A line just before the start keeps the window that is compared short. What is told of waits
-     * so far is not looked at. */
-    if (!dst || !let_work(src, 1, 60, error) || !bench_guest_take_waits(src, error)) {
+    if (!dst) {
         return false;
     }
-    before = src->last;
     dst->ready = true;
     bench_guest_note_relays(dst);
     trace = start_trace(c, src, dst, &refusal);
@@ -328,10 +325,16 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
         g_propagate_error(error, g_steal_pointer(&refusal));
         return false;
     }
+    /* A line just before the start keeps the window that is compared short. What is told of waits
+     * so far is not looked at. */
+    if (!let_work(src, 1, 60, error) || !bench_guest_take_waits(src, error)) {
+        return false;
+    }
+    before = src->last;
     src_cpu = bench_guest_cpu(src);
     dst_cpu = bench_guest_cpu(dst);
     series->start_us = g_get_monotonic_time();
-    if (!migrate(c->engine, src, dst, &result, error)) {
+    if (!migrate(c->engine, src, dst, &result, error) || !bench_guest_end_waits(dst, error)) {
         return false;
     }
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
@@ -340,7 +343,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
         return false;
     }
     bench_waits(&dst->waits, sample);
-    sample->stall_ms = dst->worst_ms;
+    sample->stall_ms = dst->n_longest ? dst->longest[0].us / 1000 : dst->worst_ms;
     take_series(src, dst, &before, series);
     if (!bench_guest_key(dst, 'v', error) ||
         !bench_guest_wait(dst, verdict_given, NULL, 180, "the guest's verdict", error) ||

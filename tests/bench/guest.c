@@ -407,6 +407,11 @@ static bool waits_are_whole(const BenchGuest *g, void *opaque)
     return g->waits_whole;
 }
 
+bool bench_guest_end_waits(BenchGuest *g, GError **error)
+{
+    return bench_guest_key(g, 'f', error);
+}
+
 bool bench_guest_take_waits(BenchGuest *g, GError **error)
 {
     g->waits = (Durations){0};

@@ -97,7 +97,9 @@ bool bench_guest_wait(BenchGuest *guest, bool (*done)(const BenchGuest *guest, v
                       void *opaque, unsigned seconds, const char *what, GError **error);
 
 /* Asks GUEST for its touches of 32 us and longer, and its longest steps, since this was done the
- * last time, here or at the source: they are in .waits and .longest then. */
+ * last time, here or at the source, until bench_guest_end_waits() if that was called: they are in
+ * .waits and .longest then. Saying them costs it some milliseconds. */
+bool bench_guest_end_waits(BenchGuest *guest, GError **error);
 bool bench_guest_take_waits(BenchGuest *guest, GError **error);
 
 /* Reads one of the lines that tell of them, and adds to *WAITS what it has; FALSE if it is another

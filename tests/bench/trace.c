@@ -41,6 +41,9 @@ BenchTrace *bench_trace_start(const char *farfault, const char *const *qmp, cons
     g_autoptr(BenchTrace) t = g_new0(BenchTrace, 1);
 
     t->log = g_strdup(log);
+    if (!g_file_set_contents(log, "", 0, error)) { /* it would be written over, and not cut */
+        return NULL;
+    }
     g_subprocess_launcher_set_stdout_file_path(launcher, log);
     g_subprocess_launcher_set_child_setup(launcher, end_with_parent, NULL, NULL);
     t->process =

@@ -71,7 +71,8 @@
  * 'w' says how long each touch took of those of 32 us and longer, since it was last asked.
  * 'w' says how long each touch took of those of 32 us and longer, since it was last asked,
  * and which steps were the longest: how long each took, when it ended (as clock_us), and the page
- * it touched, by its number in the guest's physical memory (0: not known), and for how long.
+ * it touched, by its number in the guest's physical memory (0: not known), and for how long. 'f':
+ * what comes from now on is not among them, until they were said.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -166,6 +167,7 @@ static double ticks_per_us;
 static _Atomic unsigned verdict_request, bad_lines;
 static _Atomic uint64_t damage_request; /* page number + 1; 0 = none */
 static _Atomic uint64_t choice_request; /* the key '0' to '9'; 0 = none. All workers look at it */
+static atomic_bool finished;            /* key 'f': workers note no more waits and steps */
 static pthread_barrier_t filled;
 static pthread_mutex_t verified_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t verified_cond = PTHREAD_COND_INITIALIZER;
@@ -383,7 +385,7 @@ static void touch(Worker *w, uint64_t page, bool rewrite)
     if (opt.store && !rewrite)
         return;
     atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
-    if (durations_counts(us))
+    if (durations_counts(us) && !atomic_load_explicit(&finished, memory_order_relaxed))
         note_wait(w, us);
 }
 
@@ -458,7 +460,7 @@ static void *work(void *arg)
         uint64_t now = __rdtsc();
         note_stall(w, now - last);
         double us = (now - last) / ticks_per_us;
-        if (durations_counts(us))
+        if (durations_counts(us) && !atomic_load_explicit(&finished, memory_order_relaxed))
             note_step(w, us, now / ticks_per_us);
         last = now;
         if (n % CLOCK_STEPS == 0) {
@@ -628,6 +630,7 @@ static void say_waits(void)
              longest[i].worker);
     line("FF waits n=%llu sum_us=%.1f worst_us=%.1f", (unsigned long long)all.n, all.sum_us,
          all.worst_us);
+    atomic_store(&finished, false);
 }
 
 static void take_or_give_back(void)
@@ -667,6 +670,8 @@ static void serve_key(char key)
         begin_or_end_nested();
     else if (key == 'w')
         say_waits();
+    else if (key == 'f')
+        atomic_store(&finished, true);
     else if (key >= '0' && key <= '9')
         atomic_store(&choice_request, (uint64_t)key);
     else if (key == 'q')
