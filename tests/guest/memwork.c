@@ -67,12 +67,11 @@
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
  * memory of ff.extra=, which 'x' then damages, and gives it back the next time; 'n' begins a
  * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen anew, so that
- * a guest that is restored often does not do the same each time; 
- * 'w' says how long each touch took of those of 32 us and longer, since it was last asked.
- * 'w' says how long each touch took of those of 32 us and longer, since it was last asked,
- * and which steps were the longest: how long each took, when it ended (as clock_us), and the page
- * it touched, by its number in the guest's physical memory (0: not known), and for how long. 'f':
- * what comes from now on is not among them, until they were said.
+ * a guest that is restored often does not do the same each time; 'w' says how long each touch took
+ * of those of 32 us and longer, since it was last asked, and which steps were the longest: how long
+ * each took, when it ended (as clock_us), and the page it touched, by its number in the guest's
+ * physical memory (0: not known), and for how long. 'f': what comes from now on is not among them,
+ * until they were said.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
