@@ -61,11 +61,13 @@ struct FfPrecopy {
     /* The round under way. */
     int64_t round_us;
     uint64_t round_bytes;  /* sent before it, in bytes of the guest */
+    uint64_t round_wire;   /* and in those of the link */
     uint64_t round_main;   /* of it, by the main connection ... */
     int64_t round_main_us; /* ... and the time that this took */
     /* Bytes of the guest per second, measured; 0: not yet. */
     uint64_t bandwidth; /* over all connections */
     uint64_t alone;     /* what the main one carries while it sends */
+    double wire;        /* bytes of the link for each of them */
 };
 
 /* ---- tracking ------------------------------------------------------------------------------ */
@@ -308,22 +310,30 @@ static uint64_t all_sent(const FfSource *s)
     return ff_rounds_bytes(s) + ff_rounds_saved(s);
 }
 
+/* Device state goes over the main connection, and no rate limit holds it. Under one the socket
+ * swallows what it is given, so that what the link carries is not seen. */
+static double link_rate(const FfPrecopy *p)
+{
+    uint64_t alone = p->alone ? p->alone : p->bandwidth;
+
+    return MIN(alone * p->wire, MAX(p->bandwidth * p->wire, FF_RECKONED_RATE));
+}
+
 static FfStandstill standstill(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
     uint64_t limit = s->cfg->downtime_limit, given = s->cfg->switchover_bandwidth;
     ff_mutex_unlock(&s->control->lock);
-    double bandwidth = given ? given : switch_bandwidth(s->precopy);
-    uint64_t sent = all_sent(s);
+    const FfPrecopy *p = s->precopy;
+    double bandwidth = given ? given : switch_bandwidth(p);
 
     return (FfStandstill){
         .limit_ms = limit,
         .ram = remaining(s),
         .private_rest = s->private_rest,
-        .scan_us = s->precopy->scan_took_us,
+        .scan_us = p->scan_took_us,
         .bandwidth = bandwidth,
-        /* How well RAM compresses says nothing of a display's memory. */
-        .link = given || !sent ? bandwidth : bandwidth * ff_rounds_bytes(s) / sent,
+        .link = given ? given : link_rate(p),
     };
 }
 
@@ -409,6 +419,8 @@ static void measure(FfSource *s)
 
     if (bytes && (dt >= MEASURE_US || (!p->bandwidth && dt > 0))) {
         p->bandwidth = bytes * G_USEC_PER_SEC / dt;
+        /* How well earlier rounds compressed says nothing of this one. */
+        p->wire = (double)(ff_rounds_bytes(s) - p->round_wire) / bytes;
     }
     int64_t us;
     uint64_t main = ff_rounds_main(s, &us) - p->round_main;
@@ -466,6 +478,7 @@ static bool send_round(FfSource *s, GError **error)
 
     p->round_us = g_get_monotonic_time();
     p->round_bytes = all_sent(s);
+    p->round_wire = ff_rounds_bytes(s);
     p->round_main = ff_rounds_main(s, &p->round_main_us);
     p->started = true;
     for (unsigned at = 0, end = 0; at < p->n_pieces && !over; at = end) {

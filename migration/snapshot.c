@@ -441,7 +441,8 @@ static void end_capture(FfSnapshot *s)
 
 static bool save(FfSnapshot *s, GError **error)
 {
-    ff_priority_bulk(); /* the guest runs, and its faults have a thread of their own */
+    ff_priority_link(); /* it is the fault thread that comes first; still a full buffer waits for us
+                         */
     /* It was stopped for its snapshot alone: who restores it gets it as it was. */
     if (s->ran && !ff_run_state_set_running(s->state->data, s->state->len)) {
         g_message("snapshot: the guest will be paused when it is restored: say cont");

@@ -51,10 +51,8 @@ static int send_piece(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, Ff
 
 /* ---- the base ------------------------------------------------------------------------------ */
 
-/* Bytes per second at which the rest is reckoned before there is a link to measure: 1 Gbit/s. */
-#define RECKONED_RATE 125000000ull
-/* Firmware alone is no reason to leave a migration to QEMU, even where the client has set the limit
- * to nothing because it will say itself when to switch. */
+/* So little is no reason to leave a migration to QEMU, even where the client has set the limit to
+ * nothing because it will say itself when to switch: SeaBIOS and option ROMs. OVMF is more. */
 #define NEGLIGIBLE_MS 10u
 
 typedef struct {
@@ -107,7 +105,7 @@ bool ff_source_private_fits(FfSource *s, GError **error)
     if (!ff_source_may_compress_device(s)) {
         drop_base(s);
     }
-    uint64_t ms = s->private_rest * 1000 / (rate ? rate : RECKONED_RATE);
+    uint64_t ms = s->private_rest * 1000 / (rate ? rate : FF_RECKONED_RATE);
 
     if (ms <= MAX(limit, NEGLIGIBLE_MS)) {
         return true;

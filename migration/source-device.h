@@ -7,6 +7,9 @@
 
 #include "migration/source-side.h"
 
+/* Bytes per second of a link that has not been measured, or not without a rate limit: 1 Gbit/s. */
+#define FF_RECKONED_RATE 125000000ull
+
 /* A thread, before there is a peer: reads what device state will hold again, firmware and a
  * display's memory. Returns an FfDelta, NULL if there is none. S is an FfSource. */
 gpointer ff_source_read_base(gpointer s);

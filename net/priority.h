@@ -11,7 +11,7 @@
 void ff_priority_urgent(void);
 /* This thread moves much data and nobody waits for it: it never preempts others. */
 void ff_priority_bulk(void);
-/* A bulk thread that only has to wake in time: it works for some microseconds, then waits. */
+/* One that has to wake in time, before nobody else: it works for some microseconds, then waits. */
 void ff_priority_link(void);
 
 #endif

@@ -340,8 +340,8 @@ static void test_engine_hangs(void)
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(questions); i++) {
         g_thread_join(questions[i].thread);
-        /* A look may have been under way. */
-        g_assert_cmpint(questions[i].answered - stopped, >=, HUNG - G_TIME_SPAN_SECOND);
+        /* A look may have been under way, and its answer late. */
+        g_assert_cmpint(questions[i].answered - stopped, >=, HUNG / 2);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(vms); i++) {
         vm_wait_stderr(vms[i], "it has not answered for 30 s, and is killed");
@@ -425,9 +425,12 @@ static void test_hangs_granted(void)
     while (missing(t.dq)) {
         /* until every page has come */
     }
-    g_autofree char *here = qmp_migrate_status(t.sq), *there = qmp_migrate_status(t.dq);
-    g_assert_cmpstr(here, ==, "postcopy-active");
-    g_assert_cmpstr(there, ==, "postcopy-active");
+    /* An engine that would end it without QEMU has time to. */
+    for (unsigned i = 0; i < 200; i++) {
+        g_autofree char *here = qmp_migrate_status(t.sq), *there = qmp_migrate_status(t.dq);
+        g_assert_cmpstr(here, ==, "postcopy-active");
+        g_assert_cmpstr(there, ==, "postcopy-active");
+    }
     kill(vm_pid(t.d), SIGCONT);
     move_wait_completed(t.s, t.d);
     check_whole(&t);

@@ -369,18 +369,21 @@ static void test_auto(void)
 
 #define HUGE_PAGE (2 * MIB)
 #define PRIVATE (16 * MIB)
-#define LIMIT_MS 1000
 
 typedef struct {
     const char *name;
     unsigned private_percent, ram_percent; /* of the limit */
     bool ends;
+    bool rate_limited; /* by max-bandwidth, which private memory is not */
+    unsigned limit_ms;
 } Private;
 
 static const Private privates[] = {
-    {"sum-too-long", 60, 60, false},
-    {"alone-too-long", 1000, 60, false},
-    {"must-end", 1000, 20, true},
+    {"sum-too-long", 60, 60, false, false, 1000},
+    {"alone-too-long", 1000, 60, false, false, 1000},
+    {"must-end", 1000, 20, true, false, 1000},
+    /* So short that all of RAM goes through in some seconds. */
+    {"rate-limit", 80, 60, true, true, 50},
 };
 
 /* As QEMU maps it: at a multiple of 2 MiB, and a page behind it that nobody may touch. BYTES of it
@@ -399,8 +402,8 @@ static char *map_private(uint64_t bytes)
     return p;
 }
 
-/* The client says how fast the link is, and LEFT is written in each round: how fast anything is
- * decides nothing. */
+/* The client says how fast the link is, or limits it to that; and LEFT is written in each round:
+ * how fast anything is decides nothing. */
 static void test_private(gconstpointer data)
 {
     const Private *p = data;
@@ -411,8 +414,9 @@ static void test_private(gconstpointer data)
     char *block = map_private(LEFT * p->private_percent / p->ram_percent);
     Side *s = source(0), *d = destination_of(s);
     s->drain = leave_some;
-    s->config.downtime_limit = LIMIT_MS;
-    s->config.switchover_bandwidth = LEFT * 1000 * 100 / (LIMIT_MS * p->ram_percent);
+    s->config.downtime_limit = p->limit_ms;
+    uint64_t rate = LEFT * 1000 * 100 / (p->limit_ms * p->ram_percent);
+    *(p->rate_limited ? &s->config.max_bandwidth : &s->config.switchover_bandwidth) = rate;
     side_run(s);
     connect_to(s, d);
     side_run_until(s->done || (!p->ends && s->passes >= 5));
@@ -421,8 +425,9 @@ static void test_private(gconstpointer data)
     ff_migration_start_postcopy(s->m, NULL);
     side_run_until(s->done && d->done);
     if (tracked) {
-        g_assert_cmpint(info->expected_downtime, >=,
-                        (p->private_percent + p->ram_percent) * LIMIT_MS / 100 - 1);
+        g_assert_cmpint(
+            info->expected_downtime, >=,
+            (p->private_percent * !p->rate_limited + p->ram_percent) * p->limit_ms / 100 - 1);
         g_assert_cmpstr(s->history->str, ==,
                         p->ends ? "setup active device completed"
                                 : "setup active device postcopy-active completed");
