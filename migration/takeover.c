@@ -22,8 +22,8 @@
 
 #include "fault/fault.h"
 #include "migration/journal.h"
-#include "migration/lift.h"
 #include "migration/upgrade-link.h"
+#include "uffd/lift.h"
 
 #define PEER "the old QEMU's engine"
 #define DIED "the migration engine ended unexpectedly"

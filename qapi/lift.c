@@ -4,101 +4,52 @@
  * writes, and guest threads that wait. This one, started for that, borrows the userfaultfd, takes
  * the protection away and gives it back. The relay waits for that a second only (relay/uffds.h).
  *
- * Main loop's thread; a thread of its own does the work.
+ * Main loop's thread; a thread of its own does the work (uffd/lift.h).
  */
-#include <fcntl.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "migration/lift.h"
 #include "qapi/driver-private.h"
+#include "uffd/lift.h"
 
-typedef struct {
-    FfCall *call;
-    int uffd, maps_fd;
-    GArray *blocks; /* FfLiftBlock, with fds of its own */
-    GThread *thread;
-    GError *error; /* NULL: it is done */
-} Work;
-
-static void work_free(Work *w)
+static void lifted(const GError *error, void *opaque)
 {
-    for (guint i = 0; i < w->blocks->len; i++) {
-        close(g_array_index(w->blocks, FfLiftBlock, i).memfd);
-    }
-    g_array_unref(w->blocks);
-    g_clear_error(&w->error);
-    g_free(w);
-}
-
-static gboolean lifted(gpointer opaque)
-{
-    Work *w = opaque;
-    FfCall *call = w->call;
+    FfCall *call = opaque;
     FfDriver *d = call->driver;
+    int uffd = g_steal_fd(&call->fd);
 
-    g_thread_join(w->thread);
-    if (w->error) {
-        ff_driver_log(d, "farfault: the guest has no live snapshots any more: %s",
-                      w->error->message);
-        ff_driver_lose_uffd(d, w->uffd);
+    if (error) {
+        ff_driver_log(d, "farfault: the guest has no live snapshots any more: %s", error->message);
+        ff_driver_lose_uffd(d, uffd);
     } else {
         ff_driver_log(d, "farfault: the live snapshot has ended with its engine; the guest is "
                          "unharmed");
-        ff_driver_give_uffd(d, w->uffd);
+        ff_driver_give_uffd(d, uffd);
     }
-    work_free(w);
     ff_call_return(call, NULL);
     d->lifting = false;
     ff_driver_go_on(d);
-    return G_SOURCE_REMOVE;
-}
-
-static gpointer lift(gpointer opaque)
-{
-    Work *w = opaque;
-
-    (void)FF_FAULT_STEP("lift", ff_lift_protection(w->uffd, w->maps_fd,
-                                                   (const FfLiftBlock *)w->blocks->data,
-                                                   w->blocks->len, &w->error));
-    g_idle_add(lifted, w);
-    return NULL;
-}
-
-/* Copies: the list may change while the thread runs. */
-static GArray *blocks_of(FfDriver *d)
-{
-    FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
-    GPtrArray *all = memory->blocks(memory);
-    GArray *blocks = g_array_new(FALSE, FALSE, sizeof(FfLiftBlock));
-
-    for (guint i = 0; i < all->len; i++) {
-        const FfRamBlock *b = all->pdata[i];
-        FfLiftBlock block = {fcntl(b->memfd, F_DUPFD_CLOEXEC, 0), b->size, b->page_size};
-
-        g_array_append_val(blocks, block);
-    }
-    return blocks;
 }
 
 static void taken(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
 
-    if (error) { /* no copy is left: then nothing is protected */
+    if (error) { /* no copy is left, or the relay is at it: then it sees to the rest */
         ff_state_unmark(d->config.state, FF_MARK_PROTECTED);
         ff_call_return(call, NULL);
         d->lifting = false;
         ff_driver_go_on(d);
         return;
     }
-    Work *w = g_new0(Work, 1);
+    FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
+    GPtrArray *all = memory->blocks(memory);
+    g_autofree FfLiftBlock *blocks = g_new0(FfLiftBlock, all->len);
 
-    *w = (Work){.call = call,
-                .uffd = g_steal_fd(&call->fd),
-                .maps_fd = d->config.maps_fd,
-                .blocks = blocks_of(d)};
-    w->thread = g_thread_new("lift", lift, w);
+    for (guint i = 0; i < all->len; i++) {
+        const FfRamBlock *b = all->pdata[i];
+        blocks[i] = (FfLiftBlock){b->memfd, b->size, b->page_size};
+    }
+    ff_lift_start(call->fd, d->config.maps_fd, blocks, all->len, lifted, call);
 }
 
 void ff_driver_lift_protection(FfDriver *d)

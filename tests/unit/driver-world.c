@@ -3,12 +3,11 @@
 #include "tests/unit/driver-world.h"
 #include "migration/states.h"
 
-#include "migration/lift.h"
-
 #include <string.h>
 #include <unistd.h>
 
 #include "qapi/json.h"
+#include "uffd/lift.h"
 
 /* --- the migration -------------------------------------------------------------------------- */
 
@@ -290,11 +289,26 @@ void finish(FfStatus status)
     }
 }
 
-/* No case has memory. */
-bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
-                        GError **error)
+typedef struct {
+    FfLiftDone *done;
+    void *opaque;
+} Lift;
+
+static gboolean lifted(gpointer p)
 {
-    return true;
+    g_autofree Lift *l = p;
+
+    l->done(NULL, l->opaque);
+    return G_SOURCE_REMOVE;
+}
+
+/* No case has memory. */
+void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
+                   void *opaque)
+{
+    Lift l = {done, opaque};
+
+    g_idle_add(lifted, g_memdup2(&l, sizeof(l)));
 }
 
 /* --- the relay and QEMU ---------------------------------------------------------------------- */

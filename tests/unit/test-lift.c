@@ -14,8 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "migration/lift.h"
 #include "tests/lib/hugepages.h"
+#include "uffd/lift.h"
 #include "uffd/uffd.h"
 
 #define WRITERS 4

@@ -4,13 +4,18 @@
  *
  * UNREGISTER wakes no writer at a protected page, so each is followed by a wake
  * (ff_uffd_unregister() does it). Who the dead engine had read of is in nobody's queue: all are
- * woken first, fault once more, and are told of anew. No locks.
+ * woken first, fault once more, and are told of anew. Who still has a write protection under way
+ * gets ENOENT: both wait for the same lock of QEMU's, and what is taken out cannot be protected. No
+ * locks. System calls: fcntl, close.
  */
-#include "migration/lift.h"
+#include "uffd/lift.h"
 
+#include <fcntl.h>
+#include <gio/gio.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "migration/control.h"
+#include "fault/fault.h"
 #include "uffd/regions.h"
 #include "uffd/uffd.h"
 
@@ -106,8 +111,77 @@ bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsign
         rc = rc < 0 ? rc : one;
     }
     if (rc < 0) {
-        g_set_error(error, FF_M_ERROR, 0, "guest memory stays in a userfaultfd: %s",
-                    g_strerror(-rc));
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
+                    "guest memory stays in a userfaultfd: %s", g_strerror(-rc));
     }
     return rc == 0;
+}
+
+/* ---- in a thread of its own --------------------------------------------------------------------
+ */
+
+typedef struct {
+    int uffd, maps_fd;
+    FfLiftBlock *blocks;
+    unsigned n;
+    FfLiftDone *done;
+    void *opaque;
+    GThread *thread;
+    GError *error; /* NULL: it is done */
+} Work;
+
+static int copy(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+static void drop(int fd)
+{
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static gboolean lifted(gpointer p)
+{
+    Work *w = p;
+
+    g_thread_join(w->thread);
+    drop(w->uffd);
+    drop(w->maps_fd);
+    for (unsigned i = 0; i < w->n; i++) {
+        drop(w->blocks[i].memfd);
+    }
+    w->done(w->error, w->opaque);
+    g_clear_error(&w->error);
+    g_free(w->blocks);
+    g_free(w);
+    return G_SOURCE_REMOVE;
+}
+
+static gpointer lift(gpointer p)
+{
+    Work *w = p;
+
+    (void)FF_FAULT_STEP("lift",
+                        ff_lift_protection(w->uffd, w->maps_fd, w->blocks, w->n, &w->error));
+    g_idle_add(lifted, w);
+    return NULL;
+}
+
+void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
+                   void *opaque)
+{
+    Work *w = g_new0(Work, 1);
+
+    *w = (Work){.uffd = copy(uffd),
+                .maps_fd = copy(maps_fd),
+                .blocks = g_memdup2(blocks, n * sizeof(*blocks)),
+                .n = n,
+                .done = done,
+                .opaque = opaque};
+    for (unsigned i = 0; i < n; i++) {
+        w->blocks[i].memfd = copy(blocks[i].memfd);
+    }
+    w->thread = g_thread_new("lift", lift, w);
 }

@@ -3,8 +3,8 @@
  * Guest memory that an engine has left protected against writes, as it died in a live snapshot: the
  * protection is taken away, and whoever waits goes on. No state; any thread, not the main loop's.
  */
-#ifndef FF_MIGRATION_LIFT_H
-#define FF_MIGRATION_LIFT_H
+#ifndef FF_UFFD_LIFT_H
+#define FF_UFFD_LIFT_H
 
 #include <glib.h>
 #include <stdbool.h>
@@ -20,5 +20,13 @@ typedef struct {
  * let go in between. FALSE and ERROR: something may be registered still. */
 bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
                         GError **error);
+
+/* ERROR NULL: nothing is registered any more. */
+typedef void FfLiftDone(const GError *error, void *opaque);
+/* The same in a thread of its own, with copies of the fds, which may wait for QEMU's mmap lock; a
+ * copy that cannot be had is an error of it. DONE is called by the main loop (the default context),
+ * once. */
+void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
+                   void *opaque);
 
 #endif
