@@ -57,8 +57,9 @@ bool ff_process_reap_unwatched(FfEngine *engine);
 /* Its link has ended. Its pidfd is watched until it says that it is dead: FfEngine.dead. */
 void ff_process_let_go(FfEngine *engine);
 /* Kills the one that was let go; nothing if there is none. CONDEMNED: as it hangs or says nonsense;
- * else its link has ended, and how it ended is logged. */
-void ff_process_kill(FfEngine *engine, bool condemned);
+ * else its link has ended, and how it ended is logged. TRUE: it is not dead yet, and does nothing
+ * more but what its threads are doing in the kernel just now. */
+bool ff_process_kill(FfEngine *engine, bool condemned);
 /* The installed libraries do not do. TRUE: it is to be tried with the kept ones. */
 bool ff_process_try_kept(FfRelay *relay);
 /* The same with who is alive; waits for the one that was let go, a few seconds at most. */

@@ -69,14 +69,16 @@ void ff_process_let_go(FfEngine *engine)
     }
 }
 
-void ff_process_kill(FfEngine *engine, bool condemned)
+bool ff_process_kill(FfEngine *engine, bool condemned)
 {
-    if (engine->ending >= 0) {
-        engine->condemned = condemned;
-        /* It is of our user; and if the kernel forbids it all the same, its link has ended. */
-        (void)FF_FAULT_STEP("kill-engine",
-                            pidfd_send_signal(engine->ending, SIGKILL, NULL, 0) == 0);
+    if (engine->ending < 0) {
+        return false;
     }
+    engine->condemned = condemned;
+    /* It is of our user; and if the kernel forbids it all the same, its link has ended. */
+    return FF_FAULT_STEP(
+        "kill-engine",
+        FF_FAULT_CALL("kill-engine", pidfd_send_signal(engine->ending, SIGKILL, NULL, 0)) == 0);
 }
 
 /* Its program or a library is missing. */

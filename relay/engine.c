@@ -110,15 +110,21 @@ static void let_go(FfRelay *relay)
     if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
         relay->engine->ops->open(relay); /* it may have died before it could say so */
     }
-    ff_uffds_engine_ended(relay);
     if (relay->engine->ending < 0) {
         ff_hook_engine_dead(relay);
     }
 }
 
+/* It was let go. CONDEMNED: as for ff_process_kill(). */
+static void kill_it(FfRelay *relay, bool condemned)
+{
+    ff_uffds_engine_ended(relay, ff_process_kill(relay->engine, condemned));
+}
+
 static void dead(FfRelay *relay)
 {
     ff_hook_engine_dead(relay);
+    ff_uffds_engine_dead(relay);
     look(relay);
 }
 
@@ -131,6 +137,9 @@ static void idle(FfRelay *relay)
         let_go(relay);
         ff_restart_ended_well(&relay->engine->restart);
         set_filters(relay, 0);
+        if (relay->guest.uffd_lent) {
+            kill_it(relay, true);
+        }
         if (ff_state_is_marked(relay->state, FF_MARK_PROTECTED)) {
             want(relay, g_get_monotonic_time()); /* it has left what must not stay */
         }
@@ -401,7 +410,7 @@ static void lost(FfRelay *relay, const char *why)
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }
-    ff_process_kill(engine, why != NULL);
+    kill_it(relay, why != NULL);
     if (stillborn(relay)) {
         return;
     }

@@ -8,6 +8,10 @@
  * host that was suspended, do not take their own absence for the engine's. Each look reads first
  * what has come. One that a debugger holds is left alone.
  *
+ * One that somebody else has killed (the kernel, as memory has run out) is dead, and its link ends,
+ * when the last of its threads comes out of the kernel; which one does not that waits for a disk
+ * that does not answer. What can be seen before is that its first thread has ended.
+ *
  * The timer is there only while an engine is: a guest that does not migrate pays nothing. One
  * thread; no locks.
  */
@@ -42,14 +46,33 @@ static pid_t pid_of(int pidfd)
     return strtol(at + strlen("\nPid:"), NULL, 10);
 }
 
-static bool is_traced(int pidfd)
+/* The value of FIELD ("\nNAME:\t") in its status; NULL. */
+static char *status_of(int pidfd, const char *field)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/status", pid_of(pidfd));
     g_autofree char *text = NULL;
     const char *at;
 
-    return g_file_get_contents(path, &text, NULL, NULL) && (at = strstr(text, "\nTracerPid:")) &&
-           strtol(at + strlen("\nTracerPid:"), NULL, 10) != 0;
+    if (!g_file_get_contents(path, &text, NULL, NULL) || !(at = strstr(text, field))) {
+        return NULL;
+    }
+    at += strlen(field);
+    return g_strndup(at, strcspn(at, "\n"));
+}
+
+static bool is_traced(const FfEngine *engine)
+{
+    g_autofree char *tracer = engine->pidfd < 0 ? NULL : status_of(engine->pidfd, "\nTracerPid:\t");
+
+    return tracer && strtol(tracer, NULL, 10) != 0;
+}
+
+/* Its first thread, which the main loop is, has ended. */
+static bool is_killed(const FfEngine *engine)
+{
+    g_autofree char *state = engine->pidfd < 0 ? NULL : status_of(engine->pidfd, "\nState:\t");
+
+    return state && *state == 'Z';
 }
 
 static gboolean look(gpointer opaque)
@@ -68,10 +91,14 @@ static gboolean look(gpointer opaque)
         ff_link_send(engine->link, FF_LINK_PING, 0, ++engine->ping.seq, NULL, 0, NULL, 0);
         return G_SOURCE_CONTINUE;
     }
+    if (is_killed(engine)) {
+        engine->ping.hung(relay, "it was killed, and does not end: does a disk not answer?");
+        return G_SOURCE_REMOVE;
+    }
     if (++engine->ping.silent < LOOKS) {
         return G_SOURCE_CONTINUE;
     }
-    if (engine->pidfd >= 0 && is_traced(engine->pidfd)) {
+    if (is_traced(engine)) {
         if (!engine->ping.told) {
             ff_relay_log(relay, "the migration engine is held by a debugger, and is waited for");
         }

@@ -8,7 +8,8 @@
  * launcher before QEMU is (exec of "farfault-relay FD", FD the plan), is nobody's child, and ends
  * when QEMU ends.
  *
- * One thread; no locks. System calls: setsid, chdir, umask, close_range.
+ * One thread, but for uffds.c where an engine was killed and does not end; no locks.
+ * System calls: setsid, chdir, umask, close_range.
  */
 #include "relay/backends.h"
 #include "relay/engine.h"

@@ -41,7 +41,10 @@ typedef struct {
     int uffds[FF_KINDS];        /* -1: none */
     char *uffd_error[FF_KINDS]; /* why not, one line with the fix; NULL */
     bool uffd_lent;             /* the engine has FF_KIND_PROTECT's as well */
-    guint uffd_timer;           /* it is closed then, as an engine died with it; 0: no */
+    guint uffd_timer;           /* an engine has died with it: the next one's time; 0: no */
+    bool uffd_overdue;          /* that is over, and the next one has it */
+    bool uffd_killed;           /* one that has it was killed, and is not dead yet */
+    bool uffd_lifting;          /* this process takes the protection away */
     int hook;                   /* what arms the hook for discards; -1: none */
     FfDiscards *discards;       /* the same, mapped; NULL: none */
     char *hook_error;           /* why there is none; NULL */

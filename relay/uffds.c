@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See uffds.h. One thread; no locks. System calls: close. */
+/* See uffds.h. One thread (ff_lift_start() has its own, which knows of nothing here); no locks.
+ * System calls: close. */
 #include "relay/uffds.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "uffd/backing.h"
+#include "uffd/lift.h"
+
+#define RAM "ram:"
 
 static const char *const names[FF_KINDS] = FF_KIND_NAMES;
 
@@ -120,7 +126,7 @@ void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
         guest->uffds[i] = hello->error[i] ? -1 : fds[n++];
         set_error(relay, i, hello->error[i]);
     }
-    guest->uffd_lent = false;
+    guest->uffd_lent = guest->uffd_overdue = false;
     stop_timer(guest);
     ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* this one was never used */
     note(relay->state, hello);
@@ -140,8 +146,11 @@ int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
         *why = "the engine has all other userfaultfds from its start on";
         return -1;
     }
-    if (guest->uffd_lent || fd < 0) {
+    if (guest->uffd_lent || guest->uffd_lifting || fd < 0) {
         *why = guest->uffd_lent ? "the userfaultfd for live snapshots is the engine's already"
+               : guest->uffd_lifting
+                   ? "what the live snapshot before this one has left is just taken away: repeat "
+                     "the command"
                : error          ? error
                : guest->refusal ? guest->refusal
                                 : "QEMU has not handed over its userfaultfds yet";
@@ -159,18 +168,17 @@ void ff_uffds_untake(FfRelay *relay)
 /* Who waits in it goes on, if no engine has it. */
 static void lose(FfRelay *relay)
 {
+    stop_timer(&relay->guest);
+    relay->guest.uffd_overdue = false;
     close_fd(&relay->guest.uffds[FF_KIND_PROTECT]);
     set_error(relay, FF_KIND_PROTECT, FF_AGENT_ELOST);
     ff_relay_log(relay, "%s", relay->guest.uffd_error[FF_KIND_PROTECT]);
-    if (!relay->guest.uffd_lent) {
-        ff_state_unmark(relay->state, FF_MARK_PROTECTED);
-    }
+    ff_state_unmark(relay->state, FF_MARK_PROTECTED);
 }
 
 void ff_uffds_give(FfRelay *relay, const char *name, int fd)
 {
     FfGuest *guest = &relay->guest;
-    int *own = &guest->uffds[FF_KIND_PROTECT];
 
     if (strcmp(name, names[FF_KIND_PROTECT]) != 0 || !guest->uffd_lent) {
         ff_relay_log(relay, "the engine gives back a userfaultfd that it has not taken");
@@ -178,27 +186,85 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
         return;
     }
     stop_timer(guest);
-    guest->uffd_lent = false;
+    guest->uffd_lent = guest->uffd_overdue = false;
     if (fd < 0) {
         lose(relay);
-    } else if (*own < 0) { /* given up here, but the engine has come to its end with it */
-        *own = fd;
-        set_error(relay, FF_KIND_PROTECT, 0);
     } else {
         close_fd(&fd);
     }
 }
 
+/* ---- what an engine has left ------------------------------------------------------------------
+ */
+
+static void lifted(const GError *error, void *opaque)
+{
+    FfRelay *relay = opaque;
+    FfGuest *guest = &relay->guest;
+
+    guest->uffd_lifting = false;
+    if (error) {
+        ff_relay_log(relay, "%s", error->message);
+        lose(relay);
+        return;
+    }
+    ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the guest "
+                        "is unharmed");
+    guest->uffd_overdue = false;
+    if (!guest->uffd_killed) { /* it has died since: the next one was told that this was at it */
+        ff_state_unmark(relay->state, FF_MARK_PROTECTED);
+    }
+}
+
+/* Sizes are those of the files, whatever an engine has said. */
+static void lift(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+    g_autoptr(GArray) blocks = g_array_new(FALSE, FALSE, sizeof(FfLiftBlock));
+
+    for (guint i = 0; i < relay->held->len; i++) {
+        const FfHeld *held = relay->held->pdata[i];
+        FfBacking b;
+
+        if (g_str_has_prefix(held->name, RAM) && ff_backing_of_file(held->fd, &b) == 0) {
+            FfLiftBlock block = {held->fd, b.size, b.page_size};
+
+            g_array_append_val(blocks, block);
+        }
+    }
+    guest->uffd_lifting = true;
+    ff_lift_start(guest->uffds[FF_KIND_PROTECT], guest->maps, (const FfLiftBlock *)blocks->data,
+                  blocks->len, lifted, relay);
+}
+
 static gboolean overdue(gpointer opaque)
 {
     FfRelay *relay = opaque;
+    FfGuest *guest = &relay->guest;
 
-    relay->guest.uffd_timer = 0;
-    lose(relay);
+    guest->uffd_timer = 0;
+    if (guest->uffd_lent) {
+        guest->uffd_overdue = true;
+    } else if (guest->uffd_killed) {
+        lift(relay);
+    } else {
+        lose(relay);
+    }
     return G_SOURCE_REMOVE;
 }
 
-void ff_uffds_engine_ended(FfRelay *relay)
+static void wait_for_next(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+
+    if (guest->uffd_overdue && !guest->uffd_killed) {
+        lose(relay);
+    } else if (!guest->uffd_timer) {
+        guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
+    }
+}
+
+void ff_uffds_engine_ended(FfRelay *relay, bool killed)
 {
     FfGuest *guest = &relay->guest;
 
@@ -206,14 +272,22 @@ void ff_uffds_engine_ended(FfRelay *relay)
         return;
     }
     guest->uffd_lent = false;
-    if (guest->uffds[FF_KIND_PROTECT] < 0) {
-        ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* its copy was the last one */
-        return;
-    }
+    guest->uffd_killed = killed;
     ff_state_mark(relay->state, FF_MARK_PROTECTED); /* it may have died before it had done so */
     /* This QEMU is ended then, or the next engine finds that the guest is its own. */
-    bool guarded = ff_state_is_guarded(relay->state);
-    if (!guarded && !guest->uffd_timer) {
-        guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
+    if (!ff_state_is_guarded(relay->state)) {
+        wait_for_next(relay);
+    }
+}
+
+void ff_uffds_engine_dead(FfRelay *relay)
+{
+    FfGuest *guest = &relay->guest;
+
+    if (guest->uffd_killed) {
+        guest->uffd_killed = false;
+        if (!guest->uffd_lifting && !ff_state_is_guarded(relay->state)) {
+            wait_for_next(relay);
+        }
     }
 }

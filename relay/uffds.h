@@ -6,9 +6,12 @@
  * The one for synchronous write protection is lent to the engine that asks for it, and this copy
  * keeps it alive if that engine dies: who waits in it waits for the next engine, which takes the
  * protection away and gives it back. Has none done that FF_UFFDS_LIFT_MS later, this copy is
- * closed. Then the last one is gone (or is, with an engine that is at it just now), so everybody
- * continues, as the kernel does that; and the guest has no live snapshots any more. The main loop's
- * thread.
+ * closed, or when the one ends that is at it just then. Then the last one is gone, so everybody
+ * continues, as the kernel does that; and the guest has no live snapshots any more.
+ *
+ * But the kernel may hold an engine that was killed, and its copy, as a disk does not answer, and
+ * no other engine is started before it is dead. Then this process takes the protection away, in a
+ * thread of its own; the next engine looks once more. The main loop's thread.
  */
 #ifndef FF_RELAY_UFFDS_H
 #define FF_RELAY_UFFDS_H
@@ -30,7 +33,11 @@ void ff_uffds_untake(FfRelay *relay);
 /* The engine is done with it, and nothing is registered in it. FD is taken. -1: the engine has
  * closed its copy, and something may be registered still. */
 void ff_uffds_give(FfRelay *relay, const char *name, int fd);
-/* The engine's link has ended, and it is dead or as good as dead. */
-void ff_uffds_engine_ended(FfRelay *relay);
+/* The engine's link has ended. KILLED: it is not dead yet, but has a SIGKILL before it, with which
+ * no thread comes out of the kernel. Else it is dead, or may go on: then what it writes may still
+ * be taken for a snapshot, and nothing is lifted that it relies on. */
+void ff_uffds_engine_ended(FfRelay *relay, bool killed);
+/* No engine runs any more. */
+void ff_uffds_engine_dead(FfRelay *relay);
 
 #endif

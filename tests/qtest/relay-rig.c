@@ -281,6 +281,7 @@ Rig *rig_new(const RigConfig *config)
             i == 0 && config->kind != RIG_LISTEN ? peer(rig, config->kind) : listener(rig, name, 0);
     }
     rig->protect = config->protect;
+    rig->maps = config->maps;
     make_hook(rig, config->old_agent);
     if (!config->quiet_agent) {
         rig_send_hello(rig, config->uffd_errno, rig->qemu);
@@ -309,9 +310,11 @@ void rig_send_hello(Rig *rig, int uffd_errno, pid_t pid)
     size_t length = old ? offsetof(FfAgentHello, hook_error) : sizeof(hello);
 
     for (unsigned i = 1; i < n_fds; i++) {
-        bool given = rig->protect && i == FF_AGENT_FD_UFFDS + FF_KIND_PROTECT;
+        int given = i == FF_AGENT_FD_MAPS                      ? rig->maps
+                    : i == FF_AGENT_FD_UFFDS + FF_KIND_PROTECT ? rig->protect
+                                                               : 0;
 
-        fds[i] = given ? fcntl(rig->protect, F_DUPFD_CLOEXEC, 0)
+        fds[i] = given ? fcntl(given, F_DUPFD_CLOEXEC, 0)
                        : memfd_create("not-what-it-says", MFD_CLOEXEC);
     }
     if (!old) {

@@ -25,8 +25,8 @@ typedef struct {
     int agent;   /* the agent's end of the hand-over socket */
     int peer;    /* the test's end of monitor 0, or what the relay connects to; -1: it listens */
     bool mute;   /* engines do not say that they have INIT */
-    int protect; /* RigConfig's */
-    int hook;    /* what arms the hook in QEMU; here there is none */
+    int protect, maps;    /* RigConfig's */
+    int hook;             /* what arms the hook in QEMU; here there is none */
     FfDiscards *discards; /* the same, as the engine has it */
     int log;              /* memfd: QEMU's and the relay's stderr */
     int state_fd;         /* -1: the relay made it, and takes it along */
@@ -63,6 +63,7 @@ typedef struct {
     const char *engine;   /* path; NULL: the test's own */
     bool quiet_agent;     /* no hello is sent */
     int protect;          /* sent as the userfaultfd for write protection; 0: a file that is none */
+    int maps;             /* the same as QEMU's /proc/PID/maps */
     bool old_agent;       /* it has no hook, and says what one of before the hook said */
     const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
     unsigned hung_ms;     /* how long the relay waits for the answer to PING; 0: 30 s */

@@ -106,7 +106,7 @@ static void test_protect(void)
 /* ---- an engine dies while somebody waits ---- */
 
 typedef struct {
-    int uffd;
+    int uffd, memfd;
     char *map;
     gint done; /* atomic; observer: the test */
     GThread *writer;
@@ -125,23 +125,22 @@ static gpointer write_one(gpointer opaque)
 
 static bool guest_new(Guest *g)
 {
-    int fd = memfd_create("ram", MFD_CLOEXEC);
-
-    *g = (Guest){.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)};
+    *g = (Guest){.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK),
+                 .memfd = memfd_create("ram", MFD_CLOEXEC)};
     if (g->uffd < 0 || ff_uffd_init(g->uffd, FF_UFFD_PROTECTION, NULL) < 0) {
         g_test_skip(g->uffd < 0 ? "no permission for userfaultfd" : "the kernel is too old");
         return false;
     }
-    g_assert_cmpint(ftruncate(fd, GUEST_BYTES), ==, 0);
-    g->map = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    g_assert_cmpint(ftruncate(g->memfd, GUEST_BYTES), ==, 0);
+    g->map = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, g->memfd, 0);
     g_assert_true(g->map != MAP_FAILED);
-    close(fd);
     return true;
 }
 
-/* An engine has taken the userfaultfd, protects, has read that somebody waits, and is killed. The
- * relay's copy is the only one then. */
-static void die_protecting(Rig *rig, Stream *client, Guest *g)
+/* An engine has taken the userfaultfd, protects, and has read that somebody waits. Returns its
+ * copy.
+ */
+static int protect(Rig *rig, Stream *client, Guest *g)
 {
     g_autoptr(RigFrame) command = begin_engine(rig, client), taken = take_uffd(rig, "protect");
     struct uffd_msg msg;
@@ -154,8 +153,14 @@ static void die_protecting(Rig *rig, Stream *client, Guest *g)
     g->writer = g_thread_new("writer", write_one, g);
     g_assert_true(test_wait_readable(uffd, test_deadline(TEST_TIMEOUT)));
     g_assert_cmpint(ff_uffd_read(uffd, &msg, 1), ==, 1);
-    close(uffd);
     taken->fds[0] = -1;
+    return uffd;
+}
+
+/* And is killed: the relay's copy is the only one then. */
+static void die_protecting(Rig *rig, Stream *client, Guest *g)
+{
+    close(protect(rig, client, g));
     rig_engine_crash(rig);
 }
 
@@ -165,6 +170,7 @@ static void guest_end(Guest *g)
     g_assert_cmpint(g->map[4711], ==, 2);
     memset(g->map, 3, GUEST_BYTES); /* nothing is protected any more */
     munmap(g->map, GUEST_BYTES);
+    close(g->memfd);
 }
 
 /* The next engine is there at once, lifts, and gives back: the guest can have its next snapshot. */
@@ -217,20 +223,19 @@ static void test_protect_overdue(gconstpointer data)
         rig_engine_crash(rig);
         rig_engine_start(rig);
     }
-    g_thread_join(g.writer);
+    guest_end(&g);
     int64_t now = g_get_monotonic_time();
     g_test_message("waited %d ms", (int)((now - died) / 1000));
     g_assert_cmpint(now - before, >=, FF_UFFDS_LIFT_MS * 1000);
     g_assert_cmpint(now - died, <, 3 * FF_UFFDS_LIFT_MS * 1000);
-    memset(g.map, 3, GUEST_BYTES);
-    munmap(g.map, GUEST_BYTES);
     expect_no_uffd(rig, "protect", "they need the guest to be started again");
     g_assert_false(ff_state_is_marked(rig->state, FF_MARK_PROTECTED));
     g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
 }
 
-/* One that is still at it a second later goes on: what it gives back is of use. */
-static void test_protect_late(void)
+/* One that is still at it a second later goes on: what it gives back is of use. If it dies instead,
+ * there is no further second. */
+static void test_protect_late(gconstpointer dies)
 {
     Guest g;
 
@@ -242,23 +247,105 @@ static void test_protect_late(void)
 
     die_protecting(rig, client, &g);
     rig_engine_start(rig);
-    g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
+    RigFrame *taken = take_uffd(rig, "protect");
     rig_expect(client, "it has been restarted");
-    /* Each answer is a turn of the relay's main loop. */
-    while (__atomic_load_n(&rig->state->kind_error[FF_KIND_PROTECT], __ATOMIC_RELAXED) == 0) {
-        rig_send(client, "{'execute':'query-name','id':'known'}");
-        rig_expect(client, "known");
-    }
-    expect_held(rig, taken->fds[0], 0);
+    g_usleep((FF_UFFDS_LIFT_MS + 200) * 1000); /* that it is not closed */
+    expect_held(rig, taken->fds[0], 1);
     g_assert_cmpint(g_atomic_int_get(&g.done), ==, 0);
-    g_assert_cmpint(ff_uffd_unregister(taken->fds[0], (uintptr_t)g.map, GUEST_BYTES), ==, 0);
-    ff_state_unmark(rig->state, FF_MARK_PROTECTED);
-    give_uffd(rig, taken);
-    guest_end(&g);
+    if (!dies) {
+        g_assert_cmpint(ff_uffd_unregister(taken->fds[0], (uintptr_t)g.map, GUEST_BYTES), ==, 0);
+        ff_state_unmark(rig->state, FF_MARK_PROTECTED);
+        give_uffd(rig, taken);
+        guest_end(&g);
+    }
+    rig_frame_free(taken);
+    if (dies) {
+        int64_t died = g_get_monotonic_time();
+        rig_engine_crash(rig);
+        guest_end(&g);
+        g_assert_cmpint(g_get_monotonic_time() - died, <, FF_UFFDS_LIFT_MS * 1000);
+        g_autoptr(RigFrame) command = begin_engine(rig, client);
+        expect_no_uffd(rig, "protect", "they need the guest to be started again");
+        return;
+    }
     g_autoptr(RigFrame) again = take_uffd(rig, "protect");
     g_assert_cmpuint(again->header.n_fds, ==, 1);
     g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, 0);
     give_uffd(rig, again);
+}
+
+/* ---- an engine that was killed and does not end ---- */
+
+static void hold_memory(Rig *rig, const Guest *g)
+{
+    static const char text[] =
+        "{\"name\": \"ram:more\", \"size\": 1, \"page-size\": 3}"; /* a lie */
+
+    g_assert_cmpint(ff_link_send(rig->link, FF_LINK_HOLD, 0, 0, text, strlen(text), &g->memfd, 1),
+                    ==, 0);
+}
+
+static void wait_for_log(Rig *rig, Stream *client, const char *text)
+{
+    for (int64_t end = test_deadline(20);;) {
+        g_autofree char *log = rig_log(rig);
+
+        if (strstr(log, text)) {
+            return;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        /* Each answer is a turn of the relay's main loop. */
+        rig_send(client, "{'execute':'query-name','id':'known'}");
+        rig_expect(client, "known");
+    }
+}
+
+/* FAULT: what becomes of its SIGKILL. Taken for sent: nothing of it can come any more, and the
+ * relay lets the guest go on, whose next snapshot is possible when the engine has ended. Not
+ * allowed: the engine may write on, and its file must not get what the guest writes now, so the
+ * guest waits. */
+static void test_protect_held(gconstpointer fault)
+{
+    bool is_killed = strstr(fault, "skip");
+    Guest g;
+
+    if (!rig_has_faults()) {
+        g_test_skip("this build has no faults: meson setup -Dfaults=true");
+        return;
+    }
+    if (!guest_new(&g)) {
+        return;
+    }
+    int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.protect = g.uffd, .maps = maps, .faults = fault});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+
+    int uffd = protect(rig, client, &g);
+    hold_memory(rig, &g);
+    int process = rig_engine_process(rig);
+    rig_engine_crash(rig);
+    rig_expect(client, "it has been restarted");
+    if (is_killed) {
+        wait_for_log(rig, client, "the guest is unharmed");
+        guest_end(&g);
+        close(uffd);
+    } else {
+        wait_for_log(rig, client, "they need the guest to be started again");
+        g_assert_cmpint(g_atomic_int_get(&g.done), ==, 0);
+        close(uffd);
+        guest_end(&g);
+    }
+    rig_expect_no_engine(rig, 300);
+    close(process);
+    if (is_killed) {
+        rig_engine_start(rig); /* by itself: it looks once more */
+        g_assert_true(ff_state_is_marked(rig->state, FF_MARK_PROTECTED));
+        g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
+        g_assert_cmpuint(taken->header.n_fds, ==, 1);
+        ff_state_unmark(rig->state, FF_MARK_PROTECTED);
+        give_uffd(rig, taken);
+    }
+    close(maps);
 }
 
 /* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
@@ -403,7 +490,12 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/protect-lifted", test_protect_lifted);
     g_test_add_data_func("/relay/protect-overdue/nobody", NULL, test_protect_overdue);
     g_test_add_data_func("/relay/protect-overdue/one-that-dies", "yes", test_protect_overdue);
-    g_test_add_func("/relay/protect-late", test_protect_late);
+    g_test_add_data_func("/relay/protect-late/gives", NULL, test_protect_late);
+    g_test_add_data_func("/relay/protect-late/dies", "yes", test_protect_late);
+    g_test_add_data_func("/relay/protect-held/killed", "relay/*/step/kill-engine=skip",
+                         test_protect_held);
+    g_test_add_data_func("/relay/protect-held/not-allowed", "relay/*/call/kill-engine=EIO",
+                         test_protect_held);
     g_test_add_func("/relay/hook", test_hook);
     g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);

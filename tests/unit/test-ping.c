@@ -6,6 +6,12 @@
 #include "relay/engine-internal.h"
 #include "tests/lib/documented.h"
 
+#include <pthread.h>
+#include <signal.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #define S ((gint64)G_USEC_PER_SEC)
 
 static FfEngine engine = {.pidfd = -1};
@@ -112,6 +118,62 @@ static void test_late(void)
     ff_ping_end(&relay);
 }
 
+static void *stay(void *told)
+{
+    while (write(GPOINTER_TO_INT(told), "", 1) != 1) {
+    }
+    pause();
+    return NULL;
+}
+
+/* A process whose first thread has ended, and another one has not. */
+static pid_t half_ended(void)
+{
+    int told[2];
+    char byte;
+
+    g_assert_cmpint(pipe(told), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pthread_t thread;
+
+        pthread_create(&thread, NULL, stay, GINT_TO_POINTER(told[1]));
+        pthread_exit(NULL);
+    }
+    g_assert_cmpint(read(told[0], &byte, 1), ==, 1);
+    close(told[0]);
+    close(told[1]);
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+    do { /* its first thread is on its way */
+        g_free(text);
+        g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    } while (!strstr(text, ") Z "));
+    return pid;
+}
+
+/* It was killed, and the kernel has one of its threads: nobody waits for 30 s. */
+static void test_killed(void)
+{
+    pid_t pid = half_ended();
+
+    engine.pidfd = pidfd_open(pid, 0);
+    answers = true;
+    late = 0;
+    begin();
+    g_assert_cmpint(look(), ==, 5 * S);
+    g_assert_null(hung_why); /* it answers: what else is there need not be looked at */
+    answers = false;
+    look();
+    g_assert_null(hung_why);
+    look();
+    g_assert_cmpstr(hung_why, ==, "it was killed, and does not end: does a disk not answer?");
+    ff_ping_end(&relay);
+    close(engine.pidfd);
+    engine.pidfd = -1;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_unsetenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
@@ -119,5 +181,6 @@ int main(int argc, char **argv)
     g_test_add_func("/ping/silent", test_silent);
     g_test_add_func("/ping/answers", test_answers);
     g_test_add_func("/ping/late", test_late);
+    g_test_add_func("/ping/killed", test_killed);
     return g_test_run();
 }
