@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A live snapshot that fails: the engine dies at each of its steps, the disk is full, the client
- * cancels, or it cannot begin at all. The guest runs on unharmed, no file is there, and what comes
- * next is told.
+ * A live snapshot that fails: the engine or the relay dies at each of its steps, the disk is full,
+ * the client cancels, or it cannot begin at all. The guest runs on unharmed, no file is there, and
+ * what comes next is told.
  */
+#include "tests/lib/attach.h"
 #include "tests/qtest/snapshot-rig.h"
 
 #include <signal.h>
@@ -36,6 +37,84 @@ static void test_killed(gconstpointer data)
     snap_expect_error(&t, "the migration engine ended unexpectedly");
     snap_expect_no_file(&t);
     snap_expect_settings(&t);
+    snap_end(&t);
+}
+
+/* ---- the relay dies ----------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *step;
+    bool stands; /* the guest may stand then: the engine goes on for a moment */
+    bool named;  /* the file may have its name by then; it is whole */
+} RelayStep;
+
+static const RelayStep relay_steps[] = {
+    {"setup", true},          {"active", true},
+    {"capture-pass", true},   {"protected", true},
+    {"prepared", true},       {"stopping", true},
+    {"offered", true},        {"stopped", true},
+    {"armed", true},          {"saved", true},
+    {"releasing", true},      {"running", false},
+    {"writer-lent", true},    {"writer-lent#20"},
+    {"written", false, true}, {"committing", false, true},
+    {"named", false, true},
+};
+
+typedef struct {
+    const RelayStep *at;
+    const char *who; /* the fault's action: "relay", or "both" */
+} RelayDeath;
+
+/* It goes round, through all of its memory: nothing is protected any more. */
+static void expect_goes_round(Snap *t)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        vm_wait_new_serial(t->vm, "B");
+    }
+}
+
+static void expect_whole_or_none(Snap *t, bool named)
+{
+    if (named && g_file_test(t->path, G_FILE_TEST_EXISTS)) {
+        g_autofree uint8_t *whole = snap_read(t->path, SNAP_RAM_MIB << 20);
+        g_assert_nonnull(whole);
+        g_assert_cmpint(unlink(t->path), ==, 0);
+    }
+    snap_expect_no_file(t);
+}
+
+/* All copies of the userfaultfd are closed. A guest that stood runs again when it has its next
+ * relay, which has no other userfaultfd for its snapshots. */
+static void test_relay_killed(gconstpointer data)
+{
+    const RelayDeath *d = data;
+    g_autofree char *fault = g_strdup_printf("snapshot/*/at/%s=%s", d->at->step, d->who);
+    Snap t = {.listens = true};
+
+    if (!snap_begin(&t, fault, NULL)) {
+        return;
+    }
+    if (!d->at->named) {
+        snap_slow_down(&t); /* what the engine does without its relay does not make it whole */
+    }
+    qmp_ok_or_dies(vm_qmp(t.vm), "x-farfault-snapshot", "{'file': '%s', 'buffer': 4096}", t.path);
+    vm_wait_qmp_end(t.vm);
+    g_assert_true(vm_fault_happened(t.vm, 0));
+    if (!d->at->stands) {
+        expect_goes_round(&t);
+    }
+    attach_vm(t.vm, NULL);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(t.vm));
+    if (g_strcmp0(status, "failed") != 0) {
+        qmp_expect_migration(vm_qmp(t.vm), "failed");
+    }
+    expect_goes_round(&t);
+    expect_whole_or_none(&t, d->at->named);
+    snap_expect_settings(&t);
+    g_autofree char *error =
+        qmp_error(vm_qmp(t.vm), "x-farfault-snapshot", "{'file': '%s'}", t.path);
+    g_assert_nonnull(strstr(error, "they need the guest to be started again"));
     snap_end(&t);
 }
 
@@ -284,6 +363,14 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/snapshot/killed/", steps[i], NULL);
 
         g_test_add_data_func(path, steps[i], test_killed);
+    }
+    static RelayDeath deaths[2 * G_N_ELEMENTS(relay_steps)];
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        deaths[i] = (RelayDeath){&relay_steps[i / 2], i % 2 ? "both" : "relay"};
+        g_autofree char *path =
+            g_strdup_printf("/snapshot/%s-killed/%s", deaths[i].who, deaths[i].at->step);
+
+        g_test_add_data_func(path, &deaths[i], test_relay_killed);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(failures); i++) {
         g_autofree char *path = g_strconcat("/snapshot/disk/", failures[i].name, NULL);
