@@ -175,7 +175,7 @@ static bool open_output(FfSnapshot *s, GError **error)
 
     s->output = c->path ? ff_output_new(c->path, error)
                         : ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error);
-    if (!s->output || !has_room(s, error)) {
+    if (!s->output || !ff_output_may_be_named(s->output, error) || !has_room(s, error)) {
         return false;
     }
     /* What is in a client's file may be an older snapshot: broken off, this one would leave that

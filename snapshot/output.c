@@ -331,7 +331,7 @@ static bool rename_part(const FfOutput *o)
         unlink(o->part);
         return true;
     }
-    if (errno != EPERM && errno != EOPNOTSUPP && errno != EMLINK) {
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != EMLINK && errno != ENOSYS) {
         return false;
     }
     if (access(o->path, F_OK) == 0) {
@@ -339,6 +339,31 @@ static bool rename_part(const FfOutput *o)
         return false;
     }
     return rename(o->part, o->path) == 0; /* the engine may not */
+}
+
+bool ff_output_may_be_named(FfOutput *o, GError **error)
+{
+    if (!o->part) {
+        return true;
+    }
+    g_autofree char *other = g_strconcat(o->part, ".name", NULL);
+
+    if (link(o->part, other) == 0) {
+        unlink(other);
+        return true;
+    }
+    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, other, RENAME_NOREPLACE) == 0) {
+        catch_signals(other);
+        g_free(o->part);
+        o->part = g_steal_pointer(&other);
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                "%s: its file system has no hard links and no RENAME_NOREPLACE, so no file can get "
+                "a name there that surely replaces no other: use farfault snapshot with a unix "
+                "socket, or another folder",
+                o->path);
+    return false;
 }
 
 /* A second name for the file without one. */

@@ -34,6 +34,9 @@ FfOutput *ff_output_new_fd(int fd, const char *name, GError **error);
 /* O_DIRECT may be set for a while: the file description is ours alone, or had it already. Somebody
  * else's would keep it if this process were killed, and whatever else is written there fail. */
 bool ff_output_may_be_direct(const FfOutput *o);
+/* ff_output_commit() can do without rename(), which replaces what is there and which the engine may
+ * not. A FALSE is said before anything is written. */
+bool ff_output_may_be_named(FfOutput *o, GError **error);
 /* For errors; borrowed. */
 const char *ff_output_path(const FfOutput *o);
 /* What was not committed is gone. */

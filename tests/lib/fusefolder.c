@@ -221,6 +221,9 @@ static bool take_name(FuseFolder *f, const struct fuse_in_header *in)
         create(f, in, arg);
         return true;
     case FUSE_LINK: {
+        if (f->config.no_link) {
+            return false;
+        }
         const struct fuse_link_in *l = arg;
         add_name(f, (const char *)(l + 1), l->oldnodeid);
         reply_entry(f, in, l->oldnodeid, false);

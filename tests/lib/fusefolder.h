@@ -12,6 +12,7 @@
 
 typedef struct {
     bool no_direct;    /* a write with O_DIRECT is EINVAL */
+    bool no_link;      /* no second name for a file */
     bool no_rename2;   /* as NFS: a file gets another name only by a link, or over any other */
     unsigned write_us; /* what each write takes */
 } FuseFolderConfig;
