@@ -101,23 +101,6 @@ void ff_restore_file_free(FfRestoreFile *f)
 /* ---- whether it is this guest ------------------------------------------------------------------
  */
 
-/* The block of guest RAM that BLOCK of the file is: QEMU names it after its backend, by its id or
- * (machine types before 4.0) by its path. -1: it is none. */
-static int ram_block(const FfRam *ram, const FfSavedBlock *block)
-{
-    const char *name = block->name;
-
-    if (g_str_has_prefix(name, "/objects/")) {
-        name += strlen("/objects/");
-    }
-    for (unsigned i = 0; i < ram->n_blocks; i++) {
-        if (!strcmp(ram->blocks[i].info.id, name)) {
-            return (int)i;
-        }
-    }
-    return -1;
-}
-
 /* FfMappedRun */
 static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
 {
@@ -128,9 +111,6 @@ static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
 static bool take_block(FfRestoreFile *f, const FfBlock *ours, const FfSavedBlock *b,
                        FfFileBlock *to, GError **error)
 {
-    if (to->data) {
-        return refuse(error, f, "damaged: it has memory block '%s' twice", b->name);
-    }
     if (b->size != ours->info.size) {
         return refuse(error, f,
                       "its memory block '%s' has %" PRIu64 " MiB, that of this QEMU %" PRIu64
@@ -151,26 +131,26 @@ static bool take_block(FfRestoreFile *f, const FfBlock *ours, const FfSavedBlock
 
 static bool compare_blocks(FfRestoreFile *f, const FfRam *ram, GError **error)
 {
-    uint64_t others = 0;
+    uint64_t others = f->saved->memory;
 
     f->n_blocks = ram->n_blocks;
     f->blocks = g_new0(FfFileBlock, ram->n_blocks);
-    for (guint i = 0; i < f->saved->blocks->len; i++) {
-        const FfSavedBlock *b = ff_saved_block(f->saved, i);
-        int number = ram_block(ram, b);
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        const char *id = ram->blocks[i].info.id;
+        int number = ff_saved_find(f->saved, id);
 
-        others += number < 0 ? b->size : 0;
-        if (number >= 0 && !take_block(f, &ram->blocks[number], b, &f->blocks[number], error)) {
+        if (number < 0) {
+            return refuse(error, f,
+                          number == -1 ? "it has no memory block '%s', as this QEMU has: start "
+                                         "QEMU as the saved guest was started"
+                                       : "it has more than one memory block '%s'",
+                          id);
+        }
+        const FfSavedBlock *b = ff_saved_block(f->saved, number);
+        if (!take_block(f, &ram->blocks[i], b, &f->blocks[i], error)) {
             return false;
         }
-    }
-    for (unsigned i = 0; i < ram->n_blocks; i++) {
-        if (!f->blocks[i].data) {
-            return refuse(error, f,
-                          "it has no memory block '%s', as this QEMU has: start QEMU as the saved "
-                          "guest was started",
-                          ram->blocks[i].info.id);
-        }
+        others -= b->size;
     }
     return others <= OTHERS_MAX ||
            refuse(error, f, "it has %" PRIu64 " MiB in memory blocks that this QEMU has not",
@@ -230,12 +210,13 @@ int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemor
     g_autofree bool *left_out = g_new0(bool, n);
     g_autoptr(FfOutput) o = new_memory(f, error);
 
-    for (guint i = 0; i < n && o; i++) {
-        int number = ram_block(ram, ff_saved_block(f->saved, i));
+    for (unsigned i = 0; i < ram->n_blocks && o; i++) {
+        const char *id = ram->blocks[i].info.id;
+        int number = ff_saved_find(f->saved, id);
 
-        left_out[i] = number >= 0;
-        if (number >= 0 &&
-            !memory->address(memory, ram->blocks[number].info.id, &addresses[i], error)) {
+        g_assert(number >= 0); /* ff_restore_file_compare() has found it */
+        left_out[number] = true;
+        if (!memory->address(memory, id, &addresses[number], error)) {
             return -1;
         }
     }

@@ -55,6 +55,22 @@ static bool keeps_what_is_given_back(FfSnapshot *s, GError **error)
     return ff_plain_refuse(s->plain, error);
 }
 
+/* Else that would be found out with the guest standing. */
+static bool has_plain_state(FfSnapshot *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+    g_autofree char *device = memory->saved_before ? memory->saved_before(memory) : NULL;
+
+    if (!device) {
+        return true;
+    }
+    g_set_error(error, FF_M_ERROR, 0,
+                "the guest has a device whose state its QEMU writes in front of the memory, where "
+                "its end cannot be known (%s)",
+                device);
+    return ff_plain_refuse(s->plain, error);
+}
+
 static int arm_hook(FfSnapshot *s, const FfRegions *regions)
 {
     unsigned n;
@@ -127,7 +143,8 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    return keeps_what_is_given_back(s, error) && sees_all_writes(s, false, error) &&
+    return has_plain_state(s, error) && keeps_what_is_given_back(s, error) &&
+           sees_all_writes(s, false, error) &&
            ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
 }
 
@@ -364,16 +381,6 @@ static bool take(FfSnapshot *s, GError **error)
 /* ---- the file ----------------------------------------------------------------------------------
  */
 
-/* The number of RAM block B in the file, -1 and ERROR. QEMU names it after its backend: by its id,
- * or by its path (machine types before 4.0). */
-static int file_block(FfSnapshot *s, const FfRamBlock *b, GError **error)
-{
-    int number = ff_live_file_block(s->file, b->id, b->size, NULL);
-    g_autofree char *path = g_strdup_printf("/objects/%s", b->id);
-
-    return number >= 0 ? number : ff_live_file_block(s->file, path, b->size, error);
-}
-
 static void mark(FfSnapshot *s, unsigned block, unsigned number)
 {
     const FfBitmap *data = ff_capture_data(s->capture, block);
@@ -414,7 +421,9 @@ static bool write_pages(FfSnapshot *s, GError **error)
 {
     s->numbers = g_new0(int, s->ram->n_blocks);
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {
-        s->numbers[i] = file_block(s, &s->ram->blocks[i].info, error);
+        const FfRamBlock *b = &s->ram->blocks[i].info;
+
+        s->numbers[i] = ff_live_file_block(s->file, b->id, b->size, error);
         if (s->numbers[i] < 0) {
             return false;
         }

@@ -14,6 +14,7 @@
 #include "qemu/discards.h"
 #include "qemu/disks.h"
 #include "qemu/drain.h"
+#include "qemu/early.h"
 #include "qemu/internal.h"
 #include "qemu/keep-pact.h"
 #include "qemu/nested.h"
@@ -50,7 +51,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
-                   .gives_back = ff_qemu_gives_back},
+                   .gives_back = ff_qemu_gives_back,
+                   .saved_before = ff_qemu_saved_before},
         .state = {.prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,

@@ -131,25 +131,19 @@ void ff_live_file_free(FfLiveFile *f)
 
 int ff_live_file_block(FfLiveFile *f, const char *name, uint64_t size, GError **error)
 {
-    for (guint i = 0; i < f->s->blocks->len; i++) {
-        const FfSavedBlock *b = ff_saved_block(f->s, i);
+    int i = ff_saved_find(f->s, name);
+    const char *problem = i == -1                                 ? "is not in it"
+                          : i < 0                                 ? "is in it more than once"
+                          : ff_saved_block(f->s, i)->size != size ? "has another size"
+                          : f->blocks[i].records                  ? "is in it, with its memory"
+                                                                  : NULL;
 
-        if (strcmp(b->name, name) != 0) {
-            continue;
-        }
-        if (b->size != size) {
-            fail(f, error, "has another size", name);
-            return -1;
-        }
-        if (f->blocks[i].records) {
-            fail(f, error, "is in it, with its memory", name);
-            return -1;
-        }
-        f->blocks[i].handed_in = true;
-        return i;
+    if (problem) {
+        fail(f, error, problem, name);
+        return -1;
     }
-    fail(f, error, "is not in it", name);
-    return -1;
+    f->blocks[i].handed_in = true;
+    return i;
 }
 
 bool ff_live_file_put(FfLiveFile *f, unsigned block, uint64_t page, const uint8_t *bytes,

@@ -23,8 +23,8 @@ FfLiveFile *ff_live_file_new(FfInput *state, FfSavedForm form, FfOutput *o, uint
 void ff_live_file_free(FfLiveFile *f);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfLiveFile, ff_live_file_free)
 
-/* The number of block NAME of SIZE bytes, which is handed in from now on. -1 and ERROR: STATE has
- * no such block, or has its memory. */
+/* The number of the block of the backend NAME (ff_saved_find()) of SIZE bytes, which is handed in
+ * from now on. -1 and ERROR: STATE has no such block, or has its memory. */
 int ff_live_file_block(FfLiveFile *f, const char *name, uint64_t size, GError **error);
 
 /* A page of such a block; each once at least, zeros too (BYTES NULL) in a stream. */

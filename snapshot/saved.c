@@ -334,6 +334,23 @@ static void read_head(FfSaved *s, FfCursor *c)
     }
 }
 
+int ff_saved_find(const FfSaved *s, const char *backend)
+{
+    int found = -1;
+
+    for (guint i = 0; i < s->blocks->len; i++) {
+        const char *name = ff_saved_block(s, i)->name, *slash = strrchr(name, '/');
+
+        if (!strcmp(name, backend)) {
+            return (int)i;
+        }
+        if (slash && !strcmp(slash + 1, backend)) {
+            found = found == -1 ? (int)i : -2;
+        }
+    }
+    return found;
+}
+
 FfSaved *ff_saved_open(FfInput *in, int64_t offset, GError **error)
 {
     g_autoptr(FfSaved) s = g_new0(FfSaved, 1);

@@ -100,6 +100,10 @@ static inline FfSavedBlock *ff_saved_block(const FfSaved *s, guint i)
     return &g_array_index(s->blocks, FfSavedBlock, i);
 }
 
+/* The number of the block that is the memory of BACKEND, an object's id. QEMU names it so, by the
+ * object's path (machine types before 4.0), or with the path of its device in front (virtio-mem):
+ * an id has no "/". -1: there is none; -2: more than one. */
+int ff_saved_find(const FfSaved *s, const char *backend);
 bool ff_saved_has_capability(const FfSaved *s, const char *name);
 /* The block is shared memory, which QEMU left out (mapped-ram only: a stream does not say it). */
 bool ff_saved_block_is_outside(const FfSaved *s, const FfSavedBlock *b);

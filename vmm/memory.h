@@ -59,6 +59,10 @@ struct FfVmmMemory {
     /* Optional (NULL: nothing does): the device by which the guest may give memory back at any time
      * (g_free), in a few words; NULL: there is none. */
     char *(*gives_back)(FfVmmMemory *memory);
+    /* Source, optional: the device whose state the VMM's stream has in front of the memory, where
+     * nobody else can tell its end, and what to do about it (g_free), in a few words; NULL: there
+     * is none. */
+    char *(*saved_before)(FfVmmMemory *memory);
 };
 
 #endif

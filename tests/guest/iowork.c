@@ -150,9 +150,10 @@ static void *net_work(void *arg)
 void io_load_modules(void)
 {
     static const char *const names[] = {
-        "virtio_ring", "virtio",         "virtio_pci_legacy_dev", "virtio_pci_modern_dev",
-        "virtio_pci",  "failover",       "net_failover",          "virtio_blk",
-        "virtio_net",  "virtio_balloon",
+        "virtio_ring",           "virtio",     "virtio_pci_legacy_dev",
+        "virtio_pci_modern_dev", "virtio_pci", "failover",
+        "net_failover",          "virtio_blk", "virtio_net",
+        "virtio_balloon",        "virtio_mem",
     };
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];

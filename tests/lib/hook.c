@@ -84,8 +84,14 @@ int hook_ram(Vm *vm, const char *name)
     g_autoptr(JsonNode) plan = plan_of(vm);
     JsonArray *ram = json_object_get_array_member(json_node_get_object(plan), "ram");
 
-    return take(vm, name ? find_memfd(vm, name)
-                         : json_object_get_int_member(json_array_get_object_element(ram, 0), "fd"));
+    for (guint i = 0; i < json_array_get_length(ram); i++) {
+        JsonObject *one = json_array_get_object_element(ram, i);
+
+        if (!name || !strcmp(json_object_get_string_member(one, "id"), name)) {
+            return take(vm, (int)json_object_get_int_member(one, "fd"));
+        }
+    }
+    return take(vm, find_memfd(vm, name));
 }
 
 void hook_arm(Vm *vm, FfDiscards *discards, int ram)

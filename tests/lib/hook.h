@@ -11,8 +11,8 @@
 
 /* ff_discards_free(). The test fails if there is none. */
 FfDiscards *hook_of(Vm *vm);
-/* The file of guest RAM that QEMU has as the memfd NAME, or (NULL) as the first of its plan; the
- * caller's. */
+/* The file of guest RAM whose backend has the id NAME, or (NULL) of the first one of its plan, or
+ * which QEMU has as the memfd NAME; the caller's. */
 int hook_ram(Vm *vm, const char *name);
 /* Arms it for that file, and where QEMU has it mapped. */
 void hook_arm(Vm *vm, FfDiscards *discards, int ram);

@@ -45,7 +45,13 @@ char *linux_guest_disk_new(uint64_t bytes)
 Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
                       const char *incoming)
 {
-    g_autofree char *memory = g_strdup_printf("%uK", guest->ram_kib);
+    g_autofree char *memory =
+        g_strdup_printf("%uK%s", guest->ram_kib, guest->plug_mib ? ",slots=1,maxmem=2G" : "");
+    g_autofree char *more = g_strdup_printf("memory-backend-ram,id=more,size=%uM", guest->plug_mib);
+    /* "Inaccessible" is the default for shared memory, which farfault's is, and not for QEMU's. */
+    g_autofree char *device =
+        g_strconcat("virtio-mem-pci,id=vm0,memdev=more,requested-size=0,unplugged-inaccessible=on",
+                    guest->plug_more, NULL);
     g_autofree char *smp = g_strdup_printf("%u", guest->n_cpus);
     g_autofree char *kernel = guest_file("vmlinuz"), *initrd = guest_file("initrd.img");
     /* no_timer_check: a vCPU that gets no processor for long fails that check, and panics. */
@@ -56,7 +62,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
     g_autofree char *chardev =
         g_strdup_printf("socket,id=vhost,path=%s,reconnect=1", guest->vhost ? guest->vhost : "");
-    const char *args[22] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
+    const char *args[26] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd, "-append", append, "-no-reboot"};
     unsigned n = 11;
 
@@ -78,6 +84,12 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
         args[n++] = "-device";
         args[n++] =
             guest->reporting ? "virtio-balloon-pci,free-page-reporting=on" : "virtio-balloon-pci";
+    }
+    if (guest->plug_mib) {
+        args[n++] = "-object";
+        args[n++] = more;
+        args[n++] = "-device";
+        args[n++] = device;
     }
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = launcher,

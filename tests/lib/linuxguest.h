@@ -17,7 +17,9 @@ typedef struct {
     const char *vhost; /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
     bool balloon;      /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;    /* it reports pages that the guest has free */
-    bool listens;      /* as in VmConfig */
+    unsigned plug_mib; /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
+    const char *plug_more;     /* its further properties: ",NAME=VALUE"; can be NULL */
+    bool listens;              /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */
 } LinuxGuest;
 

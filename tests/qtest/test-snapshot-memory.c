@@ -55,6 +55,38 @@ static void test_huge(gconstpointer buffer)
     hugepages_free(pages);
 }
 
+/* ---- backends ----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name, *args[6];
+} Backends;
+
+static const Backends backends[] = {
+    {"dimm", {"-object", "memory-backend-ram,id=more,size=32M", "-device", "pc-dimm,memdev=more"}},
+    {"same-name", /* as the memory of a device of QEMU's own */
+     {"-object", "memory-backend-ram,id=vga.vram,size=32M", "-device", "pc-dimm,memdev=vga.vram"}},
+};
+
+/* Each of them is found in what QEMU says of the guest, or is not the guest's. */
+static void test_backends(gconstpointer data)
+{
+    const Backends *b = data;
+    const char *args[16] = {"-m", G_STRINGIFY(SNAP_RAM_MIB) "M,slots=1,maxmem=1G", "-vga", "std"};
+    Snap t = {.args = args};
+
+    for (unsigned i = 0; b->args[i]; i++) {
+        args[4 + i] = b->args[i];
+    }
+    if (snap_begin(&t, NULL, NULL)) {
+        snap_ask(&t);
+        qmp_expect_migration(vm_qmp(t.vm), "completed");
+        expect_right_counters(&t);
+        snap_expect_settings(&t);
+        snap_end(&t);
+    }
+}
+
 /* What the guest has never touched stays a hole of its memory, and takes no huge page of the host.
  */
 static void test_holes(void)
@@ -160,5 +192,10 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snapshot/memory/huge/no-room", "0", test_huge);
     g_test_add_data_func("/snapshot/memory/huge/one-small-page", "4096", test_huge);
     g_test_add_func("/snapshot/memory/other-uffd", test_other);
+    for (unsigned i = 0; i < G_N_ELEMENTS(backends); i++) {
+        g_autofree char *path = g_strconcat("/snapshot/backends/", backends[i].name, NULL);
+
+        g_test_add_data_func(path, &backends[i], test_backends);
+    }
     return g_test_run();
 }

@@ -200,6 +200,10 @@ static void test_blocks(void)
     assert_refused(f, "pc.ram", 4096, "state: block 'pc.ram' has another size");
     assert_refused(f, "/rom@etc/table", SAVEDFILE_SMALL * SAVEDFILE_PAGE,
                    "state: block '/rom@etc/table' is in it, with its memory");
+    /* QEMU has put a device's path in front of the backend's id. */
+    assert_refused(f, "table", SAVEDFILE_SMALL * SAVEDFILE_PAGE,
+                   "state: block 'table' is in it, with its memory");
+    assert_refused(f, "able", SAVEDFILE_SMALL * SAVEDFILE_PAGE, "state: block 'able' is not in it");
     g_assert_false(ff_live_file_end(f, &error));
     g_assert_cmpstr(error->message, ==, "state: block 'pc.ram' has no memory, in it or elsewhere");
     end(&t);
