@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See dest-dump.h. Everything that a dump says is compared, and each piece of it that is needed is
- * verified, before anything is changed; then, in this order: the relay holds the directory, the
- * epoch is raised, the mark is stored, and the pager (pagers/file.h) takes the place of the one
- * that asked the source. It reads by read_pages(), which verifies each piece again.
+ * See dest-dump.h. Everything that a dump says is compared (dump-fit.h), and each piece of it that
+ * is needed is verified, before anything is changed; then, in this order: the relay holds the
+ * directory, the epoch is raised, the mark is stored, and the pager (pagers/file.h) takes the place
+ * of the one that asked the source. It reads by read_pages(), which verifies each piece again.
  *
  * A dump that an engine before this one has used is compared only: what was verified then is
  * verified once more when it is used.
@@ -25,9 +25,9 @@
 #include "fault/fault.h"
 #include "migration/dest-arm.h"
 #include "migration/dest-fault.h"
+#include "migration/dump-fit.h"
 #include "net/priority.h"
 #include "pagers/file.h"
-#include "snapshot/dump-files.h"
 #include "snapshot/pageset.h"
 
 /* Pages that are placed together for a fault. */
@@ -35,11 +35,8 @@
 
 /* A dump that fits the guest. */
 typedef struct {
-    FfReaderFile *shared;                    /* has `files` */
-    const FfDumpFiles *files;                /* borrowed from it */
-    const FfDumpBlock *block[FF_MAX_BLOCKS]; /* by the guest's */
-    FfFileBlock pages[FF_MAX_BLOCKS];        /* for the pager; `at`: as if the files were one */
-    unsigned n_blocks;
+    FfReaderFile *shared; /* has fit.files */
+    FfDumpFit fit;
 } Dump;
 
 struct FfDestDump {
@@ -55,133 +52,14 @@ static void dump_free(Dump *dump)
     if (!dump) {
         return;
     }
-    for (unsigned i = 0; i < dump->n_blocks; i++) {
-        g_free((uint64_t *)dump->pages[i].data);
-    }
+    ff_dump_fit_clear(&dump->fit);
     ff_reader_file_unref(dump->shared);
     g_free(dump);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Dump, dump_free)
 
-static bool refuse(GError **error, const Dump *dump, const char *format, ...) G_GNUC_PRINTF(3, 4);
-
-static bool refuse(GError **error, const Dump *dump, const char *format, ...)
-{
-    g_autofree char *what = NULL;
-    va_list ap;
-
-    va_start(ap, format);
-    what = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", dump->files->path, what);
-    return false;
-}
-
-/* ---- whether it is ours ------------------------------------------------------------------------
+/* ---- verifying it -------------------------------------------------------------------------------
  */
-
-static bool compare_block(Dump *dump, unsigned i, const FfRamBlock *ours, GError **error)
-{
-    for (unsigned j = 0; j < dump->files->n_blocks; j++) {
-        const FfDumpBlock *b = &dump->files->blocks[j];
-
-        if (strcmp(b->id, ours->id) != 0) {
-            continue;
-        }
-        dump->block[i] = b;
-        return (b->size == ours->size && b->page_size == ours->page_size &&
-                b->address == ours->gpa) ||
-               refuse(error, dump, "its memory '%s' is another one than this guest's", b->id);
-    }
-    return refuse(error, dump, "it has no memory '%s', as this guest has", ours->id);
-}
-
-/* Whatever is compared here was verified by its checksum. */
-static bool compare(const FfDestination *d, Dump *dump, GError **error)
-{
-    const FfDumpFiles *f = dump->files;
-
-    if (memcmp(f->session, d->conn->session, sizeof(f->session)) != 0) {
-        return refuse(error, dump,
-                      "it is of another migration: this one is continued by its own source, or its "
-                      "source's dump");
-    }
-    if (strcmp(f->role, "source") != 0) {
-        return refuse(error, dump,
-                      "it is the destination's half: name the directory of the source's");
-    }
-    if (strcmp(f->run_right, "given") != 0) {
-        return refuse(error, dump,
-                      "it was made before the source gave the guest away, and is older than what "
-                      "is here: dump the source when it is postcopy-paused");
-    }
-    if (f->n_blocks != d->ram->n_blocks) {
-        return refuse(error, dump, "it has %u blocks of memory, this guest has %u", f->n_blocks,
-                      d->ram->n_blocks);
-    }
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        if (!compare_block(dump, i, &d->ram->blocks[i].info, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* ---- its pages ---------------------------------------------------------------------------------
- */
-
-static bool is_here(const FfDestination *d, unsigned block, uint64_t page)
-{
-    return ff_bitmap_test(&d->ram->blocks[block].bitmap, page);
-}
-
-/* What is missing here the dump must have: what it does not hold is never zeros. */
-static bool check_held(const FfDestination *d, const Dump *dump, GError **error)
-{
-    uint64_t lacking = 0;
-
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        for (uint64_t page = 0; page < d->ram->blocks[i].n_pages; page++) {
-            lacking += !is_here(d, i, page) && !ff_pageset_has(dump->block[i]->held, page);
-        }
-    }
-    return !lacking || refuse(error, dump, "%" PRIu64 " pages are neither here nor in it", lacking);
-}
-
-/* What the pager reads; the rest is zeros. A page that is not held is none of them. */
-static void make_pages(const FfDestination *d, Dump *dump)
-{
-    uint64_t at = 0;
-
-    for (; dump->n_blocks < d->ram->n_blocks; dump->n_blocks++) {
-        const FfDumpBlock *b = dump->block[dump->n_blocks];
-        uint64_t n = b->size / FF_FILE_PAGE, *words = g_new0(uint64_t, ff_bitmap_words(n));
-        FfBitmap data;
-
-        ff_bitmap_init_over(&data, words, n);
-        for (uint64_t i = 0; i < n; i++) {
-            if (!ff_dump_piece_is_zero(b, i * FF_FILE_PAGE / FF_DUMP_PIECE) ||
-                !ff_pageset_has(b->held, i * FF_FILE_PAGE / b->page_size)) {
-                ff_bitmap_set(&data, i);
-            }
-        }
-        dump->pages[dump->n_blocks] =
-            (FfFileBlock){.at = at, .n_pages = n, .page_size = b->page_size, .data = words};
-        at += b->size;
-    }
-}
-
-static bool is_needed(const FfDestination *d, unsigned i, const FfDumpBlock *b, uint64_t piece)
-{
-    uint64_t at = piece * FF_DUMP_PIECE, end = at + ff_dump_piece_size(b, piece);
-
-    for (uint64_t page = at / b->page_size; page * b->page_size < end; page++) {
-        if (!is_here(d, i, page)) {
-            return true;
-        }
-    }
-    return false;
-}
 
 /* What the thread that verifies is told, and tells; not after -ECANCELED. */
 typedef struct {
@@ -194,13 +72,13 @@ typedef struct {
 /* FALSE: the end, and V may be gone. */
 static bool verify_block(FfReader *r, Verification *v, unsigned i)
 {
-    const FfDumpBlock *b = v->dump->block[i];
+    const FfDumpBlock *b = v->dump->fit.block[i];
 
     for (uint64_t piece = 0; piece < b->n_pieces; piece++) {
         if (ff_control_events(v->d->control) & (FF_EV_QUIT | FF_EV_DEAD)) {
             return false;
         }
-        if (!is_needed(v->d, i, b, piece)) {
+        if (!ff_dump_fit_needs(&v->dump->fit, v->d->ram, i, piece)) {
             continue;
         }
         ff_reader_enter(r, v->dump->shared);
@@ -243,7 +121,11 @@ static bool verify(FfDestination *d, const Dump *dump, GError **error)
         g_propagate_error(error, v.error);
         return false;
     }
-    return v.verified || refuse(error, dump, "it was not read to its end: paused meanwhile");
+    if (!v.verified) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: it was not read to its end: paused meanwhile",
+                    dump->fit.files->path);
+    }
+    return v.verified;
 }
 
 /* FD (taken) is the directory PATH. */
@@ -255,14 +137,14 @@ static Dump *open_dump(FfDestination *d, int fd, const char *path, bool verified
     if (!files) {
         return NULL;
     }
-    dump->files = files;
+    dump->fit.files = files;
     dump->shared = ff_reader_file_new_of(files, (GDestroyNotify)ff_dump_files_free);
-    if (!compare(d, dump, error) || !check_held(d, dump, error) ||
+    if (!ff_dump_fit_check(&dump->fit, d->ram, d->conn->session, error) ||
         (!verified && !verify(d, dump, error))) {
         return NULL;
     }
     FF_FAULT_AT("dump-verified");
-    make_pages(d, dump);
+    ff_dump_fit_make_pages(&dump->fit, d->ram);
     return g_steal_pointer(&dump);
 }
 
@@ -322,13 +204,13 @@ static int read_pages(FfReader *r, unsigned block, uint64_t first, uint64_t n, u
                       uint64_t *at, void *opaque)
 {
     const FfDestDump *dd = opaque;
-    const FfDumpBlock *b = dd->now->block[block];
+    const FfDumpBlock *b = dd->now->fit.block[block];
 
     for (uint64_t i = 0; i < n; i++, to += FF_FILE_PAGE) {
         uint64_t place = (first + i) * FF_FILE_PAGE, page = place / b->page_size;
         const uint8_t *data;
 
-        *at = dd->now->pages[block].at + place;
+        *at = dd->now->fit.pages[block].at + place;
         if (!ff_pageset_has(b->held, page)) {
             /* It is read between others, and not placed. */
             if (!ff_space_is_placed(dd->side->placer.space, block, page)) {
@@ -353,11 +235,11 @@ static void failed(const FfFileError *e, void *opaque)
     g_autoptr(GError) error = NULL;
     unsigned i = 0;
 
-    while (i + 1 < dump->n_blocks && e->at >= dump->pages[i + 1].at) {
+    while (i + 1 < dump->fit.n_blocks && e->at >= dump->fit.pages[i + 1].at) {
         i++;
     }
-    const FfDumpBlock *b = dump->block[i];
-    uint64_t place = e->at - dump->pages[i].at;
+    const FfDumpBlock *b = dump->fit.block[i];
+    uint64_t place = e->at - dump->fit.pages[i].at;
     if (e->error == ENXIO) {
         ff_control_dead(dd->side->control, "%s: it does not hold the page at byte %" PRIu64,
                         b->memory_path, place);
@@ -401,8 +283,8 @@ static void exchange(FfDestination *d, Dump *dump)
     ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
     dd->pager = ff_file_pager_new(&(FfFilePagerConfig){
         .space = d->placer.space,
-        .blocks = dump->pages,
-        .n_blocks = dump->n_blocks,
+        .blocks = dump->fit.pages,
+        .n_blocks = dump->fit.n_blocks,
         .window = WINDOW,
         .thread_begins = ff_priority_urgent,
         .zero = place_zeros,
@@ -427,10 +309,10 @@ static void exchange(FfDestination *d, Dump *dump)
 static void keep(FfDestination *d, const Dump *dump)
 {
     FfStateHeader *state = d->cfg->state;
-    char *uri = g_strconcat(FF_DUMP_SCHEME, dump->files->path, NULL);
+    char *uri = g_strconcat(FF_DUMP_SCHEME, dump->fit.files->path, NULL);
 
     if (d->control->ops.hold) {
-        d->control->ops.hold(FF_FILE_HELD, dump->files->dir, d->control->ops.opaque);
+        d->control->ops.hold(FF_FILE_HELD, dump->fit.files->dir, d->control->ops.opaque);
     }
     FF_FAULT_AT("dump-held");
     /* A path that was cut would be another one. */
