@@ -198,6 +198,19 @@ static bool hex(const GKeyFile *about, const char *group, const char *key, uint8
     return true;
 }
 
+/* What can stand in a message of one line. Frees what cannot. */
+static bool take_text(const GKeyFile *about, const char *group, const char *key, char **text)
+{
+    *text = g_key_file_get_string((GKeyFile *)about, group, key, NULL);
+    for (const char *c = *text; c && *c; c++) {
+        if (!g_ascii_isprint(*c)) {
+            g_clear_pointer(text, g_free);
+            return false;
+        }
+    }
+    return *text != NULL;
+}
+
 static bool sum_of(const GKeyFile *about, const char *group, const char *key, uint64_t *sum)
 {
     uint8_t bytes[sizeof(*sum)];
@@ -213,9 +226,20 @@ static bool sum_of(const GKeyFile *about, const char *group, const char *key, ui
 
 static bool is_size(const FfDumpBlock *b)
 {
-    return b->id && b->page_size >= 4096 && (b->page_size & (b->page_size - 1)) == 0 &&
+    return b->page_size >= 4096 && (b->page_size & (b->page_size - 1)) == 0 &&
            b->page_size <= 1ull << 30 && b->size && b->size <= BLOCK_MAX &&
            b->size % b->page_size == 0;
+}
+
+/* No other block before block I has its name. */
+static bool is_new(const FfDumpFiles *f, unsigned i)
+{
+    for (unsigned j = 0; j < i; j++) {
+        if (!strcmp(f->blocks[j].id, f->blocks[i].id)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool read_block(FfDumpFiles *f, unsigned i, GKeyFile *about, GError **error)
@@ -227,12 +251,12 @@ static bool read_block(FfDumpFiles *f, unsigned i, GKeyFile *about, GError **err
     g_autofree char *sums = g_strdup_printf("%u.sums", i);
     uint64_t pages_sum, sums_sum;
 
-    b->id = g_key_file_get_string(about, group, "id", NULL);
+    bool named = take_text(about, group, "id", &b->id) && is_new(f, i);
     b->size = g_key_file_get_uint64(about, group, "size", NULL);
     b->page_size = g_key_file_get_uint64(about, group, "page-size", NULL);
     b->address = g_key_file_get_uint64(about, group, "address", NULL);
     b->memory_path = g_build_filename(f->path, memory, NULL);
-    if (!is_size(b) || !sum_of(about, group, "pages-sum", &pages_sum) ||
+    if (!named || !is_size(b) || !sum_of(about, group, "pages-sum", &pages_sum) ||
         !sum_of(about, group, "sums-sum", &sums_sum)) {
         return refuse(error, f, FF_DUMP_ABOUT, "block %u makes no sense", i);
     }
@@ -258,13 +282,12 @@ static bool read_all(FfDumpFiles *f, GError **error)
         return false;
     }
     int n = g_key_file_get_integer(about, "dump", "blocks", NULL);
-    f->role = g_key_file_get_string(about, "dump", "role", NULL);
-    f->phase = g_key_file_get_string(about, "dump", "phase", NULL);
-    f->run_right = g_key_file_get_string(about, "dump", "run-right", NULL);
-    f->run_state = g_key_file_get_string(about, "dump", "run-state", NULL);
     f->epoch = g_key_file_get_uint64(about, "dump", "epoch", NULL);
     f->device_bytes = g_key_file_get_uint64(about, "dump", "device-state-bytes", NULL);
-    if (!f->role || !f->phase || !f->run_right || !f->run_state || n < 1 || n > BLOCKS_MAX ||
+    if (!take_text(about, "dump", "role", &f->role) ||
+        !take_text(about, "dump", "phase", &f->phase) ||
+        !take_text(about, "dump", "run-right", &f->run_right) ||
+        !take_text(about, "dump", "run-state", &f->run_state) || n < 1 || n > BLOCKS_MAX ||
         f->device_bytes > DEVICES_MAX ||
         !hex(about, "dump", "session", f->session, sizeof(f->session)) ||
         (f->device_bytes && !sum_of(about, "dump", "device-state-sum", &f->device_sum))) {

@@ -239,6 +239,41 @@ static void test_damaged(void)
     end(&t);
 }
 
+/* Sums that hold around what cannot be: a word that would be more than a line, two blocks of one
+ * name. */
+static void test_senseless(void)
+{
+    static const struct {
+        const char *group, *key, *value;
+    } rows[] = {
+        {"dump", "role", "source\nfarfault: recovered"},
+        {"dump", "phase", "loaded\033[2J"},
+        {"dump", "run-right", "given\r"},
+        {"dump", "run-state", "\001"},
+        {"block 0", "id", "pc.ram\n"},
+        {"block 1", "id", NULL}, /* that of block 0 */
+    };
+
+    if (!side_possible()) {
+        return;
+    }
+    Test t = begin(FF_FRAME_GRANT, false);
+    const char *half = t.half[0];
+    g_autofree char *first = dump_said(half, "block 0", "id");
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autoptr(GError) error = NULL;
+        g_autofree char *was = dump_said(half, rows[i].group, rows[i].key);
+
+        dump_say(half, rows[i].group, rows[i].key, rows[i].value ?: first);
+        g_assert_null(ff_dump_files_open(open(half, O_RDONLY | O_CLOEXEC), half, &error));
+        g_assert_nonnull(strstr(error->message, "no sense"));
+        g_assert_null(strchr(error->message, '\n'));
+        dump_say(half, rows[i].group, rows[i].key, was);
+    }
+    g_assert_cmpint(check(&t), ==, 0);
+    end(&t);
+}
+
 /* The source is given its guest back, and the migration goes on, while its memory is written: what
  * is in the files is of no moment, and no description makes a dump of it. */
 static void test_moved_on(void)
@@ -473,6 +508,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dump/loaded", test_loaded);
     g_test_add_func("/dump/lacking", test_lacking);
     g_test_add_func("/dump/damaged", test_damaged);
+    g_test_add_func("/dump/senseless", test_senseless);
     g_test_add_func("/dump/moved-on", test_moved_on);
     g_test_add_func("/dump/join", test_join);
     g_test_add_func("/dump/sum", test_sum);
