@@ -302,11 +302,13 @@ static void check_config(void)
     g_autoptr(GError) error = NULL;
     g_autofree char *policy = ff_config_get("migration", "policy", &error);
     g_autofree char *untracked = error ? NULL : ff_config_get("migration", "untracked", &error);
+    g_autofree char *restore = error ? NULL : ff_config_get("migration", "restore", &error);
     if (error) {
         say(FAIL, "settings", "correct the file", "%s", error->message);
     } else {
-        say(OK, "settings", NULL, "policy %s, untracked %s", policy ?: "auto (the default)",
-            untracked ?: "qemu (the default)");
+        say(OK, "settings", NULL, "policy %s, untracked %s, restore %s",
+            policy ?: "auto (the default)", untracked ?: "qemu (the default)",
+            restore ?: "eager (the default)");
     }
 }
 

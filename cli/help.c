@@ -264,7 +264,8 @@ const char ff_help_attach[] =
 
 const char ff_help_run[] =
     "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait]\n"
-    "                    [--vhost-user=qemu|farfault] [--] qemu-system-ARCH ARG...\n"
+    "                    [--restore=eager|lazy] [--vhost-user=qemu|farfault]\n"
+    "                    [--] qemu-system-ARCH ARG...\n"
     "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
     "status. Guest memory becomes shared memory, and farfault answers the migration commands on\n"
     "the QMP monitors. An invocation that starts no guest (-version, -machine help, ...) goes to\n"
@@ -276,6 +277,11 @@ const char ff_help_run[] =
     "(docs/precopy.md):\n"
     "                 qemu (QEMU does it; the default), postcopy (the guest is moved at once, its\n"
     "                 memory follows), wait (the same at migrate-start-postcopy)\n"
+    "  --restore=R    what becomes of a restore from a file that was asked for in QEMU's own way,\n"
+    "                 as virsh restore does: eager (QEMU reads all of it first; the default), "
+    "lazy\n"
+    "                 (the guest runs before its memory is there, if the file allows it;\n"
+    "                 docs/libvirt.md)\n"
     "  --vhost-user=V who is connected to the back-ends of vhost-user-blk devices: qemu (the\n"
     "                 default), or farfault, which passes everything on, and lets QEMU stop a\n"
     "                 device only when the back-end has finished its requests\n"
@@ -285,9 +291,9 @@ const char ff_help_run[] =
     "symlink), farfault does the same for the next QEMU of that name on PATH.\n"
     "\n"
     "Environment: FARFAULT_QEMU (the real QEMU), FARFAULT_POLICY, FARFAULT_UNTRACKED,\n"
-    "FARFAULT_VHOST_USER.\n"
+    "FARFAULT_RESTORE, FARFAULT_VHOST_USER.\n"
     "File: /etc/farfault/farfault.conf, with [qemu] binary= and [migration] policy=, untracked=,\n"
-    "vhost-user=.\n"
+    "restore=, vhost-user=.\n"
     "The option wins over the environment, the environment over the file.\n";
 
 const char ff_help_pager[] =

@@ -38,6 +38,8 @@ static const Setting policy_setting = {
     "--policy", "FARFAULT_POLICY", "policy", "policy", {"auto", "always", "never"}};
 static const Setting untracked_setting = {
     "--untracked", "FARFAULT_UNTRACKED", "untracked", "such choice", {"qemu", "postcopy", "wait"}};
+static const Setting restore_setting = {
+    "--restore", "FARFAULT_RESTORE", "restore", "such choice", {"eager", "lazy"}};
 /* Who is the peer of vhost-user-blk devices' back-ends. */
 static const Setting vhost_setting = {
     "--vhost-user", "FARFAULT_VHOST_USER", "vhost-user", "such choice", {"qemu", "farfault"}};
@@ -82,7 +84,7 @@ static const char *find_setting(const Setting *setting, const char *option, GErr
 
 /* What the command line says; NULL: nothing. */
 typedef struct {
-    const char *policy, *untracked, *vhost;
+    const char *policy, *untracked, *restore, *vhost;
 } Said;
 
 static int run(char **argv, const Said *said, const Borrow *borrow)
@@ -91,9 +93,13 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
     const char *policy = find_setting(&policy_setting, said->policy, &error);
     const char *untracked =
         policy ? find_setting(&untracked_setting, said->untracked, &error) : NULL;
-    const char *vhost = untracked ? find_setting(&vhost_setting, said->vhost, &error) : NULL;
+    const char *restore = untracked ? find_setting(&restore_setting, said->restore, &error) : NULL;
+    const char *vhost = restore ? find_setting(&vhost_setting, said->vhost, &error) : NULL;
     if (!vhost) {
-        const char *wrong = untracked ? said->vhost : policy ? said->untracked : said->policy;
+        const char *wrong = restore     ? said->vhost
+                            : untracked ? said->restore
+                            : policy    ? said->untracked
+                                        : said->policy;
         fail(error->message);
         return wrong ? FF_CLI_USAGE_STATUS : 1;
     }
@@ -105,6 +111,7 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
     FfLaunchOptions options = {.qemu = qemu,
                                .policy = policy,
                                .untracked = untracked,
+                               .restore = restore,
                                .takes_backends = strcmp(vhost, "farfault") == 0,
                                .borrow_fd = borrow->socket,
                                .monitor_fd = borrow->monitor};
@@ -132,8 +139,12 @@ static bool take_option(char **argv, int argc, int *i, const char *name, const c
 
 static int unknown_option(const char *option)
 {
-    const char *const known[] = {policy_setting.option, untracked_setting.option,
-                                 vhost_setting.option, "--help", NULL};
+    const char *const known[] = {policy_setting.option,
+                                 untracked_setting.option,
+                                 restore_setting.option,
+                                 vhost_setting.option,
+                                 "--help",
+                                 NULL};
     g_autofree char *text = ff_cli_unknown_option(option, known);
 
     fprintf(stderr,
@@ -154,6 +165,7 @@ int ff_cli_run(int argc, char **argv)
         }
         if (!take_option(argv, argc, &i, policy_setting.option, &said.policy) &&
             !take_option(argv, argc, &i, untracked_setting.option, &said.untracked) &&
+            !take_option(argv, argc, &i, restore_setting.option, &said.restore) &&
             !take_option(argv, argc, &i, vhost_setting.option, &said.vhost) &&
             !take_option(argv, argc, &i, "--borrow", &borrow)) {
             return unknown_option(argv[i]);

@@ -36,7 +36,7 @@ typedef struct {
  * the same numbers. */
 typedef struct {
     const FfPlan *plan;
-    const char *policy, *untracked;
+    const char *policy, *untracked, *restore;
     const int *ram_fds;              /* one per plan->ram */
     const FfPrivateSocket *monitors; /* one per plan->monitors */
     const FfEndpoint *endpoints;     /* one per plan->monitors */

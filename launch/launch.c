@@ -351,6 +351,7 @@ static bool start_relay(Launch *l, GError **error)
         .plan = l->plan,
         .policy = l->options->policy,
         .untracked = l->options->untracked,
+        .restore = l->options->restore,
         .ram_fds = l->ram_fds,
         .monitors = l->monitors,
         .endpoints = l->endpoints,

@@ -171,6 +171,15 @@ static int take(const FfLease *l, bool kept)
     return fcntl(l->fd, F_SETLEASE, F_RDLCK) == 0 || (kept && errno == EAGAIN) ? 0 : -errno;
 }
 
+bool ff_lease_is_possible(int fd)
+{
+    if (!is_signal_blocked() || !has_end() || fcntl(fd, F_SETLEASE, F_RDLCK) < 0) {
+        return false;
+    }
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    return true;
+}
+
 static void listen_to(FfLease *l, GMainContext *context)
 {
     l->source = g_unix_fd_source_new(l->signals, G_IO_IN);

@@ -17,6 +17,8 @@ typedef void (*FfLeaseFunc)(void *opaque);
 /* The kernel tells by SIGIO, which ends a process that does not expect it. The main thread, before
  * there is another one. */
 void ff_lease_init(void);
+/* FD, a description for reading alone, can have a lease now. */
+bool ff_lease_is_possible(int fd);
 /* A lease on the file that FD, a description for reading alone, has open; or the one that an engine
  * before this one took on the same description. PATH is for the log. NULL: there can be none, which
  * the log says. OPAQUE is used by the thread of CONTEXT, which may be in WAITS when ff_lease_end()

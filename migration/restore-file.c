@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "migration/lease.h"
 #include "snapshot/digest.h"
 #include "snapshot/mapped.h"
 #include "snapshot/records.h"
@@ -81,6 +82,27 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
     }
     FfInput *in = ff_input_open_fd(copy, path, error);
     return in && read_head(f, in, offset, error) ? g_steal_pointer(&f) : NULL;
+}
+
+const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    g_autoptr(GError) error = NULL;
+    FfInput *in = copy < 0 ? NULL : ff_input_open_fd(copy, path, NULL);
+    g_autoptr(FfSaved) saved = in ? ff_saved_open(in, offset, &error) : NULL;
+
+    if (!saved || error) {
+        return "the file is no saved guest that could be restored lazily (farfault info says why)";
+    }
+    if (saved->form != FF_SAVED_MAPPED) {
+        return "the file is an ordinary stream, which cannot be restored lazily: see farfault "
+               "convert";
+    }
+    return ff_lease_is_possible(fd)
+               ? NULL
+               : "the file is not QEMU's user's own, is open for writing, or its file system has "
+                 "no leases: who overwrites it could not be held back, so that it is not restored "
+                 "lazily";
 }
 
 void ff_restore_file_free(FfRestoreFile *f)

@@ -26,6 +26,9 @@ typedef struct {
 /* FD (taken) is that of PATH, in which the guest begins at OFFSET (FF_SAVED_OFFSET_LOOK). NULL and
  * ERROR, one line: it cannot be restored lazily. */
 FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error);
+/* Why the guest in FD (borrowed), of which a client is told before all of it was read that it was,
+ * is not to be restored so (static); NULL: it can be. The main loop's thread. */
+const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset);
 /* FALSE and ERROR: the guest in F is not that of RAM. MACHINE and UUID (16 bytes): NULL where
  * nobody can be asked. Once. */
 bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,

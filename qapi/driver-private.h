@@ -128,6 +128,7 @@ struct FfCall {
     const char *native; /* why QEMU carries it though the engine was asked for; static; NULL */
     FfSnapshotRequest *snapshot; /* it asks for one; NULL: it does not */
     bool patient;                /* QEMU may take any time for what it is asked */
+    bool as_eager;               /* it asks for a restore, and takes it for QEMU's own */
     gpointer addition;           /* object-add's own, objects.c; NULL */
 };
 
@@ -273,8 +274,8 @@ void ff_driver_store_native(FfDriver *driver, const char *why);
 void ff_driver_store_failure(FfDriver *driver, FfRole role, const char *why);
 /* The same of any end; WHY can be NULL. */
 void ff_driver_store_end(FfDriver *driver, FfRole role, FfStatus status, const char *why);
-/* Of one that waits for a restore, of which INFO is; NULL: that is over. */
-JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info);
+/* STATUS, and how far the restore is of which INFO is; NULL: that is over. */
+JsonObject *ff_info_beside_restore(FfStatus status, const FfMigrationInfo *info);
 
 /* totals.c: nothing where a migration is not counted */
 /* A use begins. Before its first status. */
@@ -351,6 +352,10 @@ bool ff_restore_is_wanted(FfCall *call);
 void ff_restore_incoming(FfCall *call);
 /* migrate-recover, of a migration that is a restore. */
 void ff_restore_recover(FfCall *call);
+
+/* migration-ops.c */
+/* The client of a restore that fills was told that it is over. */
+bool ff_driver_fills_unseen(const FfDriver *d);
 
 /* after-restore.c */
 /* FALSE: no restore is under way. Else CALL is answered, or NEXT is called with it, or with one of

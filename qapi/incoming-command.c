@@ -33,7 +33,7 @@ static void native_prepared(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
-static void pass_native(FfCall *call)
+void ff_incoming_pass_native(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, true);
@@ -76,7 +76,7 @@ static void got_fd(FfCall *call)
         close(call->fd);
         call->fd = -1;
     }
-    pass_native(call); /* a pipe or a file; or no such name, QEMU says so */
+    ff_incoming_pass_native(call); /* a pipe or a file; or no such name, QEMU says so */
 }
 
 /* Meanwhile another client may have been faster. */
@@ -105,9 +105,11 @@ static void command_decide(FfCall *call)
         ff_call_error(call, "The incoming migration has already been started");
     } else if (ff_restore_is_wanted(call)) {
         ff_restore_incoming(call);
+    } else if (ff_restore_is_asked(call)) {
+        ff_restore_asked(call);
     } else if (!ff_policy_engine_carries(call) || call->tls.native ||
                call->target.kind == FF_URI_FILE) {
-        pass_native(call);
+        ff_incoming_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
     } else if (call->target.kind == FF_URI_FD) {
@@ -172,11 +174,13 @@ void ff_handle_incoming(FfCall *call)
         ff_call_pass(call); /* QEMU refuses it, and knows why */
     } else if (strcmp(config->incoming, "defer")) {
         ff_call_error(call, "The incoming migration has already been started");
+    } else if (ff_restore_is_asked(call)) {
+        ff_call_inner(call, "query-status", NULL, command_status);
     } else if (config->state->policy == FF_POLICY_NEVER || call->target.kind == FF_URI_OTHER ||
                (call->target.kind == FF_URI_FILE &&
                 !(config->state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM)) ||
                (call->target.kind == FF_URI_FD && g_ascii_isdigit(call->target.name[0]))) {
-        pass_native(call);
+        ff_incoming_pass_native(call);
     } else {
         ff_call_inner(call, "query-status", NULL, command_status);
     }

@@ -179,11 +179,8 @@ static FfCall *argument_new(FfDriver *d, uint32_t seq, const char *uri)
     return call;
 }
 
-/* An fd that QEMU inherited: a copy of it is ours if it is a socket. */
-static int steal_fd(FfDriver *d, const char *name)
+int ff_incoming_copy_fd(const FfDriver *d, int number)
 {
-    int number = (int)g_ascii_strtoll(name, NULL, 10);
-
     return (int)syscall(SYS_pidfd_getfd, d->config.pidfd, number, 0);
 }
 
@@ -239,7 +236,8 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
     }
     ff_uri_parse(&target, uri);
     if (target.kind == FF_URI_FD) {
-        int fd = steal_fd(d, target.name);
+        /* One that QEMU inherited is ours if it is a socket. */
+        int fd = ff_incoming_copy_fd(d, (int)g_ascii_strtoll(target.name, NULL, 10));
 
         if (ff_incoming_is_socket(fd)) {
             ff_incoming_begin_connected(d, fd, false);

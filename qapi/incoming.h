@@ -51,6 +51,21 @@ void ff_incoming_given(FfDriver *d);
 /* Of QEMU's migrate-incoming. IN can be NULL. */
 JsonObject *ff_incoming_uri_argument(const FfIncoming *in, const char *uri);
 
+/* incoming-command.c */
+/* QEMU takes CALL, a migrate-incoming; call->native says why, if the engine was asked for it. */
+void ff_incoming_pass_native(FfCall *call);
+/* incoming-start.c */
+/* A copy of what QEMU has open as NUMBER; -1 and errno. */
+int ff_incoming_copy_fd(const FfDriver *d, int number);
+/* restore.c */
+/* A restore whose file call->fd is, with call->parameters and capabilities. */
+void ff_restore_start(FfCall *call);
+/* restore-asked.c */
+/* CALL, a migrate-incoming, is from a file, and such are restored lazily. */
+bool ff_restore_is_asked(const FfCall *call);
+/* With capabilities and parameters: it is, or QEMU takes CALL. */
+void ff_restore_asked(FfCall *call);
+
 /* incoming-stream.c */
 /* QEMU has been given the client's capabilities (FfCallInner): and now the connections. */
 void ff_incoming_stream(FfCall *call, JsonNode *result, const GError *error);

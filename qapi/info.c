@@ -82,8 +82,12 @@ static JsonObject *restore_to_json(const FfMigrationInfo *info)
 
     json_object_set_int_member(o, "read-for-faults", (gint64)info->fault_bytes);
     json_object_set_int_member(o, "read-by-fill", (gint64)info->fill_bytes);
-    json_object_set_int_member(
-        o, "remaining", info->status == FF_STATUS_COMPLETED ? 0 : (gint64)info->ram_remaining);
+    /* A new engine does not know it at first: 0 would say that the file is not needed any more. */
+    if (info->ram_total) {
+        bool over = info->status == FF_STATUS_COMPLETED;
+
+        json_object_set_int_member(o, "remaining", over ? 0 : (gint64)info->ram_remaining);
+    }
     if (info->set_bytes) {
         json_object_set_int_member(o, "working-set", (gint64)info->set_bytes);
         json_object_set_int_member(o, "working-set-used", (gint64)info->set_used);
@@ -91,7 +95,7 @@ static JsonObject *restore_to_json(const FfMigrationInfo *info)
     return o;
 }
 
-JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info)
+JsonObject *ff_info_beside_restore(FfStatus status, const FfMigrationInfo *info)
 {
     JsonObject *out = json_object_new();
     JsonObject *own = json_object_new();
@@ -100,7 +104,7 @@ JsonObject *ff_info_deferred_to_json(const FfMigrationInfo *info)
     if (info) {
         json_object_set_object_member(own, "restore", restore_to_json(info));
     }
-    json_object_set_string_member(out, "status", ff_status_name(FF_STATUS_SETUP));
+    json_object_set_string_member(out, "status", ff_status_name(status));
     json_object_set_object_member(out, "x-farfault", own);
     return out;
 }

@@ -37,6 +37,43 @@ static bool may_begin_inner(const FfDriver *d, FfStatus status)
            (!earlier && status != FF_STATUS_SETUP && status != FF_STATUS_ACTIVE);
 }
 
+/* The guest of a restore whose client takes it for QEMU's own has been started, or stands as it is
+ * to: for that client it is over. */
+static void say_over(FfDriver *d)
+{
+    FfStateHeader *state = d->config.state;
+    uint32_t flags = state->driver_flags;
+
+    if (flags & FF_DRIVER_AS_EAGER && !(flags & FF_DRIVER_SWITCHED) &&
+        state->phase >= FF_PHASE_GRANTED && __atomic_load_n(&state->resumed, __ATOMIC_ACQUIRE)) {
+        state->driver_flags |= FF_DRIVER_SWITCHED;
+        ff_driver_report(d, FF_STATUS_COMPLETED);
+    }
+}
+
+/* Of such a restore nobody is told that it is a lazy one, but of a pause: from then on it is one as
+ * any other. */
+static bool is_unseen(FfDriver *d, FfStatus status)
+{
+    uint32_t *flags = &d->config.state->driver_flags;
+
+    if (status == FF_STATUS_POSTCOPY_PAUSED) {
+        *flags &= ~(uint32_t)FF_DRIVER_AS_EAGER;
+    }
+    if (!(*flags & FF_DRIVER_AS_EAGER)) {
+        return false;
+    }
+    say_over(d);
+    return *flags & FF_DRIVER_SWITCHED || ff_state_is_postcopy(status);
+}
+
+bool ff_driver_fills_unseen(const FfDriver *d)
+{
+    const uint32_t both = FF_DRIVER_AS_EAGER | FF_DRIVER_SWITCHED;
+
+    return d->migration && (d->config.state->driver_flags & both) == both;
+}
+
 static void on_status(FfStatus status, void *opaque)
 {
     FfDriver *d = opaque;
@@ -57,7 +94,8 @@ static void on_status(FfStatus status, void *opaque)
         d->taking_back = false;
         ff_driver_go_on(d);
     }
-    if (!d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
+    if (!is_unseen(d, status) &&
+        !d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
         ff_driver_report(d, status);
     }
     if (overdue) {
@@ -77,6 +115,7 @@ static void on_words(void *opaque)
 
 static void on_moved(void *opaque)
 {
+    say_over(opaque);
     ff_driver_moved(opaque);
 }
 
@@ -102,6 +141,7 @@ static void on_done(void *opaque)
     if (!d->deferred_over) {
         ff_driver_store_info(d, info);
     }
+    d->config.state->driver_flags &= ~(uint32_t)FF_DRIVER_AS_EAGER;
     ff_totals_end(d, info);
     ff_driver_forget_tls(d);
     /* QEMU's last events of the inner migration may still be on their way to the relay: they are
@@ -327,6 +367,10 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
     d->taking_back = config.role == FF_ROLE_SOURCE && (d->config.state->phase == FF_PHASE_SETUP ||
                                                        d->config.state->phase == FF_PHASE_STOPPED);
     ff_totals_adopt(d);
+    if ((d->config.state->driver_flags & FF_DRIVER_AS_EAGER) &&
+        (d->config.state->driver_flags & FF_DRIVER_SWITCHED)) {
+        d->status = FF_STATUS_COMPLETED; /* as was said */
+    }
     d->migration = ff_migration_adopt(&config, driver_ops(d, &ops), &error);
     ff_tls_choice_clear(&tls);
     if (!d->migration) {

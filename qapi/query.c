@@ -98,7 +98,7 @@ static JsonNode *deferred(FfDriver *d)
     }
     g_autoptr(FfMigrationInfo) info = d->migration ? ff_migration_info(d->migration) : NULL;
 
-    return object_node(ff_info_deferred_to_json(info));
+    return object_node(ff_info_beside_restore(FF_STATUS_SETUP, info));
 }
 
 void ff_handle_query_migrate(FfCall *call)
@@ -108,6 +108,10 @@ void ff_handle_query_migrate(FfCall *call)
     ff_driver_client_looked(call);
     if (d->deferring || (d->migration && d->deferred_over)) {
         ff_call_return(call, deferred(d));
+    } else if (ff_driver_fills_unseen(d)) {
+        g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
+
+        ff_call_return(call, object_node(ff_info_beside_restore(FF_STATUS_COMPLETED, info)));
     } else if (d->migration) {
         /* No question to QEMU: it may hang while it waits for a page. A reason against migration
          * that has come since the start, which a QEMU that migrates would refuse, is not said. */

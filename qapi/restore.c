@@ -52,7 +52,7 @@ static FfUseSet use_of_set(const FfCall *call)
                                                           : FF_SET_USE;
 }
 
-static void start(FfCall *call)
+void ff_restore_start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -77,7 +77,9 @@ static void start(FfCall *call)
         lives && !json_node_get_boolean(lives);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
     ff_driver_report_anew(d, FF_STATUS_NONE);
+    d->config.state->driver_flags |= call->as_eager ? FF_DRIVER_AS_EAGER : 0;
     if (!ff_driver_start(d, &config, call->capabilities, &ff_incoming_ops, &error)) {
+        d->config.state->driver_flags &= ~(uint32_t)FF_DRIVER_AS_EAGER;
         ff_call_error(call, "%s", error->message);
         return;
     }
@@ -87,7 +89,7 @@ static void start(FfCall *call)
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
-    start(call); /* gone already is as good */
+    ff_restore_start(call); /* gone already is as good */
 }
 
 static void close_qemus_copy(FfCall *call)
@@ -96,7 +98,7 @@ static void close_qemus_copy(FfCall *call)
 
     if (!call->target.name || call->fd < 0) {
         json_object_unref(args);
-        start(call);
+        ff_restore_start(call);
         return;
     }
     json_object_set_string_member(args, "fdname", call->target.name);
@@ -124,7 +126,7 @@ void ff_restore_incoming(FfCall *call)
     } else if (call->target.name) {
         ff_call_take_fd(call, call->target.name, close_qemus_copy);
     } else {
-        start(call);
+        ff_restore_start(call);
     }
 }
 

@@ -72,9 +72,25 @@ static void parse_inet(FfUri *target, const char *text)
     set_inet(target, host, colon + 1);
 }
 
+#define FDSET "/dev/fdset/"
+
+/* What newer libvirts pass in place of a path. */
+static void set_fdset(FfUri *target, const char *number, uint64_t offset)
+{
+    char *end;
+
+    target->fdset = g_ascii_strtoll(number, &end, 10);
+    target->in_fdset = g_ascii_isdigit(*number) && !*end;
+    target->offset = offset;
+}
+
 static void set_file(FfUri *target, const char *path, uint64_t offset)
 {
-    if (*path && !g_str_has_prefix(path, "/dev/fdset/")) {
+    if (g_str_has_prefix(path, FDSET)) {
+        set_fdset(target, path + strlen(FDSET), offset);
+        return;
+    }
+    if (*path) {
         target->kind = FF_URI_FILE;
         target->path = g_strdup(path);
         target->offset = offset;

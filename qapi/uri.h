@@ -29,7 +29,9 @@ typedef struct {
     char *port;
     char *path;
     char *name;
-    uint64_t offset;     /* bytes */
+    uint64_t offset;   /* bytes */
+    gboolean in_fdset; /* FF_URI_OTHER: file number FDSET of QEMU's, from OFFSET on */
+    gint64 fdset;
     gboolean ipv4, ipv6; /* as asked for; both FALSE: any */
 } FfUri;
 

@@ -159,6 +159,13 @@ static FfUntracked read_untracked(JsonObject *root)
                                         : FF_UNTRACKED_QEMU;
 }
 
+static FfRestoreWish read_restore(JsonObject *root)
+{
+    g_autofree char *text = get_text(root, "restore");
+
+    return !g_strcmp0(text, "lazy") ? FF_RESTORE_LAZY : FF_RESTORE_EAGER;
+}
+
 FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
 {
     FfRelayPlan *plan = g_new0(FfRelayPlan, 1); /* lives as long as the process */
@@ -198,6 +205,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->engine_refused = get_text(root, "engine-refused");
     plan->policy = read_policy(root);
     plan->untracked = read_untracked(root);
+    plan->restore = read_restore(root);
     plan->daemonize = ff_json_bool(root, "daemonize");
     plan->start_paused = ff_json_bool(root, "start-paused");
     plan->incoming_taken = ff_json_bool(root, "incoming-taken");

@@ -53,6 +53,7 @@ typedef struct {
     char *name, *incoming, *engine_refused; /* can be NULL */
     FfPolicy policy;
     FfUntracked untracked;
+    FfRestoreWish restore;
     bool daemonize, start_paused, incoming_taken;
     bool borrowed;       /* memory and listening monitors are those of another QEMU still */
     char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */

@@ -153,6 +153,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     if (!plan->attached) {
         relay->state->policy = plan->policy;
         relay->state->untracked = plan->untracked;
+        relay->state->restore = plan->restore;
         if (plan->borrowed) {
             ff_state_mark(relay->state, FF_MARK_BORROWED);
         }

@@ -117,7 +117,9 @@ typedef struct {
     /* Inode of a parcel of which QEMU has a copy: what the next relay and engine need of an upgrade
      * (state/pact.h); 0: none. The number of a socket has no more bits. */
     uint32_t kept_pact;
-    uint32_t reserved;
+    /* FfRestoreWish; 0 where a farfault of before it has written the rest. Written by the relay
+     * alone. */
+    uint32_t restore;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
@@ -158,6 +160,9 @@ enum {
     /* QEMU's last migration had come to an end before this one began: such a status says nothing of
      * this one. */
     FF_DRIVER_ENDED_BEFORE = 1 << 14,
+    /* A restore whose client takes it for QEMU's own: qapi/restore-asked.c. With
+     * FF_DRIVER_SWITCHED: it was told that all is here. */
+    FF_DRIVER_AS_EAGER = 1 << 15,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */
@@ -215,6 +220,12 @@ typedef enum {
     FF_UNTRACKED_POSTCOPY, /* the guest is moved at once, all of its memory follows */
     FF_UNTRACKED_WAIT,     /* the same, as soon as the client asks for postcopy */
 } FfUntracked;
+/* The setting "restore": what becomes of a guest whose client restores it from a file in QEMU's own
+ * way. */
+typedef enum {
+    FF_RESTORE_EAGER, /* QEMU reads all of it first */
+    FF_RESTORE_LAZY,  /* it runs before its memory is there, if that can be */
+} FfRestoreWish;
 /* x-farfault-peer: which peers are accepted. */
 typedef enum { FF_PEER_WISH_AUTO, FF_PEER_WISH_REQUIRE, FF_PEER_WISH_NATIVE } FfPeerWish;
 typedef enum { FF_POLICY_AUTO, FF_POLICY_ALWAYS, FF_POLICY_NEVER } FfPolicy;

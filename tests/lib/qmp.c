@@ -173,6 +173,16 @@ void qmp_getfd(Qmp *q, const char *name, int fd)
     json_object_unref(must(q, "getfd", read_answer(q, id, "getfd"), "return"));
 }
 
+int qmp_add_fd(Qmp *q, int fd, int64_t *set)
+{
+    unsigned id = send_command(q, "add-fd", "{}", fd);
+    g_autoptr(JsonObject) answer = must(q, "add-fd", read_answer(q, id, "add-fd"), "return");
+    JsonObject *added = json_object_get_object_member(answer, "return");
+
+    *set = json_object_get_int_member(added, "fdset-id");
+    return (int)json_object_get_int_member(added, "fd");
+}
+
 char *qmp_hmp(Qmp *q, const char *line)
 {
     g_autoptr(JsonObject) answer = must(

@@ -32,6 +32,9 @@ JsonObject *qmp_return(Qmp *q, const char *command, const char *args, ...) G_GNU
 char *qmp_error(Qmp *q, const char *command, const char *args, ...) G_GNUC_PRINTF(3, 4);
 /* getfd NAME with FD, which stays the caller's. */
 void qmp_getfd(Qmp *q, const char *name, int fd);
+/* add-fd with FD, which stays the caller's: its number in QEMU, *SET of what it is a part of there.
+ */
+int qmp_add_fd(Qmp *q, int fd, int64_t *set);
 /* human-monitor-command; its output (g_free). */
 char *qmp_hmp(Qmp *q, const char *line);
 

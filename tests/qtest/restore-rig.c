@@ -251,10 +251,7 @@ void restore_recovers(const RestoreScene *s, Vm *vm, const char *path)
 /* ---- one that does not come to its end ---------------------------------------------------------
  */
 
-/* From then on no read ends before restore_release(). */
-#define HELD "destination/postcopy-active/call/read-file#30=hold"
-
-static int gates[2]; /* of HELD, while they are open */
+static int gates[2]; /* of RESTORE_HELD, while they are open */
 
 void restore_release(Vm *vm)
 {
@@ -274,20 +271,33 @@ Vm *restore_begin_held(RestoreScene *s)
     return restore_has_faults() && restore_begin_plain(s) ? restore_start_held(s) : NULL;
 }
 
-Vm *restore_start_held(const RestoreScene *s)
+void restore_make_gates(Vm *vm)
 {
-    Vm *vm = restore_start_again(s, HELD);
     g_autofree char *hold = vm_path(vm, "hold"), *held = vm_path(vm, "held");
 
     g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
     g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+}
+
+void restore_await_held(Vm *vm)
+{
+    g_autofree char *held = vm_path(vm, "held");
+    int fd = open(held, O_WRONLY | O_CLOEXEC); /* when somebody is */
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+}
+
+Vm *restore_start_held(const RestoreScene *s)
+{
+    Vm *vm = restore_start_again(s, RESTORE_HELD);
+
+    restore_make_gates(vm);
     restore_ask(s, vm, s->path);
     qmp_expect_migration(vm_qmp(vm), "setup");
     qmp_expect_migration(vm_qmp(vm), "active");
     qmp_expect_migration(vm_qmp(vm), "postcopy-active");
-    int fd = open(held, O_WRONLY | O_CLOEXEC); /* when somebody is */
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
+    restore_await_held(vm);
     return vm;
 }
 

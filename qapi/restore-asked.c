@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A restore that a client asks for in QEMU's own way, as virsh restore does, where the setting
+ * "restore" is lazy: the guest runs before its memory is there, and the client, which waits for
+ * "completed", is told so then (migration-ops.c). Nothing of the setting is needed by who asks for
+ * a lazy restore himself (restore.c).
+ *
+ * Who is told so may do with the file what it likes. So it is QEMU's restore, all of it first,
+ * wherever the rest could be lost by that: a managed save, which libvirt removes; a file that
+ * nobody could find again, or that cannot be kept from being overwritten. And wherever it could not
+ * be lazy. Then the reason is in the log, and in query-migrate. Main loop's thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "migration/restore-file.h"
+#include "qapi/incoming.h"
+
+static bool is_number(const char *name)
+{
+    return g_ascii_isdigit(name[0]) && strlen(name) <= 9 &&
+           strspn(name, "0123456789") == strlen(name);
+}
+
+bool ff_restore_is_asked(const FfCall *call)
+{
+    const FfStateHeader *state = call->driver->config.state;
+    const FfUri *t = &call->target;
+
+    return state->restore == FF_RESTORE_LAZY && state->policy != FF_POLICY_NEVER &&
+           state->peer != FF_PEER_WISH_NATIVE &&
+           (t->kind == FF_URI_FILE || (t->kind == FF_URI_FD && is_number(t->name)) ||
+            (t->kind == FF_URI_OTHER && t->in_fdset));
+}
+
+/* WHY (static) is NULL: it is none of a restore's. */
+static void leave_to_qemu(FfCall *call, const char *why)
+{
+    if (call->fd >= 0) {
+        close(call->fd);
+        call->fd = -1;
+    }
+    call->native = why;
+    ff_incoming_pass_native(call);
+}
+
+/* ---- the file ----------------------------------------------------------------------------------
+ */
+
+/* Its name (g_free), which must be that of the file FD still; NULL. */
+static char *name_of(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autofree char *path = g_file_read_link(link, NULL);
+    struct stat own, named;
+
+    return path && path[0] == '/' && fstat(fd, &own) == 0 && stat(path, &named) == 0 &&
+                   own.st_dev == named.st_dev && own.st_ino == named.st_ino
+               ? g_steal_pointer(&path)
+               : NULL;
+}
+
+/* FD is a description of its own if the file can be opened by who we are: what the client has set
+ * of its does not matter then, nor is a lease its. */
+static int own_description(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+    int own = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    if (own >= 0) {
+        close(fd);
+    }
+    return own >= 0 ? own : fd;
+}
+
+/* call->fd is the client's file, and call->target says where in it. Why it is QEMU's; "": that is
+ * nothing to speak of. */
+static const char *doubt(FfCall *call)
+{
+    struct stat st;
+    int flags = fcntl(call->fd, F_GETFL);
+
+    if (fstat(call->fd, &st) < 0 || S_ISSOCK(st.st_mode)) {
+        return "";
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return "what is restored comes through a pipe, so that it cannot be restored lazily";
+    }
+    if (flags < 0 || flags & O_DIRECT || (flags & O_ACCMODE) == O_WRONLY) {
+        return "the file that is restored cannot be read here, so that it cannot be restored "
+               "lazily";
+    }
+    g_free(call->target.path);
+    call->target.path = name_of(call->fd);
+    if (!call->target.path) {
+        return "the file that is restored has no name here by which it could be found again, so "
+               "that it is not restored lazily";
+    }
+    return ff_restore_file_doubt(call->fd, call->target.path,
+                                 call->target.offset ? (int64_t)call->target.offset : -1);
+}
+
+/* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
+ * started. */
+static bool is_managed_save(const char *path, const char *guest)
+{
+    g_autofree char *base = g_path_get_basename(path);
+    g_autofree char *managed = g_strdup_printf("%s.save", guest);
+
+    return !strcmp(base, managed);
+}
+
+/* FfCallInner */
+static void got_name(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *object = error ? NULL : ff_json_node_object(result);
+    const char *guest = object ? ff_json_string(object, "name") : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (is_managed_save(call->target.path, guest ?: "")) {
+        leave_to_qemu(call, "a managed save, which libvirt removes when its guest was started, is "
+                            "not restored lazily");
+    } else {
+        call->as_eager = true;
+        ff_restore_start(call);
+    }
+}
+
+/* call->fd is it. */
+static void got_file(FfCall *call)
+{
+    const char *why = ff_driver_refusal(call->driver) ?: doubt(call);
+
+    if (why) {
+        leave_to_qemu(call, *why ? why : NULL);
+    } else {
+        ff_call_inner(call, "query-name", NULL, got_name);
+    }
+}
+
+/* QEMU reads from where its descriptor stands. */
+static void take_number(FfCall *call, int number, bool from_there)
+{
+    int fd = ff_incoming_copy_fd(call->driver, number);
+
+    if (fd < 0) {
+        leave_to_qemu(call, errno == EBADF
+                                ? NULL
+                                : "the file that is restored cannot be taken from QEMU (is ptrace "
+                                  "forbidden?), so that it cannot be restored lazily");
+        return;
+    }
+    off_t at = from_there ? lseek(fd, 0, SEEK_CUR) : -1;
+    if (at > 0) {
+        call->target.offset = (uint64_t)at;
+    }
+    call->fd = own_description(fd);
+    got_file(call);
+}
+
+/* ---- where it is -------------------------------------------------------------------------------
+ */
+
+/* FfCallInner: newer libvirts add a second descriptor for O_DIRECT; each is of the same file. */
+static void got_fdsets(FfCall *call, JsonNode *result, const GError *error)
+{
+    guint n = error ? 0 : ff_json_node_length(result);
+
+    for (guint i = 0; i < n; i++) {
+        JsonObject *set = ff_json_node_nth(result, i);
+        JsonArray *fds = set && json_object_has_member(set, "fds")
+                             ? json_object_get_array_member(set, "fds")
+                             : NULL;
+
+        if (fds && json_array_get_length(fds) &&
+            json_object_get_int_member_with_default(set, "fdset-id", -1) == call->target.fdset) {
+            JsonObject *first = json_array_get_object_element(fds, 0);
+
+            take_number(call, (int)json_object_get_int_member_with_default(first, "fd", -1), false);
+            return;
+        }
+    }
+    leave_to_qemu(call, NULL); /* there is none: QEMU says so */
+}
+
+void ff_restore_asked(FfCall *call)
+{
+    if (call->target.kind == FF_URI_FD) {
+        take_number(call, (int)g_ascii_strtoll(call->target.name, NULL, 10), true);
+        return;
+    }
+    if (call->target.kind == FF_URI_OTHER) {
+        ff_call_inner(call, "query-fdsets", NULL, got_fdsets);
+        return;
+    }
+    call->fd = open(call->target.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (call->fd < 0) {
+        leave_to_qemu(call, NULL); /* QEMU says why */
+    } else {
+        got_file(call);
+    }
+}

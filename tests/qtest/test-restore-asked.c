@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The setting restore=lazy, as a client meets it who knows nothing of lazy restores and asks in
+ * QEMU's own way, as libvirt does: it is told that all is over when its guest can run, and sees
+ * nothing of what follows but a pause. Where something stands against it, it is QEMU's restore.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/qtest/restore-rig.h"
+
+typedef enum { BY_NUMBER, BY_FDSET, BY_PATH } Way;
+
+/* A QEMU with that setting that waits to be restored. */
+static Vm *start_lazily(const RestoreScene *s, const char *faults)
+{
+    g_setenv("FARFAULT_RESTORE", "lazy", TRUE);
+    Vm *vm = restore_start_again(s, faults);
+    g_unsetenv("FARFAULT_RESTORE");
+    return vm;
+}
+
+/* PATH at AT, as libvirt 9 says it (an inherited descriptor that stands where the stream begins) or
+ * 11.2 does. */
+static void ask(Vm *vm, Way way, const char *path, uint64_t at)
+{
+    Qmp *q = vm_qmp(vm);
+    int64_t set;
+
+    if (way == BY_PATH) {
+        qmp_ok(q, "migrate-incoming", "{'uri': 'file:%s,offset=%" G_GUINT64_FORMAT "'}", path, at);
+        return;
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(lseek(fd, way == BY_NUMBER ? (off_t)at : 0, SEEK_SET), >=, 0);
+    int number = qmp_add_fd(q, fd, &set);
+    close(fd);
+    if (way == BY_NUMBER) {
+        qmp_ok(q, "migrate-incoming", "{'uri': 'fd:%d'}", number);
+    } else {
+        qmp_ok(q, "migrate-incoming",
+               "{'uri': 'file:/dev/fdset/%" G_GINT64_FORMAT ",offset=%#" G_GINT64_MODIFIER "x'}",
+               set, at);
+    }
+}
+
+static void expect_over(Vm *vm)
+{
+    qmp_expect_migration(vm_qmp(vm), "setup");
+    qmp_expect_migration(vm_qmp(vm), "active");
+    qmp_expect_migration(vm_qmp(vm), "completed");
+}
+
+/* ---- as libvirt asks ---------------------------------------------------------------------------
+ */
+
+typedef struct {
+    RestoreRow row;
+    Way way;
+    const char *capability; /* that the client has switched on; NULL */
+} Row;
+
+static const Row rows[] = {
+    {{"number", OURS, OLD, OLD, .offset = 17 << 12, .stopped = true, .machine = RESTORE_PC,
+      .n_cpus = 2},
+     BY_NUMBER},
+    {{"number/runs", OURS, OLD, OLD, .offset = 17 << 12, .machine = RESTORE_PC, .n_cpus = 2},
+     BY_NUMBER},
+    {{"path", OURS, OLD, OLD, .machine = RESTORE_PC, .n_cpus = 2}, BY_PATH},
+    {{"fdset", STOCK, NEW, NEW, .offset = OFFSET, .machine = "q35", .n_cpus = 2},
+     BY_FDSET,
+     "mapped-ram"},
+    {{"fdset/multifd", STOCK, NEW, NEW, .offset = OFFSET, .machine = "q35", .n_cpus = 2},
+     BY_FDSET,
+     "multifd"},
+};
+
+static void test_row(gconstpointer data)
+{
+    const Row *row = data;
+    RestoreScene s;
+
+    if (restore_begin(&s, &row->row)) {
+        Vm *vm = start_lazily(&s, NULL);
+
+        if (row->capability) {
+            qmp_set_capability(vm_qmp(vm), "mapped-ram", true);
+            qmp_set_capability(vm_qmp(vm), row->capability, true);
+        }
+        ask(vm, row->way, s.path, row->row.offset);
+        expect_over(vm);
+        restore_check_info(vm);
+        restore_check_restored(&s, vm);
+        g_assert_false(qmp_has_event(vm_qmp(vm), "MIGRATION"));
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
+/* ---- while it fills ----------------------------------------------------------------------------
+ */
+
+/* The client was told that all is here, and nobody says that the file is not needed any more. */
+static void check_unseen(Vm *vm)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+    JsonObject *restore = json_object_get_object_member(own, "restore");
+
+    g_assert_cmpstr(json_object_get_string_member(info, "status"), ==, "completed");
+    /* A new engine does not know it at first. */
+    g_assert_cmpint(json_object_get_int_member_with_default(restore, "remaining", 1), >, 0);
+}
+
+/* A guest that runs, whose client was told so, and whose file is not read on. */
+static Vm *begin_held(RestoreScene *s)
+{
+    *s = (RestoreScene){0};
+    if (!restore_has_faults() || !restore_begin_plain(s)) {
+        return NULL;
+    }
+    Vm *vm = start_lazily(s, RESTORE_HELD);
+    restore_make_gates(vm);
+    ask(vm, BY_NUMBER, s->path, 0);
+    expect_over(vm);
+    restore_await_held(vm);
+    check_unseen(vm);
+    return vm;
+}
+
+/* A word of the client's that a destination in postcopy would not have from libvirt; and a snapshot
+ * begins when all is here, of which nobody is told. */
+static void test_unseen(void)
+{
+    RestoreScene s;
+    Vm *vm = begin_held(&s);
+
+    if (vm) {
+        g_autofree char *path = vm_path(vm, "next");
+
+        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
+        qmp_expect_migration(vm_qmp(vm), "setup");
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "active");
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+        restore_check_goes_on(&s, vm);
+        g_assert_false(qmp_has_event(vm_qmp(vm), "MIGRATION"));
+    }
+    restore_end_held(&s, vm);
+}
+
+/* The next engine says no more of it. */
+static void test_killed(void)
+{
+    RestoreScene s;
+    Vm *vm = begin_held(&s);
+
+    if (vm) {
+        g_autofree char *path = vm_path(vm, "next");
+
+        kill(vm_find_engine(vm), SIGKILL);
+        check_unseen(vm);
+        restore_release(vm);
+        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        restore_check_goes_on(&s, vm);
+        g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+        g_assert_true(
+            json_object_has_member(json_object_get_object_member(info, "x-farfault"), "snapshot"));
+    }
+    restore_end_held(&s, vm);
+}
+
+/* A pause is seen, and all that comes after it. */
+static void test_paused(void)
+{
+    RestoreScene s;
+    Vm *vm = begin_held(&s);
+
+    if (vm) {
+        qmp_ok(vm_qmp(vm), "migrate-pause", NULL);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
+        g_assert_cmpstr(status, ==, "postcopy-paused");
+        restore_release(vm);
+        restore_recovers(&s, vm, s.path);
+    }
+    restore_end_held(&s, vm);
+}
+
+/* ---- not lazily --------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *name;
+    bool asked;
+    const char *reason; /* part of it; NULL: nobody says one */
+    const char *file;   /* the name that it has; NULL: any */
+    bool written;       /* somebody has it open for writing */
+    bool unlinked;
+} Eager;
+
+static const Eager eager[] = {
+    {"not-asked"},
+    {"managed", true, "managed save", "restored.save"}, /* "restored" is the guest's name */
+    {"written", true, "open for writing", .written = true},
+    {"unlinked", true, "no name", .unlinked = true},
+};
+
+static const RestoreRow newer = {"newer",          STOCK,      NEW, NEW, .offset = OFFSET,
+                                 .machine = "q35", .n_cpus = 2};
+
+/* By QEMU, all of it. */
+static void check_eager(Vm *vm, const char *reason)
+{
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+    JsonObject *own = json_object_has_member(info, "x-farfault")
+                          ? json_object_get_object_member(info, "x-farfault")
+                          : NULL;
+
+    g_assert_true(!own == !reason);
+    if (reason) {
+        g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "qemu");
+        g_assert_nonnull(strstr(json_object_get_string_member(own, "reason"), reason));
+    }
+}
+
+static void test_eager(gconstpointer data)
+{
+    const Eager *e = data;
+    RestoreScene s;
+
+    if (restore_begin(&s, &newer)) {
+        Vm *vm = e->asked ? start_lazily(&s, NULL) : restore_start_again(&s, NULL);
+        g_autofree char *path = e->file ? vm_path(s.saved, e->file) : g_strdup(s.path);
+        int writer = e->written ? open(s.path, O_RDWR | O_CLOEXEC) : -1;
+        int64_t set;
+
+        g_assert_cmpint(g_rename(s.path, path), ==, 0);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        qmp_add_fd(vm_qmp(vm), fd, &set);
+        close(fd);
+        if (e->unlinked) {
+            g_assert_cmpint(g_unlink(path), ==, 0);
+        }
+        qmp_set_capability(vm_qmp(vm), "mapped-ram", true);
+        qmp_ok(vm_qmp(vm), "migrate-incoming",
+               "{'uri': 'file:/dev/fdset/%" G_GINT64_FORMAT ",offset=%d'}", set, OFFSET);
+        check_eager(vm, e->reason);
+        restore_check_restored(&s, vm);
+        if (writer >= 0) {
+            close(writer);
+        }
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strdup_printf("/restore-asked/%s", rows[i].row.name);
+
+        g_test_add_data_func(path, &rows[i], test_row);
+    }
+    g_test_add_func("/restore-asked/unseen", test_unseen);
+    g_test_add_func("/restore-asked/killed", test_killed);
+    g_test_add_func("/restore-asked/paused", test_paused);
+    for (unsigned i = 0; i < G_N_ELEMENTS(eager); i++) {
+        g_autofree char *path = g_strdup_printf("/restore-asked/eager/%s", eager[i].name);
+
+        g_test_add_data_func(path, &eager[i], test_eager);
+    }
+    int rc = g_test_run();
+    restore_rig_end();
+    return rc;
+}
