@@ -52,8 +52,8 @@ static const char *nonsense(const char *form, const FfConvertOptions *options, c
     if (options->compress && form && !strcmp(form, "stream")) {
         return "--compress is for mapped-ram";
     }
-    if (options->compress && options->offset) {
-        return "--compress and --offset do not go together";
+    if (options->compress + options->libvirt + !!options->offset > 1) {
+        return "--compress, --libvirt and --offset do not go together";
     }
     if (!positional || g_strv_length(positional) != 2) {
         return "give two files: farfault convert IN OUT";
@@ -63,7 +63,7 @@ static const char *nonsense(const char *form, const FfConvertOptions *options, c
 
 int ff_cli_convert(int argc, char **argv)
 {
-    gboolean help = FALSE, compress = FALSE;
+    gboolean help = FALSE, compress = FALSE, libvirt = FALSE;
     g_autofree char *offset_text = NULL, *in_offset_text = NULL, *form = NULL;
     g_auto(GStrv) positional = NULL;
     FfConvertOptions options = {0};
@@ -73,6 +73,7 @@ int ff_cli_convert(int argc, char **argv)
         {"to", 0, 0, G_OPTION_ARG_STRING, &form, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &offset_text, NULL, NULL},
         {"in-offset", 0, 0, G_OPTION_ARG_STRING, &in_offset_text, NULL, NULL},
+        {"libvirt", 0, 0, G_OPTION_ARG_NONE, &libvirt, NULL, NULL},
         {"compress", 0, 0, G_OPTION_ARG_NONE, &compress, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
@@ -92,6 +93,7 @@ int ff_cli_convert(int argc, char **argv)
         return EXIT_USAGE;
     }
     options.compress = compress;
+    options.libvirt = libvirt;
     const char *wrong = nonsense(form, &options, positional);
     if (wrong) {
         fprintf(stderr, "farfault: %s\n", wrong);

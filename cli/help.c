@@ -244,6 +244,8 @@ const char ff_help_convert[] =
     "  --offset N     leave N bytes in front of the stream in OUT (suffixes K, M, G, T)\n"
     "  --in-offset N  the stream begins at byte N of IN; else at once, or after the header of a\n"
     "                 libvirt save image\n"
+    "  --libvirt      keep the header of a libvirt save image: OUT is one as well, of the format "
+    "raw\n"
     "  --compress     mapped-ram in zstd's seekable format; zstd -d gives the plain image\n"
     "  --help, -h     this text\n"
     "\n"

@@ -43,6 +43,14 @@ static bool convert_packed(FfSaved *s, const char *path, GError **error)
            ff_output_commit(out, error);
 }
 
+/* libvirt passes what comes after it to QEMU as it is. */
+static bool keep_header(const FfSaved *s, FfOutput *o, GError **error)
+{
+    g_autofree uint8_t *header = ff_saved_libvirt_header(s, error);
+
+    return header && ff_output_write(o, 0, header, s->offset, error);
+}
+
 bool ff_convert(FfSaved *s, const char *path, const FfConvertOptions *options, GError **error)
 {
     if (!check(s, options, error)) {
@@ -52,8 +60,9 @@ bool ff_convert(FfSaved *s, const char *path, const FfConvertOptions *options, G
         return convert_packed(s, path, error);
     }
     g_autoptr(FfOutput) o = ff_output_new(path, error);
-    return o &&
-           (options->to == FF_SAVED_MAPPED ? ff_write_mapped
-                                           : ff_write_stream)(s, o, options->offset, error) &&
+    uint64_t base = options->libvirt ? s->offset : options->offset;
+    return o && (!options->libvirt || keep_header(s, o, error)) &&
+           (options->to == FF_SAVED_MAPPED ? ff_write_mapped : ff_write_stream)(s, o, base,
+                                                                                error) &&
            ff_output_commit(o, error);
 }

@@ -10,6 +10,7 @@
 typedef struct {
     FfSavedForm to;
     uint64_t offset; /* of the stream in the new file, bytes */
+    bool libvirt;    /* libvirt's header stays in front of it, and OFFSET is where that ends */
     bool compress;   /* zstd's seekable format; only to FF_SAVED_MAPPED, at offset 0 */
 } FfConvertOptions;
 

@@ -106,6 +106,25 @@ static void check_libvirt(const LibvirtHeader *h, FfCursor *c)
     }
 }
 
+uint8_t *ff_saved_libvirt_header(const FfSaved *s, GError **error)
+{
+    LibvirtHeader h;
+
+    if (look_for_begin(s->in, &h) != s->offset || !s->offset) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "%s: no image of libvirt's, or its stream does not begin at byte %" PRIu64,
+                    ff_input_path(s->in), s->offset);
+        return NULL;
+    }
+    g_autofree uint8_t *header = g_malloc(s->offset);
+    if (!ff_input_read(s->in, 0, header, s->offset, error)) {
+        return NULL;
+    }
+    h.format = 0;
+    memcpy(header, &h, sizeof(h));
+    return g_steal_pointer(&header);
+}
+
 /* ---- configuration ----------------------------------------------------------------------------
  */
 

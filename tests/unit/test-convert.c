@@ -204,6 +204,50 @@ static void test_offset(void)
     }
 }
 
+/* Libvirt's image stays one: its header says raw, and what comes after it is at its place. */
+static void test_libvirt(gconstpointer data)
+{
+    bool mapped = GPOINTER_TO_INT(data);
+    uint32_t numbers[] = {2, 65532 - 92, 1, mapped ? 6 : 0};
+    SavedFileKind kind = {.mapped = mapped, .prefix = 65532};
+    Test t = begin(&kind);
+    g_autofree char *out = g_build_filename(t.dir, "a", NULL);
+    g_autofree char *header = NULL;
+    g_autoptr(GError) error = NULL;
+    FfConvertOptions options = {.to = mapped ? FF_SAVED_STREAM : FF_SAVED_MAPPED, .libvirt = true};
+    gsize n;
+
+    {
+        g_autoptr(FfSaved) s = ff_saved_open(ff_input_open(t.in, NULL), kind.prefix, NULL);
+
+        g_assert_false(ff_convert(s, out, &options, &error));
+        g_assert_nonnull(strstr(error->message, "no image of libvirt's"));
+        g_clear_error(&error);
+        g_assert_false(g_file_test(out, G_FILE_TEST_EXISTS));
+    }
+    memcpy(t.file.bytes->data, "LibvirtQemudSave", 16);
+    memcpy(t.file.bytes->data + 16, numbers, sizeof(numbers));
+    memcpy(t.file.bytes->data + 92, "<domain/>", 10);
+    g_assert_true(g_file_set_contents(t.in, (char *)t.file.bytes->data, t.file.bytes->len, NULL));
+    g_autoptr(FfSaved) s = ff_saved_open(ff_input_open(t.in, NULL), FF_SAVED_OFFSET_LOOK, &error);
+    g_assert_no_error(error);
+    g_assert_true(ff_convert(s, out, &options, &error));
+    g_assert_true(g_file_get_contents(out, &header, &n, NULL));
+    numbers[3] = 0;
+    g_assert_cmpmem(header + 16, sizeof(numbers), numbers, sizeof(numbers));
+    g_assert_cmpmem(header, 16, t.file.bytes->data, 16);
+    g_assert_cmpmem(header + 32, kind.prefix - 32, t.file.bytes->data + 32, kind.prefix - 32);
+    g_autoptr(FfSaved) other =
+        ff_saved_open(ff_input_open(out, NULL), FF_SAVED_OFFSET_LOOK, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(other->form, ==, options.to);
+    g_assert_cmpuint(other->offset, ==, kind.prefix);
+    g_autoptr(FfSurvey) v = ff_survey_new(other, NULL);
+    g_assert_cmpstr(v->problem, ==, NULL);
+    g_assert_cmpuint(v->absent, ==, 0);
+    end(&t);
+}
+
 /* Compressed, and back; damaged, it is refused. */
 static void test_compress(gconstpointer data)
 {
@@ -459,6 +503,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/convert/mapped-switchover", &mapped10, test_mapped);
     g_test_add_func("/convert/sparse", test_sparse);
     g_test_add_func("/convert/offset", test_offset);
+    g_test_add_data_func("/convert/libvirt/raw", GINT_TO_POINTER(false), test_libvirt);
+    g_test_add_data_func("/convert/libvirt/sparse", GINT_TO_POINTER(true), test_libvirt);
     g_test_add_data_func("/convert/compress/stream", &stream, test_compress);
     g_test_add_data_func("/convert/compress/mapped", &mapped, test_compress);
     g_test_add_func("/convert/compress/zstd", test_zstd);
