@@ -76,9 +76,19 @@ static int own_description(int fd)
     return own >= 0 ? own : fd;
 }
 
-/* call->fd is the client's file, and call->target says where in it. Why it is QEMU's; "": that is
+/* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
+ * started. */
+static bool is_managed_save(const char *path, const char *guest)
+{
+    g_autofree char *base = g_path_get_basename(path);
+    g_autofree char *managed = g_strdup_printf("%s.save", guest);
+
+    return !strcmp(base, managed);
+}
+
+/* call->fd is the file of GUEST, and call->target says where in it. Why it is QEMU's; "": that is
  * nothing to speak of. */
-static const char *doubt(FfCall *call)
+static const char *doubt(FfCall *call, const char *guest)
 {
     struct stat st;
     int flags = fcntl(call->fd, F_GETFL);
@@ -99,18 +109,12 @@ static const char *doubt(FfCall *call)
         return "the file that is restored has no name here by which it could be found again, so "
                "that it is not restored lazily";
     }
+    if (is_managed_save(call->target.path, guest)) {
+        return "a managed save, which libvirt removes when its guest was started, is not restored "
+               "lazily";
+    }
     return ff_restore_file_doubt(call->fd, call->target.path,
                                  call->target.offset ? (int64_t)call->target.offset : -1);
-}
-
-/* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
- * started. */
-static bool is_managed_save(const char *path, const char *guest)
-{
-    g_autofree char *base = g_path_get_basename(path);
-    g_autofree char *managed = g_strdup_printf("%s.save", guest);
-
-    return !strcmp(base, managed);
 }
 
 /* FfCallInner */
@@ -121,9 +125,11 @@ static void got_name(FfCall *call, JsonNode *result, const GError *error)
 
     if (error) {
         ff_call_gerror(call, error);
-    } else if (is_managed_save(call->target.path, guest ?: "")) {
-        leave_to_qemu(call, "a managed save, which libvirt removes when its guest was started, is "
-                            "not restored lazily");
+        return;
+    }
+    const char *why = doubt(call, guest ? guest : "");
+    if (why) {
+        leave_to_qemu(call, *why ? why : NULL);
     } else {
         call->as_eager = true;
         ff_restore_start(call);
@@ -133,10 +139,10 @@ static void got_name(FfCall *call, JsonNode *result, const GError *error)
 /* call->fd is it. */
 static void got_file(FfCall *call)
 {
-    const char *why = ff_driver_refusal(call->driver) ?: doubt(call);
+    const char *why = ff_driver_refusal(call->driver);
 
     if (why) {
-        leave_to_qemu(call, *why ? why : NULL);
+        leave_to_qemu(call, why);
     } else {
         ff_call_inner(call, "query-name", NULL, got_name);
     }

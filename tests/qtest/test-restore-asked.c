@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/qtest/restore-rig.h"
@@ -264,6 +265,63 @@ static void test_eager(gconstpointer data)
     restore_end(&s);
 }
 
+/* What libvirt 9 writes by itself: where its pages stand is known at its end. */
+static void test_stream(void)
+{
+    RestoreScene s;
+
+    if (restore_begin_plain(&s)) {
+        g_autofree char *farfault = vm_build_path("cli/farfault");
+        g_autofree char *stream = vm_path(s.saved, "stream");
+        const char *const argv[] = {farfault, "convert", s.path, stream, NULL};
+        int status;
+
+        g_assert_true(
+            g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, NULL, &status, NULL));
+        g_assert_cmpint(status, ==, 0);
+        Vm *vm = start_lazily(&s, NULL);
+        ask(vm, BY_NUMBER, stream, 0);
+        check_eager(vm, "ordinary stream");
+        restore_check_goes_on(&s, vm);
+        vm_end(vm);
+        g_assert_cmpint(g_unlink(stream), ==, 0);
+    }
+    restore_end(&s);
+}
+
+/* As with --bypass-cache, and of packed images. */
+static void test_pipe(void)
+{
+    RestoreScene s;
+
+    if (restore_begin_plain(&s)) {
+        g_autofree char *farfault = vm_build_path("cli/farfault");
+        g_autofree char *stream = vm_path(s.saved, "stream");
+        const char *const convert[] = {farfault, "convert", s.path, stream, NULL};
+        const char *const cat[] = {"cat", stream, NULL};
+        int status, out;
+        int64_t set;
+        GPid pid;
+
+        g_assert_true(
+            g_spawn_sync(NULL, (char **)convert, NULL, 0, NULL, NULL, NULL, NULL, &status, NULL));
+        g_assert_cmpint(status, ==, 0);
+        g_assert_true(g_spawn_async_with_pipes(NULL, (char **)cat, NULL,
+                                               G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD,
+                                               NULL, NULL, &pid, NULL, &out, NULL, NULL));
+        Vm *vm = start_lazily(&s, NULL);
+        int number = qmp_add_fd(vm_qmp(vm), out, &set);
+        close(out);
+        qmp_ok(vm_qmp(vm), "migrate-incoming", "{'uri': 'fd:%d'}", number);
+        check_eager(vm, "through a pipe");
+        restore_check_goes_on(&s, vm);
+        vm_end(vm);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(g_unlink(stream), ==, 0);
+    }
+    restore_end(&s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -280,6 +338,8 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &eager[i], test_eager);
     }
+    g_test_add_func("/restore-asked/eager/stream", test_stream);
+    g_test_add_func("/restore-asked/eager/pipe", test_pipe);
     int rc = g_test_run();
     restore_rig_end();
     return rc;
