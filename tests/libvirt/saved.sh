@@ -105,13 +105,7 @@ case_save_sparse() {
 # farfault convert makes of its raw image. Never of a managed save, whatever its form.
 case_restore_asked() {
     local folder=$hosts/A/lib/qemu/save at=/var/lib/libvirt/qemu/save sparse=()
-    "$root/scripts/libvirt-hosts" xml |
-        sed "s#^<domain type='qemu'>#<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>#
-            s#^</domain>#<qemu:commandline><qemu:env name='FARFAULT_RESTORE' value='lazy'/></qemu:commandline></domain>#" \
-            >"$scratch/asked.xml"
-    virsh_on A define "$scratch/asked.xml" >/dev/null
-    virsh_on A start "$VM"
-    console A 240 '^FF t=' >/dev/null
+    start_guest A
     if on A virsh save --help | grep -q -- --image-format; then sparse=(--image-format sparse); fi
     save_guest asked "${sparse[@]}"
     if [ ${#sparse[@]} = 0 ]; then
@@ -119,7 +113,11 @@ case_restore_asked() {
         mv "$folder/mapped" "$folder/asked"
     fi
     [ "$user" = root ] || chown "$user" "$folder/asked"
-    virsh_on A restore "$at/asked"
+    on A virsh -q save-image-dumpxml "$at/asked" |
+        sed "s#^<domain type='qemu'>#<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>#
+            s#^</domain>#<qemu:commandline><qemu:env name='FARFAULT_RESTORE' value='lazy'/></qemu:commandline></domain>#" \
+            >"$scratch/asked.xml"
+    virsh_on A restore "$at/asked" --xml "$scratch/asked.xml"
     says_of_it A '"status": *"completed".*"restore": *[{]'
     check_guest A "running (restored)"
     virsh_on A suspend "$VM"
