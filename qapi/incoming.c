@@ -4,6 +4,7 @@
  * what is noted of them for the engine after this one.
  *
  *   incoming-command.c   migrate-incoming
+ *   incoming-native.c    passes it to QEMU
  *   incoming-start.c     -incoming URI; an engine that comes after one that died
  *   incoming-decide.c    listens, and decides who carries what arrives
  *   incoming-stream.c    QEMU carries it

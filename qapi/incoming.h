@@ -51,7 +51,7 @@ void ff_incoming_given(FfDriver *d);
 /* Of QEMU's migrate-incoming. IN can be NULL. */
 JsonObject *ff_incoming_uri_argument(const FfIncoming *in, const char *uri);
 
-/* incoming-command.c */
+/* incoming-native.c */
 /* QEMU takes CALL, a migrate-incoming; call->native says why, if the engine was asked for it. */
 void ff_incoming_pass_native(FfCall *call);
 /* incoming-start.c */
