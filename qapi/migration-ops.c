@@ -47,7 +47,9 @@ static void say_over(FfDriver *d)
     if (flags & FF_DRIVER_AS_EAGER && !(flags & FF_DRIVER_SWITCHED) &&
         state->phase >= FF_PHASE_GRANTED && __atomic_load_n(&state->resumed, __ATOMIC_ACQUIRE)) {
         state->driver_flags |= FF_DRIVER_SWITCHED;
-        ff_driver_report(d, FF_STATUS_COMPLETED);
+        if (!d->deferring) {
+            ff_driver_report(d, FF_STATUS_COMPLETED);
+        }
     }
 }
 

@@ -119,6 +119,10 @@ void ff_handle_query_migrate(FfCall *call)
 
         const FfInfoView view = ff_info_view(d);
 
+        if (d->config.state->driver_flags & FF_DRIVER_AS_EAGER &&
+            ff_state_is_postcopy(info->status)) {
+            info->status = FF_STATUS_ACTIVE; /* a step that its client does not know */
+        }
         ff_call_return(call, object_node(ff_info_to_json(info, &view)));
     } else if (d->incoming && ff_incoming_is_native(d->incoming)) {
         ff_call_inner(call, "query-migrate", NULL, merge_native);

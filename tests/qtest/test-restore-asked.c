@@ -157,6 +157,36 @@ static void test_unseen(void)
     restore_end_held(&s, vm);
 }
 
+/* While the guest is being started it is "active", as QEMU's own restore is; and what is asked for
+ * then is not told that it is over. */
+static void test_starting(void)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Vm *vm = start_lazily(&s, "destination/postcopy-active/at/resumed=hold");
+        g_autofree char *path = vm_path(vm, "next");
+
+        restore_make_gates(vm);
+        ask(vm, BY_NUMBER, s.path, 0);
+        qmp_expect_migration(vm_qmp(vm), "setup");
+        qmp_expect_migration(vm_qmp(vm), "active");
+        restore_await_held(vm);
+        g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
+        g_assert_cmpstr(status, ==, "active");
+        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
+        qmp_expect_migration(vm_qmp(vm), "setup");
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "active");
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        restore_check_goes_on(&s, vm);
+        g_assert_false(qmp_has_event(vm_qmp(vm), "MIGRATION"));
+        restore_end_held(&s, vm);
+    } else {
+        restore_end(&s);
+    }
+}
+
 /* The next engine says no more of it. */
 static void test_killed(void)
 {
@@ -331,6 +361,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_row);
     }
     g_test_add_func("/restore-asked/unseen", test_unseen);
+    g_test_add_func("/restore-asked/starting", test_starting);
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/paused", test_paused);
     for (unsigned i = 0; i < G_N_ELEMENTS(eager); i++) {
