@@ -97,7 +97,8 @@ static const char *doubt(FfCall *call, const char *guest)
         return "";
     }
     if (!S_ISREG(st.st_mode)) {
-        return "what is restored comes through a pipe, so that it cannot be restored lazily";
+        return "what is restored is no regular file (a pipe?), so that it cannot be restored "
+               "lazily";
     }
     if (flags < 0 || flags & O_DIRECT || (flags & O_ACCMODE) == O_WRONLY) {
         return "the file that is restored cannot be read here, so that it cannot be restored "

@@ -343,7 +343,7 @@ static void test_pipe(void)
         int number = qmp_add_fd(vm_qmp(vm), out, &set);
         close(out);
         qmp_ok(vm_qmp(vm), "migrate-incoming", "{'uri': 'fd:%d'}", number);
-        check_eager(vm, "through a pipe");
+        check_eager(vm, "no regular file");
         restore_check_goes_on(&s, vm);
         vm_end(vm);
         g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
