@@ -64,11 +64,14 @@ static char *name_of(int fd)
 }
 
 /* FD is a description of its own if the file can be opened by who we are: what the client has set
- * of its does not matter then, nor is a lease its. */
+ * of its does not matter then, nor is a lease its. A device is left alone: to open one does things.
+ */
 static int own_description(int fd)
 {
     g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
-    int own = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
+    bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    int own = regular ? open(link, O_RDONLY | O_CLOEXEC) : -1;
 
     if (own >= 0) {
         close(fd);
@@ -132,6 +135,8 @@ static void got_name(FfCall *call, JsonNode *result, const GError *error)
     if (why) {
         leave_to_qemu(call, *why ? why : NULL);
     } else {
+        /* It has a path now, and so perhaps a working set. */
+        g_clear_pointer(&call->target.name, g_free);
         call->as_eager = true;
         ff_restore_start(call);
     }

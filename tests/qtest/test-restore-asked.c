@@ -104,6 +104,32 @@ static void test_row(gconstpointer data)
     restore_end(&s);
 }
 
+/* The file's working set is used, although the client has named a number alone. */
+static void test_set(void)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        g_autofree char *set = g_strconcat(s.path, ".ws", NULL);
+        Vm *vm = restore_start_again(&s, NULL);
+
+        restore_ask_with(&s, vm, s.path, ", 'working-set': 'learn'");
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        vm_end(vm);
+        vm = start_lazily(&s, "destination/*/step/not-cached=skip");
+        ask(vm, BY_NUMBER, s.path, 0);
+        expect_over(vm);
+        g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+        JsonObject *own = json_object_get_object_member(info, "x-farfault");
+        g_assert_true(
+            json_object_has_member(json_object_get_object_member(own, "restore"), "working-set"));
+        restore_check_restored(&s, vm);
+        vm_end(vm);
+        g_assert_cmpint(g_unlink(set), ==, 0);
+    }
+    restore_end(&s);
+}
+
 /* ---- while it fills ----------------------------------------------------------------------------
  */
 
@@ -360,6 +386,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/restore-asked/set", test_set);
     g_test_add_func("/restore-asked/unseen", test_unseen);
     g_test_add_func("/restore-asked/starting", test_starting);
     g_test_add_func("/restore-asked/killed", test_killed);
