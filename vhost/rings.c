@@ -4,11 +4,12 @@
  * mapped here. An fd that is no file (or one of another process's making that cannot be read) makes
  * a ring unreadable, no more.
  *
- * One thread; no locks. System calls: fcntl, pread64, write, close.
+ * One thread; no locks. System calls: fcntl, pread64, poll, write, close.
  */
 #include "vhost/rings.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -180,9 +181,9 @@ static const FfVhostRing *running(const FfVhostRings *r, unsigned i)
 
 const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *r, unsigned i)
 {
-    const FfVhostRing *ring = running(r, i);
+    const FfVhostRing *ring = r->rings && i < FF_VHOST_MAX_RINGS ? &r->rings[i] : NULL;
 
-    return ring ? &ring->addr : NULL;
+    return ring && ring->has_addr ? &ring->addr : NULL;
 }
 
 FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *r, unsigned i)
@@ -205,8 +206,12 @@ void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
     const FfVhostRing *ring = running(r, i);
     const uint64_t one = 1;
 
-    /* A full counter is a kick that was not heard yet. */
-    if (ring && ring->kick >= 0 && write(ring->kick, &one, sizeof(one)) < 0) {
+    /* A full counter is a kick that was not heard yet; whoever has cleared O_NONBLOCK, which all
+     * who have the eventfd share, would have this thread wait for that. */
+    struct pollfd pfd = {.fd = ring ? ring->kick : -1, .events = POLLOUT};
+
+    if (poll(&pfd, 1, 0) == 1 && pfd.revents == POLLOUT &&
+        write(ring->kick, &one, sizeof(one)) < 0) {
         return;
     }
 }

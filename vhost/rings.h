@@ -9,7 +9,7 @@
 #include "vhost/message.h"
 
 #define FF_VHOST_MAX_RINGS 256u
-/* For so long a ring is waited for at most, while QEMU's main loop waits as well. */
+/* For so long a connection's rings are waited for at most, while QEMU's main loop waits as well. */
 #define FF_VHOST_DRAIN_US (30 * G_USEC_PER_SEC)
 
 typedef struct {
@@ -32,7 +32,7 @@ bool ff_vhost_rings_memory(FfVhostRings *rings, const FfVhostMessage *msg, bool 
 /* Any other message that fits. */
 void ff_vhost_rings_note(FfVhostRings *rings, const FfVhostMessage *msg);
 void ff_vhost_rings_stopped(FfVhostRings *rings, unsigned i);
-/* The address of ring I, if it runs; else NULL. */
+/* The address of ring I, whether it runs or not yet; NULL: it has none. */
 const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *rings, unsigned i);
 
 typedef enum {

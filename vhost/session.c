@@ -3,10 +3,10 @@
  * See session.h.
  *
  * A back-end answers in the order in which it was asked, and its answers have no number. So words
- * of our own go out only while it owes QEMU no answer, and while it owes us one QEMU's messages
- * wait here: then it is always clear whose an answer is.
+ * of our own that have an answer go out only while it owes QEMU none, and while it owes us one
+ * QEMU's messages wait here: then it is always clear whose an answer is.
  *
- * One thread; no locks. System calls: fcntl, pread64, write, close.
+ * One thread; no locks. System calls: fcntl, pread64, poll, write, close.
  */
 #include "vhost/session.h"
 
@@ -20,6 +20,13 @@
 /* Messages of QEMU's that are held at most. It sends some ten for each ring. */
 #define MAX_HELD 4096
 #define MAX_WAITING 4096
+/* What the time that a connection may wait for its rings gains: one part of so many of the time
+ * that passes. A guest that spoils its rings can have its QEMU stand still so long, and no longer.
+ */
+#define PATIENCE_SHARE 100
+
+#define PACKED "its rings are packed ones"
+#define RESET "the device was reset"
 
 struct FfVhostSession {
     const FfVhostSessionOps *ops;
@@ -38,13 +45,16 @@ struct FfVhostSession {
     bool logs;        /* the back-end was told, or is being told */
     bool ends_log;    /* it is to be told that it need not any more */
     bool foreign_log; /* QEMU has set a log of its own */
+    bool was_reset;   /* the device, since it was told; its rings had stopped before */
     const char *lost;
     /* draining */
     FfVhostMessage *stopping; /* the message that waits for it; NULL: none */
-    gint64 stopping_until;    /* us */
+    gint64 stopping_since;    /* us */
+    gint64 patience;          /* us that may be waited ... */
+    gint64 patience_at;       /* ... said at this time, 0: never */
     /* holding */
     bool holds;
-    GQueue held; /* FfVhostMessage * */
+    GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
 };
 
 static void lose(FfVhostSession *s, const char *why)
@@ -89,7 +99,7 @@ void ff_vhost_session_free(FfVhostSession *s)
 
 static bool is_busy(const FfVhostSession *s)
 {
-    return s->stopping || s->ours.length;
+    return s->stopping || s->ours.length || (s->held.length && !s->holds);
 }
 
 /* A word of ours; with ANSWERED an answer comes to it. */
@@ -136,9 +146,25 @@ static void note_log(FfVhostSession *s)
     lose(s, "QEMU has set a log of its own");
 }
 
+static void note_features(FfVhostSession *s, uint64_t features)
+{
+    s->features = features;
+    s->has_features = true;
+    if (!(features & FF_VHOST_F_LOG_ALL)) {
+        s->foreign_log = false;
+    }
+    if (features & FF_VHOST_F_RING_PACKED) {
+        lose(s, PACKED);
+    }
+}
+
 static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
 {
     bool changed = false;
+
+    if (!ff_vhost_n_regions(msg)) {
+        return; /* in its own postcopy QEMU says so that it has read the answer */
+    }
 
     if (!ff_vhost_rings_memory(&s->rings, msg, &changed)) {
         s->odd = "its memory has more regions than farfault follows";
@@ -146,6 +172,16 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
     if (changed) {
         lose(s, "the guest's memory has changed its places");
     }
+}
+
+/* QEMU says SET_STATUS 0 whenever a guest stops. Its rings have stopped by then, so nothing is
+ * missed; but who is reset may have forgotten its log. */
+static void note_ring(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    if (msg->header.request == FF_VHOST_SET_VRING_KICK && s->was_reset) {
+        lose(s, RESET);
+    }
+    ff_vhost_rings_note(&s->rings, msg);
 }
 
 static void note(FfVhostSession *s, const FfVhostMessage *msg)
@@ -158,11 +194,7 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
     }
     switch ((FfVhostRequest)msg->header.request) {
     case FF_VHOST_SET_FEATURES:
-        s->features = ff_vhost_u64(msg);
-        s->has_features = true;
-        if (!(s->features & FF_VHOST_F_LOG_ALL)) {
-            s->foreign_log = false;
-        }
+        note_features(s, ff_vhost_u64(msg));
         break;
     case FF_VHOST_SET_PROTOCOL_FEATURES:
         s->protocol = ff_vhost_u64(msg);
@@ -177,13 +209,16 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
         break;
     case FF_VHOST_RESET_OWNER:
     case FF_VHOST_RESET_DEVICE:
-        lose(s, "the device was reset");
+        lose(s, RESET);
+        break;
+    case FF_VHOST_SET_STATUS:
+        s->was_reset |= !ff_vhost_u64(msg);
         break;
     case FF_VHOST_POSTCOPY_ADVISE:
         s->odd = "QEMU carries a postcopy of its own";
         break;
     default:
-        ff_vhost_rings_note(&s->rings, msg);
+        note_ring(s, msg);
     }
 }
 
@@ -248,6 +283,22 @@ static void stop_held(FfVhostSession *s, const FfVhostMessage *msg)
     answer(s, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
 }
 
+/* Where the guest masks an interrupt and unmasks it, QEMU names another fd each time. */
+static void forget_call(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    for (GList *l = s->held.head; l && msg->header.request == FF_VHOST_SET_VRING_CALL;
+         l = l->next) {
+        FfVhostMessage *held = l->data;
+
+        if (held->header.request == FF_VHOST_SET_VRING_CALL &&
+            is_of_ring(held, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX)) {
+            ff_vhost_message_free(held);
+            g_queue_delete_link(&s->held, l);
+            return;
+        }
+    }
+}
+
 static bool hold(FfVhostSession *s, FfVhostMessage *msg)
 {
     const uint64_t good = 0;
@@ -262,14 +313,26 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         (msg->header.flags & FF_VHOST_NEED_REPLY && s->protocol & FF_VHOST_PROTOCOL_F_REPLY_ACK)) {
         answer(s, request, &good, sizeof(good));
     }
+    forget_call(s, msg);
     g_queue_push_tail(&s->held, msg);
     return s->held.length <= MAX_HELD;
 }
 
-int ff_vhost_session_hold(FfVhostSession *s, bool hold)
+static void release(FfVhostSession *s)
 {
     FfVhostMessage *msg;
 
+    while ((msg = g_queue_pop_head(&s->held))) {
+        /* QEMU has its acknowledgement; the back-end's own would be one too many. */
+        msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
+        say(s, msg, ff_vhost_has_answer(msg->header.request, s->protocol));
+    }
+}
+
+static bool pump(FfVhostSession *s);
+
+int ff_vhost_session_hold(FfVhostSession *s, bool hold)
+{
     if (hold) {
         unsigned n;
 
@@ -281,11 +344,7 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold)
         return 0;
     }
     s->holds = false;
-    while ((msg = g_queue_pop_head(&s->held))) {
-        /* QEMU has its acknowledgement; the back-end's own would be one too many. */
-        msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
-        say(s, msg, ff_vhost_has_answer(msg->header.request, s->protocol));
-    }
+    pump(s);
     return 0;
 }
 
@@ -302,6 +361,25 @@ static int stopped_ring(const FfVhostMessage *msg)
     }
     FfVhostVringState state = ff_vhost_state(msg);
     return disables && state.value ? -1 : (int)MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS);
+}
+
+/* How long may be waited from now on, microseconds. */
+static gint64 patience(FfVhostSession *s, gint64 now)
+{
+    gint64 gained = (now - s->patience_at) / PATIENCE_SHARE;
+
+    s->patience = s->patience_at ? MIN(s->patience + gained, FF_VHOST_DRAIN_US) : FF_VHOST_DRAIN_US;
+    s->patience_at = now;
+    return s->patience;
+}
+
+/* MSG can wait no longer, or need not wait any more. */
+static void end_wait(FfVhostSession *s)
+{
+    gint64 now = g_get_monotonic_time();
+
+    s->patience = MAX(s->patience - (now - s->stopping_since), 0);
+    s->patience_at = now;
 }
 
 /* TRUE: MSG may go out. */
@@ -321,7 +399,9 @@ static bool is_drained(FfVhostSession *s, const FfVhostMessage *msg)
     case FF_VHOST_RING_BUSY:
         break;
     }
-    if (s->stopping && g_get_monotonic_time() >= s->stopping_until) {
+    gint64 now = g_get_monotonic_time();
+
+    if (s->stopping ? now - s->stopping_since >= s->patience : patience(s, now) <= 0) {
         lose(s, "the back-end has not finished its requests");
         return true;
     }
@@ -343,7 +423,7 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 {
     if (!is_drained(s, msg)) {
         s->stopping = msg;
-        s->stopping_until = g_get_monotonic_time() + FF_VHOST_DRAIN_US;
+        s->stopping_since = s->patience_at;
         /* The guest may have been stopped between filling the ring and saying so. */
         ff_vhost_rings_kick(&s->rings, stopped_ring(msg));
         s->ops->again(s->opaque);
@@ -366,9 +446,12 @@ static bool pump(FfVhostSession *s)
     FfVhostMessage *msg;
     bool broken = false;
 
+    if (!s->holds && !s->owed && !s->ours.length) {
+        release(s);
+    }
     while (!is_busy(s) && (msg = g_queue_pop_head(&s->waiting)) && handle(s, msg, &broken)) {
     }
-    if (!is_busy(s) && !s->owed && s->ends_log) {
+    if (!is_busy(s) && s->ends_log) {
         end_log(s);
     }
     if (!is_busy(s) && !s->owed && s->log >= 0 && !s->logs) {
@@ -383,6 +466,11 @@ bool ff_vhost_session_from_qemu(FfVhostSession *s, FfVhostMessage *msg)
     return s->waiting.length <= MAX_WAITING && pump(s);
 }
 
+unsigned ff_vhost_session_waiting(const FfVhostSession *s)
+{
+    return s->waiting.length;
+}
+
 bool ff_vhost_session_again(FfVhostSession *s)
 {
     FfVhostMessage *msg = s->stopping;
@@ -395,17 +483,31 @@ bool ff_vhost_session_again(FfVhostSession *s)
         return true;
     }
     s->stopping = NULL;
+    end_wait(s);
     note(s, msg);
     stop_and_pass(s, msg);
     return pump(s);
 }
 
+/* The request that MSG answers; 0: none of ours. With LOG_SHMFD an answer to SET_LOG_BASE is due
+ * (what is in it is different with each back-end, and says nothing); who leaves it out may not have
+ * understood the request, and is known by its answer to the next one. */
+static uint32_t answered(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    uint32_t request = GPOINTER_TO_UINT(g_queue_pop_head(&s->ours));
+
+    if (request == FF_VHOST_SET_LOG_BASE && msg->header.request != request && s->ours.length) {
+        lose(s, "it does not acknowledge a log");
+        request = GPOINTER_TO_UINT(g_queue_pop_head(&s->ours));
+    }
+    return msg->header.flags & FF_VHOST_REPLY && msg->header.request == request ? request : 0;
+}
+
 /* The last answer to what began the log is that of GET_FEATURES. Nobody waits any more for one
  * whose end is wanted already. */
-static void ours_answered(FfVhostSession *s, const FfVhostMessage *msg)
+static void ours_answered(FfVhostSession *s, uint32_t request)
 {
-    if (!s->ours.length && s->logs && !s->ends_log &&
-        msg->header.request == FF_VHOST_GET_FEATURES) {
+    if (!s->ours.length && s->logs && !s->ends_log && request == FF_VHOST_GET_FEATURES) {
         s->ops->logs(s->opaque);
     }
 }
@@ -413,14 +515,13 @@ static void ours_answered(FfVhostSession *s, const FfVhostMessage *msg)
 bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (s->ours.length) {
-        bool right = msg->header.flags & FF_VHOST_REPLY &&
-                     GPOINTER_TO_UINT(g_queue_pop_head(&s->ours)) == msg->header.request;
+        uint32_t request = answered(s, msg);
 
-        if (right) {
-            ours_answered(s, msg);
-        }
         ff_vhost_message_free(msg);
-        return right && pump(s);
+        if (request) {
+            ours_answered(s, request);
+        }
+        return request && pump(s);
     }
     if (msg->header.request == FF_VHOST_GET_FEATURES) {
         s->offered = ff_vhost_u64(msg);
@@ -452,7 +553,7 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     if (!(s->offered & FF_VHOST_F_LOG_ALL) || !(s->protocol & FF_VHOST_PROTOCOL_F_LOG_SHMFD)) {
         return "it cannot log what it writes to guest memory (LOG_ALL, LOG_SHMFD)";
     }
-    return s->features & FF_VHOST_F_RING_PACKED ? "its rings are packed ones" : NULL;
+    return s->features & FF_VHOST_F_RING_PACKED ? PACKED : NULL;
 }
 
 uint64_t ff_vhost_session_log_bytes(const FfVhostSession *s)
@@ -476,8 +577,8 @@ const FfVhostRegion *ff_vhost_session_regions(const FfVhostSession *s, unsigned 
     return s->rings.regions;
 }
 
-/* The ring addresses once more, with or without the log's flag, and a question whose answer comes
- * when all of it is done. */
+/* The features and the ring addresses once more, with or without the log's flag: also of a ring
+ * that has an address and runs in a moment. Nothing of it is answered. */
 static void tell_features(FfVhostSession *s)
 {
     FfVhostMessage *msg;
@@ -496,20 +597,37 @@ static void tell_features(FfVhostSession *s)
             say(s, msg, false);
         }
     }
-    say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
 }
 
+/* What has passed since it was asked for may stand against it, a log of QEMU's above all. */
+static void refuse_log(FfVhostSession *s, const char *why)
+{
+    if (s->log >= 0) {
+        close(g_steal_fd(&s->log));
+    }
+    s->lost = why;
+    s->ops->logs(s->opaque);
+}
+
+/* The answer to the last question comes when all of it is done. */
 static void begin_log(FfVhostSession *s)
 {
     FfVhostLog log = {s->log_size, 0};
+    const char *why = ff_vhost_session_unloggable(s);
+
+    if (why) {
+        refuse_log(s, why);
+        return;
+    }
     FfVhostMessage *msg = ff_vhost_message_new(FF_VHOST_SET_LOG_BASE, 0, &log, sizeof(log));
 
-    msg->fds[0] = s->log;
+    msg->fds[0] = g_steal_fd(&s->log);
     msg->n_fds = 1;
-    s->log = -1;
     s->logs = true;
+    s->was_reset = false;
     say(s, msg, true);
     tell_features(s);
+    say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
 }
 
 static void end_log(FfVhostSession *s)
@@ -526,6 +644,10 @@ void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size)
     s->log = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     s->log_size = size;
     s->lost = NULL;
+    if (s->log < 0) {
+        refuse_log(s, "the relay has no room for one more open file");
+        return;
+    }
     pump(s);
 }
 

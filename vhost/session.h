@@ -25,7 +25,8 @@ typedef struct {
     /* ff_vhost_session_again() is wanted in a moment: nothing tells when a back-end has finished a
      * request, as the guest may have asked for no interrupt. */
     void (*again)(void *opaque);
-    /* What ff_vhost_session_log_begin() has asked for is done: from here on the back-end logs. */
+    /* What ff_vhost_session_log_begin() has asked for is done: from here on the back-end logs, or
+     * ff_vhost_session_lost() says why not. */
     void (*logs)(void *opaque);
 } FfVhostSessionOps;
 
@@ -37,6 +38,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfVhostSession, ff_vhost_session_free)
 bool ff_vhost_session_from_qemu(FfVhostSession *s, FfVhostMessage *msg);
 bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg);
 bool ff_vhost_session_again(FfVhostSession *s);
+/* Messages of QEMU's that wait. */
+unsigned ff_vhost_session_waiting(const FfVhostSession *s);
 
 /* Why the back-end's writes cannot be logged, one line; NULL: they can. */
 const char *ff_vhost_session_unloggable(const FfVhostSession *s);
@@ -46,7 +49,7 @@ uint64_t ff_vhost_session_log_bytes(const FfVhostSession *s);
 const FfVhostRegion *ff_vhost_session_regions(const FfVhostSession *s, unsigned *n,
                                               const int **fds);
 /* Has the back-end log into FD (duplicated), of SIZE bytes, as soon as it owes QEMU no answer; then
- * ops.logs() is called. Only if it is loggable. */
+ * ops.logs() is called, perhaps from inside. */
 void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size);
 /* Why what is in the log may not be all, one line; NULL: it is all. While it logs, and until the
  * next ff_vhost_session_log_begin(). */

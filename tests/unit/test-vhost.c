@@ -23,6 +23,14 @@
 #define OFFERED (1ull << 32 | 1ull << 30 | FF_VHOST_F_LOG_ALL)
 #define ACCEPTED (1ull << 32 | 1ull << 30)
 
+/* In place of GLib's: microseconds. */
+static gint64 now = 1;
+
+gint64 g_get_monotonic_time(void)
+{
+    return now;
+}
+
 typedef struct {
     FfVhostSession *session;
     GQueue backend, qemu; /* FfVhostMessage *: what each of them has got */
@@ -308,6 +316,38 @@ static void test_drained(void)
     world_free(w);
 }
 
+/* A ring that never comes to its end is waited for once, not at each stop; and again when much
+ * time has passed. */
+static void test_drained_never(void)
+{
+    World *w = world_new();
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    now += FF_VHOST_DRAIN_US - 1;
+    g_assert_true(ff_vhost_session_again(w->session));
+    g_assert_null(g_queue_peek_head(&w->backend));
+    now++;
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 0);
+    start_ring(w);
+    expect_ring(w, false);
+    stop_ring(w);
+    ring_stopped(w, 0);
+    start_ring(w);
+    expect_ring(w, false);
+    now += (gint64)100 * FF_VHOST_DRAIN_US;
+    stop_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 1);
+    world_free(w);
+}
+
 static void expect_log(World *w, uint64_t features, uint32_t ring_flags, bool base)
 {
     if (base) {
@@ -317,7 +357,25 @@ static void expect_log(World *w, uint64_t features, uint32_t ring_flags, bool ba
     }
     expect_u64(&w->backend, FF_VHOST_SET_FEATURES, features);
     expect_addr(&w->backend, ring_flags);
-    expect(&w->backend, FF_VHOST_GET_FEATURES);
+    if (base) {
+        expect(&w->backend, FF_VHOST_GET_FEATURES);
+    }
+}
+
+/* The ring runs, and its writes are logged into LOG. */
+static void log_ring(World *w, int log)
+{
+    const uint64_t zero = 0;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, &zero, sizeof(zero));
+    backend_answers(w, FF_VHOST_GET_FEATURES, &zero, sizeof(zero));
+    g_assert_cmpuint(w->logs, ==, 1);
+    g_assert_null(ff_vhost_session_lost(w->session));
 }
 
 /* Nothing of it reaches QEMU, whose own words wait meanwhile, and are changed as long as it lasts.
@@ -352,7 +410,6 @@ static void test_log(void)
     g_assert_null(ff_vhost_session_lost(w->session));
     ff_vhost_session_log_end(w->session);
     expect_log(w, ACCEPTED, 0, false);
-    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
     /* And once more: a second migration. */
     ff_vhost_session_log_begin(w->session, log, 4096);
     expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
@@ -365,6 +422,42 @@ static void test_log_lost(void)
 {
     World *w = world_new();
     const FfVhostLog own = {4096, 0};
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    log_ring(w, log);
+    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), log);
+    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    g_assert_nonnull(ff_vhost_session_lost(w->session));
+    close(log);
+    world_free(w);
+}
+
+/* QEMU's own log is on its way to the back-end when ours is wanted: it stays. */
+static void test_log_of_qemu(void)
+{
+    World *w = world_new();
+    const FfVhostLog own = {4096, 0};
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), log);
+    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, NULL, 0);
+    expect(&w->qemu, FF_VHOST_SET_LOG_BASE);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_cmpuint(w->logs, ==, 1);
+    g_assert_nonnull(ff_vhost_session_lost(w->session));
+    close(log);
+    world_free(w);
+}
+
+/* Whoever does not answer may not have understood. He keeps his connection, and has no log. */
+static void test_log_unanswered(void)
+{
+    World *w = world_new();
     const uint64_t zero = 0;
     int log = memfd_create("log", MFD_CLOEXEC);
 
@@ -373,12 +466,127 @@ static void test_log_lost(void)
     expect_ring(w, false);
     ff_vhost_session_log_begin(w->session, log, 4096);
     expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
-    backend_answers(w, FF_VHOST_SET_LOG_BASE, &zero, sizeof(zero));
     backend_answers(w, FF_VHOST_GET_FEATURES, &zero, sizeof(zero));
-    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), log);
-    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    g_assert_cmpuint(w->logs, ==, 1);
     g_assert_nonnull(ff_vhost_session_lost(w->session));
+    ff_vhost_session_log_end(w->session);
+    expect_log(w, ACCEPTED, 0, false);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
     close(log);
+    world_free(w);
+}
+
+/* What is in the answer is nothing (DPDK), the request (rust-vmm), or what was in the buffer. */
+static void test_log_answers(void)
+{
+    const FfVhostLog request = {4096, 0};
+    const uint64_t zero = 0;
+
+    for (unsigned i = 0; i < 2; i++) {
+        World *w = world_new();
+        int log = memfd_create("log", MFD_CLOEXEC);
+
+        shake_hands(w);
+        start_ring(w);
+        expect_ring(w, false);
+        ff_vhost_session_log_begin(w->session, log, 4096);
+        expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+        backend_answers(w, FF_VHOST_SET_LOG_BASE, &request, i ? sizeof(request) : 0);
+        backend_answers(w, FF_VHOST_GET_FEATURES, &zero, sizeof(zero));
+        g_assert_null(ff_vhost_session_lost(w->session));
+        close(log);
+        world_free(w);
+    }
+}
+
+/* It is asked for between a ring's address and its kick: the ring's writes are logged as well. */
+static void test_log_of_starting_ring(void)
+{
+    World *w = world_new();
+    const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
+    const uint64_t features = ACCEPTED, ring = 0;
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    expect(&w->backend, FF_VHOST_SET_FEATURES);
+    qemu_says(w, FF_VHOST_SET_VRING_ADDR, &addr, sizeof(addr), -1);
+    expect_addr(&w->backend, 0);
+    ff_vhost_session_log_begin(w->session, log, 4096);
+    expect_log(w, ACCEPTED | FF_VHOST_F_LOG_ALL, FF_VHOST_VRING_F_LOG, true);
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, NULL, 0);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
+    qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    close(log);
+    world_free(w);
+}
+
+/* Rings that cannot be drained, and a device that begins again after a reset. What QEMU says
+ * whenever a guest stops loses nothing. */
+static void test_log_lost_later(void)
+{
+    const uint64_t packed = ACCEPTED | FF_VHOST_F_RING_PACKED, zero = 0;
+
+    for (unsigned i = 0; i < 2; i++) {
+        World *w = world_new();
+        int log = memfd_create("log", MFD_CLOEXEC);
+
+        log_ring(w, log);
+        stop_ring(w);
+        ring_stopped(w, 0);
+        qemu_says(w, FF_VHOST_SET_STATUS, &zero, sizeof(zero), -1);
+        expect(&w->backend, FF_VHOST_SET_STATUS);
+        g_assert_null(ff_vhost_session_lost(w->session));
+        if (i) {
+            qemu_says(w, FF_VHOST_SET_FEATURES, &packed, sizeof(packed), -1);
+            expect(&w->backend, FF_VHOST_SET_FEATURES);
+        } else {
+            start_ring(w);
+            expect_ring(w, true);
+        }
+        g_assert_nonnull(ff_vhost_session_lost(w->session));
+        close(log);
+        world_free(w);
+    }
+}
+
+/* After QEMU's own postcopy the ring is still one that is drained. */
+static void test_table_acknowledged(void)
+{
+    World *w = world_new();
+    const uint64_t good = 0;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    qemu_says(w, FF_VHOST_SET_MEM_TABLE, &good, sizeof(good), -1);
+    expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 1);
+    world_free(w);
+}
+
+/* A kick that would have to wait is none. */
+static void test_full_kick(void)
+{
+    World *w = world_new();
+    const uint64_t full = UINT64_MAX - 1;
+
+    g_assert_cmpint(write(w->kick, &full, sizeof(full)), ==, sizeof(full));
+    g_assert_cmpint(fcntl(w->kick, F_SETFL, 0), ==, 0);
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 1);
     world_free(w);
 }
 
@@ -430,6 +638,51 @@ static void test_held_acknowledged(void)
     world_free(w);
 }
 
+/* What QEMU has asked for is answered before what was held is let go, one of which has an answer
+ * that is not QEMU's; and what QEMU says after it comes after it. */
+static void test_let_go_in_order(void)
+{
+    World *w = world_new();
+    const FfVhostLog own = {4096, 0};
+    const uint64_t value = 7;
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), log);
+    expect(&w->qemu, FF_VHOST_SET_LOG_BASE);
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    expect(&w->backend, FF_VHOST_GET_QUEUE_NUM);
+    ff_vhost_session_hold(w->session, false);
+    qemu_says(w, FF_VHOST_RESET_OWNER, NULL, 0, -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    backend_answers(w, FF_VHOST_GET_QUEUE_NUM, &value, sizeof(value));
+    expect_u64(&w->qemu, FF_VHOST_GET_QUEUE_NUM, value);
+    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, NULL, 0);
+    expect(&w->backend, FF_VHOST_RESET_OWNER);
+    close(log);
+    world_free(w);
+}
+
+/* However often a guest masks its interrupt. */
+static void test_held_calls(void)
+{
+    World *w = world_new();
+    const uint64_t ring = 0;
+
+    shake_hands(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    for (unsigned i = 0; i < 10000; i++) {
+        qemu_says(w, FF_VHOST_SET_VRING_CALL, &ring, sizeof(ring), w->kick);
+    }
+    ff_vhost_session_hold(w->session, false);
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_VRING_CALL);
+    g_assert_cmpuint(inode(msg->fds[0]), ==, inode(w->kick));
+    world_free(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -437,9 +690,19 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/stream/bad", test_bad_stream);
     g_test_add_func("/vhost/passed-on", test_passed_on);
     g_test_add_func("/vhost/drained", test_drained);
+    g_test_add_func("/vhost/drained-never", test_drained_never);
     g_test_add_func("/vhost/log", test_log);
     g_test_add_func("/vhost/log/lost", test_log_lost);
+    g_test_add_func("/vhost/log/of-qemu", test_log_of_qemu);
+    g_test_add_func("/vhost/log/unanswered", test_log_unanswered);
+    g_test_add_func("/vhost/log/answers", test_log_answers);
+    g_test_add_func("/vhost/log/of-starting-ring", test_log_of_starting_ring);
+    g_test_add_func("/vhost/log/lost-later", test_log_lost_later);
+    g_test_add_func("/vhost/table-acknowledged", test_table_acknowledged);
+    g_test_add_func("/vhost/full-kick", test_full_kick);
     g_test_add_func("/vhost/held", test_held);
+    g_test_add_func("/vhost/let-go-in-order", test_let_go_in_order);
+    g_test_add_func("/vhost/held-calls", test_held_calls);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     return g_test_run();
 }
