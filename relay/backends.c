@@ -135,17 +135,34 @@ static void end_log(FfBackends *b)
     }
 }
 
+static void add_lost(const FfBackends *b, FfBackendsAnswer *answer)
+{
+    if (b->lost) {
+        say_why(answer, "%s", b->lost);
+    }
+    for (guint i = 0; i < b->all->len; i++) {
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        const char *why = session ? ff_vhost_session_lost(session) : NULL;
+
+        if (why) {
+            say_why(answer, "the back-end of chardev '%s': %s", ff_vhost_conn_id(nth(b, i)), why);
+        }
+    }
+}
+
 static void logs(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};
 
-    if (b->missing && --b->missing == 0) {
-        survey(b, &answer, false); /* as it is now */
-        if (b->lost) {
-            say_why(&answer, "%s", b->lost);
-        }
-        reply(b, &answer);
+    if (!b->missing || --b->missing) {
+        return;
+    }
+    survey(b, &answer, false); /* as it is now */
+    add_lost(b, &answer);
+    reply(b, &answer);
+    if (answer.why[0]) {
+        end_log(b);
     }
 }
 
@@ -177,17 +194,7 @@ static void tell_lost(FfBackends *b)
     if (!b->logging) {
         say_why(&answer, "there is no log");
     }
-    if (b->lost) {
-        say_why(&answer, "%s", b->lost);
-    }
-    for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
-        const char *why = session ? ff_vhost_session_lost(session) : NULL;
-
-        if (why) {
-            say_why(&answer, "the back-end of chardev '%s': %s", ff_vhost_conn_id(nth(b, i)), why);
-        }
-    }
+    add_lost(b, &answer);
     reply(b, &answer);
 }
 

@@ -18,6 +18,12 @@
 
 /* Until a ring that is being stopped is looked at again. */
 #define AGAIN_MS 1
+/* What one side has not read yet, bytes, and messages of QEMU's that wait for a back-end: as long
+ * as it is more, the other side is not read from. */
+#define MAX_QUEUED (64u * 1024)
+#define MAX_WAITING 64
+/* Until QEMU is offered a back-end again that it has not taken. */
+#define OFFER_S 1
 
 struct FfVhostConn {
     FfRelay *relay;
@@ -29,6 +35,9 @@ struct FfVhostConn {
     FfVhostReader from_backend, from_qemu;
     FfVhostSession *session;
     guint timer; /* 0: none */
+    int coming;  /* a back-end that QEMU has not taken yet; -1: none */
+    guint offer; /* the timer until it is offered again; 0: none */
+    bool told;   /* that it was not taken */
 };
 
 static void close_both(FfVhostConn *b, const char *why)
@@ -79,6 +88,19 @@ static void to_qemu(FfVhostMessage *msg, void *opaque)
     send(((FfVhostConn *)opaque)->qemu, msg);
 }
 
+/* Nobody has more queued for him than he reads: fds are queued with it. */
+static void pace(FfVhostConn *b)
+{
+    ff_conn_set_reading(b->qemu, ff_conn_queued(b->backend) < MAX_QUEUED &&
+                                     ff_vhost_session_waiting(b->session) < MAX_WAITING);
+    ff_conn_set_reading(b->backend, ff_conn_queued(b->qemu) < MAX_QUEUED);
+}
+
+static void drained(FfConn *conn, void *opaque)
+{
+    pace(opaque);
+}
+
 static gboolean look_again(gpointer data)
 {
     FfVhostConn *b = data;
@@ -86,6 +108,8 @@ static gboolean look_again(gpointer data)
     b->timer = 0;
     if (!ff_vhost_session_again(b->session)) {
         close_both(b, "QEMU breaks the protocol");
+    } else {
+        pace(b);
     }
     return G_SOURCE_REMOVE;
 }
@@ -155,6 +179,8 @@ static void qemu_data(FfConn *conn, const char *buf, size_t len, int *fds, unsig
 
     if (ff_vhost_read(&b->from_qemu, buf, len, fds, n_fds, take_from_qemu, b) < 0) {
         close_both(b, "QEMU breaks the protocol");
+    } else {
+        pace(b);
     }
 }
 
@@ -165,6 +191,8 @@ static void backend_data(FfConn *conn, const char *buf, size_t len, int *fds, un
 
     if (ff_vhost_read(&b->from_backend, buf, len, fds, n_fds, take_from_backend, b) < 0) {
         close_both(b, "the back-end breaks the protocol");
+    } else {
+        pace(b);
     }
 }
 
@@ -173,28 +201,51 @@ static void one_ended(FfConn *conn, bool gone, void *opaque)
     close_both(opaque, NULL);
 }
 
-static const FfConnOps qemu_ops = {.data = qemu_data, .end = one_ended};
-static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended};
+static const FfConnOps qemu_ops = {.data = qemu_data, .end = one_ended, .drained = drained};
+static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended, .drained = drained};
 
 /* ---- beginning and end ---- */
+
+static gboolean offer_again(gpointer data);
+
+/* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
+static void offer(FfVhostConn *b)
+{
+    int fd = ff_conn_to_qemu(b->plan->qemu), backend = b->coming;
+
+    if (fd < 0) {
+        if (!b->told) {
+            ff_relay_log(b->relay,
+                         "vhost-user back-end '%s': QEMU does not take the connection, it is tried "
+                         "again: %s",
+                         b->plan->id, g_strerror(-fd));
+        }
+        b->told = true;
+        b->offer = g_timeout_add_seconds(OFFER_S, offer_again, b);
+        return;
+    }
+    b->told = false;
+    b->coming = -1;
+    b->session = ff_vhost_session_new(&session_ops, b);
+    b->backend = ff_conn_new(backend, backend, &backend_ops, b);
+    b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
+}
+
+static gboolean offer_again(gpointer data)
+{
+    FfVhostConn *b = data;
+
+    b->offer = 0;
+    offer(b);
+    return G_SOURCE_REMOVE;
+}
 
 static void backend_came(int in, int out, void *opaque)
 {
     FfVhostConn *b = opaque;
-    int fd = ff_conn_to_qemu(b->plan->qemu);
 
-    if (fd < 0) {
-        ff_relay_log(b->relay, "vhost-user back-end '%s': QEMU does not take the connection: %s",
-                     b->plan->id, g_strerror(-fd));
-        close(in);
-        if (b->accept) {
-            ff_accept_next(b->accept);
-        }
-        return;
-    }
-    b->session = ff_vhost_session_new(&session_ops, b);
-    b->backend = ff_conn_new(in, out, &backend_ops, b);
-    b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
+    b->coming = in;
+    offer(b);
 }
 
 FfVhostSession *ff_vhost_conn_session(FfVhostConn *b)
@@ -211,6 +262,8 @@ void ff_vhost_conn_look(FfVhostConn *b)
 {
     if (b->session && !look(b)) {
         close_both(b, "it must not have it yet");
+    } else if (b->session) {
+        pace(b);
     }
 }
 
@@ -223,6 +276,7 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     b->plan = plan;
     b->ops = ops;
     b->opaque = opaque;
+    b->coming = -1;
     b->accept = ff_accept_new(relay, plan, backend_came, b);
     return b;
 }
@@ -232,6 +286,10 @@ void ff_vhost_conn_end(FfVhostConn *b)
     FfAccept *accept = g_steal_pointer(&b->accept); /* no further one */
 
     close_both(b, NULL);
+    if (b->offer) {
+        g_source_remove(b->offer);
+        close(b->coming);
+    }
     ff_accept_end(accept);
     g_free(b);
 }

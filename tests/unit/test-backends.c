@@ -15,6 +15,7 @@
 
 #include "launch/endpoint.h"
 #include "net/rights.h"
+#include "relay/conn.h"
 #include "state/backends.h"
 #include "vhost/message.h"
 
@@ -146,7 +147,8 @@ static void log_begins(World *w)
 
 /* ---- the world ---- */
 
-static World *world_new(void)
+/* QEMU's listening socket, and a back-end that has come. */
+static World *world_prepare(void)
 {
     World *w = g_new0(World, 1);
     int pair[2];
@@ -165,6 +167,13 @@ static World *world_new(void)
     w->relay.plan = &w->plan;
     w->relay.state_fd = ff_state_create(FF_POLICY_AUTO);
     w->relay.state = ff_state_map(w->relay.state_fd, NULL);
+    return w;
+}
+
+static World *world_new(void)
+{
+    World *w = world_prepare();
+
     ff_backends_start(&w->relay);
     w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(w->qemu, >=, 0);
@@ -269,10 +278,129 @@ static void test_held(void)
     world_free(w);
 }
 
+static void log_not_acknowledged(World *w)
+{
+    const uint64_t zero = 0;
+
+    expect(w->backend, FF_VHOST_SET_LOG_BASE, 1);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
+    send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &zero, sizeof(zero), -1);
+}
+
+/* There is no log then, and nothing else changes. */
+static void test_no_log(void)
+{
+    World *w = world_new();
+    int log = memfd_create("log", MFD_CLOEXEC);
+    Question begin = {.w = w, .op = FF_BACKENDS_LOG, .fd = log};
+
+    shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    g_assert_cmpint(ftruncate(log, 4096), ==, 0);
+    g_autofree char *why = engine_asks(&begin, log_not_acknowledged);
+    g_assert_nonnull(why);
+    g_assert_nonnull(strstr(why, "acknowledge"));
+    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_FEATURES, 0), ==, 0);
+    g_autofree char *none = engine_says(w, FF_BACKENDS_LOST, false);
+    g_assert_nonnull(none);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    close(log);
+    world_free(w);
+}
+
+/* Its log ends with it, and the next engine begins one of its own. */
+static void test_engine_dies(void)
+{
+    World *w = world_new();
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    g_assert_cmpint(ftruncate(log, 4096), ==, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        Question begin = {.w = w, .op = FF_BACKENDS_LOG, .fd = log};
+
+        g_assert_null(engine_asks(&begin, log_begins));
+        g_assert_null(engine_says(w, FF_BACKENDS_LOST, false));
+        close(w->engine);
+        turn();
+        g_assert_cmphex(expect(w->backend, FF_VHOST_SET_FEATURES, 0), ==, 0);
+        w->engine = ff_backends_offer(&w->relay);
+        g_autofree char *none = engine_says(w, FF_BACKENDS_LOST, false);
+        g_assert_nonnull(none);
+    }
+    close(log);
+    world_free(w);
+}
+
+/* A QEMU that hangs has as many connections waiting as its socket takes. */
+static void test_not_taken(void)
+{
+    World *w = world_prepare();
+    g_autoptr(GArray) waiting = g_array_new(FALSE, FALSE, sizeof(int));
+    int fd;
+
+    while ((fd = ff_conn_to_qemu(w->private.path_fd)) >= 0) {
+        g_array_append_val(waiting, fd);
+    }
+    ff_backends_start(&w->relay);
+    for (guint i = 0; i < waiting->len; i++) {
+        close(accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC));
+        close(g_array_index(waiting, int, i));
+    }
+    g_assert_cmpint(fcntl(w->private.listen_fd, F_SETFL, O_NONBLOCK), ==, 0);
+    while ((w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC)) < 0) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    w->engine = ff_backends_offer(&w->relay);
+    shake_hands(w);
+    world_free(w);
+}
+
+/* A back-end that does not read is no reason to keep all that QEMU says, which a guest decides. */
+static void test_not_read(void)
+{
+    World *w = world_new();
+    const struct {
+        FfVhostHeader header;
+        uint64_t ring;
+    } __attribute__((packed)) call = {{FF_VHOST_SET_VRING_CALL, FF_VHOST_VERSION, 8},
+                                      FF_VHOST_VRING_NO_FD};
+    size_t sent = 0, got = 0;
+    uint8_t bytes[4096];
+
+    for (; send(w->qemu, &call, sizeof(call), MSG_DONTWAIT) == sizeof(call); turn()) {
+        sent += sizeof(call);
+        g_assert_cmpuint(sent, <, 1 << 20);
+    }
+    while (got < sent) {
+        ssize_t n = recv(w->backend, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+        if (n < 0) {
+            g_main_context_iteration(NULL, TRUE);
+        } else {
+            got += n;
+        }
+    }
+    g_assert_cmpuint(got, ==, sent);
+    turn();
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    world_free(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/backends/log", test_log);
+    g_test_add_func("/backends/log/none", test_no_log);
+    g_test_add_func("/backends/log/engine-dies", test_engine_dies);
     g_test_add_func("/backends/held", test_held);
+    g_test_add_func("/backends/not-taken", test_not_taken);
+    g_test_add_func("/backends/not-read", test_not_read);
     return g_test_run();
 }
