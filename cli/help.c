@@ -266,7 +266,7 @@ const char ff_help_attach[] =
 
 const char ff_help_run[] =
     "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait]\n"
-    "                    [--restore=eager|lazy] [--vhost-user=qemu|farfault]\n"
+    "                    [--restore=eager|lazy] [--vhost-user=qemu|farfault|migrate]\n"
     "                    [--] qemu-system-ARCH ARG...\n"
     "Become QEMU: same PID, stdin, stdout, stderr, working directory, inherited fds and exit\n"
     "status. Guest memory becomes shared memory, and farfault answers the migration commands on\n"
@@ -286,7 +286,8 @@ const char ff_help_run[] =
     "                 docs/libvirt.md)\n"
     "  --vhost-user=V who is connected to the back-ends of vhost-user-blk devices: qemu (the\n"
     "                 default), or farfault, which passes everything on, and lets QEMU stop a\n"
-    "                 device only when the back-end has finished its requests\n"
+    "                 device only when the back-end has finished its requests; migrate: and which\n"
+    "                 migrates such guests by precopy (docs/design/vhost-user.md)\n"
     "  --help, -h     this text\n"
     "\n"
     "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"

@@ -41,8 +41,11 @@ static const Setting untracked_setting = {
 static const Setting restore_setting = {
     "--restore", "FARFAULT_RESTORE", "restore", "such choice", {"eager", "lazy"}};
 /* Who is the peer of vhost-user-blk devices' back-ends. */
-static const Setting vhost_setting = {
-    "--vhost-user", "FARFAULT_VHOST_USER", "vhost-user", "such choice", {"qemu", "farfault"}};
+static const Setting vhost_setting = {"--vhost-user",
+                                      "FARFAULT_VHOST_USER",
+                                      "vhost-user",
+                                      "such choice",
+                                      {"qemu", "farfault", "migrate"}};
 
 /* The word of SETTING; OPTION is what the command line says, can be NULL. Returns a static string,
  * or NULL and ERROR. */
@@ -112,7 +115,8 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
                                .policy = policy,
                                .untracked = untracked,
                                .restore = restore,
-                               .takes_backends = strcmp(vhost, "farfault") == 0,
+                               .takes_backends = strcmp(vhost, "qemu") != 0,
+                               .follows_backends = strcmp(vhost, "migrate") == 0,
                                .borrow_fd = borrow->socket,
                                .monitor_fd = borrow->monitor};
     return ff_launch(&options, argv);

@@ -22,6 +22,7 @@ typedef struct {
     int listener_fd;            /* where its source comes to; -1: none */
     int tls_fd;                 /* its TLS credentials; -1: none */
     int discard_fd;             /* arms QEMU's hook for discards (state/discards.h); -1: none */
+    int backends_fd;            /* state/backends.h; -1: no device's process is followed */
     char *discard_error;        /* why there is none; NULL: null, or an older relay's */
     int uffds[FF_KINDS];        /* -1: not given */
     GArray *incoming_fds;       /* of int: FF_LISTENER_HELD, in their order */

@@ -210,6 +210,7 @@ static FfQemu *new_qemu(FfEnginePort *port)
         .ram = port->init->ram,
         .name = port->init->name,
         .qemu_pid = port->init->qemu_pid,
+        .backends = port->init->backends_fd,
         .deadline_ms = 10000,
     };
 

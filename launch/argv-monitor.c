@@ -264,6 +264,7 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
     }
     mon->chardev_id = g_strdup(id);
     mon->backend = backend;
+    mon->followed = backend && rw->sys->follows_backends;
     mon->wait &= !backend; /* the device waits for it, and says so */
     if (why) {
         (backend ? warn_left_backend : warn_left)(rw, id, why);

@@ -487,6 +487,7 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     sys.opaque = (void *)options->qemu;
     sys.clients_come_later = options->borrow_fd >= 0; /* they are the other QEMU's still */
     sys.takes_backends = options->takes_backends;
+    sys.follows_backends = options->follows_backends;
     l.command_line = argv + 1;
     g_auto(GStrv) more = options->borrow_fd >= 0 ? ff_lent_argv(argv, options->monitor_fd) : NULL;
     if (more) {

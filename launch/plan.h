@@ -42,7 +42,8 @@ typedef struct {
     int fd;
     bool wait;          /* QEMU waits for the first client before it starts */
     unsigned reconnect; /* seconds, CONNECT_* only; 0 = never */
-    bool backend;       /* no monitor: the chardev of a vhost-user device */
+    bool backend;       /* no monitor: the chardev of a vhost-user device ... */
+    bool followed;      /* ... whose writes migrations follow */
 } FfPlanMonitor;
 
 typedef struct {
@@ -79,6 +80,7 @@ typedef struct {
     bool (*machine_ram_id)(const char *type, char **ram_id, void *opaque);
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
     bool takes_backends;            /* the relay stands in the sockets of vhost-user devices */
+    bool follows_backends;          /* migrations follow what these write */
     bool clients_come_later; /* QEMU waits for no monitor's first client, whatever wait= says */
     void *opaque;
 } FfArgvSystem;

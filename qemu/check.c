@@ -15,6 +15,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "qemu/backends.h"
+#include "qemu/call.h"
 #include "qemu/internal.h"
 #include "qemu/status.h"
 #include "qmp/json.h"
@@ -135,6 +137,9 @@ static const struct {
 
 typedef struct {
     FfQemu *qemu;
+    FfRole role;
+    bool takes_devices;         /* that are other processes, if they can be followed */
+    char *ids;                  /* chardevs of these; NULL: it was not asked */
     bool occupied;              /* by a guest that has come in another way */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
@@ -344,6 +349,47 @@ static bool check_files(FfQemu *qemu, GError **error)
     return true;
 }
 
+/* ---- devices in other processes
+ * ------------------------------------------------------------------- */
+
+/* The chardev of device NAME (g_free); NULL: it has none. */
+static char *chardev_of(FfQemu *qemu, Question q, const char *name)
+{
+    JsonObject *args = json_object_new();
+    g_autofree char *path =
+        g_strdup_printf("/machine/peripheral%s/%s", q == ASK_ANON ? "-anon" : "", name);
+
+    json_object_set_string_member(args, "path", path);
+    json_object_set_string_member(args, "property", "chardev");
+    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "qom-get", args, NULL);
+    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == G_TYPE_STRING
+               ? g_strdup(json_node_get_string(node))
+               : NULL;
+}
+
+/* TRUE: a migration follows what it writes. FALSE without ERROR: of its kind none is followed. */
+static bool is_followed(Check *c, Question q, const char *name, const char *type, GError **error)
+{
+    if (!c->takes_devices || c->qemu->backends < 0 || q == ASK_OBJECTS || !name ||
+        !g_str_has_prefix(type, "vhost-user-blk")) {
+        return false;
+    }
+    g_autoptr(GError) local = NULL;
+    if (!c->ids && !(c->ids = ff_qemu_backends_probe(c->qemu, c->role, &local))) {
+        return refuse(error, "device \"%s\": %s", name, local->message);
+    }
+    g_autofree char *chardev = chardev_of(c->qemu, q, name);
+    g_autofree char *line = g_strdup_printf("\n%s\n", chardev ? chardev : "");
+    if (!chardev || strchr(chardev, '\n') || !strstr(c->ids, line)) {
+        return refuse(error,
+                      "device \"%s\": farfault does not stand between QEMU and its "
+                      "back-end: name its chardev on the command line",
+                      name);
+    }
+    c->qemu->vmm.memory.has_devices = true;
+    return true;
+}
+
 /* The children of a path by their type; qom-list says "child<TYPE>". */
 static bool check_types(Check *c, Question q, GError **error)
 {
@@ -358,6 +404,12 @@ static bool check_types(Check *c, Question q, GError **error)
         }
         type += strlen("child<");
         f = forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
+        if (f && is_followed(c, q, name, type, error)) {
+            continue;
+        }
+        if (f && *error) {
+            return false;
+        }
         if (f) {
             return refuse(error, "%s \"%s\" (%.*s): %s; %s", q == ASK_OBJECTS ? "object" : "device",
                           name ? name : "?", (int)strcspn(type, ">"), type, f->what, f->fix);
@@ -470,7 +522,9 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
 {
     FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) local = NULL;
-    Check c = {.qemu = qemu};
+    Check c = {.qemu = qemu, .role = role, .takes_devices = memory->takes_devices};
+
+    memory->takes_devices = memory->has_devices = false;
     bool ok = ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, &local);
 
     if (ok) {
@@ -491,6 +545,7 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
             read_uuid(&c, uuid, &unknown);
         }
         forget_answers(&c);
+        g_free(c.ids);
     }
     if (ok) {
         *blocks = qemu->blocks;

@@ -8,6 +8,7 @@
 #include "vmm/vmm.h"
 
 typedef struct FfQemu FfQemu;
+typedef struct FfWriteLog FfWriteLog; /* qemu/backends.c */
 
 /* Whether the guest could be a hypervisor whose memory KVM writes past the tracking. */
 typedef enum { FF_NESTING_UNKNOWN, FF_NESTING_NONE, FF_NESTING_POSSIBLE } FfNesting;
@@ -20,6 +21,8 @@ struct FfQemu {
     char *name;
     char *machine; /* coordinator; the name of its type, NULL: not known yet */
     int qemu_pid;
+    int backends;    /* borrowed; -1: none */
+    FfWriteLog *log; /* coordinator; of devices in other processes; NULL: none */
     GCancellable *cancel;
     unsigned deadline_ms;
     int stream;             /* our copy of what save()/load() returned; -1 = none */

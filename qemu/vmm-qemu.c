@@ -9,6 +9,7 @@
 
 #include "qemu/abandon.h"
 #include "qemu/address.h"
+#include "qemu/backends.h"
 #include "qemu/check.h"
 #include "qemu/device-state.h"
 #include "qemu/discards.h"
@@ -51,6 +52,11 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
+                   .log_begin = ff_qemu_log_begin,
+                   .log_take = ff_qemu_log_take,
+                   .log_whole = ff_qemu_log_whole,
+                   .log_end = ff_qemu_log_end,
+                   .all_here = ff_qemu_all_here,
                    .gives_back = ff_qemu_gives_back,
                    .saved_before = ff_qemu_saved_before},
         .state = {.prepare = ff_qemu_prepare,
@@ -85,6 +91,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
     }
     qemu->name = g_strdup(config->name ? config->name : "guest");
     qemu->qemu_pid = config->qemu_pid;
+    qemu->backends = config->backends;
     qemu->cancel = config->cancel ? g_object_ref(config->cancel) : NULL;
     qemu->deadline_ms = config->deadline_ms;
     qemu->stream = -1;
@@ -95,6 +102,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
 void ff_qemu_free(FfQemu *qemu)
 {
     ff_qemu_adopt_stream(qemu, -1);
+    ff_qemu_log_end(&qemu->vmm.memory);
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);

@@ -18,6 +18,7 @@ typedef struct {
                              are borrowed */
     const char *name;     /* guest name for messages; can be NULL */
     int qemu_pid;         /* to look at its fds; 0 = do not */
+    int backends;         /* state/backends.h; borrowed; -1: no device's process is followed */
     GCancellable
         *cancel; /* ends waits before the switchover (check ... wait_loaded); can be NULL */
     unsigned deadline_ms; /* for the answers to queries; 0 = none */

@@ -294,12 +294,22 @@ static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
+static bool are_followed(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        if (((FfRelayMonitor *)relay->plan->backends->pdata[i])->followed) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int ff_backends_offer(FfRelay *relay)
 {
     FfBackends *b = relay->backends;
     int pair[2];
 
-    if (!b || !b->all->len) {
+    if (!b || !are_followed(relay)) {
         return -1;
     }
     engine_gone(b);

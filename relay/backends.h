@@ -7,8 +7,8 @@
 #include "relay/shared.h"
 
 void ff_backends_start(FfRelay *relay);
-/* A new engine's end of the socket, the caller's; -1: there are no back-ends, or no socket. The one
- * before is at its end. */
+/* A new engine's end of the socket, the caller's; -1: no back-end is followed, or there is no
+ * socket. The one before is at its end. */
 int ff_backends_offer(FfRelay *relay);
 void ff_backends_end(FfRelay *relay);
 

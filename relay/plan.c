@@ -72,6 +72,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->reconnect = ff_json_int(o, "reconnect", 0);
     mon->unlink = get_text(o, "unlink");
     mon->backend = ff_json_bool(o, "backend");
+    mon->followed = ff_json_bool(o, "followed");
     if (mon->backend) {
         /* QEMU waits for a connection, where it would have made one itself. */
         mon->reconnect = MAX(mon->reconnect, 1);

@@ -30,7 +30,8 @@ typedef struct {
     char *unlink;             /* socket to remove at QEMU's end; can be NULL */
     dev_t unlink_dev;         /* it is removed only while it is still this inode */
     ino_t unlink_ino;
-    bool backend; /* no monitor: a vhost-user back-end comes here */
+    bool backend;  /* no monitor: a vhost-user back-end comes here */
+    bool followed; /* engines may ask for a log of what it writes */
 } FfRelayMonitor;
 
 typedef struct {

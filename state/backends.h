@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the engine asks the relay about back-ends of devices that are processes of their own
- * (vhost-user), on a SOCK_SEQPACKET pair of which each engine gets one end in INIT ("backends").
+ * (vhost-user), on a SOCK_SEQPACKET pair of which each engine gets one end in INIT
+ * ("device-backends").
  * One request, one answer. The relay stands in their sockets (relay/backends.c); the log is a memfd
  * of the engine's making into which they write.
  *

@@ -35,8 +35,17 @@ typedef enum {
     FF_GUEST_OCCUPIED,
 } FfGuestFit;
 
+/* LEN bytes from OFFSET on of the N-th block were written: whole pages of it. */
+typedef void FfVmmWritten(unsigned n, uint64_t offset, uint64_t len, void *opaque);
+
 typedef struct FfVmmMemory FfVmmMemory;
 struct FfVmmMemory {
+    /* Set by the caller of check(), which takes it back: devices that are processes of their own
+     * need not be refused. At a source the caller uses the log, and lets nobody run on memory that
+     * is not all there; at a destination it calls all_here(). */
+    bool takes_devices;
+    /* Set by check(): there are such devices. */
+    bool has_devices;
     /* Before anything is stopped: checks blockers, run state, memory backends and devices; fills
      * *BLOCKS (FfRamBlock *, owned by the callee, valid until FfVmmState.undo()) and the guest's
      * UUID (16 bytes; zeros if it has none). ERROR is set unless the guest fits. */
@@ -56,6 +65,18 @@ struct FfVmmMemory {
      * guest RAM that was under way at the call is over, the guest going on. Asked for between a
      * scan and the copy (docs/precopy.md says why). */
     bool (*drain)(FfVmmMemory *memory, GError **error);
+    /* Source, with has_devices alone: what such devices write, of which no tracking of the VMM's
+     * process tells. log_begin() returns when all that they write from then on is logged. */
+    bool (*log_begin)(FfVmmMemory *memory, GError **error);
+    /* Calls FN for what is in the log, and empties it. What is written later is seen by the next
+     * call. */
+    void (*log_take)(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque);
+    /* Whether the log tells of all that was written. FALSE with ERROR. */
+    bool (*log_whole)(FfVmmMemory *memory, GError **error);
+    /* Safe to call twice, and where there is none. */
+    void (*log_end)(FfVmmMemory *memory);
+    /* Destination, optional: all of the memory is here, and the journal says so. */
+    void (*all_here)(FfVmmMemory *memory);
     /* Optional (NULL: nothing does): the device by which the guest may give memory back at any time
      * (g_free), in a few words; NULL: there is none. */
     char *(*gives_back)(FfVmmMemory *memory);

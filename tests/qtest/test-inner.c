@@ -149,6 +149,7 @@ static void end_start(Pair *p, End *e, const char *name, const char *incoming, b
                                .ram = e->ram,
                                .name = name,
                                .qemu_pid = vm_pid(e->vm),
+                               .backends = -1,
                                .cancel = g_cancellable_new(),
                                .deadline_ms = 60000};
     end_new_vmm(e);

@@ -159,7 +159,8 @@ static World *world_prepare(void)
                                   .qemu = w->private.path_fd,
                                   .kind = FF_RELAY_CONNECTED,
                                   .fd = pair[0],
-                                  .backend = true};
+                                  .backend = true,
+                                  .followed = true};
     w->backend = pair[1];
     w->plan.stderr_fd = -1;
     w->plan.backends = g_ptr_array_new();
@@ -369,8 +370,8 @@ static void test_not_read(void)
     const struct {
         FfVhostHeader header;
         uint64_t ring;
-    } __attribute__((packed)) call = {{FF_VHOST_SET_VRING_CALL, FF_VHOST_VERSION, 8},
-                                      FF_VHOST_VRING_NO_FD};
+    } __attribute__((packed))
+    call = {{FF_VHOST_SET_VRING_CALL, FF_VHOST_VERSION, 8}, FF_VHOST_VRING_NO_FD};
     size_t sent = 0, got = 0;
     uint8_t bytes[4096];
 

@@ -18,6 +18,7 @@
 
 #include "qemu/files.h"
 #include "qemu/vmm-qemu.h"
+#include "state/backends.h"
 
 typedef struct {
     const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
@@ -32,6 +33,8 @@ typedef struct {
 #define DISK(device, node, size)                                                                   \
     "{'device': '', 'qdev': '" device "', 'inserted': {'ro': false, 'node-name': '" node           \
     "', 'image': {'virtual-size': " size "}}}"
+
+#define DISK_OF(type) "[{'name': 'd0', 'type': 'child<" type ">'}]"
 
 /* The first match counts. */
 static const Answer healthy[] = {
@@ -50,6 +53,7 @@ static const Answer healthy[] = {
     {"query-named-block-nodes", NULL, "[{'node-name': 'n', 'drv': 'qcow2'}, {'drv': 'file'}]"},
     {"query-sev", NULL, "{'enabled': false}"},
     {"qom-get", "\"type\"", "'pc-test-1.0-machine'"},
+    {"qom-get", "chardev", "'disk'"},
     {"qom-get", "parent_bus", "'/machine/i440fx/pci.0'"},
     {"qom-get", "addr", "32"},
     {"query-cpus-fast", NULL, "[{'cpu-index': 0}]"},
@@ -150,6 +154,21 @@ static const Case cases[] = {
     {"odd-uuid", {"query-uuid", NULL, "{'UUID': {}}"}, NULL},
     {"odd-sev", {"query-sev", NULL, "[]"}, NULL},
     {"odd-machine", {"qom-get", "\"type\"", "[]"}, NULL},
+    /* A device in another process; the relay stands in the socket of chardev "disk". */
+    {"devices/followed", {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")}, NULL},
+    {"devices/none", {"none", NULL, NULL}, NULL},
+    {"devices/not-wanted",
+     {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")},
+     "device \"d0\" (vhost-user-blk-pci): another process maps"},
+    {"devices/refused",
+     {"qom-list", "/peripheral-anon\"", DISK_OF("vhost-user-blk-pci")},
+     "device \"d0\": devices in other processes: it cannot"},
+    {"devices/other-chardev",
+     {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")},
+     "device \"d0\": farfault does not stand between"},
+    {"devices/other-kind",
+     {"qom-list", "/peripheral\"", DISK_OF("vhost-user-fs-pci")},
+     "device \"d0\" (vhost-user-fs-pci): another process maps"},
     {"stop/good", {"none", NULL, NULL}, NULL},
     {"stop/resumed", {"migrate", NULL, "^{}"}, "resumed by another monitor"},
     {"stop/refused", {"stop", NULL, "!no"}, "stop: no"},
@@ -407,8 +426,13 @@ static void check(FfVmm *vmm, const Case *c)
     g_autoptr(GError) error = NULL;
     GPtrArray *blocks = NULL;
     uint8_t uuid[16];
+
+    vmm->memory.takes_devices =
+        g_str_has_prefix(c->name, "devices/") && !g_str_equal(c->name, "devices/not-wanted");
     FfGuestFit fit = vmm->memory.check(&vmm->memory, FF_ROLE_SOURCE, &blocks, uuid, &error);
 
+    g_assert_false(vmm->memory.takes_devices);
+    g_assert_true(vmm->memory.has_devices == g_str_equal(c->name, "devices/followed"));
     if (c->part) {
         g_assert_cmpint(fit, !=, FF_GUEST_FITS);
         g_test_message("%s", error->message);
@@ -425,6 +449,32 @@ static void check(FfVmm *vmm, const Case *c)
         g_autofree char *machine = vmm->state.machine(&vmm->state);
         g_assert_cmpstr(machine, ==, "pc-test-1.0");
     }
+}
+
+/* The relay, as far as it is asked here. */
+typedef struct {
+    const char *name; /* of the case */
+    int fd;
+} Relay;
+
+static gpointer answer_engine(gpointer opaque)
+{
+    const Relay *r = opaque;
+    FfBackendsRequest request;
+
+    while (recv(r->fd, &request, sizeof(request), 0) == sizeof(request)) {
+        FfBackendsAnswer answer = {.op = request.op, .ids = "disk\n"};
+
+        g_assert_cmpuint(request.op, ==, FF_BACKENDS_PROBE);
+        g_assert_cmpuint(request.destination, ==, 0);
+        if (g_str_equal(r->name, "devices/refused")) {
+            g_strlcpy(answer.why, "it cannot", sizeof(answer.why));
+        } else if (g_str_equal(r->name, "devices/other-chardev")) {
+            g_strlcpy(answer.ids, "a\nisk\ndisk2\n", sizeof(answer.ids));
+        }
+        g_assert_cmpint(send(r->fd, &answer, sizeof(answer), 0), ==, sizeof(answer));
+    }
+    return NULL;
 }
 
 static void check_stop(FfVmm *vmm, const Case *c)
@@ -568,11 +618,14 @@ static void test_case(const void *data)
     bool settings =
         g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
     bool seen = !g_str_equal(script.c->name, "drain/unseen");
-    int pair[2];
+    int pair[2], backends[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
     g_ptr_array_add(blocks, &ram[0]);
     g_ptr_array_add(blocks, &ram[1]);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, backends), ==, 0);
+    Relay relay = {script.c->name, backends[1]};
+    GThread *answers = g_thread_new("relay", answer_engine, &relay);
     script.fd = pair[1];
     qemu = g_thread_new("qemu", scripted_qemu, &script);
     client = ff_qmp_client_new(pair[0], context, NULL, NULL, NULL);
@@ -580,6 +633,7 @@ static void test_case(const void *data)
                                                      .state = state,
                                                      .ram = blocks,
                                                      .qemu_pid = seen ? getpid() : 0,
+                                                     .backends = backends[0],
                                                      .name = "test"});
     FfVmm *vmm = ff_qemu_vmm(under_test);
     if (g_str_has_prefix(script.c->name, "drain/")) {
@@ -594,6 +648,10 @@ static void test_case(const void *data)
                                                       : check)(vmm, data);
     }
     ff_qemu_free(under_test);
+    shutdown(backends[0], SHUT_RDWR);
+    g_thread_join(answers);
+    close(backends[0]);
+    close(backends[1]);
     ff_qmp_client_close(client);
     g_thread_join(qemu);
     if (settings) {

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Devices of QEMU's that are processes of their own (vhost-user), as the relay knows them, which
+ * stands in their sockets. The coordinator's thread. */
+#ifndef FF_QEMU_BACKENDS_H
+#define FF_QEMU_BACKENDS_H
+
+#include "vmm/memory.h"
+
+typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
+
+/* The chardevs of QEMU's whose devices a migration can follow, each with a newline in front and
+ * behind (g_free). NULL and ERROR: why it cannot. */
+char *ff_qemu_backends_probe(FfQemu *qemu, FfRole role, GError **error);
+/* See FfVmmMemory. */
+bool ff_qemu_log_begin(FfVmmMemory *memory, GError **error);
+void ff_qemu_log_take(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque);
+bool ff_qemu_log_whole(FfVmmMemory *memory, GError **error);
+void ff_qemu_log_end(FfVmmMemory *memory);
+void ff_qemu_all_here(FfVmmMemory *memory);
+
+#endif
