@@ -47,6 +47,8 @@ bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error)
 {
     FfVmmMemory *memory = &d->cfg->vmm->memory;
     GPtrArray *blocks = NULL;
+
+    memory->takes_devices = !d->origin;
     FfGuestFit fit = memory->check(memory, FF_ROLE_DESTINATION, &blocks, d->conn->vm_uuid, error);
 
     d->occupied = fit == FF_GUEST_OCCUPIED;
@@ -463,6 +465,9 @@ static void complete(FfDestination *d)
     FF_FAULT_AT("disarmed");
     ff_journal_done(d->cfg->state);
     FF_FAULT_AT("done");
+    if (d->cfg->vmm->memory.all_here) {
+        d->cfg->vmm->memory.all_here(&d->cfg->vmm->memory);
+    }
     bool connected = d->conn->main && !d->dump;
     leave_dump(d);
     if (ff_conn_vmm_ended(d->conn, 0)) {

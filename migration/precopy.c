@@ -94,6 +94,12 @@ static bool switches_untracked(const FfSource *s)
     return s->cfg->untracked == FF_UNTRACKED_POSTCOPY || !s->cfg->client_switches;
 }
 
+/* Devices in other processes write past the tracking, into a log. */
+static bool has_devices(const FfSource *s)
+{
+    return s->cfg->vmm->memory.has_devices;
+}
+
 /* Of all RAM that is mapped, whatever the engine knew that died. */
 static void end_left_over(FfSource *s)
 {
@@ -111,6 +117,9 @@ void ff_precopy_end(FfSource *s, bool stays)
 {
     FfPrecopy *p = s->precopy;
 
+    if (has_devices(s)) {
+        s->cfg->vmm->memory.log_end(&s->cfg->vmm->memory);
+    }
     if (p) {
         ff_tracking_end(p->tracking);
         if (stays) {
@@ -172,9 +181,9 @@ bool ff_precopy_begin(FfSource *s, GError **error)
     g_autofree char *why = begin(s);
 
     if (!why) {
-        return true;
+        return !has_devices(s) || s->cfg->vmm->memory.log_begin(&s->cfg->vmm->memory, error);
     }
-    if (!accepts_untracked(s)) {
+    if (!accepts_untracked(s) || has_devices(s)) {
         g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked: %s", why);
         return false;
     }
@@ -229,11 +238,26 @@ static bool unreadable(int rc, GError **error)
     return false;
 }
 
+/* What such devices wrote. Behind a protection or a scan, and before the copy: of what they write
+ * after it the next call tells. */
+static void take_log(FfSource *s)
+{
+    if (has_devices(s)) {
+        s->cfg->vmm->memory.log_take(&s->cfg->vmm->memory, note_written, s);
+    }
+}
+
 static bool scan(FfSource *s, bool protect, GError **error)
 {
     int rc = ff_tracking_scan(s->precopy->tracking, protect, note_written, s);
 
+    take_log(s);
     return rc == 0 || unreadable(rc, error);
+}
+
+static bool log_is_whole(FfSource *s, GError **error)
+{
+    return !has_devices(s) || s->cfg->vmm->memory.log_whole(&s->cfg->vmm->memory, error);
 }
 
 static char *untrackable(FfSource *s, bool stopped)
@@ -251,11 +275,14 @@ static bool look(FfSource *s, GError **error)
 {
     g_autofree char *why = untrackable(s, false);
 
+    if (!log_is_whole(s, error)) {
+        return false;
+    }
     if (!why) {
         return true;
     }
     /* The peer may have been told already that all comes before the grant. */
-    if (s->conn->complete_at_grant ||
+    if (s->conn->complete_at_grant || has_devices(s) ||
         (!accepts_untracked(s) && !(ff_control_events(s->control) & FF_EV_WANT_POSTCOPY))) {
         g_set_error(error, FF_M_ERROR, 0,
                     "the guest's writes cannot be tracked any more: %s; migrate again, QEMU will "
@@ -468,6 +495,7 @@ static bool open_window(FfSource *s, unsigned *end, GError **error)
         bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
         any = true;
     }
+    take_log(s);
     return look(s, error) && drain(s, error);
 }
 
@@ -519,7 +547,7 @@ static void rest(FfSource *s)
 static bool diverges(FfSource *s, uint64_t sent)
 {
     ff_mutex_lock(&s->control->lock);
-    bool wanted = s->cfg->auto_postcopy;
+    bool wanted = s->cfg->auto_postcopy && !has_devices(s);
     ff_mutex_unlock(&s->control->lock);
     return wanted && remaining(s) > sent / 2;
 }
@@ -557,9 +585,26 @@ static bool run_rounds(FfSource *s, GError **error)
     }
 }
 
+/* Devices in other processes do not wait for a page that is not there: they read zeros. */
+static bool may_switch(const FfSource *s, GError **error)
+{
+    if (!has_devices(s) || s->conn->complete_at_grant) {
+        return true;
+    }
+    g_set_error_literal(error, FF_M_ERROR, 0,
+                        "devices in other processes do not wait for pages: there is no postcopy");
+    return false;
+}
+
 bool ff_precopy_run(FfSource *s, GError **error)
 {
+    if (!s->precopy && !may_switch(s, error)) {
+        return false;
+    }
     if (ff_control_events(s->control) & FF_EV_WANT_POSTCOPY) {
+        if (!may_switch(s, error)) {
+            return false;
+        }
         ff_precopy_end(s, true); /* nothing was protected yet */
         ff_precopy_free(s);
         return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
@@ -577,7 +622,7 @@ bool ff_precopy_run(FfSource *s, GError **error)
         return false;
     }
     ff_source_send_base(s, ff_rounds_pace(s));
-    bool ok = run_rounds(s, error);
+    bool ok = run_rounds(s, error) && may_switch(s, error);
     ff_rounds_end(s, ok);
     forget_sent(s);
     return ok;
@@ -744,7 +789,7 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
         g_array_set_size(p->fresh, 0);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
-        ok = scan(s, false, error) && look_stopped(s, error) &&
+        ok = scan(s, false, error) && look_stopped(s, error) && log_is_whole(s, error) &&
              tell(s, p->fresh, FF_STALE_LAST, error);
     } else {
         ok = tell(s, none, FF_STALE_LAST, error);

@@ -631,7 +631,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.mem_fd = -1;
     c.pidfd = s->role == FF_ROLE_DESTINATION && !s->unwatched ? s->pidfd : -1;
     c.vmm = &s->vmm;
-    c.client_switches = true;
+    c.client_switches = !s->alone;
     c.untracked = FF_UNTRACKED_WAIT;
     c.tls = s->tls;
     c.tls_hostname = (char *)s->tls_hostname;

@@ -59,6 +59,7 @@ typedef struct Side {
     gpointer (*touch)(struct Side *s, unsigned index);
     /* Of a guest that writes (the source) and one that is compared with it (the destination). */
     bool track;       /* source: hand over a pagemap, so that there is precopy */
+    bool alone;       /* source: no client may ask for the switch */
     unsigned writes;  /* source: number of writing vCPUs, from side_run() on */
     unsigned rest_us; /* source: a vCPU pauses so long after each write; 0: writes at full speed */
     GThread *writers[MAX_WRITERS];
