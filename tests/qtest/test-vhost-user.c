@@ -17,6 +17,8 @@
 #define DISK_BYTES (32 << 20)
 #define IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70"
 #define BUSY_LOAD IDLE_LOAD " ff.disk=1 ff.direct=32"
+/* So little that nearly all of the guest is sent while its disk writes to what was sent. */
+#define SMALL_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
 
 /* One guest that goes from QEMU to QEMU, and each QEMU's back-end. */
 typedef struct {
@@ -188,6 +190,69 @@ static void test_passed_on(void)
     world_end(w);
 }
 
+/* ---- migrations that farfault carries ---- */
+
+static void assert_carried(Vm *vm)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "farfault");
+    g_assert_false(json_object_has_member(own, "no-precopy"));
+}
+
+/* The next QEMU is there, and both are farfault's. Returns the one before. */
+static World next(World *w)
+{
+    World old = *w;
+
+    w->hops++;
+    world_start(w, "defer");
+    for (unsigned i = 0; i < 2; i++) {
+        Qmp *q = vm_qmp(i ? old.vm : w->vm);
+
+        qmp_ok(q, "migrate-set-capabilities",
+               "{'capabilities': [{'capability': 'events', 'state': true}]}");
+        qmp_ok(q, "migrate-set-parameters", "{'x-farfault-policy': 'always'}");
+    }
+    qmp_ok(vm_qmp(w->vm), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters",
+           "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
+    return old;
+}
+
+static void leave(World *old)
+{
+    vm_end(old->vm);
+    storage_end(old->storage);
+    remove_socket(old);
+}
+
+/* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
+ * of its requests is lost. */
+static void test_followed(void)
+{
+    World *w = world_new(VM_RUN, "migrate", SMALL_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    for (unsigned i = 0; i < 2; i++) {
+        World old = next(w);
+        g_autofree char *uri = move_listen_uri(w->vm);
+
+        qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+        qmp_expect_migration(vm_qmp(old.vm), "completed");
+        qmp_expect_migration(vm_qmp(w->vm), "completed");
+        assert_carried(old.vm);
+        assert_carried(w->vm);
+        leave(&old);
+        linux_guest_assert_intact(w->vm, "after a migration");
+        vm_wait_new_serial(w->vm, "FF direct reads=");
+    }
+    world_end(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -195,5 +260,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-user/reconnect", test_reconnect);
     g_test_add_func("/vhost-user/migration/native", test_native);
     g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
+    g_test_add_func("/vhost-user/migration/followed", test_followed);
     return g_test_run();
 }
