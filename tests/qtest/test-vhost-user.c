@@ -253,6 +253,61 @@ static void test_followed(void)
     world_end(w);
 }
 
+/* An engine is killed: who has the guest then has its disk as well. */
+typedef struct {
+    const char *name;
+    bool destination;
+    const char *fault;
+    bool moved; /* it is the destination's */
+} Death;
+
+static const Death deaths[] = {
+    {"source/active", false, "source/*/at/active=kill"},
+    {"source/frozen", false, "source/*/at/frozen=kill"},
+    {"destination/armed", true, "destination/*/at/armed=kill"},
+    {"destination/granted", true, "destination/*/at/granted=kill", true},
+    {"destination/done", true, "destination/*/at/done=kill", true},
+};
+
+static void test_death(gconstpointer data)
+{
+    const Death *death = data;
+    const char *why = NULL;
+    World *w = vm_faults_available(&why) ? world_new(VM_RUN, "migrate", SMALL_LOAD) : NULL;
+
+    if (why)
+        g_test_skip(why);
+    if (!w)
+        return;
+    w->guest.faults = death->destination ? NULL : death->fault;
+    world_boot(w);
+    w->guest.faults = death->destination ? death->fault : NULL;
+    World old = next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    if (death->moved) {
+        qmp_expect(vm_qmp(w->vm), "RESUME");
+        linux_guest_assert_intact(w->vm, "moved");
+        vm_wait_new_serial(w->vm, "FF direct reads=");
+        g_assert_true(vm_fault_happened(w->vm, 0));
+        g_assert_false(qmp_has_event(vm_qmp(old.vm), "RESUME"));
+        leave(&old);
+        world_end(w);
+        return;
+    }
+    qmp_expect_migration(vm_qmp(old.vm), "failed");
+    g_assert_true(vm_fault_happened(death->destination ? w->vm : old.vm, 0));
+    vm_wait_exit(w->vm);
+    leave(w);
+    w->vm = old.vm;
+    w->storage = old.storage;
+    w->socket = old.socket;
+    linux_guest_assert_intact(w->vm, "where it was");
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    world_end(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -261,5 +316,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-user/migration/native", test_native);
     g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
     g_test_add_func("/vhost-user/migration/followed", test_followed);
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
+        g_test_add_data_func(path, &deaths[i], test_death);
+    }
     return g_test_run();
 }
