@@ -112,6 +112,17 @@ static void test_stop(void)
     world_end(w);
 }
 
+static void wait_connected(World *w)
+{
+    for (;;) {
+        g_autofree char *text = qmp_hmp(vm_qmp(w->vm), "info chardev");
+
+        /* QEMU has no event for it. */
+        if (!strstr(text, "vhost: filename=disconnected"))
+            break;
+    }
+}
+
 /* The back-end is killed, and QEMU takes the next one. Nothing is under way, as qemu-storage-daemon
  * has no memory of what is. */
 static void test_reconnect(void)
@@ -124,13 +135,7 @@ static void test_reconnect(void)
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
     w->storage = storage_start(w->disk, w->socket);
-    for (;;) {
-        g_autofree char *text = qmp_hmp(vm_qmp(w->vm), "info chardev");
-
-        /* QEMU has no event for it. */
-        if (!strstr(text, "vhost: filename=disconnected"))
-            break;
-    }
+    wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     world_end(w);
 }
@@ -253,6 +258,43 @@ static void test_followed(void)
     world_end(w);
 }
 
+/* What it has not logged nobody knows: the guest stays, and goes with the next back-end. */
+static void test_backend_dies(void)
+{
+    World *w = world_new(VM_RUN, "migrate", IDLE_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    World old = next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-bandwidth': 10000000}");
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(old.vm), "active");
+    storage_kill(old.storage);
+    qmp_expect_migration(vm_qmp(old.vm), "failed");
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(old.vm), "query-migrate", NULL);
+    g_assert_nonnull(strstr(json_object_get_string_member(info, "error-desc"),
+                            "the connection of one of them has ended"));
+    vm_wait_exit(w->vm);
+    leave(w);
+    w->vm = old.vm;
+    w->socket = old.socket;
+    w->storage = storage_start(w->disk, w->socket);
+    wait_connected(w);
+    linux_guest_assert_intact(w->vm, "with a new back-end");
+    World again = next(w);
+    g_autofree char *there = move_listen_uri(w->vm);
+    qmp_ok(vm_qmp(again.vm), "migrate", "{'uri': '%s'}", there);
+    qmp_expect_migration(vm_qmp(again.vm), "completed");
+    qmp_expect_migration(vm_qmp(w->vm), "completed");
+    assert_carried(w->vm);
+    leave(&again);
+    linux_guest_assert_intact(w->vm, "after a migration");
+    world_end(w);
+}
+
 /* An engine is killed: who has the guest then has its disk as well. */
 typedef struct {
     const char *name;
@@ -316,6 +358,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-user/migration/native", test_native);
     g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
     g_test_add_func("/vhost-user/migration/followed", test_followed);
+    g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
         g_test_add_data_func(path, &deaths[i], test_death);

@@ -28,6 +28,7 @@ static struct {
     Loss loss;
     unsigned begins, ends; /* coordinator */
     unsigned takes;        /* coordinator */
+    unsigned told;         /* the destination's coordinator */
     GThread *writers[WRITERS];
     bool (*stop)(FfVmmRun *run, char **run_state, GError **error);
     FfGuestFit (*check)(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
@@ -107,6 +108,15 @@ static void log_end(FfVmmMemory *memory)
     g_atomic_int_set(&devices.logs, 0);
 }
 
+/* At the destination: nothing is missing any more, and whoever comes after a crash knows it. */
+static void all_here(FfVmmMemory *memory)
+{
+    const Side *d = (Side *)ff_vmm_of_memory(memory);
+
+    g_assert_cmpuint(d->state->phase, ==, FF_PHASE_DONE);
+    devices.told++;
+}
+
 /* Some of each window is written again before it is copied. */
 static bool write_some(GError **error)
 {
@@ -173,8 +183,10 @@ static void start(Side *s, Side *d)
 static Side *destination_new(void)
 {
     const uint64_t size = RAM;
+    Side *d = side_new(FF_ROLE_DESTINATION, &size, 1);
 
-    return side_new(FF_ROLE_DESTINATION, &size, 1);
+    d->vmm.memory.all_here = all_here;
+    return d;
 }
 
 static void end(Side *s, Side *d)
@@ -217,6 +229,7 @@ static void test_moved(void)
         g_assert_cmpint(memcmp(s->map[0], d->map[0], RAM), ==, 0);
         g_assert_cmpuint(devices.begins, ==, 1);
         g_assert_cmpuint(devices.ends, ==, 1);
+        g_assert_cmpuint(devices.told, ==, 1);
     }
     end(s, d);
 }
@@ -243,6 +256,7 @@ static void test_lost(gconstpointer data)
     g_assert_nonnull(strstr(info->error_desc, "a device has gone"));
     g_assert_true(g_atomic_int_get(&s->runs));
     g_assert_false(g_atomic_int_get(&d->runs));
+    g_assert_cmpuint(devices.told, ==, 0);
     g_assert_cmpuint(devices.ends, ==, 1);
     side_free(d);
     ff_migration_free(g_steal_pointer(&s->m));
