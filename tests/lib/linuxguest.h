@@ -15,6 +15,7 @@ typedef struct {
     const char *disk;  /* image for virtio-blk, past the page cache; NULL: none */
     const char *aio;   /* how QEMU reads it: threads, native, io_uring */
     const char *vhost; /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
+    unsigned n_queues; /* of that device; 0: one */
     bool balloon;      /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;    /* it reports pages that the guest has free */
     unsigned plug_mib; /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */

@@ -37,13 +37,14 @@ static void await(const char *path, int watch)
         g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
 }
 
-Storage *storage_start(const char *image, const char *socket)
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues)
 {
     g_autofree char *file = g_strdup_printf(
         "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
-    g_autofree char *export = g_strdup_printf("type=vhost-user-blk,id=export,node-name=file,"
-                                              "addr.type=unix,addr.path=%s,writable=on",
-                                              socket);
+    g_autofree char *export =
+        g_strdup_printf("type=vhost-user-blk,id=export,node-name=file,"
+                        "addr.type=unix,addr.path=%s,writable=on,num-queues=%u",
+                        socket, n_queues);
     g_autofree char *pidfile = g_strconcat(socket, ".pid", NULL);
     g_autofree char *folder = g_path_get_dirname(socket);
     const char *argv[16] = {"qemu-storage-daemon", "--pidfile", pidfile, "--blockdev", file};

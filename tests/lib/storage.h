@@ -11,9 +11,9 @@ typedef struct Storage Storage;
 /* TRUE if there is one; else *WHY (static). */
 bool storage_available(const char **why);
 /* Starts one over IMAGE, which others may have open as well, past the page cache; listens at SOCKET
- * when this returns. It ends with the test.
+ * when this returns, for a device of N_QUEUES. It ends with the test.
  */
-Storage *storage_start(const char *image, const char *socket);
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues);
 /* SIGKILL, and reaped. */
 void storage_kill(Storage *storage);
 /* SIGTERM, and reaped; it must have ended by itself with status 0. */

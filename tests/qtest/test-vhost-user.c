@@ -47,7 +47,7 @@ static World *world_new(VmLauncher launcher, const char *who, const char *load)
     w->folder = g_dir_make_tmp("ff-vhost-XXXXXX", NULL);
     w->disk = linux_guest_disk_new(DISK_BYTES);
     g_assert_nonnull(w->disk);
-    w->guest = (LinuxGuest){.ram_kib = RAM_KIB, .n_cpus = 2, .load = load};
+    w->guest = (LinuxGuest){.ram_kib = RAM_KIB, .n_cpus = 2, .load = load, .n_queues = 1};
     return w;
 }
 
@@ -56,7 +56,7 @@ static void world_start(World *w, const char *incoming)
     g_autofree char *name = g_strdup_printf("vm%u", w->hops);
 
     w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
-    w->storage = storage_start(w->disk, w->socket);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
     w->guest.vhost = w->socket;
     w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
 }
@@ -134,7 +134,7 @@ static void test_reconnect(void)
     world_boot(w);
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
-    w->storage = storage_start(w->disk, w->socket);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
     wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     world_end(w);
@@ -235,12 +235,13 @@ static void leave(World *old)
 
 /* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
  * of its requests is lost. */
-static void test_followed(void)
+static void test_followed(gconstpointer data)
 {
     World *w = world_new(VM_RUN, "migrate", SMALL_LOAD);
 
     if (!w)
         return;
+    w->guest.n_queues = GPOINTER_TO_UINT(data);
     world_boot(w);
     for (unsigned i = 0; i < 2; i++) {
         World old = next(w);
@@ -255,6 +256,41 @@ static void test_followed(void)
         linux_guest_assert_intact(w->vm, "after a migration");
         vm_wait_new_serial(w->vm, "FF direct reads=");
     }
+    world_end(w);
+}
+
+/* One side is not told to migrate such guests, so QEMU carries it on both. */
+typedef struct {
+    const char *name, *source, *destination;
+} Mixed;
+
+static const Mixed mixed[] = {
+    {"passed-on/followed", "farfault", "migrate"},
+    {"followed/passed-on", "migrate", "farfault"},
+    {"followed/native", "migrate", "qemu"},
+};
+
+static void test_mixed(gconstpointer data)
+{
+    const Mixed *row = data;
+    World *w = world_new(VM_RUN, row->source, SMALL_LOAD);
+
+    if (!w)
+        return;
+    world_boot(w);
+    g_setenv("FARFAULT_VHOST_USER", row->destination, TRUE);
+    World old = next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(old.vm), "completed");
+    qmp_expect_migration(vm_qmp(w->vm), "completed");
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(old.vm), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "qemu");
+    leave(&old);
+    linux_guest_assert_intact(w->vm, "after a migration");
+    vm_wait_new_serial(w->vm, "FF direct reads=");
     world_end(w);
 }
 
@@ -281,7 +317,7 @@ static void test_backend_dies(void)
     leave(w);
     w->vm = old.vm;
     w->socket = old.socket;
-    w->storage = storage_start(w->disk, w->socket);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
     wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     World again = next(w);
@@ -357,7 +393,12 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-user/reconnect", test_reconnect);
     g_test_add_func("/vhost-user/migration/native", test_native);
     g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
-    g_test_add_func("/vhost-user/migration/followed", test_followed);
+    g_test_add_data_func("/vhost-user/migration/followed", GUINT_TO_POINTER(1), test_followed);
+    g_test_add_data_func("/vhost-user/migration/queues", GUINT_TO_POINTER(2), test_followed);
+    for (unsigned i = 0; i < G_N_ELEMENTS(mixed); i++) {
+        g_autofree char *path = g_strconcat("/vhost-user/mixed/", mixed[i].name, NULL);
+        g_test_add_data_func(path, &mixed[i], test_mixed);
+    }
     g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
