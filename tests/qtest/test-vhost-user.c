@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "tests/lib/attach.h"
 #include "tests/lib/check.h"
 #include "tests/lib/linuxguest.h"
 #include "tests/lib/move.h"
@@ -331,6 +332,42 @@ static void test_backend_dies(void)
     world_end(w);
 }
 
+/* The relay dies with the engine, in the middle of a migration, and another one is attached: the
+ * guest has stayed, its device is connected again, and it can be migrated. */
+static void test_relay_dies(void)
+{
+    World *w = world_new(VM_RUN, "migrate", IDLE_LOAD);
+
+    if (!w)
+        return;
+    w->guest.listens = true;
+    world_boot(w);
+    World old = next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-bandwidth': 10000000}");
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(old.vm), "active");
+    attach_kill_relay(old.vm, true);
+    vm_wait_exit(w->vm);
+    leave(w);
+    w->vm = old.vm;
+    w->socket = old.socket;
+    w->storage = old.storage;
+    attach_vm(w->vm, NULL);
+    wait_connected(w);
+    linux_guest_assert_intact(w->vm, "with another relay");
+    World again = next(w);
+    g_autofree char *there = move_listen_uri(w->vm);
+    qmp_ok(vm_qmp(again.vm), "migrate", "{'uri': '%s'}", there);
+    qmp_expect_migration(vm_qmp(again.vm), "completed");
+    qmp_expect_migration(vm_qmp(w->vm), "completed");
+    assert_carried(w->vm);
+    leave(&again);
+    linux_guest_assert_intact(w->vm, "after a migration");
+    world_end(w);
+}
+
 /* An engine is killed: who has the guest then has its disk as well. */
 typedef struct {
     const char *name;
@@ -400,6 +437,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &mixed[i], test_mixed);
     }
     g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
+    g_test_add_func("/vhost-user/migration/relay-dies", test_relay_dies);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
         g_test_add_data_func(path, &deaths[i], test_death);
