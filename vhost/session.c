@@ -128,13 +128,21 @@ static void add_log_flags(const FfVhostSession *s, FfVhostMessage *msg)
     }
 }
 
+/* An answer is wanted, to a request that has one, or by a flag. With a log's fd there is one to
+ * SET_LOG_BASE, whatever was agreed on: a QEMU that has not seen that its back-end is another one
+ * does not shake hands with it. */
+static bool wants_answer(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    return msg->header.flags & FF_VHOST_NEED_REPLY ||
+           ff_vhost_has_answer(msg->header.request, s->protocol) ||
+           (msg->header.request == FF_VHOST_SET_LOG_BASE && msg->n_fds);
+}
+
 /* QEMU's message, as it is but for the log's flags. */
 static void pass(FfVhostSession *s, FfVhostMessage *msg)
 {
     add_log_flags(s, msg);
-    s->owed +=
-        ff_vhost_has_answer(msg->header.request, s->protocol) ||
-        (msg->header.flags & FF_VHOST_NEED_REPLY && s->protocol & FF_VHOST_PROTOCOL_F_REPLY_ACK);
+    s->owed += wants_answer(s, msg);
     s->ops->to_backend(msg, s->opaque);
 }
 
@@ -309,8 +317,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return true;
     }
-    if (ff_vhost_has_answer(request, s->protocol) ||
-        (msg->header.flags & FF_VHOST_NEED_REPLY && s->protocol & FF_VHOST_PROTOCOL_F_REPLY_ACK)) {
+    if (wants_answer(s, msg)) {
         answer(s, request, &good, sizeof(good));
     }
     forget_call(s, msg);
@@ -325,7 +332,7 @@ static void release(FfVhostSession *s)
     while ((msg = g_queue_pop_head(&s->held))) {
         /* QEMU has its acknowledgement; the back-end's own would be one too many. */
         msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
-        say(s, msg, ff_vhost_has_answer(msg->header.request, s->protocol));
+        say(s, msg, wants_answer(s, msg));
     }
 }
 

@@ -368,6 +368,34 @@ static void test_relay_dies(void)
     world_end(w);
 }
 
+/* The same at the destination, right when the guest has become its own: nobody runs it until a
+ * relay is attached, and then it has its disk. */
+static void test_relay_dies_granted(void)
+{
+    const char *why = NULL;
+    World *w = vm_faults_available(&why) ? world_new(VM_RUN, "migrate", SMALL_LOAD) : NULL;
+
+    if (why)
+        g_test_skip(why);
+    if (!w)
+        return;
+    world_boot(w);
+    w->guest.listens = true;
+    w->guest.faults = "destination/*/at/granted=both";
+    World old = next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    vm_wait_qmp_end(w->vm);
+    g_assert_true(vm_fault_happened(w->vm, 0));
+    attach_vm(w->vm, NULL);
+    linux_guest_assert_intact(w->vm, "moved");
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    g_assert_false(qmp_has_event(vm_qmp(old.vm), "RESUME"));
+    leave(&old);
+    world_end(w);
+}
+
 /* An engine is killed: who has the guest then has its disk as well. */
 typedef struct {
     const char *name;
@@ -438,6 +466,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
     g_test_add_func("/vhost-user/migration/relay-dies", test_relay_dies);
+    g_test_add_func("/vhost-user/death/destination-relay", test_relay_dies_granted);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
         g_test_add_data_func(path, &deaths[i], test_death);

@@ -638,6 +638,31 @@ static void test_held_acknowledged(void)
     world_free(w);
 }
 
+/* A QEMU that stands still does not see that its back-end has gone, and goes on with the next one
+ * without a handshake: what it wants is what it had agreed on with the one before. */
+static void test_no_handshake(void)
+{
+    World *w = world_new();
+    const FfVhostOneRegion region = {0, {0, MEMORY, USER, 0}};
+    const FfVhostLog own = {4096, 0};
+    FfVhostMessage *add =
+        ff_vhost_message_new(FF_VHOST_ADD_MEM_REG, FF_VHOST_NEED_REPLY, &region, sizeof(region));
+
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    add->fds[add->n_fds++] = dup(w->memory);
+    g_assert_true(ff_vhost_session_from_qemu(w->session, add));
+    expect_u64(&w->qemu, FF_VHOST_ADD_MEM_REG, 0);
+    qemu_says(w, FF_VHOST_SET_LOG_BASE, &own, sizeof(own), w->memory);
+    expect(&w->qemu, FF_VHOST_SET_LOG_BASE);
+    g_assert_nonnull(ff_vhost_session_unloggable(w->session));
+    ff_vhost_session_hold(w->session, false);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    expect(&w->backend, FF_VHOST_SET_LOG_BASE);
+    backend_answers(w, FF_VHOST_SET_LOG_BASE, NULL, 0);
+    g_assert_null(g_queue_peek_head(&w->qemu));
+    world_free(w);
+}
+
 /* What QEMU has asked for is answered before what was held is let go, one of which has an answer
  * that is not QEMU's; and what QEMU says after it comes after it. */
 static void test_let_go_in_order(void)
@@ -703,6 +728,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/held", test_held);
     g_test_add_func("/vhost/let-go-in-order", test_let_go_in_order);
     g_test_add_func("/vhost/held-calls", test_held_calls);
+    g_test_add_func("/vhost/no-handshake", test_no_handshake);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     return g_test_run();
 }
