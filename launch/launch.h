@@ -12,7 +12,7 @@ typedef struct {
     const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
     /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
     const char *untracked;
-    const char *restore; /* "eager" or "lazy": what a restore from a file becomes */
+    const char *restore;   /* "eager" or "lazy": what a restore from a file becomes */
     bool takes_backends;   /* the relay stands in the sockets of vhost-user-blk devices ... */
     bool follows_backends; /* ... and the engine migrates guests that have them */
     /* An upgrade (docs/design/upgrade.md): a socket on which guest RAM and listening monitors are
