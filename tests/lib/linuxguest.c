@@ -62,7 +62,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
     g_autofree char *chardev =
         g_strdup_printf("socket,id=vhost,path=%s,reconnect=1", guest->vhost ? guest->vhost : "");
-    g_autofree char *device =
+    g_autofree char *vhost_device =
         g_strdup_printf("vhost-user-blk-pci,chardev=vhost,num-queues=%u", MAX(guest->n_queues, 1));
     const char *args[26] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd, "-append", append, "-no-reboot"};
@@ -80,7 +80,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
         args[n++] = "-chardev";
         args[n++] = chardev;
         args[n++] = "-device";
-        args[n++] = device;
+        args[n++] = vhost_device;
     }
     if (guest->balloon) {
         args[n++] = "-device";
