@@ -99,9 +99,20 @@ GBytes *ff_plain_opening(const FfPlain *plain)
     return g_bytes_new(out, n);
 }
 
+/* QEMU's stream would have to begin as its peer was told. A UUID of zeros stands in it if somebody
+ * has given it, which is not known. */
+static bool is_opening_known(const FfPlain *plain)
+{
+    FfVmmState *state = &plain->cfg->vmm->state;
+    g_autofree char *machine = !plain->unsure && state->machine ? state->machine(state) : NULL;
+
+    return machine && !(plain->cfg->validate_uuid &&
+                        zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid)));
+}
+
 bool ff_plain_greets(const FfPlain *plain, GError **error)
 {
-    if (!plain->refused || !plain->cfg->answered_first) {
+    if (!plain->refused || !plain->cfg->answered_first || !is_opening_known(plain)) {
         return false;
     }
     g_clear_error(error);

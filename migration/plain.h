@@ -22,6 +22,7 @@ typedef struct {
     FfChannel *second; /* S: opened for a peer that waits for it; NULL */
     bool carried;      /* QEMU is to carry it */
     bool acked;
+    bool unsure;   /* S: the VMM did not say who it is */
     char *refused; /* S: coordinator, then the driver. D: set before there is an acceptor; NULL */
 } FfPlain;
 

@@ -56,6 +56,8 @@ typedef struct FfSource {
     GThread *device_thread;
     FfDelta *device_base;  /* coordinator, then device; what the peer has; NULL: nothing */
     uint64_t private_rest; /* the thread that reads it, then coordinator; bytes not in it */
+    bool private_more;     /* the same: there is more, which was left unread */
+    gint base_unwanted;    /* atomic; observer: the thread that reads it */
 
     /* The connection. */
     char *parts;       /* what the guest is made of (parts.h); NULL: not known */

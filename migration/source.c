@@ -107,6 +107,7 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
     if (fit == FF_GUEST_FITS && state->parts) {
         s->parts = state->parts(state);
     }
+    g_atomic_int_set(&s->base_unwanted, fit != FF_GUEST_FITS);
     s->device_base = g_thread_join(reader);
     ff_close_fd(&s->cfg->mem_fd);
     return fit;
@@ -118,7 +119,8 @@ static bool look_at_guest(FfSource *s, GError **error)
     GPtrArray *blocks = NULL;
     FfGuestFit fit = check(s, &blocks, error);
 
-    if (s->cfg->refusal && fit != FF_GUEST_UNKNOWN) {
+    if (s->cfg->refusal && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        s->plain->unsure = fit == FF_GUEST_UNKNOWN;
         g_clear_error(error);
         g_set_error_literal(error, FF_M_ERROR, 0, s->cfg->refusal);
         return ff_plain_refuse(s->plain, error);

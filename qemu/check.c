@@ -111,7 +111,8 @@ typedef enum {
     ASK_SEV,
     ASK_CONFIDENTIAL,
     ASK_UUID,
-    ASK_MACHINE, /* of a source; the last */
+    ASK_MACHINE, /* of a source, from here on */
+    ASK_TARGET,
     ASK__MAX
 } Question;
 
@@ -133,6 +134,7 @@ static const struct {
                           "{\"path\": \"/machine\", \"property\": \"confidential-guest-support\"}"},
     [ASK_UUID] = {"query-uuid", NULL, true},
     [ASK_MACHINE] = {"qom-get", FF_QEMU_MACHINE_ARGS},
+    [ASK_TARGET] = {"query-target"},
 };
 
 typedef struct {
@@ -510,8 +512,14 @@ static bool read_uuid(Check *c, uint8_t uuid[16], GError **error)
 /* Its name never changes: for what the source says first. */
 static void read_machine(Check *c)
 {
-    g_autoptr(JsonNode) node = c->asked[ASK_MACHINE] ? answer(c, ASK_MACHINE, NULL) : NULL;
+    if (!c->asked[ASK_MACHINE]) {
+        return;
+    }
+    g_autoptr(JsonNode) node = answer(c, ASK_MACHINE, NULL), target = answer(c, ASK_TARGET, NULL);
+    JsonObject *o = target ? ff_json_node_object(target) : NULL;
+    const char *arch = o ? ff_json_string(o, "arch") : NULL;
 
+    c->qemu->says_more = arch && strcmp(arch, "x86_64") && strcmp(arch, "i386");
     if (node && !c->qemu->machine) {
         c->qemu->machine = ff_qemu_machine_name(node);
     }
@@ -535,10 +543,11 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
              check_types(&c, ASK_OBJECTS, &local) && check_nets(&c, &local) &&
              check_drivers(&c, &local) && check_confidential(&c, &local) &&
              read_uuid(&c, uuid, &local);
-        if (ok) {
+        bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
+        if (ok || refused) {
             read_machine(&c);
         }
-        if (c.asked[ASK_UUID] && g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED)) {
+        if (c.asked[ASK_UUID] && refused) {
             g_autoptr(GError) unknown = NULL;
 
             /* QEMU may carry it: the source says the UUID first all the same. */

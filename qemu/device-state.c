@@ -424,5 +424,5 @@ char *ff_qemu_machine(FfVmmState *state)
 
         qemu->machine = node ? ff_qemu_machine_name(node) : NULL;
     }
-    return g_strdup(qemu->machine);
+    return g_strdup(qemu->says_more ? NULL : qemu->machine);
 }

@@ -20,6 +20,8 @@ struct FfQemu {
     GPtrArray *blocks; /* FfRamBlock *, owned */
     char *name;
     char *machine; /* coordinator; the name of its type, NULL: not known yet */
+    /* Coordinator: its stream begins with more than that, the size of a page of an Arm guest. */
+    bool says_more;
     int qemu_pid;
     int backends;    /* borrowed; -1: none */
     FfWriteLog *log; /* coordinator; of devices in other processes; NULL: none */

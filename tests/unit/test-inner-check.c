@@ -61,6 +61,7 @@ static const Answer healthy[] = {
      "[{'bus': 0, 'devices': [{'bus': 0, 'slot': 1, 'function': 3, 'qdev_id': '', 'class_info': "
      "{'class': 1664, 'desc': 'Bridge'}, 'id': {'vendor': 32902, 'device': 28947}}]}]"},
     {"qom-get", NULL, "''"},
+    {"query-target", NULL, "{'arch': 'x86_64'}"},
     {"query-uuid", NULL, "{'UUID': '11111111-2222-4333-8444-555555555555'}"},
     {"stop", NULL, "{}"},
     {"migrate", "fd:farfault-inner", "{}"},
@@ -80,10 +81,11 @@ typedef struct {
     Answer odd;
     const char *part; /* of the error; NULL: the check passes */
     const char *version;
+    const char *machine; /* "": none; NULL: any */
 } Case;
 
 static const Case cases[] = {
-    {"healthy", {"none", NULL, NULL}, NULL},
+    {"healthy", {"none", NULL, NULL}, NULL, .machine = "pc-test-1.0"},
     /* A QEMU that lacks a command cannot have the thing. */
     {"no-sev-command", {"query-sev", NULL, NULL}, NULL},
     {"no-sev", {"query-sev", NULL, "!SEV is not available"}, NULL},
@@ -102,7 +104,8 @@ static const Case cases[] = {
     {"suspended-new", {"query-status", NULL, "{'status': 'suspended'}"}, NULL, "9"},
     {"foreign-share",
      {"query-memdev", NULL, "[{'id': 'x', 'size': 2097152, 'share': true}]"},
-     "memory backend \"x\" (2 MiB, shared) was not made by farfault"},
+     "memory backend \"x\" (2 MiB, shared) was not made by farfault",
+     .machine = "pc-test-1.0"},
     {"forged-line",
      {"query-memdev", NULL, "[{'id': 'x\\nfarfault: all is well', 'size': 1}]"},
      "\"x farfault: all is well\""},
@@ -117,6 +120,7 @@ static const Case cases[] = {
     {"missing",
      {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"},
      "QEMU has no memory backend \"m1\""},
+    {"other-target", {"query-target", NULL, "{'arch': 'aarch64'}"}, NULL, .machine = ""},
     {"vfio",
      {"qom-list", "/peripheral\"", "[{'name': 'gpu', 'type': 'child<vfio-pci>'}]"},
      "device \"gpu\" (vfio-pci): it is an assigned device"},
@@ -433,6 +437,10 @@ static void check(FfVmm *vmm, const Case *c)
 
     g_assert_false(vmm->memory.takes_devices);
     g_assert_true(vmm->memory.has_devices == g_str_equal(c->name, "devices/followed"));
+    if (c->machine) {
+        g_autofree char *machine = vmm->state.machine(&vmm->state);
+        g_assert_cmpstr(machine, ==, *c->machine ? c->machine : NULL);
+    }
     if (c->part) {
         g_assert_cmpint(fit, !=, FF_GUEST_FITS);
         g_test_message("%s", error->message);
@@ -446,8 +454,6 @@ static void check(FfVmm *vmm, const Case *c)
     if (g_str_equal(c->name, "healthy")) {
         g_assert_cmpuint(((FfRamBlock *)blocks->pdata[1])->gpa, ==, 4ull << 30);
         g_assert_cmpuint(uuid[15], ==, 0x55);
-        g_autofree char *machine = vmm->state.machine(&vmm->state);
-        g_assert_cmpstr(machine, ==, "pc-test-1.0");
     }
 }
 
