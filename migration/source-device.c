@@ -56,10 +56,28 @@ static int send_piece(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, Ff
 #define NEGLIGIBLE_MS 10u
 
 typedef struct {
+    FfSource *s;
     FfDelta *base;
     uint64_t rest; /* bytes that it has no room for */
-    bool full;
+    bool full, more;
 } Reading;
+
+static uint64_t reckoned_ms(FfSource *s, uint64_t bytes, uint64_t *limit)
+{
+    ff_mutex_lock(&s->control->lock);
+    uint64_t rate = s->cfg->switchover_bandwidth;
+    *limit = s->cfg->downtime_limit;
+    ff_mutex_unlock(&s->control->lock);
+    return bytes * 1000 / (rate ? rate : FF_RECKONED_RATE);
+}
+
+/* What is decided already need not be read to its end: it may be all of a guest's memory. */
+static bool is_too_much(const Reading *r)
+{
+    uint64_t limit, ms = r->rest ? reckoned_ms(r->s, r->rest, &limit) : 0;
+
+    return r->rest && ff_plain_possible(r->s->plain) && ms > MAX(limit, NEGLIGIBLE_MS);
+}
 
 static bool add_page(const void *page, void *opaque)
 {
@@ -67,20 +85,26 @@ static bool add_page(const void *page, void *opaque)
 
     r->full = !page || r->full || !ff_delta_add(r->base, page, FF_DELTA_PAGE);
     r->rest += r->full ? FF_DELTA_PAGE : 0;
-    return true;
+    r->more = is_too_much(r);
+    return !r->more && !g_atomic_int_get(&r->s->base_unwanted);
 }
 
 gpointer ff_source_read_base(gpointer p)
 {
     FfSource *s = p;
     const FfMigrationConfig *c = s->cfg;
+
+    if (c->refusal) {
+        return NULL;
+    }
     g_autoptr(FfDelta) base = ff_delta_new();
 
     /* What cannot be read is not in it: a part is a base as well. An engine's later migration has
      * no mem_fd, thus no base: all that is there goes while the guest stands. */
-    Reading r = {.base = base};
+    Reading r = {.s = s, .base = base};
     ff_private_read(c->maps_fd, c->pagemap_fd, c->mem_fd, add_page, &r);
     s->private_rest = r.rest;
+    s->private_more = r.more;
     if (ff_delta_size(base) && ff_delta_index(base)) {
         return g_steal_pointer(&base);
     }
@@ -99,23 +123,20 @@ static void drop_base(FfSource *s)
 
 bool ff_source_private_fits(FfSource *s, GError **error)
 {
-    ff_mutex_lock(&s->control->lock);
-    uint64_t limit = s->cfg->downtime_limit, rate = s->cfg->switchover_bandwidth;
-    ff_mutex_unlock(&s->control->lock);
     if (!ff_source_may_compress_device(s)) {
         drop_base(s);
     }
-    uint64_t ms = s->private_rest * 1000 / (rate ? rate : FF_RECKONED_RATE);
+    uint64_t limit, ms = reckoned_ms(s, s->private_rest, &limit);
 
-    if (ms <= MAX(limit, NEGLIGIBLE_MS)) {
+    if (ms <= MAX(limit, NEGLIGIBLE_MS) && !s->private_more) {
         return true;
     }
     g_set_error(error, FF_M_ERROR, 0,
-                "the guest would stand still for about %" G_GUINT64_FORMAT
+                "the guest would stand still for %s %" G_GUINT64_FORMAT
                 " ms for %" G_GUINT64_FORMAT
                 " MiB of memory that QEMU keeps to itself (a display's, "
                 "above all), and downtime-limit is %" G_GUINT64_FORMAT " ms",
-                ms, s->private_rest >> 20, limit);
+                s->private_more ? "more than" : "about", ms, s->private_rest >> 20, limit);
     return false;
 }
 

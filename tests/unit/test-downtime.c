@@ -3,8 +3,11 @@
  * What counts against the client's downtime-limit, in numbers alone: RAM, the scan behind the stop,
  * and the memory that QEMU keeps to itself with what of it cannot go ahead.
  */
+#include <fcntl.h>
 #include <glib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "migration/precopy.h"
 #include "migration/source-device.h"
@@ -157,6 +160,82 @@ static void test_older_peer(void)
     rig_clear(&r);
 }
 
+/* ---- what is read ------------------------------------------------------------------------------
+ */
+
+/* As QEMU allocates it, all of it written to. */
+static uint8_t *make_block(size_t size)
+{
+    const size_t alignment = 2u << 20, whole = size + 2 * alignment;
+    uint8_t *p = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    g_assert_true(p != MAP_FAILED);
+    uint8_t *at = (uint8_t *)(((uintptr_t)p + alignment) & ~(alignment - 1));
+    g_assert_cmpint(munmap(at + size + FF_DELTA_PAGE, p + whole - at - size - FF_DELTA_PAGE), ==,
+                    0);
+    g_assert_cmpint(mprotect(at, size, PROT_READ | PROT_WRITE), ==, 0);
+    memset(at, 1, size);
+    return at;
+}
+
+static void given_back(const FfPlainPeer *peer, void *opaque)
+{
+}
+
+typedef struct {
+    const char *name;
+    bool plain, refused, unwanted;
+    uint64_t least, most; /* bytes that are counted */
+} Read;
+
+#define BLOCK (48u << 20)
+#define LIMIT (4u << 20)
+
+static const Read reads[] = {
+    {"whole", .least = BLOCK, .most = BLOCK + (8u << 20)},
+    {"decided", .plain = true, .least = LIMIT, .most = LIMIT + 2 * FF_DELTA_PAGE},
+    {"refused", .refused = true},
+    {"unwanted", .unwanted = true, .most = FF_DELTA_PAGE},
+};
+
+/* A guest whose memory is all QEMU's has a lot of it. */
+static void test_read(gconstpointer data)
+{
+    const Read *row = data;
+    FfPlain plain = {0};
+    Rig r;
+
+    rig_init(&r, false, FF_COMPRESS_NEVER);
+    g_clear_pointer(&r.s.device_base, ff_delta_free);
+    r.s.plain = &plain;
+    plain.cfg = &r.cfg;
+    plain.control = &r.control;
+    r.control.ops.plain = given_back;
+    r.cfg.plain = row->plain;
+    r.cfg.refusal = row->refused ? "no" : NULL;
+    r.cfg.switchover_bandwidth = LIMIT;
+    r.cfg.downtime_limit = 1000;
+    r.s.base_unwanted = row->unwanted;
+    r.s.private_rest = 0;
+    r.cfg.maps_fd = open("/proc/self/maps", O_RDONLY);
+    r.cfg.pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
+    r.cfg.mem_fd = -1; /* what is counted only is not read */
+    uint8_t *block = make_block(BLOCK);
+
+    g_assert_null(ff_source_read_base(&r.s));
+    g_assert_cmpuint(r.s.private_rest, >=, row->least);
+    g_assert_cmpuint(r.s.private_rest, <=, row->most);
+    g_assert_cmpint(r.s.private_more, ==, row->plain);
+    if (row->plain) {
+        g_assert_false(fits(&r, 1000));
+        g_assert_false(fits(&r, 1000000)); /* raised meanwhile: there is more */
+    }
+    munmap(block, BLOCK);
+    close(r.cfg.maps_fd);
+    close(r.cfg.pagemap_fd);
+    rig_clear(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -168,6 +247,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(aheads); i++) {
         g_autofree char *path = g_strdup_printf("/downtime/ahead/%s", aheads[i].name);
         g_test_add_data_func(path, &aheads[i], test_ahead);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
+        g_autofree char *path = g_strdup_printf("/downtime/read/%s", reads[i].name);
+        g_test_add_data_func(path, &reads[i], test_read);
     }
     g_test_add_func("/downtime/little", test_little);
     g_test_add_func("/downtime/older-peer", test_older_peer);
