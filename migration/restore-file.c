@@ -164,7 +164,8 @@ static bool compare_blocks(FfRestoreFile *f, const FfRam *ram, GError **error)
         if (number < 0) {
             return refuse(error, f,
                           number == -1 ? "it has no memory block '%s', as this QEMU has: start "
-                                         "QEMU as the saved guest was started"
+                                         "QEMU as the saved guest was started, without memory that "
+                                         "no device uses"
                                        : "it has more than one memory block '%s'",
                           id);
         }

@@ -132,8 +132,7 @@ bool ff_source_private_fits(FfSource *s, GError **error)
         return true;
     }
     g_set_error(error, FF_M_ERROR, 0,
-                "the guest would stand still for %s %" G_GUINT64_FORMAT
-                " ms for %" G_GUINT64_FORMAT
+                "the guest would stand still for %s %" G_GUINT64_FORMAT " ms for %" G_GUINT64_FORMAT
                 " MiB of memory that QEMU keeps to itself (a display's, "
                 "above all), and downtime-limit is %" G_GUINT64_FORMAT " ms",
                 s->private_more ? "more than" : "about", ms, s->private_rest >> 20, limit);

@@ -20,6 +20,7 @@
 #include "qemu/keep-pact.h"
 #include "qemu/nested.h"
 #include "qemu/parts.h"
+#include "qemu/ramblock.h"
 #include "qemu/run.h"
 #include "qemu/settings.h"
 
@@ -58,7 +59,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .log_end = ff_qemu_log_end,
                    .all_here = ff_qemu_all_here,
                    .gives_back = ff_qemu_gives_back,
-                   .saved_before = ff_qemu_saved_before},
+                   .saved_before = ff_qemu_saved_before,
+                   .is_used = ff_qemu_is_used},
         .state = {.prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,

@@ -84,6 +84,9 @@ struct FfVmmMemory {
      * nobody else can tell its end, and what to do about it (g_free), in a few words; NULL: there
      * is none. */
     char *(*saved_before)(FfVmmMemory *memory);
+    /* Source, optional: FALSE: BLOCK (its id) is the VMM's, but no part of the guest (yet), and the
+     * VMM's own stream leaves it out. TRUE also where that is not known. */
+    bool (*is_used)(FfVmmMemory *memory, const char *block);
 };
 
 #endif

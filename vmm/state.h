@@ -69,7 +69,8 @@ struct FfVmmState {
      * begun). */
     bool (*wait_saved)(FfVmmState *state, int status, GError **error);
     /* Source: the name of the machine type, as it stands in QEMU's stream; NULL if it cannot be
-     * had, or check() has found that more of the machine stands there (no x86). Can be NULL: then no QEMU without farfault can be the destination. */
+     * had, or check() has found that more of the machine stands there (no x86). Can be NULL: then
+     * no QEMU without farfault can be the destination. */
     char *(*machine)(FfVmmState *state); /* g_free */
     /* Optional, of both sides while their guest has not moved: what it is made of, as
      * migration/parts.h compares it (g_free); NULL: it cannot be had. */

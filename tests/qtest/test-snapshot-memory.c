@@ -64,6 +64,7 @@ typedef struct {
 
 static const Backends backends[] = {
     {"dimm", {"-object", "memory-backend-ram,id=more,size=32M", "-device", "pc-dimm,memdev=more"}},
+    {"unused", {"-object", "memory-backend-ram,id=more,size=32M"}},
     {"same-name", /* as the memory of a device of QEMU's own */
      {"-object", "memory-backend-ram,id=vga.vram,size=32M", "-device", "pc-dimm,memdev=vga.vram"}},
 };
