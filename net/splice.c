@@ -59,6 +59,7 @@ struct FfSplice {
     char *address; /* of the peer, for further ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
     char *hostname;
+    gint matches;               /* atomic; see ff_splice_matches() */
     bool told;                  /* that there was a shortage */
     FfSpliceDone done, matched; /* the latter NULL: nobody asks */
     gpointer opaque;
@@ -200,6 +201,7 @@ static void tell_main_loop(Connection *c, GSourceFunc func)
 {
     g_autoptr(GSource) source = g_idle_source_new();
 
+    g_source_set_priority(source, G_PRIORITY_DEFAULT);
     g_source_set_callback(source, func, c, NULL);
     g_source_attach(source, NULL);
 }
@@ -232,6 +234,7 @@ static gpointer to_peer(gpointer opaque)
     if (c->begun.opening) {
         FF_FAULT_AT("splice-opening");
         if (skip_opening(c)) {
+            g_atomic_int_set(&c->native->matches, 1);
             tell_main_loop(c, connection_matches);
         } else {
             break_off(c);
@@ -468,6 +471,11 @@ FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque)
     n->done = done;
     n->opaque = opaque;
     return n;
+}
+
+bool ff_splice_matches(FfSplice *n)
+{
+    return g_atomic_int_get(&n->matches);
 }
 
 void ff_splice_when_matched(FfSplice *n, FfSpliceDone matched)

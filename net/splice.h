@@ -33,6 +33,8 @@ FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque);
  * it begins in another way its connection ends. On the main loop's thread; must not free the
  * object. Before there is any connection. */
 void ff_splice_when_matched(FfSplice *native, FfSpliceDone matched);
+/* It has, and MATCHED was called or is about to be. */
+bool ff_splice_matches(FfSplice *native);
 /* Every further connection with the peer is to be under TLS (reference taken); NULL: in the clear.
  * Before there is any. HOSTNAME is copied, can be NULL. */
 void ff_splice_set_tls(FfSplice *native, FfTls *tls, const char *hostname);

@@ -13,10 +13,10 @@
  * A peer that was connected to has answered by then (migration/plain.c), also where it waited for a
  * second channel. So nothing of the guest goes to a peer that has not said a byte.
  *
- * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. And until its
- * stream was found to begin as the peer was told: a switch that is asked for earlier could have
- * stopped the guest by the time that the connection is broken, and nobody would have it then. Main
- * loop's thread.
+ * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Where postcopy
+ * may be asked for the most wait until its stream was found to begin as the peer was told, too: a
+ * switch that is asked for earlier could have stopped the guest by the time that the connection is
+ * broken, and nobody would have it then. Main loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -30,8 +30,10 @@
 #include "net/splice.h"
 
 #define FD_NAME "farfault-outgoing"
-/* QEMU writes the beginning of its stream within this time, once it has answered (seconds). */
-#define BEGIN_S 10
+/* QEMU writes the beginning of its stream within this time, once it has answered (seconds). It
+ * does so behind ram_save_setup(), which takes a while for much memory, and its main loop may be
+ * stuck in storage. */
+#define BEGIN_S 60
 
 struct FfOutgoing {
     FfDriver *driver;
@@ -84,9 +86,16 @@ bool ff_outgoing_has_begun(const FfOutgoing *out)
     return out->started;
 }
 
+/* What comes in the human monitor comes again as the command that it is. */
+static bool is_harmless(const char *command)
+{
+    return !strcmp(command, "migrate_cancel") || !strcmp(command, "human-monitor-command") ||
+           g_str_has_prefix(command, "query-");
+}
+
 bool ff_outgoing_holds(FfOutgoing *out, FfCall *call)
 {
-    if (out->started) {
+    if (out->started || (out->answered && is_harmless(call->name))) {
         return false;
     }
     g_queue_push_tail(&out->waiting, call);
@@ -142,7 +151,9 @@ static void go_on(FfCall *call)
 {
     FfDriver *d = call->driver;
     GQueue waiting = d->outgoing->waiting;
-    bool postcopy = d->outgoing->postcopy && (d->outgoing->matched || d->outgoing->refused);
+    /* Of a connection that has ended the peer has had what nobody knows. */
+    bool follows = d->outgoing->matched && !d->outgoing->ended;
+    bool postcopy = d->outgoing->postcopy && (follows || d->outgoing->refused);
 
     d->outgoing->answered = NULL;
     d->outgoing->started = true;
@@ -192,11 +203,20 @@ static gboolean nothing_came(gpointer opaque)
     FfOutgoing *out = d->outgoing;
 
     out->timer = 0;
+    if (ff_splice_matches(out->native)) {
+        return G_SOURCE_REMOVE; /* matched() is about to be called */
+    }
     ff_driver_log(d, "farfault: QEMU's migration stream did not begin within %d s", BEGIN_S);
     g_clear_pointer(&out->native, ff_splice_free);
     out->ended = true;
     go_on(out->answered);
     return G_SOURCE_REMOVE;
+}
+
+/* A test of it need not wait for so long. */
+static unsigned begin_ms(void)
+{
+    return FF_FAULT_CALL("begin", 0) ? 0 : BEGIN_S * 1000;
 }
 
 static void started(FfCall *call, JsonNode *result, const GError *error)
@@ -211,11 +231,12 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
     FF_FAULT_AT("qemu-began");
     d->config.state->driver_flags &= ~FF_DRIVER_GIVING_BACK;
     ff_driver_filter(d, 0); /* "setup" was said before this answer */
-    if (out->matched || out->ended) {
+    bool switches = d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
+    if (out->matched || out->ended || !switches) {
         go_on(call);
     } else {
         out->answered = call;
-        out->timer = g_timeout_add_seconds(BEGIN_S, nothing_came, d);
+        out->timer = g_timeout_add(begin_ms(), nothing_came, d);
     }
 }
 

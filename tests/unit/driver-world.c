@@ -376,6 +376,9 @@ static void world_inner(void *opaque, const char *command, JsonObject *args, int
     World *w = opaque;
     Asked *asked = g_new0(Asked, 1);
 
+    if (!strcmp(command, "getfd")) {
+        w->given = dup(fd);
+    }
     asked->command = g_strdup(command);
     asked->args = args ? json_object_ref(args) : NULL;
     asked->reply = reply;
@@ -449,9 +452,11 @@ void world_prepare(World *w, const FfStateHeader *state)
     w->state = g_memdup2(state, sizeof(*state));
     w->out = g_string_new(NULL);
     g_queue_init(&w->questions);
+    w->given = -1;
 }
 
 bool world_lends;
+int world_pid;
 
 void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
                  const char *refused)
@@ -462,6 +467,7 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
         .port_opaque = w,
         .state = w->state,
         .state_fd = -1,
+        .qemu_pid = world_pid,
         .pidfd = -1,
         .mem_fd = -1,
         .inner_fd = -1,
@@ -489,6 +495,9 @@ void world_clear(World *w)
     g_clear_pointer(&migration, ff_migration_free);
     g_string_free(w->out, TRUE);
     g_clear_pointer(&w->changed, json_node_unref);
+    if (w->given >= 0) {
+        close(w->given);
+    }
     g_free(w->log);
     g_free(w->dropped);
     g_free(w->capabilities);

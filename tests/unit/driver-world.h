@@ -42,6 +42,7 @@ typedef struct {
     char *parameters;
     char *dropped;     /* the backend that the guest's memory lacks now; NULL */
     JsonNode *changed; /* what set_view was given last */
+    int given; /* the last that QEMU was given by getfd; -1 */
     uint32_t seq;
 } World;
 
@@ -55,6 +56,7 @@ extern unsigned qemu_version; /* 0: not known */
 #define SET(caps) "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[" caps "]}}"
 #define PARAMETERS "{'max-bandwidth':1000,'downtime-limit':50,'tls-creds':''}"
 
+extern int world_pid;    /* of the next world's QEMU; 0: none that can be looked at */
 extern bool world_lends; /* the relay of the next world is of this farfault */
 
 /* The migration has STATUS now; and with it its end. */

@@ -2,11 +2,14 @@
 /*
  * The driver at a source: migrate, to an address or over an fd, by the engine or by QEMU; resume.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+#include "net/frame.h"
 #include "qapi/driver-private.h"
 #include "qapi/json.h"
 #include "tests/unit/driver-world.h"
@@ -427,6 +430,128 @@ static void test_private_name(void)
     world_clear(&w);
 }
 
+/* ---- until QEMU's stream has begun -------------------------------------------------------------
+ */
+
+typedef struct {
+    World w;
+    uint8_t opening[FF_PROLOGUE_MAX];
+    size_t len;
+    int ours, peer; /* of the connection: the engine's end; a number only */
+} Begin;
+
+static void begin_init(Begin *b, bool switches)
+{
+    uint8_t configuration[FF_CONFIGURATION_MAX];
+    size_t n = ff_configuration_encode(configuration, "pc-i440fx-7.2", NULL);
+    int pair[2];
+
+    b->len = ff_prologue_encode(b->opening, configuration, n);
+    g_autoptr(GBytes) opening = g_bytes_new(b->opening, b->len);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    b->ours = pair[0];
+    b->peer = pair[1];
+    world_init(&b->w, NULL, NULL);
+    start_source(&b->w);
+    if (!switches) {
+        b->w.state->client_flags = 0;
+    }
+    give_back(&b->w, &(FfPlainPeer){.fd = -1,
+                                    .channel = ff_channel_new(b->ours, FF_CHANNEL_MAIN),
+                                    .opening = opening,
+                                    .postcopy = true});
+    qemu_answers(&b->w, "getfd", "{}");
+    g_string_truncate(b->w.out, 0);
+}
+
+/* QEMU's stream begins, and the peer has some of it: it was found to be right. */
+static void begin_stream(Begin *b)
+{
+    uint8_t byte;
+
+    g_assert_cmpint(write(b->w.given, b->opening, b->len), ==, b->len);
+    g_assert_cmpint(read(b->peer, &byte, 1), ==, 1);
+}
+
+static void begin_clear(Begin *b)
+{
+    world_clear(&b->w);
+    close(b->peer);
+}
+
+#ifdef FF_FAULTS
+static int be_impatient(const char *place, const char *name)
+{
+    return strcmp(name, "begin") ? 0 : EIO;
+}
+
+/* It began in time, and the main loop comes to look when the time is over. */
+static void test_begin_late(void)
+{
+    Begin b;
+
+    begin_init(&b, true);
+    ff_fault_hook(be_impatient);
+    qemu_answers(&b.w, "migrate", "{}");
+    ff_fault_hook(NULL);
+    begin_stream(&b);
+    while (g_queue_is_empty(&b.w.questions)) {
+        g_assert_true(g_main_context_iteration(NULL, FALSE));
+    }
+    qemu_answers(&b.w, "migrate-start-postcopy", "{}");
+    begin_clear(&b);
+}
+#endif
+
+/* Who asks for no switch does not wait for it. */
+static void test_begin_waits(void)
+{
+    Begin b;
+
+    begin_init(&b, true);
+    qemu_answers(&b.w, "migrate", "{}");
+    command_of(&b.w, 1, "{'execute':'migrate-start-postcopy'}");
+    command_of(&b.w, 2, "{'execute':'query-migrate'}");
+    qemu_answers(&b.w, "query-migrate", "{'status':'setup'}");
+    g_string_truncate(b.w.out, 0);
+    command_of(&b.w, 2, "{'execute':'migrate_cancel'}");
+    sent(&b.w, "pass\n");
+    command_of(&b.w, 3,
+               "{'execute':'human-monitor-command','arguments':{'command-line':'migrate_cancel'}}");
+    sent(&b.w, "pass\n");
+    begin_clear(&b);
+}
+
+/* Nor does anybody where no switch can be asked for. */
+static void test_begin_precopy(void)
+{
+    Begin b;
+
+    begin_init(&b, false);
+    qemu_answers(&b.w, "migrate", "{}");
+    g_string_truncate(b.w.out, 0);
+    command_of(&b.w, 1, "{'execute':'migrate-continue','arguments':{'state':'device'}}");
+    sent(&b.w, "pass\n");
+    begin_clear(&b);
+}
+
+/* It began, and has ended, before QEMU has said so: a switch then would lose the guest. */
+static void test_begin_ended(void)
+{
+    Begin b;
+
+    begin_init(&b, true);
+    begin_stream(&b);
+    shutdown(b.peer, SHUT_RDWR);
+    shutdown(b.w.given, SHUT_RDWR);
+    while (fcntl(b.ours, F_GETFD) >= 0) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    qemu_answers(&b.w, "migrate", "{}");
+    g_assert_true(g_queue_is_empty(&b.w.questions));
+    begin_clear(&b);
+}
+
 static void test_blocked(void)
 {
     static const struct {
@@ -582,6 +707,12 @@ static void test_two(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+#ifdef FF_FAULTS
+    g_test_add_func("/driver/begin/late", test_begin_late);
+#endif
+    g_test_add_func("/driver/begin/waits", test_begin_waits);
+    g_test_add_func("/driver/begin/precopy", test_begin_precopy);
+    g_test_add_func("/driver/begin/ended", test_begin_ended);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/totals", test_totals);
     g_test_add_func("/driver/totals-settled", test_totals_settled);
