@@ -17,7 +17,8 @@
 /* The destination has no farfault, or this side is refused. */
 static void on_plain(FfDriver *d, const FfPlainPeer *peer)
 {
-    ff_outgoing_start(d, peer, d->uri);
+    /* QEMU connects itself to what the client wrote. */
+    ff_outgoing_start(d, peer, peer->channel ? d->uri : d->client_uri);
 }
 
 const FfStartOps ff_migrate_ops = {
@@ -43,11 +44,12 @@ static void start(FfCall *call)
         config.fd = call->fd;
         call->fd = -1;
     } else {
-        ff_uri_make_absolute(&call->target, d->config.qemu_pid);
         config.uri = call->target.uri;
     }
     g_free(d->uri);
     d->uri = g_strdup(config.uri);
+    g_free(d->client_uri);
+    d->client_uri = g_strdup(call->target.said ? call->target.said : config.uri);
     ff_driver_use_tls(call, &config);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));
     ff_driver_report_anew(d, FF_STATUS_NONE);
@@ -141,12 +143,29 @@ static void got_fd(FfCall *call)
     ff_call_inner(call, "query-status", NULL, got_status);
 }
 
+/* Where the engine is to ask only, what stands in its way is no reason against QEMU's migration. */
+static bool can_ask(FfCall *call)
+{
+    const FfDriver *d = call->driver;
+
+    if (call->native && call->tls.error) {
+        return false;
+    }
+    if (!ff_uri_make_absolute(&call->target, d->config.qemu_pid)) {
+        call->native = call->native ? call->native : "a path that begins in QEMU's folder, which "
+                                                     "is too long or not to be had: write it from "
+                                                     "/ on";
+        return d->config.state->peer == FF_PEER_WISH_REQUIRE; /* it fails */
+    }
+    return true;
+}
+
 static void decide(FfCall *call)
 {
     if (ff_snapshot_is_wanted(call)) {
         ff_snapshot_migrate(call);
     } else if (!ff_policy_engine_begins(call) || call->tls.native ||
-               call->target.kind == FF_URI_FILE) {
+               call->target.kind == FF_URI_FILE || !can_ask(call)) {
         ff_call_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);

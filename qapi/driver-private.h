@@ -50,6 +50,7 @@ struct FfDriver {
     FfMigration *parting;        /* over, but its peer is to be told; NULL */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
     char *uri;                   /* where the migration goes to; NULL: an fd */
+    char *client_uri;            /* the same as the client wrote it, for QEMU */
     FfStatus status;             /* as last reported */
     bool events;                 /* the client wants MIGRATION events */
     bool inner_begun; /* QEMU may have said, or say, what nobody is to see: an inner migration's */

@@ -56,13 +56,11 @@ bool ff_policy_engine_carries(FfCall *call)
     return !call->native;
 }
 
-/* With multifd a QEMU says nothing until all its channels are there. With x-ignore-shared its
- * stream begins in another way, and has no memory that could be lost in it. */
+/* With multifd a QEMU says nothing until all its channels are there. */
 bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities)
 {
     return d->config.state->peer == FF_PEER_WISH_AUTO &&
-           ff_capability(capabilities, "postcopy-ram") && !ff_capability(capabilities, "multifd") &&
-           !ff_capability(capabilities, "x-ignore-shared");
+           ff_capability(capabilities, "postcopy-ram") && !ff_capability(capabilities, "multifd");
 }
 
 bool ff_policy_engine_begins(FfCall *call)

@@ -3,17 +3,23 @@
  * Reads the URI or the channels of migrate and migrate-incoming.
  *
  * Whatever the engine does not carry, or QEMU would refuse, becomes FF_URI_OTHER: it goes to
- * QEMU, which has the right error text. Pure; any thread.
+ * QEMU, which has the right error text. Any thread.
+ *
+ * System calls: openat.
  */
 #include "qapi/uri.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "qapi/json.h"
 
 void ff_uri_clear(FfUri *target)
 {
     g_free(target->uri);
+    g_free(target->said);
     g_free(target->host);
     g_free(target->port);
     g_free(target->path);
@@ -199,14 +205,25 @@ void ff_uri_from_arguments(FfUri *target, JsonObject *args)
     }
 }
 
-void ff_uri_make_absolute(FfUri *target, int pid)
+bool ff_uri_make_absolute(FfUri *target, int pid)
 {
     if (target->kind != FF_URI_UNIX || target->path[0] == '/') {
-        return;
+        return true;
     }
-    g_autofree char *path = g_steal_pointer(&target->path);
+    g_autofree char *folder = g_strdup_printf("/proc/%d/cwd", pid);
+    g_autofree char *path = g_strdup_printf("%s/%s", folder, target->path);
+    int fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-    g_free(target->uri);
-    target->path = g_strdup_printf("/proc/%d/cwd/%s", pid, path);
-    target->uri = g_strdup_printf("unix:%s", target->path);
+    if (fd < 0) {
+        return false;
+    }
+    close(fd);
+    if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+        return false;
+    }
+    target->said = g_steal_pointer(&target->uri);
+    target->uri = g_strdup_printf("unix:%s", path);
+    g_free(target->path);
+    target->path = g_steal_pointer(&path);
+    return true;
 }

@@ -10,6 +10,7 @@
 
 #include <glib.h>
 #include <json-glib/json-glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum {
@@ -25,6 +26,7 @@ typedef enum {
 typedef struct {
     FfTargetKind kind;
     char *uri;  /* "tcp:HOST:PORT", "unix:PATH", "fd:NAME" */
+    char *said; /* what that was before ff_uri_make_absolute(); NULL: the same */
     char *host; /* without brackets */
     char *port;
     char *path;
@@ -42,7 +44,7 @@ void ff_uri_parse(FfUri *target, const char *uri);
 /* Of the arguments "uri" and "channels", checked against the schema. */
 void ff_uri_from_arguments(FfUri *target, JsonObject *args);
 /* A path without / at its beginning is one of the folder in which process PID runs, whatever folder
- * the engine runs in. */
-void ff_uri_make_absolute(FfUri *target, int pid);
+ * the engine runs in. FALSE: that folder is not to be had, or the path would be too long. */
+bool ff_uri_make_absolute(FfUri *target, int pid);
 
 #endif

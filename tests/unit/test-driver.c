@@ -4,6 +4,7 @@
  * QEMU's to migrate.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "qapi/json.h"
 #include "qapi/schema.h"
@@ -58,10 +59,13 @@ static void begin_refused(World *w, const char *why)
 
     g_assert_true(m->config.answered_first);
     g_assert_cmpstr(m->config.refusal, ==, why);
-    g_assert_cmpstr(m->config.uri, ==, "unix:/proc/0/cwd/b");
+    g_autofree char *uri = g_strdup_printf("unix:/proc/%d/cwd/b", getpid());
+    g_assert_cmpstr(m->config.uri, ==, uri);
     migration = NULL;
     m->ops.plain(&(FfPlainPeer){.refused = why, .fd = -1}, m->ops.opaque);
     qemu_answers(w, "migrate-set-capabilities", "{}");
+    const Asked *asked = g_queue_peek_head(&w->questions);
+    g_assert_cmpstr(json_object_get_string_member(asked->args, "uri"), ==, "unix:b");
     qemu_answers(w, "migrate", "{}");
     while (g_main_context_iteration(NULL, FALSE)) {
     }
@@ -72,6 +76,7 @@ static void test_refused(void)
 {
     World w;
 
+    world_pid = getpid();
     world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
     set_postcopy_for_qemu(&w);
     g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
@@ -85,6 +90,43 @@ static void test_refused(void)
     world_clear(&w);
 }
 
+#define P25 "0123456789/0123456789/01/"
+
+/* What stands in the way of the question alone: QEMU carries it as it would without farfault, and
+ * gets the client's own line. */
+static void test_refused_unasked(void)
+{
+    static const struct {
+        const char *uri;
+        bool pid, tls;
+    } rows[] = {
+        {"unix:b", false, false},
+        {"unix:" P25 P25 P25 P25, true, false},
+        {"unix:/b", true, true},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *line = g_strdup_printf(
+            "{'execute':'migrate','arguments':{'uri':'%s'},'id':2}", rows[i].uri);
+        World w;
+
+        world_pid = rows[i].pid ? getpid() : 0;
+        world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
+        set_postcopy_for_qemu(&w);
+        command(&w, line);
+        qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+        qemu_answers(&w, "query-migrate-parameters",
+                     rows[i].tls ? "{'tls-creds':'tls0'}" : PARAMETERS);
+        if (rows[i].tls) {
+            qemu_answers(&w, "qom-list", "!it is gone");
+        }
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
+        sent(&w, "pass\n");
+        g_assert_null(migration);
+        world_clear(&w);
+    }
+}
+
 /* A reason that is longer than there is room for, cut in the middle of a character. */
 static void test_refused_long(void)
 {
@@ -94,6 +136,7 @@ static void test_refused_long(void)
     while (why->len < 2 * sizeof(w.state->native)) {
         g_string_append(why, "\u20ac"); /* three bytes */
     }
+    world_pid = getpid();
     world_init(&w, NULL, why->str);
     set_postcopy_for_qemu(&w);
     begin_refused(&w, why->str);
@@ -506,6 +549,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
+    g_test_add_func("/driver/refused/unasked", test_refused_unasked);
     g_test_add_func("/driver/refused/long", test_refused_long);
     g_test_add_func("/driver/refused/disk", test_refused_disk);
     g_test_add_func("/driver/refused/required", test_refused_required);
