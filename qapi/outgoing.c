@@ -13,10 +13,10 @@
  * A peer that was connected to has answered by then (migration/plain.c), also where it waited for a
  * second channel. So nothing of the guest goes to a peer that has not said a byte.
  *
- * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Where postcopy
- * may be asked for the most wait until its stream was found to begin as the peer was told, too: a
- * switch that is asked for earlier could have stopped the guest by the time that the connection is
- * broken, and nobody would have it then. Main loop's thread.
+ * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Where
+ * postcopy may be asked for the most wait until its stream was found to begin as the peer was told,
+ * too: a switch that is asked for earlier could have stopped the guest by the time that the
+ * connection is broken, and nobody would have it then. Main loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>

@@ -42,7 +42,7 @@ typedef struct {
     char *parameters;
     char *dropped;     /* the backend that the guest's memory lacks now; NULL */
     JsonNode *changed; /* what set_view was given last */
-    int given; /* the last that QEMU was given by getfd; -1 */
+    int given;         /* the last that QEMU was given by getfd; -1 */
     uint32_t seq;
 } World;
 

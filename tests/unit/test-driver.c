@@ -106,8 +106,8 @@ static void test_refused_unasked(void)
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
-        g_autofree char *line = g_strdup_printf(
-            "{'execute':'migrate','arguments':{'uri':'%s'},'id':2}", rows[i].uri);
+        g_autofree char *line =
+            g_strdup_printf("{'execute':'migrate','arguments':{'uri':'%s'},'id':2}", rows[i].uri);
         World w;
 
         world_pid = rows[i].pid ? getpid() : 0;
