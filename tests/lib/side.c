@@ -602,6 +602,17 @@ static void on_moved(void *opaque)
     ((Side *)opaque)->moved++;
 }
 
+static void on_plain(const FfPlainPeer *peer, void *opaque)
+{
+    Side *s = opaque;
+
+    s->left_at = peer->channel ? LEFT_TO_PEER : LEFT_ALONE;
+    if (peer->fd >= 0) {
+        close(peer->fd);
+    }
+    ff_channel_free(peer->channel);
+}
+
 static void on_kill(const char *why, void *opaque)
 {
     g_error("kill: %s", why);
@@ -614,6 +625,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     FfMigrationConfig c = s->config;
 
     ops.sync = on_sync;
+    ops.plain = s->config.plain ? on_plain : NULL;
     /* Where a test hears frames itself the main loop stands, and nobody would be asked. */
     ops.words = s->words ? on_words : NULL;
     ops.moved = on_moved;

@@ -73,6 +73,7 @@ typedef struct Side {
     FfMigration *m;
     FfStatus status;
     bool done;
+    enum { LEFT_NOT, LEFT_ALONE, LEFT_TO_PEER } left_at; /* config.plain: to the VMM's own */
     bool slow_client; /* it does not say by itself that its client was told */
     bool syncing;     /* it was asked to say so */
     bool tells;       /* source: a destination that was not told of a roll back is told later */

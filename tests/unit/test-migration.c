@@ -237,6 +237,33 @@ static void test_failed_fd(const void *destination)
     side_free(s);
 }
 
+static char *answers_late(FfVmmState *state)
+{
+    return g_strdup("pc");
+}
+
+/* But the VMM carries what is refused anyway, by itself: what it would say first is not known. */
+static void test_refused_unknown(void)
+{
+    uint64_t size = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    s->vmm.memory.check = does_not_answer;
+    s->vmm.state.machine = answers_late;
+    s->config.plain = s->config.answered_first = true;
+    s->config.refusal = "no";
+    side_start(s, "tcp:127.0.0.1:1", -1);
+    while (!s->done && !s->left_at) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_cmpint(s->left_at, ==, LEFT_ALONE);
+    ff_migration_free(g_steal_pointer(&s->m));
+    side_free(s);
+}
+
 /* A VMM that does not take the settings: after the greeting, at either side; nothing was stopped.
  */
 static void test_unprepared(const void *destination)
@@ -700,6 +727,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &cases[i], test_moves);
     }
     g_test_add_data_func("/migration/wire", GUINT_TO_POINTER(1), test_wire);
+    g_test_add_func("/migration/refused/unknown", test_refused_unknown);
     g_test_add_func("/migration/channels-default", test_channels_default);
     g_test_add_func("/migration/hole/stays", test_hole);
 #ifdef FF_FAULTS
