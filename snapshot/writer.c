@@ -325,7 +325,6 @@ static bool was_taken(FfWriter *w, Flight *f, unsigned i)
         return false;
     }
     /* Behind what was read: who writes to the page does so after it was taken. */
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return !ff_protect_is_lent(w->cfg.protect, f->run.block, f->run.first + i);
 }
 

@@ -46,6 +46,12 @@ bool ff_bitmap_test(const FfBitmap *bm, uint64_t page)
     return __atomic_load_n(&bm->words[page / 64], __ATOMIC_SEQ_CST) >> (page % 64) & 1;
 }
 
+bool ff_bitmap_test_behind(FfBitmap *bm, uint64_t page)
+{
+    /* Observer: ff_bitmap_claim(). */
+    return __atomic_fetch_or(&bm->words[page / 64], 0, __ATOMIC_ACQ_REL) >> (page % 64) & 1;
+}
+
 /* Bits [from, to) of a word, 0 <= from < to <= 64. */
 static uint64_t span(unsigned from, unsigned to)
 {

@@ -33,6 +33,10 @@ void ff_bitmap_init_over(FfBitmap *bm, uint64_t *words, uint64_t n_pages);
 void ff_bitmap_clear(FfBitmap *bm);
 
 bool ff_bitmap_test(const FfBitmap *bm, uint64_t page);
+/* Whether PAGE was unclaimed at the end of what the caller has read before. A load alone may be
+ * answered before the reads that stand in front of it; this is a read-modify-write with release
+ * order, so whoever claims PAGE after it does so after those reads. */
+bool ff_bitmap_test_behind(FfBitmap *bm, uint64_t page);
 /* Number of set bits; exact only while nobody changes it. */
 uint64_t ff_bitmap_count(const FfBitmap *bm);
 /* The same of N pages from FIRST on. */

@@ -395,9 +395,9 @@ void ff_protect_lend(FfProtect *p, const FfRun *run)
     ff_bitmap_set_run(&p->blocks[run->block].lent, run->first, run->n);
 }
 
-bool ff_protect_is_lent(const FfProtect *p, unsigned block, uint64_t page)
+bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page)
 {
-    return ff_bitmap_test(&p->blocks[block].lent, page);
+    return ff_bitmap_test_behind(&p->blocks[block].lent, page);
 }
 
 int ff_protect_end_loan(FfProtect *p, const FfRun *run, uint64_t *again)

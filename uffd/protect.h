@@ -85,7 +85,7 @@ int ff_protect_done(FfProtect *p, const FfRun *run);
  */
 void ff_protect_lend(FfProtect *p, const FfRun *run);
 /* FALSE: PAGE, which was lent, has been kept since. Whoever lent it. */
-bool ff_protect_is_lent(const FfProtect *p, unsigned block, uint64_t page);
+bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page);
 /* It has been read: what nobody wanted of RUN meanwhile is saved. *AGAIN: how many pages are given
  * once more. 0 or -errno. */
 int ff_protect_end_loan(FfProtect *p, const FfRun *run, uint64_t *again);
