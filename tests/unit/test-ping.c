@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -137,6 +138,7 @@ static pid_t half_ended(void)
     if (pid == 0) {
         pthread_t thread;
 
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         pthread_create(&thread, NULL, stay, GINT_TO_POINTER(told[1]));
         pthread_exit(NULL);
     }
