@@ -27,13 +27,18 @@
 /* ---- mappings ----------------------------------------------------------------------------------
  */
 
+static void map_forget(FfArrayMap *m)
+{
+    ff_bitmap_clear(&m->shown);
+    g_free(m);
+}
+
 static void map_free(gpointer p)
 {
     FfArrayMap *m = p;
 
     munmap((void *)(uintptr_t)m->addr, m->len);
-    ff_bitmap_clear(&m->shown);
-    g_free(m);
+    map_forget(m);
 }
 
 static int check_child(const FfArray *a)
@@ -113,9 +118,10 @@ int ff_array_unmap(FfArray *a, void *addr)
     if (rc < 0) {
         return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
     }
-    uint64_t at = found->addr, len = found->len;
-    map_free(found);
-    ff_uffd_wake(a->uffd, at, len); /* who waits there, wrongly, gets SIGSEGV */
+    munmap((void *)(uintptr_t)found->addr, found->len);
+    /* Who waits there, wrongly, gets SIGSEGV, before anything else can be mapped by this call. */
+    ff_uffd_wake(a->uffd, found->addr, found->len);
+    map_forget(found);
     return 0;
 }
 

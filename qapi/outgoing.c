@@ -69,6 +69,7 @@ void ff_outgoing_free(FfOutgoing *out)
     if (out->listener >= 0) {
         close(out->listener);
     }
+    g_clear_pointer(&out->answered, ff_call_free);
     ff_private_name_free(out->name);
     g_clear_pointer(&out->begun.opening, g_bytes_unref);
     g_queue_clear(&out->waiting);

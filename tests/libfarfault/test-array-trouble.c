@@ -177,6 +177,10 @@ static gpointer unmap(gpointer opaque)
 
     file_wait_loading(f, 1);
     call(ff_array_unmap(f->a, (void *)(uintptr_t)f->nested));
+    /* This process maps nothing any more: who waited would find it in place of what was there. */
+    for (;;) {
+        pause();
+    }
     return NULL;
 }
 
