@@ -31,6 +31,7 @@ typedef struct {
     FfOutput *output;
     bool is_cut; /* nothing of an older one is behind its offset */
     FfLiveFile *file;
+    GPtrArray *unused;    /* char *: memory backends that are no part of the guest */
     int *numbers;         /* by block: which one of the file's it is */
     GByteArray *state;    /* of the devices */
     GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */

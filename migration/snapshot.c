@@ -133,20 +133,53 @@ static bool sees_all_writes(FfSnapshot *s, bool stopped, GError **error)
     return !why;
 }
 
-/* Not a backend that no device has taken: QEMU's stream would lack it. One that is taken later, but
- * before the instant, is seen when the file is made: it has no memory for it. */
-static GPtrArray *used(FfVmmMemory *memory, GPtrArray *all)
+static FfBlockUse use_of(FfSnapshot *s, const char *block)
 {
-    GPtrArray *blocks = g_ptr_array_new();
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
 
+    return memory->use ? memory->use(memory, block) : FF_BLOCK_SAVED;
+}
+
+/* All but backends that no device has taken: QEMU's stream lacks these. NULL: the guest has memory
+ * that it lacks as well. */
+static GPtrArray *used(FfSnapshot *s, GPtrArray *all, GError **error)
+{
+    g_autoptr(GPtrArray) blocks = g_ptr_array_new();
+
+    g_clear_pointer(&s->unused, g_ptr_array_unref);
+    s->unused = g_ptr_array_new_with_free_func(g_free);
     for (guint i = 0; i < all->len; i++) {
         const FfRamBlock *b = all->pdata[i];
+        FfBlockUse use = use_of(s, b->id);
 
-        if (!memory->is_used || memory->is_used(memory, b->id)) {
-            g_ptr_array_add(blocks, (void *)b);
+        if (use == FF_BLOCK_LEFT_OUT) {
+            g_set_error(error, FF_M_ERROR, 0,
+                        "the guest has memory that no snapshot of its QEMU has (memory backend "
+                        "\"%s\"): take away the device that uses it",
+                        b->id);
+            return NULL;
+        }
+        g_ptr_array_add(use == FF_BLOCK_UNUSED ? s->unused : blocks,
+                        use == FF_BLOCK_UNUSED ? (void *)g_strdup(b->id) : (void *)b);
+    }
+    return g_steal_pointer(&blocks);
+}
+
+/* By another monitor a device may have taken a backend since, before the instant. */
+static bool is_still_unused(FfSnapshot *s, GError **error)
+{
+    for (guint i = 0; i < s->unused->len; i++) {
+        const char *block = s->unused->pdata[i];
+
+        if (use_of(s, block) != FF_BLOCK_UNUSED) {
+            g_set_error(error, FF_M_ERROR, 0,
+                        "a device took the memory backend \"%s\" during the snapshot, which has "
+                        "not saved it: repeat the snapshot",
+                        block);
+            return false;
         }
     }
-    return blocks;
+    return true;
 }
 
 static bool look_at_guest(FfSnapshot *s, GError **error)
@@ -159,7 +192,10 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    g_autoptr(GPtrArray) blocks = used(memory, all);
+    g_autoptr(GPtrArray) blocks = used(s, all, error);
+    if (!blocks) {
+        return ff_plain_refuse(s->plain, error);
+    }
     return has_plain_state(s, error) && keeps_what_is_given_back(s, error) &&
            sees_all_writes(s, false, error) &&
            ff_ram_set_blocks(s->ram, s->control, blocks, error) && ff_ram_map(s->ram, error);
@@ -490,8 +526,9 @@ static bool save(FfSnapshot *s, GError **error)
     }
     end_capture(s);
     FF_FAULT_AT("written");
-    return end_resuming(s, error) && ff_live_file_end(s->file, error) &&
-           ff_snapshot_goes_on(s, error) && ff_output_commit(s->output, error);
+    return end_resuming(s, error) && is_still_unused(s, error) &&
+           ff_live_file_end(s->file, error) && ff_snapshot_goes_on(s, error) &&
+           ff_output_commit(s->output, error);
 }
 
 /* ---- its ends ----------------------------------------------------------------------------------
@@ -615,6 +652,7 @@ void ff_snapshot_clear(FfSnapshot *s)
     ff_live_file_free(s->file);
     ff_output_free(s->output);
     g_byte_array_unref(s->state);
+    g_clear_pointer(&s->unused, g_ptr_array_unref);
     g_free(s->numbers);
     g_free(s->run_state);
 }

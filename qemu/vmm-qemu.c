@@ -60,7 +60,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .all_here = ff_qemu_all_here,
                    .gives_back = ff_qemu_gives_back,
                    .saved_before = ff_qemu_saved_before,
-                   .is_used = ff_qemu_is_used},
+                   .use = ff_qemu_block_use},
         .state = {.prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,

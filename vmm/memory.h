@@ -35,6 +35,13 @@ typedef enum {
     FF_GUEST_OCCUPIED,
 } FfGuestFit;
 
+/* What becomes of a block in a stream of the VMM's own. */
+typedef enum {
+    FF_BLOCK_SAVED,    /* it is in there; or that is not known, and is seen when one is written */
+    FF_BLOCK_UNUSED,   /* it is no part of the guest (yet), and not in there */
+    FF_BLOCK_LEFT_OUT, /* the guest may use it, and it is not in there */
+} FfBlockUse;
+
 /* LEN bytes from OFFSET on of the N-th block were written: whole pages of it. */
 typedef void FfVmmWritten(unsigned n, uint64_t offset, uint64_t len, void *opaque);
 
@@ -84,9 +91,8 @@ struct FfVmmMemory {
      * nobody else can tell its end, and what to do about it (g_free), in a few words; NULL: there
      * is none. */
     char *(*saved_before)(FfVmmMemory *memory);
-    /* Source, optional: FALSE: BLOCK (its id) is the VMM's, but no part of the guest (yet), and the
-     * VMM's own stream leaves it out. TRUE also where that is not known. */
-    bool (*is_used)(FfVmmMemory *memory, const char *block);
+    /* Source, optional: of BLOCK (its id), as it is now. */
+    FfBlockUse (*use)(FfVmmMemory *memory, const char *block);
 };
 
 #endif

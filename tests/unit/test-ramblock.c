@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What is concluded from "info ramblock" about a memory backend: the text as QEMU 7.2 and 10.0
- * print it, with memory that no device has taken, and texts that are none. Whatever is not
- * understood counts as used.
+ * print it, with memory that has no name, and texts that are none. Whatever is not
+ * understood counts as saved.
  */
 #include <glib.h>
 
@@ -21,7 +21,7 @@
 
 static const struct {
     const char *name, *text;
-    bool used; /* the backend "more" */
+    bool saved; /* the backend "more" */
 } rows[] = {
     {"plain", HEAD_7_2 "                  pc.ram" REST_7_2 "                    more" REST_7_2,
      true},
@@ -46,7 +46,7 @@ static void test_row(gconstpointer data)
 {
     unsigned i = GPOINTER_TO_UINT(data);
 
-    g_assert_cmpint(ff_qemu_is_used_in(rows[i].text, "more"), ==, rows[i].used);
+    g_assert_cmpint(ff_qemu_is_saved_in(rows[i].text, "more"), ==, rows[i].saved);
 }
 
 int main(int argc, char **argv)
