@@ -31,6 +31,7 @@ struct FfOutput {
     bool is_given;     /* by somebody who knows what becomes of it */
     bool was_direct;   /* O_DIRECT was taken off */
     bool replaces;     /* another of its name; and catches no signals */
+    bool may_be_named; /* that was asked, and it can do without rename() */
     int fd;
     int folder;  /* in which it gets its name; -1: none */
     uint64_t at; /* of gathered[0] */
@@ -317,21 +318,43 @@ int ff_output_fd(const FfOutput *o)
     return o->fd;
 }
 
+/* ERR of renameat2(): the file system, or who filters system calls, has no such flag (NFS, some of
+ * FUSE, containers). */
+static bool has_no_flag(int err)
+{
+    return err == EINVAL || err == ENOSYS || err == EOPNOTSUPP || err == EPERM;
+}
+
+/* An answer that was lost makes NFS say EEXIST of what has been done. */
+static bool link_part_to(const FfOutput *o, const char *path)
+{
+    struct stat file, there;
+
+    if (link(o->part, path) == 0) {
+        return true;
+    }
+    int err = errno;
+    bool done = err == EEXIST && fstat(o->fd, &file) == 0 && lstat(path, &there) == 0 &&
+                file.st_dev == there.st_dev && file.st_ino == there.st_ino;
+    errno = err;
+    return done;
+}
+
 static bool rename_part(const FfOutput *o)
 {
     if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) == 0) {
         return true;
     }
-    if (errno != EINVAL) {
+    if (!has_no_flag(errno)) {
         return false;
     }
-    /* The file system knows no such flag: NFS, some of FUSE. A second name is never made over
-     * another file either. */
-    if (link(o->part, o->path) == 0) {
+    /* A second name is never made over another file either. */
+    if (link_part_to(o, o->path)) {
         unlink(o->part);
         return true;
     }
-    if (errno != EPERM && errno != EOPNOTSUPP && errno != EMLINK && errno != ENOSYS) {
+    if (o->may_be_named ||
+        (errno != EPERM && errno != EOPNOTSUPP && errno != EMLINK && errno != ENOSYS)) {
         return false;
     }
     if (access(o->path, F_OK) == 0) {
@@ -346,16 +369,19 @@ bool ff_output_may_be_named(FfOutput *o, GError **error)
     if (!o->part) {
         return true;
     }
-    g_autofree char *other = g_strconcat(o->part, ".name", NULL);
+    g_autofree char *other = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
 
-    if (link(o->part, other) == 0) {
-        unlink(other);
-        return true;
-    }
+    /* In the order of rename_part(). */
     if (renameat2(AT_FDCWD, o->part, AT_FDCWD, other, RENAME_NOREPLACE) == 0) {
         catch_signals(other);
         g_free(o->part);
         o->part = g_steal_pointer(&other);
+        o->may_be_named = true;
+        return true;
+    }
+    if (has_no_flag(errno) && link_part_to(o, other)) {
+        unlink(other);
+        o->may_be_named = true;
         return true;
     }
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,

@@ -226,7 +226,11 @@ static bool take_name(FuseFolder *f, const struct fuse_in_header *in)
         }
         const struct fuse_link_in *l = arg;
         add_name(f, (const char *)(l + 1), l->oldnodeid);
-        reply_entry(f, in, l->oldnodeid, false);
+        if (f->config.link_twice) {
+            reply(f, in->unique, -EEXIST, NULL, 0);
+        } else {
+            reply_entry(f, in, l->oldnodeid, false);
+        }
         return true;
     }
     case FUSE_RENAME:
@@ -235,6 +239,10 @@ static bool take_name(FuseFolder *f, const struct fuse_in_header *in)
     case FUSE_RENAME2:
         if (f->config.no_rename2) {
             return false;
+        }
+        if (f->config.rename2_error) {
+            reply(f, in->unique, -f->config.rename2_error, NULL, 0);
+            return true;
         }
         rename_it(f, in, (const char *)((const struct fuse_rename2_in *)arg + 1),
                   !(((const struct fuse_rename2_in *)arg)->flags & 1 /* RENAME_NOREPLACE */));

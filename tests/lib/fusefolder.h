@@ -14,6 +14,8 @@ typedef struct {
     bool no_direct;    /* a write with O_DIRECT is EINVAL */
     bool no_link;      /* no second name for a file */
     bool no_rename2;   /* as NFS: a file gets another name only by a link, or over any other */
+    int rename2_error; /* of each RENAME2; 0: none */
+    bool link_twice;   /* a link is made, and said to be there already: the answer was lost */
     unsigned write_us; /* what each write takes */
 } FuseFolderConfig;
 

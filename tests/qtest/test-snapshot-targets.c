@@ -8,6 +8,7 @@
 #include "tests/lib/snapshotcli.h"
 #include "tests/qtest/snapshot-rig.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -74,6 +75,8 @@ static const Row rows[] = {
     {"poor", {.no_direct = true, .no_rename2 = true}, "", "buffered"},
     {"poor/stream", {.no_direct = true, .no_rename2 = true}, ", 'format': 'stream'", NULL},
     {"no-link", {.no_link = true}, "", "direct"},
+    {"no-flag", {.rename2_error = EOPNOTSUPP}, "", "direct"},
+    {"link-twice", {.no_rename2 = true, .link_twice = true}, "", "direct"},
     {"slow", {.write_us = 2000}, ", 'buffer': 4096", "direct", true},
     {"slow/poor",
      {.no_direct = true, .no_rename2 = true, .write_us = 2000},
