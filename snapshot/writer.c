@@ -302,13 +302,18 @@ static void let_go(FfWriter *w, Flight *f, const FfRun *run)
 
 static void lend(FfWriter *w, Flight *f, const FfRun *run)
 {
-    ff_protect_lend(w->cfg.protect, run);
+    int rc = ff_protect_lend(w->cfg.protect, run);
+
+    if (rc < 0) {
+        failed(w, rc);
+    }
 }
 
 /* Where the pages of the run are. Each look may take long (swapped memory, hidden holes), and
  * nobody who wants one of them waits for that: what is mapped is lent first. */
 static void find(FfWriter *w, Flight *f)
 {
+    FF_FAULT_AT("writer-claimed");
     if (is_mapped(w, f->run.block)) {
         for_claimed(w, f, 0, f->run.n, lend);
         FF_FAULT_AT("writer-looks");

@@ -4,7 +4,7 @@
  *
  * A writer for whom there is no slot is noted, and then a slot is looked for again; who gives a
  * slot back looks for a writer afterwards. Both are sequentially consistent: one of the two sees
- * the other.
+ * the other. So it is with a writer whose page somebody has, and who lends that.
  *
  * Threads: the fault thread keeps; savers, which give slots back, may keep for a writer that waits.
  * Lock: that of the space, while a page is read and becomes kept. System calls: poll.
@@ -136,8 +136,17 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     return true;
 }
 
+/* Somebody has the page, and lets its writers go on, or lends it. */
+static bool is_had(const FfProtect *p, unsigned block, uint64_t page)
+{
+    const FfProtectBlock *b = &p->blocks[block];
+
+    return !ff_bitmap_test(&b->free, page) && !ff_bitmap_test(&b->lent, page) &&
+           ff_bitmap_test(&b->armed, page);
+}
+
 /* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. *RC: 0, or
- * what failed first. */
+ * what failed first. A wait is noted until it is over: who lends its page looks for it. */
 static bool serve_one(FfProtect *p, int *rc)
 {
     uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
@@ -145,31 +154,41 @@ static bool serve_one(FfProtect *p, int *rc)
     unsigned block;
 
     for (uint32_t i = 0; i < high; i++) {
-        if (!ff_waits_get(&p->waits, i, &block, &page)) {
+        if (!ff_waits_get(&p->waits, i, &block, &page) || is_had(p, block, page)) {
             continue;
         }
         if (!take_slot(p, &slot)) {
             return false; /* whoever gives the next one back goes on here */
         }
-        ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
         int one;
-        if (!keep(p, slot, block, page, &one)) {
+        bool kept = keep(p, slot, block, page, &one);
+        if (!kept) {
             leave_slot(p, slot);
         }
+        if (!kept && !one && ff_bitmap_test(&p->blocks[block].armed, page)) {
+            continue; /* somebody was faster; or it has to be told again */
+        }
+        ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
         *rc = *rc ? *rc : one;
         return true;
     }
     return false;
 }
 
-/* A slot is free, for writers that wait for one. */
-static int give_slot(FfProtect *p, uint64_t slot)
+static int serve(FfProtect *p)
 {
     int rc = 0;
 
-    leave_slot(p, slot);
     while (serve_one(p, &rc)) { /* each ends a wait */
     }
+    return rc;
+}
+
+/* A slot is free, for writers that wait for one. */
+static int give_slot(FfProtect *p, uint64_t slot)
+{
+    leave_slot(p, slot);
+    int rc = serve(p);
     if (__atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
         ff_space_wake_all(p->s); /* they are told again */
     }
@@ -303,6 +322,20 @@ static void forgo(FfProtect *p, const FfRun *run)
     __atomic_fetch_add(&p->lost, had, __ATOMIC_RELAXED);
 }
 
+/* Of the page RUN, which somebody else has: if that lends it, the writer goes on by the buffer.
+ * SLOT, which is the caller's, is free. */
+static int wait_behind(FfProtect *p, uint64_t slot, const FfRun *run)
+{
+    FfWait *wait = is_had(p, run->block, run->first) ? ff_waits_free_slot(&p->waits) : NULL;
+
+    if (wait) {
+        ff_waits_begin(&p->waits, wait, run->block, run->first, 0, 0);
+    }
+    int rc = give_slot(p, slot); /* and what was lent by now is kept */
+    FF_FAULT_AT("protect-behind");
+    return rc;
+}
+
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
 {
     FfRun run = {block, page, 1};
@@ -340,7 +373,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         count_latency(p, begin);
         return rc < 0 ? rc : keep_around(p, block, page);
     }
-    int given = give_slot(p, slot);
+    int given = rc < 0 ? give_slot(p, slot) : wait_behind(p, slot, &run);
     return rc < 0 ? rc : given;
 }
 
@@ -388,11 +421,11 @@ bool ff_protect_wanted(FfProtect *p, FfRun *run)
     return false;
 }
 
-void ff_protect_lend(FfProtect *p, const FfRun *run)
+int ff_protect_lend(FfProtect *p, const FfRun *run)
 {
-    /* Observer: keep(). Who was told of before this and found the page taken waits in vain for the
-     * buffer, and goes on at the end of the loan. */
+    /* Observer: the fault thread, which notes that somebody waits and looks here again. */
     ff_bitmap_set_run(&p->blocks[run->block].lent, run->first, run->n);
+    return serve(p);
 }
 
 bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page)

@@ -80,10 +80,11 @@ int ff_protect_done(FfProtect *p, const FfRun *run);
 
 /*
  * RUN, which was claimed, is read where it is by somebody who does not wait for anything (a disk).
- * From now on a writer that wants a page of it has it kept and goes on. That page is given once
- * more, from the buffer, and what was read of it meanwhile counts for nothing.
+ * From now on a writer that wants a page of it has it kept and goes on, as does one that wants it
+ * already, where the buffer has room. That page is given once more, from the buffer, and what was
+ * read of it meanwhile counts for nothing. 0 or -errno.
  */
-void ff_protect_lend(FfProtect *p, const FfRun *run);
+int ff_protect_lend(FfProtect *p, const FfRun *run);
 /* FALSE: PAGE, which was lent, has been kept since. Whoever lent it. */
 bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page);
 /* It has been read: what nobody wanted of RUN meanwhile is saved. *AGAIN: how many pages are given

@@ -35,6 +35,7 @@ typedef struct {
     unsigned n_guest;  /* atomic */
     uint64_t n_writes; /* r->lock */
     unsigned page;
+    bool behind; /* r->lock; the fault thread has found that the page is taken */
 } Snapshot;
 
 static void on_page(FfPager *p, const FfRun *run)
@@ -424,6 +425,62 @@ static gpointer write_page(gpointer p)
     return NULL;
 }
 
+/* The writer has its first run, which is not lent yet, and somebody wants a page of it. */
+static int write_claimed(void *opaque)
+{
+    Snapshot *sn = opaque;
+
+    pthread_mutex_lock(&sn->r->lock);
+    if (!sn->guest[0]) {
+        sn->guest[0] = g_thread_new("guest", write_page, sn);
+        while (!sn->behind) {
+            pthread_cond_wait(&sn->r->changed, &sn->r->lock);
+        }
+    }
+    pthread_mutex_unlock(&sn->r->lock);
+    return 0;
+}
+
+/* Fault thread. */
+static int note_behind(void *opaque)
+{
+    Snapshot *sn = opaque;
+
+    pthread_mutex_lock(&sn->r->lock);
+    sn->behind = true;
+    pthread_cond_broadcast(&sn->r->changed);
+    pthread_mutex_unlock(&sn->r->lock);
+    return 0;
+}
+
+/* The run is lent, and nothing of it is on its way to the disk. */
+static int expect_kept(void *opaque)
+{
+    Snapshot *sn = opaque;
+
+    g_assert_cmpuint(rig_written(sn->r), ==, 1);
+    return 0;
+}
+
+static void test_claimed(RigKind kind)
+{
+    Snapshot sn;
+
+    if (!open_snapshot(&sn, kind, 4, FF_WRITER_URING)) {
+        return;
+    }
+    sn.page = 1;
+    if (rig_at("writer-claimed", write_claimed, &sn) &&
+        rig_at("protect-behind", note_behind, &sn) && rig_at("writer-looks", expect_kept, &sn)) {
+        protect(&sn);
+        g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
+        g_thread_join(g_steal_pointer(&sn.guest[0]));
+        g_assert_cmpuint(ff_writer_stats(sn.w).again, ==, 0);
+        g_assert_true(is_right(&sn));
+    }
+    close_snapshot(&sn);
+}
+
 /* Fault thread: the page is about to be copied. */
 static int lift_before(void *opaque)
 {
@@ -643,6 +700,7 @@ int main(int argc, char **argv)
     /* the others are copied before they are written */
     rig_add("/writer/in-flight", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_SHMEM_HUGE), test_in_flight);
     rig_add("/writer/looks", RIG_BIT(RIG_MEMFD), test_looks);
+    rig_add("/writer/claimed", RIG_BIT(RIG_MEMFD), test_claimed);
     rig_add("/writer/not-again", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_SHMEM_HUGE), test_not_again);
     rig_add("/writer/late-copy", RIG_ALL, test_late_copy);
     rig_add("/writer/failures", RIG_BIT(RIG_MEMFD) | RIG_BIT(RIG_ANON), test_failures);
