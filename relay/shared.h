@@ -45,6 +45,7 @@ typedef struct {
     bool uffd_overdue;          /* that is over, and the next one has it */
     bool uffd_killed;           /* one that has it was killed, and is not dead yet */
     bool uffd_lifting;          /* this process takes the protection away */
+    bool uffd_refused;          /* it could not, and tries again while the killed one lives */
     int hook;                   /* what arms the hook for discards; -1: none */
     FfDiscards *discards;       /* the same, mapped; NULL: none */
     char *hook_error;           /* why there is none; NULL */

@@ -197,20 +197,39 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
 /* ---- what an engine has left ------------------------------------------------------------------
  */
 
+static gboolean overdue(gpointer opaque);
+
+/* The engine that was killed still has its copy, so closing this one would let nobody go on. */
+static void lift_again(FfRelay *relay, const GError *error)
+{
+    FfGuest *guest = &relay->guest;
+
+    if (!guest->uffd_refused) {
+        ff_relay_log(relay, "%s; it is tried again each second", error->message);
+    }
+    guest->uffd_refused = true;
+    stop_timer(guest);
+    guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
+}
+
 static void lifted(const GError *error, void *opaque)
 {
     FfRelay *relay = opaque;
     FfGuest *guest = &relay->guest;
 
     guest->uffd_lifting = false;
+    if (error && guest->uffd_killed) {
+        lift_again(relay, error);
+        return;
+    }
     if (error) {
         ff_relay_log(relay, "%s", error->message);
         lose(relay);
         return;
     }
+    guest->uffd_overdue = guest->uffd_refused = false;
     ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the guest "
                         "is unharmed");
-    guest->uffd_overdue = false;
     if (!guest->uffd_killed) { /* it has died since: the next one was told that this was at it */
         ff_state_unmark(relay->state, FF_MARK_PROTECTED);
     }
@@ -284,10 +303,15 @@ void ff_uffds_engine_dead(FfRelay *relay)
 {
     FfGuest *guest = &relay->guest;
 
-    if (guest->uffd_killed) {
-        guest->uffd_killed = false;
-        if (!guest->uffd_lifting && !ff_state_is_guarded(relay->state)) {
-            wait_for_next(relay);
-        }
+    if (!guest->uffd_killed) {
+        return;
+    }
+    guest->uffd_killed = false;
+    if (guest->uffd_refused) {
+        guest->uffd_refused = false;
+        stop_timer(guest); /* that was for the next try: the next engine has a whole second */
+    }
+    if (!guest->uffd_lifting && !ff_state_is_guarded(relay->state)) {
+        wait_for_next(relay);
     }
 }

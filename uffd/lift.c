@@ -126,8 +126,8 @@ typedef struct {
     unsigned n;
     FfLiftDone *done;
     void *opaque;
-    GThread *thread;
-    GError *error; /* NULL: it is done */
+    GThread *thread; /* NULL: there could be none */
+    GError *error;   /* NULL: it is done */
 } Work;
 
 static int copy(int fd)
@@ -146,7 +146,9 @@ static gboolean lifted(gpointer p)
 {
     Work *w = p;
 
-    g_thread_join(w->thread);
+    if (w->thread) {
+        g_thread_join(w->thread);
+    }
     drop(w->uffd);
     drop(w->maps_fd);
     for (unsigned i = 0; i < w->n; i++) {
@@ -183,5 +185,10 @@ void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
     for (unsigned i = 0; i < n; i++) {
         w->blocks[i].memfd = copy(blocks[i].memfd);
     }
-    w->thread = g_thread_new("lift", lift, w);
+    /* Where memory has run out there may be no thread, and in the relay that must not be QEMU's end
+     * as well. */
+    w->thread = g_thread_try_new("lift", lift, w, &w->error);
+    if (!w->thread) {
+        g_idle_add(lifted, w);
+    }
 }

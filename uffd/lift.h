@@ -24,8 +24,8 @@ bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsign
 /* ERROR NULL: nothing is registered any more. */
 typedef void FfLiftDone(const GError *error, void *opaque);
 /* The same in a thread of its own, with copies of the fds, which may wait for QEMU's mmap lock; a
- * copy that cannot be had is an error of it. DONE is called by the main loop (the default context),
- * once. */
+ * copy or a thread that cannot be had is an error of it. DONE is called by the main loop (the
+ * default context), once. */
 void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
                    void *opaque);
 

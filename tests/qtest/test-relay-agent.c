@@ -5,9 +5,11 @@
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -276,13 +278,23 @@ static void test_protect_late(gconstpointer dies)
 
 /* ---- an engine that was killed and does not end ---- */
 
-static void hold_memory(Rig *rig, const Guest *g)
-{
-    static const char text[] =
-        "{\"name\": \"ram:more\", \"size\": 1, \"page-size\": 3}"; /* a lie */
+#define KILLED "relay/*/step/kill-engine=skip" /* its SIGKILL is taken for sent */
 
-    g_assert_cmpint(ff_link_send(rig->link, FF_LINK_HOLD, 0, 0, text, strlen(text), &g->memfd, 1),
-                    ==, 0);
+typedef struct {
+    Guest guest;
+    Rig *rig;
+    Stream *client;
+    int maps, uffd, process; /* the last two: the engine's copy, and what keeps it alive */
+} Held;
+
+static void hold_memory(Rig *rig, const char *name, int memfd)
+{
+    /* The sizes are a lie. */
+    g_autofree char *text =
+        g_strdup_printf("{\"name\": \"ram:%s\", \"size\": 1, \"page-size\": 3}", name);
+
+    g_assert_cmpint(ff_link_send(rig->link, FF_LINK_HOLD, 0, 0, text, strlen(text), &memfd, 1), ==,
+                    0);
 }
 
 static void wait_for_log(Rig *rig, Stream *client, const char *text)
@@ -300,52 +312,107 @@ static void wait_for_log(Rig *rig, Stream *client, const char *text)
     }
 }
 
-/* FAULT: what becomes of its SIGKILL. Taken for sent: nothing of it can come any more, and the
- * relay lets the guest go on, whose next snapshot is possible when the engine has ended. Not
- * allowed: the engine may write on, and its file must not get what the guest writes now, so the
- * guest waits. */
-static void test_protect_held(gconstpointer fault)
+/* An engine takes a live snapshot, and somebody waits. FALSE: the test is skipped. */
+static bool held_begin(Held *h, const char *faults)
 {
-    bool is_killed = strstr(fault, "skip");
-    Guest g;
-
     if (!rig_has_faults()) {
         g_test_skip("this build has no faults: meson setup -Dfaults=true");
-        return;
+        return false;
     }
-    if (!guest_new(&g)) {
-        return;
+    if (!guest_new(&h->guest)) {
+        return false;
     }
-    int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    g_autoptr(Rig) rig = rig_new(&(RigConfig){.protect = g.uffd, .maps = maps, .faults = fault});
-    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    h->maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    h->rig = rig_new(&(RigConfig){.protect = h->guest.uffd, .maps = h->maps, .faults = faults});
+    h->client = rig_client(h->rig, 0, true, false);
+    h->uffd = protect(h->rig, h->client, &h->guest);
+    hold_memory(h->rig, "more", h->guest.memfd);
+    h->process = rig_engine_process(h->rig);
+    return true;
+}
 
-    int uffd = protect(rig, client, &g);
-    hold_memory(rig, &g);
-    int process = rig_engine_process(rig);
-    rig_engine_crash(rig);
-    rig_expect(client, "it has been restarted");
-    if (is_killed) {
-        wait_for_log(rig, client, "the guest is unharmed");
-        guest_end(&g);
-        close(uffd);
-    } else {
-        wait_for_log(rig, client, "they need the guest to be started again");
-        g_assert_cmpint(g_atomic_int_get(&g.done), ==, 0);
-        close(uffd);
-        guest_end(&g);
+static void held_crash(Held *h)
+{
+    rig_engine_crash(h->rig);
+    rig_expect(h->client, "it has been restarted");
+}
+
+static void held_end(Held *h)
+{
+    stream_free(h->client);
+    rig_free(h->rig);
+    close(h->maps);
+}
+
+/* The relay lets the guest go on: nothing of the engine can come any more. The guest's next
+ * snapshot is possible when the engine has ended. */
+static void expect_lifted(Held *h)
+{
+    wait_for_log(h->rig, h->client, "the guest is unharmed");
+    guest_end(&h->guest);
+    close(h->uffd);
+    rig_expect_no_engine(h->rig, 300);
+    close(h->process);
+    rig_engine_start(h->rig); /* by itself: it looks once more */
+    g_assert_true(ff_state_is_marked(h->rig->state, FF_MARK_PROTECTED));
+    g_autoptr(RigFrame) taken = take_uffd(h->rig, "protect");
+    g_assert_cmpuint(taken->header.n_fds, ==, 1);
+    ff_state_unmark(h->rig->state, FF_MARK_PROTECTED);
+    give_uffd(h->rig, taken);
+}
+
+static void test_held(void)
+{
+    Held h;
+
+    if (held_begin(&h, KILLED)) {
+        held_crash(&h);
+        expect_lifted(&h);
+        held_end(&h);
     }
-    rig_expect_no_engine(rig, 300);
-    close(process);
-    if (is_killed) {
-        rig_engine_start(rig); /* by itself: it looks once more */
-        g_assert_true(ff_state_is_marked(rig->state, FF_MARK_PROTECTED));
-        g_autoptr(RigFrame) taken = take_uffd(rig, "protect");
-        g_assert_cmpuint(taken->header.n_fds, ==, 1);
-        ff_state_unmark(rig->state, FF_MARK_PROTECTED);
-        give_uffd(rig, taken);
+}
+
+/* An engine that may write on: its file must not get what the guest writes now, so that waits. */
+static void test_held_not_allowed(void)
+{
+    Held h;
+
+    if (!held_begin(&h, "relay/*/call/kill-engine=EIO")) {
+        return;
     }
-    close(maps);
+    held_crash(&h);
+    wait_for_log(h.rig, h.client, "they need the guest to be started again");
+    g_assert_cmpint(g_atomic_int_get(&h.guest.done), ==, 0);
+    close(h.uffd);
+    guest_end(&h.guest);
+    rig_expect_no_engine(h.rig, 300);
+    close(h.process);
+    held_end(&h);
+}
+
+/* Memory has run out, which may be why the engine was killed: there is none for a thread's stack.
+ */
+static void test_held_no_thread(void)
+{
+    Held h;
+
+    if (!held_begin(&h, KILLED)) {
+        return;
+    }
+    g_autofree char *path = g_strdup_printf("/proc/%d/statm", (int)h.rig->relay), *pages = NULL;
+    struct rlimit before, now;
+
+    g_assert_true(g_file_get_contents(path, &pages, NULL, NULL));
+    g_assert_cmpint(prlimit(h.rig->relay, RLIMIT_AS, NULL, &before), ==, 0);
+    now = before;
+    now.rlim_cur = strtoul(pages, NULL, 10) * sysconf(_SC_PAGESIZE) + (1 << 20);
+    g_assert_cmpint(prlimit(h.rig->relay, RLIMIT_AS, &now, NULL), ==, 0);
+    held_crash(&h);
+    wait_for_log(h.rig, h.client, "it is tried again each second");
+    g_assert_cmpint(g_atomic_int_get(&h.guest.done), ==, 0);
+    g_assert_cmpint(prlimit(h.rig->relay, RLIMIT_AS, &before, NULL), ==, 0);
+    expect_lifted(&h);
+    held_end(&h);
 }
 
 /* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
@@ -492,10 +559,9 @@ int main(int argc, char **argv)
     g_test_add_data_func("/relay/protect-overdue/one-that-dies", "yes", test_protect_overdue);
     g_test_add_data_func("/relay/protect-late/gives", NULL, test_protect_late);
     g_test_add_data_func("/relay/protect-late/dies", "yes", test_protect_late);
-    g_test_add_data_func("/relay/protect-held/killed", "relay/*/step/kill-engine=skip",
-                         test_protect_held);
-    g_test_add_data_func("/relay/protect-held/not-allowed", "relay/*/call/kill-engine=EIO",
-                         test_protect_held);
+    g_test_add_func("/relay/protect-held/killed", test_held);
+    g_test_add_func("/relay/protect-held/not-allowed", test_held_not_allowed);
+    g_test_add_func("/relay/protect-held/no-thread", test_held_no_thread);
     g_test_add_func("/relay/hook", test_hook);
     g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);
