@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "relay/hook.h"
 #include "uffd/backing.h"
 #include "uffd/lift.h"
 
@@ -228,6 +229,7 @@ static void lifted(const GError *error, void *opaque)
         return;
     }
     guest->uffd_overdue = guest->uffd_refused = false;
+    ff_hook_engine_dead(relay); /* no other engine can have armed it */
     ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the guest "
                         "is unharmed");
     if (!guest->uffd_killed) { /* it has died since: the next one was told that this was at it */

@@ -327,6 +327,7 @@ static bool held_begin(Held *h, const char *faults)
     h->client = rig_client(h->rig, 0, true, false);
     h->uffd = protect(h->rig, h->client, &h->guest);
     hold_memory(h->rig, "more", h->guest.memfd);
+    ff_discards_arm(h->rig->discards);
     h->process = rig_engine_process(h->rig);
     return true;
 }
@@ -350,6 +351,7 @@ static void expect_lifted(Held *h)
 {
     wait_for_log(h->rig, h->client, "the guest is unharmed");
     guest_end(&h->guest);
+    g_assert_false(ff_discards_is_armed(h->rig->discards));
     close(h->uffd);
     rig_expect_no_engine(h->rig, 300);
     close(h->process);
@@ -383,6 +385,7 @@ static void test_held_not_allowed(void)
     held_crash(&h);
     wait_for_log(h.rig, h.client, "they need the guest to be started again");
     g_assert_cmpint(g_atomic_int_get(&h.guest.done), ==, 0);
+    g_assert_true(ff_discards_is_armed(h.rig->discards));
     close(h.uffd);
     guest_end(&h.guest);
     rig_expect_no_engine(h.rig, 300);
