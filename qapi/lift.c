@@ -2,7 +2,8 @@
 /*
  * What an engine leaves that dies in a live snapshot: guest memory that is protected against
  * writes, and guest threads that wait. This one, started for that, borrows the userfaultfd, takes
- * the protection away and gives it back. The relay waits for that a second only (relay/uffds.h).
+ * the protection away and gives it back. The relay waits for that a second only, or has done it
+ * itself (relay/uffds.h).
  *
  * Main loop's thread; a thread of its own does the work (uffd/lift.h).
  */

@@ -46,6 +46,7 @@ typedef struct {
     bool uffd_killed;           /* one that has it was killed, and is not dead yet */
     bool uffd_lifting;          /* this process takes the protection away */
     bool uffd_refused;          /* it could not, and tries again while the killed one lives */
+    bool uffd_lifted;           /* it has; no engine has had it since */
     int hook;                   /* what arms the hook for discards; -1: none */
     FfDiscards *discards;       /* the same, mapped; NULL: none */
     char *hook_error;           /* why there is none; NULL */

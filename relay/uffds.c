@@ -127,7 +127,7 @@ void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
         guest->uffds[i] = hello->error[i] ? -1 : fds[n++];
         set_error(relay, i, hello->error[i]);
     }
-    guest->uffd_lent = guest->uffd_overdue = false;
+    guest->uffd_lent = guest->uffd_overdue = guest->uffd_lifted = false;
     stop_timer(guest);
     ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* this one was never used */
     note(relay->state, hello);
@@ -158,6 +158,7 @@ int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
         return -1;
     }
     guest->uffd_lent = true;
+    guest->uffd_lifted = false;
     return fd;
 }
 
@@ -229,6 +230,7 @@ static void lifted(const GError *error, void *opaque)
         return;
     }
     guest->uffd_overdue = guest->uffd_refused = false;
+    guest->uffd_lifted = true;
     ff_hook_engine_dead(relay); /* no other engine can have armed it */
     ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the guest "
                         "is unharmed");
@@ -313,7 +315,8 @@ void ff_uffds_engine_dead(FfRelay *relay)
         guest->uffd_refused = false;
         stop_timer(guest); /* that was for the next try: the next engine has a whole second */
     }
-    if (!guest->uffd_lifting && !ff_state_is_guarded(relay->state)) {
+    /* What was lifted harms nobody, however late the next engine looks at it. */
+    if (!guest->uffd_lifting && !guest->uffd_lifted && !ff_state_is_guarded(relay->state)) {
         wait_for_next(relay);
     }
 }

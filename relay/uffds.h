@@ -12,7 +12,7 @@
  * But the kernel may hold an engine that was killed, and its copy, as a disk does not answer, and
  * no other engine is started before it is dead. Then this process takes the protection away, in a
  * thread of its own, and if it cannot, tries again each second. QEMU may discard memory again then.
- * The next engine looks once more. The main loop's thread.
+ * The next engine looks once more, however late. The main loop's thread.
  */
 #ifndef FF_RELAY_UFFDS_H
 #define FF_RELAY_UFFDS_H

@@ -346,7 +346,7 @@ static void held_end(Held *h)
 }
 
 /* The relay lets the guest go on: nothing of the engine can come any more. The guest's next
- * snapshot is possible when the engine has ended. */
+ * snapshot is possible when the engine has ended, however late the next one looks. */
 static void expect_lifted(Held *h)
 {
     wait_for_log(h->rig, h->client, "the guest is unharmed");
@@ -357,6 +357,7 @@ static void expect_lifted(Held *h)
     close(h->process);
     rig_engine_start(h->rig); /* by itself: it looks once more */
     g_assert_true(ff_state_is_marked(h->rig->state, FF_MARK_PROTECTED));
+    g_usleep((FF_UFFDS_LIFT_MS + 200) * 1000); /* that it is not closed */
     g_autoptr(RigFrame) taken = take_uffd(h->rig, "protect");
     g_assert_cmpuint(taken->header.n_fds, ==, 1);
     ff_state_unmark(h->rig->state, FF_MARK_PROTECTED);
