@@ -274,7 +274,7 @@ static void lift_guard(FfTakeover *t)
 
     for (unsigned i = 0; i < t->ram->n_blocks; i++) {
         const FfRamBlock *b = &t->ram->blocks[i].info;
-        blocks[i] = (FfLiftBlock){b->memfd, b->size, b->page_size};
+        blocks[i] = (FfLiftBlock){b->memfd, b->page_size};
     }
     t->uffd_is_free =
         ff_lift_protection(t->cfg->upgrade.uffd, t->cfg->maps_fd, blocks, t->ram->n_blocks, &error);

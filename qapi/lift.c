@@ -48,7 +48,7 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
 
     for (guint i = 0; i < all->len; i++) {
         const FfRamBlock *b = all->pdata[i];
-        blocks[i] = (FfLiftBlock){b->memfd, b->size, b->page_size};
+        blocks[i] = (FfLiftBlock){b->memfd, b->page_size};
     }
     ff_lift_start(call->fd, d->config.maps_fd, blocks, all->len, lifted, call);
 }

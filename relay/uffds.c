@@ -80,8 +80,8 @@ static char *error_text(FfKind kind, int error)
         return g_strdup("no live snapshots: an older farfault has started this guest; they need it "
                         "to be started again");
     case FF_AGENT_ELOST:
-        return g_strdup("no live snapshots: the process that held the userfaultfd for them has "
-                        "ended; they need the guest to be started again");
+        return g_strdup("no live snapshots: the process that had the userfaultfd for them has not "
+                        "given it back; they need the guest to be started again");
     default:
         return g_strdup_printf("no userfaultfd: %s", g_strerror(error));
     }
@@ -239,7 +239,6 @@ static void lifted(const GError *error, void *opaque)
     }
 }
 
-/* Sizes are those of the files, whatever an engine has said. */
 static void lift(FfRelay *relay)
 {
     FfGuest *guest = &relay->guest;
@@ -249,8 +248,9 @@ static void lift(FfRelay *relay)
         const FfHeld *held = relay->held->pdata[i];
         FfBacking b;
 
+        /* The size of its pages is that of the file, whatever an engine has said. */
         if (g_str_has_prefix(held->name, RAM) && ff_backing_of_file(held->fd, &b) == 0) {
-            FfLiftBlock block = {held->fd, b.size, b.page_size};
+            FfLiftBlock block = {held->fd, b.page_size};
 
             g_array_append_val(blocks, block);
         }

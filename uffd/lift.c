@@ -10,6 +10,7 @@
  */
 #include "uffd/lift.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <string.h>
@@ -70,17 +71,39 @@ static void serve(const Lift *l)
 static int lift_region(const Lift *l, const FfRegion *r)
 {
     uint64_t piece = MAX(PIECE, l->blocks[r->file].page_size);
-    int rc = 0;
+    bool whole = false;
 
     for (uint64_t at = 0; at < r->len; at += piece) {
         uint64_t len = MIN(piece, r->len - at);
-        int one = ff_uffd_unregister(l->uffd, r->addr + at, len);
 
-        if (one < 0) {
-            ff_uffd_wake(l->uffd, r->addr + at, len);
-            rc = one;
+        if (ff_uffd_unregister(l->uffd, r->addr + at, len) < 0) {
+            whole = true;
+            if (ff_uffd_try_protect(l->uffd, r->addr + at, len, false) < 0) {
+                ff_uffd_wake(l->uffd, r->addr + at, len);
+            }
         }
         serve(l);
+    }
+    /* A piece splits a mapping, and QEMU may have as many as it can have. */
+    int rc = whole ? ff_uffd_unregister(l->uffd, r->addr, r->len) : 0;
+    if (rc < 0) {
+        ff_uffd_wake(l->uffd, r->addr, r->len);
+        serve(l);
+    }
+    return rc;
+}
+
+static int lift_regions(const Lift *l)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < l->n_regions; i++) {
+        ff_uffd_wake(l->uffd, l->regions[i].addr, l->regions[i].len);
+    }
+    serve(l);
+    for (unsigned i = 0; i < l->n_regions; i++) {
+        int one = lift_region(l, &l->regions[i]);
+        rc = rc < 0 ? rc : one;
     }
     return rc;
 }
@@ -88,27 +111,25 @@ static int lift_region(const Lift *l, const FfRegion *r)
 bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
                         GError **error)
 {
+    g_autofree FfLiftBlock *have = g_new0(FfLiftBlock, n + 1);
     g_autofree int *fds = g_new0(int, n + 1);
-    g_autofree uint64_t *sizes = g_new0(uint64_t, n + 1);
-    int rc = 0;
+    unsigned n_have = 0;
 
     for (unsigned i = 0; i < n; i++) {
-        fds[i] = blocks[i].memfd;
-        sizes[i] = blocks[i].size;
+        if (blocks[i].memfd >= 0) {
+            fds[n_have] = blocks[i].memfd;
+            have[n_have++] = blocks[i];
+        }
     }
-    g_autoptr(FfRegions) regions = ff_regions_new(maps_fd, fds, sizes, n, error);
+    g_autoptr(FfRegions) regions = ff_regions_find(maps_fd, fds, n_have, error);
     if (!regions) {
         return false;
     }
-    Lift l = {.uffd = uffd, .blocks = blocks};
+    Lift l = {.uffd = uffd, .blocks = have};
     l.regions = ff_regions_all(regions, &l.n_regions);
-    for (unsigned i = 0; i < l.n_regions; i++) {
-        ff_uffd_wake(uffd, l.regions[i].addr, l.regions[i].len);
-    }
-    serve(&l);
-    for (unsigned i = 0; i < l.n_regions; i++) {
-        int one = lift_region(&l, &l.regions[i]);
-        rc = rc < 0 ? rc : one;
+    int rc = lift_regions(&l);
+    if (rc == 0 && n_have < n) {
+        rc = -EBADF;
     }
     if (rc < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),

@@ -12,12 +12,14 @@
 
 typedef struct {
     int memfd;
-    uint64_t size, page_size; /* bytes */
+    uint64_t page_size; /* bytes */
 } FfLiftBlock;
 
 /* Takes the mappings of BLOCKS[0..N) in MAPS_FD (of /proc/PID/maps) out of UFFD, wherever they are
  * in it, in pieces: each holds QEMU's mmap lock, and a guest thread that waits for a later piece is
- * let go in between. FALSE and ERROR: something may be registered still. */
+ * let go in between. What is not mapped any more is not registered either. FALSE and ERROR:
+ * something may be registered still; all that could be lifted was. A block without a memfd (-1) is
+ * such an error. */
 bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
                         GError **error);
 

@@ -86,8 +86,7 @@ static bool covered(GArray *list, unsigned file, uint64_t size)
     return sum == size;
 }
 
-FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
-                          GError **error)
+FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **error)
 {
     g_autofree struct stat *st = g_new0(struct stat, n);
     g_autoptr(FfRegions) r = g_new0(FfRegions, 1);
@@ -121,7 +120,15 @@ FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, un
         }
     }
     g_array_sort(r->list, by_address);
-    for (unsigned i = 0; i < n; i++) {
+    return g_steal_pointer(&r);
+}
+
+FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
+                          GError **error)
+{
+    g_autoptr(FfRegions) r = ff_regions_find(maps_fd, fds, n, error);
+
+    for (unsigned i = 0; r && i < n; i++) {
         if (!covered(r->list, i, sizes[i])) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
                         "guest RAM %u is not mapped exactly once in QEMU", i);

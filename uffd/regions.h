@@ -26,6 +26,8 @@ char *ff_maps_read(int maps_fd, GError **error);
  * be mapped exactly once, from 0 to its end; else NULL and ERROR that names FD's index. */
 FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, unsigned n,
                           GError **error);
+/* The same, however often and how much of them is mapped. */
+FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **error);
 void ff_regions_free(FfRegions *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRegions, ff_regions_free)
 /* Sorted by address; neighbours in both file and memory are one region. */

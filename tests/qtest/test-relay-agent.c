@@ -419,6 +419,23 @@ static void test_held_no_thread(void)
     held_end(&h);
 }
 
+/* A block that was unplugged meanwhile keeps nobody in the others. */
+static void test_held_unmapped(void)
+{
+    Held h;
+
+    if (!held_begin(&h, KILLED)) {
+        return;
+    }
+    int gone = memfd_create("gone", MFD_CLOEXEC);
+    g_assert_cmpint(ftruncate(gone, GUEST_BYTES), ==, 0);
+    hold_memory(h.rig, "gone", gone);
+    close(gone);
+    held_crash(&h);
+    expect_lifted(&h);
+    held_end(&h);
+}
+
 /* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
 static void test_hook(void)
 {
@@ -566,6 +583,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/protect-held/killed", test_held);
     g_test_add_func("/relay/protect-held/not-allowed", test_held_not_allowed);
     g_test_add_func("/relay/protect-held/no-thread", test_held_no_thread);
+    g_test_add_func("/relay/protect-held/unmapped", test_held_unmapped);
     g_test_add_func("/relay/hook", test_hook);
     g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "tests/lib/hugepages.h"
 #include "uffd/lift.h"
 #include "uffd/uffd.h"
@@ -23,6 +24,7 @@
 
 typedef struct {
     FfLiftBlock block;
+    uint64_t size; /* bytes */
     int uffd, maps;
     char *map;
     gint done; /* atomic: writers that have got past the memory; observer: the test */
@@ -37,7 +39,8 @@ static bool rig_new(Rig *r, uint64_t size, bool huge)
 {
     unsigned flags = MFD_CLOEXEC | (huge ? MFD_HUGETLB | 21u << MFD_HUGE_SHIFT : 0);
 
-    *r = (Rig){.block = {.size = size, .page_size = huge ? HUGEPAGE : 4096},
+    *r = (Rig){.block = {.page_size = huge ? HUGEPAGE : 4096},
+               .size = size,
                .uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)};
     if (r->uffd < 0 || ff_uffd_init(r->uffd, FF_UFFD_PROTECTION, NULL) < 0) {
         g_test_skip(r->uffd < 0 ? "no permission for userfaultfd" : "the kernel is too old");
@@ -56,7 +59,7 @@ static bool rig_new(Rig *r, uint64_t size, bool huge)
 
 static void rig_end(Rig *r)
 {
-    munmap(r->map, r->block.size);
+    munmap(r->map, r->size);
     close(r->block.memfd);
     close(r->maps);
     close(r->uffd);
@@ -78,7 +81,7 @@ static void begin(Rig *r, Writer *writers, GThread **threads)
         struct pollfd p = {.fd = r->uffd, .events = POLLIN};
         struct uffd_msg msg;
 
-        writers[i] = (Writer){r, r->block.size / WRITERS * i + 123};
+        writers[i] = (Writer){r, r->size / WRITERS * i + 123};
         threads[i] = g_thread_new("writer", write_one, &writers[i]);
         g_assert_cmpint(poll(&p, 1, DEADLINE_MS), ==, 1);
         g_assert_cmpint(ff_uffd_read(r->uffd, &msg, 1), ==, 1);
@@ -90,12 +93,12 @@ static void check_free(Rig *r)
 {
     int other = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
-    memset(r->map, 3, r->block.size); /* nobody waits */
+    memset(r->map, 3, r->size); /* nobody waits */
     g_assert_cmpint(ff_uffd_init(other, FF_UFFD_PROTECTION, NULL), ==, 0);
     /* Of what is registered elsewhere the kernel says EBUSY. */
-    g_assert_cmpint(ff_uffd_register_wp(other, (uintptr_t)r->map, r->block.size), ==, 0);
+    g_assert_cmpint(ff_uffd_register_wp(other, (uintptr_t)r->map, r->size), ==, 0);
     close(other);
-    g_assert_cmpint(ff_uffd_register_wp(r->uffd, (uintptr_t)r->map, r->block.size), ==, 0);
+    g_assert_cmpint(ff_uffd_register_wp(r->uffd, (uintptr_t)r->map, r->size), ==, 0);
 }
 
 static void lift(uint64_t size, bool huge)
@@ -142,20 +145,66 @@ static void test_huge(void)
     }
 }
 
-/* Where QEMU's memory is not as it was, the caller is told: it has to close the last copies. */
-static void test_gone(void)
+#ifdef FF_FAULTS
+static gint refused; /* atomic: pieces that are not unregistered */
+
+static int refuse(const char *place, const char *name)
 {
+    bool refuses = !strcmp(name, "uffd-unregister") && g_atomic_int_add(&refused, -1) > 0;
+
+    return refuses ? ENOMEM : 0;
+}
+#endif
+
+/* A process that has as many mappings as it can have: none of them can be split. */
+static void test_many_mappings(void)
+{
+#ifdef FF_FAULTS
+    refused = 2; /* pieces */
+    ff_fault_hook(refuse);
+    lift((16 << 20) + 64 * 4096, false);
+    ff_fault_hook(NULL);
+    g_assert_cmpint(refused, <, 0);
+#else
+    g_test_skip("this build has no faults: meson setup -Dfaults=true");
+#endif
+}
+
+/* What is not mapped, or cannot be looked at, keeps nobody in the rest; of the latter the caller is
+ * told. */
+static void lift_with(int other, bool lifts)
+{
+    Writer writers[WRITERS];
+    GThread *threads[WRITERS];
     g_autoptr(GError) error = NULL;
     Rig r;
 
     if (!rig_new(&r, 1 << 20, false)) {
         return;
     }
-    r.block.size *= 2;
-    g_assert_false(ff_lift_protection(r.uffd, r.maps, &r.block, 1, &error));
-    g_assert_nonnull(strstr(error->message, "not mapped exactly once"));
-    r.block.size /= 2;
+    FfLiftBlock blocks[] = {{other, 4096}, r.block};
+    begin(&r, writers, threads);
+    g_assert_cmpint(ff_lift_protection(r.uffd, r.maps, blocks, 2, &error), ==, lifts);
+    g_assert_cmpint(!error, ==, lifts);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        g_thread_join(threads[i]);
+    }
+    check_free(&r);
     rig_end(&r);
+}
+
+static void test_unmapped(void)
+{
+    int other = memfd_create("gone", MFD_CLOEXEC);
+
+    g_assert_cmpint(ftruncate(other, 1 << 20), ==, 0);
+    lift_with(other, true);
+    close(other);
+}
+
+static void test_no_fd(void)
+{
+    lift_with(-1, false);
 }
 
 int main(int argc, char **argv)
@@ -164,6 +213,8 @@ int main(int argc, char **argv)
     g_test_add_func("/lift/small", test_small);
     g_test_add_func("/lift/large", test_large);
     g_test_add_func("/lift/huge", test_huge);
-    g_test_add_func("/lift/gone", test_gone);
+    g_test_add_func("/lift/many-mappings", test_many_mappings);
+    g_test_add_func("/lift/unmapped", test_unmapped);
+    g_test_add_func("/lift/no-fd", test_no_fd);
     return g_test_run();
 }
