@@ -35,7 +35,7 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
 
-    if (error) { /* no copy is left, or the relay is at it: then it sees to the rest */
+    if (error) { /* no copy is left. A relay that is at it answers when it has done */
         ff_state_unmark(d->config.state, FF_MARK_PROTECTED);
         ff_call_return(call, NULL);
         d->lifting = false;

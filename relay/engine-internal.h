@@ -32,6 +32,7 @@ struct FfEngine {
     bool incoming_sent;
     FfHandIncoming *handing; /* QEMU is given -incoming's URI; NULL: it is not */
     uint32_t words_seq;      /* of a SYNC that waits for QEMU's answers to cont and stop; 0: none */
+    uint32_t uffd_seq;       /* of a TAKE_UFFD that waits until it is free; 0: none */
     bool told_absent;
     bool spoke;             /* the current one has said something */
     bool kept;              /* with the kept libraries: those that are installed do not do */

@@ -47,21 +47,45 @@ static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name
     }
 }
 
-static void take_uffd(FfRelay *relay, const FfLinkHeader *header, const char *name)
+static void lend_uffd(FfRelay *relay, uint32_t seq, const char *name)
 {
     FfLink *link = relay->engine->link;
     const char *why;
     int fd = ff_uffds_take(relay, name, &why);
 
     if (fd >= 0) {
-        int rc = ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, NULL, 0, &fd, 1);
+        int rc = ff_link_send(link, FF_LINK_FD_REPLY, 0, seq, NULL, 0, &fd, 1);
         if (rc == 0) {
             return;
         }
         ff_uffds_untake(relay);
         why = g_strerror(-rc);
     }
-    ff_link_send(link, FF_LINK_FD_REPLY, 0, header->seq, why, strlen(why), NULL, 0);
+    ff_link_send(link, FF_LINK_FD_REPLY, 0, seq, why, strlen(why), NULL, 0);
+}
+
+/* While this process takes the protection away no migration may begin: it would find memory that is
+ * registered still. One that waits is enough. */
+static void take_uffd(FfRelay *relay, const FfLinkHeader *header, const char *name)
+{
+    FfEngine *engine = relay->engine;
+
+    if (ff_uffds_must_wait(relay, name) && !engine->uffd_seq) {
+        engine->uffd_seq = header->seq;
+    } else {
+        lend_uffd(relay, header->seq, name);
+    }
+}
+
+static void uffd_free(FfRelay *relay, const char *name)
+{
+    FfEngine *engine = relay->engine;
+    uint32_t seq = engine->uffd_seq;
+
+    engine->uffd_seq = 0;
+    if (seq && engine->link) {
+        lend_uffd(relay, seq, name);
+    }
 }
 
 static void give_uffd(FfRelay *relay, const char *name, int *fds, unsigned n_fds)
@@ -105,7 +129,7 @@ static void set_filters(FfRelay *relay, unsigned filters)
  * under it. */
 static void let_go(FfRelay *relay)
 {
-    relay->engine->words_seq = 0;
+    relay->engine->words_seq = relay->engine->uffd_seq = 0;
     ff_process_let_go(relay->engine);
     if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
         relay->engine->ops->open(relay); /* it may have died before it could say so */
@@ -699,6 +723,7 @@ FfEngine *ff_engine_new(FfRelay *relay, const FfEngineOps *ops)
 
     engine->pidfd = engine->ending = -1;
     engine->dead = dead;
+    relay->guest.uffd_free = uffd_free;
     engine->ops = ops;
     engine->due = G_MAXINT64;
     g_queue_init(&engine->waiting);

@@ -53,6 +53,8 @@ typedef struct {
     char *refusal;              /* why there is no hand-over; NULL */
     bool hello;                 /* the agent has spoken */
     GSource *pid_source, *agent_source;
+    /* This process has done with FF_KIND_PROTECT's, whose name is NAME. */
+    void (*uffd_free)(FfRelay *relay, const char *name);
 } FfGuest;
 
 /* An fd that outlives engines. */

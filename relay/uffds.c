@@ -162,6 +162,11 @@ int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
     return fd;
 }
 
+bool ff_uffds_must_wait(const FfRelay *relay, const char *name)
+{
+    return relay->guest.uffd_lifting && !strcmp(name, names[FF_KIND_PROTECT]);
+}
+
 void ff_uffds_untake(FfRelay *relay)
 {
     relay->guest.uffd_lent = false;
@@ -227,16 +232,14 @@ static void lifted(const GError *error, void *opaque)
     if (error) {
         ff_relay_log(relay, "%s", error->message);
         lose(relay);
-        return;
+    } else {
+        guest->uffd_overdue = guest->uffd_refused = false;
+        guest->uffd_lifted = true;
+        ff_hook_engine_dead(relay); /* no other engine can have armed it */
+        ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the "
+                            "guest is unharmed");
     }
-    guest->uffd_overdue = guest->uffd_refused = false;
-    guest->uffd_lifted = true;
-    ff_hook_engine_dead(relay); /* no other engine can have armed it */
-    ff_relay_log(relay, "the live snapshot has ended with its engine, which was killed; the guest "
-                        "is unharmed");
-    if (!guest->uffd_killed) { /* it has died since: the next one was told that this was at it */
-        ff_state_unmark(relay->state, FF_MARK_PROTECTED);
-    }
+    guest->uffd_free(relay, names[FF_KIND_PROTECT]);
 }
 
 static void lift(FfRelay *relay)

@@ -29,6 +29,8 @@ unsigned ff_uffds_count(const FfAgentHello *hello);
 /* The one for synchronous write protection, under its NAME, for the engine; borrowed. -1, and why
  * in *WHY. */
 int ff_uffds_take(FfRelay *relay, const char *name, const char **why);
+/* This process takes the protection away just now: FfGuest.uffd_free is called when it has. */
+bool ff_uffds_must_wait(const FfRelay *relay, const char *name);
 /* It could not be sent. */
 void ff_uffds_untake(FfRelay *relay);
 /* The engine is done with it, and nothing is registered in it. FD is taken. -1: the engine has

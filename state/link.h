@@ -65,7 +65,8 @@ typedef enum {
                         payload "words": and when QEMU has answered each cont and stop that went to
                         it (relays before this one do not wait for that); one at a time */
     FF_LINK_PONG,    /* answer to PING */
-    FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY, and lends it to nobody
+    FF_LINK_TAKE_UFFD, /* payload: "protect". The relay answers FD_REPLY, when it has taken away
+                          what an engine before has left if it is at that, and lends it to nobody
                           else until it comes back. Asked only of a relay whose INIT has
                           "protect-error" */
     FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more.

@@ -436,6 +436,50 @@ static void test_held_unmapped(void)
     held_end(&h);
 }
 
+static void meet(Rig *rig, const char *name)
+{
+    g_autofree char *path = g_build_filename(rig->dir, name, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    g_assert_cmpint(unlink(path), ==, 0);
+}
+
+/* The engine ends while the relay is at it: the next one is answered when that is over. */
+static void test_held_waits(void)
+{
+    Held h;
+
+    if (!held_begin(&h, KILLED ";relay/*/step/lift=hold")) {
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *path = g_build_filename(h.rig->dir, i ? "hold" : "held", NULL);
+
+        g_assert_cmpint(mkfifo(path, 0600), ==, 0);
+    }
+    held_crash(&h);
+    meet(h.rig, "held");
+    close(h.uffd);
+    close(h.process);
+    rig_engine_start(h.rig);
+    rig_engine_send(h.rig, FF_LINK_TAKE_UFFD, 0, 200, "protect");
+    rig_engine_send(h.rig, FF_LINK_SYNC, 0, 201, NULL);
+    g_autoptr(RigFrame) synced = rig_frame(h.rig, FF_LINK_SYNCED);
+    g_assert_cmpuint(synced->header.seq, ==, 201);
+    g_assert_cmpint(g_atomic_int_get(&h.guest.done), ==, 0);
+    meet(h.rig, "hold");
+    g_autoptr(RigFrame) taken = rig_frame(h.rig, FF_LINK_FD_REPLY);
+    g_assert_cmpuint(taken->header.seq, ==, 200);
+    g_assert_cmpuint(taken->header.n_fds, ==, 1);
+    guest_end(&h.guest);
+    g_assert_true(ff_state_is_marked(h.rig->state, FF_MARK_PROTECTED));
+    ff_state_unmark(h.rig->state, FF_MARK_PROTECTED);
+    give_uffd(h.rig, taken);
+    held_end(&h);
+}
+
 /* Each engine gets what arms the hook; when one dies that has armed it, the relay disarms it. */
 static void test_hook(void)
 {
@@ -584,6 +628,7 @@ int main(int argc, char **argv)
     g_test_add_func("/relay/protect-held/not-allowed", test_held_not_allowed);
     g_test_add_func("/relay/protect-held/no-thread", test_held_no_thread);
     g_test_add_func("/relay/protect-held/unmapped", test_held_unmapped);
+    g_test_add_func("/relay/protect-held/waits", test_held_waits);
     g_test_add_func("/relay/hook", test_hook);
     g_test_add_func("/relay/old-agent", test_old_agent);
     g_test_add_func("/relay/daemonize", test_daemonize);
