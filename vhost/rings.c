@@ -4,14 +4,19 @@
  * mapped here. An fd that is no file (or one of another process's making that cannot be read) makes
  * a ring unreadable, no more.
  *
- * One thread; no locks. System calls: fcntl, pread64, poll, write, close.
+ * One thread; no locks. System calls: fcntl, pread64, pwrite64, poll, write, close.
  */
 #include "vhost/rings.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Entries of the largest ring, and bytes of a used ring of N. */
+#define MAX_NUM 32768u
+#define USED_BYTES(n) (6 + 8 * (uint64_t)(n))
 
 /* ---- memory ---- */
 
@@ -30,7 +35,8 @@ static void drop_region(FfVhostRings *r, unsigned i)
 
 static bool add_region(FfVhostRings *r, const FfVhostRegion *region, int fd)
 {
-    if (r->n_regions == FF_VHOST_MAX_REGIONS || region->guest + region->size < region->guest) {
+    if (r->n_regions == FF_VHOST_MAX_REGIONS || region->guest + region->size < region->guest ||
+        region->user + region->size < region->user) {
         return false;
     }
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -139,7 +145,12 @@ void ff_vhost_rings_note(FfVhostRings *r, const FfVhostMessage *msg)
     FfVhostVringAddr addr;
     FfVhostRing *ring;
 
-    if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
+    if (msg->header.request == FF_VHOST_SET_VRING_NUM) {
+        ring = ring_of(r, ff_vhost_state(msg).index);
+        if (ring) {
+            ring->num = ff_vhost_state(msg).value;
+        }
+    } else if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
         addr = ff_vhost_addr(msg);
         ring = ring_of(r, addr.index);
         if (ring) {
@@ -169,7 +180,11 @@ void ff_vhost_rings_stopped(FfVhostRings *r, unsigned i)
     if (ring->kick >= 0) {
         close(ring->kick);
     }
-    *ring = (FfVhostRing){.kick = -1};
+    *ring = (FfVhostRing){
+        .kick = -1,
+        .was_used = ring->addr.used,
+        .was_size = ring->has_addr ? USED_BYTES(ring->num ? MIN(ring->num, MAX_NUM) : MAX_NUM) : 0,
+    };
 }
 
 static const FfVhostRing *running(const FfVhostRings *r, unsigned i)
@@ -214,6 +229,41 @@ void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
         write(ring->kick, &one, sizeof(one)) < 0) {
         return;
     }
+}
+
+/* The bits of [FROM, END) of the guest's physical memory, and of their neighbours: a whole byte can
+ * be set with neither a look nor a lock, whoever else sets bits in it or takes them. */
+static int log_pages(int log, uint64_t size, uint64_t from, uint64_t end)
+{
+    uint8_t ones[USED_BYTES(MAX_NUM) / FF_VHOST_LOG_PAGE / 8 + 2];
+    uint64_t first = from / FF_VHOST_LOG_PAGE / 8, last = (end - 1) / FF_VHOST_LOG_PAGE / 8;
+    size_t n = last - first + 1;
+    ssize_t done;
+
+    if (last >= size) {
+        return -ERANGE;
+    }
+    memset(ones, 0xff, sizeof(ones));
+    done = pwrite(log, ones, n, (off_t)first);
+    return done < 0 ? -errno : done == (ssize_t)n ? 0 : -EIO;
+}
+
+int ff_vhost_rings_log_used(const FfVhostRings *r, unsigned i, int log, uint64_t size)
+{
+    const FfVhostRing *ring = r->rings && i < FF_VHOST_MAX_RINGS ? &r->rings[i] : NULL;
+    uint64_t from = ring ? ring->was_used : 0, end = ring ? from + ring->was_size : 0;
+    int rc = 0;
+
+    for (unsigned k = 0; k < r->n_regions && !rc; k++) {
+        const FfVhostRegion *region = &r->regions[k];
+        uint64_t first = MAX(from, region->user), last = MIN(end, region->user + region->size);
+
+        if (first < last) {
+            rc = log_pages(log, size, region->guest + (first - region->user),
+                           region->guest + (last - region->user));
+        }
+    }
+    return rc;
 }
 
 void ff_vhost_rings_clear(FfVhostRings *r)

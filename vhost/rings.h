@@ -14,8 +14,10 @@
 
 typedef struct {
     FfVhostVringAddr addr; /* .flags as the front-end has said */
+    uint32_t num;          /* entries; 0: it has not said how many */
     int kick;              /* -1: none */
     bool has_addr, started, disabled;
+    uint64_t was_used, was_size; /* address and bytes of its used ring when it stopped */
 } FfVhostRing;
 
 /* All zeros: it has nothing. */
@@ -44,6 +46,9 @@ typedef enum {
 FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *rings, unsigned i);
 /* Has the back-end look into ring I, which it does without harm at any time. */
 void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
+/* Sets the bits of all pages in LOG, a file of SIZE bytes, that the used ring I had when it was
+ * stopped; and perhaps some more. -errno: they are not all set. */
+int ff_vhost_rings_log_used(const FfVhostRings *rings, unsigned i, int log, uint64_t size);
 void ff_vhost_rings_clear(FfVhostRings *rings);
 
 #endif

@@ -6,7 +6,7 @@
  * of our own that have an answer go out only while it owes QEMU none, and while it owes us one
  * QEMU's messages wait here: then it is always clear whose an answer is.
  *
- * One thread; no locks. System calls: fcntl, pread64, poll, write, close.
+ * One thread; no locks. System calls: fcntl, pread64, pwrite64, poll, write, close.
  */
 #include "vhost/session.h"
 
@@ -27,6 +27,7 @@
 
 #define PACKED "its rings are packed ones"
 #define RESET "the device was reset"
+#define NO_ROOM "the relay has no room for one more open file"
 
 struct FfVhostSession {
     const FfVhostSessionOps *ops;
@@ -40,8 +41,10 @@ struct FfVhostSession {
     GQueue waiting;                     /* FfVhostMessage * of QEMU's */
     FfVhostRings rings;
     /* logging */
-    int log; /* fd; -1: none is wanted */
+    int log; /* fd; -1: none is wanted, or the back-end has it */
     uint64_t log_size;
+    int marks; /* fd of the one that it has; -1: it has none */
+    uint64_t marks_size;
     bool logs;        /* the back-end was told, or is being told */
     bool ends_log;    /* it is to be told that it need not any more */
     bool foreign_log; /* QEMU has set a log of its own */
@@ -70,7 +73,7 @@ FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque)
 
     s->ops = ops;
     s->opaque = opaque;
-    s->log = -1;
+    s->log = s->marks = -1;
     return s;
 }
 
@@ -91,6 +94,9 @@ void ff_vhost_session_free(FfVhostSession *s)
     ff_vhost_rings_clear(&s->rings);
     if (s->log >= 0) {
         close(s->log);
+    }
+    if (s->marks >= 0) {
+        close(s->marks);
     }
     g_free(s);
 }
@@ -519,6 +525,18 @@ static void ours_answered(FfVhostSession *s, uint32_t request)
     }
 }
 
+/* The ring has stopped, and the back-end writes to it no more. It has logged what it has put into
+ * it, but neither the avail event, by which the guest sees whether it must kick, nor the flags:
+ * QEMU's own migration has them sent as it maps the ring for writing until then. */
+static void log_used(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    if (s->logs && (!ff_vhost_message_fits(msg) ||
+                    ff_vhost_rings_log_used(&s->rings, ff_vhost_state(msg).index, s->marks,
+                                            s->marks_size) < 0)) {
+        lose(s, "its log has no place for a ring");
+    }
+}
+
 bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (s->ours.length) {
@@ -535,6 +553,8 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
         s->knows_offer = true;
     } else if (msg->header.request == FF_VHOST_GET_PROTOCOL_FEATURES) {
         s->offered_protocol = ff_vhost_u64(msg);
+    } else if (msg->header.request == FF_VHOST_GET_VRING_BASE) {
+        log_used(s, msg);
     }
     s->owed -= s->owed > 0;
     s->ops->to_qemu(msg, s->opaque);
@@ -626,6 +646,14 @@ static void begin_log(FfVhostSession *s)
         refuse_log(s, why);
         return;
     }
+    int marks = fcntl(s->log, F_DUPFD_CLOEXEC, 0);
+
+    if (marks < 0) {
+        refuse_log(s, NO_ROOM);
+        return;
+    }
+    s->marks = marks;
+    s->marks_size = s->log_size;
     FfVhostMessage *msg = ff_vhost_message_new(FF_VHOST_SET_LOG_BASE, 0, &log, sizeof(log));
 
     msg->fds[0] = g_steal_fd(&s->log);
@@ -640,6 +668,7 @@ static void begin_log(FfVhostSession *s)
 static void end_log(FfVhostSession *s)
 {
     s->ends_log = s->logs = false;
+    close(g_steal_fd(&s->marks));
     tell_features(s);
 }
 
@@ -652,7 +681,7 @@ void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size)
     s->log_size = size;
     s->lost = NULL;
     if (s->log < 0) {
-        refuse_log(s, "the relay has no room for one more open file");
+        refuse_log(s, NO_ROOM);
         return;
     }
     pump(s);

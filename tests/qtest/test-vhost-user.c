@@ -234,15 +234,29 @@ static void leave(World *old)
     remove_socket(old);
 }
 
+typedef struct {
+    const char *name;
+    unsigned n_queues, n_entries;
+} Rings;
+
+/* A ring of 512 entries has its index and its avail event in different pages. */
+static const Rings rings[] = {
+    {"followed", 1, 128},
+    {"queues", 2, 128},
+    {"entries", 1, 512},
+};
+
 /* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
  * of its requests is lost. */
 static void test_followed(gconstpointer data)
 {
+    const Rings *row = data;
     World *w = world_new(VM_RUN, "migrate", SMALL_LOAD);
 
     if (!w)
         return;
-    w->guest.n_queues = GPOINTER_TO_UINT(data);
+    w->guest.n_queues = row->n_queues;
+    w->guest.n_entries = row->n_entries;
     world_boot(w);
     for (unsigned i = 0; i < 2; i++) {
         World old = next(w);
@@ -458,8 +472,10 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-user/reconnect", test_reconnect);
     g_test_add_func("/vhost-user/migration/native", test_native);
     g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
-    g_test_add_data_func("/vhost-user/migration/followed", GUINT_TO_POINTER(1), test_followed);
-    g_test_add_data_func("/vhost-user/migration/queues", GUINT_TO_POINTER(2), test_followed);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rings); i++) {
+        g_autofree char *path = g_strconcat("/vhost-user/migration/", rings[i].name, NULL);
+        g_test_add_data_func(path, &rings[i], test_followed);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(mixed); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/mixed/", mixed[i].name, NULL);
         g_test_add_data_func(path, &mixed[i], test_mixed);

@@ -417,6 +417,59 @@ static void test_log(void)
     world_free(w);
 }
 
+static uint64_t first_of_log(int log)
+{
+    uint64_t bits = 0;
+
+    g_assert_cmpint(pread(log, &bits, sizeof(bits), 0), >=, 0);
+    return GUINT64_FROM_LE(bits);
+}
+
+/* A back-end logs which entries it has used, and the index. The avail event behind them, by which
+ * the guest sees whether it must kick, and the flags it does not: the whole ring is sent again. It
+ * may write there until it has answered. */
+static void test_log_used_ring(void)
+{
+    World *w = world_new();
+    const FfVhostVringState num = {0, 1024};
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    g_assert_cmpint(ftruncate(log, 4096), ==, 0);
+    log_ring(w, log);
+    qemu_says(w, FF_VHOST_SET_VRING_NUM, &num, sizeof(num), -1);
+    expect(&w->backend, FF_VHOST_SET_VRING_NUM);
+    stop_ring(w);
+    g_assert_cmphex(first_of_log(log), ==, 0);
+    ring_stopped(w, 0);
+    for (unsigned page = USED / 4096; page <= (USED + 6 + 8 * 1024 - 1) / 4096; page++) {
+        g_assert_true(first_of_log(log) >> page & 1);
+    }
+    g_assert_cmphex(first_of_log(log) >> 32, ==, 0);
+    g_assert_null(ff_vhost_session_lost(w->session));
+    close(log);
+    world_free(w);
+}
+
+/* Nobody has said how many entries it has; and a log in which there is no place for it. */
+static void test_log_used_ring_unknown(void)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        World *w = world_new();
+        int log = memfd_create("log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+        if (i) {
+            g_assert_cmpint(fcntl(log, F_ADD_SEALS, F_SEAL_GROW), ==, 0);
+        }
+        log_ring(w, log);
+        stop_ring(w);
+        ring_stopped(w, 0);
+        g_assert_cmpint(ff_vhost_session_lost(w->session) != NULL, ==, i);
+        g_assert_cmpint((first_of_log(log) >> (USED / 4096 + 2) & 1) == 0, ==, i);
+        close(log);
+        world_free(w);
+    }
+}
+
 /* What makes a log incomplete is noticed. */
 static void test_log_lost(void)
 {
@@ -723,6 +776,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/log/answers", test_log_answers);
     g_test_add_func("/vhost/log/of-starting-ring", test_log_of_starting_ring);
     g_test_add_func("/vhost/log/lost-later", test_log_lost_later);
+    g_test_add_func("/vhost/log/used-ring", test_log_used_ring);
+    g_test_add_func("/vhost/log/used-ring/unknown", test_log_used_ring_unknown);
     g_test_add_func("/vhost/table-acknowledged", test_table_acknowledged);
     g_test_add_func("/vhost/full-kick", test_full_kick);
     g_test_add_func("/vhost/held", test_held);
