@@ -108,6 +108,9 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
 static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
 {
     for (guint i = 0; i < b->all->len; i++) {
+        if (ff_vhost_conn_is_removed(nth(b, i))) {
+            continue;
+        }
         g_strlcat(answer->ids, ff_vhost_conn_id(nth(b, i)), sizeof(answer->ids));
         if (g_strlcat(answer->ids, "\n", sizeof(answer->ids)) >= sizeof(answer->ids)) {
             say_why(answer, "there are too many of them");
@@ -166,6 +169,17 @@ static void logs(FfVhostConn *backend, void *opaque)
     }
 }
 
+static unsigned n_connected(const FfBackends *b)
+{
+    unsigned n = 0;
+
+    for (guint i = 0; i < b->all->len; i++) {
+        n += ff_vhost_conn_session(nth(b, i)) != NULL;
+    }
+    return n;
+}
+
+/* Who is not connected was an objection, or is removed. */
 static void begin_log(FfBackends *b, int fd)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};
@@ -176,14 +190,18 @@ static void begin_log(FfBackends *b, int fd)
     if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size < answer.log_bytes) {
         say_why(&answer, "the log is too short");
     }
-    if (answer.why[0] || !b->all->len) {
+    b->logging = !answer.why[0];
+    b->missing = b->logging ? n_connected(b) : 0;
+    if (!b->missing) {
         reply(b, &answer);
         return;
     }
-    b->logging = true;
-    b->missing = b->all->len;
     for (guint i = 0; i < b->all->len; i++) {
-        ff_vhost_session_log_begin(ff_vhost_conn_session(nth(b, i)), fd, (uint64_t)st.st_size);
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+
+        if (session) {
+            ff_vhost_session_log_begin(session, fd, (uint64_t)st.st_size);
+        }
     }
 }
 

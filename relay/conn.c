@@ -264,10 +264,10 @@ FfConn *ff_conn_new(int in, int out, const FfConnOps *ops, void *opaque)
 }
 
 /* connect() by the O_PATH fd: the socket's name is gone from the file system. */
-int ff_conn_to_qemu(int fd)
+static int connect_to(int fd, int type)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int s = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
     if (s >= 0 && connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
@@ -277,4 +277,20 @@ int ff_conn_to_qemu(int fd)
         return ret;
     }
     return s < 0 ? -errno : s;
+}
+
+int ff_conn_to_qemu(int fd)
+{
+    return connect_to(fd, SOCK_STREAM);
+}
+
+/* Whoever connects with another type is told so (EPROTOTYPE), if there is somebody. */
+bool ff_conn_qemu_listens(int fd)
+{
+    int s = connect_to(fd, SOCK_SEQPACKET);
+
+    if (s >= 0) {
+        close(s);
+    }
+    return s != -ECONNREFUSED;
 }

@@ -3,7 +3,8 @@
  * The relay's place between QEMU and a vhost-user back-end: QEMU's chardev is a private listening
  * socket, to which the relay connects when a back-end is there; what passes is vhost/session.c's.
  * Only control messages pass here, data goes by shared rings, and fds go with the message that they
- * came with. When one of the two ends, the other is let go as well.
+ * came with. When one of the two ends, the other is let go as well. When QEMU has closed its
+ * socket, the chardev was removed: a back-end may be wanted by another QEMU then.
  *
  * One thread; no locks.
  */
@@ -38,7 +39,25 @@ struct FfVhostConn {
     int coming;  /* a back-end that QEMU has not taken yet; -1: none */
     guint offer; /* the timer until it is offered again; 0: none */
     bool told;   /* that it was not taken */
+    bool removed;
 };
+
+bool ff_vhost_conn_is_removed(FfVhostConn *b)
+{
+    if (b->removed || b->session || ff_conn_qemu_listens(b->plan->qemu)) {
+        return b->removed;
+    }
+    b->removed = true;
+    if (b->offer) {
+        g_source_remove(b->offer);
+        b->offer = 0;
+    }
+    if (b->coming >= 0) {
+        close(g_steal_fd(&b->coming));
+    }
+    g_clear_pointer(&b->accept, ff_accept_end);
+    return true;
+}
 
 static void close_both(FfVhostConn *b, const char *why)
 {
@@ -59,7 +78,7 @@ static void close_both(FfVhostConn *b, const char *why)
         b->timer = 0;
     }
     b->ops->ended(b, b->opaque);
-    if (b->accept) {
+    if (b->accept && !ff_vhost_conn_is_removed(b)) {
         ff_accept_next(b->accept);
     }
 }
@@ -213,6 +232,9 @@ static void offer(FfVhostConn *b)
 {
     int fd = ff_conn_to_qemu(b->plan->qemu), backend = b->coming;
 
+    if (fd < 0 && ff_vhost_conn_is_removed(b)) {
+        return;
+    }
     if (fd < 0) {
         if (!b->told) {
             ff_relay_log(b->relay,
@@ -278,6 +300,9 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     b->opaque = opaque;
     b->coming = -1;
     b->accept = ff_accept_new(relay, plan, backend_came, b);
+    if (b->removed) {
+        g_clear_pointer(&b->accept, ff_accept_end); /* a back-end had come at once */
+    }
     return b;
 }
 
@@ -290,6 +315,6 @@ void ff_vhost_conn_end(FfVhostConn *b)
         g_source_remove(b->offer);
         close(b->coming);
     }
-    ff_accept_end(accept);
+    g_clear_pointer(&accept, ff_accept_end);
     g_free(b);
 }

@@ -21,6 +21,9 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque);
 /* NULL: no back-end is connected. */
 FfVhostSession *ff_vhost_conn_session(FfVhostConn *backend);
+/* TRUE: QEMU has removed the chardev. Nobody is connected for it any more; if there is one with its
+ * id again, it is QEMU's own. */
+bool ff_vhost_conn_is_removed(FfVhostConn *backend);
 const char *ff_vhost_conn_id(const FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);

@@ -394,6 +394,91 @@ static void test_not_read(void)
     world_free(w);
 }
 
+static int listener_new(struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    socklen_t len = sizeof(*addr);
+
+    /* The kernel finds a name for it. */
+    *addr = (struct sockaddr_un){.sun_family = AF_UNIX};
+    g_assert_cmpint(bind(fd, (struct sockaddr *)addr, sizeof(sa_family_t)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)addr, &len), ==, 0);
+    return fd;
+}
+
+static int connect_to(const struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (connect(fd, (struct sockaddr *)addr, sizeof(sa_family_t) + 6) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Nobody is asked about it, and another guest may have its back-end. */
+static void assert_removed(World *w)
+{
+    Question q = {.w = w, .op = FF_BACKENDS_PROBE, .fd = -1};
+
+    g_assert_null(engine_asks(&q, NULL));
+    g_assert_cmpstr(q.answer.ids, ==, "");
+    w->qemu = dup(w->backend);
+    w->private.listen_fd = dup(w->backend);
+    world_free(w);
+}
+
+/* QEMU has removed the chardev: who listened there for its back-end listens no more. */
+static void test_removed(void)
+{
+    World *w = world_prepare();
+    struct sockaddr_un addr;
+
+    close(w->monitor.fd);
+    close(w->backend);
+    w->monitor.kind = FF_RELAY_LISTEN;
+    w->monitor.fd = listener_new(&addr);
+    ff_backends_start(&w->relay);
+    w->backend = connect_to(&addr);
+    turn();
+    w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    g_assert_cmpint(w->qemu, >=, 0);
+    w->engine = ff_backends_offer(&w->relay);
+    shake_hands(w);
+    close(w->private.listen_fd);
+    close(w->qemu);
+    turn();
+    g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+    g_assert_cmpint(connect_to(&addr), <, 0);
+    assert_removed(w);
+}
+
+/* It is seen when the next back-end has come, which may be there before the relay begins. */
+static void test_removed_later(void)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        World *w = world_prepare();
+
+        close(w->private.listen_fd);
+        if (i) {
+            struct sockaddr_un addr;
+
+            close(w->monitor.fd);
+            close(w->backend);
+            w->monitor.kind = FF_RELAY_LISTEN;
+            w->monitor.fd = listener_new(&addr);
+            w->backend = connect_to(&addr);
+        }
+        ff_backends_start(&w->relay);
+        turn();
+        g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+        w->engine = ff_backends_offer(&w->relay);
+        assert_removed(w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -402,6 +487,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/log/engine-dies", test_engine_dies);
     g_test_add_func("/backends/held", test_held);
     g_test_add_func("/backends/not-taken", test_not_taken);
+    g_test_add_func("/backends/removed", test_removed);
+    g_test_add_func("/backends/removed/later", test_removed_later);
     g_test_add_func("/backends/not-read", test_not_read);
     return g_test_run();
 }
