@@ -9,7 +9,8 @@
 #include "vhost/message.h"
 
 #define FF_VHOST_MAX_RINGS 256u
-/* For so long a connection's rings are waited for at most, while QEMU's main loop waits as well. */
+/* For so long rings of a connection that are stopped together are waited for at most, while QEMU's
+ * main loop waits as well. */
 #define FF_VHOST_DRAIN_US (30 * G_USEC_PER_SEC)
 
 typedef struct {

@@ -20,10 +20,10 @@
 /* Messages of QEMU's that are held at most. It sends some ten for each ring. */
 #define MAX_HELD 4096
 #define MAX_WAITING 4096
-/* What the time that a connection may wait for its rings gains: one part of so many of the time
- * that passes. A guest that spoils its rings can have its QEMU stand still so long, and no longer.
- */
-#define PATIENCE_SHARE 100
+/* What was waited for rings that became empty comes back with the time that passes; what was waited
+ * in vain, by one part of so many of it. A guest that spoils its rings can have its QEMU stand
+ * still so long, and no longer; one whose storage is slow is waited for at each of its stops. */
+#define VAIN_SHARE 100
 
 #define PACKED "its rings are packed ones"
 #define RESET "the device was reset"
@@ -51,10 +51,10 @@ struct FfVhostSession {
     bool was_reset;   /* the device, since it was told; its rings had stopped before */
     const char *lost;
     /* draining */
-    FfVhostMessage *stopping; /* the message that waits for it; NULL: none */
-    gint64 stopping_since;    /* us */
-    gint64 patience;          /* us that may be waited ... */
-    gint64 patience_at;       /* ... said at this time, 0: never */
+    FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
+    gint64 stopping_since, stopping_until; /* us */
+    gint64 waited, in_vain;                /* us, less what has come back ... */
+    gint64 came_back_at;                   /* ... until then; 0: nothing was waited */
     /* holding */
     bool holds;
     GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
@@ -379,46 +379,63 @@ static int stopped_ring(const FfVhostMessage *msg)
 /* How long may be waited from now on, microseconds. */
 static gint64 patience(FfVhostSession *s, gint64 now)
 {
-    gint64 gained = (now - s->patience_at) / PATIENCE_SHARE;
+    gint64 passed = now - s->came_back_at;
 
-    s->patience = s->patience_at ? MIN(s->patience + gained, FF_VHOST_DRAIN_US) : FF_VHOST_DRAIN_US;
-    s->patience_at = now;
-    return s->patience;
+    s->waited = MAX(s->waited - passed, 0);
+    s->in_vain = MAX(s->in_vain - passed / VAIN_SHARE, 0);
+    s->came_back_at = now;
+    return FF_VHOST_DRAIN_US - s->waited - s->in_vain;
 }
 
-/* MSG can wait no longer, or need not wait any more. */
-static void end_wait(FfVhostSession *s)
-{
-    gint64 now = g_get_monotonic_time();
+/* What becomes of a message that stops a ring. */
+typedef enum {
+    PASSES, /* the ring is empty */
+    WAITS,
+    PASSES_BUSY, /* it is not, and was waited for, or cannot be waited for */
+} Drained;
 
-    s->patience = MAX(s->patience - (now - s->stopping_since), 0);
-    s->patience_at = now;
-}
-
-/* TRUE: MSG may go out. */
-static bool is_drained(FfVhostSession *s, const FfVhostMessage *msg)
+static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
 {
     int ring = stopped_ring(msg);
 
     if (ring < 0 || s->holds || s->features & FF_VHOST_F_RING_PACKED) {
-        return true;
+        return PASSES;
     }
     switch (ff_vhost_rings_look(&s->rings, ring)) {
     case FF_VHOST_RING_IDLE:
-        return true;
+        return PASSES;
     case FF_VHOST_RING_UNREADABLE:
         lose(s, "a ring of the device lies outside of the guest's memory");
-        return true;
+        return PASSES_BUSY;
     case FF_VHOST_RING_BUSY:
         break;
     }
     gint64 now = g_get_monotonic_time();
 
-    if (s->stopping ? now - s->stopping_since >= s->patience : patience(s, now) <= 0) {
+    if (s->stopping ? now >= s->stopping_until : patience(s, now) <= 0) {
         lose(s, "the back-end has not finished its requests");
-        return true;
+        return PASSES_BUSY;
     }
-    return false;
+    return WAITS;
+}
+
+static void begin_wait(FfVhostSession *s, FfVhostMessage *msg)
+{
+    s->stopping = msg;
+    s->stopping_since = g_get_monotonic_time();
+    s->stopping_until = s->stopping_since + patience(s, s->stopping_since);
+    /* The guest may have been stopped between filling the ring and saying so. */
+    ff_vhost_rings_kick(&s->rings, stopped_ring(msg));
+    s->ops->again(s->opaque);
+}
+
+static void end_wait(FfVhostSession *s, bool in_vain)
+{
+    gint64 now = g_get_monotonic_time();
+
+    *(in_vain ? &s->in_vain : &s->waited) += now - s->stopping_since;
+    s->came_back_at = now;
+    s->stopping = NULL;
 }
 
 /* ---- the two ways ---- */
@@ -434,12 +451,8 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
 /* FALSE: it waits for a drain, or nothing is of use any more (*BROKEN). */
 static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 {
-    if (!is_drained(s, msg)) {
-        s->stopping = msg;
-        s->stopping_since = s->patience_at;
-        /* The guest may have been stopped between filling the ring and saying so. */
-        ff_vhost_rings_kick(&s->rings, stopped_ring(msg));
-        s->ops->again(s->opaque);
+    if (is_drained(s, msg) == WAITS) {
+        begin_wait(s, msg);
         return false;
     }
     note(s, msg);
@@ -487,16 +500,16 @@ unsigned ff_vhost_session_waiting(const FfVhostSession *s)
 bool ff_vhost_session_again(FfVhostSession *s)
 {
     FfVhostMessage *msg = s->stopping;
+    Drained drained = msg ? is_drained(s, msg) : PASSES;
 
     if (!msg) {
         return true;
     }
-    if (!is_drained(s, msg)) {
+    if (drained == WAITS) {
         s->ops->again(s->opaque);
         return true;
     }
-    s->stopping = NULL;
-    end_wait(s);
+    end_wait(s, drained == PASSES_BUSY);
     note(s, msg);
     stop_and_pass(s, msg);
     return pump(s);

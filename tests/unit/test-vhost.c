@@ -348,6 +348,34 @@ static void test_drained_never(void)
     world_free(w);
 }
 
+/* Waits that end as they should come back with the time that passes, so a guest that is stopped
+ * again and again is waited for each time; but one stop of many rings has no more than one of them.
+ */
+static void test_drained_often(void)
+{
+    World *w = world_new();
+    uint16_t index = 7;
+
+    shake_hands(w);
+    for (unsigned i = 0; i < 80; i++) {
+        start_ring(w);
+        expect_ring(w, false);
+        set_index(w, AVAIL, ++index);
+        stop_ring(w);
+        if (i == 40 + FF_VHOST_DRAIN_US / G_USEC_PER_SEC) {
+            break;
+        }
+        g_assert_null(g_queue_peek_head(&w->backend));
+        now += G_USEC_PER_SEC;
+        set_index(w, USED, index);
+        g_assert_true(ff_vhost_session_again(w->session));
+        ring_stopped(w, index);
+        now += i < 40 ? G_USEC_PER_SEC : 0;
+    }
+    ring_stopped(w, index);
+    world_free(w);
+}
+
 static void expect_log(World *w, uint64_t features, uint32_t ring_flags, bool base)
 {
     if (base) {
@@ -769,6 +797,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/passed-on", test_passed_on);
     g_test_add_func("/vhost/drained", test_drained);
     g_test_add_func("/vhost/drained-never", test_drained_never);
+    g_test_add_func("/vhost/drained-often", test_drained_often);
     g_test_add_func("/vhost/log", test_log);
     g_test_add_func("/vhost/log/lost", test_log_lost);
     g_test_add_func("/vhost/log/of-qemu", test_log_of_qemu);
