@@ -48,7 +48,7 @@ struct FfVhostSession {
     bool logs;        /* the back-end was told, or is being told */
     bool ends_log;    /* it is to be told that it need not any more */
     bool foreign_log; /* QEMU has set a log of its own */
-    bool was_reset;   /* the device, since it was told; its rings had stopped before */
+    bool was_reset;   /* the device, since it was told; its rings were empty */
     const char *lost;
     /* draining */
     FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
@@ -188,8 +188,8 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
     }
 }
 
-/* QEMU says SET_STATUS 0 whenever a guest stops. Its rings have stopped by then, so nothing is
- * missed; but who is reset may have forgotten its log. */
+/* QEMU says SET_STATUS 0 whenever a guest stops. Its rings are empty by then, so nothing is missed;
+ * but who is reset may have forgotten its log. */
 static void note_ring(FfVhostSession *s, const FfVhostMessage *msg)
 {
     if (msg->header.request == FF_VHOST_SET_VRING_KICK && s->was_reset) {
@@ -376,6 +376,47 @@ static int stopped_ring(const FfVhostMessage *msg)
     return disables && state.value ? -1 : (int)MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS);
 }
 
+/* QEMU up to 8.0 says so before its rings stop, and a back-end may drop what is in them then. */
+static bool is_reset(const FfVhostMessage *msg)
+{
+    return msg->header.request == FF_VHOST_SET_STATUS && ff_vhost_message_fits(msg) &&
+           !ff_vhost_u64(msg);
+}
+
+static FfVhostRingLook look_at_all(const FfVhostSession *s)
+{
+    FfVhostRingLook all = FF_VHOST_RING_IDLE;
+
+    for (unsigned i = 0; i < FF_VHOST_MAX_RINGS && all != FF_VHOST_RING_BUSY; i++) {
+        FfVhostRingLook one = ff_vhost_rings_look(&s->rings, i);
+
+        all = one == FF_VHOST_RING_IDLE ? all : one;
+    }
+    return all;
+}
+
+static FfVhostRingLook look_at_stopped(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    int ring = stopped_ring(msg);
+
+    if (is_reset(msg)) {
+        return look_at_all(s);
+    }
+    return ring < 0 ? FF_VHOST_RING_IDLE : ff_vhost_rings_look(&s->rings, ring);
+}
+
+/* The guest may have been stopped between filling a ring and saying so. */
+static void kick_stopped(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    int ring = stopped_ring(msg);
+
+    for (unsigned i = 0; i < FF_VHOST_MAX_RINGS; i++) {
+        if (is_reset(msg) || (int)i == ring) {
+            ff_vhost_rings_kick(&s->rings, i);
+        }
+    }
+}
+
 /* How long may be waited from now on, microseconds. */
 static gint64 patience(FfVhostSession *s, gint64 now)
 {
@@ -387,21 +428,19 @@ static gint64 patience(FfVhostSession *s, gint64 now)
     return FF_VHOST_DRAIN_US - s->waited - s->in_vain;
 }
 
-/* What becomes of a message that stops a ring. */
+/* What becomes of a message that stops a ring, or all of them. */
 typedef enum {
-    PASSES, /* the ring is empty */
+    PASSES, /* it is empty */
     WAITS,
     PASSES_BUSY, /* it is not, and was waited for, or cannot be waited for */
 } Drained;
 
 static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    int ring = stopped_ring(msg);
-
-    if (ring < 0 || s->holds || s->features & FF_VHOST_F_RING_PACKED) {
+    if (s->holds || s->features & FF_VHOST_F_RING_PACKED) {
         return PASSES;
     }
-    switch (ff_vhost_rings_look(&s->rings, ring)) {
+    switch (look_at_stopped(s, msg)) {
     case FF_VHOST_RING_IDLE:
         return PASSES;
     case FF_VHOST_RING_UNREADABLE:
@@ -424,8 +463,7 @@ static void begin_wait(FfVhostSession *s, FfVhostMessage *msg)
     s->stopping = msg;
     s->stopping_since = g_get_monotonic_time();
     s->stopping_until = s->stopping_since + patience(s, s->stopping_since);
-    /* The guest may have been stopped between filling the ring and saying so. */
-    ff_vhost_rings_kick(&s->rings, stopped_ring(msg));
+    kick_stopped(s, msg);
     s->ops->again(s->opaque);
 }
 

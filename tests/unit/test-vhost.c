@@ -20,6 +20,8 @@
 #define DESC 0x1000u
 #define AVAIL 0x2000u
 #define USED 0x3000u
+#define AVAIL2 0x8000u
+#define USED2 0x9000u
 #define OFFERED (1ull << 32 | 1ull << 30 | FF_VHOST_F_LOG_ALL)
 #define ACCEPTED (1ull << 32 | 1ull << 30)
 
@@ -376,6 +378,38 @@ static void test_drained_often(void)
     world_free(w);
 }
 
+/* QEMU up to 8.0 says so before its rings stop, and who is reset drops what is in them. */
+static void test_drained_status(void)
+{
+    World *w = world_new();
+    const FfVhostVringAddr second = {1, 0, USER + DESC, USER + USED2, USER + AVAIL2, USED2};
+    const uint64_t zero = 0, ring = 1;
+    uint64_t kicks = 0;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    qemu_says(w, FF_VHOST_SET_VRING_ADDR, &second, sizeof(second), -1);
+    expect(&w->backend, FF_VHOST_SET_VRING_ADDR);
+    qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    set_index(w, AVAIL, 1);
+    set_index(w, AVAIL2, 1);
+    qemu_says(w, FF_VHOST_SET_STATUS, &zero, sizeof(zero), -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_cmpint(read(w->kick, &kicks, sizeof(kicks)), ==, sizeof(kicks));
+    g_assert_cmpuint(kicks, ==, 2);
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    g_assert_null(g_queue_peek_head(&w->backend));
+    set_index(w, USED2, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    expect(&w->backend, FF_VHOST_SET_STATUS);
+    stop_ring(w);
+    ring_stopped(w, 1);
+    world_free(w);
+}
+
 static void expect_log(World *w, uint64_t features, uint32_t ring_flags, bool base)
 {
     if (base) {
@@ -632,6 +666,33 @@ static void test_log_lost_later(void)
     }
 }
 
+/* A reset that comes first and finds a ring that is not empty, whether it waits in vain or cannot
+ * be read. */
+static void test_log_lost_reset(void)
+{
+    const uint64_t zero = 0;
+    const FfVhostVringAddr away = {0, 0, DESC, USED, AVAIL, USED};
+
+    for (unsigned i = 0; i < 2; i++) {
+        World *w = world_new();
+        int log = memfd_create("log", MFD_CLOEXEC);
+
+        log_ring(w, log);
+        set_index(w, AVAIL, 1);
+        if (i) {
+            qemu_says(w, FF_VHOST_SET_VRING_ADDR, &away, sizeof(away), -1);
+            expect(&w->backend, FF_VHOST_SET_VRING_ADDR);
+        }
+        qemu_says(w, FF_VHOST_SET_STATUS, &zero, sizeof(zero), -1);
+        now += i ? 0 : FF_VHOST_DRAIN_US;
+        g_assert_true(ff_vhost_session_again(w->session));
+        expect(&w->backend, FF_VHOST_SET_STATUS);
+        g_assert_nonnull(ff_vhost_session_lost(w->session));
+        close(log);
+        world_free(w);
+    }
+}
+
 /* After QEMU's own postcopy the ring is still one that is drained. */
 static void test_table_acknowledged(void)
 {
@@ -798,6 +859,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/drained", test_drained);
     g_test_add_func("/vhost/drained-never", test_drained_never);
     g_test_add_func("/vhost/drained-often", test_drained_often);
+    g_test_add_func("/vhost/drained-status", test_drained_status);
     g_test_add_func("/vhost/log", test_log);
     g_test_add_func("/vhost/log/lost", test_log_lost);
     g_test_add_func("/vhost/log/of-qemu", test_log_of_qemu);
@@ -805,6 +867,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/log/answers", test_log_answers);
     g_test_add_func("/vhost/log/of-starting-ring", test_log_of_starting_ring);
     g_test_add_func("/vhost/log/lost-later", test_log_lost_later);
+    g_test_add_func("/vhost/log/lost-reset", test_log_lost_reset);
     g_test_add_func("/vhost/log/used-ring", test_log_used_ring);
     g_test_add_func("/vhost/log/used-ring/unknown", test_log_used_ring_unknown);
     g_test_add_func("/vhost/table-acknowledged", test_table_acknowledged);
