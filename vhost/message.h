@@ -66,6 +66,7 @@ enum {
 
 /* Bits of (GET|SET)_FEATURES ... */
 #define FF_VHOST_F_LOG_ALL (1ull << 26)
+#define FF_VHOST_F_IOMMU (1ull << 33) /* QEMU says it only of a device that is behind one */
 #define FF_VHOST_F_RING_PACKED (1ull << 34)
 /* ... and of (GET|SET)_PROTOCOL_FEATURES. */
 #define FF_VHOST_PROTOCOL_F_LOG_SHMFD (1ull << 1)

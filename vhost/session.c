@@ -25,7 +25,12 @@
  * still so long, and no longer; one whose storage is slow is waited for at each of its stops. */
 #define VAIN_SHARE 100
 
+/* With these a ring cannot be looked into: it is another kind of ring, or where it is only the
+ * guest's IOMMU knows. */
+#define OPAQUE (FF_VHOST_F_RING_PACKED | FF_VHOST_F_IOMMU)
+
 #define PACKED "its rings are packed ones"
+#define IOMMU "it is behind an IOMMU of the guest's"
 #define RESET "the device was reset"
 #define NO_ROOM "the relay has no room for one more open file"
 
@@ -160,6 +165,11 @@ static void note_log(FfVhostSession *s)
     lose(s, "QEMU has set a log of its own");
 }
 
+static const char *why_opaque(uint64_t features)
+{
+    return features & FF_VHOST_F_IOMMU ? IOMMU : features & FF_VHOST_F_RING_PACKED ? PACKED : NULL;
+}
+
 static void note_features(FfVhostSession *s, uint64_t features)
 {
     s->features = features;
@@ -167,8 +177,8 @@ static void note_features(FfVhostSession *s, uint64_t features)
     if (!(features & FF_VHOST_F_LOG_ALL)) {
         s->foreign_log = false;
     }
-    if (features & FF_VHOST_F_RING_PACKED) {
-        lose(s, PACKED);
+    if (features & OPAQUE) {
+        lose(s, why_opaque(features));
     }
 }
 
@@ -437,7 +447,7 @@ typedef enum {
 
 static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    if (s->holds || s->features & FF_VHOST_F_RING_PACKED) {
+    if (s->holds || s->features & OPAQUE) {
         return PASSES;
     }
     switch (look_at_stopped(s, msg)) {
@@ -631,7 +641,7 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     if (!(s->offered & FF_VHOST_F_LOG_ALL) || !(s->protocol & FF_VHOST_PROTOCOL_F_LOG_SHMFD)) {
         return "it cannot log what it writes to guest memory (LOG_ALL, LOG_SHMFD)";
     }
-    return s->features & FF_VHOST_F_RING_PACKED ? PACKED : NULL;
+    return why_opaque(s->features);
 }
 
 uint64_t ff_vhost_session_log_bytes(const FfVhostSession *s)

@@ -693,6 +693,26 @@ static void test_log_lost_reset(void)
     }
 }
 
+/* With an IOMMU of the guest's the addresses of rings and log are none of its memory's. Nothing is
+ * logged, and no ring is looked into. */
+static void test_iommu(void)
+{
+    World *w = world_new();
+    const uint64_t features = ACCEPTED | FF_VHOST_F_IOMMU;
+    int log = memfd_create("log", MFD_CLOEXEC);
+
+    log_ring(w, log);
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    expect(&w->backend, FF_VHOST_SET_FEATURES);
+    g_assert_nonnull(ff_vhost_session_lost(w->session));
+    g_assert_nonnull(ff_vhost_session_unloggable(w->session));
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    ring_stopped(w, 0);
+    close(log);
+    world_free(w);
+}
+
 /* After QEMU's own postcopy the ring is still one that is drained. */
 static void test_table_acknowledged(void)
 {
@@ -860,6 +880,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/drained-never", test_drained_never);
     g_test_add_func("/vhost/drained-often", test_drained_often);
     g_test_add_func("/vhost/drained-status", test_drained_status);
+    g_test_add_func("/vhost/iommu", test_iommu);
     g_test_add_func("/vhost/log", test_log);
     g_test_add_func("/vhost/log/lost", test_log_lost);
     g_test_add_func("/vhost/log/of-qemu", test_log_of_qemu);
