@@ -248,10 +248,25 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
 
 /* ---- holding ---- */
 
+/* The device's status that QEMU has set last, of what is held; NULL: none is. */
+static const FfVhostMessage *held_status(const FfVhostSession *s)
+{
+    for (GList *l = s->held.tail; l; l = l->prev) {
+        const FfVhostMessage *held = l->data;
+
+        if (held->header.request == FF_VHOST_SET_STATUS) {
+            return held;
+        }
+    }
+    return NULL;
+}
+
 /* What the back-end may have without memory. */
-static bool may_pass(const FfVhostMessage *msg)
+static bool may_pass(const FfVhostSession *s, const FfVhostMessage *msg)
 {
     switch (msg->header.request) {
+    case FF_VHOST_GET_STATUS:
+        return !held_status(s);
     case FF_VHOST_SET_OWNER:
     case FF_VHOST_SET_PROTOCOL_FEATURES:
     case FF_VHOST_SET_BACKEND_REQ_FD:
@@ -330,6 +345,14 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
 
     if (request == FF_VHOST_GET_VRING_BASE) {
         stop_held(s, msg);
+        ff_vhost_message_free(msg);
+        return true;
+    }
+    if (request == FF_VHOST_GET_STATUS) {
+        /* QEMU writes it back with one bit more. */
+        uint64_t status = ff_vhost_u64(held_status(s));
+
+        answer(s, request, &status, sizeof(status));
         ff_vhost_message_free(msg);
         return true;
     }
@@ -504,7 +527,7 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
         return false;
     }
     note(s, msg);
-    if (s->holds && !may_pass(msg)) {
+    if (s->holds && !may_pass(s, msg)) {
         *broken = !hold(s, msg);
         return !*broken;
     }

@@ -781,6 +781,29 @@ static void test_held(void)
     world_free(w);
 }
 
+/* QEMU reads the device's status and writes it back with one bit more. */
+static void test_held_status(void)
+{
+    World *w = world_new();
+    const uint64_t words[] = {8, 15, 0};
+
+    shake_hands(w);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    ask(w, FF_VHOST_GET_STATUS, 3);
+    for (unsigned i = 0; i < G_N_ELEMENTS(words); i++) {
+        qemu_says(w, FF_VHOST_SET_STATUS, &words[i], sizeof(words[i]), -1);
+        qemu_says(w, FF_VHOST_GET_STATUS, NULL, 0, -1);
+        g_assert_null(g_queue_peek_head(&w->backend));
+        expect_u64(&w->qemu, FF_VHOST_GET_STATUS, words[i]);
+    }
+    ff_vhost_session_hold(w->session, false);
+    for (unsigned i = 0; i < G_N_ELEMENTS(words); i++) {
+        expect_u64(&w->backend, FF_VHOST_SET_STATUS, words[i]);
+    }
+    ask(w, FF_VHOST_GET_STATUS, 3);
+    world_free(w);
+}
+
 /* An acknowledgement that QEMU wants while things are held is ours; the back-end's is not asked
  * for. */
 static void test_held_acknowledged(void)
@@ -897,6 +920,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/let-go-in-order", test_let_go_in_order);
     g_test_add_func("/vhost/held-calls", test_held_calls);
     g_test_add_func("/vhost/no-handshake", test_no_handshake);
+    g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     return g_test_run();
 }
