@@ -255,9 +255,9 @@ static bool scan(FfSource *s, bool protect, GError **error)
     return rc == 0 || unreadable(rc, error);
 }
 
-static bool log_is_whole(FfSource *s, GError **error)
+static bool log_is_whole(FfSource *s, bool stopped, GError **error)
 {
-    return !has_devices(s) || s->cfg->vmm->memory.log_whole(&s->cfg->vmm->memory, error);
+    return !has_devices(s) || s->cfg->vmm->memory.log_whole(&s->cfg->vmm->memory, stopped, error);
 }
 
 static char *untrackable(FfSource *s, bool stopped)
@@ -275,7 +275,7 @@ static bool look(FfSource *s, GError **error)
 {
     g_autofree char *why = untrackable(s, false);
 
-    if (!log_is_whole(s, error)) {
+    if (!log_is_whole(s, false, error)) {
         return false;
     }
     if (!why) {
@@ -789,7 +789,7 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
         g_array_set_size(p->fresh, 0);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
-        ok = scan(s, false, error) && look_stopped(s, error) && log_is_whole(s, error) &&
+        ok = scan(s, false, error) && look_stopped(s, error) && log_is_whole(s, true, error) &&
              tell(s, p->fresh, FF_STALE_LAST, error);
     } else {
         ok = tell(s, none, FF_STALE_LAST, error);

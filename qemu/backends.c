@@ -219,7 +219,7 @@ void ff_qemu_log_take(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque)
     }
 }
 
-bool ff_qemu_log_whole(FfVmmMemory *memory, GError **error)
+bool ff_qemu_log_whole(FfVmmMemory *memory, bool stopped, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_memory(memory);
     FfBackendsAnswer answer;
@@ -227,7 +227,7 @@ bool ff_qemu_log_whole(FfVmmMemory *memory, GError **error)
     if (!qemu->log) {
         return fail(error, "devices in other processes: there is no log of what they write");
     }
-    return ff_backends_ask(qemu->backends, FF_BACKENDS_LOST, false, -1, &answer, error);
+    return ff_backends_ask(qemu->backends, FF_BACKENDS_LOST, stopped, -1, &answer, error);
 }
 
 /* Also of an engine that has adopted, which has checked nothing. */

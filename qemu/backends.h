@@ -14,7 +14,7 @@ char *ff_qemu_backends_probe(FfQemu *qemu, FfRole role, GError **error);
 /* See FfVmmMemory. */
 bool ff_qemu_log_begin(FfVmmMemory *memory, GError **error);
 void ff_qemu_log_take(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque);
-bool ff_qemu_log_whole(FfVmmMemory *memory, GError **error);
+bool ff_qemu_log_whole(FfVmmMemory *memory, bool stopped, GError **error);
 void ff_qemu_log_end(FfVmmMemory *memory);
 void ff_qemu_all_here(FfVmmMemory *memory);
 

@@ -205,7 +205,20 @@ static void begin_log(FfBackends *b, int fd)
     }
 }
 
-static void tell_lost(FfBackends *b)
+/* Whatever has made QEMU stop the guest and not a ring: its back-end may still write. */
+static void add_running(const FfBackends *b, FfBackendsAnswer *answer)
+{
+    for (guint i = 0; i < b->all->len; i++) {
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+
+        if (session && ff_vhost_session_runs(session)) {
+            say_why(answer, "the back-end of chardev '%s': QEMU has not stopped it",
+                    ff_vhost_conn_id(nth(b, i)));
+        }
+    }
+}
+
+static void tell_lost(FfBackends *b, bool stopped)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOST};
 
@@ -213,6 +226,9 @@ static void tell_lost(FfBackends *b)
         say_why(&answer, "there is no log");
     }
     add_lost(b, &answer);
+    if (stopped) {
+        add_running(b, &answer);
+    }
     reply(b, &answer);
 }
 
@@ -271,13 +287,13 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
 
     switch (request->op) {
     case FF_BACKENDS_PROBE:
-        survey(b, &answer, request->destination);
+        survey(b, &answer, request->flag);
         break;
     case FF_BACKENDS_LOG:
         begin_log(b, fd);
         return;
     case FF_BACKENDS_LOST:
-        tell_lost(b);
+        tell_lost(b, request->flag);
         return;
     case FF_BACKENDS_END:
         end_log(b);

@@ -23,10 +23,10 @@ static bool fail(GError **error, const char *why)
     return false;
 }
 
-bool ff_backends_ask(int socket, FfBackendsOp op, bool destination, int fd,
-                     FfBackendsAnswer *answer, GError **error)
+bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
+                     GError **error)
 {
-    FfBackendsRequest request = {.op = op, .destination = destination};
+    FfBackendsRequest request = {.op = op, .flag = flag};
     struct pollfd pfd = {.fd = socket, .events = POLLIN};
     ssize_t n = ff_rights_send(socket, &request, sizeof(request), &fd, fd >= 0);
     gint64 until = g_get_monotonic_time() + ANSWER_MS * 1000;

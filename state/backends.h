@@ -19,7 +19,7 @@
 typedef enum {
     FF_BACKENDS_PROBE = 1, /* whether a migration can follow their writes, or hold them back */
     FF_BACKENDS_LOG,       /* with the memfd of the log: answered when all of them log into it */
-    FF_BACKENDS_LOST,      /* the guest stands: whether the log tells of all that they wrote */
+    FF_BACKENDS_LOST,      /* whether the log tells of all that they wrote */
     FF_BACKENDS_END,       /* no log any more */
     FF_BACKENDS_LOOK,      /* the phase in the state memfd has changed */
 } FfBackendsOp;
@@ -36,7 +36,8 @@ static_assert(sizeof(FfBackendRegion) == 40, "sent between processes");
 
 typedef struct {
     uint32_t op;
-    uint32_t destination; /* PROBE: 1: of a destination, whose back-ends are held back */
+    uint32_t flag; /* PROBE: 1: of a destination, whose back-ends are held back. LOST: 1: the
+                      guest stands, so they must have finished */
 } FfBackendsRequest;
 static_assert(sizeof(FfBackendsRequest) == 8, "sent between processes");
 
@@ -53,7 +54,7 @@ static_assert(sizeof(FfBackendsAnswer) == 16 + 40 * FF_BACKENDS_REGIONS + 1280,
 
 /* Asks the relay at SOCKET and waits for its answer. FD: goes with it; -1: none. FALSE and ERROR:
  * there is none, or it is .why. */
-bool ff_backends_ask(int socket, FfBackendsOp op, bool destination, int fd,
-                     FfBackendsAnswer *answer, GError **error);
+bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
+                     GError **error);
 
 #endif

@@ -194,6 +194,11 @@ static const FfVhostRing *running(const FfVhostRings *r, unsigned i)
     return ring && ring->started && ring->has_addr ? ring : NULL;
 }
 
+bool ff_vhost_rings_run(const FfVhostRings *r, unsigned i)
+{
+    return r->rings && i < FF_VHOST_MAX_RINGS && r->rings[i].started;
+}
+
 const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *r, unsigned i)
 {
     const FfVhostRing *ring = r->rings && i < FF_VHOST_MAX_RINGS ? &r->rings[i] : NULL;

@@ -45,6 +45,8 @@ typedef enum {
 } FfVhostRingLook;
 
 FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *rings, unsigned i);
+/* TRUE: it has been started, and not stopped; disabled or not. */
+bool ff_vhost_rings_run(const FfVhostRings *rings, unsigned i);
 /* Has the back-end look into ring I, which it does without harm at any time. */
 void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
 /* Sets the bits of all pages in LOG, a file of SIZE bytes, that the used ring I had when it was

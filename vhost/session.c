@@ -776,6 +776,16 @@ const char *ff_vhost_session_lost(const FfVhostSession *s)
     return s->lost;
 }
 
+bool ff_vhost_session_runs(const FfVhostSession *s)
+{
+    for (unsigned i = 0; i < FF_VHOST_MAX_RINGS; i++) {
+        if (ff_vhost_rings_run(&s->rings, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void ff_vhost_session_log_end(FfVhostSession *s)
 {
     if (s->log >= 0) {

@@ -54,6 +54,8 @@ void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size);
 /* Why what is in the log may not be all, one line; NULL: it is all. While it logs, and until the
  * next ff_vhost_session_log_begin(). */
 const char *ff_vhost_session_lost(const FfVhostSession *s);
+/* The back-end has a ring that was started, and not stopped. */
+bool ff_vhost_session_runs(const FfVhostSession *s);
 void ff_vhost_session_log_end(FfVhostSession *s);
 
 /* From now on the back-end gets nothing that has to do with memory; HOLD FALSE: it gets what was

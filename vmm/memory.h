@@ -78,8 +78,9 @@ struct FfVmmMemory {
     /* Calls FN for what is in the log, and empties it. What is written later is seen by the next
      * call. */
     void (*log_take)(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque);
-    /* Whether the log tells of all that was written. FALSE with ERROR. */
-    bool (*log_whole)(FfVmmMemory *memory, GError **error);
+    /* Whether the log tells of all that was written. STOPPED: the guest has stopped, so such
+     * devices must have finished as well. FALSE with ERROR. */
+    bool (*log_whole)(FfVmmMemory *memory, bool stopped, GError **error);
     /* Safe to call twice, and where there is none. */
     void (*log_end)(FfVmmMemory *memory);
     /* Destination, optional: all of the memory is here, and the journal says so. */

@@ -89,7 +89,7 @@ static void ask(World *w, uint32_t request, uint64_t value)
 typedef struct {
     World *w;
     FfBackendsOp op;
-    bool destination, ok;
+    bool flag, ok;
     int fd;
     FfBackendsAnswer answer;
     GError *error;
@@ -100,7 +100,7 @@ static gpointer ask_relay(gpointer opaque)
 {
     Question *q = opaque;
 
-    q->ok = ff_backends_ask(q->w->engine, q->op, q->destination, q->fd, &q->answer, &q->error);
+    q->ok = ff_backends_ask(q->w->engine, q->op, q->flag, q->fd, &q->answer, &q->error);
     g_atomic_int_set(&q->done, 1);
     g_main_context_wakeup(NULL);
     return NULL;
@@ -127,9 +127,9 @@ static char *engine_asks(Question *q, void (*play)(World *))
     return why;
 }
 
-static char *engine_says(World *w, FfBackendsOp op, bool destination)
+static char *engine_says(World *w, FfBackendsOp op, bool flag)
 {
-    Question q = {.w = w, .op = op, .destination = destination, .fd = -1};
+    Question q = {.w = w, .op = op, .flag = flag, .fd = -1};
 
     return engine_asks(&q, NULL);
 }
@@ -255,6 +255,37 @@ static void test_log(void)
     g_assert_nonnull(lost);
     g_assert_cmpint(read(w->qemu, &(char){0}, 1), ==, 0);
     w->backend = dup(w->qemu);
+    close(log);
+    world_free(w);
+}
+
+/* QEMU has stopped a guest, but not the ring of its disk: nobody knows what the disk still writes.
+ */
+static void test_log_runs(void)
+{
+    World *w = world_new();
+    const uint64_t ring = 0;
+    const FfVhostVringState state = {0, 0};
+    int log = memfd_create("log", MFD_CLOEXEC);
+    Question begin = {.w = w, .op = FF_BACKENDS_LOG, .fd = log};
+
+    shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), log);
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    g_assert_cmpint(ftruncate(log, 4096), ==, 0);
+    g_assert_null(engine_asks(&begin, log_begins));
+    g_assert_null(engine_says(w, FF_BACKENDS_LOST, false));
+    g_autofree char *runs = engine_says(w, FF_BACKENDS_LOST, true);
+    g_assert_nonnull(runs);
+    g_assert_nonnull(strstr(runs, "'disk': QEMU has not stopped it"));
+    send_message(w->qemu, FF_VHOST_GET_VRING_BASE, 0, &state, sizeof(state), -1);
+    expect(w->backend, FF_VHOST_GET_VRING_BASE, 0);
+    send_message(w->backend, FF_VHOST_GET_VRING_BASE, FF_VHOST_REPLY, &state, sizeof(state), -1);
+    expect(w->qemu, FF_VHOST_GET_VRING_BASE, 0);
+    g_assert_null(engine_says(w, FF_BACKENDS_LOST, true));
     close(log);
     world_free(w);
 }
@@ -485,6 +516,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/log", test_log);
     g_test_add_func("/backends/log/none", test_no_log);
     g_test_add_func("/backends/log/engine-dies", test_engine_dies);
+    g_test_add_func("/backends/log/runs", test_log_runs);
     g_test_add_func("/backends/held", test_held);
     g_test_add_func("/backends/not-taken", test_not_taken);
     g_test_add_func("/backends/removed", test_removed);

@@ -28,6 +28,7 @@ static struct {
     Loss loss;
     unsigned begins, ends; /* coordinator */
     unsigned takes;        /* coordinator */
+    unsigned stopped;      /* coordinator: log_whole() of a guest that has stopped */
     unsigned told;         /* the destination's coordinator */
     GThread *writers[WRITERS];
     bool (*stop)(FfVmmRun *run, char **run_state, GError **error);
@@ -93,8 +94,10 @@ static void log_take(FfVmmMemory *memory, FfVmmWritten *fn, void *opaque)
     }
 }
 
-static bool log_whole(FfVmmMemory *memory, GError **error)
+static bool log_whole(FfVmmMemory *memory, bool stopped, GError **error)
 {
+    g_assert_cmpint(stopped, ==, !g_atomic_int_get(&devices.s->runs));
+    devices.stopped += stopped;
     if ((devices.loss == IN_ROUNDS && devices.takes > 2) || g_atomic_int_get(&devices.lost)) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "a device has gone");
         return false;
@@ -228,6 +231,7 @@ static void test_moved(void)
         g_assert_cmpstr(s->history->str, ==, "setup active device completed");
         g_assert_cmpint(memcmp(s->map[0], d->map[0], RAM), ==, 0);
         g_assert_cmpuint(devices.begins, ==, 1);
+        g_assert_cmpuint(devices.stopped, ==, 1);
         g_assert_cmpuint(devices.ends, ==, 1);
         g_assert_cmpuint(devices.told, ==, 1);
     }

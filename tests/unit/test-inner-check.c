@@ -472,7 +472,7 @@ static gpointer answer_engine(gpointer opaque)
         FfBackendsAnswer answer = {.op = request.op, .ids = "disk\n"};
 
         g_assert_cmpuint(request.op, ==, FF_BACKENDS_PROBE);
-        g_assert_cmpuint(request.destination, ==, 0);
+        g_assert_cmpuint(request.flag, ==, 0);
         if (g_str_equal(r->name, "devices/refused")) {
             g_strlcpy(answer.why, "it cannot", sizeof(answer.why));
         } else if (g_str_equal(r->name, "devices/other-chardev")) {

@@ -41,10 +41,10 @@ typedef struct {
     FfBackendRegion regions[3];
     unsigned n_regions;
     uint64_t log_bytes;
-    const char *lost; /* what LOST answers; NULL: all is well */
-    uint8_t *log;     /* as a back-end has it mapped; NULL: it has none */
-    unsigned ends, looks;
-    GString *seen; /* what log_take() has told */
+    const char *lost;              /* what LOST answers; NULL: all is well */
+    uint8_t *log;                  /* as a back-end has it mapped; NULL: it has none */
+    unsigned ends, looks, stopped; /* LOST of a guest that stands */
+    GString *seen;                 /* what log_take() has told */
 } World;
 
 static void map_log(World *w, int fd)
@@ -80,6 +80,7 @@ static gpointer answer_engine(gpointer opaque)
         }
         w->ends += request.op == FF_BACKENDS_END;
         w->looks += request.op == FF_BACKENDS_LOOK;
+        w->stopped += request.op == FF_BACKENDS_LOST && request.flag;
         if (request.op == FF_BACKENDS_LOST && w->lost) {
             g_strlcpy(answer.why, w->lost, sizeof(answer.why));
         }
@@ -241,12 +242,15 @@ static void test_lost(void)
     World *w = world_new();
     g_autoptr(GError) none = NULL, error = NULL;
 
-    g_assert_false(w->memory->log_whole(w->memory, &none));
+    g_assert_false(w->memory->log_whole(w->memory, false, &none));
     begin(w);
-    g_assert_true(w->memory->log_whole(w->memory, &error));
+    g_assert_true(w->memory->log_whole(w->memory, false, &error));
     g_assert_no_error(error);
+    g_assert_cmpuint(w->stopped, ==, 0);
+    g_assert_true(w->memory->log_whole(w->memory, true, &error));
+    g_assert_cmpuint(w->stopped, ==, 1);
     w->lost = "it has gone";
-    g_assert_false(w->memory->log_whole(w->memory, &error));
+    g_assert_false(w->memory->log_whole(w->memory, false, &error));
     g_assert_nonnull(strstr(error->message, "it has gone"));
     world_free(w);
 }
@@ -280,7 +284,7 @@ static void test_gone(void)
 
     begin(w);
     shutdown(w->relay, SHUT_RDWR);
-    g_assert_false(w->memory->log_whole(w->memory, &error));
+    g_assert_false(w->memory->log_whole(w->memory, false, &error));
     g_test_expect_message(G_LOG_DOMAIN, G_LOG_LEVEL_WARNING, "devices in other processes: *");
     w->memory->log_end(w->memory);
     g_test_assert_expected_messages();
