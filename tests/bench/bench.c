@@ -7,7 +7,8 @@
  * switches over at once, and takes down what QEMU and the guest say. Rounds are interleaved, so
  * that what else the machine does meets all alike. The guest checks all of its memory
  * after each migration. Results: a table on stdout, one JSON line for each migration in
- * DIR/results.jsonl. With --tracking only precopy is looked at (tracking.h).
+ * DIR/results.jsonl, also for one that failed. With --tracking only precopy is looked at
+ * (tracking.h).
  *
  * One thread, the default main context.
  */
@@ -417,14 +418,11 @@ static void add_series(JsonObject *o, const BenchSeries *series)
     json_object_set_array_member(o, "track", track);
 }
 
-static void write_json(FILE *out, const Contender *c, gint round, const BenchSample *s,
-                       const BenchSeries *series, JsonNode *raw)
+/* What it was, without what it came to. */
+static JsonObject *describe(const Contender *c, gint round)
 {
-    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
-    g_autofree char *text = NULL;
     JsonObject *o = json_object_new();
 
-    json_node_take_object(root, o);
     json_object_set_string_member(o, "engine", c->engine->name);
     json_object_set_string_member(o, "qemu", c->version);
     json_object_set_string_member(o, "link", opt.link);
@@ -438,15 +436,41 @@ static void write_json(FILE *out, const Contender *c, gint round, const BenchSam
     json_object_set_int_member(o, "alike", opt.alike);
     json_object_set_string_member(o, "mode", opt.mode);
     json_object_set_boolean_member(o, "tls", opt.tls != NULL);
-    bench_figures_to_json(o, bench_column, BENCH_SAMPLE_FIELDS, (const double *)s);
     json_object_set_string_member(o, "with", opt.with ? opt.with : "");
+    return o;
+}
+
+/* Takes O. */
+static void write_line(FILE *out, JsonObject *o)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+
+    json_node_take_object(root, o);
+    g_autofree char *text = json_to_string(root, FALSE);
+    fprintf(out, "%s\n", text);
+    fflush(out);
+}
+
+static void write_json(FILE *out, const Contender *c, gint round, const BenchSample *s,
+                       const BenchSeries *series, JsonNode *raw)
+{
+    JsonObject *o = describe(c, round);
+
+    bench_figures_to_json(o, bench_column, BENCH_SAMPLE_FIELDS, (const double *)s);
     add_series(o, series);
     if (raw) {
         json_object_set_member(o, "destination", raw);
     }
-    text = json_to_string(root, FALSE);
-    fprintf(out, "%s\n", text);
-    fflush(out);
+    write_line(out, o);
+}
+
+/* A round that came to nothing is part of the results: who loses the long ones is not faster. */
+static void write_failed(FILE *out, const Contender *c, gint round, const char *why)
+{
+    JsonObject *o = describe(c, round);
+
+    json_object_set_string_member(o, "failed", why);
+    write_line(out, o);
 }
 
 static void print_setting(void)
@@ -491,13 +515,14 @@ static void print_end(const GPtrArray *contenders, const BenchSample *sample, co
                       contenders->len, name, taken);
     printf("waits of all %d\n", opt.rounds);
     for (guint i = 0; i < contenders->len; i++) {
+        g_autofree char *text = bench_name(name[i], taken[i], (unsigned)opt.rounds);
         BenchSample all;
 
         bench_sample_clear(&all);
-        bench_waits(&waits[i], &all);
         if (taken[i]) {
-            bench_print_row(stdout, name[i], &all);
+            bench_waits(&waits[i], &all);
         }
+        bench_print_row(stdout, text, &all);
     }
 }
 
@@ -531,6 +556,7 @@ static bool run_all(const GPtrArray *contenders, FILE *json, const char *run_dir
 
         if (!measure(c, run_dir, s, &series, &raw, &error)) {
             g_printerr("bench: %s, round %d: %s\n", c->name, round + 1, error->message);
+            write_failed(json, c, round, error->message);
             all = false;
             continue;
         }

@@ -83,6 +83,11 @@ static void rank_columns(const BenchColumn *column, size_t columns, const double
     }
 }
 
+char *bench_name(const char *name, unsigned taken, unsigned rounds)
+{
+    return taken < rounds ? g_strdup_printf("%s (%u of %u)", name, taken, rounds) : g_strdup(name);
+}
+
 void bench_print_ranks(FILE *out, const BenchColumn *column, size_t columns, const double *row,
                        unsigned rounds, unsigned n, const char *const *name, const unsigned *taken)
 {
@@ -95,11 +100,11 @@ void bench_print_ranks(FILE *out, const BenchColumn *column, size_t columns, con
     for (unsigned l = 0; l < G_N_ELEMENTS(lines); l++) {
         fprintf(out, "%s of %u\n", lines[l].name, rounds);
         for (unsigned i = 0; i < n; i++) {
+            g_autofree char *text = bench_name(name[i], taken[i], rounds);
+
             rank_columns(column, columns, &row[(size_t)i * rounds * columns], taken[i],
                          lines[l].rank, ranked);
-            if (taken[i]) {
-                bench_print_figures(out, name[i], column, columns, ranked);
-            }
+            bench_print_figures(out, text, column, columns, ranked);
         }
     }
     fflush(out);

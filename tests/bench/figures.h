@@ -29,8 +29,11 @@ double bench_hist_edge(const uint64_t *hist, unsigned n, double share);
 /* One row of the table, or its head if ROW is NULL. */
 void bench_print_figures(FILE *out, const char *name, const BenchColumn *column, size_t columns,
                          const double *row);
+/* NAME (g_free); where only TAKEN of ROUNDS rounds have figures it says so. */
+char *bench_name(const char *name, unsigned taken, unsigned rounds);
 /* Median, p99 and worst of N rows of names, of each of which the first TAKEN of ROUNDS rows at ROW
- * are there; a name of which none is has no line. The worst is the least where more is better. */
+ * are there: what failed has none, and is said beside the name. The worst is the least where more
+ * is better. */
 void bench_print_ranks(FILE *out, const BenchColumn *column, size_t columns, const double *row,
                        unsigned rounds, unsigned n, const char *const *name, const unsigned *taken);
 /* The values that there are, as members of O. */

@@ -99,6 +99,30 @@ static void test_damaged(void)
     }
 }
 
+/* A round that fails is in the results and in the table, without figures. */
+static void test_failed(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+
+    if (!bench_test_can_run()) {
+        g_rmdir(dir);
+        return;
+    }
+    g_autofree char *qemu =
+        make_qemu("qemu-system-x86_64", "[[ \"$*\" != *-incoming* ]] || exit 1\n");
+    const char *words[] = {"--engines", "plain", "--qemu", qemu, NULL};
+    g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 1);
+    g_assert_nonnull(strstr(said, "\nmedian of 1\nplain (0 of 1) "));
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, 1);
+    JsonObject *o = results->pdata[0];
+    g_assert_cmpstr(json_object_get_string_member(o, "engine"), ==, "plain");
+    g_assert_nonnull(strstr(json_object_get_string_member(o, "failed"), "QEMU's monitor"));
+    g_assert_false(json_object_has_member(o, "total-ms"));
+    g_assert_cmpint(g_unlink(qemu), ==, 0);
+    bench_test_check_folder(dir);
+}
+
 /* In the child: tracefs, where nobody else sees it. */
 static void mount_tracefs(gpointer opaque)
 {
@@ -161,6 +185,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/bench/move/qemus", test_qemus);
     g_test_add_func("/bench/move/damaged", test_damaged);
+    g_test_add_func("/bench/move/failed", test_failed);
     g_test_add_func("/bench/move/worst", test_worst);
     return g_test_run();
 }
