@@ -198,31 +198,29 @@ static void take_series(const BenchGuest *src, const BenchGuest *dst, const Benc
 
 typedef struct {
     double speed;
-    unsigned most; /* reports that are waited for */
+    unsigned since; /* reports before the end of the migration */
 } Recovery;
 
 static bool recovered(const BenchGuest *guest, void *opaque)
 {
     const Recovery *r = opaque;
 
-    return guest->reports >= 2 &&
-           (guest->track->len >= r->most ||
-            bench_recovered((const BenchPoint *)guest->track->data, guest->track->len, r->speed));
+    return bench_lost_known((const BenchPoint *)guest->track->data, guest->track->len, r->since,
+                            r->speed);
 }
 
-/* Waits until DST works as SRC did; what it has not done until then is lost. .gap_ms is known. */
+/* Waits until DST works as SRC did, or for so long that it is given up; what it has not done until
+ * then is lost. .gap_ms is known. */
 static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GError **error)
 {
-    const BenchPoint *before = (const BenchPoint *)src->track->data, *after;
+    const BenchPoint *before = (const BenchPoint *)src->track->data;
     unsigned n = src->track->len;
-    Recovery r = {.speed = bench_speed(before, n), .most = 20};
+    Recovery r = {.speed = bench_speed(before, n), .since = dst->track->len};
 
     if (!bench_guest_wait(dst, recovered, &r, 60, "the guest's report", error)) {
         return false;
     }
-    after = (const BenchPoint *)dst->track->data;
-    unsigned end = bench_recovered(after, dst->track->len, r.speed);
-    s->lost_ms = end ? bench_lost(&before[n - 1], &after[end], r.speed, s->gap_ms) : NAN;
+    bench_take_lost(before, n, (const BenchPoint *)dst->track->data, dst->track->len, s);
     return true;
 }
 

@@ -55,31 +55,52 @@ double bench_hist_edge(const uint64_t *hist, unsigned n, double share)
     return NAN;
 }
 
+/* (g_free) */
+static char *text_of(const BenchColumn *column, const double *value, bool least)
+{
+    char number[G_ASCII_DTOSTR_BUF_SIZE];
+
+    if (!value || isnan(*value)) {
+        return g_strdup(value ? "-" : column->title);
+    }
+    g_ascii_formatd(number, sizeof(number), column->format, *value);
+    return g_strdup_printf("%s%s", least ? ">=" : "", number);
+}
+
 void bench_print_figures(FILE *out, const char *name, const BenchColumn *column, size_t columns,
                          const double *row)
 {
     fprintf(out, "%-20s", name);
     for (size_t c = 0; c < columns; c++) {
-        char number[G_ASCII_DTOSTR_BUF_SIZE];
-        const char *text = number;
+        bool least = row && c + 1 < columns && column[c + 1].bound && row[c + 1] > 0;
+        g_autofree char *text = text_of(&column[c], row ? &row[c] : NULL, least);
 
-        if (!row) {
-            text = column[c].title;
-        } else if (isnan(row[c])) {
-            text = "-";
-        } else {
-            g_ascii_formatd(number, sizeof(number), column[c].format, row[c]);
+        if (!column[c].bound) {
+            fprintf(out, " %9s", text);
         }
-        fprintf(out, " %9s", text);
     }
     fputc('\n', out);
+}
+
+/* What is known of a round to be at least so much is no more than VALUE: it may be beyond it. */
+static bool is_bound(const double *row, unsigned n, size_t columns, size_t column, double value)
+{
+    bool found = false;
+
+    for (unsigned i = 0; i < n; i++) {
+        const double *r = &row[i * columns + column];
+        found = found || (r[0] > 0 && r[-1] <= value);
+    }
+    return found;
 }
 
 static void rank_columns(const BenchColumn *column, size_t columns, const double *row, unsigned n,
                          double rank, double *ranked)
 {
     for (size_t c = 0; c < columns; c++) {
-        ranked[c] = bench_rank(row, n, columns, c, column[c].more ? 1 - rank : rank);
+        ranked[c] = column[c].bound
+                        ? is_bound(row, n, columns, c, ranked[c - 1])
+                        : bench_rank(row, n, columns, c, column[c].more ? 1 - rank : rank);
     }
 }
 

@@ -14,6 +14,9 @@
 typedef struct {
     const char *name, *title, *format; /* in JSON; over the table; as for g_ascii_formatd() */
     bool more;                         /* more is better */
+    /* Not in the table: above 0 the column before it is what it is at least, and so written there.
+     */
+    bool bound;
 } BenchColumn;
 
 /* Of N rows of COLUMNS doubles each, one column: RANK 0 is the least value, 0.5 the median, 1 the

@@ -20,6 +20,7 @@ const BenchColumn bench_column[BENCH_SAMPLE_FIELDS] = {
     {"engine-mean-us", "e.mean us", "%.0f"},
     {"engine-p99-us", "e.p99 us", "%.0f"},
     {"lost-ms", "lost ms", "%.0f"},
+    {"lost-bound", NULL, "%.0f", .bound = true},
     {"mib", "MiB", "%.0f"},
     {"source-cpu-s-per-gib", "s cpu/GiB", "%.2f"},
     {"destination-cpu-s-per-gib", "d cpu/GiB", "%.2f"},
@@ -108,6 +109,22 @@ double bench_lost(const BenchPoint *before, const BenchPoint *after, double spee
     double worked_us = (double)(after->steps - before->steps) / speed;
 
     return (after->own_us - before->own_us - worked_us) / 1000 + stood_ms;
+}
+
+bool bench_lost_known(const BenchPoint *point, unsigned n, unsigned since, double speed)
+{
+    return n >= 2 && (n >= since + BENCH_PATIENCE || bench_recovered(point, n, speed));
+}
+
+void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *after,
+                     unsigned after_n, BenchSample *sample)
+{
+    double speed = bench_speed(before, n);
+    unsigned end = bench_recovered(after, after_n, speed);
+
+    sample->lost_bound = end == 0;
+    end = end ? end : after_n - 1;
+    sample->lost_ms = bench_lost(&before[n - 1], &after[end], speed, sample->gap_ms);
 }
 
 void bench_sample_clear(BenchSample *sample)

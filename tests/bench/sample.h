@@ -24,8 +24,9 @@ typedef struct {
     double wait_mean_us;
     double wait_p50_us, wait_p99_us, wait_p999_us, wait_worst_us; /* see bench_waits() */
     double engine_mean_us, engine_p99_us; /* farfault's own view; NaN for others */
-    double lost_ms; /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
-    double mib;     /* sent, MiB */
+    double lost_ms;    /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
+    double lost_bound; /* 1: it was not back yet, and .lost_ms is what was lost until then */
+    double mib;        /* sent, MiB */
     /* Processor time per GiB sent, of all but the vCPUs; see bench_guest_cpu(). */
     double src_cpu, dst_cpu;
     double bad; /* wrong pages that the guest found afterwards */
@@ -61,6 +62,16 @@ unsigned bench_recovered(const BenchPoint *point, unsigned n, double speed);
 /* Milliseconds of work at SPEED that are missing between two points, where the guest stood still,
  * and its clock with it, for STOOD_MS. */
 double bench_lost(const BenchPoint *before, const BenchPoint *after, double speed, double stood_ms);
+
+/* So many reports after the end of a migration its guest is given up. */
+#define BENCH_PATIENCE 20
+/* Of N points at the destination, the first SINCE of which came before the migration had ended:
+ * TRUE when the guest has its SPEED back, or is given up. */
+bool bench_lost_known(const BenchPoint *point, unsigned n, unsigned since, double speed);
+/* From N points of the source and AFTER_N of the destination: .lost_ms, .lost_bound. .gap_ms is
+ * known. */
+void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *after,
+                     unsigned after_n, BenchSample *sample);
 
 /* All NaN. */
 void bench_sample_clear(BenchSample *sample);

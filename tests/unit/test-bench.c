@@ -233,6 +233,31 @@ static void test_lost(void)
     g_assert_cmpfloat_with_epsilon(bench_lost(&before[1], &after[2], speed, 500), 1000, 1e-6);
 }
 
+/* A migration that takes longer than the guest is given up after: it has its speed back in the
+ * second report behind it, and what is lost is known. One that does not have it back is waited for
+ * just as long, and what it has lost until then is the least. */
+static void test_lost_long(void)
+{
+    static const BenchPoint before[] = {{0, 0, 0}, {1000000, 10000000, 1000000}};
+    BenchPoint after[BENCH_PATIENCE + 25];
+    BenchSample s = {.gap_ms = 100};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(after); i++) {
+        after[i] = (BenchPoint){0, 15000000 + 5000000 * i, 2000000.0 + 1000000.0 * i};
+    }
+    g_assert_false(bench_lost_known(after, 25, 25, 10));
+    g_assert_false(bench_lost_known(after, BENCH_PATIENCE + 24, 25, 10));
+    g_assert_true(bench_lost_known(after, BENCH_PATIENCE + 25, 25, 10));
+    bench_take_lost(before, 2, after, BENCH_PATIENCE + 25, &s);
+    g_assert_cmpfloat(s.lost_bound, ==, 1);
+    g_assert_cmpfloat_with_epsilon(s.lost_ms, 500.0 * (BENCH_PATIENCE + 25) + 100, 1e-6);
+    after[26].steps = after[25].steps + 10000000;
+    g_assert_true(bench_lost_known(after, 27, 25, 10));
+    bench_take_lost(before, 2, after, 27, &s);
+    g_assert_cmpfloat(s.lost_bound, ==, 0);
+    g_assert_cmpfloat_with_epsilon(s.lost_ms, 500.0 * 26 + 100, 1e-6);
+}
+
 /* By when reports came, as the bench did it once. */
 static double speed_as_heard(const BenchPoint *p, unsigned n)
 {
@@ -306,6 +331,33 @@ static void test_ranks(void)
     line = g_strdup_printf("worst of 2\n%-20s %9s %9s\n%-20s %9s %9s\n%-20s %9s %9s\n", "a", "5",
                            "10", "b (1 of 2)", "7", "70", "c (0 of 2)", "-", "-");
     g_assert_true(g_str_has_suffix(text, line));
+}
+
+/* A rank is exact while all that is only known to be at least so much is beyond it. */
+static void test_bounds(void)
+{
+    static const BenchColumn column[] = {{"lost", "lost", "%.0f"},
+                                         {"lost-bound", NULL, "%.0f", .bound = true},
+                                         {"bad", "bad", "%.0f"}};
+    static const double rows[] = {1, 0, 0, 9, 1, 0, 5, 0, 0, /* of the next */
+                                  1, 1, 0, 9, 0, 0, 5, 0, 0};
+    static const char *const name[] = {"a", "b"};
+    static const unsigned taken[] = {3, 3};
+    g_autofree char *head = NULL, *text = NULL, *median = NULL, *worst = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+
+    bench_print_figures(out, "", column, 3, NULL);
+    bench_print_ranks(out, column, 3, rows, 3, 2, name, taken);
+    fclose(out);
+    head = g_strdup_printf("%-20s %9s %9s\nmedian", "", "lost", "bad");
+    median = g_strdup_printf("median of 3\n%-20s %9s %9s\n%-20s %9s %9s\n", "a", "5", "0", "b",
+                             ">=5", "0");
+    worst = g_strdup_printf("worst of 3\n%-20s %9s %9s\n%-20s %9s %9s\n", "a", ">=9", "0", "b",
+                            ">=9", "0");
+    g_assert_true(g_str_has_prefix(text, head));
+    g_assert_nonnull(strstr(text, median));
+    g_assert_true(g_str_has_suffix(text, worst));
 }
 
 static void test_hist_edge(void)
@@ -507,11 +559,13 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/worst-alone", test_worst_alone);
     g_test_add_func("/bench/lost", test_lost);
     g_test_add_func("/bench/lost-late", test_lost_late);
+    g_test_add_func("/bench/lost-long", test_lost_long);
     g_test_add_func("/bench/rank", test_rank);
     g_test_add_func("/bench/hist-edge", test_hist_edge);
     g_test_add_func("/bench/latency", test_latency);
     g_test_add_func("/bench/stalls", test_stalls);
     g_test_add_func("/bench/ranks", test_ranks);
+    g_test_add_func("/bench/bounds", test_bounds);
     g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
     g_test_add_func("/bench/restore/work", test_restore_work);
     g_test_add_func("/bench/restore/late", test_restore_late);
