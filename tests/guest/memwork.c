@@ -70,8 +70,8 @@
  * a guest that is restored often does not do the same each time; 'w' says how long each touch took
  * of those of 32 us and longer, since it was last asked, and which steps were the longest: how long
  * each took, when it ended (as clock_us), and the page it touched, by its number in the guest's
- * physical memory (0: not known), and for how long. 'f': what comes from now on is not among them,
- * until they were said.
+ * physical memory (0: not known), and for how long. 'f': steps that begin from now on are not among
+ * them, until they were said; one that is under way is, to its end.
  *
  * Threads: main reports and reads keys; workers never print more than a bad page.
  */
@@ -150,8 +150,11 @@ typedef struct {
     _Atomic uint64_t writes, checks, passes, bad, stall, hist[BUCKETS];
     _Atomic unsigned verified; /* the last request for a verdict that it has served */
     uint64_t choice;           /* the last one of choice_request that it has served */
-    uint64_t touched;          /* by the step under way, */
-    double touch_us;           /* for so long */
+    /* Of the step under way. */
+    bool noted;     /* it and its touch are, if they take long */
+    uint64_t began; /* by the processor's counter */
+    uint64_t touched;
+    double touch_us;
     pthread_mutex_t waits_lock;
     /* Under waits_lock, until main takes them. */
     Durations waits;       /* touches */
@@ -166,7 +169,7 @@ static double ticks_per_us;
 static _Atomic unsigned verdict_request, bad_lines;
 static _Atomic uint64_t damage_request; /* page number + 1; 0 = none */
 static _Atomic uint64_t choice_request; /* the key '0' to '9'; 0 = none. All workers look at it */
-static atomic_bool finished;            /* key 'f': workers note no more waits and steps */
+static atomic_bool finished;            /* key 'f': workers note no steps that begin then */
 static pthread_barrier_t filled;
 static pthread_mutex_t verified_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t verified_cond = PTHREAD_COND_INITIALIZER;
@@ -384,7 +387,7 @@ static void touch(Worker *w, uint64_t page, bool rewrite)
     if (opt.store && !rewrite)
         return;
     atomic_fetch_add_explicit(&w->hist[bucket(us)], 1, memory_order_relaxed);
-    if (durations_counts(us) && !atomic_load_explicit(&finished, memory_order_relaxed))
+    if (w->noted && durations_counts(us))
         note_wait(w, us);
 }
 
@@ -416,6 +419,26 @@ static void step(Worker *w)
     atomic_fetch_add_explicit(&w->writes, 1, memory_order_relaxed);
 }
 
+/* Whether it is noted is decided when it begins, before the clock is read: who stands still in a
+ * step and learns of 'f' when it goes on has the step all the same. */
+static void begin_step(Worker *w)
+{
+    w->noted = !atomic_load_explicit(&finished, memory_order_acquire);
+    w->began = __rdtsc();
+}
+
+/* The next one has begun then: each moment belongs to a step. */
+static void end_step(Worker *w)
+{
+    bool noted = w->noted;
+    uint64_t began = w->began;
+    begin_step(w);
+    note_stall(w, w->began - began);
+    double us = (w->began - began) / ticks_per_us;
+    if (noted && durations_counts(us))
+        note_step(w, us, w->began / ticks_per_us);
+}
+
 static void serve_requests(Worker *w)
 {
     uint64_t damage = atomic_load(&damage_request);
@@ -437,6 +460,7 @@ static void serve_requests(Worker *w)
     atomic_store(&w->verified, request);
     pthread_cond_broadcast(&verified_cond);
     pthread_mutex_unlock(&verified_lock);
+    begin_step(w); /* all of its pages are no step */
 }
 
 static void *work(void *arg)
@@ -453,19 +477,12 @@ static void *work(void *arg)
     pthread_barrier_wait(&filled); /* all pages stand */
     pthread_barrier_wait(&filled); /* main has calibrated the clock and said so */
 
-    uint64_t last = __rdtsc();
+    begin_step(w);
     for (unsigned n = 0;; n++) {
         step(w);
-        uint64_t now = __rdtsc();
-        note_stall(w, now - last);
-        double us = (now - last) / ticks_per_us;
-        if (durations_counts(us) && !atomic_load_explicit(&finished, memory_order_relaxed))
-            note_step(w, us, now / ticks_per_us);
-        last = now;
-        if (n % CLOCK_STEPS == 0) {
+        end_step(w);
+        if (n % CLOCK_STEPS == 0)
             serve_requests(w);
-            last = __rdtsc();
-        }
     }
     return NULL;
 }

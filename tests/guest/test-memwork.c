@@ -3,6 +3,7 @@
  * The guest's init program, run on the host: it counts, its verdict is right, and it finds a
  * damaged word. Keys go in by one end of a socket, lines come out of it.
  */
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -255,6 +256,70 @@ static void test_waits(void)
     g_assert_cmpint(end(&m), ==, 0);
 }
 
+static double real(const char *line, const char *name)
+{
+    g_autofree char *key_text = g_strconcat(" ", name, "=", NULL);
+    const char *at = strstr(line, key_text);
+    if (!at)
+        test_fail("no %s in \"%s\"", name, line);
+    return g_ascii_strtod(at + strlen(key_text), NULL);
+}
+
+/* All threads stand still for MS; 'f' is typed meanwhile. */
+static void stop_and_finish(Memwork *m, double ms)
+{
+    gint64 begin = g_get_monotonic_time();
+    g_assert_cmpint(kill(m->pid, SIGSTOP), ==, 0);
+    g_assert_cmpint(waitpid(m->pid, NULL, WUNTRACED), ==, m->pid);
+    key(m, "f");
+    /* That is how long the guest stands still; nothing is waited for. */
+    while (g_get_monotonic_time() - begin < ms * 1000)
+        g_usleep(1000);
+    g_assert_cmpint(kill(m->pid, SIGCONT), ==, 0);
+}
+
+/* A step that was under way when 'f' came is said, to its end: main, on the same processor, reads
+ * the key before the worker goes on. */
+static void test_finish(void)
+{
+    /* memwork knows the rate of its clock by how long few MiB took: roughly on a busy machine. */
+    const double stop_ms = 400, least_ms = stop_ms / 2;
+    const char *options[] = {"ff.mib=8", "ff.threads=1", "ff.report=10", NULL};
+    cpu_set_t all, first;
+    g_assert_cmpint(sched_getaffinity(0, sizeof(all), &all), ==, 0);
+    CPU_ZERO(&first);
+    CPU_SET(0, &first);
+    sched_setaffinity(0, sizeof(first), &first); /* of the worker; where it may not be, any */
+    Memwork m = start(options);
+    sched_setaffinity(0, sizeof(all), &all);
+    double worst_us, longest_ms = 0, stall_ms = 0;
+    uint64_t steps = 0, then;
+    g_free(line_with(&m, "FF t="));
+    ask_waits(&m, &worst_us);
+    stop_and_finish(&m, stop_ms);
+    /* The worker has gone on, and has done a step behind that one. */
+    while (stall_ms < least_ms) {
+        g_autofree char *line = line_with(&m, "FF t=");
+        stall_ms = real(line, "stall_ms");
+        steps = number(line, "checks");
+    }
+    do {
+        g_autofree char *line = line_with(&m, "FF t=");
+        then = number(line, "checks");
+    } while (then == steps);
+    key(&m, "w");
+    g_autofree char *line = line_with(&m, "FF ");
+    for (; !g_str_has_prefix(line, "FF waits n="); g_free(line), line = line_with(&m, "FF ")) {
+        if (g_str_has_prefix(line, "FF longest "))
+            longest_ms = MAX(longest_ms, real(line, "us") / 1000);
+    }
+    g_assert_cmpfloat(longest_ms, >=, least_ms);
+    g_assert_cmpfloat(longest_ms * 1000 + 1, >=, real(line, "worst_us"));
+    key(&m, "q");
+    g_free(line_with(&m, "FF verdict"));
+    g_assert_cmpint(end(&m), ==, 0);
+}
+
 static void test_options(void)
 {
     static const struct {
@@ -283,6 +348,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memwork/report", test_report);
     g_test_add_func("/memwork/store", test_store);
     g_test_add_func("/memwork/waits", test_waits);
+    g_test_add_func("/memwork/finish", test_finish);
     g_test_add_func("/memwork/options", test_options);
     return g_test_run();
 }
