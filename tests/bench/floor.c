@@ -10,14 +10,23 @@
  *                       [--maxseg BYTES] [--pacing MBIT] [--congestion NAME]
  *
  * A line for each case, in turn in each round:
+ *
  *   alone      no bulk
+ *
  *   bulk       with what the kernel queues by itself
+ *
  *   lowat      with TCP_NOTSENT_LOWAT on the bulk socket
+ *
  *   +window    with that, and a send buffer that follows the round trip (net/window.h) and, while
- * it is short, pieces of 32 KiB: as an engine sends +maxseg    with that and TCP_MAXSEG, if
- * --maxseg is given +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with
- * all three Percentiles and the worst are of all round trips, none left out. The urgent socket is
- * as an engine's: TCP_NODELAY, reno, SO_PRIORITY 6.
+ *              it is short, pieces of 32 KiB: as an engine sends
+ *
+ *   +maxseg    with lowat and TCP_MAXSEG, if --maxseg is given
+ *
+ *   +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with all three
+ *
+ * Percentiles and the worst are of all round trips, none left out. The urgent socket is as an
+ * engine's: TCP_NODELAY, reno, SO_PRIORITY 6. So are the threads (net/priority.h): who asks and who
+ * answers comes first, bulk last, but that its sender is prompt while its window is short.
  *
  * The bulk sender waits until its socket takes data, and writes 128 KiB then; requests begin when
  * 32 MiB have come. Between two requests lies a random time, else they would follow the pulse of
@@ -236,10 +245,22 @@ static gpointer answer(gpointer opaque)
     const Link *l = opaque;
     char request[REQUEST], page[ANSWER] = {0};
 
+    ff_priority_urgent();
     while (read_all(l->urgent.from, request, sizeof(request)) &&
            write_all(l->urgent.from, page, sizeof(page))) {
     }
     return NULL;
+}
+
+/* As an engine's bulk: prompt while the link is the limit, else it waits for those that answer. */
+static bool set_priority(bool prompt, bool was)
+{
+    if (prompt && !was) {
+        ff_priority_link();
+    } else if (was && !prompt) {
+        ff_priority_bulk();
+    }
+    return prompt;
 }
 
 static gpointer send_bulk(gpointer opaque)
@@ -249,12 +270,14 @@ static gpointer send_bulk(gpointer opaque)
     struct pollfd room = {l->bulk.from, POLLOUT, 0};
     FfWindow window = {0};
     ssize_t n = 0;
+    bool prompt = false;
 
-    ff_priority_link();
+    ff_priority_bulk();
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
         if (l->window) {
             ff_window_follow(&window, l->bulk.from);
         }
+        prompt = set_priority(window.bytes > 0, prompt);
         n = poll(&room, 1, -1);
         if (n >= 0) {
             n = send(l->bulk.from, chunk, window.bytes ? PIECE : CHUNK,
@@ -448,6 +471,7 @@ int main(int argc, char **argv)
         g_printerr(NAME ": %s\n", error->message);
         return 2;
     }
+    ff_priority_urgent();
     run_all();
     return 0;
 }
