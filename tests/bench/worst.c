@@ -258,7 +258,8 @@ static void explain(const BenchMarks *m, const BenchStep *step, BenchCause *caus
         }
     }
     cause->waited_us = MIN(cause->waited_us, step->us);
-    if (end < m->resumed) {
+    /* "resumed" is QEMU's answer to "cont": its vCPUs run before that, and may wait already. */
+    if (end < m->resumed && !worst) {
         cause->why = BENCH_WHY_BEFORE;
     } else if (!worst || cause->waited_us < step->us / 2) {
         cause->why = BENCH_WHY_CPU;

@@ -17,12 +17,14 @@
 /* Why a step took so long; bench_why[] has the words. */
 typedef enum {
     BENCH_WHY_UNKNOWN, /* there are no marks */
-    BENCH_WHY_BEFORE,  /* it ended before the guest ran at the destination */
+    BENCH_WHY_BEFORE,  /* it ended before QEMU said that the guest runs at the destination, and
+                          waited for no page */
     BENCH_WHY_CPU,     /* for most of it no page was waited for */
     BENCH_WHY_MANY,    /* none of its waits is half of them all; the others have such a one: */
     BENCH_WHY_RUN,     /* its page was part of a run of BENCH_LONG_RUN pages or more */
     BENCH_WHY_BULK,    /* bulk had claimed its page: it stood in bulk's queue */
-    BENCH_WHY_FIRST,   /* asked for in the first BENCH_FIRST_US at the destination */
+    BENCH_WHY_FIRST,   /* asked for in the first BENCH_FIRST_US at the destination, or before
+                          QEMU said that the guest runs there */
     BENCH_WHY_ASKED,   /* asked for, and sent as such */
     BENCH_WHYS
 } BenchWhy;
