@@ -18,6 +18,9 @@ const char *const bench_why[BENCH_WHYS] = {
 
 /* Between a mark and what the guest noted of the same moment. */
 #define SLACK_US 200
+/* By so much the guest's clock is off at most: it took the rate of its counter from some
+ * milliseconds at its start. */
+#define DRIFT_US 5000
 /* RAM of a guest of QEMU's type "pc" below and above 4 GiB is one block. */
 #define PAGES_OF_4G (4ull << 18)
 #define PAGES_BELOW_4G (3ull << 18)
@@ -167,7 +170,8 @@ static uint64_t page_of_frame(uint64_t frame)
     return frame < PAGES_OF_4G ? frame : frame - PAGES_OF_4G + PAGES_BELOW_4G;
 }
 
-/* The wait for the page that STEP touched; NULL: there is none. */
+/* The wait for the page that STEP touched; NULL: there is none, or it was another step's, as it is
+ * longer than this touch. */
 static const Wait *wait_of(const BenchMarks *m, const BenchStep *step)
 {
     uint64_t page = page_of_frame(step->frame);
@@ -175,7 +179,8 @@ static const Wait *wait_of(const BenchMarks *m, const BenchStep *step)
     for (guint i = 0; step->frame && i < m->waits->len; i++) {
         const Wait *w = wait_at(m, i);
 
-        if (w->block == 0 && w->page == page && w->vcpu == (int)step->worker && !isnan(w->end)) {
+        if (w->block == 0 && w->page == page && w->vcpu == (int)step->worker &&
+            w->end - w->begin <= step->touch_us + SLACK_US) {
             return w;
         }
     }
@@ -204,6 +209,21 @@ static double clock_offset(const BenchMarks *m, const BenchStep *step, unsigned 
         }
     }
     return isinf(least) ? most : least;
+}
+
+/* When STEP began. Where its page was waited for, that was within its touch, with which it began:
+ * the page says it better than the guest's clock. */
+static double start_of(const BenchMarks *m, const BenchStep *step, double offset)
+{
+    double start = step->end_us - step->us + offset;
+    const Wait *w = m ? wait_of(m, step) : NULL;
+
+    if (!w) {
+        return start;
+    }
+    double least = MIN(w->end - step->touch_us, w->begin);
+    double moved = CLAMP(start, least, w->begin);
+    return fabs(moved - start) <= DRIFT_US ? moved : start;
 }
 
 /* The last claim of W's page before it was placed. */
@@ -277,7 +297,7 @@ void bench_explain(const BenchMarks *m, const BenchStep *step, unsigned n, const
 
     for (unsigned i = 0; i < n; i++) {
         cause[i] = (BenchCause){.waited_us = NAN, .early_us = NAN};
-        cause[i].start_host = step[i].end_us - step[i].us + offset;
+        cause[i].start_host = start_of(m, &step[i], offset);
         if (m) {
             explain(m, &step[i], &cause[i]);
         }

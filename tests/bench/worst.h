@@ -4,8 +4,9 @@
  * farfault trace prints them. Pure; any thread.
  *
  * A step is found in the marks by the page that it touched, which is missing once after the switch,
- * and by its time: guest and host count the same seconds, from another zero. Pages are of 4 KiB: of
- * a guest on huge pages it knows the times alone.
+ * and by its time: guest and host count the same seconds, from another zero, and not quite at the
+ * same rate, so the page comes first. Pages are of 4 KiB: of a guest on huge pages it knows the
+ * times alone.
  */
 #ifndef FF_BENCH_WORST_H
 #define FF_BENCH_WORST_H

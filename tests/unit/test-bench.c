@@ -203,6 +203,47 @@ static void test_worst(void)
     g_assert_cmpfloat_with_epsilon(cause[0].early_us, -500, 1);
 }
 
+/* The guest's seconds are 0.2 per mille longer than the host's: after 8 s they are 1.6 ms apart,
+ * and only the pages say which waits were whose. One page is touched again, when it is there. */
+static void test_worst_drift(void)
+{
+    static const struct {
+        double at, ms; /* since the switch, by the host */
+        uint64_t page;
+        BenchWhy why;
+        unsigned pages;
+    } rows[] = {{0.5, 1, 1000, BENCH_WHY_ASKED, 1},   {2, 1.2, 2000, BENCH_WHY_ASKED, 1},
+                {4, 0.9, 3000, BENCH_WHY_ASKED, 1},   {6, 1, 4000, BENCH_WHY_ASKED, 1},
+                {7.9, 1.1, 5000, BENCH_WHY_ASKED, 1}, {7.905, 0.6, 1000, BENCH_WHY_CPU, 0}};
+    static const BenchPoint point[] = {{11000000, 0, 4000000 - 200},
+                                       {18000000, 0, 11000000 - 1600}};
+    g_autoptr(GString) text = g_string_new("10.000000 b destination resumed running=1\n");
+    BenchStep step[G_N_ELEMENTS(rows)];
+    BenchCause cause[G_N_ELEMENTS(rows)];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        double begin = 10 + rows[i].at, end = begin + rows[i].ms / 1000;
+
+        step[i] = (BenchStep){.us = rows[i].ms * 1000 + 120,
+                              .touch_us = rows[i].ms * 1000 + 60,
+                              .frame = rows[i].page,
+                              .end_us = 3e6 + (end - 10) * 1e6 * 0.9998 + 80};
+        if (rows[i].pages) {
+            g_string_append_printf(text,
+                                   "%.6f b destination wait_begins block=0 page=%u vcpu=0\n"
+                                   "%.6f b destination wait_ends block=0 page=%u vcpu=0\n",
+                                   begin, (unsigned)rows[i].page, end, (unsigned)rows[i].page);
+        }
+    }
+    g_autoptr(BenchMarks) m = bench_marks_new(text->str);
+    bench_explain(m, step, G_N_ELEMENTS(rows), point, G_N_ELEMENTS(point), cause);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_test_message("%g s: %s", rows[i].at, bench_why[cause[i].why]);
+        g_assert_cmpint(cause[i].why, ==, rows[i].why);
+        g_assert_cmpuint(cause[i].pages, ==, rows[i].pages);
+    }
+}
+
 /* Of QEMU's own postcopy nothing is known but the steps, and when they were. */
 static void test_worst_alone(void)
 {
@@ -559,6 +600,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/waits-lines", test_waits_lines);
     g_test_add_func("/bench/step-line", test_step_line);
     g_test_add_func("/bench/worst", test_worst);
+    g_test_add_func("/bench/worst-drift", test_worst_drift);
     g_test_add_func("/bench/worst-alone", test_worst_alone);
     g_test_add_func("/bench/lost", test_lost);
     g_test_add_func("/bench/lost-late", test_lost_late);
