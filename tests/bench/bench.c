@@ -172,6 +172,7 @@ typedef struct {
     uint64_t hist[BENCH_BUCKETS]; /* touches from the switch on */
     Durations waits;              /* of them, those of 32 us and longer */
     GArray *track;                /* BenchPoint of both sides; can be NULL */
+    guint at_source;              /* of them, the first ones */
     int64_t start_us;             /* of the migration */
     BenchStep longest[BENCH_LONGEST];
     BenchCause cause[BENCH_LONGEST]; /* of each of them */
@@ -193,6 +194,7 @@ static void take_series(const BenchGuest *src, const BenchGuest *dst, const Benc
     }
     series->waits = dst->waits;
     series->track = g_array_copy(src->track);
+    series->at_source = src->track->len;
     g_array_append_vals(series->track, dst->track->data, dst->track->len);
 }
 
@@ -414,6 +416,7 @@ static void add_series(JsonObject *o, const BenchSeries *series)
     }
     json_object_set_array_member(o, "touches", hist);
     json_object_set_array_member(o, "track", track);
+    json_object_set_int_member(o, "track-at-source", series->at_source);
 }
 
 /* What it was, without what it came to. */

@@ -404,6 +404,60 @@ static void test_bounds(void)
     g_assert_true(g_str_has_suffix(text, worst));
 }
 
+/* What scripts/bench-plot hands to gnuplot, of RESULTS (g_free); NULL: it cannot run here. */
+static char *plotted(const char *results)
+{
+    g_autofree char *dir = g_dir_make_tmp("plot-XXXXXX", NULL);
+    g_autofree char *program = g_test_build_filename(G_TEST_DIST, "scripts", "bench-plot", NULL);
+    g_autofree char *file = g_build_filename(dir, "results.jsonl", NULL);
+    g_autofree char *gnuplot = g_build_filename(dir, "gnuplot", NULL);
+    g_autofree char *said = g_build_filename(dir, "said", NULL);
+    g_autofree char *script = g_strdup_printf("#!/bin/sh\nexec cat >>%s\n", said);
+    g_autofree char *path = g_strdup_printf("%s:%s", dir, g_getenv("PATH"));
+    g_autofree char *python = g_find_program_in_path("python3");
+    char *argv[] = {program, file, dir, NULL}, *text = NULL;
+    g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "PATH", path, TRUE);
+    g_autoptr(GError) error = NULL;
+    int status = -1;
+
+    g_assert_true(g_file_set_contents(file, results, -1, NULL));
+    g_assert_true(g_file_set_contents(gnuplot, script, -1, NULL));
+    g_assert_cmpint(g_chmod(gnuplot, 0755), ==, 0);
+    if (python) {
+        g_spawn_sync(NULL, argv, env, G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL, NULL, NULL, &status,
+                     &error);
+        g_assert_no_error(error);
+        g_assert_cmpint(status, ==, 0);
+        g_assert_true(g_file_get_contents(said, &text, NULL, NULL));
+    } else {
+        g_test_skip("no python3 here");
+    }
+    g_unlink(said);
+    g_unlink(gnuplot);
+    g_unlink(file);
+    g_rmdir(dir);
+    return text;
+}
+
+/* A guest of a thousand steps per second stands still for a second, in which its clock stands
+ * still, too: between the sides it has half of its speed. Rounds that failed are said. */
+static void test_plot(void)
+{
+    static const char results[] =
+        "{\"engine\":\"farfault\",\"link\":\"none\",\"failed\":\"lost\"}\n"
+        "{\"engine\":\"farfault\",\"link\":\"none\",\"gap-ms\":1000,\"touches\":[0],"
+        "\"waits-us\":[[40,1]],\"track-at-source\":2,"
+        "\"track\":[[-1000,0,0],[0,1000,1000],[1500,2000,2000],[2500,3000,3000]]}\n"
+        "{\"engine\":\"plain\",\"link\":\"none\",\"failed\":\"lost\"}\n";
+    g_autofree char *text = plotted(results);
+
+    if (text) {
+        g_assert_nonnull(strstr(text, "\n-0.5 1000.0\n0.75 500.0\n2.0 1000.0\n"));
+        g_assert_nonnull(strstr(text, " title 'farfault (1 of 2 rounds)'"));
+        g_assert_nonnull(strstr(text, ": link none, plain (0 of 1 rounds)'\n"));
+    }
+}
+
 static void test_hist_edge(void)
 {
     uint64_t hist[8] = {0};
@@ -611,6 +665,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/stalls", test_stalls);
     g_test_add_func("/bench/ranks", test_ranks);
     g_test_add_func("/bench/bounds", test_bounds);
+    g_test_add_func("/bench/plot", test_plot);
     g_test_add_func("/bench/snapshot/lost", test_snapshot_lost);
     g_test_add_func("/bench/restore/work", test_restore_work);
     g_test_add_func("/bench/restore/late", test_restore_late);
