@@ -178,6 +178,7 @@ typedef struct {
     BenchCause cause[BENCH_LONGEST]; /* of each of them */
     unsigned n_longest;
     uint64_t lost_marks;
+    bool untraced; /* the trace has failed */
 } BenchSeries;
 
 static void clear_series(BenchSeries *series)
@@ -282,21 +283,21 @@ static BenchTrace *start_trace(const Contender *c, const BenchGuest *src, const 
                                             : NULL;
 }
 
-/* TRACE can be NULL. */
-static bool take_longest(const BenchGuest *dst, BenchTrace *trace, BenchSeries *series,
-                         GError **error)
+/* TRACE can be NULL. One that has failed takes the reasons with it, and not what was measured. */
+static void take_longest(const BenchGuest *dst, BenchTrace *trace, BenchSeries *series)
 {
-    g_autoptr(BenchMarks) marks = trace ? bench_trace_end(trace, error) : NULL;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(BenchMarks) marks = trace ? bench_trace_end(trace, &error) : NULL;
 
-    if (trace && !marks) {
-        return false;
+    if (error) {
+        g_printerr("bench: %s\n", error->message);
+        series->untraced = true;
     }
     series->n_longest = dst->n_longest;
     series->lost_marks = marks ? bench_marks_lost(marks) : 0;
     memcpy(series->longest, dst->longest, sizeof(series->longest));
     bench_explain(marks, series->longest, series->n_longest, (const BenchPoint *)dst->track->data,
                   dst->track->len, series->cause);
-    return true;
 }
 
 /* One migration, from two fresh QEMUs to the guest's verdict. */
@@ -339,10 +340,10 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
         return false;
     }
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
-    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error) ||
-        !take_longest(dst, trace, series, error)) {
+    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
         return false;
     }
+    take_longest(dst, trace, series);
     bench_waits(&dst->waits, sample);
     sample->stall_ms = dst->n_longest ? dst->longest[0].us / 1000 : dst->worst_ms;
     take_series(src, dst, &before, series);
@@ -563,7 +564,7 @@ static bool run_all(const GPtrArray *contenders, FILE *json, const char *run_dir
         }
         write_json(json, c, round, s, &series, raw);
         print_one(c, s, &series);
-        all = is_whole(c, round, s) && all;
+        all = is_whole(c, round, s) && !series.untraced && all;
         durations_merge(&waits[at], &series.waits);
         taken[at]++;
     }

@@ -32,14 +32,14 @@ static void check_result(JsonObject *o, const char *engine, const char *qemu)
     g_assert_cmpfloat(bench_figure(o, "bad"), ==, 0);
 }
 
-/* A script that is QEMU, after LINES, in which it is $qemu (g_free). */
-static char *make_qemu(const char *qemu, const char *lines)
+/* A script that is REAL, after LINES, in which that is $real (g_free). */
+static char *make_script(const char *real, const char *lines)
 {
     g_autofree char *text =
-        g_strdup_printf("#!/bin/bash\nqemu=%s\n%sexec $qemu \"$@\"\n", qemu, lines);
+        g_strdup_printf("#!/bin/bash\nreal=%s\n%sexec $real \"$@\"\n", real, lines);
     g_autoptr(GError) error = NULL;
     char *path = NULL;
-    int fd = g_file_open_tmp("qemu-XXXXXX", &path, &error);
+    int fd = g_file_open_tmp("script-XXXXXX", &path, &error);
 
     g_assert_no_error(error);
     close(fd);
@@ -59,8 +59,8 @@ static void test_qemus(void)
         g_rmdir(dir);
         return;
     }
-    g_autofree char *other = make_qemu(qemu, "[ \"$*\" != --version ] ||\n"
-                                             "    exec echo QEMU emulator version 99.1.0\n");
+    g_autofree char *other = make_script(qemu, "[ \"$*\" != --version ] ||\n"
+                                               "    exec echo QEMU emulator version 99.1.0\n");
     const char *words[] = {"--engines", "plain,farfault", "--qemu", qemu, "--qemu", other, NULL};
     g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 0);
     g_assert_nonnull(strstr(said, "\nmedian of 1\n"));
@@ -85,9 +85,9 @@ static void test_damaged(void)
 
     for (unsigned i = 0; i < G_N_ELEMENTS(engines) && bench_test_can_run(); i++) {
         g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
-        g_autofree char *qemu = make_qemu(
+        g_autofree char *qemu = make_script(
             "qemu-system-x86_64", "[[ \"$*\" != *-incoming* ]] ||\n"
-                                  "    exec $qemu \"$@\" > >(exec sed -u 's/ bad=0 / bad=1 /')\n");
+                                  "    exec $real \"$@\" > >(exec sed -u 's/ bad=0 / bad=1 /')\n");
         const char *words[] = {"--engines", engines[i], "--qemu", qemu, NULL};
 
         g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, (int)i);
@@ -109,7 +109,7 @@ static void test_failed(void)
         return;
     }
     g_autofree char *qemu =
-        make_qemu("qemu-system-x86_64", "[[ \"$*\" != *-incoming* ]] || exit 1\n");
+        make_script("qemu-system-x86_64", "[[ \"$*\" != *-incoming* ]] || exit 1\n");
     const char *words[] = {"--engines", "plain", "--qemu", qemu, NULL};
     g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 1);
     g_assert_nonnull(strstr(said, "\nmedian of 1\nplain (0 of 1) "));
@@ -191,6 +191,31 @@ static void test_worst(void)
     bench_test_check_folder(dir);
 }
 
+/* A trace that ends with an error: the round has its figures, and the run says that it was not all
+ * that was asked for. */
+static void test_trace_fails(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+
+    if (!bench_test_can_run()) {
+        g_rmdir(dir);
+        return;
+    }
+    g_autofree char *other = make_script(farfault, "[ \"$1\" != trace ] || {\n"
+                                                   "    echo farfault: tracing nothing >&2\n"
+                                                   "    exec tail -f /dev/null\n"
+                                                   "}\n");
+    const char *words[] = {"--engines", "farfault", "--worst", "--farfault", other, NULL};
+    g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 1);
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, 1);
+    g_assert_cmpfloat(bench_figure(results->pdata[0], "gap-ms"), >, 0);
+    check_longest(results->pdata[0], false);
+    g_assert_cmpint(g_unlink(other), ==, 0);
+    bench_test_check_folder(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -198,5 +223,6 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/move/damaged", test_damaged);
     g_test_add_func("/bench/move/failed", test_failed);
     g_test_add_func("/bench/move/worst", test_worst);
+    g_test_add_func("/bench/move/trace-fails", test_trace_fails);
     return g_test_run();
 }
