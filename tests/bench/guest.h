@@ -97,8 +97,8 @@ bool bench_guest_wait(BenchGuest *guest, bool (*done)(const BenchGuest *guest, v
                       void *opaque, unsigned seconds, const char *what, GError **error);
 
 /* Asks GUEST for its touches of 32 us and longer, and its longest steps, since this was done the
- * last time, here or at the source, until bench_guest_end_waits() if that was called: they are in
- * .waits and .longest then. Saying them costs it some milliseconds. */
+ * last time, here or at the source; of steps that began before bench_guest_end_waits() if that was
+ * called. They are in .waits and .longest then. Saying them costs it some milliseconds. */
 bool bench_guest_end_waits(BenchGuest *guest, GError **error);
 bool bench_guest_take_waits(BenchGuest *guest, GError **error);
 
