@@ -303,6 +303,11 @@ char *qmp_event_names(Qmp *q)
     return g_string_free(names, FALSE);
 }
 
+void qmp_drop_events(Qmp *q)
+{
+    g_queue_clear_full(&q->events, (GDestroyNotify)json_object_unref);
+}
+
 char *qmp_migrate_status(Qmp *q)
 {
     g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);

@@ -54,6 +54,9 @@ bool qmp_has_event(Qmp *q, const char *name);
 /* All events that came so far and were not waited for, by name, separated by blanks. */
 char *qmp_event_names(Qmp *q);
 
+/* They are not waited for any more. */
+void qmp_drop_events(Qmp *q);
+
 /* query-migrate's member "status"; "none" if it has none yet (g_free). */
 char *qmp_migrate_status(Qmp *q);
 /* query-status's member "status" (g_free). */

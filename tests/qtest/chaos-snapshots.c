@@ -5,8 +5,11 @@
  * everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a
  * cgroup; the kernel's doing, not that of our writer), and for each snapshot its form, its buffer,
  * how much of the memory is in swap (zram, if there is none), where the balloon goes, and whether
- * the client cancels or the engine is killed, and when. Linux reads its disk past the page cache
- * all the time.
+ * the client cancels or the engine is killed, and when: before the instant, while the guest stands
+ * and its memory is being copied, from there until it runs, or while its old memory is written. How
+ * long each of these takes is known from the guest's last snapshots. In the last snapshot of one
+ * guest of three the relay is killed, with or without the engine: that guest gets a new one. Linux
+ * reads its disk past the page cache all the time.
  *
  * Each snapshot is held at its instant, and QEMU copies the memory. Each file that is completed is
  * compared with that, byte for byte, and what is not completed leaves none. Every Nth file of a
@@ -32,6 +35,7 @@
 #include <unistd.h>
 
 #include "tests/bench/throttle.h"
+#include "tests/lib/attach.h"
 #include "tests/lib/linuxguest.h"
 #include "tests/uffd/swap.h"
 
@@ -48,6 +52,20 @@
 #define MADV_PAGEOUT 21
 #endif
 
+/* When something is done to a snapshot. */
+typedef enum {
+    AHEAD,   /* from the command until the guest stands */
+    HELD,    /* the guest stands, and its memory is being copied */
+    INSTANT, /* from there until it runs */
+    WRITING, /* its old memory is written */
+    MOMENTS
+} Moment;
+static const char *const moment_names[MOMENTS] = {"ahead", "held", "at the instant", "writing"};
+
+typedef enum { NOTHING, CANCEL, ENGINE, RELAY, BOTH } What;
+static const char *const what_names[] = {"", "cancelled", "engine killed", "relay killed",
+                                         "relay and engine killed"};
+
 typedef struct {
     GRand *rand;
     Vm *vm;
@@ -58,11 +76,24 @@ typedef struct {
     BenchThrottle *slow; /* NULL: it is not */
     Swap *swap;          /* NULL: there is none */
     unsigned kills, n_cpus;
+    int64_t lasts[MOMENTS]; /* us, of its last snapshot that nothing was done to */
 } Guest;
 
+/* One snapshot. */
+typedef struct {
+    bool stream;
+    const char *buffer;
+    char *file, *then;
+    What what;
+    Moment when;
+    int gate;      /* while it is open the engine is not held; -1: it is */
+    bool has_then; /* THEN has the memory of the instant */
+} Shot;
+
 static struct {
-    unsigned compared, restored, wrong, cancelled, failed, killed, slow, balloons;
-    uint64_t swapped; /* bytes */
+    unsigned compared, restored, wrong, cancelled, failed, slow, balloons;
+    unsigned done[BOTH + 1][MOMENTS]; /* to snapshots */
+    uint64_t swapped;                 /* bytes */
 } total;
 static bool has_linux;
 static char *newer;             /* QEMU 10; NULL: it cannot be had */
@@ -99,6 +130,7 @@ static void begin(Guest *g)
                                                 .load = LINUX_LOAD,
                                                 .disk = g->disk,
                                                 .balloon = true,
+                                                .listens = true,
                                                 .faults = faults},
                                   "guest", VM_RUN, NULL);
         vm_wait_serial(g->vm, "FF ready");
@@ -109,6 +141,7 @@ static void begin(Guest *g)
                                      .memory = "64M",
                                      .args = args,
                                      .boot = &g->boot,
+                                     .listens = true,
                                      .faults = faults});
         vm_wait_serial(g->vm, "AB");
     }
@@ -216,22 +249,63 @@ static bool is_end(JsonObject *data, const void *opaque)
     return g_strv_contains(ends, json_object_get_string_member(data, "status"));
 }
 
-/* The client or nobody does something to it, some time after its instant. */
-static void disturb(Guest *g)
+/* What is done to this snapshot, and when. The relay's death is its guest's last. */
+static void draw(Guest *g, Shot *t, bool last)
 {
-    unsigned what = one_of(g->rand, 14), ms = one_of(g->rand, g->slow ? 1500 : 150);
+    unsigned what = one_of(g->rand, 8);
 
-    if (what >= 4) {
-        return;
+    t->when = one_of(g->rand, MOMENTS);
+    if (last && one_of(g->rand, 3) == 0) {
+        t->what = one_of(g->rand, 2) ? RELAY : BOTH;
+    } else if (what < 4) {
+        t->what = what < 2 && g->kills < KILLS ? ENGINE : CANCEL;
     }
-    g_usleep(ms * 1000);
-    pid_t engine = what < 2 && g->kills < KILLS ? vm_find_engine(g->vm) : 0;
+}
+
+/* From now on the engine does not wait at the instant. */
+static void open_gate(Guest *g, Shot *t)
+{
+    g_autofree char *hold = g_build_filename(vm_dir(g->vm), "hold", NULL);
+
+    t->gate = open(hold, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(t->gate, >=, 0);
+}
+
+static void kill_engine(Guest *g, Shot *t)
+{
+    pid_t engine = vm_find_engine(g->vm);
+
     if (engine) {
         kill(engine, SIGKILL);
         g->kills++;
-        total.killed++;
     } else {
+        t->what = CANCEL;
+    }
+}
+
+/* At some moment of the part that begins now, or a little later: so it is at its very end, too. */
+static void disturb(Guest *g, Shot *t, Moment now)
+{
+    if (t->what == NOTHING || t->when != now) {
+        return;
+    }
+    g_usleep(g_rand_double_range(g->rand, 0, 1.2) * g->lasts[now]);
+    if (t->what == ENGINE) {
+        kill_engine(g, t);
+    }
+    if (t->what == CANCEL) {
         json_object_unref(qmp_call(vm_qmp(g->vm), "migrate_cancel", NULL));
+    } else if (t->what != ENGINE) {
+        attach_kill_relay(g->vm, t->what == BOTH);
+    }
+    total.done[t->what][now]++;
+}
+
+/* Of a part that began at BEGIN. */
+static void note_time(Guest *g, const Shot *t, Moment moment, int64_t begin)
+{
+    if (t->what == NOTHING) {
+        g->lasts[moment] = g_get_monotonic_time() - begin;
     }
 }
 
@@ -265,17 +339,17 @@ static void restore(const Guest *g, const char *file, bool stream)
     total.restored++;
 }
 
-static void compare(Guest *g, const char *then, const char *file, bool stream)
+static void compare(Guest *g, const Shot *t)
 {
     total.compared++;
-    if (!snap_is_equal(then, file, g->ram)) {
+    if (!snap_is_equal(t->then, t->file, g->ram)) {
         total.wrong++;
         printf("# WRONG\n");
-    } else if (restore_each && !g->is_linux && (stream || newer) &&
+    } else if (restore_each && !g->is_linux && (t->stream || newer) &&
                restorable++ % (unsigned)restore_each == 0) {
-        restore(g, file, stream);
+        restore(g, t->file, t->stream);
     }
-    g_assert_cmpint(unlink(file), ==, 0);
+    g_assert_cmpint(unlink(t->file), ==, 0);
 }
 
 static void tell_failure(Guest *g)
@@ -287,65 +361,156 @@ static void tell_failure(Guest *g)
            json_object_get_string_member_with_default(info, "error-desc", "no reason"));
 }
 
-static void take(Guest *g)
+static void begin_shot(Guest *g, const Shot *t)
 {
-    static const char *const buffers[] = {"0", "4096", "67108864"};
-    g_autofree char *file = vm_path(g->vm, "file"), *then = vm_path(g->vm, "then");
-    bool stream = one_of(g->rand, 2);
-    const char *buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
-    Qmp *q = vm_qmp(g->vm);
-    unsigned kills = g->kills;
-
     if (g->swap && one_of(g->rand, 2)) {
         swap_some(g);
     }
     if (g->is_linux && one_of(g->rand, 2)) {
         move_balloon(g);
     }
-    qmp_ok(q, "x-farfault-snapshot", "{'file': '%s', 'buffer': %s, 'format': '%s'}", file, buffer,
-           stream ? "stream" : "mapped-ram");
+    qmp_ok(vm_qmp(g->vm), "x-farfault-snapshot", "{'file': '%s', 'buffer': %s, 'format': '%s'}",
+           t->file, t->buffer, t->stream ? "stream" : "mapped-ram");
     if (g->slow) {
         bench_throttle_add(g->slow, vm_engine(g->vm));
         total.slow++;
     }
+}
+
+static bool is_disturbed(const Shot *t, Moment by)
+{
+    return t->what != NOTHING && t->when <= by;
+}
+
+/* Until something is done to it, or it runs by itself. */
+static void go_through(Guest *g, Shot *t)
+{
+    Qmp *q = vm_qmp(g->vm);
+    int64_t begin = g_get_monotonic_time();
+
+    disturb(g, t, AHEAD);
+    if (is_disturbed(t, AHEAD)) {
+        return;
+    }
     qmp_expect(q, "STOP");
-    snap_save_memory(g->vm, g->ram, then);
-    snap_let_go(&(Snap){.vm = g->vm});
-    disturb(g);
-    json_object_unref(qmp_wait_event(q, "MIGRATION", is_end, NULL, 2 * TEST_TIMEOUT));
-    g_autofree char *status = qmp_migrate_status(q);
-    printf("# %s, buffer %s: %s\n", stream ? "stream" : "mapped-ram", buffer, status);
-    bool killed = g->kills > kills;
-    if (!strcmp(status, "completed") || (killed && access(file, F_OK) == 0)) {
-        compare(g, then, file,
-                stream); /* whole, too, if the engine died right after it had its name */
+    note_time(g, t, AHEAD, begin);
+    begin = g_get_monotonic_time();
+    snap_save_memory(g->vm, g->ram, t->then);
+    t->has_then = true;
+    note_time(g, t, HELD, begin);
+    disturb(g, t, HELD);
+    if (is_disturbed(t, HELD)) {
+        return;
+    }
+    begin = g_get_monotonic_time();
+    open_gate(g, t);
+    disturb(g, t, INSTANT);
+    if (is_disturbed(t, INSTANT)) {
+        return;
+    }
+    qmp_expect(q, "RESUME");
+    note_time(g, t, INSTANT, begin);
+    disturb(g, t, WRITING);
+}
+
+/* The guest has lost its relay, and gets another. */
+static void attach(Guest *g)
+{
+    attach_vm(g->vm, NULL);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(g->vm));
+    if (strcmp(status, "failed") != 0) {
+        qmp_expect_migration(vm_qmp(g->vm), "failed");
+    }
+}
+
+static void wait_end(Guest *g, const Shot *t)
+{
+    int64_t begin = g_get_monotonic_time();
+
+    if (t->what == RELAY || t->what == BOTH) {
+        attach(g);
+        return;
+    }
+    json_object_unref(qmp_wait_event(vm_qmp(g->vm), "MIGRATION", is_end, NULL, 2 * TEST_TIMEOUT));
+    note_time(g, t, WRITING, begin);
+}
+
+/* The file is whole, or there is none. */
+static void judge(Guest *g, const Shot *t)
+{
+    g_autofree char *status = qmp_migrate_status(vm_qmp(g->vm));
+    bool completed = !strcmp(status, "completed"), killed = t->what > CANCEL;
+
+    printf("# %s, buffer %s%s%s%s%s: %s\n", t->stream ? "stream" : "mapped-ram", t->buffer,
+           t->what ? ", " : "", what_names[t->what], t->what ? " " : "",
+           t->what ? moment_names[t->when] : "", status);
+    if (completed || (killed && access(t->file, F_OK) == 0)) {
+        /* Also if the engine died right after the file had its name. What was done to it before
+         * the instant was over is never too late. */
+        g_assert_true(t->has_then && !is_disturbed(t, HELD));
+        compare(g, t);
     } else {
-        snap_expect_no_file(&(Snap){.vm = g->vm, .path = file});
+        snap_expect_no_file(&(Snap){.vm = g->vm, .path = t->file});
         total.cancelled += !strcmp(status, "cancelled");
     }
     if (!strcmp(status, "failed") && !killed) {
         tell_failure(g);
     }
-    g_autofree char *state = qmp_run_state(q);
+}
+
+static void take(Guest *g, bool last)
+{
+    static const char *const buffers[] = {"0", "4096", "67108864"};
+    g_autofree char *file = vm_path(g->vm, "file"), *then = vm_path(g->vm, "then");
+    Shot t = {.stream = one_of(g->rand, 2), .file = file, .then = then, .gate = -1};
+
+    t.buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
+    draw(g, &t, last);
+    begin_shot(g, &t);
+    go_through(g, &t);
+    if (t.gate < 0) {
+        open_gate(g, &t);
+    }
+    wait_end(g, &t);
+    judge(g, &t);
+    close(t.gate);
+    g_autofree char *state = qmp_run_state(vm_qmp(g->vm));
     g_assert_cmpstr(state, ==, "running");
-    g_free(qmp_event_names(q));
-    g_assert_cmpint(unlink(then), ==, 0);
+    /* Those before that answer are of this one: a STOP is none of the next one's. */
+    qmp_drop_events(vm_qmp(g->vm));
+    g_assert_cmpint(t.has_then ? unlink(t.then) : 0, ==, 0);
 }
 
 static void run(uint64_t seed, unsigned snapshots)
 {
-    Guest g = {.rand = g_rand_new_with_seed(seed)};
+    /* Until it is known. */
+    Guest g = {.rand = g_rand_new_with_seed(seed), .lasts = {300000, 100000, 20000, 300000}};
     unsigned wrong = total.wrong;
 
     begin(&g);
     for (unsigned i = 0; i < snapshots; i++) {
-        take(&g);
+        take(&g, i + 1 == snapshots);
     }
     end(&g);
     g_rand_free(g.rand);
     printf("%s %" G_GUINT64_FORMAT "\n", total.wrong == wrong ? "ok - seed" : "not ok - seed",
            seed);
     fflush(stdout);
+}
+
+static void tell_totals(void)
+{
+    for (What what = CANCEL; what <= BOTH; what++) {
+        printf("# %s:", what_names[what]);
+        for (Moment m = 0; m < MOMENTS; m++) {
+            printf("%s %u %s", m ? "," : "", total.done[what][m], moment_names[m]);
+        }
+        printf("\n");
+    }
+    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed; %u with a slow disk, %u "
+           "with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
+           total.compared, total.restored, total.wrong, total.cancelled, total.failed, total.slow,
+           total.balloons, total.swapped / MIB);
 }
 
 int main(int argc, char **argv)
@@ -387,11 +552,7 @@ int main(int argc, char **argv)
     for (gint i = 0; i < guests; i++) {
         run(seed + i, snapshots);
     }
-    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed, %u engines killed; %u "
-           "with a slow "
-           "disk, %u with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
-           total.compared, total.restored, total.wrong, total.cancelled, total.failed, total.killed,
-           total.slow, total.balloons, total.swapped / MIB);
+    tell_totals();
     g_free(newer);
     return total.wrong ? 1 : 0;
 }
