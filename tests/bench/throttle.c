@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <mntent.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +15,8 @@
 #include <unistd.h>
 
 struct BenchThrottle {
-    char *path; /* of the cgroup */
+    char *path;     /* of the cgroup */
+    bool has_cache; /* version 2 */
 };
 
 static bool put(const char *path, const char *text)
@@ -132,6 +132,9 @@ BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why)
         g_autofree char *beside = own_parent(v2);
         t = make(beside, "io.max", rule);
         t = t ? t : make(v2, "io.max", rule);
+        if (t) {
+            t->has_cache = true;
+        }
     }
     if (!t) {
         *why = v1 || v2 ? g_strdup_printf("no cgroup that limits disk %s: %s (the io controller is "
@@ -140,6 +143,11 @@ BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why)
                         : g_strdup("no cgroups are mounted");
     }
     return t;
+}
+
+bool bench_throttle_has_cache(const BenchThrottle *t)
+{
+    return t->has_cache;
 }
 
 void bench_throttle_free(BenchThrottle *t)

@@ -10,6 +10,7 @@
 #define FF_BENCH_THROTTLE_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct BenchThrottle BenchThrottle;
@@ -17,6 +18,8 @@ typedef struct BenchThrottle BenchThrottle;
 /* RATE: bytes per second. NULL and *WHY (one line, g_free): not on this machine, or not for this
  * user. */
 BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why);
+/* What goes through the page cache is slow as well. */
+bool bench_throttle_has_cache(const BenchThrottle *throttle);
 /* Removes the cgroup: its processes have ended. Can be NULL. */
 void bench_throttle_free(BenchThrottle *throttle);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchThrottle, bench_throttle_free)

@@ -3,13 +3,14 @@
  * Random live snapshots of guests that write everywhere: chaos-snapshots --seed S --guests N
  * [--snapshots N] [--restore N] [--boot-sector]. Guest i has the seed S + i, which decides about
  * everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a
- * cgroup; the kernel's doing, not that of our writer), and for each snapshot its form, its buffer,
- * how much of the memory is in swap (zram, if there is none), where the balloon goes, and whether
- * the client cancels or the engine is killed, and when: before the instant, while the guest stands
- * and its memory is being copied, from there until it runs, or while its old memory is written. How
- * long each of these takes is known from the guest's last snapshots. In the last snapshot of one
- * guest of three the relay is killed, with or without the engine: that guest gets a new one. Linux
- * reads its disk past the page cache all the time.
+ * cgroup, or a file system on FUSE, which also slows what goes through the page cache; not our
+ * writer's doing, and only what took as long is counted), and for each snapshot its form, its
+ * buffer, how much of the memory is in swap (zram, if there is none), where the balloon goes, and
+ * whether the client cancels or the engine is killed, and when: before the instant, while the guest
+ * stands and its memory is being copied, from there until it runs, or while its old memory is
+ * written. How long each of these takes is known from the guest's last snapshots. In the last
+ * snapshot of one guest of three the relay is killed, with or without the engine: that guest gets a
+ * new one. Linux reads its disk past the page cache all the time.
  *
  * Each snapshot is held at its instant, and QEMU copies the memory. Each file that is completed is
  * compared with that, byte for byte, and what is not completed leaves none. Every Nth file of a
@@ -23,11 +24,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -36,6 +39,7 @@
 
 #include "tests/bench/throttle.h"
 #include "tests/lib/attach.h"
+#include "tests/lib/fusefolder.h"
 #include "tests/lib/linuxguest.h"
 #include "tests/uffd/swap.h"
 
@@ -45,6 +49,7 @@
 #define LINUX_LOAD                                                                                 \
     "ff.mib=48 ff.mode=random ff.write=80 ff.disk=1 ff.direct=16 ff.extra=8 ff.seed=1"
 #define SLOW (24 * MIB) /* bytes per second */
+#define PIECE (MIB / 8) /* bytes, that FUSE writes at once */
 /* Of one guest: from the fifth death on the next engine comes later, and the relay gives the
  * userfaultfd up. */
 #define KILLS 3
@@ -73,7 +78,8 @@ typedef struct {
     bool is_linux;
     BootsectConfig boot;
     char *disk;          /* of Linux */
-    BenchThrottle *slow; /* NULL: it is not */
+    BenchThrottle *slow; /* its disk, by a cgroup; NULL: it is not */
+    FuseFolder *folder;  /* slow, too; likewise */
     Swap *swap;          /* NULL: there is none */
     unsigned kills, n_cpus;
     int64_t lasts[MOMENTS]; /* us, of its last snapshot that nothing was done to */
@@ -86,14 +92,17 @@ typedef struct {
     char *file, *then;
     What what;
     Moment when;
-    int gate;      /* while it is open the engine is not held; -1: it is */
-    bool has_then; /* THEN has the memory of the instant */
+    bool on_fuse, is_slow; /* the file */
+    int gate;              /* while it is open the engine is not held; -1: it is */
+    bool has_then;         /* THEN has the memory of the instant */
+    int64_t begin;         /* of its writing, monotonic us */
 } Shot;
 
 static struct {
-    unsigned compared, restored, wrong, cancelled, failed, slow, balloons;
-    unsigned done[BOTH + 1][MOMENTS]; /* to snapshots */
-    uint64_t swapped;                 /* bytes */
+    unsigned compared, restored, wrong, cancelled, failed, balloons;
+    unsigned slow_cgroup, slow_fuse, not_slow; /* completed */
+    unsigned done[BOTH + 1][MOMENTS];          /* to snapshots */
+    uint64_t swapped;                          /* bytes */
 } total;
 static bool has_linux;
 static char *newer;             /* QEMU 10; NULL: it cannot be had */
@@ -109,12 +118,29 @@ static unsigned one_of(GRand *r, unsigned n)
     return g_rand_int_range(r, 0, n);
 }
 
+/* Either or both, as far as they can be had. */
+static void slow_down(Guest *g)
+{
+    const FuseFolderConfig config = {.write_us = PIECE * 1000000 / SLOW};
+    g_autofree char *no_cgroup = NULL;
+    const char *no_fuse = NULL;
+
+    g->slow = bench_throttle_new(vm_dir(g->vm), SLOW, &no_cgroup);
+    if (!g->slow) {
+        printf("# no slow disk by a cgroup: %s\n", no_cgroup);
+    }
+    g->folder = fusefolder_new(&config, &no_fuse);
+    if (!g->folder) {
+        printf("# no slow disk by FUSE: %s\n", no_fuse);
+    }
+}
+
 static void begin(Guest *g)
 {
     static const unsigned cpus[] = {1, 2, 4};
     static const char faults[] = "snapshot/*/at/armed=hold";
     unsigned n_cpus = cpus[one_of(g->rand, G_N_ELEMENTS(cpus))];
-    g_autofree char *smp = g_strdup_printf("%u", n_cpus), *why = NULL;
+    g_autofree char *smp = g_strdup_printf("%u", n_cpus);
     const char *args[] = {"-machine", MACHINE, "-smp", smp, NULL};
 
     g->n_cpus = n_cpus;
@@ -150,10 +176,7 @@ static void begin(Guest *g)
     qmp_set_capability(vm_qmp(g->vm), "events", true);
     qmp_ok(vm_qmp(g->vm), "migrate-set-parameters", "{'max-bandwidth': 0}");
     if (one_of(g->rand, 3) == 0) {
-        g->slow = bench_throttle_new(vm_dir(g->vm), SLOW, &why);
-    }
-    if (why) {
-        printf("# no slow disk: %s\n", why);
+        slow_down(g);
     }
     const char *no_swap = NULL;
     g->swap = swap_try(&no_swap);
@@ -161,7 +184,7 @@ static void begin(Guest *g)
         printf("# no swap: %s\n", no_swap);
     }
     printf("# %s, %u vCPUs%s\n", g->is_linux ? "Linux" : "boot sector", n_cpus,
-           g->slow ? ", slow disk" : "");
+           g->slow || g->folder ? ", slow disk" : "");
 }
 
 static void end(Guest *g)
@@ -179,6 +202,9 @@ static void end(Guest *g)
     }
     g_free(g->disk);
     bench_throttle_free(g->slow);
+    if (g->folder) {
+        fusefolder_free(g->folder);
+    }
 }
 
 /* ---- what goes on beside -----------------------------------------------------------------------
@@ -371,15 +397,43 @@ static void begin_shot(Guest *g, const Shot *t)
     }
     qmp_ok(vm_qmp(g->vm), "x-farfault-snapshot", "{'file': '%s', 'buffer': %s, 'format': '%s'}",
            t->file, t->buffer, t->stream ? "stream" : "mapped-ram");
-    if (g->slow) {
+    if (g->slow && !t->on_fuse) {
         bench_throttle_add(g->slow, vm_engine(g->vm));
-        total.slow++;
     }
 }
 
 static bool is_disturbed(const Shot *t, Moment by)
 {
     return t->what != NOTHING && t->when <= by;
+}
+
+/* Where the file goes. Version 1 of cgroups does not slow down what goes through the page cache, as
+ * a stream does. */
+static void place(Guest *g, Shot *t)
+{
+    bool by_cgroup = g->slow && (!t->stream || bench_throttle_has_cache(g->slow));
+
+    t->on_fuse = g->folder && (!by_cgroup || one_of(g->rand, 2));
+    t->is_slow = t->on_fuse || by_cgroup;
+    t->file = t->on_fuse ? fusefolder_path(g->folder, "file") : vm_path(g->vm, "file");
+}
+
+/* It took as long as its disk has to. */
+static void count_slow(Guest *g, const Shot *t)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(g->vm), "query-migrate", NULL);
+    JsonObject *ram = json_object_get_object_member(info, "ram");
+    double bytes = json_object_get_int_member(ram, "transferred");
+    int64_t us = g_get_monotonic_time() - t->begin;
+
+    if (bytes * 1000000 / us > 1.25 * SLOW) {
+        total.not_slow++;
+        printf("# not slow: %.0f MiB in %.1f s\n", bytes / MIB, us / 1e6);
+    } else if (t->on_fuse) {
+        total.slow_fuse++;
+    } else {
+        total.slow_cgroup++;
+    }
 }
 
 /* Until something is done to it, or it runs by itself. */
@@ -402,7 +456,7 @@ static void go_through(Guest *g, Shot *t)
     if (is_disturbed(t, HELD)) {
         return;
     }
-    begin = g_get_monotonic_time();
+    t->begin = begin = g_get_monotonic_time();
     open_gate(g, t);
     disturb(g, t, INSTANT);
     if (is_disturbed(t, INSTANT)) {
@@ -435,6 +489,22 @@ static void wait_end(Guest *g, const Shot *t)
     note_time(g, t, WRITING, begin);
 }
 
+/* Without O_TMPFILE, as on FUSE, an engine that is killed leaves what it had under another name. */
+static void expect_no_file(Guest *g, const Shot *t, bool killed)
+{
+    if (!t->on_fuse) {
+        snap_expect_no_file(&(Snap){.vm = g->vm, .path = t->file});
+        return;
+    }
+    g_autofree char *list = fusefolder_list(g->folder);
+    g_auto(GStrv) names = g_strsplit(g_strstrip(list), " ", -1);
+    for (char **name = names; *name; name++) {
+        g_assert_true(killed && g_str_has_suffix(*name, ".part"));
+        g_autofree char *path = fusefolder_path(g->folder, *name);
+        g_assert_cmpint(unlink(path), ==, 0);
+    }
+}
+
 /* The file is whole, or there is none. */
 static void judge(Guest *g, const Shot *t)
 {
@@ -444,13 +514,16 @@ static void judge(Guest *g, const Shot *t)
     printf("# %s, buffer %s%s%s%s%s: %s\n", t->stream ? "stream" : "mapped-ram", t->buffer,
            t->what ? ", " : "", what_names[t->what], t->what ? " " : "",
            t->what ? moment_names[t->when] : "", status);
+    if (completed && t->is_slow) {
+        count_slow(g, t);
+    }
     if (completed || (killed && access(t->file, F_OK) == 0)) {
         /* Also if the engine died right after the file had its name. What was done to it before
          * the instant was over is never too late. */
         g_assert_true(t->has_then && !is_disturbed(t, HELD));
         compare(g, t);
     } else {
-        snap_expect_no_file(&(Snap){.vm = g->vm, .path = t->file});
+        expect_no_file(g, t, killed);
         total.cancelled += !strcmp(status, "cancelled");
     }
     if (!strcmp(status, "failed") && !killed) {
@@ -461,11 +534,12 @@ static void judge(Guest *g, const Shot *t)
 static void take(Guest *g, bool last)
 {
     static const char *const buffers[] = {"0", "4096", "67108864"};
-    g_autofree char *file = vm_path(g->vm, "file"), *then = vm_path(g->vm, "then");
-    Shot t = {.stream = one_of(g->rand, 2), .file = file, .then = then, .gate = -1};
+    g_autofree char *then = vm_path(g->vm, "then");
+    Shot t = {.stream = one_of(g->rand, 2), .then = then, .gate = -1};
 
     t.buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
     draw(g, &t, last);
+    place(g, &t);
     begin_shot(g, &t);
     go_through(g, &t);
     if (t.gate < 0) {
@@ -479,6 +553,7 @@ static void take(Guest *g, bool last)
     /* Those before that answer are of this one: a STOP is none of the next one's. */
     qmp_drop_events(vm_qmp(g->vm));
     g_assert_cmpint(t.has_then ? unlink(t.then) : 0, ==, 0);
+    g_free(t.file);
 }
 
 static void run(uint64_t seed, unsigned snapshots)
@@ -507,9 +582,11 @@ static void tell_totals(void)
         }
         printf("\n");
     }
-    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed; %u with a slow disk, %u "
+    printf("# %u by a slow disk, %u by slow FUSE, %u by a slow disk that was not slow\n",
+           total.slow_cgroup, total.slow_fuse, total.not_slow);
+    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed; %u "
            "with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
-           total.compared, total.restored, total.wrong, total.cancelled, total.failed, total.slow,
+           total.compared, total.restored, total.wrong, total.cancelled, total.failed,
            total.balloons, total.swapped / MIB);
 }
 
@@ -536,6 +613,10 @@ int main(int argc, char **argv)
     if (!g_option_context_parse(options, &argc, &argv, &error)) {
         fprintf(stderr, "chaos-snapshots: %s\n", error->message);
         return 2;
+    }
+    /* What is mounted goes with this program, however it ends. */
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        printf("# no mounts of its own: %s\n", g_strerror(errno));
     }
     if (!vm_faults_available(&why)) {
         printf("1..0 # SKIP %s\n", why);
