@@ -65,8 +65,9 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     g_autofree char *vhost_device =
         g_strdup_printf("vhost-user-blk-pci,chardev=vhost,num-queues=%u,queue-size=%u",
                         MAX(guest->n_queues, 1), guest->n_entries ? guest->n_entries : 128);
-    const char *args[26] = {"-machine", "pc",   "-smp",    smp,    "-kernel",   kernel,
-                            "-initrd",  initrd, "-append", append, "-no-reboot"};
+    const char *machine = guest->machine ? guest->machine : "pc";
+    const char *args[26] = {"-machine", machine, "-smp",    smp,    "-kernel",   kernel,
+                            "-initrd",  initrd,  "-append", append, "-no-reboot"};
     unsigned n = 11;
 
     if (guest->cpu) {

@@ -10,16 +10,17 @@
 
 typedef struct {
     unsigned ram_kib, n_cpus;
-    const char *cpu;    /* value of -cpu; NULL: QEMU's own */
-    const char *load;   /* parameters of the guest's init: tests/guest/memwork.c */
-    const char *disk;   /* image for virtio-blk, past the page cache; NULL: none */
-    const char *aio;    /* how QEMU reads it: threads, native, io_uring */
-    const char *vhost;  /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
-    unsigned n_queues;  /* of that device; 0: one */
-    unsigned n_entries; /* of each of them; 0: 128, as QEMU has it */
-    bool balloon;       /* a virtio-balloon; ff.extra= makes the guest serve it */
-    bool reporting;     /* it reports pages that the guest has free */
-    unsigned plug_mib;  /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
+    const char *machine; /* its type; NULL: "pc" */
+    const char *cpu;     /* value of -cpu; NULL: QEMU's own */
+    const char *load;    /* parameters of the guest's init: tests/guest/memwork.c */
+    const char *disk;    /* image for virtio-blk, past the page cache; NULL: none */
+    const char *aio;     /* how QEMU reads it: threads, native, io_uring */
+    const char *vhost;   /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
+    unsigned n_queues;   /* of that device; 0: one */
+    unsigned n_entries;  /* of each of them; 0: 128, as QEMU has it */
+    bool balloon;        /* a virtio-balloon; ff.extra= makes the guest serve it */
+    bool reporting;      /* it reports pages that the guest has free */
+    unsigned plug_mib;   /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
     const char *plug_more;     /* its further properties: ",NAME=VALUE"; can be NULL */
     bool listens;              /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */

@@ -13,10 +13,11 @@
  * new one. Linux reads its disk past the page cache all the time.
  *
  * Each snapshot is held at its instant, and QEMU copies the memory. Each file that is completed is
- * compared with that, byte for byte, and what is not completed leaves none. Every Nth file of a
- * boot sector's (its disk does not matter) is restored by stock QEMU as well, 10 or, of streams,
- * the installed one: that guest checks all of its memory, and runs on. At the end the guest checks
- * all of its own. One line of TAP a guest, and how many were compared, restored and wrong.
+ * compared with that, byte for byte, and what is not completed leaves none. Every Nth file of each
+ * kind of guest is restored by stock QEMU as well, 10 or, of streams, the installed one, Linux with
+ * a copy of its disk that was made at the instant: that guest checks all of its memory, runs on,
+ * and checks it again. At the end the guest checks all of its own. One line of TAP a guest, and how
+ * many were compared, restored and wrong.
  *
  * Where cgroups, swap or Linux cannot be had that is said, and the rest is done.
  */
@@ -90,6 +91,7 @@ typedef struct {
     bool stream;
     const char *buffer;
     char *file, *then;
+    char *disk; /* a copy of Linux's at the instant; NULL: it is not to be restored */
     What what;
     Moment when;
     bool on_fuse, is_slow; /* the file */
@@ -99,7 +101,8 @@ typedef struct {
 } Shot;
 
 static struct {
-    unsigned compared, restored, wrong, cancelled, failed, balloons;
+    unsigned compared, wrong, cancelled, failed, balloons;
+    unsigned restorable[2], restored[2];       /* files: of boot sectors, of Linux */
     unsigned slow_cgroup, slow_fuse, not_slow; /* completed */
     unsigned done[BOTH + 1][MOMENTS];          /* to snapshots */
     uint64_t swapped;                          /* bytes */
@@ -107,7 +110,6 @@ static struct {
 static bool has_linux;
 static char *newer;             /* QEMU 10; NULL: it cannot be had */
 static gint restore_each;       /* every so many-th file; 0: none */
-static unsigned restorable;     /* files so far */
 #define MACHINE "pc-i440fx-7.2" /* both versions have it */
 
 /* ---- a guest -----------------------------------------------------------------------------------
@@ -116,6 +118,16 @@ static unsigned restorable;     /* files so far */
 static unsigned one_of(GRand *r, unsigned n)
 {
     return g_rand_int_range(r, 0, n);
+}
+
+static LinuxGuest linux_of(const Guest *g, const char *disk)
+{
+    return (LinuxGuest){.ram_kib = LINUX_RAM >> 10,
+                        .n_cpus = g->n_cpus,
+                        .machine = MACHINE,
+                        .load = LINUX_LOAD,
+                        .disk = disk,
+                        .balloon = true};
 }
 
 /* Either or both, as far as they can be had. */
@@ -151,14 +163,10 @@ static void begin(Guest *g)
         int fd = g_mkstemp_full(g->disk, O_RDWR | O_CLOEXEC, 0600);
         g_assert_true(fd >= 0 && ftruncate(fd, 64 * MIB) == 0);
         close(fd);
-        g->vm = linux_guest_start(&(LinuxGuest){.ram_kib = LINUX_RAM >> 10,
-                                                .n_cpus = n_cpus,
-                                                .load = LINUX_LOAD,
-                                                .disk = g->disk,
-                                                .balloon = true,
-                                                .listens = true,
-                                                .faults = faults},
-                                  "guest", VM_RUN, NULL);
+        LinuxGuest guest = linux_of(g, g->disk);
+        guest.listens = true;
+        guest.faults = faults;
+        g->vm = linux_guest_start(&guest, "guest", VM_RUN, NULL);
         vm_wait_serial(g->vm, "FF ready");
     } else {
         g->boot = bootsect_config(BOOT_RAM, 0, n_cpus);
@@ -335,26 +343,49 @@ static void note_time(Guest *g, const Shot *t, Moment moment, int64_t begin)
     }
 }
 
-static void restore(const Guest *g, const char *file, bool stream)
+/* ---- restored ----------------------------------------------------------------------------------
+ */
+
+/* The guest stands, and QEMU has written all of it. */
+static void copy_disk(const Guest *g, const char *to)
 {
+    const char *const argv[] = {"cp", "--sparse=always", g->disk, to, NULL};
+    g_autofree char *text = NULL;
+
+    if (attach_run(argv, &text) != 0) {
+        g_error("%s", text);
+    }
+}
+
+static Vm *start_restored(const Guest *g, const Shot *t)
+{
+    const char *qemu = t->stream ? NULL : newer;
+
+    if (g->is_linux) {
+        LinuxGuest guest = linux_of(g, t->disk);
+        guest.qemu = qemu;
+        return linux_guest_start(&guest, "restored", VM_PLAIN, "defer");
+    }
     g_autofree char *smp = g_strdup_printf("%u", g->n_cpus);
-    g_autofree char *uri = g_strdup_printf(stream ? "exec:cat %s" : "file:%s", file);
     const char *args[] = {"-machine", MACHINE, "-smp", smp, NULL};
-    Vm *vm = vm_start(&(VmConfig){.name = "restored",
-                                  .launcher = VM_PLAIN,
-                                  .qemu = stream ? NULL : newer,
-                                  .memory = "64M",
-                                  .args = args,
-                                  .boot = &g->boot,
-                                  .incoming = "defer"});
+    return vm_start(&(VmConfig){.name = "restored",
+                                .launcher = VM_PLAIN,
+                                .qemu = qemu,
+                                .memory = "64M",
+                                .args = args,
+                                .boot = &g->boot,
+                                .incoming = "defer"});
+}
+
+static void check_restored(const Guest *g, Vm *vm)
+{
     Qmp *q = vm_qmp(vm);
 
-    qmp_set_capability(q, "events", true);
-    if (!stream) {
-        qmp_set_capability(q, "mapped-ram", true);
+    if (g->is_linux) {
+        linux_guest_assert_intact(vm, "restored");
+        linux_guest_finish(vm);
+        return;
     }
-    qmp_ok(q, "migrate-incoming", "{'uri': '%s'}", uri);
-    qmp_expect_migration(q, "completed");
     qmp_ok(q, "stop", NULL);
     check_right(check_counters(vm, &g->boot));
     qmp_ok(q, "cont", NULL);
@@ -362,7 +393,29 @@ static void restore(const Guest *g, const char *file, bool stream)
     qmp_ok(q, "stop", NULL);
     check_right(check_counters(vm, &g->boot));
     vm_end(vm);
-    total.restored++;
+}
+
+static void restore(const Guest *g, const Shot *t)
+{
+    g_autofree char *uri = g_strdup_printf(t->stream ? "exec:cat %s" : "file:%s", t->file);
+    Vm *vm = start_restored(g, t);
+    Qmp *q = vm_qmp(vm);
+
+    qmp_set_capability(q, "events", true);
+    if (!t->stream) {
+        qmp_set_capability(q, "mapped-ram", true);
+    }
+    qmp_ok(q, "migrate-incoming", "{'uri': '%s'}", uri);
+    qmp_expect_migration(q, "completed");
+    check_restored(g, vm);
+    total.restored[g->is_linux]++;
+}
+
+/* Whether the next file is one that is restored. */
+static bool is_restored(const Guest *g, const Shot *t)
+{
+    return restore_each && (t->stream || newer) &&
+           total.restorable[g->is_linux] % (unsigned)restore_each == 0;
 }
 
 static void compare(Guest *g, const Shot *t)
@@ -371,9 +424,11 @@ static void compare(Guest *g, const Shot *t)
     if (!snap_is_equal(t->then, t->file, g->ram)) {
         total.wrong++;
         printf("# WRONG\n");
-    } else if (restore_each && !g->is_linux && (t->stream || newer) &&
-               restorable++ % (unsigned)restore_each == 0) {
-        restore(g, t->file, t->stream);
+    } else {
+        if (is_restored(g, t)) {
+            restore(g, t);
+        }
+        total.restorable[g->is_linux] += t->stream || newer;
     }
     g_assert_cmpint(unlink(t->file), ==, 0);
 }
@@ -451,6 +506,9 @@ static void go_through(Guest *g, Shot *t)
     begin = g_get_monotonic_time();
     snap_save_memory(g->vm, g->ram, t->then);
     t->has_then = true;
+    if (t->disk) {
+        copy_disk(g, t->disk);
+    }
     note_time(g, t, HELD, begin);
     disturb(g, t, HELD);
     if (is_disturbed(t, HELD)) {
@@ -540,6 +598,9 @@ static void take(Guest *g, bool last)
     t.buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
     draw(g, &t, last);
     place(g, &t);
+    if (g->is_linux && is_restored(g, &t)) {
+        t.disk = vm_path(g->vm, "disk-then");
+    }
     begin_shot(g, &t);
     go_through(g, &t);
     if (t.gate < 0) {
@@ -553,6 +614,10 @@ static void take(Guest *g, bool last)
     /* Those before that answer are of this one: a STOP is none of the next one's. */
     qmp_drop_events(vm_qmp(g->vm));
     g_assert_cmpint(t.has_then ? unlink(t.then) : 0, ==, 0);
+    if (t.disk && t.has_then) {
+        g_assert_cmpint(unlink(t.disk), ==, 0);
+    }
+    g_free(t.disk);
     g_free(t.file);
 }
 
@@ -584,10 +649,10 @@ static void tell_totals(void)
     }
     printf("# %u by a slow disk, %u by slow FUSE, %u by a slow disk that was not slow\n",
            total.slow_cgroup, total.slow_fuse, total.not_slow);
-    printf("# %u compared, %u restored, %u wrong; %u cancelled, %u failed; %u "
+    printf("# %u compared, %u + %u restored, %u wrong; %u cancelled, %u failed; %u "
            "with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
-           total.compared, total.restored, total.wrong, total.cancelled, total.failed,
-           total.balloons, total.swapped / MIB);
+           total.compared, total.restored[0], total.restored[1], total.wrong, total.cancelled,
+           total.failed, total.balloons, total.swapped / MIB);
 }
 
 int main(int argc, char **argv)
@@ -601,7 +666,7 @@ int main(int argc, char **argv)
         {"guests", 0, 0, G_OPTION_ARG_INT, &guests, "How many", "N"},
         {"snapshots", 0, 0, G_OPTION_ARG_INT, &snapshots, "Of each", "N"},
         {"restore", 0, 0, G_OPTION_ARG_INT, &restore_each,
-         "Every Nth file of a boot sector is restored (4); 0: none", "N"},
+         "Every Nth file of each kind of guest is restored (4); 0: none", "N"},
         {"boot-sector", 0, 0, G_OPTION_ARG_NONE, &boot, "No Linux", NULL},
         {"seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of the first guest", "S"},
         {NULL, 0, 0, 0, NULL, NULL, NULL}};
