@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Random live snapshots of guests that write everywhere: chaos-snapshots --seed S --guests N
- * [--snapshots N] [--restore N] [--boot-sector]. Guest i has the seed S + i, which decides about
- * everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is slow (a
- * cgroup, or a file system on FUSE, which also slows what goes through the page cache; not our
- * writer's doing, and only what took as long is counted), and for each snapshot its form, its
+ * [--snapshots N] [--restore N] [--boot-sector] [--all]. Guest i has the seed S + i, which decides
+ * about everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is
+ * slow (a cgroup, or a file system on FUSE, which also slows what goes through the page cache; not
+ * our writer's doing, and only what took as long is counted), and for each snapshot its form, its
  * buffer, how much of the memory is in swap (zram, if there is none), where the balloon goes, and
  * whether the client cancels or the engine is killed, and when: before the instant, while the guest
  * stands and its memory is being copied, from there until it runs, or while its old memory is
@@ -89,7 +89,10 @@ typedef struct {
 /* One snapshot. */
 typedef struct {
     bool stream;
-    const char *buffer;
+    unsigned buffer; /* of buffers[] */
+    Moment swaps;    /* AHEAD, HELD; else it does not */
+    bool balloons;
+    uint64_t size, reads; /* of the guest, before it; of its disk, when it began to be written */
     char *file, *then;
     char *disk; /* a copy of Linux's at the instant; NULL: it is not to be restored */
     What what;
@@ -101,12 +104,18 @@ typedef struct {
 } Shot;
 
 static struct {
-    unsigned compared, wrong, cancelled, failed, balloons;
-    unsigned restorable[2], restored[2];       /* files: of boot sectors, of Linux */
-    unsigned slow_cgroup, slow_fuse, not_slow; /* completed */
-    unsigned done[BOTH + 1][MOMENTS];          /* to snapshots */
-    uint64_t swapped;                          /* bytes */
+    unsigned compared, wrong, cancelled, failed;
+    unsigned by_cpus[3], by_buffer[3], by_form[2]; /* compared */
+    unsigned restorable[2], restored[2];           /* files: of boot sectors, of Linux */
+    unsigned slow_cgroup, slow_fuse, not_slow;     /* completed */
+    unsigned done[BOTH + 1][MOMENTS];              /* to snapshots */
+    unsigned swap_tries, balloon_tries, read_tries, slow_tries;
+    uint64_t swapped;   /* pages, at instants */
+    uint64_t ballooned; /* MiB, by snapshots */
+    uint64_t reads;     /* past the page cache, while old memory was written */
 } total;
+static const unsigned n_vcpus[] = {1, 2, 4};
+static const char *const buffers[] = {"0", "4096", "67108864"};
 static bool has_linux;
 static char *newer;             /* QEMU 10; NULL: it cannot be had */
 static gint restore_each;       /* every so many-th file; 0: none */
@@ -149,9 +158,8 @@ static void slow_down(Guest *g)
 
 static void begin(Guest *g)
 {
-    static const unsigned cpus[] = {1, 2, 4};
     static const char faults[] = "snapshot/*/at/armed=hold";
-    unsigned n_cpus = cpus[one_of(g->rand, G_N_ELEMENTS(cpus))];
+    unsigned n_cpus = n_vcpus[one_of(g->rand, G_N_ELEMENTS(n_vcpus))];
     g_autofree char *smp = g_strdup_printf("%u", n_cpus);
     const char *args[] = {"-machine", MACHINE, "-smp", smp, NULL};
 
@@ -218,27 +226,22 @@ static void end(Guest *g)
 /* ---- what goes on beside -----------------------------------------------------------------------
  */
 
-static uint64_t swap_free_bytes(void)
+/* Where QEMU has the guest's RAM; 0: it was not found. *SWAPPED: pages of it that are in swap. */
+static uint64_t find_ram(const Guest *g, uint64_t *swapped)
 {
-    g_autofree char *text = NULL;
-    const char *line =
-        g_file_get_contents("/proc/meminfo", &text, NULL, NULL) ? strstr(text, "SwapFree:") : NULL;
-
-    return line ? strtoull(line + 9, NULL, 10) << 10 : 0;
-}
-
-/* Where QEMU has the guest's RAM; 0: it was not found. */
-static uint64_t find_ram(const Guest *g)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/maps", vm_pid(g->vm));
+    g_autofree char *path = g_strdup_printf("/proc/%d/smaps", vm_pid(g->vm));
     FILE *f = fopen(path, "re");
-    uint64_t from, to, found = 0;
+    uint64_t from, to, kib, found = 0;
+    bool is_ram = false;
     char line[512];
 
+    *swapped = 0;
     while (f && fgets(line, sizeof(line), f)) {
-        if (sscanf(line, "%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", &from, &to) == 2 &&
-            to - from == g->ram && strstr(line, " rw-s ")) {
-            found = from;
+        if (sscanf(line, "%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x ", &from, &to) == 2) {
+            is_ram = to - from == g->ram && strstr(line, " rw-s ");
+            found = is_ram ? from : found;
+        } else if (is_ram && sscanf(line, "Swap: %" G_GUINT64_FORMAT, &kib) == 1) {
+            *swapped = kib / 4;
         }
     }
     if (f) {
@@ -250,7 +253,7 @@ static uint64_t find_ram(const Guest *g)
 /* Some MiB of the guest's memory go to swap. */
 static void swap_some(Guest *g)
 {
-    uint64_t ram = find_ram(g), before = swap_free_bytes();
+    uint64_t before, ram = find_ram(g, &before);
     uint64_t at = one_of(g->rand, g->ram / MIB / 2) * MIB, n = (8 + one_of(g->rand, 16)) * MIB;
     int fd = pidfd_open(vm_pid(g->vm), 0);
     struct iovec iov = {(void *)(uintptr_t)(ram + at), n}; /* NOLINT: of another process */
@@ -261,8 +264,14 @@ static void swap_some(Guest *g)
     if (fd >= 0) {
         close(fd);
     }
-    uint64_t after = swap_free_bytes();
-    total.swapped += before > after ? before - after : 0;
+}
+
+/* MiB that the guest has. */
+static uint64_t balloon_size(Guest *g)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(g->vm), "query-balloon", NULL);
+
+    return json_object_get_int_member(info, "actual") / MIB;
 }
 
 static void move_balloon(Guest *g)
@@ -270,7 +279,21 @@ static void move_balloon(Guest *g)
     uint64_t value = LINUX_RAM - one_of(g->rand, 24) * MIB;
 
     qmp_ok(vm_qmp(g->vm), "balloon", "{'value': %" G_GUINT64_FORMAT "}", value);
-    total.balloons++;
+}
+
+/* Of its disk, so far. */
+static uint64_t count_reads(Guest *g)
+{
+    g_autoptr(JsonObject) answer = qmp_call(vm_qmp(g->vm), "query-blockstats", NULL);
+    JsonArray *disks = json_object_get_array_member(answer, "return");
+    uint64_t n = 0;
+
+    for (guint i = 0; i < json_array_get_length(disks); i++) {
+        JsonObject *disk = json_array_get_object_element(disks, i);
+        n += json_object_get_int_member(json_object_get_object_member(disk, "stats"),
+                                        "rd_operations");
+    }
+    return n;
 }
 
 /* ---- one snapshot ------------------------------------------------------------------------------
@@ -421,6 +444,11 @@ static bool is_restored(const Guest *g, const Shot *t)
 static void compare(Guest *g, const Shot *t)
 {
     total.compared++;
+    total.by_buffer[t->buffer]++;
+    total.by_form[t->stream]++;
+    for (unsigned i = 0; i < G_N_ELEMENTS(n_vcpus); i++) {
+        total.by_cpus[i] += n_vcpus[i] == g->n_cpus;
+    }
     if (!snap_is_equal(t->then, t->file, g->ram)) {
         total.wrong++;
         printf("# WRONG\n");
@@ -442,16 +470,19 @@ static void tell_failure(Guest *g)
            json_object_get_string_member_with_default(info, "error-desc", "no reason"));
 }
 
-static void begin_shot(Guest *g, const Shot *t)
+static void begin_shot(Guest *g, Shot *t)
 {
-    if (g->swap && one_of(g->rand, 2)) {
+    t->swaps = g->swap ? one_of(g->rand, MOMENTS) : MOMENTS;
+    t->balloons = g->is_linux && one_of(g->rand, 2);
+    if (t->swaps == AHEAD) {
         swap_some(g);
     }
-    if (g->is_linux && one_of(g->rand, 2)) {
+    if (t->balloons) {
+        t->size = balloon_size(g);
         move_balloon(g);
     }
     qmp_ok(vm_qmp(g->vm), "x-farfault-snapshot", "{'file': '%s', 'buffer': %s, 'format': '%s'}",
-           t->file, t->buffer, t->stream ? "stream" : "mapped-ram");
+           t->file, buffers[t->buffer], t->stream ? "stream" : "mapped-ram");
     if (g->slow && !t->on_fuse) {
         bench_throttle_add(g->slow, vm_engine(g->vm));
     }
@@ -496,6 +527,7 @@ static void go_through(Guest *g, Shot *t)
 {
     Qmp *q = vm_qmp(g->vm);
     int64_t begin = g_get_monotonic_time();
+    uint64_t swapped;
 
     disturb(g, t, AHEAD);
     if (is_disturbed(t, AHEAD)) {
@@ -506,6 +538,15 @@ static void go_through(Guest *g, Shot *t)
     begin = g_get_monotonic_time();
     snap_save_memory(g->vm, g->ram, t->then);
     t->has_then = true;
+    if (t->swaps == HELD) {
+        swap_some(g);
+    }
+    if (t->swaps <= HELD) {
+        find_ram(g, &swapped);
+        total.swapped += swapped;
+        total.swap_tries++;
+    }
+    t->reads = g->is_linux ? count_reads(g) : 0;
     if (t->disk) {
         copy_disk(g, t->disk);
     }
@@ -547,6 +588,23 @@ static void wait_end(Guest *g, const Shot *t)
     note_time(g, t, WRITING, begin);
 }
 
+/* What went on beside it. */
+static void count_effects(Guest *g, const Shot *t)
+{
+    if (t->balloons) {
+        total.balloon_tries++;
+        total.ballooned += ABS((int64_t)(balloon_size(g) - t->size));
+    }
+    if (g->is_linux) {
+        total.read_tries++;
+        total.reads += count_reads(g) - t->reads;
+    }
+    if (t->is_slow) {
+        total.slow_tries++;
+        count_slow(g, t);
+    }
+}
+
 /* Without O_TMPFILE, as on FUSE, an engine that is killed leaves what it had under another name. */
 static void expect_no_file(Guest *g, const Shot *t, bool killed)
 {
@@ -569,11 +627,11 @@ static void judge(Guest *g, const Shot *t)
     g_autofree char *status = qmp_migrate_status(vm_qmp(g->vm));
     bool completed = !strcmp(status, "completed"), killed = t->what > CANCEL;
 
-    printf("# %s, buffer %s%s%s%s%s: %s\n", t->stream ? "stream" : "mapped-ram", t->buffer,
+    printf("# %s, buffer %s%s%s%s%s: %s\n", t->stream ? "stream" : "mapped-ram", buffers[t->buffer],
            t->what ? ", " : "", what_names[t->what], t->what ? " " : "",
            t->what ? moment_names[t->when] : "", status);
-    if (completed && t->is_slow) {
-        count_slow(g, t);
+    if (completed) {
+        count_effects(g, t);
     }
     if (completed || (killed && access(t->file, F_OK) == 0)) {
         /* Also if the engine died right after the file had its name. What was done to it before
@@ -591,11 +649,10 @@ static void judge(Guest *g, const Shot *t)
 
 static void take(Guest *g, bool last)
 {
-    static const char *const buffers[] = {"0", "4096", "67108864"};
     g_autofree char *then = vm_path(g->vm, "then");
     Shot t = {.stream = one_of(g->rand, 2), .then = then, .gate = -1};
 
-    t.buffer = buffers[one_of(g->rand, G_N_ELEMENTS(buffers))];
+    t.buffer = one_of(g->rand, G_N_ELEMENTS(buffers));
     draw(g, &t, last);
     place(g, &t);
     if (g->is_linux && is_restored(g, &t)) {
@@ -638,21 +695,67 @@ static void run(uint64_t seed, unsigned snapshots)
     fflush(stdout);
 }
 
+#define ENOUGH 5
+
+/* What is to come to something in a long run. */
+typedef struct {
+    const char *name;
+    unsigned tries; /* 0: nobody tries it, it is drawn */
+    uint64_t came_to;
+} Effect;
+
+/* How many came to nothing, of those that were tried often enough, or of ALL. */
+static unsigned tell_effects(bool all)
+{
+    unsigned relays = 0, none = 0;
+
+    for (Moment m = 0; m < MOMENTS; m++) {
+        relays += total.done[RELAY][m] + total.done[BOTH][m];
+    }
+    const Effect effects[] = {
+        {"compared, 1 vCPU", 0, total.by_cpus[0]},
+        {"compared, 2 vCPUs", 0, total.by_cpus[1]},
+        {"compared, 4 vCPUs", 0, total.by_cpus[2]},
+        {"compared, no buffer", 0, total.by_buffer[0]},
+        {"compared, buffer of a page", 0, total.by_buffer[1]},
+        {"compared, buffer of 64 MiB", 0, total.by_buffer[2]},
+        {"compared, mapped-ram", 0, total.by_form[0]},
+        {"compared, stream", 0, total.by_form[1]},
+        {"restored, boot sector", 0, total.restored[0]},
+        {"restored, Linux", 0, total.restored[1]},
+        {"slow by a cgroup", 0, total.slow_cgroup},
+        {"slow by FUSE", 0, total.slow_fuse},
+        {"slow at all", total.slow_tries, total.slow_cgroup + total.slow_fuse},
+        {"pages in swap at instants", total.swap_tries, total.swapped},
+        {"MiB by which balloons moved", total.balloon_tries, total.ballooned},
+        {"reads past the page cache meanwhile", total.read_tries, total.reads},
+        {"cancelled ahead", 0, total.done[CANCEL][AHEAD]},
+        {"cancelled while it stands", 0, total.done[CANCEL][HELD]},
+        {"cancelled at the instant", 0, total.done[CANCEL][INSTANT]},
+        {"cancelled while it is written", 0, total.done[CANCEL][WRITING]},
+        {"engine killed ahead", 0, total.done[ENGINE][AHEAD]},
+        {"engine killed while it stands", 0, total.done[ENGINE][HELD]},
+        {"engine killed at the instant", 0, total.done[ENGINE][INSTANT]},
+        {"engine killed while it is written", 0, total.done[ENGINE][WRITING]},
+        {"relay killed", 0, relays},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(effects); i++) {
+        const Effect *e = &effects[i];
+        bool bad = !e->came_to && (all || e->tries >= ENOUGH);
+
+        printf("# %s: %" G_GUINT64_FORMAT, e->name, e->came_to);
+        printf(e->tries ? " in %u tries%s\n" : "%.0u%s\n", e->tries, bad ? ": NOTHING" : "");
+        none += bad;
+    }
+    return none;
+}
+
 static void tell_totals(void)
 {
-    for (What what = CANCEL; what <= BOTH; what++) {
-        printf("# %s:", what_names[what]);
-        for (Moment m = 0; m < MOMENTS; m++) {
-            printf("%s %u %s", m ? "," : "", total.done[what][m], moment_names[m]);
-        }
-        printf("\n");
-    }
-    printf("# %u by a slow disk, %u by slow FUSE, %u by a slow disk that was not slow\n",
-           total.slow_cgroup, total.slow_fuse, total.not_slow);
-    printf("# %u compared, %u + %u restored, %u wrong; %u cancelled, %u failed; %u "
-           "with a moving balloon, %" G_GUINT64_FORMAT " MiB swapped out\n",
+    printf("# %u compared, %u + %u restored, %u wrong; %u cancelled, %u failed, %u with a slow "
+           "disk that was not slow\n",
            total.compared, total.restored[0], total.restored[1], total.wrong, total.cancelled,
-           total.failed, total.balloons, total.swapped / MIB);
+           total.failed, total.not_slow);
 }
 
 int main(int argc, char **argv)
@@ -661,13 +764,14 @@ int main(int argc, char **argv)
     gint64 seed = 1;
 
     restore_each = 4;
-    gboolean boot = FALSE;
+    gboolean boot = FALSE, all = FALSE;
     const GOptionEntry entries[] = {
         {"guests", 0, 0, G_OPTION_ARG_INT, &guests, "How many", "N"},
         {"snapshots", 0, 0, G_OPTION_ARG_INT, &snapshots, "Of each", "N"},
         {"restore", 0, 0, G_OPTION_ARG_INT, &restore_each,
          "Every Nth file of each kind of guest is restored (4); 0: none", "N"},
         {"boot-sector", 0, 0, G_OPTION_ARG_NONE, &boot, "No Linux", NULL},
+        {"all", 0, 0, G_OPTION_ARG_NONE, &all, "Fails if any of the counts is zero", NULL},
         {"seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of the first guest", "S"},
         {NULL, 0, 0, 0, NULL, NULL, NULL}};
     g_autoptr(GOptionContext) options = g_option_context_new("");
@@ -694,11 +798,13 @@ int main(int argc, char **argv)
     if (restore_each) {
         newer = vm_newer_qemu();
     }
-    printf("1..%d\n", guests);
+    printf("1..%d\n", guests + 1);
     for (gint i = 0; i < guests; i++) {
         run(seed + i, snapshots);
     }
+    unsigned none = tell_effects(all);
+    printf("%s - what was drawn has come to something\n", none ? "not ok" : "ok");
     tell_totals();
     g_free(newer);
-    return total.wrong ? 1 : 0;
+    return total.wrong || none ? 1 : 0;
 }
