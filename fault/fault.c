@@ -35,6 +35,7 @@ typedef enum {
     A_FLIP,
     A_ERRNO,
     A_SKIP,
+    A_OMIT,
     A_HOLD
 } Action;
 
@@ -71,6 +72,7 @@ static const struct {
     {"ENOSPC", A_ERRNO, false, ENOSPC},
     {"EIO", A_ERRNO, false, EIO},
     {"skip", A_SKIP, false, 0},
+    {"omit", A_OMIT, false, 0},
     {"hold", A_HOLD, false, 0},
 };
 
@@ -152,6 +154,12 @@ static int hooked(const char *place, const char *name)
     return fn ? fn(place, name) : 0;
 }
 
+/* From the Nth time on. */
+static bool is_due_again(Fault *f)
+{
+    return g_atomic_int_get(&f->left) <= 1 || g_atomic_int_add(&f->left, -1) <= 1;
+}
+
 /* The fault that is to happen now, or NULL. It happens once, whoever lives to see it. */
 static const Fault *due(const char *place, const char *name)
 {
@@ -166,8 +174,11 @@ static const Fault *due(const char *place, const char *name)
         if (fnmatch(faults[i].point, point, 0) != 0) {
             continue;
         }
-        if (faults[i].action == A_HOLD) {
-            return &faults[i];
+        if (faults[i].action == A_HOLD || faults[i].action == A_OMIT) {
+            if (is_due_again(&faults[i])) {
+                return &faults[i];
+            }
+            continue;
         }
         if (g_atomic_int_add(&faults[i].left, -1) == 1) {
             snprintf(path, sizeof(path), "%s/fault-%u", dir, i);
@@ -285,7 +296,7 @@ bool ff_fault_skip(const char *name)
     if (!f || do_plain(f)) {
         return false;
     }
-    if (f->action != A_SKIP) {
+    if (f->action != A_SKIP && f->action != A_OMIT) {
         bad(f->point);
     }
     return true;

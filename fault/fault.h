@@ -20,7 +20,7 @@
  *           dup                 the message is written twice
  *           flip:N              bit 0 of the message's byte N is inverted
  *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
- *           skip                the step is left out, as if it had been done
+ *           skip, omit          the step is left out, as if it had been done; omit: each time
  *           hold                this thread waits until somebody opens DIR/hold, a FIFO, for
  *                               writing; each time. If there is a FIFO DIR/held, somebody has to
  *                               open that one first, and knows then that it waits

@@ -102,6 +102,16 @@ static void leave_page(FfProtect *p, const FfRun *run)
     ff_space_leave(p->s);
 }
 
+/* A test's: the page's writers go on before it is copied. */
+static void lift_early(FfProtect *p, const FfRun *run)
+{
+    FfBitmap *armed = &p->blocks[run->block].armed;
+
+    ff_bitmap_clear_run(armed, run->first, 1);
+    ff_protect_lift(p->s, run);
+    ff_bitmap_set(armed, run->first);
+}
+
 /* Keeps PAGE in SLOT, which is the caller's, and lets its writers go on. FALSE: the slot is not
  * used: somebody else has the page, who will let them go on; or *RC says why not. */
 static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
@@ -114,6 +124,9 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
         return false;
     }
     FF_FAULT_AT("protect-claimed");
+    if (FF_FAULT_STEP("protect-copies-first", false)) {
+        lift_early(p, &run);
+    }
     int kept = keep_content(p, slot, &run);
     if (kept < 0) {
         leave_page(p, &run);
