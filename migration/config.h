@@ -96,8 +96,9 @@ typedef struct {
      * [2^i, 2^(i+1)) microseconds ([0]: below 2). Source: from request to answer written. */
     uint64_t latency[FF_LATENCY_BUCKETS];
     double latency_mean_us;
-    double latency_p99_us; /* upper edge of the bucket that holds it */
-    bool all_here;         /* destination: every page was received */
+    double
+        latency_p99_us; /* upper edge of the bucket that holds it; of a snapshot exact below 4096 */
+    bool all_here;      /* destination: every page was received */
     uint32_t blocktime_ms; /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
     uint32_t n_vcpus;
     uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */

@@ -643,7 +643,7 @@ void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
     info->arm_us = st.arm_us;
     info->way = ff_writer_way_name(st.way);
     memcpy(info->latency, st.latency, sizeof(info->latency));
-    info->latency_p99_us = ff_latency_p99(info->latency);
+    info->latency_p99_us = (double)st.latency_p99_us;
 }
 
 void ff_snapshot_clear(FfSnapshot *s)

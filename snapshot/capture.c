@@ -518,6 +518,7 @@ FfCaptureStats ff_capture_stats(FfCapture *c)
     if (c->protect) {
         st.left = ff_protect_left(c->protect);
         st.faults = ff_protect_latency(c->protect, st.latency);
+        st.latency_p99_us = ff_protect_latency_p99(c->protect);
         st.waited = ff_protect_waited(c->protect);
         st.slots = ff_protect_slots(c->protect, &st.free_slots);
     }

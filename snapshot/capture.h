@@ -65,6 +65,7 @@ typedef struct {
     /* How long a write took to be answered, but for those that waited: [i] counts [2^i, 2^(i+1))
      * microseconds, [0] below 2. */
     uint64_t latency[FF_CAPTURE_BUCKETS];
+    uint64_t latency_p99_us;      /* ff_protect_latency_p99() */
     unsigned passes;              /* before the instant */
     uint64_t prepared_last;       /* pages, of the last of them */
     uint64_t arm_us;              /* that arming took, with the process standing */

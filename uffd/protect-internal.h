@@ -42,6 +42,7 @@ struct FfProtect {
     uint64_t left, lost, waited; /* atomic; left: armed and not saved, wherever its content is */
     uint64_t spoilt;             /* atomic; of those that are lost */
     uint64_t latency[FF_PROTECT_BUCKETS], faults; /* atomic; the fault thread counts */
+    uint32_t exact[FF_PROTECT_EXACT];             /* of the latencies, by microsecond; likewise */
 };
 
 #endif

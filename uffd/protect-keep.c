@@ -299,6 +299,9 @@ static void count_latency(FfProtect *p, int64_t begin)
     unsigned bucket = us < 2 ? 0 : MIN(63u - (unsigned)__builtin_clzll(us), FF_PROTECT_BUCKETS - 1);
 
     __atomic_fetch_add(&p->latency[bucket], 1, __ATOMIC_RELAXED);
+    if (us < FF_PROTECT_EXACT) {
+        __atomic_fetch_add(&p->exact[us], 1, __ATOMIC_RELAXED);
+    }
 }
 
 uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCKETS])
@@ -307,6 +310,30 @@ uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCK
         latency[i] = __atomic_load_n(&p->latency[i], __ATOMIC_RELAXED);
     }
     return __atomic_load_n(&p->faults, __ATOMIC_RELAXED);
+}
+
+uint64_t ff_protect_latency_p99(const FfProtect *p)
+{
+    uint64_t latency[FF_PROTECT_BUCKETS], total = 0, seen = 0;
+
+    ff_protect_latency(p, latency);
+    for (unsigned i = 0; i < FF_PROTECT_BUCKETS; i++) {
+        total += latency[i];
+    }
+    for (unsigned us = 0; us < FF_PROTECT_EXACT && total; us++) {
+        seen += __atomic_load_n(&p->exact[us], __ATOMIC_RELAXED);
+        if (seen * 100 >= total * 99) {
+            return us + 1;
+        }
+    }
+    seen = 0;
+    for (unsigned i = 0; i < FF_PROTECT_BUCKETS && total; i++) {
+        seen += latency[i];
+        if (seen * 100 >= total * 99) {
+            return 2ull << i;
+        }
+    }
+    return 0;
 }
 
 /* Somebody writes to the page RUN, and nobody has to: what it was is not worth keeping, as

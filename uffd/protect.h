@@ -129,6 +129,10 @@ uint64_t ff_protect_waited(const FfProtect *p);
  * that did not wait: [i] counts [2^i, 2^(i+1)) microseconds, [0] below 2. Any thread. */
 #define FF_PROTECT_BUCKETS 32
 uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCKETS]);
+/* 99 % of those took less than so many microseconds: exact below FF_PROTECT_EXACT, else the upper
+ * edge of their bucket; 0: there were none. Any thread. */
+#define FF_PROTECT_EXACT 4096
+uint64_t ff_protect_latency_p99(const FfProtect *p);
 
 /* Without a buffer, of a space that has no FfProtect: lets the writers of RUN go on. Any thread,
  * also from FfPager.written. 0 or -errno. */

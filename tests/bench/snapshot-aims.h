@@ -29,10 +29,17 @@ typedef struct {
     BenchSnapshotSamples ours, anon, memfd; /* QEMU's own: with private RAM, with a memfd */
 } BenchSnapshotAims;
 
-/* A line for each aim of which there are samples. Returns how many are missed. */
-unsigned bench_snapshot_aims(FILE *out, const BenchSnapshotAims *aims);
+typedef struct {
+    unsigned judged, missed;
+} BenchVerdict;
+
+/* A line for each aim of which there are samples; added to VERDICT. */
+void bench_snapshot_aims(FILE *out, const BenchSnapshotAims *aims, BenchVerdict *verdict);
 /* The same of the medians of NAME's blackouts (ms), from the smallest guest to the largest. */
-unsigned bench_snapshot_flat(FILE *out, const char *name, const double *median, unsigned n);
+void bench_snapshot_flat(FILE *out, const char *name, const double *median, unsigned n,
+                         BenchVerdict *verdict);
+/* The last line of all. FALSE: an aim is missed, or none was judged. */
+bool bench_snapshot_tell(FILE *out, const BenchVerdict *verdict);
 /* Of its blackouts, ms; NaN: there are none. */
 double bench_snapshot_blackout(const BenchSnapshotSamples *samples);
 

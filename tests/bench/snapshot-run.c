@@ -279,9 +279,16 @@ static void take_info(JsonNode *node, BenchSnapshotSample *s)
     s->downtime_ms = ff_json_double(info, "downtime", NAN);
     s->faults = ff_json_double(own, "requests", NAN);
     s->fault_p50_us = latency.p50_us;
-    s->fault_p99_us = latency.p99_us;
+    s->fault_p99_us = s->faults > 0 ? ff_json_double(own, "latency-p99-us", NAN) : NAN;
     s->fault_worst_us = latency.worst_us;
     s->waits = ff_json_double(ff_json_object(own, "snapshot"), "waits", NAN);
+}
+
+static void take_waits(const Durations *waits, BenchSnapshotSample *s)
+{
+    s->guest_waits = (double)waits->n;
+    s->guest_p99_us = bench_wait_rank(waits, 0.99);
+    s->guest_worst_us = waits->n ? waits->worst_us : NAN;
 }
 
 /* ---- all of it --------------------------------------------------------------------------------
@@ -293,21 +300,24 @@ static bool take(Run *r, BenchSnapshotSample *s, BenchSnapshotSeries *series, GE
 
     /* A line just before the start keeps the window that is compared short. */
     if (!prepare(r, error) || (!r->run->engine->farfault && !give_file(r, error)) ||
-        !let_work(r->guest, 1, 60, error)) {
+        !let_work(r->guest, 1, 60, error) || !bench_guest_take_waits(r->guest, error)) {
         return false;
     }
     before = r->guest->last;
     r->guest->worst_ms = 0;
     r->before = r->guest->track->len - 1;
-    if (!begin(r, error) || !wait_completed(r, s, error)) {
+    if (!begin(r, error) || !wait_completed(r, s, error) ||
+        !bench_guest_end_waits(r->guest, error)) {
         return false;
     }
     series->start_us = r->start_us;
     series->info = bench_monitor_query(&r->monitor, error);
-    if (!series->info || !wait_disk(r, s, error) || !take_lost(r, s, error)) {
+    if (!series->info || !wait_disk(r, s, error) || !take_lost(r, s, error) ||
+        !bench_guest_take_waits(r->guest, error)) {
         return false;
     }
     take_info(series->info, s);
+    take_waits(&r->guest->waits, s);
     s->stalls = bench_stalls(&before, &r->guest->last);
     s->stall_ms = r->guest->worst_ms;
     for (unsigned b = 0; b < BENCH_BUCKETS; b++) {

@@ -19,8 +19,12 @@ typedef struct {
     double stall_ms;    /* its longest step, by its own clock (stands still in the blackout) */
     double faults;      /* as farfault sees them: writes to memory that was not saved yet */
     double waits;       /* of them, those that found no room in the buffer */
-    /* How long farfault took for each of the others. Upper edges of buckets. */
+    /* How long farfault took for each of the others. p99 is exact below 4 ms; else these are upper
+     * edges of buckets. */
     double fault_p50_us, fault_p99_us, fault_worst_us;
+    /* As the guest sees it: its writes of 32 us and longer, from the command until the end;
+     * bench_waits(). */
+    double guest_waits, guest_p99_us, guest_worst_us;
     double file_mib; /* allocated */
     double bad;      /* wrong pages that the guest found afterwards */
 } BenchSnapshotSample;

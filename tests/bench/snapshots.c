@@ -33,13 +33,16 @@ static const BenchSnapshotEngine engine_table[] = {
 #define ENGINE_NAMES "farfault,farfault-stream,qemu-anon,qemu-memfd"
 
 static struct {
+    gboolean aims;
     gint rounds, hot, vcpus, write, rate, buffer;
     char *sizes, *engines, *mode, *out, *guest, *farfault, *with;
     char **qemu;
-} opt = {.rounds = 3, .vcpus = 1, .write = 100, .buffer = -1};
+} opt = {.rounds = 20, .vcpus = 1, .write = 100, .buffer = -1};
 
 static const GOptionEntry entries[] = {
-    {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
+    {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (20)", "N"},
+    {"aims", 0, 0, G_OPTION_ARG_NONE, &opt.aims, "Fails if an aim is missed, or none was judged",
+     NULL},
     {"mem", 0, 0, G_OPTION_ARG_STRING, &opt.sizes, "RAM of the guest (1024)", "MIB"},
     {"sizes", 0, 0, G_OPTION_ARG_STRING, &opt.sizes, "The same for several guests, a table each",
      "LIST"},
@@ -241,6 +244,8 @@ static BenchSnapshotSamples samples_of(const BenchSnapshotSample *sample, const 
     return (BenchSnapshotSamples){0};
 }
 
+static BenchVerdict verdict;
+
 static void print_aims(const BenchSnapshotSample *sample, const unsigned *taken)
 {
     for (guint i = 0; i < bench.contenders->len; i++) {
@@ -256,7 +261,7 @@ static void print_aims(const BenchSnapshotSample *sample, const unsigned *taken)
         if (c->engine->farfault) {
             double blackout = bench_snapshot_blackout(&aims.ours);
 
-            bench_snapshot_aims(stdout, &aims);
+            bench_snapshot_aims(stdout, &aims, &verdict);
             g_array_append_val(c->blackouts, blackout);
         }
     }
@@ -303,7 +308,11 @@ static bool run_all(void)
     for (guint i = 0; i < bench.contenders->len; i++) {
         const Contender *c = bench.contenders->pdata[i];
         bench_snapshot_flat(stdout, c->name, (const double *)(const void *)c->blackouts->data,
-                            c->blackouts->len);
+                            c->blackouts->len, &verdict);
+    }
+    if (opt.aims) {
+        fflush(stderr);
+        all = bench_snapshot_tell(stdout, &verdict) && all;
     }
     return all;
 }

@@ -248,6 +248,19 @@ static void test_around(RigKind kind)
     take_with(kind, 16384, FF_WRITER_DIRECT, 64 << 10);
 }
 
+/* Of one write: it lies in the bucket of that, and is more exact. */
+static void check_p99(const FfProtect *p, const uint64_t latency[FF_PROTECT_BUCKETS])
+{
+    uint64_t p99 = ff_protect_latency_p99(p);
+    unsigned bucket = 0;
+
+    while (!latency[bucket]) {
+        bucket++;
+    }
+    g_assert_cmpuint(p99, >, bucket ? 1ull << bucket : 0);
+    g_assert_cmpuint(p99, <=, 2ull << bucket);
+}
+
 /* One write keeps its neighbours, whose writers then wait for nobody. */
 static void test_neighbours(RigKind kind)
 {
@@ -266,6 +279,7 @@ static void test_neighbours(RigKind kind)
         }
     }
     g_assert_cmpuint(ff_protect_latency(sn.p, latency), ==, 1);
+    check_p99(sn.p, latency);
     g_assert_cmpint(ff_writer_run(sn.w), ==, 0);
     g_assert_true(is_right(&sn));
     close_snapshot(&sn);

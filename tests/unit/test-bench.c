@@ -592,8 +592,17 @@ static void test_restore_aims(void)
     g_assert_cmpstr(nothing, ==, "");
 }
 
+static unsigned missed_aims(FILE *out, const BenchSnapshotAims *aims)
+{
+    BenchVerdict v = {0};
+
+    bench_snapshot_aims(out, aims, &v);
+    return v.missed;
+}
+
 static void test_snapshot_aims(void)
 {
+    BenchVerdict v = {0};
     BenchSnapshotSample ours[2] = {
         {.total_ms = 1000, .lost_s = 1, .blackout_ms = 5, .fault_p99_us = 32},
         {.total_ms = 1000, .lost_s = 1, .blackout_ms = 9, .fault_p99_us = 32}};
@@ -604,18 +613,25 @@ static void test_snapshot_aims(void)
     size_t n;
     FILE *out = open_memstream(&text, &n);
 
-    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 0);
+    g_assert_cmpuint(missed_aims(out, &aims), ==, 0);
     ours[1].blackout_ms = 11; /* the worst counts, twice */
     qemu.total_ms = 2999;
     qemu.lost_s = 1.9;
-    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 4);
+    g_assert_cmpuint(missed_aims(out, &aims), ==, 4);
     aims.slow = true; /* then work alone */
-    g_assert_cmpuint(bench_snapshot_aims(out, &aims), ==, 0);
-    g_assert_cmpuint(bench_snapshot_flat(out, "us", flat, 3), ==, 0);
-    g_assert_cmpuint(bench_snapshot_flat(out, "us", steep, 3), ==, 1);
-    g_assert_cmpuint(bench_snapshot_flat(out, "us", steep, 1), ==, 0);
+    g_assert_cmpuint(missed_aims(out, &aims), ==, 0);
+    g_assert_false(bench_snapshot_tell(out, &v));
+    bench_snapshot_flat(out, "us", flat, 3, &v);
+    g_assert_true(bench_snapshot_tell(out, &v));
+    bench_snapshot_flat(out, "us", steep, 1, &v);
+    g_assert_cmpuint(v.judged, ==, 1);
+    bench_snapshot_flat(out, "us", steep, 3, &v);
+    g_assert_false(bench_snapshot_tell(out, &v));
     fclose(out);
     g_assert_nonnull(strstr(text, "aim, us, blackout, ms, worst: 11 (at most 10): missed\n"));
+    g_assert_nonnull(strstr(text, "aims: FAILED: none could be judged\n"));
+    g_assert_nonnull(strstr(text, "aims: all 1 met\n"));
+    g_assert_true(g_str_has_suffix(text, "aims: FAILED: 1 of 2 missed\n"));
 }
 
 /* One MiB of data between holes; where its file system is a disk, it can be dropped. */
