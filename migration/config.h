@@ -123,8 +123,9 @@ typedef struct {
 /* A live snapshot of a source's guest, in place of a migration to a peer. */
 typedef struct {
     bool wanted;
-    char *path;       /* of the file, which must not be there; NULL: FfMigrationConfig.fd, a regular
-                         file that is open for writing */
+    char *path;       /* of the file; NULL: FfMigrationConfig.fd, a regular file that is open for
+                         writing */
+    bool replaces;    /* what is at PATH, if the snapshot is complete; else nothing must be there */
     uint64_t offset;  /* where it begins in the file, bytes */
     bool mapped;      /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */
     uint64_t buffer;  /* bytes, for what the guest overwrites before it is saved */

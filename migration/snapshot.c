@@ -239,12 +239,30 @@ static bool has_room(FfSnapshot *s, GError **error)
     return false;
 }
 
+/* Over what is there, as QEMU does. What can only be written in place is QEMU's: no file that is
+ * there is opened for writing here (sandbox/sandbox.c). */
+static FfOutput *new_over(FfSnapshot *s, GError **error)
+{
+    const FfSnapshotConfig *c = &s->cfg->snapshot;
+    GError *local = NULL;
+    FfOutput *output = ff_output_new_over(c->path, c->offset, &local);
+
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_EXISTS)) {
+        ff_plain_refuse(s->plain, &local);
+    }
+    if (local) {
+        g_propagate_error(error, local);
+    }
+    return output;
+}
+
 static bool open_output(FfSnapshot *s, GError **error)
 {
     const FfSnapshotConfig *c = &s->cfg->snapshot;
 
-    s->output = c->path ? ff_output_new(c->path, error)
-                        : ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error);
+    s->output = !c->path ? ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error)
+                : c->replaces ? new_over(s, error)
+                              : ff_output_new(c->path, error);
     if (!s->output || !ff_output_may_be_named(s->output, error) || !has_room(s, error)) {
         return false;
     }

@@ -43,6 +43,7 @@ struct FfOutgoing {
     FfStream *second;    /* of FfPlainPeer; NULL: none, or native's */
     bool tls;            /* it is under TLS */
     bool refused;        /* there is no peer: QEMU connects */
+    char *why;           /* that; NULL */
     int fd;              /* refused: or goes on over this one; -1: to uri */
     char *uri;           /* of the peer; NULL: none that can be connected to */
     bool postcopy;       /* the switch was asked for already */
@@ -74,6 +75,7 @@ void ff_outgoing_free(FfOutgoing *out)
     g_clear_pointer(&out->begun.opening, g_bytes_unref);
     g_queue_clear(&out->waiting);
     g_free(out->uri);
+    g_free(out->why);
     g_free(out);
 }
 
@@ -220,13 +222,23 @@ static unsigned begin_ms(void)
     return FF_FAULT_CALL("begin", 0) ? 0 : BEGIN_S * 1000;
 }
 
+/* A file is refused for what its client may change; QEMU 7.2 knows no files. */
+static char *say_both(const FfOutgoing *out, const char *error)
+{
+    return out->why && out->uri && g_str_has_prefix(out->uri, "file:")
+               ? g_strdup_printf("%s (and the engine: %s)", error, out->why)
+               : g_strdup(error);
+}
+
 static void started(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     FfOutgoing *out = d->outgoing;
 
     if (error) {
-        failed(call, error->message);
+        g_autofree char *both = say_both(out, error->message);
+
+        failed(call, both);
         return;
     }
     FF_FAULT_AT("qemu-began");
@@ -369,6 +381,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
         set_peer(out, peer);
     }
     out->fd = peer->fd;
+    out->why = g_strdup(peer->refused);
     out->uri = g_strdup(uri);
     out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
     out->listener = -1;

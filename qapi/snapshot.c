@@ -113,6 +113,7 @@ static void start(FfCall *call)
     call->fd = -1;
     config.snapshot = (FfSnapshotConfig){.wanted = true,
                                          .path = r->path,
+                                         .replaces = !r->own,
                                          .offset = r->offset,
                                          .buffer = r->buffer,
                                          .mapped = r->mapped,

@@ -8,9 +8,10 @@
  * CAP_LEASE for a saved guest that is another user's, and CAP_SYS_PTRACE: the kernel asks for it at
  * /proc/PID/fd of a QEMU that has more capabilities.
  *
- * What the filter cannot take from who has them, it takes from openat, fchmod and rename: no file
- * that is there is opened for writing, given other rights or replaced, be it root's relay and
- * root's file. It holds for all threads; Landlock would not do (docs/decisions.md).
+ * What the filter cannot take from who has them, it takes from openat and fchmod: no file that is
+ * there is opened for writing or given other rights, be it root's relay and root's file. (Another
+ * file in its place takes no more than link and unlink, which both need.) It holds for all threads;
+ * Landlock would not do (docs/decisions.md).
  *
  * System calls: capset, capget, seccomp, prctl, setrlimit.
  */
@@ -202,7 +203,7 @@ static void judge_fchmod(GArray *p)
     answer(p, SECCOMP_RET_ALLOW);
 }
 
-/* A file that was made here gets its name, over none that is there. */
+/* A file that was made here gets its name, over none that is there; with renameat over one. */
 static void judge_rename(GArray *p)
 {
     if_call(p, __NR_renameat2, 4);

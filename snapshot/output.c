@@ -3,7 +3,8 @@
  * Writing a file that is there as a whole or not at all; see output.h.
  *
  * System calls: open, openat, pwrite64, fallocate, fsync, fstat, lstat, access, link, linkat,
- * renameat2, unlink, rt_sigaction, fcntl, close.
+ * renameat (what renameat2 becomes without a flag), renameat2, unlink, umask, rt_sigaction, fcntl,
+ * close.
  */
 #include "snapshot/output.h"
 
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "snapshot/old-file.h"
 
 #define GATHER (1u << 20)
 
@@ -30,7 +32,9 @@ struct FfOutput {
     char *path, *part; /* part: NULL, it has no name yet */
     bool is_given;     /* by somebody who knows what becomes of it */
     bool was_direct;   /* O_DIRECT was taken off */
-    bool replaces;     /* another of its name; and catches no signals */
+    bool replaces;     /* another of its name */
+    bool is_quiet;     /* catches no signals */
+    FfOldFile *old;    /* it replaces that one alone; NULL */
     bool may_be_named; /* that was asked, and it can do without rename() */
     int fd;
     int folder;  /* in which it gets its name; -1: none */
@@ -73,7 +77,7 @@ static void catch_signals(char *name)
 /* It has no such name (any more). */
 static void forget_part(FfOutput *o)
 {
-    if (!o->replaces) {
+    if (o->part == named) {
         catch_signals(NULL);
         named = NULL;
     }
@@ -86,14 +90,30 @@ static void remove_part(FfOutput *o)
     forget_part(o);
 }
 
+/* The engine can give a file no more rights later (sandbox/sandbox.c). What other threads make
+ * meanwhile they make with the rights that they mean, or take the others away before it is of use.
+ */
+static int open_new(const FfOutput *o, const char *path, int how)
+{
+    mode_t mode = o->old ? o->old->st.st_mode & (mode_t)07777 : 0600;
+    mode_t mask = mode & 077 ? umask(0) : 0;
+    int fd = open(path, how | O_RDWR | O_CLOEXEC, mode), err = errno;
+
+    if (mode & 077) {
+        umask(mask);
+    }
+    errno = err;
+    return fd;
+}
+
 static bool open_with_name(FfOutput *o, GError **error)
 {
     for (unsigned tries = 0; tries < 100; tries++) {
         o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
-        if (!o->replaces) {
+        if (!o->is_quiet) {
             catch_signals(o->part);
         }
-        o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        o->fd = open_new(o, o->part, O_CREAT | O_EXCL);
         if (o->fd >= 0) {
             return true;
         }
@@ -125,39 +145,67 @@ static bool open_folder(FfOutput *o, const char *folder, GError **error)
     return o->folder >= 0 || fail(o, errno, error);
 }
 
-static FfOutput *new_output(const char *path, bool replaces, GError **error)
+static bool make_file(FfOutput *o, const char *path, GError **error)
 {
-    g_autoptr(FfOutput) o = no_output(path);
     g_autofree char *directory = g_path_get_dirname(path);
-    struct stat st;
 
-    o->replaces = replaces;
-    if (!replaces && lstat(path, &st) == 0) {
-        fail(o, EEXIST, error);
-        return NULL;
-    }
     if (!open_folder(o, directory, error)) {
-        return NULL;
+        return false;
     }
-    o->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    o->fd = open_new(o, directory, O_TMPFILE);
     if (o->fd >= 0) {
-        return g_steal_pointer(&o);
+        return true;
     }
     if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOSYS) {
-        fail(o, errno, error);
-        return NULL;
+        return fail(o, errno, error);
     }
-    return open_with_name(o, error) ? g_steal_pointer(&o) : NULL;
+    return open_with_name(o, error);
 }
 
 FfOutput *ff_output_new(const char *path, GError **error)
 {
-    return new_output(path, false, error);
+    g_autoptr(FfOutput) o = no_output(path);
+    struct stat st;
+
+    if (lstat(path, &st) == 0) {
+        fail(o, EEXIST, error);
+        return NULL;
+    }
+    return make_file(o, path, error) ? g_steal_pointer(&o) : NULL;
 }
 
 FfOutput *ff_output_new_replacing(const char *path, GError **error)
 {
-    return new_output(path, true, error);
+    g_autoptr(FfOutput) o = no_output(path);
+
+    o->replaces = o->is_quiet = true;
+    return make_file(o, path, error) ? g_steal_pointer(&o) : NULL;
+}
+
+FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error)
+{
+    g_autoptr(FfOutput) o = NULL;
+    g_autoptr(FfOldFile) old = NULL;
+    g_autoptr(GError) local = NULL;
+
+    if (!ff_old_file_find(path, kept, &old, error)) {
+        return NULL;
+    }
+    if (!old) {
+        return ff_output_new(path, error);
+    }
+    o = no_output(old->path);
+    o->replaces = true;
+    o->old = g_steal_pointer(&old);
+    if (!make_file(o, o->path, &local)) {
+        ff_old_file_stays(path, error, "none can be made beside it (%s)", local->message);
+        return NULL;
+    }
+    if (!ff_old_file_is_like(o->old, o->fd)) {
+        ff_old_file_stays(path, error, "it cannot have the same mode and group");
+        return NULL;
+    }
+    return g_steal_pointer(&o);
 }
 
 FfOutput *ff_output_new_nameless(const char *path, GError **error)
@@ -226,6 +274,7 @@ void ff_output_free(FfOutput *o)
     if (o->folder >= 0) {
         close(o->folder);
     }
+    ff_old_file_free(o->old);
     g_free(o->gathered);
     g_free(o->path);
     g_free(o);
@@ -366,7 +415,7 @@ static bool rename_part(const FfOutput *o)
 
 bool ff_output_may_be_named(FfOutput *o, GError **error)
 {
-    if (!o->part) {
+    if (!o->part || o->replaces) {
         return true;
     }
     g_autofree char *other = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
@@ -427,6 +476,9 @@ static bool replace(FfOutput *o, GError **error)
 
 static bool give_name(FfOutput *o, GError **error)
 {
+    if (o->old && ff_old_file_is_other(o->old)) {
+        return fail(o, EEXIST, error);
+    }
     if (o->replaces) {
         return replace(o, error);
     }
@@ -446,6 +498,10 @@ bool ff_output_commit(FfOutput *o, GError **error)
         return false;
     }
     FF_FAULT_AT("committing");
+    int rc = o->old ? ff_old_file_copy(o->old, o->fd) : 0;
+    if (rc < 0) {
+        return fail(o, -rc, error);
+    }
     if (FF_FAULT_CALL("output-sync", fsync(o->fd)) < 0) {
         return fail(o, errno, error);
     }

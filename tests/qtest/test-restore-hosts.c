@@ -264,6 +264,30 @@ static void test_replaced(void)
     restore_end_held(&s, vm);
 }
 
+/* Another guest's snapshot takes its place. */
+static void test_snapshot_over(void)
+{
+    RestoreScene s;
+    Vm *vm = restore_begin_held(&s);
+
+    if (vm) {
+        Qmp *q = vm_qmp(s.saved);
+        struct stat before, after;
+
+        g_assert_cmpint(stat(s.path, &before), ==, 0);
+        qmp_set_capability(q, "background-snapshot", true);
+        qmp_ok(q, "migrate", "{'uri': 'file:%s'}", s.path);
+        qmp_expect_migration(q, "completed");
+        qmp_set_capability(q, "background-snapshot", false);
+        g_assert_cmpint(stat(s.path, &after), ==, 0);
+        g_assert_cmpuint(before.st_ino, !=, after.st_ino);
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        restore_check_restored(&s, vm);
+    }
+    restore_end_held(&s, vm);
+}
+
 /* A snapshot of the guest into its own file: that one stays as it is. */
 static void test_own_file(void)
 {
@@ -447,6 +471,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-hosts/full", test_full);
     g_test_add_func("/restore-hosts/cut", test_cut);
     g_test_add_func("/restore-hosts/replaced", test_replaced);
+    g_test_add_func("/restore-hosts/snapshot-over", test_snapshot_over);
     g_test_add_func("/restore-hosts/own-file", test_own_file);
     g_test_add_data_func("/restore-hosts/held-back/overwritten", NULL, test_held_back);
     g_test_add_data_func("/restore-hosts/held-back/cut", "", test_held_back);
