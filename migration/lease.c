@@ -53,18 +53,30 @@ void ff_lease_init(void)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
+/* NULL: nobody can say. */
+static char *time_text(void)
+{
+    char *text = NULL;
+
+    return g_file_get_contents(TIME_PATH, &text, NULL, NULL) ? g_strstrip(text) : NULL;
+}
+
+unsigned ff_lease_seconds(void)
+{
+    g_autofree char *text = time_text();
+
+    return text ? (unsigned)g_ascii_strtoull(text, NULL, 10) : 0;
+}
+
 /* ---- somebody waits ----------------------------------------------------------------------------
  */
 
 /* "" if nobody can say. */
 static char *time_left(void)
 {
-    g_autofree char *text = NULL;
+    g_autofree char *text = time_text();
 
-    if (!g_file_get_contents(TIME_PATH, &text, NULL, NULL)) {
-        return g_strdup("");
-    }
-    return g_strdup_printf(", %s s at most", g_strstrip(text));
+    return text ? g_strdup_printf(", %s s at most", text) : g_strdup("");
 }
 
 static void say(const FfLease *l, bool late)
@@ -135,9 +147,9 @@ static const char *reason(int rc)
 /* With a time of 0 the kernel has who writes wait for ever, be the fill at its end or not. */
 static bool has_end(void)
 {
-    g_autofree char *text = NULL;
+    g_autofree char *text = time_text();
 
-    return !g_file_get_contents(TIME_PATH, &text, NULL, NULL) || strcmp(g_strstrip(text), "0") != 0;
+    return !text || strcmp(text, "0") != 0;
 }
 
 static bool is_signal_blocked(void)

@@ -27,5 +27,7 @@ FfLease *ff_lease_take(int fd, const char *path, GMainContext *context, FfLeaseF
                        void *opaque);
 /* Gives it up: who waits continues. L can be NULL. The thread that took it, or CONTEXT's. */
 void ff_lease_end(FfLease *l);
+/* Who writes is held back for so long at most. */
+unsigned ff_lease_seconds(void);
 
 #endif

@@ -157,9 +157,7 @@ static bool dest_init(FfMigration *m, GError **error)
     ff_close_fd(&m->cfg.mem_fd);
     ff_dest_init(&m->dest);
     if (m->cfg.restore.wanted) {
-        const FfRestoreConfig *r = &m->cfg.restore;
-
-        ff_restore_init(&m->dest, r->fd, r->path, r->offset, r->set);
+        ff_restore_init(&m->dest, &m->cfg.restore);
     }
     return true;
 }
@@ -182,7 +180,7 @@ static bool dest_listen(FfMigration *m, GError **error)
 static FfStatus dest_begin_adoption(FfMigration *m)
 {
     if (ff_state_is_marked(m->cfg.state, FF_MARK_FILE)) {
-        ff_restore_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
+        ff_restore_adopt_init(&m->dest, &m->cfg.restore);
     } else if (ff_state_is_marked(m->cfg.state, FF_MARK_DUMP)) {
         ff_dest_dump_adopt_init(&m->dest, g_steal_fd(&m->cfg.restore.fd));
     } else if (m->cfg.restore.fd >= 0) {

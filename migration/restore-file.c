@@ -198,6 +198,19 @@ bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *mac
     return compare_blocks(f, ram, error);
 }
 
+uint64_t ff_restore_file_data(const FfRestoreFile *f)
+{
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < f->n_blocks; i++) {
+        FfBitmap data;
+
+        ff_bitmap_init_over(&data, (uint64_t *)f->blocks[i].data, f->blocks[i].n_pages);
+        pages += ff_bitmap_count(&data);
+    }
+    return pages * FF_FILE_PAGE;
+}
+
 /* ---- its devices -------------------------------------------------------------------------------
  */
 

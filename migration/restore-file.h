@@ -33,7 +33,9 @@ const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset);
  * nobody can be asked. Once. */
 bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,
                              const uint8_t *uuid, GError **error);
-/* After that. What QEMU has to load, in a memfd; -1 and ERROR. *RUN_STATE (g_free): what the guest
+/* After that, here and below. Bytes of guest RAM that stand in the file. */
+uint64_t ff_restore_file_data(const FfRestoreFile *f);
+/* What QEMU has to load, in a memfd; -1 and ERROR. *RUN_STATE (g_free): what the guest
  * was when it was saved. */
 int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemory *memory,
                             char **run_state, GError **error);

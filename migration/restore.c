@@ -31,6 +31,7 @@
 #include "migration/restore-file.h"
 #include "migration/restore-packed.h"
 #include "migration/restore-set.h"
+#include "migration/restore-wait.h"
 #include "net/priority.h"
 
 /* Pages that are read together for a fault. */
@@ -47,10 +48,12 @@ struct FfRestore {
     int fd;             /* given, or held by the engine before this one; -1: none */
     char *path;
     int64_t offset;
+    bool as_eager;
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
     FfPacked *packed;   /* file, if it is compressed; NULL */
     FfLease *lease;     /* on it, while it is read; NULL: none */
+    bool hurries;       /* lock; somebody waits for the end of it */
     FfFilePager *pager; /* lock */
     FfFileCounts past;  /* lock; of pagers before this one */
 };
@@ -128,6 +131,9 @@ static void set_pager(FfDestination *d, FfFilePager *pager)
     ff_mutex_lock(&d->control->lock);
     FfFilePager *old = r->pager;
     r->pager = pager;
+    if (pager && r->hurries) {
+        ff_file_pager_hurry(pager);
+    }
     if (old) {
         FfFileCounts c = ff_file_pager_counts(old);
 
@@ -241,15 +247,28 @@ static int open_path(const char *path, GError **error)
     return fd;
 }
 
-/* FfLeaseFunc */
-static void hurry(void *d)
+/* FfLeaseFunc. The kernel lets him in when his time is over, and what was not read by then may be
+ * nowhere: before that, who waits for a page comes second. */
+static void hurry(void *opaque)
 {
-    ff_control_event(((FfDestination *)d)->control, FF_EV_HURRY);
+    FfDestination *d = opaque;
+    FfRestore *r = d->restore;
+
+    ff_mutex_lock(&d->control->lock);
+    r->hurries = true;
+    if (r->pager) {
+        ff_file_pager_hurry(r->pager);
+    }
+    ff_mutex_unlock(&d->control->lock);
+    ff_control_event(d->control, FF_EV_HURRY);
 }
 
 /* As long as the file is read, and no longer. */
 static void take_lease(FfDestination *d, int fd, const char *path)
 {
+    ff_mutex_lock(&d->control->lock);
+    d->restore->hurries = false;
+    ff_mutex_unlock(&d->control->lock);
     d->restore->lease = ff_lease_take(fd, path, d->control->driver_ctx, hurry, d);
 }
 
@@ -345,6 +364,54 @@ static void take_run_state(FfDestination *d, char *run_state)
     ff_mutex_unlock(&d->control->lock);
 }
 
+static void fill(FfDestination *d)
+{
+    ff_file_pager_fill(d->restore->pager);
+}
+
+static uint64_t bytes_read(const FfFilePager *pager)
+{
+    FfFileCounts c = ff_file_pager_counts(pager);
+
+    return c.fault_bytes + c.fill_bytes + c.first_bytes;
+}
+
+/* For so long who overwrites the file is held back; 0: he is not, or he waits already. */
+static int64_t held_us(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    bool held = d->restore->lease && !d->restore->hurries;
+    ff_mutex_unlock(&d->control->lock);
+    return held ? (int64_t)ff_lease_seconds() * G_USEC_PER_SEC : 0;
+}
+
+/* Its client is told that all is over, and may overwrite the file. FALSE: it cannot be read. */
+static bool await_most(FfDestination *d)
+{
+    const unsigned ends = FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL;
+    const FfRestore *r = d->restore;
+    const uint64_t data = ff_restore_file_data(r->file);
+    int64_t began = g_get_monotonic_time(), now = began, wait;
+    unsigned got = 0;
+
+    fill(d);
+    while (!got && (wait = FF_FAULT_STEP("slow-file", false)
+                               ? G_MAXINT64 / 2
+                               : ff_restore_wait_us(data, bytes_read(r->pager), now - began,
+                                                    held_us(d))) > 0) {
+        got = ff_control_wait_until(d->control, ends, now + wait);
+        now = g_get_monotonic_time();
+    }
+    return !(got & FF_EV_DEAD);
+}
+
+static void grant(FfDestination *d)
+{
+    if (!d->restore->as_eager || await_most(d)) {
+        ff_control_event(d->control, FF_EV_GRANT);
+    }
+}
+
 static bool load(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
@@ -366,7 +433,7 @@ static bool load(FfDestination *d, GError **error)
     take_run_state(d, g_steal_pointer(&run_state));
     ff_journal_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
-    ff_control_event(d->control, FF_EV_GRANT);
+    grant(d);
     return true;
 }
 
@@ -470,11 +537,6 @@ static bool attach(FfDestination *d, const char *path, GError **error)
     return ok;
 }
 
-static void fill(FfDestination *d)
-{
-    ff_file_pager_fill(d->restore->pager);
-}
-
 /* It is there again: the guest goes on, or is granted now. */
 static void go_on(FfDestination *d)
 {
@@ -485,7 +547,7 @@ static void go_on(FfDestination *d)
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
         fill(d);
     } else {
-        ff_control_event(d->control, FF_EV_GRANT);
+        grant(d);
     }
 }
 
@@ -587,23 +649,30 @@ static const FfDestOrigin origin = {
 /* ---- beginning and end -------------------------------------------------------------------------
  */
 
-void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset, FfUseSet set)
+void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg)
 {
+    FfRestore *r = g_new0(FfRestore, 1);
+
     d->origin = &origin;
-    d->restore = g_new0(FfRestore, 1);
-    d->restore->fd = fd;
-    d->restore->path = g_strdup(path);
-    d->restore->offset = offset;
-    d->restore->set = set;
+    d->restore = r;
+    r->fd = g_steal_fd(&cfg->fd);
+    r->path = g_strdup(cfg->path);
+    r->offset = cfg->offset;
+    r->set = cfg->set;
+    r->as_eager = cfg->as_eager;
 }
 
-void ff_restore_adopt_init(FfDestination *d, int fd)
+void ff_restore_adopt_init(FfDestination *d, FfRestoreConfig *cfg)
 {
+    FfRestore *r;
     const char *uri = d->cfg->state->peer_uri;
-    const char *path = g_str_has_prefix(uri, "file:") ? uri + strlen("file:") : uri;
 
-    ff_restore_init(d, fd, path, -1, FF_SET_IGNORE);
-    d->restore->adopted = true;
+    ff_restore_init(d, cfg);
+    r = d->restore;
+    r->path = g_strdup(g_str_has_prefix(uri, "file:") ? uri + strlen("file:") : uri);
+    r->offset = -1;
+    r->set = FF_SET_IGNORE;
+    r->adopted = true;
 }
 
 void ff_restore_forget(FfDestination *d)

@@ -8,10 +8,10 @@
 
 #include "migration/dest-side.h"
 
-/* D becomes one: before the coordinator. FD (taken; -1: PATH is opened, by the coordinator). */
-void ff_restore_init(FfDestination *d, int fd, const char *path, int64_t offset, FfUseSet set);
-/* The same for an engine that adopts one; FD: what was held, or -1. */
-void ff_restore_adopt_init(FfDestination *d, int fd);
+/* D becomes one: before the coordinator. Takes CFG's fd. */
+void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg);
+/* The same for an engine that adopts one. */
+void ff_restore_adopt_init(FfDestination *d, FfRestoreConfig *cfg);
 /* The coordinator, from the beginning to the end. */
 void ff_restore_coordinate(FfDestination *d);
 /* Its journal is at its end: nothing is left to know of the file. */

@@ -11,7 +11,8 @@
 #include "uffd/bitmap.h"
 
 #define FAULT_THREADS 2
-#define FILL_THREADS 2
+#define FILL_THREADS 8
+#define CALM_FILL_THREADS 2 /* of them; the others only fill in a hurry */
 #define RING 256
 
 typedef struct {
@@ -77,6 +78,7 @@ struct FfFilePager {
     FfMutex cursor_lock;
     FfCond fill_asked;
     bool fills;        /* cursor_lock; not FfFileFirst alone */
+    bool hurries;      /* cursor_lock; with all threads */
     uint64_t at_first; /* cursor_lock; chunk of it */
     unsigned at_block; /* cursor_lock */
     uint64_t at_page;  /* cursor_lock */

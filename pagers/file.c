@@ -6,13 +6,13 @@
  * those of the beginning: a write stores its mtime before its bytes.
  *
  * Threads: `fault` (FAULT_THREADS) answer requests, `zero` those that need no read, `fill`
- * (FILL_THREADS) go through the blocks by address. Few of them, and small reads: what the fill has
- * under way a fault waits for in the disk. They place, so they may wait for an event of the space.
- * When a read has come back too late (reader.h) they must not look at the pager: -ECANCELED ends
- * them at once. Locks: `ring_lock` (file-queue.c: requests) and `cursor_lock`, of the fill alone;
- * both are leaves, and nobody reads under one. `huge_lock`: one thread at a time places huge pages,
- * beside which it takes locks of the space. What comes before the rest of the fill is in
- * file-first.c.
+ * (CALM_FILL_THREADS) go through the blocks by address. Few of them, and small reads: what the fill
+ * has under way a fault waits for in the disk. In a hurry there are FILL_THREADS. They place, so
+ * they may wait for an event of the space. When a read has come back too late (reader.h) they must
+ * not look at the pager: -ECANCELED ends them at once. Locks: `ring_lock` (file-queue.c: requests)
+ * and `cursor_lock`, of the fill alone; both are leaves, and nobody reads under one. `huge_lock`:
+ * one thread at a time places huge pages, beside which it takes locks of the space. What comes
+ * before the rest of the fill is in file-first.c.
  *
  * System calls: fadvise64.
  */
@@ -241,16 +241,16 @@ static bool next(FfFilePager *p, FfRun *run, bool *zero)
     return some;
 }
 
-/* Until ff_file_pager_fill(). FALSE: the end. */
-static bool await_fill(FfFilePager *p)
+/* Until *ASKED, which the cursor_lock guards. FALSE: the end. */
+static bool await_asked(FfFilePager *p, const bool *asked)
 {
     ff_mutex_lock(&p->cursor_lock);
-    while (!p->fills && !g_atomic_int_get(&p->ends)) {
+    while (!*asked && !g_atomic_int_get(&p->ends)) {
         ff_cond_wait(&p->fill_asked, &p->cursor_lock);
     }
-    bool fills = p->fills;
+    bool is = *asked;
     ff_mutex_unlock(&p->cursor_lock);
-    return fills;
+    return is;
 }
 
 static bool goes_on(FfFilePager *p)
@@ -270,7 +270,7 @@ static void fill(FfFileWorker *w)
             return;
         }
     }
-    if (!await_fill(p)) {
+    if (!await_asked(p, &p->fills)) {
         return;
     }
     while (goes_on(p) && next(p, &run, &zero)) {
@@ -287,10 +287,12 @@ static void fill(FfFileWorker *w)
 static void fill_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
-    uint64_t *filling = &p->filling[g_atomic_int_add(&p->n_filling, 1)];
-    FfFileWorker w = {p, reader, p->fill_file, .filling = filling};
+    int number = g_atomic_int_add(&p->n_filling, 1);
+    FfFileWorker w = {p, reader, p->fill_file, .filling = &p->filling[number]};
 
-    fill(&w);
+    if (number < CALM_FILL_THREADS || await_asked(p, &p->hurries)) {
+        fill(&w);
+    }
     if (!ff_reader_is_left(reader)) {
         ff_file_fill_ends(&w);
     }
@@ -382,6 +384,14 @@ void ff_file_pager_fill(FfFilePager *p)
     if (!p->fill[0]) {
         begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
     }
+}
+
+void ff_file_pager_hurry(FfFilePager *p)
+{
+    ff_mutex_lock(&p->cursor_lock);
+    p->hurries = true;
+    ff_cond_broadcast(&p->fill_asked);
+    ff_mutex_unlock(&p->cursor_lock);
 }
 
 void ff_file_pager_pause(FfFilePager *p)

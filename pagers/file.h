@@ -28,6 +28,9 @@ FfPager *ff_file_pager_pager(FfFilePager *p);
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id);
 /* Begins to fill what nobody has asked for. After start, which begins with FfFileFirst alone. */
 void ff_file_pager_fill(FfFilePager *p);
+/* Fills as fast as it can, from now on or from ff_file_pager_fill() on, whatever that costs who
+ * waits for a page. Any thread. */
+void ff_file_pager_hurry(FfFilePager *p);
 /* Nothing is filled any more, nor any failure told, until the next start; who waits is answered. */
 void ff_file_pager_pause(FfFilePager *p);
 /* Ends the threads, and closes the file. A thread whose read does not come back is left behind, and

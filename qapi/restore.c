@@ -72,7 +72,8 @@ void ff_restore_start(FfCall *call)
                           .path = call->target.path,
                           .fd = g_steal_fd(&call->fd),
                           .offset = call->target.offset ? (int64_t)call->target.offset : -1,
-                          .set = use_of_set(call)};
+                          .set = use_of_set(call),
+                          .as_eager = call->as_eager};
     d->config.port->vmm(d->config.port_opaque)->state.keep_failed =
         lives && !json_node_get_boolean(lives);
     ff_driver_take_parameters(d, json_node_get_object(call->parameters));

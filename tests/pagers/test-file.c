@@ -582,6 +582,34 @@ static void test_fill_stands(RigKind kind)
     end(&f);
 }
 
+#define HURRY 8
+
+/* Who fills in a hurry has more reads under way, whether he was asked before the fill or in it. */
+static void test_hurry(RigKind kind)
+{
+    File f;
+
+    if (!begin(&f, kind, 1)) {
+        return;
+    }
+    rig_start(f.r);
+    start(&f);
+    bool some = true;
+    for (unsigned i = 0; i < HURRY; i++) {
+        some = some && rig_at("read-file", hold, &f);
+    }
+    if (some) {
+        ff_file_pager_fill(f.pager);
+        wait_held(&f, 2);
+        ff_file_pager_hurry(f.pager);
+        wait_held(&f, HURRY);
+        release(&f);
+        rig_wait_completed(f.r, 1);
+        check_all(&f);
+    }
+    end(&f);
+}
+
 static int count_read(void *opaque)
 {
     g_atomic_int_inc((gint *)opaque);
@@ -971,6 +999,7 @@ int main(int argc, char **argv)
     rig_add("/file/changed", RIG_FILES, test_changed);
     rig_add("/file/deleted", RIG_FILES, test_deleted);
     rig_add("/file/fill-stands", RIG_FILES, test_fill_stands);
+    rig_add("/file/hurry", RIG_BIT(RIG_MEMFD), test_hurry);
     rig_add("/file/beside", RIG_FILES, test_beside);
     rig_add("/file/beside-fuse", RIG_BIT(RIG_MEMFD), test_beside_fuse);
     rig_add("/file/beside-eio", RIG_FILES, test_beside_eio);

@@ -213,6 +213,39 @@ static void test_starting(void)
     }
 }
 
+/* Where the file is read so slowly that it could be overwritten before the rest is here, nobody is
+ * told that it is over and no guest runs, also under an engine that follows one.
+ */
+static void test_slow(gconstpointer killed)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Vm *vm = start_lazily(&s, killed ? "destination/active/at/loaded=kill;"
+                                           "destination/*/step/slow-file=skip;"
+                                           "destination/*/call/read-file#30=hold"
+                                         : "destination/active/step/slow-file=skip;"
+                                           "destination/active/call/read-file#30=hold");
+
+        restore_make_gates(vm);
+        ask(vm, BY_NUMBER, s.path, 0);
+        qmp_expect_migration(vm_qmp(vm), "setup");
+        qmp_expect_migration(vm_qmp(vm), "active");
+        restore_await_held(vm);
+        g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
+        g_assert_cmpstr(status, ==, "active");
+        g_autofree char *state = qmp_run_state(vm_qmp(vm));
+        g_assert_cmpstr(state, !=, "running");
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        restore_check_restored(&s, vm);
+        g_assert_false(qmp_has_event(vm_qmp(vm), "MIGRATION"));
+        restore_end_held(&s, vm);
+    } else {
+        restore_end(&s);
+    }
+}
+
 /* The next engine says no more of it. */
 static void test_killed(void)
 {
@@ -389,6 +422,8 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/set", test_set);
     g_test_add_func("/restore-asked/unseen", test_unseen);
     g_test_add_func("/restore-asked/starting", test_starting);
+    g_test_add_data_func("/restore-asked/slow", NULL, test_slow);
+    g_test_add_data_func("/restore-asked/slow-killed", "", test_slow);
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/paused", test_paused);
     for (unsigned i = 0; i < G_N_ELEMENTS(eager); i++) {

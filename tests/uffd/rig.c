@@ -289,7 +289,7 @@ void rig_wait_completed(Rig *r, unsigned n)
  */
 
 #ifdef FF_FAULTS
-#define MAX_POINTS 4
+#define MAX_POINTS 8
 
 static struct {
     const char *point;

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How long the client of a lazy restore, who takes it for one of QEMU's, still has to wait for
+ * "completed". From then on it may overwrite the file, and is held back for a time only
+ * (lease.h): what is not read by then is expected to be in half of that.
+ */
+#ifndef FF_MIGRATION_RESTORE_WAIT_H
+#define FF_MIGRATION_RESTORE_WAIT_H
+
+#include <stdint.h>
+
+/* So much comes in time from any disk, if there is a time. */
+#define FF_RESTORE_SURE (256ull << 20)
+/* A speed is known after so long. */
+#define FF_RESTORE_TRIAL_US 100000
+
+/* Of DATA bytes READ were read in ELAPSED_US, and who writes is held back for HELD_US. For so long
+ * it has to wait before it is to ask again, us; 0: no more. */
+int64_t ff_restore_wait_us(uint64_t data, uint64_t read, int64_t elapsed_us, int64_t held_us);
+
+#endif
