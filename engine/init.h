@@ -19,6 +19,7 @@ typedef struct {
     int inner_fd;               /* device-state socket of a migration whose engine died; -1: none */
     int device_fd;              /* copy of its device state; -1: none */
     int file_fd;                /* the file that it is restored from; -1: none */
+    int lease_fd;               /* its description with a lease; -1: none */
     int listener_fd;            /* where its source comes to; -1: none */
     int tls_fd;                 /* its TLS credentials; -1: none */
     int discard_fd;             /* arms QEMU's hook for discards (state/discards.h); -1: none */

@@ -304,6 +304,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .incoming_fds = init->incoming_fds,
         .device_fd = init->device_fd,
         .file_fd = init->file_fd,
+        .lease_fd = init->lease_fd,
         .pact_fd = init->pact_fd,
         .heir_fd = init->heir_fd,
         .qemu_pid = init->qemu_pid,

@@ -147,6 +147,7 @@ typedef struct {
     bool wanted;
     char *path;     /* for errors, and to open it if fd is -1 */
     int fd;         /* taken; -1 */
+    int lease_fd;   /* taken; a description of it that has a lease; -1: none */
     int64_t offset; /* where the guest begins in it, bytes; -1: to be looked for */
     FfUseSet set;   /* of PATH, if it is the file's name */
     bool as_eager;  /* the client takes it for one of QEMU's: restore-wait.h */
@@ -227,15 +228,15 @@ typedef struct {
     FfSnapshotConfig snapshot; /* source */
     FfUpgradeConfig upgrade;
     FfRestoreConfig
-        restore;   /* destination; of one that adopts only as_eager, and fd: what was held, -1 */
-    char *uri;     /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
-    int fd;        /* connected socket (source, or destination); -1 if uri is given.
-                      Destination: also a listening socket whose first connection waits to
-                      be accepted: the driver listens itself, since only then it is known
-                      who carries the migration. Ownership goes to the migration. */
-    int device_fd; /* adopting: what was held as "device", -1: nothing; taken */
-    int listen_fd; /* destination that adopts: the listening socket that was held as
-                      "listener", -1: none; taken */
+        restore; /* destination; of one that adopts only as_eager, and the fds: what was held, -1 */
+    char *uri;   /* "tcp:HOST:PORT", "unix:PATH"; NULL if fd is given */
+    int fd;      /* connected socket (source, or destination); -1 if uri is given.
+                    Destination: also a listening socket whose first connection waits to
+                    be accepted: the driver listens itself, since only then it is known
+                    who carries the migration. Ownership goes to the migration. */
+    int device_fd;     /* adopting: what was held as "device", -1: nothing; taken */
+    int listen_fd;     /* destination that adopts: the listening socket that was held as
+                          "listener", -1: none; taken */
     bool start_paused; /* destination: -S was given: wait for the client's cont */
     bool client_cont;  /* source that adopts: the client said cont while the guest stood */
     bool pause_before_switchover;

@@ -6,7 +6,8 @@
  *
  * While somebody waits, F_GETLEASE says F_UNLCK. It says the same where there is no lease any more.
  * That there was one F_GETSIG says, of the same description: who finds that gives the lease up at
- * the end, whatever it has found.
+ * the end, whatever it has found. Who does not own the file any more cannot do that: then it ends
+ * with the description (ff_lease_open()).
  *
  * Threads: who takes it, and the main loop, which the kernel tells (told()). Lock: FfLease.lock, a
  * leaf, under which a lease is looked at or given up, never taken.
@@ -179,8 +180,18 @@ static int take(const FfLease *l, bool kept)
     if (fcntl(l->fd, F_SETOWN, getpid()) < 0 || fcntl(l->fd, F_SETSIG, SIGIO) < 0) {
         return -errno;
     }
-    /* Who waits counts as one who writes. */
-    return fcntl(l->fd, F_SETLEASE, F_RDLCK) == 0 || (kept && errno == EAGAIN) ? 0 : -errno;
+    /* Who waits counts as one who writes; and the file may be another user's by now. */
+    return fcntl(l->fd, F_SETLEASE, F_RDLCK) == 0 || (kept && (errno == EAGAIN || errno == EACCES))
+               ? 0
+               : -errno;
+}
+
+int ff_lease_open(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+    int own = fcntl(fd, F_GETSIG) == SIGIO ? -1 : open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    return own >= 0 ? own : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
 bool ff_lease_is_possible(int fd)
@@ -236,7 +247,10 @@ void ff_lease_end(FfLease *l)
     g_source_unref(l->source);
     ff_mutex_lock(&l->lock);
     l->over = true;
-    bool in_time = give_up(l) == 0, said = l->said;
+    int rc = give_up(l);
+    close(l->fd);
+    l->fd = -1;
+    bool in_time = rc == 0 || rc == -EACCES, said = l->said;
     ff_mutex_unlock(&l->lock);
     if (said) {
         g_message("restore: %s: %s", l->path,

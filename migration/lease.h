@@ -17,6 +17,12 @@ typedef void (*FfLeaseFunc)(void *opaque);
 /* The kernel tells by SIGIO, which ends a process that does not expect it. The main thread, before
  * there is another one. */
 void ff_lease_init(void);
+/* A description of the file that FD has open, for its lease alone. Who may have a lease at first
+ * may not always give it up: libvirt gives the file back to root when it was told that the restore
+ * is over. Then it ends when the last copy of this one is closed, and so nobody else is to have
+ * any. Where the file cannot be opened once more, or FD has a lease of an engine before, it is a
+ * copy of FD. -1: none. */
+int ff_lease_open(int fd);
 /* FD, a description for reading alone, can have a lease now. */
 bool ff_lease_is_possible(int fd);
 /* A lease on the file that FD, a description for reading alone, has open; or the one that an engine

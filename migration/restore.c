@@ -52,6 +52,7 @@ struct FfRestore {
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
     FfPacked *packed;   /* file, if it is compressed; NULL */
+    int lease_fd;       /* a description of it for that alone; -1: none */
     FfLease *lease;     /* on it, while it is read; NULL: none */
     bool hurries;       /* lock; somebody waits for the end of it */
     FfFilePager *pager; /* lock */
@@ -237,6 +238,13 @@ static void hold(FfDestination *d)
     }
 }
 
+static void drop(FfDestination *d, const char *name)
+{
+    if (d->control->ops.drop) {
+        d->control->ops.drop(name, d->control->ops.opaque);
+    }
+}
+
 static int open_path(const char *path, GError **error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
@@ -266,15 +274,32 @@ static void hurry(void *opaque)
 /* As long as the file is read, and no longer. */
 static void take_lease(FfDestination *d, int fd, const char *path)
 {
+    FfRestore *r = d->restore;
+
     ff_mutex_lock(&d->control->lock);
-    d->restore->hurries = false;
+    r->hurries = false;
     ff_mutex_unlock(&d->control->lock);
-    d->restore->lease = ff_lease_take(fd, path, d->control->driver_ctx, hurry, d);
+    if (r->lease_fd < 0) {
+        r->lease_fd = ff_lease_open(fd);
+    }
+    r->lease = ff_lease_take(r->lease_fd, path, d->control->driver_ctx, hurry, d);
+    if (!r->lease) {
+        ff_close_fd(&r->lease_fd);
+    } else if (d->control->ops.hold) {
+        d->control->ops.hold(FF_LEASE_HELD, r->lease_fd, d->control->ops.opaque);
+    }
 }
 
+/* With the last copy of the description, if it cannot be given up (lease.h). */
 static void end_lease(FfDestination *d)
 {
-    g_clear_pointer(&d->restore->lease, ff_lease_end);
+    FfRestore *r = d->restore;
+
+    g_clear_pointer(&r->lease, ff_lease_end);
+    if (r->lease_fd >= 0) {
+        ff_close_fd(&r->lease_fd);
+        drop(d, FF_LEASE_HELD);
+    }
 }
 
 static bool open_file(FfDestination *d, GError **error)
@@ -656,6 +681,7 @@ void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg)
     d->origin = &origin;
     d->restore = r;
     r->fd = g_steal_fd(&cfg->fd);
+    r->lease_fd = g_steal_fd(&cfg->lease_fd);
     r->path = g_strdup(cfg->path);
     r->offset = cfg->offset;
     r->set = cfg->set;
@@ -677,9 +703,8 @@ void ff_restore_adopt_init(FfDestination *d, FfRestoreConfig *cfg)
 
 void ff_restore_forget(FfDestination *d)
 {
-    if (d->control->ops.drop) {
-        d->control->ops.drop(FF_FILE_HELD, d->control->ops.opaque);
-    }
+    drop(d, FF_LEASE_HELD);
+    drop(d, FF_FILE_HELD);
     ff_state_unmark(d->cfg->state, FF_MARK_FILE);
     d->cfg->state->peer_uri[0] = 0;
 }
@@ -715,6 +740,7 @@ void ff_restore_clear(FfDestination *d)
     ff_restore_set_free(r->sets);
     ff_restore_file_free(r->file);
     ff_close_fd(&r->fd);
+    ff_close_fd(&r->lease_fd);
     g_free(r->path);
     g_free(r);
 }

@@ -339,6 +339,7 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
         .listen_fd = d->config.listener_fd,
         .device_fd = d->config.device_fd,
         .restore = {.fd = d->config.file_fd,
+                    .lease_fd = d->config.lease_fd,
                     .as_eager = d->config.state->driver_flags & FF_DRIVER_AS_EAGER},
         .upgrade = {.wanted = ff_state_is_marked(d->config.state, FF_MARK_UPGRADE),
                     .adopts = true,

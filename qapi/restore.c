@@ -71,6 +71,7 @@ void ff_restore_start(FfCall *call)
         (FfRestoreConfig){.wanted = true,
                           .path = call->target.path,
                           .fd = g_steal_fd(&call->fd),
+                          .lease_fd = -1,
                           .offset = call->target.offset ? (int64_t)call->target.offset : -1,
                           .set = use_of_set(call),
                           .as_eager = call->as_eager};

@@ -201,6 +201,8 @@ enum {
     FF_MARK_WHOLE = 1 << 6,
 };
 #define FF_FILE_HELD "file"
+/* The description of that file which has the lease (migration/lease.h), while there is one. */
+#define FF_LEASE_HELD "file-lease"
 /* In place of a session's secret: what the file of a restore is. */
 typedef struct {
     uint64_t size; /* FfFileId */

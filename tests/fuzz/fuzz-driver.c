@@ -140,6 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                                  .listener_fd = -1,
                                                                  .device_fd = -1,
                                                                  .file_fd = -1,
+                                                                 .lease_fd = -1,
                                                                  .tls_fd = -1,
                                                                  .engine_refused = "fuzzed"});
     unsigned sent = 0;

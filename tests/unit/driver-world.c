@@ -474,6 +474,7 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
         .listener_fd = -1,
         .device_fd = -1,
         .file_fd = -1,
+        .lease_fd = -1,
         .start_paused = start_paused,
         .incoming = incoming,
         .engine_refused = refused,

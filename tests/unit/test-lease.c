@@ -78,11 +78,16 @@ static Writer start_writer(const World *w, int flags)
     return writer;
 }
 
-static bool is_over(const Writer *writer)
+static bool is_over_in(const Writer *writer, int ms)
 {
     struct pollfd p = {.fd = writer->over, .events = POLLIN};
 
-    return poll(&p, 1, 0) == 1;
+    return poll(&p, 1, ms) == 1;
+}
+
+static bool is_over(const Writer *writer)
+{
+    return is_over_in(writer, 0);
 }
 
 /* What became of it: 0 or an errno. */
@@ -244,6 +249,76 @@ static void test_kept_broken(void)
     end(&w);
 }
 
+/* ---- of a file that changes its owner ----------------------------------------------------------
+ */
+
+#define NOBODY 65534
+#define SOON_MS 10000 /* less than the kernel has him wait */
+
+/* An engine of that user's, and perhaps one before it. 0: all was right. */
+static int lives_as_nobody(World *w, int go, int went, bool killed)
+{
+    FfLease *l = NULL;
+    char byte = 0;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0) {
+        return 1;
+    }
+    World own = {.path = w->path, .fd = ff_lease_open(w->fd)};
+    if (killed) {
+        take_and_die(&own);
+    } else {
+        l = take(&own);
+    }
+    if (write(went, &byte, 1) != 1 || read(go, &byte, 1) != 1) {
+        return 2;
+    }
+    l = l ? l : take(&own);
+    if (!l || own.told || write(went, &byte, 1) != 1) {
+        return 3;
+    }
+    wait_told(&own);
+    ff_lease_end(l);
+    close(own.fd);
+    /* What is read is open still. */
+    return write(went, &byte, 1) == 1 && read(go, &byte, 1) == 1 ? 0 : 4;
+}
+
+static void test_chown(gconstpointer killed)
+{
+    int go[2], went[2], status;
+    char byte = 0;
+    World w;
+
+    if (begin(&w) && geteuid() == 0) {
+        g_assert_cmpint(pipe(go) | pipe(went), ==, 0);
+        g_assert_cmpint(chown(w.path, NOBODY, NOBODY), ==, 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            _exit(lives_as_nobody(&w, go[0], went[1], killed != NULL));
+        }
+        close(went[1]);
+        g_assert_cmpint(read(went[0], &byte, 1), ==, 1);
+        g_assert_cmpint(chown(w.path, 0, 0), ==, 0);
+        g_assert_cmpint(write(go[1], &byte, 1), ==, 1);
+        g_assert_cmpint(read(went[0], &byte, 1), ==, 1);
+        Writer writer = start_writer(&w, O_WRONLY);
+        g_assert_cmpint(read(went[0], &byte, 1), ==, 1);
+        g_assert_true(is_over_in(&writer, SOON_MS));
+        g_assert_cmpint(finish(&writer), ==, 0);
+        g_assert_cmpint(write(go[1], &byte, 1), ==, 1);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(status, ==, 0);
+        close(go[0]);
+        close(go[1]);
+        close(went[0]);
+    } else if (geteuid() != 0) {
+        g_test_skip("for root alone");
+    }
+    end(&w);
+}
+
 /* ---- none --------------------------------------------------------------------------------------
  */
 
@@ -290,6 +365,8 @@ int main(int argc, char **argv)
     g_test_add_func("/lease/two", test_two);
     g_test_add_func("/lease/kept", test_kept);
     g_test_add_func("/lease/kept-broken", test_kept_broken);
+    g_test_add_data_func("/lease/chown", NULL, test_chown);
+    g_test_add_data_func("/lease/chown-killed", "", test_chown);
     g_test_add_func("/lease/written-to", test_written_to);
     g_test_add_func("/lease/no-file", test_no_file);
     return g_test_run();
