@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "migration/restore-file.h"
 #include "qapi/incoming.h"
 
@@ -63,20 +64,19 @@ static char *name_of(int fd)
                : NULL;
 }
 
-/* FD is a description of its own if the file can be opened by who we are: what the client has set
- * of its does not matter then, nor is a lease its. A device is left alone: to open one does things.
- */
-static int own_description(int fd)
+/* The file of call->fd, which may be QEMU's own description, is opened once more in its place: what
+ * the client has set of that one does not matter then, it stays where QEMU is to read from, and a
+ * lease is nobody else's. FALSE: who we are may not. */
+static bool open_again(FfCall *call)
 {
-    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
-    struct stat st;
-    bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-    int own = regular ? open(link, O_RDONLY | O_CLOEXEC) : -1;
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", call->fd);
+    int own = FF_FAULT_CALL("open-again", open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
 
     if (own >= 0) {
-        close(fd);
+        close(call->fd);
+        call->fd = own;
     }
-    return own >= 0 ? own : fd;
+    return own >= 0;
 }
 
 /* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
@@ -94,7 +94,6 @@ static bool is_managed_save(const char *path, const char *guest)
 static const char *doubt(FfCall *call, const char *guest)
 {
     struct stat st;
-    int flags = fcntl(call->fd, F_GETFL);
 
     if (fstat(call->fd, &st) < 0 || S_ISSOCK(st.st_mode)) {
         return "";
@@ -103,9 +102,9 @@ static const char *doubt(FfCall *call, const char *guest)
         return "what is restored is no regular file (a pipe?), so that it cannot be restored "
                "lazily";
     }
-    if (flags < 0 || flags & O_DIRECT || (flags & O_ACCMODE) == O_WRONLY) {
-        return "the file that is restored cannot be read here, so that it cannot be restored "
-               "lazily";
+    if (!open_again(call)) { /* a device is left alone: to open one does things */
+        return "the file that is restored cannot be opened by QEMU's user, so that it cannot be "
+               "restored lazily";
     }
     g_free(call->target.path);
     call->target.path = name_of(call->fd);
@@ -170,7 +169,7 @@ static void take_number(FfCall *call, int number, bool from_there)
     if (at > 0) {
         call->target.offset = (uint64_t)at;
     }
-    call->fd = own_description(fd);
+    call->fd = fd;
     got_file(call);
 }
 

@@ -354,23 +354,51 @@ static void test_eager(gconstpointer data)
     restore_end(&s);
 }
 
+/* The guest that begins at AT of FROM, in an ordinary stream. */
+static void convert(const char *from, uint64_t at, const char *to)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *offset = g_strdup_printf("%" G_GUINT64_FORMAT, at);
+    const char *const argv[] = {farfault, "convert", "--to", "stream", "--in-offset",
+                                offset,   from,      to,     NULL};
+    int status;
+
+    g_assert_true(
+        g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+}
+
 /* What libvirt 9 writes by itself: where its pages stand is known at its end. */
 static void test_stream(void)
 {
     RestoreScene s;
 
     if (restore_begin_plain(&s)) {
-        g_autofree char *farfault = vm_build_path("cli/farfault");
         g_autofree char *stream = vm_path(s.saved, "stream");
-        const char *const argv[] = {farfault, "convert", s.path, stream, NULL};
-        int status;
 
-        g_assert_true(
-            g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, NULL, &status, NULL));
-        g_assert_cmpint(status, ==, 0);
+        convert(s.path, 0, stream);
         Vm *vm = start_lazily(&s, NULL);
         ask(vm, BY_NUMBER, stream, 0);
         check_eager(vm, "ordinary stream");
+        restore_check_goes_on(&s, vm);
+        vm_end(vm);
+        g_assert_cmpint(g_unlink(stream), ==, 0);
+    }
+    restore_end(&s);
+}
+
+/* QEMU reads from where its descriptor stands, which this one does not move. */
+static void test_closed(void)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        g_autofree char *stream = vm_path(s.saved, "stream");
+
+        convert(s.path, 0, stream);
+        Vm *vm = start_lazily(&s, "*/*/call/open-again=EIO");
+        ask(vm, BY_NUMBER, stream, 0);
+        check_eager(vm, "cannot be opened");
         restore_check_goes_on(&s, vm);
         vm_end(vm);
         g_assert_cmpint(g_unlink(stream), ==, 0);
@@ -384,17 +412,13 @@ static void test_pipe(void)
     RestoreScene s;
 
     if (restore_begin_plain(&s)) {
-        g_autofree char *farfault = vm_build_path("cli/farfault");
         g_autofree char *stream = vm_path(s.saved, "stream");
-        const char *const convert[] = {farfault, "convert", s.path, stream, NULL};
         const char *const cat[] = {"cat", stream, NULL};
         int status, out;
         int64_t set;
         GPid pid;
 
-        g_assert_true(
-            g_spawn_sync(NULL, (char **)convert, NULL, 0, NULL, NULL, NULL, NULL, &status, NULL));
-        g_assert_cmpint(status, ==, 0);
+        convert(s.path, 0, stream);
         g_assert_true(g_spawn_async_with_pipes(NULL, (char **)cat, NULL,
                                                G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD,
                                                NULL, NULL, &pid, NULL, &out, NULL, NULL));
@@ -432,6 +456,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &eager[i], test_eager);
     }
     g_test_add_func("/restore-asked/eager/stream", test_stream);
+    g_test_add_func("/restore-asked/eager/closed", test_closed);
     g_test_add_func("/restore-asked/eager/pipe", test_pipe);
     int rc = g_test_run();
     restore_rig_end();
