@@ -208,7 +208,8 @@ void ff_restore_asked(FfCall *call)
         ff_call_inner(call, "query-fdsets", NULL, got_fdsets);
         return;
     }
-    call->fd = open(call->target.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    /* Not for reading: of a FIFO that would let the writer go, and of a device it does things. */
+    call->fd = open(call->target.path, O_PATH | O_CLOEXEC);
     if (call->fd < 0) {
         leave_to_qemu(call, NULL); /* QEMU says why */
     } else {

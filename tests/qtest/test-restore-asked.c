@@ -387,6 +387,36 @@ static void test_stream(void)
     restore_end(&s);
 }
 
+/* A FIFO by its name: its writer waits for QEMU. */
+static void test_fifo(void)
+{
+    RestoreScene s;
+
+    if (restore_begin(&s, &newer)) {
+        g_autofree char *stream = vm_path(s.saved, "stream"), *fifo = vm_path(s.saved, "fifo");
+        g_autofree char *to = g_strconcat("of=", fifo, NULL);
+        g_autofree char *from = g_strconcat("if=", stream, NULL);
+        const char *const dd[] = {"dd", "status=none", from, to, NULL};
+        int status;
+        GPid pid;
+
+        convert(s.path, OFFSET, stream);
+        g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
+        g_assert_true(g_spawn_async(NULL, (char **)dd, NULL,
+                                    G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
+                                    &pid, NULL));
+        Vm *vm = start_lazily(&s, NULL);
+        qmp_ok(vm_qmp(vm), "migrate-incoming", "{'uri': 'file:%s'}", fifo);
+        check_eager(vm, "no regular file");
+        restore_check_restored(&s, vm);
+        vm_end(vm);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(status, ==, 0);
+        g_assert_cmpint(g_unlink(stream) | g_unlink(fifo), ==, 0);
+    }
+    restore_end(&s);
+}
+
 /* QEMU reads from where its descriptor stands, which this one does not move. */
 static void test_closed(void)
 {
@@ -458,6 +488,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/eager/stream", test_stream);
     g_test_add_func("/restore-asked/eager/closed", test_closed);
     g_test_add_func("/restore-asked/eager/pipe", test_pipe);
+    g_test_add_func("/restore-asked/eager/fifo", test_fifo);
     int rc = g_test_run();
     restore_rig_end();
     return rc;
