@@ -9,16 +9,27 @@
  * wherever the rest could be lost by that: a managed save, which libvirt removes; a file that
  * nobody could find again, or that cannot be kept from being overwritten. And wherever it could not
  * be lazy. Then the reason is in the log, and in query-migrate. Main loop's thread.
+ *
+ * System calls: fstatfs.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 #include "migration/restore-file.h"
 #include "qapi/incoming.h"
+
+/* Not in <linux/magic.h>, or not in that of old headers. */
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+#define BCACHEFS_SUPER_MAGIC 0xca451a4e
+#define ZFS_SUPER_MAGIC 0x2fc12fc1
 
 static bool is_number(const char *name)
 {
@@ -79,6 +90,28 @@ static bool open_again(FfCall *call)
     return own >= 0;
 }
 
+/* A lease, and the time of the last change, say nothing of what other hosts do with a file. Of all
+ * other file systems nobody knows that no other host has them. */
+static bool is_local(int fd)
+{
+    static const unsigned long types[] = {
+        EXT4_SUPER_MAGIC, /* ext2 and ext3 as well */
+        XFS_SUPER_MAGIC,  BTRFS_SUPER_MAGIC,     F2FS_SUPER_MAGIC, BCACHEFS_SUPER_MAGIC,
+        ZFS_SUPER_MAGIC,  OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
+    };
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) < 0) {
+        return false;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(types); i++) {
+        if ((unsigned long)fs.f_type == types[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
  * started. */
 static bool is_managed_save(const char *path, const char *guest)
@@ -105,6 +138,10 @@ static const char *doubt(FfCall *call, const char *guest)
     if (!open_again(call)) { /* a device is left alone: to open one does things */
         return "the file that is restored cannot be opened by QEMU's user, so that it cannot be "
                "restored lazily";
+    }
+    if (!is_local(call->fd)) {
+        return "the file that is restored is on no local file system, so that nobody on another "
+               "host could be held back from overwriting it: it is not restored lazily";
     }
     g_free(call->target.path);
     call->target.path = name_of(call->fd);

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/slowfile.h"
 #include "tests/qtest/restore-rig.h"
 
 typedef enum { BY_NUMBER, BY_FDSET, BY_PATH } Way;
@@ -387,6 +388,33 @@ static void test_stream(void)
     restore_end(&s);
 }
 
+/* Other hosts may have it, too, and no lease holds them back. */
+static void test_fuse(void)
+{
+    RestoreScene s;
+    const char *why;
+
+    if (restore_begin(&s, &newer)) {
+        g_autofree char *directory = g_dir_make_tmp("ff-asked-XXXXXX", NULL);
+        SlowFile *file = slowfile_new_of(directory, s.path, &why);
+
+        if (file) {
+            Vm *vm = start_lazily(&s, NULL);
+
+            qmp_set_capability(vm_qmp(vm), "mapped-ram", true);
+            ask(vm, BY_FDSET, slowfile_path(file), OFFSET);
+            check_eager(vm, "no local file system");
+            restore_check_restored(&s, vm);
+            vm_end(vm);
+            slowfile_free(file);
+        } else {
+            g_test_skip(why);
+        }
+        g_assert_cmpint(g_rmdir(directory), ==, 0);
+    }
+    restore_end(&s);
+}
+
 /* A FIFO by its name: its writer waits for QEMU. */
 static void test_fifo(void)
 {
@@ -489,6 +517,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/eager/closed", test_closed);
     g_test_add_func("/restore-asked/eager/pipe", test_pipe);
     g_test_add_func("/restore-asked/eager/fifo", test_fifo);
+    g_test_add_func("/restore-asked/eager/fuse", test_fuse);
     int rc = g_test_run();
     restore_rig_end();
     return rc;
