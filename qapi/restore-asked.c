@@ -112,6 +112,19 @@ static bool is_local(int fd)
     return false;
 }
 
+/* libvirt takes the file's label back when it was told that the restore is over, and from then on
+ * SELinux lets QEMU's label read it no more, through no descriptor. */
+static bool may_be_relabelled(void)
+{
+    g_autofree char *enforce = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!g_file_get_contents("/sys/fs/selinux/enforce", &enforce, NULL, &error)) {
+        return !g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT);
+    }
+    return enforce[0] != '0';
+}
+
 /* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
  * started. */
 static bool is_managed_save(const char *path, const char *guest)
@@ -142,6 +155,10 @@ static const char *doubt(FfCall *call, const char *guest)
     if (!is_local(call->fd)) {
         return "the file that is restored is on no local file system, so that nobody on another "
                "host could be held back from overwriting it: it is not restored lazily";
+    }
+    if (FF_FAULT_STEP("relabelled", may_be_relabelled())) {
+        return "SELinux is enforcing, and libvirt takes the label of the file that is restored "
+               "back, with which it can be read no more: it is not restored lazily";
     }
     g_free(call->target.path);
     call->target.path = name_of(call->fd);
