@@ -218,9 +218,9 @@ void ff_handle_migrate(FfCall *call)
         ff_resume_migration(call);
         return;
     }
-    if (d->migration && d->status == FF_STATUS_COMPLETED) {
+    if (d->migration && d->status == FF_STATUS_COMPLETED && !ff_restore_is_under_way(d)) {
         /* A guest that came in and is whole: only its source does not know it yet. It has no
-         * claim to more time. */
+         * claim to more time. (Of a restore a client may be told so before its memory is here.) */
         ff_migration_stop_waiting(d->migration);
     }
     if (ff_call_when_over(call, ff_handle_migrate)) {

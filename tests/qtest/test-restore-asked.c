@@ -184,6 +184,33 @@ static void test_unseen(void)
     restore_end_held(&s, vm);
 }
 
+/* A migration waits for it, and the file changes: why it has paused is said all the same. */
+static void test_unseen_fails(void)
+{
+    RestoreScene s;
+    Vm *vm = begin_held(&s);
+
+    if (vm) {
+        struct stat st;
+
+        g_assert_cmpint(stat(s.path, &st), ==, 0);
+        const struct timespec before[] = {st.st_atim, st.st_mtim};
+        g_autofree char *next = vm_path(vm, "next");
+        qmp_ok(vm_qmp(vm), "migrate", "{'uri': 'unix:%s'}", next);
+        qmp_expect_migration(vm_qmp(vm), "setup");
+        g_assert_cmpint(utimensat(AT_FDCWD, s.path, NULL, 0), ==, 0);
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "failed"); /* what has waited */
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_autofree char *why = restore_error_desc(vm);
+        g_assert_nonnull(strstr(why, s.path));
+        g_assert_nonnull(strstr(why, "was changed"));
+        g_assert_cmpint(utimensat(AT_FDCWD, s.path, before, 0), ==, 0);
+        restore_recovers(&s, vm, s.path);
+    }
+    restore_end_held(&s, vm);
+}
+
 /* While the guest is being started it is "active", as QEMU's own restore is; and what is asked for
  * then is not told that it is over. */
 static void test_starting(void)
@@ -508,6 +535,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/restore-asked/set", test_set);
     g_test_add_func("/restore-asked/unseen", test_unseen);
+    g_test_add_func("/restore-asked/unseen-fails", test_unseen_fails);
     g_test_add_func("/restore-asked/starting", test_starting);
     g_test_add_data_func("/restore-asked/slow", NULL, test_slow);
     g_test_add_data_func("/restore-asked/slow-killed", "", test_slow);
