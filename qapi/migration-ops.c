@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "fault/fault.h"
 #include "migration/states.h"
 #include "qapi/driver-private.h"
 
@@ -46,10 +47,12 @@ static void say_over(FfDriver *d)
 
     if (flags & FF_DRIVER_AS_EAGER && !(flags & FF_DRIVER_SWITCHED) &&
         state->phase >= FF_PHASE_GRANTED && __atomic_load_n(&state->resumed, __ATOMIC_ACQUIRE)) {
-        state->driver_flags |= FF_DRIVER_SWITCHED;
         if (!d->deferring) {
             ff_driver_report(d, FF_STATUS_COMPLETED);
         }
+        FF_FAULT_AT("said-over");
+        /* After it: an engine that follows rather says it once more than not at all. */
+        state->driver_flags |= FF_DRIVER_SWITCHED;
     }
 }
 

@@ -296,6 +296,22 @@ static void test_killed(void)
     restore_end_held(&s, vm);
 }
 
+/* The engine dies as it says that it is over: said twice, perhaps, but said. */
+static void test_killed_saying(void)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Vm *vm = start_lazily(&s, "destination/*/at/said-over=kill");
+
+        ask(vm, BY_NUMBER, s.path, 0);
+        expect_over(vm);
+        restore_check_goes_on(&s, vm);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* A pause is seen, and all that comes after it. */
 static void test_paused(void)
 {
@@ -540,6 +556,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/restore-asked/slow", NULL, test_slow);
     g_test_add_data_func("/restore-asked/slow-killed", "", test_slow);
     g_test_add_func("/restore-asked/killed", test_killed);
+    g_test_add_func("/restore-asked/killed-saying", test_killed_saying);
     g_test_add_func("/restore-asked/paused", test_paused);
     for (unsigned i = 0; i < G_N_ELEMENTS(eager); i++) {
         g_autofree char *path = g_strdup_printf("/restore-asked/eager/%s", eager[i].name);
