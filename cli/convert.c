@@ -31,6 +31,12 @@ static int convert(const char *from, int64_t from_offset, const char *to, const 
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }
+    if (options->libvirt && options->to == FF_SAVED_MAPPED && !options->sparse) {
+        printf(
+            "farfault: libvirt restores %s only as farfault does, with restore=lazy: QEMU itself "
+            "cannot load mapped-ram from a raw image. Keep %s.\n",
+            to, from);
+    }
     return EXIT_OK;
 }
 

@@ -84,14 +84,22 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
     return in && read_head(f, in, offset, error) ? g_steal_pointer(&f) : NULL;
 }
 
-const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset)
+/* FD stays the caller's. NULL: it is none. */
+static FfSaved *open_saved(int fd, const char *path, int64_t offset)
 {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     g_autoptr(GError) error = NULL;
     FfInput *in = copy < 0 ? NULL : ff_input_open_fd(copy, path, NULL);
     g_autoptr(FfSaved) saved = in ? ff_saved_open(in, offset, &error) : NULL;
 
-    if (!saved || error) {
+    return error ? NULL : g_steal_pointer(&saved);
+}
+
+const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset)
+{
+    g_autoptr(FfSaved) saved = open_saved(fd, path, offset);
+
+    if (!saved) {
         return "the file is no saved guest that could be restored lazily (farfault info says why)";
     }
     if (saved->form != FF_SAVED_MAPPED) {
@@ -103,6 +111,13 @@ const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset)
                : "the file is not QEMU's user's own, is open for writing, or its file system has "
                  "no leases: who overwrites it could not be held back, so that it is not restored "
                  "lazily";
+}
+
+bool ff_restore_file_is_mapped(int fd, int64_t offset)
+{
+    g_autoptr(FfSaved) saved = open_saved(fd, "", offset);
+
+    return saved && saved->form == FF_SAVED_MAPPED;
 }
 
 void ff_restore_file_free(FfRestoreFile *f)

@@ -29,6 +29,9 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
 /* Why the guest in FD (borrowed), of which a client is told before all of it was read that it was,
  * is not to be restored so (static); NULL: it can be. The main loop's thread. */
 const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset);
+/* The same: it is a saved guest with mapped-ram. Of what is no regular file, or cannot be read,
+ * that is not so. */
+bool ff_restore_file_is_mapped(int fd, int64_t offset);
 /* FALSE and ERROR: the guest in F is not that of RAM. MACHINE and UUID (16 bytes): NULL where
  * nobody can be asked. Once. */
 bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,

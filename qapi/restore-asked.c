@@ -137,7 +137,7 @@ static bool is_managed_save(const char *path, const char *guest)
 
 /* call->fd is the file of GUEST, and call->target says where in it. Why it is QEMU's; "": that is
  * nothing to speak of. */
-static const char *doubt(FfCall *call, const char *guest)
+static const char *doubt(FfCall *call, const char *guest, bool *own)
 {
     struct stat st;
 
@@ -148,7 +148,8 @@ static const char *doubt(FfCall *call, const char *guest)
         return "what is restored is no regular file (a pipe?), so that it cannot be restored "
                "lazily";
     }
-    if (!open_again(call)) { /* a device is left alone: to open one does things */
+    *own = open_again(call);
+    if (!*own) { /* a device is left alone: to open one does things */
         return "the file that is restored cannot be opened by QEMU's user, so that it cannot be "
                "restored lazily";
     }
@@ -174,6 +175,14 @@ static const char *doubt(FfCall *call, const char *guest)
                                  call->target.offset ? (int64_t)call->target.offset : -1);
 }
 
+/* QEMU would end with status 1. */
+static bool only_lazily(const FfCall *call)
+{
+    return !ff_capability(call->capabilities, "mapped-ram") &&
+           ff_restore_file_is_mapped(call->fd,
+                                     call->target.offset ? (int64_t)call->target.offset : -1);
+}
+
 /* FfCallInner */
 static void got_name(FfCall *call, JsonNode *result, const GError *error)
 {
@@ -184,8 +193,14 @@ static void got_name(FfCall *call, JsonNode *result, const GError *error)
         ff_call_gerror(call, error);
         return;
     }
-    const char *why = doubt(call, guest ? guest : "");
-    if (why) {
+    bool own = false;
+    const char *why = doubt(call, guest ? guest : "", &own);
+    if (why && own && only_lazily(call)) {
+        ff_call_error(call,
+                      "%s. QEMU could not load it either: it is mapped-ram, and the capability of "
+                      "that name is off (as libvirt has it for a raw image)",
+                      why);
+    } else if (why) {
         leave_to_qemu(call, *why ? why : NULL);
     } else {
         /* It has a path now, and so perhaps a working set. */

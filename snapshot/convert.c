@@ -44,14 +44,14 @@ static bool convert_packed(FfSaved *s, const char *path, GError **error)
 }
 
 /* libvirt passes what comes after it to QEMU as it is. */
-static bool keep_header(const FfSaved *s, FfOutput *o, GError **error)
+static bool keep_header(const FfSaved *s, FfOutput *o, FfConvertOptions *options, GError **error)
 {
-    g_autofree uint8_t *header = ff_saved_libvirt_header(s, error);
+    g_autofree uint8_t *header = ff_saved_libvirt_header(s, options->to, &options->sparse, error);
 
     return header && ff_output_write(o, 0, header, s->offset, error);
 }
 
-bool ff_convert(FfSaved *s, const char *path, const FfConvertOptions *options, GError **error)
+bool ff_convert(FfSaved *s, const char *path, FfConvertOptions *options, GError **error)
 {
     if (!check(s, options, error)) {
         return false;
@@ -61,7 +61,7 @@ bool ff_convert(FfSaved *s, const char *path, const FfConvertOptions *options, G
     }
     g_autoptr(FfOutput) o = ff_output_new(path, error);
     uint64_t base = options->libvirt ? s->offset : options->offset;
-    return o && (!options->libvirt || keep_header(s, o, error)) &&
+    return o && (!options->libvirt || keep_header(s, o, options, error)) &&
            (options->to == FF_SAVED_MAPPED ? ff_write_mapped : ff_write_stream)(s, o, base,
                                                                                 error) &&
            ff_output_commit(o, error);

@@ -35,9 +35,12 @@ _Static_assert(sizeof(LibvirtHeader) == 92, "libvirt's header");
 #define LIBVIRT_WHOLE "LibvirtQemudSave"
 #define LIBVIRT_PART "LibvirtQemudPart" /* it becomes the other one when all is written */
 
+/* LibvirtHeader.format. libvirt gives QEMU the capability mapped-ram for sparse alone. */
+enum { RAW = 0, SPARSE = 6 };
+
 /* Of LibvirtHeader.format: which program has packed the stream. NULL: it stands there as it is. */
 static const char *const packers[] = {
-    [1] = "gzip", [2] = "bzip2", [3] = "xz", [4] = "lzop", [5] = "zstd", [6 /* sparse */] = NULL};
+    [1] = "gzip", [2] = "bzip2", [3] = "xz", [4] = "lzop", [5] = "zstd", [SPARSE] = NULL};
 
 bool ff_saved_has_capability(const FfSaved *s, const char *name)
 {
@@ -106,7 +109,7 @@ static void check_libvirt(const LibvirtHeader *h, FfCursor *c)
     }
 }
 
-uint8_t *ff_saved_libvirt_header(const FfSaved *s, GError **error)
+uint8_t *ff_saved_libvirt_header(const FfSaved *s, FfSavedForm form, bool *sparse, GError **error)
 {
     LibvirtHeader h;
 
@@ -120,7 +123,8 @@ uint8_t *ff_saved_libvirt_header(const FfSaved *s, GError **error)
     if (!ff_input_read(s->in, 0, header, s->offset, error)) {
         return NULL;
     }
-    h.format = 0;
+    *sparse = form == FF_SAVED_MAPPED && h.format == SPARSE;
+    h.format = *sparse ? SPARSE : RAW;
     memcpy(header, &h, sizeof(h));
     return g_steal_pointer(&header);
 }

@@ -104,9 +104,10 @@ static inline FfSavedBlock *ff_saved_block(const FfSaved *s, guint i)
  * object's path (machine types before 4.0), or with the path of its device in front (virtio-mem):
  * an id has no "/". -1: there is none; -2: more than one. */
 int ff_saved_find(const FfSaved *s, const char *backend);
-/* What libvirt has in front of S, as that of a raw image, S.offset bytes (g_free); NULL and ERROR:
- * nothing of libvirt's. */
-uint8_t *ff_saved_libvirt_header(const FfSaved *s, GError **error);
+/* What libvirt has in front of S, S.offset bytes (g_free), for a stream of FORM: of the format
+ * sparse if that is mapped-ram and S is a sparse image, which its libvirt knows then; else raw.
+ * *SPARSE: which. NULL and ERROR: nothing of libvirt's. */
+uint8_t *ff_saved_libvirt_header(const FfSaved *s, FfSavedForm form, bool *sparse, GError **error);
 bool ff_saved_has_capability(const FfSaved *s, const char *name);
 /* The block is shared memory, which QEMU left out (mapped-ram only: a stream does not say it). */
 bool ff_saved_block_is_outside(const FfSaved *s, const FfSavedBlock *b);

@@ -463,6 +463,29 @@ static void test_fuse(void)
     restore_end(&s);
 }
 
+/* As of an image that farfault convert --libvirt has made, and libvirt calls raw: QEMU would end.
+ */
+static void test_raw(void)
+{
+    RestoreScene s;
+
+    if (restore_begin(&s, &newer)) {
+        Vm *vm = start_lazily(&s, NULL);
+        int writer = open(s.path, O_RDWR | O_CLOEXEC);
+        g_autofree char *why = qmp_error(vm_qmp(vm), "migrate-incoming",
+                                         "{'uri': 'file:%s,offset=%d'}", s.path, OFFSET);
+
+        g_assert_nonnull(strstr(why, "open for writing"));
+        g_assert_nonnull(strstr(why, "mapped-ram"));
+        close(writer);
+        ask(vm, BY_PATH, s.path, OFFSET);
+        expect_over(vm);
+        restore_check_restored(&s, vm);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
 /* A FIFO by its name: its writer waits for QEMU. */
 static void test_fifo(void)
 {
@@ -566,6 +589,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/eager/stream", test_stream);
     g_test_add_func("/restore-asked/eager/closed", test_closed);
     g_test_add_func("/restore-asked/eager/pipe", test_pipe);
+    g_test_add_func("/restore-asked/eager/raw", test_raw);
     g_test_add_func("/restore-asked/eager/fifo", test_fifo);
     g_test_add_func("/restore-asked/eager/fuse", test_fuse);
     int rc = g_test_run();

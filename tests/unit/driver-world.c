@@ -109,6 +109,11 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
     return true;
 }
 
+bool ff_restore_file_is_mapped(int fd, int64_t offset)
+{
+    return false;
+}
+
 const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset)
 {
     return "no migrations here";

@@ -75,7 +75,7 @@ static void end(Test *t)
 
 /* From file FROM to file TO of T; the error's text (g_free), or NULL. */
 static char *try_convert(const Test *t, const char *from, int64_t offset, const char *to,
-                         const FfConvertOptions *options)
+                         FfConvertOptions *options)
 {
     g_autofree char *in_path = g_build_filename(t->dir, from, NULL);
     g_autofree char *out_path = g_build_filename(t->dir, to, NULL);
@@ -204,17 +204,19 @@ static void test_offset(void)
     }
 }
 
-/* Libvirt's image stays one: its header says raw, and what comes after it is at its place. */
+/* Libvirt's image stays one: its header says raw, or sparse if it was and is, and what comes after
+ * it is at its place. */
 static void test_libvirt(gconstpointer data)
 {
-    bool mapped = GPOINTER_TO_INT(data);
+    bool mapped = GPOINTER_TO_INT(data), same = GPOINTER_TO_INT(data) > 1;
     uint32_t numbers[] = {2, 65532 - 92, 1, mapped ? 6 : 0};
     SavedFileKind kind = {.mapped = mapped, .prefix = 65532};
     Test t = begin(&kind);
     g_autofree char *out = g_build_filename(t.dir, "a", NULL);
     g_autofree char *header = NULL;
     g_autoptr(GError) error = NULL;
-    FfConvertOptions options = {.to = mapped ? FF_SAVED_STREAM : FF_SAVED_MAPPED, .libvirt = true};
+    FfConvertOptions options = {.to = mapped && !same ? FF_SAVED_STREAM : FF_SAVED_MAPPED,
+                                .libvirt = true};
     gsize n;
 
     {
@@ -233,7 +235,8 @@ static void test_libvirt(gconstpointer data)
     g_assert_no_error(error);
     g_assert_true(ff_convert(s, out, &options, &error));
     g_assert_true(g_file_get_contents(out, &header, &n, NULL));
-    numbers[3] = 0;
+    g_assert_cmpint(options.sparse, ==, same);
+    numbers[3] = same ? 6 : 0;
     g_assert_cmpmem(header + 16, sizeof(numbers), numbers, sizeof(numbers));
     g_assert_cmpmem(header, 16, t.file.bytes->data, 16);
     g_assert_cmpmem(header + 32, kind.prefix - 32, t.file.bytes->data + 32, kind.prefix - 32);
@@ -504,7 +507,8 @@ int main(int argc, char **argv)
     g_test_add_func("/convert/sparse", test_sparse);
     g_test_add_func("/convert/offset", test_offset);
     g_test_add_data_func("/convert/libvirt/raw", GINT_TO_POINTER(false), test_libvirt);
-    g_test_add_data_func("/convert/libvirt/sparse", GINT_TO_POINTER(true), test_libvirt);
+    g_test_add_data_func("/convert/libvirt/sparse", GINT_TO_POINTER(1), test_libvirt);
+    g_test_add_data_func("/convert/libvirt/sparse-again", GINT_TO_POINTER(2), test_libvirt);
     g_test_add_data_func("/convert/compress/stream", &stream, test_compress);
     g_test_add_data_func("/convert/compress/mapped", &mapped, test_compress);
     g_test_add_func("/convert/compress/zstd", test_zstd);
