@@ -126,13 +126,13 @@ static bool may_be_relabelled(void)
 }
 
 /* libvirt's name of a managed save, wherever its folder is: it removes the file when the guest was
- * started. */
+ * started. Of a guest without a name each may be that. */
 static bool is_managed_save(const char *path, const char *guest)
 {
     g_autofree char *base = g_path_get_basename(path);
     g_autofree char *managed = g_strdup_printf("%s.save", guest);
 
-    return !strcmp(base, managed);
+    return *guest ? !strcmp(base, managed) : g_str_has_suffix(base, managed);
 }
 
 /* call->fd is the file of GUEST, and call->target says where in it. Why it is QEMU's; "": that is
@@ -145,8 +145,7 @@ static const char *doubt(FfCall *call, const char *guest, bool *own)
         return "";
     }
     if (!S_ISREG(st.st_mode)) {
-        return "what is restored is no regular file (a pipe?), so that it cannot be restored "
-               "lazily";
+        return "what comes in is no regular file (a pipe?), so that it cannot be restored lazily";
     }
     *own = open_again(call);
     if (!*own) { /* a device is left alone: to open one does things */

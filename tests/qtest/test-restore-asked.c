@@ -340,11 +340,15 @@ typedef struct {
     bool written;       /* somebody has it open for writing */
     bool unlinked;
     const char *faults;
+    const char *const *args;
 } Eager;
+
+static const char *const nameless[] = {"-name", "guest=", NULL};
 
 static const Eager eager[] = {
     {"not-asked"},
     {"managed", true, "managed save", "restored.save"}, /* "restored" is the guest's name */
+    {"managed-nameless", true, "managed save", "any.save", .args = nameless},
     {"written", true, "open for writing", .written = true},
     {"unlinked", true, "no name", .unlinked = true},
     {"selinux", true, "SELinux", .faults = "*/*/step/relabelled=skip"},
@@ -372,12 +376,15 @@ static void check_eager(Vm *vm, const char *reason)
 static void test_eager(gconstpointer data)
 {
     const Eager *e = data;
+    RestoreRow row = newer;
     RestoreScene s;
+
+    row.args = e->args;
 
     if (e->faults && !restore_has_faults()) {
         return;
     }
-    if (restore_begin(&s, &newer)) {
+    if (restore_begin(&s, &row)) {
         Vm *vm = e->asked ? start_lazily(&s, e->faults) : restore_start_again(&s, NULL);
         g_autofree char *path = e->file ? vm_path(s.saved, e->file) : g_strdup(s.path);
         int writer = e->written ? open(s.path, O_RDWR | O_CLOEXEC) : -1;
