@@ -205,6 +205,11 @@ static void look_at_uri(FfCall *call)
     }
 }
 
+static void begin(FfCall *call)
+{
+    ff_call_after_return_path(call, look_at_uri);
+}
+
 void ff_handle_migrate(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -239,8 +244,8 @@ void ff_handle_migrate(FfCall *call)
     ff_uri_from_arguments(&call->target, call->args);
     if (call->target.kind == FF_URI_NONE) {
         ff_call_pass(call); /* QEMU refuses it: each version in its own words */
-    } else if (!ff_call_after_restore(call, look_at_uri)) {
-        look_at_uri(call);
+    } else if (!ff_call_after_restore(call, begin)) {
+        begin(call);
     }
 }
 

@@ -131,6 +131,7 @@ struct FfCall {
     bool patient;                /* QEMU may take any time for what it is asked */
     bool as_eager;               /* it asks for a restore, and takes it for QEMU's own */
     gpointer addition;           /* object-add's own, objects.c; NULL */
+    gpointer late;               /* return-path.c's own; NULL */
 };
 
 /* The answer; each ends CALL and frees it. RESULT is taken, NULL is {}. */
@@ -312,6 +313,11 @@ void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 void ff_call_pass_native(FfCall *call);
 /* Another client's migration was faster, and QEMU is to begin none: then an error ends CALL. */
 bool ff_call_too_late(FfCall *call);
+
+/* return-path.c */
+/* NEXT, when nothing of a migration that has failed or was cancelled can meet the next one in QEMU
+ * any more; after a second in any case. */
+void ff_call_after_return_path(FfCall *call, FfHandler next);
 
 /* migration-ops.c */
 /* Starts the migration; CONFIG's URI, fd and role are set. The answer of ff_migration_start. */

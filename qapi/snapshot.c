@@ -196,6 +196,11 @@ static void take_uffd(FfCall *call)
     ff_call_take_uffd(call, uffd_taken);
 }
 
+static void when_restored(FfCall *call)
+{
+    ff_call_when_restored(call, take_uffd);
+}
+
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     JsonObject *info =
@@ -211,7 +216,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     } else if (!ff_call_too_late(call)) {
         g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
         ff_outgoing_note_older(call->driver, result);
-        ff_call_when_restored(call, take_uffd);
+        ff_call_after_return_path(call, when_restored);
     }
 }
 

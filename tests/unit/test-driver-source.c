@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -704,6 +706,77 @@ static void test_two(void)
     }
 }
 
+/* ---- what is left of a migration that failed ---------------------------------------------------
+ */
+
+typedef struct {
+    int ready, end; /* eventfds */
+} Reader;
+
+static gpointer read_return_path(gpointer opaque)
+{
+    Reader *r = opaque;
+    eventfd_t n;
+
+    prctl(PR_SET_NAME, "return path");
+    g_assert_cmpint(eventfd_write(r->ready, 1), ==, 0);
+    g_assert_cmpint(eventfd_read(r->end, &n), ==, 0);
+    return NULL;
+}
+
+typedef struct {
+    const char *name, *info;
+    unsigned version;
+    bool ends, asks, waits;
+} LateRow;
+
+static const LateRow late_rows[] = {
+    {"failed", "{'status':'failed'}", FF_QEMU_8_1, .ends = true, .asks = true, .waits = true},
+    {"cancelled", "{'status':'cancelled'}", 0, .ends = true, .asks = true, .waits = true},
+    {"never", "{'status':'failed'}", 0, .asks = true, .waits = true},
+    {"active", "{'status':'active'}", 0, .asks = true},
+    {"newer", NULL, FF_QEMU_8_2},
+};
+
+/* The thread of an older QEMU that has read the last one's return path has to run first; but what
+ * it reads may be of a migration that is under way, and QEMU is not refused what it takes. */
+static void test_late(gconstpointer data)
+{
+    const LateRow *row = data;
+    Reader r = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+    GThread *thread = g_thread_new("reader", read_return_path, &r);
+    eventfd_t n;
+    World w;
+
+    g_assert_cmpint(eventfd_read(r.ready, &n), ==, 0);
+    qemu_version = row->version;
+    world_pid = getpid();
+    world_init(&w, NULL, NULL);
+    world_pid = 0;
+    set_postcopy(&w);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    if (row->asks) {
+        qemu_answers(&w, "query-migrate", row->info);
+    }
+    g_assert_true(g_queue_is_empty(&w.questions) == row->waits);
+    if (row->ends) {
+        g_assert_cmpint(eventfd_write(r.end, 1), ==, 0);
+    }
+    while (g_queue_is_empty(&w.questions)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    qemu_answers(&w, "query-migrate-capabilities", "[]");
+    qemu_answers(&w, "query-migrate-parameters", "!no");
+    if (!row->ends) {
+        g_assert_cmpint(eventfd_write(r.end, 1), ==, 0);
+    }
+    g_thread_join(thread);
+    world_clear(&w);
+    qemu_version = 0;
+    close(r.ready);
+    close(r.end);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -726,5 +799,10 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/blocked", test_blocked);
     g_test_add_func("/driver/start-fails", test_start_fails);
     g_test_add_func("/driver/two", test_two);
+    for (unsigned i = 0; i < G_N_ELEMENTS(late_rows); i++) {
+        g_autofree char *path = g_strdup_printf("/driver/late/%s", late_rows[i].name);
+
+        g_test_add_data_func(path, &late_rows[i], test_late);
+    }
     return g_test_run();
 }
