@@ -16,7 +16,9 @@
  * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Where
  * postcopy may be asked for the most wait until its stream was found to begin as the peer was told,
  * too: a switch that is asked for earlier could have stopped the guest by the time that the
- * connection is broken, and nobody would have it then. Main loop's thread.
+ * connection is broken, and nobody would have it then. The request itself is answered at once, as
+ * QEMU does, and kept: what the same client says next, migrate_cancel above all, does not wait
+ * behind it. Main loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -30,9 +32,9 @@
 #include "net/splice.h"
 
 #define FD_NAME "farfault-outgoing"
-/* QEMU writes the beginning of its stream within this time, once it has answered (seconds). It
- * does so behind ram_save_setup(), which takes a while for much memory, and its main loop may be
- * stuck in storage. */
+/* QEMU writes the beginning of its stream within this time, once it has answered (seconds). That is
+ * before ram_save_setup(), so the size of memory does not matter; but its main loop, which connects
+ * where there are several channels, may be stuck in storage. */
 #define BEGIN_S 60
 
 struct FfOutgoing {
@@ -96,12 +98,23 @@ static bool is_harmless(const char *command)
            g_str_has_prefix(command, "query-");
 }
 
+static bool is_switch(const FfCall *call)
+{
+    return !strcmp(call->name, "migrate-start-postcopy") &&
+           call->driver->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
+}
+
 bool ff_outgoing_holds(FfOutgoing *out, FfCall *call)
 {
     if (out->started || (out->answered && is_harmless(call->name))) {
         return false;
     }
-    g_queue_push_tail(&out->waiting, call);
+    if (is_switch(call)) {
+        out->postcopy = true;
+        ff_call_return(call, NULL);
+    } else {
+        g_queue_push_tail(&out->waiting, call);
+    }
     return true;
 }
 
@@ -113,6 +126,15 @@ static void let_calls_go(FfDriver *d, GQueue *waiting)
     while ((call = g_queue_pop_head(waiting))) {
         ff_call_dispatch(call);
     }
+}
+
+/* Some of them may. */
+static void let_harmless_go(FfDriver *d)
+{
+    GQueue waiting = d->outgoing->waiting;
+
+    g_queue_init(&d->outgoing->waiting);
+    let_calls_go(d, &waiting);
 }
 
 static void end(FfDriver *d)
@@ -250,6 +272,7 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
     } else {
         out->answered = call;
         out->timer = g_timeout_add(begin_ms(), nothing_came, d);
+        let_harmless_go(d);
     }
 }
 

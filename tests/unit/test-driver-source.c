@@ -505,14 +505,17 @@ static void test_begin_late(void)
 }
 #endif
 
-/* Who asks for no switch does not wait for it. */
+/* Who asks for no switch does not wait for it, nor behind his own request for it. */
 static void test_begin_waits(void)
 {
     Begin b;
 
     begin_init(&b, true);
     qemu_answers(&b.w, "migrate", "{}");
+    g_string_truncate(b.w.out, 0);
     command_of(&b.w, 1, "{'execute':'migrate-start-postcopy'}");
+    command_of(&b.w, 1, "{'execute':'migrate_cancel'}");
+    sent(&b.w, "reply {\"return\": {}}\npass\n");
     command_of(&b.w, 2, "{'execute':'query-migrate'}");
     qemu_answers(&b.w, "query-migrate", "{'status':'setup'}");
     g_string_truncate(b.w.out, 0);
@@ -521,6 +524,20 @@ static void test_begin_waits(void)
     command_of(&b.w, 3,
                "{'execute':'human-monitor-command','arguments':{'command-line':'migrate_cancel'}}");
     sent(&b.w, "pass\n");
+    begin_clear(&b);
+}
+
+/* Until QEMU has answered it would cancel what was before; then it does. */
+static void test_begin_early(void)
+{
+    Begin b;
+
+    begin_init(&b, true);
+    command_of(&b.w, 1, "{'execute':'migrate-start-postcopy'}");
+    command_of(&b.w, 1, "{'execute':'migrate_cancel'}");
+    sent(&b.w, "reply {\"return\": {}}\n");
+    qemu_answers(&b.w, "migrate", "{}");
+    sent(&b.w, "filter 0\npass\n");
     begin_clear(&b);
 }
 
@@ -537,7 +554,8 @@ static void test_begin_precopy(void)
     begin_clear(&b);
 }
 
-/* It began, and has ended, before QEMU has said so: a switch then would lose the guest. */
+/* It began, and has ended, before QEMU has said so: a switch then would lose the guest, whenever it
+ * was asked for. */
 static void test_begin_ended(void)
 {
     Begin b;
@@ -549,6 +567,7 @@ static void test_begin_ended(void)
     while (fcntl(b.ours, F_GETFD) >= 0) {
         g_main_context_iteration(NULL, TRUE);
     }
+    command_of(&b.w, 1, "{'execute':'migrate-start-postcopy'}");
     qemu_answers(&b.w, "migrate", "{}");
     g_assert_true(g_queue_is_empty(&b.w.questions));
     begin_clear(&b);
@@ -784,6 +803,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/begin/late", test_begin_late);
 #endif
     g_test_add_func("/driver/begin/waits", test_begin_waits);
+    g_test_add_func("/driver/begin/early", test_begin_early);
     g_test_add_func("/driver/begin/precopy", test_begin_precopy);
     g_test_add_func("/driver/begin/ended", test_begin_ended);
     g_test_add_func("/driver/source", test_source);
