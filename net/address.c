@@ -31,6 +31,23 @@ void ff_address_free(FfAddress *a)
     }
 }
 
+static bool has_option(char **options, const char *name)
+{
+    g_autofree char *on = g_strdup_printf("%s=on", name);
+
+    return g_strv_contains((const char *const *)options, name) ||
+           g_strv_contains((const char *const *)options, on);
+}
+
+/* Of the options that QEMU allows behind the port the others (",to=") do not concern us. */
+static int family_of(const char *port)
+{
+    g_auto(GStrv) options = g_strsplit(port, ",", -1);
+    bool ipv4 = has_option(options, "ipv4"), ipv6 = has_option(options, "ipv6");
+
+    return ipv4 == ipv6 ? AF_UNSPEC : ipv4 ? AF_INET : AF_INET6;
+}
+
 static bool parse_tcp(FfAddress *a, const char *s, const char *uri, GError **error)
 {
     const char *colon;
@@ -53,8 +70,8 @@ static bool parse_tcp(FfAddress *a, const char *s, const char *uri, GError **err
         }
         a->host = g_strndup(s, colon - s);
     }
-    /* QEMU allows options behind the port (",to=", ",ipv4"): none of them concerns us. */
     a->port = g_strndup(colon + 1, strcspn(colon + 1, ","));
+    a->family = family_of(colon + 1);
     guint64 port;
     if (!g_ascii_string_to_unsigned(a->port, 10, 0, 65535, &port, NULL)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
@@ -92,7 +109,10 @@ char *ff_address_uri(const FfAddress *a)
     if (a->is_unix) {
         return g_strdup_printf("unix:%s", a->path);
     }
-    return g_strdup_printf(strchr(a->host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", a->host, a->port);
+    return g_strdup_printf(strchr(a->host, ':') ? "tcp:[%s]:%s%s" : "tcp:%s:%s%s", a->host, a->port,
+                           a->family == AF_INET    ? ",ipv4=on"
+                           : a->family == AF_INET6 ? ",ipv6=on"
+                                                   : "");
 }
 
 int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
@@ -102,6 +122,10 @@ int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
 
     g_socket_client_set_enable_proxy(client, FALSE);
     g_socket_client_set_timeout(client, CONNECT_DEADLINE_S);
+    if (a->family != AF_UNSPEC) { /* to an address of another one its socket does not connect */
+        g_socket_client_set_family(client, a->family == AF_INET ? G_SOCKET_FAMILY_IPV4
+                                                                : G_SOCKET_FAMILY_IPV6);
+    }
     if (a->is_unix) {
         to = G_SOCKET_CONNECTABLE(g_unix_socket_address_new(a->path));
     } else {
@@ -266,7 +290,7 @@ int ff_address_listen(const FfAddress *a, GError **error)
     if (a->is_unix) {
         return listen_unix(a, error);
     }
-    int rc = ff_resolve_now(a->host, a->port, AF_UNSPEC, &list);
+    int rc = ff_resolve_now(a->host, a->port, a->family, &list);
     if (rc != 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND,
                     "address resolution failed for %s:%s: %s", a->host, a->port, gai_strerror(rc));

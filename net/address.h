@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where a migration goes to or comes from: parsing of "tcp:HOST:PORT" and "unix:PATH" as QEMU
- * writes them, connecting and listening. Blocking calls take a GCancellable. Any thread.
+ * Where a migration goes to or comes from: parsing of "tcp:HOST:PORT[,ipv4][,ipv6]" and
+ * "unix:PATH" as QEMU writes them, connecting and listening. Blocking calls take a GCancellable. Any thread.
  */
 #ifndef FF_NET_ADDRESS_H
 #define FF_NET_ADDRESS_H
@@ -14,6 +14,7 @@ typedef struct {
     bool is_unix;
     char *path;        /* unix */
     char *host, *port; /* tcp; host "" = any address */
+    int family;        /* tcp; AF_UNSPEC: any */
 } FfAddress;
 
 /* NULL and ERROR if URI is neither kind or malformed. "tcp:[::1]:PORT" has brackets. */

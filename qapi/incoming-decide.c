@@ -202,10 +202,9 @@ bool ff_incoming_begin_listening(FfDriver *d, const FfUri *target, const struct 
 void ff_incoming_find(FfCall *call, FfCallResolved next)
 {
     const FfUri *t = &call->target;
-    int family = t->ipv4 == t->ipv6 ? AF_UNSPEC : t->ipv4 ? AF_INET : AF_INET6;
 
     if (t->kind == FF_URI_TCP) {
-        ff_call_resolve(call, t->host, t->port, family, next);
+        ff_call_resolve(call, t->host, t->port, ff_uri_family(t), next);
     } else {
         next(call, NULL, NULL);
     }

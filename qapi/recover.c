@@ -216,7 +216,8 @@ void ff_handle_recover(FfCall *call)
     if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, recover_by_fd);
     } else if (call->target.kind == FF_URI_TCP) {
-        ff_call_resolve(call, call->target.host, call->target.port, AF_UNSPEC, recover_at);
+        ff_call_resolve(call, call->target.host, call->target.port, ff_uri_family(&call->target),
+                        recover_at);
     } else {
         recover(call, call->target.uri, -1);
     }

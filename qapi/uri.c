@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -27,12 +28,23 @@ void ff_uri_clear(FfUri *target)
     *target = (FfUri){.kind = FF_URI_NONE};
 }
 
+int ff_uri_family(const FfUri *target)
+{
+    return target->ipv4 == target->ipv6 ? AF_UNSPEC : target->ipv4 ? AF_INET : AF_INET6;
+}
+
+/* The options are known. */
 static void set_inet(FfUri *target, const char *host, const char *port)
 {
+    int family = ff_uri_family(target);
+
     target->kind = FF_URI_TCP;
     target->host = g_strdup(host);
     target->port = g_strdup(port);
-    target->uri = g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+    target->uri = g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s%s" : "tcp:%s:%s%s", host, port,
+                                  family == AF_INET    ? ",ipv4=on"
+                                  : family == AF_INET6 ? ",ipv6=on"
+                                                       : "");
 }
 
 /* One of the options after the port; FALSE: none that we know. */
@@ -149,6 +161,17 @@ void ff_uri_parse(FfUri *target, const char *uri)
     }
 }
 
+/* "off" for one is "on" for the other; FALSE: both are off, which QEMU refuses. */
+static gboolean take_families(FfUri *target, JsonObject *addr)
+{
+    gboolean no4 = json_object_has_member(addr, "ipv4") && !ff_json_bool(addr, "ipv4");
+    gboolean no6 = json_object_has_member(addr, "ipv6") && !ff_json_bool(addr, "ipv6");
+
+    target->ipv4 = no6 || ff_json_bool(addr, "ipv4");
+    target->ipv6 = no4 || ff_json_bool(addr, "ipv6");
+    return !no4 || !no6;
+}
+
 static void from_address(FfUri *target, JsonObject *addr)
 {
     const char *type = ff_json_string(addr, "type");
@@ -162,9 +185,8 @@ static void from_address(FfUri *target, JsonObject *addr)
         return;
     }
     if (!strcmp(type, "inet") && !json_object_has_member(addr, "to") &&
-        !json_object_has_member(addr, "mptcp") && !ff_json_bool(addr, "keep-alive")) {
-        target->ipv4 = ff_json_bool(addr, "ipv4");
-        target->ipv6 = ff_json_bool(addr, "ipv6");
+        !json_object_has_member(addr, "mptcp") && !ff_json_bool(addr, "keep-alive") &&
+        take_families(target, addr)) {
         set_inet(target, ff_json_string(addr, "host"), ff_json_string(addr, "port"));
     } else if (!strcmp(type, "unix") && !ff_json_bool(addr, "abstract")) {
         target->kind = FF_URI_UNIX;

@@ -25,7 +25,7 @@ typedef enum {
 
 typedef struct {
     FfTargetKind kind;
-    char *uri;  /* "tcp:HOST:PORT", "unix:PATH", "fd:NAME" */
+    char *uri;  /* "tcp:HOST:PORT[,ipv4=on|,ipv6=on]", "unix:PATH", "fd:NAME" */
     char *said; /* what that was before ff_uri_make_absolute(); NULL: the same */
     char *host; /* without brackets */
     char *port;
@@ -43,6 +43,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUri, ff_uri_clear)
 void ff_uri_parse(FfUri *target, const char *uri);
 /* Of the arguments "uri" and "channels", checked against the schema. */
 void ff_uri_from_arguments(FfUri *target, JsonObject *args);
+/* Of TCP: AF_INET, AF_INET6 or AF_UNSPEC. */
+int ff_uri_family(const FfUri *target);
 /* A path without / at its beginning is one of the folder in which process PID runs, whatever folder
  * the engine runs in. FALSE: that folder is not to be had, or the path would be too long. */
 bool ff_uri_make_absolute(FfUri *target, int pid);

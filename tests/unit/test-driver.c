@@ -44,10 +44,14 @@ static void set_postcopy_for_qemu(World *w)
     sent(w, "reply {\"return\": {}}\n");
 }
 
-/* Such a guest's migration; the engine speaks to the peer, and gives it to QEMU. */
-static void begin_refused(World *w, const char *why)
+/* Such a guest's migration to URI; the engine speaks to the peer, at CONNECTED, and gives it to
+ * QEMU. */
+static void begin_refused_to(World *w, const char *why, const char *uri, const char *connected)
 {
-    command(w, "{'execute':'migrate','arguments':{'uri':'unix:b'},'id':2}");
+    g_autofree char *line =
+        g_strdup_printf("{'execute':'migrate','arguments':{'uri':'%s'},'id':2}", uri);
+
+    command(w, line);
     qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
     qemu_answers(w, "query-migrate-parameters", PARAMETERS);
     qemu_answers(w, "query-status", "{'status':'running','singlestep':false,'running':true}");
@@ -59,16 +63,33 @@ static void begin_refused(World *w, const char *why)
 
     g_assert_true(m->config.answered_first);
     g_assert_cmpstr(m->config.refusal, ==, why);
-    g_autofree char *uri = g_strdup_printf("unix:/proc/%d/cwd/b", getpid());
-    g_assert_cmpstr(m->config.uri, ==, uri);
+    g_assert_cmpstr(m->config.uri, ==, connected);
     migration = NULL;
     m->ops.plain(&(FfPlainPeer){.refused = why, .fd = -1}, m->ops.opaque);
     qemu_answers(w, "migrate-set-capabilities", "{}");
     const Asked *asked = g_queue_peek_head(&w->questions);
-    g_assert_cmpstr(json_object_get_string_member(asked->args, "uri"), ==, "unix:b");
+    g_assert_cmpstr(json_object_get_string_member(asked->args, "uri"), ==, uri);
     qemu_answers(w, "migrate", "{}");
     while (g_main_context_iteration(NULL, FALSE)) {
     }
+}
+
+static void begin_refused(World *w, const char *why)
+{
+    g_autofree char *connected = g_strdup_printf("unix:/proc/%d/cwd/b", getpid());
+
+    begin_refused_to(w, why, "unix:b", connected);
+}
+
+/* Whoever connects, QEMU or the engine, to an address of the family that is meant. */
+static void test_refused_family(void)
+{
+    World w;
+
+    world_init(&w, NULL, "why");
+    set_postcopy_for_qemu(&w);
+    begin_refused_to(&w, "why", "tcp:h:1,ipv4=on", "tcp:h:1,ipv4=on");
+    world_clear(&w);
 }
 
 /* A guest that the engine does not migrate: QEMU has the capability, and carries the migration. */
@@ -550,6 +571,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/refused/unasked", test_refused_unasked);
+    g_test_add_func("/driver/refused/family", test_refused_family);
     g_test_add_func("/driver/refused/long", test_refused_long);
     g_test_add_func("/driver/refused/disk", test_refused_disk);
     g_test_add_func("/driver/refused/required", test_refused_required);

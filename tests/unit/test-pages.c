@@ -2,8 +2,11 @@
 /* Bitmap, zero scan, wire format, addresses, state table, statistics: the pure parts. */
 #include <errno.h>
 #include <gio/gio.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "migration/migration.h"
 #include "migration/states.h"
@@ -319,15 +322,54 @@ static void test_configuration(void)
 /* ---- addresses ---------------------------------------------------------------------------------
  */
 
+static uint16_t port_of(int fd)
+{
+    struct sockaddr_in6 sa;
+    socklen_t len = sizeof(sa);
+
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&sa, &len), ==, 0);
+    return ntohs(sa.sin6_port);
+}
+
+/* A name of both families: whoever listens on the other one is not taken for the one who is meant.
+ */
+static void test_family(void)
+{
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in6 sa = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+
+    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
+        g_test_skip("no IPv6 here");
+        return;
+    }
+    g_assert_cmpint(listen(fd, 4), ==, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        static const char *const options[] = {"", ",ipv6=on", ",ipv4"};
+        g_autofree char *uri = g_strdup_printf("tcp:localhost:%u%s", port_of(fd), options[i]);
+        g_autoptr(FfAddress) a = ff_address_parse(uri, NULL);
+        int connected = ff_address_connect(a, NULL, NULL);
+
+        g_assert_true((connected >= 0) == (i < 2));
+        if (connected >= 0) {
+            close(connected);
+        }
+    }
+    close(fd);
+}
+
 static void test_addresses(void)
 {
     static const struct {
         const char *uri, *host, *port, *path;
+        int family;
     } good[] = {
         {"tcp:127.0.0.1:4444", "127.0.0.1", "4444", NULL},
         {"tcp::0", "", "0", NULL},
         {"tcp:[::1]:7", "::1", "7", NULL},
         {"tcp:host:1,to=5", "host", "1", NULL},
+        {"tcp:host:1,to=5,ipv4=on", "host", "1", NULL, AF_INET},
+        {"tcp:host:1,ipv6", "host", "1", NULL, AF_INET6},
+        {"tcp:host:1,ipv6,ipv4", "host", "1", NULL},
         {"unix:/a b", NULL, NULL, "/a b"},
     };
     static const char *const bad[] = {"tcp:",       "tcp:1.2.3.4", "tcp:a:b", "tcp:a:65536",
@@ -341,6 +383,7 @@ static void test_addresses(void)
         g_assert_cmpstr(a->host, ==, good[i].host);
         g_assert_cmpstr(a->port, ==, good[i].port);
         g_assert_cmpstr(a->path, ==, good[i].path);
+        g_assert_cmpint(a->family, ==, good[i].family);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autoptr(GError) error = NULL;
@@ -445,6 +488,7 @@ int main(int argc, char **argv)
     g_test_add_func("/frame/prologue", test_prologue);
     g_test_add_func("/frame/configuration", test_configuration);
     g_test_add_func("/address/parse", test_addresses);
+    g_test_add_func("/address/family", test_family);
     g_test_add_func("/states/table", test_states);
     g_test_add_func("/states/documented", test_states_documented);
     g_test_add_func("/stats/latency", test_latency);

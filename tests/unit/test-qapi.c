@@ -170,7 +170,10 @@ static const struct {
     {"{}", FF_URI_NONE, NULL},
     {"{'uri':'tcp:host:44'}", FF_URI_TCP, "tcp:host:44"},
     {"{'uri':'tcp::44'}", FF_URI_TCP, "tcp::44"},
-    {"{'uri':'tcp:[::1]:44,ipv6=on'}", FF_URI_TCP, "tcp:[::1]:44"},
+    {"{'uri':'tcp:[::1]:44,ipv6=on'}", FF_URI_TCP, "tcp:[::1]:44,ipv6=on"},
+    {"{'uri':'tcp:host:44,ipv4'}", FF_URI_TCP, "tcp:host:44,ipv4=on"},
+    {"{'uri':'tcp:host:44,ipv4,ipv6'}", FF_URI_TCP, "tcp:host:44"},
+    {"{'uri':'tcp:host:44,ipv4=off'}", FF_URI_OTHER, NULL},
     {"{'uri':'tcp:host:44,to=50'}", FF_URI_OTHER, NULL},
     {"{'uri':'tcp:44'}", FF_URI_OTHER, NULL},
     {"{'uri':'tcp:a:b:1'}", FF_URI_OTHER, NULL},
@@ -187,6 +190,15 @@ static const struct {
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
      "'host':'::1','port':'0'}}]}",
      FF_URI_TCP, "tcp:[::1]:0"},
+    {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
+     "'host':'h','port':'1','ipv4':true}}]}",
+     FF_URI_TCP, "tcp:h:1,ipv4=on"},
+    {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
+     "'host':'h','port':'1','ipv4':false}}]}",
+     FF_URI_TCP, "tcp:h:1,ipv6=on"},
+    {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
+     "'host':'h','port':'1','ipv4':false,'ipv6':false}}]}",
+     FF_URI_OTHER, NULL},
     {"{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'unix',"
      "'path':'/s'}}]}",
      FF_URI_UNIX, "unix:/s"},
