@@ -152,10 +152,7 @@ static bool can_ask(FfCall *call)
         return false;
     }
     if (!ff_uri_make_absolute(&call->target, d->config.qemu_pid)) {
-        call->native = call->native ? call->native
-                                    : "a path that begins in QEMU's folder, which "
-                                      "is too long or not to be had: write it from "
-                                      "/ on";
+        call->native = call->native ? call->native : FF_URI_NOT_ABSOLUTE;
         return d->config.state->peer == FF_PEER_WISH_REQUIRE; /* it fails */
     }
     return true;

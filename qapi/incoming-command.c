@@ -59,6 +59,16 @@ static void command_found(FfCall *call, const struct addrinfo *list, const GErro
     }
 }
 
+/* Else QEMU listens, which is in that folder. */
+static bool can_be_named(FfCall *call)
+{
+    if (ff_uri_make_absolute(&call->target, call->driver->config.qemu_pid)) {
+        return true;
+    }
+    call->native = FF_URI_NOT_ABSOLUTE;
+    return false;
+}
+
 static void command_decide(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -71,7 +81,7 @@ static void command_decide(FfCall *call)
     } else if (ff_restore_is_asked(call)) {
         ff_restore_asked(call);
     } else if (!ff_policy_engine_carries(call) || call->tls.native ||
-               call->target.kind == FF_URI_FILE) {
+               call->target.kind == FF_URI_FILE || !can_be_named(call)) {
         ff_incoming_pass_native(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);

@@ -254,6 +254,11 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
         }
         target.kind = FF_URI_OTHER;
     }
+    if (!ff_uri_make_absolute(&target, d->config.qemu_pid)) {
+        ff_driver_log(d, "farfault: -incoming %s: %s: QEMU carries the migration", uri,
+                      FF_URI_NOT_ABSOLUTE);
+        target.kind = FF_URI_OTHER;
+    }
     if (target.kind == FF_URI_OTHER || target.kind == FF_URI_FILE) {
         d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
         call->patient = true;

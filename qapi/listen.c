@@ -154,12 +154,13 @@ static GArray *listen_tcp(const struct addrinfo *list, JsonArray *addresses, GEr
 static GArray *listen_unix(const FfUri *target, JsonArray *addresses, GError **error)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    const char *said = ff_uri_said_path(target);
     GArray *fds;
     int fd;
 
     if (strlen(target->path) >= sizeof(sa.sun_path)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
-                    "UNIX socket path '%s' is too long", target->path);
+                    "UNIX socket path '%s' is too long", said);
         return NULL;
     }
     memcpy(sa.sun_path, target->path, strlen(target->path));
@@ -169,15 +170,15 @@ static GArray *listen_unix(const FfUri *target, JsonArray *addresses, GError **e
         return NULL;
     }
     if (unlink(target->path) < 0 && errno != ENOENT) {
-        fail(error, "Failed to unlink socket %s", target->path);
+        fail(error, "Failed to unlink socket %s", said);
     } else if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
-        fail(error, "Failed to bind socket to %s", target->path);
+        fail(error, "Failed to bind socket to %s", said);
     } else if (listen(fd, BACKLOG) < 0) {
         fail(error, "Failed to listen on socket");
     } else {
         fds = g_array_new(FALSE, FALSE, sizeof(int));
         g_array_append_val(fds, fd);
-        json_array_add_object_element(addresses, unix_address(target->path));
+        json_array_add_object_element(addresses, unix_address(said));
         return fds;
     }
     close(fd);

@@ -101,19 +101,23 @@ static bool is_possible(FfCall *call)
                       "the destination from its source's dump (file:DIRECTORY), only");
         return false;
     }
+    if (!ff_uri_make_absolute(&call->target, call->driver->config.qemu_pid)) {
+        ff_call_error(call, "%s", FF_URI_NOT_ABSOLUTE);
+        return false;
+    }
     return has_credentials(call);
 }
 
 /* --- migrate-recover ------------------------------------------------------------------------ */
 
 /* What query-migrate shows, with the port that was chosen. */
-static void show_address(FfDriver *d, FfTargetKind kind)
+static void show_address(FfDriver *d, const FfUri *target)
 {
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
     g_auto(FfUri) at = {.kind = FF_URI_NONE};
 
     g_clear_pointer(&d->socket_address, json_array_unref);
-    if (kind == FF_URI_FD || !info->socket_address) {
+    if (target->kind == FF_URI_FD || !info->socket_address) {
         return;
     }
     ff_uri_parse(&at, info->socket_address);
@@ -124,7 +128,7 @@ static void show_address(FfDriver *d, FfTargetKind kind)
         json_object_set_string_member(address, "host", at.host);
         json_object_set_string_member(address, "type", "inet");
     } else {
-        json_object_set_string_member(address, "path", at.path ? at.path : "");
+        json_object_set_string_member(address, "path", ff_uri_said_path(target));
         json_object_set_string_member(address, "type", "unix");
     }
     d->socket_address = json_array_new();
@@ -146,7 +150,7 @@ static void recover(FfCall *call, const char *uri, int fd)
     bool ok = ff_migration_recover(d->migration, uri, fd, &error);
 
     if (ok) {
-        show_address(d, call->target.kind);
+        show_address(d, &call->target);
     }
     answer(call, ok, error);
 }
@@ -271,7 +275,7 @@ void ff_handle_revoke(FfCall *call)
     if (call->target.kind == FF_URI_FD) {
         ff_call_take_fd(call, call->target.name, revoke_by_fd);
     } else {
-        take_back(call, uri, -1);
+        take_back(call, call->target.uri, -1);
     }
 }
 

@@ -249,3 +249,8 @@ bool ff_uri_make_absolute(FfUri *target, int pid)
     target->path = g_steal_pointer(&path);
     return true;
 }
+
+const char *ff_uri_said_path(const FfUri *target)
+{
+    return target->said ? target->said + strlen("unix:") : target->path;
+}

@@ -48,5 +48,9 @@ int ff_uri_family(const FfUri *target);
 /* A path without / at its beginning is one of the folder in which process PID runs, whatever folder
  * the engine runs in. FALSE: that folder is not to be had, or the path would be too long. */
 bool ff_uri_make_absolute(FfUri *target, int pid);
+#define FF_URI_NOT_ABSOLUTE                                                                        \
+    "a path that begins in QEMU's folder, which is too long or not to be had: write it from / on"
+/* Of a unix socket, as it was said. */
+const char *ff_uri_said_path(const FfUri *target);
 
 #endif

@@ -41,6 +41,7 @@ typedef struct {
     DestinationStart start;
     bool source_paused;
     bool incoming_argument; /* -incoming URI, not migrate-incoming */
+    bool relative;          /* a path from the folder in which both QEMUs run */
     bool link;              /* started by the name qemu-system-x86_64 */
     unsigned hugepages;     /* of 2 MiB, that both sides together need */
     bool release_ram;       /* the source gives away what has arrived */
@@ -85,6 +86,9 @@ static const Row rows[] = {
     {"unix/incoming-argument", UNIX, "64M", NULL, MIB(64), .incoming_argument = true},
     {"tcp4/incoming-argument", TCP4, "64M", NULL, MIB(64), .incoming_argument = true},
     {"fd/incoming-argument", FD, "64M", NULL, MIB(64), .incoming_argument = true},
+    {"unix/relative", UNIX, "64M", NULL, MIB(64), .relative = true},
+    {"unix/relative/incoming-argument", UNIX, "64M", NULL, MIB(64), .relative = true,
+     .incoming_argument = true},
     {"link", TCP4, "64M", NULL, MIB(64), .link = true},
     /* No multiple of 2 MiB, of 64 pages, of 256 KiB. QEMU rounds up to 8 KiB. */
     {"size/64m+8k", UNIX, "65544K", NULL, 65544},
@@ -162,7 +166,8 @@ static char *listen_uri(Move *m)
         return m->row->incoming_argument ? g_strdup_printf("fd:%d", m->fds[1])
                                          : g_strdup("fd:migration");
     default: {
-        g_autofree char *path = vm_path(m->source, "migration");
+        g_autofree char *path = m->row->relative ? g_strdup_printf("farfault-test-%d", getpid())
+                                                 : vm_path(m->source, "migration");
         return g_strconcat("unix:", path, NULL);
     }
     }

@@ -8,10 +8,13 @@
 #include <gio/gunixsocketaddress.h>
 #include <glib/gstdio.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "qapi/json.h"
@@ -307,6 +310,130 @@ static void test_name_recover(void)
     world_clear(&w);
 }
 
+/* ---- unix sockets in QEMU's folder -------------------------------------------------------------
+ */
+
+typedef struct {
+    char *folder;
+    pid_t qemu; /* a process that is there */
+} Folder;
+
+static void folder_init(Folder *f)
+{
+    int ends[2];
+    char byte;
+
+    f->folder = g_dir_make_tmp("test-driver-XXXXXX", NULL);
+    g_assert_cmpint(pipe(ends), ==, 0);
+    f->qemu = fork();
+    if (f->qemu == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(chdir(f->folder) || write(ends[1], "", 1) != 1 || pause());
+    }
+    close(ends[1]);
+    g_assert_cmpint(read(ends[0], &byte, 1), ==, 1);
+    close(ends[0]);
+    world_pid = f->qemu;
+}
+
+static void folder_clear(Folder *f)
+{
+    world_pid = 0;
+    kill(f->qemu, SIGKILL);
+    waitpid(f->qemu, NULL, 0);
+    g_assert_cmpint(rmdir(f->folder), ==, 0);
+    g_free(f->folder);
+}
+
+static void listen_at_name(World *w)
+{
+    command(w, "{'execute':'migrate-incoming','arguments':{'uri':'unix:m'}}");
+    qemu_answers(w, "query-status", "{'status':'inmigrate'}");
+    qemu_answers(w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(w, "query-migrate-parameters", PARAMETERS);
+}
+
+/* It listens where QEMU would, and shows what QEMU would show. */
+static void expect_listening(World *w, const Folder *f)
+{
+    g_autofree char *path = g_build_filename(f->folder, "m", NULL);
+
+    g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    g_string_truncate(w->out, 0);
+    command(w, "{'execute':'query-migrate'}");
+    sent(w, "reply {\"return\": {\"socket-address\": [{\"path\": \"m\", \"type\": "
+            "\"unix\"}]}}\n");
+}
+
+static void test_folder_command(void)
+{
+    Folder f;
+    World w;
+
+    folder_init(&f);
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    listen_at_name(&w);
+    expect_listening(&w, &f);
+    world_clear(&w);
+    folder_clear(&f);
+}
+
+static void test_folder_argument(void)
+{
+    static const char uri[] = "unix:m";
+    Folder f;
+    World w;
+
+    folder_init(&f);
+    world_init(&w, uri, NULL);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    expect_listening(&w, &f);
+    world_clear(&w);
+    folder_clear(&f);
+}
+
+/* A folder that cannot be had: QEMU listens. */
+static void test_folder_unknown(void)
+{
+    static const char uri[] = "unix:m";
+    World w;
+
+    world_init(&w, "defer", NULL);
+    set_postcopy(&w);
+    listen_at_name(&w);
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "inject {\"execute\": \"migrate-incoming\", \"arguments\": {\"uri\": \"unix:m\"}}\n");
+    world_clear(&w);
+    world_init(&w, uri, NULL);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    qemu_answers(&w, "migrate-incoming", "{}");
+    world_clear(&w);
+    g_assert_false(g_file_test("m", G_FILE_TEST_EXISTS));
+}
+
+static void test_folder_recover(void)
+{
+    static const char uri[] = "tcp:127.0.0.1:0";
+    Folder f;
+    World w;
+
+    folder_init(&f);
+    world_init(&w, uri, NULL);
+    set_postcopy(&w);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    wait_sent(&w);
+    g_string_truncate(w.out, 0);
+    migration_comes(&w);
+    become(FF_STATUS_POSTCOPY_PAUSED);
+    command(&w, "{'execute':'migrate-recover','arguments':{'uri':'unix:r'}}");
+    g_autofree char *path = g_strdup_printf("unix:/proc/%d/cwd/r", f.qemu);
+
+    g_assert_cmpstr(migration->resumed_at, ==, path);
+    world_clear(&w);
+    folder_clear(&f);
+}
+
 /* One connection, which QEMU is to carry: it is given that one, with multifd, too. */
 static void test_incoming_fd(void)
 {
@@ -507,6 +634,10 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/incoming/words-in-turn", test_words_in_turn);
     g_test_add_func("/driver/incoming/version-is-kept", test_version_is_kept);
     g_test_add_func("/driver/incoming/fd", test_incoming_fd);
+    g_test_add_func("/driver/folder/command", test_folder_command);
+    g_test_add_func("/driver/folder/argument", test_folder_argument);
+    g_test_add_func("/driver/folder/unknown", test_folder_unknown);
+    g_test_add_func("/driver/folder/recover", test_folder_recover);
     g_test_add_func("/driver/name", test_name);
     g_test_add_func("/driver/name/unknown", test_name_unknown);
     g_test_add_func("/driver/name/overtaken", test_name_overtaken);
