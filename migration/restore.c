@@ -28,6 +28,7 @@
 #include "migration/destination.h"
 #include "migration/journal.h"
 #include "migration/lease.h"
+#include "migration/restore-clone.h"
 #include "migration/restore-file.h"
 #include "migration/restore-packed.h"
 #include "migration/restore-set.h"
@@ -49,6 +50,7 @@ struct FfRestore {
     char *path;
     int64_t offset;
     bool as_eager;
+    bool cloned;  /* what is read is nobody else's: restore-clone.h */
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
     FfPacked *packed;   /* file, if it is compressed; NULL */
@@ -302,13 +304,33 @@ static void end_lease(FfDestination *d)
     }
 }
 
+/* FD (taken), or a copy that nobody else has, if the client may take the file for its own again
+ * before all of it was read. */
+static int make_own(FfDestination *d, int fd)
+{
+    FfRestore *r = d->restore;
+    int copy = r->as_eager ? ff_restore_clone(fd, r->path) : -1;
+
+    if (copy < 0) {
+        return fd;
+    }
+    g_message("restore: %s is read from a copy that shares its space: nobody is held back from "
+              "overwriting it",
+              r->path);
+    end_lease(d);
+    close(fd);
+    r->cloned = true;
+    return copy;
+}
+
 static bool open_file(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
     int fd = r->fd >= 0 ? g_steal_fd(&r->fd) : open_path(r->path, error);
 
     if (fd >= 0) {
-        take_lease(d, fd, r->path);
+        take_lease(d, fd, r->path); /* while it is copied, too */
+        fd = make_own(d, fd);
     }
     r->file = fd >= 0 ? ff_restore_file_open(fd, r->path, r->offset, error) : NULL;
     return r->file != NULL;
@@ -432,7 +454,9 @@ static bool await_most(FfDestination *d)
 
 static void grant(FfDestination *d)
 {
-    if (!d->restore->as_eager || await_most(d)) {
+    const FfRestore *r = d->restore;
+
+    if (!r->as_eager || r->cloned || await_most(d)) {
         ff_control_event(d->control, FF_EV_GRANT);
     }
 }
@@ -550,6 +574,7 @@ static bool attach(FfDestination *d, const char *path, GError **error)
     if (file) {
         ff_restore_file_free(r->file);
         r->file = file;
+        r->cloned = false;
         hold(d);
     }
     if (path) { /* else it has been taken */

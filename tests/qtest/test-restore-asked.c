@@ -312,6 +312,75 @@ static void test_killed_saying(void)
     restore_end(&s);
 }
 
+/* ---- overwritten meanwhile ---------------------------------------------------------------------
+ */
+
+static bool run(const char *const *argv)
+{
+    int status;
+
+    return g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL,
+                        NULL, NULL, NULL, NULL, &status, NULL) &&
+           status == 0;
+}
+
+/* Mounts a file system whose files can share their space at DIRECTORY. FALSE: skipped. */
+static bool mount_sharing(const char *image, const char *directory)
+{
+    const char *const make[] = {"mkfs.xfs", "-q", "-m", "reflink=1", image, NULL};
+    const char *const mount[] = {"mount", "-o", "loop", image, directory, NULL};
+    int fd = open(image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    bool ok = fd >= 0 && ftruncate(fd, 320 << 20) == 0;
+
+    close(fd);
+    if (ok && run(make) && run(mount)) {
+        return true;
+    }
+    g_test_skip("XFS cannot be made or mounted here");
+    return false;
+}
+
+/* Where a copy costs nothing whoever overwrites the file does not wait, and the guest has what was
+ * saved; also under the next engine. */
+static void test_cloned(gconstpointer killed)
+{
+    RestoreScene s = {0};
+    Vm *vm = NULL;
+
+    if (!restore_has_faults() || !restore_begin_plain(&s)) {
+        return;
+    }
+    g_autofree char *directory = g_dir_make_tmp("ff-asked-XXXXXX", NULL);
+    g_autofree char *image = g_strconcat(directory, ".img", NULL);
+    g_autofree char *path = g_build_filename(directory, "saved", NULL);
+    const char *const copy[] = {"cp", "--sparse=always", s.path, path, NULL};
+    const char *const umount[] = {"umount", directory, NULL};
+
+    if (mount_sharing(image, directory)) {
+        g_assert_true(run(copy));
+        vm = start_lazily(&s, RESTORE_HELD);
+        restore_make_gates(vm);
+        ask(vm, BY_NUMBER, path, 0);
+        expect_over(vm);
+        restore_await_held(vm);
+        check_unseen(vm);
+        int fd = open(path, O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(write(fd, "another", 7), ==, 7);
+        close(fd);
+        if (killed) {
+            kill(vm_find_engine(vm), SIGKILL);
+        }
+        restore_release(vm);
+        restore_check_goes_on(&s, vm);
+    }
+    restore_end_held(&s, vm);
+    if (vm) {
+        g_assert_true(run(umount));
+    }
+    g_assert_cmpint(g_unlink(image) | g_rmdir(directory), ==, 0);
+}
+
 /* A pause is seen, and all that comes after it. */
 static void test_paused(void)
 {
@@ -587,6 +656,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/restore-asked/slow-killed", "", test_slow);
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/killed-saying", test_killed_saying);
+    g_test_add_data_func("/restore-asked/cloned", NULL, test_cloned);
+    g_test_add_data_func("/restore-asked/cloned-killed", "", test_cloned);
     g_test_add_func("/restore-asked/paused", test_paused);
     for (unsigned i = 0; i < G_N_ELEMENTS(eager); i++) {
         g_autofree char *path = g_strdup_printf("/restore-asked/eager/%s", eager[i].name);
