@@ -24,6 +24,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "net/sync.h"
 
 #define TIME_PATH "/proc/sys/fs/lease-break-time"
@@ -181,7 +182,8 @@ static int take(const FfLease *l, bool kept)
         return -errno;
     }
     /* Who waits counts as one who writes; and the file may be another user's by now. */
-    return fcntl(l->fd, F_SETLEASE, F_RDLCK) == 0 || (kept && (errno == EAGAIN || errno == EACCES))
+    return FF_FAULT_CALL("set-lease", fcntl(l->fd, F_SETLEASE, F_RDLCK)) == 0 ||
+                   (kept && (errno == EAGAIN || errno == EACCES))
                ? 0
                : -errno;
 }

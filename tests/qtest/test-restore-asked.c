@@ -241,19 +241,21 @@ static void test_starting(void)
     }
 }
 
-/* Where the file is read so slowly that it could be overwritten before the rest is here, nobody is
- * told that it is over and no guest runs, also under an engine that follows one.
- */
-static void test_slow(gconstpointer killed)
+#define HOLD "destination/*/call/read-file#30=hold"
+#define SLOW "destination/*/step/slow-file=skip;" HOLD
+#define SLOW_KILLED "destination/active/at/loaded=kill;" SLOW
+/* Somebody has come between the look at the file and the lease. */
+#define NOT_HELD "destination/*/call/set-lease=EAGAIN;" HOLD
+
+/* Where the file could be overwritten before the rest is here, as it is read so slowly or nobody is
+ * held back, nobody is told that it is over, and no guest runs. */
+static void test_slow(gconstpointer data)
 {
+    const char *faults = data;
     RestoreScene s = {0};
 
     if (restore_has_faults() && restore_begin_plain(&s)) {
-        Vm *vm = start_lazily(&s, killed ? "destination/active/at/loaded=kill;"
-                                           "destination/*/step/slow-file=skip;"
-                                           "destination/*/call/read-file#30=hold"
-                                         : "destination/active/step/slow-file=skip;"
-                                           "destination/active/call/read-file#30=hold");
+        Vm *vm = start_lazily(&s, faults);
 
         restore_make_gates(vm);
         ask(vm, BY_NUMBER, s.path, 0);
@@ -652,8 +654,9 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/unseen", test_unseen);
     g_test_add_func("/restore-asked/unseen-fails", test_unseen_fails);
     g_test_add_func("/restore-asked/starting", test_starting);
-    g_test_add_data_func("/restore-asked/slow", NULL, test_slow);
-    g_test_add_data_func("/restore-asked/slow-killed", "", test_slow);
+    g_test_add_data_func("/restore-asked/slow", SLOW, test_slow);
+    g_test_add_data_func("/restore-asked/slow-killed", SLOW_KILLED, test_slow);
+    g_test_add_data_func("/restore-asked/not-held", NOT_HELD, test_slow);
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/killed-saying", test_killed_saying);
     g_test_add_data_func("/restore-asked/cloned", NULL, test_cloned);
