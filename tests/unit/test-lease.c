@@ -261,8 +261,8 @@ static int lives_as_nobody(World *w, int go, int went, bool killed)
     FfLease *l = NULL;
     char byte = 0;
 
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0) {
+    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0 ||
+        prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) { /* another user's would be forgotten */
         return 1;
     }
     World own = {.path = w->path, .fd = ff_lease_open(w->fd)};
