@@ -72,7 +72,8 @@ static bool dial(FfSource *s, FfCall *call, GError **error)
     }
     call->ch = ff_conn_channel_new(s->conn, fd, FF_CHANNEL_MAIN);
     store_peer(s, call->address);
-    return ff_conn_connecting(s->conn, call->ch, call->sentence->gives_way, error);
+    return ff_conn_connecting(s->conn, call->ch, call->sentence->gives_way, error) &&
+           (!call->sentence->dialed || call->sentence->dialed(s, call, error));
 }
 
 /* What QEMU would say first. To one who may be a QEMU, with all that QEMU says of its guest. */

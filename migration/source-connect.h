@@ -26,6 +26,8 @@ typedef struct {
     bool recovers;      /* the status says so when the opening has gone out */
     unsigned gives_way; /* events that end the attempt, as a cancelled one */
     const char *other;  /* of a destination with another wire version: what to do, or what it is */
+    /* The connection stands, nothing was said on it; can be NULL. */
+    bool (*dialed)(FfSource *s, FfCall *call, GError **error);
     /* The opening has gone out; can be NULL. */
     bool (*opened)(FfSource *s, FfCall *call, GError **error);
     /* The destination has greeted: says the sentence, and hears the answer. */

@@ -44,6 +44,37 @@ static int patience(void)
     return FF_FAULT_CALL("patience", 0) ? PATIENCE_OF_TESTS_MS : FF_GREETING_DEADLINE_MS;
 }
 
+/* A guest that is QEMU's to migrate: QEMU would wait for as long as the connection stands, for a
+ * main loop that is in storage, and nothing is lost by it. The guest runs, nothing of it is sent,
+ * and the switch that is asked for meanwhile comes behind the answer. */
+static int await_as_qemu(const FfCall *call, int patience_ms)
+{
+    g_message("%s has accepted the connection and said nothing for %d s. It is waited for, as QEMU "
+              "would; migrate_cancel ends that",
+              ff_channel_peer(call->ch), patience_ms / 1000);
+    return ff_channel_wait_readable(call->ch, -1);
+}
+
+/* The handshake is what a peer has to answer first. */
+static bool await_handshake(FfSource *s, FfCall *call, GError **error)
+{
+    short events;
+
+    if (!s->cfg->tls || !s->plain->refused) {
+        return true;
+    }
+    int patience_ms = patience();
+
+    ff_channel_begin_tls(call->ch, s->cfg->tls, s->cfg->tls_hostname);
+    if (ff_channel_step_tls(call->ch, &events, error) == FF_IO_DEAD) {
+        return false;
+    }
+    if (ff_channel_wait_readable(call->ch, patience_ms) == -ETIMEDOUT) {
+        await_as_qemu(call, patience_ms); /* whoever reads it says what has come */
+    }
+    return true;
+}
+
 /* Returns 0 when the peer has said something. A QEMU that waits for its second channel gets one:
  * see plain.c. */
 static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
@@ -56,7 +87,7 @@ static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
         s->plain->second = open_second(s, call->address);
         rc = ff_channel_wait_readable(call->ch, patience_ms - (int)second);
     }
-    return rc;
+    return rc == -ETIMEDOUT && s->plain->refused ? await_as_qemu(call, patience_ms) : rc;
 }
 
 static bool await_answer(FfSource *s, FfCall *call, GError **error)
@@ -186,6 +217,7 @@ static const FfSentence hello = {
     .first = true,
     .gives_way = FF_EV_WANT_CANCEL | FF_EV_QUIT,
     .other = "install the same farfault on both",
+    .dialed = await_handshake,
     .opened = await_answer,
     .say = say_hello,
     .joined = say_shared,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Peers that say nothing. One that accepts, reads whatever comes and never answers gets nothing of
- * the guest, whatever the client asks for: the migration fails, and the guest runs at the source
- * all the time. And a destination whose engine dies before it has greeted does not become one: the
+ * the guest, whatever the client asks for: the migration fails, or, of a guest that QEMU is to
+ * migrate, waits until it is cancelled, and the guest runs at the source all the time. One that
+ * speaks late gets such a guest. And a destination whose engine dies before it has greeted does not become one: the
  * next engine listens where the one before it did, and has the sources that wait there.
  */
 #include <glib-unix.h>
@@ -23,6 +24,8 @@
 #define OPENING_MAX 1024
 /* The engine waits for 20 s. */
 #define SILENCE_S 60
+/* Whom QEMU would wait for. */
+#define WAITED_FOR "said nothing for 4 s. It is waited for, as QEMU would"
 
 /* ---- the peer ----------------------------------------------------------------------------------
  */
@@ -227,15 +230,27 @@ static char *relative_uri(const char *path)
     return g_strconcat(uri->str, path + 1, NULL);
 }
 
-/* Any event about the migration but setup and failed is one too many. */
+/* QEMU is to carry it. */
+static bool is_qemus(const Row *row)
+{
+    return row->untracked || row->launcher || !g_strcmp0(row->caps[1], "xbzrle");
+}
+
+static const char *last_status(const Row *row)
+{
+    return is_qemus(row) ? "cancelled" : "failed";
+}
+
+/* Any event about the migration but setup and the last one is one too many. */
 static bool is_over(JsonObject *data, const void *opaque)
 {
-    const char *status = json_object_get_string_member(data, "status");
+    const char *status = json_object_get_string_member(data, "status"), *last = last_status(opaque);
 
-    if (strcmp(status, "setup") && strcmp(status, "failed")) {
+    if (strcmp(status, "setup") && strcmp(status, last) &&
+        (strcmp(status, "cancelling") || strcmp(last, "cancelled"))) {
         test_fail("the source is %s with a peer that has not said a byte", status);
     }
-    return !strcmp(status, "failed");
+    return !strcmp(status, last);
 }
 
 static void switch_over(const Row *row, Qmp *s)
@@ -247,11 +262,10 @@ static void switch_over(const Row *row, Qmp *s)
     }
 }
 
-static void check_failed(const Row *row, Vm *source, const char *peer)
+static void check_error(const Row *row, Vm *source, const char *peer)
 {
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
     const char *why = json_object_get_string_member(info, "error-desc");
-    g_autofree char *state = qmp_run_state(vm_qmp(source));
 
     g_assert_nonnull(strstr(why, row->tls     ? "it was not finished in time"
                                  : row->whole ? "said nothing for 20 s"
@@ -261,6 +275,12 @@ static void check_failed(const Row *row, Vm *source, const char *peer)
     if (row->hint) {
         g_assert_nonnull(strstr(why, row->hint));
     }
+}
+
+static void check_stayed(Vm *source)
+{
+    g_autofree char *state = qmp_run_state(vm_qmp(source));
+
     g_assert_cmpstr(state, ==, "running");
     g_assert_false(qmp_has_event(vm_qmp(source), "STOP"));
     vm_wait_new_serial(source, "B");
@@ -348,14 +368,109 @@ static void test_mute(gconstpointer data)
 
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     switch_over(row, s);
-    json_object_unref(qmp_wait_event(s, "MIGRATION", is_over, NULL, SILENCE_S));
-    check_failed(row, source, peer);
+    if (is_qemus(row)) {
+        vm_wait_stderr(source, WAITED_FOR);
+        qmp_ok(s, "migrate_cancel", NULL);
+    }
+    json_object_unref(qmp_wait_event(s, "MIGRATION", is_over, row, SILENCE_S));
+    if (!is_qemus(row)) {
+        check_error(row, source, peer);
+    }
+    check_stayed(source);
     g_assert_cmpint(g_atomic_int_get(&mute.bytes), <, OPENING_MAX);
     g_assert_cmpuint(mute_end(&mute), ==, row->second ? 2 : 1);
     if (row->tls) {
         qmp_ok(s, "migrate-set-parameters", "{'tls-creds': ''}");
     }
     migrate_again(row, source, &boot, qemu);
+}
+
+/* ---- a peer that speaks late -------------------------------------------------------------------
+ */
+
+typedef struct {
+    int from, to;
+} Pipe;
+
+static gpointer pass_on(gpointer opaque)
+{
+    Pipe *p = opaque;
+    char buf[65536];
+    ssize_t n;
+
+    while ((n = recv(p->from, buf, sizeof(buf), 0)) > 0 && send(p->to, buf, n, MSG_NOSIGNAL) == n) {
+    }
+    shutdown(p->to, SHUT_WR);
+    return NULL;
+}
+
+static int connect_to(const char *uri)
+{
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
+    int fd = ff_address_connect(address, NULL, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_unix_set_fd_nonblocking(fd, FALSE, NULL);
+    return fd;
+}
+
+static const Row late_rows[] = {
+    {"late", {POSTCOPY}, .launcher = true},
+    {"late/tls", {POSTCOPY}, .launcher = true, .tls = true},
+};
+
+/* QEMU alone would have waited for it. */
+static void test_late(gconstpointer data)
+{
+    const Row *row = data;
+    const char *why, *args[ARGUMENTS];
+
+    if (!vm_faults_available(&why) || (row->tls && !credentials)) {
+        g_test_skip("no faults, or no openssl");
+        return;
+    }
+    fill_arguments(row, args);
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
+    g_autoptr(Vm) source = start_source(row, &boot, NULL);
+    g_autoptr(Vm) destination = vm_start(&(VmConfig){.name = "destination",
+                                                     .memory = RAM,
+                                                     .args = args,
+                                                     .boot = &boot,
+                                                     .incoming = "defer"});
+    Qmp *s = vm_qmp(source);
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int listen_fd = ff_address_listen(any, NULL);
+    g_autofree char *uri = ff_address_of_listener(listen_fd);
+
+    vm_wait_serial(source, "B");
+    move_prepare(source, destination);
+    if (row->tls) {
+        move_set_tls(source, credentials, "psk", false, NULL);
+        move_set_tls(destination, credentials, "psk", true, NULL);
+    }
+    qmp_ok(vm_qmp(destination), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *to = move_listen_uri(destination);
+
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    g_unix_set_fd_nonblocking(listen_fd, FALSE, NULL);
+    int from = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    vm_wait_stderr(source, WAITED_FOR);
+    int there = connect_to(to);
+    Pipe pipes[] = {{from, there}, {there, from}};
+    GThread *threads[] = {g_thread_new("to", pass_on, &pipes[0]),
+                          g_thread_new("from", pass_on, &pipes[1])};
+
+    move_wait_completed(source, destination);
+    vm_wait_new_serial(destination, "B");
+    qmp_ok(vm_qmp(destination), "stop", NULL);
+    check_right(check_moved(source, destination, &boot, RAM_BYTES));
+    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
+        g_thread_join(threads[i]);
+    }
+    close(from);
+    close(there);
+    close(listen_fd);
 }
 
 /* ---- an engine that dies before anybody was greeted --------------------------------------------
@@ -589,6 +704,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/mute/peer/%s", rows[i].name);
 
         g_test_add_data_func(path, &rows[i], test_mute);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(late_rows); i++) {
+        g_autofree char *path = g_strdup_printf("/mute/%s", late_rows[i].name);
+
+        g_test_add_data_func(path, &late_rows[i], test_late);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strdup_printf("/mute/death/%s", deaths[i].name);
