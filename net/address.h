@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Where a migration goes to or comes from: parsing of "tcp:HOST:PORT[,ipv4][,ipv6]" and
- * "unix:PATH" as QEMU writes them, connecting and listening. Blocking calls take a GCancellable. Any thread.
+ * "unix:PATH" as QEMU writes them, connecting and listening. Blocking calls take a GCancellable.
+ * Any thread.
  */
 #ifndef FF_NET_ADDRESS_H
 #define FF_NET_ADDRESS_H
