@@ -3,8 +3,9 @@
  * Peers that say nothing. One that accepts, reads whatever comes and never answers gets nothing of
  * the guest, whatever the client asks for: the migration fails, or, of a guest that QEMU is to
  * migrate, waits until it is cancelled, and the guest runs at the source all the time. One that
- * speaks late gets such a guest. And a destination whose engine dies before it has greeted does not become one: the
- * next engine listens where the one before it did, and has the sources that wait there.
+ * speaks late gets such a guest. And a destination whose engine dies before it has greeted does not
+ * become one: the next engine listens where the one before it did, and has the sources that wait
+ * there.
  */
 #include <glib-unix.h>
 #include <signal.h>
@@ -432,11 +433,8 @@ static void test_late(gconstpointer data)
     fill_arguments(row, args);
     BootsectConfig boot = bootsect_config(RAM_BYTES, 8 << 20, 1);
     g_autoptr(Vm) source = start_source(row, &boot, NULL);
-    g_autoptr(Vm) destination = vm_start(&(VmConfig){.name = "destination",
-                                                     .memory = RAM,
-                                                     .args = args,
-                                                     .boot = &boot,
-                                                     .incoming = "defer"});
+    g_autoptr(Vm) destination = vm_start(&(VmConfig){
+        .name = "destination", .memory = RAM, .args = args, .boot = &boot, .incoming = "defer"});
     Qmp *s = vm_qmp(source);
     g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
     int listen_fd = ff_address_listen(any, NULL);
