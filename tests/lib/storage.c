@@ -37,14 +37,15 @@ static void await(const char *path, int watch)
         g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
 }
 
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues)
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops)
 {
     g_autofree char *file = g_strdup_printf(
         "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
     g_autofree char *export =
-        g_strdup_printf("type=vhost-user-blk,id=export,node-name=file,"
+        g_strdup_printf("type=vhost-user-blk,id=export,node-name=%s,"
                         "addr.type=unix,addr.path=%s,writable=on,num-queues=%u",
-                        socket, n_queues);
+                        iops ? "slow" : "file", socket, n_queues);
+    g_autofree char *limit = g_strdup_printf("throttle-group,id=limit,x-iops-total=%u", iops);
     g_autofree char *pidfile = g_strconcat(socket, ".pid", NULL);
     g_autofree char *folder = g_path_get_dirname(socket);
     const char *argv[16] = {"qemu-storage-daemon", "--pidfile", pidfile, "--blockdev", file};
@@ -53,6 +54,12 @@ Storage *storage_start(const char *image, const char *socket, unsigned n_queues)
     Storage *s = g_new0(Storage, 1);
     g_autoptr(GError) error = NULL;
 
+    if (iops) {
+        argv[n++] = "--object";
+        argv[n++] = limit;
+        argv[n++] = "--blockdev";
+        argv[n++] = "driver=throttle,node-name=slow,throttle-group=limit,file=file";
+    }
     argv[n++] = "--export";
     argv[n++] = export;
     unlink(pidfile);

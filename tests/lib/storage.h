@@ -11,9 +11,10 @@ typedef struct Storage Storage;
 /* TRUE if there is one; else *WHY (static). */
 bool storage_available(const char **why);
 /* Starts one over IMAGE, which others may have open as well, past the page cache; listens at SOCKET
- * when this returns, for a device of N_QUEUES. It ends with the test.
+ * when this returns, for a device of N_QUEUES. IOPS: so many requests each second at most; 0: as
+ * many as it can. It ends with the test.
  */
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues);
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops);
 /* SIGKILL, and reaped. */
 void storage_kill(Storage *storage);
 /* SIGTERM, and reaped; it must have ended by itself with status 0. */

@@ -21,6 +21,9 @@
 /* So little that nearly all of the guest is sent while its disk writes to what was sent. */
 #define SMALL_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
 
+/* Requests that are few and large. */
+#define SLOW_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.direct=2"
+
 /* One guest that goes from QEMU to QEMU, and each QEMU's back-end. */
 typedef struct {
     char *folder, *disk;
@@ -30,6 +33,7 @@ typedef struct {
     Storage *storage;
     char *socket;
     unsigned hops;
+    unsigned iops; /* of the disk; 0: as many as it can */
 } World;
 
 /* NULL, and the test is skipped. */
@@ -57,7 +61,7 @@ static void world_start(World *w, const char *incoming)
     g_autofree char *name = g_strdup_printf("vm%u", w->hops);
 
     w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
     w->guest.vhost = w->socket;
     w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
 }
@@ -135,7 +139,7 @@ static void test_reconnect(void)
     world_boot(w);
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
     wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     world_end(w);
@@ -235,15 +239,16 @@ static void leave(World *old)
 }
 
 typedef struct {
-    const char *name;
-    unsigned n_queues, n_entries;
+    const char *name, *load;
+    unsigned n_queues, n_entries, iops;
 } Rings;
 
-/* A ring of 512 entries has its index and its avail event in different pages. */
+/* A ring of 512 entries has its index and its avail event in different pages. So few requests that
+ * none of the last entries, which are in a page with the avail event, is used meanwhile. */
 static const Rings rings[] = {
-    {"followed", 1, 128},
-    {"queues", 2, 128},
-    {"entries", 1, 512},
+    {"followed", SMALL_LOAD, 1, 128, 0},
+    {"queues", SMALL_LOAD, 2, 128, 0},
+    {"entries", SLOW_LOAD, 1, 512, 20},
 };
 
 /* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
@@ -251,12 +256,13 @@ static const Rings rings[] = {
 static void test_followed(gconstpointer data)
 {
     const Rings *row = data;
-    World *w = world_new(VM_RUN, "migrate", SMALL_LOAD);
+    World *w = world_new(VM_RUN, "migrate", row->load);
 
     if (!w)
         return;
     w->guest.n_queues = row->n_queues;
     w->guest.n_entries = row->n_entries;
+    w->iops = row->iops;
     world_boot(w);
     for (unsigned i = 0; i < 2; i++) {
         World old = next(w);
@@ -332,7 +338,7 @@ static void test_backend_dies(void)
     leave(w);
     w->vm = old.vm;
     w->socket = old.socket;
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
     wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     World again = next(w);
