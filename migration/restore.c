@@ -438,16 +438,25 @@ static bool await_most(FfDestination *d)
     const unsigned ends = FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL;
     const FfRestore *r = d->restore;
     const uint64_t data = ff_restore_file_data(r->file);
-    int64_t began = g_get_monotonic_time(), now = began, wait;
+    int64_t began = g_get_monotonic_time(), now = began;
     unsigned got = 0;
 
     fill(d);
-    while (!got && (wait = FF_FAULT_STEP("slow-file", false)
-                               ? G_MAXINT64 / 2
-                               : ff_restore_wait_us(data, bytes_read(r->pager), now - began,
-                                                    held_us(d))) > 0) {
+    for (bool said = false; !got; now = g_get_monotonic_time()) {
+        int64_t held = held_us(d),
+                wait = FF_FAULT_STEP("slow-file", false)
+                           ? G_MAXINT64 / 2
+                           : ff_restore_wait_us(data, bytes_read(r->pager), now - began, held);
+        if (wait <= 0) {
+            break;
+        }
+        if (!said && wait > FF_RESTORE_TRIAL_US) {
+            said = true;
+            g_message("restore: %s: the guest waits for its memory: %s", r->file->path,
+                      held ? "the file could be overwritten before the rest is read"
+                           : "nobody is held back from overwriting the file");
+        }
         got = ff_control_wait_until(d->control, ends, now + wait);
-        now = g_get_monotonic_time();
     }
     return !(got & FF_EV_DEAD);
 }

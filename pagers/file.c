@@ -274,6 +274,7 @@ static void fill(FfFileWorker *w)
         return;
     }
     while (goes_on(p) && next(p, &run, &zero)) {
+        FF_FAULT_AT("fill");
         if (!zero) {
             ff_file_fill_begins(w, &run);
         }

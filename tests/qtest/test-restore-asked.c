@@ -241,7 +241,7 @@ static void test_starting(void)
     }
 }
 
-#define HOLD "destination/*/call/read-file#30=hold"
+#define HOLD "destination/*/at/fill=hold" /* nothing else fills, and QEMU has loaded it */
 #define SLOW "destination/*/step/slow-file=skip;" HOLD
 #define SLOW_KILLED "destination/active/at/loaded=kill;" SLOW
 /* Somebody has come between the look at the file and the lease. */
@@ -262,6 +262,7 @@ static void test_slow(gconstpointer data)
         qmp_expect_migration(vm_qmp(vm), "setup");
         qmp_expect_migration(vm_qmp(vm), "active");
         restore_await_held(vm);
+        vm_wait_stderr(vm, "the guest waits for its memory");
         g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
         g_assert_cmpstr(status, ==, "active");
         g_autofree char *state = qmp_run_state(vm_qmp(vm));
