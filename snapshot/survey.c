@@ -7,6 +7,7 @@
  */
 #include "snapshot/survey.h"
 
+#include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -65,21 +66,28 @@ static uint64_t block_pages(const FfSaved *s, guint i)
     return ff_saved_block(s, i)->size / FF_SAVED_PAGE;
 }
 
+static bool make_sets(const FfSaved *s, Count *c, GError **error)
+{
+    for (guint i = 0; i < s->blocks->len && s->form == FF_SAVED_STREAM; i++) {
+        c->with_data[i] = ff_pageset_new(block_pages(s, i));
+        c->zero[i] = ff_pageset_new(block_pages(s, i));
+        if (!c->with_data[i] || !c->zero[i]) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                        "%s: no memory for the bitmaps of %" PRIu64 " bytes of guest memory",
+                        ff_input_path(s->in), s->memory);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool walk(FfSaved *s, FfSurvey *v, GError **error)
 {
     static const FfPageSink sink = {count_data, count_zero};
     guint n = s->blocks->len;
     Count c = {v, g_new0(uint64_t *, n), g_new0(uint64_t *, n)};
-    bool ok = true;
+    bool ok = make_sets(s, &c, error) && ff_records_walk(s, &sink, &c, error);
 
-    for (guint i = 0; i < n && s->form == FF_SAVED_STREAM; i++) {
-        c.with_data[i] = ff_pageset_new(block_pages(s, i));
-        c.zero[i] = ff_pageset_new(block_pages(s, i));
-        if (!c.with_data[i] || !c.zero[i]) {
-            g_error("no memory for the bitmaps of %" PRIu64 " bytes of memory", s->memory);
-        }
-    }
-    ok = ff_records_walk(s, &sink, &c, error);
     for (guint i = 0; i < n; i++) {
         free(c.with_data[i]);
         free(c.zero[i]);

@@ -4,7 +4,9 @@
  * them, in one line that names the file.
  */
 #include <string.h>
+#include <sys/resource.h>
 
+#include "sandbox/sandbox.h"
 #include "snapshot/mapped.h"
 #include "snapshot/survey.h"
 #include "tests/lib/savedfile.h"
@@ -176,6 +178,34 @@ static void test_cut(gconstpointer data)
     assert_one_line(more, f.bytes->len);
 }
 
+/* After "pc.ram" and its length byte. */
+#define SIZE_OF_BLOCK 7
+
+/* A limit of memory (ulimit -v) that the bitmaps of a large guest do not fit into. */
+static void test_limit(void)
+{
+    const uint64_t large = 1ull << 40;
+    g_auto(SavedFile) f = savedfile_new(&(SavedFileKind){0});
+    g_autofree char *pages = NULL;
+    struct rlimit before, limit;
+
+    if (FF_SANITIZED) {
+        g_test_skip("a sanitizer ends at that itself");
+        return;
+    }
+    savedfile_put64(&f, f.total, (large + SAVEDFILE_SMALL * SAVEDFILE_PAGE) | 4);
+    savedfile_put64(&f, f.block + SIZE_OF_BLOCK, large);
+    g_assert_true(g_file_get_contents("/proc/self/statm", &pages, NULL, NULL));
+    g_assert_cmpint(getrlimit(RLIMIT_AS, &before), ==, 0);
+    limit = before;
+    limit.rlim_cur = strtoull(pages, NULL, 10) * 4096 + (16 << 20);
+    g_assert_cmpint(setrlimit(RLIMIT_AS, &limit), ==, 0);
+    g_autofree char *problem = problem_of(f.bytes, f.bytes->len);
+    g_assert_cmpint(setrlimit(RLIMIT_AS, &before), ==, 0);
+    assert_one_line(problem, f.bytes->len);
+    g_assert_nonnull(strstr(problem, "no memory for the bitmaps of 1099511635968 bytes"));
+}
+
 /* ---- damage -----------------------------------------------------------------------------------
  */
 
@@ -191,8 +221,6 @@ typedef struct {
     const char *says;
 } Damage;
 
-/* After "pc.ram" and its length byte. */
-#define SIZE_OF_BLOCK 7
 #define VERSION 0
 #define PAGE_SIZE 4
 #define BITMAP 12
@@ -315,5 +343,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &damages[i], test_damage);
     }
     g_test_add_func("/saved/runs", test_runs);
+    g_test_add_func("/saved/limit", test_limit);
     return g_test_run();
 }
