@@ -328,6 +328,8 @@ void ff_handle_snapshot(FfCall *call)
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-snapshot needs 'file' or 'fdname'");
+    } else if (file && !g_path_is_absolute(file)) {
+        ff_call_error(call, "'file' has to be an absolute path");
     } else if (name) {
         call->target.name = g_strdup(name);
         ff_call_take_fd(call, name, got_fd);
@@ -339,9 +341,16 @@ void ff_handle_snapshot(FfCall *call)
     }
 }
 
+/* Another path begins where QEMU stands, and not the engine: QEMU's. */
+static bool is_for_engine(const FfUri *target)
+{
+    return target->kind == FF_URI_FD ||
+           (target->kind == FF_URI_FILE && g_path_is_absolute(target->path));
+}
+
 bool ff_snapshot_is_wanted(FfCall *call)
 {
-    return (call->target.kind == FF_URI_FILE || call->target.kind == FF_URI_FD) &&
+    return is_for_engine(&call->target) &&
            call->driver->config.state->peer != FF_PEER_WISH_NATIVE &&
            ff_capability(call->capabilities, "background-snapshot");
 }

@@ -283,7 +283,7 @@ static void test_refused(gconstpointer data)
     } else {
         ask(&t, "");
         qmp_expect_migration(vm_qmp(t.vm), "failed");
-        snap_expect_error(&t, "unknown migration protocol");
+        snap_expect_error(&t, "valid migration protocol");
         snap_expect_error(&t, r->why);
         g_assert_false(qmp_has_event(vm_qmp(t.vm), "STOP"));
         end_difficult(&t, r->name, fd);
@@ -312,6 +312,23 @@ static void test_in_place(void)
     g_assert_nonnull(strstr(json_object_get_string_member(own, "reason"), "it has other names"));
     g_autofree uint8_t *whole = snap_read(other, RAM);
     g_assert_nonnull(whole);
+    end(&t);
+}
+
+/* The engine stands in another folder than QEMU. */
+static void test_relative(void)
+{
+    Snap t = {0};
+
+    if (!begin(&t, NULL)) {
+        return;
+    }
+    g_autofree char *own =
+        qmp_error(vm_qmp(t.vm), "x-farfault-snapshot", "{'file': 'farfault-relative'}");
+    g_assert_cmpstr(own, ==, "'file' has to be an absolute path");
+    g_autofree char *error =
+        qmp_error(vm_qmp(t.vm), "migrate", "{'uri': 'file:farfault-relative'}");
+    g_assert_nonnull(strstr(error, "valid migration protocol")); /* QEMU 7.2's own word */
     end(&t);
 }
 
@@ -378,6 +395,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &refusals[i], test_refused);
     }
     g_test_add_func("/snapshot/over/in-place", test_in_place);
+    g_test_add_func("/snapshot/over/relative", test_relative);
     g_test_add_func("/snapshot/over/fuse", test_fuse);
     return g_test_run();
 }
