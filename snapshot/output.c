@@ -237,7 +237,7 @@ FfOutput *ff_output_new_fd(int fd, const char *name, GError **error)
 
     o->fd = fd;
     o->is_given = true;
-    if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_REGULAR_FILE,
                     "%s: it has to be a regular file", name);
         return NULL;

@@ -32,7 +32,8 @@ FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). What is made
  * of it is to have that name, so it fails where ff_output_new() would for the directory. */
 FfOutput *ff_output_new_nameless(const char *path, GError **error);
-/* FD (taken), open for writing and reading, which is NAME in errors; it has what name it has. Its
+/* FD (taken), a regular file that is open for writing and reading, which is NAME in errors; it has
+ * what name it has. (A block device could not be cut: a broken one would end as an older one.) Its
  * file description may be somebody else's as well: if it has O_DIRECT, that is taken off until
  * ff_output_free(). */
 FfOutput *ff_output_new_fd(int fd, const char *name, GError **error);

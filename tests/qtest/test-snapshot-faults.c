@@ -7,6 +7,7 @@
 #include "tests/lib/attach.h"
 #include "tests/qtest/snapshot-rig.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -287,6 +288,27 @@ static void test_there_already(void)
     snap_end(&t);
 }
 
+/* A block device among others: refused before anything has begun. */
+static void test_device(gconstpointer path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    Snap t = {0};
+
+    if (fd < 0) {
+        g_test_skip("it cannot be opened here");
+        return;
+    }
+    if (snap_begin(&t, NULL, NULL)) {
+        qmp_getfd(vm_qmp(t.vm), "out", fd);
+        g_autofree char *error =
+            qmp_error(vm_qmp(t.vm), "x-farfault-snapshot", "{'fdname': 'out'}");
+        g_assert_nonnull(strstr(error, "is not that of a regular file"));
+        g_assert_false(qmp_has_event(vm_qmp(t.vm), "MIGRATION"));
+        snap_end(&t);
+    }
+    close(fd);
+}
+
 static void test_no_folder(void)
 {
     Snap t = {0};
@@ -382,6 +404,8 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/stop", test_stop);
     g_test_add_func("/snapshot/random", test_random);
     g_test_add_func("/snapshot/there-already", test_there_already);
+    g_test_add_data_func("/snapshot/device/null", "/dev/null", test_device);
+    g_test_add_data_func("/snapshot/device/block", "/dev/loop0", test_device);
     g_test_add_func("/snapshot/no-folder", test_no_folder);
     g_test_add_func("/snapshot/limit", test_limit);
     g_test_add_func("/snapshot/balloon", test_balloon);

@@ -310,6 +310,21 @@ static void test_zstd(void)
     end(&t);
 }
 
+/* It cannot be cut: what an older one left there would be the end of one that was broken off. */
+static void test_device(void)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = open("/dev/loop0", O_RDWR | O_CLOEXEC);
+
+    if (fd < 0) {
+        g_test_skip("no block device that can be opened");
+        return;
+    }
+    g_autoptr(FfOutput) o = ff_output_new_fd(fd, "FILE", &error);
+    g_assert_null(o);
+    g_assert_cmpstr(error->message, ==, "FILE: it has to be a regular file");
+}
+
 /* ---- refused ----------------------------------------------------------------------------------
  */
 
@@ -516,6 +531,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/convert/cut/stream", &stream, test_cut);
     g_test_add_data_func("/convert/cut/mapped", &mapped, test_cut);
     g_test_add_func("/convert/exists", test_exists);
+    g_test_add_func("/convert/device", test_device);
     g_test_add_data_func("/convert/full/nameless", GINT_TO_POINTER(0), test_full);
     g_test_add_data_func("/convert/full/named", GINT_TO_POINTER(1), test_full);
     g_test_add_data_func("/convert/read-only/nameless", GINT_TO_POINTER(0), test_read_only);
