@@ -28,6 +28,8 @@
 #include "uffd/regions.h"
 
 #define STATE_PIECE (256u << 10)
+#define STATE_ROOM (1u << 20)  /* bytes, with their pages before the stop */
+#define STATE_MAX (256u << 20) /* QEMU's has some MB at most, with firmware */
 
 /* ---- before the instant ------------------------------------------------------------------------
  */
@@ -352,16 +354,34 @@ static bool begin(FfSnapshot *s, GError **error)
 /* ---- the instant -------------------------------------------------------------------------------
  */
 
-static void read_state(FfSnapshot *s)
+/* The memory for it is not part of the buffer: there is an end to it. */
+static bool read_state(FfSnapshot *s, GError **error)
 {
-    g_autofree uint8_t *buf = g_malloc(STATE_PIECE);
+    bool fits = true;
     ssize_t n;
 
-    while ((n = recv(s->inner, buf, STATE_PIECE, 0)) > 0 || (n < 0 && errno == EINTR)) {
-        if (n > 0) {
-            g_byte_array_append(s->state, buf, n);
-        }
+    do {
+        guint had = fits ? s->state->len : 0; /* QEMU waits until all is read */
+
+        g_byte_array_set_size(s->state, had + STATE_PIECE);
+        n = recv(s->inner, s->state->data + had, STATE_PIECE, 0);
+        int err = errno;
+        g_byte_array_set_size(s->state, had + (guint)MAX(n, 0));
+        fits = fits && !FF_FAULT_STEP("state-size", s->state->len > STATE_MAX);
+        errno = err;
+    } while (n > 0 || (n < 0 && errno == EINTR));
+    if (!fits) {
+        g_set_error(error, FF_M_ERROR, 0, "QEMU's device state has more than %u MiB",
+                    STATE_MAX >> 20);
     }
+    return fits;
+}
+
+static void make_room_for_state(FfSnapshot *s)
+{
+    g_byte_array_set_size(s->state, STATE_ROOM);
+    memset(s->state->data, 0, STATE_ROOM);
+    g_byte_array_set_size(s->state, 0);
 }
 
 static bool undo(FfSnapshot *s, GError **error)
@@ -422,6 +442,7 @@ static bool take(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
+    make_room_for_state(s);
     if (!ff_snapshot_stop_guest(s, error) || !sees_all_writes(s, true, error) ||
         !ff_capture_arm(s->capture, error)) {
         return false;
@@ -430,10 +451,9 @@ static bool take(FfSnapshot *s, GError **error)
     /* Not before: QEMU's main loop runs between stop and the moment at which its migration stands
      * in its way, and what it does for a device then (who writes to the guest's serial port) has to
      * be in memory and device, or is told by its write. */
-    if (!state->let_save(state, error)) {
+    if (!state->let_save(state, error) || !read_state(s, error)) {
         return false;
     }
-    read_state(s);
     FF_FAULT_AT("saved");
     if (!ff_capture_stood(s->capture, error)) {
         return false;

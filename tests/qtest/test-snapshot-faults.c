@@ -151,6 +151,24 @@ static void test_disk(gconstpointer data)
     snap_end(&t);
 }
 
+/* More of it than the engine takes: all is read, as QEMU waits for that, and the guest goes on. */
+static void test_device_state(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/step/state-size=skip", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    snap_expect_error(&t, "QEMU's device state has more than 256 MiB");
+    snap_expect_no_file(&t);
+    snap_expect_settings(&t);
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_end(&t);
+}
+
 /* ---- the client --------------------------------------------------------------------------------
  */
 
@@ -399,6 +417,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &failures[i], test_disk);
     }
+    g_test_add_func("/snapshot/device-state", test_device_state);
     g_test_add_func("/snapshot/cancel/late", test_cancel);
     g_test_add_func("/snapshot/cancel/early", test_cancel_early);
     g_test_add_func("/snapshot/stop", test_stop);

@@ -267,6 +267,43 @@ static void test_other(void)
     remove_fifos(dir);
 }
 
+/* ---- the engine's own --------------------------------------------------------------------------
+ */
+
+/* KiB of it that no file backs: the guest's is not among them. */
+static int64_t engine_memory(Snap *t)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", vm_engine(t->vm)), *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    const char *at = strstr(text, "\nRssAnon:");
+    g_assert_nonnull(at);
+    return g_ascii_strtoll(at + strlen("\nRssAnon:"), NULL, 10);
+}
+
+/* Besides the buffer: bitmaps, the state of the devices, what is gathered for the file. Before
+ * anything is given back. */
+static void test_engine(gconstpointer form)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/setup=hold;snapshot/*/at/capture-lifting=hold", NULL)) {
+        return;
+    }
+    g_autofree char *more = g_strdup_printf(", 'buffer': 4096, 'format': '%s'", (char *)form);
+    snap_ask_with(&t, more);
+    snap_wait_held(&t);
+    int64_t before = engine_memory(&t);
+    snap_let_go(&t);
+    snap_wait_held(&t);
+    int64_t more_now = engine_memory(&t) - before;
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    g_test_message("%d KiB besides a buffer of one page", (int)more_now);
+    g_assert_cmpint(more_now, <, 6 << 10);
+    snap_end(&t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -274,6 +311,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snapshot/memory/huge/no-room", "0", test_huge);
     g_test_add_data_func("/snapshot/memory/huge/one-small-page", "4096", test_huge);
     g_test_add_func("/snapshot/memory/other-uffd", test_other);
+    g_test_add_data_func("/snapshot/memory/engine/mapped-ram", "mapped-ram", test_engine);
+    g_test_add_data_func("/snapshot/memory/engine/stream", "stream", test_engine);
     for (unsigned i = 0; i < G_N_ELEMENTS(backends); i++) {
         g_autofree char *path = g_strconcat("/snapshot/backends/", backends[i].name, NULL);
 
