@@ -296,8 +296,11 @@ static void test_gone(void)
 /* In a round each page is written once: one that is missed is not made good by a later write. The
  * rounds count in which a look found something before the last write: only such a look can miss
  * one, and on a busy machine the two threads may run one after the other for long. */
-#define ROUNDS 5000
+#define ROUNDS 2000
 #define PAGES 64u
+/* Who waits for the other looks so often before it leaves its processor: on a busy machine it has
+ * it back after many milliseconds, and by then the other has lost its own. */
+#define LOOKS 10000
 
 typedef struct {
     World *w;
@@ -319,6 +322,13 @@ static void shuffle(uint8_t *order, uint64_t *x)
     }
 }
 
+static void rest(unsigned looks)
+{
+    if (looks % LOOKS == 0) {
+        sched_yield();
+    }
+}
+
 static gpointer write_pages(gpointer opaque)
 {
     Race *r = opaque;
@@ -335,8 +345,8 @@ static gpointer write_pages(gpointer opaque)
             log_page(r->w, order[i] * PAGE);
         }
         g_atomic_int_set(&r->written, round);
-        while (g_atomic_int_get(&r->compared) < round) {
-            sched_yield();
+        for (unsigned looks = 1; g_atomic_int_get(&r->compared) < round; looks++) {
+            rest(looks);
         }
     }
     return NULL;
@@ -359,12 +369,10 @@ static bool take_round(Race *r, gint round)
     unsigned met = 0;
 
     r->copied = 0;
-    while (g_atomic_int_get(&r->written) < round) {
+    for (unsigned looks = 1; g_atomic_int_get(&r->written) < round; looks++) {
         met = r->copied;
         memory->log_take(memory, copy, r);
-        if (!r->copied) {
-            sched_yield();
-        }
+        rest(looks);
     }
     memory->log_take(memory, copy, r);
     g_assert_cmpmem(r->copy, sizeof(r->copy), r->memory, sizeof(r->memory));
