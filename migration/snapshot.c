@@ -573,8 +573,8 @@ static bool save(FfSnapshot *s, GError **error)
  */
 
 /* A client's file has no name that could be missing: it ends where it began, and has no end that
- * would call it whole. One of ours goes with its descriptor. */
-static void drop_file(FfSnapshot *s)
+ * would call it whole. */
+static void cut_file(FfSnapshot *s)
 {
     const FfSnapshotConfig *c = &s->cfg->snapshot;
 
@@ -621,7 +621,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
     if (s->stopping && !run->stood(run, &others)) {
         why = others; /* it says more than what came of it */
     }
-    drop_file(s);
+    cut_file(s);
     if (!undo(s, &left)) {
         g_warning("snapshot: %s", left->message);
     }
@@ -631,6 +631,9 @@ static void roll_back(FfSnapshot *s, const GError *why)
                                      why->message, stands->message)
                    : g_strdup(why->message);
         ff_control_set_error(s->control, text);
+    }
+    if (s->output) {
+        ff_output_drop(s->output); /* who hears of the end finds nothing of it */
     }
     ff_journal_idle(s->cfg->state);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);

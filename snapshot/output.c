@@ -257,14 +257,19 @@ const char *ff_output_path(const FfOutput *o)
     return o->path;
 }
 
+void ff_output_drop(FfOutput *o)
+{
+    if (o->part) {
+        remove_part(o);
+    }
+}
+
 void ff_output_free(FfOutput *o)
 {
     if (!o) {
         return;
     }
-    if (o->part) {
-        remove_part(o);
-    }
+    ff_output_drop(o);
     if (o->was_direct) {
         fcntl(o->fd, F_SETFL, fcntl(o->fd, F_GETFL) | O_DIRECT);
     }

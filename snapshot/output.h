@@ -45,7 +45,9 @@ bool ff_output_may_be_direct(const FfOutput *o);
 bool ff_output_may_be_named(FfOutput *o, GError **error);
 /* For errors; borrowed. */
 const char *ff_output_path(const FfOutput *o);
-/* What was not committed is gone. */
+/* What was not committed has no name any more, and is not to be used. */
+void ff_output_drop(FfOutput *o);
+/* The same. */
 void ff_output_free(FfOutput *o);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOutput, ff_output_free)
 
