@@ -138,12 +138,27 @@ static char *log_name(const Contender *c, const char *role)
     return g_build_filename(opt.out, g_strdelimit(name, " ", '-'), NULL);
 }
 
+static char *monitor_name(const char *run_dir, bool destination)
+{
+    return g_strdup_printf("%s/%s.qmp", run_dir, destination ? "destination" : "source");
+}
+
+/* A QEMU that was killed leaves its monitor's socket. */
+static void remove_folder(const char *run_dir)
+{
+    for (int destination = 0; destination <= 1; destination++) {
+        g_autofree char *monitor = monitor_name(run_dir, destination);
+
+        unlink(monitor);
+    }
+    rmdir(run_dir);
+}
+
 static BenchGuest *start_guest(const Contender *c, bool destination, const char *run_dir,
                                GError **error)
 {
-    const char *role = destination ? "destination" : "source";
-    g_autofree char *qmp = g_strdup_printf("%s/%s.qmp", run_dir, role);
-    g_autofree char *log = log_name(c, role);
+    g_autofree char *qmp = monitor_name(run_dir, destination);
+    g_autofree char *log = log_name(c, destination ? "destination" : "source");
     g_autoptr(GPtrArray) argv = command_line(c, destination, qmp);
 
     return bench_guest_start((const char *const *)argv->pdata, qmp, log, error);
@@ -726,6 +741,6 @@ int main(int argc, char **argv)
     }
     good = opt.tracking ? track_all(contenders, run_dir) : run_all(contenders, json, run_dir);
     fclose(json);
-    rmdir(run_dir);
+    remove_folder(run_dir);
     return good ? 0 : 1;
 }
