@@ -472,6 +472,8 @@ extern const FfStartOps ff_incoming_ops;
  * to, NULL if it cannot be connected to. */
 void ff_outgoing_start(FfDriver *driver, const FfPlainPeer *peer, const char *uri);
 void ff_outgoing_free(FfOutgoing *outgoing);
+/* Its connections are over: QEMU's end of them, too. */
+void ff_outgoing_end(FfDriver *driver);
 /* Removes the name of the socket that QEMU connects to, if it has one still. */
 void ff_outgoing_remove_name(FfOutgoing *outgoing);
 /* A new engine: if the one before it died before QEMU had begun, the client hears that it failed.

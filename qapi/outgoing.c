@@ -17,8 +17,8 @@
  * postcopy may be asked for the most wait until its stream was found to begin as the peer was told,
  * too: a switch that is asked for earlier could have stopped the guest by the time that the
  * connection is broken, and nobody would have it then. The request itself is answered at once, as
- * QEMU does, and kept: what the same client says next, migrate_cancel above all, does not wait
- * behind it. Main loop's thread.
+ * QEMU does, and kept (where QEMU connects by itself, for the engine after this one as well): what
+ * the same client says next, migrate_cancel above all, does not wait behind it. Main loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -60,6 +60,18 @@ struct FfOutgoing {
     bool fd_given;       /* QEMU has a socket of ours by name, until it migrates */
 };
 
+/* The engine ends. What came out-of-band is in no client's queue, where the others are. */
+static void free_waiting(FfOutgoing *out)
+{
+    FfCall *call;
+
+    while ((call = g_queue_pop_head(&out->waiting))) {
+        if (call->oob) {
+            ff_call_free(call);
+        }
+    }
+}
+
 void ff_outgoing_free(FfOutgoing *out)
 {
     g_clear_pointer(&out->native, ff_splice_free);
@@ -75,7 +87,7 @@ void ff_outgoing_free(FfOutgoing *out)
     g_clear_pointer(&out->answered, ff_call_free);
     ff_private_name_free(out->name);
     g_clear_pointer(&out->begun.opening, g_bytes_unref);
-    g_queue_clear(&out->waiting);
+    free_waiting(out);
     g_free(out->uri);
     g_free(out->why);
     g_free(out);
@@ -104,13 +116,23 @@ static bool is_switch(const FfCall *call)
            call->driver->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
 }
 
+/* An engine after this one does it where QEMU has its own connection. Through one of ours, which
+ * ends with this engine, it would be a switch to a peer that is gone. */
+static void keep_switch(FfOutgoing *out)
+{
+    out->postcopy = true;
+    if (out->refused) {
+        out->driver->config.state->driver_flags |= FF_DRIVER_SWITCH_KEPT;
+    }
+}
+
 bool ff_outgoing_holds(FfOutgoing *out, FfCall *call)
 {
     if (out->started || (out->answered && is_harmless(call->name))) {
         return false;
     }
     if (is_switch(call)) {
-        out->postcopy = true;
+        keep_switch(out);
         ff_call_return(call, NULL);
     } else {
         g_queue_push_tail(&out->waiting, call);
@@ -137,7 +159,7 @@ static void let_harmless_go(FfDriver *d)
     let_calls_go(d, &waiting);
 }
 
-static void end(FfDriver *d)
+void ff_outgoing_end(FfDriver *d)
 {
     g_clear_pointer(&d->outgoing, ff_outgoing_free);
     ff_driver_restore_settings(d);
@@ -154,11 +176,12 @@ static void failed(FfCall *call, const char *why)
     }
 
     g_queue_init(&d->outgoing->waiting);
-    d->config.state->driver_flags &= ~(FF_DRIVER_PLAIN_PEER | FF_DRIVER_GIVING_BACK);
+    d->config.state->driver_flags &=
+        ~(FF_DRIVER_PLAIN_PEER | FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT);
     ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration source failed: %s", why);
-    end(d);
+    ff_outgoing_end(d);
     ff_call_return(call, NULL);
     let_calls_go(d, &waiting);
 }
@@ -190,7 +213,7 @@ static void go_on(FfCall *call)
         ff_call_return(call, NULL);
     }
     if (d->outgoing->ended) {
-        end(d);
+        ff_outgoing_end(d);
     }
     let_calls_go(d, &waiting);
 }
@@ -201,7 +224,7 @@ static void over(gpointer opaque)
     FfOutgoing *out = d->outgoing;
 
     if (out->started) {
-        end(d);
+        ff_outgoing_end(d);
         return;
     }
     out->ended = true;
@@ -264,7 +287,7 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     FF_FAULT_AT("qemu-began");
-    d->config.state->driver_flags &= ~FF_DRIVER_GIVING_BACK;
+    d->config.state->driver_flags &= ~(FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT);
     ff_driver_filter(d, 0); /* "setup" was said before this answer */
     bool switches = d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
     if (out->matched || out->ended || !switches) {
@@ -396,6 +419,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     FfOutgoing *out = g_new0(FfOutgoing, 1);
 
     out->driver = d;
+    d->config.state->driver_flags &= ~FF_DRIVER_SWITCH_KEPT;
     d->config.state->driver_flags |= FF_DRIVER_GIVING_BACK;
     ff_driver_close_mem(d);
     if (!peer->channel) {
@@ -406,7 +430,9 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     out->fd = peer->fd;
     out->why = g_strdup(peer->refused);
     out->uri = g_strdup(uri);
-    out->postcopy = peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM;
+    if (peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) {
+        keep_switch(out);
+    }
     out->listener = -1;
     g_queue_init(&out->waiting);
     d->outgoing = out;
@@ -438,8 +464,9 @@ static void known(FfCall *call, bool begun)
     static const char why[] = "the migration engine ended before QEMU had begun the migration";
     FfDriver *d = call->driver;
     uint32_t *flags = &d->config.state->driver_flags;
+    bool switches = begun && *flags & FF_DRIVER_SWITCH_KEPT;
 
-    *flags &= ~FF_DRIVER_GIVING_BACK;
+    *flags &= ~(FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT);
     if (!begun) {
         *flags &= ~FF_DRIVER_PLAIN_PEER;
         d->events = *flags & FF_DRIVER_EVENTS;
@@ -447,7 +474,11 @@ static void known(FfCall *call, bool begun)
         ff_driver_report(d, FF_STATUS_FAILED);
         ff_driver_log(d, "farfault: migration source failed: %s", why);
     }
-    ff_call_return(call, NULL);
+    if (switches) {
+        ff_call_inner(call, "migrate-start-postcopy", NULL, asked_for_postcopy);
+    } else {
+        ff_call_return(call, NULL);
+    }
 }
 
 /* Its status is "completed", and was before. A guest that has gone stands for that. */

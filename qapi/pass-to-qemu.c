@@ -33,6 +33,7 @@ static void pass_native(FfCall *call)
         return;
     }
     ff_driver_store_info(d, NULL); /* an older migration's: from now on QEMU answers */
+    d->config.state->driver_flags &= ~FF_DRIVER_SWITCH_KEPT; /* as is that */
     if (call->native) {
         ff_driver_store_native(d, call->native);
     }

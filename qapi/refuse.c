@@ -34,6 +34,11 @@ static const struct {
 /* --- the refusal --------------------------------------------------------------------------------
  */
 
+static void refuse_or_pass(FfCall *call)
+{
+    ff_call_refuse(call);
+}
+
 bool ff_call_refuse(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -41,6 +46,9 @@ bool ff_call_refuse(FfCall *call)
     for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
         if (strcmp(refused[i].name, call->name)) {
             continue;
+        }
+        if (ff_call_when_over(call, refuse_or_pass)) {
+            return true;
         }
         if (d->migration && (refused[i].saves || d->config.state->role == FF_ROLE_SOURCE)) {
             ff_call_error(call, "%s", refused[i].text);

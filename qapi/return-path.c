@@ -7,17 +7,19 @@
  * all the same, as what it takes by itself is not refused.
  *
  * The thread is known by its name. QEMU gives names with -name debug-threads=on, as under libvirt;
- * without, nothing is found and nothing waits (docs/recovery.md). The kernel tells of its end from
- * 6.9 on, and before that it is waited for a second. Main loop's thread.
+ * without, nothing is found and nothing waits (docs/recovery.md). A kernel before 6.9 does not tell
+ * of a thread's end: there it is looked for every few milliseconds. Main loop's thread.
  *
  * System calls: pidfd_open.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qapi/driver-private.h"
 
 #ifndef PIDFD_THREAD
@@ -25,6 +27,7 @@
 #endif
 
 #define WAIT_MS 1000
+#define LOOK_MS 5
 
 typedef struct {
     FfCall *call;
@@ -34,6 +37,13 @@ typedef struct {
     guint watch, timer;
 } Late;
 
+static bool is_reader(pid_t qemu, const char *tid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%s/comm", qemu, tid), *name = NULL;
+
+    return g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "return path\n");
+}
+
 /* 0: there is none. */
 static pid_t find_thread(pid_t qemu)
 {
@@ -42,9 +52,7 @@ static pid_t find_thread(pid_t qemu)
     const char *tid;
 
     while (dir && (tid = g_dir_read_name(dir))) {
-        g_autofree char *path = g_strdup_printf("%s/%s/comm", tasks, tid), *name = NULL;
-
-        if (g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "return path\n")) {
+        if (is_reader(qemu, tid)) {
             return (pid_t)g_ascii_strtoll(tid, NULL, 10);
         }
     }
@@ -74,27 +82,73 @@ static gboolean ended(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* The kernel has no event for it. */
+static gboolean look(gpointer opaque)
+{
+    Late *late = opaque;
+    g_autofree char *tid = g_strdup_printf("%d", late->tid);
+
+    if (is_reader(late->call->driver->config.qemu_pid, tid)) {
+        return G_SOURCE_CONTINUE;
+    }
+    late->watch = 0;
+    go_on(late);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean too_long(gpointer opaque)
 {
     Late *late = opaque;
 
+    FF_FAULT_AT("return-path-stays");
     late->timer = 0;
     go_on(late);
     return G_SOURCE_REMOVE;
 }
 
-/* One that is under way has such a thread by right, and QEMU refuses another one. */
+static void await_end(Late *late)
+{
+    late->pidfd =
+        FF_FAULT_CALL("pidfd-open-thread", (int)syscall(SYS_pidfd_open, late->tid, PIDFD_THREAD));
+    if (late->pidfd < 0 && errno == ESRCH) { /* while QEMU was asked */
+        go_on(late);
+        return;
+    }
+    if (late->pidfd >= 0) {
+        late->watch = g_unix_fd_add(late->pidfd, G_IO_IN, ended, late);
+    } else {
+        late->watch = g_timeout_add(LOOK_MS, look, late);
+    }
+    late->timer = g_timeout_add(WAIT_MS, too_long, late);
+}
+
+static bool has_status(JsonNode *info, const char *status)
+{
+    return info && JSON_NODE_HOLDS_OBJECT(info) &&
+           !g_strcmp0(ff_json_string(json_node_get_object(info), "status"), status);
+}
+
+/* QEMU may have closed its file alone, in which the thread waits: it is woken by the end of the
+ * connection. (Of one that is completed the peer is to get all.) */
+static void end_connections(FfDriver *d)
+{
+    if (d->outgoing && ff_outgoing_has_begun(d->outgoing)) {
+        ff_outgoing_end(d);
+    }
+}
+
+/* One that is under way has such a thread by right, and QEMU refuses another one. It does not any
+ * more at the end of "cancelling", which may be before the next migration gets there. */
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     Late *late = call->late;
 
     call->late = NULL;
-    if (!error && ff_has_ended(result)) {
-        late->pidfd = (int)syscall(SYS_pidfd_open, late->tid, PIDFD_THREAD);
-        if (late->pidfd >= 0) {
-            late->watch = g_unix_fd_add(late->pidfd, G_IO_IN, ended, late);
-        }
-        late->timer = g_timeout_add(WAIT_MS, too_long, late);
+    if (!error && (has_status(result, "failed") || has_status(result, "cancelled"))) {
+        end_connections(call->driver);
+        await_end(late);
+    } else if (!error && (has_status(result, "cancelling") || ff_has_ended(result))) {
+        await_end(late);
     } else {
         go_on(late);
     }

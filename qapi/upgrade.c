@@ -264,6 +264,12 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
+static void ask_status(FfCall *call)
+{
+    ff_call_inner(call, "query-status", NULL, got_status);
+}
+
+/* The devices go by a migration of QEMU's own. */
 void ff_handle_hand_over(FfCall *call)
 {
     const char *why = refusal(call->driver);
@@ -275,7 +281,7 @@ void ff_handle_hand_over(FfCall *call)
     if (why) {
         ff_call_error(call, "%s", why);
     } else {
-        ff_call_inner(call, "query-status", NULL, got_status);
+        ff_call_after_return_path(call, ask_status);
     }
 }
 

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -227,20 +228,42 @@ void ff_uri_from_arguments(FfUri *target, JsonObject *args)
     }
 }
 
+#define SOCKET_PATH_MAX sizeof(((struct sockaddr_un *)NULL)->sun_path)
+
+/* NAME in the folder that BY_PROC leads to, if that folder's own name does so, too (g_free). Who
+ * is told where the socket is may see another /proc, or have no right to this one. NULL: it is no
+ * name of it here (another root, a folder that is gone), or none that a URI can have. */
+static char *path_by_name(const char *by_proc, const char *name)
+{
+    g_autofree char *folder = g_file_read_link(by_proc, NULL);
+    struct stat is, meant;
+
+    if (!folder || strchr(folder, ',') || stat(by_proc, &meant) < 0 || stat(folder, &is) < 0 ||
+        is.st_dev != meant.st_dev || is.st_ino != meant.st_ino) {
+        return NULL;
+    }
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+
+    return strlen(path) < SOCKET_PATH_MAX ? g_steal_pointer(&path) : NULL;
+}
+
 bool ff_uri_make_absolute(FfUri *target, int pid)
 {
     if (target->kind != FF_URI_UNIX || target->path[0] == '/') {
         return true;
     }
     g_autofree char *folder = g_strdup_printf("/proc/%d/cwd", pid);
-    g_autofree char *path = g_strdup_printf("%s/%s", folder, target->path);
+    g_autofree char *path = path_by_name(folder, target->path);
     int fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0) {
         return false;
     }
     close(fd);
-    if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+    if (!path) {
+        path = g_strdup_printf("%s/%s", folder, target->path);
+    }
+    if (strlen(path) >= SOCKET_PATH_MAX) {
         return false;
     }
     target->said = g_steal_pointer(&target->uri);

@@ -163,6 +163,9 @@ enum {
     /* A restore whose client takes it for QEMU's own: qapi/restore-asked.c. With
      * FF_DRIVER_SWITCHED: it was told that all is here. */
     FF_DRIVER_AS_EAGER = 1 << 15,
+    /* With FF_DRIVER_GIVING_BACK: the switch was asked for, and answered. QEMU, which connects by
+     * itself, is to be asked for it when it has begun. */
+    FF_DRIVER_SWITCH_KEPT = 1 << 16,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine goes on there. */

@@ -17,7 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "qapi/incoming.h"
 #include "qapi/json.h"
+#include "qapi/listen.h"
 #include "tests/lib/slow-names.h"
 #include "tests/unit/driver-world.h"
 
@@ -318,12 +320,12 @@ typedef struct {
     pid_t qemu; /* a process that is there */
 } Folder;
 
-static void folder_init(Folder *f)
+static void folder_init_as(Folder *f, const char *pattern)
 {
     int ends[2];
     char byte;
 
-    f->folder = g_dir_make_tmp("test-driver-XXXXXX", NULL);
+    f->folder = g_dir_make_tmp(pattern, NULL);
     g_assert_cmpint(pipe(ends), ==, 0);
     f->qemu = fork();
     if (f->qemu == 0) {
@@ -334,6 +336,11 @@ static void folder_init(Folder *f)
     g_assert_cmpint(read(ends[0], &byte, 1), ==, 1);
     close(ends[0]);
     world_pid = f->qemu;
+}
+
+static void folder_init(Folder *f)
+{
+    folder_init_as(f, "test-driver-XXXXXX");
 }
 
 static void folder_clear(Folder *f)
@@ -379,6 +386,8 @@ static void test_folder_command(void)
     folder_clear(&f);
 }
 
+/* Also for who sees another /proc: the name that the kernel has of the socket is one of that
+ * folder. The next engine knows that name alone. */
 static void test_folder_argument(void)
 {
     static const char uri[] = "unix:m";
@@ -389,6 +398,18 @@ static void test_folder_argument(void)
     world_init(&w, uri, NULL);
     ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
     expect_listening(&w, &f);
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+    int fd = dup(g_array_index(w.driver->incoming->fds, int, 0));
+    g_autofree char *name = ff_listen_path(fd);
+    g_autofree char *path = g_build_filename(f.folder, "m", NULL);
+
+    g_array_append_val(fds, fd);
+    g_autoptr(JsonArray) shown = ff_listen_addresses(fds);
+
+    g_assert_cmpstr(name, ==, path);
+    g_assert_cmpstr(json_object_get_string_member(json_array_get_object_element(shown, 0), "path"),
+                    ==, path);
+    close(fd);
     world_clear(&w);
     folder_clear(&f);
 }
@@ -412,13 +433,14 @@ static void test_folder_unknown(void)
     g_assert_false(g_file_test("m", G_FILE_TEST_EXISTS));
 }
 
-static void test_folder_recover(void)
+/* A name that a URI cannot have is left to the kernel. */
+static void test_folder_recover(gconstpointer pattern)
 {
     static const char uri[] = "tcp:127.0.0.1:0";
     Folder f;
     World w;
 
-    folder_init(&f);
+    folder_init_as(&f, pattern);
     world_init(&w, uri, NULL);
     set_postcopy(&w);
     ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
@@ -427,7 +449,8 @@ static void test_folder_recover(void)
     migration_comes(&w);
     become(FF_STATUS_POSTCOPY_PAUSED);
     command(&w, "{'execute':'migrate-recover','arguments':{'uri':'unix:r'}}");
-    g_autofree char *path = g_strdup_printf("unix:/proc/%d/cwd/r", f.qemu);
+    g_autofree char *path = strchr(pattern, ',') ? g_strdup_printf("unix:/proc/%d/cwd/r", f.qemu)
+                                                 : g_strdup_printf("unix:%s/r", f.folder);
 
     g_assert_cmpstr(migration->resumed_at, ==, path);
     world_clear(&w);
@@ -637,7 +660,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/folder/command", test_folder_command);
     g_test_add_func("/driver/folder/argument", test_folder_argument);
     g_test_add_func("/driver/folder/unknown", test_folder_unknown);
-    g_test_add_func("/driver/folder/recover", test_folder_recover);
+    g_test_add_data_func("/driver/folder/recover", "test-driver-XXXXXX", test_folder_recover);
+    g_test_add_data_func("/driver/folder/comma", "test,driver-XXXXXX", test_folder_recover);
     g_test_add_func("/driver/name", test_name);
     g_test_add_func("/driver/name/unknown", test_name_unknown);
     g_test_add_func("/driver/name/overtaken", test_name_overtaken);

@@ -59,10 +59,11 @@ static void test_source(void)
     migration->info.total_time = 70;
     /* A client that acts on the last event is not told that it is under way. */
     become(FF_STATUS_COMPLETED);
+    command(&w, "{'execute':'device_add','arguments':{'driver':'virtio-rng-pci'}}");
     command(&w, SET(CAP("events", "true")));
     sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n");
     finish(FF_STATUS_COMPLETED);
-    sent(&w, "filter 2\n");
+    sent(&w, "filter 2\npass\n");
     qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
     qemu_answers(&w, "migrate-set-capabilities", "{}");
     sent(&w, "reply {\"return\": {}}\n");
@@ -541,6 +542,20 @@ static void test_begin_early(void)
     begin_clear(&b);
 }
 
+/* Two that wait when the engine ends. The one that came out-of-band is in no queue (ASan tells). */
+static void test_begin_end(void)
+{
+    Begin b;
+
+    begin_init(&b, true);
+    qemu_answers(&b.w, "migrate", "{}");
+    g_string_truncate(b.w.out, 0);
+    command_of(&b.w, 1, "{'exec-oob':'migrate-pause'}");
+    command_of(&b.w, 2, "{'execute':'migrate-pause'}");
+    sent(&b.w, "");
+    begin_clear(&b);
+}
+
 /* Nor does anybody where no switch can be asked for. */
 static void test_begin_precopy(void)
 {
@@ -571,6 +586,64 @@ static void test_begin_ended(void)
     qemu_answers(&b.w, "migrate", "{}");
     g_assert_true(g_queue_is_empty(&b.w.questions));
     begin_clear(&b);
+}
+
+/* A switch that was answered before QEMU has said that it has begun: the next engine asks for it
+ * where QEMU has its own connection. One of ours is over. */
+static void test_begin_next(gconstpointer data)
+{
+    const bool refused = GPOINTER_TO_INT(data);
+    FfStateHeader left;
+    Begin b;
+    World w;
+
+    if (refused) {
+        world_init(&b.w, NULL, NULL);
+        start_source(&b.w);
+        give_back(&b.w, &(FfPlainPeer){.refused = "why", .fd = -1});
+    } else {
+        begin_init(&b, true);
+    }
+    g_string_truncate(b.w.out, 0);
+    command_of(&b.w, 1, "{'execute':'migrate-start-postcopy'}");
+    sent(&b.w, "reply {\"return\": {}}\n");
+    left = *b.w.state; /* the engine dies here */
+    left.role = FF_ROLE_SOURCE;
+    world_begin(&w, left, false, NULL, NULL);
+    qemu_answers(&w, "query-migrate", "{'status':'active'}");
+    if (refused) {
+        qemu_answers(&w, "migrate-start-postcopy", "{}");
+    }
+    g_assert_false(w.state->driver_flags & (FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT));
+    world_clear(&w);
+    qemu_answers(&b.w, "migrate", "!QEMU has ended");
+    if (refused) {
+        world_clear(&b.w);
+    } else {
+        qemu_answers(&b.w, "closefd", "{}");
+        begin_clear(&b);
+    }
+}
+
+/* A switch that was answered is none of a later migration of QEMU's own: QEMU did not answer when
+ * it was asked what became of the one that it was for. */
+static void test_begin_later(void)
+{
+    FfStateHeader left = {.role = FF_ROLE_SOURCE,
+                          .client_flags = FF_CLIENT_CAP_POSTCOPY_RAM,
+                          .driver_flags = FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT};
+    World w;
+
+    world_begin(&w, left, false, NULL, NULL);
+    qemu_answers(&w, "query-migrate", "!QEMU does not answer");
+    command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    left = *w.state;
+    world_clear(&w);
+    world_begin(&w, left, false, NULL, NULL);
+    qemu_answers(&w, "query-migrate", "{'status':'active'}");
+    world_clear(&w); /* nothing else is asked */
 }
 
 static void test_blocked(void)
@@ -747,15 +820,34 @@ typedef struct {
     const char *name, *info;
     unsigned version;
     bool ends, asks, waits;
+    int pidfd; /* why the kernel has none of that thread; 0: it may have one */
 } LateRow;
 
 static const LateRow late_rows[] = {
     {"failed", "{'status':'failed'}", FF_QEMU_8_1, .ends = true, .asks = true, .waits = true},
     {"cancelled", "{'status':'cancelled'}", 0, .ends = true, .asks = true, .waits = true},
+    {"cancelling", "{'status':'cancelling'}", 0, .ends = true, .asks = true, .waits = true},
     {"never", "{'status':'failed'}", 0, .asks = true, .waits = true},
     {"active", "{'status':'active'}", 0, .asks = true},
     {"newer", NULL, FF_QEMU_8_2},
+#ifdef FF_FAULTS
+    {"old-kernel", "{'status':'failed'}", 0, .ends = true, .asks = true, .waits = true,
+     .pidfd = EINVAL},
+    {"old-kernel-never", "{'status':'failed'}", 0, .asks = true, .waits = true, .pidfd = EINVAL},
+    {"gone", "{'status':'failed'}", 0, .asks = true, .pidfd = ESRCH},
+#endif
 };
+
+#ifdef FF_FAULTS
+static int late_pidfd;
+static bool late_stayed;
+
+static int watch_late(const char *place, const char *name)
+{
+    late_stayed |= !strcmp(name, "return-path-stays");
+    return strcmp(name, "pidfd-open-thread") ? 0 : late_pidfd;
+}
+#endif
 
 /* The thread of an older QEMU that has read the last one's return path has to run first; but what
  * it reads may be of a migration that is under way, and QEMU is not refused what it takes. */
@@ -768,6 +860,11 @@ static void test_late(gconstpointer data)
     World w;
 
     g_assert_cmpint(eventfd_read(r.ready, &n), ==, 0);
+#ifdef FF_FAULTS
+    late_pidfd = row->pidfd;
+    late_stayed = false;
+    ff_fault_hook(watch_late);
+#endif
     qemu_version = row->version;
     world_pid = getpid();
     world_init(&w, NULL, NULL);
@@ -784,6 +881,10 @@ static void test_late(gconstpointer data)
     while (g_queue_is_empty(&w.questions)) {
         g_main_context_iteration(NULL, TRUE);
     }
+#ifdef FF_FAULTS
+    ff_fault_hook(NULL);
+    g_assert_true(late_stayed == (row->waits && !row->ends));
+#endif
     qemu_answers(&w, "query-migrate-capabilities", "[]");
     qemu_answers(&w, "query-migrate-parameters", "!no");
     if (!row->ends) {
@@ -796,6 +897,122 @@ static void test_late(gconstpointer data)
     close(r.end);
 }
 
+typedef struct {
+    World w;
+    Reader r;
+    GThread *thread;
+} LateWorld;
+
+static void late_init(LateWorld *l)
+{
+    eventfd_t n;
+
+    l->r = (Reader){eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+    l->thread = g_thread_new("reader", read_return_path, &l->r);
+    g_assert_cmpint(eventfd_read(l->r.ready, &n), ==, 0);
+    world_pid = getpid();
+    world_init(&l->w, NULL, NULL);
+    world_pid = 0;
+}
+
+/* It is waited for until it ends. */
+static void late_ends(LateWorld *l)
+{
+    qemu_answers(&l->w, "query-migrate", "{'status':'failed'}");
+    g_assert_true(g_queue_is_empty(&l->w.questions));
+    g_assert_cmpint(eventfd_write(l->r.end, 1), ==, 0);
+    while (g_queue_is_empty(&l->w.questions)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+}
+
+static void late_clear(LateWorld *l)
+{
+    g_thread_join(l->thread);
+    world_clear(&l->w);
+    close(l->r.ready);
+    close(l->r.end);
+}
+
+/* A live snapshot: another client's migration may begin during the wait. */
+static void test_late_snapshot(void)
+{
+    LateWorld l;
+
+    late_init(&l);
+    command(&l.w, "{'execute':'x-farfault-snapshot','arguments':{'file':'/nowhere'}}");
+    qemu_answers(&l.w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&l.w, "query-migrate-parameters", PARAMETERS);
+    late_ends(&l);
+    qemu_answers(&l.w, "query-status", "{'status':'running'}");
+    qemu_answers(&l.w, "query-migrate", "{'status':'active'}");
+    sent(&l.w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+               "\"There's a migration process in progress\"}}\n");
+    late_clear(&l);
+}
+
+/* An upgrade has a migration of QEMU's own in it. */
+static void test_late_upgrade(void)
+{
+    LateWorld l;
+
+    late_init(&l);
+    command(&l.w, "{'execute':'x-farfault-hand-over','arguments':{'fdname':'f'}}");
+    late_ends(&l);
+    qemu_answers(&l.w, "query-status", "{'status':'inmigrate'}");
+    sent(&l.w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+               "\"Guest is waiting for an incoming migration\"}}\n");
+    late_clear(&l);
+}
+
+typedef struct {
+    int fd, ready; /* eventfd */
+    gint over;     /* atomic: the case looks at it when the next migration begins */
+} Blocked;
+
+static gpointer read_connection(gpointer opaque)
+{
+    Blocked *b = opaque;
+    uint8_t byte;
+
+    prctl(PR_SET_NAME, "return path");
+    g_assert_cmpint(eventfd_write(b->ready, 1), ==, 0);
+    g_assert_cmpint(read(b->fd, &byte, 1), ==, 0);
+    g_atomic_int_set(&b->over, TRUE);
+    return NULL;
+}
+
+/* QEMU has failed by itself, and closed its file while that thread reads from it: nobody but us
+ * ends the connection, and that comes before the wait. */
+static void test_late_spliced(void)
+{
+    Begin b;
+
+    world_pid = getpid();
+    begin_init(&b, false);
+    world_pid = 0;
+    qemu_answers(&b.w, "migrate", "{}");
+    begin_stream(&b);
+    Blocked blocked = {.fd = b.w.given, .ready = eventfd(0, EFD_CLOEXEC)};
+    GThread *thread = g_thread_new("reader", read_connection, &blocked);
+    eventfd_t n;
+
+    g_assert_cmpint(eventfd_read(blocked.ready, &n), ==, 0);
+    command(&b.w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    qemu_answers(&b.w, "query-migrate", "{'status':'failed'}");
+    while (!g_atomic_int_get(&blocked.over) && g_queue_is_empty(&b.w.questions) &&
+           !strstr(b.w.out->str, "pass")) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_true(g_atomic_int_get(&blocked.over));
+    g_thread_join(thread);
+    while (!strstr(b.w.out->str, "pass")) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    begin_clear(&b);
+    close(blocked.ready);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -805,7 +1022,11 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/begin/waits", test_begin_waits);
     g_test_add_func("/driver/begin/early", test_begin_early);
     g_test_add_func("/driver/begin/precopy", test_begin_precopy);
+    g_test_add_func("/driver/begin/end", test_begin_end);
     g_test_add_func("/driver/begin/ended", test_begin_ended);
+    g_test_add_data_func("/driver/begin/next/refused", GINT_TO_POINTER(true), test_begin_next);
+    g_test_add_data_func("/driver/begin/next/spliced", GINT_TO_POINTER(false), test_begin_next);
+    g_test_add_func("/driver/begin/later", test_begin_later);
     g_test_add_func("/driver/source", test_source);
     g_test_add_func("/driver/totals", test_totals);
     g_test_add_func("/driver/totals-settled", test_totals_settled);
@@ -824,5 +1045,8 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &late_rows[i], test_late);
     }
+    g_test_add_func("/driver/late/spliced", test_late_spliced);
+    g_test_add_func("/driver/late/snapshot", test_late_snapshot);
+    g_test_add_func("/driver/late/upgrade", test_late_upgrade);
     return g_test_run();
 }

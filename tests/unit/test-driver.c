@@ -8,6 +8,7 @@
 
 #include "qapi/json.h"
 #include "qapi/schema.h"
+#include "qapi/uri.h"
 #include "tests/unit/driver-world.h"
 
 static void test_capabilities(void)
@@ -76,9 +77,12 @@ static void begin_refused_to(World *w, const char *why, const char *uri, const c
 
 static void begin_refused(World *w, const char *why)
 {
-    g_autofree char *connected = g_strdup_printf("unix:/proc/%d/cwd/b", getpid());
+    g_auto(FfUri) target = {.kind = FF_URI_NONE};
 
-    begin_refused_to(w, why, "unix:b", connected);
+    ff_uri_parse(&target, "unix:b");
+    g_assert_true(ff_uri_make_absolute(&target, getpid()));
+    g_assert_true(g_str_has_prefix(target.uri, "unix:/"));
+    begin_refused_to(w, why, "unix:b", target.uri);
 }
 
 /* Whoever connects, QEMU or the engine, to an address of the family that is meant. */
