@@ -7,7 +7,8 @@
  * with "#". [machine] and [memory] join the options of the same name, in the order in which QEMU
  * reads them. Objects and monitors of a file are not rewritten: the file belongs to the user and
  * QEMU reads it itself; a memory backend or a control monitor in it takes the guest out of the
- * engine's hands, with one line that says so. One thread (ff_plan_new()'s).
+ * engine's hands. The engine says so in one line when the guest is to migrate; of a monitor in it,
+ * at which no engine is asked, the launcher does at the start. One thread (ff_plan_new()'s).
  */
 #include "launch/argv-rewrite.h"
 
@@ -55,6 +56,12 @@ static bool is_backend(const FfSection *section)
            g_str_has_prefix(type, "memory-backend");
 }
 
+static bool is_control_monitor(const FfSection *section)
+{
+    return g_str_equal(section->group, "mon") &&
+           !g_strcmp0(ff_opts_get(section->opts, "mode"), "control");
+}
+
 /* Returns what in SECTION keeps the engine away from the guest; NULL if nothing does. */
 static const char *section_objection(const FfSection *section)
 {
@@ -68,7 +75,7 @@ static const char *section_objection(const FfSection *section)
         ff_opts_get(opts, "memdev")) {
         return "a user of a memory backend";
     }
-    if (g_str_equal(section->group, "mon") && !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
+    if (is_control_monitor(section)) {
         return "a QMP monitor";
     }
     if (g_str_equal(section->group, "global") && driver &&
@@ -98,6 +105,16 @@ static void merge(GPtrArray *into, const GPtrArray *opts)
     }
 }
 
+/* Of its migrations no engine hears, so that nothing else would ever say so. */
+static void warn_left(FfRewrite *rw, const FfSection *section, const char *path)
+{
+    char *line = g_strdup_printf("QMP monitor%s%s of %s stays QEMU's own: migrations that are "
+                                 "started there are QEMU's, without farfault",
+                                 section->id ? " " : "", section->id ? section->id : "", path);
+
+    g_ptr_array_add(rw->plan->warnings, g_strdelimit(line, "\r\n", ' '));
+}
+
 static void section_done(FfRewrite *rw, FfSection *section, const char *path)
 {
     const char *objection = section_objection(section);
@@ -109,6 +126,9 @@ static void section_done(FfRewrite *rw, FfSection *section, const char *path)
                                               "to let farfault migrate this guest",
                                               path, objection, *disk ? " in a file" : "", disk,
                                               section->group));
+    }
+    if (is_control_monitor(section)) {
+        warn_left(rw, section, path);
     }
     if (g_str_equal(section->group, "machine")) {
         merge_machine(rw, section->opts);

@@ -80,6 +80,7 @@ const FfArgvSystem *ff_argv_system_real(void)
 
     if (g_once_init_enter(&once)) {
         sys.default_hugepage_size = default_hugepage_size();
+        sys.folder = g_get_current_dir();
         g_once_init_leave(&once, 1);
     }
     return &sys;

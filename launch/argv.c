@@ -13,6 +13,7 @@
 #include "launch/argv-rewrite.h"
 
 #include <string.h>
+#include <sys/un.h>
 
 static void arg_free(gpointer data)
 {
@@ -106,6 +107,27 @@ static void read_identity(FfRewrite *rw)
     }
 }
 
+/* With -daemonize QEMU would name its socket before it goes to /, and is there when the engine
+ * comes to do it. FALSE: the whole path would be too long for that. */
+static bool make_absolute(const FfRewrite *rw)
+{
+    static const char scheme[] = "unix:";
+    FfPlan *plan = rw->plan;
+    const char *path = plan->incoming + strlen(scheme);
+
+    if (!plan->daemonize || !g_str_has_prefix(plan->incoming, scheme) || *path == '/' || !*path) {
+        return true;
+    }
+    g_autofree char *whole = rw->sys->folder ? g_build_filename(rw->sys->folder, path, NULL) : NULL;
+
+    if (!whole || strlen(whole) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+        return false;
+    }
+    g_free(plan->incoming);
+    plan->incoming = g_strconcat(scheme, whole, NULL);
+    return true;
+}
+
 /* The last -incoming counts. Only plain sockets are taken: the engine listens there itself, or
  * takes a copy of the fd out of QEMU (which is given it back by number if it is no socket). */
 static void rewrite_incoming(FfRewrite *rw)
@@ -126,7 +148,8 @@ static void rewrite_incoming(FfRewrite *rw)
     /* A guest that the engine may not migrate starts as if farfault were not there. */
     if (!rw->plan->engine_refused &&
         (g_str_has_prefix(last->value, "tcp:") || g_str_has_prefix(last->value, "unix:") ||
-         g_str_has_prefix(last->value, "fd:"))) {
+         g_str_has_prefix(last->value, "fd:")) &&
+        make_absolute(rw)) {
         rw->plan->incoming_taken = true;
         last->new_value = g_strdup("defer");
     }

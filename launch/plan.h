@@ -78,6 +78,7 @@ typedef struct {
     /* What the machine TYPE (a name that is not in the table here) calls its RAM. TRUE: *RAM_ID
      * (g_free) is it, NULL if it makes none. FALSE: nobody knows. Can be NULL. */
     bool (*machine_ram_id)(const char *type, char **ram_id, void *opaque);
+    const char *folder;             /* that QEMU is started in; NULL: not known */
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
     bool takes_backends;            /* the relay stands in the sockets of vhost-user devices */
     bool follows_backends;          /* migrations follow what these write */

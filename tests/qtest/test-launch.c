@@ -279,6 +279,20 @@ static void test_daemonize_sandbox(void)
     daemonize("-sandbox", "on,obsolete=deny,resourcecontrol=deny");
 }
 
+/* QEMU would name the socket before it goes to /. */
+static void test_daemonize_incoming(void)
+{
+    if (!need_root()) {
+        return;
+    }
+    g_autoptr(Rig) rig = rig_new("tree");
+    rig_run(rig, "-daemonize", "-incoming", "unix:m", NULL);
+    JsonObject *report = rig_report(rig);
+    g_autofree char *uri = g_strdup_printf("unix:%s/m", rig->dir);
+    g_assert_cmpint(rig_wait(rig), ==, 0);
+    g_assert_cmpstr(json_object_get_string_member(report, "incoming"), ==, uri);
+}
+
 static void test_runas(void)
 {
     static const char *const users[] = {"nobody", "65534:65534"};
@@ -687,6 +701,7 @@ int main(int argc, char **argv)
     g_test_add_func("/launch/sandbox", test_sandbox);
     g_test_add_func("/launch/daemonize/plain", test_daemonize);
     g_test_add_func("/launch/daemonize/sandbox", test_daemonize_sandbox);
+    g_test_add_func("/launch/daemonize/incoming", test_daemonize_incoming);
     g_test_add_func("/launch/runas", test_runas);
     g_test_add_func("/launch/kept", test_kept);
     g_test_add_func("/launch/no-permission", test_no_permission);

@@ -150,6 +150,11 @@ const ArgvCase argv_left_monitor_cases[] = {
     {NULL},
 };
 
+/* A socket can have it, but not below a folder. */
+#define LONG_NAME                                                                                  \
+    "a123456789b123456789c123456789d123456789e123456789"                                           \
+    "f123456789g123456789h123456789i123456789j123456789k12345"
+
 const ArgvCase argv_whole_cases[] = {
     {"incoming-defer", Q ND "-incoming defer", Q ND "-incoming defer" PC128_INCOMING PRIV,
      S128 "incoming=defer "},
@@ -163,6 +168,13 @@ const ArgvCase argv_whole_cases[] = {
      "ram=d:67108864:4096 ram=pc.ram:134217728:4096 takes=tcp:0:44 "},
     {"incoming-unix", Q ND "-incoming unix:/s", Q ND "-incoming defer" PC128_INCOMING PRIV,
      S128 "takes=unix:/s "},
+    {"incoming-folder", Q ND "-incoming unix:s", Q ND "-incoming defer" PC128_INCOMING PRIV,
+     S128 "takes=unix:s "},
+    {"incoming-daemonize", Q ND "-daemonize -incoming unix:s",
+     Q ND "-daemonize -incoming defer" PC128_INCOMING PRIV, S128 "takes=unix:/here/s daemonize "},
+    {"incoming-daemonize-long", Q ND "-daemonize -incoming unix:" LONG_NAME,
+     Q ND "-daemonize -incoming unix:" LONG_NAME PC128_INCOMING PRIV,
+     S128 "incoming=unix:" LONG_NAME " daemonize "},
     {"incoming-last", Q ND "-incoming unix:/s -incoming exec:cat",
      Q ND "-incoming unix:/s -incoming exec:cat" PC128_INCOMING PRIV, S128 "incoming=exec:cat "},
     {"incoming-fd", Q ND "-incoming fd:7", Q ND "-incoming defer" PC128_INCOMING PRIV,

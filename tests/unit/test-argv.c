@@ -81,6 +81,7 @@ static const FfArgvSystem fake = {
     .fs_kind = fake_fs_kind,
     .fd_is_listening = fake_fd_is_listening,
     .read_file = fake_read_file,
+    .folder = "/here",
     .default_hugepage_size = 2048 << 10,
     .takes_backends = true,
 };
