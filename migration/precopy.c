@@ -221,11 +221,10 @@ static void note_written(unsigned block, uint64_t offset, uint64_t len, void *op
     }
     while (page < end) {
         uint64_t first;
-        uint64_t n = ff_bitmap_next_run(bm, page, false, &first);
-        if (!n || first >= end) {
+        uint64_t n = ff_bitmap_next_run_in(bm, page, end, false, &first);
+        if (!n) {
             return;
         }
-        n = MIN(n, end - first);
         note(s, block, first, n);
         page = first + n;
     }

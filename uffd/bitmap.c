@@ -158,7 +158,10 @@ uint64_t ff_bitmap_set_run(FfBitmap *bm, uint64_t first, uint64_t n)
         unsigned lo = first % 64;
         unsigned len = MIN(64 - lo, n);
         uint64_t mask = span(lo, lo + len);
-        uint64_t old = __atomic_fetch_or(&bm->words[first / 64], mask, __ATOMIC_SEQ_CST);
+        uint64_t *word = &bm->words[first / 64];
+        /* A whole word: one instruction, where what was there could need a loop. */
+        uint64_t old = len == 64 ? __atomic_exchange_n(word, mask, __ATOMIC_SEQ_CST)
+                                 : __atomic_fetch_or(word, mask, __ATOMIC_SEQ_CST);
         fresh += __builtin_popcountll(mask & ~old);
         first += len;
         n -= len;
@@ -174,7 +177,9 @@ uint64_t ff_bitmap_clear_run(FfBitmap *bm, uint64_t first, uint64_t n)
         unsigned lo = first % 64;
         unsigned len = MIN(64 - lo, n);
         uint64_t mask = span(lo, lo + len);
-        uint64_t old = __atomic_fetch_and(&bm->words[first / 64], ~mask, __ATOMIC_SEQ_CST);
+        uint64_t *word = &bm->words[first / 64];
+        uint64_t old = len == 64 ? __atomic_exchange_n(word, 0, __ATOMIC_SEQ_CST)
+                                 : __atomic_fetch_and(word, ~mask, __ATOMIC_SEQ_CST);
         had += __builtin_popcountll(mask & old);
         first += len;
         n -= len;
@@ -182,22 +187,28 @@ uint64_t ff_bitmap_clear_run(FfBitmap *bm, uint64_t first, uint64_t n)
     return had;
 }
 
-/* The first page at or after FROM whose bit is SET; n_pages if there is none. */
-static uint64_t find(const FfBitmap *bm, uint64_t from, bool set)
+/* The first page at or after FROM whose bit is SET; END, or FROM if that is later, if there is none
+ * before that. */
+static uint64_t find(const FfBitmap *bm, uint64_t from, uint64_t end, bool set)
 {
-    while (from < bm->n_pages) {
-        uint64_t word = load(bm, from / 64);
-        uint64_t candidates = (set ? word : ~word) & (~0ull << (from % 64));
+    for (uint64_t at = from; at < end; at = (at / 64 + 1) * 64) {
+        uint64_t word = load(bm, at / 64);
+        uint64_t candidates = (set ? word : ~word) & (~0ull << (at % 64));
         if (candidates) {
-            return MIN(bm->n_pages, from / 64 * 64 + __builtin_ctzll(candidates));
+            return MIN(end, at / 64 * 64 + __builtin_ctzll(candidates));
         }
-        from = (from / 64 + 1) * 64;
     }
-    return bm->n_pages;
+    return MAX(from, end);
 }
 
 uint64_t ff_bitmap_next_run(const FfBitmap *bm, uint64_t from, bool set, uint64_t *first)
 {
-    *first = find(bm, from, set);
-    return find(bm, *first, !set) - *first;
+    return ff_bitmap_next_run_in(bm, from, bm->n_pages, set, first);
+}
+
+uint64_t ff_bitmap_next_run_in(const FfBitmap *bm, uint64_t from, uint64_t end, bool set,
+                               uint64_t *first)
+{
+    *first = find(bm, from, end, set);
+    return find(bm, *first, end, !set) - *first;
 }

@@ -62,5 +62,8 @@ uint64_t ff_bitmap_clear_run(FfBitmap *bm, uint64_t first, uint64_t n);
 /* The next run of bits that are SET (or clear) at or after FROM: its length in pages and *FIRST, 0
  * if there is none. Only while nobody changes the bitmap. */
 uint64_t ff_bitmap_next_run(const FfBitmap *bm, uint64_t from, bool set, uint64_t *first);
+/* The same of what is before END; looks at nothing else. */
+uint64_t ff_bitmap_next_run_in(const FfBitmap *bm, uint64_t from, uint64_t end, bool set,
+                               uint64_t *first);
 
 #endif

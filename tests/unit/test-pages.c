@@ -474,9 +474,39 @@ static void test_blocktime(void)
     g_assert_cmpuint(s->vcpus_blocked, ==, 0);
 }
 
+/* Against a look at each bit: whatever the ends are, and whatever stands behind them. */
+static void test_runs_in(void)
+{
+    for (unsigned round = 0; round < 2000; round++) {
+        uint64_t n_pages = (uint64_t)g_test_rand_int_range(1, 300), first;
+        uint64_t from = (uint64_t)g_test_rand_int_range(0, (gint32)n_pages);
+        uint64_t end = (uint64_t)g_test_rand_int_range((gint32)from, (gint32)n_pages + 1);
+        bool set = g_test_rand_bit();
+        FfBitmap bm;
+
+        ff_bitmap_init(&bm, n_pages, g_test_rand_bit());
+        for (unsigned i = 0; i < 3; i++) {
+            uint64_t at = (uint64_t)g_test_rand_int_range(0, (gint32)n_pages);
+            uint64_t n = (uint64_t)g_test_rand_int_range(0, (gint32)(n_pages - at) + 1);
+            i % 2 ? ff_bitmap_set_run(&bm, at, n) : ff_bitmap_clear_run(&bm, at, n);
+        }
+        uint64_t begin = from, n = 0;
+        while (begin < end && ff_bitmap_test(&bm, begin) != set) {
+            begin++;
+        }
+        while (begin + n < end && ff_bitmap_test(&bm, begin + n) == set) {
+            n++;
+        }
+        g_assert_cmpuint(ff_bitmap_next_run_in(&bm, from, end, set, &first), ==, n);
+        g_assert_true(!n || first == begin);
+        ff_bitmap_clear(&bm);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/bitmap/runs-in", test_runs_in);
     g_test_add_func("/bitmap/claim-runs", test_claim_runs);
     g_test_add_func("/bitmap/claim-one", test_claim_one);
     g_test_add_func("/bitmap/set-runs", test_set_runs);
