@@ -5,13 +5,14 @@
  * all signals: a handler of the program's may write to a region. So does the program's own thread
  * while it has a lock that the fault thread needs.
  *
- * System calls: rt_sigprocmask.
+ * System calls: rt_sigprocmask, madvise.
  */
 #include "farfault/capture.h"
 
 #include <errno.h>
 #include <gio/gio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "farfault/memory-internal.h"
 #include "farfault/pinned.h"
@@ -99,6 +100,20 @@ GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque)
     return thread;
 }
 
+/* What KSM merges has no protection any more: replace_page() of mm/ksm.c makes a new page table
+ * entry without it, and the next write would have no fault. */
+static int forbid_merging(const FfCaptureBlock *blocks, const FfRegion *ranges, guint n)
+{
+    for (guint i = 0; i < n; i++) {
+        void *at = (void *)(uintptr_t)ranges[i].addr;
+        if (blocks[i].backing.kind == FF_BACKING_PRIVATE &&
+            madvise(at, ranges[i].len, MADV_UNMERGEABLE) < 0 && errno != EINVAL) { /* no KSM */
+            return ff_fail(-errno, "%p: MADV_UNMERGEABLE: %s", at, g_strerror(errno));
+        }
+    }
+    return 0;
+}
+
 /* Signals are blocked, for its fault thread as well. */
 static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
 {
@@ -113,6 +128,7 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     rc = rc < 0 ? rc : ff_pinned_check(m);
     note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
+    rc = rc < 0 ? rc : forbid_merging(blocks, ranges, n);
     rc = rc < 0 ? rc : ff_memory_set_uffd(m, features);
     if (rc < 0) {
         return rc;
@@ -127,6 +143,7 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
                                                      .n_ranges = n,
                                                      .features = features,
                                                      .words = &words,
+                                                     .callers = m->callers,
                                                      .fault_thread = ff_priority_urgent,
                                                      .buffer = options->buffer},
                                   &error);
@@ -205,7 +222,9 @@ static int check_options(const FfSnapshotOptions *o)
     bool known =
         o->size == sizeof(*o) && !(o->flags & ~(FF_SNAPSHOT_NO_PASSES | FF_SNAPSHOT_NO_DIRECT));
 
-    return known ? 0 : ff_fail(-EINVAL, "FfSnapshotOptions: a size or a flag that is not known");
+    return known ? 0
+                 : ff_fail(-EINVAL, "FfSnapshotOptions: size is sizeof(FfSnapshotOptions), flags "
+                                    "are FF_SNAPSHOT_*");
 }
 
 static int prepare(FfMemory *m, const FfSnapshotOptions *options)

@@ -72,7 +72,8 @@ const char *ff_last_error(void)
  */
 
 static const char *const state_names[] = {
-    [FF_IDLE] = "no snapshot is under way",
+    [FF_IDLE] =
+        "no snapshot is under way: ff_snapshot_prepare() and ff_snapshot_begin() come first",
     [FF_PREPARING] = "another thread is just preparing, beginning or cancelling one",
     [FF_PREPARED] = "a snapshot is prepared: begin or cancel it",
     [FF_BEGUN] = "a snapshot has begun: save or cancel it",
@@ -87,9 +88,9 @@ const char *ff_memory_state_name(FfMemoryState state)
 
 int ff_memory_check(const FfMemory *m)
 {
-    return m->pid == getpid()
-               ? 0
-               : ff_fail(-ECHILD, "this is a child of the process whose memory it is");
+    return m->pid == getpid() ? 0
+                              : ff_fail(-ECHILD, "this is a child of the process whose memory it "
+                                                 "is: it needs an ff_memory_new() of its own");
 }
 
 int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char *what)

@@ -581,7 +581,10 @@ pid_t ff_fork(FfMemory *m, const void *arg, size_t len)
 
 int ff_fork_wait(FfMemory *m, int *status, FfSnapshotStats *stats)
 {
-    int rc = m->template ? 0 : ff_fail(-EINVAL, "ff_fork_wait: there is no template");
+    int rc = m->template
+                 ? 0
+                 : ff_fail(-EINVAL, "ff_fork_wait: there is no template: ff_template_start(), "
+                                    "ff_fork_prepare() and ff_fork() come first");
 
     rc = rc < 0 ? rc : ff_snapshot_wait(m, stats);
     if (rc == 0 && status) {

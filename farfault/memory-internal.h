@@ -41,11 +41,14 @@ typedef struct {
     int *owner;     /* as in FfMemoryRegion */
 } FfSaved;
 
+typedef struct FfCallers FfCallers;
+
 struct FfMemory {
     struct FfMemory *next; /* of all of this program: core.c */
     pid_t pid;
     unsigned flags;
     int mem_fd, pagemap_fd, maps_fd, status_fd, pidfd;
+    FfCallers *callers; /* NULL: /proc does not say what threads do */
 
     pthread_mutex_t discards; /* a leaf; held while the kernel is told to take pages out */
     pthread_mutex_t lock;

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "farfault/callers.h"
 #include "farfault/fork.h"
 #include "farfault/memory-internal.h"
 
@@ -24,6 +25,7 @@ static int open_files(FfMemory *m)
                        "prctl(PR_SET_DUMPABLE, 1) first",
                        g_strerror(errno));
     }
+    m->callers = ff_callers_new();
     /* -1: huge mappings are not made again. */
     m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
     return 0;
@@ -31,8 +33,10 @@ static int open_files(FfMemory *m)
 
 int ff_memory_new(unsigned flags, FfMemory **memory)
 {
+    if (!memory) {
+        return ff_fail(-EINVAL, "ff_memory_new: nowhere to put it: MEMORY is NULL");
+    }
     FfMemory *m = g_new0(FfMemory, 1);
-
     *memory = NULL;
     m->pid = getpid();
     m->flags = flags;
@@ -42,7 +46,7 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     pthread_mutex_init(&m->discards, NULL);
     ff_memory_enlist(m);
     int rc = flags & ~FF_MEMORY_USER_MODE
-                 ? ff_fail(-EINVAL, "ff_memory_new: a flag that is not known")
+                 ? ff_fail(-EINVAL, "ff_memory_new: flags are 0 or FF_MEMORY_USER_MODE")
                  : open_files(m);
     /* Whoever has no permission hears of it here, and not at the first snapshot. */
     int fd = rc < 0 ? rc : ff_memory_open_uffd(m, 0);
@@ -92,6 +96,7 @@ void ff_memory_free(FfMemory *m)
     close_fd(m->maps_fd);
     close_fd(m->status_fd);
     close_fd(m->pidfd);
+    ff_callers_free(m->callers);
     pthread_mutex_destroy(&m->lock);
     pthread_mutex_destroy(&m->discards);
     g_free(m->result_text);

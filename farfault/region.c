@@ -55,7 +55,7 @@ static int check_mapping(FfMemoryRegion *r, const Mapping *m, bool is_first, boo
     uint64_t at = MAX(m->start, r->addr), offset = m->offset + (at - m->start);
 
     if (is_new && (m->perms[0] != 'r' || m->perms[1] != 'w')) {
-        return ff_fail(-EACCES, "%#" PRIx64 ": it is not readable and writable", at);
+        return ff_fail(-EACCES, "%#" PRIx64 ": it is not readable and writable: mprotect() it", at);
     }
     if (r->fd < 0) {
         return m->ino == 0 && m->perms[3] == 'p'
@@ -93,7 +93,10 @@ static int look_at_lines(char **lines, FfMemoryRegion *r, bool is_new)
         rc = check_mapping(r, &map, next == r->addr, is_new);
         next = map.end;
     }
-    return rc < 0 || next >= end ? rc : ff_fail(-ENOMEM, "%#" PRIx64 ": nothing is mapped", next);
+    return rc < 0 || next >= end
+               ? rc
+               : ff_fail(-ENOMEM,
+                         "%#" PRIx64 ": nothing is mapped: map it, or ff_region_remove() it", next);
 }
 
 static char **read_lines(const FfMemory *m)
@@ -147,7 +150,7 @@ static int look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
         return rc;
     }
     if (flags & ~FF_REGION_HUGE || (is_huge && r->fd >= 0)) {
-        return ff_fail(-EINVAL, "ff_region_add: a flag that is not known, or not for files");
+        return ff_fail(-EINVAL, "ff_region_add: flags are 0 or, without a file, FF_REGION_HUGE");
     }
     if (r->fd < 0) {
         r->backing = ff_backing_private(m->mem_fd, r->len);

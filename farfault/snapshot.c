@@ -90,8 +90,13 @@ static bool put_page(void *opaque, unsigned block, uint64_t page, const uint8_t 
     uintptr_t addr = s->addr + (page * 4096 - s->offset);
 
     j->stopped = j->page(j->opaque, (void *)addr, bytes, 4096);
-    if (j->stopped) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the callback said %d", j->stopped);
+    if (j->stopped > 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "the callback said %d, which is no negative errno", j->stopped);
+        j->stopped = -EIO;
+    } else if (j->stopped) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the callback said: %s",
+                    g_strerror(-j->stopped));
     }
     return !j->stopped;
 }
@@ -175,8 +180,10 @@ int ff_snapshot_save_fd(FfMemory *m, int fd)
 int ff_snapshot_save_path(FfMemory *m, const char *path)
 {
     g_autoptr(GError) error = NULL;
+    if (!path) {
+        return ff_fail(-EINVAL, "ff_snapshot_save_path: PATH is NULL");
+    }
     FfOutput *output = ff_output_new_replacing(path, &error);
-
     if (!output) {
         return ff_fail_error(error);
     }
@@ -187,8 +194,10 @@ int ff_snapshot_save_path(FfMemory *m, const char *path)
 
 int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
 {
+    if (!page) {
+        return ff_fail(-EINVAL, "ff_snapshot_save_pages: PAGE is NULL");
+    }
     Job *j = g_new0(Job, 1);
-
     j->page = page;
     j->opaque = opaque;
     return start(m, j, "ff_snapshot_save_pages");
@@ -206,7 +215,9 @@ int ff_snapshot_wait(FfMemory *m, FfSnapshotStats *stats)
     m->saver = NULL;
     pthread_mutex_unlock(&m->lock);
     if (!saver) {
-        return ff_fail(-EINVAL, "ff_snapshot_wait: nothing is being saved");
+        return ff_fail(
+            -EINVAL,
+            "nothing is being saved: ff_snapshot_save_*() or ff_fork() has to succeed first");
     }
     g_thread_join(saver);
     if (stats) {

@@ -184,6 +184,39 @@ static bool is_still_unused(FfSnapshot *s, GError **error)
     return true;
 }
 
+static bool is_known(const FfSnapshot *s, const char *block)
+{
+    bool known = g_ptr_array_find_with_equal_func(s->unused, block, g_str_equal, NULL);
+
+    for (unsigned i = 0; i < s->ram->n_blocks && !known; i++) {
+        known = !strcmp(s->ram->blocks[i].info.id, block);
+    }
+    return known;
+}
+
+/* Nor has it made one and given it to a device. */
+static bool is_all_known(FfSnapshot *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+
+    if (!memory->backends) {
+        return true;
+    }
+    g_autoptr(GPtrArray) ids = memory->backends(memory, error);
+    for (guint i = 0; ids && i < ids->len; i++) {
+        const char *block = ids->pdata[i];
+
+        if (!is_known(s, block) && use_of(s, block) != FF_BLOCK_UNUSED) {
+            g_set_error(error, FF_M_ERROR, 0,
+                        "a device got the new memory backend \"%s\" during the snapshot, which has "
+                        "not saved it: repeat the snapshot",
+                        block);
+            return false;
+        }
+    }
+    return ids;
+}
+
 static bool look_at_guest(FfSnapshot *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
@@ -234,10 +267,16 @@ static bool has_room(FfSnapshot *s, GError **error)
     if (room >= needed) {
         return true;
     }
+    uint64_t old = ff_output_replaced_bytes(s->output);
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
                 "%s: the guest has %" PRIu64 " MiB of memory in use, and there is room for %" PRIu64
-                " MiB",
-                ff_output_path(s->output), needed >> 20, room >> 20);
+                " MiB%s",
+                ff_output_path(s->output), needed >> 20, room >> 20,
+                old ? " beside the file that is there" : "");
+    if (old > 0 && room + old >= needed) {
+        g_clear_pointer(&s->output, ff_output_free); /* QEMU overwrites the old one */
+        ff_plain_refuse(s->plain, error);
+    }
     return false;
 }
 
@@ -564,7 +603,7 @@ static bool save(FfSnapshot *s, GError **error)
     }
     end_capture(s);
     FF_FAULT_AT("written");
-    return end_resuming(s, error) && is_still_unused(s, error) &&
+    return end_resuming(s, error) && is_still_unused(s, error) && is_all_known(s, error) &&
            ff_live_file_end(s->file, error) && ff_snapshot_goes_on(s, error) &&
            ff_output_commit(s->output, error);
 }

@@ -196,11 +196,6 @@ static void take_uffd(FfCall *call)
     ff_call_take_uffd(call, uffd_taken);
 }
 
-static void when_restored(FfCall *call)
-{
-    ff_call_when_restored(call, take_uffd);
-}
-
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
 {
     JsonObject *info =
@@ -216,7 +211,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     } else if (!ff_call_too_late(call)) {
         g_clear_pointer(&call->driver->outgoing, ff_outgoing_free); /* over */
         ff_outgoing_note_older(call->driver, result);
-        ff_call_after_return_path(call, when_restored);
+        ff_call_when_restored(call, take_uffd);
     }
 }
 
@@ -235,6 +230,12 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
+static void ask_status(FfCall *call)
+{
+    ff_call_inner(call, "query-status", NULL, got_status);
+}
+
+/* The wait comes before QEMU is asked for its migration: it is not to begin one in between. */
 static void begin(FfCall *call)
 {
     const char *why = ff_driver_refusal(call->driver);
@@ -242,7 +243,7 @@ static void begin(FfCall *call)
     if (why) {
         refused(call, why);
     } else {
-        ff_call_inner(call, "query-status", NULL, got_status);
+        ff_call_after_return_path(call, ask_status);
     }
 }
 

@@ -140,3 +140,18 @@ FfBlockUse ff_qemu_block_use(FfVmmMemory *memory, const char *block)
            : is_taken(qemu, block)                   ? FF_BLOCK_LEFT_OUT
                                                      : FF_BLOCK_UNUSED;
 }
+
+GPtrArray *ff_qemu_backends(FfVmmMemory *memory, GError **error)
+{
+    g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
+    /* It is asked when a snapshot is written; QEMU's main loop may wait for the same disk. */
+    g_autoptr(JsonNode) list =
+        ff_qemu_call_patient(ff_qemu_of_memory(memory), "query-memdev", NULL, error);
+
+    for (guint i = 0; i < ff_json_node_length(list); i++) {
+        JsonObject *one = ff_json_node_nth(list, i);
+
+        g_ptr_array_add(ids, g_strdup(one ? ff_json_string_or(one, "id", "") : ""));
+    }
+    return list ? g_steal_pointer(&ids) : NULL;
+}

@@ -9,6 +9,8 @@
 
 /* FfVmmMemory.use. */
 FfBlockUse ff_qemu_block_use(FfVmmMemory *memory, const char *block);
+/* FfVmmMemory.backends. */
+GPtrArray *ff_qemu_backends(FfVmmMemory *memory, GError **error);
 /* Whether "info ramblock" (TEXT) has it: then it is in QEMU's streams. */
 bool ff_qemu_is_saved_in(const char *text, const char *block);
 

@@ -35,6 +35,25 @@ static bool fail(const Serve *s, int rc, GError **error)
     return false;
 }
 
+/* What is the caller's of RUN, which was read; pages in a row at once. */
+static bool put_own(Serve *s, const FfRun *run, GError **error)
+{
+    uint64_t ps = page_size(s, run->block);
+    FfRun part = {run->block, run->first, 0};
+    bool ok = true;
+
+    for (uint64_t i = 0; i < run->n && ok; i++) {
+        bool is_own = ff_protect_own(s->c->protect, run->block, run->first + i);
+        part.n += is_own;
+        if (!is_own || i + 1 == run->n) {
+            ok = !part.n ||
+                 s->taker->put(s->opaque, &part, s->copy + (part.first - run->first) * ps, error);
+            part = (FfRun){run->block, run->first + i + 1, 0};
+        }
+    }
+    return ok;
+}
+
 /* RUN was claimed. Nobody writes to it before it was put, but after ff_capture_cancel(). */
 static bool put_claimed(Serve *s, const FfRun *run, GError **error)
 {
@@ -48,7 +67,7 @@ static bool put_claimed(Serve *s, const FfRun *run, GError **error)
     if (!ff_capture_goes_on(s->c, error)) {
         return false;
     }
-    if (!s->taker->put(s->opaque, run, s->copy, error)) {
+    if (!put_own(s, run, error)) {
         return false;
     }
     rc = ff_protect_done(s->c->protect, run);

@@ -76,14 +76,24 @@ static bool fail(const Stream *s, int rc, GError **error)
 /* RUN was claimed. */
 static bool put_claimed(Stream *s, const FfRun *run, GError **error)
 {
+    uint64_t ps = page_size(s, run->block);
+    bool own[RUN / FF_SAVED_PAGE], ok = true;
     int rc = ff_protect_read(s->c->protect, run, s->copy);
 
+    for (uint64_t i = 0; i < run->n && rc == 0; i++) {
+        own[i] = ff_protect_own(s->c->protect, run->block, run->first + i);
+    }
     rc = rc < 0 ? rc : ff_protect_done(s->c->protect, run);
     if (rc < 0) {
         /* What is not there any more cannot be read either. */
         return ff_capture_has_all(s->c, error) && fail(s, rc, error);
     }
-    return put(s, run, s->copy, error);
+    for (uint64_t i = 0, n; i < run->n && ok; i += n) {
+        for (n = 1; i + n < run->n && own[i + n] == own[i]; n++) {
+        }
+        ok = !own[i] || put(s, &(FfRun){run->block, run->first + i, n}, s->copy + i * ps, error);
+    }
+    return ok;
 }
 
 /* One page of the buffer. FALSE: there is none, or *OK is FALSE. */

@@ -193,6 +193,7 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
         &(FfSpaceConfig){.uffd = cfg->uffd,
                          .features = cfg->features ? cfg->features : FF_UFFD_PROTECTION,
                          .pagemap_fd = cfg->pagemap_fd,
+                         .callers = cfg->callers,
                          .pager = &c->pager,
                          .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
                          .ops = &space_ops,

@@ -18,6 +18,7 @@
 #include "snapshot/writer-io.h"
 #include "uffd/backing.h"
 #include "uffd/bitmap.h"
+#include "uffd/callers.h"
 #include "uffd/regions.h"
 #include "uffd/run.h"
 
@@ -49,6 +50,7 @@ typedef struct {
     uint64_t features;           /* that the userfaultfd has; 0: FF_UFFD_PROTECTION */
     const FfCaptureWords *words; /* static; NULL: those of a guest */
     uint64_t buffer;             /* bytes, as of ff_protect_new() */
+    FfCallers *callers;          /* as in FfSpaceConfig; borrowed; can be NULL */
     void (*fault_thread)(void);  /* called by the fault thread when it begins; can be NULL */
     bool *stuck; /* can be NULL; set where there is no capture: ff_capture_end() would be FALSE */
     bool stands; /* nobody has a reason to write from ff_capture_arm() until ff_capture_stood() */

@@ -19,6 +19,7 @@
 #include "snapshot/seekable.h"
 
 #define WINDOW (1u << 20)
+#define FRAME_MAX (8u << 20) /* a page that is waited for must not cost more than this */
 
 struct FfInput {
     char *path;
@@ -75,7 +76,7 @@ static bool look_for_frames(FfInput *in, GError **error)
     if (!ff_seekable_is(magic)) {
         return true;
     }
-    in->packed = ff_seekable_new(in->path, in->file_size, read_file, in, error);
+    in->packed = ff_seekable_new(in->path, in->file_size, FRAME_MAX, read_file, in, error);
     return in->packed != NULL;
 }
 

@@ -3,8 +3,8 @@
  * Writing a file that is there as a whole or not at all; see output.h.
  *
  * System calls: open, openat, pwrite64, fallocate, fsync, fstat, lstat, access, link, linkat,
- * renameat (what renameat2 becomes without a flag), renameat2, unlink, umask, rt_sigaction, fcntl,
- * close.
+ * renameat, renameat2 (never without a flag: the sandbox refuses it), unlink, umask, rt_sigaction,
+ * fcntl, close.
  */
 #include "snapshot/output.h"
 
@@ -145,6 +145,37 @@ static bool open_folder(FfOutput *o, const char *folder, GError **error)
     return o->folder >= 0 || fail(o, errno, error);
 }
 
+/* A second name for the file without one. */
+static bool link_to(const FfOutput *o, const char *path)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", o->fd);
+
+    return FF_FAULT_CALL("output-link",
+                         linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) == 0;
+}
+
+/* A name beside the final one, of a file that has none yet: linkat() replaces nothing. */
+static bool link_part(FfOutput *o)
+{
+    for (unsigned tries = 0; tries < 100; tries++) {
+        o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
+        if (!o->is_quiet) {
+            catch_signals(o->part);
+        }
+        if (link_to(o, o->part)) {
+            return true;
+        }
+        int err = errno;
+
+        forget_part(o);
+        errno = err;
+        if (err != EEXIST) {
+            return false;
+        }
+    }
+    return false;
+}
+
 static bool make_file(FfOutput *o, const char *path, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(path);
@@ -182,6 +213,27 @@ FfOutput *ff_output_new_replacing(const char *path, GError **error)
     return make_file(o, path, error) ? g_steal_pointer(&o) : NULL;
 }
 
+/* That what has no name can get one is tried before it is written, with an empty file: one that has
+ * had a name gets none again. Who may not link (AppArmor) makes it with a name. */
+static bool make_linkable(FfOutput *o, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(o->path);
+    bool linked = !o->part && link_part(o);
+
+    if (linked && unlink(o->part) < 0) {
+        return fail(o, errno, error);
+    }
+    if (linked) {
+        forget_part(o);
+    }
+    if (o->part) {
+        return true;
+    }
+    close(o->fd);
+    o->fd = linked ? open_new(o, directory, O_TMPFILE) : -1;
+    return linked ? o->fd >= 0 || fail(o, errno, error) : open_with_name(o, error);
+}
+
 FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error)
 {
     g_autoptr(FfOutput) o = NULL;
@@ -197,12 +249,13 @@ FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error)
     o = no_output(old->path);
     o->replaces = true;
     o->old = g_steal_pointer(&old);
-    if (!make_file(o, o->path, &local)) {
+    if (!make_file(o, o->path, &local) || !make_linkable(o, &local)) {
         ff_old_file_stays(path, error, "none can be made beside it (%s)", local->message);
         return NULL;
     }
-    if (!ff_old_file_is_like(o->old, o->fd)) {
-        ff_old_file_stays(path, error, "it cannot have the same mode and group");
+    const char *unlike = ff_old_file_unlike(o->old, o->fd);
+    if (unlike) {
+        ff_old_file_stays(path, error, "%s", unlike);
         return NULL;
     }
     return g_steal_pointer(&o);
@@ -250,6 +303,11 @@ FfOutput *ff_output_new_fd(int fd, const char *name, GError **error)
 bool ff_output_may_be_direct(const FfOutput *o)
 {
     return !o->is_given || o->was_direct;
+}
+
+uint64_t ff_output_replaced_bytes(const FfOutput *o)
+{
+    return o->old ? (uint64_t)o->old->st.st_blocks * 512 : 0;
 }
 
 const char *ff_output_path(const FfOutput *o)
@@ -379,19 +437,28 @@ static bool has_no_flag(int err)
     return err == EINVAL || err == ENOSYS || err == EOPNOTSUPP || err == EPERM;
 }
 
-/* An answer that was lost makes NFS say EEXIST of what has been done. */
-static bool link_part_to(const FfOutput *o, const char *path)
+/* It has that name. Keeps errno. */
+static bool is_named(const FfOutput *o, const char *path)
 {
     struct stat file, there;
-
-    if (link(o->part, path) == 0) {
-        return true;
-    }
     int err = errno;
-    bool done = err == EEXIST && fstat(o->fd, &file) == 0 && lstat(path, &there) == 0 &&
+    bool done = fstat(o->fd, &file) == 0 && lstat(path, &there) == 0 &&
                 file.st_dev == there.st_dev && file.st_ino == there.st_ino;
+
     errno = err;
     return done;
+}
+
+/* An answer that was lost makes NFS say EEXIST of what has been done, ENOENT of a rename. */
+static bool link_part_to(const FfOutput *o, const char *path)
+{
+    return link(o->part, path) == 0 || (errno == EEXIST && is_named(o, path));
+}
+
+static bool rename_part_over(const FfOutput *o, const char *path)
+{
+    return renameat(AT_FDCWD, o->part, AT_FDCWD, path) == 0 ||
+           (errno == ENOENT && is_named(o, path));
 }
 
 static bool rename_part(const FfOutput *o)
@@ -446,44 +513,53 @@ bool ff_output_may_be_named(FfOutput *o, GError **error)
     return false;
 }
 
-/* A second name for the file without one. */
-static bool link_to(const FfOutput *o, const char *path)
+/* Over the old one, which is not held: a client of SMB whose server does not replace what is open
+ * removes it and fails, one of NFS gives it another name first. So neither is one step, and when
+ * the old one has gone by it the new one must not. A server that does not answer the rename may not
+ * answer that question either: what is not seen may have gone. */
+static bool take_place(FfOutput *o, GError **error)
 {
-    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", o->fd);
+    int err;
 
-    return linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0;
-}
-
-/* A name beside the final one, of a file that has none yet: linkat() replaces nothing. */
-static bool link_part(FfOutput *o)
-{
-    for (unsigned tries = 0; tries < 100; tries++) {
-        o->part = g_strdup_printf("%s.%08x.part", o->path, g_random_int());
-        if (link_to(o, o->part)) {
-            return true;
-        }
-        g_clear_pointer(&o->part, g_free);
-        if (errno != EEXIST) {
-            return false;
-        }
+    if (o->old) {
+        ff_old_file_close(o->old);
     }
+    if (rename_part_over(o, o->path)) {
+        return true;
+    }
+    err = errno;
+    if (!o->old || access(o->path, F_OK) == 0) {
+        return fail(o, err, error);
+    }
+    if (rename_part_over(o, o->path)) {
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err),
+                "%s: %s, and the file that was there is gone, or cannot be seen: the new one is "
+                "whole, rename %s",
+                o->path, g_strerror(err), o->part);
+    forget_part(o);
     return false;
 }
 
 static bool replace(FfOutput *o, GError **error)
 {
-    if ((!o->part && !link_part(o)) || renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, 0) < 0) {
+    bool nameless = !o->part;
+
+    if (nameless && !link_part(o)) {
         return fail(o, errno, error);
     }
-    forget_part(o);
-    return true;
+    bool done = (!o->old || ff_old_file_may_go(o->old, o->fd, error)) && take_place(o, error);
+    if (done) {
+        forget_part(o);
+    } else if (nameless && o->part) {
+        remove_part(o);
+    }
+    return done;
 }
 
 static bool give_name(FfOutput *o, GError **error)
 {
-    if (o->old && ff_old_file_is_other(o->old)) {
-        return fail(o, EEXIST, error);
-    }
     if (o->replaces) {
         return replace(o, error);
     }
@@ -503,6 +579,9 @@ bool ff_output_commit(FfOutput *o, GError **error)
         return false;
     }
     FF_FAULT_AT("committing");
+    if (o->old && !ff_old_file_may_go(o->old, o->fd, error)) {
+        return false;
+    }
     int rc = o->old ? ff_old_file_copy(o->old, o->fd) : 0;
     if (rc < 0) {
         return fail(o, -rc, error);

@@ -25,9 +25,9 @@ FfOutput *ff_output_new(const char *path, GError **error);
  * never a part of PATH. */
 FfOutput *ff_output_new_replacing(const char *path, GError **error);
 /* The same for the engine: what is there, or what a link that is there leads to, is replaced. The
- * new file has the old one's mode, owner and group, and its first KEPT bytes, as they are by then;
- * who reads the old one goes on with that. G_IO_ERROR_EXISTS: not all of that is possible, but QEMU
- * may be able to write in place. Nothing there: as ff_output_new(). */
+ * new file has the old one's mode, owner, group and attributes, and its first KEPT bytes, as they
+ * are by then; who reads the old one goes on with that. G_IO_ERROR_EXISTS: not all of that is
+ * possible, but QEMU may be able to write in place. Nothing there: as ff_output_new(). */
 FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). What is made
  * of it is to have that name, so it fails where ff_output_new() would for the directory. */
@@ -43,6 +43,8 @@ bool ff_output_may_be_direct(const FfOutput *o);
 /* ff_output_commit() can do without rename(), which replaces what is there and which the engine may
  * not. A FALSE is said before anything is written. */
 bool ff_output_may_be_named(FfOutput *o, GError **error);
+/* Bytes on the disk of the file that it replaces, as QEMU would overwrite it; 0: none. */
+uint64_t ff_output_replaced_bytes(const FfOutput *o);
 /* For errors; borrowed. */
 const char *ff_output_path(const FfOutput *o);
 /* What was not committed has no name any more, and is not to be used. */

@@ -273,13 +273,17 @@ static bool has_data(FfWriter *w, const FfRun *run)
            lseek(b->fd, 0, SEEK_END) < (off_t)end;
 }
 
+/* What was given back meanwhile is nobody's here any more. */
 static void read_claimed(FfWriter *w, Flight *f, const FfRun *run)
 {
     uint64_t ps = page_size(w, run->block), i = run->first - f->run.first;
     char *to = (char *)f->copy + i * ps;
     int rc = ff_protect_read(w->cfg.protect, run, to);
 
-    for (unsigned k = 0; k < run->n; k++) {
+    for (unsigned k = 0; k < run->n && rc == 0; k++) {
+        if (!ff_protect_own(w->cfg.protect, run->block, run->first + k)) {
+            f->pages[i + k].where = FF_PROTECT_OTHERS;
+        }
         f->pages[i + k].data = to + k * ps;
     }
     if (rc < 0) {

@@ -13,6 +13,9 @@
  * change is under way, until it has been read. The end of the change has no event of its own
  * (space.c), so this looks again after a moment. A request that was made for an address that is not
  * right any more does no harm.
+ * - What was put off is told only after an event, or when no more faults are there to be read:
+ * faults that come again and again would keep the event from being read. With FfCallers (callers.h)
+ * one message is read at a time, and it is told only after the event.
  *
  * REMOVE comes before the kernel takes the pages out, and the process goes on as soon as it was
  * read: from the read on the space is locked, and in there the pages become unwanted. What is
@@ -52,6 +55,8 @@ typedef struct {
     FfRun failed_page; /* of which; n is 0 where it is not known */
     bool dead;         /* nothing can be read any more */
     bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
+    bool is_readable;  /* poll() has said so */
+    bool has_more;     /* the last read has ended in the middle of faults */
     int64_t last_look; /* monotonic us; 0: nobody has asked for the end yet */
 } Batch;
 
@@ -111,11 +116,12 @@ static void give_back(FfSpace *s, const FfRun *run, void *opaque)
 }
 
 /* Of a huge page a part: the kernel makes it zeros if the page is there, whatever protects it. If
- * it is missing its old content would come back. */
+ * it is missing its old content would come back; what is protected is never missing. */
 static void give_part_back(FfSpace *s, const FfRun *run, void *opaque)
 {
     if (s->protect) {
         ff_protect_removed(s->protect, run);
+        return;
     }
     if (!ff_bitmap_test(&s->blocks[run->block].placed, run->first)) {
         failed(((Removal *)opaque)->b, -ENOTSUP);
@@ -126,6 +132,7 @@ static void give_part_back(FfSpace *s, const FfRun *run, void *opaque)
 static void unmap(FfSpace *s, const FfRun *run, void *opaque)
 {
     if (s->protect && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE) {
+        ff_protect_drop_doubted(s->protect, run);
         ff_protect_removed(s->protect, run);
     }
     make_unwanted(s, run, opaque);
@@ -153,10 +160,19 @@ static void handle_unmap(Batch *b, const struct uffd_msg *msg)
     ff_uffd_wake(b->s->cfg.uffd, start, end - start);
 }
 
+static void drop_doubted(FfSpace *s, const FfRun *run, void *opaque)
+{
+    ff_protect_drop_doubted(s->protect, run);
+}
+
 static void handle_remap(Batch *b, const struct uffd_msg *msg)
 {
     uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
 
+    if (b->s->protect) {
+        ff_space_each_run(b->s, from, from + len, drop_doubted, drop_doubted, NULL);
+        ff_space_each_run(b->s, to, to + len, drop_doubted, drop_doubted, NULL);
+    }
     ff_space_move(b->s, from, to, len);
     ff_space_expect_unmap(b->s, from, from + len);
     ff_uffd_wake(b->s->cfg.uffd, from, len);
@@ -177,6 +193,9 @@ static void handle_fork(Batch *b, const struct uffd_msg *msg)
 static void handle_event(Batch *b, const struct uffd_msg *msg)
 {
     ff_space_count(b->s, events);
+    if (b->s->protect) {
+        ff_protect_stir(b->s->protect, msg->event == UFFD_EVENT_REMOVE);
+    }
     switch (msg->event) {
     case UFFD_EVENT_FORK:
         handle_fork(b, msg);
@@ -373,9 +392,18 @@ static void tell_deferred(Batch *b)
     FfSpace *s = b->s;
     unsigned n = s->n_deferred;
 
+    /* Faults are read before events: many threads that are told again would come before it for
+     * ever. */
+    if (b->has_more || (s->protect && ff_protect_awaits_event(s->protect))) {
+        return;
+    }
     s->n_deferred = 0;
     for (unsigned i = 0; i < n; i++) {
         ff_uffd_wake(s->cfg.uffd, s->deferred[i], SMALL_PAGE);
+    }
+    if (s->rest_end) {
+        ff_uffd_wake(s->cfg.uffd, s->rest_start, s->rest_end - s->rest_start);
+        s->rest_start = s->rest_end = 0;
     }
     if (s->has_late) {
         int rc = ff_protect_lift_late(s);
@@ -383,11 +411,27 @@ static void tell_deferred(Batch *b)
             failed(b, rc);
         }
     }
+    if (s->protect) {
+        ff_protect_end_doubts(s->protect);
+    }
 }
 
 static bool is_event(const struct uffd_msg *msg)
 {
     return msg->event != UFFD_EVENT_PAGEFAULT;
+}
+
+/* Who waits for what the answer needs is known before it is read of: a child, and what somebody
+ * gives back. */
+static int read_known(Batch *b, struct uffd_msg *msgs)
+{
+    FfSpace *s = b->s;
+    size_t max = s->cfg.features & UFFD_FEATURE_EVENT_FORK ? 1 : BATCH;
+
+    if (s->protect && ff_protect_keep_given(s->protect, b->is_readable)) {
+        max = b->is_readable;
+    }
+    return max ? ff_uffd_read(s->cfg.uffd, msgs, max) : 0;
 }
 
 /* Reads messages and makes the changes of which they tell. Returns their number or -errno. *FIRST
@@ -407,8 +451,7 @@ static int take(Batch *b, struct uffd_msg *msgs, int *first)
     if (m) {
         n = m->read(m, msgs, BATCH);
     } else if (n == 0) {
-        /* What a child needs must be there before it is read of. */
-        n = ff_uffd_read(s->cfg.uffd, msgs, s->cfg.features & UFFD_FEATURE_EVENT_FORK ? 1 : BATCH);
+        n = read_known(b, msgs);
     }
     for (int i = 0; i < n; i++) {
         if (is_event(&msgs[i])) {
@@ -455,6 +498,7 @@ static void answer(Batch *b)
     int first;
     int n = take(b, msgs, &first);
 
+    b->has_more = n == BATCH && !first;
     if (n == -EMFILE || n == -ENFILE || n == -ENOMEM) {
         /* The userfaultfd of a child cannot be had now: the process waits in fork() until it can.
          */
@@ -480,7 +524,7 @@ static void answer(Batch *b)
 
 static bool has_deferred(const FfSpace *s)
 {
-    return s->n_deferred || s->has_late;
+    return s->n_deferred || s->has_late || (s->protect && ff_protect_has_doubts(s->protect));
 }
 
 /* FALSE: the end. Not before everything that was put off has been done: nobody else would, and
@@ -510,6 +554,7 @@ static bool wait_for_messages(Batch *b)
         failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
+    b->is_readable = pfd[0].revents & POLLIN;
     if (pfd[1].revents && !b->last_look) {
         b->last_look = g_get_monotonic_time() + LAST_LOOKS_US;
     }
@@ -537,6 +582,7 @@ static void turn(Batch *b)
     tell_deferred(b);
     answer(b);
     if (s->protect) {
+        ff_protect_end_doubts(s->protect); /* most changes are over by now */
         pthread_mutex_unlock(&s->answering);
     }
     tell_failed(b); /* of one page: it continues; or it is dead */
@@ -552,6 +598,7 @@ void ff_faults_run(FfSpace *s)
     while (!b.dead && wait_for_messages(&b)) {
         turn(&b);
     }
+    b.has_more = false;
     tell_deferred(&b);
     tell_failed(&b);
     ff_space_set_fault_thread(NULL);

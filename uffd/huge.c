@@ -19,6 +19,8 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
+enum { TRIES = 4 };
+
 struct FfHuge {
     GArray *runs; /* FfHugeRun */
 };
@@ -71,13 +73,20 @@ const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n)
     return (const FfHugeRun *)(void *)h->runs->data;
 }
 
-/* One huge page. FALSE: no other one can be had either. */
+/* One huge page. FALSE: no other one can be had either. EAGAIN: somebody, as reclaim or DAMON, has
+ * one of its pages in hand just now (madvise(2)). */
 static bool collapse(int pidfd, uint64_t addr)
 {
     struct iovec iov = {(void *)(uintptr_t)addr, FF_HUGE_PAGE};
+    long done = -1;
 
-    return syscall(SYS_process_madvise, pidfd, &iov, 1, MADV_COLLAPSE, 0) >= 0 ||
-           (errno != EPERM && errno != ESRCH && errno != ENOSYS);
+    for (int i = 0; i < TRIES && done < 0; i++) {
+        done = syscall(SYS_process_madvise, pidfd, &iov, 1, MADV_COLLAPSE, 0);
+        if (done < 0 && errno != EAGAIN) {
+            return errno != EPERM && errno != ESRCH && errno != ENOSYS;
+        }
+    }
+    return true;
 }
 
 /* All that a huge page at ADDR would have is there. */

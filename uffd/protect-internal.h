@@ -34,7 +34,13 @@ struct FfProtect {
     unsigned used;        /* atomic; slots; observer: how much is kept around a fault */
     FfRun *slots;         /* what is kept there; written by who has it, before its bit in `kept` */
     FfBitmap empty, kept; /* slots */
-    FfWaits waits;        /* of writers without a slot */
+    FfBitmap doubted;     /* slots; fault thread: kept as soon as no change is under way */
+    unsigned n_doubted;
+    /* Fault thread: the process has given something back; an event was read since, and there has
+     * been a change ever since. */
+    bool gives, stirred;
+    bool awaits;   /* fault thread: there is an event to be read, or about to be */
+    FfWaits waits; /* of writers without a slot */
     pthread_rwlock_t locks[FF_PROTECT_LOCKS];
     bool still, given_up;        /* atomic; observer: the fault thread */
     bool stuck;                  /* atomic; something could not be lifted; observer: the end */
@@ -44,5 +50,17 @@ struct FfProtect {
     uint64_t latency[FF_PROTECT_BUCKETS], faults; /* atomic; the fault thread counts */
     uint32_t exact[FF_PROTECT_EXACT];             /* of the latencies, by microsecond; likewise */
 };
+
+/* ---- protect-keep.c, for protect-given.c -------------------------------------------------------
+ */
+
+bool ff_protect_take_slot(FfProtect *p, uint64_t *slot);
+/* Without a look at who waits for one. */
+void ff_protect_leave_slot(FfProtect *p, uint64_t slot);
+/* SLOT, whose page is armed no more, is any saver's. */
+void ff_protect_set_kept(FfProtect *p, uint64_t slot);
+void ff_protect_tell_written(FfProtect *p, const FfRun *run);
+/* The content of what is at the address of the page RUN, entered or fault thread. */
+int ff_protect_copy_page(FfSpace *s, const FfRun *run, void *buf);
 
 #endif

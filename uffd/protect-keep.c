@@ -20,7 +20,7 @@
 /* ---- slots -------------------------------------------------------------------------------------
  */
 
-static bool take_slot(FfProtect *p, uint64_t *slot)
+bool ff_protect_take_slot(FfProtect *p, uint64_t *slot)
 {
     bool taken = ff_bitmap_claim_run(&p->empty, 0, p->n_slots, 1, slot) == 1;
 
@@ -30,16 +30,31 @@ static bool take_slot(FfProtect *p, uint64_t *slot)
     return taken;
 }
 
-static void leave_slot(FfProtect *p, uint64_t slot)
+void ff_protect_leave_slot(FfProtect *p, uint64_t slot)
 {
     __atomic_fetch_sub(&p->used, 1, __ATOMIC_RELAXED);
     ff_bitmap_set_run(&p->empty, slot, 1);
 }
 
-/* The content of the page RUN, entered or fault thread. -EAGAIN: the process is moving memory. Then
- * what was read may be of something else that is at the same address by now: the event comes after
- * the change. What is in a file does not move there. */
-static int read_page(FfSpace *s, const FfRun *run, void *buf)
+void ff_protect_set_kept(FfProtect *p, uint64_t slot)
+{
+    const FfRun *run = &p->slots[slot];
+
+    __atomic_store_n(&p->blocks[run->block].slot_of[run->first], slot + 1, __ATOMIC_RELAXED);
+    /* Observer: the saver that takes it, which sees slot and content. */
+    ff_bitmap_set(&p->kept, slot);
+}
+
+void ff_protect_tell_written(FfProtect *p, const FfRun *run)
+{
+    FfPager *pager = p->s->cfg.pager;
+
+    if (pager && pager->written) {
+        pager->written(pager, run);
+    }
+}
+
+int ff_protect_copy_page(FfSpace *s, const FfRun *run, void *buf)
 {
     const FfBacking *b = &s->blocks[run->block].backing;
     uint64_t bytes;
@@ -49,9 +64,18 @@ static int read_page(FfSpace *s, const FfRun *run, void *buf)
         return -ENOTSUP; /* a part of it was moved or unmapped alone */
     }
     FF_FAULT_AT("protect-read");
-    int rc = ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
-    bool may_move = s->changes && b->kind == FF_BACKING_PRIVATE;
-    return may_move && ff_uffd_is_changing(s->cfg.uffd) ? -EAGAIN : rc;
+    return ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
+}
+
+/* The same; -EAGAIN: the process is moving memory. Then what was read may be of something else that
+ * is at the same address by now: the event comes after the change. What is in a file does not move
+ * there. */
+static int read_page(FfSpace *s, const FfRun *run, void *buf)
+{
+    int rc = ff_protect_copy_page(s, run, buf);
+    bool may_move = s->changes && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE;
+
+    return may_move && rc != -ENOTSUP && ff_uffd_is_changing(s->cfg.uffd) ? -EAGAIN : rc;
 }
 
 /* Keeps the page RUN, which is the caller's, in SLOT. 1; 0: it has been given back since; -errno.
@@ -69,11 +93,9 @@ static int try_keep(FfProtect *p, uint64_t slot, const FfRun *run, uint64_t *see
     }
     if (is_armed && rc == 0) {
         p->slots[slot] = *run;
-        __atomic_store_n(&b->slot_of[run->first], slot + 1, __ATOMIC_RELAXED);
         ff_bitmap_clear_run(&b->armed, run->first, 1);
         FF_FAULT_AT("protect-kept");
-        /* Observer: the saver that takes it, which sees slot and content. */
-        ff_bitmap_set(&p->kept, slot);
+        ff_protect_set_kept(p, slot);
     }
     ff_space_leave(p->s);
     return rc < 0 ? rc : is_armed;
@@ -113,7 +135,8 @@ static void lift_early(FfProtect *p, const FfRun *run)
 }
 
 /* Keeps PAGE in SLOT, which is the caller's, and lets its writers go on. FALSE: the slot is not
- * used: somebody else has the page, who will let them go on; or *RC says why not. */
+ * used: somebody else has the page, who will let them go on; or *RC says why not. Fault thread:
+ * -EAGAIN, a change is in the way, and the writers are told again after its event. */
 static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
 {
     FfRun run = {block, page, 1};
@@ -130,10 +153,9 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     int kept = keep_content(p, slot, &run);
     if (kept < 0) {
         leave_page(p, &run);
-        if (kept == -EAGAIN) { /* fault thread: the writer is told again, after the event */
+        *rc = kept;
+        if (kept == -EAGAIN) {
             ff_space_lift_later(p->s, &run);
-        } else {
-            *rc = kept;
         }
         if (p->s->cfg.pager && p->s->cfg.pager->full) {
             p->s->cfg.pager->full(p->s->cfg.pager, &run); /* the saver has to fetch it */
@@ -143,9 +165,7 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
         return false;
     }
     *rc = ff_protect_lift(p->s, &run);
-    if (p->s->cfg.pager && p->s->cfg.pager->written) {
-        p->s->cfg.pager->written(p->s->cfg.pager, &run);
-    }
+    ff_protect_tell_written(p, &run);
     return true;
 }
 
@@ -159,8 +179,9 @@ static bool is_had(const FfProtect *p, unsigned block, uint64_t page)
 }
 
 /* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. *RC: 0, or
- * what failed first. A wait is noted until it is over: who lends its page looks for it. */
-static bool serve_one(FfProtect *p, int *rc)
+ * what failed first. *LEFT: a slot was taken and not used. A wait is noted until it is over: who
+ * lends its page looks for it. */
+static bool serve_one(FfProtect *p, int *rc, bool *left)
 {
     uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
     uint64_t slot, page;
@@ -170,19 +191,22 @@ static bool serve_one(FfProtect *p, int *rc)
         if (!ff_waits_get(&p->waits, i, &block, &page) || is_had(p, block, page)) {
             continue;
         }
-        if (!take_slot(p, &slot)) {
+        if (!ff_protect_take_slot(p, &slot)) {
             return false; /* whoever gives the next one back goes on here */
         }
+        FF_FAULT_AT("protect-serves");
         int one;
         bool kept = keep(p, slot, block, page, &one);
         if (!kept) {
-            leave_slot(p, slot);
+            ff_protect_leave_slot(p, slot);
         }
         if (!kept && !one && ff_bitmap_test(&p->blocks[block].armed, page)) {
-            continue; /* somebody was faster; or it has to be told again */
+            *left = true;
+            continue; /* somebody was faster */
         }
+        /* Who is told again begins a new wait: else each time would add one. */
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
-        *rc = *rc ? *rc : one;
+        *rc = *rc || one == -EAGAIN ? *rc : one;
         return true;
     }
     return false;
@@ -190,17 +214,21 @@ static bool serve_one(FfProtect *p, int *rc)
 
 static int serve(FfProtect *p)
 {
+    bool left = false, again;
     int rc = 0;
 
-    while (serve_one(p, &rc)) { /* each ends a wait */
-    }
+    do {
+        again = !left;
+        while (serve_one(p, &rc, &left)) { /* each ends a wait */
+        }
+    } while (left && again); /* once more: who lent meanwhile may have found no slot */
     return rc;
 }
 
 /* A slot is free, for writers that wait for one. */
 static int give_slot(FfProtect *p, uint64_t slot)
 {
-    leave_slot(p, slot);
+    ff_protect_leave_slot(p, slot);
     int rc = serve(p);
     if (__atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
         ff_space_wake_all(p->s); /* they are told again */
@@ -245,7 +273,8 @@ static bool keep_quietly(FfProtect *p, const FfRun *run, int *rc)
 {
     uint64_t slot, seen;
 
-    if (!ff_bitmap_test(&p->blocks[run->block].free, run->first) || !take_slot(p, &slot)) {
+    if (!ff_bitmap_test(&p->blocks[run->block].free, run->first) ||
+        !ff_protect_take_slot(p, &slot)) {
         return false;
     }
     if (!ff_bitmap_claim(&p->blocks[run->block].free, run->first)) {
@@ -286,8 +315,8 @@ static int keep_around(FfProtect *p, unsigned block, uint64_t page)
     all.n = i - all.first; /* a writer that waits in the rest has its own message */
     int lifted = n ? ff_protect_lift(p->s, &all) : 0;
     rc = rc ? rc : lifted;
-    if (n && p->s->cfg.pager && p->s->cfg.pager->written) {
-        p->s->cfg.pager->written(p->s->cfg.pager, &all);
+    if (n) {
+        ff_protect_tell_written(p, &all);
     }
     return rc;
 }
@@ -366,7 +395,10 @@ static void forgo(FfProtect *p, const FfRun *run)
  * SLOT, which is the caller's, is free. */
 static int wait_behind(FfProtect *p, uint64_t slot, const FfRun *run)
 {
-    FfWait *wait = is_had(p, run->block, run->first) ? ff_waits_free_slot(&p->waits) : NULL;
+    FF_FAULT_AT("protect-taken");
+    /* Also where it was lent or left in between: give_slot() finds the wait then, or ends it. */
+    bool wanted = ff_bitmap_test(&p->blocks[run->block].armed, run->first);
+    FfWait *wait = wanted ? ff_waits_free_slot(&p->waits) : NULL;
 
     if (wait) {
         ff_waits_begin(&p->waits, wait, run->block, run->first, 0, 0);
@@ -394,12 +426,12 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
     if (__atomic_load_n(&p->still, __ATOMIC_ACQUIRE) && spoil(p, &run)) {
         return ff_protect_lift(p->s, &run);
     }
-    if (!take_slot(p, &slot)) {
+    if (!ff_protect_take_slot(p, &slot)) {
         FfWait *wait = ff_waits_free_slot(&p->waits);
         if (wait) {
             ff_waits_begin(&p->waits, wait, block, page, 0, 0);
         }
-        bool taken = take_slot(p, &slot);
+        bool taken = ff_protect_take_slot(p, &slot);
         if (!taken && ff_bitmap_test(&p->blocks[block].armed, page)) {
             tell_full(p, &run);
             return 0;
@@ -414,11 +446,35 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
         return rc < 0 ? rc : keep_around(p, block, page);
     }
     int given = rc < 0 ? give_slot(p, slot) : wait_behind(p, slot, &run);
-    return rc < 0 ? rc : given;
+    return rc < 0 && rc != -EAGAIN ? rc : given;
 }
 
 /* ---- the saver ---------------------------------------------------------------------------------
  */
+
+/* As read_page(), of a saver. It holds the lock only to find the address and to see that nothing
+ * has changed since: a saver that lost its processor in the middle would keep the fault thread, and
+ * every writer, waiting for as long. */
+static int read_claimed_page(FfSpace *s, const FfRun *run, void *buf, uint64_t *seen)
+{
+    const FfBacking *b = &s->blocks[run->block].backing;
+    uint64_t bytes;
+
+    *seen = ff_space_enter(s);
+    uint64_t addr = ff_space_find_addr(s, run->block, run->first, &bytes);
+    ff_space_leave(s);
+    if (addr && bytes < b->page_size) {
+        return -ENOTSUP;
+    }
+    FF_FAULT_AT("protect-read-claimed");
+    int rc = ff_backing_read(b, run->first * b->page_size, addr, buf, b->page_size);
+    if (!s->changes || b->kind != FF_BACKING_PRIVATE) {
+        return rc;
+    }
+    bool is_same = ff_space_enter(s) == *seen && !ff_uffd_is_changing(s->cfg.uffd);
+    ff_space_leave(s);
+    return is_same ? rc : -EAGAIN;
+}
 
 int ff_protect_read(FfProtect *p, const FfRun *run, void *buf)
 {
@@ -426,9 +482,9 @@ int ff_protect_read(FfProtect *p, const FfRun *run, void *buf)
     int rc = 0;
 
     for (uint64_t i = 0; i < run->n && rc == 0;) {
-        uint64_t seen = ff_space_enter(p->s);
-        rc = read_page(p->s, &(FfRun){run->block, run->first + i, 1}, (char *)buf + i * ps);
-        ff_space_leave(p->s);
+        FfRun page = {run->block, run->first + i, 1};
+        uint64_t seen;
+        rc = read_claimed_page(p->s, &page, (char *)buf + i * ps, &seen);
         if (rc == -EAGAIN) {
             rc = ff_space_wait_change(p->s, seen);
         } else {
@@ -436,6 +492,16 @@ int ff_protect_read(FfProtect *p, const FfRun *run, void *buf)
         }
     }
     return rc;
+}
+
+bool ff_protect_own(FfProtect *p, unsigned block, uint64_t page)
+{
+    bool is_own = ff_bitmap_claim(&p->blocks[block].armed, page);
+
+    if (is_own) {
+        __atomic_sub_fetch(&p->left, 1, __ATOMIC_SEQ_CST);
+    }
+    return is_own;
 }
 
 uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t max,

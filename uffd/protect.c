@@ -16,6 +16,7 @@
 #include "uffd/protect-internal.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "fault/fault.h"
@@ -41,6 +42,7 @@ static bool make_buffer(FfProtect *p, uint64_t bytes)
     p->slots = g_new0(FfRun, p->n_slots);
     ff_bitmap_init(&p->empty, p->n_slots, true);
     ff_bitmap_init(&p->kept, p->n_slots, false);
+    ff_bitmap_init(&p->doubted, p->n_slots, false);
     if (!p->n_slots) {
         return true;
     }
@@ -64,6 +66,14 @@ static bool has_unseen_writers(const FfSpace *s)
     return shared && s->cfg.features & UFFD_FEATURE_EVENT_FORK;
 }
 
+/* What is set in the stop has its memory before: a first touch of each page of the bitmaps would be
+ * a fault of our own there. */
+static void init_touched(FfBitmap *bm, uint64_t n_pages)
+{
+    ff_bitmap_init(bm, n_pages, false);
+    memset(bm->words, 0, ff_bitmap_words(n_pages) * sizeof(*bm->words));
+}
+
 int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
 {
     /* What another process has read of the userfaultfd is not waited for by settle(). */
@@ -78,8 +88,8 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
     }
     p->blocks = g_new0(FfProtectBlock, s->n_blocks);
     for (unsigned i = 0; i < s->n_blocks; i++) {
-        ff_bitmap_init(&p->blocks[i].armed, s->blocks[i].n_pages, false);
-        ff_bitmap_init(&p->blocks[i].free, s->blocks[i].n_pages, false);
+        init_touched(&p->blocks[i].armed, s->blocks[i].n_pages);
+        init_touched(&p->blocks[i].free, s->blocks[i].n_pages);
         ff_bitmap_init(&p->blocks[i].lent, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].ready, s->blocks[i].n_pages, false);
         ff_bitmap_init(&p->blocks[i].given, s->changes ? s->blocks[i].n_pages : 0, false);
@@ -154,8 +164,8 @@ static unsigned count_rest(const FfBitmap *ready, const FfRun *run, unsigned max
     unsigned rows = 0;
 
     for (uint64_t at = run->first; rows < max; at = first + n) {
-        n = ff_bitmap_next_run(ready, at, false, &first);
-        if (!n || first >= run->first + run->n) {
+        n = ff_bitmap_next_run_in(ready, at, run->first + run->n, false, &first);
+        if (!n) {
             break;
         }
         rows++;
@@ -175,11 +185,10 @@ static int protect_rest(FfSpace *s, const FfRun *run, uint64_t addr)
         return ff_space_check(s, ff_uffd_try_protect(s->cfg.uffd, addr, run->n * ps, true));
     }
     for (uint64_t at = run->first; addr && rc == 0; at = first + n) {
-        n = ff_bitmap_next_run(ready, at, false, &first);
-        if (!n || first >= end) {
+        n = ff_bitmap_next_run_in(ready, at, end, false, &first);
+        if (!n) {
             break;
         }
-        n = MIN(n, end - first);
         rc = ff_space_check(
             s, ff_uffd_try_protect(s->cfg.uffd, addr + (first - run->first) * ps, n * ps, true));
     }
@@ -195,11 +204,10 @@ static uint64_t set_ready(FfProtect *p, const FfRun *run)
     uint64_t n = ff_bitmap_set_run(&b->ready, run->first, run->n), first, len;
 
     for (uint64_t at = run->first; p->s->changes; at = first + len) {
-        len = ff_bitmap_next_run(&b->given, at, true, &first);
-        if (!len || first >= run->first + run->n) {
+        len = ff_bitmap_next_run_in(&b->given, at, run->first + run->n, true, &first);
+        if (!len) {
             break;
         }
-        len = MIN(len, run->first + run->n - first);
         ff_bitmap_clear_run(&b->ready, first, len);
     }
     return n;
@@ -414,6 +422,7 @@ void ff_protect_free(FfProtect *p)
     }
     ff_bitmap_clear(&p->empty);
     ff_bitmap_clear(&p->kept);
+    ff_bitmap_clear(&p->doubted);
     p->s->protect = NULL;
     g_free(p->slots);
     g_free(p->blocks);

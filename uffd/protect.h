@@ -10,7 +10,8 @@
  * ff_protect_wanted() or ff_protect_take(), with the content that it had when it was armed. What
  * the kernel tells of no fault is not seen: writes by another mapping or file descriptor, pages
  * that were pinned before, and holes punched into the file. What a process gives back by madvise()
- * before it was saved is counted as lost.
+ * before it was saved is kept, where it can be known in time (callers.h) and the buffer has room;
+ * else it is counted as lost.
  *
  * Threads: the fault thread keeps; any number of savers. Nothing is allocated after
  * ff_protect_new(). In front of the end of the process's own life: ff_protect_free() lifts
@@ -73,7 +74,11 @@ uint64_t ff_protect_claim(FfProtect *p, unsigned block, uint64_t from, uint64_t 
  * (but that a mapping fills their holes); private memory in this way alone, as it can be moved
  * meanwhile. 0 or -errno. */
 int ff_protect_read(FfProtect *p, const FfRun *run, void *buf);
-/* The same for one page whose writer waits. FALSE: there is none. */
+/* PAGE, which was claimed and read, counts as saved; ff_protect_done() follows. FALSE: what was
+ * read is worth nothing, as the process is giving the page back. It comes once more, from the
+ * buffer, or is lost. */
+bool ff_protect_own(FfProtect *p, unsigned block, uint64_t page);
+/* The same as ff_protect_claim() for one page whose writer waits. FALSE: there is none. */
 bool ff_protect_wanted(FfProtect *p, FfRun *run);
 /* RUN, which was claimed, is saved. 0 or -errno. */
 int ff_protect_done(FfProtect *p, const FfRun *run);
@@ -147,5 +152,20 @@ int ff_protect_lift_late(FfSpace *s);
 int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page);
 /* RUN is being given back. The space is locked. */
 void ff_protect_removed(FfProtect *p, const FfRun *run);
+/* Before a message is read, the space is locked: what callers of madvise() are about to give back
+ * is kept. IS_READABLE: poll() has said so. FALSE: nothing has to be; else one message may be read
+ * if it is readable, and none if not: it is a fault, which comes first, or the event of a caller
+ * that was asked. */
+bool ff_protect_keep_given(FfProtect *p, bool is_readable);
+/* Somebody waits for its event to be read, and faults are read before it: who is told to try again
+ * now comes before it again. */
+bool ff_protect_awaits_event(const FfProtect *p);
+/* An event was read: that of a process that GIVES_BACK, or another. */
+void ff_protect_stir(FfProtect *p, bool gives_back);
+/* What was kept so is in doubt until there is no change; RUN, which was moved or unmapped before,
+ * is lost then. The space is locked. */
+bool ff_protect_has_doubts(const FfProtect *p);
+void ff_protect_end_doubts(FfProtect *p);
+void ff_protect_drop_doubted(FfProtect *p, const FfRun *run);
 
 #endif

@@ -16,7 +16,7 @@
 #include "uffd/regions.h"
 #include "uffd/space.h"
 
-/* The fault thread reads so many messages at once, and defers one for each at most. */
+/* The fault thread reads so many messages at once. */
 #define FF_SPACE_BATCH 64
 
 typedef struct FfProtect FfProtect;
@@ -61,9 +61,11 @@ struct FfSpace {
         generation; /* lock and changed_lock to write, one of them to read: batches with events */
     bool cancelled; /* changed_lock */
 
-    /* Fault thread. Who could not be answered, as an event must be read first: addresses. */
+    /* Fault thread. Who could not be answered, as an event must be read first: addresses; for which
+     * there was no room: all between two. */
     uint64_t deferred[FF_SPACE_BATCH];
     unsigned n_deferred;
+    uint64_t rest_start, rest_end;
     bool has_late;
     /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
     unsigned vain_block, vain_n;
@@ -89,8 +91,8 @@ void ff_space_uncancel(FfSpace *s);
 /* This thread is the fault thread of S from now on; NULL: of none. */
 void ff_space_set_fault_thread(FfSpace *s);
 bool ff_space_is_fault_thread(const FfSpace *s);
-/* Fault thread, for the message that it answers: who waits at ADDR is told again when the next
- * messages are read. */
+/* Fault thread, for the message that it answers: who waits at ADDR is told again when an event was
+ * read, or there is none. */
 void ff_space_defer(FfSpace *s, uint64_t addr);
 /* Fault thread: the protection of RUN is lifted then (protect.h). */
 void ff_space_lift_later(FfSpace *s, const FfRun *run);

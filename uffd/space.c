@@ -23,6 +23,7 @@
 #define LOOK_AGAIN_NS (1000 * 1000)
 /* The kernel holds the process's mmap lock for so many bytes at most. */
 #define UNREGISTER_PIECE (16ull << 20)
+#define SMALL_PAGE 4096ull
 
 static __thread const FfSpace *fault_thread_of;
 
@@ -587,8 +588,12 @@ bool ff_space_end_waits(FfSpace *s, unsigned block, uint64_t page, uint64_t n)
 
 void ff_space_defer(FfSpace *s, uint64_t addr)
 {
-    g_assert(s->n_deferred < FF_SPACE_BATCH);
-    s->deferred[s->n_deferred++] = addr;
+    if (s->n_deferred < FF_SPACE_BATCH) {
+        s->deferred[s->n_deferred++] = addr;
+        return;
+    }
+    s->rest_start = s->rest_end ? MIN(s->rest_start, addr) : addr;
+    s->rest_end = MAX(s->rest_end, addr + SMALL_PAGE);
 }
 
 void ff_space_lift_later(FfSpace *s, const FfRun *run)

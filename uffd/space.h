@@ -20,6 +20,7 @@
 #include <stdbool.h>
 
 #include "uffd/backing.h"
+#include "uffd/callers.h"
 #include "uffd/messages.h"
 #include "uffd/pager.h"
 #include "uffd/waits.h"
@@ -44,7 +45,8 @@ typedef struct {
     FfSharedRemove shared_remove;
     /* Who reads the userfaultfd; NULL: the fault thread does. */
     FfMessages *messages;
-    FfPager *pager; /* NULL: ff_space_set_pager() follows */
+    FfCallers *callers; /* of what is protected; NULL: what is given back before is lost */
+    FfPager *pager;     /* NULL: ff_space_set_pager() follows */
     const FfSpaceOps *ops;
     void *opaque;
 } FfSpaceConfig;

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Thin wrappers of the userfaultfd ioctls.
- * No state; any thread. System calls: ioctl(UFFDIO_*), read.
+ * No state; any thread. System calls: ioctl(UFFDIO_*), read, open (fdinfo), close.
  */
 #include "uffd/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -183,6 +186,23 @@ bool ff_uffd_is_changing(int uffd)
     struct uffdio_copy nothing = {.len = 0};
 
     return ioctl(uffd, UFFDIO_COPY, &nothing) < 0 && errno == EAGAIN;
+}
+
+int ff_uffd_pending(int uffd)
+{
+    char text[512];
+    int n = 0;
+
+    snprintf(text, sizeof(text), "/proc/self/fdinfo/%d", uffd);
+    int fd = open(text, O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    int rc = len < 0 ? -errno : 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    text[rc < 0 ? 0 : len] = '\0';
+    const char *line = strstr(text, "\npending:");
+    return rc < 0 ? rc : line && sscanf(line, "\npending: %d", &n) == 1 ? n : -EPROTO;
 }
 
 int ff_uffd_read(int uffd, struct uffd_msg *msgs, size_t max)

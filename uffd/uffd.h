@@ -65,6 +65,8 @@ int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t 
 int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on);
 /* A change of the mapping is under way, whose event was not read or whose maker has not gone on. */
 bool ff_uffd_is_changing(int uffd);
+/* How many faults of this process's own UFFD can be read now, which come before events; -errno. */
+int ff_uffd_pending(int uffd);
 /* The process has ended: nobody has its memory any more. */
 bool ff_uffd_is_gone(int uffd);
 /* Reads up to MAX messages without blocking. Returns their number, 0 if there is none now. */

@@ -94,6 +94,9 @@ struct FfVmmMemory {
     char *(*saved_before)(FfVmmMemory *memory);
     /* Source, optional: of BLOCK (its id), as it is now. */
     FfBlockUse (*use)(FfVmmMemory *memory, const char *block);
+    /* Source, optional: the ids (g_free) of all memory backends that there are now, whoever made
+     * them; "" for one without. NULL and ERROR: the VMM does not say. */
+    GPtrArray *(*backends)(FfVmmMemory *memory, GError **error);
 };
 
 #endif

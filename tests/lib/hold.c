@@ -18,7 +18,9 @@ static void make(Vm *vm, const char *name)
 static void meet(Vm *vm, const char *name)
 {
     g_autofree char *path = g_build_filename(vm_dir(vm), name, NULL);
+    alarm(TEST_TIMEOUT); /* ends the program: nobody may come */
     int fd = open(path, O_WRONLY | O_CLOEXEC);
+    alarm(0);
     struct pollfd reader = {.fd = fd};
 
     g_assert_cmpint(fd, >=, 0);

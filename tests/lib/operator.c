@@ -141,6 +141,22 @@ static bool released_by_qemu(Operator *o)
     return o->release_ram && carried_by_qemu(o);
 }
 
+/* A switch of QEMU's own that fails leaves the guest as it stands, in QEMU 7.2: it has not noted
+ * that it ran (postcopy_start()). Nothing is lost, and cont brings it back. But the thread that
+ * reads the return path may wait to be resumed then, for ever, and QEMU's end for that
+ * (migration_shutdown(), pthread_cond_destroy()). */
+static void continue_after_qemu(Operator *o)
+{
+    g_autofree char *state = operator_run_state(o, o->s);
+
+    if (!strcmp(state, "postmigrate") && carried_by_qemu(o)) {
+        g_print("# QEMU carried it, and its switch failed: it stands until cont\n");
+        g_assert_true(operator_try(o, o->s, "cont", NULL));
+        o->s_cannot_quit = true;
+        o->d_ended = ended(o->d_pidfd);
+    }
+}
+
 static void recover(Operator *o)
 {
     if (operator_try(o, o->d, "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}") && target(o)) {
@@ -208,6 +224,7 @@ OperatorEnd operator_look(Operator *o)
     }
     if (one_of(s, "failed", "cancelled")) {
         note_error(o);
+        continue_after_qemu(o);
         return OPERATOR_SOURCE;
     }
     if (!strcmp(d, "completed") && one_of(s, "completed", "postcopy-paused")) {
@@ -312,6 +329,6 @@ static void end_vm(Vm *vm, int pidfd, bool by_force)
 void operator_end(Operator *o, OperatorEnd end)
 {
     end_vm(o->d, o->d_pidfd, end != OPERATOR_DESTINATION);
-    end_vm(o->s, o->s_pidfd, end != OPERATOR_SOURCE);
+    end_vm(o->s, o->s_pidfd, end != OPERATOR_SOURCE || o->s_cannot_quit);
     g_free(o->seen);
 }

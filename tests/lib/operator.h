@@ -20,6 +20,7 @@ typedef struct {
     bool switched;    /* migrate-start-postcopy was taken */
     bool release_ram; /* the capability is on at the source; set by the caller */
     bool d_ended;
+    bool s_cannot_quit; /* its QEMU has a thread that waits for ever */
     unsigned recoveries, source_port;
     char *seen; /* what both sides said last */
     /* The port for the source, given the destination's; NULL: the same. */

@@ -169,6 +169,31 @@ static void test_plugged_during(void)
     snap_end(&t);
 }
 
+/* The same, with a backend that there was not either. */
+static void test_came_during(gconstpointer device)
+{
+    static const char *const args[] = {SLOTS, NULL};
+    Snap t = {.args = args, .listens = true};
+
+    if (!snap_begin(&t, "snapshot/*/at/protected=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_free(vm_human(t.vm, "object_add memory-backend-ram,id=late,size=32M"));
+    if (device) {
+        g_autofree char *add = g_strdup_printf("device_add %s,memdev=late", (const char *)device);
+        g_free(vm_human(t.vm, add));
+    }
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), device ? "failed" : "completed");
+    if (device) {
+        snap_expect_error(&t, "a device got the new memory backend \"late\" during the snapshot");
+        snap_expect_no_file(&t);
+    }
+    snap_end(&t);
+}
+
 /* What the guest has never touched stays a hole of its memory, and takes no huge page of the host.
  */
 static void test_holes(void)
@@ -324,5 +349,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &plugged[i], test_plugged);
     }
     g_test_add_func("/snapshot/plugged/during", test_plugged_during);
+    g_test_add_data_func("/snapshot/plugged/came/unused", NULL, test_came_during);
+    g_test_add_data_func("/snapshot/plugged/came/dimm", "pc-dimm", test_came_during);
+    g_test_add_data_func("/snapshot/plugged/came/pmem", "virtio-pmem-pci", test_came_during);
     return g_test_run();
 }

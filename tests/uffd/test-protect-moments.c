@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 #include "tests/uffd/rig.h"
-#include "uffd/protect.h"
+#include "uffd/protect-internal.h"
+#include "uffd/space-internal.h"
 
 #define WP UFFDIO_REGISTER_MODE_WP
 #define CHANGES (FF_UFFD_EVENTS & ~UFFD_FEATURE_EVENT_FORK)
@@ -433,6 +434,31 @@ static int moves(void *opaque)
     return 0;
 }
 
+/* The same in a saver, which is not in the way of the event. */
+static int has_moved(void *opaque)
+{
+    Scene *sc = opaque;
+    char *at = rig_page(sc->r, sc->page);
+
+    g_thread_join(g_thread_new("moves", other_moves, sc));
+    g_assert_true(mmap(at, sc->r->page_size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
+    memset(at, 0x55, sc->r->page_size);
+    return 0;
+}
+
+/* Whoever is told again after a change has no wait left from before it: they would grow in number
+ * with each time, and all of them be tried at each fault. */
+static void expect_no_waits(const Scene *sc)
+{
+    unsigned block;
+    uint64_t page;
+
+    for (uint32_t i = 0; i < sc->p->waits.high; i++) {
+        g_assert_false(ff_waits_get(&sc->p->waits, i, &block, &page));
+    }
+}
+
 static void claim_and_check(Scene *sc, unsigned page)
 {
     g_autofree char *buf = g_malloc(sc->r->page_size);
@@ -458,21 +484,159 @@ static void test_move(RigKind kind)
         sc.page = 1;
         sc.room = mmap(NULL, sc.r->page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         rig_start(sc.r);
-        if (rig_at("protect-read", moves, &sc)) {
+        bool can = round == 0 ? rig_at("protect-read", moves, &sc)
+                              : rig_at("protect-read-claimed", has_moved, &sc);
+        if (can) {
             if (round == 0) {
                 write_page(sc.r, 1); /* what is there now */
+                expect_no_waits(&sc);
                 const void *data;
                 unsigned slot;
                 FfRun run;
                 g_assert_false(ff_protect_take(sc.p, &slot, &run, &data));
             }
             claim_and_check(&sc, 1);
-            g_thread_join(__atomic_load_n(&sc.other, __ATOMIC_ACQUIRE));
+            GThread *other = __atomic_load_n(&sc.other, __ATOMIC_ACQUIRE);
+            if (other) {
+                g_thread_join(other);
+            }
             g_assert_true(rig_is_pattern(sc.r, 1, sc.room));
         }
         munmap(rig_page(sc.r, 1), sc.r->page_size);
         close_scene(&sc);
     }
+}
+
+/* ---- what callers are about to give back -------------------------------------------------------
+ */
+
+/* Somebody who knows of one caller, which gives N pages from FIRST on back. */
+typedef struct {
+    FfCallers callers; /* first */
+    Rig *r;
+    unsigned first, n;
+} Known;
+
+static unsigned each_known(FfCallers *c, bool is_first, FfCallersRange *fn, void *opaque)
+{
+    Known *k = (Known *)(void *)c;
+    uint64_t start = (uintptr_t)rig_page(k->r, k->first);
+
+    fn(start, start + k->n * k->r->page_size, opaque);
+    return 0;
+}
+
+static bool open_known(Scene *sc, Known *k, RigKind kind, unsigned slots)
+{
+    bool opened = open_scene(sc, kind, CHANGES, slots);
+
+    if (opened) {
+        *k = (Known){{each_known}, sc->r, 0, 4};
+        sc->r->s->cfg.callers = &k->callers;
+    }
+    return opened;
+}
+
+/* Its old content is kept, also of a page that a saver has claimed, and of one whose writer waits
+ * for room. */
+static void test_keep_given(RigKind kind)
+{
+    Scene sc;
+    Known k;
+    FfRun run = {0};
+
+    if (!open_known(&sc, &k, kind, 4)) {
+        return;
+    }
+    run.n = ff_protect_claim(sc.p, 0, 0, 2, &run.first);
+    g_assert_cmpuint(run.n, ==, 2);
+    g_assert_true(ff_protect_own(sc.p, 0, 0)); /* it has been read */
+    rig_start(sc.r);
+    give_back(sc.r, 0, 4);
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, 0);
+    g_assert_false(ff_protect_own(sc.p, 0, 1));
+    g_assert_cmpint(ff_protect_done(sc.p, &run), ==, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        write_page(sc.r, i);
+    }
+    rig_stop(sc.r); /* no change is under way any more */
+    for (unsigned i = 1; i < 4; i++) {
+        take_pattern(&sc, i);
+    }
+    g_assert_cmpuint(ff_protect_left(sc.p), ==, sc.r->n_pages - 4);
+    close_scene(&sc);
+}
+
+/* As where there are many threads: the first look takes long, and the caller was running then. */
+static unsigned each_known_late(FfCallers *c, bool is_first, FfCallersRange *fn, void *opaque)
+{
+    if (is_first) {
+        g_usleep(3000);
+        return 1;
+    }
+    return each_known(c, is_first, fn, opaque);
+}
+
+static void test_long_look(RigKind kind)
+{
+    Scene sc;
+    Known k;
+
+    if (!open_known(&sc, &k, kind, 4)) {
+        return;
+    }
+    k.callers.each = each_known_late;
+    ff_protect_stir(sc.p, true);
+    rig_start(sc.r);
+    give_back(sc.r, 0, 4);
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, 0);
+    close_scene(&sc);
+}
+
+/* All or nothing. */
+static void test_no_room_for_given(RigKind kind)
+{
+    unsigned n_free;
+    Scene sc;
+    Known k;
+
+    if (!open_known(&sc, &k, kind, 3)) {
+        return;
+    }
+    rig_start(sc.r);
+    give_back(sc.r, 0, 4);
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, 4);
+    ff_protect_slots(sc.p, &n_free);
+    g_assert_cmpuint(n_free, ==, 3);
+    close_scene(&sc);
+}
+
+/* Something else is at the address by then, and the event that says so comes later. */
+static void test_moved_given(RigKind kind)
+{
+    const void *data;
+    unsigned slot;
+    FfRun run;
+    Scene sc;
+    Known k;
+
+    if (!open_known(&sc, &k, kind, 4)) {
+        return;
+    }
+    sc.page = 1;
+    sc.room = mmap(NULL, sc.r->page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    moves(&sc);
+    rig_start(sc.r);
+    g_thread_join(__atomic_load_n(&sc.other, __ATOMIC_ACQUIRE));
+    g_assert_cmpuint(ff_protect_lost(sc.p), ==, 1);
+    rig_stop(sc.r);
+    while (ff_protect_take(sc.p, &slot, &run, &data)) {
+        g_assert_cmpuint(run.first, !=, 1);
+        g_assert_true(rig_is_pattern(sc.r, run.first, data));
+        ff_protect_release(sc.p, slot);
+    }
+    munmap(rig_page(sc.r, 1), sc.r->page_size);
+    close_scene(&sc);
 }
 
 /* ---- given up ----------------------------------------------------------------------------------
@@ -505,6 +669,85 @@ static void test_give_up(RigKind kind)
     close_scene(&sc);
 }
 
+/* ---- loans -------------------------------------------------------------------------------------
+ */
+
+/* Fault thread: it has found that somebody has the page. */
+static int lend_taken(void *opaque)
+{
+    Scene *sc = opaque;
+
+    g_assert_cmpint(ff_protect_lend(sc->p, &(FfRun){0, 0, 1}), ==, 0);
+    return 0;
+}
+
+/* It has looked once more. */
+static int expect_written(void *opaque)
+{
+    Scene *sc = opaque;
+
+    g_assert_cmpuint(rig_written(sc->r), ==, 1);
+    return 0;
+}
+
+/* What is lent when its writer has found it taken is kept all the same. */
+static void test_lent_between(RigKind kind)
+{
+    uint64_t first;
+    Scene sc;
+
+    if (!open_scene(&sc, kind, 0, 4)) {
+        return;
+    }
+    if (rig_at("protect-taken", lend_taken, &sc) && rig_at("protect-behind", expect_written, &sc)) {
+        g_assert_cmpuint(ff_protect_claim(sc.p, 0, 0, 1, &first), ==, 1);
+        rig_start(sc.r);
+        write_page(sc.r, 0);
+        take_pattern(&sc, 0);
+    }
+    close_scene(&sc);
+}
+
+/* The thread that serves has the only slot, for page 1: that is taken from it, and page 0 lent. */
+static int lend_other(void *opaque)
+{
+    Scene *sc = opaque;
+    uint64_t first;
+
+    g_assert_cmpuint(ff_protect_claim(sc->p, 0, 1, 1, &first), ==, 1);
+    g_assert_cmpuint(first, ==, 1);
+    g_assert_cmpint(ff_protect_lend(sc->p, &(FfRun){0, 0, 1}), ==, 0);
+    return 0;
+}
+
+/* Who lends when another one has the last slot in its hand finds none: that one looks again. */
+static void test_lent_without_slot(RigKind kind)
+{
+    uint64_t first;
+    Scene sc;
+
+    if (!open_scene(&sc, kind, 0, 1)) {
+        return;
+    }
+    if (rig_at("protect-serves", lend_other, &sc)) {
+        g_assert_cmpuint(ff_protect_claim(sc.p, 0, 0, 1, &first), ==, 1);
+        rig_start(sc.r);
+        write_page(sc.r, 2);
+        sc.writer = g_thread_new("first", other_writes, &sc); /* page 0 */
+        wait_for(sc.r, &sc.r->full, 1);
+        Scene second = {.r = sc.r, .page = 1};
+        sc.other = g_thread_new("second", other_writes, &second);
+        wait_for(sc.r, &sc.r->full, 2);
+        take_pattern(&sc, 2);
+        g_assert_cmpuint(rig_written(sc.r), ==, 2);
+        g_thread_join(sc.writer);
+        take_pattern(&sc, 0);
+        g_assert_cmpint(ff_protect_done(sc.p, &(FfRun){0, 1, 1}), ==, 0);
+        g_thread_join(sc.other);
+    }
+    close_scene(&sc);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -514,8 +757,14 @@ int main(int argc, char **argv)
     rig_add("/protect-moments/stop", RIG_ALL, test_stop);
     rig_add("/protect-moments/stop-many", RIG_ALL, test_stop_many);
     rig_add("/protect-moments/give-back", RIG_ALL, test_give_back);
+    rig_add("/protect-moments/keep-given", RIG_ALL, test_keep_given);
+    rig_add("/protect-moments/long-look", RIG_ALL, test_long_look);
+    rig_add("/protect-moments/no-room-for-given", RIG_ALL, test_no_room_for_given);
+    rig_add("/protect-moments/moved-given", RIG_BIT(RIG_ANON), test_moved_given);
     rig_add("/protect-moments/unreadable", RIG_ALL, test_unreadable);
     rig_add("/protect-moments/give-up", RIG_ALL, test_give_up);
+    rig_add("/protect-moments/lent-between", RIG_ALL, test_lent_between);
+    rig_add("/protect-moments/lent-without-slot", RIG_ALL, test_lent_without_slot);
     /* files are not read by address */
     rig_add("/protect-moments/move", RIG_BIT(RIG_ANON), test_move);
     return g_test_run();

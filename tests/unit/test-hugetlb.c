@@ -322,16 +322,8 @@ static Pair writing_pair(bool (*drain)(GError **error))
     return p;
 }
 
-/* It has read all that came before PREPARE, and has not armed its userfaultfd. */
-static void take_at_prepare(Side *s, bool ours)
-{
-    if (ours) {
-        hugepages_take(taken);
-    }
-}
-
 /* A page of data that the destination has becomes zeros while the guest runs, and somebody takes
- * every huge page that is not reserved. The destination's is. */
+ * every huge page that is not reserved, when all of precopy has come. The destination's is. */
 static void test_zeroed(void)
 {
     taken = side_possible() ? hugepages_new(2 * PAGES + 2) : NULL;
@@ -341,7 +333,7 @@ static void test_zeroed(void)
     Pair p = writing_pair(zero_in_window);
     g_autofree char *to = pair_address(p.d);
 
-    p.d->settings = take_at_prepare;
+    p.d->loading = take_all;
     side_start(p.s, to, -1);
     check_moved(&p);
     g_autoptr(FfMigrationInfo) info = ff_migration_info(p.d->m);
