@@ -7,7 +7,8 @@
  * order. One of ff_array_open*(): changed pages are written to the log, as far as they are not
  * there already for want of memory; its end is the moment of the commit, and the one fsync. Then
  * they are written to the file, without one: if that is lost the log has them. The log is emptied
- * when it has become long, after the file was synced.
+ * when it has become long, after the file was synced. One that is compressed is only read, and what
+ * was changed is dropped or stays.
  *
  * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
  * without the lock.
@@ -123,16 +124,30 @@ static int begin(FfArray *a, const char *call)
         return ff_fail(-EBUSY, "%s: another thread commits, aborts or invalidates", call);
     }
     a->busy = true;
-    while (a->n_leaving) { /* who spills has not seen that it is busy */
+    while (a->n_spilling) { /* who spills has not seen that it is busy */
         pthread_cond_wait(&a->changed, &a->lock);
     }
     return 0;
+}
+
+/* Who loads one of N pages from FIRST on may have begun before they were stored, and would look for
+ * them in the log by now. */
+static void load_again(FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t last = (first + n - 1) / ff_array_pages(a);
+
+    for (uint64_t b = first / ff_array_pages(a); b <= last; b++) {
+        a->blocks[b].again |= a->blocks[b].state == FF_BLOCK_LOADING;
+    }
 }
 
 /* Locked before. */
 static void end(FfArray *a)
 {
     a->busy = false;
+    if (a->broken) {
+        load_again(a, 0, a->size / PAGE); /* with the log */
+    }
     ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
 }
@@ -266,6 +281,18 @@ int ff_array_checkpoint(FfArray *a)
     return rc < 0 ? rc : ff_redo_reset(a->log);
 }
 
+/* What was committed is in its place, and what is changed in memory: the log is empty. -EBUSY:
+ * something that is changed is in the log alone. */
+static int empty_log(FfArray *a)
+{
+    for (uint64_t b = 0; (b = next_dirty(a, b)) < a->n_blocks; b++) {
+        if (!is_loaded(a, b)) {
+            return -EBUSY;
+        }
+    }
+    return ff_array_checkpoint(a);
+}
+
 /* The log has it: what fails from here on does not undo it. */
 static int apply(FfArray *a, char *buffer)
 {
@@ -288,6 +315,13 @@ static int set_broken(FfArray *a, int rc)
     return rc;
 }
 
+static int log_all(FfArray *a, char *buffer)
+{
+    int rc = each_dirty(a, buffer, log_block);
+
+    return rc < 0 ? rc : ff_redo_end(a->log);
+}
+
 static int store_disk(FfArray *a, char *buffer)
 {
     if (a->broken) {
@@ -295,10 +329,14 @@ static int store_disk(FfArray *a, char *buffer)
                        "ff_array_commit: an earlier one failed in the middle: free this array "
                        "and open it again");
     }
-    int rc = each_dirty(a, buffer, log_block);
-    rc = rc < 0 ? rc : ff_redo_end(a->log);
+    int rc = log_all(a, buffer), emptied = 0;
+    if ((rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG) && ff_redo_size(a->log) &&
+        !ff_redo_is_lost(a->log)) {
+        emptied = empty_log(a);
+        rc = emptied < 0 ? rc : log_all(a, buffer);
+    }
     if (rc < 0) {
-        set_broken(a, ff_redo_is_lost(a->log) ? rc : 0);
+        set_broken(a, ff_redo_is_lost(a->log) || (emptied < 0 && emptied != -EBUSY) ? rc : 0);
         return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", g_strerror(-rc),
                        a->broken ? ": free this array and open it again" : "");
     }
@@ -311,6 +349,10 @@ static int store(FfArray *a)
 
     if (next_dirty(a, 0) == a->n_blocks) {
         return 0;
+    }
+    if (a->read_only) {
+        return ff_fail(-EROFS, "ff_array_commit: a compressed file can only be read: drop what was "
+                               "changed by ff_array_abort()");
     }
     if (a->disk) {
         return store_disk(a, buffer);
@@ -337,17 +379,6 @@ static void protect(FfArray *a, uint64_t first, uint64_t n)
                 ff_bitmap_set_run(&a->dirty, at / PAGE, a->page_size / PAGE);
             }
         }
-    }
-}
-
-/* Who loads one of N pages from FIRST on may have begun before they were stored, and would look for
- * them in the log by now. */
-static void load_again(FfArray *a, uint64_t first, uint64_t n)
-{
-    uint64_t last = (first + n - 1) / ff_array_pages(a);
-
-    for (uint64_t b = first / ff_array_pages(a); b <= last; b++) {
-        a->blocks[b].again |= a->blocks[b].state == FF_BLOCK_LOADING;
     }
 }
 
@@ -393,16 +424,13 @@ int ff_array_writeout(FfArray *a, unsigned flags)
     if (rc == 0 && flags & FF_ARRAY_MARK) {
         mark(a);
     }
-    if (rc == 0 && a->disk && !a->broken && next_dirty(a, 0) == a->n_blocks &&
+    if (rc == 0 && a->disk && !a->read_only && !a->broken && next_dirty(a, 0) == a->n_blocks &&
         ff_redo_size(a->log) > LOG_MAX) {
         pthread_mutex_unlock(&a->lock);
         /* It is committed. A log that cannot be emptied is there for the next one that opens it:
          * the kernel tells once that it could not write, so this is not tried once more. */
         set_broken(a, ff_array_checkpoint(a));
         pthread_mutex_lock(&a->lock);
-    }
-    if (a->broken) {
-        load_again(a, 0, a->size / PAGE); /* with the log */
     }
     end(a);
     return rc;
@@ -411,6 +439,32 @@ int ff_array_writeout(FfArray *a, unsigned flags)
 int ff_array_commit(FfArray *a)
 {
     return ff_array_writeout(a, FF_ARRAY_STORE | FF_ARRAY_MARK);
+}
+
+int ff_array_sync(FfArray *a)
+{
+    int rc = begin(a, "ff_array_sync");
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (a->broken) {
+        rc = ff_fail(-EIO, "ff_array_sync: a commit failed in the middle: free this array and open "
+                           "it again");
+    } else if (a->disk && !a->read_only && ff_redo_size(a->log)) {
+        pthread_mutex_unlock(&a->lock);
+        rc = empty_log(a);
+        set_broken(a, rc == -EBUSY ? 0 : rc);
+        rc = rc == -EBUSY
+                 ? ff_fail(rc, "ff_array_sync: what is changed and has no room in memory is "
+                               "in the log: commit or abort it first")
+             : rc < 0 ? ff_fail(-EIO, "ff_array_sync: %s: free this array and open it again",
+                                g_strerror(-rc))
+                      : 0;
+        pthread_mutex_lock(&a->lock);
+    }
+    end(a);
+    return rc;
 }
 
 /* ---- dropping ----------------------------------------------------------------------------------
@@ -494,7 +548,7 @@ int ff_array_abort(FfArray *a)
  * finds what it was, and it is dropped after that. */
 static int drop_from_log(FfArray *a, uint64_t first, uint64_t end)
 {
-    if (!a->disk || first >= end) {
+    if (!a->disk || a->read_only || first >= end) {
         return 0;
     }
     pthread_mutex_unlock(&a->lock);
@@ -519,8 +573,15 @@ int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
         end(a);
         return fail("ff_array_invalidate: the log", rc);
     }
-    for (uint64_t b = offset / a->block_size; rc == 0 && b < last; b++) {
-        rc = drop(a, b);
+    if (a->disk) {
+        ff_disk_forget(a->disk); /* before it is loaded again */
+    }
+    for (uint64_t b = offset / a->block_size; b < last; b++) { /* all: the log has them no more */
+        int dropped = drop(a, b);
+        rc = rc < 0 ? rc : dropped;
+    }
+    if (rc == 0 && a->log && next_dirty(a, 0) == a->n_blocks) {
+        ff_redo_begin(a->log); /* it has nothing that anybody wants */
     }
     end(a);
     return rc < 0 ? fail("ff_array_invalidate: the page tables", rc) : 0;

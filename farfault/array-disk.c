@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Plain files and folders of chunks; see array-disk.h for the threads.
+ * Plain files, folders of chunks, compressed files; see array-disk.h for the threads.
  *
  * A folder may have more chunks than a process may have files. One that was written to stays open
  * until it is synced: the kernel tells of a page that it could not write only who had the file open
  * since then. When they are many they are synced.
  *
- * System calls: open, openat, mkdir, fstat, flock, ftruncate, pread64, pwrite64, fadvise64,
- * fdatasync, fsync, close.
+ * System calls: open, openat, getdents64, mkdir, fstat, flock, ftruncate, pread64, pwrite64,
+ * fadvise64, fdatasync, fsync, close.
  */
 #include "farfault/array-disk.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -20,11 +21,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "farfault/array-frames.h"
+#include "farfault/memory-internal.h"
+
 #define WRITTEN_MAX 128 /* chunks that are open, of the 1024 files that a process may have */
 
 struct FfDisk {
     int fd;              /* the file, or the folder */
     size_t block_size;   /* of chunks; 0: a file */
+    FfFrames *frames;    /* NULL: it is not compressed */
     GHashTable *written; /* chunk's number + 1 -> its file, until it is synced */
 };
 
@@ -57,9 +62,9 @@ static int sync_fd(int fd)
 }
 
 /* 0 or -errno. */
-static int lock(int fd)
+static int lock(int fd, int how)
 {
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    if (flock(fd, how | LOCK_NB) < 0) {
         return errno == EWOULDBLOCK ? -EBUSY : -errno;
     }
     return 0;
@@ -73,13 +78,48 @@ int ff_disk_open_file(const char *path, bool make, FfDisk **result)
     if (fd < 0) {
         return -errno;
     }
-    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd) : -EINVAL;
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd, LOCK_EX) : -EINVAL;
     if (rc < 0) {
         return close_with(fd, rc);
     }
     *result = g_new0(FfDisk, 1);
     **result = (FfDisk){.fd = fd};
     return 0;
+}
+
+static int fail_zstd(const char *path, int rc)
+{
+    return ff_fail(rc, "%s: %s", path,
+                   rc == -EBUSY    ? "somebody has it open to write"
+                   : rc == -EINVAL ? "not a regular file"
+                                   : g_strerror(-rc));
+}
+
+int ff_disk_open_zstd(const char *path, FfDisk **result)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+    FfFrames *frames = NULL;
+    struct stat st;
+
+    if (fd < 0) {
+        return fail_zstd(path, -errno);
+    }
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd, LOCK_SH) : -EINVAL;
+    if (rc < 0) {
+        return close_with(fd, fail_zstd(path, rc));
+    }
+    rc = ff_frames_new(fd, path, &frames);
+    if (rc < 0) {
+        return close_with(fd, rc);
+    }
+    *result = g_new0(FfDisk, 1);
+    **result = (FfDisk){.fd = fd, .frames = frames};
+    return 0;
+}
+
+bool ff_disk_is_read_only(const FfDisk *d)
+{
+    return d->frames != NULL;
 }
 
 int ff_disk_fit(FfDisk *d, uint64_t *len)
@@ -100,7 +140,17 @@ uint64_t ff_disk_len(const FfDisk *d)
 {
     struct stat st;
 
+    if (d->frames) {
+        return ff_frames_len(d->frames);
+    }
     return d->block_size || fstat(d->fd, &st) < 0 ? UINT64_MAX : (uint64_t)st.st_size;
+}
+
+unsigned ff_disk_owner(const FfDisk *d)
+{
+    struct stat st;
+
+    return fstat(d->fd, &st) < 0 ? geteuid() : st.st_uid;
 }
 
 unsigned ff_disk_mode(const FfDisk *d)
@@ -110,28 +160,93 @@ unsigned ff_disk_mode(const FfDisk *d)
     return fstat(d->fd, &st) < 0 ? 0600 : st.st_mode & 0666;
 }
 
-/* The folder says how large its blocks are: with another size their numbers would mean something
- * else. 0 or -errno. */
-static int check_block_size(int folder, size_t block_size)
+static bool is_chunk(const char *name)
 {
-    g_autofree char *text = g_strdup_printf("%zu\n", block_size);
-    char found[32] = "";
-    int fd = openat(folder, "block_size", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-
-    if (fd < 0) {
-        return -errno;
-    }
-    ssize_t n = pread(fd, found, sizeof(found) - 1, 0), len = (ssize_t)strlen(text);
-    if (n < 0 || found[0]) { /* which may not have come to the disk at all */
-        return close_with(fd, n < 0 ? -errno : strcmp(found, text) == 0 ? 0 : -EMEDIUMTYPE);
-    }
-    if (pwrite(fd, text, (size_t)len, 0) != len || fsync(fd) < 0 || fsync(folder) < 0) {
-        return close_with(fd, -EIO);
-    }
-    return close_with(fd, 0);
+    return strlen(name) == 16 && strspn(name, "0123456789abcdef") == 16;
 }
 
-int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result)
+/* 1 or 0, or -errno. */
+static int has_chunks(int folder)
+{
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    bool found = false;
+
+    if (!d) {
+        return fd < 0 ? -errno : close_with(fd, -errno);
+    }
+    for (const struct dirent *e; !found && (e = readdir(d));) {
+        found = is_chunk(e->d_name);
+    }
+    closedir(d);
+    return found;
+}
+
+/* What TEXT, of the file block_size, says; 0: nothing that is a size. No size begins as another
+ * one. */
+static size_t parse_block_size(const char *text)
+{
+    char *end;
+    uint64_t n = g_ascii_strtoull(text, &end, 10);
+
+    return g_ascii_isdigit(*text) && strspn(end, "\r\n\t ") == strlen(end) && n >= 4096 &&
+                   n <= FF_DISK_BLOCK_MAX && (n & (n - 1)) == 0
+               ? (size_t)n
+               : 0;
+}
+
+static int sync_in(int folder, int fd)
+{
+    return fsync(fd) < 0 || fsync(folder) < 0 ? -errno : 0;
+}
+
+static int write_block_size(int fd, int folder, const char *text)
+{
+    ssize_t len = (ssize_t)strlen(text), n = pwrite(fd, text, (size_t)len, 0);
+
+    return n < 0 ? -errno : n < len ? -ENOSPC : sync_in(folder, fd);
+}
+
+/* The folder says how large its blocks are: with another size their numbers would mean something
+ * else. Who made it may have been killed, or its machine, before all of that was on the disk, and
+ * so before there was a chunk: it is made whole, and synced. 0 or -errno. */
+static int check_block_size(int folder, bool any, size_t *block_size)
+{
+    g_autofree char *text = g_strdup_printf("%zu\n", *block_size);
+    char found[32] = "";
+    struct stat st;
+    int fd = openat(folder, "block_size", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 && errno != ENOENT) {
+        return -errno;
+    }
+    if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
+        return close_with(fd, -ENOMEDIUM);
+    }
+    if (fd >= 0 && pread(fd, found, sizeof(found) - 1, 0) < 0) {
+        return close_with(fd, -errno);
+    }
+    size_t says = parse_block_size(found);
+    if (says) {
+        if (!any && says != *block_size) {
+            return close_with(fd, -EMEDIUMTYPE);
+        }
+        *block_size = says;
+        return close_with(fd, sync_in(folder, fd));
+    }
+    int chunks = has_chunks(folder); /* copied without it, perhaps */
+    if (chunks ||
+        strncmp(found, text, strlen(found)) != 0) { /* zeros, too, are what a crash leaves */
+        if (fd >= 0) {
+            close(fd);
+        }
+        return chunks < 0 ? chunks : -ENOMEDIUM;
+    }
+    fd = fd >= 0 ? fd : openat(folder, "block_size", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    return fd < 0 ? -errno : close_with(fd, write_block_size(fd, folder, text));
+}
+
+int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk **result)
 {
     int fd = mkdir(path, 0777) < 0 && errno != EEXIST
                  ? -1
@@ -140,15 +255,15 @@ int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result)
     if (fd < 0) {
         return -errno;
     }
-    int rc = lock(fd);
-    rc = rc < 0 ? rc : check_block_size(fd, block_size);
+    int rc = lock(fd, LOCK_EX);
+    rc = rc < 0 ? rc : check_block_size(fd, any, block_size);
     if (rc < 0) {
         return close_with(fd, rc);
     }
     *result = g_new0(FfDisk, 1);
     **result = (FfDisk){
         .fd = fd,
-        .block_size = block_size,
+        .block_size = *block_size,
         .written = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, close_chunk)};
     return 0;
 }
@@ -157,6 +272,7 @@ void ff_disk_free(FfDisk *d)
 {
     if (d) {
         close(d->fd);
+        ff_frames_free(d->frames);
         g_clear_pointer(&d->written, g_hash_table_unref);
         g_free(d);
     }
@@ -206,24 +322,57 @@ static int write_file(int fd, uint64_t at, const char *from, size_t n)
     return 0;
 }
 
+/* FD, of what was opened by a chunk's name, or -1. It, or -errno. */
+static int check_chunk(int fd)
+{
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return fd < 0 ? -errno : close_with(fd, -errno);
+    }
+    return S_ISREG(st.st_mode) ? fd : close_with(fd, -EINVAL);
+}
+
 int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
 {
+    if (d->frames) {
+        return ff_frames_read(d->frames, at, to, n);
+    }
     if (!d->block_size) {
         return read_file(d->fd, at, to, n);
     }
-    int fd = openat(d->fd, name_of(at / d->block_size).name, O_RDONLY | O_CLOEXEC);
+    int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; /* a FIFO must not block */
+    int fd = check_chunk(openat(d->fd, name_of(at / d->block_size).name, flags));
     if (fd < 0) {
         memset(to, 0, n);
-        return errno == ENOENT ? 0 : -errno;
+        return fd == -ENOENT ? 0 : fd;
     }
     return close_with(fd, read_file(fd, at % d->block_size, to, n));
 }
 
+void ff_disk_forget(FfDisk *d)
+{
+    if (d->frames) {
+        ff_frames_forget(d->frames);
+    }
+}
+
 void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n)
 {
-    if (!d->block_size) {
-        posix_fadvise(d->fd, (off_t)at, (off_t)n, POSIX_FADV_WILLNEED);
+    uint64_t from = at, end = at + n;
+
+    if (d->frames) {
+        end = MIN(end, ff_frames_len(d->frames));
+        ff_frames_where(d->frames, at, end, &from, &end);
     }
+    if (!d->block_size) {
+        posix_fadvise(d->fd, (off_t)from, (off_t)(end - from), POSIX_FADV_WILLNEED);
+    }
+}
+
+static int make_chunk(const FfDisk *d, uint64_t block)
+{
+    return check_chunk(openat(d->fd, name_of(block).name, O_RDWR | O_CREAT | O_CLOEXEC, 0666));
 }
 
 /* The file of BLOCK, which stays open; or -errno. */
@@ -235,9 +384,13 @@ static int open_chunk(FfDisk *d, uint64_t block)
         return GPOINTER_TO_INT(found);
     }
     int rc = g_hash_table_size(d->written) < WRITTEN_MAX ? 0 : ff_disk_sync(d);
-    int fd = rc < 0 ? -1 : openat(d->fd, name_of(block).name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = rc < 0 ? rc : make_chunk(d, block);
+    if (fd == -EMFILE && g_hash_table_size(d->written) > 0) { /* we have files that can be closed */
+        rc = ff_disk_sync(d);
+        fd = rc < 0 ? rc : make_chunk(d, block);
+    }
     if (fd < 0) {
-        return rc < 0 ? rc : -errno;
+        return fd;
     }
     g_hash_table_insert(d->written, key, GINT_TO_POINTER(fd));
     return fd;

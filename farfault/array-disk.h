@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where a ready-made array's content is: a plain file, or a folder of files of one block each. What
- * it does not have is zeros. Reading: any thread, several at once. Writing and syncing: one at a
- * time.
+ * Where a ready-made array's content is: a plain file; a folder of files of one block each; a
+ * compressed file, which can only be read. What the first two do not have is zeros. Reading: any
+ * thread, several at once. Writing and syncing: one at a time.
  */
 #ifndef FARFAULT_ARRAY_DISK_H
 #define FARFAULT_ARRAY_DISK_H
@@ -11,30 +11,42 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define FF_DISK_BLOCK_MAX ((size_t)2 << 20)
+
 typedef struct FfDisk FfDisk;
 
-/* Both lock it, whatever name it was given: -EBUSY, somebody has it open. A name that was made is
+/* These lock it, whatever name it was given: -EBUSY, somebody has it open. A name that was made is
  * not synced. 0 or -errno. */
 
 /* The file PATH; MAKE: if it is not there. */
 int ff_disk_open_file(const char *path, bool make, FfDisk **result);
-/* The folder PATH, made if it is not there, for blocks of BLOCK_SIZE. -EMEDIUMTYPE: its blocks have
- * another size. */
-int ff_disk_open_chunks(const char *path, size_t block_size, FfDisk **result);
+/* The folder PATH, made if it is not there, for blocks of *BLOCK_SIZE; ANY: as it says itself, if
+ * it does. -EMEDIUMTYPE: its blocks have another size; -ENOMEDIUM: what it says of that is none, or
+ * it has blocks and says nothing. */
+int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk **result);
+/* The file PATH, of zstd's seekable format; others can open it in this way as well. 0 or -errno,
+ * said. */
+int ff_disk_open_zstd(const char *path, FfDisk **result);
+/* Nothing below that writes or syncs is called then. */
+bool ff_disk_is_read_only(const FfDisk *d);
 void ff_disk_free(FfDisk *d);
 /* Also a child of fork() had the lock; it has not any more. */
 void ff_disk_unlock(FfDisk *d);
 /* Who may read and write it (of mode_t). */
 unsigned ff_disk_mode(const FfDisk *d);
-/* How long the file is; UINT64_MAX: it is a folder. */
+/* Whose it is (uid_t). */
+unsigned ff_disk_owner(const FfDisk *d);
+/* How long the file is, unpacked; UINT64_MAX: it is a folder. */
 uint64_t ff_disk_len(const FfDisk *d);
 /* *LEN 0: as long as the file is; else it is made as long as that. 0 or -errno; -EFBIG: it is
  * longer. Of a folder nothing is done. */
 int ff_disk_fit(FfDisk *d, uint64_t *len);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDisk, ff_disk_free)
 
-/* N bytes at AT, within one block. 0 or -errno. */
+/* N bytes at AT, within one block; of a compressed file, before its end. 0 or -errno. */
 int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n);
+/* Somebody else has changed the file: nothing of it is kept. Any thread. */
+void ff_disk_forget(FfDisk *d);
 /* N bytes at AT will be read: the kernel may begin. Any thread. */
 void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n);
 int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n);

@@ -544,14 +544,30 @@ static int spill(FfArray *a, uint64_t block)
     return rc;
 }
 
+/* A file in FOLDER that ends with its descriptor; or -errno. Not each file system has that kind:
+ * NFS has not. */
+static int open_nameless(const char *folder)
+{
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+        g_autofree char *name = g_build_filename(folder, "farfault-XXXXXX", NULL);
+        fd = g_mkstemp_full(name, O_RDWR | O_CLOEXEC, 0600);
+        if (fd >= 0) {
+            unlink(name);
+        }
+    }
+    return fd < 0 ? -errno : fd;
+}
+
 static int open_spill(FfArray *a)
 {
-    int fd = a->log ? -1 : open(a->spill, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = a->log ? -1 : open_nameless(a->spill);
 
     if (a->log || fd < 0) {
-        return a->log ? 0 : -errno;
+        return a->log ? 0 : fd;
     }
-    int rc = ff_redo_new(fd, a->len, &a->log);
+    int rc = ff_redo_new(fd, a->len, true, &a->log);
     if (rc == 0) {
         ff_redo_begin(a->log);
     }
@@ -583,14 +599,17 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
     if (rc == 0 && changed) {
         rc = how == FF_LEAVE_CLEAN ? -EAGAIN : open_spill(a);
     }
+    bool spills = rc == 0 && changed;
+    a->n_spilling += spills;
     pthread_mutex_unlock(&a->lock);
-    if (rc == 0 && changed) {
+    if (spills) {
         rc = spill(a, block);
     }
     if (rc == 0) {
         punch(a, block);
     }
     pthread_mutex_lock(&a->lock);
+    a->n_spilling -= spills;
     if (rc == 0) {
         a->stats.spilled += changed;
         a->stats.evictions++;

@@ -66,7 +66,8 @@ struct FfArray {
     FfHugeMemory *huge; /* has the fd; NULL: pages of 4096 bytes */
     FfArrayFile file;
     void *opaque;
-    FfDisk *disk; /* of ff_array_open*(); NULL: the caller's */
+    FfDisk *disk;   /* of ff_array_open*(); NULL: the caller's */
+    bool read_only; /* the disk is: nothing is committed, and the log is for what is spilled */
     char *spill;
     int uffd; /* the pool's */
     FfPool *pool;
@@ -76,10 +77,10 @@ struct FfArray {
     pthread_cond_t changed; /* a block is LOADED, EMPTY or FAILED */
     FfBlock *blocks;
     size_t blocks_len;
-    uint32_t newest, oldest; /* a block + 1 */
-    uint64_t n_resident;     /* and what is LOADING */
-    uint64_t max_resident;   /* 0: no limit */
-    uint64_t n_leaving;
+    uint32_t newest, oldest;        /* a block + 1 */
+    uint64_t n_resident;            /* and what is LOADING */
+    uint64_t max_resident;          /* 0: no limit */
+    uint64_t n_leaving, n_spilling; /* the latter of the former */
     uint64_t n_loading; /* threads that load, but for those that have found no huge page */
     FfArrayCall *calls; /* of the program's */
     GArray *parked;     /* uint64_t: blocks that were touched when there was no huge page */

@@ -9,16 +9,15 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
+#include "farfault/array-log.h"
 #include "uffd/uffd.h"
 
 #define PAGE FF_ARRAY_PAGE
 #define BLOCK_SIZE (64u << 10)
-#define BLOCK_MAX (2u << 20)
 #define THREADS_MAX 1024
 /* One instruction that copies has four pages at most: it must find all of them at once. */
 #define LEAST_BLOCKS 4
@@ -229,10 +228,18 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
 {
     size_t bs = o->block_size;
 
-    if (o->size != sizeof(*o) || o->flags & ~FLAGS || o->threads > THREADS_MAX) {
-        return ff_fail(-EINVAL, "FfArrayOptions: a size, a flag or a number that is not known");
+    if (o->size != sizeof(*o)) {
+        return ff_fail(-EINVAL, "FfArrayOptions: size must be sizeof(FfArrayOptions), %zu",
+                       sizeof(*o));
     }
-    if (bs < PAGE || bs > BLOCK_MAX || bs & (bs - 1)) {
+    if (o->flags & ~FLAGS) {
+        return ff_fail(-EINVAL, "FfArrayOptions: flags has one that is not known: %#x",
+                       o->flags & ~FLAGS);
+    }
+    if (o->threads > THREADS_MAX) {
+        return ff_fail(-EINVAL, "FfArrayOptions: threads: %u at most", THREADS_MAX);
+    }
+    if (bs < PAGE || bs > FF_DISK_BLOCK_MAX || bs & (bs - 1)) {
         return ff_fail(-EINVAL, "block_size: a power of two from 4096 to 2 MiB");
     }
     if (o->flags & FF_ARRAY_HUGE && bs != FF_HUGE_PAGE) {
@@ -326,6 +333,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .file = file ? *file : (FfArrayFile){0},
                    .opaque = opaque,
                    .disk = disk,
+                   .read_only = disk && ff_disk_is_read_only(disk),
                    .spill = g_strdup(o->spill),
                    .blocks = MAP_FAILED,
                    .max_resident = o->limit ? MAX(o->limit / bs, LEAST_BLOCKS) : 0,
@@ -374,33 +382,6 @@ static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *dat
     return rc;
 }
 
-/* Locks the log NAME, which is made if it is not there, for those that may read the file. Its name,
- * and that of the file beside it, are on the disk. */
-static int open_log(const char *name, const FfDisk *disk, FfRedo **log)
-{
-    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, ff_disk_mode(disk));
-    int rc = fd < 0 ? -errno : flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
-
-    if (rc < 0) {
-        if (fd >= 0) {
-            close(fd);
-        }
-        return rc == -EWOULDBLOCK ? ff_fail(-EBUSY, "%s: somebody has it open", name)
-                                  : ff_fail(rc, "%s: %s", name, g_strerror(-rc));
-    }
-    g_autofree char *folder = g_path_get_dirname(name);
-    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    rc = dir < 0 || fsync(dir) < 0 ? -errno : 0;
-    if (dir >= 0) {
-        close(dir);
-    }
-    if (rc < 0) {
-        close(fd);
-        return ff_fail(rc, "%s: %s", folder, g_strerror(-rc));
-    }
-    return ff_redo_new(fd, 0, log);
-}
-
 /* What was committed is in its place. NAME: of the log. */
 static int recover(FfRedo *log, const char *name, FfDisk *disk)
 {
@@ -429,13 +410,18 @@ static int fail_open(int rc, const char *path, size_t block_size)
 {
     switch (rc) {
     case -EBUSY:
-        return ff_fail(rc, "%s: somebody has it open", path);
-    case -EFBIG:
-        return ff_fail(rc, "%s: it is longer than that; 0 is its own length", path);
+        return ff_fail(rc, "%s: somebody has it open, perhaps this program", path);
+    case -ENOMEDIUM:
+        return ff_fail(
+            -EINVAL,
+            "%s: its file block_size does not say of how many bytes its blocks are: write "
+            "the number there",
+            path);
     case -EMEDIUMTYPE:
         return ff_fail(-EINVAL,
-                       "%s: its blocks are not of %zu bytes: %s/block_size says of how many", path,
-                       block_size, path);
+                       "%s: its blocks are not of %zu bytes: its file block_size says of how many; "
+                       "FfArrayOptions.block_size 0 takes that",
+                       path, block_size);
     default:
         return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
     }
@@ -463,18 +449,25 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     if (rc < 0) {
         return rc;
     }
-    rc = chunks ? ff_disk_open_chunks(path, o.block_size, &disk)
+    bool any = !options || !options->block_size;
+    rc = chunks ? ff_disk_open_chunks(path, any, &o.block_size, &disk)
                 : ff_disk_open_file(path, len > 0, &disk);
     if (rc < 0) {
         return fail_open(rc, path, o.block_size);
     }
     g_autofree char *name = name_log(path);
-    rc = open_log(name, disk, &log);
+    rc = ff_array_log_open(name, disk, &log);
     rc = rc < 0 ? rc : recover(log, name, disk);
     if (rc < 0) {
         return rc;
     }
     rc = ff_disk_fit(disk, &len);
+    if (rc == -EFBIG) {
+        return ff_fail(rc,
+                       "%s: it has %" G_GUINT64_FORMAT " bytes, more than the %" G_GUINT64_FORMAT
+                       " that were asked for; 0 is its own length",
+                       path, ff_disk_len(disk), len);
+    }
     if (rc < 0) {
         return fail_open(rc, path, o.block_size);
     }
@@ -493,6 +486,17 @@ int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *o
     return open_disk(path, len, true, options, result);
 }
 
+int ff_array_open_zstd(const char *path, const FfArrayOptions *options, FfArray **result)
+{
+    FfArrayOptions o = options_of(options);
+    FfDisk *disk = NULL;
+
+    *result = NULL;
+    int rc = check_options(1, &o);
+    rc = rc < 0 ? rc : ff_disk_open_zstd(path, &disk);
+    return rc < 0 ? rc : new_array(ff_disk_len(disk), NULL, NULL, &o, disk, NULL, result);
+}
+
 void ff_array_free(FfArray *a)
 {
     if (!a) {
@@ -505,13 +509,13 @@ void ff_array_free(FfArray *a)
         pthread_mutex_unlock(&a->lock);
         ff_pool_free(a->pool);
         g_ptr_array_unref(a->maps);
-        if (a->disk && a->log && !a->broken) {
+        if (a->disk && !a->read_only && a->log && !a->broken) {
             ff_array_checkpoint(a); /* else the next one that opens it does that */
         }
         if (a->disk) {
             ff_disk_unlock(a->disk);
         }
-        if (a->disk && a->log) {
+        if (a->disk && !a->read_only && a->log) {
             ff_redo_unlock(a->log);
         }
         if (a->fd >= 0 && ftruncate(a->fd, 0) < 0) {

@@ -105,8 +105,8 @@ FF_API int ff_snapshot_save_fd(FfMemory *memory, int fd);
 FF_API int ff_snapshot_save_path(FfMemory *memory, const char *path);
 /* Calls PAGE, from that thread, with LEN bytes of memory that was at ADDR: DATA, NULL for zeros.
  * Each page once, in any order. Writes wait for PAGE when the buffer is full: it must not write to
- * a region, or wait for who may. Not 0: stop; ff_snapshot_wait() returns that (a negative errno).
- */
+ * a region, or wait for who may. Not 0: stop; ff_snapshot_wait() returns that, a negative errno
+ * (a positive number counts as -EIO). */
 typedef int FfSnapshotPage(void *opaque, void *addr, const void *data, size_t len);
 FF_API int ff_snapshot_save_pages(FfMemory *memory, FfSnapshotPage *page, void *opaque);
 
@@ -129,8 +129,8 @@ typedef struct {
 } FfSnapshotStats;
 
 /* Waits until all is saved. STATS can be NULL. -ECANCELED; what the disk or the callback said;
- * -EIO: memory was given back, without ff_region_discard(), before it was saved. After this the
- * next snapshot can begin. */
+ * -EIO: memory was given back, not by ff_region_discard(), and could not be saved before. After
+ * this the next snapshot can begin. */
 FF_API int ff_snapshot_wait(FfMemory *memory, FfSnapshotStats *stats);
 /* Lets all writers go on. What is being saved ends soon, with -ECANCELED from ff_snapshot_wait(),
  * which must be called then, also where a disk or PAGE is stuck; what PAGE is given after this is
@@ -285,7 +285,8 @@ typedef struct {
                         * as are waited for */
     unsigned flags;    /* FF_MEMORY_*, FF_ARRAY_* */
     const char *spill; /* folder for what is changed and has no room in memory; NULL: /var/tmp. Not
-                        * for ff_array_open*(), which has its log for that */
+                        * for ff_array_open() and ff_array_open_chunks(), which have their log for
+                        * that */
 } FfArrayOptions;
 
 /* An array of LEN bytes whose content FILE has (which is copied). OPTIONS can be NULL. -EPERM as
@@ -298,14 +299,24 @@ FF_API int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque,
  * PATH.redo, which holds what was committed last (some 256 MiB, and one transaction) and is empty
  * after ff_array_free(). What a process left in it that ended in the middle is put in its place
  * here. -EBUSY: somebody has it open; -EFBIG: the file is longer than LEN; -EINVAL, too: the log is
- * of another file, or is no log.
+ * of another file, or is no log; -EACCES: or another user's.
  */
 FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options,
                          FfArray **result);
 /* The same, the content being files in the folder PATH, each of one block, with its number as their
- * name (16 digits, hexadecimal); one that is not there is zeros. */
+ * name (16 digits, hexadecimal); one that is not there is zeros. block_size 0: as the folder's file
+ * block_size says, if it was made before. */
 FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
                                 FfArray **result);
+/*
+ * What the file PATH unpacks to: zstd's seekable format, whose frames can each be unpacked alone,
+ * and have 64 MiB at most. As long as that is, and only read: what is changed is the program's
+ * alone, and is dropped by ff_array_abort(); a commit of it is -EROFS. Several can open it at once,
+ * but nobody by ff_array_open(). A frame that is damaged is SIGBUS in each block that has a part of
+ * it. Beside `limit` up to 16 MiB of frames, two at least, are kept, and as much of the file.
+ * -EINVAL: it is something else, or its table of frames is damaged.
+ */
+FF_API int ff_array_open_zstd(const char *path, const FfArrayOptions *options, FfArray **result);
 /* Unmaps all of it; what was not committed is dropped. Nobody touches it any more, and no call of
  * it is under way. Can be NULL. */
 FF_API void ff_array_free(FfArray *a);
@@ -328,10 +339,14 @@ FF_API int ff_array_unmap(FfArray *a, void *addr);
 
 /* 0: all that was changed is in the file; of ff_array_open*() after a power failure, too: all of it
  * or, before this returns, nothing. -errno: as before, and it can be tried again. -EIO of a log
- * that could not be written: only opening it again tells. */
+ * that could not be written: only opening it again tells. -EROFS: the file can only be read. */
 FF_API int ff_array_commit(FfArray *a);
 /* The same in two steps. FLAGS: FF_ARRAY_STORE, FF_ARRAY_MARK or both. */
 FF_API int ff_array_writeout(FfArray *a, unsigned flags);
+/* What was committed is in its place, on the disk, and no more in the log: the file can be copied
+ * without it, and changed by others when nobody has it open. ff_array_free() does that, too.
+ * -EBUSY, too: what is changed is more than the memory for it: commit or abort it first. */
+FF_API int ff_array_sync(FfArray *a);
 /* What was changed since the last commit, or FF_ARRAY_STORE, is as it was. -EIO as a commit: what
  * it was only opening it again tells. */
 FF_API int ff_array_abort(FfArray *a);

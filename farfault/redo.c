@@ -6,7 +6,9 @@
  * that of the record before it, or if that one is an end; an end also says how many records it
  * ends. All is written before the one fdatasync() of ff_redo_end(), in any order, as what is torn
  * or missing has no valid checksum. Emptying it is synced before anything is written over it: else
- * a part of the old transactions could be valid again, without the later ones.
+ * a part of the old transactions could be valid again, without the later ones. For the same reason
+ * a record is never written over: with the end of its transaction on the disk, and the old content
+ * of the record, all would have valid checksums.
  *
  * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages. `finding`, of
  * who looks for what has ended: over no other.
@@ -52,7 +54,8 @@ _Static_assert(sizeof(Record) == 32, "of a file");
 struct FfRedo {
     int fd;
     uint64_t len;
-    bool has_header, lost;
+    bool nameless, has_header, lost;
+    bool torn;          /* there may be something of this transaction after `at` */
     uint64_t at, ended; /* the next record's place; the end of what is valid */
     uint64_t transaction, n_records;
     pthread_mutex_t adding; /* over `lock`; held while a record is written */
@@ -130,21 +133,22 @@ void ff_redo_begin(FfRedo *r)
     pthread_mutex_lock(&r->lock);
     g_hash_table_remove_all(r->places);
     pthread_mutex_unlock(&r->lock);
-    if (r->at > r->ended && ftruncate(r->fd, (off_t)r->ended) < 0) {
+    if ((r->at > r->ended || r->torn) && ftruncate(r->fd, (off_t)r->ended) < 0) {
         /* It takes room, and is not valid. */
     }
     r->at = r->ended;
+    r->torn = false;
     r->n_records = 0;
     if (getrandom(&r->transaction, sizeof(r->transaction), 0) != sizeof(r->transaction)) {
         r->transaction++;
     }
 }
 
-int ff_redo_new(int fd, uint64_t len, FfRedo **result)
+int ff_redo_new(int fd, uint64_t len, bool nameless, FfRedo **result)
 {
     FfRedo *r = g_new0(FfRedo, 1);
 
-    *r = (FfRedo){.fd = fd, .len = len, .at = FIRST, .ended = FIRST};
+    *r = (FfRedo){.fd = fd, .len = len, .nameless = nameless, .at = FIRST, .ended = FIRST};
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->adding, NULL);
     pthread_mutex_init(&r->finding, NULL);
@@ -178,12 +182,17 @@ void ff_redo_set_len(FfRedo *r, uint64_t len)
 
 int ff_redo_reset(FfRedo *r)
 {
-    if (ftruncate(r->fd, 0) < 0 || fdatasync(r->fd) < 0) {
-        r->lost = true;
-        return -errno;
+    int rc = ftruncate(r->fd, 0) < 0 ? -errno : 0;
+
+    if (rc == 0) {
+        r->has_header = false;
+        r->at = r->ended = FIRST;
+        rc = fdatasync(r->fd) < 0 ? -errno : 0;
     }
-    r->has_header = false;
-    r->at = r->ended = FIRST;
+    if (rc < 0) {
+        r->lost = true;
+        return rc;
+    }
     ff_redo_begin(r);
     return 0;
 }
@@ -391,6 +400,15 @@ static uint64_t place_of(GHashTable *places, uint64_t page)
     return GPOINTER_TO_SIZE(g_hash_table_lookup(places, GSIZE_TO_POINTER(page + 1)));
 }
 
+/* In this transaction. */
+static uint64_t find_place(FfRedo *r, uint64_t page)
+{
+    pthread_mutex_lock(&r->lock);
+    uint64_t at = place_of(r->places, page);
+    pthread_mutex_unlock(&r->lock);
+    return at;
+}
+
 static int read_page(const FfRedo *r, uint64_t at, void *data)
 {
     if (!at) {
@@ -402,10 +420,7 @@ static int read_page(const FfRedo *r, uint64_t at, void *data)
 
 int ff_redo_read(FfRedo *r, uint64_t page, void *data)
 {
-    pthread_mutex_lock(&r->lock);
-    uint64_t at = place_of(r->places, page);
-    pthread_mutex_unlock(&r->lock);
-    return read_page(r, at, data);
+    return read_page(r, find_place(r, page), data);
 }
 
 int ff_redo_read_ended(FfRedo *r, uint64_t page, void *data)
@@ -438,6 +453,18 @@ static int write_header(FfRedo *r)
     return write_all(r->fd, 0, &iov, 1);
 }
 
+/* What failed is gone from the disk before anything is written in its place: else its parts, and
+ * those of what comes there, could be valid together. */
+static int cut(FfRedo *r)
+{
+    if (r->torn && !r->nameless && (ftruncate(r->fd, (off_t)r->at) < 0 || fdatasync(r->fd) < 0)) {
+        r->lost = true;
+        return -errno;
+    }
+    r->torn = false;
+    return 0;
+}
+
 static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, const void *data)
 {
     Record record = {.kind = GUINT32_TO_LE(kind),
@@ -447,6 +474,7 @@ static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, co
     struct iovec iov[] = {{&record, sizeof(record)}, {(void *)data, n * (size_t)FF_REDO_PAGE}};
     int rc = r->lost ? -EIO : 0;
 
+    rc = rc < 0 ? rc : cut(r);
     if (rc == 0 && !r->has_header) {
         rc = write_header(r);
         r->has_header = rc == 0;
@@ -454,6 +482,35 @@ static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, co
     if (rc == 0) {
         record.checksum = GUINT64_TO_LE(sum_record(record, data));
         rc = write_all(r->fd, r->at, iov, n ? 2 : 1);
+        r->torn = rc < 0;
+    }
+    return rc;
+}
+
+/* Under `adding`. 1: what is at PLACE is DATA, now at least; 0: it needs a record. Or -errno. */
+static int again(FfRedo *r, uint64_t place, const void *data)
+{
+    char old[FF_REDO_PAGE];
+    struct iovec iov = {(void *)data, FF_REDO_PAGE};
+
+    if (place && r->nameless) {
+        int rc = write_all(r->fd, place, &iov, 1);
+        return rc < 0 ? rc : 1;
+    }
+    return place && read_page(r, place, old) == 0 && memcmp(old, data, sizeof(old)) == 0;
+}
+
+/* Under `adding`. */
+static int add_record(FfRedo *r, uint64_t first, uint64_t n, const void *data)
+{
+    int rc = n ? write_record(r, PAGES, first, (uint32_t)n, data) : 0;
+
+    if (rc == 0 && n) {
+        pthread_mutex_lock(&r->lock);
+        note_places(r->places, first, n, r->at + sizeof(Record));
+        pthread_mutex_unlock(&r->lock);
+        r->at += sizeof(Record) + n * FF_REDO_PAGE;
+        r->n_records++;
     }
     return rc;
 }
@@ -461,20 +518,20 @@ static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, co
 int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
 {
     const char *from = data;
+    uint64_t begin = 0; /* of what is to be one record */
     int rc = 0;
 
     pthread_mutex_lock(&r->adding);
-    for (uint64_t i = 0, some; i < n && rc == 0; i += some) {
-        some = MIN(n - i, PAGES_MAX);
-        rc = write_record(r, PAGES, first + i, (uint32_t)some, from + i * FF_REDO_PAGE);
-        if (rc < 0) {
-            break;
+    for (uint64_t i = 0; i < n && rc >= 0; i++) {
+        rc = again(r, find_place(r, first + i), from + i * FF_REDO_PAGE);
+        if (rc > 0 || i - begin == PAGES_MAX) {
+            int added = add_record(r, first + begin, i - begin, from + begin * FF_REDO_PAGE);
+            begin = i + (rc > 0);
+            rc = MIN(added, rc);
         }
-        pthread_mutex_lock(&r->lock);
-        note_places(r->places, first + i, some, r->at + sizeof(Record));
-        pthread_mutex_unlock(&r->lock);
-        r->at += sizeof(Record) + some * FF_REDO_PAGE;
-        r->n_records++;
+    }
+    if (rc >= 0) {
+        rc = add_record(r, first + begin, n - begin, from + begin * FF_REDO_PAGE);
     }
     pthread_mutex_unlock(&r->adding);
     return rc;
@@ -511,7 +568,8 @@ int ff_redo_drop(FfRedo *r, uint64_t first, uint64_t n)
         r->at += sizeof(Record);
     }
     if (rc < 0) {
-        r->at = at; /* those that were written are written over, and none of them counts */
+        r->at = at; /* none of them counts */
+        r->torn = true;
     } else {
         r->n_records += found->len;
     }

@@ -21,9 +21,10 @@
 
 typedef struct FfRedo FfRedo;
 
-/* FD is taken, also on failure. LEN: of the array. What the file holds is kept until
- * ff_redo_reset(). 0 or -errno. */
-int ff_redo_new(int fd, uint64_t len, FfRedo **result);
+/* FD is taken, also on failure. LEN: of the array. NAMELESS: nobody replays it, and a page that is
+ * added again takes its old place. Else what the file holds is kept until ff_redo_reset(). 0 or
+ * -errno. */
+int ff_redo_new(int fd, uint64_t len, bool nameless, FfRedo **result);
 void ff_redo_free(FfRedo *r);
 /* Also a child of fork() had the lock; it has not any more. */
 void ff_redo_unlock(FfRedo *r);
@@ -38,7 +39,8 @@ typedef int FfRedoPages(void *opaque, uint64_t first, uint64_t n, const void *da
 int ff_redo_replay(FfRedo *r, uint64_t *len, FfRedoPages *pages, void *opaque);
 /* The log is empty, on the disk. 0 or -errno. */
 int ff_redo_reset(FfRedo *r);
-/* Adds N pages from FIRST on. 0; -errno: they are not in the log. */
+/* Adds N pages from FIRST on; one that is there as it is now, from this transaction, is not written
+ * again. 0; -errno: nobody knows what is in the log of them, until they are added again. */
 int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data);
 /* The page as it was added last in this transaction. -ENOENT: it was not. */
 int ff_redo_read(FfRedo *r, uint64_t page, void *data);

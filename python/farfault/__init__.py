@@ -8,12 +8,15 @@
     ...         a[:] = 1.0
 
 The work is done by libfarfault, whose threads load what is touched. Python code cannot be called from
-there: whoever touches an array waits with the interpreter's lock held. So files are plain files or folders
-of chunks, and what regenerates volatile memory is a C function.
+there: whoever touches an array waits with the interpreter's lock held. So files are plain files, folders of
+chunks or compressed files, and what regenerates volatile memory is a C function.
 """
 from __future__ import annotations
 
+import atexit
 import ctypes
+import errno
+import operator
 import os
 import weakref
 from collections.abc import Iterator
@@ -69,11 +72,13 @@ def _declare(name: str, result: Any, *arguments: Any) -> None:
 _P, _SIZE, _U64, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_int
 for _open in ("ff_array_open", "ff_array_open_chunks"):
     _declare(_open, _INT, ctypes.c_char_p, _U64, ctypes.POINTER(_ArrayOptions), ctypes.POINTER(_P))
+_declare("ff_array_open_zstd", _INT, ctypes.c_char_p, ctypes.POINTER(_ArrayOptions), ctypes.POINTER(_P))
 _declare("ff_array_free", None, _P)
 _declare("ff_array_len", _U64, _P)
 _declare("ff_array_map", _INT, _P, _U64, _SIZE, ctypes.POINTER(_P))
 _declare("ff_array_unmap", _INT, _P, _P)
 _declare("ff_array_commit", _INT, _P)
+_declare("ff_array_sync", _INT, _P)
 _declare("ff_array_abort", _INT, _P)
 _declare("ff_array_invalidate", _INT, _P, _U64, _U64)
 _declare("ff_array_reclaim", ctypes.c_ssize_t, _P, _SIZE)
@@ -92,8 +97,28 @@ _declare("ff_volatile_stats", _INT, _P, ctypes.POINTER(_VolatileStats))
 def _check(result: int) -> int:
     """RESULT, or the exception of what it says (OSError)."""
     if result < 0:
-        raise OSError(-result, _lib.ff_last_error().decode(errors="replace"))
+        text = _lib.ff_last_error().decode(errors="replace")
+        raise OSError(-result, text.replace("FF_MEMORY_USER_MODE", "user_mode=True")
+                      .replace("FfArrayOptions.block_size 0", "block_size=0"))
     return result
+
+
+def _number(name: str, value: Any, bits: int = 63) -> int:
+    """VALUE, of the argument NAME, as a number that the library can have."""
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: a whole number, not {value!r}") from None
+    if not 0 <= n < 1 << bits:
+        raise ValueError(f"{name}: {n} is not from 0 to 2**{bits} - 1")
+    return n
+
+
+def _path(path: str | os.PathLike[str]) -> bytes:
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    return name
 
 
 class _Handle:
@@ -104,6 +129,19 @@ class _Handle:
         self._free = weakref.finalize(self, getattr(_lib, free), pointer)
         # At exit arrays may still be there. What was committed is safe.
         self._free.atexit = False
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it is of this process: open the file, or make the memory, where it is needed")
+
+
+#: Those of files; what they have committed is in its place when the interpreter ends.
+_files: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+@atexit.register
+def _sync_all() -> None:
+    for handle in _files.copy():
+        _lib.ff_array_sync(handle.pointer)  # else the next one that opens it does that
 
 
 class _Mapping:
@@ -129,7 +167,14 @@ def _buffer(address: int, size: int, owner: object) -> Any:
 
 class Array(numpy.ndarray):
     """A numpy array whose memory is a part of a File. Views of it are Arrays as well; what is computed from it
-    is in ordinary memory. The part stays mapped as long as one of them is there."""
+    is a numpy.ndarray or a scalar, in ordinary memory. The part stays mapped as long as one of them is there.
+    Two of the same bytes show the same memory at two addresses: numpy does not know that they overlap."""
+
+    def __array_wrap__(self, array: Any, *rest: Any) -> Any:
+        """As numpy.memmap: an Array only if it was given for the result."""
+        if array is self:
+            return array
+        return array[()] if array.shape == () else array.view(numpy.ndarray)
 
     @property
     def file(self) -> File | None:
@@ -158,14 +203,23 @@ class FileStats(NamedTuple):
 class File:
     """A file of which arrays are parts: loaded when they are touched, changed by transactions.
 
-    path: a file, which is made if it is not there; chunks=True: a folder, with a file for each block.
-    size: bytes; None: as long as the file is (not of chunks).
-    limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo.
-    block_size: what is loaded at once: a power of two from 4096 to 2 MiB; 0: 64 KiB, of huge pages 2 MiB.
-    user_mode: needs no permission; system calls of memory that is not there fail then.
+    path: a file, which is made if it is not there; chunks=True: a folder, with a file for each block;
+    compressed=True: a file of zstd's seekable format, which is only read: what is changed is in memory alone, and
+    commit() is an OSError (EROFS).
+    size: bytes; None: as long as the file is (not of chunks; of a compressed file always). A shorter file is made
+    longer, with zeros.
+    limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo, and
+    where that has no room memory grows until a commit or an abort.
+    block_size: what is loaded at once: a power of two from 4096 to 2 MiB; 0: 64 KiB, of huge pages 2 MiB, of chunks that
+    are there as they are.
+    threads: that load at once, at most; 0: as many as are waited for.
+    user_mode: needs no permission; system calls of memory that is not there (tofile(), readinto()) fail then: touch
+    it first, or copy it.
+    write_faults: each first write to a page is a fault, as before Linux 6.7, in place of a look at the page tables.
     random: nothing is loaded before it is touched.
     huge: memory of huge pages of 2 MiB; as many as limit has must be free.
 
+    It is locked until it was closed and its arrays are gone; a child of fork() has none of it.
     Its methods can be called by any thread, but nobody may write to its arrays while one commits or aborts.
     OSError: what failed, and what to do.
     """
@@ -173,23 +227,57 @@ class File:
     def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int = 0,
                  block_size: int = 0, chunks: bool = False, threads: int = 0, user_mode: bool = False,
                  write_faults: bool = False, random: bool = False,
-                 huge: bool = False) -> None:
+                 huge: bool = False, compressed: bool = False) -> None:
+        if compressed and (chunks or size is not None):
+            raise ValueError("a compressed file is no folder, and has its own size")
+        name = _path(path)
+        if size is not None and _number("size", size) == 0:
+            raise ValueError("size: 0 bytes")
+        if chunks and size is None:
+            raise ValueError("size= is needed: a folder of chunks does not say how long the array is")
+        if os.path.isdir(name) and not chunks:
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: chunks=True if it is one of chunks", os.fspath(path))
+        try:
+            os.stat(os.path.dirname(name.rstrip(b"/")) or b".")
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "the folder that it is to be in is not there",
+                                    os.fspath(path)) from None
+        except OSError:
+            pass  # the library says it
+        if size is None and not os.path.exists(name):
+            raise FileNotFoundError(errno.ENOENT, "it is not there" if compressed else
+                                    "it is not there: give size= to make it", os.fspath(path))
+        limit, block_size = _number("limit", limit), _number("block_size", block_size)
+        threads = _number("threads", threads, 32)
         flags = (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0) | (RANDOM if random else 0)
         flags |= HUGE if huge else 0
         options = _ArrayOptions(ctypes.sizeof(_ArrayOptions), block_size, limit, threads, flags, None)
         pointer = ctypes.c_void_p()
-        function = _lib.ff_array_open_chunks if chunks else _lib.ff_array_open
-        _check(function(os.fsencode(path), size or 0, ctypes.byref(options), ctypes.byref(pointer)))
+        result = ctypes.byref(options), ctypes.byref(pointer)
+        if compressed:
+            _check(_lib.ff_array_open_zstd(name, *result))
+        else:
+            function = _lib.ff_array_open_chunks if chunks else _lib.ff_array_open
+            _check(function(name, size or 0, *result))
         assert pointer.value
         self._handle: _Handle | None = _Handle(pointer.value, "ff_array_free")
+        _files.add(self._handle)
         self._in_transaction = False
         self._page_size = 2 << 20 if huge else 4096
 
-    @property
-    def _pointer(self) -> int:
-        if self._handle is None:
+    def _open_handle(self) -> _Handle:
+        """Who calls the library has it until that returns: another thread may close() meanwhile."""
+        handle = self._handle
+        if handle is None:
             raise ValueError("the file is closed")
-        return self._handle.pointer
+        return handle
+
+    def _call(self, function: Any, *arguments: Any) -> int:
+        handle = self._open_handle()
+        try:
+            return _check(function(handle.pointer, *arguments))
+        finally:
+            del handle  # an exception that is kept does not keep the file
 
     def __enter__(self) -> File:
         return self
@@ -198,20 +286,33 @@ class File:
         self.close()
 
     def close(self) -> None:
-        """Drops what was not committed. The file is free for others when its arrays are gone as well."""
-        self._handle = None
+        """What was committed is in its place, what was not is dropped. The file is free for others when its arrays
+        are gone as well: until then they show what they have, and what is written to them goes nowhere."""
+        handle, self._handle = self._handle, None  # another thread may close it as well
+        if handle is not None:
+            _lib.ff_array_sync(handle.pointer)  # else that is done when its arrays are gone
 
     def __len__(self) -> int:
         """Bytes."""
-        return int(_lib.ff_array_len(self._pointer))
+        return self._call(_lib.ff_array_len)
 
     def array(self, dtype: Any, shape: Any = None, offset: int = 0) -> Array:
         """The bytes from OFFSET on as an array. shape None: one dimension, to the end."""
         kind = numpy.dtype(dtype)
         if kind.hasobject:
             raise TypeError("Python objects cannot be in a file")
-        shape = ((len(self) - offset) // kind.itemsize,) if shape is None else shape
+        if kind.itemsize == 0:
+            raise ValueError(f"dtype: {kind.str} has no size: say how long, as in U8")
+        offset = _number("offset", offset)
+        if shape is None:
+            left = len(self) - offset
+            if left <= 0 or left % kind.itemsize:
+                raise ValueError(f"{left} bytes from offset {offset} on are not whole numbers of {kind.itemsize} bytes: "
+                                 "give shape=")
+            shape = left // kind.itemsize
         shape = (shape,) if isinstance(shape, (int, numpy.integer)) else tuple(shape)
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape {shape}: no -1 here; shape None is all that is left, and reshape() knows -1")
         size = kind.itemsize
         for n in shape:
             size *= int(n)
@@ -219,19 +320,23 @@ class File:
             raise ValueError(f"{size} bytes at {offset} are not in the file, which has {len(self)}")
         first = offset // self._page_size * self._page_size
         address = ctypes.c_void_p()
-        assert self._handle
-        _check(_lib.ff_array_map(self._pointer, first, offset + size - first, ctypes.byref(address)))
-        assert address.value
-        mapping = _Mapping(self, self._handle, address.value)
+        handle = self._open_handle()
+        try:
+            _check(_lib.ff_array_map(handle.pointer, first, offset + size - first, ctypes.byref(address)))
+            assert address.value
+            mapping = _Mapping(self, handle, address.value)
+        finally:
+            del handle
         memory = _buffer(address.value + offset - first, size, mapping)
         return Array(shape, kind, memory)
 
     @contextmanager
     def transaction(self) -> Iterator[File]:
-        """with f.transaction(): ... commits at the end, and aborts if an exception leaves it. All that was
-        changed since the last commit or abort belongs to it."""
+        """with f.transaction(): ... commits at the end, and aborts if an exception is raised inside of it. All that
+        was changed since the last commit or abort belongs to it. A KeyboardInterrupt while it commits is raised when
+        the commit has ended, and what was changed is committed."""
         if self._in_transaction:
-            raise RuntimeError("a transaction is under way")
+            raise RuntimeError("a transaction is under way; they do not nest")
         self._in_transaction = True
         try:
             yield self
@@ -244,25 +349,26 @@ class File:
             self._in_transaction = False
 
     def commit(self) -> None:
-        """All that was changed is in the file, or (an exception) nothing is; also after a power failure."""
-        _check(_lib.ff_array_commit(self._pointer))
+        """All that was changed is in the file, or (an exception) nothing is; also after a power failure. But for one
+        that says to open it again: then that tells."""
+        self._call(_lib.ff_array_commit)
 
     def abort(self) -> None:
         """What was changed since the last commit is as it was."""
-        _check(_lib.ff_array_abort(self._pointer))
+        self._call(_lib.ff_array_abort)
 
     def invalidate(self, offset: int = 0, size: int = 0) -> None:
         """SIZE bytes at OFFSET, whole blocks (0: to the end), are loaded again; changes there are lost."""
-        _check(_lib.ff_array_invalidate(self._pointer, offset, size))
+        self._call(_lib.ff_array_invalidate, offset, size)
 
     def reclaim(self, size: int = _ALL) -> int:
         """Gives up to SIZE bytes of memory back that are not changed. Returns how many."""
-        return _check(_lib.ff_array_reclaim(self._pointer, size))
+        return self._call(_lib.ff_array_reclaim, size)
 
     def stats(self) -> FileStats:
         """Counters."""
         s = _ArrayStats(ctypes.sizeof(_ArrayStats))
-        _check(_lib.ff_array_stats(self._pointer, ctypes.byref(s)))
+        self._call(_lib.ff_array_stats, ctypes.byref(s))
         return FileStats(*(getattr(s, name) for name in FileStats._fields))
 
 
@@ -292,7 +398,8 @@ class Volatile:
     that was purged is zeros, and pin() says so once.
     limit: bytes of memory; what is not pinned goes when more is used. 0: no limit.
 
-    memory is all of it, a numpy array of bytes. OSError: what failed, and what to do.
+    memory is all of it, a numpy array of bytes; it goes when that, its views and this are gone. OSError: what failed,
+    and what to do.
     """
 
     #: All of it; numpy arrays of other types are views: v.memory.view("float32").
@@ -303,8 +410,11 @@ class Volatile:
         if _is_python(regenerate):
             raise TypeError("regenerate must be a C function (farfault.REGENERATE): Python code would wait for "
                             "the interpreter's lock, which is held by whoever touches the page")
-        options = _VolatileOptions(ctypes.sizeof(_VolatileOptions), page_size, limit, threads,
-                                   USER_MODE if user_mode else 0)
+        if isinstance(regenerate, (str, bytes)):
+            raise TypeError("regenerate: a C function (farfault.REGENERATE), not its name")
+        size, page_size = _number("size", size), _number("page_size", page_size)
+        options = _VolatileOptions(ctypes.sizeof(_VolatileOptions), page_size, _number("limit", limit),
+                                   _number("threads", threads, 32), USER_MODE if user_mode else 0)
         pointer = ctypes.c_void_p()
         function = ctypes.cast(regenerate, ctypes.c_void_p) if regenerate is not None else None
         _check(_lib.ff_volatile_new(size, function, opaque, ctypes.byref(options), ctypes.byref(pointer)))
@@ -342,11 +452,13 @@ class Volatile:
 
     def set_limit(self, size: int) -> None:
         """Of memory; 0: no limit."""
-        _check(_lib.ff_volatile_set_limit(self._handle.pointer, size))
+        _check(_lib.ff_volatile_set_limit(self._handle.pointer, _number("size", size)))
 
     def watch(self, fd: int = -1, events: int = 0) -> None:
         """Purges half of what is not pinned when poll() of FD has one of EVENTS; -1: when the system has memory
         pressure."""
+        if fd >= 0:
+            os.fstat(fd)  # OSError: there is no such file
         _check(_lib.ff_volatile_watch(self._handle.pointer, fd, events))
 
     def stats(self) -> VolatileStats:

@@ -2,7 +2,9 @@
 /*
  * What it costs a program to save its memory, by fork() and by libfarfault: how long it stands at
  * the moment, and how long each write takes while the memory is saved. Threads write a word
- * somewhere, so many times a second, in bursts of a millisecond; a line for each round.
+ * somewhere, so many times a second, in bursts of a millisecond; a line for each round. The floor
+ * is what it costs without the library (saves-floor.h), with 128 KiB at once, as it has, and 16
+ * KiB.
  *
  *   farfault-saves-bench FILE MIB ROUNDS WRITERS WRITES [cached]
  *
@@ -22,6 +24,7 @@
 #include <unistd.h>
 
 #include "farfault/farfault.h"
+#include "tests/bench/saves-floor.h"
 
 #define PS 4096u
 #define MAX_WRITERS 64
@@ -30,8 +33,9 @@
 #define BURST_NS 1000000ll
 #define PIECE (1u << 20)
 
-typedef enum { BY_FORK, BY_SNAPSHOT, WITHOUT_PASSES, FAULTS_ALONE, WAYS } Way;
-static const char *const names[WAYS] = {"fork", "snapshot", "without passes", "faults alone"};
+typedef enum { BY_FORK, BY_SNAPSHOT, WITHOUT_PASSES, FAULTS_ALONE, FLOOR, SMALL_FLOOR, WAYS } Way;
+static const char *const names[WAYS] = {"fork",         "snapshot", "without passes",
+                                        "faults alone", "floor",    "floor, 16 KiB"};
 
 typedef struct {
     GThread *thread;
@@ -207,6 +211,24 @@ static Result let_fault(FfMemory *m)
     return (Result){0};
 }
 
+/* Page cache or not is as FD says. */
+static Result save_at_least(int fd, size_t piece)
+{
+    Result r = {0};
+
+    pthread_rwlock_wrlock(&moment);
+    int64_t begin = now_ns();
+    floor_begin(map, len);
+    r.stop = now_ns() - begin;
+    set_measure(true);
+    pthread_rwlock_unlock(&moment);
+    floor_save(fd, piece);
+    set_measure(false);
+    r.save = now_ns() - begin;
+    floor_end();
+    return r;
+}
+
 /* ---- what is said ------------------------------------------------------------------------------
  */
 
@@ -242,14 +264,27 @@ static void print(Way way, const Result *r)
 
 static void run(FfMemory *m, const char *path, Way way, unsigned flags)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool direct = !flags && (way == FLOOR || way == SMALL_FLOOR);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | (direct ? O_DIRECT : 0), 0600);
+    Result r;
 
     check(fd >= 0, path);
-    Result r =
-        way == BY_FORK ? save_by_fork(fd)
-        : way == FAULTS_ALONE
-            ? let_fault(m)
-            : save_by_snapshot(m, fd, flags | (way == WITHOUT_PASSES ? FF_SNAPSHOT_NO_PASSES : 0));
+    switch (way) {
+    case BY_FORK:
+        r = save_by_fork(fd);
+        break;
+    case FAULTS_ALONE:
+        r = let_fault(m);
+        break;
+    case FLOOR:
+        r = save_at_least(fd, 128u << 10);
+        break;
+    case SMALL_FLOOR:
+        r = save_at_least(fd, 16u << 10);
+        break;
+    default:
+        r = save_by_snapshot(m, fd, flags | (way == WITHOUT_PASSES ? FF_SNAPSHOT_NO_PASSES : 0));
+    }
     print(way, &r);
     close(fd);
     unlink(path);

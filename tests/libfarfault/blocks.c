@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static int load(void *opaque, uint64_t block, void *buf)
 {
@@ -133,6 +134,50 @@ void assert_states(File *f, uint64_t first, const char *states, const char *chan
         g_assert_cmpint("ElLXF"[b.state], ==, states[i]);
         g_assert_cmpint(b.changed > 0 ? 'd' : '-', ==, changed[i]);
     }
+}
+
+unsigned file_mappings(File *f, uint64_t block)
+{
+    FfArrayBlock b = {.size = sizeof(b)};
+
+    call(ff_array_block(f->a, block, &b));
+    return b.mappings;
+}
+
+/* ---- touching ----------------------------------------------------------------------------------
+ */
+
+static bool by_calls;
+static int pipes[2] = {-1, -1};
+
+void touch_by_calls(bool on)
+{
+    by_calls = on;
+    if (on && pipes[0] < 0) {
+        g_assert_cmpint(pipe(pipes), ==, 0);
+    }
+}
+
+uint64_t peek(const uint64_t *at)
+{
+    uint64_t word;
+
+    if (!by_calls) {
+        return *(const volatile uint64_t *)at;
+    }
+    g_assert_cmpint(write(pipes[1], at, 8), ==, 8);
+    g_assert_cmpint(read(pipes[0], &word, 8), ==, 8);
+    return word;
+}
+
+void poke(uint64_t *at, uint64_t word)
+{
+    if (!by_calls) {
+        *(volatile uint64_t *)at = word;
+        return;
+    }
+    g_assert_cmpint(write(pipes[1], &word, 8), ==, 8);
+    g_assert_cmpint(read(pipes[0], at, 8), ==, 8);
 }
 
 gpointer read_word(gpointer at)

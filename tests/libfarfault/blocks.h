@@ -49,8 +49,16 @@ void file_wait_loading(File *f, unsigned n);
 /* E, l, L, X, F of blocks from FIRST on; and changed ones: d or -. */
 void assert_states(File *f, uint64_t first, const char *states, const char *changed);
 
+/* Mappings that BLOCK is shown in. */
+unsigned file_mappings(File *f, uint64_t block);
+
 /* Threads of a test's: the word at AT. */
 gpointer read_word(gpointer at);
+
+/* From now on the test's thread touches by system calls, or itself. */
+void touch_by_calls(bool on);
+uint64_t peek(const uint64_t *at);
+void poke(uint64_t *at, uint64_t word);
 
 /* How first writes are seen, and who touches. */
 typedef struct {

@@ -3,7 +3,9 @@
 #include "tests/libfarfault/record.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdbool.h>
 #include <string.h>
@@ -190,10 +192,35 @@ int fdatasync(int fd)
     return no_syncs ? 0 : (int)syscall(SYS_fdatasync, fd);
 }
 
+int openat(int folder, const char *name, int flags, ...)
+{
+    bool makes = flags & O_CREAT, was_there = false;
+    mode_t mode = 0;
+    va_list args;
+
+    if (makes) {
+        va_start(args, flags);
+        mode = va_arg(args, mode_t);
+        va_end(args);
+        was_there = faccessat(folder, name, F_OK, 0) == 0;
+    }
+    int fd = (int)syscall(SYS_openat, folder, name, flags, mode);
+    if (fd >= 0 && makes && !was_there) {
+        note(OP_CREATE, fd, 0, NULL, 0, name);
+    }
+    return fd;
+}
+
 int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
 {
     note(OP_LINK, -1, 0, NULL, 0, to);
     return (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+}
+
+int renameat(int from_fd, const char *from, int to_fd, const char *to)
+{
+    note(OP_RENAME, -1, 0, NULL, 0, to);
+    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, 0);
 }
 
 int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)

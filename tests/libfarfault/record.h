@@ -11,14 +11,22 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-typedef enum { OP_WRITE, OP_SIZE, OP_SYNC, OP_LINK, OP_RENAME, OP_SYNC_DIRECTORY } OpKind;
+typedef enum {
+    OP_WRITE,
+    OP_SIZE,
+    OP_SYNC,
+    OP_LINK,
+    OP_RENAME,
+    OP_SYNC_DIRECTORY,
+    OP_CREATE, /* by openat(): the file was not there */
+} OpKind;
 
 typedef struct {
     OpKind kind;
     ino_t ino; /* of the file; 0: OP_LINK, OP_RENAME */
     uint64_t offset;
     GBytes *data; /* OP_WRITE */
-    char *name;   /* OP_LINK, OP_RENAME: the new one */
+    char *name;   /* OP_LINK, OP_RENAME, OP_CREATE: the new one, as it was given */
 } Op;
 
 /* Of Op; g_array_unref(). */

@@ -27,14 +27,6 @@ static void assert_tables(const char *at, size_t size, const char *expected)
     g_assert_cmpstr(text->str, ==, expected);
 }
 
-static unsigned mappings_of(File *f, uint64_t block)
-{
-    FfArrayBlock b = {.size = sizeof(b)};
-
-    call(ff_array_block(f->a, block, &b));
-    return b.mappings;
-}
-
 /* Numbers of blocks in memory, what was used last first. */
 static void assert_order(File *f, const char *expected)
 {
@@ -45,32 +37,6 @@ static void assert_order(File *f, const char *expected)
         g_string_append_printf(text, "%s%" G_GUINT64_FORMAT, i ? " " : "", blocks[i]);
     }
     g_assert_cmpstr(text->str, ==, expected);
-}
-
-/* How the test touches: itself, or by a system call. */
-static bool by_calls;
-static int pipes[2];
-
-static uint64_t peek(const uint64_t *at)
-{
-    uint64_t word;
-
-    if (!by_calls) {
-        return *(const volatile uint64_t *)at;
-    }
-    g_assert_cmpint(write(pipes[1], at, 8), ==, 8);
-    g_assert_cmpint(read(pipes[0], &word, 8), ==, 8);
-    return word;
-}
-
-static void poke(uint64_t *at, uint64_t word)
-{
-    if (!by_calls) {
-        *(volatile uint64_t *)at = word;
-        return;
-    }
-    g_assert_cmpint(write(pipes[1], &word, 8), ==, 8);
-    g_assert_cmpint(read(pipes[0], at, 8), ==, 8);
 }
 
 /* ---- step by step ------------------------------------------------------------------------------
@@ -89,8 +55,7 @@ static void test_steps(gconstpointer data)
         hugepages_free(pool);
         return;
     }
-    by_calls = mode->by_calls;
-    g_assert_cmpint(pipe(pipes), ==, 0);
+    touch_by_calls(mode->by_calls);
     uint64_t *other = file_map(&f, 50, 1), *p = file_map(&f, 100, 4);
     uint64_t *p0 = p, *p1 = p + words, *p2 = p + 2 * words, *p3 = p + 3 * words;
 
@@ -107,7 +72,7 @@ static void test_steps(gconstpointer data)
     g_assert_cmpuint(p0[words - 1], ==, 100);
     assert_tables((const char *)p, size, "R---");
     assert_states(&f, 100, "LEEE", "----");
-    g_assert_cmpuint(mappings_of(&f, 100), ==, 1);
+    g_assert_cmpuint(file_mappings(&f, 100), ==, 1);
     assert_order(&f, "100 50");
     /* 2 */
     poke(p2, 12);
@@ -127,7 +92,7 @@ static void test_steps(gconstpointer data)
     g_assert_cmpuint(peek(p1), ==, 101);
     assert_tables((const char *)p, size, "WRW-");
     assert_states(&f, 100, "LLLE", "d-d-");
-    g_assert_cmpuint(mappings_of(&f, 103), ==, 0);
+    g_assert_cmpuint(file_mappings(&f, 103), ==, 0);
     assert_order(&f, faults ? "101 100 102 50" : "101 102 100 50");
     /* 6 */
     g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, (ssize_t)size);
@@ -137,7 +102,7 @@ static void test_steps(gconstpointer data)
     /* 7: what was changed stays */
     call(ff_array_unmap(f.a, p));
     assert_states(&f, 100, "LELE", "d-d-");
-    g_assert_cmpuint(mappings_of(&f, 100), ==, 0);
+    g_assert_cmpuint(file_mappings(&f, 100), ==, 0);
     assert_order(&f, faults ? "100 102 50" : "102 100 50");
     /* 8 */
     p = file_map(&f, 100, 4);
@@ -208,8 +173,6 @@ static void test_steps(gconstpointer data)
     poke(p2, 99);
     file_free(&f);
     hugepages_free(pool);
-    close(pipes[0]);
-    close(pipes[1]);
 }
 
 /* Two mappings of the same blocks, at different times, are the same memory. */
@@ -225,7 +188,7 @@ static void test_alias(gconstpointer data)
     one[4 * WORDS] = 7;                  /* block 11 */
     uint64_t *two = file_map(&f, 11, 4); /* 11 to 14 */
     g_assert_cmpuint(two[0], ==, 7);
-    g_assert_cmpuint(mappings_of(&f, 11), ==, 2);
+    g_assert_cmpuint(file_mappings(&f, 11), ==, 2);
     g_assert_cmpuint(file_get(&f, &f.loads[11]), ==, 1);
     two[1] = 8; /* a write by the second is there in the first, at once */
     g_assert_cmpuint(one[4 * WORDS + 1], ==, 8);

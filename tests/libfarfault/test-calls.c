@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,7 +67,7 @@ static void test_order(void)
         return;
     }
     int fd = world_file();
-    assert_says(ff_snapshot_save_fd(w->m, fd), -EBUSY, "no snapshot is under way");
+    assert_says(ff_snapshot_save_fd(w->m, fd), -EBUSY, "ff_snapshot_begin() come first");
     assert_says(ff_snapshot_wait(w->m, NULL), -EINVAL, "nothing is being saved");
     call(ff_snapshot_cancel(w->m));
     call(ff_snapshot_prepare(w->m, NULL));
@@ -108,19 +110,130 @@ static void test_two_owners(void)
     world_free(w);
 }
 
-/* Without telling us: never a file that is wrong. */
+/* What gives memory back, in the program's own words. */
+typedef struct {
+    const char *name;
+    int advice;
+    bool is_for_files, by_process;
+} Advice;
+
+static const Advice advices[] = {
+    {"dontneed", MADV_DONTNEED, false, false}, {"free", MADV_FREE, false, false},
+    {"process", MADV_DONTNEED, false, true},   {"remove", MADV_REMOVE, true, false},
+    {"unmap", MADV_DONTNEED, true, false},
+};
+
+/* -1: the kernel does not have it. */
+static int give_back(const Advice *a, char *at, size_t len)
+{
+    if (!a->by_process) {
+        /* The kernel looks at an int of it, whatever the register holds. */
+        return (int)syscall(SYS_madvise, at, len, (unsigned long)a->advice | 1ul << 32);
+    }
+    struct iovec parts[] = {{at, len / 2}, {at + len / 2, len / 2}};
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    ssize_t n = syscall(SYS_process_madvise, self, parts, 2, a->advice, 0);
+    close(self);
+    return n == (ssize_t)len ? 0 : -1;
+}
+
+/* Without telling us: its old content is saved all the same. */
 static void test_plain_discard(gconstpointer p)
 {
+    WorldKind kind = GPOINTER_TO_UINT(p);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(advices); i++) {
+        Held h;
+        if (advices[i].is_for_files != (kind == W_MEMFD || kind == W_HUGETLB)) {
+            continue;
+        }
+        if (!held_new(&h, kind, NULL)) {
+            return;
+        }
+        int rc = give_back(&advices[i], h.w->map + LATE, LEN - LATE);
+        if (rc < 0 && advices[i].by_process) {
+            g_test_message("no process_madvise() of this process: Linux 6.13 has it");
+        } else {
+            g_assert_cmpint(rc, ==, 0);
+            memset(h.w->map + LATE, 9, LEN - LATE); /* nobody is in the way */
+        }
+        held_assert_saved(&h);
+        held_free(&h);
+    }
+}
+
+/* Eight threads at once, a piece each time, and as fast as they can: on a loaded machine one of
+ * them may be seen too late. Then the snapshot says so; most are whole. */
+static gpointer give_own_back(gpointer p)
+{
+    WorldWriter *writer = p;
+    World *w = writer->w;
+    size_t piece = w->page_size, share = (LEN - LATE) / WORLD_WRITERS;
+    char *own = w->map + LATE + writer->index * share;
+
+    for (size_t at = 0; at < share; at += piece) {
+        size_t n = MIN(piece, share - at); /* of a page of 2 MiB a part */
+        g_assert_cmpint(madvise(own + at, n, MADV_DONTNEED), ==, 0);
+        memset(own + at, 9, n);
+    }
+    return NULL;
+}
+
+static bool is_whole(WorldKind kind, unsigned *n_whole)
+{
+    WorldWriter writers[WORLD_WRITERS];
     Held h;
 
-    if (!held_new(&h, GPOINTER_TO_UINT(p), NULL)) {
+    if (!held_new(&h, kind, NULL)) {
+        return false;
+    }
+    for (unsigned i = 0; i < WORLD_WRITERS; i++) {
+        writers[i] = (WorldWriter){h.w, i, NULL};
+        writers[i].thread = g_thread_new("gives", give_own_back, &writers[i]);
+    }
+    for (unsigned i = 0; i < WORLD_WRITERS; i++) {
+        g_thread_join(writers[i].thread);
+    }
+    held_go(&h);
+    int rc = ff_snapshot_wait(h.w->m, NULL);
+    if (rc == 0) {
+        g_assert_cmphex(world_hash(h.pages.copy, LEN), ==, world_hash(h.then, LEN));
+        ++*n_whole;
+    } else {
+        assert_says(rc, -EIO, "were given back");
+    }
+    held_free(&h);
+    return true;
+}
+
+static void test_plain_discards(gconstpointer p)
+{
+    unsigned n_whole = 0, n = 0;
+
+    while (n < 8 && is_whole(GPOINTER_TO_UINT(p), &n_whole)) {
+        n++;
+    }
+    g_test_message("%u of %u whole", n_whole, n);
+    g_assert_true(n == 0 || n_whole * 2 > n);
+}
+
+/* There is no room for it: never a file that is wrong. */
+static void test_discard_without_room(gconstpointer p)
+{
+    WorldKind kind = GPOINTER_TO_UINT(p);
+    bool is_huge = kind == W_HUGETLB || kind == W_ANON_HUGE, is_shared;
+    FfSnapshotOptions options = {.size = sizeof(options), .buffer = is_huge ? HUGEPAGE : 4096};
+    Held h;
+
+    if (!held_new(&h, kind, &options)) {
         return;
     }
-    bool is_shared = h.w->fd >= 0;
+    is_shared = h.w->fd >= 0;
     g_assert_cmpint(
-        madvise(h.w->map + LATE, h.w->page_size, is_shared ? MADV_REMOVE : MADV_DONTNEED), ==, 0);
+        madvise(h.w->map + LATE, 2 * h.w->page_size, is_shared ? MADV_REMOVE : MADV_DONTNEED), ==,
+        0);
     held_go(&h);
-    assert_says(ff_snapshot_wait(h.w->m, NULL), -EIO, "1 pages were given back");
+    assert_says(ff_snapshot_wait(h.w->m, NULL), -EIO, "2 pages were given back");
     held_free(&h);
 }
 
@@ -213,6 +326,39 @@ static void test_fork(gconstpointer p)
     held_fill(h.w, 7);
     held_assert_saved(&h);
     held_free(&h);
+}
+
+/* The flags of the mapping at AT, as /proc/self/smaps has them. */
+static char *mapping_flags(const void *at)
+{
+    g_autofree char *head = g_strdup_printf("\n%" G_GINT64_MODIFIER "x-", (uint64_t)(uintptr_t)at);
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
+    const char *flags = strstr(text, head);
+    flags = flags ? strstr(flags, "\nVmFlags:") : NULL;
+    g_assert_nonnull(flags);
+    return g_strndup(flags + 1, strcspn(flags + 1, "\n"));
+}
+
+/* KSM takes the protection off what it merges: what is written then would be saved. */
+static void test_merged(gconstpointer p)
+{
+    World *w = world_new(GPOINTER_TO_UINT(p), LEN);
+
+    if (!w) {
+        return;
+    }
+    if (madvise(w->map, LEN, MADV_MERGEABLE) == 0) {
+        g_autofree char *before = mapping_flags(w->map);
+        g_assert_nonnull(strstr(before, " mg"));
+        call(ff_snapshot_prepare(w->m, NULL));
+        g_autofree char *after = mapping_flags(w->map);
+        g_assert_null(strstr(after, " mg"));
+    } else {
+        g_test_skip("this kernel has no KSM");
+    }
+    world_free(w);
 }
 
 static void test_cancel(void)
@@ -464,11 +610,14 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/order", test_order);
     g_test_add_func("/libfarfault/two-owners", test_two_owners);
     add("plain-discard", all, test_plain_discard);
+    add("plain-discards", 1u << W_ANON | 1u << W_ANON_HUGE, test_plain_discards);
+    add("discard-without-room", all, test_discard_without_room);
     add("discard", all, test_discard);
     add("munmap", all, test_munmap);
     g_test_add_func("/libfarfault/plain-munmap", test_plain_munmap);
     add("mremap", small, test_mremap);
     add("fork", 1u << W_ANON | 1u << W_ANON_HUGE, test_fork);
+    add("merged", 1u << W_ANON | 1u << W_ANON_HUGE, test_merged);
     g_test_add_func("/libfarfault/cancel", test_cancel);
     g_test_add_func("/libfarfault/callback-stops", test_callback_stops);
     g_test_add_func("/libfarfault/limit", test_limit);

@@ -185,6 +185,58 @@ static void test_changes(gconstpointer p)
     world_free(w);
 }
 
+/* ---- many that are told of a move too early
+ * ------------------------------------------------------
+ */
+
+#define MANY 160 /* more than the fault thread reads at once */
+
+typedef struct {
+    char *room;
+    bool end; /* atomic; observer: all */
+} Crowd;
+
+static gpointer write_there(gpointer p)
+{
+    const Crowd *c = p;
+    g_autoptr(GRand) rand = g_rand_new();
+
+    while (!__atomic_load_n(&c->end, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&c->room[(size_t)g_rand_int_range(rand, 0, LEN)], 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* They write where the memory comes to lie, and fault there before the move has been read of.
+ * Faults are read first: who is told again too soon keeps the move, and all of them, waiting for
+ * ever. */
+static void test_crowd(void)
+{
+    World *w = world_new(W_ANON, LEN);
+    GThread *threads[MANY];
+    Crowd c = {map_at(NULL, LEN, PROT_READ | PROT_WRITE), false};
+
+    if (!w) {
+        return;
+    }
+    memset(w->map, 1, LEN);
+    for (unsigned i = 0; i < MANY; i++) {
+        threads[i] = g_thread_new("crowd", write_there, &c);
+    }
+    call(ff_snapshot_begin(w->m));
+    for (unsigned i = 0; i < 2; i++) {
+        move(w->map, c.room, LEN);
+        move(c.room, w->map, LEN);
+    }
+    __atomic_store_n(&c.end, true, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < MANY; i++) {
+        g_thread_join(threads[i]);
+    }
+    call(ff_snapshot_cancel(w->m));
+    munmap(c.room, LEN);
+    world_free(w);
+}
+
 /* ---- a discard that prepare meets --------------------------------------------------------------
  */
 
@@ -312,6 +364,7 @@ int main(int argc, char **argv)
                                                 i & 1 ? "chaos" : "moves", i & 2 ? "16M" : "0");
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_changes);
     }
+    g_test_add_func("/libfarfault/changes/crowd", test_crowd);
     g_test_add_func("/libfarfault/changes/discard-meets-prepare", test_discard_meets_prepare);
     g_test_add_func("/libfarfault/changes/signals", test_signals);
     return g_test_run();

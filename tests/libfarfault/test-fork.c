@@ -22,7 +22,16 @@
 /* ---- what children do --------------------------------------------------------------------------
  */
 
-typedef enum { HASH, EXIT_7, GIVE_BACK, WAIT_FOR_EVER, READ_GLOBAL, READ_ONE, EXEC } What;
+typedef enum {
+    HASH,
+    HASH_LATER,
+    EXIT_7,
+    GIVE_BACK,
+    WAIT_FOR_EVER,
+    READ_GLOBAL,
+    READ_ONE,
+    EXEC
+} What;
 
 typedef struct {
     What what;
@@ -31,6 +40,7 @@ typedef struct {
 } Order;
 
 static int answer_fds[2]; /* from children */
+static int go_fds[2];     /* to a child */
 static int global = 1;
 
 static int child(void *opaque, const void *arg, size_t len)
@@ -43,6 +53,11 @@ static int child(void *opaque, const void *arg, size_t len)
     }
     memcpy(&order, arg, sizeof(order));
     switch (order.what) {
+    case HASH_LATER:
+        if (read(go_fds[0], &result, 1) != 1) {
+            return 1;
+        }
+        /* fall through */
     case HASH:
         result = world_hash(order.map, order.len);
         break;
@@ -125,7 +140,7 @@ static void test_oracle(gconstpointer p)
     world_wait_writes(w, 1000);
     for (unsigned i = 0; i < rounds; i++) {
         int status;
-        __atomic_store_n(&w->discard, i % 2, __ATOMIC_RELAXED);
+        __atomic_store_n(&w->discard, i % 2 ? W_DISCARD : W_KEEP, __ATOMIC_RELAXED);
         call(ff_fork_prepare(w->m, &options));
         world_park(w);
         WorldFork forked = world_fork(w);
@@ -242,15 +257,36 @@ static void test_cancel(void)
     world_free(w); /* cancels */
 }
 
-/* The child may not see what it would have to. */
-static void test_plain_discard(void)
+/* The child sees what it was. */
+static void test_plain_discard(gconstpointer p)
 {
+    World *w = new_world(((const Case *)p)->kind);
+    int status;
+
+    if (!w) {
+        return;
+    }
+    uint64_t hash = world_hash(w->map, LEN);
+    call(ff_fork_prepare(w->m, NULL));
+    fork_now(w, HASH_LATER);
+    g_assert_cmpint(madvise(w->map, LEN, w->fd < 0 ? MADV_DONTNEED : MADV_REMOVE), ==, 0);
+    g_assert_cmpint(write(go_fds[1], "", 1), ==, 1);
+    call(ff_fork_wait(w->m, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    g_assert_cmphex(answer(), ==, hash);
+    world_free(w);
+}
+
+/* The child may not see what it would have to, as there was no room for it. */
+static void test_discard_without_room(void)
+{
+    FfSnapshotOptions options = {.size = sizeof(options)};
     World *w = new_world(W_ANON);
 
     if (!w) {
         return;
     }
-    call(ff_fork_prepare(w->m, NULL));
+    call(ff_fork_prepare(w->m, &options));
     fork_now(w, WAIT_FOR_EVER);
     g_assert_cmpuint(answer(), ==, 5);
     g_assert_cmpint(madvise(w->map + LEN - 4096, 4096, MADV_DONTNEED), ==, 0);
@@ -532,6 +568,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     g_assert_cmpint(pipe(answer_fds), ==, 0);
+    g_assert_cmpint(pipe(go_fds), ==, 0);
     for (unsigned k = 0; k < W_KINDS; k++) {
         for (unsigned b = 0; b < G_N_ELEMENTS(buffers); b++) {
             size_t page = k == W_ANON_HUGE || k == W_HUGETLB ? HUGEPAGE : 4096;
@@ -540,13 +577,16 @@ int main(int argc, char **argv)
                 g_strdup_printf("/libfarfault/fork/%s/%s", world_kinds[k], buffers[b].name);
             g_test_add_data_func(path, &cases[k][b], test_oracle);
         }
+        g_autofree char *path =
+            g_strdup_printf("/libfarfault/fork/plain-discard/%s", world_kinds[k]);
+        g_test_add_data_func(path, &cases[k][2], test_plain_discard);
     }
     g_test_add_func("/libfarfault/fork/status", test_status);
     g_test_add_func("/libfarfault/fork/give-back", test_give_back);
     g_test_add_func("/libfarfault/fork/not-registered", test_not_registered);
     g_test_add_func("/libfarfault/fork/killed-child", test_killed_child);
     g_test_add_func("/libfarfault/fork/cancel", test_cancel);
-    g_test_add_func("/libfarfault/fork/plain-discard", test_plain_discard);
+    g_test_add_func("/libfarfault/fork/discard-without-room", test_discard_without_room);
     g_test_add_func("/libfarfault/fork/address", test_address);
     g_test_add_func("/libfarfault/fork/killed-parent", test_killed_parent);
     g_test_add_func("/libfarfault/fork/not-told", test_not_told);

@@ -82,7 +82,14 @@ static unsigned one_round(World *w, const Case *c, GRand *random)
                                           (way == FILE_BUFFERED ? FF_SNAPSHOT_NO_DIRECT : 0)};
     Oracle oracle = {0};
 
-    __atomic_store_n(&w->discard, choice >> 11 & 1, __ATOMIC_RELAXED);
+    bool discard = choice >> 11 & 1;
+    /* A hole that a call made before the preparation is punched into hugetlb after it unseen. */
+    bool can_madvise = c->buffer >= LEN && c->kind != W_HUGETLB && choice >> 13 & 1;
+    __atomic_store_n(&w->discard,
+                     !discard      ? W_KEEP
+                     : can_madvise ? W_MADVISE
+                                   : W_DISCARD,
+                     __ATOMIC_RELAXED);
     if (prepare) {
         call(ff_snapshot_prepare(w->m, &options));
         world_wait_writes(w, 1000);

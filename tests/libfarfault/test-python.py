@@ -6,11 +6,14 @@ the memory that the process may use (a control group, where one can be made). Pr
     test-python.py SOURCE LIBRARY
 """
 import contextlib
+import ctypes
 import doctest
 import gc
 import os
 import pathlib
+import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -67,7 +70,13 @@ def test_transactions(folder):
                 pass
         with raises(OSError, "somebody has it open"):
             farfault.File(path)
-        assert (a * 2).file is None and (a[3:5].file is f)
+        assert type(a * 2) is numpy.ndarray and type(a[3:5]) is farfault.Array and a[3:5].file is f
+        assert isinstance(a.sum(), numpy.integer) and hash(a.max()) is not None
+        a += 1
+        assert type(a) is farfault.Array and a.file is f
+        f.abort()
+        with raises(ValueError, "no -1"):
+            f.array("int32", (-1, 2))
         del a, b
     gc.collect()
     assert numpy.fromfile(path, "int32").reshape(1024, 2048)[7, 5] == 6
@@ -100,11 +109,86 @@ def test_lifetime(folder):
         farfault.File(folder / "data").array("uint8", 2 * MIB)
     with raises(TypeError):
         farfault.File(folder / "data").array(object)
-    with raises(OSError, "No such file"):
+    with raises(FileNotFoundError, "the folder"):
         farfault.File(folder / "not" / "there", size=MIB)
-    with raises(OSError, "No such file"):
+    with raises(OSError, "give size="):
         farfault.File(folder / "typo")
+    for size in -1, 0, (1 << 64) + 4096, 1 << 70:
+        with raises(ValueError, "size"):
+            farfault.File(folder / "typo", size=size)
+    with raises(TypeError, "limit"):
+        farfault.File(folder / "typo", size=MIB, limit="1G")
+    with raises(ValueError, "threads"):
+        farfault.File(folder / "typo", size=MIB, threads=(1 << 32) + 1)
+    with raises(ValueError, "null byte"):
+        farfault.File(os.fspath(folder / "typo") + "\0b", size=MIB)
+    with raises(IsADirectoryError, "chunks=True"):
+        farfault.File(folder)
+    with raises(ValueError, "size= is needed"):
+        farfault.File(folder, chunks=True)
+    with farfault.File(folder / "data") as f:
+        with raises(TypeError, "of this process"):
+            pickle.dumps(f)
+        with raises(ValueError, "no size"):
+            f.array("U")
+        with raises(ValueError, "whole numbers of 8 bytes"):
+            f.array("float64", offset=4)
+    del f
+    gc.collect()
     assert sorted(p.name for p in folder.iterdir()) == ["data", "data.redo"]
+
+
+def test_log(folder):
+    """It is empty when the file is closed, and when the interpreter ends, although an array is still there: the file
+    is what was committed, for anybody."""
+    log = folder / "data.redo"
+    with farfault.File(folder / "data", size=MIB, limit=MIB // 4) as f:
+        a = f.array("uint8")
+        with f.transaction():
+            a[:] = 7
+        assert log.stat().st_size > MIB
+        a[:] = 8  # more than there is memory for
+    assert log.stat().st_size > MIB  # of which the log is all there is
+    del a, f
+    gc.collect()
+    assert log.stat().st_size == 0
+    with farfault.File(folder / "data") as f:
+        a = f.array("uint8")
+        with f.transaction():
+            a[0] = 9
+        assert log.stat().st_size > 0
+    assert log.stat().st_size == 0
+    del a, f
+    gc.collect()
+    text = "f = farfault.File('data'); a = f.array('uint8'); a[1] = 10; f.commit(); a[2] = 11"
+    subprocess.run([sys.executable, "-c", "import farfault; " + text], cwd=folder, check=True,
+                   env={**os.environ, "PYTHONPATH": os.path.join(source, "python"), "PYTHONDONTWRITEBYTECODE": "1"})
+    assert log.stat().st_size == 0
+    assert bytes((folder / "data").read_bytes()[:3]) == bytes([9, 10, 7])
+
+
+def test_closed_twice(folder):
+    """By several threads at once: nobody frees it under another."""
+    for _ in range(30):
+        f = farfault.File(folder / "data", size=MIB, limit=MIB // 4)
+        a = f.array("uint8")
+        a[:] = 1
+        f.commit()
+        del a
+        gate = threading.Barrier(3)
+
+        def close():
+            gate.wait()
+            f.close()
+
+        threads = [threading.Thread(target=close) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (folder / "data.redo").stat().st_size == 0
+        del f, close, thread, threads
+        gc.collect()
 
 
 def test_chunks(folder):
@@ -117,6 +201,54 @@ def test_chunks(folder):
         farfault.File(folder / "chunks", size=MIB, chunks=True, block_size=4096)
     with farfault.File(folder / "chunks", size=MIB, chunks=True) as f:
         assert f.array("uint8")[3 * 65536] == 9
+    farfault.File(folder / "small", size=MIB, chunks=True, block_size=4096).close()
+    gc.collect()
+    with farfault.File(folder / "small", size=MIB, chunks=True) as f:  # as it was made
+        f.array("uint8")[4096] = 1
+        f.commit()
+    farfault.File(os.fspath(folder / "slash") + "/", size=MIB, chunks=True).close()
+    assert sorted(p.name for p in (folder / "small").iterdir()) == ["0000000000000001", "block_size"]
+
+
+def write_seekable(path, data, frame):
+    """DATA by zstd's seekable format, in frames of so many bytes."""
+    zstd = ctypes.CDLL("libzstd.so.1")
+    zstd.ZSTD_compress.restype = ctypes.c_size_t
+    file, table, n = b"", b"", 0
+    for n, at in enumerate(range(0, len(data), frame), 1):
+        plain = data[at:at + frame]
+        packed = ctypes.create_string_buffer(len(plain) + 1024)
+        size = zstd.ZSTD_compress(packed, ctypes.c_size_t(len(packed)), plain, ctypes.c_size_t(len(plain)), 3)
+        file += packed.raw[:size]
+        table += struct.pack("<II", size, len(plain))
+    table += struct.pack("<IBI", n, 0, 0x8F92EAB1)
+    path.write_bytes(file + struct.pack("<II", 0x184D2A5E, len(table)) + table)
+
+
+def test_compressed(folder):
+    path = folder / "data.zst"
+    numbers = numpy.arange(1 << 18, dtype="int64") // 3
+    write_seekable(path, numbers.tobytes(), 100000)
+    with farfault.File(path, compressed=True, limit=MIB // 2, block_size=16384) as f:
+        a = f.array("int64")
+        assert (a == numbers).all() and len(f) == numbers.nbytes
+        with raises(OSError, "can only be read"):
+            with f.transaction():
+                a[:] = 5
+        assert (a == 5).all()
+        f.abort()
+        assert (a == numbers).all()
+        with farfault.File(path, compressed=True) as g:  # somebody else
+            assert (g.array("int64") == numbers).all()
+        del a
+    gc.collect()
+    for wrong in {"chunks": True}, {"size": 5}:
+        with raises(ValueError, "its own size"):
+            farfault.File(path, compressed=True, **wrong)
+    path.write_bytes(path.read_bytes()[:-1])
+    with raises(OSError, "the file is cut"):
+        farfault.File(path, compressed=True)
+    assert [p.name for p in folder.iterdir()] == ["data.zst"]
 
 
 def test_huge(folder):
@@ -156,6 +288,26 @@ def test_threads(folder):
     gc.collect()
 
 
+def test_closed_meanwhile(folder):
+    """A file that another thread closes while it is committed is there until that has ended."""
+    f = farfault.File(folder / "data", size=32 * MIB)
+    a = f.array("uint8")
+    a[:] = 1
+    del a
+    gc.collect()
+    done = []
+    thread = threading.Thread(target=lambda: done.append(f.commit()))
+    thread.start()
+    while not done and os.path.getsize(folder / "data.redo") == 0 and thread.is_alive():
+        pass
+    f.close()
+    thread.join()
+    assert done == [None]
+    with farfault.File(folder / "data") as again:
+        assert again.array("uint8").all()
+    gc.collect()
+
+
 def test_volatile(folder):
     v = farfault.Volatile(MIB)
     assert v.is_pinned() and v.memory.size == MIB
@@ -169,6 +321,12 @@ def test_volatile(folder):
     assert v.stats().purged == 128
     with raises(OSError, "whole pages"):
         v.pin(1, 4096)
+    with raises(OSError):
+        v.watch(999)
+    with raises(ValueError, "limit"):
+        farfault.Volatile(MIB, limit=-1)
+    with raises(ValueError, "size"):
+        farfault.Volatile(-1)
     with raises(TypeError, "C function"):
         farfault.Volatile(MIB, lambda *_: 0)
     with raises(TypeError, "C function"):
@@ -186,6 +344,7 @@ def run_page(folder, wanted):
         numpy.set_printoptions(legacy="1.25")
     page = (pathlib.Path(source) / "docs" / "arrays.md").read_text()
     os.chdir(folder)
+    write_seekable(pathlib.Path("measured.zst"), numpy.arange(1 << 20, dtype="float32").tobytes(), MIB)
     names, examples = {"numpy": numpy, "farfault": farfault}, 0
     for section in page.split("\n## ")[1:]:
         title = section.split("\n", 1)[0]
@@ -236,7 +395,7 @@ def main():
     if sys.argv[3:]:
         run_page(sys.argv[4], lambda title: (title == TEN_LINES) == (sys.argv[3] == "ten-lines"))
         return
-    tests = [test_transactions, test_lifetime, test_chunks, test_threads, test_huge, test_volatile, test_page, test_larger_than_memory]
+    tests = [test_transactions, test_lifetime, test_log, test_closed_twice, test_chunks, test_compressed, test_threads, test_closed_meanwhile, test_huge, test_volatile, test_page, test_larger_than_memory]
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
     try:
         farfault.File(folder / "probe", size=4096).close()

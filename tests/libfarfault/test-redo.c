@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Arrays of files: what was committed is there when they are opened again, and nothing else. The
- * calls that change the file and its log are recorded, and each prefix of them is replayed on a
- * disk that has lost all, some or none of what was not synced; what is opened then is as of a
- * commit, and of none that is older than the last that returned. And a program that commits all the
- * time is killed. FF_ROUNDS says how often.
+ * Arrays of files, and of folders of chunks: what was committed is there when they are opened
+ * again, and nothing else. The calls that change the file and its log are recorded, and each prefix
+ * of them is replayed on a disk that has lost all, some or none of what was not synced; what is
+ * opened then is as of a commit, and of none that is older than the last that returned. And a
+ * program that commits all the time is killed. FF_ROUNDS says how often.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -389,16 +390,301 @@ static void test_many_chunks(void)
         memset(p, 'a', len);
         call(ff_array_commit(a));
         memset(p, 'b', len);
-        call(ff_array_commit(a));
         int next = dup(0); /* the lowest that is free */
         g_assert_cmpint(next, <, 200);
         close(next);
+        struct rlimit many, few;
+        g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &many), ==, 0);
+        few = many;
+        few.rlim_cur = (rlim_t)next + 2;
+        g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &few), ==, 0);
+        call(ff_array_commit(a));
+        g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &many), ==, 0);
         memset(p, 'c', len);
         ff_array_free(a);
         call(ff_array_open_chunks(path, len, &o, &a));
         p = map(a);
         for (size_t i = 0; i < len; i++) {
             g_assert_cmpint(p[i], ==, 'b');
+        }
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* Whether OPS has one of KIND of the file INO. */
+static bool has_op(const GArray *ops, OpKind kind, ino_t ino)
+{
+    for (guint i = 0; i < ops->len; i++) {
+        const Op *op = &g_array_index(ops, Op, i);
+        if (op->kind == kind && op->ino == ino) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A folder's block_size, of which a crash of its first program has left N bytes
+ * of TEXT, or no name (NULL): it is whole, and on the disk with its name, when
+ * the array is open. FALSE: skipped. */
+static bool check_left(const char *path, const char *text, gssize n)
+{
+    g_autofree char *name = g_build_filename(path, "block_size", NULL), *log = log_of(path);
+    g_autofree char *now = NULL;
+    g_autoptr(GArray) ops = record_new();
+    struct stat folder, file;
+
+    g_assert_cmpint(mkdir(path, 0700), ==, 0);
+    g_assert_true(!text || g_file_set_contents(name, text, n, NULL));
+    record_start(ops, name);
+    FfArray *a = open_at(ff_array_open_chunks, path, 0);
+    record_stop();
+    if (a) {
+        g_assert_true(g_file_get_contents(name, &now, NULL, NULL));
+        g_assert_cmpstr(g_strchomp(now), ==, "16384");
+        g_assert_cmpint(stat(path, &folder), ==, 0);
+        g_assert_cmpint(stat(name, &file), ==, 0);
+        g_assert_true(has_op(ops, OP_SYNC, file.st_ino));
+        g_assert_true(has_op(ops, OP_SYNC_DIRECTORY, folder.st_ino));
+        ff_array_free(a);
+        remove_all(log);
+    }
+    remove_all(path);
+    return a;
+}
+
+static void test_block_size(void)
+{
+    static const struct {
+        const char *text;
+        gssize n;
+    } left[] = {{NULL, 0}, {"", 0}, {"163", 3}, {"\0\0\0\0\0", 6}, {"16384", 5}, {"16384\n", 6}};
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    g_autofree char *name = g_build_filename(path, "block_size", NULL);
+    FfArray *a;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(left); i++) {
+        if (!check_left(path, left[i].text, left[i].n)) {
+            break; /* skipped */
+        }
+    }
+    g_assert_cmpint(mkdir(path, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(name, "32768\n", -1, NULL));
+    FfArrayOptions o = {.size = sizeof(o), .block_size = BLOCK};
+    assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "are not of 16384 bytes");
+    g_assert_true(g_file_set_contents(name, "163840\n", -1, NULL));
+    assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "does not say of how many");
+    g_assert_cmpint(unlink(name) | mkfifo(name, 0600), ==, 0);
+    assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "does not say of how many");
+    g_assert_cmpint(unlink(name), ==, 0);
+    /* Chunks that were copied without it, or with a part of it. */
+    g_autofree char *chunk = g_build_filename(path, "0000000000000002", NULL);
+    g_assert_true(g_file_set_contents(chunk, "x", 1, NULL));
+    g_assert_true(g_file_set_contents(name, "163", -1, NULL));
+    assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "does not say of how many");
+    g_assert_cmpint(unlink(name), ==, 0);
+    assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "write the number there");
+    g_assert_false(g_file_test(name, G_FILE_TEST_EXISTS));
+    g_assert_true(g_file_set_contents(name, "16384\r\n", -1, NULL));
+    for (unsigned i = 0; i < 2 && ff_array_open_chunks(path, LEN, &o, &a) == 0; i++) {
+        g_assert_cmpint(map(a)[2 * BLOCK], ==, 'x');
+        ff_array_free(a);
+        o.block_size = 0; /* as it says */
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* A chunk that is something else holds nobody, and is no zeros. */
+static void test_fifo(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    g_autofree char *fifo = g_build_filename(path, "0000000000000002", NULL);
+    FfArray *a = open_at(ff_array_open_chunks, path, 0);
+
+    if (a) {
+        g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
+        char *p = map(a);
+        int ends[2];
+        g_assert_cmpint(pipe2(ends, O_CLOEXEC), ==, 0);
+        g_assert_cmpint(write(ends[1], p + 2 * BLOCK, 1), ==, -1);
+        g_assert_cmpint(errno, ==, EFAULT);
+        g_assert_cmpint(write(ends[1], p + 3 * BLOCK, 1), ==, 1);
+        close(ends[0]), close(ends[1]);
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* What another user may have put where the log would be. */
+static void test_foreign_log(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autofree char *other = g_build_filename(dir, "other", NULL);
+    FfArray *a = open_at(ff_array_open, path, 0);
+
+    if (a) {
+        ff_array_free(a);
+        g_assert_cmpint(rename(log, other), ==, 0);
+        g_assert_cmpint(symlink(other, log), ==, 0);
+        assert_says(ff_array_open(path, 0, NULL, &a), -ELOOP, "is a link");
+        g_assert_cmpint(unlink(log), ==, 0);
+        g_assert_cmpint(mkfifo(log, 0600), ==, 0);
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "not a regular file");
+        g_assert_cmpint(unlink(log), ==, 0);
+        g_assert_cmpint(link(other, log), ==, 0);
+        assert_says(ff_array_open(path, 0, NULL, &a), -EINVAL, "another name as well");
+        g_assert_cmpint(unlink(other), ==, 0);
+        if (geteuid() == 0) {
+            struct stat st;
+            g_assert_cmpint(chown(log, 1, 1), ==, 0);
+            a = open_at(ff_array_open, path, 0); /* it is empty: another one is made */
+            ff_array_free(a);
+            g_assert_cmpint(stat(log, &st), ==, 0);
+            g_assert_cmpuint(st.st_uid, ==, 0);
+            g_assert_true(g_file_set_contents(log, "of somebody", -1, NULL));
+            g_assert_cmpint(chown(log, 1, 1), ==, 0);
+            assert_says(ff_array_open(path, 0, NULL, &a), -EACCES, "is of user 1");
+            g_assert_cmpint(truncate(log, 0) | chown(path, 1, 1), ==, 0); /* both are */
+            a = open_at(ff_array_open, path, 0);
+            ff_array_free(a);
+            g_assert_cmpint(unlink(log), ==, 0);
+            a = open_at(ff_array_open, path, 0); /* root makes it for him */
+            ff_array_free(a);
+            g_assert_cmpint(stat(log, &st), ==, 0);
+            g_assert_cmpuint(st.st_uid, ==, 1);
+            g_assert_cmpint(chown(log, 0, 0), ==, 0); /* root has opened it first */
+            a = open_at(ff_array_open, path, 0);
+            ff_array_free(a);
+        }
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* A commit while no file may be longer than SIZE. */
+static int commit_within(FfArray *a, rlim_t size)
+{
+    struct rlimit much, little;
+
+    signal(SIGXFSZ, SIG_IGN);
+    g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &much), ==, 0);
+    little = much;
+    little.rlim_cur = size;
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &little), ==, 0);
+    int rc = ff_array_commit(a);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &much), ==, 0);
+    return rc;
+}
+
+/* The log has no room: it is emptied, as what it has is in the file, and the commit goes on. */
+static void test_full(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    FfArray *a = open_at(ff_array_open, path, 0);
+    struct stat st;
+
+    if (a) {
+        char *p = map(a);
+        for (unsigned i = 0; i < 5; i++) {
+            memset(p, 'a' + (int)i, LEN);
+            call(commit_within(a, LEN + 10 * PS)); /* the log of one, and not of two */
+        }
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        g_assert_cmpint(st.st_size, >, LEN);
+        call(ff_array_sync(a));
+        g_assert_cmpint(stat(log, &st), ==, 0);
+        g_assert_cmpint(st.st_size, ==, 0);
+        call(ff_array_sync(a));
+        ff_array_free(a);
+        /* What is changed has no room in memory, and is in the log alone. */
+        a = open_at(ff_array_open, path, 4);
+        p = map(a);
+        memset(p, 'x', 10);
+        call(ff_array_commit(a));
+        memset(p, 'y', LEN);
+        assert_says(ff_array_sync(a), -EBUSY, "commit or abort it first");
+        call(ff_array_abort(a));
+        g_assert_cmpint(p[0], ==, 'x');
+        g_assert_cmpint(p[10], ==, 'e');
+        call(ff_array_sync(a));
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* ---- how much of it there is -------------------------------------------------------------------
+ */
+
+/* Bytes of the log of an array of SPILL, which has no name, or of PATH. */
+static off_t log_size(const char *spill, const char *path)
+{
+    g_autoptr(GDir) d = g_dir_open("/proc/self/fd", 0, NULL);
+    off_t size = -1;
+
+    for (const char *name; (name = g_dir_read_name(d));) {
+        g_autofree char *fd = g_build_filename("/proc/self/fd", name, NULL);
+        g_autofree char *to = g_file_read_link(fd, NULL);
+        struct stat st;
+        if (to && (path ? !strcmp(to, path)
+                        : g_str_has_prefix(to, spill) && g_str_has_suffix(to, " (deleted)"))) {
+            g_assert_cmpint(stat(fd, &st), ==, 0);
+            size = st.st_size;
+        }
+    }
+    return size;
+}
+
+static int load_zeros(void *opaque, uint64_t block, void *buf)
+{
+    memset(buf, 0, BLOCK);
+    return 0;
+}
+
+/* What was changed is read again and again, and for want of memory leaves as often. DATA: of a
+ * file; else the log has no name, and what is changed once more takes no more room either. */
+static void test_log_size(gconstpointer data)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    FfArrayOptions o = {.size = sizeof(o), .block_size = BLOCK, .limit = 4 * BLOCK, .spill = dir};
+    FfArrayFile file = {.size = sizeof(file), .load = load_zeros};
+    FfArray *a = NULL;
+    int rc = data ? ff_array_open(path, LEN, &o, &a) : ff_array_new(LEN, &file, NULL, &o, &a);
+    off_t most = 4096 + (off_t)PAGES * (PS + 32);
+
+    if (rc == -EPERM || rc == -ENOTSUP) {
+        g_test_skip(ff_last_error());
+    } else {
+        call(rc);
+        char *p = map(a);
+        for (unsigned round = 0; round < 6; round++) {
+            for (unsigned i = 0; i < PAGES && (!data || !round); i++) {
+                memset(p + i * PS, (int)(i + round), 10);
+            }
+            for (unsigned i = 0; i < PAGES; i++) {
+                g_assert_cmpint((unsigned char)p[i * PS], ==, i + (data ? 0 : round));
+            }
+            g_assert_cmpint(log_size(dir, data ? log : NULL), >, most / 2);
+            g_assert_cmpint(log_size(dir, data ? log : NULL), <=, most);
+        }
+        if (data) {
+            call(ff_array_commit(a));
+        }
+        ff_array_free(a);
+    }
+    if (data && rc == 0) {
+        a = open_at(ff_array_open, path, 0);
+        char *p = map(a);
+        for (unsigned i = 0; i < PAGES; i++) {
+            g_assert_cmpint((unsigned char)p[i * PS], ==, i);
         }
         ff_array_free(a);
     }
@@ -574,13 +860,11 @@ static void test_file_fails(void)
 #define VERSIONS 6
 
 typedef struct {
-    GByteArray *data, *log;
-} Image;
-
-typedef struct {
+    Open *open;
     GArray *ops;
-    ino_t log;
-    char *first;              /* the file before all of it */
+    char *path;               /* while it was recorded */
+    ino_t file, log;          /* FILE: or the folder */
+    char *first;              /* the file before all of it; NULL: a folder, which is empty */
     char *versions[VERSIONS]; /* after each commit; [0]: before */
     guint ended[VERSIONS];    /* when there were so many operations it had returned */
     unsigned n;
@@ -603,51 +887,153 @@ static void apply(GByteArray *file, const Op *op, bool torn)
     }
 }
 
+/* A disk: files by inode, and the names that they have: "", of the array; "log"; of chunks. */
+typedef struct {
+    GHashTable *files, *names;
+} Image;
+
+static GByteArray *file_of(Image *image, ino_t ino)
+{
+    gpointer key = GSIZE_TO_POINTER(ino);
+    GByteArray *file = g_hash_table_lookup(image->files, key);
+
+    if (!file) {
+        file = g_byte_array_new();
+        g_hash_table_insert(image->files, key, file);
+    }
+    return file;
+}
+
+static void set_name(Image *image, const char *name, ino_t ino)
+{
+    g_hash_table_insert(image->names, g_strdup(name), GSIZE_TO_POINTER(ino));
+}
+
+/* Before all of it. */
+static Image image_new(const History *h)
+{
+    Image image = {g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_byte_array_unref),
+                   g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL)};
+
+    set_name(&image, "log", h->log);
+    if (h->first) {
+        set_name(&image, "", h->file);
+        g_byte_array_append(file_of(&image, h->file), (const guint8 *)h->first, LEN);
+    }
+    return image;
+}
+
+static void image_free(Image *image)
+{
+    g_hash_table_unref(image->files);
+    g_hash_table_unref(image->names);
+}
+
+/* Of the first N operations one syncs number I. A name is synced with its folder. */
+static bool is_synced(const History *h, guint i, guint n)
+{
+    const Op *op = &g_array_index(h->ops, Op, i);
+    bool is_name = op->kind == OP_CREATE;
+
+    for (guint k = i; k < n; k++) {
+        const Op *later = &g_array_index(h->ops, Op, k);
+        if (later->kind == (is_name ? OP_SYNC_DIRECTORY : OP_SYNC) &&
+            later->ino == (is_name ? h->file : op->ino)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* After N operations. LOSS 0: nothing is lost; 1: all that was not synced; else what a generator of
- * that seed says, and something is written half. */
+ * that seed says, and something is written half (not what is shorter than a sector). */
 static Image replay(const History *h, guint n, unsigned loss)
 {
-    Image image = {g_byte_array_new(), g_byte_array_new()};
+    Image image = image_new(h);
     GRand *rand = g_rand_new_with_seed(loss);
 
-    g_byte_array_append(image.data, (const guint8 *)h->first, LEN);
     for (guint i = 0; i < n; i++) {
         const Op *op = &g_array_index(h->ops, Op, i);
-        bool is_log = op->ino == h->log, synced = false;
-        for (guint k = i; k < n && !synced; k++) {
-            const Op *later = &g_array_index(h->ops, Op, k);
-            synced = later->kind == OP_SYNC && later->ino == op->ino;
-        }
+        bool synced = is_synced(h, i, n);
         double draw = g_rand_double(rand);
-        if ((op->kind != OP_WRITE && op->kind != OP_SIZE) ||
+        if ((op->kind != OP_WRITE && op->kind != OP_SIZE && op->kind != OP_CREATE) ||
             (!synced && (loss == 1 || (loss > 1 && draw < 0.5)))) {
             continue;
         }
-        apply(is_log ? image.log : image.data, op, !synced && loss > 1 && draw > 0.9);
+        bool torn = !synced && loss > 1 && draw > 0.9 &&
+                    (op->ino == h->log || (op->data && g_bytes_get_size(op->data) > 512));
+        if (op->kind == OP_CREATE) {
+            set_name(&image, op->name, op->ino);
+        } else {
+            apply(file_of(&image, op->ino), op, torn);
+        }
     }
     g_rand_free(rand);
     return image;
 }
 
-/* Which version IMAGE opens as; -1: none. */
-static int opens_as(const History *h, Image image, const char *path)
+/* PATH, and its log, are as IMAGE says. */
+static void write_image(Image *image, const char *path)
 {
-    g_autofree char *log = g_strconcat(path, ".redo", NULL), *found = NULL;
-    int version = -1;
+    g_autofree char *log = log_of(path);
+    GHashTableIter iter;
+    gpointer name, ino;
+
+    if (!g_hash_table_contains(image->names, "")) {
+        g_assert_true(mkdir(path, 0700) == 0);
+    }
+    g_hash_table_iter_init(&iter, image->names);
+    while (g_hash_table_iter_next(&iter, &name, &ino)) {
+        const GByteArray *file = file_of(image, GPOINTER_TO_SIZE(ino));
+        g_autofree char *at = strcmp(name, "log") == 0 ? g_strdup(log)
+                              : *(char *)name          ? g_build_filename(path, name, NULL)
+                                                       : g_strdup(path);
+        g_assert_true(g_file_set_contents_full(at, file->len ? (char *)file->data : "", file->len,
+                                               G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+    }
+}
+
+/* LEN bytes of what is at PATH, a file or a folder of chunks, when nobody has it open. */
+static char *read_back(const History *h, const char *path)
+{
+    char *data = NULL;
     gsize len;
 
-    g_assert_true(g_file_set_contents_full(path, (char *)image.data->data, image.data->len,
-                                           G_FILE_SET_CONTENTS_NONE, 0600, NULL));
-    g_assert_true(g_file_set_contents_full(log, image.log->len ? (char *)image.log->data : "",
-                                           image.log->len, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
-    ff_array_free(open_at(ff_array_open, path, 0));
-    g_assert_true(g_file_get_contents(path, &found, &len, NULL));
-    g_assert_cmpuint(len, ==, LEN);
-    for (unsigned v = 0; v < h->n; v++) {
+    if (h->first) {
+        g_assert_true(g_file_get_contents(path, &data, &len, NULL));
+        g_assert_cmpuint(len, ==, LEN);
+        return data;
+    }
+    data = g_malloc0(LEN);
+    for (uint64_t at = 0; at < LEN; at += BLOCK) {
+        g_autofree char *chunk = g_strdup_printf("%s/%016" G_GINT64_MODIFIER "x", path, at / BLOCK);
+        g_autofree char *found = NULL;
+        if (g_file_get_contents(chunk, &found, &len, NULL)) {
+            memcpy(data + at, found, MIN(len, LEN - at));
+        }
+    }
+    return data;
+}
+
+/* Which version IMAGE opens as; -1: none, or not at all. It is not needed any more. */
+static int opens_as(const History *h, Image image, const char *path)
+{
+    g_autofree char *log = log_of(path);
+    int version = -1;
+
+    FfArrayOptions o = {.size = sizeof(o), .block_size = BLOCK};
+    FfArray *a;
+
+    write_image(&image, path);
+    bool opened = h->open(path, LEN, &o, &a) == 0;
+    ff_array_free(a);
+    g_autofree char *found = read_back(h, path);
+    for (unsigned v = 0; opened && v < h->n; v++) {
         version = memcmp(found, h->versions[v], LEN) == 0 ? (int)v : version;
     }
-    g_byte_array_unref(image.data);
-    g_byte_array_unref(image.log);
+    remove_all(path);
+    remove_all(log);
+    image_free(&image);
     return version;
 }
 
@@ -658,24 +1044,41 @@ static void note_version(History *h, const char *p)
     h->versions[h->n++] = g_memdup2(p, LEN);
 }
 
-/* Commits, with and without room in memory for them, invalidations and aborts. */
-static void make_history(History *h, const char *path)
+static ino_t inode_of(const char *path)
 {
-    FfArray *a = open_at(ff_array_open, path, 6);
-    g_autofree char *log = g_strconcat(path, ".redo", NULL);
     struct stat st;
 
-    char *p = map(a);
-    change(p, 0, 1, 'a');
-    call(ff_array_commit(a));
-    ff_array_free(a);
-    g_assert_true(g_file_get_contents(path, &h->first, NULL, NULL));
-    g_assert_cmpint(stat(log, &st), ==, 0);
-    h->log = st.st_ino;
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_ino;
+}
 
-    record_start(h->ops, path);
-    a = open_at(ff_array_open, path, 6);
-    p = map(a);
+/* What is there before it is recorded: of a file its content; of a folder nothing, so that how it
+ * begins is recorded as well. */
+static void make_first(History *h)
+{
+    g_autofree char *log = log_of(h->path);
+
+    if (h->open == ff_array_open) {
+        FfArray *a = open_at(h->open, h->path, 6);
+        change(map(a), 0, 1, 'a');
+        call(ff_array_commit(a));
+        ff_array_free(a);
+        g_assert_true(g_file_get_contents(h->path, &h->first, NULL, NULL));
+    } else {
+        g_assert_cmpint(mkdir(h->path, 0700), ==, 0);
+        g_assert_true(g_file_set_contents_full(log, "", 0, G_FILE_SET_CONTENTS_NONE, 0600, NULL));
+    }
+    h->file = inode_of(h->path);
+    h->log = inode_of(log);
+}
+
+/* Commits, with and without room in memory for them, invalidations and aborts. */
+static void make_history(History *h)
+{
+    make_first(h);
+    record_start(h->ops, h->path);
+    FfArray *a = open_at(h->open, h->path, 6);
+    char *p = map(a);
     note_version(h, p);
     change(p, 1, 7, 'b');
     call(ff_array_commit(a));
@@ -689,7 +1092,7 @@ static void make_history(History *h, const char *path)
     call(ff_array_commit(a));
     note_version(h, p);
     ff_array_free(a); /* the log is emptied */
-    a = open_at(ff_array_open, path, 6);
+    a = open_at(h->open, h->path, 6);
     p = map(a);
     change(p, 2, 9, 'f');
     call(ff_array_commit(a));
@@ -726,35 +1129,104 @@ static bool is_wrong(const History *h, const char *path, unsigned losses, guint 
     return wrong;
 }
 
-static void test_prefixes(void)
+/* What the recorder calls syncs of KIND is none. */
+static void forget_syncs(const History *h, OpKind kind)
+{
+    for (guint i = h->ops->len; i-- > 0;) {
+        Op *op = &g_array_index(h->ops, Op, i);
+        op->ino = op->kind == kind ? 0 : op->ino;
+    }
+}
+
+static void history_clear(History *h)
+{
+    for (unsigned v = 0; v < h->n; v++) {
+        g_free(h->versions[v]);
+    }
+    g_free(h->first);
+    g_free(h->path);
+    g_array_unref(h->ops);
+}
+
+static void test_prefixes(gconstpointer data)
 {
     char *dir = new_directory();
-    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    g_autofree char *path = g_build_filename(dir, "first", NULL);
     g_autofree char *again = g_build_filename(dir, "again", NULL);
-    History h = {.ops = record_new()};
     FfArray *a = open_at(ff_array_open, path, 0);
+    History h = {.open = data ? ff_array_open_chunks : ff_array_open,
+                 .path = g_build_filename(dir, "array", NULL),
+                 .ops = record_new()};
 
     if (a) {
         ff_array_free(a);
-        make_history(&h, path);
+        make_history(&h);
         record_no_syncs(true);
         g_assert_cmpuint(h.ops->len, >, 60);
         g_assert_cmpint(opens_as(&h, replay(&h, h.ops->len, 0), again), ==, (int)h.n - 1);
         g_assert_false(is_wrong(&h, again, 2 + world_rounds(2), 1));
-        /* That a forgotten sync would be seen. */
-        for (guint i = h.ops->len; i-- > 0;) {
-            if (g_array_index(h.ops, Op, i).kind == OP_SYNC) {
-                g_array_index(h.ops, Op, i).kind = OP_SYNC_DIRECTORY;
-            }
+        /* That a forgotten sync would be seen: of the folder, of files. */
+        if (data) {
+            forget_syncs(&h, OP_SYNC_DIRECTORY);
+            g_assert_true(is_wrong(&h, again, 3, 7));
         }
+        forget_syncs(&h, OP_SYNC);
         g_assert_true(is_wrong(&h, again, 3, 7));
         record_no_syncs(false);
-        for (unsigned v = 0; v < h.n; v++) {
-            g_free(h.versions[v]);
-        }
-        g_free(h.first);
     }
-    g_array_unref(h.ops);
+    history_clear(&h);
+    remove_all(dir);
+    g_free(dir);
+}
+
+/* A record of which there is room for a half, and after that for all of it, with its first page
+ * changed: then the machine stops, and of the second attempt the header and the first page were not
+ * on the disk yet. They are not those of the first attempt. */
+static void test_half(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL), *log = log_of(path);
+    g_autoptr(GArray) ops = record_new();
+    g_autoptr(GByteArray) left = g_byte_array_new();
+    FfArray *a = open_at(ff_array_open, path, 0);
+
+    if (a) {
+        char *p = map(a);
+        ino_t ino = inode_of(log);
+        memset(p, 'b', BLOCK);
+        record_start(ops, path);
+        g_assert_cmpint(commit_within(a, 4096 + BLOCK / 2), ==, -EFBIG);
+        guint second = ops->len, n = 0;
+        memset(p, 'c', PS);
+        call(ff_array_commit(a));
+        record_stop();
+        for (guint i = 0; i < ops->len; i++) {
+            Op op = g_array_index(ops, Op, i);
+            bool write = op.ino == ino && op.kind == OP_WRITE && i >= second && op.offset >= 4096;
+            n += write;
+            if (write && n == 2) {
+                gsize len = g_bytes_get_size(op.data);
+                op.offset += PS;
+                op.data = g_bytes_new_from_bytes(op.data, PS, len - PS);
+                apply(left, &op, false);
+                g_bytes_unref(op.data);
+            } else if (op.ino == ino && (op.kind == OP_WRITE || op.kind == OP_SIZE) &&
+                       !(write && n == 1)) {
+                apply(left, &op, false);
+            } else if (op.ino == ino && op.kind == OP_SYNC && n > 2) {
+                break; /* where it stops */
+            }
+        }
+        g_assert_cmpuint(n, ==, 3); /* and the end */
+        ff_array_free(a);
+        g_assert_cmpint(truncate(path, 0) | truncate(path, LEN), ==, 0);
+        g_assert_true(g_file_set_contents(log, (char *)left->data, left->len, NULL));
+        a = open_at(ff_array_open, path, 0);
+        p = map(a);
+        g_assert_cmpint(p[0], ==, 0);
+        g_assert_cmpint(p[PS], ==, 0);
+        ff_array_free(a);
+    }
     remove_all(dir);
     g_free(dir);
 }
@@ -835,10 +1307,18 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/tail-chunks", GUINT_TO_POINTER(1), test_tail);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
     g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
+    g_test_add_func("/libfarfault/redo/block-size", test_block_size);
+    g_test_add_func("/libfarfault/redo/fifo", test_fifo);
+    g_test_add_func("/libfarfault/redo/foreign-log", test_foreign_log);
+    g_test_add_func("/libfarfault/redo/full", test_full);
+    g_test_add_data_func("/libfarfault/redo/size", NULL, test_log_size);
+    g_test_add_data_func("/libfarfault/redo/size-file", GUINT_TO_POINTER(1), test_log_size);
     g_test_add_func("/libfarfault/redo/locked", test_locked);
     g_test_add_func("/libfarfault/redo/disk-fails", test_disk_fails);
     g_test_add_func("/libfarfault/redo/file-fails", test_file_fails);
-    g_test_add_func("/libfarfault/redo/prefixes", test_prefixes);
+    g_test_add_data_func("/libfarfault/redo/prefixes-file", NULL, test_prefixes);
+    g_test_add_data_func("/libfarfault/redo/prefixes-chunks", GUINT_TO_POINTER(1), test_prefixes);
+    g_test_add_func("/libfarfault/redo/half", test_half);
     g_test_add_data_func("/libfarfault/redo/killed-file", NULL, test_killed);
     g_test_add_data_func("/libfarfault/redo/killed-chunks", GUINT_TO_POINTER(1), test_killed);
     return g_test_run();

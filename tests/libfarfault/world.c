@@ -134,9 +134,14 @@ static void write_once(World *w, unsigned index, uint64_t *random)
     uint64_t r = next_random(random), n_words = w->write_len / 8;
     uint64_t *word = (uint64_t *)(void *)w->map + r % n_words;
 
-    if (r >> 47 == 0 && __atomic_load_n(&w->discard, __ATOMIC_RELAXED)) {
+    WorldDiscard discard = __atomic_load_n(&w->discard, __ATOMIC_RELAXED);
+
+    if (r >> 47 == 0 && discard) {
         char *page = w->map + r % (w->write_len / w->page_size) * w->page_size;
-        if (ff_region_discard(w->m, page, w->page_size) < 0) {
+        if (discard == W_MADVISE) {
+            int advice = w->fd < 0 ? MADV_DONTNEED : MADV_REMOVE;
+            g_assert_cmpint(madvise(page, w->page_size, advice), ==, 0);
+        } else if (ff_region_discard(w->m, page, w->page_size) < 0) {
             g_error("%s", ff_last_error());
         }
     } else {

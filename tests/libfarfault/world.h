@@ -17,6 +17,9 @@
 typedef enum { W_ANON, W_ANON_HUGE, W_MEMFD, W_HUGETLB, W_KINDS } WorldKind;
 extern const char *const world_kinds[W_KINDS];
 
+/* How writers give pages back, too. */
+typedef enum { W_KEEP, W_DISCARD, W_MADVISE } WorldDiscard;
+
 #define WORLD_WRITERS 8
 
 typedef struct World World;
@@ -37,12 +40,12 @@ struct World {
     WorldWriter writers[WORLD_WRITERS];
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool park, end;    /* lock to write; atomic; observer: writers */
-    bool discard;      /* atomic; writers give pages back, too, by ff_region_discard() */
-    unsigned parked;   /* lock */
-    unsigned n_others; /* threads of the test's that world_stand() */
-    size_t write_len;  /* writers keep to so much of it */
-    uint64_t n_writes; /* atomic */
+    bool park, end;       /* lock to write; atomic; observer: writers */
+    WorldDiscard discard; /* atomic */
+    unsigned parked;      /* lock */
+    unsigned n_others;    /* threads of the test's that world_stand() */
+    size_t write_len;     /* writers keep to so much of it */
+    uint64_t n_writes;    /* atomic */
 };
 
 /* NULL: the test is skipped. LEN bytes, multiple of 2 MiB, a region. */
