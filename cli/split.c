@@ -45,11 +45,13 @@ static void print_pages(FILE *out, JsonObject *half, bool source)
             ff_json_bool(half, "released") ? "what it has acknowledged was given up here"
                                            : "all are kept here, as they were at the switch");
     } else {
-        ff_report_row(
-            out, "memory",
-            "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " pages are here; %" G_GINT64_FORMAT " %s",
-            there, total, pages_missing(half),
-            ff_json_bool(half, "peer-ended") ? "were at the source" : "are still at the source");
+        ff_report_row(out, "memory",
+                      "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
+                      " pages are here; %" G_GINT64_FORMAT " %s",
+                      there, total, pages_missing(half),
+                      ff_json_bool(half, "peer-ended") ? "were at the source"
+                      : broken ? "were at the source when the connection broke"
+                               : "are still at the source");
     }
 }
 
@@ -117,7 +119,7 @@ static void print_stake_at_destination(FILE *out, gint64 missing)
 {
     if (missing > 0) {
         ff_report_row(out, "at stake",
-                      "%" G_GINT64_FORMAT " pages are still at the source. While its QEMU lives "
+                      "%" G_GINT64_FORMAT " pages are not here. While the QEMU at the source lives "
                       "nothing is lost; if it has ended, they are lost, and the guest with them",
                       missing);
     }

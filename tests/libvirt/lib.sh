@@ -123,6 +123,11 @@ move() {
 processes_of() {
     on "$1" ps -eo pid=,comm=,args= | awk '$2 ~ /^(farfault|qemu-system)/' || true
 }
+# scripts/lint runs it; no host is needed.
+check_processes_of() (
+    on() { printf '%s\n' "1 bash /x/farfault/scripts/test" "2 farfault-engine" "3 qemu-system-x86 /x/q" "4 grep qemu-system"; }
+    is "what is found" "$(processes_of A | tr '\n' ,)" "2 farfault-engine,3 qemu-system-x86 /x/q,"
+)
 
 # What a host has besides libvirt's own: files, sockets, folders, network interfaces.
 things_of() {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/hold.h"
 
 Vm *restore_start(const RestoreScene *s, RestoreVersion version, bool incoming, const char *memory,
                   const char *faults)
@@ -271,33 +272,16 @@ Vm *restore_begin_held(RestoreScene *s)
     return restore_has_faults() && restore_begin_plain(s) ? restore_start_held(s) : NULL;
 }
 
-void restore_make_gates(Vm *vm)
-{
-    g_autofree char *hold = vm_path(vm, "hold"), *held = vm_path(vm, "held");
-
-    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
-    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
-}
-
-void restore_await_held(Vm *vm)
-{
-    g_autofree char *held = vm_path(vm, "held");
-    int fd = open(held, O_WRONLY | O_CLOEXEC); /* when somebody is */
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-}
-
 Vm *restore_start_held(const RestoreScene *s)
 {
     Vm *vm = restore_start_again(s, RESTORE_HELD);
 
-    restore_make_gates(vm);
+    hold_make(vm);
     restore_ask(s, vm, s->path);
     qmp_expect_migration(vm_qmp(vm), "setup");
     qmp_expect_migration(vm_qmp(vm), "active");
     qmp_expect_migration(vm_qmp(vm), "postcopy-active");
-    restore_await_held(vm);
+    hold_wait(vm);
     return vm;
 }
 

@@ -71,10 +71,9 @@ void restore_ask_with(const RestoreScene *s, Vm *vm, const char *path, const cha
 Vm *restore_begin_held(RestoreScene *s);
 /* The same of a scene that has begun. It needs restore_has_faults(). */
 Vm *restore_start_held(const RestoreScene *s);
-/* The same in its parts: a fault after which no read ends, what it needs, and until it is so. */
-#define RESTORE_HELD "destination/postcopy-active/call/read-file#30=hold"
-void restore_make_gates(Vm *vm);
-void restore_await_held(Vm *vm);
+/* The same in its parts, with hold.h: faults after which nothing fills and the guest's reads end
+ * soon (the file is small: it could all be here before the guest runs). */
+#define RESTORE_HELD "destination/*/at/fill=hold;destination/postcopy-active/call/read-file#30=hold"
 void restore_release(Vm *vm);
 /* After restore_release(); VM can be NULL. */
 void restore_end_held(RestoreScene *s, Vm *vm);

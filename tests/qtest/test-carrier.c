@@ -387,7 +387,7 @@ static void run_nested(const Row *row, const char *dir)
     g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
     g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);
-    bool idle = !strcmp(row->name, "idle"), late = row->faults;
+    bool idle = !strcmp(row->name, "idle"), late = strstr(row->name, "stopping");
 
     vm_wait_serial(source, "B");
     set_up(row, s, true);
@@ -403,13 +403,9 @@ static void run_nested(const Row *row, const char *dir)
     if (row->postcopy) {
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
-    if (late) {
-        hold_wait(source);
-    }
     if (!idle) {
+        hold_wait(source);
         vm_set_svme(source, true);
-    }
-    if (late) {
         hold_let_go(source);
     }
     if (row->engine) {
@@ -601,12 +597,14 @@ static const Row died[] = {
     {"begun/alone", .source = PLUGGED, .always = true, .faults = "source/*/at/qemu-began=kill"},
 };
 
+/* Before anything is sent. */
+#define AT_ONCE "source/*/step/nested-kvm=skip;source/*/at/active=hold"
 /* The guest runs; what is scanned is scanned once more when it stands. */
 #define AT_STOPPING "source/*/step/nested-kvm=skip;source/*/at/stopping=hold"
 static const Row nested[] = {
     {"idle", .source = NESTED, .engine = true},
-    {"begins", .source = NESTED},
-    {"begins/switch", .source = NESTED, .engine = true,
+    {"begins", .source = NESTED, .faults = AT_ONCE},
+    {"begins/switch", .source = NESTED, .faults = AT_ONCE, .engine = true,
      .parameters = "{'x-farfault-untracked': 'postcopy'}"},
     {"begins/stopping", .source = NESTED, .faults = AT_STOPPING},
     {"begins/stopping/switch", .source = NESTED, .faults = AT_STOPPING, .postcopy = true,

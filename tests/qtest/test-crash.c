@@ -7,11 +7,14 @@
  * destination's, and QEMU at the source refuses to run it; then it is recovered, and every page
  * is compared. The clients keep their connections.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "relay/restart.h"
 #include "tests/lib/check.h"
+#include "tests/lib/hold.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -174,6 +177,84 @@ static void test_kill(gconstpointer data)
     vm_end(s);
 }
 
+/* The destination's engine dies so often that the relay would start no other one for a second. The
+ * first one moves pages; then each dies when it has answered a client ("answering"), or while it
+ * takes the guest over ("adopting"). */
+typedef struct {
+    const char *name, *faults;
+} Again;
+
+static const Again again[] = {
+    {"answering", NULL},
+    {"adopting", "destination/postcopy-*/call/map-state=hold"},
+};
+
+#define DEATHS (FF_RESTART_AT_ONCE + 1)
+
+/* The engine that comes after OLD is there. */
+static pid_t next_engine(Vm *d, const Again *a, pid_t old)
+{
+    g_autofree char *killed = g_strdup_printf("(process %d) was killed by signal 9", (int)old);
+
+    vm_wait_stderr(d, killed);
+    if (a->faults) {
+        hold_wait(d);
+    } else {
+        g_autofree char *status = qmp_migrate_status(vm_qmp(d));
+        g_assert_cmpstr(status, ==, "postcopy-paused");
+    }
+    pid_t engine = vm_engine(d);
+    g_assert_cmpint(engine, !=, old);
+    return engine;
+}
+
+/* Whoever comes to a point with "hold" goes on, until this is closed. */
+static int open_gate(Vm *vm, const char *name)
+{
+    g_autofree char *path = vm_path(vm, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+/* The last one is missed by a client that recovers: for it the next one is started at once. */
+static void test_again(gconstpointer data)
+{
+    const Again *a = data;
+    const char *why;
+
+    if (!(a->faults ? vm_faults_available : vm_farfault_available)(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Vm *s = start("source", &boot, NULL);
+    Vm *d = vm_start_pc((VmConfig){.name = "destination",
+                                   .memory = RAM,
+                                   .boot = &boot,
+                                   .incoming = "defer",
+                                   .faults = a->faults});
+    hold_make(d);
+    vm_wait_serial(s, "B");
+    begin(s, d, POSTCOPY);
+    pid_t engine = vm_engine(d);
+    for (unsigned i = 1; i < DEATHS; i++) {
+        kill(engine, SIGKILL);
+        engine = next_engine(d, a, engine);
+    }
+    kill(engine, SIGKILL);
+    g_autofree char *killed = g_strdup_printf("(process %d) was killed by signal 9", (int)engine);
+    vm_wait_stderr(d, killed);
+    int held = open_gate(d, "held"), hold = open_gate(d, "hold");
+    qmp_expect_migration(vm_qmp(s), "postcopy-paused");
+    recover(s, d, &boot);
+    close(held);
+    close(hold);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* -incoming URI: the engine dies before anybody has come. The next one listens again. */
 static void test_listening(void)
 {
@@ -312,6 +393,10 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_kill);
     }
     g_test_add_func("/crash/listening", test_listening);
+    for (unsigned i = 0; i < G_N_ELEMENTS(again); i++) {
+        g_autofree char *path = g_strconcat("/crash/again/", again[i].name, NULL);
+        g_test_add_data_func(path, &again[i], test_again);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(failing); i++) {
         g_autofree char *path = g_strconcat("/crash/adopt-fails/", failing[i].name, NULL);
         g_test_add_data_func(path, &failing[i], test_adopt_fails);

@@ -558,8 +558,11 @@ static void check_silent_end(bool qemu)
     }
     text = paused_status(&d, &ended);
     g_assert_false(ended);
-    expect_text(text, "pages are still at the source. While its QEMU lives nothing is lost; if it "
-                      "has ended, they are lost");
+    expect_text(text,
+                "pages are not here. While the QEMU at the source lives nothing is lost; if it "
+                "has ended, they are lost");
+    expect_text(text, " were at the source when the connection broke\n");
+    expect_no_text(text, " are still at the source\n");
     expect_no_text(text, "the connection broke, and nothing is lost");
     expect_text(text, "migrate-recover");
     if (!qemu) {

@@ -16,6 +16,7 @@
 #include "net/address.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
+#include "tests/lib/joint.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -389,22 +390,6 @@ static void test_mute(gconstpointer data)
 /* ---- a peer that speaks late -------------------------------------------------------------------
  */
 
-typedef struct {
-    int from, to;
-} Pipe;
-
-static gpointer pass_on(gpointer opaque)
-{
-    Pipe *p = opaque;
-    char buf[65536];
-    ssize_t n;
-
-    while ((n = recv(p->from, buf, sizeof(buf), 0)) > 0 && send(p->to, buf, n, MSG_NOSIGNAL) == n) {
-    }
-    shutdown(p->to, SHUT_WR);
-    return NULL;
-}
-
 static int connect_to(const char *uri)
 {
     g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
@@ -454,20 +439,13 @@ static void test_late(gconstpointer data)
     g_unix_set_fd_nonblocking(listen_fd, FALSE, NULL);
     int from = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
     vm_wait_stderr(source, WAITED_FOR);
-    int there = connect_to(to);
-    Pipe pipes[] = {{from, there}, {there, from}};
-    GThread *threads[] = {g_thread_new("to", pass_on, &pipes[0]),
-                          g_thread_new("from", pass_on, &pipes[1])};
-
+    Joint joint;
+    joint_start(&joint, from, connect_to(to));
     move_wait_completed(source, destination);
     vm_wait_new_serial(destination, "B");
     qmp_ok(vm_qmp(destination), "stop", NULL);
     check_right(check_moved(source, destination, &boot, RAM_BYTES));
-    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
-        g_thread_join(threads[i]);
-    }
-    close(from);
-    close(there);
+    joint_finish(&joint);
     close(listen_fd);
 }
 

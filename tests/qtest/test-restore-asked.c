@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/hold.h"
 #include "tests/lib/slowfile.h"
 #include "tests/qtest/restore-rig.h"
 
@@ -154,10 +155,10 @@ static Vm *begin_held(RestoreScene *s)
         return NULL;
     }
     Vm *vm = start_lazily(s, RESTORE_HELD);
-    restore_make_gates(vm);
+    hold_make(vm);
     ask(vm, BY_NUMBER, s->path, 0);
     expect_over(vm);
-    restore_await_held(vm);
+    hold_wait(vm);
     check_unseen(vm);
     return vm;
 }
@@ -221,11 +222,11 @@ static void test_starting(void)
         Vm *vm = start_lazily(&s, "destination/postcopy-active/at/resumed=hold");
         g_autofree char *path = vm_path(vm, "next");
 
-        restore_make_gates(vm);
+        hold_make(vm);
         ask(vm, BY_NUMBER, s.path, 0);
         qmp_expect_migration(vm_qmp(vm), "setup");
         qmp_expect_migration(vm_qmp(vm), "active");
-        restore_await_held(vm);
+        hold_wait(vm);
         g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
         g_assert_cmpstr(status, ==, "active");
         qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
@@ -257,11 +258,11 @@ static void test_slow(gconstpointer data)
     if (restore_has_faults() && restore_begin_plain(&s)) {
         Vm *vm = start_lazily(&s, faults);
 
-        restore_make_gates(vm);
+        hold_make(vm);
         ask(vm, BY_NUMBER, s.path, 0);
         qmp_expect_migration(vm_qmp(vm), "setup");
         qmp_expect_migration(vm_qmp(vm), "active");
-        restore_await_held(vm);
+        hold_wait(vm);
         vm_wait_stderr(vm, "the guest waits for its memory");
         g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
         g_assert_cmpstr(status, ==, "active");
@@ -362,10 +363,10 @@ static void test_cloned(gconstpointer killed)
     if (mount_sharing(image, directory)) {
         g_assert_true(run(copy));
         vm = start_lazily(&s, RESTORE_HELD);
-        restore_make_gates(vm);
+        hold_make(vm);
         ask(vm, BY_NUMBER, path, 0);
         expect_over(vm);
-        restore_await_held(vm);
+        hold_wait(vm);
         check_unseen(vm);
         int fd = open(path, O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC);
         g_assert_cmpint(fd, >=, 0);

@@ -27,6 +27,7 @@
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/clienthello.h"
+#include "tests/lib/joint.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 #include "tests/lib/wiretap.h"
@@ -699,29 +700,12 @@ static void test_stranger(void)
 /* ---- channels that come before the first has spoken -------------------------------------------
  */
 
-typedef struct {
-    int from, to;
-} Pipe;
-
-static gpointer pass_on(gpointer opaque)
-{
-    Pipe *p = opaque;
-    char buf[65536];
-    ssize_t n;
-
-    while ((n = recv(p->from, buf, sizeof(buf), 0)) > 0 && send(p->to, buf, n, MSG_NOSIGNAL) == n) {
-    }
-    shutdown(p->to, SHUT_WR);
-    return NULL;
-}
-
 /* QEMU's two channels wait at the destination, which does not know yet who they are, when the first
  * of them speaks: QEMU gets both, in their order. */
 static void test_waiting_channel(void)
 {
-    Pipe pipes[4];
-    GThread *threads[4];
-    int at[2], from[2];
+    Joint joints[2];
+    int at[2];
     const char *why;
 
     if (!vm_farfault_available(&why)) {
@@ -757,12 +741,9 @@ static void test_waiting_channel(void)
     close(stranger);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     for (unsigned i = 0; i < 2; i++) {
-        from[i] = ff_address_accept(listener, NULL, NULL);
-        g_unix_set_fd_nonblocking(from[i], FALSE, NULL);
-        pipes[2 * i] = (Pipe){from[i], at[i]};
-        pipes[2 * i + 1] = (Pipe){at[i], from[i]};
-        threads[2 * i] = g_thread_new("to", pass_on, &pipes[2 * i]);
-        threads[2 * i + 1] = g_thread_new("from", pass_on, &pipes[2 * i + 1]);
+        int from = ff_address_accept(listener, NULL, NULL);
+        g_unix_set_fd_nonblocking(from, FALSE, NULL);
+        joint_start(&joints[i], from, at[i]);
     }
     qmp_expect_migration(s, "active");
     qmp_ok(s, "migrate-start-postcopy", NULL);
@@ -773,12 +754,8 @@ static void test_waiting_channel(void)
 
     g_assert_cmpstr(wrong, ==, NULL);
     check_carrier(destination);
-    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++) {
-        g_thread_join(threads[i]);
-    }
     for (unsigned i = 0; i < 2; i++) {
-        close(at[i]);
-        close(from[i]);
+        joint_finish(&joints[i]);
     }
     close(listener);
     g_unlink(path);
