@@ -515,8 +515,8 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/output/over/append/file", NULL, test_append);
     g_test_add_data_func("/output/over/append/folder", "", test_append);
-#ifdef FF_FAULTS
     g_test_add_func("/output/over/foreign-link", test_foreign_link);
+#ifdef FF_FAULTS
     g_test_add_func("/output/over/no-link", test_no_link);
     for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++) {
         g_autofree char *path = g_strconcat("/output/over/changed/", changes[i].name, NULL);
