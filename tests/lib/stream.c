@@ -158,19 +158,34 @@ char *stream_read_line(Stream *s, const char *what, int64_t deadline)
     return line;
 }
 
-bool stream_wait_text(Stream *s, const char *text, int64_t deadline)
+/* 1: TEXT has come; 0: the stream has ended; -1: the deadline. */
+static int take_text(Stream *s, const char *text, int64_t deadline)
 {
     for (;;) {
         char *found = memmem(s->in->str, s->in->len, text, strlen(text));
         if (found) {
             g_string_erase(s->in, 0, found + strlen(text) - s->in->str);
-            return true;
+            return 1;
         }
         if (s->eof)
-            return false;
+            return 0;
         if (!fill(s, deadline))
-            test_fail("%s: \"%s\" did not come in time; got \"%s\"", s->label, text, s->in->str);
+            return -1;
     }
+}
+
+bool stream_wait_text(Stream *s, const char *text, int64_t deadline)
+{
+    int taken = take_text(s, text, deadline);
+
+    if (taken < 0)
+        test_fail("%s: \"%s\" did not come in time; got \"%s\"", s->label, text, s->in->str);
+    return taken == 1;
+}
+
+bool stream_try_text(Stream *s, const char *text, int64_t deadline)
+{
+    return take_text(s, text, deadline) == 1;
 }
 
 void stream_drain(Stream *s)

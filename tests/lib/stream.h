@@ -38,6 +38,8 @@ char *stream_try_line(Stream *s, bool *timed_out, int64_t deadline);
 /* Waits until TEXT has come; everything up to its end is taken from the stream. False at the end
  * of the stream. */
 bool stream_wait_text(Stream *s, const char *text, int64_t deadline);
+/* As above, but false at the deadline too. */
+bool stream_try_text(Stream *s, const char *text, int64_t deadline);
 /* Forgets all that came so far. */
 void stream_drain(Stream *s);
 /* TRUE when the other end closes before the deadline; what comes until then is dropped. */

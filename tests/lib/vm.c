@@ -500,6 +500,11 @@ void vm_wait_serial(Vm *vm, const char *text)
         test_fail("%s: the console was closed before \"%s\" came", vm->name, text);
 }
 
+bool vm_try_serial(Vm *vm, const char *text, unsigned seconds)
+{
+    return stream_try_text(vm->serial, text, test_deadline(seconds));
+}
+
 void vm_wait_new_serial(Vm *vm, const char *text)
 {
     stream_drain(vm->serial);

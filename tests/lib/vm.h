@@ -85,6 +85,8 @@ Qmp *vm_qmp(Vm *vm);
 Qtest *vm_qtest(Vm *vm);
 /* Waits for TEXT on the serial console; what came before it is dropped. */
 void vm_wait_serial(Vm *vm, const char *text);
+/* The same for at most SECONDS; false: it has not come. */
+bool vm_try_serial(Vm *vm, const char *text, unsigned seconds);
 /* Waits for TEXT that is written from now on. */
 void vm_wait_new_serial(Vm *vm, const char *text);
 /* The next whole line of the console that has TEXT in it (g_free). */

@@ -12,6 +12,10 @@
 
 /* No multiple of 256 KiB, so that QEMU 7.2's own dirty tracking does not fail. */
 #define RAM_KIB (128 * 1024 + 8)
+/* In one of some dozens of its starts the inner machine hangs, with plain QEMU as well (QEMU 7.2's
+ * TCG; docs/testing.md): then the case begins again. */
+#define HUNG_SECONDS 60
+#define TRIES 3
 #define REASON "the guest uses nested virtualisation (svm)"
 
 typedef enum {
@@ -62,18 +66,21 @@ static void expect_exits(Vm *vm)
     }
 }
 
-static void toggle(Vm *vm, const char *said)
+static void end(Vm *vm)
 {
-    g_autofree char *text = g_strconcat("FF nested ", said, NULL);
-
     vm_type_serial(vm, "n");
-    vm_wait_serial(vm, text);
+    vm_wait_serial(vm, "FF nested ended");
 }
 
-static void begin(Vm *vm)
+/* FALSE: QEMU's TCG hangs. */
+static bool begin(Vm *vm)
 {
-    toggle(vm, "begun");
+    vm_type_serial(vm, "n");
+    if (!vm_try_serial(vm, "FF nested begun", HUNG_SECONDS)) {
+        return false;
+    }
     expect_exits(vm);
+    return true;
 }
 
 static bool is_end(JsonObject *data, const void *opaque)
@@ -92,7 +99,7 @@ static JsonObject *own_info(Vm *vm, JsonObject **info)
 
 /* A machine that begins behind the first bytes: what was sent of the memory is good for nothing,
  * the client hears it, and what it asks for next is QEMU's. */
-static void begin_in_between(Vm *source, Vm **destination)
+static bool begin_in_between(Vm *source, Vm **destination)
 {
     Qmp *s = vm_qmp(source);
     g_autoptr(JsonObject) info = NULL;
@@ -100,7 +107,9 @@ static void begin_in_between(Vm *source, Vm **destination)
     g_autofree char *uri = move_listen(*destination);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(s, "active");
-    begin(source);
+    if (!begin(source)) {
+        return false;
+    }
     json_object_unref(qmp_wait_event(s, "MIGRATION", is_end, NULL, TEST_TIMEOUT));
     g_assert_cmpint(vm_wait_exit(*destination), ==, 1);
     vm_end(*destination);
@@ -110,6 +119,7 @@ static void begin_in_between(Vm *source, Vm **destination)
     expect_exits(source);
     *destination = start("second", "defer");
     move_prepare(source, *destination);
+    return true;
 }
 
 static void check_carrier(const Row *row, Vm *source)
@@ -146,9 +156,30 @@ static void move(const Row *row, Vm *source, Vm *destination)
     check_carrier(row, source);
 }
 
+/* FALSE: a start of the inner machine hung. */
+static bool run_row(const Row *row, Vm *source, Vm **destination)
+{
+    vm_wait_serial(source, "FF ready");
+    move_prepare(source, *destination);
+    if (row->moment == BEGINS ? !begin_in_between(source, destination)
+                              : row->moment != LOADED && !begin(source)) {
+        return false;
+    }
+    if (row->moment == ENDED) {
+        end(source);
+    }
+    move(row, source, *destination);
+    if (row->moment != LOADED && row->moment != ENDED) {
+        expect_exits(*destination);
+    } else if (!begin(*destination)) {
+        return false;
+    }
+    end(*destination);
+    return true;
+}
+
 static void test_row(gconstpointer data)
 {
-    const Row *row = data;
     const char *why = NULL;
 
     if (!linux_guest_available(&why) || !vm_farfault_available(&why) ||
@@ -156,26 +187,19 @@ static void test_row(gconstpointer data)
         g_test_skip(why);
         return;
     }
-    g_autoptr(Vm) source = start("source", NULL);
-    Vm *destination = start("destination", "defer");
-    vm_wait_serial(source, "FF ready");
-    move_prepare(source, destination);
-    if (row->moment != LOADED && row->moment != BEGINS) {
-        begin(source);
+    for (unsigned i = 0; i < TRIES; i++) {
+        Vm *source = start("source", NULL), *destination = start("destination", "defer");
+
+        if (run_row(data, source, &destination)) {
+            vm_end(source);
+            linux_guest_finish(destination);
+            return;
+        }
+        g_test_message("the inner machine did not begin in %d s", HUNG_SECONDS);
+        vm_end(destination); /* first: one that waits for its source ends with it */
+        vm_end(source);
     }
-    if (row->moment == ENDED) {
-        toggle(source, "ended");
-    } else if (row->moment == BEGINS) {
-        begin_in_between(source, &destination);
-    }
-    move(row, source, destination);
-    if (row->moment == LOADED || row->moment == ENDED) {
-        begin(destination);
-    } else {
-        expect_exits(destination);
-    }
-    toggle(destination, "ended");
-    linux_guest_finish(destination);
+    test_fail("the inner machine hung in each of %d tries", TRIES);
 }
 
 int main(int argc, char **argv)

@@ -15,11 +15,15 @@
 #define RAM_MIB 64
 #define BUSY_MIB 48
 #define LINK_MEGABITS 200
+/* Of the display: so slow that an engine which gets little of a processor still waits for it. */
+#define DISPLAY_RAM_MIB 32
+#define DISPLAY_MEGABITS 40
 /* Where SeaBIOS puts the display's memory of 16 MiB, and how much of it is used. */
 #define VRAM 0xfd000000ull
 #define VRAM_BYTES (4ll << 20)
 
 typedef struct {
+    unsigned ram_mib, megabits;
     ShapedNet *net;
     BootsectConfig boot;
     const char *more[2]; /* words of QEMU's; NULL ends them */
@@ -29,11 +33,12 @@ typedef struct {
 static Vm *start(const Hosts *h, ShapedPlace place, const char *name, const char *incoming)
 {
     const char *args[] = {"-machine", "pc", "-smp", "2", h->more[0], h->more[1], NULL};
+    g_autofree char *memory = g_strdup_printf("%uM", h->ram_mib);
 
     shaped_net_enter(h->net, place);
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = VM_RUN,
-                                .memory = G_STRINGIFY(RAM_MIB) "M",
+                                .memory = memory,
                                 .args = args,
                                 .boot = &h->boot,
                                 .incoming = incoming});
@@ -45,7 +50,7 @@ static bool hosts_start(Hosts *h)
     const char *why = NULL;
 
     if (vm_farfault_available(&why))
-        h->net = shaped_net_new(LINK_MEGABITS, &why);
+        h->net = shaped_net_new(h->megabits, &why);
     if (!h->net) {
         g_test_skip(why);
         return false;
@@ -100,7 +105,9 @@ static void check(Hosts *h)
 
 static void test_auto(void)
 {
-    Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2)};
+    Hosts h = {.ram_mib = RAM_MIB,
+               .megabits = LINK_MEGABITS,
+               .boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2)};
 
     if (!hosts_start(&h))
         return;
@@ -119,7 +126,10 @@ static int64_t device_bytes(Vm *vm)
 
 static void test_display(void)
 {
-    Hosts h = {.boot = bootsect_config((uint64_t)RAM_MIB << 20, 0, 1), .more = {"-vga", "std"}};
+    Hosts h = {.ram_mib = DISPLAY_RAM_MIB,
+               .megabits = DISPLAY_MEGABITS,
+               .boot = bootsect_config((uint64_t)DISPLAY_RAM_MIB << 20, 0, 1),
+               .more = {"-vga", "std"}};
 
     if (!hosts_start(&h))
         return;
@@ -147,7 +157,7 @@ static void test_display(void)
     vm_wait_new_serial(h.destination, "B");
     qmp_ok(vm_qmp(h.destination), "stop", NULL);
     check_right(check_equal(h.source, h.destination, VRAM, VRAM + VRAM_BYTES));
-    check_right(check_moved(h.source, h.destination, &h.boot, (uint64_t)RAM_MIB << 20));
+    check_right(check_moved(h.source, h.destination, &h.boot, (uint64_t)DISPLAY_RAM_MIB << 20));
     hosts_end(&h);
 }
 
