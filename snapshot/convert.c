@@ -33,6 +33,13 @@ static bool check(const FfSaved *s, const FfConvertOptions *options, GError **er
     return true;
 }
 
+/* Two saves of a guest have their pages at the same places: of a file that is overwritten meanwhile
+ * nothing else would tell. */
+static bool commit(const FfSaved *s, FfOutput *o, GError **error)
+{
+    return ff_input_is_unchanged(s->in, error) && ff_output_commit(o, error);
+}
+
 /* The plain image has no name, and its space is free again at the end. */
 static bool convert_packed(FfSaved *s, const char *path, GError **error)
 {
@@ -40,7 +47,7 @@ static bool convert_packed(FfSaved *s, const char *path, GError **error)
     g_autoptr(FfOutput) plain = out ? ff_output_new_nameless(path, error) : NULL;
 
     return plain && ff_write_mapped(s, plain, 0, error) && ff_seekable_write(plain, out, error) &&
-           ff_output_commit(out, error);
+           commit(s, out, error);
 }
 
 /* libvirt passes what comes after it to QEMU as it is. */
@@ -64,5 +71,5 @@ bool ff_convert(FfSaved *s, const char *path, FfConvertOptions *options, GError 
     return o && (!options->libvirt || keep_header(s, o, options, error)) &&
            (options->to == FF_SAVED_MAPPED ? ff_write_mapped : ff_write_stream)(s, o, base,
                                                                                 error) &&
-           ff_output_commit(o, error);
+           commit(s, o, error);
 }

@@ -26,6 +26,7 @@ struct FfInput {
     int fd;
     const uint8_t *data; /* in place of the fd */
     uint64_t file_size, stored;
+    FfInputStamp opened;
     FfSeekable *packed; /* NULL: as it is */
 };
 
@@ -102,6 +103,10 @@ FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
     }
     in->file_size = end;
     in->stored = S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : in->file_size;
+    if (!ff_input_stamp(in, &in->opened)) {
+        fail_errno(in, errno, error);
+        return NULL;
+    }
     return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
 }
 
@@ -200,6 +205,23 @@ bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp)
     }
     if (S_ISREG(st.st_mode)) {
         *stamp = ff_input_stamp_of(&st);
+    }
+    return true;
+}
+
+bool ff_input_is_unchanged(const FfInput *in, GError **error)
+{
+    FfInputStamp now;
+
+    if (!ff_input_stamp(in, &now)) {
+        return fail_errno(in, errno, error);
+    }
+    if (in->fd >= 0 &&
+        (now.size != in->opened.size || now.sec != in->opened.sec || now.nsec != in->opened.nsec)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "%s: it was written to while it was read: try again when nobody does",
+                    in->path);
+        return false;
     }
     return true;
 }

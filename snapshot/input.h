@@ -48,6 +48,9 @@ typedef struct {
 FfInputStamp ff_input_stamp_of(const struct stat *st);
 /* As it is now. FALSE: it cannot be asked. */
 bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp);
+/* It is as it was when it was opened: what was read of it is of one moment. FALSE and ERROR: it was
+ * written to or cut meanwhile, or cannot be asked. */
+bool ff_input_is_unchanged(const FfInput *in, GError **error);
 
 /* ---- in a row ---------------------------------------------------------------------------------
  */

@@ -285,6 +285,28 @@ static void test_compress(gconstpointer data)
     end(&t);
 }
 
+/* Another save of the same guest has its pages at the same places: what is overwritten when it was
+ * opened would become one of two moments. */
+static void test_overwritten(gconstpointer data)
+{
+    Test t = begin(&(SavedFileKind){.mapped = true});
+    g_autofree char *out = g_build_filename(t.dir, "a", NULL);
+    FfConvertOptions options = {.to = data ? FF_SAVED_MAPPED : FF_SAVED_STREAM, .compress = data};
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000000000}};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(FfSaved) s = ff_saved_open(ff_input_open(t.in, NULL), 0, &error);
+
+    g_assert_no_error(error);
+    int fd = open(t.in, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(write(fd, t.file.bytes->data, t.file.bytes->len), ==, t.file.bytes->len);
+    g_assert_cmpint(futimens(fd, times), ==, 0); /* the clock of files is a coarse one */
+    close(fd);
+    g_assert_false(ff_convert(s, out, &options, &error));
+    g_assert_nonnull(strstr(error->message, "it was written to while it was read"));
+    g_assert_false(g_file_test(out, G_FILE_TEST_EXISTS));
+    end(&t);
+}
+
 static void test_zstd(void)
 {
     Test t = begin(&(SavedFileKind){0});
@@ -527,6 +549,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/convert/compress/stream", &stream, test_compress);
     g_test_add_data_func("/convert/compress/mapped", &mapped, test_compress);
     g_test_add_func("/convert/compress/zstd", test_zstd);
+    g_test_add_data_func("/convert/overwritten/plain", NULL, test_overwritten);
+    g_test_add_data_func("/convert/overwritten/compress", "", test_overwritten);
     g_test_add_func("/convert/refused", test_refused);
     g_test_add_data_func("/convert/cut/stream", &stream, test_cut);
     g_test_add_data_func("/convert/cut/mapped", &mapped, test_cut);
