@@ -288,7 +288,6 @@ static bool read_all(FfDumpFiles *f, GError **error)
         !take_text(about, "dump", "phase", &f->phase) ||
         !take_text(about, "dump", "run-right", &f->run_right) ||
         !take_text(about, "dump", "run-state", &f->run_state) || n < 1 || n > BLOCKS_MAX ||
-        f->device_bytes > DEVICES_MAX ||
         !hex(about, "dump", "session", f->session, sizeof(f->session)) ||
         (f->device_bytes && !sum_of(about, "dump", "device-state-sum", &f->device_sum))) {
         return refuse(error, f, FF_DUMP_ABOUT, "it makes no sense");
@@ -412,6 +411,11 @@ GBytes *ff_dump_read_devices(const FfDumpFiles *f, GError **error)
 
     if (!f->device_bytes) {
         refuse(error, f, name, "this dump has no device state");
+        return NULL;
+    }
+    if (f->device_bytes > DEVICES_MAX) {
+        refuse(error, f, name, "%" PRIu64 " MiB of device state are more than is read",
+               f->device_bytes >> 20);
         return NULL;
     }
     void *data = read_list(f, name, f->device_bytes, f->device_sum, error);

@@ -120,10 +120,17 @@ typedef struct {
     uint64_t *pages;            /* FfJoined.pages */
 } Joining;
 
-/* Whose page with byte AT is taken. */
+/* Whose page with byte AT is taken. Both have the guest as it stood. Of huge pages a source with
+ * release-ram says that it has what it has given up: hugetlbfs knows no holes (SEEK_DATA). */
 static unsigned owner(const Joining *j, uint64_t at)
 {
-    return ff_pageset_has(j->half[0]->held, at / j->half[0]->page_size) ? 0 : 1;
+    const FfDumpBlock *source = j->half[0], *destination = j->half[1];
+
+    if (source->page_size > FF_SAVED_PAGE &&
+        ff_pageset_has(destination->held, at / destination->page_size)) {
+        return 1;
+    }
+    return ff_pageset_has(source->held, at / source->page_size) ? 0 : 1;
 }
 
 /* Reads piece PIECE of those halves of which something is taken. */
