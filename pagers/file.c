@@ -27,6 +27,7 @@
 #include "uffd/place.h"
 
 #define FILL_BYTES (256u << 10)
+#define LARGE (16u << 20) /* bytes of a page */
 /* Pages that are there already are read once more if they are so few between others: one read
  * costs more than they do. */
 #define FILL_GAP 16
@@ -356,6 +357,17 @@ static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *na
     }
 }
 
+/* Each thread has room for the largest page: of pages of 1 GiB few can be under way. */
+static bool is_large(const FfFilePager *p)
+{
+    return p->buf_len > LARGE;
+}
+
+static void begin_fill(FfFilePager *p)
+{
+    begin(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
+}
+
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
 {
     p->urgent_file = urgent < 0 ? NULL : ff_reader_file_new(urgent);
@@ -369,10 +381,10 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
     /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
     posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
     posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
-    begin(p, p->fault, FAULT_THREADS, "ff-file-fault", fault_thread);
+    begin(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
     begin(p, &p->zero, 1, "ff-file-zero", zero_thread);
     if (p->first_file) {
-        begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+        begin_fill(p);
     }
 }
 
@@ -383,7 +395,7 @@ void ff_file_pager_fill(FfFilePager *p)
     ff_cond_broadcast(&p->fill_asked);
     ff_mutex_unlock(&p->cursor_lock);
     if (!p->fill[0]) {
-        begin(p, p->fill, FILL_THREADS, "ff-file-fill", fill_thread);
+        begin_fill(p);
     }
 }
 
