@@ -13,7 +13,7 @@ int64_t ff_restore_wait_us(uint64_t data, uint64_t read, int64_t elapsed_us, int
     uint64_t left = data - MIN(read, data);
 
     if (!held_us) {
-        return left ? LOOK_US : 0;
+        return LOOK_US;
     }
     if (left <= FF_RESTORE_SURE) {
         return 0;

@@ -14,8 +14,9 @@
 /* A speed is known after so long. */
 #define FF_RESTORE_TRIAL_US 100000
 
-/* Of DATA bytes READ were read in ELAPSED_US, and who writes is held back for HELD_US. For so long
- * it has to wait before it is to ask again, us; 0: no more. */
+/* Of DATA bytes READ were read and placed in ELAPSED_US, and who writes is held back for HELD_US.
+ * For so long it has to wait before it is to ask again, us; 0: no more. Where nobody is held back
+ * (0) that never comes: it waits until every page is there, whatever was read. */
 int64_t ff_restore_wait_us(uint64_t data, uint64_t read, int64_t elapsed_us, int64_t held_us);
 
 #endif

@@ -64,6 +64,14 @@ struct FfRestore {
 /* ---- the pager ---------------------------------------------------------------------------------
  */
 
+/* How a copy is made the same again: touch -d takes the time. (g_free) */
+static char *as_it_was(uint64_t size, int64_t mtime_ns)
+{
+    return g_strdup_printf("%" G_GUINT64_FORMAT " bytes, its time @%" G_GINT64_FORMAT
+                           ".%09" G_GINT64_FORMAT ": touch -d",
+                           size, mtime_ns / 1000000000, mtime_ns % 1000000000);
+}
+
 /* FfFilePagerConfig */
 static void failed(const FfFileError *e, void *side)
 {
@@ -71,10 +79,12 @@ static void failed(const FfFileError *e, void *side)
     const char *path = d->restore->file->path;
 
     if (e->error == ESTALE) {
+        g_autofree char *was = as_it_was(d->restore->file->id.size, d->restore->file->id.mtime_ns);
+
         ff_control_dead(d->control,
                         "%s: it was changed while the guest is restored from it: it must be as it "
-                        "was; who waits for memory waits",
-                        path);
+                        "was (%s); who waits for memory waits",
+                        path, was);
     } else if (e->error == EBADMSG) {
         ff_control_dead(d->control,
                         "%s: damaged: what is compressed there cannot be unpacked (byte "
@@ -413,14 +423,20 @@ static void take_run_state(FfDestination *d, char *run_state)
 
 static void fill(FfDestination *d)
 {
-    ff_file_pager_fill(d->restore->pager);
+    if (d->restore->pager) { /* go_on_without() */
+        ff_file_pager_fill(d->restore->pager);
+    }
 }
 
-static uint64_t bytes_read(const FfFilePager *pager)
+/* What was read twice was placed once; of a huge page all is placed that stands in the file in
+ * part.
+ */
+static uint64_t bytes_here(const FfDestination *d)
 {
-    FfFileCounts c = ff_file_pager_counts(pager);
+    FfFileCounts c = ff_file_pager_counts(d->restore->pager);
 
-    return c.fault_bytes + c.fill_bytes + c.first_bytes;
+    return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes,
+               ff_counted(d->stats->pages_normal) * FF_FILE_PAGE);
 }
 
 /* For so long who overwrites the file is held back; 0: he is not, or he waits already. */
@@ -446,7 +462,7 @@ static bool await_most(FfDestination *d)
         int64_t held = held_us(d),
                 wait = FF_FAULT_STEP("slow-file", false)
                            ? G_MAXINT64 / 2
-                           : ff_restore_wait_us(data, bytes_read(r->pager), now - began, held);
+                           : ff_restore_wait_us(data, bytes_here(d), now - began, held);
         if (wait <= 0) {
             break;
         }
@@ -458,7 +474,7 @@ static bool await_most(FfDestination *d)
         }
         got = ff_control_wait_until(d->control, ends, now + wait);
     }
-    return !(got & FF_EV_DEAD);
+    return got & FF_EV_ALL || !(got & FF_EV_DEAD);
 }
 
 static void grant(FfDestination *d)
@@ -488,6 +504,8 @@ static bool load(FfDestination *d, GError **error)
         return false;
     }
     FF_FAULT_AT("shut");
+    /* For an engine that finds all of the memory here, and the file gone. */
+    g_strlcpy(d->cfg->state->run_state, run_state, sizeof(d->cfg->state->run_state));
     take_run_state(d, g_steal_pointer(&run_state));
     ff_journal_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
@@ -523,30 +541,34 @@ static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
 /* The file as it was, or the one that the client names: it has to be the same. */
 static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **error)
 {
-    FfRestore *r = d->restore;
-    int fd = path ? open_path(path, error) : r->fd;
+    const FfRestore *r = d->restore;
     FfStateFile kept;
 
-    if (fd < 0) {
-        if (!path) {
-            g_set_error(error, FF_M_ERROR, 0,
-                        "the file that this guest is restored from is not held any more: name it "
-                        "(migrate-recover, file:PATH)");
-        }
+    if (!path && r->fd < 0) {
+        g_set_error(error, FF_M_ERROR, 0,
+                    "the file that this guest is restored from is not held any more: name it "
+                    "(migrate-recover, file:PATH)");
         return NULL;
     }
-    if (!path) {
-        r->fd = -1;
+    /* The one that is held stays: it may have no name, and what fails now may not the next time. */
+    int fd = path ? open_path(path, error) : fcntl(r->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) {
+        if (!path) {
+            g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->path, g_strerror(errno));
+        }
+        return NULL;
     }
     memcpy(&kept, d->cfg->state->secret, sizeof(kept));
     g_autoptr(FfRestoreFile) f =
         ff_restore_file_open(fd, path ? path : r->path, kept.offset, error);
     if (f && !is_same(f, &kept)) {
+        g_autofree char *was = as_it_was(kept.size, kept.mtime_ns);
+
         g_set_error(
             error, FF_M_ERROR, 0,
             "%s: it is not the file that this guest is restored from, or was changed since: "
-            "its size, its time and its device state have to be the same",
-            f->path);
+            "its size, its time and its device state have to be the same (%s)",
+            f->path, was);
         return NULL;
     }
     return f && ff_restore_file_compare(f, d->ram, NULL, NULL, error) ? g_steal_pointer(&f) : NULL;
@@ -556,13 +578,33 @@ static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **err
 static FfRestoreFile *next_file(FfDestination *d, const char *path, GError **error)
 {
     g_autoptr(FfRestoreFile) file = find_file(d, path, error);
-    char *run_state = file ? ff_restore_file_run_state(file, error) : NULL;
+    g_autofree char *run_state = file ? ff_restore_file_run_state(file, error) : NULL;
 
     if (!run_state) {
         return NULL;
     }
-    take_run_state(d, run_state);
+    /* All of it was read by now, and is what was compared. */
+    if (ff_file_check(file->fd, &file->id) < 0) {
+        g_set_error(error, FF_M_ERROR, 0, "%s: it was changed while it was read", file->path);
+        return NULL;
+    }
+    take_run_state(d, g_steal_pointer(&run_state));
     return g_steal_pointer(&file);
+}
+
+/* The same by the name that the file had: where it has lost that, it may still be held. */
+static FfRestoreFile *next_file_or_held(FfDestination *d, const char *path, GError **error)
+{
+    const FfRestore *r = d->restore;
+    FfRestoreFile *file = next_file(d, path, error);
+
+    if (!file && path && r->fd >= 0 && !g_strcmp0(path, r->path)) {
+        file = next_file(d, NULL, NULL);
+        if (file) {
+            g_clear_error(error);
+        }
+    }
+    return file;
 }
 
 /* PATH NULL: the file that is there. FALSE: all is as it was. */
@@ -570,7 +612,7 @@ static bool attach(FfDestination *d, const char *path, GError **error)
 {
     FfRestore *r = d->restore;
     g_autoptr(GError) local = NULL;
-    FfRestoreFile *file = path || !r->file ? next_file(d, path, &local) : NULL;
+    FfRestoreFile *file = path || !r->file ? next_file_or_held(d, path, &local) : NULL;
     /* It has lost its name, or another one has that now: it is still open. */
     bool held = r->file && !g_strcmp0(path, r->file->path);
 
@@ -584,6 +626,7 @@ static bool attach(FfDestination *d, const char *path, GError **error)
         ff_restore_file_free(r->file);
         r->file = file;
         r->cloned = false;
+        ff_close_fd(&r->fd);
         hold(d);
     }
     if (path) { /* else it has been taken */
@@ -610,10 +653,36 @@ static void go_on(FfDestination *d)
     }
 }
 
+/* When every page is here the file is needed no more, but for the run state of a guest that is not
+ * granted, which an engine of an older release has not stored. */
+static unsigned end_of_need(FfDestination *d)
+{
+    ff_mutex_lock(&d->control->lock);
+    bool known = d->control->granted || d->granted_state || d->cfg->state->run_state[0];
+    ff_mutex_unlock(&d->control->lock);
+    return known ? FF_EV_ALL : 0;
+}
+
+static void go_on_without(FfDestination *d)
+{
+    ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
+    ff_mutex_lock(&d->control->lock);
+    bool granted = d->control->granted, stated = d->granted_state;
+    ff_mutex_unlock(&d->control->lock);
+    if (granted) {
+        ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+        return;
+    }
+    if (!stated) {
+        take_run_state(d, g_strdup(d->cfg->state->run_state));
+    }
+    ff_control_event(d->control, FF_EV_GRANT);
+}
+
 /* The client's migrate-recover, with the path that it names (g_free); or an end. Returns which. */
 static unsigned await_recover(FfDestination *d, char **path)
 {
-    unsigned got = ff_control_wait(d->control, FF_EV_RECOVER | FF_EV_ALL | FF_EV_QUIT);
+    unsigned got = ff_control_wait(d->control, FF_EV_RECOVER | FF_EV_QUIT | end_of_need(d));
 
     ff_mutex_lock(&d->control->lock);
     *path = g_steal_pointer(&d->control->new_uri);
@@ -659,8 +728,9 @@ static bool again(FfDestination *d)
             }
             ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
         }
-        if (got & FF_EV_ALL) { /* faults alone have brought the last pages */
-            ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
+        /* Faults alone have brought the last pages; or they were here when the engine died. */
+        if (ff_control_events(d->control) & end_of_need(d)) {
+            go_on_without(d);
             return true;
         }
         if (attach(d, path, &error)) {

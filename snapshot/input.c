@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "snapshot/seekable.h"
 
 #define WINDOW (1u << 20)
@@ -51,7 +52,8 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
         return true;
     }
     for (size_t done = 0; done < n;) {
-        ssize_t got = pread(in->fd, (char *)to + done, n - done, (off_t)(at + done));
+        ssize_t got = FF_FAULT_CALL("read-input",
+                                    pread(in->fd, (char *)to + done, n - done, (off_t)(at + done)));
 
         if (got < 0 && errno == EINTR) {
             continue;

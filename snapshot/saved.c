@@ -177,6 +177,9 @@ static bool read_configuration(FfSaved *s, FfCursor *c)
 {
     uint32_t magic = ff_cursor_u32(c), version = ff_cursor_u32(c);
 
+    if (c->error && !g_error_matches(c->error, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT)) {
+        return false; /* it could not be read: what it is nobody knows */
+    }
     if (c->error || magic != STREAM_MAGIC) {
         g_clear_error(&c->error);
         ff_cursor_fail(c, "no saved guest: no migration stream of QEMU's at byte %" PRIu64,

@@ -300,6 +300,30 @@ static void test_killed(void)
     restore_end_held(&s, vm);
 }
 
+/* All of the memory is here, and nobody has said so: the next engine finds that the file is another
+ * one by now, which it has no use for. */
+static void test_killed_granting(void)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000000000}};
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Vm *vm = start_lazily(&s, "destination/*/step/slow-file=skip;destination/*/at/grant=hold");
+
+        hold_make(vm);
+        ask(vm, BY_NUMBER, s.path, 0);
+        hold_wait(vm);
+        g_assert_cmpint(utimensat(AT_FDCWD, s.path, times, 0), ==, 0);
+        kill(vm_find_engine(vm), SIGKILL);
+        restore_release(vm);
+        expect_over(vm);
+        restore_check_goes_on(&s, vm);
+        restore_end_held(&s, vm);
+    } else {
+        restore_end(&s);
+    }
+}
+
 /* The engine dies as it says that it is over: said twice, perhaps, but said. */
 static void test_killed_saying(void)
 {
@@ -661,6 +685,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/restore-asked/not-held", NOT_HELD, test_slow);
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/killed-saying", test_killed_saying);
+    g_test_add_func("/restore-asked/killed-granting", test_killed_granting);
     g_test_add_data_func("/restore-asked/cloned", NULL, test_cloned);
     g_test_add_data_func("/restore-asked/cloned-killed", "", test_cloned);
     g_test_add_func("/restore-asked/paused", test_paused);

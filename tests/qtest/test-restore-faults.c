@@ -6,6 +6,7 @@
  * FF_ROUNDS: how often an engine dies at random (default 3); with it, it dies at more moments as
  * well.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -60,6 +61,31 @@ static void test_killed_deleted(void)
         qmp_expect_migration(vm_qmp(vm), "completed");
         g_assert_true(vm_fault_happened(vm, 0));
         restore_check_restored(&s, vm);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
+/* The same, and the next engine cannot read the file at first: it is still held, and the name that
+ * it had finds it. */
+static void test_killed_unread(void)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s)) {
+        Vm *vm = restore_start_again(&s, "destination/postcopy-active/call/read-file#9=kill;"
+                                         "destination/postcopy-recover/call/read-input=EIO");
+
+        qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", s.path);
+        g_assert_cmpint(unlink(s.path), ==, 0);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_assert_true(vm_fault_happened(vm, 1));
+        g_autofree char *why = restore_error_desc(vm);
+        g_assert_nonnull(strstr(why, g_strerror(EIO)));
+        restore_recovers(&s, vm, s.path);
         vm_end(vm);
     }
     restore_end(&s);
@@ -348,6 +374,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, early[i], test_killed_early);
     }
     g_test_add_func("/restore-faults/killed-deleted", test_killed_deleted);
+    g_test_add_func("/restore-faults/killed-unread", test_killed_unread);
     g_test_add_func("/restore-faults/killed-at-random", test_killed_at_random);
     g_test_add_func("/restore-faults/lives-on", test_lives_on);
     g_test_add_func("/restore-faults/eio", test_eio);

@@ -26,8 +26,9 @@ static const Row rows[] = {
     {"slow/soon", 16 * GIB + 15 * GIB / 10, 15 * GIB, 150 * SECOND, HELD, SECOND},
     {"nothing", 8 * GIB, 0, SECOND, HELD, SECOND},
     {"not-held", 200 * MIB, 100 * MIB, SECOND, 0, SECOND},
-    {"not-held/read", 200 * MIB, 200 * MIB, SECOND, 0, 0},
-    {"more", 200 * MIB, 201 * MIB, SECOND, 0, 0}, /* fault and fill have read the same page */
+    {"not-held/read", 200 * MIB, 200 * MIB, SECOND, 0, SECOND}, /* but placed? */
+    {"not-held/more", 200 * MIB, 201 * MIB, SECOND, 0, SECOND}, /* some of it was read twice */
+    {"more", 800 * MIB, 801 * MIB, SECOND, HELD, 0},
 };
 
 static void test_row(gconstpointer data)
