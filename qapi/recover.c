@@ -185,8 +185,9 @@ static void recover_from_dump(FfCall *call)
     if (call->target.offset) {
         ff_call_error(call, "a dump is a directory, and has no offset");
     } else {
-        answer(call, ff_migration_recover_dump(call->driver->migration, call->target.path, &error),
-               error);
+        bool ok = ff_migration_recover_dump(call->driver->migration, call->target.path, &error);
+
+        answer(call, ok, error);
     }
 }
 

@@ -297,7 +297,7 @@ static int run_recover(Test *t, const char *dump, char **says)
 
 static void test_command(void)
 {
-    g_autofree char *says = NULL, *bad = NULL, *nothing = NULL;
+    g_autofree char *says = NULL, *bad = NULL, *nothing = NULL, *twice = NULL;
     Test t;
 
     if (!possible(false)) {
@@ -311,8 +311,12 @@ static void test_command(void)
     g_assert_cmpint(run_recover(&t, bad, &says), ==, 1);
     g_assert_nonnull(strstr(says, "0.memory: damaged"));
     dump_remove(bad);
+    g_autofree char *relative = qmp_error(t.dq, "migrate-recover", "{'uri': 'file:dump'}");
+    g_assert_cmpstr(relative, ==, "'dump' is no absolute path");
     g_assert_cmpint(run_recover(&t, t.dump, &nothing), ==, 0);
     g_assert_nonnull(strstr(nothing, "recovered"));
+    g_assert_cmpint(run_recover(&t, t.dump, &twice), ==, 1);
+    g_assert_nonnull(strstr(twice, "can only be run when postcopy is paused"));
     check_runs(&t);
     end(&t);
 }
