@@ -364,3 +364,20 @@ GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error)
     }
     return read_disks(qmp, host, error);
 }
+
+char *ff_cli_disks_names(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) block = ff_cli_qmp_call(qmp, "query-block", NULL, NULL);
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (guint i = 0; i < ff_json_node_length(block); i++) {
+        FfDiskEntry e;
+
+        if (ff_disk_read(ff_json_node_nth(block, i), &e)) {
+            g_autofree char *name = name_of(&e);
+
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
+        }
+    }
+    return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
+}

@@ -35,5 +35,7 @@ typedef struct {
 /* FfCliDisk *, perhaps none. NULL and ERROR: one of them cannot have an overlay, something is under
  * way with them, or somebody else (libvirt) keeps account of them. */
 GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error);
+/* Their names, with commas (g_free). NULL: there are none, or QEMU does not say. */
+char *ff_cli_disks_names(FfCliQmp *qmp);
 
 #endif

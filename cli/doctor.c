@@ -17,10 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +27,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/userfault.h"
 #include "launch/attach.h"
 #include "launch/paths.h"
 #include "launch/stopped.h"
@@ -72,20 +71,6 @@ static bool contains(const char *file, const char *part)
 {
     g_autofree char *text = NULL;
     return g_file_get_contents(file, &text, NULL, NULL) && strstr(text, part);
-}
-
-/* Returns a userfaultfd that may also wait for the kernel's faults, or -errno. */
-static int make_uffd(void)
-{
-    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-    int fd = device >= 0 ? ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC) : -1;
-    if (device >= 0) {
-        close(device);
-    }
-    if (fd < 0) {
-        fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-    }
-    return fd >= 0 ? fd : -errno;
 }
 
 static void check_features(int uffd, const char *release)
@@ -132,7 +117,7 @@ static void check_kernel(void)
 {
     struct utsname name;
     uname(&name);
-    int uffd = make_uffd();
+    int uffd = ff_cli_new_uffd();
     if (uffd >= 0) {
         check_features(uffd, name.release);
         close(uffd);
@@ -152,7 +137,7 @@ static int try_as(const struct passwd *pw)
         setuid(pw->pw_uid) < 0) {
         return errno;
     }
-    int fd = make_uffd();
+    int fd = ff_cli_new_uffd();
     return fd >= 0 ? 0 : -fd;
 }
 
@@ -173,7 +158,7 @@ static void check_permission(const struct passwd *pw)
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        _exit(pw->pw_uid == getuid() ? MAX(0, -make_uffd()) : try_as(pw));
+        _exit(pw->pw_uid == getuid() ? MAX(0, -ff_cli_new_uffd()) : try_as(pw));
     }
     int status = 0;
     if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {

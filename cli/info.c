@@ -32,17 +32,29 @@ static bool is_shared(const FfSaved *s, const FfSurvey *v, guint i)
             v->blocks[i].absent == b->size / FF_SAVED_PAGE);
 }
 
+static FfRestore restore_of(const FfSaved *s)
+{
+    return (FfRestore){.path = ff_input_path(s->in),
+                       .offset = s->offset,
+                       .mapped = s->form == FF_SAVED_MAPPED,
+                       .compressed = ff_input_is_compressed(s->in),
+                       .shared = ff_saved_has_capability(s, "x-ignore-shared")};
+}
+
 /* How stock QEMU restores the file (g_strfreev). */
 static char **restore_lines(const FfSaved *s, const FfSurvey *v)
 {
-    if (!v->complete) {
-        return g_new0(char *, 1);
-    }
-    return ff_restore_lines(&(FfRestore){.path = ff_input_path(s->in),
-                                         .offset = s->offset,
-                                         .mapped = s->form == FF_SAVED_MAPPED,
-                                         .compressed = ff_input_is_compressed(s->in),
-                                         .shared = ff_saved_has_capability(s, "x-ignore-shared")});
+    const FfRestore r = restore_of(s);
+
+    return v->complete ? ff_restore_lines(&r) : g_new0(char *, 1);
+}
+
+/* How farfault does (g_free); NULL: it does not. */
+static char *restore_command(const FfSaved *s, const FfSurvey *v)
+{
+    const FfRestore r = restore_of(s);
+
+    return v->complete ? ff_restore_command(&r) : NULL;
 }
 
 /* ---- for people -------------------------------------------------------------------------------
@@ -72,6 +84,7 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     g_autofree char *size = ff_format_bytes(ff_input_size(s->in));
     g_autofree char *stored = ff_format_bytes(ff_input_stored(s->in));
     g_auto(GStrv) restore = restore_lines(s, v);
+    g_autofree char *at_once = restore_command(s, v);
 
     printf("%s: a guest of machine %s\n", ff_input_path(s->in), s->machine);
     ff_report_row(stdout, "format", "%s%s%s",
@@ -95,8 +108,12 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
         ff_report_row(stdout, "device state", "%s from byte %" PRIu64 " on", state, s->tail);
     }
     ff_report_row(stdout, "complete", "%s", v->complete ? "yes" : "no");
+    if (at_once) {
+        ff_report_row(stdout, "restore", "%s", at_once);
+    }
     for (guint i = 0; restore[i]; i++) {
-        ff_report_row(stdout, i ? "or" : "restore", "%s", restore[i]);
+        ff_report_row(stdout, i || at_once ? "or" : "restore", "%s%s",
+                      at_once ? "QEMU 9.0 or newer: " : "", restore[i]);
     }
 }
 

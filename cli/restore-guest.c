@@ -9,6 +9,7 @@
  *
  * Threads: the only one of each process.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -25,6 +26,7 @@
 #include "cli/progress.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
+#include "cli/userfault.h"
 #include "qmp/json.h"
 #include "snapshot/survey.h"
 
@@ -293,6 +295,37 @@ static bool check_file(const Line *line, GError **error)
     return survey->complete;
 }
 
+/* QEMU, which is not there yet, is refused it as well: it would wait for a guest that cannot come.
+ */
+static int cannot_fault(int error)
+{
+    g_autofree char *text =
+        error == ENOSYS
+            ? g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD")
+            : g_strdup_printf("no userfaultfd for this user (%s): set "
+                              "vm.unprivileged_userfaultfd=1 or give the user access to "
+                              "/dev/userfaultfd; or restore it by QEMU itself (farfault info)",
+                              g_strerror(error));
+
+    return fail(text);
+}
+
+static bool usage(GError **error, const char *text)
+{
+    g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
+    return false;
+}
+
+static bool names_qemu(char **argv, int n)
+{
+    for (int i = 1; i < n; i++) {
+        if (strstr(argv[i], "qemu")) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Our own options are those in front of QEMU's name; its own are not looked at. */
 static bool parse_line(Line *line, int argc, char **argv, GError **error)
 {
@@ -312,15 +345,13 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         end++;
     }
     line->qemu = end < argc ? argv + end + 1 : nothing;
+    if (end == argc && names_qemu(argv, argc)) {
+        return usage(error, "put -- in front of QEMU's command: farfault restore FILE -- "
+                            "qemu-system-x86_64 ...");
+    }
     g_autofree char **own = g_new0(char *, end + 1);
     memcpy(own, argv, end * sizeof(char *));
     return ff_cli_options(entries, end, own, error);
-}
-
-static bool usage(GError **error, const char *text)
-{
-    g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
-    return false;
 }
 
 static bool interpret(Line *line, GError **error)
@@ -361,5 +392,13 @@ int ff_cli_restore(int argc, char **argv)
         fputs(ff_help_restore, stdout);
         return EXIT_OK;
     }
-    return check_file(&line, &error) ? become_qemu(&line) : fail(error->message);
+    if (!check_file(&line, &error)) {
+        return fail(error->message);
+    }
+    int uffd = ff_cli_new_uffd();
+    if (uffd < 0) {
+        return cannot_fault(-uffd);
+    }
+    close(uffd);
+    return become_qemu(&line);
 }

@@ -154,6 +154,12 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     if (r->manifest) {
         ff_report_row(stdout, "disks", "%s", r->manifest);
     }
+    if (r->left_out) {
+        ff_report_row(stdout, "not in it",
+                      "%s: restored over a disk that was written to since, the guest finds it "
+                      "changed under its feet; --disks keeps disks as they are now",
+                      r->left_out);
+    }
     /* The last line: who misses it starts the guest with images that it has left behind. */
     if (r->disks) {
         printf("%s\n", r->disks);

@@ -9,6 +9,7 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/take.h"
+#include "cli/disks.h"
 #include "cli/overlays.h"
 #include "qmp/json.h"
 #include "snapshot/output.h"
@@ -51,6 +52,7 @@ void ff_take_result_clear(FfTakeResult *result)
     g_clear_pointer(&result->info, json_node_unref);
     g_clear_pointer(&result->disks, g_free);
     g_clear_pointer(&result->manifest, g_free);
+    g_clear_pointer(&result->left_out, g_free);
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -558,6 +560,7 @@ static void settle_disks(Take *t)
     g_autoptr(GError) local = NULL;
 
     if (!t->overlays) {
+        t->result->left_out = t->end == COMPLETED ? ff_cli_disks_names(t->qmp) : NULL;
         return;
     }
     FfOverlaysEnd end = ff_cli_overlays_settle(t->overlays, t->end == COMPLETED,

@@ -28,6 +28,7 @@ typedef struct {
     JsonNode *info;   /* the last query-migrate */
     char *disks;    /* what the guest has to be started with from now on, one line; NULL: with what
                        it had. Also if there is no file */
+    char *left_out; /* the disks that it can write to, and that were left alone; NULL: none */
     char *manifest; /* path of FILE.disks; NULL: there is none */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);

@@ -224,6 +224,8 @@ void ff_handle_migrate(FfCall *call)
         /* A guest that came in and is whole: only its source does not know it yet. It has no
          * claim to more time. (Of a restore a client may be told so before its memory is here.) */
         ff_migration_stop_waiting(d->migration);
+        ff_call_await_end(call, ff_handle_migrate);
+        return;
     }
     if (ff_call_when_over(call, ff_handle_migrate)) {
         return;

@@ -409,6 +409,8 @@ void ff_handle_continue(FfCall *call);
  * with CALL when it is: a client that acts on the event is not told that a migration is under way.
  */
 bool ff_call_when_over(FfCall *call, FfHandler next);
+/* The same, whatever it has said: it is about to end (there is one). */
+void ff_call_await_end(FfCall *call, FfHandler next);
 /* It is taken down. */
 void ff_driver_migration_over(FfDriver *driver);
 

@@ -11,17 +11,22 @@ typedef struct {
     FfHandler next;
 } Waiting;
 
+void ff_call_await_end(FfCall *call, FfHandler next)
+{
+    Waiting *w = g_new(Waiting, 1);
+
+    *w = (Waiting){call, next};
+    g_queue_push_tail(&call->driver->waiting_over, w);
+}
+
 bool ff_call_when_over(FfCall *call, FfHandler next)
 {
-    FfDriver *d = call->driver;
+    const FfDriver *d = call->driver;
 
     if (!d->migration || d->config.state->role != FF_ROLE_SOURCE || !ff_state_is_final(d->status)) {
         return false;
     }
-    Waiting *w = g_new(Waiting, 1);
-
-    *w = (Waiting){call, next};
-    g_queue_push_tail(&d->waiting_over, w);
+    ff_call_await_end(call, next);
     return true;
 }
 

@@ -45,7 +45,10 @@ struct FfOutput {
 
 static bool fail(const FfOutput *o, int err, GError **error)
 {
-    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", o->path, g_strerror(err));
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", o->path,
+                err == EEXIST ? "is there already, and no file is replaced: give another name, or "
+                                "remove it"
+                              : g_strerror(err));
     return false;
 }
 

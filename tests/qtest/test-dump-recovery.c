@@ -318,6 +318,12 @@ static void test_command(void)
     g_assert_cmpint(run_recover(&t, t.dump, &twice), ==, 1);
     g_assert_nonnull(strstr(twice, "can only be run when postcopy is paused"));
     check_runs(&t);
+    /* Whoever still waits for the source does not keep the guest here. */
+    g_autoptr(JsonObject) next = qmp_call(t.dq, "migrate", "{'uri': 'unix:%s/nobody'}", t.dump);
+    JsonObject *error = next && json_object_has_member(next, "error")
+                            ? json_object_get_object_member(next, "error")
+                            : NULL;
+    g_assert_true(!error || !strstr(json_object_get_string_member(error, "desc"), "incoming"));
     end(&t);
 }
 

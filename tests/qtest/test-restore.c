@@ -373,6 +373,7 @@ static void test_cli_refused(void)
 
     if (restore_begin_plain(&s)) {
         refused(&s, "FILE", 2, "after --, the QEMU");
+        refused(&s, "FILE qemu-system-x86_64 -machine pc", 2, "put -- in front");
         refused(&s, "FILE -- qemu-system-x86_64 -incoming defer", 2, "leave -incoming");
         refused(&s, "--offset x FILE -- qemu-system-x86_64", 2, "--offset");
         refused(&s, "--ofset 1 FILE -- qemu-system-x86_64", 2, "--offset");

@@ -303,7 +303,7 @@ static void test_there_already(void)
     g_assert_true(g_file_set_contents(t.path, "mine", -1, NULL));
     snap_ask(&t);
     qmp_expect_migration(vm_qmp(t.vm), "failed");
-    snap_expect_error(&t, "File exists");
+    snap_expect_error(&t, "is there already");
     g_autofree char *text = NULL;
     g_assert_true(g_file_get_contents(t.path, &text, NULL, NULL));
     g_assert_cmpstr(text, ==, "mine");

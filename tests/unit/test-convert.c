@@ -407,13 +407,13 @@ static void test_exists(void)
         g_assert_true(g_file_set_contents(out, "mine", -1, NULL));
         g_assert_true(ff_output_append(o, "ours", 4, NULL));
         g_assert_false(ff_output_commit(o, &error));
-        g_assert_nonnull(strstr(error->message, "File exists"));
+        g_assert_nonnull(strstr(error->message, "is there already"));
         g_assert_true(g_file_get_contents(out, &text, NULL, NULL));
         g_assert_cmpstr(text, ==, "mine");
         g_free(text);
         g_autofree char *problem =
             try_convert(&t, "in", 0, "a", &(FfConvertOptions){.to = FF_SAVED_MAPPED});
-        g_assert_nonnull(strstr(problem, "File exists"));
+        g_assert_nonnull(strstr(problem, "is there already"));
         g_clear_pointer(&o, ff_output_free);
         end(&t);
         no_nameless = false;
