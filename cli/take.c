@@ -162,14 +162,18 @@ static bool no_file(const Take *t, const GError *local, GError **error)
                     "remove it",
                     path);
     }
-    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
-        g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY)) {
-        return fail(error, "%s: there is no folder %s: make it first", path, folder);
-    }
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
         return fail(error,
                     "%s: you may not make a file in %s: give another folder, or be a user who may",
                     path, folder);
+    }
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
+        g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY)) {
+        bool there = g_file_test(folder, G_FILE_TEST_IS_DIR);
+
+        return fail(error, "%s: %s %s: %s", path,
+                    there ? "no file can be made in" : "there is no folder", folder,
+                    there ? "give another folder" : "make it first");
     }
     return fail(error, "%s", local->message);
 }

@@ -270,7 +270,7 @@ void ff_adopt_source(FfSource *s)
     ff_journal_idle(s->cfg->state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
-    ff_control_set_error(s->control, DIED ": the guest goes on here, repeat the migration");
+    ff_control_set_error(s->control, DIED ": the guest goes on here, repeat what was asked for");
     ff_control_set_status(s->control, FF_STATUS_FAILED);
 }
 
