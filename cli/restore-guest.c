@@ -318,12 +318,14 @@ static bool usage(GError **error, const char *text)
 
 static bool names_qemu(char **argv, int n)
 {
-    for (int i = 1; i < n; i++) {
-        if (strstr(argv[i], "qemu")) {
-            return true;
-        }
+    bool found = false;
+
+    for (int i = 1; i < n && !found; i++) {
+        g_autofree char *name = g_path_get_basename(argv[i]);
+
+        found = g_str_has_prefix(name, "qemu-system-");
     }
-    return false;
+    return found;
 }
 
 /* Our own options are those in front of QEMU's name; its own are not looked at. */

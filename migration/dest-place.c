@@ -31,6 +31,7 @@ static void on_present(const FfPresent *x, void *opaque)
         ff_count(p->stats->pages_zero, x->pages);
     } else if (x->as == FF_PRESENT_CONTENT) {
         ff_count(p->stats->pages_normal, x->pages);
+        ff_count(p->stats->content_bytes, x->bytes);
     }
     ff_ram_done(p->ram, x->pages, x->bytes);
 }

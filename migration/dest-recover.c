@@ -119,15 +119,16 @@ void ff_dest_hold_listener(FfDestination *d)
  * client gave another target meanwhile, or the end. */
 static FfChannel *await_first_byte(FfDestination *d, int fd)
 {
+    const unsigned ends = FF_EV_QUIT | FF_EV_RECOVER | FF_EV_FINISHED; /* it waits no more */
     FfChannel *ch = ff_conn_channel_new(d->conn, fd, FF_CHANNEL_MAIN);
 
     ff_mutex_lock(&d->control->lock);
-    bool over = d->control->events & (FF_EV_QUIT | FF_EV_RECOVER);
+    bool over = d->control->events & ends;
     d->conn->connecting = over ? NULL : ch;
     ff_mutex_unlock(&d->control->lock);
     if (!over) {
         ff_channel_wait_readable(ch, -1);
-        over = ff_control_events(d->control) & (FF_EV_QUIT | FF_EV_RECOVER);
+        over = ff_control_events(d->control) & ends;
     }
     if (over) {
         ff_conn_connecting(d->conn, NULL, 0, NULL);

@@ -238,7 +238,7 @@ static void keep(FfDestination *d)
 
     memset(state->uuid, 0, sizeof(state->uuid));
     memcpy(state->secret, &kept, sizeof(kept));
-    /* For messages alone, so it may be cut. */
+    /* It may be cut: is_its_name(). */
     g_strlcpy(state->peer_uri, uri, sizeof(state->peer_uri));
     ff_state_mark(state, FF_MARK_FILE);
 }
@@ -435,8 +435,7 @@ static uint64_t bytes_here(const FfDestination *d)
 {
     FfFileCounts c = ff_file_pager_counts(d->restore->pager);
 
-    return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes,
-               ff_counted(d->stats->pages_normal) * FF_FILE_PAGE);
+    return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes, ff_counted(d->stats->content_bytes));
 }
 
 /* For so long who overwrites the file is held back; 0: he is not, or he waits already. */
@@ -592,17 +591,27 @@ static FfRestoreFile *next_file(FfDestination *d, const char *path, GError **err
     return g_steal_pointer(&file);
 }
 
+/* Of an adopted one the end may be missing (keep()). */
+static bool is_its_name(const FfDestination *d, const char *path)
+{
+    const size_t most = sizeof(d->cfg->state->peer_uri) - 1 - strlen("file:");
+    const char *ours = d->restore->path;
+
+    return !strcmp(path, ours) || (strlen(ours) == most && g_str_has_prefix(path, ours));
+}
+
 /* The same by the name that the file had: where it has lost that, it may still be held. */
 static FfRestoreFile *next_file_or_held(FfDestination *d, const char *path, GError **error)
 {
-    const FfRestore *r = d->restore;
-    FfRestoreFile *file = next_file(d, path, error);
+    g_autoptr(GError) named = NULL, held = NULL;
+    FfRestoreFile *file = next_file(d, path, &named);
 
-    if (!file && path && r->fd >= 0 && !g_strcmp0(path, r->path)) {
-        file = next_file(d, NULL, NULL);
-        if (file) {
-            g_clear_error(error);
-        }
+    if (!file && path && d->restore->fd >= 0 && is_its_name(d, path)) {
+        file = next_file(d, NULL, &held);
+    }
+    if (!file) {
+        g_set_error(error, FF_M_ERROR, 0, "%s%s%s", named->message,
+                    held ? "; the one that is held: " : "", held ? held->message : "");
     }
     return file;
 }
@@ -750,7 +759,7 @@ static void learn(FfDestination *d)
         ff_control_wait_until(d->control, end | FF_EV_HURRY, g_get_monotonic_time() + LEARN_US);
 
     r->set = FF_SET_IGNORE;
-    if (!(got & (FF_EV_DEAD | FF_EV_QUIT))) {
+    if (r->pager && !(got & (FF_EV_DEAD | FF_EV_QUIT))) {
         r->writer = ff_restore_set_write(r->file, r->pager);
     }
 }

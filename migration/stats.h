@@ -11,6 +11,7 @@
 
 typedef struct {
     uint64_t pages_normal, pages_zero, pages_bulk, pages_urgent, pages_duplicate, pages_compressed;
+    uint64_t content_bytes; /* D: placed, of pages_normal */
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
     /* Monotonic time; 0: not yet. */

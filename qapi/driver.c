@@ -263,6 +263,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
                            : d->config.state->role == FF_ROLE_DESTINATION       ? &ff_incoming_ops
                                                                                 : &ff_migrate_ops);
     } else {
+        d->config.state->driver_flags &= ~(uint32_t)FF_DRIVER_AS_EAGER; /* it is over */
         ff_totals_settle(d);
         ff_driver_restore_settings(
             d); /* what an engine left that died while QEMU carried a migration */

@@ -40,8 +40,10 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
 {
     /* One that was deferred has said that already. */
     d->status = d->deferring ? FF_STATUS_SETUP : status;
+    /* An engine that died may have left what was said of a restore (AS_EAGER). */
     d->config.state->driver_flags &=
-        ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP);
+        ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP |
+          FF_DRIVER_AS_EAGER);
 }
 
 /* ---- events --------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "tests/lib/hold.h"
+#include "tests/lib/move.h"
 #include "tests/lib/slowfile.h"
 #include "tests/qtest/restore-rig.h"
 
@@ -336,6 +337,38 @@ static void test_killed_saying(void)
         expect_over(vm);
         restore_check_goes_on(&s, vm);
         vm_end(vm);
+    }
+    restore_end(&s);
+}
+
+/* The engine dies when all is over, and before it has forgotten what its client was told: of a
+ * migration that comes later nobody is told so before its memory has moved. */
+static void test_killed_idle(void)
+{
+    RestoreScene s = {0};
+
+    if (restore_has_faults() && restore_begin_plain(&s)) {
+        Vm *vm = start_lazily(&s, "destination/*/at/idle=kill"), *next;
+
+        ask(vm, BY_NUMBER, s.path, 0);
+        expect_over(vm);
+        while (!vm_fault_happened(vm, 0)) {
+            g_free(qmp_migrate_status(vm_qmp(vm)));
+        }
+        next = restore_start_again(&s, NULL);
+        move_prepare(vm, next);
+        g_autofree char *uri = move_listen(next);
+        qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 65536}");
+        qmp_ok(vm_qmp(vm), "migrate", "{'uri': '%s'}", uri);
+        qmp_ok(vm_qmp(vm), "migrate-start-postcopy", NULL);
+        qmp_expect(vm_qmp(next), "RESUME");
+        g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
+        g_assert_cmpstr(status, ==, "postcopy-active");
+        qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+        move_wait_completed(vm, next);
+        restore_check_goes_on(&s, next);
+        vm_end(vm);
+        vm_end(next);
     }
     restore_end(&s);
 }
@@ -686,6 +719,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-asked/killed", test_killed);
     g_test_add_func("/restore-asked/killed-saying", test_killed_saying);
     g_test_add_func("/restore-asked/killed-granting", test_killed_granting);
+    g_test_add_func("/restore-asked/killed-idle", test_killed_idle);
     g_test_add_data_func("/restore-asked/cloned", NULL, test_cloned);
     g_test_add_data_func("/restore-asked/cloned-killed", "", test_cloned);
     g_test_add_func("/restore-asked/paused", test_paused);
