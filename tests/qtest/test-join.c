@@ -323,7 +323,7 @@ static void test_row(gconstpointer row)
     join_well(&t);
     refused(&t, (const char *const[]){"--force", "--monitor", "unix:/nowhere/at-all", NULL},
             "there is no directory /nowhere");
-    refused(&t, force, "exists");
+    refused(&t, force, "is there already");
     restore(&t);
     end(&t);
 }
