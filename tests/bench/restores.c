@@ -10,7 +10,9 @@
  *
  * One thread, the default main context.
  */
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +22,7 @@
 #include "restore-cache.h"
 #include "restore-files.h"
 #include "stage.h"
+#include "throttle.h"
 
 static const BenchRestoreEngine engine_table[] = {
     {"read", .read = true},
@@ -30,6 +33,7 @@ static const BenchRestoreEngine engine_table[] = {
     {"qemu-multifd", .multifd = true, .since = 900},
     {"qemu-direct", .multifd = true, .direct = true, .since = 901},
 };
+#define SKIPPED 77 /* exit status: not possible on this machine */
 #define ENGINES G_N_ELEMENTS(engine_table)
 #define ENGINE_NAMES "read,farfault,farfault-set,qemu-stream,qemu-mapped,qemu-multifd,qemu-direct"
 
@@ -37,9 +41,10 @@ static const char *const cache_name[] = {[BENCH_CACHE_COLD] = "cold", [BENCH_CAC
 #define CACHES G_N_ELEMENTS(cache_name)
 
 static struct {
-    gint rounds, hot, core, vcpus, write;
+    gint rounds, hot, core, vcpus, write, rate;
     char *sizes, *engines, *mode, *cache, *machine, *out, *guest, *farfault, *with;
-    char **qemu;
+    char **qemu, *read;
+    gboolean direct;
 } opt = {.rounds = 3, .core = 64, .vcpus = 1, .write = 100};
 
 static const GOptionEntry entries[] = {
@@ -60,10 +65,14 @@ static const GOptionEntry entries[] = {
      "QEMU (qemu-system-x86_64); can be given again. The first one's guest is saved", "PATH"},
     {"machine", 0, 0, G_OPTION_ARG_STRING, &opt.machine,
      "Its machine type, which all of them have (pc-i440fx-7.2)", "TYPE"},
+    {"disk-rate", 0, 0, G_OPTION_ARG_INT, &opt.rate,
+     "A cgroup of this run's own reads from the disk of --out no faster", "MB/s"},
     {"with", 0, 0, G_OPTION_ARG_STRING, &opt.with, "Words for QEMU: \"-vga std\"", "WORDS"},
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for files, results and logs", "DIR"},
     {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
     {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
+    {"read", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &opt.read, "", ""},
+    {"direct", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &opt.direct, "", ""},
     G_OPTION_ENTRY_NULL,
 };
 
@@ -88,6 +97,7 @@ static struct {
     GPtrArray *contenders; /* Contender */
     BenchStage stage;
     BenchSaved saved;
+    BenchThrottle *throttle;
     bool caches[CACHES];
 } bench;
 
@@ -159,6 +169,41 @@ static bool make_files(int mem, GError **error)
 /* ---- one restore -------------------------------------------------------------------------------
  */
 
+/* As bench_cache_read(), by a process of its own, which moves into the slow cgroup. */
+static bool read_slowly(const char *path, bool direct, uint64_t *bytes, int64_t *us, GError **error)
+{
+    g_autofree char *self = g_file_read_link("/proc/self/exe", error);
+    const char *const own[] = {self, "--read", path, direct ? "--direct" : NULL, NULL};
+    g_auto(GStrv) argv = NULL;
+    g_autofree char *out = NULL;
+    int status;
+
+    if (!self) {
+        return false;
+    }
+    argv = bench_throttle_wrap(bench.throttle, own);
+    if (!g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, &status, error) ||
+        !g_spawn_check_wait_status(status, error)) {
+        return false;
+    }
+    return sscanf(out, "%" SCNu64 " %" SCNi64, bytes, us) == 2;
+}
+
+/* What read_slowly() starts. The exit status. */
+static int read_for_parent(void)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t bytes;
+    int64_t us;
+
+    if (!bench_cache_read(opt.read, opt.direct, &bytes, &us, &error)) {
+        g_printerr("bench: %s\n", error->message);
+        return 1;
+    }
+    printf("%" PRIu64 " %" PRIi64 "\n", bytes, us);
+    return 0;
+}
+
 /* The file alone. */
 static bool measure_read(BenchCache cache, BenchRestoreSample *s, GError **error)
 {
@@ -169,7 +214,7 @@ static bool measure_read(BenchCache cache, BenchRestoreSample *s, GError **error
 
     bench_restore_clear(s);
     if (!(cold ? bench_cache_drop : bench_cache_fill)(file, error) ||
-        !bench_cache_read(file, cold, &bytes, &us, error)) {
+        !(bench.throttle ? read_slowly : bench_cache_read)(file, cold, &bytes, &us, error)) {
         return false;
     }
     s->all_ms = (double)us / 1000;
@@ -181,7 +226,8 @@ static bool measure(const Contender *c, int mem, BenchCache cache, gint round,
                     BenchRestoreSample *s, BenchRestoreSeries *series, GError **error)
 {
     g_autofree char *log = g_strdup_printf("%s/%s.log", opt.out, c->engine->name);
-    g_auto(GStrv) argv = command_line(c->qemu, c->engine->farfault, mem, true);
+    g_auto(GStrv) command = command_line(c->qemu, c->engine->farfault, mem, true);
+    g_auto(GStrv) argv = bench_throttle_wrap(bench.throttle, (const char *const *)command);
     BenchRestoreRun run = {.engine = c->engine,
                            .argv = argv,
                            .qmp = bench.stage.qmp,
@@ -228,6 +274,7 @@ static void add_setting(JsonObject *o, const Contender *c, int mem, BenchCache c
     json_object_set_string_member(o, "mode", opt.mode);
     json_object_set_string_member(o, "machine", opt.machine);
     json_object_set_string_member(o, "with", opt.with ? opt.with : "");
+    json_object_set_int_member(o, "disk-rate", opt.rate);
     json_object_set_double_member(o, "load", load_now());
 }
 
@@ -529,7 +576,8 @@ static bool settle(GError **error)
     out = g_canonicalize_filename(opt.out, NULL); /* the engine has another working directory */
     g_free(opt.out);
     opt.out = out;
-    if (opt.rounds < 1 || opt.vcpus < 1 || opt.hot < 0 || opt.core < 0 || !sizes_are_good()) {
+    if (opt.rounds < 1 || opt.vcpus < 1 || opt.rate < 0 || opt.hot < 0 || opt.core < 0 ||
+        !sizes_are_good()) {
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
                     "numbers out of range: rounds and vcpus from 1, mem from 128, hot below mem");
         return false;
@@ -546,24 +594,46 @@ static bool settle(GError **error)
 static void tidy(void)
 {
     bench_saved_clear(&bench.saved);
+    g_clear_pointer(&bench.throttle, bench_throttle_free);
+}
+
+/* Where results and throttle come from. 0, or the exit status. */
+static int open_all(void)
+{
+    g_autofree char *why = NULL;
+
+    if (opt.rate) {
+        bench.throttle =
+            bench_throttle_new(opt.out, BENCH_THROTTLE_READS, (uint64_t)opt.rate * 1000000, &why);
+        if (!bench.throttle) {
+            g_printerr("bench: --disk-rate skipped: %s\n", why);
+            return SKIPPED;
+        }
+    }
+    return bench_stage_open(&bench.stage, opt.out, tidy) ? 0 : 1;
 }
 
 int main(int argc, char **argv)
 {
     g_autoptr(GOptionContext) context = g_option_context_new("- compare restores");
     g_autoptr(GError) error = NULL;
-    int status = 1;
+    int status;
 
     bench.contenders = g_ptr_array_new_with_free_func(contender_free);
     g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error) || !settle(&error)) {
+    if (!g_option_context_parse(context, &argc, &argv, &error) || (!opt.read && !settle(&error))) {
         g_printerr("bench: %s\n", error->message);
         return 2;
     }
-    if (bench_stage_open(&bench.stage, opt.out, tidy)) {
+    if (opt.read) {
+        return read_for_parent();
+    }
+    status = open_all();
+    if (status == 0) {
         status = run_all() ? 0 : 1;
     }
     bench_stage_close(&bench.stage);
+    g_clear_pointer(&bench.throttle, bench_throttle_free);
     g_ptr_array_unref(bench.contenders);
     return status;
 }

@@ -416,7 +416,8 @@ static int open_all(void)
     g_autofree char *why = NULL;
 
     if (opt.rate) {
-        bench.throttle = bench_throttle_new(opt.out, opt.rate * 1000000ull, &why);
+        bench.throttle =
+            bench_throttle_new(opt.out, BENCH_THROTTLE_WRITES, opt.rate * 1000000ull, &why);
         if (!bench.throttle) {
             g_printerr("bench: --disk-rate skipped: %s\n", why);
             return SKIPPED;

@@ -114,7 +114,16 @@ static BenchThrottle *make(const char *parent, const char *name, const char *rul
     return t;
 }
 
-BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why)
+/* What a limit is called in each version. */
+static const struct {
+    const char *v1, *v2;
+} rule_name[] = {
+    [BENCH_THROTTLE_READS] = {"blkio.throttle.read_bps_device", "rbps"},
+    [BENCH_THROTTLE_WRITES] = {"blkio.throttle.write_bps_device", "wbps"},
+};
+
+BenchThrottle *bench_throttle_new(const char *folder, BenchThrottleKind kind, uint64_t rate,
+                                  char **why)
 {
     g_autofree char *disk = disk_of(folder, why);
     g_autofree char *v2 = mounted("cgroup2", NULL), *v1 = mounted("cgroup", "blkio");
@@ -126,9 +135,10 @@ BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why)
     errno = ENOENT;
     if (v1) {
         g_autofree char *rule = g_strdup_printf("%s %" G_GUINT64_FORMAT, disk, rate);
-        t = make(v1, "blkio.throttle.write_bps_device", rule);
+        t = make(v1, rule_name[kind].v1, rule);
     } else if (v2) {
-        g_autofree char *rule = g_strdup_printf("%s wbps=%" G_GUINT64_FORMAT, disk, rate);
+        g_autofree char *rule =
+            g_strdup_printf("%s %s=%" G_GUINT64_FORMAT, disk, rule_name[kind].v2, rate);
         g_autofree char *beside = own_parent(v2);
         t = make(beside, "io.max", rule);
         t = t ? t : make(v2, "io.max", rule);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A slow disk, made by the kernel: a cgroup whose processes write to the block device of a folder's
- * file system at a limited rate. Version 2 of cgroups (io.max) or version 1
+ * file system, or read from it, at a limited rate. Version 2 of cgroups (io.max) or version 1
  * (blkio.throttle.write_bps_device), whichever this machine has for block devices.
  *
- * Version 1 does not count what goes through the page cache until its writer syncs it. One thread.
+ * Version 1 does not count what is written through the page cache until its writer syncs it. One
+ * thread.
  */
 #ifndef FF_BENCH_THROTTLE_H
 #define FF_BENCH_THROTTLE_H
@@ -15,10 +16,17 @@
 
 typedef struct BenchThrottle BenchThrottle;
 
+/* What is slow. */
+typedef enum {
+    BENCH_THROTTLE_READS,
+    BENCH_THROTTLE_WRITES,
+} BenchThrottleKind;
+
 /* RATE: bytes per second. NULL and *WHY (one line, g_free): not on this machine, or not for this
  * user. */
-BenchThrottle *bench_throttle_new(const char *folder, uint64_t rate, char **why);
-/* What goes through the page cache is slow as well. */
+BenchThrottle *bench_throttle_new(const char *folder, BenchThrottleKind kind, uint64_t rate,
+                                  char **why);
+/* What is written through the page cache is slow as well. */
 bool bench_throttle_has_cache(const BenchThrottle *throttle);
 /* Removes the cgroup: its processes have ended. Can be NULL. */
 void bench_throttle_free(BenchThrottle *throttle);

@@ -153,7 +153,7 @@ static void slow_down(Guest *g)
     g_autofree char *no_cgroup = NULL;
     const char *no_fuse = NULL;
 
-    g->slow = bench_throttle_new(vm_dir(g->vm), SLOW, &no_cgroup);
+    g->slow = bench_throttle_new(vm_dir(g->vm), BENCH_THROTTLE_WRITES, SLOW, &no_cgroup);
     if (!g->slow) {
         printf("# no slow disk by a cgroup: %s\n", no_cgroup);
     }
