@@ -25,6 +25,7 @@ static const char *const always[] = {
     "query-migrate",
     "object-add",
     "object-del",
+    "query-commands",
     NULL,
 };
 
