@@ -147,8 +147,14 @@ static const char *doubt(FfCall *call, const char *guest, bool *own)
     if (!S_ISREG(st.st_mode)) {
         return "what comes in is no regular file (a pipe?), so that it cannot be restored lazily";
     }
-    *own = open_again(call);
-    if (!*own) { /* a device is left alone: to open one does things */
+    *own = open_again(call); /* a device is left alone: to open one does things */
+    g_free(call->target.path);
+    call->target.path = name_of(call->fd);
+    if (call->target.path && is_managed_save(call->target.path, guest)) {
+        return "a managed save, which libvirt removes when its guest was started, is not restored "
+               "lazily";
+    }
+    if (!*own) {
         return "the file that is restored cannot be opened by QEMU's user, so that it cannot be "
                "restored lazily";
     }
@@ -160,15 +166,9 @@ static const char *doubt(FfCall *call, const char *guest, bool *own)
         return "SELinux is enforcing, and libvirt takes the label of the file that is restored "
                "back, with which it can be read no more: it is not restored lazily";
     }
-    g_free(call->target.path);
-    call->target.path = name_of(call->fd);
     if (!call->target.path) {
         return "the file that is restored has no name here by which it could be found again, so "
                "that it is not restored lazily";
-    }
-    if (is_managed_save(call->target.path, guest)) {
-        return "a managed save, which libvirt removes when its guest was started, is not restored "
-               "lazily";
     }
     return ff_restore_file_doubt(call->fd, call->target.path,
                                  call->target.offset ? (int64_t)call->target.offset : -1);
