@@ -86,8 +86,8 @@ const char ff_help_report[] =
     "where they were, latency, events of both sides, all numbers. It is one file, which loads\n"
     "nothing and runs no script.\n"
     "\n"
-    "RECORD           was written by farfault migrate --record, or farfault status --watch "
-    "--record\n"
+    "RECORD           was written by --record of farfault migrate, snapshot, restore or\n"
+    "                 status --watch\n"
     "  --help, -h     this text\n"
     "\n"
     "Exit status: 0 done, 1 failed, 2 usage.\n";
@@ -178,6 +178,8 @@ const char ff_help_snapshot[] =
     "  --max-bandwidth N[KMGT]   limit, bytes per second; 0, the default: none\n"
     "  --offset N[KMGT]     leave N bytes in front of it\n"
     "  --quiet, -q          no progress\n"
+    "  --report FILE.html   make a page about it at the end\n"
+    "  --record FILE        write what is said meanwhile into FILE, for farfault report\n"
     "  --help, -h           this text\n"
     "\n"
     "Ctrl-C cancels. Exit status: 0 written, 1 not, and there is no FILE, 2 usage.\n";
@@ -200,6 +202,8 @@ const char ff_help_restore[] =
     "                       FILE.ws, and later restores read that first\n"
     "  --no-working-set     FILE.ws is not used\n"
     "  --quiet, -q          no progress\n"
+    "  --report PAGE.html   make a page about it when all is here\n"
+    "  --record RECORD      write what is said meanwhile into RECORD, for farfault report\n"
     "  --help, -h           this text\n"
     "\n"
     "A file can be restored as often as you like, but two guests of one file have the same disks\n"

@@ -8,12 +8,10 @@
 #include "cli/help.h"
 #include "cli/move.h"
 #include "cli/options.h"
-#include "cli/page.h"
+#include "cli/record-options.h"
 #include "cli/report.h"
 
-#include <errno.h>
 #include <gio/gio.h>
-#include <glib/gstdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,7 +21,8 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_PAUSED, EXIT_LEFT };
 typedef struct {
     gboolean help, now, after_pass, precopy, preempt, no_cont, quiet, json;
     gint timeout;
-    char *after, *bandwidth, *postcopy_bandwidth, *listen, *connect, *report, *record;
+    char *after, *bandwidth, *postcopy_bandwidth, *listen, *connect;
+    FfRecordOptions keep;
     char **parameters, **capabilities, **positional;
 } Line;
 
@@ -34,8 +33,7 @@ static void line_clear(Line *line)
     g_free(line->postcopy_bandwidth);
     g_free(line->listen);
     g_free(line->connect);
-    g_free(line->report);
-    g_free(line->record);
+    ff_record_options_clear(&line->keep);
     g_strfreev(line->parameters);
     g_strfreev(line->capabilities);
     g_strfreev(line->positional);
@@ -61,8 +59,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"timeout", 0, 0, G_OPTION_ARG_INT, &line->timeout, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
         {"json", 0, 0, G_OPTION_ARG_NONE, &line->json, NULL, NULL},
-        {"report", 0, 0, G_OPTION_ARG_FILENAME, &line->report, NULL, NULL},
-        {"record", 0, 0, G_OPTION_ARG_FILENAME, &line->record, NULL, NULL},
+        {"report", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.report, NULL, NULL},
+        {"record", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.record, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
@@ -155,9 +153,6 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     if (!strcmp(line->positional[0], line->positional[1])) {
         return usage(error, "source and destination are the same monitor: %s", line->positional[0]);
     }
-    if (line->report && !g_strcmp0(line->report, line->record)) {
-        return usage(error, "--report and --record: give two names");
-    }
     o->source = line->positional[0];
     o->destination = line->positional[1];
     o->listen = line->listen;
@@ -167,44 +162,12 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     o->preempt = line->preempt;
     o->no_cont = line->no_cont;
     o->timeout = line->timeout;
-    return parse_mode(line, o, error) &&
+    return ff_record_options_check(&line->keep, error) && parse_mode(line, o, error) &&
            parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
            parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
                            error) &&
            check_pairs("--parameter", line->parameters, false, error) &&
            check_pairs("--capability", line->capabilities, true, error);
-}
-
-/* FALSE and ERROR, if what is to be written at the end could not be. */
-static bool open_record(const Line *line, FfMoveOptions *o, GError **error)
-{
-    g_autofree char *folder = line->report ? g_path_get_dirname(line->report) : NULL;
-
-    if (folder && g_access(folder, W_OK) != 0) {
-        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "--report %s: %s: %s",
-                    line->report, folder, g_strerror(errno));
-        return false;
-    }
-    if (line->report || line->record) {
-        o->record = ff_record_new(line->record, error);
-    }
-    return o->record || !(line->report || line->record);
-}
-
-/* What became of the migration stands, whatever goes wrong here. */
-static void close_record(const Line *line, FfRecord *record, const FfMoveResult *result)
-{
-    g_autoptr(GError) error = NULL;
-    g_autoptr(GError) unwritten = NULL;
-    g_autoptr(JsonObject) object = ff_report_object(result);
-
-    ff_record_result(record, object);
-    if (!ff_record_close(record, &unwritten)) {
-        fprintf(stderr, "farfault: --record: %s\n", unwritten->message);
-    }
-    if (line->report && !ff_page_save(record, line->report, &error)) {
-        fprintf(stderr, "farfault: --report: %s\n", error->message);
-    }
 }
 
 static int move(const FfMoveOptions *o, const Line *line)
@@ -220,7 +183,10 @@ static int move(const FfMoveOptions *o, const Line *line)
         return EXIT_FAILED;
     }
     if (o->record) {
-        close_record(line, o->record, &result);
+        g_autoptr(JsonObject) object = ff_report_object(&result);
+
+        ff_record_result(o->record, object);
+        ff_record_options_close(&line->keep, o->record);
     }
     if (line->json) {
         ff_report_json(stdout, &result);
@@ -248,7 +214,7 @@ int ff_cli_migrate(int argc, char **argv)
         fprintf(stderr, "farfault: %s (farfault migrate --help)\n", error->message);
         return EXIT_USAGE;
     }
-    if (!open_record(&line, &options, &error)) {
+    if (!ff_record_options_open(&line.keep, &options.record, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }

@@ -12,13 +12,13 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/move.h"
+#include "cli/record-options.h"
 #include "qmp/json.h"
 
 #include <glib-unix.h>
 #include <string.h>
 
 #define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
-#define RECORD_INTERVAL 100  /* ms between two looks at numbers that are recorded */
 #define CLOSING_TIMEOUT 5000 /* ms for the last questions, and for the slower side */
 #define COUNTING_INTERVAL 10 /* ms until a source that has not counted yet is asked again */
 #define COUNTING_MAX 50      /* times */
@@ -664,7 +664,7 @@ static void attach_all(Move *m)
 {
     attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
     if (m->o->record) {
-        attach(m, g_timeout_source_new(RECORD_INTERVAL), on_record_time);
+        attach(m, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
     }
     if (m->o->timeout) {
         attach(m, g_timeout_source_new_seconds(m->o->timeout), on_timeout);

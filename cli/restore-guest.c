@@ -25,6 +25,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/qmp.h"
+#include "cli/record-options.h"
 #include "cli/report.h"
 #include "cli/userfault.h"
 #include "qmp/json.h"
@@ -39,15 +40,19 @@ typedef struct {
     gboolean help, quiet, learn, no_set;
     char *offset_text;
     char **positional;
-    int64_t offset; /* FF_SAVED_OFFSET_LOOK */
-    char *path;     /* absolute */
-    char **qemu;    /* borrowed; QEMU's own command line */
+    FfRecordOptions keep;
+    FfRecord *record; /* NULL: none is wanted */
+    int64_t offset;   /* FF_SAVED_OFFSET_LOOK */
+    char *path;       /* absolute */
+    char **qemu;      /* borrowed; QEMU's own command line */
 } Line;
 
 static void line_clear(Line *line)
 {
     g_free(line->offset_text);
     g_free(line->path);
+    ff_record_options_clear(&line->keep);
+    ff_record_free(line->record);
     g_strfreev(line->positional);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
@@ -59,10 +64,32 @@ typedef struct {
     const Line *line;
     FfCliQmp *qmp;
     FfProgress *progress;
+    FfRecord *record; /* NULL: none, or done */
     GMainLoop *loop;
     gint64 began, ran; /* monotonic us; ran 0: not yet */
-    bool asking, over;
+    bool asking, looking, over;
 } Watch;
+
+static void record_info(Watch *w, JsonNode *info)
+{
+    if (w->record && ff_json_node_object(info)) {
+        ff_record_info(w->record, FF_SIDE_DESTINATION, ff_json_node_object(info));
+    }
+}
+
+static void begin_record(Watch *w)
+{
+    if (w->record) {
+        ff_record_begin(w->record, true);
+        ff_record_side(w->record, FF_SIDE_DESTINATION, w->line->path, ff_cli_qmp_version(w->qmp),
+                       NULL);
+    }
+}
+
+static void close_record(Watch *w)
+{
+    ff_record_options_close(&w->line->keep, g_steal_pointer(&w->record));
+}
 
 /* What became of its working set, if it had one (g_free). */
 static char *set_text(JsonObject *info)
@@ -86,6 +113,8 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
     g_autofree char *ran =
         w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
 
+    record_info(w, result);
+    close_record(w); /* who reads the line that follows finds the page */
     if (info) {
         g_autofree char *set = set_text(info);
 
@@ -101,6 +130,7 @@ static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error
     Watch *w = opaque;
     JsonObject *info = ff_json_node_object(result);
 
+    record_info(w, result);
     if (info) {
         ff_progress_say(w->progress, true,
                         "restore paused: %s; when it is repaired: "
@@ -127,6 +157,9 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
     Watch *w = opaque;
     const char *name = event ? ff_json_string_or(event, "event", "") : "";
 
+    if (event && w->record) {
+        ff_record_event(w->record, FF_SIDE_DESTINATION, event);
+    }
     if (error) {
         g_main_loop_quit(w->loop); /* QEMU has ended, and said why */
     } else if (!strcmp(name, "MIGRATION")) {
@@ -157,6 +190,25 @@ static gboolean on_refresh(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+static void on_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Watch *w = opaque;
+
+    w->looking = false;
+    record_info(w, result);
+}
+
+static gboolean on_record_time(gpointer opaque)
+{
+    Watch *w = opaque;
+
+    if (!w->looking && !w->over) {
+        w->looking = true;
+        ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_look, w);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
 static bool ask(Watch *w, GError **error)
 {
     g_autoptr(JsonNode) capabilities = json_from_string(
@@ -173,6 +225,7 @@ static bool ask(Watch *w, GError **error)
     g_autoptr(JsonNode) set = ff_cli_qmp_call(w->qmp, "migrate-set-capabilities",
                                               json_node_dup_object(capabilities), error);
     w->began = g_get_monotonic_time();
+    begin_record(w);
     g_autoptr(JsonNode) asked =
         set ? ff_cli_qmp_call(w->qmp, "x-farfault-restore", args, error) : NULL;
     if (!set) {
@@ -186,7 +239,7 @@ static void watch(const Line *line, int fd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
-    Watch w = {.line = line, .progress = progress};
+    Watch w = {.line = line, .progress = progress, .record = line->record};
 
     w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
     if (!w.qmp) {
@@ -198,13 +251,18 @@ static void watch(const Line *line, int fd)
     } else {
         w.loop = g_main_loop_new(NULL, FALSE);
         guint timer = g_timeout_add(ff_progress_interval(progress), on_refresh, &w);
+        guint looks = w.record ? g_timeout_add(FF_RECORD_INTERVAL, on_record_time, &w) : 0;
         ff_cli_qmp_listen(w.qmp, on_event, &w);
         g_main_loop_run(w.loop);
         g_source_remove(timer);
+        if (looks) {
+            g_source_remove(looks);
+        }
         ff_cli_qmp_listen(w.qmp, NULL, NULL);
         ff_cli_qmp_forget(w.qmp, &w);
         g_main_loop_unref(w.loop);
     }
+    close_record(&w);
     ff_cli_qmp_free(w.qmp);
 }
 
@@ -337,6 +395,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
+        {"record", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.record, NULL, NULL},
+        {"report", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.report, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
@@ -378,7 +438,7 @@ static bool interpret(Line *line, GError **error)
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
     line->path = g_canonicalize_filename(line->positional[0], NULL);
-    return true;
+    return ff_record_options_check(&line->keep, error);
 }
 
 int ff_cli_restore(int argc, char **argv)
@@ -402,5 +462,6 @@ int ff_cli_restore(int argc, char **argv)
         return cannot_fault(-uffd);
     }
     close(uffd);
-    return become_qemu(&line);
+    return ff_record_options_open(&line.keep, &line.record, &error) ? become_qemu(&line)
+                                                                    : fail(error->message);
 }

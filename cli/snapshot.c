@@ -7,6 +7,7 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/record-options.h"
 #include "cli/report.h"
 #include "cli/restore.h"
 #include "cli/take.h"
@@ -22,6 +23,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 typedef struct {
     gboolean help, quiet, compress;
     char *buffer, *format, *bandwidth, *offset, *disks;
+    FfRecordOptions keep;
     char **positional;
 } Line;
 
@@ -32,6 +34,7 @@ static void line_clear(Line *line)
     g_free(line->bandwidth);
     g_free(line->offset);
     g_free(line->disks);
+    ff_record_options_clear(&line->keep);
     g_strfreev(line->positional);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
@@ -47,6 +50,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
+        {"record", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.record, NULL, NULL},
+        {"report", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.report, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
@@ -100,7 +105,7 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
                     "--disks %s: there is no such folder: make it first", o->disks);
         return false;
     }
-    return true;
+    return ff_record_options_check(&line->keep, error);
 }
 
 /* ---- what it came to ---------------------------------------------------------------------------
@@ -166,13 +171,15 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     }
 }
 
-static int take(const FfTakeOptions *o, bool quiet)
+static int take(const FfTakeOptions *o, const Line *line)
 {
-    g_autoptr(FfProgress) progress = ff_progress_new(quiet);
+    g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
     g_auto(FfTakeResult) result = {0};
     g_autoptr(GError) error = NULL;
+    bool taken = ff_take_run(o, progress, &result, &error);
 
-    if (!ff_take_run(o, progress, &result, &error)) {
+    ff_record_options_close(&line->keep, o->record);
+    if (!taken) {
         fprintf(stderr, "farfault: %s\n", error->message);
         if (result.disks) {
             fprintf(stderr, "%s\n", result.disks);
@@ -201,5 +208,11 @@ int ff_cli_snapshot(int argc, char **argv)
         fprintf(stderr, "farfault: %s (farfault snapshot --help)\n", error->message);
         return EXIT_USAGE;
     }
-    return take(&options, line.quiet);
+    if (!ff_record_options_open(&line.keep, &options.record, &error)) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+        return EXIT_FAILED;
+    }
+    int status = take(&options, &line);
+    ff_record_free(options.record);
+    return status;
 }

@@ -11,6 +11,7 @@
 #include "cli/take.h"
 #include "cli/disks.h"
 #include "cli/overlays.h"
+#include "cli/record-options.h"
 #include "qmp/json.h"
 #include "snapshot/output.h"
 #include "snapshot/seekable-write.h"
@@ -40,6 +41,7 @@ typedef struct {
     bool unattended;         /* the engine is an older one, and does not know "attended" */
     bool interrupted;        /* a signal came */
     bool asking;             /* query-migrate for the display is under way */
+    bool looking;            /* the same for the record */
     gint64 stop, resume;     /* QEMU's event times, us; 0 = not seen */
     End end;
     char *why;          /* of FAILED, one line; NULL: the engine knows */
@@ -292,11 +294,21 @@ static gint64 event_time(JsonObject *event)
            ff_json_int(stamp, "microseconds", 0);
 }
 
+static void record_info(Take *t, JsonNode *info)
+{
+    if (t->o->record && ff_json_node_object(info)) {
+        ff_record_info(t->o->record, FF_SIDE_SOURCE, ff_json_node_object(info));
+    }
+}
+
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
     Take *t = opaque;
     const char *name = ff_json_string_or(event, "event", "");
 
+    if (event && t->o->record) {
+        ff_record_event(t->o->record, FF_SIDE_SOURCE, event);
+    }
     if (!event) {
         over(t, FAILED, g_strdup(error->message));
     } else if (!strcmp(name, "MIGRATION")) {
@@ -328,6 +340,25 @@ static gboolean on_refresh(gpointer opaque)
     if (t->begun && !t->asking && t->end == GOING) {
         t->asking = true;
         ff_cli_qmp_send(t->qmp, "query-migrate", NULL, on_display, t);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void on_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Take *t = opaque;
+
+    t->looking = false;
+    record_info(t, result);
+}
+
+static gboolean on_record_time(gpointer opaque)
+{
+    Take *t = opaque;
+
+    if (t->begun && !t->looking && t->end == GOING) {
+        t->looking = true;
+        ff_cli_qmp_send(t->qmp, "query-migrate", NULL, on_look, t);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -369,6 +400,9 @@ static void attach_all(Take *t)
         }
     }
     attach(t, g_timeout_source_new(ff_progress_interval(t->progress)), on_refresh);
+    if (t->o->record) {
+        attach(t, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
+    }
 }
 
 static void detach_all(Take *t)
@@ -454,8 +488,21 @@ static void ask(Take *t)
     ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
 }
 
+static void begin_record(Take *t)
+{
+    if (!t->o->record) {
+        return;
+    }
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(t->qmp, "query-name", NULL, NULL);
+
+    ff_record_begin(t->o->record, true);
+    ff_record_side(t->o->record, FF_SIDE_SOURCE, t->o->address, ff_cli_qmp_version(t->qmp),
+                   ff_json_string(ff_json_node_object(node), "name"));
+}
+
 static void wait_for_end(Take *t)
 {
+    begin_record(t);
     ff_cli_qmp_listen(t->qmp, on_event, t);
     ask(t);
     while (t->end == GOING) {
@@ -539,6 +586,7 @@ static void ask_last(Take *t)
 {
     if (t->end != LEFT && t->begun) {
         t->result->info = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, NULL);
+        record_info(t, t->result->info);
     }
     if (t->resume > t->stop) {
         t->result->stood_us = t->resume - t->stop;

@@ -7,6 +7,7 @@
 
 #include "cli/progress.h"
 #include "cli/qmp.h"
+#include "cli/record.h"
 
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ typedef struct {
     int64_t buffer;      /* bytes; -1: the engine's default */
     uint64_t bandwidth;  /* bytes per second; 0: no limit */
     const char *disks;   /* folder for overlays of the guest's disks; NULL: they are left alone */
+    FfRecord *record;    /* where the guest's side is recorded; NULL: nowhere */
     bool compress;       /* zstd's seekable format, as soon as the guest has its memory back */
 } FfTakeOptions;
 

@@ -187,8 +187,10 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
                                     ? g_build_filename(config->build, "cli/farfault", NULL)
                                     : vm_build_path("cli/farfault");
     if (config->restore) {
-        add(argv, farfault, "restore", config->restore, "--",
-            config->qemu ? config->qemu : qemu_binary(), NULL);
+        add(argv, farfault, "restore", config->restore, NULL);
+        add(argv, config->restore_option ? config->restore_option : "--",
+            config->restore_option ? "--" : NULL, NULL);
+        add(argv, config->qemu ? config->qemu : qemu_binary(), NULL);
         return;
     }
     if (config->launcher == VM_RUN) {

@@ -33,6 +33,7 @@ typedef struct {
     const BootsectConfig *boot; /* boot sector on the first disk; NULL: no disk */
     const char *incoming;       /* URI of -incoming; can be NULL */
     const char *restore;        /* with VM_RUN: farfault restore of this file; can be NULL */
+    const char *restore_option; /* of that: --NAME=VALUE; can be NULL */
     bool paused;                /* -S */
     bool oob;                   /* out-of-band on the monitor */
     bool listens;               /* and two monitors that listen: "server" (QMP), "human" */

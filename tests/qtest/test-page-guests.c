@@ -284,11 +284,59 @@ static void test_snapshot(void)
     check_side(text, vm, "source");
 }
 
+/* By the command itself; then the guest that it saved comes back, with a page of that. */
+static void test_commands(void)
+{
+    if (skipped()) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM, 16 << 20, 2);
+    g_autoptr(Vm) vm = start(VM_RUN, &boot, NULL);
+    g_autofree char *monitor = vm_path(vm, "server"), *file = vm_path(vm, "file");
+    g_autofree char *page = vm_path(vm, "page.html"), *record = vm_path(vm, "record");
+    g_autofree char *restored = vm_path(vm, "restored.html");
+    g_autofree char *option = g_strconcat("--report=", restored, NULL);
+    g_autofree char *err = NULL, *again = NULL, *nowhere = NULL;
+
+    vm_wait_serial(vm, "AB");
+    g_assert_cmpint(cli(&err, "snapshot", "--quiet", "--max-bandwidth", "32M", "--report", page,
+                        "--record", record, monitor, file, NULL),
+                    ==, 0);
+    g_autofree char *text = content(page);
+    g_assert_nonnull(strstr(text, "<title>Live snapshot of shown</title>"));
+    check_side(text, vm, "source");
+    /* Of one that never began there is no page, and no record in the way of the next. */
+    unlink(page);
+    unlink(record);
+    g_assert_cmpint(cli(&again, "snapshot", "--quiet", "--report", page, "--record", record,
+                        monitor, file, NULL),
+                    ==, 1);
+    g_assert_false(g_file_test(page, G_FILE_TEST_EXISTS));
+    g_assert_false(g_file_test(record, G_FILE_TEST_EXISTS));
+    g_assert_cmpint(
+        cli(&nowhere, "snapshot", "--report", "/nowhere/page.html", monitor, file, NULL), ==, 1);
+    g_assert_nonnull(strstr(nowhere, "--report /nowhere/page.html: /nowhere: No such file"));
+
+    g_autoptr(Vm) back = vm_start(&(VmConfig){.name = "back",
+                                              .launcher = VM_RUN,
+                                              .qemu = "qemu-system-x86_64",
+                                              .memory = G_STRINGIFY(RAM_MIB) "M",
+                                              .args = args,
+                                              .boot = &boot,
+                                              .restore = file,
+                                              .restore_option = option});
+    vm_wait_stderr(back, "all of it here after");
+    g_autofree char *of_restore = content(restored);
+    check_side(of_restore, back, "destination");
+    g_assert_nonnull(strstr(of_restore, "<figure id=\"timeline\">"));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page-guests/migration", test_migration);
     g_test_add_func("/page-guests/stock", test_stock);
     g_test_add_func("/page-guests/snapshot", test_snapshot);
+    g_test_add_func("/page-guests/commands", test_commands);
     return g_test_run();
 }

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * --report FILE.html and --record FILE of a command that lasts: the record (cli/record.h), the page
+ * (cli/page.h), or both. One thread.
+ */
+#ifndef FF_CLI_RECORD_OPTIONS_H
+#define FF_CLI_RECORD_OPTIONS_H
+
+#include "cli/record.h"
+
+#define FF_RECORD_INTERVAL 100 /* ms between two looks at numbers that are recorded */
+
+typedef struct {
+    char *report, *record; /* paths; NULL: not wanted */
+} FfRecordOptions;
+void ff_record_options_clear(FfRecordOptions *options);
+
+/* FALSE: they do not go together. */
+bool ff_record_options_check(const FfRecordOptions *options, GError **error);
+/* *RECORD: NULL where neither was given. FALSE and ERROR: what is to be written at the end could
+ * not be. */
+bool ff_record_options_open(const FfRecordOptions *options, FfRecord **record, GError **error);
+/* At the end: RECORD (can be NULL) is on the disk, and its page is made. What became of the command
+ * stands, whatever goes wrong here: that is said on stderr. */
+void ff_record_options_close(const FfRecordOptions *options, FfRecord *record);
+
+#endif
