@@ -144,11 +144,10 @@ static bool set_capabilities(FfCliQmp *qmp, const char *role, const FfMoveOption
 
     json_object_set_array_member(arguments, "capabilities", list);
     add_capability(list, "events", true);
-    if (o->mode != FF_MOVE_PRECOPY) {
-        add_capability(list, "postcopy-ram", true);
-    }
-    if (o->preempt) {
-        add_capability(list, "postcopy-preempt", true);
+    /* An earlier migration, perhaps in the other direction, has left them as it needed them. */
+    add_capability(list, "postcopy-ram", o->mode != FF_MOVE_PRECOPY);
+    if (o->preempt || o->mode == FF_MOVE_PRECOPY) {
+        add_capability(list, "postcopy-preempt", o->preempt);
     }
     for (char **c = o->capabilities; c && *c; c++) {
         g_auto(GStrv) part = g_strsplit(*c, "=", 2);

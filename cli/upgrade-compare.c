@@ -149,13 +149,32 @@ static const struct {
     {"export", ask_exports, false},    {"object", ask_objects, false},
 };
 
+/* What makes them alike (g_free). */
+static char *remedy(const char *what, const char *name, const char *has, const char *other)
+{
+    /* "pc" is another machine in each version; QOM's name of one ends like this. */
+    if (!strcmp(what, "machine") && !strcmp(name, "type") && has &&
+        g_str_has_suffix(has, "-machine")) {
+        return g_strdup_printf("add -machine %.*s to the guest's command line and give it with "
+                               "--args-from",
+                               (int)(strlen(has) - strlen("-machine")), has);
+    }
+    if (!strcmp(what, "object") && has && !other) {
+        return g_strdup_printf("it was added later: remove it (object-del %s), or add it to the "
+                               "guest's command line and give that with --args-from",
+                               name);
+    }
+    return g_strdup("use the guest's own command line (--args-from)");
+}
+
 static bool differs(const char *what, const char *name, const char *has, const char *other,
                     GError **error)
 {
+    g_autofree char *fix = remedy(what, name, has, other);
+
     g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                "%s '%s' is %s in the running QEMU and %s in the new one: use the guest's own "
-                "command line (--args-from)",
-                what, name, has ? has : "not there", other ? other : "not there");
+                "%s '%s' is %s in the running QEMU and %s in the new one: %s", what, name,
+                has ? has : "not there", other ? other : "not there", fix);
     return false;
 }
 

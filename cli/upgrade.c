@@ -114,6 +114,20 @@ static bool has_farfault(const Upgrade *u, const GError *local, GError **error)
     return fail(error, "%s: %s", u->address, local->message);
 }
 
+/* A word that is wrong is not said: there may be secrets in the file. */
+static bool split_args(Upgrade *u, const char *path, const char *text, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (g_shell_parse_argv(text, NULL, &u->args, &local)) {
+        return true;
+    }
+    return fail(error, "--args-from %s: %s", path,
+                g_error_matches(local, G_SHELL_ERROR, G_SHELL_ERROR_EMPTY_STRING)
+                    ? "it is empty"
+                    : "a quote is not closed, or a backslash ends it");
+}
+
 static bool read_args(Upgrade *u, const char *path, GError **error)
 {
     g_autofree char *text = NULL;
@@ -123,11 +137,13 @@ static bool read_args(Upgrade *u, const char *path, GError **error)
     }
     g_strfreev(u->args);
     u->args = NULL;
-    if (!g_shell_parse_argv(text, NULL, &u->args, error)) {
-        g_prefix_error(error, "%s: ", path);
+    if (!split_args(u, path, text, error)) {
         return false;
     }
-    return true;
+    g_autofree char *first = g_path_get_basename(u->args[0]);
+    return !g_str_has_prefix(first, "qemu-system-") ||
+           fail(error, "--args-from %s: leave the program's name out: --qemu says which it is",
+                path);
 }
 
 static void take_args(Upgrade *u, JsonObject *lent)
@@ -153,6 +169,44 @@ static char *program_of(int pid)
         path[strlen(path) - strlen(" (deleted)")] = 0;
     }
     return path;
+}
+
+/* Of one that was given away nothing is left here to be upgraded, and it must not be started. */
+static bool has_guest(const Upgrade *u, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "query-status", NULL, error);
+    const char *state = ff_json_string_or(ff_json_node_object(node), "status", "unknown");
+
+    if (!node) {
+        return false;
+    }
+    if (!strcmp(state, "inmigrate")) {
+        return fail(error,
+                    "%s: waits for an incoming migration: it has no guest yet that could be given "
+                    "another QEMU",
+                    u->address);
+    }
+    if (!strcmp(state, "postmigrate") || !strcmp(state, "finish-migrate")) {
+        return fail(error,
+                    "%s: its guest has been migrated away, or saved (%s): upgrade the QEMU in "
+                    "which it runs now",
+                    u->address, state);
+    }
+    return true;
+}
+
+static bool check_program(const Upgrade *u, GError **error)
+{
+    const char *qemu = u->qemu ? u->qemu : "";
+
+    if (!strchr(qemu, '/')) {
+        return fail(error, "--qemu %s: give a path, as /usr/bin/qemu-system-x86_64", qemu);
+    }
+    if (access(qemu, X_OK) < 0) {
+        return fail(error, "--qemu %s: %s", qemu, g_strerror(errno));
+    }
+    return g_file_test(qemu, G_FILE_TEST_IS_REGULAR) ||
+           fail(error, "--qemu %s: is no program", qemu);
 }
 
 static bool look_at_running(Upgrade *u, const Line *line, GError **error)
@@ -190,8 +244,8 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
                     "line: give it with --args-from",
                     u->address);
     }
-    if (!u->qemu || access(u->qemu, X_OK) < 0 || !strchr(u->qemu, '/')) {
-        return fail(error, "--qemu %s: give the path of a program", u->qemu ? u->qemu : "");
+    if (!check_program(u, error)) {
+        return false;
     }
     ff_upgrade_adapt_args(u->running, &u->args);
     return ff_upgrade_check_args(u->args, error);
@@ -603,7 +657,7 @@ static int run(Upgrade *u, const Line *line)
 {
     g_autoptr(GError) error = NULL;
     bool ok = (u->running = ff_cli_qmp_open(u->address, NULL, &error)) &&
-              look_at_running(u, line, &error) && prepare(u, &error);
+              look_at_running(u, line, &error) && has_guest(u, &error) && prepare(u, &error);
 
     if (ok && !line->check) {
         ok = switch_over(u, &error);

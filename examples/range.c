@@ -74,6 +74,15 @@ static void give(Object *o, Connection *c, bool asked_again)
     pthread_mutex_unlock(&o->lock);
 }
 
+/* Blocks may still be read ahead meanwhile. */
+static unsigned asked_again(Object *o)
+{
+    pthread_mutex_lock(&o->lock);
+    unsigned n = o->again;
+    pthread_mutex_unlock(&o->lock);
+    return n;
+}
+
 static void hang_up(Connection *c)
 {
     if (c->fd >= 0) {
@@ -349,7 +358,7 @@ static bool show(Object *o, RangeServer *server, FfArray *a, const uint64_t *wor
 
     printf("%llu of %llu blocks are right; %u times a connection was closed, and the block asked "
            "for again\n",
-           (unsigned long long)right, (unsigned long long)n, o->again);
+           (unsigned long long)right, (unsigned long long)n, asked_again(o));
     range_server_set(server, true, o->len);
     const char *cut = touch_again(a, words, 100), *next = touch_again(a, words, 101);
     printf("answers to block 100 are too short: %s; block 101: %s\n", cut, next);

@@ -259,6 +259,8 @@ static void got_status(FfCall *call, JsonNode *result, const GError *error)
         ff_call_gerror(call, error);
     } else if (object && !g_strcmp0(ff_json_string(object, "status"), "inmigrate")) {
         ff_call_error(call, "Guest is waiting for an incoming migration");
+    } else if (object && !g_strcmp0(ff_json_string(object, "status"), "postmigrate")) {
+        ff_call_error(call, "Can't migrate the vm that was paused due to previous migration");
     } else {
         ff_call_take_fd(call, call->target.name, hand_over);
     }

@@ -207,10 +207,15 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(no_source); i++) {
         if (strcmp(state, no_source[i]) == 0) {
-            return refuse(error,
-                          "a guest that is \"%s\" cannot be migrated: bring it to \"running\" "
-                          "or \"paused\" first (cont, stop)",
-                          state);
+            return strcmp(state, "postmigrate")
+                       ? refuse(error,
+                                "a guest that is \"%s\" cannot be migrated: bring it to "
+                                "\"running\" or \"paused\" first (cont, stop)",
+                                state)
+                       : refuse(error,
+                                "the guest was migrated away, or saved (it is \"%s\"): it can be "
+                                "migrated where it runs now",
+                                state);
         }
     }
     /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */

@@ -279,7 +279,7 @@ static void test_fails(void)
         {"-vga std", "-vga std -device no-such-device", "no-such-device"},
         {"disk,format=raw", "nowhere,format=raw", "nowhere"},
         {"pc-i440fx-7.2", "pc-i440fx-7.1",
-         "machine 'type' is pc-i440fx-7.2-machine in the running"},
+         "pc-i440fx-7.1-machine in the new one: add -machine pc-i440fx-7.2 to"},
         {"-m 64M", "-m 65M", "memory backend 'pc.ram' has 67108864 bytes"},
         {"-smp 2", "-smp 1", "virtual CPUs 'number' is 2 in the running"},
         {"-vga std", "-vga std -device virtio-rng-pci,id=more",
@@ -304,6 +304,73 @@ static void test_fails(void)
     }
     up_fails(g, (const char *const[]){"--qemu", "/nowhere/qemu", NULL}, "/nowhere/qemu");
     up_fails(g, (const char *const[]){"--qemu", "/bin/false", NULL}, "does not start");
+    up_check_memory(g);
+}
+
+/* A command line that cannot be one; nothing of it is said, but what is wrong. */
+static void test_bad_words(void)
+{
+    static const struct {
+        const char *text, *part;
+    } cases[] = {
+        {"", "it is empty"},
+        {"-object secret,id=s,data='hidden", "a quote is not closed"},
+        {"qemu-system-x86_64 -machine pc", "leave the program's name out"},
+    };
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *file = g_build_filename(g->dir, "args", NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *said = NULL;
+
+        g_assert_true(g_file_set_contents(file, cases[i].text, -1, NULL));
+        g_assert_cmpint(up_run(g, (const char *const[]){"--args-from", file, NULL}, &said), ==, 1);
+        g_assert_nonnull(strstr(said, cases[i].part));
+        g_assert_null(strstr(said, "hidden"));
+    }
+    up_fails(g, (const char *const[]){"--qemu", "qemu-system-x86_64", NULL}, "give a path");
+    up_fails(g, (const char *const[]){"--qemu", "/tmp", NULL}, "is no program");
+}
+
+static const char *migration_status(Guest *g, JsonObject **info)
+{
+    *info = qmp_return(g->qmp, "query-migrate", NULL);
+    return json_object_get_string_member(*info, "status");
+}
+
+/* A guest that was given away: it is not to be started here again, by nobody's advice, and what is
+ * known of its migration stays. */
+static void test_gone(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+    g_autofree char *said = NULL, *checked = NULL, *refused = NULL;
+    g_autoptr(JsonObject) info = NULL;
+
+    if (!g) {
+        return;
+    }
+    up_runs(g);
+    qmp_set_capability(g->qmp, "events", true);
+    qmp_ok(g->qmp, "migrate", "{'uri': 'exec:cat >/dev/null'}");
+    qmp_expect_migration(g->qmp, "completed");
+    qmp_wait_postmigrate(g->qmp);
+    g_assert_cmpint(up_run(g, (const char *const[]){"--check", NULL}, &checked), ==, 1);
+    g_assert_nonnull(strstr(checked, "upgrade the QEMU in which it runs now"));
+    g_assert_cmpint(up_run(g, (const char *const[]){NULL}, &said), ==, 1);
+    g_assert_cmpstr(said, ==, checked);
+    g_assert_null(strstr(said, "cont"));
+    /* Nor is it asked for by hand. */
+    up_reconnect(g);
+    refused = qmp_error(g->qmp, "x-farfault-hand-over", "{'fdname': 'nothing'}");
+    g_assert_nonnull(strstr(refused, "previous migration"));
+    g_assert_cmpstr(migration_status(g, &info), ==, "completed");
+    /* One that was only saved goes on, and is a guest as any. */
+    qmp_ok(g->qmp, "cont", NULL);
+    g_autofree char *installed = up_installed();
+    up_to(g, installed);
     up_check_memory(g);
 }
 
@@ -590,6 +657,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/adapted", test_adapted);
     g_test_add_func("/upgrade/refused", test_refused);
     g_test_add_func("/upgrade/fails", test_fails);
+    g_test_add_func("/upgrade/bad-words", test_bad_words);
+    g_test_add_func("/upgrade/gone", test_gone);
     g_test_add_func("/upgrade/no-trace", test_no_trace);
     g_test_add_func("/upgrade/left-alone", test_left_alone);
     g_test_add_func("/upgrade/nobody-waits", test_nobody_waits);
