@@ -293,10 +293,11 @@ static void test_gone(void)
 
 /* ---- no write is missed ---- */
 
-/* In a round each page is written once: one that is missed is not made good by a later write. The
- * rounds count in which a look found something before the last write: only such a look can miss
- * one, and on a busy machine the two threads may run one after the other for long. */
-#define ROUNDS 2000
+/* In a round each page is written once: one that is missed is not made good by a later write. Only
+ * a look that finds something before the last write can miss one. On a busy machine the two threads
+ * would run one after the other for long, so in each round the writer waits, somewhere, until a
+ * look has found what it has written and the next one begins, and goes on beside that. */
+#define ROUNDS 4000
 #define PAGES 64u
 /* Who waits for the other looks so often before it leaves its processor: on a busy machine it has
  * it back after many milliseconds, and by then the other has lost its own. */
@@ -307,6 +308,7 @@ typedef struct {
     uint32_t memory[PAGES], copy[PAGES]; /* atomic */
     unsigned copied;                     /* pages of this round so far */
     gint written, compared;              /* rounds; atomic */
+    gint looks;                          /* that have begun; atomic */
     gint over;                           /* atomic: there is no further round */
 } Race;
 
@@ -329,6 +331,15 @@ static void rest(unsigned looks)
     }
 }
 
+static void await_looks(Race *r, gint n)
+{
+    gint from = g_atomic_int_get(&r->looks);
+
+    for (unsigned looks = 1; g_atomic_int_get(&r->looks) - from < n; looks++) {
+        rest(looks);
+    }
+}
+
 static gpointer write_pages(gpointer opaque)
 {
     Race *r = opaque;
@@ -340,7 +351,11 @@ static gpointer write_pages(gpointer opaque)
     }
     for (gint round = 1; !g_atomic_int_get(&r->over); round++) {
         shuffle(order, &x);
+        unsigned pause = 1 + (x >> 33) % (PAGES - 1);
         for (unsigned i = 0; i < PAGES; i++) {
+            if (i == pause) {
+                await_looks(r, 2);
+            }
             __atomic_store_n(&r->memory[order[i]], round, __ATOMIC_RELAXED);
             log_page(r->w, order[i] * PAGE);
         }
@@ -371,6 +386,7 @@ static bool take_round(Race *r, gint round)
     r->copied = 0;
     for (unsigned looks = 1; g_atomic_int_get(&r->written) < round; looks++) {
         met = r->copied;
+        g_atomic_int_inc(&r->looks);
         memory->log_take(memory, copy, r);
         rest(looks);
     }
@@ -391,12 +407,13 @@ static void test_race(void)
     begin(w);
     r->w = w;
     GThread *writer = g_thread_new("back-end", write_pages, r);
-    for (gint round = 1; met < ROUNDS; round++) {
+    for (gint round = 1; round <= ROUNDS; round++) {
         met += take_round(r, round);
-        g_atomic_int_set(&r->over, met == ROUNDS);
+        g_atomic_int_set(&r->over, round == ROUNDS);
         g_atomic_int_set(&r->compared, round);
     }
     g_thread_join(writer);
+    g_assert_cmpuint(met, ==, ROUNDS);
     world_free(w);
 }
 
