@@ -288,6 +288,7 @@ static void run(guint32 seed, unsigned n_kinds)
         once_more(&r);
     }
     end_writer(&r);
+    r.s.may_be_saved = came && r.accepted;
     restore_check_restored(&r.s, r.vm);
     total.right++;
     printf("ok - seed %u, %s%s\n", seed, kinds[kind].name, came ? "" : ", once more");

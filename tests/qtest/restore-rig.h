@@ -39,7 +39,8 @@ typedef struct {
     BootsectConfig boot;
     Vm *saved;
     char *path;
-    bool shared; /* its guest, and what that was saved to, are those of other cases, too */
+    bool may_be_saved; /* the restored guest: a snapshot of it was promised */
+    bool shared;       /* its guest, and what that was saved to, are those of other cases, too */
 } RestoreScene;
 
 /* A two-processor guest of farfault's own snapshot. */
