@@ -345,6 +345,32 @@ static void test_stands(const void *data)
     vm_end(s);
 }
 
+/* ---- one after another ------------------------------------------------------------------------
+ */
+
+/* What the first one has set at the guest's new host is not what the second one needs. */
+static void test_precopy_after_postcopy(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const first[] = {"--preempt", NULL}, *const second[] = {"--precopy", NULL};
+    g_autofree char *there = NULL, *back = NULL;
+
+    if (!can_run()) {
+        return;
+    }
+    Vm *a = start("a", args, NULL), *b = start("b", args, "defer");
+    Cli cli = cli_start(a, b, first);
+
+    g_assert_cmpint(cli_end(&cli, &there), ==, 0);
+    vm_end(a);
+    Vm *c = start("c", args, "defer");
+    cli = cli_start(b, c, second);
+    g_assert_cmpint(cli_end(&cli, &back), ==, 0);
+    check_stayed(c); /* it runs */
+    vm_end(c);
+    vm_end(b);
+}
+
 /* ---- Ctrl-C -----------------------------------------------------------------------------------
  */
 
@@ -387,6 +413,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/migrate-cli/stands/%s", standings[i].name);
         g_test_add_data_func(path, &standings[i], test_stands);
     }
+    g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();
 }
