@@ -351,8 +351,12 @@ static bool new_failed(Upgrade *u, const GError *local, GError **error)
         u->pid = 0;
     }
     said = last_line(u->log);
+    bool closed = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
+
     return fail(error, "the new QEMU (%s) does not start: %s", u->qemu,
-                said ? said : local->message);
+                said     ? said
+                : closed ? "it ended without a word; is it a QEMU?"
+                         : local->message);
 }
 
 static bool connect_new(Upgrade *u, int monitor, GError **error)

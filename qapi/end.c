@@ -9,11 +9,17 @@
  */
 #include <string.h>
 
+#include "migration/states.h"
 #include "qapi/driver-private.h"
 
 /* NULL: nothing stands against it. */
 static const char *refusal(const FfMigrationInfo *info, bool lose)
 {
+    if (info && info->role == FF_ROLE_DESTINATION && ff_state_is_postcopy(info->status) &&
+        info->status != FF_STATUS_POSTCOPY_PAUSED) {
+        return "The guest is at this side, and its memory is still coming: quit, or SIGTERM, ends "
+               "this QEMU, and the guest is lost with it";
+    }
     if (!info || info->role != FF_ROLE_DESTINATION || info->status != FF_STATUS_POSTCOPY_PAUSED) {
         return "This is not the destination of a paused migration: quit, or SIGTERM, ends this "
                "QEMU";

@@ -612,6 +612,15 @@ static void test_end(void)
     REFUSED("not the destination of a paused migration", "end", "--lose-guest", d.monitor);
     pause_it(&s, &d);
     refuse_to_end(&s, &d);
+    /* While its memory comes, there is an orderly end, which loses it all the same. */
+    qmp_ok(d.q, "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(d.vm);
+    qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
+    qmp_expect_migration(d.q, "postcopy-active");
+    REFUSED("the guest is lost with it", "end", d.monitor);
+    qmp_ok(s.q, "migrate-pause", NULL);
+    qmp_expect_migration(d.q, "postcopy-paused");
+    await(&d, is_waited_for);
     kill(vm_pid(d.vm), SIGTERM);
     g_assert_cmpint(FARFAULT(&out, NULL, "end", "--lose-guest", d.monitor), ==, 0);
     expect_text(out, "this QEMU has ended\nlost: the guest: it was here alone, with ");
