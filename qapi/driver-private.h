@@ -495,9 +495,6 @@ void ff_handle_reset(FfCall *call);
 void ff_handle_wakeup(FfCall *call);
 void ff_handle_query_status(FfCall *call);
 
-/* query-commands.c */
-void ff_handle_query_commands(FfCall *call);
-
 /* words.c */
 /* NEXT, when the guest is no more being stopped or started by the engine. */
 void ff_call_when_moved(FfCall *call, FfHandler next);

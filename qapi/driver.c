@@ -47,7 +47,6 @@ static const struct {
     {"object-add", ff_handle_object_add},
     {"object-del", ff_handle_object_del},
     {"human-monitor-command", ff_hmp_command},
-    {"query-commands", ff_handle_query_commands},
 };
 
 /* --- commands in ------------------------------------------------------------------------- */

@@ -25,7 +25,6 @@ static const char *const always[] = {
     "query-migrate",
     "object-add",
     "object-del",
-    "query-commands",
     NULL,
 };
 

@@ -329,49 +329,6 @@ static void compare_pairs(const void *incoming)
     both(plain, own, "{'execute':'query-migrate-capabilities'}");
 }
 
-static JsonArray *commands_of(Vm *vm, JsonObject **reply)
-{
-    *reply = qmp_call(vm_qmp(vm), "query-commands", NULL);
-    return json_object_get_array_member(*reply, "return");
-}
-
-static const char *name_at(JsonArray *commands, guint i)
-{
-    return json_object_get_string_member(json_array_get_object_element(commands, i), "name");
-}
-
-/* QEMU's in QEMU's order, then what farfault adds. */
-static void query_commands(void)
-{
-    const char *why;
-
-    if (!vm_farfault_available(&why)) {
-        g_test_skip(why);
-        return;
-    }
-    g_autoptr(Vm) plain =
-        vm_start(&(VmConfig){.name = "plain", .launcher = VM_PLAIN, .memory = "16M"});
-    g_autoptr(Vm) own = vm_start(&(VmConfig){.name = "own", .launcher = VM_RUN, .memory = "16M"});
-    g_autoptr(JsonObject) theirs = NULL, ours = NULL;
-    JsonArray *expected = commands_of(plain, &theirs), *got = commands_of(own, &ours);
-    guint n = json_array_get_length(expected), i;
-
-    g_assert_cmpuint(n, >, 100);
-    g_assert_cmpuint(json_array_get_length(got), >, n);
-    for (i = 0; i < n; i++) {
-        g_assert_cmpstr(name_at(got, i), ==, name_at(expected, i));
-    }
-    for (; i < json_array_get_length(got); i++) {
-        /* Said to be there, and there: refused with a reason, if at all. */
-        g_autofree char *line = g_strdup_printf("{'execute': '%s'}", name_at(got, i));
-        g_autofree char *said = answer(own, line);
-
-        g_assert_true(g_str_has_prefix(name_at(got, i), "x-farfault-"));
-        g_assert_null(strstr(said, "CommandNotFound"));
-    }
-    both(plain, own, "{'execute':'query-commands','arguments':{'a':1}}");
-}
-
 int main(int argc, char **argv)
 {
     static const Row source = {NULL, source_lines};
@@ -384,7 +341,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qmp-errors/incoming-native", &native, compare);
     g_test_add_data_func("/qmp-errors/incoming-engine", &engine, compare);
     g_test_add_data_func("/qmp-errors/incoming-address", &address, compare);
-    g_test_add_func("/qmp-errors/query-commands", query_commands);
     g_test_add_data_func("/qmp-errors/capability-pairs/source", NULL, compare_pairs);
     g_test_add_data_func("/qmp-errors/capability-pairs/destination", "defer", compare_pairs);
     return g_test_run();
