@@ -162,7 +162,7 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     o->preempt = line->preempt;
     o->no_cont = line->no_cont;
     o->timeout = line->timeout;
-    return ff_record_options_check(&line->keep, error) && parse_mode(line, o, error) &&
+    return ff_record_options_check(&line->keep, NULL, error) && parse_mode(line, o, error) &&
            parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
            parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
                            error) &&

@@ -219,30 +219,11 @@ static int listen_tcp(const char *where, GError **error)
 }
 
 /* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-/* Of any process: which one is asked for is known when somebody asks. */
-static bool has_images(const char *folder)
-{
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-
-    for (const char *name; dir && (name = g_dir_read_name(dir));) {
-        if (g_str_has_prefix(name, "pagemap-") && g_str_has_suffix(name, ".img")) {
-            return true;
-        }
-    }
-    return !dir; /* who may not look may be allowed to open what is named */
-}
-
 static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError **error)
 {
     *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
     if (*criu) {
         *stamp = (FfInputStamp){0};
-        if (!has_images(path)) {
-            fail(error, path,
-                 "is a folder without CRIU's images (pagemap-PID.img); of a snapshot name the "
-                 "file of its memory");
-            return -1;
-        }
         return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     }
     g_autoptr(FfSource) source = ff_source_open(path, NULL, error);

@@ -146,9 +146,7 @@ static bool set_capabilities(FfCliQmp *qmp, const char *role, const FfMoveOption
     add_capability(list, "events", true);
     /* An earlier migration, perhaps in the other direction, has left them as it needed them. */
     add_capability(list, "postcopy-ram", o->mode != FF_MOVE_PRECOPY);
-    if (o->preempt || o->mode == FF_MOVE_PRECOPY) {
-        add_capability(list, "postcopy-preempt", o->preempt);
-    }
+    add_capability(list, "postcopy-preempt", o->preempt);
     for (char **c = o->capabilities; c && *c; c++) {
         g_auto(GStrv) part = g_strsplit(*c, "=", 2);
         add_capability(list, part[0], !part[1] || strcmp(part[1], "off"));

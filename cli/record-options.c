@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/page.h"
@@ -15,11 +17,29 @@ void ff_record_options_clear(FfRecordOptions *o)
     g_clear_pointer(&o->record, g_free);
 }
 
-bool ff_record_options_check(const FfRecordOptions *o, GError **error)
+/* By name, also of what is not there yet, or as another name of what is. */
+static bool is_same(const char *a, const char *b)
 {
-    if (o->report && !g_strcmp0(o->report, o->record)) {
+    g_autofree char *x = a ? g_canonicalize_filename(a, NULL) : NULL;
+    g_autofree char *y = b ? g_canonicalize_filename(b, NULL) : NULL;
+    struct stat s, t;
+
+    return x && y &&
+           (!strcmp(x, y) ||
+            (stat(x, &s) == 0 && stat(y, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino));
+}
+
+bool ff_record_options_check(const FfRecordOptions *o, const char *file, GError **error)
+{
+    if (is_same(o->report, o->record)) {
         g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
                             "--report and --record: give two names");
+        return false;
+    }
+    if (is_same(o->report, file) || is_same(o->record, file)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "%s: that is the guest's own file: give --report and --record other names",
+                    file);
         return false;
     }
     return true;

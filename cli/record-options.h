@@ -15,8 +15,9 @@ typedef struct {
 } FfRecordOptions;
 void ff_record_options_clear(FfRecordOptions *options);
 
-/* FALSE: they do not go together. */
-bool ff_record_options_check(const FfRecordOptions *options, GError **error);
+/* FALSE: they do not go together, or one is FILE (NULL: none), which the command writes or reads.
+ */
+bool ff_record_options_check(const FfRecordOptions *options, const char *file, GError **error);
 /* *RECORD: NULL where neither was given. FALSE and ERROR: what is to be written at the end could
  * not be. */
 bool ff_record_options_open(const FfRecordOptions *options, FfRecord **record, GError **error);

@@ -243,7 +243,8 @@ static void watch(const Line *line, int fd)
 
     w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
     if (!w.qmp) {
-        return; /* QEMU did not start, and has said why */
+        close_record(&w); /* QEMU did not start, and has said why: nothing was recorded */
+        return;
     }
     if (!ask(&w, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
@@ -438,7 +439,7 @@ static bool interpret(Line *line, GError **error)
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
     line->path = g_canonicalize_filename(line->positional[0], NULL);
-    return ff_record_options_check(&line->keep, error);
+    return ff_record_options_check(&line->keep, line->path, error);
 }
 
 int ff_cli_restore(int argc, char **argv)

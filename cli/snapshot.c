@@ -105,7 +105,7 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
                     "--disks %s: there is no such folder: make it first", o->disks);
         return false;
     }
-    return ff_record_options_check(&line->keep, error);
+    return ff_record_options_check(&line->keep, o->file, error);
 }
 
 /* ---- what it came to ---------------------------------------------------------------------------

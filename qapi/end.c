@@ -13,10 +13,10 @@
 #include "qapi/driver-private.h"
 
 /* NULL: nothing stands against it. */
-static const char *refusal(const FfMigrationInfo *info, bool lose)
+static const char *refusal(const FfMigrationInfo *info, bool restores, bool lose)
 {
-    if (info && info->role == FF_ROLE_DESTINATION && ff_state_is_postcopy(info->status) &&
-        info->status != FF_STATUS_POSTCOPY_PAUSED) {
+    if (info && !restores && info->role == FF_ROLE_DESTINATION &&
+        ff_state_is_postcopy(info->status) && info->status != FF_STATUS_POSTCOPY_PAUSED) {
         return "The guest is at this side, and its memory is still coming: quit, or SIGTERM, ends "
                "this QEMU, and the guest is lost with it";
     }
@@ -40,7 +40,8 @@ void ff_handle_end(FfCall *call)
                               "guest with it";
     FfDriver *d = call->driver;
     g_autoptr(FfMigrationInfo) info = d->migration ? ff_migration_info(d->migration) : NULL;
-    const char *refused = refusal(info, ff_json_bool(call->args, "lose-guest"));
+    const char *refused = refusal(info, d->migration && ff_migration_is_restore(d->migration),
+                                  ff_json_bool(call->args, "lose-guest"));
 
     if (refused) {
         ff_call_error(call, "%s", refused);

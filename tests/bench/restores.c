@@ -186,7 +186,11 @@ static bool read_slowly(const char *path, bool direct, uint64_t *bytes, int64_t 
         !g_spawn_check_wait_status(status, error)) {
         return false;
     }
-    return sscanf(out, "%" SCNu64 " %" SCNi64, bytes, us) == 2;
+    if (sscanf(out, "%" SCNu64 " %" SCNi64, bytes, us) != 2) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "%s: no figures of it", path);
+        return false;
+    }
+    return true;
 }
 
 /* What read_slowly() starts. The exit status. */

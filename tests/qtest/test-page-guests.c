@@ -296,7 +296,7 @@ static void test_commands(void)
     g_autofree char *page = vm_path(vm, "page.html"), *record = vm_path(vm, "record");
     g_autofree char *restored = vm_path(vm, "restored.html");
     g_autofree char *option = g_strconcat("--report=", restored, NULL);
-    g_autofree char *err = NULL, *again = NULL, *nowhere = NULL;
+    g_autofree char *err = NULL, *again = NULL, *nowhere = NULL, *same = NULL;
 
     vm_wait_serial(vm, "AB");
     g_assert_cmpint(cli(&err, "snapshot", "--quiet", "--max-bandwidth", "32M", "--report", page,
@@ -315,6 +315,9 @@ static void test_commands(void)
     g_assert_false(g_file_test(record, G_FILE_TEST_EXISTS));
     g_assert_cmpint(
         cli(&nowhere, "snapshot", "--report", "/nowhere/page.html", monitor, file, NULL), ==, 1);
+    /* The page is not written over the guest. */
+    g_assert_cmpint(cli(&same, "snapshot", "--report", file, monitor, file, NULL), ==, 2);
+    g_assert_nonnull(strstr(same, "that is the guest's own file"));
     g_assert_nonnull(strstr(nowhere, "--report /nowhere/page.html: /nowhere: No such file"));
 
     g_autoptr(Vm) back = vm_start(&(VmConfig){.name = "back",
