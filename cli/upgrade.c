@@ -60,6 +60,10 @@ static void line_clear(Line *line)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
 
+/* What a signal makes this program say. Set before it can come; observer: on_signal(), in this
+ * thread. */
+static const char *volatile last_words;
+
 typedef enum { GOING, COMPLETED, FAILED } End;
 
 typedef struct {
@@ -479,6 +483,8 @@ static bool begin(Upgrade *u, GError **error)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return fail(error, "socketpair: %s", g_strerror(errno));
     }
+    last_words = "farfault: interrupted: the upgrade comes to its end, or is undone, without this "
+                 "program: farfault status says where the guest is\n";
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = tell(u->running, "x-farfault-hand-over", pair[0], error);
@@ -657,6 +663,34 @@ static bool switch_over(Upgrade *u, GError **error)
     return lost_sight(u, error);
 }
 
+/* ---- a signal ----------------------------------------------------------------------------------
+ */
+
+/* It ends this program as before, which is all right at any moment: what is left is the engines'
+ * and the relay's. But who typed Ctrl-C wants to know where the guest is. */
+static void on_signal(int number)
+{
+    const char *words = last_words;
+
+    (void)!write(STDERR_FILENO, words, strlen(words));
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void watch_signals(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+    last_words = "farfault: interrupted: the guest goes on in the QEMU that it has\n";
+    for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++) {
+        struct sigaction now;
+
+        if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            signal(signals[i], on_signal);
+        }
+    }
+}
+
 static int run(Upgrade *u, const Line *line)
 {
     g_autoptr(GError) error = NULL;
@@ -715,5 +749,6 @@ int ff_cli_upgrade(int argc, char **argv)
         return EXIT_USAGE;
     }
     u.address = line.positional[0];
+    watch_signals();
     return run(&u, &line);
 }
