@@ -102,7 +102,9 @@ bool ff_upgrade_await(int fd, int limit_ms, FfUpgradeType type, const char *peer
     int rc = ff_upgrade_receive(fd, limit_ms, m, &rights);
 
     if (rc == 0 && m->type == type && rights.n == n_fds) {
-        memcpy(fds, rights.fd, n_fds * sizeof(int));
+        if (n_fds) { /* FDS can be NULL */
+            memcpy(fds, rights.fd, n_fds * sizeof(int));
+        }
         return true;
     }
     close_all(&rights);
