@@ -12,7 +12,7 @@
  * One thread: the GLib main loop of the default context.
  */
 #include "cli/move.h"
-#include "cli/record-options.h"
+#include "cli/recorder.h"
 #include "qmp/json.h"
 
 #include <glib-unix.h>
@@ -34,11 +34,11 @@ typedef struct {
     bool cancel_asked;
     bool warned; /* the first signal after the switch was answered */
     bool src_completed, dst_completed, dst_gone;
-    bool grace;             /* the source is through, the destination has time to say so */
-    bool over;              /* the outcome is known; last questions are being asked */
-    bool ended;             /* and answered */
-    bool asking;            /* query-migrate for the display is under way */
-    bool looking[FF_SIDES]; /* and for the record */
+    bool grace;  /* the source is through, the destination has time to say so */
+    bool over;   /* the outcome is known; last questions are being asked */
+    bool ended;  /* and answered */
+    bool asking; /* query-migrate for the display is under way */
+    FfRecorder recorder[FF_SIDES];
     bool cont_asking, cont_sent;
     bool src_stopped;  /* by a client, as far as QEMU's run state tells */
     bool stands;       /* as a client wants it: no cont */
@@ -73,45 +73,6 @@ static void attach(Move *m, GSource *source, GSourceFunc function)
 
 /* --- the record --------------------------------------------------------------------------- */
 
-static void record_info(Move *m, FfSide side, JsonNode *result)
-{
-    if (m->o->record && ff_json_node_object(result)) {
-        ff_record_info(m->o->record, side, ff_json_node_object(result));
-    }
-}
-
-static void record_event(Move *m, FfSide side, JsonObject *event)
-{
-    if (m->o->record && event) {
-        ff_record_event(m->o->record, side, event);
-    }
-}
-
-static void on_source_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
-{
-    Move *m = opaque;
-
-    m->looking[FF_SIDE_SOURCE] = false;
-    record_info(m, FF_SIDE_SOURCE, result);
-}
-
-static void on_destination_look(FfQmpClient *client, JsonNode *result, const GError *error,
-                                void *opaque)
-{
-    Move *m = opaque;
-
-    m->looking[FF_SIDE_DESTINATION] = false;
-    record_info(m, FF_SIDE_DESTINATION, result);
-}
-
-static void look(Move *m, FfSide side, FfCliQmp *qmp, FfQmpReplyFunc reply)
-{
-    if (!m->looking[side]) {
-        m->looking[side] = true;
-        ff_cli_qmp_send(qmp, "query-migrate", NULL, reply, m);
-    }
-}
-
 static gboolean on_record_time(gpointer opaque)
 {
     Move *m = opaque;
@@ -119,9 +80,9 @@ static gboolean on_record_time(gpointer opaque)
     if (m->over) {
         return G_SOURCE_REMOVE; /* the last questions are asked */
     }
-    look(m, FF_SIDE_SOURCE, m->ends->src, on_source_look);
+    ff_recorder_look(&m->recorder[FF_SIDE_SOURCE]);
     if (!m->dst_gone) {
-        look(m, FF_SIDE_DESTINATION, m->ends->dst, on_destination_look);
+        ff_recorder_look(&m->recorder[FF_SIDE_DESTINATION]);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -193,7 +154,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
         m->result->source_info = json_node_copy(result);
         say_differences(m, ff_json_node_object(result));
     }
-    record_info(m, FF_SIDE_SOURCE, result);
+    ff_recorder_info(&m->recorder[FF_SIDE_SOURCE], result);
     answered(m);
 }
 
@@ -211,7 +172,7 @@ static void on_destination_info(FfQmpClient *client, JsonNode *result, const GEr
     Move *m = opaque;
 
     m->result->destination_info = result ? json_node_copy(result) : NULL;
-    record_info(m, FF_SIDE_DESTINATION, result);
+    ff_recorder_info(&m->recorder[FF_SIDE_DESTINATION], result);
     answered(m);
 }
 
@@ -499,7 +460,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
     const char *name = ff_json_string_or(event, "event", "");
     JsonObject *data = ff_json_object(event, "data");
 
-    record_event(m, FF_SIDE_SOURCE, event);
+    ff_recorder_event(&m->recorder[FF_SIDE_SOURCE], event);
     if (!event) {
         if (!m->src_completed) {
             leave_source(m, error->message); /* the migration may go on, whoever has closed it */
@@ -527,7 +488,7 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
     const char *name = ff_json_string_or(event, "event", "");
     const char *status = ff_json_string_or(ff_json_object(event, "data"), "status", "");
 
-    record_event(m, FF_SIDE_DESTINATION, event);
+    ff_recorder_event(&m->recorder[FF_SIDE_DESTINATION], event);
     if (!event) {
         /* The source's own status follows and has the reason. */
         m->dst_gone = true;
@@ -681,6 +642,7 @@ static void detach_all(Move *m)
     for (guint i = 0; i < G_N_ELEMENTS(ends); i++) {
         ff_cli_qmp_listen(ends[i], NULL, NULL);
         ff_cli_qmp_forget(ends[i], m);
+        ff_recorder_forget(&m->recorder[i]);
     }
     for (guint i = 0; i < m->sources->len; i++) {
         GSource *source = g_ptr_array_index(m->sources, i);
@@ -725,6 +687,9 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
     bool local = !ff_cli_qmp_host(ends->src) && !ff_cli_qmp_host(ends->dst);
 
     result->stopped_us = -1;
+    m.recorder[FF_SIDE_SOURCE] = (FfRecorder){options->record, FF_SIDE_SOURCE, ends->src, false};
+    m.recorder[FF_SIDE_DESTINATION] =
+        (FfRecorder){options->record, FF_SIDE_DESTINATION, ends->dst, false};
     m.sources = g_ptr_array_new();
     attach_signals(&m); /* first: a migration that is asked for is not left without a word */
     bool started = start(&m, error);

@@ -8,8 +8,6 @@
 
 #include "cli/record.h"
 
-#define FF_RECORD_INTERVAL 100 /* ms between two looks at numbers that are recorded */
-
 typedef struct {
     char *report, *record; /* paths; NULL: not wanted */
 } FfRecordOptions;

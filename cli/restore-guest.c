@@ -26,6 +26,7 @@
 #include "cli/progress.h"
 #include "cli/qmp.h"
 #include "cli/record-options.h"
+#include "cli/recorder.h"
 #include "cli/report.h"
 #include "cli/userfault.h"
 #include "qmp/json.h"
@@ -64,31 +65,24 @@ typedef struct {
     const Line *line;
     FfCliQmp *qmp;
     FfProgress *progress;
-    FfRecord *record; /* NULL: none, or done */
+    FfRecorder recorder; /* .record NULL: none, or done */
     GMainLoop *loop;
     gint64 began, ran; /* monotonic us; ran 0: not yet */
-    bool asking, looking, over;
+    bool asking, over;
 } Watch;
-
-static void record_info(Watch *w, JsonNode *info)
-{
-    if (w->record && ff_json_node_object(info)) {
-        ff_record_info(w->record, FF_SIDE_DESTINATION, ff_json_node_object(info));
-    }
-}
 
 static void begin_record(Watch *w)
 {
-    if (w->record) {
-        ff_record_begin(w->record, true);
-        ff_record_side(w->record, FF_SIDE_DESTINATION, w->line->path, ff_cli_qmp_version(w->qmp),
-                       NULL);
+    if (w->recorder.record) {
+        ff_record_begin(w->recorder.record, true);
+        ff_record_side(w->recorder.record, FF_SIDE_DESTINATION, w->line->path,
+                       ff_cli_qmp_version(w->qmp), NULL);
     }
 }
 
 static void close_record(Watch *w)
 {
-    ff_record_options_close(&w->line->keep, g_steal_pointer(&w->record));
+    ff_record_options_close(&w->line->keep, g_steal_pointer(&w->recorder.record));
 }
 
 /* What became of its working set, if it had one (g_free). */
@@ -113,7 +107,7 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
     g_autofree char *ran =
         w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
 
-    record_info(w, result);
+    ff_recorder_info(&w->recorder, result);
     close_record(w); /* who reads the line that follows finds the page */
     if (info) {
         g_autofree char *set = set_text(info);
@@ -130,7 +124,7 @@ static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error
     Watch *w = opaque;
     JsonObject *info = ff_json_node_object(result);
 
-    record_info(w, result);
+    ff_recorder_info(&w->recorder, result);
     if (info) {
         ff_progress_say(w->progress, true,
                         "restore paused: %s; when it is repaired: "
@@ -157,9 +151,7 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
     Watch *w = opaque;
     const char *name = event ? ff_json_string_or(event, "event", "") : "";
 
-    if (event && w->record) {
-        ff_record_event(w->record, FF_SIDE_DESTINATION, event);
-    }
+    ff_recorder_event(&w->recorder, event);
     if (error) {
         g_main_loop_quit(w->loop); /* QEMU has ended, and said why */
     } else if (!strcmp(name, "MIGRATION")) {
@@ -190,21 +182,12 @@ static gboolean on_refresh(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static void on_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
-{
-    Watch *w = opaque;
-
-    w->looking = false;
-    record_info(w, result);
-}
-
 static gboolean on_record_time(gpointer opaque)
 {
     Watch *w = opaque;
 
-    if (!w->looking && !w->over) {
-        w->looking = true;
-        ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_look, w);
+    if (!w->over) {
+        ff_recorder_look(&w->recorder);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -239,9 +222,10 @@ static void watch(const Line *line, int fd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
-    Watch w = {.line = line, .progress = progress, .record = line->record};
+    Watch w = {.line = line, .progress = progress};
 
     w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
+    w.recorder = (FfRecorder){line->record, FF_SIDE_DESTINATION, w.qmp, false};
     if (!w.qmp) {
         close_record(&w); /* QEMU did not start, and has said why: nothing was recorded */
         return;
@@ -252,7 +236,7 @@ static void watch(const Line *line, int fd)
     } else {
         w.loop = g_main_loop_new(NULL, FALSE);
         guint timer = g_timeout_add(ff_progress_interval(progress), on_refresh, &w);
-        guint looks = w.record ? g_timeout_add(FF_RECORD_INTERVAL, on_record_time, &w) : 0;
+        guint looks = w.recorder.record ? g_timeout_add(FF_RECORD_INTERVAL, on_record_time, &w) : 0;
         ff_cli_qmp_listen(w.qmp, on_event, &w);
         g_main_loop_run(w.loop);
         g_source_remove(timer);
@@ -261,6 +245,7 @@ static void watch(const Line *line, int fd)
         }
         ff_cli_qmp_listen(w.qmp, NULL, NULL);
         ff_cli_qmp_forget(w.qmp, &w);
+        ff_recorder_forget(&w.recorder);
         g_main_loop_unref(w.loop);
     }
     close_record(&w);

@@ -11,7 +11,7 @@
 #include "cli/take.h"
 #include "cli/disks.h"
 #include "cli/overlays.h"
-#include "cli/record-options.h"
+#include "cli/recorder.h"
 #include "qmp/json.h"
 #include "snapshot/output.h"
 #include "snapshot/seekable-write.h"
@@ -41,8 +41,8 @@ typedef struct {
     bool unattended;         /* the engine is an older one, and does not know "attended" */
     bool interrupted;        /* a signal came */
     bool asking;             /* query-migrate for the display is under way */
-    bool looking;            /* the same for the record */
-    gint64 stop, resume;     /* QEMU's event times, us; 0 = not seen */
+    FfRecorder recorder;
+    gint64 stop, resume; /* QEMU's event times, us; 0 = not seen */
     End end;
     char *why;          /* of FAILED, one line; NULL: the engine knows */
     GPtrArray *sources; /* GSource *, attached */
@@ -294,21 +294,12 @@ static gint64 event_time(JsonObject *event)
            ff_json_int(stamp, "microseconds", 0);
 }
 
-static void record_info(Take *t, JsonNode *info)
-{
-    if (t->o->record && ff_json_node_object(info)) {
-        ff_record_info(t->o->record, FF_SIDE_SOURCE, ff_json_node_object(info));
-    }
-}
-
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
     Take *t = opaque;
     const char *name = ff_json_string_or(event, "event", "");
 
-    if (event && t->o->record) {
-        ff_record_event(t->o->record, FF_SIDE_SOURCE, event);
-    }
+    ff_recorder_event(&t->recorder, event);
     if (!event) {
         over(t, FAILED, g_strdup(error->message));
     } else if (!strcmp(name, "MIGRATION")) {
@@ -344,21 +335,12 @@ static gboolean on_refresh(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static void on_look(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
-{
-    Take *t = opaque;
-
-    t->looking = false;
-    record_info(t, result);
-}
-
 static gboolean on_record_time(gpointer opaque)
 {
     Take *t = opaque;
 
-    if (t->begun && !t->looking && t->end == GOING) {
-        t->looking = true;
-        ff_cli_qmp_send(t->qmp, "query-migrate", NULL, on_look, t);
+    if (t->begun && t->end == GOING) {
+        ff_recorder_look(&t->recorder);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -510,6 +492,7 @@ static void wait_for_end(Take *t)
     }
     ff_cli_qmp_listen(t->qmp, NULL, NULL);
     ff_cli_qmp_forget(t->qmp, t);
+    ff_recorder_forget(&t->recorder);
     ff_progress_clear(t->progress);
 }
 
@@ -586,7 +569,7 @@ static void ask_last(Take *t)
 {
     if (t->end != LEFT && t->begun) {
         t->result->info = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, NULL);
-        record_info(t, t->result->info);
+        ff_recorder_info(&t->recorder, t->result->info);
     }
     if (t->resume > t->stop) {
         t->result->stood_us = t->resume - t->stop;
@@ -640,6 +623,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (!t.qmp) {
         return false;
     }
+    t.recorder = (FfRecorder){options->record, FF_SIDE_SOURCE, t.qmp, false};
     ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
