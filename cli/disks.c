@@ -5,6 +5,7 @@
  * somebody else writes to. One thread.
  */
 #include "cli/disks.h"
+#include "cli/write-file.h"
 #include "qmp/disk.h"
 
 #include <string.h>
@@ -208,13 +209,6 @@ static bool has_only(JsonObject *o, const char *const *names)
     return true;
 }
 
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static char *plain_name(const char *name, JsonObject *image, const char *cwd);
 
 /* The name that OPTIONS of a node come to without them. They are written out where the backing
@@ -239,7 +233,7 @@ static char *name_of_options(JsonObject *o, JsonObject *image, const char *cwd)
         g_autofree char *says =
             plain_name(ff_json_string_or(image, "full-backing-filename", ""), NULL, cwd);
 
-        if (!has || !says || !is_same_file(has, says)) {
+        if (!has || !says || !ff_is_same_file(has, says)) {
             return NULL;
         }
     }

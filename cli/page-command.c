@@ -3,21 +3,14 @@
  * farfault report: the page of something that was recorded (--record). One thread.
  */
 #include <stdio.h>
-#include <sys/stat.h>
 
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/page.h"
+#include "cli/write-file.h"
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
-
-static bool is_same(const char *a, const char *b)
-{
-    struct stat x, y;
-
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
 
 int ff_cli_report(int argc, char **argv)
 {
@@ -42,7 +35,7 @@ int ff_cli_report(int argc, char **argv)
         fprintf(stderr, "farfault: give two files: farfault report RECORD PAGE.html\n");
         return EXIT_USAGE;
     }
-    if (is_same(positional[0], positional[1])) {
+    if (ff_is_same_file(positional[0], positional[1])) {
         fprintf(stderr,
                 "farfault: report: %s would take the place of the record: give another "
                 "name\n",

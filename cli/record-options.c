@@ -6,10 +6,10 @@
 #include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/page.h"
+#include "cli/write-file.h"
 
 void ff_record_options_clear(FfRecordOptions *o)
 {
@@ -22,11 +22,8 @@ static bool is_same(const char *a, const char *b)
 {
     g_autofree char *x = a ? g_canonicalize_filename(a, NULL) : NULL;
     g_autofree char *y = b ? g_canonicalize_filename(b, NULL) : NULL;
-    struct stat s, t;
 
-    return x && y &&
-           (!strcmp(x, y) ||
-            (stat(x, &s) == 0 && stat(y, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino));
+    return x && y && (!strcmp(x, y) || ff_is_same_file(x, y));
 }
 
 bool ff_record_options_check(const FfRecordOptions *o, const char *file, GError **error)

@@ -16,8 +16,8 @@ void ff_record_options_clear(FfRecordOptions *options);
 /* FALSE: they do not go together, or one is FILE (NULL: none), which the command writes or reads.
  */
 bool ff_record_options_check(const FfRecordOptions *options, const char *file, GError **error);
-/* *RECORD: NULL where neither was given. FALSE and ERROR: what is to be written at the end could
- * not be. */
+/* *RECORD is NULL if neither option was given. FALSE and ERROR: the record or the page could not be
+ * written. */
 bool ff_record_options_open(const FfRecordOptions *options, FfRecord **record, GError **error);
 /* At the end: RECORD (can be NULL) is on the disk, and its page is made. What became of the command
  * stands, whatever goes wrong here: that is said on stderr. */
