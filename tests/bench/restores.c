@@ -33,7 +33,6 @@ static const BenchRestoreEngine engine_table[] = {
     {"qemu-multifd", .multifd = true, .since = 900},
     {"qemu-direct", .multifd = true, .direct = true, .since = 901},
 };
-#define SKIPPED 77 /* exit status: not possible on this machine */
 #define ENGINES G_N_ELEMENTS(engine_table)
 #define ENGINE_NAMES "read,farfault,farfault-set,qemu-stream,qemu-mapped,qemu-multifd,qemu-direct"
 
@@ -604,17 +603,9 @@ static void tidy(void)
 /* Where results and throttle come from. 0, or the exit status. */
 static int open_all(void)
 {
-    g_autofree char *why = NULL;
+    int status = bench_throttle_open(&bench.throttle, opt.out, BENCH_THROTTLE_READS, opt.rate);
 
-    if (opt.rate) {
-        bench.throttle =
-            bench_throttle_new(opt.out, BENCH_THROTTLE_READS, (uint64_t)opt.rate * 1000000, &why);
-        if (!bench.throttle) {
-            g_printerr("bench: --disk-rate skipped: %s\n", why);
-            return SKIPPED;
-        }
-    }
-    return bench_stage_open(&bench.stage, opt.out, tidy) ? 0 : 1;
+    return status ? status : !bench_stage_open(&bench.stage, opt.out, tidy);
 }
 
 int main(int argc, char **argv)

@@ -21,8 +21,6 @@
 #include "snapshot-run.h"
 #include "stage.h"
 
-#define SKIPPED 77
-
 static const BenchSnapshotEngine engine_table[] = {
     {"farfault", .farfault = true},
     {"farfault-stream", .farfault = true, .stream = true},
@@ -413,18 +411,13 @@ static void close_all(void)
 /* Where results and throttle come from. 0, or the exit status. */
 static int open_all(void)
 {
-    g_autofree char *why = NULL;
+    int status = bench_throttle_open(&bench.throttle, opt.out, BENCH_THROTTLE_WRITES, opt.rate);
 
-    if (opt.rate) {
-        bench.throttle =
-            bench_throttle_new(opt.out, BENCH_THROTTLE_WRITES, opt.rate * 1000000ull, &why);
-        if (!bench.throttle) {
-            g_printerr("bench: --disk-rate skipped: %s\n", why);
-            return SKIPPED;
-        }
+    if (status) {
+        return status;
     }
     bench.file = g_strdup_printf("%s/snapshot-%d", opt.out, (int)getpid());
-    return bench_stage_open(&bench.stage, opt.out, tidy) ? 0 : 1;
+    return !bench_stage_open(&bench.stage, opt.out, tidy);
 }
 
 int main(int argc, char **argv)

@@ -155,6 +155,18 @@ BenchThrottle *bench_throttle_new(const char *folder, BenchThrottleKind kind, ui
     return t;
 }
 
+int bench_throttle_open(BenchThrottle **t, const char *folder, BenchThrottleKind kind, int mb_s)
+{
+    g_autofree char *why = NULL;
+
+    *t = mb_s ? bench_throttle_new(folder, kind, (uint64_t)mb_s * 1000000, &why) : NULL;
+    if (mb_s && !*t) {
+        g_printerr("bench: --disk-rate skipped: %s\n", why);
+        return BENCH_SKIPPED;
+    }
+    return 0;
+}
+
 bool bench_throttle_has_cache(const BenchThrottle *t)
 {
     return t->has_cache;

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define BENCH_SKIPPED 77 /* exit status: not possible on this machine */
+
 typedef struct BenchThrottle BenchThrottle;
 
 /* What is slow. */
@@ -26,6 +28,9 @@ typedef enum {
  * user. */
 BenchThrottle *bench_throttle_new(const char *folder, BenchThrottleKind kind, uint64_t rate,
                                   char **why);
+/* --disk-rate of a bench, MB/s; 0: *THROTTLE stays NULL. 0, or BENCH_SKIPPED, which was said. */
+int bench_throttle_open(BenchThrottle **throttle, const char *folder, BenchThrottleKind kind,
+                        int mb_s);
 /* What is written through the page cache is slow as well. */
 bool bench_throttle_has_cache(const BenchThrottle *throttle);
 /* Removes the cgroup: its processes have ended. Can be NULL. */
