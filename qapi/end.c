@@ -15,14 +15,14 @@
 /* NULL: nothing stands against it. */
 static const char *refusal(const FfMigrationInfo *info, bool restores, bool lose)
 {
-    if (info && !restores && info->role == FF_ROLE_DESTINATION &&
-        ff_state_is_postcopy(info->status) && info->status != FF_STATUS_POSTCOPY_PAUSED) {
-        return "The guest is at this side, and its memory is still coming: quit, or SIGTERM, ends "
-               "this QEMU, and the guest is lost with it";
-    }
     if (!info || info->role != FF_ROLE_DESTINATION || info->status != FF_STATUS_POSTCOPY_PAUSED) {
-        return "This is not the destination of a paused migration: quit, or SIGTERM, ends this "
-               "QEMU";
+        bool comes = info && info->role == FF_ROLE_DESTINATION &&
+                     ff_state_is_postcopy(info->status) && !restores;
+
+        return comes ? "The guest is at this side, and its memory is still coming: quit, or "
+                       "SIGTERM, ends this QEMU, and the guest is lost with it"
+                     : "This is not the destination of a paused migration: quit, or SIGTERM, ends "
+                       "this QEMU";
     }
     if (!info->split || !info->split->may_run) {
         return "The guest was not granted to this side, and nothing of it is lost with this QEMU: "

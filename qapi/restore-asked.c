@@ -144,10 +144,10 @@ static const char *doubt(FfCall *call, const char *guest, bool *own)
     if (fstat(call->fd, &st) < 0 || S_ISSOCK(st.st_mode)) {
         return "";
     }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(st.st_mode)) { /* a device is left alone: to open one does things */
         return "what comes in is no regular file (a pipe?), so that it cannot be restored lazily";
     }
-    *own = open_again(call); /* a device is left alone: to open one does things */
+    *own = open_again(call);
     g_free(call->target.path);
     call->target.path = name_of(call->fd);
     if (call->target.path && is_managed_save(call->target.path, guest)) {

@@ -188,9 +188,10 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
                                     : vm_build_path("cli/farfault");
     if (config->restore) {
         add(argv, farfault, "restore", config->restore, NULL);
-        add(argv, config->restore_option ? config->restore_option : "--",
-            config->restore_option ? "--" : NULL, NULL);
-        add(argv, config->qemu ? config->qemu : qemu_binary(), NULL);
+        if (config->restore_option) {
+            add(argv, config->restore_option, NULL);
+        }
+        add(argv, "--", config->qemu ? config->qemu : qemu_binary(), NULL);
         return;
     }
     if (config->launcher == VM_RUN) {
