@@ -75,6 +75,10 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
     }
     s->saving = true;
     FF_FAULT_AT("offered");
+    /* QEMU takes tens of milliseconds for that, in which the guest writes. */
+    if (!ff_capture_prepare_again(s->capture, error)) {
+        return false;
+    }
     ff_stamp(s->stats->stop_us);
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = true;

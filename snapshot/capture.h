@@ -82,6 +82,9 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error);
 /* Protects what is not protected, again and again, until little is left for ff_capture_arm(). The
  * process runs. */
 bool ff_capture_prepare(FfCapture *c, GError **error);
+/* The same once more, for what was written since: right before the process is stopped, if it takes
+ * long to come to that. */
+bool ff_capture_prepare_again(FfCapture *c, GError **error);
 /* The instant: nobody writes to the memory from before this call until ff_capture_stood(). With
  * .stands who does all the same never waits, and is noticed. */
 bool ff_capture_arm(FfCapture *c, GError **error);
