@@ -6,7 +6,7 @@
  * monitor) and the caller the other. A copy of the caller's end stays here: it hangs up when QEMU
  * has closed its end, which is the last thing that an outgoing migration does, after the run state
  * and the disks are as they will stay. There is no event for that, so this is what is waited for.
- * QEMU's end must have no other copy.
+ * QEMU's end must have no other copy then.
  *
  * Threads: the coordinator's. No lock here.
  */
@@ -32,6 +32,9 @@
 /* Bytes that the stream holds, as far as the system permits: QEMU and engine wake each other less
  * often while the guest stands still. */
 #define STREAM_BUFFER (1 << 20)
+/* Of one that QEMU finds full: what is in it is read while the guest stands still. The kernel makes
+ * the least of it that there is. */
+#define FULL_BUFFER 1
 /* For a QEMU that may hang in a page fault. */
 #define TAKE_BACK_DEADLINE_MS 2000
 /* See leave_finish_migrate(). */
@@ -58,8 +61,24 @@ bool ff_qemu_begin_stream(FfQemu *qemu, GError **error)
     return reply != NULL;
 }
 
+static void set_buffer(int fd, int bytes)
+{
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
+/* From now on QEMU's end is QEMU's alone. A writer that waits there goes on. */
+static void widen(FfQemu *qemu)
+{
+    if (qemu->their_end >= 0) {
+        set_buffer(qemu->their_end, STREAM_BUFFER);
+        close(qemu->their_end);
+        qemu->their_end = -1;
+    }
+}
+
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd)
 {
+    widen(qemu);
     if (qemu->stream >= 0) {
         close(qemu->stream);
     }
@@ -131,6 +150,7 @@ bool ff_qemu_let_save(FfVmmState *state, GError **error)
         }
         qemu->in_the_way -= MAX(n, 0);
     }
+    widen(qemu);
     return true;
 }
 
@@ -147,10 +167,8 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
                     "cannot make a socket pair for the device state: %s", g_strerror(errno));
         return NULL;
     }
-    for (unsigned i = 0; i < 2; i++) {
-        int bytes = STREAM_BUFFER;
-        setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-    }
+    set_buffer(pair[0], STREAM_BUFFER);
+    set_buffer(pair[1], qemu->vmm.state.one_way ? FULL_BUFFER : STREAM_BUFFER);
     ssize_t filled = qemu->vmm.state.one_way ? fill(pair[1]) : 0;
     if (filled < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-filled),
@@ -162,8 +180,12 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
     qemu->in_the_way = filled;
     qemu->let_save_us = 0;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
-    close(pair[1]);
     ff_qemu_adopt_stream(qemu, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));
+    if (qemu->vmm.state.one_way) {
+        qemu->their_end = pair[1];
+    } else {
+        close(pair[1]);
+    }
     *fd = pair[0];
     return asked;
 }
@@ -390,6 +412,7 @@ bool ff_qemu_wait_saved(FfVmmState *state, int status, GError **error)
     g_autofree char *desc = NULL;
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, NULL);
 
+    widen(qemu);
     if (status != 0 && qemu->stream >= 0) {
         /* The end of the stream means failure just as SHUT(1) does. */
         shutdown(qemu->stream, SHUT_WR);

@@ -28,6 +28,7 @@ struct FfQemu {
     GCancellable *cancel;
     unsigned deadline_ms;
     int stream;             /* our copy of what save()/load() returned; -1 = none */
+    int their_end;          /* QEMU's, of a stream that is full; -1: no copy of it is left here */
     size_t in_the_way;      /* bytes in the stream that keep QEMU from writing to it */
     int64_t let_save_us;    /* coordinator; when the way was cleared, as events count; 0: not yet */
     bool offered;           /* the stream is QEMU's, and nothing was begun with it */

@@ -97,7 +97,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
     qemu->backends = config->backends;
     qemu->cancel = config->cancel ? g_object_ref(config->cancel) : NULL;
     qemu->deadline_ms = config->deadline_ms;
-    qemu->stream = -1;
+    qemu->stream = qemu->their_end = -1;
     ff_mutex_init(&qemu->undo_lock);
     return qemu;
 }
