@@ -16,6 +16,8 @@
 #include "snapshot/output.h"
 #include "state/discards.h"
 
+typedef enum { FF_RESUME_LATER, FF_RESUME_NOW, FF_RESUME_NEVER } FfResumeOrder;
+
 typedef struct {
     /* Borrowed. */
     FfMigrationConfig *cfg;
@@ -34,7 +36,8 @@ typedef struct {
     GPtrArray *unused;    /* char *: memory backends that are no part of the guest */
     int *numbers;         /* by block: which one of the file's it is */
     GByteArray *state;    /* of the devices */
-    GThread *resumer;     /* the guest runs on; NULL: not yet, or any more */
+    GThread *resumer;     /* lets the guest run on; NULL: not yet made, or ended */
+    FfResumeOrder order;  /* lock to change; to it, by the coordinator */
     GError *resume_error; /* its, until it is joined; NULL */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop, or is to be again; who releases it */

@@ -441,6 +441,25 @@ static void fail_writing(FfSnapshot *s)
     ff_mutex_unlock(&s->control->lock);
 }
 
+static void order(FfSnapshot *s, FfResumeOrder what)
+{
+    ff_mutex_lock(&s->control->lock);
+    s->order = what;
+    ff_cond_broadcast(&s->control->changed);
+    ff_mutex_unlock(&s->control->lock);
+}
+
+static FfResumeOrder await_order(FfSnapshot *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    while (s->order == FF_RESUME_LATER) {
+        ff_cond_wait(&s->control->changed, &s->control->lock);
+    }
+    FfResumeOrder what = s->order;
+    ff_mutex_unlock(&s->control->lock);
+    return what;
+}
+
 /* The guest runs on, beside the writer. */
 static gpointer resume_guest(gpointer p)
 {
@@ -448,6 +467,9 @@ static gpointer resume_guest(gpointer p)
     FfVmmState *state = &s->cfg->vmm->state;
 
     ff_priority_urgent();
+    if (await_order(s) == FF_RESUME_NEVER) {
+        return NULL;
+    }
     if (!ff_snapshot_release_guest(s, &s->resume_error)) {
         fail_writing(s);
         return NULL;
@@ -468,6 +490,9 @@ static gpointer resume_guest(gpointer p)
 static bool end_resuming(FfSnapshot *s, GError **error)
 {
     if (s->resumer) {
+        if (s->order == FF_RESUME_LATER) {
+            order(s, FF_RESUME_NEVER);
+        }
         g_thread_join(g_steal_pointer(&s->resumer));
     }
     if (s->resume_error) {
@@ -482,7 +507,9 @@ static bool take(FfSnapshot *s, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     make_room_for_state(s);
-    if (!ff_snapshot_stop_guest(s, error) || !sees_all_writes(s, true, error) ||
+    /* Ahead: a thread is not made at once. */
+    s->resumer = g_thread_try_new("ff-resume", resume_guest, s, error);
+    if (!s->resumer || !ff_snapshot_stop_guest(s, error) || !sees_all_writes(s, true, error) ||
         !ff_capture_arm(s->capture, error)) {
         return false;
     }
@@ -504,8 +531,8 @@ static bool take(FfSnapshot *s, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, s->state->len);
-    s->resumer = g_thread_try_new("ff-resume", resume_guest, s, error);
-    return s->resumer;
+    order(s, FF_RESUME_NOW);
+    return true;
 }
 
 /* ---- the file ----------------------------------------------------------------------------------
