@@ -66,8 +66,7 @@ static uint32_t bounded(uint32_t n)
     return n < FF_DISCARDS_MAX ? n : FF_DISCARDS_MAX;
 }
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static bool is_ram(int fd)
 {
@@ -108,8 +107,7 @@ __attribute__((visibility("default"))) int fallocate(int fd, int mode, off_t off
     return fallocate64(fd, mode, offset, len);
 }
 
-/* ---- mappings ---------------------------------------------------------------------------------
- */
+/* ---- mappings -------------------------------------------------------------------------------- */
 
 /* ANY: a part of it is enough. */
 static bool is_mapped_ram(uint64_t addr, uint64_t len, bool any)
@@ -143,8 +141,7 @@ __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int a
                         : (int)syscall(SYS_madvise, addr, len, advice);
 }
 
-/* ---- start ------------------------------------------------------------------------------------
- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 /* Kernels before 6.3 refuse MFD_NOEXEC_SEAL with EINVAL. */
 static int make_memfd(void)

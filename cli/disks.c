@@ -44,8 +44,7 @@ static void disk_free(void *data)
     g_free(d);
 }
 
-/* ---- the guest as a whole ----------------------------------------------------------------------
- */
+/* ---- the guest as a whole -------------------------------------------------------------------- */
 
 static JsonObject *one(const char *name, const char *value)
 {
@@ -120,8 +119,7 @@ static bool find_host(FfCliQmp *qmp, FfCliHost *host, GError **error)
     return true;
 }
 
-/* ---- a disk ------------------------------------------------------------------------------------
- */
+/* ---- a disk ---------------------------------------------------------------------------------- */
 
 static char *name_of(const FfDiskEntry *e)
 {

@@ -20,8 +20,7 @@
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* Which part of the guest is not in the files. */
 static const char *device_state_words(JsonObject *dumped)
@@ -61,8 +60,7 @@ static int dump(const char *address, const char *directory)
     return EXIT_OK;
 }
 
-/* ---- checking two of them ----------------------------------------------------------------------
- */
+/* ---- checking two of them -------------------------------------------------------------------- */
 
 static bool complain(const char *format, ...) G_GNUC_PRINTF(1, 2);
 static bool complain(const char *format, ...)

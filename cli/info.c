@@ -57,8 +57,7 @@ static char *restore_command(const FfSaved *s, const FfSurvey *v)
     return v->complete ? ff_restore_command(&r) : NULL;
 }
 
-/* ---- for people -------------------------------------------------------------------------------
- */
+/* ---- for people ------------------------------------------------------------------------------ */
 
 static void print_block(const FfSaved *s, const FfSurvey *v, guint i)
 {
@@ -117,8 +116,7 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     }
 }
 
-/* ---- for programs -----------------------------------------------------------------------------
- */
+/* ---- for programs ---------------------------------------------------------------------------- */
 
 static void build_block(JsonBuilder *j, const FfSaved *s, const FfSurvey *v, guint i)
 {

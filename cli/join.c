@@ -40,8 +40,7 @@ static FfDumpFiles *open_half(const char *directory, GError **error)
     return ff_dump_files_open(dir, directory, error);
 }
 
-/* ---- does one of them still live ---------------------------------------------------------------
- */
+/* ---- does one of them still live ------------------------------------------------------------- */
 
 /* Any process counts: farfault attach can give a relay to a QEMU that has none. */
 static bool no_process(const FfDumpFiles *half, GError **error)
@@ -150,8 +149,7 @@ static bool no_monitor(char **address, GError **error)
     return true;
 }
 
-/* ---- joining -----------------------------------------------------------------------------------
- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 static void report(const char *path, const FfJoined *joined)
 {

@@ -62,8 +62,7 @@ GSocketAddress *ff_metrics_address(const char *address, GError **error)
     return found;
 }
 
-/* ---- one request ------------------------------------------------------------------------------
- */
+/* ---- one request ----------------------------------------------------------------------------- */
 
 static char *respond(const char *status, const char *type, const char *body, bool head)
 {

@@ -91,8 +91,7 @@ static const FfHostGuest *guest(const Page *p, guint i)
     return g_ptr_array_index(p->guests, i);
 }
 
-/* ---- families ---------------------------------------------------------------------------------
- */
+/* ---- families -------------------------------------------------------------------------------- */
 
 static void guests_info(Page *p)
 {

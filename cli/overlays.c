@@ -45,8 +45,7 @@ static bool fail(GError **error, const char *path, int errnum)
     return false;
 }
 
-/* ---- the manifest ------------------------------------------------------------------------------
- */
+/* ---- the manifest ---------------------------------------------------------------------------- */
 
 static JsonArray *disks_to_json(const GPtrArray *disks)
 {
@@ -145,8 +144,7 @@ static void set_taken(FfCliOverlays *o)
     o->line = g_strconcat("from now on the guest has to be started with ", list, NULL);
 }
 
-/* ---- jobs --------------------------------------------------------------------------------------
- */
+/* ---- jobs ------------------------------------------------------------------------------------ */
 
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
@@ -200,8 +198,7 @@ static bool wait_for_job(FfCliOverlays *o, GError **error)
     return take_result(o, error);
 }
 
-/* ---- an overlay --------------------------------------------------------------------------------
- */
+/* ---- an overlay ------------------------------------------------------------------------------ */
 
 static JsonObject *cache_of(const FfCliDisk *d)
 {
@@ -431,8 +428,7 @@ JsonArray *ff_cli_overlays_argument(const FfCliOverlays *o)
     return list;
 }
 
-/* ---- what has become of them -------------------------------------------------------------------
- */
+/* ---- what has become of them ----------------------------------------------------------------- */
 
 typedef enum { LINKED, LOOSE, NOT_SEEN } Link;
 

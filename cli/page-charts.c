@@ -20,8 +20,7 @@
 
 static const char *const side_class[FF_SIDES] = {"src", "dst"};
 
-/* ---- paper ------------------------------------------------------------------------------------
- */
+/* ---- paper ----------------------------------------------------------------------------------- */
 
 static void begin(GString *out, const char *id, const char *label, double height)
 {
@@ -103,8 +102,7 @@ static void time_axis(GString *out, double from, double to, double top, double y
     }
 }
 
-/* ---- time -------------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 /* What the style has a colour of its own for; anything else QEMU may have said is none of a class.
  */
@@ -236,8 +234,7 @@ void ff_chart_blackout(GString *out, const FfPageData *d)
     end(out);
 }
 
-/* ---- lines ------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 /* A number of a sample; negative: it has none. */
 typedef double Value(const FfSample *now, const FfSample *before);
@@ -372,8 +369,7 @@ void ff_chart_faults(GString *out, const FfPageData *d)
           request_rate, true, false, "/s");
 }
 
-/* ---- where ------------------------------------------------------------------------------------
- */
+/* ---- where ----------------------------------------------------------------------------------- */
 
 /* Who waits at a look, and where: by block, each as far as the highest address that was seen. */
 void ff_chart_places(GString *out, const FfPageData *d)

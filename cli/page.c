@@ -18,8 +18,7 @@
 #define EARLY_US 500000.0 /* two clocks are never quite the same */
 #define LATE_US 60000000.0
 
-/* ---- the record, read once --------------------------------------------------------------------
- */
+/* ---- the record, read once ------------------------------------------------------------------- */
 
 /* QEMU's time of an event, if it can be: nobody hears of an event before it happens, or a minute
  * after it. Else the host's clock was set, or the host slept, and the time at which it was heard of
@@ -120,8 +119,7 @@ static void data_clear(FfPageData *d)
     g_array_unref(d->samples);
 }
 
-/* ---- text -------------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static void put(GString *out, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
@@ -252,8 +250,7 @@ static void tiles(GString *out, const FfPageData *d)
     }
 }
 
-/* ---- tables -----------------------------------------------------------------------------------
- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 static void bytes_row(GString *out, const char *name, double bytes)
 {

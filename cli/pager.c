@@ -108,8 +108,7 @@ static bool parse_users(char **allow, GArray *uids, GError **error)
     return true;
 }
 
-/* ---- sockets -----------------------------------------------------------------------------------
- */
+/* ---- sockets --------------------------------------------------------------------------------- */
 
 static bool fail(GError **error, const char *path, const char *what)
 {
@@ -239,8 +238,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
     return fd;
 }
 
-/* ---- the holder --------------------------------------------------------------------------------
- */
+/* ---- the holder ------------------------------------------------------------------------------ */
 
 #define ARGS 16
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
@@ -360,8 +358,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
     return status;
 }
 
-/* ---- for pagers of other hosts -----------------------------------------------------------------
- */
+/* ---- for pagers of other hosts --------------------------------------------------------------- */
 
 static int give(const Line *line, GError **error)
 {
@@ -400,8 +397,7 @@ static int give(const Line *line, GError **error)
     ff_export_run(&e);
 }
 
-/* ---- Cloud Hypervisor --------------------------------------------------------------------------
- */
+/* ---- Cloud Hypervisor ------------------------------------------------------------------------ */
 
 /* A process of its own, as the holder waits for nobody; it ends with that. */
 static void replay(const FfReplay *r, const FfOffload *o, int talk, bool run)

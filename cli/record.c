@@ -97,8 +97,7 @@ FfRecord *ff_record_new(const char *path, GError **error)
     return g_steal_pointer(&r);
 }
 
-/* ---- lines ------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 static bool side_of(JsonObject *line, FfSide *side)
 {
@@ -265,8 +264,7 @@ bool ff_record_close(FfRecord *r, GError **error)
     return !r->error;
 }
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 FfRecord *ff_record_load(const char *path, GError **error)
 {

@@ -58,8 +58,7 @@ static void line_clear(Line *line)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Line, line_clear)
 
-/* ---- beside QEMU -------------------------------------------------------------------------------
- */
+/* ---- beside QEMU ----------------------------------------------------------------------------- */
 
 typedef struct {
     const Line *line;
@@ -267,8 +266,7 @@ static bool start_watch(const Line *line, int fd, int other)
     return child > 0 && waitpid(child, NULL, 0) == child;
 }
 
-/* ---- becoming QEMU -----------------------------------------------------------------------------
- */
+/* ---- becoming QEMU --------------------------------------------------------------------------- */
 
 static int fail(const char *text)
 {
@@ -308,8 +306,7 @@ static int become_qemu(const Line *line)
     return ff_cli_run_as_qemu(argv);
 }
 
-/* ---- before that -------------------------------------------------------------------------------
- */
+/* ---- before that ----------------------------------------------------------------------------- */
 
 /* FALSE and ERROR, one line: it cannot be restored. */
 static bool check_file(const Line *line, GError **error)

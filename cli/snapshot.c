@@ -108,8 +108,7 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
     return ff_record_options_check(&line->keep, o->file, error);
 }
 
-/* ---- what it came to ---------------------------------------------------------------------------
- */
+/* ---- what it came to ------------------------------------------------------------------------- */
 
 static void print_bytes(JsonObject *info)
 {

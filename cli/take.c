@@ -71,8 +71,7 @@ static bool fail(GError **error, const char *format, ...)
     return false;
 }
 
-/* ---- before: nothing is changed but the capability "events" -----------------------------------
- */
+/* ---- before: nothing is changed but the capability "events" ---------------------------------- */
 
 static bool check_guest(Take *t, GError **error)
 {
@@ -149,8 +148,7 @@ static bool want_events(Take *t, GError **error)
     return !t->events_set || set_events(t, true, error);
 }
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* LOCAL: why there is none. */
 static bool no_file(const Take *t, const GError *local, GError **error)
@@ -249,8 +247,7 @@ static bool pass_file(Take *t, GError **error)
     return true;
 }
 
-/* ---- how it ends -------------------------------------------------------------------------------
- */
+/* ---- how it ends ----------------------------------------------------------------------------- */
 
 static void over(Take *t, End end, char *why)
 {
@@ -311,8 +308,7 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
     }
 }
 
-/* ---- the display, signals ----------------------------------------------------------------------
- */
+/* ---- the display, signals -------------------------------------------------------------------- */
 
 static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -398,8 +394,7 @@ static void detach_all(Take *t)
     g_clear_pointer(&t->sources, g_ptr_array_unref);
 }
 
-/* ---- from the request to the end ---------------------------------------------------------------
- */
+/* ---- from the request to the end ------------------------------------------------------------- */
 
 static char *refusal(const Take *t, const GError *error)
 {
@@ -576,8 +571,7 @@ static void ask_last(Take *t)
     }
 }
 
-/* ---- the disks ---------------------------------------------------------------------------------
- */
+/* ---- the disks ------------------------------------------------------------------------------- */
 
 static bool make_overlays(Take *t, GError **error)
 {

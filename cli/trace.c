@@ -57,8 +57,7 @@ static void event_free(gpointer opaque)
     g_free(event);
 }
 
-/* ---- lines ------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 /* The process of thread TID, while it lives. */
 static int process_of(int tid)
@@ -145,8 +144,7 @@ static void write_some(Trace *t)
     }
 }
 
-/* ---- what is waited for -----------------------------------------------------------------------
- */
+/* ---- what is waited for ---------------------------------------------------------------------- */
 
 static gboolean on_pipe(gint fd, GIOCondition condition, gpointer opaque);
 
@@ -233,8 +231,7 @@ static void watch(Trace *t)
     t->over |= ff_traced_over(t->traced);
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 /* A C name that no other one has: a mark can stand at several places, of several programs. */
 static char *new_name(const Trace *t, const char *mark)

@@ -24,8 +24,7 @@ static char *proc_text(pid_t pid, const char *name)
     return g_file_get_contents(path, &text, NULL, NULL) ? text : g_strdup("");
 }
 
-/* ---- who waits for its end ---------------------------------------------------------------------
- */
+/* ---- who waits for its end ------------------------------------------------------------------- */
 
 /* The last line of NAME in TEXT, from behind it to the end of the line (g_free); NULL. */
 static char *field(const char *text, const char *name)
@@ -80,8 +79,7 @@ bool ff_upgrade_may_leave(pid_t pid, GError **error)
     return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent), error);
 }
 
-/* ---- its place ---------------------------------------------------------------------------------
- */
+/* ---- its place ------------------------------------------------------------------------------- */
 
 static void copy_limits(pid_t pid)
 {

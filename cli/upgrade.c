@@ -104,8 +104,7 @@ static void upgrade_clear(Upgrade *u)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
 
-/* ---- the running QEMU --------------------------------------------------------------------------
- */
+/* ---- the running QEMU ------------------------------------------------------------------------ */
 
 static bool has_farfault(const Upgrade *u, const GError *local, GError **error)
 {
@@ -255,8 +254,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     return ff_upgrade_check_args(u->args, error);
 }
 
-/* ---- the new one -------------------------------------------------------------------------------
- */
+/* ---- the new one ----------------------------------------------------------------------------- */
 
 /* What it says on stderr has an end: who writes more is told that there is no room. */
 static int make_log(void)
@@ -408,8 +406,7 @@ static void end_new(Upgrade *u)
     }
 }
 
-/* ---- the switch --------------------------------------------------------------------------------
- */
+/* ---- the switch ------------------------------------------------------------------------------ */
 
 static const char *status_of(JsonObject *event)
 {
@@ -663,8 +660,7 @@ static bool switch_over(Upgrade *u, GError **error)
     return lost_sight(u, error);
 }
 
-/* ---- a signal ----------------------------------------------------------------------------------
- */
+/* ---- a signal -------------------------------------------------------------------------------- */
 
 /* It ends this program as before, which is all right at any moment: what is left is the engines'
  * and the relay's. But who typed Ctrl-C wants to know where the guest is. */

@@ -31,8 +31,7 @@ typedef struct {
     bool color;
 } Screen;
 
-/* ---- text of one side -------------------------------------------------------------------------
- */
+/* ---- text of one side ------------------------------------------------------------------------ */
 
 static JsonObject *own(const FfWatchSide *s)
 {
@@ -218,8 +217,7 @@ static const struct {
     {"error", error_text, RED},
 };
 
-/* ---- the screen -------------------------------------------------------------------------------
- */
+/* ---- the screen ------------------------------------------------------------------------------ */
 
 /* Cuts TEXT to what fits into WIDTH columns; returns how many it takes. Letters of Chinese,
  * Japanese and Korean take two each. */

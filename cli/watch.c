@@ -61,8 +61,7 @@ struct Watch {
     bool recording;
 };
 
-/* ---- what is known ----------------------------------------------------------------------------
- */
+/* ---- what is known --------------------------------------------------------------------------- */
 
 static const char *status_of(const Side *s)
 {
@@ -96,8 +95,7 @@ static bool under_way(const Watch *w)
     return false;
 }
 
-/* ---- the record -------------------------------------------------------------------------------
- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 /* Who moves a guest away, or saves it, is the source; so is who does nothing yet. */
 static void set_roles(Watch *w)
@@ -133,8 +131,7 @@ static bool records(Watch *w, bool begins)
     return true;
 }
 
-/* ---- showing it -------------------------------------------------------------------------------
- */
+/* ---- showing it ------------------------------------------------------------------------------ */
 
 static void draw(Watch *w)
 {
@@ -179,8 +176,7 @@ static gboolean on_resize(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-/* ---- when to ask ------------------------------------------------------------------------------
- */
+/* ---- when to ask ----------------------------------------------------------------------------- */
 
 static void ask(Side *s);
 
@@ -271,8 +267,7 @@ static void changed(Side *s)
     }
 }
 
-/* ---- answers and events -----------------------------------------------------------------------
- */
+/* ---- answers and events ---------------------------------------------------------------------- */
 
 static void on_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -398,8 +393,7 @@ static gboolean on_signal(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static bool lacks_events(JsonNode *capabilities)
 {

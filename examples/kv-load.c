@@ -92,8 +92,7 @@ static size_t make_command(char *buf, bool is_set, unsigned key)
     return (size_t)n + value_len + 2;
 }
 
-/* ---- one command at a time for each ------------------------------------------------------------
- */
+/* ---- one command at a time for each ---------------------------------------------------------- */
 
 static void begin(Client *c)
 {

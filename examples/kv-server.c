@@ -39,8 +39,7 @@
 #define MAX_ARGS 8
 #define CLASSES 22 /* of sizes: 32 bytes to 64 MiB */
 
-/* ---- data: all of it in the arena --------------------------------------------------------------
- */
+/* ---- data: all of it in the arena ------------------------------------------------------------ */
 
 typedef struct Entry {
     struct Entry *next;
@@ -166,8 +165,7 @@ static bool set_key(const char *key, size_t len, const char *value, size_t value
     return true;
 }
 
-/* ---- the serializer: it knows nothing of libfarfault -------------------------------------------
- */
+/* ---- the serializer: it knows nothing of libfarfault ----------------------------------------- */
 
 /* Commands that make all of it again, into PATH by way of another name. */
 static int save_all(const char *path)
@@ -195,8 +193,7 @@ static int save_all(const char *path)
     return ok && rename(part, path) == 0 ? 0 : 1;
 }
 
-/* ---- saving ------------------------------------------------------------------------------------
- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 static enum { FORK, SNAPSHOT, FF_FORK } way = SNAPSHOT;
 static const char *file = "kv.dump";
@@ -325,8 +322,7 @@ static void look_for_child(void)
     }
 }
 
-/* ---- commands ----------------------------------------------------------------------------------
- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
 typedef struct {
     int fd;
@@ -465,8 +461,7 @@ static bool serve(Client *c)
     return fflush(c->out) == 0 && c->n < IN_SIZE;
 }
 
-/* ---- clients -----------------------------------------------------------------------------------
- */
+/* ---- clients --------------------------------------------------------------------------------- */
 
 static Client clients[MAX_CLIENTS];
 static unsigned n_clients;

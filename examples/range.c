@@ -29,8 +29,7 @@
 #define BLOCK RANGE_BLOCK
 #define SECONDS 10 /* a server that is silent for so long is gone */
 
-/* ---- the client --------------------------------------------------------------------------------
- */
+/* ---- the client ------------------------------------------------------------------------------ */
 
 typedef struct {
     int fd; /* -1: not connected */
@@ -236,8 +235,7 @@ static int find_len(Object *o)
     return rc < 0 ? rc : o->len ? 0 : -EPROTO;
 }
 
-/* ---- the array ---------------------------------------------------------------------------------
- */
+/* ---- the array ------------------------------------------------------------------------------- */
 
 /* In a thread of the library's, several at once: whoever touches the block waits for it. */
 static int load(void *opaque, uint64_t block, void *buf)

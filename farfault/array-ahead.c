@@ -60,8 +60,7 @@ struct FfAhead {
     pthread_cond_t queued;
 };
 
-/* ---- threads -----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 /* A piece of the window that was queued first. */
 static Window take(FfAhead *h)
@@ -121,8 +120,7 @@ static void queue(FfAhead *h, Window w)
     pthread_cond_broadcast(&h->queued);
 }
 
-/* ---- streams -----------------------------------------------------------------------------------
- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static Stream *find(FfAhead *h, const FfArrayMap *m, uint64_t block)
 {
@@ -162,8 +160,7 @@ void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block)
     queue(h, w);
 }
 
-/* ---- begin and end -----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 FfAhead *ff_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load)
 {

@@ -27,8 +27,7 @@
 #define TABLE (2ull << 20) /* bytes of a page table */
 #define LOG_MAX (256ull << 20)
 
-/* ---- what was written --------------------------------------------------------------------------
- */
+/* ---- what was written ------------------------------------------------------------------------ */
 
 typedef struct {
     FfArray *a;
@@ -109,8 +108,7 @@ static uint64_t next_dirty(const FfArray *a, uint64_t from)
     return a->n_blocks;
 }
 
-/* ---- one at a time -----------------------------------------------------------------------------
- */
+/* ---- one at a time --------------------------------------------------------------------------- */
 
 /* Locked afterwards, if it is 0. */
 static int begin(FfArray *a, const char *call)
@@ -157,8 +155,7 @@ static int fail(const char *call, int rc)
     return ff_fail(rc, "%s: %s", call, g_strerror(-rc));
 }
 
-/* ---- storing -----------------------------------------------------------------------------------
- */
+/* ---- storing --------------------------------------------------------------------------------- */
 
 /* Of BLOCK, which is changed: it stays where it is, as nothing is spilled, and is in the log if it
  * is not in memory. One that was not changed when this began may be on its way out, and comes back.
@@ -361,8 +358,7 @@ static int store(FfArray *a)
     return rc < 0 ? fail("ff_array_commit: store", rc) : 0;
 }
 
-/* ---- marking -----------------------------------------------------------------------------------
- */
+/* ---- marking --------------------------------------------------------------------------------- */
 
 /* Where each first write is a fault, the next one is again. What cannot be protected, for want of
  * memory, stays changed. */
@@ -467,8 +463,7 @@ int ff_array_sync(FfArray *a)
     return rc;
 }
 
-/* ---- dropping ----------------------------------------------------------------------------------
- */
+/* ---- dropping -------------------------------------------------------------------------------- */
 
 static void forget_pages(FfArray *a, uint64_t block)
 {

@@ -283,8 +283,7 @@ void ff_disk_unlock(FfDisk *d)
     flock(d->fd, LOCK_UN);
 }
 
-/* ---- reading and writing -----------------------------------------------------------------------
- */
+/* ---- reading and writing --------------------------------------------------------------------- */
 
 static int read_file(int fd, uint64_t at, char *to, size_t n)
 {

@@ -31,8 +31,7 @@
 /* So many of the oldest blocks are looked at for one that can go without being written. */
 #define LOOK 64
 
-/* ---- showing -----------------------------------------------------------------------------------
- */
+/* ---- showing --------------------------------------------------------------------------------- */
 
 static FfArrayMap *find_map(const FfArray *a, uint64_t addr)
 {
@@ -109,8 +108,7 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
     ff_uffd_wake(a->uffd, addr, len);
 }
 
-/* ---- loading -----------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 /* Of a file that could not be written or synced. A page that the kernel could not write it may take
  * from the disk again, as it was before: what the log has of the first N bytes of BLOCK counts. Of
@@ -296,8 +294,7 @@ static bool load_block(FfArray *a, uint64_t block, void *buffer)
     return true;
 }
 
-/* ---- loading ahead -----------------------------------------------------------------------------
- */
+/* ---- loading ahead --------------------------------------------------------------------------- */
 
 /* The first ones of N blocks from FIRST on that are EMPTY, and that there is room for, are LOADING:
  * how many. Locked, drops the lock. */
@@ -415,8 +412,7 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
     }
 }
 
-/* ---- faults ------------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 /* A first write, where each is a fault. */
 static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
@@ -484,8 +480,7 @@ void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, v
     pthread_mutex_unlock(&a->lock);
 }
 
-/* ---- leaving -----------------------------------------------------------------------------------
- */
+/* ---- leaving --------------------------------------------------------------------------------- */
 
 typedef struct {
     FfArray *a;

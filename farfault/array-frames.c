@@ -70,8 +70,7 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
     return true;
 }
 
-/* ---- slots -------------------------------------------------------------------------------------
- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 /* One more, if there may be. */
 static Slot *add_slot(FfFrames *f)
@@ -159,8 +158,7 @@ static int read_frame(FfFrames *f, guint frame, uint64_t at, void *to, size_t n)
     return ok ? 0 : -EIO;
 }
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* What is said of a file without a table. */
 static int fail_open(FfFrames *f, const GError *error)

@@ -116,8 +116,7 @@ uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
 /* Where BLOCK is in M: *LEN bytes. 0: it is not. */
 uint64_t ff_array_where(const FfArray *a, const FfArrayMap *m, uint64_t block, uint64_t *len);
 
-/* ---- array-wait.c -------------------------------------------------------------------------------
- */
+/* ---- array-wait.c ---------------------------------------------------------------------------- */
 
 /* Around a call of the program's, by its thread. Not locked. */
 void ff_array_call_begin(FfArray *a, FfArrayCall *call);
@@ -133,8 +132,7 @@ bool ff_array_park(FfArray *a, uint64_t block);
 /* Something has ended after which there may be a page. */
 void ff_array_retry(FfArray *a);
 
-/* ---- array-fault.c ------------------------------------------------------------------------------
- */
+/* ---- array-fault.c --------------------------------------------------------------------------- */
 
 void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer);
 /* What BLOCK holds, from the file and the log; in no memory of the array's. Not locked. */
@@ -153,8 +151,7 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
  * Returns how many. */
 uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look);
 
-/* ---- array-ahead.c ------------------------------------------------------------------------------
- */
+/* ---- array-ahead.c --------------------------------------------------------------------------- */
 
 /* ff_array_load_ahead() */
 typedef void FfAheadLoad(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
@@ -170,8 +167,7 @@ void ff_ahead_end(FfAhead *h);
 /* After ff_ahead_end(), or in a child of fork(). Can be NULL. */
 void ff_ahead_free(FfAhead *h);
 
-/* ---- array-commit.c -----------------------------------------------------------------------------
- */
+/* ---- array-commit.c -------------------------------------------------------------------------- */
 
 /* Locked: what was written in M until now is in `dirty`. 0 or -errno. */
 int ff_array_harvest(FfArray *a, FfArrayMap *m);

@@ -17,8 +17,7 @@
 #include "farfault/array-internal.h"
 #include "uffd/uffd.h"
 
-/* ---- calls of the program's --------------------------------------------------------------------
- */
+/* ---- calls of the program's ------------------------------------------------------------------ */
 
 void ff_array_call_begin(FfArray *a, FfArrayCall *call)
 {
@@ -49,8 +48,7 @@ void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid)
     }
 }
 
-/* ---- waiting -----------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done)
 {

@@ -23,8 +23,7 @@
 #define LEAST_BLOCKS 4
 #define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS | FF_ARRAY_RANDOM | FF_ARRAY_HUGE)
 
-/* ---- mappings ----------------------------------------------------------------------------------
- */
+/* ---- mappings -------------------------------------------------------------------------------- */
 
 static void map_forget(FfArrayMap *m)
 {
@@ -124,8 +123,7 @@ int ff_array_unmap(FfArray *a, void *addr)
     return 0;
 }
 
-/* ---- what there is -----------------------------------------------------------------------------
- */
+/* ---- what there is --------------------------------------------------------------------------- */
 
 uint64_t ff_array_len(const FfArray *a)
 {
@@ -206,8 +204,7 @@ int ff_array_stats(FfArray *a, FfArrayStats *stats)
     return 0;
 }
 
-/* ---- begin and end -----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static int open_uffd(FfArray *a, unsigned flags)
 {

@@ -37,8 +37,7 @@ void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* ---- making it, and its end --------------------------------------------------------------------
- */
+/* ---- making it, and its end ------------------------------------------------------------------ */
 
 static void drop_saved(FfMemory *m)
 {
@@ -214,8 +213,7 @@ void ff_capture_finish(FfMemory *m)
     ff_unblock_signals(&old);
 }
 
-/* ---- up to the moment --------------------------------------------------------------------------
- */
+/* ---- up to the moment ------------------------------------------------------------------------ */
 
 static int check_options(const FfSnapshotOptions *o)
 {

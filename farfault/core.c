@@ -25,8 +25,7 @@
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
-/* ---- errors ------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static __thread char last_error[512];
 
@@ -68,8 +67,7 @@ const char *ff_last_error(void)
     return last_error;
 }
 
-/* ---- states ------------------------------------------------------------------------------------
- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 static const char *const state_names[] = {
     [FF_IDLE] =
@@ -127,8 +125,7 @@ void ff_memory_finish(FfMemory *m, int rc, const char *text)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* ---- what is closed ----------------------------------------------------------------------------
- */
+/* ---- what is closed -------------------------------------------------------------------------- */
 
 /* Also of the template, and so without GLib. */
 int ff_memory_new_uffd(unsigned memory_flags)
@@ -182,8 +179,7 @@ int ff_uffd_open(unsigned flags, uint64_t features)
                      "this kernel cannot answer for such memory: Linux 6.6 is needed");
 }
 
-/* ---- fork() of the program ---------------------------------------------------------------------
- */
+/* ---- fork() of the program ------------------------------------------------------------------- */
 
 /* A child that lives on would have the userfaultfd, too, and then closing it lets nobody go: who
  * changes a mapping that is still registered (what MREMAP_DONTUNMAP leaves behind) would wait for

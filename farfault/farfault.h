@@ -30,8 +30,7 @@ extern "C" {
 
 #define FF_API __attribute__((visibility("default")))
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 typedef struct FfMemory FfMemory;
 
@@ -69,8 +68,7 @@ FF_API int ff_region_remove(FfMemory *memory, void *addr, size_t len);
  * ff_snapshot_begin()'s call and its return. Any thread. */
 FF_API int ff_region_discard(FfMemory *memory, void *addr, size_t len);
 
-/* ---- snapshots ---------------------------------------------------------------------------------
- */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
 #define FF_SNAPSHOT_NO_PASSES 1u /* ff_snapshot_prepare() protects nothing ahead */
 #define FF_SNAPSHOT_NO_DIRECT 2u /* the file is written through the page cache */
@@ -139,8 +137,7 @@ FF_API int ff_snapshot_cancel(FfMemory *memory);
 /* Of the snapshot that is under way, or the last one. Any thread. */
 FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);
 
-/* ---- ff_fork() ---------------------------------------------------------------------------------
- */
+/* ---- ff_fork() ------------------------------------------------------------------------------- */
 
 /* Runs in the child, where the regions are what they were at ff_fork(), at the same addresses; ARG
  * is a copy of what ff_fork() was given. All else is as it was at ff_template_start(), to which
@@ -162,8 +159,7 @@ FF_API pid_t ff_fork(FfMemory *memory, const void *arg, size_t len);
  * child is killed before it sees anything that is wrong. */
 FF_API int ff_fork_wait(FfMemory *memory, int *status, FfSnapshotStats *stats);
 
-/* ---- volatile ranges ---------------------------------------------------------------------------
- */
+/* ---- volatile ranges ------------------------------------------------------------------------- */
 
 typedef struct FfVolatile FfVolatile;
 
@@ -244,8 +240,7 @@ typedef struct {
 /* Any thread. */
 FF_API int ff_volatile_stats(FfVolatile *v, FfVolatileStats *stats);
 
-/* ---- arrays ------------------------------------------------------------------------------------
- */
+/* ---- arrays ---------------------------------------------------------------------------------- */
 
 typedef struct FfArray FfArray;
 
@@ -392,8 +387,7 @@ typedef struct {
 
 FF_API int ff_array_stats(FfArray *a, FfArrayStats *stats);
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 #define FF_FILE_MAGIC 0x0a50414e53464600ull /* "\0FFSNAP\n" */
 #define FF_FILE_VERSION 1u

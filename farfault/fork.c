@@ -62,8 +62,7 @@ typedef struct FfTemplate {
     Child *child;            /* of who is in a call that changes the state of the memory */
 } FfTemplate;
 
-/* ---- the thread of the template ----------------------------------------------------------------
- */
+/* ---- the thread of the template -------------------------------------------------------------- */
 
 /* The regions are no business of the template's: their page tables are not copied, and the
  * program's first write to each page later need not copy it. */
@@ -214,8 +213,7 @@ void ff_template_end(FfMemory *m)
     }
 }
 
-/* ---- the child's memory ------------------------------------------------------------------------
- */
+/* ---- the child's memory ---------------------------------------------------------------------- */
 
 /* Its fault thread. */
 static int on_request(FfPager *p, const FfRun *runs, unsigned n)
@@ -270,8 +268,7 @@ static int make_space(Child *c)
     return rc < 0 ? ff_fail(rc, "the child's memory: %s", g_strerror(-rc)) : 0;
 }
 
-/* ---- the server --------------------------------------------------------------------------------
- */
+/* ---- the server ------------------------------------------------------------------------------ */
 
 /* Of a page of the program's: its region's pages begin at `offset` of the file. */
 static uint64_t page_size_of(const FfMemory *m, unsigned block)
@@ -405,8 +402,7 @@ static gpointer serve(gpointer p)
     return NULL;
 }
 
-/* ---- the calls ---------------------------------------------------------------------------------
- */
+/* ---- the calls ------------------------------------------------------------------------------- */
 
 static int ask_for_child(FfTemplate *t, const FfMemory *m, int sock)
 {

@@ -71,16 +71,14 @@ struct FfMemory {
         FfMemory *m); /* one that was made for ff_fork(), if there is one; can be NULL */
 };
 
-/* ---- errors ------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 /* Returns RC. */
 int ff_fail(int rc, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The negative errno of ERROR, whose text ff_last_error() says. */
 int ff_fail_error(const GError *error);
 
-/* ---- states ------------------------------------------------------------------------------------
- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 /* TO, if it is FROM now; else -EBUSY, or what WHAT is not possible in. */
 int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char *what);
@@ -93,8 +91,7 @@ void ff_memory_finish(FfMemory *m, int rc, const char *text);
 /* -ECHILD in a child of fork(). */
 int ff_memory_check(const FfMemory *m);
 
-/* ---- userfaultfd and regions -------------------------------------------------------------------
- */
+/* ---- userfaultfd and regions ----------------------------------------------------------------- */
 
 /* A new one, without UFFDIO_API; or -errno. Of the template, too, and so without GLib. */
 int ff_memory_new_uffd(unsigned memory_flags);

@@ -125,8 +125,7 @@ static ssize_t read_all(int fd, uint64_t at, void *to, size_t n)
     return (ssize_t)done;
 }
 
-/* ---- begin and end -----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 void ff_redo_begin(FfRedo *r)
 {
@@ -207,8 +206,7 @@ uint64_t ff_redo_size(const FfRedo *r)
     return r->ended - FIRST;
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Whether there is a valid record at AT; DATA has room for PAGES_MAX pages. 1, 0 or -errno. */
 static int read_record(const FfRedo *r, uint64_t at, Record *record, void *data)
@@ -439,8 +437,7 @@ void ff_redo_forget(FfRedo *r, uint64_t page)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static int write_header(FfRedo *r)
 {

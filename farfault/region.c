@@ -28,8 +28,7 @@
 /* Given back at once by ff_region_discard(), so that a hole is not filled for long. */
 #define PIECE (2ull << 20)
 
-/* ---- what is there -----------------------------------------------------------------------------
- */
+/* ---- what is there --------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t start, end, offset, dev, ino;

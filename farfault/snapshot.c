@@ -15,8 +15,7 @@
 #include "farfault/memory-internal.h"
 #include "net/priority.h"
 
-/* ---- up to the moment --------------------------------------------------------------------------
- */
+/* ---- up to the moment ------------------------------------------------------------------------ */
 
 int ff_snapshot_prepare(FfMemory *m, const FfSnapshotOptions *options)
 {
@@ -50,8 +49,7 @@ int ff_snapshot_begin(FfMemory *m)
     return rc;
 }
 
-/* ---- saving ------------------------------------------------------------------------------------
- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 typedef struct {
     FfMemory *m;
@@ -228,8 +226,7 @@ int ff_snapshot_wait(FfMemory *m, FfSnapshotStats *stats)
     return rc;
 }
 
-/* ---- any thread --------------------------------------------------------------------------------
- */
+/* ---- any thread ------------------------------------------------------------------------------ */
 
 int ff_snapshot_cancel(FfMemory *m)
 {

@@ -25,8 +25,7 @@
 #include "farfault/memory-internal.h"
 #include "uffd/uffd.h"
 
-/* ---- messages ----------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 typedef union {
     struct cmsghdr head;
@@ -75,8 +74,7 @@ ssize_t ff_template_recv(int sock, void *data, size_t cap, int *fd)
     return n < 0 ? -errno : n;
 }
 
-/* ---- the child ---------------------------------------------------------------------------------
- */
+/* ---- the child ------------------------------------------------------------------------------- */
 
 static int refuse(FfTemplateReady *r, int rc, const char *what, uint64_t addr)
 {
@@ -153,8 +151,7 @@ static int run_child(int sock, pid_t template, unsigned flags, const FfTemplateR
     return child(opaque, arg + 1, (size_t)len - 1);
 }
 
-/* ---- the template ------------------------------------------------------------------------------
- */
+/* ---- the template ---------------------------------------------------------------------------- */
 
 typedef struct {
     int sock, pidfd; /* pidfd -1: no child */

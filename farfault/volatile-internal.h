@@ -54,8 +54,7 @@ struct FfVolatile {
     short events;
 };
 
-/* ---- volatile-purge.c ---------------------------------------------------------------------------
- */
+/* ---- volatile-purge.c ------------------------------------------------------------------------ */
 
 /* What is shared, by who makes it. */
 void ff_volatile_init_shared(FfVolatile *v);

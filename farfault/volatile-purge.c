@@ -50,8 +50,7 @@ static uint64_t now(void)
     return __builtin_ia32_rdtsc() << FF_PAGE_ABOVE;
 }
 
-/* ---- pins --------------------------------------------------------------------------------------
- */
+/* ---- pins ------------------------------------------------------------------------------------ */
 
 static int futex(uint64_t *at, int op, uint32_t value, const struct timespec *timeout)
 {
@@ -275,8 +274,7 @@ int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
     return i == end;
 }
 
-/* ---- purging -----------------------------------------------------------------------------------
- */
+/* ---- purging --------------------------------------------------------------------------------- */
 
 /* Nobody pins it until settle(). PROCESS: this_process(). FALSE: it is pinned, or taken already. */
 static bool claim(FfVolatile *v, size_t i, uint64_t process)

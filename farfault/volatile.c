@@ -27,8 +27,7 @@
 #define PAGE_MAX (2u << 20)
 #define THREADS_MAX 1024
 
-/* ---- filling -----------------------------------------------------------------------------------
- */
+/* ---- filling --------------------------------------------------------------------------------- */
 
 /* What is there stays. 0 or -errno. */
 static int place(FfVolatile *v, uint64_t addr, const char *content)
@@ -112,8 +111,7 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
     }
 }
 
-/* ---- pressure ----------------------------------------------------------------------------------
- */
+/* ---- pressure -------------------------------------------------------------------------------- */
 
 static gpointer watch(gpointer opaque)
 {
@@ -200,8 +198,7 @@ int ff_volatile_watch(FfVolatile *v, int fd, short events)
     return 0;
 }
 
-/* ---- begin and end -----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 int ff_volatile_stats(FfVolatile *v, FfVolatileStats *stats)
 {

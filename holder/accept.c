@@ -134,8 +134,7 @@ void ff_holder_accept(FfHolder *h)
     }
 }
 
-/* ---- the first message -------------------------------------------------------------------------
- */
+/* ---- the first message ----------------------------------------------------------------------- */
 
 /* The first fd is kept, whatever it is; others are closed. */
 static void keep_fd(FfPending *p, struct msghdr *mh)
@@ -214,8 +213,7 @@ static const char *what_is_wrong(const FfPending *p)
                                            : "it left in the middle of its first message";
 }
 
-/* ---- CRIU --------------------------------------------------------------------------------------
- */
+/* ---- CRIU ------------------------------------------------------------------------------------ */
 
 #define FINISHED 0x52535446 /* "RSTF" */
 

@@ -226,8 +226,7 @@ void ff_holder_on_guard(FfHolder *h)
     }
 }
 
-/* ---- what a space has to do with it ------------------------------------------------------------
- */
+/* ---- what a space has to do with it ---------------------------------------------------------- */
 
 void ff_holder_hold(FfHolder *h, const FfHeldSpace *s)
 {

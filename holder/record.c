@@ -90,8 +90,7 @@ void ff_untell(int fd)
     }
 }
 
-/* ---- the gate ----------------------------------------------------------------------------------
- */
+/* ---- the gate -------------------------------------------------------------------------------- */
 
 /* One process at a time may: the holder, but the pager from an event on until it is applied. */
 void ff_gate_set(FfRecord *root, FfGate as)
@@ -142,8 +141,7 @@ void ff_gate_wait(FfRecord *root, uint32_t seen)
     ADD(&root->sleepers, -1);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 bool ff_record_add_fault(FfRecord *rec, const struct uffd_msg *msg)
 {

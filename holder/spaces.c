@@ -46,8 +46,7 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* ---- spaces come and go ------------------------------------------------------------------------
- */
+/* ---- spaces come and go ---------------------------------------------------------------------- */
 
 static void release(FfHeldSpace *s)
 {
@@ -132,8 +131,7 @@ void ff_holder_registered(FfHolder *h, uint64_t connection)
     }
 }
 
-/* ---- clients -----------------------------------------------------------------------------------
- */
+/* ---- clients --------------------------------------------------------------------------------- */
 
 /* The first one of a family, without a userfaultfd. NULL and errno: no room. */
 static FfHeldSpace *new_root(FfHolder *h, pid_t pid, uid_t uid, const void *hello, uint32_t len)
@@ -208,8 +206,7 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
     return true;
 }
 
-/* ---- reading: the gate is closed, and nobody is inside -----------------------------------------
- */
+/* ---- reading: the gate is closed, and nobody is inside --------------------------------------- */
 
 typedef enum { READ_ALL, READ_EVENT, READ_LATER } Read;
 

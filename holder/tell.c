@@ -28,8 +28,7 @@ void ff_holder_set_timer(FfHolder *h, unsigned ms)
     }
 }
 
-/* ---- the pager ---------------------------------------------------------------------------------
- */
+/* ---- the pager ------------------------------------------------------------------------------- */
 
 static uint64_t number_of(const FfHeldSpace *s)
 {

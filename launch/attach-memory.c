@@ -23,8 +23,7 @@
 #define LOCK_MS 5000 /* an engine whose relay died may say last words for 3 s */
 #define MEMFD "/memfd:farfault-"
 
-/* ---- the state --------------------------------------------------------------------------------
- */
+/* ---- the state ------------------------------------------------------------------------------- */
 
 bool ff_attach_take_state(FfAttach *a, GError **error)
 {
@@ -65,8 +64,7 @@ bool ff_attach_take_state(FfAttach *a, GError **error)
     return true;
 }
 
-/* ---- guest RAM --------------------------------------------------------------------------------
- */
+/* ---- guest RAM ------------------------------------------------------------------------------- */
 
 static bool check_ram(FfAttach *a, int fd, const char *id, guint64 size, GError **error)
 {

@@ -37,8 +37,7 @@ int ff_attach_give(FfAttach *a, int fd)
     return high;
 }
 
-/* ---- QEMU's process ---------------------------------------------------------------------------
- */
+/* ---- QEMU's process -------------------------------------------------------------------------- */
 
 static bool same_namespace(pid_t pid, const char *name)
 {
@@ -130,8 +129,7 @@ int ff_attach_take(FfAttach *a, int fd, const char *prefix, const char *what, GE
     return copy;
 }
 
-/* ---- the parcel -------------------------------------------------------------------------------
- */
+/* ---- the parcel ------------------------------------------------------------------------------ */
 
 JsonArray *ff_attach_monitors(FfAttach *a)
 {

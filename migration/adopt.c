@@ -274,8 +274,7 @@ void ff_adopt_source(FfSource *s)
     ff_control_set_status(s->control, FF_STATUS_FAILED);
 }
 
-/* ---- destination ------------------------------------------------------------------------------
- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 FfStatus ff_adopt_destination_begin(FfDestination *d)
 {

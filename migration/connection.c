@@ -125,8 +125,7 @@ void ff_conn_say_last(FfConnection *conn)
     }
 }
 
-/* ---- the next one -----------------------------------------------------------------------------
- */
+/* ---- the next one ---------------------------------------------------------------------------- */
 
 bool ff_conn_connecting(FfConnection *conn, FfChannel *ch, unsigned cancelled, GError **error)
 {
@@ -205,8 +204,7 @@ void ff_conn_clear(FfConnection *conn)
     ff_channel_free(conn->arrived_urgent);
 }
 
-/* ---- bulk channels ----------------------------------------------------------------------------
- */
+/* ---- bulk channels --------------------------------------------------------------------------- */
 
 FfBulkChannel *ff_conn_add_bulk_locked(FfConnection *conn, FfChannel *ch)
 {

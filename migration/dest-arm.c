@@ -24,8 +24,7 @@
 #define END_DEADLINE_MS 2000
 #define UNREGISTER_AGAIN_US (100 * 1000)
 
-/* ---- what the space says ------------------------------------------------------------------------
- */
+/* ---- what the space says --------------------------------------------------------------------- */
 
 static void all_is_here(gpointer side)
 {
@@ -64,8 +63,7 @@ static void failed(const FfRun *run, int rc, gpointer side)
     }
 }
 
-/* ---- making it ----------------------------------------------------------------------------------
- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
 static FfBacking backing_of(const FfRamBlock *b)
 {

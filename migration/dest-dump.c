@@ -58,8 +58,7 @@ static void dump_free(Dump *dump)
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Dump, dump_free)
 
-/* ---- verifying it -------------------------------------------------------------------------------
- */
+/* ---- verifying it ---------------------------------------------------------------------------- */
 
 /* What the thread that verifies is told, and tells; not after -ECANCELED. */
 typedef struct {
@@ -160,8 +159,7 @@ static Dump *open_path(FfDestination *d, const char *path, bool verified, GError
     return open_dump(d, fd, path, verified, error);
 }
 
-/* ---- the pager ---------------------------------------------------------------------------------
- */
+/* ---- the pager ------------------------------------------------------------------------------- */
 
 /* The piece that a thread of the pager has verified last. */
 typedef struct {
@@ -302,8 +300,7 @@ static void exchange(FfDestination *d, Dump *dump)
     ff_file_pager_fill(dd->pager);
 }
 
-/* ---- the way to it -----------------------------------------------------------------------------
- */
+/* ---- the way to it --------------------------------------------------------------------------- */
 
 /* For the engine after this one. */
 static void keep(FfDestination *d, const Dump *dump)
@@ -385,8 +382,7 @@ bool ff_dest_dump_use(FfDestination *d, const char *path, GError **error)
     return true;
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_dest_dump_adopt_init(FfDestination *d, int fd)
 {

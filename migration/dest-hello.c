@@ -19,8 +19,7 @@
 
 static const FfGreetingWords words = {.peer = "source", .stranger = ""};
 
-/* ---- the guests -------------------------------------------------------------------------------
- */
+/* ---- the guests ------------------------------------------------------------------------------ */
 
 static char *uuid_text(const uint8_t *u)
 {
@@ -190,8 +189,7 @@ static char *compare_parts(FfDestination *d, const char *theirs, char **differen
     return g_steal_pointer(&fit.refusal);
 }
 
-/* ---- the answers ------------------------------------------------------------------------------
- */
+/* ---- the answers ----------------------------------------------------------------------------- */
 
 /* The secret, and behind it what else the source is to know. */
 static bool accept_hello(FfDestination *d, FfVisit *visit, const char *differences, GError **error)

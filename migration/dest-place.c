@@ -68,8 +68,7 @@ const FfSpaceOps ff_placer_ops = {
     .failed = on_failed,
 };
 
-/* ---- placing ------------------------------------------------------------------------------------
- */
+/* ---- placing --------------------------------------------------------------------------------- */
 
 int ff_placer_copy(FfPlacer *p, const FfRun *run, const void *data)
 {

@@ -41,8 +41,7 @@
 #define FINISH_S 60
 #define LOST "the connection was lost"
 
-/* ---- the end of a connection ------------------------------------------------------------------
- */
+/* ---- the end of a connection ----------------------------------------------------------------- */
 
 void ff_dest_end_connection(FfDestination *d)
 {
@@ -75,8 +74,7 @@ static void drop_arrived(FfDestination *d)
     ff_channel_free(urgent);
 }
 
-/* ---- where the source comes to ------------------------------------------------------------------
- */
+/* ---- where the source comes to --------------------------------------------------------------- */
 
 void ff_dest_stop_listening(FfDestination *d, const char *next_uri)
 {
@@ -481,8 +479,7 @@ bool ff_dest_reconnect(FfDestination *d)
     }
 }
 
-/* ---- with a dump in place of the source --------------------------------------------------------
- */
+/* ---- with a dump in place of the source ------------------------------------------------------ */
 
 static bool send_away(FfDestination *d, FfVisit *visit, GError **error)
 {

@@ -39,8 +39,7 @@
 /* For a QEMU that is to end by itself (milliseconds). */
 #define END_DEADLINE_MS 1000
 
-/* ---- before the switch ------------------------------------------------------------------------
- */
+/* ---- before the switch ----------------------------------------------------------------------- */
 
 /* FALSE with *REFUSED: because of what the guest is made of. */
 bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error)

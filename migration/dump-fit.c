@@ -26,8 +26,7 @@ static bool refuse(GError **error, const FfDumpFit *fit, const char *format, ...
     return false;
 }
 
-/* ---- whether it is ours ------------------------------------------------------------------------
- */
+/* ---- whether it is ours ---------------------------------------------------------------------- */
 
 static bool compare_block(FfDumpFit *fit, unsigned i, const FfRamBlock *ours, GError **error)
 {
@@ -75,8 +74,7 @@ static bool compare(FfDumpFit *fit, const FfRam *ram, const uint8_t *session, GE
     return true;
 }
 
-/* ---- its pages ---------------------------------------------------------------------------------
- */
+/* ---- its pages ------------------------------------------------------------------------------- */
 
 static bool is_here(const FfRam *ram, unsigned block, uint64_t page)
 {

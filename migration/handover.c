@@ -40,8 +40,7 @@ static int limit(const FfHandover *s)
     return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
 }
 
-/* ---- the guard ---------------------------------------------------------------------------------
- */
+/* ---- the guard ------------------------------------------------------------------------------- */
 
 /* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. Before it has
  * anything to load the guest runs here: what is kept then would be older than what is put back. */
@@ -91,8 +90,7 @@ static bool guard(FfHandover *s, GError **error)
     return s->guard;
 }
 
-/* ---- before the guest is stopped ---------------------------------------------------------------
- */
+/* ---- before the guest is stopped ------------------------------------------------------------- */
 
 /* FALSE and ERROR: somebody wants it to end. */
 static bool goes_on(FfHandover *s, GError **error)
@@ -227,8 +225,7 @@ static bool begin(FfHandover *s, GError **error)
     return true;
 }
 
-/* ---- the switch --------------------------------------------------------------------------------
- */
+/* ---- the switch ------------------------------------------------------------------------------ */
 
 static bool stop_guest(FfHandover *s, GError **error)
 {
@@ -367,8 +364,7 @@ static bool await_taken(FfHandover *s, GError **error)
     return ok;
 }
 
-/* ---- the guest is the new QEMU's ---------------------------------------------------------------
- */
+/* ---- the guest is the new QEMU's ------------------------------------------------------------- */
 
 static void kill_it(int pidfd)
 {
@@ -408,8 +404,7 @@ static void finish(FfHandover *s)
     end_old(s);
 }
 
-/* ---- the guest stays ---------------------------------------------------------------------------
- */
+/* ---- the guest stays ------------------------------------------------------------------------- */
 
 static bool put_page(const FfRamBlock *b, uint64_t page, const void *content)
 {
@@ -598,8 +593,7 @@ void ff_handover_coordinate(FfHandover *s)
     }
 }
 
-/* ---- after an engine that died -----------------------------------------------------------------
- */
+/* ---- after an engine that died --------------------------------------------------------------- */
 
 /* Nobody knows whose the guest is, or what its memory was: it is not made two. */
 static const char unknown[] =

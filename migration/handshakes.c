@@ -71,8 +71,7 @@ FfHandshakes *ff_handshakes_new(int listen_fd, GCancellable *cancel, FfHandshake
     return h;
 }
 
-/* ---- one of them ------------------------------------------------------------------------------
- */
+/* ---- one of them ----------------------------------------------------------------------------- */
 
 static void enter(Pending *p, Stage stage, int ms)
 {
@@ -241,8 +240,7 @@ static void go_on(FfHandshakes *h, Pending *p)
     }
 }
 
-/* ---- places -----------------------------------------------------------------------------------
- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 static void free_place(FfHandshakes *h, unsigned i)
 {
@@ -343,8 +341,7 @@ static bool let_in(FfHandshakes *h, GError **error)
     return true;
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 /* Milliseconds until END; -1: never. */
 static int time_left(int64_t end)

@@ -70,8 +70,7 @@ unsigned ff_lease_seconds(void)
     return text ? (unsigned)g_ascii_strtoull(text, NULL, 10) : 0;
 }
 
-/* ---- somebody waits ----------------------------------------------------------------------------
- */
+/* ---- somebody waits -------------------------------------------------------------------------- */
 
 /* "" if nobody can say. */
 static char *time_left(void)
@@ -114,8 +113,7 @@ static gboolean told(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 static void clear(gpointer opaque)
 {

@@ -76,8 +76,7 @@ static char **look_up(const Parts *p, const char *kind, const char *name)
     return g_hash_table_lookup(p->index, key);
 }
 
-/* ---- what is said of a kind -------------------------------------------------------------------
- */
+/* ---- what is said of a kind ------------------------------------------------------------------ */
 
 static unsigned count(const Parts *p, const char *kind)
 {
@@ -194,8 +193,7 @@ static void more_other(List *list, char **part, char **other)
     }
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static char *compare_machine(const Parts *source, const Parts *destination)
 {

@@ -116,8 +116,7 @@ static uint64_t longest(const FfBlock *b)
     return MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
 }
 
-/* ---- the further connections ------------------------------------------------------------------
- */
+/* ---- the further connections ----------------------------------------------------------------- */
 
 static bool may_send_locked(const Sender *k)
 {
@@ -250,8 +249,7 @@ static gpointer send_further(gpointer p)
     return NULL;
 }
 
-/* ---- a window: the coordinator ---------------------------------------------------------------
- */
+/* ---- a window: the coordinator --------------------------------------------------------------- */
 
 static void set_window(FfSource *s, unsigned first, unsigned end)
 {
@@ -341,8 +339,7 @@ int ff_rounds_send(FfSource *s, unsigned first, unsigned end, bool *over)
     return rc;
 }
 
-/* ---- the end of a round ------------------------------------------------------------------------
- */
+/* ---- the end of a round ---------------------------------------------------------------------- */
 
 static int say_round(FfSource *s, FfChannel *ch, unsigned index)
 {
@@ -435,8 +432,7 @@ bool ff_rounds_finish(FfSource *s, GError **error)
     return ok || ff_control_await(s->control, 0, error);
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 bool ff_rounds_begin(FfSource *s, const FfPiece *pieces, bool (*over)(FfSource *s), GError **error)
 {

@@ -524,8 +524,7 @@ static bool send_round(FfSource *s, GError **error)
     return ff_rounds_finish(s, error);
 }
 
-/* ---- the rounds --------------------------------------------------------------------------------
- */
+/* ---- the rounds ------------------------------------------------------------------------------ */
 
 /* Waits until the next scan is due or something happens. */
 static void rest(FfSource *s)
@@ -627,8 +626,7 @@ bool ff_precopy_run(FfSource *s, GError **error)
     return ok;
 }
 
-/* ---- the switch ---------------------------------------------------------------------------------
- */
+/* ---- the switch ------------------------------------------------------------------------------ */
 
 typedef struct {
     FfSource *s;

@@ -44,8 +44,7 @@ static bool refuse(GError **error, const FfRestoreFile *f, const char *format, .
     return false;
 }
 
-/* ---- opening it --------------------------------------------------------------------------------
- */
+/* ---- opening it ------------------------------------------------------------------------------ */
 
 static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **error)
 {
@@ -135,8 +134,7 @@ void ff_restore_file_free(FfRestoreFile *f)
     g_free(f);
 }
 
-/* ---- whether it is this guest ------------------------------------------------------------------
- */
+/* ---- whether it is this guest ---------------------------------------------------------------- */
 
 /* FfMappedRun */
 static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
@@ -226,8 +224,7 @@ uint64_t ff_restore_file_data(const FfRestoreFile *f)
     return pages * FF_FILE_PAGE;
 }
 
-/* ---- its devices -------------------------------------------------------------------------------
- */
+/* ---- its devices ----------------------------------------------------------------------------- */
 
 char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error)
 {

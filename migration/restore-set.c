@@ -81,8 +81,7 @@ void ff_restore_set_free(FfRestoreSet *s)
     }
 }
 
-/* ---- read first --------------------------------------------------------------------------------
- */
+/* ---- read first ------------------------------------------------------------------------------ */
 
 /* FfFileFirst */
 static bool is_right(uint64_t chunk, const void *data, size_t n, void *opaque)
@@ -124,8 +123,7 @@ uint64_t ff_restore_set_pages(const FfRestoreSet *s)
     return s ? s->set->n : 0;
 }
 
-/* ---- written -----------------------------------------------------------------------------------
- */
+/* ---- written --------------------------------------------------------------------------------- */
 
 /* All that the thread needs: the restore may go on with another file. */
 typedef struct {

@@ -61,8 +61,7 @@ struct FfRestore {
     FfFileCounts past;  /* lock; of pagers before this one */
 };
 
-/* ---- the pager ---------------------------------------------------------------------------------
- */
+/* ---- the pager ------------------------------------------------------------------------------- */
 
 /* How a copy is made the same again: touch -d takes the time. (g_free) */
 static char *as_it_was(uint64_t size, int64_t mtime_ns)
@@ -225,8 +224,7 @@ static void stop_pager(FfDestination *d)
     g_clear_pointer(&d->restore->packed, ff_packed_free);
 }
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* As long as the guest needs it, for the engine after this one. */
 static void keep(FfDestination *d)
@@ -362,8 +360,7 @@ static void open_set(FfDestination *d)
     ff_mutex_unlock(&d->control->lock);
 }
 
-/* ---- the way in --------------------------------------------------------------------------------
- */
+/* ---- the way in ------------------------------------------------------------------------------ */
 
 static bool compare(FfDestination *d, GError **error)
 {
@@ -527,8 +524,7 @@ void ff_restore_coordinate(FfDestination *d)
     }
 }
 
-/* ---- once more ---------------------------------------------------------------------------------
- */
+/* ---- once more ------------------------------------------------------------------------------- */
 
 /* A block device has neither size nor time that would tell: its content does. */
 static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
@@ -784,8 +780,7 @@ static void end(FfDestination *d)
 static const FfDestOrigin origin = {
     .again = again, .granted = granted, .all = end_lease, .end = end, .over = ff_restore_forget};
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg)
 {

@@ -31,8 +31,7 @@
 #define STATE_ROOM (1u << 20)  /* bytes, with their pages before the stop */
 #define STATE_MAX (256u << 20) /* QEMU's has some MB at most, with firmware */
 
-/* ---- before the instant ------------------------------------------------------------------------
- */
+/* ---- before the instant ---------------------------------------------------------------------- */
 
 /* What is given back before it is saved would be lost, and nothing tells of it: the hook in QEMU
  * drops it. */
@@ -390,8 +389,7 @@ static bool begin(FfSnapshot *s, GError **error)
     return ok;
 }
 
-/* ---- the instant -------------------------------------------------------------------------------
- */
+/* ---- the instant ----------------------------------------------------------------------------- */
 
 /* The memory for it is not part of the buffer: there is an end to it. */
 static bool read_state(FfSnapshot *s, GError **error)
@@ -535,8 +533,7 @@ static bool take(FfSnapshot *s, GError **error)
     return true;
 }
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static void mark(FfSnapshot *s, unsigned block, unsigned number)
 {
@@ -635,8 +632,7 @@ static bool save(FfSnapshot *s, GError **error)
            ff_output_commit(s->output, error);
 }
 
-/* ---- its ends ----------------------------------------------------------------------------------
- */
+/* ---- its ends -------------------------------------------------------------------------------- */
 
 /* A client's file has no name that could be missing: it ends where it began, and has no end that
  * would call it whole. */

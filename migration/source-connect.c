@@ -21,8 +21,7 @@ static const FfGreetingWords further_words = {
     .stranger = ": not a farfault peer",
 };
 
-/* ---- where the destination is -----------------------------------------------------------------
- */
+/* ---- where the destination is ---------------------------------------------------------------- */
 
 /* ADDRESS (NULL: none) is where the destination listens. */
 static void store_peer(FfSource *s, const FfAddress *address)
@@ -59,8 +58,7 @@ FfCall ff_source_redial(FfSource *s, const FfSentence *sentence)
     return call;
 }
 
-/* ---- the call ---------------------------------------------------------------------------------
- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 static bool dial(FfSource *s, FfCall *call, GError **error)
 {
@@ -156,8 +154,7 @@ void ff_source_hang_up(FfSource *s, FfCall *call)
     g_clear_pointer(&call->uri, g_free);
 }
 
-/* ---- the other channels -----------------------------------------------------------------------
- */
+/* ---- the other channels ---------------------------------------------------------------------- */
 
 static FfChannel *open_channel(FfSource *s, const FfAddress *address, FfChannelKind kind,
                                GError **error)

@@ -21,8 +21,7 @@
 
 #define PATIENCE_OF_TESTS_MS 4000
 
-/* ---- does anybody answer ----------------------------------------------------------------------
- */
+/* ---- does anybody answer --------------------------------------------------------------------- */
 
 /* NULL: it cannot be had. */
 static FfChannel *open_second(FfSource *s, const FfAddress *address)
@@ -110,8 +109,7 @@ static bool await_answer(FfSource *s, FfCall *call, GError **error)
     return false;
 }
 
-/* ---- the sentence -----------------------------------------------------------------------------
- */
+/* ---- the sentence ---------------------------------------------------------------------------- */
 
 static void describe(const FfSource *s, FfHello *h, bool parts)
 {

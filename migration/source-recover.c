@@ -26,8 +26,7 @@
 #define FIRST_PAUSE_MS 100
 #define LONGEST_PAUSE_MS 2000
 
-/* ---- the end of a connection ------------------------------------------------------------------
- */
+/* ---- the end of a connection ----------------------------------------------------------------- */
 
 /* Empties an eventfd that has woken a thread which is joined now. */
 static void drain(int fd)
@@ -51,8 +50,7 @@ void ff_source_end_connection(FfSource *s)
     drain(s->urgent_wake);
 }
 
-/* ---- a new one ----------------------------------------------------------------------------------
- */
+/* ---- a new one ------------------------------------------------------------------------------- */
 
 static bool say_resume(FfSource *s, FfCall *call, GError **error)
 {
@@ -91,8 +89,7 @@ static bool say_resume(FfSource *s, FfCall *call, GError **error)
     return true;
 }
 
-/* ---- what the destination has -------------------------------------------------------------------
- */
+/* ---- what the destination has ---------------------------------------------------------------- */
 
 static bool take_have(FfSource *s, const FfFrame *f, const uint64_t *words, GError **error)
 {

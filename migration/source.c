@@ -163,8 +163,7 @@ static bool agree(FfSource *s, GError **error)
     return true;
 }
 
-/* ---- the switchover ---------------------------------------------------------------------------
- */
+/* ---- the switchover -------------------------------------------------------------------------- */
 
 /* FD: QEMU's device state is read from it. */
 static void hold_stream(FfSource *s, int fd)

@@ -28,8 +28,7 @@
 #define PEER "the old QEMU's engine"
 #define DIED "the migration engine ended unexpectedly"
 
-/* ---- before device state -----------------------------------------------------------------------
- */
+/* ---- before device state --------------------------------------------------------------------- */
 
 static bool look_at_guest(FfTakeover *t, GError **error)
 {
@@ -135,8 +134,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     return say_ready(t, anywhere ? anywhere : "", error);
 }
 
-/* ---- device state ------------------------------------------------------------------------------
- */
+/* ---- device state ---------------------------------------------------------------------------- */
 
 static bool not_loaded(GError **error)
 {
@@ -213,8 +211,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     return true;
 }
 
-/* ---- the commit --------------------------------------------------------------------------------
- */
+/* ---- the commit ------------------------------------------------------------------------------ */
 
 /* Whatever comes from the old engine, or its end: the word decides. */
 static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
@@ -360,8 +357,7 @@ static void run_and_complete(FfTakeover *t)
     complete(t);
 }
 
-/* ---- it does not come to that ------------------------------------------------------------------
- */
+/* ---- it does not come to that ---------------------------------------------------------------- */
 
 static void give_up(FfTakeover *t, const GError *why)
 {
@@ -388,8 +384,7 @@ void ff_takeover_coordinate(FfTakeover *t)
     }
 }
 
-/* ---- after an engine that died -----------------------------------------------------------------
- */
+/* ---- after an engine that died --------------------------------------------------------------- */
 
 void ff_takeover_look(FfStateHeader *state, int pact_fd)
 {

@@ -33,8 +33,7 @@ static FfIo read_tls(FfChannel *ch, void *buf, size_t len, size_t *done)
     return io;
 }
 
-/* ---- what was read and given back -------------------------------------------------------------
- */
+/* ---- what was read and given back ------------------------------------------------------------ */
 
 void ff_channel_unread(FfChannel *ch, const void *bytes, size_t n)
 {
@@ -65,8 +64,7 @@ short ff_channel_read_events(const FfChannel *ch)
     return ch->read_events;
 }
 
-/* ---- reading ahead ----------------------------------------------------------------------------
- */
+/* ---- reading ahead --------------------------------------------------------------------------- */
 
 /* One recv: what was asked for, and behind it what is to be read ahead. */
 static ssize_t receive(FfChannel *ch, void *buf, size_t len)

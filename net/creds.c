@@ -338,8 +338,7 @@ static bool load_x509(FfTls *tls, const FfCredsSpec *spec, GError **error)
     return true;
 }
 
-/* ---- shared keys ------------------------------------------------------------------------------
- */
+/* ---- shared keys ----------------------------------------------------------------------------- */
 
 static void psk_free(gpointer p)
 {

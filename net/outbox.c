@@ -40,8 +40,7 @@ static void chunk_free(void *data)
     g_free(chunk);
 }
 
-/* ---- watches ----------------------------------------------------------------------------------
- */
+/* ---- watches --------------------------------------------------------------------------------- */
 
 GSource *ff_outbox_watch(int fd, GIOCondition condition, GMainContext *context,
                          gboolean (*func)(int fd, GIOCondition condition, gpointer data),
@@ -63,8 +62,7 @@ void ff_outbox_unwatch(GSource **source)
     }
 }
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* Up to LEN bytes, FDS with the first. Returns bytes or -errno. */
 static ssize_t put(FfOutbox *box, const void *buf, size_t len, const int *fds, unsigned n_fds)

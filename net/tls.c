@@ -66,8 +66,7 @@ bool ff_tls_is_server(const FfTls *tls)
     return tls->server;
 }
 
-/* ---- errors -----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static void set_why(FfTlsSession *s, char *text)
 {
@@ -296,8 +295,7 @@ int ff_tls_verify(X509_STORE_CTX *store, void *opaque)
     return 1;
 }
 
-/* ---- shared keys ------------------------------------------------------------------------------
- */
+/* ---- shared keys ----------------------------------------------------------------------------- */
 
 /* An external key goes with SHA-256 (RFC 8446, 4.2.11). */
 static SSL_SESSION *psk_session(SSL *ssl, const FfPsk *psk)
@@ -348,8 +346,7 @@ int ff_tls_psk_server(SSL *ssl, const unsigned char *id, size_t id_len, SSL_SESS
     return 1;
 }
 
-/* ---- the session --------------------------------------------------------------------------------
- */
+/* ---- the session ----------------------------------------------------------------------------- */
 
 FfTlsSession *ff_tls_session_new(FfTls *tls, int fd, const char *hostname)
 {

@@ -39,8 +39,7 @@ static void push_locked(FfFilePager *p, unsigned block, uint64_t page)
     ff_cond_broadcast(&q->asked);
 }
 
-/* ---- requests ----------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static void record_locked(FfFilePager *p, unsigned block, uint64_t page)
 {
@@ -78,8 +77,7 @@ int ff_file_request(FfPager *pager, const FfRun *runs, unsigned n)
     return 0;
 }
 
-/* ---- what is being read ------------------------------------------------------------------------
- */
+/* ---- what is being read ---------------------------------------------------------------------- */
 
 uint64_t ff_file_fill_pages(const FfFilePager *p, unsigned block)
 {
@@ -178,8 +176,7 @@ void ff_file_fill_ends(FfFileWorker *w)
     ff_mutex_unlock(&p->ring_lock);
 }
 
-/* ---- who answers -------------------------------------------------------------------------------
- */
+/* ---- who answers ----------------------------------------------------------------------------- */
 
 /* FALSE: R was taken already, while the ring was empty, or it is parked. */
 static bool claim_locked(FfFilePager *p, const Request *r)
@@ -290,8 +287,7 @@ bool ff_file_take_zeros(FfFilePager *p, FfRun *page)
     return some;
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_file_queues_init(FfFilePager *p)
 {

@@ -34,8 +34,7 @@
 /* Zeros that are placed in one step by the fill. */
 #define ZERO_PAGES (1ull << 18)
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* N pages of the file from FIRST on into W's buffer: what stands there, and zeros. -errno with the
  * place in *AT. */
@@ -82,8 +81,7 @@ static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
     }
 }
 
-/* ---- placing -----------------------------------------------------------------------------------
- */
+/* ---- placing --------------------------------------------------------------------------------- */
 
 /* Of huge pages there may be as many as the guest needs, and no more: two threads that place the
  * same one would need two of them for a moment. */
@@ -146,8 +144,7 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
     return rc >= 0;
 }
 
-/* ---- who waits ---------------------------------------------------------------------------------
- */
+/* ---- who waits ------------------------------------------------------------------------------- */
 
 static void ready(const FfFilePager *p)
 {
@@ -184,8 +181,7 @@ static void zero_thread(FfReader *reader, void *owner)
     }
 }
 
-/* ---- the fill ----------------------------------------------------------------------------------
- */
+/* ---- the fill -------------------------------------------------------------------------------- */
 
 /* The end of what is read together from FIRST on: at a page of zeros, or where many are there. */
 static uint64_t data_end(const FfFilePager *p, unsigned block, uint64_t first, uint64_t end)
@@ -300,8 +296,7 @@ static void fill_thread(FfReader *reader, void *owner)
     }
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 FfPager *ff_file_pager_pager(FfFilePager *p)
 {

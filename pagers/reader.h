@@ -42,8 +42,7 @@ FfReader *ff_reader_start(const char *name, size_t buf_len, FfReaderFunc run, vo
  * moment. R is gone. RUN has been told to end by other means. */
 void ff_reader_end(FfReader *r);
 
-/* ---- the thread itself -------------------------------------------------------------------------
- */
+/* ---- the thread itself ----------------------------------------------------------------------- */
 
 uint8_t *ff_reader_buffer(const FfReader *r);
 /* It was left behind. */

@@ -16,8 +16,7 @@
 #include "migration/states.h"
 #include "qapi/driver-private.h"
 
-/* ---- its beginning ----------------------------------------------------------------------------
- */
+/* ---- its beginning --------------------------------------------------------------------------- */
 
 static void cancelled(FfCall *call, JsonNode *result, const GError *error)
 {

@@ -129,8 +129,7 @@ void ff_driver_client_runs(FfDriver *d, bool run)
     }
 }
 
-/* ---- the answer to migrate with resume=true ---------------------------------------------------
- */
+/* ---- the answer to migrate with resume=true -------------------------------------------------- */
 
 static void answer_resume(FfDriver *d)
 {

@@ -59,8 +59,7 @@ static void leave_to_qemu(FfCall *call, const char *why)
     ff_incoming_pass_native(call);
 }
 
-/* ---- the file ----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* Its name (g_free), which must be that of the file FD still; NULL. */
 static char *name_of(int fd)
@@ -241,8 +240,7 @@ static void take_number(FfCall *call, int number, bool from_there)
     got_file(call);
 }
 
-/* ---- where it is -------------------------------------------------------------------------------
- */
+/* ---- where it is ----------------------------------------------------------------------------- */
 
 /* FfCallInner: newer libvirts add a second descriptor for O_DIRECT; each is of the same file. */
 static void got_fdsets(FfCall *call, JsonNode *result, const GError *error)

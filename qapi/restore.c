@@ -16,8 +16,7 @@
 #define OFFSET_MAX (1ull << 60)
 #define STARTED "The incoming migration has already been started"
 
-/* ---- its start --------------------------------------------------------------------------------
- */
+/* ---- its start ------------------------------------------------------------------------------- */
 
 /* FALSE: that was the answer. */
 static bool has_file(FfCall *call)
@@ -107,8 +106,7 @@ static void close_qemus_copy(FfCall *call)
     ff_call_inject(call, "closefd", args, fd_closed);
 }
 
-/* ---- what the client asked for ----------------------------------------------------------------
- */
+/* ---- what the client asked for --------------------------------------------------------------- */
 
 bool ff_restore_is_wanted(FfCall *call)
 {
@@ -180,8 +178,7 @@ void ff_handle_restore(FfCall *call)
     }
 }
 
-/* ---- while it fills ---------------------------------------------------------------------------
- */
+/* ---- while it fills -------------------------------------------------------------------------- */
 
 void ff_restore_recover(FfCall *call)
 {

@@ -24,8 +24,7 @@ static FfSnapshotRequest *new_request(FfCall *call)
     return call->snapshot;
 }
 
-/* ---- its end ----------------------------------------------------------------------------------
- */
+/* ---- its end --------------------------------------------------------------------------------- */
 
 /* The userfaultfd goes back, or is closed: what is still registered there is let go then. */
 static void give_back(FfDriver *d, bool is_free)
@@ -78,8 +77,7 @@ static void on_plain(FfDriver *d, const FfPlainPeer *peer)
 
 static const FfStartOps snapshot_ops = {.plain = on_plain, .active = on_active, .done = on_done};
 
-/* ---- its start --------------------------------------------------------------------------------
- */
+/* ---- its start ------------------------------------------------------------------------------- */
 
 static void failed(FfCall *call, const char *why)
 {
@@ -247,8 +245,7 @@ static void begin(FfCall *call)
     }
 }
 
-/* ---- what the client asked for ----------------------------------------------------------------
- */
+/* ---- what the client asked for --------------------------------------------------------------- */
 
 static void got_capabilities(FfCall *call)
 {

@@ -193,8 +193,7 @@ bool ff_tls_missing(JsonObject *answers, char **path, char **property)
     return name;
 }
 
-/* --- secrets ------------------------------------------------------------------------------------
- */
+/* --- secrets ---------------------------------------------------------------------------------- */
 
 static FfSecret *read_secret(JsonObject *answers, const char *id, unsigned depth, GError **error)
 {

@@ -13,8 +13,7 @@
 #include "net/rights.h"
 #include "qapi/driver-private.h"
 
-/* ---- memory that is borrowed -------------------------------------------------------------------
- */
+/* ---- memory that is borrowed ----------------------------------------------------------------- */
 
 bool ff_upgrade_refuses(FfCall *call)
 {
@@ -40,8 +39,7 @@ bool ff_driver_is_guarded(const FfDriver *d)
     return ff_state_is_guarded(d->config.state);
 }
 
-/* ---- lending -----------------------------------------------------------------------------------
- */
+/* ---- lending --------------------------------------------------------------------------------- */
 
 static void add_thing(JsonBuilder *b, const char *id, GArray *fds, int fd)
 {
@@ -165,8 +163,7 @@ void ff_handle_lend(FfCall *call)
     }
 }
 
-/* ---- handing over, taking over -----------------------------------------------------------------
- */
+/* ---- handing over, taking over --------------------------------------------------------------- */
 
 static void on_plain(FfDriver *d, const FfPlainPeer *peer)
 {

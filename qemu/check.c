@@ -95,8 +95,7 @@ G_GNUC_PRINTF(2, 3) static bool refuse(GError **error, const char *format, ...)
     return false;
 }
 
-/* ---- what QEMU is asked -----------------------------------------------------------------------
- */
+/* ---- what QEMU is asked ---------------------------------------------------------------------- */
 
 typedef enum {
     ASK_STATUS,

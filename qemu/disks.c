@@ -58,8 +58,7 @@ bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error)
     return ok;
 }
 
-/* ---- overlays ----------------------------------------------------------------------------------
- */
+/* ---- overlays -------------------------------------------------------------------------------- */
 
 static bool differs(GError **error, const char *device, const char *how)
 {
@@ -146,8 +145,7 @@ bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error)
     return reply != NULL;
 }
 
-/* ---- what they are -----------------------------------------------------------------------------
- */
+/* ---- what they are --------------------------------------------------------------------------- */
 
 static int compare_lines(const void *a, const void *b)
 {

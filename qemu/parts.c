@@ -42,8 +42,7 @@ static void part_free(gpointer p)
     g_free(part);
 }
 
-/* ---- what QEMU is asked -----------------------------------------------------------------------
- */
+/* ---- what QEMU is asked ---------------------------------------------------------------------- */
 
 static JsonObject *path_args(const char *path, const char *property)
 {
@@ -112,8 +111,7 @@ static void take_places(FfQemu *qemu, GPtrArray *parts)
     }
 }
 
-/* ---- where a device is ------------------------------------------------------------------------
- */
+/* ---- where a device is ----------------------------------------------------------------------- */
 
 /* Whose bus it is; NULL: one that the machine has by itself. */
 static const Part *owner_of(const GPtrArray *parts, const char *bus)
@@ -154,8 +152,7 @@ static bool add_place(GString *place, const GPtrArray *parts, const Part *part, 
     return pci;
 }
 
-/* ---- the text ---------------------------------------------------------------------------------
- */
+/* ---- the text -------------------------------------------------------------------------------- */
 
 /* A field never ends early. */
 static void add_line(GString *text, const char *kind, const char *name, const char *value,

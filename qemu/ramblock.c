@@ -41,8 +41,7 @@ bool ff_qemu_is_saved_in(const char *text, const char *block)
     return !any;
 }
 
-/* ---- devices ----------------------------------------------------------------------------------
- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 static FfQmpCall *ask(FfQemu *qemu, const char *command, const char *path, const char *property)
 {

@@ -177,8 +177,7 @@ static bool log_append(FfQemu *qemu, JsonObject *line, GError **error)
     return true;
 }
 
-/* ---- what QEMU has ---------------------------------------------------------------------------
- */
+/* ---- what QEMU has --------------------------------------------------------------------------- */
 
 /* What QEMU has, or is to have. */
 typedef struct {
@@ -243,8 +242,7 @@ static bool query_settings(FfQemu *qemu, Settings *s, GError **error)
     return true;
 }
 
-/* ---- setting it -------------------------------------------------------------------------------
- */
+/* ---- setting it ------------------------------------------------------------------------------ */
 
 /* Sends those of WANT (NAME -> BOOL) that QEMU knows and has otherwise (NOW). NULL: there are none.
  */

@@ -48,8 +48,7 @@ unsigned ff_uffds_count(const FfAgentHello *hello)
     return n;
 }
 
-/* ---- why there is none ------------------------------------------------------------------------
- */
+/* ---- why there is none ----------------------------------------------------------------------- */
 
 /* What the kernel of this host does not do for KIND. */
 static const char *unsupported(FfKind kind)
@@ -97,8 +96,7 @@ static void set_error(FfRelay *relay, FfKind kind, int error)
     relay->state->kind_error[kind] = error;
 }
 
-/* ---- the agent's hand-over --------------------------------------------------------------------
- */
+/* ---- the agent's hand-over ------------------------------------------------------------------- */
 
 /* For a relay that comes after this one: it can take QEMU's copies (launch/attach.c). The first
  * fields are for one of before the kinds, which wants a first userfaultfd that tracks and a second
@@ -133,8 +131,7 @@ void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
     note(relay->state, hello);
 }
 
-/* ---- the one that is lent ---------------------------------------------------------------------
- */
+/* ---- the one that is lent -------------------------------------------------------------------- */
 
 int ff_uffds_take(FfRelay *relay, const char *name, const char **why)
 {
@@ -201,8 +198,7 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
     }
 }
 
-/* ---- what an engine has left ------------------------------------------------------------------
- */
+/* ---- what an engine has left ----------------------------------------------------------------- */
 
 static gboolean overdue(gpointer opaque);
 

@@ -84,8 +84,7 @@ static bool drop_capabilities(GError **error)
     return syscall(SYS_capset, &header, data) == 0 || fail(error, "capset");
 }
 
-/* ---- system calls -----------------------------------------------------------------------------
- */
+/* ---- system calls ---------------------------------------------------------------------------- */
 
 #ifdef FF_FAULTS
 #define NOT_LISTED SECCOMP_RET_TRAP
@@ -255,8 +254,7 @@ static bool filter_calls(FfSandbox kind, GError **error)
            fail(error, "seccomp");
 }
 
-/* ---- all of it --------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 bool ff_sandbox_enter(FfSandbox kind, GError **error)
 {

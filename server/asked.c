@@ -34,8 +34,7 @@
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
 
-/* ---- making and opening ------------------------------------------------------------------------
- */
+/* ---- making and opening ---------------------------------------------------------------------- */
 
 FfImage *ff_asked_make(FfSession *s)
 {
@@ -130,8 +129,7 @@ void ff_asked_close(FfSession *s)
     }
 }
 
-/* ---- answering ---------------------------------------------------------------------------------
- */
+/* ---- answering ------------------------------------------------------------------------------- */
 
 /* Of the session's life: the client's end is the pager's. */
 static void wait_request(FfSession *s)

@@ -25,8 +25,7 @@ static bool fail(GError **error, const char *what)
     return false;
 }
 
-/* ---- protobuf ----------------------------------------------------------------------------------
- */
+/* ---- protobuf -------------------------------------------------------------------------------- */
 
 typedef struct {
     const uint8_t *at, *end;
@@ -120,8 +119,7 @@ static Bytes begin(const uint8_t *data, size_t len, uint32_t magic)
     return b;
 }
 
-/* ---- mappings ----------------------------------------------------------------------------------
- */
+/* ---- mappings -------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t start, end;
@@ -155,8 +153,7 @@ static bool read_mappings(const uint8_t *mm, size_t len, GArray *mappings, GErro
     return !message.bad || fail(error, "mm is damaged");
 }
 
-/* ---- pages -------------------------------------------------------------------------------------
- */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t addr, pages;
@@ -274,8 +271,7 @@ bool ff_criu_parse(FfCriu *c, const uint8_t *pagemap, size_t pagemap_len, const 
     return !file.bad || fail(error, "pagemap is damaged");
 }
 
-/* ---- files -------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static bool read_image(const char *path, GByteArray *data, FfInputStamp *stamp, GError **error)
 {

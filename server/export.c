@@ -96,8 +96,7 @@ bool ff_export_identify(int fd, uint64_t *identity)
     return true;
 }
 
-/* ---- who is there ------------------------------------------------------------------------------
- */
+/* ---- who is there ---------------------------------------------------------------------------- */
 
 /* Under the lock. FALSE: nobody can be left. */
 static bool leave_one(void)
@@ -155,8 +154,7 @@ static bool set_waits(Peer *p, bool waits)
     return ok;
 }
 
-/* ---- one peer ----------------------------------------------------------------------------------
- */
+/* ---- one peer -------------------------------------------------------------------------------- */
 
 static bool send_answer(Peer *p, FfRemoteStatus status, uint64_t at, uint64_t len, void *what)
 {
@@ -271,8 +269,7 @@ static gpointer run_peer(gpointer opaque)
     return NULL;
 }
 
-/* ---- all of them -------------------------------------------------------------------------------
- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 static void take(const FfExport *e, int fd, unsigned most)
 {

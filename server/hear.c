@@ -112,8 +112,7 @@ static void applied(FfMessages *m, int rc)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- the pager ---------------------------------------------------------------------------------
- */
+/* ---- the pager ------------------------------------------------------------------------------- */
 
 static FfSession *of_pager(FfPager *p)
 {

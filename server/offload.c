@@ -118,8 +118,7 @@ unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, GE
     return n;
 }
 
-/* ---- the folder --------------------------------------------------------------------------------
- */
+/* ---- the folder ------------------------------------------------------------------------------ */
 
 static bool fail(GError **error, const char *path, const char *name, const char *what)
 {

@@ -37,8 +37,7 @@ struct FfRemoteLink {
     uint64_t size, identity;
 };
 
-/* ---- who it is ---------------------------------------------------------------------------------
- */
+/* ---- who it is ------------------------------------------------------------------------------- */
 
 bool ff_remote_is_uri(const char *uri)
 {
@@ -103,8 +102,7 @@ const char *ff_remote_uri(const FfRemote *r)
     return r->uri;
 }
 
-/* ---- a link ------------------------------------------------------------------------------------
- */
+/* ---- a link ---------------------------------------------------------------------------------- */
 
 static bool fail(const FfRemoteLink *l, GError **error, const char *why)
 {
@@ -205,8 +203,7 @@ uint64_t ff_remote_identity(const FfRemoteLink *l)
     return l->identity;
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Why the peer cannot: its words, as far as they can be shown. */
 static bool read_reason(FfRemoteLink *l, uint64_t len, GError **error)

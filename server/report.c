@@ -79,8 +79,7 @@ JsonNode *ff_sessions_report(FfSessions *all)
     return json_builder_get_root(b);
 }
 
-/* ---- OpenMetrics -------------------------------------------------------------------------------
- */
+/* ---- OpenMetrics ----------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *unit, *help;

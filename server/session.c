@@ -33,8 +33,7 @@
 #define THREADS_AGAIN_MS 1000
 #define CRIU_PAGE 4096
 
-/* ---- what a space tells ------------------------------------------------------------------------
- */
+/* ---- what a space tells ---------------------------------------------------------------------- */
 
 static void on_present(const FfPresent *p, void *opaque)
 {
@@ -67,8 +66,7 @@ static void on_failed(const FfRun *run, int rc, void *opaque)
 
 static const FfSpaceOps space_ops = {.present = on_present, .failed = on_failed};
 
-/* ---- making ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static bool fail(GError **error, const char *what, int rc)
 {
@@ -317,8 +315,7 @@ static bool open_space(FfSession *s, GError **error)
     return true;
 }
 
-/* ---- the owner ---------------------------------------------------------------------------------
- */
+/* ---- the owner ------------------------------------------------------------------------------- */
 
 static gpointer run_faults(gpointer p)
 {
@@ -470,8 +467,7 @@ static gpointer run_owner(gpointer p)
     return NULL;
 }
 
-/* ---- all of them -------------------------------------------------------------------------------
- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 void ff_sessions_init(FfSessions *all)
 {

@@ -37,8 +37,7 @@ bool ff_set_is_placing(void)
     return is_placing;
 }
 
-/* ---- which one ---------------------------------------------------------------------------------
- */
+/* ---- which one ------------------------------------------------------------------------------- */
 
 static char *path_of(const FfSession *s)
 {
@@ -120,8 +119,7 @@ static void open_set(FfSession *s)
     s->set = g_steal_pointer(&set);
 }
 
-/* ---- finding it out ----------------------------------------------------------------------------
- */
+/* ---- finding it out -------------------------------------------------------------------------- */
 
 /* One client at a time finds out the set of a file. FALSE: another one does. */
 static bool claim(FfSession *s)
@@ -205,8 +203,7 @@ void ff_set_note(FfSession *s, const FfRun *run)
     __atomic_store_n(&s->learnt_n, n, __ATOMIC_RELEASE);
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* All that the thread needs: the session may end meanwhile. */
 typedef struct {
@@ -304,8 +301,7 @@ void ff_set_learn(FfSession *s)
     }
 }
 
-/* ---- placing -----------------------------------------------------------------------------------
- */
+/* ---- placing --------------------------------------------------------------------------------- */
 
 /* The page that the source has AT. FALSE: none of small pages. */
 static bool page_at(const FfSession *s, uint64_t at, FfRun *run)

@@ -32,8 +32,7 @@ struct FfSourceReader {
     FfRemoteLink *link; /* of a remote source; there is no `in` then */
 };
 
-/* ---- mapped-ram --------------------------------------------------------------------------------
- */
+/* ---- mapped-ram ------------------------------------------------------------------------------ */
 
 typedef struct {
     GArray *extents;
@@ -69,8 +68,7 @@ static bool read_blocks(FfSource *s, const FfSaved *saved, GError **error)
     return true;
 }
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* QEMU's magic, as a raw memory file does not begin (of a guest's first page, the vectors). */
 static bool is_saved(FfInput *in)
@@ -285,8 +283,7 @@ void ff_source_reader_free(FfSourceReader *r)
     }
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* What is there AT: the place in the file, or zeros (TRUE), of *LEN bytes at most. */
 static bool find_raw(FfSourceReader *r, uint64_t at, uint64_t *file, uint64_t *len)
@@ -379,8 +376,7 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
     return is_unchanged(r->s, r->in, error);
 }
 
-/* ---- places ------------------------------------------------------------------------------------
- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)
 {

@@ -83,8 +83,7 @@ bool ff_work_pause(FfSession *s, unsigned ms)
     return ff_session_is_ending(s);
 }
 
-/* ---- one run -----------------------------------------------------------------------------------
- */
+/* ---- one run --------------------------------------------------------------------------------- */
 
 /* Under the lock. Another host can fail in one way after the other: who looks after it has to know.
  */
@@ -273,8 +272,7 @@ bool ff_worker_place(FfWorker *w, const FfRun *run)
     return true;
 }
 
-/* ---- demand ------------------------------------------------------------------------------------
- */
+/* ---- demand ---------------------------------------------------------------------------------- */
 
 /* Under the lock: one of those that the ring had no room for. */
 static bool take_overflow(FfSession *s, FfDemand *d)
@@ -396,8 +394,7 @@ static gpointer run_demand(gpointer p)
     return NULL;
 }
 
-/* ---- bulk --------------------------------------------------------------------------------------
- */
+/* ---- bulk ------------------------------------------------------------------------------------ */
 
 static void wait_limit(FfSession *s)
 {
@@ -451,8 +448,7 @@ void ff_work_bulk(FfSession *s)
     }
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 bool ff_work_start(FfSession *s, GError **error)
 {

@@ -44,8 +44,7 @@ static const FfCaptureWords guest_words = {
     .given_back = "pages were given back by the guest while they were saved",
 };
 
-/* ---- what the space tells ----------------------------------------------------------------------
- */
+/* ---- what the space tells -------------------------------------------------------------------- */
 
 static void wake_writer(FfCapture *c)
 {
@@ -99,8 +98,7 @@ static gpointer answer_faults(gpointer p)
     return NULL;
 }
 
-/* ---- making it ---------------------------------------------------------------------------------
- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
 static bool fail(GError **error, int rc, const char *what)
 {
@@ -262,8 +260,7 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     return c;
 }
 
-/* ---- up to the instant -------------------------------------------------------------------------
- */
+/* ---- up to the instant ----------------------------------------------------------------------- */
 
 bool ff_capture_goes_on(FfCapture *c, GError **error)
 {
@@ -367,8 +364,7 @@ bool ff_capture_stood(FfCapture *c, GError **error)
     return spoilt == 0;
 }
 
-/* ---- after it ----------------------------------------------------------------------------------
- */
+/* ---- after it -------------------------------------------------------------------------------- */
 
 static int make_writer(FfCapture *c, int fd, const uint64_t *places, FfWriterWay way)
 {
@@ -431,8 +427,7 @@ const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block)
     return ff_writer_data(c->writer, block);
 }
 
-/* ---- the end -----------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 bool ff_capture_end(FfCapture *c)
 {
@@ -481,8 +476,7 @@ void ff_capture_free(FfCapture *c)
     g_free(c);
 }
 
-/* ---- any thread --------------------------------------------------------------------------------
- */
+/* ---- any thread ------------------------------------------------------------------------------ */
 
 void ff_capture_cancel(FfCapture *c)
 {

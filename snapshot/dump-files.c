@@ -50,8 +50,7 @@ static bool refuse_errno(GError **error, const FfDumpFiles *f, const char *name,
                   rc == -EACCES ? ": give the dump to the user that reads it (chown -R)" : "");
 }
 
-/* ---- files -------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 /* -ENODATA: it is shorter. */
 static int read_at(int fd, uint64_t at, void *to, size_t n)
@@ -117,8 +116,7 @@ static void *read_list(const FfDumpFiles *f, const char *name, uint64_t n, uint6
     return NULL;
 }
 
-/* ---- the description ---------------------------------------------------------------------------
- */
+/* ---- the description ------------------------------------------------------------------------- */
 
 char *ff_dump_seal(const char *text, gsize *len)
 {
@@ -221,8 +219,7 @@ static bool sum_of(const GKeyFile *about, const char *group, const char *key, ui
     return ok;
 }
 
-/* ---- a block -----------------------------------------------------------------------------------
- */
+/* ---- a block --------------------------------------------------------------------------------- */
 
 static bool is_size(const FfDumpBlock *b)
 {
@@ -271,8 +268,7 @@ static bool read_block(FfDumpFiles *f, unsigned i, GKeyFile *about, GError **err
     return b->fd >= 0;
 }
 
-/* ---- all of it ---------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static bool read_all(FfDumpFiles *f, GError **error)
 {
@@ -340,8 +336,7 @@ void ff_dump_files_free(FfDumpFiles *f)
     g_free(f);
 }
 
-/* ---- its memory --------------------------------------------------------------------------------
- */
+/* ---- its memory ------------------------------------------------------------------------------ */
 
 uint64_t ff_dump_piece_size(const FfDumpBlock *b, uint64_t piece)
 {

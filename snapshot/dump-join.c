@@ -32,8 +32,7 @@ static bool refuse(GError **error, const char *format, ...)
     return false;
 }
 
-/* ---- do they belong together -------------------------------------------------------------------
- */
+/* ---- do they belong together ----------------------------------------------------------------- */
 
 static const FfDumpBlock *find_block(const FfDumpFiles *f, const char *id)
 {
@@ -77,8 +76,7 @@ bool ff_dump_halves_check(const FfDumpFiles *a, const FfDumpFiles *b, GError **e
     return !missing || refuse(error, "%" PRIu64 " pages are in neither of them", missing);
 }
 
-/* ---- do they make a guest ----------------------------------------------------------------------
- */
+/* ---- do they make a guest -------------------------------------------------------------------- */
 
 bool ff_dump_join_check(const FfDumpFiles *s, const FfDumpFiles *d, GError **error)
 {
@@ -109,8 +107,7 @@ bool ff_dump_join_check(const FfDumpFiles *s, const FfDumpFiles *d, GError **err
     return true;
 }
 
-/* ---- what they make ----------------------------------------------------------------------------
- */
+/* ---- what they make -------------------------------------------------------------------------- */
 
 /* A block, as it is put together. */
 typedef struct {

@@ -228,8 +228,7 @@ bool ff_input_is_unchanged(const FfInput *in, GError **error)
     return true;
 }
 
-/* ---- in a row ---------------------------------------------------------------------------------
- */
+/* ---- in a row -------------------------------------------------------------------------------- */
 
 void ff_cursor_init(FfCursor *c, FfInput *in, uint64_t at)
 {

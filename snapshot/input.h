@@ -52,8 +52,7 @@ bool ff_input_stamp(const FfInput *in, FfInputStamp *stamp);
  * written to or cut meanwhile, or cannot be asked. */
 bool ff_input_is_unchanged(const FfInput *in, GError **error);
 
-/* ---- in a row ---------------------------------------------------------------------------------
- */
+/* ---- in a row -------------------------------------------------------------------------------- */
 
 typedef struct {
     FfInput *in;

@@ -37,8 +37,7 @@ static bool fail(const FfLiveFile *f, GError **error, const char *problem, const
     return false;
 }
 
-/* ---- the state --------------------------------------------------------------------------------
- */
+/* ---- the state ------------------------------------------------------------------------------- */
 
 static const FfPageSink *sink_of(FfLiveFile *f, void **opaque)
 {
@@ -126,8 +125,7 @@ void ff_live_file_free(FfLiveFile *f)
     g_free(f);
 }
 
-/* ---- shared memory ----------------------------------------------------------------------------
- */
+/* ---- shared memory --------------------------------------------------------------------------- */
 
 int ff_live_file_block(FfLiveFile *f, const char *name, uint64_t size, GError **error)
 {
@@ -166,8 +164,7 @@ void ff_live_file_mark(FfLiveFile *f, unsigned block, uint64_t first, uint64_t n
     ff_mapped_writer_mark(f->mapped, block, first, n);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 bool ff_live_file_end(FfLiveFile *f, GError **error)
 {

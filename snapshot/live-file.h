@@ -31,8 +31,7 @@ int ff_live_file_block(FfLiveFile *f, const char *name, uint64_t size, GError **
 bool ff_live_file_put(FfLiveFile *f, unsigned block, uint64_t page, const uint8_t *bytes,
                       GError **error);
 
-/* ---- FF_SAVED_MAPPED alone: pages are written by the caller, at their places -------------------
- */
+/* ---- FF_SAVED_MAPPED alone: pages are written by the caller, at their places ----------------- */
 
 /* The byte of O's file where page 0 of BLOCK is. What is never written there reads as zeros. */
 uint64_t ff_live_file_place(const FfLiveFile *f, unsigned block);

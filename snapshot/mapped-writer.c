@@ -38,8 +38,7 @@ struct FfMappedWriter {
     uint8_t *gathered;
 };
 
-/* ---- places -----------------------------------------------------------------------------------
- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 static bool lay_out(FfMappedWriter *w, GError **error)
 {
@@ -107,8 +106,7 @@ void ff_mapped_writer_mark(FfMappedWriter *w, guint block, uint64_t first, uint6
     }
 }
 
-/* ---- pages ------------------------------------------------------------------------------------
- */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 static bool flush(FfMappedWriter *w, GError **error)
 {
@@ -157,8 +155,7 @@ static bool put_data(void *opaque, guint block, uint64_t page, const uint8_t *by
 
 const FfPageSink ff_mapped_writer_sink = {put_data, put_zero};
 
-/* ---- the rest ---------------------------------------------------------------------------------
- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static bool put_block(FfMappedWriter *w, guint i, GError **error)
 {

@@ -166,8 +166,7 @@ bool ff_old_file_find(const char *path, uint64_t kept, FfOldFile **found, GError
     return true;
 }
 
-/* ---- a file like it ----------------------------------------------------------------------------
- */
+/* ---- a file like it -------------------------------------------------------------------------- */
 
 /* -1: it has none; -2: nobody can say. */
 static ssize_t attribute(int fd, const char *name, char value[XATTR_SIZE_MAX])
@@ -225,8 +224,7 @@ const char *ff_old_file_unlike(const FfOldFile *old, int fd)
                : "a new one cannot have its access control list and extended attributes";
 }
 
-/* ---- when the new one is written ---------------------------------------------------------------
- */
+/* ---- when the new one is written ------------------------------------------------------------- */
 
 static bool is_same(const struct stat *a, const struct stat *b)
 {

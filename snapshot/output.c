@@ -52,8 +52,7 @@ static bool fail(const FfOutput *o, int err, GError **error)
     return false;
 }
 
-/* ---- the name ---------------------------------------------------------------------------------
- */
+/* ---- the name -------------------------------------------------------------------------------- */
 
 static void on_end(int signal)
 {
@@ -346,8 +345,7 @@ void ff_output_free(FfOutput *o)
     g_free(o);
 }
 
-/* ---- contents ---------------------------------------------------------------------------------
- */
+/* ---- contents -------------------------------------------------------------------------------- */
 
 bool ff_output_write(FfOutput *o, uint64_t at, const void *data, size_t n, GError **error)
 {

@@ -129,8 +129,7 @@ uint8_t *ff_saved_libvirt_header(const FfSaved *s, FfSavedForm form, bool *spars
     return g_steal_pointer(&header);
 }
 
-/* ---- configuration ----------------------------------------------------------------------------
- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 static void read_capabilities(FfSaved *s, FfCursor *c)
 {
@@ -210,8 +209,7 @@ static bool read_configuration(FfSaved *s, FfCursor *c)
     return !c->error;
 }
 
-/* ---- table of blocks --------------------------------------------------------------------------
- */
+/* ---- table of blocks ------------------------------------------------------------------------- */
 
 /* After the block's name and size. Leaves C where the next block begins. */
 static void read_mapped_header(const FfSaved *s, FfSavedBlock *b, FfCursor *c)

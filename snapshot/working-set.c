@@ -68,8 +68,7 @@ static uint64_t sum_of_tables(const uint64_t *places, const uint64_t *sums, uint
     return ff_xxh64(sums, n_chunks(n) * sizeof(*sums), ff_xxh64(places, n * sizeof(*places), 0));
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 void ff_working_set_free(FfWorkingSet *w)
 {
@@ -179,8 +178,7 @@ uint64_t ff_working_set_read_chunk(const FfWorkingSet *w, uint64_t chunk, void *
     return n;
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* One of before, and nothing else that has its name. */
 static bool remove_old(const char *path, GError **error)

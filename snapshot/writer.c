@@ -64,8 +64,7 @@ struct FfWriter {
     FfWriterStats stats; /* atomic; observer: ff_writer_stats() */
 };
 
-/* ---- making ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static uint64_t page_size(const FfWriter *w, unsigned block)
 {
@@ -158,8 +157,7 @@ static void count(uint64_t *counter, uint64_t n)
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
-/* ---- what a run holds --------------------------------------------------------------------------
- */
+/* ---- what a run holds ------------------------------------------------------------------------ */
 
 static bool is_zero(const void *page, uint64_t len)
 {
@@ -363,8 +361,7 @@ static void fill(FfWriter *w, Flight *f)
     }
 }
 
-/* ---- flights -----------------------------------------------------------------------------------
- */
+/* ---- flights --------------------------------------------------------------------------------- */
 
 /* Makes the ops of F: one for each row of pages. */
 static void make_ops(FfWriter *w, Flight *f)
@@ -461,8 +458,7 @@ static bool take_off(FfWriter *w, const FfRun *run)
     return true;
 }
 
-/* ---- the order ---------------------------------------------------------------------------------
- */
+/* ---- the order ------------------------------------------------------------------------------- */
 
 /* The aligned run of N pages in which PAGE is. */
 static FfRun around(const FfWriter *w, unsigned block, uint64_t page, uint64_t n)
@@ -545,8 +541,7 @@ static bool next_unwanted(FfWriter *w, FfRun *run)
     return (is_half_used(w) && next_kept(w, run)) || next_in_order(w, run) || next_kept(w, run);
 }
 
-/* ---- running -----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /* Until ff_writer_wake(), or for US microseconds; -1: no end. */
 static void wait_for_wake(FfWriter *w, int64_t us)

@@ -32,8 +32,7 @@ struct FfTracer {
     int pipe; /* -1: not started */
 };
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static void set_error(GError **error, const char *what, int number)
 {
@@ -111,8 +110,7 @@ static const char *usable_root(GError **error)
     return NULL;
 }
 
-/* ---- removing ---------------------------------------------------------------------------------
- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 /* All uprobes of GROUP. 0 or -errno. */
 static int remove_uprobes(const char *root, const char *group)
@@ -175,8 +173,7 @@ static void remove_left(const char *root, const char *all)
     }
 }
 
-/* ---- a tracer ---------------------------------------------------------------------------------
- */
+/* ---- a tracer -------------------------------------------------------------------------------- */
 
 static void tracer_free(FfTracer *t)
 {
@@ -293,8 +290,7 @@ bool ff_tracer_end(FfTracer *t, GError **error)
     return rc == 0;
 }
 
-/* ---- its lines --------------------------------------------------------------------------------
- */
+/* ---- its lines ------------------------------------------------------------------------------- */
 
 bool ff_trace_line(const char *line, FfTraceLine *out)
 {

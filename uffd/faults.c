@@ -76,8 +76,7 @@ static void failed(Batch *b, int rc)
     }
 }
 
-/* ---- events: the space is locked ---------------------------------------------------------------
- */
+/* ---- events: the space is locked ------------------------------------------------------------- */
 
 typedef struct {
     Batch *b;
@@ -214,8 +213,7 @@ static void handle_event(Batch *b, const struct uffd_msg *msg)
     }
 }
 
-/* ---- faults ------------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 /* At ADDR the space has nothing. */
 static void handle_stray(Batch *b, uint64_t addr)
@@ -384,8 +382,7 @@ void ff_faults_again(FfSpace *s)
     }
 }
 
-/* ---- the thread --------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static void tell_deferred(Batch *b)
 {

@@ -138,8 +138,7 @@ bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsign
     return rc == 0;
 }
 
-/* ---- in a thread of its own --------------------------------------------------------------------
- */
+/* ---- in a thread of its own ------------------------------------------------------------------ */
 
 typedef struct {
     int uffd, maps_fd;

@@ -30,8 +30,7 @@
 /* So often in a row the same page is found to be there by who was told that it is missing. */
 #define IN_VAIN_MAX 10000
 
-/* ---- marks -------------------------------------------------------------------------------------
- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
 /* Marks N pages, which are at ADDR, and adds those that were missing to P. */
 static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr, FfPresent *p)
@@ -115,8 +114,7 @@ void ff_place_ask_again(FfSpace *s, const FfRun *run)
     wake_run(s, run);
 }
 
-/* ---- placing -----------------------------------------------------------------------------------
- */
+/* ---- placing --------------------------------------------------------------------------------- */
 
 static const FfPresentAs present_as[] = {
     [FF_UFFD_COPY] = FF_PRESENT_CONTENT,
@@ -326,8 +324,7 @@ int ff_place_hole(FfSpace *s, const FfRun *run)
     return rc;
 }
 
-/* ---- what was placed before --------------------------------------------------------------------
- */
+/* ---- what was placed before ------------------------------------------------------------------ */
 
 /* The page is there, and who waits was woken. It finds the page, so it does not come back, unless
  * something here is wrong; and then it must not go round for ever. Others may have waited for the

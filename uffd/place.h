@@ -45,8 +45,7 @@ int ff_place_hole(FfSpace *s, const FfRun *run);
  * request. Its content is dropped by the caller, after this. Nobody may place it meanwhile. */
 void ff_place_forget(FfSpace *s, const FfRun *run);
 
-/* ---- fault thread ------------------------------------------------------------------------------
- */
+/* ---- fault thread ---------------------------------------------------------------------------- */
 
 /* Somebody misses PAGE (MINOR: finds it in the file, not mapped), which is placed: it was given
  * back since, and is zeros. 0; -EAGAIN: an event must be read first; -ENOENT: it was forgotten

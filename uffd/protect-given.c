@@ -27,8 +27,7 @@
 #define STIR_US 1000
 #define LOOK_AGAIN_NS 20000 /* they need the processor */
 
-/* ---- keeping -----------------------------------------------------------------------------------
- */
+/* ---- keeping --------------------------------------------------------------------------------- */
 
 static void count_armed(FfSpace *s, const FfRun *run, void *opaque)
 {
@@ -138,8 +137,7 @@ void ff_protect_stir(FfProtect *p, bool gives_back)
     p->stirred = p->gives;
 }
 
-/* ---- what is in doubt --------------------------------------------------------------------------
- */
+/* ---- what is in doubt ------------------------------------------------------------------------ */
 
 bool ff_protect_has_doubts(const FfProtect *p)
 {

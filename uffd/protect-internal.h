@@ -51,8 +51,7 @@ struct FfProtect {
     uint32_t exact[FF_PROTECT_EXACT];             /* of the latencies, by microsecond; likewise */
 };
 
-/* ---- protect-keep.c, for protect-given.c -------------------------------------------------------
- */
+/* ---- protect-keep.c, for protect-given.c ----------------------------------------------------- */
 
 bool ff_protect_take_slot(FfProtect *p, uint64_t *slot);
 /* Without a look at who waits for one. */

@@ -17,8 +17,7 @@
 #include "fault/fault.h"
 #include "uffd/uffd.h"
 
-/* ---- slots -------------------------------------------------------------------------------------
- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 bool ff_protect_take_slot(FfProtect *p, uint64_t *slot)
 {
@@ -246,8 +245,7 @@ static void tell_full(FfProtect *p, const FfRun *run)
     }
 }
 
-/* ---- around a fault ----------------------------------------------------------------------------
- */
+/* ---- around a fault -------------------------------------------------------------------------- */
 
 void ff_protect_set_around(FfProtect *p, uint64_t bytes)
 {
@@ -449,8 +447,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
     return rc < 0 && rc != -EAGAIN ? rc : given;
 }
 
-/* ---- the saver ---------------------------------------------------------------------------------
- */
+/* ---- the saver ------------------------------------------------------------------------------- */
 
 /* As read_page(), of a saver. It holds the lock only to find the address and to see that nothing
  * has changed since: a saver that lost its processor in the middle would keep the fault thread, and

@@ -28,8 +28,7 @@
  * already: 1.6 us each, 0.15 to 0.25 us for a page of a piece. */
 #define MANY_ROWS 48
 
-/* ---- making ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static bool make_buffer(FfProtect *p, uint64_t bytes)
 {
@@ -104,8 +103,7 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
     return 0;
 }
 
-/* ---- the kernel --------------------------------------------------------------------------------
- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 /* Of a part of memory that one ioctl does. Neighbours have different ones. */
 static pthread_rwlock_t *lock_of(FfProtect *p, const FfRun *run)
@@ -429,8 +427,7 @@ void ff_protect_free(FfProtect *p)
     g_free(p);
 }
 
-/* ---- what is told, and asked --------------------------------------------------------------------
- */
+/* ---- what is told, and asked ----------------------------------------------------------------- */
 
 void ff_protect_removed(FfProtect *p, const FfRun *run)
 {

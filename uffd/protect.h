@@ -143,8 +143,7 @@ uint64_t ff_protect_latency_p99(const FfProtect *p);
  * also from FfPager.written. 0 or -errno. */
 int ff_protect_lift(FfSpace *s, const FfRun *run);
 
-/* ---- fault thread ------------------------------------------------------------------------------
- */
+/* ---- fault thread ---------------------------------------------------------------------------- */
 
 /* What could not be lifted before, as an event had to be read first. 0 or -errno. */
 int ff_protect_lift_late(FfSpace *s);

@@ -27,8 +27,7 @@
 
 static __thread const FfSpace *fault_thread_of;
 
-/* ---- making ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static void init_locks(FfSpace *s)
 {
@@ -158,8 +157,7 @@ void ff_space_set_pager(FfSpace *s, FfPager *pager)
     s->cfg.pager = pager;
 }
 
-/* ---- ranges ------------------------------------------------------------------------------------
- */
+/* ---- ranges ---------------------------------------------------------------------------------- */
 
 static FfRegion *range(const FfSpace *s, guint i)
 {
@@ -315,8 +313,7 @@ uint64_t ff_space_addr(const FfSpace *s, unsigned block, uint64_t page)
     return addr;
 }
 
-/* ---- changes -----------------------------------------------------------------------------------
- */
+/* ---- changes --------------------------------------------------------------------------------- */
 
 /* What R has of [START, END). FALSE: nothing. */
 static bool part_of(const FfRegion *r, uint64_t start, uint64_t end, FfRegion *part)
@@ -478,8 +475,7 @@ FfSpace *ff_space_fork(FfSpace *s, int uffd)
     return child;
 }
 
-/* ---- the lock, and who waits for a change ------------------------------------------------------
- */
+/* ---- the lock, and who waits for a change ---------------------------------------------------- */
 
 void ff_space_set_fault_thread(FfSpace *s)
 {
@@ -615,8 +611,7 @@ int ff_space_wake_all(FfSpace *s)
     return rc;
 }
 
-/* ---- what can be asked -------------------------------------------------------------------------
- */
+/* ---- what can be asked ----------------------------------------------------------------------- */
 
 FfSpaceCounts ff_space_counts(const FfSpace *s)
 {

@@ -38,8 +38,7 @@ struct FfTracking {
     FfHuge *huge; /* in the order of the pieces */
 };
 
-/* ---- regions and pieces -----------------------------------------------------------------------
- */
+/* ---- regions and pieces ---------------------------------------------------------------------- */
 
 static FfRegions *find_regions(const FfTrackedFile *files, unsigned n, int maps_fd, GError **error)
 {
@@ -79,8 +78,7 @@ const FfPiece *ff_tracking_pieces(const FfTracking *t, unsigned *n)
     return t->pieces;
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static void ignore(uint64_t addr, uint64_t len, void *opaque)
 {
@@ -194,8 +192,7 @@ void ff_tracking_free(FfTracking *t)
     }
 }
 
-/* ---- protecting and scanning ------------------------------------------------------------------
- */
+/* ---- protecting and scanning ----------------------------------------------------------------- */
 
 typedef struct {
     FfTracking *t;
@@ -331,8 +328,7 @@ int ff_tracking_scan(FfTracking *t, bool protect, FfTrackingFunc fn, void *opaqu
     return rc;
 }
 
-/* ---- huge mappings ------------------------------------------------------------------------------
- */
+/* ---- huge mappings --------------------------------------------------------------------------- */
 
 void ff_tracking_restore(FfTracking *t, unsigned ms)
 {

@@ -34,8 +34,7 @@ static void call(int64_t rc)
     }
 }
 
-/* ---- time --------------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 typedef struct {
     double wall, cpu; /* s */
@@ -87,8 +86,7 @@ static void print(const char *what, Samples *s, double scale, double n, const ch
            median(s->cpu, s->n) * scale / n, unit);
 }
 
-/* ---- arrays ------------------------------------------------------------------------------------
- */
+/* ---- arrays ---------------------------------------------------------------------------------- */
 
 static uint64_t sink;
 
@@ -283,8 +281,7 @@ static void bench_writes(const char *path)
     }
 }
 
-/* ---- threads -----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 #define READERS 16
 #define READS 32 /* blocks, each */
@@ -337,8 +334,7 @@ static void bench_threads(unsigned n)
     print(what, &s, 1e3, n * READS, "ms a block");
 }
 
-/* ---- volatile ranges ---------------------------------------------------------------------------
- */
+/* ---- volatile ranges ------------------------------------------------------------------------- */
 
 static int regenerate(void *opaque, size_t page, void *buf)
 {

@@ -141,8 +141,7 @@ static double now_us(void)
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
-/* ---- sockets ----------------------------------------------------------------------------------
- */
+/* ---- sockets --------------------------------------------------------------------------------- */
 
 /* What this thread makes from now on is there. */
 static void enter(const char *netns)
@@ -218,8 +217,7 @@ static void prepare_urgent(int fd, const Case *c)
     check(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", strlen("reno")) == 0, "reno");
 }
 
-/* ---- threads ----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 static bool read_all(int fd, char *at, size_t n)
 {
@@ -310,8 +308,7 @@ static gpointer read_bulk(gpointer opaque)
     return NULL;
 }
 
-/* ---- a case -----------------------------------------------------------------------------------
- */
+/* ---- a case ---------------------------------------------------------------------------------- */
 
 static void pause_at_random(void)
 {

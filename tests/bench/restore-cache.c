@@ -27,8 +27,7 @@ static bool set_errno(GError **error, const char *path, const char *what)
     return false;
 }
 
-/* ---- what is data -----------------------------------------------------------------------------
- */
+/* ---- what is data ---------------------------------------------------------------------------- */
 
 typedef struct {
     off_t at;
@@ -105,8 +104,7 @@ static bool is_within(int fd, const char *path, double least, double most, doubl
     return *share >= 0 ? *share >= least && *share <= most : set_errno(error, path, "mincore");
 }
 
-/* ---- out, and in -------------------------------------------------------------------------------
- */
+/* ---- out, and in ----------------------------------------------------------------------------- */
 
 /* As root: all that is clean, of all files. */
 static void drop_all(void)
@@ -195,8 +193,7 @@ bool bench_cache_fill(const char *path, GError **error)
     return ok;
 }
 
-/* ---- how fast ----------------------------------------------------------------------------------
- */
+/* ---- how fast -------------------------------------------------------------------------------- */
 
 typedef struct {
     int fd;

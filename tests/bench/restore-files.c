@@ -48,8 +48,7 @@ void bench_saved_clear(BenchSaved *saved)
     remove_file(&saved->set);
 }
 
-/* ---- the snapshot ------------------------------------------------------------------------------
- */
+/* ---- the snapshot ---------------------------------------------------------------------------- */
 
 static bool has_worked(const BenchGuest *guest, void *opaque)
 {
@@ -118,8 +117,7 @@ static bool save(BenchSaved *saved, const BenchSavedConfig *c, GError **error)
     return true;
 }
 
-/* ---- what is made of it ------------------------------------------------------------------------
- */
+/* ---- what is made of it ---------------------------------------------------------------------- */
 
 static bool convert(const BenchSaved *saved, const BenchSavedConfig *c, GError **error)
 {

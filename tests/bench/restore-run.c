@@ -47,8 +47,7 @@ static bool uses_set(const BenchRestoreEngine *engine)
     return !g_strcmp0(engine->set, "use");
 }
 
-/* ---- its start --------------------------------------------------------------------------------
- */
+/* ---- its start ------------------------------------------------------------------------------- */
 
 static bool set_direct(Run *r, GError **error)
 {
@@ -112,8 +111,7 @@ static bool begin(Run *r, GError **error)
         error);
 }
 
-/* ---- until all is in ---------------------------------------------------------------------------
- */
+/* ---- until all is in ------------------------------------------------------------------------- */
 
 static bool note_event(Run *r, JsonObject *event, GError **error)
 {
@@ -147,8 +145,7 @@ static bool wait_all(Run *r, BenchRestoreSample *s, GError **error)
     return true;
 }
 
-/* ---- the guest's work --------------------------------------------------------------------------
- */
+/* ---- the guest's work ------------------------------------------------------------------------ */
 
 /* Reports that came after Run.until_us. */
 static guint reports_after(const Run *r)
@@ -229,8 +226,7 @@ static void take_info(JsonNode *node, BenchRestoreSample *s)
              ff_json_double(restore, "working-set", NAN);
 }
 
-/* ---- all of it --------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 bool bench_restore_run(const BenchRestoreRun *run, BenchRestoreSample *s,
                        BenchRestoreSeries *series, GError **error)

@@ -100,8 +100,7 @@ static struct {
     bool caches[CACHES];
 } bench;
 
-/* ---- the guest ---------------------------------------------------------------------------------
- */
+/* ---- the guest ------------------------------------------------------------------------------- */
 
 /* A guest has 64 MiB for its kernel at least. */
 static int hot_of(int mem)
@@ -165,8 +164,7 @@ static bool make_files(int mem, GError **error)
     return bench_saved_make(&bench.saved, &config, error);
 }
 
-/* ---- one restore -------------------------------------------------------------------------------
- */
+/* ---- one restore ----------------------------------------------------------------------------- */
 
 /* As bench_cache_read(), by a process of its own, which moves into the slow cgroup. */
 static bool read_slowly(const char *path, bool direct, uint64_t *bytes, int64_t *us, GError **error)
@@ -252,8 +250,7 @@ static bool measure(const Contender *c, int mem, BenchCache cache, gint round,
     return ok;
 }
 
-/* ---- results -----------------------------------------------------------------------------------
- */
+/* ---- results --------------------------------------------------------------------------------- */
 
 static double load_now(void)
 {
@@ -348,8 +345,7 @@ static void print_ranks(BenchCache cache, const BenchRestoreSample *sample, cons
                       (unsigned)opt.rounds, n, name, taken);
 }
 
-/* ---- all of it ---------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /* What the rounds of one cache came to; of each contender opt.rounds samples. */
 typedef struct {
@@ -467,8 +463,7 @@ static bool run_all(void)
     return all;
 }
 
-/* ---- what is asked for -------------------------------------------------------------------------
- */
+/* ---- what is asked for ----------------------------------------------------------------------- */
 
 static const BenchRestoreEngine *engine_named(const char *name)
 {

@@ -76,8 +76,7 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * NS + t.tv_nsec;
 }
 
-/* ---- who writes --------------------------------------------------------------------------------
- */
+/* ---- who writes ------------------------------------------------------------------------------ */
 
 static void write_once(Writer *w)
 {
@@ -138,8 +137,7 @@ static void set_measure(bool on)
     __atomic_store_n(&measure, on, __ATOMIC_RELAXED);
 }
 
-/* ---- who saves ---------------------------------------------------------------------------------
- */
+/* ---- who saves ------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t stop, save; /* ns */
@@ -229,8 +227,7 @@ static Result save_at_least(int fd, size_t piece)
     return r;
 }
 
-/* ---- what is said ------------------------------------------------------------------------------
- */
+/* ---- what is said ---------------------------------------------------------------------------- */
 
 static int compare(const void *a, const void *b)
 {

@@ -190,8 +190,7 @@ static bool begin(Run *r, GError **error)
                                  args, -1, error);
 }
 
-/* ---- its course and end ------------------------------------------------------------------------
- */
+/* ---- its course and end ---------------------------------------------------------------------- */
 
 /* Returns the status that a MIGRATION event says, NULL for other events. */
 static const char *note_event(Run *r, JsonObject *event)
@@ -291,8 +290,7 @@ static void take_waits(const Durations *waits, BenchSnapshotSample *s)
     s->guest_worst_us = waits->n ? waits->worst_us : NAN;
 }
 
-/* ---- all of it --------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static bool take(Run *r, BenchSnapshotSample *s, BenchSnapshotSeries *series, GError **error)
 {

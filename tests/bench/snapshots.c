@@ -89,8 +89,7 @@ static struct {
     char *file;
 } bench;
 
-/* ---- one snapshot ------------------------------------------------------------------------------
- */
+/* ---- one snapshot ---------------------------------------------------------------------------- */
 
 /* A guest has 64 MiB for its kernel at least. */
 static int hot_of(int mem)
@@ -140,8 +139,7 @@ static bool measure(const Contender *c, int mem, BenchSnapshotSample *sample,
     return ok;
 }
 
-/* ---- results -----------------------------------------------------------------------------------
- */
+/* ---- results --------------------------------------------------------------------------------- */
 
 static void add_setting(JsonObject *o, const Contender *c, int mem, gint round)
 {
@@ -315,8 +313,7 @@ static bool run_all(void)
     return all;
 }
 
-/* ---- what is asked for -------------------------------------------------------------------------
- */
+/* ---- what is asked for ----------------------------------------------------------------------- */
 
 static const BenchSnapshotEngine *engine_named(const char *name)
 {

@@ -44,8 +44,7 @@ struct BenchMarks {
     uint64_t lost;
 };
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* The number after " NAME=" in VALUES, which begins with a blank. */
 static bool number_in(const char *values, const char *name, int64_t *n)
@@ -157,8 +156,7 @@ uint64_t bench_marks_lost(const BenchMarks *m)
     return m->lost;
 }
 
-/* ---- explaining -------------------------------------------------------------------------------
- */
+/* ---- explaining ------------------------------------------------------------------------------ */
 
 static const Wait *wait_at(const BenchMarks *m, guint i)
 {

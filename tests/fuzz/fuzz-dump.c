@@ -66,8 +66,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* ---- the files ---------------------------------------------------------------------------------
- */
+/* ---- the files ------------------------------------------------------------------------------- */
 
 static void write_part(int dir, const char *name, uint64_t at, const void *data, size_t n)
 {
@@ -179,8 +178,7 @@ static void fix(int dir, uint8_t what)
     write_part(dir, FF_DUMP_ABOUT, 0, sealed, len);
 }
 
-/* ---- what is made of them ----------------------------------------------------------------------
- */
+/* ---- what is made of them -------------------------------------------------------------------- */
 
 /* What a terminal may be told. */
 static void check_error(const GError *error, const char *prefix)

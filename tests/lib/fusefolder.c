@@ -53,8 +53,7 @@ static void reply(FuseFolder *f, uint64_t unique, int error, const void *data, s
     G_GNUC_UNUSED ssize_t n = writev(f->fuse, iov, len ? 2 : 1);
 }
 
-/* ---- names -------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static int content_of(const FuseFolder *f, uint64_t node)
 {
@@ -103,8 +102,7 @@ static bool remove_name(FuseFolder *f, const char *name)
     return ok;
 }
 
-/* ---- requests ----------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static struct fuse_attr attributes(const FuseFolder *f, uint64_t node)
 {
@@ -338,8 +336,7 @@ static gpointer serve(gpointer p)
     }
 }
 
-/* ---- the folder --------------------------------------------------------------------------------
- */
+/* ---- the folder ------------------------------------------------------------------------------ */
 
 FuseFolder *fusefolder_new(const FuseFolderConfig *config, const char **why)
 {

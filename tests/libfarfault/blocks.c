@@ -123,8 +123,7 @@ uint64_t *file_map(File *f, uint64_t first, uint64_t n)
     return at;
 }
 
-/* ---- what is seen of it ------------------------------------------------------------------------
- */
+/* ---- what is seen of it ---------------------------------------------------------------------- */
 
 void assert_states(File *f, uint64_t first, const char *states, const char *changed)
 {
@@ -144,8 +143,7 @@ unsigned file_mappings(File *f, uint64_t block)
     return b.mappings;
 }
 
-/* ---- touching ----------------------------------------------------------------------------------
- */
+/* ---- touching -------------------------------------------------------------------------------- */
 
 static bool by_calls;
 static int pipes[2] = {-1, -1};

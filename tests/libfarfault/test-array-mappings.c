@@ -9,8 +9,7 @@
 
 #include "tests/libfarfault/blocks.h"
 
-/* ---- what lies over the content ----------------------------------------------------------------
- */
+/* ---- what lies over the content -------------------------------------------------------------- */
 
 static void test_overlay(gconstpointer data)
 {
@@ -86,8 +85,7 @@ static void test_overlay(gconstpointer data)
     file_free(&f);
 }
 
-/* ---- which mapping, which block ----------------------------------------------------------------
- */
+/* ---- which mapping, which block -------------------------------------------------------------- */
 
 #define MAPS 16
 
@@ -182,8 +180,7 @@ static void test_lookup(gconstpointer data)
     file_free(&f);
 }
 
-/* ---- in a call of the program's ----------------------------------------------------------------
- */
+/* ---- in a call of the program's -------------------------------------------------------------- */
 
 static gpointer invalidate(gpointer opaque)
 {

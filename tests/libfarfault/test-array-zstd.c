@@ -171,8 +171,7 @@ static void assert_same(const Packed *p, const char *at, size_t from, size_t end
     g_assert_cmpint(memcmp(at + from, p->plain + from, end - from), ==, 0);
 }
 
-/* ---- what it holds -----------------------------------------------------------------------------
- */
+/* ---- what it holds --------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -261,8 +260,7 @@ static void test_changes(gconstpointer data)
     packed_free(&p);
 }
 
-/* ---- how often it is unpacked ------------------------------------------------------------------
- */
+/* ---- how often it is unpacked ---------------------------------------------------------------- */
 
 /* Who reads on unpacks each frame once, though it is loaded in many blocks. */
 static void test_stream(gconstpointer data)
@@ -385,8 +383,7 @@ static void test_padded(void)
     packed_free(&p);
 }
 
-/* ---- what is wrong -----------------------------------------------------------------------------
- */
+/* ---- what is wrong --------------------------------------------------------------------------- */
 
 #define DAMAGED 3u
 

@@ -39,8 +39,7 @@ static void assert_order(File *f, const char *expected)
     g_assert_cmpstr(text->str, ==, expected);
 }
 
-/* ---- step by step ------------------------------------------------------------------------------
- */
+/* ---- step by step ---------------------------------------------------------------------------- */
 
 /* Four blocks can be in memory; one of them, 50, is changed, so three are for blocks 100 to 103. */
 static void test_steps(gconstpointer data)
@@ -225,8 +224,7 @@ static void test_alias(gconstpointer data)
     file_free(&f);
 }
 
-/* ---- what fails --------------------------------------------------------------------------------
- */
+/* ---- what fails ------------------------------------------------------------------------------ */
 
 /* load() touches another block of the array. */
 static void test_nested(void)
@@ -244,8 +242,7 @@ static void test_nested(void)
     file_free(&f);
 }
 
-/* ---- threads -----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 static void test_parallel(void)
 {

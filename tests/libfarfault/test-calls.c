@@ -20,8 +20,7 @@
 #define LEN HELD_LEN
 #define LATE HELD_LATE
 
-/* ---- cases -------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static void test_arguments(void)
 {
@@ -520,8 +519,7 @@ static void test_huge_pages(void)
     world_free(w);
 }
 
-/* ---- permissions -------------------------------------------------------------------------------
- */
+/* ---- permissions ----------------------------------------------------------------------------- */
 
 /* In a child that may nothing: 0, or the line of source that is wrong. */
 static int as_nobody(void)

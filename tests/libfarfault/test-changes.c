@@ -237,8 +237,7 @@ static void test_crowd(void)
     world_free(w);
 }
 
-/* ---- a discard that prepare meets --------------------------------------------------------------
- */
+/* ---- a discard that prepare meets ------------------------------------------------------------ */
 
 static struct {
     World *w;              /* NULL: no call is held */
@@ -312,8 +311,7 @@ static void test_discard_meets_prepare(void)
     close(fd);
 }
 
-/* ---- signals -----------------------------------------------------------------------------------
- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static char *struck; /* where the handler writes */
 

@@ -128,8 +128,7 @@ static void test_reopen(gconstpointer data)
     g_free(dir);
 }
 
-/* ---- what is beside it ------------------------------------------------------------------------
- */
+/* ---- what is beside it ----------------------------------------------------------------------- */
 
 static void copy(const char *from, const char *to)
 {
@@ -220,8 +219,7 @@ static void test_left_behind(void)
     g_free(dir);
 }
 
-/* ---- an end in the middle of a block -----------------------------------------------------------
- */
+/* ---- an end in the middle of a block --------------------------------------------------------- */
 
 #define SHORT (5 * (uint64_t)BLOCK + 100) /* of its last block three pages are after the end */
 
@@ -308,8 +306,7 @@ static void test_tail(gconstpointer data)
     g_free(dir);
 }
 
-/* ---- what is dropped ---------------------------------------------------------------------------
- */
+/* ---- what is dropped ------------------------------------------------------------------------- */
 
 /* What was changed, had no room in memory, and was dropped by ff_array_invalidate() is no part of
  * the transaction: also not of what a crash leaves behind. */
@@ -620,8 +617,7 @@ static void test_full(void)
     g_free(dir);
 }
 
-/* ---- how much of it there is -------------------------------------------------------------------
- */
+/* ---- how much of it there is ----------------------------------------------------------------- */
 
 /* Bytes of the log of an array of SPILL, which has no name, or of PATH. */
 static off_t log_size(const char *spill, const char *path)
@@ -744,8 +740,7 @@ static void test_locked(void)
     g_free(dir);
 }
 
-/* ---- a disk that fails -------------------------------------------------------------------------
- */
+/* ---- a disk that fails ----------------------------------------------------------------------- */
 
 static void change(char *p, unsigned first, unsigned step, char byte)
 {
@@ -854,8 +849,7 @@ static void test_file_fails(void)
     g_free(dir);
 }
 
-/* ---- prefixes ----------------------------------------------------------------------------------
- */
+/* ---- prefixes -------------------------------------------------------------------------------- */
 
 #define VERSIONS 6
 
@@ -1231,8 +1225,7 @@ static void test_half(void)
     g_free(dir);
 }
 
-/* ---- killed ------------------------------------------------------------------------------------
- */
+/* ---- killed ---------------------------------------------------------------------------------- */
 
 /* All words are the same after each commit. */
 static void commit_for_ever(Open *fn, const char *path, int fd, pid_t parent)

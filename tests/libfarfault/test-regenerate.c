@@ -143,8 +143,7 @@ static void test_fails(void)
     ff_volatile_free(v);
 }
 
-/* ---- storms ------------------------------------------------------------------------------------
- */
+/* ---- storms ---------------------------------------------------------------------------------- */
 
 typedef struct {
     FfVolatile *v;
@@ -216,8 +215,7 @@ static void test_storm(gconstpointer data)
     ff_volatile_free(r.v);
 }
 
-/* ---- limits, pressure --------------------------------------------------------------------------
- */
+/* ---- limits, pressure ------------------------------------------------------------------------ */
 
 static void test_limit(void)
 {

@@ -30,8 +30,7 @@
 #define LEN HELD_LEN
 #define LATE HELD_LATE
 
-/* ---- in a process of its own -------------------------------------------------------------------
- */
+/* ---- in a process of its own ----------------------------------------------------------------- */
 
 /* FN says 0, or the line that is wrong. */
 static void run_in_child(int (*fn)(void))
@@ -51,8 +50,7 @@ static void run_in_child(int (*fn)(void))
     g_assert_cmpint(status, ==, 0);
 }
 
-/* ---- memory that is not where it was -----------------------------------------------------------
- */
+/* ---- memory that is not where it was --------------------------------------------------------- */
 
 /* A part of a page of 2 MiB is moved away: such a page has no place. */
 static void test_split_page(void)
@@ -182,8 +180,7 @@ static void test_shorten(void)
     run_in_child(shorten);
 }
 
-/* ---- cancels -----------------------------------------------------------------------------------
- */
+/* ---- cancels --------------------------------------------------------------------------------- */
 
 /* Somebody writes, and waits for a saver that is stuck: a cancel is what lets go. */
 static gpointer write_late(gpointer p)
@@ -215,8 +212,7 @@ static void test_stuck(gconstpointer p)
     held_free(&h);
 }
 
-/* ---- what is written without a fault ------------------------------------------------------------
- */
+/* ---- what is written without a fault --------------------------------------------------------- */
 
 /* A buffer that is registered with io_uring: refused, whenever that was. */
 static void test_registered(gconstpointer p)
@@ -308,8 +304,7 @@ static void test_in_flight(gconstpointer p)
     rmdir(dir);
 }
 
-/* ---- the machine -------------------------------------------------------------------------------
- */
+/* ---- the machine ----------------------------------------------------------------------------- */
 
 /* No thread can be made any more. */
 static int without_threads(void)

@@ -23,8 +23,7 @@
 
 #define PINNERS 3
 
-/* ---- what Android's promises -------------------------------------------------------------------
- */
+/* ---- what Android's promises ----------------------------------------------------------------- */
 
 static void test_arguments(void)
 {
@@ -494,8 +493,7 @@ static void test_purger_lives(gconstpointer how)
     close(begun[1]);
 }
 
-/* ---- limits, pressure --------------------------------------------------------------------------
- */
+/* ---- limits, pressure ------------------------------------------------------------------------ */
 
 /* Looked at when something is unpinned. */
 static void test_limit(void)

@@ -20,8 +20,7 @@
 
 #define LEN (4u << 20)
 
-/* ---- replaying it ------------------------------------------------------------------------------
- */
+/* ---- replaying it ---------------------------------------------------------------------------- */
 
 /* A file, after the first N operations; only those that were SYNCED by then. NULL: it has no name.
  */
@@ -141,8 +140,7 @@ static void test_prefixes(void)
     remove_directory(dir);
 }
 
-/* ---- killed ------------------------------------------------------------------------------------
- */
+/* ---- killed ---------------------------------------------------------------------------------- */
 
 static void say(int fd)
 {

@@ -98,8 +98,7 @@ void world_free(World *w)
     g_free(w);
 }
 
-/* ---- writers -----------------------------------------------------------------------------------
- */
+/* ---- writers --------------------------------------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -207,8 +206,7 @@ void world_wait_writes(World *w, uint64_t n)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* ---- memory that is touched ---------------------------------------------------------------------
- */
+/* ---- memory that is touched ------------------------------------------------------------------ */
 
 static sigjmp_buf on_bus;
 
@@ -261,8 +259,7 @@ bool world_lock_memory(void)
     return false;
 }
 
-/* ---- what it holds -----------------------------------------------------------------------------
- */
+/* ---- what it holds --------------------------------------------------------------------------- */
 
 uint64_t world_hash(const void *data, size_t len)
 {

@@ -188,8 +188,7 @@ static gpointer read_one(gpointer p)
     return NULL;
 }
 
-/* ---- content -----------------------------------------------------------------------------------
- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 static void faults(RigKind kind, unsigned window)
 {
@@ -327,8 +326,7 @@ static void test_hole(RigKind kind)
     end(&f);
 }
 
-/* ---- what fails --------------------------------------------------------------------------------
- */
+/* ---- what fails ------------------------------------------------------------------------------ */
 
 static void try_again(File *f)
 {
@@ -517,8 +515,7 @@ static void test_deleted(RigKind kind)
     end(&f);
 }
 
-/* ---- who stands behind whom --------------------------------------------------------------------
- */
+/* ---- who stands behind whom ------------------------------------------------------------------ */
 
 static int hold(void *opaque)
 {
@@ -845,8 +842,7 @@ static void test_hung(RigKind kind)
     end(&f);
 }
 
-/* ---- what comes first --------------------------------------------------------------------------
- */
+/* ---- what comes first ------------------------------------------------------------------------ */
 
 #define FIRST 10 /* pages */
 #define CHUNK 4

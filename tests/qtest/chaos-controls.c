@@ -50,8 +50,7 @@ static const Control controls[] = {
     {"restored", .damage = true},
 };
 
-/* ---- one snapshot ------------------------------------------------------------------------------
- */
+/* ---- one snapshot ---------------------------------------------------------------------------- */
 
 static char *faults_of(const Control *c, bool wrong)
 {
@@ -113,8 +112,7 @@ static void take(const Control *c, Vm *vm, bool wrong, const char *file, const c
     close(gates[1]);
 }
 
-/* ---- damage ------------------------------------------------------------------------------------
- */
+/* ---- damage ---------------------------------------------------------------------------------- */
 
 /* A counter in the middle of the guest's memory. */
 static void damage(const char *file)
@@ -162,8 +160,7 @@ static bool is_right_restored(const char *qemu, const char *file, const Bootsect
     return !said;
 }
 
-/* ---- a control ---------------------------------------------------------------------------------
- */
+/* ---- a control ------------------------------------------------------------------------------- */
 
 /* FALSE: the snapshot was found wrong. */
 static bool is_right(const Control *c, bool wrong, const char *qemu)

@@ -74,8 +74,7 @@ static void boot_check(Vm *vm)
     }
 }
 
-/* ---- Linux: two processors that write at random, each page checked by the guest ---------------
- */
+/* ---- Linux: two processors that write at random, each page checked by the guest -------------- */
 
 static char *guest_file(const char *name)
 {

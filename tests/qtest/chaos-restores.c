@@ -80,8 +80,7 @@ static char *text_of(JsonObject *answer, const char *member)
                          : "none");
 }
 
-/* ---- what happens ------------------------------------------------------------------------------
- */
+/* ---- what happens ---------------------------------------------------------------------------- */
 
 static void put_right(Round *r)
 {
@@ -197,8 +196,7 @@ static void act(Round *r)
     }
 }
 
-/* ---- until it is settled -----------------------------------------------------------------------
- */
+/* ---- until it is settled --------------------------------------------------------------------- */
 
 /* The snapshot was promised, or its engine died before it could say so. Another one that has failed
  * is the restore, and its QEMU ends. */
@@ -234,8 +232,7 @@ static bool settle(Round *r)
     }
 }
 
-/* ---- a round -----------------------------------------------------------------------------------
- */
+/* ---- a round --------------------------------------------------------------------------------- */
 
 static Vm *begin(Round *r)
 {

@@ -128,8 +128,7 @@ static char *newer;             /* QEMU 10; NULL: it cannot be had */
 static gint restore_each;       /* every so many-th file; 0: none */
 #define MACHINE "pc-i440fx-7.2" /* both versions have it */
 
-/* ---- a guest -----------------------------------------------------------------------------------
- */
+/* ---- a guest --------------------------------------------------------------------------------- */
 
 static unsigned one_of(GRand *r, unsigned n)
 {
@@ -233,8 +232,7 @@ static void end(Guest *g)
     }
 }
 
-/* ---- what goes on beside -----------------------------------------------------------------------
- */
+/* ---- what goes on beside --------------------------------------------------------------------- */
 
 /* Where QEMU has the guest's RAM; 0: it was not found. *SWAPPED: pages of it that are in swap. */
 static uint64_t find_ram(const Guest *g, uint64_t *swapped)
@@ -306,8 +304,7 @@ static uint64_t count_reads(Guest *g)
     return n;
 }
 
-/* ---- one snapshot ------------------------------------------------------------------------------
- */
+/* ---- one snapshot ---------------------------------------------------------------------------- */
 
 static const char *const ends[] = {"completed", "failed", "cancelled", NULL};
 
@@ -381,8 +378,7 @@ static void note_time(Guest *g, const Shot *t, Moment moment, int64_t begin)
     }
 }
 
-/* ---- restored ----------------------------------------------------------------------------------
- */
+/* ---- restored -------------------------------------------------------------------------------- */
 
 /* The guest stands, and QEMU has written all of it. */
 static void copy_disk(const Guest *g, const char *to)

@@ -65,8 +65,7 @@ static G_NORETURN void wrong(Round *r, const char *why)
     g_error("%s: %s\n%s", why, r->what->str, text ? text : "");
 }
 
-/* ---- what happens ------------------------------------------------------------------------------
- */
+/* ---- what happens ---------------------------------------------------------------------------- */
 
 static void stand(Round *r, pid_t pid)
 {
@@ -152,8 +151,7 @@ static void await_point(Round *r)
     }
 }
 
-/* ---- until it is settled -----------------------------------------------------------------------
- */
+/* ---- until it is settled --------------------------------------------------------------------- */
 
 static void attach(Round *r, pid_t pid)
 {
@@ -204,8 +202,7 @@ static pid_t settle(Round *r)
     }
 }
 
-/* ---- a round -----------------------------------------------------------------------------------
- */
+/* ---- a round --------------------------------------------------------------------------------- */
 
 static void begin_guest(Round *r)
 {

@@ -333,8 +333,7 @@ static void kill_ungreeted(void *opaque)
     }
 }
 
-/* ---- the operator's beginning ------------------------------------------------------------------
- */
+/* ---- the operator's beginning ---------------------------------------------------------------- */
 
 static unsigned by_the_proxy(unsigned port, void *opaque)
 {
@@ -507,8 +506,7 @@ static void run_one(gconstpointer data)
     g_mutex_clear(&r.guests);
 }
 
-/* ---- runs --------------------------------------------------------------------------------------
- */
+/* ---- runs ------------------------------------------------------------------------------------ */
 
 /* FALSE: it failed; *TEXT (g_free) is what it wrote. */
 static bool spawn_run(const char *self, unsigned seed, char **text)

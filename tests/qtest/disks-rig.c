@@ -8,8 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* ---- what a guest's disks are ------------------------------------------------------------------
- */
+/* ---- what a guest's disks are ---------------------------------------------------------------- */
 
 JsonArray *rig_list(JsonObject *answer)
 {
@@ -113,8 +112,7 @@ char *rig_image_new(const char *folder, const char *name, bool qcow2)
     return g_steal_pointer(&packed);
 }
 
-/* ---- a guest and its disks ---------------------------------------------------------------------
- */
+/* ---- a guest and its disks ------------------------------------------------------------------- */
 
 void rig_look(Rig *r)
 {

@@ -40,8 +40,7 @@ Vm *restore_start_again(const RestoreScene *s, const char *faults)
     return vm;
 }
 
-/* ---- saving ------------------------------------------------------------------------------------
- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 static void compress(RestoreScene *s)
 {
@@ -150,8 +149,7 @@ bool restore_begin_plain(RestoreScene *s)
     return true;
 }
 
-/* ---- restoring ---------------------------------------------------------------------------------
- */
+/* ---- restoring ------------------------------------------------------------------------------- */
 
 void restore_ask_with(const RestoreScene *s, Vm *vm, const char *path, const char *more)
 {
@@ -252,8 +250,7 @@ void restore_recovers(const RestoreScene *s, Vm *vm, const char *path)
     restore_check_restored(s, vm);
 }
 
-/* ---- one that does not come to its end ---------------------------------------------------------
- */
+/* ---- one that does not come to its end ------------------------------------------------------- */
 
 static int gates[2]; /* of RESTORE_HELD, while they are open */
 

@@ -16,8 +16,7 @@
 #define MIB ((uint64_t)1 << 20)
 #define BUSY_MIB 24
 
-/* ---- a guest -----------------------------------------------------------------------------------
- */
+/* ---- a guest --------------------------------------------------------------------------------- */
 
 bool snap_begin(Snap *t, const char *faults, const char *device)
 {
@@ -183,8 +182,7 @@ void snap_expect_settings(Snap *t)
     }
 }
 
-/* ---- what is in the file -----------------------------------------------------------------------
- */
+/* ---- what is in the file --------------------------------------------------------------------- */
 
 typedef struct {
     uint8_t *ram;
@@ -243,8 +241,7 @@ uint8_t *snap_read(const char *path, uint64_t ram)
     return i.ram;
 }
 
-/* ---- the comparison ----------------------------------------------------------------------------
- */
+/* ---- the comparison -------------------------------------------------------------------------- */
 
 /* From 1 MiB on: below that the memory is not all the block's. */
 void snap_save_memory(Vm *vm, uint64_t ram, const char *path)

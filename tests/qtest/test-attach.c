@@ -389,8 +389,7 @@ static void test_plugged(void)
     end(&t);
 }
 
-/* ---- after the switch -------------------------------------------------------------------------
- */
+/* ---- after the switch ------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -582,8 +581,7 @@ static void test_unreadable(void)
     end(&t);
 }
 
-/* ---- moments of the switchover ------------------------------------------------------------------
- */
+/* ---- moments of the switchover --------------------------------------------------------------- */
 
 typedef struct {
     const char *fault; /* POINT=ACTION of fault/fault.h */
@@ -690,8 +688,7 @@ static void test_moment(gconstpointer data)
     operator_end(&o, end);
 }
 
-/* ---- what is refused ----------------------------------------------------------------------------
- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
 static void expect_refusal(const char *target, int status, const char *words)
 {

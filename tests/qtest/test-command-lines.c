@@ -240,8 +240,7 @@ static void test_row(const void *data)
     check_documented(words[0], status);
 }
 
-/* ---- doctor ------------------------------------------------------------------------------------
- */
+/* ---- doctor ---------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;

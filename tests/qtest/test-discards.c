@@ -38,8 +38,7 @@ static bool available(const Case *c, char **qemu)
     return *qemu || !c->newer;
 }
 
-/* ---- a Linux guest ----------------------------------------------------------------------------
- */
+/* ---- a Linux guest --------------------------------------------------------------------------- */
 
 static Vm *start(const Case *c, const char *qemu)
 {
@@ -193,8 +192,7 @@ static void test_reporting(gconstpointer data)
     close(ram);
 }
 
-/* ---- virtio-mem -------------------------------------------------------------------------------
- */
+/* ---- virtio-mem ------------------------------------------------------------------------------ */
 
 #define PLUGGED (64 * MIB)
 
@@ -261,8 +259,7 @@ static void test_virtio_mem(gconstpointer data)
     ff_discards_free(hook);
 }
 
-/* ---- who disarms ------------------------------------------------------------------------------
- */
+/* ---- who disarms ----------------------------------------------------------------------------- */
 
 static void kill_engine(Vm *vm)
 {

@@ -192,8 +192,7 @@ static void check_same(Test *t)
     g_assert_cmpint(unlink(saved), ==, 0);
 }
 
-/* ---- the source is gone ------------------------------------------------------------------------
- */
+/* ---- the source is gone ---------------------------------------------------------------------- */
 
 /* A bit of it is another one, or its end is missing, anywhere. */
 static void spoil(const char *dump)
@@ -329,8 +328,7 @@ static void test_command(void)
     end(&t);
 }
 
-/* ---- the engine dies ---------------------------------------------------------------------------
- */
+/* ---- the engine dies ------------------------------------------------------------------------- */
 
 typedef struct {
     const char *point;
@@ -374,8 +372,7 @@ static void test_killed(gconstpointer data)
     end(&t);
 }
 
-/* ---- a source that comes back, a dump that cannot be read --------------------------------------
- */
+/* ---- a source that comes back, a dump that cannot be read ------------------------------------ */
 
 static void test_returns(void)
 {

@@ -56,8 +56,7 @@ static Vm *start(const Test *t, const char *name, const VmConfig *more)
     return vm_start(&config);
 }
 
-/* ---- two halves --------------------------------------------------------------------------------
- */
+/* ---- two halves ------------------------------------------------------------------------------ */
 
 static bool is_second(JsonObject *data, const void *opaque)
 {
@@ -160,8 +159,7 @@ static void release(Test *t)
     dump_seal(t->half[0]);
 }
 
-/* ---- joining -----------------------------------------------------------------------------------
- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 /* farfault join WORD... SOURCE DESTINATION JOINED: its exit status. */
 static int join(const Test *t, const char *const *word, char **out, char **err)
@@ -243,8 +241,7 @@ static void join_well(const Test *t)
     g_assert_cmpint(!strstr(out, " 0 B of the destination's"), ==, t->row->released);
 }
 
-/* ---- what it made ------------------------------------------------------------------------------
- */
+/* ---- what it made ---------------------------------------------------------------------------- */
 
 /* What is below 1 MiB the firmware changes as soon as devices are there. */
 static void check_same(const Test *t, Vm *vm)

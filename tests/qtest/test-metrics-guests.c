@@ -174,8 +174,7 @@ static void test_saved(void)
     check_numbers(text, restored, "restore");
 }
 
-/* ---- over HTTP --------------------------------------------------------------------------------
- */
+/* ---- over HTTP ------------------------------------------------------------------------------- */
 
 /* The answer to REQUEST from the server at ADDRESS, up to its end (g_free). */
 static char *ask(const char *address, const char *request)

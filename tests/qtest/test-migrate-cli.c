@@ -104,8 +104,7 @@ static void check_stayed(Vm *s)
     g_assert_cmpstr(state, ==, "running");
 }
 
-/* ---- two guests that differ -------------------------------------------------------------------
- */
+/* ---- two guests that differ ------------------------------------------------------------------ */
 
 #define ROOT_PORT "-device", "pcie-root-port,id=rp0,chassis=1,addr=3"
 #define SCSI "-device", "virtio-scsi-pci,id=scsi0,addr=5"
@@ -210,8 +209,7 @@ static void test_differ(const void *data)
     vm_end(s);
 }
 
-/* ---- a destination's QEMU that ends -----------------------------------------------------------
- */
+/* ---- a destination's QEMU that ends ---------------------------------------------------------- */
 
 /* WHERE: the engine there stands still until QEMU was killed; NULL: QEMU is killed in precopy. */
 static void test_ends(const void *where)
@@ -250,8 +248,7 @@ static void test_ends(const void *where)
     vm_end(s);
 }
 
-/* ---- a port that somebody has -----------------------------------------------------------------
- */
+/* ---- a port that somebody has ---------------------------------------------------------------- */
 
 static void test_port(void)
 {
@@ -282,8 +279,7 @@ static void test_port(void)
     vm_end(s);
 }
 
-/* ---- who stands at the destination ------------------------------------------------------------
- */
+/* ---- who stands at the destination ----------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -345,8 +341,7 @@ static void test_stands(const void *data)
     vm_end(s);
 }
 
-/* ---- one after another ------------------------------------------------------------------------
- */
+/* ---- one after another ----------------------------------------------------------------------- */
 
 /* What the first one has set at the guest's new host is not what the second one needs. */
 static void test_precopy_after_postcopy(void)
@@ -371,8 +366,7 @@ static void test_precopy_after_postcopy(void)
     vm_end(b);
 }
 
-/* ---- Ctrl-C -----------------------------------------------------------------------------------
- */
+/* ---- Ctrl-C ---------------------------------------------------------------------------------- */
 
 static void test_interrupted(void)
 {

@@ -29,8 +29,7 @@
 /* Whom QEMU would wait for. */
 #define WAITED_FOR "said nothing for 4 s. It is waited for, as QEMU would"
 
-/* ---- the peer ----------------------------------------------------------------------------------
- */
+/* ---- the peer -------------------------------------------------------------------------------- */
 
 /* Accepts every connection and reads all that comes, so that no buffer is ever full. */
 typedef struct {
@@ -106,8 +105,7 @@ static guint mute_end(Mute *mute)
     return n;
 }
 
-/* ---- the source --------------------------------------------------------------------------------
- */
+/* ---- the source ------------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -387,8 +385,7 @@ static void test_mute(gconstpointer data)
     migrate_again(row, source, &boot, qemu);
 }
 
-/* ---- a peer that speaks late -------------------------------------------------------------------
- */
+/* ---- a peer that speaks late ----------------------------------------------------------------- */
 
 static int connect_to(const char *uri)
 {
@@ -449,8 +446,7 @@ static void test_late(gconstpointer data)
     close(listen_fd);
 }
 
-/* ---- an engine that dies before anybody was greeted --------------------------------------------
- */
+/* ---- an engine that dies before anybody was greeted ------------------------------------------ */
 
 typedef struct {
     const char *name;

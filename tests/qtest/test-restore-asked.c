@@ -61,8 +61,7 @@ static void expect_over(Vm *vm)
     qmp_expect_migration(vm_qmp(vm), "completed");
 }
 
-/* ---- as libvirt asks ---------------------------------------------------------------------------
- */
+/* ---- as libvirt asks ------------------------------------------------------------------------- */
 
 typedef struct {
     RestoreRow row;
@@ -133,8 +132,7 @@ static void test_set(void)
     restore_end(&s);
 }
 
-/* ---- while it fills ----------------------------------------------------------------------------
- */
+/* ---- while it fills -------------------------------------------------------------------------- */
 
 /* The client was told that all is here, and nobody says that the file is not needed any more. */
 static void check_unseen(Vm *vm)
@@ -373,8 +371,7 @@ static void test_killed_idle(void)
     restore_end(&s);
 }
 
-/* ---- overwritten meanwhile ---------------------------------------------------------------------
- */
+/* ---- overwritten meanwhile ------------------------------------------------------------------- */
 
 static bool run(const char *const *argv)
 {
@@ -459,8 +456,7 @@ static void test_paused(void)
     restore_end_held(&s, vm);
 }
 
-/* ---- not lazily --------------------------------------------------------------------------------
- */
+/* ---- not lazily ------------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;

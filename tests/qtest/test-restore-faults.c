@@ -21,8 +21,7 @@
 #define EIO_ONCE                                                                                   \
     "destination/postcopy-active/call/read-file#20=EIO;destination/*/step/page-alone=skip"
 
-/* ---- the engine dies ---------------------------------------------------------------------------
- */
+/* ---- the engine dies ------------------------------------------------------------------------- */
 
 /* Another one continues, and the guest does not know. */
 static void test_killed(gconstpointer point)
@@ -185,8 +184,7 @@ static void test_lives_on(void)
     restore_end(&s);
 }
 
-/* ---- the file cannot be read -------------------------------------------------------------------
- */
+/* ---- the file cannot be read ----------------------------------------------------------------- */
 
 static void test_eio(void)
 {
@@ -251,8 +249,7 @@ static void test_another(void)
     restore_end(&s);
 }
 
-/* ---- the relay dies ----------------------------------------------------------------------------
- */
+/* ---- the relay dies -------------------------------------------------------------------------- */
 
 /* One that others can look at. */
 static Vm *start_listening(const RestoreScene *s, const char *faults)

@@ -57,8 +57,7 @@ static bool begin_fuse(Host *h)
     return h->file != NULL;
 }
 
-/* ---- FUSE --------------------------------------------------------------------------------------
- */
+/* ---- FUSE ------------------------------------------------------------------------------------ */
 
 /* One page of it cannot be read: that one stays missing until it can. */
 static void test_eio(void)
@@ -159,8 +158,7 @@ static void test_read_only(void)
     end(&h);
 }
 
-/* ---- a file system in memory -------------------------------------------------------------------
- */
+/* ---- a file system in memory ----------------------------------------------------------------- */
 
 static unsigned count_files(const char *directory)
 {
@@ -202,8 +200,7 @@ static void test_full(void)
     end(&h);
 }
 
-/* ---- the file of a guest that runs -------------------------------------------------------------
- */
+/* ---- the file of a guest that runs ----------------------------------------------------------- */
 
 /* The same file, by what can be seen of it. */
 static void copy_with_time(RestoreScene *copy, const RestoreScene *s)
@@ -312,8 +309,7 @@ static void test_own_file(void)
     restore_end_held(&s, vm);
 }
 
-/* ---- who overwrites it -------------------------------------------------------------------------
- */
+/* ---- who overwrites it ----------------------------------------------------------------------- */
 
 typedef struct {
     const char *path;
@@ -435,8 +431,7 @@ static void test_held_back_paused(void)
     restore_end_held(&s, vm);
 }
 
-/* ---- the engine --------------------------------------------------------------------------------
- */
+/* ---- the engine ------------------------------------------------------------------------------ */
 
 /* It stands, and is killed as it stands, or by the relay when it has stood for too long. */
 static void test_stopped(gconstpointer killed)

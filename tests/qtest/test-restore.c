@@ -81,8 +81,7 @@ static void test_row(gconstpointer data)
     hugepages_free(pool);
 }
 
-/* ---- a guest that knows its memory --------------------------------------------------------------
- */
+/* ---- a guest that knows its memory ----------------------------------------------------------- */
 
 /* It checks all of it while it comes, and after that; and its disk. */
 static void test_linux(void)
@@ -113,8 +112,7 @@ static void test_linux(void)
     linux_guest_finish(saved);
 }
 
-/* ---- two of them -------------------------------------------------------------------------------
- */
+/* ---- two of them ----------------------------------------------------------------------------- */
 
 static void test_two(void)
 {
@@ -159,8 +157,7 @@ static void test_again(void)
     restore_end(&s);
 }
 
-/* ---- files that are refused --------------------------------------------------------------------
- */
+/* ---- files that are refused ------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -268,8 +265,7 @@ static void test_no_file(void)
     restore_end(&s);
 }
 
-/* ---- farfault restore --------------------------------------------------------------------------
- */
+/* ---- farfault restore ------------------------------------------------------------------------ */
 
 static void test_cli(void)
 {

@@ -161,8 +161,7 @@ static void test_display(void)
     hosts_end(&h);
 }
 
-/* ---- a display whose memory is full, beside plain QEMU ----------------------------------------
- */
+/* ---- a display whose memory is full, beside plain QEMU --------------------------------------- */
 
 #define FULL_MIB 24
 #define FULL_BYTES ((uint64_t)FULL_MIB << 20)

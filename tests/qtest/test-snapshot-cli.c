@@ -80,8 +80,7 @@ static char *monitor_of(Vm *vm)
     return vm_path(vm, "server");
 }
 
-/* ---- what it writes ----------------------------------------------------------------------------
- */
+/* ---- what it writes -------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -256,8 +255,7 @@ static void test_paused(void)
     vm_end(vm);
 }
 
-/* ---- it is interrupted -------------------------------------------------------------------------
- */
+/* ---- it is interrupted ----------------------------------------------------------------------- */
 
 static const char *const slowly[] = {"--max-bandwidth", SLOW, NULL};
 
@@ -504,8 +502,7 @@ static void test_usage(void)
     cli_fails(&cli, "no such socket");
 }
 
-/* ---- the disk is full --------------------------------------------------------------------------
- */
+/* ---- the disk is full ------------------------------------------------------------------------ */
 
 typedef struct {
     const char *folder, *options;

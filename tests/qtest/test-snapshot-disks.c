@@ -18,8 +18,7 @@
 #include "tests/lib/linuxguest.h"
 #include "tests/qtest/disks-rig.h"
 
-/* ---- all kinds of disks ------------------------------------------------------------------------
- */
+/* ---- all kinds of disks ---------------------------------------------------------------------- */
 
 /* The image of the drive d1 (g_free). */
 static char *image_of_d1(Rig *r)
@@ -119,8 +118,7 @@ static void test_kinds(gconstpointer data)
     rig_remove_folder(g_steal_pointer(&folder));
 }
 
-/* ---- what is refused ---------------------------------------------------------------------------
- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -250,8 +248,7 @@ static void test_full(void)
     folder_free(g_steal_pointer(&point));
 }
 
-/* ---- what comes in between ---------------------------------------------------------------------
- */
+/* ---- what comes in between ------------------------------------------------------------------- */
 
 #define AT_PROTECTED "snapshot/active/at/protected=hold" /* the guest runs; the plan is made */
 #define AT_BRANCHING "snapshot/active/at/branching=hold" /* it stands */
@@ -373,8 +370,7 @@ static void test_course(gconstpointer data)
     follow(data);
 }
 
-/* ---- the engine dies ---------------------------------------------------------------------------
- */
+/* ---- the engine dies ------------------------------------------------------------------------- */
 
 typedef struct {
     const char *step;
@@ -394,8 +390,7 @@ static void test_death(gconstpointer data)
     follow(&(Course){.faults = faults, .part = "the snapshot failed", .taken = d->taken});
 }
 
-/* ---- the command ends --------------------------------------------------------------------------
- */
+/* ---- the command ends ------------------------------------------------------------------------ */
 
 /* A signal, by which no file is left, but the overlays are. */
 static void test_signal(void)
@@ -457,8 +452,7 @@ static void test_qemu_ends(void)
     rig_free(&r);
 }
 
-/* ---- the same instant --------------------------------------------------------------------------
- */
+/* ---- the same instant ------------------------------------------------------------------------ */
 
 #define RAM_KIB (160 * 1024)
 #define DISK_BYTES (32 << 20)

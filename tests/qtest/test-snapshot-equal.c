@@ -36,8 +36,7 @@ static const Row rows[] = {
     {"later", 2, "67108864", false, 0, true},
 };
 
-/* ---- one snapshot ------------------------------------------------------------------------------
- */
+/* ---- one snapshot ---------------------------------------------------------------------------- */
 
 /* FALSE: the file is not what the memory was. */
 static bool take(Vm *vm, const Row *row)

@@ -13,8 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* ---- the engine dies ---------------------------------------------------------------------------
- */
+/* ---- the engine dies ------------------------------------------------------------------------- */
 
 static const char *const steps[] = {
     "setup",       "active",          "capture-pass", "protected",  "prepared",  "stopping",
@@ -55,8 +54,7 @@ static void test_killed(gconstpointer data)
     snap_end(&t);
 }
 
-/* ---- the relay dies ----------------------------------------------------------------------------
- */
+/* ---- the relay dies -------------------------------------------------------------------------- */
 
 typedef struct {
     const char *step;
@@ -123,8 +121,7 @@ static void test_relay_killed(gconstpointer data)
     snap_end(&t);
 }
 
-/* ---- the disk ----------------------------------------------------------------------------------
- */
+/* ---- the disk -------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *faults, *error;
@@ -173,8 +170,7 @@ static void test_device_state(void)
     snap_end(&t);
 }
 
-/* ---- the client --------------------------------------------------------------------------------
- */
+/* ---- the client ------------------------------------------------------------------------------ */
 
 static void test_cancel(void)
 {
@@ -238,8 +234,7 @@ static void test_stop(void)
     snap_end(&t);
 }
 
-/* ---- at any moment -----------------------------------------------------------------------------
- */
+/* ---- at any moment --------------------------------------------------------------------------- */
 
 static bool is_end(JsonObject *data, const void *opaque)
 {
@@ -290,8 +285,7 @@ static void test_random(void)
     snap_end(&t);
 }
 
-/* ---- it cannot begin ---------------------------------------------------------------------------
- */
+/* ---- it cannot begin ------------------------------------------------------------------------- */
 
 static void test_there_already(void)
 {

@@ -40,8 +40,7 @@ static const Row rows[] = {
     {"pc-7.2", "pc-i440fx-7.2", "virtio-vga"},
 };
 
-/* ---- a guest that stands by itself -------------------------------------------------------------
- */
+/* ---- a guest that stands by itself ----------------------------------------------------------- */
 
 static char *make_disk(void)
 {
@@ -84,8 +83,7 @@ static void write_memory(Vm *vm)
     qtest_write(vm_qtest(vm), RAM - 3 * MIB, page, FF_SAVED_PAGE);
 }
 
-/* ---- the files ---------------------------------------------------------------------------------
- */
+/* ---- the files ------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *who;
@@ -250,8 +248,7 @@ static void compare(const File *a, const File *b)
     compare_tails(a, b);
 }
 
-/* ---- the test ----------------------------------------------------------------------------------
- */
+/* ---- the test -------------------------------------------------------------------------------- */
 
 /* Both of the guest as it stands. */
 static void save_both(Vm *vm, const char *ours, const char *theirs)

@@ -12,8 +12,7 @@
 
 #include "tests/lib/hugepages.h"
 
-/* ---- huge pages --------------------------------------------------------------------------------
- */
+/* ---- huge pages ------------------------------------------------------------------------------ */
 
 /* The memory that the file holds is that of one instant. */
 static void expect_right_counters(const Snap *t)
@@ -55,8 +54,7 @@ static void test_huge(gconstpointer buffer)
     hugepages_free(pages);
 }
 
-/* ---- backends ----------------------------------------------------------------------------------
- */
+/* ---- backends -------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *args[6];
@@ -88,8 +86,7 @@ static void test_backends(gconstpointer data)
     }
 }
 
-/* ---- backends that are plugged later -----------------------------------------------------------
- */
+/* ---- backends that are plugged later --------------------------------------------------------- */
 
 #define SLOTS "-m", G_STRINGIFY(SNAP_RAM_MIB) "M,slots=1,maxmem=1G"
 #define CXL                                                                                        \
@@ -220,8 +217,7 @@ static void test_holes(void)
     hugepages_free(pages);
 }
 
-/* ---- somebody else's ---------------------------------------------------------------------------
- */
+/* ---- somebody else's ------------------------------------------------------------------------- */
 
 static void open_fifo(const char *dir, const char *name)
 {
@@ -292,8 +288,7 @@ static void test_other(void)
     remove_fifos(dir);
 }
 
-/* ---- the engine's own --------------------------------------------------------------------------
- */
+/* ---- the engine's own ------------------------------------------------------------------------ */
 
 /* KiB of it that no file backs: the guest's is not among them. */
 static int64_t engine_memory(Snap *t)

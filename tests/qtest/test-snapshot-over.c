@@ -72,8 +72,7 @@ static void ask(Snap *t, const char *option)
     qmp_ok(vm_qmp(t->vm), "migrate", "{'uri': 'file:%s%s'}", t->path, option);
 }
 
-/* ---- it is replaced ----------------------------------------------------------------------------
- */
+/* ---- it is replaced -------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -118,8 +117,7 @@ static void test_replaced(gconstpointer data)
     end(&t);
 }
 
-/* ---- what stands in front of the offset --------------------------------------------------------
- */
+/* ---- what stands in front of the offset ------------------------------------------------------ */
 
 static void test_offset(gconstpointer data)
 {
@@ -153,8 +151,7 @@ static void test_offset(gconstpointer data)
     end(&t);
 }
 
-/* ---- it fails ----------------------------------------------------------------------------------
- */
+/* ---- it fails -------------------------------------------------------------------------------- */
 
 static const char *const failures[] = {"snapshot/*/call/output-sync=EIO",
                                        "snapshot/*/at/running=kill", "snapshot/*/at/saved=kill",
@@ -222,8 +219,7 @@ static void test_other(void)
     end(&t);
 }
 
-/* ---- it cannot be replaced ---------------------------------------------------------------------
- */
+/* ---- it cannot be replaced ------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *why;
@@ -383,8 +379,7 @@ static void test_relative(void)
     end(&t);
 }
 
-/* ---- file systems that can little --------------------------------------------------------------
- */
+/* ---- file systems that can little ------------------------------------------------------------ */
 
 static void test_fuse(void)
 {

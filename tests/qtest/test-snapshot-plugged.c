@@ -23,8 +23,7 @@ static const LinuxGuest guest = {.ram_kib = RAM * 1024,
                                      EXTRA) " swiotlb=noforce memhp_default_state=online_movable",
                                  .plug_mib = PLUG};
 
-/* ---- the device --------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static uint64_t plugged(Vm *vm)
 {
@@ -54,8 +53,7 @@ static void expect_extra(Vm *vm, const char *what)
     }
 }
 
-/* ---- one snapshot ------------------------------------------------------------------------------
- */
+/* ---- one snapshot ---------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;

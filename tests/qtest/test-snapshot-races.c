@@ -25,8 +25,7 @@ static void expect_failure(Snap *t, const char *why)
     snap_expect_settings(t);
 }
 
-/* ---- between stop and the devices --------------------------------------------------------------
- */
+/* ---- between stop and the devices ------------------------------------------------------------ */
 
 typedef struct {
     const char *name, *faults;
@@ -124,8 +123,7 @@ static void test_written(gconstpointer buffer)
     snap_end(&t);
 }
 
-/* ---- the same with QEMU 10 ---------------------------------------------------------------------
- */
+/* ---- the same with QEMU 10 ------------------------------------------------------------------- */
 
 typedef struct {
     Snap *t;
@@ -213,8 +211,7 @@ static void test_early_devices(gconstpointer data)
     snap_end(&t);
 }
 
-/* ---- the run state -----------------------------------------------------------------------------
- */
+/* ---- the run state --------------------------------------------------------------------------- */
 
 /* What counts is what the guest was at the stop. */
 static void test_paused_before(void)
@@ -414,8 +411,7 @@ static void test_not_rolled_back(void)
     snap_end(&t);
 }
 
-/* ---- the last moments --------------------------------------------------------------------------
- */
+/* ---- the last moments ------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name, *faults, *end;
@@ -569,8 +565,7 @@ static void test_given_memory(void)
     snap_end(&t);
 }
 
-/* ---- the end of one that fails -----------------------------------------------------------------
- */
+/* ---- the end of one that fails --------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *faults, *end;
@@ -607,8 +602,7 @@ static void test_early_end(gconstpointer data)
     snap_end(&t);
 }
 
-/* ---- after a death -----------------------------------------------------------------------------
- */
+/* ---- after a death --------------------------------------------------------------------------- */
 
 static const char *const deaths[] = {"protected", "armed", "running", "written"};
 

@@ -58,8 +58,7 @@ static JsonObject *snapshot_info(Snap *t)
     return json_object_ref(json_object_get_object_member(own, "snapshot"));
 }
 
-/* ---- it answers --------------------------------------------------------------------------------
- */
+/* ---- it answers ------------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -167,8 +166,7 @@ static void test_bare(void)
     fusefolder_free(folder);
 }
 
-/* ---- it is read-only ---------------------------------------------------------------------------
- */
+/* ---- it is read-only ------------------------------------------------------------------------- */
 
 static void test_read_only(void)
 {
@@ -201,8 +199,7 @@ static void test_read_only(void)
     snap_end(&t);
 }
 
-/* ---- it does not answer ------------------------------------------------------------------------
- */
+/* ---- it does not answer ---------------------------------------------------------------------- */
 
 static const FuseFolderConfig any = {0}, buffered = {.no_direct = true};
 

@@ -74,8 +74,7 @@ static Vm *start(const Row *row, Version version, const char *newer, const Boots
                                 .incoming = incoming});
 }
 
-/* ---- taking one --------------------------------------------------------------------------------
- */
+/* ---- taking one ------------------------------------------------------------------------------ */
 
 static void ask_command(const Row *row, Qmp *q, const char *path)
 {
@@ -138,8 +137,7 @@ static void save(const Row *row, Vm *vm, const char *path)
     check_info(vm);
 }
 
-/* ---- and back ----------------------------------------------------------------------------------
- */
+/* ---- and back -------------------------------------------------------------------------------- */
 
 static void restore(const Row *row, Vm *vm, const char *path)
 {

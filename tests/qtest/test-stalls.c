@@ -154,8 +154,7 @@ static void test_revoke(void)
     end(&t);
 }
 
-/* ---- QEMU cannot answer cont -------------------------------------------------------------------
- */
+/* ---- QEMU cannot answer cont ----------------------------------------------------------------- */
 
 static JsonObject *half_of(JsonObject *info)
 {
@@ -224,8 +223,7 @@ static void test_cont_waits(gconstpointer engine_dies)
     end(&t);
 }
 
-/* ---- by themselves ------------------------------------------------------------------------------
- */
+/* ---- by themselves --------------------------------------------------------------------------- */
 
 /* Both engines die, and nobody types anything. */
 static void test_auto_recover(void)
@@ -437,8 +435,7 @@ static void test_hangs_granted(void)
     end(&t);
 }
 
-/* ---- a relay is killed ------------------------------------------------------------------------
- */
+/* ---- a relay is killed ----------------------------------------------------------------------- */
 
 static const StopRow relay_rows[] = {
     {"source/active", false, false},
@@ -489,8 +486,7 @@ static void test_relay_killed(gconstpointer data)
     end(&t);
 }
 
-/* ---- strangers --------------------------------------------------------------------------------
- */
+/* ---- strangers ------------------------------------------------------------------------------- */
 
 #define STRANGERS 8
 

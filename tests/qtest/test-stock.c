@@ -697,8 +697,7 @@ static void test_stranger(void)
     vm_wait_stderr(destination, "connection refused: ");
 }
 
-/* ---- channels that come before the first has spoken -------------------------------------------
- */
+/* ---- channels that come before the first has spoken ------------------------------------------ */
 
 /* QEMU's two channels wait at the destination, which does not know yet who they are, when the first
  * of them speaks: QEMU gets both, in their order. */

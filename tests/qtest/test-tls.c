@@ -256,8 +256,7 @@ static void move(const void *opaque)
     }
 }
 
-/* --- engines that die --------------------------------------------------------------------------
- */
+/* --- engines that die ------------------------------------------------------------------------- */
 
 static void speak_in_the_clear(const char *path)
 {

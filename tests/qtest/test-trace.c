@@ -90,8 +90,7 @@ static bool skipped(void)
     return false;
 }
 
-/* ---- the command ------------------------------------------------------------------------------
- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 /* OUT: its stdout (taken), -1: a pipe. */
 static GSubprocess *start_to(const char *guest, int out)
@@ -177,8 +176,7 @@ static void check_left(const char *pid, bool expected)
     g_assert_cmpint(instance, ==, expected);
 }
 
-/* ---- cases ------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 /* Output of FARFAULT with ARGUMENT, which ends by itself; *STATUS: its exit status. */
 static void run(const char *farfault, const char *argument, GSpawnChildSetupFunc setup, Fs fs,

@@ -32,8 +32,7 @@ static void says(const char *said, const char *part)
     }
 }
 
-/* ---- relay and engine at once ------------------------------------------------------------------
- */
+/* ---- relay and engine at once ---------------------------------------------------------------- */
 
 /* The old QEMU's die before the guest is given away: it is the old QEMU's again with a new relay.
  */
@@ -163,8 +162,7 @@ static void test_new_both_after(void)
     }
 }
 
-/* ---- a QEMU ------------------------------------------------------------------------------------
- */
+/* ---- a QEMU ---------------------------------------------------------------------------------- */
 
 /* The old QEMU is killed while the guest is nobody's yet: it becomes the new one's, whose monitor
  * is where it was. */
@@ -283,8 +281,7 @@ static void test_disks_change(gconstpointer point)
     up_check_memory(g);
 }
 
-/* ---- what clients say meanwhile ----------------------------------------------------------------
- */
+/* ---- what clients say meanwhile -------------------------------------------------------------- */
 
 /* A client of the old QEMU says stop after the guest was given away: it stands in the new one; or
  * after it was started there: it is told that this comes too late. */
@@ -392,8 +389,7 @@ static void test_adopted_runs(void)
     up_check_memory(g);
 }
 
-/* ---- what the command says ---------------------------------------------------------------------
- */
+/* ---- what the command says ------------------------------------------------------------------- */
 
 /* Somebody else has the image when the new QEMU is to start the guest. */
 static void test_not_started(void)
@@ -459,8 +455,7 @@ static void test_earlier_end(void)
     up_check_memory(g);
 }
 
-/* ---- a relay that is stopped -------------------------------------------------------------------
- */
+/* ---- a relay that is stopped ----------------------------------------------------------------- */
 
 /* The relay of PID, or of its engine. */
 static pid_t parent_of(pid_t pid)
@@ -542,8 +537,7 @@ static void test_attach_to_left_alone(void)
     up_check_memory(g);
 }
 
-/* ---- at random ---------------------------------------------------------------------------------
- */
+/* ---- at random ------------------------------------------------------------------------------- */
 
 static void kill_one(const Guest *g)
 {

@@ -15,8 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void test_row(void)
 {
@@ -374,8 +373,7 @@ static void test_gone(void)
     up_check_memory(g);
 }
 
-/* ---- what loading writes -----------------------------------------------------------------------
- */
+/* ---- what loading writes --------------------------------------------------------------------- */
 
 /* vmgenid writes to guest memory while it is loaded: 16 bytes, other ones in each QEMU. After a
  * load that came to nothing the guest's memory is as it was, byte for byte. */
@@ -448,8 +446,7 @@ static void test_nobody_waits(void)
     }
 }
 
-/* ---- kill -9 -----------------------------------------------------------------------------------
- */
+/* ---- kill -9 --------------------------------------------------------------------------------- */
 
 typedef enum { OLD, NEW, EITHER } Outcome;
 
@@ -556,8 +553,7 @@ static void test_again_and_again(void)
     }
 }
 
-/* ---- Linux, with a disk ------------------------------------------------------------------------
- */
+/* ---- Linux, with a disk ---------------------------------------------------------------------- */
 
 /* What follows NAME in the last line with it; -1. */
 static gint64 number(const char *text, const char *line, const char *name)

@@ -20,8 +20,7 @@
 #define BUSY_MIB 16
 #define WAIT_S 120
 
-/* ---- processes ---------------------------------------------------------------------------------
- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 /* Those that have DIR on their command line and are programs of QEMU. */
 static GArray *qemus(const char *dir)
@@ -111,8 +110,7 @@ pid_t up_only_qemu(const Guest *g)
     return up_await_qemus(g, 1);
 }
 
-/* ---- the guest ---------------------------------------------------------------------------------
- */
+/* ---- the guest ------------------------------------------------------------------------------- */
 
 static int connect_to(const char *path)
 {
@@ -373,8 +371,7 @@ void up_check_memory(Guest *g)
     up_runs(g);
 }
 
-/* ---- the command -------------------------------------------------------------------------------
- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 GArray *up_processes(const Guest *g)
 {

@@ -80,8 +80,7 @@ static void wrong(const Round *r, const Client *c, int status)
     g_error("its pager has said: %s", said);
 }
 
-/* ---- beginning ---------------------------------------------------------------------------------
- */
+/* ---- beginning ------------------------------------------------------------------------------- */
 
 static const char *const options[] = {NULL, "--no-bulk", "--learn", "--max-bandwidth=16M"};
 
@@ -147,8 +146,7 @@ static void start_vmm(Round *r)
     r->client[CLIENTS - 1] = (Client){r->vmm_pid, VMM, false, false, -1};
 }
 
-/* ---- what happens ------------------------------------------------------------------------------
- */
+/* ---- what happens ---------------------------------------------------------------------------- */
 
 static void kill_pager(Round *r)
 {
@@ -216,8 +214,7 @@ static void act(Round *r)
     }
 }
 
-/* ---- the end -----------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /* TRUE: C has ended. */
 static bool look_at(Round *r, Client *c)

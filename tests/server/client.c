@@ -71,8 +71,7 @@ uint64_t client_word(unsigned page, unsigned word)
     return ((uint64_t)(page + 1) << 32 | (word + 1)) * 0x9e3779b97f4a7c15ull;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static uint64_t expected(unsigned page, unsigned word, uint32_t holds)
 {
@@ -177,8 +176,7 @@ static void make_memory(Client *c)
     c->holds = calloc(p->pages, sizeof(*c->holds));
 }
 
-/* ---- the message -------------------------------------------------------------------------------
- */
+/* ---- the message ----------------------------------------------------------------------------- */
 
 static void send_with_fd(int sock, const char *text, size_t len, int fd)
 {
@@ -234,8 +232,7 @@ static void hand_over(const Client *c)
     /* The socket, and our userfaultfd, stay open until the end, as Firecracker's. */
 }
 
-/* ---- vCPUs -------------------------------------------------------------------------------------
- */
+/* ---- vCPUs ----------------------------------------------------------------------------------- */
 
 static uint32_t roll(Vcpu *v, uint32_t below)
 {

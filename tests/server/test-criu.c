@@ -22,8 +22,7 @@ typedef struct {
     int go; /* to the client: a byte for each step; from it, one when it is restored */
 } World;
 
-/* ---- cases -------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static void start_process(World *w)
 {

@@ -70,8 +70,7 @@ static bool is_root(void)
     return true;
 }
 
-/* ---- places ------------------------------------------------------------------------------------
- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 #define PLACES 1024
 
@@ -121,8 +120,7 @@ static void test_full(void)
     daemon_stop(d);
 }
 
-/* ---- after a pager -----------------------------------------------------------------------------
- */
+/* ---- after a pager --------------------------------------------------------------------------- */
 
 /* Its successor is told of more clients than a socket takes at once, and whoever starts it may not
  * make the socket larger. */
@@ -313,8 +311,7 @@ static void test_room(void)
 }
 #endif
 
-/* ---- what others do ----------------------------------------------------------------------------
- */
+/* ---- what others do -------------------------------------------------------------------------- */
 
 /* A client takes O_NONBLOCK from its userfaultfd, which is the holder's as well. */
 static void test_waiting_fd(void)
@@ -392,8 +389,7 @@ static void test_not_read(void)
     close(said[1]);
 }
 
-/* ---- pages that cannot be read -----------------------------------------------------------------
- */
+/* ---- pages that cannot be read --------------------------------------------------------------- */
 
 #define FRAMES 4
 #define FRAME_PAGES 16
@@ -478,8 +474,7 @@ static void test_bad_pages(gconstpointer more)
     munmap(c.page, small_size(&c));
 }
 
-/* ---- who asks ----------------------------------------------------------------------------------
- */
+/* ---- who asks -------------------------------------------------------------------------------- */
 
 static int connect_tcp(unsigned port)
 {

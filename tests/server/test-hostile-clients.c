@@ -53,8 +53,7 @@ static void check_serves(const Daemon *d)
     assert_ended_well(client_start(&plan));
 }
 
-/* ---- messages ----------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 typedef enum { NO_FD, PIPE, BARE, NO_REMOVE, GOOD_FD } Fd;
 
@@ -202,8 +201,7 @@ static void test_silent(void)
     daemon_stop(d);
 }
 
-/* ---- who may -----------------------------------------------------------------------------------
- */
+/* ---- who may --------------------------------------------------------------------------------- */
 
 static pid_t start_as_nobody(const ClientPlan *plan)
 {
@@ -245,8 +243,7 @@ static void test_stranger(void)
     daemon_stop(d);
 }
 
-/* ---- the source --------------------------------------------------------------------------------
- */
+/* ---- the source ------------------------------------------------------------------------------ */
 
 /* It ends too early, for a time. */
 static void test_source_cut(void)
@@ -278,8 +275,7 @@ static void test_source_cut(void)
     daemon_stop(d);
 }
 
-/* ---- without anybody ---------------------------------------------------------------------------
- */
+/* ---- without anybody ------------------------------------------------------------------------- */
 
 static void wait_gone(int pidfd)
 {

@@ -35,8 +35,7 @@ static Daemon *start(const Giver *g, const char *more)
     return daemon_start(PAGES, 4096, NULL, NULL, more);
 }
 
-/* ---- as from a file ----------------------------------------------------------------------------
- */
+/* ---- as from a file -------------------------------------------------------------------------- */
 
 static void test_read(gconstpointer more)
 {
@@ -137,8 +136,7 @@ static void test_tls(void)
     certs_remove(dir);
 }
 
-/* ---- it fails ----------------------------------------------------------------------------------
- */
+/* ---- it fails -------------------------------------------------------------------------------- */
 
 typedef struct {
     Small *c;
@@ -318,8 +316,7 @@ static void test_written_to(void)
     giver_end(&g);
 }
 
-/* ---- hostile peers -----------------------------------------------------------------------------
- */
+/* ---- hostile peers --------------------------------------------------------------------------- */
 
 static const FfRemoteRequest wrong[] = {
     {0, 4096, 0, 4096},
@@ -358,8 +355,7 @@ static void test_hostile(void)
     giver_end(&g);
 }
 
-/* ---- many peers --------------------------------------------------------------------------------
- */
+/* ---- many peers ------------------------------------------------------------------------------ */
 
 static bool is_left(int fd)
 {

@@ -28,8 +28,7 @@
 
 #define MIB (1ull << 20)
 
-/* ---- Firecracker -------------------------------------------------------------------------------
- */
+/* ---- Firecracker ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *text;
@@ -98,8 +97,7 @@ static void test_firecracker_deep(void)
     g_assert_nonnull(error);
 }
 
-/* ---- Cloud Hypervisor's configuration ----------------------------------------------------------
- */
+/* ---- Cloud Hypervisor's configuration -------------------------------------------------------- */
 
 #define SLOT(slot, gpa, size, offset)                                                              \
     "{\"slot\":" slot ",\"gpa\":" gpa ",\"size\":" size ",\"file_offset\":" offset "}"
@@ -153,8 +151,7 @@ static void test_offload(void)
     }
 }
 
-/* ---- sources -----------------------------------------------------------------------------------
- */
+/* ---- sources --------------------------------------------------------------------------------- */
 
 static char *make_file(const void *data, size_t len, uint64_t size)
 {
@@ -387,8 +384,7 @@ static void test_refused(void)
     g_unlink(e);
 }
 
-/* ---- CRIU --------------------------------------------------------------------------------------
- */
+/* ---- CRIU ------------------------------------------------------------------------------------ */
 
 /* Two runs in two mappings, and in between one that is not lazy. */
 static const uint8_t pagemap_image[] = {
@@ -470,8 +466,7 @@ static void test_criu(void)
     }
 }
 
-/* ---- the gate ----------------------------------------------------------------------------------
- */
+/* ---- the gate -------------------------------------------------------------------------------- */
 
 typedef struct {
     FfRecord *rec;
@@ -567,8 +562,7 @@ static void test_ring(void)
     close(told);
 }
 
-/* ---- another host ------------------------------------------------------------------------------
- */
+/* ---- another host ---------------------------------------------------------------------------- */
 
 /* What a peer answers to a request of 8192 bytes at 4096; DATA bytes follow. Sum 1: the right one.
  */

@@ -119,8 +119,7 @@ static void test_all(gconstpointer kind)
     run_one(kind, CLIENT_FORKS | CLIENT_BALLOON | CLIENT_MOVES, NULL);
 }
 
-/* ---- many --------------------------------------------------------------------------------------
- */
+/* ---- many ------------------------------------------------------------------------------------ */
 
 #define MANY 8
 
@@ -149,8 +148,7 @@ static void test_many(void)
     world_end(&w);
 }
 
-/* ---- pagers that die ---------------------------------------------------------------------------
- */
+/* ---- pagers that die ------------------------------------------------------------------------- */
 
 /* At each of these moments, at the Nth time that it comes. */
 static const char *const moments[] = {

@@ -178,8 +178,7 @@ static void test_killed(void)
 #endif
 }
 
-/* ---- a limit -----------------------------------------------------------------------------------
- */
+/* ---- a limit --------------------------------------------------------------------------------- */
 
 /* What nobody waits for takes its time; that of the last piece is not waited for. */
 static void test_limit(void)
@@ -211,8 +210,7 @@ static void test_demand_is_not_limited(void)
     daemon_stop(d);
 }
 
-/* ---- not used ----------------------------------------------------------------------------------
- */
+/* ---- not used -------------------------------------------------------------------------------- */
 
 static void spoil(const char *path, off_t at)
 {

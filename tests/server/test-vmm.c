@@ -116,8 +116,7 @@ static void test_precopy(void)
     end(&w);
 }
 
-/* ---- who dies ----------------------------------------------------------------------------------
- */
+/* ---- who dies -------------------------------------------------------------------------------- */
 
 /* At each of these moments of a pager, at the Nth time that it comes. */
 static const char *const moments[] = {"client-made",  "content-read", "placed",
@@ -233,8 +232,7 @@ static void test_frozen(gconstpointer signal)
     end(&w);
 }
 
-/* ---- peers that are not what they should be ----------------------------------------------------
- */
+/* ---- peers that are not what they should be -------------------------------------------------- */
 
 static void finish_talk(VmmPeer *p)
 {
@@ -450,8 +448,7 @@ static void test_touched(void)
     end(&w);
 }
 
-/* ---- folders -----------------------------------------------------------------------------------
- */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *text; /* what stands in this file instead; NULL: it is not there */

@@ -49,8 +49,7 @@ static void need(bool ok, const char *what)
     }
 }
 
-/* ---- the snapshot ------------------------------------------------------------------------------
- */
+/* ---- the snapshot ---------------------------------------------------------------------------- */
 
 const char *vmm_config(void)
 {
@@ -106,8 +105,7 @@ int vmm_listen(const char *path)
     return fd;
 }
 
-/* ---- the protocol ------------------------------------------------------------------------------
- */
+/* ---- the protocol ---------------------------------------------------------------------------- */
 
 static bool read_all(int fd, void *to, size_t len)
 {
@@ -272,8 +270,7 @@ bool vmm_read_answer(int sock)
     return read_all(sock, words, sizeof(words)) && words[0] == 1 && words[1] == 0;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* What a page must hold. NOBODY: it was given back before anybody has seen it. */
 typedef enum { ORIGINAL, ZEROS, NOBODY } Base;
@@ -380,8 +377,7 @@ static void *run_vcpu(void *opaque)
     return NULL;
 }
 
-/* ---- the handler -------------------------------------------------------------------------------
- */
+/* ---- the handler ----------------------------------------------------------------------------- */
 
 static uint64_t fault_size(const Vmm *v)
 {
@@ -491,8 +487,7 @@ static void start_serving(Vmm *v)
     need(pthread_create(&v->handler, NULL, run_handler, v) == 0, "a thread");
 }
 
-/* ---- the process -------------------------------------------------------------------------------
- */
+/* ---- the process ----------------------------------------------------------------------------- */
 
 static void *run_missing(void *opaque)
 {

@@ -195,8 +195,7 @@ static bool is_right(const Snapshot *sn)
     return true;
 }
 
-/* ---- whole snapshots ---------------------------------------------------------------------------
- */
+/* ---- whole snapshots ------------------------------------------------------------------------- */
 
 static void take_with(RigKind kind, unsigned slots, FfWriterWay way, uint64_t around)
 {
@@ -351,8 +350,7 @@ static void test_instant(RigKind kind)
     close_snapshot(&sn);
 }
 
-/* ---- in flight, and wanted ---------------------------------------------------------------------
- */
+/* ---- in flight, and wanted ------------------------------------------------------------------- */
 
 /* The disk is about to read the page from the memory, and the guest writes to it. */
 static int write_lent(void *opaque)
@@ -530,8 +528,7 @@ static void test_late_copy(RigKind kind)
     close_snapshot(&sn);
 }
 
-/* ---- a disk that fails -------------------------------------------------------------------------
- */
+/* ---- a disk that fails ----------------------------------------------------------------------- */
 
 static int fail(void *opaque)
 {

@@ -28,8 +28,7 @@ static const struct {
     [RIG_ANON] = {"anonymous", 4096, SMALL_PAGES},
 };
 
-/* ---- content -----------------------------------------------------------------------------------
- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 uint64_t rig_word(unsigned page, unsigned word)
 {
@@ -106,8 +105,7 @@ void rig_populate(Rig *r)
     }
 }
 
-/* ---- the pager ---------------------------------------------------------------------------------
- */
+/* ---- the pager ------------------------------------------------------------------------------- */
 
 static int on_request(FfPager *p, const FfRun *runs, unsigned n)
 {
@@ -285,8 +283,7 @@ void rig_wait_completed(Rig *r, unsigned n)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- named points ------------------------------------------------------------------------------
- */
+/* ---- named points ---------------------------------------------------------------------------- */
 
 #ifdef FF_FAULTS
 #define MAX_POINTS 8
@@ -349,8 +346,7 @@ static void forget_points(void)
 }
 #endif
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* A file of a tmpfs of its own, with huge pages for who asks. -1: may not. */
 static int huge_file(void)
@@ -598,8 +594,7 @@ void rig_free(Rig *r)
     g_free(r);
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 typedef struct {
     RigKind kind;

@@ -129,8 +129,7 @@ static void test_cancel(RigKind kind)
     rig_free(r);
 }
 
-/* ---- REMOVE ------------------------------------------------------------------------------------
- */
+/* ---- REMOVE ---------------------------------------------------------------------------------- */
 
 static void test_remove(RigKind kind)
 {
@@ -205,8 +204,7 @@ static void test_remove_same_batch(RigKind kind)
     rig_free(r);
 }
 
-/* ---- REMAP, UNMAP ------------------------------------------------------------------------------
- */
+/* ---- REMAP, UNMAP ---------------------------------------------------------------------------- */
 
 /* N pages' worth of addresses, mapped by nobody else. */
 static char *room_for(const Rig *r, unsigned n)
@@ -352,8 +350,7 @@ static void test_remap_while_placing(RigKind kind)
     rig_free(r);
 }
 
-/* ---- a process of its own ----------------------------------------------------------------------
- */
+/* ---- a process of its own -------------------------------------------------------------------- */
 
 typedef void (*Script)(Rig *r);
 
@@ -478,8 +475,7 @@ static void test_chain(RigKind kind)
     rig_free(r);
 }
 
-/* ---- FORK --------------------------------------------------------------------------------------
- */
+/* ---- FORK ------------------------------------------------------------------------------------ */
 
 /* Both processes read everything: pages that were there before the fork, and pages that come later.
  * The parent has changed one in between. */
@@ -655,8 +651,7 @@ static void test_fork_no_fd(RigKind kind)
     fork_client(kind, true);
 }
 
-/* ---- strays ------------------------------------------------------------------------------------
- */
+/* ---- strays ---------------------------------------------------------------------------------- */
 
 /* Memory that has grown is still registered, and nobody has content for that. */
 static gpointer read_after_end(gpointer p)

@@ -52,8 +52,7 @@ static void wait_until_failed(Rig *r, int rc)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- who is not noted --------------------------------------------------------------------------
- */
+/* ---- who is not noted ------------------------------------------------------------------------ */
 
 /* The page is there and not marked yet; it is given back, and somebody waits for it. */
 static int wait_before_mark(void *opaque)
@@ -89,8 +88,7 @@ static void test_overflow(RigKind kind)
     rig_free(r);
 }
 
-/* ---- missing again -----------------------------------------------------------------------------
- */
+/* ---- missing again --------------------------------------------------------------------------- */
 
 static int forget(void *opaque)
 {
@@ -120,8 +118,7 @@ static void test_forget(RigKind kind)
     rig_free(r);
 }
 
-/* ---- REMAP, UNMAP ------------------------------------------------------------------------------
- */
+/* ---- REMAP, UNMAP ---------------------------------------------------------------------------- */
 
 static gpointer other_moves(gpointer p)
 {
@@ -198,8 +195,7 @@ static void test_dont_unmap(RigKind kind)
     rig_free(r);
 }
 
-/* ---- REMOVE ------------------------------------------------------------------------------------
- */
+/* ---- REMOVE ---------------------------------------------------------------------------------- */
 
 /* From the middle of one huge page to the end of the next: only the second one is not wanted any
  * more. Of the first one nobody can place what is right. */

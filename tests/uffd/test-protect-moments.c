@@ -105,8 +105,7 @@ static void take_pattern(Scene *sc, unsigned page)
     ff_protect_release(sc->p, slot);
 }
 
-/* ---- what is left ------------------------------------------------------------------------------
- */
+/* ---- what is left ---------------------------------------------------------------------------- */
 
 static int look_what_is_left(void *opaque)
 {
@@ -135,8 +134,7 @@ static void test_left(RigKind kind)
     close_scene(&sc);
 }
 
-/* ---- what is protected again -------------------------------------------------------------------
- */
+/* ---- what is protected again ----------------------------------------------------------------- */
 
 static int arm_again(void *opaque)
 {
@@ -170,8 +168,7 @@ static void test_arm_again(RigKind kind)
     close_scene(&sc);
 }
 
-/* ---- who wrote before --------------------------------------------------------------------------
- */
+/* ---- who wrote before ------------------------------------------------------------------------ */
 
 static gpointer other_arms(gpointer p)
 {
@@ -230,8 +227,7 @@ static void test_wrote_before(RigKind kind)
     close_scene(&sc);
 }
 
-/* ---- what is lifted late -----------------------------------------------------------------------
- */
+/* ---- what is lifted late --------------------------------------------------------------------- */
 
 #define GIVEN 4 /* pages from here on are given back */
 
@@ -324,8 +320,7 @@ static void test_stop_many(RigKind kind)
     rig_free(r);
 }
 
-/* ---- what is given back, moved, cannot be read -------------------------------------------------
- */
+/* ---- what is given back, moved, cannot be read ----------------------------------------------- */
 
 static int gives_back(void *opaque)
 {
@@ -507,8 +502,7 @@ static void test_move(RigKind kind)
     }
 }
 
-/* ---- what callers are about to give back -------------------------------------------------------
- */
+/* ---- what callers are about to give back ----------------------------------------------------- */
 
 /* Somebody who knows of one caller, which gives N pages from FIRST on back. */
 typedef struct {
@@ -639,8 +633,7 @@ static void test_moved_given(RigKind kind)
     close_scene(&sc);
 }
 
-/* ---- given up ----------------------------------------------------------------------------------
- */
+/* ---- given up -------------------------------------------------------------------------------- */
 
 /* Who waits for a page that a saver has goes on, as does who comes later, while what is protected
  * is still being lifted. */
@@ -669,8 +662,7 @@ static void test_give_up(RigKind kind)
     close_scene(&sc);
 }
 
-/* ---- loans -------------------------------------------------------------------------------------
- */
+/* ---- loans ----------------------------------------------------------------------------------- */
 
 /* Fault thread: it has found that somebody has the page. */
 static int lend_taken(void *opaque)

@@ -528,8 +528,7 @@ static void test_unregister(RigKind kind)
     rig_free(r);
 }
 
-/* ---- swapped out -------------------------------------------------------------------------------
- */
+/* ---- swapped out ----------------------------------------------------------------------------- */
 
 /* Memory that is in swap is there: nothing is placed over it, and its old content is kept as that
  * of any other. */
@@ -577,8 +576,7 @@ static void test_swapped(RigKind kind)
     swap_free(swap);
 }
 
-/* ---- refused -----------------------------------------------------------------------------------
- */
+/* ---- refused --------------------------------------------------------------------------------- */
 
 /* What is placed takes the protection off. */
 static void test_refuse_missing(RigKind kind)
@@ -614,8 +612,7 @@ static void test_refuse_fork(RigKind kind)
     rig_free(r);
 }
 
-/* ---- in the stop -------------------------------------------------------------------------------
- */
+/* ---- in the stop ----------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t faults; /* page faults of our own */

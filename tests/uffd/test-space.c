@@ -26,8 +26,7 @@ static void assert_all_done(Rig *r, unsigned times)
     g_assert_cmpuint(r->completed, ==, times);
 }
 
-/* ---- missing -----------------------------------------------------------------------------------
- */
+/* ---- missing --------------------------------------------------------------------------------- */
 
 static void test_missing(RigKind kind)
 {
@@ -189,8 +188,7 @@ static void test_overflow(RigKind kind)
     rig_free(r);
 }
 
-/* ---- placing -----------------------------------------------------------------------------------
- */
+/* ---- placing --------------------------------------------------------------------------------- */
 
 /* Nobody answers here: whoever would miss a page would wait for ever. */
 static void test_zero(RigKind kind)
@@ -297,8 +295,7 @@ static void test_no_memory(RigKind kind)
     rig_free(r);
 }
 
-/* ---- poison ------------------------------------------------------------------------------------
- */
+/* ---- poison ---------------------------------------------------------------------------------- */
 
 static sigjmp_buf on_bus;
 
@@ -350,8 +347,7 @@ static void test_poison(RigKind kind)
     rig_free(r);
 }
 
-/* ---- minor -------------------------------------------------------------------------------------
- */
+/* ---- minor ----------------------------------------------------------------------------------- */
 
 /* The pager changes the content in the file before it is mapped: the reader must not come before.
  */
@@ -412,8 +408,7 @@ static void test_minor_again(RigKind kind)
     rig_free(r);
 }
 
-/* ---- both ways ---------------------------------------------------------------------------------
- */
+/* ---- both ways ------------------------------------------------------------------------------- */
 
 /* A placed page that is not there any more was given back: zeros, and nobody is asked. */
 static void test_given_back(RigKind kind)
@@ -645,8 +640,7 @@ static void test_forget(RigKind kind)
     rig_free(r);
 }
 
-/* ---- ranges ------------------------------------------------------------------------------------
- */
+/* ---- ranges ---------------------------------------------------------------------------------- */
 
 static void test_ranges(RigKind kind)
 {

@@ -140,8 +140,7 @@ static void test_given_meanwhile(void)
 }
 
 #ifdef FF_FAULTS
-/* ---- what a new engine needs is not there at first ----------------------------------------------
- */
+/* ---- what a new engine needs is not there at first ------------------------------------------- */
 
 static const char *fails; /* NULL: nothing more */
 

@@ -87,8 +87,7 @@ static void test_last_word(void)
     pair_free(&p);
 }
 
-/* ---- cut again and again -----------------------------------------------------------------------
- */
+/* ---- cut again and again --------------------------------------------------------------------- */
 
 static void test_cut(gconstpointer data)
 {

@@ -442,8 +442,7 @@ static void test_qmp_address(void)
     }
 }
 
-/* ---- how a migration ends ----------------------------------------------------------------------
- */
+/* ---- how a migration ends -------------------------------------------------------------------- */
 
 #define RETURN(id) "{\"return\": {}, \"id\": " #id "}\r\n"
 #define EVENT(status)                                                                              \

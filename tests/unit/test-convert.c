@@ -116,8 +116,7 @@ static void assert_equal(const Test *t, const char *a, const char *b)
     g_assert_cmpmem(x->data, x->len, y->data, y->len);
 }
 
-/* ---- contents ---------------------------------------------------------------------------------
- */
+/* ---- contents -------------------------------------------------------------------------------- */
 
 /* Of mapped-ram FILE at OFFSET: each page is what it should be, the tail is the original's. */
 static void check_mapped(const Test *t, const char *name, uint64_t offset)
@@ -347,8 +346,7 @@ static void test_device(void)
     g_assert_cmpstr(error->message, ==, "FILE: it has to be a regular file");
 }
 
-/* ---- refused ----------------------------------------------------------------------------------
- */
+/* ---- refused --------------------------------------------------------------------------------- */
 
 static void assert_refused(const Test *t, FfSavedForm to, const char *why)
 {
@@ -420,8 +418,7 @@ static void test_exists(void)
     }
 }
 
-/* ---- file systems -----------------------------------------------------------------------------
- */
+/* ---- file systems ---------------------------------------------------------------------------- */
 
 /* With a file system of SIZE bytes at the test's directory/fs, in a mount namespace of its own. */
 static int in_file_system(const Test *t, const char *options, unsigned long flags, const char *why)

@@ -9,8 +9,7 @@
 
 #include "tests/unit/tls-rig.h"
 
-/* ---- credentials that cannot be loaded ----------------------------------------------------------
- */
+/* ---- credentials that cannot be loaded ------------------------------------------------------- */
 
 static const struct {
     const char *dir, *file;

@@ -52,8 +52,7 @@ static void test_expected(void)
     g_assert_cmpint(ff_precopy_standstill_ms(&t), ==, 200 + 200 + 3);
 }
 
-/* ---- what goes ahead --------------------------------------------------------------------------
- */
+/* ---- what goes ahead ------------------------------------------------------------------------- */
 
 #define BASE_PAGES 512
 #define BASE (BASE_PAGES * (uint64_t)FF_DELTA_PAGE)
@@ -160,8 +159,7 @@ static void test_older_peer(void)
     rig_clear(&r);
 }
 
-/* ---- what is read ------------------------------------------------------------------------------
- */
+/* ---- what is read ---------------------------------------------------------------------------- */
 
 /* As QEMU allocates it, all of it written to. */
 static uint8_t *make_block(size_t size)

@@ -312,8 +312,7 @@ static void test_name_recover(void)
     world_clear(&w);
 }
 
-/* ---- unix sockets in QEMU's folder -------------------------------------------------------------
- */
+/* ---- unix sockets in QEMU's folder ----------------------------------------------------------- */
 
 typedef struct {
     char *folder;
@@ -489,8 +488,7 @@ static void test_incoming_fd(void)
     close(pair[1]);
 }
 
-/* --- an engine before it died while it gave an incoming migration to QEMU -----------------------
- */
+/* --- an engine before it died while it gave an incoming migration to QEMU --------------------- */
 
 /* QEMU's settings are not back yet, and what QEMU's socket has seen until they are. */
 typedef struct {

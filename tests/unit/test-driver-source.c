@@ -433,8 +433,7 @@ static void test_private_name(void)
     world_clear(&w);
 }
 
-/* ---- until QEMU's stream has begun -------------------------------------------------------------
- */
+/* ---- until QEMU's stream has begun ----------------------------------------------------------- */
 
 typedef struct {
     World w;
@@ -798,8 +797,7 @@ static void test_two(void)
     }
 }
 
-/* ---- what is left of a migration that failed ---------------------------------------------------
- */
+/* ---- what is left of a migration that failed ------------------------------------------------- */
 
 typedef struct {
     int ready, end; /* eventfds */

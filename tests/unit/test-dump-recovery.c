@@ -122,8 +122,7 @@ static void check_alone(Side *d, char *const memory[])
     g_assert_cmpuint(d->state->marks & FF_MARK_DUMP, ==, 0);
 }
 
-/* ---- the source is gone ------------------------------------------------------------------------
- */
+/* ---- the source is gone ---------------------------------------------------------------------- */
 
 /* The source ends for good, and the destination is recovered. */
 static void go_on_alone(Test *t)
@@ -191,8 +190,7 @@ static void test_huge(void)
     hugepages_free(pool);
 }
 
-/* ---- dumps that are refused --------------------------------------------------------------------
- */
+/* ---- dumps that are refused ------------------------------------------------------------------ */
 
 typedef struct {
     const char *name, *says;
@@ -372,8 +370,7 @@ static void test_loaded(void)
     end(&t);
 }
 
-/* ---- a dump that cannot be read any more, and a source that comes back -------------------------
- */
+/* ---- a dump that cannot be read any more, and a source that comes back ----------------------- */
 
 #ifdef FF_FAULTS
 static gint reads;  /* atomic: so many more succeed */
@@ -440,8 +437,7 @@ static void test_returns(void)
     end(&t);
 }
 
-/* ---- a disk that does not answer ---------------------------------------------------------------
- */
+/* ---- a disk that does not answer ------------------------------------------------------------- */
 
 /* Reads that stand until they are released. */
 static struct {

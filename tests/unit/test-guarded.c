@@ -25,8 +25,7 @@
 #define PAGE 4096u
 #define PAGES 256u
 
-/* ---- the child ---------------------------------------------------------------------------------
- */
+/* ---- the child ------------------------------------------------------------------------------- */
 
 typedef struct {
     pid_t pid;
@@ -133,8 +132,7 @@ static void world_free(World *w)
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
 
-/* ---- the guard ---------------------------------------------------------------------------------
- */
+/* ---- the guard ------------------------------------------------------------------------------- */
 
 static int written(unsigned block, uint64_t page, const void *content, void *opaque)
 {
@@ -281,8 +279,7 @@ static void test_outlives(void)
     g_assert_cmpuint(w->map[7 * PAGE], ==, 8);
 }
 
-/* ---- the pact ----------------------------------------------------------------------------------
- */
+/* ---- the pact -------------------------------------------------------------------------------- */
 
 static void test_word(void)
 {

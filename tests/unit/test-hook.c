@@ -107,8 +107,7 @@ static void expect_errno(int rc, int error)
     g_assert_cmpint(errno, ==, error);
 }
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static void test_files(void)
 {
@@ -231,8 +230,7 @@ static void test_huge(void)
     hugepages_free(pool);
 }
 
-/* ---- mappings ---------------------------------------------------------------------------------
- */
+/* ---- mappings -------------------------------------------------------------------------------- */
 
 static void test_mappings(void)
 {
@@ -273,8 +271,7 @@ static void test_mappings(void)
     file_end(&other);
 }
 
-/* ---- the shared memory ------------------------------------------------------------------------
- */
+/* ---- the shared memory ----------------------------------------------------------------------- */
 
 static void test_refused(void)
 {
@@ -326,8 +323,7 @@ static void test_full(void)
     munmap(page, sizeof(*page));
 }
 
-/* ---- stderr ------------------------------------------------------------------------------------
- */
+/* ---- stderr ---------------------------------------------------------------------------------- */
 
 /* As QEMU's error_vprintf(); with _FORTIFY_SOURCE that is the other one of the two. */
 int plain_vfprintf(FILE *stream, const char *format, va_list ap) __asm__("vfprintf");
@@ -438,8 +434,7 @@ static void test_bounded(void)
     say_to(stderr, "\n");
 }
 
-/* ---- what it costs ----------------------------------------------------------------------------
- */
+/* ---- what it costs --------------------------------------------------------------------------- */
 
 static int direct(int fd, int mode, long offset, long len)
 {

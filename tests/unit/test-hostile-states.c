@@ -21,8 +21,7 @@
 
 #define FRAMES_PER_ACK 64 /* of the destination */
 
-/* ---- fields at their ends ----------------------------------------------------------------------
- */
+/* ---- fields at their ends -------------------------------------------------------------------- */
 
 typedef enum {
     AS_IT_IS,
@@ -293,8 +292,7 @@ static void test_flood(gconstpointer data)
     side_free(s);
 }
 
-/* ---- an honest source in a hurry -------------------------------------------------------------
- */
+/* ---- an honest source in a hurry ------------------------------------------------------------- */
 
 /* Frames until now, each of which counts for an acknowledgement. */
 static uint64_t frames_of(Side *d)

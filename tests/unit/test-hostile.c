@@ -625,8 +625,7 @@ static void test_source(gconstpointer data)
     side_free(d);
 }
 
-/* ---- hostile sources with a further bulk connection ------------------------------------------
- */
+/* ---- hostile sources with a further bulk connection ------------------------------------------ */
 
 typedef struct {
     Side *d;
@@ -840,8 +839,7 @@ static void test_further(gconstpointer data)
     ff_channel_free(t.urgent);
 }
 
-/* ---- hostile destinations ----------------------------------------------------------------------
- */
+/* ---- hostile destinations -------------------------------------------------------------------- */
 
 static void d_garbage(FfChannel *ch)
 {

@@ -29,8 +29,7 @@ static void punch(int fd, uint64_t page, uint64_t n)
         ==, 0);
 }
 
-/* ---- what the kernel says ----------------------------------------------------------------------
- */
+/* ---- what the kernel says -------------------------------------------------------------------- */
 
 typedef struct {
     Side *side; /* for its memory and its userfaultfd */
@@ -109,8 +108,7 @@ static void test_kernel(void)
     hugepages_free(pool);
 }
 
-/* ---- migrations -------------------------------------------------------------------------------
- */
+/* ---- migrations ------------------------------------------------------------------------------ */
 
 static HugePages *taken; /* by whom the callbacks take pages */
 
@@ -225,8 +223,7 @@ static void test_given_back(void)
     hugepages_free(taken);
 }
 
-/* ---- reservations -----------------------------------------------------------------------------
- */
+/* ---- reservations ---------------------------------------------------------------------------- */
 
 static unsigned allocated(const Side *s)
 {

@@ -147,8 +147,7 @@ static void test_left_registered(void)
     rig_end(&r);
 }
 
-/* ---- synchronous write protection -------------------------------------------------------------
- */
+/* ---- synchronous write protection ------------------------------------------------------------ */
 
 static gpointer write_one(gpointer opaque)
 {

@@ -113,8 +113,7 @@ static void wait_told(const World *w)
     }
 }
 
-/* ---- one that is had ---------------------------------------------------------------------------
- */
+/* ---- one that is had ------------------------------------------------------------------------- */
 
 static void test_held_back(gconstpointer flags)
 {
@@ -192,8 +191,7 @@ static void test_two(void)
     end(&w);
 }
 
-/* ---- one of an engine that has died ------------------------------------------------------------
- */
+/* ---- one of an engine that has died ---------------------------------------------------------- */
 
 static void take_and_die(World *w)
 {
@@ -249,8 +247,7 @@ static void test_kept_broken(void)
     end(&w);
 }
 
-/* ---- of a file that changes its owner ----------------------------------------------------------
- */
+/* ---- of a file that changes its owner -------------------------------------------------------- */
 
 #define NOBODY 65534
 #define SOON_MS 10000 /* less than the kernel has him wait */
@@ -319,8 +316,7 @@ static void test_chown(gconstpointer killed)
     end(&w);
 }
 
-/* ---- none --------------------------------------------------------------------------------------
- */
+/* ---- none ------------------------------------------------------------------------------------ */
 
 static void test_written_to(void)
 {

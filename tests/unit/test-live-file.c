@@ -163,8 +163,7 @@ static void test_offset(void)
     end(&t);
 }
 
-/* ---- what cannot be ---------------------------------------------------------------------------
- */
+/* ---- what cannot be -------------------------------------------------------------------------- */
 
 /* Cut anywhere, the state is refused. */
 static void test_cut(void)

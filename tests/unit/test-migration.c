@@ -662,8 +662,7 @@ static void test_channels_default(void)
     g_assert_cmpint(sched_setaffinity(0, sizeof(all), &all), ==, 0);
 }
 
-/* ---- a guest that somebody resumes at the source ----------------------------------------------
- */
+/* ---- a guest that somebody resumes at the source --------------------------------------------- */
 
 static void resumed_at_stop(Side *s)
 {

@@ -149,8 +149,7 @@ static void test_replaced(void)
     end(&w);
 }
 
-/* ---- rights and attributes ---------------------------------------------------------------------
- */
+/* ---- rights and attributes ------------------------------------------------------------------- */
 
 /* As the kernel takes it: version 2, then tag, rights, id. */
 typedef struct {
@@ -394,8 +393,7 @@ static void test_no_link(void)
     end(&w);
 }
 
-/* ---- what comes while the new one is written ---------------------------------------------------
- */
+/* ---- what comes while the new one is written ------------------------------------------------- */
 
 static void change_mode(const World *w)
 {

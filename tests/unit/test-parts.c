@@ -91,8 +91,7 @@ static void test_compare(const void *data)
     g_assert_cmpstr(fit.versions, ==, c->versions);
 }
 
-/* ---- a migration ------------------------------------------------------------------------------
- */
+/* ---- a migration ----------------------------------------------------------------------------- */
 
 static char *guest_parts(FfVmmState *state)
 {

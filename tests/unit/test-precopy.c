@@ -217,8 +217,7 @@ static void test_hybrid(gconstpointer data)
     finish(s, d);
 }
 
-/* ---- a disk that is read past the page cache ---------------------------------------------------
- */
+/* ---- a disk that is read past the page cache ------------------------------------------------- */
 
 #define READS 8 /* under way at once */
 
@@ -364,8 +363,7 @@ static void test_auto(void)
     finish(s, d);
 }
 
-/* ---- memory that QEMU keeps to itself ----------------------------------------------------------
- */
+/* ---- memory that QEMU keeps to itself -------------------------------------------------------- */
 
 #define HUGE_PAGE (2 * MIB)
 #define PRIVATE (16 * MIB)
@@ -565,8 +563,7 @@ static void test_release(gconstpointer data)
     side_free(d);
 }
 
-/* ---- a further connection that is slow ---------------------------------------------------------
- */
+/* ---- a further connection that is slow ------------------------------------------------------- */
 
 /* Of four: 1 is the first further one, which sets out a quarter into memory. */
 #define SLOW 1

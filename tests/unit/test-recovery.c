@@ -18,8 +18,7 @@
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 
-/* ---- cut at any byte ----------------------------------------------------------------------------
- */
+/* ---- cut at any byte ------------------------------------------------------------------------- */
 
 /* Cuts after a random number of bytes, again and again, each time with more bytes allowed, until
  * it is over. */
@@ -98,8 +97,7 @@ static void test_cut_prologue(void)
     pair_free(&p);
 }
 
-/* ---- cut at each frame --------------------------------------------------------------------------
- */
+/* ---- cut at each frame ----------------------------------------------------------------------- */
 
 typedef enum {
     ROLLS_BACK, /* the guest stays at the source; the destination has ended */

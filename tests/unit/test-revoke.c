@@ -59,8 +59,7 @@ static void end(Pair *p, Cutter *c)
     pair_free(p);
 }
 
-/* ---- the source tells what it could not say ----------------------------------------------------
- */
+/* ---- the source tells what it could not say -------------------------------------------------- */
 
 static void test_told(void)
 {
@@ -421,8 +420,7 @@ static void test_marked(void)
 }
 #endif
 
-/* ---- a destination at whose port another one was ------------------------------------------------
- */
+/* ---- a destination at whose port another one was --------------------------------------------- */
 
 static void say(const char *uri, FfFrameType type, FfFrameType reply)
 {

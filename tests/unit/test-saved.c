@@ -206,8 +206,7 @@ static void test_limit(void)
     g_assert_nonnull(strstr(problem, "no memory for the bitmaps of 1099511635968 bytes"));
 }
 
-/* ---- damage -----------------------------------------------------------------------------------
- */
+/* ---- damage ---------------------------------------------------------------------------------- */
 
 typedef enum { MAGIC, MACHINE, SECTIONS, TOTAL, BLOCK, HEADER, SECOND, RECORDS, DESCRIPTION } Place;
 
@@ -291,8 +290,7 @@ static void test_damage(gconstpointer data)
     }
 }
 
-/* ---- bitmaps ----------------------------------------------------------------------------------
- */
+/* ---- bitmaps --------------------------------------------------------------------------------- */
 
 static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
 {

@@ -108,8 +108,7 @@ static void test_frame(gconstpointer data)
     pair_free(&p);
 }
 
-/* ---- nobody has anything to say ----------------------------------------------------------------
- */
+/* ---- nobody has anything to say -------------------------------------------------------------- */
 
 static gboolean set(gpointer flag)
 {
@@ -166,8 +165,7 @@ static void test_quiet_precopy(void)
     pair_free(&p);
 }
 
-/* ---- its engine lives, its QEMU does not -------------------------------------------------------
- */
+/* ---- its engine lives, its QEMU does not ----------------------------------------------------- */
 
 static void test_hanging_load(void)
 {
@@ -190,8 +188,7 @@ static void test_hanging_load(void)
     pair_free(&p);
 }
 
-/* ---- every page is there, and the last word does not come --------------------------------------
- */
+/* ---- every page is there, and the last word does not come ------------------------------------ */
 
 static GMutex hang; /* while it is locked the source's VMM answers nothing */
 static gint hangs;  /* atomic: it was asked */

@@ -115,8 +115,7 @@ static void say_hello(Scene *s)
     memcpy(s->right.secret, &reply, sizeof(s->right.secret));
 }
 
-/* --- strangers ---------------------------------------------------------------------------------
- */
+/* --- strangers -------------------------------------------------------------------------------- */
 
 static void flip_secret(FfChannelHello *h)
 {

@@ -231,8 +231,7 @@ static void test_not_before(void)
     close(sv[1]);
 }
 
-/* ---- who may come in --------------------------------------------------------------------------
- */
+/* ---- who may come in ------------------------------------------------------------------------- */
 
 static const struct {
     const char *match;
@@ -273,8 +272,7 @@ static void test_authz(void)
     g_assert_false(ff_authz_allows(simple, "CN=ab"));
 }
 
-/* ---- shared keys --------------------------------------------------------------------------------
- */
+/* ---- shared keys ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *server, *client; /* keys.psk */

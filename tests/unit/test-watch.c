@@ -274,8 +274,7 @@ static void test_pace(void)
     g_assert_cmpfloat(p.fault_rate, ==, 0);
 }
 
-/* ---- with a monitor ---------------------------------------------------------------------------
- */
+/* ---- with a monitor -------------------------------------------------------------------------- */
 
 /* *LOOKS: at the migration so far. NULL: an error. */
 typedef const char *Answer(const char *command, unsigned *looks);
