@@ -243,13 +243,14 @@ char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys)
     return NULL;
 }
 
-static void ask_for_thp(FfBackend *backend)
+static void ask_for_thp(FfBackend *backend, FfBackendUse use)
 {
     g_autofree char *align = ff_backend_get(backend, "align");
+    bool thp = g_str_equal(backend->type, "memory-backend-ram") &&
+               ff_may_have_thp(backend->size, backend->page_size);
 
-    backend->thp = g_str_equal(backend->type, "memory-backend-ram") &&
-                   ff_may_have_thp(backend->size, backend->page_size);
-    if (backend->thp && !align) {
+    backend->thp = thp && use == FF_BACKEND_WHOLE;
+    if (thp && !align) {
         prop_set_size(backend, "align", FF_THP_BYTES);
     }
 }
@@ -281,8 +282,8 @@ void ff_backend_rewrite(FfBackend *backend, guint index, FfBackendUse use)
                        g_str_equal(backend->type, "memory-backend-shm"))) {
         prop_set_bool(backend, "x-use-canonical-path-for-ramblock-id", false);
     }
-    if (use == FF_BACKEND_WHOLE) {
-        ask_for_thp(backend);
+    if (use != FF_BACKEND_ADDED) {
+        ask_for_thp(backend, use);
     }
     g_free(backend->arg->new_value);
     backend->arg->new_value = backend->opts ? ff_opts_print(backend->opts, "qom-type")

@@ -399,7 +399,7 @@ static void drop_all(FfRewrite *rw, FfOptKind kind)
 
 static void apply_default(FfRewrite *rw, const DefaultRam *ram, bool incoming)
 {
-    bool thp = !incoming && ff_may_have_thp(ram->size, ram->page_size);
+    bool thp = ff_may_have_thp(ram->size, ram->page_size);
     g_autofree char *align = thp ? g_strdup_printf(",align=%u", FF_THP_BYTES) : g_strdup("");
 
     drop_all(rw, FF_OPT_MEM_PATH);
@@ -411,7 +411,7 @@ static void apply_default(FfRewrite *rw, const DefaultRam *ram, bool incoming)
     g_ptr_array_add(rw->tail, g_strdup("-machine"));
     g_ptr_array_add(rw->tail, g_strdup_printf("memory-backend=%s", ram->id));
     FfPlanRam *new = add_ram(rw, ram->id, ram->size, ram->page_size);
-    new->thp = thp;
+    new->thp = thp && !incoming;
     new->mount = g_strdup(ram->mount);
 }
 

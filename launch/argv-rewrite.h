@@ -99,9 +99,10 @@ char *ff_backend_check(FfBackend *backend, const FfArgvSystem *sys);
 /*
  * A transparent huge page on x86_64, bytes. QEMU maps anonymous RAM at multiples of it
  * (QEMU_VMALLOC_ALIGN), and file backends at those of a page, where no huge page can be mapped,
- * whatever the kernel is told: so what was anonymous gets align=. Not at a destination: postcopy,
- * QEMU's own too, asks for single pages, and a hole in a huge page is one only if the kernel can
- * split it at that moment. Where it cannot, the guest would find zeros.
+ * whatever the kernel is told: so what was anonymous gets align=. At a destination it has no huge
+ * page before all is there: postcopy, QEMU's own too, asks for single pages, and a hole in a huge
+ * page is one only if the kernel can split it at that moment. Where it cannot, the guest would find
+ * zeros.
  */
 #define FF_THP_BYTES 2097152u
 static inline bool ff_may_have_thp(uint64_t size, uint64_t page_size)
@@ -112,7 +113,7 @@ static inline bool ff_may_have_thp(uint64_t size, uint64_t page_size)
 /* What is left out in the rewritten backend. */
 typedef enum {
     FF_BACKEND_WHOLE,
-    FF_BACKEND_INCOMING, /* a destination: neither prealloc nor huge pages */
+    FF_BACKEND_INCOMING, /* a destination: no prealloc, and huge pages only when all is there */
     FF_BACKEND_ADDED,    /* object-add: no huge pages */
 } FfBackendUse;
 

@@ -61,6 +61,7 @@ typedef struct {
     FfMigrationOps ops;
     GMainContext *driver_ctx;
     GCancellable *cancel; /* wakes connect and accept */
+    gint ending;          /* atomic; the migration is being freed. Observer: dest-huge.c */
     bool freed;           /* driver: nothing is told any more */
     FfRole role;          /* for tracers */
 

@@ -95,8 +95,9 @@ struct FfDestination {
     char *granted_state;       /* lock; payload of GRANT */
     bool occupied;             /* another guest is there, which must not be ended */
     GThread *starter;
-    bool starts; /* before the starter: the guest must run */
-    bool runs;   /* before FF_EV_RESUMED: it does */
+    bool starts;  /* before the starter: the guest must run */
+    bool runs;    /* before FF_EV_RESUMED: it does */
+    GArray *huge; /* of dest-huge.c; set before the migration is over; NULL: nothing to be done */
 };
 
 #endif

@@ -23,6 +23,7 @@
 #include "migration/dest-dump.h"
 #include "migration/dest-fault.h"
 #include "migration/dest-hello.h"
+#include "migration/dest-huge.h"
 #include "migration/dest-read.h"
 #include "migration/dest-recover.h"
 #include "migration/dest-revoke.h"
@@ -478,6 +479,7 @@ static void complete(FfDestination *d)
     if (connected) {
         ff_channel_send(d->conn->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
     }
+    ff_dest_huge_keep(d);
     /* While the source cleans up as well. It is completed when this side is. */
     if (!d->cfg->vmm->state.undo(&d->cfg->vmm->state, &error)) {
         g_warning("%s", error->message);
@@ -587,4 +589,5 @@ void ff_dest_clear(FfDestination *d)
     g_free(d->granted_state);
     g_free(d->dump_uri);
     g_free(d->dump_order);
+    ff_dest_huge_clear(d);
 }

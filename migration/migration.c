@@ -17,6 +17,7 @@
 #include "migration/dest-accept.h"
 #include "migration/dest-device.h"
 #include "migration/dest-dump.h"
+#include "migration/dest-huge.h"
 #include "migration/dest-revoke.h"
 #include "migration/destination.h"
 #include "migration/split.h"
@@ -205,6 +206,7 @@ static void dest_adopt(FfMigration *m)
 
 static void dest_part(FfMigration *m)
 {
+    ff_dest_huge_make(&m->dest);
 }
 
 static bool dest_holds_guest_locked(const FfMigration *m)
@@ -232,7 +234,7 @@ static bool dest_resumed_locked(FfMigration *m)
 
 static bool dest_lives_on(const FfMigration *m)
 {
-    return false;
+    return m->dest.huge;
 }
 
 static bool dest_speaks(FfMigration *m)
@@ -796,6 +798,7 @@ void ff_migration_free(FfMigration *m)
     if (!m) {
         return;
     }
+    g_atomic_int_set(&m->control->ending, 1);
     ff_control_event(m->control, FF_EV_QUIT);
     g_cancellable_cancel(m->control->cancel);
     if (m->side->cancel_locked) {

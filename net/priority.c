@@ -20,6 +20,7 @@
 
 #define URGENT_SLICE_NS 100000 /* the least that the kernel takes */
 #define URGENT_NICE_STEP 10
+#define LOW_NICE_STEP 10
 /* Longer than a vCPU's (the kernel's own is 1 to 3 ms), which so goes on as soon as its page is
  * there, and short enough not to be felt when it is the vCPU that has had its share. */
 #define BULK_SLICE_NS 6000000
@@ -81,4 +82,11 @@ void ff_priority_link(void)
 void ff_priority_bulk(void)
 {
     set(SCHED_BATCH, base(), BULK_SLICE_NS);
+}
+
+void ff_priority_low(void)
+{
+    int nice = base() + LOW_NICE_STEP;
+
+    set(SCHED_BATCH, nice > 19 ? 19 : nice, BULK_SLICE_NS);
 }

@@ -2,12 +2,12 @@
 /*
  * See huge.h.
  *
- * System calls: lseek, process_madvise.
+ * System calls: lseek, mincore, process_madvise, madvise, mmap, munmap, open, read.
  */
 #include "uffd/huge.h"
 
 #include <errno.h>
-#include <stdbool.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -125,4 +125,84 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidf
             }
         }
     }
+}
+
+/* ---- memory that has come page by page ------------------------------------------------------- */
+
+static bool chosen(const char *path, const char *mode)
+{
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) && strstr(text, mode);
+}
+
+bool ff_huge_is_allowed(void)
+{
+    return !chosen("/sys/kernel/mm/transparent_hugepage/enabled", "[never]") &&
+           !chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "[deny]");
+}
+
+/* Where the kernel is to find huge pages the address must be a multiple of theirs. *AREA, of *LEN
+ * bytes, is what to unmap. NULL and errno if there is none. */
+static char *map_aligned(int fd, uint64_t size, void **area, size_t *len)
+{
+    *len = size + FF_HUGE_PAGE;
+    *area = mmap(NULL, *len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (*area == MAP_FAILED) {
+        return NULL;
+    }
+    uintptr_t at = ((uintptr_t)*area + FF_HUGE_PAGE - 1) & ~(uintptr_t)(FF_HUGE_PAGE - 1);
+    char *map = mmap((void *)at, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+
+    if (map == MAP_FAILED) {
+        int err = errno;
+        munmap(*area, *len);
+        errno = err;
+        return NULL;
+    }
+    return map;
+}
+
+/* Another piece may still go well: this one is in use at the moment, or has changed. */
+static bool is_passing(int err)
+{
+    return err == EAGAIN || err == EBUSY || err == EINVAL;
+}
+
+/* All of the piece is in memory. What was swapped out is not fetched for this. */
+static bool is_resident(char *piece)
+{
+    unsigned char pages[FF_HUGE_PAGE / 4096];
+
+    return mincore(piece, FF_HUGE_PAGE, pages) == 0 && !memchr(pages, 0, sizeof(pages));
+}
+
+int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaque)
+{
+    uint64_t end = size & ~(FF_HUGE_PAGE - 1), hole = 0;
+    int64_t n = 0;
+    void *area;
+    size_t len;
+    char *map = end ? map_aligned(fd, end, &area, &len) : NULL;
+
+    if (!map) {
+        return end ? -errno : 0;
+    }
+    for (uint64_t at = 0; at < end && !stop(opaque); at += FF_HUGE_PAGE) {
+        if (at >= hole) {
+            off_t found = lseek(fd, (off_t)at, SEEK_HOLE);
+            hole = found < 0 ? at : (uint64_t)found;
+        }
+        if (at + FF_HUGE_PAGE > hole || !is_resident(map + at)) {
+            continue;
+        }
+        if (madvise(map + at, FF_HUGE_PAGE, MADV_COLLAPSE) == 0) {
+            n++;
+        } else if (!is_passing(errno)) {
+            n = -errno;
+            break;
+        }
+    }
+    munmap(area, len);
+    return n;
 }

@@ -7,6 +7,7 @@
 #define FF_UFFD_HUGE_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define FF_HUGE_PAGE (2ull << 20) /* such a mapping has this size, and is so aligned */
@@ -32,5 +33,16 @@ const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n);
  * a FILE (borrowed) has a hole now stays as it is, since that would fill the hole. So does private
  * memory (-1) of which a page is not there, by PAGEMAP_FD. For MS at most. */
 void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidfd, unsigned ms);
+
+/* Whether the host's administrator leaves huge pages to shared memory that asks for them. */
+bool ff_huge_is_allowed(void);
+/* Makes huge pages of the small ones of FD (borrowed), shared memory of SIZE bytes, through a
+ * mapping of this process's own: for that nobody needs a capability, whatever shmem_enabled is.
+ * Whoever has mapped FD at a multiple of FF_HUGE_PAGE then has huge mappings, as soon as it touches
+ * them again. A piece with a hole stays as it is: what was given back would come back. STOP is
+ * asked before each piece (some milliseconds). Nothing may be registered with a userfaultfd in
+ * anybody's mapping of it. Returns how many pieces are huge now, -errno if the kernel makes no
+ * others. */
+int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaque);
 
 #endif

@@ -156,36 +156,35 @@ const ArgvCase argv_left_monitor_cases[] = {
     "f123456789g123456789h123456789i123456789j123456789k12345"
 
 const ArgvCase argv_whole_cases[] = {
-    {"incoming-defer", Q ND "-incoming defer", Q ND "-incoming defer" PC128_INCOMING PRIV,
+    {"incoming-defer", Q ND "-incoming defer", Q ND "-incoming defer" PC128 PRIV,
      S128 "incoming=defer "},
     {"incoming-tcp",
      Q ND "-mem-prealloc -incoming tcp:0:44 -object memory-backend-ram,id=d,"
           "size=64M,prealloc=on,prealloc-threads=2",
      Q ND "-incoming defer -object "
           "memory-backend-file,id=d,size=64M,prealloc-threads=2," FD(
-              0) ",x-use-canonical-path-for-ramblock-id=off" RAM_UNALIGNED("pc.ram", 134217728, 1)
-              PRIV,
+              0) ",x-use-canonical-path-for-ramblock-id=off,align=2097152" RAM("pc.ram", 134217728,
+                                                                               1) PRIV,
      "ram=d:67108864:4096 ram=pc.ram:134217728:4096 takes=tcp:0:44 "},
-    {"incoming-unix", Q ND "-incoming unix:/s", Q ND "-incoming defer" PC128_INCOMING PRIV,
+    {"incoming-unix", Q ND "-incoming unix:/s", Q ND "-incoming defer" PC128 PRIV,
      S128 "takes=unix:/s "},
-    {"incoming-folder", Q ND "-incoming unix:s", Q ND "-incoming defer" PC128_INCOMING PRIV,
+    {"incoming-folder", Q ND "-incoming unix:s", Q ND "-incoming defer" PC128 PRIV,
      S128 "takes=unix:s "},
     {"incoming-daemonize", Q ND "-daemonize -incoming unix:s",
-     Q ND "-daemonize -incoming defer" PC128_INCOMING PRIV, S128 "takes=unix:/here/s daemonize "},
+     Q ND "-daemonize -incoming defer" PC128 PRIV, S128 "takes=unix:/here/s daemonize "},
     {"incoming-daemonize-long", Q ND "-daemonize -incoming unix:" LONG_NAME,
-     Q ND "-daemonize -incoming unix:" LONG_NAME PC128_INCOMING PRIV,
+     Q ND "-daemonize -incoming unix:" LONG_NAME PC128 PRIV,
      S128 "incoming=unix:" LONG_NAME " daemonize "},
     {"incoming-last", Q ND "-incoming unix:/s -incoming exec:cat",
-     Q ND "-incoming unix:/s -incoming exec:cat" PC128_INCOMING PRIV, S128 "incoming=exec:cat "},
-    {"incoming-fd", Q ND "-incoming fd:7", Q ND "-incoming defer" PC128_INCOMING PRIV,
-     S128 "takes=fd:7 "},
-    {"incoming-rdma", Q ND "-incoming rdma:h:1", Q ND "-incoming rdma:h:1" PC128_INCOMING PRIV,
+     Q ND "-incoming unix:/s -incoming exec:cat" PC128 PRIV, S128 "incoming=exec:cat "},
+    {"incoming-fd", Q ND "-incoming fd:7", Q ND "-incoming defer" PC128 PRIV, S128 "takes=fd:7 "},
+    {"incoming-rdma", Q ND "-incoming rdma:h:1", Q ND "-incoming rdma:h:1" PC128 PRIV,
      S128 "incoming=rdma:h:1 "},
     {"incoming-channel",
      Q ND "-incoming main,addr.transport=socket,addr.type=inet,addr.host=0,"
           "addr.port=44",
      Q ND "-incoming main,addr.transport=socket,addr.type=inet,addr.host=0,"
-          "addr.port=44" PC128_INCOMING PRIV,
+          "addr.port=44" PC128 PRIV,
      S128 "incoming=main,addr.transport=socket,addr.type=inet,"
           "addr.host=0,addr.port=44 "},
     {"identity",
@@ -217,7 +216,7 @@ const ArgvCase argv_whole_cases[] = {
          "char0", 0,
          "off") " -mon chardev=char0,mode=control -display none -accel kvm -accel tcg -name target,"
                 "debug-threads=on -m 150M -serial file:/tmp/D/dest_serial -incoming defer "
-                "-drive file=/tmp/D/bootsect,format=raw -accel qtest" PC_INCOMING(157286400) PRIV,
+                "-drive file=/tmp/D/bootsect,format=raw -accel qtest" PC(157286400) PRIV,
      "ram=pc.ram:157286400:4096 mon=char0:connect-unix:/tmp/qtest-1.qmp "
      "takes=unix:/tmp/D/migsocket name=target "},
     {"migration-test-10.0",
@@ -257,7 +256,7 @@ const ArgvCase argv_whole_cases[] = {
      "dump-guest-core=off,memory-backend=pc.ram -accel tcg -cpu qemu64 -m 512 -object "
      "'{\"qom-type\":\"memory-backend-file\",\"id\":\"pc.ram\",\"size\":536870912,\"mem-path\":"
      "\"/proc/self/fd/"
-     "@FF_RAM0@\",\"share\":true,\"x-use-canonical-path-for-ramblock-id\":false}'"
+     "@FF_RAM0@\",\"share\":true,\"x-use-canonical-path-for-ramblock-id\":false,\"align\":2097152}'"
      " "
      "-overcommit "
      "mem-lock=off -smp 1,sockets=1,cores=1,threads=1 -uuid 11111111-2222-4333-8444-555555555555 "

@@ -21,12 +21,10 @@
     " -object memory-backend-file,id=" ID ",size=" #SIZE                                           \
     "," FD(N) ",x-use-canonical-path-for-ramblock-id=off" ALIGN " -machine memory-backend=" ID
 #define RAM(ID, SIZE, N) RAM_ALIGNED(ID, SIZE, N, ",align=2097152")
-/* hugetlb, or a destination. */
+/* hugetlb. */
 #define RAM_UNALIGNED(ID, SIZE, N) RAM_ALIGNED(ID, SIZE, N, "")
 #define PC(SIZE) RAM("pc.ram", SIZE, 0)
 #define PC128 PC(134217728)
-#define PC_INCOMING(SIZE) RAM_UNALIGNED("pc.ram", SIZE, 0)
-#define PC128_INCOMING PC_INCOMING(134217728)
 #define MON(ID, N, WAIT) "-chardev socket,id=" ID ",fd=@FF_MON" #N "@,server=on,wait=" WAIT
 #define S128 "ram=pc.ram:134217728:4096 "
 #define ND "-nodefaults "
