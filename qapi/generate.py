@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes C tables (see schema.h) of a schema in QAPI syntax.
+"""Makes C tables (see schema.h) of a schema in QAPI syntax; or, for the relay (owned.h), what QEMU
+would say of the commands that only farfault has.
 
-Usage: generate.py SCHEMA OUTPUT.c
+Usage: generate.py SCHEMA OUTPUT.c [own]
 
 The subset understood: enum, struct, union (flat), alternate, command and event; 'base' as an
 in-line object; features and conditions are not used here. Arrays of arrays are an addition.
 """
 
 import ast
+import json
 import re
 import sys
 
@@ -165,15 +167,93 @@ class Generator:
         self.emit('};')
 
 
+OWN = 'x-farfault-'
+EMPTY = OWN + 'empty'
+
+
+class Introspection:
+    """The entries of query-qmp-schema for what begins with OWN. QEMU's types have numbers there, ours
+    their names."""
+
+    def __init__(self, text):
+        self.entries = [{'name': EMPTY, 'meta-type': 'object', 'members': []}]
+        self.types = {}
+        self.done = set()
+        self.commands = []
+        for e in expressions(strip_comments(text)):
+            for kind in ('enum', 'struct'):
+                if kind in e:
+                    self.types[e[kind]] = e
+            if e.get('command', '').startswith(OWN):
+                self.commands.append(e)
+        for e in self.commands:
+            self.command(e)
+
+    def type_name(self, t):
+        if isinstance(t, list):
+            element = self.type_name(t[0])
+            name = f'[{element}]'
+            if t[0] not in BUILTIN and name not in self.done:
+                self.done.add(name)
+                self.entries.append({'name': name, 'meta-type': 'array', 'element-type': element})
+            return name
+        if t in BUILTIN:
+            return 'int' if BUILTIN[t][0] in ('INT', 'UINT') else t
+        if t not in self.done:
+            self.done.add(t)
+            self.define(self.types[t])
+        return t
+
+    def define(self, e):
+        if 'enum' in e:
+            self.entries.append({'name': e['enum'], 'meta-type': 'enum', 'values': e['data'],
+                                 'members': [{'name': v} for v in e['data']]})
+        else:
+            self.object(e['struct'], e['data'])
+
+    def object(self, name, data):
+        members = []
+        for key, t in data.items():
+            member = {'name': key.lstrip('*'), 'type': self.type_name(t)}
+            if key.startswith('*'):
+                member['default'] = None
+            members.append(member)
+        self.entries.append({'name': name, 'meta-type': 'object', 'members': members})
+
+    def command(self, e):
+        arguments = EMPTY
+        if e.get('data'):
+            arguments = e['command'] + '-arg'
+            self.object(arguments, e['data'])
+        self.entries.append({
+            'name': e['command'], 'meta-type': 'command', 'arg-type': arguments,
+            'ret-type': self.type_name(e['returns']) if 'returns' in e else EMPTY})
+
+    @staticmethod
+    def text(name, objects):
+        """A C string: each as JSON, with a comma."""
+        rows = ['    ' + json.dumps(json.dumps(o) + ', ') for o in objects]
+        return f'const char {name}[] =\n' + '\n'.join(rows) + ';\n'
+
+    def source(self):
+        return (self.text('ff_own_names', [{'name': e['command']} for e in self.commands]) +
+                self.text('ff_own_schema', self.entries))
+
+
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    generator = Generator()
     with open(sys.argv[1], encoding='utf-8') as f:
-        generator.run(f.read())
+        text = f.read()
+    if sys.argv[3:] == ['own']:
+        header, source = 'relay/owned.h', Introspection(text).source()
+    else:
+        generator = Generator()
+        generator.run(text)
+        header, source = 'qapi/schema.h', '\n'.join(generator.out) + '\n'
     with open(sys.argv[2], 'w', encoding='utf-8') as f:
-        f.write('/* Made by generate.py from farfault.json. */\n#include "qapi/schema.h"\n\n')
-        f.write('\n'.join(generator.out) + '\n')
+        f.write('/* Made by generate.py from farfault.json. */\n')
+        f.write(f'#include "{header}"\n\n{source}')
 
 
 main()

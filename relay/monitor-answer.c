@@ -13,6 +13,7 @@
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitor-internal.h"
+#include "relay/owned.h"
 #include "state/link.h"
 
 #include <string.h>
@@ -53,6 +54,10 @@ static FfOut decide_reply(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
     const FfSent *next = g_queue_peek_head(&mon->inband);
 
     if (!next || (!next->injected && !next->overdue)) {
+        /* With another one under way it is not known yet which of them this answers. */
+        mon->own = next ? next->own : NULL;
+        mon->own_place =
+            mon->own && g_queue_is_empty(&mon->oob) ? FF_OWN_AFTER_RETURN : FF_OWN_NOWHERE;
         return FF_OUT_PASS;
     }
     FfOut out = next->injected ? FF_OUT_CAPTURE : FF_OUT_SWALLOW;
@@ -171,6 +176,7 @@ static void message_end(FfMonitor *mon, const FfQmpAnswer *answer)
         answered(mon, answer);
     }
     mon->out = FF_OUT_UNDECIDED;
+    mon->own_place = FF_OWN_NOWHERE;
     mon->inside = false;
     /* A large reply was here; an idle relay is to be small. */
     if (mon->held->len > MAX_HELD_UNKNOWN) {
@@ -184,9 +190,38 @@ static void message_end(FfMonitor *mon, const FfQmpAnswer *answer)
     }
 }
 
+/* Passes what of DATA comes up to the bracket of QEMU's list, which is not empty, and then what is
+ * ours. Returns how much of DATA that was. */
+static size_t pass_with_own(FfMonitor *mon, const FfQmpAnswer *answer, const guint8 *data,
+                            size_t len)
+{
+    static const char between[] = ": \t\r\n";
+    size_t n = 0;
+
+    if (mon->own_place == FF_OWN_AFTER_RETURN) {
+        mon->own_place = answer->returns ? FF_OWN_AFTER_BRACKET : mon->own_place;
+        return 0; /* DATA ends after that word, or before it */
+    }
+    while (n < len && memchr(between, data[n], strlen(between))) {
+        n++;
+    }
+    if (n == len) {
+        return 0;
+    }
+    mon->own_place = FF_OWN_NOWHERE;
+    if (data[n] != '[') {
+        return 0;
+    }
+    g_byte_array_append(mon->batch, data, ++n);
+    g_byte_array_append(mon->batch, (const guint8 *)mon->own, strlen(mon->own));
+    return n;
+}
+
 static void pass(FfMonitor *mon, const FfQmpAnswer *answer, const guint8 *data, size_t len)
 {
-    g_byte_array_append(mon->batch, data, len);
+    size_t n = mon->own_place != FF_OWN_NOWHERE ? pass_with_own(mon, answer, data, len) : 0;
+
+    g_byte_array_append(mon->batch, data + n, len - n);
     mon->inside = true;
     mon->greeted |= answer->kind == FF_QMP_GREETING;
     if (answer->kind == FF_QMP_GREETING && mon->greeting->len + len <= MAX_GREETING) {
@@ -257,5 +292,6 @@ void ff_answer_reset(FfMonitor *mon)
     g_byte_array_set_size(mon->held, 0);
     g_byte_array_set_size(mon->batch, 0);
     mon->out = FF_OUT_UNDECIDED;
+    mon->own_place = FF_OWN_NOWHERE;
     mon->inside = false;
 }

@@ -29,7 +29,8 @@ typedef struct {
     char *id;            /* plain JSON; NULL if none */
     uint32_t seq;        /* of an injected one */
     bool negotiates, enables_oob;
-    bool conts; /* cont, which QEMU carries out when it goes on */
+    bool conts;      /* cont, which QEMU carries out when it goes on */
+    const char *own; /* goes into the list that QEMU answers with: ff_own_entries() */
     FfSaid says;
     char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
     int getfd_copy;
@@ -43,6 +44,9 @@ typedef enum {
     FF_OUT_SWALLOW,   /* nowhere */
     FF_OUT_CAPTURE,   /* into held, for the engine */
 } FfOut;
+
+/* Where FfSent.own is put into QEMU's answer. */
+typedef enum { FF_OWN_NOWHERE, FF_OWN_AFTER_RETURN, FF_OWN_AFTER_BRACKET } FfOwnPlace;
 
 struct FfMonitor {
     FfRelay *relay;
@@ -78,6 +82,8 @@ struct FfMonitor {
     unsigned barriers;
     FfQmpSplitter *splitter;
     FfOut out;
+    const char *own; /* FfSent.own of the command that QEMU is answering */
+    FfOwnPlace own_place;
     bool inside; /* bytes of QEMU's current message are with the client */
     GByteArray *held;
     GByteArray *batch; /* for the client, written at the end of the turn */

@@ -99,6 +99,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->negotiates = command && !g_strcmp0(command->name, "qmp_capabilities");
     sent->enables_oob = command && command->enable_oob;
     sent->conts = command && !g_strcmp0(command->name, "cont");
+    sent->own = ff_own_entries(command);
     sent->says = ff_says(command);
     ff_fds_note(mon, item, sent);
     g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);

@@ -91,6 +91,15 @@ static bool is_hmp(const FfQmpCommand *command, const char **line)
     return true;
 }
 
+const char *ff_own_entries(const FfQmpCommand *command)
+{
+    const char *name = command && command->name ? command->name : "";
+
+    return !strcmp(name, "query-commands")     ? ff_own_names
+           : !strcmp(name, "query-qmp-schema") ? ff_own_schema
+                                               : NULL;
+}
+
 bool ff_starts_incoming(const FfQmpCommand *command)
 {
     const char *line;

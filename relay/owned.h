@@ -6,6 +6,11 @@
 #include "relay/qmp-frame.h"
 #include "state/state.h"
 
+/* The commands of farfault.json that QEMU does not have, as entries of QEMU's answers to
+ * query-commands and query-qmp-schema, each with a comma behind it (qapi/generate.py). */
+extern const char ff_own_names[], ff_own_schema[];
+/* Those that belong into the list that QEMU answers COMMAND (may be NULL) with; NULL: none. */
+const char *ff_own_entries(const FfQmpCommand *command);
 /* Whether the engine answers COMMAND (may be NULL) while FILTERS (FF_FILTER_*) hold. */
 bool ff_owned(const FfQmpCommand *command, unsigned filters);
 /* Whether QEMU, given COMMAND, would start a migration of its own. */

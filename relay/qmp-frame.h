@@ -67,6 +67,7 @@ typedef enum {
 typedef struct {
     FfQmpKind kind;
     bool is_error; /* a reply with "error" */
+    bool returns;  /* a reply with "return": from behind that name on */
     char *event;   /* name of an event once it was seen; else NULL */
     char *id;      /* of a reply, plain JSON, once it was seen; NULL if none or over 4 KiB */
 } FfQmpAnswer;
@@ -78,9 +79,9 @@ void ff_qmp_splitter_free(FfQmpSplitter *splitter);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpSplitter, ff_qmp_splitter_free)
 /*
  * Reads up to LEN bytes and stops behind the end of a message (its newline included) or as soon
- * as the kind of the message or the name of the event becomes known; *END says if it is the
- * end. Returns the number of bytes used, which is 0 when a message without a newline ended
- * before BUF[0]. The next call after an end begins a new message.
+ * as the kind of the message, that it returns something, or the name of the event becomes known;
+ * *END says if it is the end. Returns the number of bytes used, which is 0 when a message without a
+ * newline ended before BUF[0]. The next call after an end begins a new message.
  */
 size_t ff_qmp_splitter_feed(FfQmpSplitter *splitter, const char *buf, size_t len, bool *end);
 /* Valid until the next call of feed. */

@@ -41,7 +41,7 @@ static void splitter_reset(FfQmpSplitter *s)
     g_clear_pointer(&s->answer.event, g_free);
     g_clear_pointer(&s->answer.id, g_free);
     s->answer.kind = FF_QMP_UNKNOWN;
-    s->answer.is_error = false;
+    s->answer.is_error = s->answer.returns = false;
     s->place = IDLE;
     s->in_string = s->escaped = s->have_key = s->keep = s->fresh = false;
     s->depth = 0;
@@ -66,10 +66,11 @@ bool ff_qmp_splitter_idle(const FfQmpSplitter *s)
     return s->place == IDLE;
 }
 
-/* A key of the outermost object is whole. Returns TRUE if it told the kind. */
+/* A key of the outermost object is whole. Returns TRUE if it told the kind, or is "return". */
 static bool splitter_key(FfQmpSplitter *s)
 {
     FfQmpKind before = s->answer.kind;
+    bool returned = s->answer.returns;
     const char *key = s->key;
 
     s->key[s->key_len] = 0;
@@ -79,10 +80,11 @@ static bool splitter_key(FfQmpSplitter *s)
     } else if (!strcmp(key, "return") || !strcmp(key, "error") || !strcmp(key, "id")) {
         s->answer.kind = FF_QMP_REPLY;
         s->answer.is_error |= !strcmp(key, "error");
+        s->answer.returns |= !strcmp(key, "return");
     } else if (!strcmp(key, "event") || !strcmp(key, "timestamp")) {
         s->answer.kind = FF_QMP_EVENT;
     }
-    return s->answer.kind != before;
+    return s->answer.kind != before || s->answer.returns != returned;
 }
 
 /* A value of the outermost object is over. Returns TRUE if it told the event's name. */

@@ -192,9 +192,52 @@ static void test_schema(void)
     g_hash_table_unref(qemu);
 }
 
+/* They are told of, each with its types. */
+static void test_own_commands(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) vm = vm_start(&(VmConfig){.name = "own", .launcher = VM_RUN, .memory = "16M"});
+    g_autoptr(JsonObject) reply = qmp_call(vm_qmp(vm), "query-commands", NULL);
+    JsonArray *list = json_object_get_array_member(reply, "return");
+    g_autoptr(GHashTable) told = g_hash_table_new(g_str_hash, g_str_equal);
+    guint n = 0;
+
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        const char *name = text(json_array_get_object_element(list, i), "name");
+
+        g_assert_true(g_hash_table_add(told, (gpointer)name));
+        n += g_str_has_prefix(name, "x-farfault-");
+    }
+    g_assert_true(g_hash_table_contains(told, "migrate"));
+    load_schema(vm);
+    for (const FfQapiCommand *c = ff_qapi_commands; c->name; c++) {
+        if (g_str_has_prefix(c->name, "x-farfault-")) {
+            JsonObject *entry = g_hash_table_lookup(qemu, c->name);
+
+            g_assert_true(g_hash_table_contains(told, c->name));
+            g_assert_nonnull(entry);
+            g_assert_cmpstr(text(entry, "meta-type"), ==, "command");
+            compare_type(c->arguments, text(entry, "arg-type"), true, c->name);
+            if (c->returns) {
+                compare_type(c->returns, text(entry, "ret-type"), false, c->name);
+            }
+            n--;
+        }
+    }
+    g_assert_cmpuint(n, ==, 0);
+    g_assert_nonnull(g_hash_table_lookup(qemu, "migrate"));
+    g_hash_table_unref(qemu);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/qapi-schema/qemu", test_schema);
+    g_test_add_func("/qapi-schema/own-commands", test_own_commands);
     return g_test_run();
 }

@@ -290,8 +290,10 @@ static void test_answers(void)
 /* Kind and event are known as early as possible, so that a long message can stream. */
 static void test_early(void)
 {
-    static const char reply[] = "{\"return\": {\"a\"", event[] = "{\"timestamp\": {}, \"event\": "
-                                                                 "\"STOP\", \"data\"";
+    static const char reply[] = "{\"return\": {\"a\"",
+                      event[] = "{\"timestamp\": {}, \"event\": "
+                                "\"STOP\", \"data\"",
+                      late[] = "{\"id\": [{\"return\": []}], \"return\": [";
     g_autoptr(FfQmpSplitter) s = ff_qmp_splitter_new();
     bool end;
     size_t used;
@@ -305,6 +307,14 @@ static void test_early(void)
     used += ff_qmp_splitter_feed(s, event + used, strlen(event) - used, &end);
     g_assert_cmpstr(ff_qmp_splitter_answer(s)->event, ==, "STOP");
     g_assert_cmpuint(used, <, strlen(event));
+    g_clear_pointer(&s, ff_qmp_splitter_free);
+    s = ff_qmp_splitter_new();
+    used = ff_qmp_splitter_feed(s, late, strlen(late), &end);
+    g_assert_cmpint(ff_qmp_splitter_answer(s)->kind, ==, FF_QMP_REPLY);
+    g_assert_false(ff_qmp_splitter_answer(s)->returns);
+    used += ff_qmp_splitter_feed(s, late + used, strlen(late) - used, &end);
+    g_assert_true(ff_qmp_splitter_answer(s)->returns);
+    g_assert_cmpstr(late + used, ==, ": [");
 }
 
 /* Any bytes, in both directions: no crash, and every byte is used. */
