@@ -60,15 +60,28 @@ static void added(FfCall *call, JsonNode *result, const GError *error)
     FfDriver *d = call->driver;
     Addition *a = call->addition;
     const char *text = result && JSON_NODE_HOLDS_VALUE(result) ? json_node_get_string(result) : "";
+    bool refused = error || (text && *text);
 
-    if (!error && !(text && *text)) {
+    if (refused) {
+        g_autofree char *why = g_strstrip(g_strdup(error ? error->message : text));
+
+        ff_driver_log(d,
+                      "QEMU does not take farfault's memory for the backend \"%s\" (%s), and gets "
+                      "the client's own command: while it is there, only QEMU itself can migrate "
+                      "this guest",
+                      a->id, why);
+    } else {
         hold(d, a);
     }
     d->config.port->object_added(d->config.port_opaque, a->fdset);
     call->addition = NULL;
     addition_free(a);
-    if (!error && call->hmp) {
-        ff_call_text(call, text ? text : "");
+    if (refused) {
+        /* Behind -chroot it cannot open what it was given; or the client is told what QEMU says of
+         * its command, not of ours. */
+        ff_call_pass(call);
+    } else if (call->hmp) {
+        ff_call_text(call, "");
     } else {
         ff_call_forward(call, result, error);
     }

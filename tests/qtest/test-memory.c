@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the kernel makes of guest RAM: transparent huge pages where the guest begins, also after a
- * migration that was cancelled, and none where it arrives. One thread.
+ * migration that was cancelled, and where it has arrived, but not before all of it is there. One
+ * thread.
  */
 #include <stdio.h>
 #include <string.h>
@@ -155,6 +156,38 @@ static void test_stays(void)
     }
 }
 
+/* What has come in small pages gets huge ones when all is there: the kernel has no event for that.
+ */
+static void test_gets_them(void)
+{
+    const char *why = NULL;
+
+    if (!vm_farfault_available(&why) || (why = why_none())) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
+    BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
+    VmConfig config = {.name = "source", .launcher = VM_RUN, .memory = memory, .boot = &boot};
+    g_autoptr(Vm) s = vm_start(&config);
+    config.name = "destination";
+    config.incoming = "defer";
+    g_autoptr(Vm) d = vm_start(&config);
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+
+    vm_wait_serial(s, "AB");
+    move_prepare(s, d);
+    g_autofree char *uri = move_listen(d);
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(s), "migrate-start-postcopy", NULL);
+    move_wait_completed(s, d);
+    while (huge_kib(d) < BUSY_MIB / 2 * 1024) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        vm_wait_new_serial(d, "B");
+    }
+    move_check_guest(s, d, &boot, (uint64_t)RAM_MIB << 20);
+}
+
 /* So does a live snapshot. */
 static void test_snapshot(void)
 {
@@ -249,13 +282,43 @@ static void test_mount(void)
     hugepages_free(pool);
 }
 
+/* QEMU finds no /proc there, by which it opens what farfault plugs: it plugs the client's own. */
+static void test_chroot(void)
+{
+    const char *why = NULL;
+
+    if (geteuid() != 0 || !vm_farfault_available(&why)) {
+        g_test_skip(why ? why : "only root may chroot()");
+        return;
+    }
+    g_autofree char *folder = g_dir_make_tmp("ff-chroot-XXXXXX", NULL);
+    const char *const args[] = {"-chroot", folder, NULL};
+    Vm *vm = vm_start(&(VmConfig){
+        .name = "vm", .launcher = VM_RUN, .memory = "64M,slots=2,maxmem=1G", .args = args});
+
+    qmp_ok(vm_qmp(vm), "object-add",
+           "{'qom-type': 'memory-backend-ram', 'id': 'more', 'size': 134217728}");
+    qmp_ok(vm_qmp(vm), "device_add", "{'driver': 'pc-dimm', 'memdev': 'more'}");
+    g_autofree char *hmp =
+        qmp_hmp(vm_qmp(vm), "object_add memory-backend-ram,id=other,size=134217728");
+    g_assert_cmpstr(hmp, ==, "");
+    g_autoptr(JsonObject) memory = qmp_return(vm_qmp(vm), "query-memory-size-summary", NULL);
+    g_assert_cmpint(json_object_get_int_member(memory, "plugged-memory"), ==, 128 << 20);
+    g_autofree char *backends = qmp_hmp(vm_qmp(vm), "info memdev");
+    g_assert_nonnull(strstr(backends, "memory backend: other"));
+    vm_end(vm);
+    g_assert_cmpint(rmdir(folder), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/memory/begins", test_begins);
     g_test_add_func("/memory/arrives", test_arrives);
     g_test_add_func("/memory/stays", test_stays);
+    g_test_add_func("/memory/gets-them", test_gets_them);
     g_test_add_func("/memory/snapshot", test_snapshot);
     g_test_add_func("/memory/mount", test_mount);
+    g_test_add_func("/memory/chroot", test_chroot);
     return g_test_run();
 }
